@@ -212,7 +212,7 @@ def _part(layer: Layer, stream: Stream) -> _Part:
         dropout.stream = stream
         return dropout
     raise ConfigError(
-        f"layer {layer.name}: the NumPy yardstick has no {layer.kind} of this form; leave numpy "
+        f"layer {layer.name}: the NumPy program has no {layer.kind} of this form; leave numpy "
         "out of --compare for this job"
     )
 

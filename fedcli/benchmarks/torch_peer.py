@@ -118,7 +118,7 @@ def _module(layer: Layer) -> Any:
     if layer.kind == "dropout":
         return torch.nn.Dropout(layer.rate)
     raise ConfigError(
-        f"layer {layer.name}: the PyTorch yardstick has no {layer.kind} of this form; leave torch "
+        f"layer {layer.name}: the PyTorch program has no {layer.kind} of this form; leave torch "
         "out of --compare for this job"
     )
 

@@ -332,7 +332,7 @@ def _samples(predictions: PredictionSummary) -> str:
                 "</figcaption></figure>"
             )
     return (
-        f"<h2>What the model says of some examples ({_escape(predictions.split)})</h2>"
+        f"<h2>Predictions for some examples ({_escape(predictions.split)})</h2>"
         f'<div class="digits">{"".join(figures)}</div>'
     )
 

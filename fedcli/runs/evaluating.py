@@ -346,7 +346,7 @@ def _fine_tune(
     group: EvaluationGroup,
     is_seen: NDArray[np.bool_] | None,
 ) -> FineTuned:
-    """How the clients of a group score with models of their own."""
+    """Scores the clients of a group with models that they fine-tune."""
     measuring = None
     with ExitStack() as stack:
         if request.metrics:

@@ -148,9 +148,9 @@ class Training:
 
     @property
     def code(self) -> dict[str, str]:
-        """What must be said again to continue the run: by option, the files of a user's code.
+        """The user's code that must be named again to continue the run, by option.
 
-        Not that of a model of layers, which the checkpoints hold.
+        A model of layers is not among it, because the checkpoints hold it.
         """
         if not may_have_code(self.config):
             return {}

@@ -17,7 +17,7 @@ PLACES = ("data", "test_data")  # the options that name data files
 
 
 def missing_places(source: DataSource) -> list[str]:
-    """Returns the files of a source that are not there."""
+    """Returns the files of a source that do not exist."""
     names = source.names if isinstance(source.data, str) else source.names[1:]
     return [name for name in names if name not in tables.DATASETS and not Path(name).exists()]
 

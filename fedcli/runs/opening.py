@@ -198,7 +198,7 @@ def open_federation(
             or on the disk.
         DataError: The data are missing, bad, or do not fit each other.
     """
-    algorithm = build_algorithm(config)  # before data are read that it might refuse to train on
+    algorithm = build_algorithm(config)  # before data are read, because the run may be refused
     splits = open_data(config.data_source if source is None else source, cancel)
     train = splits["train"]
     notes = [

@@ -61,8 +61,8 @@ def start(
     Args:
         config: The options; they are validated here.
         out: The run's folder.
-        force: Replace a run that stands there.
-        is_numbered: Take another number behind `out` where another run has taken it meanwhile.
+        force: Replace an existing run.
+        is_numbered: Append another number to `out` if another run has taken that name meanwhile.
         expected_data: The fingerprint of the data that the config was used with; None: any.
         expected_code: By field the fingerprints of the files of a user's code; any others will do.
         data: Opened data in place of those that the config names.

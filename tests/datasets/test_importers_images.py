@@ -138,7 +138,7 @@ def test_mixed_depths_and_wrong_layouts(tmp_path: Path) -> None:
     save(tmp_path / "b" / "c" / "2.png")
     assert message_of(tmp_path).startswith(
         f"pictures lie at several depths: 1 at depth 1 ({tmp_path}/a/1.png), 2 at depth 2 "
-        f"({tmp_path}/b/c/1.png); lay all in class folders (depth 1), or "
+        f"({tmp_path}/b/c/1.png); put all into class folders (depth 1), or "
     )
     save(tmp_path / "0.png")
     assert message_of(tmp_path).startswith(

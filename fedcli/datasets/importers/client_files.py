@@ -103,7 +103,7 @@ def recognises(path: Path) -> bool:
     """Returns whether a folder holds files that one of the readers takes."""
     if not path.is_dir():
         return False
-    with suppress(DataError):  # `read` says what is wrong
+    with suppress(DataError):  # `read` reports the error
         for number, file in enumerate(walk(path, _MAX_DEPTH)):
             if _reader_of(file) is not None:
                 return True

@@ -174,7 +174,8 @@ def check_depths(meaning: Meaning, root: Path, folders: str | None) -> int:
         one = "client" if folders == "client" else "class"
         raise DataError(
             f"{first[0].parent}: pictures lie directly in it ({first[0].name}, {depths[0]:,} in "
-            f"all); put them into one folder a {one}, or beside them a CSV file with a column of "
+            f"all); put them into one folder for each  {one}, or beside them a CSV file with a "
+            f"column of "
             f"file names and one of labels{_advice_on_names(meaning)}"
         )
     if len(depths) > 1:
@@ -182,8 +183,8 @@ def check_depths(meaning: Meaning, root: Path, folders: str | None) -> int:
             f"{depths[each]:,} at depth {each} ({first[each]})" for each in sorted(depths)
         )
         raise DataError(
-            f"pictures lie at several depths: {listed}; lay all in class folders (depth 1), or all "
-            "in class folders within client folders (depth 2)"
+            f"pictures lie at several depths: {listed}; put all into class folders (depth 1), or "
+            f"all into class folders within client folders (depth 2)"
         )
     (depth,) = depths
     if depth > 2:
@@ -208,7 +209,7 @@ def refuse_parts(meaning: Meaning, root: Path) -> None:
     """Refuses class folders whose names look like parts of one set.
 
     Raises:
-        DataError: All are, as images_001 and images_002.
+        DataError: All names do, such as images_001 and images_002.
     """
     names = {each.dirs[0] for inside in meaning.splits.values() for each in inside if each.dirs}
     if len(names) > 1 and all(map(_PARTS.fullmatch, names)):
@@ -248,8 +249,8 @@ def _unwrapped(
         pictures = [_drop(each, 0) for each in pictures]
     if left_out:
         meaning.notes.append(
-            f"folder {'/'.join(left_out)} holds all pictures: taken for a folder around the data, "
-            "not for a client; --folders client/class makes it one"
+            f"folder {'/'.join(left_out)} holds all pictures, so it is not taken for a client; "
+            f"--folders client/class makes it one"
         )
     return pictures
 
@@ -517,10 +518,10 @@ def _refuse_clients_as_classes(meaning: Meaning, root: Path) -> None:
 def _take_drawers(meaning: Meaning) -> bool:
     """Makes clients of the drawers of Omniglot's characters; returns whether it is Omniglot.
 
-    Each folder of an alphabet and a character must have one number, and each number one folder;
-    the drawers of the characters of an alphabet must be the same; alphabets have characters of
-    equal names; and no folder may be a split. A client is a drawer of one alphabet: those of others
-    were other people.
+    Each folder of an alphabet and a character must have one number, and each number one folder; the
+    drawers of the characters of an alphabet must be the same; alphabets have characters of equal
+    names; and no folder may be a split. A client is a drawer of one alphabet; other alphabets were
+    drawn by other people.
     """
     numbers: dict[tuple[str, ...], set[str]] = {}
     drawers: dict[tuple[str, ...], set[str]] = {}

@@ -1,7 +1,7 @@
 """Picture files that are labelled by their folders or by tables beside them.
 
-`folder_meaning` says what folders are, `picture_tables` what a table says of pictures in no folder
-of a class, `picture_decoding` makes pixels of the files, with Pillow.
+`folder_meaning` interprets the folders, `picture_tables` interprets tables about pictures in no
+class folder, and `picture_decoding` decodes the files with Pillow.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ FOLDERS = tuple(LAYOUTS)
 COLORS = ("grey", "rgb")
 
 _LOOKED_AT = 1000  # entries by which a folder is recognised
-Tables = Path | picture_tables.Table  # a text file, or what a file of MATLAB's says
+Tables = Path | picture_tables.Table  # a text file, or the content of a MATLAB file
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class LabelledSplits:
     Attributes:
         splits: By split, train first.
         evidence: By subject of a `SourceDescription`: what decided.
-        overrides: By subject: the option that decides otherwise.
+        overrides: By subject: the option that overrides the decision.
         notes: A line for each thing that was left out.
     """
 
@@ -83,7 +83,7 @@ def recognises(path: Path) -> bool:
     """Returns whether a folder has pictures among its first files, or a table names pictures."""
     if not path.is_dir():
         return picture_tables.looks_like_table(path)
-    with suppress(DataError):  # `read` says what is wrong
+    with suppress(DataError):  # `read` reports the error
         files = islice(walk(path), _LOOKED_AT)
         first = next(filter(looks_like_picture, files), None)
         return first is not None and not (first.parent == path and _is_aside(path))
@@ -172,7 +172,7 @@ def read_pictures(
     convention, why = shared.polarity_of(tables)
     notes = list(labelled.notes)
     if decoder.num_transparent:
-        notes.append(f"{decoder.num_transparent:,} pictures are transparent: they lie on white")
+        notes.append(f"{decoder.num_transparent:,} pictures are transparent; they are put on white")
     is_deep = any(table.pixels.dtype != np.uint8 for table in tables.values())
     return shared.imported(
         tables,
@@ -220,7 +220,7 @@ def find_pictures(source: Path, options: ImportOptions) -> LabelledSplits:
         options: As `read`.
 
     Raises:
-        ConfigError: An option names what is not there.
+        ConfigError: An option names a missing folder, file or column.
         DataError: The layout is unclear, or there are no pictures.
         OSError: A file cannot be read.
     """
@@ -238,7 +238,7 @@ def find_pictures(source: Path, options: ImportOptions) -> LabelledSplits:
     if not pictures:
         raise DataError(
             f"{source}: no images in its folders ({', '.join(DECODERS)} are read); "
-            "put them into one folder a class"
+            "put them into one folder for each class"
         )
     if source != root:
         return _by_tables(Meaning({"train": pictures}), [source], root, options)
@@ -367,8 +367,8 @@ def _without_unlabelled(
 ) -> tuple[Meaning, dict[str, list[Picture]], tuple[str, ...]]:
     """Returns the splits with class folders, the splits that tables may label, and notes.
 
-    Held-out pictures in no folder of a class that no table names have no labels, as those of a
-    competition have none: they are left out.
+    Held-out pictures that neither a class folder nor a table labels, as in competitions, are left
+    out.
     """
     notes = list(meaning.notes)
     flat: dict[str, list[Picture]] = {}
@@ -628,7 +628,7 @@ def _table_notes(
     if num_without:
         notes.append(f"{num_without:,} pictures that {where} does not name were left out")
     if num_unknown:
-        notes.append(f"{num_unknown:,} rows of {where} name no picture that is there")
+        notes.append(f"{num_unknown:,} rows of {where} name no existing picture")
     if unused:
         notes.append(f"columns of {where} that are not used: {picture_tables.listed(unused)}")
     return tuple(notes)

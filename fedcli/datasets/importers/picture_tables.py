@@ -209,9 +209,10 @@ def match_pictures(
     """Joins the rows of all tables about the pictures; ignores tables that name none of them.
 
     Args:
-        tables: Text files, of which those that are no tables are passed over, and rows read before.
-        pictures: What they may name: by a path from the root or from the table's folder, by a
-            name that is there once, or by that name without its ending.
+        tables: Text files, of which those that are not tables are skipped, and rows that were read
+            before.
+        pictures: The pictures that tables may name: by a path from the root or from the table's
+            folder, by a name that is there once, or by that name without its ending.
         root: The folder of the source.
         file_column: The column of file names, as --file-column says.
         folders: All folders that hold pictures: a table in one of them names those below it alone.
@@ -271,7 +272,7 @@ def find_labels(
     Args:
         rows: The joined tables.
         given: As --label-column says.
-        taken: Columns that are something else.
+        taken: Columns with another meaning.
         known: Names of classes that folders show; a column of such names holds the labels.
         where: Starts messages.
 

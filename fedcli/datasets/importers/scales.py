@@ -171,7 +171,7 @@ class Survey:
             self._add_numbers(pixels)
 
     def add_shares(self, levels: NDArray[Any], where: str) -> None:
-        """Looks at a block of grey levels uint8, of pixels that are these / 255 in the source."""
+        """Looks at a block of uint8 grey levels, each 255 times the pixel in the source."""
         if not levels.size:
             return
         least, most = int(levels.min()) / 255, int(levels.max()) / 255
@@ -179,7 +179,7 @@ class Survey:
         self._are_bytes = self._are_whole = False
 
     def coding(self) -> Coding:
-        """Returns how to keep what was seen.
+        """Returns how to store the pixels that were seen.
 
         Raises:
             DataError: Two ranges are plausible, or none is; names the option that decides.

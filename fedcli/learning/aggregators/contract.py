@@ -48,8 +48,8 @@ class Aggregator(Protocol):
     ) -> tuple[NDArray[np.float32], dict[str, Any], dict[str, Any]]:
         """Returns the mean delta [num_params], the next state, and metrics: numbers by name.
 
-        Not finite, it is rejected: the round changes nothing. `Deltas` says what there is to make
-        it of.
+        A mean delta that is not finite is rejected, and the round changes nothing. `Deltas` lists
+        the available methods.
         """
         ...
 

@@ -40,7 +40,7 @@ NO_BOUNDS = DeltaBounds(math.inf, math.inf)
 
 
 class RoundContext(NamedTuple):
-    """The round that single deltas belong to, for what depends on clients or draws at random.
+    """The round of single deltas, for code that depends on clients or draws random numbers.
 
     Attributes:
         seed: The run's seed.

@@ -35,7 +35,7 @@ Function = TypeVar("Function", bound=Callable[..., Optimizer])
 
 
 def _explains_names(function: Function) -> Function:
-    """Returns the function; called with an argument of another library, it says what to write."""
+    """Returns the function with an error message for argument names of other libraries."""
 
     @wraps(function)
     def checked(*args: Any, **named: Any) -> Optimizer:

@@ -460,9 +460,9 @@ def read_evaluation(path: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError, RecursionError) as err:
         reason = err.strerror if isinstance(err, OSError) else err
-        raise RunError(f"cannot read {file}: {reason}; delete it to have it made anew") from err
+        raise RunError(f"cannot read {file}: {reason}; delete it, and it is made again") from err
     if not isinstance(evaluation, dict) or not all(map(is_evaluation, evaluation.values())):
-        raise RunError(f"{file} holds no evaluation by split; delete it to have it made anew")
+        raise RunError(f"{file} holds no evaluation by split; delete it, and it is made again")
     return evaluation
 
 

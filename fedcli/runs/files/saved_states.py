@@ -41,7 +41,7 @@ def model_of(content: Checkpoint, config: RunConfig, path: Path, code: Any = Non
         content: The checkpoint.
         config: Config of its run.
         path: The checkpoint's file, for messages.
-        code: What the user said after --model, the one thing that may be run: FILE.py, where the
+        code: The user's value of --model, the only code that may be run: FILE.py, where the
             function is the run's, or FILE.py:FUNCTION. Of a program: an object that is a model.
 
     Raises:
@@ -103,8 +103,8 @@ def needs_code(content: Checkpoint, config: RunConfig) -> bool:
 def without_code(content: Checkpoint, config: RunConfig) -> tuple[Checkpoint, RunConfig]:
     """Returns a checkpoint and its config as if the run had no parts of a user's own.
 
-    What such parts keep is left out; the weights, and what is evaluated, stay. So a run is
-    evaluated without the code of its algorithm, aggregator and server optimizer.
+    The state of such parts is left out; the weights, and all that is evaluated, are kept. So a run
+    is evaluated without the code of its algorithm, aggregator and server optimizer.
     """
     components = dict(content.components)
     changed: dict[str, Any] = {}
@@ -126,7 +126,7 @@ def without_code(content: Checkpoint, config: RunConfig) -> tuple[Checkpoint, Ru
 
 
 def _is_own(table: Mapping[str, Entry], name: str) -> bool:
-    """Whether a part is none of the package's."""
+    """Whether a part is not one of the package."""
     return bool(name) and name not in table
 
 
