@@ -193,7 +193,7 @@ def test_numpy_refuses_a_layer_it_has_not() -> None:
     from fedcli.models.layers import Conv2D, Dense, Flatten
 
     model = models.sequential([Conv2D(2, 3, strides=2), Flatten(), Dense(10)], (28, 28))
-    with pytest.raises(ConfigError, match="layer conv2d: the NumPy yardstick has no conv2d"):
+    with pytest.raises(ConfigError, match="layer conv2d: the NumPy program has no conv2d"):
         Net(model, Stream(stream_key(0, Purpose.DROPOUT)))
 
 

@@ -431,7 +431,7 @@ CATALOGUE: Mapping[str, PublicDataset] = {
             entry=PUBLIC_DATASETS["mnist-writers"],
             files=(*_MNIST, *_QMNIST),
             format="idx",
-            # How many of a writer's images are held out is the hold-out's own affair.
+            # Train and test are counted together, because the hold-out decides how they divide.
             expected=(
                 Expected(splits=("train", "test"), num_clients=539, num_examples=60_000),
                 Expected(splits=("central",), num_clients=297, num_examples=10_000),
