@@ -142,7 +142,8 @@ def test_mixed_depths_and_wrong_layouts(tmp_path: Path) -> None:
     )
     save(tmp_path / "0.png")
     assert message_of(tmp_path).startswith(
-        f"{tmp_path}: pictures lie directly in it (0.png, 1 in all); put them into one folder a "
+        f"{tmp_path}: pictures lie directly in it (0.png, 1 in all); put them into one folder for "
+        "each "
     )
     (tmp_path / "0.png").unlink()
     (tmp_path / "a" / "1.png").unlink()
@@ -220,10 +221,10 @@ def test_links_are_followed_within_the_folder_alone(tmp_path: Path) -> None:
     (root / "a" / "2.png").symlink_to(root / "a" / "1.png")
     assert len(read(root).tables["train"]) == 2
     (root / "a" / "3.png").symlink_to(outside)
-    assert f"{root}/a/3.png: is a link out of the folder" in message_of(root)
+    assert f"{root}/a/3.png: is a link to a file outside the folder" in message_of(root)
     (root / "a" / "3.png").unlink()
     (root / "b").symlink_to(outside.parent)
-    assert f"{root}/b: is a link out of the folder" in message_of(root)
+    assert f"{root}/b: is a link to a file outside the folder" in message_of(root)
     (root / "b").unlink()
     (root / "a" / "loop").symlink_to(root)
     assert message_of(root)

@@ -67,7 +67,7 @@ def test_the_range_is_found(pixels: Any, top: int | None) -> None:
         (with_pixel(SHARES, 200.5), "only 1 pixels lie beyond 1: the range may be 0-1 or 0-255"),
         (with_pixel(LEVELS, 60000), "only 1 pixels lie beyond 255: the range may be 0-255 or"),
         (with_pixel(SHARES, -0.8), "example 3: pixels go from -0.8 to"),
-        ((LEVELS - 128).astype(np.int8), "which is no range that is read"),
+        ((LEVELS - 128).astype(np.int8), "which is not a known range"),
         (SHARES * 1e6, "at most 65535 is read"),
         (with_pixel(SHARES, np.nan), "example 3: a pixel is NaN or infinite"),
     ],

@@ -234,8 +234,8 @@ def test_what_cannot_be_fine_tuned_is_refused(fedcli: Fedcli, tmp_path: Path) ->
     assert "give --finetune-lr" in refused("--finetune", 1, run="sgd")
     assert "unknown --finetune-optimizer" in refused("--finetune", 1, "--finetune-optimizer", "x")
     assert "sgd has no option" in refused("--finetune", 1, "--finetune-option", "beta_1=0.1")
-    assert "model of its own" in refused("--finetune", 1, "--by-class")
-    assert "model of its own" in refused("--finetune", 1, "--predictions", "p.csv")
+    assert "its own model" in refused("--finetune", 1, "--by-class")
+    assert "its own model" in refused("--finetune", 1, "--predictions", "p.csv")
     assert fedcli("eval", "sgd", "--finetune", 1, "--finetune-lr", 0.1, "-q").code == 0
 
 

@@ -112,7 +112,7 @@ def test_merge_forgets_weights_that_followed_from_sampling_by_size() -> None:
 
 
 def test_data_options_do_not_go_with_a_file() -> None:
-    with pytest.raises(ConfigError, match=r"--data-option clients does not go with a data file"):
+    with pytest.raises(ConfigError, match=r"--data-option clients is not for data files"):
         settings.from_options({"data": "some.h5", "data_options": {"clients": 3}})
 
 
@@ -159,6 +159,7 @@ def test_toml_holds_every_set_option_and_only_those() -> None:
         "attack_options",
         "client_schedule_options",
         "server_schedule_options",
+        "engine_options",
         "metric_options",
     }
 

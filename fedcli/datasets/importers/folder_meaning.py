@@ -174,7 +174,7 @@ def check_depths(meaning: Meaning, root: Path, folders: str | None) -> int:
         one = "client" if folders == "client" else "class"
         raise DataError(
             f"{first[0].parent}: pictures lie directly in it ({first[0].name}, {depths[0]:,} in "
-            f"all); put them into one folder for each  {one}, or beside them a CSV file with a "
+            f"all); put them into one folder for each {one}, or beside them a CSV file with a "
             f"column of "
             f"file names and one of labels{_advice_on_names(meaning)}"
         )
