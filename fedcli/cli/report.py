@@ -349,12 +349,10 @@ def _write_files(
     from fedcli.reports import tables as report_tables
     from fedcli.reports import text
     from fedcli.runs.files import client_records
-    from fedcli.runs.trained import files_of_run
 
     names = ("csv", "clients_csv", "plot", "html")
     csv_file, clients_file, plot_file, html_file = (files[f"{each}_file"] for each in names)
-    inputs = [each for record in records for each in files_of_run(record.path)]
-    inputs += [Path(each) for record in records for each in _data_of(record)]
+    inputs = _inputs_of(records) if any(files.values()) else []
     opt.check_outputs(csv_file, clients_file, plot_file, html_file)
     taken: set[Path] = set()
     for file in (csv_file, clients_file, plot_file, html_file):
@@ -377,6 +375,14 @@ def _write_files(
     for file in (csv_file, clients_file, plot_file, html_file):
         if file is not None:
             remarks.detail(f"wrote {file}")
+
+
+def _inputs_of(records: Sequence[RunRecord]) -> list[Path]:
+    """The files that a report reads."""
+    from fedcli.runs.trained import files_of_run
+
+    inputs = [each for record in records for each in files_of_run(record.path)]
+    return inputs + [Path(each) for record in records for each in _data_of(record)]
 
 
 def _data_of(record: RunRecord) -> list[str]:

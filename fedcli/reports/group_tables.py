@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -69,22 +70,48 @@ def notes_on(groups: Groups) -> list[str]:
     chosen = groups.select
     if groups.best and chosen is not None and not chosen.name.startswith("validation."):
         notes.append(f"chosen by {chosen.name}: not by validation data")
+    notes += [note for row in groups.rows for note in _values_at_an_end(row)]
     differences = [row.difference for row in groups.rows if row.difference]
     if differences:
         count = min(each.estimate.count for each in differences)
-        least = least_p(count)
-        text = (
-            f"p: sign-flip test of the differences to the first row, paired by seed; with {count} "
-            f"seeds the least p is {least:.3g}"
-        )
-        if least > _SIGNIFICANT:
-            text += ", so no difference can be significant at 5 %; 6 seeds or more can"
-        notes.append(text)
+        notes.append(_about_p(count, len(differences)))
     num_diverged = sum(row.num_diverged for row in groups.rows)
     if num_diverged:
         runs = "run" if num_diverged == 1 else "runs"
         notes.append(f"{num_diverged} {runs} of these rows diverged and do not count in the means")
     return notes
+
+
+def _values_at_an_end(row: Row) -> list[str]:
+    """Lines on chosen numbers beyond which nothing was tried."""
+    notes = []
+    for name, value in row.best.items():
+        numbers = [each for each in row.tried[name] if isinstance(each, int | float)]
+        if len(set(numbers)) < 2 or isinstance(value, bool) or value not in numbers:
+            continue
+        ends = {max(numbers): ("greatest", "greater"), min(numbers): ("least", "lesser")}
+        if value in ends:
+            end, beyond = ends[value]
+            where = f" of {', '.join(map(value_text, row.by.values()))}" if row.by else ""
+            text = f"{name} {value_text(value)}{where} is the {end} that was tried"
+            notes.append(f"{text}; {beyond} ones may be better")
+    return notes
+
+
+def _about_p(num_seeds: int, num_tests: int) -> str:
+    """What p is, and whether it can be small enough with so many seeds."""
+    least = least_p(num_seeds)
+    text = (
+        f"p: sign-flip test of the differences to the first row, paired by seed; with {num_seeds} "
+        f"seeds p is at least {least:.3g}"
+    )
+    if num_tests > 1:
+        text += f", of {num_tests} rows by Holm {min(1.0, num_tests * least):.3g}"
+    if num_tests * least <= _SIGNIFICANT:
+        return text
+    seeds = itertools.count(num_seeds + 1)
+    enough = next(each for each in seeds if num_tests * least_p(each) <= _SIGNIFICANT)
+    return f"{text}: nothing can be significant at 5 %, with {enough} seeds it can"
 
 
 def to_rows(groups: Groups) -> list[dict[str, Any]]:

@@ -114,6 +114,7 @@ class Row:
         by: The values of the options that tell rows apart.
         best: The values that were chosen.
         members: Its runs, the first of each seed.
+        tried: The values of these options among which they were chosen.
         num_candidates: Number of configurations from which it was chosen.
         cells: By column the mean over the runs; None: no run has a value.
         selected: The mean of the metric that chose it; None: nothing was chosen.
@@ -122,6 +123,7 @@ class Row:
 
     by: dict[str, Any]
     best: dict[str, Any]
+    tried: dict[str, list[Any]]
     members: list[Member]
     num_candidates: int
     cells: dict[str, Estimate | None]
@@ -277,10 +279,7 @@ def group(
 
 
 def _member(run: RunRecord) -> Member:
-    results = {
-        name: {measure: run.final(name, measure) for measure in JUDGING}
-        for name in run.series_names
-    }
+    results = {name: run.finals(name) for name in run.series_names}
     return Member(
         comparison.setting_key(run),
         comparison.options_with_effect(run),
@@ -354,7 +353,8 @@ def _row(
     cells = {column.name: _mean(members, column) for column in columns}
     chosen = {name: options.get(name) for name in best}
     selected = None if select is None else _mean(members, select)
-    return Row(by, chosen, members, len(candidates), cells, selected)
+    tried = {name: [each[0].options.get(name) for each in candidates] for name in best}
+    return Row(by, chosen, tried, members, len(candidates), cells, selected)
 
 
 def _mean(members: Iterable[Member], column: Column) -> Estimate | None:

@@ -57,15 +57,17 @@ def has_diverged(run: RunRecord) -> bool:
     Its last loss is not finite; or no round moved the model, because the updates were not finite;
     or a last loss, of training or an evaluation, is ten times that of the first round.
     """
-    rows = [row for row in map(round_row, run.metrics) if row.online is not None]
-    if not rows or not _is_finite(rows[-1], run.newest_evaluation):
-        return bool(rows)
-    if all(row.is_rejected for row in rows):
+    lines = [line for line in run.metrics if "train" in line.get("client_work", {})]
+    if not lines or not _is_finite(round_row(lines[-1]), run.newest_evaluation):
+        return bool(lines)
+    rows = map(round_row, lines)
+    first = next(rows)
+    if first.is_rejected and all(row.is_rejected for row in rows):
         return True
-    first = next((row.online for row in rows if row.online and row.online.num_examples), None)
-    lasts = [run.final(name, "loss") for name in run.series_names]
-    bound = math.inf if first is None or first.loss is None else _GROWTH * first.loss
-    return any(loss is not None and loss > bound for loss in lasts)
+    loss = first.online.loss if first.online is not None and first.online.num_examples else None
+    bound = math.inf if loss is None else _GROWTH * loss
+    lasts = (run.final(name, "loss") for name in run.series_names)
+    return any(last is not None and last > bound for last in lasts)
 
 
 def _why_rejected(rows: Sequence[RoundRow], config: RunConfig) -> str:

@@ -165,7 +165,7 @@ class RunRecord:
         measure = self.options.get("keep_best")
         return None if measure is None else Best(measure).after_all(self.metrics).round_num
 
-    @property
+    @cached_property
     def series_names(self) -> list[str]:
         """The names of the series: `online`, and the splits that have been evaluated."""
         splits = dict.fromkeys(
@@ -202,6 +202,15 @@ class RunRecord:
         last = self._last_point(name)[1]
         key = key_of(measure)
         return last[key] if _is_number(last, key) else None
+
+    def finals(self, name: str) -> dict[str, float | None]:
+        """Returns `final` of all metrics that a series has, by the keys of JUDGING."""
+        last = self._last_point(name)[1]
+        return {
+            measure: last[key] if _is_number(last, key) else None
+            for measure, key in JUDGING.items()
+            if key in last
+        }
 
     def final_round(self, name: str) -> int | None:
         """Returns the round of the value of `final`; None if the series has no value."""

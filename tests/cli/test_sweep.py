@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -29,7 +30,7 @@ def test_a_sweep_prints_its_table_and_a_line_a_run(fedcli: Fedcli, tmp_path: Pat
     assert lines[0].startswith("Runs by client_lr, algorithm; mean ± half the 95 % confidence")
     figures = [float(line.split()[3]) for line in lines[3:7]]
     assert figures == sorted(figures, reverse=True)
-    assert "with 2 seeds the least p is 0.5" in done.out
+    assert "with 2 seeds p is at least 0.5" in done.out
     assert lines[-1].split() == ["More", "fedcli", "report", "study"]
     again = fedcli("sweep", "--resume", "study")
     assert again.out == done.out
@@ -173,6 +174,6 @@ def test_a_terminal_shows_a_bar_and_a_line_for_each_run(
 ) -> None:
     arguments = [*command, "sweep", "--rounds", "150", "--seeds", "3", "--jobs", "2"]
     _, drawn = draw_on_terminal([*arguments, "--out", "study"], cwd=tmp_path, **process_arguments)
-    assert "run 1/3" in drawn
+    assert re.search(r"run [0-3]/3", drawn)
     assert "  1: seed 0  round " in drawn
     assert "/150  loss " in drawn

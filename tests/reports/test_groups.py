@@ -81,6 +81,8 @@ def test_the_best_is_chosen_by_validation_and_never_by_test() -> None:
         {"algorithm": "fedprox", "client_lr": 0.3},
         {"algorithm": "fedavg", "client_lr": 0.1},
     ]
+    said = group_tables.notes_on(found)
+    assert "client_lr 0.1 of fedprox is the least that was tried; lesser ones may be better" in said
     assert "chosen by test.accuracy: not by validation data" in group_tables.notes_on(on_test)
     by_loss = group(
         members(), by=["algorithm"], best=["client_lr"], select=parse_column("validation.loss")
@@ -123,7 +125,18 @@ def test_means_intervals_and_paired_differences() -> None:
     assert second.difference.p == sign_flip_p(differences) == 2 / 2**5
     assert second.difference.p_holm == second.difference.p
     notes = group_tables.notes_on(group(runs))
-    assert any("with 5 seeds the least p is 0.0625, so no difference can" in note for note in notes)
+    text = (
+        "with 5 seeds p is at least 0.0625: nothing can be significant at 5 %, with 6 seeds it can"
+    )
+    assert any(note.endswith(text) for note in notes)
+    # Of three rows by Holm: 3 * 2 / 2^5, and 3 * 2 / 2^7, the first below 0.05.
+    endings = {
+        5: "by Holm 0.188: nothing can be significant at 5 %, with 7 seeds it can",
+        7: "of 3 rows by Holm 0.0469",
+    }
+    for num_seeds, ending in endings.items():
+        said = group_tables.notes_on(group(members(num_seeds)))
+        assert any(note.endswith(ending) for note in said)
 
 
 def test_a_diverged_run_does_not_count_and_its_row_is_last() -> None:
