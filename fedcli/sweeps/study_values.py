@@ -20,6 +20,8 @@ LOG, LINEAR, CHOICE = SCALES = ("log", "linear", "choice")
 _OWN = {
     "seed": "a study gives seeds by --seeds, or by the key seeds",
     "threads": "each run of a study has one thread; --jobs gives the number of runs at a time",
+    "engine": "the runs of a study are computed by threads, several runs at a time",
+    "engine_options": "the runs of a study are computed by threads, several runs at a time",
     "preset": "a preset goes into [run]",
 }
 

@@ -133,6 +133,7 @@ MISTAKES = {
     "a single option": ("[grid]\nclient_option.momentum = [1]", "client_options.momentum"),
     "the seed in the grid": ("[grid]\nseed = [1]", "a study gives seeds by --seeds"),
     "threads": ("[run]\nthreads = 2", "each run of a study has one thread"),
+    "an engine": ('[run]\nengine = "ray"', "the runs of a study are computed by threads"),
     "a seed": ("seeds = [1, 1]", "a seed is given twice"),
     "seeds": ('seeds = "a..b"', "give the first and the last, as in 0..4"),
     "no seeds": ("seeds = 0", "choose 1 to 1000 seeds"),
