@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Rules for each coordinate on its own: trimmed mean and median, the mean of the values nearest to
- * the median, votes of signs. Many coordinates are sorted side by side, by a network whose
- * comparators are the same for all. */
+ * the median, votes of signs. Many coordinates are sorted side by side, by the same steps. */
 #include "memory.h"
 #include "slices.h"
 
@@ -9,66 +8,80 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- Sorting networks ------------------------------------------------------------------------ */
+/* ---- The steps of a sort --------------------------------------------------------------------- */
 
-typedef struct network {
-    size_t num_comparators;
-    fed_comparator *comparators;
-} network;
+/* Batcher's odd-even merge sort, for any number of rows: K. E. Batcher, "Sorting networks and their
+ * applications", 1968. These are the steps after each sixteen rows are sorted. */
+typedef struct merging {
+    size_t num_rows, num_steps;
+    fed_merging_step *steps; /* NULL: they are only counted */
+} merging;
 
-/* Batcher's merge exchange: D. E. Knuth, The Art of Computer Programming, volume 3, algorithm
- * 5.2.2M. It sorts any number of values. comparators NULL: only counts them. */
-static size_t write_merge_exchange(size_t num_rows, fed_comparator *comparators) {
-    size_t num = 0, top = 1;
-    while (2 * top < num_rows) top *= 2;
-    if (num_rows < 2) return 0;
-    for (size_t p = top; p > 0; p /= 2) {
-        size_t q = top, r = 0, d = p;
-        for (;;) {
-            for (size_t i = 0; i + d < num_rows; i++) {
-                if ((i & p) != r) continue;
-                if (comparators != NULL)
-                    comparators[num] = (fed_comparator){(uint32_t)i, (uint32_t)(i + d)};
-                num++;
-            }
-            if (q == p) break;
-            d = q - p;
-            q /= 2;
-            r = p;
-        }
-    }
-    return num;
+static void add_step(merging *made, enum fed_merging_kind kind, size_t first, size_t stride) {
+    if (made->steps != NULL)
+        made->steps[made->num_steps] =
+            (fed_merging_step){(uint32_t)kind, (uint32_t)first, (uint32_t)stride};
+    made->num_steps++;
 }
 
-/* Drops comparators that cannot change any of the values first..first+count-1. */
-static size_t prune(fed_comparator *comparators, size_t num, size_t first, size_t count,
-                    unsigned char *is_needed /* [num_rows], zeros */) {
+/* Merges the rows first, first + stride, ... below first + span, whose halves are sorted. */
+static void add_merge(merging *made, size_t first, size_t span, size_t stride) {
+    if (first + span / 2 >= made->num_rows) return; /* the second half does not exist */
+    if (span / stride == FED_SORTED_ROWS) {
+        add_step(made, FED_MERGE, first, stride);
+        return;
+    }
+    add_merge(made, first, span, 2 * stride);
+    add_merge(made, first + stride, span, 2 * stride);
+    for (size_t i = first + stride; i + stride < first + span; i += 2 * stride)
+        if (i + stride < made->num_rows) add_step(made, FED_COMPARE, i, stride);
+}
+
+static void add_merges(merging *made, size_t first, size_t span) {
+    if (span == FED_SORTED_ROWS) return;
+    add_merges(made, first, span / 2);
+    if (first + span / 2 < made->num_rows) add_merges(made, first + span / 2, span / 2);
+    add_merge(made, first, span, 1);
+}
+
+/* Drops steps that cannot change any of the rows first..first+count-1. */
+static void prune(merging *made, size_t first, size_t count,
+                  unsigned char *is_needed /* [num_rows], zeros */) {
+    const size_t num = made->num_steps;
     size_t kept = num;
     memset(is_needed + first, 1, count);
     for (size_t k = num; k-- > 0;) {
-        const fed_comparator each = comparators[k];
-        if (!is_needed[each.low] && !is_needed[each.high]) continue;
-        is_needed[each.low] = is_needed[each.high] = 1;
-        comparators[--kept] = each;
+        const fed_merging_step each = made->steps[k];
+        const size_t num_each = each.kind == FED_COMPARE ? 2 : FED_SORTED_ROWS;
+        const size_t left = (made->num_rows - each.first + each.stride - 1) / each.stride;
+        const size_t last = each.first + (left < num_each ? left : num_each) * each.stride;
+        unsigned char any = 0;
+        for (size_t r = each.first; r < last; r += each.stride) any |= is_needed[r];
+        if (!any) continue;
+        for (size_t r = each.first; r < last; r += each.stride) is_needed[r] = 1;
+        made->steps[--kept] = each;
     }
-    memmove(comparators, comparators + kept, (num - kept) * sizeof *comparators);
-    return num - kept;
+    made->num_steps = num - kept;
+    memmove(made->steps, made->steps + kept, made->num_steps * sizeof *made->steps);
 }
 
-/* A network after which values first..first+count-1 are in their places. */
-static int network_init(network *made, size_t num_rows, size_t first, size_t count) {
-    const size_t num = num_rows <= UINT32_MAX ? write_merge_exchange(num_rows, NULL) : SIZE_MAX;
-    *made = (network){0};
-    if (num > PTRDIFF_MAX / sizeof *made->comparators) return FED_ERR_NO_MEMORY;
+/* Steps after which rows first..first+count-1 are in their places. */
+static int merging_init(merging *made, size_t num_rows, size_t first, size_t count) {
+    size_t span = FED_SORTED_ROWS;
+    *made = (merging){.num_rows = num_rows};
+    if (num_rows > UINT32_MAX / 2) return FED_ERR_NO_MEMORY;
+    while (span < num_rows) span *= 2;
+    add_merges(made, 0, span);
     unsigned char *is_needed = calloc(num_rows, 1);
-    made->comparators = fed_allocate(num * sizeof *made->comparators);
-    if (is_needed == NULL || made->comparators == NULL) {
+    made->steps = fed_allocate(made->num_steps * sizeof *made->steps);
+    if (is_needed == NULL || made->steps == NULL) {
         free(is_needed);
-        free(made->comparators);
+        free(made->steps);
         return FED_ERR_NO_MEMORY;
     }
-    write_merge_exchange(num_rows, made->comparators);
-    made->num_comparators = prune(made->comparators, num, first, count, is_needed);
+    made->num_steps = 0;
+    add_merges(made, 0, span);
+    prune(made, first, count, is_needed);
     free(is_needed);
     return FED_OK;
 }
@@ -76,7 +89,7 @@ static int network_init(network *made, size_t num_rows, size_t first, size_t cou
 /* ---- Sorted slices --------------------------------------------------------------------------- */
 
 typedef struct trimming {
-    network network;
+    merging merging;
     size_t first,
         count; /* the sorted values whose mean is wanted; or those nearest to the median */
     double *mean;
@@ -98,18 +111,19 @@ static size_t carve_sorted(sorted *s, size_t num_rows, char *base) {
 }
 
 /* Sorts a slice; returns its number of columns with the padding, which holds zeros. */
-static size_t sort_slice(const fed_slicing *slicing, size_t first, size_t count, const network *net,
+static size_t sort_slice(const fed_slicing *slicing, size_t first, size_t count, const merging *how,
                          const sorted *s) {
     const fed_rows *rows = slicing->rows;
     const size_t stride = fed_scratch_stride(rows->num_rows);
     const size_t num_columns = (count + FED_LANES - 1) / FED_LANES * FED_LANES;
-    for (size_t r = 0; r < rows->num_rows; r++) {
-        int32_t *to = s->values + r * stride;
-        slicing->kernels->to_ordered(rows->rows[r] + first, count, to);
-        memset(to + count, 0, (num_columns - count) * sizeof *to);
+    for (size_t r = 0; r < rows->num_rows; r += FED_SORTED_ROWS) {
+        const size_t left = rows->num_rows - r;
+        slicing->kernels->sort_sixteen(rows->rows + r,
+                                       left < FED_SORTED_ROWS ? left : FED_SORTED_ROWS, first,
+                                       count, s->values + r * stride, stride);
     }
-    slicing->kernels->compare_rows(s->values, stride, num_columns, net->comparators,
-                                   net->num_comparators);
+    slicing->kernels->merge_rows(s->values, stride, rows->num_rows, num_columns, how->steps,
+                                 how->num_steps);
     return num_columns;
 }
 
@@ -120,7 +134,7 @@ static void trim_slice(const fed_slicing *slicing, size_t first, size_t count, v
     const size_t stride = fed_scratch_stride(rows->num_rows);
     sorted s;
     carve_sorted(&s, rows->num_rows, scratch);
-    const size_t num_columns = sort_slice(slicing, first, count, &job->network, &s);
+    const size_t num_columns = sort_slice(slicing, first, count, &job->merging, &s);
     slicing->kernels->mean_of_ordered(s.values + job->first * stride, stride, job->count,
                                       num_columns, s.mean);
     memcpy(job->mean + first, s.mean, count * sizeof *s.mean);
@@ -133,7 +147,7 @@ int fed_trimmed_mean(int num_threads, const fed_rows *rows, size_t trim, double 
     if (!fed_rows_valid(num_threads, rows) || trim > (rows->num_rows - 1) / 2)
         return FED_ERR_ARGUMENT;
     trimming job = {.first = trim, .count = rows->num_rows - 2 * trim, .mean = mean};
-    int status = network_init(&job.network, rows->num_rows, job.first, job.count);
+    int status = merging_init(&job.merging, rows->num_rows, job.first, job.count);
     if (status != FED_OK) return status;
     sorted s;
     const fed_slicing slicing = {.rows = rows,
@@ -142,7 +156,7 @@ int fed_trimmed_mean(int num_threads, const fed_rows *rows, size_t trim, double 
                                  .scratch_bytes = carve_sorted(&s, rows->num_rows, NULL),
                                  .num_sums = squares != NULL ? rows->num_rows : 0};
     status = fed_run_slices(num_threads, slicing, squares);
-    free(job.network.comparators);
+    free(job.merging.steps);
     return status;
 }
 
@@ -195,7 +209,7 @@ static void near_slice(const fed_slicing *slicing, size_t first, size_t count, v
     sorted s;
     (void)sums;
     carve_sorted(&s, rows->num_rows, scratch);
-    const size_t num_columns = sort_slice(slicing, first, count, &job->network, &s);
+    const size_t num_columns = sort_slice(slicing, first, count, &job->merging, &s);
     slicing->kernels->mean_near_median(s.values, stride, rows->num_rows, num_columns, job->count,
                                        s.mean, s.has_tie);
     memcpy(job->mean + first, s.mean, count * sizeof *s.mean);
@@ -208,7 +222,7 @@ int fed_mean_near_median(int num_threads, const fed_rows *rows, size_t num_neare
     if (!fed_rows_valid(num_threads, rows) || num_nearest < 1 || num_nearest > rows->num_rows)
         return FED_ERR_ARGUMENT;
     trimming job = {.count = num_nearest, .mean = mean};
-    int status = network_init(&job.network, rows->num_rows, 0, rows->num_rows);
+    int status = merging_init(&job.merging, rows->num_rows, 0, rows->num_rows);
     if (status != FED_OK) return status;
     sorted s;
     const fed_slicing slicing = {.rows = rows,
@@ -216,7 +230,7 @@ int fed_mean_near_median(int num_threads, const fed_rows *rows, size_t num_neare
                                  .job = &job,
                                  .scratch_bytes = carve_sorted(&s, rows->num_rows, NULL)};
     status = fed_run_slices(num_threads, slicing, NULL);
-    free(job.network.comparators);
+    free(job.merging.steps);
     return status;
 }
 
@@ -231,23 +245,17 @@ static void vote_slice(const fed_slicing *slicing, size_t first, size_t count, v
                        double *sums) {
     const voting *job = slicing->job;
     const fed_rows *rows = slicing->rows;
-    double *zeros = scratch;
+    (void)scratch;
     (void)sums;
-    if (job->origin == NULL) memset(zeros, 0, count * sizeof *zeros);
     memset(job->votes + first, 0, count * sizeof *job->votes);
     for (size_t r = 0; r < rows->num_rows; r++)
         slicing->kernels->add_signs(job->votes + first, rows->rows[r] + first,
-                                    job->origin == NULL ? zeros : job->origin + first, count);
+                                    job->origin == NULL ? NULL : job->origin + first, count);
 }
 
 int fed_sign_votes(int num_threads, const fed_rows *rows, const double *origin, int32_t *votes) {
     if (!fed_rows_valid(num_threads, rows) || rows->num_rows > INT32_MAX) return FED_ERR_ARGUMENT;
     const voting job = {origin, votes};
-    return fed_run_slices(
-        num_threads,
-        (fed_slicing){.rows = rows,
-                      .run = vote_slice,
-                      .job = &job,
-                      .scratch_bytes = fed_slice_width(rows->num_rows) * sizeof(double)},
-        NULL);
+    return fed_run_slices(num_threads, (fed_slicing){.rows = rows, .run = vote_slice, .job = &job},
+                          NULL);
 }

@@ -118,10 +118,18 @@ typedef struct fed_cells {
     size_t offsets_stride;   /* from one row of cells to the next */
 } fed_cells;
 
-/* A step of a sorting network: the rows that receive the smaller and the larger value. */
-typedef struct fed_comparator {
-    uint32_t low, high;
-} fed_comparator;
+/* A step in sorting each column of a block of rows, sixteen of which at a time are sorted already.
+ * It works on the rows first, first + stride, and so on; rows that do not exist hold the largest
+ * number. */
+enum fed_merging_kind {
+    FED_COMPARE = 0, /* of two rows, the first gets the smaller values */
+    FED_MERGE,       /* sorts FED_SORTED_ROWS rows, whose first half and second half are sorted */
+};
+enum { FED_SORTED_ROWS = 16 };
+typedef struct fed_merging_step {
+    uint32_t kind; /* enum fed_merging_kind */
+    uint32_t first, stride;
+} fed_merging_step;
 
 /* The kernels of one instruction set. */
 typedef struct fed_kernels {

@@ -208,11 +208,14 @@ KERNEL(void, add_vectors, double *sum, const float *const *vectors, const double
 /* Rows of a cohort's deltas. Blocks are [num_rows][num_columns], rows `stride` apart; num_columns
  * is a multiple of FED_LANES.
  *
- * Integers that are ordered as the floats are, with -0 before 0. */
-KERNEL(void, to_ordered, const float *values, size_t num_values, int32_t *ordered /* out */)
-/* Each comparator in turn puts the smaller value of two rows into the first of them. */
-KERNEL(void, compare_rows, int32_t *rows /* in-out */, size_t stride, size_t num_columns,
-       const fed_comparator *network, size_t num_comparators)
+ * ordered = integers in the order of the values, with -0 before 0, sorted by column. Columns up to
+ * a multiple of FED_LANES are filled. */
+KERNEL(void, sort_sixteen, const float *const *rows, /* [num_rows][first + num_values] */
+       size_t num_rows,                              /* 1..FED_SORTED_ROWS */
+       size_t first, size_t num_values, int32_t *ordered /* out [num_rows][..] */, size_t stride)
+/* Does steps in turn. */
+KERNEL(void, merge_rows, int32_t *ordered /* in-out */, size_t stride, size_t num_rows,
+       size_t num_columns, const fed_merging_step *steps, size_t num_steps)
 /* The mean of each column, added from the first row to the last. */
 KERNEL(void, mean_of_ordered, const int32_t *rows, size_t stride, size_t num_rows,
        size_t num_columns, double *mean /* out */)
@@ -220,7 +223,7 @@ KERNEL(void, mean_of_ordered, const int32_t *rows, size_t stride, size_t num_row
  * where two different values are equally near; then the choice between them is not made yet. */
 KERNEL(void, mean_near_median, const int32_t *sorted, size_t stride, size_t num_rows,
        size_t num_columns, size_t num_nearest, double *mean /* out */, uint8_t *has_tie /* out */)
-/* votes += sign(values - origin). */
+/* votes += sign(values - origin); origin NULL: zeros. */
 KERNEL(void, add_signs, int32_t *votes /* in-out */, const float *values, const double *origin,
        size_t num_values)
 /* sums[i][j] += the squared distance, or the product, of rows i and j, for i <= j. */
