@@ -46,7 +46,8 @@ class RoundRow:
         num_non_finite_clients: Number of clients dropped because their delta was not finite.
         is_rejected: True if the mean delta was not finite and the model stayed as it was.
         evaluation: Scores of the model after the round by split, on rounds that were evaluated.
-        is_skipped: True if too few clients reported and the model stayed as it was.
+        is_skipped: True if too few clients reported for `--min-reports` or for the aggregator, or
+            it found nobody to trust, and the model stayed as it was.
         num_reports: Number of clients that reported in time; None if all clients always do.
         virtual_seconds: Virtual clock after the round; None without one.
     """
@@ -96,7 +97,7 @@ def round_row(line: Mapping[str, Any]) -> RoundRow:
     """Returns the row of one line of metrics.jsonl."""
     online = line.get("client_work", {}).get("train")
     participation = line.get("participation", {})
-    is_skipped = bool(participation.get("is_skipped"))
+    is_skipped = bool(participation.get("is_skipped") or line.get("aggregator", {}).get("skipped"))
     return RoundRow(
         line["round"],
         scores(online) if online else None,

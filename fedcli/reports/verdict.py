@@ -32,10 +32,7 @@ def verdict(
         return None
     num_examples = sum(row.online.num_examples for row in rows if row.online is not None)
     if all(row.is_skipped for row in rows):
-        return (
-            f"none of {_rounds(rows)} moved the model: fewer clients reported than --min-reports "
-            f"{config.min_reports} asks for; choose a smaller number, or more --clients"
-        )
+        return f"none of {_rounds(rows)} moved the model: {_why_skipped(config)}"
     if num_examples == 0 and not sum(row.num_non_finite_clients for row in rows):
         return (
             f"none of {_rounds(rows)} moved the model: {_cohort(config)} holds no examples; choose "
@@ -68,6 +65,18 @@ def has_diverged(run: RunRecord) -> bool:
     bound = math.inf if loss is None else _GROWTH * loss
     lasts = (run.final(name, "loss") for name in run.series_names)
     return any(last is not None and last > bound for last in lasts)
+
+
+def _why_skipped(config: RunConfig) -> str:
+    if config.min_reports is not None:
+        return (
+            f"fewer clients reported than --min-reports {config.min_reports} asks for; choose a "
+            "smaller number, or more --clients"
+        )
+    return (
+        f"too few updates counted for --aggregator {config.aggregator}, or it trusted none; choose "
+        "more --clients, or another aggregator"
+    )
 
 
 def _why_rejected(rows: Sequence[RoundRow], config: RunConfig) -> str:

@@ -54,4 +54,5 @@ def test_purposes_never_change_their_numbers() -> None:
         "SEARCH": 24,
         "SIGN_FLIP": 25,
         "VALIDATION": 26,
+        "COORDINATES": 27,
     }

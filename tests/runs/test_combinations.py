@@ -37,10 +37,11 @@ CLIENTS = {"by-size": "0.5", "poisson": "3"}
 
 
 def combinations(algorithm: str) -> list[tuple[dict[str, Any], type[Engine]]]:
-    """All samplers; over all algorithms, each value of one kind meets each of another kind."""
+    """All aggregators; over all algorithms, each value of one kind meets each of another kind."""
     place = ALGORITHMS.index(algorithm)
     made: list[tuple[dict[str, Any], type[Engine]]] = []
-    for number, sampling in enumerate(SAMPLINGS):
+    for number in range(len(AGGREGATORS)):
+        sampling = SAMPLINGS[number % len(SAMPLINGS)]
         values = {
             "algorithm": algorithm,
             "sampling": sampling,
