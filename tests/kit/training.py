@@ -69,6 +69,33 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "median": {"aggregator": "median", "sampling": "uniform", "client_weighting": "uniform"},
     "scaffold-median": {"algorithm": "scaffold", "aggregator": "median", "clients": "9"},
     "feddyn-median": {"algorithm": "feddyn", "aggregator": "median", "sampling": "poisson"},
+    "foolsgold": {"aggregator": "foolsgold", "sampling": "with-replacement", "clients": "6"},
+    "scaffold-foolsgold": {"algorithm": "scaffold", "aggregator": "foolsgold"},
+    "clipping-bucketing": {
+        "aggregator": "centered-clipping",
+        "aggregator_options": {"radius": 0.05},
+        "pre_aggregator": "bucketing",
+        "sampling": "uniform",
+    },
+    "fltrust-dropout": {
+        "aggregator": "fltrust",
+        "aggregator_options": {"root_examples": 30},
+        "client_dropout": 0.3,
+    },
+    "krum-skipping": {
+        "aggregator": "krum",
+        "aggregator_options": {"num_byzantine": 0.3},
+        "sampling": "poisson",
+        "clients": "4",  # some cohorts are too small
+    },
+    "dnc-nnm": {
+        "algorithm": "fednova",
+        "aggregator": "dnc",
+        "aggregator_options": {"coordinates": 300, "num_byzantine": 1},
+        "pre_aggregator": "nnm",
+        "sampling": "uniform",
+        "clients": "6",
+    },
     "norm-bound": {"aggregator": "norm-bound", "aggregator_options": {"max_norm": 0.1}},
     "fednova": {"algorithm": "fednova", "client_options": {"momentum": 0.9}},
     "mime": {
