@@ -120,7 +120,6 @@ def flower_peers(rows: Matrix) -> Iterator[tuple[str, Peer]]:
     yield "trimmed-mean", lambda: flower.aggregate_trimmed_avg(results, 0.2)
     yield "krum", lambda: flower.aggregate_krum(results, f, 0)
     yield "multi-krum", lambda: flower.aggregate_krum(results, f, len(rows) - f)
-    yield "bulyan", lambda: flower.aggregate_bulyan(results, f, flower.aggregate_krum, to_keep=0)
 
 
 def byzfl_peers(rows: Matrix) -> Iterator[tuple[str, Peer]]:
