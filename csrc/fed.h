@@ -11,6 +11,7 @@
  *   client/   one client: decoding and batching of examples, local steps, statistics
  *   net/      a model as a sequence of stages; the forward and backward pass of a batch
  *   layers/   table.c has a row for each kind of layer; each implementation has its own file
+ *   compress/ codecs: a client's vector as few bytes, and back
  *   step/     the step table: how a gradient updates the parameters
  *   random/   random numbers, the synthetic data set
  *   kernels/  the arithmetic, compiled once per instruction set
@@ -40,6 +41,7 @@ enum fed_status {
     FED_ERR_CANCELLED = -4, /* the cancel flag was set */
     FED_ERR_ISA = -5,       /* an instruction set this build or this machine does not have */
     FED_ERR_CHANGED = -6,   /* another thread or process changed a label during the call */
+    FED_ERR_PAYLOAD = -7,   /* bytes that no encoder of this codec writes */
 };
 
 /* A sentence for a status; never NULL. */
@@ -91,6 +93,8 @@ double fed_rng_normal(fed_rng *rng);              /* N(0, 1), Box-Muller */
 double fed_rng_gamma(fed_rng *rng, double shape); /* scale 1; shape > 0 */
 /* Writes the first num_values 64-bit outputs of a stream. */
 void fed_rng_fill(const fed_key *key, uint64_t *values /* out [num_values] */, size_t num_values);
+/* Writes the next num_values results of fed_rng_u32. */
+void fed_rng_fill_u32(fed_rng *rng, uint32_t *values /* out [num_values] */, size_t num_values);
 
 /* ---- Order of examples (client/order.c) ------------------------------------------------------ */
 
@@ -447,6 +451,64 @@ int fed_row_pairs(int num_threads, const fed_rows *rows, int is_product,
  * choices the first in lexicographic order. */
 int fed_least_diameter(const double *distances /* [num_rows, num_rows] */, size_t num_rows,
                        size_t num_chosen, size_t *chosen /* out, ascending */);
+
+/* ---- Compression (compress/) ----------------------------------------------------------------- */
+
+enum { FED_MAX_CODED = 0x7fffffff }; /* values of a vector that a codec takes */
+
+/* How a vector of P values becomes bytes. Each kind reads the fields that name it. Each file of
+ * compress/ says what its payload looks like. */
+typedef struct fed_codec {
+    int32_t kind;         /* by fed_codec_kind_named */
+    size_t num_params;    /* P, 1..FED_MAX_CODED */
+    fed_tensors tensors;  /* the parts of the vector, none of them empty */
+    uint32_t bits;        /* uniform, fixed-step (1..16), eden (1..4): per value */
+    uint32_t levels;      /* qsgd: s, 1..32767 */
+    int32_t is_short;     /* qsgd: Elias gamma; terngrad: base 3 */
+    int32_t is_unbiased;  /* drive: the scale |x|^2 / |z|_1; random-k: times P / k */
+    double step;          /* fixed-step: above 0 */
+    double clip;          /* terngrad: in standard deviations, 0 for none */
+    size_t count;         /* top-k, random-k: k, 1..P */
+    size_t block;         /* drive, eden: values that are rotated together, a power of two */
+    size_t rank;          /* powersgd, powersgd-left: 1..64 */
+    size_t depth, width;  /* sketch: R (1..15) and W */
+    const float *factors; /* powersgd: U, powersgd-left: V of all matrices */
+} fed_codec;
+
+/* What became of one vector. */
+typedef struct fed_sent {
+    double squared_norm;  /* of the encoder's input */
+    double squared_error; /* of input - decoded */
+    int64_t num_bytes;    /* of the payload */
+    int64_t is_sent;      /* 0: the input, or what is decoded, is not finite or too large */
+} fed_sent;
+
+/* The index of a kind of codec in compress/codec.c by its name; -1 if there is none. */
+int fed_codec_kind_named(const char *name);
+/* FED_OK if the fields of the kind are valid and the tensors make up the vector. */
+int fed_codec_check(const fed_codec *codec);
+/* The largest number of bytes of a payload. All kinds but qsgd with is_short always use it. */
+size_t fed_codec_capacity(const fed_codec *codec);
+/* Writes a payload. FED_ERR_ARGUMENT: a value is not finite, or too large for the payload. */
+int fed_codec_encode(const fed_codec *codec, const fed_key *key, const float *values /* [P] */,
+                     uint8_t *payload /* out [fed_codec_capacity] */, size_t *num_bytes);
+/* Reads a payload that was encoded with the same key. FED_ERR_PAYLOAD: no encoder wrote it; then
+ * the values are not defined. */
+int fed_codec_decode(const fed_codec *codec, const fed_key *key, const uint8_t *payload,
+                     size_t num_bytes, float *values /* out [P] */);
+/* Encodes and decodes each row + decay * its residual (NULL: none) and replaces the row by the
+ * decoded values, the residual by the rest. Neither changes if nothing could be sent, but for a row
+ * whose decoded values are not finite. Rows may lie anywhere. */
+int fed_codec_compress_rows(const fed_codec *codec, int num_threads,
+                            const fed_key *keys /* [num_rows] */,
+                            float *const *rows /* [num_rows][P] */, size_t num_rows,
+                            float *residuals /* in-out [num_rows, P], or NULL */, double decay,
+                            fed_sent *sent /* out [num_rows] */);
+/* Encodes each row + decay * its residual; nothing else changes. squared_error is 0. */
+int fed_codec_encode_rows(const fed_codec *codec, int num_threads, const fed_key *keys,
+                          float *const *rows, size_t num_rows, float *residuals, double decay,
+                          uint8_t *payloads /* out [num_rows, fed_codec_capacity] */,
+                          fed_sent *sent);
 
 /* ---- For benchmarks (exercise.c) ------------------------------------------------------------- */
 

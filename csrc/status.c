@@ -18,6 +18,8 @@ const char *fed_strerror(int status) {
         return "this build or this machine lacks the instruction set (FED_ERR_ISA)";
     case FED_ERR_CHANGED:
         return "labels changed while they were read (FED_ERR_CHANGED)";
+    case FED_ERR_PAYLOAD:
+        return "the bytes are no payload of this codec (FED_ERR_PAYLOAD)";
     default:
         return "unknown status";
     }

@@ -129,3 +129,9 @@ void fed_rng_fill(const fed_key *key, uint64_t *values, size_t num_values) {
         values[i] = next_u64(&rng);
     }
 }
+
+void fed_rng_fill_u32(fed_rng *rng, uint32_t *values, size_t num_values) {
+    for (size_t i = 0; i < num_values; i++) {
+        values[i] = next_u32(rng);
+    }
+}

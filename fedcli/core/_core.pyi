@@ -131,6 +131,52 @@ class Team:
         starts: Float32 | None = None,
     ) -> Float32: ...
 
+SENT: np.dtype[np.void]
+
+class PayloadFault(CoreError): ...  # noqa: N818
+
+class Codec:
+    def __init__(
+        self,
+        kind: str,
+        shapes: Sequence[tuple[int, ...]],
+        *,
+        bits: int = 0,
+        levels: int = 0,
+        is_short: bool = False,
+        is_unbiased: bool = False,
+        step: float = 0,
+        clip: float = 0,
+        count: int = 0,
+        block: int = 0,
+        rank: int = 0,
+        depth: int = 0,
+        width: int = 0,
+        factors: Float32 | None = None,
+    ) -> None: ...
+    @property
+    def capacity(self) -> int: ...
+    def encode(self, values: Float32, key: Key) -> bytes: ...
+    def decode(self, payload: bytes | npt.NDArray[np.uint8], key: Key) -> Float32: ...
+    def compress_rows(
+        self,
+        rows: Float32,
+        chosen: npt.NDArray[np.int64],
+        keys: Sequence[Key],
+        residuals: Float32 | None,
+        decay: float,
+        num_threads: int,
+    ) -> npt.NDArray[np.void]: ...
+    def encode_rows(
+        self,
+        rows: Float32,
+        chosen: npt.NDArray[np.int64],
+        keys: Sequence[Key],
+        residuals: Float32 | None,
+        decay: float,
+        num_threads: int,
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.void]]: ...
+
 def next_client_vector(scale: float, sent: Float32, delta: Float32) -> bool: ...
 def add_change(before: Float32, after: Float32, change: npt.NDArray[np.float64]) -> None: ...
 

@@ -32,6 +32,10 @@ class ChangedFault(CoreError):
     """Labels were changed while a call was using them."""
 
 
+class PayloadFault(CoreError):
+    """Bytes that no encoder of a codec writes."""
+
+
 class Cancelled(Exception):
     """The cancel flag was set while the core was running."""
 
@@ -48,6 +52,8 @@ cdef check(int status, const fed_fault *fault=NULL):
         raise LabelFault(fault.client_index, fault.example_index, fault.label)
     if status == FED_ERR_CHANGED:
         raise ChangedFault(fed_strerror(status).decode())
+    if status == FED_ERR_PAYLOAD:
+        raise PayloadFault(fed_strerror(status).decode())
     raise CoreError(fed_strerror(status).decode())
 
 
@@ -958,6 +964,180 @@ def random_u64(key, size_t count):
     if count > 0:
         fed_rng_fill(&made, &view[0], count)
     return values
+
+
+# ---- Compression ---------------------------------------------------------------------------------
+
+SENT = np.dtype([("squared_norm", "f8"), ("squared_error", "f8"), ("num_bytes", "i8"),
+                 ("is_sent", "i8")], align=True)
+assert SENT.itemsize == sizeof(fed_sent)
+
+
+cdef class Codec:
+    """A codec for vectors made of tensors with the given shapes; options are fields of fed_codec.
+
+    factors float32 [n] are the matrices of powersgd (U) or powersgd-left (V), one after the other.
+    """
+    cdef fed_codec table
+    cdef fed_tensor *each
+    cdef const float[::1] factors
+
+    def __cinit__(self, kind, shapes, *, uint32_t bits=0, uint32_t levels=0, bint is_short=False,
+                  bint is_unbiased=False, double step=0, double clip=0, size_t count=0,
+                  size_t block=0, size_t rank=0, size_t depth=0, size_t width=0, factors=None):
+        shapes = [tuple(shape) for shape in shapes]
+        self.each = <fed_tensor *> calloc(max(len(shapes), 1), sizeof(fed_tensor))
+        if self.each == NULL:
+            raise MemoryError
+        for t, shape in enumerate(shapes):
+            self.each[t] = make_tensor(shape)
+        self.table.tensors.each = self.each
+        self.table.tensors.num = len(shapes)
+        self.table.num_params = sum(math.prod(shape) for shape in shapes)
+        self.table.kind = fed_codec_kind_named(kind.encode())
+        self.table.bits, self.table.levels = bits, levels
+        self.table.is_short, self.table.is_unbiased = is_short, is_unbiased
+        self.table.step, self.table.clip = step, clip
+        self.table.count, self.table.block, self.table.rank = count, block, rank
+        self.table.depth, self.table.width = depth, width
+        if factors is not None:
+            self.set_factors(factors, kind, shapes)
+        check(fed_codec_check(&self.table))
+
+    def __dealloc__(self):
+        free(self.each)
+
+    cdef set_factors(self, factors, kind, shapes):
+        """Keeps the matrices after checking their length."""
+        num_values = 0
+        for shape in shapes:
+            if len(shape) > 1:
+                *others, b = shape
+                a = math.prod(others)
+                num_values += (b if kind == "powersgd-left" else a) * min(self.table.rank, a, b)
+        self.factors = factors
+        if <size_t> self.factors.shape[0] != <size_t> num_values:
+            raise ValueError(f"factors are [{self.factors.shape[0]}], not [{num_values}]")
+        self.table.factors = <const float *> self.each  # any address will do for no values
+        if num_values > 0:
+            check_floats(&self.factors[0], "factors")
+            self.table.factors = &self.factors[0]
+
+    @property
+    def capacity(self):
+        """The largest number of bytes of a payload."""
+        return fed_codec_capacity(&self.table)
+
+    def encode(self, const float[::1] values not None, key):
+        """Returns the payload of values float32 [P]."""
+        cdef fed_key made = make_key(key)
+        cdef size_t num_bytes = 0
+        cdef int status
+        if <size_t> values.shape[0] != self.table.num_params:
+            raise ValueError(f"{values.shape[0]} values, not {self.table.num_params}")
+        check_floats(&values[0], "values")
+        payload = np.empty(max(self.capacity, 1), np.uint8)
+        cdef uint8_t[::1] view = payload
+        with nogil:
+            status = fed_codec_encode(&self.table, &made, &values[0], &view[0], &num_bytes)
+        check(status)
+        return payload[:num_bytes].tobytes()
+
+    def decode(self, const uint8_t[::1] payload not None, key):
+        """Returns the values float32 [P] of a payload, or raises PayloadFault."""
+        cdef fed_key made = make_key(key)
+        cdef size_t num_bytes = payload.shape[0]
+        cdef uint8_t nothing = 0
+        cdef const uint8_t *first = &payload[0] if num_bytes > 0 else &nothing
+        cdef int status
+        values = np.empty(self.table.num_params, np.float32)
+        cdef float[::1] view = values
+        with nogil:
+            status = fed_codec_decode(&self.table, &made, first, num_bytes, &view[0])
+        check(status)
+        return values
+
+    def compress_rows(self, float[:, ::1] rows not None, const int64_t[::1] chosen not None, keys,
+                      float[:, ::1] residuals, double decay, int num_threads):
+        """Replaces the chosen rows of float32 [m, P] by what is decoded of them, and the residuals
+        float32 [num_chosen, P], if any, by the rest; returns SENT [num_chosen]."""
+        return _CodecCall(self, rows, chosen, keys, residuals).compress(decay, num_threads)
+
+    def encode_rows(self, float[:, ::1] rows not None, const int64_t[::1] chosen not None, keys,
+                    float[:, ::1] residuals, double decay, int num_threads):
+        """Returns the payloads uint8 [num_chosen, capacity] of the chosen rows, and SENT."""
+        return _CodecCall(self, rows, chosen, keys, residuals).encode(decay, num_threads)
+
+
+cdef class _CodecCall:
+    """One call for many rows: its checked arguments as the core takes them."""
+    cdef Codec codec
+    cdef size_t num_rows
+    cdef float **rows
+    cdef fed_key *keys
+    cdef float *residuals
+    cdef object keep
+
+    def __cinit__(self, Codec codec not None, float[:, ::1] rows, const int64_t[::1] chosen, keys,
+                  float[:, ::1] residuals):
+        cdef size_t num_params = codec.table.num_params, r
+        keys = list(keys)
+        self.codec, self.num_rows = codec, chosen.shape[0]
+        if <size_t> rows.shape[1] != num_params or len(keys) != self.num_rows:
+            raise ValueError(f"rows are [{rows.shape[0]}, {rows.shape[1]}] and {len(keys)} keys for"
+                             f" {num_params} parameters and {self.num_rows} rows")
+        if residuals is not None and (<size_t> residuals.shape[0] != self.num_rows
+                                      or <size_t> residuals.shape[1] != num_params):
+            raise ValueError(f"residuals are [{residuals.shape[0]}, {residuals.shape[1]}], not"
+                             f" [{self.num_rows}, {num_params}]")
+        self.rows = <float **> calloc(max(self.num_rows, 1), sizeof(float *))
+        self.keys = <fed_key *> calloc(max(self.num_rows, 1), sizeof(fed_key))
+        if self.rows == NULL or self.keys == NULL:
+            raise MemoryError
+        last = -1  # ascending, so that no two threads write to one row
+        for r in range(self.num_rows):
+            if not last < chosen[r] < rows.shape[0]:
+                raise ValueError(f"row {chosen[r]} of {rows.shape[0]} after row {last}")
+            last = chosen[r]
+            self.rows[r] = &rows[chosen[r], 0]
+            self.keys[r] = make_key(keys[r])
+        if self.num_rows > 0:
+            check_floats(self.rows[0], "rows")
+        if self.num_rows > 0 and residuals is not None:
+            check_floats(&residuals[0, 0], "residuals")
+            self.residuals = &residuals[0, 0]
+        self.keep = (rows, residuals)
+
+    def __dealloc__(self):
+        free(self.rows)
+        free(self.keys)
+
+    cdef compress(self, double decay, int num_threads):
+        cdef int status
+        sent = np.zeros(self.num_rows, SENT)
+        cdef uint8_t[::1] view = sent.view(np.uint8)
+        if self.num_rows == 0:
+            return sent
+        with nogil:
+            status = fed_codec_compress_rows(&self.codec.table, num_threads, self.keys, self.rows,
+                                       self.num_rows, self.residuals, decay, <fed_sent *> &view[0])
+        check(status)
+        return sent
+
+    cdef encode(self, double decay, int num_threads):
+        cdef int status
+        sent = np.zeros(self.num_rows, SENT)
+        payloads = np.zeros((self.num_rows, max(self.codec.capacity, 1)), np.uint8)
+        cdef uint8_t[::1] view = sent.view(np.uint8)
+        cdef uint8_t[:, ::1] bytes_of = payloads
+        if self.num_rows == 0:
+            return payloads, sent
+        with nogil:
+            status = fed_codec_encode_rows(&self.codec.table, num_threads, self.keys, self.rows,
+                                     self.num_rows, self.residuals, decay, &bytes_of[0, 0],
+                                     <fed_sent *> &view[0])
+        check(status)
+        return payloads[:, :self.codec.capacity], sent
 
 
 cdef fed_synthetic make_synthetic(options):

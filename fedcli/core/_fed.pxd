@@ -13,7 +13,7 @@ cdef extern from "fed.h" nogil:
 
     enum:
         FED_OK, FED_ERR_NO_MEMORY, FED_ERR_ARGUMENT, FED_ERR_LABEL, FED_ERR_CANCELLED, FED_ERR_ISA
-        FED_ERR_CHANGED
+        FED_ERR_CHANGED, FED_ERR_PAYLOAD
     const char *fed_strerror(int)
     ctypedef struct fed_fault:
         size_t client_index, example_index
@@ -163,3 +163,23 @@ cdef extern from "fed.h" nogil:
     size_t fed_synthetic_count(const fed_synthetic *, uint64_t, int)
     int fed_synthetic_draw(const fed_synthetic *, uint64_t, int, size_t, size_t, uint8_t *,
                            int32_t *)
+
+    ctypedef struct fed_codec:
+        int32_t kind, is_short, is_unbiased
+        uint32_t bits, levels
+        size_t num_params, count, block, rank, depth, width
+        double step, clip
+        fed_tensors tensors
+        const float *factors
+    ctypedef struct fed_sent:
+        double squared_norm, squared_error
+        int64_t num_bytes, is_sent
+    int fed_codec_kind_named(const char *)
+    int fed_codec_check(const fed_codec *)
+    size_t fed_codec_capacity(const fed_codec *)
+    int fed_codec_encode(const fed_codec *, const fed_key *, const float *, uint8_t *, size_t *)
+    int fed_codec_decode(const fed_codec *, const fed_key *, const uint8_t *, size_t, float *)
+    int fed_codec_compress_rows(const fed_codec *, int, const fed_key *, float **, size_t, float *, double,
+                          fed_sent *)
+    int fed_codec_encode_rows(const fed_codec *, int, const fed_key *, float **, size_t, float *, double,
+                        uint8_t *, fed_sent *)

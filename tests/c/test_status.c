@@ -9,9 +9,9 @@
 #include <errno.h>
 #include <limits.h>
 
-static const int CODES[] = {FED_OK,         FED_ERR_NO_MEMORY, FED_ERR_ARGUMENT,
-                            FED_ERR_LABEL,  FED_ERR_CANCELLED, FED_ERR_ISA,
-                            FED_ERR_CHANGED};
+static const int CODES[] = {FED_OK,          FED_ERR_NO_MEMORY, FED_ERR_ARGUMENT,
+                            FED_ERR_LABEL,   FED_ERR_CANCELLED, FED_ERR_ISA,
+                            FED_ERR_CHANGED, FED_ERR_PAYLOAD};
 
 /* ---- Memory that runs out -------------------------------------------------------------------- */
 

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The inside of compress/: random words, the row of a kind of codec, and its check. fed.h has the
+ * public part.
+ *
+ * Every codec draws 32-bit words in a fixed order, so that a reference can follow it. The folder is
+ * compiled once, without contraction into FMA: payloads do not depend on the instruction set. */
+#ifndef FED_CODEC_H
+#define FED_CODEC_H
+
+#include "fed.h"
+#include "memory.h"
+
+enum { FED_CODEC_CHUNK = 256 }; /* values between two calls of the generator */
+
+/* A source of random words: a keyed stream, or words that a test gives. */
+typedef struct fed_draws {
+    fed_rng rng;
+    const uint32_t *given; /* NULL: draw from rng */
+    size_t num_given;      /* words left; further ones are 0 */
+} fed_draws;
+
+/* Writes the next words. */
+void fed_draw(fed_draws *draws, uint32_t *words /* out [num_words] */, size_t num_words);
+
+/* A word as a number in [0, 1). A coin with chance p falls on 1 if this is below p. */
+static inline double fed_coin(uint32_t word) { return (double)word * 0x1p-32; }
+
+/* A kind of codec. Encoders get finite values and a payload of fed_codec_capacity bytes. Decoders
+ * get any bytes; they return FED_ERR_PAYLOAD for those that no encoder writes. Both may return
+ * FED_ERR_NO_MEMORY. */
+typedef struct fed_codec_ops {
+    int (*is_valid)(const fed_codec *codec);
+    size_t (*capacity)(const fed_codec *codec);
+    int (*encode)(const fed_codec *codec, fed_draws *draws, const float *values, uint8_t *payload,
+                  size_t *num_bytes);
+    int (*decode)(const fed_codec *codec, fed_draws *draws, const uint8_t *payload,
+                  size_t num_bytes, float *values);
+} fed_codec_ops;
+
+extern const fed_codec_ops fed_uniform_codec, fed_fixed_step_codec, fed_qsgd_codec,
+    fed_ternary_codec, fed_sign_codec, fed_top_k_codec, fed_random_k_codec, fed_left_factor_codec,
+    fed_low_rank_codec, fed_sketch_codec, fed_drive_codec, fed_eden_codec;
+
+/* fed_codec_encode and fed_codec_decode with a source of words in place of a key. */
+int fed_codec_encode_with(const fed_codec *codec, fed_draws *draws, const float *values,
+                          uint8_t *payload, size_t *num_bytes);
+int fed_codec_decode_with(const fed_codec *codec, fed_draws *draws, const uint8_t *payload,
+                          size_t num_bytes, float *values);
+
+/* The sum of squares of values [num_values], in float64; not finite if a value is not. */
+double fed_sum_of_squares(const float *values, size_t num_values);
+
+static inline size_t fed_bytes_of_bits(size_t num_bits) { return (num_bits + 7) / 8; }
+static inline size_t fed_lesser(size_t a, size_t b) { return a < b ? a : b; }
+
+#endif

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The vectors of many clients, encoded and decoded on several threads. The unit of work is one
+ * vector, so the results do not depend on the number of threads. */
+#include "compress/codec.h"
+#include "denormals.h"
+#include "threads.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The memory of one thread. */
+typedef struct scratch {
+    float *values;    /* [P] */
+    uint8_t *payload; /* [capacity] */
+} scratch;
+
+typedef struct job {
+    const fed_codec *codec;
+    const fed_key *keys;
+    float *const *rows; /* [num_rows], each [P] */
+    float *residuals;   /* [num_rows, P] or NULL */
+    double decay;
+    uint8_t *payloads; /* [num_rows, capacity]; NULL: rows are replaced by what is decoded */
+    fed_sent *sent;    /* [num_rows] */
+    scratch *each;     /* [num_threads] */
+    int *statuses;     /* [num_rows] */
+} job;
+
+/* values = row + decay * residual. Returns the sum of squares. */
+static double copy_input(const job *all, size_t r, float *values) {
+    const size_t num_params = all->codec->num_params;
+    memcpy(values, all->rows[r], num_params * sizeof *values);
+    if (all->residuals != NULL) {
+        const float *residual = all->residuals + r * num_params;
+        for (size_t v = 0; v < num_params; v++)
+            values[v] = (float)(values[v] + all->decay * residual[v]);
+    }
+    return fed_sum_of_squares(values, num_params);
+}
+
+/* Returns the sum of squares of input - decoded. */
+static double measure_error(const float *input, const float *decoded, size_t num_values) {
+    double sum = 0;
+    for (size_t v = 0; v < num_values; v++) {
+        const double error = (double)input[v] - (double)decoded[v];
+        sum += error * error;
+    }
+    return sum;
+}
+
+/* Encodes, decodes and replaces one row. A row that cannot be sent is left as it is, or becomes
+ * NaN if its decoded values are not finite; its residual does not change. */
+static int pass_row(const job *all, size_t r, const scratch *own) {
+    const fed_codec *codec = all->codec;
+    fed_sent *sent = &all->sent[r];
+    *sent = (fed_sent){0};
+    sent->squared_norm = copy_input(all, r, own->values);
+    if (!isfinite(sent->squared_norm)) return FED_OK;
+    size_t num_bytes = 0;
+    int status = fed_codec_encode(codec, &all->keys[r], own->values, own->payload, &num_bytes);
+    if (status == FED_ERR_ARGUMENT) return FED_OK; /* too large for the payload's floats */
+    if (status != FED_OK) return status;
+    status = fed_codec_decode(codec, &all->keys[r], own->payload, num_bytes, all->rows[r]);
+    if (status != FED_OK) return status;
+    sent->squared_error = measure_error(own->values, all->rows[r], codec->num_params);
+    if (!isfinite(sent->squared_error)) return FED_OK;
+    sent->num_bytes = (int64_t)num_bytes;
+    sent->is_sent = 1;
+    if (all->residuals == NULL) return FED_OK;
+    float *residual = all->residuals + r * codec->num_params;
+    for (size_t v = 0; v < codec->num_params; v++) residual[v] = own->values[v] - all->rows[r][v];
+    return FED_OK;
+}
+
+/* Encodes one row and keeps the payload. */
+static int encode_row(const job *all, size_t r, const scratch *own) {
+    fed_sent *sent = &all->sent[r];
+    *sent = (fed_sent){0};
+    sent->squared_norm = copy_input(all, r, own->values);
+    if (!isfinite(sent->squared_norm)) return FED_OK;
+    size_t num_bytes = 0;
+    uint8_t *payload = all->payloads + r * fed_codec_capacity(all->codec);
+    const int status =
+        fed_codec_encode(all->codec, &all->keys[r], own->values, payload, &num_bytes);
+    if (status == FED_ERR_ARGUMENT) return FED_OK;
+    sent->num_bytes = (int64_t)num_bytes;
+    sent->is_sent = 1;
+    return status;
+}
+
+static void run_row(void *context, size_t r, int worker) {
+    const job *all = context;
+    const fp_mode before = denormals_off();
+    all->statuses[r] = (all->payloads != NULL ? encode_row : pass_row)(all, r, &all->each[worker]);
+    fp_restore(before);
+}
+
+static int run_all(job *all, int num_threads, size_t num_rows) {
+    const fed_codec *codec = all->codec;
+    if (num_threads < 1 || num_threads > FED_MAX_THREADS) return FED_ERR_ARGUMENT;
+    if (num_rows == 0) return FED_OK;
+    if (!fed_has_openmp()) num_threads = 1;
+    int status = FED_OK;
+    all->statuses = calloc(num_rows, sizeof *all->statuses);
+    all->each = calloc((size_t)num_threads, sizeof *all->each);
+    if (all->statuses == NULL || all->each == NULL) status = FED_ERR_NO_MEMORY;
+    for (int t = 0; status == FED_OK && t < num_threads; t++) {
+        all->each[t].values = fed_allocate(codec->num_params * sizeof(float));
+        all->each[t].payload = fed_allocate(fed_codec_capacity(codec));
+        if (all->each[t].values == NULL || all->each[t].payload == NULL) status = FED_ERR_NO_MEMORY;
+    }
+    if (status == FED_OK) fed_share(num_threads, num_rows, run_row, all);
+    for (size_t r = 0; status == FED_OK && r < num_rows; r++) status = all->statuses[r];
+    for (int t = 0; all->each != NULL && t < num_threads; t++) {
+        free(all->each[t].values);
+        free(all->each[t].payload);
+    }
+    free(all->each);
+    free(all->statuses);
+    return status;
+}
+
+int fed_codec_compress_rows(const fed_codec *codec, int num_threads, const fed_key *keys,
+                            float *const *rows, size_t num_rows, float *residuals, double decay,
+                            fed_sent *sent) {
+    job all = {.codec = codec,
+               .keys = keys,
+               .rows = rows,
+               .residuals = residuals,
+               .decay = decay,
+               .sent = sent};
+    return run_all(&all, num_threads, num_rows);
+}
+
+int fed_codec_encode_rows(const fed_codec *codec, int num_threads, const fed_key *keys,
+                          float *const *rows, size_t num_rows, float *residuals, double decay,
+                          uint8_t *payloads, fed_sent *sent) {
+    job all = {.codec = codec,
+               .keys = keys,
+               .rows = rows,
+               .residuals = residuals,
+               .decay = decay,
+               .payloads = payloads,
+               .sent = sent};
+    return run_all(&all, num_threads, num_rows);
+}

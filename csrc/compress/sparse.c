@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * A few of the values: top-k, those of largest magnitude (Aji and Heafield 2017, arXiv 1704.05021;
+ * of equal ones those with a lower index), and random-k, a random subset that the receiver draws
+ * again from the same key (Konecny et al. 2016, arXiv 1610.05492).
+ *
+ * Payload of top-k: the k values as floats in order of their index, then either the indices in
+ * ceil(log2 P) bits each, or one bit for each of the P values, whichever is shorter (indices if
+ * equal). Of random-k: the k values; with is_unbiased they are multiplied by P / k when decoded. */
+#include "compress/bits.h"
+#include "compress/codec.h"
+
+#include <math.h>
+
+static int sparse_is_valid(const fed_codec *codec) {
+    return codec->count >= 1 && codec->count <= codec->num_params;
+}
+
+/* ---- Top-k ----------------------------------------------------------------------------------- */
+
+static unsigned index_bits(size_t num_params) {
+    unsigned bits = 0;
+    while (((size_t)1 << bits) < num_params) bits++;
+    return bits;
+}
+
+static int has_indices(const fed_codec *codec) {
+    return codec->count * index_bits(codec->num_params) <= codec->num_params;
+}
+
+static size_t top_k_capacity(const fed_codec *codec) {
+    const size_t places =
+        has_indices(codec) ? codec->count * index_bits(codec->num_params) : codec->num_params;
+    return fed_bytes_of_bits(32 * codec->count + places);
+}
+
+/* Magnitudes compare as these bits do. */
+static inline uint32_t magnitude_bits(const float *value) {
+    uint32_t bits;
+    memcpy(&bits, value, sizeof bits);
+    return bits & 0x7fffffffu;
+}
+
+/* Finds the k-th largest magnitude, digit by digit from the highest; *num_equal is how many of the
+ * values with just this magnitude are among the k. */
+static uint32_t find_threshold(const float *values, size_t num_values, size_t k,
+                               size_t *num_equal) {
+    enum { DIGIT_BITS = 11, NUM_DIGITS = 3 };
+    static const unsigned SHIFTS[NUM_DIGITS] = {20, 9, 0};
+    static const unsigned WIDTHS[NUM_DIGITS] = {DIGIT_BITS, DIGIT_BITS, 9};
+    uint32_t prefix = 0, known = 0; /* the bits that are known, and which these are */
+    for (int d = 0; d < NUM_DIGITS; d++) {
+        uint32_t counts[1 << DIGIT_BITS] = {0};
+        const uint32_t mask = (1u << WIDTHS[d]) - 1;
+        for (size_t v = 0; v < num_values; v++) {
+            const uint32_t bits = magnitude_bits(values + v);
+            if ((bits & known) == prefix) counts[bits >> SHIFTS[d] & mask]++;
+        }
+        uint32_t digit = mask;
+        for (; counts[digit] < k; digit--) k -= counts[digit];
+        prefix |= digit << SHIFTS[d];
+        known |= mask << SHIFTS[d];
+    }
+    *num_equal = k;
+    return prefix;
+}
+
+static int top_k_encode(const fed_codec *codec, fed_draws *draws, const float *values,
+                        uint8_t *payload, size_t *num_bytes) {
+    (void)draws;
+    const unsigned bits = index_bits(codec->num_params);
+    const int by_index = has_indices(codec);
+    size_t num_equal;
+    const uint32_t threshold = find_threshold(values, codec->num_params, codec->count, &num_equal);
+    fed_bit_writer chosen = {.at = payload}, places = {.at = payload + 4 * codec->count};
+    for (size_t v = 0; v < codec->num_params; v++) {
+        const uint32_t magnitude = magnitude_bits(values + v);
+        int is_chosen = magnitude > threshold;
+        if (magnitude == threshold && num_equal > 0) {
+            is_chosen = 1;
+            num_equal--;
+        }
+        if (is_chosen) fed_put_float(&chosen, values[v]);
+        if (!by_index) fed_put_bits(&places, (uint32_t)is_chosen, 1);
+        if (by_index && is_chosen) fed_put_bits(&places, (uint32_t)v, bits);
+    }
+    fed_end_byte(&places);
+    *num_bytes = (size_t)(places.at - payload);
+    return FED_OK;
+}
+
+static int top_k_decode(const fed_codec *codec, fed_draws *draws, const uint8_t *payload,
+                        size_t num_bytes, float *values) {
+    (void)draws;
+    if (num_bytes != top_k_capacity(codec)) return FED_ERR_PAYLOAD;
+    const unsigned bits = index_bits(codec->num_params);
+    const int by_index = has_indices(codec);
+    fed_bit_reader chosen = {.at = payload, .end = payload + 4 * codec->count};
+    fed_bit_reader places = {.at = chosen.end, .end = payload + num_bytes};
+    memset(values, 0, codec->num_params * sizeof *values);
+    size_t num_found = 0, next = 0; /* the lowest index that may follow */
+    for (size_t i = 0; i < (by_index ? codec->count : codec->num_params); i++) {
+        const size_t place = by_index ? fed_get_bits(&places, bits) : i;
+        if (!by_index && !fed_get_bits(&places, 1)) continue;
+        if (place < next || place >= codec->num_params) return FED_ERR_PAYLOAD;
+        if (++num_found > codec->count) return FED_ERR_PAYLOAD;
+        values[place] = fed_get_float(&chosen);
+        if (!isfinite(values[place])) return FED_ERR_PAYLOAD;
+        next = place + 1;
+    }
+    return num_found == codec->count && fed_is_read(&places) ? FED_OK : FED_ERR_PAYLOAD;
+}
+
+const fed_codec_ops fed_top_k_codec = {sparse_is_valid, top_k_capacity, top_k_encode, top_k_decode};
+
+/* ---- Random-k -------------------------------------------------------------------------------- */
+
+static size_t random_k_capacity(const fed_codec *codec) { return 4 * codec->count; }
+
+/* Whether the next value belongs to the subset, of which `wanted` of the remaining `left` values
+ * are still to be chosen (selection sampling; Knuth, volume 2, algorithm S). */
+static int is_drawn(fed_draws *draws, size_t wanted, size_t left) {
+    return wanted > 0 && fed_rng_below(&draws->rng, (uint32_t)left) < wanted;
+}
+
+static int random_k_encode(const fed_codec *codec, fed_draws *draws, const float *values,
+                           uint8_t *payload, size_t *num_bytes) {
+    fed_bit_writer writer = {.at = payload};
+    size_t wanted = codec->count;
+    for (size_t v = 0; v < codec->num_params; v++) {
+        if (!is_drawn(draws, wanted, codec->num_params - v)) continue;
+        fed_put_float(&writer, values[v]);
+        wanted--;
+    }
+    *num_bytes = (size_t)(writer.at - payload);
+    return FED_OK;
+}
+
+static int random_k_decode(const fed_codec *codec, fed_draws *draws, const uint8_t *payload,
+                           size_t num_bytes, float *values) {
+    if (num_bytes != random_k_capacity(codec)) return FED_ERR_PAYLOAD;
+    const double factor = codec->is_unbiased ? (double)codec->num_params / (double)codec->count : 1;
+    fed_bit_reader reader = {.at = payload, .end = payload + num_bytes};
+    size_t wanted = codec->count;
+    for (size_t v = 0; v < codec->num_params; v++) {
+        values[v] = 0;
+        if (!is_drawn(draws, wanted, codec->num_params - v)) continue;
+        const float sent = fed_get_float(&reader);
+        if (!isfinite(sent)) return FED_ERR_PAYLOAD;
+        values[v] = (float)(factor * sent);
+        wanted--;
+    }
+    return FED_OK;
+}
+
+const fed_codec_ops fed_random_k_codec = {sparse_is_valid, random_k_capacity, random_k_encode,
+                                          random_k_decode};
