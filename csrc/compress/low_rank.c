@@ -55,6 +55,7 @@ static int left_encode(const fed_codec *codec, fed_draws *draws, const float *va
     (void)draws;
     const float *right = codec->factors; /* [b, q] of the current matrix */
     fed_bit_writer writer = {.at = payload};
+    int is_finite = 1;
     for (size_t t = 0; t < codec->tensors.num; t++) {
         const matrix m = matrix_of(codec, t);
         for (size_t i = 0; i < m.num_rows; i++, values += m.num_columns) {
@@ -62,12 +63,15 @@ static int left_encode(const fed_codec *codec, fed_draws *draws, const float *va
             for (size_t j = 0; j < m.num_columns; j++)
                 for (size_t c = 0; c < m.rank; c++)
                     sums[c] += (double)values[j] * (double)right[j * m.rank + c];
-            for (size_t c = 0; c < m.rank; c++) fed_put_float(&writer, (float)sums[c]);
+            for (size_t c = 0; c < m.rank; c++) {
+                is_finite &= isfinite((float)sums[c]) != 0;
+                fed_put_float(&writer, (float)sums[c]);
+            }
         }
         right += m.num_columns * m.rank;
     }
     *num_bytes = (size_t)(writer.at - payload);
-    return FED_OK;
+    return is_finite ? FED_OK : FED_ERR_ARGUMENT;
 }
 
 static int left_decode(const fed_codec *codec, fed_draws *draws, const uint8_t *payload,
@@ -97,10 +101,14 @@ static int low_rank_encode(const fed_codec *codec, fed_draws *draws, const float
     double *sums = malloc(low_rank_capacity(codec) / sizeof(float) * sizeof *sums);
     if (sums == NULL) return FED_ERR_NO_MEMORY;
     fed_bit_writer writer = {.at = payload};
+    int is_finite = 1;
     for (size_t t = 0; t < codec->tensors.num; t++) {
         const matrix m = matrix_of(codec, t);
         multiply_transposed(&m, values, left, sums);
-        for (size_t k = 0; k < m.num_columns * m.rank; k++) fed_put_float(&writer, (float)sums[k]);
+        for (size_t k = 0; k < m.num_columns * m.rank; k++) {
+            is_finite &= isfinite((float)sums[k]) != 0;
+            fed_put_float(&writer, (float)sums[k]);
+        }
         if (m.rank == 0)
             for (size_t j = 0; j < m.num_columns; j++) fed_put_float(&writer, values[j]);
         values += m.num_rows * m.num_columns;
@@ -108,7 +116,7 @@ static int low_rank_encode(const fed_codec *codec, fed_draws *draws, const float
     }
     free(sums);
     *num_bytes = (size_t)(writer.at - payload);
-    return FED_OK;
+    return is_finite ? FED_OK : FED_ERR_ARGUMENT;
 }
 
 static int low_rank_decode(const fed_codec *codec, fed_draws *draws, const uint8_t *payload,

@@ -74,7 +74,8 @@ static void hadamard(float *values, size_t d) {
 
 /* ---- Blocks ---------------------------------------------------------------------------------- */
 
-/* Writes a rotated block z of square norm `squares`, DRIVE's way. Returns the scale. */
+/* Writes a rotated block z of square norm `squares`, DRIVE's way. Returns the scale, which is not
+ * finite if z is not. */
 static double put_drive(const fed_codec *codec, fed_bit_writer *writer, const float *z,
                         double squares) {
     double sum = 0;
@@ -83,6 +84,7 @@ static double put_drive(const fed_codec *codec, fed_bit_writer *writer, const fl
         fed_put_bits(writer, z[v] < 0, 1);
     }
     if (sum == 0) return 0;
+    if (!isfinite(sum)) return NAN;
     return codec->is_unbiased ? squares / sum : sum / (double)codec->block;
 }
 
@@ -100,6 +102,7 @@ static double put_eden(const fed_codec *codec, fed_bit_writer *writer, const flo
         product += centroids[c] * magnitude;
         fed_put_bits(writer, c | (z[v] < 0 ? num : 0), codec->bits);
     }
+    if (!isfinite(product)) return NAN;
     return product > 0 ? squares / product : 0;
 }
 

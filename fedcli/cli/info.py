@@ -15,6 +15,7 @@ from fedcli.settings.options import Entry, Option, Table, did_you_mean
 from fedcli.settings.presets import PRESETS
 from fedcli.settings.tables.algorithms import AGGREGATORS, ALGORITHMS, PRE_AGGREGATORS
 from fedcli.settings.tables.attacks import ATTACKS
+from fedcli.settings.tables.compressors import COMPRESSORS
 from fedcli.settings.tables.datasets import DATASETS, PUBLIC_DATASETS
 from fedcli.settings.tables.engines import ENGINES
 from fedcli.settings.tables.metrics import METRICS
@@ -42,6 +43,7 @@ TABLES: Mapping[str, Mapping[str, Entry]] = {
     "optimizers": OPTIMIZERS,
     "schedules": SCHEDULES,
     "engines": ENGINES,
+    "compressors": COMPRESSORS,
     "presets": PRESETS,
 }
 # For each table, the option of `fedcli train` that takes a name, and the one for its options.
@@ -58,6 +60,7 @@ _OPTIONS: Mapping[str, tuple[str, str]] = {
     "optimizers": ("--client-optimizer", "--client-option"),
     "schedules": ("--client-schedule", "--client-schedule-option"),
     "engines": ("--engine", "--engine-option"),
+    "compressors": ("--compress", "--compress-option"),
     "presets": ("--preset", ""),
 }
 
@@ -78,7 +81,7 @@ def info(*, name: str | None, as_json: bool, quiet: bool, verbose: bool) -> None
     With NAME, show its description, its source, its options with defaults and ranges, the learning
     rates to start from, and an example command. NAME may also be a whole table: datasets,
     partitions, samplers, models, algorithms, aggregators, pre-aggregators, attacks, metrics,
-    optimizers, schedules, engines or presets.
+    optimizers, schedules, engines, compressors or presets.
 
     \b
     Examples:

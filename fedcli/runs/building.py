@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from fedcli.core import native
 from fedcli.learning import aggregators, algorithms, optimizers
 from fedcli.learning.algorithms.base import Algorithm
 from fedcli.learning.optimizers import schedules
@@ -44,7 +45,14 @@ def build_stages(
     Raises:
         ConfigError: The attack cannot be made on the aggregator.
     """
-    stages = [] if attack is None else [attack.stage(algorithm.aggregator)]
+    stages = [None if attack is None else attack.stage(algorithm.aggregator)]
+    if config.compress is not None:
+        from fedcli.learning.updates import compression  # late: few runs compress
+
+        threads = native.resolve_threads(config.threads)
+        stages.append(
+            compression.build(config.compress, config.compress_options, num_threads=threads)
+        )
     return tuple(stage for stage in stages if stage is not None)
 
 

@@ -54,6 +54,7 @@ def validate(config: RunConfig) -> RunConfig:
     _resolve_attack(values)
     _check_records(values)
     _check_participation(values)
+    _check_compression(values)
     _resolve_metrics(values)
     for name, owner in OPTION_OWNERS.items():
         if values[owner] is not None and name != "metric_options":
@@ -234,6 +235,28 @@ def _check_participation(values: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"--over-selection {values['over_selection']:g} draws more than N clients; "
             f"--sampling {values['sampling']} does not draw N clients; choose uniform"
+        )
+
+
+def _check_compression(values: Mapping[str, Any]) -> None:
+    """Refuses compression where clients send nothing, or where the server needs single updates."""
+    compress = values["compress"]
+    if compress is None:
+        if values["compress_options"]:
+            raise ConfigError(
+                f"--compress-option {next(iter(values['compress_options']))} needs a compression; "
+                f"give one of {', '.join(tables.COMPRESSORS)} with --compress"
+            )
+        return
+    if tables.ALGORITHMS[values["algorithm"]].pools_clients:
+        raise ConfigError(
+            f"--compress {compress} with --algorithm {values['algorithm']}, which pools the "
+            "clients: they send no updates; leave it out"
+        )
+    if compress == "sketch" and values["aggregator"] != "mean":
+        raise ConfigError(
+            f"--compress sketch with --aggregator {values['aggregator']}: the server has only the "
+            "sum of the sketches, no single updates; choose --aggregator mean or another --compress"
         )
 
 

@@ -448,6 +448,20 @@ class RunConfig:
     attack_options: Options = options_of(
         "attack", help="Option of the attack, such as start=10.", section=ATTACK
     )
+    compress: str | None = option(
+        None,
+        name_in(lambda: tables.COMPRESSORS),
+        help="Clients send their model deltas in fewer bytes, which are really encoded, decoded "
+        "and counted. fedcli info lists the ways. Default: 4 bytes a parameter.",
+        section=ALGORITHM,
+        acts_on=GLOBAL_MODEL,
+    )
+    compress_options: Options = options_of(
+        "compress",
+        help="Option of the compression, such as bits=4 or fraction=0.05.",
+        section=ALGORITHM,
+        acts_on=GLOBAL_MODEL,
+    )
     seed: int = option(
         0,
         whole(0, MAX_SEED),

@@ -27,6 +27,7 @@ TABLES = {
     "algorithms": tables.ALGORITHMS,
     "aggregators": tables.AGGREGATORS,
     "metrics": tables.METRICS,
+    "compressors": tables.COMPRESSORS,
 }
 NAMES = [(table, name) for table, entries in TABLES.items() for name in entries]
 
@@ -149,7 +150,7 @@ def test_cost_of_a_convolutional_model_is_shown_layer_by_layer(fedcli: Fedcli) -
         ("adma", "did you mean adam or adamw"),
         ("algoritms", "did you mean algorithms"),
         ("fedporx", "did you mean fedprox"),
-        ("momentum", "'momentum' is an option of sgd; fedcli info sgd shows it"),
+        ("momentum", "'momentum' is an option of sgd, sketch; fedcli info sgd shows it"),
         ("zeppelin", "fedcli info lists all names, fedcli info datasets | partitions | samplers"),
     ],
 )

@@ -25,6 +25,7 @@ _VALUES: dict[str, Any] = {
     **{"client_schedule_by": "local-step", "client_clip_norm": 1.0},
     **{"server_lr": 0.5, "server_options": {"momentum": 0.9}, "server_schedule": "cosine"},
     **{"server_ema": 0.9, "aggregator": "tff-robust", "pre_aggregator": "nnm", "histograms": True},
+    **{"compress": "uniform", "compress_options": {"bits": 4}},
 }
 
 

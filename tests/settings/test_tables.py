@@ -17,6 +17,7 @@ TABLES = {
     "schedules": tables.SCHEDULES,
     "algorithms": tables.ALGORITHMS,
     "aggregators": tables.AGGREGATORS,
+    "compressors": tables.COMPRESSORS,
     "datasets": tables.DATASETS,
     "partitions": tables.PARTITIONS,
     "formats": tables.FORMATS,
@@ -24,7 +25,11 @@ TABLES = {
 
 
 @pytest.mark.parametrize(
-    "table", [tables.ALGORITHMS, tables.AGGREGATORS, tables.OPTIMIZERS, tables.SCHEDULES]
+    "table",
+    [
+        *(tables.ALGORITHMS, tables.AGGREGATORS, tables.OPTIMIZERS, tables.SCHEDULES),
+        tables.COMPRESSORS,
+    ],
 )
 def test_every_row_names_its_code(table: Mapping[str, Entry]) -> None:
     for entry in table.values():

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fedcli.settings.tables.algorithms import check_ema_decay as check_ema_decay
     from fedcli.settings.tables.algorithms import check_weighting as check_weighting
     from fedcli.settings.tables.attacks import ATTACKS as ATTACKS
+    from fedcli.settings.tables.compressors import COMPRESSORS as COMPRESSORS
     from fedcli.settings.tables.datasets import DATASETS as DATASETS
     from fedcli.settings.tables.datasets import EMBEDDED_DATASETS as EMBEDDED_DATASETS
     from fedcli.settings.tables.datasets import PUBLIC_DATASETS as PUBLIC_DATASETS
@@ -55,6 +56,7 @@ else:
             "ATTACKS": "fedcli.settings.tables.attacks",
             "AlgorithmEntry": "fedcli.settings.tables.algorithms",
             "CHANGES": "fedcli.settings.tables.partitions",
+            "COMPRESSORS": "fedcli.settings.tables.compressors",
             "CONSTANT": "fedcli.settings.vocabulary",
             "DATASETS": "fedcli.settings.tables.datasets",
             "DEALS": "fedcli.settings.tables.partitions",

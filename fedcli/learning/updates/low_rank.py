@@ -1,0 +1,225 @@
+"""PowerSGD: the matrices of an update as factors of low rank.
+
+Vogels, Karimireddy and Jaggi 2019, https://arxiv.org/abs/1905.13727. Each matrix M_k [a, b] of
+client k, with what it did not send before, goes through two exchanges:
+
+    client: P_k = M_k V                 server: U = orthonormal columns of mean_k P_k
+    client: W_k = M_k^T U               server: decodes U W_k^T; next V = mean_k W_k
+
+The means are weighted as the clients are. U is common to the cohort, so the mean of the decoded
+updates is U V^T, as in the paper. V is kept from round to round; the first one is drawn at random.
+Vectors are sent as they are. A client receives V and U beside the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.core import draws, native
+from fedcli.core.seeds import Purpose, stream_key
+from fedcli.dataclass import dataclass
+from fedcli.learning.client_states import RESIDUALS, ClientStates
+from fedcli.learning.updates.compression import STAGE, Clients, Sent
+from fedcli.learning.updates.contract import RoundUpdates
+from fedcli.models.layout import ParamLayout
+
+# A column is no direction if this share of it, or less, is left when those before are removed.
+_LEAST_SHARE = 1e-6
+
+
+class _Matrix(NamedTuple):
+    """A tensor [a, b] with more than one axis, and where its parts are.
+
+    Attributes:
+        place: The position of its first value among the parameters.
+        num_rows: a, the product of all axes but the last.
+        num_columns: b.
+        rank: The number of columns of its factors.
+    """
+
+    place: int
+    num_rows: int
+    num_columns: int
+    rank: int
+
+
+@dataclass(frozen=True)
+class PowerSGD:
+    """The stage of the row `powersgd`; the options are those of the row.
+
+    The state has `right`, float32 [num_params]: V of each matrix, row by row, from the place on
+    where the matrix begins; zeros before the first round.
+    """
+
+    rank: int
+    error_feedback: bool
+    decay: float
+    num_threads: int
+    name: str = STAGE
+
+    def init(self, num_params: int) -> dict[str, Any]:
+        """See `UpdateStage.init`."""
+        right = np.zeros(num_params, np.float32)
+        if not self.error_feedback:
+            return {"right": right}
+        return {"right": right, "residuals": ClientStates(name=RESIDUALS)}
+
+    def run(
+        self, state: Mapping[str, Any], updates: RoundUpdates
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See `UpdateStage.run`.
+
+        The metrics are those of `Sent`, and `extra_bytes_down`, the bytes of V and U that a client
+        receives.
+        """
+        layout = updates.layout
+        matrices = list(_matrices(layout, self.rank))
+        right = _without_zeros(state["right"], matrices, updates)
+        sent = Sent(layout.num_params)
+        feedback = self.decay if self.error_feedback else None
+        with Clients(updates, Purpose.QUANTISATION, self.num_threads, feedback, state) as clients:
+            lefts = self._mean_left(clients, matrices, right, sent)
+            codec = self._codec("powersgd", layout, [each for each, _ in lefts])
+            for group in clients.groups():
+                sent.add(clients.compress(codec, group))
+            right = _next_right(right, codec, updates, matrices, [alive for _, alive in lefts])
+            after = {"right": right, **clients.next_state}
+        down = 4 * sum(each.rank * (each.num_rows + each.num_columns) for each in matrices)
+        return after, {**sent.metrics, "extra_bytes_down": down}
+
+    def _codec(
+        self, kind: str, layout: ParamLayout, factors: list[NDArray[np.float32]]
+    ) -> native.Codec:
+        joined = np.concatenate([np.empty(0, np.float32), *(each.ravel() for each in factors)])
+        return native.Codec(kind, layout.shapes, rank=self.rank, factors=joined)
+
+    def _mean_left(
+        self,
+        clients: Clients,
+        matrices: list[_Matrix],
+        right: NDArray[np.float32],
+        sent: Sent,
+    ) -> list[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+        """Does the first exchange; returns U of each matrix and which of its columns are not 0."""
+        updates = clients.updates
+        parts = [_part(right, each, each.num_columns) for each in matrices]
+        codec = self._codec("powersgd-left", updates.layout, parts)
+        total = native.WeightedSum(codec.capacity // 4)
+        for group in clients.groups():
+            payloads, records = clients.encode(codec, group)
+            is_sent = records["is_sent"] != 0
+            for index in group[~is_sent].tolist():
+                updates.reject(index)
+            sent.count(records, is_part=True)
+            weights = updates.stats["weight"][group[is_sent]]
+            total.add(list(payloads[is_sent].view(np.float32)), weights.tolist())
+        vector, weight = total.total()
+        lefts, first = [], 0
+        for each in matrices:
+            size = each.num_rows * each.rank
+            mean = vector[first : first + size].reshape(each.num_rows, each.rank)
+            lefts.append(orthonormal(mean / (weight or 1.0)))
+            first += size
+        return lefts
+
+
+def orthonormal(
+    columns: NDArray[np.float64],
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Returns orthonormal columns by Gram and Schmidt's method, and which of them are not 0.
+
+    A column of which nothing is left becomes zeros.
+
+    Args:
+        columns: float64 [a, q].
+    """
+    basis = columns.copy()
+    is_alive = np.zeros(basis.shape[1], np.bool_)
+    for c in range(basis.shape[1]):
+        column = basis[:, c]
+        before = np.sqrt(np.sum(column * column))
+        for earlier in basis[:, :c].T:
+            column -= np.sum(earlier * column) * earlier
+        left = np.sqrt(np.sum(column * column))
+        is_alive[c] = left > _LEAST_SHARE * before
+        column[:] = column / left if is_alive[c] else 0.0
+    return basis.astype(np.float32), is_alive
+
+
+def _matrices(layout: ParamLayout, rank: int) -> Iterator[_Matrix]:
+    """Yields the matrices of a model, as the core's codec takes them."""
+    place = 0
+    for shape in layout.shapes:
+        size = int(np.prod(shape))
+        if len(shape) > 1:
+            num_columns = shape[-1]
+            num_rows = size // num_columns
+            yield _Matrix(place, num_rows, num_columns, min(rank, num_rows, num_columns))
+        place += size
+
+
+def _part(right: NDArray[np.float32], matrix: _Matrix, num_rows: int) -> NDArray[np.float32]:
+    """Returns a view of V [b, rank] of a matrix."""
+    values = right[matrix.place : matrix.place + num_rows * matrix.rank]
+    return values.reshape(num_rows, matrix.rank)
+
+
+def _without_zeros(
+    right: NDArray[np.float32], matrices: list[_Matrix], updates: RoundUpdates
+) -> NDArray[np.float32]:
+    """Returns a copy of V in which columns of zeros, as before the first round, are random."""
+    right = right.copy()
+    round_ = updates.round
+    key = stream_key(round_.seed, Purpose.ROTATION, round_num=round_.round_num)
+    stream = draws.Stream(key)
+    for matrix in matrices:
+        part = _part(right, matrix, matrix.num_columns)
+        for column in part.T:
+            if not column.any():
+                column[:] = stream.normal(matrix.num_columns)
+    return right
+
+
+def _next_right(
+    right: NDArray[np.float32],
+    codec: native.Codec,
+    updates: RoundUpdates,
+    matrices: list[_Matrix],
+    alive: list[NDArray[np.bool_]],
+) -> NDArray[np.float32]:
+    """Returns the next V: the mean of M_k^T U over the clients. A column without U stays.
+
+    The mean of the decoded updates is U times it, so M^T U of that mean is it again.
+    """
+    total = native.WeightedSum(updates.layout.num_params)
+    weights = updates.stats["weight"]
+    for index in np.flatnonzero(weights > 0.0).tolist():
+        total.add([updates.rows[index]], [float(weights[index])])
+    vector, weight = total.total()
+    if not weight:
+        return right
+    payload = codec.encode((vector / weight).astype(np.float32), stream_key(0, Purpose.ROTATION))
+    values = np.frombuffer(payload, np.float32)
+    after, first = right.copy(), 0
+    by_place = {
+        each.place: (each, is_alive) for each, is_alive in zip(matrices, alive, strict=True)
+    }
+    place = 0
+    for shape in updates.layout.shapes:
+        size = int(np.prod(shape))
+        if place not in by_place:
+            first += size  # a vector, which the payload has as it is
+        else:
+            matrix, is_alive = by_place[place]
+            num_values = matrix.num_columns * matrix.rank
+            made = values[first : first + num_values].reshape(matrix.num_columns, matrix.rank)
+            part = _part(after, matrix, matrix.num_columns)
+            is_kept = ~(is_alive & made.any(axis=0))
+            part[:] = np.where(is_kept, part, made)
+            first += num_values
+        place += size
+    return after

@@ -1,0 +1,111 @@
+"""FetchSGD: clients send count sketches, and the server takes the largest values of their sum.
+
+Rothchild et al. 2020, https://arxiv.org/abs/2007.07682. With the clients' sketches S_k, their
+weighted mean S, momentum m and what the server has not used yet, e:
+
+    u = m u + S;  e = e + u;  update = the k largest of the values that e estimates
+    the cells of u and e that the update touches become 0
+
+All in sketches, of which each client sends one and keeps nothing. Setting cells to 0 in place of
+subtracting the update's sketch is what the authors' code does; they found that subtraction
+diverges. The server's learning rate is that of the server optimizer, after the sketch.
+
+The server never sees single updates: every update that counts is replaced by the common one, of
+which any aggregator of equal rows makes the same. Hash functions belong to the run, because what is
+left over is added up over rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.core import native
+from fedcli.core.seeds import Purpose, stream_key
+from fedcli.dataclass import dataclass
+from fedcli.learning.updates.compression import STAGE, Clients, Sent, num_chosen
+from fedcli.learning.updates.contract import RoundUpdates
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """The stage of the row `sketch`; the options are those of the row.
+
+    The state has `momentum` and `error`: u and e, float32 [depth * cells of a row].
+    """
+
+    depth: int
+    width: float
+    fraction: float
+    momentum: float
+    num_threads: int
+    name: str = STAGE
+
+    def init(self, num_params: int) -> dict[str, Any]:
+        """See `UpdateStage.init`."""
+        num_cells = self.depth * num_chosen(self.width, num_params)
+        return {
+            "momentum": np.zeros(num_cells, np.float32),
+            "error": np.zeros(num_cells, np.float32),
+        }
+
+    def run(
+        self, state: Mapping[str, Any], updates: RoundUpdates
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See `UpdateStage.run`.
+
+        The metrics are those of `Sent`, but `compression_error` is that of the common update
+        against the mean of the clients' updates.
+        """
+        layout = updates.layout
+        num_params = layout.num_params
+        codec = native.Codec(
+            "sketch", layout.shapes, depth=self.depth, width=num_chosen(self.width, num_params)
+        )
+        key = stream_key(updates.round.seed, Purpose.SKETCH_HASHES)
+        sent = Sent(num_params)
+        sketch = native.WeightedSum(codec.capacity // 4)
+        mean = native.WeightedSum(num_params)
+        with Clients(updates, Purpose.SKETCH_HASHES, self.num_threads, None, state) as clients:
+            for group in clients.groups():
+                payloads, records = clients.encode(codec, group, key)
+                is_sent = records["is_sent"] != 0
+                for index in group[~is_sent].tolist():
+                    updates.reject(index)
+                sent.count(records)
+                weights = updates.stats["weight"][group[is_sent]].tolist()
+                sketch.add(list(payloads[is_sent].view(np.float32)), weights)
+                mean.add([updates.rows[index] for index in group[is_sent].tolist()], weights)
+        cells, weight = sketch.total()
+        if not weight:
+            return dict(state), sent.metrics
+        momentum = self.momentum * state["momentum"].astype(np.float64) + cells / weight
+        error = (state["error"] + momentum).astype(np.float32)
+        update = self._largest(codec.decode(error.view(np.uint8), key), updates)
+        touched = np.frombuffer(codec.encode(update, key), np.float32) != 0.0
+        _replace(updates, update)
+        true_mean = mean.total()[0] / weight
+        sent.measure(float(np.sum(true_mean**2)), float(np.sum((true_mean - update) ** 2)))
+        after = {
+            "momentum": np.where(touched, 0.0, momentum).astype(np.float32),
+            "error": np.where(touched, 0.0, error).astype(np.float32),
+        }
+        return after, sent.metrics
+
+    def _largest(
+        self, estimates: NDArray[np.float32], updates: RoundUpdates
+    ) -> NDArray[np.float32]:
+        """Returns the estimates of largest magnitude, and zeros elsewhere."""
+        count = num_chosen(self.fraction, len(estimates))
+        codec = native.Codec("top-k", updates.layout.shapes, count=count)
+        key = stream_key(0, Purpose.SKETCH_HASHES)  # top-k draws nothing
+        return codec.decode(np.frombuffer(codec.encode(estimates, key), np.uint8), key)
+
+
+def _replace(updates: RoundUpdates, update: NDArray[np.float32]) -> None:
+    """Sets every update that counts to the common one."""
+    for index in np.flatnonzero(updates.stats["weight"] > 0.0).tolist():
+        updates.rows[index] = update
