@@ -55,7 +55,7 @@ FLOORS = {
         ("python_api", "cleaning", "bundling"),
         ("verifying",),
         ("progress_line",),
-        ("starting", "listing"),
+        ("ledger", "listing", "starting"),
         ("evaluating", "loop", "record"),
         ("evaluation_clients", "evaluation_outputs", "round_evaluations", "saving"),
         ("moved_data", "opening", "provenance", "trained"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,10 +26,11 @@ _LEGEND_COLUMNS = 44  # of a run's name
 
 
 class PlotLook(NamedTuple):
-    """What is said of the figure of --plot: --plot-size and --plot-log."""
+    """What is said of the figure of --plot: --plot-size and --plot-log; and the x axis, of --x."""
 
     size: str | None
     log: str | None
+    x: str = "round"
 
 
 class _Format(click.Choice[str]):
@@ -91,6 +93,15 @@ class _Format(click.Choice[str]):
     section=opt.PICTURES,
     type=opt.OutputFile(),
     metavar="FILE",
+)
+@opt.option(
+    "--x",
+    "x_axis",
+    help="What the curves run along: rounds, the megabytes that clients received and sent so far, "
+    "or those that they sent.  [default: round]",
+    section=opt.PICTURES,
+    type=click.Choice(("round", "megabytes", "megabytes-up")),
+    default="round",
 )
 @opt.option(
     "--plot-size",
@@ -170,6 +181,7 @@ def report(
     other: Path | None,
     targets: tuple[float, ...],
     text_format: str | None,
+    x_axis: str,
     plot_size: str | None,
     plot_log: str | None,
     by: str | None,
@@ -199,6 +211,7 @@ def report(
       fedcli report runs/a --html a.html --plot a.svg
       fedcli report sweep --by algorithm --best client_lr --columns test.accuracy,rounds@0.9
       fedcli report sweep --by algorithm --best client_lr --plot figure.pdf --plot-size 6.5x3
+      fedcli report runs/uniform runs/top-k --x megabytes-up
       fedcli report runs/a --config-diff runs/b
     """  # noqa: D301 - \b keeps click from wrapping
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
@@ -210,8 +223,8 @@ def report(
         _check_writes_nothing(targets, files)
         _show_diff(runs, other, text_format, remarks, as_json=as_json)
         return
-    look = PlotLook(plot_size, plot_log)
-    if files["plot_file"] is None and any(look):
+    look = PlotLook(plot_size, plot_log, x_axis)
+    if files["plot_file"] is None and (plot_size or plot_log):
         raise click.UsageError(
             "--plot-size and --plot-log are about --plot FILE; give it", click.get_current_context()
         )
@@ -248,7 +261,7 @@ def report(
     screen = Screen()
     if one:
         screen.prose(report_tables.summary(records[0]))
-    _show_curves(screen, records)
+    _show_curves(screen, records, x_axis)
     _show_tables(screen, tables)
 
 
@@ -291,13 +304,13 @@ def _report_groups(
     """Prints and draws rows of means over seeds."""
     from fedcli.cli import group_report
 
-    for name in ("html_file", "clients_csv_file"):
-        if files[name] is not None:
-            flag = "--" + name.removesuffix("_file").replace("_", "-")
-            raise click.UsageError(
-                f"{flag} is for single runs, not for a study or --by, --best and --columns",
-                click.get_current_context(),
-            )
+    given = [name for name in ("html_file", "clients_csv_file") if files[name] is not None]
+    for name in [*given, *(["x"] if look.x != "round" else [])]:
+        flag = "--" + name.removesuffix("_file").replace("_", "-")
+        raise click.UsageError(
+            f"{flag} is for single runs, not for a study or --by, --best and --columns",
+            click.get_current_context(),
+        )
     plot, heat_map, csv = (files[name] for name in ("plot_file", "heat_map_file", "csv_file"))
     opt.check_outputs(plot, heat_map, csv)
     reported = group_report.make_report(runs, group_report.Shape(*shape))
@@ -394,13 +407,15 @@ def _plot(records: Sequence[RunRecord], file: Path, look: PlotLook) -> None:
     from fedcli.inspection import figures
 
     figures.require()
-    from fedcli.reports import plots
+    from fedcli.reports import megabytes, plots
     from fedcli.runs.record import ABOUT_ONLINE, curves_of, is_online, measures_of
 
     title = str(records[0].path) if len(records) == 1 else f"{len(records)} runs"
-    panels = {each: curves_of(records, each) for each in measures_of(records)}
+    along = megabytes.along(look.x)
+    panels = {each: curves_of(records, each, along) for each in measures_of(records)}
     note = ABOUT_ONLINE if any(is_online(name) for each in panels.values() for name in each) else ""
-    plots.write_curves(file, title, panels, note, _plot_options(look))
+    options = replace(_plot_options(look), across=megabytes.AXES[look.x])
+    plots.write_curves(file, title, panels, note, options)
 
 
 def _page(
@@ -496,15 +511,17 @@ def _print_text(tables: Sequence[Table], text_format: str) -> None:
     print("\n".join(FORMATS[text_format](table) for table in printable), end="")
 
 
-def _show_curves(screen: Screen, records: Sequence[RunRecord]) -> None:
-    """Draws curves by round: all series of one run; for several runs the one that ranks rounds."""
+def _show_curves(screen: Screen, records: Sequence[RunRecord], x_axis: str) -> None:
+    """Draws all series of one run; for several runs the one that ranks rounds."""
     from fedcli.cli.screen import curves
+    from fedcli.reports import megabytes
     from fedcli.reports import tables as report_tables
     from fedcli.reports.names import short_names
     from fedcli.runs.record import curve_title, curves_of, measures_of
 
+    along, across = megabytes.along(x_axis), megabytes.AXES[x_axis]
     for measure in measures_of(records):
-        series = {name: each for name, each in curves_of(records, measure).items() if each}
+        series = {name: each for name, each in curves_of(records, measure, along).items() if each}
         if len(records) == 1:
             series = dict(reversed(series.items()))  # online below all others
         shown = dict(list(series.items())[: curves.MAX_SERIES])
@@ -514,7 +531,7 @@ def _show_curves(screen: Screen, records: Sequence[RunRecord]) -> None:
         if picture is None:
             continue
         scale = ", logarithmic scale" if picture.is_log else ""
-        screen.title(f"{curve_title(measure)}{scale}")
+        screen.title(f"{curve_title(measure, across)}{scale}")
         for line in picture.lines:
             screen.pieces(line)
         names = list(shown) if len(records) == 1 else short_names(list(shown), _LEGEND_COLUMNS)

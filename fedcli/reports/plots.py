@@ -54,14 +54,16 @@ class PlotOptions:
 
     Attributes:
         size: Width and height of the figure in inches; None: computed from panels and legend.
-        log_x: Whether the axis of rounds is logarithmic. If so, round 0 is left out.
+        log_x: Whether the x axis is logarithmic. If so, round 0 is left out.
         log_y: Whether the axis of losses is logarithmic; None: only if one curve would flatten the
             others.
+        across: The label of the x axis.
     """
 
     size: tuple[float, float] | None = None
     log_x: bool = False
     log_y: bool | None = None
+    across: str = "round"
 
 
 def write_curves(
@@ -170,8 +172,9 @@ class _Page:
         return figure
 
     def _draw_panel(self, axes: Any, measure: str, series: Mapping[str, Series]) -> None:
-        write_title(axes, curve_title(measure))
-        axes.set_xlabel("round")
+        across = self.options.across
+        write_title(axes, curve_title(measure, across))
+        axes.set_xlabel(across)
         axes.set_ylabel(measure)
         for number, name in enumerate(self.names):
             points = [
@@ -197,8 +200,10 @@ class _Page:
         if self.options.log_x:
             axes.set_xscale("log")
             _plain_ticks(axes.xaxis)
-        else:
+        elif across == "round":
             whole_ticks(axes.xaxis, 6)
+        else:
+            axes.xaxis.set_major_locator(few_ticks(6))
         axes.grid(axis="y", color="#e4e4e4", linewidth=0.6)
 
     def _draw_band(

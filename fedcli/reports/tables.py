@@ -8,13 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from fedcli.models.metrics import flatten
-from fedcli.reports import attack_impact, comparison
+from fedcli.reports import attack_impact, comparison, megabytes
 from fedcli.reports import rows as report
 from fedcli.reports.attack_impact import is_attacked
 from fedcli.reports.comparison import Estimate
 from fedcli.reports.text import Table
 from fedcli.reports.verdict import has_diverged
 from fedcli.runs.files.client_records import OUTCOMES, ClientRecords
+from fedcli.runs.ledger import Ledger, ledger_of
 from fedcli.runs.record import ONLINE, RunRecord, measures_of
 from fedcli.settings.declaration import option_name
 from fedcli.settings.tables.metrics import JUDGING
@@ -53,6 +54,10 @@ def summary(run: RunRecord) -> list[tuple[str, str]]:
     ]
     if run.best_round is not None:
         rows.append(("best round", f"{run.best_round:,} by {config['keep_best']}, kept"))
+    ledger = ledger_of(run)
+    if ledger is not None:
+        rows.append(("clients received", megabytes.text(ledger.bytes_down)))
+        rows.append(("clients sent", _sent(ledger)))
     seconds = run.seconds()
     if seconds:
         rows.append(("time", _seconds(sum(seconds.values()))))
@@ -62,6 +67,12 @@ def summary(run: RunRecord) -> list[tuple[str, str]]:
     if "fedcli" in run.provenance:
         where.insert(0, f"fedcli {run.provenance['fedcli']}")
     return [*rows, *([("made by", ", ".join(where))] if where else [])]
+
+
+def _sent(ledger: Ledger) -> str:
+    """The bytes that clients sent, and how many these are beside a model delta of floats each."""
+    share = "" if ledger.up_share is None else f", {100 * ledger.up_share:.3g} % of dense deltas"
+    return f"{megabytes.text(ledger.bytes_up)}{share}"
 
 
 def evaluation(run: RunRecord) -> Table | None:
@@ -207,14 +218,17 @@ def side_by_side(runs: Sequence[RunRecord]) -> Table:
         scores += ["diverged" if run.path in diverged else _UNSET] * bool(diverged)
         seconds = sum(run.seconds().values())
         peak = run.peak_memory_bytes
+        ledger = ledger_of(run)
+        sums = (_UNSET, _UNSET) if ledger is None else (ledger.bytes_down, ledger.bytes_up)
         rows.append(
             [
                 *(str(run.path), f"{run.round_num:,}", *scores),
+                *(each if isinstance(each, str) else megabytes.text(each) for each in sums),
                 _seconds(seconds) if seconds else _UNSET,
                 _UNSET if peak is None else f"{peak / 2**20:,.0f} MiB",
             ]
         )
-    return Table("Runs", [*headers, "time", "memory"], rows)
+    return Table("Runs", [*headers, "received", "sent", "time", "memory"], rows)
 
 
 def what_differs(runs: Sequence[RunRecord]) -> Table | None:
@@ -328,6 +342,7 @@ def as_json(runs: Sequence[RunRecord], targets: Sequence[float]) -> dict[str, An
                 for split, closing in run.newest_evaluation.items()
                 if "over_clients" in closing
             },
+            "bytes": _bytes(run),
             "seconds": run.seconds(),
             "peak_memory_bytes": run.peak_memory_bytes,
             "rounds_to_accuracy": {f"{target:g}": run.rounds_to(target) for target in targets},
@@ -358,6 +373,19 @@ def as_json(runs: Sequence[RunRecord], targets: Sequence[float]) -> dict[str, An
     ]
     differences = comparison.differences(runs)
     return {"runs": told, "differences": differences, "groups": groups, **attacks}
+
+
+def _bytes(run: RunRecord) -> dict[str, Any] | None:
+    """The ledger of a run; None if it is not known."""
+    ledger = ledger_of(run)
+    if ledger is None:
+        return None
+    return {
+        "down": ledger.bytes_down,
+        "up": ledger.bytes_up,
+        "up_share_of_dense": ledger.up_share,
+        "by_round": [each._asdict() for each in ledger.rounds],
+    }
 
 
 def rounds_csv(runs: Sequence[RunRecord]) -> Table:

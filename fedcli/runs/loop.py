@@ -314,7 +314,8 @@ class Training:
             started = perf_counter()
             self._save()
             timings["save"] = perf_counter() - started
-        self._run.append_timings({"round": round_num, **timings, **_peak_memory()})
+        counts = {"num_clients": cohort.num_clients, **_peak_memory()}
+        self._run.append_timings({"round": round_num, **timings, **counts})
         num_examples = line["client_work"]["train"]["num_examples"]
         return self._result(line, timings, evaluation, cohort.num_clients, num_examples)
 

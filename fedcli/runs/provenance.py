@@ -20,6 +20,7 @@ def provenance_of(
     engine: Engine,
     fingerprint: str,
     config: RunConfig,
+    num_params: int,
     class_weights: NDArray[np.float32] | None = None,
 ) -> dict[str, Value]:
     """Returns the table [provenance] of config.toml.
@@ -28,6 +29,7 @@ def provenance_of(
         engine: The engine of the run.
         fingerprint: The fingerprint of its data.
         config: The config. The files of the user's code that it names are fingerprinted.
+        num_params: Number of parameters of its model, by which the bytes of its rounds are counted.
         class_weights: Weights of the classes in the training loss, float32 [num_classes]; None:
             there are none.
     """
@@ -50,6 +52,7 @@ def provenance_of(
         "openmp": native.has_openmp(),
         "threads": engine.num_threads,
         "data": fingerprint,
+        "parameters": num_params,
         **inputs,
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,7 @@ ONLINE = "online"  # the name of the series of training metrics, beside those of
 ABOUT_ONLINE = "online: measured in training, on each batch before its step"
 PARTS = ("data", "train", "aggregate", "evaluate", "save")
 
-Series = list[tuple[int, float]]
+Series = list[tuple[float, float]]  # (round, value), or another x for the round
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +103,7 @@ class RunRecord:
 
     @cached_property
     def timings(self) -> list[dict[str, float]]:
-        """The lines of timings.jsonl: seconds by part of a round, and bytes of peak memory.
+        """The lines of timings.jsonl: seconds by part of a round, clients, and peak memory.
 
         A line without `round` has the seconds of the closing evaluation.
         """
@@ -234,7 +234,7 @@ class RunRecord:
         The accuracy is that of the series `judged_by`, in the rounds in which it was evaluated.
         """
         accuracies = self.series(self.judged_by, "accuracy")
-        return next((at for at, value in accuracies if value >= target), None)
+        return next((int(at) for at, value in accuracies if value >= target), None)
 
     def seconds(self) -> dict[str, float]:
         """Returns seconds by part, in the order of PARTS, without parts that took no time."""
@@ -278,25 +278,37 @@ def load_run(path: str | Path) -> RunRecord:
     return RunRecord(folder, flat_options(options), provenance)
 
 
-def curves_of(runs: Sequence[RunRecord], measure: str) -> dict[str, Series]:
+def _as_it_is(_: RunRecord, series: Series) -> Series:
+    return series
+
+
+def curves_of(
+    runs: Sequence[RunRecord],
+    measure: str,
+    along: Callable[[RunRecord, Series], Series] = _as_it_is,
+) -> dict[str, Series]:
     """Returns the curves of a metric: all series of one run; of several runs, one series each.
+
+    `along` moves the points of a run's series, (round, value), to another x axis.
 
     For several runs the series is `judged_by`. If that has a single point in any run, as without
     --eval-every, the training metrics of all runs are drawn. Training computes loss and accuracy
     alone; for another metric, series without points are left out.
     """
     if len(runs) == 1:
-        series = {name: runs[0].series(name, measure) for name in runs[0].series_names}
+        run = runs[0]
+        series = {name: along(run, run.series(name, measure)) for name in run.series_names}
         return {name: each for name, each in series.items() if each or measure in MEASURES}
     if measure not in MEASURES:
         of_runs = {
-            f"{run.path} ({run.judged_by})": run.series(run.judged_by, measure) for run in runs
+            f"{run.path} ({run.judged_by})": along(run, run.series(run.judged_by, measure))
+            for run in runs
         }
         return {name: each for name, each in of_runs.items() if each}
     are_curves = all(len(run.series(run.judged_by, measure)) > 1 for run in runs)
     names = [run.judged_by if are_curves else ONLINE for run in runs]
     return {
-        f"{run.path} ({name})": run.series(name, measure)
+        f"{run.path} ({name})": along(run, run.series(name, measure))
         for run, name in zip(runs, names, strict=True)
     }
 
@@ -308,9 +320,9 @@ def measures_of(runs: Iterable[RunRecord]) -> list[str]:
     return [*(name for name in JUDGING if name in names), *own]
 
 
-def curve_title(measure: str) -> str:
-    """Returns the heading of the curves of a metric."""
-    return f"{measure.capitalize() if measure in MEASURES else measure} by round"
+def curve_title(measure: str, across: str = "round") -> str:
+    """Returns the heading of the curves of a metric; `across` is the label of the x axis."""
+    return f"{measure.capitalize() if measure in MEASURES else measure} by {across}"
 
 
 def is_online(name: str) -> bool:

@@ -95,7 +95,13 @@ def start(
     federation.notes.extend(changed)
     if has_code:
         federation.notes.extend(permission.notes_of_changes(vars(config), expected_code))
-    provenance = provenance_of(federation.engine, now, federation.config, federation.class_weights)
+    provenance = provenance_of(
+        federation.engine,
+        now,
+        federation.config,
+        federation.process.model.layout.num_params,
+        federation.class_weights,
+    )
     config_text = settings.to_toml(federation.config, provenance)
     content = federation.encode(state, config_text)
     run = RunDirectory.create(path, config_text, content, force=force, is_numbered=is_numbered)

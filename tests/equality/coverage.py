@@ -43,6 +43,8 @@ _NEWER = (
     *("preprocess --format parquet", "preprocess --format stl10", "preprocess --folders name"),
     *("report --plot-log", "report --plot-size"),
     *(f"report --plot-log {each}" for each in ("none", "x", "xy", "y")),
+    *("train --compress", "train --compress-option", "report --x"),
+    *(f"report --x {each}" for each in ("round", "megabytes", "megabytes-up")),
 )
 NOT_COMPARED = {
     **{

@@ -147,7 +147,8 @@ def draw(
         for place in _marked(placed[number], field.columns, number, len(placed)):
             field.mark(place, mark_of(number, len(placed), has_braille=has_braille), number)
     lines = _with_scale(field, up, has_braille=has_braille)
-    lines += _below(across, field.columns, has_braille=has_braille)
+    is_whole = all(float(x).is_integer() for x, _ in points)  # rounds, not megabytes
+    lines += _below(across, field.columns, has_braille=has_braille, is_whole=is_whole)
     return Picture(lines, up.is_log)
 
 
@@ -200,10 +201,10 @@ def _with_scale(field: _Field, axis: Axis, *, has_braille: bool) -> list[list[Pi
     ]
 
 
-def _below(axis: Axis, columns: int, *, has_braille: bool) -> list[list[Piece]]:
+def _below(axis: Axis, columns: int, *, has_braille: bool, is_whole: bool) -> list[list[Piece]]:
     """Returns the x axis and its labels, which are drawn below the plot area."""
     _, _, corner, line, tick = _LINES if has_braille else _ASCII_LINES
-    ticks = axis.ticks(max(2, columns // _TICK_COLUMNS), is_whole=True)
+    ticks = axis.ticks(max(2, columns // _TICK_COLUMNS), is_whole=is_whole)
     ruler, names = [line] * columns, [" "] * (columns + _MARGIN + 2)
     end = 0
     for value, text in zip(ticks, tick_texts(ticks), strict=True):

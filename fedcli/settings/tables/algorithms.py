@@ -32,6 +32,12 @@ class AlgorithmEntry(Entry):
         server_options: Default options of that optimizer.
         weightings: The allowed client weightings, the default first.
         has_own_weights: Whether it evaluates other weights than the global model's.
+        vectors_down: Vectors of the model's size that a client receives, the model included.
+        vectors_up: Vectors of the model's size that a client sends, the model delta included.
+        numbers_up: Single numbers that a client sends, its weight included.
+        sends_optimizer_state: Whether a client also receives the state of the base optimizer.
+        needs_exact_delta: Whether the server's own state follows from deltas as they were before
+            compression, which are then sent beside the compressed ones.
         has_own_models: Whether each client keeps its own model and nothing is shared.
         pools_clients: Whether it trains on the examples of a cohort as if one client held them.
         builder: The function of `fedcli.learning` that makes its process.
@@ -45,6 +51,11 @@ class AlgorithmEntry(Entry):
     server_options: Mapping[str, Value] = field(default_factory=dict)
     weightings: tuple[str, ...] = ("num-examples", "uniform")
     has_own_weights: bool = False
+    vectors_down: int = field(default=1, kw_only=True)
+    vectors_up: int = field(default=1, kw_only=True)
+    numbers_up: int = field(default=1, kw_only=True)
+    sends_optimizer_state: bool = field(default=False, kw_only=True)
+    needs_exact_delta: bool = field(default=False, kw_only=True)
     builder: str = field(default="", kw_only=True)
 
 
@@ -152,6 +163,8 @@ ALGORITHMS = table(
         rates="client 0.01 to 0.1, server 1; momentum is --client-option momentum=0.9",
         example="fedcli train --algorithm mime-lite --client-lr 0.05 --client-option momentum=0.9",
         builder="build_mime_lite_with_optimizer",
+        vectors_up=2,
+        sends_optimizer_state=True,
         code="fedcli.learning.algorithms.mime_lite:MimeLiteWork",
     ),
     AlgorithmEntry(
@@ -162,6 +175,9 @@ ALGORITHMS = table(
         rates="client 0.01 to 0.1, server 1; momentum is --client-option momentum=0.9",
         example="fedcli train --algorithm mime --client-lr 0.05 --client-option momentum=0.9",
         builder="build_mime",
+        vectors_down=2,
+        vectors_up=2,
+        sends_optimizer_state=True,
         code="fedcli.learning.algorithms.mime:MimeWork",
     ),
     AlgorithmEntry(
@@ -176,6 +192,8 @@ ALGORITHMS = table(
             "uniform --clients 10 --client-lr 0.05"
         ),
         builder="build_scaffold",
+        vectors_down=2,
+        vectors_up=2,
         code="fedcli.learning.algorithms.scaffold:ScaffoldWork",
     ),
     AlgorithmEntry(
@@ -186,6 +204,7 @@ ALGORITHMS = table(
         rates="as those of fedavg",
         example="fedcli train --algorithm fednova --client-lr 0.05",
         builder="build_fed_nova",
+        numbers_up=2,
         code="fedcli.learning.algorithms.fednova:FedNovaWork",
     ),
     AlgorithmEntry(
@@ -211,6 +230,7 @@ ALGORITHMS = table(
             "--client-weighting uniform --client-lr 0.1"
         ),
         builder="build_fed_dyn",
+        needs_exact_delta=True,
         code="fedcli.learning.algorithms.feddyn:FedDynWork",
     ),
     AlgorithmEntry(

@@ -1,0 +1,54 @@
+"""Curves of runs by the megabytes that clients received and sent, instead of by round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fedcli.errors import ConfigError
+from fedcli.runs.ledger import Ledger, ledger_of
+from fedcli.runs.record import RunRecord, Series
+
+# What --x takes: the names of the x axis, each with its label.
+ROUND = "round"
+AXES = {
+    ROUND: "round",
+    "megabytes": "MB received and sent",
+    "megabytes-up": "MB sent",
+}
+
+
+def known_ledger(run: RunRecord) -> Ledger:
+    """Returns the ledger of a run.
+
+    Raises:
+        ConfigError: It cannot be known.
+        RunError: A file of the run is damaged.
+    """
+    ledger = ledger_of(run)
+    if ledger is None:
+        raise ConfigError(
+            f"the bytes of {run.path} are not known: its clients send no models, or its folder "
+            "does not say how many took part; draw its curves with --x round"
+        )
+    return ledger
+
+
+def along(axis: str) -> Callable[[RunRecord, Series], Series]:
+    """Returns the function that moves a run's series from rounds to an axis, for `curves_of`.
+
+    Args:
+        axis: A key of AXES.
+    """
+
+    def moved(run: RunRecord, series: Series) -> Series:
+        if axis == ROUND or not series:
+            return series
+        found = known_ledger(run).megabytes(up_alone=axis == "megabytes-up")
+        return [(found[int(at)], value) for at, value in series if at in found]
+
+    return moved
+
+
+def text(num_bytes: int) -> str:
+    """Returns a number of bytes in megabytes, 10^6 bytes."""
+    return f"{num_bytes / 1e6:,.4g} MB" if num_bytes < 1e8 else f"{num_bytes / 1e6:,.0f} MB"

@@ -1,0 +1,239 @@
+"""The bytes that the clients of a run receive and send, round by round, from the run's folder.
+
+The rule, for a model of P parameters, without transport overhead:
+
+    down: 4 P for the model, 4 P for each further vector of the algorithm (SCAFFOLD's c, Mime's
+          optimizer state and mean gradient), and the factors that PowerSGD shares
+    up:   the model delta, 4 P or the bytes that the encoder made; 4 P for each further vector
+          (SCAFFOLD's change of c_k, Mime's full gradient); 4 for the client's weight
+
+A selected client always receives. One that drops out sends nothing, nor does one whose update is
+rejected before it is sent. Reports that come too late, or after enough others, were sent: for those
+of a compressed run the run's mean payload is taken, because they were never encoded. Evaluation is
+not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from fedcli.dataclass import dataclass
+from fedcli.errors import ConfigError, RunError
+from fedcli.runs.record import RunRecord
+from fedcli.settings import tables
+from fedcli.settings.tables.algorithms import AlgorithmEntry
+
+_FLOAT = 4  # bytes
+_DRAWN_BY_NUMBER = ("fixed", "uniform", "tff", "with-replacement", "by-size", "cyclic")
+
+
+class RoundBytes(NamedTuple):
+    """The bytes of one round.
+
+    Attributes:
+        round_num: 1 for the first.
+        num_down: Number of clients that received.
+        num_up: Number of clients that sent.
+        bytes_down: Bytes received by all of them together.
+        bytes_up: Bytes sent by all of them together.
+    """
+
+    round_num: int
+    num_down: int
+    num_up: int
+    bytes_down: int
+    bytes_up: int
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The bytes of a run.
+
+    Attributes:
+        num_params: The number of parameters of the model.
+        rounds: The rounds in order.
+    """
+
+    num_params: int
+    rounds: tuple[RoundBytes, ...]
+
+    @cached_property
+    def bytes_down(self) -> int:
+        """Bytes that clients received in all rounds."""
+        return sum(each.bytes_down for each in self.rounds)
+
+    @cached_property
+    def bytes_up(self) -> int:
+        """Bytes that clients sent in all rounds."""
+        return sum(each.bytes_up for each in self.rounds)
+
+    @property
+    def up_share(self) -> float | None:
+        """`bytes_up` as a share of 4 bytes a parameter and client; None if nobody sent."""
+        dense = _FLOAT * self.num_params * sum(each.num_up for each in self.rounds)
+        return self.bytes_up / dense if dense else None
+
+    def megabytes(self, *, up_alone: bool) -> dict[int, float]:
+        """Returns the megabytes (10^6 bytes) up to the end of each round, by round; 0 for round 0.
+
+        Args:
+            up_alone: Whether only what clients send counts, not what they receive.
+        """
+        total, found = 0, {0: 0.0}
+        for each in self.rounds:
+            total += each.bytes_up + (0 if up_alone else each.bytes_down)
+            found[each.round_num] = total / 1e6
+        return found
+
+
+def ledger_of(run: RunRecord) -> Ledger | None:
+    """Returns the ledger of a run.
+
+    Returns:
+        None if it cannot be known: clients send no models (centralized), or neither the size of
+        the model nor that of the cohorts is in the run's folder, as in runs of earlier versions
+        with cohorts of varying size.
+
+    Raises:
+        RunError: A file of the run is damaged.
+    """
+    entry = tables.ALGORITHMS.find(str(run.options.get("algorithm", "fedavg")))
+    num_params = _num_params(run)
+    if entry is None or entry.pools_clients or num_params is None:
+        return None
+    rounds = list(_rounds(run, entry, num_params))
+    return None if None in rounds else Ledger(num_params, tuple(filter(None, rounds)))
+
+
+def _num_params(run: RunRecord) -> int | None:
+    recorded = run.provenance.get("parameters")
+    if isinstance(recorded, int):
+        return recorded
+    try:
+        return sum(each.size for each in run.weights().trainable)
+    except (ConfigError, RunError):  # no checkpoint is left
+        return None
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """The bytes of one client in one round.
+
+    Attributes:
+        down: Bytes that it receives, without PowerSGD's factors.
+        delta: Bytes of its model delta; in a compressed run the mean payload of the run.
+        beside: Bytes that it sends beside the delta.
+    """
+
+    down: int
+    delta: float
+    beside: int
+
+    @staticmethod
+    def of(run: RunRecord, entry: AlgorithmEntry, num_params: int) -> _Rule:
+        vector = _FLOAT * num_params
+        is_compressed = "compress" in run.options
+        num_beside = entry.vectors_up - 1 + (is_compressed and entry.needs_exact_delta)
+        return _Rule(
+            down=vector * entry.vectors_down + _optimizer_bytes(run, entry, num_params),
+            delta=_mean_payload(run) if is_compressed else float(vector),
+            beside=vector * num_beside + _FLOAT * entry.numbers_up,
+        )
+
+    def of_round(self, line: Mapping[str, Any], cohort: _Cohort) -> RoundBytes:
+        """Returns the bytes of a round with a line of metrics.jsonl."""
+        compress = line.get("updates", {}).get("compress")
+        if compress is None:
+            down, num_up = self.down, cohort.num_reports
+            deltas = self.delta * num_up
+        else:
+            down = self.down + int(compress.get("extra_bytes_down", 0))
+            num_up, deltas = int(compress["num_sent"]), int(compress["payload_bytes"])
+        num_up += cohort.num_unused
+        return RoundBytes(
+            line["round"],
+            cohort.num_selected,
+            num_up,
+            cohort.num_selected * down,
+            round(deltas + self.delta * cohort.num_unused) + num_up * self.beside,
+        )
+
+
+class _Cohort(NamedTuple):
+    """The clients of a round by what they did.
+
+    Attributes:
+        num_selected: Number of those who received.
+        num_reports: Number of those whose report was used.
+        num_unused: Number of those whose report was sent and not used.
+    """
+
+    num_selected: int
+    num_reports: int
+    num_unused: int
+
+
+def _rounds(run: RunRecord, entry: AlgorithmEntry, num_params: int) -> Iterator[RoundBytes | None]:
+    """Yields the bytes of each round; None for one whose cohort is not known."""
+    rule = _Rule.of(run, entry, num_params)
+    sizes = {line["round"]: line["num_clients"] for line in run.timings if "num_clients" in line}
+    for line in run.metrics:
+        if not line["round"]:
+            continue
+        cohort = _cohort(line, sizes.get(line["round"]), run)
+        if cohort is None:
+            yield None
+        elif entry.has_own_models:
+            yield RoundBytes(line["round"], 0, 0, 0, 0)
+        else:
+            yield rule.of_round(line, cohort)
+
+
+def _mean_payload(run: RunRecord) -> float:
+    """The mean bytes of a payload in a compressed run; 0 if there was none."""
+    told = [line.get("updates", {}).get("compress", {}) for line in run.metrics]
+    num_sent = sum(each.get("num_sent", 0) for each in told)
+    return sum(each.get("payload_bytes", 0) for each in told) / num_sent if num_sent else 0.0
+
+
+def _cohort(line: Mapping[str, Any], num_clients: float | None, run: RunRecord) -> _Cohort | None:
+    """The clients of a round with a line of metrics.jsonl; None: they are not known."""
+    participation = line.get("participation")
+    if participation is not None:
+        unused = participation["num_late"] + participation["num_surplus"]
+        reports = participation["num_reports"]
+        if participation["is_skipped"]:
+            unused, reports = unused + reports, 0
+        return _Cohort(participation["num_selected"], reports, unused)
+    size = _fixed_size(run.options) if num_clients is None else int(num_clients)
+    return None if size is None else _Cohort(size, size, 0)
+
+
+def _fixed_size(options: Mapping[str, Any]) -> int | None:
+    """The size of all cohorts, if the options alone say it."""
+    clients = options.get("clients")
+    if options.get("sampling", "fixed") not in _DRAWN_BY_NUMBER:
+        return None
+    if isinstance(clients, list):
+        return len(clients)
+    return int(clients) if isinstance(clients, str) and clients.isdecimal() else None
+
+
+def _optimizer_bytes(run: RunRecord, entry: AlgorithmEntry, num_params: int) -> int:
+    """The bytes of the optimizer state that clients of Mime receive."""
+    if not entry.sends_optimizer_state:
+        return 0
+    import numpy as np
+
+    from fedcli.learning import optimizers
+
+    options = {
+        name.removeprefix("client_options."): value
+        for name, value in run.options.items()
+        if name.startswith("client_options.")
+    }
+    optimizer = optimizers.build(run.options["client_optimizer"], 0.0, options)
+    state = optimizer.init(np.zeros(num_params, np.float32))
+    return sum(_FLOAT * each.size for each in state.values() if isinstance(each, np.ndarray))
