@@ -50,7 +50,11 @@ class ToyEngine:
                 if exchange is not None and exchange.receives:
                     exchange.receive([client], delta[np.newaxis], stats)
                 records.append(stats)
-            rows = file.mapped() if task.request.all_rows else None
+            rows = (
+                file.mapped(are_writable=task.request.are_writable)
+                if task.request.all_rows
+                else None
+            )
         joined = np.concatenate(records)
         return Deltas(total.total()[0], float(joined["weight"].sum()), joined, rows)
 

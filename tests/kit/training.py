@@ -97,6 +97,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "clients": "6",
     },
     "norm-bound": {"aggregator": "norm-bound", "aggregator_options": {"max_norm": 0.1}},
+    "uniform-8": {"compress": "uniform", "client_dropout": 0.3, "sampling": "uniform"},
+    "top-k": {
+        "algorithm": "scaffold",
+        "sampling": "with-replacement",
+        "clients": "7",
+        "compress": "top-k",
+    },
+    "powersgd": {"compress": "powersgd", "sampling": "uniform", "aggregator": "median"},
+    "sketch": {"compress": "sketch", "sampling": "poisson", "compress_options": {"width": 0.05}},
+    "sign-feddyn": {"algorithm": "feddyn", "compress": "sign", "aggregator": "norm-bound"},
     "fednova": {"algorithm": "fednova", "client_options": {"momentum": 0.9}},
     "mime": {
         "algorithm": "mime",

@@ -1,4 +1,7 @@
-"""Algorithms, aggregators, samplers, optimizers, engines: any two train, or one line says no."""
+"""Algorithms, aggregators, samplers, optimizers, engines: any two train, or one line says no.
+
+Compressors are spread over these.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ pytestmark = pytest.mark.numeric
 
 ALGORITHMS, AGGREGATORS = list(tables.ALGORITHMS), list(tables.AGGREGATORS)
 OPTIMIZERS = list(tables.OPTIMIZERS)
+COMPRESSORS = [None, *tables.COMPRESSORS]
 ENGINES = (ThreadEngine, ToyEngine)
 TINY: dict[str, Any] = {
     "data_options": {"clients": 6},
@@ -50,6 +54,9 @@ def combinations(algorithm: str) -> list[tuple[dict[str, Any], type[Engine]]]:
             "client_optimizer": OPTIMIZERS[(2 * number + place) % len(OPTIMIZERS)],
             "server_optimizer": OPTIMIZERS[(3 * number + place) % len(OPTIMIZERS)],
         }
+        compress = COMPRESSORS[(5 * number + place) % len(COMPRESSORS)]
+        if compress is not None:
+            values["compress"] = compress
         made.append((values, ENGINES[(number + place // 2) % 2]))
     return made
 
@@ -81,7 +88,7 @@ def assert_is_finite(path: Path) -> None:
 def without_what_is_refused(values: dict[str, Any], refusal: str) -> dict[str, Any]:
     """Leaves out the option that a refusal names, by itself or by its value."""
     assert "\n" not in refusal
-    for option in ("server_optimizer", "client_optimizer", "aggregator"):
+    for option in ("server_optimizer", "client_optimizer", "aggregator", "compress"):
         words = option.replace("_", " "), option_name(option)
         if option in values and any(word in refusal for word in words):
             return {name: value for name, value in values.items() if name != option}

@@ -97,7 +97,7 @@ class PythonEngine:
                 records.append(stats)
                 if cancel is not None:
                     cancel.num_trained += 1
-            rows = None if file is None else file.mapped()
+            rows = None if file is None else file.mapped(are_writable=task.request.are_writable)
         stats = self._joined(records)
         return Deltas(total.total()[0], float(stats["weight"].sum()), stats, rows)
 
