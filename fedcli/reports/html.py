@@ -24,8 +24,8 @@ from fedcli.reports.prediction_summary import PredictedExamples, PredictionSumma
 from fedcli.reports.text import Table
 from fedcli.runs.record import (
     ABOUT_ONLINE,
+    Points,
     RunRecord,
-    Series,
     curve_title,
     curves_of,
     is_online,
@@ -175,7 +175,7 @@ def _stroke(index: int) -> str:
     return f'style="stroke:{color};fill:none" stroke-width="1.8"{pattern}'
 
 
-def _line_chart(measure: str, series: Mapping[str, Series], names: Sequence[str]) -> str:
+def _line_chart(measure: str, series: Mapping[str, Points], names: Sequence[str]) -> str:
     """Returns a chart of some series. The index in `names` determines a series' colour."""
     points = [point for each in series.values() for point in each]
     across = Axis.of((x for x, _ in points), is_log=False)

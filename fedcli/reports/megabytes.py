@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from fedcli.errors import ConfigError
 from fedcli.runs.ledger import Ledger, ledger_of
-from fedcli.runs.record import RunRecord, Series
+from fedcli.runs.record import Points, RunRecord, Series
 
 # What --x takes: the names of the x axis, each with its label.
 ROUND = "round"
@@ -33,18 +33,18 @@ def known_ledger(run: RunRecord) -> Ledger:
     return ledger
 
 
-def along(axis: str) -> Callable[[RunRecord, Series], Series]:
+def along(axis: str) -> Callable[[RunRecord, Series], Points]:
     """Returns the function that moves a run's series from rounds to an axis, for `curves_of`.
 
     Args:
         axis: A key of AXES.
     """
 
-    def moved(run: RunRecord, series: Series) -> Series:
+    def moved(run: RunRecord, series: Series) -> Points:
         if axis == ROUND or not series:
             return series
         found = known_ledger(run).megabytes(up_alone=axis == "megabytes-up")
-        return [(found[int(at)], value) for at, value in series if at in found]
+        return [(found[at], value) for at, value in series if at in found]
 
     return moved
 

@@ -30,7 +30,8 @@ ONLINE = "online"  # the name of the series of training metrics, beside those of
 ABOUT_ONLINE = "online: measured in training, on each batch before its step"
 PARTS = ("data", "train", "aggregate", "evaluate", "save")
 
-Series = list[tuple[float, float]]  # (round, value), or another x for the round
+Series = list[tuple[int, float]]  # (round, value)
+Points = Sequence[tuple[float, float]]  # (x, value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +235,7 @@ class RunRecord:
         The accuracy is that of the series `judged_by`, in the rounds in which it was evaluated.
         """
         accuracies = self.series(self.judged_by, "accuracy")
-        return next((int(at) for at, value in accuracies if value >= target), None)
+        return next((at for at, value in accuracies if value >= target), None)
 
     def seconds(self) -> dict[str, float]:
         """Returns seconds by part, in the order of PARTS, without parts that took no time."""
@@ -278,15 +279,15 @@ def load_run(path: str | Path) -> RunRecord:
     return RunRecord(folder, flat_options(options), provenance)
 
 
-def _as_it_is(_: RunRecord, series: Series) -> Series:
+def _by_round(_: RunRecord, series: Series) -> Points:
     return series
 
 
 def curves_of(
     runs: Sequence[RunRecord],
     measure: str,
-    along: Callable[[RunRecord, Series], Series] = _as_it_is,
-) -> dict[str, Series]:
+    along: Callable[[RunRecord, Series], Points] = _by_round,
+) -> dict[str, Points]:
     """Returns the curves of a metric: all series of one run; of several runs, one series each.
 
     `along` moves the points of a run's series, (round, value), to another x axis.

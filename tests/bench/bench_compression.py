@@ -1,11 +1,11 @@
 """Measures what compression adds to a round of federated averaging, on synthetic writers.
 
-    python tests/bench/bench_compression.py [--model mlp-2nn] [--clients 10] [--rounds 15] [NAME ...]
+    python tests/bench/bench_compression.py [--model mlp-2nn] [--clients 10] [NAME ...]
 
-Each round is one call of a learning process, from server state to server state, on a fixed cohort:
-training, encoding, decoding, the residuals of error feedback in their file, and aggregation. The
-ways of compression and dense deltas take turns, round by round. Printed are medians of seconds and
-of processor seconds of all threads, which other programs on the machine disturb less. Nothing is
+Each round is one call of a learning process, from state to state, on a fixed cohort: training,
+encoding, decoding, the residuals of error feedback in their file, and aggregation. The ways of
+compression and dense deltas take turns, round by round. Printed are medians of seconds and of
+processor seconds of all threads, which other programs on the machine disturb less. Nothing is
 asserted.
 """
 
