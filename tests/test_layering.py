@@ -23,7 +23,7 @@ ROOMS = (
     ("cli",),
     ("sweeps",),
     ("reports",),
-    ("inspection",),
+    ("audits", "inspection"),
     ("runs",),
     ("evaluation", "benchmarks", "cluster"),
     ("federation", "deployment"),
@@ -45,8 +45,9 @@ FLOORS = {
     "cli": (
         ("main",),
         (
-            *("bench", "bundle", "clean", "download", "evaluate", "export", "help", "info"),
-            *("inspect_clients", "preprocess", "report", "runs", "sweep", "train", "verify"),
+            *("audit", "bench", "bundle", "clean", "download", "evaluate", "export", "help"),
+            *("info", "inspect_clients", "preprocess", "report", "runs", "sweep", "train"),
+            "verify",
         ),
         ("jobs", "options", "group_report"),
         ("habits", "run_folders", "screen", "bench_peer"),

@@ -15,6 +15,7 @@ from fedcli.settings.options import Entry, Option, Table, did_you_mean
 from fedcli.settings.presets import PRESETS
 from fedcli.settings.tables.algorithms import AGGREGATORS, ALGORITHMS, PRE_AGGREGATORS
 from fedcli.settings.tables.attacks import ATTACKS
+from fedcli.settings.tables.audits import AUDITS
 from fedcli.settings.tables.compressors import COMPRESSORS
 from fedcli.settings.tables.datasets import DATASETS, PUBLIC_DATASETS
 from fedcli.settings.tables.engines import ENGINES
@@ -45,8 +46,10 @@ TABLES: Mapping[str, Mapping[str, Entry]] = {
     "engines": ENGINES,
     "compressors": COMPRESSORS,
     "presets": PRESETS,
+    "audits": AUDITS,
 }
-# For each table, the option of `fedcli train` that takes a name, and the one for its options.
+# For each table, the option of `fedcli train` that takes a name, and the one for its options. The
+# names of audits are for another command.
 _OPTIONS: Mapping[str, tuple[str, str]] = {
     "datasets": ("--data", "--data-option"),
     "partitions": ("--partition", "--partition-option"),
@@ -62,6 +65,7 @@ _OPTIONS: Mapping[str, tuple[str, str]] = {
     "engines": ("--engine", "--engine-option"),
     "compressors": ("--compress", "--compress-option"),
     "presets": ("--preset", ""),
+    "audits": ("fedcli audit RUN", "--option"),
 }
 
 # Counts for each layer of a model and in total: parameters, and multiply-adds of one example.
@@ -81,7 +85,7 @@ def info(*, name: str | None, as_json: bool, quiet: bool, verbose: bool) -> None
     With NAME, show its description, its source, its options with defaults and ranges, the learning
     rates to start from, and an example command. NAME may also be a whole table: datasets,
     partitions, samplers, models, algorithms, aggregators, pre-aggregators, attacks, metrics,
-    optimizers, schedules, engines, compressors or presets.
+    optimizers, schedules, engines, compressors, presets or audits.
 
     \b
     Examples:
@@ -260,7 +264,7 @@ def _show_all(screen: Screen, entries: Mapping[str, list[dict[str, Any]]]) -> No
             ("platform", system["platform"]),
         ]
     )
-    screen.title("Choices for the options of fedcli train")
+    screen.title("Choices for the options of fedcli train, and for fedcli audit")
     screen.prose(
         (f"  {_OPTIONS[table][0]}", ", ".join(entry["name"] for entry in rows))
         for table, rows in entries.items()

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fedcli.inspection.figures.writing import FORMATS as FORMATS
     from fedcli.inspection.figures.writing import require as require
     from fedcli.inspection.figures.writing import write_figures as write_figures
+    from fedcli.inspection.figures.writing import write_pairs as write_pairs
 else:
     __getattr__, __dir__, __all__ = hand_on(
         __name__,
@@ -17,5 +18,6 @@ else:
             "FORMATS": "fedcli.inspection.figures.writing",
             "require": "fedcli.inspection.figures.writing",
             "write_figures": "fedcli.inspection.figures.writing",
+            "write_pairs": "fedcli.inspection.figures.writing",
         },
     )

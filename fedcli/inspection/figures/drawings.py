@@ -31,7 +31,7 @@ from fedcli.inspection.figures.page import (
     widest,
     write_title,
 )
-from fedcli.inspection.figures.tiles import TILE, Tiles, mean_tiles, on_paper, tile_blocks
+from fedcli.inspection.figures.tiles import TILE, Tiles, as_tiles, mean_tiles, on_paper, tile_blocks
 from fedcli.inspection.statistics import SplitCounts, size_histogram
 
 MAX_EXAMPLES = 40  # of one client, as in TFF's tutorial
@@ -92,6 +92,27 @@ def examples(data: ClientData, client_id: str) -> Figure:
     for index, name in enumerate(names):
         left, top = grid.corner(index)
         text = fitting(name, grid.tile_width + grid.gap[1] - 4)
+        middle = left + grid.tile_width / 2
+        axes.text(middle, top + grid.tile_height + 2, text, va="top", ha="center")
+    return figure
+
+
+def pairs(
+    data: ClientData,
+    above: NDArray[np.float32],
+    below: NDArray[np.float32],
+    captions: Sequence[str],
+    title: str,
+) -> Figure:
+    """Draws images [n, ...] in one row, others below them in a second, and captions at the foot."""
+    images = np.concatenate([above, below])
+    tiles = on_paper(as_tiles(images), data.pixel_convention)
+    grid = Grid.of(tiles, len(above), captions, num_rows=2)
+    figure = make_page(title, grid.width, grid.height + LINE_HEIGHT)
+    axes = add_picture(figure, MARGIN, TITLE_HEIGHT, grid.mosaic(tiles))
+    for index, caption in enumerate(captions, len(above)):
+        left, top = grid.corner(index)
+        text = fitting(caption, grid.tile_width + grid.gap[1] - 4)
         middle = left + grid.tile_width / 2
         axes.text(middle, top + grid.tile_height + 2, text, va="top", ha="center")
     return figure

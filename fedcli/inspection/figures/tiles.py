@@ -54,7 +54,7 @@ def tile_blocks(client: ClientDataset) -> Iterator[tuple[NDArray[np.float32], ND
     step = max(1, _BLOCK_PIXELS // math.prod(shape))
     for first in range(0, len(client), step):
         block = decode(client.pixels[first : first + step], client.scale, client.offset)
-        yield _tiles(block), client.labels[first : first + step]
+        yield as_tiles(block), client.labels[first : first + step]
 
 
 def on_paper(tiles: NDArray[np.floating], convention: str) -> Tiles:
@@ -76,7 +76,8 @@ def on_paper(tiles: NDArray[np.floating], convention: str) -> Tiles:
     return np.where(np.isnan(rgb), _NO_IMAGE, rgb)
 
 
-def _tiles(images: NDArray[np.float32]) -> NDArray[np.float32]:
+def as_tiles(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns images [k, H, W] or [k, H, W, C] as tiles: [k, h, w], or [k, h, w, 3] of RGB."""
     if images.ndim == 4 and images.shape[3] != 3:
         images = images.mean(axis=3)
     down, across = _shrinking(images.shape[1:])

@@ -7,8 +7,12 @@ gives the same bytes. matplotlib is an extra, which is imported when figures are
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fedcli.datasets.batches import ClientDataset
 from fedcli.datasets.client_data import ClientData
@@ -99,3 +103,35 @@ def write_figures(
     for path, content in contents.items():
         write_output(path, content)
     return list(contents)
+
+
+def write_pairs(
+    path: Path,
+    data: ClientData,
+    above: NDArray[np.float32],
+    below: NDArray[np.float32],
+    *,
+    captions: Sequence[str],
+    title: str,
+) -> None:
+    """Draws images in two rows, each with another image below it, and writes the figure.
+
+    Args:
+        path: The file; its name ends in a dot and one of `FORMATS`.
+        data: The split that the images are from.
+        above: The upper images as the model sees them, [n, H, W] or [n, H, W, C].
+        below: The lower images, of the same shape; values are clipped to the range 0 to 1.
+        captions: The text below each pair.
+        title: The title of the figure.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+        RunError: The file cannot be written.
+    """
+    require()
+    from fedcli.inspection.figures import drawings
+    from fedcli.inspection.figures.page import render
+
+    clipped = np.clip(below, 0.0, 1.0)
+    draw = partial(drawings.pairs, data, above, clipped, captions, title)
+    write_output(path, render(draw, path.suffix.lstrip(".")))

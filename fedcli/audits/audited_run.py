@@ -1,0 +1,185 @@
+"""`AuditedRun`: the model of a run with its data, who took part, and the privacy it reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.audits.bounds import Privacy
+from fedcli.core.native import CancelFlag
+from fedcli.dataclass import dataclass
+from fedcli.datasets.batches import ClientDataset
+from fedcli.datasets.client_data import ClientData
+from fedcli.errors import ConfigError, DataError
+from fedcli.evaluation.predictions import predict_client
+from fedcli.federation.opened_data import check_fit, open_data
+from fedcli.federation.sampled_clients import SampledClients, open_sampled_clients, plan_of
+from fedcli.runs.files import folder
+from fedcli.runs.moved_data import missing_places
+from fedcli.runs.trained import Trained, data_of_run, load_trained
+from fedcli.settings.options import is_code
+from fedcli.settings.tables import ALGORITHMS
+
+
+@dataclass(eq=False)
+class AuditedRun:
+    """A run with all that an audit needs.
+
+    Attributes:
+        path: The run's folder, or a checkpoint.
+        trained: Its model.
+        splits: Its data by split.
+        privacy: What it reports after the audited round; None: nothing.
+        cancel: Once raised, from any thread, the audit stops.
+    """
+
+    path: Path
+    trained: Trained
+    splits: Mapping[str, ClientData]
+    privacy: Privacy | None
+    cancel: CancelFlag
+
+    @property
+    def train(self) -> ClientData:
+        """The train split."""
+        return self.splits["train"]
+
+    @cached_property
+    def sampled_clients(self) -> SampledClients:
+        """The clients of each round.
+
+        Raises:
+            ConfigError: A user's code draws them, which is not run here.
+        """
+        config = self.trained.config
+        if is_code(config.sampling):
+            raise ConfigError(
+                f"--sampling {config.sampling}: code of yours draws the clients of {self.path}, "
+                "and an audit does not run it; audit a run with another --sampling"
+            )
+        _, sampled = open_sampled_clients(config, self.train, plan_of(config), [], self.cancel)
+        return sampled
+
+    @cached_property
+    def seen(self) -> frozenset[str]:
+        """The clients that took part."""
+        return self.sampled_clients.seen(self.trained.state.round_num, self.cancel)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the same clients take part in every round."""
+        return self.sampled_clients.cohorts.fixed is not None
+
+    @property
+    def candidates(self) -> list[str]:
+        """The clients that may take part: the fixed cohort, else all; sorted."""
+        cohorts = self.sampled_clients.cohorts
+        return list(cohorts.population if cohorts.fixed is None else cohorts.fixed)
+
+    def candidate(self, given: str, option: str) -> str:
+        """Returns a client that may take part: the given one, or the first.
+
+        Raises:
+            ConfigError: The given client may not take part, or there is none.
+        """
+        candidates = self.candidates
+        if not candidates:
+            raise ConfigError(f"{self.path}: no client takes part; audit another run")
+        if given and given not in candidates:
+            near = ", ".join(candidates[:3])
+            raise ConfigError(
+                f"--option {option}={given}: no such client may take part in {self.path}; its "
+                f"clients are {near}{', ...' if len(candidates) > 3 else ''}"
+            )
+        return given or candidates[0]
+
+    def check_is_shared(self) -> None:
+        """Refuses runs in which clients send no updates of their own.
+
+        Raises:
+            ConfigError: The clients have models of their own, or are pooled.
+        """
+        entry = ALGORITHMS[self.trained.config.algorithm]
+        if entry.has_own_models or entry.pools_clients:
+            raise ConfigError(
+                f"{self.path} was trained with {entry.name}, whose clients send no updates; audit "
+                "a run of another --algorithm"
+            )
+
+    def losses(
+        self, data: ClientData, client_id: str, weights: NDArray[np.float32]
+    ) -> NDArray[np.float64]:
+        """Returns the loss of each example of a client of a split, in nats: float64 [n]."""
+        return self.losses_of(data.client(client_id), weights)
+
+    def losses_of(self, client: ClientDataset, weights: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Returns the loss of each of some examples, in nats: float64 [n]."""
+        engine, model = self.trained.engine, self.trained.model
+        pieces = predict_client(client, model, engine, weights, self.cancel)
+        return np.concatenate([np.empty(0), *(each.losses for each in pieces)])
+
+
+@contextmanager
+def open_audited_run(
+    path: Path,
+    *,
+    threads: int | None,
+    model: str | None,
+    best: bool,
+    cancel: CancelFlag,
+) -> Iterator[AuditedRun]:
+    """Opens a run with its own data.
+
+    Args:
+        path: The run's folder, or a checkpoint.
+        threads: Number of threads; None: what the machine offers.
+        model: FILE.py or FILE.py:FUNCTION, for a run whose model is code.
+        best: Take the checkpoint of the run's best round, not the newest.
+        cancel: Once raised, from any thread, the audit stops.
+
+    Raises:
+        ConfigError: The model is code that `model` does not name.
+        DataError: The data are missing, or do not fit the model.
+        RunError: There is no such run or checkpoint, or it is damaged.
+    """
+    with load_trained(path, threads, model, best=best) as trained:
+        source = data_of_run(path, {})
+        missing = missing_places(source)
+        if missing:
+            raise DataError(
+                f"{missing[0]}, the data of {path}, is not there; an audit needs what the run was "
+                "trained on: put it back"
+            )
+        splits = open_data(source, cancel)
+        check_fit(splits["train"], trained.model)
+        privacy = _reported_privacy(trained)
+        yield AuditedRun(path, trained, splits, privacy, cancel)
+
+
+def _reported_privacy(trained: Trained) -> Privacy | None:
+    """What metrics.jsonl says of the round of a checkpoint in a run's folder; None: nothing."""
+    path = trained.file.absolute().parent.parent
+    if not (path / folder.METRICS).is_file():
+        return None
+    for line in folder.read_metrics(path):
+        if line.get("round") == trained.state.round_num:
+            return _find_privacy(line)
+    return None
+
+
+def _find_privacy(values: Mapping[str, Any]) -> Privacy | None:
+    """The first finite `epsilon` in nested metrics, with the `delta` beside it."""
+    epsilon, delta = values.get("epsilon"), values.get("delta")
+    if isinstance(epsilon, int | float) and isinstance(delta, int | float):
+        return Privacy(float(epsilon), float(delta))
+    for value in values.values():
+        found = _find_privacy(value) if isinstance(value, Mapping) else None
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,229 @@
+"""Gradient inversion: the pixels of a client's example, read from its model update.
+
+The gradient of a dense layer's kernel is the outer product of its input x and the gradient of its
+output, which is also the gradient of its bias. If the input is the same in every local step, as the
+pixels of a client's only example are, the update of column j of the kernel is x times that of bias
+j: their quotient is x, whatever the number of steps. With several examples each quotient is a
+mixture of them, weighted by their gradients.
+
+(Phong, Aono, Hayashi, Wang and Moriai, "Privacy-Preserving Deep Learning via Additively Homomorphic
+Encryption", IEEE TIFS 2018; Geiping, Bauermeister, Dröge and Moeller, "Inverting Gradients",
+NeurIPS 2020, https://arxiv.org/abs/2003.14053. The label: Zhao, Mopuri and Bilen, "iDLG", 2020,
+https://arxiv.org/abs/2001.02610.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli import learning
+from fedcli.audits.audited_run import AuditedRun
+from fedcli.dataclass import dataclass
+from fedcli.datasets.batches import BatchedDataset, decode
+from fedcli.datasets.client_data import ClientData
+from fedcli.errors import ConfigError
+from fedcli.federation.sampled_clients import plan_of
+from fedcli.learning.engines.deltas import ALL_ROWS, DeltaRequest, Deltas
+from fedcli.models.layout import ParamLayout
+from fedcli.progress import Tell
+from fedcli.runs.building import build_algorithm
+
+
+@dataclass(frozen=True, eq=False)
+class Inversion:
+    """What was read from the update of a client.
+
+    Attributes:
+        data: The split of the client.
+        client_id: The client.
+        indices: The indices in the client of the examples it trained on.
+        labels: Their labels, int32 [n].
+        label_read: The label that the update tells: exact for one example.
+        originals: The examples as the model sees them, float32 [n, H, W] or [n, H, W, C].
+        images: What was read, in the same shape; of several examples the mixture that is nearest
+            to each. Not clipped.
+        psnr: The peak signal-to-noise ratio of each, in dB for a range of 1: float64 [n]; infinite
+            if all pixels are equal.
+        num_steps: Number of local steps.
+        round_num: Number of rounds before this one.
+    """
+
+    data: ClientData
+    client_id: str
+    indices: range
+    labels: NDArray[np.int32]
+    label_read: int
+    originals: NDArray[np.float32]
+    images: NDArray[np.float64]
+    psnr: NDArray[np.float64]
+    num_steps: int
+    round_num: int
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes for the user, one line each."""
+        if len(self.indices) == 1:
+            return ()
+        return (
+            f"the update of {len(self.indices)} examples holds mixtures of them; for each example "
+            "the nearest mixture is shown, which an attacker cannot single out",
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the result as plain values; `psnr` is null if it is infinite."""
+        return {
+            "client_id": self.client_id,
+            "round": self.round_num,
+            "num_steps": self.num_steps,
+            "label_read": self.label_read,
+            "examples": [
+                {
+                    "index": index,
+                    "label": int(label),
+                    "psnr": float(psnr) if math.isfinite(psnr) else None,
+                }
+                for index, label, psnr in zip(self.indices, self.labels, self.psnr, strict=True)
+            ],
+        }
+
+
+def audit(run: AuditedRun, tell: Tell, *, client: str, first: int, examples: int) -> Inversion:
+    """Trains one client for a round and reads its examples from the update.
+
+    The client starts at the global weights and trains as in the run, but on the given examples
+    alone.
+
+    Args:
+        run: The run.
+        tell: Not called; the work is that of one client.
+        client: The client; empty: the first that may take part.
+        first: Index of the first example.
+        examples: Number of examples.
+
+    Raises:
+        ConfigError: The client or its examples do not exist, clients send no updates, or the
+            model's first layer is not dense with a bias.
+    """
+    run.check_is_shared()
+    layout = run.trained.model.layout
+    _check_reads_pixels(layout, run)
+    client_id = run.candidate(client, "client")
+    dataset = run.train.client(client_id)
+    if first + examples > len(dataset):
+        raise ConfigError(
+            f"--option first={first} examples={examples}: client {client_id} has "
+            f"{len(dataset)} examples; choose fewer"
+        )
+    rows = slice(first, first + examples)
+    few = replace(dataset, pixels=dataset.pixels[rows], labels=dataset.labels[rows])
+    config = run.trained.config
+    update, num_steps = _update_of(run, BatchedDataset(few, plan_of(config), config.seed))
+    tensors = layout.split(update)
+    originals = decode(few.pixels, few.scale, few.offset)
+    images, psnr = read_images(tensors[0], tensors[1], originals)
+    return Inversion(
+        data=run.train,
+        client_id=client_id,
+        indices=range(first, first + examples),
+        labels=few.labels,
+        label_read=int(np.argmax(tensors[-1])),  # the only output whose bias rises
+        originals=originals,
+        images=images,
+        psnr=psnr,
+        num_steps=num_steps,
+        round_num=run.trained.state.round_num,
+    )
+
+
+def read_images(
+    kernel_change: NDArray[np.floating],
+    bias_change: NDArray[np.floating],
+    originals: NDArray[np.float32],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns an image for each original, float64 of the same shape, and its PSNR, float64 [n].
+
+    Of one example it is what an attacker reads: the quotient by the largest change of a bias. Of
+    several it is the quotient that is nearest to the original.
+
+    Args:
+        kernel_change: The update of the kernel, [num_inputs, num_outputs].
+        bias_change: The update of the bias, [num_outputs].
+        originals: The examples, [n, ...] with num_inputs pixels each.
+
+    Raises:
+        ConfigError: The bias did not change.
+    """
+    moved = np.flatnonzero(bias_change)
+    if not len(moved):
+        raise ConfigError(
+            "the update changes no bias of the first layer, so it tells nothing of the pixels; "
+            "audit an earlier checkpoint, or another example"
+        )
+    if len(originals) == 1:
+        moved = moved[[np.argmax(np.abs(bias_change[moved]))]]
+    quotients = kernel_change.T[moved].astype(np.float64) / bias_change[moved, np.newaxis]
+    flat = originals.reshape(len(originals), -1).astype(np.float64)
+    images = np.empty_like(flat)
+    errors = np.empty(len(flat))
+    for place, original in enumerate(flat):
+        of_each = np.mean(np.square(quotients - original), axis=1)
+        nearest = int(np.argmin(of_each))
+        images[place], errors[place] = quotients[nearest], of_each[nearest]
+    with np.errstate(divide="ignore"):
+        return images.reshape(originals.shape), -10.0 * np.log10(errors)
+
+
+def _check_reads_pixels(layout: ParamLayout, run: AuditedRun) -> None:
+    """Refuses a model whose first layer does not multiply pixels by a kernel."""
+    first = layout.layers[0] if layout.layers else None
+    if first is not None and first.kind == "dense" and first.has_bias:
+        return
+    what = "code" if first is None else f"of kind {first.kind}"
+    raise ConfigError(
+        f"{run.path}: the first layer of {run.trained.config.model} is {what}; gradient-inversion "
+        "reads pixels from a dense layer with a bias, as in --model softmax-regression or mlp-2nn"
+    )
+
+
+def _update_of(run: AuditedRun, client: BatchedDataset) -> tuple[NDArray[np.float32], int]:
+    """The update that a client sends, float32 [num_params], and its number of local steps."""
+    trained = run.trained
+    kept = _Kept()
+    process = learning.build_process(
+        replace(build_algorithm(trained.config), aggregator=kept, ema_decay=None),
+        trained.model,
+        engine=trained.engine,
+        num_clients=len(run.candidates),
+    )
+    state = replace(
+        process.initialize(),
+        global_model_weights=trained.state.global_model_weights,
+        # A schedule may end at rate 0 after the last round.
+        round_num=min(trained.state.round_num, trained.config.rounds - 1),
+    )
+    process.next(state, (client,), cancel=run.cancel)
+    return kept.updates[0], kept.num_steps
+
+
+class _Kept:
+    """An aggregator that keeps the single updates, as a server may."""
+
+    def init(self) -> dict[str, Any]:
+        return {}
+
+    def request(self, state: Mapping[str, Any]) -> DeltaRequest:
+        return ALL_ROWS
+
+    def aggregate(
+        self, state: Mapping[str, Any], deltas: Deltas
+    ) -> tuple[NDArray[np.float32], dict[str, Any], dict[str, Any]]:
+        assert deltas.rows is not None
+        self.updates = np.array(deltas.rows)
+        self.num_steps = int(deltas.stats["num_batches"][0])
+        return deltas.weighted_mean(), {}, {}

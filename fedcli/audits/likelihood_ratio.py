@@ -1,0 +1,198 @@
+"""LiRA: membership inference of clients by a likelihood ratio over shadow runs.
+
+Each shadow run is trained like the audited one, but half of the audited clients, drawn for it, have
+no examples. A client's score in a run is the mean confidence ln(p / (1 - p)) of its train examples.
+Over the shadows with the client these scores are taken as normal, as are those over the shadows
+without it. The audited run's score x then gives the log ratio of the two densities at x, or,
+offline, P(score without the client < x) alone.
+
+(Carlini, Chien, Nasr, Song, Terzis and Tramèr, "Membership Inference Attacks From First
+Principles", IEEE S&P 2022, https://arxiv.org/abs/2112.03570; there for examples, here for clients.
+Where the authors' code shares a variance, it takes that of the scores with the client for both;
+here each side has its own.)
+"""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.audits.audited_run import AuditedRun
+from fedcli.audits.bounds import Privacy
+from fedcli.audits.separation import Separation, mean_scores, separation
+from fedcli.audits.shadows import Shadow, halves, some_of, train_shadow, without_examples
+from fedcli.dataclass import dataclass
+from fedcli.errors import ConfigError
+from fedcli.progress import Tell
+
+_LEAST_STD = 1e-30  # as in the authors' code
+_LEAST_RUNS = 2  # with a client, and without it: fewer have no spread
+
+
+@dataclass(frozen=True)
+class LikelihoodRatio:
+    """How well LiRA tells the clients that took part from others.
+
+    Attributes:
+        separation: Over all thresholds of the scores.
+        num_shadows: Number of shadow runs.
+        scores: The score of each client by id, higher for members.
+        members: The clients that took part.
+        privacy: What the run reports; None: nothing.
+        notes: Notes for the user, one line each.
+    """
+
+    separation: Separation
+    num_shadows: int
+    scores: dict[str, float]
+    members: frozenset[str]
+    privacy: Privacy | None
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the result as plain values."""
+        clients = [
+            {"client_id": client_id, "took_part": client_id in self.members, "score": score}
+            for client_id, score in self.scores.items()
+        ]
+        return {**self.separation.to_json(), "num_shadows": self.num_shadows, "clients": clients}
+
+
+def audit(
+    run: AuditedRun,
+    tell: Tell,
+    *,
+    shadows: int,
+    clients: int,
+    offline: bool,
+    shared_variance: bool,
+) -> LikelihoodRatio:
+    """Trains shadow runs and scores clients.
+
+    Args:
+        run: The run.
+        tell: Called with the number of shadow runs that are trained.
+        shadows: Number of shadow runs.
+        clients: The most clients that took part, and the most that did not, to tell apart.
+        offline: Whether only shadow runs without a client count.
+        shared_variance: Whether one variance holds for all clients.
+
+    Raises:
+        ConfigError: Clients send no updates, or all of them took part, or too few shadows had
+            or lacked each client.
+    """
+    run.check_is_shared()
+    members, others = _both_kinds(run, clients)
+    ids = sorted((*members, *others))
+    done = _train_shadows(run, ids, shadows, tell)
+    has_client = np.array([[each in shadow.seen for each in ids] for shadow in done])
+    scores = np.array([_scores(run, shadow.weights, ids) for shadow in done])
+    observed = _scores(run, run.trained.state.evaluated_weights, ids)
+    enough = np.minimum(has_client.sum(axis=0), (~has_client).sum(axis=0)) >= _LEAST_RUNS
+    kept = [client_id for client_id, is_kept in zip(ids, enough, strict=True) if is_kept]
+    is_member = np.array([each in members for each in kept], np.bool_)
+    if is_member.all() or not is_member.any():
+        raise ConfigError(
+            f"--option shadows={shadows}: too few of the shadow runs had and lacked each client; "
+            "give more"
+        )
+    ratios = likelihood_ratios(
+        observed[enough],
+        scores[:, enough],
+        has_client[:, enough],
+        is_offline=offline,
+        shares_variance=shared_variance,
+    )
+    num_left = len(ids) - len(kept)
+    left_out = f"{num_left} clients were in too few or too many shadow runs and are left out"
+    return LikelihoodRatio(
+        separation=separation(ratios[is_member], ratios[~is_member]),
+        num_shadows=shadows,
+        scores=dict(zip(kept, ratios.tolist(), strict=True)),
+        members=frozenset(members),
+        privacy=run.privacy,
+        notes=(left_out,) if num_left else (),
+    )
+
+
+def likelihood_ratios(
+    observed: NDArray[np.float64],
+    scores: NDArray[np.float64],
+    has_client: NDArray[np.bool_],
+    *,
+    is_offline: bool,
+    shares_variance: bool,
+) -> NDArray[np.float64]:
+    """Returns the log likelihood ratio of each client, or offline the probability: [num_clients].
+
+    Args:
+        observed: The scores in the audited run, [num_clients].
+        scores: Those in the shadow runs, [num_shadows, num_clients].
+        has_client: Whether each shadow run had each client, of the same shape; each client is in
+            some and not in others.
+        is_offline: Whether only the runs without a client count.
+        shares_variance: Whether all clients share one variance with them, and one without.
+    """
+    mean_out, std_out = _normal(scores, ~has_client, shares_variance)
+    if is_offline:
+        standard = (observed - mean_out) / std_out
+        return np.array([NormalDist().cdf(each) for each in standard.tolist()])
+    mean_in, std_in = _normal(scores, has_client, shares_variance)
+    return _log_density(observed, mean_in, std_in) - _log_density(observed, mean_out, std_out)
+
+
+def _normal(
+    scores: NDArray[np.float64], chosen: NDArray[np.bool_], shares_variance: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation (of the scores themselves, ddof 0) by client."""
+    counts = chosen.sum(axis=0)
+    means = np.where(chosen, scores, 0.0).sum(axis=0) / counts
+    squares = np.where(chosen, np.square(scores - means), 0.0).sum(axis=0)
+    variances = squares / counts
+    if shares_variance:
+        variances = np.full_like(variances, squares.sum() / counts.sum())
+    return means, np.sqrt(variances) + _LEAST_STD
+
+
+def _log_density(
+    values: NDArray[np.float64], means: NDArray[np.float64], stds: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The logarithm of normal densities, without the constant that cancels in a ratio."""
+    return -np.square((values - means) / stds) / 2.0 - np.log(stds)
+
+
+def _both_kinds(run: AuditedRun, limit: int) -> tuple[list[str], list[str]]:
+    """Clients with examples that took part, and as many that did not, or fewer."""
+    seed = run.trained.config.seed
+    has_examples = [each for each in run.train.client_ids if run.train.num_examples(each)]
+    members = [each for each in has_examples if each in run.seen]
+    others = [each for each in has_examples if each not in run.seen]
+    if not others or not members:
+        who = "every client" if members else "no client"
+        raise ConfigError(
+            f"{run.path}: {who} took part, so there is nobody to tell apart; audit a run with a "
+            "part of the clients, for example --clients 20"
+        )
+    most = min(limit, len(members), len(others)) if run.is_fixed else limit
+    return some_of(members, most, seed), some_of(others, most, seed)
+
+
+def _train_shadows(run: AuditedRun, ids: list[str], num_shadows: int, tell: Tell) -> list[Shadow]:
+    """Shadow runs over some clients, each without half of them."""
+    chosen = halves(num_shadows, len(ids), run.trained.config.seed)
+    shadows = []
+    tell(0, num_shadows)
+    for index, row in enumerate(chosen):
+        left_out = [each for each, is_in in zip(ids, row, strict=True) if not is_in]
+        changed = {each: without_examples(run.train.client(each)) for each in left_out}
+        shadows.append(train_shadow(run, index, ids if run.is_fixed else None, changed))
+        tell(index + 1, num_shadows)
+    return shadows
+
+
+def _scores(run: AuditedRun, weights: NDArray[np.float32], ids: list[str]) -> NDArray[np.float64]:
+    """The score of each client under some weights."""
+    return mean_scores(run.losses(run.train, each, weights) for each in ids)

@@ -1,0 +1,111 @@
+"""Membership inference by the loss: a model has a lower loss on examples that it was trained on.
+
+(Yeom, Giacomelli, Fredrikson and Jha, "Privacy Risk in Machine Learning", CSF 2018,
+https://arxiv.org/abs/1709.01604.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.audits.audited_run import AuditedRun
+from fedcli.audits.bounds import Privacy
+from fedcli.audits.separation import Separation, separation
+from fedcli.dataclass import dataclass
+from fedcli.datasets.client_data import ClientData
+from fedcli.errors import ConfigError
+from fedcli.federation.cohorts import contains
+from fedcli.progress import Tell
+
+
+@dataclass(frozen=True)
+class LossThreshold:
+    """How well the loss tells trained examples from others.
+
+    Attributes:
+        separation: Over all thresholds.
+        others: What the others are, in words.
+        threshold: The threshold of Yeom et al.: the mean loss of the members.
+        rates: TPR and FPR of "a member has at most this loss".
+        privacy: What the run reports; None: nothing.
+        notes: Notes for the user, one line each.
+    """
+
+    separation: Separation
+    others: str
+    threshold: float
+    rates: tuple[float, float]
+    privacy: Privacy | None
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the result as plain values."""
+        tpr, fpr = self.rates
+        mean_loss = {"threshold": self.threshold, "tpr": tpr, "fpr": fpr, "advantage": tpr - fpr}
+        return {**self.separation.to_json(), "mean_loss": mean_loss}
+
+
+def audit(run: AuditedRun, tell: Tell, *, others: str) -> LossThreshold:
+    """Compares the losses of the examples of clients that took part with those of others.
+
+    Args:
+        run: The run.
+        tell: Called with the number of clients that are read.
+        others: "test" for the test examples of the same clients, "unseen" for the train examples of
+            clients that did not take part.
+
+    Raises:
+        ConfigError: There are no such others.
+    """
+    members = sorted(run.seen)
+    data, ids = _others(run, others)
+    total = len(members) + len(ids)
+    scores = []
+    for done, (split, client_id) in enumerate(
+        [*((run.train, each) for each in members), *((data, each) for each in ids)], 1
+    ):
+        scores.append(-run.losses(split, client_id, run.trained.state.weights_for(client_id)))
+        tell(done, total)
+    of_members = _joined(scores[: len(members)], "clients that took part", run)
+    of_others = _joined(scores[len(members) :], f"others ({others})", run)
+    threshold = float(np.mean(of_members))
+    return LossThreshold(
+        separation=separation(of_members, of_others),
+        others="test examples" if others == "test" else "train examples of clients never seen",
+        threshold=-threshold,
+        rates=(float(np.mean(of_members >= threshold)), float(np.mean(of_others >= threshold))),
+        privacy=run.privacy,
+    )
+
+
+def _others(run: AuditedRun, others: str) -> tuple[ClientData, Sequence[str]]:
+    """The split and the clients whose examples were not trained on."""
+    if others == "unseen":
+        ids = [each for each in run.train.client_ids if each not in run.seen]
+        if not ids:
+            raise ConfigError(
+                f"--option others=unseen: all {len(run.seen):,} clients of {run.path} took part; "
+                "choose others=test"
+            )
+        return run.train, ids
+    data = run.splits.get("test")
+    if data is None or not data.same_people:
+        raise ConfigError(
+            f"--option others=test: {run.train.source} has no test split of the same clients; "
+            "choose others=unseen"
+        )
+    return data, [each for each in sorted(run.seen) if contains(data.client_ids, each)]
+
+
+def _joined(
+    scores: Sequence[NDArray[np.float64]], whose: str, run: AuditedRun
+) -> NDArray[np.float64]:
+    """The scores of all clients; refuses none."""
+    joined = np.concatenate([np.empty(0), *scores])
+    if not len(joined):
+        raise ConfigError(f"{run.path}: the {whose} have no examples; audit another run")
+    return joined

@@ -1,0 +1,158 @@
+"""Shadow runs: runs like the audited one, in which some clients are left out or replaced.
+
+A client that is left out keeps its place: it can be drawn, but has no examples, so that it
+contributes nothing. All else, such as the size of cohorts and the chance to be drawn, stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.audits.audited_run import AuditedRun
+from fedcli.core import native
+from fedcli.core.draws import Stream
+from fedcli.core.seeds import Purpose, stream_key
+from fedcli.dataclass import dataclass
+from fedcli.datasets.batches import ClientDataset
+from fedcli.datasets.client_data import ClientData
+from fedcli.datasets.sources.given import GivenData
+from fedcli.federation.sampled_clients import open_sampled_clients, plan_of
+from fedcli.runs import starting
+from fedcli.settings.data_source import IN_MEMORY, DataSource
+from fedcli.settings.run_config import RunConfig
+
+_SEED_BITS = 31  # TFF's sampler takes no longer ones
+_NAME = "shadow"
+
+
+@dataclass(frozen=True, eq=False)
+class Shadow:
+    """A shadow run that is over.
+
+    Attributes:
+        weights: Its weights, float32 [num_params].
+        seen: The clients that took part with examples.
+    """
+
+    weights: NDArray[np.float32]
+    seen: frozenset[str]
+
+
+def halves(num_shadows: int, num_clients: int, seed: int) -> NDArray[np.bool_]:
+    """Returns which clients each shadow has: bool [num_shadows, num_clients].
+
+    Each client is in half of the shadows, rounded down, drawn for each client by itself.
+    """
+    stream = Stream(stream_key(seed, Purpose.AUDIT))
+    chosen = np.zeros((num_shadows, num_clients), np.bool_)
+    for column in chosen.T:
+        column[stream.permutation(num_shadows)[: num_shadows // 2]] = True
+    return chosen
+
+
+def shadow_seed(seed: int, index: int) -> int:
+    """Returns the seed of the shadow with an index, from the seed of the audited run."""
+    word = native.random_u64(stream_key(seed, Purpose.AUDIT, round_num=index + 1), 1)[0]
+    return int(word) >> (64 - _SEED_BITS)
+
+
+def train_shadow(
+    run: AuditedRun, index: int, clients: Sequence[str] | None, changed: Mapping[str, ClientDataset]
+) -> Shadow:
+    """Trains a shadow run for as many rounds as the audited one.
+
+    Args:
+        run: The audited run.
+        index: The number of the shadow, which determines its seed.
+        clients: Of a run with a fixed cohort, the cohort of the shadow; None: that of the run.
+        changed: The clients that do not have their own examples, with those that they have.
+
+    Raises:
+        ConfigError: The shadow cannot be trained as the run was.
+    """
+    data = ChangedClients(run.train, changed)
+    config = _config_of_shadow(run, index, clients)
+    empty = [client_id for client_id, each in changed.items() if not len(each)]
+    with TemporaryDirectory(prefix="fedcli-") as folder:
+        training = starting.start(
+            config,
+            Path(folder) / _NAME,
+            data=GivenData({"train": data}, _NAME),
+            cancel=run.cancel,
+        )
+        with training:
+            for _ in training.run():
+                pass
+            weights = training.state.evaluated_weights
+    _, sampled = open_sampled_clients(config, data, plan_of(config), [], run.cancel)
+    return Shadow(weights, sampled.seen(config.rounds, run.cancel) - set(empty))
+
+
+def _config_of_shadow(run: AuditedRun, index: int, clients: Sequence[str] | None) -> RunConfig:
+    """The run's config without its data, its evaluations and its logs."""
+    config = run.trained.config
+    of_data = {name: getattr(RunConfig, name, {}) for name in vars(DataSource())}
+    silent = {
+        name: getattr(RunConfig, name)
+        for name in (
+            *("preset", "eval_every", "eval_clients", "eval_split", "metrics", "stop_at"),
+            *("patience", "monitor", "keep_best", "csv", "tensorboard", "histograms"),
+            "record_clients",
+        )
+    }
+    return replace(
+        config,
+        **{
+            **of_data,
+            **silent,
+            "data": f"{IN_MEMORY}{_NAME}",
+            "clients": config.clients if clients is None else tuple(clients),
+            "seed": shadow_seed(config.seed, index),
+            "rounds": run.trained.state.round_num,
+            "threads": run.trained.engine.num_threads,
+        },
+    )
+
+
+def without_examples(client: ClientDataset) -> ClientDataset:
+    """Returns a client that has no examples."""
+    return replace(client, pixels=client.pixels[:0], labels=client.labels[:0])
+
+
+class ChangedClients(ClientData):
+    """A split in which some clients have other examples."""
+
+    def __init__(self, base: ClientData, changed: Mapping[str, ClientDataset]) -> None:
+        """Takes the split and the examples of the changed clients."""
+        self.source = base.source
+        self.split = base.split
+        self.client_ids = base.client_ids
+        self.num_classes = base.num_classes
+        self.class_names = base.class_names
+        self.pixel_shape = base.pixel_shape
+        self.pixel_convention = base.pixel_convention
+        self._base = base
+        self._changed = changed
+
+    def num_examples(self, client_id: str) -> int:
+        """See ClientData."""
+        changed = self._changed.get(client_id)
+        return self._base.num_examples(client_id) if changed is None else len(changed)
+
+    def client(self, client_id: str) -> ClientDataset:
+        """See ClientData."""
+        changed = self._changed.get(client_id)
+        return self._base.client(client_id) if changed is None else changed
+
+
+def some_of(client_ids: Collection[str], limit: int, seed: int) -> list[str]:
+    """Returns at most `limit` clients, sorted; of more, a random choice."""
+    ordered = sorted(client_ids)
+    order = Stream(stream_key(seed, Purpose.AUDIT, occurrence=1)).permutation(len(ordered))
+    return sorted(ordered[place] for place in order[:limit].tolist())

@@ -1,0 +1,138 @@
+"""Audits of whole runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedcli.audits.auditing import audit_run
+from fedcli.audits.canary import Canary
+from fedcli.audits.likelihood_ratio import LikelihoodRatio
+from fedcli.audits.loss_threshold import LossThreshold
+from fedcli.errors import ConfigError, DataError
+from fedcli.evaluation.predictions import predict_client
+from fedcli.federation.opened_data import open_data
+from fedcli.federation.sampled_clients import open_sampled_clients, plan_of
+from fedcli.runs.files import folder
+from fedcli.runs.trained import load_trained
+from tests.kit.stores import write_counted_store
+from tests.kit.training import trained
+
+SMALL: dict[str, Any] = {"data_options": {"clients": 12}, "rounds": 2, "max_examples": 60}
+
+
+def report_privacy(run: Path, epsilon: float) -> None:
+    """Adds an epsilon to the last line of metrics.jsonl, as a private run has it."""
+    file = run / folder.METRICS
+    lines = [json.loads(each) for each in file.read_text().splitlines()]
+    lines[-1]["aggregator"] = {"epsilon": epsilon, "delta": 1e-5}
+    file.write_text("".join(json.dumps(each) + "\n" for each in lines))
+
+
+def test_loss_threshold_compares_the_examples_that_were_trained_on(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", clients="4", **SMALL)
+    result = audit_run(run, "loss-threshold", {"others": "unseen"}, threads=1)
+    assert isinstance(result, LossThreshold)
+    losses: list[list[float]] = [[], []]
+    with load_trained(run, 1) as model:
+        train = open_data(model.config.data_source)["train"]
+        for place, client_id in enumerate(train.client_ids):
+            weights = model.state.evaluated_weights
+            for each in predict_client(train.client(client_id), model.model, model.engine, weights):
+                losses[place >= 4] += each.losses.tolist()
+    assert result.separation.num_members == len(losses[0])
+    assert result.separation.num_others == len(losses[1])
+    assert result.threshold == pytest.approx(np.mean(losses[0]))
+    assert result.rates[1] == np.mean(np.array(losses[1]) <= np.mean(losses[0]))
+    test = audit_run(run, "loss-threshold", threads=1)
+    assert isinstance(test, LossThreshold)
+    assert test.separation.num_members == len(losses[0])
+    assert test.others == "test examples"
+
+
+# Clients of few examples are remembered after many local steps.
+FITTED: dict[str, Any] = {**SMALL, "epochs": 20, "max_examples": None, "client_lr": 0.1}
+
+
+def lira(run: Path, threads: int = 1, **options: Any) -> LikelihoodRatio:
+    result = audit_run(run, "lira", options, threads=threads)
+    assert isinstance(result, LikelihoodRatio)
+    return result
+
+
+def test_lira_tells_clients_of_a_small_cohort_apart(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", clients="4", **FITTED)
+    result = lira(run, shadows=8)
+    assert result.separation.auc > 0.7
+    assert (result.separation.num_members, result.separation.num_others) == (4, 4)
+    assert len(result.members) == 4
+    for threads in (2, 7):
+        assert lira(run, threads, shadows=8).scores == result.scores
+    assert all(0.0 <= each <= 1.0 for each in lira(run, shadows=8, offline=True).scores.values())
+
+
+def test_lira_knows_who_took_part_where_cohorts_are_drawn(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", clients="4", sampling="uniform", **FITTED)
+    result = lira(run, shadows=16)
+    with load_trained(run, 1) as model:
+        train = open_data(model.config.data_source)["train"]
+        config = model.config
+    _, sampled = open_sampled_clients(config, train, plan_of(config), [])
+    seen = sampled.seen(config.rounds)
+    assert 4 <= len(seen) < 12
+    assert result.members <= seen
+    assert not (result.scores.keys() - result.members) & seen
+
+
+def test_a_canary_is_recognised_and_bounds_epsilon(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", clients="3", **FITTED)
+    report_privacy(run, 0.01)
+    result = audit_run(run, "canary", {"shadows": 12}, threads=1)
+    assert isinstance(result, Canary)
+    assert result.with_canary[0] > 4
+    assert result.without == (0, 9)
+    assert result.with_canary[1] == 9
+    assert result.privacy == (0.01, 1e-5)
+    assert result.proves_fault  # a run without noise is not 0.01-private
+    report_privacy(run, 8.0)
+    honest = audit_run(run, "canary", {"shadows": 4}, threads=1)
+    assert isinstance(honest, Canary)
+    assert not honest.proves_fault
+
+
+def test_an_audit_changes_nothing_in_the_run(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", clients="3", **SMALL)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    audit_run(run, "canary", {"shadows": 4}, threads=1)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "options", "words"),
+    [
+        ({"clients": "all"}, "lira", {}, "every client took part"),
+        ({"clients": "all"}, "loss-threshold", {"others": "unseen"}, "choose others=test"),
+        ({"clients": "3"}, "canary", {"canary": "nobody"}, "no such client may take part"),
+        ({"clients": "3"}, "canary", {"shadows": 3}, "a whole number from 4 to"),
+        ({"clients": "3"}, "lirra", {}, "did you mean lira"),
+        ({"clients": "3", "algorithm": "local-only"}, "lira", {}, "send no updates"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    tmp_path: Path, values: dict[str, Any], name: str, options: dict[str, Any], words: str
+) -> None:
+    run = trained(tmp_path / "run", **{**SMALL, "rounds": 1}, **values)
+    with pytest.raises(ConfigError, match=words):
+        audit_run(run, name, options, threads=1)
+
+
+def test_a_run_whose_data_are_gone_is_refused(tmp_path: Path) -> None:
+    store = write_counted_store(tmp_path / "data.h5", train={"a": 5, "b": 6})
+    run = trained(tmp_path / "run", data=str(store), data_options={}, rounds=1, clients="1")
+    store.unlink()
+    with pytest.raises(DataError, match="is not there"):
+        audit_run(run, "loss-threshold", {"others": "unseen"}, threads=1)
