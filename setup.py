@@ -20,8 +20,9 @@ C_FLAGS = "-std=gnu11 -fno-math-errno -fno-trapping-math -fvisibility=hidden -Wn
 # Cython's code only checks arguments and calls the core. Without optimisation a round takes some 15
 # microseconds longer; -O1 takes the compiler a second longer than -Og and gains nothing more.
 GLUE_FLAGS = "-Og -Wno-sign-compare"
-# Per folder. Synthetic data and payloads must not depend on what the compiler makes of a * b + c.
-FOLDER_FLAGS = {"random": ["-ffp-contract=off"], "compress": ["-ffp-contract=off"]}
+# Per folder. Synthetic data, payloads and quantised values must not depend on what the compiler
+# makes of a * b + c.
+FOLDER_FLAGS = {folder: ["-ffp-contract=off"] for folder in ("random", "compress", "secure")}
 # Per instruction set, flags to try in turn: GCC < 11 and Clang < 12 lack the levels' names.
 ISA_FLAGS = {
     "avx2": ["-march=x86-64-v3", "-mavx2 -mfma -mbmi -mbmi2 -mf16c"],

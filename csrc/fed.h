@@ -12,6 +12,7 @@
  *   net/      a model as a sequence of stages; the forward and backward pass of a batch
  *   layers/   table.c has a row for each kind of layer; each implementation has its own file
  *   compress/ codecs: a client's vector as few bytes, and back
+ *   secure/   the sum of masked integers of a secure aggregation
  *   step/     the step table: how a gradient updates the parameters
  *   random/   random numbers, the synthetic data set
  *   kernels/  the arithmetic, compiled once per instruction set
@@ -95,6 +96,9 @@ double fed_rng_gamma(fed_rng *rng, double shape); /* scale 1; shape > 0 */
 void fed_rng_fill(const fed_key *key, uint64_t *values /* out [num_values] */, size_t num_values);
 /* Writes the next num_values results of fed_rng_u32. */
 void fed_rng_fill_u32(fed_rng *rng, uint32_t *values /* out [num_values] */, size_t num_values);
+/* The same from output `first` on. */
+void fed_rng_fill_from(const fed_key *key, size_t first, uint64_t *values /* out [num_values] */,
+                       size_t num_values);
 
 /* ---- Order of examples (client/order.c) ------------------------------------------------------ */
 
@@ -509,6 +513,30 @@ int fed_codec_encode_rows(const fed_codec *codec, int num_threads, const fed_key
                           float *const *rows, size_t num_rows, float *residuals, double decay,
                           uint8_t *payloads /* out [num_rows, fed_codec_capacity] */,
                           fed_sent *sent);
+
+/* ---- Secure sums (secure/secure_sum.c) ------------------------------------------------------- */
+
+/* The updates of a cohort, and how they are quantised, masked and summed. All borrowed. */
+typedef struct fed_secure_terms {
+    size_t num_clients, num_params; /* m; P, at least 1 */
+    const float *const *rows;       /* [m], [P] each and finite; not read for clients of weight 0 */
+    const uint64_t *weights;        /* [m], at most 2^bits - 1 and weight_unit; 0: drops out */
+    uint64_t weight_unit;           /* coordinates are multiplied by weight / weight_unit */
+    double bound;                   /* coordinates are clipped to [-bound, bound]; above 0 */
+    uint32_t bits;                  /* 2..32: levels are 0..2^bits - 1 */
+    uint32_t mask_bits;             /* up to 62: the modulus is 2^mask_bits >= m 2^bits */
+    const fed_key *coins;           /* [m]: streams that round at random; NULL: halves to even */
+    fed_key masks;                  /* the pair i < j takes it with client i and occurrence j */
+} fed_secure_terms;
+
+/* 1 if the terms are valid, and no sum can exceed the modulus; else 0. */
+int fed_secure_check(const fed_secure_terms *terms);
+/* Sums the levels of the clients that do not drop out, and their weights in the last place, from
+ * masked rows. The result does not depend on the number of threads. */
+int fed_secure_sum(
+    int num_threads, const fed_secure_terms *terms, uint64_t *total /* out [P + 1] */,
+    uint64_t *sent /* out [m, P + 1]: masked rows, 0 if not sent; NULL: not needed */,
+    uint64_t *num_clipped /* out: coordinates that were clipped */);
 
 /* ---- For benchmarks (exercise.c) ------------------------------------------------------------- */
 

@@ -123,8 +123,17 @@ double fed_rng_gamma(fed_rng *rng, double shape) {
 }
 
 void fed_rng_fill(const fed_key *key, uint64_t *values, size_t num_values) {
+    fed_rng_fill_from(key, 0, values, num_values);
+}
+
+void fed_rng_fill_from(const fed_key *key, size_t first, uint64_t *values, size_t num_values) {
+    const size_t block_words = NUM_HALVES / 2;
     fed_rng rng;
     fed_rng_init(&rng, key);
+    rng.counter[0] = first / block_words;
+    for (size_t i = 0; i < first % block_words; i++) {
+        next_u64(&rng);
+    }
     for (size_t i = 0; i < num_values; i++) {
         values[i] = next_u64(&rng);
     }

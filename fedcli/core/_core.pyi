@@ -210,6 +210,19 @@ def exercise(
 def fma_chain(num_steps: int) -> float: ...
 def example_order(plan: Plan, num_examples: int, key: Key) -> npt.NDArray[np.uint32]: ...
 def random_u64(key: Key, count: int) -> npt.NDArray[np.uint64]: ...
+def secure_sum(
+    rows: Float32,
+    weights: Sequence[int],
+    coins: Sequence[Key] | None,
+    masks: Key,
+    *,
+    weight_unit: int,
+    bound: float,
+    bits: int,
+    mask_bits: int,
+    num_threads: int,
+    returns_sent: bool = False,
+) -> tuple[npt.NDArray[np.uint64], int, npt.NDArray[np.uint64] | None]: ...
 def synthetic_count(options: Options, client_key: int, split: int) -> int: ...
 def synthetic_draw(
     options: Options, client_key: int, split: int, first: int, num: int

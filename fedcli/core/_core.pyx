@@ -1140,6 +1140,64 @@ cdef class _CodecCall:
         return payloads[:, :self.codec.capacity], sent
 
 
+def secure_sum(const float[:, ::1] rows not None, weights, coins, masks, *, uint64_t weight_unit,
+               double bound, uint32_t bits, uint32_t mask_bits, int num_threads,
+               bint returns_sent=False):
+    """Sums rows float32 [n, P] as fed_secure_sum does, of m >= n clients.
+
+    `weights` has a whole number for each client, 0 for those without a row; `coins` a key for each,
+    or is None. Returns the sums uint64 [P + 1], the number of coordinates that were clipped, and
+    the masked rows uint64 [m, P + 1] or None.
+    """
+    weights = list(weights)
+    keys = None if coins is None else list(coins)
+    cdef size_t num_clients = len(weights), num_rows = rows.shape[0], i
+    cdef fed_secure_terms terms
+    cdef uint64_t num_clipped = 0
+    cdef uint64_t[::1] total_view
+    cdef uint64_t[:, ::1] sent_view
+    cdef uint64_t *sent_start = NULL
+    cdef int status
+    if num_rows > num_clients or (keys is not None and <size_t> len(keys) != num_clients):
+        raise ValueError(f"{num_rows} rows and other numbers of keys for {num_clients} clients")
+    if any(weights[num_rows:]):
+        raise ValueError("a client without a row has a weight above 0")
+    if num_rows > 0 and rows.shape[1] > 0:
+        check_floats(&rows[0, 0], "rows")
+    cdef const float **starts = <const float **> calloc(num_clients + 1, sizeof(float *))
+    cdef uint64_t *counts = <uint64_t *> calloc(num_clients + 1, sizeof(uint64_t))
+    cdef fed_key *coin_keys = <fed_key *> calloc(num_clients + 1, sizeof(fed_key))
+    try:
+        if starts == NULL or counts == NULL or coin_keys == NULL:
+            raise MemoryError
+        for i in range(num_clients):
+            counts[i] = weights[i]
+            if keys is not None:
+                coin_keys[i] = make_key(keys[i])
+            if i < num_rows and rows.shape[1] > 0:
+                starts[i] = &rows[i, 0]
+        terms.num_clients, terms.num_params = num_clients, rows.shape[1]
+        terms.rows, terms.weights, terms.weight_unit = starts, counts, weight_unit
+        terms.bound, terms.bits, terms.mask_bits = bound, bits, mask_bits
+        terms.coins = NULL if keys is None else coin_keys
+        terms.masks = make_key(masks)
+        total = np.zeros(rows.shape[1] + 1, np.uint64)
+        total_view = total
+        sent = None
+        if returns_sent and num_clients > 0:
+            sent = np.zeros((num_clients, rows.shape[1] + 1), np.uint64)
+            sent_view = sent
+            sent_start = &sent_view[0, 0]
+        with nogil:
+            status = fed_secure_sum(num_threads, &terms, &total_view[0], sent_start, &num_clipped)
+        check(status)
+        return total, num_clipped, sent
+    finally:
+        free(starts)
+        free(counts)
+        free(coin_keys)
+
+
 cdef fed_synthetic make_synthetic(options):
     seed, style_spread, label_noise, sizes = options  # unpacking checks the length
     return fed_synthetic(seed, style_spread, label_noise, sizes)

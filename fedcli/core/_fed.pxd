@@ -29,6 +29,17 @@ cdef extern from "fed.h" nogil:
         uint64_t seed, client, round, purpose, occurrence
     void fed_rng_fill(const fed_key *, uint64_t *, size_t)
 
+    ctypedef struct fed_secure_terms:
+        size_t num_clients, num_params
+        const float *const *rows
+        const uint64_t *weights
+        uint64_t weight_unit
+        double bound
+        uint32_t bits, mask_bits
+        const fed_key *coins
+        fed_key masks
+    int fed_secure_sum(int, const fed_secure_terms *, uint64_t *, uint64_t *, uint64_t *)
+
     ctypedef struct fed_plan:
         int32_t pipeline
         size_t epochs, batch_size, shuffle_buffer, max_examples

@@ -97,6 +97,7 @@ __all__ = [
     "next_client_vector",
     "random_u64",
     "resolve_threads",
+    "secure_sum",
     "stages",
 ]
 
@@ -356,6 +357,57 @@ def example_order(plan: Plan, num_examples: int, key: StreamKey) -> NDArray[np.u
 def random_u64(key: StreamKey, count: int) -> NDArray[np.uint64]:
     """Returns the first `count` values of a stream: uint64 [count]."""
     return _core.random_u64(key, count)
+
+
+def secure_sum(
+    rows: NDArray[np.float32],
+    weights: Sequence[int],
+    coins: Sequence[StreamKey] | None,
+    masks: StreamKey,
+    *,
+    weight_unit: int,
+    bound: float,
+    bits: int,
+    mask_bits: int,
+    num_threads: int,
+    returns_sent: bool = False,
+) -> tuple[NDArray[np.uint64], int, NDArray[np.uint64] | None]:
+    """Sums the quantised, masked rows of a cohort, and recovers the masks of clients that drop out.
+
+    A coordinate x of a client of weight p becomes the level round((p / weight_unit * x' + bound) *
+    (2^bits - 1) / (2 bound)), x' being x clipped to [-bound, bound]. Levels and weights are summed
+    modulo 2^mask_bits.
+
+    Args:
+        rows: The updates of the first clients, [num_rows, num_params], finite.
+        weights: A weight for each client, at most weight_unit and 2^bits - 1; 0: it drops out, as
+            all clients without a row do.
+        coins: For each client the stream that rounds its levels at random; None: they are rounded
+            to the nearest, halves to even.
+        masks: The key of the masks; its fields `client` and `occurrence` are those of each pair.
+        weight_unit: What weights are divided by.
+        bound: The bound on coordinates, above 0.
+        bits: 2 to 32.
+        mask_bits: At most 62, so that no sum exceeds the modulus.
+        num_threads: Number of threads; it changes no result.
+        returns_sent: Whether to return the masked rows.
+
+    Returns:
+        The sums of the levels and of the weights [num_params + 1], the number of coordinates that
+        were clipped, and the masked rows [num_clients, num_params + 1], zeros if not sent, or None.
+    """
+    return _core.secure_sum(
+        rows,
+        weights,
+        coins,
+        masks,
+        weight_unit=weight_unit,
+        bound=bound,
+        bits=bits,
+        mask_bits=mask_bits,
+        num_threads=num_threads,
+        returns_sent=returns_sent,
+    )
 
 
 def count_synthetic(options: tuple[int, float, float, int], client: int, split: int) -> int:

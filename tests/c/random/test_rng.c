@@ -46,6 +46,16 @@ static void test_known_answers(void) {
     }
 }
 
+static void test_fill_from_continues_a_stream(void) {
+    const fed_key key = {1, 2, 3, 4, 5};
+    uint64_t all[16], rest[16];
+    fed_rng_fill(&key, all, 16);
+    for (size_t first = 0; first <= 16; first++) {
+        fed_rng_fill_from(&key, first, rest, 16 - first);
+        CHECK_BYTES(rest, all + first, (16 - first) * sizeof(all[0]));
+    }
+}
+
 static void test_fill_none(void) {
     const fed_key key = {.seed = 1};
     uint64_t guard = 77;
@@ -180,6 +190,7 @@ static void test_gamma(void) {
 
 static const test_case TESTS[] = {
     TEST(test_known_answers),
+    TEST(test_fill_from_continues_a_stream),
     TEST(test_fill_none),
     TEST(test_every_key_field_names_a_stream),
     TEST(test_halves_come_low_first),

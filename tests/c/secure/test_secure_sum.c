@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Tests of secure_sum.c: sums against a loop without masks, sizes around those of slices,
+ * drop-outs, threads, and terms that are refused. tests/learning/test_secure_sums.py compares
+ * masked rows. */
+#include "fed.h"
+#include "test.h"
+
+enum { MAX_CLIENTS = 5, MAX_PARAMS = 8200, GUARD = 3 };
+
+static float values[MAX_CLIENTS][MAX_PARAMS];
+static const float *const rows[MAX_CLIENTS] = {values[0], values[1], values[2], values[3],
+                                               values[4]};
+static const uint64_t weights[MAX_CLIENTS] = {1, 0, 7, 8, 3};
+static uint64_t total[MAX_PARAMS + 1 + GUARD], other[MAX_PARAMS + 1 + GUARD];
+
+static void fill(void) {
+    const fed_key key = {.seed = 1};
+    fed_rng rng;
+    fed_rng_init(&rng, &key);
+    for (size_t i = 0; i < MAX_CLIENTS; i++)
+        for (size_t p = 0; p < MAX_PARAMS; p++)
+            values[i][p] = (float)(2 * fed_rng_uniform(&rng) - 1);
+}
+
+static fed_secure_terms terms_of(size_t num_clients, size_t num_params) {
+    return (fed_secure_terms){
+        .num_clients = num_clients,
+        .num_params = num_params,
+        .rows = rows,
+        .weights = weights,
+        .weight_unit = 8,
+        .bound = 0.75,
+        .bits = 12,
+        .mask_bits = 15,
+        .masks = {.seed = 2, .round = 3, .purpose = 21},
+    };
+}
+
+/* The sum of the levels of one coordinate, half to even. */
+static uint64_t plain(const fed_secure_terms *terms, size_t p, uint64_t *clipped) {
+    uint64_t sum = 0;
+    const double scale = 4095 / (2 * terms->bound);
+    for (size_t i = 0; i < terms->num_clients; i++) {
+        const double x = (double)values[i][p];
+        if (terms->weights[i] == 0) continue;
+        const double y = fmin(fmax(x, -terms->bound), terms->bound);
+        const double share = (double)terms->weights[i] / (double)terms->weight_unit;
+        *clipped += y != x;
+        sum += (uint64_t)nearbyint((share * y + terms->bound) * scale);
+    }
+    return sum;
+}
+
+static void test_sums_for_all_sizes(void) {
+    static const size_t sizes[] = {1, 2, 3, 4, 5, 63, 64, 65, 4094, 4095, 4096, 4097, MAX_PARAMS};
+    fill();
+    for (size_t s = 0; s < sizeof(sizes) / sizeof(sizes[0]); s++) {
+        for (size_t num_clients = 0; num_clients <= MAX_CLIENTS; num_clients++) {
+            const fed_secure_terms terms = terms_of(num_clients, sizes[s]);
+            uint64_t clipped = 0, found = 99, weight = 0;
+            memset(total, 0xab, sizeof(total));
+            CHECK_EQUAL(fed_secure_sum(1, &terms, total, NULL, &found), FED_OK);
+            for (size_t p = 0; p < sizes[s]; p++) CHECK_EQUAL(total[p], plain(&terms, p, &clipped));
+            for (size_t i = 0; i < num_clients; i++) weight += weights[i];
+            CHECK_EQUAL(total[sizes[s]], weight);
+            CHECK_EQUAL(found, clipped);
+            for (size_t g = 1; g <= GUARD; g++)
+                CHECK(total[sizes[s] + g] == UINT64_C(0xabababababababab));
+        }
+    }
+}
+
+static void test_threads_and_coins(void) {
+    static const int counts[] = {2, 3, 7};
+    fed_key coins[MAX_CLIENTS] = {{.seed = 1}, {.seed = 2}, {.seed = 3}, {.seed = 4}, {.seed = 5}};
+    fed_secure_terms terms = terms_of(MAX_CLIENTS, MAX_PARAMS);
+    uint64_t clipped = 0;
+    fill();
+    for (int has_coins = 0; has_coins < 2; has_coins++) {
+        terms.coins = has_coins ? coins : NULL;
+        CHECK_EQUAL(fed_secure_sum(1, &terms, total, NULL, &clipped), FED_OK);
+        for (size_t c = 0; c < 3; c++) {
+            CHECK_EQUAL(fed_secure_sum(counts[c], &terms, other, NULL, &clipped), FED_OK);
+            CHECK_BYTES(other, total, (MAX_PARAMS + 1) * sizeof(total[0]));
+        }
+    }
+}
+
+static void test_sent_rows_hide_levels_and_add_up(void) {
+    static uint64_t sent[MAX_CLIENTS * (MAX_PARAMS + 1)];
+    static const uint64_t all[MAX_CLIENTS] = {1, 2, 7, 8, 3};
+    fed_secure_terms terms = terms_of(MAX_CLIENTS, MAX_PARAMS);
+    uint64_t clipped;
+    fill();
+    terms.weights = all;
+    CHECK_EQUAL(fed_secure_sum(2, &terms, total, sent, &clipped), FED_OK);
+    size_t num_open = 0;
+    for (size_t p = 0; p <= MAX_PARAMS; p++) {
+        uint64_t sum = 0;
+        for (size_t i = 0; i < MAX_CLIENTS; i++) sum += sent[i * (MAX_PARAMS + 1) + p];
+        CHECK_EQUAL(sum % 32768, total[p]);
+        num_open += sent[p] < 4096; /* a level would always be */
+    }
+    CHECK(num_open < MAX_PARAMS / 4); /* an eighth is expected */
+}
+
+static void test_largest_levels_do_not_wrap(void) {
+    static float high[2][3] = {{9, 9, 9}, {9, 9, 9}};
+    static const float *const pair[2] = {high[0], high[1]};
+    static const uint64_t most[2] = {UINT32_MAX, UINT32_MAX};
+    fed_secure_terms terms = terms_of(2, 3);
+    uint64_t clipped;
+    terms.rows = pair;
+    terms.weights = most;
+    terms.weight_unit = UINT32_MAX;
+    terms.bits = 32;
+    terms.mask_bits = 33;
+    CHECK_EQUAL(fed_secure_sum(1, &terms, total, NULL, &clipped), FED_OK);
+    for (size_t p = 0; p < 4; p++) CHECK(total[p] == 2 * (uint64_t)UINT32_MAX);
+    CHECK_EQUAL(clipped, 6);
+}
+
+static void check_refused(fed_secure_terms terms) {
+    uint64_t clipped;
+    CHECK_EQUAL(fed_secure_check(&terms), 0);
+    CHECK_EQUAL(fed_secure_sum(1, &terms, total, NULL, &clipped), FED_ERR_ARGUMENT);
+}
+
+static void test_refused_terms(void) {
+    const fed_secure_terms good = terms_of(MAX_CLIENTS, 4);
+    fed_secure_terms terms = good;
+    uint64_t clipped;
+    CHECK_EQUAL(fed_secure_check(&terms), 1);
+    CHECK_EQUAL(fed_secure_sum(0, &good, total, NULL, &clipped), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(fed_secure_sum(FED_MAX_THREADS + 1, &good, total, NULL, &clipped),
+                FED_ERR_ARGUMENT);
+    terms.num_params = 0;
+    check_refused(terms);
+    terms = good, terms.bits = 1;
+    check_refused(terms);
+    terms = good, terms.bits = 33, terms.mask_bits = 40;
+    check_refused(terms);
+    terms = good, terms.mask_bits = 14; /* four clients */
+    check_refused(terms);
+    terms = good, terms.mask_bits = 63;
+    check_refused(terms);
+    terms = good, terms.bound = 0;
+    check_refused(terms);
+    terms = good, terms.bound = (double)NAN;
+    check_refused(terms);
+    terms = good, terms.bound = (double)INFINITY;
+    check_refused(terms);
+    terms = good, terms.bound = 1e-310; /* its scale is infinite */
+    check_refused(terms);
+    terms = good, terms.weight_unit = 0;
+    check_refused(terms);
+    terms = good, terms.weight_unit = 7; /* a weight is 8 */
+    check_refused(terms);
+    terms = good, terms.bits = 3; /* the largest level is 7 */
+    check_refused(terms);
+}
+
+static const test_case TESTS[] = {
+    TEST(test_sums_for_all_sizes),
+    TEST(test_threads_and_coins),
+    TEST(test_sent_rows_hide_levels_and_add_up),
+    TEST(test_largest_levels_do_not_wrap),
+    TEST(test_refused_terms),
+};
+
+int main(int argc, char **argv) { return TEST_MAIN(TESTS, argc, argv); }
