@@ -116,7 +116,7 @@ FLOORS = {
     ),
     "settings": (
         ("config_file", "rules"),
-        ("merging", "own"),
+        ("merging", "own", "secure_sum_rules"),
         ("run_config",),
         ("declaration",),
         ("values",),

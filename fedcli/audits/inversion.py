@@ -52,6 +52,7 @@ class Inversion:
             if all pixels are equal.
         num_steps: Number of local steps.
         round_num: Number of rounds before this one.
+        has_secure_sum: Whether the server of the run sees sums of updates alone.
     """
 
     data: ClientData
@@ -64,16 +65,23 @@ class Inversion:
     psnr: NDArray[np.float64]
     num_steps: int
     round_num: int
+    has_secure_sum: bool
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes for the user, one line each."""
-        if len(self.indices) == 1:
-            return ()
-        return (
-            f"the update of {len(self.indices)} examples holds mixtures of them; for each example "
-            "the nearest mixture is shown, which an attacker cannot single out",
-        )
+        notes = []
+        if self.has_secure_sum:
+            notes.append(
+                "the run has --secure-sum, so its server sees no single update; this is what one "
+                "without it would read"
+            )
+        if len(self.indices) > 1:
+            notes.append(
+                f"the update of {len(self.indices)} examples holds mixtures of them; for each "
+                "example the nearest mixture is shown, which an attacker cannot single out"
+            )
+        return tuple(notes)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the result as plain values; `psnr` is null if it is infinite."""
@@ -138,6 +146,7 @@ def audit(run: AuditedRun, tell: Tell, *, client: str, first: int, examples: int
         psnr=psnr,
         num_steps=num_steps,
         round_num=run.trained.state.round_num,
+        has_secure_sum=config.secure_sum,
     )
 
 

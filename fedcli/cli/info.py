@@ -25,6 +25,7 @@ from fedcli.settings.tables.optimizers import OPTIMIZERS
 from fedcli.settings.tables.partitions import PARTITIONS
 from fedcli.settings.tables.samplers import SAMPLERS
 from fedcli.settings.tables.schedules import SCHEDULES
+from fedcli.settings.tables.secure_sums import SECURE_SUMS
 from fedcli.version import __version__
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ TABLES: Mapping[str, Mapping[str, Entry]] = {
     "aggregators": AGGREGATORS,
     "pre-aggregators": PRE_AGGREGATORS,
     "attacks": ATTACKS,
+    "secure-sums": SECURE_SUMS,
     "metrics": METRICS,
     "optimizers": OPTIMIZERS,
     "schedules": SCHEDULES,
@@ -59,6 +61,7 @@ _OPTIONS: Mapping[str, tuple[str, str]] = {
     "aggregators": ("--aggregator", "--aggregator-option"),
     "pre-aggregators": ("--pre-aggregator", "--pre-aggregator-option"),
     "attacks": ("--attack", "--attack-option"),
+    "secure-sums": ("--secure-sum", "--secure-sum-option"),
     "metrics": ("--metrics", ""),
     "optimizers": ("--client-optimizer", "--client-option"),
     "schedules": ("--client-schedule", "--client-schedule-option"),
@@ -84,8 +87,8 @@ def info(*, name: str | None, as_json: bool, quiet: bool, verbose: bool) -> None
 
     With NAME, show its description, its source, its options with defaults and ranges, the learning
     rates to start from, and an example command. NAME may also be a whole table: datasets,
-    partitions, samplers, models, algorithms, aggregators, pre-aggregators, attacks, metrics,
-    optimizers, schedules, engines, compressors, presets or audits.
+    partitions, samplers, models, algorithms, aggregators, pre-aggregators, attacks, secure-sums,
+    metrics, optimizers, schedules, engines, compressors, presets or audits.
 
     \b
     Examples:

@@ -270,7 +270,8 @@ def _complete_pair(
     declared = OPTIONS[owner]
     chosen = str(ctx.params.get(owner) or declared.default or declared.usual)
     table: Mapping[str, Any] = declared.kind.names() if declared.kind.names else {}
-    rows = [table[name] for name in chosen.split("+") if name in table]
+    is_switch = declared.kind.read is bool
+    rows = [table[name] for name in (table if is_switch else chosen.split("+")) if name in table]
     return [
         CompletionItem(f"{option.name}=", help=option.doc)
         for row in rows

@@ -103,7 +103,20 @@ def open_sampled_clients(
         config.sampling_options,
     )
     _check_min_reports(config, cohorts)
+    _check_secure_sum(config, cohorts)
     return config, SampledClients(train, cohorts, _plan_participation(config), plan)
+
+
+def _check_secure_sum(config: RunConfig, cohorts: Cohorts) -> None:
+    """Rejects --secure-sum over a cohort of one client."""
+    if not config.secure_sum or config.sampling not in _OF_ONE_SIZE:
+        return
+    size = len(cohorts.fixed or ()) if cohorts.sampler is None else cohorts.sampler.size
+    if size < 2:
+        raise ConfigError(
+            "--secure-sum with a cohort of 1 client: the sum would be this client's update; choose "
+            "--clients 2 or more"
+        )
 
 
 def _resolve_clients(

@@ -29,6 +29,7 @@ class EvaluationProcess(LearningProcess):
         client_data: Iterable[Any],
         *,
         cancel: CancelFlag | None = None,
+        num_absent: int = 0,
     ) -> ProcessOutput:
         """See `LearningProcess.next`; `timings` has the key `evaluate`.
 

@@ -56,6 +56,7 @@ class LearningProcess(abc.ABC):
         client_data: Iterable[Any],
         *,
         cancel: CancelFlag | None = None,
+        num_absent: int = 0,
     ) -> ProcessOutput:
         """Runs one round on a cohort and returns the next state with the round's metrics.
 
@@ -64,6 +65,8 @@ class LearningProcess(abc.ABC):
             client_data: One element per client: `data.client(id).preprocess(...)`, or a pair
                 (pixels, labels) of arrays.
             cancel: A flag that any thread may set; the call then stops within a local step.
+            num_absent: Number of clients that were selected for the round but did not report; a
+                secure sum recovers their masks.
 
         Raises:
             DataError: An element is of another kind, or its data do not fit the model.

@@ -113,14 +113,22 @@ class TrainingProcess(LearningProcess):
             return request._replace(bounds=NO_BOUNDS)
         return request
 
-    def _passage(self, state: ServerState, request: DeltaRequest) -> Passage | None:
+    def _passage(
+        self, state: ServerState, request: DeltaRequest, num_absent: int
+    ) -> Passage | None:
         """Returns the way of this round's updates to the aggregator; None for sums alone."""
         if not self._stages and not request.all_rows:
             return None
         from fedcli.learning.updates.passage import Passage  # late: most runs need sums alone
 
-        layout, round_num = self.model.layout, state.round_num
-        return Passage(self._stages, state.updates, layout, seed=self._seed, round_num=round_num)
+        return Passage(
+            self._stages,
+            state.updates,
+            self.model.layout,
+            seed=self._seed,
+            round_num=state.round_num,
+            num_absent=num_absent,
+        )
 
     def _start_updates(self, num_params: int) -> dict[str, Any]:
         """Returns the `updates` part of the initial state."""
@@ -155,13 +163,14 @@ class TrainingProcess(LearningProcess):
         client_data: Iterable[Any],
         *,
         cancel: CancelFlag | None = None,
+        num_absent: int = 0,
     ) -> ProcessOutput:
         """See `LearningProcess.next`; `timings` has the keys `train` and `aggregate`."""
         check_call(state, client_data)
         started = perf_counter()
         algorithm, params = self.algorithm, state.global_model_weights
         request = self._request(state)
-        passage = self._passage(state, request)
+        passage = self._passage(state, request, num_absent)
         call = CohortCall(
             engine=self.engine,
             layout=self.model.layout,

@@ -97,7 +97,11 @@ def round_row(line: Mapping[str, Any]) -> RoundRow:
     """Returns the row of one line of metrics.jsonl."""
     online = line.get("client_work", {}).get("train")
     participation = line.get("participation", {})
-    is_skipped = bool(participation.get("is_skipped") or line.get("aggregator", {}).get("skipped"))
+    aggregated = line.get("aggregator", {})
+    is_below_threshold = aggregated.get("secure_sum", {}).get("is_skipped")
+    is_skipped = bool(
+        participation.get("is_skipped") or aggregated.get("skipped") or is_below_threshold
+    )
     return RoundRow(
         line["round"],
         scores(online) if online else None,

@@ -6,10 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fedcli.core import native
+from fedcli.lazy import load
 from fedcli.learning import aggregators, algorithms, optimizers
 from fedcli.learning.algorithms.base import Algorithm
 from fedcli.learning.optimizers import schedules
 from fedcli.learning.optimizers.optimizer import Optimizer
+from fedcli.settings import tables
 from fedcli.settings.run_config import RunConfig
 from fedcli.settings.vocabulary import BY_ROUND
 
@@ -57,6 +59,16 @@ def build_stages(
 
 
 def _build_aggregator(config: RunConfig) -> Aggregator:
+    """The aggregator, behind a secure sum if there is one."""
+    plain = _build_plain_aggregator(config)
+    if not config.secure_sum:
+        return plain
+    (entry,) = tables.SECURE_SUMS.values()
+    aggregator: Aggregator = load(entry.code)(plain, **config.secure_sum_options)
+    return aggregator
+
+
+def _build_plain_aggregator(config: RunConfig) -> Aggregator:
     name, options = config.aggregator, config.aggregator_options
     if config.pre_aggregator is None:
         return aggregators.build(name, options)

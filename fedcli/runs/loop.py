@@ -289,7 +289,9 @@ class Training:
         is_read_here = self._federation.workers is None and not isinstance(clients, tuple)
         if is_read_here:  # clients are read while the round runs
             clients = _Timed(clients, timings)
-        output = self.process.next(self.state, clients, cancel=self._cancel)
+        output = self.process.next(
+            self.state, clients, cancel=self._cancel, num_absent=cohort.num_absent
+        )
         timings.update(output.timings, train=output.timings["train"] - timings["data"])
         round_num = output.state.round_num
         line = {"round": round_num, **output.metrics}

@@ -80,6 +80,11 @@ class CohortData(NamedTuple):
         places = () if self.round_reports.is_skipped else self.round_reports.reports
         return [self.client_ids[place] for place in places]
 
+    @property
+    def num_absent(self) -> int:
+        """Number of clients of the cohort that do not train."""
+        return len(self.client_ids) - self.num_clients
+
 
 @dataclass(frozen=True, eq=False)
 class Federation:

@@ -56,8 +56,9 @@ def validate(config: RunConfig) -> RunConfig:
     _check_participation(values)
     _check_compression(values)
     _resolve_metrics(values)
+    _check_secure_sum(values)
     for name, owner in OPTION_OWNERS.items():
-        if values[owner] is not None and name != "metric_options":
+        if values[owner] not in (None, False) and name != "metric_options":
             values[name] = _resolved(name, values[owner], values[name])
     for name in ("client_schedule", "server_schedule"):
         if values[name] is not None:
@@ -173,6 +174,13 @@ def _resolve_attack(values: dict[str, Any]) -> None:
         )
 
 
+def _check_secure_sum(values: Mapping[str, Any]) -> None:
+    if values["secure_sum"] or values["secure_sum_options"]:
+        from fedcli.settings import secure_sum_rules  # late: few runs have secure sums
+
+        secure_sum_rules.check(values)
+
+
 def _check_records(values: Mapping[str, Any]) -> None:
     algorithm = values["algorithm"]
     if values["record_clients"] and tables.ALGORITHMS[algorithm].pools_clients:
@@ -260,11 +268,13 @@ def _check_compression(values: Mapping[str, Any]) -> None:
         )
 
 
-def _resolved(name: str, owner: str, given: Mapping[str, Value]) -> dict[str, Value]:
+def _resolved(name: str, owner: str | bool, given: Mapping[str, Value]) -> dict[str, Value]:
     """One option map, complete. A data file has no row in a table and takes no options."""
     names = OPTIONS[OPTION_OWNERS[name]].kind.names
     assert names is not None
     table: Mapping[str, Entry] = names()
+    if isinstance(owner, bool):  # a switch turns on the only row
+        (owner,) = table
     if name == "data_options" and owner not in table:
         if given:
             takers = ", ".join(sorted(tables.EMBEDDED_DATASETS))

@@ -56,6 +56,7 @@ from fedcli.settings.values import (
     name_or_path,
     number,
     one_of,
+    switch_of,
     whole,
 )
 from fedcli.settings.vocabulary import (
@@ -461,6 +462,19 @@ class RunConfig:
         help="Option of the compression, such as bits=4 or fraction=0.05.",
         section=ALGORITHM,
         acts_on=GLOBAL_MODEL,
+    )
+    secure_sum: bool = option(
+        False,
+        switch_of(lambda: tables.SECURE_SUMS),
+        help="Give the server the sum of the updates alone, quantised and masked as in a secure "
+        "aggregation. This is simulated: no cryptography takes place.",
+        section=ALGORITHM,
+        acts_on=GLOBAL_MODEL,
+    )
+    secure_sum_options: Options = options_of(
+        "secure_sum",
+        help="Option of --secure-sum, such as bits=16, bound=0.5 or threshold=0.7.",
+        section=ALGORITHM,
     )
     seed: int = option(
         0,

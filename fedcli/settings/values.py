@@ -71,6 +71,11 @@ def name_in(table: Table, metavar: str = "NAME") -> Kind:
     return Kind(_check_text, metavar=metavar, names=table)
 
 
+def switch_of(table: Table) -> Kind:
+    """Returns the kind of a switch that turns on the only row of a table, which has options."""
+    return Kind(_check_switch, bool, names=table)
+
+
 def name_or_path(
     table: Table,
     is_path: Callable[[str], bool],

@@ -201,7 +201,7 @@ def test_an_aggregator_of_all_rows_learns_the_clients_of_its_round() -> None:
     process = learning.build_process(made, model, seed=5, stages=[_Scale(1.0)])
     cohort = _cohort((4, 5))
     _rounds(process, (*cohort, cohort[0]), 2)
-    assert seen[1] == (5, 1, ("c0", "c1", "c0"), (0, 0, 1))
+    assert seen[1] == (5, 1, ("c0", "c1", "c0"), (0, 0, 1), 0)
 
 
 def test_vectors_of_stages_and_of_the_algorithm_are_in_files_of_their_own(tmp_path: Path) -> None:

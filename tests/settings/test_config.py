@@ -158,6 +158,7 @@ def test_toml_holds_every_set_option_and_only_those() -> None:
         "pre_aggregator_options",
         "attack_options",
         "compress_options",
+        "secure_sum_options",
         "client_schedule_options",
         "server_schedule_options",
         "engine_options",

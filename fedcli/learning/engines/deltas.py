@@ -47,12 +47,14 @@ class RoundContext(NamedTuple):
         round_num: Rounds completed before it.
         client_ids: The client of each delta, in cohort order.
         occurrences: The number of earlier copies of each client in the cohort.
+        num_absent: Number of clients that were selected but did not report.
     """
 
     seed: int
     round_num: int
     client_ids: tuple[str, ...]
     occurrences: tuple[int, ...]
+    num_absent: int = 0
 
 
 class DeltaRequest(NamedTuple):
@@ -100,6 +102,8 @@ class Deltas:
         num_threads: The number of threads that an aggregator may compute with.
         root: The delta of the server's root set before `scale` and `shift`, float64 [num_params];
             None if it was not requested, or is not finite.
+        bounds: The bounds that the rows and the sum are within, if all rows were requested there;
+            None: there are none.
     """
 
     delta_sum: NDArray[np.float64]
@@ -111,6 +115,7 @@ class Deltas:
     round: RoundContext | None = None
     num_threads: int = 1
     root: NDArray[np.float64] | None = None
+    bounds: DeltaBounds | None = None
 
     def scaled(self, factor: float) -> Deltas:
         """Returns the deltas times a factor above 0."""

@@ -37,6 +37,7 @@ class Passage:
         *,
         seed: int,
         round_num: int,
+        num_absent: int = 0,
     ) -> None:
         """Starts a round; `state` is the server state's part for the stages."""
         self.state = dict(state)
@@ -45,6 +46,7 @@ class Passage:
         self._layout = layout
         self._seed = seed
         self._round_num = round_num
+        self._num_absent = num_absent
         self._seen: list[str] = []
 
     def request(self, wanted: DeltaRequest) -> DeltaRequest:
@@ -71,10 +73,11 @@ class Passage:
             wanted: The aggregator's request.
         """
         round_ = RoundContext(
-            self._seed, self._round_num, tuple(self._seen), occurrences_of(self._seen)
+            *(self._seed, self._round_num, tuple(self._seen), occurrences_of(self._seen)),
+            num_absent=self._num_absent,
         )
         if not self._stages or deltas.rows is None:
-            return replace(deltas, round=round_)
+            return replace(deltas, round=round_, bounds=wanted.bounds)
         updates = RoundUpdates(round_, self._layout, deltas.stats.copy(), deltas.rows)
         for stage in self._stages:
             self._run(stage, updates)
@@ -90,6 +93,7 @@ class Passage:
             stats=updates.stats,
             rows=updates.rows if wanted.all_rows else None,
             round=round_,
+            bounds=wanted.bounds,
         )
 
     def _run(self, stage: UpdateStage, updates: RoundUpdates) -> None:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from fedcli.settings.tables.schedules import RUN_S_ROUNDS as RUN_S_ROUNDS
     from fedcli.settings.tables.schedules import SCHEDULES as SCHEDULES
     from fedcli.settings.tables.schedules import resolve_schedule as resolve_schedule
+    from fedcli.settings.tables.secure_sums import SECURE_SUMS as SECURE_SUMS
     from fedcli.settings.vocabulary import CONSTANT as CONSTANT
     from fedcli.settings.vocabulary import NATURAL as NATURAL
 else:
@@ -76,6 +77,7 @@ else:
             "RUN_S_ROUNDS": "fedcli.settings.tables.schedules",
             "SAMPLERS": "fedcli.settings.tables.samplers",
             "SCHEDULES": "fedcli.settings.tables.schedules",
+            "SECURE_SUMS": "fedcli.settings.tables.secure_sums",
             "check_clip_norm": "fedcli.settings.tables.optimizers",
             "check_ema_decay": "fedcli.settings.tables.algorithms",
             "check_learning_rate": "fedcli.settings.tables.optimizers",

@@ -1,0 +1,50 @@
+"""The table of secure sums; `--secure-sum` turns on the one that there is."""
+
+from __future__ import annotations
+
+from fedcli.settings.options import LEAST_POSITIVE, Entry, Option, table
+
+AUTO_BOUND = "auto"
+NEAREST, STOCHASTIC = "nearest", "stochastic"
+
+SECURE_SUMS = table(
+    Entry(
+        "pairwise-masks",
+        "Simulates the arithmetic of a secure aggregation: updates are quantised, each pair of "
+        "clients adds masks that cancel in the sum, and the masks of clients that drop out are "
+        "recovered from the others. There is no cryptography: it shows what the sum costs, and "
+        "protects nobody.",
+        "Bonawitz et al. 2017 (CCS); TFF aggregators/primitives.py",
+        (
+            Option("bits", 24, "Bits of a quantised coordinate.", 2, 32),
+            Option(
+                "bound",
+                AUTO_BOUND,
+                "Coordinates of updates are clipped to -bound and bound; auto: to the norm that "
+                "the aggregator or --dp clips to, else the least power of two that clips nothing, "
+                "on which the clients would have to agree first.",
+                LEAST_POSITIVE,
+                1e30,
+                choices=(AUTO_BOUND,),
+                or_number=True,
+            ),
+            Option(
+                "threshold",
+                0.5,
+                "Share of the selected clients that must report, at least 2; with fewer the masks "
+                "cannot be recovered and the round is skipped.",
+                0.0,
+                1.0,
+            ),
+            Option(
+                "rounding",
+                NEAREST,
+                "To the nearest level, halves to even, or to one of the two next at random, which "
+                "is unbiased.",
+                choices=(NEAREST, STOCHASTIC),
+            ),
+        ),
+        example="fedcli train --secure-sum --secure-sum-option bits=16",
+        code="fedcli.learning.aggregators.secure_sums:secured",
+    ),
+)

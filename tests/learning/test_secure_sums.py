@@ -1,0 +1,461 @@
+"""Secure sums: against a slow twin in NumPy, with drop-outs, and in whole runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fedcli import settings
+from fedcli.core import native
+from fedcli.core.native import STATS
+from fedcli.core.seeds import Purpose, StreamKey, stream_key
+from fedcli.errors import ConfigError
+from fedcli.learning.aggregators.bounded import NormBound
+from fedcli.learning.aggregators.mean import Mean
+from fedcli.learning.aggregators.secure_sums import (
+    SecureSum,
+    bytes_per_client,
+    decode,
+    mask_bits,
+)
+from fedcli.learning.engines.deltas import DeltaBounds, Deltas, RoundContext
+from fedcli.reports.verdict import verdict
+from fedcli.runs.record import load_run
+from fedcli.settings.secure_sum_rules import check
+from tests.kit.training import figures, make_config, train, trained, trained_with_a_stop
+
+MASKS = stream_key(5, Purpose.MASKS, round_num=3)
+COINS = [stream_key(5, Purpose.QUANTISATION, round_num=3, client=client) for client in range(1, 40)]
+
+
+class Twin(NamedTuple):
+    """The arithmetic, client by client and pair by pair, in Python's whole numbers."""
+
+    bits: int
+    mask_bits: int
+    bound: float
+    weight_unit: int
+
+    def levels(
+        self, row: NDArray[np.float32], weight: int, coins: NDArray[np.uint64] | None
+    ) -> list[int]:
+        scale = (2**self.bits - 1) / (2 * self.bound)
+        result = []
+        for place, x in enumerate(row.astype(np.float64).tolist()):
+            clipped = min(max(x, -self.bound), self.bound)
+            level = (weight / self.weight_unit * clipped + self.bound) * scale
+            level = min(level, 2**self.bits - 1)
+            if coins is None:
+                result.append(round(level))  # halves to even
+            else:
+                coin = (int(coins[place]) >> 11) * 2.0**-53
+                result.append(int(level) + (coin < level - int(level)))
+        return [*result, weight]
+
+    def sent(
+        self, levels: dict[int, list[int]], masks: dict[tuple[int, int], list[int]]
+    ) -> dict[int, list[int]]:
+        """What each client sends: its levels plus the masks with all others."""
+        rows = {}
+        for client, row in levels.items():
+            masked = list(row)
+            for (i, j), mask in masks.items():
+                sign = (client == i) - (client == j)
+                masked = [value + sign * each for value, each in zip(masked, mask, strict=True)]
+            rows[client] = [value % 2**self.mask_bits for value in masked]
+        return rows
+
+    def received(
+        self, sent: dict[int, list[int]], masks: dict[tuple[int, int], list[int]]
+    ) -> list[int]:
+        """What the server makes of it: it removes the masks that a client left alone."""
+        total = [sum(values) for values in zip(*sent.values(), strict=True)]
+        for (i, j), mask in masks.items():
+            sign = (j in sent) - (i in sent)
+            total = [value + sign * each for value, each in zip(total, mask, strict=True)]
+        return [value % 2**self.mask_bits for value in total]
+
+
+def draw_masks(num_clients: int, num_values: int) -> dict[tuple[int, int], list[int]]:
+    return {
+        (i, j): [
+            int(each)
+            for each in native.random_u64(MASKS._replace(client=i, occurrence=j), num_values)
+        ]
+        for i in range(num_clients)
+        for j in range(i + 1, num_clients)
+    }
+
+
+def secure(
+    rows: NDArray[np.float32], weights: list[int], twin: Twin, **more: Any
+) -> tuple[NDArray[np.uint64], int, NDArray[np.uint64] | None]:
+    options: dict[str, Any] = {"coins": None, "num_threads": 1, **more}
+    return native.secure_sum(
+        rows,
+        weights,
+        options.pop("coins"),
+        MASKS,
+        weight_unit=twin.weight_unit,
+        bound=twin.bound,
+        bits=twin.bits,
+        mask_bits=twin.mask_bits,
+        **options,
+    )
+
+
+EXAMPLE = np.array([[0.5, -0.25], [-0.9, 0.1], [1.3, 0.3]], np.float32)
+
+
+def test_values_of_a_small_example() -> None:
+    twin = Twin(4, mask_bits(4, 3), 1.0, 1)
+    assert twin.mask_bits == 6
+    levels = {client: twin.levels(row, 1, None) for client, row in enumerate(EXAMPLE)}
+    assert [row[:2] for row in levels.values()] == [[11, 6], [1, 8], [15, 10]]
+    masks = {(0, 1): [37, 5, 0], (0, 2): [60, 11, 0], (1, 2): [3, 50, 0]}
+    sent = twin.sent(levels, masks)
+    assert [row[:2] for row in sent.values()] == [[44, 22], [31, 53], [16, 13]]
+    assert twin.received(sent, masks)[:2] == [27, 24]
+    total, num_clipped, _ = secure(EXAMPLE, [1, 1, 1], twin)
+    assert total.tolist() == [27, 24, 3]
+    assert num_clipped == 1
+    np.testing.assert_allclose(decode(total[:2], 3, 1.0, 4), [0.6, 0.2], atol=1e-12)
+    clipped = np.clip(EXAMPLE.astype(np.float64), -1, 1).sum(axis=0)
+    assert np.abs(decode(total[:2], 3, 1.0, 4) - clipped).max() <= 3 / (2 * 7.5) + 1e-12
+
+
+@pytest.mark.parametrize("has_coins", [False, True])
+@pytest.mark.parametrize(
+    ("weights", "num_rows"),
+    [
+        ([3, 7, 8, 1], 4),
+        ([3, 0, 8, 0], 4),
+        ([5, 2, 0, 0, 0], 2),
+        ([1], 1),
+        ([0, 0], 2),
+        ([], 0),
+    ],
+)
+def test_sums_and_masked_rows_equal_those_of_a_twin(
+    weights: list[int], num_rows: int, has_coins: bool
+) -> None:
+    num_params = 37
+    rng = native.random_u64(stream_key(1, Purpose.AUDIT), num_rows * num_params)
+    rows = (rng / 2.0**63 - 1.0).astype(np.float32).reshape(num_rows, num_params)
+    twin = Twin(11, mask_bits(11, len(weights)), 0.7, 8)
+    coins = COINS[: len(weights)] if has_coins else None
+    draws = [native.random_u64(key, num_params) for key in COINS] if has_coins else [None] * 39
+    levels = {
+        client: twin.levels(rows[client], weight, draws[client])
+        for client, weight in enumerate(weights)
+        if weight
+    }
+    masks = draw_masks(len(weights), num_params + 1)
+    sent = twin.sent(levels, masks)
+    total, num_clipped, masked = secure(rows, weights, twin, coins=coins, returns_sent=True)
+    plain = [sum(values) for values in zip(*levels.values(), strict=True)]
+    assert total.tolist() == (plain or [0] * (num_params + 1))  # not even the modulus is seen
+    if levels:
+        assert twin.received(sent, masks) == plain
+    assert num_clipped == sum(int(np.count_nonzero(np.abs(rows[each]) > 0.7)) for each in levels)
+    for client in range(len(weights)):
+        assert masked is not None
+        assert masked[client].tolist() == sent.get(client, [0] * (num_params + 1))
+
+
+@pytest.mark.parametrize("num_params", [1, 63, 4095, 4096, 4097, 20_000])
+def test_threads_change_no_bit(num_params: int) -> None:
+    num_clients = 9
+    words = native.random_u64(stream_key(2, Purpose.AUDIT), num_clients * num_params)
+    rows = (words / 2.0**63 - 1.0).astype(np.float32).reshape(num_clients, num_params)
+    weights = [1, 2, 3, 0, 5, 6, 0, 8, 9]
+    twin = Twin(24, mask_bits(24, num_clients), 1.0, 16)
+    results = [
+        secure(rows, weights, twin, coins=COINS[:num_clients], num_threads=threads)[0]
+        for threads in (1, 2, 7)
+    ]
+    assert results[0].tobytes() == results[1].tobytes() == results[2].tobytes()
+    assert results[0][-1] == sum(weights)
+
+
+def test_one_masked_row_is_uniform() -> None:
+    """Chi-square over 64 cells: mean 63, standard deviation 11.2; five of them are allowed."""
+    rows = np.zeros((2, 64_000), np.float32)
+    twin = Twin(5, 6, 1.0, 1)
+    *_, sent = secure(rows, [1, 1], twin, returns_sent=True)
+    assert sent is not None
+    for row in sent:
+        counts = np.bincount(row.astype(np.int64), minlength=64)
+        assert np.sum(np.square(counts - row.size / 64)) / (row.size / 64) < 63 + 5 * 11.2
+    assert np.unique((sent[0] + sent[1])[:-1] % 64).tolist() == [32]  # 16 + 16: a half to even
+
+
+def test_random_rounding_is_unbiased_and_nearest_is_not() -> None:
+    value, num_values = 0.01, 40_000
+    rows = np.full((2, num_values), value, np.float32)
+    twin = Twin(4, 5, 1.0, 1)
+    step = 2 / 15
+    nearest = decode(secure(rows, [1, 1], twin)[0][:-1], 2, 1.0, 4).mean() / 2
+    at_random = decode(secure(rows, [1, 1], twin, coins=COINS[:2])[0][:-1], 2, 1.0, 4).mean() / 2
+    fraction = (value + 1) / step % 1
+    error = step * np.sqrt(fraction * (1 - fraction) / (2 * num_values))  # standard error
+    assert abs(at_random - value) < 5 * error
+    assert abs(nearest - value) > 50 * error
+
+
+def deltas_of(
+    rows: NDArray[np.float32], weights: list[float], num_absent: int = 0, **more: Any
+) -> Deltas:
+    stats = np.zeros(len(rows), STATS)
+    stats["weight"] = weights
+    stats["is_finite"] = 1
+    stats["norm"] = np.linalg.norm(rows, axis=1)
+    context = RoundContext(
+        5, 3, tuple(f"c{each}" for each in range(len(rows))), (0,) * len(rows), num_absent
+    )
+    unused = np.full(rows.shape[1], np.nan)  # a secure sum must not look at the plain one
+    return Deltas(unused, np.nan, stats, rows, round=context, **more)
+
+
+@pytest.mark.parametrize("weights", [[1, 1, 1], [10, 30, 7]])
+@pytest.mark.parametrize("is_stochastic", [False, True])
+def test_the_mean_is_within_the_largest_error(weights: list[float], is_stochastic: bool) -> None:
+    aggregator = SecureSum(Mean(), bits=10, is_stochastic=is_stochastic)
+    mean, state, metrics = aggregator.aggregate({}, deltas_of(EXAMPLE, weights))
+    exact = np.average(EXAMPLE.astype(np.float64), axis=0, weights=weights)
+    found = metrics["secure_sum"]
+    assert found["bound"] == 2.0  # the least power of two above 1.3
+    assert found["num_clipped"] == 0
+    assert np.abs(mean - exact).max() <= found["largest_error"] + 1e-7
+    assert found["largest_error"] < 0.02
+    assert state == {}
+    assert found["payload_bytes"] == 3 + 2 * (weights[0] != 1)  # 2 x 12 bits, and 12 of a weight
+
+
+def test_a_given_bound_clips_and_that_of_the_aggregator_is_taken() -> None:
+    given = SecureSum(Mean(), bound=0.5).aggregate({}, deltas_of(EXAMPLE, [1, 1, 1]))
+    np.testing.assert_allclose(given[0], [0.5 / 3, 0.15 / 3], atol=1e-6)
+    assert given[2]["secure_sum"]["num_clipped"] == 2
+    inner = NormBound(3.0)
+    aggregator = SecureSum(inner)
+    request = aggregator.request({})
+    assert request.all_rows
+    assert request.bounds == inner.request({}).bounds
+    found = aggregator.aggregate({}, deltas_of(EXAMPLE, [1, 1, 1], bounds=request.bounds))
+    assert found[2]["secure_sum"]["bound"] == 3.0
+    assert found[2]["clipping_norm"] == 3.0  # the inner aggregator's metrics stay
+
+
+@pytest.mark.parametrize(
+    ("weights", "num_absent", "needed", "is_skipped"),
+    [
+        ([1, 1, 1], 3, 3, False),
+        ([1, 0, 1], 3, 3, True),
+        ([1, 1, 1], 4, 4, True),
+        ([1, 0, 0], 0, 2, True),  # the sum of one client is its update
+        ([0, 0, 0], 0, 2, True),
+    ],
+)
+def test_rounds_below_the_threshold_are_skipped(
+    weights: list[float], num_absent: int, needed: int, is_skipped: bool
+) -> None:
+    deltas = deltas_of(EXAMPLE, weights, num_absent)
+    mean, _, metrics = SecureSum(Mean(), threshold=0.5).aggregate({}, deltas)
+    found = metrics["secure_sum"]
+    assert found["num_needed"] == needed
+    assert found["is_skipped"] == is_skipped
+    assert found["num_dropped_out"] == num_absent + weights.count(0)
+    assert np.isnan(mean).all() == is_skipped
+
+
+def test_a_weight_that_does_not_fit_is_refused() -> None:
+    aggregator = SecureSum(Mean(), bits=4)
+    with pytest.raises(ConfigError, match="c1 has the weight 16; weights are whole numbers up to"):
+        aggregator.aggregate({}, deltas_of(EXAMPLE, [15, 16, 1]))
+    with pytest.raises(ConfigError, match=r"weight 0\.5"):
+        aggregator.aggregate({}, deltas_of(EXAMPLE, [0.5, 1, 1]))
+
+
+@pytest.mark.parametrize(
+    ("num_params", "payload"), [(7850, 19_625), (199_210, 498_025), (1_663_370, 4_158_425)]
+)
+def test_bytes_of_a_client(num_params: int, payload: int) -> None:
+    """20 bits a coordinate: 16 and 4 for 10 clients."""
+    sent = bytes_per_client(num_params, 10, 16, has_weights=False)
+    assert sent.payload == payload
+    assert bytes_per_client(num_params, 10, 16, has_weights=True).payload == payload + 3
+    # Two keys, a pair of shares for each of 9 others, and one share for each of them.
+    assert sent.setup_up == 64 + 9 * 80 + 9 * 32
+    assert sent.setup_down == 9 * 64 + 9 * 80
+    assert bytes_per_client(8, 1, 8, has_weights=False) == (8, 64, 0)
+
+
+def test_the_modulus_has_room_for_all_clients() -> None:
+    assert [mask_bits(24, m) for m in (0, 1, 2, 3, 8, 9)] == [24, 24, 25, 26, 27, 28]
+    with pytest.raises(ConfigError, match="63 bits, more than 62"):
+        mask_bits(32, 2**31)
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        ("bits", 1),
+        ("bits", 33),
+        ("mask_bits", 5),
+        ("mask_bits", 63),
+        ("bound", 0.0),
+        ("bound", float("nan")),
+        ("bound", float("inf")),
+        ("bound", 1e-310),
+        ("weight_unit", 0),
+        ("weights", [1, 17, 1]),
+        ("num_threads", 0),
+    ],
+)
+def test_the_core_refuses_what_could_overflow(change: str, value: Any) -> None:
+    options: dict[str, Any] = {
+        "rows": EXAMPLE,
+        "weights": [1, 1, 1],
+        "coins": None,
+        "masks": MASKS,
+        "weight_unit": 16,
+        "bound": 1.0,
+        "bits": 4,
+        "mask_bits": 6,
+        "num_threads": 1,
+    }
+    native.secure_sum(**options)
+    with pytest.raises(native._core.CoreError):
+        native.secure_sum(**{**options, change: value})
+
+
+@pytest.mark.parametrize("values", [{"weights": [1, 1]}, {"weights": [1, 1, 1, 1]}, {"coins": []}])
+def test_rows_weights_and_keys_must_agree(values: dict[str, Any]) -> None:
+    options: dict[str, Any] = {"weights": [1, 1, 1], "coins": None, **values}
+    keys: list[StreamKey] | None = options["coins"]
+    with pytest.raises(ValueError, match=r"clients|row"):
+        native.secure_sum(
+            *(EXAMPLE, options["weights"], keys, MASKS),
+            **{"weight_unit": 1, "bound": 1.0, "bits": 4, "mask_bits": 8, "num_threads": 1},
+        )
+
+
+# ---- Whole runs ----------------------------------------------------------------------------------
+
+SECURE: dict[str, Any] = {
+    "secure_sum": True,
+    "secure_sum_options": {"rounding": "stochastic", "bits": 16, "threshold": 0.25},
+    "sampling": "uniform",
+    "clients": "6",
+    "client_dropout": 0.3,
+}
+
+
+def secure_sums_of(path: Path) -> list[dict[str, Any]]:
+    lines = (path / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(each)["aggregator"]["secure_sum"] for each in lines]
+
+
+def test_a_run_is_the_same_for_any_threads_and_when_resumed(tmp_path: Path) -> None:
+    expected = figures(trained(tmp_path / "1", **SECURE, threads=1))
+    for threads in (2, 7):
+        found = figures(trained(tmp_path / str(threads), **SECURE, threads=threads))
+        assert found["metrics.jsonl"] == expected["metrics.jsonl"]
+    stopped = figures(trained_with_a_stop(tmp_path / "stopped", 3, **SECURE, threads=1))
+    assert stopped == expected
+    sums = secure_sums_of(tmp_path / "1")
+    assert sum(each["num_dropped_out"] for each in sums) > 3
+    assert all(each["num_selected"] == 6 for each in sums)
+
+
+@pytest.mark.parametrize("aggregator", ["mean", "norm-bound", "tff-robust"])
+@pytest.mark.parametrize("algorithm", ["fedavg", "fedprox", "fedsgd", "fedadam"])
+def test_a_run_is_close_to_one_without(tmp_path: Path, aggregator: str, algorithm: str) -> None:
+    values = {"aggregator": aggregator, "algorithm": algorithm, "rounds": 2}
+    plain = train(tmp_path / "plain", make_config(**values))
+    masked = train(tmp_path / "secure", make_config(**values, secure_sum=True))
+    key = "current_round_metrics"
+    losses = [each["train"]["client_work"]["eval"][key]["loss"] for each in (plain, masked)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_run_whose_rounds_are_all_skipped_says_so(tmp_path: Path) -> None:
+    values = {**SECURE, "secure_sum_options": {"threshold": 1.0}, "client_dropout": 0.9}
+    run = load_run(trained(tmp_path / "run", **values))
+    assert all(each["is_skipped"] for each in secure_sums_of(tmp_path / "run"))
+    told = verdict(run.metrics, run.evaluation, run.config)
+    assert told is not None
+    assert "--secure-sum-option threshold=1 asks for" in told
+
+
+ALLOWED = {"fedavg", "fedprox", "fedsgd", "fedavgm", "fedadagrad", "fedadam", "fedyogi"}
+
+
+@pytest.mark.parametrize("algorithm", settings.tables.ALGORITHMS)
+def test_algorithms_that_send_more_are_refused(algorithm: str) -> None:
+    values = {"algorithm": algorithm, "secure_sum": True}
+    if algorithm in ALLOWED:
+        assert settings.from_options(values).secure_sum_options["bits"] == 24
+        return
+    with pytest.raises(ConfigError, match="--secure-sum"):
+        settings.from_options(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"aggregator": "median"}, "aggregator median with --secure-sum: it needs the single"),
+        ({"secure_sum_options": {"bits": 33}}, "a whole number from 2 to 32"),
+        ({"secure_sum_options": {"bound": 0.0}}, "a finite number from"),
+        ({"secure_sum_options": {"bound": "norm"}}, "auto, or a number"),
+        ({"secure_sum_options": {"bit": 3}}, "has no option 'bit'"),
+        ({"secure_sum_options": {"threshold": 1.5}}, "a finite number from 0 to 1"),
+        ({"secure_sum": False, "secure_sum_options": {"bits": 3}}, "is for --secure-sum"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        settings.from_options({"secure_sum": True, **values})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("pre_aggregator", "bucketing", "each bucket"),
+        ("pre_aggregator", "nnm", "single updates"),
+        ("compress", "top-k", "other coordinates"),
+        ("compress", "qsgd", "a scale of its own"),
+        ("compress", "fixed-step", "is not simulated"),
+        ("aggregator", "geometric-median", "for each of its steps"),
+        ("aggregator", "own.py", "single updates"),
+    ],
+)
+def test_parts_that_need_more_than_a_sum_are_refused(field: str, value: str, words: str) -> None:
+    values: dict[str, Any] = {
+        "secure_sum": True,
+        "secure_sum_options": {},
+        "algorithm": "fedavg",
+        "aggregator": "mean",
+    }
+    check(values)
+    with pytest.raises(ConfigError, match=words):
+        check({**values, field: value})
+
+
+def test_a_cohort_of_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cohort of 1 client"):
+        trained(tmp_path / "run", clients="1", secure_sum=True)
+    for sampled in ("uniform", "cyclic"):
+        with pytest.raises(ConfigError, match="cohort of 1 client"):
+            trained(tmp_path / "run", clients="1", secure_sum=True, sampling=sampled)
+
+
+def test_bounds_reach_the_aggregator() -> None:
+    """The engine keeps rows within them, and says so."""
+    deltas = deltas_of(EXAMPLE, [1, 1, 1], bounds=DeltaBounds(5.0, 7.0))
+    assert SecureSum(Mean()).aggregate({}, deltas)[2]["secure_sum"]["bound"] == 5.0
