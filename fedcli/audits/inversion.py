@@ -4,7 +4,8 @@ The gradient of a dense layer's kernel is the outer product of its input x and t
 output, which is also the gradient of its bias. If the input is the same in every local step, as the
 pixels of a client's only example are, the update of column j of the kernel is x times that of bias
 j: their quotient is x, whatever the number of steps. With several examples each quotient is a
-mixture of them, weighted by their gradients.
+mixture of them, weighted by their gradients. Of many hidden units some react to one example alone,
+and their mixture is that example.
 
 (Phong, Aono, Hayashi, Wang and Moriai, "Privacy-Preserving Deep Learning via Additively Homomorphic
 Encryption", IEEE TIFS 2018; Geiping, Bauermeister, Dröge and Moeller, "Inverting Gradients",
@@ -78,8 +79,9 @@ class Inversion:
             )
         if len(self.indices) > 1:
             notes.append(
-                f"the update of {len(self.indices)} examples holds mixtures of them; for each "
-                "example the nearest mixture is shown, which an attacker cannot single out"
+                f"the update of {len(self.indices)} examples holds a mixture of them for each unit "
+                "of the first layer; the one nearest to each example is shown, chosen by looking "
+                "at the example"
             )
         return tuple(notes)
 

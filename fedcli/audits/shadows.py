@@ -20,8 +20,8 @@ from fedcli.core.draws import Stream
 from fedcli.core.seeds import Purpose, stream_key
 from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import ClientDataset
-from fedcli.datasets.client_data import ClientData
 from fedcli.datasets.sources.given import GivenData
+from fedcli.federation.poisoning import ChangedClients
 from fedcli.federation.sampled_clients import open_sampled_clients, plan_of
 from fedcli.runs import starting
 from fedcli.settings.data_source import IN_MEMORY, DataSource
@@ -76,7 +76,7 @@ def train_shadow(
     Raises:
         ConfigError: The shadow cannot be trained as the run was.
     """
-    data = ChangedClients(run.train, changed)
+    data = ChangedClients(run.train, lambda client: changed[client.client_id], changed)
     config = _config_of_shadow(run, index, clients)
     empty = [client_id for client_id, each in changed.items() if not len(each)]
     with TemporaryDirectory(prefix="fedcli-") as folder:
@@ -123,32 +123,6 @@ def _config_of_shadow(run: AuditedRun, index: int, clients: Sequence[str] | None
 def without_examples(client: ClientDataset) -> ClientDataset:
     """Returns a client that has no examples."""
     return replace(client, pixels=client.pixels[:0], labels=client.labels[:0])
-
-
-class ChangedClients(ClientData):
-    """A split in which some clients have other examples."""
-
-    def __init__(self, base: ClientData, changed: Mapping[str, ClientDataset]) -> None:
-        """Takes the split and the examples of the changed clients."""
-        self.source = base.source
-        self.split = base.split
-        self.client_ids = base.client_ids
-        self.num_classes = base.num_classes
-        self.class_names = base.class_names
-        self.pixel_shape = base.pixel_shape
-        self.pixel_convention = base.pixel_convention
-        self._base = base
-        self._changed = changed
-
-    def num_examples(self, client_id: str) -> int:
-        """See ClientData."""
-        changed = self._changed.get(client_id)
-        return self._base.num_examples(client_id) if changed is None else len(changed)
-
-    def client(self, client_id: str) -> ClientDataset:
-        """See ClientData."""
-        changed = self._changed.get(client_id)
-        return self._base.client(client_id) if changed is None else changed
 
 
 def some_of(client_ids: Collection[str], limit: int, seed: int) -> list[str]:

@@ -58,20 +58,19 @@ def build_stages(
     return tuple(stage for stage in stages if stage is not None)
 
 
-def _build_aggregator(config: RunConfig) -> Aggregator:
-    """The aggregator, behind a secure sum if there is one."""
-    plain = _build_plain_aggregator(config)
+def behind_secure_sum(config: RunConfig, aggregator: Aggregator) -> Aggregator:
+    """Returns an aggregator that gets the secure sum of the updates, if the config wants that."""
     if not config.secure_sum:
-        return plain
+        return aggregator
     (entry,) = tables.SECURE_SUMS.values()
-    aggregator: Aggregator = load(entry.code)(plain, **config.secure_sum_options)
-    return aggregator
+    secured: Aggregator = load(entry.code)(aggregator, **config.secure_sum_options)
+    return secured
 
 
-def _build_plain_aggregator(config: RunConfig) -> Aggregator:
+def _build_aggregator(config: RunConfig) -> Aggregator:
     name, options = config.aggregator, config.aggregator_options
     if config.pre_aggregator is None:
-        return aggregators.build(name, options)
+        return behind_secure_sum(config, aggregators.build(name, options))
     return aggregators.build_after(
         config.pre_aggregator, name, options, config.pre_aggregator_options
     )

@@ -32,7 +32,7 @@ TABLES = {
 # What cannot be compared, or has nothing to compare. All else must be used.
 # What came after the programs that the configurations were written to compare.
 _NEWER = (
-    "train --sampling-option",
+    *("train --sampling-option", "train --secure-sum", "train --secure-sum-option"),
     *("train --aggregator median", "train --eval-split validation", "preprocess --dry-run"),
     *("train --metrics", "train --monitor", "train --class-weights", "eval --metrics"),
     *("preprocess --file-column", "preprocess --splits", "preprocess --pixel-range"),

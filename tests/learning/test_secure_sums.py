@@ -429,6 +429,7 @@ def test_what_makes_no_sense_is_refused(values: dict[str, Any], words: str) -> N
         ("pre_aggregator", "bucketing", "each bucket"),
         ("pre_aggregator", "nnm", "single updates"),
         ("compress", "top-k", "other coordinates"),
+        ("attack", "optimal", "asks what the server makes of single updates"),
         ("compress", "qsgd", "a scale of its own"),
         ("compress", "fixed-step", "is not simulated"),
         ("aggregator", "geometric-median", "for each of its steps"),

@@ -13,7 +13,7 @@ AUDITS = table(
         "gradient-inversion",
         "Reads the pixels of a client's example from its update: exact if the first layer is dense "
         "and the client has one example, whatever the number of local steps; of several examples "
-        "it reads mixtures.",
+        "it reads a mixture for each unit of that layer.",
         "Phong et al. 2018 (IEEE TIFS); Geiping et al. 2020, arXiv 2003.14053",
         (
             Option("client", "", "The client; by default the first that takes part."),
