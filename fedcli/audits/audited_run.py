@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from fedcli.audits.bounds import Privacy
 from fedcli.core.native import CancelFlag
 from fedcli.dataclass import dataclass
+from fedcli.datasets.batch_plan import plan_of
 from fedcli.datasets.batches import ClientDataset
 from fedcli.datasets.client_data import ClientData
 from fedcli.errors import ConfigError, DataError
 from fedcli.evaluation.predictions import predict_client
 from fedcli.federation.opened_data import check_fit, open_data
-from fedcli.federation.sampled_clients import SampledClients, open_sampled_clients, plan_of
+from fedcli.federation.sampled_clients import SampledClients, open_sampled_clients
 from fedcli.runs.files import folder
 from fedcli.runs.moved_data import missing_places
 from fedcli.runs.trained import Trained, data_of_run, load_trained

@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from fedcli import learning
 from fedcli.audits.audited_run import AuditedRun
 from fedcli.dataclass import dataclass
+from fedcli.datasets.batch_plan import plan_of
 from fedcli.datasets.batches import BatchedDataset, decode
 from fedcli.datasets.client_data import ClientData
 from fedcli.errors import ConfigError
-from fedcli.federation.sampled_clients import plan_of
 from fedcli.learning.engines.deltas import ALL_ROWS, DeltaRequest, Deltas
 from fedcli.models.layout import ParamLayout
 from fedcli.progress import Tell

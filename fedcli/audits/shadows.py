@@ -19,10 +19,11 @@ from fedcli.core import native
 from fedcli.core.draws import Stream
 from fedcli.core.seeds import Purpose, stream_key
 from fedcli.dataclass import dataclass
+from fedcli.datasets.batch_plan import plan_of
 from fedcli.datasets.batches import ClientDataset
 from fedcli.datasets.sources.given import GivenData
 from fedcli.federation.poisoning import ChangedClients
-from fedcli.federation.sampled_clients import open_sampled_clients, plan_of
+from fedcli.federation.sampled_clients import open_sampled_clients
 from fedcli.runs import starting
 from fedcli.settings.data_source import IN_MEMORY, DataSource
 from fedcli.settings.run_config import RunConfig

@@ -7,13 +7,14 @@ from dataclasses import fields, replace
 from typing import Any
 
 from fedcli.dataclass import dataclass
+from fedcli.datasets.batch_plan import plan_of
 from fedcli.datasets.client_data import ClientData
 from fedcli.errors import ConfigError
 from fedcli.federation import poisoning
 from fedcli.federation.attackers import chance_of_more, choose_attackers, parse_attackers
 from fedcli.federation.cohorts import Cohorts
 from fedcli.federation.poisoning import ChangedClients, Poisoning
-from fedcli.federation.sampled_clients import open_sampled_clients, plan_of
+from fedcli.federation.sampled_clients import open_sampled_clients
 from fedcli.lazy import load
 from fedcli.learning.aggregators.contract import Aggregator, first_state
 from fedcli.learning.aggregators.robust import count_of

@@ -13,10 +13,11 @@ from fedcli.audits.auditing import audit_run
 from fedcli.audits.canary import Canary
 from fedcli.audits.likelihood_ratio import LikelihoodRatio
 from fedcli.audits.loss_threshold import LossThreshold
+from fedcli.datasets.batch_plan import plan_of
 from fedcli.errors import ConfigError, DataError
 from fedcli.evaluation.predictions import predict_client
 from fedcli.federation.opened_data import open_data
-from fedcli.federation.sampled_clients import open_sampled_clients, plan_of
+from fedcli.federation.sampled_clients import open_sampled_clients
 from fedcli.runs.files import folder
 from fedcli.runs.trained import load_trained
 from tests.kit.stores import write_counted_store
