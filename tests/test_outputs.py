@@ -122,7 +122,7 @@ def test_a_pipe_that_nobody_reads_is_not_waited_for_for_ever(
 ) -> None:
     monkeypatch.setattr(outputs, "READER_SECONDS", 0.2)
     os.mkfifo(tmp_path / "pipe.csv")
-    with pytest.raises(RunError, match="nobody has read the pipe"):
+    with pytest.raises(RunError, match="no program has read the pipe"):
         write_output(tmp_path / "pipe.csv", b"content")
 
 

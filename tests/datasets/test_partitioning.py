@@ -360,8 +360,8 @@ def test_late_clients_do_not_get_the_leftovers() -> None:
         (
             "classes-per-client",
             {"clients": 4},
-            "4 clients with 2 classes each leave some of the 10 classes to nobody; choose more of "
-            "either",
+            "4 clients with 2 classes each leave some of the 10 classes without a client; choose "
+            "more clients or more classes",
         ),
         (
             "classes-per-client",
@@ -584,7 +584,10 @@ def test_joined_names_have_all_options() -> None:
         ("dirichlet", "unknown --partition 'dirichlet'; choose one of natural, iid, "),
         ("iid+", "--partition 'iid+': a name is missing beside +; choose one of natural, iid, "),
         ("", "--partition '': a name is missing after --partition; choose one of "),
-        ("iid+shards", "--partition iid+shards: shards deals examples to clients; only one "),
+        (
+            "iid+shards",
+            "--partition iid+shards: shards deals examples to clients; a partition has only one ",
+        ),
         ("label-noise+iid", "--partition label-noise+iid: iid deals examples to clients; "),
         ("label-noise+label-noise", "--partition label-noise+label-noise: give each change once"),
     ],
@@ -597,8 +600,8 @@ def test_wrong_names_are_refused(name: str, message: str) -> None:
 
 def test_the_three_dirichlets_tell_themselves_apart() -> None:
     told = {name: registry.DEALS[name].doc for name in registry.DEALS if "dirichlet" in name}
-    assert "over the CLIENTS" in told["dirichlet-class"]
-    assert "over the CLASSES" in told["dirichlet-client"]
+    assert "over the clients" in told["dirichlet-class"]
+    assert "over the classes" in told["dirichlet-client"]
     assert "Dir(alpha * p)" in told["dirichlet-prior"]
     functions: list[Callable[..., Any]] = [schemes.SCHEMES[name] for name in schemes.SCHEMES]
     assert all(each.__doc__ for each in functions)

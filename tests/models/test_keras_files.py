@@ -239,7 +239,7 @@ def test_reshaping_the_input_tells_how_pixels_come(tmp_path: Path, target: Any) 
         ({"kernel_size": [9, 9]}, "a window of [9, 9] does not fit an image of [5, 5]"),
         ({"strides": [0, 1]}, "strides is [0, 1]"),
         ({"use_bias": 1}, "use_bias 1"),
-        ({"activation": "softmax"}, "softmax stands only at the end"),
+        ({"activation": "softmax"}, "a softmax is allowed only at the end"),
         ({"filters\x1b": 1}, "is 1, which fedcli does not know"),
     ],
 )

@@ -162,7 +162,7 @@ def test_softmax_at_the_end_is_the_loss_s() -> None:
         assert layout.core_rows() == _stack(4, 3).core_rows()
     models_of = [[Dense(3, "softmax"), Dense(2)], [Activation("softmax"), Dense(2)]]
     for specs in models_of:
-        with pytest.raises(ConfigError, match="softmax stands only at the end of a model"):
+        with pytest.raises(ConfigError, match="a softmax is allowed only at the end of a model"):
             lay_out(specs, (4,))
 
 

@@ -1146,7 +1146,7 @@ def test_torch_modules_that_do_not_end_in_softmax_are_taken(
         ("softmax", r"^\S+net\.py: the module returns probabilities .* without the softmax$"),
         ("renamed", r"net\.py: the module returns probabilities"),
         ("softmax_of_the_batch", r"net\.py: the module ends in a softmax, .* return the logits"),
-        ("sigmoid", r"net\.py: the module ends in a sigmoid, .* return the logits, without it"),
+        ("sigmoid", r"net\.py: the module ends in a sigmoid, .* return the logits instead"),
         ("Reshaping", r"net\.py:\d+: the module ends in a sigmoid"),
         ("Judging", r"net\.py:\d+: in evaluation \(module\.eval\(\)\) the module returns prob"),
         ("Detached", r"net\.py:\d+: the outputs do not depend on the parameters"),

@@ -285,8 +285,8 @@ def test_train_labels_alone_are_noisy() -> None:
         ),
         (
             {"partition": "iid+shards"},
-            "--partition iid+shards: shards deals examples to clients; only one such scheme, the "
-            "first, goes with others",
+            "--partition iid+shards: shards deals examples to clients; a partition has only one "
+            "such scheme, and it is the first",
         ),
         ({"partition": ""}, "--partition '': give a name or a path"),
     ],
