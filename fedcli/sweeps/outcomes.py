@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fedcli.errors import RunError
 from fedcli.reports.verdict import has_diverged
 from fedcli.runs import stopping
 from fedcli.runs.files import folder as run_dir
@@ -34,16 +35,19 @@ def is_complete(record: RunRecord) -> bool:
 def find_outcome(path: Path, rounds: int) -> Outcome | None:
     """Returns the outcome of a complete run of so many rounds; None: there is no such run.
 
+    A run whose process was killed may have a half-written line: it is not complete, and goes on.
+
     Raises:
         ConfigError: config.toml of the run cannot be read.
-        RunError: A file of the run is damaged.
     """
     if not run_dir.looks_like_run(path):
         return None
     record = load_run(path)
-    if record.options.get("rounds") != rounds or not is_complete(record):
+    try:
+        is_done = record.options.get("rounds") == rounds and is_complete(record)
+        return outcome_of(record) if is_done else None
+    except RunError:
         return None
-    return outcome_of(record)
 
 
 def goes_beyond(path: Path, rounds: int) -> bool:

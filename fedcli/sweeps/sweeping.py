@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from fedcli import datasets
 from fedcli.core.machine import num_processors
@@ -70,7 +70,8 @@ def run_study(
         Cancelled: `cancel` was raised.
         ConfigError: A point is not allowed, or the data have no split to choose on.
         DataError: The data are missing or cannot be read.
-        RunError: A file of the study cannot be written; or, with `fail_fast`, a run failed.
+        RunError: A file of the study or of a run cannot be written; or, with `fail_fast`, a run
+            failed.
     """
     study = folder.study
     plan = plan_of(study)
@@ -237,6 +238,8 @@ class _Sweep:
             self._board.note(note)
         if message["ended"] == "stopped":
             raise Cancelled
+        if message["ended"] == "trouble":
+            self._give_up(trial, message["error"])
         if message["ended"] != "done":
             twice = ", twice" if message["ended"] == "died" else ""
             return Outcome(FAILED, {}, error=f"{message['error']}{twice}")
@@ -244,15 +247,20 @@ class _Sweep:
             outcome = find_outcome(self._path / trial.run, trial.config.rounds)
         except FedcliError as err:
             return Outcome(FAILED, {}, error=str(err))
-        return outcome or Outcome(FAILED, {}, error="the run has ended without a result")
+        problem = f"its files are damaged; delete {self._path / trial.run} to have it trained anew"
+        return outcome or Outcome(FAILED, {}, error=problem)
 
     def _check_fail_fast(self, trial: Trial, outcome: Outcome) -> None:
         if outcome.state == FAILED and self._options.fail_fast:
-            self._pool.stop()
-            raise RunError(
-                f"run {trial.number} ({trial_text(trial)}) failed: {outcome.error}; the others "
-                f"were stopped, and fedcli sweep --resume {self._path} goes on"
-            )
+            self._give_up(trial, outcome.error)
+
+    def _give_up(self, trial: Trial, error: str) -> NoReturn:
+        """Stops all runs because of one. Raises RunError."""
+        self._pool.stop()
+        raise RunError(
+            f"run {trial.number} ({trial_text(trial)}) failed: {error}; the others were stopped, "
+            f"and fedcli sweep --resume {self._path} goes on"
+        )
 
     def _task(self, trial: Trial) -> dict[str, Any]:
         path = self._path / trial.run

@@ -2,7 +2,8 @@
 
 The process reads a task a line from stdin and writes messages to its own stdout, all as JSON:
 `{"round": 3, "loss": 0.5}` while it trains, then `{"ended": "done"}`, `{"ended": "stopped"}` or
-`{"ended": "failed", "error": "..."}`. When stdin ends, the process ends at once: a run can be
+`{"ended": "failed", "error": "..."}`; `"ended": "trouble"` if the cause is the folder or the disk,
+not the run. When stdin ends, the process ends at once: a run can be
 killed at any time.
 """
 
@@ -21,7 +22,7 @@ from queue import SimpleQueue
 from typing import Any, TextIO
 
 from fedcli.core.native import CancelFlag, Cancelled
-from fedcli.errors import FedcliError, on_command_line, why_not_written
+from fedcli.errors import FedcliError, RunError, on_command_line, why_not_written
 from fedcli.runs import starting
 from fedcli.runs.files import folder as run_dir
 from fedcli.runs.loop import RoundResult, Training
@@ -63,11 +64,13 @@ class Trainer:
                 return {"ended": "done", "notes": training.notes}
         except Cancelled:
             return {"ended": "stopped"}
+        except RunError as err:
+            return {"ended": "trouble", "error": str(err)}
         except FedcliError as err:
             return {"ended": "failed", "error": str(err)}
         except OSError as err:
             named = f"{err.filename}: " if isinstance(err.filename, str) else ""
-            return {"ended": "failed", "error": f"{named}{why_not_written(err)}"}
+            return {"ended": "trouble", "error": f"{named}{why_not_written(err)}"}
         except MemoryError:
             return {"ended": "failed", "error": "out of memory; give fewer --jobs"}
         except Exception as err:  # a bug, or a user's own code: the other runs go on

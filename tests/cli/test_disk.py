@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
@@ -99,6 +100,32 @@ def test_a_run_goes_on_once_a_full_disk_has_room(fedcli: Fedcli, mount: Mount, k
     assert begun["last"] == "round-000003.h5"
     assert fedcli("train", "--resume", "disk/run", "--rounds", 15, "-q").code == 0
     assert outcome(run) == outcome(disk.parent / "straight")
+
+
+def test_a_study_goes_on_once_a_full_disk_has_room(fedcli: Fedcli, mount: Mount) -> None:
+    disk = mount(12_000)
+    study = ("--grid", "algorithm=fedavg,scaffold", "--seeds", "3", "--rounds", "8", *DATA)
+    assert fedcli("sweep", *study, "--out", "straight").code == 0
+
+    def lines(folder: Path) -> list[dict[str, Any]]:
+        text = (folder / "trials.jsonl").read_text().splitlines()
+        return [{**json.loads(line), "seconds": 0} for line in text]
+
+    wanted = lines(disk.parent / "straight")
+    ballast = fill(disk, leaving=60_000)
+    done = fedcli("sweep", *study, "--out", "disk/study")
+    assert_is_one_line(done, "No space left on device; make room there", "--resume disk/study")
+    ballast.unlink()
+    for pages in (0, 4, 20, 40):
+        ballast = fill(disk, leaving=4096 * pages)
+        done = fedcli("sweep", "--resume", "disk/study", "-q")
+        assert_is_one_line(done, "No space left on device")
+        assert lines(disk / "study") == wanted[: len(lines(disk / "study"))]
+        ballast.unlink()
+    assert fedcli("sweep", "--resume", "disk/study", "-q").code == 0
+    assert lines(disk / "study") == wanted
+    tables = [each / "table.csv" for each in (disk / "study", disk.parent / "straight")]
+    assert tables[0].read_bytes() == tables[1].read_bytes()
 
 
 def test_a_read_only_run_is_read_but_not_continued(fedcli: Fedcli, mount: Mount) -> None:

@@ -284,6 +284,18 @@ def test_two_sweeps_of_one_folder_are_refused(
     StudyFolder.open(tmp_path / "study").close()
 
 
+def test_a_half_written_line_of_a_run_is_no_fault(straight: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    shutil.copytree(straight, study)
+    run = next((study / "runs").iterdir())
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"round": 4')
+    (run / "evaluation.json").unlink()
+    (study / "trials.jsonl").unlink()
+    fedcli.sweep(STUDY, study, resume=True)
+    assert lines_of(study) == lines_of(straight)
+
+
 def test_damaged_trials_are_told(straight: Path, tmp_path: Path) -> None:
     study = tmp_path / "study"
     shutil.copytree(straight, study)
