@@ -79,12 +79,18 @@ double fed_sum_of_squares(const float *values, size_t num_values) {
 
 int fed_codec_encode_with(const fed_codec *codec, fed_draws *draws, const float *values,
                           uint8_t *payload, size_t *num_bytes) {
+    if (!isfinite(fed_sum_of_squares(values, codec->num_params))) return FED_ERR_ARGUMENT;
     const fp_mode before = denormals_off();
-    int status = FED_ERR_ARGUMENT;
-    if (isfinite(fed_sum_of_squares(values, codec->num_params)))
-        status = KINDS[codec->kind].ops->encode(codec, draws, values, payload, num_bytes);
+    const int status = KINDS[codec->kind].ops->encode(codec, draws, values, payload, num_bytes);
     fp_restore(before);
     return status;
+}
+
+int fed_codec_encode_finite(const fed_codec *codec, const fed_key *key, const float *values,
+                            uint8_t *payload, size_t *num_bytes) {
+    fed_draws draws = {0};
+    fed_rng_init(&draws.rng, key);
+    return KINDS[codec->kind].ops->encode(codec, &draws, values, payload, num_bytes);
 }
 
 int fed_codec_decode_with(const fed_codec *codec, fed_draws *draws, const uint8_t *payload,

@@ -47,6 +47,10 @@ int fed_codec_encode_with(const fed_codec *codec, fed_draws *draws, const float 
 int fed_codec_decode_with(const fed_codec *codec, fed_draws *draws, const uint8_t *payload,
                           size_t num_bytes, float *values);
 
+/* fed_codec_encode of values that are known to be finite, in the caller's floating-point mode. */
+int fed_codec_encode_finite(const fed_codec *codec, const fed_key *key, const float *values,
+                            uint8_t *payload, size_t *num_bytes);
+
 /* The sum of squares of values [num_values], in float64; not finite if a value is not. */
 double fed_sum_of_squares(const float *values, size_t num_values);
 

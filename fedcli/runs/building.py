@@ -47,7 +47,9 @@ def build_stages(
     Raises:
         ConfigError: The attack cannot be made on the aggregator.
     """
-    stages = [None if attack is None else attack.stage(algorithm.aggregator)]
+    stages: list[UpdateStage | None] = []
+    if attack is not None:
+        stages.append(attack.stage(algorithm.aggregator))
     if config.compress is not None:
         from fedcli.learning.updates import compression  # late: few runs compress
 
