@@ -76,8 +76,8 @@ def _why_skipped(config: RunConfig) -> str:
     if config.secure_sum:
         share = config.secure_sum_options["threshold"]
         return (
-            f"fewer clients reported than --secure-sum-option threshold={share:g} asks for, which is "
-            "2 or more; choose a smaller number, or more --clients"
+            f"fewer clients reported than --secure-sum-option threshold={share:g} requires, which "
+            "is 2 or more; choose a smaller number, or more --clients"
         )
     return (
         f"too few updates counted for --aggregator {config.aggregator}, or it trusted none; choose "
