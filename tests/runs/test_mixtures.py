@@ -1,0 +1,163 @@
+"""Any mixture of algorithm, aggregator, attack, privacy, compression, secure sum and sampler.
+
+It trains to finite numbers, has the same bytes for any number of threads and after a resume, or one
+line refuses it before there is a run.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from fedcli import settings
+from fedcli.errors import ConfigError
+from fedcli.runs import starting
+from fedcli.runs.files import checkpoint, folder
+from fedcli.settings import tables
+from fedcli.settings.run_config import RunConfig
+from fedcli.settings.vocabulary import SAMPLINGS
+
+pytestmark = pytest.mark.numeric
+
+NUM_EXAMPLES = int(os.environ.get("FEDCLI_TEST_MIXTURES", "20"))
+ROUNDS = 3
+TINY: dict[str, Any] = {
+    "data_options": {"clients": 16},
+    "rounds": ROUNDS,
+    "epochs": 1,
+    "max_examples": 12,
+    "eval_clients": "2",
+    "client_lr": 0.05,
+}
+SIZES = {"by-size": "0.75", "poisson": "10"}
+
+
+def options_of(table: Any, rarely: int = 1) -> st.SearchStrategy[str | None]:
+    """A row of a table, or none as often as `rarely` rows."""
+    return st.sampled_from([*[None] * rarely, *table])
+
+
+MIXTURES = st.fixed_dictionaries(
+    {
+        "algorithm": st.sampled_from(list(tables.ALGORITHMS)),
+        "sampling": st.sampled_from(list(SAMPLINGS)),
+        "aggregator": st.sampled_from([*["mean"] * 6, *tables.AGGREGATORS]),
+        "pre_aggregator": options_of(tables.PRE_AGGREGATORS, 6),
+        "attack": options_of(tables.ATTACKS, 8),
+        "compress": options_of(tables.COMPRESSORS, 8),
+        "secure_sum": st.sampled_from([False, False, False, True]),
+        "client_dropout": st.sampled_from([None, None, 0.3]),
+        "server_optimizer": st.sampled_from([None, None, "adam"]),
+        "seed": st.integers(0, 3),
+    }
+)
+
+
+def config_of(drawn: dict[str, Any]) -> RunConfig:
+    """The config of a mixture. Raises ConfigError if it is refused."""
+    given = {name: value for name, value in drawn.items() if value not in (None, False)}
+    given["clients"] = SIZES.get(drawn["sampling"], "10")
+    if "attack" in given:
+        given["attackers"] = "3"
+    return settings.from_options({**TINY, **given})
+
+
+def outcome(path: Path) -> dict[str, bytes]:
+    """What a run computed: its metrics, closing evaluation, and weights."""
+    parts = checkpoint.load(folder.latest_checkpoint(path)).components["global_model_weights"]
+    weights = b"".join(np.asarray(parts[name]).tobytes() for name in sorted(parts))
+    names = (folder.METRICS, folder.EVALUATION)
+    return {**{name: (path / name).read_bytes() for name in names}, "weights": weights}
+
+
+def train(config: RunConfig, path: Path, *, stops_after: int | None = None) -> None:
+    with starting.start(config, path) as training:
+        for result in training.run():
+            if result.round_num == stops_after:
+                return
+        training.finish()
+
+
+def assert_is_finite(path: Path) -> None:
+    parts = checkpoint.load(folder.latest_checkpoint(path)).components["global_model_weights"]
+    assert all(np.isfinite(np.asarray(each)).all() for each in parts.values())
+    assert len(folder.read_metrics(path)) == ROUNDS
+
+
+def refused(config_or_mixture: Any, path: Path) -> ConfigError | None:
+    """The refusal of a mixture, when it is checked or when its run begins; else None."""
+    try:
+        train(config_of(config_or_mixture), path)
+    except ConfigError as err:
+        return err
+    return None
+
+
+def mixture(**given: Any) -> dict[str, Any]:
+    """A mixture of the defaults and some given parts."""
+    none = dict.fromkeys(
+        ("pre_aggregator", "attack", "compress", "client_dropout", "server_optimizer")
+    )
+    plain = {"algorithm": "fedavg", "sampling": "uniform", "aggregator": "mean"}
+    return {**plain, **none, "secure_sum": False, "seed": 0, **given}
+
+
+@hypothesis_settings(
+    max_examples=NUM_EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+@given(MIXTURES)
+@example(mixture(algorithm="scaffold", compress="top-k", attack="alie", aggregator="median"))
+@example(mixture(algorithm="feddyn", attack="sign-flip", aggregator="geometric-median"))
+@example(mixture(algorithm="fednova", aggregator="krum", attack="ipm", compress="uniform"))
+@example(mixture(algorithm="mime", aggregator="foolsgold", compress="eden", client_dropout=0.3))
+@example(mixture(algorithm="scaffold", secure_sum=True, sampling="poisson"))
+@example(mixture(compress="powersgd", attack="nan", aggregator="fltrust", sampling="cyclic"))
+@example(mixture(algorithm="fedprox", aggregator="centered-clipping", pre_aggregator="nnm"))
+def test_any_mixture_is_exact_or_is_refused_in_one_line(drawn: dict[str, Any]) -> None:
+    with TemporaryDirectory() as scratch:
+        base = Path(scratch)
+        whole = base / "whole"
+        refusal = refused({**drawn}, whole)
+        if refusal is not None:
+            assert "\n" not in str(refusal)
+            assert not whole.exists()
+            return
+        assert_is_finite(whole)
+        expected = outcome(whole)
+        config = config_of(drawn)
+        for threads in (2, 7):
+            train(replace(config, threads=threads), base / f"of-{threads}")
+            assert outcome(base / f"of-{threads}") == expected
+        train(config, base / "resumed", stops_after=2)
+        with starting.resume(base / "resumed") as training:
+            training.complete()
+        assert outcome(base / "resumed") == expected
+
+
+def test_most_mixtures_are_not_refused() -> None:
+    """So that the test above does not pass by refusals alone."""
+    kept = 0
+    for number in range(60):
+        drawn = mixture(
+            algorithm=list(tables.ALGORITHMS)[number % len(tables.ALGORITHMS)],
+            sampling=SAMPLINGS[number % len(SAMPLINGS)],
+            compress=[None, *tables.COMPRESSORS][number % (1 + len(tables.COMPRESSORS))],
+        )
+        try:
+            config_of(drawn)
+        except ConfigError:
+            continue
+        kept += 1
+    assert kept >= 30
