@@ -1120,7 +1120,8 @@ cdef class _CodecCall:
             return sent
         with nogil:
             status = fed_codec_compress_rows(&self.codec.table, num_threads, self.keys, self.rows,
-                                       self.num_rows, self.residuals, decay, <fed_sent *> &view[0])
+                                             self.num_rows, self.residuals, decay,
+                                             <fed_sent *> &view[0])
         check(status)
         return sent
 
@@ -1134,8 +1135,8 @@ cdef class _CodecCall:
             return payloads, sent
         with nogil:
             status = fed_codec_encode_rows(&self.codec.table, num_threads, self.keys, self.rows,
-                                     self.num_rows, self.residuals, decay, &bytes_of[0, 0],
-                                     <fed_sent *> &view[0])
+                                           self.num_rows, self.residuals, decay, &bytes_of[0, 0],
+                                           <fed_sent *> &view[0])
         check(status)
         return payloads[:, :self.codec.capacity], sent
 

@@ -190,7 +190,7 @@ cdef extern from "fed.h" nogil:
     size_t fed_codec_capacity(const fed_codec *)
     int fed_codec_encode(const fed_codec *, const fed_key *, const float *, uint8_t *, size_t *)
     int fed_codec_decode(const fed_codec *, const fed_key *, const uint8_t *, size_t, float *)
-    int fed_codec_compress_rows(const fed_codec *, int, const fed_key *, float **, size_t, float *, double,
-                          fed_sent *)
-    int fed_codec_encode_rows(const fed_codec *, int, const fed_key *, float **, size_t, float *, double,
-                        uint8_t *, fed_sent *)
+    int fed_codec_compress_rows(const fed_codec *, int, const fed_key *, float **, size_t,
+                                float *, double, fed_sent *)
+    int fed_codec_encode_rows(const fed_codec *, int, const fed_key *, float **, size_t,
+                              float *, double, uint8_t *, fed_sent *)

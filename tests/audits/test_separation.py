@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from fedcli.audits.separation import confidence, mean_scores, separation
 
@@ -46,8 +47,8 @@ def test_infinite_scores_are_the_least() -> None:
 
 
 def test_low_rates_need_many_others() -> None:
-    members = np.arange(1000) + 0.5
-    others = np.arange(1000.0)
+    others = np.arange(1000, dtype=np.float64)
+    members: NDArray[np.float64] = others + 0.5
     found = separation(members, others)
     # At most 1 and 10 of the 1,000 others have a score of at least the threshold.
     assert found.tpr == (0.002, 0.011)

@@ -115,12 +115,12 @@ def hadamard(x: Vector) -> Vector:
 
 def _blocks(x: Vector, words: Words, block: int) -> Iterator[tuple[Vector, Vector]]:
     """Yields each padded block with the signs of its rotation."""
-    padded = np.concatenate([x, np.zeros(-len(x) % block)])
+    padded: Vector = np.concatenate([x, np.zeros(-len(x) % block)])
     per_block = -(-block // 32)
     for number, part in enumerate(padded.reshape(-1, block)):
         own = words[number * per_block : (number + 1) * per_block]
         bits = np.unpackbits(own.view(np.uint8), bitorder="little")[:block]
-        yield part, 1.0 - 2.0 * bits
+        yield part, 1.0 - 2.0 * bits.astype(np.float64)
 
 
 def drive(x: Vector, words: Words, block: int, *, is_unbiased: bool) -> Vector:

@@ -32,7 +32,7 @@ KEY = stream_key(3, Purpose.QUANTISATION, round_num=5, client=client_key("c1"))
 SHAPES = [(20, 13), (13,), (13, 3), (3,)]
 SIZE = 20 * 13 + 13 + 13 * 3 + 3
 NAMES = list(tables.COMPRESSORS)
-STOCHASTIC = {
+STOCHASTIC: dict[str, dict[str, Any]] = {
     "uniform": {"bits": 2},
     "fixed-step": {"bits": 12, "step": 0.01},
     "qsgd": {"levels": 4},
@@ -49,6 +49,11 @@ def _passed(codec: native.Codec, x: NDArray[np.float32], key: Any = KEY) -> NDAr
 
 
 # ---- Codecs --------------------------------------------------------------------------------------
+
+
+def _eden(bits: int) -> Callable[[Any, Any], Any]:
+    return lambda x, w: oracle.eden(x, w, 128, bits)
+
 
 REFERENCES: dict[str, tuple[str, dict[str, Any], Callable[[Any, Any], Any]]] = {
     "uniform 8": ("uniform", {"bits": 8}, lambda x, w: oracle.uniform(x, w, SHAPES, 8)),
@@ -80,12 +85,7 @@ REFERENCES: dict[str, tuple[str, dict[str, Any], Callable[[Any, Any], Any]]] = {
         lambda x, w: oracle.drive(x, w, 512, is_unbiased=False),
     ),
     **{
-        f"eden {bits}": (
-            "eden",
-            {"block": 128, "bits": bits},
-            lambda x, w, bits=bits: oracle.eden(x, w, 128, bits),
-        )
-        for bits in (1, 2, 3, 4)
+        f"eden {bits}": ("eden", {"block": 128, "bits": bits}, _eden(bits)) for bits in (1, 2, 3, 4)
     },
     "sketch": (
         "sketch",
@@ -111,7 +111,8 @@ def test_a_codec_equals_its_reference(name: str) -> None:
     np.testing.assert_allclose(decoded, expected, rtol=2e-6, atol=5e-6)
 
 
-UPLOADS = {  # bytes by model: softmax regression, the 2NN, and the CNN with 1,663,370 parameters
+# Bytes by model: softmax regression, the 2NN, and the CNN with 1,663,370 parameters.
+UPLOADS: dict[str, tuple[str, dict[str, Any], tuple[int, int, int]]] = {
     "uniform 8": ("uniform", {"bits": 8}, (7_866, 199_258, 1_663_434)),
     "uniform 4": ("uniform", {"bits": 4}, (3_941, 99_653, 831_749)),
     "uniform 1": ("uniform", {"bits": 1}, (998, 24_950, 207_986)),
@@ -252,7 +253,7 @@ def test_the_inner_product_after_a_rotation_is_the_square_norm(
     st.binary(max_size=80),
 )
 def test_any_bytes_are_refused_or_decoded(kind: str, payload: bytes) -> None:
-    fields = {"bits": 2, "levels": 3, "is_short": True, "count": 3, "block": 16}
+    fields: dict[str, Any] = {"bits": 2, "levels": 3, "is_short": True, "count": 3, "block": 16}
     codec = native.Codec(kind, [(5, 3), (4,)], depth=2, width=3, **fields)
     with suppress(native.PayloadFault):
         assert codec.decode(np.frombuffer(payload, np.uint8), KEY).shape == (19,)

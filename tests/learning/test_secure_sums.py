@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fedcli import settings
-from fedcli.core import native
+from fedcli.core import _core, native
 from fedcli.core.native import STATS
 from fedcli.core.seeds import Purpose, StreamKey, stream_key
 from fedcli.errors import ConfigError
@@ -330,7 +330,7 @@ def test_the_core_refuses_what_could_overflow(change: str, value: Any) -> None:
         "num_threads": 1,
     }
     native.secure_sum(**options)
-    with pytest.raises(native._core.CoreError):
+    with pytest.raises(_core.CoreError):
         native.secure_sum(**{**options, change: value})
 
 
@@ -340,8 +340,15 @@ def test_rows_weights_and_keys_must_agree(values: dict[str, Any]) -> None:
     keys: list[StreamKey] | None = options["coins"]
     with pytest.raises(ValueError, match=r"clients|row"):
         native.secure_sum(
-            *(EXAMPLE, options["weights"], keys, MASKS),
-            **{"weight_unit": 1, "bound": 1.0, "bits": 4, "mask_bits": 8, "num_threads": 1},
+            EXAMPLE,
+            options["weights"],
+            keys,
+            MASKS,
+            weight_unit=1,
+            bound=1.0,
+            bits=4,
+            mask_bits=8,
+            num_threads=1,
         )
 
 
