@@ -21,9 +21,13 @@ from fedcli.errors import ConfigError, DataError
 from fedcli.evaluation.predictions import predict_client
 from fedcli.federation.opened_data import check_fit, open_data
 from fedcli.federation.sampled_clients import SampledClients, open_sampled_clients
+from fedcli.learning.engines import choosing
+from fedcli.models import sources
+from fedcli.models.model import Model
 from fedcli.runs.files import folder
 from fedcli.runs.moved_data import missing_places
 from fedcli.runs.trained import Trained, data_of_run, load_trained
+from fedcli.settings.data_source import IN_MEMORY
 from fedcli.settings.options import is_code
 from fedcli.settings.tables import ALGORITHMS
 
@@ -99,6 +103,21 @@ class AuditedRun:
                 f"clients are {near}{', ...' if len(candidates) > 3 else ''}"
             )
         return given or candidates[0]
+
+    @cached_property
+    def initial_model(self) -> Model | None:
+        """The model with its weights before round 1, which a server knows; None if it is code."""
+        config = self.trained.config
+        if config.model.startswith(IN_MEMORY) or choosing.is_python(self.trained.model):
+            return None
+        return sources.open_model(
+            config.model,
+            input_shape=self.train.pixel_shape,
+            num_classes=self.train.num_classes,
+            options=config.model_options,
+            seed=config.seed,
+            fresh_weights=config.fresh_weights,
+        )
 
     def check_is_shared(self) -> None:
         """Refuses runs in which clients send no updates of their own.

@@ -1,5 +1,7 @@
 """Shadow runs: runs like the audited one, in which some clients are left out or replaced.
 
+They start from the same weights, which the server of the audited run knows, and have other seeds.
+
 A client that is left out keeps its place: it can be drawn, but has no examples, so that it
 contributes nothing. All else, such as the size of cohorts and the chance to be drawn, stays.
 """
@@ -85,6 +87,7 @@ def train_shadow(
             config,
             Path(folder) / _NAME,
             data=GivenData({"train": data}, _NAME),
+            model=run.initial_model,
             cancel=run.cancel,
         )
         with training:
