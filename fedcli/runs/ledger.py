@@ -6,6 +6,8 @@ The rule, for a model of P parameters, without transport overhead:
           optimizer state and mean gradient), and the factors that PowerSGD shares
     up:   the model delta, 4 P or the bytes that the encoder made; 4 P for each further vector
           (SCAFFOLD's change of c_k, Mime's full gradient); 4 for the client's weight
+    secure sums: up, the masked coordinates in place of the delta and the weight; both ways, the
+          keys and shares by which selected clients agree on masks
 
 A selected client always receives. One that drops out sends nothing, nor does one whose update is
 rejected before it is sent. Reports that come too late, or after enough others, were sent: for those
@@ -144,6 +146,9 @@ class _Rule:
 
     def of_round(self, line: Mapping[str, Any], cohort: _Cohort) -> RoundBytes:
         """Returns the bytes of a round with a line of metrics.jsonl."""
+        secure_sum = line.get("aggregator", {}).get("secure_sum")
+        if secure_sum is not None:
+            return self._of_secure_sum(line["round"], secure_sum, cohort)
         compress = line.get("updates", {}).get("compress")
         if compress is None:
             down, num_up = self.down, cohort.num_reports
@@ -158,6 +163,21 @@ class _Rule:
             num_up,
             cohort.num_selected * down,
             round(deltas + self.delta * cohort.num_unused) + num_up * self.beside,
+        )
+
+    def _of_secure_sum(
+        self, round_num: int, secure_sum: Mapping[str, Any], cohort: _Cohort
+    ) -> RoundBytes:
+        """The bytes of a round with a secure sum; the algorithm sends its delta alone."""
+        down = self.down + int(secure_sum["setup_bytes_down"])
+        num_up = cohort.num_reports + cohort.num_unused
+        return RoundBytes(
+            round_num,
+            cohort.num_selected,
+            num_up,
+            cohort.num_selected * down,
+            cohort.num_selected * int(secure_sum["setup_bytes_up"])
+            + num_up * int(secure_sum["payload_bytes"]),
         )
 
 

@@ -25,6 +25,7 @@ from fedcli.learning.aggregators.secure_sums import (
 )
 from fedcli.learning.engines.deltas import DeltaBounds, Deltas, RoundContext
 from fedcli.reports.verdict import verdict
+from fedcli.runs.ledger import ledger_of
 from fedcli.runs.record import load_run
 from fedcli.settings.secure_sum_rules import check
 from tests.kit.training import figures, make_config, train, trained, trained_with_a_stop
@@ -389,6 +390,19 @@ def test_a_run_is_close_to_one_without(tmp_path: Path, aggregator: str, algorith
     key = "current_round_metrics"
     losses = [each["train"]["client_work"]["eval"][key]["loss"] for each in (plain, masked)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_the_ledger_has_masked_coordinates_keys_and_shares(tmp_path: Path) -> None:
+    run = load_run(trained(tmp_path / "run", **SECURE))
+    ledger = ledger_of(run)
+    assert ledger is not None
+    sent = bytes_per_client(7850, 6, 16, has_weights=True)
+    assert sent.payload == 18_644 + 3  # 19 bits a coordinate: 16 and 3 for 6 clients
+    for each, found in zip(ledger.rounds, secure_sums_of(run.path), strict=True):
+        num_reports = found["num_selected"] - found["num_dropped_out"]
+        assert each.num_up == num_reports
+        assert each.bytes_up == 6 * sent.setup_up + num_reports * sent.payload
+        assert each.bytes_down == 6 * (4 * 7850 + sent.setup_down)
 
 
 def test_a_run_whose_rounds_are_all_skipped_says_so(tmp_path: Path) -> None:

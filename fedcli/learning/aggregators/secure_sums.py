@@ -67,7 +67,7 @@ def bytes_per_client(
         has_weights: Whether each client sends a weight, too.
     """
     width = mask_bits(bits, num_clients)
-    num_others = num_clients - 1
+    num_others = max(num_clients - 1, 0)
     shares = num_others * (2 * _KEY_BYTES + _TAG_BYTES)
     return ClientBytes(
         payload=-(-num_params * width // 8) + has_weights * -(-width // 8),
@@ -135,6 +135,7 @@ class SecureSum:
             "num_dropped_out": num_selected - num_survivors,
             "num_needed": needed,
             "is_skipped": int(num_survivors < needed),
+            **self._bytes(deltas, num_selected),
         }
         if num_survivors < needed or deltas.rows is None:
             skipped = np.full(len(deltas.delta_sum), np.nan, np.float32)
@@ -164,9 +165,6 @@ class SecureSum:
         )
         num_survivors = sum(each > 0 for each in weights)
         delta_sum = decode(total[:-1], num_survivors, bound, self.bits) * weight_unit
-        sent = bytes_per_client(
-            len(delta_sum), num_selected, self.bits, has_weights=weight_unit > 1
-        )
         step_of_mean = 2.0 * bound / (2**self.bits - 1) * weight_unit / sum(weights)
         metrics = {
             "bits": self.bits,
@@ -174,11 +172,22 @@ class SecureSum:
             "bound": bound,
             "num_clipped": num_clipped,
             "largest_error": num_survivors * step_of_mean / (1 if self.is_stochastic else 2),
+        }
+        return replace(deltas, delta_sum=delta_sum, weight_sum=float(total[-1]), rows=None), metrics
+
+    def _bytes(self, deltas: Deltas, num_selected: int) -> dict[str, int]:
+        """The bytes of one client, for the metrics."""
+        sent = bytes_per_client(
+            len(deltas.delta_sum),
+            num_selected,
+            self.bits,
+            has_weights=bool(np.any(deltas.stats["weight"] > 1.0)),
+        )
+        return {
             "payload_bytes": sent.payload,
             "setup_bytes_up": sent.setup_up,
             "setup_bytes_down": sent.setup_down,
         }
-        return replace(deltas, delta_sum=delta_sum, weight_sum=float(total[-1]), rows=None), metrics
 
     def _whole_weights(self, weights: NDArray[np.float64], context: RoundContext) -> list[int]:
         """The weights as whole numbers, which are an additional coordinate."""
