@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -116,6 +117,24 @@ class StudyRecord:
         return data_frame({name: [row.get(name) for row in rows] for name in names})
 
 
+class _BoardOnStderr(Board):
+    """A board whose lines are written to stderr when they are added."""
+
+    def note_line(self, line: Mapping[str, Any], figure: str, *, is_told: bool) -> None:
+        """Writes a line about a finished trial."""
+        super().note_line(line, figure, is_told=is_told)
+        self._write(f" [{self.finished}/{self.total}]")
+
+    def note(self, text: str) -> None:
+        """Writes a line for the user."""
+        super().note(text)
+        self._write("")
+
+    def _write(self, ending: str) -> None:
+        for line in self.take_lines():
+            sys.stderr.write(f"{line.text}{ending}\n")
+
+
 @speaks_python()
 def sweep(
     study: str | Path | Mapping[str, Any],
@@ -126,6 +145,7 @@ def sweep(
     reuse: Iterable[str | Path] = (),
     fail_fast: bool = False,
     code: Iterable[str | Path] = (),
+    progress: bool = False,
 ) -> StudyRecord:
     """Runs a study to its end in worker processes, and returns its record.
 
@@ -138,6 +158,7 @@ def sweep(
         reuse: Folders whose finished runs are taken where they are the same.
         fail_fast: Stop at the first run that fails. Else the failures are logged as warnings.
         code: The Python files that a study.toml may run.
+        progress: Write a line to stderr for each run that ends.
 
     Raises:
         ConfigError: Something in the study is not allowed.
@@ -152,7 +173,7 @@ def sweep(
         check_code(wanted, code)
     options = SweepOptions(jobs, tuple(map(Path, reuse)), fail_fast)
     with _opened(Path(out), wanted, resume=resume) as folder:
-        board = Board()
+        board = _BoardOnStderr() if progress else Board()
         lines = run_study(folder, options, cancel=CancelFlag(), board=board)
     for failure in failures(lines):
         _LOGGER.warning(failure)

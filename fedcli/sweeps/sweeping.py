@@ -24,6 +24,7 @@ from fedcli.sweeps.pool import Event, Pool
 from fedcli.sweeps.reuse import find_by_key, take_copy
 from fedcli.sweeps.study import Study
 from fedcli.sweeps.study_folder import RUNS, TABLE, StudyFolder
+from fedcli.sweeps.study_tables import points_csv
 from fedcli.sweeps.trials import FAILED, Outcome, Trial, TrialLog
 
 _POLL_SECONDS = 0.1
@@ -90,8 +91,6 @@ def run_study(
                 break
         log.cut(first - 1)
         lines = list(log.lines)
-    from fedcli.sweeps.study_tables import points_csv  # late: it needs all results
-
     write_atomic(folder.path / TABLE, points_csv(study, lines).encode())
     return lines
 

@@ -63,6 +63,15 @@ def test_the_number_of_processes_changes_nothing(straight: Path, tmp_path: Path)
     assert (tmp_path / "one/table.csv").read_bytes() == (straight / "table.csv").read_bytes()
 
 
+def test_progress_is_a_line_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fedcli.sweep({"run": RUN, "seeds": 2}, tmp_path / "study", progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["run 1", "run 2"]
+    assert lines[1].endswith(" s [2/2]")
+    fedcli.sweep({"run": RUN, "seeds": 2}, tmp_path / "silent")
+    assert capsys.readouterr().err == ""
+
+
 def test_the_record_knows_the_best_and_the_table(straight: Path) -> None:
     record = fedcli.load_study(straight)
     lines = read_trials(straight)
