@@ -56,6 +56,22 @@ static void test_fill_from_continues_a_stream(void) {
     }
 }
 
+static void test_filling_halves_continues_a_stream(void) {
+    const fed_key key = {1, 2, 3, 4, 5};
+    enum { NUM = 70 }; /* more than four blocks */
+    for (size_t first = 0; first < 20; first++)
+        for (size_t num = 0; num <= NUM - first; num += 7) {
+            fed_rng one, other;
+            uint32_t filled[NUM];
+            fed_rng_init(&one, &key);
+            fed_rng_init(&other, &key);
+            for (size_t i = 0; i < first; i++) CHECK_EQUAL(fed_rng_u32(&one), fed_rng_u32(&other));
+            fed_rng_fill_u32(&one, filled, num);
+            for (size_t i = 0; i < num; i++) CHECK_EQUAL(filled[i], fed_rng_u32(&other));
+            CHECK_EQUAL(fed_rng_u64(&one), fed_rng_u64(&other));
+        }
+}
+
 static void test_fill_none(void) {
     const fed_key key = {.seed = 1};
     uint64_t guard = 77;
@@ -191,6 +207,7 @@ static void test_gamma(void) {
 static const test_case TESTS[] = {
     TEST(test_known_answers),
     TEST(test_fill_from_continues_a_stream),
+    TEST(test_filling_halves_continues_a_stream),
     TEST(test_fill_none),
     TEST(test_every_key_field_names_a_stream),
     TEST(test_halves_come_low_first),
