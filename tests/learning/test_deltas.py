@@ -156,6 +156,7 @@ def _full_device() -> Any:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_deltas, "nameless_file", _full_device)
+    monkeypatch.setattr(engine_deltas, "IN_MEMORY_BYTES", 0)
     engine = ThreadEngine(1)
     expected = (
         r"^the model deltas of a cohort cannot be written to a temporary file: No space left on "

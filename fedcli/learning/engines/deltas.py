@@ -1,8 +1,9 @@
 """The model deltas of a cohort: what an aggregator requests, and what the engine returns.
 
 An aggregator requests the sum of the deltas, the sum of bounded deltas, or the single deltas as
-well. Single deltas are rows of an unnamed temporary file. The engine writes them as clients finish
-and the aggregator reads them through a memory map, so memory does not grow with the cohort.
+well. Few single deltas stay in memory. More are rows of an unnamed temporary file, which the engine
+writes as clients finish and the aggregator reads through a memory map, so memory does not grow with
+the cohort.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import chain
 from types import TracebackType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,9 @@ from fedcli.errors import RunError, why_not_written
 from fedcli.files import nameless_file
 
 SLICE_BYTES = 8 << 20  # the part of the single deltas that is in memory at a time
+# Deltas of a cohort that are at most so large stay in memory: writing them to a file and mapping it
+# costs more than compressing them.
+IN_MEMORY_BYTES = 16 << 20
 
 
 class DeltaBounds(NamedTuple):
@@ -173,7 +178,9 @@ class Deltas:
 
 
 def mapped_rows(num_rows: int, num_params: int) -> NDArray[np.float32]:
-    """Returns vectors of zeros in an unnamed temporary file: float32 [num_rows, num_params].
+    """Returns vectors of zeros, writable, as a `DeltaFile` keeps them.
+
+    They are float32 [num_rows, num_params].
 
     Raises:
         RunError: The disk is full or fails.
@@ -186,22 +193,35 @@ def mapped_rows(num_rows: int, num_params: int) -> NDArray[np.float32]:
         return file.mapped(are_writable=True)
 
 
-class DeltaFile:
-    """A context manager: an unnamed temporary file that deltas are written to, one after another.
+def _scaled_rows(
+    deltas: NDArray[np.float32], factors: NDArray[np.float64], stats: NDArray[np.void]
+) -> Iterator[NDArray[np.float32]]:
+    """Yields each delta times its factor, zeros for one that is not finite.
 
+    The same memory may be used again for the next one.
+    """
+    row = np.empty(deltas.shape[1], np.float32)
+    for delta, factor, is_finite in zip(deltas, factors, stats["is_finite"], strict=True):
+        if not is_finite:
+            row[:] = 0.0
+        elif factor != 1.0:  # multiplied in float64, rounded once
+            np.multiply(delta, factor, out=row, casting="same_kind", dtype=np.float64)
+        yield delta if is_finite and factor == 1.0 else row
+
+
+class DeltaFile:
+    """A context manager: vectors that are added one after another, in memory or in a file.
+
+    Up to `IN_MEMORY_BYTES` they stay in memory; with more, all are in an unnamed temporary file.
     The array that `mapped` returns remains readable after the file is closed.
     """
 
     def __init__(self, num_params: int) -> None:
-        """Opens the file for vectors [num_params].
-
-        Raises:
-            RunError: The system's folder for temporary files cannot be written.
-        """
+        """Starts with no vectors [num_params]."""
         self._num_params = num_params
         self._num_rows = 0
-        with self._faults():
-            self._file = nameless_file()
+        self._parts: list[NDArray[np.float32]] = []  # the rows of each call, while in memory
+        self._file: Any = None
 
     def __enter__(self) -> DeltaFile:
         """Returns itself."""
@@ -213,9 +233,10 @@ class DeltaFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Closes the file."""
-        with suppress(OSError):  # the flush of buffered data may fail, but nobody reads it any more
-            self._file.close()
+        """Closes the file, if there is one."""
+        if self._file is not None:
+            with suppress(OSError):  # the flush of buffered data may fail, but nobody reads it now
+                self._file.close()
 
     def append(
         self,
@@ -223,33 +244,47 @@ class DeltaFile:
         factors: NDArray[np.float64],
         stats: NDArray[np.void],
     ) -> None:
-        """Writes the deltas of the next clients.
+        """Adds the deltas of the next clients.
 
         Args:
             deltas: float32 [num_clients, num_params].
             factors: The factor of each delta, float64 [num_clients].
-            stats: The clients' records; a delta that is not finite is written as zeros.
+            stats: The clients' records; a delta that is not finite is added as zeros.
 
         Raises:
-            RunError: The disk is full or fails.
+            RunError: The disk is full or fails, or the system's folder for temporary files cannot
+                be written.
         """
-        row = np.empty(self._num_params, np.float32)
-        with self._faults():
-            for delta, factor, is_finite in zip(deltas, factors, stats["is_finite"], strict=True):
-                if not is_finite:
-                    row[:] = 0.0
-                elif factor != 1.0:  # multiplied in float64, rounded once
-                    np.multiply(delta, factor, out=row, casting="same_kind", dtype=np.float64)
-                written = delta if is_finite and factor == 1.0 else row
-                self._file.write(np.ascontiguousarray(written).data.cast("B"))
         self._num_rows += len(deltas)
+        rows = _scaled_rows(deltas, factors, stats)
+        if self._file is None and 4 * self._num_rows * self._num_params <= IN_MEMORY_BYTES:
+            part = np.empty(deltas.shape, np.float32)
+            for place, row in zip(part, rows, strict=True):
+                place[:] = row
+            self._parts.append(part)
+            return
+        with self._faults():
+            if self._file is None:
+                self._file = nameless_file()
+            for row in chain(*self._parts, rows):
+                self._file.write(np.ascontiguousarray(row).data.cast("B"))
+            self._parts = []
 
     def mapped(self, *, are_writable: bool = False) -> NDArray[np.float32]:
-        """Returns all rows, float32 [num_rows, num_params], mapped read-only unless `are_writable`.
+        """Returns all rows, float32 [num_rows, num_params], read-only unless `are_writable`.
+
+        Nothing can be added afterwards.
 
         Raises:
             RunError: The disk is full or fails.
         """
+        if self._file is None:
+            nothing = np.empty((0, self._num_params), np.float32)
+            joined = (
+                self._parts[0] if len(self._parts) == 1 else np.concatenate([nothing, *self._parts])
+            )
+            joined.flags.writeable = are_writable
+            return joined
         with self._faults():
             self._file.flush()
             shape = self._num_rows, self._num_params

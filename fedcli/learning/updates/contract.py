@@ -28,9 +28,9 @@ class RoundUpdates:
         stats: One record per client, in cohort order, with the fields of `Deltas.stats`. An update
             counts if its `weight` is above 0: it is finite and comes from at least one example.
         rows: The updates (final minus initial parameters, unbounded and unweighted), float32
-            [num_clients, num_params], in a mapped temporary file. Those that do not count are
-            zeros. A stage that reads all of them does so in slices, because the file may be larger
-            than memory.
+            [num_clients, num_params], in memory or in a mapped temporary file. Those that do not
+            count are zeros. A stage that reads all of them does so in slices, because the file may
+            be larger than memory.
     """
 
     round: RoundContext
