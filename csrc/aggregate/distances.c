@@ -97,6 +97,7 @@ int fed_least_diameter(const double *distances, size_t num_rows, size_t num_chos
     double best = HUGE_VAL;
     size_t k = 0, next = 0; /* trial has k rows; `next` is the row to try as the next one */
     if (status == FED_OK) diameters[0] = 0;
+    for (size_t i = 0; i < num_chosen; i++) chosen[i] = i; /* in case all distances are infinite */
     while (status == FED_OK) {
         if (k == num_chosen || num_rows - next < num_chosen - k) {
             if (k == num_chosen) {

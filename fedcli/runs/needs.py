@@ -21,6 +21,7 @@ from fedcli.dataclass import dataclass
 from fedcli.datasets.batch_plan import BatchPlan
 from fedcli.datasets.client_data import ClientData
 from fedcli.errors import ConfigError
+from fedcli.learning.aggregators.contract import first_state
 from fedcli.learning.algorithms.base import Algorithm
 from fedcli.learning.client_states import ClientStates
 from fedcli.learning.engines.contract import BLOCK_CLIENTS
@@ -201,7 +202,7 @@ def estimate(
     return Needs(
         memory,
         disk,
-        vector * load.cohort * wants_rows,
+        vector * load.cohort * wants_rows * (2 if config.pre_aggregator else 1),
         _seconds(layout, load.cohort * visits, batch_size, workers),
         f"{config.model} of {layout.num_params:,} parameters, {load.cohort:,} "
         f"client{'s' * (load.cohort != 1)} a round on {load.threads} "
@@ -234,6 +235,7 @@ def _state_parts(algorithm: Algorithm, stages: Iterable[UpdateStage]) -> list[ob
     return [
         *server.init(one).values(),
         *algorithm.client_work.init(one).values(),
+        *first_state(algorithm.aggregator, 1).values(),
         *(part for stage in stages for part in stage.init(1).values()),
     ]
 

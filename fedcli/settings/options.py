@@ -111,6 +111,7 @@ class Entry:
         rates: Learning rates to start from, in words; empty: it does not determine them.
         requirement: What it needs, in words, such as a least number of clients; empty: nothing.
         cost: What it costs, in words; empty: hardly anything.
+        aliases: Other names, under which it is found, too.
         file: For a part from outside the package, its file, for messages; empty: there is none.
         family: For a file that has not been run yet, what it is to hold, such as "algorithm";
             empty: the row is complete. See `opened`.
@@ -127,6 +128,7 @@ class Entry:
     rates: str = field(default="", kw_only=True)
     requirement: str = field(default="", kw_only=True)
     cost: str = field(default="", kw_only=True)
+    aliases: tuple[str, ...] = field(default=(), kw_only=True)
     file: str = field(default="", kw_only=True)
     family: str = field(default="", kw_only=True)
 
@@ -146,7 +148,14 @@ class Table(dict[str, EntryType]):
     family: str = ""
 
     def __missing__(self, name: str) -> EntryType:
-        """Returns the row of a part from outside of the package. Raises KeyError if none exists."""
+        """Returns the row with this other name, or of a part from outside of the package.
+
+        Raises:
+            KeyError: There is none.
+        """
+        for entry in self.values():
+            if name in entry.aliases:
+                return entry
         if not self.family:
             raise KeyError(name)
         found: EntryType | None = load("fedcli.settings.own.parts:find")(self, name)

@@ -246,6 +246,36 @@ def test_vectors(data: st.DataObject) -> None:
 
 @fuzzed
 @given(st.data())
+def test_rows(data: st.DataObject) -> None:
+    """Order statistics, sums and distances of rows; values need not be finite here."""
+    hand, num_rows, num_values = Hand(data), data.draw(st.integers(1, 40)), data.draw(sizes)
+    chosen = _given("i8", (num_rows,), "plain", 0.0)
+    chosen[:] = np.arange(num_rows)
+    matrix = hand.array("f4", num_rows, num_values)
+    rows = attempt(_core.Rows, matrix, hand(chosen, odd_arrays), hand(2, counts))
+    if rows is None:
+        return
+    mean, squares = hand.array("f8", num_values), hand.maybe("f8", num_rows)
+    attempt(rows.trimmed_mean, hand(data.draw(st.integers(0, 20)), counts), mean, squares)
+    attempt(rows.mean_near_median, hand(data.draw(st.integers(0, 41)), counts), mean)
+    attempt(rows.sign_votes, hand.maybe("f8", num_values))
+    factors = hand.array("f8", num_rows)
+    attempt(rows.move, hand(0.5, amounts), factors, mean, squares)
+    num_out = data.draw(sizes)
+    offsets, offset = hand.maybe("f8", num_out), hand.maybe("f8", num_values)
+    out = hand.array("f4", num_out, num_values)
+    attempt(rows.mix, hand.array("f8", num_out, num_rows), offsets, offset, out)
+    attempt(rows.measure, hand.maybe("f8", num_values), hand.maybe("f8", num_values))
+    pairs = attempt(rows.pairs, hand(data.draw(st.booleans()), counts))
+    few = data.draw(st.integers(1, 9))
+    distances = hand.array("f8", few, few)
+    found = attempt(_core.least_diameter, distances, hand(data.draw(st.integers(0, 10)), counts))
+    assert found is None or max(found) < len(distances)
+    assert pairs is None or pairs.shape[0] == pairs.shape[1]
+
+
+@fuzzed
+@given(st.data())
 def test_synthetic_digits(data: st.DataObject) -> None:
     hand = Hand(data)
     options = hand(

@@ -33,7 +33,12 @@ TABLES = {
 # What came after the programs that the configurations were written to compare.
 _NEWER = (
     *("train --sampling-option", "train --secure-sum", "train --secure-sum-option"),
-    *("train --aggregator median", "train --eval-split validation", "preprocess --dry-run"),
+    *("train --eval-split validation", "preprocess --dry-run"),
+    *(f"train --aggregator {each}" for each in ("median", "trimmed-mean", "meamed", "mda", "dnc")),
+    *(f"train --aggregator {each}" for each in ("krum", "multi-krum", "bulyan", "fltrust")),
+    *(f"train --aggregator {each}" for each in ("foolsgold", "geometric-median")),
+    *(f"train --aggregator {each}" for each in ("centered-clipping", "sign-majority")),
+    *("train --pre-aggregator", "train --pre-aggregator-option"),
     *("train --metrics", "train --monitor", "train --class-weights", "eval --metrics"),
     *("preprocess --file-column", "preprocess --splits", "preprocess --pixel-range"),
     *(f"preprocess --pixel-range {each}" for each in ("0-1", "0-15", "0-16", "0-255", "0-4095")),

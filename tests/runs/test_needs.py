@@ -71,8 +71,13 @@ def _estimate(values: dict[str, Any], cohort: int = 8, population: int = 20) -> 
         {"algorithm": "feddyn"},
         {"algorithm": "local-only"},
         {"aggregator": "median", "client_weighting": "uniform"},
+        {"aggregator": "foolsgold"},
+        {"aggregator": "centered-clipping", "pre_aggregator": "nnm"},
     ],
-    ids=["plain", "threads", "adam", "scaffold", "feddyn", "local-only", "median"],
+    ids=[
+        *("plain", "threads", "adam", "scaffold", "feddyn", "local-only", "median"),
+        *("foolsgold", "clipping"),
+    ],
 )
 def test_no_run_takes_less_and_none_much_more(tmp_path: Path, given: dict[str, Any]) -> None:
     values = {**SMALL, **given}

@@ -162,6 +162,15 @@ def test_options_that_are_not_allowed_are_one_line(values: dict[str, Any], messa
     assert "\n" not in str(caught.value)
 
 
+def test_the_geometric_median_is_also_called_rfa(tmp_path: Path) -> None:
+    assert aggregators.build("rfa") == aggregators.build("geometric-median")
+    found = [
+        folder.read_metrics(trained(tmp_path / name, aggregator=name, rounds=2))
+        for name in ("rfa", "geometric-median")
+    ]
+    assert found[0] == found[1]
+
+
 # ---- Rounds --------------------------------------------------------------------------------------
 
 

@@ -449,6 +449,7 @@ AGGREGATORS = table(
         ),
         requirement="fewer than half of the deltas wrong",
         cost="one pass over the deltas for each step, and one",
+        aliases=("rfa",),
         example="fedcli train --aggregator geometric-median --sampling uniform --clients 20",
         code="fedcli.learning.aggregators.centers:GeometricMedian",
     ),
