@@ -12,6 +12,7 @@ import pytest
 from fedcli import settings
 from fedcli.errors import ConfigError
 from fedcli.federation.opened_data import open_data
+from fedcli.learning.engines import choosing
 from fedcli.runs import starting
 from fedcli.runs.attacking import attack_of_run, tolerated
 from fedcli.runs.evaluating import evaluate_run
@@ -19,6 +20,7 @@ from fedcli.runs.files import folder
 from fedcli.runs.opening import open_federation
 from fedcli.runs.trained import load_weights
 from fedcli.settings import tables
+from tests.kit.toy_engine import ToyEngine
 from tests.kit.training import make_config, trained
 
 pytestmark = pytest.mark.numeric
@@ -316,3 +318,27 @@ def test_the_attackers_that_a_rule_keeps_are_counted(tmp_path: Path) -> None:
     assert [each["attackers_kept"] for each in lines] == [
         each["attackers_in_cohort"] for each in lines
     ]
+
+
+def test_a_model_in_python_is_attacked_like_one_of_layers(tmp_path: Path) -> None:
+    """Every engine hands out rows that a stage may change."""
+    values = {**SAMPLED, "attack": "sign-flip", "attackers": "4"}
+    code = Path(__file__).parents[1] / "data" / "my_model.py"
+    layers = trained(tmp_path / "layers", **values)
+    python = trained(tmp_path / "python", **values, model=f"{code}:build")
+    assert _attack_lines(python) == _attack_lines(layers)
+    for own, expected in zip(
+        load_weights(python).values(), load_weights(layers).values(), strict=True
+    ):
+        np.testing.assert_allclose(own, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_another_engine_makes_the_same_attack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {**SAMPLED, "attack": "min-max", "attackers": "4", "threads": 1}
+    core = trained(tmp_path / "core", **values)
+    monkeypatch.setattr(choosing, "make_engine", lambda *_: ToyEngine(1))
+    toy = trained(tmp_path / "toy", **values)
+    assert _attack_lines(toy) == _attack_lines(core)
+    assert _weights(toy) == _weights(core)
