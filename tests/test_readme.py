@@ -24,6 +24,7 @@ import pytest
 from fedcli.cli import main as cli
 from fedcli.cli.help import MANUAL, TOPICS
 from fedcli.settings.tables.algorithms import AGGREGATORS, ALGORITHMS
+from fedcli.settings.tables.attacks import ATTACKS
 from fedcli.settings.tables.optimizers import OPTIMIZERS
 from fedcli.settings.tables.partitions import PARTITIONS
 from fedcli.settings.tables.samplers import SAMPLERS
@@ -269,3 +270,9 @@ def test_the_page_of_algorithms_describes_each_as_info_does() -> None:
     for table in (ALGORITHMS, OPTIMIZERS, AGGREGATORS, SAMPLERS, PARTITIONS, SCHEDULES):
         for name, entry in table.items():
             assert described[name] == entry.doc.removesuffix("."), name
+
+
+def test_the_page_on_robustness_has_all_attacks() -> None:
+    page = (MANUAL / "robustness.md").read_text()
+    tables = "".join(line for line in page.splitlines() if line.startswith("|"))
+    assert [name for name in ATTACKS if f"`{name}`" not in tables] == []

@@ -23,11 +23,9 @@ class AttackEntry(Entry):
     Attributes:
         poisons: Where the class is that poisons the attackers' examples, in the form of `code`;
             empty: the attackers train on their own examples. It takes options as `code` does.
-        needs_known: Whether the attack is computed from updates that the attackers know.
     """
 
     poisons: str = field(default="", kw_only=True)
-    needs_known: bool = field(default=False, kw_only=True)
 
 
 _UPDATES = "fedcli.learning.updates.attacks"
@@ -165,8 +163,9 @@ ATTACKS = table(
             *_WHEN,
         ),
         _check_when,
+        requirement="fewer than half of the updates of a round are of attackers",
+        cost="one pass over the known updates",
         code=f"{_UPDATES}.crafted:LittleIsEnough",
-        needs_known=True,
     ),
     AttackEntry(
         "ipm",
@@ -180,8 +179,9 @@ ATTACKS = table(
             *_WHEN,
         ),
         _check_when,
+        requirement="a known update",
+        cost="one pass over the known updates",
         code=f"{_UPDATES}.crafted:InnerProduct",
-        needs_known=True,
     ),
     AttackEntry(
         "min-max",
@@ -190,8 +190,9 @@ ATTACKS = table(
         "Shejwalkar and Houmansadr 2021, NDSS, algorithm 1",
         (_DEVIATION, _KNOWN, *_WHEN),
         _check_when,
+        requirement="a known update",
+        cost="n^2 distances, and two passes over the known updates",
         code=f"{_UPDATES}.crafted:MinMax",
-        needs_known=True,
     ),
     AttackEntry(
         "min-sum",
@@ -211,8 +212,9 @@ ATTACKS = table(
             *_WHEN,
         ),
         _check_when,
+        requirement="a known update",
+        cost="n^2 distances, and two passes over the known updates",
         code=f"{_UPDATES}.crafted:MinSum",
-        needs_known=True,
     ),
     AttackEntry(
         "fang-trimmed",
@@ -225,8 +227,9 @@ ATTACKS = table(
             *_WHEN,
         ),
         _check_when,
+        requirement="a known update",
+        cost="one pass over the known updates",
         code=f"{_UPDATES}.crafted:FangTrimmed",
-        needs_known=True,
     ),
     AttackEntry(
         "fang-krum",
@@ -235,8 +238,9 @@ ATTACKS = table(
         "Fang et al. 2020, arXiv 1911.11815, section 4.3",
         (_KNOWN, *_WHEN),
         _check_when,
+        requirement="three known updates, and more than 2 a + 1 updates for a attackers",
+        cost="n^2 distances, and three passes over the known updates",
         code=f"{_UPDATES}.against_krum:FangKrum",
-        needs_known=True,
     ),
     AttackEntry(
         "mimic",
@@ -251,8 +255,9 @@ ATTACKS = table(
             *_WHEN,
         ),
         _check_when,
+        requirement="two known updates",
+        cost="two to five passes over the known updates; one vector kept",
         code=f"{_UPDATES}.mimic:Mimic",
-        needs_known=True,
     ),
     AttackEntry(
         "optimal",
@@ -266,8 +271,9 @@ ATTACKS = table(
             *_WHEN,
         ),
         _check_when,
+        requirement="mean, or an aggregator of single updates",
+        cost="as many calls of the aggregator as evaluations",
         code=f"{_UPDATES}.optimal:Optimal",
-        needs_known=True,
     ),
     AttackEntry(
         "backdoor",
