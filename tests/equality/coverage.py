@@ -49,6 +49,7 @@ _NEWER = (
     *("report --plot-log", "report --plot-size"),
     *(f"report --plot-log {each}" for each in ("none", "x", "xy", "y")),
     *("train --compress", "train --compress-option", "report --x"),
+    *("train --attack", "train --attackers", "train --attack-option"),
     *(f"report --x {each}" for each in ("round", "megabytes", "megabytes-up")),
 )
 NOT_COMPARED = {
