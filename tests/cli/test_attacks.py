@@ -62,6 +62,13 @@ def test_report_pairs_a_run_with_the_same_run_without_attack(attacked: Fedcli) -
     assert "attack success rate," in alone
 
 
+def test_the_rounds_show_the_success_on_the_split_that_has_it(fedcli: Fedcli) -> None:
+    done = fedcli(*BACKDOOR.split(), "--eval-every", "3")
+    headers = done.out.splitlines()[1].split("   ")
+    assert "test attack_success_rate" in [each.strip() for each in headers]
+    assert "train attack_success_rate" not in done.out
+
+
 def test_info_lists_the_attacks(fedcli: Fedcli) -> None:
     done = fedcli("info", "attacks")
     assert "min-max" in done.out

@@ -79,10 +79,8 @@ def show_rounds(screen: TextScreen, rows: Sequence[RoundRow]) -> None:
     scores = ("loss", "acc.") if splits else _SCORE_HEADERS
     num_scores = len(scores)
     headers = ["round", *scores, *own]
-    evaluated = _own_names(each for row in rows for each in row.evaluation.values())
-    further = [name for name in evaluated if name not in own]
-    further = further if len(further) <= _MAX_FURTHER_METRICS else []
-    headers += [f"{split} {name}" for split in splits for name in ("loss", "acc.", *further)]
+    further = _further_names(rows, splits, own)
+    headers += [f"{split} {name}" for split in splits for name in ("loss", "acc.", *further[split])]
     headers += ["reports"] * has_reports + ["virtual s"] * has_clock
     headers += ["dropped clients"] * has_dropped + ["update"] * has_rejected
     cells = []
@@ -91,13 +89,26 @@ def show_rounds(screen: TextScreen, rows: Sequence[RoundRow]) -> None:
         line += _own_cells(row.online, own)
         for split in splits:
             line += score_cells(row.evaluation.get(split))[:2]
-            line += _own_cells(row.evaluation.get(split), further)
+            line += _own_cells(row.evaluation.get(split), further[split])
         line += ["" if row.num_reports is None else str(row.num_reports)] * has_reports
         line += [_seconds(row.virtual_seconds)] * has_clock
         line += [str(row.num_non_finite_clients)] * has_dropped
         line += [_update_text(row)] * has_rejected
         cells.append(line)
     screen.table(headers, cells, left=0)
+
+
+def _further_names(
+    rows: Sequence[RoundRow], splits: Sequence[str], own: Sequence[str]
+) -> dict[str, list[str]]:
+    """Returns the further metrics of each split, without the model's own; none if too many."""
+    further = {split: _own_names(row.evaluation.get(split) for row in rows) for split in splits}
+    names = {name for each in further.values() for name in each if name not in own}
+    has_room = len(names) <= _MAX_FURTHER_METRICS
+    return {
+        split: [name for name in each if name in names and has_room]
+        for split, each in further.items()
+    }
 
 
 def show_progress(screen: TextScreen, progress: Progress, num_rounds: int) -> None:
