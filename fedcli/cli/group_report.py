@@ -21,6 +21,7 @@ from fedcli.sweeps.trials import read_trials
 
 if TYPE_CHECKING:
     from fedcli.reports.plots import PlotOptions
+    from fedcli.runs.record import RunRecord
 
 
 class Shape(NamedTuple):
@@ -186,6 +187,22 @@ def write_files(
     for file in (plot[0] if plot else None, heat_map, csv):
         if file is not None:
             remarks.detail(f"wrote {file}")
+
+
+def plot_repeated(records: Sequence[RunRecord], path: Path, options: PlotOptions) -> bool:
+    """Draws runs that differ in their seeds alone as one curve with a band.
+
+    Returns:
+        False if there are no such runs, so that nothing is drawn.
+    """
+    try:
+        table = groups.group(groups.members_of(records))
+    except ConfigError:  # they differ in more than their options
+        return False
+    if len(table.rows) == len(records):
+        return False
+    _plot(table, group_tables.INTERVAL, path, options)
+    return True
 
 
 def _plot(table: Groups, spread: str, path: Path, options: PlotOptions) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 _LEGEND_COLUMNS = 44  # of a run's name
+_MOST_CURVES = 7  # as many colours as there are; of more runs, those of other seeds are one curve
 
 
 class PlotLook(NamedTuple):
@@ -89,7 +90,8 @@ class _Format(click.Choice[str]):
 @opt.option(
     "--plot",
     "plot_file",
-    help="Draw the curves into this file, .png, .svg or .pdf.",
+    help="Draw the curves into this file, .png, .svg or .pdf. Of more than 7 runs, those that "
+    "differ in their seeds alone are one curve, their mean, with a band.",
     section=opt.PICTURES,
     type=opt.OutputFile(),
     metavar="FILE",
@@ -410,6 +412,11 @@ def _plot(records: Sequence[RunRecord], file: Path, look: PlotLook) -> None:
     from fedcli.reports import megabytes, plots
     from fedcli.runs.record import ABOUT_ONLINE, curves_of, is_online, measures_of
 
+    if len(records) > _MOST_CURVES and look.x == megabytes.ROUND:
+        from fedcli.cli.group_report import plot_repeated
+
+        if plot_repeated(records, file, _plot_options(look)):
+            return
     title = str(records[0].path) if len(records) == 1 else f"{len(records)} runs"
     along = megabytes.along(look.x)
     panels = {each: curves_of(records, each, along) for each in measures_of(records)}

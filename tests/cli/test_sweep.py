@@ -140,6 +140,11 @@ def test_report_draws_curves_with_bands_and_a_heat_map(fedcli: Fedcli, tmp_path:
         assert curves.count(f"<!-- client_lr=0.02, {name} -->") == 1
     assert curves.count('id="FillBetweenPolyCollection') == 8
     assert "<!-- scaffold -->" in (tmp_path / "map.svg").read_text()
+    plain = fedcli("report", "study/runs", "--plot", "plain.svg")
+    assert (plain.code, plain.err) == (0, "")
+    drawn_plainly = (tmp_path / "plain.svg").read_text()
+    assert drawn_plainly.count("<!-- scaffold, client_lr=0.02 -->") == 1
+    assert drawn_plainly.count('id="FillBetweenPolyCollection') == 8
     one = fedcli(
         "report", "study", "--by", "algorithm", "--best", "client_lr", "--heat-map", "m.png"
     )
