@@ -375,3 +375,39 @@ def test_calls(name: str, data: st.DataObject) -> None:
     for found in (stats, scored):
         assert found is None or len(found) == num_clients
     assert logits is None or logits.shape[1] == layout.num_classes
+
+
+KINDS = (
+    *("uniform", "fixed-step", "qsgd", "terngrad", "sign", "top-k", "random-k", "sketch"),
+    *("powersgd", "powersgd-left", "drive", "eden", "none"),
+)
+
+
+@fuzzed
+@given(st.data())
+def test_codecs(data: st.DataObject) -> None:
+    hand = Hand(data)
+    shapes_of = hand([(4, 3), (3,)], st.lists(shapes, max_size=3))
+    fields = {"bits": 2, "levels": 3, "count": 5, "block": 8, "rank": 1, "depth": 2, "width": 4}
+    options = {name: hand(value, counts) for name, value in fields.items()}
+    options["is_short"] = data.draw(st.booleans())
+    options["step"], options["clip"] = hand(0.5, amounts), hand(2.5, amounts)
+    kind = data.draw(st.sampled_from(KINDS))
+    factors = hand.array("f4", 3 if kind == "powersgd-left" else 4)
+    codec = attempt(lambda: _core.Codec(kind, shapes_of, factors=factors, **options))
+    if codec is None:
+        return
+    num_params = 15 if shapes_of == [(4, 3), (3,)] else data.draw(st.integers(1, 40))
+    key = hand.key()
+    payload = attempt(codec.encode, hand.array("f4", num_params), key)
+    assert payload is None or len(payload) <= codec.capacity
+    decoded = attempt(codec.decode, hand(payload, st.binary(max_size=99)), key)
+    assert decoded is None or decoded.dtype == np.float32
+    rows, threads = hand.array("f4", 3, num_params), hand(2, counts)
+    chosen = hand(np.array([0, 2]), odd_arrays, st.just(np.array([2, 0])))
+    keys = hand([hand.key(), hand.key()])
+    residuals = hand.maybe("f4", 2, num_params)
+    decay = hand(0.5, amounts)
+    sent = attempt(codec.compress_rows, rows, chosen, keys, residuals, decay, threads)
+    assert sent is None or len(sent) == len(chosen)
+    attempt(codec.encode_rows, rows, chosen, keys, residuals, decay, threads)
