@@ -7,7 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SLICE_FLOATS = 65536, WIDEST = 1024, LEAST_PART = 4096, MOST_PARTS = 64 };
+enum { SLICE_FLOATS = 65536, WIDEST = 1024, LEAST_PART = 4096, FEWEST_PARTS = 4, MOST_PARTS = 64 };
+enum { MOST_SUMS = 1 << 22 }; /* of all parts, 32 MiB, unless there are few parts */
 
 static size_t round_up(size_t count, size_t unit) { return (count + unit - 1) / unit * unit; }
 
@@ -45,7 +46,9 @@ static void run_part(void *context, size_t part, int worker) {
 int fed_run_slices(int num_threads, fed_slicing slicing, double *sums) {
     const size_t num_values = slicing.rows->num_values, num_sums = slicing.num_sums;
     run r = {.slicing = &slicing};
-    r.part_size = round_up(num_values / MOST_PARTS + 1, FED_LANES);
+    size_t most_parts = num_sums > 0 ? MOST_SUMS / num_sums : MOST_PARTS;
+    if (most_parts > MOST_PARTS) most_parts = MOST_PARTS;
+    r.part_size = round_up(num_values / fed_larger(most_parts, FEWEST_PARTS) + 1, FED_LANES);
     r.part_size = fed_larger(r.part_size, LEAST_PART);
     const size_t num_parts = (num_values + r.part_size - 1) / r.part_size;
     slicing.kernels = fed_active_kernels();

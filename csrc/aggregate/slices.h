@@ -29,8 +29,9 @@ size_t fed_slice_width(size_t num_rows);
 /* The distance between rows in scratch. It is no multiple of 4 KiB; else all rows of a coordinate
  * would compete for the same few lines of the first cache. */
 size_t fed_scratch_stride(size_t num_rows);
-/* Runs all slices; fills in `kernels` and `width`. A part of the coordinates, whose size depends on
- * their number alone, has its own sums, and parts are added in order. So threads change no sum. */
+/* Runs all slices; fills in `kernels` and `width`. Parts of the coordinates have their own sums,
+ * which are added in order. How many parts there are depends on sizes alone; so threads change no
+ * sum. */
 int fed_run_slices(int num_threads, fed_slicing slicing, double *sums /* out [num_sums] */);
 
 /* 1 if there are rows, and as many threads as a team may have. */
