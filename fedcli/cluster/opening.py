@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from fedcli import datasets
 from fedcli.cluster import probe
@@ -55,12 +55,8 @@ def open_workers(
         int(str(options["threads"])) or None,
         float(str(options["start_seconds"])),
     )
-    workers = RayWorkers(place, WorkerSetup(source, num_threads=1))
-    try:
-        _check(workers.hellos, None if source is None else datasets.fingerprint(source), source)
-    except BaseException:
-        workers.close()
-        raise
+    check = _Check(source)
+    workers = RayWorkers(place, WorkerSetup(source, num_threads=1), check)
     return ClusterEngine(workers, local, splits, ships_data=source is None), workers
 
 
@@ -75,10 +71,17 @@ def _readable(source: DataSource) -> DataSource:
     return source
 
 
-def _check(hellos: Sequence[Hello], fingerprint: str | None, source: DataSource | None) -> None:
+class _Check:
     """Rejects workers with another version, instruction set, data or arithmetic."""
-    mine = probe.digest()
-    for hello in hellos:
+
+    def __init__(self, source: DataSource | None) -> None:
+        """Notes what this machine has; `source` is what the workers read, None if nothing."""
+        self._source = source
+        self._fingerprint = None if source is None else datasets.fingerprint(source)
+        self._probe = probe.digest()
+
+    def __call__(self, hello: Hello) -> None:
+        """Raises RunError for a worker that would compute other bytes."""
         if hello.fedcli != __version__:
             raise RunError(
                 f"{hello.host} has fedcli {hello.fedcli}, this machine {__version__}; install the "
@@ -89,13 +92,13 @@ def _check(hellos: Sequence[Hello], fingerprint: str | None, source: DataSource 
                 f"{hello.host} computes with {hello.isa}, this machine with {native.isa_name()}; "
                 f"run FEDCLI_ISA={hello.isa} fedcli train ..., with a set that all nodes have"
             )
-        if hello.fingerprint != fingerprint:
-            assert source is not None
+        if hello.fingerprint != self._fingerprint:
+            assert self._source is not None
             raise RunError(
-                f"{hello.host} has other data at {source.data} than this machine; copy them there, "
-                "or use --engine-option data=ship"
+                f"{hello.host} has other data at {self._source.data} than this machine; copy them "
+                "there, or use --engine-option data=ship"
             )
-        if hello.probe != mine:
+        if hello.probe != self._probe:
             raise RunError(
                 f"{hello.host} computes other bytes than this machine with the same version and "
                 "instruction set; build fedcli with the same compiler and C library on all nodes"

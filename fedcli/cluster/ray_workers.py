@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from time import monotonic
 from types import TracebackType
@@ -51,12 +51,14 @@ class Place:
     start_seconds: float
 
 
+Check = Callable[[Hello], None]
+
+
 class _Actor:
     """A worker as the driver sees it."""
 
-    def __init__(self, handle: Any, number: int) -> None:
+    def __init__(self, handle: Any) -> None:
         self.handle = handle
-        self.number = number
         self.num_open = 0  # parts that it has
         self.probe: Any = None  # a call by whose answer a lost worker shows that it is back
 
@@ -64,13 +66,21 @@ class _Actor:
 class RayWorkers:
     """A context manager: the workers of one run."""
 
-    def __init__(self, place: Place, setup: WorkerSetup) -> None:
+    def __init__(self, place: Place, setup: WorkerSetup, check: Check) -> None:
         """Joins or starts the cluster, and starts the workers.
+
+        Args:
+            place: Where they run.
+            setup: What they need to start.
+            check: Called with what each worker says of itself, also of one that joins later. It
+                raises an error if that worker must not be used.
 
         Raises:
             ConfigError: Ray is not installed, or there is no cluster at the address.
-            RunError: No worker starts in time.
+            RunError: No worker starts in time, or `check` rejects one.
         """
+        self._check = check
+        self._joining: dict[Any, _Actor] = {}  # started workers, by the call they have to answer
         self._ray = _import_ray()
         self._place = place
         self._folder: str | None = None
@@ -80,8 +90,8 @@ class RayWorkers:
         try:
             self._num_threads = place.num_threads or self._default_threads()
             self._setup = setup._replace(num_threads=self._num_threads)
-            self._actors = [self._start(number) for number in range(self._wanted())]
-            self.hellos = self._hear()
+            self._actors = [self._start() for _ in range(self._wanted())]
+            self._hear()
         except BaseException:
             self.close()
             raise
@@ -109,6 +119,7 @@ class RayWorkers:
             FedcliError: A worker raised it.
             RunError: No worker is left, or a part was lost several times.
         """
+        self._admit()
         call = _Call(self, shared, iter(parts), cancel)
         try:
             yield from call.results()
@@ -118,9 +129,9 @@ class RayWorkers:
 
     def close(self) -> None:
         """Ends the workers, and the cluster if it was started here."""
-        for actor in getattr(self, "_actors", ()):
+        for actor in (*getattr(self, "_actors", ()), *self._joining.values()):
             self._kill(actor)
-        self._actors = []
+        self._actors, self._joining = [], {}
         if self._owns_cluster and self._ray.is_initialized():
             self._ray.shutdown()
         if self._folder is not None:
@@ -184,7 +195,7 @@ class RayWorkers:
     def _wanted(self) -> int:
         return self._place.num_workers or len(self._nodes())
 
-    def _start(self, number: int) -> _Actor:
+    def _start(self) -> _Actor:
         actor_class = _actor_class(self._ray).options(
             num_cpus=self._num_threads,
             max_restarts=-1,
@@ -192,10 +203,34 @@ class RayWorkers:
             scheduling_strategy="SPREAD",
             runtime_env={"env_vars": {"FEDCLI_ISA": native.isa_name()}},
         )
-        return _Actor(actor_class.remote(self._setup), number)
+        return _Actor(actor_class.remote(self._setup))
 
-    def _hear(self) -> list[Hello]:
-        """What all workers say, in their order. Raises RunError if one does not start in time."""
+    def _admit(self) -> None:
+        """Starts workers on nodes that have joined the cluster, and uses those that are ready.
+
+        Raises:
+            RunError: One would compute other bytes.
+        """
+        if self._place.num_workers is not None:
+            return
+        for _ in range(len(self._nodes()) - len(self._actors) - len(self._joining)):
+            actor = self._start()
+            self._joining[actor.handle.hello.remote()] = actor
+        if not self._joining:
+            return
+        ready, _ = self._ray.wait(list(self._joining), num_returns=len(self._joining), timeout=0)
+        for call in ready:
+            actor = self._joining.pop(call)
+            try:
+                hello = self._answer(call)
+            except RunError:  # its node has left again
+                self._kill(actor)
+                continue
+            self._check(hello)
+            self._actors.append(actor)
+
+    def _hear(self) -> None:
+        """Checks what all workers say. Raises RunError if one does not start in time."""
         calls = [actor.handle.hello.remote() for actor in self._actors]
         done, waiting = self._ray.wait(
             calls, num_returns=len(calls), timeout=self._place.start_seconds
@@ -206,7 +241,8 @@ class RayWorkers:
                 f"started in {self._place.start_seconds:g} s; choose fewer with --engine-option "
                 "workers=N or threads=N, or wait longer with start_seconds=S"
             )
-        return [self._answer(call) for call in calls]
+        for call in calls:
+            self._check(self._answer(call))
 
     def _answer(self, call: Any) -> Any:
         """The result of a finished call. Raises the worker's own error."""

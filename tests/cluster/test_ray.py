@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedcli import datasets
 from fedcli.cluster import probe
 from fedcli.cluster.messages import Hello, WorkerSetup
-from fedcli.cluster.opening import _check
+from fedcli.cluster.opening import _Check
 from fedcli.cluster.ray_workers import Place, RayWorkers
 from fedcli.core import native
 from fedcli.core.native import CancelFlag, Cancelled
@@ -171,25 +172,27 @@ def test_workers_with_another_instruction_set_are_refused(
         pytest.skip("the driver has the lowest instruction set already")
     monkeypatch.setattr("fedcli.core.native.isa_name", lambda: "generic")
     place = Place("auto", 1, 1, 60.0)
-    setup = WorkerSetup(DataSource(), 1)
-    with RayWorkers(place, setup) as workers:
-        hellos = workers.hellos
+    hellos: list[Hello] = []
+    with RayWorkers(place, WorkerSetup(DataSource(), 1), hellos.append):
+        pass
     monkeypatch.undo()
     assert hellos[0].isa == "generic"
     with pytest.raises(RunError, match="FEDCLI_ISA=generic fedcli train"):
-        _check(hellos, hellos[0].fingerprint, DataSource())
+        _Check(DataSource())(hellos[0])
 
 
 def test_workers_with_other_data_or_arithmetic_are_refused() -> None:
-    good = Hello("far", __version__, native.isa_name(), "abc", probe.digest())
-    _check([good], "abc", DataSource())
+    check = _Check(DataSource())
+    data = datasets.fingerprint(DataSource())
+    good = Hello("far", __version__, native.isa_name(), data, probe.digest())
+    check(good)
     for bad, words in (
         (good._replace(fedcli="0.0"), "install the same version"),
         (good._replace(fingerprint="abd"), "far has other data at synthetic-digits"),
         (good._replace(probe="0"), "other bytes than this machine"),
     ):
         with pytest.raises(RunError, match=words):
-            _check([good, bad], "abc", DataSource())
+            check(bad)
 
 
 def test_too_many_workers_are_told_in_time(tmp_path: Path) -> None:
@@ -215,7 +218,7 @@ def test_data_of_a_program_are_refused_unless_they_are_sent(tmp_path: Path) -> N
         engine: dict[str, Any] = {"workers": 2, "threads": 1, "data": sent}
         config = RunConfig(**options, engine="ray", engine_options=engine)
         if sent == "read":
-            with pytest.raises(ConfigError, match="--engine-option data=ship"):
+            with pytest.raises(ConfigError, match="data=ship"):
                 fedcli_train(config, tmp_path / name, data=data)
         else:
             weights.append(fedcli_train(config, tmp_path / name, data=data).weights())
@@ -227,4 +230,4 @@ def test_data_of_a_program_are_refused_unless_they_are_sent(tmp_path: Path) -> N
 def test_a_ray_client_is_refused() -> None:
     ray.shutdown()  # the last test: without a cluster of this process
     with pytest.raises(ConfigError, match="run fedcli on a node of the cluster"):
-        RayWorkers(Place("ray://far:10001", 1, 1, 5.0), WorkerSetup(None, 1))
+        RayWorkers(Place("ray://far:10001", 1, 1, 5.0), WorkerSetup(None, 1), lambda _: None)
