@@ -57,6 +57,7 @@ def validate(config: RunConfig) -> RunConfig:
     _check_compression(values)
     _resolve_metrics(values)
     _check_secure_sum(values)
+    _check_engine(values)
     for name, owner in OPTION_OWNERS.items():
         if values[owner] not in (None, False) and name != "metric_options":
             values[name] = _resolved(name, values[owner], values[name])
@@ -69,6 +70,14 @@ def validate(config: RunConfig) -> RunConfig:
             "weights: leave it out"
         )
     return RunConfig(**values)
+
+
+def _check_engine(values: Mapping[str, Any]) -> None:
+    if values["engine_options"] and values["engine"] is None:
+        raise ConfigError(
+            f"--engine-option {next(iter(values['engine_options']))} needs an engine; give "
+            "--engine ray, too"
+        )
 
 
 def _resolve_algorithm(values: dict[str, Any]) -> None:

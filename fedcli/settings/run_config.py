@@ -490,11 +490,12 @@ class RunConfig:
         changes=NOTHING,
         on_resume=GIVE,
     )
-    engine: str = option(
-        "threads",
+    engine: str | None = option(
+        None,
         name_in(lambda: tables.ENGINES),
         help="What computes the clients; it changes no result.",
         section=RUN,
+        usual="threads",
         changes=NOTHING,
         on_resume=GIVE,
     )
