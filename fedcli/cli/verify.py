@@ -40,6 +40,13 @@ _CODE = opt.stack(
     type=click.IntRange(min=1),
     metavar="N",
 )
+@opt.option(
+    "--from-checkpoint",
+    "from_checkpoint",
+    help="Train only the rounds after the oldest checkpoint that a run keeps.",
+    section=opt.RUN,
+    is_flag=True,
+)
 @opt.option("--data", help="Where the run's data are now.", section=opt.DATA, metavar="PATH")
 @opt.option("--test-data", help="Where its test data are now.", section=opt.DATA, metavar="PATH")
 @opt.option(
@@ -55,6 +62,7 @@ def verify(
     *,
     path: Path,
     num_sampled: int | None,
+    from_checkpoint: bool,
     data: str | None,
     test_data: str | None,
     threads: int | None,
@@ -80,7 +88,8 @@ def verify(
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
     runs = _runs_in(path, num_sampled)
     given = {name: text for name, text in code.items() if text is not None}
-    options = {"threads": threads, "data": data, "test_data": test_data, "code": given}
+    places = {"data": data, "test_data": test_data}
+    options = {"threads": threads, **places, "code": given, "from_checkpoint": from_checkpoint}
     _select_instruction_set(runs)
     found = [_verify(run, options, remarks) for run in runs]
     if as_json:

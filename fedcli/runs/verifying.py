@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedcli import settings
+from fedcli import datasets, settings
 from fedcli.core import native
 from fedcli.core.native import CancelFlag
 from fedcli.dataclass import dataclass
@@ -101,6 +102,7 @@ def verify_run(
     data: str | None = None,
     test_data: str | None = None,
     code: Mapping[str, str] | None = None,
+    from_checkpoint: bool = False,
     told: Told | None = None,
     cancel: CancelFlag | None = None,
 ) -> Verification:
@@ -113,6 +115,7 @@ def verify_run(
         data: Where the run's data are now; None: where they were.
         test_data: The same of its test data.
         code: FILE.py for each part of the run that is a user's code, by field.
+        from_checkpoint: Train only the rounds after the oldest checkpoint that is kept.
         told: Called with the result of each round.
         cancel: Once raised, the training stops within a local step.
 
@@ -128,12 +131,37 @@ def verify_run(
     last = _last_round(path)
     with tempfile.TemporaryDirectory(prefix="fedcli-verify-") as scratch:
         again = Path(scratch) / "run"
-        with starting.start(
-            config, again, expected_data=origin.get("data"), cancel=cancel
-        ) as training:
-            _check_data(training, path, origin)
+        first = 0
+        if from_checkpoint:
+            first = _copy_beginning(path, again)
+            named: Any = dict(code or {})
+            opened = starting.resume(
+                again, threads=threads, data=data, test_data=test_data, cancel=cancel, **named
+            )
+        else:
+            opened = starting.start(config, again, cancel=cancel)
+        with opened as training:
+            _check_data(config, path, origin)
             _train_to(training, last, told, is_evaluated=_closing(path, last) is not None)
-        return _compared(path, again, last, _unlike(origin))
+        return replace(_compared(path, again, last, _unlike(origin)), num_rounds=last - first)
+
+
+def _copy_beginning(path: Path, again: Path) -> int:
+    """Copies a run as it was at its oldest checkpoint, and returns the round of that.
+
+    Raises:
+        RunError: It is the only one.
+    """
+    rounds = run_dir.checkpoint_rounds(path)
+    if len(rounds) < 2:
+        raise RunError(
+            f"{path} keeps no earlier checkpoint to start from; verify it from its first round, or "
+            "train with --keep-checkpoints 2 or more"
+        )
+    later = {run_dir.checkpoint_name(each) for each in rounds[1:]}
+    left_out = shutil.ignore_patterns(*later, run_dir.EVALUATION, run_dir.LOCK)
+    shutil.copytree(path, again, ignore=left_out)
+    return rounds[0]
 
 
 def _config_of(
@@ -172,13 +200,13 @@ def _last_round(path: Path) -> int:
     return checkpoints[-1] if checkpoints else int(lines[-1]["round"])
 
 
-def _check_data(training: Training, path: Path, origin: Mapping[str, Any]) -> None:
+def _check_data(config: RunConfig, path: Path, origin: Mapping[str, Any]) -> None:
     """Rejects other data than those of the run."""
-    now = run_dir.read_origin(training.path).get("data")
+    now = datasets.fingerprint(config.data_source)
     if origin.get("data") not in (None, now):
         raise RunError(
             f"{path} was trained on other data: their fingerprint is {origin['data']}, that of "
-            f"{training.config.data} is {now}; give the run's data with --data"
+            f"{config.data} is {now}; give the run's data with --data"
         )
 
 

@@ -110,6 +110,19 @@ def test_an_unfinished_run_is_verified_as_far_as_it_goes(fedcli: Fedcli) -> None
     assert told["compared"] == ["metrics.jsonl", "weights"]
 
 
+def test_the_rounds_after_a_checkpoint_are_verified_alone(fedcli: Fedcli) -> None:
+    options = ("--checkpoint-every", 1, "--keep-checkpoints", 2, "--algorithm", "scaffold")
+    run = train(fedcli, "a", *options, "--client-weighting", "uniform")
+    done = fedcli("verify", run, "--from-checkpoint", "--json")
+    told = json.loads(done.out)["runs"][0]
+    assert (told["verified"], told["rounds"]) == (True, 1)
+    assert told["compared"] == ["metrics.jsonl", "evaluation.json", "weights"]
+    change(run / "metrics.jsonl", ("client_work", "train", "loss"), 2.5, line_num=2)
+    assert "metrics.jsonl, round 3" in fedcli("verify", run, "--from-checkpoint").out
+    lone = train(fedcli, "b", "--keep-checkpoints", 1)
+    assert_is_one_line(fedcli("verify", lone, "--from-checkpoint"), "--keep-checkpoints 2 or more")
+
+
 def test_another_instruction_set_is_compared_within_a_tolerance(fedcli: Fedcli) -> None:
     run = train(fedcli, "a")
     other = "generic" if native.isa_name() != "generic" else "avx2"
