@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -757,6 +759,28 @@ def test_threads_change_no_byte(case: str) -> None:
         for threads in (1, 2, 7)
     }
     assert len(found) == 1
+
+
+FORKED = """
+import os, signal
+import numpy as np
+from fedcli.core.native import Rows
+
+matrix = np.linspace(-1.0, 1.0, 9 * 50_000, dtype=np.float32).reshape(9, -1)
+before = Rows(matrix, np.arange(9), 2).trimmed_mean(4)
+child = os.fork()
+if child == 0:
+    signal.alarm(30)
+    after = Rows(matrix, np.arange(9), 2).trimmed_mean(4)
+    os._exit(0 if (after == before).all() else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_forked_process_computes_on_threads_as_well() -> None:
+    """Helpers of a thread are not forked with it; a call that waited for them would never end."""
+    done = subprocess.run([sys.executable, "-c", FORKED], check=False)
+    assert done.returncode == 0
 
 
 def test_dnc_draws_coordinates_by_round() -> None:
