@@ -193,13 +193,14 @@ def plot_repeated(records: Sequence[RunRecord], path: Path, options: PlotOptions
     """Draws runs that differ in their seeds alone as one curve with a band.
 
     Returns:
-        False if there are no such runs, so that nothing is drawn.
+        False if there are no such runs, or several of the same seeds, so that nothing is drawn.
     """
     try:
         table = groups.group(groups.members_of(records))
     except ConfigError:  # they differ in more than their options
         return False
-    if len(table.rows) == len(records):
+    num_drawn = sum(len(row.members) for row in table.rows)
+    if len(table.rows) == len(records) or num_drawn < len(records):
         return False
     _plot(table, group_tables.INTERVAL, path, options)
     return True
