@@ -157,9 +157,10 @@ def sweep(  # one parameter for each option that is not a field of RunConfig
 ) -> None:
     """Run a study of many runs on all processors, and print the table of its results.
 
-    STUDY.toml says which runs; options beside it, all those of fedcli train among them, go before
-    it. Runs that are finished are not run again: an interrupted study goes on with --resume. The
-    table has the means over seeds of each combination, the best first, chosen on validation data.
+    STUDY.toml says which runs there are. Options override it, those of fedcli train included;
+    without a file they are the study. An interrupted study goes on with --resume, and finished runs
+    are not run again. The table has the mean over seeds of each combination, the best first, chosen
+    on validation data. fedcli help sweeps has an example and all keys of the file.
 
     \b
     Examples:

@@ -60,8 +60,7 @@ def test_a_study_file_is_overridden_by_options(fedcli: Fedcli, tmp_path: Path) -
     assert [each.name for each in tmp_path.iterdir()] == ["mine.toml"]
     halved = fedcli("sweep", "--grid", "epochs=1,2,3,4", "--halving", "2,2", "--dry-run")
     assert halved.out.splitlines()[-1] == (
-        "halving: 4 points to round 2, 2 points to round 4, 1 points to round 8, "
-        "1 points to round 10"
+        "halving: 4 points to round 2, 2 points to round 4, 1 point to round 8, 1 point to round 10"
     )
 
 

@@ -95,13 +95,13 @@ def list_runs(study: Study) -> None:
         return
     points = first_points(study)
     screen.table(["point", "options"], [(str(each.number), each.text) for each in points], 2)
-    count = f"{len(points):,} points with {len(study.seeds)} seeds ({seeds})"
+    count = f"{_counted(len(points), 'point')} with {_counted(len(study.seeds), 'seed')} ({seeds})"
     screen.line("")
-    screen.line(f"{count}: {len(points) * len(study.seeds):,} runs")
+    screen.line(f"{count}: {_counted(len(points) * len(study.seeds), 'run')}")
     if study.halving is not None:
         left, parts = len(points), []
         for rounds in rungs(study.halving, points[0].configs[0].rounds):
-            parts.append(f"{left} points to round {rounds}")
+            parts.append(f"{_counted(left, 'point')} to round {rounds}")
             left = max(1, left // study.halving.eta)
         screen.line("halving: " + ", ".join(parts))
 
@@ -176,8 +176,13 @@ def check_failures(path: Path, lines: Sequence[Mapping[str, Any]], remarks: Rema
         )
 
 
+def _counted(number: int, noun: str) -> str:
+    """A number with its noun, in the plural if it is not 1."""
+    return f"{number:,} {noun}" + "s" * (number != 1)
+
+
 def _summary(board: Board) -> str:
-    parts = [f"{board.finished:,} runs"]
+    parts = [_counted(board.finished, "run")]
     for count, what in (
         (board.found, "were there already"),
         (board.reused, "reused from other folders"),
