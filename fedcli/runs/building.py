@@ -60,19 +60,19 @@ def build_stages(
     return tuple(stage for stage in stages if stage is not None)
 
 
-def behind_secure_sum(config: RunConfig, aggregator: Aggregator) -> Aggregator:
-    """Returns an aggregator that gets the secure sum of the updates, if the config wants that."""
+def behind_secure_sum(algorithm: Algorithm, config: RunConfig) -> Algorithm:
+    """Returns the algorithm whose aggregator gets the secure sum, if the config wants that."""
     if not config.secure_sum:
-        return aggregator
+        return algorithm
     (entry,) = tables.SECURE_SUMS.values()
-    secured: Aggregator = load(entry.code)(aggregator, **config.secure_sum_options)
-    return secured
+    aggregator = load(entry.code)(algorithm.aggregator, **config.secure_sum_options)
+    return replace(algorithm, aggregator=aggregator)
 
 
 def _build_aggregator(config: RunConfig) -> Aggregator:
     name, options = config.aggregator, config.aggregator_options
     if config.pre_aggregator is None:
-        return behind_secure_sum(config, aggregators.build(name, options))
+        return aggregators.build(name, options)
     return aggregators.build_after(
         config.pre_aggregator, name, options, config.pre_aggregator_options
     )

@@ -40,7 +40,7 @@ from fedcli.models import sources
 from fedcli.models.layout import ParamLayout
 from fedcli.models.model import Model
 from fedcli.runs import needs
-from fedcli.runs.building import build_algorithm, build_stages
+from fedcli.runs.building import behind_secure_sum, build_algorithm, build_stages
 from fedcli.runs.files import checkpoint
 from fedcli.runs.files.checkpoint import Checkpoint
 from fedcli.runs.files.saved_states import digests_of, to_components
@@ -218,6 +218,7 @@ def open_federation(
     _check_cohort(algorithm, cohort_size(config, cohorts), config)
     config, attack = _open_attack(config, train, cohorts, notes)
     stages = build_stages(config, algorithm, attack)
+    algorithm = behind_secure_sum(algorithm, config)  # an attack knows the rule behind it
     load = needs.workload(
         train,
         len(cohorts.for_round(0)),

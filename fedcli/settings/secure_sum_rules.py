@@ -29,7 +29,6 @@ _WHY_NOT_PRE_AGGREGATOR: Mapping[str, str] = {
     "bucketing": "needs a secure sum for each bucket, which is not simulated",
     "": _SINGLE,
 }
-_WHY_NOT_ATTACK = {"optimal": "asks what the server makes of single updates"}
 _WHY_NOT_COMPRESS: Mapping[str, str] = {
     **dict.fromkeys(("fixed-step", "random-k", "powersgd", "sketch"), _SUMS_OF_CODES),
     "top-k": "sends other coordinates for each client, so they cannot be added",
@@ -57,8 +56,6 @@ def check(values: Mapping[str, Any]) -> None:
     if values["aggregator"] not in _AGGREGATORS:
         why = _reason(_WHY_NOT_AGGREGATOR, values["aggregator"])
         _refuse("aggregator", values["aggregator"], why, f"one of {', '.join(_AGGREGATORS)}")
-    if values.get("attack") in _WHY_NOT_ATTACK:
-        _refuse("attack", values["attack"], _WHY_NOT_ATTACK[values["attack"]], "")
     for field, reasons in (
         ("pre_aggregator", _WHY_NOT_PRE_AGGREGATOR),
         ("compress", _WHY_NOT_COMPRESS),
