@@ -99,6 +99,12 @@ void fed_rng_fill_u32(fed_rng *rng, uint32_t *values /* out [num_values] */, siz
 /* The same from output `first` on. */
 void fed_rng_fill_from(const fed_key *key, size_t first, uint64_t *values /* out [num_values] */,
                        size_t num_values);
+/* Adds scale times standard normal numbers to some values. Value i is made of the stream's words in
+ * groups of FED_NORMAL_GROUP: of each the first half gives radii, the second half angles, and the
+ * pairs go to the first and the second half of the group's values. */
+enum { FED_NORMAL_GROUP = 256 };
+void fed_rng_add_normal(const fed_key *key, double scale, double *values /* in-out [num_values] */,
+                        size_t num_values);
 
 /* ---- Order of examples (client/order.c) ------------------------------------------------------ */
 

@@ -238,5 +238,10 @@ KERNEL(double, square_distance, const float *values, const double *origin, size_
 KERNEL(double, product_with, const float *values, const double *origin, const double *direction,
        size_t num_values)
 
+/* values[i], values[num_pairs + i] += scale * a pair of independent standard normal numbers, made
+ * of words[i] and words[num_pairs + i]; see fed_rng_add_normal. */
+KERNEL(void, add_normal, const uint64_t *words, /* [2 * num_pairs] */
+       size_t num_pairs, double scale, double *values /* in-out [2 * num_pairs] */)
+
 /* Runs num_steps rounds of independent fused multiply-adds; returns the number of operations. */
 KERNEL(double, fma_chain, size_t num_steps)

@@ -8,8 +8,10 @@
  * are the same on all machines.
  */
 #include "fed.h"
+#include "kernels/kernels.h"
 
 #include <math.h>
+#include <string.h>
 
 #define NUM_HALVES 8 /* 32-bit halves in a block */
 #define TWO_PI 6.283185307179586476925
@@ -127,15 +129,38 @@ void fed_rng_fill(const fed_key *key, uint64_t *values, size_t num_values) {
 }
 
 void fed_rng_fill_from(const fed_key *key, size_t first, uint64_t *values, size_t num_values) {
-    const size_t block_words = NUM_HALVES / 2;
-    fed_rng rng;
-    fed_rng_init(&rng, key);
-    rng.counter[0] = first / block_words;
-    for (size_t i = 0; i < first % block_words; i++) {
-        next_u64(&rng);
+    enum { BLOCK_WORDS = NUM_HALVES / 2 };
+    const uint64_t halves[2] = {key->seed, key->client};
+    uint64_t counter[4] = {first / BLOCK_WORDS, key->round, key->purpose, key->occurrence};
+    size_t skipped = first % BLOCK_WORDS;
+    for (size_t done = 0; done < num_values; counter[0]++) {
+        if (skipped == 0 && num_values - done >= BLOCK_WORDS) {
+            philox(counter, halves, values + done);
+            done += BLOCK_WORDS;
+            continue;
+        }
+        uint64_t block[BLOCK_WORDS];
+        philox(counter, halves, block);
+        for (; skipped < BLOCK_WORDS && done < num_values; skipped++) {
+            values[done++] = block[skipped];
+        }
+        skipped = 0;
     }
-    for (size_t i = 0; i < num_values; i++) {
-        values[i] = next_u64(&rng);
+}
+
+void fed_rng_add_normal(const fed_key *key, double scale, double *values, size_t num_values) {
+    const fed_kernels *kernels = fed_active_kernels();
+    uint64_t words[FED_NORMAL_GROUP];
+    for (size_t done = 0; done < num_values; done += FED_NORMAL_GROUP) {
+        fed_rng_fill_from(key, done, words, FED_NORMAL_GROUP);
+        if (num_values - done >= FED_NORMAL_GROUP) {
+            kernels->add_normal(words, FED_NORMAL_GROUP / 2, scale, values + done);
+            continue;
+        }
+        double group[FED_NORMAL_GROUP] = {0};
+        memcpy(group, values + done, (num_values - done) * sizeof *group);
+        kernels->add_normal(words, FED_NORMAL_GROUP / 2, scale, group);
+        memcpy(values + done, group, (num_values - done) * sizeof *group);
     }
 }
 

@@ -1199,6 +1199,14 @@ def secure_sum(const float[:, ::1] rows not None, weights, coins, masks, *, uint
         free(coin_keys)
 
 
+def add_normal(key, double scale, double[::1] values not None):
+    """Adds scale times standard normal numbers of a stream to values, float64 [n], in place."""
+    cdef fed_key made = make_key(key)
+    if values.shape[0] > 0:
+        with nogil:
+            fed_rng_add_normal(&made, scale, &values[0], values.shape[0])
+
+
 cdef fed_synthetic make_synthetic(options):
     seed, style_spread, label_noise, sizes = options  # unpacking checks the length
     return fed_synthetic(seed, style_spread, label_noise, sizes)

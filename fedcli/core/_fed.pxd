@@ -28,6 +28,7 @@ cdef extern from "fed.h" nogil:
     ctypedef struct fed_key:
         uint64_t seed, client, round, purpose, occurrence
     void fed_rng_fill(const fed_key *, uint64_t *, size_t)
+    void fed_rng_add_normal(const fed_key *, double, double *, size_t) nogil
 
     ctypedef struct fed_secure_terms:
         size_t num_clients, num_params

@@ -83,6 +83,7 @@ __all__ = [
     "Terms",
     "WeightedSum",
     "add_change",
+    "add_normal",
     "apply_step",
     "count_synthetic",
     "draw_synthetic",
@@ -352,6 +353,15 @@ def least_diameter(distances: NDArray[np.float64], num_chosen: int) -> NDArray[n
 def example_order(plan: Plan, num_examples: int, key: StreamKey) -> NDArray[np.uint32]:
     """Returns the indices of the examples a client visits, in order: uint32 [num_visits]."""
     return _core.example_order(plan, num_examples, key)
+
+
+def add_normal(key: StreamKey, scale: float, values: NDArray[np.float64]) -> None:
+    """Adds scale times standard normal numbers to values, float64 [num_values], in place.
+
+    They are those of Box and Muller's method on the words of the key's stream; see csrc/fed.h. They
+    do not depend on the number of values, except for the last 256.
+    """
+    _core.add_normal(key, scale, values)
 
 
 def random_u64(key: StreamKey, count: int) -> NDArray[np.uint64]:

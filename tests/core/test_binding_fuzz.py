@@ -242,6 +242,7 @@ def test_vectors(data: st.DataObject) -> None:
     attempt(_core.next_client_vector, hand(1.0, amounts), sent, delta)
     attempt(_core.add_change, sent, delta, change)
     attempt(_core.random_u64, hand.key(), hand(3, st.integers(-1, 100)))
+    attempt(_core.add_normal, hand.key(), hand(1.0, amounts), change)
 
 
 @fuzzed

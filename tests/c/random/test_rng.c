@@ -4,6 +4,7 @@
  * distributions' moments. Tolerances are about five standard errors of the drawn sample.
  */
 #include "fed.h"
+#include "kernels/kernels.h"
 #include "test.h"
 
 #define ALL_ONES UINT64_MAX
@@ -204,6 +205,55 @@ static void test_gamma(void) {
     }
 }
 
+/* The same with the mathematical library, one value at a time. */
+static double plain_normal(const uint64_t *words, size_t place) {
+    const size_t half = FED_NORMAL_GROUP / 2, in_group = place % FED_NORMAL_GROUP;
+    const uint64_t *group = words + (place - in_group);
+    const uint64_t for_radius = group[in_group % half], for_angle = group[half + in_group % half];
+    const double uniform = 1.0 - (double)(for_radius >> 12) * 0x1p-52;
+    const double angle = ((double)(for_angle << 2 >> 12) * 0x1p-52 - 0.5) * acos(0.0);
+    const int is_odd = (int)(for_angle >> 62 & 1), is_high = (int)(for_angle >> 63);
+    const int is_second = in_group >= half;
+    const double leg = is_second == is_odd ? cos(angle) : sin(angle);
+    const int is_negative = is_second ? is_high ^ is_odd : is_high;
+    return sqrt(-2.0 * log(uniform)) * (is_negative ? -leg : leg);
+}
+
+/* All sizes around a group, on every instruction set; what follows the values is not touched. */
+static void test_add_normal(void) {
+    static const char *const isas[] = {"generic", "avx2", "avx512"};
+    static const size_t sizes[] = {0, 1, 2, 127, 128, 129, 255, 256, 257, 511, 512, 513, 5000};
+    enum { MOST = 5120 };
+    const fed_key key = {1, 2, 3, 4, 5};
+    static uint64_t words[MOST];
+    fed_rng_fill(&key, words, MOST);
+    for (size_t v = 0; v < sizeof(isas) / sizeof(isas[0]); v++) {
+        if (!fed_isa_runs(isas[v])) {
+            printf("skipped: %s\n", isas[v]);
+            continue;
+        }
+        CHECK_EQUAL(fed_select_isa(isas[v]), FED_OK);
+        for (size_t s = 0; s < sizeof(sizes) / sizeof(sizes[0]); s++) {
+            static double values[MOST];
+            for (size_t i = 0; i < MOST; i++) values[i] = 7.0;
+            fed_rng_add_normal(&key, 0.5, values, sizes[s]);
+            for (size_t i = 0; i < sizes[s]; i++)
+                CHECK_CLOSE(values[i], 7.0 + 0.5 * plain_normal(words, i), 4e-15);
+            for (size_t i = sizes[s]; i < MOST; i++) CHECK(values[i] == 7.0);
+        }
+    }
+    CHECK_EQUAL(fed_select_isa(NULL), FED_OK);
+}
+
+/* The ends of the words' range: the largest number, and 0 where the uniform number is 1. */
+static void test_add_normal_at_the_ends(void) {
+    uint64_t words[4] = {ALL_ONES, 0, ALL_ONES >> 2, 0};
+    double values[4] = {0};
+    fed_active_kernels()->add_normal(words, 2, 1.0, values);
+    CHECK_CLOSE(hypot(values[0], values[2]), sqrt(104.0 * log(2.0)), 1e-14);
+    CHECK(values[1] == 0.0 && values[3] == 0.0);
+}
+
 static const test_case TESTS[] = {
     TEST(test_known_answers),
     TEST(test_fill_from_continues_a_stream),
@@ -218,6 +268,8 @@ static const test_case TESTS[] = {
     TEST(test_uniform),
     TEST(test_normal),
     TEST(test_gamma),
+    TEST(test_add_normal),
+    TEST(test_add_normal_at_the_ends),
 };
 
 int main(int argc, char **argv) { return TEST_MAIN(TESTS, argc, argv); }
