@@ -1,0 +1,140 @@
+"""Epsilon of a run round by round, and the noise that meets a target."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from typing import NamedTuple
+
+from fedcli.errors import ConfigError
+from fedcli.privacy import renyi
+from fedcli.privacy.schemes import Epsilon, Scheme
+
+LEAST_DELTA = 1e-10  # below it, rounding in the Fourier transform shows
+
+# The range of noise multipliers that are tried for a target, and their step: the result is rounded
+# up to it.
+_LEAST_NOISE, _MOST_NOISE, _NOISE_STEP = 0.1, 1000.0, 0.001
+
+PLD, RDP = "pld", "rdp"
+
+
+class Spent(NamedTuple):
+    """The privacy that a number of rounds has spent; infinite without noise.
+
+    Attributes:
+        epsilon: By the run's accountant.
+        epsilon_rdp: By Renyi divergences.
+    """
+
+    epsilon: float
+    epsilon_rdp: float
+
+
+class Accountant:
+    """Computes epsilon after each round of a scheme.
+
+    Attributes:
+        scheme: Who takes part in which rounds.
+        noise_multiplier: z, standard deviation of the noise over the clipping norm.
+        delta: The probability with which the guarantee may fail.
+        figure: The name of the accountant of `Spent.epsilon`, `pld` or `rdp`. It is `rdp` if no
+            tighter one fits the scheme.
+    """
+
+    def __init__(
+        self, scheme: Scheme, noise_multiplier: float, delta: float, figure: str = PLD
+    ) -> None:
+        """Computes nothing yet; see the attributes. `figure` is the wanted accountant."""
+        self.scheme = scheme
+        self.noise_multiplier = noise_multiplier
+        self.delta = delta
+        has_noise = noise_multiplier > 0.0
+        self._exact = scheme.exact(noise_multiplier) if has_noise and figure == PLD else None
+        self._renyi = scheme.renyi(noise_multiplier) if has_noise else None
+        self.figure = RDP if has_noise and self._exact is None else figure
+        self._begun: threading.Thread | None = None
+        self._last: tuple[int, Spent] | None = None
+
+    def begin(self, num_rounds: int) -> None:
+        """Starts to compute `spent` in another thread, while the caller trains."""
+        self._end()
+        self._begun = threading.Thread(target=self._compute, args=(num_rounds,), daemon=True)
+        self._begun.start()
+
+    def spent(self, num_rounds: int) -> Spent:
+        """Returns epsilon after a number of rounds. It does not depend on earlier calls."""
+        self._end()
+        if self._last is None or self._last[0] != num_rounds:
+            self._compute(num_rounds)
+        assert self._last is not None
+        return self._last[1]
+
+    def _end(self) -> None:
+        """Waits for what `begin` has started."""
+        if self._begun is not None:
+            self._begun.join()
+            self._begun = None
+
+    def _compute(self, num_rounds: int) -> None:
+        self._last = num_rounds, self._spent(num_rounds)
+
+    def _spent(self, num_rounds: int) -> Spent:
+        if num_rounds == 0:
+            return Spent(0.0, 0.0)
+        if self._renyi is None:
+            return Spent(math.inf, math.inf)
+        by_renyi = renyi.epsilon(self._renyi(num_rounds), self.delta)
+        exact = by_renyi if self._exact is None else self._exact(num_rounds, self.delta)
+        return Spent(exact, by_renyi)
+
+
+def noise_for(
+    scheme: Scheme, target_epsilon: float, num_rounds: int, delta: float, figure: str = PLD
+) -> float:
+    """Returns the least noise multiplier that spends at most `target_epsilon`.
+
+    It is a multiple of 0.001, rounded up, from 0.1 to 1000.
+
+    Raises:
+        ConfigError: Even the most noise spends more.
+    """
+
+    def by_renyi(steps: int) -> bool:
+        spent = scheme.renyi(steps * _NOISE_STEP)(num_rounds)
+        return renyi.epsilon(spent, delta) <= target_epsilon
+
+    least, most = round(_LEAST_NOISE / _NOISE_STEP), round(_MOST_NOISE / _NOISE_STEP)
+    if not by_renyi(most):
+        raise ConfigError(
+            f"--dp-option target_epsilon={target_epsilon:g}: {num_rounds:,} rounds spend more even "
+            f"with noise_multiplier={_MOST_NOISE:g}; choose a larger target, fewer --rounds or a "
+            "smaller share of clients a round"
+        )
+    enough = _first(by_renyi, least, most)
+    exact = scheme.exact(enough * _NOISE_STEP) if figure == PLD else None
+    if exact is None:
+        return round(enough * _NOISE_STEP, 3)
+
+    def by_loss(steps: int) -> bool:
+        epsilon: Epsilon | None = scheme.exact(steps * _NOISE_STEP)
+        assert epsilon is not None
+        return epsilon(num_rounds, delta) <= target_epsilon
+
+    # Renyi divergences bound epsilon from above, so somewhat less noise suffices.
+    low = enough
+    while low > least and by_loss(low):
+        enough, low = low, max(least, low * 9 // 10)
+    return round(_first(by_loss, low, enough) * _NOISE_STEP, 3)
+
+
+def _first(is_enough: Callable[[int], bool], low: int, high: int) -> int:
+    """Returns the first whole number from `low` to `high` that is enough; `high` is."""
+    while low < high:
+        middle = (low + high) // 2
+        if is_enough(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return high

@@ -1,0 +1,55 @@
+"""The exact epsilon of Gaussian noise without sampling.
+
+Balle and Wang, "Improving the Gaussian Mechanism for Differential Privacy", ICML 2018,
+https://arxiv.org/abs/1805.06530, theorem 8.
+"""
+
+from __future__ import annotations
+
+import math
+
+_LARGE = 20.0  # from here on the series of `_mills` is exact to rounding
+
+
+def epsilon(sensitivity: float, delta: float) -> float:
+    """Returns the least epsilon for which noise of deviation 1 is (epsilon, delta)-private.
+
+    Releases with sensitivities s_1, s_2, ... count as one with sqrt(s_1^2 + s_2^2 + ...), also if
+    each depends on those before.
+
+    Args:
+        sensitivity: The most by which one client changes the release (L2 norm), at least 0.
+        delta: Above 0 and below 1.
+    """
+    if sensitivity == 0.0 or _delta(0.0, sensitivity) <= delta:
+        return 0.0
+    low = 0.0
+    high = 0.5 * sensitivity**2 + sensitivity * math.sqrt(-2.0 * math.log(delta))
+    while True:
+        middle = 0.5 * (low + high)
+        if not low < middle < high:
+            return high
+        if _delta(middle, sensitivity) <= delta:
+            high = middle
+        else:
+            low = middle
+
+
+def _delta(epsilon: float, sensitivity: float) -> float:
+    """Returns Phi(s / 2 - e / s) - e^e Phi(-s / 2 - e / s)."""
+    near, far = 0.5 * sensitivity - epsilon / sensitivity, 0.5 * sensitivity + epsilon / sensitivity
+    density = math.exp(-0.5 * near * near) / math.sqrt(2.0 * math.pi)
+    # e^e Phi(-far) is density * mills(far), because far^2 - near^2 = 2 e.
+    return 0.5 * math.erfc(-near / math.sqrt(2.0)) - density * _mills(far)
+
+
+def _mills(x: float) -> float:
+    """Returns the upper tail over the density of a standard normal, for x of at least 0."""
+    if x < _LARGE:
+        tail = 0.5 * math.erfc(x / math.sqrt(2.0))
+        return tail * math.sqrt(2.0 * math.pi) * math.exp(0.5 * x * x)
+    term = total = 1.0 / x
+    for k in range(1, 20):
+        term *= -(2 * k - 1) / (x * x)
+        total += term
+    return total

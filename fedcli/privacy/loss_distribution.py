@@ -1,0 +1,291 @@
+"""The privacy loss distribution of a Gaussian sum over a Poisson-sampled cohort.
+
+One round adds N(0, z^2) to a sum in which one client, present with probability q, counts at most 1.
+Its outputs with and without this client are P and Q; the privacy loss is ln(P / Q). The losses of
+rounds add up, so their distributions are convolved, by a Fourier transform.
+
+Meiser and Mohammadi, "Tight on Budget? Tight Bounds for r-Fold Approximate Differential Privacy",
+CCS 2018, https://eprint.iacr.org/2017/1034; Koskela, Jaelkoe and Honkela, AISTATS 2020,
+https://arxiv.org/abs/1906.03049. Losses are rounded to a grid by connecting the dots (Doroshenko,
+Ghazi, Kamath, Kumar and Manurangsi, PoPETs 2022, https://arxiv.org/abs/2207.04380), so epsilon is
+never too small. Google's dp-accounting uses the same grid.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+STEP = 1e-4  # between two losses of the grid, as in dp-accounting
+_LOG_TAIL = math.log(1e20)  # outputs beyond this tail count as an infinite loss
+_WINDOW_TAIL = 1e-15  # mass of a sum of losses beyond the window
+_LAMBDAS = np.geomspace(0.05, 400.0, 60)  # exponents of the Chernoff bounds of the window
+_BLOCK = 512  # losses summed at a time where epsilon is searched
+_ANCHOR = 64  # rounds between powers of a spectrum that are computed from the first
+_LEAST_CAPACITY = 16  # rounds for which the first window is made
+_FARTHEST = 1.5  # how far ahead the smaller direction is computed
+
+Floats = NDArray[np.float64]
+
+
+class ComposedLoss:
+    """The loss of one direction (add or remove a client) after up to `max_rounds` rounds.
+
+    It keeps the spectrum of one round, and that of the rounds of the last call.
+    """
+
+    def __init__(self, masses: Floats, first: int, infinite: float, max_rounds: int) -> None:
+        """Prepares sums of up to `max_rounds` losses.
+
+        Args:
+            masses: Probability of each loss (first + i) * STEP, [num_losses].
+            first: The least loss, in steps.
+            infinite: Probability of an infinite loss.
+            max_rounds: The most rounds that `epsilon` is asked for.
+        """
+        self._infinite = infinite
+        low, high = _window(masses, first, max_rounds)
+        size = _size_of_at_least(max(high - low + 1, 4 * _BLOCK), 4)
+        self._last = low + size - 1  # the greatest loss that has a place of its own
+        places = np.zeros(size)
+        np.add.at(places, np.arange(first, first + len(masses)) % size, masses)
+        self._spectrum = np.fft.rfft(places)
+        # The finite masses sum to 1 but for rounding, which the power would multiply.
+        self._spectrum /= self._spectrum[0].real
+        # The loss of i steps is at place i; only losses above 0 are read.
+        num_blocks = max(1, -(-self._last // _BLOCK))
+        self._num_read = min(num_blocks * _BLOCK, size)
+        self._shrink = np.exp(-STEP * np.arange(self._num_read))
+        self._num_rounds = 1
+        self._power = self._spectrum.copy()  # the spectrum to the power of the number of rounds
+
+    def epsilon(self, num_rounds: int, delta: float) -> float:
+        """Returns the least epsilon for which the composed rounds are (epsilon, delta)-private.
+
+        The result does not depend on earlier calls. Consecutive numbers of rounds are cheap.
+
+        Args:
+            num_rounds: At least 1.
+            delta: Above 0.
+        """
+        self._raise_to(num_rounds)
+        infinite = -math.expm1(num_rounds * math.log1p(-self._infinite)) + _WINDOW_TAIL
+        if infinite > delta:
+            return math.inf
+        masses = np.fft.irfft(self._power)[: self._num_read]
+        np.maximum(masses, 0.0, out=masses)
+        masses[self._last + 1 :] = 0.0  # losses below 0
+        return self._search(masses, delta - infinite)
+
+    def _raise_to(self, num_rounds: int) -> None:
+        """Sets the power, by the same multiplications whatever it was before."""
+        inside = num_rounds % _ANCHOR
+        if not (inside and self._num_rounds == num_rounds - 1):
+            self._power = _power(self._spectrum, num_rounds - inside)
+            for _ in range(inside - 1):
+                self._power *= self._spectrum
+        if inside:
+            self._power *= self._spectrum
+        self._num_rounds = num_rounds
+
+    def _search(self, masses: Floats, delta: float) -> float:
+        """Finds the first loss l with sum over j > l of (1 - e^(l - j)) * masses[j] <= delta."""
+        shrunk = masses * self._shrink
+        above = _suffix_sums(masses.reshape(-1, _BLOCK).sum(axis=1))
+        shrunk_above = _suffix_sums(shrunk.reshape(-1, _BLOCK).sum(axis=1))
+        # Of the first losses of blocks, the last one at which delta is exceeded.
+        growth = 1.0 / self._shrink[::_BLOCK]
+        exceeded = np.flatnonzero(above[:-1] - growth * shrunk_above[:-1] > delta)
+        if not len(exceeded):
+            return 0.0
+        block = int(exceeded[-1])
+        inside = slice(block * _BLOCK, (block + 1) * _BLOCK)
+        rest = _suffix_sums(masses[inside])[:-1] + above[block + 1]
+        shrunk_rest = _suffix_sums(shrunk[inside])[:-1] + shrunk_above[block + 1]
+        losses = np.flatnonzero(rest - shrunk_rest / self._shrink[inside] > delta)
+        # Between this loss and the next, the sum runs over the same losses.
+        after = int(losses[-1]) + 1
+        if after == _BLOCK:
+            total, shrunk_total = above[block + 1], shrunk_above[block + 1]
+        else:
+            total, shrunk_total = rest[after], shrunk_rest[after]
+        return max(0.0, math.log((total - delta) / shrunk_total))
+
+
+class SampledGaussianLoss:
+    """The loss of rounds of a Gaussian sum over a Poisson-sampled cohort, in both directions."""
+
+    def __init__(self, rate: float, noise_multiplier: float) -> None:
+        """Prepares one round.
+
+        Args:
+            rate: Probability q that a client takes part, above 0 and below 1.
+            noise_multiplier: z, standard deviation of the noise over the clipping norm; above 0.
+        """
+        self._losses = removed_and_added(rate, noise_multiplier)
+        self._capacity = 0
+        self._bound = (0, math.inf)  # number of rounds, and epsilon of adding a client after them
+        self._reach = _FARTHEST  # that number over the number of rounds for which it is computed
+
+    def epsilon(self, num_rounds: int, delta: float) -> float:
+        """Returns epsilon after `num_rounds` rounds, the larger one of both directions.
+
+        Removing a client mostly loses more. Epsilon grows with the rounds, so the other direction
+        need not be computed again while its epsilon after some more rounds is not larger.
+        """
+        capacity = _size_of_at_least(max(num_rounds, _LEAST_CAPACITY), 2)
+        if capacity != self._capacity:  # depends on nothing else, so the result does not either
+            self._removed, self._added = (
+                ComposedLoss(*losses, max_rounds=capacity) for losses in self._losses
+            )
+            self._capacity, self._bound = capacity, (0, math.inf)
+        removed = self._removed.epsilon(num_rounds, delta)
+        if num_rounds <= self._bound[0] and self._bound[1] <= removed:
+            return removed
+        ahead = min(int(num_rounds * self._reach), capacity)
+        bound = self._added.epsilon(ahead, delta)
+        self._bound = ahead, bound
+        if bound <= removed:
+            return removed
+        added = self._added.epsilon(num_rounds, delta)
+        # Epsilon grows at most about as fast as the number of rounds.
+        self._reach = min(max(removed / max(added, 1e-9), 1.0), _FARTHEST)
+        return max(removed, added)
+
+
+class GridLosses(NamedTuple):
+    """The losses of one round on the grid; see `ComposedLoss`."""
+
+    masses: Floats
+    first: int
+    infinite: float
+
+
+def removed_and_added(rate: float, noise_multiplier: float) -> tuple[GridLosses, GridLosses]:
+    """Returns the losses where the client is removed, and where it is added.
+
+    Args:
+        rate: See `SampledGaussianLoss`.
+        noise_multiplier: The same.
+    """
+    z = noise_multiplier
+    reach = z * math.sqrt(2.0 * _LOG_TAIL)
+
+    def loss(x: float) -> float:
+        present = math.log(rate) + (2.0 * x - 1.0) / (2.0 * z * z)
+        return float(np.logaddexp(math.log1p(-rate), present))
+
+    first, last = math.floor(loss(-reach) / STEP), math.ceil(loss(1.0 + reach) / STEP)
+    ends = np.arange(first, last + 1)
+    outputs = _output_of(ends * np.float64(STEP), rate, z)
+    outputs[outputs < -reach] = -math.inf
+    outputs[-1] = max(outputs[-1], 1.0 + reach)
+    absent = _masses_between(outputs / z)
+    present = _masses_between((outputs - 1.0) / z)
+    mixed = (1.0 - rate) * absent + rate * present
+    beyond_absent = _above(outputs[-1] / z)
+    beyond = (1.0 - rate) * beyond_absent + rate * _above((outputs[-1] - 1.0) / z)
+    removed = GridLosses(_on_grid(mixed, absent, ends), first, beyond)
+    # Losses of the other direction have the other sign; the greatest, at -reach, is finite.
+    masses = _on_grid(absent[::-1], mixed[::-1], -ends[::-1])
+    masses[0] += beyond_absent
+    return removed, GridLosses(masses, -last, 0.0)
+
+
+def _output_of(losses: Floats, rate: float, z: float) -> Floats:
+    """Returns the output x at which ln(1 - q + q e^((2x - 1) / (2 z^2))) has each value."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # e^l - (1 - q) over q, without the loss of digits near l = 0
+        excess = 1.0 + np.expm1(losses) / rate
+        outputs: Floats = 0.5 + z * z * np.log(np.maximum(excess, 0.0))
+    return outputs
+
+
+def _masses_between(places: Floats) -> Floats:
+    """Returns the standard normal mass between neighbours [n + 1]: [n], to full relative accuracy.
+
+    Each is a difference of the tail on the side where tails are small.
+    """
+    tails = np.fromiter(
+        (0.5 * math.erfc(abs(x)) for x in (places / math.sqrt(2.0)).tolist()), float
+    )
+    left, right = tails[:-1], tails[1:]
+    on_one_side = np.where(places[:-1] >= 0.0, left - right, right - left)
+    is_around_0 = (places[:-1] < 0.0) & (places[1:] > 0.0)
+    masses: Floats = np.where(is_around_0, 1.0 - left - right, on_one_side)
+    return masses
+
+
+def _above(place: float) -> float:
+    return 0.5 * math.erfc(place / math.sqrt(2.0))
+
+
+def _on_grid(upper: Floats, lower: Floats, ends: NDArray[np.int64]) -> Floats:
+    """Splits the mass of each bin over its two ends, so that both P and Q keep their masses.
+
+    Args:
+        upper: Mass under P of the bins between neighbouring ends, [num_bins].
+        lower: Mass under Q.
+        ends: Losses in steps, [num_bins + 1].
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        raised = lower * np.exp(ends[:-1] * STEP)
+    at_right = np.clip((upper - np.nan_to_num(raised)) / -math.expm1(-STEP), 0.0, upper)
+    masses = np.zeros(len(ends))
+    masses[:-1] += upper - at_right
+    masses[1:] += at_right
+    return masses
+
+
+def _window(masses: Floats, first: int, max_rounds: int) -> tuple[int, int]:
+    """Returns losses in steps between which the sum of losses lies but for _WINDOW_TAIL.
+
+    Chernoff: P(S >= s) <= E[e^(a S)] e^(-a s), for several a.
+    """
+    held = np.flatnonzero(masses)
+    losses = (first + held) * STEP
+    log_masses = np.log(masses[held])
+    log_tail = math.log(1.0 / _WINDOW_TAIL)
+    rounds = np.unique(np.geomspace(1, max_rounds, 12).astype(np.int64))
+    highest, lowest = [], []
+    for a in _LAMBDAS:
+        up, down = (_log_sum(log_masses + sign * a * losses) for sign in (1.0, -1.0))
+        highest.append((rounds * up + log_tail) / a)
+        lowest.append(-(rounds * down + log_tail) / a)
+    high = float(np.min(highest, axis=0).max())
+    low = float(np.max(lowest, axis=0).min())
+    return math.floor(min(low, 0.0) / STEP), math.ceil(high / STEP) + 1
+
+
+def _log_sum(logs: Floats) -> float:
+    most = float(logs.max())
+    return most + math.log(float(np.exp(logs - most).sum()))
+
+
+def _power(values: NDArray[np.complex128], exponent: int) -> NDArray[np.complex128]:
+    """Returns the values to a whole power of at least 0, by repeated squaring."""
+    result = np.ones_like(values)
+    square = values
+    while exponent:
+        if exponent & 1:
+            result = result * square
+        exponent >>= 1
+        if exponent:
+            square = square * square
+    return result
+
+
+def _size_of_at_least(needed: int, steps: int) -> int:
+    """Returns the least product of a power of 2 and one of `steps` to 2 * `steps` - 1."""
+    power = 1
+    while (2 * steps - 1) * power < needed:
+        power *= 2
+    return power * max(steps, -(-needed // power))
+
+
+def _suffix_sums(values: Floats) -> Floats:
+    """Returns the sums of values[i:] for i from 0 to n: [n + 1], the last is 0."""
+    return np.append(np.cumsum(values[::-1])[::-1], 0.0)

@@ -1,0 +1,184 @@
+"""Which clients take part in which rounds, and what a round then tells about one of them.
+
+Each scheme knows the accountants that fit it. `exact` is the tightest; None if only a bound by
+Renyi divergences is known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+from fedcli.dataclass import dataclass
+from fedcli.errors import ConfigError
+from fedcli.privacy import gaussian, renyi, trees
+from fedcli.privacy.loss_distribution import SampledGaussianLoss
+from fedcli.privacy.renyi import Floats
+
+ADD_OR_REMOVE = "add or remove one client"
+REPLACE = "replace one client"
+
+# Returns epsilon after a number of rounds for a delta.
+Epsilon = Callable[[int, float], float]
+
+
+class Scheme(Protocol):
+    """Who takes part, with noise of standard deviation z times the clipping norm.
+
+    Attributes:
+        neighbours: In what two data sets differ that are hard to tell apart.
+    """
+
+    @property
+    def neighbours(self) -> str:
+        """In what two sets of clients differ that are hard to tell apart."""
+        ...
+
+    def exact(self, noise_multiplier: float) -> Epsilon | None:
+        """Returns the tightest accountant; None if there is none."""
+        ...
+
+    def renyi(self, noise_multiplier: float) -> Callable[[int], Floats]:
+        """Returns the divergence at each of `renyi.ORDERS` after a number of rounds."""
+        ...
+
+
+@dataclass(frozen=True)
+class PoissonSampled:
+    """Each client takes part in each round with probability `rate`, independently.
+
+    Attributes:
+        rate: Above 0 and below 1.
+    """
+
+    rate: float
+    neighbours: str = ADD_OR_REMOVE
+
+    def exact(self, noise_multiplier: float) -> Epsilon:
+        """See `Scheme`."""
+        return SampledGaussianLoss(self.rate, noise_multiplier).epsilon
+
+    def renyi(self, noise_multiplier: float) -> Callable[[int], Floats]:
+        """See `Scheme`."""
+        one = renyi.poisson(self.rate, noise_multiplier)
+        return lambda num_rounds: num_rounds * one
+
+
+@dataclass(frozen=True)
+class FixedSize:
+    """A cohort of a fixed size is drawn without replacement in each round.
+
+    Where the size of cohorts is fixed, a client cannot be added alone. It is replaced, which moves
+    a sum by up to twice the clipping norm: z counts half.
+
+    Attributes:
+        rate: Cohort size over population, below 1.
+    """
+
+    rate: float
+    neighbours: str = REPLACE
+
+    def exact(self, noise_multiplier: float) -> None:
+        """See `Scheme`."""
+        return
+
+    def renyi(self, noise_multiplier: float) -> Callable[[int], Floats]:
+        """See `Scheme`."""
+        one = renyi.fixed_size(self.rate, noise_multiplier / 2.0)
+        return lambda num_rounds: num_rounds * one
+
+
+@dataclass(frozen=True)
+class Unsampled:
+    """A client takes part in a number of rounds that is known beforehand.
+
+    Attributes:
+        squared_sensitivity: Returns, after a number of rounds, the sum over all releases of the
+            squared number of times that a client counts in each.
+    """
+
+    squared_sensitivity: Callable[[int], int]
+    neighbours: str = ADD_OR_REMOVE
+
+    def exact(self, noise_multiplier: float) -> Epsilon:
+        """See `Scheme`."""
+
+        def epsilon(num_rounds: int, delta: float) -> float:
+            sensitivity = math.sqrt(self.squared_sensitivity(num_rounds)) / noise_multiplier
+            return gaussian.epsilon(sensitivity, delta)
+
+        return epsilon
+
+    def renyi(self, noise_multiplier: float) -> Callable[[int], Floats]:
+        """See `Scheme`."""
+        one = renyi.gaussian(noise_multiplier)
+        return lambda num_rounds: self.squared_sensitivity(num_rounds) * one
+
+
+def scheme_of(sampling: str, population: int, cohort_size: int) -> Scheme:
+    """Returns the scheme of a way of sampling with noise that is fresh in each round.
+
+    Args:
+        sampling: A key of `tables.SAMPLERS` for which `settings.privacy_rules` knows an accountant.
+        population: Number of clients that may take part.
+        cohort_size: Expected number of clients of a round.
+
+    Raises:
+        ConfigError: The sampling is cyclic and its passes do not consist of whole rounds.
+    """
+    if cohort_size == population:  # everyone takes part in every round
+        return Unsampled(lambda num_rounds: num_rounds)
+    if sampling == "poisson":
+        return PoissonSampled(cohort_size / population)
+    if sampling == "cyclic":
+        rounds = rounds_of_pass(population, cohort_size)
+        return Unsampled(lambda num_rounds: -(-num_rounds // rounds))
+    return FixedSize(cohort_size / population)
+
+
+def tree_scheme(population: int, cohort_size: int, restart_every: int) -> Scheme:
+    """Returns the scheme of tree noise where each client takes part once in a pass over all.
+
+    Args:
+        population: See `scheme_of`.
+        cohort_size: See `scheme_of`.
+        restart_every: Rounds of a tree, a divisor or a multiple of the rounds of a pass.
+
+    Raises:
+        ConfigError: See `scheme_of`; or `restart_every` is neither.
+    """
+    a_pass = rounds_of_pass(population, cohort_size)
+    if restart_every % a_pass and a_pass % restart_every:
+        raise ConfigError(
+            f"--dp-option restart_every={restart_every}: a pass over all clients takes {a_pass} "
+            "rounds; choose a divisor or a multiple of it, or leave it out for one tree a pass"
+        )
+    return Unsampled(lambda num_rounds: _of_trees(num_rounds, a_pass, restart_every))
+
+
+def rounds_of_pass(population: int, cohort_size: int) -> int:
+    """Returns in how many rounds all clients take part once, one after another.
+
+    Raises:
+        ConfigError: A round would hold the end of one pass and the beginning of the next, in which
+            a client may come twice.
+    """
+    if population % cohort_size:
+        raise ConfigError(
+            f"--sampling cyclic with --dp: {population:,} clients cannot be divided into rounds of "
+            f"{cohort_size:,}, so a client could take part twice in one round; choose a --clients "
+            f"that divides {population:,}"
+        )
+    return population // cohort_size
+
+
+def _of_trees(num_rounds: int, a_pass: int, a_tree: int) -> int:
+    """The squared sensitivity of trees, in which a client takes part once a pass at any place."""
+    if a_tree >= a_pass:
+        num_trees, rest = divmod(num_rounds, a_tree)
+        whole = trees.squared_sensitivity(a_tree, a_tree // a_pass)
+        return num_trees * whole + trees.squared_sensitivity(rest, -(-rest // a_pass))
+    num_passes, rest = divmod(num_rounds, a_pass)
+    # Of the trees of a pass a client is in one, so of the last pass in the largest.
+    return num_passes * trees.height(a_tree) + trees.height(min(rest, a_tree))
