@@ -30,7 +30,7 @@ ROOMS = (
     ("learning",),
     ("models",),
     ("datasets",),
-    ("core",),
+    ("core", "privacy"),
     ("settings",),
     GROUND,
 )
@@ -63,7 +63,7 @@ FLOORS = {
         ("files",),
         ("needs",),
         ("building", "stopping"),
-        ("attacking",),
+        ("attacking", "privacy_plan"),
     ),
     "sweeps": (
         ("python_api",),
@@ -114,9 +114,14 @@ FLOORS = {
         ("batches",),
         ("batch_plan", "data_folder", "description"),
     ),
+    "privacy": (
+        ("accountant",),
+        ("schemes",),
+        ("gaussian", "loss_distribution", "renyi", "trees"),
+    ),
     "settings": (
         ("config_file", "rules"),
-        ("merging", "own", "secure_sum_rules"),
+        ("merging", "own", "privacy_rules", "secure_sum_rules"),
         ("run_config",),
         ("declaration",),
         ("values",),

@@ -23,6 +23,7 @@ from fedcli.settings.tables.metrics import METRICS
 from fedcli.settings.tables.models import MODELS
 from fedcli.settings.tables.optimizers import OPTIMIZERS
 from fedcli.settings.tables.partitions import PARTITIONS
+from fedcli.settings.tables.privacy import PRIVACY
 from fedcli.settings.tables.samplers import SAMPLERS
 from fedcli.settings.tables.schedules import SCHEDULES
 from fedcli.settings.tables.secure_sums import SECURE_SUMS
@@ -42,6 +43,7 @@ TABLES: Mapping[str, Mapping[str, Entry]] = {
     "pre-aggregators": PRE_AGGREGATORS,
     "attacks": ATTACKS,
     "secure-sums": SECURE_SUMS,
+    "privacy": PRIVACY,
     "metrics": METRICS,
     "optimizers": OPTIMIZERS,
     "schedules": SCHEDULES,
@@ -62,6 +64,7 @@ _OPTIONS: Mapping[str, tuple[str, str]] = {
     "pre-aggregators": ("--pre-aggregator", "--pre-aggregator-option"),
     "attacks": ("--attack", "--attack-option"),
     "secure-sums": ("--secure-sum", "--secure-sum-option"),
+    "privacy": ("--dp", "--dp-option"),
     "metrics": ("--metrics", ""),
     "optimizers": ("--client-optimizer", "--client-option"),
     "schedules": ("--client-schedule", "--client-schedule-option"),
@@ -88,7 +91,7 @@ def info(*, name: str | None, as_json: bool, quiet: bool, verbose: bool) -> None
     With NAME, show its description, its source, its options with defaults and ranges, the learning
     rates to start from, and an example command. NAME may also be a whole table: datasets,
     partitions, samplers, models, algorithms, aggregators, pre-aggregators, attacks, secure-sums,
-    metrics, optimizers, schedules, engines, compressors, presets or audits.
+    privacy, metrics, optimizers, schedules, engines, compressors, presets or audits.
 
     \b
     Examples:
@@ -342,6 +345,12 @@ def _show_shape(shape: list[int]) -> str:
     return str(shape[2]) if shape[:2] == [1, 1] else " x ".join(map(str, shape))
 
 
+def _show_default(value: object) -> str:
+    if value is None:
+        return "not set"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _show_options(screen: Screen, options: list[dict[str, Any]]) -> None:
     screen.title("Options")
     screen.table(
@@ -349,9 +358,7 @@ def _show_options(screen: Screen, options: list[dict[str, Any]]) -> None:
         [
             [
                 option["name"],
-                str(option["default"]).lower()
-                if isinstance(option["default"], bool)
-                else str(option["default"]),
+                _show_default(option["default"]),
                 option["allowed"],
                 option["doc"],
             ]

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedcli.dataclass import dataclass
 from fedcli.evaluation.spread import GROUPS
 from fedcli.models.metrics import BUILT_IN
 
 MAX_ROUND_ROWS = 20
+
+_EPSILONS = ("epsilon", "epsilon_rdp")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,36 @@ class Scores:
     own: Mapping[str, float | None] = field(default_factory=dict)
 
 
+class PrivacySpent(NamedTuple):
+    """The differential privacy that a run has spent, and the norm to which it clipped last.
+
+    Attributes:
+        epsilon: By the run's accountant; None: infinite, because there was no noise.
+        epsilon_rdp: By Renyi divergences; None as before.
+        delta: The probability with which the guarantee may fail.
+        clip_norm: The clipping norm of the round.
+    """
+
+    epsilon: float | None
+    epsilon_rdp: float | None
+    delta: float
+    clip_norm: float
+
+    @property
+    def sentence(self) -> str:
+        """The guarantee in words."""
+        if self.epsilon is None:
+            return "none: there was no noise"
+        return (
+            f"epsilon {self.epsilon:.4f} (Renyi {self.epsilon_rdp:.4f}), delta {self.delta:g}, "
+            "simulated"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the figures by name; an infinite epsilon is null."""
+        return {"private": self.epsilon is not None, **self._asdict()}
+
+
 @dataclass(frozen=True)
 class RoundRow:
     """One round of training.
@@ -50,6 +82,7 @@ class RoundRow:
             it found nobody to trust, and the model stayed as it was.
         num_reports: Number of clients that reported in time; None if all clients always do.
         virtual_seconds: Virtual clock after the round; None without one.
+        privacy: The privacy spent so far; None: the run has no --dp.
     """
 
     round_num: int
@@ -60,6 +93,7 @@ class RoundRow:
     is_skipped: bool = False
     num_reports: int | None = None
     virtual_seconds: float | None = None
+    privacy: PrivacySpent | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +145,17 @@ def round_row(line: Mapping[str, Any]) -> RoundRow:
         is_skipped,
         participation.get("num_reports"),
         participation.get("virtual_seconds"),
+        privacy_spent(line),
     )
+
+
+def privacy_spent(line: Mapping[str, Any]) -> PrivacySpent | None:
+    """Returns the privacy in one line of metrics.jsonl; None: the run has no --dp."""
+    metrics = line.get("aggregator", {})
+    if "private" not in metrics:
+        return None
+    epsilon, epsilon_rdp = (metrics[name] if metrics["private"] else None for name in _EPSILONS)
+    return PrivacySpent(epsilon, epsilon_rdp, metrics["delta"], metrics["clip_norm"])
 
 
 def round_rows(

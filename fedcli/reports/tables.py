@@ -12,6 +12,7 @@ from fedcli.reports import attack_impact, comparison, megabytes
 from fedcli.reports import rows as report
 from fedcli.reports.attack_impact import is_attacked
 from fedcli.reports.comparison import Estimate
+from fedcli.reports.rows import PrivacySpent
 from fedcli.reports.text import Table
 from fedcli.reports.verdict import has_diverged
 from fedcli.runs.files.client_records import OUTCOMES, ClientRecords
@@ -58,6 +59,9 @@ def summary(run: RunRecord) -> list[tuple[str, str]]:
     if ledger is not None:
         rows.append(("clients received", megabytes.text(ledger.bytes_down)))
         rows.append(("clients sent", _sent(ledger)))
+    spent = _privacy(run)
+    if spent is not None:
+        rows.append(("privacy", f"{config.get('dp', _UNSET)}: {spent.sentence}"))
     seconds = run.seconds()
     if seconds:
         rows.append(("time", _seconds(sum(seconds.values()))))
@@ -73,6 +77,11 @@ def _sent(ledger: Ledger) -> str:
     """The bytes that clients sent, and how many these are beside a model delta of floats each."""
     share = "" if ledger.up_share is None else f", {100 * ledger.up_share:.3g} % of dense deltas"
     return f"{megabytes.text(ledger.bytes_up)}{share}"
+
+
+def _privacy(run: RunRecord) -> PrivacySpent | None:
+    """The privacy that the rounds of a run have spent; None: it has no --dp or no round."""
+    return report.privacy_spent(run.metrics[-1]) if run.metrics else None
 
 
 def evaluation(run: RunRecord) -> Table | None:
@@ -210,12 +219,15 @@ def side_by_side(runs: Sequence[RunRecord]) -> Table:
     headers += [f"{name} {measure}" for name, measure in measures]
     diverged = {run.path for run in runs if has_diverged(run)}
     headers += ["state"] * bool(diverged)
+    privacy = [_privacy(run) for run in runs]
+    headers += ["epsilon"] * any(privacy)
     rows = []
-    for run in runs:
+    for run, spent in zip(runs, privacy, strict=True):
         evaluated = _evaluated_rounds(run) if _rounds_of_splits(run) else _UNSET
         scores = [evaluated] * has_older
         scores += [number(run.final(name, measure)) for name, measure in measures]
         scores += ["diverged" if run.path in diverged else _UNSET] * bool(diverged)
+        scores += [_UNSET if spent is None else number(spent.epsilon)] * any(privacy)
         seconds = sum(run.seconds().values())
         peak = run.peak_memory_bytes
         ledger = ledger_of(run)
@@ -343,6 +355,7 @@ def as_json(runs: Sequence[RunRecord], targets: Sequence[float]) -> dict[str, An
                 if "over_clients" in closing
             },
             "bytes": _bytes(run),
+            "privacy": None if (spent := _privacy(run)) is None else spent.as_json(),
             "seconds": run.seconds(),
             "peak_memory_bytes": run.peak_memory_bytes,
             "rounds_to_accuracy": {f"{target:g}": run.rounds_to(target) for target in targets},

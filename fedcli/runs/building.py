@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from fedcli.core import native
 from fedcli.lazy import load
 from fedcli.learning import aggregators, algorithms, optimizers
+from fedcli.learning.aggregators.contract import Aggregator
 from fedcli.learning.algorithms.base import Algorithm
 from fedcli.learning.optimizers import schedules
 from fedcli.learning.optimizers.optimizer import Optimizer
@@ -70,6 +71,11 @@ def behind_secure_sum(algorithm: Algorithm, config: RunConfig) -> Algorithm:
 
 
 def _build_aggregator(config: RunConfig) -> Aggregator:
+    """The aggregator; that of a private run has yet to learn who takes part in its rounds."""
+    if config.dp is not None:
+        from fedcli.runs.privacy_plan import unplanned_mean  # late: few runs are private
+
+        return unplanned_mean(config)
     name, options = config.aggregator, config.aggregator_options
     if config.pre_aggregator is None:
         return aggregators.build(name, options)

@@ -215,6 +215,10 @@ def open_federation(
     plan = plan_of(config)
     config, sampled_clients = open_sampled_clients(config, train, plan, notes, cancel)
     cohorts = sampled_clients.cohorts
+    if config.dp is not None:
+        from fedcli.runs.privacy_plan import make_private  # late: few runs are private
+
+        algorithm = make_private(algorithm, config, cohorts, notes)
     _check_cohort(algorithm, cohort_size(config, cohorts), config)
     config, attack = _open_attack(config, train, cohorts, notes)
     stages = build_stages(config, algorithm, attack)

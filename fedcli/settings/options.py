@@ -59,7 +59,8 @@ class Option:
 
     Attributes:
         name: The key, before the equals sign.
-        default: The value if it is not given: bool, int, float, str or a list of floats.
+        default: The value if it is not given: bool, int, float, str or a list of floats. None: a
+            number that is left out of the options if it is not given.
         doc: One line for `fedcli info`.
         minimum: Least value allowed, for numbers.
         maximum: Greatest value allowed, for numbers.
@@ -68,7 +69,7 @@ class Option:
     """
 
     name: str
-    default: Value
+    default: Value | None
     doc: str
     minimum: float | None = None
     maximum: float | None = None
@@ -248,7 +249,8 @@ def check_option(owner: str, option: Option, value: object) -> Value:
     default = option.default
     label = f"{owner} option {option.name}"
     is_number = option.or_number and isinstance(value, numbers.Real)
-    if isinstance(default, float) or (is_number and not isinstance(value, bool)):
+    is_number = is_number and not isinstance(value, bool)
+    if default is None or isinstance(default, float) or is_number:
         return check_number(label, value, option.minimum, option.maximum)
     if isinstance(default, list):
         return _check_list(label, option, value)
@@ -264,7 +266,7 @@ def check_option(owner: str, option: Option, value: object) -> Value:
 
 
 def resolve(entry: Entry, given: Mapping[str, Value]) -> dict[str, Value]:
-    """Returns all options of `entry`: the given ones, checked, and the defaults of the others.
+    """Returns all options of `entry`: the given ones, checked, and the defaults that others have.
 
     Those of a file that has not been run are returned as they are.
 
@@ -280,8 +282,9 @@ def resolve(entry: Entry, given: Mapping[str, Value]) -> dict[str, Value]:
             has = f"its options are {names}" if names else "it takes none"
             raise ConfigError(f"{entry.name} has no option '{name}'; {has}{_hint(name, known)}")
     resolved = {
-        option.name: check_option(entry.name, option, given.get(option.name, option.default))
+        option.name: check_option(entry.name, option, value)
         for option in entry.options
+        if (value := given.get(option.name, option.default)) is not None
     }
     problem = entry.check(resolved) if entry.check else None
     if problem:

@@ -47,6 +47,7 @@ def validate(config: RunConfig) -> RunConfig:
         for name, declared in OPTIONS.items()
     }
     _resolve_algorithm(values)
+    _resolve_privacy(values)
     _resolve_sampling(values)
     _check_needs(values)
     _check_eval_split(values)
@@ -196,6 +197,18 @@ def _check_records(values: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"--record-clients with --algorithm {algorithm}, which pools the clients: there is "
             "nothing to record of each; choose one of the two"
+        )
+
+
+def _resolve_privacy(values: dict[str, Any]) -> None:
+    if values["dp"] is not None:
+        from fedcli.settings import privacy_rules  # late: few runs are private
+
+        privacy_rules.resolve(values)
+    elif values["dp_options"]:
+        name = next(iter(values["dp_options"]))
+        raise ConfigError(
+            f"--dp-option {name} is for --dp; give that too, for example --dp gaussian"
         )
 
 

@@ -476,6 +476,20 @@ class RunConfig:
         help="Option of --secure-sum, such as bits=16, bound=0.5 or threshold=0.7.",
         section=ALGORITHM,
     )
+    dp: str | None = option(
+        None,
+        name_in(lambda: tables.PRIVACY),
+        help="Differential privacy of clients, simulated: the server clips each update, adds noise "
+        "to the sum, and prints the epsilon that is spent. gaussian, gaussian-adaptive or tree.",
+        section=ALGORITHM,
+        acts_on=GLOBAL_MODEL,
+    )
+    dp_options: Options = options_of(
+        "dp",
+        help="Option of --dp, such as noise_multiplier=1, target_epsilon=8, clip=0.5 or "
+        "delta=1e-3.",
+        section=ALGORITHM,
+    )
     seed: int = option(
         0,
         whole(0, MAX_SEED),

@@ -26,6 +26,7 @@ TABLES = {
     "schedules": tables.SCHEDULES,
     "algorithms": tables.ALGORITHMS,
     "aggregators": tables.AGGREGATORS,
+    "privacy": tables.PRIVACY,
     "metrics": tables.METRICS,
     "compressors": tables.COMPRESSORS,
 }

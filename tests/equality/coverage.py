@@ -50,6 +50,7 @@ _NEWER = (
     *(f"report --plot-log {each}" for each in ("none", "x", "xy", "y")),
     *("train --compress", "train --compress-option", "report --x"),
     *("train --attack", "train --attackers", "train --attack-option"),
+    *("train --dp", "train --dp-option"),
     *(f"report --x {each}" for each in ("round", "megabytes", "megabytes-up")),
 )
 NOT_COMPARED = {

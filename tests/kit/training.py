@@ -107,6 +107,25 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "powersgd": {"compress": "powersgd", "sampling": "uniform", "aggregator": "median"},
     "sketch": {"compress": "sketch", "sampling": "poisson", "compress_options": {"width": 0.05}},
     "sign-feddyn": {"algorithm": "feddyn", "compress": "sign", "aggregator": "norm-bound"},
+    "private": {  # some cohorts are empty
+        "dp": "gaussian",
+        "dp_options": {"noise_multiplier": 1.5, "clip": 0.3, "delta": 1e-3},
+        "sampling": "poisson",
+        "clients": "1",
+    },
+    "private-adaptive": {
+        "dp": "gaussian-adaptive",
+        "dp_options": {"target_epsilon": 4.0, "delta": 1e-3, "count_stddev": 3.0},
+        "sampling": "uniform",
+        "server_options": {"momentum": 0.9},
+    },
+    "private-tree": {
+        "dp": "tree",
+        "dp_options": {"noise_multiplier": 2.0, "clip": 0.3, "delta": 1e-3},
+        "sampling": "cyclic",
+        "clients": "3",
+        "algorithm": "fedadam",
+    },
     "fednova": {"algorithm": "fednova", "client_options": {"momentum": 0.9}},
     "mime": {
         "algorithm": "mime",

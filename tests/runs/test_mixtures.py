@@ -55,6 +55,7 @@ MIXTURES = st.fixed_dictionaries(
         "attack": options_of(tables.ATTACKS, 8),
         "compress": options_of(tables.COMPRESSORS, 8),
         "secure_sum": st.sampled_from([False, False, False, True]),
+        "dp": options_of(tables.PRIVACY, 8),
         "client_dropout": st.sampled_from([None, None, 0.3]),
         "server_optimizer": st.sampled_from([None, None, "adam"]),
         "seed": st.integers(0, 3),
@@ -68,6 +69,8 @@ def config_of(drawn: dict[str, Any]) -> RunConfig:
     given["clients"] = SIZES.get(drawn["sampling"], "10")
     if "attack" in given:
         given["attackers"] = "3"
+    if "dp" in given:
+        given["dp_options"] = {"noise_multiplier": 0.8, "delta": 1e-3}
     return settings.from_options({**TINY, **given})
 
 
@@ -105,7 +108,7 @@ def refused(config_or_mixture: Any, path: Path) -> ConfigError | None:
 def mixture(**given: Any) -> dict[str, Any]:
     """A mixture of the defaults and some given parts."""
     none = dict.fromkeys(
-        ("pre_aggregator", "attack", "compress", "client_dropout", "server_optimizer")
+        ("pre_aggregator", "attack", "compress", "dp", "client_dropout", "server_optimizer")
     )
     plain = {"algorithm": "fedavg", "sampling": "uniform", "aggregator": "mean"}
     return {**plain, **none, "secure_sum": False, "seed": 0, **given}
@@ -123,6 +126,8 @@ def mixture(**given: Any) -> dict[str, Any]:
 @example(mixture(algorithm="fednova", aggregator="krum", attack="ipm", compress="uniform"))
 @example(mixture(algorithm="mime", aggregator="foolsgold", compress="eden", client_dropout=0.3))
 @example(mixture(algorithm="scaffold", secure_sum=True, sampling="poisson"))
+@example(mixture(dp="gaussian", sampling="poisson", compress="sign", attack="sign-flip"))
+@example(mixture(dp="gaussian-adaptive", sampling="tff", algorithm="fedsgd", client_dropout=0.3))
 @example(mixture(compress="powersgd", attack="nan", aggregator="fltrust", sampling="cyclic"))
 @example(mixture(algorithm="fedprox", aggregator="centered-clipping", pre_aggregator="nnm"))
 def test_any_mixture_is_exact_or_is_refused_in_one_line(drawn: dict[str, Any]) -> None:

@@ -159,6 +159,7 @@ def test_toml_holds_every_set_option_and_only_those() -> None:
         "attack_options",
         "compress_options",
         "secure_sum_options",
+        "dp_options",
         "client_schedule_options",
         "server_schedule_options",
         "engine_options",

@@ -26,7 +26,7 @@ _VALUES: dict[str, Any] = {
     **{"server_lr": 0.5, "server_options": {"momentum": 0.9}, "server_schedule": "cosine"},
     **{"server_ema": 0.9, "aggregator": "tff-robust", "pre_aggregator": "nnm", "histograms": True},
     **{"compress": "uniform", "compress_options": {"bits": 4}},
-    "secure_sum": True,
+    **{"secure_sum": True, "dp": "gaussian"},
 }
 
 

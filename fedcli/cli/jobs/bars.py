@@ -44,6 +44,7 @@ class Snapshot:
         accuracy: Online accuracy of the last round; None before the first round.
         num_examples: Examples processed since training started.
         evaluated: Text about the last evaluation and the best one; "" before the first.
+        privacy: Text about the privacy that is spent; "" without --dp.
     """
 
     round_num: int
@@ -52,6 +53,7 @@ class Snapshot:
     accuracy: float | None = None
     num_examples: int = 0
     evaluated: str = ""
+    privacy: str = ""
 
 
 class Monitor:
@@ -103,6 +105,7 @@ class Monitor:
             online.get("sparse_categorical_accuracy"),
             before.num_examples + result.num_examples,
             evaluated,
+            _privacy(result.metrics),
         )
 
     def take_lines(self) -> list[str]:
@@ -217,7 +220,8 @@ def evaluation_line(
         further = [f" {name} {_figure(scores[name])}" for name in measures if name in scores]
         more = "".join(further) if len(further) <= _MAX_FURTHER_METRICS else ""
         parts.append(f"{split} loss {loss} acc. {accuracy}{more}")
-    return "  ".join([*parts, *(["best"] if is_best else [])])
+    privacy = _privacy(line)
+    return "  ".join([*parts, *([privacy] if privacy else []), *(["best"] if is_best else [])])
 
 
 def describe(
@@ -241,6 +245,8 @@ def describe(
         parts.append(Part(f"{clients[0]:,}/{clients[1]:,} clients", 4))
     if snapshot.evaluated:
         parts.append(Part(snapshot.evaluated, 5))
+    if snapshot.privacy:
+        parts.append(Part(snapshot.privacy, 4))
     if snapshot.loss is not None or snapshot.accuracy is not None:
         parts.append(Part(f"loss {_figure(snapshot.loss)}", 3))
         parts.append(Part(f"accuracy {_figure(snapshot.accuracy)}", 2))
@@ -273,6 +279,15 @@ def _figure(value: float | None) -> str:
     if value is None or value - value != 0:
         return "not finite"
     return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.3e}"
+
+
+def _privacy(line: Mapping[str, Any]) -> str:
+    """Epsilon after a round; "" without --dp or before the first round."""
+    epsilon = line.get("aggregator", {}).get("epsilon")
+    if "private" not in line.get("aggregator", {}):
+        return ""
+    is_infinite = epsilon is None or epsilon - epsilon != 0
+    return "epsilon infinite" if is_infinite else f"epsilon {epsilon:.4f}"
 
 
 def _title(snapshot: Snapshot) -> str:

@@ -63,6 +63,9 @@ def show_run(
     if kept is not None and kept.value is not None:
         what = f"round {kept.round_num:,}, the best by {kept.measure} ({kept.value:.4f})"
         screen.line(f"Kept     {what}: fedcli eval {path}{more} --best")
+    spent = report.privacy_spent(lines[-1])
+    if spent is not None:
+        screen.line(f"Privacy  {spent.sentence}")
     screen.line(f"Run      {path}")
     screen.line(f"More     fedcli eval {path}{more} --clients all")
 
@@ -74,6 +77,7 @@ def show_rounds(screen: TextScreen, rows: Sequence[RoundRow]) -> None:
     has_rejected = any(row.is_rejected or row.is_skipped for row in rows)
     has_reports = any(row.num_reports is not None for row in rows)
     has_clock = any(row.virtual_seconds is not None for row in rows)
+    has_privacy = any(row.privacy is not None for row in rows)
     # With evaluations, the counts of examples and batches would make the table too wide.
     own = _own_names(row.online for row in rows)
     scores = ("loss", "acc.") if splits else _SCORE_HEADERS
@@ -82,6 +86,7 @@ def show_rounds(screen: TextScreen, rows: Sequence[RoundRow]) -> None:
     further = _further_names(rows, splits, own)
     headers += [f"{split} {name}" for split in splits for name in ("loss", "acc.", *further[split])]
     headers += ["reports"] * has_reports + ["virtual s"] * has_clock
+    headers += ["epsilon", "clip"] * has_privacy
     headers += ["dropped clients"] * has_dropped + ["update"] * has_rejected
     cells = []
     for row in rows:
@@ -92,6 +97,7 @@ def show_rounds(screen: TextScreen, rows: Sequence[RoundRow]) -> None:
             line += _own_cells(row.evaluation.get(split), further[split])
         line += ["" if row.num_reports is None else str(row.num_reports)] * has_reports
         line += [_seconds(row.virtual_seconds)] * has_clock
+        line += _privacy_cells(row) * has_privacy
         line += [str(row.num_non_finite_clients)] * has_dropped
         line += [_update_text(row)] * has_rejected
         cells.append(line)
@@ -207,6 +213,14 @@ def _update_text(row: RoundRow) -> str:
     if row.is_skipped:
         return "skipped"
     return "rejected" if row.is_rejected else "applied"
+
+
+def _privacy_cells(row: RoundRow) -> list[str]:
+    """Returns epsilon and the clipping norm as text; empty texts for the initial model."""
+    if row.privacy is None:
+        return ["", ""]
+    epsilon = row.privacy.epsilon
+    return ["infinite" if epsilon is None else f"{epsilon:.4f}", f"{row.privacy.clip_norm:.4g}"]
 
 
 def _seconds(value: float | None) -> str:

@@ -2,7 +2,8 @@
 
 Each series has its folder, so that TensorBoard draws them in one plot: `train` has the training
 metrics, `eval/train` and `eval/test` those of evaluations. Scalars have the names of TFF's
-tutorial: loss, sparse_categorical_accuracy, num_examples, num_batches.
+tutorial: loss, sparse_categorical_accuracy, num_examples, num_batches. A private run adds what it
+has spent to `train`: privacy/epsilon, privacy/epsilon_rdp, privacy/delta, privacy/clip_norm.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from fedcli.files import make_folders
 FOLDER = "tensorboard"
 
 _NUM_BINS = 64
+_PRIVACY = ("epsilon", "epsilon_rdp", "delta", "clip_norm")
 
 
 def require() -> None:
@@ -64,6 +66,8 @@ class EventFiles:
         round_num = line["round"]
         train = line.get("client_work", {}).get("train")
         values = [] if train is None else _scalars(train)
+        privacy = line.get("aggregator", {})
+        values += _scalars({f"privacy/{name}": privacy.get(name) for name in _PRIVACY})
         for name, tensor in tensors.items():
             if np.isfinite(tensor).all():
                 values += summary.histogram(f"weights/{name}", tensor.ravel(), _NUM_BINS).value

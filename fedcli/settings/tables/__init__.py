@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from fedcli.settings.tables.partitions import opened_partition as opened_partition
     from fedcli.settings.tables.partitions import split_code_of_deal as split_code_of_deal
     from fedcli.settings.tables.partitions import split_partition as split_partition
+    from fedcli.settings.tables.privacy import PRIVACY as PRIVACY
     from fedcli.settings.tables.samplers import SAMPLERS as SAMPLERS
     from fedcli.settings.tables.schedules import RUN_S_ROUNDS as RUN_S_ROUNDS
     from fedcli.settings.tables.schedules import SCHEDULES as SCHEDULES
@@ -72,6 +73,7 @@ else:
             "OPTIMIZERS": "fedcli.settings.tables.optimizers",
             "OptimizerEntry": "fedcli.settings.tables.optimizers",
             "PARTITIONS": "fedcli.settings.tables.partitions",
+            "PRIVACY": "fedcli.settings.tables.privacy",
             "PUBLIC_DATASETS": "fedcli.settings.tables.datasets",
             "PRE_AGGREGATORS": "fedcli.settings.tables.algorithms",
             "RUN_S_ROUNDS": "fedcli.settings.tables.schedules",

@@ -40,12 +40,15 @@ class AlgorithmEntry(Entry):
             compression, which are then sent beside the compressed ones.
         has_own_models: Whether each client keeps its own model and nothing is shared.
         pools_clients: Whether it trains on the examples of a cohort as if one client held them.
+        sends_deltas_alone: Whether the server learns nothing of a client but its part of the mean
+            delta, and of the cohort nothing but that mean.
         builder: The function of `fedcli.learning` that makes its process.
     """
 
     has_local_steps: bool = True
     has_own_models: bool = False
     pools_clients: bool = False
+    sends_deltas_alone: bool = False
     server_lr: float = 1.0
     server_optimizer: str | None = None
     server_options: Mapping[str, Value] = field(default_factory=dict)
@@ -109,6 +112,7 @@ ALGORITHMS = table(
         "McMahan et al. 2017, arXiv 1602.05629; TFF learning/algorithms/fed_avg.py",
         rates="client 0.02 (softmax regression, the TFF tutorial) to 0.2 (networks), server 1",
         example="fedcli train --algorithm fedavg --sampling uniform --clients 10 --client-lr 0.1",
+        sends_deltas_alone=True,
         builder="build_weighted_fed_avg",
         code="fedcli.learning.algorithms.fedavg:LocalSteps",
     ),
@@ -128,6 +132,7 @@ ALGORITHMS = table(
         ),
         rates="as those of fedavg; the paper tries proximal_strength 0.001, 0.01, 0.1 and 1",
         example="fedcli train --algorithm fedprox --algorithm-option proximal_strength=0.1",
+        sends_deltas_alone=True,
         builder="build_fed_prox",
         code="fedcli.learning.algorithms.fedprox:proximal_steps",
     ),
@@ -140,6 +145,7 @@ ALGORITHMS = table(
         server_lr=0.1,
         rates="server 0.1 to 1; clients take no steps",
         example="fedcli train --algorithm fedsgd --server-lr 0.5 --rounds 50",
+        sends_deltas_alone=True,
         builder="build_fed_sgd",
         code="fedcli.learning.algorithms.fedsgd:Gradients",
     ),
@@ -241,6 +247,7 @@ ALGORITHMS = table(
         server_options={"momentum": 0.9},
         rates="client 0.03, server 0.3: Reddi et al. 2021 for the EMNIST CNN",
         example="fedcli train --algorithm fedavgm --server-lr 0.3 --client-lr 0.03",
+        sends_deltas_alone=True,
         builder="build_fed_avg_m",
         code="fedcli.learning.algorithms.fedopt:LocalSteps",
     ),
@@ -254,6 +261,7 @@ ALGORITHMS = table(
         server_options={"initial_preconditioner_value": 0.0, **_FEDOPT_OPTIONS},
         rates="client 0.03, server 0.1: Reddi et al. 2021 for the EMNIST CNN",
         example="fedcli train --algorithm fedadagrad --client-lr 0.03 --server-lr 0.1",
+        sends_deltas_alone=True,
         builder="build_fed_adagrad",
         code="fedcli.learning.algorithms.fedopt:LocalSteps",
     ),
@@ -270,6 +278,7 @@ ALGORITHMS = table(
             "fedcli train --algorithm fedadam --client-lr 0.03 --server-lr 0.01 "
             "--server-option epsilon=0.001"
         ),
+        sends_deltas_alone=True,
         builder="build_fed_adam",
         code="fedcli.learning.algorithms.fedopt:LocalSteps",
     ),
@@ -286,6 +295,7 @@ ALGORITHMS = table(
             "fedcli train --algorithm fedyogi --client-lr 0.03 --server-lr 0.01 "
             "--server-option epsilon=0.001"
         ),
+        sends_deltas_alone=True,
         builder="build_fed_yogi",
         code="fedcli.learning.algorithms.fedopt:LocalSteps",
     ),

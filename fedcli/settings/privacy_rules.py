@@ -1,0 +1,104 @@
+"""Rules of differential privacy: what breaks the guarantee is refused before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedcli.errors import ConfigError
+from fedcli.settings import tables
+from fedcli.settings.options import choose
+from fedcli.settings.tables.privacy import PRIVACY, PrivacyEntry
+from fedcli.settings.vocabulary import BALANCED
+
+# Why no accountant fits these ways of sampling.
+_REASONS: Mapping[str, str] = {
+    "with-replacement": "a client may take part several times in one round",
+    "by-size": "a client takes part the more often the more examples it has, which is private",
+}
+# Compressors that decode updates together, with directions or places common to the cohort.
+_MIXING = ("powersgd", "sketch")
+
+
+def resolve(values: dict[str, Any]) -> None:
+    """Sets the client weighting that privacy needs; refuses options that break the guarantee.
+
+    Args:
+        values: The fields of a config with `dp` set.
+
+    Raises:
+        ConfigError: An option is not allowed beside --dp.
+    """
+    entry = choose(PRIVACY, values["dp"], "--dp")
+    start = f"--dp {entry.name}"
+    _check_updates(start, values)
+    _check_algorithm(start, values)
+    if values["client_weighting"] is None:
+        values["client_weighting"] = "uniform"
+    if values["client_weighting"] != "uniform":
+        raise ConfigError(
+            f"{start} with --client-weighting {values['client_weighting']}: a client with many "
+            "examples would count without a limit; choose --client-weighting uniform"
+        )
+    _check_sampling(start, entry, values)
+    if values["class_weights"] == BALANCED:
+        raise ConfigError(
+            f"{start} with --class-weights {BALANCED}: the labels of all clients are counted "
+            "without noise; give the weights in a file"
+        )
+
+
+def _check_updates(start: str, values: Mapping[str, Any]) -> None:
+    """Refuses what lets one client change more than its own bounded update."""
+    if values["aggregator"] != "mean":
+        raise ConfigError(
+            f"{start} with --aggregator {values['aggregator']}: only for the mean is it known how "
+            "much one client can change it; choose --aggregator mean"
+        )
+    if values["pre_aggregator"] is not None:
+        raise ConfigError(
+            f"{start} with --pre-aggregator {values['pre_aggregator']}: it mixes updates, so one "
+            "client could change several; leave it out"
+        )
+    if values["compress"] in _MIXING:
+        raise ConfigError(
+            f"{start} with --compress {values['compress']}: what is decoded of one update depends "
+            "on the others, so one client could change several; choose uniform"
+        )
+    if values["secure_sum"]:
+        raise ConfigError(
+            f"{start} with --secure-sum: rounding makes an update longer than the norm to which it "
+            "was clipped, which no accountant covers here; choose one of the two"
+        )
+
+
+def _check_algorithm(start: str, values: Mapping[str, Any]) -> None:
+    """Refuses algorithms whose clients tell the server more than one bounded update."""
+    if tables.ALGORITHMS[values["algorithm"]].sends_deltas_alone:
+        return
+    fitting = [name for name, entry in tables.ALGORITHMS.items() if entry.sends_deltas_alone]
+    raise ConfigError(
+        f"{start} with --algorithm {values['algorithm']}: its server uses more of its clients than "
+        f"the mean of their updates, and that is not noised; choose {', '.join(fitting[:-1])} or "
+        f"{fitting[-1]}"
+    )
+
+
+def _check_sampling(start: str, entry: PrivacyEntry, values: Mapping[str, Any]) -> None:
+    """Refuses cohorts for which there is no accountant."""
+    sampling = values["sampling"]
+    if sampling not in entry.samplings:
+        if "fixed" not in entry.samplings:
+            why = "its noise is shared between rounds, so a client may not take part at random"
+        else:
+            why = _REASONS.get(sampling, "how often a client takes part is not known")
+        raise ConfigError(
+            f"{start} with --sampling {sampling}: {why}; choose --sampling {entry.samplings[0]}"
+        )
+    for name, harmless in (("over_selection", 0.0), ("min_reports", None)):
+        if values[name] != harmless:
+            option = f"--{name.replace('_', '-')} {values[name]:g}"
+            raise ConfigError(
+                f"{start} with {option}: whether a client counts would depend on the others, "
+                "which no accountant covers; leave it out"
+            )
