@@ -18,8 +18,8 @@ MANUAL = Path(__file__).parents[1] / "manual"
 # "# Title: what the page is about".
 TOPICS = (
     *("tutorial", "coming-from", "python", "data", "own-data", "formats", "known-sets", "models"),
-    *("algorithms", "robustness", "communication", "audits", "runs", "sweeps", "reports"),
-    *("metrics", "inspecting"),
+    *("algorithms", "robustness", "privacy", "communication", "audits", "runs", "sweeps"),
+    *("reports", "metrics", "inspecting"),
     *("cluster", "extending", "numbers", "files", "limits", "changes"),
 )
 SEARCHING = "Searching"
