@@ -137,7 +137,7 @@ def test_reports_show_them(runs: Path, fedcli: Fedcli, tmp_path: Path) -> None:
     ]
     done = fedcli("report", first, second, *options, "--format", "csv")
     assert (done.code, done.err) == (0, "")
-    assert "test auc" in done.out.splitlines()[0]
+    assert "test.auc" in done.out.splitlines()[0]
     header = (tmp_path / "rounds.csv").read_text().splitlines()[0].split(",")
     assert "evaluation/test/ece" in header
     page = (tmp_path / "page.html").read_text()

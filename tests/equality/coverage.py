@@ -50,7 +50,11 @@ _NEWER = (
     *(f"report --plot-log {each}" for each in ("none", "x", "xy", "y")),
     *("train --compress", "train --compress-option", "report --x"),
     *("train --attack", "train --attackers", "train --attack-option"),
-    *("train --dp", "train --dp-option"),
+    *("train --dp", "train --dp-option", "train --engine", "train --engine-option"),
+    *(f"{command} --validation" for command in ("train", "eval", "inspect-clients")),
+    *("train --metric-option", "eval --metric-option", "train --eval-split without-train"),
+    *(f"report --{each}" for each in ("best", "by", "columns", "heat-map", "select", "select-on")),
+    *("report --spread", *(f"report --spread {each}" for each in ("interval", "none", "std"))),
     *(f"report --x {each}" for each in ("round", "megabytes", "megabytes-up")),
 )
 NOT_COMPARED = {
