@@ -105,6 +105,15 @@ def test_a_canary_is_recognised_and_bounds_epsilon(tmp_path: Path) -> None:
     assert not honest.proves_fault
 
 
+def test_the_epsilon_of_a_private_run_is_found(tmp_path: Path) -> None:
+    private = {"dp": "gaussian", "dp_options": {"noise_multiplier": 1.0, "delta": 1e-3}}
+    run = trained(tmp_path / "run", clients="4", sampling="poisson", **SMALL, **private)
+    result = audit_run(run, "loss-threshold", threads=1)
+    assert isinstance(result, LossThreshold)
+    reported = folder.read_metrics(run)[-1]["aggregator"]
+    assert result.privacy == (reported["epsilon"], 1e-3)
+
+
 def test_an_audit_changes_nothing_in_the_run(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", clients="3", **SMALL)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
