@@ -61,7 +61,8 @@ def imported_distributions() -> set[str]:
 def test_dependencies_are_what_is_imported(project: dict[str, Any]) -> None:
     extras = project["optional-dependencies"]
     extras = [
-        extras[name] for name in ("images", "matlab", "parquet", "plot", "tensorboard", "torch")
+        extras[name]
+        for name in ("images", "matlab", "parquet", "plot", "ray", "tensorboard", "torch")
     ]
     required = [*project["dependencies"], *itertools.chain(*extras)]
     declared = set(map(requirement_name, required))

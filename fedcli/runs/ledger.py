@@ -198,7 +198,7 @@ class _Cohort(NamedTuple):
 def _rounds(run: RunRecord, entry: AlgorithmEntry, num_params: int) -> Iterator[RoundBytes | None]:
     """Yields the bytes of each round; None for one whose cohort is not known."""
     rule = _Rule.of(run, entry, num_params)
-    sizes = {line["round"]: line["num_clients"] for line in run.timings if "num_clients" in line}
+    sizes = {line.get("round"): line.get("num_clients") for line in run.timings}
     for line in run.metrics:
         if not line["round"]:
             continue

@@ -8,7 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -259,3 +259,42 @@ def test_random_damage_is_one_line_or_none(
     # What resuming may have changed was mended, not made worse.
     (run / name).write_bytes(whole)
     assert fedcli(*EVAL).out == fedcli(*EVAL).out
+
+
+def _damaged(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yields the value with each of its entries, at any depth, left out or of another kind."""
+    wrongs: list[Any] = [None, -1, "x", [], {}]
+    for name, entry in value.items():
+        yield {other: each for other, each in value.items() if other != name}
+        yield from ({**value, name: wrong} for wrong in wrongs)
+        if isinstance(entry, dict):
+            yield from ({**value, name: each} for each in _damaged(entry))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--attack", "sign-flip", "--attackers", "1", "--compress", "qsgd"),
+        ("--attack", "sign-flip", "--attackers", "1", "--aggregator", "krum"),
+        ("--secure-sum", "--client-dropout", "0.1"),
+    ],
+    ids=["compressed", "robust", "secure sum"],
+)
+def test_metrics_of_updates_with_an_entry_damaged(
+    fedcli: Fedcli, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    train = [*("train", "-q", "--out", "run", "--rounds", "1", "--max-examples", "20")]
+    data = ["--data-option", "clients=12", "--eval-clients", "1"]
+    assert fedcli(*train, *data, *options).code == 0
+    file = tmp_path / "run" / "metrics.jsonl"
+    *before, text = file.read_text().splitlines(keepends=True)
+    line = json.loads(text)
+    parts = {name: line[name] for name in line if name not in ("round", "evaluation")}
+    codes = set()
+    for number, damaged in enumerate(_damaged(parts)):
+        file.write_text("".join([*before, json.dumps({"round": 1, **damaged}) + "\n"]))
+        done = fedcli(*(REPORT if number % 2 else ("report", "run", "--json")))
+        if done.code:
+            assert_is_one_line(done, "metrics.jsonl")
+        codes.add(done.code)
+    assert codes == {0, 1}

@@ -311,6 +311,7 @@ def test_evaluation_is_written_whole_and_read(path: Path) -> None:
         "client_work": {"eval": {"current_round_metrics": scores(0.5, math.nan)}},
         **{"split": "test", "round": 3, "num_clients": 2, "num_absent_clients": 0},
         "over_clients": {"num_clients": 2, "loss": {"mean": 0.1}},
+        "attack": {"attack_success_rate": 0.7, "class_recall": [0.5, math.nan]},
     }
     with RunDirectory.open(path) as run:
         run.write_evaluation({"test": told})
@@ -323,6 +324,11 @@ def test_evaluation_is_written_whole_and_read(path: Path) -> None:
         *(text.replace('"round": 3', each) for each in ('"round": null', '"rounds": 3')),
         *(text.replace('"mean": 0.1', f'"mean": {each}') for each in ("[0.1]", "NaN", "1e999")),
         text.replace('"round": 3', '"round": 1' + "0" * 400),
+        *(
+            text.replace('"class_recall": [', f'"class_recall": [{each}, ')
+            for each in ('"x"', "[]")
+        ),
+        *(text.replace('"attack_success_rate": 0.7', each) for each in ('"a": 0', '"a": "x"')),
     )
     for other in others:
         assert other != text
@@ -343,6 +349,11 @@ TRAIN = json.dumps({"train": {**scores(0.1, 0.2), "num_non_finite_clients": 0}})
         *(TRAIN.replace("0.1", each) for each in ('"0.1"', "[0.1]", "NaN", "-1e999", "9" * 400)),
         '{"round": 1, "evaluation": {"test": {"loss": 0.1}}}',
         '{"round": 1, "participation": {"virtual_seconds": "3"}}',
+        '{"round": 1, "participation": {"num_selected": 3}}',
+        *('{"round": 1, "updates": []}', '{"round": 1, "updates": {"compress": {"num_sent": 1}}}'),
+        '{"round": 1, "updates": {"compress": {"num_sent": 1, "payload_bytes": null}}}',
+        '{"round": 1, "updates": {"attack": {"attackers_in_cohort": 1, "attackers_kept": "1"}}}',
+        *('{"round": 1, "aggregator": 3}', '{"round": 1, "aggregator": {"secure_sum": {}}}'),
     ],
 )
 def test_metrics_of_another_kind_are_told(path: Path, text: str) -> None:

@@ -16,6 +16,15 @@ from fedcli.settings.vocabulary import MEASURES
 MAX_LINE_BYTES = 1 << 20  # a line of metrics has about 400
 _MOST = 1e300  # the largest number; what is not finite is written as null
 
+_PARTS = ("aggregator", "client_work", "evaluation", "finalizer", "participation", "updates")
+# Counts that readers use: those that the group of a part has, and those that it may have.
+_COUNTS = {
+    ("updates", "attack"): (("attackers_in_cohort",), ("attackers_kept",)),
+    ("updates", "compress"): (("num_sent", "payload_bytes"), ("extra_bytes_down",)),
+    ("aggregator", "secure_sum"): (("payload_bytes", "setup_bytes_up", "setup_bytes_down"), ()),
+}
+_PARTICIPATION_COUNTS = ("num_selected", "num_late", "num_surplus", "num_reports", "is_skipped")
+
 
 def parse_metrics(content: bytes, file: Path) -> list[dict[str, Any]]:
     """Returns the lines of metrics.jsonl, one for each round; null becomes None.
@@ -60,18 +69,24 @@ def _is_metrics_line(line: Any, before: int | None) -> bool:
     if not isinstance(line, dict) or type(line.get("round")) is not int:
         return False
     follows = line["round"] in (0, 1) if before is None else line["round"] == before + 1
-    parts = [line.get(name, {}) for name in ("client_work", "evaluation", "participation")]
-    if not follows or not all(
-        isinstance(each, dict) for each in (*parts, line.get("finalizer", {}))
-    ):
+    parts = {name: line.get(name, {}) for name in _PARTS}
+    if not follows or not all(isinstance(each, dict) for each in parts.values()):
         return False
-    work, evaluation, participation = parts
-    groups = list(evaluation.values())
+    work, participation = parts["client_work"], parts["participation"]
+    groups = list(parts["evaluation"].values())
     if "train" in work:
         groups.append(work["train"])
         if not isinstance(work["train"], dict) or "num_non_finite_clients" not in work["train"]:
             return False
-    return all(map(_is_metrics_group, groups)) and _has_numbers(participation)
+    return (
+        all(map(_is_metrics_group, groups))
+        and _has_numbers(participation)
+        and ("participation" not in line or _has_counts(participation, _PARTICIPATION_COUNTS))
+        and all(
+            group not in parts[part] or _has_counts(parts[part][group], *names)
+            for (part, group), names in _COUNTS.items()
+        )
+    )
 
 
 def _is_metrics_group(group: Any) -> bool:
@@ -79,13 +94,19 @@ def _is_metrics_group(group: Any) -> bool:
     if not isinstance(group, dict) or not _has_numbers(group):
         return False
     accuracy = group.get(MEASURES["accuracy"])
-    counts = [group.get("num_examples"), group.get("num_batches")]
-    counts.append(group.get("num_non_finite_clients", 0))
     return (
         all(name in group for name in MEASURES.values())
         and (accuracy is None or 0 <= accuracy <= 1)
-        and all(isinstance(count, int) and 0 <= count <= _MOST for count in counts)
+        and _has_counts(group, ("num_examples", "num_batches"), ("num_non_finite_clients",))
     )
+
+
+def _has_counts(group: Any, names: tuple[str, ...], optional: tuple[str, ...] = ()) -> bool:
+    """Whether a value is a group with counts of these names, and of optional ones if there."""
+    if not isinstance(group, dict):
+        return False
+    counts = [group.get(name) for name in (*names, *(each for each in optional if each in group))]
+    return all(isinstance(count, int) and 0 <= count <= _MOST for count in counts)
 
 
 def is_evaluation(value: Any) -> bool:
@@ -97,9 +118,20 @@ def is_evaluation(value: Any) -> bool:
         is_whole = isinstance(value["split"], str) and all(
             type(each) is int and is_number(each) for each in counts
         )
-        return is_whole and _is_metrics_group(group) and all(map(_has_numbers, spreads))
+        return (
+            is_whole
+            and _is_metrics_group(group)
+            and all(map(_has_numbers, spreads))
+            and ("attack" not in value or _is_attack_success(value["attack"]))
+        )
     except (KeyError, TypeError, AttributeError):
         return False
+
+
+def _is_attack_success(value: dict[str, Any]) -> bool:
+    """Whether a value has the figures of an attack. Raises if it is of another kind altogether."""
+    numbers = [value["attack_success_rate"], *value.get("class_recall", ())]
+    return all(each is None or is_number(each) for each in numbers)
 
 
 def is_number(value: object) -> bool:
