@@ -40,7 +40,7 @@ FLOORS = {
         ("opening",),
         ("engine", "ray_workers"),
         ("worker",),
-        ("merging", "messages", "probe"),
+        ("connection", "merging", "messages", "probe"),
     ),
     "cli": (
         ("main",),
@@ -76,7 +76,8 @@ FLOORS = {
         ("study",),
         ("board", "reuse"),
         ("study_values", "outcomes"),
-        ("keys", "pool", "trainer", "trials"),
+        ("keys", "ray_pool", "trials"),
+        ("pool", "trainer"),
     ),
     "learning": (
         ("named_builders",),
@@ -143,7 +144,7 @@ USERS: dict[str, set[str]] = {
         *("csv_text", "datasets.importers.csv_files", "datasets.importers.csv_layout"),
         "datasets.importers.picture_tables",
     },
-    "ray": {"cluster.ray_workers"},
+    "ray": {"cluster.connection"},
     "torch": {"benchmarks.torch_peer"},
     "click": {"cli"},
     "platformdirs": {"datasets.data_folder"},
@@ -166,7 +167,7 @@ NO_NUMPY = {
     *("__main__", "settings", "runs.stopping", "runs.files.folder", "runs.files.lines"),
     *("dataclass", "digest", "errors", "files", "lazy", "locks", "progress", "version"),
 }
-ENVIRONMENT_READERS = {"core.native", "cli", "cluster.ray_workers", "datasets.data_folder"}
+ENVIRONMENT_READERS = {"core.native", "cli", "cluster.connection", "datasets.data_folder"}
 FLOOR_OF_ROOM = {room: depth for depth, rooms in enumerate(ROOMS) for room in rooms}
 
 
@@ -373,7 +374,7 @@ def test_modules_import_each_other_in_no_circle() -> None:
         (
             "settings.values",
             "x = os.environ['HOME']",
-            "1: the environment is read by cli, cluster.ray_workers, ",
+            "1: the environment is read by cli, cluster.connection, ",
         ),
     ],
 )

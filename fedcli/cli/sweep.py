@@ -10,7 +10,7 @@ import click
 from fedcli.cli import options as opt
 
 STUDY = "Study"
-_RESUMED = ("jobs", "reuse", "fail_fast", "code", "spread")
+_RESUMED = ("jobs", "cluster", "reuse", "fail_fast", "code", "spread")
 _REPORT_OPTIONS = ("interval", "std", "none")
 
 
@@ -97,8 +97,8 @@ def _study_options(function: Any) -> Any:
 )
 @opt.option(
     "--resume",
-    help="Go on with the study in this folder. Goes with --jobs, --reuse, --fail-fast, --code and "
-    "--spread only.",
+    help="Go on with the study in this folder. Goes with --jobs, --cluster, --reuse, --fail-fast, "
+    "--code and --spread only.",
     section=opt.RUN,
     type=click.Path(path_type=Path),
     metavar="DIR",
@@ -110,6 +110,13 @@ def _study_options(function: Any) -> Any:
     section=opt.RUN,
     type=int,
     metavar="N",
+)
+@opt.option(
+    "--cluster",
+    help="Train the runs on a Ray cluster instead: local, auto (the one that this machine belongs "
+    "to) or HOST:PORT. It changes no result.",
+    section=opt.RUN,
+    metavar="ADDRESS",
 )
 @opt.option(
     "--reuse",
@@ -145,6 +152,7 @@ def sweep(  # one parameter for each option that is not a field of RunConfig
     out: Path | None,
     resume: Path | None,
     jobs: int | None,
+    cluster: str | None,
     reuse: tuple[Path, ...],
     code: tuple[Path, ...],
     dry_run: bool,
@@ -176,7 +184,7 @@ def sweep(  # one parameter for each option that is not a field of RunConfig
     from fedcli.sweeps.sweeping import SweepOptions
 
     given = opt.given({name: value for name, value in values.items() if value != ()})
-    options = SweepOptions(jobs, reuse, fail_fast)
+    options = SweepOptions(jobs, reuse, fail_fast, cluster)
     if resume is not None:
         if study is not None or out is not None or given:
             raise click.UsageError(

@@ -1,15 +1,11 @@
 """Workers as Ray actors: starting them, giving them work, and going on when one is lost.
 
-This is the only module that imports Ray. The driver retries lost work itself: Ray's own retries
+The driver retries lost work itself: Ray's own retries
 wait for ever for an actor that can no longer be placed.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import shutil
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -17,20 +13,18 @@ from time import monotonic
 from types import TracebackType
 from typing import Any
 
+from fedcli.cluster.connection import LOCAL, Connection, last_line
 from fedcli.cluster.messages import Hello, Part, PartResult, SharedWork, WorkerSetup
 from fedcli.core import native
 from fedcli.core.native import CancelFlag, Cancelled
 from fedcli.dataclass import dataclass
-from fedcli.errors import ConfigError, FedcliError, RunError
-
-LOCAL = "local"
+from fedcli.errors import FedcliError, RunError
 
 _IN_FLIGHT = 2  # parts that a worker has at a time, so that it need not wait for the driver
 _WINDOW = 4  # parts for each worker that may be open at a time, which bounds the driver's memory
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 2.0  # that a worker has to end a local step
 _MAX_LOSSES = 3  # of one part, before its clients are taken to be the cause
-_STORE_BYTES = 256 << 20  # of a local cluster's object store; it spills to the disk
 
 
 @dataclass(frozen=True)
@@ -81,12 +75,9 @@ class RayWorkers:
         """
         self._check = check
         self._joining: dict[Any, _Actor] = {}  # started workers, by the call they have to answer
-        self._ray = _import_ray()
         self._place = place
-        self._folder: str | None = None
-        self._owns_cluster = not self._ray.is_initialized()
-        if self._owns_cluster:
-            self._connect()
+        self._connection = Connection(place.address)
+        self._ray = self._connection.ray
         try:
             self._num_threads = place.num_threads or self._default_threads()
             self._setup = setup._replace(num_threads=self._num_threads)
@@ -132,10 +123,7 @@ class RayWorkers:
         for actor in (*getattr(self, "_actors", ()), *self._joining.values()):
             self._kill(actor)
         self._actors, self._joining = [], {}
-        if self._owns_cluster and self._ray.is_initialized():
-            self._ray.shutdown()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        self._connection.close()
 
     def __enter__(self) -> RayWorkers:
         """Returns itself."""
@@ -150,42 +138,9 @@ class RayWorkers:
         """Closes."""
         self.close()
 
-    def _connect(self) -> None:
-        options: dict[str, Any] = {
-            "include_dashboard": False,
-            "log_to_driver": False,
-            "logging_level": "ERROR",
-            "configure_logging": False,
-        }
-        logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of what a user cannot change
-        address = self._place.address
-        if address.startswith("ray://"):
-            raise ConfigError(
-                f"--engine-option address={address}: a Ray client cannot train; run fedcli on a "
-                "node of the cluster, with address=auto"
-            )
-        if address == LOCAL:
-            self._folder = tempfile.mkdtemp(prefix="fray-")  # short: sockets are in it
-            options |= {"object_store_memory": _STORE_BYTES, "_temp_dir": self._folder}
-        else:
-            options["address"] = address
-        try:
-            self._ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError) as err:
-            reason = " ".join(str(err).split())
-            raise ConfigError(
-                f"cannot join a Ray cluster at address={address}: {reason}; start one with 'ray "
-                "start --head', or choose --engine-option address=local"
-            ) from err
-
-    def _nodes(self) -> list[dict[str, Any]]:
-        """The nodes that are alive and have processors."""
-        nodes = [each for each in self._ray.nodes() if each["Alive"]]
-        return [each for each in nodes if each["Resources"].get("CPU", 0) >= 1]
-
     def _default_threads(self) -> int:
         """The processors of the smallest node, so that each has room for a worker."""
-        counts = [int(each["Resources"]["CPU"]) for each in self._nodes()]
+        counts = [int(each["Resources"]["CPU"]) for each in self._connection.nodes()]
         if not counts:
             raise RunError("the Ray cluster has no node with a processor; add one with 'ray start'")
         if self._place.num_workers is None or self._place.address != LOCAL:
@@ -193,7 +148,7 @@ class RayWorkers:
         return max(1, min(counts) // self._place.num_workers)
 
     def _wanted(self) -> int:
-        return self._place.num_workers or len(self._nodes())
+        return self._place.num_workers or len(self._connection.nodes())
 
     def _start(self) -> _Actor:
         actor_class = _actor_class(self._ray).options(
@@ -213,7 +168,7 @@ class RayWorkers:
         """
         if self._place.num_workers is not None:
             return
-        for _ in range(len(self._nodes()) - len(self._actors) - len(self._joining)):
+        for _ in range(len(self._connection.nodes()) - len(self._actors) - len(self._joining)):
             actor = self._start()
             self._joining[actor.handle.hello.remote()] = actor
         if not self._joining:
@@ -253,9 +208,9 @@ class RayWorkers:
             cause = err.cause if isinstance(err.cause, BaseException) else err
             if isinstance(cause, FedcliError | Cancelled | MemoryError):
                 raise cause from None
-            raise RunError(f"a Ray worker failed: {_last_line(err)}") from err
+            raise RunError(f"a Ray worker failed: {last_line(err)}") from err
         except errors.RayActorError as err:
-            raise RunError(f"a Ray worker could not start: {_last_line(err)}") from err
+            raise RunError(f"a Ray worker could not start: {last_line(err)}") from err
 
     def _stop_work(self) -> None:
         """Stops what workers are doing; a worker that does not stop in time is ended."""
@@ -382,13 +337,13 @@ class _Call:
             cause = err.cause if isinstance(err.cause, BaseException) else err
             if isinstance(cause, FedcliError | Cancelled | MemoryError):
                 raise cause from None
-            raise RunError(f"a Ray worker failed: {_last_line(err)}") from err
+            raise RunError(f"a Ray worker failed: {last_line(err)}") from err
         except lost as err:
             self._losses[number] = self._losses.get(number, 0) + 1
             if self._losses[number] >= _MAX_LOSSES:
                 raise RunError(
                     f"a Ray worker was lost {_MAX_LOSSES} times with the same clients "
-                    f"({_last_line(err)}); give workers fewer threads or more memory"
+                    f"({last_line(err)}); give workers fewer threads or more memory"
                 ) from err
             self._waiting.appendleft(number)
             if actor.probe is None:
@@ -401,17 +356,6 @@ class _Call:
             self._ray.get(probe)
         except Exception:
             actor.probe = actor.handle.process_id.remote()
-
-
-def _import_ray() -> Any:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reads it when it is imported
-    try:
-        import ray
-    except ImportError as err:
-        raise ConfigError(
-            "--engine ray needs Ray, which is not installed: pip install 'fedcli[ray]'"
-        ) from err
-    return ray
 
 
 def _actor_class(ray: Any) -> Any:
@@ -428,8 +372,3 @@ def _actor_class(ray: Any) -> Any:
             return super().process_id()
 
     return ray.remote(concurrency_groups={"control": 1})(Actor)
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -144,6 +144,7 @@ def sweep(
     resume: bool = False,
     reuse: Iterable[str | Path] = (),
     fail_fast: bool = False,
+    cluster: str | None = None,
     code: Iterable[str | Path] = (),
     progress: bool = False,
 ) -> StudyRecord:
@@ -157,6 +158,8 @@ def sweep(
         resume: Go on with the study at `out` if there is one. It must be the same study.
         reuse: Folders whose finished runs are taken where they are the same.
         fail_fast: Stop at the first run that fails. Else the failures are logged as warnings.
+        cluster: The address of a Ray cluster that trains the runs: "local", "auto" or "HOST:PORT".
+            None: processes of this machine.
         code: The Python files that a study.toml may run.
         progress: Write a line to stderr for each run that ends.
 
@@ -171,7 +174,7 @@ def sweep(
     wanted = study_file.with_absolute_paths(wanted, Path.cwd())
     if is_file:
         check_code(wanted, code)
-    options = SweepOptions(jobs, tuple(map(Path, reuse)), fail_fast)
+    options = SweepOptions(jobs, tuple(map(Path, reuse)), fail_fast, cluster)
     with _opened(Path(out), wanted, resume=resume) as folder:
         board = _BoardOnStderr() if progress else Board()
         lines = run_study(folder, options, cancel=CancelFlag(), board=board)

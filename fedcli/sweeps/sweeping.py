@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fedcli import datasets
 from fedcli.core.machine import num_processors
@@ -27,6 +27,9 @@ from fedcli.sweeps.study_folder import RUNS, TABLE, StudyFolder
 from fedcli.sweeps.study_tables import points_csv
 from fedcli.sweeps.trials import FAILED, Outcome, Trial, TrialLog
 
+if TYPE_CHECKING:
+    from fedcli.sweeps.ray_pool import RayPool
+
 _POLL_SECONDS = 0.1
 _MAX_JOBS = 1024
 _TRIES = 2  # of a run whose process is ended by a signal
@@ -40,11 +43,13 @@ class SweepOptions:
         jobs: Number of processes; None: one for each processor.
         reuse: Folders whose finished runs are taken where they are the same.
         fail_fast: Whether the first failure stops the study.
+        cluster: The address of a Ray cluster that trains the runs; None: processes of this machine.
     """
 
     jobs: int | None = None
     reuse: tuple[Path, ...] = ()
     fail_fast: bool = False
+    cluster: str | None = None
 
     def __post_init__(self) -> None:
         """Checks the number of processes."""
@@ -78,8 +83,7 @@ def run_study(
     plan = plan_of(study)
     wanted = next(plan)
     check_selection(study, wanted[0].config)
-    jobs = options.jobs or num_processors()
-    with TrialLog(folder.path) as log, Pool(jobs, (folder.lock,)) as pool:
+    with TrialLog(folder.path) as log, _open_pool(options, folder) as pool:
         sweep = _Sweep(folder, options, log, pool, cancel or CancelFlag(), board or Board())
         first = 1
         while wanted:
@@ -93,6 +97,15 @@ def run_study(
         lines = list(log.lines)
     write_atomic(folder.path / TABLE, points_csv(study, lines).encode())
     return lines
+
+
+def _open_pool(options: SweepOptions, folder: StudyFolder) -> Pool | RayPool:
+    """What trains the runs."""
+    if options.cluster is None:
+        return Pool(options.jobs or num_processors(), (folder.lock,))
+    from fedcli.sweeps.ray_pool import RayPool  # late: few studies use a cluster
+
+    return RayPool(options.cluster, options.jobs)
 
 
 def check_selection(study: Study, config: RunConfig) -> None:
@@ -130,7 +143,7 @@ class _Sweep:
         folder: StudyFolder,
         options: SweepOptions,
         log: TrialLog,
-        pool: Pool,
+        pool: Pool | RayPool,
         cancel: CancelFlag,
         board: Board,
     ) -> None:

@@ -46,18 +46,23 @@ class Trainer:
         threading.Thread(target=self._listen, args=(lines, tasks), daemon=True).start()
         while True:
             task = tasks.get()
-            self._say(self._do(task))
+            self._say(self.do(task))
 
     def _listen(self, lines: TextIO, tasks: SimpleQueue[dict[str, Any]]) -> None:
         for line in lines:
             message = json.loads(line)
             if "stop" in message:
-                self._cancel.set()
+                self.stop()
             else:
                 tasks.put(message)
         os._exit(0)
 
-    def _do(self, task: Mapping[str, Any]) -> dict[str, Any]:
+    def stop(self) -> None:
+        """Has the present run saved and stopped."""
+        self._cancel.set()
+
+    def do(self, task: Mapping[str, Any]) -> dict[str, Any]:
+        """Does a task; returns the message about its end."""
         try:
             with on_command_line(), _opened(task, self._cancel) as training:
                 training.complete([self._report])

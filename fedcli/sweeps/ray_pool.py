@@ -1,0 +1,171 @@
+"""A pool of trainers on a Ray cluster, in place of processes of this machine.
+
+A trainer has one processor and a temporary folder of its own. It gets the files of a run that goes
+on, trains, and sends the files of the run back, so no file system need be shared. A trainer that
+is lost takes one run with it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from fedcli.cluster.connection import Connection, last_line
+from fedcli.core import native
+from fedcli.runs.files import folder as run_dir
+from fedcli.sweeps.pool import Event
+
+Files = dict[str, bytes]
+
+_STOP_SECONDS = 30.0  # for saving; then trainers are ended
+
+
+class RayPool:
+    """Trainers of a cluster; has the methods of `Pool`. As a context manager it ends them.
+
+    Attributes:
+        size: The most trainers at a time.
+    """
+
+    def __init__(self, address: str, jobs: int | None) -> None:
+        """Connects to the cluster and starts no trainer yet.
+
+        Args:
+            address: See `Connection`.
+            jobs: The most trainers at a time; None: one for each processor of the cluster.
+
+        Raises:
+            ConfigError: Ray is not installed, or there is no cluster at the address.
+        """
+        self._connection = Connection(address)
+        self._ray = self._connection.ray
+        counts = (int(each["Resources"]["CPU"]) for each in self._connection.nodes())
+        self.size = jobs or max(1, sum(counts))
+        self._idle: list[Any] = []
+        self._calls: dict[Any, tuple[int, Any, Path]] = {}  # by call: task, trainer, run's folder
+
+    @property
+    def num_free(self) -> int:
+        """Number of further tasks that the pool can take now."""
+        return self.size - len(self._calls)
+
+    def submit(self, number: int, task: Mapping[str, Any]) -> None:
+        """Gives a task to a trainer that has none; starts one if there is none."""
+        trainer = self._idle.pop() if self._idle else self._start()
+        path = Path(task["path"])
+        call = trainer.train.remote(dict(task), read_files(path))
+        self._calls[call] = number, trainer, path
+
+    def wait(self, seconds: float) -> list[Event]:
+        """Returns the messages that come within some seconds, as soon as there are any."""
+        if not self._calls:
+            return []
+        ready, _ = self._ray.wait(list(self._calls), num_returns=1, timeout=seconds)
+        return [self._ended(call) for call in ready]
+
+    def stop(self) -> None:
+        """Has all runs saved and stopped; waits for that, at most half a minute."""
+        for _, trainer, _ in self._calls.values():
+            trainer.stop.remote()
+        calls = list(self._calls)
+        if calls:
+            ready, _ = self._ray.wait(calls, num_returns=len(calls), timeout=_STOP_SECONDS)
+            for call in ready:
+                self._ended(call)
+
+    def _start(self) -> Any:
+        actor_class = _trainer_class(self._ray).options(
+            num_cpus=1,
+            scheduling_strategy="SPREAD",
+            runtime_env={"env_vars": {"FEDCLI_ISA": native.isa_name()}},
+        )
+        return actor_class.remote()
+
+    def _ended(self, call: Any) -> Event:
+        """Takes the result of a call: the files of its run, and the last message."""
+        number, trainer, path = self._calls.pop(call)
+        try:
+            message, files = self._ray.get(call)
+        except self._ray.exceptions.RayError as err:
+            return Event(number, {"ended": "died", "error": f"its trainer: {last_line(err)}"})
+        self._idle.append(trainer)
+        if files:
+            write_files(path, files)
+        return Event(number, message)
+
+    def __enter__(self) -> RayPool:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Ends all trainers. A run can be killed at any time."""
+        for trainer in (*self._idle, *(trainer for _, trainer, _ in self._calls.values())):
+            self._ray.kill(trainer)
+        self._calls.clear()
+        self._idle.clear()
+        self._connection.close()
+
+
+def read_files(path: Path) -> Files:
+    """Returns the files of a run by their names below its folder; nothing if there is no run."""
+    if not path.is_dir():
+        return {}
+    files = (each for each in sorted(path.rglob("*")) if each.is_file())
+    return {
+        each.relative_to(path).as_posix(): each.read_bytes()
+        for each in files
+        if each.name != run_dir.LOCK
+    }
+
+
+def write_files(path: Path, files: Files) -> None:
+    """Writes the files of a run, whole or not at all, in place of what stands there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as scratch:
+        made = Path(scratch, path.name)
+        made.mkdir()
+        for name, content in files.items():
+            file = made / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        if path.exists():
+            path.rename(Path(scratch, "before"))
+        made.rename(path)
+
+
+def _trainer_class(ray: Any) -> Any:
+    """A trainer as a Ray actor, in which a second thread hears `stop` while the first trains."""
+
+    class RemoteTrainer:
+        def __init__(self) -> None:
+            import io
+
+            from fedcli.sweeps.trainer import Trainer
+
+            self._trainer = Trainer(io.StringIO())
+
+        def train(self, task: dict[str, Any], files: Files) -> tuple[dict[str, Any], Files]:
+            scratch = Path(tempfile.mkdtemp(prefix="fedcli-run-"))
+            try:
+                path = scratch / "run"
+                if files:
+                    write_files(path, files)
+                message = self._trainer.do({**task, "path": str(path)})
+                return message, read_files(path)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+
+        @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
+        def stop(self) -> None:
+            self._trainer.stop()
+
+    return ray.remote(concurrency_groups={"control": 1})(RemoteTrainer)

@@ -1,0 +1,125 @@
+"""Studies on a Ray cluster of this machine: the same lines, table and runs as on processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedcli.core.native import CancelFlag, Cancelled
+from fedcli.errors import ConfigError
+from fedcli.sweeps import study as study_file
+from fedcli.sweeps.ray_pool import RayPool, read_files, write_files
+from fedcli.sweeps.study_folder import StudyFolder
+from fedcli.sweeps.sweeping import SweepOptions, run_study
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.filterwarnings("default")
+
+STUDY: dict[str, Any] = {
+    "run": {"rounds": 4, "clients": "4", "epochs": 1, "max_examples": 20},
+    "grid": {"client_lr": [0.02, 0.1]},
+    "seeds": 2,
+    "select": {"on": "test"},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(
+        num_cpus=2,
+        object_store_memory=100 << 20,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def run(path: Path, study: dict[str, Any], cancel: CancelFlag | None = None, **options: Any) -> Any:
+    wanted = study_file.read(study, "the study")
+    is_new = not path.exists()
+    with StudyFolder.create(path, wanted) if is_new else StudyFolder.open(path) as folder:
+        return run_study(folder, SweepOptions(**options), cancel=cancel)
+
+
+def written(path: Path) -> dict[str, bytes]:
+    """The table, and what each run computed."""
+    names = ("metrics.jsonl", "evaluation.json")
+    files = [path / "table.csv", *(each for name in names for each in path.rglob(name))]
+    assert len(files) == 9
+    return {each.relative_to(path).as_posix(): each.read_bytes() for each in files}
+
+
+def without_seconds(lines: Any) -> Any:
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+def test_a_study_has_the_bytes_of_processes(tmp_path: Path) -> None:
+    near = run(tmp_path / "near", STUDY)
+    far = run(tmp_path / "far", STUDY, cluster="auto")
+    assert without_seconds(far) == without_seconds(near)
+    assert written(tmp_path / "far") == written(tmp_path / "near")
+
+
+def test_a_stopped_study_goes_on_where_it_was(tmp_path: Path) -> None:
+    longer = {**STUDY, "run": {**STUDY["run"], "rounds": 5000}}
+    cancel = CancelFlag()
+    threading.Timer(8.0, cancel.set).start()
+    with pytest.raises(Cancelled):
+        run(tmp_path / "far", longer, cancel, cluster="auto")
+    lines = run(tmp_path / "far", longer, cluster="auto")
+    near = run(tmp_path / "near", longer)
+    assert without_seconds(lines) == without_seconds(near)
+    assert written(tmp_path / "far") == written(tmp_path / "near")
+
+
+def test_a_lost_trainer_costs_one_try(tmp_path: Path) -> None:
+    def kill() -> None:
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            for entry in Path("/proc").iterdir():
+                if entry.name.isdigit():
+                    try:
+                        name = (entry / "cmdline").read_bytes()
+                    except OSError:
+                        continue
+                    if name.startswith(b"ray::RemoteTrainer.train"):
+                        os.kill(int(entry.name), signal.SIGKILL)
+                        return
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    longer = {**STUDY, "run": {**STUDY["run"], "rounds": 2000}}
+    lines = run(tmp_path / "far", longer, cluster="auto")
+    thread.join()
+    assert [line["state"] for line in lines] == ["done"] * 4
+
+
+def test_files_are_written_whole(tmp_path: Path) -> None:
+    files = {"config.toml": b"a", "checkpoints/round-000001.h5": b"b"}
+    write_files(tmp_path / "runs" / "key", {"old": b"c"})
+    write_files(tmp_path / "runs" / "key", files)
+    assert read_files(tmp_path / "runs" / "key") == files
+    assert [each.name for each in (tmp_path / "runs").iterdir()] == ["key"]
+    assert read_files(tmp_path / "none") == {}
+
+
+def test_a_wrong_address_is_one_line() -> None:
+    ray.shutdown()  # the last test
+    with pytest.raises(
+        ConfigError, match=r"cannot join a Ray cluster at the address 127\.0\.0\.1:1:"
+    ):
+        RayPool("127.0.0.1:1", 1)
