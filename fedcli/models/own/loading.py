@@ -120,6 +120,8 @@ def wrap(
         ModelError: The object is of another type, or breaks the contract. The message names the
             place.
     """
+    if isinstance(model, _NO_MODELS):
+        raise ModelError(f"model is {short(model)}; give {_WANTED}")
     file, where = user_code.source_file(model), type(model).__name__
     if isinstance(model, type) or inspect.isroutine(model):
         where = getattr(model, "__name__", "model")
@@ -128,8 +130,6 @@ def wrap(
         file = user_code.source_file(model)
     if isinstance(model, Model):
         return model
-    if isinstance(model, _NO_MODELS):
-        raise ModelError(f"model is {short(model)}; give {_WANTED}")
     shape = None if input_shape is None else tuple(input_shape)
     return _python_model(model, file, shape, num_classes, where)
 
