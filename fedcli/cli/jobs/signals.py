@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
@@ -55,17 +57,20 @@ def _resending_dropped_signals() -> Iterator[None]:
         else:
             before(unraisable)
             return
-        import threading  # imported late: hardly ever needed
-
-        timer = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), arrived))
-        timer.daemon = True
-        timer.start()
+        # Not a threading.Timer: its start() waits for the thread, and on a busy machine the signal
+        # would come before it returns, here, where Python drops exceptions as well.
+        _thread.start_new_thread(_send_later, (arrived,))
 
     sys.unraisablehook = send_again
     try:
         yield
     finally:
         sys.unraisablehook = before
+
+
+def _send_later(signal_num: int) -> None:
+    time.sleep(_AGAIN_SECONDS)
+    os.kill(os.getpid(), signal_num)
 
 
 class StopRequest:
