@@ -48,8 +48,8 @@ def test_info_tells_the_dirichlets_apart(fedcli: Fedcli) -> None:
         name: " ".join(fedcli("info", name).out.split())
         for name in ("dirichlet-class", "dirichlet-client", "dirichlet-prior")
     }
-    assert "over the CLIENTS" in told["dirichlet-class"]
-    assert "over the CLASSES" in told["dirichlet-client"]
+    assert "over the clients" in told["dirichlet-class"]
+    assert "over the classes" in told["dirichlet-client"]
     assert "Dir(alpha * p)" in told["dirichlet-prior"]
     angles = json.loads(fedcli("info", "feature-rotation", "--json").out)["partitions"][0]
     assert angles["options"][0]["default"] == [0.0, 90.0, 180.0, 270.0]
