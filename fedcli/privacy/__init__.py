@@ -1,1 +1,1 @@
-"""Differential privacy: how much a run has spent, and which mechanism fits which sampling."""
+"""Differential privacy: the epsilon that a run has spent, by mechanism and sampling."""

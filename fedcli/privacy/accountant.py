@@ -39,8 +39,8 @@ class Accountant:
         scheme: Who takes part in which rounds.
         noise_multiplier: z, standard deviation of the noise over the clipping norm.
         delta: The probability with which the guarantee may fail.
-        figure: The name of the accountant of `Spent.epsilon`, `pld` or `rdp`. It is `rdp` if no
-            tighter one fits the scheme.
+        figure: The accountant that computes `Spent.epsilon`, `pld` or `rdp`; `rdp` if no tighter
+            one fits the scheme.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Which clients take part in which rounds, and what a round then tells about one of them.
+"""Which clients take part in which rounds, and what a round then reveals about one client.
 
 Each scheme knows the accountants that fit it. `exact` is the tightest; None if only a bound by
 Renyi divergences is known.
@@ -27,12 +27,12 @@ class Scheme(Protocol):
     """Who takes part, with noise of standard deviation z times the clipping norm.
 
     Attributes:
-        neighbours: In what two data sets differ that are hard to tell apart.
+        neighbours: How the two data sets differ that privacy makes hard to distinguish.
     """
 
     @property
     def neighbours(self) -> str:
-        """In what two sets of clients differ that are hard to tell apart."""
+        """How the two sets of clients differ that privacy makes hard to distinguish."""
         ...
 
     def exact(self, noise_multiplier: float) -> Epsilon | None:
@@ -69,8 +69,8 @@ class PoissonSampled:
 class FixedSize:
     """A cohort of a fixed size is drawn without replacement in each round.
 
-    Where the size of cohorts is fixed, a client cannot be added alone. It is replaced, which moves
-    a sum by up to twice the clipping norm: z counts half.
+    If cohorts have a fixed size, a client can only replace another one. That changes a sum by up to
+    twice the clipping norm, so the noise counts as z / 2.
 
     Attributes:
         rate: Cohort size over population, below 1.
@@ -180,5 +180,5 @@ def _of_trees(num_rounds: int, a_pass: int, a_tree: int) -> int:
         whole = trees.squared_sensitivity(a_tree, a_tree // a_pass)
         return num_trees * whole + trees.squared_sensitivity(rest, -(-rest // a_pass))
     num_passes, rest = divmod(num_rounds, a_pass)
-    # Of the trees of a pass a client is in one, so of the last pass in the largest.
+    # In each pass a client is in one tree; in the last pass the largest tree is the worst case.
     return num_passes * trees.height(a_tree) + trees.height(min(rest, a_tree))

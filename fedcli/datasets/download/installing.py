@@ -211,9 +211,9 @@ def install(
 
 
 def find_files(datasets: Sequence[PublicDataset], folder: Path) -> list[Path]:
-    """Returns the files that are there of datasets: stores, downloads, and parts of those.
+    """Returns the existing files of datasets: stores, downloads and partial downloads.
 
-    A download that yet another dataset needs is not among them while that one is not imported.
+    A download is left out if another dataset needs it and has no store yet.
     """
     chosen = {each.name for each in datasets}
     needed = {

@@ -1,4 +1,4 @@
-"""Partitions that users bring, whose answers are checked."""
+"""Users' own partitions, whose results are checked."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Partition(Protocol):
             labels: int64 [n], 0 to num_classes - 1, each of which occurs.
             num_classes: The number of classes.
             num_clients: The number of clients.
-            seed: Of what it draws; it must be a function of its arguments.
+            seed: Seed of its random numbers. Equal arguments must give equal results.
         """
         ...
 

@@ -57,7 +57,7 @@ def apply(
         num_classes: Labels are 0 to num_classes - 1.
         name: A partition.
         options: Its options; those not given take their defaults.
-        seed: Of everything drawn, unless the options hold one.
+        seed: Seed of all random numbers, unless the options have one.
 
     Raises:
         ConfigError: Name or options are not allowed or do not go with the data, or the partition is

@@ -73,7 +73,7 @@ def deal(
         name: A key of `SCHEMES`, or a user's own partition.
         labels: int32 [n], at least 0.
         options: All options of the scheme.
-        stream: What it draws from.
+        stream: The random stream.
 
     Raises:
         ConfigError: The options do not go with so many examples or classes.
@@ -135,9 +135,9 @@ def deal_dirichlet_class(task: Task) -> Counts:
 
     Yurochkin et al. 2019 and NIID-Bench: alpha 0.5, at least 10 examples a client, else everything
     is drawn again. `balanced` is Yurochkin's: p_j = 0 for a client that already has n / K, then
-    renormalised. Flower cuts in the order of the file and gives up after 10 tries, FedLab asks for
-    one example a class, both repeat without end in their first versions; here after 100 tries an
-    error says so.
+    renormalised. Flower cuts in the order of the file and gives up after 10 tries. FedLab requires
+    one example of each class. The first versions of both repeat without end. Here it is an error if
+    100 draws do not suffice.
     """
     alpha, class_sizes = task.options["alpha"], task.class_sizes()
     draw = _balanced_shares if task.options["balanced"] else _free_shares
@@ -154,7 +154,7 @@ def deal_dirichlet_client(task: Task) -> Counts:
     """For each client of size n / K, a label mix q ~ Dir(alpha 1_C) over the classes.
 
     Acar et al. 2021 (FedDyn), Flower's InnerDirichletPartitioner; `label_mixes` says how examples
-    are drawn. pfl-research adds 0.02 to each q now and then, which makes clients more alike.
+    are drawn. pfl-research sometimes adds 0.02 to each q, which makes clients more alike.
     """
     return _deal_mixes(task, np.full(task.num_classes, task.options["alpha"]))
 
@@ -163,8 +163,8 @@ def deal_dirichlet_prior(task: Task) -> Counts:
     """For each client of size n / K, a label mix q ~ Dir(alpha p) over the classes, p_c = n_c / n.
 
     Hsu et al. 2019: CIFAR-10, 100 clients of 500. With C equal classes this is Dir(alpha / C 1_C),
-    far less even than dirichlet-client at the same alpha. Of Google's two codes one has p, the
-    other a one for each class.
+    far less even than dirichlet-client at the same alpha. Google published two programs: one uses
+    p, the other 1 for each class.
     """
     return _deal_mixes(task, task.options["alpha"] * task.class_sizes() / len(task.labels))
 
@@ -221,8 +221,8 @@ def deal_quantity_dirichlet(task: Task) -> Counts:
 def deal_quantity_lognormal(task: Task) -> Counts:
     """Sizes in proportion to exp(sigma z_j), z_j normal; contents iid (FedLab's unbalance_sgm).
 
-    Each client has one example, the rest is shared; FedLab lets clients be empty, and gives or
-    takes what rounding leaves one by one.
+    Each client gets one example, and the rest is divided. FedLab allows empty clients, and corrects
+    errors of rounding one example at a time.
     """
     logs = task.options["sigma"] * task.stream.normal(task.num_clients)
     return _deal_weights(task, np.exp(logs - logs.max()))
@@ -231,7 +231,8 @@ def deal_quantity_lognormal(task: Task) -> Counts:
 def deal_quantity_linear(task: Task) -> Counts:
     """Sizes in proportion to j + 1 for client j; contents iid (Flower's LinearPartitioner).
 
-    Each client has one example, the rest is shared; Flower gives what rounding leaves to the last.
+    Each client gets one example, and the rest is divided. Flower gives the remainder of rounding to
+    the last client.
     """
     return _deal_weights(task, np.arange(1.0, task.num_clients + 1.0))
 
@@ -239,8 +240,8 @@ def deal_quantity_linear(task: Task) -> Counts:
 def deal_quantity_exponential(task: Task) -> Counts:
     """Sizes in proportion to e^j for client j; contents iid (Flower's ExponentialPartitioner).
 
-    So steep that n examples reach few clients, 11 for 60,000: more are refused, where Flower leaves
-    them empty.
+    Sizes grow so fast that n examples suffice for few clients: 60,000 for 11. More clients are an
+    error; in Flower they are empty.
     """
     num_examples, num_clients = len(task.labels), task.num_clients
     most = 1

@@ -20,23 +20,23 @@ class PrepareOptions:
     """What `prepare` does with a source.
 
     Attributes:
-        format: Of the source, a key of `tables.FORMATS`; None: recognised by content.
+        format: Format of the source, a key of `tables.FORMATS`; None: recognised by content.
         num_classes: Labels are 0 to num_classes - 1; None: as the source says or shows.
-        label_column: Of a CSV file.
-        id_column: Of a CSV file: who owns a row.
-        file_column: Of a table of pictures: which column names their files.
+        label_column: Name of the column of labels in a CSV file.
+        id_column: Name of the column of owners in a CSV file.
+        file_column: Name of the column of file names in a table of pictures.
         splits: Which folder or file is which split; empty: none is one; None: their names say.
-        image_shape: Of a row of a CSV file: (H, W) or (H, W, C).
+        image_shape: Shape of the image in a row of a CSV file, (H, W) or (H, W, C).
         folders: The meaning of folders of images: "class", "client" or "client/class".
-        color: Of images: "grey" or "rgb"; None: as they are.
+        color: Colour of the images, "grey" or "rgb"; None: unchanged.
         pixel_range: Range of the pixels in the source, one of `vocabulary.PIXEL_RANGES`; None:
             decided by the largest pixel.
         polarity: Meaning of 1.0 in the source, one of `vocabulary.PIXEL_CONVENTIONS`; None:
             decided by the format or the pixels.
         size: (H, W) to which images are resized; None: they must all have the same size.
         centre: Whether ink is moved to the middle of each image.
-        digits_only: Keep labels 0 to 9 alone.
-        invert: Make 1 - x of each pixel x.
+        digits_only: Keep only examples with labels 0 to 9.
+        invert: Replace each pixel x by 1 - x.
         min_examples: Clients with fewer train examples, counted before any are held out within
             them, are left out.
         test_data: A source whose split test, else train, becomes the split test; or central, if

@@ -29,7 +29,7 @@ from fedcli.errors import ConfigError, DataError
 from fedcli.settings.data_source import IN_MEMORY
 from fedcli.settings.vocabulary import VALIDATION
 
-MEMORY = "memory"  # what data in memory are called where no name is given
+MEMORY = "memory"  # name of data in memory if none is given
 CACHE_BYTES = 256 << 20  # of clients that functions make
 
 # Pairs (pixels, labels) by client, or functions that return them.
@@ -61,13 +61,13 @@ class GivenSplit(ClientData):
 
         Args:
             clients: By id.
-            sizes: Of the clients whose number of examples is known.
+            sizes: Number of examples of each client for which it is known.
             split: The name this split goes by.
             source: What messages call the data.
             num_classes: Labels are 0 to num_classes - 1.
             class_names: A name for each class, or None.
             pixel_shape: Of each image.
-            pixel_convention: What 1.0 is; None: measured.
+            pixel_convention: Meaning of 1.0 in the pixels; None: it is measured.
             cache: Keeps clients that are made.
         """
         self.source = source
@@ -88,7 +88,7 @@ class GivenSplit(ClientData):
         return "divide them by their largest value, or give uint8"
 
     def num_examples(self, client_id: str) -> int:
-        """Returns how many examples a client holds; one that a function makes is made for it."""
+        """Returns how many examples a client holds; calls the client's function if need be."""
         if client_id not in self._sizes:
             self._sizes[client_id] = len(self.client(client_id))
         return self._sizes[client_id]
@@ -158,18 +158,18 @@ class GivenSplit(ClientData):
 
 @dataclass(frozen=True, eq=False)
 class GivenData:
-    """Opened splits in the place of a name or file: what `DataSource.data` may be, too.
+    """Opened splits, which `DataSource.data` may hold instead of a name or a file.
 
     Attributes:
         splits: By name; one of them is `train`.
-        name: What messages and config.toml call the data.
+        name: Name of the data in messages and config.toml.
     """
 
     splits: Mapping[str, ClientData]
     name: str = MEMORY
 
     def __str__(self) -> str:
-        """Returns what a config calls the data."""
+        """Returns the name of the data in a config."""
         return f"{IN_MEMORY}{self.name}"
 
     def open(self, pixels: str, num_classes: int | None) -> dict[str, ClientData]:
@@ -196,7 +196,7 @@ class GivenData:
         return opened
 
     def fingerprint(self, is_cancelled: Callable[[], bool]) -> str | None:
-        """Returns what names the ids, pixels and labels of all clients; None: cancelled."""
+        """Returns the fingerprint of ids, pixels and labels of all clients; None if cancelled."""
         digest = blake2b(digest_size=32)
         for split, data in sorted(self.splits.items()):
             digest.update(f"{split} {data.num_classes} {data.pixel_shape}\n".encode())
@@ -228,12 +228,13 @@ def from_arrays(
             value / 255, or floats from 0 to 1, [n, H, W] or [n, H, W, C]; [n, C, H, W] of 1 or 3
             channels is recognised. labels: whole numbers [n] or [n, 1]. Arrays are borrowed, and
             must not change.
-        test: The same of test data; a client of the same id is the same one.
-        validation: The same of validation data, which `fedcli.train` takes from the train split.
-        classes: Their number, or a name for each; None: as many as the labels say. It is needed
-            where clients are functions.
+        test: The test data in the same form; equal ids mean the same client.
+        validation: The validation data in the same form; `fedcli.train` finds them in the train
+            split.
+        classes: Number of classes, or a name for each; None: determined by the labels. It is
+            required if clients are functions.
         pixels: What 1.0 means, "ink" or "background"; None: the border of the images tells.
-        name: What messages and the run's config.toml call the data.
+        name: Name of the data in messages and in the run's config.toml.
 
     Raises:
         ConfigError: `classes` or `pixels` is not allowed.
@@ -277,12 +278,12 @@ def from_examples(
 
     Args:
         examples: The train data.
-        owners: Who owns each example: an id each. None: one client, "everyone", has all; a
+        owners: The id of the owner of each example. None: one client, "everyone", has all; a
             partition (`RunConfig(partition="iid")`) deals them anew.
-        test: The same of test data.
-        test_owners: Who owns each of these.
-        classes: Their number, or a name for each; None: what the sequence says (`classes`, or
-            `features["label"]`), else what all labels say, which are read for it.
+        test: The test data in the same form.
+        test_owners: The id of the owner of each test example.
+        classes: Number of classes, or a name for each; None: as the sequence declares (`classes`,
+            or `features["label"]`), else all labels are read to find out.
         pixels: As in `from_arrays`.
         name: As in `from_arrays`.
 
@@ -312,7 +313,7 @@ def from_examples(
 
 
 def as_given(data: Any, name: str = MEMORY) -> GivenData:
-    """Returns what `fedcli.train` takes as `data` beside a name: opened splits or arrays.
+    """Converts the `data` of `fedcli.train`, if it is not a name, to opened splits.
 
     Args:
         data: A split; a pair (train, test), the test split perhaps None; splits by name; or arrays
@@ -320,7 +321,7 @@ def as_given(data: Any, name: str = MEMORY) -> GivenData:
         name: As in `from_arrays`.
 
     Raises:
-        DataError: It is something else.
+        DataError: `data` is none of these.
     """
     if isinstance(data, GivenData):
         return data
@@ -475,7 +476,7 @@ def _classes(
 
 
 def _stated_classes(examples: Any) -> int | Sequence[str] | None:
-    """What a sequence says of its classes: torchvision's `classes`, Hugging Face's features."""
+    """The classes that a sequence declares: torchvision's `classes`, Hugging Face's features."""
     names = getattr(examples, "classes", None)
     if isinstance(names, list | tuple) and names and all(isinstance(each, str) for each in names):
         return names

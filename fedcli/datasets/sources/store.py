@@ -397,7 +397,7 @@ def verify(path: Path, tell: Tell = tell_nobody) -> str:
 
     Args:
         path: The file.
-        tell: Told the bytes of data read.
+        tell: Called with the number of bytes read.
 
     Raises:
         DataError: The data or the metadata are not those that were stored, or a pixel is NaN or

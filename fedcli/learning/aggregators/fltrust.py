@@ -1,4 +1,4 @@
-"""FLTrust: clients are trusted as far as their deltas point where the server's own does.
+"""FLTrust: the weight of a client's delta grows with its similarity to the server's own delta.
 
 Cao, Fang, Liu and Gong, "FLTrust: Byzantine-robust Federated Learning via Trust Bootstrapping",
 NDSS 2021, https://arxiv.org/abs/2012.13995. The server has a small set of clean examples, the root
@@ -33,7 +33,7 @@ class FLTrust(RobustRule):
     root_examples: int = 100
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
-        """Requests the single deltas and that of the root set."""
+        """Requests the single deltas and the delta of the root set."""
         return DeltaRequest(all_rows=True, root_examples=self.root_examples)
 
     def combine(

@@ -1,4 +1,4 @@
-"""FoolsGold: clients whose past deltas are alike count less, as copies of one attacker would be.
+"""FoolsGold: clients whose past deltas are alike count less, as they may be one attacker's copies.
 
 Fung, Yoon and Beschastnikh, "The Limitations of Federated Learning in Sybil Settings", RAID 2020,
 https://arxiv.org/abs/1808.04866. The sum of a client's deltas is kept under its id, for ever: four
@@ -32,7 +32,7 @@ class FoolsGold(RobustRule):
     """The mean of the deltas, weighted by how different the clients' histories are."""
 
     def least_clients(self, num_byzantine: int) -> int:
-        """Returns 2: one client has nobody to be compared with."""
+        """Returns 2, because a single client cannot be compared with others."""
         return 2
 
     def init(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def factors_of(products: NDArray[np.float64]) -> NDArray[np.float64] | None:
     np.divide(products, scales, out=cosines, where=scales > 0.0)
     np.fill_diagonal(cosines, 0.0)
     most = cosines.max(axis=1)
-    # Of two clients, the one that is less like any other is pardoned.
+    # Of two clients, the one that is less similar to others keeps more of its weight ("pardoning").
     is_pardoned = most[:, np.newaxis] < most
     ratios = np.ones_like(cosines)
     np.divide(most[:, np.newaxis], most, out=ratios, where=is_pardoned)

@@ -57,7 +57,7 @@ class TreeNoise:
         self._seed = seed
         self._restart_every = restart_every
         self._efficient = efficient
-        self._num_rounds = 0  # rounds of the run that `_groups` is of
+        self._num_rounds = 0  # number of rounds after which `_groups` holds
         self._groups: dict[int, Floats] = {}  # the values of the groups by level
 
     def add(self, round_num: int, scale: float, total: Floats) -> None:

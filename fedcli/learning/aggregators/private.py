@@ -5,7 +5,7 @@ McMahan, Ramage, Talwar and Zhang, "Learning Differentially Private Recurrent La
 
     D_k <- D_k * min(1, C / |D_k|);   mean = (sum over k of D_k + N(0, (z C)^2)) / m
 
-m is the expected number of clients, which is public, and not that of the round, which is not.
+m is the expected number of clients, which is public. The number in a round is private.
 Clients have weight 1. Every round releases noise, also one without clients.
 
 With an adaptive norm (Andrew, Thakkar, McMahan and Ramaswamy, "Differentially Private Learning with
@@ -42,7 +42,7 @@ _SHARE_OF_COUNT = 0.05  # of the expected clients: TFF's standard deviation of t
 
 
 class PrivacyPlan(NamedTuple):
-    """What the population and the sampling of a run determine.
+    """The values that follow from the population and the sampling of a run.
 
     Attributes:
         cohort_size: m, the expected number of clients of a round.
@@ -88,7 +88,7 @@ class PrivateMean:
         clip: The clipping norm of the first round.
         seed: The run's seed.
         noise: The noise of each round, with standard deviation 1.
-        plan: What the run determines; None: a stored run is evaluated, and no round follows.
+        plan: The values of the run; None: a stored run is evaluated, and no round follows.
         adaptive: How the norm changes; None: it does not.
     """
 
@@ -222,7 +222,7 @@ def tree(
 
 
 def _check_same(state: Mapping[str, Any], plan: PrivacyPlan) -> None:
-    """Refuses rounds that spend at another rate than those before."""
+    """Refuses rounds that spend privacy at another rate than those before."""
     now = {
         "noise_multiplier": plan.accountant.noise_multiplier,
         "sampling_rate": plan.sampling_rate,

@@ -1,9 +1,9 @@
-"""What all robust rules have in common: the number of wrong deltas, and rounds that are skipped.
+"""The base of all robust rules: the number of wrong deltas, and rounds that are skipped.
 
-A rule is told how many of the deltas of a round may be wrong, as a number or as a share of those
-that count. It needs a least number of deltas for that. If the configured cohort is too small, a run
-does not begin. If too few deltas of a round count, the round is skipped: the aggregator returns
-NaN, so weights and optimizer stay as they are, and the state counts the round.
+An option says how many deltas of a round may be wrong, as a number or as a share of those that
+count. To tolerate them, a rule needs a least number of deltas. If the configured cohort is too
+small, a run does not begin. If too few deltas of a round count, the round is skipped: the
+aggregator returns NaN, so weights and optimizer stay as they are, and the state counts the round.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def count_of(number_or_share: float, num_clients: int) -> int:
 
 @dataclass(frozen=True)
 class RobustRule:
-    """An `Aggregator` that stands some wrong deltas.
+    """An `Aggregator` that tolerates some wrong deltas.
 
     Attributes:
         num_byzantine: The number of deltas that may be wrong (f in papers); below 0.5 a share of
@@ -93,7 +93,7 @@ class RobustRule:
 def skipped(
     state: Mapping[str, Any], deltas: Deltas
 ) -> tuple[NDArray[np.float32], dict[str, Any], dict[str, Any]]:
-    """Returns what an aggregator returns for a round that it skips."""
+    """Returns the result of `aggregate` for a skipped round."""
     num_skipped = state["num_skipped"] + 1
     num_counted = int(np.count_nonzero(deltas.stats["weight"] > 0.0))
     metrics = {"skipped": 1, "num_skipped": num_skipped, "num_counted": num_counted}

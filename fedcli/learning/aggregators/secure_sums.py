@@ -1,4 +1,4 @@
-"""A secure sum of the updates: an aggregator gets their sum alone, quantised, masked and unmasked.
+"""A secure sum of the updates: they are quantised and masked; an aggregator gets only their sum.
 
 The clients of a round agree on the bound B and on the unit W of weights. A client with weight p and
 update x sends p/W x, clipped to [-B, B] and quantised to b bits, and p itself, all plus its masks
@@ -44,10 +44,10 @@ class ClientBytes(NamedTuple):
     """Bytes of one client in a round of a secure sum.
 
     Attributes:
-        payload: Sent: the masked coordinates, and the weight if weights differ.
-        setup_up: Sent for the masks: two public keys, and for each other client an encrypted pair
-            of shares; then a share for each client of the round.
-        setup_down: Received for the masks: the keys and encrypted shares of all others.
+        payload: Bytes sent: the masked coordinates, and the weight if weights differ.
+        setup_up: Bytes sent for the masks: two public keys, and for each other client an encrypted
+            pair of shares; then a share for each client of the round.
+        setup_down: Bytes received for the masks: the keys and encrypted shares of all others.
     """
 
     payload: int
@@ -58,7 +58,7 @@ class ClientBytes(NamedTuple):
 def bytes_per_client(
     num_params: int, num_clients: int, bits: int, *, has_weights: bool
 ) -> ClientBytes:
-    """Returns the bytes that a client sends and receives beside the model, in a secure sum.
+    """Returns the bytes that a client sends and receives in a secure sum, without the model.
 
     Args:
         num_params: Number of coordinates.
@@ -77,10 +77,10 @@ def bytes_per_client(
 
 
 def mask_bits(bits: int, num_clients: int) -> int:
-    """Returns the bits of the modulus, of which no sum of so many clients can exceed the largest.
+    """Returns the bits of the modulus: enough for any sum of so many clients.
 
     Raises:
-        ConfigError: They are more than 62.
+        ConfigError: More than 62 bits are needed.
     """
     width = bits + (max(num_clients, 1) - 1).bit_length()
     if width > _MAX_MASK_BITS:
@@ -98,7 +98,8 @@ class SecureSum:
     Attributes:
         inner: The other aggregator, which must need the sum alone.
         bits: Bits of a quantised coordinate.
-        bound: The bound on coordinates; None: the inner aggregator's norm, or what clips nothing.
+        bound: The bound on coordinates; None: the inner aggregator's norm, else a bound that clips
+            none.
         threshold: Share of the selected clients that must report.
         is_stochastic: Whether levels are rounded at random, which is unbiased.
     """
@@ -114,13 +115,13 @@ class SecureSum:
         return self.inner.init()
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
-        """Requests what the inner aggregator does, and the single deltas, which clients mask."""
+        """Adds the single deltas, which clients mask, to the inner aggregator's request."""
         return self.inner.request(state)._replace(all_rows=True)
 
     def aggregate(
         self, state: Mapping[str, Any], deltas: Deltas
     ) -> tuple[NDArray[np.float32], dict[str, Any], dict[str, Any]]:
-        """Returns what the inner aggregator makes of the secure sum; NaN below the threshold.
+        """Returns the inner aggregator's result for the secure sum; NaN below the threshold.
 
         Raises:
             ConfigError: A weight does not fit in the bits, or is not whole.
@@ -145,7 +146,7 @@ class SecureSum:
         return mean, next_state, {**of_inner, "secure_sum": {**metrics, **more}}
 
     def _sum(self, deltas: Deltas, context: RoundContext) -> tuple[Deltas, dict[str, Any]]:
-        """The deltas with the secure sum and without single ones, and metrics of the sum."""
+        """The deltas, with the secure sum in place of the single ones, and metrics of the sum."""
         assert deltas.rows is not None
         weights = self._whole_weights(deltas.stats["weight"], context)
         weight_unit = _next_power(max(weights))

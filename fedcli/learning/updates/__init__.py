@@ -1,1 +1,1 @@
-"""What becomes of the clients' updates between training and aggregation."""
+"""The stages that change clients' updates between training and aggregation."""

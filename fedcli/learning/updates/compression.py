@@ -1,16 +1,16 @@
 """Compression of single updates: each is encoded, counted in bytes, and decoded in its place.
 
-The bytes are made by the core's encoders (csrc/compress), and the server aggregates what the
-decoders make of them. Random words come from streams of their own, one for each round, client and
-copy of the client in its cohort, so nothing depends on the number of threads or on resuming.
+The core's encoders (csrc/compress) make the bytes, and the server aggregates the decoded updates.
+Random words come from streams of their own, one for each round, client and copy of the client in
+its cohort, so nothing depends on the number of threads or on resuming.
 
 Error feedback (Seide et al. 2014; Stich et al. 2018, arXiv 1809.07599): a client adds `decay` times
 what it could not send before to its update D, and keeps what it cannot send now:
 
     input = D + decay * e;  decoded = C(input);  e' = input - decoded
 
-A client that drops out, or whose update is rejected, keeps its e. Of a second copy of a client in
-one cohort, the e is that after the first copy.
+A client that drops out, or whose update is rejected, keeps its e. If a cohort has two copies of a
+client, the second one starts from the e that the first one left.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ STAGE = "compress"  # the name of the stage
 
 
 def build(name: str, options: Mapping[str, Value] | None, *, num_threads: int) -> UpdateStage:
-    """Returns the stage that compresses updates as a row of `tables.COMPRESSORS` says.
+    """Returns the stage that compresses updates by a method of `tables.COMPRESSORS`.
 
     Args:
         name: The name of the row.
@@ -65,8 +65,8 @@ class Compression:
         purpose: The purpose of its random words.
         num_threads: The number of threads.
         fields: Fields of the codec that do not depend on the model.
-        fraction: The share of the values that are sent; None: all.
-        block: The number of values that are rotated together at most; None: the codec does not.
+        fraction: The share of the values that are sent; None: all values are sent.
+        block: The largest number of values that are rotated together; None: the codec rotates none.
         feedback: The decay of error feedback; None: no feedback.
     """
 
@@ -177,7 +177,8 @@ def eden(*, bits: int, block: int, num_threads: int) -> Compression:
 def num_chosen(fraction: float, num_params: int) -> int:
     """Returns the number of values that are sent: the share, rounded up, and at least 1.
 
-    A product such as 0.07 * 100 is a little above 7; what is that near to a whole number is it.
+    A product such as 0.07 * 100 is a little above 7, so products that near to a whole number are
+    rounded to it.
     """
     product = fraction * num_params
     nearest = round(product)
@@ -230,7 +231,7 @@ class Sent:
 
         `payload_bytes`, `num_sent` and `num_rejected`; `share_of_dense`, the bytes as a share of
         four bytes a parameter; and `compression_error`, the square error as a share of the square
-        norm of the encoders' inputs. A share of nothing is NaN.
+        norm of the encoders' inputs. It is NaN if nothing was encoded.
         """
         dense = 4 * self._num_params * self.num_sent
         return {
@@ -243,7 +244,7 @@ class Sent:
 
 
 class Clients:
-    """The clients of a round whose updates count, with what they did not send before.
+    """The clients of a round whose updates count, and their residuals of earlier rounds.
 
     A context manager: calls of the core run on a thread of their own, so that an interrupt waits
     for at most one group, and the main thread, which may fork, starts none of the core's threads.
@@ -281,7 +282,7 @@ class Clients:
         return {} if self._next is None else {"residuals": self._next.after}
 
     def groups(self) -> Iterator[NDArray[np.int64]]:
-        """Yields the positions of clients in the cohort that one call of the core takes.
+        """Yields groups of cohort positions; one call of the core encodes one group.
 
         With error feedback no client is twice in a group.
         """
@@ -300,7 +301,7 @@ class Clients:
             yield np.array(group, np.int64)
 
     def compress(self, codec: native.Codec, group: NDArray[np.int64]) -> NDArray[np.void]:
-        """Replaces the updates of a group by what is decoded, and stores the residuals.
+        """Replaces the updates of a group by the decoded ones, and stores the residuals.
 
         An update that cannot be sent is rejected.
 

@@ -1,14 +1,14 @@
 """PowerSGD: the matrices of an update as factors of low rank.
 
 Vogels, Karimireddy and Jaggi 2019, https://arxiv.org/abs/1905.13727. Each matrix M_k [a, b] of
-client k, with what it did not send before, goes through two exchanges:
+client k, with its residual of earlier rounds, goes through two exchanges:
 
     client: P_k = M_k V                 server: U = orthonormal columns of mean_k P_k
     client: W_k = M_k^T U               server: decodes U W_k^T; next V = mean_k W_k
 
 The means are weighted as the clients are. U is common to the cohort, so the mean of the decoded
 updates is U V^T, as in the paper. V is kept from round to round; the first one is drawn at random.
-Vectors are sent as they are. A client receives V and U beside the model.
+Vectors are not compressed. A client receives V and U in addition to the model.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fedcli.learning.updates.compression import STAGE, Clients, Sent
 from fedcli.learning.updates.contract import RoundUpdates
 from fedcli.models.layout import ParamLayout
 
-# A column is no direction if this share of it, or less, is left when those before are removed.
+# A column counts as dependent on those before it if their removal leaves this share of it or less.
 _LEAST_SHARE = 1e-6
 
 
@@ -132,7 +132,7 @@ def orthonormal(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Returns orthonormal columns by Gram and Schmidt's method, and which of them are not 0.
 
-    A column of which nothing is left becomes zeros.
+    A column that depends on those before it becomes zeros.
 
     Args:
         columns: float64 [a, q].
@@ -191,9 +191,9 @@ def _next_right(
     matrices: list[_Matrix],
     alive: list[NDArray[np.bool_]],
 ) -> NDArray[np.float32]:
-    """Returns the next V: the mean of M_k^T U over the clients. A column without U stays.
+    """Returns the next V: the mean of M_k^T U over the clients. V's column stays if U's is 0.
 
-    The mean of the decoded updates is U times it, so M^T U of that mean is it again.
+    The mean of the decoded updates is U V^T with the next V. Its transpose times U is V again.
     """
     total = native.WeightedSum(updates.layout.num_params)
     weights = updates.stats["weight"]
@@ -212,7 +212,7 @@ def _next_right(
     for shape in updates.layout.shapes:
         size = int(np.prod(shape))
         if place not in by_place:
-            first += size  # a vector, which the payload has as it is
+            first += size  # a vector, which the payload holds uncompressed
         else:
             matrix, is_alive = by_place[place]
             num_values = matrix.num_columns * matrix.rank

@@ -1,4 +1,4 @@
-"""The updates of one round on their way through the stages to the aggregator."""
+"""Passes the updates of one round through the stages to the aggregator."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Passage:
         return DeltaRequest(all_rows=True, are_writable=True)
 
     def noting(self, clients: Iterable[BatchedDataset]) -> Iterable[BatchedDataset]:
-        """Returns the same clients; notes their ids, at once or as they pass."""
+        """Returns the same clients, and records their ids: at once, or when they are read."""
         if isinstance(clients, ClientBatches):
             self._seen = list(clients.client_ids)
             return clients

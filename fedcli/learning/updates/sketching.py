@@ -1,18 +1,18 @@
 """FetchSGD: clients send count sketches, and the server takes the largest values of their sum.
 
 Rothchild et al. 2020, https://arxiv.org/abs/2007.07682. With the clients' sketches S_k, their
-weighted mean S, momentum m and what the server has not used yet, e:
+weighted mean S, momentum m and the server's unused rest e:
 
     u = m u + S;  e = e + u;  update = the k largest of the values that e estimates
     the cells of u and e that the update touches become 0
 
-All in sketches, of which each client sends one and keeps nothing. Setting cells to 0 in place of
+All of these are sketches. Each client sends one and keeps nothing. Setting cells to 0 in place of
 subtracting the update's sketch is what the authors' code does; they found that subtraction
 diverges. The server's learning rate is that of the server optimizer, after the sketch.
 
-The server never sees single updates: every update that counts is replaced by the common one, of
-which any aggregator of equal rows makes the same. Hash functions belong to the run, because what is
-left over is added up over rounds.
+The server never sees single updates. Every update that counts is replaced by the common one, so the
+aggregator combines equal rows. The hash functions are the same in all rounds of a run, because the
+unused rest is added up over rounds.
 """
 
 from __future__ import annotations

@@ -189,11 +189,11 @@ def greatest_factor(is_allowed: Callable[[float], bool]) -> float:
 class FangTrimmed:
     """Beyond the extremes of the known updates, on the side away from the sign of their mean.
 
-    Where the mean is positive, a value is uniform between the least known value lo and the value
-    `factor` times as far down: lo / factor if lo > 0, else factor * lo. Where it is negative, the
-    same above the greatest. The attackers send one such vector, whose draws are new in each round.
-    Fang, Cao, Jia and Gong, "Local Model Poisoning Attacks to Byzantine-Robust Federated Learning",
-    USENIX Security 2020, https://arxiv.org/abs/1911.11815.
+    Where the mean is positive, a value is drawn uniformly from lo down to lo / factor if lo > 0,
+    else to factor * lo, where lo is the least known value. Where the mean is negative, it is drawn
+    above the greatest known value in the same way. All attackers send one such vector, which is
+    drawn anew in each round. Fang, Cao, Jia and Gong, "Local Model Poisoning Attacks to
+    Byzantine-Robust Federated Learning", USENIX Security 2020, https://arxiv.org/abs/1911.11815.
     """
 
     factor: float

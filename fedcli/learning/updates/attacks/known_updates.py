@@ -34,7 +34,7 @@ def mean_and_std(view: AttackView) -> tuple[NDArray[np.float64], NDArray[np.floa
 
 
 def deviation(view: AttackView, kind: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns the mean of the known updates, and a direction to leave it in.
+    """Returns the mean of the known updates, and the direction in which an attack leaves it.
 
     Args:
         view: The round.

@@ -1,4 +1,4 @@
-"""The attack that asks the server's own rule."""
+"""The attack that evaluates the server's own rule."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _CONTRACTION = 0.8  # of the authors' line search
 class Optimal:
     """The mean minus gamma times a deviation, with the gamma that moves the rule's result most.
 
-    gamma is searched for by a line search like that of the authors' code, which asks the rule
-    `evaluations` times. A rule with a state is asked as it is before its first round. El Mhamdi,
-    Guerraoui and Rouault, "Distributed Momentum for Byzantine-resilient Learning", ICLR 2021,
+    A line search like that of the authors' code finds gamma by `evaluations` calls of the rule. A
+    rule with a state is called with its initial state. El Mhamdi, Guerraoui and Rouault,
+    "Distributed Momentum for Byzantine-resilient Learning", ICLR 2021,
     https://arxiv.org/abs/2003.00010, and its code, ByzantineMomentum.
 
     Attributes:
         deviation: See `known_updates.deviation`.
-        evaluations: How often the rule is asked in a round.
+        evaluations: Number of calls of the rule in a round.
         rule: The run's aggregator.
     """
 

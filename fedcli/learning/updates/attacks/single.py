@@ -96,12 +96,12 @@ class Boost:
     With the factor `auto`, the sum of all weights over that of the attackers, the weighted mean
     with server learning rate 1 is the attackers' model if the others' updates are zeros: "model
     replacement" (Bagdasaryan et al., "How To Backdoor Federated Learning", AISTATS 2020,
-    https://arxiv.org/abs/1807.00459, section 4.2). They project what they send, once; the original
-    projects after each local epoch, too.
+    https://arxiv.org/abs/1807.00459, section 4.2). They project their update once, before it is
+    sent; the original projects after each local epoch, too.
 
     Attributes:
         boost: The factor, or `auto`.
-        radius: The greatest L2 norm of what is sent; 0: any.
+        radius: The greatest L2 norm of an update that is sent; 0: no limit.
     """
 
     boost: str | float
