@@ -1,1 +1,1 @@
-"""Attacks on the privacy of a finished run, made by whoever owns its data, to see what leaks."""
+"""Audits: attacks on the privacy of a finished run, which show what it reveals."""

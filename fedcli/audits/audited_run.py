@@ -1,4 +1,4 @@
-"""`AuditedRun`: the model of a run with its data, who took part, and the privacy it reports."""
+"""`AuditedRun`: a run's model and data, the clients that took part, and the epsilon it reports."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class AuditedRun:
         path: The run's folder, or a checkpoint.
         trained: Its model.
         splits: Its data by split.
-        privacy: What it reports after the audited round; None: nothing.
+        privacy: The epsilon that it reports after the audited round; None: it reports none.
         cancel: Once raised, from any thread, the audit stops.
     """
 
@@ -60,7 +60,7 @@ class AuditedRun:
         """The clients of each round.
 
         Raises:
-            ConfigError: A user's code draws them, which is not run here.
+            ConfigError: A user's code draws the clients; an audit does not run it.
         """
         config = self.trained.config
         if is_code(config.sampling):
@@ -158,7 +158,7 @@ def open_audited_run(
 
     Args:
         path: The run's folder, or a checkpoint.
-        threads: Number of threads; None: what the machine offers.
+        threads: Number of threads; None: as many as the machine has.
         model: FILE.py or FILE.py:FUNCTION, for a run whose model is code.
         best: Take the checkpoint of the run's best round, not the newest.
         cancel: Once raised, from any thread, the audit stops.
@@ -183,7 +183,7 @@ def open_audited_run(
 
 
 def _reported_privacy(trained: Trained) -> Privacy | None:
-    """What metrics.jsonl says of the round of a checkpoint in a run's folder; None: nothing."""
+    """The line of metrics.jsonl for the round of a run's checkpoint; None: there is none."""
     path = trained.file.absolute().parent.parent
     if not (path / folder.METRICS).is_file():
         return None

@@ -16,7 +16,7 @@ from fedcli.settings.tables.audits import AUDITS
 
 
 class AuditResult(Protocol):
-    """What an audit finds."""
+    """The result of an audit."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -39,14 +39,14 @@ def audit_run(
     best: bool = False,
     cancel: CancelFlag | None = None,
 ) -> AuditResult:
-    """Attacks the privacy of a run and returns what that reveals.
+    """Attacks the privacy of a run and returns the result.
 
     Args:
         path: A run's folder, or a checkpoint.
         name: A key of `AUDITS`.
         options: Its options; those not given take their defaults.
         tell: Called with the number of shadow runs or clients that are done.
-        threads: Number of threads; None: what the machine offers.
+        threads: Number of threads; None: as many as the machine has.
         model: FILE.py or FILE.py:FUNCTION, for a run whose model is code: no code runs unless it
             is named here.
         best: Take the checkpoint of the run's best round, not the newest.

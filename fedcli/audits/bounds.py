@@ -1,4 +1,4 @@
-"""Bounds between differential privacy and how often runs can be told apart."""
+"""Bounds that relate epsilon to how often runs with and without a client can be distinguished."""
 
 from __future__ import annotations
 
@@ -64,14 +64,15 @@ def _root(num_hits: int, num_trials: int, risk: float, *, from_above: bool) -> f
 def least_epsilon(
     members: tuple[int, int], others: tuple[int, int], delta: float, risk: float = 0.025
 ) -> float:
-    """Returns a lower bound on the epsilon of a mechanism whose outputs were told apart.
+    """Returns a lower bound on the epsilon of a mechanism whose outputs were distinguished.
 
     ln((TPR - delta) / FPR) with the lower bound of the TPR and the upper bound of the FPR, at least
     0: it is above the true epsilon with probability at most 2 * `risk`.
 
     Args:
-        members: Number of runs with the client that were found, and of all of these.
-        others: Number of runs without it that were taken for one with it, and of all of these.
+        members: Number of runs with the client that were recognised, and of all runs with it.
+        others: Number of runs without the client that were mistaken for runs with it, and of all
+            runs without it.
         delta: The delta of the mechanism.
         risk: See `clopper_pearson`.
     """

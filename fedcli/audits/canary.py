@@ -1,9 +1,10 @@
 """A canary: a lower bound on the epsilon of a run's training, from runs with and without a client.
 
 The canary is a client whose labels are all raised by one, so that no other client teaches what it
-does. Runs with it are told from runs without it by the confidence of the model on its examples. A
-quarter of the runs chooses the threshold; the others count how often it is right. From these counts
-follows a lower bound on epsilon (`bounds.least_epsilon`), wrong with probability at most 5 %.
+does. The model's confidence on the canary's examples distinguishes runs with it from runs without
+it. A quarter of the runs chooses the threshold; the others count how often it is right. From these
+counts follows a lower bound on epsilon (`bounds.least_epsilon`), wrong with probability at most
+5 %.
 
 (Jagielski, Ullman and Oprea, "Auditing Differentially Private Machine Learning", NeurIPS 2020,
 https://arxiv.org/abs/2006.07709.)
@@ -42,7 +43,7 @@ class Canary:
         epsilon: The lower bound on epsilon, at 95 % confidence.
         largest: The bound that so many runs give if each is recognised.
         separation: All runs, over all thresholds.
-        privacy: What the run reports; None: nothing.
+        privacy: The epsilon that the run reports; None: it reports none.
         notes: Notes for the user, one line each.
     """
 

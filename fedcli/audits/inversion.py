@@ -38,17 +38,17 @@ from fedcli.runs.building import build_algorithm
 
 @dataclass(frozen=True, eq=False)
 class Inversion:
-    """What was read from the update of a client.
+    """The images that were read from the update of a client.
 
     Attributes:
         data: The split of the client.
         client_id: The client.
         indices: The indices in the client of the examples it trained on.
         labels: Their labels, int32 [n].
-        label_read: The label that the update tells: exact for one example.
+        label_read: The label that the update reveals; exact for one example.
         originals: The examples as the model sees them, float32 [n, H, W] or [n, H, W, C].
-        images: What was read, in the same shape; of several examples the mixture that is nearest
-            to each. Not clipped.
+        images: The images that were read, in the same shape. For several examples, each is the
+            mixture nearest to the example. Not clipped.
         psnr: The peak signal-to-noise ratio of each, in dB for a range of 1: float64 [n]; infinite
             if all pixels are equal.
         num_steps: Number of local steps.
@@ -106,8 +106,8 @@ class Inversion:
 def audit(run: AuditedRun, tell: Tell, *, client: str, first: int, examples: int) -> Inversion:
     """Trains one client for a round and reads its examples from the update.
 
-    The client starts at the global weights and trains as in the run, but on the given examples
-    alone.
+    The client starts from the global weights and trains as in the run, but only on the given
+    examples.
 
     Args:
         run: The run.
@@ -159,8 +159,8 @@ def read_images(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns an image for each original, float64 of the same shape, and its PSNR, float64 [n].
 
-    Of one example it is what an attacker reads: the quotient by the largest change of a bias. Of
-    several it is the quotient that is nearest to the original.
+    For one example it is the image that an attacker reads: the quotient by the largest change of a
+    bias. For several examples it is the quotient that is nearest to the original.
 
     Args:
         kernel_change: The update of the kernel, [num_inputs, num_outputs].

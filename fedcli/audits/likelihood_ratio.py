@@ -8,7 +8,7 @@ offline, P(score without the client < x) alone.
 
 (Carlini, Chien, Nasr, Song, Terzis and Tramèr, "Membership Inference Attacks From First
 Principles", IEEE S&P 2022, https://arxiv.org/abs/2112.03570; there for examples, here for clients.
-Where the authors' code shares a variance, it takes that of the scores with the client for both;
+If a variance is shared, the authors' code uses that of the scores with the client for both sides;
 here each side has its own.)
 """
 
@@ -29,19 +29,19 @@ from fedcli.errors import ConfigError
 from fedcli.progress import Tell
 
 _LEAST_STD = 1e-30  # as in the authors' code
-_LEAST_RUNS = 2  # with a client, and without it: fewer have no spread
+_LEAST_RUNS = 2  # scores with a client, and without it: fewer have no variance
 
 
 @dataclass(frozen=True)
 class LikelihoodRatio:
-    """How well LiRA tells the clients that took part from others.
+    """How well LiRA distinguishes the clients that took part from others.
 
     Attributes:
         separation: Over all thresholds of the scores.
         num_shadows: Number of shadow runs.
         scores: The score of each client by id, higher for members.
         members: The clients that took part.
-        privacy: What the run reports; None: nothing.
+        privacy: The epsilon that the run reports; None: it reports none.
         notes: Notes for the user, one line each.
     """
 

@@ -24,14 +24,14 @@ from fedcli.progress import Tell
 
 @dataclass(frozen=True)
 class LossThreshold:
-    """How well the loss tells trained examples from others.
+    """How well the loss distinguishes trained examples from others.
 
     Attributes:
         separation: Over all thresholds.
-        others: What the others are, in words.
+        others: A description of the other examples.
         threshold: The threshold of Yeom et al.: the mean loss of the members.
         rates: TPR and FPR of "a member has at most this loss".
-        privacy: What the run reports; None: nothing.
+        privacy: The epsilon that the run reports; None: it reports none.
         notes: Notes for the user, one line each.
     """
 

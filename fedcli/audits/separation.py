@@ -1,4 +1,4 @@
-"""How well a score tells members from others.
+"""How well a score distinguishes members from others.
 
 A score is higher for members. Rates are over all thresholds t: the true positive rate (TPR) is the
 share of members with a score of at least t, the false positive rate (FPR) that of the others.
@@ -20,7 +20,7 @@ MAX_CONFIDENCE = 100.0  # p and 1 - p of e^-100; the authors add 1e-45, about e^
 
 @dataclass(frozen=True)
 class Separation:
-    """How well members are told from others.
+    """How well members are distinguished from others.
 
     Attributes:
         num_members: Number of members.
@@ -49,7 +49,7 @@ class Separation:
 
 
 def separation(members: NDArray[np.float64], others: NDArray[np.float64]) -> Separation:
-    """Returns how well scores tell members from others.
+    """Returns how well scores distinguish members from others.
 
     Args:
         members: The scores of members, [m], at least one; infinite ones are allowed, NaN is not.

@@ -1,9 +1,9 @@
 """Shadow runs: runs like the audited one, in which some clients are left out or replaced.
 
-They start from the same weights, which the server of the audited run knows, and have other seeds.
+They start from the audited run's initial weights, which its server knows, and have other seeds.
 
-A client that is left out keeps its place: it can be drawn, but has no examples, so that it
-contributes nothing. All else, such as the size of cohorts and the chance to be drawn, stays.
+A client that is left out can still be drawn, but has no examples and contributes nothing. So cohort
+sizes and the probability of being drawn do not change.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _NAME = "shadow"
 
 @dataclass(frozen=True, eq=False)
 class Shadow:
-    """A shadow run that is over.
+    """A finished shadow run.
 
     Attributes:
         weights: Its weights, float32 [num_params].
@@ -73,8 +73,8 @@ def train_shadow(
     Args:
         run: The audited run.
         index: The number of the shadow, which determines its seed.
-        clients: Of a run with a fixed cohort, the cohort of the shadow; None: that of the run.
-        changed: The clients that do not have their own examples, with those that they have.
+        clients: The fixed cohort of the shadow; None: the run's, or the run has no fixed cohort.
+        changed: The clients whose examples are replaced, with their new examples.
 
     Raises:
         ConfigError: The shadow cannot be trained as the run was.
@@ -130,7 +130,7 @@ def without_examples(client: ClientDataset) -> ClientDataset:
 
 
 def some_of(client_ids: Collection[str], limit: int, seed: int) -> list[str]:
-    """Returns at most `limit` clients, sorted; of more, a random choice."""
+    """Returns at most `limit` clients, sorted; if there are more, a random choice of them."""
     ordered = sorted(client_ids)
     order = Stream(stream_key(seed, Purpose.AUDIT, occurrence=1)).permutation(len(ordered))
     return sorted(ordered[place] for place in order[:limit].tolist())

@@ -1,8 +1,9 @@
 """The engine that computes clients on the workers of a cluster.
 
-Clients that are named by a split of the run's data are read by the workers. Others (the pool of
+The workers read the clients that belong to a split of the run's data. Others (the pool of
 centralized training, the clients of a fine-tuning) are computed here, on the driver's threads, or
-sent to the workers with `data=ship`. What clients keep from round to round stays with the driver.
+sent to the workers with `data=ship`. The vectors that clients keep from round to round stay with
+the driver.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _MAX_PART = 4096  # clients, so that a part takes seconds and not minutes
 
 
 class Workers(Protocol):
-    """What the engine needs of the workers; `ray_workers.RayWorkers` is one kind."""
+    """The interface of workers for the engine; `ray_workers.RayWorkers` implements it."""
 
     @property
     def num_threads(self) -> int:
@@ -256,5 +257,5 @@ def _training_parts(
 
 
 def _writable(array: Any) -> Any:
-    """The same values in an array that may be changed; what a cluster delivers may be read-only."""
+    """The same values in a writable array; arrays from a cluster may be read-only."""
     return array if array.flags.writeable else array.copy()

@@ -1,4 +1,4 @@
-"""What the driver and its workers say to each other: plain values that can be pickled."""
+"""The messages between the driver and its workers: plain values that can be pickled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedcli.settings.data_source import DataSource
 
 
 class WorkerSetup(NamedTuple):
-    """What a worker needs to start.
+    """The settings with which a worker starts.
 
     Attributes:
         source: The data that it opens itself; None: the driver sends the clients.
@@ -28,13 +28,13 @@ class WorkerSetup(NamedTuple):
 
 
 class Hello(NamedTuple):
-    """What a worker says about itself before it computes anything.
+    """The description that a worker gives of itself before it computes anything.
 
     Attributes:
         host: Its machine.
         fedcli: Its version of fedcli.
         isa: Its instruction set.
-        fingerprint: That of its data; None if the driver sends the clients.
+        fingerprint: The fingerprint of its data; None if the driver sends the clients.
         probe: The digest of a fixed computation; see `probe.digest`.
     """
 
@@ -65,7 +65,7 @@ Clients = NamedClients | Sequence[BatchedDataset]
 
 
 class SharedWork(NamedTuple):
-    """What all parts of one call have in common.
+    """The values that all parts of one call share.
 
     Attributes:
         layout: The model.
@@ -89,8 +89,8 @@ class Part(NamedTuple):
         clients: These clients.
         occurrences: The number of earlier copies of each of them in the cohort.
         inputs: Their inputs in training.
-        starts: The parameters that each of them is scored with, float32 [num_clients, num_params];
-            None: those of all.
+        starts: The parameters with which each of them is scored, float32 [num_clients, num_params];
+            None: the same parameters for all.
     """
 
     clients: Clients
@@ -100,14 +100,14 @@ class Part(NamedTuple):
 
 
 class PartResult(NamedTuple):
-    """What a worker sends back for a part.
+    """The result of a part, which a worker sends back.
 
     Attributes:
-        stats: One record per client, in order; empty if scores are asked for.
+        stats: One record per client, in order; empty if scores were requested.
         delta_sum: The sum of the weighted deltas, float64 [num_params]; None in scoring.
         weight_sum: The sum of the weights.
-        deltas: The single deltas, float32 [num_clients, num_params], if they are asked for.
-        scores: float32 [num_examples, num_classes], if they are asked for.
+        deltas: The single deltas, float32 [num_clients, num_params], if they were requested.
+        scores: float32 [num_examples, num_classes], if they were requested.
     """
 
     stats: NDArray[np.void]

@@ -1,4 +1,4 @@
-"""Opens the workers of a run, and checks that they compute what the driver computes."""
+"""Opens the workers of a run, and checks that they compute the same bytes as the driver."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def open_workers(
     Args:
         config: A valid config.
         model: Its model.
-        local: Computes what is not sent to workers.
+        local: Computes the clients that are not sent to workers.
         splits: Its data.
 
     Returns:
@@ -75,7 +75,7 @@ class _Check:
     """Rejects workers with another version, instruction set, data or arithmetic."""
 
     def __init__(self, source: DataSource | None) -> None:
-        """Notes what this machine has; `source` is what the workers read, None if nothing."""
+        """Describes this machine. `source`: the data that workers read; None: they read none."""
         self._source = source
         self._fingerprint = None if source is None else datasets.fingerprint(source)
         self._probe = probe.digest()

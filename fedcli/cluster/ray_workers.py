@@ -1,4 +1,4 @@
-"""Workers as Ray actors: starting them, giving them work, and going on when one is lost.
+"""Workers as Ray actors: starts them, gives them work, and recovers when one is lost.
 
 The driver retries lost work itself: Ray's own retries
 wait for ever for an actor that can no longer be placed.
@@ -54,7 +54,7 @@ class _Actor:
     def __init__(self, handle: Any) -> None:
         self.handle = handle
         self.num_open = 0  # parts that it has
-        self.probe: Any = None  # a call by whose answer a lost worker shows that it is back
+        self.probe: Any = None  # a call that a lost worker answers when it is back
 
 
 class RayWorkers:
@@ -66,7 +66,7 @@ class RayWorkers:
         Args:
             place: Where they run.
             setup: What they need to start.
-            check: Called with what each worker says of itself, also of one that joins later. It
+            check: Called with the description of each worker, including those that join later. It
                 raises an error if that worker must not be used.
 
         Raises:
@@ -74,7 +74,7 @@ class RayWorkers:
             RunError: No worker starts in time, or `check` rejects one.
         """
         self._check = check
-        self._joining: dict[Any, _Actor] = {}  # started workers, by the call they have to answer
+        self._joining: dict[Any, _Actor] = {}  # started workers, by the call that they must answer
         self._place = place
         self._connection = Connection(place.address)
         self._ray = self._connection.ray
@@ -185,7 +185,7 @@ class RayWorkers:
             self._actors.append(actor)
 
     def _hear(self) -> None:
-        """Checks what all workers say. Raises RunError if one does not start in time."""
+        """Checks the descriptions of all workers. Raises RunError if one does not start in time."""
         calls = [actor.handle.hello.remote() for actor in self._actors]
         done, waiting = self._ray.wait(
             calls, num_returns=len(calls), timeout=self._place.start_seconds
@@ -213,7 +213,7 @@ class RayWorkers:
             raise RunError(f"a Ray worker could not start: {last_line(err)}") from err
 
     def _stop_work(self) -> None:
-        """Stops what workers are doing; a worker that does not stop in time is ended."""
+        """Stops the work of all workers; a worker that does not stop in time is ended."""
         busy = [actor for actor in self._actors if actor.num_open]
         calls = {actor.handle.cancel.remote(): actor for actor in busy}
         if calls:
@@ -245,7 +245,7 @@ class _Call:
         self._cancel = cancel
         self._is_exhausted = False
         self._taken: dict[int, Part] = {}  # parts whose result is not yielded yet, by number
-        self._waiting: deque[int] = deque()  # those that no worker has
+        self._waiting: deque[int] = deque()  # parts that no worker has
         self._open: dict[Any, tuple[int, _Actor]] = {}  # by Ray's reference
         self._done: dict[int, PartResult] = {}
         self._losses: dict[int, int] = {}
@@ -350,7 +350,7 @@ class _Call:
                 actor.probe = actor.handle.process_id.remote()
 
     def _take_probe(self, actor: _Actor) -> None:
-        """Uses a lost worker again if it answers; else asks once more."""
+        """Uses a lost worker again if it answers; else calls it again."""
         probe, actor.probe = actor.probe, None
         try:
             self._ray.get(probe)

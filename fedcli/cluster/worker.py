@@ -33,13 +33,13 @@ from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.models.layout import ParamLayout
 from fedcli.version import __version__
 
-# Clients that are kept, because a fixed cohort comes again every round: parts, and bytes of each.
+# Limits of the clients kept for a fixed cohort, which returns every round: parts, bytes of each.
 _KEPT_PARTS = 16
 _KEPT_BYTES = 4 << 20
 
 
 class Worker:
-    """Computes parts of calls. It holds nothing that a result depends on."""
+    """Computes parts of calls. Results do not depend on any state of the worker."""
 
     def __init__(self, setup: WorkerSetup) -> None:
         """Opens the data.
@@ -57,7 +57,7 @@ class Worker:
         self._kept: dict[NamedClients, tuple[BatchedDataset, ...]] = {}
 
     def hello(self) -> Hello:
-        """Returns what the driver compares before it sends work."""
+        """Returns the description that the driver checks before it sends work."""
         source = self._setup.source
         fingerprint = None if source is None else datasets.fingerprint(source)
         return Hello(
@@ -65,7 +65,7 @@ class Worker:
         )
 
     def process_id(self) -> int:
-        """Returns the number of this process; by its answer the driver sees that it is alive."""
+        """Returns the id of this process; the answer shows the driver that the worker is alive."""
         return os.getpid()
 
     def begin(self) -> None:
@@ -116,12 +116,15 @@ class Worker:
         return PartResult(stats)
 
     def _layout(self, layout: ParamLayout) -> ParamLayout:
-        """The same object for equal layouts, by which the engine knows a model."""
+        """The same object for equal layouts: the engine knows a model by its layout object."""
         key = repr((layout.specs, layout.input_shape, layout.num_classes))
         return self._layouts.setdefault(key, layout)
 
     def _clients(self, clients: Clients) -> Iterable[BatchedDataset]:
-        """The clients of a part: the same tuple if a few come again, else read as they are used."""
+        """The clients of a part, which are read when they are used.
+
+        A small part that comes again gets the same tuple.
+        """
         if not isinstance(clients, NamedClients):
             return tuple(clients)
         if (kept := self._kept.get(clients)) is not None:

@@ -1,1 +1,1 @@
-"""Studies of many runs: a study file, its runs in worker processes, the choice, the tables."""
+"""Studies of many runs: a study file, its runs in worker processes, the best runs, the tables."""

@@ -32,11 +32,11 @@ class Running:
 
 
 class Told(NamedTuple):
-    """A line for the user.
+    """A message for the user.
 
     Attributes:
         text: The line.
-        is_usual: Whether it is about a run that ended as it should.
+        is_usual: Whether it is about a run that ended normally.
     """
 
     text: str
@@ -80,7 +80,7 @@ class Board:
             self.running[number] = replace(before, round_num=message["round"], loss=message["loss"])
 
     def end(self, number: int) -> None:
-        """Notes that a run does not train any more."""
+        """Notes that a run has stopped training."""
         self.running.pop(number, None)
 
     def note_line(self, line: Mapping[str, Any], figure: str, *, is_told: bool) -> None:
@@ -104,7 +104,7 @@ class Board:
             self._lines.append(Told(f"{where}:{state} {result}", is_usual=is_usual))
 
     def note(self, text: str) -> None:
-        """Adds a line for the user, unless it has been said."""
+        """Adds a line for the user, unless it was added before."""
         if text not in self._noted:
             self._noted.add(text)
             self._lines.append(Told(text, is_usual=False))

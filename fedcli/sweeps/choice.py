@@ -20,10 +20,10 @@ def value_of(select: Select, line: Mapping[str, Any]) -> float | None:
 
 
 def ranked(select: Select, lines: Iterable[Mapping[str, Any]]) -> list[int]:
-    """Returns the numbers of the points, the best mean over seeds first.
+    """Returns the numbers of the points, ranked by their means over seeds, the best first.
 
-    A point of which a run failed, diverged or lacks the metric is behind all others. Of equal
-    points the first is the better.
+    A point comes last if one of its runs failed, diverged or lacks the metric. Of equal points the
+    first one ranks higher.
     """
     values: dict[int, list[float | None]] = {}
     for line in lines:

@@ -1,4 +1,4 @@
-"""Successive halving: after each rung of rounds, only the best points go on.
+"""Successive halving: after each rung (a number of rounds) only the best points continue.
 
 Jamieson and Talwalkar 2016, arXiv 1502.07943. All runs of a rung end before the next rung begins,
 so the choice does not depend on which run ends first. A point that goes on is a resumed run, whose

@@ -29,7 +29,7 @@ from fedcli.version import __version__
 
 _DIGEST_BYTES = 10
 _MAX_FILE_BYTES = 8 << 30
-# These change no weights, but what is written in metrics.jsonl and evaluation.json.
+# These change no weights, but the content of metrics.jsonl and evaluation.json.
 _RECORDED = ("eval_split", "metrics")
 _LEFT_OUT = {*DATA_FIELDS, *WITHOUT_EFFECT} - {*_RECORDED}
 
@@ -80,7 +80,7 @@ class Keys:
         return self._data[name]
 
     def _contents(self, config: RunConfig) -> dict[str, str]:
-        """What tells the content of the files that options name, by option."""
+        """Fingerprints of the files that options name, by option."""
         contents = {name: self._file(value, name) for name, value in _files_of(config)}
         if may_have_code(config):
             from fedcli.settings.own import permission  # late: few runs have code
@@ -99,7 +99,7 @@ class Keys:
 
 
 def _files_of(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """Yields the options that name a file, neither of data nor of code, with the file."""
+    """Yields the options that name a file other than data or code, with the file."""
     for name, value in vars(config).items():
         is_path = OPTIONS[name].kind.is_path
         is_file = is_path is not None and isinstance(value, str) and is_path(value)
@@ -108,7 +108,7 @@ def _files_of(config: RunConfig) -> Iterator[tuple[str, str]]:
 
 
 def _code_of_record(config: RunConfig, provenance: Mapping[str, Any]) -> dict[str, str]:
-    """What tells a run's code as it was when the run began."""
+    """Fingerprints of a run's code at the start of the run."""
     if not may_have_code(config):
         return {}
     from fedcli.settings.own import permission  # late, as above
@@ -130,7 +130,7 @@ def _with_names(config: RunConfig, fingerprints: Mapping[str, str]) -> dict[str,
 def _digest(
     config: RunConfig, data: str, contents: Mapping[str, str], origin: Mapping[str, str]
 ) -> str:
-    """The key, from everything that determines it."""
+    """The key, as a digest of everything that determines the results."""
     config = replace(
         config, clients=_chosen(config.clients), eval_clients=_chosen(config.eval_clients)
     )

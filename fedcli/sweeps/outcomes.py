@@ -1,4 +1,4 @@
-"""Reads from a run's folder whether it is complete, and what came of it."""
+"""Reads from a run's folder whether the run is complete, and its outcome."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def outcome_of(record: RunRecord) -> Outcome:
 
 
 def _metrics(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """The metrics of one split, with the names that options have for them."""
+    """The metrics of one split, by their names in options."""
     from fedcli.settings.tables.metrics import JUDGING
 
     found = evaluation["client_work"]["eval"]["current_round_metrics"]

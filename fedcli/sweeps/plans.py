@@ -1,8 +1,8 @@
-"""The plan of a study: which runs there are, stage by stage.
+"""The plan of a study: the runs of each stage.
 
-A plan is a generator. It yields the runs of a stage, and is sent their lines of trials.jsonl, in
-the order of the runs. What it yields next depends on the study and on these lines alone, so an
-interrupted study goes on with the same runs.
+A plan is a generator. It yields the runs of a stage, and receives their lines of trials.jsonl in
+the order of the runs. The next stage depends only on the study and on these lines, so an
+interrupted study continues with the same runs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Lines = Sequence[Mapping[str, Any]]
 
 
 class Wanted(NamedTuple):
-    """A run that a plan asks for.
+    """A run that a plan requests.
 
     Attributes:
         point: Its point.

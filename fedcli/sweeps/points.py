@@ -77,7 +77,7 @@ def drawn_points(study: Study, drawn: list[dict[str, Any]], first: int = 1) -> l
 
 
 def check_size(study: Study, num_points: int) -> None:
-    """Refuses a study that nobody can wait for. Raises ConfigError."""
+    """Refuses a study with too many runs. Raises ConfigError."""
     if num_points > MAX_POINTS or num_points * len(study.seeds) > _MAX_RUNS:
         raise ConfigError(
             f"the study has {num_points:,} points with {len(study.seeds)} seeds each; choose at "

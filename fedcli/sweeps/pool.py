@@ -1,7 +1,7 @@
 """A pool of processes that train runs. Each is started once, trains many runs, and has one thread.
 
-Starting a process takes as long as a short run. A process that dies, as for want of memory, takes
-one run with it: another process takes its place.
+Starting a process takes as long as a short run. If a process dies, for example because memory is
+short, its run fails, and another process replaces it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Event:
     """A message of a process about the task that it has.
 
     Attributes:
-        task: The task's number.
+        task: The number of the task.
         message: See `trainer`; `{"ended": "died", "error": ...}` if the process has ended.
     """
 
@@ -46,7 +46,7 @@ class Event:
 
 
 class _Process:
-    """One process. Its `task` is the number of what it trains; None: nothing."""
+    """One process. Its `task` is the number of the task that it trains; None: it is idle."""
 
     def __init__(self, kept_open: Sequence[int]) -> None:
         self.popen = subprocess.Popen(
@@ -65,7 +65,7 @@ class _Process:
 
     def tell(self, message: Mapping[str, Any]) -> None:
         assert self.popen.stdin is not None
-        with suppress(BrokenPipeError):  # it has died, which `read` finds
+        with suppress(BrokenPipeError):  # it has died; `read` notices that
             self.popen.stdin.write(json.dumps(message).encode() + b"\n")
             self.popen.stdin.flush()
 
@@ -118,7 +118,7 @@ class Pool:
         return self.size - sum(each.task is not None for each in self._processes)
 
     def submit(self, number: int, task: Mapping[str, Any]) -> None:
-        """Gives a task to a process that has none; starts one if there is none."""
+        """Gives a task to an idle process; starts a process if none is idle."""
         idle = next((each for each in self._processes if each.task is None), None)
         if idle is None:
             idle = _Process(self._kept_open)
@@ -135,7 +135,7 @@ class Pool:
         return events
 
     def stop(self) -> None:
-        """Has all runs saved and stopped; waits for that, at most half a minute."""
+        """Makes all runs save and stop; waits for them for at most half a minute."""
         for each in self._processes:
             if each.task is not None:
                 each.tell({"stop": True})

@@ -32,7 +32,7 @@ class StudyRecord:
 
     Attributes:
         path: Its folder.
-        study: What study.toml says.
+        study: The content of study.toml.
     """
 
     path: Path
@@ -93,7 +93,7 @@ class StudyRecord:
         best: Sequence[str] = (),
         columns: Sequence[str] = (),
     ) -> Groups:
-        """Returns what `table` writes, with the runs; the arguments are those of `table`."""
+        """Returns the table with its runs; the arguments are those of `table`."""
         members = study_tables.members_of(self.trials, self.path)
         chosen = [parse_column(each) for each in columns]
         return group(
@@ -156,7 +156,7 @@ def sweep(
         out: The study's folder.
         jobs: Number of processes; None: one for each processor.
         resume: Go on with the study at `out` if there is one. It must be the same study.
-        reuse: Folders whose finished runs are taken where they are the same.
+        reuse: Folders from which finished runs with equal keys are copied.
         fail_fast: Stop at the first run that fails. Else the failures are logged as warnings.
         cluster: The address of a Ray cluster that trains the runs: "local", "auto" or "HOST:PORT".
             None: processes of this machine.

@@ -1,4 +1,4 @@
-"""Finds finished runs in other folders by their keys, and takes copies of them."""
+"""Finds finished runs in other folders by their keys, and copies them."""
 
 from __future__ import annotations
 

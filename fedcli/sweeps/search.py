@@ -1,9 +1,9 @@
 """A search for the best point by TPE, the tree-structured Parzen estimator of Optuna.
 
-Bergstra et al. 2011, Algorithms for Hyper-Parameter Optimization, NeurIPS. Optuna is a function
-here, and keeps nothing: each generation, an Optuna study is made of all results so far, and asked
-for the next points. Its seed is that of the generation, so an interrupted search goes on with the
-same points, for any number of processes.
+Bergstra et al. 2011, Algorithms for Hyper-Parameter Optimization, NeurIPS. No state of Optuna is
+kept: for each generation, a new Optuna study is made from all results so far, and proposes the next
+points. Its seed is that of the generation, so an interrupted search goes on with the same points,
+for any number of processes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`Study`: what a study.toml, the options of `fedcli sweep` or a program say, checked and complete.
+"""`Study`: the checked content of a study.toml, of the options of `fedcli sweep`, or of a program.
 
 seeds = "0..4"                      # or 5, or [0, 1, 2]
 redraw_partition = true             # each seed is the seed of the partition, too
@@ -104,7 +104,7 @@ class Halving:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """A study: which runs, and how the best is chosen.
+    """A study: its runs, and how the best are chosen.
 
     Attributes:
         run: Fields of `RunConfig` that all runs share.
@@ -136,7 +136,7 @@ class Study:
 
     @property
     def must_choose(self) -> bool:
-        """Whether the course of the study depends on results."""
+        """Whether the next runs of the study depend on results."""
         return self.halving is not None or self.search is not None
 
 
@@ -175,7 +175,7 @@ def read(document: Mapping[str, Any], source: str) -> Study:
 
 
 def check(study: Study, source: str) -> Study:
-    """Returns the study if its parts go together. Raises ConfigError if not."""
+    """Returns the study if its parts are compatible. Raises ConfigError if not."""
     methods = [name for name in ("grid", "random", "search") if getattr(study, name)]
     methods += ["grid"] * (not study.grid and any(case.grid for case in study.cases))
     if len(methods) > 1:
@@ -293,7 +293,7 @@ def _read_run(value: Any, label: str) -> dict[str, Any]:
 
 
 def _read_options(value: Any, label: str, *, may_vary: bool = True) -> dict[str, Any]:
-    """Options by dotted name from a table, in which an owner's options may be a table, too."""
+    """Options by dotted name from a table. Options of an owner may be a table inside it."""
     if not isinstance(value, Mapping):
         raise ConfigError(f"{label} {shown(value)}: give a table of options")
     options: dict[str, Any] = {}

@@ -127,7 +127,7 @@ def default_folder(now: datetime, name: str) -> Path:
 
 
 def _is_left_over(folder: Path) -> bool:
-    """Whether a folder with a temporary name is a study whose process was killed as it began."""
+    """Whether a folder with a temporary name is a study whose process was killed at its start."""
     if not (folder / RUNS).is_dir():
         return False
     os.close(lock_now(folder / LOCK))  # raises OSError if a process uses it

@@ -16,7 +16,7 @@ from fedcli.settings.values import MAX_SEED, check_whole, shown
 
 MAX_SEEDS = 1000
 LOG, LINEAR, CHOICE = SCALES = ("log", "linear", "choice")
-# Options that a study sets itself, with what to use in place of them.
+# Options that a study sets itself, with advice on what to use instead.
 _OWN = {
     "seed": "a study gives seeds by --seeds, or by the key seeds",
     "threads": "each run of a study has one thread; --jobs gives the number of runs at a time",

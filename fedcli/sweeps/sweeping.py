@@ -1,4 +1,4 @@
-"""Runs a study: asks the plan, finds or trains its runs, and writes trials.jsonl and table.csv."""
+"""Runs a study: finds or trains the runs of its plan, and writes trials.jsonl and table.csv."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _TRIES = 2  # of a run whose process is ended by a signal
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """How a study is run. Nothing of it changes a result.
+    """How a study is run. None of these options changes a result.
 
     Attributes:
         jobs: Number of processes; None: one for each processor.
-        reuse: Folders whose finished runs are taken where they are the same.
+        reuse: Folders from which finished runs with equal keys are copied.
         fail_fast: Whether the first failure stops the study.
         cluster: The address of a Ray cluster that trains the runs; None: processes of this machine.
     """
@@ -109,10 +109,10 @@ def _open_pool(options: SweepOptions, folder: StudyFolder) -> Pool | RayPool:
 
 
 def check_selection(study: Study, config: RunConfig) -> None:
-    """Checks that a study that decides by results has a split to decide on.
+    """Checks that the data have the split whose results decide the course of a study.
 
     Raises:
-        ConfigError: It has not.
+        ConfigError: The data lack the split.
         DataError: The data cannot be opened.
     """
     metric = study.select.metric
@@ -189,7 +189,8 @@ class _Sweep:
     def _known_lines(self, trials: Sequence[Trial]) -> int:
         """The number of trials, from the first on, whose lines are in trials.jsonl.
 
-        Lines of other runs, and all behind them, are dropped: data or program have changed.
+        From the first line of another run on, lines are dropped, because data or program have
+        changed.
         """
         for place, trial in enumerate(trials):
             if trial.number > len(self._log.lines):
@@ -267,7 +268,7 @@ class _Sweep:
             self._give_up(trial, outcome.error)
 
     def _give_up(self, trial: Trial, error: str) -> NoReturn:
-        """Stops all runs because of one. Raises RunError."""
+        """Stops all runs because one has failed. Raises RunError."""
         self._pool.stop()
         raise RunError(
             f"run {trial.number} ({trial_text(trial)}) failed: {error}; the others were stopped, "
@@ -329,7 +330,7 @@ def failures(lines: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _expected_cost(trial: Trial) -> tuple[float, int]:
-    """The longest first, as far as the options tell it; then by number."""
+    """The sort key of trials: the longest first, estimated from options; then by number."""
     return -trial.config.rounds * trial.config.epochs, trial.number
 
 

@@ -2,9 +2,8 @@
 
 The process reads a task a line from stdin and writes messages to its own stdout, all as JSON:
 `{"round": 3, "loss": 0.5}` while it trains, then `{"ended": "done"}`, `{"ended": "stopped"}` or
-`{"ended": "failed", "error": "..."}`; `"ended": "trouble"` if the cause is the folder or the disk,
-not the run. When stdin ends, the process ends at once: a run can be
-killed at any time.
+`{"ended": "failed", "error": "..."}`; `"ended": "trouble"` if the folder or the disk is the cause,
+not the run. When stdin ends, the process ends at once: a run can be killed at any time.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _REPORT_SECONDS = 0.1  # least time between two messages about rounds
 
 
 class Trainer:
-    """Trains the tasks that come in, and says how far it is."""
+    """Trains the tasks that it reads, and reports their progress."""
 
     def __init__(self, out: TextIO) -> None:
         """Writes messages to `out`."""
@@ -116,9 +115,9 @@ def _is_code(config: RunConfig, name: str) -> bool:
 
 
 def main() -> None:
-    """Serves the process that started this one, and does not outlive it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which says stop
+    """Trains for the process that started this one, and ends when that process ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and sends "stop"
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a user's code prints is no message
+    os.dup2(2, 1)  # output of a user's code must not mix with the messages
     Trainer(out).serve(sys.stdin)

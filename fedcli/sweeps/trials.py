@@ -1,8 +1,8 @@
 """trials.jsonl: a line for each finished trial of a study, in the order of their numbers.
 
-A trial is a point with a seed, trained for some rounds. Its line is written, and on the disk,
-before the lines that follow it and before anything is decided by it. All of a line but `seconds` is
-a function of the study, of the data and of this program.
+A trial is a point with a seed, trained for some rounds. Its line is on the disk before the next
+lines are written and before any decision uses it. All of a line but `seconds` is a function of the
+study, of the data and of this program.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _KEYS = ("number", "point", "options", "seed", "rounds", "key", "run", "state", 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """A run that a study asks for.
+    """A run that a study requests.
 
     Attributes:
         number: From 1 on.
@@ -70,7 +70,7 @@ class Trial:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What came of a trial.
+    """The outcome of a trial.
 
     Attributes:
         state: One of STATES. A diverged run has ended; its loss is not finite, or has grown out of
@@ -93,7 +93,8 @@ class TrialLog:
     def __init__(self, folder: Path) -> None:
         """Opens the file and drops a half-written last line and all lines from a failed trial on.
 
-        Failed trials are tried again. The lines behind them come back from their finished runs.
+        Failed trials are tried again. The lines after them are written again from their finished
+        runs.
 
         Raises:
             RunError: It cannot be read or written, or a line is damaged.
