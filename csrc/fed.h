@@ -485,7 +485,7 @@ typedef struct fed_codec {
     const float *factors; /* powersgd: U, powersgd-left: V of all matrices */
 } fed_codec;
 
-/* What became of one vector. */
+/* The result for one vector. */
 typedef struct fed_sent {
     double squared_norm;  /* of the encoder's input */
     double squared_error; /* of input - decoded */
@@ -507,8 +507,8 @@ int fed_codec_encode(const fed_codec *codec, const fed_key *key, const float *va
 int fed_codec_decode(const fed_codec *codec, const fed_key *key, const uint8_t *payload,
                      size_t num_bytes, float *values /* out [P] */);
 /* Encodes and decodes each row + decay * its residual (NULL: none) and replaces the row by the
- * decoded values, the residual by the rest. Neither changes if nothing could be sent, but for a row
- * whose decoded values are not finite. Rows may lie anywhere. */
+ * decoded values, the residual by the rest. If the input cannot be sent, neither changes. If the
+ * decoded values are not finite, only the row changes. Rows may lie anywhere. */
 int fed_codec_compress_rows(const fed_codec *codec, int num_threads,
                             const fed_key *keys /* [num_rows] */,
                             float *const *rows /* [num_rows][P] */, size_t num_rows,

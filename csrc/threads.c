@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Shares work among threads: that on one client, if a cohort has fewer clients than there are
- * threads, and that on the rows of a cohort. The parts of the work do not depend on the number of
- * threads. */
+ * Shares work among threads: the work on one client, if a cohort has fewer clients than there are
+ * threads, and the work on the rows of a cohort. The parts of the work do not depend on the number
+ * of threads. */
 #include "threads.h"
 #include "denormals.h"
 

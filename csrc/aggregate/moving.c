@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Weighted sums of rows, and what a step of an iterative rule needs beside them: the distances of
- * all rows to the result, from the same pass over the rows. */
+ * Weighted sums of rows. For iterative rules, the same pass over the rows also gives the distances
+ * of all rows to the result. */
 #include "memory.h"
 #include "slices.h"
 

@@ -17,7 +17,7 @@ typedef void fed_slice(const fed_slicing *slicing, size_t first, size_t count, v
 struct fed_slicing {
     const fed_rows *rows;
     fed_slice *run;
-    const void *job;      /* what `run` needs beside the rows */
+    const void *job;      /* further arguments of `run` */
     size_t scratch_bytes; /* each worker's own memory */
     size_t num_sums;      /* sums over all coordinates */
     const fed_kernels *kernels;

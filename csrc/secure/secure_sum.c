@@ -121,7 +121,7 @@ static void sum_slice(void *context, size_t part, int worker) {
             if (reports(terms, j)) subtract(rows + j * job->slice, mask, count);
         }
     }
-    /* From here on it is the server that computes: it has the masked rows of those that report. */
+    /* From here on the server computes, with the masked rows of the clients that report. */
     memset(total, 0, count * sizeof *total);
     for (size_t i = 0; i < num_clients; i++) {
         uint64_t *row = rows + i * job->slice;

@@ -1,4 +1,4 @@
-"""`fedcli audit`: attacks the privacy of a run, to see what leaks."""
+"""`fedcli audit`: attacks the privacy of a run, to see what it reveals."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _audited(
 
 
 def _plot(result: AuditResult, file: Path) -> None:
-    """Draws what was read of each example below it."""
+    """Draws the examples, and below each the image that was read from the update."""
     from fedcli.audits.inversion import Inversion
     from fedcli.cli.screen.audit_tables import captions
     from fedcli.inspection import figures

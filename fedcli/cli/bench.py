@@ -93,8 +93,8 @@ def bench(*, as_json: bool, quiet: bool, verbose: bool, is_list: bool, **values:
     """Measure this machine's limits, and compare fedcli's speed in standard jobs with them.
 
     The limits are the fused multiply-adds of one thread and of several, reading and copying, and
-    NumPy's BLAS. Shares of the peak count the multiply-adds of the textbook; what saves some of
-    them (Winograd's convolution, the zeros that a max-pool leaves) can take a share above 100 %.
+    NumPy's BLAS. Shares of the peak count the multiply-adds of the textbook; a method that saves
+    some of them (Winograd's convolution, the zeros that a max-pool leaves) can exceed 100 %.
 
     \b
     Examples:

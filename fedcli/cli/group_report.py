@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 class Shape(NamedTuple):
-    """What the options say of the rows and columns; None and empty: not given.
+    """The options for rows and columns; None or empty: not given.
 
     Attributes:
-        by: Of --by.
-        best: Of --best.
-        columns: Of --columns.
-        metric: Of --select.
-        split: Of --select-on.
+        by: Value of --by.
+        best: Value of --best.
+        columns: Value of --columns.
+        metric: Value of --select.
+        split: Value of --select-on.
     """
 
     by: str | None
@@ -59,7 +59,7 @@ class Reported(NamedTuple):
 
 
 def expanded(paths: Sequence[Path]) -> list[Path]:
-    """Returns runs: those that are given, and those in folders that are given.
+    """Returns the given runs, and the runs in given folders.
 
     Raises:
         RunError: A path is neither a run nor a folder with runs.
@@ -229,7 +229,7 @@ def _plot(table: Groups, spread: str, path: Path, options: PlotOptions) -> None:
 
 
 def _made_by(members: Sequence[Member]) -> list[str]:
-    """The version and instruction set of the runs, if they have all the same."""
+    """The version and instruction set of the runs, if all have the same."""
     done = [each for each in members if not each.has_failed]
     if not done:
         return []

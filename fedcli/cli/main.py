@@ -37,7 +37,7 @@ COMMANDS = {
         "fedcli.cli.inspect_clients:inspect_clients",
         "Show who the clients are: sizes, labels, images.",
     ),
-    "audit": ("fedcli.cli.audit:audit", "Attack the privacy of a run, to see what leaks."),
+    "audit": ("fedcli.cli.audit:audit", "Attack a run's privacy, to see what it reveals."),
     "report": ("fedcli.cli.report:report", "Tables, curves and comparison of runs."),
     "runs": ("fedcli.cli.runs:runs", "List runs with state, last figures and size."),
     "clean": ("fedcli.cli.clean:clean", "Remove what finished runs no longer need."),

@@ -86,7 +86,7 @@ class SectionCommand(click.Command):
             raise
 
     def _check_values(self, ctx: click.Context, args: list[str]) -> None:
-        """Refuses an option as another's value: click takes `--out` of `--keep-best --out run`."""
+        """Refuses an option as another's value: of `--keep-best --out run`, click takes `--out`."""
         params = [each for each in self.get_params(ctx) if isinstance(each, click.Option)]
         names = {name: each for each in params for name in each.opts if name.startswith("--")}
         words = iter(args[: args.index("--")] if "--" in args else args)

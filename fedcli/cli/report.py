@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 
 _LEGEND_COLUMNS = 44  # of a run's name
-_MOST_CURVES = 7  # as many colours as there are; of more runs, those of other seeds are one curve
+# The number of colours. Of more runs, those that differ in their seeds alone are one curve.
+_MOST_CURVES = 7
 
 
 class PlotLook(NamedTuple):
-    """What is said of the figure of --plot: --plot-size and --plot-log; and the x axis, of --x."""
+    """The options of the figure of --plot: --plot-size, --plot-log, and --x for the x axis."""
 
     size: str | None
     log: str | None

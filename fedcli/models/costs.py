@@ -1,4 +1,4 @@
-"""What a model costs to compute: multiply-adds, counted exactly, layer by layer."""
+"""Counts the multiply-adds of a model exactly, layer by layer."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class LayerCost:
     Attributes:
         name: Name of the layer.
         forward: Multiply-adds from its inputs to its outputs.
-        backward: As many for the gradient of its kernel, and as many again for that of its inputs
-            if a layer before it has parameters.
+        backward: Multiply-adds of the gradient of its kernel, and of its inputs if a layer before
+            it has parameters; each takes as many as `forward`.
     """
 
     name: str

@@ -49,8 +49,9 @@ class ParamLayout:
 
     Attributes:
         specs: The layers as they were described, each with its name.
-        layers: What the core computes, from pixels to logits: no flattening, no dropout of rate 0,
-            and an activation alone only where the layer before has one of its own.
+        layers: The layers that the core computes, from pixels to logits. Flattening and dropout of
+            rate 0 are left out. An activation layer is part of the layer before it unless that has
+            an activation already.
         tensors: In layer order; kernel then bias, gamma then beta.
         num_params: Length P of the flat vector.
         input_shape: One example as the model sees it, before it is flattened.
@@ -133,7 +134,8 @@ def lay_out(specs: Sequence[Spec], input_shape: Sequence[int]) -> ParamLayout:
     """Returns the layout of a stack of layers; the tensors fill 0..P-1 in layer order.
 
     Args:
-        specs: From pixels to logits. A softmax at the end is the loss's and is left out.
+        specs: The layers from pixels to logits. A softmax at the end belongs to the loss and is
+            left out.
         input_shape: Shape of one example: [H, W], [H, W, C], or any other for dense layers.
 
     Raises:

@@ -33,8 +33,9 @@ def __dir__() -> list[str]:
     return __all__
 
 
-# One row a client: loss_sum float64, num_correct, num_examples, num_batches int64, and the sums of
-# a model's own metrics (`OwnMetrics`); what the engine returns, or a mapping of such columns.
+# The results of an engine, or a mapping of such columns. One row a client: loss_sum float64,
+# num_correct, num_examples, num_batches int64, and the sums of a model's own metrics
+# (`OwnMetrics`).
 ClientStats = NDArray[Any] | Mapping[str, NDArray[Any]]
 # Sums of those columns over clients, and perhaps rounds; arrays for a model's own metrics.
 Sums = dict[str, Any]
@@ -49,9 +50,9 @@ ZERO: Mapping[str, int | float] = {
 }
 
 
-_SUM_TOLERANCE = 1e-3  # of probabilities in float32, or less, from 1
+_SUM_TOLERANCE = 1e-3  # largest distance from 1 of a sum of probabilities in float32 or less
 _OWN = "own/"  # before the name of a column of a model's own metrics
-# Names that metrics of a model's own cannot have.
+# Names that a model's own metrics cannot have.
 BUILT_IN = (
     *("sparse_categorical_accuracy", "loss", "num_examples", "num_batches"),
     "num_non_finite_clients",
@@ -60,13 +61,14 @@ BUILT_IN = (
 
 @dataclass(frozen=True)
 class OwnMetric:
-    """A metric that a model brings.
+    """A metric that a model defines.
 
     Attributes:
         name: Its name in output and logs.
-        column: Where stats and sums have its unfinalised values, float64 [num_sums] a client.
+        column: Name of the column with its unfinalised values in stats and sums, float64 [num_sums]
+            a client.
         num_sums: Number of them.
-        finalizer: Makes a number of them, summed over clients.
+        finalizer: Computes a number from these values, summed over clients.
     """
 
     name: str
@@ -77,7 +79,7 @@ class OwnMetric:
 
 @dataclass(frozen=True)
 class OwnMetrics:
-    """The metrics that a model brings, in its order: summed over clients, then finalised."""
+    """The metrics that a model defines, in its order: summed over clients, then finalised."""
 
     rows: tuple[OwnMetric, ...] = ()
 
@@ -85,7 +87,7 @@ class OwnMetrics:
     def of(
         num_sums: Mapping[str, int], finalizers: Mapping[str, Callable[[list[Any]], Any]]
     ) -> OwnMetrics:
-        """Returns the metrics of some names; one that is built in too is shown as model_NAME."""
+        """Returns metrics by name; a name that is also built in is shown as model_NAME."""
         shown = {name: f"model_{name}" if name in BUILT_IN else name for name in num_sums}
         return OwnMetrics(
             tuple(
@@ -96,16 +98,16 @@ class OwnMetrics:
 
     @property
     def names(self) -> list[str]:
-        """What they are shown as."""
+        """The names under which they are shown."""
         return [row.name for row in self.rows]
 
     @property
     def columns(self) -> list[str]:
-        """Where stats have them."""
+        """The names of their columns in stats."""
         return [row.column for row in self.rows]
 
     def zero(self) -> Sums:
-        """Returns the sums over no client, those of all models among them."""
+        """Returns the sums over no client, with those that all models have."""
         return {**ZERO, **{row.column: np.zeros(row.num_sums) for row in self.rows}}
 
     def finalize(self, sums: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,7 +149,7 @@ def finalize(sums: Mapping[str, int | float]) -> dict[str, Any]:
 
 
 def sum_then_finalize(stats: ClientStats) -> dict[str, Any]:
-    """Returns the metrics of all examples of all clients: a client counts by its examples.
+    """Returns the metrics of all examples of all clients: clients are weighted by their examples.
 
     Args:
         stats: One row a client.
@@ -180,7 +182,7 @@ def _mean(total: float, count: float) -> float:
 
 
 def are_probabilities(scores: NDArray[np.floating]) -> bool:
-    """Returns whether each row that is finite could be one that softmax gave.
+    """Returns whether each finite row could be the result of a softmax.
 
     Args:
         scores: Floats [n, K].

@@ -21,7 +21,7 @@ class Model:
     """A model that the core can train.
 
     Attributes:
-        name: Its name in the table, or a name of the user's.
+        name: Its name in the table of models, or the user's name for it.
         layout: Its layers and the places of their tensors.
         initial_params: The initial parameters, float32 [num_params].
     """
@@ -86,9 +86,9 @@ def sequential(
 def glorot_uniform(layout: ParamLayout, seed: int) -> NDArray[np.float32]:
     """Returns initial parameters float32 [num_params] as Keras draws them.
 
-    A kernel is uniform within ±sqrt(6 / (fan in + fan out)) (Glorot and Bengio 2010), where each
-    fan of a convolution counts the places of its window; gammas are 1, biases and betas 0. Each
-    kernel has a random stream of its own, named by the seed and its place in the model.
+    A kernel is uniform within ±sqrt(6 / (fan in + fan out)) (Glorot and Bengio 2010); each fan of a
+    convolution is multiplied by the size of its window. Gammas are 1, biases and betas 0. Each
+    kernel has its own random stream, which depends on the seed and on its place in the model.
     """
     params = np.zeros(layout.num_params, np.float32)
     for place, tensor in enumerate(layout.tensors):
@@ -102,6 +102,6 @@ def glorot_uniform(layout: ParamLayout, seed: int) -> NDArray[np.float32]:
 
 
 def _glorot_limit(tensor: Tensor) -> float:
-    """What the uniform draws of a kernel lie within; its last two dimensions are in and out."""
+    """The limit of a kernel's uniform draws; the kernel's last two dimensions are in and out."""
     places = math.prod(tensor.shape[:-2])
     return math.sqrt(6 / (places * (tensor.shape[-2] + tensor.shape[-1])))

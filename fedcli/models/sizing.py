@@ -16,7 +16,7 @@ MAX_PARAMS = 1 << 30  # of a model, each kernel's last dimension counted as a mu
 
 
 def size_layers(specs: Sequence[Spec], input_shape: Sequence[int]) -> tuple[Layer, ...]:
-    """Returns what the core computes, from pixels to logits; see `layout.lay_out`.
+    """Returns the layers that the core computes, from pixels to logits; see `layout.lay_out`.
 
     Args:
         specs: From pixels to logits; values are checked and each has its name.

@@ -35,7 +35,7 @@ def open_model(
         input_shape: Shape of one example of the data, [H, W] or [H, W, C].
         num_classes: Number of classes of the data.
         options: The `k=v` options of a model of the table or of a function.
-        seed: Of the initial weights.
+        seed: Seed of the initial weights.
         fresh_weights: Draw initial weights even if the file has some.
 
     Raises:
@@ -69,7 +69,7 @@ def open_model(
 def to_text(layout: ParamLayout) -> str | None:
     """Returns a model's description as JSON; `from_text` undoes it.
 
-    None: the model has no layers, it is one in Python that only its file describes.
+    None: the model has no layers, because it is a Python model that only its file describes.
     """
     return json.dumps(layout.description()) if layout.specs else None
 
@@ -79,8 +79,8 @@ def from_text(text: str, name: str, tensors: Mapping[str, Any]) -> Model:
 
     Args:
         text: What `to_text` wrote.
-        name: The model's.
-        tensors: By name, arrays of Keras shape.
+        name: The model's name.
+        tensors: Arrays of Keras shape, by name.
 
     Raises:
         ConfigError: The text is no description of a model, or the tensors are not its own.
@@ -108,7 +108,7 @@ def _open_keras(
     found = formats.read_model(Path(text))
     specs = found.specs
     if len(found.input_shape) == 1 and found.input_shape[0] == math.prod(input_shape):
-        specs = (Flatten("flatten_pixels"), *specs)  # it takes an image laid out as a vector
+        specs = (Flatten("flatten_pixels"), *specs)  # it takes a flattened image
     elif _as_image(found.input_shape) != _as_image(input_shape):
         raise ConfigError(
             f"{text} takes images of shape {list(found.input_shape)}, the data have "

@@ -23,10 +23,10 @@ from fedcli.models.layout import ParamLayout
 from fedcli.outputs import write_output
 from fedcli.zips import MAX_HEADER_BYTES, open_zip, read_npy_header
 
-# What `save` writes, by how a file's name ends.
+# The formats that `save` writes, by the suffix of the file's name.
 FORMATS = (".npz", ".keras", ".weights.h5")
 
-# What a damaged archive raises.
+# The exceptions that a damaged archive raises.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError)
 _PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
@@ -49,7 +49,7 @@ def save(path: Path, tensors: Mapping[str, NDArray[np.float32]], layout: ParamLa
     Args:
         path: The file; an existing regular file is replaced.
         tensors: One array for each tensor of the layout, in order.
-        layout: The model's.
+        layout: The model's layout.
 
     Raises:
         ConfigError: The name has the suffix of none of `FORMATS`, or for one of Keras's while the
@@ -134,7 +134,7 @@ def _members(
 def _read_header(
     archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path
 ) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """The shape, Fortran order and type of one array, and where its data start."""
+    """The shape, Fortran order and type of one array, and the offset of its data."""
     if info.compress_type not in _PLAIN_METHODS:
         raise ConfigError(f"{path}: {info.filename} is packed by an unusual method; use np.savez")
     with archive.open(info) as member:

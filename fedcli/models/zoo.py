@@ -148,7 +148,7 @@ def build(
         input_shape: Shape of one example, [H, W] or [H, W, C].
         num_classes: Number of classes.
         options: The model's own options; those not given take their defaults.
-        seed: Of the initial weights.
+        seed: Seed of the initial weights.
 
     Raises:
         ConfigError: The name or an option is unknown, a value is not allowed, or the image is too
@@ -235,7 +235,7 @@ def lenet5_stack(num_classes: int) -> list[Spec]:
 def _of_row(
     name: str, input_shape: Sequence[int], num_classes: int, seed: int, **options: Any
 ) -> Model:
-    """The model of a row of the table, its options unchecked."""
+    """The model of a row of the table. Its options are not checked."""
     row = tables.MODELS[name]
     return _with_weights(row, _lay_out(row, input_shape, num_classes, options), seed)
 

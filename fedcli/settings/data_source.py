@@ -11,19 +11,19 @@ from fedcli.dataclass import dataclass
 from fedcli.settings.options import Value
 from fedcli.settings.vocabulary import NATURAL
 
-# What the names of data begin with that a Python program had in memory.
+# The prefix of the names of data that a Python program has in memory.
 IN_MEMORY = "memory:"
 
 
 class OpenedData(Protocol):
-    """Data that a program has opened already; `str` gives the name that a config has for them."""
+    """Data that a program has already opened; `str` returns their name in a config."""
 
     def open(self, pixels: str, num_classes: int | None) -> Mapping[str, Any]:
         """Returns the splits by name; see `DataSource` for the arguments."""
         ...
 
     def fingerprint(self, is_cancelled: Callable[[], bool]) -> str | None:
-        """Returns what names the examples; None: `is_cancelled` said to give up."""
+        """Returns the fingerprint of the examples; None: `is_cancelled` returned true."""
         ...
 
 
@@ -70,7 +70,7 @@ class DataSource:
 
     @property
     def paths(self) -> list[Path]:
-        """`names` as paths. The name of a known dataset is there, too, though it is no file."""
+        """`names` as paths. They include names of known datasets, which are no files."""
         return [Path(each) for each in self.names if not each.startswith(IN_MEMORY)]
 
     @property

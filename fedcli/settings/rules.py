@@ -138,7 +138,7 @@ def _resolve_server(values: dict[str, Any], entry: tables.AlgorithmEntry) -> Non
 
 
 def _check_needs(values: Mapping[str, Any]) -> None:
-    """Refuses an option if the other option that its declaration needs is not given."""
+    """Refuses an option if its declaration names another option that is needed and not given."""
     for name, declared in OPTIONS.items():
         needs, value = declared.needs, values[name]
         if needs is None or not value or values[needs.option]:

@@ -103,7 +103,7 @@ class RunConfig:
     """The options of one run: field `batch_size` is `--batch-size`. None means "not set".
 
     The defaults are those of TFF's image classification tutorial. Each value is checked when the
-    object is made. What options say of each other is checked when the run begins.
+    object is made. Rules between options are checked when the run begins.
     """
 
     preset: str | None = option(

@@ -1,4 +1,4 @@
-"""What goes with `--secure-sum`: parts that need the sum of the updates alone.
+"""Which options are compatible with `--secure-sum`: those that need only the sum of the updates.
 
 A secure sum gives the server one sum a round. Some parts need single updates, which it never sees.
 Others could work with several sums a round, or with sums of what they send beside the update; those
@@ -19,7 +19,7 @@ _SUMS_OF_CODES = "could be added as it is, but the sum of its payloads is not si
 _MANY_SUMS = "needs a secure sum for each of its steps, which is not simulated"
 _MORE_VECTORS = "sends or needs more than the sum of the updates, which is not simulated"
 
-# For each option, the values that go with secure sums, and why others do not; "" for all others.
+# For each option, the compatible values, and why others are not; "" stands for all others.
 _AGGREGATORS = ("mean", "norm-bound", "tff-robust")
 _WHY_NOT_AGGREGATOR: Mapping[str, str] = {
     **dict.fromkeys(("geometric-median", "rfa", "centered-clipping", "sign-majority"), _MANY_SUMS),
@@ -38,7 +38,7 @@ _ALGORITHMS = ("fedavg", "fedprox", "fedsgd", "fedavgm", "fedadagrad", "fedadam"
 
 
 def check(values: Mapping[str, Any]) -> None:
-    """Refuses what does not go with `--secure-sum`, if that is given.
+    """Refuses options that are not compatible with `--secure-sum`, if that is given.
 
     Args:
         values: The fields of a `RunConfig`, with the algorithm resolved.

@@ -150,8 +150,7 @@ def parse_target(label: str, value: object) -> str:
 def check_judges(values: Mapping[str, Any]) -> None:
     """Checks the metrics by which rounds are ranked: fedcli's, and the run's own by short name.
 
-    Own metrics of which `values` name the file alone have no short name yet. Nothing is checked if
-    there are some.
+    An own metric has no short name yet if `values` name only its file. Then nothing is checked.
 
     Raises:
         ConfigError: There is no such metric.

@@ -25,7 +25,7 @@ def test_an_example_is_drawn_beside_what_was_read(fedcli: Fedcli, run: Path) -> 
     blocks = [block.strip("\n") for block in "\n".join(drawn).split("\n\n") if block.strip("\n")]
     assert len(blocks) == 2
     assert blocks[0] == blocks[1]
-    assert "The label that the update tells" in done.out
+    assert "The label that the update reveals" in done.out
 
 
 def test_figures_are_written(fedcli: Fedcli, run: Path, tmp_path: Path) -> None:

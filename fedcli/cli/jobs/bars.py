@@ -26,8 +26,8 @@ _USUAL_LOG_SECONDS = 30.0  # between log lines without -v
 _POLL_SECONDS = 0.5
 _SPEED_WINDOW = 30  # least number of refreshes over which the speed is averaged: three seconds
 _MAX_OBSERVATIONS = 10_000
-_MAX_FURTHER_METRICS = 3  # a line has room for so many metrics besides loss and accuracy
-# A run with at most so many evaluations shows a line for each; other runs show one line a second.
+_MAX_FURTHER_METRICS = 3  # a line has room for this many metrics besides loss and accuracy
+# A run with at most this many evaluations shows a line for each; others show one line a second.
 _MAX_LINES = 100
 _LINE_SECONDS = 1.0
 _SHOWS_CLIENTS_AFTER = 1.0  # seconds since the round began

@@ -49,8 +49,8 @@ def _show_inversion(screen: Screen, result: Inversion) -> None:
     ]
     screen.table(["example", "label", "PSNR dB"], rows, left=2)
     label_read = result.data.class_name(result.label_read)
-    screen.line(f"The label that the update tells: {label_read}")
-    screen.title("Above: the example; below: what was read from the update")
+    screen.line(f"The label that the update reveals: {label_read}")
+    screen.title("Above: the example; below: the image read from the update")
     convention = result.data.pixel_convention
     images = np.nan_to_num(result.images).astype(np.float32)
     screen.pictures(
@@ -110,7 +110,7 @@ def captions(result: Inversion) -> list[str]:
 
 
 def _show_separation(screen: Screen, found: Separation, members: str, others: str) -> None:
-    """Prints the numbers beside those of guessing."""
+    """Prints the numbers, and beside them those of random guesses."""
     screen.line(f"{found.num_members:,} {members}, {found.num_others:,} {others}")
     rows = [
         ["AUC", f"{found.auc:.4f}", "0.5"],
@@ -131,7 +131,7 @@ def _show_separation(screen: Screen, found: Separation, members: str, others: st
 
 
 def _show_privacy(screen: Screen, found: Separation, privacy: Privacy | None) -> None:
-    """Prints what the epsilon of a run allows."""
+    """Prints the advantage that the epsilon of a run allows."""
     if privacy is None:
         return
     screen.line(

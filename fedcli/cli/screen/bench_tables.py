@@ -16,7 +16,7 @@ from fedcli.core.native import Phase
 _HEADERS = ("job", "by", "threads", "median", "least - most", "each", "a second")
 _LAST_HEADERS = ("of peak", "1 thread /", "fedcli /")
 _NONE = "-"
-_LEAST_SHARE = 0.001  # of a step: what is less is not shown
+_LEAST_SHARE = 0.001  # phases that take less than this share of a step are not shown
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 
 

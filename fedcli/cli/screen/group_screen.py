@@ -15,7 +15,7 @@ MAX_ROWS = 60  # of a table on the screen
 def show_groups(
     screen: TextScreen, tables: Sequence[Groups], spread: str, notes: Sequence[str] = ()
 ) -> None:
-    """Prints tables, each with what a reader must know below it.
+    """Prints tables, each with its notes below it.
 
     Args:
         screen: The screen.

@@ -1,4 +1,4 @@
-"""Markdown as a terminal shows it, with tables that lose no word. Loads the parser."""
+"""Renders Markdown for a terminal. Tables fold long words and cut none. Loads the parser."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 
 
 class _FoldingTable(TableElement):
-    """A table whose words are broken where a column is narrower, not cut."""
+    """A table that folds words wider than their column instead of cutting them."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for part in super().__rich_console__(console, options):

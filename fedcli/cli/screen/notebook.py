@@ -19,12 +19,12 @@ _BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```\n.*?^```\n)?", re.MULTILIN
 def notebook_of(page: str, sources: Mapping[str, str]) -> str | None:
     """Returns the text of a notebook; None: the page has no Python.
 
-    What a block prints is left out: a cell prints it when it is run.
+    The output of a block is left out: running the cell prints it.
 
     Args:
         page: Markdown.
-        sources: By the name of a module that a block imports from, the page that has it as the
-            block with a class. A cell that writes it as a file is put before.
+        sources: For each module that a block imports, the page with the block that defines its
+            class. A cell that writes this block to a file is put before the importing one.
     """
     if not _BLOCK.search(page):
         return None
@@ -53,7 +53,7 @@ def _cells(page: str, sources: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _file_cell(module: str, source: str) -> str:
-    """Code that writes the block of a page that has a class as a file that can be imported."""
+    """Code that writes the block with a page's class to a file, which can then be imported."""
     code = next(block[1] for block in _BLOCK.finditer(source) if "\nclass " in block[1])
     return (
         "import sys\nfrom pathlib import Path\n\n"

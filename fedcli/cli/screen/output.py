@@ -61,8 +61,7 @@ def print_json(result: Mapping[str, object]) -> None:
 def printable(text: str) -> str:
     """Returns text of several lines with every character that is no character escaped.
 
-    This is the screen's edge: whatever a file holds, it does not move the cursor, set the title or
-    colour what follows.
+    So text from a file cannot move the cursor, set the title or change colours.
     """
     return "".join(
         char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text

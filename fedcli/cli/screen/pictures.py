@@ -18,12 +18,12 @@ _NUM_COLOURS = 3
 
 
 def pictures_of(images: NDArray[np.float32], convention: str) -> Pictures:
-    """Returns what is drawn of images: their ink [n, H, W], or [n, H, W, 3] of coloured ones.
+    """Returns the pictures of images: their ink [n, H, W], or [n, H, W, 3] for coloured ones.
 
     Args:
         images: [n, H, W] or [n, H, W, C] as the model sees them; channels are averaged unless
             there are three.
-        convention: What 1.0 is: "ink" or "background".
+        convention: Meaning of 1.0: "ink" or "background".
     """
     if images.ndim == 4 and images.shape[3] != _NUM_COLOURS:
         images = images.mean(axis=3)

@@ -19,7 +19,7 @@ _PROSE_GAP = 2
 
 
 class TextScreen(Protocol):
-    """What prints lines and tables; see `render.Screen`."""
+    """The interface of screens, which print lines and tables; see `render.Screen`."""
 
     def title(self, text: str) -> None:
         """Prints a heading, after an empty line if something was printed before."""
@@ -35,7 +35,7 @@ class TextScreen(Protocol):
 
 
 def open_text_screen() -> TextScreen:
-    """Returns what suits stdout."""
+    """Returns the screen that suits stdout."""
     if needs_rich():
         from fedcli.cli.screen.render import Screen
 
@@ -50,7 +50,7 @@ def needs_rich() -> bool:
 
 
 class PipeScreen:
-    """Stdout that is no terminal. Prints what `render.Screen` does there, to the byte."""
+    """Stdout that is not a terminal. It gets the same bytes as from `render.Screen`."""
 
     _has_printed = False
 
@@ -95,7 +95,7 @@ class PipeScreen:
             self.line(name.ljust(width) + " " * _PROSE_GAP + text)
 
     def _rich(self) -> TextScreen:
-        """What prints text that is wider than any screen, or has letters that take two columns."""
+        """The screen for text that is wider than any screen, or has characters of two columns."""
         from fedcli.cli.screen.render import Screen
 
         self._has_printed = True

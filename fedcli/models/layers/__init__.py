@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Each family names its layers in its `__all__`. To import this package is to know every kind.
+# Each family lists its layers in its `__all__`. Importing this package registers every kind.
 from fedcli.models.layers.activation import *
 from fedcli.models.layers.contract import Spec as Spec
 from fedcli.models.layers.convolution import *

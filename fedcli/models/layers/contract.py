@@ -9,7 +9,7 @@ class defines
     its output shape and its row in the core's table           size
     its name in Keras, reading and writing it there            keras_class, from_keras, to_keras
 
-What computes it is the row called `kind` in the core's table of kinds (csrc/layers/table.c).
+The row called `kind` in the core's table of kinds (csrc/layers/table.c) computes it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
 from fedcli.models.layers.fields import ACTIVATIONS, SOFTMAX, Check, Pair, shown
 
-if TYPE_CHECKING:  # a run of a model that is no Keras file imports nothing of Keras's files
+if TYPE_CHECKING:  # only runs of a Keras file import the modules that read such files
     from fedcli.models.layers.keras_options import Options
 
 S = TypeVar("S", bound="Spec")
 Shape = tuple[int, int, int]  # (height, width, channels) of one example; (1, 1, size) of a vector
-KerasShape = tuple[int, ...]  # of one example as Keras has it: a vector is (size,)
+KerasShape = tuple[int, ...]  # shape of one example in Keras: a vector is (size,)
 
-# What a tensor starts from: a constant, or Keras's name of an initialiser that draws it.
+# The initial value of a tensor: a constant, or Keras's name of an initialiser that draws it.
 Start = float | str
 GLOROT_UNIFORM = "GlorotUniform"  # within ±sqrt(6 / (fan in + fan out)), Glorot and Bengio 2010
 
@@ -39,9 +39,9 @@ class TensorKind(NamedTuple):
     """A tensor that layers of a kind have.
 
     Attributes:
-        name: Keras's.
+        name: Its name in Keras.
         start: Its initial value or initialiser.
-        field: The field that says whether a layer has it; "": every layer has it.
+        field: The field of a layer that is true if the layer has it; "": every layer has it.
     """
 
     name: str
@@ -86,7 +86,8 @@ class Layer:
         activation: A key of `ACTIVATIONS`; linear in the last layer, whose outputs are logits.
         has_scale: Whether it has gamma.
         has_bias: Whether it has a bias, or beta.
-        window: (height, width) of a convolution's or pool's window; else (0, 0), as the next two.
+        window: (height, width) of a convolution's or pool's window. This and the next two are (0,
+            0) for other layers.
         strides: Distances from one window to the next.
         pads: Padding at the top and left of the image.
         num_groups: Groups of a group norm, else 0.
@@ -152,7 +153,7 @@ class Layer:
 
 
 class Spec:
-    """A layer as a user writes it. Each kind is a frozen dataclass whose last field is `name`.
+    """A layer as the user describes it. Each kind is a frozen dataclass whose last field is `name`.
 
     Attributes:
         kind: Name of the kind in descriptions, in the core's table of kinds and in numbered names:
@@ -222,7 +223,7 @@ class Spec:
         raise NotImplementedError
 
     def merged_into(self, before: Layer) -> Layer | None:
-        """Returns the layer before with this one as a part of it; None: it stays a layer."""
+        """Merges this layer into the one before it and returns that; None: it stays a layer."""
         return None
 
     def with_softmax(self) -> Spec | None:
@@ -243,7 +244,7 @@ class Spec:
         return {"kind": self.kind, **values}
 
     def to_keras(self) -> dict[str, Any]:
-        """Returns its options in Keras's JSON; those left out have Keras's defaults."""
+        """Returns its options in Keras's JSON; missing options have Keras's defaults."""
         return dict(vars(self))
 
     @classmethod
@@ -251,7 +252,8 @@ class Spec:
         """Yields the layers for one of Keras's layers, each with the shape of its output.
 
         Args:
-            options: The options of Keras's layer, untrusted; each must be taken or without effect.
+            options: The untrusted options of Keras's layer. Each must be read here or have no
+                effect.
             shape: Shape of the input.
             name: Name of the first of the layers in the model.
 
@@ -266,7 +268,7 @@ class Spec:
         return tuple(f"{each.name}_initializer" for each in cls.tensors)
 
     def _sized(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[LayerTensor, ...]:
-        """The tensors it has, each with its shape."""
+        """Its tensors with their shapes."""
         return tuple(
             LayerTensor(name, shapes[name], start) for name, start in self.starts().items()
         )
@@ -281,7 +283,7 @@ KERAS_READERS: dict[str, Reader] = {}
 
 
 def reads(keras_class: str) -> Callable[[Reader], Reader]:
-    """Returns a decorator for the reader of a Keras class that is no kind of layer here."""
+    """Returns a decorator for the reader of a Keras class that is not a kind of layer here."""
 
     def register(reader: Reader) -> Reader:
         KERAS_READERS[keras_class] = reader

@@ -30,8 +30,8 @@ class Conv2D(Spec):
     """A convolution (Keras's, a cross-correlation).
 
     Attributes:
-        filters: Channels that come out.
-        kernel_size: Of the window.
+        filters: Number of output channels.
+        kernel_size: Size of the window.
         strides: From one window to the next.
         padding: "valid": windows lie within the image; "same": TensorFlow's zeros around it.
         activation: A key of `ACTIVATIONS`.

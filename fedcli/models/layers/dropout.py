@@ -20,7 +20,7 @@ class Dropout(Spec):
     """In training a share of the values becomes 0 and the others grow by 1 / (1 - rate).
 
     Attributes:
-        rate: The share, from 0 (no layer at all) to below 1.
+        rate: The share, from 0 to below 1. With 0 the layer does nothing.
         name: Its own in the model; "": as Keras names it.
     """
 

@@ -12,7 +12,7 @@ Check = Callable[[str, object], None]  # (name of the value in messages, the val
 
 # Activations as the core numbers them (enum fed_activation).
 ACTIVATIONS = {"linear": 0, "relu": 1, "tanh": 2, "sigmoid": 3}
-# May stand in the last layer. It is part of the loss: no layer of the core computes it.
+# Allowed in the last layer only. The loss computes it, not a layer of the core.
 SOFTMAX = "softmax"
 PADDINGS = ("valid", "same")
 # The largest dimension of a layer, or of a kernel, so that products of a few do not overflow.
@@ -29,7 +29,8 @@ def check_name(name: object) -> None:
     """Refuses a name that files could not hold.
 
     Raises:
-        ConfigError: It is no text, too long, or holds a slash or what cannot be printed.
+        ConfigError: It is no text, is too long, or holds a slash or a character that cannot be
+            printed.
     """
     is_name = isinstance(name, str) and len(name) <= MAX_NAME and name.isprintable()
     if not is_name or "/" in str(name) or not str(name).strip(" ."):
@@ -43,13 +44,13 @@ def check_name(name: object) -> None:
 
 
 def check_count(label: str, value: object) -> None:
-    """Refuses what is no whole number from 1 to `MAX_SIZE`."""
+    """Refuses a value that is not a whole number from 1 to `MAX_SIZE`."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_SIZE:
         raise ConfigError(f"{label} {shown(value)}: choose a whole number from 1 to {MAX_SIZE}")
 
 
 def check_pair(label: str, value: object) -> None:
-    """Refuses what is neither one size nor (height, width)."""
+    """Refuses a value that is neither one size nor (height, width)."""
     sizes = value if isinstance(value, tuple | list) else (value, value)
     if len(sizes) != 2:
         raise ConfigError(f"{label} {shown(value)}: give one number, or height and width")
@@ -70,13 +71,13 @@ def check_groups(label: str, value: object) -> None:
 
 
 def check_flag(label: str, value: object) -> None:
-    """Refuses what is neither True nor False."""
+    """Refuses a value that is neither True nor False."""
     if not isinstance(value, bool):
         raise ConfigError(f"{label} {shown(value)}: choose true or false")
 
 
 def check_activation(label: str, value: object) -> None:
-    """Refuses what is neither a key of `ACTIVATIONS` nor softmax."""
+    """Refuses a value that is neither a key of `ACTIVATIONS` nor softmax."""
     if not isinstance(value, str) or value not in (*ACTIVATIONS, SOFTMAX):
         raise ConfigError(
             f"{label} {shown(value)}: choose {', '.join(ACTIVATIONS)}, or softmax at the end"
@@ -84,19 +85,19 @@ def check_activation(label: str, value: object) -> None:
 
 
 def check_padding(label: str, value: object) -> None:
-    """Refuses what is not in `PADDINGS`."""
+    """Refuses a value that is not in `PADDINGS`."""
     if not isinstance(value, str) or value not in PADDINGS:
         raise ConfigError(f"{label} {shown(value)}: choose {' or '.join(PADDINGS)}")
 
 
 def check_rate(label: str, value: object) -> None:
-    """Refuses what is no number from 0 to below 1."""
+    """Refuses a value that is not a number from 0 to below 1."""
     if check_number(label, value, 0.0, 1.0) == 1.0:
         raise ConfigError(f"{label} {value}: nothing would be left; choose a number below 1")
 
 
 def check_epsilon(label: str, value: object) -> None:
-    """Refuses what is no number above 0 and up to 1."""
+    """Refuses a value that is not a number above 0 and up to 1."""
     if check_number(label, value, 0.0, 1.0) == 0.0:
         raise ConfigError(f"{label} {value}: equal values would divide by 0; choose a number above")
 

@@ -1,4 +1,4 @@
-"""The options of one layer in Keras's JSON, none of them trusted."""
+"""The options of one layer in Keras's JSON. They are not trusted."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from fedcli.models.layers.fields import ACTIVATIONS, SOFTMAX, Pair
 
 # Options that do not change what a layer computes.
 _FREE = ("name", "batch_input_shape", "batch_shape", "input_shape", "input_dtype", "autocast")
-_INITIALIZER = "_initializer"  # how options that initialise a tensor end
+_INITIALIZER = "_initializer"  # suffix of options that initialise a tensor
 _CONSTANTS = {"Zeros": 0.0, "Ones": 1.0}
-# What Keras 2 calls functions of TensorFlow's that are its own.
+# Keras 2's names for TensorFlow's functions that it uses as its own.
 _ALIASES = {"softmax_v2": "softmax"}
 _MISSING = object()
 
 
 class Options:
-    """The options of a layer. A reader takes those it knows; `finish` refuses any other.
+    """The options of a layer. A reader takes those that it knows; `finish` refuses the others.
 
     Attributes:
-        class_name: Keras's class.
-        name: The layer's own.
-        label: What messages call it.
+        class_name: Name of Keras's class.
+        name: Name of the layer.
+        label: Name of the layer in messages.
     """
 
     def __init__(self, class_name: str, item: Mapping[str, Any]) -> None:
@@ -34,7 +34,7 @@ class Options:
         """
         config = item.get("config")
         self.class_name = class_name
-        if isinstance(config, list):  # a Sequential model of old has its layers here
+        if isinstance(config, list):  # old Sequential models have their layers here
             config = {}
         if not isinstance(config, Mapping):
             raise ConfigError(f"a layer {shown(class_name)} has no config; save the model again")
@@ -90,7 +90,7 @@ class Options:
         """Returns the activation.
 
         Raises:
-            ConfigError: It is none of fedcli's.
+            ConfigError: fedcli has no such activation.
         """
         value = self.take("activation", "linear")
         if isinstance(value, Mapping) and value.get("class_name") == "function":
@@ -123,7 +123,7 @@ class Options:
         """Refuses untaken options that could change what the layer computes.
 
         Args:
-            free: Options of the class that cannot.
+            free: Options of the class that cannot change it.
 
         Raises:
             ConfigError: There is such an option; the message names it.
@@ -152,7 +152,8 @@ class Options:
         """Returns how Keras initialises each tensor: a constant, or an initialiser's name.
 
         Args:
-            defaults: By the tensors' names, in order, for those of which nothing is said.
+            defaults: The initialiser of each tensor without one in the options, by name and in
+                order.
         """
         return tuple(self._start(tensor, default) for tensor, default in defaults.items())
 

@@ -21,10 +21,11 @@ class GroupNorm(Spec):
     """Values become (value - mean) / root(variance + epsilon), by example and group of channels.
 
     Attributes:
-        groups: Divides the channels; -1: as many as channels.
-        epsilon: Stands inside the root.
+        groups: Number of groups, a divisor of the number of channels; -1: one group for each
+            channel.
+        epsilon: Added inside the root.
         center: Whether beta is added.
-        scale: Whether gamma multiplies.
+        scale: Whether the values are multiplied by gamma.
         name: Its own in the model; "": as Keras names it.
     """
 

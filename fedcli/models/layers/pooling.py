@@ -19,7 +19,7 @@ __all__ = ["AveragePool2D", "MaxPool2D"]
 
 @dataclass(frozen=True)
 class _Pool2D(Spec):
-    """What pools have in common; see `MaxPool2D`."""
+    """The base of both pools; see `MaxPool2D`."""
 
     checks: ClassVar = {
         "pool_size": fields.check_pair,
@@ -69,9 +69,10 @@ class MaxPool2D(_Pool2D):
     """The largest value of each window and channel.
 
     Attributes:
-        pool_size: Of the window.
+        pool_size: Size of the window.
         strides: From one window to the next; None: as the window.
-        padding: "valid" or "same", where windows reach beyond the image and see nothing there.
+        padding: "valid" or "same". With "same", windows may reach beyond the image; they ignore the
+            outside.
         name: Its own in the model; "": as Keras names it.
     """
 

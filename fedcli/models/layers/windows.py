@@ -73,14 +73,14 @@ def keras_counts(
     """Returns how many windows there are over an image, down and across.
 
     Args:
-        options: The layer's, for messages.
-        shape: What comes to it.
-        window: Size of one.
-        strides: From one to the next.
+        options: The layer's options, for messages.
+        shape: Shape of its input.
+        window: Size of a window.
+        strides: Distances from one window to the next.
         padding: "valid" or "same".
 
     Raises:
-        ConfigError: What comes is no image with channels, or smaller than a window within it.
+        ConfigError: The input is no image with channels, or is smaller than an unpadded window.
     """
     height, width, _ = keras_image(options, shape)
     counts = (
@@ -96,10 +96,10 @@ def keras_counts(
 
 
 def keras_image(options: Options, shape: KerasShape) -> tuple[int, int, int]:
-    """Returns the shape of an image with channels that comes to a layer.
+    """Returns the shape of a layer's input, which must be an image with channels.
 
     Raises:
-        ConfigError: What comes is none.
+        ConfigError: The input is not an image with channels.
     """
     if len(shape) != 3:
         raise ConfigError(
@@ -118,5 +118,5 @@ def with_pairs(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _count(extent: int, window: int, stride: int, padding: str) -> int:
-    """How many windows there are along one side of an image; none fits if it is below 1."""
+    """Number of windows along one side of an image; below 1 if none fits."""
     return -(-extent // stride) if padding == "same" else (extent - window) // stride + 1

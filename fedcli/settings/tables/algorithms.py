@@ -40,8 +40,8 @@ class AlgorithmEntry(Entry):
             compression, which are then sent beside the compressed ones.
         has_own_models: Whether each client keeps its own model and nothing is shared.
         pools_clients: Whether it trains on the examples of a cohort as if one client held them.
-        sends_deltas_alone: Whether the server learns nothing of a client but its part of the mean
-            delta, and of the cohort nothing but that mean.
+        sends_deltas_alone: Whether clients send nothing but deltas, and the server uses only their
+            mean.
         builder: The function of `fedcli.learning` that makes its process.
     """
 

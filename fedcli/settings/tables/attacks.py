@@ -21,8 +21,8 @@ class AttackEntry(Entry):
     options that have the names of its fields.
 
     Attributes:
-        poisons: Where the class is that poisons the attackers' examples, in the form of `code`;
-            empty: the attackers train on their own examples. It takes options as `code` does.
+        poisons: The class that poisons the attackers' examples, in the form of `code`; empty: the
+            attackers train on their own examples. It takes options as `code` does.
     """
 
     poisons: str = field(default="", kw_only=True)

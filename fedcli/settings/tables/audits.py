@@ -6,7 +6,7 @@ from fedcli.settings.options import Entry, Option, table
 
 _MOST = 100_000
 
-# The `code` of a row makes the audit. It is called with the audited run, a function that is told
+# The `code` of a row makes the audit. It is called with the audited run, a function that receives
 # the progress, and the options by name.
 AUDITS = table(
     Entry(
