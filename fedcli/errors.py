@@ -112,7 +112,7 @@ def in_python(text: str, renamed: dict[str, str] | None = None) -> str:
 
     Args:
         text: The message.
-        renamed: What some options are called by the function that is meant.
+        renamed: Names of options in the called function, if they differ.
     """
     names = renamed or {}
 

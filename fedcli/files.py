@@ -108,7 +108,7 @@ def nameless_file(folder: Path | None = None) -> Any:
     """Returns a new file without a name, which vanishes when its user closes it.
 
     Args:
-        folder: Where it takes its room; None: the system's folder for temporary files.
+        folder: The folder on whose disk it lies; None: the system's folder for temporary files.
 
     Raises:
         OSError: The folder cannot be written to.

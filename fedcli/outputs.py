@@ -35,7 +35,7 @@ _RANDOM_BYTES = 6
 # The names that `temporary_name` makes. The first group is the name of the output.
 TEMPORARY_NAME = re.compile(rf"\.(.+)\.[0-9a-f]{{{2 * _RANDOM_BYTES}}}\.tmp", re.DOTALL)
 _POLL_SECONDS = 0.05
-_MAX_LINKS = 40  # as many as Linux follows
+_MAX_LINKS = 40  # the number of links that Linux follows
 _OWN_DESCRIPTORS = r"/proc/{pid}(/task/\d+)?/fd|/dev/fd"
 
 

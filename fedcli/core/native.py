@@ -395,7 +395,7 @@ def secure_sum(
         coins: For each client the stream that rounds its levels at random; None: they are rounded
             to the nearest, halves to even.
         masks: The key of the masks; its fields `client` and `occurrence` are those of each pair.
-        weight_unit: What weights are divided by.
+        weight_unit: The divisor of weights.
         bound: The bound on coordinates, above 0.
         bits: 2 to 32.
         mask_bits: At most 62, so that no sum exceeds the modulus.

@@ -72,7 +72,7 @@ class ClientDataset:
 
     @property
     def element_spec(self) -> dict[str, ArraySpec]:
-        """What iterating yields: the spec of `label` and of `pixels`."""
+        """The spec of what iterating yields: of `label` and of `pixels`."""
         return example_spec(self.pixels.shape[1:])
 
     def images(self) -> NDArray[np.float32]:
@@ -192,8 +192,8 @@ def from_arrays(
             that are read-only (`flags.writeable`) are decoded once where a tuple of datasets is
             given every round.
         labels: Integers [n] or [n, 1].
-        client_id: Names the client in messages and in the shuffle's key.
-        source: Names where the data come from in messages.
+        client_id: Id of the client, for messages and for the key of the shuffle.
+        source: Name of the source of the data in messages.
 
     Raises:
         DataError: A shape or type is wrong, counts differ, a label is negative or too large, or a

@@ -68,7 +68,7 @@ class ClientData(abc.ABC):
 
     @property
     def range_remedy(self) -> str:
-        """What to do where pixels do not go from 0 to 1."""
+        """Advice, for a note, if pixels do not lie in the range 0 to 1."""
         return f"'fedcli preprocess {self.source} --out FILE' makes a store that is scaled"
 
     @abc.abstractmethod
@@ -162,7 +162,7 @@ def decoding(scale: float, offset: float, convention: str, pixels: str) -> tuple
     Args:
         scale: The stored scale.
         offset: The stored offset.
-        convention: What 1.0 means with these: "ink" or "background".
+        convention: Meaning of 1.0 with this scale and offset: "ink" or "background".
         pixels: "source" keeps the convention. "ink" or "background" requests one; if the other is
             stored, x becomes 1 - x.
     """

@@ -61,9 +61,9 @@ def make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def leaving_no_empty_folders(data_folder: Path) -> Iterator[None]:
-    """Removes, if what is done fails, the empty folders that it has made in a data folder.
+    """Removes the empty folders that the work inside has made, if that work fails.
 
-    Folders above the data folder that it has made go, too.
+    Folders above the data folder that it has made are removed, too.
     """
     there = set(_folders(data_folder))
     above = [each for each in data_folder.parents if not each.exists()]
@@ -78,7 +78,7 @@ def leaving_no_empty_folders(data_folder: Path) -> Iterator[None]:
 
 
 def remove_empty_folders(data_folder: Path) -> None:
-    """Removes the empty folders in a data folder, and itself if nothing is left in it."""
+    """Removes the empty folders in a data folder, and itself if it is then empty."""
     for each in sorted(_folders(data_folder), reverse=True):
         with contextlib.suppress(OSError):  # something is in it
             each.rmdir()

@@ -21,7 +21,7 @@ class Finding:
 
     Attributes:
         value: The finding, as in "train 40 examples, test 10".
-        evidence: What decided it, as in "folders Training and Testing".
+        evidence: The evidence for it, as in "folders Training and Testing".
         option: The option that overrides it; empty: none is needed.
     """
 

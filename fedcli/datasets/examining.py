@@ -16,8 +16,8 @@ _NUM_SAMPLED = 8  # clients whose pixels are read, evenly spaced
 _MAX_CLIENTS = 4096  # clients whose labels are read in search of another class
 _MIN_EXAMPLES = 50  # with fewer examples, missing classes are not reported
 _MIN_EQUAL = 20  # with fewer images, equal images are not reported
-_TOLERANCE = 0.5  # decoded pixels may leave the range 0 to 1 by so much
-_DARK = 16.5 / 255  # if all 8-bit grey levels are below this, they perhaps had 1 or 4 bits
+_TOLERANCE = 0.5  # decoded pixels may leave the range 0 to 1 by this much
+_DARK = 16.5 / 255  # if all 8-bit grey levels are below this, the source perhaps had 1 or 4 bits
 
 
 @dataclass

@@ -353,8 +353,9 @@ def _check_names(train: ClientData, test: ClientData) -> None:
     named, numbered = (train, test) if ours else (test, train)
     raise DataError(
         f"{named.split} names its classes ({', '.join(names[:_SHOWN])}; {named.source}) but "
-        f"{numbered.split} numbers them ({numbered.source}), and nothing says which is which; "
-        "label both with names, or both with numbers, and make stores with fedcli preprocess"
+        f"{numbered.split} numbers them ({numbered.source}), and nothing tells "
+        "which number is which name; label both with names, or both with numbers, and make stores "
+        "with fedcli preprocess"
     )
 
 

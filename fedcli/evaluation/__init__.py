@@ -1,1 +1,1 @@
-"""What a model is worth to the clients."""
+"""How well a model serves the clients: metrics, fairness, fine-tuning, predictions."""

@@ -1,4 +1,4 @@
-"""How far an attack on examples has succeeded: what it makes of the examples that it aims at."""
+"""The success of an attack on examples: how the model predicts the examples that it aims at."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics that users bring: the contract, and checks of what they return."""
+"""Users' own metrics: the contract, and the checks of their results."""
 
 from __future__ import annotations
 

@@ -77,8 +77,8 @@ def build_process(
         class_weights: Factors of the training loss by class, [num_classes], finite and not
             negative, as Keras's `class_weight`. The loss of a batch is the sum of the weighted
             losses over its number of examples. None for 1 throughout.
-        stages: What changes the single updates of a cohort before they are aggregated, in order.
-        seed: The seed of what stages and aggregators draw at random.
+        stages: The stages that change the single updates of a cohort before aggregation, in order.
+        seed: The seed of all random numbers of stages and aggregators.
         root_data: The server's own examples in batches, for an aggregator that needs them.
 
     Raises:

@@ -48,7 +48,7 @@ KINDS = (ALGORITHM, RESIDUALS, HISTORIES)
 SUFFIX = ".sqlite"
 FILES = tuple(f"{kind}{SUFFIX}" for kind in KINDS)
 
-_SUFFIXES = ("-journal", "-wal", "-shm")  # of the files that SQLite keeps beside it
+_SUFFIXES = ("-journal", "-wal", "-shm")  # of SQLite's files beside a database
 _PAGE_BYTES = 32768
 _CACHE_BYTES = 8 << 20  # pages in memory; further changed pages are written to the file
 _APPLICATION_ID = 0x66656463  # "fedc", in the header of the file

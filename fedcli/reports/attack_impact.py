@@ -1,4 +1,4 @@
-"""What an attack did to a run, and what the same run was worth without it. Pure functions."""
+"""The impact of an attack: the results of a run with it and without it. Pure functions."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Attack:
         entry: Its row of the table of attacks.
         options: Its options, complete.
         attackers: The ids of the attackers.
-        poisoning: What it does to their examples; None: nothing.
+        poisoning: The change of their examples; None: they stay as they are.
     """
 
     entry: AttackEntry
@@ -60,7 +60,7 @@ class Attack:
         """Returns the stage that replaces the attackers' updates; None: they send their own.
 
         Raises:
-            ConfigError: The attack cannot ask this aggregator.
+            ConfigError: The attack needs to call the aggregator, and cannot call this one.
         """
         plain = {"boost": 1.0, "radius": 0.0}  # a backdoor that is not boosted
         if not self.entry.code or plain.items() <= self.options.items():
@@ -71,8 +71,8 @@ class Attack:
         request = aggregator.request(aggregator.init())
         if "rule" in names and (request.bounds is not None or request.root_examples):
             raise ConfigError(
-                f"--attack {self.entry.name} asks the aggregator what it makes of the updates, and "
-                "this one needs more than these; choose mean or a rule of all updates, such as "
+                f"--attack {self.entry.name} calls the aggregator with the updates alone, and "
+                "this one needs more; choose mean or a rule of all updates, such as "
                 "--aggregator median"
             )
         attack = made(**{name: offered[name] for name in names})

@@ -1,4 +1,4 @@
-"""Packs runs as a zip archive that others can verify: text only, unless weights are asked for.
+"""Packs runs as a zip archive that others can verify: text, and weights only on request.
 
 The same runs always give the same bytes: members are in the order of their names, and have one
 date. The archive holds no data; `fedcli verify` checks that it is given those of the run.

@@ -296,7 +296,7 @@ def _measured(
     """Adds the requested metrics besides loss and accuracy to an evaluation."""
     if not request.metrics:
         return evaluation
-    from fedcli.evaluation.measuring import measure  # late: few ask for any
+    from fedcli.evaluation.measuring import measure  # late: few runs have further metrics
 
     found = measure(
         group,

@@ -182,7 +182,7 @@ class _Rule:
 
 
 class _Cohort(NamedTuple):
-    """The clients of a round by what they did.
+    """The number of clients of a round that received and that sent.
 
     Attributes:
         num_selected: Number of those who received.

@@ -134,7 +134,7 @@ class Federation:
         is_attacked = self.attack is not None and self.attack.rounds.has(round_num)
         held = self.held_poisoned if is_attacked and self.held_poisoned is not None else self.held
         if held is not None:
-            if len(places) != len(held):  # of the same tuple the engine keeps what it decoded
+            if len(places) != len(held):  # the engine reuses decoded images for the same tuple
                 held = tuple(held[place] for place in places)
             return CohortData(held, len(held), ids, round_reports)
         present = ids if round_reports is None else [ids[place] for place in places]
@@ -195,7 +195,7 @@ def open_federation(
         source: The data; None: those that the config names.
         given_model: An object that is a model or makes one, in place of what the config names; see
             `models.own.wrap`.
-        folder: Where the run's files go, which is to have room.
+        folder: The folder for the run's files, which must have room for them.
 
     Raises:
         Cancelled: `cancel` was raised while data were dealt to clients or counted.

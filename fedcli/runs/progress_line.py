@@ -8,7 +8,7 @@ from typing import TextIO
 
 from fedcli.runs.loop import RoundResult
 
-_SECONDS_BETWEEN_LINES = 10.0  # where lines cannot be overwritten
+_SECONDS_BETWEEN_LINES = 10.0  # if lines cannot be overwritten
 
 
 class ProgressLine:

@@ -94,7 +94,7 @@ def resume(
             are not where they were.
         model: Of a run whose model is code: FILE.py or FILE.py:FUNCTION. Of a run whose model was
             an object that is not made of layers: that object.
-        callbacks: As for `train`; they are told the rounds that were left.
+        callbacks: As for `train`; they are called for the remaining rounds.
         progress: As for `train`.
         code: FILE.py or FILE.py:NAME for each other part of the run that is code, which runs only
             if it is named here: `algorithm`, `aggregator`, `server_optimizer`, `sampling`,

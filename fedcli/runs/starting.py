@@ -128,9 +128,9 @@ def resume(
         path: The run's folder.
         rounds: A new total; None keeps it.
         threads: Number of threads; None: what the config says.
-        engine: What computes the clients; None: what the config says.
+        engine: The engine that computes the clients; None: the config's.
         engine_options: Its options.
-        data: Where the run's data are now; None: where they were. Of a run whose data a program had
+        data: The present path of the run's data; None: unchanged. Of a run whose data a program had
             in memory: those data.
         test_data: Likewise for its test data.
         model: FILE.py or FILE.py:FUNCTION, for a run whose model is code; of a run whose model a

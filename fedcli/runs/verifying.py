@@ -78,7 +78,7 @@ class Verification:
     Attributes:
         path: The run's folder.
         num_rounds: The number of rounds that were trained again.
-        compared: What was compared: `metrics.jsonl`, `evaluation.json`, `weights`.
+        compared: The compared parts: `metrics.jsonl`, `evaluation.json`, `weights`.
         unlike: Why bytes cannot be compared, in words; empty: they were compared.
         difference: The first difference; None: there is none.
     """
@@ -112,8 +112,8 @@ def verify_run(
         path: The run's folder, or a folder of a bundle, which has no checkpoints. A run that
             stopped early is verified up to its last completed round.
         threads: Number of threads, which changes no result; None: as the run's config says.
-        data: Where the run's data are now; None: where they were.
-        test_data: The same of its test data.
+        data: The present path of the run's data; None: unchanged.
+        test_data: The present path of its test data; None: unchanged.
         code: FILE.py for each part of the run that is a user's code, by field.
         from_checkpoint: Train only the rounds after the oldest checkpoint that is kept.
         told: Called with the result of each round.

@@ -431,7 +431,7 @@ def test_disk_space_is_looked_at_first(
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     file = remote(server.add("data.bin", CONTENT), size=None)
-    with pytest.raises(DataError, match="300,000 bytes are to be written and 1,000 are free; free"):
+    with pytest.raises(DataError, match="300,000 bytes are needed and 1,000 are free; free"):
         fetch(file, tmp_path / "data.bin")
     assert list(tmp_path.iterdir()) == []
 

@@ -403,7 +403,7 @@ def test_raw_and_packed_files_and_folders_are_taken(idx: PublicDataset, tmp_path
     assert store.open_store(path)["central"].total_examples() == 20
     one = raw / "train-images-idx3-ubyte"
     others = [path for path in found.values() if path != one]
-    with pytest.raises(DataError, match=r"^fake needs train-images-idx3-ubyte.gz besides; give"):
+    with pytest.raises(DataError, match=r"^fake also needs train-images-idx3-ubyte.gz; give"):
         installing.find_given(idx, tmp_path / "data", others)
     assert installing.find_given(idx, tmp_path / "data", [*others, one]) == found
 

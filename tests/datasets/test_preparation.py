@@ -178,7 +178,7 @@ def test_numbers_of_test_are_matched_with_names_by_value(
     assert held(tmp_path, "test") == {"a": expected}
     if count == 3:
         unknown = write_tff(tmp_path / "c.h5", {"a": [3]})
-        with pytest.raises(DataError, match=r"has a label 3 that .* has not"):
+        with pytest.raises(DataError, match=r"has a label 3 that .* lacks"):
             run(tmp_path, train, test_data=unknown)
 
 
@@ -328,8 +328,8 @@ def test_how_many_clients_a_source_without_owners_gets_is_explained(tmp_path: Pa
     path = tmp_path / "a.npz"
     np.savez(path, images=np.zeros((50, 3, 2), np.uint8), labels=np.arange(50) % 2)
     assert (
-        "the source names no owners: dealt at random to 2 clients, as many as give 20 examples "
-        "each but at most 100; --partition chooses another way"
+        "the source names no owners: dealt at random to 2 clients, by default one for 20 "
+        "examples, at most 100; --partition chooses another way"
     ) in run(tmp_path, path).notes
 
 
@@ -369,7 +369,7 @@ def test_beside_a_test_split_validation_is_held_out(tmp_path: Path, kind: str) -
     assert sizes == {"train": 30 - held_out, "test": 3, "validation": held_out}
     steps = json.loads(prepared.info.partition_parameters)
     assert steps["hold_out"]["split"] == "validation"
-    assert "sets aside is the split validation" in " ".join(prepared.notes)
+    assert "--hold-out makes the split validation" in " ".join(prepared.notes)
     if kind == "central":
         assert list(held(tmp_path, "validation")) == ["validation"]
     else:

@@ -274,7 +274,7 @@ def test_options_that_are_not_computed_are_refused(
         (layer("GroupNormalization", "x", groups=2), "groups"),
         (layer("Softmax", "x", axis=0), "axis is 0"),
         (layer("Dense", "x"), "has no units"),
-        (image_input(5), "takes [5], but [3] comes"),
+        (image_input(5), "takes [5], but its input is [3]"),
         ({"class_name": "Dense"}, "has no config"),
         ({"class_name": 7}, "has no class_name"),
         (7, "has no list of layers"),

@@ -257,7 +257,7 @@ def test_how_many_attackers_a_rule_tolerates(
         ({"attack": "alie", "attackers": "2"}, "--attack alie hides among a majority"),
         (
             {"attack": "optimal", "aggregator": "norm-bound", "attackers": "1"},
-            "--attack optimal asks the aggregator what it makes of the updates",
+            "--attack optimal calls the aggregator with the updates alone",
         ),
         ({"attack": "backdoor", "attack_options": {"target": 11}}, "--attack-option target=11"),
     ],

@@ -147,7 +147,7 @@ def check_space(folder: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if num_bytes > free:
         raise DataError(
-            f"{folder}: {num_bytes:,} bytes are to be written and {free:,} are free; free some "
+            f"{folder}: {num_bytes:,} bytes are needed and {free:,} are free; free some "
             "space or choose another folder by FEDCLI_DATA_DIR or --data-dir"
         )
 

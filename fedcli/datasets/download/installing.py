@@ -162,7 +162,7 @@ def find_given(
     missing = [file.name for file in dataset.files if not _is_found(file, found)]
     if missing:
         raise DataError(
-            f"{dataset.name} needs {', '.join(missing)} besides; give each by --from-file, or a "
+            f"{dataset.name} also needs {', '.join(missing)}; give each by --from-file, or a "
             "folder that holds them"
         )
     return found

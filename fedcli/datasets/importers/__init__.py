@@ -1,1 +1,1 @@
-"""Readers of the formats that others keep images in, one file a format."""
+"""Importers of foreign image formats, one module for each format."""

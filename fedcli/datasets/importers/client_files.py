@@ -498,7 +498,7 @@ def _widest(ranges: Mapping[str, _Range], title: str) -> str:
     """Returns the range of all files. Files with a narrower range may hold dark images.
 
     Raises:
-        DataError: They cannot be: their pixels are no whole numbers.
+        DataError: The ranges differ, and some pixels are no whole numbers.
     """
     if _STANDARDISED in ranges:
         other = next(value for value in ranges if value != _STANDARDISED)

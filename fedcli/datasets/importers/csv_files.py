@@ -94,7 +94,7 @@ def holds_pixels(path: Path) -> bool:
 
 
 def has_labels(path: Path, options: ImportOptions) -> bool:
-    """Returns whether a file has a column of labels; what else is wrong with it `read` says."""
+    """Returns whether a file has a column of labels. `read` reports all other faults."""
     with suppress(csv.Error, OSError), _readable(path) as file:
         header = file.readline(MAX_LINE).rstrip("\r\n")
         return csv_layout.has_label_column(header, options)
@@ -200,9 +200,9 @@ class _Rows:
     """Reads rows in blocks; labels, owners and splits of all rows gather here.
 
     Attributes:
-        labels: Of the rows so far.
-        owners: Of the rows so far; stays empty without a column of ids.
-        evidence: By subject of a `SourceDescription`: what decided.
+        labels: The labels of the rows so far.
+        owners: The owners of the rows so far; empty if there is no column of ids.
+        evidence: The evidence for each subject of a `SourceDescription`.
         notes: A line where columns were left out.
     """
 
@@ -215,7 +215,7 @@ class _Rows:
         self._splits: list[str] = []
         self._source = str(path)
         self._options = options
-        self._known: dict[str, str] = {}  # so that an id is kept once
+        self._known: dict[str, str] = {}  # each id is stored once
         self._order = ""  # the order of the values of a row
 
     @property
@@ -399,7 +399,7 @@ class _Rows:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[IO[str]]:
-    """Opens a file as text; what is wrong with its bytes becomes one line."""
+    """Opens a file as text; faults of its bytes become an error of one line."""
     with open_regular(path) as file:
         is_gzip = file.read(len(_GZIP)) == _GZIP
         file.seek(0)

@@ -27,7 +27,7 @@ _ASIDE = re.compile(
     re.IGNORECASE,
 )
 _LEAST_ALIKE = 0.9  # share of the pixels' names that are equal except for their numbers
-LEAST_COLUMNS = 16  # fewer say nothing
+LEAST_COLUMNS = 16  # fewer names are no evidence
 _LEAST_PACKED = 4  # numbers in one field
 _DELIMITERS = ",;\t"
 _BETWEEN = str.maketrans(dict.fromkeys("[](),", " "))
@@ -41,7 +41,7 @@ class Layout:
 
     Attributes:
         columns: The names in the header.
-        delimiter: Between fields.
+        delimiter: The text between fields.
         label: The index of the labels.
         owner: The index of the owners' ids; None: there are none.
         split: The index of the names of splits; None: there are none.
@@ -49,7 +49,7 @@ class Layout:
         is_packed: Whether all pixels of an image are in one field, separated by spaces.
         num_pixels: The number of pixels of an image.
         notes: A line where columns were left out.
-        aside: The names of these.
+        aside: The names of these columns.
     """
 
     columns: list[str]

@@ -38,8 +38,8 @@ def describe(
     Args:
         source: The file or folder.
         tables: Its splits.
-        classes: What `count_classes` returns.
-        pixel_convention: What 1.0 is.
+        classes: The result of `count_classes`.
+        pixel_convention: Meaning of 1.0.
         pixel_range: The range of pixels in the source; empty: the range of the tables.
         evidence: The evidence for each subject; the default is a sentence for each.
         overrides: The option that overrides each subject, or ""; there are defaults.

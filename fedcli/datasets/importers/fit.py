@@ -39,7 +39,7 @@ class Fit:
         load_pillow("--size")
 
     def __call__(self, pixels: Pixels) -> Pixels:
-        """Returns images [k, H, W] or [k, H, W, C] in the type they came in.
+        """Returns images [k, H, W] or [k, H, W, C] of the same type.
 
         The aspect ratio is kept: the image is scaled to fit, and the rest is filled with the
         median of its own border, channel by channel.

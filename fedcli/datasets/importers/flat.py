@@ -73,7 +73,7 @@ def order_notes(images: NDArray[Any], order: str, where: str) -> list[str]:
 
     Args:
         images: [n, H, W, 3] as `shaped` made them of flat rows.
-        order: As they were made.
+        order: The order in which they were made.
         where: Starts the line.
     """
     if images.ndim != 4 or images.shape[3] != _COLOURS or not len(images):

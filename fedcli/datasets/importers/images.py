@@ -288,7 +288,7 @@ def _about_others(others: Sequence[Path], root: Path) -> str:
     first = min(others).relative_to(root)
     if len(others) == 1:
         return f"1 file that is no image was left out: {first}"
-    return f"{len(others):,} files that are no images were left out, {first} for one"
+    return f"{len(others):,} files that are no images were left out, for example {first}"
 
 
 def _named_files(table: Path) -> list[Picture]:

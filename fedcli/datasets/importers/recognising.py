@@ -291,7 +291,7 @@ def _nothing_in_folder(folder: Path) -> str | None:
                 )
             if start.lstrip()[:1] == b"{":
                 return (
-                    f"holds {name}, JSON that is none of LEAF's; put users, num_samples and "
+                    f"holds {name}, JSON that is not in LEAF's format; put users, num_samples and "
                     "user_data into it, or save a CSV or npz file a client"
                 )
     is_empty = not any(each.is_file() for each in folder.rglob("*"))

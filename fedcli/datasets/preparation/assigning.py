@@ -83,8 +83,8 @@ def _set_default_clients(given: dict[str, Value], num_examples: int, notes: list
     given["clients"] = num_clients
     has = "1 client" if num_clients == 1 else f"{num_clients:,} clients"
     notes.append(
-        f"the source names no owners: dealt at random to {has}, as many as give "
-        f"{DEFAULT_CLIENT_EXAMPLES} examples each but at most {MAX_DEFAULT_CLIENTS}; {other}"
+        f"the source names no owners: dealt at random to {has}, by default one "
+        f"for {DEFAULT_CLIENT_EXAMPLES} examples, at most {MAX_DEFAULT_CLIENTS}; {other}"
     )
 
 
@@ -110,8 +110,8 @@ def deal_examples(
         tables[CENTRAL], chosen[CENTRAL] = tables.pop("test"), chosen.pop("test")
         notes.append(
             "the test split names no owners: stored as the pooled split 'central', which "
-            "'fedcli eval RUN --split central' reads; --partition iid, for one, "
-            "deals train and test to the same clients"
+            "'fedcli eval RUN --split central' reads; for example "
+            "--partition iid deals train and test to the same clients"
         )
     seed = given.get("seed", 0)  # a partition without one draws nothing
     assert isinstance(seed, int)

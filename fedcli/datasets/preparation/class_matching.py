@@ -59,7 +59,7 @@ def _renamed(train: Imported, test: Imported, table: ExampleTable) -> ExampleTab
     if unknown:
         raise DataError(
             f"--test-data: {table.source} has a class {unknown[0]!r} that "
-            f"{train.tables['train'].source} has not; give both the same classes"
+            f"{train.tables['train'].source} lacks; give both the same classes"
         )
     numbers = np.array([places[_key(name)] for name in test.class_names], np.int32)
     return replace(table, labels=numbers[table.labels])
@@ -75,7 +75,7 @@ def _by_value(train: Imported, numbers: list[int], table: ExampleTable) -> Examp
     if unknown:
         raise DataError(
             f"--test-data: {table.source} has a label {unknown[0]} that "
-            f"{train.tables['train'].source} has not (its classes are "
+            f"{train.tables['train'].source} lacks (its classes are "
             f"{', '.join(train.class_names[:_SHOWN])}); give both the same classes"
         )
     place_of = np.zeros(max(present, default=0) + 1, np.int32)

@@ -73,8 +73,8 @@ def hold_out_split(source: Imported, options: PrepareOptions, notes: list[str]) 
         split = VALIDATION if tested else "test"
         if tested:
             notes.append(
-                f"the source has a split {tested[0]} of its own: what --hold-out sets aside is the "
-                f"split {VALIDATION}"
+                f"the source has a split {tested[0]} of its own, so --hold-out makes the split "
+                f"{VALIDATION}"
             )
     taken = next((name for name in own if (name == VALIDATION) == (split == VALIDATION)), None)
     if taken is not None:
@@ -144,7 +144,7 @@ def class_notes(source: Imported) -> list[str]:
         only = f" {source.class_names[0]!r}" if source.class_names else ""
         return [
             f"all examples are of one class{only}: there is nothing to learn; if that is a "
-            "mistake, say what the labels are with --label-column, --folders or --num-classes"
+            "mistake, choose the labels with --label-column, --folders or --num-classes"
         ]
     if not source.is_guessed:
         return []

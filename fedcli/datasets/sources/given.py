@@ -84,7 +84,7 @@ class GivenSplit(ClientData):
 
     @property
     def range_remedy(self) -> str:
-        """What to do where pixels do not go from 0 to 1."""
+        """Advice, for a note, if pixels do not lie in the range 0 to 1."""
         return "divide them by their largest value, or give uint8"
 
     def num_examples(self, client_id: str) -> int:
@@ -185,13 +185,13 @@ class GivenData:
         for data in opened.values():
             if num_classes not in (None, data.num_classes):
                 raise ConfigError(
-                    f"--num-classes {num_classes}: {self.name} has {data.num_classes} classes; say "
-                    "so where the data are made"
+                    f"--num-classes {num_classes}: {self.name} has {data.num_classes} classes; "
+                    "give their number where the data are made"
                 )
             if pixels not in ("source", data.pixel_convention):
                 raise ConfigError(
-                    f"--pixels {pixels}: 1.0 is {data.pixel_convention} in {self.name}; say so "
-                    "where the data are opened"
+                    f"--pixels {pixels}: 1.0 is {data.pixel_convention} in {self.name}; give "
+                    "pixels where the data are opened"
                 )
         return opened
 
@@ -495,8 +495,8 @@ def _places(examples: Any, owners: Sequence[Any] | None, name: str) -> dict[str,
         _ = examples.__getitem__
     except (TypeError, AttributeError):
         raise DataError(
-            f"{name} is of type {type(examples).__name__}; give what has len(...) and [i], a list "
-            "for one"
+            f"{name} is of type {type(examples).__name__}; give a sequence with len(...) "
+            "and [i], such as a list"
         ) from None
     if not size:
         raise DataError(f"{name} holds no examples; give some")
@@ -520,7 +520,7 @@ def _reader(
         if len(shapes) > 1:
             one, other, *_ = sorted(shapes)
             raise DataError(
-                f"{where}: images of {list(one)} and of {list(other)}; bring them to one size"
+                f"{where}: images of {list(one)} and of {list(other)}; resize them to one size"
             )
         images = np.stack([image for image, _ in pairs])
         return _client(client_id, (images, [label for _, label in pairs]), name)

@@ -166,8 +166,8 @@ class _Builder:
             self.input_shape = self._shape = shape
         elif options.class_name == "InputLayer" and shape != self._shape:
             raise ConfigError(
-                f"{options.label} takes {list(shape)}, but {list(self._shape)} comes; save the "
-                "model again"
+                f"{options.label} takes {list(shape)}, but its input is {list(self._shape)}; "
+                "save the model again"
             )
 
     def _add_layer(self, options: Options, path: tuple[str, ...], top: str) -> None:

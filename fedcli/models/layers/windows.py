@@ -47,7 +47,7 @@ def place(
     shape = incoming.shape
     if not incoming.is_image:
         raise ConfigError(
-            f"layer {spec.name}: a {spec.kind} takes an image, but what comes is a vector of "
+            f"layer {spec.name}: a {spec.kind} takes an image, but its input is a vector of "
             f"{math.prod(shape)} values; put it before the flattening"
         )
     window = pair(size)
@@ -103,7 +103,8 @@ def keras_image(options: Options, shape: KerasShape) -> tuple[int, int, int]:
     """
     if len(shape) != 3:
         raise ConfigError(
-            f"{options.label} takes an image [height, width, channels], but {list(shape)} comes"
+            f"{options.label} takes an image [height, width, channels], but its input is "
+            f"{list(shape)}"
         )
     return shape[0], shape[1], shape[2]
 
