@@ -225,7 +225,7 @@ def test_wrong_arrays_are_one_line(clients: Any, options: dict[str, Any], words:
 @pytest.mark.parametrize(
     ("examples", "owners", "words"),
     [
-        (7, None, "train is of type int; give what has len"),
+        (7, None, "train is of type int; give a sequence"),
         ([], None, "train holds no examples"),
         ([(PIXELS[0], 1)], ["a", "b"], "1 examples but 2 owners"),
         ([PIXELS[0]], ["a"], r"an example is of type ndarray; give \(image, label\)"),
