@@ -154,10 +154,27 @@ def poisoned_splits(
     return {**splits, "train": attack.poisoned(splits["train"])}, (note,)
 
 
+def notes_on_nobody(config: RunConfig, cohorts: Cohorts) -> list[str]:
+    """Returns a note if `--attackers` is a share that is less than one client."""
+    share = parse_attackers(config.attackers or "0").share
+    if share is None:
+        return []
+    return [
+        f"nobody attacks: --attackers {share:g} of {_num_candidates(cohorts):,} clients is less "
+        "than one; give a larger share, or a number"
+    ]
+
+
 def notes_of(attack: Attack, config: RunConfig, cohorts: Cohorts) -> list[str]:
     """Returns notes for the user: who attacks, and the risk that the aggregator cannot bear it."""
-    population = len(cohorts.population if cohorts.fixed is None else set(cohorts.fixed))
+    population = _num_candidates(cohorts)
     count = len(attack.attackers)
+    start = attack.options["start"]
+    if int(start) > config.rounds:  # type: ignore[arg-type]
+        return [
+            f"nobody attacks: --attack-option start={start} is after the last of {config.rounds:,} "
+            "rounds; choose an earlier one, or more --rounds"
+        ]
     notes = [f"{count:,} of {population:,} clients attack: {attack.entry.name}"]
     size = len(cohorts.fixed) if cohorts.fixed is not None else cohorts.sampler.size  # type: ignore[union-attr]
     f = tolerated(config.aggregator, config.aggregator_options, size)
@@ -186,6 +203,11 @@ def tolerated(aggregator: str, options: Mapping[str, Value], size: int) -> int |
         if name in options:
             return count_of(float(options[name]), size)  # type: ignore[arg-type]
     return (size - 1) // 2 if aggregator in _HALF else None
+
+
+def _num_candidates(cohorts: Cohorts) -> int:
+    """The number of clients of which the attackers are drawn."""
+    return len(cohorts.population if cohorts.fixed is None else set(cohorts.fixed))
 
 
 def _check_minority(num_attackers: int, size: int) -> None:

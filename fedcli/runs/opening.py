@@ -304,7 +304,10 @@ def _open_attack(
     from fedcli.runs import attacking  # late: few runs are attacked
 
     config, attack = attacking.open_attack(config, train, cohorts)
-    notes += [] if attack is None else attacking.notes_of(attack, config, cohorts)
+    if attack is None:
+        notes += attacking.notes_on_nobody(config, cohorts)
+    else:
+        notes += attacking.notes_of(attack, config, cohorts)
     return config, attack
 
 

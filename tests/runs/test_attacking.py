@@ -220,6 +220,22 @@ def test_the_risk_of_too_many_attackers_is_told() -> None:
     assert not any("tolerates" in each for each in bounded)
 
 
+def test_an_attack_that_nobody_makes_is_told() -> None:
+    few = _notes(attack="zero", attackers="0.1", clients="5")
+    assert (
+        "nobody attacks: --attackers 0.1 of 5 clients is less than one; give a larger share, or a "
+        "number" in few
+    )
+    assert not any("attack" in each for each in _notes(attack="zero", attackers="0", clients="5"))
+    values = {"attack": "zero", "attackers": "2", "clients": "5", "rounds": 3}
+    late = _notes(**values, attack_options={"start": 4})
+    assert late[-1] == (
+        "nobody attacks: --attack-option start=4 is after the last of 3 rounds; choose an earlier "
+        "one, or more --rounds"
+    )
+    assert "2 of 5 clients attack: zero" in _notes(**values, attack_options={"start": 3})
+
+
 def test_the_attackers_of_a_fixed_cohort_are_counted() -> None:
     notes = _notes(attack="zero", attackers="2", clients="4", aggregator="median")
     assert "2 of 4 clients attack: zero" in notes
