@@ -68,6 +68,11 @@ def _process(
             "a round; choose more clients or a smaller num_byzantine",
         ),
         (
+            {"aggregator": "trimmed-mean", "aggregator_options": {"trim": 2}},
+            "--aggregator trimmed-mean: 2 wrong deltas among 4 are too many for it, as it needs 5 "
+            "clients a round; choose more clients or a smaller trim",
+        ),
+        (
             {"aggregator": "bulyan", "aggregator_options": {"num_byzantine": 0.25}},
             "--aggregator bulyan: 1 wrong deltas among 4 are too many for it, as it needs 7 "
             "clients a round; choose more clients or a smaller num_byzantine",

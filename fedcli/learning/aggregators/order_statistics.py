@@ -12,7 +12,7 @@ Fault Tolerant", ICLR 2019, https://arxiv.org/abs/1810.05291.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +72,8 @@ class SignMajority(_ByCoordinate):
 @dataclass(frozen=True)
 class TrimmedMean(RobustRule):
     """The mean of each coordinate without as many smallest and largest values as may be wrong."""
+
+    OPTION: ClassVar[str] = "trim"
 
     def combine(
         self, counted: CountedDeltas, num_byzantine: int, state: Mapping[str, Any]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,8 @@ class RobustRule:
             the deltas that count.
     """
 
+    OPTION: ClassVar[str] = "num_byzantine"  # what users call that number
+
     num_byzantine: float = 0.0
 
     def least_clients(self, num_byzantine: int) -> int:
@@ -59,7 +61,7 @@ class RobustRule:
             return None
         return (
             f"{num_bad} wrong deltas among {num_clients} are too many for it, as it needs "
-            f"{needed:,} clients a round; choose more clients or a smaller num_byzantine"
+            f"{needed:,} clients a round; choose more clients or a smaller {self.OPTION}"
         )
 
     def for_cohort(self: SomeRule, num_clients: int) -> SomeRule:
