@@ -54,6 +54,8 @@ class Inversion:
         num_steps: Number of local steps.
         round_num: Number of rounds before this one.
         has_secure_sum: Whether the server of the run sees sums of updates alone.
+        compress: How the run's clients compress what they send; None: not at all. What was read is
+            from the update before that.
     """
 
     data: ClientData
@@ -67,6 +69,7 @@ class Inversion:
     num_steps: int
     round_num: int
     has_secure_sum: bool
+    compress: str | None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -76,6 +79,11 @@ class Inversion:
             notes.append(
                 "the run has --secure-sum, so its server sees no single update; this is what one "
                 "without it would read"
+            )
+        if self.compress is not None:
+            notes.append(
+                f"the run has --compress {self.compress}, so its server sees a decoded update that "
+                "differs; this is what one without it would read"
             )
         if len(self.indices) > 1:
             notes.append(
@@ -149,6 +157,7 @@ def audit(run: AuditedRun, tell: Tell, *, client: str, first: int, examples: int
         num_steps=num_steps,
         round_num=run.trained.state.round_num,
         has_secure_sum=config.secure_sum,
+        compress=config.compress,
     )
 
 

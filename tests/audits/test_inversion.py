@@ -113,3 +113,19 @@ def test_what_cannot_be_read_is_refused(
     run = trained(tmp_path / "run", rounds=1, max_examples=20, **values)
     with pytest.raises(ConfigError, match=words):
         invert(run, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, ""),
+        ({"secure_sum": True}, "the run has --secure-sum, so its server sees no single update"),
+        ({"compress": "top-k"}, "the run has --compress top-k, so its server sees a decoded"),
+    ],
+)
+def test_what_the_server_does_not_see_is_told(
+    tmp_path: Path, options: dict[str, Any], told: str
+) -> None:
+    notes = invert(trained(tmp_path / "run", rounds=1, **options)).notes
+    assert len(notes) == bool(told)
+    assert all(each.startswith(told) for each in notes)
