@@ -281,15 +281,17 @@ def _show_all(screen: Screen, entries: Mapping[str, list[dict[str, Any]]]) -> No
 
 
 def _show_table(screen: Screen, table: str, entries: list[dict[str, Any]]) -> None:
-    screen.line(f"{table.capitalize()}: {_OPTIONS[table][0]} NAME", style="bold")
+    # --secure-sum is a switch: its table has one entry.
+    name = "" if table == "secure-sums" else " NAME"
+    screen.line(f"{table.capitalize()}: {_OPTIONS[table][0]}{name}", style="bold")
     screen.prose(
         row
         for entry in entries
         for row in ((f"  {entry['name']}", entry["doc"]), ("", f"Source: {entry['source']}"))
     )
     screen.line("")
-    name = entries[-1]["name"]
-    screen.line(f"fedcli info {name} shows the options of this entry, its rates and an example.")
+    last = entries[-1]["name"]
+    screen.line(f"fedcli info {last} shows the options of this entry, its rates and an example.")
 
 
 def _show_entries(screen: Screen, entries: Mapping[str, list[dict[str, Any]]]) -> None:

@@ -114,6 +114,20 @@ def test_options_come_from_the_table_that_validates_them(
         assert option.doc in text
 
 
+@pytest.mark.parametrize(
+    ("table", "heading"),
+    [
+        ("attacks", "Attacks: --attack NAME"),
+        ("secure-sums", "Secure-sums: --secure-sum"),
+        ("audits", "Audits: fedcli audit RUN NAME"),
+    ],
+)
+def test_the_heading_of_a_table_says_where_its_names_go(
+    fedcli: Fedcli, table: str, heading: str
+) -> None:
+    assert fedcli("info", table).out.splitlines()[0] == heading
+
+
 def test_model_has_layers_and_parameter_counts(fedcli: Fedcli) -> None:
     (row,) = json.loads(fedcli("info", "softmax-regression", "--json").out)["models"]
     assert row["num_params"] == 7850
