@@ -62,6 +62,8 @@ def find_runs(folder: Path) -> list[Path]:
         RunError: There is no such folder.
     """
     if not folder.is_dir():
+        if folder.exists():
+            raise RunError(f"{folder} is a file; give a folder that holds runs, or unpack it first")
         raise RunError(f"there is no folder {folder}; give one that holds runs, or a run")
     return sorted(_below(folder, MAX_DEPTH))
 

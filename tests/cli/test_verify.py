@@ -204,6 +204,14 @@ def test_a_folder_without_runs_is_told(fedcli: Fedcli, path: str) -> None:
     assert not Path("b.zip").exists()
 
 
+def test_a_bundle_is_unpacked_before_it_is_verified(fedcli: Fedcli) -> None:
+    train(fedcli, "a")
+    assert fedcli("bundle", "runs/a", "b.zip").code == 0
+    done = fedcli("verify", "b.zip")
+    assert done.code == 1
+    assert_is_one_line(done, "b.zip is a file", "unpack")
+
+
 def test_a_bundle_has_text_alone_and_can_be_verified(fedcli: Fedcli) -> None:
     for name in "ab":
         train(fedcli, name)
