@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +46,19 @@ class _Format(click.Choice[str]):
         return super().convert(value, param, ctx)
 
 
+class _Accuracy(click.FloatRange):
+    """A number in a range. Click's own type lets NaN pass, as it is neither below nor above."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """See click."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value} is not in the range {self._describe_range()}", param, ctx)
+        return number
+
+
 @click.command(cls=opt.SectionCommand)
 @click.argument("runs", nargs=-1, required=True, type=opt.RunFolder(), metavar="RUN...")
 @opt.option(
@@ -61,7 +75,7 @@ class _Format(click.Choice[str]):
     help="Show the number of rounds to this accuracy. Repeatable. Default: those of 0.8, 0.9 and "
     "0.95 that a run reaches.",
     section=opt.PICTURES,
-    type=click.FloatRange(0.0, 1.0),
+    type=_Accuracy(0.0, 1.0),
     multiple=True,
     metavar="X",
 )

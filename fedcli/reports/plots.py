@@ -112,7 +112,10 @@ def read_size(text: str) -> tuple[float, float]:
     except ValueError:
         width = height = 0.0
     if not (0 < width <= _MAX_INCHES and 0 < height <= _MAX_INCHES):
-        raise ConfigError(f"--plot-size {text}: give width and height in inches, such as 6.5x3")
+        raise ConfigError(
+            f"--plot-size {text}: give width and height in inches, such as 6.5x3; each above 0 and "
+            f"at most {_MAX_INCHES:g}"
+        )
     return width, height
 
 

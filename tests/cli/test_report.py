@@ -90,6 +90,15 @@ def test_report_of_several_runs(fedcli: Fedcli, tmp_path: Path) -> None:
     assert [run["run"] for run in told["runs"]] == ["s0", "s1"]
 
 
+@pytest.mark.parametrize("target", ["nan", "-0.1", "1.1", "x"])
+def test_a_target_is_an_accuracy(fedcli: Fedcli, tmp_path: Path, target: str) -> None:
+    write_run(tmp_path / "a", [0.3, 0.7])
+    done = fedcli("report", "a", "--target", target)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert "--target" in done.err
+    assert target in done.err
+
+
 def test_report_formats(fedcli: Fedcli, tmp_path: Path) -> None:
     write_run(tmp_path / "a", [0.5], closing=0.6)
     assert "| test | 0.4000 | 0.6000 | 40 | 3 |" in fedcli("report", "a", "--format=markdown").out

@@ -147,7 +147,12 @@ def test_plot_has_the_size_that_is_asked_for(fedcli: Fedcli, tmp_path: Path) -> 
     assert done.code == 0
     with Image.open("c.png") as image:
         assert image.size == (936, 432)  # at 144 dots an inch
-    for size, words in (("6.5", "such as 6.5x3"), ("0x3", "such as"), ("1x1", "give at least")):
+    for size, words in (
+        ("6.5", "such as 6.5x3"),
+        ("0x3", "at most 100"),
+        ("101x3", "at most 100"),
+        ("1x1", "give at least"),
+    ):
         done = fedcli("report", "a", "b", "--plot", "d.png", "--plot-size", size)
         assert_is_one_line(done, "--plot-size", words)
     assert fedcli("report", "a", "--plot-log", "y").code == 2
