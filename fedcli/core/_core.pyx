@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The boundary to the C core: checks arguments, calls without the GIL, maps statuses to errors."""
 
+from cpython.buffer cimport (
+    PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+)
 from libc.stddef cimport size_t
 from libc.stdint cimport (
     INT64_MAX, SIZE_MAX, UINT32_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
@@ -40,10 +43,10 @@ class Cancelled(Exception):
     """The cancel flag was set while the core was running."""
 
 
-cdef check(int status, const fed_fault *fault=NULL):
+cdef int check(int status, const fed_fault *fault=NULL) except -1:
     """Raises the exception for a status; returns for FED_OK."""
     if status == FED_OK:
-        return
+        return 0
     if status == FED_ERR_NO_MEMORY:
         raise MemoryError(fed_strerror(status).decode())
     if status == FED_ERR_CANCELLED:
@@ -85,30 +88,96 @@ def fma_chain(size_t num_steps):
 
 # ---- Values that cross the boundary --------------------------------------------------------------
 
-# A memoryview does not guarantee alignment, but the core's vector loads rely on that of the type.
+# This is done here and not by Cython's typed memoryviews, whose code takes the compiler as long as
+# all of the rest of this file, and which know nothing of alignment.
 
-cdef check_floats(const float *values, what):
-    """Rejects values [..] that are not aligned as a float must be."""
-    if <size_t> values % sizeof(float) != 0:
-        raise ValueError(f"{what} are not aligned to {sizeof(float)} bytes; give a copy")
+cdef class Array:
+    """The memory of a vector or a matrix in C order, held in place until this object is freed."""
+    cdef Py_buffer buffer
+    cdef void *start  # some address if there are no elements
+    cdef size_t length, width  # of the first and of the second axis; the width of a vector is 1
+    cdef object what  # the values' name in messages
+
+    def __dealloc__(self):
+        PyBuffer_Release(&self.buffer)
+
+    cdef int check_shape(self, size_t length, size_t width=1) except -1:
+        if self.length == length and self.width == width:
+            return 0
+        if self.buffer.ndim == 1:
+            raise ValueError(f"{self.what} are [{self.length}], not [{length}]")
+        raise ValueError(f"{self.what} are [{self.length}, {self.width}], not [{length}, {width}]")
 
 
-cdef check_doubles(const double *values, what):
-    """Rejects values [..] that are not aligned as a double must be."""
-    if <size_t> values % sizeof(double) != 0:
-        raise ValueError(f"{what} are not aligned to {sizeof(double)} bytes; give a copy")
+cdef Array hold(values, char kind, int num_axes, what, bint is_written=False):
+    """Returns the memory of values in C order: float32 (f), float64 (d), uint8 (B), int32 (i) or
+    int64 (q). The core's vector loads rely on the alignment of the type."""
+    cdef Array held = Array.__new__(Array)
+    cdef Py_buffer *buffer = &held.buffer
+    cdef Py_ssize_t size = 1 if kind == c"B" else 4 if kind == c"f" or kind == c"i" else 8
+    cdef char found
+    held.what = what
+    PyObject_GetBuffer(values, buffer, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT
+                       | (PyBUF_WRITABLE if is_written else 0))
+    found = buffer.format[0] if buffer.format != NULL and buffer.format[1] == 0 else 0
+    if found == c"l":  # NumPy's name for one of the two
+        found = c"i" if buffer.itemsize == 4 else c"q"
+    if found != kind or buffer.itemsize != size:
+        raise ValueError(f"{what} are not {np.dtype(chr(kind))}")
+    if buffer.ndim != num_axes:
+        raise ValueError(f"{what} have {buffer.ndim} axes, not {num_axes}")
+    if buffer.len > 0 and <size_t> buffer.buf % size != 0:
+        raise ValueError(f"{what} are not aligned to {size} bytes; give a copy")
+    held.start, held.length = buffer.buf, buffer.shape[0]
+    held.width = buffer.shape[1] if num_axes > 1 else 1
+    return held
+
+
+cdef Array hold_vector(values, char kind, size_t length, what, bint is_written=False):
+    """Returns the memory of values that must be [length]; None if they are None."""
+    if values is None:
+        return None
+    held = hold(values, kind, 1, what, is_written)
+    held.check_shape(length)
+    return held
+
+
+cdef Array hold_matrix(values, size_t length, size_t width, what, bint is_written=False):
+    """Returns the memory of values that must be float32 [length, width]; None if they are None."""
+    if values is None:
+        return None
+    held = hold(values, c"f", 2, what, is_written)
+    held.check_shape(length, width)
+    return held
+
+
+cdef float *floats(Array values, size_t row=0) noexcept nogil:
+    """Returns the address of a row; NULL if there are no values."""
+    return NULL if values is None else <float *> values.start + row * values.width
+
+
+cdef double *doubles(Array values) noexcept nogil:
+    return NULL if values is None else <double *> values.start
+
+
+cdef void *memory_of(made) except NULL:
+    """Returns the address of the elements of an array that was made here and stays referenced."""
+    cdef Py_buffer buffer
+    PyObject_GetBuffer(made, &buffer, PyBUF_WRITABLE)
+    PyBuffer_Release(&buffer)
+    return buffer.buf
 
 
 cdef class Exclusive:
     """An object that one call at a time may use; calls release the GIL while the core runs."""
     cdef bint is_in_use
 
-    cdef take(self):
+    cdef int take(self) except -1:
         if self.is_in_use:
             raise RuntimeError(f"this {type(self).__name__} is in use by another call")
         self.is_in_use = True
 
-    cdef give_back(self):
+    cdef void give_back(self) noexcept:
         self.is_in_use = False
 
 
@@ -187,11 +256,12 @@ cdef class Model:
     def __dealloc__(self):
         free(self.layers)
 
-    cdef check_params(self, const float[::1] params):
-        if <size_t> params.shape[0] != self.table.num_params:
-            raise ValueError(f"{params.shape[0]} parameters given, but the model has"
+    cdef Array hold_params(self, params):
+        held = hold(params, c"f", 1, "parameters")
+        if held.length != self.table.num_params:
+            raise ValueError(f"{held.length} parameters given, but the model has"
                              f" {self.table.num_params}")
-        check_floats(&params[0], "parameters")
+        return held
 
 
 cdef fed_tensor make_tensor(shape):
@@ -245,32 +315,24 @@ cdef class Step:
     def initial_slots(self, size_t num_params):
         """The slots before a client's first local step: float32 [num_slots, P]."""
         slots = np.empty((self.num_slots, num_params), np.float32)
-        cdef float[:, ::1] view = slots
-        if slots.size > 0:  # an empty array has no first element
-            fed_step_init_slots(&self.table, num_params, &view[0, 0])
+        if slots.size > 0:
+            fed_step_init_slots(&self.table, num_params, <float *> memory_of(slots))
         return slots
 
-    def apply(self, size_t step_num, float[::1] params not None,
-              const float[::1] server_params not None, float[::1] gradient not None,
-              float[:, ::1] slots not None):
+    def apply(self, size_t step_num, params, server_params, gradient, slots):
         """Takes local step number step_num in place and overwrites gradient."""
-        cdef size_t num_params = params.shape[0]
-        if not (server_params.shape[0] == gradient.shape[0] == params.shape[0]):
-            raise ValueError(f"lengths of params, server_params and gradient: {params.shape[0]},"
-                             f" {server_params.shape[0]}, {gradient.shape[0]}")
-        if slots.shape[0] != self.num_slots or slots.shape[1] != params.shape[0]:
-            raise ValueError(f"slots are [{slots.shape[0]}, {slots.shape[1]}],"
-                             f" not [{self.num_slots}, {num_params}]")
-        if num_params == 0:
+        cdef Array to_params = hold(params, c"f", 1, "params", True)
+        cdef Array of_server = hold(server_params, c"f", 1, "server_params")
+        cdef Array to_gradient = hold(gradient, c"f", 1, "gradients", True)
+        cdef Array to_slots = hold(slots, c"f", 2, "slots", True)
+        of_server.check_shape(to_params.length)
+        to_gradient.check_shape(to_params.length)
+        to_slots.check_shape(fed_step_slots(&self.table), to_params.length)
+        if to_params.length == 0:
             return
-        check_floats(&params[0], "params")
-        check_floats(&server_params[0], "server_params")
-        check_floats(&gradient[0], "gradients")
-        if slots.shape[0] > 0:
-            check_floats(&slots[0, 0], "slots")
-        check(fed_step_apply(&self.table, &self.tensors, step_num, num_params, &params[0],
-                             &server_params[0], &gradient[0],
-                             &slots[0, 0] if slots.shape[0] > 0 else NULL))
+        check(fed_step_apply(&self.table, &self.tensors, step_num, to_params.length,
+                             floats(to_params), floats(of_server), floats(to_gradient),
+                             floats(to_slots) if to_slots.length > 0 else NULL))
 
 
 cdef class Plan:
@@ -305,35 +367,27 @@ cdef class Client:
     call. Each call replaces the round in the two keys by its own."""
     cdef fed_client table
     cdef size_t num_values  # pixels of all examples together
-    cdef object keep
+    cdef Array pixels
+    cdef Array labels
 
-    def __cinit__(self, pixels, const int32_t[::1] labels not None, float scale, float offset,
-                  Plan plan not None, shuffle_key, dropout_key):
-        cdef const uint8_t[::1] bytes_of
-        cdef const float[::1] floats_of
-        check_num_examples(labels.shape[0])
-        self.table.num_examples = labels.shape[0]
+    def __cinit__(self, pixels, labels, float scale, float offset, Plan plan not None, shuffle_key,
+                  dropout_key):
+        self.labels = hold(labels, c"i", 1, "labels")
+        check_num_examples(self.labels.length)
+        self.table.num_examples = self.labels.length
         flat = np.asarray(pixels).reshape(-1)
-        if flat.size > 0 and len(pixels) != labels.shape[0]:
-            raise ValueError(f"{len(pixels)} images but {labels.shape[0]} labels")
-        if flat.dtype == np.uint8:
-            bytes_of = flat
-            self.table.pixel_type = FED_PIXELS_UINT8
-            self.table.pixels = &bytes_of[0] if flat.size else NULL
-        else:
-            floats_of = flat
-            self.table.pixel_type = FED_PIXELS_FLOAT32
-            self.table.pixels = &floats_of[0] if flat.size else NULL
-            check_floats(<const float *> self.table.pixels, "pixels")
-        if labels.shape[0] > 0 and <size_t> &labels[0] % sizeof(int32_t) != 0:
-            raise ValueError(f"labels are not aligned to {sizeof(int32_t)} bytes; give a copy")
-        self.table.labels = &labels[0] if labels.shape[0] else NULL
+        if flat.size > 0 and <size_t> len(pixels) != self.labels.length:
+            raise ValueError(f"{len(pixels)} images but {self.labels.length} labels")
+        is_bytes = flat.dtype == np.uint8
+        self.pixels = hold(flat, c"B" if is_bytes else c"f", 1, "pixels")
+        self.table.pixel_type = FED_PIXELS_UINT8 if is_bytes else FED_PIXELS_FLOAT32
+        self.table.pixels = self.pixels.start if self.pixels.length > 0 else NULL
+        self.table.labels = <int32_t *> self.labels.start if self.labels.length > 0 else NULL
         self.table.scale, self.table.offset = scale, offset
         self.table.plan = plan.plan
         self.table.shuffle_key = make_key(shuffle_key)
         self.table.dropout_key = make_key(dropout_key)
-        self.num_values = flat.size
-        self.keep = (flat, labels)
+        self.num_values = self.pixels.length
 
 
 cdef class Cohort(Exclusive):
@@ -342,6 +396,7 @@ cdef class Cohort(Exclusive):
     cdef fed_own *own
     cdef size_t num_clients
     cdef object clients
+    cdef object held  # the arrays to which `own` points during a call
     cdef Model prepared_for
 
     def __cinit__(self, clients):
@@ -366,47 +421,32 @@ cdef class Cohort(Exclusive):
         free(self.table)
         free(self.own)
 
-    cdef set_own(self, size_t num_params, const float[:, ::1] linear, float[:, ::1] deltas,
-                 const double[::1] factors, const float[:, ::1] starts):
+    cdef int set_own(self, size_t num_params, linear, deltas, factors, starts) except -1:
         """Points each client to its rows; a single row of `linear` is for all clients."""
         cdef size_t c
-        if linear is not None and (linear.shape[0] not in (1, self.num_clients)
-                                   or <size_t> linear.shape[1] != num_params):
-            raise ValueError(f"linear is [{linear.shape[0]}, {linear.shape[1]}], not"
-                             f" [1 or {self.num_clients}, {num_params}]")
-        if deltas is not None and (<size_t> deltas.shape[0] != self.num_clients
-                                   or <size_t> deltas.shape[1] != num_params):
-            raise ValueError(f"deltas are [{deltas.shape[0]}, {deltas.shape[1]}], not"
-                             f" [{self.num_clients}, {num_params}]")
-        if starts is not None and (<size_t> starts.shape[0] != self.num_clients
-                                   or <size_t> starts.shape[1] != num_params):
-            raise ValueError(f"starts are [{starts.shape[0]}, {starts.shape[1]}], not"
-                             f" [{self.num_clients}, {num_params}]")
-        if factors is not None and <size_t> factors.shape[0] != self.num_clients:
-            raise ValueError(f"{factors.shape[0]} factors for {self.num_clients} clients")
-        if self.num_clients == 0:
-            return
+        cdef bint has_each_linear = False
+        cdef Array of_linear = None if linear is None else hold(linear, c"f", 2, "linear terms")
+        cdef Array to_deltas = hold_matrix(deltas, self.num_clients, num_params, "deltas", True)
+        cdef Array of_starts = hold_matrix(starts, self.num_clients, num_params, "starts")
+        cdef Array of_factors = hold_vector(factors, c"d", self.num_clients, "factors")
         if linear is not None:
-            check_floats(&linear[0, 0], "linear terms")
-        if deltas is not None:
-            check_floats(&deltas[0, 0], "deltas")
-        if starts is not None:
-            check_floats(&starts[0, 0], "starts")
-        if factors is not None:
-            check_doubles(&factors[0], "factors")
+            of_linear.check_shape(1 if of_linear.length == 1 else self.num_clients, num_params)
+            has_each_linear = of_linear.length > 1
+        self.held = (of_linear, to_deltas, of_starts)
         for c in range(self.num_clients):
-            self.own[c].linear = NULL
-            if linear is not None:
-                self.own[c].linear = &linear[c if linear.shape[0] > 1 else 0, 0]
-            self.own[c].delta = &deltas[c, 0] if deltas is not None else NULL
-            self.own[c].start = &starts[c, 0] if starts is not None else NULL
-            self.own[c].delta_factor = 0.0 if starts is not None else 1.0
+            self.own[c].linear = floats(of_linear, c if has_each_linear else 0)
+            self.own[c].delta = floats(to_deltas, c)
+            self.own[c].start = floats(of_starts, c)
             if factors is not None:
-                self.own[c].delta_factor = factors[c]
+                self.own[c].delta_factor = doubles(of_factors)[c]
+            else:
+                self.own[c].delta_factor = 1.0 if starts is None else 0.0
+        return 0
 
-    cdef forget_own(self):
+    cdef void forget_own(self) noexcept:
         """Clears the pointers to rows, which may be freed after the call."""
         memset(self.own, 0, self.num_clients * sizeof(fed_own))
+        self.held = None
 
     def prepare(self, Model model not None):
         """Decodes pixels once for all rounds of training with `model`: four bytes per pixel."""
@@ -416,7 +456,7 @@ cdef class Cohort(Exclusive):
         finally:
             self.give_back()
 
-    cdef prepare_each(self, Model model):
+    cdef int prepare_each(self, Model model) except -1:
         cdef size_t c
         self.check_pixels(model.table.num_inputs)
         if self.prepared_for is not None and self.prepared_for is not model:
@@ -428,7 +468,7 @@ cdef class Cohort(Exclusive):
             if self.table[c].prepared == NULL:
                 raise MemoryError
 
-    cdef check_pixels(self, size_t num_inputs):
+    cdef int check_pixels(self, size_t num_inputs) except -1:
         cdef Client client
         for c, client in enumerate(self.clients):
             if client.num_values != client.table.num_examples * num_inputs:
@@ -461,9 +501,8 @@ cdef class DeltaSum(Exclusive):
         """The sum of weight * delta, float64 [P], and the sum of the weights."""
         cdef double weight
         total = np.empty(self.model.table.num_params, np.float64)
-        cdef double[::1] view = total
         self.take()
-        fed_sum_total(self.sum, &view[0], &weight)
+        fed_sum_total(self.sum, <double *> memory_of(total), &weight)
         self.give_back()
         return total, weight
 
@@ -482,32 +521,30 @@ cdef class VectorSum(Exclusive):
     def __dealloc__(self):
         fed_sum_free(self.sum)
 
-    def add(self, vectors, const double[::1] weights not None):
+    def add(self, vectors, weights):
         """Adds the vectors of a list in turn."""
+        cdef Array of_weights = hold(weights, c"d", 1, "weights"), vector
         cdef size_t i, num_vectors
-        cdef const float[::1] vector
         cdef const float **starts
         cdef int status
-        held = [memoryview(each) for each in vectors]  # keeps their memory in place during the call
+        held = [hold(each, c"f", 1, f"values of vector {v}") for v, each in enumerate(vectors)]
         num_vectors = len(held)
-        if <size_t> weights.shape[0] != num_vectors:
-            raise ValueError(f"{weights.shape[0]} weights for {num_vectors} vectors")
+        if of_weights.length != num_vectors:
+            raise ValueError(f"{of_weights.length} weights for {num_vectors} vectors")
+        for v, vector in enumerate(held):
+            if vector.length != self.num_values:
+                raise ValueError(f"vector {v} is [{vector.length}], not [{self.num_values}]")
         if num_vectors == 0 or self.num_values == 0:
             return
-        check_doubles(&weights[0], "weights")
         starts = <const float **> malloc(num_vectors * sizeof(float *))
         if starts == NULL:
             raise MemoryError
         try:
-            for i in range(num_vectors):
-                vector = held[i]
-                if <size_t> vector.shape[0] != self.num_values:
-                    raise ValueError(f"vector {i} is [{vector.shape[0]}], not [{self.num_values}]")
-                check_floats(&vector[0], f"values of vector {i}")
-                starts[i] = &vector[0]
+            for i, vector in enumerate(held):
+                starts[i] = floats(vector)
             self.take()
             with nogil:
-                status = fed_sum_add(self.sum, starts, &weights[0], num_vectors)
+                status = fed_sum_add(self.sum, starts, <double *> of_weights.start, num_vectors)
             self.give_back()
         finally:
             free(starts)
@@ -523,9 +560,8 @@ cdef class VectorSum(Exclusive):
         """The sum of weight * vector, float64 [num_values], and the sum of the weights."""
         cdef double weight
         total = np.zeros(self.num_values, np.float64)
-        cdef double[::1] view = total
         self.take()
-        fed_sum_total(self.sum, &view[0] if self.num_values > 0 else NULL, &weight)
+        fed_sum_total(self.sum, <double *> memory_of(total), &weight)
         self.give_back()
         return total, weight
 
@@ -549,45 +585,40 @@ cdef class Terms:
     """
     cdef fed_terms table
     cdef fed_bounds bounds
-    cdef const float[:, ::1] slots
-    cdef const double[::1] rate_factors
-    cdef const float[::1] class_weights
+    cdef Array slots
+    cdef Array rate_factors
+    cdef Array class_weights
 
     def __cinit__(self, int weighting, bounds, frozen, rate_factors=None, class_weights=None):
         self.table.weighting = weighting
         if bounds is not None:
             self.bounds.max_abs, self.bounds.norm = bounds
             self.table.bounds = &self.bounds
-        self.slots = None
         if frozen is not None:
-            self.slots, self.table.frozen_step_num = frozen
-        self.rate_factors = None
+            slots, self.table.frozen_step_num = frozen
+            self.slots = hold(slots, c"f", 2, "frozen slots")
         if rate_factors is not None and len(rate_factors) > 0:
-            self.rate_factors = rate_factors
-            check_doubles(&self.rate_factors[0], "rate factors")
-            self.table.rate_factors = &self.rate_factors[0]
-            self.table.num_rate_factors = self.rate_factors.shape[0]
-        self.class_weights = class_weights
+            self.rate_factors = hold(rate_factors, c"d", 1, "rate factors")
+            self.table.rate_factors = doubles(self.rate_factors)
+            self.table.num_rate_factors = self.rate_factors.length
+        if class_weights is not None:
+            self.class_weights = hold(class_weights, c"f", 1, "class weights")
 
     cdef fed_terms of_call(self, Step step, Model model) except *:
         """Returns the table with the step's tensors, the class weights and the frozen slots, after
         checking their shapes."""
         cdef fed_terms table = self.table
+        cdef size_t num_slots = fed_step_slots(&step.table)
         table.tensors = &step.tensors
         if self.class_weights is not None:
-            if <size_t> self.class_weights.shape[0] != model.table.num_classes:
-                raise ValueError(f"{self.class_weights.shape[0]} class weights, but the model has"
+            if self.class_weights.length != model.table.num_classes:
+                raise ValueError(f"{self.class_weights.length} class weights, but the model has"
                                  f" {model.table.num_classes} classes")
-            check_floats(&self.class_weights[0], "class weights")
-            table.class_weights = &self.class_weights[0]
-        if self.slots is None or self.slots.shape[0] == step.num_slots == 0:
+            table.class_weights = floats(self.class_weights)
+        if self.slots is None or self.slots.length == num_slots == 0:
             return table
-        if (<size_t> self.slots.shape[0], <size_t> self.slots.shape[1]) != (
-                step.num_slots, model.table.num_params):
-            raise ValueError(f"frozen slots are [{self.slots.shape[0]}, {self.slots.shape[1]}],"
-                             f" not [{step.num_slots}, {model.table.num_params}]")
-        check_floats(&self.slots[0, 0], "frozen slots")
-        table.frozen_slots = &self.slots[0, 0]
+        self.slots.check_shape(num_slots, model.table.num_params)
+        table.frozen_slots = floats(self.slots)
         return table
 
 
@@ -606,8 +637,7 @@ cdef class Team(Exclusive):
         fed_team_free(self.team)
 
     def train_cohort(self, Model model not None, Step step not None,
-                     const float[::1] server_params not None, Cohort cohort not None,
-                     uint64_t round_num, Terms terms not None, CancelFlag cancel not None,
+                     server_params, Cohort cohort not None, uint64_t round_num, Terms terms not None, CancelFlag cancel not None,
                      DeltaSum delta_sum not None, linear=None, deltas=None, factors=None,
                      starts=None):
         """Trains each client and adds its delta; returns the clients' STATS.
@@ -621,7 +651,8 @@ cdef class Team(Exclusive):
         cdef fed_fault fault
         cdef fed_terms table
         cdef size_t c
-        model.check_params(server_params)
+        cdef fed_client_stats *to_stats
+        cdef Array params = model.hold_params(server_params)
         cohort.check_pixels(model.table.num_inputs)
         if delta_sum.model is not model:
             raise ValueError("delta_sum was made for another model")
@@ -630,7 +661,7 @@ cdef class Team(Exclusive):
         if cohort.prepared_for is not None and cohort.prepared_for is not model:
             raise ValueError("the cohort was prepared for another model")
         stats = np.zeros(cohort.num_clients, STATS)
-        cdef uint8_t[::1] view = stats.view(np.uint8)
+        to_stats = <fed_client_stats *> memory_of(stats)
         if cohort.num_clients == 0:
             return stats
         take_all(self, cohort, delta_sum)
@@ -640,42 +671,43 @@ cdef class Team(Exclusive):
                 cohort.table[c].dropout_key.round = round_num
             cohort.set_own(model.table.num_params, linear, deltas, factors, starts)
             with nogil:
-                status = fed_train_cohort(self.team, &model.table, &step.table, &server_params[0],
+                status = fed_train_cohort(self.team, &model.table, &step.table, <float *> params.start,
                                           cohort.table, cohort.num_clients, &table, &cancel.flag,
-                                          delta_sum.sum, <fed_client_stats *> &view[0], &fault)
+                                          delta_sum.sum, to_stats, &fault)
         finally:
             cohort.forget_own()
             give_all_back(self, cohort, delta_sum)
         check(status, &fault)
         return stats
 
-    def evaluate(self, Model model not None, const float[::1] params not None,
-                 Cohort cohort not None, CancelFlag cancel not None, starts=None):
+    def evaluate(self, Model model not None, params, Cohort cohort not None,
+                 CancelFlag cancel not None, starts=None):
         """Evaluates `params` on each client, or the client's row of starts float32
         [num_clients, P]; returns the clients' STATS."""
         cdef int status
         cdef fed_fault fault
-        model.check_params(params)
+        cdef fed_client_stats *to_stats
+        cdef Array of_params = model.hold_params(params)
         cohort.check_pixels(model.table.num_inputs)
         stats = np.zeros(cohort.num_clients, STATS)
-        cdef uint8_t[::1] view = stats.view(np.uint8)
+        to_stats = <fed_client_stats *> memory_of(stats)
         if cohort.num_clients == 0:
             return stats
         take_all(self, cohort)
         try:
             cohort.set_own(model.table.num_params, None, None, None, starts)
             with nogil:
-                status = fed_evaluate(self.team, &model.table, &params[0], cohort.table,
-                                      cohort.num_clients, &cancel.flag,
-                                      <fed_client_stats *> &view[0], &fault)
+                status = fed_evaluate(self.team, &model.table, <float *> of_params.start,
+                                      cohort.table, cohort.num_clients, &cancel.flag, to_stats,
+                                      &fault)
         finally:
             cohort.forget_own()
             give_all_back(self, cohort)
         check(status, &fault)
         return stats
 
-    def predict(self, Model model not None, const float[::1] params not None,
-                Cohort cohort not None, CancelFlag cancel not None, starts=None):
+    def predict(self, Model model not None, params, Cohort cohort not None,
+                CancelFlag cancel not None, starts=None):
         """Returns the logits of every example of every client, in stored order: float32 [N, K].
 
         They are computed with `params`, or with the client's row of starts float32
@@ -684,20 +716,22 @@ cdef class Team(Exclusive):
         cdef int status
         cdef fed_fault fault
         cdef size_t c, num_examples = 0
-        model.check_params(params)
+        cdef float *to_logits
+        cdef Array of_params = model.hold_params(params)
         cohort.check_pixels(model.table.num_inputs)
         for c in range(cohort.num_clients):
             num_examples += cohort.table[c].num_examples
         logits = np.empty((num_examples, model.table.num_classes), np.float32)
-        cdef float[:, ::1] view = logits
+        to_logits = <float *> memory_of(logits)
         if num_examples == 0:
             return logits
         take_all(self, cohort)
         try:
             cohort.set_own(model.table.num_params, None, None, None, starts)
             with nogil:
-                status = fed_predict(self.team, &model.table, &params[0], cohort.table,
-                                     cohort.num_clients, &cancel.flag, &view[0, 0], &fault)
+                status = fed_predict(self.team, &model.table, <float *> of_params.start,
+                                     cohort.table, cohort.num_clients, &cancel.flag, to_logits,
+                                     &fault)
         finally:
             cohort.forget_own()
             give_all_back(self, cohort)
@@ -705,7 +739,7 @@ cdef class Team(Exclusive):
         return logits
 
 
-cdef take_all(Exclusive first, Exclusive second, Exclusive third=None):
+cdef int take_all(Exclusive first, Exclusive second, Exclusive third=None) except -1:
     """Takes all of them for a call, or none."""
     first.take()
     try:
@@ -721,49 +755,29 @@ cdef take_all(Exclusive first, Exclusive second, Exclusive third=None):
         raise
 
 
-cdef give_all_back(Exclusive first, Exclusive second, Exclusive third=None):
+cdef void give_all_back(Exclusive first, Exclusive second, Exclusive third=None) noexcept:
     first.give_back()
     second.give_back()
     if third is not None:
         third.give_back()
 
 
-def next_client_vector(double scale, const float[::1] sent not None, float[::1] delta not None):
+def next_client_vector(double scale, sent, delta):
     """Replaces delta by scale * delta - sent; returns whether all values are finite."""
-    cdef size_t num_params = delta.shape[0]
-    if <size_t> sent.shape[0] != num_params:
-        raise ValueError(f"{sent.shape[0]} values were sent, {num_params} came back")
-    if num_params == 0:
-        return True
-    check_floats(&sent[0], "values sent")
-    check_floats(&delta[0], "deltas")
-    return fed_next_client_vector(num_params, scale, &sent[0], &delta[0]) != 0
+    cdef Array to_delta = hold(delta, c"f", 1, "deltas", True)
+    cdef Array of_sent = hold(sent, c"f", 1, "values sent")
+    of_sent.check_shape(to_delta.length)
+    return fed_next_client_vector(to_delta.length, scale, floats(of_sent), floats(to_delta)) != 0
 
 
-def add_change(const float[::1] before not None, const float[::1] after not None,
-               double[::1] change not None):
+def add_change(before, after, change):
     """Adds after - before to change."""
-    cdef size_t num_params = change.shape[0]
-    if not (<size_t> before.shape[0] == <size_t> after.shape[0] == num_params):
-        raise ValueError(f"vectors of {before.shape[0]}, {after.shape[0]} and {num_params} values")
-    if num_params == 0:
-        return
-    check_floats(&before[0], "values before")
-    check_floats(&after[0], "values after")
-    check_doubles(&change[0], "changes")
-    fed_add_change(num_params, &before[0], &after[0], &change[0])
-
-
-cdef double *doubles_of(double[::1] values, size_t num_values, what) except? NULL:
-    """Returns the address of values that must be [num_values]; NULL if they are None or empty."""
-    if values is None:
-        return NULL
-    if <size_t> values.shape[0] != num_values:
-        raise ValueError(f"{values.shape[0]} {what}, not {num_values}")
-    if num_values == 0:
-        return NULL
-    check_doubles(&values[0], what)
-    return &values[0]
+    cdef Array to_change = hold(change, c"d", 1, "changes", True)
+    cdef Array of_before = hold(before, c"f", 1, "values before")
+    cdef Array of_after = hold(after, c"f", 1, "values after")
+    of_before.check_shape(to_change.length)
+    of_after.check_shape(to_change.length)
+    fed_add_change(to_change.length, floats(of_before), floats(of_after), doubles(to_change))
 
 
 cdef class Rows:
@@ -774,116 +788,116 @@ cdef class Rows:
     """
     cdef fed_rows table
     cdef const float **starts
-    cdef object keep
+    cdef Array matrix
     cdef int num_threads
 
-    def __cinit__(self, const float[:, ::1] matrix not None, const int64_t[::1] chosen not None,
-                  int num_threads):
+    def __cinit__(self, matrix, chosen, int num_threads):
+        cdef Array of_chosen = hold(chosen, c"q", 1, "row numbers")
         cdef size_t r
-        self.table.num_rows, self.table.num_values = chosen.shape[0], matrix.shape[1]
-        if chosen.shape[0] < 1:
+        cdef int64_t row
+        self.matrix = hold(matrix, c"f", 2, "rows")
+        self.table.num_rows, self.table.num_values = of_chosen.length, self.matrix.width
+        if of_chosen.length < 1:
             raise ValueError("no rows; give at least one")
         if not 1 <= num_threads <= FED_MAX_THREADS:
             raise ValueError(f"{num_threads} threads: give 1 to {FED_MAX_THREADS}")
-        if <size_t> &chosen[0] % sizeof(int64_t) != 0:
-            raise ValueError(f"row numbers are not aligned to {sizeof(int64_t)} bytes; give a copy")
         self.starts = <const float **> malloc(self.table.num_rows * sizeof(float *))
         if self.starts == NULL:
             raise MemoryError
         for r in range(self.table.num_rows):
-            if not 0 <= chosen[r] < matrix.shape[0]:
-                raise ValueError(f"row {chosen[r]} of {matrix.shape[0]}")
-            self.starts[r] = &matrix[chosen[r], 0] if matrix.shape[1] > 0 else NULL
-        if matrix.shape[1] > 0:
-            check_floats(self.starts[0], "rows")
+            row = (<int64_t *> of_chosen.start)[r]
+            if not 0 <= row < <int64_t> self.matrix.length:
+                raise ValueError(f"row {row} of {self.matrix.length}")
+            self.starts[r] = floats(self.matrix, row)
         self.table.rows = self.starts
         self.num_threads = num_threads
-        self.keep = matrix
 
     def __dealloc__(self):
         free(self.starts)
 
-    def trimmed_mean(self, size_t trim, double[::1] mean not None, double[::1] squares=None):
+    cdef Array hold_values(self, values, what, bint is_written=False):
+        """Returns the memory of float64 [num_values]; None if they are None."""
+        return hold_vector(values, c"d", self.table.num_values, what, is_written)
+
+    cdef Array hold_of_rows(self, values, what, bint is_written=False):
+        """Returns the memory of float64 [num_rows]; None if they are None."""
+        return hold_vector(values, c"d", self.table.num_rows, what, is_written)
+
+    def trimmed_mean(self, size_t trim, mean not None, squares=None):
         """Writes the mean of each coordinate without the `trim` smallest and largest values.
 
         squares float64 [num_rows] receive the rows' squared distances to it.
         """
         cdef int status
-        cdef double *to_mean = doubles_of(mean, self.table.num_values, "means")
-        cdef double *to_squares = doubles_of(squares, self.table.num_rows, "squares")
+        cdef Array to_mean = self.hold_values(mean, "means", True)
+        cdef Array to_squares = self.hold_of_rows(squares, "squares", True)
         with nogil:
-            status = fed_trimmed_mean(self.num_threads, &self.table, trim, to_mean, to_squares)
+            status = fed_trimmed_mean(self.num_threads, &self.table, trim, doubles(to_mean),
+                                      doubles(to_squares))
         check(status)
 
-    def mean_near_median(self, size_t num_nearest, double[::1] mean not None):
+    def mean_near_median(self, size_t num_nearest, mean not None):
         """Writes the mean of the values of each coordinate that are nearest to the median."""
         cdef int status
-        cdef double *to_mean = doubles_of(mean, self.table.num_values, "means")
+        cdef Array to_mean = self.hold_values(mean, "means", True)
         with nogil:
-            status = fed_mean_near_median(self.num_threads, &self.table, num_nearest, to_mean)
+            status = fed_mean_near_median(self.num_threads, &self.table, num_nearest,
+                                          doubles(to_mean))
         check(status)
 
-    def sign_votes(self, double[::1] origin=None):
+    def sign_votes(self, origin=None):
         """Returns the sums of the signs of values minus origin: int32 [num_values]."""
         cdef int status
         votes = np.zeros(self.table.num_values, np.int32)
-        cdef int32_t[::1] view = votes
-        cdef double *of_origin = doubles_of(origin, self.table.num_values, "origins")
-        if self.table.num_values == 0:
-            return votes
+        cdef int32_t *to_votes = <int32_t *> memory_of(votes)
+        cdef Array of_origin = self.hold_values(origin, "origins")
         with nogil:
-            status = fed_sign_votes(self.num_threads, &self.table, of_origin, &view[0])
+            status = fed_sign_votes(self.num_threads, &self.table, doubles(of_origin), to_votes)
         check(status)
         return votes
 
-    def move(self, double kept, double[::1] factors not None, double[::1] vector not None,
-             double[::1] squares=None):
+    def move(self, double kept, factors not None, vector not None, squares=None):
         """Replaces vector by kept * vector + the sum of factors * rows; factors are at least 0."""
         cdef int status
-        cdef double *of_factors = doubles_of(factors, self.table.num_rows, "factors")
-        cdef double *of_vector = doubles_of(vector, self.table.num_values, "values of the vector")
-        cdef double *to_squares = doubles_of(squares, self.table.num_rows, "squares")
+        cdef Array of_factors = self.hold_of_rows(factors, "factors")
+        cdef Array to_vector = self.hold_values(vector, "values of the vector", True)
+        cdef Array to_squares = self.hold_of_rows(squares, "squares", True)
         with nogil:
-            status = fed_move_by_rows(self.num_threads, &self.table, kept, of_factors, of_vector,
-                                      to_squares)
+            status = fed_move_by_rows(self.num_threads, &self.table, kept, doubles(of_factors),
+                                      doubles(to_vector), doubles(to_squares))
         check(status)
 
-    def mix(self, double[:, ::1] factors not None, double[::1] offsets, double[::1] offset,
-            float[:, ::1] out not None):
+    def mix(self, factors, offsets, offset, out):
         """Writes out[o] = the sum over r of factors[o, r] * row r, plus offsets[o] * offset."""
         cdef int status
-        cdef size_t num_out = out.shape[0]
-        cdef double *of_offsets
-        cdef double *of_offset
-        if (<size_t> factors.shape[0], <size_t> factors.shape[1]) != (num_out, self.table.num_rows):
-            raise ValueError(f"factors are [{factors.shape[0]}, {factors.shape[1]}], not"
-                             f" [{num_out}, {self.table.num_rows}]")
-        if <size_t> out.shape[1] != self.table.num_values:
-            raise ValueError(f"rows of {out.shape[1]} values, not {self.table.num_values}")
+        cdef Array to_out = hold(out, c"f", 2, "mixed rows", True)
+        cdef Array of_factors = hold(factors, c"d", 2, "factors")
+        cdef Array of_offsets = hold_vector(offsets, c"d", to_out.length, "offsets")
+        cdef Array of_offset = self.hold_values(offset, "values of the offset")
+        of_factors.check_shape(to_out.length, self.table.num_rows)
+        to_out.check_shape(to_out.length, self.table.num_values)
         if (offsets is None) != (offset is None):
             raise ValueError("one of offsets and offset is None; give both or none")
-        of_offsets = doubles_of(offsets, num_out, "offsets")
-        of_offset = doubles_of(offset, self.table.num_values, "values of the offset")
-        if num_out == 0 or self.table.num_values == 0:
+        if to_out.length == 0 or self.table.num_values == 0:
             return
-        check_doubles(&factors[0, 0], "factors")
-        check_floats(&out[0, 0], "rows")
         with nogil:
-            status = fed_mix_rows(self.num_threads, &self.table, &factors[0, 0], of_offsets,
-                                  of_offset, num_out, &out[0, 0])
+            status = fed_mix_rows(self.num_threads, &self.table, doubles(of_factors),
+                                  doubles(of_offsets), doubles(of_offset), to_out.length,
+                                  floats(to_out))
         check(status)
 
-    def measure(self, double[::1] origin=None, double[::1] direction=None):
+    def measure(self, origin=None, direction=None):
         """Returns the rows' squared distances to origin, and their products with direction (after
         origin is subtracted; 0 without a direction): float64 [num_rows] each."""
         cdef int status
         squares, products = np.zeros(self.table.num_rows), np.zeros(self.table.num_rows)
-        cdef double[::1] squares_view = squares, products_view = products
-        cdef double *of_origin = doubles_of(origin, self.table.num_values, "origins")
-        cdef double *of_direction = doubles_of(direction, self.table.num_values, "directions")
+        cdef double *to_squares = <double *> memory_of(squares)
+        cdef double *to_products = <double *> memory_of(products)
+        cdef Array of_origin = self.hold_values(origin, "origins")
+        cdef Array of_direction = self.hold_values(direction, "directions")
         with nogil:
-            status = fed_measure_rows(self.num_threads, &self.table, of_origin, of_direction,
-                                      &squares_view[0], &products_view[0])
+            status = fed_measure_rows(self.num_threads, &self.table, doubles(of_origin),
+                                      doubles(of_direction), to_squares, to_products)
         check(status)
         return squares, products
 
@@ -891,28 +905,28 @@ cdef class Rows:
         """Returns all squared distances, or products, of two rows: float64 [num_rows, num_rows]."""
         cdef int status
         pairs = np.zeros((self.table.num_rows, self.table.num_rows))
-        cdef double[:, ::1] view = pairs
+        cdef double *to_pairs = <double *> memory_of(pairs)
         with nogil:
-            status = fed_row_pairs(self.num_threads, &self.table, is_product, &view[0, 0])
+            status = fed_row_pairs(self.num_threads, &self.table, is_product, to_pairs)
         check(status)
         return pairs
 
 
-def least_diameter(double[:, ::1] distances not None, size_t num_chosen):
+def least_diameter(distances, size_t num_chosen):
     """Returns the rows whose largest distance is least, in ascending order: int64 [num_chosen]."""
     cdef int status
     cdef size_t c
     cdef size_t *chosen
-    if distances.shape[0] != distances.shape[1] or distances.shape[0] < 1:
-        raise ValueError(f"distances are [{distances.shape[0]}, {distances.shape[1]}], not square")
-    if not 1 <= num_chosen <= <size_t> distances.shape[0]:
-        raise ValueError(f"{num_chosen} of {distances.shape[0]} rows")
-    check_doubles(&distances[0, 0], "distances")
+    cdef Array held = hold(distances, c"d", 2, "distances")
+    if held.length != held.width or held.length < 1:
+        raise ValueError(f"distances are [{held.length}, {held.width}], not square")
+    if not 1 <= num_chosen <= held.length:
+        raise ValueError(f"{num_chosen} of {held.length} rows")
     chosen = <size_t *> malloc(num_chosen * sizeof(size_t))
     if chosen == NULL:
         raise MemoryError
     with nogil:
-        status = fed_least_diameter(&distances[0, 0], distances.shape[0], num_chosen, chosen)
+        status = fed_least_diameter(doubles(held), held.length, num_chosen, chosen)
     try:
         check(status)
         return np.array([chosen[c] for c in range(num_chosen)], np.int64)
@@ -927,14 +941,14 @@ def stages(Model model not None):
     return [first_layers[s] for s in range(num_stages)]
 
 
-def exercise(Model model not None, const float[::1] params not None, size_t batch_size,
-             size_t stage, int phase, size_t repeats):
+def exercise(Model model not None, params, size_t batch_size, size_t stage, int phase,
+             size_t repeats):
     """Runs one phase of a stage (0 forward, 1 backward with a plain SGD update, 2 derive)
     repeatedly on a synthetic batch, on this thread."""
     cdef int status
-    model.check_params(params)
+    cdef Array of_params = model.hold_params(params)
     with nogil:
-        status = fed_exercise(&model.table, &params[0], batch_size, stage, phase, repeats)
+        status = fed_exercise(&model.table, floats(of_params), batch_size, stage, phase, repeats)
     check(status)
 
 
@@ -948,11 +962,10 @@ def example_order(Plan plan not None, size_t num_examples, key):
         raise ValueError(f"{num_visits} visits are too many to list")
     indices = np.empty(num_visits, np.uint32)
     buffer = np.empty(max(fed_order_capacity(&plan.plan, num_examples), 1), np.uint32)
-    cdef uint32_t[::1] view = indices
-    cdef uint32_t[::1] buffer_view = buffer
-    fed_order_init(&order, &plan.plan, num_examples, &made, &buffer_view[0])
+    cdef uint32_t *to_indices = <uint32_t *> memory_of(indices)
+    fed_order_init(&order, &plan.plan, num_examples, &made, <uint32_t *> memory_of(buffer))
     while done < num_visits:
-        done += fed_order_next(&order, &view[done])
+        done += fed_order_next(&order, to_indices + done)
     return indices
 
 
@@ -960,9 +973,7 @@ def random_u64(key, size_t count):
     """Returns the first `count` outputs of a stream: uint64 [count]."""
     cdef fed_key made = make_key(key)
     values = np.empty(count, np.uint64)
-    cdef uint64_t[::1] view = values
-    if count > 0:
-        fed_rng_fill(&made, &view[0], count)
+    fed_rng_fill(&made, <uint64_t *> memory_of(values), count)
     return values
 
 
@@ -980,7 +991,7 @@ cdef class Codec:
     """
     cdef fed_codec table
     cdef fed_tensor *each
-    cdef const float[::1] factors
+    cdef Array factors
 
     def __cinit__(self, kind, shapes, *, uint32_t bits=0, uint32_t levels=0, bint is_short=False,
                   bint is_unbiased=False, double step=0, double clip=0, size_t count=0,
@@ -1007,7 +1018,7 @@ cdef class Codec:
     def __dealloc__(self):
         free(self.each)
 
-    cdef set_factors(self, factors, kind, shapes):
+    cdef int set_factors(self, factors, kind, shapes) except -1:
         """Keeps the matrices after checking their length."""
         num_values = 0
         for shape in shapes:
@@ -1015,56 +1026,46 @@ cdef class Codec:
                 *others, b = shape
                 a = math.prod(others)
                 num_values += (b if kind == "powersgd-left" else a) * min(self.table.rank, a, b)
-        self.factors = factors
-        if <size_t> self.factors.shape[0] != <size_t> num_values:
-            raise ValueError(f"factors are [{self.factors.shape[0]}], not [{num_values}]")
-        self.table.factors = <const float *> self.each  # any address will do for no values
-        if num_values > 0:
-            check_floats(&self.factors[0], "factors")
-            self.table.factors = &self.factors[0]
+        self.factors = hold_vector(factors, c"f", num_values, "factors")
+        self.table.factors = floats(self.factors)
 
     @property
     def capacity(self):
         """The largest number of bytes of a payload."""
         return fed_codec_capacity(&self.table)
 
-    def encode(self, const float[::1] values not None, key):
+    def encode(self, values not None, key):
         """Returns the payload of values float32 [P]."""
         cdef fed_key made = make_key(key)
         cdef size_t num_bytes = 0
         cdef int status
-        if <size_t> values.shape[0] != self.table.num_params:
-            raise ValueError(f"{values.shape[0]} values, not {self.table.num_params}")
-        check_floats(&values[0], "values")
+        cdef Array held = hold_vector(values, c"f", self.table.num_params, "values")
         payload = np.empty(max(self.capacity, 1), np.uint8)
-        cdef uint8_t[::1] view = payload
+        cdef uint8_t *to_payload = <uint8_t *> memory_of(payload)
         with nogil:
-            status = fed_codec_encode(&self.table, &made, &values[0], &view[0], &num_bytes)
+            status = fed_codec_encode(&self.table, &made, floats(held), to_payload, &num_bytes)
         check(status)
         return payload[:num_bytes].tobytes()
 
-    def decode(self, const uint8_t[::1] payload not None, key):
+    def decode(self, payload, key):
         """Returns the values float32 [P] of a payload, or raises PayloadFault."""
         cdef fed_key made = make_key(key)
-        cdef size_t num_bytes = payload.shape[0]
-        cdef uint8_t nothing = 0
-        cdef const uint8_t *first = &payload[0] if num_bytes > 0 else &nothing
         cdef int status
+        cdef Array held = hold(payload, c"B", 1, "bytes of the payload")
         values = np.empty(self.table.num_params, np.float32)
-        cdef float[::1] view = values
+        cdef float *to_values = <float *> memory_of(values)
         with nogil:
-            status = fed_codec_decode(&self.table, &made, first, num_bytes, &view[0])
+            status = fed_codec_decode(&self.table, &made, <uint8_t *> held.start, held.length,
+                                      to_values)
         check(status)
         return values
 
-    def compress_rows(self, float[:, ::1] rows not None, const int64_t[::1] chosen not None, keys,
-                      float[:, ::1] residuals, double decay, int num_threads):
+    def compress_rows(self, rows, chosen, keys, residuals, double decay, int num_threads):
         """Replaces the chosen rows of float32 [m, P] by what is decoded of them, and the residuals
         float32 [num_chosen, P], if any, by the rest; returns SENT [num_chosen]."""
         return _CodecCall(self, rows, chosen, keys, residuals).compress(decay, num_threads)
 
-    def encode_rows(self, float[:, ::1] rows not None, const int64_t[::1] chosen not None, keys,
-                    float[:, ::1] residuals, double decay, int num_threads):
+    def encode_rows(self, rows, chosen, keys, residuals, double decay, int num_threads):
         """Returns the payloads uint8 [num_chosen, capacity] of the chosen rows, and SENT."""
         return _CodecCall(self, rows, chosen, keys, residuals).encode(decay, num_threads)
 
@@ -1075,38 +1076,31 @@ cdef class _CodecCall:
     cdef size_t num_rows
     cdef float **rows
     cdef fed_key *keys
-    cdef float *residuals
-    cdef object keep
+    cdef Array matrix
+    cdef Array residuals
 
-    def __cinit__(self, Codec codec not None, float[:, ::1] rows, const int64_t[::1] chosen, keys,
-                  float[:, ::1] residuals):
+    def __cinit__(self, Codec codec not None, rows, chosen, keys, residuals):
+        cdef Array of_chosen = hold(chosen, c"q", 1, "row numbers")
         cdef size_t num_params = codec.table.num_params, r
+        cdef int64_t row, last = -1  # ascending, so that no two threads write to one row
         keys = list(keys)
-        self.codec, self.num_rows = codec, chosen.shape[0]
-        if <size_t> rows.shape[1] != num_params or len(keys) != self.num_rows:
-            raise ValueError(f"rows are [{rows.shape[0]}, {rows.shape[1]}] and {len(keys)} keys for"
-                             f" {num_params} parameters and {self.num_rows} rows")
-        if residuals is not None and (<size_t> residuals.shape[0] != self.num_rows
-                                      or <size_t> residuals.shape[1] != num_params):
-            raise ValueError(f"residuals are [{residuals.shape[0]}, {residuals.shape[1]}], not"
-                             f" [{self.num_rows}, {num_params}]")
+        self.codec, self.num_rows = codec, of_chosen.length
+        self.matrix = hold(rows, c"f", 2, "rows", True)
+        if self.matrix.width != num_params or <size_t> len(keys) != self.num_rows:
+            raise ValueError(f"rows are [{self.matrix.length}, {self.matrix.width}] and {len(keys)}"
+                             f" keys for {num_params} parameters and {self.num_rows} rows")
+        self.residuals = hold_matrix(residuals, self.num_rows, num_params, "residuals", True)
         self.rows = <float **> calloc(max(self.num_rows, 1), sizeof(float *))
         self.keys = <fed_key *> calloc(max(self.num_rows, 1), sizeof(fed_key))
         if self.rows == NULL or self.keys == NULL:
             raise MemoryError
-        last = -1  # ascending, so that no two threads write to one row
         for r in range(self.num_rows):
-            if not last < chosen[r] < rows.shape[0]:
-                raise ValueError(f"row {chosen[r]} of {rows.shape[0]} after row {last}")
-            last = chosen[r]
-            self.rows[r] = &rows[chosen[r], 0]
+            row = (<int64_t *> of_chosen.start)[r]
+            if not last < row < <int64_t> self.matrix.length:
+                raise ValueError(f"row {row} of {self.matrix.length} after row {last}")
+            last = row
+            self.rows[r] = floats(self.matrix, row)
             self.keys[r] = make_key(keys[r])
-        if self.num_rows > 0:
-            check_floats(self.rows[0], "rows")
-        if self.num_rows > 0 and residuals is not None:
-            check_floats(&residuals[0, 0], "residuals")
-            self.residuals = &residuals[0, 0]
-        self.keep = (rows, residuals)
 
     def __dealloc__(self):
         free(self.rows)
@@ -1115,13 +1109,12 @@ cdef class _CodecCall:
     cdef compress(self, double decay, int num_threads):
         cdef int status
         sent = np.zeros(self.num_rows, SENT)
-        cdef uint8_t[::1] view = sent.view(np.uint8)
+        cdef fed_sent *to_sent = <fed_sent *> memory_of(sent)
         if self.num_rows == 0:
             return sent
         with nogil:
             status = fed_codec_compress_rows(&self.codec.table, num_threads, self.keys, self.rows,
-                                             self.num_rows, self.residuals, decay,
-                                             <fed_sent *> &view[0])
+                                             self.num_rows, floats(self.residuals), decay, to_sent)
         check(status)
         return sent
 
@@ -1129,21 +1122,20 @@ cdef class _CodecCall:
         cdef int status
         sent = np.zeros(self.num_rows, SENT)
         payloads = np.zeros((self.num_rows, max(self.codec.capacity, 1)), np.uint8)
-        cdef uint8_t[::1] view = sent.view(np.uint8)
-        cdef uint8_t[:, ::1] bytes_of = payloads
+        cdef fed_sent *to_sent = <fed_sent *> memory_of(sent)
+        cdef uint8_t *to_payloads = <uint8_t *> memory_of(payloads)
         if self.num_rows == 0:
             return payloads, sent
         with nogil:
             status = fed_codec_encode_rows(&self.codec.table, num_threads, self.keys, self.rows,
-                                           self.num_rows, self.residuals, decay, &bytes_of[0, 0],
-                                           <fed_sent *> &view[0])
+                                           self.num_rows, floats(self.residuals), decay,
+                                           to_payloads, to_sent)
         check(status)
         return payloads[:, :self.codec.capacity], sent
 
 
-def secure_sum(const float[:, ::1] rows not None, weights, coins, masks, *, uint64_t weight_unit,
-               double bound, uint32_t bits, uint32_t mask_bits, int num_threads,
-               bint returns_sent=False):
+def secure_sum(rows, weights, coins, masks, *, uint64_t weight_unit, double bound, uint32_t bits,
+               uint32_t mask_bits, int num_threads, bint returns_sent=False):
     """Sums rows float32 [n, P] as fed_secure_sum does, of m >= n clients.
 
     `weights` has a whole number for each client, 0 for those without a row; `coins` a key for each,
@@ -1152,19 +1144,17 @@ def secure_sum(const float[:, ::1] rows not None, weights, coins, masks, *, uint
     """
     weights = list(weights)
     keys = None if coins is None else list(coins)
-    cdef size_t num_clients = len(weights), num_rows = rows.shape[0], i
+    cdef Array held = hold(rows, c"f", 2, "rows")
+    cdef size_t num_clients = len(weights), num_rows = held.length, i
     cdef fed_secure_terms terms
     cdef uint64_t num_clipped = 0
-    cdef uint64_t[::1] total_view
-    cdef uint64_t[:, ::1] sent_view
-    cdef uint64_t *sent_start = NULL
+    cdef uint64_t *to_total
+    cdef uint64_t *to_sent = NULL
     cdef int status
     if num_rows > num_clients or (keys is not None and <size_t> len(keys) != num_clients):
         raise ValueError(f"{num_rows} rows and other numbers of keys for {num_clients} clients")
     if any(weights[num_rows:]):
         raise ValueError("a client without a row has a weight above 0")
-    if num_rows > 0 and rows.shape[1] > 0:
-        check_floats(&rows[0, 0], "rows")
     cdef const float **starts = <const float **> calloc(num_clients + 1, sizeof(float *))
     cdef uint64_t *counts = <uint64_t *> calloc(num_clients + 1, sizeof(uint64_t))
     cdef fed_key *coin_keys = <fed_key *> calloc(num_clients + 1, sizeof(fed_key))
@@ -1175,22 +1165,21 @@ def secure_sum(const float[:, ::1] rows not None, weights, coins, masks, *, uint
             counts[i] = weights[i]
             if keys is not None:
                 coin_keys[i] = make_key(keys[i])
-            if i < num_rows and rows.shape[1] > 0:
-                starts[i] = &rows[i, 0]
-        terms.num_clients, terms.num_params = num_clients, rows.shape[1]
+            if i < num_rows:
+                starts[i] = floats(held, i)
+        terms.num_clients, terms.num_params = num_clients, held.width
         terms.rows, terms.weights, terms.weight_unit = starts, counts, weight_unit
         terms.bound, terms.bits, terms.mask_bits = bound, bits, mask_bits
         terms.coins = NULL if keys is None else coin_keys
         terms.masks = make_key(masks)
-        total = np.zeros(rows.shape[1] + 1, np.uint64)
-        total_view = total
+        total = np.zeros(held.width + 1, np.uint64)
+        to_total = <uint64_t *> memory_of(total)
         sent = None
         if returns_sent and num_clients > 0:
-            sent = np.zeros((num_clients, rows.shape[1] + 1), np.uint64)
-            sent_view = sent
-            sent_start = &sent_view[0, 0]
+            sent = np.zeros((num_clients, held.width + 1), np.uint64)
+            to_sent = <uint64_t *> memory_of(sent)
         with nogil:
-            status = fed_secure_sum(num_threads, &terms, &total_view[0], sent_start, &num_clipped)
+            status = fed_secure_sum(num_threads, &terms, to_total, to_sent, &num_clipped)
         check(status)
         return total, num_clipped, sent
     finally:
@@ -1224,12 +1213,11 @@ def synthetic_draw(options, uint64_t client_key, int split, size_t first, size_t
     cdef int status
     cdef fed_synthetic made = make_synthetic(options)
     pixels, labels = np.empty((num, 28, 28), np.uint8), np.empty(num, np.int32)
-    cdef uint8_t[:, :, ::1] pixels_view = pixels
-    cdef int32_t[::1] labels_view = labels
+    cdef uint8_t *to_pixels = <uint8_t *> memory_of(pixels)
+    cdef int32_t *to_labels = <int32_t *> memory_of(labels)
     if num == 0:
         return pixels, labels
     with nogil:
-        status = fed_synthetic_draw(&made, client_key, split, first, num, &pixels_view[0, 0, 0],
-                                    &labels_view[0])
+        status = fed_synthetic_draw(&made, client_key, split, first, num, to_pixels, to_labels)
     check(status)
     return pixels, labels
