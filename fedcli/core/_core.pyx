@@ -637,7 +637,8 @@ cdef class Team(Exclusive):
         fed_team_free(self.team)
 
     def train_cohort(self, Model model not None, Step step not None,
-                     server_params, Cohort cohort not None, uint64_t round_num, Terms terms not None, CancelFlag cancel not None,
+                     server_params, Cohort cohort not None, uint64_t round_num,
+                     Terms terms not None, CancelFlag cancel not None,
                      DeltaSum delta_sum not None, linear=None, deltas=None, factors=None,
                      starts=None):
         """Trains each client and adds its delta; returns the clients' STATS.
@@ -671,7 +672,8 @@ cdef class Team(Exclusive):
                 cohort.table[c].dropout_key.round = round_num
             cohort.set_own(model.table.num_params, linear, deltas, factors, starts)
             with nogil:
-                status = fed_train_cohort(self.team, &model.table, &step.table, <float *> params.start,
+                status = fed_train_cohort(self.team, &model.table, &step.table,
+                                          <float *> params.start,
                                           cohort.table, cohort.num_clients, &table, &cancel.flag,
                                           delta_sum.sum, to_stats, &fault)
         finally:
