@@ -15,6 +15,7 @@ from fedcli.core._fed cimport *
 
 import math
 import os
+import sys
 
 import numpy as np
 
@@ -109,17 +110,24 @@ cdef class Array:
         raise ValueError(f"{self.what} are [{self.length}, {self.width}], not [{length}, {width}]")
 
 
+cdef char OWN_ORDER = ord("<" if sys.byteorder == "little" else ">")
+
+
 cdef Array hold(values, char kind, int num_axes, what, bint is_written=False):
     """Returns the memory of values in C order: float32 (f), float64 (d), uint8 (B), int32 (i) or
     int64 (q). The core's vector loads rely on the alignment of the type."""
     cdef Array held = Array.__new__(Array)
     cdef Py_buffer *buffer = &held.buffer
     cdef Py_ssize_t size = 1 if kind == c"B" else 4 if kind == c"f" or kind == c"i" else 8
+    cdef const char *format
     cdef char found
     held.what = what
     PyObject_GetBuffer(values, buffer, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT
                        | (PyBUF_WRITABLE if is_written else 0))
-    found = buffer.format[0] if buffer.format != NULL and buffer.format[1] == 0 else 0
+    format = buffer.format
+    if format != NULL and format[0] == OWN_ORDER:  # of an array whose byte order was named
+        format += 1
+    found = format[0] if format != NULL and format[0] != 0 and format[1] == 0 else 0
     if found == c"l":  # NumPy's name for one of the two
         found = c"i" if buffer.itemsize == 4 else c"q"
     if found != kind or buffer.itemsize != size:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -109,3 +110,15 @@ def test_no_values_have_an_empty_sum() -> None:
     total = WeightedSum(0)
     total.add([np.zeros(0, np.float32)], [1.0])
     assert total.total()[0].shape == (0,)
+
+
+def test_vectors_whose_byte_order_is_named_are_read() -> None:
+    """As after reading files that name it; the buffer protocol then says "<f" and not "f"."""
+    vector = np.arange(5, dtype=np.float32).astype(np.dtype("f4").newbyteorder(sys.byteorder[0]))
+    assert memoryview(vector).format in ("<f", ">f")
+    total = native.WeightedSum(5)
+    total.add([vector], [2.0])
+    np.testing.assert_array_equal(total.total()[0], 2.0 * vector)
+    swapped = vector.astype(vector.dtype.newbyteorder())
+    with pytest.raises(ValueError, match="are not float32"):
+        total.add([swapped], [1.0])

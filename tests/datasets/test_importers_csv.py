@@ -215,7 +215,7 @@ def test_wide_rows_are_recognised_and_read(tmp_path: Path) -> None:
         ("a,1,2,-1e39,4,5", "line 3: column 'p1': '-1e39' is out of range"),
         (f"a,1,2,{'1' * 100},4,5", f"line 3: column 'p1': '{'1' * 20}' is out of range"),
         (f"a,1,2,{'1' * 5000},4,5", f"line 3: column 'p1': '{'1' * 20}' is out of range"),
-        ("a,1,2,-100,4,5", "example 1: pixels go from -100 to 255, which is no range"),
+        ("a,1,2,-100,4,5", "example 1: pixels go from -100 to 255, which is not a known range"),
         ("a,1,2,70000000,4,5", "example 1: pixels reach 7e+07; at most 65535 is read"),
         ("a,,2,3,4,5", "line 3: has no label"),
         ("a,-1,2,3,4,5", "line 3: label -1 cannot be a class"),
