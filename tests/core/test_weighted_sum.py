@@ -116,7 +116,7 @@ def test_vectors_whose_byte_order_is_named_are_read() -> None:
     """As after reading files that name it; the buffer protocol then says "<f" and not "f"."""
     vector = np.arange(5, dtype=np.float32).astype(np.dtype("f4").newbyteorder(sys.byteorder[0]))
     assert memoryview(vector).format in ("<f", ">f")
-    total = native.WeightedSum(5)
+    total = WeightedSum(5)
     total.add([vector], [2.0])
     np.testing.assert_array_equal(total.total()[0], 2.0 * vector)
     swapped = vector.astype(vector.dtype.newbyteorder())
