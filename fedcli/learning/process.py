@@ -73,6 +73,13 @@ class LearningProcess(abc.ABC):
             Cancelled: The flag was set; `state` can still be used.
         """
 
+    def check_resumed(self, state: ServerState) -> None:  # noqa: B027 - most go on from any state
+        """Checks that rounds can go on from the state of an earlier process.
+
+        Raises:
+            ConfigError: They cannot, as a private mean whose budget was for fewer rounds.
+        """
+
     def num_trainings(self, num_clients: int) -> int:
         """Returns how often `next` trains a client in a round of so many; 0: that is not counted.
 

@@ -100,6 +100,10 @@ class TrainingProcess(LearningProcess):
             evaluated=self._start_evaluated(params),
         )
 
+    def check_resumed(self, state: ServerState) -> None:
+        """See LearningProcess."""
+        self.algorithm.aggregator.request(state.aggregator)
+
     def num_trainings(self, num_clients: int) -> int:
         """See LearningProcess."""
         if self.algorithm.entry.pools_clients:

@@ -229,6 +229,7 @@ def _resume(
         )
         state = to_state(content, federation.process, file)
         found = fingerprint.result()
+    federation.process.check_resumed(state)  # before a file of the run is changed
     consequence = "its rounds no longer repeat"
     changed = note_of_change(source, origin.get("data"), found, consequence)
     federation.notes.extend(changed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,7 +115,8 @@ def test_no_values_have_an_empty_sum() -> None:
 
 def test_vectors_whose_byte_order_is_named_are_read() -> None:
     """As after reading files that name it; the buffer protocol then says "<f" and not "f"."""
-    vector = np.arange(5, dtype=np.float32).astype(np.dtype("f4").newbyteorder(sys.byteorder[0]))
+    named: Any = np.dtype("f4").newbyteorder("<" if sys.byteorder == "little" else ">")
+    vector: Any = np.arange(5).astype(named)
     assert memoryview(vector).format in ("<f", ">f")
     total = WeightedSum(5)
     total.add([vector], [2.0])

@@ -56,6 +56,11 @@ def test_a_private_run_has_uniform_weights_and_its_options_are_complete() -> Non
         ),
         ({"min_reports": 2}, "--min-reports 2: whether a client counts"),
         ({"class_weights": "balanced"}, "the labels of all clients are counted"),
+        (
+            {"dp_options": {"noise_multiplier": 1e-6}},
+            "noise_multiplier 1e-06 is too little to account for; choose 0 (no noise, not private) "
+            "or at least 0.05",
+        ),
         ({"dp": "laplace"}, "unknown --dp 'laplace'; choose one of gaussian"),
         ({"dp": None}, "--dp-option noise_multiplier is for --dp"),
         ({"dp_options": {}}, "neither is given: give one of them"),

@@ -22,8 +22,18 @@ class PrivacyEntry(Entry):
     samplings: tuple[str, ...] = ()
 
 
+# With less, epsilon is in the thousands, and computing it takes gigabytes.
+LEAST_NOISE = 0.05
+
+
 def _check_noise(options: Mapping[str, Value]) -> str | None:
     given = [name for name in ("noise_multiplier", "target_epsilon") if name in options]
+    noise = options.get("noise_multiplier", 0.0)
+    if isinstance(noise, int | float) and 0.0 < noise < LEAST_NOISE:
+        return (
+            f"noise_multiplier {noise:g} is too little to account for; choose 0 (no noise, not "
+            f"private) or at least {LEAST_NOISE:g}"
+        )
     if len(given) == 1:
         return None
     wrong = "both are given" if given else "neither is given"
@@ -37,7 +47,8 @@ _NOISE = (
     Option(
         "noise_multiplier",
         None,
-        "z, standard deviation of the noise over the clipping norm; 0: no noise, not private.",
+        "z, standard deviation of the noise over the clipping norm, at least 0.05; 0: no noise, "
+        "not private.",
         0.0,
         1e6,
     ),
