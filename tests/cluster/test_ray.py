@@ -213,6 +213,7 @@ def test_data_of_a_program_are_refused_unless_they_are_sent(tmp_path: Path) -> N
     }
     data = from_arrays(clients)
     options = {**SMALL, "data_options": {}, "sampling": "uniform", "clients": "9", "rounds": 2}
+    options["eval_clients"] = "5"
     weights = []
     for name, sent in (("no", "read"), ("yes", "ship")):
         engine: dict[str, Any] = {"workers": 2, "threads": 1, "data": sent}

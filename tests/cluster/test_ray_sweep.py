@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,19 @@ def without_seconds(lines: Any) -> Any:
     return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
 
+def find_trainer() -> int:
+    """Waits until a trainer trains, and returns its process."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with suppress(OSError):
+                    if (entry / "cmdline").read_bytes().startswith(b"ray::RemoteTrainer.train"):
+                        return int(entry.name)
+        time.sleep(0.02)
+    raise AssertionError("no trainer has begun")
+
+
 def test_a_study_has_the_bytes_of_processes(tmp_path: Path) -> None:
     near = run(tmp_path / "near", STUDY)
     far = run(tmp_path / "far", STUDY, cluster="auto")
@@ -76,7 +90,13 @@ def test_a_study_has_the_bytes_of_processes(tmp_path: Path) -> None:
 def test_a_stopped_study_goes_on_where_it_was(tmp_path: Path) -> None:
     longer = {**STUDY, "run": {**STUDY["run"], "rounds": 5000}}
     cancel = CancelFlag()
-    threading.Timer(8.0, cancel.set).start()
+
+    def stop() -> None:
+        find_trainer()
+        time.sleep(1.0)
+        cancel.set()
+
+    threading.Thread(target=stop).start()
     with pytest.raises(Cancelled):
         run(tmp_path / "far", longer, cancel, cluster="auto")
     lines = run(tmp_path / "far", longer, cluster="auto")
@@ -87,18 +107,7 @@ def test_a_stopped_study_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_a_lost_trainer_costs_one_try(tmp_path: Path) -> None:
     def kill() -> None:
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            for entry in Path("/proc").iterdir():
-                if entry.name.isdigit():
-                    try:
-                        name = (entry / "cmdline").read_bytes()
-                    except OSError:
-                        continue
-                    if name.startswith(b"ray::RemoteTrainer.train"):
-                        os.kill(int(entry.name), signal.SIGKILL)
-                        return
-            time.sleep(0.05)
+        os.kill(find_trainer(), signal.SIGKILL)
 
     thread = threading.Thread(target=kill)
     thread.start()
