@@ -427,7 +427,9 @@ def test_rebuilt_mnist_is_not_taken_for_the_published_one(
 ) -> None:
     """Its images differ by a grey level here and there; a folder and a mirror are told apart."""
     mnist, folder = CATALOGUE["mnist"], shared_data / "mnist-idx"
-    with pytest.raises(DataError, match=r"mnist also needs train-images-idx3-ubyte.gz, t10k-images"):
+    with pytest.raises(
+        DataError, match=r"mnist also needs train-images-idx3-ubyte.gz, t10k-images"
+    ):
         installing.find_given(mnist, tmp_path, [folder])  # the labels are the published ones
     images = folder / "train-images-idx3-ubyte.gz"
     with pytest.raises(DataError, match="has 9,475,657 bytes, expected 9,912,422; it is not the"):
