@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * A convolution of a group of images at once, for layers whose weights, or whose transforms, are
+ * worth keeping in the cache across images. The methods below compute the same; they differ in
+ * what they can compute and in speed. */
+#ifndef FED_LAYERS_IMAGE_CONV_H
+#define FED_LAYERS_IMAGE_CONV_H
+
+#include "buffer.h"
+#include "fed.h"
+
+/* Output channels in a panel of the weights. */
+enum { FED_IMAGE_PANEL = 16 };
+
+/* The sizes of a convolution. */
+typedef struct fed_image_conv {
+    size_t num_images;             /* >= 1 */
+    fed_shape in_shape, out_shape; /* without padded channels */
+    fed_buffer in, out; /* of one image; images are num_values apart. A pixel has its padded
+                           channels; `in` has a border of zeros that covers every window */
+    size_t window_height, window_width;
+    size_t stride_y, stride_x;
+    size_t pad_top, pad_left; /* window (0, 0) begins at pixel (-pad_top, -pad_left) */
+    float least;              /* lower bound of the outputs: 0 for relu, else -HUGE_VALF */
+} fed_image_conv;
+
+/* The inputs and outputs of a convolution. Weights and their gradient are in panels,
+ * [padded O / 16][window_height][window_width][padded I][16]: one layout for every method, so that
+ * an optimizer's step is a plain loop. Padding is zeros and stays zeros. Arrays are aligned to 64
+ * bytes. */
+typedef struct fed_image_conv_io {
+    const float *in;      /* [num_images] buffer `in` */
+    const float *weights; /* [fed_image_conv_weights] */
+    const float *bias;    /* [padded O]; NULL: zeros */
+    float *out;           /* [num_images] buffer `out`; the border is left alone */
+    /* backward only */
+    const float *out_gradient; /* [num_images] buffer `out`, by the outputs before `least`; the
+                                  border is undefined */
+    float *in_gradient;        /* out [num_images] buffer `in`; the border is undefined afterwards;
+                                  NULL: not needed */
+    float *weights_gradient;   /* in-out [fed_image_conv_weights]: added to */
+    float *bias_gradient;      /* in-out [padded O]: added to; NULL: not needed */
+    float *scratch;            /* [scratch_floats] */
+    int num_workers; /* threads that share the work; results do not depend on their number */
+} fed_image_conv_io;
+
+/* A way to compute convolutions. */
+typedef struct fed_image_conv_method {
+    /* 1 if it computes this convolution. */
+    int (*fits)(const fed_image_conv *conv);
+    /* For forward and for backward, with any number of workers up to num_workers. */
+    size_t (*scratch_floats)(const fed_image_conv *conv, int num_workers);
+    void (*forward)(const fed_kernels *kernels, const fed_image_conv *conv,
+                    const fed_image_conv_io *io);
+    void (*backward)(const fed_kernels *kernels, const fed_image_conv *conv,
+                     const fed_image_conv_io *io);
+} fed_image_conv_method;
+
+/* 3x3 windows with stride 1, by Winograd's F(4x4, 3x3) (image_winograd.c). */
+extern const fed_image_conv_method fed_image_winograd;
+/* Any window and stride, as a product with a table of offsets (image_gemm.c). */
+extern const fed_image_conv_method fed_image_gemm;
+
+/* Floats of the weights. */
+static inline size_t fed_image_conv_weights(const fed_image_conv *conv) {
+    return fed_padded(conv->out_shape.channels) * conv->window_height * conv->window_width *
+           fed_padded(conv->in_shape.channels);
+}
+
+#endif
