@@ -118,6 +118,34 @@ typedef struct fed_cells {
     size_t offsets_stride;   /* from one row of cells to the next */
 } fed_cells;
 
+/* Products of rows with panels of weights, for several points. Inputs and outputs are in panels of
+ * FED_PAD values. Strides are in floats; `panel` ones lead from a panel to the next, `point` ones
+ * from a point to the next. */
+typedef struct fed_products {
+    size_t num_points, num_rows; /* num_rows is even */
+    size_t num_inputs, num_outputs; /* panels */
+    int is_added;                   /* 1: out is added to */
+    const float *rows;              /* [points][inputs][num_rows, FED_PAD] */
+    size_t rows_panel, rows_point;
+    const float *weights; /* [points][outputs][inputs][FED_PAD, FED_PAD] */
+    size_t weights_panel, weights_point;
+    float *out; /* out [points][outputs][num_rows, FED_PAD] */
+    size_t out_panel, out_point;
+} fed_products;
+
+/* The same for the gradient by the weights; num_rows is any number. */
+typedef struct fed_products_gradient {
+    size_t num_points, num_rows;
+    size_t num_inputs, num_outputs; /* panels */
+    int is_added;                   /* 1: out is added to */
+    const float *rows;              /* [points][inputs][num_rows, FED_PAD] */
+    size_t rows_panel, rows_point;
+    const float *gradient; /* [points][outputs][num_rows, FED_PAD] */
+    size_t gradient_panel, gradient_point;
+    float *out; /* out [points][outputs][inputs][FED_PAD, FED_PAD] */
+    size_t out_panel, out_point;
+} fed_products_gradient;
+
 /* A step in sorting each column of a block of rows, sixteen of which at a time are sorted already.
  * It works on the rows first, first + stride, and so on; rows that do not exist hold the largest
  * number. */

@@ -112,13 +112,35 @@ KERNEL(void, conv_taps_gradient, const fed_taps *taps, float *gradient /* in-out
 /* Winograd's convolution. The transformed inputs of a row of tiles: [36][num_tiles,
  * num_channels], the 36 point_stride apart. */
 KERNEL(void, winograd_inputs, const fed_tile_row *row, const float *in, size_t row_stride,
-       size_t num_channels, float *points /* out */)
-/* 36 transformed kernels, each in panels of num_inputs taps, point_stride floats apart. */
-KERNEL(void, winograd_weights, const float *panels, size_t window /* 3 or 5 */, size_t num_inputs,
-       size_t num_outputs, float *points /* out */, size_t point_stride)
+       size_t pixel_stride, size_t num_channels, float *points /* out */)
+/* The transformed weights of num_values windows side by side, a multiple of FED_PAD. */
+KERNEL(void, winograd_weights, const float *taps /* [window * window][num_values] */,
+       size_t window /* 3 or 5 */, size_t tap_stride, size_t num_values,
+       float *points /* out [36][num_values] */, size_t point_stride)
 /* The outputs of conv_row and conv_pool, from the products [36][num_tiles, panel_width]. */
 KERNEL(void, winograd_outputs, const fed_tile_row *row, const float *points, size_t panel_width,
        const float *bias, float least, const fed_cells *cells)
+
+/* Backward through winograd_outputs, winograd_inputs and winograd_weights, for 3x3 windows and
+ * FED_PAD channels; of the rows of tiles `side` is not read. The gradient by the products. */
+KERNEL(void, winograd_outputs_gradient, const fed_tile_row *row,
+       const float *gradient /* by the outputs, 4x4 of a tile */, size_t row_stride,
+       size_t pixel_stride, float *points /* out [36][num_tiles, FED_PAD] */)
+/* The gradient by the inputs, of which neighbouring tiles share two rows or columns: is_above and
+ * is_left tell that a tile above, or left of the first one, has been here, and is added to. */
+KERNEL(void, winograd_inputs_gradient, const fed_tile_row *row,
+       const float *points /* [36][num_tiles, FED_PAD] */, int is_above, int is_left,
+       float *gradient /* in-out, 6x6 of a tile */, size_t row_stride, size_t pixel_stride)
+/* taps += the gradient by the weights. */
+KERNEL(void, winograd_weights_gradient, const float *points /* [36][num_values] */,
+       size_t point_stride, size_t num_values, float *taps /* in-out [9][num_values] */,
+       size_t tap_stride)
+
+/* Matrix products, one for each of several points. Points are a stride apart.
+ * out[panel][row][o] = sum_i rows[row][i] * weights[panel][i][o]. */
+KERNEL(void, products, const fed_products *at)
+/* out[panel][i][o] = sum_row rows[row][i] * gradient[panel][row][o]. */
+KERNEL(void, products_gradient, const fed_products_gradient *at)
 
 /* Fused softmax cross-entropy of one block: adds loss and hits to score, and turns logits into
  * scale times the gradient of the loss summed over the block's examples. An example's loss is

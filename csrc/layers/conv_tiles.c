@@ -51,8 +51,13 @@ size_t fed_conv_tiles_kernel_floats(const fed_conv *conv) {
 
 void fed_conv_tiles_kernel(const fed_kernels *kernels, const fed_conv *conv, const float *panels,
                            float *kernel) {
-    kernels->winograd_weights(panels, conv->sweep.height, conv->in_channels, conv->out_channels,
-                              kernel, point_stride(conv->in_channels * conv->out_channels));
+    for (size_t c = 0; c < conv->out_channels; c += FED_PANEL) {
+        const size_t left = conv->out_channels - c, width = left < FED_PANEL ? left : FED_PANEL;
+        const size_t num_values = conv->in_channels * width;
+        kernels->winograd_weights(panels + c * conv->num_taps, conv->sweep.height, num_values,
+                                  num_values, kernel + c * conv->in_channels,
+                                  point_stride(conv->in_channels * conv->out_channels));
+    }
 }
 
 /* A strip: some rows of tiles. */
@@ -70,7 +75,7 @@ static void transform_inputs(const fed_kernels *kernels, const fed_conv *conv,
                               .point_stride = point_stride(s->num * s->width * conv->in_channels)};
     for (size_t y = 0; y < s->num; y++)
         kernels->winograd_inputs(&row, io->in + (s->first + y) * s->side * conv->in.row_stride,
-                                 conv->in.row_stride, conv->in_channels,
+                                 conv->in.row_stride, conv->in_channels, conv->in_channels,
                                  s->inputs + y * s->width * conv->in_channels);
 }
 

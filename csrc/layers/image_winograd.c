@@ -1,0 +1,568 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * 3x3 convolutions with stride 1 of a group of images, by Winograd's F(4x4, 3x3): 36 products
+ * replace 144, and the tiles of all images share the transformed weights. The backward pass is the
+ * forward pass with each linear map turned around, so that it needs no border of the gradient.
+ *
+ * Values that are transformed lie in blocks: [panels][36 points][tiles][16 channels]. With many
+ * tiles, a block at a time passes all products while it is in the L2 cache, and the transformed
+ * weights, four times as large as the weights, are kept. With few tiles and many channels it is the
+ * transformed weights that are made when they are needed, a few channels at a time, and used at
+ * once by all tiles. */
+#include "image_conv.h"
+#include "threads.h"
+
+#include <math.h>
+
+enum { NUM_POINTS = 36, SIDE = 4, WINDOW = 3, NUM_TAPS = 9, READ = SIDE + WINDOW - 1 };
+enum { PANEL = FED_IMAGE_PANEL, PANEL_SQUARE = PANEL * PANEL, PAIR = 2 };
+/* The point whose value is the sum of a tile's gradient. */
+enum { SUM_POINT = 7 };
+
+/* Sizes of blocks, in floats, tiles or panels. They fit an L2 cache of 512 KiB or more, and the
+ * backward pass part of an L3 cache, as it needs two blocks of many tiles at once. */
+enum {
+    FORWARD_FLOATS = 192 * 1024,
+    BACKWARD_FLOATS = 1536 * 1024,
+    FEW_TILES = 96,
+    PRODUCT_TILES = 42, /* a multiple of the rows of every kernel's tiles */
+    WEIGHT_PANELS = 4,
+};
+
+static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+static size_t pieces(size_t n, size_t size) { return (n + size - 1) / size; }
+
+/* Transformed values of consecutive tiles. */
+typedef struct block {
+    float *values;       /* [panels][36][num_rows, 16] */
+    size_t first, num;   /* tiles */
+    size_t num_rows;     /* even, as kernels need it; the last row is zeros if num is odd */
+    size_t point, panel; /* floats from one to the next */
+} block;
+
+/* The padding avoids a power of two, with which all points would share a set of the L1 cache. */
+static size_t point_floats(size_t num_values) { return num_values + FED_PAD; }
+
+static block block_of(float *values, size_t first, size_t num) {
+    block b = {.values = values, .first = first, .num = num, .num_rows = num + num % 2};
+    b.point = point_floats(b.num_rows * PANEL);
+    b.panel = NUM_POINTS * b.point;
+    return b;
+}
+
+static size_t block_floats(size_t num_tiles, size_t num_panels) {
+    return num_panels * block_of(NULL, 0, num_tiles).panel;
+}
+
+/* How the work is cut. */
+typedef struct work_plan {
+    size_t down, across, num_tiles; /* tiles in an image, in all */
+    size_t in_panels, out_panels;
+    int is_few; /* 1: weights are transformed when they are needed */
+    size_t forward_tiles, backward_tiles; /* of a block */
+} work_plan;
+
+/* The tiles of a backward block: whole images, or some rows of tiles of one. */
+static size_t backward_tiles(const work_plan *p) {
+    const size_t image = p->down * p->across;
+    const size_t tile = NUM_POINTS * PANEL * (p->in_panels + p->out_panels);
+    const size_t most = BACKWARD_FLOATS / tile;
+    if (p->num_tiles <= most || p->is_few) return p->num_tiles;
+    if (image > most) {
+        const size_t rows = most / p->across > 0 ? most / p->across : 1;
+        return pieces(p->down, pieces(p->down, rows)) * p->across;
+    }
+    const size_t num_images = p->num_tiles / image, at_once = most / image;
+    return pieces(num_images, pieces(num_images, at_once)) * image;
+}
+
+static work_plan plan_of(const fed_image_conv *conv) {
+    work_plan p = {.down = pieces(conv->out_shape.height, SIDE),
+              .across = pieces(conv->out_shape.width, SIDE),
+              .in_panels = fed_padded(conv->in_shape.channels) / PANEL,
+              .out_panels = fed_padded(conv->out_shape.channels) / PANEL};
+    p.num_tiles = conv->num_images * p.down * p.across;
+    p.is_few = p.num_tiles <= FEW_TILES;
+    const size_t tile = NUM_POINTS * PANEL * (p.in_panels + smaller(p.out_panels, PAIR));
+    const size_t most = FORWARD_FLOATS / tile / PRODUCT_TILES * PRODUCT_TILES;
+    p.forward_tiles = p.is_few ? p.num_tiles
+                               : smaller(p.num_tiles, most > 0 ? most : (size_t)PRODUCT_TILES);
+    p.backward_tiles = backward_tiles(&p);
+    return p;
+}
+
+/* One direction of products: forward from inputs to outputs, backward the other way. */
+typedef struct pass {
+    const fed_kernels *kernels;
+    const fed_image_conv *conv;
+    const fed_image_conv_io *io;
+    work_plan plan;
+    int is_backward;
+    size_t num_inputs, num_outputs; /* panels of the products */
+    size_t weights_point, weights_panel;
+    float *weights; /* all transformed weights, or NULL with few tiles */
+    block inputs, gradients; /* transformed; gradients only in the backward pass */
+    float *weights_points;   /* their gradient, if there are several blocks */
+    int is_first, is_last;   /* of the blocks */
+    float *shared;           /* scratch of the worker: see worker_floats */
+    size_t worker_floats;
+} pass;
+
+/* ---- Tiles ----------------------------------------------------------------------------------- */
+
+/* Adjacent tiles of one row, all of them whole or one that the border cuts. */
+typedef struct strip {
+    size_t first, num;         /* from the first tile of the group */
+    size_t image, row, column; /* of the first tile */
+    size_t height, width;      /* of the outputs of a tile */
+} strip;
+
+static strip strip_at(const pass *p, size_t tile, size_t end) {
+    const work_plan *plan = &p->plan;
+    const size_t image = plan->down * plan->across, rest = tile % image;
+    strip s = {.first = tile,
+               .image = tile / image,
+               .row = rest / plan->across,
+               .column = rest % plan->across};
+    const fed_shape *shape = &p->conv->out_shape;
+    s.height = smaller(SIDE, shape->height - s.row * SIDE);
+    s.num = smaller(plan->across - s.column, end - tile);
+    s.width = smaller(SIDE, shape->width - s.column * SIDE);
+    if (s.height < SIDE) s.num = 1;
+    /* The last tile of a row may be cut at the right: it is a strip of its own. */
+    const size_t whole = shape->width / SIDE - smaller(s.column, shape->width / SIDE);
+    if (s.width == SIDE) s.num = smaller(s.num, whole);
+    return s;
+}
+
+static int is_cut(const strip *s) { return s->height < SIDE || s->width < SIDE; }
+
+/* The offset of a strip's first input, or output. */
+static size_t input_offset(const pass *p, const strip *s) {
+    const fed_buffer *in = &p->conv->in;
+    return s->image * in->num_values + in->origin + s->row * SIDE * in->row_stride +
+           s->column * SIDE * in->pixel_stride - p->conv->pad_top * in->row_stride -
+           p->conv->pad_left * in->pixel_stride;
+}
+
+static size_t output_offset(const pass *p, const strip *s) {
+    return s->image * p->conv->out.num_values +
+           fed_pixel(&p->conv->out, s->row * SIDE, s->column * SIDE);
+}
+
+/* A cut tile's pixels of one panel, inside zeros. */
+static void copy_pixels(const fed_buffer *buffer, const float *from, size_t height, size_t width,
+                        size_t side, float *to /* out [side][side][16] */) {
+    memset(to, 0, side * side * PANEL * sizeof *to);
+    for (size_t y = 0; y < height; y++)
+        for (size_t x = 0; x < width; x++)
+            memcpy(to + (y * side + x) * PANEL,
+                   from + y * buffer->row_stride + x * buffer->pixel_stride,
+                   PANEL * sizeof *to);
+}
+
+/* A block's odd last row. */
+static void clear_padding(const block *b, size_t panel) {
+    for (size_t k = 0; b->num < b->num_rows && k < NUM_POINTS; k++)
+        memset(b->values + panel * b->panel + k * b->point + b->num * PANEL, 0,
+               PANEL * sizeof *b->values);
+}
+
+static void transform_inputs(const pass *p, const block *b, size_t panel) {
+    const fed_buffer *in = &p->conv->in;
+    strip s;
+    for (size_t t = b->first; t < b->first + b->num; t += s.num) {
+        s = strip_at(p, t, b->first + b->num);
+        const fed_tile_row row = {.side = SIDE, .num_tiles = s.num, .point_stride = b->point};
+        const float *from = p->io->in + input_offset(p, &s) + panel * PANEL;
+        float *to = b->values + panel * b->panel + (t - b->first) * PANEL;
+        float tile[READ * READ * PANEL];
+        if (is_cut(&s)) {
+            copy_pixels(in, from, s.height + WINDOW - 1, s.width + WINDOW - 1, READ, tile);
+            p->kernels->winograd_inputs(&row, tile, READ * PANEL, PANEL, PANEL, to);
+        } else {
+            p->kernels->winograd_inputs(&row, from, in->row_stride, in->pixel_stride, PANEL, to);
+        }
+    }
+    clear_padding(b, panel);
+}
+
+static void transform_gradients(const pass *p, const block *b, size_t panel) {
+    const fed_buffer *out = &p->conv->out;
+    strip s;
+    for (size_t t = b->first; t < b->first + b->num; t += s.num) {
+        s = strip_at(p, t, b->first + b->num);
+        const fed_tile_row row = {.side = SIDE, .num_tiles = s.num, .point_stride = b->point};
+        const float *from = p->io->out_gradient + output_offset(p, &s) + panel * PANEL;
+        float *to = b->values + panel * b->panel + (t - b->first) * PANEL;
+        float tile[SIDE * SIDE * PANEL];
+        if (is_cut(&s)) {
+            copy_pixels(out, from, s.height, s.width, SIDE, tile);
+            p->kernels->winograd_outputs_gradient(&row, tile, SIDE * PANEL, PANEL, to);
+        } else {
+            p->kernels->winograd_outputs_gradient(&row, from, out->row_stride, out->pixel_stride,
+                                                  to);
+        }
+    }
+    clear_padding(b, panel);
+}
+
+/* products: [36][rows, 16] of a panel, for the tiles of the block. */
+static void put_outputs(const pass *p, const block *products, size_t panel) {
+    static const float no_bias[PANEL];
+    const fed_buffer *out = &p->conv->out;
+    const float *bias = p->io->bias != NULL ? p->io->bias + panel * PANEL : no_bias;
+    strip s;
+    for (size_t t = products->first; t < products->first + products->num; t += s.num) {
+        s = strip_at(p, t, products->first + products->num);
+        const fed_tile_row row = {
+            .side = SIDE, .num_tiles = s.num, .point_stride = products->point};
+        float *to = p->io->out + output_offset(p, &s) + panel * PANEL;
+        float tile[SIDE * SIDE * PANEL];
+        fed_cells cells = {.out = to, .step = out->pixel_stride, .row_stride = out->row_stride};
+        if (is_cut(&s))
+            cells = (fed_cells){.out = tile, .step = PANEL, .row_stride = SIDE * PANEL};
+        p->kernels->winograd_outputs(&row, products->values + (t - products->first) * PANEL, PANEL,
+                                     bias, p->conv->least, &cells);
+        for (size_t y = 0; is_cut(&s) && y < s.height; y++)
+            for (size_t x = 0; x < s.width; x++)
+                memcpy(to + y * out->row_stride + x * out->pixel_stride,
+                       tile + (y * SIDE + x) * PANEL, PANEL * sizeof *to);
+    }
+}
+
+/* Adds a cut tile's pixels to those that tiles above and left of it have written. */
+static void add_pixels(const fed_buffer *buffer, const strip *s, const float *from, float *to) {
+    for (size_t y = 0; y < s->height + WINDOW - 1; y++)
+        for (size_t x = 0; x < s->width + WINDOW - 1; x++) {
+            float *pixel = to + y * buffer->row_stride + x * buffer->pixel_stride;
+            const float *value = from + (y * READ + x) * PANEL;
+            const int is_written =
+                (s->row > 0 && y < READ - SIDE) || (s->column > 0 && x < READ - SIDE);
+            for (size_t c = 0; c < PANEL; c++)
+                pixel[c] = is_written ? pixel[c] + value[c] : value[c];
+        }
+}
+
+static void put_inputs_gradient(const pass *p, const block *products, size_t panel) {
+    const fed_buffer *in = &p->conv->in;
+    strip s;
+    for (size_t t = products->first; t < products->first + products->num; t += s.num) {
+        s = strip_at(p, t, products->first + products->num);
+        const fed_tile_row row = {
+            .side = SIDE, .num_tiles = s.num, .point_stride = products->point};
+        const float *from = products->values + (t - products->first) * PANEL;
+        float *to = p->io->in_gradient + input_offset(p, &s) + panel * PANEL;
+        float tile[READ * READ * PANEL];
+        if (is_cut(&s)) {
+            p->kernels->winograd_inputs_gradient(&row, from, 0, 0, tile, READ * PANEL, PANEL);
+            add_pixels(in, &s, tile, to);
+        } else {
+            p->kernels->winograd_inputs_gradient(&row, from, s.row > 0, s.column > 0, to,
+                                                 in->row_stride, in->pixel_stride);
+        }
+    }
+}
+
+/* ---- Products -------------------------------------------------------------------------------- */
+
+/* Floats of scratch of a worker: transformed weights of a pair of panels, which the gradient by
+ * the weights uses, too; weights to transform; products. */
+static size_t points_floats(void) {
+    return PAIR * NUM_POINTS * point_floats(WEIGHT_PANELS * PANEL_SQUARE);
+}
+enum { TAPS_FLOATS = NUM_TAPS * WEIGHT_PANELS * PANEL_SQUARE };
+
+/* Transforms the weights of one panel of outputs and some panels of inputs. */
+static void transform_weights(const pass *p, size_t output, size_t first, size_t num, float *taps,
+                              float *points, size_t point_stride) {
+    const size_t tap = p->plan.in_panels * PANEL_SQUARE; /* floats */
+    if (!p->is_backward) {
+        p->kernels->winograd_weights(p->io->weights + output * NUM_TAPS * tap +
+                                         first * PANEL_SQUARE,
+                                     WINDOW, tap, num * PANEL_SQUARE, points, point_stride);
+        return;
+    }
+    for (size_t i = 0; i < num; i++)
+        for (size_t k = 0; k < NUM_TAPS; k++)
+            p->kernels->transpose(p->io->weights + ((first + i) * NUM_TAPS + k) * tap +
+                                      output * PANEL_SQUARE,
+                                  NULL, PANEL, PANEL, PANEL, taps + (k * num + i) * PANEL_SQUARE,
+                                  PANEL);
+    p->kernels->winograd_weights(taps, WINDOW, num * PANEL_SQUARE, num * PANEL_SQUARE, points,
+                                 point_stride);
+}
+
+static float *scratch_of(const pass *p, int worker) {
+    return p->shared + (size_t)worker * p->worker_floats;
+}
+
+/* A part: all transformed weights of one panel of outputs. */
+static void transform_part(void *context, size_t part, int worker) {
+    const pass *p = context;
+    for (size_t i = 0; i < p->num_inputs; i += WEIGHT_PANELS)
+        transform_weights(p, part, i, smaller(WEIGHT_PANELS, p->num_inputs - i),
+                          scratch_of(p, worker),
+                          p->weights + part * p->weights_panel + i * PANEL_SQUARE,
+                          p->weights_point);
+}
+
+/* The products of a block, or of some of its tiles, with a pair of panels, or the last one. */
+static void multiply(const pass *p, const block *rows, size_t output, size_t first, size_t num,
+                     int worker) {
+    const size_t num_outputs = smaller(PAIR, p->num_outputs - output);
+    float *points = scratch_of(p, worker), *taps = points + points_floats();
+    const block out = block_of(taps + TAPS_FLOATS, first, num);
+    fed_products at = {.num_points = NUM_POINTS,
+                       .num_rows = out.num_rows,
+                       .num_inputs = p->num_inputs,
+                       .num_outputs = num_outputs,
+                       .rows = rows->values + (first - rows->first) * PANEL,
+                       .rows_panel = rows->panel,
+                       .rows_point = rows->point,
+                       .weights = p->weights + output * p->weights_panel,
+                       .weights_panel = p->weights_panel,
+                       .weights_point = p->weights_point,
+                       .out = out.values,
+                       .out_panel = out.panel,
+                       .out_point = out.point};
+    if (p->weights != NULL) {
+        p->kernels->products(&at);
+    } else {
+        for (size_t i = 0; i < p->num_inputs; i += WEIGHT_PANELS) {
+            at.num_inputs = smaller(WEIGHT_PANELS, p->num_inputs - i);
+            at.weights = points;
+            at.weights_point = point_floats(at.num_inputs * PANEL_SQUARE);
+            at.weights_panel = NUM_POINTS * at.weights_point;
+            for (size_t o = 0; o < num_outputs; o++)
+                transform_weights(p, output + o, i, at.num_inputs, taps,
+                                  points + o * at.weights_panel, at.weights_point);
+            at.is_added = i > 0;
+            p->kernels->products(&at);
+            at.rows += WEIGHT_PANELS * rows->panel;
+        }
+    }
+    for (size_t o = 0; o < num_outputs; o++) {
+        block panel = out;
+        panel.values += o * out.panel;
+        if (p->is_backward)
+            put_inputs_gradient(p, &panel, output + o);
+        else
+            put_outputs(p, &panel, output + o);
+    }
+}
+
+/* ---- Forward --------------------------------------------------------------------------------- */
+
+/* Parts if there are few tiles: the inputs of a panel; a pair of panels of outputs. */
+static void inputs_part(void *context, size_t part, int worker) {
+    (void)worker;
+    const pass *p = context;
+    transform_inputs(p, &p->inputs, part);
+}
+
+static void outputs_part(void *context, size_t part, int worker) {
+    const pass *p = context;
+    multiply(p, &p->inputs, part * PAIR, p->inputs.first, p->inputs.num, worker);
+}
+
+/* A part if there are many: a block of tiles. */
+static void block_part(void *context, size_t part, int worker) {
+    const pass *p = context;
+    const size_t most = p->plan.forward_tiles, first = part * most;
+    const size_t products = points_floats() + TAPS_FLOATS + block_floats(most, PAIR);
+    const block inputs = block_of(scratch_of(p, worker) + products, first,
+                                  smaller(most, p->plan.num_tiles - first));
+    for (size_t c = 0; c < p->num_inputs; c++) transform_inputs(p, &inputs, c);
+    for (size_t o = 0; o < p->num_outputs; o += PAIR)
+        multiply(p, &inputs, o, first, inputs.num, worker);
+}
+
+static pass forward_pass(const fed_image_conv *conv) {
+    pass p = {.conv = conv, .plan = plan_of(conv)};
+    p.num_inputs = p.plan.in_panels, p.num_outputs = p.plan.out_panels;
+    p.weights_point = point_floats(p.num_inputs * PANEL_SQUARE);
+    p.weights_panel = NUM_POINTS * p.weights_point;
+    p.worker_floats = points_floats() + TAPS_FLOATS + block_floats(p.plan.forward_tiles, PAIR);
+    if (!p.plan.is_few) p.worker_floats += block_floats(p.plan.forward_tiles, p.num_inputs);
+    return p;
+}
+
+static void forward(const fed_kernels *kernels, const fed_image_conv *conv,
+                    const fed_image_conv_io *io) {
+    pass p = forward_pass(conv);
+    p.kernels = kernels, p.io = io;
+    float *rest = io->scratch + (size_t)io->num_workers * p.worker_floats;
+    p.shared = io->scratch;
+    if (p.plan.is_few) {
+        p.inputs = block_of(rest, 0, p.plan.num_tiles);
+        fed_share(io->num_workers, p.num_inputs, inputs_part, &p);
+        fed_share(io->num_workers, pieces(p.num_outputs, PAIR), outputs_part, &p);
+    } else {
+        p.weights = rest;
+        fed_share(io->num_workers, p.num_outputs, transform_part, &p);
+        fed_share(io->num_workers, pieces(p.plan.num_tiles, p.plan.forward_tiles), block_part, &p);
+    }
+}
+
+static size_t forward_floats(const fed_image_conv *conv, int num_workers) {
+    const pass p = forward_pass(conv);
+    return (size_t)num_workers * p.worker_floats +
+           (p.plan.is_few ? block_floats(p.plan.num_tiles, p.num_inputs)
+                          : p.num_outputs * p.weights_panel);
+}
+
+/* ---- Backward -------------------------------------------------------------------------------- */
+
+static void add_bias_gradient(const pass *p, size_t panel) {
+    const block *b = &p->gradients;
+    const float *rows = b->values + panel * b->panel + SUM_POINT * b->point;
+    float sums[PANEL] = {0};
+    for (size_t t = 0; t < b->num; t++)
+        for (size_t c = 0; c < PANEL; c++) sums[c] += rows[t * PANEL + c];
+    for (size_t c = 0; c < PANEL; c++) p->io->bias_gradient[panel * PANEL + c] += sums[c];
+}
+
+/* A part: a panel of the inputs, or of the gradient by the outputs. */
+static void operands_part(void *context, size_t part, int worker) {
+    (void)worker;
+    const pass *p = context;
+    if (part < p->plan.in_panels) {
+        transform_inputs(p, &p->inputs, part);
+        return;
+    }
+    const size_t panel = part - p->plan.in_panels;
+    transform_gradients(p, &p->gradients, panel);
+    if (p->io->bias_gradient != NULL) add_bias_gradient(p, panel);
+}
+
+static size_t weight_parts(const work_plan *plan) {
+    return pieces(plan->out_panels, PAIR) * pieces(plan->in_panels, WEIGHT_PANELS);
+}
+
+/* A part: the gradient by the weights of a pair of panels of outputs and some of inputs. */
+static void weights_part(const pass *p, size_t part, int worker) {
+    const work_plan *plan = &p->plan;
+    const size_t num_chunks = pieces(plan->in_panels, WEIGHT_PANELS);
+    const size_t output = part / num_chunks * PAIR, input = part % num_chunks * WEIGHT_PANELS;
+    const size_t num_outputs = smaller(PAIR, plan->out_panels - output);
+    const size_t num_inputs = smaller(WEIGHT_PANELS, plan->in_panels - input);
+    fed_products_gradient at = {
+        .num_points = NUM_POINTS,
+        .num_rows = p->inputs.num,
+        .num_inputs = num_inputs,
+        .num_outputs = num_outputs,
+        .is_added = !p->is_first,
+        .rows = p->inputs.values + input * p->inputs.panel,
+        .rows_panel = p->inputs.panel,
+        .rows_point = p->inputs.point,
+        .gradient = p->gradients.values + output * p->gradients.panel,
+        .gradient_panel = p->gradients.panel,
+        .gradient_point = p->gradients.point,
+        .out = scratch_of(p, worker),
+        .out_point = point_floats(num_inputs * PANEL_SQUARE),
+    };
+    if (p->weights_points != NULL) {
+        at.out_point = point_floats(plan->in_panels * PANEL_SQUARE);
+        at.out = p->weights_points + output * NUM_POINTS * at.out_point + input * PANEL_SQUARE;
+    }
+    at.out_panel = NUM_POINTS * at.out_point;
+    p->kernels->products_gradient(&at);
+    const size_t tap = plan->in_panels * PANEL_SQUARE;
+    for (size_t o = 0; p->is_last && o < num_outputs; o++)
+        p->kernels->winograd_weights_gradient(
+            at.out + o * at.out_panel, at.out_point, num_inputs * PANEL_SQUARE,
+            p->io->weights_gradient + (output + o) * NUM_TAPS * tap + input * PANEL_SQUARE, tap);
+}
+
+/* Images of a backward block, or 1 for a part of an image: their tiles do not overlap. */
+static size_t images_in(const work_plan *plan, size_t num_tiles) {
+    const size_t image = plan->down * plan->across;
+    return num_tiles < image ? 1 : num_tiles / image;
+}
+
+/* A part: the gradient by the inputs of a pair of panels, of one image or, with few tiles, all. */
+static void inputs_gradient_part(const pass *p, size_t part, int worker) {
+    const block *rows = &p->gradients;
+    const size_t num_images = p->plan.is_few ? 1 : images_in(&p->plan, rows->num);
+    const size_t output = part / num_images * PAIR, num = rows->num / num_images;
+    const size_t first = rows->first + part % num_images * num;
+    const size_t most = p->plan.is_few ? num : pieces(num, pieces(num, PRODUCT_TILES));
+    for (size_t t = 0; t < num; t += most)
+        multiply(p, rows, output, first + t, smaller(most, num - t), worker);
+}
+
+static void backward_part(void *context, size_t part, int worker) {
+    const pass *p = context;
+    const size_t num = weight_parts(&p->plan);
+    if (part < num)
+        weights_part(p, part, worker);
+    else
+        inputs_gradient_part(p, part - num, worker);
+}
+
+static pass backward_pass(const fed_image_conv *conv) {
+    pass p = {.conv = conv, .plan = plan_of(conv), .is_backward = 1};
+    p.num_inputs = p.plan.out_panels, p.num_outputs = p.plan.in_panels;
+    p.weights_point = point_floats(p.num_inputs * PANEL_SQUARE);
+    p.weights_panel = NUM_POINTS * p.weights_point;
+    const size_t tiles = p.plan.is_few ? p.plan.num_tiles : (size_t)PRODUCT_TILES;
+    p.worker_floats = points_floats() + TAPS_FLOATS + block_floats(tiles, PAIR);
+    return p;
+}
+
+static size_t backward_floats(const fed_image_conv *conv, int num_workers) {
+    const pass p = backward_pass(conv);
+    const work_plan *plan = &p.plan;
+    size_t floats = (size_t)num_workers * p.worker_floats +
+                    block_floats(plan->backward_tiles, plan->in_panels + plan->out_panels);
+    if (!plan->is_few) floats += p.num_outputs * p.weights_panel;
+    if (plan->backward_tiles < plan->num_tiles)
+        floats += plan->out_panels * NUM_POINTS * point_floats(plan->in_panels * PANEL_SQUARE);
+    return floats;
+}
+
+static void backward(const fed_kernels *kernels, const fed_image_conv *conv,
+                     const fed_image_conv_io *io) {
+    pass p = backward_pass(conv);
+    const work_plan *plan = &p.plan;
+    p.kernels = kernels, p.io = io, p.shared = io->scratch;
+    float *inputs = io->scratch + (size_t)io->num_workers * p.worker_floats;
+    float *gradients = inputs + block_floats(plan->backward_tiles, plan->in_panels);
+    float *rest = gradients + block_floats(plan->backward_tiles, plan->out_panels);
+    if (!plan->is_few && io->in_gradient != NULL) {
+        p.weights = rest;
+        fed_share(io->num_workers, p.num_outputs, transform_part, &p);
+    }
+    if (!plan->is_few) rest += p.num_outputs * p.weights_panel;
+    if (plan->backward_tiles < plan->num_tiles) p.weights_points = rest;
+    for (size_t t = 0, num; t < plan->num_tiles; t += num) {
+        /* A block of parts of images ends with its image. */
+        const size_t image = plan->down * plan->across;
+        num = smaller(plan->backward_tiles, plan->num_tiles - t);
+        if (num < image) num = smaller(num, image - t % image);
+        p.inputs = block_of(inputs, t, num);
+        p.gradients = block_of(gradients, t, num);
+        p.is_first = t == 0, p.is_last = t + num == plan->num_tiles;
+        fed_share(io->num_workers, plan->in_panels + plan->out_panels, operands_part, &p);
+        size_t num_parts = weight_parts(plan);
+        if (io->in_gradient != NULL)
+            num_parts +=
+                pieces(p.num_outputs, PAIR) * (plan->is_few ? 1 : images_in(plan, num));
+        fed_share(io->num_workers, num_parts, backward_part, &p);
+    }
+}
+
+/* ---- The method ------------------------------------------------------------------------------ */
+
+static int fits(const fed_image_conv *conv) {
+    return conv->window_height == WINDOW && conv->window_width == WINDOW && conv->stride_y == 1 &&
+           conv->stride_x == 1;
+}
+
+static size_t scratch_floats(const fed_image_conv *conv, int num_workers) {
+    const size_t a = forward_floats(conv, num_workers), b = backward_floats(conv, num_workers);
+    return a > b ? a : b;
+}
+
+const fed_image_conv_method fed_image_winograd = {
+    .fits = fits, .scratch_floats = scratch_floats, .forward = forward, .backward = backward};

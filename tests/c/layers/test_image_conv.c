@@ -1,0 +1,324 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Convolutions of a group of images, by each method, against a naive convolution in double; on each
+ * instruction set.
+ *
+ * Bounds are on the largest error over the largest value. Winograd's transforms multiply rounding
+ * errors by about 10; see KERNELS in the manual for what is measured.
+ */
+#include "fixtures.h"
+#include "layers/image_conv.h"
+
+static const float GUARD = -12345.0f;
+enum { NUM_GUARDS = 64 };
+
+typedef struct image_case {
+    size_t num_images, height, width, in_channels, out_channels;
+    size_t window_height, window_width, stride_y, stride_x;
+    int is_same, is_relu, has_bias;
+    size_t border; /* of the inputs, beyond what windows cover; and of the outputs */
+} image_case;
+
+/* What a method and its naive twin work on. */
+typedef struct twin {
+    fed_image_conv conv;
+    size_t num_in, num_out, num_weights, num_bias, num_scratch; /* floats */
+    float *in, *weights, *bias, *out, *out_gradient;
+    float *in_gradient, *weights_gradient, *bias_gradient, *scratch;
+    /* naive, with the same layouts */
+    double *right_out, *right_in_gradient, *right_weights_gradient, *right_bias_gradient;
+} twin;
+
+/* ---- Memory ---------------------------------------------------------------------------------- */
+
+/* Floats aligned to 64 bytes, and guards behind them. */
+static float *guarded_floats(size_t num, float value) {
+    float *values = aligned_alloc(64, fed_padded(num + NUM_GUARDS) * sizeof *values);
+    CHECK(values != NULL);
+    for (size_t i = 0; i < num; i++) values[i] = value;
+    for (size_t i = 0; i < NUM_GUARDS; i++) values[num + i] = GUARD;
+    return values;
+}
+
+static double *zero_doubles(size_t num) {
+    double *values = test_alloc(num * sizeof *values);
+    for (size_t i = 0; i < num; i++) values[i] = 0;
+    return values;
+}
+
+static void check_guards(const float *values, size_t num) {
+    for (size_t i = 0; i < NUM_GUARDS; i++) CHECK(values[num + i] == GUARD);
+}
+
+/* ---- The naive twin -------------------------------------------------------------------------- */
+
+static size_t num_windows(size_t size, size_t window, size_t stride, int is_same) {
+    return is_same ? (size + stride - 1) / stride : (size - window) / stride + 1;
+}
+
+static size_t padding(size_t size, size_t out, size_t window, size_t stride, int is_same) {
+    const size_t needed = (out - 1) * stride + window;
+    return is_same && needed > size ? (needed - size) / 2 : 0;
+}
+
+/* A buffer with a border of `before` and `after` pixels on both axes. */
+static fed_buffer bordered(const fed_shape *shape, size_t before, size_t after) {
+    fed_buffer buffer = {.pixel_stride = fed_padded(shape->channels)};
+    buffer.row_stride = (shape->width + before + after) * buffer.pixel_stride;
+    buffer.origin = before * (buffer.row_stride + buffer.pixel_stride);
+    buffer.num_values = (shape->height + before + after) * buffer.row_stride;
+    return buffer;
+}
+
+static size_t weight_at(const fed_image_conv *conv, size_t o, size_t y, size_t x, size_t i) {
+    const size_t inputs = fed_padded(conv->in_shape.channels);
+    const size_t tap = y * conv->window_width + x;
+    const size_t num_taps = conv->window_height * conv->window_width;
+    return ((o / FED_IMAGE_PANEL * num_taps + tap) * inputs + i) * FED_IMAGE_PANEL +
+           o % FED_IMAGE_PANEL;
+}
+
+/* Calls `visit` for each product of an output's sum. */
+typedef void visit_product(twin *t, size_t out, size_t in, size_t weight);
+
+static void visit_window(twin *t, size_t image, size_t oy, size_t ox, size_t o,
+                         visit_product *visit) {
+    const fed_image_conv *c = &t->conv;
+    const size_t out = image * c->out.num_values + fed_pixel(&c->out, oy, ox) + o;
+    for (size_t y = 0; y < c->window_height; y++)
+        for (size_t x = 0; x < c->window_width; x++) {
+            /* wraps around above and left of the image, where it is larger than any size */
+            const size_t iy = oy * c->stride_y + y - c->pad_top;
+            const size_t ix = ox * c->stride_x + x - c->pad_left;
+            if (iy >= c->in_shape.height || ix >= c->in_shape.width) continue;
+            for (size_t i = 0; i < c->in_shape.channels; i++)
+                visit(t, out, image * c->in.num_values + fed_pixel(&c->in, iy, ix) + i,
+                      weight_at(c, o, y, x, i));
+        }
+}
+
+static void visit_products(twin *t, visit_product *visit) {
+    const fed_image_conv *c = &t->conv;
+    for (size_t n = 0; n < c->num_images; n++)
+        for (size_t y = 0; y < c->out_shape.height; y++)
+            for (size_t x = 0; x < c->out_shape.width; x++)
+                for (size_t o = 0; o < c->out_shape.channels; o++)
+                    visit_window(t, n, y, x, o, visit);
+}
+
+static void add_output(twin *t, size_t out, size_t in, size_t weight) {
+    t->right_out[out] += (double)t->in[in] * (double)t->weights[weight];
+}
+
+static void add_gradients(twin *t, size_t out, size_t in, size_t weight) {
+    const double gradient = (double)t->out_gradient[out];
+    t->right_in_gradient[in] += gradient * (double)t->weights[weight];
+    t->right_weights_gradient[weight] += gradient * (double)t->in[in];
+}
+
+/* Calls `visit` for each pixel of the outputs: the offset of its channels. */
+static void for_each_output(twin *t, void (*visit)(twin *t, size_t offset)) {
+    const fed_image_conv *c = &t->conv;
+    for (size_t n = 0; n < c->num_images; n++)
+        for (size_t y = 0; y < c->out_shape.height; y++)
+            for (size_t x = 0; x < c->out_shape.width; x++)
+                visit(t, n * c->out.num_values + fed_pixel(&c->out, y, x));
+}
+
+static void finish_output(twin *t, size_t offset) {
+    for (size_t o = 0; o < t->conv.out_shape.channels; o++) {
+        double *out = &t->right_out[offset + o];
+        *out += t->bias != NULL ? (double)t->bias[o] : 0;
+        *out = fmax(*out, (double)t->conv.least);
+        t->right_bias_gradient[o] += (double)t->out_gradient[offset + o];
+    }
+}
+
+/* ---- Set-up ---------------------------------------------------------------------------------- */
+
+static void set_conv(fed_image_conv *conv, const image_case *of) {
+    *conv = (fed_image_conv){
+        .num_images = of->num_images,
+        .in_shape = {of->height, of->width, of->in_channels},
+        .out_shape = {num_windows(of->height, of->window_height, of->stride_y, of->is_same),
+                      num_windows(of->width, of->window_width, of->stride_x, of->is_same),
+                      of->out_channels},
+        .window_height = of->window_height,
+        .window_width = of->window_width,
+        .stride_y = of->stride_y,
+        .stride_x = of->stride_x,
+        .least = of->is_relu ? 0 : -HUGE_VALF,
+    };
+    const fed_shape *out = &conv->out_shape;
+    conv->pad_top = padding(of->height, out->height, of->window_height, of->stride_y, of->is_same);
+    conv->pad_left = padding(of->width, out->width, of->window_width, of->stride_x, of->is_same);
+    const size_t most = of->window_height > of->window_width ? of->window_height : of->window_width;
+    const size_t before = conv->pad_top > conv->pad_left ? conv->pad_top : conv->pad_left;
+    conv->in = bordered(&conv->in_shape, before + of->border, of->is_same ? most / 2 : 0);
+    conv->out = bordered(&conv->out_shape, of->border, of->border);
+}
+
+/* Random numbers in the pixels of images; other values stay. */
+static void fill_pixels(const fed_shape *shape, const fed_buffer *buffer, size_t num_images,
+                        uint64_t *state, float *values) {
+    for (size_t n = 0; n < num_images; n++)
+        for (size_t y = 0; y < shape->height; y++)
+            for (size_t x = 0; x < shape->width; x++)
+                for (size_t c = 0; c < shape->channels; c++)
+                    values[n * buffer->num_values + fed_pixel(buffer, y, x) + c] =
+                        next_float(state, 1);
+}
+
+/* Padded channels of the gradient are zeros, as a layer's always are. */
+static void clear_padded_channels(twin *t, size_t offset) {
+    for (size_t c = t->conv.out_shape.channels; c < t->conv.out.pixel_stride; c++)
+        t->out_gradient[offset + c] = 0;
+}
+
+static void set_up(twin *t, const image_case *of, const fed_image_conv_method *method,
+                   int num_workers) {
+    *t = (twin){0};
+    set_conv(&t->conv, of);
+    const fed_image_conv *c = &t->conv;
+    t->num_in = of->num_images * c->in.num_values, t->num_out = of->num_images * c->out.num_values;
+    t->num_weights = fed_image_conv_weights(c), t->num_bias = fed_padded(of->out_channels);
+    t->num_scratch = method->scratch_floats(c, num_workers);
+
+    uint64_t state = 7;
+    t->in = guarded_floats(t->num_in, 0);
+    fill_pixels(&c->in_shape, &c->in, c->num_images, &state, t->in);
+    t->weights = guarded_floats(t->num_weights, 0);
+    const size_t fan_in = of->window_height * of->window_width * of->in_channels;
+    for (size_t o = 0; o < of->out_channels; o++)
+        for (size_t y = 0; y < of->window_height; y++)
+            for (size_t x = 0; x < of->window_width; x++)
+                for (size_t i = 0; i < of->in_channels; i++)
+                    t->weights[weight_at(c, o, y, x, i)] =
+                        next_float(&state, 1 / sqrt((double)fan_in));
+    if (of->has_bias) {
+        t->bias = guarded_floats(t->num_bias, 0);
+        for (size_t o = 0; o < of->out_channels; o++) t->bias[o] = next_float(&state, 1);
+    }
+    t->out = guarded_floats(t->num_out, 0);
+    /* The border of a gradient may hold anything. */
+    t->out_gradient = guarded_floats(t->num_out, NAN);
+    for_each_output(t, clear_padded_channels);
+    fill_pixels(&c->out_shape, &c->out, c->num_images, &state, t->out_gradient);
+    t->in_gradient = guarded_floats(t->num_in, NAN);
+    t->weights_gradient = guarded_floats(t->num_weights, 0);
+    t->bias_gradient = guarded_floats(t->num_bias, 0);
+    t->weights_gradient[0] = t->bias_gradient[0] = 2; /* is added to */
+    t->scratch = guarded_floats(t->num_scratch, NAN);
+
+    t->right_out = zero_doubles(t->num_out);
+    t->right_in_gradient = zero_doubles(t->num_in);
+    t->right_weights_gradient = zero_doubles(t->num_weights);
+    t->right_bias_gradient = zero_doubles(t->num_bias);
+    t->right_weights_gradient[0] = t->right_bias_gradient[0] = 2;
+}
+
+static void tear_down(twin *t) {
+    free(t->in), free(t->weights), free(t->bias), free(t->out), free(t->out_gradient);
+    free(t->in_gradient), free(t->weights_gradient), free(t->bias_gradient), free(t->scratch);
+    free(t->right_out), free(t->right_in_gradient);
+    free(t->right_weights_gradient), free(t->right_bias_gradient);
+}
+
+static void run(twin *t, const fed_image_conv_method *method, int num_workers) {
+    const fed_image_conv_io io = {.in = t->in,
+                                  .weights = t->weights,
+                                  .bias = t->bias,
+                                  .out = t->out,
+                                  .out_gradient = t->out_gradient,
+                                  .in_gradient = t->in_gradient,
+                                  .weights_gradient = t->weights_gradient,
+                                  .bias_gradient = t->bias_gradient,
+                                  .scratch = t->scratch,
+                                  .num_workers = num_workers};
+    method->forward(fed_active_kernels(), &t->conv, &io);
+    check_guards(t->scratch, t->num_scratch);
+    /* The backward pass starts from any scratch. */
+    for (size_t i = 0; i < t->num_scratch; i++) t->scratch[i] = NAN;
+    method->backward(fed_active_kernels(), &t->conv, &io);
+    check_guards(t->scratch, t->num_scratch);
+    check_guards(t->out, t->num_out);
+    check_guards(t->in_gradient, t->num_in);
+    check_guards(t->weights_gradient, t->num_weights);
+    check_guards(t->bias_gradient, t->num_bias);
+}
+
+/* ---- Checks ---------------------------------------------------------------------------------- */
+
+static void check_values(const float *actual, const double *expected, size_t num, double bound) {
+    double largest = 0;
+    for (size_t i = 0; i < num; i++) largest = fmax(largest, fabs(expected[i]));
+    for (size_t i = 0; i < num; i++) CHECK_CLOSE(actual[i], expected[i], bound * largest);
+}
+
+/* The border of the gradient by the inputs holds anything. */
+static void clear_input_border(twin *t) {
+    const fed_image_conv *c = &t->conv;
+    float *clean = guarded_floats(t->num_in, 0);
+    for (size_t n = 0; n < c->num_images; n++)
+        fed_copy_interior(&c->in_shape, &c->in, t->in_gradient + n * c->in.num_values, &c->in,
+                          clean + n * c->in.num_values);
+    free(t->in_gradient);
+    t->in_gradient = clean;
+}
+
+static void check_case(const image_case *of, const fed_image_conv_method *method, double bound) {
+    twin t, shared;
+    set_up(&t, of, method, 1);
+    CHECK(method->fits(&t.conv));
+    visit_products(&t, add_output);
+    visit_products(&t, add_gradients);
+    for_each_output(&t, finish_output);
+    run(&t, method, 1);
+    clear_input_border(&t);
+    check_values(t.out, t.right_out, t.num_out, bound);
+    check_values(t.in_gradient, t.right_in_gradient, t.num_in, bound);
+    check_values(t.weights_gradient, t.right_weights_gradient, t.num_weights, bound);
+    check_values(t.bias_gradient, t.right_bias_gradient, t.num_bias, bound);
+
+    const int workers[] = {2, 7};
+    for (size_t w = 0; w < LENGTH(workers); w++) {
+        set_up(&shared, of, method, workers[w]);
+        run(&shared, method, workers[w]);
+        clear_input_border(&shared);
+        CHECK_BYTES(shared.out, t.out, t.num_out * sizeof *t.out);
+        CHECK_BYTES(shared.in_gradient, t.in_gradient, t.num_in * sizeof *t.in_gradient);
+        CHECK_BYTES(shared.weights_gradient, t.weights_gradient,
+                    t.num_weights * sizeof *t.weights_gradient);
+        CHECK_BYTES(shared.bias_gradient, t.bias_gradient, t.num_bias * sizeof *t.bias_gradient);
+        tear_down(&shared);
+    }
+    tear_down(&t);
+}
+
+static const image_case THREE_BY_THREE[] = {
+    /* images, height, width, channels in, out; window; strides; same, relu, bias, border */
+    {1, 4, 4, 16, 16, 3, 3, 1, 1, 1, 0, 0, 0},
+    {2, 8, 8, 16, 32, 3, 3, 1, 1, 1, 1, 1, 0},
+    {3, 12, 8, 3, 17, 3, 3, 1, 1, 1, 1, 1, 1},
+    {1, 1, 1, 1, 1, 3, 3, 1, 1, 1, 0, 1, 0},
+    {5, 2, 2, 33, 15, 3, 3, 1, 1, 1, 0, 1, 2},
+    {3, 3, 5, 2, 33, 3, 3, 1, 1, 1, 1, 0, 1},
+    {2, 7, 6, 16, 48, 3, 3, 1, 1, 1, 0, 1, 0},
+    {2, 5, 9, 20, 16, 3, 3, 1, 1, 0, 1, 1, 1},
+    {1, 6, 6, 16, 16, 3, 3, 1, 1, 0, 0, 0, 0},
+    {1, 3, 3, 1, 16, 3, 3, 1, 1, 0, 0, 0, 0},
+    {20, 4, 4, 80, 96, 3, 3, 1, 1, 1, 1, 1, 0},   /* few tiles */
+    {97, 4, 3, 17, 20, 3, 3, 1, 1, 1, 1, 1, 0},   /* many, one a image */
+    {3, 30, 26, 33, 40, 3, 3, 1, 1, 1, 1, 1, 1},  /* many, cut at the border */
+    {2, 32, 32, 48, 64, 3, 3, 1, 1, 1, 1, 1, 1},  /* several blocks backward */
+    {1, 40, 100, 64, 96, 3, 3, 1, 1, 1, 0, 1, 0}, /* an image in several blocks */
+};
+
+static void test_winograd(void) {
+    for (size_t i = 0; i < LENGTH(THREE_BY_THREE); i++)
+        check_case(&THREE_BY_THREE[i], &fed_image_winograd, 2e-5);
+}
+
+static const test_case TESTS[] = {TEST(test_winograd)};
+
+int main(int argc, char **argv) { return RUN_ON_EACH_ISA(TESTS, argc, argv); }
