@@ -122,7 +122,7 @@ typedef struct fed_cells {
  * FED_PAD values. Strides are in floats; `panel` ones lead from a panel to the next, `point` ones
  * from a point to the next. */
 typedef struct fed_products {
-    size_t num_points, num_rows; /* num_rows is even */
+    size_t num_points, num_rows;    /* num_rows is even */
     size_t num_inputs, num_outputs; /* panels */
     int is_added;                   /* 1: out is added to */
     const float *rows;              /* [points][inputs][num_rows, FED_PAD] */

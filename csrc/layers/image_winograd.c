@@ -57,7 +57,7 @@ static size_t block_floats(size_t num_tiles, size_t num_panels) {
 typedef struct work_plan {
     size_t down, across, num_tiles; /* tiles in an image, in all */
     size_t in_panels, out_panels;
-    int is_few; /* 1: weights are transformed when they are needed */
+    int is_few;                           /* 1: weights are transformed when they are needed */
     size_t forward_tiles, backward_tiles; /* of a block */
 } work_plan;
 
@@ -77,15 +77,15 @@ static size_t backward_tiles(const work_plan *p) {
 
 static work_plan plan_of(const fed_image_conv *conv) {
     work_plan p = {.down = pieces(conv->out_shape.height, SIDE),
-              .across = pieces(conv->out_shape.width, SIDE),
-              .in_panels = fed_padded(conv->in_shape.channels) / PANEL,
-              .out_panels = fed_padded(conv->out_shape.channels) / PANEL};
+                   .across = pieces(conv->out_shape.width, SIDE),
+                   .in_panels = fed_padded(conv->in_shape.channels) / PANEL,
+                   .out_panels = fed_padded(conv->out_shape.channels) / PANEL};
     p.num_tiles = conv->num_images * p.down * p.across;
     p.is_few = p.num_tiles <= FEW_TILES;
     const size_t tile = NUM_POINTS * PANEL * (p.in_panels + smaller(p.out_panels, PAIR));
     const size_t most = FORWARD_FLOATS / tile / PRODUCT_TILES * PRODUCT_TILES;
-    p.forward_tiles = p.is_few ? p.num_tiles
-                               : smaller(p.num_tiles, most > 0 ? most : (size_t)PRODUCT_TILES);
+    p.forward_tiles =
+        p.is_few ? p.num_tiles : smaller(p.num_tiles, most > 0 ? most : (size_t)PRODUCT_TILES);
     p.backward_tiles = backward_tiles(&p);
     return p;
 }
@@ -99,7 +99,7 @@ typedef struct pass {
     int is_backward;
     size_t num_inputs, num_outputs; /* panels of the products */
     size_t weights_point, weights_panel;
-    float *weights; /* all transformed weights, or NULL with few tiles */
+    float *weights;          /* all transformed weights, or NULL with few tiles */
     block inputs, gradients; /* transformed; gradients only in the backward pass */
     float *weights_points;   /* their gradient, if there are several blocks */
     int is_first, is_last;   /* of the blocks */
@@ -156,8 +156,7 @@ static void copy_pixels(const fed_buffer *buffer, const float *from, size_t heig
     for (size_t y = 0; y < height; y++)
         for (size_t x = 0; x < width; x++)
             memcpy(to + (y * side + x) * PANEL,
-                   from + y * buffer->row_stride + x * buffer->pixel_stride,
-                   PANEL * sizeof *to);
+                   from + y * buffer->row_stride + x * buffer->pixel_stride, PANEL * sizeof *to);
 }
 
 /* A block's odd last row. */
@@ -219,8 +218,7 @@ static void put_outputs(const pass *p, const block *products, size_t panel) {
         float *to = p->io->out + output_offset(p, &s) + panel * PANEL;
         float tile[SIDE * SIDE * PANEL];
         fed_cells cells = {.out = to, .step = out->pixel_stride, .row_stride = out->row_stride};
-        if (is_cut(&s))
-            cells = (fed_cells){.out = tile, .step = PANEL, .row_stride = SIDE * PANEL};
+        if (is_cut(&s)) cells = (fed_cells){.out = tile, .step = PANEL, .row_stride = SIDE * PANEL};
         p->kernels->winograd_outputs(&row, products->values + (t - products->first) * PANEL, PANEL,
                                      bias, p->conv->least, &cells);
         for (size_t y = 0; is_cut(&s) && y < s.height; y++)
@@ -284,10 +282,9 @@ static void transform_weights(const pass *p, size_t output, size_t first, size_t
     }
     for (size_t i = 0; i < num; i++)
         for (size_t k = 0; k < NUM_TAPS; k++)
-            p->kernels->transpose(p->io->weights + ((first + i) * NUM_TAPS + k) * tap +
-                                      output * PANEL_SQUARE,
-                                  NULL, PANEL, PANEL, PANEL, taps + (k * num + i) * PANEL_SQUARE,
-                                  PANEL);
+            p->kernels->transpose(
+                p->io->weights + ((first + i) * NUM_TAPS + k) * tap + output * PANEL_SQUARE, NULL,
+                PANEL, PANEL, PANEL, taps + (k * num + i) * PANEL_SQUARE, PANEL);
     p->kernels->winograd_weights(taps, WINDOW, num * PANEL_SQUARE, num * PANEL_SQUARE, points,
                                  point_stride);
 }
@@ -300,10 +297,9 @@ static float *scratch_of(const pass *p, int worker) {
 static void transform_part(void *context, size_t part, int worker) {
     const pass *p = context;
     for (size_t i = 0; i < p->num_inputs; i += WEIGHT_PANELS)
-        transform_weights(p, part, i, smaller(WEIGHT_PANELS, p->num_inputs - i),
-                          scratch_of(p, worker),
-                          p->weights + part * p->weights_panel + i * PANEL_SQUARE,
-                          p->weights_point);
+        transform_weights(
+            p, part, i, smaller(WEIGHT_PANELS, p->num_inputs - i), scratch_of(p, worker),
+            p->weights + part * p->weights_panel + i * PANEL_SQUARE, p->weights_point);
 }
 
 /* The products of a block, or of some of its tiles, with a pair of panels, or the last one. */
@@ -370,8 +366,8 @@ static void block_part(void *context, size_t part, int worker) {
     const pass *p = context;
     const size_t most = p->plan.forward_tiles, first = part * most;
     const size_t products = points_floats() + TAPS_FLOATS + block_floats(most, PAIR);
-    const block inputs = block_of(scratch_of(p, worker) + products, first,
-                                  smaller(most, p->plan.num_tiles - first));
+    const block inputs =
+        block_of(scratch_of(p, worker) + products, first, smaller(most, p->plan.num_tiles - first));
     for (size_t c = 0; c < p->num_inputs; c++) transform_inputs(p, &inputs, c);
     for (size_t o = 0; o < p->num_outputs; o += PAIR)
         multiply(p, &inputs, o, first, inputs.num, worker);
@@ -546,8 +542,7 @@ static void backward(const fed_kernels *kernels, const fed_image_conv *conv,
         fed_share(io->num_workers, plan->in_panels + plan->out_panels, operands_part, &p);
         size_t num_parts = weight_parts(plan);
         if (io->in_gradient != NULL)
-            num_parts +=
-                pieces(p.num_outputs, PAIR) * (plan->is_few ? 1 : images_in(plan, num));
+            num_parts += pieces(p.num_outputs, PAIR) * (plan->is_few ? 1 : images_in(plan, num));
         fed_share(io->num_workers, num_parts, backward_part, &p);
     }
 }
