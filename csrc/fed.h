@@ -558,27 +558,30 @@ size_t fed_stages(const fed_model *model, size_t *first_layers /* out [num_layer
 int fed_exercise(const fed_model *model, const float *params /* [P] */, size_t batch_size,
                  size_t stage, int phase, size_t repeats);
 
-/* ---- synthetic-digits (random/synthetic.c) --------------------------------------------------- */
+/* ---- Synthetic data sets (random/synthetic.c) ------------------------------------------------ */
 
+enum fed_synthetic_pictures { FED_PICTURES_DIGITS = 0, FED_PICTURES_SHAPES = 1 };
 enum fed_synthetic_split { FED_SPLIT_TRAIN = 0, FED_SPLIT_TEST = 1, FED_SPLIT_CENTRAL = 2 };
 enum fed_synthetic_sizes { FED_SIZES_NATURAL = 0, FED_SIZES_SKEWED = 1 };
 
-/* Handwritten digits of invented writers. The statistics imitate data sets of the field; no data
- * are copied. Each image is a pure function of (seed, client, split, index). */
+/* Pictures of invented clients, of ten classes: handwritten digits, 28 x 28 grey pixels with 255 =
+ * ink, or shapes in colour, 32 x 32 x 3. Their statistics imitate data sets of the field; no data
+ * are copied. Each picture is a pure function of (seed, client, split, index). */
 typedef struct fed_synthetic {
+    int32_t pictures; /* enum fed_synthetic_pictures */
     uint64_t seed;
-    double style_spread; /* how much writers' styles differ, 0.9 by default */
+    double style_spread; /* how much clients' styles differ, 0.9 by default */
     double label_noise;  /* share of train and test labels drawn at random; none in central */
     int32_t sizes;       /* enum fed_synthetic_sizes */
 } fed_synthetic;
 
-enum { FED_SYNTHETIC_SIDE = 28 };
-
+/* Bytes of a picture; 0 for options that are not valid. */
+size_t fed_synthetic_bytes(const fed_synthetic *options);
 /* Number of examples of a client in a split; `client` is its 64-bit key. */
 size_t fed_synthetic_count(const fed_synthetic *options, uint64_t client, int split);
-/* Draws images first..first+num-1 of a client's split: pixels 255 = ink, labels 0..9. */
+/* Draws examples first..first+num-1 of a client's split; labels are 0..9. */
 int fed_synthetic_draw(const fed_synthetic *options, uint64_t client, int split, size_t first,
-                       size_t num, uint8_t *pixels /* out [num, 28, 28] */,
+                       size_t num, uint8_t *pixels /* out [num, bytes of a picture] */,
                        int32_t *labels /* out [num] */);
 
 #endif

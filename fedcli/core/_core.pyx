@@ -1207,22 +1207,23 @@ def add_normal(key, double scale, double[::1] values not None):
 
 
 cdef fed_synthetic make_synthetic(options):
-    seed, style_spread, label_noise, sizes = options  # unpacking checks the length
-    return fed_synthetic(seed, style_spread, label_noise, sizes)
+    pictures, seed, style_spread, label_noise, sizes = options  # unpacking checks the length
+    return fed_synthetic(pictures, seed, style_spread, label_noise, sizes)
 
 
 def synthetic_count(options, uint64_t client_key, int split):
-    """Returns the number of examples of a client of synthetic-digits; options are (seed, spread,
-    label noise, sizes)."""
+    """Returns the number of examples of a client of a synthetic data set; options are (pictures,
+    seed, spread, label noise, sizes)."""
     cdef fed_synthetic made = make_synthetic(options)
     return fed_synthetic_count(&made, client_key, split)
 
 
 def synthetic_draw(options, uint64_t client_key, int split, size_t first, size_t num):
-    """Draws examples of a client: pixels uint8 [num, 28, 28] with 255 = ink, labels int32 [num]."""
+    """Draws examples of a client: pixels uint8 [num, bytes of a picture], labels int32 [num]."""
     cdef int status
     cdef fed_synthetic made = make_synthetic(options)
-    pixels, labels = np.empty((num, 28, 28), np.uint8), np.empty(num, np.int32)
+    pixels = np.empty((num, fed_synthetic_bytes(&made)), np.uint8)
+    labels = np.empty(num, np.int32)
     cdef uint8_t *to_pixels = <uint8_t *> memory_of(pixels)
     cdef int32_t *to_labels = <int32_t *> memory_of(labels)
     if num == 0:

@@ -169,9 +169,11 @@ cdef extern from "fed.h" nogil:
     int fed_exercise(const fed_model *, const float *, size_t, size_t, int, size_t)
 
     ctypedef struct fed_synthetic:
+        int32_t pictures
         uint64_t seed
         double style_spread, label_noise
         int32_t sizes
+    size_t fed_synthetic_bytes(const fed_synthetic *)
     size_t fed_synthetic_count(const fed_synthetic *, uint64_t, int)
     int fed_synthetic_draw(const fed_synthetic *, uint64_t, int, size_t, size_t, uint8_t *,
                            int32_t *)

@@ -420,11 +420,15 @@ def secure_sum(
     )
 
 
-def count_synthetic(options: tuple[int, float, float, int], client: int, split: int) -> int:
-    """Returns the number of examples that a client of synthetic-digits has in a split.
+SyntheticOptions = tuple[int, int, float, float, int]
+
+
+def count_synthetic(options: SyntheticOptions, client: int, split: int) -> int:
+    """Returns the number of examples that a client of a synthetic dataset has in a split.
 
     Args:
-        options: (seed, style spread, label noise, 0 for natural or 1 for skewed sizes).
+        options: (0 for digits or 1 for shapes, seed, style spread, label noise, 0 for natural or 1
+            for skewed sizes).
         client: The client's `client_key`.
         split: 0 train, 1 test, 2 central.
     """
@@ -432,11 +436,12 @@ def count_synthetic(options: tuple[int, float, float, int], client: int, split: 
 
 
 def draw_synthetic(
-    options: tuple[int, float, float, int], client: int, split: int, first: int, num: int
+    options: SyntheticOptions, client: int, split: int, first: int, num: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Returns examples first..first+num-1 of a client: pixels uint8 [num, 28, 28], labels int32.
+    """Returns examples first..first+num-1 of a client: pixels uint8 [num, P], labels int32 [num].
 
-    255 is ink. The arguments are those of `count_synthetic`.
+    A digit has P = 28 * 28 grey pixels, where 255 is ink; a shape has 32 * 32 * 3 values, red,
+    green and blue. The arguments are those of `count_synthetic`.
     """
     return _core.synthetic_draw(options, client, split, first, num)
 

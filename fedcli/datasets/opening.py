@@ -218,6 +218,7 @@ def _open_synthetic(source: DataSource, cache: ClientCache) -> dict[str, ClientD
         )
     return {
         split: synthetic.SyntheticSplit(
+            name,
             split,
             options,
             num_classes=num_classes or synthetic.NUM_CLASSES,
@@ -370,7 +371,7 @@ def _fingerprint_of(
     if data in registry.EMBEDDED_DATASETS:
         from fedcli.datasets.sources import synthetic
 
-        return synthetic.fingerprint(resolve(registry.DATASETS[data], data_options))
+        return synthetic.fingerprint(data, resolve(registry.DATASETS[data], data_options))
     path = _find_file(data)
     from fedcli import hdf5
 

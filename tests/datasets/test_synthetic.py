@@ -1,4 +1,4 @@
-"""synthetic-digits: drawn on demand, a pure function of options and client, at any size."""
+"""The synthetic datasets: drawn on demand, pure functions of options and client, at any size."""
 
 from __future__ import annotations
 
@@ -64,6 +64,30 @@ def test_a_writer_is_the_same_in_any_population_and_order() -> None:
     crowd.client("s0999999")
     np.testing.assert_array_equal(alone.pixels, crowd.client("s0000007").pixels)
     np.testing.assert_array_equal(alone.labels, crowd.client("s0000007").labels)
+
+
+def test_shapes_are_colour_pictures_of_the_same_population() -> None:
+    splits = datasets.open_splits(datasets.DataSource("synthetic-shapes"))
+    assert list(splits) == ["train", "test", "central"]
+    digits = open_splits()["train"]
+    train = splits["train"]
+    assert list(train.client_ids) == list(digits.client_ids)
+    assert (train.num_classes, train.pixel_shape, train.pixel_convention) == (
+        10,
+        (32, 32, 3),
+        "ink",
+    )
+    client = train.client("s0000003")
+    assert client.pixels.shape == (len(client), 32, 32, 3)
+    np.testing.assert_array_equal(client.labels, digits.client("s0000003").labels)
+    np.testing.assert_array_equal(client.images(), client.pixels * np.float32(1 / 255))
+    crowd = datasets.DataSource("synthetic-shapes", data_options={"clients": 1_000_000})
+    np.testing.assert_array_equal(
+        client.pixels, datasets.open_splits(crowd)["train"].client("s0000003").pixels
+    )
+    assert datasets.fingerprint(datasets.DataSource("synthetic-shapes")) == (
+        "synthetic-shapes/v1 clients=200 seed=1 spread=0.9 label_noise=0.01 sizes=natural"
+    )
 
 
 def test_splits_seeds_and_writers_differ() -> None:

@@ -1,4 +1,4 @@
-"""synthetic-digits: digits of invented writers, which the core draws when a client is read.
+"""The synthetic datasets: pictures of invented clients, which the core draws when one is read.
 
 A client's examples are a pure function of the data's options and the client's id, so a large
 population costs nothing until clients are read.
@@ -7,7 +7,7 @@ population costs nothing until clients are read.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import overload
+from typing import NamedTuple, overload
 
 from fedcli.core import native, seeds
 from fedcli.datasets.batches import ClientDataset
@@ -16,15 +16,36 @@ from fedcli.datasets.client_data import ClientData, decoding, unknown_client
 from fedcli.settings import tables
 from fedcli.settings.options import Value
 
-NAME = "synthetic-digits"
 NUM_CLASSES = 10
-VERSION = 1  # of the generator: raised when the same options give other pixels
+VERSION = 1  # of the generators: raised when the same options give other pixels
 SPLITS = ("train", "test", "central")  # in the order of the core's split numbers
 
-_SIDE = 28
-_NUM_CENTRAL = 20  # writers of the central split, who are in no other split
-_STORED_CONVENTION = "background"  # as in TFF's EMNIST: stored 255 is ink, decoded 1.0 is paper
-_SCALE, _OFFSET = -1 / 255, 1.0
+_NUM_CENTRAL = 20  # clients of the central split, who are in no other split
+
+
+class Pictures(NamedTuple):
+    """The pictures of one synthetic dataset.
+
+    Attributes:
+        number: Number of the pictures in the core.
+        shape: Shape of one, [H, W] or [H, W, C].
+        scale: Decodes a stored value, with `offset`: scale * value + offset.
+        offset: See `scale`.
+        convention: Meaning of the decoded value 1.0: "ink" or "background".
+    """
+
+    number: int
+    shape: tuple[int, ...]
+    scale: float
+    offset: float
+    convention: str
+
+
+PICTURES: Mapping[str, Pictures] = {
+    # As in TFF's EMNIST: stored 255 is ink, decoded 1.0 is paper.
+    "synthetic-digits": Pictures(0, (28, 28), -1 / 255, 1.0, "background"),
+    "synthetic-shapes": Pictures(1, (32, 32, 3), 1 / 255, 0.0, "ink"),
+}
 
 
 class GeneratedIds(Sequence[str]):
@@ -73,10 +94,11 @@ class GeneratedIds(Sequence[str]):
 
 
 class SyntheticSplit(ClientData):
-    """One split of synthetic-digits."""
+    """One split of a synthetic dataset."""
 
     def __init__(
         self,
+        name: str,
         split: str,
         options: Mapping[str, Value],
         *,
@@ -87,17 +109,19 @@ class SyntheticSplit(ClientData):
         """Makes the split without drawing examples.
 
         Args:
-            split: One of `SPLITS`. Clients of train and test are the same writers.
+            name: A key of `PICTURES`.
+            split: One of `SPLITS`. Clients of train and test are the same.
             options: Every option of the registry's entry, resolved.
             num_classes: At least 10; labels are 0 to 9.
             pixels: "source", "ink" or "background".
             cache: Keeps clients drawn.
         """
-        self.source = NAME
+        self.source = name
+        pictures = PICTURES[name]
         self.split = split
         self.num_classes = num_classes
         self.class_names = None
-        self.pixel_shape = (_SIDE, _SIDE)
+        self.pixel_shape = pictures.shape
         is_central = split == "central"
         self.client_ids: GeneratedIds = (
             GeneratedIds("u", _NUM_CENTRAL)
@@ -105,10 +129,10 @@ class SyntheticSplit(ClientData):
             else GeneratedIds("s", _whole(options["clients"]))
         )
         self._split_number = SPLITS.index(split)
-        self._drawing = _drawing(options)
+        self._drawing = _drawing(name, options)
         self.cache: ClientCache = cache
         self._scale, self._offset, self.pixel_convention = decoding(
-            _SCALE, _OFFSET, _STORED_CONVENTION, pixels
+            pictures.scale, pictures.offset, pictures.convention, pixels
         )
 
     def num_examples(self, client_id: str) -> int:
@@ -128,20 +152,22 @@ class SyntheticSplit(ClientData):
         pixels, labels = native.draw_synthetic(
             self._drawing, seeds.client_key(client_id), self._split_number, 0, count
         )
+        pixels = pixels.reshape(count, *self.pixel_shape)
         pixels.flags.writeable = False
         labels.flags.writeable = False
         return ClientDataset(client_id, pixels, labels, self._scale, self._offset, self.source)
 
 
-def fingerprint(options: Mapping[str, Value]) -> str:
-    """Returns the fingerprint of the data: version and resolved options."""
-    return " ".join([f"{NAME}/v{VERSION}", *(f"{name}={options[name]}" for name in options)])
+def fingerprint(name: str, options: Mapping[str, Value]) -> str:
+    """Returns the fingerprint of a synthetic dataset: version and resolved options."""
+    return " ".join([f"{name}/v{VERSION}", *(f"{each}={options[each]}" for each in options)])
 
 
-def _drawing(options: Mapping[str, Value]) -> tuple[int, float, float, int]:
+def _drawing(name: str, options: Mapping[str, Value]) -> native.SyntheticOptions:
     """The options in the form that the core takes."""
-    sizes = next(o for o in tables.EMBEDDED_DATASETS[NAME].options if o.name == "sizes").choices
+    sizes = next(o for o in tables.EMBEDDED_DATASETS[name].options if o.name == "sizes").choices
     return (
+        PICTURES[name].number,
         _whole(options["seed"]),
         float(options["spread"]),  # type: ignore[arg-type]
         float(options["label_noise"]),  # type: ignore[arg-type]

@@ -6,26 +6,33 @@ from collections.abc import Mapping
 
 from fedcli.settings.options import Entry, Option, table
 
+_SYNTHETIC_OPTIONS = (
+    Option("clients", 200, "Number of clients.", 1, 1_000_000_000),
+    Option("seed", 1, "Seed of the data; the run's own seed never changes it.", 0, 2**63 - 1),
+    # Above 10 the pictures cannot be recognised.
+    Option("spread", 0.9, "How much the clients' styles differ.", 0.0, 10.0),
+    Option("label_noise", 0.01, "Share of train and test labels drawn afresh.", 0.0, 1.0),
+    Option(
+        "sizes",
+        "natural",
+        "Numbers of examples and labels by client: even as in EMNIST, or uneven.",
+        choices=("natural", "skewed"),
+    ),
+)
+_SYNTHETIC_SOURCE = "drawn by fedcli itself; nothing to download"
+
 EMBEDDED_DATASETS = table(
     Entry(
         "synthetic-digits",
         "Handwritten digits of invented writers, 28 x 28 grey pixels, 10 classes; made on demand.",
-        "drawn by fedcli itself; nothing to download",
-        (
-            Option("clients", 200, "Number of writers.", 1, 1_000_000_000),
-            Option(
-                "seed", 1, "Seed of the data; the run's own seed never changes it.", 0, 2**63 - 1
-            ),
-            # Above 10 the digits cannot be recognised.
-            Option("spread", 0.9, "How much the writers' styles differ.", 0.0, 10.0),
-            Option("label_noise", 0.01, "Share of train and test labels drawn afresh.", 0.0, 1.0),
-            Option(
-                "sizes",
-                "natural",
-                "Numbers of examples and labels by writer: even as in EMNIST, or uneven.",
-                choices=("natural", "skewed"),
-            ),
-        ),
+        _SYNTHETIC_SOURCE,
+        _SYNTHETIC_OPTIONS,
+    ),
+    Entry(
+        "synthetic-shapes",
+        "Shapes in colour by invented clients, 32 x 32 RGB pixels, 10 classes; made on demand.",
+        _SYNTHETIC_SOURCE,
+        _SYNTHETIC_OPTIONS,
     ),
 )
 

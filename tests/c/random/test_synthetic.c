@@ -1,18 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of synthetic.c: that an image depends on its key alone, the sizes, labels and looks of the
- * data set, and the pixel loop against a naive twin. The public functions tested are those of the
- * library; synthetic.c is included once more, under other names, to reach its pixel loop.
+ * Tests of synthetic.c and digits.c: that a picture depends on its key alone, the sizes, labels and
+ * looks of synthetic-digits, and the canvas against a naive twin. The public functions tested are
+ * those of the library; digits.c is included once more, under another name, to reach its parts.
  */
 #include "fed.h"
 #include "test.h"
 
-#define fed_synthetic_count included_count
-#define fed_synthetic_draw included_draw
-#include "random/synthetic.c"
-#undef fed_synthetic_count
-#undef fed_synthetic_draw
+#define fed_digits included_digits
+#include "random/digits.c"
+#undef fed_digits
 
+enum { NUM_CLASSES = 10, MAX_EXAMPLES = 400 };
 enum { NUM_PIXELS = SIDE * SIDE, NUM_WRITERS = 200 };
 
 static const fed_synthetic NATURAL = {
@@ -32,7 +31,7 @@ static drawing drawn, other; /* too large for a stack frame */
 /* Client ids are hashed to 64 bits, so keys look like this. */
 static uint64_t key_of(size_t client) { return (client + 1) * UINT64_C(0x9E3779B97F4A7C15); }
 
-static void draw(drawing *out, const fed_synthetic *options, uint64_t client, int split) {
+static void draw_all(drawing *out, const fed_synthetic *options, uint64_t client, int split) {
     out->num_examples = fed_synthetic_count(options, client, split);
     CHECK(out->num_examples >= 1 && out->num_examples <= MAX_EXAMPLES);
     memset(&out->pixels[out->num_examples * NUM_PIXELS], 77, NUM_PIXELS);
@@ -65,25 +64,25 @@ static double mean_ink(const drawing *images) {
 
 static void test_same_key_same_bytes(void) {
     for (int split = FED_SPLIT_TRAIN; split <= FED_SPLIT_CENTRAL; split++) {
-        draw(&drawn, &NATURAL, key_of(0), split);
-        draw(&other, &NATURAL, key_of(0), split);
+        draw_all(&drawn, &NATURAL, key_of(0), split);
+        draw_all(&other, &NATURAL, key_of(0), split);
         CHECK(is_equal(&drawn, &other));
     }
 }
 
 static void test_other_key_other_bytes(void) {
-    draw(&drawn, &NATURAL, key_of(0), FED_SPLIT_CENTRAL);
-    draw(&other, &NATURAL, key_of(1), FED_SPLIT_CENTRAL);
+    draw_all(&drawn, &NATURAL, key_of(0), FED_SPLIT_CENTRAL);
+    draw_all(&other, &NATURAL, key_of(1), FED_SPLIT_CENTRAL);
     CHECK(!is_equal(&drawn, &other));
     fed_synthetic options = NATURAL;
     options.seed = 2;
-    draw(&other, &options, key_of(0), FED_SPLIT_CENTRAL);
+    draw_all(&other, &options, key_of(0), FED_SPLIT_CENTRAL);
     CHECK(!is_equal(&drawn, &other));
 }
 
 static void check_images_differ(uint64_t client) {
-    draw(&drawn, &NATURAL, client, FED_SPLIT_TRAIN);
-    draw(&other, &NATURAL, client, FED_SPLIT_TEST);
+    draw_all(&drawn, &NATURAL, client, FED_SPLIT_TRAIN);
+    draw_all(&other, &NATURAL, client, FED_SPLIT_TEST);
     for (size_t i = 0; i < drawn.num_examples; i++) {
         const uint8_t *image = &drawn.pixels[i * NUM_PIXELS];
         for (size_t k = i + 1; k < drawn.num_examples; k++) {
@@ -103,7 +102,7 @@ static void test_images_do_not_repeat(void) {
 }
 
 static void test_range_equals_one_by_one(void) {
-    draw(&drawn, &NATURAL, key_of(3), FED_SPLIT_TRAIN);
+    draw_all(&drawn, &NATURAL, key_of(3), FED_SPLIT_TRAIN);
     for (size_t i = 0; i < drawn.num_examples; i++) {
         uint8_t image[NUM_PIXELS];
         int32_t label;
@@ -120,7 +119,7 @@ static void test_version_1(void) {
     static const int32_t inks[] = {19037, 20195, 22737, 11709, 17423,
                                    14286, 16488, 25374, 21061, 25612};
     static const int32_t labels[] = {2, 9, 2, 1, 5, 1, 7, 9, 7, 0};
-    draw(&drawn, &NATURAL, 42, FED_SPLIT_TRAIN);
+    draw_all(&drawn, &NATURAL, 42, FED_SPLIT_TRAIN);
     CHECK_EQUAL(drawn.num_examples, 104);
     for (size_t i = 0; i < sizeof(inks) / sizeof(inks[0]); i++) {
         int32_t ink = 0;
@@ -160,14 +159,17 @@ static void check_options_refused(const fed_synthetic *options, int split) {
 static void test_options(void) {
     check_options_refused(&NATURAL, -1);
     check_options_refused(&NATURAL, FED_SPLIT_CENTRAL + 1);
-    fed_synthetic bad[6] = {NATURAL, NATURAL, NATURAL, NATURAL, NATURAL, NATURAL};
+    fed_synthetic bad[] = {NATURAL, NATURAL, NATURAL, NATURAL, NATURAL, NATURAL, NATURAL, NATURAL};
     bad[0].style_spread = -0.1;
     bad[1].style_spread = NAN;
     bad[2].style_spread = 10.1;
     bad[3].label_noise = 1.1;
     bad[4].label_noise = NAN;
     bad[5].sizes = 2;
-    for (size_t i = 0; i < 6; i++) {
+    bad[6].pictures = -1;
+    bad[7].pictures = FED_PICTURES_SHAPES + 1;
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        CHECK_EQUAL(fed_synthetic_bytes(&bad[i]), 0);
         check_options_refused(&bad[i], FED_SPLIT_TRAIN);
     }
 }
@@ -177,10 +179,10 @@ static void test_extreme_spreads(void) {
     fed_synthetic options = NATURAL;
     options.style_spread = 10.0;
     for (size_t client = 0; client < 20; client++) {
-        draw(&drawn, &options, key_of(client), FED_SPLIT_TRAIN);
+        draw_all(&drawn, &options, key_of(client), FED_SPLIT_TRAIN);
     }
     options.style_spread = 0.0;
-    draw(&drawn, &options, key_of(0), FED_SPLIT_TRAIN);
+    draw_all(&drawn, &options, key_of(0), FED_SPLIT_TRAIN);
     CHECK(mean_ink(&drawn) > 0.03);
 }
 
@@ -214,10 +216,10 @@ static void test_sizes(void) {
 
 /* Adds a split's labels to counts and returns how many there are. */
 static size_t count_labels(const fed_synthetic *options, uint64_t client, int split,
-                           size_t counts[NUM_DIGITS]) {
-    draw(&drawn, options, client, split);
+                           size_t counts[NUM_CLASSES]) {
+    draw_all(&drawn, options, client, split);
     for (size_t i = 0; i < drawn.num_examples; i++) {
-        CHECK(drawn.labels[i] >= 0 && drawn.labels[i] < NUM_DIGITS);
+        CHECK(drawn.labels[i] >= 0 && drawn.labels[i] < NUM_CLASSES);
         counts[drawn.labels[i]]++;
     }
     return drawn.num_examples;
@@ -226,35 +228,35 @@ static size_t count_labels(const fed_synthetic *options, uint64_t client, int sp
 static void test_natural_labels_are_even(void) {
     fed_synthetic options = NATURAL;
     options.label_noise = 0.0;
-    size_t first_digits[NUM_DIGITS] = {0};
+    size_t first_labels[NUM_CLASSES] = {0};
     for (size_t client = 0; client < 50; client++) {
-        size_t counts[NUM_DIGITS] = {0};
+        size_t counts[NUM_CLASSES] = {0};
         size_t num = count_labels(&options, key_of(client), FED_SPLIT_TRAIN, counts);
-        first_digits[drawn.labels[0]]++;
+        first_labels[drawn.labels[0]]++;
         num += count_labels(&options, key_of(client), FED_SPLIT_TEST, counts);
-        for (size_t k = 0; k < NUM_DIGITS; k++) {
+        for (size_t k = 0; k < NUM_CLASSES; k++) {
             CHECK(counts[k] == num / 10 || counts[k] == num / 10 + 1);
         }
     }
-    for (size_t k = 0; k < NUM_DIGITS; k++) {
-        CHECK(first_digits[k] < 20); /* shuffled: no digit always comes first */
+    for (size_t k = 0; k < NUM_CLASSES; k++) {
+        CHECK(first_labels[k] < 20); /* shuffled: no label always comes first */
     }
 }
 
 static void test_skewed_labels_differ_by_client(void) {
-    size_t num_rare = 0, all[NUM_DIGITS] = {0}, num_all = 0;
+    size_t num_rare = 0, all[NUM_CLASSES] = {0}, num_all = 0;
     for (size_t client = 0; client < NUM_WRITERS; client++) {
-        size_t counts[NUM_DIGITS] = {0};
+        size_t counts[NUM_CLASSES] = {0};
         const size_t num = count_labels(&SKEWED, key_of(client), FED_SPLIT_TRAIN, counts);
-        for (size_t k = 0; k < NUM_DIGITS; k++) {
+        for (size_t k = 0; k < NUM_CLASSES; k++) {
             num_rare += (double)counts[k] < 0.02 * (double)num;
             all[k] += counts[k];
         }
         num_all += num;
     }
     /* Under Dir(1) a share is below 2 % with probability 1 - 0.98^9 = 0.17. */
-    CHECK_CLOSE((double)num_rare / (NUM_WRITERS * NUM_DIGITS), 0.17, 0.05);
-    for (size_t k = 0; k < NUM_DIGITS; k++) {
+    CHECK_CLOSE((double)num_rare / (NUM_WRITERS * NUM_CLASSES), 0.17, 0.05);
+    for (size_t k = 0; k < NUM_CLASSES; k++) {
         CHECK_CLOSE((double)all[k] / (double)num_all, 0.1, 0.03);
     }
 }
@@ -262,9 +264,9 @@ static void test_skewed_labels_differ_by_client(void) {
 static void test_central_is_clean_and_even(void) {
     fed_synthetic options = SKEWED;
     options.label_noise = 1.0;
-    size_t counts[NUM_DIGITS] = {0};
+    size_t counts[NUM_CLASSES] = {0};
     CHECK_EQUAL(count_labels(&options, key_of(0), FED_SPLIT_CENTRAL, counts), 100);
-    for (size_t k = 0; k < NUM_DIGITS; k++) {
+    for (size_t k = 0; k < NUM_CLASSES; k++) {
         CHECK_EQUAL(counts[k], 10);
     }
 }
@@ -275,8 +277,8 @@ static void test_label_noise_changes_labels_only(void) {
     noisy.label_noise = 0.5;
     size_t num_changed = 0, num_examples = 0;
     for (size_t client = 0; client < 50; client++) {
-        draw(&drawn, &clean, key_of(client), FED_SPLIT_TRAIN);
-        draw(&other, &noisy, key_of(client), FED_SPLIT_TRAIN);
+        draw_all(&drawn, &clean, key_of(client), FED_SPLIT_TRAIN);
+        draw_all(&other, &noisy, key_of(client), FED_SPLIT_TRAIN);
         CHECK_BYTES(drawn.pixels, other.pixels, drawn.num_examples * NUM_PIXELS);
         for (size_t i = 0; i < drawn.num_examples; i++) {
             num_changed += drawn.labels[i] != other.labels[i];
@@ -292,7 +294,7 @@ static void test_label_noise_changes_labels_only(void) {
 static void test_ink(void) {
     double sum = 0.0, least = 1.0, most = 0.0;
     for (size_t client = 0; client < NUM_WRITERS; client++) {
-        draw(&drawn, &NATURAL, key_of(client), FED_SPLIT_TEST);
+        draw_all(&drawn, &NATURAL, key_of(client), FED_SPLIT_TEST);
         const double ink = mean_ink(&drawn);
         sum += ink;
         least = ink < least ? ink : least;
@@ -328,7 +330,7 @@ static void test_pick_follows_weights(void) {
     fed_rng_init(&rng, &key);
     size_t counts[3] = {0};
     for (int i = 0; i < 10000; i++) {
-        counts[pick(&rng, weights, 3)]++;
+        counts[fed_pick(&rng, weights, 3)]++;
     }
     CHECK_EQUAL(counts[1], 0);
     CHECK_CLOSE(counts[0], 2500.0, 220.0);
@@ -355,9 +357,9 @@ static void test_curve_goes_through_its_points(void) {
     CHECK_CLOSE(catmull_rom(1.0, 0.0, 0.0, 1.0, 0.5), -0.125, 1e-15);
 }
 
-/* ---- The pixel loop -------------------------------------------------------------------------- */
+/* ---- The canvas ------------------------------------------------------------------------------ */
 
-static double naive_distance(double x, double y, point from, point to) {
+static double naive_distance(double x, double y, fed_point from, fed_point to) {
     const double along_x = to.x - from.x, along_y = to.y - from.y;
     const double squared_length = along_x * along_x + along_y * along_y;
     double share = 0.0;
@@ -368,11 +370,12 @@ static double naive_distance(double x, double y, point from, point to) {
     return hypot(x - from.x - share * along_x, y - from.y - share * along_y);
 }
 
-static void check_stamps(const point *from, const point *to, size_t num_segments, double reach) {
-    canvas paper;
-    clear_canvas(&paper, (float)reach);
+static void check_stamps(const fed_point *from, const fed_point *to, size_t num_segments,
+                         double reach) {
+    fed_canvas paper;
+    fed_clear_canvas(&paper, SIDE, (float)reach);
     for (size_t i = 0; i < num_segments; i++) {
-        stamp_segment(&paper, from[i], to[i]);
+        fed_stamp_segment(&paper, from[i], to[i]);
     }
     for (size_t row = 0; row < SIDE; row++) {
         for (size_t column = 0; column < SIDE; column++) {
@@ -393,12 +396,12 @@ static void test_stamps_equal_naive_distances(void) {
     fed_rng_init(&rng, &key);
     for (int trial = 0; trial < 100; trial++) {
         enum { NUM_SEGMENTS = 8 };
-        point from[NUM_SEGMENTS], to[NUM_SEGMENTS];
+        fed_point from[NUM_SEGMENTS], to[NUM_SEGMENTS];
         for (size_t i = 0; i < NUM_SEGMENTS;
              i++) { /* some inside, some across an edge, some beyond */
-            from[i] = (point){uniform(&rng, -8.0, 36.0), uniform(&rng, -8.0, 36.0)};
-            const point step = normal_point(&rng, trial % 2 ? 2.0 : 15.0);
-            to[i] = (point){from[i].x + step.x, from[i].y + step.y};
+            from[i] = (fed_point){uniform(&rng, -8.0, 36.0), uniform(&rng, -8.0, 36.0)};
+            const fed_point step = normal_point(&rng, trial % 2 ? 2.0 : 15.0);
+            to[i] = (fed_point){from[i].x + step.x, from[i].y + step.y};
         }
         to[0] = from[0]; /* a dot */
         check_stamps(from, to, NUM_SEGMENTS, uniform(&rng, 0.5, 4.0));
@@ -406,7 +409,7 @@ static void test_stamps_equal_naive_distances(void) {
 }
 
 static void test_stamps_at_the_corners(void) {
-    static const point corners[] = {{0, 0}, {27, 0}, {0, 27}, {27, 27}, {-1, 13}, {28, 13}};
+    static const fed_point corners[] = {{0, 0}, {27, 0}, {0, 27}, {27, 27}, {-1, 13}, {28, 13}};
     check_stamps(corners, corners, 6, 1.5);
 }
 
