@@ -7,7 +7,7 @@ import numpy.typing as npt
 Key = tuple[int, int, int, int, int]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
-Options = tuple[int, float, float, int]
+Options = tuple[int, int, float, float, int]  # pictures, seed, spread, label noise, sizes
 LayerRow = tuple[str | int | float | tuple[int, int, int], ...]
 
 ISA: str
