@@ -57,6 +57,9 @@ typedef struct fed_image_conv_method {
 
 /* 3x3 windows with stride 1, by Winograd's F(4x4, 3x3) (image_winograd.c). */
 extern const fed_image_conv_method fed_image_winograd;
+/* Any window and stride over images of at most 2x2 pixels, whose windows are mostly border
+ * (image_small.c). */
+extern const fed_image_conv_method fed_image_small;
 /* Any window and stride, as a product with a table of offsets (image_gemm.c). */
 extern const fed_image_conv_method fed_image_gemm;
 
@@ -65,5 +68,10 @@ static inline size_t fed_image_conv_weights(const fed_image_conv *conv) {
     return fed_padded(conv->out_shape.channels) * conv->window_height * conv->window_width *
            fed_padded(conv->in_shape.channels);
 }
+
+static inline size_t fed_smaller(size_t a, size_t b) { return a < b ? a : b; }
+
+/* The number of pieces of at most `size`. */
+static inline size_t fed_pieces(size_t n, size_t size) { return (n + size - 1) / size; }
 
 #endif

@@ -28,9 +28,6 @@ enum {
     WEIGHT_PANELS = 4,
 };
 
-static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
-static size_t pieces(size_t n, size_t size) { return (n + size - 1) / size; }
-
 /* Transformed values of consecutive tiles. */
 typedef struct block {
     float *values;       /* [panels][36][num_rows, 16] */
@@ -69,23 +66,23 @@ static size_t backward_tiles(const work_plan *p) {
     if (p->num_tiles <= most || p->is_few) return p->num_tiles;
     if (image > most) {
         const size_t rows = most / p->across > 0 ? most / p->across : 1;
-        return pieces(p->down, pieces(p->down, rows)) * p->across;
+        return fed_pieces(p->down, fed_pieces(p->down, rows)) * p->across;
     }
     const size_t num_images = p->num_tiles / image, at_once = most / image;
-    return pieces(num_images, pieces(num_images, at_once)) * image;
+    return fed_pieces(num_images, fed_pieces(num_images, at_once)) * image;
 }
 
 static work_plan plan_of(const fed_image_conv *conv) {
-    work_plan p = {.down = pieces(conv->out_shape.height, SIDE),
-                   .across = pieces(conv->out_shape.width, SIDE),
+    work_plan p = {.down = fed_pieces(conv->out_shape.height, SIDE),
+                   .across = fed_pieces(conv->out_shape.width, SIDE),
                    .in_panels = fed_padded(conv->in_shape.channels) / PANEL,
                    .out_panels = fed_padded(conv->out_shape.channels) / PANEL};
     p.num_tiles = conv->num_images * p.down * p.across;
     p.is_few = p.num_tiles <= FEW_TILES;
-    const size_t tile = NUM_POINTS * PANEL * (p.in_panels + smaller(p.out_panels, PAIR));
+    const size_t tile = NUM_POINTS * PANEL * (p.in_panels + fed_smaller(p.out_panels, PAIR));
     const size_t most = FORWARD_FLOATS / tile / PRODUCT_TILES * PRODUCT_TILES;
     p.forward_tiles =
-        p.is_few ? p.num_tiles : smaller(p.num_tiles, most > 0 ? most : (size_t)PRODUCT_TILES);
+        p.is_few ? p.num_tiles : fed_smaller(p.num_tiles, most > 0 ? most : (size_t)PRODUCT_TILES);
     p.backward_tiles = backward_tiles(&p);
     return p;
 }
@@ -124,13 +121,13 @@ static strip strip_at(const pass *p, size_t tile, size_t end) {
                .row = rest / plan->across,
                .column = rest % plan->across};
     const fed_shape *shape = &p->conv->out_shape;
-    s.height = smaller(SIDE, shape->height - s.row * SIDE);
-    s.num = smaller(plan->across - s.column, end - tile);
-    s.width = smaller(SIDE, shape->width - s.column * SIDE);
+    s.height = fed_smaller(SIDE, shape->height - s.row * SIDE);
+    s.num = fed_smaller(plan->across - s.column, end - tile);
+    s.width = fed_smaller(SIDE, shape->width - s.column * SIDE);
     if (s.height < SIDE) s.num = 1;
     /* The last tile of a row may be cut at the right: it is a strip of its own. */
-    const size_t whole = shape->width / SIDE - smaller(s.column, shape->width / SIDE);
-    if (s.width == SIDE) s.num = smaller(s.num, whole);
+    const size_t whole = shape->width / SIDE - fed_smaller(s.column, shape->width / SIDE);
+    if (s.width == SIDE) s.num = fed_smaller(s.num, whole);
     return s;
 }
 
@@ -289,6 +286,23 @@ static void transform_weights(const pass *p, size_t output, size_t first, size_t
                                  point_stride);
 }
 
+/* The weights of one tap and one panel each of inputs and outputs, which are contiguous. */
+static size_t square_offset(const pass *p, size_t output, size_t input, size_t tap) {
+    const size_t i = p->is_backward ? output : input, o = p->is_backward ? input : output;
+    return ((o * NUM_TAPS + tap) * p->plan.in_panels + i) * PANEL_SQUARE;
+}
+
+/* Fetches a 36th of what transform_weights will read for a pair of panels of outputs. */
+static void fetch_weights(const pass *p, size_t output, size_t first, size_t num, size_t point) {
+    const size_t num_squares = fed_smaller(PAIR, p->num_outputs - output) * num * NUM_TAPS;
+    for (size_t i = point; i < num_squares; i += NUM_POINTS) {
+        const size_t tap = i % NUM_TAPS, input = first + i / NUM_TAPS % num;
+        const float *square =
+            p->io->weights + square_offset(p, output + i / NUM_TAPS / num, input, tap);
+        for (size_t v = 0; v < PANEL_SQUARE; v += FED_PAD) __builtin_prefetch(square + v, 0, 2);
+    }
+}
+
 static float *scratch_of(const pass *p, int worker) {
     return p->shared + (size_t)worker * p->worker_floats;
 }
@@ -298,14 +312,44 @@ static void transform_part(void *context, size_t part, int worker) {
     const pass *p = context;
     for (size_t i = 0; i < p->num_inputs; i += WEIGHT_PANELS)
         transform_weights(
-            p, part, i, smaller(WEIGHT_PANELS, p->num_inputs - i), scratch_of(p, worker),
+            p, part, i, fed_smaller(WEIGHT_PANELS, p->num_inputs - i), scratch_of(p, worker),
             p->weights + part * p->weights_panel + i * PANEL_SQUARE, p->weights_point);
+}
+
+/* Computes the products with some inputs at a time: transforms their weights, and then, while it
+ * multiplies, fetches the next ones. */
+static void multiply_just_in_time(const pass *p, fed_products *at, size_t output, float *points,
+                                  float *taps) {
+    fed_products all = *at;
+    for (size_t i = 0; i < p->num_inputs; i += WEIGHT_PANELS) {
+        all.num_inputs = fed_smaller(WEIGHT_PANELS, p->num_inputs - i);
+        all.weights_point = point_floats(all.num_inputs * PANEL_SQUARE);
+        all.weights_panel = NUM_POINTS * all.weights_point;
+        for (size_t o = 0; o < at->num_outputs; o++)
+            transform_weights(p, output + o, i, all.num_inputs, taps,
+                              points + o * all.weights_panel, all.weights_point);
+        const int is_last = i + WEIGHT_PANELS >= p->num_inputs;
+        const size_t next = is_last ? 0 : i + WEIGHT_PANELS;
+        const size_t next_output = is_last ? output + PAIR : output;
+        for (size_t k = 0; k < NUM_POINTS; k++) {
+            if (next_output < p->num_outputs)
+                fetch_weights(p, next_output, next,
+                              fed_smaller(WEIGHT_PANELS, p->num_inputs - next), k);
+            fed_products one = all;
+            one.num_points = 1;
+            one.is_added = i > 0;
+            one.rows += i * all.rows_panel + k * all.rows_point;
+            one.weights = points + k * all.weights_point;
+            one.out += k * all.out_point;
+            p->kernels->products(&one);
+        }
+    }
 }
 
 /* The products of a block, or of some of its tiles, with a pair of panels, or the last one. */
 static void multiply(const pass *p, const block *rows, size_t output, size_t first, size_t num,
                      int worker) {
-    const size_t num_outputs = smaller(PAIR, p->num_outputs - output);
+    const size_t num_outputs = fed_smaller(PAIR, p->num_outputs - output);
     float *points = scratch_of(p, worker), *taps = points + points_floats();
     const block out = block_of(taps + TAPS_FLOATS, first, num);
     fed_products at = {.num_points = NUM_POINTS,
@@ -324,18 +368,7 @@ static void multiply(const pass *p, const block *rows, size_t output, size_t fir
     if (p->weights != NULL) {
         p->kernels->products(&at);
     } else {
-        for (size_t i = 0; i < p->num_inputs; i += WEIGHT_PANELS) {
-            at.num_inputs = smaller(WEIGHT_PANELS, p->num_inputs - i);
-            at.weights = points;
-            at.weights_point = point_floats(at.num_inputs * PANEL_SQUARE);
-            at.weights_panel = NUM_POINTS * at.weights_point;
-            for (size_t o = 0; o < num_outputs; o++)
-                transform_weights(p, output + o, i, at.num_inputs, taps,
-                                  points + o * at.weights_panel, at.weights_point);
-            at.is_added = i > 0;
-            p->kernels->products(&at);
-            at.rows += WEIGHT_PANELS * rows->panel;
-        }
+        multiply_just_in_time(p, &at, output, points, taps);
     }
     for (size_t o = 0; o < num_outputs; o++) {
         block panel = out;
@@ -366,8 +399,8 @@ static void block_part(void *context, size_t part, int worker) {
     const pass *p = context;
     const size_t most = p->plan.forward_tiles, first = part * most;
     const size_t products = points_floats() + TAPS_FLOATS + block_floats(most, PAIR);
-    const block inputs =
-        block_of(scratch_of(p, worker) + products, first, smaller(most, p->plan.num_tiles - first));
+    const block inputs = block_of(scratch_of(p, worker) + products, first,
+                                  fed_smaller(most, p->plan.num_tiles - first));
     for (size_t c = 0; c < p->num_inputs; c++) transform_inputs(p, &inputs, c);
     for (size_t o = 0; o < p->num_outputs; o += PAIR)
         multiply(p, &inputs, o, first, inputs.num, worker);
@@ -392,11 +425,12 @@ static void forward(const fed_kernels *kernels, const fed_image_conv *conv,
     if (p.plan.is_few) {
         p.inputs = block_of(rest, 0, p.plan.num_tiles);
         fed_share(io->num_workers, p.num_inputs, inputs_part, &p);
-        fed_share(io->num_workers, pieces(p.num_outputs, PAIR), outputs_part, &p);
+        fed_share(io->num_workers, fed_pieces(p.num_outputs, PAIR), outputs_part, &p);
     } else {
         p.weights = rest;
         fed_share(io->num_workers, p.num_outputs, transform_part, &p);
-        fed_share(io->num_workers, pieces(p.plan.num_tiles, p.plan.forward_tiles), block_part, &p);
+        fed_share(io->num_workers, fed_pieces(p.plan.num_tiles, p.plan.forward_tiles), block_part,
+                  &p);
     }
 }
 
@@ -432,16 +466,31 @@ static void operands_part(void *context, size_t part, int worker) {
 }
 
 static size_t weight_parts(const work_plan *plan) {
-    return pieces(plan->out_panels, PAIR) * pieces(plan->in_panels, WEIGHT_PANELS);
+    return fed_pieces(plan->out_panels, PAIR) * fed_pieces(plan->in_panels, WEIGHT_PANELS);
+}
+
+/* Fetches a 36th of the sums that the gradient by the weights will be added to. */
+static void fetch_weights_gradient(const pass *p, size_t output, size_t input, size_t num_inputs,
+                                   size_t point) {
+    const size_t num_squares =
+        fed_smaller(PAIR, p->plan.out_panels - output) * num_inputs * NUM_TAPS;
+    for (size_t i = point; i < num_squares; i += NUM_POINTS) {
+        const size_t o = output + i / NUM_TAPS / num_inputs;
+        const float *square =
+            p->io->weights_gradient + ((o * NUM_TAPS + i % NUM_TAPS) * p->plan.in_panels + input +
+                                       i / NUM_TAPS % num_inputs) *
+                                          PANEL_SQUARE;
+        for (size_t v = 0; v < PANEL_SQUARE; v += FED_PAD) __builtin_prefetch(square + v, 1, 2);
+    }
 }
 
 /* A part: the gradient by the weights of a pair of panels of outputs and some of inputs. */
 static void weights_part(const pass *p, size_t part, int worker) {
     const work_plan *plan = &p->plan;
-    const size_t num_chunks = pieces(plan->in_panels, WEIGHT_PANELS);
+    const size_t num_chunks = fed_pieces(plan->in_panels, WEIGHT_PANELS);
     const size_t output = part / num_chunks * PAIR, input = part % num_chunks * WEIGHT_PANELS;
-    const size_t num_outputs = smaller(PAIR, plan->out_panels - output);
-    const size_t num_inputs = smaller(WEIGHT_PANELS, plan->in_panels - input);
+    const size_t num_outputs = fed_smaller(PAIR, plan->out_panels - output);
+    const size_t num_inputs = fed_smaller(WEIGHT_PANELS, plan->in_panels - input);
     fed_products_gradient at = {
         .num_points = NUM_POINTS,
         .num_rows = p->inputs.num,
@@ -462,7 +511,15 @@ static void weights_part(const pass *p, size_t part, int worker) {
         at.out = p->weights_points + output * NUM_POINTS * at.out_point + input * PANEL_SQUARE;
     }
     at.out_panel = NUM_POINTS * at.out_point;
-    p->kernels->products_gradient(&at);
+    fed_products_gradient one = at;
+    one.num_points = 1;
+    for (size_t k = 0; k < NUM_POINTS; k++) {
+        if (p->is_last) fetch_weights_gradient(p, output, input, num_inputs, k);
+        p->kernels->products_gradient(&one);
+        one.rows += at.rows_point;
+        one.gradient += at.gradient_point;
+        one.out += at.out_point;
+    }
     const size_t tap = plan->in_panels * PANEL_SQUARE;
     for (size_t o = 0; p->is_last && o < num_outputs; o++)
         p->kernels->winograd_weights_gradient(
@@ -482,9 +539,9 @@ static void inputs_gradient_part(const pass *p, size_t part, int worker) {
     const size_t num_images = p->plan.is_few ? 1 : images_in(&p->plan, rows->num);
     const size_t output = part / num_images * PAIR, num = rows->num / num_images;
     const size_t first = rows->first + part % num_images * num;
-    const size_t most = p->plan.is_few ? num : pieces(num, pieces(num, PRODUCT_TILES));
+    const size_t most = p->plan.is_few ? num : fed_pieces(num, fed_pieces(num, PRODUCT_TILES));
     for (size_t t = 0; t < num; t += most)
-        multiply(p, rows, output, first + t, smaller(most, num - t), worker);
+        multiply(p, rows, output, first + t, fed_smaller(most, num - t), worker);
 }
 
 static void backward_part(void *context, size_t part, int worker) {
@@ -534,15 +591,16 @@ static void backward(const fed_kernels *kernels, const fed_image_conv *conv,
     for (size_t t = 0, num; t < plan->num_tiles; t += num) {
         /* A block of parts of images ends with its image. */
         const size_t image = plan->down * plan->across;
-        num = smaller(plan->backward_tiles, plan->num_tiles - t);
-        if (num < image) num = smaller(num, image - t % image);
+        num = fed_smaller(plan->backward_tiles, plan->num_tiles - t);
+        if (num < image) num = fed_smaller(num, image - t % image);
         p.inputs = block_of(inputs, t, num);
         p.gradients = block_of(gradients, t, num);
         p.is_first = t == 0, p.is_last = t + num == plan->num_tiles;
         fed_share(io->num_workers, plan->in_panels + plan->out_panels, operands_part, &p);
         size_t num_parts = weight_parts(plan);
         if (io->in_gradient != NULL)
-            num_parts += pieces(p.num_outputs, PAIR) * (plan->is_few ? 1 : images_in(plan, num));
+            num_parts +=
+                fed_pieces(p.num_outputs, PAIR) * (plan->is_few ? 1 : images_in(plan, num));
         fed_share(io->num_workers, num_parts, backward_part, &p);
     }
 }

@@ -4,9 +4,10 @@
     python tests/bench/bench_layers_deep.py [--only 3x3] [--repeats 20]
 
 One thread, 20 images. PyTorch (which must be installed) runs in this process, in both of its memory
-layouts, and the core's program beside it, in turn; times are those of the thread, so a busy machine
-disturbs less. The smallest of all repeats counts, in microseconds an image. `ratio` is forward and
-backward together over PyTorch's better layout.
+layouts, and the core's program beside it, in turn, each a few times in a row, because whoever comes
+next finds its data and code gone from the caches. Times are those of the thread, so a busy machine
+disturbs less. The smallest of all counts, in microseconds an image. `ratio` is forward and backward
+together over PyTorch's better layout.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import NamedTuple
 
 import torch
 
-NUM_IMAGES = 20
+NUM_IMAGES, IN_A_ROW = 20, 4
 PROGRAM = Path(__file__).parents[1] / "c" / "build" / "bench_image_conv"
 LAYOUTS = {"nchw": torch.contiguous_format, "last": torch.channels_last}
 PHASES = ("forward", "inputs", "weights", "backward")
@@ -135,12 +136,14 @@ def measure(core: Core, shape: Shape, method: str, repeats: int) -> dict[str, di
     times: dict[str, dict[str, float]] = {"core": {}, **{name: {} for name in runs}}
     for _ in range(repeats):
         for phase in ("forward", "weights", "backward"):
-            least(times["core"], phase, float(core.ask(phase)))
+            for _ in range(IN_A_ROW):
+                least(times["core"], phase, float(core.ask(phase)))
         for name, phases in runs.items():
             for phase, run in phases.items():
-                start = time.thread_time()
-                run()
-                least(times[name], phase, time.thread_time() - start)
+                for _ in range(IN_A_ROW):
+                    start = time.thread_time()
+                    run()
+                    least(times[name], phase, time.thread_time() - start)
     times["core"]["inputs"] = times["core"]["backward"] - times["core"]["weights"]
     return times
 
@@ -149,9 +152,7 @@ def row_of(shape: Shape, method: str, times: dict[str, dict[str, float]]) -> str
     """Returns a line of the table."""
     totals = {name: each["forward"] + each["backward"] for name, each in times.items()}
     best = min(totals[name] for name in LAYOUTS)
-    columns = [
-        " / ".join(f"{each[phase]:.0f}" for phase in PHASES[:3]) for each in times.values()
-    ]
+    columns = [" / ".join(f"{each[phase]:.0f}" for phase in PHASES[:3]) for each in times.values()]
     cells = "".join(f"{column:>22}" for column in columns)
     return f"{shape!s:18} {method:9}{cells}{totals['core'] / best:8.2f}"
 
@@ -162,7 +163,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="shapes whose name contains this")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--program", type=Path, default=PROGRAM)
-    parser.add_argument("--methods", nargs="+", default=["winograd", "gemm"])
+    parser.add_argument("--methods", nargs="+", default=["winograd", "small", "gemm"])
     options = parser.parse_args()
     torch.set_num_threads(1)
     core = Core(options.program)

@@ -43,7 +43,9 @@ static fed_buffer bordered(const fed_shape *shape, size_t border) {
 /* Values are random everywhere, borders and padding too: the time does not depend on them. */
 static int set_up(layer *l, const char *name, const size_t *sizes) {
     const size_t window = sizes[5], stride = sizes[6];
-    l->method = strcmp(name, "winograd") == 0 ? &fed_image_winograd : NULL;
+    l->method = strcmp(name, "winograd") == 0 ? &fed_image_winograd
+                : strcmp(name, "small") == 0  ? &fed_image_small
+                                              : NULL;
     if (l->method == NULL) return 0;
     l->conv = (fed_image_conv){
         .num_images = sizes[0],

@@ -314,6 +314,18 @@ static void test_winograd(void) {
         check_case(&THREE_BY_THREE[i], &fed_image_winograd, 2e-5);
 }
 
-static const test_case TESTS[] = {TEST(test_winograd)};
+static const image_case SMALL[] = {
+    {20, 2, 2, 48, 80, 3, 3, 1, 1, 1, 1, 1, 1}, {3, 2, 2, 17, 16, 3, 3, 1, 1, 1, 0, 1, 0},
+    {1, 1, 1, 1, 1, 3, 3, 1, 1, 1, 0, 0, 0},    {7, 1, 1, 33, 130, 1, 1, 1, 1, 0, 1, 1, 2},
+    {4, 2, 2, 16, 16, 5, 5, 1, 1, 1, 0, 1, 1},  {5, 2, 2, 3, 2, 3, 3, 2, 2, 1, 0, 1, 0},
+    {2, 1, 4, 15, 33, 1, 3, 1, 1, 1, 1, 1, 0},  {3, 2, 2, 64, 48, 2, 2, 1, 1, 0, 0, 1, 1},
+    {6, 2, 2, 16, 31, 1, 1, 1, 1, 1, 1, 1, 0},
+};
+
+static void test_small(void) {
+    for (size_t i = 0; i < LENGTH(SMALL); i++) check_case(&SMALL[i], &fed_image_small, 3e-6);
+}
+
+static const test_case TESTS[] = {TEST(test_winograd), TEST(test_small)};
 
 int main(int argc, char **argv) { return RUN_ON_EACH_ISA(TESTS, argc, argv); }
