@@ -146,6 +146,43 @@ typedef struct fed_products_gradient {
     size_t out_panel, out_point;
 } fed_products_gradient;
 
+/* Contiguous values of a window: floats from its beginning, and their number. */
+typedef struct fed_run {
+    size_t offset, length;
+} fed_run;
+
+/* The outputs of a convolution at some pixels, which may be of several images. Offsets and sizes
+ * are in floats.
+ *   out[to[p]][c] = max(least, bias[c] + sum_t weights[t][c] * in[from[p]][t])
+ * with taps t in the order of the runs; NaN stays NaN. */
+typedef struct fed_gemm {
+    const float *in;
+    const size_t *from, *to; /* [num_pixels]: each pixel's window in `in` and its place in out */
+    size_t num_pixels;
+    const fed_run *runs; /* of every window; none: sums are 0 */
+    size_t num_runs;
+    const float *weights; /* panels of [taps][FED_PAD], panel_size apart */
+    size_t panel_size;
+    size_t num_channels; /* of out, a multiple of FED_PAD */
+    const float *bias;   /* [num_channels] or NULL: zeros */
+    float least;
+    float *out;
+} fed_gemm;
+
+/* The gradient by the weights of a run, from some pixels:
+ *   target[t][c] += sum_p in[from[p]][run.offset + t] * gradient[p][c] */
+typedef struct fed_gemm_gradient {
+    const float *in;
+    const size_t *from;
+    size_t num_pixels;
+    fed_run run;
+    const float *gradient; /* panels of [num_pixels][FED_PAD], gradient_panel apart */
+    size_t gradient_panel;
+    size_t num_channels; /* a multiple of FED_PAD */
+    float *target;       /* in-out: panels of [run.length][FED_PAD], panel_size apart */
+    size_t panel_size;
+} fed_gemm_gradient;
+
 /* A step in sorting each column of a block of rows, sixteen of which at a time are sorted already.
  * It works on the rows first, first + stride, and so on; rows that do not exist hold the largest
  * number. */

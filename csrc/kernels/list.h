@@ -142,6 +142,15 @@ KERNEL(void, products, const fed_products *at)
 /* out[panel][i][o] = sum_row rows[row][i] * gradient[panel][row][o]. */
 KERNEL(void, products_gradient, const fed_products_gradient *at)
 
+/* Convolutions of a group of images (layers/image_gemm.c). */
+KERNEL(void, gemm_outputs, const fed_gemm *gemm)
+KERNEL(void, gemm_gradient, const fed_gemm_gradient *gemm)
+/* Copies the gradients of pixels to panels of [num_pixels][FED_PAD], and adds them to sums. */
+KERNEL(void, gemm_pack, const float *gradient, const size_t *at /* [num_pixels] */,
+       size_t num_pixels, size_t num_channels /* a multiple of FED_PAD */,
+       float *panels /* out, panel_size apart */, size_t panel_size,
+       float *sums /* in-out [num_channels]; or NULL */)
+
 /* Fused softmax cross-entropy of one block: adds loss and hits to score, and turns logits into
  * scale times the gradient of the loss summed over the block's examples. An example's loss is
  * multiplied with the weight of its label, its hit is not. A row with a NaN logit counts as wrong

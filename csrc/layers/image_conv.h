@@ -16,7 +16,9 @@ typedef struct fed_image_conv {
     size_t num_images;             /* >= 1 */
     fed_shape in_shape, out_shape; /* without padded channels */
     fed_buffer in, out; /* of one image; images are num_values apart. A pixel has its padded
-                           channels; `in` has a border of zeros that covers every window */
+                           channels; `in` has a border of zeros that covers every window. If no
+                           gradient by the inputs is needed, pixels of `in` may have any stride, the
+                           padded I of the weights below: 3 for colours without padding */
     size_t window_height, window_width;
     size_t stride_y, stride_x;
     size_t pad_top, pad_left; /* window (0, 0) begins at pixel (-pad_top, -pad_left) */
@@ -66,7 +68,7 @@ extern const fed_image_conv_method fed_image_gemm;
 /* Floats of the weights. */
 static inline size_t fed_image_conv_weights(const fed_image_conv *conv) {
     return fed_padded(conv->out_shape.channels) * conv->window_height * conv->window_width *
-           fed_padded(conv->in_shape.channels);
+           conv->in.pixel_stride;
 }
 
 static inline size_t fed_smaller(size_t a, size_t b) { return a < b ? a : b; }

@@ -45,6 +45,7 @@ static int set_up(layer *l, const char *name, const size_t *sizes) {
     const size_t window = sizes[5], stride = sizes[6];
     l->method = strcmp(name, "winograd") == 0 ? &fed_image_winograd
                 : strcmp(name, "small") == 0  ? &fed_image_small
+                : strcmp(name, "gemm") == 0   ? &fed_image_gemm
                                               : NULL;
     if (l->method == NULL) return 0;
     l->conv = (fed_image_conv){

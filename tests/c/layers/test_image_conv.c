@@ -17,6 +17,7 @@ typedef struct image_case {
     size_t window_height, window_width, stride_y, stride_x;
     int is_same, is_relu, has_bias;
     size_t border; /* of the inputs, beyond what windows cover; and of the outputs */
+    int is_raw;    /* 1: channels of inputs are not padded, and get no gradient */
 } image_case;
 
 /* What a method and its naive twin work on. */
@@ -62,8 +63,9 @@ static size_t padding(size_t size, size_t out, size_t window, size_t stride, int
 }
 
 /* A buffer with a border of `before` and `after` pixels on both axes. */
-static fed_buffer bordered(const fed_shape *shape, size_t before, size_t after) {
-    fed_buffer buffer = {.pixel_stride = fed_padded(shape->channels)};
+static fed_buffer bordered(const fed_shape *shape, size_t pixel_stride, size_t before,
+                           size_t after) {
+    fed_buffer buffer = {.pixel_stride = pixel_stride};
     buffer.row_stride = (shape->width + before + after) * buffer.pixel_stride;
     buffer.origin = before * (buffer.row_stride + buffer.pixel_stride);
     buffer.num_values = (shape->height + before + after) * buffer.row_stride;
@@ -71,7 +73,7 @@ static fed_buffer bordered(const fed_shape *shape, size_t before, size_t after) 
 }
 
 static size_t weight_at(const fed_image_conv *conv, size_t o, size_t y, size_t x, size_t i) {
-    const size_t inputs = fed_padded(conv->in_shape.channels);
+    const size_t inputs = conv->in.pixel_stride;
     const size_t tap = y * conv->window_width + x;
     const size_t num_taps = conv->window_height * conv->window_width;
     return ((o / FED_IMAGE_PANEL * num_taps + tap) * inputs + i) * FED_IMAGE_PANEL +
@@ -154,8 +156,10 @@ static void set_conv(fed_image_conv *conv, const image_case *of) {
     conv->pad_left = padding(of->width, out->width, of->window_width, of->stride_x, of->is_same);
     const size_t most = of->window_height > of->window_width ? of->window_height : of->window_width;
     const size_t before = conv->pad_top > conv->pad_left ? conv->pad_top : conv->pad_left;
-    conv->in = bordered(&conv->in_shape, before + of->border, of->is_same ? most / 2 : 0);
-    conv->out = bordered(&conv->out_shape, of->border, of->border);
+    const size_t in_stride = of->is_raw ? of->in_channels : fed_padded(of->in_channels);
+    conv->in = bordered(&conv->in_shape, in_stride, before + of->border,
+                        of->is_same ? most / 2 + of->stride_y + of->stride_x : 0);
+    conv->out = bordered(&conv->out_shape, fed_padded(of->out_channels), of->border, of->border);
 }
 
 /* Random numbers in the pixels of images; other values stay. */
@@ -204,7 +208,7 @@ static void set_up(twin *t, const image_case *of, const fed_image_conv_method *m
     t->out_gradient = guarded_floats(t->num_out, NAN);
     for_each_output(t, clear_padded_channels);
     fill_pixels(&c->out_shape, &c->out, c->num_images, &state, t->out_gradient);
-    t->in_gradient = guarded_floats(t->num_in, NAN);
+    t->in_gradient = of->is_raw ? NULL : guarded_floats(t->num_in, NAN);
     t->weights_gradient = guarded_floats(t->num_weights, 0);
     t->bias_gradient = guarded_floats(t->num_bias, 0);
     t->weights_gradient[0] = t->bias_gradient[0] = 2; /* is added to */
@@ -242,7 +246,7 @@ static void run(twin *t, const fed_image_conv_method *method, int num_workers) {
     method->backward(fed_active_kernels(), &t->conv, &io);
     check_guards(t->scratch, t->num_scratch);
     check_guards(t->out, t->num_out);
-    check_guards(t->in_gradient, t->num_in);
+    if (t->in_gradient != NULL) check_guards(t->in_gradient, t->num_in);
     check_guards(t->weights_gradient, t->num_weights);
     check_guards(t->bias_gradient, t->num_bias);
 }
@@ -274,9 +278,9 @@ static void check_case(const image_case *of, const fed_image_conv_method *method
     visit_products(&t, add_gradients);
     for_each_output(&t, finish_output);
     run(&t, method, 1);
-    clear_input_border(&t);
     check_values(t.out, t.right_out, t.num_out, bound);
-    check_values(t.in_gradient, t.right_in_gradient, t.num_in, bound);
+    if (!of->is_raw) clear_input_border(&t);
+    if (!of->is_raw) check_values(t.in_gradient, t.right_in_gradient, t.num_in, bound);
     check_values(t.weights_gradient, t.right_weights_gradient, t.num_weights, bound);
     check_values(t.bias_gradient, t.right_bias_gradient, t.num_bias, bound);
 
@@ -284,9 +288,10 @@ static void check_case(const image_case *of, const fed_image_conv_method *method
     for (size_t w = 0; w < LENGTH(workers); w++) {
         set_up(&shared, of, method, workers[w]);
         run(&shared, method, workers[w]);
-        clear_input_border(&shared);
         CHECK_BYTES(shared.out, t.out, t.num_out * sizeof *t.out);
-        CHECK_BYTES(shared.in_gradient, t.in_gradient, t.num_in * sizeof *t.in_gradient);
+        if (!of->is_raw) clear_input_border(&shared);
+        if (!of->is_raw)
+            CHECK_BYTES(shared.in_gradient, t.in_gradient, t.num_in * sizeof *t.in_gradient);
         CHECK_BYTES(shared.weights_gradient, t.weights_gradient,
                     t.num_weights * sizeof *t.weights_gradient);
         CHECK_BYTES(shared.bias_gradient, t.bias_gradient, t.num_bias * sizeof *t.bias_gradient);
@@ -296,17 +301,17 @@ static void check_case(const image_case *of, const fed_image_conv_method *method
 }
 
 static const image_case THREE_BY_THREE[] = {
-    /* images, height, width, channels in, out; window; strides; same, relu, bias, border */
-    {1, 4, 4, 16, 16, 3, 3, 1, 1, 1, 0, 0, 0},    {2, 8, 8, 16, 32, 3, 3, 1, 1, 1, 1, 1, 0},
-    {3, 12, 8, 3, 17, 3, 3, 1, 1, 1, 1, 1, 1},    {1, 1, 1, 1, 1, 3, 3, 1, 1, 1, 0, 1, 0},
-    {5, 2, 2, 33, 15, 3, 3, 1, 1, 1, 0, 1, 2},    {3, 3, 5, 2, 33, 3, 3, 1, 1, 1, 1, 0, 1},
-    {2, 7, 6, 16, 48, 3, 3, 1, 1, 1, 0, 1, 0},    {2, 5, 9, 20, 16, 3, 3, 1, 1, 0, 1, 1, 1},
-    {1, 6, 6, 16, 16, 3, 3, 1, 1, 0, 0, 0, 0},    {1, 3, 3, 1, 16, 3, 3, 1, 1, 0, 0, 0, 0},
-    {20, 4, 4, 80, 96, 3, 3, 1, 1, 1, 1, 1, 0},   /* few tiles */
-    {97, 4, 3, 17, 20, 3, 3, 1, 1, 1, 1, 1, 0},   /* many, one a image */
-    {3, 30, 26, 33, 40, 3, 3, 1, 1, 1, 1, 1, 1},  /* many, cut at the border */
-    {2, 32, 32, 48, 64, 3, 3, 1, 1, 1, 1, 1, 1},  /* several blocks backward */
-    {1, 40, 100, 64, 96, 3, 3, 1, 1, 1, 0, 1, 0}, /* an image in several blocks */
+    /* images, height, width, channels in, out; window; strides; same, relu, bias; border, raw */
+    {1, 4, 4, 16, 16, 3, 3, 1, 1, 1, 0, 0, 0, 0},    {2, 8, 8, 16, 32, 3, 3, 1, 1, 1, 1, 1, 0, 0},
+    {3, 12, 8, 3, 17, 3, 3, 1, 1, 1, 1, 1, 1, 0},    {1, 1, 1, 1, 1, 3, 3, 1, 1, 1, 0, 1, 0, 0},
+    {5, 2, 2, 33, 15, 3, 3, 1, 1, 1, 0, 1, 2, 0},    {3, 3, 5, 2, 33, 3, 3, 1, 1, 1, 1, 0, 1, 0},
+    {2, 7, 6, 16, 48, 3, 3, 1, 1, 1, 0, 1, 0, 0},    {2, 5, 9, 20, 16, 3, 3, 1, 1, 0, 1, 1, 1, 0},
+    {1, 6, 6, 16, 16, 3, 3, 1, 1, 0, 0, 0, 0, 0},    {1, 3, 3, 1, 16, 3, 3, 1, 1, 0, 0, 0, 0, 0},
+    {20, 4, 4, 80, 96, 3, 3, 1, 1, 1, 1, 1, 0, 0},   /* few tiles */
+    {97, 4, 3, 17, 20, 3, 3, 1, 1, 1, 1, 1, 0, 0},   /* many, one a image */
+    {3, 30, 26, 33, 40, 3, 3, 1, 1, 1, 1, 1, 1, 0},  /* many, cut at the border */
+    {2, 32, 32, 48, 64, 3, 3, 1, 1, 1, 1, 1, 1, 0},  /* several blocks backward */
+    {1, 40, 100, 64, 96, 3, 3, 1, 1, 1, 0, 1, 0, 0}, /* an image in several blocks */
 };
 
 static void test_winograd(void) {
@@ -315,17 +320,36 @@ static void test_winograd(void) {
 }
 
 static const image_case SMALL[] = {
-    {20, 2, 2, 48, 80, 3, 3, 1, 1, 1, 1, 1, 1}, {3, 2, 2, 17, 16, 3, 3, 1, 1, 1, 0, 1, 0},
-    {1, 1, 1, 1, 1, 3, 3, 1, 1, 1, 0, 0, 0},    {7, 1, 1, 33, 130, 1, 1, 1, 1, 0, 1, 1, 2},
-    {4, 2, 2, 16, 16, 5, 5, 1, 1, 1, 0, 1, 1},  {5, 2, 2, 3, 2, 3, 3, 2, 2, 1, 0, 1, 0},
-    {2, 1, 4, 15, 33, 1, 3, 1, 1, 1, 1, 1, 0},  {3, 2, 2, 64, 48, 2, 2, 1, 1, 0, 0, 1, 1},
-    {6, 2, 2, 16, 31, 1, 1, 1, 1, 1, 1, 1, 0},
+    {20, 2, 2, 48, 80, 3, 3, 1, 1, 1, 1, 1, 1, 0}, {3, 2, 2, 17, 16, 3, 3, 1, 1, 1, 0, 1, 0, 0},
+    {1, 1, 1, 1, 1, 3, 3, 1, 1, 1, 0, 0, 0, 0},    {7, 1, 1, 33, 130, 1, 1, 1, 1, 0, 1, 1, 2, 0},
+    {4, 2, 2, 16, 16, 5, 5, 1, 1, 1, 0, 1, 1, 0},  {5, 2, 2, 3, 2, 3, 3, 2, 2, 1, 0, 1, 0, 0},
+    {2, 1, 4, 15, 33, 1, 3, 1, 1, 1, 1, 1, 0, 0},  {3, 2, 2, 64, 48, 2, 2, 1, 1, 0, 0, 1, 1, 0},
+    {6, 2, 2, 16, 31, 1, 1, 1, 1, 1, 1, 1, 0, 0},
 };
 
 static void test_small(void) {
     for (size_t i = 0; i < LENGTH(SMALL); i++) check_case(&SMALL[i], &fed_image_small, 3e-6);
 }
 
-static const test_case TESTS[] = {TEST(test_winograd), TEST(test_small)};
+static const image_case ANY_WINDOW[] = {
+    {1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0},     {3, 7, 6, 17, 33, 1, 1, 1, 1, 0, 1, 1, 1, 0},
+    {2, 6, 6, 16, 15, 1, 1, 2, 2, 0, 0, 1, 0, 0},   {2, 7, 5, 3, 16, 3, 3, 2, 2, 1, 1, 1, 0, 0},
+    {2, 8, 8, 16, 48, 3, 3, 2, 2, 1, 0, 0, 1, 0},   {1, 9, 7, 33, 17, 5, 5, 1, 1, 1, 1, 1, 0, 0},
+    {2, 9, 8, 2, 3, 7, 7, 2, 2, 1, 0, 1, 0, 0},     {1, 6, 9, 15, 16, 2, 5, 1, 3, 1, 0, 1, 1, 0},
+    {2, 11, 9, 20, 16, 4, 1, 3, 2, 0, 1, 1, 2, 0},  {1, 5, 4, 16, 16, 5, 4, 1, 1, 0, 0, 1, 0, 0},
+    {1, 5, 5, 1, 2, 3, 3, 4, 5, 1, 0, 1, 0, 0},     {5, 4, 4, 16, 16, 3, 3, 1, 1, 1, 0, 0, 0, 0},
+    {2, 9, 8, 3, 17, 5, 5, 1, 1, 1, 1, 1, 0, 1},    {3, 7, 7, 1, 40, 3, 3, 2, 2, 1, 0, 0, 1, 1},
+    {19, 4, 4, 96, 160, 3, 3, 2, 2, 1, 1, 1, 1, 0}, /* several panels of the gradient */
+    {1, 3, 4, 850, 16, 1, 1, 1, 1, 0, 0, 1, 0, 0},  /* runs that are cut */
+    {2, 3, 3, 300, 48, 3, 3, 1, 1, 1, 0, 1, 0, 0},  {3, 30, 26, 33, 40, 3, 3, 2, 2, 1, 1, 1, 1, 0},
+    {2, 34, 33, 16, 16, 1, 1, 1, 1, 0, 0, 1, 1, 0}, /* several blocks of pixels */
+};
+
+static void test_gemm(void) {
+    for (size_t i = 0; i < LENGTH(ANY_WINDOW); i++)
+        check_case(&ANY_WINDOW[i], &fed_image_gemm, 3e-6);
+}
+
+static const test_case TESTS[] = {TEST(test_winograd), TEST(test_small), TEST(test_gemm)};
 
 int main(int argc, char **argv) { return RUN_ON_EACH_ISA(TESTS, argc, argv); }

@@ -1,0 +1,468 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Convolutions of a group of images as matrix products: of windows, which are read where they are,
+ * and weights. Any window and stride.
+ *
+ * The gradient by the inputs is computed by phases. With stride s, input rows y with the same
+ * (y + pad_top) mod s are reached by the same rows of the window, and likewise columns. For the
+ * pixels of one phase the gradient is a convolution of the outputs' gradient with stride 1 and the
+ * taps of that phase, in reversed order ("turned"). No product is with a zero that the stride put
+ * there, and each value is written once.
+ *
+ * The gradient by the weights adds up blocks of pixels in order. Every sum has the same order for
+ * any number of threads, which share outputs or weights, never the terms of a sum.
+ */
+#include "image_conv.h"
+#include "memory.h"
+#include "threads.h"
+
+#include <math.h>
+#include <string.h>
+
+enum {
+    /* Floats of inputs or outputs of a block of pixels, which stay in the L2 cache while the panels
+     * of weights pass. */
+    BLOCK_FLOATS = 40 * 1024,
+    LEAST_BLOCK = 48, /* pixels; a multiple of every tile */
+    MOST_BLOCK = 960,
+    /* Pixels of a block of the gradient by the weights, and channels of which it is packed. */
+    GRADIENT_PIXELS = 128,
+    GRADIENT_CHANNELS = 128,
+    /* Runs are cut, so that a part of a panel stays in the cache; and so that threads can share
+     * the gradient by the weights. */
+    MOST_RUN = 768,
+    LEAST_RUN = 96,
+};
+
+static size_t ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
+
+static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+
+/* ---- Pixels ---------------------------------------------------------------------------------- */
+
+/* A grid of pixels of each image, in a buffer or a stepped part of it. */
+typedef struct grid {
+    size_t origin, step_y, step_x; /* floats */
+    size_t image;                  /* floats from one image to the next */
+} grid;
+
+/* Offsets of the pixels first..first+num-1 of images with height * width pixels each. */
+static void list_pixels(const grid *of, size_t height, size_t width, size_t first, size_t num,
+                        size_t *offsets /* out [num] */) {
+    size_t x = first % width, y = first / width % height, image = first / (height * width);
+    for (size_t done = 0; done < num; x = 0) {
+        const size_t end = done + smaller(width - x, num - done);
+        size_t at = of->origin + image * of->image + y * of->step_y + x * of->step_x;
+        for (; done < end; done++, at += of->step_x) offsets[done] = at;
+        if (++y < height) continue;
+        y = 0;
+        image++;
+    }
+}
+
+/* Runs of a window: num_rows rows of `length` values, row_stride apart, each cut to pieces. Returns
+ * their number. */
+static size_t list_runs(size_t num_rows, size_t length, size_t row_stride, size_t most,
+                        fed_run *runs /* out */) {
+    size_t num = 0;
+    if (length == 0) return 0;
+    const size_t piece = ceil_div(length, ceil_div(length, most));
+    for (size_t y = 0; y < num_rows; y++)
+        for (size_t t = 0; t < length; t += piece)
+            runs[num++] = (fed_run){y * row_stride + t, smaller(piece, length - t)};
+    return num;
+}
+
+/* ---- Sizes ----------------------------------------------------------------------------------- */
+
+/* The input coordinates of a phase along one axis, and the taps that reach them. */
+typedef struct phase {
+    size_t first, num; /* coordinates first, first + stride, ... */
+    size_t tap;        /* the first of the taps tap, tap + stride, ... */
+    size_t num_taps;
+    size_t window; /* the first coordinate's window in the outputs' gradient with its border */
+} phase;
+
+/* Along one axis: what precedes the outputs' gradient in its border, and its size with both
+ * borders. */
+typedef struct axis {
+    size_t size, out_size, window, stride, pad;
+    size_t before, total;
+} axis;
+
+static phase phase_of(const axis *a, size_t p) {
+    const size_t first = (p + a->stride - a->pad % a->stride) % a->stride;
+    const size_t num_taps = p < a->window ? ceil_div(a->window - p, a->stride) : 0;
+    return (phase){
+        .first = first,
+        .num = first < a->size ? ceil_div(a->size - first, a->stride) : 0,
+        .tap = p,
+        .num_taps = num_taps,
+        .window = num_taps > 0 ? a->before + (first + a->pad - p) / a->stride + 1 - num_taps : 0,
+    };
+}
+
+static axis axis_of(size_t size, size_t out_size, size_t window, size_t stride, size_t pad) {
+    axis a = {size, out_size, window, stride, pad, .before = ceil_div(window, stride) - 1};
+    a.total = a.before + out_size;
+    for (size_t p = 0; p < stride; p++) {
+        const phase f = phase_of(&a, p);
+        if (f.num > 0 && f.num_taps > 0)
+            a.total = fed_larger(a.total, f.window + f.num - 1 + f.num_taps);
+    }
+    return a;
+}
+
+/* The sizes of a convolution's passes. Channels are floats of a pixel. */
+typedef struct plan {
+    size_t in_channels, out_channels;
+    size_t num_places; /* of the window */
+    size_t panel_size; /* of the weights */
+    size_t num_pixels; /* of all outputs */
+    size_t block;      /* pixels of a forward block */
+    axis y, x;         /* of the gradient by the inputs */
+    fed_buffer bordered;
+    int is_copied;       /* 1 if the outputs' gradient must be copied to get a border of zeros */
+    size_t group;        /* images of a part of the gradient by the inputs */
+    size_t turned_panel; /* floats of a panel of the turned weights */
+    size_t num_runs;     /* at most */
+} plan;
+
+static size_t block_of(const fed_image_conv *conv, const plan *p) {
+    const size_t in = conv->stride_y * conv->stride_x * p->in_channels;
+    const size_t fitting = BLOCK_FLOATS / fed_larger(in, p->out_channels);
+    const size_t most = smaller(MOST_BLOCK, fed_larger(LEAST_BLOCK, fitting));
+    /* Equal blocks, of whole tiles. */
+    const size_t equal = ceil_div(p->num_pixels, ceil_div(p->num_pixels, most));
+    return ceil_div(equal, LEAST_BLOCK) * LEAST_BLOCK;
+}
+
+static size_t group_of(const fed_image_conv *conv, const plan *p) {
+    const size_t phases = conv->stride_y * conv->stride_x;
+    const size_t pixels = ceil_div(conv->in_shape.height * conv->in_shape.width, phases);
+    const size_t fitting = BLOCK_FLOATS / p->bordered.num_values;
+    return smaller(conv->num_images, fed_larger(fitting, ceil_div(LEAST_BLOCK, pixels)));
+}
+
+static plan plan_of(const fed_image_conv *conv) {
+    const fed_shape *in = &conv->in_shape, *out = &conv->out_shape;
+    plan p = {
+        .in_channels = conv->in.pixel_stride,
+        .out_channels = conv->out.pixel_stride,
+        .num_places = conv->window_height * conv->window_width,
+        .num_pixels = conv->num_images * out->height * out->width,
+        .y = axis_of(in->height, out->height, conv->window_height, conv->stride_y, conv->pad_top),
+        .x = axis_of(in->width, out->width, conv->window_width, conv->stride_x, conv->pad_left),
+    };
+    p.panel_size = p.num_places * p.in_channels * FED_PAD;
+    p.turned_panel = p.num_places * p.out_channels * FED_PAD;
+    p.block = block_of(conv, &p);
+    p.is_copied = p.y.total > out->height || p.x.total > out->width;
+    const size_t row_stride = p.x.total * p.out_channels;
+    p.bordered = (fed_buffer){.origin = p.y.before * row_stride + p.x.before * p.out_channels,
+                              .pixel_stride = p.out_channels,
+                              .row_stride = row_stride,
+                              .num_values = p.y.total * row_stride};
+    if (!p.is_copied) p.bordered = conv->out;
+    p.group = group_of(conv, &p);
+    const size_t channels = fed_larger(p.in_channels, p.out_channels);
+    p.num_runs = conv->window_height * (conv->window_width * channels / LEAST_RUN + 1);
+    return p;
+}
+
+/* ---- Memory ---------------------------------------------------------------------------------- */
+
+/* One worker's memory. */
+typedef struct workspace {
+    size_t *from, *to; /* [MOST_BLOCK] */
+    fed_run *runs;     /* [num_runs] */
+    float *bordered;   /* [group] buffer plan->bordered, if it is copied */
+    float *panels;     /* [GRADIENT_CHANNELS, GRADIENT_PIXELS] */
+} workspace;
+
+static workspace carve(const plan *p, fed_carver *c) {
+    return (workspace){
+        .from = fed_carve(c, MOST_BLOCK, sizeof(size_t)),
+        .to = fed_carve(c, MOST_BLOCK, sizeof(size_t)),
+        .runs = fed_carve(c, p->num_runs, sizeof(fed_run)),
+        .bordered =
+            fed_carve(c, p->is_copied ? p->group * p->bordered.num_values : 0, sizeof(float)),
+        .panels = fed_carve(c, GRADIENT_CHANNELS * GRADIENT_PIXELS, sizeof(float)),
+    };
+}
+
+static size_t workspace_floats(const plan *p) {
+    fed_carver carver = {0};
+    carve(p, &carver);
+    return fed_padded(carver.used / sizeof(float));
+}
+
+/* Floats of the turned weights, which precede the workspaces. */
+static size_t turned_floats(const plan *p) {
+    return ceil_div(p->in_channels, FED_PAD) * p->turned_panel;
+}
+
+static workspace workspace_of(const plan *p, const fed_image_conv_io *io, int worker) {
+    float *base = io->scratch + turned_floats(p) + (size_t)worker * workspace_floats(p);
+    fed_carver carver = {.base = (char *)base};
+    return carve(p, &carver);
+}
+
+static int fits(const fed_image_conv *conv) { return (void)conv, 1; }
+
+static size_t scratch_floats(const fed_image_conv *conv, int num_workers) {
+    const plan p = plan_of(conv);
+    return turned_floats(&p) + (size_t)num_workers * workspace_floats(&p);
+}
+
+/* A pass: the context of each part in fed_share. */
+typedef struct pass {
+    const fed_kernels *kernels;
+    const fed_image_conv *conv;
+    const fed_image_conv_io *io;
+    plan plan;
+    size_t num_blocks; /* of pixels or images */
+    size_t num_pieces; /* of channels or taps, per block */
+    size_t piece;      /* size of one */
+} pass;
+
+static grid windows_of(const fed_image_conv *conv) {
+    const fed_buffer *in = &conv->in;
+    return (grid){.origin = in->origin - conv->pad_top * in->row_stride -
+                            conv->pad_left * in->pixel_stride,
+                  .step_y = conv->stride_y * in->row_stride,
+                  .step_x = conv->stride_x * in->pixel_stride,
+                  .image = in->num_values};
+}
+
+static grid pixels_of(const fed_buffer *buffer) {
+    return (grid){buffer->origin, buffer->row_stride, buffer->pixel_stride, buffer->num_values};
+}
+
+/* ---- Forward --------------------------------------------------------------------------------- */
+
+static void forward_part(void *context, size_t part, int worker) {
+    const pass *c = context;
+    const fed_image_conv *conv = c->conv;
+    const fed_image_conv_io *io = c->io;
+    const plan *p = &c->plan;
+    const workspace w = workspace_of(p, io, worker);
+    const size_t first = part / c->num_pieces * p->block;
+    const size_t channel = part % c->num_pieces * c->piece;
+    const size_t num = smaller(p->block, p->num_pixels - first);
+    const grid windows = windows_of(conv), outputs = pixels_of(&conv->out);
+    list_pixels(&windows, conv->out_shape.height, conv->out_shape.width, first, num, w.from);
+    list_pixels(&outputs, conv->out_shape.height, conv->out_shape.width, first, num, w.to);
+    const fed_gemm gemm = {
+        .in = io->in,
+        .from = w.from,
+        .to = w.to,
+        .num_pixels = num,
+        .runs = w.runs,
+        .num_runs = list_runs(conv->window_height, conv->window_width * p->in_channels,
+                              conv->in.row_stride, MOST_RUN, w.runs),
+        .weights = io->weights + channel / FED_PAD * p->panel_size,
+        .panel_size = p->panel_size,
+        .num_channels = smaller(c->piece, p->out_channels - channel),
+        .bias = io->bias != NULL ? io->bias + channel : NULL,
+        .least = conv->least,
+        .out = io->out + channel,
+    };
+    c->kernels->gemm_outputs(&gemm);
+}
+
+/* Splits channels only if there are too few blocks for the workers. */
+static void split_channels(pass *c, size_t num_channels) {
+    const size_t wanted = c->io->num_workers > 1 ? 2 * (size_t)c->io->num_workers : 1;
+    const size_t pairs = ceil_div(num_channels, 2 * FED_PAD);
+    const size_t pieces = smaller(pairs, ceil_div(wanted, c->num_blocks));
+    c->piece = ceil_div(pairs, pieces) * 2 * FED_PAD;
+    c->num_pieces = ceil_div(num_channels, c->piece);
+}
+
+static void forward(const fed_kernels *kernels, const fed_image_conv *conv,
+                    const fed_image_conv_io *io) {
+    pass c = {.kernels = kernels, .conv = conv, .io = io, .plan = plan_of(conv)};
+    c.num_blocks = ceil_div(c.plan.num_pixels, c.plan.block);
+    split_channels(&c, c.plan.out_channels);
+    fed_share(io->num_workers, c.num_blocks * c.num_pieces, forward_part, &c);
+}
+
+/* ---- The gradient by the inputs -------------------------------------------------------------- */
+
+/* Turned weights of 16 input channels: [taps, phase by phase][O][16]. */
+static void turn_panel(void *context, size_t panel, int worker) {
+    const pass *c = context;
+    const plan *p = &c->plan;
+    float *to = c->io->scratch + panel * p->turned_panel;
+    (void)worker;
+    for (size_t phase_y = 0; phase_y < p->y.stride; phase_y++)
+        for (size_t phase_x = 0; phase_x < p->x.stride; phase_x++) {
+            const phase y = phase_of(&p->y, phase_y), x = phase_of(&p->x, phase_x);
+            for (size_t i = y.num_taps * x.num_taps; i-- > 0; to += p->out_channels * FED_PAD) {
+                const size_t tap_y = y.tap + i / x.num_taps * p->y.stride;
+                const size_t tap_x = x.tap + i % x.num_taps * p->x.stride;
+                const size_t place = tap_y * p->x.window + tap_x;
+                const float *from =
+                    c->io->weights + (place * p->in_channels + panel * FED_PAD) * FED_PAD;
+                for (size_t o = 0; o < p->out_channels; o += FED_PAD, from += p->panel_size)
+                    c->kernels->transpose(from, NULL, FED_PAD, FED_PAD, FED_PAD, to + o * FED_PAD,
+                                          FED_PAD);
+            }
+        }
+}
+
+/* Copies an image's gradient and surrounds it with zeros. */
+static void copy_bordered(const pass *c, const float *from, float *to) {
+    const fed_buffer *out = &c->conv->out, *bordered = &c->plan.bordered;
+    const fed_shape *shape = &c->conv->out_shape;
+    const size_t before = bordered->origin % bordered->row_stride;
+    const size_t row = fed_row_size(bordered, shape), end = before + row;
+    const size_t above = bordered->origin - before;
+    memset(to, 0, above * sizeof *to);
+    to += above;
+    for (size_t y = 0; y < shape->height; y++, to += bordered->row_stride) {
+        memset(to, 0, before * sizeof *to);
+        memcpy(to + before, from + fed_pixel(out, y, 0), row * sizeof *to);
+        memset(to + end, 0, (bordered->row_stride - end) * sizeof *to);
+    }
+    memset(to, 0,
+           (bordered->num_values - above - shape->height * bordered->row_stride) * sizeof *to);
+}
+
+/* One phase's pixels of some images. */
+typedef struct phase_pixels {
+    phase y, x;
+    const float *gradient;
+    float *in_gradient;
+    const float *turned; /* the phase's taps */
+    size_t num_images;
+} phase_pixels;
+
+static void run_phase(const pass *c, const phase_pixels *of, const workspace *w) {
+    const fed_image_conv *conv = c->conv;
+    const plan *p = &c->plan;
+    const phase *y = &of->y, *x = &of->x;
+    const fed_buffer *bordered = &p->bordered;
+    const size_t corner = p->is_copied ? 0 : bordered->origin;
+    const grid windows = {corner + y->window * bordered->row_stride +
+                              x->window * bordered->pixel_stride,
+                          bordered->row_stride, bordered->pixel_stride, bordered->num_values};
+    const grid inputs = {fed_pixel(&conv->in, y->first, x->first),
+                         p->y.stride * conv->in.row_stride, p->x.stride * conv->in.pixel_stride,
+                         conv->in.num_values};
+    fed_gemm gemm = {
+        .in = of->gradient,
+        .from = w->from,
+        .to = w->to,
+        .runs = w->runs,
+        .num_runs = list_runs(y->num_taps, x->num_taps * p->out_channels, bordered->row_stride,
+                              MOST_RUN, w->runs),
+        .weights = of->turned,
+        .panel_size = p->turned_panel,
+        .num_channels = p->in_channels,
+        .least = -HUGE_VALF,
+        .out = of->in_gradient,
+    };
+    const size_t num_pixels = of->num_images * y->num * x->num;
+    for (size_t first = 0; first < num_pixels; first += gemm.num_pixels) {
+        gemm.num_pixels = smaller(num_pixels - first, MOST_BLOCK);
+        list_pixels(&windows, y->num, x->num, first, gemm.num_pixels, w->from);
+        list_pixels(&inputs, y->num, x->num, first, gemm.num_pixels, w->to);
+        c->kernels->gemm_outputs(&gemm);
+    }
+}
+
+static void inputs_part(void *context, size_t part, int worker) {
+    const pass *c = context;
+    const plan *p = &c->plan;
+    const workspace w = workspace_of(p, c->io, worker);
+    const size_t first = part * p->group;
+    const float *gradient = c->io->out_gradient + first * c->conv->out.num_values;
+    phase_pixels of = {.gradient = p->is_copied ? w.bordered : gradient,
+                       .in_gradient = c->io->in_gradient + first * c->conv->in.num_values,
+                       .turned = c->io->scratch,
+                       .num_images = smaller(p->group, c->conv->num_images - first)};
+    if (p->is_copied)
+        for (size_t b = 0; b < of.num_images; b++)
+            copy_bordered(c, gradient + b * c->conv->out.num_values,
+                          w.bordered + b * p->bordered.num_values);
+    for (size_t phase_y = 0; phase_y < p->y.stride; phase_y++)
+        for (size_t phase_x = 0; phase_x < p->x.stride; phase_x++) {
+            of.y = phase_of(&p->y, phase_y);
+            of.x = phase_of(&p->x, phase_x);
+            run_phase(c, &of, &w);
+            of.turned += of.y.num_taps * of.x.num_taps * p->out_channels * FED_PAD;
+        }
+}
+
+/* ---- The gradient by the weights ------------------------------------------------------------- */
+
+/* The gradient of some panels of channels by some runs. */
+static void weights_part(void *context, size_t part, int worker) {
+    const pass *c = context;
+    const fed_image_conv *conv = c->conv;
+    const fed_image_conv_io *io = c->io;
+    const plan *p = &c->plan;
+    const workspace w = workspace_of(p, io, worker);
+    const size_t channel = part / c->num_pieces * GRADIENT_CHANNELS;
+    const size_t num_runs = list_runs(conv->window_height, conv->window_width * p->in_channels,
+                                      conv->in.row_stride, c->piece, w.runs);
+    const size_t piece = part % c->num_pieces;
+    const size_t first_run = piece * num_runs / c->num_pieces;
+    const size_t end_run = (piece + 1) * num_runs / c->num_pieces;
+    const grid windows = windows_of(conv), outputs = pixels_of(&conv->out);
+    fed_gemm_gradient gemm = {
+        .in = io->in,
+        .from = w.from,
+        .gradient = w.panels,
+        .num_channels = smaller(GRADIENT_CHANNELS, p->out_channels - channel),
+        .panel_size = p->panel_size,
+    };
+    float *sums = piece == 0 && io->bias_gradient != NULL ? io->bias_gradient + channel : NULL;
+    float *first_target = io->weights_gradient + channel / FED_PAD * p->panel_size;
+    for (size_t r = 0; r < first_run; r++) first_target += w.runs[r].length * FED_PAD;
+    for (size_t m = 0; m < p->num_pixels; m += gemm.num_pixels) {
+        gemm.num_pixels = smaller(p->num_pixels - m, GRADIENT_PIXELS);
+        gemm.gradient_panel = gemm.num_pixels * FED_PAD;
+        list_pixels(&windows, conv->out_shape.height, conv->out_shape.width, m, gemm.num_pixels,
+                    w.from);
+        list_pixels(&outputs, conv->out_shape.height, conv->out_shape.width, m, gemm.num_pixels,
+                    w.to);
+        c->kernels->gemm_pack(io->out_gradient + channel, w.to, gemm.num_pixels, gemm.num_channels,
+                              w.panels, gemm.gradient_panel, sums);
+        gemm.target = first_target;
+        for (size_t r = first_run; r < end_run; r++) {
+            gemm.run = w.runs[r];
+            c->kernels->gemm_gradient(&gemm);
+            gemm.target += gemm.run.length * FED_PAD;
+        }
+    }
+}
+
+static void add_weights_gradient(pass *c) {
+    const plan *p = &c->plan;
+    const int is_shared = c->io->num_workers > 1;
+    c->piece = is_shared ? LEAST_RUN : c->conv->window_width * p->in_channels;
+    c->num_blocks = ceil_div(p->out_channels, GRADIENT_CHANNELS);
+    const size_t num_runs =
+        c->conv->window_height * ceil_div(c->conv->window_width * p->in_channels, c->piece);
+    const size_t wanted = is_shared ? 2 * (size_t)c->io->num_workers : 1;
+    c->num_pieces = smaller(num_runs, ceil_div(wanted, c->num_blocks));
+    fed_share(c->io->num_workers, c->num_blocks * c->num_pieces, weights_part, c);
+}
+
+static void backward(const fed_kernels *kernels, const fed_image_conv *conv,
+                     const fed_image_conv_io *io) {
+    pass c = {.kernels = kernels, .conv = conv, .io = io, .plan = plan_of(conv)};
+    add_weights_gradient(&c);
+    if (io->in_gradient == NULL) return;
+    fed_share(io->num_workers, ceil_div(c.plan.in_channels, FED_PAD), turn_panel, &c);
+    fed_share(io->num_workers, ceil_div(conv->num_images, c.plan.group), inputs_part, &c);
+}
+
+const fed_image_conv_method fed_image_gemm = {
+    .fits = fits,
+    .scratch_floats = scratch_floats,
+    .forward = forward,
+    .backward = backward,
+};
