@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Distances and products: of all pairs of rows, and of each row with a vector; and the choice of
- * rows that lie closest together. Distances come from differences of the rows. Norms minus products
- * would lose all digits for clients whose deltas differ little from each other. */
+ * rows that lie closest together. Distances are computed from differences of the rows. The formula
+ * |a|^2 + |b|^2 - 2 a.b would lose all digits for deltas that differ little from each other. */
 #include "memory.h"
 #include "slices.h"
 
@@ -86,8 +86,8 @@ int fed_measure_rows(int num_threads, const fed_rows *rows, const double *origin
 
 /* ---- The closest rows ------------------------------------------------------------------------ */
 
-/* Goes through the choices in lexicographic order and leaves out those that begin with a pair as
- * far apart as the best choice's farthest. */
+/* Tries the subsets in lexicographic order. It abandons a beginning as soon as two of its rows are
+ * at least as far apart as the farthest two of the best subset so far. */
 int fed_least_diameter(const double *distances, size_t num_rows, size_t num_chosen,
                        size_t *chosen) {
     if (num_chosen < 1 || num_chosen > num_rows) return FED_ERR_ARGUMENT;

@@ -19,7 +19,7 @@ static void move_slice(const fed_slicing *slicing, size_t first, size_t count, v
     double *vector = job->vector + first;
     (void)scratch;
     if (job->kept == 0) {
-        memset(vector, 0, count * sizeof *vector); /* so that nothing needs to be in it */
+        memset(vector, 0, count * sizeof *vector); /* its old values may be anything, also NaN */
     } else {
         for (size_t c = 0; c < count; c++) vector[c] *= job->kept;
     }

@@ -65,7 +65,7 @@ static void prune(merging *made, size_t first, size_t count,
     memmove(made->steps, made->steps + kept, made->num_steps * sizeof *made->steps);
 }
 
-/* Steps after which rows first..first+count-1 are in their places. */
+/* The steps that bring rows first..first+count-1 of the sorted order to their places. */
 static int merging_init(merging *made, size_t num_rows, size_t first, size_t count) {
     size_t span = FED_SORTED_ROWS;
     *made = (merging){.num_rows = num_rows};
@@ -169,8 +169,8 @@ static double value_of(int32_t ordered) {
     return (double)value;
 }
 
-/* The mean for a coordinate at which two different values are equally near: of those as far as the
- * farthest that is taken, the first rows' are. */
+/* The mean for a coordinate where two different values are equally far from the median. All values
+ * nearer than the farthest chosen one count; of those just as far, the first rows'. */
 static double mean_of_first(const fed_rows *rows, size_t coordinate, const int32_t *ordered,
                             size_t stride, size_t num_nearest) {
     const size_t n = rows->num_rows;

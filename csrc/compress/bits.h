@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Numbers of a few bits in a row of bytes. The first bit is the lowest of the first byte; a number
- * is written from its lowest bit. The last byte is filled with zeros. */
+ * Numbers of a few bits each, packed into bytes. Bits fill each byte from its lowest bit, and a
+ * number is written from its lowest bit. The last byte is filled up with zeros. */
 #ifndef FED_BITS_H
 #define FED_BITS_H
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The inside of compress/: random words, the row of a kind of codec, and its check. fed.h has the
- * public part.
+ * The internal declarations of compress/: random words, and the table row of a kind of codec. The
+ * public ones are in fed.h.
  *
  * Every codec draws 32-bit words in a fixed order, so that a reference can follow it. The folder is
  * compiled once, without contraction into FMA: payloads do not depend on the instruction set. */
@@ -19,10 +19,10 @@ typedef struct fed_draws {
     size_t num_given;      /* words left; further ones are 0 */
 } fed_draws;
 
-/* Writes the next words. */
+/* Writes the next random words. */
 void fed_draw(fed_draws *draws, uint32_t *words /* out [num_words] */, size_t num_words);
 
-/* A word as a number in [0, 1). A coin with chance p falls on 1 if this is below p. */
+/* A word as a number in [0, 1), which is below p with probability p. */
 static inline double fed_coin(uint32_t word) { return (double)word * 0x1p-32; }
 
 /* A kind of codec. Encoders get finite values and a payload of fed_codec_capacity bytes. Decoders

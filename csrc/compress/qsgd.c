@@ -28,7 +28,8 @@ static unsigned log2_floor(uint32_t number) {
 static unsigned level_bits(const fed_codec *codec) { return log2_floor(2 * codec->levels) + 1; }
 
 static size_t qsgd_capacity(const fed_codec *codec) {
-    /* A run of zeros is never longer than as many levels: gamma(1), a sign and the largest level */
+    /* The longest code of a value: gamma(1), a sign and gamma(s). A run of zeros takes fewer bits
+     * than a code for each of them. */
     const size_t most = 2 + 2 * (size_t)log2_floor(codec->levels) + 1;
     const size_t bits = codec->is_short ? most : level_bits(codec);
     return sizeof(float) + fed_bytes_of_bits(codec->num_params * bits);
@@ -86,7 +87,7 @@ static int qsgd_encode(const fed_codec *codec, fed_draws *draws, const float *va
     return FED_OK;
 }
 
-/* Reads a number; 0 at the end, where less than a byte of zeros is left, or if there is none. */
+/* Reads a number. Returns 0 at the end, where fewer than 8 zero bits are left, and on failure. */
 static uint32_t get_gamma(fed_bit_reader *reader) {
     unsigned num_low = 0;
     for (;;) {
@@ -107,7 +108,7 @@ static uint32_t get_gamma(fed_bit_reader *reader) {
 static int decode_gamma(const fed_codec *codec, fed_bit_reader *reader, double step,
                         float *values) {
     memset(values, 0, codec->num_params * sizeof *values);
-    size_t next = 0; /* the first value that is not known yet */
+    size_t next = 0; /* index of the first value that is not decoded yet */
     for (;;) {
         const uint32_t distance = get_gamma(reader);
         if (distance == 0) break;

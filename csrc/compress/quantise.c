@@ -48,14 +48,15 @@ static void find_range(const float *values, size_t num_values, float *least, flo
     }
 }
 
-/* Levels of at most FED_CODEC_CHUNK values, 0..last. A place is rounded up if its fraction is above
- * the coin: floor(place + 1 - coin), where half a step of the coin is subtracted so that equal
- * numbers are not. Words become signed, which processors turn to floating point faster. */
+/* Levels 0..last of at most FED_CODEC_CHUNK values. A position on the grid is rounded up if its
+ * fraction is above the coin: floor(position + 1 - coin). Half a step of the coin is subtracted, so
+ * that a fraction equal to the coin is rounded down. Words become signed, which processors convert
+ * to floating point faster. */
 static void round_chunk(const float *values, const uint32_t *words, size_t num_values, double least,
                         double scale, int32_t last, int32_t *levels) {
     const double shift = 0.5 - 0x1p-33;
     for (size_t v = 0; v < num_values; v++) {
-        const double coin = (double)(int32_t)(words[v] ^ 0x80000000u) * 0x1p-32; /* minus a half */
+        const double coin = (double)(int32_t)(words[v] ^ 0x80000000u) * 0x1p-32; /* less 1/2 */
         const int32_t level = (int32_t)(((double)values[v] - least) * scale + (shift - coin));
         levels[v] = level < last ? level : last;
     }

@@ -3,10 +3,10 @@
  * value, and EDEN (Vargaftik et al. 2022, arXiv 2108.08842), 1 to 4 bits.
  *
  * A block x of d values, padded with zeros, is rotated to z = H S x / sqrt(d): S changes signs at
- * random, H is the Hadamard matrix. Each z is replaced by the nearest of a few numbers c (for DRIVE
- * its sign), and a scale makes the inner product of the decoded block and x equal |x|^2. The sheet
- * of numbers is for normal z, of which a rotated block is an approximation; hence this identity is
- * exact, and "unbiased" is not.
+ * random, H is the Hadamard matrix. Each value of z is replaced by the nearest of a few numbers c
+ * (for DRIVE its sign), and a scale makes the inner product of the decoded block and x equal to
+ * |x|^2. That identity is exact. The numbers c are optimal for normal values, which rotated values
+ * approximate, so the result is only approximately unbiased.
  *
  * Payload, for each block: the scale as a float, then b bits a value of the padded block: the index
  * of |c|, above it a bit for negative. A block of zeros has scale 0. */
@@ -74,7 +74,7 @@ static void hadamard(float *values, size_t d) {
 
 /* ---- Blocks ---------------------------------------------------------------------------------- */
 
-/* Writes a rotated block z of square norm `squares`, DRIVE's way. Returns the scale, which is not
+/* Writes a rotated block z of squared norm `squares` as DRIVE does. Returns the scale, which is not
  * finite if z is not. */
 static double put_drive(const fed_codec *codec, fed_bit_writer *writer, const float *z,
                         double squares) {
@@ -88,11 +88,11 @@ static double put_drive(const fed_codec *codec, fed_bit_writer *writer, const fl
     return codec->is_unbiased ? squares / sum : sum / (double)codec->block;
 }
 
-/* EDEN's way. */
+/* The same as EDEN does. */
 static double put_eden(const fed_codec *codec, fed_bit_writer *writer, const float *z,
                        double squares) {
     const double *centroids = CENTROIDS[codec->bits - 1];
-    const uint32_t num = 1u << (codec->bits - 1); /* of the positive half */
+    const uint32_t num = 1u << (codec->bits - 1); /* centroids of the positive half */
     const double factor = squares > 0 ? sqrt((double)codec->block / squares) : 0;
     double product = 0;
     for (size_t v = 0; v < codec->block; v++) {
@@ -122,7 +122,7 @@ static int rotated_encode(const fed_codec *codec, fed_draws *draws, const float 
         const double squares = fed_sum_of_squares(z, num);
         change_signs(draws, z, codec->block);
         hadamard(z, codec->block);
-        fed_bit_writer scale_writer = writer; /* the scale is known last */
+        fed_bit_writer scale_writer = writer; /* the scale comes first, but is known last */
         writer.at += sizeof(float);
         const float scale = (float)put(codec, &writer, z, squares);
         fed_put_float(&scale_writer, scale);

@@ -55,8 +55,9 @@ static double measure_error(const float *input, const float *decoded, size_t num
     return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 
-/* Encodes, decodes and replaces one row. A row that cannot be sent is left as it is, or becomes
- * NaN if its decoded values are not finite; its residual does not change. */
+/* Encodes and decodes one row, and replaces it by the result. A row that cannot be encoded stays as
+ * it is; one whose decoded values are not finite becomes NaN. In both cases its residual does not
+ * change. */
 static int pass_row(const job *all, size_t r, const scratch *own) {
     const fed_codec *codec = all->codec;
     fed_sent *sent = &all->sent[r];

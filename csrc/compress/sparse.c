@@ -40,8 +40,8 @@ static inline uint32_t magnitude_bits(const float *value) {
     return bits & 0x7fffffffu;
 }
 
-/* Finds the k-th largest magnitude, digit by digit from the highest; *num_equal is how many of the
- * values with just this magnitude are among the k. */
+/* Finds the k-th largest magnitude, digit by digit from the highest. *num_equal is how many values
+ * of exactly this magnitude are among the k. */
 static uint32_t find_threshold(const float *values, size_t num_values, size_t k,
                                size_t *num_equal) {
     enum { DIGIT_BITS = 11, NUM_DIGITS = 3 };

@@ -3,8 +3,8 @@
  * Privacy-Preserving Machine Learning", CCS 2017), simulated: clients quantise, each pair of them
  * agrees on masks that cancel in the sum, and the masks of clients that drop out are recovered.
  * Integers are summed modulo a power of two, so that every order gives the same result. Coordinates
- * are independent: threads take slices of them. Built with -ffp-contract=off, so that a value is
- * quantised alike on all machines. */
+ * are independent, and threads take slices of them. The file is built with -ffp-contract=off, so
+ * that all machines quantise alike. */
 #include "denormals.h"
 #include "fed.h"
 #include "memory.h"
@@ -23,7 +23,7 @@ enum {
 
 typedef struct sum_job {
     const fed_secure_terms *terms;
-    double scale; /* levels for each unit of value */
+    double scale; /* levels per unit of value */
     uint64_t modulus_mask;
     size_t slice;      /* coordinates */
     uint64_t *scratch; /* [num_workers, num_clients + 1, slice] */
@@ -52,8 +52,9 @@ int fed_secure_check(const fed_secure_terms *terms) {
     return 1;
 }
 
-/* Quantises coordinates of a client: round((p x - lo) scale) for p x clipped to [-bound, bound],
- * halves to even, or up with the probability of the fraction. Returns how many were clipped. */
+/* Quantises coordinates x of a client with the share p of a weight unit: to (p x + bound) scale,
+ * with x clipped to [-bound, bound]. That is rounded to nearest (halves to even), or
+ * stochastically. Returns how many coordinates were clipped. */
 static uint64_t quantise(const sum_job *job, size_t client, size_t first, size_t count,
                          uint64_t *values) {
     const fed_secure_terms *terms = job->terms;

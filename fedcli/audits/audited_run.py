@@ -60,13 +60,13 @@ class AuditedRun:
         """The clients of each round.
 
         Raises:
-            ConfigError: A user's code draws the clients; an audit does not run it.
+            ConfigError: A user's code draws the clients, and an audit does not run it.
         """
         config = self.trained.config
         if is_code(config.sampling):
             raise ConfigError(
-                f"--sampling {config.sampling}: code of yours draws the clients of {self.path}, "
-                "and an audit does not run it; audit a run with another --sampling"
+                f"--sampling {config.sampling}: the clients of {self.path} are drawn by code of "
+                "yours, which an audit does not run; audit a run with another --sampling"
             )
         _, sampled = open_sampled_clients(config, self.train, plan_of(config), [], self.cancel)
         return sampled
@@ -97,16 +97,16 @@ class AuditedRun:
         if not candidates:
             raise ConfigError(f"{self.path}: no client takes part; audit another run")
         if given and given not in candidates:
-            near = ", ".join(candidates[:3])
+            first = ", ".join(candidates[:3])
             raise ConfigError(
                 f"--option {option}={given}: no such client may take part in {self.path}; its "
-                f"clients are {near}{', ...' if len(candidates) > 3 else ''}"
+                f"clients are {first}{', ...' if len(candidates) > 3 else ''}"
             )
         return given or candidates[0]
 
     @cached_property
     def initial_model(self) -> Model | None:
-        """The model with its weights before round 1, which a server knows; None if it is code."""
+        """The model with its weights before round 1; None if the model is code."""
         config = self.trained.config
         if config.model.startswith(IN_MEMORY) or choosing.is_python(self.trained.model):
             return None
@@ -120,7 +120,7 @@ class AuditedRun:
         )
 
     def check_is_shared(self) -> None:
-        """Refuses runs in which clients send no updates of their own.
+        """Refuses runs in which no client sends an update of its own.
 
         Raises:
             ConfigError: The clients have models of their own, or are pooled.
@@ -164,7 +164,7 @@ def open_audited_run(
         cancel: Once raised, from any thread, the audit stops.
 
     Raises:
-        ConfigError: The model is code that `model` does not name.
+        ConfigError: The run's model is code, and `model` is not given.
         DataError: The data are missing, or do not fit the model.
         RunError: There is no such run or checkpoint, or it is damaged.
     """
@@ -173,8 +173,8 @@ def open_audited_run(
         missing = missing_places(source)
         if missing:
             raise DataError(
-                f"{missing[0]}, the data of {path}, is not there; an audit needs what the run was "
-                "trained on: put it back"
+                f"{missing[0]}, the data of {path}, does not exist; an audit needs the data that "
+                "the run was trained on, so put the file back"
             )
         splits = open_data(source, cancel)
         check_fit(splits["train"], trained.model)
@@ -183,7 +183,7 @@ def open_audited_run(
 
 
 def _reported_privacy(trained: Trained) -> Privacy | None:
-    """The line of metrics.jsonl for the round of a run's checkpoint; None: there is none."""
+    """The epsilon in metrics.jsonl for the round of the checkpoint; None if there is none."""
     path = trained.file.absolute().parent.parent
     if not (path / folder.METRICS).is_file():
         return None

@@ -45,7 +45,7 @@ def audit_run(
         path: A run's folder, or a checkpoint.
         name: A key of `AUDITS`.
         options: Its options; those not given take their defaults.
-        tell: Called with the number of shadow runs or clients that are done.
+        tell: Called with the number of shadow runs or clients done so far, for progress.
         threads: Number of threads; None: as many as the machine has.
         model: FILE.py or FILE.py:FUNCTION, for a run whose model is code: no code runs unless it
             is named here.

@@ -18,15 +18,15 @@ class Privacy(NamedTuple):
 def largest_advantage(privacy: Privacy) -> float:
     """Returns the largest advantage that (epsilon, delta)-differential privacy allows.
 
-    TPR <= e^epsilon FPR + delta and the same of the opposite guess give (e^epsilon - 1 + 2 delta) /
-    (e^epsilon + 1).
+    It is (e^epsilon - 1 + 2 delta) / (e^epsilon + 1), from TPR <= e^epsilon FPR + delta and the
+    same inequality for the opposite guess.
     """
     growth = math.exp(-privacy.epsilon)
     return min(1.0, (1.0 - growth + 2.0 * privacy.delta * growth) / (1.0 + growth))
 
 
 def clopper_pearson(num_hits: int, num_trials: int, risk: float = 0.025) -> tuple[float, float]:
-    """Returns bounds on a probability, each wrong with probability at most `risk`.
+    """Returns a lower and an upper bound on a probability, each wrong at most with `risk`.
 
     (Clopper and Pearson, "The use of confidence or fiducial limits illustrated in the case of the
     binomial", 1934.)

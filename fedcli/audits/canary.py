@@ -1,10 +1,10 @@
 """A canary: a lower bound on the epsilon of a run's training, from runs with and without a client.
 
-The canary is a client whose labels are all raised by one, so that no other client teaches what it
-does. The model's confidence on the canary's examples distinguishes runs with it from runs without
-it. A quarter of the runs chooses the threshold; the others count how often it is right. From these
-counts follows a lower bound on epsilon (`bounds.least_epsilon`), wrong with probability at most
-5 %.
+The canary is a client whose labels are all raised by one, so only it teaches these labels. The
+model's confidence on the canary's examples distinguishes runs with it from runs without it. A
+quarter of the runs is used to choose a threshold on the confidence. On the other runs it is counted
+how often the threshold is right, and these counts give a lower bound on epsilon
+(`bounds.least_epsilon`), wrong with probability at most 5 %.
 
 (Jagielski, Ullman and Oprea, "Auditing Differentially Private Machine Learning", NeurIPS 2020,
 https://arxiv.org/abs/2006.07709.)
@@ -27,8 +27,8 @@ from fedcli.datasets.batches import ClientDataset
 from fedcli.errors import ConfigError
 from fedcli.progress import Tell
 
-_PILOT = 4  # one run in so many chooses the threshold
-_TRIED = 64  # thresholds at most
+_PILOT = 4  # one in so many runs is used to choose the threshold
+_TRIED = 64  # largest number of thresholds that are tried
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,14 @@ class Canary:
 
     Attributes:
         client_id: The client.
-        num_pilots: Number of runs of each kind that chose the threshold.
-        with_canary: Of the other runs with the canary, how many were recognised, and their number.
-        without: Of those without it, how many were taken for runs with it, and their number.
+        num_pilots: Number of runs of each kind by which the threshold was chosen.
+        with_canary: How many of the other runs with the canary were recognised, and how many there
+            are.
+        without: How many of the other runs without it were taken for runs with it, and how many
+            there are.
         epsilon: The lower bound on epsilon, at 95 % confidence.
-        largest: The bound that so many runs give if each is recognised.
-        separation: All runs, over all thresholds.
+        largest: The bound that the same number of runs would give if each were recognised.
+        separation: Of all runs, over all thresholds.
         privacy: The epsilon that the run reports; None: it reports none.
         notes: Notes for the user, one line each.
     """
@@ -85,7 +87,7 @@ def audit(run: AuditedRun, tell: Tell, *, canary: str, shadows: int) -> Canary:
 
     Args:
         run: The run.
-        tell: Called with the number of runs that are trained.
+        tell: Called with the number of runs trained so far, for progress.
         canary: The client; empty: the first that may take part.
         shadows: Number of runs with it, and of runs without it.
 
@@ -118,11 +120,11 @@ def bound(
     without: NDArray[np.float64],
     privacy: Privacy | None,
 ) -> Canary:
-    """Returns the bound that scores give.
+    """Returns the bound on epsilon that the scores of the runs give.
 
     Args:
         client_id: The canary.
-        with_canary: Scores of runs with it, at least four, higher where it is remembered.
+        with_canary: Scores of runs with it, at least four; higher if the model remembers it.
         without: Scores of as many runs without it.
         privacy: What the run reports.
     """
@@ -145,11 +147,11 @@ def bound(
 
 
 def _threshold(with_canary: NDArray[np.float64], without: NDArray[np.float64]) -> float:
-    """The threshold that gives the pilot runs the largest bound; of equal ones the widest gap."""
+    """The threshold with the largest bound in the pilot runs; among equals, the widest gap."""
     ordered = np.unique(np.concatenate([with_canary, without]))
     if len(ordered) == 1:
         return float(ordered[0])
-    # Close together at the upper end, where few runs without the canary are.
+    # Dense at the upper end, which few runs without the canary reach.
     tried = len(ordered) - np.unique(np.geomspace(1, len(ordered) - 1, _TRIED).astype(np.int64))
     best = -1.0, 0.0
     chosen = 0.0
@@ -158,7 +160,7 @@ def _threshold(with_canary: NDArray[np.float64], without: NDArray[np.float64]) -
         middle = (low + high) / 2.0
         found = int(np.count_nonzero(with_canary >= middle)), len(with_canary)
         mistaken = int(np.count_nonzero(without >= middle)), len(without)
-        # The difference decides where so few runs give no bound at all.
+        # With so few runs that no threshold gives a bound, the larger difference decides.
         value = least_epsilon(found, mistaken, 0.0) + (found[0] - mistaken[0]) / len(without)
         if (value, high - low) > best:
             best, chosen = (value, high - low), middle

@@ -1,11 +1,11 @@
 """Gradient inversion: the pixels of a client's example, read from its model update.
 
 The gradient of a dense layer's kernel is the outer product of its input x and the gradient of its
-output, which is also the gradient of its bias. If the input is the same in every local step, as the
-pixels of a client's only example are, the update of column j of the kernel is x times that of bias
-j: their quotient is x, whatever the number of steps. With several examples each quotient is a
-mixture of them, weighted by their gradients. Of many hidden units some react to one example alone,
-and their mixture is that example.
+output, which is also the gradient of its bias. A client with a single example has the same input in
+every local step. The update of column j of its kernel is then x times the update of bias j, so
+their quotient is x after any number of steps. With several examples, each quotient is a mixture of
+them, weighted by their gradients. But some of many hidden units react to one example alone, and
+their quotient is that example.
 
 (Phong, Aono, Hayashi, Wang and Moriai, "Privacy-Preserving Deep Learning via Additively Homomorphic
 Encryption", IEEE TIFS 2018; Geiping, Bauermeister, Dröge and Moeller, "Inverting Gradients",
@@ -53,9 +53,9 @@ class Inversion:
             if all pixels are equal.
         num_steps: Number of local steps.
         round_num: Number of rounds before this one.
-        has_secure_sum: Whether the server of the run sees sums of updates alone.
-        compress: How the run's clients compress what they send; None: not at all. What was read is
-            from the update before that.
+        has_secure_sum: Whether the server of the run sees only sums of updates.
+        compress: How the run's clients compress their updates; None: not at all. The images were
+            read from the update before compression.
     """
 
     data: ClientData
@@ -77,19 +77,19 @@ class Inversion:
         notes = []
         if self.has_secure_sum:
             notes.append(
-                "the run has --secure-sum, so its server sees no single update; this is what one "
-                "without it would read"
+                "the run has --secure-sum, so its server sees no single update; these images are "
+                "what a server without it could read"
             )
         if self.compress is not None:
             notes.append(
-                f"the run has --compress {self.compress}, so its server sees a decoded update that "
-                "differs; this is what one without it would read"
+                f"the run has --compress {self.compress}, so its server sees a lossy update; these "
+                "images are what a server without it could read"
             )
         if len(self.indices) > 1:
             notes.append(
-                f"the update of {len(self.indices)} examples holds a mixture of them for each unit "
-                "of the first layer; the one nearest to each example is shown, chosen by looking "
-                "at the example"
+                f"each unit of the first layer gives one mixture of the {len(self.indices)} "
+                "examples; for each example the nearest mixture is shown, which an attacker, who "
+                "does not know the example, could not choose"
             )
         return tuple(notes)
 
@@ -119,7 +119,7 @@ def audit(run: AuditedRun, tell: Tell, *, client: str, first: int, examples: int
 
     Args:
         run: The run.
-        tell: Not called; the work is that of one client.
+        tell: Not called, because training one client is short.
         client: The client; empty: the first that may take part.
         first: Index of the first example.
         examples: Number of examples.
@@ -168,8 +168,8 @@ def read_images(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns an image for each original, float64 of the same shape, and its PSNR, float64 [n].
 
-    For one example it is the image that an attacker reads: the quotient by the largest change of a
-    bias. For several examples it is the quotient that is nearest to the original.
+    For one example it is the image that an attacker reads: the quotient of the unit whose bias
+    changed most. For several examples it is the quotient that is nearest to the original.
 
     Args:
         kernel_change: The update of the kernel, [num_inputs, num_outputs].
@@ -182,7 +182,7 @@ def read_images(
     moved = np.flatnonzero(bias_change)
     if not len(moved):
         raise ConfigError(
-            "the update changes no bias of the first layer, so it tells nothing of the pixels; "
+            "the update changes no bias of the first layer, so the pixels cannot be computed; "
             "audit an earlier checkpoint, or another example"
         )
     if len(originals) == 1:
@@ -232,7 +232,7 @@ def _update_of(run: AuditedRun, client: BatchedDataset) -> tuple[NDArray[np.floa
 
 
 class _Kept:
-    """An aggregator that keeps the single updates, as a server may."""
+    """An aggregator that keeps the single updates, as an attacking server would."""
 
     def init(self) -> dict[str, Any]:
         return {}

@@ -1,10 +1,11 @@
 """LiRA: membership inference of clients by a likelihood ratio over shadow runs.
 
-Each shadow run is trained like the audited one, but half of the audited clients, drawn for it, have
-no examples. A client's score in a run is the mean confidence ln(p / (1 - p)) of its train examples.
-Over the shadows with the client these scores are taken as normal, as are those over the shadows
-without it. The audited run's score x then gives the log ratio of the two densities at x, or,
-offline, P(score without the client < x) alone.
+Each shadow run is trained like the audited one, but a random half of the audited clients has no
+examples in it. A client's score in a run is the mean confidence ln(p / (1 - p)) of its train
+examples. One normal density is fitted to the client's scores in the shadow runs with it, another to
+those in the runs without it. The result for the client is the log ratio of these densities at its
+score x in the audited run. Offline, it is P(score without the client < x), which needs only the
+runs without it.
 
 (Carlini, Chien, Nasr, Song, Terzis and Tramèr, "Membership Inference Attacks From First
 Principles", IEEE S&P 2022, https://arxiv.org/abs/2112.03570; there for examples, here for clients.
@@ -29,7 +30,7 @@ from fedcli.errors import ConfigError
 from fedcli.progress import Tell
 
 _LEAST_STD = 1e-30  # as in the authors' code
-_LEAST_RUNS = 2  # scores with a client, and without it: fewer have no variance
+_LEAST_RUNS = 2  # with a client, and without it; fewer scores have no variance
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,12 @@ def audit(
 
     Args:
         run: The run.
-        tell: Called with the number of shadow runs that are trained.
+        tell: Called with the number of shadow runs trained so far, for progress.
         shadows: Number of shadow runs.
-        clients: The most clients that took part, and the most that did not, to tell apart.
+        clients: The largest number of clients of each kind to score: that took part, and that did
+            not.
         offline: Whether only shadow runs without a client count.
-        shared_variance: Whether one variance holds for all clients.
+        shared_variance: Whether one variance is estimated from all clients' scores.
 
     Raises:
         ConfigError: Clients send no updates, or all of them took part, or too few shadows had
@@ -96,8 +98,8 @@ def audit(
     is_member = np.array([each in members for each in kept], np.bool_)
     if is_member.all() or not is_member.any():
         raise ConfigError(
-            f"--option shadows={shadows}: too few of the shadow runs had and lacked each client; "
-            "give more"
+            f"--option shadows={shadows}: no client was in enough shadow runs and left out of "
+            "enough; choose more shadows"
         )
     ratios = likelihood_ratios(
         observed[enough],
@@ -107,7 +109,7 @@ def audit(
         shares_variance=shared_variance,
     )
     num_left = len(ids) - len(kept)
-    left_out = f"{num_left} clients were in too few or too many shadow runs and are left out"
+    left_out = f"{num_left} clients were in too few or too many shadow runs, so they are not scored"
     return LikelihoodRatio(
         separation=separation(ratios[is_member], ratios[~is_member]),
         num_shadows=shadows,
@@ -131,10 +133,11 @@ def likelihood_ratios(
     Args:
         observed: The scores in the audited run, [num_clients].
         scores: Those in the shadow runs, [num_shadows, num_clients].
-        has_client: Whether each shadow run had each client, of the same shape; each client is in
-            some and not in others.
+        has_client: Whether each shadow run had each client, [num_shadows, num_clients]; each client
+            is in some runs and not in others.
         is_offline: Whether only the runs without a client count.
-        shares_variance: Whether all clients share one variance with them, and one without.
+        shares_variance: Whether all clients share one variance of the scores with the client, and
+            one of the scores without it.
     """
     mean_out, std_out = _normal(scores, ~has_client, shares_variance)
     if is_offline:
@@ -173,15 +176,15 @@ def _both_kinds(run: AuditedRun, limit: int) -> tuple[list[str], list[str]]:
     if not others or not members:
         who = "every client" if members else "no client"
         raise ConfigError(
-            f"{run.path}: {who} took part, so there is nobody to tell apart; audit a run with a "
-            "part of the clients, for example --clients 20"
+            f"{run.path}: {who} took part, so there are not two kinds of clients to distinguish; "
+            "audit a run that trained on a part of the clients, for example --clients 20"
         )
     most = min(limit, len(members), len(others)) if run.is_fixed else limit
     return some_of(members, most, seed), some_of(others, most, seed)
 
 
 def _train_shadows(run: AuditedRun, ids: list[str], num_shadows: int, tell: Tell) -> list[Shadow]:
-    """Shadow runs over some clients, each without half of them."""
+    """Trains the shadow runs on the given clients, each run without half of them."""
     chosen = halves(num_shadows, len(ids), run.trained.config.seed)
     shadows = []
     tell(0, num_shadows)

@@ -24,13 +24,13 @@ from fedcli.progress import Tell
 
 @dataclass(frozen=True)
 class LossThreshold:
-    """How well the loss distinguishes trained examples from others.
+    """How well the loss distinguishes examples that were trained on from others.
 
     Attributes:
-        separation: Over all thresholds.
+        separation: The rates and areas over all thresholds.
         others: A description of the other examples.
         threshold: The threshold of Yeom et al.: the mean loss of the members.
-        rates: TPR and FPR of "a member has at most this loss".
+        rates: TPR and FPR of the rule "a member has at most this loss".
         privacy: The epsilon that the run reports; None: it reports none.
         notes: Notes for the user, one line each.
     """
@@ -54,7 +54,7 @@ def audit(run: AuditedRun, tell: Tell, *, others: str) -> LossThreshold:
 
     Args:
         run: The run.
-        tell: Called with the number of clients that are read.
+        tell: Called with the number of clients read so far, for progress.
         others: "test" for the test examples of the same clients, "unseen" for the train examples of
             clients that did not take part.
 
@@ -104,7 +104,7 @@ def _others(run: AuditedRun, others: str) -> tuple[ClientData, Sequence[str]]:
 def _joined(
     scores: Sequence[NDArray[np.float64]], whose: str, run: AuditedRun
 ) -> NDArray[np.float64]:
-    """The scores of all clients; refuses none."""
+    """Joins the scores of all clients; refuses an empty result."""
     joined = np.concatenate([np.empty(0), *scores])
     if not len(joined):
         raise ConfigError(f"{run.path}: the {whose} have no examples; audit another run")

@@ -1,7 +1,8 @@
 """How well a score distinguishes members from others.
 
-A score is higher for members. Rates are over all thresholds t: the true positive rate (TPR) is the
-share of members with a score of at least t, the false positive rate (FPR) that of the others.
+A score is higher for members. At a threshold t, the true positive rate (TPR) is the share of
+members with a score of at least t, and the false positive rate (FPR) is the share of others with
+one.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ class Separation:
     Attributes:
         num_members: Number of members.
         num_others: Number of others.
-        auc: Area under the curve of TPR over FPR: the probability that a member has a higher score
-            than another, ties counting half.
+        auc: Area under the curve of TPR against FPR: the probability that a member has a higher
+            score than a non-member, where a tie counts half.
         advantage: The largest TPR - FPR.
         tpr: The largest TPR with an FPR of at most each of `LOW_RATES`.
     """
@@ -49,7 +50,7 @@ class Separation:
 
 
 def separation(members: NDArray[np.float64], others: NDArray[np.float64]) -> Separation:
-    """Returns how well scores distinguish members from others.
+    """Returns how well the scores distinguish members from others.
 
     Args:
         members: The scores of members, [m], at least one; infinite ones are allowed, NaN is not.
@@ -72,7 +73,7 @@ def separation(members: NDArray[np.float64], others: NDArray[np.float64]) -> Sep
 def _share_from(
     scores: NDArray[np.float64], thresholds: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The share of scores of at least each threshold."""
+    """The share of scores that are at least each threshold."""
     below = np.searchsorted(np.sort(scores), thresholds, side="left")
     shares: NDArray[np.float64] = (len(scores) - below) / len(scores)
     return shares

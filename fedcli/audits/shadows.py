@@ -2,8 +2,8 @@
 
 They start from the audited run's initial weights, which its server knows, and have other seeds.
 
-A client that is left out can still be drawn, but has no examples and contributes nothing. So cohort
-sizes and the probability of being drawn do not change.
+A client that is left out can still be drawn, but it has no examples and contributes nothing. So
+neither the cohort sizes nor the probabilities of being drawn change.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fedcli.runs import starting
 from fedcli.settings.data_source import IN_MEMORY, DataSource
 from fedcli.settings.run_config import RunConfig
 
-_SEED_BITS = 31  # TFF's sampler takes no longer ones
+_SEED_BITS = 31  # TFF's sampler accepts no longer seeds
 _NAME = "shadow"
 
 
@@ -48,9 +48,9 @@ class Shadow:
 
 
 def halves(num_shadows: int, num_clients: int, seed: int) -> NDArray[np.bool_]:
-    """Returns which clients each shadow has: bool [num_shadows, num_clients].
+    """Returns which clients each shadow run trains on: bool [num_shadows, num_clients].
 
-    Each client is in half of the shadows, rounded down, drawn for each client by itself.
+    Each client is in half of the shadow runs, rounded down, drawn independently of other clients.
     """
     stream = Stream(stream_key(seed, Purpose.AUDIT))
     chosen = np.zeros((num_shadows, num_clients), np.bool_)
@@ -73,7 +73,7 @@ def train_shadow(
     Args:
         run: The audited run.
         index: The number of the shadow, which determines its seed.
-        clients: The fixed cohort of the shadow; None: the run's, or the run has no fixed cohort.
+        clients: The fixed cohort of the shadow run; None to draw cohorts as the audited run does.
         changed: The clients whose examples are replaced, with their new examples.
 
     Raises:
@@ -99,7 +99,7 @@ def train_shadow(
 
 
 def _config_of_shadow(run: AuditedRun, index: int, clients: Sequence[str] | None) -> RunConfig:
-    """The run's config without its data, its evaluations and its logs."""
+    """The audited run's config, but without its data, evaluations and logs."""
     config = run.trained.config
     of_data = {name: getattr(RunConfig, name, {}) for name in vars(DataSource())}
     silent = {
@@ -130,7 +130,7 @@ def without_examples(client: ClientDataset) -> ClientDataset:
 
 
 def some_of(client_ids: Collection[str], limit: int, seed: int) -> list[str]:
-    """Returns at most `limit` clients, sorted; if there are more, a random choice of them."""
+    """Returns the clients, sorted; of more than `limit`, a random choice of that many."""
     ordered = sorted(client_ids)
     order = Stream(stream_key(seed, Purpose.AUDIT, occurrence=1)).permutation(len(ordered))
     return sorted(ordered[place] for place in order[:limit].tolist())

@@ -91,7 +91,7 @@ def _of_study(path: Path, shape: Shape) -> Reported:
     members = study_tables.members_of(read_trials(path), path)
     if not members:
         raise RunError(
-            f"the study {path} has no finished run yet; fedcli sweep --resume {path} goes on"
+            f"the study {path} has no finished run yet; fedcli sweep --resume {path} continues it"
         )
     if shape == Shape(None, None, None, None, None):
         note = study_tables.note_of_selection(study, members)

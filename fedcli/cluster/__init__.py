@@ -1,1 +1,1 @@
-"""Training one run on several machines, with the bytes of one thread."""
+"""Training one run on several machines, with the same bytes as on one thread."""

@@ -1,6 +1,6 @@
 """The connection to a Ray cluster: joining one, or starting one of this machine alone.
 
-This module and the two that use it are the only ones that know Ray.
+Only this module and the two that import it use Ray.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Connection:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _connect(self, address: str) -> None:
-        logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of what a user cannot change
+        logging.getLogger("ray").setLevel(logging.ERROR)  # users cannot act on its warnings
         if address.startswith("ray://"):
             raise ConfigError(
                 f"address {address}: a Ray client cannot train; run fedcli on a node of the "
@@ -70,7 +70,7 @@ class Connection:
             "configure_logging": False,
         }
         if address == LOCAL:
-            self._folder = tempfile.mkdtemp(prefix="fray-")  # short: sockets are in it
+            self._folder = tempfile.mkdtemp(prefix="fray-")  # short, as paths of sockets must be
             options |= {"object_store_memory": _STORE_BYTES, "_temp_dir": self._folder}
         else:
             options["address"] = address
@@ -102,7 +102,7 @@ def _check_address(address: str) -> None:
 
 
 def last_line(error: BaseException) -> str:
-    """Returns the last line of an error of Ray, which holds the cause."""
+    """Returns the last line of an error of Ray, which says the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 

@@ -68,12 +68,12 @@ class ClusterEngine:
         *,
         ships_data: bool = False,
     ) -> None:
-        """Takes the workers.
+        """Creates the engine of a run.
 
         Args:
             workers: The workers.
-            local: Computes clients that are not sent to them.
-            splits: The run's data, which the workers have, too, unless `ships_data`.
+            local: The engine that computes clients that are not sent to workers.
+            splits: The run's data. The workers have them, too, unless `ships_data`.
             ships_data: Whether clients are sent to the workers with their examples.
         """
         self._workers = workers
@@ -180,7 +180,7 @@ class ClusterEngine:
         return (result for _, result in self._workers.run(shared, parts(), cancel))
 
     def _cohort(self, clients: Iterable[BatchedDataset]) -> Cohort | None:
-        """The clients of a call as the workers get them; None: they are computed here."""
+        """The clients of a call as they are sent to workers; None: they are computed here."""
         if isinstance(clients, ClientBatches):
             for split, data in self._splits.items():
                 if data is clients.data:
@@ -220,17 +220,17 @@ class Cohort(NamedTuple):
             yield self.part(number, size)
 
     def clients(self) -> Clients:
-        """Returns the clients as a worker gets them."""
+        """Returns the clients in the form that is sent to a worker."""
         plan, seed = self.batches.plan, self.batches.seed
         if self.ships_data:
             return tuple(replace(self.batches, client_ids=self.client_ids))
         return NamedClients(self.split, self.client_ids, plan, seed)
 
     def stand_ins(self) -> list[BatchedDataset]:
-        """Returns the clients with their ids and numbers of examples, but blank pixels."""
+        """Returns stand-ins for the clients: the same ids and numbers of examples, blank pixels."""
         data, plan, seed = self.batches.data, self.batches.plan, self.batches.seed
         return [
-            BatchedDataset(_blank(data, each), plan, seed)  # takes no memory for its examples
+            BatchedDataset(_blank(data, each), plan, seed)  # whose examples take no memory
             for each in self.client_ids
         ]
 
@@ -245,7 +245,7 @@ def _blank(data: ClientData, client_id: str) -> ClientDataset:
 def _training_parts(
     cohort: Cohort, task: ClientTask, exchange: ClientExchange | None, size: int
 ) -> Iterator[Part]:
-    """Yields the parts of a training; their inputs are made when a worker will soon be free."""
+    """Yields the parts of a training call. Each gets its inputs when a worker is nearly free."""
     occurrences = task.occurrences or occurrences_of(cohort.client_ids)
     for number, part in enumerate(cohort.parts(size)):
         first = number * size

@@ -1,4 +1,4 @@
-"""The sum of a cohort from the sums of its parts, to the byte as one engine computes it.
+"""Combines the sums of a cohort's parts into the bytes that one engine would compute.
 
 An engine adds the clients of each block of 8 in order, and combines the blocks by a fixed binary
 tree over their index (csrc/cohort/sum.c). A part of 8 * 2**k consecutive clients that starts at a

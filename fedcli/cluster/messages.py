@@ -31,9 +31,9 @@ class Hello(NamedTuple):
     """The description that a worker gives of itself before it computes anything.
 
     Attributes:
-        host: Its machine.
-        fedcli: Its version of fedcli.
-        isa: Its instruction set.
+        host: The name of its machine.
+        fedcli: The version of fedcli there.
+        isa: The instruction set there.
         fingerprint: The fingerprint of its data; None if the driver sends the clients.
         probe: The digest of a fixed computation; see `probe.digest`.
     """
@@ -69,7 +69,8 @@ class SharedWork(NamedTuple):
 
     Attributes:
         layout: The model.
-        task: What the clients do, without the inputs of single clients. None: they are scored.
+        task: The training of the clients, without the inputs of single clients; None: they are
+            scored.
         params: The parameters to score, float32 [num_params]; None in training.
         has_deltas: Whether the single deltas are sent back.
         has_scores: Whether every example's scores are sent back, in place of the statistics.
@@ -88,7 +89,7 @@ class Part(NamedTuple):
     Attributes:
         clients: These clients.
         occurrences: The number of earlier copies of each of them in the cohort.
-        inputs: Their inputs in training.
+        inputs: What single clients receive in training.
         starts: The parameters with which each of them is scored, float32 [num_clients, num_params];
             None: the same parameters for all.
     """

@@ -32,7 +32,7 @@ def open_workers(
     Args:
         config: A valid config.
         model: Its model.
-        local: Computes the clients that are not sent to workers.
+        local: The engine that computes the clients that are not sent to workers.
         splits: Its data.
 
     Returns:
@@ -45,8 +45,8 @@ def open_workers(
     options = resolve(tables.ENGINES["ray"], config.engine_options)
     if choosing.is_python(model):
         raise ConfigError(
-            f"--engine ray computes only models of fedcli's layers, and {model.name} is a model in "
-            "Python; choose --engine threads"
+            f"--engine ray computes only models of fedcli's layers, and {model.name} is a Python "
+            "model; choose --engine threads"
         )
     source = None if options["data"] == _SHIP else _readable(config.data_source)
     place = Place(
@@ -75,7 +75,7 @@ class _Check:
     """Rejects workers with another version, instruction set, data or arithmetic."""
 
     def __init__(self, source: DataSource | None) -> None:
-        """Describes this machine. `source`: the data that workers read; None: they read none."""
+        """Describes this machine. `source`: the data that workers read; None if they read none."""
         self._source = source
         self._fingerprint = None if source is None else datasets.fingerprint(source)
         self._probe = probe.digest()

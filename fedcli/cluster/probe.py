@@ -1,7 +1,7 @@
-"""A short fixed computation whose digest tells whether two machines compute the same bytes.
+"""A short fixed computation whose digest shows whether two machines compute the same bytes.
 
-Equal versions do not suffice: another compiler may fuse other multiplications and additions, and
-another C library may round logarithms differently.
+Equal versions do not suffice: compilers differ in which multiplications and additions they fuse,
+and C libraries in how they round logarithms.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Workers as Ray actors: starts them, gives them work, and recovers when one is lost.
 
-The driver retries lost work itself: Ray's own retries
-wait for ever for an actor that can no longer be placed.
+The driver retries lost work itself, because Ray's own retries wait for ever for an actor that can
+no longer be placed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from fedcli.core.native import CancelFlag, Cancelled
 from fedcli.dataclass import dataclass
 from fedcli.errors import FedcliError, RunError
 
-_IN_FLIGHT = 2  # parts that a worker has at a time, so that it need not wait for the driver
-_WINDOW = 4  # parts for each worker that may be open at a time, which bounds the driver's memory
+_IN_FLIGHT = 2  # parts that each worker has, so that it need not wait for the driver
+_WINDOW = 4  # unfinished parts per worker, which bounds the driver's memory
 _POLL_SECONDS = 0.1
-_STOP_SECONDS = 2.0  # that a worker has to end a local step
-_MAX_LOSSES = 3  # of one part, before its clients are taken to be the cause
+_STOP_SECONDS = 2.0  # the time that a worker has to end a local step
+_MAX_LOSSES = 3  # after so many losses of a part, its clients are assumed to be the cause
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class _Actor:
 
     def __init__(self, handle: Any) -> None:
         self.handle = handle
-        self.num_open = 0  # parts that it has
-        self.probe: Any = None  # a call that a lost worker answers when it is back
+        self.num_open = 0  # number of unfinished parts that it has
+        self.probe: Any = None  # a call that a lost worker answers once it is back
 
 
 class RayWorkers:
@@ -65,7 +65,7 @@ class RayWorkers:
 
         Args:
             place: Where they run.
-            setup: What they need to start.
+            setup: The settings with which they start.
             check: Called with the description of each worker, including those that join later. It
                 raises an error if that worker must not be used.
 
@@ -102,8 +102,8 @@ class RayWorkers:
     ) -> Iterator[tuple[Part, PartResult]]:
         """Yields the results of parts in their order, each with its part.
 
-        A part is taken from `parts` when a worker will soon be free for it. A part whose worker is
-        lost is given to another.
+        A part is taken from `parts` when a worker will soon be free for it. If a worker is lost,
+        its parts are given to others.
 
         Raises:
             Cancelled: `cancel` was set.
@@ -185,7 +185,7 @@ class RayWorkers:
             self._actors.append(actor)
 
     def _hear(self) -> None:
-        """Checks the descriptions of all workers. Raises RunError if one does not start in time."""
+        """Waits for all workers and checks their descriptions. Raises RunError after a timeout."""
         calls = [actor.handle.hello.remote() for actor in self._actors]
         done, waiting = self._ray.wait(
             calls, num_returns=len(calls), timeout=self._place.start_seconds
@@ -200,7 +200,7 @@ class RayWorkers:
             self._check(self._answer(call))
 
     def _answer(self, call: Any) -> Any:
-        """The result of a finished call. Raises the worker's own error."""
+        """The result of a finished call; raises the error that the worker raised."""
         errors = self._ray.exceptions
         try:
             return self._ray.get(call)
@@ -224,12 +224,12 @@ class RayWorkers:
             actor.num_open = 0
 
     def _kill(self, actor: _Actor) -> None:
-        with suppress(Exception):  # it is gone already, or the cluster is
+        with suppress(Exception):  # the worker, or the whole cluster, has already ended
             self._ray.kill(actor.handle)
 
 
 class _Call:
-    """The parts of one call on their way to workers and back."""
+    """The unfinished parts of one call of the engine."""
 
     def __init__(
         self,
@@ -250,7 +250,7 @@ class _Call:
         self._done: dict[int, PartResult] = {}
         self._losses: dict[int, int] = {}
         self._num_taken = self._num_yielded = 0
-        self._alone_since = monotonic()  # since when no worker has answered
+        self._alone_since = monotonic()  # the last time that a worker was alive
         for actor in workers._actors:
             actor.num_open = 0
             actor.handle.begin.remote()
@@ -302,7 +302,7 @@ class _Call:
             actor.num_open += 1
 
     def _await(self) -> None:
-        """Waits a little for results, and takes those that are there."""
+        """Waits a short time for results, and takes those that have arrived."""
         if self._cancel is not None and self._cancel.is_set():
             raise Cancelled
         probes = {actor.probe: actor for actor in self._workers._actors if actor.probe is not None}
@@ -318,12 +318,12 @@ class _Call:
             self._alone_since = monotonic()
         elif monotonic() - self._alone_since > self._workers._place.start_seconds:
             raise RunError(
-                "no Ray worker is left; the run is saved up to its last round: --resume continues "
-                "it when the cluster is back"
+                "no Ray worker is left; the run is saved up to its last round, and --resume "
+                "continues it when the cluster is back"
             )
 
     def _take(self, call: Any) -> None:
-        """Takes the result of a call; hands its part out again if its worker was lost."""
+        """Takes the result of a call; puts its part back in the queue if its worker was lost."""
         number, actor = self._open.pop(call)
         actor.num_open -= 1
         errors = self._ray.exceptions
@@ -350,7 +350,7 @@ class _Call:
                 actor.probe = actor.handle.process_id.remote()
 
     def _take_probe(self, actor: _Actor) -> None:
-        """Uses a lost worker again if it answers; else calls it again."""
+        """Uses a lost worker again if it has answered; else sends it another call."""
         probe, actor.probe = actor.probe, None
         try:
             self._ray.get(probe)
@@ -359,7 +359,7 @@ class _Call:
 
 
 def _actor_class(ray: Any) -> Any:
-    """The worker as a Ray actor, in which a second thread answers while the first computes."""
+    """The worker as a Ray actor with a second thread, which answers while the first computes."""
     from fedcli.cluster.worker import Worker
 
     class Actor(Worker):

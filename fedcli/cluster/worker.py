@@ -1,4 +1,4 @@
-"""A worker: opens the data, and computes parts of a cohort with the threads of its machine."""
+"""A worker, which opens the data and computes parts of a cohort on its machine's threads."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.models.layout import ParamLayout
 from fedcli.version import __version__
 
-# Limits of the clients kept for a fixed cohort, which returns every round: parts, bytes of each.
+# A fixed cohort returns in every round, so its clients are kept: at most so many parts and bytes.
 _KEPT_PARTS = 16
 _KEPT_BYTES = 4 << 20
 
@@ -65,7 +65,7 @@ class Worker:
         )
 
     def process_id(self) -> int:
-        """Returns the id of this process; the answer shows the driver that the worker is alive."""
+        """Returns the id of this process. The driver calls it to see that the worker is alive."""
         return os.getpid()
 
     def begin(self) -> None:
@@ -73,7 +73,7 @@ class Worker:
         self._flag = CancelFlag()
 
     def cancel(self) -> None:
-        """Stops the present work within a local step."""
+        """Stops the current work after at most one local step."""
         self._flag.set()
 
     def compute(self, shared: SharedWork, part: Part) -> PartResult:
@@ -123,7 +123,7 @@ class Worker:
     def _clients(self, clients: Clients) -> Iterable[BatchedDataset]:
         """The clients of a part, which are read when they are used.
 
-        A small part that comes again gets the same tuple.
+        A small part that is requested again gets the same tuple.
         """
         if not isinstance(clients, NamedClients):
             return tuple(clients)
@@ -141,7 +141,7 @@ class Worker:
 
 
 class _Collector:
-    """Hands on the inputs of a part and keeps copies of its deltas; a `ClientExchange`."""
+    """A `ClientExchange` that passes on the inputs of a part and keeps copies of its deltas."""
 
     receives = True
 

@@ -1,1 +1,1 @@
-"""How well a model serves the clients: metrics, fairness, fine-tuning, predictions."""
+"""Evaluation of models on clients: metrics, spread over clients, fine-tuning, predictions."""

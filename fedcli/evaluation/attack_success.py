@@ -1,4 +1,4 @@
-"""The success of an attack on examples: how the model predicts the examples that it aims at."""
+"""The success of an attack on examples: how the model predicts the examples it is aimed at."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ class AttackSuccess:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the figures as plain values."""
-        told: dict[str, Any] = {
+        values: dict[str, Any] = {
             NAME: self.rate,
             "num_aimed_at": self.num_aimed_at,
             "num_successes": self.num_successes,
         }
         if self.recall is not None:
-            told["class_recall"] = self.recall.tolist()
-        return told
+            values["class_recall"] = self.recall.tolist()
+        return values
 
 
 def measure_success(

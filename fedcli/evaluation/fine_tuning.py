@@ -67,8 +67,8 @@ class FineTuningOptions:
         rate = config.client_lr if is_own and self.learning_rate is None else self.learning_rate
         if rate is None:
             raise ConfigError(
-                f"--finetune with {name}: the run's clients have no such optimizer, so its rate is "
-                "not known; give --finetune-lr"
+                f"--finetune with {name}: the run's clients use another optimizer, so there is no "
+                "default learning rate; give --finetune-lr"
             )
         tables.check_learning_rate(rate, "--finetune-lr")
         options = {**(config.client_options if is_own else {}), **self.options}
@@ -109,7 +109,7 @@ def describe(strategy: FineTuning) -> str:
 
 def _check_length(num_steps: int | None, num_epochs: int | None, batch_size: int) -> None:
     if (num_steps is None) == (num_epochs is None):
-        raise ConfigError("fine-tuning takes --finetune STEPS or --finetune-epochs N, one of them")
+        raise ConfigError("fine-tuning needs either --finetune STEPS or --finetune-epochs N")
     most = MAX_COUNT // batch_size if batch_size > 0 else MAX_COUNT
     for option, value, maximum in (
         ("--finetune-batch-size", batch_size, MAX_COUNT),

@@ -56,7 +56,7 @@ class Measured:
 
 
 class PredictionMetric(Protocol):
-    """A metric of predictions that a user brings; `own_metrics.CheckedMetric` is one."""
+    """A user's metric of predictions, such as `own_metrics.CheckedMetric`."""
 
     def add(self, predicted: Predicted) -> None:
         """Adds the predictions of some examples."""

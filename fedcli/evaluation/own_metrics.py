@@ -63,7 +63,7 @@ class CheckedMetric:
     file: str
 
     def add(self, predicted: Predicted) -> None:
-        """Hands predictions to the metric, as arrays that cannot be written to: others share them.
+        """Passes predictions to the metric, as read-only arrays because others share them.
 
         Raises:
             PartError: The metric fails.
@@ -100,7 +100,7 @@ def makers(
         options: Options of the own metrics. Each metric takes those that it declares.
 
     Raises:
-        ConfigError: Two have one name.
+        ConfigError: Two metrics have the same name.
         PartError: A file fails, or breaks the contract.
     """
     made: dict[str, Callable[[], CheckedMetric]] = {}

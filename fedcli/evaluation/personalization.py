@@ -1,4 +1,4 @@
-"""Personalization evaluation: how much better a model is after each client's own fine-tuning.
+"""Personalization evaluation: how each client's own fine-tuning changes a model's metrics.
 
 It follows TFF's build_personalization_eval_computation (learning/algorithms/
 personalization_eval.py). The model is scored on each client's test data, the baseline. Then, for
@@ -124,12 +124,12 @@ def evaluate_personalization(
     Raises:
         Cancelled: `cancel` was raised.
         ConfigError: A strategy has the reserved name, an optimizer takes no local steps, or there
-            is nobody to evaluate.
+            is no client to evaluate.
         DataError: A client is not in both splits, or its data do not fit the model.
     """
     if BASELINE in strategies:
         raise ConfigError(
-            f"a strategy is named {BASELINE}, as the baseline is; choose another name"
+            f"the strategy name {BASELINE} is reserved for the baseline; choose another name"
         )
     if max_num_clients < 1:
         raise ConfigError(f"max_num_clients = {max_num_clients}: choose 1 or more")
@@ -182,12 +182,12 @@ def fine_tuned_stats(
         test: The split on which they are scored.
         client_ids: At least one client; each is in both splits.
         scoring: How test examples become batches.
-        seed: Drives the shuffles.
-        round_num: Rounds completed: keys the shuffles, so that a client trains as it would in the
-            next round, and fixes the rate of a schedule by round.
-        engine: What computes clients.
-        class_weights: Of the training loss; see `ClientTask`.
-        measuring: Counts what the fine-tuned models predict; None: nothing is asked.
+        seed: The seed of the shuffles.
+        round_num: Rounds completed. Shuffles depend on it, so that a client trains as it would in
+            the next round; so does the rate of a schedule by round.
+        engine: The engine that computes clients.
+        class_weights: Class weights of the training loss; see `ClientTask`.
+        measuring: Computes metrics of the fine-tuned models' predictions; None: none are requested.
         cancel: Once raised, from any thread, the call stops within a local step.
 
     Raises:
@@ -250,7 +250,7 @@ class _TunedModels:
     receives = True
 
     def __init__(self, weights: NDArray[np.float32], client_ids: Sequence[str]) -> None:
-        """Makes room for the models of some clients, who start from weights [num_params]."""
+        """Allocates the models of some clients, which start from weights [num_params]."""
         self._weights = weights
         self._models = np.empty((len(client_ids), len(weights)), np.float32)
         self._places = {client_id: place for place, client_id in enumerate(client_ids)}
@@ -277,7 +277,7 @@ class _TunedModels:
         return self._models[self._places_of(clients)]
 
     def starts_or_nan(self, clients: Sequence[BatchedDataset]) -> NDArray[np.float32]:
-        """Returns the same with NaN for the models that are not finite: nothing is predicted."""
+        """Returns the same, but with NaN for models that are not finite; they predict nothing."""
         models = self.starts(clients)
         models[[not self.is_finite[place] for place in self._places_of(clients)]] = np.nan
         return models
@@ -287,7 +287,7 @@ class _TunedModels:
 
 
 def _lost(stats: NDArray[Any]) -> NDArray[Any]:
-    """The row of a client whose model is not finite: NaN and 0 in place of the stats."""
+    """The stats of clients whose model is not finite: loss NaN and no correct prediction."""
     lost = stats.copy()
     counts = ("num_examples", "num_batches")
     for name in lost.dtype.names or ():

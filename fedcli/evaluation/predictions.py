@@ -220,8 +220,8 @@ def check_target(path: Path) -> None:
     """Checks, before any work, that predictions can be written to a file.
 
     Raises:
-        ConfigError: The suffix of its name is of no known format.
-        RunError: Its folder does not exist or is not writable, or it is a folder or the like.
+        ConfigError: Its name has neither suffix.
+        RunError: Its folder does not exist or is not writable, or it is not a file.
     """
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"--predictions {path}: choose a name that ends in .npz or .csv")
@@ -301,7 +301,7 @@ def _pieces(
     client: ClientDataset, plan: BatchPlan, max_rows: int
 ) -> Iterator[tuple[int, BatchedDataset]]:
     """Pieces of a client of about `max_rows` examples, each with the index of its first example."""
-    unit = math.lcm(_SCORE_BLOCK, plan.batch_size)  # a model in Python takes whole batches
+    unit = math.lcm(_SCORE_BLOCK, plan.batch_size)  # a Python model scores whole batches
     step = unit * max(1, max_rows // unit)
     for first in range(0, len(client), step):
         rows = slice(first, first + step)

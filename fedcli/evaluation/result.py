@@ -166,7 +166,7 @@ class Evaluation:
         if self.is_seen is None:
             return {}
         groups = {
-            name: self._told(self.client_stats, self.measured, rows, name)
+            name: self._values_of(self.client_stats, self.measured, rows, name)
             for name, rows in self._groups()
         }
         return {"num_seen_clients": int(self.is_seen.sum()), **groups}
@@ -176,14 +176,14 @@ class Evaluation:
         if self.is_seen is not None and 0 < self.is_seen.sum() < len(self.is_seen):
             yield from zip(spread.GROUPS, (self.is_seen, ~self.is_seen), strict=True)
 
-    def _told(
+    def _values_of(
         self,
         stats: NDArray[Any],
         measured: Measured | None,
         rows: NDArray[np.bool_],
         group: str | None = None,
     ) -> dict[str, Any]:
-        """The values of some clients, those of these rows: all of them, or a group."""
+        """The values of the clients in some rows: all clients, or a group of them."""
         more: Mapping[str, float] = {}
         if measured is not None:
             more = measured.values if group is None else measured.by_group[group]
@@ -201,14 +201,14 @@ class Evaluation:
         measured, everyone = self.fine_tuned.measured, np.ones(len(after), np.bool_)
         groups = {
             name: {
-                **self._told(after, measured, rows, name),
+                **self._values_of(after, measured, rows, name),
                 "gain_over_clients": spread.gain_over_clients(before[rows], after[rows]),
             }
             for name, rows in self._groups()
         }
         return {
             **to_json(self.fine_tuned.strategy),
-            **self._told(after, measured, everyone),
+            **self._values_of(after, measured, everyone),
             "gain_over_clients": spread.gain_over_clients(before, after),
             **groups,
         }
@@ -226,8 +226,8 @@ def _spread(measured: Measured | None, rows: NDArray[np.bool_]) -> dict[str, Any
 def seen_in(data: ClientData, client_ids: Sequence[str], seen: frozenset[str]) -> NDArray[np.bool_]:
     """Returns which clients of a split took part in the training, bool [num_clients].
 
-    `seen` are the ids of the clients that did. If the clients of the split are other people than
-    those of train, none did, even if the ids are equal.
+    `seen` are the ids of the clients that did. If the split's clients are other data owners than
+    those of train, none did, even if ids are equal.
     """
     if data.split != "train" and not data.same_people:
         return np.zeros(len(client_ids), np.bool_)

@@ -1,6 +1,6 @@
-"""The spread of metrics over clients, which a mean over all examples hides.
+"""The spread of metrics over clients, which the mean over all examples does not show.
 
-Every client that has examples counts the same, however many it has.
+All clients that have examples count the same.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _spread(values: NDArray[np.float64], worst: int) -> dict[str, float]:
 
 
 def _percentile(ascending: NDArray[np.float64], percent: float) -> float:
-    """The same value as np.percentile, which would import numpy.ma, 7 ms of every run."""
+    """The same as np.percentile, whose import of numpy.ma would cost each run 7 ms."""
     place = (len(ascending) - 1) * (percent / 100)
     index = math.floor(place)
     below, above = ascending[index], ascending[min(index + 1, len(ascending) - 1)]

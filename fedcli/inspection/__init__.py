@@ -1,1 +1,1 @@
-"""Who the clients are."""
+"""Inspecting clients: label counts, mean images, heterogeneity, and suspicious examples."""

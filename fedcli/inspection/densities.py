@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from fedcli.dataclass import dataclass
 
 MAX_COMPONENTS = 50
-EXAMPLES_A_COMPONENT = 10  # number of examples for each component
-MIXED_A_COMPONENT = 5.0  # weight of the pooled covariance, in examples for each component
+EXAMPLES_PER_COMPONENT = 10  # one component is used for each so many examples
+MIXED_PER_COMPONENT = 5.0  # weight of the pooled covariance, in examples per component
 RIDGE = 1e-3  # share of a component's mean variance that is added to every variance
 TAIL = 10.0  # degrees of freedom
 MIN_RIVAL_EXAMPLES = 5  # a label with fewer examples is not proposed for others' examples
@@ -146,7 +146,7 @@ class Densities:
 
 
 def fit(moments: Moments) -> Densities:
-    """Returns the densities of moments of at least one example. It is deterministic."""
+    """Returns the densities for the moments of at least one example. It is deterministic."""
     counts, num_examples = moments.counts, int(moments.counts.sum())
     centre = moments.sums.sum(axis=0) / num_examples
     covariance = moments.products.sum(axis=0) / num_examples - np.outer(centre, centre)
@@ -163,7 +163,7 @@ def fit(moments: Moments) -> Densities:
     ridge = RIDGE * float(variances[:num_components].mean()) if num_components else 0.0
     covariances += ridge * np.eye(num_components)
     pooled = np.tensordot(counts / num_examples, covariances, axes=1)
-    mixed = MIXED_A_COMPONENT * num_components
+    mixed = MIXED_PER_COMPONENT * num_components
     shares = (counts / np.maximum(counts + mixed, 1.0))[:, None, None]
     factors = np.linalg.cholesky(shares * covariances + (1.0 - shares) * pooled)
     return Densities(
@@ -187,7 +187,7 @@ def _without_itself(
     outlier would determine the covariance of its label.
     """
     factors = np.where(is_member & (counts > 1), counts / np.maximum(counts - 1, 1), 1.0)
-    weights = np.maximum(counts + MIXED_A_COMPONENT * num_components, 1.0)
+    weights = np.maximum(counts + MIXED_PER_COMPONENT * num_components, 1.0)
     shares = np.where(is_member, factors / weights, 0.0)
     distances: Matrix = factors**2 * squared / np.maximum(1.0 - shares * squared, _LEAST_REST)
     return distances
@@ -199,4 +199,4 @@ def _num_components(variances: Matrix, num_examples: int, centre: Matrix) -> int
     if total <= _ROUNDING * (1.0 + float(centre @ centre)):
         return 0
     num_real = int(np.count_nonzero(variances > _LEAST_VARIANCE * total))
-    return min(num_real, MAX_COMPONENTS, max(1, num_examples // EXAMPLES_A_COMPONENT))
+    return min(num_real, MAX_COMPONENTS, max(1, num_examples // EXAMPLES_PER_COMPONENT))

@@ -16,9 +16,9 @@ from fedcli.federation import samplers
 from fedcli.inspection.statistics import MeanImages, SplitCounts, count_labels
 from fedcli.progress import Tell, tell_nobody
 
-# Selected clients are compared with all clients of their split, or with a random sample if there
-# are more than MAX_COMPARED. A sample of a thousand gives shares of labels to a fraction of a
-# percent.
+# Selected clients are compared with all clients of their split or, if there are more than
+# MAX_COMPARED, with a random sample of them. A thousand clients give the shares of labels to a
+# fraction of a percent.
 MAX_COMPARED = 10_000
 NUM_DRAWN = 1_000
 
@@ -31,7 +31,7 @@ class Population:
         data: Its examples.
         counts: Counts of the selected clients.
         compared: Counts of the clients with which they are compared: all of the split, or a sample.
-        means: Mean images over the latter; None if not requested.
+        means: Mean images over the compared clients; None if not requested.
     """
 
     data: ClientData
@@ -47,9 +47,9 @@ class Task:
     Attributes:
         data: The split.
         client_ids: The selected clients.
-        compared_ids: The clients with which they are compared. If that is the same object, clients
-            are read once.
-        needs_means: Whether to compute mean images of the latter.
+        compared_ids: The clients with which they are compared. If it is the same object as
+            `client_ids`, clients are read once.
+        needs_means: Whether to compute mean images of the compared clients.
     """
 
     data: ClientData

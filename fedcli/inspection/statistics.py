@@ -1,7 +1,7 @@
 """Statistics of the clients of a population: sizes, labels, mean images. Pure NumPy.
 
-Measures of label skew are those in common use; Hsieh et al. 2020 (arXiv:1910.00189) and Zhao et
-al. 2018 (arXiv:1806.00582, whose EMD is twice the TV here) show what they do to training.
+The measures of label skew are those in common use. Hsieh et al. 2020 (arXiv:1910.00189) and Zhao et
+al. 2018 (arXiv:1806.00582, whose EMD is twice the TV here) show how label skew affects training.
 """
 
 from __future__ import annotations
@@ -89,11 +89,12 @@ class SplitCounts:
         return label_skew(self.label_counts, totals)
 
     def order_by(self, key: str) -> NDArray[np.int64]:
-        """Returns the rows in an order, int64 [num_clients]; equals stay in the order of rows.
+        """Returns the rows in an order, int64 [num_clients]; equal ones keep their order.
 
         Args:
-            key: "id" is the order of the rows; "size", "tv", "js" and "classes" (held, then
-                effective) come largest first, clients without examples last.
+            key: "id" is the order of the rows. For "size", "tv", "js" and "classes" (number of
+                classes, then effective classes), the largest come first and clients without
+                examples last.
         """
         if key == "id":
             return np.arange(len(self.label_counts))
@@ -113,7 +114,7 @@ class LabelSkew:
     Attributes:
         tv: Total variation distance, half of the EMD of Zhao et al.; 0 (equal) to 1. float64
             [num_clients], as all others except `num_present`.
-        tv_floor: The mean TV of as many examples drawn at random from the population.
+        tv_floor: The mean TV of equally many examples that are drawn at random from the population.
         js: Jensen-Shannon divergence in bits, 0 to 1.
         effective_classes: exp of the entropy of the client's labels, 1 to the number of classes.
         num_present: Classes of which the client has an example, int64.
@@ -134,7 +135,7 @@ class SizeSummary:
 
     Attributes:
         minimum: The smallest number.
-        p5: The 5th percentile, interpolated linearly, as those that follow.
+        p5: The 5th percentile, by linear interpolation.
         p25: See `p5`.
         median: See `p5`.
         p75: See `p5`.
@@ -227,7 +228,7 @@ class MeanImages:
             self.counts[: len(counts)] += counts
 
     def image(self, label: int) -> NDArray[np.float32]:
-        """Returns the mean image of a label of which there is an example, float32."""
+        """Returns the mean image of a label that has examples, float32."""
         mean: NDArray[np.float32] = (self._sums[label] / self.counts[label]).astype(np.float32)
         return mean
 
@@ -240,7 +241,7 @@ def count_labels(
     Args:
         split: Its name.
         client_ids: The clients.
-        labels: The labels int32 [n] of each in turn, within 0 to num_classes - 1.
+        labels: For each client, the labels of its examples: int32 [n], 0 to num_classes - 1.
         num_classes: Columns of the counts.
 
     Raises:
@@ -373,7 +374,7 @@ def sampling_floor(sizes: NDArray[np.int64], p: NDArray[np.float64]) -> NDArray[
     floors = np.empty(len(unique))
     for rows in _blocks(len(unique), len(inner)):
         n = unique[rows, None].astype(np.float64)
-        m = np.minimum(np.floor(n * inner) + 1, n)  # n p rounded up to n has no more deviation
+        m = np.minimum(np.floor(n * inner) + 1, n)  # rounding may give n p = n
         log_choose = _log_factorial(n) - _log_factorial(m) - _log_factorial(n - m)
         log_mean = log_choose + m * np.log(inner) + (n - m + 1) * np.log1p(-inner)
         floors[rows] = (m * np.exp(log_mean) / n).sum(axis=1)
@@ -396,7 +397,7 @@ def _x_log_y(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float
 
 
 def _log_factorial(n: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Log of n! of whole n >= 0: by Stirling's series above a small table."""
+    """Log of n! for whole n >= 0, from a small table and by Stirling's series beyond it."""
     table = np.array([math.lgamma(k + 1) for k in range(16)])
     large = np.maximum(n, len(table))
     series = 1 / (12 * large) - 1 / (360 * large**3) + 1 / (1260 * large**5)

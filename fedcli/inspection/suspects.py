@@ -1,13 +1,14 @@
-"""Finds examples that are probably mislabeled or broken, and clients that hold many, from images.
+"""Finds examples that are probably mislabeled or broken, and clients that hold many of them.
 
-Images are shrunk to at most `MAX_FEATURES` values by averaging squares of pixels, and a density is
+Only images and labels are used; no model is needed. Images are shrunk to at most `MAX_FEATURES`
+values by averaging squares of pixels, and a density is
 estimated for each label (`fedcli.inspection.densities`). The score of an example is the log density
 of its image under the best other label minus that under its own, in nats: 5 means that another
 label explains the image 148 times as well. The densities are then estimated again without the
 examples with high scores, so that frequent mistakes do not distort them.
 
-An image far from the densities of all labels is broken, or of another kind. Only rare cases are
-found: if one image in a hundred is inverted, inverted images are not far from the densities.
+An image far from all labels' densities is broken, or of another kind. This finds only rare cases:
+if one image in a hundred is inverted, the densities include inverted images.
 
 Time is linear in the number of examples. Memory holds the moments of the labels, a block of images
 and a few numbers for each example.
@@ -39,13 +40,13 @@ FAR_DISTANCE = 8.0  # in `LabelScores.distances`; MNIST's strangest digit has 6,
 
 MAX_FEATURES = 256  # MNIST at 14 x 14 ranks nearly as well as at 28 x 28, in a tenth of the time
 MAX_MOMENT_BYTES = 256 << 20
-LUCK = 0.001  # error probability with which a client is listed by chance
+CHANCE = 0.001  # the probability with which a client may be listed by chance
 
-_BLOCK_EXAMPLES = 2048  # examples processed at a time,
-_BLOCK_BYTES = 64 << 20  # or as many as fit in this
+_BLOCK_EXAMPLES = 2048  # largest number of examples processed at a time
+_BLOCK_BYTES = 64 << 20  # and largest number of bytes of their features
 _MAX_DOUBTFUL = 0.5  # largest share of a label's examples that may be left out
 _BISECTIONS = 50
-_NUM_PASSES = 5  # over all images: survey, and twice moments and scores
+_NUM_PASSES = 5  # over all images: one survey, then moments and scores, both twice
 
 Features = NDArray[np.float64]
 _Floats = NDArray[np.float64]
@@ -100,8 +101,9 @@ class SuspectClient:
         client_id: The client.
         num_examples: Its number of examples.
         num_suspicious: Number of suspicious ones among them.
-        least_share: Lower confidence bound of its share, see `least_shares`. For a small client it
-            is far below its observed share, so that none is listed first by chance.
+        least_share: Lower confidence bound of its suspicious share, see `least_shares`. For a small
+            client it is far below the observed share, so that small clients do not come first by
+            chance.
     """
 
     client_id: str
@@ -120,7 +122,7 @@ class Suspects:
         num_examples: Number of examined examples.
         num_suspicious: Number of suspicious ones, listed or not.
         examples: The examples with the highest scores, highest first; scores are positive.
-        clients: The clients whose least share exceeds the share of all, highest first.
+        clients: The clients whose least share exceeds the overall share, highest first.
         fault_counts: Number of broken examples by fault, listed or not; empty if not searched for.
         broken: The first broken examples of each fault; of fault "far", the farthest.
     """
@@ -236,7 +238,7 @@ def worst(scores: NDArray[np.float64], top: int) -> list[int]:
 def rank_clients(
     index: ExampleIndex, is_suspicious: NDArray[np.bool_], top: int
 ) -> tuple[SuspectClient, ...]:
-    """Returns the clients whose least share of suspicious examples exceeds that of all.
+    """Returns the clients whose least share of suspicious examples exceeds the overall share.
 
     Args:
         index: The examples.
@@ -262,14 +264,14 @@ def least_shares(parts: _Rows, wholes: _Rows) -> NDArray[np.float64]:
 
     Chernoff's bound (Annals of Mathematical Statistics, 1952): if the true share p is below s, the
     probability of an observed share of s or more among n is at most exp(-n D(s, p)), with the
-    relative entropy D. The result is the p for which this is `LUCK`; 0 if `parts` is 0.
+    relative entropy D. The result is the p for which this is `CHANCE`; 0 if `parts` is 0.
     """
     n = np.maximum(wholes, 1).astype(np.float64)
     shares = parts / n
     low, high = np.zeros(len(n)), shares.copy()
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2.0
-        is_rare = n * _relative_entropy(shares, middle) >= -math.log(LUCK)
+        is_rare = n * _relative_entropy(shares, middle) >= -math.log(CHANCE)
         low, high = np.where(is_rare, middle, low), np.where(is_rare, high, middle)
     return low
 
@@ -373,7 +375,7 @@ def _find_originals(pixels: Pixels) -> _Rows:
 def _judge(
     reading: _Reading, example_labels: NDArray[np.int32], is_member: NDArray[np.bool_]
 ) -> LabelScores:
-    """The scores of all examples by the densities of members. Others have score 0.
+    """Scores the members against the densities of their labels. Other examples get score 0.
 
     The field `likelier` has labels, not indices among the labels that occur.
     """
@@ -395,7 +397,7 @@ def _judge(
 
 
 def _spare(is_doubtful: NDArray[np.bool_], codes: _Rows) -> NDArray[np.bool_]:
-    """Which doubtful examples are left out, [n]: those of labels with not too many of them."""
+    """Which doubtful examples are left out, [n]; none of a label with too many of them."""
     shares = np.bincount(codes, is_doubtful) / np.bincount(codes)
     return is_doubtful & (shares <= _MAX_DOUBTFUL)[codes]
 
@@ -453,8 +455,8 @@ def _shrink_factor(data: ClientData, num_labels: int) -> int:
         if num_features <= MAX_FEATURES and num_bytes <= MAX_MOMENT_BYTES:
             return factor
     raise DataError(
-        f"{data.source}: {num_labels} labels of images of shape {list(data.pixel_shape)} are too "
-        "many to compare; look for suspects among fewer clients"
+        f"{data.source}: {num_labels} labels are too many to compare for images of shape "
+        f"{list(data.pixel_shape)}; choose fewer --clients"
     )
 
 

@@ -38,8 +38,8 @@ def rank_with_run(
     """Returns the examples with the highest loss under a trained model, and clients with many.
 
     The score is the cross-entropy of the label, in nats; an example is suspicious if the model
-    predicts another label. A model may have learned the wrong labels on which it was trained: after
-    few rounds, or on clients that took no part, more of them are found. Broken images are not
+    predicts another label. A model may have learned the wrong labels that it was trained on, so
+    more of them are found after few rounds, or on clients that took no part. Broken images are not
     searched for.
 
     Args:
@@ -48,7 +48,7 @@ def rank_with_run(
         run: A run's folder, or a checkpoint.
         tell: Called with the number of clients read.
         top: Largest number of listed examples and of listed clients.
-        threads: Number of threads; None: what the machine offers.
+        threads: Number of threads; None: as many as the machine has.
         model: FILE.py or FILE.py:FUNCTION, for a run whose model is code: no code runs unless it
             is named here.
 

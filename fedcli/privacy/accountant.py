@@ -11,10 +11,9 @@ from fedcli.errors import ConfigError
 from fedcli.privacy import renyi
 from fedcli.privacy.schemes import Epsilon, Scheme
 
-LEAST_DELTA = 1e-10  # below it, rounding in the Fourier transform shows
+LEAST_DELTA = 1e-10  # below it, the rounding of the Fourier transform would show
 
-# The range of noise multipliers that are tried for a target, and their step: the result is rounded
-# up to it.
+# The range of noise multipliers that are tried for a target epsilon, and their step.
 _LEAST_NOISE, _MOST_NOISE, _NOISE_STEP = 0.1, 1000.0, 0.001
 
 PLD, RDP = "pld", "rdp"
@@ -36,7 +35,7 @@ class Accountant:
     """Computes epsilon after each round of a scheme.
 
     Attributes:
-        scheme: Who takes part in which rounds.
+        scheme: The way of choosing the clients of each round.
         noise_multiplier: z, standard deviation of the noise over the clipping norm.
         delta: The probability with which the guarantee may fail.
         figure: The accountant that computes `Spent.epsilon`, `pld` or `rdp`; `rdp` if no tighter
@@ -109,8 +108,8 @@ def noise_for(
     if not by_renyi(most):
         raise ConfigError(
             f"--dp-option target_epsilon={target_epsilon:g}: {num_rounds:,} rounds spend more even "
-            f"with noise_multiplier={_MOST_NOISE:g}; choose a larger target, fewer --rounds or a "
-            "smaller share of clients a round"
+            f"with noise_multiplier={_MOST_NOISE:g}; choose a larger target_epsilon, fewer "
+            "--rounds or fewer --clients"
         )
     enough = _first(by_renyi, least, most)
     exact = scheme.exact(enough * _NOISE_STEP) if figure == PLD else None

@@ -12,7 +12,7 @@ _LARGE = 20.0  # from here on the series of `_mills` is exact to rounding
 
 
 def epsilon(sensitivity: float, delta: float) -> float:
-    """Returns the least epsilon for which noise of deviation 1 is (epsilon, delta)-private.
+    """Returns the least epsilon for which N(0, 1) noise is (epsilon, delta)-private.
 
     Releases with sensitivities s_1, s_2, ... count as one with sqrt(s_1^2 + s_2^2 + ...), also if
     each depends on those before.
@@ -44,7 +44,7 @@ def _delta(epsilon: float, sensitivity: float) -> float:
 
 
 def _mills(x: float) -> float:
-    """Returns the upper tail over the density of a standard normal, for x of at least 0."""
+    """Returns Mills' ratio of a standard normal, its upper tail / its density, for x >= 0."""
     if x < _LARGE:
         tail = 0.5 * math.erfc(x / math.sqrt(2.0))
         return tail * math.sqrt(2.0 * math.pi) * math.exp(0.5 * x * x)

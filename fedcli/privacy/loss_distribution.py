@@ -1,8 +1,8 @@
 """The privacy loss distribution of a Gaussian sum over a Poisson-sampled cohort.
 
-One round adds N(0, z^2) to a sum in which one client, present with probability q, counts at most 1.
-Its outputs with and without this client are P and Q; the privacy loss is ln(P / Q). The losses of
-rounds add up, so their distributions are convolved, by a Fourier transform.
+One round adds N(0, z^2) to a sum to which one client, present with probability q, contributes at
+most 1. The output's density is P with this client and Q without it; the privacy loss is ln(P / Q).
+The losses of rounds add up, so their distributions are convolved, by a Fourier transform.
 
 Meiser and Mohammadi, "Tight on Budget? Tight Bounds for r-Fold Approximate Differential Privacy",
 CCS 2018, https://eprint.iacr.org/2017/1034; Koskela, Jaelkoe and Honkela, AISTATS 2020,
@@ -23,10 +23,10 @@ STEP = 1e-4  # between two losses of the grid, as in dp-accounting
 _LOG_TAIL = math.log(1e20)  # outputs beyond this tail count as an infinite loss
 _WINDOW_TAIL = 1e-15  # mass of a sum of losses beyond the window
 _LAMBDAS = np.geomspace(0.05, 400.0, 60)  # exponents of the Chernoff bounds of the window
-_BLOCK = 512  # losses summed at a time where epsilon is searched
-_ANCHOR = 64  # rounds between powers of a spectrum that are computed from the first
-_LEAST_CAPACITY = 16  # rounds for which the first window is made
-_FARTHEST = 1.5  # how far ahead the smaller direction is computed
+_BLOCK = 512  # losses that are summed at a time in the search for epsilon
+_ANCHOR = 64  # every so many rounds, the power of a spectrum is computed afresh by squaring
+_LEAST_CAPACITY = 16  # rounds that the first window covers
+_FARTHEST = 1.5  # the smaller direction is computed for up to this many times the rounds
 
 Floats = NDArray[np.float64]
 
@@ -34,7 +34,7 @@ Floats = NDArray[np.float64]
 class ComposedLoss:
     """The loss of one direction (add or remove a client) after up to `max_rounds` rounds.
 
-    It keeps the spectrum of one round, and that of the rounds of the last call.
+    It keeps the spectrum of one round, and its power for the number of rounds of the last call.
     """
 
     def __init__(self, masses: Floats, first: int, infinite: float, max_rounds: int) -> None:
@@ -44,18 +44,18 @@ class ComposedLoss:
             masses: Probability of each loss (first + i) * STEP, [num_losses].
             first: The least loss, in steps.
             infinite: Probability of an infinite loss.
-            max_rounds: The most rounds that `epsilon` is asked for.
+            max_rounds: The largest number of rounds that `epsilon` accepts.
         """
         self._infinite = infinite
         low, high = _window(masses, first, max_rounds)
         size = _size_of_at_least(max(high - low + 1, 4 * _BLOCK), 4)
-        self._last = low + size - 1  # the greatest loss that has a place of its own
+        self._last = low + size - 1  # the largest loss in the window
         places = np.zeros(size)
         np.add.at(places, np.arange(first, first + len(masses)) % size, masses)
         self._spectrum = np.fft.rfft(places)
-        # The finite masses sum to 1 but for rounding, which the power would multiply.
+        # Make the finite masses sum to exactly 1; the power would multiply a rounding error.
         self._spectrum /= self._spectrum[0].real
-        # The loss of i steps is at place i; only losses above 0 are read.
+        # A loss of i steps has index i; only losses above 0 are read.
         num_blocks = max(1, -(-self._last // _BLOCK))
         self._num_read = min(num_blocks * _BLOCK, size)
         self._shrink = np.exp(-STEP * np.arange(self._num_read))
@@ -81,7 +81,7 @@ class ComposedLoss:
         return self._search(masses, delta - infinite)
 
     def _raise_to(self, num_rounds: int) -> None:
-        """Sets the power, by the same multiplications whatever it was before."""
+        """Sets the power. Its rounding does not depend on which power was there before."""
         inside = num_rounds % _ANCHOR
         if not (inside and self._num_rounds == num_rounds - 1):
             self._power = _power(self._spectrum, num_rounds - inside)
@@ -96,7 +96,7 @@ class ComposedLoss:
         shrunk = masses * self._shrink
         above = _suffix_sums(masses.reshape(-1, _BLOCK).sum(axis=1))
         shrunk_above = _suffix_sums(shrunk.reshape(-1, _BLOCK).sum(axis=1))
-        # Of the first losses of blocks, the last one at which delta is exceeded.
+        # The last block at whose first loss delta is still exceeded.
         growth = 1.0 / self._shrink[::_BLOCK]
         exceeded = np.flatnonzero(above[:-1] - growth * shrunk_above[:-1] > delta)
         if not len(exceeded):
@@ -106,7 +106,7 @@ class ComposedLoss:
         rest = _suffix_sums(masses[inside])[:-1] + above[block + 1]
         shrunk_rest = _suffix_sums(shrunk[inside])[:-1] + shrunk_above[block + 1]
         losses = np.flatnonzero(rest - shrunk_rest / self._shrink[inside] > delta)
-        # Between this loss and the next, the sum runs over the same losses.
+        # From this loss to the next, the sum has the same terms, so it is solved for l.
         after = int(losses[-1]) + 1
         if after == _BLOCK:
             total, shrunk_total = above[block + 1], shrunk_above[block + 1]
@@ -127,17 +127,17 @@ class SampledGaussianLoss:
         """
         self._losses = removed_and_added(rate, noise_multiplier)
         self._capacity = 0
-        self._bound = (0, math.inf)  # number of rounds, and epsilon of adding a client after them
-        self._reach = _FARTHEST  # that number over the number of rounds for which it is computed
+        self._bound = (0, math.inf)  # a number of rounds, and epsilon of adding a client after them
+        self._reach = _FARTHEST  # how many times the current rounds `_bound` is computed for
 
     def epsilon(self, num_rounds: int, delta: float) -> float:
         """Returns epsilon after `num_rounds` rounds, the larger one of both directions.
 
-        Removing a client mostly loses more. Epsilon grows with the rounds, so the other direction
-        need not be computed again while its epsilon after some more rounds is not larger.
+        Removing a client usually has the larger epsilon. Epsilon grows with the rounds, so the
+        other direction is computed for some rounds ahead, and anew only once that value is larger.
         """
         capacity = _size_of_at_least(max(num_rounds, _LEAST_CAPACITY), 2)
-        if capacity != self._capacity:  # depends on nothing else, so the result does not either
+        if capacity != self._capacity:  # it follows from num_rounds alone, so the result does, too
             self._removed, self._added = (
                 ComposedLoss(*losses, max_rounds=capacity) for losses in self._losses
             )
@@ -165,7 +165,7 @@ class GridLosses(NamedTuple):
 
 
 def removed_and_added(rate: float, noise_multiplier: float) -> tuple[GridLosses, GridLosses]:
-    """Returns the losses where the client is removed, and where it is added.
+    """Returns the losses of removing the client, and those of adding it.
 
     Args:
         rate: See `SampledGaussianLoss`.
@@ -205,9 +205,12 @@ def _output_of(losses: Floats, rate: float, z: float) -> Floats:
 
 
 def _masses_between(places: Floats) -> Floats:
-    """Returns the standard normal mass between neighbours [n + 1]: [n], to full relative accuracy.
+    """Returns the standard normal mass between neighbouring places, to full relative accuracy.
 
-    Each is a difference of the tail on the side where tails are small.
+    Each is a difference of tails, on the side where the tails are small.
+
+    Args:
+        places: Increasing, [n + 1]; the result is [n].
     """
     tails = np.fromiter(
         (0.5 * math.erfc(abs(x)) for x in (places / math.sqrt(2.0)).tolist()), float
@@ -241,7 +244,7 @@ def _on_grid(upper: Floats, lower: Floats, ends: NDArray[np.int64]) -> Floats:
 
 
 def _window(masses: Floats, first: int, max_rounds: int) -> tuple[int, int]:
-    """Returns losses in steps between which the sum of losses lies but for _WINDOW_TAIL.
+    """Returns the range, in steps, that holds the sum of losses but for a mass of _WINDOW_TAIL.
 
     Chernoff: P(S >= s) <= E[e^(a S)] e^(-a s), for several a.
     """

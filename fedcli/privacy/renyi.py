@@ -1,4 +1,4 @@
-"""Renyi differential privacy of one round, which rounds add up, and its conversion to epsilon.
+"""Renyi divergences of one round, which add up over rounds, and their conversion to epsilon.
 
 Mironov, "Renyi Differential Privacy", CSF 2017, https://arxiv.org/abs/1702.07476. Conversion:
 Canonne, Kamath and Steinke, NeurIPS 2020, https://arxiv.org/abs/2004.00010.
@@ -32,7 +32,7 @@ def epsilon(spent: Floats, delta: float) -> float:
 
 
 def gaussian(noise_multiplier: float) -> Floats:
-    """Returns the divergence at each order if all take part: a / (2 z^2)."""
+    """Returns the divergence at each order a if all clients take part: a / (2 z^2)."""
     return ORDERS / (2.0 * noise_multiplier**2)
 
 
@@ -69,14 +69,14 @@ def _between(order: float, rate: float, z: float) -> float:
 
 
 def fixed_size(rate: float, noise_multiplier: float) -> Floats:
-    """Returns an upper bound of the divergence if cohorts have a fixed size, by replacing a client.
+    """Returns a bound on the divergence when one client is replaced, for cohorts of a fixed size.
 
     Wang, Balle and Kasiviswanathan 2019, https://arxiv.org/abs/1808.00087: theorem 9 with the
     differences of its proof (as in dp-accounting); between whole orders by their corollary 10.
 
     Args:
-        rate: Cohort size over population, below 1.
-        noise_multiplier: Standard deviation of the noise over the most by which the sum changes,
+        rate: Cohort size divided by population, below 1.
+        noise_multiplier: Standard deviation of the noise divided by the sensitivity of the sum,
             which is twice the clipping norm.
     """
     at_whole: dict[int, float] = {1: 0.0}

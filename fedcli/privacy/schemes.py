@@ -24,15 +24,17 @@ Epsilon = Callable[[int, float], float]
 
 
 class Scheme(Protocol):
-    """Who takes part, with noise of standard deviation z times the clipping norm.
+    """A way of choosing the clients of each round.
+
+    A noise multiplier z means noise with a standard deviation of z times the clipping norm.
 
     Attributes:
-        neighbours: How the two data sets differ that privacy makes hard to distinguish.
+        neighbours: How two neighbouring data sets differ, which privacy makes hard to tell apart.
     """
 
     @property
     def neighbours(self) -> str:
-        """How the two sets of clients differ that privacy makes hard to distinguish."""
+        """How two neighbouring data sets differ, which privacy makes hard to tell apart."""
         ...
 
     def exact(self, noise_multiplier: float) -> Epsilon | None:
@@ -69,11 +71,11 @@ class PoissonSampled:
 class FixedSize:
     """A cohort of a fixed size is drawn without replacement in each round.
 
-    If cohorts have a fixed size, a client can only replace another one. That changes a sum by up to
-    twice the clipping norm, so the noise counts as z / 2.
+    Neighbouring data sets then differ by one client that replaces another. That changes a sum by up
+    to twice the clipping norm, so the noise multiplier counts as z / 2.
 
     Attributes:
-        rate: Cohort size over population, below 1.
+        rate: Cohort size divided by population, below 1.
     """
 
     rate: float
@@ -117,7 +119,7 @@ class Unsampled:
 
 
 def scheme_of(sampling: str, population: int, cohort_size: int) -> Scheme:
-    """Returns the scheme of a way of sampling with noise that is fresh in each round.
+    """Returns the scheme of a way of sampling, for noise that is drawn anew in each round.
 
     Args:
         sampling: A key of `tables.SAMPLERS` for which `settings.privacy_rules` knows an accountant.
@@ -138,31 +140,32 @@ def scheme_of(sampling: str, population: int, cohort_size: int) -> Scheme:
 
 
 def tree_scheme(population: int, cohort_size: int, restart_every: int) -> Scheme:
-    """Returns the scheme of tree noise where each client takes part once in a pass over all.
+    """Returns the scheme of tree noise, where each pass visits every client once.
 
     Args:
         population: See `scheme_of`.
         cohort_size: See `scheme_of`.
-        restart_every: Rounds of a tree, a divisor or a multiple of the rounds of a pass.
+        restart_every: Number of rounds of a tree: a divisor or a multiple of the rounds of a pass.
 
     Raises:
         ConfigError: See `scheme_of`; or `restart_every` is neither.
     """
-    a_pass = rounds_of_pass(population, cohort_size)
-    if restart_every % a_pass and a_pass % restart_every:
+    pass_rounds = rounds_of_pass(population, cohort_size)
+    if restart_every % pass_rounds and pass_rounds % restart_every:
         raise ConfigError(
-            f"--dp-option restart_every={restart_every}: a pass over all clients takes {a_pass} "
-            "rounds; choose a divisor or a multiple of it, or leave it out for one tree a pass"
+            f"--dp-option restart_every={restart_every}: a pass over all clients takes "
+            f"{pass_rounds} rounds; choose a divisor or a multiple of that, or leave "
+            "restart_every out for one tree per pass"
         )
-    return Unsampled(lambda num_rounds: _of_trees(num_rounds, a_pass, restart_every))
+    return Unsampled(lambda num_rounds: _of_trees(num_rounds, pass_rounds, restart_every))
 
 
 def rounds_of_pass(population: int, cohort_size: int) -> int:
-    """Returns in how many rounds all clients take part once, one after another.
+    """Returns the number of rounds of a pass, in which every client takes part once.
 
     Raises:
-        ConfigError: A round would hold the end of one pass and the beginning of the next, in which
-            a client may come twice.
+        ConfigError: A round would hold the end of one pass and the beginning of the next, so that a
+            client could take part twice in it.
     """
     if population % cohort_size:
         raise ConfigError(
@@ -173,12 +176,12 @@ def rounds_of_pass(population: int, cohort_size: int) -> int:
     return population // cohort_size
 
 
-def _of_trees(num_rounds: int, a_pass: int, a_tree: int) -> int:
-    """The squared sensitivity of trees, in which a client takes part once a pass at any place."""
-    if a_tree >= a_pass:
-        num_trees, rest = divmod(num_rounds, a_tree)
-        whole = trees.squared_sensitivity(a_tree, a_tree // a_pass)
-        return num_trees * whole + trees.squared_sensitivity(rest, -(-rest // a_pass))
-    num_passes, rest = divmod(num_rounds, a_pass)
+def _of_trees(num_rounds: int, pass_rounds: int, tree_rounds: int) -> int:
+    """The squared sensitivity of trees, if a client takes part in any one round of each pass."""
+    if tree_rounds >= pass_rounds:
+        num_trees, rest = divmod(num_rounds, tree_rounds)
+        whole = trees.squared_sensitivity(tree_rounds, tree_rounds // pass_rounds)
+        return num_trees * whole + trees.squared_sensitivity(rest, -(-rest // pass_rounds))
+    num_passes, rest = divmod(num_rounds, pass_rounds)
     # In each pass a client is in one tree; in the last pass the largest tree is the worst case.
-    return num_passes * trees.height(a_tree) + trees.height(min(rest, a_tree))
+    return num_passes * trees.height(tree_rounds) + trees.height(min(rest, tree_rounds))

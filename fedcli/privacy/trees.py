@@ -1,4 +1,4 @@
-"""How far one client can move the sums of a tree of rounds.
+"""The sensitivity of tree aggregation: how far one client can change the sums of a tree.
 
 A tree over n rounds releases a noised sum for every complete group of 1, 2, 4, ... rounds. A client
 that takes part once is in the groups of each size that cover its round. Kairouz, McMahan, Song,
@@ -12,16 +12,16 @@ from functools import lru_cache
 
 
 def height(num_rounds: int) -> int:
-    """Returns the number of sizes of groups in a tree: floor(log2 n) + 1; 0 without rounds."""
+    """Returns the number of levels of a tree: floor(log2 n) + 1; 0 without rounds."""
     return num_rounds.bit_length()
 
 
 def squared_sensitivity(num_rounds: int, participations: int) -> int:
-    """Returns the most that the sum over groups of (rounds in which a client took part)^2 can be.
+    """Returns the largest sum, over all groups, of a client's squared participations in a group.
 
     Args:
         num_rounds: Rounds of the tree.
-        participations: In how many different rounds, at most, a client takes part.
+        participations: The largest number of different rounds in which a client takes part.
     """
     sizes = [level for level in reversed(range(height(num_rounds))) if num_rounds >> level & 1]
     best = {0: 0}  # by participations in the groups so far

@@ -1,4 +1,4 @@
-"""The progress of a study: written by the thread that runs it, read by whoever shows it."""
+"""The progress of a study: one thread runs the study and writes it, another one displays it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Running:
     loss: float | None = None
 
 
-class Told(NamedTuple):
+class Message(NamedTuple):
     """A message for the user.
 
     Attributes:
@@ -47,25 +47,25 @@ class Board:
     """The progress of a study.
 
     Attributes:
-        total: Number of runs that are known to be wanted.
-        finished: Number of runs that are complete, with those that were found or reused.
+        total: Number of runs that are planned so far.
+        finished: Number of runs that are complete, including those that were found or reused.
         found: Number of runs that were complete before this command.
         reused: Number of runs copied from other folders.
         failed: Number of runs that failed.
         diverged: Number of runs that diverged.
-        running: Those that train now, by number.
+        running: The runs that train now, by number.
     """
 
     def __init__(self) -> None:
         """Starts with nothing done."""
         self.total = self.finished = self.found = self.reused = self.failed = self.diverged = 0
         self.running: dict[int, Running] = {}
-        self._lines: deque[Told] = deque()
+        self._lines: deque[Message] = deque()
         self._noted: set[str] = set()
 
     @property
     def position(self) -> float:
-        """Number of finished runs, with the shares of those that train now."""
+        """Number of finished runs, plus the finished shares of the runs that train now."""
         shares = (each.round_num / each.rounds for each in list(self.running.values()))
         return self.finished + sum(shares)
 
@@ -83,33 +83,33 @@ class Board:
         """Notes that a run has stopped training."""
         self.running.pop(number, None)
 
-    def note_line(self, line: Mapping[str, Any], figure: str, *, is_told: bool) -> None:
+    def note_line(self, line: Mapping[str, Any], figure: str, *, is_new: bool) -> None:
         """Notes a finished trial.
 
         Args:
             line: Its line of trials.jsonl.
             figure: The result in words.
-            is_told: Whether it is new, so that a line about it is shown.
+            is_new: Whether it ended in this command, so that a line about it is shown.
         """
         self.finished += 1
         self.failed += line["state"] == FAILED
         self.diverged += line["state"] == DIVERGED
-        if is_told:
+        if is_new:
             case = [line["case"]] if "case" in line else []
             text = ", ".join([*case, *filter(None, [options_text(line["options"])])])
             result = line.get("error") or figure
             state = "" if line["state"] == DONE else f" {line['state']},"
             where = f"run {line['number']}: {text}{', ' * bool(text)}seed {line['seed']}"
             is_usual = line["state"] == DONE
-            self._lines.append(Told(f"{where}:{state} {result}", is_usual=is_usual))
+            self._lines.append(Message(f"{where}:{state} {result}", is_usual=is_usual))
 
     def note(self, text: str) -> None:
         """Adds a line for the user, unless it was added before."""
         if text not in self._noted:
             self._noted.add(text)
-            self._lines.append(Told(text, is_usual=False))
+            self._lines.append(Message(text, is_usual=False))
 
-    def take_lines(self) -> list[Told]:
+    def take_lines(self) -> list[Message]:
         """Returns the lines that were added since the last call."""
         lines = []
         while self._lines:

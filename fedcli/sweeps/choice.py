@@ -22,8 +22,8 @@ def value_of(select: Select, line: Mapping[str, Any]) -> float | None:
 def ranked(select: Select, lines: Iterable[Mapping[str, Any]]) -> list[int]:
     """Returns the numbers of the points, ranked by their means over seeds, the best first.
 
-    A point comes last if one of its runs failed, diverged or lacks the metric. Of equal points the
-    first one ranks higher.
+    A point comes last if one of its runs failed, diverged or lacks the metric. Among equal points,
+    the one with the smaller number ranks higher.
     """
     values: dict[int, list[float | None]] = {}
     for line in lines:

@@ -1,8 +1,8 @@
 """Successive halving: after each rung (a number of rounds) only the best points continue.
 
 Jamieson and Talwalkar 2016, arXiv 1502.07943. All runs of a rung end before the next rung begins,
-so the choice does not depend on which run ends first. A point that goes on is a resumed run, whose
-bytes are those of a run that had all its rounds from the beginning.
+so the choice does not depend on which run ends first. The runs of a point that continues are
+resumed, which gives the same bytes as runs that were started with all rounds.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def rungs(halving: Halving, rounds: int) -> list[int]:
 
 
 def halving_plan(study: Study, points: Sequence[Point]) -> Plan:
-    """Yields the runs of each rung. The best 1 / eta of its points, at least one, go on.
+    """Yields the runs of each rung. The best 1 / eta of its points, at least one, continue.
 
-    Equal points go on in the order of their numbers. Points that diverged or failed are last.
+    Among equal points, smaller numbers come first. Points that diverged or failed are last.
     """
     assert study.halving is not None
     left = list(points)

@@ -29,7 +29,7 @@ from fedcli.version import __version__
 
 _DIGEST_BYTES = 10
 _MAX_FILE_BYTES = 8 << 30
-# These change no weights, but the content of metrics.jsonl and evaluation.json.
+# These options do not change the weights, but they change metrics.jsonl and evaluation.json.
 _RECORDED = ("eval_split", "metrics")
 _LEFT_OUT = {*DATA_FIELDS, *WITHOUT_EFFECT} - {*_RECORDED}
 
@@ -61,8 +61,8 @@ class Keys:
         """Returns the key of a run that has been made, from its config and provenance.
 
         Returns:
-            None if the key cannot be known: the provenance does not say what a file of initial
-            weights, class weights or a model held.
+            None if the key cannot be computed, because the provenance does not identify the content
+            of a file of initial weights, class weights or a model.
         """
         origin = {name: str(provenance.get(name)) for name in ("fedcli", "isa")}
         fingerprint = provenance.get("data")
@@ -130,7 +130,7 @@ def _with_names(config: RunConfig, fingerprints: Mapping[str, str]) -> dict[str,
 def _digest(
     config: RunConfig, data: str, contents: Mapping[str, str], origin: Mapping[str, str]
 ) -> str:
-    """The key, as a digest of everything that determines the results."""
+    """The key: a digest of everything that determines the results."""
     config = replace(
         config, clients=_chosen(config.clients), eval_clients=_chosen(config.eval_clients)
     )

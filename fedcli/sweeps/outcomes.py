@@ -14,7 +14,7 @@ from fedcli.sweeps.trials import DIVERGED, DONE, Outcome
 
 
 def is_complete(record: RunRecord) -> bool:
-    """Tells whether a run has done all rounds of its config, or ended early, and was evaluated.
+    """Returns whether a run has done all its rounds, or stopped early, and was evaluated.
 
     Raises:
         RunError: A file of the run is damaged.
@@ -33,9 +33,10 @@ def is_complete(record: RunRecord) -> bool:
 
 
 def find_outcome(path: Path, rounds: int) -> Outcome | None:
-    """Returns the outcome of a complete run of so many rounds; None: there is no such run.
+    """Returns the outcome of a complete run with this number of rounds; None if there is none.
 
-    A run whose process was killed may have a half-written line: it is not complete, and goes on.
+    A run whose process was killed may have a half-written line. Such a run is not complete and is
+    continued.
 
     Raises:
         ConfigError: config.toml of the run cannot be read.
@@ -51,7 +52,7 @@ def find_outcome(path: Path, rounds: int) -> Outcome | None:
 
 
 def goes_beyond(path: Path, rounds: int) -> bool:
-    """Tells whether a run was continued to more rounds."""
+    """Returns whether a run was continued beyond this number of rounds."""
     return run_dir.looks_like_run(path) and int(load_run(path).options.get("rounds", 0)) > rounds
 
 

@@ -26,8 +26,8 @@ class Wanted(NamedTuple):
 
     Attributes:
         point: Its point.
-        config: Its config.
-        final_config: The config of the run once it has all rounds, by which its folder is named.
+        config: The run's config.
+        final_config: The config of the run with all its rounds, from which its folder is named.
     """
 
     point: Point
@@ -58,11 +58,11 @@ def first_points(study: Study) -> list[Point]:
 
 
 def wanted(points: Sequence[Point], rounds: int | None = None) -> list[Wanted]:
-    """Returns the runs of some points: all seeds of the first, then of the second, ...
+    """Returns the runs of some points: all seeds of the first point, then of the second, ...
 
     Args:
         points: The points.
-        rounds: Rounds of each run; None: all that its config has.
+        rounds: Rounds of each run; None: as many as its config has.
     """
     return [
         Wanted(point, config if rounds is None else replace(config, rounds=rounds), config)
@@ -76,8 +76,8 @@ def draw_share(seed: int, number: int, name: str) -> float:
 
     Args:
         seed: The study's `search_seed`.
-        number: Number of the draw.
-        name: Of the option.
+        number: The number of the draw.
+        name: The name of the option.
     """
     option = int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
     key = stream_key(seed, Purpose.SEARCH, round_num=number, client=option)

@@ -24,7 +24,7 @@ class Point:
     """One combination of options.
 
     Attributes:
-        number: From 1 on, in the order of the study.
+        number: Its number in the order of the study, from 1.
         case: The name of its case; empty: the study has none.
         options: The options that the study varies, by dotted name, with this point's values.
         configs: A valid config for each seed of the study, in its order.
@@ -43,7 +43,7 @@ class Point:
 
 
 def grid_points(study: Study) -> list[Point]:
-    """Returns all points of a grid: cases in order; of the options the last varies fastest.
+    """Returns all points of a grid, case by case; the last option varies fastest.
 
     Raises:
         ConfigError: A combination is not allowed; the message names the first such point.
@@ -63,7 +63,7 @@ def grid_points(study: Study) -> list[Point]:
 
 
 def drawn_points(study: Study, drawn: list[dict[str, Any]], first: int = 1) -> list[Point]:
-    """Returns the points of drawn options; each draw is crossed with all cases.
+    """Returns the points with drawn options; each draw is combined with each case.
 
     Raises:
         ConfigError: See `grid_points`.
@@ -123,11 +123,11 @@ def _config(study: Study, case: Case, options: Mapping[str, Any], seed: int) -> 
 
 
 def check_can_go_on(config: RunConfig) -> None:
-    """Refuses schedules that end with the run: its first rounds are not those of a longer run."""
+    """Refuses schedules that end with the run, because a longer run then has other first rounds."""
     for side in ("client", "server"):
         options = getattr(config, f"{side}_schedule_options") or {}
         if options.get("decay_rounds") == tables.RUN_S_ROUNDS:
             raise ConfigError(
                 f"halving: --{side}-schedule {getattr(config, f'{side}_schedule')} ends with the "
-                f"run; give its end, as in {side}_schedule_options.decay_rounds = 100"
+                f"run; set its length, as in {side}_schedule_options.decay_rounds = 100"
             )

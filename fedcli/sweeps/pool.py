@@ -1,7 +1,7 @@
-"""A pool of processes that train runs. Each is started once, trains many runs, and has one thread.
+"""A pool of processes that train runs. Each has one thread and trains many runs, one by one.
 
-Starting a process takes as long as a short run. If a process dies, for example because memory is
-short, its run fails, and another process replaces it.
+Processes are kept because starting one takes as long as a short run. If a process dies, for example
+because there is too little memory, its run fails, and another process replaces it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from fedcli.dataclass import dataclass
 
-# NumPy's BLAS is not used; its threads would compete with the runs.
+# NumPy's BLAS is hardly used, and its threads would compete with the runs.
 _PROGRAM = """
 import json, os, sys
 sys.path[:] = json.loads(sys.argv[1])
@@ -28,13 +28,13 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 from fedcli.sweeps.trainer import main
 main()
 """
-_STOP_SECONDS = 30.0  # for saving; then processes are ended
+_STOP_SECONDS = 30.0  # the time for saving; after it processes are killed
 _POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, eq=False)
 class Event:
-    """A message of a process about the task that it has.
+    """A message of a process about its task.
 
     Attributes:
         task: The number of the task.
@@ -65,7 +65,7 @@ class _Process:
 
     def tell(self, message: Mapping[str, Any]) -> None:
         assert self.popen.stdin is not None
-        with suppress(BrokenPipeError):  # it has died; `read` notices that
+        with suppress(BrokenPipeError):  # the process has died, which `read` will report
             self.popen.stdin.write(json.dumps(message).encode() + b"\n")
             self.popen.stdin.flush()
 
@@ -96,14 +96,14 @@ class Pool:
     """Processes that train. As a context manager it ends them.
 
     Attributes:
-        size: The most processes at a time.
+        size: The largest number of processes.
     """
 
     def __init__(self, size: int, kept_open: Sequence[int] = ()) -> None:
         """Starts no process yet.
 
         Args:
-            size: The most processes at a time.
+            size: The largest number of processes.
             kept_open: Descriptors that the processes inherit. If this process is killed, locks on
                 them are held until the last process of the pool has ended, too.
         """

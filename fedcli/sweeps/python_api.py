@@ -65,7 +65,8 @@ class StudyRecord:
         members = study_tables.members_of(self.trials, self.path)
         if study_tables.selection(self.study, members) is None:
             raise ConfigError(
-                f"{self.path}: nothing is chosen, as the runs have no {self.study.select.on} data"
+                f"{self.path}: there is no best point, because the runs have no "
+                f"{self.study.select.on} data"
             )
         return dict(study_tables.groups_of(self.study, members)[-1].rows[0].by)
 
@@ -78,8 +79,9 @@ class StudyRecord:
         """Returns the rows of a table, the best first; means, deviations and p-values by name.
 
         Args:
-            by: Options that tell rows apart; None: all that the study varies, but for `best`.
-            best: Options of which each row has the best values, chosen as study.toml says.
+            by: The options whose values define a row; None: all that the study varies, except
+                `best`.
+            best: Options for which each row has the best values, chosen as study.toml says.
             columns: Such as `test.accuracy` and `rounds@0.9`; empty: accuracy and loss on test.
 
         Raises:
@@ -120,9 +122,9 @@ class StudyRecord:
 class _BoardOnStderr(Board):
     """A board whose lines are written to stderr when they are added."""
 
-    def note_line(self, line: Mapping[str, Any], figure: str, *, is_told: bool) -> None:
+    def note_line(self, line: Mapping[str, Any], figure: str, *, is_new: bool) -> None:
         """Writes a line about a finished trial."""
-        super().note_line(line, figure, is_told=is_told)
+        super().note_line(line, figure, is_new=is_new)
         self._write(f" [{self.finished}/{self.total}]")
 
     def note(self, text: str) -> None:

@@ -1,8 +1,8 @@
 """A pool of trainers on a Ray cluster, in place of processes of this machine.
 
-A trainer has one processor and a temporary folder of its own. It gets the files of a run that goes
-on, trains, and sends the files of the run back, so no file system need be shared. A trainer that
-is lost takes one run with it.
+A trainer has one processor and its own temporary folder. It receives the files of a run that is
+continued, trains, and sends the run's files back, so the machines need no common file system. If a
+trainer is lost, one run fails.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from fedcli.sweeps.pool import Event
 
 Files = dict[str, bytes]
 
-_STOP_SECONDS = 30.0  # for saving; then trainers are ended
+_STOP_SECONDS = 30.0  # the time for saving; after it trainers are killed
 
 
 class RayPool:
-    """Trainers of a cluster; has the methods of `Pool`. As a context manager it ends them.
+    """Trainers on a cluster, with the methods of `Pool`. As a context manager it ends them.
 
     Attributes:
-        size: The most trainers at a time.
+        size: The largest number of trainers.
     """
 
     def __init__(self, address: str, jobs: int | None) -> None:
@@ -36,7 +36,7 @@ class RayPool:
 
         Args:
             address: See `Connection`.
-            jobs: The most trainers at a time; None: one for each processor of the cluster.
+            jobs: The largest number of trainers; None: one for each processor of the cluster.
 
         Raises:
             ConfigError: Ray is not installed, or there is no cluster at the address.
@@ -54,7 +54,7 @@ class RayPool:
         return self.size - len(self._calls)
 
     def submit(self, number: int, task: Mapping[str, Any]) -> None:
-        """Gives a task to a trainer that has none; starts one if there is none."""
+        """Gives a task to an idle trainer; starts one if none is idle."""
         trainer = self._idle.pop() if self._idle else self._start()
         path = Path(task["path"])
         call = trainer.train.remote(dict(task), read_files(path))
@@ -68,7 +68,7 @@ class RayPool:
         return [self._ended(call) for call in ready]
 
     def stop(self) -> None:
-        """Has all runs saved and stopped; waits for that, at most half a minute."""
+        """Makes all runs save and stop; waits for them for at most half a minute."""
         for _, trainer, _ in self._calls.values():
             trainer.stop.remote()
         calls = list(self._calls)
@@ -86,12 +86,14 @@ class RayPool:
         return actor_class.remote()
 
     def _ended(self, call: Any) -> Event:
-        """Takes the result of a call: the files of its run, and the last message."""
+        """Writes the files that a finished call returned; returns its last message."""
         number, trainer, path = self._calls.pop(call)
         try:
             message, files = self._ray.get(call)
         except self._ray.exceptions.RayError as err:
-            return Event(number, {"ended": "died", "error": f"its trainer: {last_line(err)}"})
+            return Event(
+                number, {"ended": "died", "error": f"its trainer failed: {last_line(err)}"}
+            )
         self._idle.append(trainer)
         if files:
             write_files(path, files)
@@ -128,7 +130,7 @@ def read_files(path: Path) -> Files:
 
 
 def write_files(path: Path, files: Files) -> None:
-    """Writes the files of a run, whole or not at all, in place of what stands there."""
+    """Replaces the run at `path` by these files, all of them or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as scratch:
         made = Path(scratch, path.name)
@@ -143,7 +145,7 @@ def write_files(path: Path, files: Files) -> None:
 
 
 def _trainer_class(ray: Any) -> Any:
-    """A trainer as a Ray actor, in which a second thread hears `stop` while the first trains."""
+    """A trainer as a Ray actor with a second thread, which receives `stop` during training."""
 
     class RemoteTrainer:
         def __init__(self) -> None:

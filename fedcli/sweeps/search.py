@@ -1,9 +1,9 @@
 """A search for the best point by TPE, the tree-structured Parzen estimator of Optuna.
 
 Bergstra et al. 2011, Algorithms for Hyper-Parameter Optimization, NeurIPS. No state of Optuna is
-kept: for each generation, a new Optuna study is made from all results so far, and proposes the next
-points. Its seed is that of the generation, so an interrupted search goes on with the same points,
-for any number of processes.
+stored. For each generation, a new Optuna study is filled with all results so far and proposes the
+next points. Its seed belongs to the generation, so an interrupted search continues with the same
+points, for any number of processes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _History = list[tuple[dict[str, Any], float | None]]
 
 
 def search_plan(study: Study) -> Plan:
-    """Yields generations of points, with all seeds. Each case is searched by itself.
+    """Yields generations of points, with all seeds. Each case has a separate search.
 
     Raises:
         ConfigError: Optuna is not installed, or a point is not allowed.
@@ -60,7 +60,7 @@ def _generations(optuna: Any, study: Study, num_points: int, cases: Sequence[Cas
 def _ask(
     optuna: Any, study: Study, history: _History, seed: int, count: int
 ) -> list[dict[str, Any]]:
-    """The next points, by all results so far."""
+    """Returns the next points, proposed from all results so far."""
     is_more_better = more_is_better(study.select.metric)
     distributions = {name: _distribution(optuna, each) for name, each in study.ranges.items()}
     with warnings.catch_warnings():
@@ -127,5 +127,5 @@ def _optuna() -> Any:
         return importlib.import_module("optuna")
     except ImportError as err:
         raise ConfigError(
-            "--search needs Optuna: pip install 'fedcli[sweep]'; --random needs nothing"
+            "--search needs Optuna: pip install 'fedcli[sweep]'; --random works without it"
         ) from err

@@ -22,7 +22,7 @@ client_lr = "log:1e-3..1"
 metric = "accuracy"
 on = "validation"
 
-[halving]                           # of the points go on: the best third after 10, 30, ... rounds
+[halving]                           # after 10, 30, ... rounds only the best third continues
 min_rounds = 10
 eta = 3
 """
@@ -80,7 +80,7 @@ class Select:
 
     Attributes:
         metric: A key of JUDGING.
-        on: The split. A choice on another split than validation must be requested.
+        on: The split whose results decide; only a user's request makes it other than validation.
     """
 
     metric: str = ACCURACY
@@ -89,13 +89,15 @@ class Select:
 
 @dataclass(frozen=True)
 class Halving:
-    """Successive halving: after `min_rounds` * `eta`^k rounds, the best 1 / `eta` of points go on.
+    """Successive halving: only the best 1 / `eta` of points continue after each rung.
 
-    Jamieson and Talwalkar 2016, arXiv 1502.07943. All points of a rung end before any goes on.
+    Rung k ends after `min_rounds` * `eta`^k rounds.
+
+    Jamieson and Talwalkar 2016, arXiv 1502.07943. All points of a rung end before any continues.
 
     Attributes:
-        min_rounds: Rounds of the first rung.
-        eta: At least 2.
+        min_rounds: Number of rounds of the first rung.
+        eta: The factor between rungs, at least 2.
     """
 
     min_rounds: int
@@ -141,7 +143,7 @@ class Study:
 
 
 def read_file(path: Path) -> Study:
-    """Returns the study of a study.toml.
+    """Reads a study.toml.
 
     Raises:
         ConfigError: It cannot be read, or something in it is not allowed.
@@ -152,7 +154,7 @@ def read_file(path: Path) -> Study:
 
 
 def read(document: Mapping[str, Any], source: str) -> Study:
-    """Returns the study of a document of TOML, or of the same in Python.
+    """Returns the study that a parsed TOML document, or an equal Python mapping, describes.
 
     Args:
         document: The document.
@@ -179,12 +181,10 @@ def check(study: Study, source: str) -> Study:
     methods = [name for name in ("grid", "random", "search") if getattr(study, name)]
     methods += ["grid"] * (not study.grid and any(case.grid for case in study.cases))
     if len(methods) > 1:
-        raise ConfigError(
-            f"{source}: {' and '.join(methods)} each say which points there are; choose one"
-        )
+        raise ConfigError(f"{source}: {' and '.join(methods)} each define the points; choose one")
     drawn = study.random or study.search
     if bool(study.ranges) != bool(drawn):
-        missing = "ranges: add [range]" if drawn else "a method: add random = 20 or search = 20"
+        missing = "ranges; add [range]" if drawn else "a method; add random = 20 or search = 20"
         raise ConfigError(
             f"{source}: a study with {methods[0] if drawn else 'range'} lacks {missing}"
         )
@@ -293,7 +293,7 @@ def _read_run(value: Any, label: str) -> dict[str, Any]:
 
 
 def _read_options(value: Any, label: str, *, may_vary: bool = True) -> dict[str, Any]:
-    """Options by dotted name from a table. Options of an owner may be a table inside it."""
+    """Reads a table of options, by dotted name. Tables such as server_options may be nested."""
     if not isinstance(value, Mapping):
         raise ConfigError(f"{label} {shown(value)}: give a table of options")
     options: dict[str, Any] = {}

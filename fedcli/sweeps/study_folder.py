@@ -22,7 +22,7 @@ TABLE = "table.csv"
 RUNS = "runs"
 LOCK = "lock"
 
-# The processes of a sweep that was killed end by themselves, and hold the lock until then.
+# After a sweep is killed, its processes still hold the lock until they notice and end.
 _PATIENCE_SECONDS = 5.0
 _POLL_SECONDS = 0.02
 
@@ -44,7 +44,7 @@ class StudyFolder:
 
     @classmethod
     def create(cls, path: Path, study: Study) -> StudyFolder:
-        """Makes the folder of a new study. It gets its name when it is complete.
+        """Makes the folder of a new study, under a temporary name until it is complete.
 
         Raises:
             RunError: `path` exists or cannot be written.
@@ -116,7 +116,7 @@ def check_is_study(path: Path) -> None:
 def check_is_new(path: Path) -> None:
     """Raises RunError if a new study cannot be made at `path`."""
     if is_study(path):
-        raise RunError(f"the study {path} exists; fedcli sweep --resume {path} goes on with it")
+        raise RunError(f"the study {path} exists; fedcli sweep --resume {path} continues it")
     if os.path.lexists(path):
         raise RunError(f"{path} exists; choose another --out")
 

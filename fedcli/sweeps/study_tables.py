@@ -14,11 +14,11 @@ from fedcli.sweeps.study import Study
 from fedcli.sweeps.trials import DIVERGED, FAILED
 
 CASE = "case"
-MAX_ROWS = 40  # of the table of all points on a screen
+MAX_ROWS = 40  # largest number of rows of the table of all points on the screen
 
 
 def members_of(lines: Iterable[Mapping[str, Any]], folder: Path = Path()) -> list[Member]:
-    """Returns the trials of a study as members of groups; of halving, the longest runs alone."""
+    """Returns the trials of a study as members of groups; for halving, only its longest runs."""
     last: dict[tuple[int, int], Mapping[str, Any]] = {}
     for line in lines:
         last[line["point"], line["seed"]] = line
@@ -31,7 +31,7 @@ def members_of(lines: Iterable[Mapping[str, Any]], folder: Path = Path()) -> lis
 
 
 def selection(study: Study, members: Sequence[Member]) -> Column | None:
-    """Returns the column by which a study chooses; None: its runs do not have that split."""
+    """Returns the column by which a study chooses; None if its runs do not have that split."""
     split = study.select.on
     done = [each for each in members if not each.has_failed]
     if not all(split in each.results for each in done):
@@ -83,12 +83,12 @@ def note_of_selection(study: Study, members: Sequence[Member]) -> str | None:
     on = study.select.on
     if selection(study, members) is None:
         return (
-            f"nothing is chosen: the runs have no {on} data; train with --validation 0.1, or say "
-            "--select-on test"
+            f"no best point was chosen, because the runs have no {on} data; train with "
+            "--validation 0.1, or choose by test data with --select-on test"
         )
     if on in HELD_OUT:
-        return f"chosen on the {on} data, so that their results are too good"
-    return None if on == VALIDATION else f"chosen on the {on} data"
+        return f"the best points were chosen by the {on} data, so their {on} results are optimistic"
+    return None if on == VALIDATION else f"the best points were chosen by the {on} data"
 
 
 def _member(line: Mapping[str, Any], folder: Path) -> Member:

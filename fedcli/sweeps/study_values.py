@@ -28,7 +28,7 @@ _OWN = {
 
 @dataclass(frozen=True)
 class Range:
-    """Values from which a search draws.
+    """The range of values from which a search draws.
 
     Attributes:
         scale: LOG, LINEAR or CHOICE.
@@ -78,7 +78,8 @@ def field_name(text: object, label: str, *, may_vary: bool = True) -> str:
     Args:
         text: The name; `client-lr` is accepted, too.
         label: The place of the name, for messages.
-        may_vary: Whether a study varies the option; if so, it must not be one of its own.
+        may_vary: Whether a study varies the option; if so, options that a study sets itself are
+            refused.
 
     Raises:
         ConfigError: There is no such option.
@@ -90,7 +91,7 @@ def field_name(text: object, label: str, *, may_vary: bool = True) -> str:
         hint = f"; did you mean {singular}.{key}?" if singular else did_you_mean(name, OPTIONS)
         raise ConfigError(f"{label}: there is no option '{shown(text)}' of fedcli train{hint}")
     if name in _OWN and (may_vary or name != "preset"):
-        raise ConfigError(f"{label}: {name} is not for a study's table: {_OWN[name]}")
+        raise ConfigError(f"{label}: {name} cannot be varied here: {_OWN[name]}")
     if dot and (name not in OPTION_OWNERS or not key):
         raise ConfigError(f"{label}: {name} has no part '{key}'; only tables of options have parts")
     return f"{name}.{key}" if dot else name
@@ -99,7 +100,8 @@ def field_name(text: object, label: str, *, may_vary: bool = True) -> str:
 def checked(name: str, value: Any, label: str) -> Any:
     """Returns the value of an option by its dotted name, in the option's type.
 
-    The part of a table of options is checked later, with the name of its owner.
+    A part of a table of options, such as server_options.momentum, is checked later, when the name
+    that it belongs to is known.
 
     Raises:
         ConfigError: The value is not allowed.

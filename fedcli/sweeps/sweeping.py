@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 0.1
 _MAX_JOBS = 1024
-_TRIES = 2  # of a run whose process is ended by a signal
+_TRIES = 2  # how often a run is tried if a signal ends its process
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def run_study(
     cancel: CancelFlag | None = None,
     board: Board | None = None,
 ) -> list[dict[str, Any]]:
-    """Runs a study to its end, or goes on with it; returns the lines of trials.jsonl.
+    """Runs a new or interrupted study to its end; returns the lines of trials.jsonl.
 
     Args:
         folder: The study's folder.
@@ -100,7 +100,7 @@ def run_study(
 
 
 def _open_pool(options: SweepOptions, folder: StudyFolder) -> Pool | RayPool:
-    """What trains the runs."""
+    """Returns the pool that trains the runs."""
     if options.cluster is None:
         return Pool(options.jobs or num_processors(), (folder.lock,))
     from fedcli.sweeps.ray_pool import RayPool  # late: few studies use a cluster
@@ -119,18 +119,18 @@ def check_selection(study: Study, config: RunConfig) -> None:
     built_in = ("loss", "accuracy")
     if metric not in built_in and metric not in (config.metrics or ()):
         raise ConfigError(
-            f'[select] metric {metric}: the runs do not compute it; add metrics = ["{metric}"] '
-            "to [run]"
+            f'[select] metric {metric}: the runs do not compute it; add metrics = ["{metric}"] to '
+            "[run]"
         )
     if study.must_choose and not has_split(config, study.select.on):
         raise ConfigError(
             f"halving and search choose by the split {study.select.on}, which the data lack; add "
-            "--validation 0.1, or choose on another split in so many words: --select-on test"
+            "--validation 0.1, or allow a choice by test data with --select-on test"
         )
 
 
 def has_split(config: RunConfig, name: str) -> bool:
-    """Tells whether the data of a config have a split. Deals no examples."""
+    """Returns whether the data of a config have a split. No partition is computed for it."""
     source = replace(config.data_source, partition=NATURAL, partition_options={})
     return name in datasets.open_splits(source)
 
@@ -168,7 +168,7 @@ class _Sweep:
         known = self._known_lines(trials)
         self._board.found += known
         for line in self._log.lines[first - 1 :]:
-            self._board.note_line(line, self._figure(line), is_told=False)
+            self._board.note_line(line, self._figure(line), is_new=False)
         rest = trials[known:]
         stage = _Stage(rest, self._write)
         for trial in stage.of_each_run():
@@ -187,10 +187,10 @@ class _Sweep:
         return Trial(number, point.number, point.case, point.options, wanted.config, key, run)
 
     def _known_lines(self, trials: Sequence[Trial]) -> int:
-        """The number of trials, from the first on, whose lines are in trials.jsonl.
+        """Returns how many of these trials, from the first on, have valid lines in trials.jsonl.
 
-        From the first line of another run on, lines are dropped, because data or program have
-        changed.
+        If a line belongs to another run than planned, the data or the program have changed. That
+        line and all after it are dropped.
         """
         for place, trial in enumerate(trials):
             if trial.number > len(self._log.lines):
@@ -203,7 +203,7 @@ class _Sweep:
         return len(trials)
 
     def _find(self, trial: Trial) -> Outcome | None:
-        """The outcome of a run that is complete, here or in a folder to reuse; else None."""
+        """The outcome of the run, if it is complete here or in a folder to reuse; else None."""
         path = self._path / trial.run
         outcome = find_outcome(path, trial.config.rounds)
         if outcome is not None:
@@ -216,7 +216,7 @@ class _Sweep:
         return find_outcome(path, trial.config.rounds)
 
     def _train(self, stage: _Stage) -> None:
-        """Trains all runs that are left, the longest first."""
+        """Trains all runs without an outcome, the longest first."""
         queue = sorted(stage.of_each_run(), key=_expected_cost)
         by_number = {trial.number: trial for trial in queue}
         tries = dict.fromkeys(by_number, 0)
@@ -260,7 +260,7 @@ class _Sweep:
             outcome = find_outcome(self._path / trial.run, trial.config.rounds)
         except FedcliError as err:
             return Outcome(FAILED, {}, error=str(err))
-        problem = f"its files are damaged; delete {self._path / trial.run} to have it trained anew"
+        problem = f"its files are damaged; delete {self._path / trial.run} to train it again"
         return outcome or Outcome(FAILED, {}, error=problem)
 
     def _check_fail_fast(self, trial: Trial, outcome: Outcome) -> None:
@@ -272,7 +272,7 @@ class _Sweep:
         self._pool.stop()
         raise RunError(
             f"run {trial.number} ({trial_text(trial)}) failed: {error}; the others were stopped, "
-            f"and fedcli sweep --resume {self._path} goes on"
+            f"and fedcli sweep --resume {self._path} continues the study"
         )
 
     def _task(self, trial: Trial) -> dict[str, Any]:
@@ -286,7 +286,7 @@ class _Sweep:
     def _write(self, trial: Trial, outcome: Outcome) -> None:
         line = trial.line(outcome)
         self._log.append(line)
-        self._board.note_line(line, self._figure(line), is_told=True)
+        self._board.note_line(line, self._figure(line), is_new=True)
 
     def _figure(self, line: Mapping[str, Any]) -> str:
         """The result of a trial in words."""
@@ -315,7 +315,7 @@ class _Stage:
         return list(firsts.values())
 
     def end(self, trial: Trial, outcome: Outcome) -> None:
-        """Takes an outcome; writes all lines whose turn it is."""
+        """Stores an outcome; writes the lines of all trials up to the first one without one."""
         self._outcomes[trial.run] = outcome
         while self._waiting and self._waiting[0].run in self._outcomes:
             first = self._waiting.pop(0)

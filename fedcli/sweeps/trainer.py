@@ -1,9 +1,10 @@
 """The work of one process of a pool: trains runs one after another, each on one thread.
 
-The process reads a task a line from stdin and writes messages to its own stdout, all as JSON:
+The process reads tasks from stdin and writes messages to stdout, each a line of JSON:
 `{"round": 3, "loss": 0.5}` while it trains, then `{"ended": "done"}`, `{"ended": "stopped"}` or
-`{"ended": "failed", "error": "..."}`; `"ended": "trouble"` if the folder or the disk is the cause,
-not the run. When stdin ends, the process ends at once: a run can be killed at any time.
+`{"ended": "failed", "error": "..."}`. It is `"ended": "trouble"` if the cause is not the run but
+the folder or the disk. When stdin ends, the process ends at once, which is safe because a run can
+be killed at any time.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Trainer:
         os._exit(0)
 
     def stop(self) -> None:
-        """Has the present run saved and stopped."""
+        """Makes the current run save and stop."""
         self._cancel.set()
 
     def do(self, task: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,7 +78,7 @@ class Trainer:
             return {"ended": "trouble", "error": f"{named}{why_not_written(err)}"}
         except MemoryError:
             return {"ended": "failed", "error": "out of memory; give fewer --jobs"}
-        except Exception as err:  # a bug, or a user's own code: the other runs go on
+        except Exception as err:  # a bug, here or in a user's code; the other runs go on
             traceback.print_exc()
             return {"ended": "failed", "error": f"{type(err).__name__}: {err}"}
 
@@ -95,7 +96,7 @@ class Trainer:
 
 
 def _opened(task: Mapping[str, Any], cancel: CancelFlag) -> Training:
-    """The training of a task: a new run, or one that goes on."""
+    """The training of a task: a new run, or one that is continued."""
     path = Path(task["path"])
     config = RunConfig(**task["config"])
     if not run_dir.looks_like_run(path) or task["anew"]:

@@ -1,8 +1,8 @@
 """trials.jsonl: a line for each finished trial of a study, in the order of their numbers.
 
 A trial is a point with a seed, trained for some rounds. Its line is on the disk before the next
-lines are written and before any decision uses it. All of a line but `seconds` is a function of the
-study, of the data and of this program.
+lines are written and before any decision uses it. Except for `seconds`, a line depends only on the
+study, the data and this program.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Trial:
     """A run that a study requests.
 
     Attributes:
-        number: From 1 on.
+        number: Its number in the study, from 1.
         point: Number of its point.
         case: The case of the point; empty: none.
         options: The options that the study varies, by dotted name.
@@ -73,12 +73,12 @@ class Outcome:
     """The outcome of a trial.
 
     Attributes:
-        state: One of STATES. A diverged run has ended; its loss is not finite, or has grown out of
-            all proportion.
-        result: By split the metrics of the closing evaluation, with the round; None stands for
-            numbers that are not finite.
-        seconds: Of the run's rounds and evaluations.
-        error: Why the run failed; empty: it did not.
+        state: One of STATES. A run has diverged if its loss is not finite or has grown out of all
+            proportion.
+        result: The round and metrics of the closing evaluation, by split; None stands for numbers
+            that are not finite.
+        seconds: The time of the run's rounds and evaluations.
+        error: Why the run failed; empty if it did not.
     """
 
     state: str

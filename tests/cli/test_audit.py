@@ -36,7 +36,7 @@ def test_figures_are_written(fedcli: Fedcli, run: Path, tmp_path: Path) -> None:
         done = fedcli("audit", run, "gradient-inversion", *options)
         assert done.code == 0
         assert f"wrote {file}" in done.err
-        assert "holds a mixture of them" in done.err
+        assert "gives one mixture of the" in done.err
         first = file.read_bytes()
         assert first.startswith(start)
         fedcli("audit", run, "gradient-inversion", *options)

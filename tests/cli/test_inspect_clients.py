@@ -214,9 +214,9 @@ def test_population_view(fedcli: Fedcli, write_store: WriteStore) -> None:
         f"   {ink[4]:.3f}\n"
         "Sizes: mean 4.0, std 1.0 (0.250 of the mean), skewness 0.00, Gini 0.125\n"
         "Labels differ less than at random: mean TV is 0.83 times its floor.\n"
-        "TV, half the EMD: the share of its labels that sets a client apart from all.\n"
+        "TV: total variation distance of a client's labels from all labels, half the EMD.\n"
         "Floor: mean TV of as many examples drawn at random from all clients.\n"
-        "Effective classes: exp of the entropy; n if a client holds n equally often.\n"
+        "Effective classes: exp of the entropy; n if n classes are equally frequent.\n"
         "\n"
         "Clients by number of examples (train)\n"
         f"3-3 {'█' * 34} 1\n"
@@ -422,7 +422,7 @@ def test_one_client_with_its_examples_and_mean_images(
     lines = out.splitlines()
     assert lines[0] == "a: 5 examples (train)"
     assert lines[1] == "TV 0.091 (floor 0.390), JS 0.047 bits, 5 classes, 5.00 effective"
-    assert lines[2].split("  ")[-1].strip() == "expected by the mix of 2 clients"
+    assert lines[2].split("  ")[-1].strip() == "expected from all 2 clients"
     assert lines[3].split()[0::3] == ["0", "0"]
     assert lines_under(out, "First 2 examples")[:4] == ["0  1", "█  █", "█  █", "█  █"]
     means = lines_under(out, "Mean image of each label; below it that of 2 clients")

@@ -202,7 +202,7 @@ def test_too_many_workers_are_told_in_time(tmp_path: Path) -> None:
 
 
 def test_a_model_in_python_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"MnistModel is a model in Python; choose --engine"):
+    with pytest.raises(ConfigError, match=r"MnistModel is a Python model; choose --engine"):
         train(config(model=str(MY_MODEL)), tmp_path / "run")
 
 

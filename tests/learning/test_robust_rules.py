@@ -632,14 +632,14 @@ def test_wrong_deltas_do_not_become_fewer_in_buckets() -> None:
     """A share of 0.3 of 10 clients is 3 wrong deltas, also among 5 buckets."""
     aggregator = aggregators.build_after("bucketing", "krum", {"num_byzantine": 0.3}, {"size": 2})
     assert problem_of(aggregator, 10) == (
-        "3 wrong deltas among 5 are too many for it, as it needs 9 clients a round; choose more "
-        "clients or a smaller num_byzantine"
+        "to tolerate 3 wrong deltas it needs 9 clients per round, not 5; choose more clients or "
+        "a smaller num_byzantine"
     )
     fewer = aggregators.build_after("bucketing", "krum", {"num_byzantine": 0.1}, {"size": 2})
     assert problem_of(fewer, 40) is None
     assert problem_of(aggregators.build_after("nnm", "mean", {}, {"num_byzantine": 2}), 4) == (
-        "2 wrong deltas among 4 are not fewer than half; choose more clients or a smaller "
-        "num_byzantine"
+        "fewer than half of the deltas may be wrong, not 2 of 4; choose more clients or a "
+        "smaller num_byzantine"
     )
 
 

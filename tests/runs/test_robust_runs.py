@@ -64,27 +64,27 @@ def _process(
     [
         (
             {"aggregator": "krum", "aggregator_options": {"num_byzantine": 1}},
-            "--aggregator krum: 1 wrong deltas among 4 are too many for it, as it needs 5 clients "
-            "a round; choose more clients or a smaller num_byzantine",
+            "--aggregator krum: to tolerate 1 wrong deltas it needs 5 clients per round, not 4; "
+            "choose more clients or a smaller num_byzantine",
         ),
         (
             {"aggregator": "trimmed-mean", "aggregator_options": {"trim": 2}},
-            "--aggregator trimmed-mean: 2 wrong deltas among 4 are too many for it, as it needs 5 "
-            "clients a round; choose more clients or a smaller trim",
+            "--aggregator trimmed-mean: to tolerate 2 wrong deltas it needs 5 clients per round, "
+            "not 4; choose more clients or a smaller trim",
         ),
         (
             {"aggregator": "bulyan", "aggregator_options": {"num_byzantine": 0.25}},
-            "--aggregator bulyan: 1 wrong deltas among 4 are too many for it, as it needs 7 "
-            "clients a round; choose more clients or a smaller num_byzantine",
+            "--aggregator bulyan: to tolerate 1 wrong deltas it needs 7 clients per round, not "
+            "4; choose more clients or a smaller num_byzantine",
         ),
         (
             {"aggregator": "krum", "algorithm": "centralized"},
-            "--aggregator krum: 0 wrong deltas among 1 are too many for it, as it needs 3 clients "
-            "a round; choose more clients or a smaller num_byzantine",
+            "--aggregator krum: to tolerate 0 wrong deltas it needs 3 clients per round, not 1; "
+            "choose more clients or a smaller num_byzantine",
         ),
         (
             {"aggregator": "multi-krum", "aggregator_options": {"select": 5}},
-            "--aggregator multi-krum: select 5 is more than the 4 of 4 deltas that are taken for "
+            "--aggregator multi-krum: select 5 is more than the 4 of 4 deltas that are assumed "
             "correct; choose more clients or a smaller select",
         ),
         (

@@ -151,7 +151,7 @@ MISTAKES = {
     "an algorithm": ('[run]\nalgorithm = "fedavgg"', "unknown --algorithm 'fedavgg'", "fedavg"),
     "two methods": (
         'random = 3\n[range]\nepochs = "linear:1..2"\n[grid]\nclient_lr = [1]',
-        "grid and random each say which points there are",
+        "grid and random each define the points",
     ),
     "no ranges": ("random = 3", "lacks ranges: add [range]"),
     "ranges alone": ('[range]\nepochs = "linear:1..2"', "lacks a method"),

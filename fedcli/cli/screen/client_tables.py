@@ -36,9 +36,9 @@ DEFAULT_SHOWN_EXAMPLES = 10
 _TABLE_GAP = 2
 
 _LEGEND = (
-    "TV, half the EMD: the share of its labels that sets a client apart from all.",
+    "TV: total variation distance of a client's labels from all labels, half the EMD.",
     "Floor: mean TV of as many examples drawn at random from all clients.",
-    "Effective classes: exp of the entropy; n if a client holds n equally often.",
+    "Effective classes: exp of the entropy; n if n classes are equally frequent.",
 )
 _ALIKE = 0.1  # share of the floor by which the mean TV of a random draw may differ from it
 
@@ -295,7 +295,7 @@ def _show_heading(screen: Screen, counts: SplitCounts, row: int) -> None:
 
 
 def _show_label_counts(screen: Screen, population: Population, row: int) -> None:
-    """Prints the label counts of a client, and beside them those expected by the mix of all."""
+    """Prints the label counts of a client, and beside them those expected from all clients."""
     data, counts = population.data, population.counts
     own = counts.label_counts[row]
     totals = population.compared.class_totals
@@ -303,7 +303,7 @@ def _show_label_counts(screen: Screen, population: Population, row: int) -> None
     whose = _plural(len(population.compared.client_ids), "client")
     charts = {"label counts": _label_bars(data, own)}
     if counts.sizes[row] and screen.width >= 2 * PANEL_WIDTH:
-        charts[f"expected by the mix of {whose}"] = _label_bars(data, expected.astype(np.int64))
+        charts[f"expected from all {whose}"] = _label_bars(data, expected.astype(np.int64))
     greatest, room = _greatest(list(charts.values())), (screen.width - 2) // 2
     screen.beside(
         [

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fedcli.cli.screen import pictures
-from fedcli.inspection.suspects import LUCK
+from fedcli.inspection.suspects import CHANCE
 
 if TYPE_CHECKING:
     from fedcli.cli.screen.pictures import Pictures
@@ -85,7 +85,7 @@ def _show_clients(screen: Screen, suspects: Suspects) -> None:
     ]
     screen.table(["client", "examples", "suspicious", "share", "at least"], rows)
     screen.line(
-        f"At least: a client of a smaller share holds so many by luck 1 time in {1 / LUCK:,.0f}.",
+        f"At least: a lower bound of the true share, which is wrong 1 time in {1 / CHANCE:,.0f}.",
         style="dim",
     )
 

@@ -37,9 +37,9 @@ from fedcli.inspection.statistics import SplitCounts, size_histogram
 MAX_EXAMPLES = 40  # of one client, as in TFF's tutorial
 MAX_HISTOGRAMS = 6  # clients whose label counts are drawn
 MAX_MEANS = 5  # clients whose mean images are drawn
-MAX_LABELS = 100  # labels in a figure; if there are more, the commonest
-MAX_COLUMNS = 1000  # clients in the heat map; if there are more, evenly picked ones
-MAX_POINTS = 5000  # clients in the plot of label skew; if there are more, evenly picked ones
+MAX_LABELS = 100  # labels in a figure; of more, only the most common are drawn
+MAX_COLUMNS = 1000  # clients in the heat map; of more, an evenly spaced selection is drawn
+MAX_POINTS = 5000  # clients in the plot of label skew; of more, as in the heat map
 
 _SMALL_TILE = 56  # dots of a tile if there are many
 _LEAST_KEY = 60  # smallest height of a colour bar, in dots
@@ -104,7 +104,7 @@ def pairs(
     captions: Sequence[str],
     title: str,
 ) -> Figure:
-    """Draws images [n, ...] in one row, others below them in a second, and captions at the foot."""
+    """Draws images [n, ...] in one row, others below them in a second, and captions below both."""
     images = np.concatenate([above, below])
     tiles = on_paper(as_tiles(images), data.pixel_convention)
     grid = Grid.of(tiles, len(above), captions, num_rows=2)
@@ -121,14 +121,14 @@ def pairs(
 def label_counts(
     data: ClientData, client_ids: Sequence[str], counts: SplitCounts, drawn_labels: DrawnLabels
 ) -> Figure:
-    """Draws label counts of several clients on shared axes, with marks for the population's mix."""
+    """Draws label counts of several clients on shared axes, and the counts expected for each."""
     drawn = list(client_ids[:MAX_HISTOGRAMS])
     labels = [data.labels(client_id) for client_id in drawn]
     rows = [np.bincount(each, minlength=data.num_classes)[drawn_labels.labels] for each in labels]
     totals = _population(counts)
     mix = totals[drawn_labels.labels] / max(1, int(totals.sum()))
     panels = Panels.of(len(drawn), drawn_labels.names)
-    title = f"Examples by label{drawn_labels.remark}; lines: what the population's mix would give"
+    title = f"Examples by label{drawn_labels.remark}; lines: expected from the population's shares"
     figure = make_page(title, panels.width, panels.height)
     expected = [len(each) * mix for each in labels]
     highest = max(1.0, *(each.max() for each in (*rows, *expected)))
@@ -208,12 +208,12 @@ def labels_by_client(counts: SplitCounts, drawn_labels: DrawnLabels) -> Figure:
     num_clients = len(order)
     picked = _evenly(order, MAX_COLUMNS)
     shares = held[picked] / sizes[picked, None]
-    # A client is a whole number of dots wide, and all of them about 6.5 inches where that can be.
+    # A client is a whole number of dots wide, and all together are about 6.5 inches if possible.
     cell_width = min(60, max(1, round(936 / len(picked))))
     cell_height = 30 if len(drawn_labels.labels) <= 20 else 18
     width, height = cell_width * len(picked), cell_height * len(drawn_labels.labels)
     left_margin = widest(drawn_labels.names) + 16
-    # Upright names need as much as a line is high.
+    # Vertical names need the height of a line.
     named = picked.tolist() if cell_width >= 18 else []
     names = [shortened(counts.client_ids[index]) for index in named]
     clients = _plural(num_clients, "client")
@@ -293,9 +293,9 @@ def sizes_and_skew(counts: SplitCounts) -> Figure:
     axes.plot(sizes, skew.tv_floor[rows], color=_MARK_COLOR, linewidth=1.2)
     axes.set_ylim(0, 1.05 * max(0.1, _largest(skew.tv[rows]), _largest(skew.tv_floor[rows])))
     axes.set_xlabel("examples")
-    axes.set_ylabel("total variation from the mix")
+    axes.set_ylabel("total variation distance")
     remark = "" if len(rows) == len(counts.sizes) else f" of {len(rows):,} evenly picked"
-    write_title(axes, f"Label skew{remark}; line: of as many drawn at random")
+    write_title(axes, f"Label skew{remark}; line: expected at random")
     whole_ticks(axes.xaxis, 6)
     return figure
 

@@ -1,4 +1,4 @@
-"""Lays out pages, pictures and text in dots, on matplotlib's Agg canvas, without pyplot's state.
+"""Lays out figures, pictures and text in dots on matplotlib's Agg canvas, without pyplot.
 
 The layout is explicit, so that a pixel of an image is a whole number of dots.
 """
@@ -27,7 +27,7 @@ MARGIN = 20  # dots around everything
 TITLE_HEIGHT = 52  # dots from the top of a figure to its content
 LINE_HEIGHT = 24  # dots
 
-DPI = 144  # two dots a point: type of 7 points is read with ease on a screen
+DPI = 144  # two dots per point, so that text of 7 points is easily read on a screen
 _TEXT_POINTS, _TITLE_POINTS = 7.0, 9.0
 _MAX_NAME = 24  # characters of a client's id or a class name
 _TEXT_COLOR = "#222222"
@@ -38,7 +38,7 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.spines.top": False,
     "font.size": _TEXT_POINTS,
-    "pdf.fonttype": 42,  # TrueType, which journals take
+    "pdf.fonttype": 42,  # TrueType, which journals accept
     "svg.hashsalt": "fedcli",
     "text.color": _TEXT_COLOR,
     "text.parse_math": False,  # ids and class names may hold dollar signs
@@ -54,7 +54,7 @@ _STYLE: dict[Any, Any] = {
 def render(draw: Callable[[], Figure], file_format: str) -> bytes:
     """Returns the bytes of a figure, "png", "svg" or "pdf", independent of the settings.
 
-    The same figure gives the same bytes: they have no date, no program name and no random id.
+    The same figure gives the same bytes, because they hold no date, program name or random id.
     """
     buffer = io.BytesIO()
     no_metadata: dict[str, dict[str, None]] = {

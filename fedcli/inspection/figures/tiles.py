@@ -97,6 +97,6 @@ def _tile_shape(pixel_shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _shrinking(pixel_shape: tuple[int, ...]) -> tuple[int, int]:
-    """The factors by which the numbers of rows and columns are divided."""
+    """The factors by which rows and columns are shrunk."""
     factor = -(-max(pixel_shape[:2]) // TILE)
     return min(factor, pixel_shape[0]), min(factor, pixel_shape[1])

@@ -1,4 +1,4 @@
-"""Aggregators, which combine the deltas of a cohort to one; `build` makes one by name."""
+"""Aggregators, which combine the deltas of a cohort into one; `build` makes one by name."""
 
 from __future__ import annotations
 

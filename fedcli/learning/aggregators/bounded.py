@@ -1,4 +1,4 @@
-"""The weighted mean of bounded deltas: with a fixed norm, or with TFF's adaptive bounds.
+"""The weighted mean of clipped deltas: with a fixed norm, or with TFF's adaptive bounds.
 
 TFF's chain (learning/model_update_aggregator.py: robust_aggregator) replaces a delta whose largest
 entry is above a bound by zeros and keeps its weight. It then clips each delta to an L2 norm over
@@ -9,10 +9,10 @@ After each round an estimate C becomes
 
     C * exp(-rate * (share of clients at or below C - target))
 
-and applies to the next round. Every client counts once in the share. A client that was dropped or
-had no example counts as a delta of zeros.
+and applies to the next round. Every client counts once in the share. A client whose delta was
+dropped, or that had no example, counts as a delta of zeros.
 
-The engine measures and bounds each delta while it adds it, so no delta is kept.
+The engine measures and clips each delta while it adds it, so no delta is stored.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fedcli.learning.engines.deltas import NO_BOUNDS, DeltaBounds, DeltaRequest,
 
 
 class Quantile(NamedTuple):
-    """An estimate that follows a quantile by geometric steps.
+    """An estimate of a quantile that is updated by geometric steps.
 
     Attributes:
         initial: The estimate before the first round.

@@ -2,8 +2,8 @@
 
 Geometric median: Pillutla, Kakade and Harchaoui, "Robust Aggregation for Federated Learning", IEEE
 Transactions on Signal Processing 2022, https://arxiv.org/abs/1912.13445, which smooths Weiszfeld's
-method. The paper starts at the weighted mean. From there, four steps still follow a delta that is
-far away, so the default start is the coordinate median.
+method. The paper starts at the weighted mean. From there, four steps are still drawn towards a
+delta that is far away, so the default start is the coordinate median.
 
 Centered clipping: Karimireddy, He and Jaggi, "Learning from History for Byzantine Robust
 Optimization", ICML 2021, https://arxiv.org/abs/2012.10333. The center starts at the result of the
@@ -32,9 +32,9 @@ class GeometricMedian(RobustRule):
     """The point with the least weighted sum of distances to the deltas, by Weiszfeld's method.
 
     Attributes:
-        smoothing: Distances below this count as this (nu).
-        iterations: Steps.
-        weighted: Whether deltas have the clients' weights; else all count the same.
+        smoothing: The least distance (nu); smaller ones are replaced by it.
+        iterations: Number of steps.
+        weighted: Whether deltas are weighted by the clients' weights; else all count the same.
         start: `median`, the coordinate median, or `mean`, the weighted mean.
     """
 

@@ -1,4 +1,4 @@
-"""The interface of aggregators, which combine the deltas of a cohort to one mean delta.
+"""The interface of aggregators, which combine the deltas of a cohort into one mean delta.
 
 Before each round an aggregator requests what it needs: the sum of the deltas, the sum of bounded
 deltas, or the single deltas as well.
@@ -20,13 +20,13 @@ from fedcli.settings.options import Value
 
 
 class Aggregator(Protocol):
-    """Combines the deltas of a cohort to one mean delta.
+    """Combines the deltas of a cohort into one mean delta.
 
     It holds settings only. Its state between rounds is part of the server state: arrays, ints,
     floats and `ClientStates` by name, which keep their shapes and types from round to round.
 
-    Three more methods are optional. `init_for(num_params)` returns the initial state if vectors
-    belong to it. `problem(num_clients)` returns why deltas of so many clients cannot be combined,
+    Three more methods are optional. `init_for(num_params)` returns the initial state if it has
+    vectors. `problem(num_clients)` returns why deltas of so many clients cannot be combined,
     or None; a run with such cohorts does not begin. `for_cohort(num_clients)` returns the
     aggregator with shares of so many clients turned into numbers.
     """
@@ -36,7 +36,7 @@ class Aggregator(Protocol):
         ...
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
-        """Returns what the engine is to return about the deltas of the coming round.
+        """Returns what the engine must provide about the deltas of the coming round.
 
         `SUM` for their weighted sum alone, `ALL_ROWS` for the single deltas as well, or
         `DeltaRequest(bounds=DeltaBounds(max_abs, norm))` for a sum of bounded deltas.

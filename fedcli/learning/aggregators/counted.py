@@ -1,7 +1,7 @@
-"""The single deltas of a cohort that count, as robust rules read them.
+"""The single deltas of a cohort that count, for robust rules.
 
 A delta counts if it is finite and its client has an example. Client weights are ignored unless a
-rule says otherwise, because an attacker may claim any weight.
+rule says otherwise, because an attacker may report any weight.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from fedcli.learning.engines.deltas import Deltas
 class CountedDeltas:
     """The deltas that count, as rows of the cohort's mapped file.
 
-    A delta is `scale * row + shift`. Most rules commute with this map, so they are applied to the
-    rows, and the map is applied to the result.
+    A delta is `scale * row + shift`. Most rules give the same result if they combine the rows and
+    this map is applied to the result, which is cheaper.
 
     Attributes:
         deltas: The deltas of the cohort.
@@ -102,6 +102,6 @@ class CountedDeltas:
         return self.from_rows(self.rows.weighted_sum(factors))
 
     def kept(self, chosen: Sequence[int] | NDArray[np.int64]) -> dict[str, Any]:
-        """Returns the metrics of a rule that kept some of the deltas: their clients."""
+        """Returns the metrics of a rule that kept some deltas: the clients of these deltas."""
         ids = self.client_ids
         return {"num_kept": len(chosen), "kept": [ids[index] for index in sorted(chosen)]}

@@ -22,14 +22,14 @@ from fedcli.learning.aggregators.robust import RobustRule
 
 @dataclass(frozen=True)
 class DivideAndConquer(RobustRule):
-    """The mean of the deltas that no pass drops.
+    """The mean of the deltas that are dropped in no pass.
 
     A pass takes some coordinates at random, finds the direction in which the deltas vary most, and
     drops the f deltas with the largest deviations from the mean along it.
 
     Attributes:
-        iterations: Passes.
-        coordinates: The most coordinates of a pass.
+        iterations: Number of passes.
+        coordinates: Largest number of coordinates of a pass.
     """
 
     iterations: int = 1
@@ -38,7 +38,7 @@ class DivideAndConquer(RobustRule):
     def combine(
         self, counted: CountedDeltas, num_byzantine: int, state: Mapping[str, Any]
     ) -> tuple[NDArray[np.float64] | None, dict[str, Any], dict[str, Any]]:
-        """Returns the mean; None if the passes together drop all deltas."""
+        """Returns the mean; None if every delta is dropped in some pass."""
         is_kept = np.ones(counted.num, bool)
         for number in range(self.iterations):
             deviations = _deviations(self._sampled(counted, number))
@@ -63,8 +63,8 @@ class DivideAndConquer(RobustRule):
 def _deviations(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     """Returns the squared deviation of each row from the mean along the top singular direction.
 
-    The products of centered rows follow from their distances. Their top eigenvector u and its
-    eigenvalue l are those of the rows: row i deviates by u_i * sqrt(l).
+    The matrix of inner products of the centered rows follows from their distances. With its top
+    eigenvector u and eigenvalue l, row i deviates by u_i * sqrt(l).
     """
     distances = Rows(rows, np.arange(len(rows)), 1).square_distances()
     centered = distances - distances.mean(axis=0) - distances.mean(axis=1)[:, np.newaxis]

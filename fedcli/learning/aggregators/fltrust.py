@@ -2,7 +2,7 @@
 
 Cao, Fang, Liu and Gong, "FLTrust: Byzantine-robust Federated Learning via Trust Bootstrapping",
 NDSS 2021, https://arxiv.org/abs/2012.13995. The server has a small set of clean examples, the root
-set, on which it takes the same local steps as a client.
+set, and trains on it as a client does.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from fedcli.learning.engines.deltas import DeltaRequest
 
 @dataclass(frozen=True)
 class FLTrust(RobustRule):
-    """The mean of the deltas, scaled to the norm of the root set's and weighted by trust.
+    """The mean of the deltas, each scaled to the norm of the root set's delta, weighted by trust.
 
     The trust in a delta is its cosine with the root set's delta, 0 if that is negative. A round in
-    which nobody is trusted is skipped.
+    which every trust is 0 is skipped.
 
     Attributes:
         root_examples: The number of examples of the root set.
@@ -39,7 +39,7 @@ class FLTrust(RobustRule):
     def combine(
         self, counted: CountedDeltas, num_byzantine: int, state: Mapping[str, Any]
     ) -> tuple[NDArray[np.float64] | None, dict[str, Any], dict[str, Any]]:
-        """Returns the mean; None if nobody is trusted."""
+        """Returns the mean; None if every trust is 0."""
         deltas = counted.deltas
         if deltas.root is None:  # the root set's delta is not finite
             return None, {}, {}

@@ -1,11 +1,11 @@
-"""FoolsGold: clients whose past deltas are alike count less, as they may be one attacker's copies.
+"""FoolsGold: clients with similar past deltas count less, because one attacker may control them.
 
 Fung, Yoon and Beschastnikh, "The Limitations of Federated Learning in Sybil Settings", RAID 2020,
 https://arxiv.org/abs/1808.04866. The sum of a client's deltas is kept under its id, for ever: four
 bytes per parameter and client. Differences from the authors' code: the result is divided by the sum
-of the clients' factors; a client without a history has cosine 0 with all others; and if all are
-alike, so that nobody would count, all count the same. Honest clients with similar data count less,
-too.
+of the clients' factors; a client without a history has cosine 0 with all others; and if all
+histories are alike, so that no client would count, all count the same. Honest clients with similar
+data count less, too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fedcli.learning.aggregators.robust import RobustRule
 from fedcli.learning.client_states import HISTORIES, ClientStates
 from fedcli.learning.engines.deltas import mapped_rows
 
-_ALIKE = 1e-12  # cosines that differ from 1 by less differ by rounding
+_ALIKE = 1e-12  # a cosine this close to 1 differs from it by rounding only
 _MOST = 0.99  # the largest factor before the logarithm, as in the authors' code
 
 

@@ -14,7 +14,7 @@ from fedcli.learning.engines.deltas import SUM, DeltaRequest, Deltas
 
 @dataclass(frozen=True)
 class Mean:
-    """Sum of weight * delta over sum of weights, both computed by the engine in float64."""
+    """sum(weight * delta) / sum(weight); the engine computes both sums in float64."""
 
     def init(self) -> dict[str, Any]:
         """Returns an empty state."""

@@ -1,4 +1,4 @@
-"""Noise of the rounds of a run, as a function of the seed and the round."""
+"""The noise that each round of a run adds, a function of the seed and the round."""
 
 from __future__ import annotations
 
@@ -40,13 +40,14 @@ class FreshNoise:
 
 
 class TreeNoise:
-    """The differences of consecutive sums of noise along a tree.
+    """Tree noise: each round adds the change of the noise of the sum over the rounds so far.
 
-    The noise N_t of the first t rounds of a tree is the sum over the complete groups of 1, 2, 4 and
-    so on rounds of which they consist. Each group has a standard normal value. With `efficient`,
-    N_t uses the values of all smaller groups inside it, too (Honaker, "Efficient Use of
-    Differentially Private Binary Trees", 2015): v = own + (left + right) / 2, divided by
-    2 - 2^-level. A round adds N_t - N_(t-1), the first one after a restart N_1 of the next tree.
+    The first t rounds of a tree are divided into complete groups of 1, 2, 4, ... rounds. Each group
+    has a standard normal value, and their sum is the noise N_t of the first t rounds. With
+    `efficient`, a group of 2^level rounds also uses the values of the two halves inside it: v =
+    (own + (left + right) / 2) / (2 - 2^-level) (Honaker, "Efficient Use of Differentially Private
+    Binary Trees", 2015). A round adds N_t - N_(t-1); the first one after a restart adds N_1 of the
+    next tree.
 
     The values of the current groups are kept between consecutive rounds. After a jump, as when a
     run is resumed, they are drawn again.
@@ -57,7 +58,7 @@ class TreeNoise:
         self._seed = seed
         self._restart_every = restart_every
         self._efficient = efficient
-        self._num_rounds = 0  # number of rounds after which `_groups` holds
+        self._num_rounds = 0  # the number of rounds to which `_groups` belongs
         self._groups: dict[int, Floats] = {}  # the values of the groups by level
 
     def add(self, round_num: int, scale: float, total: Floats) -> None:
@@ -74,8 +75,8 @@ class TreeNoise:
         """Adds the next round to the tree.
 
         Returns:
-            The values whose sum, each times a factor, is the change of the noise of the sum: the
-            new group's less those of the groups that it replaces.
+            Pairs of a factor and values, whose products add up to the change of the noise: the new
+            group's values minus those of the groups that it replaces.
         """
         if self._num_rounds % self._restart_every == 0:
             self._groups = {}

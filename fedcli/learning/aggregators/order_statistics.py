@@ -71,7 +71,7 @@ class SignMajority(_ByCoordinate):
 
 @dataclass(frozen=True)
 class TrimmedMean(RobustRule):
-    """The mean of each coordinate without as many smallest and largest values as may be wrong."""
+    """The mean of each coordinate without its f smallest and f largest values."""
 
     OPTION: ClassVar[str] = "trim"
 

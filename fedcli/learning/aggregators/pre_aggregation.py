@@ -7,7 +7,7 @@ ML under Heterogeneity", AISTATS 2023, https://arxiv.org/abs/2302.01772. Adaptiv
 Allouah, Guerraoui, Gupta, Jellouli, Rizk and Stephan, "Adaptive Gradient Clipping for Robust
 Federated Learning", ICLR 2025, https://arxiv.org/abs/2405.14432.
 
-The new deltas are written to a temporary file, as those of the cohort are.
+The new deltas are written to a temporary file, like those of the cohort.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ class PreAggregator(Protocol):
 
 @dataclass(frozen=True)
 class Bucketing:
-    """Means of `size` deltas each, in a new random order every round; the last may be of fewer.
+    """Means of `size` deltas each (the last may have fewer), in a new random order every round.
 
-    The number of wrong deltas stays the same: each may spoil a bucket.
+    The number of wrong deltas stays the same, because each may be in a different bucket.
     """
 
     size: int = 2
@@ -103,7 +103,7 @@ class Bucketing:
 
 @dataclass(frozen=True)
 class _OfEach:
-    """A pre-aggregator that makes one new delta from each, up to f of which may be wrong."""
+    """A pre-aggregator that makes one new delta from each delta; up to f of them may be wrong."""
 
     num_byzantine: float = 0.1
 
@@ -117,8 +117,8 @@ class _OfEach:
         if 2 * num_bad < num_clients:
             return None
         return (
-            f"{num_bad} wrong deltas among {num_clients} are not fewer than half; choose more "
-            "clients or a smaller num_byzantine"
+            f"fewer than half of the deltas may be wrong, not {num_bad} of {num_clients}; choose "
+            "more clients or a smaller num_byzantine"
         )
 
 
@@ -254,13 +254,13 @@ def build_after(
 
 
 def _check_goes_with(name: str, aggregator_name: str, aggregator: Aggregator) -> None:
-    """Refuses an aggregator that cannot do without the clients' own deltas.
+    """Refuses an aggregator that needs the clients' own deltas.
 
     Raises:
         ConfigError: It bounds single deltas, or keeps what single clients sent.
     """
     if aggregator_name == "foolsgold":
-        why = "keeps what each client sent, and mixed deltas are no single client's"
+        why = "keeps the delta of each client, and mixed deltas belong to no single client"
     elif aggregator.request(aggregator.init()).bounds is not None:
         why = "bounds the deltas of single clients"
     else:

@@ -5,8 +5,8 @@ McMahan, Ramage, Talwar and Zhang, "Learning Differentially Private Recurrent La
 
     D_k <- D_k * min(1, C / |D_k|);   mean = (sum over k of D_k + N(0, (z C)^2)) / m
 
-m is the expected number of clients, which is public. The number in a round is private.
-Clients have weight 1. Every round releases noise, also one without clients.
+m is the expected number of clients, which is public; the actual number in a round is private.
+Clients have weight 1. Every round releases noise, even a round without clients.
 
 With an adaptive norm (Andrew, Thakkar, McMahan and Ramaswamy, "Differentially Private Learning with
 Adaptive Clipping", NeurIPS 2021, https://arxiv.org/abs/1905.03871) C follows a quantile:
@@ -88,7 +88,7 @@ class PrivateMean:
         clip: The clipping norm of the first round.
         seed: The run's seed.
         noise: The noise of each round, with standard deviation 1.
-        plan: The values of the run; None: a stored run is evaluated, and no round follows.
+        plan: The values of the run; None if a stored run is only evaluated.
         adaptive: How the norm changes; None: it does not.
     """
 
@@ -132,8 +132,9 @@ class PrivateMean:
         weights = deltas.stats["weight"]
         if (weights > 1.0).any() or deltas.scale != 1.0 or deltas.shift is not None:
             raise ConfigError(
-                "a private mean bounds what one client adds; give weighting='uniform' and an "
-                "algorithm that sends its deltas as they are, such as fedavg"
+                "a private mean must bound the contribution of each client; give "
+                "weighting='uniform' and an algorithm that does not rescale its deltas, such as "
+                "fedavg"
             )
         clip, round_num = state["clip"], state["num_rounds"]
         z = plan.accountant.noise_multiplier
@@ -222,7 +223,7 @@ def tree(
 
 
 def _check_same(state: Mapping[str, Any], plan: PrivacyPlan) -> None:
-    """Refuses rounds that spend privacy at another rate than those before."""
+    """Refuses rounds that spend privacy at a rate other than that of the earlier rounds."""
     now = {
         "noise_multiplier": plan.accountant.noise_multiplier,
         "sampling_rate": plan.sampling_rate,

@@ -1,9 +1,10 @@
-"""The base of all robust rules: the number of wrong deltas, and rounds that are skipped.
+"""The base class of robust rules: the number of wrong deltas, and skipped rounds.
 
 An option says how many deltas of a round may be wrong, as a number or as a share of those that
-count. To tolerate them, a rule needs a least number of deltas. If the configured cohort is too
+count. To tolerate them, a rule needs a minimum number of deltas. If the configured cohort is too
 small, a run does not begin. If too few deltas of a round count, the round is skipped: the
-aggregator returns NaN, so weights and optimizer stay as they are, and the state counts the round.
+aggregator returns NaN, so weights and optimizer stay as they are, and the state counts the skipped
+round.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ class RobustRule:
         if num_clients >= needed:
             return None
         return (
-            f"{num_bad} wrong deltas among {num_clients} are too many for it, as it needs "
-            f"{needed:,} clients a round; choose more clients or a smaller {self.OPTION}"
+            f"to tolerate {num_bad} wrong deltas it needs {needed:,} clients per round, not "
+            f"{num_clients:,}; choose more clients or a smaller {self.OPTION}"
         )
 
     def for_cohort(self: SomeRule, num_clients: int) -> SomeRule:

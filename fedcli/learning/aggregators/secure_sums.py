@@ -1,19 +1,19 @@
-"""A secure sum of the updates: they are quantised and masked; an aggregator gets only their sum.
+"""Secure sums: updates are quantised and masked, and the aggregator gets only their sum.
 
 The clients of a round agree on the bound B and on the unit W of weights. A client with weight p and
-update x sends p/W x, clipped to [-B, B] and quantised to b bits, and p itself, all plus its masks
-modulo 2^r with r = b + ceil(log2 m) for m selected clients. Each pair of clients has one mask: one
-of them adds it and the other subtracts it, so masks cancel in the sum. If a client drops out, the
-others reveal the shares of its key, and the server removes the masks that are left. With fewer
-clients than the threshold that fails, and the round is skipped: the mean is NaN.
+update x clips x to [-B, B]. It sends p/W x, quantised to b bits, and p itself, all plus its masks
+modulo 2^r with r = b + ceil(log2 m) for m selected clients. Each pair of clients has one mask,
+which one of them adds and the other subtracts, so masks cancel in the sum. If a client drops out,
+the others reveal their shares of its key, and the server removes its masks. If fewer clients than
+the threshold are left, that is impossible and the round is skipped: the mean is NaN.
 
 The unmasked result equals the plain sum of the quantised updates to the bit (Bonawitz et al.,
 "Practical Secure Aggregation for Privacy-Preserving Machine Learning", CCS 2017; quantisation as in
 TFF aggregators/primitives.py).
 
 This simulates the arithmetic and counts the bytes; there is no cryptography. W is the least power
-of two that no weight exceeds, so that p/W x is exact, and so is B without a given bound. A
-deployment would have to agree on both before the sum.
+of two that no weight exceeds, so that p/W x is exact. If no bound is given, B is the least power of
+two that no coordinate exceeds. A deployment would have to agree on W and B before the sum.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from fedcli.learning.aggregators.contract import Aggregator
 from fedcli.learning.engines.deltas import DeltaRequest, Deltas, RoundContext
 from fedcli.settings.tables.secure_sums import AUTO_BOUND, STOCHASTIC
 
-LEAST_SURVIVORS = 2  # the sum of one client is its update
-_MAX_MASK_BITS = 62  # FED: sums are 64-bit words
-_KEY_BYTES = 32  # a public key of X25519, and a secret
-_TAG_BYTES = 16  # of the encryption of shares between two clients
+LEAST_SURVIVORS = 2  # a sum over one client would reveal its update
+_MAX_MASK_BITS = 62  # the core's sums are 64-bit words
+_KEY_BYTES = 32  # a public or a secret key of X25519
+_TAG_BYTES = 16  # the authentication tag of a pair of encrypted shares
 
 
 class ClientBytes(NamedTuple):
@@ -58,7 +58,7 @@ class ClientBytes(NamedTuple):
 def bytes_per_client(
     num_params: int, num_clients: int, bits: int, *, has_weights: bool
 ) -> ClientBytes:
-    """Returns the bytes that a client sends and receives in a secure sum, without the model.
+    """Returns the bytes that a client sends and receives for a secure sum, besides the model.
 
     Args:
         num_params: Number of coordinates.
@@ -93,13 +93,13 @@ def mask_bits(bits: int, num_clients: int) -> int:
 
 @dataclass(frozen=True)
 class SecureSum:
-    """Gives another aggregator the secure sum of the updates in place of the plain one.
+    """Gives another aggregator the secure sum of the updates in place of their plain sum.
 
     Attributes:
-        inner: The other aggregator, which must need the sum alone.
+        inner: The other aggregator, which must request only the sum.
         bits: Bits of a quantised coordinate.
-        bound: The bound on coordinates; None: the inner aggregator's norm, else a bound that clips
-            none.
+        bound: The bound on coordinates; None: the inner aggregator's norm bound or, if it has none,
+            a bound that clips no coordinate.
         threshold: Share of the selected clients that must report.
         is_stochastic: Whether levels are rounded at random, which is unbiased.
     """
@@ -115,7 +115,7 @@ class SecureSum:
         return self.inner.init()
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
-        """Adds the single deltas, which clients mask, to the inner aggregator's request."""
+        """Adds the single deltas, which this masks, to the inner aggregator's request."""
         return self.inner.request(state)._replace(all_rows=True)
 
     def aggregate(
@@ -146,7 +146,7 @@ class SecureSum:
         return mean, next_state, {**of_inner, "secure_sum": {**metrics, **more}}
 
     def _sum(self, deltas: Deltas, context: RoundContext) -> tuple[Deltas, dict[str, Any]]:
-        """The deltas, with the secure sum in place of the single ones, and metrics of the sum."""
+        """Replaces the single deltas by their secure sum; also returns the sum's metrics."""
         assert deltas.rows is not None
         weights = self._whole_weights(deltas.stats["weight"], context)
         weight_unit = _next_power(max(weights))
@@ -191,7 +191,7 @@ class SecureSum:
         }
 
     def _whole_weights(self, weights: NDArray[np.float64], context: RoundContext) -> list[int]:
-        """The weights as whole numbers, which are an additional coordinate."""
+        """The weights as whole numbers, which are sent as an additional coordinate."""
         for client_id, weight in zip(context.client_ids, weights.tolist(), strict=True):
             if weight != int(weight) or weight >= 2**self.bits:
                 raise ConfigError(

@@ -6,7 +6,7 @@ Bulyan: El Mhamdi, Guerraoui and Rouault, "The Hidden Vulnerability of Distribut
 Byzantium", ICML 2018, https://arxiv.org/abs/1802.07927. Minimum-diameter averaging: Rousseeuw,
 "Multivariate Estimation with High Breakdown Point", 1985; El Mhamdi et al. 2018.
 
-Of equal scores, the client that comes first in the cohort is chosen.
+If scores are equal, the client that comes first in the cohort is chosen.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fedcli.learning.aggregators.robust import RobustRule, count_of
 
 Combined = tuple[NDArray[np.float64] | None, dict[str, Any], dict[str, Any]]
 
-MAX_SUBSETS = 1_000_000  # that minimum-diameter averaging may have to compare
+MAX_SUBSETS = 1_000_000  # the most subsets that minimum-diameter averaging may compare
 
 
 def krum_scores(distances: NDArray[np.float64], num_byzantine: int) -> NDArray[np.float64]:
@@ -74,12 +74,12 @@ class MultiKrum(Krum):
     weighted: bool = False
 
     def problem(self, num_clients: int) -> str | None:
-        """Returns also why `select` is too large."""
+        """As for Krum; also says if `select` is too large."""
         most = num_clients - count_of(self.num_byzantine, num_clients)
         if self.select > most:
             return (
                 f"select {self.select} is more than the {most} of {num_clients} deltas that are "
-                "taken for correct; choose more clients or a smaller select"
+                "assumed correct; choose more clients or a smaller select"
             )
         return super().problem(num_clients)
 
@@ -102,8 +102,8 @@ class MultiKrum(Krum):
 class Bulyan(RobustRule):
     """Repeated Krum, then the mean of the values of each coordinate nearest to the median.
 
-    n - 2 f deltas are chosen one after another, each by the scores among those that are left. Of
-    each coordinate, n - 4 f of the chosen values are averaged.
+    n - 2 f deltas are chosen one after another, each by its score among the deltas that are left.
+    In each coordinate, the n - 4 f chosen values nearest to the median are averaged.
     """
 
     def least_clients(self, num_byzantine: int) -> int:
@@ -127,10 +127,10 @@ class Bulyan(RobustRule):
 
 @dataclass(frozen=True)
 class MinimumDiameter(RobustRule):
-    """The mean of those n - f deltas whose largest distance from each other is least."""
+    """The mean of the n - f deltas with the least diameter (largest distance between two)."""
 
     def problem(self, num_clients: int) -> str | None:
-        """Returns also why there are too many subsets to compare."""
+        """As for every robust rule; also says if there are too many subsets to compare."""
         num_bad = count_of(self.num_byzantine, num_clients)
         num_subsets = math.comb(num_clients, num_bad)
         if num_subsets > MAX_SUBSETS:

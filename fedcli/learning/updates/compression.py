@@ -1,8 +1,8 @@
-"""Compression of single updates: each is encoded, counted in bytes, and decoded in its place.
+"""Compression of single updates: each is encoded, its bytes are counted, and it is decoded.
 
 The core's encoders (csrc/compress) make the bytes, and the server aggregates the decoded updates.
-Random words come from streams of their own, one for each round, client and copy of the client in
-its cohort, so nothing depends on the number of threads or on resuming.
+Each combination of round, client and copy of the client in its cohort has its own random stream, so
+results depend neither on the number of threads nor on resuming.
 
 Error feedback (Seide et al. 2014; Stich et al. 2018, arXiv 1809.07599): a client adds `decay` times
 what it could not send before to its update D, and keeps what it cannot send now:
@@ -34,7 +34,7 @@ from fedcli.settings import options as opt
 from fedcli.settings import tables
 from fedcli.settings.options import Value
 
-GROUP_BYTES = 64 << 20  # the updates that one call of the core takes
+GROUP_BYTES = 64 << 20  # size of the updates that one call of the core encodes
 STAGE = "compress"  # the name of the stage
 
 
@@ -66,7 +66,8 @@ class Compression:
         num_threads: The number of threads.
         fields: Fields of the codec that do not depend on the model.
         fraction: The share of the values that are sent; None: all values are sent.
-        block: The largest number of values that are rotated together; None: the codec rotates none.
+        block: The largest number of values that are rotated together; None: the codec does not
+            rotate.
         feedback: The decay of error feedback; None: no feedback.
     """
 
@@ -99,7 +100,7 @@ class Compression:
         fields = dict(self.fields)
         if self.fraction is not None:
             fields["count"] = num_chosen(self.fraction, layout.num_params)
-        if self.block is not None:  # a smaller vector needs no larger block
+        if self.block is not None:  # a block is no larger than the vector needs
             fields["block"] = min(self.block, 1 << (layout.num_params - 1).bit_length())
         return native.Codec(self.kind, layout.shapes, **fields)
 
@@ -187,7 +188,7 @@ def num_chosen(fraction: float, num_params: int) -> int:
 
 
 class Sent:
-    """Adds up what was sent in a round.
+    """Counts the bytes and sums the errors of the updates sent in a round.
 
     Attributes:
         num_bytes: The bytes of all payloads.
@@ -205,15 +206,15 @@ class Sent:
         """Adds records of the core, with the fields of `_core.SENT`, one for each update."""
         self.count(sent)
         is_sent = sent["is_sent"] != 0
-        for each in sent[is_sent]:  # one after the other, for the same sum in groups of any size
+        for each in sent[is_sent]:  # one by one, so that the sum does not depend on the groups
             self.measure(float(each["squared_norm"]), float(each["squared_error"]))
 
     def count(self, sent: NDArray[np.void], *, is_part: bool = False) -> None:
-        """Adds the bytes of records, not their errors.
+        """Adds the bytes of records, but not their errors.
 
         Args:
             sent: The records.
-            is_part: Whether these clients send more, so that the updates are counted later.
+            is_part: Whether these clients will send another part, which counts the update.
         """
         self.num_bytes += int(sent["num_bytes"].sum())
         self.num_rejected += int(np.count_nonzero(sent["is_sent"] == 0))
@@ -221,7 +222,7 @@ class Sent:
             self.num_sent += int(np.count_nonzero(sent["is_sent"]))
 
     def measure(self, squared_norm: float, squared_error: float) -> None:
-        """Adds an input's square norm and that of its error."""
+        """Adds the squared norm of an encoder's input and that of its error."""
         self._norms += squared_norm
         self._errors += squared_error
 
@@ -229,9 +230,9 @@ class Sent:
     def metrics(self) -> dict[str, Any]:
         """The metrics of the round.
 
-        `payload_bytes`, `num_sent` and `num_rejected`; `share_of_dense`, the bytes as a share of
-        four bytes a parameter; and `compression_error`, the square error as a share of the square
-        norm of the encoders' inputs. It is NaN if nothing was encoded.
+        `payload_bytes`, `num_sent` and `num_rejected`; `share_of_dense`, the bytes divided by four
+        bytes per parameter; and `compression_error`, the squared error divided by the squared norm
+        of the encoders' inputs, NaN if nothing was encoded.
         """
         dense = 4 * self._num_params * self.num_sent
         return {
@@ -246,8 +247,8 @@ class Sent:
 class Clients:
     """The clients of a round whose updates count, and their residuals of earlier rounds.
 
-    A context manager: calls of the core run on a thread of their own, so that an interrupt waits
-    for at most one group, and the main thread, which may fork, starts none of the core's threads.
+    A context manager that calls the core on a separate thread. An interrupt therefore waits for at
+    most one group, and the main thread, which may fork, never starts threads of the core.
     """
 
     def __init__(
@@ -258,7 +259,7 @@ class Clients:
         feedback: float | None,
         state: Mapping[str, Any],
     ) -> None:
-        """Opens the next version of the residuals in `state` if there is error feedback."""
+        """Opens the next version of the residuals in `state`, if there is error feedback."""
         self.updates = updates
         self._purpose = purpose
         self._num_threads = num_threads
@@ -360,7 +361,7 @@ class Clients:
         )
 
     def _read(self, group: NDArray[np.int64]) -> NDArray[np.float32] | None:
-        """Returns what the clients of a group did not send so far, float32 [len(group), P]."""
+        """Returns the residuals of the clients of a group, float32 [len(group), num_params]."""
         if self._next is None:
             return None
         num_params = self.updates.layout.num_params

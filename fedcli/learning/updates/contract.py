@@ -1,8 +1,8 @@
 """The interface of stages, which change the single updates of a cohort before aggregation.
 
-The updates of a round pass these stages in this order: an attack replaces those of the attackers,
-compression encodes and decodes each. Then updates that are not finite are dropped, the others are
-bounded as the aggregator asks, and the aggregator combines them.
+The updates of a round pass two stages: an attack replaces the updates of the attackers, then
+compression encodes and decodes each update. After the stages, updates that are not finite are
+dropped, the others are clipped as the aggregator requests, and the aggregator combines them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""PowerSGD: the matrices of an update as factors of low rank.
+"""PowerSGD: the matrices of an update are sent as factors of low rank.
 
 Vogels, Karimireddy and Jaggi 2019, https://arxiv.org/abs/1905.13727. Each matrix M_k [a, b] of
 client k, with its residual of earlier rounds, goes through two exchanges:
@@ -32,7 +32,7 @@ _LEAST_SHARE = 1e-6
 
 
 class _Matrix(NamedTuple):
-    """A tensor [a, b] with more than one axis, and where its parts are.
+    """A tensor with more than one axis, as a matrix [a, b], and where its values are.
 
     Attributes:
         place: The position of its first value among the parameters.
@@ -51,8 +51,8 @@ class _Matrix(NamedTuple):
 class PowerSGD:
     """The stage of the row `powersgd`; the options are those of the row.
 
-    The state has `right`, float32 [num_params]: V of each matrix, row by row, from the place on
-    where the matrix begins; zeros before the first round.
+    The state has `right`, float32 [num_params]. It holds V of each matrix, row by row, beginning at
+    the matrix's first parameter; all zeros before the first round.
     """
 
     rank: int
@@ -104,7 +104,7 @@ class PowerSGD:
         right: NDArray[np.float32],
         sent: Sent,
     ) -> list[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
-        """Does the first exchange; returns U of each matrix and which of its columns are not 0."""
+        """Makes the first exchange; returns U of each matrix and which of its columns are not 0."""
         updates = clients.updates
         parts = [_part(right, each, each.num_columns) for each in matrices]
         codec = self._codec("powersgd-left", updates.layout, parts)
@@ -191,9 +191,10 @@ def _next_right(
     matrices: list[_Matrix],
     alive: list[NDArray[np.bool_]],
 ) -> NDArray[np.float32]:
-    """Returns the next V: the mean of M_k^T U over the clients. V's column stays if U's is 0.
+    """Returns the next V, the mean of M_k^T U over clients. A column of V stays if U's is 0.
 
-    The mean of the decoded updates is U V^T with the next V. Its transpose times U is V again.
+    It is computed from the mean of the decoded updates, which is U V^T with the next V: the
+    transpose of that, times U, is V.
     """
     total = native.WeightedSum(updates.layout.num_params)
     weights = updates.stats["weight"]

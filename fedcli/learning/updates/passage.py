@@ -18,7 +18,7 @@ from fedcli.learning.engines.deltas import DeltaBounds, DeltaRequest, Deltas, Ro
 from fedcli.learning.updates.contract import RoundUpdates, UpdateStage
 from fedcli.models.layout import ParamLayout
 
-_ROWS_AT_A_TIME = 64  # whose sum is computed in one call; a multiple of the engine's blocks
+_ROWS_AT_A_TIME = 64  # rows that one call sums; a multiple of the engine's block of clients
 
 
 class Passage:
@@ -39,7 +39,7 @@ class Passage:
         round_num: int,
         num_absent: int = 0,
     ) -> None:
-        """Starts a round; `state` is the server state's part for the stages."""
+        """Starts a round; `state` is the part of the server state that belongs to the stages."""
         self.state = dict(state)
         self.metrics: dict[str, Any] = {}
         self._stages = stages
@@ -50,13 +50,13 @@ class Passage:
         self._seen: list[str] = []
 
     def request(self, wanted: DeltaRequest) -> DeltaRequest:
-        """Returns the request to the engine, given the aggregator's request."""
+        """Returns what to request from the engine, given the aggregator's request."""
         if not self._stages:
             return wanted
         return DeltaRequest(all_rows=True, are_writable=True)
 
     def noting(self, clients: Iterable[BatchedDataset]) -> Iterable[BatchedDataset]:
-        """Returns the same clients, and records their ids: at once, or when they are read."""
+        """Returns the same clients, and records their ids, at once or while they are read."""
         if isinstance(clients, ClientBatches):
             self._seen = list(clients.client_ids)
             return clients
@@ -66,7 +66,7 @@ class Passage:
         return _Noted(clients, self._seen)
 
     def take(self, deltas: Deltas, wanted: DeltaRequest) -> Deltas:
-        """Returns the deltas as the aggregator gets them, after all stages.
+        """Returns the deltas for the aggregator, after all stages.
 
         Args:
             deltas: The engine's answer to `request(wanted)`.
@@ -118,7 +118,7 @@ def initial_state(stages: Iterable[UpdateStage], num_params: int) -> dict[str, A
 
 
 class _Noted:
-    """Clients whose ids are noted on each pass over them."""
+    """Clients whose ids are recorded in each pass over them."""
 
     def __init__(self, clients: Iterable[BatchedDataset], seen: list[str]) -> None:
         self._clients = clients
@@ -139,7 +139,7 @@ def _reject_non_finite(updates: RoundUpdates) -> None:
 
 
 def _bound(updates: RoundUpdates, bounds: DeltaBounds) -> None:
-    """Measures the updates and brings the rows within the bounds, as an engine does."""
+    """Measures the updates and clips the rows to the bounds, as an engine does."""
     for row, stat in zip(updates.rows, updates.stats, strict=True):
         size = float(np.max(np.abs(row), initial=0.0))
         is_zeroed = size > bounds.max_abs

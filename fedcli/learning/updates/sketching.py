@@ -1,18 +1,18 @@
-"""FetchSGD: clients send count sketches, and the server takes the largest values of their sum.
+"""FetchSGD: clients send count sketches, and the server applies the largest values of their sum.
 
 Rothchild et al. 2020, https://arxiv.org/abs/2007.07682. With the clients' sketches S_k, their
-weighted mean S, momentum m and the server's unused rest e:
+weighted mean S, momentum u with factor m, and the server's accumulated error e:
 
     u = m u + S;  e = e + u;  update = the k largest of the values that e estimates
-    the cells of u and e that the update touches become 0
+    the cells of u and e that belong to the update become 0
 
-All of these are sketches. Each client sends one and keeps nothing. Setting cells to 0 in place of
-subtracting the update's sketch is what the authors' code does; they found that subtraction
-diverges. The server's learning rate is that of the server optimizer, after the sketch.
+S, u and e are sketches. Each client sends one sketch and keeps nothing. Like the authors' code,
+this sets cells to 0 and does not subtract the sketch of the update, which they found to diverge.
+The learning rate is that of the server optimizer, which gets the decoded update.
 
 The server never sees single updates. Every update that counts is replaced by the common one, so the
 aggregator combines equal rows. The hash functions are the same in all rounds of a run, because the
-unused rest is added up over rounds.
+error is added up over rounds.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Sketch:
         """Returns the estimates of largest magnitude, and zeros elsewhere."""
         count = num_chosen(self.fraction, len(estimates))
         codec = native.Codec("top-k", updates.layout.shapes, count=count)
-        key = stream_key(0, Purpose.SKETCH_HASHES)  # top-k draws nothing
+        key = stream_key(0, Purpose.SKETCH_HASHES)  # required, but top-k draws nothing
         return codec.decode(np.frombuffer(codec.encode(estimates, key), np.uint8), key)
 
 

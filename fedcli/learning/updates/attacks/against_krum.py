@@ -22,9 +22,10 @@ _LEAST_FACTOR = 1e-5  # below it the search has failed
 class FangKrum:
     """Minus lambda times the signs of the mean, with a lambda at which Krum chooses the attackers.
 
-    lambda starts at the paper's upper bound and is halved until Krum with f = a, on the known and
-    the attackers' updates, picks one of the latter, or until lambda is below 1e-5: where honest
-    updates lie close together, the attack fails. Then the attackers send the last vector tried.
+    lambda starts at the paper's upper bound and is halved until Krum with f = a, given the known
+    updates and the a attackers' updates, chooses an attacker's. If honest updates lie close
+    together, lambda falls below 1e-5 first and the attack fails. Then the attackers send the last
+    vector tried.
     Fang, Cao, Jia and Gong, "Local Model Poisoning Attacks to Byzantine-Robust Federated Learning",
     USENIX Security 2020, https://arxiv.org/abs/1911.11815, section 4.3.
     """
@@ -36,10 +37,10 @@ class FangKrum:
     def send(
         self, view: AttackView, state: Mapping[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """See `UpdateAttack.send`; metrics: `lambda`, and whether Krum would choose it.
+        """See `UpdateAttack.send`; metrics: `lambda`, and whether Krum would choose the vector.
 
-        Krum needs three known updates, and the bound more than 2a + 1 updates in the cohort. In
-        other rounds the attack is not made.
+        Krum needs three known updates, and the bound needs more than 2a + 1 updates in the cohort.
+        In a round with fewer, the attack is not made.
         """
         num_known = len(view.known)
         if num_known < 3 or view.num_counted <= 2 * view.num_attackers + 1:
@@ -58,7 +59,7 @@ class FangKrum:
 
 
 def _upper_bound(view: AttackView, squared_distances: NDArray[np.float64]) -> float:
-    """The paper's bound: the least sum of distances to the nearest, and the greatest norm."""
+    """The paper's bound, from the least sum of nearest distances and the greatest norm."""
     n, a = view.num_counted, view.num_attackers
     # Column 0 of a sorted row is the distance of an update to itself.
     nearest = np.sort(np.sqrt(squared_distances), axis=1)[:, 1 : max(1, n - a - 2) + 1]

@@ -57,14 +57,14 @@ class LittleIsEnough:
 
 
 def hiding_deviations(num_updates: int, num_attackers: int) -> float:
-    """Returns the z of Baruch et al.: z-score of the attackers' hiding place, at least 0.
+    """Returns the z of Baruch et al., the largest deviation that hides the attackers; at least 0.
 
     With s = floor(n / 2 + 1) - a honest supporters needed for a majority, it is the quantile
     (n - a - s) / (n - a) of the normal distribution.
 
     Args:
         num_updates: Updates of the cohort that count, n.
-        num_attackers: Those of attackers among them, a, fewer than half.
+        num_attackers: Those of them that are the attackers', a, fewer than half.
     """
     supporters = num_updates // 2 + 1 - num_attackers
     honest = num_updates - num_attackers
@@ -100,7 +100,7 @@ class InnerProduct:
 
 @dataclass(frozen=True)
 class MinMax:
-    """The mean minus gamma times a deviation, with the greatest gamma that goes unnoticed.
+    """The mean minus gamma times a deviation, with the largest gamma that goes unnoticed.
 
     The vector is no farther from any known update than the two farthest of these are apart.
     Shejwalkar and Houmansadr, "Manipulating the Byzantine: Optimizing Model Poisoning Attacks and
@@ -187,12 +187,13 @@ def greatest_factor(is_allowed: Callable[[float], bool]) -> float:
 
 @dataclass(frozen=True)
 class FangTrimmed:
-    """Beyond the extremes of the known updates, on the side away from the sign of their mean.
+    """Values just beyond the extremes of the known updates, opposite to the sign of their mean.
 
-    Where the mean is positive, a value is drawn uniformly from lo down to lo / factor if lo > 0,
-    else to factor * lo, where lo is the least known value. Where the mean is negative, it is drawn
-    above the greatest known value in the same way. All attackers send one such vector, which is
-    drawn anew in each round. Fang, Cao, Jia and Gong, "Local Model Poisoning Attacks to
+    In each coordinate, lo is the least known value. Where the mean is positive, the value is drawn
+    uniformly between lo and lo / factor if lo > 0, else between lo and factor * lo. Where the mean
+    is negative, it is drawn above the greatest known value in the same way. All attackers send one
+    such vector, which is drawn anew in each round. Fang, Cao, Jia and Gong, "Local Model Poisoning
+    Attacks to
     Byzantine-Robust Federated Learning", USENIX Security 2020, https://arxiv.org/abs/1911.11815.
     """
 

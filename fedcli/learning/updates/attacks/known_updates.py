@@ -34,12 +34,12 @@ def mean_and_std(view: AttackView) -> tuple[NDArray[np.float64], NDArray[np.floa
 
 
 def deviation(view: AttackView, kind: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns the mean of the known updates, and the direction in which an attack leaves it.
+    """Returns the mean of the known updates, and the direction in which an attack moves from it.
 
     Args:
         view: The round.
-        kind: `std`: the standard deviation by coordinate; `unit`: the mean over its norm; `sign`:
-            the signs of the mean.
+        kind: `std`, the standard deviation of each coordinate; `unit`, the mean divided by its
+            norm; or `sign`, the signs of the mean.
     """
     if kind == "std":
         return mean_and_std(view)

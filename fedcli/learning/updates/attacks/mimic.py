@@ -16,11 +16,12 @@ from fedcli.learning.updates.attacks.stage import AttackView
 
 @dataclass(frozen=True)
 class Mimic:
-    """The attackers copy the known update that lies farthest along a direction of great variance.
+    """The attackers copy the known update that lies farthest along a direction of large variance.
 
-    The copied client then counts several times, and clients unlike it count too little. No rule can
-    tell a copy from an honest update. The direction is found by power iteration, a step in each of
-    the first `warmup` rounds with attackers, and stays as it is afterwards. The first step starts
+    The copied client then counts several times, and clients that differ from it count too little.
+    No rule can tell a copy from an honest update. The direction is found by power iteration: one
+    step in each of the first `warmup` rounds with attackers, and none afterwards. The first step
+    starts
     at the known update that is farthest from the mean. Because cohorts change, the copied client is
     chosen anew in each round. Karimireddy, He and Jaggi, "Byzantine-Robust Learning on
     Heterogeneous Datasets via Bucketing", ICLR 2022, https://arxiv.org/abs/2006.09365.

@@ -1,4 +1,4 @@
-"""The attack that evaluates the server's own rule."""
+"""The attack that evaluates the server's aggregator."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _CONTRACTION = 0.8  # of the authors' line search
 
 @dataclass(frozen=True)
 class Optimal:
-    """The mean minus gamma times a deviation, with the gamma that moves the rule's result most.
+    """The mean minus gamma times a deviation, with the gamma that changes the aggregate most.
 
-    A line search like that of the authors' code finds gamma by `evaluations` calls of the rule. A
-    rule with a state is called with its initial state. El Mhamdi, Guerraoui and Rouault,
+    A line search like that of the authors' code finds gamma by `evaluations` calls of the
+    aggregator. One with a state is called with its initial state. El Mhamdi, Guerraoui and Rouault,
     "Distributed Momentum for Byzantine-resilient Learning", ICLR 2021,
     https://arxiv.org/abs/2003.00010, and its code, ByzantineMomentum.
 
     Attributes:
         deviation: See `known_updates.deviation`.
-        evaluations: Number of calls of the rule in a round.
+        evaluations: Number of calls of the aggregator in a round.
         rule: The run's aggregator.
     """
 
@@ -65,7 +65,7 @@ class Optimal:
 
 
 def _deltas(view: AttackView) -> Deltas:
-    """The updates as the rule would get them if no other stage followed."""
+    """The updates as the aggregator would get them if no other stage followed."""
     updates = view.updates
     weights = updates.stats["weight"]
     return Deltas(
@@ -78,10 +78,10 @@ def _deltas(view: AttackView) -> Deltas:
 
 
 def line_maximum(function: Callable[[float], float], evaluations: int) -> tuple[float, float]:
-    """Returns the place from 0 up and the value of the greatest value found on a line.
+    """Returns where on [0, inf) the greatest value was found, and that value.
 
-    As `line_maximize` of ByzantineMomentum: steps from 0 that double while the value rises, then
-    steps to both sides of the best place that shrink to 0.8 each time.
+    Like `line_maximize` of ByzantineMomentum, it first takes steps from 0 that double while the
+    value rises, then steps to both sides of the best place, each 0.8 times the one before.
     """
     best, step = 0.0, 1.0
     value = function(best)

@@ -1,4 +1,4 @@
-"""Attacks in which each attacker needs its own update only."""
+"""Attacks for which each attacker needs only its own update."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class SignFlip:
 
 @dataclass(frozen=True)
 class Gaussian:
-    """The attackers send noise N(0, (std * norm)^2 / P), where `norm` is that of their own update.
+    """The attackers send noise N(0, (std * norm)^2 / P); `norm` is the norm of their own update.
 
-    With `std` 1 it is about as long as an honest update. Each attacker has its own stream.
+    With `std` 1 the noise is about as long as an honest update. Each attacker has its own stream.
     """
 
     std: float
@@ -93,11 +93,11 @@ class NotFinite:
 class Boost:
     """The attackers send their update times a factor, projected to a radius.
 
-    With the factor `auto`, the sum of all weights over that of the attackers, the weighted mean
-    with server learning rate 1 is the attackers' model if the others' updates are zeros: "model
-    replacement" (Bagdasaryan et al., "How To Backdoor Federated Learning", AISTATS 2020,
-    https://arxiv.org/abs/1807.00459, section 4.2). They project their update once, before it is
-    sent; the original projects after each local epoch, too.
+    The factor `auto` is the sum of all weights divided by the sum of the attackers' weights. With
+    it and a server learning rate of 1, the global model becomes the attackers' model if the others'
+    updates are zeros. This is "model replacement" (Bagdasaryan et al., "How To Backdoor Federated
+    Learning", AISTATS 2020, https://arxiv.org/abs/1807.00459, section 4.2). The attackers project
+    their update once, before it is sent; the original also projects after each local epoch.
 
     Attributes:
         boost: The factor, or `auto`.

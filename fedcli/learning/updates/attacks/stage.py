@@ -1,8 +1,8 @@
-"""The stage of an attack: in the rounds that it chooses, the attackers' updates are replaced.
+"""The stage that replaces the attackers' updates in the rounds of an attack.
 
-The attackers train like all others, which gives their honest updates. They report their true number
-of examples and attack only with updates that count: a client without examples, or whose own
-training diverged, sends what it would send anyway.
+The attackers train like all other clients, which gives their honest updates, and they report their
+true number of examples. Only updates that count are replaced: an attacker without examples, or
+whose own training diverged, sends what it would send anyway.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class AttackedRounds:
     """The rounds of an attack.
 
     Attributes:
-        start: The first, from 1.
-        stop: The last; 0: there is no last one.
+        start: The number of the first round, at least 1.
+        stop: The number of the last round; 0: there is no last one.
         every: The attack is made in every `every`-th round from the first.
     """
 
@@ -49,8 +49,8 @@ class AttackView:
     Attributes:
         updates: The updates of the round.
         attackers: Cohort positions of the attackers whose updates count, at least one.
-        known: Cohort positions of the updates that they know: those that count of all honest
-            clients, or the attackers' own.
+        known: Cohort positions of the updates that they know, among those that count: all honest
+            updates, or the attackers' own.
         num_counted: Number of updates of the cohort that count.
     """
 
@@ -87,7 +87,7 @@ class AttackView:
             self.updates.rows[place] = single
 
     def noise_of(self, place: int | None = None) -> Stream:
-        """Returns a stream of this round: of the attacker at a cohort position, or of them all."""
+        """Returns this round's random stream of the attacker at a cohort position, or of all."""
         around = self.updates.round
         client = 0 if place is None else client_key(around.client_ids[place])
         occurrence = 0 if place is None else around.occurrences[place]
