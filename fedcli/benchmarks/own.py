@@ -39,13 +39,13 @@ def prepare(task: Task, num_threads: int, cancel: CancelFlag) -> Callable[[], ob
     engine = ThreadEngine(num_threads)
     if task.kind == tasks.EVALUATE:
         return lambda: engine.evaluate(model.layout, model.initial_params, cohort, cancel=cancel)
-    asked = ClientTask(
+    training = ClientTask(
         rows=tuple(optimizers.sgd(task.client_lr).client_rows()),
         params=model.initial_params,
         round_num=0,
         weighting="num-examples",
     )
-    return lambda: engine.train(model.layout, asked, cohort, cancel=cancel)
+    return lambda: engine.train(model.layout, training, cohort, cancel=cancel)
 
 
 def _sum(

@@ -166,14 +166,14 @@ class _Last:
 
     def __init__(self, tell: Tell) -> None:
         self._tell = tell
-        self._told: tuple[int, int | None] = 0, None
+        self._latest: tuple[int, int | None] = 0, None
 
     def tell(self, done: int, total: int | None) -> None:
-        self._told = done, total
+        self._latest = done, total
         self._tell(done, total)
 
     def repeat(self) -> None:
-        self._tell(*self._told)
+        self._tell(*self._latest)
 
 
 def _peers(

@@ -101,8 +101,8 @@ def download(
       fedcli download emnist-digits --from-file ~/fed_emnist_digitsonly.tar.bz2
     """  # noqa: D301 - \b keeps click from wrapping
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
-    asked = {"--list": is_list, "--verify": verify, "--remove": remove}
-    _check_usage(name, asked, others=[force, given, mirror])
+    actions = {"--list": is_list, "--verify": verify, "--remove": remove}
+    _check_usage(name, actions, others=[force, given, mirror])
     if given and mirror:
         raise click.UsageError("--from-file and --mirror contradict each other")
     from fedcli.datasets.data_folder import find_data_folder
@@ -234,10 +234,10 @@ def _fetch(
         ) from err
 
 
-def _check_usage(name: str | None, asked: Mapping[str, bool], others: Sequence[object]) -> None:
-    """Refuses options that contradict each other. Each of `asked` excludes all others."""
+def _check_usage(name: str | None, actions: Mapping[str, bool], others: Sequence[object]) -> None:
+    """Refuses options that contradict each other. Each of `actions` excludes all others."""
     context = click.get_current_context()
-    given = [flag for flag, is_given in asked.items() if is_given]
+    given = [flag for flag, is_given in actions.items() if is_given]
     if len(given) > 1:
         raise click.UsageError(f"{' and '.join(given)} contradict each other", context)
     if given and any(others):
@@ -279,7 +279,7 @@ def _show(
     from fedcli.datasets.sources import store
 
     splits = store.open_store(path)
-    told: dict[str, Any] = {
+    values: dict[str, Any] = {
         "name": dataset.name,
         "path": str(path),
         "downloaded_bytes": num_transferred,
@@ -291,7 +291,7 @@ def _show(
         },
     }
     if as_json:
-        print_json(told)
+        print_json(values)
         return
     from fedcli.cli.screen.render import Screen
 
@@ -301,7 +301,7 @@ def _show(
         ["split", "clients", "examples"],
         [
             (split, f"{counts['num_clients']:,}", f"{counts['num_examples']:,}")
-            for split, counts in told["splits"].items()
+            for split, counts in values["splits"].items()
         ],
     )
     screen.line(f"Licence: {dataset.entry.licence}")

@@ -269,10 +269,10 @@ def _show(screen: Screen, evaluation: Evaluation) -> None:
         screen.line(f"Fine-tuned: {describe(evaluation.fine_tuned.strategy)}", "dim")
     if evaluation.num_clients < 2:
         return
-    for told in (tables.spread(by_split), tables.gain(by_split)):
-        if told is not None:
-            screen.title(told.title)
-            screen.table(told.headers, told.rows, left=told.num_texts)
+    for table in (tables.spread(by_split), tables.gain(by_split)):
+        if table is not None:
+            screen.title(table.title)
+            screen.table(table.headers, table.rows, left=table.num_texts)
 
 
 def _evaluate(run: Path, values: dict[str, Any]) -> Evaluation:

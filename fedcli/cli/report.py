@@ -135,7 +135,7 @@ class _Accuracy(click.FloatRange):
 )
 @opt.option(
     "--by",
-    help="Options that tell the rows of one table apart, as in algorithm,client_lr. Runs that "
+    help="Options whose values define the rows of a table, as in algorithm,client_lr. Runs that "
     "differ in their seeds alone are one row. Default: those that differ.",
     section=opt.PICTURES,
     metavar="K,K",
@@ -296,8 +296,8 @@ def _tables_of(
             return [report_tables.runs_csv(records, wanted)]
         return report_tables.of_several(records, wanted)
     tables = report_tables.of_one(records[0])
-    told = report_tables.rounds_to_target(records, wanted) if targets else None
-    return [*tables, told] if told else tables
+    reached = report_tables.rounds_to_target(records, wanted) if targets else None
+    return [*tables, reached] if reached else tables
 
 
 def _is_study(paths: Sequence[Path]) -> bool:
@@ -490,12 +490,12 @@ def _show_diff(
     if as_json:
         from fedcli.cli.screen.output import print_json
 
-        told: dict[str, Any] = {
+        values: dict[str, Any] = {
             "runs": [str(record.path) for record in records],
             "options": comparison.differences(records),
             "provenance": comparison.provenance_differences(records),
         }
-        print_json(told)
+        print_json(values)
         return
     table = report_tables.what_differs(records)
     if table is not None and text_format is not None:

@@ -143,7 +143,10 @@ def _verify(run: Path, options: dict[str, Any], remarks: Remarks) -> Verificatio
 
     def job(tell: Tell) -> Verification:
         return verifying.verify_run(
-            run, **options, told=lambda result: tell(result.round_num, num_rounds), cancel=cancel
+            run,
+            **options,
+            on_round=lambda result: tell(result.round_num, num_rounds),
+            cancel=cancel,
         )
 
     stopped = f"stopped; {run} was not verified"

@@ -1,4 +1,4 @@
-"""The impact of an attack: the results of a run with it and without it. Pure functions."""
+"""The impact of an attack: compares a run with the same run without it. Pure functions."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class AttackFigures:
     Attributes:
         attackers_mean: Mean number of attackers in the cohorts of attacked rounds.
         attackers_max: The greatest such number.
-        kept_share: Share of the attackers' updates that a rule kept that says whom it keeps.
+        kept_share: Share of the attackers' updates that the aggregator kept, if it reports that.
         accuracy: Accuracy on clean examples after the last round, of the series `judged_by`.
-        worst_accuracy: The least such accuracy in evaluations from the first attacked round on.
-        worst_round: The round of that.
-        success_rate: Share of the examples aimed at that are predicted as the attackers want.
+        worst_accuracy: The lowest such accuracy since the first attacked round.
+        worst_round: The round of `worst_accuracy`.
+        success_rate: Share of the targeted examples that are predicted as the attackers want.
     """
 
     attackers_mean: float | None
@@ -83,7 +83,7 @@ def success_rate_of(run: RunRecord) -> float | None:
 
 
 def partner_of(run: RunRecord, runs: Sequence[RunRecord]) -> RunRecord | None:
-    """Returns the first of some runs that is the same as an attacked one but for the attack."""
+    """Returns the first of some runs that differs from an attacked run only in the attack."""
     wanted = _without_attack(run)
     for other in runs:
         if not is_attacked(other) and _without_attack(other) == wanted:
@@ -103,7 +103,7 @@ def _root(name: str) -> str:
 
 
 def of_one(run: RunRecord) -> list[Table]:
-    """Returns the tables of an attacked run; none for another."""
+    """Returns the tables of an attacked run; none for any other run."""
     if not is_attacked(run):
         return []
     found = figures_of(run)
@@ -116,9 +116,9 @@ def of_one(run: RunRecord) -> list[Table]:
         ["attack success rate", _number(found.success_rate)],
     ]
     title = f"Attack {run.options['attack']}"
-    told = [Table(title, ["figure", "value"], [row for row in rows if row[1] != _UNSET])]
+    tables = [Table(title, ["figure", "value"], [row for row in rows if row[1] != _UNSET])]
     recall = _recall(run)
-    return [*told, recall] if recall is not None else told
+    return [*tables, recall] if recall is not None else tables
 
 
 def _recall(run: RunRecord) -> Table | None:
@@ -132,7 +132,7 @@ def _recall(run: RunRecord) -> Table | None:
 
 
 def of_several(runs: Sequence[RunRecord]) -> Table | None:
-    """Returns one row for each attacked run, beside the same run without attack; None: no row."""
+    """Compares each attacked run with the same run without attack; None if there is none."""
     rows = []
     for run in runs:
         if not is_attacked(run):
@@ -157,19 +157,19 @@ def of_several(runs: Sequence[RunRecord]) -> Table | None:
     if not rows:
         return None
     headers = ["attacked run", "same without attack", "accuracy without", "with", "impact"]
-    headers += ["worst (round)", "success rate", "attackers a round", "kept"]
+    headers += ["worst (round)", "success rate", "attackers per round", "kept"]
     return Table("Impact of attacks on clean accuracy", headers, rows, 2)
 
 
 def as_json(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """Returns the figures of the attacked runs as plain values."""
-    told = []
+    figures = []
     for run in runs:
         if not is_attacked(run):
             continue
         partner = partner_of(run, runs)
         without = None if partner is None else partner.final(run.judged_by, ACCURACY)
-        told.append(
+        figures.append(
             {
                 "run": str(run.path),
                 "without_attack": None if partner is None else str(partner.path),
@@ -177,7 +177,7 @@ def as_json(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
                 **vars(figures_of(run)),
             }
         )
-    return told
+    return figures
 
 
 def _number(value: float | None, digits: int = 4) -> str:

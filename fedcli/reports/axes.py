@@ -8,9 +8,9 @@ from statistics import median
 
 from fedcli.dataclass import dataclass
 
-# The scale is logarithmic if the greatest value exceeds the median of the curves' first values by
-# the first factor, or the median of all values by the second one. Losses begin near their maximum,
-# so a curve that exceeds these limits would flatten the others.
+# The scale is logarithmic if the largest value is more than the first factor times the median of
+# the curves' first values, or more than the second factor times the median of all values. Losses
+# begin near their maximum, so such a value would flatten the other curves.
 _TIMES_BEGINNING, _TIMES_MEDIAN = 5.0, 50.0
 
 

@@ -12,13 +12,13 @@ from fedcli.dataclass import dataclass
 from fedcli.runs.record import RunRecord
 from fedcli.settings.run_config import DATA_FIELDS, WITHOUT_EFFECT
 
-# These change results, but runs that differ in them alone are repetitions of each other.
+# These change results, but runs that differ only in them are repetitions of each other.
 REPEATS = ("seed",)
 _ENDINGS = ("stop_at", "patience")  # with one of these, eval_every changes results
 # The fingerprints in the provenance, of files that options name.
 _FINGERPRINTS = ("data", "model")
 _DEALT_BY = "partition_options.seed"
-# That seed within a fingerprint of data, which ends in the partition and its options.
+# The partition's seed in a fingerprint of data, which ends in the partition and its options.
 _PARTITION_SEED = re.compile(r"(; partition [^\";]*?) seed=\d+")
 CHIEF = ("case", "algorithm")  # options from which others follow
 DEFAULT_TARGETS = (0.8, 0.9, 0.95)
@@ -83,7 +83,7 @@ def estimate(values: Sequence[float]) -> Estimate | None:
 
 
 def t_quantile(degrees: int) -> float:
-    """Returns the quantile 0.975 of Student's t; above 30 degrees by Cornish and Fisher's series.
+    """Returns the 0.975 quantile of Student's t; above 30 degrees by Cornish and Fisher's series.
 
     Abramowitz and Stegun, "Handbook of Mathematical Functions", 26.7.5.
     """
@@ -115,9 +115,9 @@ def provenance_differences(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
 def group_by_config(runs: Sequence[RunRecord]) -> list[Group]:
     """Groups runs that differ only in the seed and in options without effect.
 
-    Data are the same if their fingerprints are, even in different places. Two runs of the same seed
-    are both kept; see `Group.repeats`. Where each seed has its own seed of the partition, that one
-    is ignored, too: such runs deal the same examples anew.
+    Data are the same if their fingerprints are, wherever the files are. Two runs with the same seed
+    are both kept; see `Group.repeats`. The seed of the partition is also ignored if it changes with
+    the run's seed, as in a study that draws the partition anew for each seed.
     """
     groups: dict[str, list[RunRecord]] = {}
     for alike in _by_key(runs, lambda run: _PARTITION_SEED.sub(r"\1", _key(setting(run)))):
@@ -207,13 +207,13 @@ def setting_key(run: RunRecord) -> str:
 
 
 def options_with_effect(run: RunRecord) -> dict[str, Any]:
-    """Returns the options that may tell configurations apart: no seeds, none without effect."""
+    """Returns the options that define a configuration: no seeds, and none without effect."""
     left_out = {*REPEATS, *WITHOUT_EFFECT, _DEALT_BY}
     return {name: value for name, value in run.options.items() if name not in left_out}
 
 
 def repeat_of(run: RunRecord) -> tuple[Any, ...]:
-    """Returns the seeds of a run and of its partition, which tell repetitions apart."""
+    """Returns the seeds of a run and of its partition, which distinguish its repetitions."""
     return run.options.get("seed", 0), run.options.get(_DEALT_BY)
 
 

@@ -19,8 +19,8 @@ class GroupCurves:
     """The curves of one metric.
 
     Attributes:
-        series: By the name of a row its mean by round.
-        bands: By the name of a row round, lower and upper end; without seeds to compare, none.
+        series: The mean by round, by the name of the row.
+        bands: Rounds with lower and upper ends, by the name of the row; empty with a single seed.
     """
 
     series: dict[str, Series]
@@ -35,7 +35,7 @@ def curves_by_measure(groups: Groups, spread: str) -> tuple[str, dict[str, Group
 
     Args:
         groups: The groups.
-        spread: What the band is: one of `group_tables.SPREADS`.
+        spread: The meaning of the band: one of `group_tables.SPREADS`.
     """
     rows = {row.name: _that_count(row) for row in groups.rows}
     members = [each for members in rows.values() for each in members]

@@ -27,7 +27,7 @@ def to_table(groups: Groups, spread: str = INTERVAL, *, label: str = "tab:runs")
     Args:
         groups: The groups.
         spread: What follows the sign ±: one of SPREADS.
-        label: Of the table in LaTeX.
+        label: The table's label in LaTeX.
     """
     rows = groups.rows
     has_marks = any(row.num_diverged or row.num_failed for row in rows)
@@ -59,13 +59,13 @@ def to_table(groups: Groups, spread: str = INTERVAL, *, label: str = "tab:runs")
 
 
 def about_band(spread: str) -> str:
-    """Returns what the curves and bands of groups are, in words."""
+    """Returns a text that explains the curves and bands of groups."""
     band = {INTERVAL: "its 95 % confidence interval", STD: "the standard deviation"}.get(spread)
     return "mean over seeds" + (f"; band: {band}" if band else "")
 
 
 def notes_on(groups: Groups) -> list[str]:
-    """Returns lines that a reader of the table must know."""
+    """Returns the notes below the table: how rows were chosen, and runs that do not count."""
     notes = []
     chosen = groups.select
     if groups.best and chosen is not None and not chosen.name.startswith("validation."):
@@ -83,35 +83,35 @@ def notes_on(groups: Groups) -> list[str]:
 
 
 def _values_at_an_end(row: Row) -> list[str]:
-    """Lines on chosen numbers beyond which nothing was tried."""
+    """Notes on chosen values at the end of the tried range, beyond which better ones may lie."""
     notes = []
     for name, value in row.best.items():
         numbers = [each for each in row.tried[name] if isinstance(each, int | float)]
         if len(set(numbers)) < 2 or isinstance(value, bool) or value not in numbers:
             continue
-        ends = {max(numbers): ("greatest", "greater"), min(numbers): ("least", "lesser")}
+        ends = {max(numbers): ("largest", "larger"), min(numbers): ("smallest", "smaller")}
         if value in ends:
             end, beyond = ends[value]
             where = f" of {', '.join(map(value_text, row.by.values()))}" if row.by else ""
-            text = f"{name} {value_text(value)}{where} is the {end} that was tried"
+            text = f"{name} {value_text(value)}{where} is the {end} value that was tried"
             notes.append(f"{text}; {beyond} ones may be better")
     return notes
 
 
 def _about_p(num_seeds: int, num_tests: int) -> str:
-    """What p is, and whether it can be small enough with so many seeds."""
+    """A note on p, and on whether so many seeds can give a significant result."""
     least = least_p(num_seeds)
     text = (
         f"p: sign-flip test of the differences to the first row, paired by seed; with {num_seeds} "
         f"seeds p is at least {least:.3g}"
     )
     if num_tests > 1:
-        text += f", of {num_tests} rows by Holm {min(1.0, num_tests * least):.3g}"
+        text += f", adjusted for {num_tests} rows {min(1.0, num_tests * least):.3g}"
     if num_tests * least <= _SIGNIFICANT:
         return text
     seeds = itertools.count(num_seeds + 1)
     enough = next(each for each in seeds if num_tests * least_p(each) <= _SIGNIFICANT)
-    return f"{text}: nothing can be significant at 5 %, with {enough} seeds it can"
+    return f"{text}, so no difference can be significant at 5 %; {enough} seeds are needed"
 
 
 def to_rows(groups: Groups) -> list[dict[str, Any]]:
@@ -152,7 +152,7 @@ def _plain_estimate(name: str, found: Estimate | None) -> dict[str, Any]:
 
 
 def _shown_columns(groups: Groups) -> list[Column]:
-    """The columns of results, after that of the metric that chose, if it is another."""
+    """The columns of results; first the metric by which rows were chosen, if it is another."""
     select = groups.select
     if select is None or select.name in {column.name for column in groups.columns}:
         return list(groups.columns)
@@ -164,7 +164,7 @@ def _estimate(row: Row, groups: Groups, column: Column) -> Estimate | None:
 
 
 def title_of(groups: Groups) -> str:
-    """Returns what the rows are, in words."""
+    """Returns a title that says what the rows are."""
     rows = groups.rows
     if not groups.best or groups.select is None:
         return "Runs by " + (", ".join(groups.by) if groups.by else "configuration")
@@ -202,7 +202,7 @@ def _cell(found: Estimate | None, column: Column, spread: str) -> str:
 
 
 def _result_cell(row: Row, groups: Groups, column: Column, spread: str) -> str:
-    """A mean, with the number of runs where not all have a value."""
+    """A mean, and if not all runs have a value, the number of those that do."""
     found = _estimate(row, groups, column)
     text = _cell(found, column, spread)
     if found is None or found.count == len(row.members):

@@ -1,8 +1,8 @@
 """Groups of runs as the rows of one table: `report --by --best --columns`.
 
-Runs that differ in seeds alone, those of the run and of the partition, are one configuration. The
-options `by` tell the rows apart. Of the configurations of a row the best is chosen, by validation
-data, and the row shows that one.
+Runs that differ only in the seeds of the run and of the partition have the same configuration. Each
+combination of values of the options `by` is a row. If a row has several configurations, it shows
+the best one by validation data.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Column:
 
     Attributes:
         name: As given: `test.accuracy`, `rounds@0.9`, `seconds`.
-        split: Of a metric; else empty.
-        metric: Of a metric; else empty.
-        target: Accuracy of rounds to a target; else None.
+        split: The split of a metric; else empty.
+        metric: The name of a metric; else empty.
+        target: The accuracy for rounds to a target; else None.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Column:
 
     @property
     def is_more_better(self) -> bool:
-        """Whether a greater value is the better one."""
+        """Whether greater values are better."""
         return bool(self.metric) and more_is_better(self.metric)
 
 
@@ -58,10 +58,10 @@ class Member:
     """One run of a group.
 
     Attributes:
-        setting: Equal for runs that differ in their seeds alone.
+        setting: A text that is equal for runs that differ only in their seeds.
         options: Its options by dotted name; those that have no effect are left out.
-        repeat: Its seeds. Runs of two groups with the same seeds are a pair.
-        results: By split and metric the last values; None: not finite.
+        repeat: Its seeds. Runs of two rows with the same seeds form a pair.
+        results: The last values by split and metric; None: not finite.
         has_diverged: Whether its results are those of a model that diverged.
         has_failed: Whether it has no results.
         path: Its folder.
@@ -81,7 +81,7 @@ class Member:
         return load_run(self.path)
 
     def value(self, column: Column) -> float | None:
-        """Returns its value in a column; None: it has none that counts."""
+        """Returns its value in a column; None if it has none, or failed or diverged."""
         if self.has_failed or self.has_diverged:
             return None
         if column.target is not None:
@@ -93,7 +93,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Difference:
-    """How a row differs from the first one, over the seeds that both have.
+    """The difference between a row and the first row, over the seeds that both have.
 
     Attributes:
         estimate: The mean of the differences with its confidence interval.
@@ -111,14 +111,15 @@ class Row:
     """One row: a configuration, with its runs.
 
     Attributes:
-        by: The values of the options that tell rows apart.
-        best: The values that were chosen.
+        by: The values of the options that define the row.
+        best: The values of the options that were chosen.
         members: Its runs, the first of each seed.
-        tried: The values of these options among which they were chosen.
-        num_candidates: Number of configurations from which it was chosen.
-        cells: By column the mean over the runs; None: no run has a value.
-        selected: The mean of the metric that chose it; None: nothing was chosen.
-        difference: To the first row; None: this is the first, or fewer than two seeds are common.
+        tried: All values of these options, among which those were chosen.
+        num_candidates: Number of configurations among which this one was chosen.
+        cells: The mean over the runs by column; None: no run has a value.
+        selected: The mean of the metric by which it was chosen; None: nothing was chosen.
+        difference: The difference to the first row; None: this is the first, or fewer than two
+            seeds are common.
     """
 
     by: dict[str, Any]
@@ -155,10 +156,11 @@ class Groups:
     """The rows of a table, the best first.
 
     Attributes:
-        by: The options that tell rows apart.
-        best: The options of which the best values were chosen.
+        by: The options whose values define the rows.
+        best: The options whose best values were chosen.
         columns: The columns of results.
-        select: The column that chose, and by which rows are sorted; None: nothing was chosen.
+        select: The column by which configurations are chosen and rows are sorted; None: none were
+            chosen.
         rows: The rows.
     """
 
@@ -181,10 +183,10 @@ def value_text(value: Any) -> str:
 
 
 def parse_column(text: str) -> Column:
-    """Returns the column of a name.
+    """Parses the name of a column.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There is no such column.
     """
     name = text.strip()
     if name == SECONDS:
@@ -239,15 +241,15 @@ def group(
 
     Args:
         members: The runs, at least one.
-        by: Options that tell rows apart; None: those that differ, but for `best` and those that
-            follow from others, as an algorithm's own options do.
-        best: Options of which each row shows the best values.
+        by: Options whose values define the rows; None: all that differ, except `best` and those
+            that follow from others, such as an algorithm's own options.
+        best: Options for which each row shows the best values.
         columns: Columns of results; None: accuracy and loss on test data.
-        select: The column that chooses; None: validation accuracy, if there is one.
+        select: The column by which to choose; None: validation accuracy, if there is one.
 
     Raises:
-        ConfigError: An option is unknown, or runs of a row differ in further options, or there is
-            nothing to choose by.
+        ConfigError: An option is unknown, runs of a row differ in further options, or there is no
+            metric to choose by.
     """
     points = _by_setting(members)
     known = dict.fromkeys(name for each in members for name in each.options)
@@ -264,8 +266,8 @@ def group(
     select = select or usual_select(members)
     if best and select is None:
         raise ConfigError(
-            f"--best {','.join(best)}: these runs have no validation data to choose by; train with "
-            "--validation 0.1, or choose on test data in so many words: --select-on test"
+            f"--best {','.join(best)}: these runs have no validation data to choose by; train "
+            "with --validation 0.1, or choose by test data with --select-on test"
         )
     rows = []
     for values, candidates in _by_values(points, by).items():
@@ -292,7 +294,7 @@ def _member(run: RunRecord) -> Member:
 
 
 def _by_setting(members: Iterable[Member]) -> list[list[Member]]:
-    """The runs of each configuration, the first of each seed."""
+    """The runs of each configuration; of several runs with one seed, only the first."""
     found: dict[str, dict[tuple[Any, ...], Member]] = {}
     for each in members:
         found.setdefault(each.setting, {}).setdefault(each.repeat, each)
@@ -318,19 +320,19 @@ def _check_candidates(
     best: Sequence[str],
     apart: Sequence[str],
 ) -> None:
-    """Refuses a row whose configurations differ in options that nobody named."""
+    """Refuses a row whose configurations differ in options that were not given."""
     seen = {_key([each[0].options.get(name) for name in best]) for each in candidates}
     if len(seen) == len(candidates):
         return
     others = [name for name in apart if name not in (*by, *best) and _differs(name, candidates)]
     listed = ", ".join(others[:4]) or "their data or code"
     raise ConfigError(
-        f"runs of one row differ in {listed}, too; add it to --by or --best, or leave runs out"
+        f"runs in one row also differ in {listed}; add that to --by or --best, or leave runs out"
     )
 
 
 def _choose(candidates: Sequence[list[Member]], select: Column) -> list[Member]:
-    """The best configuration. One with a run that failed or diverged is behind all others."""
+    """The best configuration. Those with a run that failed or diverged come last."""
     sign = -1.0 if select.is_more_better else 1.0
 
     def key(members: Sequence[Member]) -> tuple[bool, float]:
@@ -362,7 +364,7 @@ def _mean(members: Iterable[Member], column: Column) -> Estimate | None:
 
 
 def _sorted(rows: list[Row], column: Column) -> list[Row]:
-    """The best first; rows of which a run has no value last. Equal rows keep their order."""
+    """The rows, the best first; those with a run without a value last. Equal ones keep order."""
     sign = -1.0 if column.is_more_better else 1.0
 
     def key(row: Row) -> tuple[bool, float]:
@@ -374,7 +376,7 @@ def _sorted(rows: list[Row], column: Column) -> list[Row]:
 
 
 def _with_differences(rows: list[Row], column: Column) -> list[Row]:
-    """The rows with their differences from the first, in one column."""
+    """The rows with their differences to the first row in one column."""
     if not rows:
         return rows
     first = {each.repeat: each.value(column) for each in rows[0].members}

@@ -29,11 +29,11 @@ _MAX_CELLS = 2500
 
 
 def write_heat_map(path: Path, groups: Groups) -> None:
-    """Draws the first column of groups over the two options that tell the rows apart.
+    """Draws the first column of groups over the two options that define the rows.
 
     Args:
         path: The file; its suffix determines the format.
-        groups: Rows that two options tell apart.
+        groups: The groups, whose rows are defined by two options.
 
     Raises:
         ConfigError: There are not two options, or too many values; or the suffix is unknown.
@@ -41,8 +41,8 @@ def write_heat_map(path: Path, groups: Groups) -> None:
     """
     if len(groups.by) != 2:
         raise ConfigError(
-            f"--heat-map {path}: the rows are told apart by {', '.join(groups.by) or 'nothing'}; "
-            "give two options, as in --by client_lr,epochs"
+            f"--heat-map {path}: a heat map needs two options that differ, and the runs have "
+            f"{', '.join(groups.by) or 'none'}; give two, as in --by client_lr,epochs"
         )
     rows = [sorted({_Value(row.by[name]) for row in groups.rows}) for name in groups.by]
     if len(rows[0]) * len(rows[1]) > _MAX_CELLS:

@@ -32,8 +32,8 @@ from fedcli.runs.record import (
     measures_of,
 )
 
-# Paul Tol's bright scheme with a darker yellow, which colour-blind readers can tell apart; the
-# second row is for dark background.
+# Paul Tol's bright scheme with a darker yellow, whose colours colour-blind readers can distinguish.
+# The second row is for a dark background.
 COLORS = ("#4477aa", "#ee6677", "#228833", "#b09a1e", "#33a6cc", "#aa3377", "#777777")
 _NIGHT_COLORS = ("#77aadd", "#ff8899", "#55bb66", "#ddcc66", "#77ddff", "#dd77aa", "#aaaaaa")
 # The lines of the first seven series are solid, the next seven have the second pattern, and so on.
@@ -71,7 +71,7 @@ th, td { white-space: nowrap; } tr:first-child th { vertical-align: bottom; }
 tr:first-child th:not(.text) { white-space: normal; }
 .pairs th, .confusion tr + tr th { border-bottom-color: var(--line); }
 td.text:not(:first-child) { white-space: normal; }
-/* A shade marks the sides to which a table goes on; at its end the paper covers the shade. */
+/* A shadow marks the sides on which a table continues; at its ends the background covers it. */
 .wide { overflow-x: auto; background:
   linear-gradient(to right, var(--paper) 40%, transparent) 0 0 / 36px 100% no-repeat local,
   linear-gradient(to left, var(--paper) 40%, transparent) 100% 0 / 36px 100% no-repeat local,

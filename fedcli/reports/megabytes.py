@@ -8,7 +8,7 @@ from fedcli.errors import ConfigError
 from fedcli.runs.ledger import Ledger, ledger_of
 from fedcli.runs.record import Points, RunRecord, Series
 
-# What --x takes: the names of the x axis, each with its label.
+# The values of --x, each with the label of the x axis.
 ROUND = "round"
 AXES = {
     ROUND: "round",
@@ -21,7 +21,7 @@ def known_ledger(run: RunRecord) -> Ledger:
     """Returns the ledger of a run.
 
     Raises:
-        ConfigError: It cannot be known.
+        ConfigError: The bytes cannot be computed.
         RunError: A file of the run is damaged.
     """
     ledger = ledger_of(run)
@@ -34,7 +34,7 @@ def known_ledger(run: RunRecord) -> Ledger:
 
 
 def along(axis: str) -> Callable[[RunRecord, Series], Points]:
-    """Returns the function that moves a run's series from rounds to an axis, for `curves_of`.
+    """Returns a function for `curves_of` that maps the rounds of a run's series to an axis.
 
     Args:
         axis: A key of AXES.

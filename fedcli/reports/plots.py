@@ -31,7 +31,7 @@ from fedcli.reports.axes import Axis
 from fedcli.reports.names import short_names
 from fedcli.runs.record import curve_title
 
-# Paul Tol's bright scheme, which colour-blind readers can tell apart.
+# Paul Tol's bright scheme, whose colours colour-blind readers can distinguish.
 _COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777")
 # The first seven series have the first dash pattern, the next seven the second, and so on.
 _DASHES = ("-", "--", ":", "-.")
@@ -41,7 +41,7 @@ _ABOVE, _BELOW = LINE_HEIGHT, 3 * LINE_HEIGHT  # dots for a panel's title and it
 _MAX_ACROSS = 3  # panels side by side
 _LEAST_WIDTH, _LEAST_HEIGHT = 160, 120  # of a panel, in dots
 _LINE = 36  # length of a line in the legend, in dots
-_MOST_MARKED, _FEW_MARKS = 40, 10  # up to 40 points all have a marker; of more, about 10 have one
+_MOST_MARKED, _FEW_MARKS = 40, 10  # up to 40 points are all marked; of more points, about 10
 _NAME_LETTERS = 60  # maximum length of a name in the legend
 _MAX_INCHES = 100.0
 
@@ -85,7 +85,7 @@ def write_curves(
         bands: For each metric, bands of (round, lower end, upper end) by the name of their series.
 
     Raises:
-        ConfigError: The suffix is not one of these, or the size is too small.
+        ConfigError: The suffix is of no known format, or the size is too small.
         RunError: The file cannot be written.
     """
     page = _Page(title, panels, note, options or PlotOptions(), bands)
@@ -157,7 +157,7 @@ class _Page:
             width = (self.num_across * (_SCALE + _LEAST_WIDTH + _GAP) + 2 * MARGIN) / DPI
             height = (around + self.num_down * _LEAST_HEIGHT) / DPI
             raise ConfigError(
-                f"--plot-size: {count} panels and {len(names)} names have no room; give at least "
+                f"--plot-size: too small for {count} panels and {len(names)} names; give at least "
                 f"{width:.1f}x{height:.1f} inches"
             )
 
@@ -237,7 +237,7 @@ class _Page:
 
 
 def _look(number: int) -> dict[str, Any]:
-    """Returns colour, dashes and marker of a series. They repeat together only after 196 series."""
+    """Returns colour, dashes and marker of a series; their combinations repeat after 196 series."""
     count = len(_COLORS)
     return {
         "color": _COLORS[number % count],

@@ -65,7 +65,8 @@ class PredictedExamples:
 def summarize_predictions(path: str | Path, cancel: CancelFlag | None = None) -> PredictionSummary:
     """Summarises the predictions of a run's newest checkpoint for the clients of `fedcli eval`.
 
-    The data are opened once. The confusion matrix counts the examples of evenly picked clients.
+    The data are opened once. The confusion matrix counts the examples of an evenly spaced selection
+    of clients.
 
     Raises:
         Cancelled: The flag was raised.
@@ -113,7 +114,7 @@ def _summarized(
 
 
 def _some_clients(data: ClientData, client_ids: list[str]) -> list[ClientDataset]:
-    """Evenly picked clients that together have at most `_MAX_EXAMPLES` examples."""
+    """Evenly spaced clients that together have at most `_MAX_EXAMPLES` examples."""
     sizes = np.array([data.num_examples(each) for each in client_ids])
     total = int(sizes.sum())
     step = max(1, -(-total // _MAX_EXAMPLES))

@@ -96,7 +96,7 @@ def _find(
     evaluation: Mapping[str, Mapping[str, Any]],
     progress: Progress | None,
 ) -> float | None:
-    """The run's own number; None if it has none."""
+    """Returns the run's number for a published one; None if it has none."""
     if figure.metric == "rounds_to_target":
         return None if progress is None else progress.target_round
     if figure.round_num:

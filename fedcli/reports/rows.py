@@ -39,11 +39,11 @@ class Scores:
 
 
 class PrivacySpent(NamedTuple):
-    """The differential privacy that a run has spent, and the norm to which it clipped last.
+    """The differential privacy that a run has spent, and its last clipping norm.
 
     Attributes:
-        epsilon: By the run's accountant; None: infinite, because there was no noise.
-        epsilon_rdp: By Renyi divergences; None as before.
+        epsilon: Epsilon by the run's accountant; None: infinite, because there was no noise.
+        epsilon_rdp: Epsilon by Renyi divergences; None as for `epsilon`.
         delta: The probability with which the guarantee may fail.
         clip_norm: The clipping norm of the round.
     """
@@ -78,10 +78,10 @@ class RoundRow:
         num_non_finite_clients: Number of clients dropped because their delta was not finite.
         is_rejected: True if the mean delta was not finite and the model stayed as it was.
         evaluation: Scores of the model after the round by split, on rounds that were evaluated.
-        is_skipped: True if too few clients reported for `--min-reports` or for the aggregator, or
-            it found nobody to trust, and the model stayed as it was.
+        is_skipped: True if the model stayed as it was because too few clients reported for
+            `--min-reports` or for the aggregator, or because the aggregator trusted none.
         num_reports: Number of clients that reported in time; None if all clients always do.
-        virtual_seconds: Virtual clock after the round; None without one.
+        virtual_seconds: Time on the virtual clock after the round; None without a clock.
         privacy: The privacy spent so far; None: the run has no --dp.
     """
 
@@ -98,7 +98,7 @@ class RoundRow:
 
 @dataclass(frozen=True)
 class EvaluationRow:
-    """Scores of one split, or of some of its clients, before or after they fine-tune.
+    """Scores of one split, or of a group of its clients, before or after fine-tuning.
 
     Attributes:
         split: The name of the split or part.
@@ -181,7 +181,7 @@ def round_rows(
 
 
 def thinning_step(num_rounds: int, max_rows: int) -> int:
-    """Returns the least of 1, 2, 5, 10, 20, 50, ... that leaves at most `max_rows` rounds."""
+    """Returns the smallest of 1, 2, 5, 10, 20, 50, ... that leaves at most `max_rows` rounds."""
     if num_rounds <= max_rows:
         return 1
     power = 1
@@ -212,7 +212,7 @@ class EvaluationPart:
     """The results of an evaluation for all its clients, or for some of them.
 
     Attributes:
-        name: Its name: the split, the group of clients, and whether they are fine-tuned.
+        name: Its name: the split, whether fine-tuned, and the group of clients.
         metrics: Loss, accuracy and counts.
         num_clients: Number of clients.
         num_seen_clients: Number of them that took part in the training; None: not known.
@@ -231,7 +231,7 @@ class EvaluationPart:
 def parts(split: str, metrics: Mapping[str, Any]) -> list[EvaluationPart]:
     """Returns the parts of the evaluation of one split.
 
-    They are all clients, seen and unseen ones, then the same after fine-tuning.
+    The parts are all clients, seen clients and unseen clients, then the same after fine-tuning.
     """
     whole = {
         "metrics": metrics["client_work"]["eval"]["current_round_metrics"],
@@ -248,11 +248,11 @@ def parts(split: str, metrics: Mapping[str, Any]) -> list[EvaluationPart]:
 
 def _grouped(name: str, whole: Mapping[str, Any], num_seen: int | None) -> list[EvaluationPart]:
     """All clients, then the groups of them."""
-    told = [(name, whole, num_seen)]
+    named = [(name, whole, num_seen)]
     for group in GROUPS:
         if group in whole:
             part = whole[group]
-            told.append((f"{name}, {group}", part, part["num_clients"] * (group == "seen")))
+            named.append((f"{name}, {group}", part, part["num_clients"] * (group == "seen")))
     return [
         EvaluationPart(
             label,
@@ -262,5 +262,5 @@ def _grouped(name: str, whole: Mapping[str, Any], num_seen: int | None) -> list[
             part["over_clients"],
             part.get("gain_over_clients"),
         )
-        for label, part, seen in told
+        for label, part, seen in named
     ]

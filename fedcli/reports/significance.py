@@ -9,7 +9,7 @@ import numpy as np
 from fedcli.core.draws import Stream
 from fedcli.core.seeds import Purpose, stream_key
 
-MAX_EXACT = 16  # pairs whose 2^n sign patterns are all counted
+MAX_EXACT = 16  # largest number of pairs whose 2^n sign patterns are all counted
 _NUM_DRAWS = 100_000
 _BLOCK = 1000  # draws at a time
 _ROUNDING = 1e-12  # of the sum of absolute differences; sums that differ by less are equal
@@ -18,10 +18,10 @@ _ROUNDING = 1e-12  # of the sum of absolute differences; sums that differ by les
 def sign_flip_p(differences: Sequence[float]) -> float:
     """Returns the two-sided p-value of the sign-flip (paired permutation) test.
 
-    If the two members of each pair could as well be exchanged, each difference has either sign with
-    equal probability. p is the share of all sign patterns whose sum is at least as far from 0 as
-    the sum that was observed (Fisher 1935, The Design of Experiments). Above MAX_EXACT pairs, it is
-    estimated from 100,000 patterns drawn by the core, with the observed one counted in.
+    Under the null hypothesis, the members of each pair are exchangeable, so each difference has
+    either sign with equal probability. p is the share of all sign patterns whose sum is at least as
+    far from 0 as the observed sum (Fisher 1935, The Design of Experiments). Above MAX_EXACT pairs,
+    it is estimated from 100,000 random patterns and the observed one.
 
     Args:
         differences: One for each pair, at least one; all finite.
@@ -30,7 +30,7 @@ def sign_flip_p(differences: Sequence[float]) -> float:
     observed = abs(float(values.sum())) - _ROUNDING * float(np.abs(values).sum())
     if len(values) > MAX_EXACT:
         return _drawn_p(values, observed)
-    sums = values[:1]  # the sign of the first may be fixed: flipping all signs changes no distance
+    sums = values[:1]  # the first sign is fixed, because flipping all signs changes no distance
     for value in values[1:]:
         sums = np.concatenate([sums + value, sums - value])
     return float(np.mean(np.abs(sums) >= observed))
@@ -42,7 +42,7 @@ def least_p(num_pairs: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Returns p-values adjusted for making several tests, in the order given.
+    """Returns p-values that are adjusted for several tests, in the order given.
 
     Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure, Scand. J. Statist. 6.
     """

@@ -27,8 +27,8 @@ _MOMENTS = {"mean": "mean", "std": "std", "p10": "p10", "p50": "p50", "p90": "p9
 _SPREAD = {**_MOMENTS, "worst_decile": "worst 10 %", "jain_index": "Jain"}
 _GAIN = {**_MOMENTS, "share_better": "better", "share_worse": "worse"}
 _UNSET = "-"
-_MOST_BESIDE = 8  # runs that stand side by side in the table of differences
-_MOST_VALUES = 12  # of an option
+_MOST_BESIDE = 8  # largest number of runs that are columns of the table of differences
+_MOST_VALUES = 12  # largest number of values of an option that are listed
 # The columns of client records in CSV after round, client and outcome.
 ROW_COLUMNS = (
     *("num_examples", "loss", "accuracy", "update_norm"),
@@ -48,7 +48,10 @@ def summary(run: RunRecord) -> list[tuple[str, str]]:
         ("algorithm", str(config.get("algorithm", _UNSET))),
         ("client optimizer", _optimizer(config, "client")),
         ("server optimizer", _optimizer(config, "server")),
-        ("clients a round", f"{_value(config.get('clients'))}, {config.get('sampling', 'fixed')}"),
+        (
+            "clients per round",
+            f"{_value(config.get('clients'))}, {config.get('sampling', 'fixed')}",
+        ),
         *([("attack", _attack(config))] if is_attacked(run) else []),
         ("rounds", done),
         ("seed", str(config.get("seed", 0))),
@@ -74,7 +77,7 @@ def summary(run: RunRecord) -> list[tuple[str, str]]:
 
 
 def _sent(ledger: Ledger) -> str:
-    """The bytes that clients sent, and how many these are beside a model delta of floats each."""
+    """The bytes that clients sent, and their share of uncompressed deltas of floats."""
     share = "" if ledger.up_share is None else f", {100 * ledger.up_share:.3g} % of dense deltas"
     return f"{megabytes.text(ledger.bytes_up)}{share}"
 
@@ -131,18 +134,18 @@ def spread(evaluation: Mapping[str, Mapping[str, Any]]) -> Table | None:
     """Returns the spread of evaluations over clients, by split; None if it was not recorded."""
     rows = [
         [part.name, measure, *_figures(part.over_clients[key], _SPREAD)]
-        for split, told in evaluation.items()
-        for part in report.parts(split, told)
+        for split, metrics in evaluation.items()
+        for part in report.parts(split, metrics)
         for measure, key in _measures_in(part.over_clients).items()
     ]
     if not rows:
         return None
-    title = "Over clients, each counting the same"
+    title = "Over clients; each counts the same"
     return Table(title, ["split", "of", *_SPREAD.values()], rows, num_texts=2)
 
 
 def _measures_in(over_clients: Mapping[str, Any]) -> dict[str, str]:
-    """The metrics of a spread with their keys: those of JUDGING, then a user's own."""
+    """The metrics of a spread with their keys: first those of JUDGING, then a user's own."""
     known = {measure: key for measure, key in JUDGING.items() if key in over_clients}
     others = (key for key in over_clients if key not in known.values())
     return {**known, **{key: key for key in others if isinstance(over_clients[key], Mapping)}}
@@ -162,20 +165,20 @@ def gain(evaluation: Mapping[str, Mapping[str, Any]]) -> Table | None:
     """Returns the gain of clients by fine-tuning, and the share that gained; None if none."""
     rows = [
         [part.name, measure, *_figures(part.gain_over_clients[key], _GAIN)]
-        for split, told in evaluation.items()
-        for part in report.parts(split, told)
+        for split, metrics in evaluation.items()
+        for part in report.parts(split, metrics)
         if part.gain_over_clients is not None
         for measure, key in MEASURES.items()
     ]
     if not rows:
         return None
-    title = "What fine-tuning adds, each client counting the same"
+    title = "Gain by fine-tuning, over clients; each counts the same"
     return Table(title, ["split", "to", *_GAIN.values()], rows, num_texts=2)
 
 
-def _figures(told: Mapping[str, Any], headers: Mapping[str, str]) -> list[str]:
+def _figures(statistics: Mapping[str, Any], headers: Mapping[str, str]) -> list[str]:
     """Statistics by name as texts; empty for a missing one."""
-    return [number(told[name]) if name in told else "" for name in headers]
+    return [number(statistics[name]) if name in statistics else "" for name in headers]
 
 
 def time_split(run: RunRecord) -> Table | None:
@@ -189,7 +192,7 @@ def time_split(run: RunRecord) -> Table | None:
         [part, f"{each:.3f}", f"{100 * each / total:.1f} %", f"{1000 * each / num_rounds:.3f}"]
         for part, each in [*seconds.items(), ("all", total)]
     ]
-    return Table("Time", ["part", "seconds", "share", "ms a round"], rows)
+    return Table("Time", ["part", "seconds", "share", "ms per round"], rows)
 
 
 def of_one(run: RunRecord) -> list[Table]:
@@ -259,7 +262,7 @@ def what_differs(runs: Sequence[RunRecord]) -> Table | None:
 def values_that_differ(runs: Sequence[RunRecord]) -> Table | None:
     """Returns one row for each option that differs, with its values; None if none does.
 
-    For many runs, in place of `what_differs`, which has a column for each.
+    It is for many runs; `what_differs` has a column for each run.
     """
     found = {**comparison.differences(runs)}
     found.update(
@@ -284,14 +287,14 @@ def rounds_to_target(runs: Sequence[RunRecord], targets: Sequence[float]) -> Tab
         for run in runs
     ]
     headers = ["run", "seen on", *(f"accuracy {target:g}" for target in targets)]
-    return Table("Rounds to target, as finely as the runs were evaluated", headers, rows, 2)
+    return Table("Rounds to target: the first evaluated round that reaches it", headers, rows, 2)
 
 
 def over_seeds(runs: Sequence[RunRecord], targets: Sequence[float]) -> Table | None:
     """Returns means over the runs of each configuration; None if none has several runs.
 
-    A mean is over one run of each seed; a mean of rounds to a target is over the runs that reach
-    it. The table says if there are more runs, or if some do not reach it.
+    A mean is over one run for each seed. A mean of rounds to a target is over the runs that reach
+    it. The table says if there are more runs, or if some do not reach the target.
     """
     groups = comparison.group_by_config(runs)
     if len(groups) == len(runs):
@@ -334,7 +337,7 @@ def _measures_by_series(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
 
 def as_json(runs: Sequence[RunRecord], targets: Sequence[float]) -> dict[str, Any]:
     """Returns the content of the tables as plain values."""
-    told = [
+    figures = [
         {
             "run": str(run.path),
             "config": run.options,
@@ -364,7 +367,7 @@ def as_json(runs: Sequence[RunRecord], targets: Sequence[float]) -> dict[str, An
     ]
     attacks = {"attacks": attack_impact.as_json(runs)} if any(map(is_attacked, runs)) else {}
     if len(runs) == 1:
-        return {"runs": told, **attacks}
+        return {"runs": figures, **attacks}
     groups = [
         {
             "options": group.options,
@@ -385,11 +388,11 @@ def as_json(runs: Sequence[RunRecord], targets: Sequence[float]) -> dict[str, An
         for group in comparison.group_by_config(runs)
     ]
     differences = comparison.differences(runs)
-    return {"runs": told, "differences": differences, "groups": groups, **attacks}
+    return {"runs": figures, "differences": differences, "groups": groups, **attacks}
 
 
 def _bytes(run: RunRecord) -> dict[str, Any] | None:
-    """The ledger of a run; None if it is not known."""
+    """The ledger of a run as plain values; None if it is not known."""
     ledger = ledger_of(run)
     if ledger is None:
         return None
@@ -501,7 +504,7 @@ def _full_value(value: object) -> str:
 
 
 def _values(values: Sequence[object]) -> list[str]:
-    """Values that differ, as texts. Of long texts that begin alike only the ends are shown."""
+    """Values that differ, as texts. If long texts begin alike, only their ends are shown."""
     texts = list(map(_full_value, values))
     cuts = list(map(_cut, texts))
     if len(set(cuts)) == len(set(texts)):

@@ -1,4 +1,4 @@
-"""Checks whether a run learnt anything; if not, one line says why and what to change."""
+"""Checks whether a run learnt anything. If not, one line says why and what to change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedcli.settings.run_config import RunConfig
 if TYPE_CHECKING:
     from fedcli.runs.record import RunRecord
 
-_GROWTH = 10.0  # a loss so many times that of the first round is that of a diverged model
+_GROWTH = 10.0  # a model has diverged if its loss is this many times that of the first round
 
 
 def verdict(
@@ -32,15 +32,15 @@ def verdict(
         return None
     num_examples = sum(row.online.num_examples for row in rows if row.online is not None)
     if all(row.is_skipped for row in rows):
-        return f"none of {_rounds(rows)} moved the model: {_why_skipped(config)}"
+        return f"none of {_rounds(rows)} changed the model: {_why_skipped(config)}"
     if num_examples == 0 and not sum(row.num_non_finite_clients for row in rows):
         return (
-            f"none of {_rounds(rows)} moved the model: {_cohort(config)} holds no examples; choose "
-            "other --clients"
+            f"none of {_rounds(rows)} changed the model: {_cohort(config)} holds no examples; "
+            "choose other --clients"
         )
     if all(row.is_rejected or row.is_skipped for row in rows):
         return (
-            f"none of {_rounds(rows)} moved the model: {_why_rejected(rows, config)}; "
+            f"none of {_rounds(rows)} changed the model: {_why_rejected(rows, config)}; "
             f"{_remedy(config)}"
         )
     if not _is_finite(rows[-1], evaluation):
@@ -49,10 +49,10 @@ def verdict(
 
 
 def has_diverged(run: RunRecord) -> bool:
-    """Tells whether a run's model is useless.
+    """Returns whether a run's model is useless.
 
-    Its last loss is not finite; or no round moved the model, because the updates were not finite;
-    or a last loss, of training or an evaluation, is ten times that of the first round.
+    That is so if its last loss is not finite, if no round changed the model because no update was
+    finite, or if its last loss in training or an evaluation is ten times that of the first round.
     """
     lines = [line for line in run.metrics if "train" in line.get("client_work", {})]
     if not lines or not _is_finite(round_row(lines[-1]), run.newest_evaluation):
@@ -70,7 +70,7 @@ def has_diverged(run: RunRecord) -> bool:
 def _why_skipped(config: RunConfig) -> str:
     if config.min_reports is not None:
         return (
-            f"fewer clients reported than --min-reports {config.min_reports} asks for; choose a "
+            f"fewer clients reported than --min-reports {config.min_reports} requires; choose a "
             "smaller number, or more --clients"
         )
     if config.secure_sum:
@@ -80,7 +80,7 @@ def _why_skipped(config: RunConfig) -> str:
             "is 2 or more; choose a smaller number, or more --clients"
         )
     return (
-        f"too few updates counted for --aggregator {config.aggregator}, or it trusted none; choose "
+        f"--aggregator {config.aggregator} got too few valid updates, or trusted none; choose "
         "more --clients, or another aggregator"
     )
 
@@ -89,8 +89,8 @@ def _why_rejected(rows: Sequence[RoundRow], config: RunConfig) -> str:
     most = max(row.num_non_finite_clients for row in rows)
     if most:
         return (
-            f"parameters or losses of up to {most:,} clients a round, of {_cohort(config)}, were "
-            "not finite, and these clients were left out"
+            f"up to {most:,} clients per round, of {_cohort(config)}, had parameters or losses "
+            "that were not finite, and were left out"
         )
     return "the average of the clients' updates was not finite in any of them"
 

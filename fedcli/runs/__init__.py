@@ -1,1 +1,1 @@
-"""A run: opening its parts, its rounds, its end, its evaluation."""
+"""Runs: opening data and model, the training loop, saving, resuming and evaluation."""

@@ -1,4 +1,4 @@
-"""The attack of a run: who attacks, with which data, and what they send."""
+"""The attack of a run: the attackers, their examples, and the updates that they send."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fedcli.settings.run_config import RunConfig
 from fedcli.settings.tables.attacks import ATTACKS, AttackEntry
 from fedcli.settings.vocabulary import OMNISCIENT
 
-# Rules that tolerate fewer than half of the updates, whatever their options.
+# Aggregators that tolerate fewer than half of the updates, whatever their options.
 _HALF = ("median", "geometric-median", "centered-clipping")
 _SMALL = 1e-4  # a risk below it is not worth a warning
 
@@ -35,7 +35,7 @@ class Attack:
 
     Attributes:
         entry: Its row of the table of attacks.
-        options: Its options, complete.
+        options: Its options, including defaults.
         attackers: The ids of the attackers.
         poisoning: The change of their examples; None: they stay as they are.
     """
@@ -71,8 +71,8 @@ class Attack:
         request = aggregator.request(aggregator.init())
         if "rule" in names and (request.bounds is not None or request.root_examples):
             raise ConfigError(
-                f"--attack {self.entry.name} calls the aggregator with the updates alone, and "
-                "this one needs more; choose mean or a rule of all updates, such as "
+                f"--attack {self.entry.name} calls the aggregator with nothing but updates, and "
+                "this aggregator needs more; choose one that needs only updates, such as "
                 "--aggregator median"
             )
         attack = made(**{name: offered[name] for name in names})
@@ -80,18 +80,18 @@ class Attack:
         return AttackStage(attack, self.attackers, self.rounds, knowledge)
 
     def note(self, line: dict[str, Any], client_ids: Sequence[str]) -> None:
-        """Adds to the line of a round how many attackers trained in it, and were kept.
+        """Adds to the line of a round how many attackers trained, and how many updates were kept.
 
         Args:
-            line: The line of metrics.jsonl. Some aggregators say there whom they keep.
+            line: The line of metrics.jsonl. Some aggregators record there which clients they kept.
             client_ids: The clients that trained, in cohort order.
         """
-        told = {"attackers_in_cohort": self._count(client_ids)}
+        counts = {"attackers_in_cohort": self._count(client_ids)}
         kept = line["aggregator"].get("kept")
         if kept is not None:
-            told["attackers_kept"] = self._count(kept)
+            counts["attackers_kept"] = self._count(kept)
         updates = line.setdefault("updates", {})
-        updates["attack"] = {**told, **updates.get("attack", {})}
+        updates["attack"] = {**counts, **updates.get("attack", {})}
 
     def _count(self, client_ids: Sequence[str]) -> int:
         return sum(each in self.attackers for each in client_ids)
@@ -100,7 +100,7 @@ class Attack:
 def open_attack(
     config: RunConfig, train: ClientData, cohorts: Cohorts
 ) -> tuple[RunConfig, Attack | None]:
-    """Returns the attack of a valid config, and a config that does not depend on a file of ids.
+    """Returns the attack of a valid config, and the config with the attackers' ids in it.
 
     Returns:
         None for an attack without attackers: such a run is the same as one without attack.
@@ -112,7 +112,7 @@ def open_attack(
     name = config.attack
     if name is None:
         return config, None
-    assert config.attackers is not None  # the rules of the options see to it
+    assert config.attackers is not None  # `settings` has checked that
     selection = parse_attackers(config.attackers)
     attackers = choose_attackers(selection, cohorts, train.source, config.seed)
     if selection.ids is not None:
@@ -154,26 +154,26 @@ def poisoned_splits(
     return {**splits, "train": attack.poisoned(splits["train"])}, (note,)
 
 
-def notes_on_nobody(config: RunConfig, cohorts: Cohorts) -> list[str]:
+def notes_on_no_attackers(config: RunConfig, cohorts: Cohorts) -> list[str]:
     """Returns a note if `--attackers` is a share that is less than one client."""
     share = parse_attackers(config.attackers or "0").share
     if share is None:
         return []
     return [
-        f"nobody attacks: --attackers {share:g} of {_num_candidates(cohorts):,} clients is less "
-        "than one; give a larger share, or a number"
+        f"no client attacks: --attackers {share:g} of {_num_candidates(cohorts):,} clients is "
+        "less than one; give a larger share, or a number"
     ]
 
 
 def notes_of(attack: Attack, config: RunConfig, cohorts: Cohorts) -> list[str]:
-    """Returns notes for the user: who attacks, and the risk that the aggregator cannot bear it."""
+    """Returns notes: the number of attackers, and the risk that they are too many in a cohort."""
     population = _num_candidates(cohorts)
     count = len(attack.attackers)
     start = attack.options["start"]
     if int(start) > config.rounds:  # type: ignore[arg-type]
         return [
-            f"nobody attacks: --attack-option start={start} is after the last of {config.rounds:,} "
-            "rounds; choose an earlier one, or more --rounds"
+            f"no round is attacked: --attack-option start={start} is after the last of "
+            f"{config.rounds:,} rounds; choose an earlier start, or more --rounds"
         ]
     notes = [f"{count:,} of {population:,} clients attack: {attack.entry.name}"]
     size = len(cohorts.fixed) if cohorts.fixed is not None else cohorts.sampler.size  # type: ignore[union-attr]
@@ -186,14 +186,14 @@ def notes_of(attack: Attack, config: RunConfig, cohorts: Cohorts) -> list[str]:
     what = f"--aggregator {config.aggregator} tolerates {f} attackers"
     if cohorts.fixed is not None:
         return [*notes, f"{what}, and the cohort of {size} has {count}"]
-    return [*notes, f"{what}; a cohort of {size} has more with probability {chance:.6f} a round"]
+    return [*notes, f"{what}; a cohort of {size} has more with probability {chance:.6f} per round"]
 
 
 def tolerated(aggregator: str, options: Mapping[str, Value], size: int) -> int | None:
-    """Returns how many attackers in a cohort a rule tolerates; None: it claims no number.
+    """Returns how many attackers per cohort an aggregator tolerates; None: it has no such number.
 
     Args:
-        aggregator: Name of the rule.
+        aggregator: Its name.
         options: Its options; see `count_of` for shares of the cohort.
         size: Number of clients in the cohort.
     """
@@ -206,15 +206,15 @@ def tolerated(aggregator: str, options: Mapping[str, Value], size: int) -> int |
 
 
 def _num_candidates(cohorts: Cohorts) -> int:
-    """The number of clients of which the attackers are drawn."""
+    """The number of clients from which the attackers are drawn."""
     return len(cohorts.population if cohorts.fixed is None else set(cohorts.fixed))
 
 
 def _check_minority(num_attackers: int, size: int) -> None:
     if 2 * num_attackers >= size:
         raise ConfigError(
-            f"--attack alie hides among a majority of honest clients, but {num_attackers} of the "
-            f"{size} clients of each cohort attack; choose fewer --attackers than half"
+            f"--attack alie needs a majority of honest clients, but {num_attackers} of the {size} "
+            "clients of each cohort attack; choose fewer --attackers than half"
         )
 
 

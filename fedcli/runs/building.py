@@ -43,7 +43,7 @@ def build_algorithm(config: RunConfig) -> Algorithm:
 def build_stages(
     config: RunConfig, algorithm: Algorithm, attack: Attack | None
 ) -> tuple[UpdateStage, ...]:
-    """Returns what changes the single updates of a valid config before they are aggregated.
+    """Returns the stages of a valid config, which change single updates before aggregation.
 
     Raises:
         ConfigError: The attack cannot be made on the aggregator.
@@ -62,7 +62,7 @@ def build_stages(
 
 
 def behind_secure_sum(algorithm: Algorithm, config: RunConfig) -> Algorithm:
-    """Returns the algorithm whose aggregator gets the secure sum, if the config wants that."""
+    """Puts a secure sum before the aggregator of an algorithm, if the config requests one."""
     if not config.secure_sum:
         return algorithm
     (entry,) = tables.SECURE_SUMS.values()
@@ -71,7 +71,7 @@ def behind_secure_sum(algorithm: Algorithm, config: RunConfig) -> Algorithm:
 
 
 def _build_aggregator(config: RunConfig) -> Aggregator:
-    """The aggregator; that of a private run has yet to learn who takes part in its rounds."""
+    """The aggregator; for a private run, one that does not have its privacy plan yet."""
     if config.dp is not None:
         from fedcli.runs.privacy_plan import unplanned_mean  # late: few runs are private
 

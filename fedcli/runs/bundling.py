@@ -1,7 +1,7 @@
 """Packs runs as a zip archive that others can verify: text, and weights only on request.
 
-The same runs always give the same bytes: members are in the order of their names, and have one
-date. The archive holds no data; `fedcli verify` checks that it is given those of the run.
+The same runs always give the same bytes, because members are sorted by name and have a fixed date.
+The archive holds no data; `fedcli verify` checks that it gets the data of the run.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ DIGESTS = "digests.json"
 README = "README.txt"
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that zip can express
-_MAX_BYTES = 1 << 30  # of one file
+_MAX_BYTES = 1 << 30  # largest size of a file
 _OF_RUN = (run_dir.CONFIG, run_dir.METRICS, run_dir.EVALUATION)
-# What a study has beside its runs.
+# The files of a study beside its runs.
 _OF_FOLDER = ("study.toml", "trials.jsonl", "table.csv", "table.tex", "table.md")
 
 _TEXT = """\
 These are the configs and results of {what}, made by fedcli {version}.
-Verify them, which trains every run again and compares it with what stands here:
+To verify them, train every run again and compare the results:
   pip install fedcli=={version}
   fedcli verify FOLDER_OF_THIS_FILE
 Data are not included; config.toml of a run names them and has their fingerprint (give --data PATH).
@@ -54,7 +54,7 @@ def write_bundle(folder: Path, file: Path, *, has_weights: bool = False) -> Bund
     Args:
         folder: A run, a study, or any folder of runs.
         file: The archive; an existing file is replaced.
-        has_weights: Whether the last checkpoint of each run goes with it.
+        has_weights: Whether to include the last checkpoint of each run.
 
     Raises:
         RunError: There is no run, a run has no round yet, or a file cannot be read or written.

@@ -31,7 +31,7 @@ class Removal(NamedTuple):
         what: CHECKPOINTS, CLIENT_STATES or LEFT_OVERS.
         files: The files.
         num_bytes: Their total size.
-        consequence: Text about what is impossible afterwards; empty if nothing is.
+        consequence: A text that says what is impossible afterwards; empty if nothing is.
     """
 
     run: Path
@@ -68,12 +68,12 @@ def plan(runs: Iterable[Path], *, has_client_states: bool = False) -> Plan:
             record = load_run(run)
             is_finished = listing.is_finished(record)
         except (ConfigError, RunError) as err:
-            made.notes.append(f"{run} is left alone: {err}")
+            made.notes.append(f"{run} stays as it is: {err}")
             continue
         if listing.is_in_use(run):
-            made.notes.append(f"{run} is left alone: a process writes to it")
+            made.notes.append(f"{run} stays as it is: a process writes to it")
         elif not is_finished:
-            made.notes.append(f"{run} is left alone: it is not finished")
+            made.notes.append(f"{run} stays as it is: it is not finished")
         else:
             _add(made, record, has_client_states=has_client_states)
     return made

@@ -89,15 +89,15 @@ def evaluate_run(
         data: Name or file to evaluate on, a `DataSource`, or data in memory as `fedcli.train` takes
             them; None: the run's own.
         split: Which split; None: test if there is one, else central, else train.
-        clients: Clients, written as for training; or `seen`, those that took part in the training;
-            or `unseen`, those that never did. None: the run's fixed cohort. All clients are taken
-            if there is no fixed cohort, if the split has none of it, or in the split central; of
-            more than 10,000, a random sample is.
-        epochs: How often each example is scored.
-        batch_size: Examples in a batch; None: the run's.
-        threads: Number of threads; None: what the machine offers.
+        clients: Clients, in the syntax of training; or `seen`, those that took part in the
+            training; or `unseen`, those that never did. None: the run's fixed cohort. If there is
+            no fixed cohort, if the split has none of its clients, or for the split central, it is
+            all clients; of more than 10,000, a random sample.
+        epochs: Number of times that each example is scored.
+        batch_size: Number of examples in a batch; None: the run's.
+        threads: Number of threads; None: as many as the machine has.
         model: FILE.py or FILE.py:FUNCTION, for a run whose model is code: no code runs unless it
-            is named here. For a run whose model a program gave: that object.
+            is named here. For a run whose model was an object in a program: that object.
         best: Take the checkpoint of the run's best round, not the newest.
         fine_tuning: How each client fine-tunes the model on its train data before it is scored once
             more; clients without train data are skipped. None: no fine-tuning.
@@ -108,12 +108,12 @@ def evaluate_run(
         num_errors: Number of the worst mistakes to return; None: none are collected.
         metrics: Names of metrics beside loss and accuracy (see `fedcli info`); None: the run's.
         metric_options: Options of your own metrics among them; None: the run's.
-        takers: Functions that are called with all predictions, in order.
+        takers: Functions that are called with the predictions of all examples, in order.
         cancel: Once raised, from any thread, the evaluation stops.
-        of_data: The other fields of a `DataSource` by name, as for training. What is not given
-            is the run's for its own data; other data have no test data, are natural, and their
-            pixels mean what the model was trained on. A `partition` that is the run's own code is
-            named here, or it does not run.
+        of_data: The other fields of a `DataSource` by name, as for training. For the run's own
+            data, the defaults are the run's values. Other data have by default no test data, the
+            natural partition, and the pixel convention of the training. A partition that is code
+            runs only if `partition` names it here.
 
     Raises:
         Cancelled: `cancel` was raised.
@@ -185,7 +185,7 @@ def _wanted_metrics(
     if not own:
         return names, ()
     words = f"--metrics {','.join(of_run)}"
-    return names, (worded(f"metrics of your own are not computed; pass {words} to run them"),)
+    return names, (worded(f"your own metrics are not computed; pass {words} to run them"),)
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def _evaluated_data(
 ) -> EvaluatedData:
     """The data of an evaluation: the run's, overridden by the given fields."""
     if "data" in given and "pixels" not in given and trained.config.pixels == "source":
-        # In other data the pixel value 1.0 may have the opposite meaning.
+        # The pixel value 1.0 may have the opposite meaning in other data.
         given = {**given, "pixels": trained.pixel_convention}
     config = trained.config
     base = {**vars(config.data_source), "batch_size": config.batch_size}
@@ -244,7 +244,7 @@ def _evaluate(trained: Trained, request: _Request) -> Evaluation:
 
         evaluation = _evaluate_on(trained, request, has_changed)
         now = fingerprint.result()
-    consequence = "this evaluates the present data"
+    consequence = "this evaluates the data as they are now"
     changed = note_of_change(request.data.source, trained.fingerprint, now, consequence)
     return replace(evaluation, notes=(*changed, *evaluation.notes))
 
@@ -319,7 +319,7 @@ def _with_attack(
     group: EvaluationGroup,
     evaluation: Evaluation,
 ) -> Evaluation:
-    """The evaluation with the success of the run's attack, if it was one on examples."""
+    """Adds the success of the run's attack to an evaluation, if it was an attack on examples."""
     from fedcli.evaluation.attack_success import measure_success  # late: few runs are attacked
     from fedcli.runs.attacking import attack_of_run
 

@@ -44,12 +44,12 @@ class EvaluatedData:
 
     @property
     def is_of_run(self) -> bool:
-        """Whether these are the examples and clients of the run, judged by the given fields."""
+        """Whether these are the examples and clients of the run; no given field changes them."""
         return self.given.isdisjoint(DATA_FIELDS)
 
     @property
     def has_train_clients_of_run(self) -> bool:
-        """Whether the clients of the train split are those of the run, judged likewise."""
+        """Whether the clients of the train split are those of the run; see `is_of_run`."""
         return self.given.isdisjoint(set(DATA_FIELDS) - {"test_data"})
 
 
@@ -88,8 +88,8 @@ def clients_of_training(
 ) -> frozenset[str] | None:
     """Returns the clients that took part in the training.
 
-    None if that is not known: the clients of the data may be others than the run's, or a user's
-    code draws the cohorts, which is not run here.
+    None if that is not known: the data may have other clients than the run's, or the cohorts are
+    drawn by a user's code, which is not run here.
     """
     if not request.has_train_clients_of_run or is_code(trained.config.sampling):
         return None
@@ -124,7 +124,7 @@ def with_train_data(group: EvaluationGroup, train: ClientData) -> EvaluationGrou
         )
     if not num_without:
         return group
-    note = f"{num_without:,} clients are not {where}, cannot fine-tune and are skipped"
+    note = f"{num_without:,} clients are not {where}, so they cannot fine-tune and are skipped"
     notes = (*group.notes, note)
     return EvaluationGroup(
         group.split, group.data, ids, group.plan, num_absent=group.num_absent, notes=notes
@@ -154,7 +154,7 @@ def _clients_of_group(
 def _chosen_ids(
     config: RunConfig, data: ClientData, request: EvaluatedData, splits: Mapping[str, ClientData]
 ) -> Sequence[str]:
-    """The ids to evaluate: those selected, else the fixed cohort of the run, else all of `data`.
+    """The ids to evaluate: the selected ones, else the run's fixed cohort, else all of `data`.
 
     The split central has other clients than the cohort, so all of it is taken.
     """
@@ -171,6 +171,6 @@ def _chosen_ids(
     try:
         of_run = splits if has_clients_of_run else open_data(config.data_source)
     except DataError as err:
-        raise DataError(f"the run's cohort is not known, give --clients: {err}") from err
+        raise DataError(f"the run's cohort is not known ({err}); give --clients") from err
     train = of_run["train"]
     return cohorts.resolve_ids(selection, train.client_ids, train.source)

@@ -56,7 +56,7 @@ class EvaluationOutputs:
             other = taken.setdefault(file.resolve(), option)
             if other != option:
                 raise ConfigError(
-                    f"{other} and {option} name one file, {file}; choose another name"
+                    f"{other} and {option} name the same file, {file}; choose another name"
                 )
 
     def predict(

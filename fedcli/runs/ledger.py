@@ -1,18 +1,18 @@
 """The bytes that the clients of a run receive and send, round by round, from the run's folder.
 
-The rule, for a model of P parameters, without transport overhead:
+The bytes of one client, for a model of P parameters and without transport overhead:
 
     down: 4 P for the model, 4 P for each further vector of the algorithm (SCAFFOLD's c, Mime's
           optimizer state and mean gradient), and the factors that PowerSGD shares
     up:   the model delta, 4 P or the bytes that the encoder made; 4 P for each further vector
           (SCAFFOLD's change of c_k, Mime's full gradient); 4 for the client's weight
-    secure sums: up, the masked coordinates in place of the delta and the weight; both ways, the
-          keys and shares by which selected clients agree on masks
+    secure sums: up, the masked coordinates in place of delta and weight; in both directions, the
+          keys and shares by which the selected clients agree on masks
 
-A selected client always receives. One that drops out sends nothing, nor does one whose update is
-rejected before it is sent. Reports that come too late, or after enough others, were sent: for those
-of a compressed run the run's mean payload is taken, because they were never encoded. Evaluation is
-not counted.
+A selected client always receives. A client that drops out sends nothing, and neither does one whose
+update is rejected before it is sent. Reports that come too late, or after enough others, count as
+sent. In a compressed run they count with the run's mean payload, because they were never encoded.
+Evaluation is not counted.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class RoundBytes(NamedTuple):
 
     Attributes:
         round_num: 1 for the first.
-        num_down: Number of clients that received.
-        num_up: Number of clients that sent.
+        num_down: Number of clients that received something.
+        num_up: Number of clients that sent something.
         bytes_down: Bytes received by all of them together.
         bytes_up: Bytes sent by all of them together.
     """
@@ -73,7 +73,7 @@ class Ledger:
 
     @property
     def up_share(self) -> float | None:
-        """`bytes_up` as a share of 4 bytes a parameter and client; None if nobody sent."""
+        """`bytes_up` as a share of 4 bytes per parameter and client; None if no client sent."""
         dense = _FLOAT * self.num_params * sum(each.num_up for each in self.rounds)
         return self.bytes_up / dense if dense else None
 
@@ -81,7 +81,8 @@ class Ledger:
         """Returns the megabytes (10^6 bytes) up to the end of each round, by round; 0 for round 0.
 
         Args:
-            up_alone: Whether only what clients send counts, not what they receive.
+            up_alone: Whether to count only the bytes that clients send, not those that they
+                receive.
         """
         total, found = 0, {0: 0.0}
         for each in self.rounds:
@@ -94,9 +95,9 @@ def ledger_of(run: RunRecord) -> Ledger | None:
     """Returns the ledger of a run.
 
     Returns:
-        None if it cannot be known: clients send no models (centralized), or neither the size of
-        the model nor that of the cohorts is in the run's folder, as in runs of earlier versions
-        with cohorts of varying size.
+        None if it is not known: clients send no models (centralized), or the run's folder lacks the
+        size of the model or of the cohorts, as for runs of earlier versions with cohorts of varying
+        size.
 
     Raises:
         RunError: A file of the run is damaged.
@@ -115,7 +116,7 @@ def _num_params(run: RunRecord) -> int | None:
         return recorded
     try:
         return sum(each.size for each in run.weights().trainable)
-    except (ConfigError, RunError):  # no checkpoint is left
+    except (ConfigError, RunError):  # there is no checkpoint
         return None
 
 
@@ -125,8 +126,8 @@ class _Rule:
 
     Attributes:
         down: Bytes that it receives, without PowerSGD's factors.
-        delta: Bytes of its model delta; in a compressed run the mean payload of the run.
-        beside: Bytes that it sends beside the delta.
+        delta: Bytes of its model delta; in a compressed run, the run's mean payload.
+        beside: Bytes that it sends besides the delta.
     """
 
     down: int
@@ -168,7 +169,7 @@ class _Rule:
     def _of_secure_sum(
         self, round_num: int, secure_sum: Mapping[str, Any], cohort: _Cohort
     ) -> RoundBytes:
-        """The bytes of a round with a secure sum; the algorithm sends its delta alone."""
+        """The bytes of a round with a secure sum, where clients send nothing but the delta."""
         down = self.down + int(secure_sum["setup_bytes_down"])
         num_up = cohort.num_reports + cohort.num_unused
         return RoundBytes(
@@ -196,7 +197,7 @@ class _Cohort(NamedTuple):
 
 
 def _rounds(run: RunRecord, entry: AlgorithmEntry, num_params: int) -> Iterator[RoundBytes | None]:
-    """Yields the bytes of each round; None for one whose cohort is not known."""
+    """Yields the bytes of each round; None for a round whose cohort is not known."""
     rule = _Rule.of(run, entry, num_params)
     sizes = {line.get("round"): line.get("num_clients") for line in run.timings}
     for line in run.metrics:
@@ -213,9 +214,9 @@ def _rounds(run: RunRecord, entry: AlgorithmEntry, num_params: int) -> Iterator[
 
 def _mean_payload(run: RunRecord) -> float:
     """The mean bytes of a payload in a compressed run; 0 if there was none."""
-    told = [line.get("updates", {}).get("compress", {}) for line in run.metrics]
-    num_sent = sum(each.get("num_sent", 0) for each in told)
-    return sum(each.get("payload_bytes", 0) for each in told) / num_sent if num_sent else 0.0
+    compressed = [line.get("updates", {}).get("compress", {}) for line in run.metrics]
+    num_sent = sum(each.get("num_sent", 0) for each in compressed)
+    return sum(each.get("payload_bytes", 0) for each in compressed) / num_sent if num_sent else 0.0
 
 
 def _cohort(line: Mapping[str, Any], num_clients: float | None, run: RunRecord) -> _Cohort | None:
@@ -232,7 +233,7 @@ def _cohort(line: Mapping[str, Any], num_clients: float | None, run: RunRecord) 
 
 
 def _fixed_size(options: Mapping[str, Any]) -> int | None:
-    """The size of all cohorts, if the options alone say it."""
+    """The size of all cohorts, if it follows from the options alone."""
     clients = options.get("clients")
     if options.get("sampling", "fixed") not in _DRAWN_BY_NUMBER:
         return None

@@ -26,13 +26,13 @@ class ListedRun:
 
     Attributes:
         path: Its folder.
-        state: TRAINING: a process writes to it now. FINISHED: its closing evaluation is that of its
-            last round. STOPPED: neither; `fedcli train --resume` continues it. DAMAGED: see
+        state: TRAINING: a process writes to it now. FINISHED: its last round has a closing
+            evaluation. STOPPED: neither; `fedcli train --resume` continues it. DAMAGED: see
             `problem`.
         options: The options of its config by dotted name; empty if the config cannot be read.
         round_num: Rounds completed.
         num_rounds: Rounds that its config requests.
-        judged_by: The series from which `loss` and `accuracy` are; empty if there is none.
+        judged_by: The series to which `loss` and `accuracy` belong; empty if there is none.
         loss: The last loss; None if there is none, or if it is not finite.
         accuracy: The last accuracy; None if there is none, or if it is not finite.
         num_bytes: Total size of the files in the folder.
@@ -93,13 +93,13 @@ def files_with_sizes(folder: Path) -> Iterator[tuple[Path, int]]:
 
 
 def is_finished(record: RunRecord) -> bool:
-    """Tells whether a run has a closing evaluation of its last round."""
+    """Returns whether a run has a closing evaluation of its last round."""
     closing = record.evaluation
     return bool(closing) and all(each["round"] == record.round_num for each in closing.values())
 
 
 def is_in_use(path: Path) -> bool:
-    """Tells whether a process writes to a run."""
+    """Returns whether a process writes to a run."""
     return is_locked(path / run_dir.LOCK)
 
 

@@ -51,7 +51,7 @@ class RoundResult:
         num_examples: Number of examples processed in training.
         params: The weights that are evaluated after the round, float32 [num_params]; read-only.
             None if each client has its own model.
-        layout: The tensors to which they belong.
+        layout: The layout of `params`.
     """
 
     round_num: int
@@ -89,9 +89,8 @@ class Training:
         splits: The data by split.
         process: The learning process.
         state: The server state after the last completed round.
-        num_trained_in_round: Number of trainings of clients in the current round; a client that
-            makes several passes counts once for each. `CancelFlag.num_trained` counts up to it.
-            0: not counted.
+        num_trained_in_round: Number of client trainings in the current round; a client that trains
+            several times counts as often. `CancelFlag.num_trained` counts up to it. 0: not counted.
     """
 
     def __init__(
@@ -287,7 +286,7 @@ class Training:
             self.num_trained_in_round = self.process.num_trainings(cohort.num_clients)
         clients = cohort.batches
         is_read_here = self._federation.workers is None and not isinstance(clients, tuple)
-        if is_read_here:  # clients are read while the round runs
+        if is_read_here:  # the round reads its clients while it runs
             clients = _Timed(clients, timings)
         output = self.process.next(
             self.state, clients, cancel=self._cancel, num_absent=cohort.num_absent
@@ -310,7 +309,7 @@ class Training:
             client_stats=output.client_stats,
             round_reports=cohort.round_reports,
         )
-        self.state = output.state  # only after all records have the round
+        self.state = output.state  # only after all logs have the round
         self._note(line)
         if self._is_save_due():
             started = perf_counter()

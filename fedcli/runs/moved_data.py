@@ -38,8 +38,8 @@ def with_new_places(config: RunConfig, given: Mapping[str, Any], known: str | No
     if known is not None and datasets.fingerprint(config.data_source) != known:
         listed = " and ".join(str(given[name]) for name in PLACES if name in given)
         raise ConfigError(
-            f"{listed}: not the data that the run was trained on; give the new place of those, "
-            "or train another run with --config"
+            f"{listed}: not the data that the run was trained on; give the place to which those "
+            "were moved, or train another run with --config"
         )
     return config
 
@@ -47,7 +47,7 @@ def with_new_places(config: RunConfig, given: Mapping[str, Any], known: str | No
 def found_elsewhere(
     config: RunConfig, given: Mapping[str, Any], known: str | None
 ) -> RunConfig | None:
-    """Returns the config with the given places if its own data are there now; else None.
+    """Returns the config with the given places if the run's own data are now there; else None.
 
     Data are read only if data of the run are missing from their former place.
     """
@@ -83,8 +83,8 @@ def check_places(source: DataSource, consequence: str) -> None:
     missing = missing_places(source)
     if missing and missing[0].startswith(IN_MEMORY):
         raise DataError(
-            f"{missing[0]}: the run's data were in the memory of a Python program; give them again "
-            "there: fedcli.resume(run, data=...) or fedcli.evaluate_run(run, data=...)"
+            f"{missing[0]}: the run's data were objects in a Python program; give them there "
+            "again, with fedcli.resume(run, data=...) or fedcli.evaluate_run(run, data=...)"
         )
     if missing:
         raise DataError(

@@ -1,9 +1,9 @@
 """Estimates the memory, disk space and time that a run needs, before it starts.
 
 Everything large consists of vectors with one value for each parameter of the model, so memory is
-counted in such vectors. How many exist at a time was measured as the peak memory of runs on one and
-on several threads; tests/runs/test_needs.py measures it again. The numbers are rounded down, so
-that no run is refused that could succeed. Seconds are correct to an order of magnitude.
+counted in such vectors. Their largest number at a time was measured from the peak memory of runs on
+one and on several threads; tests/runs/test_needs.py measures it again. The numbers are rounded
+down, so that no run is refused that could succeed. Seconds are correct to an order of magnitude.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ if TYPE_CHECKING:
 
 # Numbers of float32 vectors with one value for each parameter.
 _FIXED = 11  # two states, sums in float64, and a checkpoint while it is written
-_A_THREAD = 4  # for each thread: parameters, and sums in float64
-_A_STATE_PART = 4  # for each vector of the state: two states, and a checkpoint while it is written
-_A_CLIENT = 2.5  # for each client in a block, if clients keep vectors: the old, the sent, the new
-_A_DELTA = 2  # for each client in a block, if the aggregator needs all deltas
+_PER_THREAD = 4  # for each thread: parameters, and sums in float64
+_PER_STATE_PART = 4  # for each vector of the state: two states, and a checkpoint being written
+_PER_CLIENT = 2.5  # for each client in a block, if clients keep vectors: the old, the sent, the new
+_PER_DELTA = 2  # for each client in a block, if the aggregator needs all deltas
 
 # Multiply-adds per second of one thread, and bytes per second that local steps move.
 _MULTIPLY_ADDS = {"generic": 2e9, "avx2": 1e10, "avx512": 1.5e10}
 _MOVED_BYTES = 8e9
-_BYTES_A_STEP = 12  # for each parameter: read it, read its gradient, write it
+_BYTES_PER_STEP = 12  # for each parameter: read it, read its gradient, write it
 _INDEX_BYTES = 4  # for each example in a shuffle buffer
 
 # Needs above these are mentioned in a note.
 _NOTED_BYTES = 1 << 30
 _NOTED_SECONDS = 60.0
 _CHECKED_BYTES = 64 << 20  # disk space below this is not checked; the write itself reports an error
-_CLIENTS_SAMPLED = 20  # to estimate the mean number of examples
+_CLIENTS_SAMPLED = 20  # number of clients from which the mean number of examples is estimated
 
 
 @dataclass(frozen=True)
@@ -187,9 +187,9 @@ def estimate(
     batch_size = max(1, math.ceil(min(visits, plan.batch_size)))
     workers = max(1, min(load.threads, load.cohort))
     memory = {
-        "parameters": int(vector * (_FIXED + _A_STATE_PART * num_state)),
-        "threads": vector * _A_THREAD * workers,
-        "clients": int(vector * in_block * (_A_CLIENT * keeps or _A_DELTA * wants_rows)),
+        "parameters": int(vector * (_FIXED + _PER_STATE_PART * num_state)),
+        "threads": vector * _PER_THREAD * workers,
+        "clients": int(vector * in_block * (_PER_CLIENT * keeps or _PER_DELTA * wants_rows)),
         "batches": 4 * workers * batch_size * sum(layer.num_outputs for layer in layout.layers),
         "shuffling": _INDEX_BYTES * workers * plan.num_buffered(math.floor(load.examples)),
     }
@@ -259,7 +259,7 @@ def _seconds(layout: ParamLayout, visits: float, batch_size: int, workers: int) 
     # Three passes: forward, gradient of the kernel, gradient of the inputs. models.costs is exact.
     multiply_adds = 3 * sum(layer.multiply_adds for layer in layout.layers)
     computing = visits * multiply_adds / _MULTIPLY_ADDS.get(native.isa_name(), 1e10)
-    moving = visits / batch_size * layout.num_params * _BYTES_A_STEP / _MOVED_BYTES
+    moving = visits / batch_size * layout.num_params * _BYTES_PER_STEP / _MOVED_BYTES
     return (computing + moving) / workers
 
 

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from fedcli.cluster.ray_workers import RayWorkers
     from fedcli.runs.attacking import Attack
 
-RAY = "ray"  # of the table of engines
+RAY = "ray"  # a name in the table of engines
 
 
 class CohortData(NamedTuple):
@@ -203,7 +203,7 @@ def open_federation(
             or on the disk.
         DataError: The data are missing, bad, or do not fit each other.
     """
-    algorithm = build_algorithm(config)  # before data are read, because the run may be refused
+    algorithm = build_algorithm(config)  # first, because it may refuse the config
     splits = open_data(config.data_source if source is None else source, cancel)
     train = splits["train"]
     notes = [
@@ -222,7 +222,7 @@ def open_federation(
     _check_cohort(algorithm, cohort_size(config, cohorts), config)
     config, attack = _open_attack(config, train, cohorts, notes)
     stages = build_stages(config, algorithm, attack)
-    algorithm = behind_secure_sum(algorithm, config)  # an attack knows the rule behind it
+    algorithm = behind_secure_sum(algorithm, config)  # last: an attack uses the aggregator inside
     load = needs.workload(
         train,
         len(cohorts.for_round(0)),
@@ -237,7 +237,7 @@ def open_federation(
 
     if given_model is not None:
         model = _wrapped(given_model, train)
-    if model is None and not tables.is_model_file(config.model):  # before its weights are drawn
+    if model is None and not tables.is_model_file(config.model):  # check before drawing weights
         layout = models.build_layout(
             config.model,
             input_shape=train.pixel_shape,
@@ -305,7 +305,7 @@ def _open_attack(
 
     config, attack = attacking.open_attack(config, train, cohorts)
     if attack is None:
-        notes += attacking.notes_on_nobody(config, cohorts)
+        notes += attacking.notes_on_no_attackers(config, cohorts)
     else:
         notes += attacking.notes_of(attack, config, cohorts)
     return config, attack

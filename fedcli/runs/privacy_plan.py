@@ -16,7 +16,7 @@ from fedcli.privacy.schemes import REPLACE, Scheme, rounds_of_pass, scheme_of, t
 from fedcli.settings import tables
 from fedcli.settings.run_config import RunConfig
 
-# The options that a plan is made of; the others are those of the aggregator.
+# The options from which a plan is made; all others belong to the aggregator.
 _OF_PLAN = ("noise_multiplier", "target_epsilon", "delta", "accountant")
 
 
@@ -31,13 +31,13 @@ def make_private(
     """Returns the algorithm with a private mean; adds lines on epsilon to the notes.
 
     Args:
-        algorithm: Any that `settings.privacy_rules` allows.
+        algorithm: An algorithm that `settings.privacy_rules` allows.
         config: A valid config with `dp` set.
         cohorts: The cohorts of the run.
         notes: Notes for the user.
 
     Raises:
-        ConfigError: The clients are too few or too many for the options.
+        ConfigError: The number of clients does not fit the options.
     """
     size = len(cohorts.fixed or ()) if cohorts.sampler is None else cohorts.sampler.size
     population = len(cohorts.population) if cohorts.fixed is None else size
@@ -45,8 +45,8 @@ def make_private(
     if delta * population >= 1.0:
         raise ConfigError(
             f"--dp-option delta={delta:g}: with {population:,} clients it must be below "
-            f"{1.0 / population:g}, or publishing the data of one client would be private; choose "
-            "a smaller one"
+            f"{1.0 / population:g}, because otherwise publishing all data of one client would "
+            "count as private; choose a smaller delta"
         )
     restart_every = _restart_every(config)
     if config.dp == "tree":
@@ -83,7 +83,7 @@ def _accountant(config: RunConfig, scheme: Scheme, delta: float) -> Accountant:
 
 
 def _notes(config: RunConfig, plan: PrivacyPlan) -> list[str]:
-    """Returns what a private run spends, or why it is not private."""
+    """Returns a note on the epsilon that a run will spend, or on why it is not private."""
     accountant = plan.accountant
     z, rounds = accountant.noise_multiplier, config.rounds
     if z == 0.0:
@@ -98,7 +98,7 @@ def _notes(config: RunConfig, plan: PrivacyPlan) -> list[str]:
     if accountant.scheme.neighbours == REPLACE:
         notes.append(
             f"--sampling {config.sampling} draws cohorts of a fixed size, for which only a loose "
-            "bound is known; --sampling poisson spends much less"
+            "bound on epsilon is known; --sampling poisson gives a much smaller epsilon"
         )
     return notes
 

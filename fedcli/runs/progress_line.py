@@ -12,7 +12,7 @@ _SECONDS_BETWEEN_LINES = 10.0  # if lines cannot be overwritten
 
 
 class ProgressLine:
-    """A callback of a run, and a context: writes which round it is, with loss and accuracy.
+    """A callback and context manager that writes the round, its loss and its accuracy.
 
     In a terminal or a notebook one line changes with each round. Elsewhere there is a line for the
     first round, the last, and at most every 10 s.

@@ -29,7 +29,7 @@ def provenance_of(
         engine: The engine of the run.
         fingerprint: The fingerprint of its data.
         config: The config. The files of the user's code that it names are fingerprinted.
-        num_params: Number of parameters of its model, by which the bytes of its rounds are counted.
+        num_params: Number of parameters of its model, which determines the bytes of its rounds.
         class_weights: Weights of the classes in the training loss, float32 [num_classes]; None:
             there are none.
     """

@@ -41,28 +41,30 @@ def train(
 ) -> RunRecord:
     """Trains a new run to its end, evaluates it, and returns its record.
 
-    After an interrupt or an error the last completed round is saved; `resume` goes on from there.
+    After an interrupt or an error the last completed round is saved; `resume` continues from there.
     Notes on the run are logged as warnings.
 
     Args:
         config: The options, such as `RunConfig(rounds=100, csv=True)`. The config of a `RunRecord`
             repeats its run.
         out: The run's folder.
-        data: Data in memory in place of those that the config names: what `datasets.from_arrays`,
-            `from_examples` or `load` returns, splits by name, or {client_id: (pixels, labels)}. The
-            run records their fingerprint; `resume` and `evaluate_run` take them again.
-        model: A model in place of what the config names: one of `fedcli.models`, an object as in
-            `fedcli.own_models.OwnModel`, a `torch.nn.Module`, or a function that makes one of
-            these. Layers are written to the checkpoints; any other is to be given again.
-        callbacks: Told each round; see `Training.complete`. They change no byte of the run.
-        progress: Show on stderr which round it is, with its loss and accuracy: a line that changes
-            in a terminal or notebook, else a line at most every 10 s.
-        force: Replace a run that stands there.
+        data: Data in memory in place of those that the config names: the result of
+            `datasets.from_arrays`, `from_examples` or `load`, splits by name, or {client_id:
+            (pixels, labels)}. The run records their fingerprint, and `resume` and `evaluate_run`
+            need them again.
+        model: A model in place of the one that the config names: one of `fedcli.models`, an object
+            that implements `fedcli.own_models.OwnModel`, a `torch.nn.Module`, or a function that
+            makes one of these. Models of fedcli's layers are written to the checkpoints; any other
+            must be given to `resume` again.
+        callbacks: Called after each round; see `Training.complete`. They change no byte of the run.
+        progress: Show round, loss and accuracy on stderr: one changing line in a terminal or
+            notebook, else a new line at most every 10 s.
+        force: Replace an existing run at `out`.
 
     Raises:
-        ConfigError: An option is not allowed, or does not fit the data; or `callbacks` is no list.
+        ConfigError: An option is not allowed or does not fit the data, or `callbacks` is no list.
         DataError: The data are missing or bad.
-        ModelError: The model is none, or fails.
+        ModelError: `model` is not a model, or fails.
         RunError: The folder exists or cannot be written.
     """
     functions = _listed(callbacks)
@@ -88,12 +90,12 @@ def resume(
 
     Args:
         path: Its folder.
-        num_rounds: Rounds in total; None: as many as its config says.
-        threads: Number of threads; None: as its config says.
-        data: Of a run whose data were in memory: those data. Else where the data are now, if they
-            are not where they were.
-        model: Of a run whose model is code: FILE.py or FILE.py:FUNCTION. Of a run whose model was
-            an object that is not made of layers: that object.
+        num_rounds: Total number of rounds; None: as many as its config says.
+        threads: Number of threads; None: as many as its config says.
+        data: If the run's data were in memory, those data. Else the place of its data, if they were
+            moved.
+        model: If the run's model is code, FILE.py or FILE.py:FUNCTION. If it was an object that is
+            not made of fedcli's layers, that object.
         callbacks: As for `train`; they are called for the remaining rounds.
         progress: As for `train`.
         code: FILE.py or FILE.py:NAME for each other part of the run that is code, which runs only
@@ -115,7 +117,7 @@ def resume(
 
 
 def _with_data(config: RunConfig, data: Any) -> tuple[RunConfig, OpenedData | None]:
-    """The config that names the data that are given, and those that are in memory."""
+    """The config with the name of the given data, and the data if they are in memory."""
     if data is None:
         return config, None
     if config.data != RunConfig.data and not config.data.startswith(IN_MEMORY):
@@ -127,7 +129,7 @@ def _with_data(config: RunConfig, data: Any) -> tuple[RunConfig, OpenedData | No
 
 
 def _with_model(config: RunConfig, model: Any) -> tuple[RunConfig, Any]:
-    """The config that names the model that is given, and the object."""
+    """The config with the name of the given model, and the object."""
     if model is None:
         return config, None
     if config.model != RunConfig.model and not config.model.startswith(IN_MEMORY):
@@ -139,7 +141,7 @@ def _with_model(config: RunConfig, model: Any) -> tuple[RunConfig, Any]:
 
 
 def _listed(callbacks: Iterable[Callback]) -> list[Callback]:
-    """The callbacks, before any work. Raises ConfigError if they are none."""
+    """Checks callbacks before any work. Raises ConfigError if they are not a list of functions."""
     functions = list(callbacks) if isinstance(callbacks, Iterable) else [None]
     if not all(map(callable, functions)):
         raise ConfigError(f"callbacks={callbacks!r}: give a list of functions, such as [f]")

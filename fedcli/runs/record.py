@@ -55,7 +55,7 @@ class RunRecord:
         """Returns the folder, what was trained and, if they can be read, the last figures."""
         about = f"{self.options.get('algorithm')} on {self.options.get('data')}"
         try:
-            told = "".join(
+            accuracies = "".join(
                 f", {split} {accuracy:.4f}"
                 for split in self.series_names
                 if (accuracy := self.final(split, ACCURACY)) is not None
@@ -63,7 +63,7 @@ class RunRecord:
             rounds = f"{self.round_num} of {self.options.get('rounds')} rounds; accuracy"
         except RunError:
             return f"<RunRecord {self.path}: {about}>"
-        return f"<RunRecord {self.path}: {about}, {rounds}{told.removeprefix(',')}>"
+        return f"<RunRecord {self.path}: {about}, {rounds}{accuracies.removeprefix(',')}>"
 
     def _repr_html_(self) -> str:
         """Returns the last figures of each split as a table."""
@@ -135,7 +135,7 @@ class RunRecord:
         return ModelWeights(list(load_weights(self.path).values()))
 
     def model(self, code: str | None = None) -> Model:
-        """Returns the trained model: its initial weights are those of the newest checkpoint.
+        """Returns the trained model, with the weights of the newest checkpoint as initial weights.
 
         Args:
             code: FILE.py or FILE.py:FUNCTION if the model is code, which runs only if named here.
@@ -292,9 +292,9 @@ def curves_of(
 
     `along` moves the points of a run's series, (round, value), to another x axis.
 
-    For several runs the series is `judged_by`. If that has a single point in any run, as without
-    --eval-every, the training metrics of all runs are drawn. Training computes loss and accuracy
-    alone; for another metric, series without points are left out.
+    For several runs the series is `judged_by`. If it has a single point in any run, as without
+    --eval-every, the training metrics of all runs are drawn. Training computes only loss and
+    accuracy; for other metrics, series without points are left out.
     """
     if len(runs) == 1:
         run = runs[0]
@@ -352,7 +352,7 @@ def notes_of_changed_data(runs: Sequence[RunRecord]) -> list[str]:
                 seen[key] = datasets.fingerprint(source)
         except (DataError, ConfigError):
             continue
-        consequence = f"the results of {run.path} are of the data before"
+        consequence = f"the results of {run.path} are those of the earlier data"
         notes += datasets.note_of_change(source, before, seen[key], consequence)
     return notes
 

@@ -17,7 +17,7 @@ from fedcli.runs.stopping import Best
 
 
 class RoundEvaluations:
-    """Evaluates the rounds of one run, and tracks its best round and whether it ends early."""
+    """Evaluates rounds of one run, and decides which is the best and whether the run ends early."""
 
     def __init__(self, federation: Federation, cancel: CancelFlag | None) -> None:
         """Starts before the first evaluation."""
@@ -113,7 +113,7 @@ class RoundEvaluations:
         *,
         has_recall: bool = False,
     ) -> Evaluation:
-        """The evaluation with the success of an attack on examples, on the split held out."""
+        """Adds the success of an attack on examples to an evaluation of a held-out split."""
         attack = self._federation.attack
         if attack is None or attack.poisoning is None or not self._is_held_out(group):
             return evaluation

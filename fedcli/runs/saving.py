@@ -12,7 +12,7 @@ from fedcli.runs.files.logs import RunLog
 from fedcli.runs.files.saved_states import client_states_of
 from fedcli.runs.opening import Federation
 
-# Interval without --checkpoint-every. At most this much work is lost, and saving takes below 0.1 %.
+# Without --checkpoint-every: at most these seconds of work are lost, and saving takes below 0.1 %.
 CHECKPOINT_SECONDS = 30.0
 
 

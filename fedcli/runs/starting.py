@@ -64,7 +64,8 @@ def start(
         force: Replace an existing run.
         is_numbered: Append another number to `out` if another run has taken that name meanwhile.
         expected_data: The fingerprint of the data that the config was used with; None: any.
-        expected_code: By field the fingerprints of the files of a user's code; any others will do.
+        expected_code: The fingerprints of the files of a user's code, by field; other code may be
+            any.
         data: Opened data in place of those that the config names.
         model: An object that is a model or makes one, in place of what the config names.
         cancel: Once raised, from any thread, the training stops within a local step.
@@ -90,7 +91,7 @@ def start(
         federation = open_federation(config, cancel, source=source, given_model=model, folder=path)
         state = federation.initial_state()
         now = fingerprint.result()
-    consequence = "a new run with its config does not repeat it"
+    consequence = "this run does not repeat the one that wrote the config"
     changed = note_of_change(source, expected_data, now, consequence)
     federation.notes.extend(changed)
     if has_code:
@@ -126,15 +127,15 @@ def resume(
 
     Args:
         path: The run's folder.
-        rounds: A new total; None keeps it.
-        threads: Number of threads; None: what the config says.
+        rounds: A new total number of rounds; None: the config's.
+        threads: Number of threads; None: the config's.
         engine: The engine that computes the clients; None: the config's.
-        engine_options: Its options.
-        data: The present path of the run's data; None: unchanged. Of a run whose data a program had
-            in memory: those data.
-        test_data: Likewise for its test data.
-        model: FILE.py or FILE.py:FUNCTION, for a run whose model is code; of a run whose model a
-            program gave: that object.
+        engine_options: Options of the engine.
+        data: The path to which the run's data were moved; None: they were not moved. For a run
+            whose data were in memory: those data.
+        test_data: The path to which its test data were moved; None: they were not moved.
+        model: FILE.py or FILE.py:FUNCTION, for a run whose model is code. For a run whose model was
+            an object in a program: that object.
         cancel: See `start`.
         code: FILE.py or FILE.py:NAME for each part of the run that is code (`algorithm`, ...): no
             code runs unless it is named here.
@@ -160,7 +161,7 @@ def resume(
 
 
 class _Means(NamedTuple):
-    """What may compute the rest of a run; None: what its config says."""
+    """The threads and engine for the rest of a run; None: those of its config."""
 
     threads: int | None
     engine: str | None
@@ -192,9 +193,9 @@ def _absolute(config: RunConfig) -> RunConfig:
         for old, new in zip(before, now, strict=True) if several else [(before, now)]:
             if not new.isprintable():
                 raise ConfigError(
-                    f"{option_name(field.name)} {old}: config.toml records its absolute path, but "
-                    f"cannot hold this one ({new!r}: not UTF-8, or with control characters); move "
-                    "the file to a folder of another name, or rename that folder"
+                    f"{option_name(field.name)} {old}: config.toml must record its absolute path, "
+                    f"but cannot hold {new!r}, which is not UTF-8 or has control characters; move "
+                    "the file to a folder with another name"
                 )
     return absolute
 
@@ -219,7 +220,7 @@ def _resume(
     logs.require(config)
     origin = settings.read_provenance(config_text, str(run.path))
     config, named = _with_code(config, content, code)
-    source = source_of(config, objects.data)  # a partition may be code
+    source = source_of(config, objects.data)  # again, because a partition may be code
     model = None
     if objects.model is None:
         model = model_of(content, config, file, named.get("model"))
@@ -230,7 +231,7 @@ def _resume(
         state = to_state(content, federation.process, file)
         found = fingerprint.result()
     federation.process.check_resumed(state)  # before a file of the run is changed
-    consequence = "its rounds no longer repeat"
+    consequence = "the rounds so far were trained on the earlier data"
     changed = note_of_change(source, origin.get("data"), found, consequence)
     federation.notes.extend(changed)
     if named:
@@ -299,7 +300,7 @@ def _continued_config(
         )
     if config.rounds < content.round_num and rounds is None:
         raise RunError(
-            f"{config_file} asks for {config.rounds} rounds but {content.round_num} are completed; "
+            f"{config_file} has rounds = {config.rounds}, but {content.round_num} are completed; "
             f"give --rounds {content.round_num} or more"
         )
     if rounds in (None, config.rounds):
@@ -321,7 +322,8 @@ def _note_of_moved_end(config: RunConfig, content: Checkpoint) -> tuple[str, ...
         return ()
     return (
         f"{' and '.join(schedules)} ended after {before} rounds and now ends after "
-        f"{config.rounds}: the rates are not those of a run that began with {config.rounds} rounds",
+        f"{config.rounds}; the rates differ from those of a run that began with {config.rounds} "
+        "rounds",
     )
 
 

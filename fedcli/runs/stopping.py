@@ -4,8 +4,8 @@ The decisions depend on metrics.jsonl alone, so a resumed run stops where an uni
 stops. The metric is that of split validation, else test, else central, else train, in the rounds
 that --eval-every evaluates, round 0 included. The curve is not smoothed: the number of rounds to a
 target is the round of the first evaluation that reaches it. (McMahan et al. 2017 make the curve
-monotone and interpolate, which can only give a smaller number.) Of equal rounds the first is the
-best.
+monotone and interpolate, which can only give a smaller number.) Among equal rounds, the first is
+the best.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Best:
     Attributes:
         measure: The metric that ranks the rounds: a key of JUDGING, or a user's own.
         value: Its value in the best round; None before the first evaluation that has it.
-        round_num: The best round; None likewise.
+        round_num: The best round; None as for `value`.
     """
 
     measure: str
@@ -71,7 +71,7 @@ class Progress:
         best: The best round so far by the metric that patience watches.
         num_without_gain: Number of evaluations since then.
         target_round: Round of the first evaluation that reached the target; None: none has.
-        target_measure: The metric of the target, likewise.
+        target_measure: The metric of the target.
     """
 
     target: float | None = None
@@ -119,12 +119,12 @@ class Progress:
         return progress
 
     def reason(self) -> str | None:
-        """Returns why the run ended early, in words; None if it did not."""
+        """Returns a text that says why the run ended early; None if it did not."""
         if self.target_round is not None:
             return f"{self.split} {self.target_measure} reached {self.target:g}"
         if self._is_out_of_patience:
             what = f"{self.split} {self.best.measure}"
-            return f"no better {what} in {self.num_without_gain} evaluations"
+            return f"no better {what} in {self.num_without_gain} evaluations in a row"
         return None
 
     def summary(self) -> dict[str, Any]:

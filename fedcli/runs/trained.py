@@ -90,14 +90,14 @@ def load_trained(
 
     Args:
         path: The run or checkpoint.
-        threads: Number of threads; None: what the machine gives.
-        code: FILE.py or FILE.py:FUNCTION, if the user said so after --model; of a program also the
+        threads: Number of threads; None: as many as the machine has.
+        code: FILE.py or FILE.py:FUNCTION, as the user named it with --model; in a program also the
             object that is the run's model.
         best: Take the checkpoint of the run's best round, not the newest.
 
     Raises:
         ConfigError: The model is code and `code` does not name it, or `code` is given for a model
-            that is no code.
+            that is not code.
         RunError: There is no such run or checkpoint, or it is damaged.
     """
     file = checkpoint_file(path, best=best)
@@ -163,10 +163,12 @@ def checkpoint_file(path: Path, *, best: bool = False) -> Path:
         RunError: There is no such run or checkpoint.
     """
     if not path.exists():
-        raise RunError(f"there is no run or checkpoint {path}; give what fedcli train wrote")
+        raise RunError(
+            f"there is no run or checkpoint {path}; give a folder that fedcli train wrote"
+        )
     if best:
         if not path.is_dir():
-            raise ConfigError(f"--best: {path} is one checkpoint; give the folder of a run")
+            raise ConfigError(f"--best: {path} is a single checkpoint; give the folder of a run")
         return run_dir.best_checkpoint(path)
     return run_dir.latest_checkpoint(path) if path.is_dir() else path
 

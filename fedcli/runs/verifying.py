@@ -1,9 +1,9 @@
-"""Verifies a run: trains it again in a temporary folder and compares what the two wrote.
+"""Verifies a run: trains it again in a temporary folder and compares the results.
 
 A run's config, seed and data determine its metrics, evaluation and weights to the byte on one
 instruction set, for any number of threads. So equal bytes prove that the figures belong to the
-config, and the first difference says where they part. On another instruction set, or with another
-version of fedcli, sums are rounded differently: then numbers are compared within `TOLERANCE`.
+config; otherwise the first difference is reported. On another instruction set, or with another
+version of fedcli, sums are rounded differently, so numbers are compared within `TOLERANCE`.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from fedcli.settings.data_source import IN_MEMORY
 from fedcli.settings.run_config import CODE_FIELDS, RunConfig
 from fedcli.version import __version__
 
-# The relative difference that is allowed between numbers computed on other instruction sets or by
-# other versions, and the absolute difference for numbers near 0. Weights are measured against the
-# largest weight of their tensor.
+# The relative difference that is allowed between numbers of different instruction sets or versions,
+# and the absolute difference for numbers near 0. Weights are compared with the largest weight of
+# their tensor.
 TOLERANCE = 1e-3
 
 # A bundle has this file in place of the weights of the last round.
 WEIGHTS_DIGEST = Path(run_dir.CHECKPOINTS, "weights.blake2b")
 _MAX_DIGEST_BYTES = 4096
 
-Told = Callable[[RoundResult], object]
+OnRound = Callable[[RoundResult], object]
 
 
 class Difference(NamedTuple):
@@ -79,7 +79,7 @@ class Verification:
         path: The run's folder.
         num_rounds: The number of rounds that were trained again.
         compared: The compared parts: `metrics.jsonl`, `evaluation.json`, `weights`.
-        unlike: Why bytes cannot be compared, in words; empty: they were compared.
+        unlike: Why bytes cannot be compared; empty: they were compared.
         difference: The first difference; None: there is none.
     """
 
@@ -103,20 +103,20 @@ def verify_run(
     test_data: str | None = None,
     code: Mapping[str, str] | None = None,
     from_checkpoint: bool = False,
-    told: Told | None = None,
+    on_round: OnRound | None = None,
     cancel: CancelFlag | None = None,
 ) -> Verification:
     """Trains a run again and compares the results. The run itself is not changed.
 
     Args:
-        path: The run's folder, or a folder of a bundle, which has no checkpoints. A run that
+        path: The run's folder, or its folder in a bundle, which has no checkpoints. A run that
             stopped early is verified up to its last completed round.
         threads: Number of threads, which changes no result; None: as the run's config says.
-        data: The present path of the run's data; None: unchanged.
-        test_data: The present path of its test data; None: unchanged.
+        data: The path to which the run's data were moved; None: they were not moved.
+        test_data: The path to which its test data were moved; None: they were not moved.
         code: FILE.py for each part of the run that is a user's code, by field.
         from_checkpoint: Train only the rounds after the oldest checkpoint that is kept.
-        told: Called with the result of each round.
+        on_round: Called with the result of each round, for progress.
         cancel: Once raised, the training stops within a local step.
 
     Raises:
@@ -142,7 +142,7 @@ def verify_run(
             opened = starting.start(config, again, cancel=cancel)
         with opened as training:
             _check_data(config, path, origin)
-            _train_to(training, last, told, is_evaluated=_closing(path, last) is not None)
+            _train_to(training, last, on_round, is_evaluated=_closing(path, last) is not None)
         return replace(_compared(path, again, last, _unlike(origin)), num_rounds=last - first)
 
 
@@ -150,13 +150,13 @@ def _copy_beginning(path: Path, again: Path) -> int:
     """Copies a run as it was at its oldest checkpoint, and returns the round of that.
 
     Raises:
-        RunError: It is the only one.
+        RunError: There is only one checkpoint.
     """
     rounds = run_dir.checkpoint_rounds(path)
     if len(rounds) < 2:
         raise RunError(
-            f"{path} keeps no earlier checkpoint to start from; verify it from its first round, or "
-            "train with --keep-checkpoints 2 or more"
+            f"{path} keeps no earlier checkpoint to start from; verify it from its first round, "
+            "or train with --keep-checkpoints 2 or more"
         )
     later = {run_dir.checkpoint_name(each) for each in rounds[1:]}
     left_out = shutil.ignore_patterns(*later, run_dir.EVALUATION, run_dir.LOCK)
@@ -176,7 +176,7 @@ def _config_of(
     for name in ("data", "model"):
         if str(getattr(config, name)).startswith(IN_MEMORY):
             raise RunError(
-                f"{path}: its {name}, {getattr(config, name)}, was an object of a Python program, "
+                f"{path}: its {name}, {getattr(config, name)}, was an object in a Python program, "
                 "so the run cannot be repeated from its folder; repeat it in that program"
             )
     if any(".py" in str(getattr(config, name)) for name in CODE_FIELDS):
@@ -210,12 +210,14 @@ def _check_data(config: RunConfig, path: Path, origin: Mapping[str, Any]) -> Non
         )
 
 
-def _train_to(training: Training, last: int, told: Told | None, *, is_evaluated: bool) -> None:
+def _train_to(
+    training: Training, last: int, on_round: OnRound | None, *, is_evaluated: bool
+) -> None:
     """Trains up to a round, and evaluates as at the end of a run if that run was evaluated."""
     with closing(training.run()) as results:
         for result in results:
-            if told is not None:
-                told(result)
+            if on_round is not None:
+                on_round(result)
             if result.round_num >= last:
                 break
     if is_evaluated:
@@ -231,7 +233,7 @@ def _closing(path: Path, last: int) -> dict[str, Any] | None:
 
 
 def _unlike(origin: Mapping[str, Any]) -> str:
-    """Why a run's bytes cannot be expected, in words; empty: they can."""
+    """Why a run's bytes cannot be reproduced here; empty: they can."""
     reasons = [
         f"it was trained with {what} {before}, now it is {now}"
         for what, before, now in (
@@ -244,7 +246,7 @@ def _unlike(origin: Mapping[str, Any]) -> str:
 
 
 def _compared(path: Path, again: Path, last: int, unlike: str) -> Verification:
-    """Compares what two runs wrote, file by file, and stops at the first difference."""
+    """Compares the files of two runs one by one, and stops at the first difference."""
     compared: list[str] = []
     difference = None
     for name, compare in (

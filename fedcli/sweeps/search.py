@@ -70,19 +70,19 @@ def _ask(
         )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     direction = "maximize" if is_more_better else "minimize"
-    asked = optuna.create_study(direction=direction, sampler=sampler)
+    optuna_study = optuna.create_study(direction=direction, sampler=sampler)
     known = [value for _, value in history if value is not None]
     worst = (min if is_more_better else max)(known, default=0.0)
     for options, value in history:
         params = {name: _to_param(study.ranges[name], each) for name, each in options.items()}
-        asked.add_trial(
+        optuna_study.add_trial(
             optuna.trial.create_trial(
                 params=params,
                 distributions=distributions,
                 value=worst if value is None else value,
             )
         )
-    trials = [asked.ask(distributions) for _ in range(count)]
+    trials = [optuna_study.ask(distributions) for _ in range(count)]
     return [
         {name: _to_value(study.ranges[name], each) for name, each in trial.params.items()}
         for trial in trials

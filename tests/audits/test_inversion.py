@@ -120,7 +120,7 @@ def test_what_cannot_be_read_is_refused(
     [
         ({}, ""),
         ({"secure_sum": True}, "the run has --secure-sum, so its server sees no single update"),
-        ({"compress": "top-k"}, "the run has --compress top-k, so its server sees a decoded"),
+        ({"compress": "top-k"}, "the run has --compress top-k, so its server sees a lossy"),
     ],
 )
 def test_what_the_server_does_not_see_is_told(

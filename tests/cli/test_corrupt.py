@@ -77,7 +77,9 @@ def test_a_damaged_newest_checkpoint_is_not_the_end_of_a_run(
 ) -> None:
     file = run_dir.latest_checkpoint(run)
     file.write_bytes(b"")
-    assert_is_one_line(fedcli(*RESUME), file.name, "delete it to go on from the one before")
+    assert_is_one_line(
+        fedcli(*RESUME), file.name, "delete it to continue from the checkpoint before"
+    )
     file.unlink()
     assert fedcli(*RESUME).code == 0
     for name in ("metrics.jsonl", "metrics.csv", "evaluation.json"):

@@ -253,7 +253,9 @@ def test_a_file_whose_path_config_toml_cannot_hold_is_refused_before_any_work(
     done = fedcli("train", option, name, "--out", "run")
     assert done.code == 1
     assert done.err.count("\n") == 1
-    assert done.err.startswith(f"fedcli: error: {option} {name}: config.toml records its absolute ")
-    assert "not UTF-8, or with control characters" in done.err
+    assert done.err.startswith(
+        f"fedcli: error: {option} {name}: config.toml must record its absolute "
+    )
+    assert "is not UTF-8 or has control characters" in done.err
     assert not any(mark in done.err for mark in ("\x01", "\x1b", "\x7f"))
     assert sorted(each.name for each in odd_folder.iterdir()) == [name]

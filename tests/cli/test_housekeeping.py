@@ -217,7 +217,7 @@ def test_runs_that_are_not_finished_are_left_alone(fedcli: Fedcli) -> None:
     run = stopped(scaffold(fedcli))
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
     done = fedcli("clean", "--client-states", "--yes", "-v")
-    assert f"fedcli: {run} is left alone: it is not finished\n" in done.err
+    assert f"fedcli: {run} stays as it is: it is not finished\n" in done.err
     assert "1 left alone: stopped, training or damaged" in done.out
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
 

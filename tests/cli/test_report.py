@@ -27,7 +27,7 @@ def test_report_of_a_trained_run(fedcli: Fedcli) -> None:
     assert "peak memory" in done.out
     assert "\x1b" not in done.out
     same = fedcli("eval", "run")
-    assert "Over clients, each counting the same" in same.out
+    assert "Over clients; each counts the same" in same.out
 
 
 def test_an_interrupted_run_names_the_round_that_was_evaluated(
@@ -55,7 +55,7 @@ def test_a_run_that_goes_on_names_the_round_of_its_old_evaluation(
     Path("run/metrics.jsonl").write_text(lines + json.dumps({**later, "round": 5}) + "\n")
     done = fedcli("report", "run")
     assert "Federated evaluation after round 4, of 5 completed\n" in done.out
-    assert "Over clients, each counting the same, after round 4\n" in done.out
+    assert "Over clients; each counts the same, after round 4\n" in done.out
     write_run(tmp_path / "whole", [0.3, 0.7])
     rows = [" ".join(line.split()) for line in fedcli("report", "run", "whole").out.splitlines()]
     assert any(row.startswith("run rounds evaluated after") for row in rows)
@@ -171,7 +171,7 @@ def test_changed_data_are_told(fedcli: Fedcli, write_tff: WriteTff, tmp_path: Pa
     assert fedcli("report", "a", "--json").err == ""
     data.write_bytes(data.read_bytes() + b"\0")
     done = fedcli("report", "a", "--html", "a.html")
-    note = f"{data} has changed since the run began; the results of a are of the data before"
+    note = f"{data} has changed since the run began; the results of a are those of the earlier data"
     assert (done.code, done.err.count(note)) == (0, 1)
     assert note in html.unescape((tmp_path / "a.html").read_text())
     told = fedcli("report", "a", "b", "-q")

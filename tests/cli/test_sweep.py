@@ -122,7 +122,7 @@ def test_report_shapes_a_study_and_a_folder_of_runs(fedcli: Fedcli, tmp_path: Pa
     printed = json.loads(fedcli("report", "study", *shape, "--json").out)
     assert [row["candidates"] for row in printed["rows"]] == [2, 2]
     refused = fedcli("report", "study", "--by", "algorithm")
-    assert_is_one_line(refused, "runs of one row differ in client_lr, too")
+    assert_is_one_line(refused, "runs in one row also differ in client_lr")
     whole = fedcli("report", "study/runs").out
     assert whole.startswith("Accuracy by round") or "Mean over seeds" in whole
     empty = tmp_path / "empty"
@@ -147,7 +147,11 @@ def test_report_draws_curves_with_bands_and_a_heat_map(fedcli: Fedcli, tmp_path:
     one = fedcli(
         "report", "study", "--by", "algorithm", "--best", "client_lr", "--heat-map", "m.png"
     )
-    assert_is_one_line(one, "--heat-map m.png: the rows are told apart by algorithm; give two")
+    assert_is_one_line(
+        one,
+        "--heat-map m.png: a heat map needs two options that differ, and the runs have algorithm; "
+        "give two",
+    )
 
 
 def test_ctrl_c_saves_all_runs_and_stops(

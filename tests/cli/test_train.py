@@ -193,8 +193,8 @@ def test_a_config_of_changed_data_is_told(fedcli: Fedcli, write_tff: WriteTff) -
     again = ("train", "--config", "run/config.toml")
     assert "has changed" not in fedcli(*again, "--out", "same").err
     write_tff(num_clients=4)
-    note = f"fedcli: {data} has changed since the run began; a new run with its config does not "
-    assert note + "repeat it\n" in fedcli(*again, "--out", "other").err
+    note = f"fedcli: {data} has changed since the run began; this run does not repeat "
+    assert note + "the one that wrote the config\n" in fedcli(*again, "--out", "other").err
     assert "has changed" not in fedcli(*again, "--data", data, "--out", "asked").err
 
 

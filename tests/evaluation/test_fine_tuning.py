@@ -163,7 +163,7 @@ def test_baseline_and_fine_tuned_stand_side_by_side(fedcli: Fedcli, tmp_path: Pa
     table = fedcli(*command)
     assert f"{tuned['metrics']['loss']:.4f}" in table.out
     assert "Fine-tuned: 4 local steps of sgd, rate 0.001, batches of 20" in table.out
-    assert "What fine-tuning adds" in table.out
+    assert "Gain by fine-tuning" in table.out
 
 
 def test_gain_is_told_client_by_client() -> None:

@@ -105,7 +105,7 @@ def test_a_model_that_is_lost_is_never_right() -> None:
 def test_what_cannot_be_evaluated_is_refused() -> None:
     train, test = _splits(2)
     tuning = STRATEGIES["two epochs"]
-    with pytest.raises(ConfigError, match="a strategy is named baseline_metrics"):
+    with pytest.raises(ConfigError, match="the strategy name baseline_metrics is reserved"):
         evaluate_personalization(MODEL, WEIGHTS, train, test, {BASELINE: tuning})
     with pytest.raises(ConfigError, match="max_num_clients = 0: choose 1 or more"):
         evaluate_personalization(MODEL, WEIGHTS, train, test, {}, max_num_clients=0)

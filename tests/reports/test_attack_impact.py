@@ -83,7 +83,7 @@ def test_a_run_is_paired_with_the_same_run_without_attack(
     assert row["same without attack"] == str(runs["same"].path)
     assert (row["accuracy without"], row["with"], row["impact"]) == ("0.9000", "0.5000", "0.4000")
     assert (row["worst (round)"], row["success rate"]) == ("0.4000 (3)", "0.7500")
-    assert (row["attackers a round"], row["kept"]) == ("2.00", "0.5000")
+    assert (row["attackers per round"], row["kept"]) == ("2.00", "0.5000")
     assert table in tables.of_several([attacked, runs["same"]], [])
     (told,) = tables.as_json([attacked, runs["same"]], [])["attacks"]
     assert told["accuracy_without_attack"] == 0.9

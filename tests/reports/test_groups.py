@@ -82,7 +82,10 @@ def test_the_best_is_chosen_by_validation_and_never_by_test() -> None:
         {"algorithm": "fedavg", "client_lr": 0.1},
     ]
     said = group_tables.notes_on(found)
-    assert "client_lr 0.1 of fedprox is the least that was tried; lesser ones may be better" in said
+    assert (
+        "client_lr 0.1 of fedprox is the smallest value that was tried; smaller ones may be better"
+        in said
+    )
     assert "chosen by test.accuracy: not by validation data" in group_tables.notes_on(on_test)
     by_loss = group(
         members(), by=["algorithm"], best=["client_lr"], select=parse_column("validation.loss")
@@ -126,13 +129,14 @@ def test_means_intervals_and_paired_differences() -> None:
     assert second.difference.p_holm == second.difference.p
     notes = group_tables.notes_on(group(runs))
     text = (
-        "with 5 seeds p is at least 0.0625: nothing can be significant at 5 %, with 6 seeds it can"
+        "with 5 seeds p is at least 0.0625, so no difference can be significant at 5 %; "
+        "6 seeds are needed"
     )
     assert any(note.endswith(text) for note in notes)
     # Of three rows by Holm: 3 * 2 / 2^5, and 3 * 2 / 2^7, the first below 0.05.
     endings = {
-        5: "by Holm 0.188: nothing can be significant at 5 %, with 7 seeds it can",
-        7: "of 3 rows by Holm 0.0469",
+        5: "for 3 rows 0.188, so no difference can be significant at 5 %; 7 seeds are needed",
+        7: "adjusted for 3 rows 0.0469",
     }
     for num_seeds, ending in endings.items():
         said = group_tables.notes_on(group(members(num_seeds)))
@@ -154,7 +158,7 @@ def test_a_diverged_run_does_not_count_and_its_row_is_last() -> None:
 
 
 def test_rows_with_further_differences_are_refused() -> None:
-    with pytest.raises(ConfigError, match="runs of one row differ in client_lr, too; add it to"):
+    with pytest.raises(ConfigError, match="runs in one row also differ in client_lr; add that to"):
         group(members(), by=["algorithm"])
     with pytest.raises(ConfigError, match=r"no run has the option 'client_rl'; did you mean"):
         group(members(), by=["client_rl"])

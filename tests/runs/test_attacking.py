@@ -209,7 +209,7 @@ def test_the_risk_of_too_many_attackers_is_told() -> None:
     chance = 1.0 - np.prod([(180 - k) / (200 - k) for k in range(10)])
     assert (
         f"--aggregator mean tolerates 0 attackers; a cohort of 10 has more with probability "
-        f"{chance:.6f} a round" in notes
+        f"{chance:.6f} per round" in notes
     )
     median = _notes(**values, attack="zero", attackers="40", aggregator="median")
     assert any("tolerates 4 attackers; a cohort of 10 has more with probability 0.029142" in each
@@ -223,15 +223,15 @@ def test_the_risk_of_too_many_attackers_is_told() -> None:
 def test_an_attack_that_nobody_makes_is_told() -> None:
     few = _notes(attack="zero", attackers="0.1", clients="5")
     assert (
-        "nobody attacks: --attackers 0.1 of 5 clients is less than one; give a larger share, or a "
-        "number" in few
+        "no client attacks: --attackers 0.1 of 5 clients is less than one; give a larger share, "
+        "or a number" in few
     )
     assert not any("attack" in each for each in _notes(attack="zero", attackers="0", clients="5"))
     values = {"attack": "zero", "attackers": "2", "clients": "5", "rounds": 3}
     late = _notes(**values, attack_options={"start": 4})
     assert late[-1] == (
-        "nobody attacks: --attack-option start=4 is after the last of 3 rounds; choose an earlier "
-        "one, or more --rounds"
+        "no round is attacked: --attack-option start=4 is after the last of 3 rounds; choose an "
+        "earlier start, or more --rounds"
     )
     assert "2 of 5 clients attack: zero" in _notes(**values, attack_options={"start": 3})
 
@@ -270,10 +270,10 @@ def test_how_many_attackers_a_rule_tolerates(
         ({"attack": "nothing"}, "unknown --attack 'nothing'"),
         ({"attack": "alie", "attackers": "all"}, "--attackers all leaves no honest client"),
         ({"attack": "alie", "attackers": "4"}, "--attackers 4: only 4 clients may take part"),
-        ({"attack": "alie", "attackers": "2"}, "--attack alie hides among a majority"),
+        ({"attack": "alie", "attackers": "2"}, "--attack alie needs a majority"),
         (
             {"attack": "optimal", "aggregator": "norm-bound", "attackers": "1"},
-            "--attack optimal calls the aggregator with the updates alone",
+            "--attack optimal calls the aggregator with nothing but updates",
         ),
         ({"attack": "backdoor", "attack_options": {"target": 11}}, "--attack-option target=11"),
     ],

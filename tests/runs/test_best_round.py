@@ -107,7 +107,7 @@ def test_what_has_no_best_is_told(run: Path, tmp_path: Path) -> None:
     train(tmp_path / "plain", make_config(eval_every=1))
     with pytest.raises(RunError, match=r"keeps no best round; train with --keep-best"):
         folder.best_checkpoint(tmp_path / "plain")
-    with pytest.raises(ConfigError, match=r"best=True: .* is one checkpoint; give the folder"):
+    with pytest.raises(ConfigError, match=r"best=True: .* is a single checkpoint; give the folder"):
         evaluating.evaluate_run(folder.latest_checkpoint(run), best=True)
     starting.start(make_config(**JUMPY, keep_best="loss"), tmp_path / "new").close()
     with pytest.raises(RunError, match="no evaluation yet"):

@@ -154,7 +154,7 @@ def test_a_model_in_python_is_given_again(model: Any, tmp_path: Path) -> None:
         fedcli.resume(run.path)
     run = fedcli.resume(run.path, model=model)
     assert run.metrics == straight.metrics
-    with pytest.raises(ConfigError, match="was an object of a Python program"):
+    with pytest.raises(ConfigError, match="was an object in a Python program"):
         fedcli.evaluate_run(run.path)
     assert fedcli.evaluate_run(run.path, model=model).round_num == 3
 

@@ -221,7 +221,7 @@ def test_a_run_with_such_a_metric_resumes_if_it_is_named(
 def test_eval_computes_it_where_it_is_named(metric: Path, tmp_path: Path, fedcli: Fedcli) -> None:
     run = package.train(with_metrics(metric), tmp_path / "run")
     plain = fedcli("eval", "run")
-    assert "metrics of your own are not computed; pass --metrics " in plain.err
+    assert "your own metrics are not computed; pass --metrics " in plain.err
     assert "MyF1" not in plain.out
     named = evaluate_run(run.path, metrics=[str(metric)])
     final = run.evaluation["test"]["client_work"]["eval"]["current_round_metrics"]

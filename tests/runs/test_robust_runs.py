@@ -93,9 +93,8 @@ def _process(
                 "pre_aggregator": "bucketing",
                 "pre_aggregator_options": {"size": 3},
             },
-            "--pre-aggregator bucketing and --aggregator krum: 0 wrong deltas among 2 are too "
-            "many for it, as it needs 3 clients a round; choose more clients or a smaller "
-            "num_byzantine",
+            "--pre-aggregator bucketing and --aggregator krum: to tolerate 0 wrong deltas it "
+            "needs 3 clients per round, not 2; choose more clients or a smaller num_byzantine",
         ),
         (
             {"aggregator": "fltrust", "aggregator_options": {"root_examples": 10**6}},
@@ -103,8 +102,9 @@ def _process(
         ),
         (
             {"aggregator": "foolsgold", "pre_aggregator": "nnm"},
-            "pre-aggregator nnm with aggregator foolsgold: foolsgold keeps what each client sent, "
-            "and mixed deltas are no single client's; choose mean, median or another robust rule",
+            "pre-aggregator nnm with aggregator foolsgold: foolsgold keeps the delta of each "
+            "client, and mixed deltas belong to no single client; choose mean, median or another "
+            "robust rule",
         ),
         (
             {"aggregator": "norm-bound", "pre_aggregator": "arc"},
@@ -206,7 +206,7 @@ def test_a_skipped_round_changes_nothing_and_is_told(tmp_path: Path) -> None:
         np.log(10)
     )
     assert verdict(lines, closing, config) == (
-        "none of 6 rounds moved the model: too few updates counted for --aggregator krum, or it "
+        "none of 6 rounds changed the model: --aggregator krum got too few valid updates, or "
         "trusted none; choose more --clients, or another aggregator"
     )
 

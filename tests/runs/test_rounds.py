@@ -729,7 +729,7 @@ def test_other_data_are_evaluated_without_the_test_data_of_the_run(tmp_path: Pat
     assert evaluation.evaluate_run(tmp_path / "run").source == test
     assert evaluation.evaluate_run(tmp_path / "run", data=other).source == other
     Path(data).unlink()
-    with pytest.raises(DataError, match=r"cohort is not known, give clients: .*a\.h5"):
+    with pytest.raises(DataError, match=r"cohort is not known \(.*a\.h5"):
         evaluation.evaluate_run(tmp_path / "run", data=other)
     assert evaluation.evaluate_run(tmp_path / "run", data=other, clients="all").source == other
 
@@ -778,7 +778,7 @@ def test_changed_data_are_noted_in_an_evaluation(tmp_path: Path, kind: str) -> N
     train(out, config)
     assert evaluation.evaluate_run(out).notes == ()
     data = write(8)
-    note = f"{data} has changed since the run began; this evaluates the present data"
+    note = f"{data} has changed since the run began; this evaluates the data as they are now"
     assert evaluation.evaluate_run(out).notes == (note,)
     assert evaluation.evaluate_run(folder.latest_checkpoint(out)).notes == (note,)
     notes = evaluation.evaluate_run(out, data=data).notes

@@ -171,7 +171,7 @@ MISTAKES = {
     ),
     "a schedule that ends with the run": (
         '[run]\nclient_schedule = "cosine"\n[halving]\nmin_rounds = 2',
-        "ends with the run; give its end",
+        "ends with the run; set its length",
     ),
     "halving a search": (
         'search = 2\n[range]\nepochs = "linear:1..2"\n[halving]\nmin_rounds = 2',

@@ -44,7 +44,7 @@ class Decoder:
         self.num_transparent = 0  # pictures that were laid on white so far
         self._pillow = pillow
         self._color = color
-        self._is_asked = color is not None
+        self._has_given_color = color is not None
         self._is_fitted = is_fitted
         self._first: tuple[Path, tuple[int, ...]] | None = None
 
@@ -127,7 +127,7 @@ class Decoder:
             self._color = "grey" if is_grey else "rgb"
         if self._color == "rgb":
             return np.asarray(flat.convert("RGB"))
-        if not (is_grey or self._is_asked or _has_no_color(flat)):
+        if not (is_grey or self._has_given_color or _has_no_color(flat)):
             raise DataError(
                 f"{path}: has colours but the images before have none; choose --color grey or "
                 f"--color rgb for all{self._size_advice(image)}"

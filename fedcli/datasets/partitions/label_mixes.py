@@ -83,9 +83,9 @@ def _choose(mixes: NDArray[np.float64], spare: Counts, drawn: NDArray[np.float64
 
 def _num_served(chosen: Counts, left: Counts) -> int:
     """The number of valid choices [k]: up to the first that takes the last example of a class."""
-    asked = np.bincount(chosen, minlength=len(left))
+    requested = np.bincount(chosen, minlength=len(left))
     places = [
         int(np.flatnonzero(chosen == each)[left[each] - 1])
-        for each in np.flatnonzero((asked >= left) & (asked > 0)).tolist()
+        for each in np.flatnonzero((requested >= left) & (requested > 0)).tolist()
     ]
     return min(places) + 1 if places else len(chosen)

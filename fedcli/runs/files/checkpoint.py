@@ -4,7 +4,7 @@ Layout (format "fedcli-checkpoint", version 1):
 
 - One group for each component of the server state: `global_model_weights` with one dataset for each
   tensor in Keras's shape, `distributor`, `client_work`, `aggregator`, `finalizer`, and `updates` if
-  it holds anything. Arrays are datasets, plain numbers are scalar datasets.
+  it is not empty. Arrays are datasets, plain numbers are scalar datasets.
 - `config`: the text of config.toml.
 - `model`: the JSON of the model's layers (`layout.ParamLayout.description`), so that a model from a
   file can be used without that file. Early versions lack it. If the model is a user's code,
@@ -80,8 +80,8 @@ class Checkpoint:
         description: The model's layers, as JSON text; None: the config names a model of fedcli, or
             the model is a user's code.
         tensor_names: Names of the weights in order, if the model is a user's code; else None.
-        client_states: The digests of the client states by the names of their files; one that is not
-            known is left out.
+        client_states: The digests of the client states by the names of their files, as far as they
+            are known.
     """
 
     round_num: int
@@ -178,12 +178,13 @@ def _read_whole(file: BinaryIO, path: Path) -> bytes:
     if len(trailer) < _TRAILER_BYTES or not trailer.startswith(_TRAILER_NAME):
         raise CheckpointError(
             f"{path} is not a whole fedcli checkpoint: it was cut short, or is another kind of "
-            "file; restore it or, among a run's checkpoints, delete it to go on from the one before"
+            "file; restore it or, if it is in a run's folder, delete it to continue from the "
+            "checkpoint before"
         )
     if num_bytes > MAX_BYTES:
         raise CheckpointError(
-            f"{path} has {num_bytes:,} bytes, and at most {MAX_BYTES:,} are read; no model of "
-            "fedcli is as large"
+            f"{path} has {num_bytes:,} bytes, more than any checkpoint of fedcli ({MAX_BYTES:,}); "
+            "give another file"
         )
     # The digest is computed in blocks, so that a damaged file takes no memory.
     digest, left = blake2b(digest_size=_DIGEST_BYTES), num_bytes - _TRAILER_BYTES
@@ -193,8 +194,8 @@ def _read_whole(file: BinaryIO, path: Path) -> bytes:
         left -= len(block)
     if left or digest.digest() != trailer[len(_TRAILER_NAME) :]:
         raise CheckpointError(
-            f"{path} is damaged: its checksum does not match; restore it or, among a run's "
-            "checkpoints, delete it to go on from the one before"
+            f"{path} is damaged: its checksum does not match; restore it or, if it is in a run's "
+            "folder, delete it to continue from the checkpoint before"
         )
     file.seek(0)
     return file.read(num_bytes - _TRAILER_BYTES)
@@ -267,7 +268,7 @@ def _read_group(file: h5py.File, component: str, num_bytes: int, path: Path) -> 
     group = _member(file, component, h5py.Group, path)
     parts: dict[str, Part] = {}
     pending = sorted(group, reverse=True)
-    while pending:  # for a name with slashes HDF5 makes groups
+    while pending:  # HDF5 makes groups of a name with slashes
         name = pending.pop()
         if name.count("/") > _MAX_DEPTH:
             raise CheckpointError(f"{path}: {component} is nested too deeply")

@@ -1,4 +1,4 @@
-"""clients.h5: what each client of each cohort did, over all rounds of a run.
+"""clients.h5: the records of each client in each round of a run.
 
 Layout (format "fedcli-client-records", version 2): one compressed dataset for each column, all of
 the same length. Rows are sorted by round, and within a round in the order of the cohort.
@@ -61,7 +61,7 @@ ROW = np.dtype(
 _MEASURED = ("loss", "accuracy", "update_norm", "report_seconds")  # NaN if not measured
 _OUTCOME_TYPE = h5py.enum_dtype({name: at for at, name in enumerate(OUTCOMES)}, "u1")
 _JOURNAL_HEAD = {"format": "fedcli-client-journal", "version": 1}
-# clients.h5 may decompress to so many bytes, or to so many times its own size.
+# clients.h5 may decompress to at most so many bytes, or so many times its own size.
 MAX_SMALL_BYTES, MAX_RATIO = 256 << 20, 100
 MAX_JOURNAL_BYTES = 4 << 30  # about 80 million rows; the journal is read whole
 _CHUNK_ROWS = 1 << 14
@@ -85,7 +85,7 @@ class ClientRecords:
     client_ids: list[str]
 
     def __repr__(self) -> str:
-        """Returns how much there is."""
+        """Returns the numbers of rows and clients."""
         return f"<ClientRecords: {len(self.rows):,} rows of {len(self.client_ids):,} clients>"
 
     def to_pandas(self) -> Any:
@@ -209,7 +209,7 @@ def load(path: Path) -> ClientRecords:
     """
     records = _read_records(path)
     if records is None:
-        raise RunError(f"{path} has no {FILE}; train with --record-clients to have it written")
+        raise RunError(f"{path} has no {FILE}; train with --record-clients to get it")
     return _sorted_by_id(records)
 
 
@@ -271,7 +271,7 @@ def _parse(opened: h5py.File, file: Path) -> ClientRecords:
         each.ndim == 1 and not each.external and not each.is_virtual for each in columns.values()
     ]
     if len(num_rows) != 1 or not all(is_plain):
-        raise RunError(f"{file}: its columns are not of one length")
+        raise RunError(f"{file}: its columns differ in length")
     num_bytes = file.stat().st_size
     if sum(each.nbytes for each in columns.values()) > max(MAX_SMALL_BYTES, MAX_RATIO * num_bytes):
         raise RunError(f"{file} claims more rows than {num_bytes:,} bytes hold; restore the file")
@@ -340,8 +340,8 @@ def _read_journal(path: Path) -> ClientRecords:
     head, at = _read_line(content, 0, path)
     if head is not None and head != _JOURNAL_HEAD:
         raise RunError(
-            f"{path} is of another version of fedcli, or damaged; resume with the one that wrote "
-            "it, or move it away"
+            f"{path} was written by another version of fedcli, or is damaged; resume with that "
+            "version, or move the file away"
         )
     while at < len(content):
         head, at = _read_line(content, at, path)
@@ -378,7 +378,7 @@ def _is_block_head(head: dict[str, Any]) -> bool:
 
 
 def _is_id(value: object) -> bool:
-    """Whether this is a text that HDF5 can keep: no half character, which has no bytes, no NUL."""
+    """Whether this is a text that HDF5 can store: valid as UTF-8 and without NUL."""
     if not isinstance(value, str) or "\0" in value:
         return False
     return value.encode(errors="replace").decode() == value

@@ -1,9 +1,9 @@
 """Writes TensorBoard's event files with tensorboardX, an extra that is imported on use.
 
-Each series has its folder, so that TensorBoard draws them in one plot: `train` has the training
-metrics, `eval/train` and `eval/test` those of evaluations. Scalars have the names of TFF's
-tutorial: loss, sparse_categorical_accuracy, num_examples, num_batches. A private run adds what it
-has spent to `train`: privacy/epsilon, privacy/epsilon_rdp, privacy/delta, privacy/clip_norm.
+Each series has its own folder, so that TensorBoard draws all of them in one plot: `train` has the
+training metrics, `eval/train` and `eval/test` have those of evaluations. Scalars have the names of
+TFF's tutorial: loss, sparse_categorical_accuracy, num_examples, num_batches. For a private run,
+`train` also has privacy/epsilon, privacy/epsilon_rdp, privacy/delta and privacy/clip_norm.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def require() -> None:
 
 
 class EventFiles:
-    """The event files that one process writes. They supersede earlier ones of the same rounds."""
+    """The event files of one process. They replace those of earlier processes for equal rounds."""
 
     def __init__(self, folder: Path, round_num: int, *, has_histograms: bool) -> None:
         """Opens nothing yet.
@@ -106,8 +106,8 @@ class EventFiles:
 
         folder = self._folder / series
         make_folders(folder)
-        # tensorboardX names files by second and host. The round is added, because a run may be
-        # resumed in the same second.
+        # tensorboardX names files by second and host. The round is added to the name, because a run
+        # may be resumed within the same second.
         writer = EventsWriter(str(folder / "events"), f".{self._round_num:06d}")
         if self._round_num:
             first = self._round_num + 1

@@ -1,7 +1,7 @@
-"""The folder of a run: config.toml, checkpoints, metrics and timings by round, evaluation, lock.
+"""The folder of a run: config.toml, checkpoints, metrics, timings, evaluation and the lock.
 
-The folder gets its name only when it is complete enough to be resumed. One process at a time writes
-to it. This module imports no NumPy and does not know the content of checkpoints.
+The folder has a temporary name until it is complete enough to be resumed. Only one process at a
+time writes to it. This module imports no NumPy and does not interpret checkpoints.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class RunDirectory:
         with contextlib.ExitStack() as opened:
             self._metrics = opened.enter_context(open_to_append(path / METRICS))
             self._timings = opened.enter_context(open_to_append(path / TIMINGS))
-            opened.pop_all()  # both are open: `close` closes them
+            opened.pop_all()  # both are open, and `close` will close them
 
     @classmethod
     def create(
@@ -105,7 +105,7 @@ class RunDirectory:
                 write_synced(temporary / CONFIG, config_text.encode())
                 write_synced(temporary / CHECKPOINTS / checkpoint_name(0), checkpoint)
                 sync_folder(temporary / CHECKPOINTS)
-                for name in (METRICS, TIMINGS):  # a power cut can then not lose the names
+                for name in (METRICS, TIMINGS):  # synced with the folder, so a power cut keeps them
                     (temporary / name).touch()
                 sync_folder(temporary)
                 if is_numbered:
@@ -127,7 +127,7 @@ class RunDirectory:
         """Locks the run at `path` to continue it.
 
         Raises:
-            RunError: There is no run, it is in use by another process, or it is not writable.
+            RunError: There is no run, another process uses it, or it is not writable.
         """
         check_is_run(path)
         lock = _lock(path)
@@ -333,7 +333,7 @@ def latest_checkpoint(path: Path) -> Path:
     """Returns the newest checkpoint of the run at `path`.
 
     Raises:
-        RunError: It is no run, or has none.
+        RunError: There is no run, or it has no checkpoint.
     """
     check_is_run(path)
     checkpoints = find_checkpoints(path)
@@ -349,7 +349,7 @@ def best_checkpoint(path: Path) -> Path:
 
     Raises:
         ConfigError: config.toml cannot be read.
-        RunError: It is no run, does not keep its best round, or has no evaluation yet; or the
+        RunError: There is no run, it does not keep its best round, it has no evaluation yet, or the
             checkpoint is missing.
     """
     check_is_run(path)
@@ -362,7 +362,7 @@ def best_checkpoint(path: Path) -> Path:
     lines = [line for line in read_metrics(path) if line["round"] <= last]
     best_round = Best(measure).after_all(lines).round_num
     if best_round is None:
-        raise RunError(f"{path} has no evaluation yet, which would tell the best round")
+        raise RunError(f"{path} has no evaluation yet, so no best round is known")
     file = path / CHECKPOINTS / checkpoint_name(best_round)
     if not file.exists():
         raise RunError(f"{file}, of the best round, is missing; restore it, or start a new run")
@@ -483,7 +483,8 @@ def _check_writable(path: Path) -> None:
 def _is_left_over(folder: Path) -> bool:
     """Whether a folder with a temporary name is a run that never began or was replaced.
 
-    If the process that replaced it was killed half-way, the folder may be the only copy: it stays.
+    If the process that replaced a run was killed half-way, the folder may be the only copy and
+    stays.
     """
     match = TEMPORARY_NAME.fullmatch(folder.name)
     assert match is not None

@@ -1,7 +1,7 @@
 """Reads and checks the lines of metrics.jsonl and the content of evaluation.json.
 
-Every command that continues or shows a run reads these files. They may have been truncated, damaged
-or edited. Imports no NumPy.
+Every command that continues or shows a run reads these files, which may have been truncated,
+damaged or edited. This module imports no NumPy.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from fedcli.errors import RunError
 from fedcli.settings.vocabulary import MEASURES
 
 MAX_LINE_BYTES = 1 << 20  # a line of metrics has about 400
-_MOST = 1e300  # the largest number; what is not finite is written as null
+_MOST = 1e300  # the largest number that is accepted; numbers that are not finite are null
 
 _PARTS = ("aggregator", "client_work", "evaluation", "finalizer", "participation", "updates")
-# Counts that readers use: those that the group of a part has, and those that it may have.
+# The counts that readers use: those that each group has, and those that it may have.
 _COUNTS = {
     ("updates", "attack"): (("attackers_in_cohort",), ("attackers_kept",)),
     ("updates", "compress"): (("num_sent", "payload_bytes"), ("extra_bytes_down",)),
@@ -102,7 +102,7 @@ def _is_metrics_group(group: Any) -> bool:
 
 
 def _has_counts(group: Any, names: tuple[str, ...], optional: tuple[str, ...] = ()) -> bool:
-    """Whether a value is a group with counts of these names, and of optional ones if there."""
+    """Whether a value is a group with these counts, and with optional ones that are valid."""
     if not isinstance(group, dict):
         return False
     counts = [group.get(name) for name in (*names, *(each for each in optional if each in group))]
@@ -129,13 +129,13 @@ def is_evaluation(value: Any) -> bool:
 
 
 def _is_attack_success(value: dict[str, Any]) -> bool:
-    """Whether a value has the figures of an attack. Raises if it is of another kind altogether."""
+    """Whether a value has the figures of an attack. Raises if its structure is another."""
     numbers = [value["attack_success_rate"], *value.get("class_recall", ())]
     return all(each is None or is_number(each) for each in numbers)
 
 
 def is_number(value: object) -> bool:
-    """Returns whether this is a finite number; JSON as Python reads it has others, too."""
+    """Returns whether this is a finite number; Python's JSON reader accepts others, too."""
     return isinstance(value, int | float) and -_MOST <= value <= _MOST
 
 
@@ -146,7 +146,7 @@ def _has_numbers(group: dict[str, Any]) -> bool:
 def find_end(content: bytes, round_num: int) -> tuple[int, int]:
     """Returns the offset of the end of the lines up to `round_num`, and the last of those rounds.
 
-    For round 0 the offset is 0: the run that starts writes the line of round 0 itself.
+    For round 0 the offset is 0, because a run that starts writes the line of round 0 itself.
     """
     end = 0
     last = 0

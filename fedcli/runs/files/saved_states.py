@@ -27,8 +27,8 @@ from fedcli.settings.options import Entry, is_code
 from fedcli.settings.run_config import RunConfig
 
 # Names of the weights that are evaluated in place of the global model's. The clients' own models
-# and an algorithm's weights are in client_work; a running mean with its number of updates is in
-# finalizer.
+# and an algorithm's own weights are in client_work. A running mean, with its number of updates, is
+# in finalizer.
 _OWN_MODELS = "own_models"
 _EVALUATED_WEIGHTS = "evaluated_weights"
 _NUM_UPDATES = "ema_updates"
@@ -41,13 +41,13 @@ def model_of(content: Checkpoint, config: RunConfig, path: Path, code: Any = Non
         content: The checkpoint.
         config: Config of its run.
         path: The checkpoint's file, for messages.
-        code: The user's value of --model, the only code that may be run: FILE.py, where the
-            function is the run's, or FILE.py:FUNCTION. Of a program: an object that is a model.
+        code: The only code that may be run, as the user named it with --model: FILE.py, with the
+            run's function, or FILE.py:FUNCTION. A program may give an object that is a model.
 
     Raises:
         CheckpointError: Description, weights and shapes do not fit each other.
-        ConfigError: The config names no model that fits; or the model is code and `code` is not
-            given; or `code` is given for a model that is no code.
+        ConfigError: The config names no model that fits, the model is code and `code` is not given,
+            or `code` is given for a model that is not code.
         ModelError: The file of the code is missing or fails.
     """
     if code is not None and not isinstance(code, str):
@@ -73,8 +73,8 @@ def model_of(content: Checkpoint, config: RunConfig, path: Path, code: Any = Non
         return _named_model(content, config, path)
     if content.description is None and config.model.startswith(IN_MEMORY):
         raise ConfigError(
-            f"this run's model, {config.model}, was an object of a Python program; give it again "
-            "there: fedcli.resume(run, model=...) or fedcli.evaluate_run(run, model=...)"
+            f"this run's model, {config.model}, was an object in a Python program; give it there "
+            "again, with fedcli.resume(run, model=...) or fedcli.evaluate_run(run, model=...)"
         )
     if content.description is None:
         raise CheckpointError(
@@ -96,15 +96,15 @@ def model_of(content: Checkpoint, config: RunConfig, path: Path, code: Any = Non
 
 
 def needs_code(content: Checkpoint, config: RunConfig) -> bool:
-    """Tells whether the model of a checkpoint is code of a user's; of layers it holds all."""
+    """Returns whether the model of a checkpoint is a user's code; models of layers are stored."""
     return content.description is None and is_code(config.model)
 
 
 def without_code(content: Checkpoint, config: RunConfig) -> tuple[Checkpoint, RunConfig]:
-    """Returns a checkpoint and its config as if the run had no parts of a user's own.
+    """Returns a checkpoint and its config without the parts that are a user's own code.
 
-    The state of such parts is left out; the weights, and all that is evaluated, are kept. So a run
-    is evaluated without the code of its algorithm, aggregator and server optimizer.
+    The state of these parts is left out; the weights and everything that is evaluated stay. So a
+    run can be evaluated without the code of its algorithm, aggregator and server optimizer.
     """
     components = dict(content.components)
     changed: dict[str, Any] = {}
@@ -126,7 +126,7 @@ def without_code(content: Checkpoint, config: RunConfig) -> tuple[Checkpoint, Ru
 
 
 def _is_own(table: Mapping[str, Entry], name: str) -> bool:
-    """Whether a part is not one of the package."""
+    """Whether a name is not a part of the package."""
     return bool(name) and name not in table
 
 
@@ -188,7 +188,7 @@ def _take_evaluated(
 ) -> Evaluated | None:
     """Removes the parts of `evaluated` from the two components and returns it.
 
-    `initial` is that of the initial state, and says which parts there are.
+    `initial` has the same parts, from the initial state.
     """
     if initial is None:
         return None
@@ -242,7 +242,7 @@ def to_state(content: Checkpoint, process: LearningProcess, path: Path) -> Serve
 
 
 def client_states_of(state: ServerState) -> list[ClientStates]:
-    """Returns the client states in a server state: vectors of its components, or own models."""
+    """Returns the client states in a server state: clients' vectors, or clients' own models."""
     components = state.client_work, state.aggregator, state.updates
     parts = [part for component in components for part in component.values()]
     kept = [each for each in parts if isinstance(each, ClientStates)]
