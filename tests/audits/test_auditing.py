@@ -144,5 +144,5 @@ def test_a_run_whose_data_are_gone_is_refused(tmp_path: Path) -> None:
     store = write_counted_store(tmp_path / "data.h5", train={"a": 5, "b": 6})
     run = trained(tmp_path / "run", data=str(store), data_options={}, rounds=1, clients="1")
     store.unlink()
-    with pytest.raises(DataError, match="is not there"):
+    with pytest.raises(DataError, match="does not exist; an audit"):
         audit_run(run, "loss-threshold", {"others": "unseen"}, threads=1)

@@ -116,7 +116,7 @@ def test_names_of_characters_and_of_the_source() -> None:
     assert imported([0, 1], class_names=["no", "yes"]).class_names == ("no", "yes")
     wide = imported([0, 1], 3, class_names=["no", "yes"], notes=("before",))
     assert wide.class_names == ()
-    assert wide.notes == ("before", "2 class names for 3 classes: names are left out")
+    assert wide.notes == ("before", "2 class names for 3 classes, so the names were left out")
 
 
 @pytest.mark.parametrize(
@@ -176,8 +176,8 @@ def test_unknown_content(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         (b"", "is empty"),
-        (b"label,p0,p1,p2,p3\n", "holds only one line, a header of CSV or one row; "),
-        (b"Dear diary,\ntoday I\n", "is text, but no CSV of numbers below a header"),
+        (b"label,p0,p1,p2,p3\n", "holds only one line, where CSV has a header and rows; "),
+        (b"Dear diary,\ntoday I\n", "is text, but neither CSV of numbers below a header"),
         (b"\0\1\2" * 20, "in no format that fedcli reads"),
     ],
 )

@@ -88,7 +88,7 @@ def test_files_without_names_beside_them(tmp_path: Path) -> None:
     (folder / "batches.meta.txt").write_text("a\nb\n")
     found = read(folder / "data_batch_1.bin")
     assert found.class_names == ()
-    assert found.notes == ("2 class names for 10 classes: names are left out",)
+    assert found.notes == ("2 class names for 10 classes, so the names were left out",)
 
 
 @given(data=st.data())

@@ -148,7 +148,7 @@ def test_mixed_depths_and_wrong_layouts(tmp_path: Path) -> None:
     (tmp_path / "0.png").unlink()
     (tmp_path / "a" / "1.png").unlink()
     save(tmp_path / "d" / "e" / "1.png")
-    assert "choose --folders class if the outer ones are classes" in message_of(tmp_path)
+    assert "choose --folders class if the outer folders are classes" in message_of(tmp_path)
     assert read(tmp_path, folders="class").class_names == ("b", "d")
     save(tmp_path / "d" / "f" / "1.png")
     assert message_of(tmp_path, folders="class") == (
@@ -181,7 +181,7 @@ def test_names_of_a_number_and_a_drawer_are_omniglots_alone(tmp_path: Path) -> N
 def test_images_too_deep_alone(tmp_path: Path) -> None:
     for name in ("a/b/c", "a/b/d", "e/f/g", "e/h/i"):
         save(tmp_path / name / "1.png")
-    assert f"{tmp_path}/a/b/c: lies too deep; " in message_of(tmp_path)
+    assert f"{tmp_path}/a/b/c: is nested too deeply; " in message_of(tmp_path)
 
 
 def test_a_split_without_images(tmp_path: Path) -> None:

@@ -272,7 +272,7 @@ def with_x(*rows: Any) -> str:
             shard({"a": user(labels=[[0, 1], [1, 1], [1, 0]])}),
             "example 1: labels have shape [n, 2]",
         ),
-        (shard({"a": {"x": ["1.jpg"] * 3, "y": [1, 2, 3]}}), "'1.jpg' is not near"),
+        (shard({"a": {"x": ["1.jpg"] * 3, "y": [1, 2, 3]}}), "'1.jpg' was not found near"),
         (with_x([0.5] * 4, [0.5] * 3), "user 'a': example 1: 3 pixels but example 0 has 4"),
         (with_x([0.5] * 5), "user 'a': 5 pixels do not make a square image"),
         (with_x([]), "user 'a': 0 pixels do not make a square image"),

@@ -156,7 +156,9 @@ def test_types_become_levels_or_shares(
     np.testing.assert_allclose(shown, expected, rtol=0, atol=1.2e-7)
     assert len(found.notes) == 1
     top = 255 if pixels.max() > 1 else 1
-    assert f"0 to {top} in the source" in found.notes[0] or f"for 0 to {top};" in found.notes[0]
+    assert (
+        f"0 to {top} in the source" in found.notes[0] or f"counts as 0 to {top}," in found.notes[0]
+    )
 
 
 def test_the_range_is_that_of_all_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

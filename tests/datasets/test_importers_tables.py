@@ -174,7 +174,7 @@ def test_columns_that_are_no_pixels_are_left_out_and_named(tmp_path: Path) -> No
         found = read(path)
         np.testing.assert_array_equal(found.tables["train"].pixels, GREY)
         name = (before + after).strip(",") or "(without a name)"
-        assert any(f"no pixels were left out: {name}" in note for note in found.notes)
+        assert any(f"not pixels were left out: {name}" in note for note in found.notes)
 
 
 def test_fer_2013(tmp_path: Path) -> None:

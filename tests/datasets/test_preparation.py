@@ -336,7 +336,7 @@ def test_how_many_clients_a_source_without_owners_gets_is_explained(tmp_path: Pa
 def test_pixels_from_0_to_255_are_noted(tmp_path: Path) -> None:
     source = write_tff(tmp_path / "a.h5", {"a": [0, 1] * 100}, scale=255.0)
     notes = run(tmp_path, source).notes
-    assert any("0 to 199 in the source, taken for 0 to 255" in note for note in notes)
+    assert any("0 to 199 in the source, which counts as 0 to 255" in note for note in notes)
     split = datasets.open_splits(datasets.DataSource(str(tmp_path / "out.h5")))["train"]
     assert split.client("a").images().max() == pytest.approx(199 / 255)
     assert not run(tmp_path, write_tff(tmp_path / "b.h5", {"a": [0, 1]})).notes

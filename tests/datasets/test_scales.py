@@ -91,7 +91,7 @@ def test_the_option_decides() -> None:
     assert coding_of(np.rint(SHARES * 9), pixel_range="0-255").top == 255
     assert coding_of(np.rint(SHARES * 9), pixel_range="0-15").scale == pytest.approx(1 / 15)
     assert coding_of(LEVELS - 128, pixel_range="standardised").top is None
-    with pytest.raises(DataError, match="--pixel-range says that they end at 1"):
+    with pytest.raises(DataError, match="above 1, the end of --pixel-range"):
         coding_of(LEVELS, pixel_range="0-1")
 
 

@@ -222,7 +222,7 @@ def test_what_cannot_be_fine_tuned_is_refused(fedcli: Fedcli, tmp_path: Path) ->
         return done.err
 
     assert "scored on the data they train on" in refused("--finetune", 2, "--split", "train")
-    assert "one of them" in refused("--finetune", 2, "--finetune-epochs", 2)
+    assert "needs either" in refused("--finetune", 2, "--finetune-epochs", 2)
     assert "choose a whole number from 1" in refused("--finetune", 0)
     assert "choose a whole number from 1" in refused("--finetune", 10**9)
     assert "choose a whole number from 1" in refused("--finetune-epochs", -1)

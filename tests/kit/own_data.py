@@ -727,7 +727,7 @@ LAYOUTS: dict[str, Layout] = {
             ),
             "folders within folders": Wrong(
                 both(_per_client("a/{}.npz"), _per_client("b/{}.npz")),
-                ("may be a file of client 'a' or another client",),
+                ("may belong to client 'a' or be another client",),
             ),
             "ranges that differ": Wrong(
                 both(

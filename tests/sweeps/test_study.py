@@ -153,7 +153,7 @@ MISTAKES = {
         'random = 3\n[range]\nepochs = "linear:1..2"\n[grid]\nclient_lr = [1]',
         "grid and random each define the points",
     ),
-    "no ranges": ("random = 3", "lacks ranges: add [range]"),
+    "no ranges": ("random = 3", "lacks ranges; add [range]"),
     "ranges alone": ('[range]\nepochs = "linear:1..2"', "lacks a method"),
     "a range": ("random = 1\n[range]\nepochs = 3", "range epochs 3: give log:LOW..HIGH"),
     "the ends of a range": ('random = 1\n[range]\nepochs = "log:2..1"', "give two numbers"),

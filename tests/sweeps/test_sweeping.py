@@ -142,7 +142,7 @@ def test_a_failed_run_is_told_and_the_others_go_on(
     assert "run 2 failed: " + error in caplog.text
     before = lines_of(record.path)
     assert lines_of(fedcli.sweep(study, record.path, resume=True).path) == before
-    with pytest.raises(RunError, match=r"run 2 .*failed: .*500.* goes on$"):
+    with pytest.raises(RunError, match=r"run 2 .*failed: .*500.* continues the study$"):
         fedcli.sweep(study, tmp_path / "fast", jobs=1, fail_fast=True)
 
 

@@ -1,4 +1,4 @@
-"""The Python version of CIFAR-10 and CIFAR-100: pickles, which are read but never executed.
+"""The Python version of CIFAR-10 and CIFAR-100: pickles, which are parsed but never executed.
 
 A file is a dictionary: `data`, uint8 [n, 3072] with all red values first, and `labels` or
 `fine_labels`. A file with `label_names` or `fine_label_names` names the classes.
@@ -33,7 +33,7 @@ _CONVERSION = "save the arrays with numpy.savez('data.npz', x=images, y=labels)"
 
 
 def recognises(path: Path) -> bool:
-    """Returns whether a file is a pickle, or a folder directly holds one of CIFAR's."""
+    """Returns whether a path is a pickle, or a folder that directly holds a pickle of CIFAR."""
     if path.is_file():
         return _is_pickle(path)
     return any_file(path, _is_of_cifar)
@@ -42,16 +42,16 @@ def recognises(path: Path) -> bool:
 def read(
     sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
 ) -> Imported:
-    """Returns the images of some files; those with "test" in the name are the split test.
+    """Returns the images of some files. Files with "test" in the name are the split test.
 
     Args:
         sources: A folder, or the files.
         options: `num_classes` and `fit` apply.
-        folder: Where pixels are kept meanwhile.
+        folder: The folder for temporary files of pixels.
         tell: Called with the number of examples read.
 
     Raises:
-        DataError: A file is damaged, or no file of CIFAR: a pickle is never run.
+        DataError: A file is damaged, or is not a file of CIFAR. No pickle is ever run.
         OSError: A file cannot be read, or the disk is full.
     """
     splits, names = _find_files(sources)
@@ -149,7 +149,7 @@ def _label_names(content: Mapping[str, Any], path: Path) -> list[str]:
     names: Sequence[Any] = next((content[name] for name in _NAMES if name in content), ())
     texts = [each.decode(errors="replace") if isinstance(each, bytes) else each for each in names]
     if not all(isinstance(each, str) for each in texts):
-        raise DataError(f"{path}: its label names are no texts; fetch it again, or leave it out")
+        raise DataError(f"{path}: its label names are not texts; fetch it again, or leave it out")
     return [shared.check_class_name(each, str(path)) for each in texts]
 
 
@@ -159,7 +159,7 @@ def _is_pickle(path: Path) -> bool:
 
 
 def _is_of_cifar(path: Path) -> bool:
-    """Whether a file of a folder is a pickle in which CIFAR's keys stand early."""
+    """Whether a file of a folder is a pickle that begins with CIFAR's keys."""
     return _is_pickle(path) and re.search(rb"data|label", start_of(path, _LOOKED_AT)) is not None
 
 

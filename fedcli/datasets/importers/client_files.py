@@ -7,7 +7,8 @@ A path consists of names. Names that are equal in all paths are ignored. Names o
 split (see `split_names`). The remaining name is the client. If the files differ only in the name of
 their split (train.csv, test.csv), they are the splits of a source without clients. If a file has a
 column of owners, the column overrides the file's name. A CSV file without a column of labels (a
-competition's test.csv) or without pixels (its sample submission) is left out if others have them.
+competition's test.csv) or without pixels (a sample submission) is left out if other files have
+them.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from fedcli.errors import ConfigError, DataError
 from fedcli.progress import Tell
 from fedcli.settings.vocabulary import SPLITS
 
-_MAX_DEPTH = 4  # folders above a file
+_MAX_DEPTH = 4  # largest number of folders above a file
 _SHOWN = 8  # names in a note
-_LOOKED_AT = 1000  # files of a folder that `recognises` opens at most
+_LOOKED_AT = 1000  # largest number of files of a folder that `recognises` opens
 _READERS: Mapping[str, Any] = {
     "csv": csv_files,
     "npz": npz,
@@ -100,7 +101,7 @@ class _Labels:
 
 
 def recognises(path: Path) -> bool:
-    """Returns whether a folder holds files that one of the readers takes."""
+    """Returns whether a folder holds files that one of the readers recognises."""
     if not path.is_dir():
         return False
     with suppress(DataError):  # `read` reports the error
@@ -122,13 +123,13 @@ def read(
 
     Args:
         sources: A folder, or the files.
-        options: Those of the files' format, and `splits`.
-        folder: Where pixels are kept meanwhile.
+        options: The options of the files' format, and `splits`.
+        folder: The folder for temporary files of pixels.
         tell: Called with the number of examples read.
 
     Raises:
-        ConfigError: An option does not go with the files.
-        DataError: A file cannot be used, or their names do not say which client each is.
+        ConfigError: An option does not fit the files.
+        DataError: A file cannot be used, or a file's name does not name its client.
         OSError: A file cannot be read, or the disk is full.
     """
     title = str(sources[0] if len(sources) == 1 else Path(os.path.commonpath(sources)))
@@ -216,7 +217,7 @@ def _number_first(name: str) -> tuple[int, str]:
 
 
 def _with_labels(units: list[_Unit], options: ImportOptions) -> tuple[list[_Unit], tuple[str, ...]]:
-    """Leaves out CSV files without labels or pixels if others have them; returns units, notes."""
+    """Leaves out CSV files without labels or pixels if others have them; also returns notes."""
     if len(units) < 2:
         return units, ()
     missing: dict[Path, str] = {}
@@ -267,12 +268,12 @@ def _place(
     deep = next((name for name in cut if len(name) > 1), None)
     if deep is not None:
         raise DataError(
-            f"{title}: {'/'.join(deep)} may be a file of client {deep[0]!r} or another client; "
-            f"put the data of one client into one file, or all files into one folder"
+            f"{title}: {'/'.join(deep)} may belong to client {deep[0]!r} or be another client; "
+            "put the data of each client into one file, or all files into one folder"
         )
     if has_clients and any(not name for name in cut):
         raise DataError(
-            f"{title}: not every file has the name of a client; give each one, as in ann.csv"
+            f"{title}: not every file is named after a client; name each so, as in ann.csv"
         )
     placed = []
     for unit, split, name in zip(units, of_split, cut, strict=True):
@@ -281,7 +282,7 @@ def _place(
     _check_once(placed, title)
     listed = ", ".join(f"{name} is {split}" for name, split in found.items())
     why = {
-        "owners": "one file a client, named after it" if has_clients else "no file names any",
+        "owners": "one file per client, named after it" if has_clients else "no file names any",
         **({"splits": f"by names: {listed}"} if found else {}),
     }
     return placed, why
@@ -326,7 +327,7 @@ def _find_splits(
         return {name: splits[kind] for name, kind in kinds.items() if kind}, level
     if given:
         raise ConfigError(
-            f"--splits: no files or folders in {title} are called so; check the names"
+            f"--splits: no files or folders in {title} have these names; check the names"
         )
     return {}, None
 
@@ -352,7 +353,7 @@ def _check_once(placed: Sequence[_Placed], title: str) -> None:
         if other != each.unit.paths[0]:
             raise DataError(
                 f"{title}: {other} and {each.unit.paths[0]} would both be client "
-                f"{each.client_id!r}; give each client one file a split"
+                f"{each.client_id!r}; give each client one file per split"
             )
 
 
@@ -361,7 +362,7 @@ def _check_once(placed: Sequence[_Placed], title: str) -> None:
 
 @dataclass(frozen=True)
 class _Range:
-    """An example of a file with a range of pixels, preferably one that has fractions.
+    """A file with a certain range of pixels, preferably one that has fractions.
 
     Attributes:
         path: The file.
@@ -402,7 +403,7 @@ def _read_all(
     notes: dict[str, None] = {}
     done = 0
     why_owners, first_owned = "", None
-    unchecked = replace(options, num_classes=None)  # labels of one file need not fill all classes
+    unchecked = replace(options, num_classes=None)  # a single file need not have all classes
     with ExitStack() as stack:
         writers: dict[str, TableWriter] = {}
         for each in placed:
@@ -415,7 +416,7 @@ def _read_all(
             description = imported.description
             value = description.range.value
             if value.startswith(_STANDARDISED):
-                value = _STANDARDISED  # their ends differ from file to file
+                value = _STANDARDISED  # whose limits differ between files
             if value not in ranges or not ranges[value].has_fractions:
                 ranges[value] = _Range(each.unit.paths[0], _has_fractions(imported, value))
             is_owned = bool(len(next(iter(imported.tables.values())).owner_ids))
@@ -424,8 +425,8 @@ def _read_all(
                 notes.update(dict.fromkeys(imported.notes))
             if is_owned != first_owned:
                 raise DataError(
-                    f"{each.unit.paths[0]}: names owners of its rows, or not, unlike "
-                    f"{placed[0].unit.paths[0]}; give all files a column of ids, or none"
+                    f"{each.unit.paths[0]} and {placed[0].unit.paths[0]}: only one has a column "
+                    "of client ids; give all files such a column, or none"
                 )
             for split, table in _splits_of(each, imported):
                 if split not in writers:
@@ -452,8 +453,9 @@ def _splits_of(placed: _Placed, imported: Imported) -> Iterator[tuple[str, Examp
         return
     if len(imported.tables) > 1:
         raise DataError(
-            f"{placed.unit.paths[0]}: holds splits {', '.join(imported.tables)} and is itself "
-            f"split {placed.split!r} by its name; choose --splits none if its name says nothing"
+            f"{placed.unit.paths[0]}: holds splits {', '.join(imported.tables)}, but its name "
+            f"says that it is split {placed.split!r}; rename it, or choose --splits none to "
+            "ignore the name"
         )
     yield placed.split, next(iter(imported.tables.values()))
 
@@ -498,13 +500,13 @@ def _widest(ranges: Mapping[str, _Range], title: str) -> str:
     """Returns the range of all files. Files with a narrower range may hold dark images.
 
     Raises:
-        DataError: The ranges differ, and some pixels are no whole numbers.
+        DataError: The ranges differ, and some pixels are not whole numbers.
     """
     if _STANDARDISED in ranges:
         other = next(value for value in ranges if value != _STANDARDISED)
         raise DataError(
             f"{ranges[other].path}: pixels go from {other}, but in {ranges[_STANDARDISED].path} "
-            f"they are standardised; bring the files in {title} to one range, or choose "
+            f"they are standardised; rescale the files in {title} to one range, or choose "
             "--pixel-range"
         )
     widest = max(ranges, key=_top)
@@ -512,7 +514,7 @@ def _widest(ranges: Mapping[str, _Range], title: str) -> str:
         if value != widest and example.has_fractions:
             raise DataError(
                 f"{example.path}: pixels go from {value}, but in {ranges[widest].path} from "
-                f"{widest}; bring the files in {title} to one range, or choose --pixel-range"
+                f"{widest}; rescale the files in {title} to one range, or choose --pixel-range"
             )
     return widest
 

@@ -27,8 +27,8 @@ _ASIDE = re.compile(
     re.IGNORECASE,
 )
 _LEAST_ALIKE = 0.9  # share of the pixels' names that are equal except for their numbers
-LEAST_COLUMNS = 16  # fewer names are no evidence
-_LEAST_PACKED = 4  # numbers in one field
+LEAST_COLUMNS = 16  # with fewer columns, their names prove nothing
+_LEAST_PACKED = 4  # a field with at least so many numbers holds an image
 _DELIMITERS = ",;\t"
 _BETWEEN = str.maketrans(dict.fromkeys("[](),", " "))
 MAX_COLUMNS = 1 << 20
@@ -71,11 +71,11 @@ def read_layout(header: str, rows: Sequence[str], options: ImportOptions, where:
         header: The first line.
         rows: Some of the lines below it.
         options: `label_column`, `id_column` and `splits` apply.
-        where: Starts messages.
+        where: The beginning of messages.
 
     Raises:
-        ConfigError: There is no column of the name that an option gives.
-        DataError: The line is no header, or has no column of labels.
+        ConfigError: A column that an option names does not exist.
+        DataError: The line is not a header, or has no column of labels.
     """
     try:
         delimiter = delimiter_of(header)
@@ -84,8 +84,8 @@ def read_layout(header: str, rows: Sequence[str], options: ImportOptions, where:
         raise DataError(f"{where}: the header cannot be read ({err})") from err
     if len(columns) < 2 or len(columns) > MAX_COLUMNS:
         raise DataError(
-            f"{where}: {len(columns)} columns; the first line names a column of labels and "
-            "one a pixel, separated by commas"
+            f"{where}: has {len(columns)} columns; the first line must name a column of labels "
+            "and one column per pixel, separated by commas"
         )
     if _looks_like_data(columns):
         raise DataError(
@@ -115,8 +115,8 @@ def read_layout(header: str, rows: Sequence[str], options: ImportOptions, where:
     notes: tuple[str, ...] = ()
     if aside:
         notes = (
-            f"columns that are no pixels were left out: {_some(aside)} "
-            f"({len(aside)} of {len(columns)} columns)",
+            f"columns that are not pixels were left out: {_some(aside)} ({len(aside)} of "
+            f"{len(columns)} columns)",
         )
     num_pixels = len(pixels) if packed is None else len(spaced(fields[0][packed]).split())
     return Layout(
@@ -146,7 +146,7 @@ def splits_of(values: Sequence[str], splits: dict[str, str] | None, where: str) 
 
     Raises:
         ConfigError: --splits names a value that does not occur.
-        DataError: A value names no split, or two name one.
+        DataError: A value names no split, or two name the same one.
     """
     if splits is not None:
         by_value = {value: split for split, value in splits.items()}
@@ -163,8 +163,8 @@ def splits_of(values: Sequence[str], splits: dict[str, str] | None, where: str) 
     unknown = next((value for value in others if split_names.kind_of(value) is None), None)
     if unknown is not None:
         raise DataError(
-            f"{where}: {unknown[:40]!r} names no split; name those that do with --splits, as in "
-            "--splits train=Training,test=Testing, or choose --splits none"
+            f"{where}: {unknown[:40]!r} is not the name of a split; say which values are splits, "
+            "as in --splits train=Training,test=Testing, or choose --splits none"
         )
     if usages:
         return usages | dict.fromkeys(others, "train")

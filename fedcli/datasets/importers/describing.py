@@ -15,10 +15,10 @@ _USUAL = {
     "splits": ("--test-data", "as the source says"),
     "owners": ("--partition", "as the source says"),
     "classes": ("--num-classes", "as the source says"),
-    "shape": ("--size", "as all images are"),
-    "channels": ("", "as all images are"),
-    "range": ("", "as the format has it"),
-    "polarity": ("--polarity", "as the format has it"),
+    "shape": ("--size", "the same for all images"),
+    "channels": ("", "the same for all images"),
+    "range": ("", "defined by the format"),
+    "polarity": ("--polarity", "defined by the format"),
 }
 _SHOWN = 10  # class names in a description
 
@@ -88,7 +88,7 @@ def why_classes(
         return "as the source says"
     if names:
         return "one for each label that occurs"
-    return "as EMNIST numbers its characters" if is_emnist else "one more than the largest label"
+    return "EMNIST's characters" if is_emnist else "one more than the largest label"
 
 
 def _name_channels(count: int = 1) -> str:

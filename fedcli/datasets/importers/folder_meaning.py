@@ -9,7 +9,7 @@ The input is the list of folders above each picture, from the root down. Three k
 3. folders with a generic name ("images"), and folders that repeat the name of their parent.
 
 If one folder remains, it is the class, or the client with `--folders client`. Two folders are
-client and class. Without a folder, labels come from a table, or with `--folders name` from the file
+client and class. If none remains, labels come from a table, or with `--folders name` from the file
 names. If two interpretations are equally plausible, the error names the options that choose one.
 Omniglot's file names NUMBER_DRAWER state the drawer; there is one number per character.
 """
@@ -29,10 +29,10 @@ from fedcli.errors import ConfigError, DataError
 from fedcli.settings.vocabulary import SPLITS
 
 LAYOUTS = {
-    "class": "one folder a class",
-    "client": "one folder a client",
-    "client/class": "one folder a client with one a class in each",
-    "name": "one folder, the classes in the names of the files",
+    "class": "one folder per class",
+    "client": "one folder per client",
+    "client/class": "one folder per client, and in it one folder per class",
+    "name": "one folder; the names of the files begin with the class",
 }
 # Generic names of folders with pictures, and names of folders beside them with other pictures.
 _PLAIN = re.compile(
@@ -62,10 +62,10 @@ _PARTS = re.compile(
     re.IGNORECASE,
 )
 _NAMED = re.compile(r"(.*?[^\W\d_])[-_. ]*\(?\d+\)?")  # a class, then a number: cat.0, beagle_12
-_MOST_NAMED = 1000  # classes
+_MOST_NAMED = 1000  # largest number of classes
 _SHOWN = 5  # names in a message
-_DRAWN = re.compile(r"([0-9]{4})_([0-9]{2})")  # Omniglot's: a character, who drew it
-_DRAWN_DEPTH = 2  # folders above: alphabet and character
+_DRAWN = re.compile(r"([0-9]{4})_([0-9]{2})")  # Omniglot's: number of the character, drawer
+_DRAWN_DEPTH = 2  # folders above a picture: alphabet and character
 _UNLABELLED = re.compile(r".*(?:pred(?:ict(?:ion)?s?)?|unlabell?ed|unsup)", re.IGNORECASE)
 
 
@@ -74,8 +74,8 @@ class Picture:
     """A picture file.
 
     Attributes:
-        path: Where it is.
-        dirs: The folders above it that are not interpreted yet, from the root down.
+        path: Its path.
+        dirs: The folders above it that have not been interpreted yet, from the root down.
     """
 
     path: Path
@@ -90,8 +90,8 @@ class Meaning:
         splits: The pictures of each split; `dirs` of each is (), (class or client,) or
             (client, class).
         evidence: The evidence for each subject of a `SourceDescription`.
-        notes: A line for each thing that was left out.
-        plain: The generic names of folders, such as "images".
+        notes: A line for each kind of pictures that was left out.
+        plain: The names of folders that are generic, such as "images".
         folders: All folders that directly hold pictures.
     """
 
@@ -111,15 +111,15 @@ def read_places(
     """Returns the meaning of the folders of pictures.
 
     Args:
-        pictures: With all folders below the root, in the order they are to be read.
+        pictures: The pictures with all folders below the root, in the order of reading.
         root: The folder that is the source.
-        folders: A key of LAYOUTS, as --folders says; None: as the folders say.
-        splits: The folder of each split, as --splits says; empty: none is a split; None: as the
-            folders say.
+        folders: The value of --folders, a key of LAYOUTS; None: to be found out.
+        splits: The value of --splits, the folder of each split; empty: no folder is a split; None:
+            to be found out.
 
     Raises:
-        ConfigError: `splits` names a folder that is not there.
-        DataError: Two readings are plausible, or pictures lie too deep.
+        ConfigError: `splits` names a folder that does not exist.
+        DataError: Two interpretations are plausible, or folders are nested too deeply.
     """
     if folders is None and not splits:
         drawn = Meaning({"train": list(pictures)}, folders={each.path.parent for each in pictures})
@@ -143,7 +143,7 @@ def read_splits(
 ) -> Meaning:
     """Returns only the split of each picture; its other folders remain in `dirs`.
 
-    Arguments and errors as `read_places`.
+    Arguments and errors are those of `read_places`.
     """
     meaning = Meaning({"train": list(pictures)}, folders={each.path.parent for each in pictures})
     meaning.splits["train"] = _unwrapped(meaning, meaning.splits["train"], root, folders)
@@ -158,8 +158,8 @@ def check_depths(meaning: Meaning, root: Path, folders: str | None) -> int:
     """Returns how many folders are left above each picture: 1 or 2, or 0 with --folders name.
 
     Raises:
-        DataError: They lie at several depths, too deep, directly in the folder of a split, or not
-            as --folders says; the message counts them.
+        DataError: Pictures lie at several depths, too deep, directly in the folder of a split, or
+            not as --folders says. The message counts them.
     """
     depths: Counter[int] = Counter()
     first: dict[int, Path] = {}
@@ -200,7 +200,7 @@ def check_depths(meaning: Meaning, root: Path, folders: str | None) -> int:
 
 
 def without_aside(pictures: Sequence[Picture]) -> list[Picture]:
-    """Returns pictures without those in folders of masks and the like, if there are others."""
+    """Leaves out pictures in folders of masks and other versions, if there are further pictures."""
     kept = [each for each in pictures if not any(map(_ASIDE.fullmatch, each.dirs))]
     return kept or list(pictures)
 
@@ -209,14 +209,14 @@ def refuse_parts(meaning: Meaning, root: Path) -> None:
     """Refuses class folders whose names look like parts of one set.
 
     Raises:
-        DataError: All names do, such as images_001 and images_002.
+        DataError: All names look like that, such as images_001 and images_002.
     """
     names = {each.dirs[0] for inside in meaning.splits.values() for each in inside if each.dirs}
     if len(names) > 1 and all(map(_PARTS.fullmatch, names)):
         raise DataError(
             f"{root}: folders {', '.join(sorted(names)[:_SHOWN])} are named like parts of one "
-            "set; if a table beside them has the labels of the pictures, name its column with "
-            "--label-column, or choose --folders class if these are the classes"
+            "set; if a table beside them has the labels, name its column with --label-column; if "
+            "they are the classes, choose --folders class"
         )
 
 
@@ -237,7 +237,7 @@ def is_plain(name: str) -> bool:
 def _unwrapped(
     meaning: Meaning, pictures: list[Picture], root: Path, folders: str | None
 ) -> list[Picture]:
-    """Removes outer folders, which hold all pictures and name nothing."""
+    """Removes outer folders that hold all pictures, and so distinguish none."""
     left_out: list[str] = []
     deepest = 2 if folders == "client/class" else 1
     while pictures:
@@ -249,8 +249,8 @@ def _unwrapped(
         pictures = [_drop(each, 0) for each in pictures]
     if left_out:
         meaning.notes.append(
-            f"folder {'/'.join(left_out)} holds all pictures, so it is not taken for a client; "
-            f"--folders client/class makes it one"
+            f"folder {'/'.join(left_out)} holds all pictures, so it does not count as a client; "
+            "to make it one, choose --folders client/class"
         )
     return pictures
 
@@ -300,8 +300,8 @@ def _without_plain(meaning: Meaning, pictures: list[Picture], folders: str | Non
         if len(kept) < len(pictures):
             aside = ", ".join(sorted(names - plain))
             meaning.notes.append(
-                f"{len(pictures) - len(kept):,} pictures in folders {aside} were left out: they "
-                f"stand beside folders {', '.join(plain)}"
+                f"{len(pictures) - len(kept):,} pictures in folders {aside} were left out, "
+                f"because {', '.join(plain)} beside them hold the pictures"
             )
         pictures = [_drop(each, level) for each in kept]
         meaning.plain.update(plain)
@@ -344,15 +344,15 @@ def _top_splits(meaning: Meaning, pictures: list[Picture], root: Path) -> dict[s
     if not others:
         return found
     if len(found) == 1 and all(len(each.dirs) == 1 for each in pictures):
-        return None  # a class that is called train
+        return None  # "train" is a class
     labelled = _labelled(pictures, found, others)
     if labelled:
         by_split = {split: name for name, split in found.items()}
         given = ",".join(f"{split}={by_split[split]}" for split in SPLITS if split in by_split)
         raise DataError(
-            f"{root}: {', '.join(found)} may be splits, but {labelled[0]} beside them is none; "
-            f"choose --splits {given} to read these alone, or --splits none if they are classes "
-            "or clients"
+            f"{root}: {', '.join(found)} may be splits, but {labelled[0]} beside them is not; "
+            f"choose --splits {given} to read only these, or --splits none if they are classes or "
+            "clients"
         )
     kept = [each for each in pictures if each.dirs[0] in found]
     meaning.notes.append(
@@ -366,7 +366,7 @@ def _top_splits(meaning: Meaning, pictures: list[Picture], root: Path) -> dict[s
 def _labelled(
     pictures: list[Picture], found: Mapping[str, str], others: Sequence[str]
 ) -> list[str]:
-    """Returns the folders beside splits whose pictures may have labels, by their depth."""
+    """Returns the folders beside splits that are deep enough for pictures with labels."""
     train = next(name for name, split in found.items() if split == "train")
     depth = min(len(each.dirs) for each in pictures if each.dirs[0] == train)
     labelled = []
@@ -393,9 +393,9 @@ def _refuse_held_out_alone(pictures: list[Picture], names: Sequence[str], root: 
     if held_out == list(names):
         listed = ", ".join(names)
         raise DataError(
-            f"{root}: holds {listed} but nothing to train on; give the folder of the train split "
-            f"too, or choose --splits train={names[0]} to train on it, or --splits none if "
-            "these are classes or clients"
+            f"{root}: holds {listed} but nothing to train on; also give the folder of the train "
+            f"split, choose --splits train={names[0]} to train on that, or --splits none if these "
+            "are classes or clients"
         )
     if held_out and all(len(each.dirs) > 1 for each in pictures):
         other = next(name for name in names if name not in held_out)
@@ -465,7 +465,7 @@ def _judge_inner_folders(meaning: Meaning, root: Path, folders: str | None) -> N
     The inner folders have either all the same name or all different names.
 
     Raises:
-        DataError: `folders` does not say, and there are several outer ones.
+        DataError: `folders` is not given, and there are several outer folders.
     """
     pictures = [each for inside in meaning.splits.values() for each in inside]
     if folders not in (None, "class") or any(len(each.dirs) != 2 for each in pictures):
@@ -478,9 +478,9 @@ def _judge_inner_folders(meaning: Meaning, root: Path, folders: str | None) -> N
     if folders is None:
         name = sorted(inner)[0]
         raise DataError(
-            f"{root}: each of its {len(outer):,} folders holds one folder alone, as {name!r}; "
-            "choose --folders class if the outer ones are classes, or --folders client/class if "
-            f"they are clients of one class each, as {name!r}"
+            f"{root}: each of its {len(outer):,} folders holds a single folder, such as {name!r}; "
+            "choose --folders class if the outer folders are classes, or --folders client/class "
+            "if they are clients with one class each"
         )
     for split, inside in meaning.splits.items():
         meaning.splits[split] = [_drop(each, 1) for each in inside]
@@ -498,9 +498,9 @@ def _refuse_renderings(meaning: Meaning, root: Path) -> None:
     names = _names_at(pictures, 0)
     if len(names) > 1 and all(_RENDERINGS.fullmatch(name) for name in names):
         raise DataError(
-            f"{root}: folders {', '.join(names)} seem to hold the same pictures in several kinds; "
-            f"give one of them, as {root / names[0]}, or choose --folders client/class if each is "
-            "a client's"
+            f"{root}: folders {', '.join(names)} seem to hold several versions of the same "
+            f"pictures; give one of them, such as {root / names[0]}, or choose --folders "
+            "client/class if each is a client"
         )
 
 
@@ -509,18 +509,18 @@ def _refuse_clients_as_classes(meaning: Meaning, root: Path) -> None:
     names = {each.dirs[0] for inside in meaning.splits.values() for each in inside}
     if all(map(_CLIENTS.fullmatch, names)):
         raise DataError(
-            f"{root}: folders {', '.join(sorted(names)[:_SHOWN])} are named like clients, and "
-            "there are no classes in them; put the pictures of each in class folders, or choose "
-            "--folders client if their names begin with the class, or --folders class"
+            f"{root}: folders {', '.join(sorted(names)[:_SHOWN])} are named like clients and hold "
+            "no class folders; put the pictures of each into class folders, choose --folders "
+            "client if file names begin with the class, or --folders class if these are classes"
         )
 
 
 def _take_drawers(meaning: Meaning) -> bool:
-    """Makes clients of the drawers of Omniglot's characters; returns whether it is Omniglot.
+    """Makes the drawers of Omniglot's characters the clients; returns whether this is Omniglot.
 
-    Each folder of an alphabet and a character must have one number, and each number one folder; the
-    drawers of the characters of an alphabet must be the same; alphabets have characters of equal
-    names; and no folder may be a split. A client is a drawer of one alphabet; other alphabets were
+    It is, if each folder alphabet/character has one number and each number has one folder, if all
+    characters of an alphabet have the same drawers, if alphabets have characters of equal names,
+    and if no folder is a split. A client is a drawer of one alphabet, because other alphabets were
     drawn by other people.
     """
     numbers: dict[tuple[str, ...], set[str]] = {}
@@ -545,7 +545,7 @@ def _take_drawers(meaning: Meaning) -> bool:
         return False
     for split, pictures in meaning.splits.items():
         meaning.splits[split] = [_drawn(each) for each in pictures]
-    meaning.evidence["owners"] = "who drew it: the number behind _ in the names of the files"
+    meaning.evidence["owners"] = "the drawers: the number after _ in the names of the files"
     meaning.evidence["classes"] = (
         "alphabets and characters, a number in the names of files for each"
     )
@@ -566,11 +566,11 @@ def _advice_on_names(meaning: Meaning) -> str:
     if not is_likely or None in counts:
         return ""
     shown = ", ".join(str(name)[:40] for name in sorted(counts, key=str)[:_SHOWN])
-    return f"; their names begin with {shown}: if these are the classes, choose --folders name"
+    return f"; their names begin with {shown}; if these are the classes, choose --folders name"
 
 
 def _names_at(pictures: Iterable[Picture], level: int) -> list[str]:
-    """The names of folders at a level, in the order they are met."""
+    """The names of folders at a level, in the order of first occurrence."""
     return list(dict.fromkeys(each.dirs[level] for each in pictures if len(each.dirs) > level))
 
 

@@ -15,25 +15,25 @@ from fedcli.progress import Tell
 
 
 def recognises(path: Path) -> bool:
-    """Returns whether a path is a fedcli store, of whatever version."""
+    """Returns whether a path is a fedcli store, of any version."""
     return path.is_file() and hdf5.is_hdf5(path) and hdf5.is_store(path)
 
 
 def read(
     sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
 ) -> Imported:
-    """Returns all splits of a store; nothing is copied unless images must be fitted.
+    """Returns all splits of a store. Nothing is copied unless images must be resized.
 
-    All bytes are compared with the fingerprint first: a damaged store must not get a new one.
+    All bytes are first compared with the fingerprint, so that a damaged store gets no new one.
 
     Args:
         sources: The store, which must not be written to while its tables are in use.
         options: `num_classes` and `fit` apply.
-        folder: Where fitted pixels are kept.
-        tell: Called with the number of examples checked, then with that of examples fitted.
+        folder: The folder for temporary files of resized pixels.
+        tell: Called with the number of examples checked, then with that of examples resized.
 
     Raises:
-        DataError: The file is no store of this version, or not as it was written.
+        DataError: The file is not a store of this version, or has changed since it was written.
     """
     path = one_file(sources, "fedcli store")
     info = read_info(path)
@@ -58,7 +58,7 @@ def read(
         class_names=info.class_names,
         same_people=info.same_people,
         licence=info.licence,
-        evidence={"shape": "as the store has it", "range": "as the store has it"},
+        evidence={"shape": "stated in the store", "range": "stated in the store"},
         overrides={"splits": "", "owners": "--partition"},
     )
 
@@ -66,7 +66,7 @@ def read(
 def _fitted(
     split: StoreSplit, options: ImportOptions, folder: Path | None, tell: Tell
 ) -> ExampleTable:
-    """Returns a split in which every image is fitted."""
+    """Returns a split with all images resized."""
     with TableWriter(split.source, folder, fit=options.fit) as writer:
         for client_id in split.client_ids:
             writer.add_client(split.client(client_id))

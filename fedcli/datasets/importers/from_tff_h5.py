@@ -25,12 +25,12 @@ def recognises(path: Path) -> bool:
 def read(
     sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
 ) -> Imported:
-    """Returns one file as the split "train"; the file's name says nothing.
+    """Returns one file as the split "train". The file's name has no meaning.
 
     Args:
         sources: The file.
         options: `num_classes`, `pixel_range`, `polarity` and `fit` apply.
-        folder: Where pixels are kept.
+        folder: The folder for temporary files of pixels.
         tell: Called with the number of examples read.
 
     Raises:
@@ -42,7 +42,7 @@ def read(
         split="train",
         num_classes=options.num_classes or MAX_CLASSES,
         pixels="source",
-        cache=ClientCache(0),  # each is read once
+        cache=ClientCache(0),  # each client is read once
     )
     total = split.total_examples()
     with TableWriter(str(path), folder, fit=options.fit) as writer:

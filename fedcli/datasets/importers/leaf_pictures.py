@@ -1,7 +1,7 @@
-"""LEAF's shards whose `x` names picture files, as its CelebA is written.
+"""LEAF's shards whose `x` holds names of picture files, such as CelebA's.
 
-The pictures are where LEAF's scripts put them, in raw/img_align_celeba beside the folder of the
-shards, or in another folder near them.
+LEAF's scripts put the pictures into raw/img_align_celeba beside the folder of the shards; other
+folders near the shards are searched, too.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from fedcli.files import open_regular
 from fedcli.progress import Tell
 
 _FOLDERS = ("", "img_align_celeba", "raw/img_align_celeba", "raw", "images", "data")
-_LEVELS = 4  # folders above a shard that are looked in
-_MAX_NAMES = 1 << 20  # of a user
+_LEVELS = 4  # number of folders above a shard that are searched
+_MAX_NAMES = 1 << 20  # largest number of pictures of a user
 
 
 def read(
@@ -38,14 +38,14 @@ def read(
 
     Args:
         splits: The shards of each split.
-        source: What the user gave.
-        options: As `images.read`.
-        folder: Where pixels are kept meanwhile.
+        source: The source as the user gave it.
+        options: See `images.read`.
+        folder: The folder for temporary files of pixels.
         tell: Called with the number of examples read.
 
     Raises:
         ConfigError: Pillow is not installed, or an option is not allowed.
-        DataError: A shard is damaged, or a picture is not there or cannot be used.
+        DataError: A shard is damaged, or a picture is missing or cannot be used.
         OSError: A file cannot be read, or the disk is full.
     """
     pictures = {
@@ -106,7 +106,7 @@ def _read_user(stream: JsonStream, where: str) -> tuple[list[str], list[Any]]:
             f"{where}: {len(names)} pictures but {len(labels)} labels; each picture needs one"
         )
     if any(isinstance(label, str) for label in labels):
-        LabelReader().add(labels, where)  # refuses those that are missing
+        LabelReader().add(labels, where)  # refuses missing labels
         return names, labels
     return names, whole_numbers(np.array(labels), where).tolist()
 
@@ -125,7 +125,7 @@ def _find(shard: Path, name: str, places: list[Path], where: str) -> Path:
                     places.insert(0, level / folder)
                     return (level / folder).joinpath(*parts)
     raise DataError(
-        f"{where}: x names pictures, and {name[:80]!r} is not near {shard}; put them into "
-        "raw/img_align_celeba beside the folder of the shards, or lay them in client/class folders "
-        "and give these"
+        f"{where}: x names pictures, and {name[:80]!r} was not found near {shard}; put the "
+        "pictures into raw/img_align_celeba beside the folder of the shards, or sort them into "
+        "client/class folders and give these"
     )

@@ -1,9 +1,9 @@
 """MATLAB's .mat files with images and labels, such as SVHN's and EMNIST's: 7.3 and older.
 
 Version 7.3 is HDF5 and is read with h5py; older ones need SciPy, from the extra `matlab`. MATLAB
-keeps images as [H, W, C, n] or [H, W, n]; in HDF5 the axes of the same array are reversed.
-Arrays may stand in structures, one a split: `dataset.train.images`. Of EMNIST's own structure,
-which has `writers` too, each row of `images` holds an image column by column.
+stores images as [H, W, C, n] or [H, W, n]; in HDF5 the axes of the same array are reversed. Arrays
+may be in structures, one per split: `dataset.train.images`. In EMNIST's structure, which also has
+`writers`, each row of `images` holds an image column by column.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from fedcli.progress import Tell
 from fedcli.settings.vocabulary import SPLITS
 
 SIGNATURES = (b"MATLAB 5.0", b"MATLAB 7.3")
-MAX_ARRAY_BYTES = 4 << 30  # of an array as read: SVHN's extra set has 1.6 GB
+MAX_ARRAY_BYTES = 4 << 30  # largest array that is read; SVHN's extra set has 1.6 GB
 _MAX_DEPTH = 2  # levels of nested structures
-_MAX_NAMES = 64  # in one that are looked at
+_MAX_NAMES = 64  # number of names of a structure that are examined
 _WANTED = {*IMAGES, *LABELS, "writers"}
-_LOOKED_AT = 1000  # files of a folder
-_SVHN_TEN = 10  # its digit 0
+_LOOKED_AT = 1000  # number of files of a folder that are examined
+_SVHN_TEN = 10  # SVHN's label of the digit 0
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class _Set:
 
 
 def recognises(path: Path) -> bool:
-    """Returns whether a file is one of MATLAB's, or a folder directly holds some.
+    """Returns whether a path is a MATLAB file, or a folder that directly holds some.
 
-    Files beside pictures hold only labels of these; `images` reads them.
+    MATLAB files beside pictures hold only labels; `images` reads them.
     """
     if not any_file(path, lambda each: start_of(each, 10) in SIGNATURES):
         return False
@@ -75,7 +75,7 @@ def read(
         sources: A folder, or the files.
         options: `label_column` names the array of labels; `splits`, `pixel_range`, `num_classes`
             and `fit` apply.
-        folder: Where pixels are kept meanwhile.
+        folder: The folder for temporary files of pixels.
         tell: Called with the number of examples read.
 
     Raises:
@@ -118,9 +118,9 @@ def read(
     convention, why = shared.polarity_of(tables)
     notes = [] if coding.is_plain else [coding.note]
     if is_svhn:
-        notes.append("labels go from 1 to 10, as SVHN's: 10 is the digit 0")
+        notes.append("labels go from 1 to 10 as in SVHN, where 10 is the digit 0")
     if is_emnist:
-        notes.append("EMNIST's rows hold each image column by column; they are turned")
+        notes.append("EMNIST stores each image column by column; rows and columns were swapped")
     people = [set(table.owner_ids) for table in tables.values()]
     return shared.imported(
         tables,
@@ -137,7 +137,7 @@ def read(
             "range": coding.evidence,
             "splits": ", ".join(each.place for each in sets.values()),
             "owners": "the arrays of writers" if any(people) else "the files name none",
-            "shape": "as --image-shape says" if options.image_shape else "as the arrays have it",
+            "shape": "given by --image-shape" if options.image_shape else "the arrays' shape",
             "channels": "MATLAB's [H, W, C, n]",
         },
         overrides={"range": "--pixel-range", "splits": "--splits", "shape": "--image-shape"},
@@ -224,8 +224,8 @@ def _split(paths: Sequence[Path], options: ImportOptions) -> dict[str, Path]:
         files = {named[path.stem]: path for path in paths if path.stem in named}
     if "train" not in files:
         raise DataError(
-            f"{paths[0].parent}: {', '.join(path.name for path in paths[:10])}: none is called "
-            "train; say which is with --splits train=NAME,test=NAME"
+            f"{paths[0].parent}: {', '.join(path.name for path in paths[:10])}: none has train in "
+            "its name; choose one with --splits train=NAME,test=NAME"
         )
     return {split: files[split] for split in SPLITS if split in files}
 
@@ -233,7 +233,7 @@ def _split(paths: Sequence[Path], options: ImportOptions) -> dict[str, Path]:
 def _set_of(
     all_arrays: Mapping[str, NDArray[Any]], path: Path, options: ImportOptions, group: str
 ) -> _Set:
-    """Images, labels and writers among some arrays."""
+    """Finds images, labels and writers among some arrays."""
     place = f"{path}: {group}" if group else str(path)
     arrays = {
         name: each
@@ -244,7 +244,9 @@ def _set_of(
     labels = _find(arrays, LABELS, options.label_column, path)
     values = arrays[labels]
     if values.size != max(values.shape, default=0):
-        raise DataError(f"{path}: {labels} has shape {list(values.shape)}; give one label an image")
+        raise DataError(
+            f"{path}: {labels} has shape {list(values.shape)}; give one label per image"
+        )
     writers = arrays.get("writers") if group else None
     is_emnist = writers is not None and arrays[images].ndim == 2
     where = f"{path}: array {images!r}"
@@ -255,7 +257,7 @@ def _set_of(
 
 
 def _arrays_of_hdf5(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a file of version 7.3 with the axes as MATLAB has them."""
+    """The arrays of a file of version 7.3, with axes in MATLAB's order."""
     arrays: dict[str, NDArray[Any]] = {}
     with hdf5.open_file(path) as file, hdf5.reading(str(path)):
         _add_arrays(file.id, "", path, arrays)
@@ -291,7 +293,7 @@ def _arrays_of_scipy(path: Path) -> dict[str, NDArray[Any]]:
         ) from err
     try:
         found: Mapping[str, Any] = loadmat(path)
-    except Exception as err:  # damaged bytes make SciPy raise about anything
+    except Exception as err:  # for damaged bytes, SciPy may raise errors of any class
         raise DataError(
             f"{path}: not a whole .mat file ({hdf5.one_line(err)[:80]}); fetch it again"
         ) from err
@@ -336,16 +338,16 @@ def _last(name: str) -> str:
 def _images_first(
     images: NDArray[Any], count: int, given: tuple[int, ...] | None, where: str
 ) -> NDArray[Any]:
-    """Images [H, W, C, n], [H, W, n] or flat [p, n], or with n first, as [n, H, W] or [n, H, W, C].
+    """Converts images [H, W, C, n], [H, W, n] or [p, n] to [n, H, W] or [n, H, W, C].
 
-    Flat rows are grey squares, or as --image-shape says.
+    The axis n may also be the first. Flat rows [p, n] are grey squares, or have --image-shape.
     """
     check_type(images.dtype, where)
     shape = images.shape
     if len(shape) not in (2, 3, 4) or count not in (shape[0], shape[-1]) or count > MAX_COUNT:
         raise DataError(
-            f"{where}: shape {list(shape)} is none of {count} images; give [H, W, C, n] and as "
-            "many labels"
+            f"{where}: shape {list(shape)} does not fit {count} labels; give images [H, W, C, n] "
+            "and n labels"
         )
     if shape[-1] == count and not (shape[0] == count and len(shape) != 3 and shape[-1] <= 4):
         images = np.moveaxis(images, -1, 0)

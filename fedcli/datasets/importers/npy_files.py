@@ -1,6 +1,6 @@
 """Several .npy files of NumPy: x.npy and y.npy, or x_train.npy, y_train.npy and so on.
 
-They are read like one .npz archive with arrays of these names.
+They are read like one .npz archive whose arrays have these names.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class NpyFiles:
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
-        """Takes the files; the name of each without its ending is the key of its array.
+        """Opens the files. The name of each, without its ending, is the key of its array.
 
-        If all of them name one client, as x_ann.npy and y_ann.npy do, the client is not in the key.
-        The key of an archive such as kmnist-train-imgs.npz is its content and split: x_train.
+        If all names contain the same client, such as x_ann.npy and y_ann.npy, the key does not. The
+        key of an archive such as kmnist-train-imgs.npz is made from its role and split: x_train.
         """
         roles = {path: role_of(path.stem) for path in files}
         rests = {role[1] for role in roles.values() if role is not None}
@@ -71,7 +71,7 @@ class NpyFiles:
         self._stack.close()
 
     def infolist(self) -> list[zipfile.ZipInfo]:
-        """Returns what is known of each file."""
+        """Returns the name and size of each file."""
         infos = []
         for name, path in self._files.items():
             info = zipfile.ZipInfo(name)
@@ -92,7 +92,7 @@ class NpyFiles:
 
 
 def is_lone(path: Path) -> bool:
-    """Returns whether a file is an archive of one array and is named as images or labels."""
+    """Returns whether a file is an archive of one array, named like images or labels."""
     if role_of(path.stem) is None or not has_arrays(path):
         return False
     with suppress(DataError), open_archive(path) as archive:
@@ -110,11 +110,11 @@ def has_signature(path: Path) -> bool:
 
 
 def role_of(stem: str) -> tuple[str, str] | None:
-    """Returns whether a file's name means images or labels, and the rest of the name.
+    """Returns whether a file's name says images or labels, and the rest of the name.
 
     Returns:
-        ("x" or "y", the name without that word), as ("x", "client_3") for "client_3_x"; None where
-        the name says neither.
+        ("x" or "y", the name without that word), such as ("x", "client_3") for "client_3_x"; None
+        if the name says neither.
     """
     words = re.split(r"[-_ .]", stem)
     for place in (0, len(words) - 1):
@@ -142,12 +142,12 @@ def read(
 
     Args:
         sources: A folder, or the files.
-        options: As `npz.read`.
-        folder: Where pixels are kept meanwhile.
+        options: See `npz.read`.
+        folder: The folder for temporary files of pixels.
         tell: Called with the number of examples read.
 
     Raises:
-        ConfigError: An option names no array.
+        ConfigError: An option names an array that does not exist.
         DataError: A file is damaged, or the arrays cannot be used.
         OSError: A file cannot be read, or the disk is full.
     """

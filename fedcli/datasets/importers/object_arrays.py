@@ -30,7 +30,7 @@ class PickledArrays:
             self._contents[f"{name}.npy"] = buffer.getvalue()
 
     def infolist(self) -> list[zipfile.ZipInfo]:
-        """Returns what is known of each array."""
+        """Returns the name and size of each array."""
         infos = []
         for name, content in self._contents.items():
             info = zipfile.ZipInfo(name)
@@ -47,12 +47,12 @@ def unpickled(archive: Members, path: Path) -> Members:
     """Returns the arrays in the one dictionary that an archive holds, else the archive itself.
 
     Args:
-        archive: As it is in the file.
+        archive: The archive.
         path: The file.
 
     Raises:
-        DataError: The only array is pickled, and its pickle holds more than plain values; says how
-            to convert it.
+        DataError: The only array is pickled, and its pickle holds more than plain values. The
+            message says how to convert it.
     """
     members = members_of(archive, path)
     if len(members) != 1:

@@ -1,8 +1,8 @@
 """Parquet files of images, as Hugging Face writes them: one or several files per split.
 
-A row has an encoded picture (`{bytes, path}` or the bytes alone) or a list of pixels, a label, and
-perhaps its owner. What Hugging Face notes in the file says which column is what, and names the
-classes. PyArrow reads the files, from the extra `parquet`.
+A row has an encoded picture (`{bytes, path}` or only the bytes) or a list of pixels, a label, and
+perhaps its owner. Hugging Face's metadata in the file give the role of each column and the names of
+classes. PyArrow, from the extra `parquet`, reads the files.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from fedcli.progress import Tell
 from fedcli.settings.vocabulary import SPLITS
 
 _SIGNATURE = b"PAR1"
-# How programs number the parts of one table: 0000, part-00003, data-00000-of-00002, shard_7.
+# Numbers that programs give to the parts of a table: 0000, part-00003, data-00000-of-00002,
+# shard_7.
 _PART = re.compile(
     r"^\d{4,}$|-\d{3,}-of-\d{3,}|(?:^|[-_.])(?:part|shard|chunk|split|block|piece)[-_.]?\d",
     re.IGNORECASE,
@@ -65,9 +66,10 @@ class _Picture:
 
 
 def recognises(path: Path) -> bool:
-    """Returns whether a file is Parquet, or a folder, or its folder data/, directly holds some.
+    """Returns whether a path is a Parquet file, or a folder that holds some, perhaps in data/.
 
-    Files called neither as splits nor as parts are one a client, which `client_files` reads.
+    Files that are named neither like splits nor like parts are one per client; `client_files` reads
+    them.
     """
     home = _home(path)
     if path.is_file() or not home.is_dir():
@@ -77,7 +79,7 @@ def recognises(path: Path) -> bool:
 
 
 def are_clients(files: Sequence[Path]) -> bool:
-    """Returns whether several files are one a client: called neither as splits nor as parts."""
+    """Returns whether several files, named like neither splits nor parts, are one per client."""
     names = [path.stem for path in files]
     are_parts = all(map(_PART.search, names))
     are_splits = any(split_names.kind_of(_part_of(name)) for name in names)
@@ -96,18 +98,18 @@ def _part_of(stem: str) -> str:
 def read(
     sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
 ) -> Imported:
-    """Returns the rows of some files; a file's name gives its split.
+    """Returns the rows of some files. The name of a file is that of its split.
 
     Args:
         sources: A folder, or the files.
         options: `label_column`, `id_column`, `image_shape`, `color`, `splits`, `pixel_range`,
             `num_classes` and `fit` apply.
-        folder: Where pixels are kept meanwhile.
+        folder: The folder for temporary files of pixels.
         tell: Called with the number of examples read.
 
     Raises:
         ConfigError: PyArrow or Pillow is not installed, or an option names no column.
-        DataError: A file is damaged, or a row cannot be used: names file and row.
+        DataError: A file is damaged, or a row cannot be used. The message names file and row.
         OSError: A file cannot be read, or the disk is full.
     """
     parquet = _load()
@@ -146,17 +148,17 @@ def read(
             "range": coding.evidence,
             "splits": "files " + ", ".join(each[0].name for each in splits.values()),
             "owners": f"column {columns.owner}" if columns.owner else "no column of ids",
-            "classes": "as Hugging Face notes in the file"
+            "classes": "Hugging Face's metadata in the file"
             if columns.class_names
             else f"column {columns.label}",
-            "shape": f"as column {columns.image} has it",
+            "shape": f"column {columns.image}",
         },
         overrides={"owners": "--id-column", "splits": "--splits", "classes": "--label-column"},
     )
 
 
 class _Reader:
-    """Makes images, labels and owners of batches of rows."""
+    """Reads images, labels and owners from batches of rows."""
 
     def __init__(self, columns: _Columns, options: ImportOptions, tell: Tell) -> None:
         self.labels = LabelReader()
@@ -215,7 +217,7 @@ class _Reader:
         try:
             array = np.array(values)
         except ValueError as err:
-            raise DataError(f"{where}: images are of several sizes; bring all to one") from err
+            raise DataError(f"{where}: images differ in size; resize all to one size") from err
         if array.dtype.kind not in "iuf" or array.ndim < 2:
             raise DataError(f"{where}: column {self._columns.image} holds no pixels; name another")
         is_bytes = array.dtype.kind in "iu" and array.min() >= 0 and array.max() <= 255
@@ -263,8 +265,8 @@ def _split(paths: Sequence[Path], options: ImportOptions) -> dict[str, list[Path
         found = {"train": list(paths)}
     if "train" not in found:
         raise DataError(
-            f"{paths[0].parent}: {', '.join(path.name for path in paths[:10])}: none is called "
-            "train; say which is with --splits train=NAME,test=NAME"
+            f"{paths[0].parent}: {', '.join(path.name for path in paths[:10])}: none has "
+            "train in its name; choose one with --splits train=NAME,test=NAME"
         )
     return {split: found[split] for split in SPLITS if split in found}
 
@@ -272,7 +274,7 @@ def _split(paths: Sequence[Path], options: ImportOptions) -> dict[str, list[Path
 def _schema(parquet: Any, path: Path) -> Any:
     try:
         return parquet.read_schema(path)
-    except Exception as err:  # PyArrow has errors of its own for each kind of damage
+    except Exception as err:  # PyArrow has its own error classes for kinds of damage
         raise _damaged(path, err) from err
 
 
@@ -293,7 +295,7 @@ def _columns(schema: Any, options: ImportOptions, path: Path) -> _Columns:
     known = features.get(label, {}).get("names")
     are_texts = isinstance(known, list) and all(isinstance(each, str) for each in known)
     class_names = tuple(known) if known and are_texts else ()
-    # "0", "1", ... say nothing that the numbers do not.
+    # Names such as "0", "1", ... add nothing to the numbers.
     if class_names == tuple(map(str, range(len(class_names)))):
         class_names = ()
     left = [name for name in names if name not in (image, label, owner)]

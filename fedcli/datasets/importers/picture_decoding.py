@@ -1,4 +1,4 @@
-"""Decodes picture files to pixels of one kind and, unless they are fitted, of one size."""
+"""Decodes picture files to equal channels and, unless they are resized later, equal size."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ _GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B"}
 _DEEP_MODES = {"I", "I;16", "I;16L", "I;16B"}  # 16 bits a pixel
 _OPAQUE = 255  # alpha
 _WHITE = (255, 255, 255, 255)
-_READ_WHOLE = 256 << 20  # bytes of a file that is read before it is decoded
+_READ_WHOLE = 256 << 20  # files up to this size are read into memory before decoding
 
 
 class HasPath(Protocol):
-    """A picture: its location, and its bytes as `content` if it is not in a file of its own."""
+    """A picture: its path, and its bytes as `content` if it is not a file of its own."""
 
     @property
     def path(self) -> Path:
-        """Where it is."""
+        """The path, which messages show."""
 
 
 FileType = TypeVar("FileType", bound=HasPath)
 
 
 class Decoder:
-    """Decodes images to one kind of pixels, and without a fit to one size: those of the first."""
+    """Decodes images with the channels of the first image and, unless fitted, its size."""
 
     def __init__(self, pillow: Any, color: str | None, *, is_fitted: bool) -> None:
-        """Takes Pillow's module, "grey", "rgb" or None, and whether sizes may differ."""
-        self.num_transparent = 0  # pictures that were laid on white so far
+        """Takes Pillow, the wanted colours ("grey", "rgb", None), and whether sizes may differ."""
+        self.num_transparent = 0  # transparent pictures so far, which are drawn on white
         self._pillow = pillow
         self._color = color
         self._has_given_color = color is not None
@@ -77,17 +77,17 @@ class Decoder:
             height, width = pixels.shape[:2]
             raise DataError(
                 f"{path}: {height} x {width} pixels but {first} has {shape[0]} x {shape[1]}; "
-                "bring all to one size, as with --size 28x28"
+                "resize all to one size, as in --size 28x28"
             )
         return pixels
 
     def _read(self, path: Path, content: bytes | None) -> NDArray[Any]:
-        # Whatever damaged bytes make Pillow raise (OSError, ValueError, SyntaxError, struct.error,
-        # zlib.error, …) means that the file is damaged.
+        # Any error of Pillow (OSError, ValueError, SyntaxError, struct.error, zlib.error, …) means
+        # that the file is damaged.
         try:
             if content is None and path.stat().st_size <= _READ_WHOLE:
                 content = path.read_bytes()
-            # Reading from memory cannot exceed the file's size, even if a length in it is damaged.
+            # From memory, a damaged length in the file cannot make Pillow read beyond its end.
             file = path if content is None else io.BytesIO(content)
             with self._pillow.open(file, formats=DECODERS) as image:
                 width, height = image.size
@@ -138,7 +138,7 @@ class Decoder:
         """Returns further advice if an image does not have the size of the first one."""
         if self._first is None or self._is_fitted or image.size[::-1] == self._first[1]:
             return ""
-        return ", and --size, as with --size 28x28, as sizes differ, too"
+        return ", and a size, as in --size 28x28, because sizes differ, too"
 
     def _on_white(self, image: Any) -> Any:
         """The image without transparency."""

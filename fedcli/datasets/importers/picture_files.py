@@ -1,4 +1,4 @@
-"""The files below a folder of pictures, in a fixed order, without files that systems create."""
+"""The files below a folder of pictures, in a fixed order, without files of operating systems."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SUFFIXES = {
     *(".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 }
-MAX_DEPTH = 8  # folders above a picture
+MAX_DEPTH = 8  # largest number of folders above a picture
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"GIF8", b"II*\0", b"MM\0*")
 _PPM = {b"P%d" % number for number in range(1, 7)}
-# What macOS, Windows and Synology make, and other programs; hidden files count as such, too.
+# Names of files and folders that macOS, Windows, Synology and other programs create.
 _JUNK = {
     *("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"),
     "__pycache__",
@@ -25,18 +25,18 @@ _JUNK = {
 
 
 def walk(folder: Path, depth: int = MAX_DEPTH) -> Iterator[Path]:
-    """Yields the files below a folder, sorted, without hidden files and those systems create.
+    """Yields the files below a folder, sorted, without hidden files and files of systems.
 
     Raises:
-        DataError: There is a link that leads out of the folder or up in it, or folders are nested
-            too deep.
+        DataError: A link leads out of the folder or to a folder above itself, or folders are nested
+            too deeply.
         OSError: A folder cannot be read.
     """
     yield from _walk(folder, folder.resolve(), depth)
 
 
 def is_junk(name: str) -> bool:
-    """Returns whether a file or folder is hidden, or is created by systems beside data."""
+    """Returns whether a file or folder is hidden, or was created by an operating system."""
     return name.startswith(".") or name.lower() in _JUNK
 
 
@@ -53,8 +53,8 @@ def looks_like_picture(path: Path) -> bool:
 def too_deep(path: Path) -> DataError:
     """Returns the error for a folder that is nested too deeply."""
     return DataError(
-        f"{path}: lies too deep; only class folders, client folders or class folders within client "
-        "folders are read, in folders of splits or without"
+        f"{path}: is nested too deeply; put pictures into class folders, client folders, or class "
+        "folders within client folders; these may be in folders of splits"
     )
 
 

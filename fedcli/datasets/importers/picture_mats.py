@@ -1,8 +1,8 @@
-"""MATLAB files beside pictures that hold their labels, as a table of `picture_tables`.
+"""MATLAB files beside pictures, whose labels are read as a table of `picture_tables`.
 
-Oxford's Flowers have a vector with a label for each picture, in the order of the numbers in their
-names, and vectors of the numbers of each split. Stanford's Cars have a structure with a row a
-picture, one of whose fields is the name of the file.
+Oxford's Flowers have a vector of the labels of all pictures, in the order of the numbers in the
+file names, and for each split a vector of picture numbers. Stanford's Cars have a structure with
+one row per picture, one of whose fields is the name of the file.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from fedcli.datasets.importers import matlab, split_names
 from fedcli.datasets.importers.picture_tables import Table
 from fedcli.datasets.importers.source_files import start_of
 
-_MOST_FILES = 16  # more files are annotations of single pictures
+_MOST_FILES = 16  # if there are more files, they are annotations of single pictures
 _FILES, _SPLITS = "file", "split"  # columns
 _IDS = re.compile(r"(?:[-_ ]?(?:ids?|idxs?|ind(?:ex|ices)?))$", re.IGNORECASE)
 
 
 def files_among(paths: Sequence[Path]) -> list[Path]:
-    """Returns the MATLAB files among some, or none if there are many."""
+    """Returns the MATLAB files among some files; none if they are too many to be tables."""
     found = [path for path in paths if path.suffix.lower() == ".mat"]
     if len(found) > _MOST_FILES:
         return []
@@ -36,8 +36,8 @@ def read_tables(paths: Sequence[Path], pictures: Sequence[Path]) -> list[Table]:
     """Returns the labels and splits of pictures that files hold.
 
     Args:
-        paths: MATLAB's files.
-        pictures: All of the source.
+        paths: The MATLAB files.
+        pictures: All pictures of the source.
 
     Raises:
         ConfigError: SciPy is needed and not installed.
@@ -115,7 +115,7 @@ def _table_of_vectors(
 
 
 def _numbered(pictures: Sequence[Path]) -> dict[int, Path]:
-    """The pictures by the number at the end of their names; {} where these are not 1, 2, 3, ..."""
+    """The pictures by the numbers at the end of their names; {} if these are not 1, 2, 3, ..."""
     found = {}
     for path in pictures:
         match = re.search(r"([0-9]{1,9})$", path.stem)

@@ -1,4 +1,4 @@
-"""Tables beside pictures, with the label, the owner and the split of each picture.
+"""Tables beside pictures, which give the label, the owner and the split of each picture.
 
 A table is text with commas, tabs, semicolons or spaces, with or without a header, or JSON with an
 object per line. Its column of file names is recognised by content: its values name existing
@@ -40,14 +40,14 @@ LABEL_COLUMNS = (
     *("species", "breed", "digit", "emotion", "diagnosis", "dx", "expression"),
 )
 SPLIT_COLUMNS = ("split", "partition", "set", "subset", "fold", "usage", "phase", "dataset")
-# What numbers in a column of splits mean: CelebA's list_eval_partition.
+# The meaning of numbers in a column of splits, as in CelebA's list_eval_partition.
 _NUMBERED_SPLITS = {"0": "train", "1": "validation", "2": "test"}
 MAX_TABLE_BYTES = 512 << 20
 _MAX_LINE = 1 << 20  # characters
 _MAX_COLUMNS = 4096
 _LOOKED_AT = 1 << 16  # bytes by which a table is recognised
-_MOST_STEM_COLUMNS = 512  # of tables that name pictures without their endings; more hold pixels
-_MOST_STEM_LISTS = 64  # .txt files among the pictures; more are a note on each
+_MOST_STEM_COLUMNS = 512  # a table of file names without endings has fewer; more are pixels
+_MOST_STEM_LISTS = 64  # if there are more .txt files, each describes a single picture
 _SHEET = re.compile(
     r"(?:sample|example|gender)?[-_ ]*submi(?:ssion|t)s?(?:[-_ ]?\d+)?", re.IGNORECASE
 )
@@ -85,10 +85,10 @@ class Rows:
         fields: For each picture, column name to (text, position in a file for messages).
         columns: All columns but those of file names.
         tables: The files, in the order they were read.
-        table_of: By picture: the table that it was first met in.
-        num_unknown: Rows that name no picture.
+        table_of: For each picture, the first table that names it.
+        num_unknown: Number of rows that name no picture.
         file_columns: The column of file names of each table.
-        named: By table: the pictures that it names.
+        named: For each table, the pictures that it names.
     """
 
     fields: dict[Path, dict[str, tuple[str, str]]] = field(default_factory=dict)
@@ -138,12 +138,12 @@ def tables_among(paths: Sequence[Path]) -> list[Path]:
 
 
 def is_meant(path: Path) -> bool:
-    """Returns whether a text file certainly is a table: by its ending, or as it names pictures."""
+    """Returns whether a text file is a table for certain: by its ending, or it names pictures."""
     return path.suffix.lower() in (".csv", ".tsv") or looks_like_table(path)
 
 
 def _may_name_stems(path: Path) -> bool:
-    """Whether a text file may be a table that names pictures without the endings of their names."""
+    """Whether a text file may be a table with file names without endings."""
     if path.suffix.lower() not in (".csv", ".tsv", ".txt"):
         return False
     header = start_of(path, _LOOKED_AT).partition(b"\n")[0]
@@ -209,13 +209,14 @@ def match_pictures(
     """Joins the rows of all tables about the pictures; ignores tables that name none of them.
 
     Args:
-        tables: Text files, of which those that are not tables are skipped, and rows that were read
+        tables: Text files, where those that are not tables are skipped, and tables that were read
             before.
         pictures: The pictures that tables may name: by a path from the root or from the table's
-            folder, by a name that is there once, or by that name without its ending.
+            folder, by a unique name, or by a unique name without its ending.
         root: The folder of the source.
-        file_column: The column of file names, as --file-column says.
-        folders: All folders that hold pictures: a table in one of them names those below it alone.
+        file_column: The value of --file-column, the column of file names.
+        folders: All folders that hold pictures. A table in one of them names only pictures below
+            it.
 
     Raises:
         ConfigError: No table has the column that `file_column` names.
@@ -249,10 +250,10 @@ def match_pictures(
 def find_column(
     rows: Rows, names: Sequence[str], given: str | None, option: str, where: str
 ) -> str | None:
-    """Returns the column that an option names, else the first with a usual name, else None.
+    """Returns the column that an option names or, without it, the first with a usual name, if any.
 
     Raises:
-        ConfigError: There is no column as the option says.
+        ConfigError: The column that the option names does not exist.
     """
     if given is not None:
         if given not in rows.columns:
@@ -271,20 +272,20 @@ def find_labels(
 
     Args:
         rows: The joined tables.
-        given: As --label-column says.
+        given: The value of --label-column.
         taken: Columns with another meaning.
-        known: Names of classes that folders show; a column of such names holds the labels.
-        where: Starts messages.
+        known: The names of class folders; a column of such names holds the labels.
+        where: The beginning of messages.
 
     Raises:
-        ConfigError: There is no column as --label-column says.
-        DataError: Several columns may be the labels, or none.
+        ConfigError: The column that --label-column names does not exist.
+        DataError: No column, or more than one, may be the labels.
     """
     free = [name for name in rows.columns if name not in taken]
     if given is not None:
         found = find_column(rows, (), given, "--label-column", where)
         assert found is not None
-        return found, "as --label-column says"
+        return found, "given by --label-column"
     usual = [name for name in free if _plain(name) in map(_plain, LABEL_COLUMNS)]
     if usual:
         others = [name for name in usual[1:] if not _agree(rows, usual[0], name)]
@@ -303,13 +304,13 @@ def find_labels(
         if len(named) == 1:
             return named[0], f"column {named[0]} of {where} has the names of the class folders"
     if len(free) == 1:
-        return free[0], f"column {free[0]} of {where}, the only one beside the file names"
+        return free[0], f"column {free[0]} of {where}, the only one besides the file names"
     few = [name for name in free if not _is_measure(rows, name)]
     if len(few) == 1:
         return few[0], f"column {few[0]} of {where}, the only one with few values"
     hot = _take_one_hot(rows, free)
     if hot is not None:
-        return hot, f"columns {listed(free)} of {where}, of which one is 1 in each row"
+        return hot, f"columns {listed(free)} of {where}, one of which is 1 in each row"
     if not free:
         raise DataError(f"{where}: has no column of labels; add one called label")
     example = few[0] if few else free[0]
@@ -334,10 +335,9 @@ def splits_of(rows: Rows, column: str | None) -> dict[str, str]:
 
 
 def splits_by_lists(rows: Rows, num_pictures: int) -> dict[Path, str]:
-    """Returns the split of each picture that a table named as a split names, or {}.
+    """Returns the splits of pictures by the tables that list them, such as train.txt; or {}.
 
-    Such tables count where they name at least half of the pictures, none of them twice, and train
-    is among them.
+    These tables must include train, and name at least half of the pictures, each once.
     """
     kinds = {table.path: split_names.kind_of(table.path.stem) for table in rows.tables}
     stems = {kind: path.stem for path, kind in kinds.items() if kind is not None}
@@ -355,9 +355,9 @@ def splits_by_lists(rows: Rows, num_pictures: int) -> dict[Path, str]:
 
 
 def known_text(text: str, known: Collection[str]) -> str:
-    """Returns the class folder that a label begins with, as ImageNet's with boxes do, or the label.
+    """Returns the class folder that a label names, or the label.
 
-    The label is a class folder's name itself, or its first word is.
+    The label, or its first word (as in ImageNet's labels with boxes), is the name of a folder.
     """
     name = text.strip()
     first = name.partition(" ")[0]
@@ -382,7 +382,7 @@ def known_class(name: str, known: Sequence[str], where: str) -> str:
 
 
 def class_text(text: str, where: str) -> str:
-    """Returns a label as a class's name; 3.0 and 3 are one.
+    """Returns a label as the name of a class; 3.0 and 3 give the same name.
 
     Raises:
         DataError: It is missing; the message starts with `where`.
@@ -417,16 +417,16 @@ def _numbered(file: TextIO, path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _read_json_lines(lines: Sequence[tuple[int, str]], path: Path) -> Table:
-    """A table of objects, a line each, with the fields of the first one that are no objects."""
+    """A table from one object per line, with those fields of the first that hold plain values."""
     rows: list[tuple[int, list[str]]] = []
     names: tuple[str, ...] = ()
     for number, line in lines:
         try:
             found = json.loads(line)
         except (ValueError, RecursionError) as err:
-            raise DataError(f"{path}: line {number}: no JSON ({err}); correct the row") from err
+            raise DataError(f"{path}: line {number}: is not JSON ({err}); correct the row") from err
         if not isinstance(found, dict):
-            raise DataError(f"{path}: line {number}: no object of JSON; correct the row")
+            raise DataError(f"{path}: line {number}: is not a JSON object; correct the row")
         names = names or tuple(name for name in found if not isinstance(found[name], dict | list))
         texts = [found.get(name) for name in names]
         rows.append((number, ["" if each is None else str(each) for each in texts]))
@@ -439,7 +439,7 @@ def _read_json_lines(lines: Sequence[tuple[int, str]], path: Path) -> Table:
 
 
 def _without_comments(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """Returns lines without comments; a comment with as many fields as the rows is the header."""
+    """Leaves out comments, except a last one with as many fields as the rows: it is the header."""
     marked = [line for line in lines if _COMMENT.match(line[1])]
     plain = [line for line in lines if not _COMMENT.match(line[1])]
     if not marked or not plain:
@@ -481,7 +481,7 @@ def _check_unique(names: Sequence[str], path: Path) -> None:
 
 
 def _is_header(first: Sequence[str], second: Sequence[str]) -> bool:
-    """Whether the first of two rows is a header: no picture name, and no number above a number."""
+    """Whether the first of two rows is a header: it names no picture and has no numbers."""
     return not any(map(_names_picture, first)) and not any(
         _NUMBER.fullmatch(one) and _NUMBER.fullmatch(other)
         for one, other in zip(first, second, strict=False)
@@ -511,12 +511,12 @@ class _Finder:
                 self._by_name.setdefault(key, []).append(path)
         self._root = root
         self._folders = folders
-        self._kinds: dict[str, str | None] = {}  # the split in each name of a folder or table
+        self._kinds: dict[str, str | None] = {}  # the split that a folder's or table's name says
 
     def find(self, text: str, table: Path) -> Path | None:
-        """The picture, or None. A name that several pictures have names none.
+        """Returns the picture, or None. A name that several pictures have means none.
 
-        Of several, one in a folder of the split that the table is called after is meant.
+        But a table that is named after a split means the picture in a folder of that split.
         """
         name = text.replace("\\", "/").removeprefix("./")
         folder = table.parent
@@ -526,11 +526,11 @@ class _Finder:
             return found
         *above, last = name.split("/")
         candidates = self._by_name.get(last, [])
-        if not candidates and _names_picture(last):  # which was converted to another format
+        if not candidates and _names_picture(last):  # perhaps converted to another format
             candidates = self._by_name.get(last.rpartition(".")[0], [])
         if folder in self._folders:
             candidates = [each for each in candidates if folder in each.parents]
-        if above:  # a path with another root, as in tables written on other machines
+        if above:  # a path with another root, from a table that was written elsewhere
             known = (above[-1], self._root.name if len(candidates) == 1 else "")
             candidates = [each for each in candidates if each.parent.name in known]
         if len(candidates) > 1:
@@ -556,7 +556,7 @@ def _file_place(table: Table, finder: _Finder, given: str | None) -> int | None:
     for place in range(len(table.columns)):
         values = [row[place] for _, row in table.rows]
         found = sum(finder.find(value, table.path) is not None for value in values)
-        # A number may match a picture's name without its ending by chance, a full name cannot.
+        # A number may equal a picture's name without ending by chance, but not a full name.
         is_named = sum(map(_names_picture, values)) * 2 > len(values)
         shares.append((found / len(values), is_named, -place))
     share, is_named, place = max(shares, key=lambda each: (each[0] >= _LEAST_SHARE, *each[1::-1]))
@@ -600,7 +600,7 @@ def _join(rows: Rows, table: Table, place: int, finder: _Finder) -> None:
 
 
 def _column_names(table: Table, place: int) -> list[str | None]:
-    """A table's columns, None for the file names; the only other without a name gets the file's."""
+    """A table's columns, None for that of file names. A single unnamed one is named by the file."""
     names: list[str | None] = list(table.columns)
     names[place] = None
     if not table.has_header and len(names) == 2:
@@ -609,7 +609,7 @@ def _column_names(table: Table, place: int) -> list[str | None]:
 
 
 def _name_from(stem: str) -> str:
-    """Returns a name for a file's only column: a usual word in the file's name, or that name."""
+    """Returns a name for a file's only column: a usual word in the file's name, or all of it."""
     words: list[str] = re.findall(r"[a-z]+", stem.lower())
     for usual in (OWNER_COLUMNS, SPLIT_COLUMNS, LABEL_COLUMNS):
         for word in words:

@@ -1,9 +1,10 @@
 """Reads pickles of dictionaries, lists, numbers, texts and NumPy arrays without executing them.
 
-A pickle is a program. Here its instructions are only listed, by `pickletools`, and those that build
-plain values are followed on a stack of our own. Of what a pickle may call, four functions of NumPy
-and `_codecs.encode` are known, and what they would return is put together here; any other refuses
-the file. No module that a file names is imported and no object of its classes is made.
+A pickle is a program. Here `pickletools` lists its instructions, and those that build plain values
+are interpreted on a separate stack. Of all functions that a pickle may call, only four of NumPy's
+and `_codecs.encode` are accepted, and their results are built here without a call; a file with any
+other call is refused. No module that a file names is imported, and no object of its classes is
+made.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _BYTE_ORDERS = ("|", "<", "=")
 
 @dataclass(frozen=True)
 class _Name:
-    """Something that a pickle names: module and attribute."""
+    """A function or class that a pickle names, as module and attribute."""
 
     text: str
 
@@ -49,7 +50,7 @@ class _Array:
 
 @dataclass(frozen=True)
 class _Type:
-    """A type of values, by NumPy's short name."""
+    """A NumPy type of values, by its short name."""
 
     name: str
 
@@ -58,7 +59,7 @@ def read(path: Path) -> Any:
     """Returns what a pickle holds: dict, list, tuple, str, bytes, numbers, None and arrays.
 
     Raises:
-        ValueError: It is damaged, too large, or holds anything else; says what.
+        ValueError: It is damaged, too large, or holds anything else. The message says what.
         OSError: The file cannot be read.
     """
     if path.stat().st_size > MAX_BYTES:
@@ -68,16 +69,16 @@ def read(path: Path) -> Any:
 
 
 def read_stream(file: IO[bytes], *, has_object: bool = False) -> Any:
-    """Returns what a pickle in an open file holds, as `read`.
+    """Returns what a pickle in an open file holds; see `read`.
 
     Args:
-        file: At the pickle's begin; it must be bounded.
-        has_object: Whether the pickle is an array of NumPy's that holds one object, as
-            `numpy.save` writes a dictionary: that is returned.
+        file: The file, at the beginning of the pickle; its size must be bounded.
+        has_object: Whether the pickle is a NumPy array that holds one object, as `numpy.save`
+            writes a dictionary. Then that object is returned.
 
     Raises:
-        ValueError: As `read`.
-        OSError: As `read`.
+        ValueError: See `read`.
+        OSError: See `read`.
     """
     machine = _Machine(has_object=has_object)
     for step, (name, argument) in enumerate(_instructions(file)):
@@ -111,7 +112,7 @@ class _Machine:
         return self._stack.pop()
 
     def do(self, name: str, argument: Any) -> None:
-        """Follows one instruction."""
+        """Interprets one instruction."""
         if name in _CONSTANTS:
             self._stack.append(_CONSTANTS[name])
         elif name in _NEW:
@@ -130,7 +131,7 @@ class _Machine:
             self._build(name, argument)
 
     def _build(self, name: str, argument: Any) -> None:
-        """Follows an instruction that makes one value of others."""
+        """Interprets an instruction that makes one value from others."""
         if name in ("APPEND", "APPENDS"):
             items = [self.pop()] if name == "APPEND" else self._to_mark()
             self._top(list).extend(items)
@@ -196,7 +197,7 @@ _NUMBERS = {"INT", "LONG", "LONG1", "LONG4", "BININT", "BININT1", "BININT2", "FL
 
 
 def _called(function: Any, arguments: Any) -> Any:
-    """Builds the value that a call would return, from its arguments."""
+    """Returns the value that a call would return; nothing is called."""
     name = function.text if isinstance(function, _Name) else type(function).__name__
     if not isinstance(arguments, tuple):
         raise ValueError("is damaged (a call has no arguments)")  # noqa: TRY004 - of the file
@@ -213,7 +214,7 @@ def _called(function: Any, arguments: Any) -> Any:
 
 
 def _with_state(thing: Any, state: Any, *, has_object: bool) -> Any:
-    """An array or a type with what `BUILD` says of it."""
+    """Completes an array or a type with the state that `BUILD` gives."""
     if isinstance(thing, _Type) and isinstance(state, tuple) and len(state) > 1:
         if _text(state[1]) not in _BYTE_ORDERS:
             raise ValueError(f"has values in byte order {state[1]!r}")
@@ -242,11 +243,11 @@ def _array(shape: Any, kind: Any, is_fortran: bool, content: Any) -> NDArray[Any
 
 
 def _raw(text: str) -> bytes:
-    """The bytes that Python 2 kept as text, or that were written as Latin-1."""
+    """The bytes of a text that Python 2 wrote, or that were written as Latin-1."""
     try:
         return text.encode("latin-1")
     except UnicodeEncodeError as err:
-        raise ValueError("has text where bytes should stand") from err
+        raise ValueError("has text in place of bytes") from err
 
 
 def _text(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """Reads a source in any format of `tables.FORMATS`, whose rows name the module for each.
 
-What these modules have in common (number of classes, what 1.0 is, ids) is in `shared`.
+Code that these modules share (number of classes, meaning of 1.0, ids) is in `shared`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from fedcli.progress import Tell, tell_nobody
 from fedcli.settings.tables.formats import FORMATS
 from fedcli.settings.vocabulary import PIXEL_CONVENTIONS, PIXEL_RANGES, SPLITS
 
-Fit = Callable[[Pixels], Pixels]  # images [k, H, W] or [k, H, W, C] to the size of all
+Fit = Callable[[Pixels], Pixels]  # images [k, H, W] or [k, H, W, C] to the common size
 
 CLIENTS = "clients"  # the format of several files of a format in which a source is one file
 _ONE_FILE = ("csv", "npz")
 _MOST_FILES = 1000  # files of a folder that are examined at most
 _HDF5 = b"\x89HDF\r\n"
 _PICKLE_PROTOCOLS = (b"\2", b"\3", b"\4", b"\5")
-_TORCH_HEAD = 256  # bytes that contain the first name in a zip file of PyTorch
+_TORCH_HEAD = 256  # the first bytes of a PyTorch zip file, with the first name in it
 _LOOKED_AT = 1 << 16  # bytes that decide whether a file is text
 _FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
@@ -45,20 +45,20 @@ class ImportOptions:
 
     Attributes:
         format: A key of FORMATS; None: recognised by content.
-        num_classes: Labels are 0 to num_classes - 1; None: what the source says.
+        num_classes: Labels are 0 to num_classes - 1; None: to be found out.
         label_column: The column or npz key of the labels.
         id_column: The column or npz key of the clients' ids.
         file_column: The column of a table that names the picture of each row.
-        splits: Which folder or file is which split, as {"train": "Training"}; empty: none is a
-            split; None: their names say.
-        image_shape: (H, W) or (H, W, C) of images that lie flat in a row.
-        folders: What folders of images stand for: "class", "client" or "client/class".
-        color: What image files become: "grey" or "rgb".
-        pixel_range: The range of pixels in the source, one of PIXEL_RANGES; None: as the
-            largest one says.
-        polarity: What 1.0 is in the source, one of PIXEL_CONVENTIONS; None: as the format or the
-            pixels say.
-        fit: Brings images of any size to one.
+        splits: The folder or file of each split, such as {"train": "Training"}; empty: there are no
+            splits; None: to be found out by names.
+        image_shape: The shape (H, W) or (H, W, C) of images that are flat rows.
+        folders: The meaning of folders of images: "class", "client" or "client/class".
+        color: The colours of the images to store: "grey" or "rgb".
+        pixel_range: The range of pixels in the source, one of PIXEL_RANGES; None: to be found out
+            by the pixels.
+        polarity: The meaning of 1.0 in the source, one of PIXEL_CONVENTIONS; None: defined by the
+            format, or to be found out by the pixels.
+        fit: Resizes images of any size to a common size.
     """
 
     format: str | None = None
@@ -129,11 +129,11 @@ def recognise(sources: Sequence[Path]) -> str:
     """Returns which of FORMATS the sources are, by their content.
 
     Args:
-        sources: One file or folder, or the files of one set. Files of no known format, such as a
-            README among them, are passed over.
+        sources: One file or folder, or the files of one set. Files of no known format among them,
+            such as a README, are ignored.
 
     Raises:
-        DataError: A source cannot be opened, they are of several formats, or of no known one.
+        DataError: A source cannot be opened, or the formats differ or are not known.
     """
     found: dict[str, Path] = {}
     for path in sources:
@@ -146,14 +146,14 @@ def recognise(sources: Sequence[Path]) -> str:
         return CLIENTS if len(sources) > 1 and _is_one_file_a_client(name, sources) else name
     if found:
         listed = ", ".join(f"{path} is {name}" for name, path in found.items())
-        raise DataError(f"the sources are of several formats: {listed}; give those of one")
+        raise DataError(f"the sources differ in format: {listed}; give sources of one format")
     with _telling(sources[0], None):
         reason = _nothing_in(sources[0])
     raise DataError(
         f"{sources[0]}: {reason}"
         if reason
         else f"{sources[0]}: in no format that fedcli reads; if it is one of "
-        f"{', '.join(FORMATS)}, say so with --format"
+        f"{', '.join(FORMATS)}, name it with --format"
     )
 
 
@@ -163,18 +163,18 @@ def read(
     folder: Path | None = None,
     tell: Tell = tell_nobody,
 ) -> Imported:
-    """Returns the contents of the sources, with memory that does not grow with the pixels.
+    """Returns the contents of the sources. Memory does not grow with the number of pixels.
 
     Args:
         sources: One file or folder, or the files of one set.
         options: How to read them.
-        folder: Where copies of pixels lie, in files without a name; None: the system's folder for
-            temporary files.
-        tell: Called with the number of examples read; the total is None where a format does not
-            say it.
+        folder: The folder for copies of pixels, in files without a name; None: the system's folder
+            for temporary files.
+        tell: Called with the number of examples read; the total is None if the format does not give
+            it.
 
     Raises:
-        ConfigError: An option does not go with the source, or an extra is not installed.
+        ConfigError: An option does not fit the source, or an extra is not installed.
         DataError: The sources cannot be read or used, or the disk is full.
     """
     options = options or ImportOptions()
@@ -191,7 +191,7 @@ def read(
         imported: Imported = _module(format_name).read(
             sources, replace(options, format=format_name), folder, tell
         )
-    evidence = "as --format says" if options.format else "by content"
+    evidence = "given by --format" if options.format else "by content"
     found = Finding(format_name, f"{evidence} ({FORMATS[format_name].doc.rstrip('.')})", "--format")
     return replace(imported, description=replace(imported.description, format=found))
 
@@ -225,7 +225,7 @@ def _read_archive(
 
 
 def _inner_source(path: Path, options: ImportOptions) -> Path:
-    """Descends from a folder of no format to its only folder, and so on; returns the last one."""
+    """Replaces a folder of no known format by its only folder, repeatedly; returns the last one."""
     while options.format is None and path.is_dir() and not _recognised(path):
         inside = [each for each in path.iterdir() if not is_junk(each.name)]
         folders = [each for each in inside if each.is_dir() and not each.is_symlink()]
@@ -252,7 +252,7 @@ def _nothing_in(path: Path) -> str | None:
     """Returns why a folder or text file cannot be read, or None for any other source."""
     if path.is_dir():
         return _nothing_in_folder(path)
-    if not path.is_file():  # a pipe is not waited for
+    if not path.is_file():  # such as a pipe, which is not read
         return None
     start = start_of(path, _LOOKED_AT)
     if not start:
@@ -265,16 +265,16 @@ def _nothing_in(path: Path) -> str | None:
         return None
     lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) == 1 and "," in lines[0]:
-        return "holds only one line, a header of CSV or one row; give a header and rows below it"
+        return "holds only one line, where CSV has a header and rows; give a file with both"
     return (
-        "is text, but no CSV of numbers below a header nor LEAF's JSON; "
+        "is text, but neither CSV of numbers below a header nor LEAF's JSON; "
         f"if it is one of {', '.join(FORMATS)}, say so with --format"
     )
 
 
 def _nothing_in_folder(folder: Path) -> str | None:
     """Returns why a folder cannot be read, from its first file with a known problem."""
-    with suppress(DataError):  # links that lead out
+    with suppress(DataError):  # such as a link that leads out of the folder
         for file in islice(walk(folder), _MOST_FILES):
             name, start = file.relative_to(folder), start_of(file, _TORCH_HEAD)
             if _is_of_torch(file):
@@ -282,17 +282,17 @@ def _nothing_in_folder(folder: Path) -> str | None:
             if start[:1] == b"\x80" and start[1:2] in _PICKLE_PROTOCOLS:
                 return (
                     f"holds {name}, a Python pickle, which is never run; save its arrays with "
-                    "numpy.savez, a file a client if they are clients'"
+                    "numpy.savez, in one file per client if they belong to clients"
                 )
             if start.startswith(_HDF5):
                 return (
-                    f"holds {name}, an HDF5 file, of which one is read; give it alone, or put all "
-                    "clients into one, as /examples/CLIENT/pixels and /examples/CLIENT/label"
+                    f"holds {name}, an HDF5 file; give a single HDF5 file, with all clients in it "
+                    "as /examples/CLIENT/pixels and /examples/CLIENT/label"
                 )
             if start.lstrip()[:1] == b"{":
                 return (
                     f"holds {name}, JSON that is not in LEAF's format; put users, num_samples and "
-                    "user_data into it, or save a CSV or npz file a client"
+                    "user_data into it, or save one CSV or npz file per client"
                 )
     is_empty = not any(each.is_file() for each in folder.rglob("*"))
     return "is a folder without files; give one that holds data" if is_empty else None
@@ -332,7 +332,7 @@ def _telling(source: Path, folder: Path | None) -> Iterator[None]:
 def _check_exists(path: Path) -> None:
     try:
         is_there = path.exists()
-    except OSError as err:  # a name too long, or a folder that may not be entered
+    except OSError as err:  # the name is too long, or a folder forbids access
         raise DataError(f"{path}: cannot be looked up ({err.strerror})") from err
     if not is_there:
         raise DataError(f"{path}: is no such file or folder; check its name")

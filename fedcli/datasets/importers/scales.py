@@ -24,18 +24,18 @@ from fedcli.settings.vocabulary import PIXEL_RANGES, STANDARDISED
 
 _KINDS = "biuf"
 _MAX_ITEMSIZE = 8
-_TOPS = (1, 15, 16, 255, 4095, 65535)  # white in images of 1, 4, 8, 12 and 16 bits
+_TOPS = (1, 15, 16, 255, 4095, 65535)  # the value of white for 1, 4, 8, 12 and 16 bits
 # Resampling with a cubic or Lanczos kernel exceeds the largest value by at most this share of it.
 _OVERSHOOT = 0.25
-_FEW_GREYS = 16  # whole numbers up to it may also be dark images of 8 bits
-_LEAST_PIXELS = 1000  # fewer of 8 bits may all be dark by chance
+_FEW_GREYS = 16  # whole numbers up to this may also be dark images of 8 bits
+_LEAST_PIXELS = 1000  # fewer pixels of 8 bits may all be dark by chance
 # If this share of the non-zero pixels is within a smaller range, the larger pixels may be faults.
 _NEARLY_ALL = 0.999
 _MOST_SHARES = 0.95
-# Of standardised pixels: (x - mean) / deviation, whatever they were before.
+# The mean and standard deviation of standardised pixels, (x - mean) / deviation.
 _LARGEST_MEAN = 2.0
 _DEVIATIONS = (0.05, 5.0)
-_LEAST_BELOW_0 = 0.02  # share of the pixels; if fewer are below 0, they are faults
+_LEAST_BELOW_0 = 0.02  # if a smaller share of the pixels is below 0, these are faults
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Coding:
 
     @property
     def range(self) -> str:
-        """Returns the range of pixels in the source, in words."""
+        """Returns a text with the range of pixels in the source."""
         if self.top is None:
             return f"standardised, {self.least:.4g} to {self.most:.4g}"
         return f"0 to {self.top}"
@@ -78,7 +78,7 @@ class Coding:
         return 0.0
 
     def pack(self, pixels: NDArray[Any]) -> Pixels:
-        """Returns pixels, of the source that was surveyed, as uint8 or float32."""
+        """Returns pixels of the surveyed source as uint8 or float32."""
         if not self.is_levels:
             return pixels.astype(np.float32)
         if self.top == 1:
@@ -90,21 +90,21 @@ class Coding:
         """The decision, in one line."""
         if self.top is None:
             return (
-                f"pixels go from {self.least:.4g} to {self.most:.4g} in the source: taken for "
-                "standardised ones and kept as they are"
+                f"pixels go from {self.least:.4g} to {self.most:.4g} in the source: they count as "
+                "standardised and stay as they are"
             )
-        kept = "as grey levels, which loses nothing" if self.is_levels else "as float32"
+        kept = "as grey levels, without loss" if self.is_levels else "as float32"
         if self.most > self.top or self.least < 0:
             return (
-                f"pixels go from 0 to {self.top} in the source; they are kept {kept} (from "
+                f"pixels go from 0 to {self.top} in the source and are stored {kept} (from "
                 f"{self.least:.4g} to {self.most:.4g}: values outside are taken for overshoot of "
                 "resampling)"
             )
         if self.most == self.top or self.top == 1:
-            return f"pixels go from 0 to {self.top} in the source; they are kept {kept}"
+            return f"pixels go from 0 to {self.top} in the source and are stored {kept}"
         return (
-            f"pixels go from {self.least:.4g} to {self.most:.5g} in the source, taken for 0 to "
-            f"{self.top}; they are kept {kept}"
+            f"pixels go from {self.least:.4g} to {self.most:.5g} in the source, which counts as 0 "
+            f"to {self.top}, and are stored {kept}"
         )
 
 
@@ -120,11 +120,11 @@ class Survey:
     """Collects facts about all pixels of a source, block by block, before any is kept."""
 
     def __init__(self, pixel_range: str | None = None) -> None:
-        """Starts before the first block; `pixel_range` is what --pixel-range says."""
+        """Starts before the first block; `pixel_range` is the value of --pixel-range."""
         self._given = pixel_range
         self._least = math.inf
         self._most = -math.inf
-        self._are_shares = True  # every one a whole number / 255
+        self._are_shares = True  # whether all pixels are whole numbers / 255
         self._are_whole = True
         self._are_bytes = True  # whether all blocks are uint8
         self._sum = self._sum_of_squares = 0.0
@@ -136,12 +136,12 @@ class Survey:
         self._parts: dict[str, _Part] = {}
 
     def add(self, pixels: NDArray[Any], first: int, where: str) -> None:
-        """Looks at a block.
+        """Adds a block to the statistics.
 
         Args:
             pixels: [k, ...] of a type that `check_type` allows.
             first: The index of the first example in it.
-            where: Starts messages.
+            where: The beginning of messages.
 
         Raises:
             DataError: A pixel is NaN or infinite, or above the range that was given.
@@ -171,7 +171,7 @@ class Survey:
             self._add_numbers(pixels)
 
     def add_shares(self, levels: NDArray[Any], where: str) -> None:
-        """Looks at a block of uint8 grey levels, each 255 times the pixel in the source."""
+        """Adds a block of uint8 grey levels, each 255 times the pixel in the source."""
         if not levels.size:
             return
         least, most = int(levels.min()) / 255, int(levels.max()) / 255
@@ -179,10 +179,11 @@ class Survey:
         self._are_bytes = self._are_whole = False
 
     def coding(self) -> Coding:
-        """Returns how to store the pixels that were seen.
+        """Returns how to store the pixels.
 
         Raises:
-            DataError: Two ranges are plausible, or none is; names the option that decides.
+            DataError: Two ranges are plausible, or none is. The message names the option that
+                decides.
         """
         if self._most == -math.inf:
             self._least = self._most = 0.0
@@ -227,14 +228,14 @@ class Survey:
         top = None if self._given in (None, STANDARDISED) else _top_of(self._given)
         if top is not None and most > top * (1 + _OVERSHOOT):
             raise DataError(
-                f"{where}: pixels reach {most:g}, and --pixel-range says that they end at {top}; "
-                "leave it out, or correct the data"
+                f"{where}: pixels reach {most:g}, above {top}, the end of --pixel-range; leave "
+                "that option out, or correct the data"
             )
 
     def _given_top(self) -> tuple[int | None, str]:
         assert self._given is not None
         top = None if self._given == STANDARDISED else _top_of(self._given)
-        return top, "as --pixel-range says"
+        return top, "given by --pixel-range"
 
     def _found_top(self) -> tuple[int | None, str]:
         """Returns the value of white, and the evidence for it."""
@@ -278,9 +279,9 @@ class Survey:
                 other = next(each for each in is_far if is_far[each])
                 least, most, _ = self._parts[other]
                 raise DataError(
-                    f"{where} has pixels from {part.least:g} to {part.most:g} but {other} from "
-                    f"{least:g} to {most:g}, and 0 to 1 is not their range; scale train and test "
-                    f"in the same way"
+                    f"{where} has pixels from {part.least:g} to {part.most:g}, but {other} from "
+                    f"{least:g} to {most:g}, so they are scaled differently; scale train and test "
+                    "in the same way"
                 )
 
     def _is_overshoot(self) -> bool:
@@ -312,7 +313,7 @@ class Survey:
         )
 
     def _refuse_outliers(self, top: int) -> None:
-        """Refuses a range that only a few pixels need: they may be faults, or the others dark."""
+        """Refuses a range that only a few pixels need: these may be faults, or all others dark."""
         for smaller, share in ((1, _MOST_SHARES), (255, _NEARLY_ALL)):
             is_possible = smaller < top and not (smaller == 1 and self._are_whole)
             num_beyond = self._num_not_0 - self._num_within[smaller]
@@ -335,11 +336,11 @@ def rescale(
 
     Args:
         tables: Tables of one source, with its original pixels, uint8 or float32.
-        pixel_range: As --pixel-range says.
+        pixel_range: The value of --pixel-range.
         are_shares: Whether uint8 pixels are grey levels of values that are 0 to 1 in the source.
 
     Raises:
-        DataError: As `Survey`.
+        DataError: See `Survey`.
     """
     survey = Survey(pixel_range)
     is_packed = are_shares or any(table.pixels.dtype != np.uint8 for table in tables.values())

@@ -1,4 +1,4 @@
-"""Functions for all formats: number and names of classes, meaning of 1.0, checks of ids."""
+"""Functions that the formats share: number and names of classes, meaning of 1.0, checks of ids."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from fedcli.errors import DataError
 from fedcli.progress import Tell
 
 BLOCK_BYTES = 8 << 20  # bytes of pixels read at a time
-_BLOCK_IMAGES = 1 << 16  # at most, however small they are
+_BLOCK_IMAGES = 1 << 16  # largest number of images read at a time
 
 NUM_DIGITS = 10
-# Without a number of classes, larger labels are taken for codes: ImageNet has 1000 classes.
+# Labels above this count as codes unless the number of classes is given; ImageNet has 1000 classes.
 _LARGEST_GUESS = 1000
 
 
@@ -46,24 +46,24 @@ def imported(
     """Returns the tables of a source with their number of classes, after checking every label.
 
     Args:
-        tables: By split, "train" first.
-        options: With the format that is read; its number of classes comes first.
-        source: Where the data come from.
-        pixel_convention: What 1.0 is.
-        own_classes: What the source itself says of the number of classes.
-        class_names: A name for each class, or none.
-        are_numbered: Whether labels are numbers in the source, with names for them beside.
+        tables: The tables by split, "train" first.
+        options: The options; a number of classes in them overrides others.
+        source: A text that says where the data come from.
+        pixel_convention: The meaning of 1.0.
+        own_classes: The number of classes that the source states, if it does.
+        class_names: A name for each class, or no names.
+        are_numbered: Whether labels are numbers in the source, which has names for them besides.
         is_emnist: Whether the examples are EMNIST's, so that 62 classes are its characters.
         same_people: Whether equal ids in train and test are the same people.
-        licence: As the source says.
-        notes: What was decided so far.
+        licence: The licence that the source states.
+        notes: The notes so far.
         pixel_range: The range of pixels in the source, if the tables do not show it.
-        evidence: By subject of `SourceDescription`: what decided; for the others there are
-            sentences of their own.
-        overrides: By subject: the option that decides otherwise; "" for none.
+        evidence: The evidence for subjects of `SourceDescription`; other subjects have default
+            texts.
+        overrides: The option that overrides each subject; "" for none.
 
     Raises:
-        DataError: A label lies outside the classes, or is far too large for the number of a class.
+        DataError: A label is outside the classes, or too large to be the number of a class.
     """
     names = tuple(class_names)
     known = options.num_classes or own_classes or len(names)
@@ -73,12 +73,15 @@ def imported(
     if is_emnist and num_classes == len(CHARACTER_NAMES):
         names = names or CHARACTER_NAMES
     if names and len(names) != num_classes:
-        notes = (*notes, f"{len(names)} class names for {num_classes} classes: names are left out")
+        notes = (
+            *notes,
+            f"{len(names)} class names for {num_classes} classes, so the names were left out",
+        )
         names = ()
     why = {"classes": describing.why_classes(options, own_classes, names, is_emnist)}
     why |= evidence or {}
     if options.polarity is not None:
-        pixel_convention, why["polarity"] = options.polarity, "as --polarity says"
+        pixel_convention, why["polarity"] = options.polarity, "given by --polarity"
     return Imported(
         format=options.format or "",
         tables=tables,
@@ -107,8 +110,8 @@ def check_table_labels(table: ExampleTable, num_classes: int) -> None:
     """Checks the labels of a table.
 
     Raises:
-        DataError: One lies outside the classes; names source, owner and the example's index, among
-            its owner's where it has one.
+        DataError: A label is outside the classes. The message names the source, the owner and the
+            index of the example (among its owner's, if it has one).
     """
     index = first_outside(table.labels, num_classes)
     if index is None:
@@ -127,11 +130,11 @@ def number_labels(
     """Returns tables with a number for each class, and the classes.
 
     Args:
-        tables: By split; their labels are codes that the reader gave.
-        reader: It has read the labels of all of them.
+        tables: The tables by split, whose labels are codes of the reader.
+        reader: The reader, which has read the labels of all of them.
 
     Raises:
-        DataError: As `LabelReader.classes`.
+        DataError: See `LabelReader.classes`.
     """
     classes = reader.classes(table.labels for table in tables.values())
     numbered = {
@@ -142,10 +145,10 @@ def number_labels(
 
 
 def check_id(client_id: str, where: str) -> str:
-    """Returns an id that a store can keep.
+    """Returns a client id after checking that a store can hold it.
 
     Raises:
-        DataError: It is empty, too long, or holds a zero byte or half a character.
+        DataError: It is empty, too long, not valid Unicode, or holds a zero byte.
     """
     if not is_name(client_id):
         raise DataError(
@@ -159,7 +162,7 @@ def check_class_name(name: str, where: str) -> str:
     """Returns a class's name that a store can keep.
 
     Raises:
-        DataError: It is empty, too long, or holds a zero byte or half a character.
+        DataError: It is empty, too long, not valid Unicode, or holds a zero byte.
     """
     if not is_name(name):
         raise bad_class_name(name, where)
@@ -167,10 +170,10 @@ def check_class_name(name: str, where: str) -> str:
 
 
 def polarity_of(tables: Mapping[str, ExampleTable]) -> tuple[str, str]:
-    """Estimates from images what 1.0 means, "ink" or "background"; returns it with the evidence.
+    """Estimates from images whether 1.0 is "ink" or "background"; returns that and the evidence.
 
-    Colour images are "ink". Grey images are "background" if most pixels of their borders are
-    light; where about half of them are, if the borders are lighter than the centres.
+    Colour images are "ink". Grey images are "background" if most pixels of their borders are light
+    or, if that is so for about half of them, if the borders are lighter than the centres.
     """
     border = Border()
     for table in tables.values():
@@ -190,7 +193,7 @@ def blocks(num_images: int, shape: Sequence[int], itemsize: int = 1) -> Iterator
 
 
 def tell_after(tell: Tell, done: int, total: int | None) -> Tell:
-    """Returns a `Tell` for one part of a job, before which `done` of `total` were done."""
+    """Returns a `Tell` for a part of a job of which `done` of `total` was done before."""
     return lambda count, _: tell(done + count, total)
 
 
@@ -202,11 +205,12 @@ def _guess(tables: Mapping[str, ExampleTable]) -> int:
 
 
 def _refuse_codes(tables: Mapping[str, ExampleTable], largest: int) -> None:
-    """Raises if most classes up to the largest label do not occur: labels may be codes or years."""
+    """Refuses labels if most classes do not occur, because they may be codes or years."""
     num_present = len(np.unique(np.concatenate([table.labels for table in tables.values()])))
     if 2 * num_present <= largest:
         table = next(each for each in tables.values() if largest in each.labels)
         raise DataError(
-            f"{table.source}: label {largest} makes {largest + 1} classes, of which {num_present} "
-            f"occur; renumber the labels from 0, or pass --num-classes {largest + 1} if it is meant"
+            f"{table.source}: label {largest} needs {largest + 1} classes, of which only "
+            f"{num_present} occur; renumber the labels from 0, or pass --num-classes "
+            f"{largest + 1} if that is right"
         )

@@ -9,15 +9,15 @@ from pathlib import Path
 from fedcli.errors import DataError
 from fedcli.files import open_regular
 
-UNPACKED = ".fedcli-unpacked-"  # prefix of the names of folders of unpacked files
-_MANY_FILES = 256  # more files than a set of packed files has
+UNPACKED = ".fedcli-unpacked-"  # prefix of the names of folders with unpacked files
+_MANY_FILES = 256  # a set of packed files has fewer files
 
 
 def files_of(sources: Sequence[Path]) -> list[Path]:
-    """Returns the regular files that sources are or directly hold, each once, by name.
+    """Returns the regular files among sources and directly in them, each once, sorted by name.
 
     Args:
-        sources: Files and folders. Hidden files of a folder do not count.
+        sources: Files and folders. Hidden files in a folder are ignored.
     """
     found: dict[Path, None] = {}
     for path in sources:

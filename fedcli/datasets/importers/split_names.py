@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from fedcli.errors import DataError
 from fedcli.settings.vocabulary import VALIDATION
 
-EITHER = "test or validation"  # "eval" is the one of these that no other name means
+EITHER = "test or validation"  # "eval" means the one that no other name means
 _STEMS = {
     **dict.fromkeys(("train", "training", "trn", "trainval"), "train"),
     **dict.fromkeys(("test", "testing", "tst"), "test"),
@@ -23,7 +23,7 @@ _STEMS = {
 }
 # FER2013 and other competitions use these names for the two held-out halves.
 USAGES = {"publictest": VALIDATION, "privatetest": "test"}
-# What may stand behind such a word without a capital or another character between.
+# What may follow such a word directly, without a capital or another character between.
 _ENDINGS = r"(?:sets?|data|datasets?|images?|imgs?|pictures?|pics?|photos?|split|folder|labels?)?"
 _WORD = re.compile(f"({'|'.join(sorted(_STEMS, key=len, reverse=True))}){_ENDINGS}")
 _CUT = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # words of ASCII letters, camel case too
@@ -32,7 +32,7 @@ _CUT = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # words of ASCII letters, ca
 def kind_of(name: str) -> str | None:
     """Returns the split that a name names: "train", "test", "validation" or EITHER; else None.
 
-    A name that names two ("train_test") names none; "train_val" is train.
+    A name with two splits ("train_test") names none, but "train_val" is train.
     """
     matches = (_WORD.fullmatch(word.lower()) for word in _CUT.findall(name))
     kinds = {_STEMS[match[1]] for match in matches if match}
@@ -50,11 +50,11 @@ def assign(names: Iterable[str], where: str) -> dict[str, str]:
     If only one split is held out, it is the split "test", whatever its name.
 
     Args:
-        names: Of the folders, files or values that stand beside each other.
-        where: Starts the message.
+        names: The names of folders, files or values that stand beside each other.
+        where: The beginning of the message.
 
     Raises:
-        DataError: Two names would be one split.
+        DataError: Two names would be the same split.
     """
     kinds = {name: kind for name in names if (kind := kind_of(name)) is not None}
     kinds |= _halves(kinds)

@@ -1,7 +1,8 @@
 """STL-10 in its binary version (Coates, Lee and Ng 2011): train_X.bin, train_y.bin and so on.
 
-Files have no header. An image of X is 96 x 96 bytes of red, of green and of blue, each column by
-column; a label of y is a byte, 1 to 10. `unlabeled_X.bin` has no labels and is left out.
+Files have no header. An image in an X file is 96 x 96 bytes of red, then of green and of blue, each
+plane column by column. A label in a y file is one byte, 1 to 10. `unlabeled_X.bin` has no labels
+and is left out.
 """
 
 from __future__ import annotations
@@ -29,23 +30,23 @@ _MAX_NAMES_BYTES = 1 << 16
 
 
 def recognises(path: Path) -> bool:
-    """Returns whether a folder directly holds images and their labels, or a file is one of both."""
+    """Returns whether a path is a file of images with labels beside it, or a folder with some."""
     return any_file(path, lambda each: _labels_of(each) is not None)
 
 
 def read(
     sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
 ) -> Imported:
-    """Returns the images of a folder or of some files; a file's name says its split.
+    """Returns the images of a folder or of some files. The name of a file is that of its split.
 
     Args:
         sources: A folder or the files of images; labels and names are found beside them.
         options: `num_classes` and `fit` apply.
-        folder: Where pixels are kept meanwhile.
+        folder: The folder for temporary files of pixels.
         tell: Called with the number of examples read.
 
     Raises:
-        DataError: A file is damaged, or a label cannot be.
+        DataError: A file is damaged, or a label is not valid.
         OSError: A file cannot be read, or the disk is full.
     """
     splits = _find(sources)
@@ -85,8 +86,8 @@ def _find(sources: Sequence[Path]) -> dict[str, tuple[Path, Path]]:
     found = {images: labels for images, labels in pairs.items() if labels is not None}
     if not found:
         raise DataError(
-            f"{sources[0]}: holds no images of STL-10 ({_IMAGE_BYTES:,} bytes each) with as many "
-            "labels beside them, as train_X.bin and train_y.bin; give both"
+            f"{sources[0]}: has no images of STL-10 ({_IMAGE_BYTES:,} bytes each) with as many "
+            "labels; give both, such as train_X.bin and train_y.bin"
         )
     kinds = split_names.assign([path.stem for path in found], str(sources[0]))
     splits = {kinds.get(path.stem, "train"): (path, labels) for path, labels in found.items()}
@@ -126,7 +127,7 @@ def _read_split(
 
 
 def _upright(content: bytes) -> NDArray[np.uint8]:
-    """Images [k, 96, 96, 3] of records whose planes stand column by column."""
+    """Images [k, 96, 96, 3] from records whose planes are stored column by column."""
     planes = np.frombuffer(content, np.uint8).reshape(-1, _CHANNELS, _SIDE, _SIDE)
     return np.ascontiguousarray(planes.transpose(0, 3, 2, 1))
 
@@ -148,4 +149,4 @@ def _notes(sources: Sequence[Path], splits: Mapping[str, tuple[Path, Path]]) -> 
         for path in files_of(sources)
         if path.stem.endswith(_IMAGES) and path.suffix.lower() == ".bin" and path not in used
     ]
-    return [f"{', '.join(left)} left out: there are no labels beside"] if left else []
+    return [f"{', '.join(left)} left out, because there are no labels for it"] if left else []

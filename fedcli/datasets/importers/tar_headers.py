@@ -23,6 +23,6 @@ class BoundedHeader(tarfile.TarInfo):
         info = super().frombuf(buf, encoding, errors)
         is_data = info.type in (*tarfile.REGULAR_TYPES, *_NO_DATA)
         if not is_data and info.size > _MAX_HEADER_BYTES:
-            # No error of tarfile's own, which would take it for the end of the archive.
+            # Not an error of tarfile, which it would treat as the end of the archive.
             raise ValueError(f"a header of {info.size:,} bytes")
         return info

@@ -3,8 +3,8 @@
 A tar file may be packed by gzip, bzip2 or xz.
 
 An archive is untrusted. Only regular files are written, under names that stay in the folder; links,
-devices and hidden files are left out. What they unpack to is bounded: by the free space of the
-disk, and by `MAX_GROWTH` times the archive.
+devices and hidden files are left out. The unpacked size is limited by the free space on the disk
+and by `MAX_GROWTH` times the size of the archive.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from fedcli.outputs import scratch_folder
 from fedcli.progress import Tell
 from fedcli.zips import open_zip
 
-MAX_GROWTH = 200  # times an archive's own size: text of blank images packs to a hundredth
-_FREE_BYTES = 64 << 20  # every archive may unpack to this size, however small it is
+MAX_GROWTH = 200  # unpacked size over archive size; text of blank images packs to a hundredth
+_FREE_BYTES = 64 << 20  # any archive may unpack to this size, however small it is
 _LEFT_BYTES = 256 << 20  # disk space that must stay free
 MAX_FILES = 4_000_000
 _MAX_NAME = 4096  # characters
@@ -58,9 +58,9 @@ class Unpacked:
     """An archive's content.
 
     Attributes:
-        path: The folder that it is in, or the one file.
-        folder: The prefix that is removed from paths in messages.
-        note: What was unpacked, for the user.
+        path: The folder with the unpacked files, or the only file.
+        folder: The prefix to remove from paths in messages.
+        note: A note for the user that says what was unpacked.
     """
 
     path: Path
@@ -84,12 +84,13 @@ def unpacked(archive: Path, folder: Path | None, tell: Tell) -> Iterator[Unpacke
 
     Args:
         archive: A file that `is_archive` recognises.
-        folder: Where a folder for its files is made; None: the system's for temporary files.
-        tell: Called now and then; ends the work by an exception of its own.
+        folder: The folder in which to make one for its files; None: the system's folder for
+            temporary files.
+        tell: Called now and then; it may raise an exception to end the work.
 
     Raises:
         DataError: The archive is damaged or encrypted, has a name that leads out of the folder, or
-            unpacks to more than it may.
+            exceeds the limits.
         OSError: A file cannot be written.
     """
     with scratch_folder(folder, UNPACKED) as place:
@@ -100,11 +101,11 @@ def unpacked(archive: Path, folder: Path | None, tell: Tell) -> Iterator[Unpacke
             reason = " ".join(str(err).split())[:100] or type(err).__name__
             raise DataError(f"{archive}: damaged archive ({reason}); fetch it again") from err
         except OSError as err:
-            if err.errno is None:  # bz2 raises no errors of its own class
+            if err.errno is None:  # bz2 has no error class of its own and raises OSError
                 raise DataError(f"{archive}: damaged archive ({err}); fetch it again") from err
             raise
         if not writer.num_files:
-            raise DataError(f"{archive}: holds no files that are read; give one that does")
+            raise DataError(f"{archive}: holds no files that fedcli can read; give another archive")
         yield Unpacked(_inner(place), place, writer.note())
 
 
@@ -114,7 +115,7 @@ def _is_plain_zip(path: Path) -> bool:
         with open_zip(path, MAX_LISTED_BYTES) as file:
             names = [name for name in file.namelist() if not name.endswith("/")]
     except _DAMAGE:
-        return False  # the reader of .npz files says what is wrong
+        return False  # the reader of .npz files will report what is wrong
     arrays = [name for name in names if name.endswith(".npy")]
     return bool(names) and (not arrays or any("/" in name for name in arrays))
 
@@ -233,12 +234,12 @@ class _Writer:
             raise DataError(f"{self._archive}: holds {_short(name)} twice; unpack it") from err
         if size != num_bytes:
             raise DataError(
-                f"{self._archive}: {_short(name)} in it has {size:,} bytes, not the {num_bytes:,} "
-                "that it says; fetch it again"
+                f"{self._archive}: {_short(name)} in it has {size:,} bytes, not {num_bytes:,} as "
+                "its directory says; fetch it again"
             )
 
     def note(self) -> str:
-        """Returns what was unpacked."""
+        """Returns a note that says what was unpacked."""
         left_out = f"; {self.num_left_out:,} links or hidden files were left out"
         return (
             f"{self._archive} was unpacked while it was read: {self.num_files:,} files, "

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from fedcli.files import open_regular
 
-MAX_DECODER_BYTES = 256 << 20  # memory; the highest preset takes 65 MiB
+MAX_DECODER_BYTES = 256 << 20  # largest memory of the decoder; the highest preset needs 65 MiB
 _BLOCK_BYTES = 1 << 20
 
 
@@ -31,7 +31,7 @@ class XzReader:
         """Returns the next bytes, fewer or none at the end.
 
         Raises:
-            lzma.LZMAError: They are damaged, or need more than `MAX_DECODER_BYTES` to unpack.
+            lzma.LZMAError: The file is damaged, or needs more than `MAX_DECODER_BYTES` to unpack.
             EOFError: The file ends too early.
         """
         pieces = []
