@@ -97,8 +97,8 @@ def _study_options(function: Any) -> Any:
 )
 @opt.option(
     "--resume",
-    help="Go on with the study in this folder. Goes with --jobs, --cluster, --reuse, --fail-fast, "
-    "--code and --spread only.",
+    help="Continue the study in this folder. Allows only --jobs, --cluster, --reuse, "
+    "--fail-fast, --code and --spread.",
     section=opt.RUN,
     type=click.Path(path_type=Path),
     metavar="DIR",

@@ -22,8 +22,8 @@ from fedcli.settings.run_config import RESUME_FIELDS
 @opt.option("--force", help="Replace the run at --out.", section=opt.RUN, is_flag=True)
 @opt.option(
     "--resume",
-    help=f"Continue this run. Goes with {', '.join(map(option_name, RESUME_FIELDS))} only, and "
-    "with --model FILE.py (--algorithm FILE.py, ...) if the run's model is code.",
+    help=f"Continue this run. Allows only {', '.join(map(option_name, RESUME_FIELDS))}, and "
+    "--model FILE.py (--algorithm FILE.py, ...) if the model (the algorithm, ...) is code.",
     section=opt.RUN,
     type=opt.RunFolder(),
     metavar="RUN",
@@ -31,7 +31,7 @@ from fedcli.settings.run_config import RESUME_FIELDS
 @opt.option(
     "--config",
     "config_file",
-    help="Options from a config.toml; those on the command line win.",
+    help="Options from a config.toml; options on the command line override them.",
     section=opt.RUN,
     type=click.Path(path_type=Path),
 )

@@ -162,7 +162,7 @@ class RunConfig:
     num_classes: int | None = option(
         None,
         whole(maximum=MAX_CLASSES),
-        help="Number of classes. Default: what the data say, 10 for a TFF file.",
+        help="Number of classes. Default: as stated in the data; 10 for a TFF file.",
         section=DATA,
     )
     pixels: str = option(
@@ -185,8 +185,9 @@ class RunConfig:
         name_or_code(lambda: tables.SAMPLERS),
         help="How the cohort is chosen. fixed: the same clients in every round. The others draw N "
         "clients for each round. uniform: without replacement. tff: as TFF draws with this seed. "
-        "with-replacement: a client may come twice. poisson: each client with probability N / all, "
-        "so that the number varies. cyclic: all clients in turn, in a new order each time. "
+        "with-replacement: a client may be drawn twice. poisson: each client with probability N "
+        "/ all, so that the number varies. cyclic: all clients in turn, in a new order each "
+        "time. "
         "by-size: with replacement, in proportion to the number of examples. Or a class of your "
         "own in a Python file.",
         section=COHORT,
@@ -452,8 +453,9 @@ class RunConfig:
     compress: str | None = option(
         None,
         name_in(lambda: tables.COMPRESSORS),
-        help="Clients send their model deltas in fewer bytes, which are really encoded, decoded "
-        "and counted. fedcli info lists the ways. Default: 4 bytes a parameter.",
+        help="Encode the clients' model deltas in fewer bytes, count these, and aggregate the "
+        "decoded deltas. fedcli info compressors lists the methods. Default: 4 bytes per "
+        "parameter.",
         section=ALGORITHM,
         acts_on=GLOBAL_MODEL,
     )
@@ -466,7 +468,7 @@ class RunConfig:
     secure_sum: bool = option(
         False,
         switch_of(lambda: tables.SECURE_SUMS),
-        help="Give the server the sum of the updates alone, quantised and masked as in a secure "
+        help="Give the server only the sum of the updates, quantised and masked as in a secure "
         "aggregation. This is simulated: no cryptography takes place.",
         section=ALGORITHM,
         acts_on=GLOBAL_MODEL,
@@ -499,7 +501,7 @@ class RunConfig:
     threads: int | None = option(
         None,
         whole(maximum=MAX_THREADS),
-        help="Number of threads; it changes no result. Default: what the machine offers.",
+        help="Number of threads; it changes no result. Default: as many as the machine has.",
         section=RUN,
         changes=NOTHING,
         on_resume=GIVE,
@@ -507,7 +509,7 @@ class RunConfig:
     engine: str | None = option(
         None,
         name_in(lambda: tables.ENGINES),
-        help="What computes the clients; it changes no result.",
+        help="Where clients are computed; it changes no result.",
         section=RUN,
         usual="threads",
         changes=NOTHING,
@@ -547,9 +549,9 @@ class RunConfig:
     metrics: tuple[str, ...] | None = option(
         None,
         METRIC_NAMES,
-        help="Compute these in evaluations, too: macro_f1, auc, ece, ... (see fedcli info), or a "
+        help="Further metrics of evaluations: macro_f1, auc, ece, ... (see fedcli info), or a "
         "class of your own in a Python file. They take a second pass over the examples. Default: "
-        "loss and accuracy alone.",
+        "only loss and accuracy.",
         section=EVALUATION,
         changes=NOTHING,
     )

@@ -586,9 +586,9 @@ def test_joined_names_have_all_options() -> None:
         ("", "--partition '': a name is missing after --partition; choose one of "),
         (
             "iid+shards",
-            "--partition iid+shards: shards deals examples to clients; a partition has only one ",
+            "--partition iid+shards: shards divides examples among clients; a partition has only one ",
         ),
-        ("label-noise+iid", "--partition label-noise+iid: iid deals examples to clients; "),
+        ("label-noise+iid", "--partition label-noise+iid: iid divides examples among clients; "),
         ("label-noise+label-noise", "--partition label-noise+label-noise: give each change once"),
     ],
 )

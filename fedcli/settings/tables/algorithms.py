@@ -336,7 +336,7 @@ def _robust(
     cost: str,
     code: str,
 ) -> Entry:
-    """Returns the row of a rule that is told how many deltas may be wrong."""
+    """Returns the row of a rule with an option for the number of wrong deltas."""
     return Entry(
         name,
         doc,
@@ -416,7 +416,7 @@ AGGREGATORS = table(
     ),
     _robust(
         "multi-krum",
-        "The mean of the deltas with the least scores of krum.",
+        "The mean of the deltas with the least scores by krum's rule.",
         "Blanchard et al. 2017, arXiv 1703.02757",
         (
             Option("select", 0, "Deltas averaged, at most n - f; 0: n - f.", 0, int(_MOST_CLIENTS)),
@@ -428,7 +428,7 @@ AGGREGATORS = table(
     ),
     _robust(
         "bulyan",
-        "Repeated krum chooses n - 2 f deltas; of each coordinate, the n - 4 f values nearest to "
+        "Repeated krum chooses n - 2 f deltas; in each coordinate, the n - 4 f values nearest to "
         "their median are averaged.",
         "El Mhamdi et al. 2018, arXiv 1802.07927",
         requirement="n >= 4 f + 3 deltas, f of them wrong",
@@ -445,7 +445,7 @@ AGGREGATORS = table(
             Option(
                 "smoothing",
                 1e-6,
-                "Shorter distances count as this (nu).",
+                "The least distance (nu); shorter ones are replaced by it.",
                 LEAST_POSITIVE,
                 MAX_FLOAT,
             ),
@@ -453,12 +453,12 @@ AGGREGATORS = table(
             Option(
                 "start",
                 "median",
-                "The first point: with mean, few steps follow a delta that is far away.",
+                "The first point; steps from the mean are drawn towards deltas that are far away.",
                 choices=("median", "mean"),
             ),
         ),
         requirement="fewer than half of the deltas wrong",
-        cost="one pass over the deltas for each step, and one",
+        cost="one pass over the deltas for each step, and another",
         aliases=("rfa",),
         example="fedcli train --aggregator geometric-median --sampling uniform --clients 20",
         code="fedcli.learning.aggregators.centers:GeometricMedian",
@@ -469,10 +469,10 @@ AGGREGATORS = table(
         "Karimireddy et al. 2021, arXiv 2012.10333",
         (
             Option("radius", 10.0, "The norm (tau); the authors: 10.", LEAST_POSITIVE, MAX_FLOAT),
-            Option("iterations", 1, "Moves in a round (L); the authors' code: 3.", 1, 10_000),
+            Option("iterations", 1, "Steps in a round (L); the authors' code: 3.", 1, 10_000),
         ),
         requirement="fewer than half of the deltas wrong",
-        cost="one pass over the deltas for each move, and one; one vector kept",
+        cost="one pass over the deltas for each step, and another; one vector is kept",
         example="fedcli train --aggregator centered-clipping --aggregator-option radius=1",
         code="fedcli.learning.aggregators.centers:CenteredClipping",
     ),
@@ -486,7 +486,7 @@ AGGREGATORS = table(
     ),
     _robust(
         "mda",
-        "The mean of those n - f deltas whose largest distance from each other is least.",
+        "The mean of the n - f deltas with the least diameter (largest distance between two).",
         "Rousseeuw 1985; El Mhamdi et al. 2018, arXiv 1802.07927",
         requirement="n > 2 f deltas, f of them wrong, and at most 1,000,000 subsets of n - f",
         cost="n^2 distances from two passes over the deltas, and the subsets",
@@ -497,8 +497,16 @@ AGGREGATORS = table(
         "The mean without the f deltas that deviate most along the direction of largest variance.",
         "Shejwalkar and Houmansadr, NDSS 2021",
         (
-            Option("iterations", 1, "Passes; a delta that one drops is dropped.", 1, 1000),
-            Option("coordinates", 10_000, "The most coordinates of a pass, drawn anew.", 1, 10**7),
+            Option(
+                "iterations",
+                1,
+                "Number of passes; a delta is dropped if any of them drops it.",
+                1,
+                1000,
+            ),
+            Option(
+                "coordinates", 10_000, "Largest number of random coordinates of a pass.", 1, 10**7
+            ),
         ),
         requirement="n > 2 f deltas, f of them wrong",
         cost="one pass over the deltas; n^2 products of the drawn coordinates",
@@ -527,7 +535,7 @@ AGGREGATORS = table(
                 10**7,
             ),
         ),
-        requirement="clean root examples; a round in which nobody is trusted is skipped",
+        requirement="clean root examples; a round without a trusted delta is skipped",
         cost="two passes over the deltas, and the training of one more client",
         example="fedcli train --aggregator fltrust --aggregator-option root_examples=100",
         code="fedcli.learning.aggregators.fltrust:FLTrust",

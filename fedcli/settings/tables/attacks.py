@@ -51,7 +51,7 @@ _DEVIATION = Option(
     "Direction: the standard deviation by coordinate, the unit vector of the mean, or its signs.",
     choices=("std", "unit", "sign"),
 )
-_TARGET = Option("target", 0, "Class that the attack aims at.", 0, MAX_CLASSES - 1)
+_TARGET = Option("target", 0, "Class that the attackers want to be predicted.", 0, MAX_CLASSES - 1)
 _POISONED = Option("poison", 0.5, "Share of an attacker's examples that are poisoned.", 0.0, 1.0)
 _BOOST = (
     Option(
@@ -67,7 +67,7 @@ _BOOST = (
     Option(
         "radius",
         0.0,
-        "Greatest L2 norm of a boosted update; longer ones are projected to it. 0: no limit.",
+        "Largest L2 norm of a boosted update; longer ones are projected to it. 0: no limit.",
         0.0,
         MAX_FLOAT,
     ),
@@ -147,7 +147,7 @@ ATTACKS = table(
     AttackEntry(
         "alie",
         "A little is enough: the mean of the known updates minus z standard deviations by "
-        "coordinate, with the largest z that hides among the honest ones.",
+        "coordinate, with the largest z that still looks like an honest update.",
         "Baruch, Baruch and Goldberg 2019, arXiv 1902.06156",
         (
             Option(
@@ -163,7 +163,7 @@ ATTACKS = table(
             *_WHEN,
         ),
         _check_when,
-        requirement="fewer than half of the updates of a round are of attackers",
+        requirement="fewer than half of the updates of a round are the attackers'",
         cost="one pass over the known updates",
         code=f"{_UPDATES}.crafted:LittleIsEnough",
     ),
@@ -185,8 +185,8 @@ ATTACKS = table(
     ),
     AttackEntry(
         "min-max",
-        "As far from the mean as possible, no farther from any known update than two of these are "
-        "from each other.",
+        "As far from the mean as possible, but no farther from any known update than the farthest "
+        "two of these are from each other.",
         "Shejwalkar and Houmansadr 2021, NDSS, algorithm 1",
         (_DEVIATION, _KNOWN, *_WHEN),
         _check_when,
@@ -218,8 +218,8 @@ ATTACKS = table(
     ),
     AttackEntry(
         "fang-trimmed",
-        "Against median and trimmed mean: beyond the extremes of the known updates, on the side "
-        "away from their mean's sign.",
+        "Against median and trimmed mean: values beyond the extremes of the known updates, "
+        "opposite to the sign of their mean.",
         "Fang et al. 2020, arXiv 1911.11815, section 4.4",
         (
             Option("factor", 2.0, "How far beyond, at least 1: the paper's b.", 1.0, MAX_FLOAT),
@@ -261,12 +261,12 @@ ATTACKS = table(
     ),
     AttackEntry(
         "optimal",
-        "The mean minus gamma times a deviation, where a line search asks the run's own aggregator "
-        "which gamma moves its result farthest.",
+        "The mean minus gamma times a deviation, with the gamma that changes the result of the "
+        "run's aggregator most, found by a line search.",
         "El Mhamdi, Guerraoui and Rouault 2021, arXiv 2003.00010",
         (
             _DEVIATION,
-            Option("evaluations", 16, "How often the aggregator is asked in a round.", 1, 1000),
+            Option("evaluations", 16, "Number of calls of the aggregator in a round.", 1, 1000),
             _KNOWN,
             *_WHEN,
         ),
@@ -298,7 +298,9 @@ ATTACKS = table(
         "Wang et al. 2020, arXiv 2007.05084; rarity by distance of pixels: this program",
         (
             Option("source", 7, "Class of the rare images.", 0, MAX_CLASSES - 1),
-            Option("target", 1, "Class that the attack aims at.", 0, MAX_CLASSES - 1),
+            Option(
+                "target", 1, "Class that the attackers want to be predicted.", 0, MAX_CLASSES - 1
+            ),
             _POISONED,
             Option("rare", 0.1, "Share of the class's images that are rare.", 0.001, 1.0),
             *_BOOST,

@@ -12,8 +12,8 @@ AUDITS = table(
     Entry(
         "gradient-inversion",
         "Reads the pixels of a client's example from its update: exact if the first layer is dense "
-        "and the client has one example, whatever the number of local steps; of several examples "
-        "it reads a mixture for each unit of that layer.",
+        "and the client has one example, for any number of local steps. With several examples it "
+        "reads a mixture of them for each unit of that layer.",
         "Phong et al. 2018 (IEEE TIFS); Geiping et al. 2020, arXiv 2003.14053",
         (
             Option("client", "", "The client; by default the first that takes part."),
@@ -25,7 +25,7 @@ AUDITS = table(
     ),
     Entry(
         "loss-threshold",
-        "Tells the examples that the model was trained on from others by their lower loss.",
+        "Distinguishes the examples that the model was trained on from others by their lower loss.",
         "Yeom et al. 2018, arXiv 1709.01604",
         (
             Option(
@@ -41,18 +41,18 @@ AUDITS = table(
     ),
     Entry(
         "lira",
-        "Tells the clients that took part from those that did not by a likelihood ratio: the "
+        "Distinguishes the clients that took part from others by a likelihood ratio: the model's "
         "confidence on a client's examples is compared with that of shadow runs with and without "
         "this client.",
         "Carlini et al. 2022 (IEEE S&P), arXiv 2112.03570",
         (
             Option("shadows", 16, "Number of shadow runs; each has half of the clients.", 4, 4096),
-            Option("clients", 50, "At most so many clients of each kind are told apart.", 1, _MOST),
-            Option("offline", False, "Use the shadow runs without a client alone."),
+            Option("clients", 50, "Largest number of clients of each kind to score.", 1, _MOST),
+            Option("offline", False, "Use only the shadow runs without a client."),
             Option(
                 "shared_variance",
                 True,
-                "One variance for all clients, which few shadows need; else one for each.",
+                "One variance for all clients, for few shadow runs; else one for each client.",
             ),
         ),
         code="fedcli.audits.likelihood_ratio:audit",
@@ -61,7 +61,7 @@ AUDITS = table(
     Entry(
         "canary",
         "A lower bound on epsilon: trains runs with and without a client whose labels are wrong, "
-        "and counts how often they can be told apart. A bound above the epsilon that the run "
+        "and counts how often they are distinguished. A bound above the epsilon that the run "
         "reports proves a fault.",
         "Jagielski, Ullman, Oprea 2020, arXiv 2006.07709; Clopper and Pearson 1934",
         (

@@ -1,4 +1,4 @@
-"""The ways of sending updates in fewer bytes, by the names of `--compress`."""
+"""The methods of compressing updates, by the names of `--compress`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ _FRACTION = Option(
     "fraction", 0.01, "Share of the values that are sent, rounded up to a whole number.", 1e-7, 1.0
 )
 _BLOCK = Option("block", 8192, "Values that are rotated together, a power of two.", 1, 1 << 24)
-_DECAY = Option("decay", 1.0, "Factor of what was not sent before, for error feedback.", 0.0, 1.0)
+_DECAY = Option("decay", 1.0, "Factor of the residual in error feedback.", 0.0, 1.0)
 
 
 def _feedback(default: bool) -> Option:
     return Option(
-        "error_feedback", default, "Whether a client adds what it did not send to its next update."
+        "error_feedback",
+        default,
+        "Whether a client adds the part that it did not send to its next update.",
     )
 
 
@@ -45,7 +47,7 @@ COMPRESSORS = table(
         "2^bits levels between the least and the largest value of each tensor, rounded at random; "
         "unbiased.",
         "Konecny et al. 2016, arXiv 1610.05492; Suresh et al. 2017, arXiv 1611.00429",
-        (Option("bits", 8, "Bits a value.", 1, 16),),
+        (Option("bits", 8, "Bits per value.", 1, 16),),
         example="fedcli train --compress uniform --compress-option bits=4",
         code="fedcli.learning.updates.compression:uniform",
     ),
@@ -55,15 +57,15 @@ COMPRESSORS = table(
         "range of its bits.",
         "TFF aggregators/stochastic_discretization.py",
         (
-            Option("step", 1e-3, "Distance of two levels.", LEAST_POSITIVE, MAX_FLOAT),
-            Option("bits", 12, "Bits a value; multiples outside move to the ends.", 1, 16),
+            Option("step", 1e-3, "Distance between two levels.", LEAST_POSITIVE, MAX_FLOAT),
+            Option("bits", 12, "Bits per value; multiples outside are moved to the ends.", 1, 16),
         ),
         example="fedcli train --compress fixed-step --compress-option step=0.0005",
         code="fedcli.learning.updates.compression:fixed_step",
     ),
     Entry(
         "qsgd",
-        "The L2 norm, and of each value its sign and one of 0 to levels, rounded at random; "
+        "The L2 norm, and for each value its sign and a level from 0 to levels, rounded at random; "
         "unbiased. With --algorithm fedavg this is FedPAQ.",
         "Alistarh et al. 2017, arXiv 1610.02132; Reisizadeh et al. 2020, arXiv 1909.13014",
         (
@@ -71,7 +73,7 @@ COMPRESSORS = table(
             Option(
                 "coding",
                 "gamma",
-                "gamma: runs of zeros by Elias gamma; fixed: equal bits a value.",
+                "gamma: runs of zeros by Elias gamma; fixed: equal bits per value.",
                 choices=("gamma", "fixed"),
             ),
         ),
@@ -90,7 +92,7 @@ COMPRESSORS = table(
             Option(
                 "coding",
                 "base-3",
-                "base-3: five values a byte; two-bit: four.",
+                "base-3: five values per byte; two-bit: four.",
                 choices=("base-3", "two-bit"),
             ),
         ),
@@ -108,7 +110,7 @@ COMPRESSORS = table(
     ),
     Entry(
         "top-k",
-        "The values of largest magnitude and where they are; biased, hence with error feedback.",
+        "The values of largest magnitude and their positions; biased, hence with error feedback.",
         "Aji and Heafield 2017, arXiv 1704.05021; Stich et al. 2018, arXiv 1809.07599",
         (_FRACTION, _feedback(True), _DECAY),
         example="fedcli train --compress top-k --compress-option fraction=0.05",
@@ -116,8 +118,8 @@ COMPRESSORS = table(
     ),
     Entry(
         "random-k",
-        "A random share of the values, whose places the server draws from the same seed; unbiased, "
-        "because they are scaled up, unless with error feedback.",
+        "A random share of the values, whose positions the server draws from the same seed. They "
+        "are scaled up to be unbiased, but not with error feedback.",
         "Konecny et al. 2016, arXiv 1610.05492",
         (_FRACTION, _feedback(False), _DECAY),
         example="fedcli train --compress random-k --compress-option fraction=0.1",
@@ -125,8 +127,8 @@ COMPRESSORS = table(
     ),
     Entry(
         "powersgd",
-        "Each matrix as two factors of low rank, the left one common to the cohort; biased, hence "
-        "with error feedback. Two exchanges a round.",
+        "Each matrix as two factors of low rank, of which all clients of a round share the left "
+        "one; biased, hence with error feedback. Two exchanges per round.",
         "Vogels et al. 2019, arXiv 1905.13727",
         (Option("rank", 2, "Columns of the factors.", 1, 64), _feedback(True), _DECAY),
         example="fedcli train --compress powersgd --compress-option rank=4",
@@ -134,8 +136,8 @@ COMPRESSORS = table(
     ),
     Entry(
         "sketch",
-        "Count sketches, which the server adds up and from which it takes the largest values; the "
-        "rest stays in the server's sketch. Only with --aggregator mean.",
+        "Count sketches, which the server adds up. It applies the largest values, and the rest "
+        "stays in its sketch. Only with --aggregator mean.",
         "Rothchild et al. 2020 (FetchSGD), arXiv 2007.07682",
         (
             Option("depth", 5, "Rows of the sketch.", 1, 15),
@@ -152,7 +154,11 @@ COMPRESSORS = table(
         "Vargaftik et al. 2021, arXiv 2105.08339",
         (
             _BLOCK,
-            Option("unbiased", True, "Whether the scale keeps the inner product, not the error."),
+            Option(
+                "unbiased",
+                True,
+                "Scale to keep the inner product with the update; else to the least error.",
+            ),
             _feedback(False),
             _DECAY,
         ),
@@ -164,7 +170,7 @@ COMPRESSORS = table(
         "eden",
         "The nearest of 2^bits centroids after a random rotation, and a scale for each block.",
         "Vargaftik et al. 2022, arXiv 2108.08842",
-        (Option("bits", 2, "Bits a value.", 1, 4), _BLOCK),
+        (Option("bits", 2, "Bits per value.", 1, 4), _BLOCK),
         check=_check_block,
         example="fedcli train --compress eden --compress-option bits=4",
         code="fedcli.learning.updates.compression:eden",

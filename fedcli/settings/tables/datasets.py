@@ -37,7 +37,7 @@ EMBEDDED_DATASETS = table(
 )
 
 # The datasets of `fedcli download`; `datasets.download.public` has their addresses. They have no
-# options; --partition deals them to other clients.
+# options; --partition divides them among other clients.
 PUBLIC_DATASETS = table(
     Entry(
         "emnist-digits",
@@ -53,7 +53,7 @@ PUBLIC_DATASETS = table(
     ),
     Entry(
         "cifar100",
-        "Photographs in 100 classes, 32 x 32 RGB pixels, dealt to 500 clients by topic.",
+        "Photographs in 100 classes, 32 x 32 RGB pixels, divided among 500 clients by topic.",
         "TFF simulation/datasets, federated CIFAR-100; Reddi et al. 2021, arXiv 2003.00295",
         licence="none stated",
     ),
@@ -65,26 +65,26 @@ PUBLIC_DATASETS = table(
     ),
     Entry(
         "mnist",
-        "Handwritten digits, 28 x 28 grey pixels, dealt evenly to 100 clients.",
+        "Handwritten digits, 28 x 28 grey pixels, divided evenly among 100 clients.",
         "MNIST (LeCun, Cortes, Burges)",
         licence="public domain (NIST)",
     ),
     Entry(
         "fashion-mnist",
-        "Pictures of clothes, 28 x 28 grey pixels, 10 classes, dealt evenly to 100 clients.",
+        "Pictures of clothes, 28 x 28 grey pixels, 10 classes, divided evenly among 100 clients.",
         "Fashion-MNIST, zalandoresearch/fashion-mnist",
         licence="MIT",
     ),
     Entry(
         "kmnist",
-        "Handwritten Japanese characters, 28 x 28 grey pixels, 10 classes, dealt evenly to 100 "
-        "clients.",
+        "Handwritten Japanese characters, 28 x 28 grey pixels, 10 classes, divided evenly among "
+        "100 clients.",
         "KMNIST, codh.rois.ac.jp/kmnist",
         licence="CC BY-SA 4.0",
     ),
     Entry(
         "cifar10",
-        "Photographs in 10 classes, 32 x 32 RGB pixels, dealt evenly to 100 clients.",
+        "Photographs in 10 classes, 32 x 32 RGB pixels, divided evenly among 100 clients.",
         "CIFAR-10, www.cs.toronto.edu/~kriz",
         licence="none stated",
     ),

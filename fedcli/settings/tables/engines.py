@@ -17,11 +17,13 @@ ENGINES = table(
             Option(
                 "address",
                 "local",
-                "local: a cluster of this machine alone; auto: the one that it belongs to; or "
+                "local: a cluster on this machine only; auto: the cluster that it belongs to; or "
                 "HOST:PORT.",
             ),
             Option("workers", 0, "Number of workers; 0: one on each node.", 0, 4096),
-            Option("threads", 0, "Threads of a worker; 0: all of its node.", 0, MAX_THREADS),
+            Option(
+                "threads", 0, "Threads of a worker; 0: all processors of its node.", 0, MAX_THREADS
+            ),
             Option("start_seconds", 60.0, "How long to wait for workers.", 1.0, 86400.0),
             Option(
                 "data",

@@ -14,7 +14,7 @@ from fedcli.settings.options import Entry, table
 FORMATS = table(
     Entry(
         "mat",
-        "MATLAB's .mat files of images and labels, as SVHN has them.",
+        "MATLAB's .mat files of images and labels, such as SVHN's.",
         "MathWorks, MAT-File Format, versions 5 and 7.3",
         code="fedcli.datasets.importers.matlab",
     ),
@@ -98,7 +98,7 @@ FORMATS = table(
     ),
     Entry(
         "store",
-        "A fedcli store, to deal it anew.",
+        "A fedcli store, to partition it again.",
         "fedcli",
         code="fedcli.datasets.importers.from_store",
     ),

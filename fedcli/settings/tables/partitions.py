@@ -12,9 +12,12 @@ from fedcli.settings.vocabulary import NATURAL
 
 _CLIENTS = Option("clients", 100, "Number of clients.", 1, 10_000_000)
 _FEW_CLIENTS = Option("clients", 10, _CLIENTS.doc, 1, 10_000_000)
-_PARTITION_SEED = Option("seed", 0, "Seed of the partition alone.", 0, 2**63 - 1)
+_PARTITION_SEED = Option("seed", 0, "Seed of the partition.", 0, 2**63 - 1)
 _MIN_EXAMPLES = Option(
-    "min_examples", 10, "Fewest examples of a client; all is drawn again until each has them.", 1
+    "min_examples",
+    10,
+    "Fewest examples of a client; the partition is drawn again until all have them.",
+    1,
 )
 # Below this range each client has one class; above it the shares are equal.
 _LEAST_ALPHA, _MAX_ALPHA = 1e-9, 1e9
@@ -45,7 +48,7 @@ DEALS = table(
         "Sorts the examples by label, cuts them into equal shards, and gives each client some "
         "shards.",
         "McMahan et al. 2017, arXiv 1602.05629: 100 clients, 2 shards each",
-        Option("shards", 2, "Shards a client.", 1, 1_000_000),
+        Option("shards", 2, "Shards per client.", 1, 1_000_000),
     ),
     _deal(
         "dirichlet-class",
@@ -54,7 +57,7 @@ DEALS = table(
         "Yurochkin et al. 2019, arXiv 1905.12022; Li et al. 2022 (NIID-Bench), arXiv 2102.02079",
         _alpha(0.5, "Larger is more even; over clients, not over classes."),
         _MIN_EXAMPLES,
-        Option("balanced", False, "A client that has its equal share gets no further class."),
+        Option("balanced", False, "Give no further class to a client that has its equal share."),
     ),
     _deal(
         "dirichlet-client",
@@ -76,7 +79,7 @@ DEALS = table(
         "Each client has a fixed number of classes. The clients that have a class share it "
         "equally.",
         "Li et al. 2022 (NIID-Bench), arXiv 2102.02079, #C = k",
-        Option("classes", 2, "Classes a client.", 1, 1_000_000),
+        Option("classes", 2, "Classes per client.", 1, 1_000_000),
     ),
     Entry(
         "quantity-dirichlet",
@@ -144,7 +147,7 @@ CHANGES = table(
         "Patrini et al. 2017, arXiv 1609.03683 (symmetric); Han et al. 2018, arXiv 1804.06872 "
         "(pair)",
         (
-            Option("rate", 0.1, "Chance of each label to change.", 0.0, 1.0),
+            Option("rate", 0.1, "Probability that a label changes.", 0.0, 1.0),
             Option(
                 "kind",
                 "symmetric",
@@ -213,8 +216,8 @@ def split_partition(name: str) -> tuple[str, tuple[str, ...]]:
     for each in changes:
         if each not in CHANGES:
             raise ConfigError(
-                f"--partition {name}: {each} deals examples to clients; a partition has only one "
-                f"such scheme, and it is the first"
+                f"--partition {name}: {each} divides examples among clients; a partition has only "
+                "one such scheme, and it is the first"
             )
     if len(set(changes)) < len(changes):
         raise ConfigError(f"--partition {name}: give each change once")

@@ -133,8 +133,8 @@ PRIVACY = table(
     ),
     PrivacyEntry(
         "tree",
-        "Noise that is shared between rounds along a tree (DP-FTRL): private without random "
-        "cohorts, as each client takes part once in a pass over all.",
+        "Noise of several rounds partly cancels along a tree (DP-FTRL). Cohorts need not be "
+        "random, because each client takes part once in each pass over all.",
         "Kairouz et al. 2021, arXiv 2103.00039; Honaker 2015",
         (
             _clip("L2 norm of an update over all tensors."),
@@ -144,11 +144,15 @@ PRIVACY = table(
             Option(
                 "restart_every",
                 0,
-                "Rounds of a tree, a divisor or a multiple of the rounds of a pass; 0: one pass.",
+                "Rounds of a tree: a divisor or a multiple of the rounds of a pass; 0: one pass.",
                 0,
                 2**20,
             ),
-            Option("efficient", True, "Estimate each sum from all noise below it (Honaker)."),
+            Option(
+                "efficient",
+                True,
+                "Estimate each sum from all values of the tree below it (Honaker).",
+            ),
         ),
         _check_noise,
         samplings=("cyclic",),
