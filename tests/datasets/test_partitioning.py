@@ -586,7 +586,7 @@ def test_joined_names_have_all_options() -> None:
         ("", "--partition '': a name is missing after --partition; choose one of "),
         (
             "iid+shards",
-            "--partition iid+shards: shards divides examples among clients; a partition has only one ",
+            "--partition iid+shards: shards divides examples among clients; a partition has only ",
         ),
         ("label-noise+iid", "--partition label-noise+iid: iid divides examples among clients; "),
         ("label-noise+label-noise", "--partition label-noise+label-noise: give each change once"),

@@ -285,8 +285,8 @@ def test_train_labels_alone_are_noisy() -> None:
         ),
         (
             {"partition": "iid+shards"},
-            "--partition iid+shards: shards divides examples among clients; a partition has only one "
-            "such scheme, and it is the first",
+            "--partition iid+shards: shards divides examples among clients; a partition has only "
+            "one such scheme, and it is the first",
         ),
         ({"partition": ""}, "--partition '': give a name or a path"),
     ],
