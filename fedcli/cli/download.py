@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fedcli.datasets.download.public import PublicDataset, RemoteFile
 
 FETCH = "Download"
-_AGAIN = "run the same command again to go on"
+_AGAIN = "run the same command again to continue"
 
 
 @click.command(cls=opt.SectionCommand)

@@ -56,7 +56,7 @@ def _study_options(function: Any) -> Any:
         ),
         opt.option(
             "--halving",
-            help="Successive halving: after N, 3 N, 9 N ... rounds the best third goes on; N,ETA "
+            help="Successive halving: after N, 3 N, 9 N ... rounds the best third continues; N,ETA "
             "gives another share than a third.",
             section=STUDY,
             metavar="N[,ETA]",

@@ -235,9 +235,9 @@ def test_parts_of_the_progress_line() -> None:
         *("3/10 clients", "loss 1.2500", "accuracy 0.5000"),
         *("12.3k examples/s", "1:05 left"),
     ]
-    evaluated = Snapshot(100, 100, None, 0.5, 500, "test 0.8 @40, best 0.9 @20")
+    evaluated = Snapshot(100, 100, None, 0.5, 500, ("test 0.8 @40", "best 0.9 @20"))
     assert texts(evaluated, None, 0.0) == [
-        *("test 0.8 @40, best 0.9 @20", "loss not finite", "accuracy 0.5000"),
+        *("test 0.8 @40", "best 0.9 @20", "loss not finite", "accuracy 0.5000"),
         "closing evaluation",
     ]
 

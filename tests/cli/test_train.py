@@ -119,7 +119,7 @@ def test_without_a_terminal_each_evaluation_is_a_line(fedcli: Fedcli) -> None:
     assert "... the evaluated ones of 5 rounds; all are in run/metrics.jsonl" in done.out
     again = fedcli("train", "--resume", "run", "--rounds", 6).err.splitlines()
     assert again[0] == (
-        "fedcli: run run: goes on after round 5 of 6 rounds, fedavg on synthetic-digits"
+        "fedcli: run run: continues after round 5 of 6 rounds, fedavg on synthetic-digits"
     )
     assert again[1].startswith("fedcli: round 6/6  train loss ")
 

@@ -43,7 +43,7 @@ class Snapshot:
         loss: Online loss of the last round; None before the first round.
         accuracy: Online accuracy of the last round; None before the first round.
         num_examples: Examples processed since training started.
-        evaluated: Text about the last evaluation and the best one; "" before the first.
+        evaluated: Texts about the last evaluation and the best one; empty before the first.
         privacy: Text about the privacy that is spent; "" without --dp.
     """
 
@@ -52,7 +52,7 @@ class Snapshot:
     loss: float | None = None
     accuracy: float | None = None
     num_examples: int = 0
-    evaluated: str = ""
+    evaluated: tuple[str, ...] = ()
     privacy: str = ""
 
 
@@ -79,13 +79,14 @@ class Monitor:
         self._training, self._cancel = training, cancel
         self._best = Best(config.keep_best or config.monitor or ACCURACY)
         self._measures = [short_name(each) for each in config.metrics or ()]
+        evaluated: tuple[str, ...] = ()
         if training.round_num and config.eval_every:
             for line in folder.read_completed(training.path, training.round_num):
-                self._note(line)
+                evaluated = self._note(line) or evaluated
         if config.eval_every:
             self._every_line = training.num_rounds / config.eval_every <= _MAX_LINES
         self._round_began_at = time.monotonic()
-        self.snapshot = Snapshot(training.round_num, training.num_rounds)
+        self.snapshot = Snapshot(training.round_num, training.num_rounds, evaluated=evaluated)
         self._lines.append(first_line(training))
 
     def update(self, result: RoundResult) -> None:
@@ -127,18 +128,18 @@ class Monitor:
         done, total = self._cancel.num_trained, self._training.num_trained_in_round
         return (min(done, total), total) if total > 1 else None
 
-    def _note(self, line: Mapping[str, Any]) -> str:
+    def _note(self, line: Mapping[str, Any]) -> tuple[str, ...]:
         """Updates the best evaluation from a line of metrics.jsonl; describes last and best."""
         evaluation = line.get("evaluation")
         if not evaluation:
-            return ""
+            return ()
         self._best = self._best.after(line)
         split, measure = deciding_split(evaluation), self._best.measure
         what = split if measure == ACCURACY else f"{split} {measure}"
         text = f"{what} {_figure(evaluation[split].get(key_of(measure)))} @{line['round']}"
         if self._best.round_num == line["round"]:
-            return f"{text} (best)"
-        return f"{text}, best {_figure(self._best.value)} @{self._best.round_num}"
+            return (f"{text} (best)",)
+        return text, f"best {_figure(self._best.value)} @{self._best.round_num}"
 
     def _add_line(self, result: RoundResult, num_rounds: int) -> None:
         now = time.monotonic()
@@ -198,7 +199,7 @@ def attend(worker: Worker[Any], monitor: Monitor, remarks: Remarks) -> None:
 def first_line(training: Training) -> str:
     """Returns the first line of a run's log: its folder, rounds, algorithm and data."""
     config = training.config
-    begun = f"goes on after round {training.round_num:,} of " if training.round_num else ""
+    begun = f"continues after round {training.round_num:,} of " if training.round_num else ""
     rounds = f"{begun}{training.num_rounds:,} {'rounds' if training.num_rounds > 1 else 'round'}"
     return f"run {training.path}: {rounds}, {config.algorithm} on {config.data}"
 
@@ -243,8 +244,8 @@ def describe(
     parts = []
     if clients is not None:
         parts.append(Part(f"{clients[0]:,}/{clients[1]:,} clients", 4))
-    if snapshot.evaluated:
-        parts.append(Part(snapshot.evaluated, 5))
+    for text, weight in zip(snapshot.evaluated, (5, 4), strict=False):  # the last, the best
+        parts.append(Part(text, weight))
     if snapshot.privacy:
         parts.append(Part(snapshot.privacy, 4))
     if snapshot.loss is not None or snapshot.accuracy is not None:
