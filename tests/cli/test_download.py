@@ -318,7 +318,7 @@ def test_stopped_it_keeps_what_it_has_and_says_how_to_go_on(
     assert (process.returncode, out) == (code, "")
     assert err.splitlines()[-1] == (
         f"fedcli: stopped; what was fetched is kept in {tmp_path}; "
-        "run the same command again to go on"
+        "run the same command again to continue"
     )
     assert part.stat().st_size > 0
 
