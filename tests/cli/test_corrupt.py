@@ -153,7 +153,7 @@ CONFIGS: dict[str, tuple[Callable[[str], str], str]] = {
     "no table": (lambda text: text.replace("[run]", "[walk]"), "config.toml"),
     "empty": (lambda text: "", "config.toml"),
     "nul": (lambda text: text + "\0", "config.toml"),
-    "fewer rounds": (edit("rounds = 4", "rounds = 2"), "asks for 2 rounds but 4 are completed"),
+    "fewer rounds": (edit("rounds = 4", "rounds = 2"), "has rounds = 2, but 4 are completed"),
     "another run": (edit("client_lr = 0.02", "client_lr = 0.2"), "client_lr is 0.2"),
 }
 

@@ -195,7 +195,7 @@ def test_training_that_moves_nothing_says_so(fedcli: Fedcli, tmp_path: Path) -> 
     diverges = ("--model", "mlp-2nn", "--client-lr", "1e6", "--clients", "c0,c1")
     done = fedcli(*options, *diverges, "--out", "a")
     assert "none of 2 rounds changed the model" in done.err
-    assert "(--clients c0,c1), were not finite" in done.err
+    assert "(--clients c0,c1), had parameters or losses that were not finite" in done.err
     assert "lower --client-lr, now 1e+06" in done.err
     assert json.loads(done.out)["failure"] in done.err
     done = fedcli(*options, "--clients", "empty,", "--out", "b")

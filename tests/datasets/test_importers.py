@@ -96,7 +96,7 @@ def test_labels_outside(
 def test_labels_that_are_codes_are_no_classes() -> None:
     with pytest.raises(
         DataError,
-        match="some set: label 1998 makes 1999 classes, of which 2 occur; renumber the labels "
+        match="some set: label 1998 needs 1999 classes, of which only 2 occur; renumber the labels "
         "from 0, or pass --num-classes 1999",
     ):
         imported([1997, 1998])

@@ -67,7 +67,7 @@ def test_mat_that_cannot_be_read(tmp_path: Path) -> None:
     path = write_mat(tmp_path / "a.mat", np.moveaxis(GREY, 0, -1), LABELS, ("A", "B"))
     assert "A [8, 8, 20], B [20], and 0 of them are named like 'x'" in message_of(path)
     path = write_mat(tmp_path / "b.mat", np.moveaxis(GREY, 0, -1), LABELS[:7])
-    assert "is none of 7 images" in message_of(path)
+    assert "does not fit 7 labels" in message_of(path)
     path = write_mat(tmp_path / "c.mat", np.moveaxis(GREY, 0, -1), LABELS)
     path.write_bytes(path.read_bytes()[:-900])
     assert str(path) in message_of(path)

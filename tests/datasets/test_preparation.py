@@ -328,7 +328,7 @@ def test_how_many_clients_a_source_without_owners_gets_is_explained(tmp_path: Pa
     path = tmp_path / "a.npz"
     np.savez(path, images=np.zeros((50, 3, 2), np.uint8), labels=np.arange(50) % 2)
     assert (
-        "the source names no owners: dealt at random to 2 clients, by default one for 20 "
+        "the source names no owners: divided at random among 2 clients, by default one for 20 "
         "examples, at most 100; --partition chooses another way"
     ) in run(tmp_path, path).notes
 

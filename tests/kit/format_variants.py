@@ -445,7 +445,7 @@ FORMATS: dict[str, Variants] = {
             "7.3, flat columns": _mat_7(GREY.reshape(12, -1).T, LABELS[None], ("data", "label")),
         },
         _mat_7(_LAST_AXIS, LABELS[:7, None]),
-        "is none of 7 images",
+        "does not fit 7 labels",
     ),
     "older mat": Variants(
         {

@@ -83,7 +83,7 @@ def _set_default_clients(given: dict[str, Value], num_examples: int, notes: list
     given["clients"] = num_clients
     has = "1 client" if num_clients == 1 else f"{num_clients:,} clients"
     notes.append(
-        f"the source names no owners: dealt at random to {has}, by default one "
+        f"the source names no owners: divided at random among {has}, by default one "
         f"for {DEFAULT_CLIENT_EXAMPLES} examples, at most {MAX_DEFAULT_CLIENTS}; {other}"
     )
 
