@@ -170,7 +170,7 @@ def test_npz(fedcli: Fedcli, tmp_path: Path, seed: int) -> None:
     arrays = {"x_train": draw_images(seed, 60, 5, 4), "y_train": np.arange(60) % 3}
     np.savez(tmp_path / "a.npz", x_train=arrays["x_train"], y_train=arrays["y_train"])
     done = fedcli("preprocess", "a.npz", "--out", "out.h5")
-    assert "names no owners: dealt at random to 3 clients" in done.err
+    assert "names no owners: divided at random among 3 clients" in done.err
     told = made(fedcli, "a.npz")
     assert told["partition"] == "iid"
     assert told["partition_parameters"] == {"clients": 3, "seed": 0}

@@ -197,7 +197,7 @@ def test_a_folder_without_files(tmp_path: Path) -> None:
 
 def test_several_formats_at_once(tmp_path: Path) -> None:
     paths = [write_tff(tmp_path / "a.h5"), write_store(tmp_path / "b.h5")]
-    with pytest.raises(DataError, match=r"several formats: .*a\.h5 is tff-h5, .*b\.h5 is store;"):
+    with pytest.raises(DataError, match=r"differ in format: .*a\.h5 is tff-h5, .*b\.h5 is store;"):
         recognising.read(paths)
 
 

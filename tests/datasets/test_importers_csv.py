@@ -256,7 +256,7 @@ def test_fault_far_down_the_file(tmp_path: Path) -> None:
     [
         ((), "is empty; give a line of names"),
         ((HEADER,), "holds no rows below its header"),
-        (("a", "1"), "line 1: 1 columns"),
+        (("a", "1"), "line 1: has 1 columns"),
         (("id,p0,p1,p2,p3", "1,2,3,4,5"), "no column of labels (label, y, class, target, digit"),
         (("label,label,p0", "1,2,3"), "column 'label' occurs 2 times"),
         (("label,client_id", "1,2"), "0 pixels do not make a square image"),

@@ -246,7 +246,7 @@ def test_options_without_a_partition_are_those_of_the_default_one(tmp_path: Path
     done = run(tmp_path, source, partition_options={"clients": 4})
     clients = held(tmp_path, "train")
     assert len(clients) == 4
-    assert any("dealt at random (iid); --partition chooses" in note for note in done.notes)
+    assert any("divided at random (iid); --partition chooses" in note for note in done.notes)
     run(tmp_path, source, partition="iid", partition_options={"clients": 4})
     assert held(tmp_path, "train") == clients
     run(tmp_path, source, partition_options={"seed": 5})

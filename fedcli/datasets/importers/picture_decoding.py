@@ -138,7 +138,7 @@ class Decoder:
         """Returns further advice if an image does not have the size of the first one."""
         if self._first is None or self._is_fitted or image.size[::-1] == self._first[1]:
             return ""
-        return ", and a size, as in --size 28x28, because sizes differ, too"
+        return ", and --size, such as --size 28x28, because sizes differ, too"
 
     def _on_white(self, image: Any) -> Any:
         """The image without transparency."""

@@ -77,7 +77,7 @@ def _set_default_clients(given: dict[str, Value], num_examples: int, notes: list
     """Sets the number of clients of examples without owners, unless the user gave it."""
     other = "--partition chooses another way"
     if "clients" in given:
-        notes.append(f"the source names no owners: dealt at random ({_DEFAULT_SCHEME}); {other}")
+        notes.append(f"the source names no owners: divided at random ({_DEFAULT_SCHEME}); {other}")
         return
     num_clients = min(MAX_DEFAULT_CLIENTS, max(1, num_examples // DEFAULT_CLIENT_EXAMPLES))
     given["clients"] = num_clients
