@@ -206,6 +206,7 @@ enum fed_step_kind {
     FED_STEP_LINEAR,
     FED_STEP_ANCHOR,
     FED_STEP_ADAFACTOR,
+    FED_STEP_DECAY,
     FED_NUM_STEP_KINDS
 };
 
@@ -222,6 +223,7 @@ enum fed_step_kind {
  *                      parameters, and the model delta is minus the mean gradient over all examples
  *   FED_STEP_CLIP:     norm, above 0. A gradient with a larger L2 norm (over all parameters, summed
  *                      in float64) is scaled to it. A NaN or infinity in it leaves a NaN
+ *   FED_STEP_DECAY:    strength; adds strength * params to the gradient
  *   FED_STEP_LINEAR:   none; adds the client's linear term (fed_own) to the gradient
  *   FED_STEP_ANCHOR:   none; subtracts the gradient of the same batch at the server's parameters.
  *                      It is always done first, wherever the row is
@@ -385,6 +387,8 @@ typedef struct fed_terms {
     /* The factor of the loss of each example by its label. The loss of a batch is the sum of the
      * weighted losses over its number of examples. NULL: 1. */
     const float *class_weights; /* [K], finite, not negative */
+    /* The share of each label that all classes divide equally; metrics count it. In [0, 1). */
+    float label_smoothing;
     /* Incremented for each trained client, so that another thread can show the progress; it changes
      * no result. NULL: not needed. */
     atomic_int *num_trained;

@@ -196,11 +196,11 @@ static const float *own_linear(const fed_client *client) {
 /* How a client's local steps update its parameters. */
 typedef struct moves {
     const fed_step *step;
-    int only_gradient;          /* gradients at the server's parameters: see FED_STEP_GRADIENT */
-    fed_affine_step *affine;    /* gradients are accumulated into the parameters; or NULL */
-    int has_anchor;             /* see FED_STEP_ANCHOR */
-    size_t num_visits;          /* examples processed in the round */
-    const float *class_weights; /* [K]; or NULL */
+    int only_gradient;       /* gradients at the server's parameters: see FED_STEP_GRADIENT */
+    fed_affine_step *affine; /* gradients are accumulated into the parameters; or NULL */
+    int has_anchor;          /* see FED_STEP_ANCHOR */
+    size_t num_visits;       /* examples processed in the round */
+    const fed_loss *loss;
 } moves;
 
 static fed_update choose_update(const local *m, const moves *how, const fed_local_step *at) {
@@ -227,8 +227,7 @@ static void go_over_batch(const local *m, const moves *how, const float *params,
                           fed_score *score) {
     fed_batch_open_dropout(&m->batch, &m->client->dropout_key, first_visit);
     fed_batch_derive(&m->batch, params);
-    fed_batch_forward(&m->batch, params, num_rows, m->labels, scale, how->class_weights, score,
-                      NULL);
+    fed_batch_forward(&m->batch, params, num_rows, m->labels, scale, how->loss, score, NULL);
     fed_batch_backward(&m->batch, params, num_rows, update);
 }
 
@@ -294,7 +293,7 @@ static int run_steps(const local *m, const fed_training *training, const float *
                  .affine = m->affine,
                  .has_anchor = fed_step_has(step, FED_STEP_ANCHOR),
                  .num_visits = fed_plan_visits(&client->plan, client->num_examples),
-                 .class_weights = training->class_weights};
+                 .loss = &training->loss};
     fed_local_step at = {.kernels = m->batch.net->kernels,
                          .num_params = size,
                          .params = params,

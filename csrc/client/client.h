@@ -109,7 +109,7 @@ typedef struct fed_training {
     const fed_frozen *frozen;   /* or NULL */
     const double *rate_factors; /* see fed_terms; or NULL */
     const fed_tensors *tensors; /* see fed_terms; or NULL */
-    const float *class_weights; /* see fed_terms; or NULL */
+    fed_loss loss;              /* see fed_terms */
     const float *server;        /* packed */
     const float *origin;        /* packed start of params: the server's, or zeros for
                                    FED_STEP_GRADIENT */

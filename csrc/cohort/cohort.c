@@ -41,9 +41,10 @@ static int has_tensors(const fed_terms *terms, const fed_step *step, const fed_m
            (terms->frozen_slots == NULL || !fed_step_needs_tensors(step));
 }
 
-/* 1 if there are no class weights, or a valid one for each class. */
-static int has_class_weights(const fed_terms *terms, const fed_model *model) {
+/* 1 if labels can be smoothed so, and there are no class weights or a valid one for each class. */
+static int has_loss(const fed_terms *terms, const fed_model *model) {
     const float *weights = terms->class_weights;
+    if (!(terms->label_smoothing >= 0 && terms->label_smoothing < 1)) return 0;
     for (size_t k = 0; weights != NULL && k < model->num_classes; k++)
         if (!(weights[k] >= 0 && isfinite(weights[k]))) return 0;
     return 1;
@@ -321,7 +322,7 @@ int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *ste
     if (status == FED_OK) status = fed_team_set_slots(team, &net, fed_step_slots(step), terms);
     if (status == FED_OK && !has_rate_factors(terms, clients, num_clients))
         status = FED_ERR_ARGUMENT;
-    if (status == FED_OK && !(has_tensors(terms, step, model) && has_class_weights(terms, model)))
+    if (status == FED_OK && !(has_tensors(terms, step, model) && has_loss(terms, model)))
         status = FED_ERR_ARGUMENT;
     if (status != FED_OK || num_clients == 0) return status;
 
@@ -332,7 +333,7 @@ int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *ste
                                    .frozen = terms->frozen_slots != NULL ? &frozen : NULL,
                                    .rate_factors = terms->rate_factors,
                                    .tensors = terms->tensors,
-                                   .class_weights = terms->class_weights,
+                                   .loss = {terms->class_weights, terms->label_smoothing},
                                    .server = team->server,
                                    .origin =
                                        fed_step_is_gradient(step) ? team->zeros : team->server,

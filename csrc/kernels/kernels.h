@@ -24,6 +24,14 @@ static inline size_t fed_padded(size_t num_floats) {
 /* Channels in a panel of a convolution's weights; the last panel may have FED_PAD. */
 enum { FED_PANEL = 32 };
 
+/* The training loss of an example: cross-entropy with smoothed labels, times the weight of its
+ * label.
+ */
+typedef struct fed_loss {
+    const float *class_weights; /* [K], finite, >= 0; NULL: all are 1 */
+    float smoothing;            /* share of each label that all classes divide, in [0, 1) */
+} fed_loss;
+
 /* The unfinalised metrics of one block. */
 typedef struct fed_score {
     double loss_sum;

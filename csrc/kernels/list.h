@@ -152,13 +152,12 @@ KERNEL(void, gemm_pack, const float *gradient, const size_t *at /* [num_pixels] 
        float *sums /* in-out [num_channels]; or NULL */)
 
 /* Fused softmax cross-entropy of one block: adds loss and hits to score, and turns logits into
- * scale times the gradient of the loss summed over the block's examples. An example's loss is
- * multiplied with the weight of its label, its hit is not. A row with a NaN logit counts as wrong
- * and has a NaN loss. Lanes from num_rows on hold nothing of use. */
+ * scale times the gradient of the loss summed over the block's examples. Hits have no weights. A
+ * row with a NaN logit counts as wrong and has a NaN loss. Lanes from num_rows on hold nothing of
+ * use. */
 KERNEL(void, softmax_xent, float *logits,         /* in: logits, out: gradient [K, FED_LANES] */
        size_t num_classes, const int32_t *labels, /* [num_rows], 0..K-1 */
-       size_t num_rows, float scale,
-       const float *class_weights, /* [K], finite, >= 0; NULL: all are 1 */
+       size_t num_rows, float scale, const fed_loss *loss, /* NULL: cross-entropy alone */
        fed_score *score /* in-out */)
 
 /* out[i] = scale * pixels[i] + offset. */

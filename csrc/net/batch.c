@@ -245,8 +245,8 @@ void fed_batch_forward_stage(const fed_batch *batch, const float *params, size_t
 }
 
 void fed_batch_forward(const fed_batch *batch, const float *params, size_t num_rows,
-                       const int32_t *labels, float scale, const float *class_weights,
-                       fed_score *score, float *logits) {
+                       const int32_t *labels, float scale, const fed_loss *loss, fed_score *score,
+                       float *logits) {
     const fed_net *net = batch->net;
     const size_t num_classes = net->model->num_classes, last = net->num_stages;
     forward_example_stages(batch, params, num_rows);
@@ -261,8 +261,8 @@ void fed_batch_forward(const fed_batch *batch, const float *params, size_t num_r
     for (size_t first = 0; first < num_rows; first += FED_LANES) {
         const size_t rows_left = num_rows - first;
         net->kernels->softmax_xent(lanes + first * num_classes, num_classes, labels + first,
-                                   rows_left < FED_LANES ? rows_left : FED_LANES, scale,
-                                   class_weights, score);
+                                   rows_left < FED_LANES ? rows_left : FED_LANES, scale, loss,
+                                   score);
     }
 }
 

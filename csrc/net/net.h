@@ -84,9 +84,8 @@ void fed_batch_open_dropout(const fed_batch *batch, const fed_key *key, size_t f
  * predictions. In place of the logits it leaves their gradient times `scale` (see softmax_xent). If
  * `logits` is not NULL it gets a copy of the logits. */
 void fed_batch_forward(const fed_batch *batch, const float *params, size_t num_rows,
-                       const int32_t *labels, float scale,
-                       const float *class_weights /* [K] or NULL */, fed_score *score,
-                       float *logits /* out [num_rows, K] or NULL */);
+                       const int32_t *labels, float scale, const fed_loss *loss /* or NULL */,
+                       fed_score *score, float *logits /* out [num_rows, K] or NULL */);
 /* The same for one stage. The forward pass of earlier stages, or the backward pass of later ones,
  * must be done before. */
 void fed_batch_derive_stage(const fed_batch *batch, const float *params, size_t s);

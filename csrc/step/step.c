@@ -80,6 +80,13 @@ static void proximal_run(const double *options, const piece *at, float *slots) {
                               (float)options[STRENGTH]);
 }
 
+/* ---- Weight decay: strength ------------------------------------------------------------------ */
+
+static void decay_run(const double *options, const piece *at, float *slots) {
+    (void)slots;
+    at->kernels->sgd(at->gradient, at->params, at->num_params, -(float)options[STRENGTH]);
+}
+
 /* ---- Clipping: norm -------------------------------------------------------------------------- */
 
 enum { NORM };
@@ -249,6 +256,8 @@ static const step_ops ops[FED_NUM_STEP_KINDS] = {
     /* Two passes are added before the update. */
     [FED_STEP_ANCHOR] = {no_options_check, no_slots, NULL, anchor_run, .keeps_span = 1,
                          .needs_whole = 1},
+    /* It moves the weights of fixed pixels away from their span. */
+    [FED_STEP_DECAY] = {proximal_check, no_slots, NULL, decay_run, .keeps_span = 0},
     [FED_STEP_ADAFACTOR] = {adafactor_check, two_slots, NULL, adafactor_run, .keeps_span = 0,
                             .needs_whole = 1, .needs_tensors = 1},
 };

@@ -95,6 +95,7 @@ class Terms:
         frozen: tuple[Float32, int] | None,
         rate_factors: npt.NDArray[np.float64] | None = None,
         class_weights: Float32 | None = None,
+        label_smoothing: float = 0.0,
     ) -> None: ...
 
 class Team:

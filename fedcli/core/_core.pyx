@@ -589,7 +589,7 @@ cdef class Terms:
 
     weighting; bounds (largest entry, L2 norm) or None; frozen (slots float32 [num_slots, P], step
     number) or None; rate_factors float64 by local step or None; class_weights float32 [K], the
-    factors of the losses by class, or None.
+    factors of the losses by class, or None; label_smoothing in [0, 1).
     """
     cdef fed_terms table
     cdef fed_bounds bounds
@@ -597,8 +597,10 @@ cdef class Terms:
     cdef Array rate_factors
     cdef Array class_weights
 
-    def __cinit__(self, int weighting, bounds, frozen, rate_factors=None, class_weights=None):
+    def __cinit__(self, int weighting, bounds, frozen, rate_factors=None, class_weights=None,
+                  float label_smoothing=0):
         self.table.weighting = weighting
+        self.table.label_smoothing = label_smoothing
         if bounds is not None:
             self.bounds.max_abs, self.bounds.norm = bounds
             self.table.bounds = &self.bounds

@@ -143,6 +143,7 @@ cdef extern from "fed.h" nogil:
         size_t num_rate_factors
         const fed_tensors *tensors
         const float *class_weights
+        float label_smoothing
         atomic_int *num_trained
     int fed_train_cohort(fed_team *, const fed_model *, const fed_step *, const float *,
                          const fed_client *, size_t, const fed_terms *, const atomic_int *,

@@ -124,6 +124,7 @@ class StepKind(IntEnum):
     LINEAR = 9
     ANCHOR = 10
     ADAFACTOR = 11
+    DECAY = 12
 
 
 class FrozenSlots(NamedTuple):

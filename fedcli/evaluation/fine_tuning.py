@@ -76,7 +76,11 @@ class FineTuningOptions:
             optimizer = optimizers.build(name, rate, options)
         except ConfigError as err:
             raise ConfigError(f"--finetune-option: {err}") from err
-        return replace(optimizer, clip_norm=config.client_clip_norm)
+        return replace(
+            optimizer,
+            clip_norm=config.client_clip_norm,
+            weight_decay=config.client_weight_decay or 0.0,
+        )
 
 
 def to_json(strategy: FineTuning) -> dict[str, Any]:

@@ -169,6 +169,7 @@ def fine_tuned_stats(
     round_num: int = 0,
     engine: Engine,
     class_weights: NDArray[np.float32] | None = None,
+    label_smoothing: float = 0.0,
     measuring: Measuring | None = None,
     cancel: CancelFlag | None = None,
 ) -> NDArray[Any]:
@@ -187,6 +188,7 @@ def fine_tuned_stats(
             the next round; so does the rate of a schedule by round.
         engine: The engine that computes clients.
         class_weights: Class weights of the training loss; see `ClientTask`.
+        label_smoothing: Label smoothing of the training loss; see `ClientTask`.
         measuring: Computes metrics of the fine-tuned models' predictions; None: none are requested.
         cancel: Once raised, from any thread, the call stops within a local step.
 
@@ -203,6 +205,7 @@ def fine_tuned_stats(
         weighting="uniform",
         schedule=optimizer.local_schedule,
         class_weights=class_weights,
+        label_smoothing=label_smoothing,
     )
     scored: list[NDArray[Any]] = []
     block = _num_models_at_once(len(weights))

@@ -56,6 +56,7 @@ def build_process(
     num_clients: int | None = None,
     measures_deltas: bool = False,
     class_weights: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
     stages: Sequence[UpdateStage] = (),
     seed: int = 0,
     root_data: BatchedDataset | None = None,
@@ -77,12 +78,14 @@ def build_process(
         class_weights: Factors of the training loss by class, [num_classes], finite and not
             negative, as Keras's `class_weight`. The loss of a batch is the sum of the weighted
             losses over its number of examples. None for 1 throughout.
+        label_smoothing: The share of each label that all classes divide equally, in [0, 1), as
+            Keras's `label_smoothing`. The training loss counts it, evaluations do not.
         stages: The stages that change the single updates of a cohort before aggregation, in order.
         seed: The seed of all random numbers of stages and aggregators.
         root_data: The server's own examples in batches, for an aggregator that needs them.
 
     Raises:
-        ConfigError: The model's name is unknown, or the class weights do not fit the model.
+        ConfigError: The model's name is unknown, or class weights or smoothing do not fit it.
         ModelError: The model object breaks its contract.
     """
     return TrainingProcess(
@@ -93,6 +96,7 @@ def build_process(
         num_clients=num_clients,
         measures_deltas=measures_deltas,
         class_weights=class_weights,
+        label_smoothing=label_smoothing,
         stages=stages,
         seed=seed,
         root_data=root_data,

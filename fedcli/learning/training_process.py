@@ -23,6 +23,9 @@ from fedcli.learning.engines.deltas import NO_BOUNDS, DeltaRequest
 from fedcli.learning.process import LearningProcess, ModelLike, check_call, count_empty
 from fedcli.learning.state import ProcessOutput, ServerState
 from fedcli.models.metrics import MetricsAggregator
+from fedcli.models.model import Model
+from fedcli.settings.options import check_number
+from fedcli.settings.vocabulary import MAX_SMOOTHING
 
 if TYPE_CHECKING:
     from fedcli.datasets.batches import BatchedDataset
@@ -43,6 +46,7 @@ class TrainingProcess(LearningProcess):
         num_clients: int | None = None,
         measures_deltas: bool = False,
         class_weights: ArrayLike | None = None,
+        label_smoothing: float = 0.0,
         stages: Sequence[UpdateStage] = (),
         seed: int = 0,
         root_data: BatchedDataset | None = None,
@@ -51,8 +55,8 @@ class TrainingProcess(LearningProcess):
 
         Raises:
             ConfigError: `algorithm` is none, `ema_decay` is set for an algorithm that does not
-                evaluate the global model, or `class_weights` are not one finite weight, at least
-                0, for each class.
+                evaluate the global model, `class_weights` are not one finite weight, at least 0,
+                for each class, or labels cannot be smoothed so.
         """
         if not isinstance(algorithm, Algorithm):
             raise ConfigError(
@@ -70,6 +74,7 @@ class TrainingProcess(LearningProcess):
         self.algorithm = replace(algorithm, server_optimizer=server_optimizer)
         self.num_clients = num_clients
         self.class_weights = _checked_weights(class_weights, self.model.layout.num_classes)
+        self.label_smoothing = _checked_smoothing(label_smoothing, self.model)
         self._measures_deltas = measures_deltas
         self._stages = tuple(stages)
         self._seed = seed
@@ -189,6 +194,7 @@ class TrainingProcess(LearningProcess):
             num_clients=self.num_clients,
             evaluated=state.evaluated,
             class_weights=self.class_weights,
+            label_smoothing=self.label_smoothing,
             passage=passage,
             root_data=self._root_data,
         )
@@ -249,3 +255,14 @@ def _checked_weights(given: ArrayLike | None, num_classes: int) -> NDArray[np.fl
             "class_weights contain a negative or non-finite number; give finite weights, at least 0"
         )
     return weights
+
+
+def _checked_smoothing(given: float, model: Model) -> float:
+    """Returns the label smoothing, which a model of the core can have."""
+    smoothing = check_number("label smoothing", given, 0.0, MAX_SMOOTHING)
+    if smoothing and not model.layout.layers:
+        raise ConfigError(
+            f"label smoothing {smoothing:g}: {model.name} computes its own loss; smooth the labels "
+            "there and leave out the option"
+        )
+    return smoothing

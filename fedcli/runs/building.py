@@ -102,6 +102,7 @@ def _build_client_optimizer(config: RunConfig) -> Optimizer | None:
         schedule=schedule,
         schedule_by=config.client_schedule_by,
         clip_norm=config.client_clip_norm,
+        weight_decay=config.client_weight_decay or 0.0,
     )
 
 

@@ -373,6 +373,7 @@ def _fine_tune(
             round_num=trained.state.round_num,
             engine=trained.engine,
             class_weights=_class_weights(trained.config, train, request.cancel),
+            label_smoothing=trained.config.label_smoothing,
             measuring=measuring,
             cancel=request.cancel,
         )

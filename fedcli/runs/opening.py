@@ -278,6 +278,7 @@ def open_federation(
             num_clients=_population_size(cohorts, train),
             measures_deltas=config.record_clients,
             class_weights=weights,
+            label_smoothing=config.label_smoothing,
             stages=stages,
             seed=config.seed,
             root_data=_root_data(config, algorithm, train, plan),

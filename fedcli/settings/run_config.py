@@ -66,6 +66,7 @@ from fedcli.settings.vocabulary import (
     COUNTED,
     EVAL_SPLITS,
     MAX_CLASSES,
+    MAX_SMOOTHING,
     MAX_THREADS,
     PIPELINES,
     PIXELS,
@@ -273,6 +274,12 @@ class RunConfig:
         section=LOCAL,
         on_resume=EDIT,
     )
+    label_smoothing: float = option(
+        0.0,
+        number(0.0, MAX_SMOOTHING),
+        help="Share of each label that all classes divide equally in the training loss.",
+        section=LOCAL,
+    )
     model: str = option(
         "softmax-regression",
         name_or_path(
@@ -356,6 +363,14 @@ class RunConfig:
         CLIP_NORM,
         help="Scale longer gradients of local steps down to this L2 norm, before a proximal term "
         "is added. Default: no clipping.",
+        section=ALGORITHM,
+        acts_on=LOCAL_STEPS,
+    )
+    client_weight_decay: float | None = option(
+        None,
+        number(0.0, 1.0),
+        help="Add this factor times the parameters to the gradient of each local step, after it is "
+        "clipped: an L2 penalty. Default: none. adamw has a decay of its own.",
         section=ALGORITHM,
         acts_on=LOCAL_STEPS,
     )

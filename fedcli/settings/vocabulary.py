@@ -21,6 +21,7 @@ WEIGHTINGS = ("num-examples", "uniform")
 BALANCED = "balanced"  # class weights that follow from how often the classes occur
 NATURAL = "natural"  # the partition that leaves the examples with their own clients
 MAX_CLASSES = 1_000_000
+MAX_SMOOTHING = 0.999  # of labels: the share that all classes divide
 MAX_THREADS = 1024  # FED_MAX_THREADS of the core
 
 AUTO = "auto"  # a number that the program works out

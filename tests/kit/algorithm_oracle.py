@@ -32,11 +32,14 @@ class Client:
 
 
 def dense_client(
-    batches: Sequence[reference.Batch], num_classes: int, class_weights: Vector | None = None
+    batches: Sequence[reference.Batch],
+    num_classes: int,
+    class_weights: Vector | None = None,
+    smoothing: float = 0.0,
 ) -> Client:
     def gradient(batch: reference.Batch) -> Gradient:
         return lambda params: reference.score(
-            params, batch, num_classes, class_weights=class_weights
+            params, batch, num_classes, class_weights=class_weights, smoothing=smoothing
         )[1]
 
     steps = [gradient(batch) for batch in batches]

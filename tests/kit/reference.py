@@ -209,11 +209,12 @@ def score(
     num_classes: int,
     hidden: Sequence[int] = (),
     class_weights: Vector | None = None,
+    smoothing: float = 0.0,
 ) -> tuple[Stats, Vector]:
     """Returns the stats of one batch, and the gradient of its mean loss.
 
     With weights an example's loss is multiplied with that of its label, and the mean is still over
-    the number of examples.
+    the number of examples. `smoothing` is the share of each label that all classes divide.
     """
     x, y = batch
     size = len(y)
@@ -229,9 +230,13 @@ def score(
     exponentials = np.exp(shifted)
     totals = exponentials.sum(axis=1, keepdims=True)
     losses = np.log(totals[:, 0]) - shifted[np.arange(size), y]
+    if smoothing:
+        means = np.log(totals[:, 0]) - shifted.mean(axis=1)
+        losses = (1.0 - smoothing) * losses + smoothing * means
     correct = (logits.argmax(axis=1) == y) & np.isfinite(losses)
     error = exponentials / totals
-    error[np.arange(size), y] -= 1.0
+    error[np.arange(size), y] -= 1.0 - smoothing
+    error -= smoothing / num_classes
     error /= size
     if class_weights is not None:
         losses = losses * class_weights[y]

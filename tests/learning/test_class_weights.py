@@ -24,6 +24,7 @@ from fedcli.settings import tables
 from tests.kit import algorithm_oracle as oracle
 from tests.kit import reference
 from tests.kit.clients import NUM_CLASSES, SHAPE, make_clients
+from tests.kit.own_softmax import Softmax
 from tests.kit.reference import Vector
 from tests.kit.toy_engine import ToyEngine
 
@@ -33,49 +34,6 @@ SIZES = (1, 7, 30, 0, 22, 12, 9, 16, 5)
 WEIGHTS = (0.5, 3.0, 0.0)
 BATCH_SIZE = 10
 RATE = 0.1
-
-
-class Softmax:
-    """Softmax regression in NumPy, as a user writes it: the loss is the mean, without weights."""
-
-    num_classes = NUM_CLASSES
-
-    def __init__(self) -> None:
-        num_inputs = SHAPE[0] * SHAPE[1]
-        self.trainable_variables = [
-            np.zeros((num_inputs, NUM_CLASSES), np.float32),
-            np.zeros(NUM_CLASSES, np.float32),
-        ]
-        self.input_spec = {
-            "x": ArraySpec((None, num_inputs), "float32"),
-            "y": ArraySpec((None,), "int32"),
-        }
-
-    def scored(self, batch: Mapping[str, Any], weights: NDArray[Any]) -> BatchOutput:
-        x, labels = batch["x"].astype(np.float64), batch["y"]
-        kernel, bias = self.trainable_variables
-        logits = x @ kernel + bias
-        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-        shares /= shares.sum(axis=1, keepdims=True)
-        rows, size = np.arange(len(labels)), len(labels)
-        loss = -(weights * np.log(shares[rows, labels])).sum() / size
-        error = shares.copy()
-        error[rows, labels] -= 1
-        error *= weights[:, np.newaxis] / size
-        gradients = [(x.T @ error).astype(np.float32), error.sum(axis=0).astype(np.float32)]
-        return BatchOutput(loss=loss, predictions=shares, gradients=gradients)
-
-    def forward_pass(self, batch: Mapping[str, Any], training: bool = True) -> BatchOutput:
-        return self.scored(batch, np.ones(len(batch["y"])))
-
-    def report_local_unfinalized_metrics(self) -> dict[str, Sequence[Any]]:
-        return {}
-
-    def metric_finalizers(self) -> dict[str, Callable[[list[Any]], Any]]:
-        return {}
-
-    def reset_metrics(self) -> None:
-        pass
 
 
 class Weighing(Softmax):

@@ -45,6 +45,7 @@ class CohortCall:
         num_clients: The size of the population; None if it is not known.
         evaluated: The `evaluated` part of the server state before the round.
         class_weights: The factor of the loss of each example by its label; see `ClientTask`.
+        label_smoothing: The share of each label that all classes divide; see `ClientTask`.
         passage: Takes the deltas that the aggregator gets through the stages before it; None: the
             deltas are not for the aggregator, or it needs their sum alone and there is no stage.
         root_data: The server's own examples in batches; None: there are none.
@@ -63,6 +64,7 @@ class CohortCall:
     num_clients: int | None = None
     evaluated: Evaluated | None = None
     class_weights: NDArray[np.float32] | None = None
+    label_smoothing: float = 0.0
     passage: Passage | None = None
     root_data: BatchedDataset | None = None
 
@@ -140,6 +142,7 @@ class CohortCall:
             schedule=schedule,
             inputs=inputs,
             class_weights=self.class_weights,
+            label_smoothing=self.label_smoothing,
         )
         if passage is None:
             return self.engine.train(

@@ -110,6 +110,8 @@ class ClientTask:
         class_weights: The factor of the loss of each example by its label: float32 [num_classes],
             finite and not negative. The loss of a batch is the sum of the weighted losses over its
             number of examples. None: 1 for all classes.
+        label_smoothing: The share of each label that all classes divide equally, in [0, 1)
+            (Szegedy et al. 2016, arXiv 1512.00567). The loss that is reported counts it.
     """
 
     rows: tuple[StepRow, ...]
@@ -122,6 +124,7 @@ class ClientTask:
     inputs: ClientInputs = NO_INPUTS
     occurrences: tuple[int, ...] | None = None
     class_weights: NDArray[np.float32] | None = None
+    label_smoothing: float = 0.0
 
     def rate_factors(self, clients: Iterable[BatchedDataset]) -> NDArray[np.float64] | None:
         """Returns the factors of the learning rate for the local steps of these clients.

@@ -169,6 +169,7 @@ class ThreadEngine:
                     task.frozen,
                     task.rate_factors(datasets),
                     task.class_weights,
+                    task.label_smoothing,
                 ),
                 run.flag,
                 loaded.delta_sum,

@@ -44,6 +44,8 @@ class Optimizer:
         schedule_by: What the schedule counts: `round`, or `local-step` from 0 in each round.
         clip_norm: A gradient with a larger L2 norm over all tensors is first scaled to this norm.
             None: it is not clipped.
+        weight_decay: This factor times the parameters is added to the gradient after it is clipped,
+            as by the weight decay of PyTorch's SGD: an L2 penalty of half the factor.
         shapes: Shapes of the tensors, for an optimizer that treats each separately; see
             `for_tensors`. If empty, the parameters are one vector.
         rule: The rule of an own optimizer; None for the rule in the table.
@@ -55,6 +57,7 @@ class Optimizer:
     schedule: Schedule = CONSTANT
     schedule_by: str = BY_ROUND
     clip_norm: float | None = None
+    weight_decay: float = 0.0
     shapes: tuple[tuple[int, ...], ...] = ()
     rule: Rule | None = field(default=None, compare=False, repr=False)
 
@@ -64,13 +67,15 @@ class Optimizer:
         return super().__new__(cls)
 
     def __repr__(self) -> str:
-        """Returns the optimizer as a call, with a schedule or clipping only if it has them."""
+        """Returns the optimizer as a call; schedule, clipping and decay only if it has them."""
         options = {"learning_rate": self.learning_rate, **self.options}
         arguments = [f"{name}={value!r}" for name, value in options.items()]
         if self.schedule != CONSTANT:
             arguments.append(f"schedule={self.schedule.name!r}")
         if self.clip_norm is not None:
             arguments.append(f"clip_norm={self.clip_norm!r}")
+        if self.weight_decay:
+            arguments.append(f"weight_decay={self.weight_decay!r}")
         return f"{self.name}({', '.join(arguments)})"
 
     @property
@@ -138,6 +143,8 @@ class Optimizer:
         """
         if self.clip_norm is not None:
             gradient = clipped(gradient, self.clip_norm)
+        if self.weight_decay:
+            gradient = gradient + gradient.dtype.type(self.weight_decay) * params
         decrease, state = self._rule.step(self._settings, gradient, state, params)
         return -decrease, state
 
@@ -148,7 +155,8 @@ class Optimizer:
             terms: Rows of the terms that an algorithm adds to the clipped gradient.
         """
         clip = [] if self.clip_norm is None else [(StepKind.CLIP, (self.clip_norm,))]
-        return [*clip, *terms, self._rule.row(self._settings)]
+        decay = [(StepKind.DECAY, (self.weight_decay,))] if self.weight_decay else []
+        return [*clip, *decay, *terms, self._rule.row(self._settings)]
 
 
 def refuse_unknown(function: str, given: Collection[str], known: Collection[str]) -> None:

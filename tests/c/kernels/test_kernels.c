@@ -219,8 +219,8 @@ typedef struct block {
 } block;
 
 /* Lanes without a row are filled with NaN: they must not matter. Weights end at a guard page. */
-static void run_weighted(const fed_kernels *kernels, block *blk, float scale,
-                         const float *class_weights /* [K] or NULL */) {
+static void run_loss(const fed_kernels *kernels, block *blk, float scale,
+                     const float *class_weights /* [K] or NULL */, float smoothing) {
     guarded lanes = guarded_new(blk->num_classes * FED_LANES, 0, 0);
     for (size_t k = 0; k < blk->num_classes; k++)
         for (size_t b = 0; b < FED_LANES; b++)
@@ -229,13 +229,19 @@ static void run_weighted(const fed_kernels *kernels, block *blk, float scale,
     guarded weights = guarded_new(blk->num_classes, 0, 0);
     if (class_weights != NULL)
         memcpy(weights.values, class_weights, blk->num_classes * sizeof *class_weights);
-    kernels->softmax_xent(lanes.values, blk->num_classes, blk->labels, blk->num_rows, scale,
-                          class_weights != NULL ? weights.values : NULL, &blk->score);
+    const fed_loss loss = {class_weights != NULL ? weights.values : NULL, smoothing};
+    kernels->softmax_xent(lanes.values, blk->num_classes, blk->labels, blk->num_rows, scale, &loss,
+                          &blk->score);
     guarded_free(&weights);
     for (size_t k = 0; k < blk->num_classes; k++)
         for (size_t b = 0; b < blk->num_rows; b++)
             blk->gradient[b][k] = lanes.values[k * FED_LANES + b];
     guarded_free(&lanes);
+}
+
+static void run_weighted(const fed_kernels *kernels, block *blk, float scale,
+                         const float *class_weights) {
+    run_loss(kernels, blk, scale, class_weights, 0);
 }
 
 static void run_softmax(const fed_kernels *kernels, block *blk, float scale) {
@@ -507,6 +513,45 @@ static void test_equal_class_weights_scale_the_gradient(void) {
         CHECK_CLOSE(blk.score.loss_sum, plain.score.loss_sum, 1e-12 * (1 + plain.score.loss_sum));
         CHECK_EQUAL(blk.score.num_correct, plain.score.num_correct);
     }
+}
+
+/* A smoothed label is a distribution: the loss is the mean of the losses under each label, and so
+ * is the gradient. */
+static void check_smoothed(size_t num_classes, size_t num_rows, float smoothing,
+                           const float *class_weights) {
+    block blk = random_block(num_classes, num_rows, 3, num_rows), plain = blk;
+    run_loss(fed_active_kernels(), &blk, 0.5f, class_weights, smoothing);
+    run_softmax(fed_active_kernels(), &plain, 0.5f);
+    double loss = 0, bound = 0;
+    for (size_t b = 0; b < num_rows; b++) {
+        double logits[MAX_CLASSES], of_row = 0;
+        widen_row(&blk, b, logits);
+        const double weight = class_weights == NULL ? 1 : (double)class_weights[blk.labels[b]];
+        const double share = (double)smoothing / (double)num_classes;
+        for (size_t k = 0; k < num_classes; k++) {
+            const int is_label = k == (size_t)blk.labels[b];
+            const double part = share + (is_label ? 1 - (double)smoothing : 0);
+            of_row += part * twin_loss(logits, num_classes, (int32_t)k);
+            const double change = (is_label ? 1 : 0) - part;
+            CHECK_CLOSE(blk.gradient[b][k], weight * ((double)plain.gradient[b][k] + 0.5 * change),
+                        1e-6 * (1 + weight));
+        }
+        loss += weight * of_row;
+        bound += weight * UNIT_ROUNDOFF * (4 * (double)num_classes + 32 + 4 * of_row);
+    }
+    CHECK_CLOSE(blk.score.loss_sum, loss, bound);
+    CHECK_EQUAL(blk.score.num_correct, plain.score.num_correct);
+}
+
+static void test_smoothed_labels_mix_losses_and_gradients(void) {
+    static const size_t classes[] = {1, 2, 3, 10, 62};
+    float weights[MAX_CLASSES];
+    for (size_t k = 0; k < MAX_CLASSES; k++) weights[k] = 0.25f * (float)(k % 7);
+    for (size_t c = 0; c < LENGTH(classes); c++)
+        for (size_t num_rows = 0; num_rows <= FED_LANES; num_rows++) {
+            check_smoothed(classes[c], num_rows, 0.1f, NULL);
+            check_smoothed(classes[c], num_rows, 0.9f, weights);
+        }
 }
 
 static void test_nan_logit_of_a_class_without_weight_still_spoils_its_row(void) {
@@ -960,6 +1005,7 @@ static const test_case TESTS[] = {
     TEST(test_softmax_agrees_with_generic),
     TEST(test_class_weights_multiply_losses_and_gradients),
     TEST(test_equal_class_weights_scale_the_gradient),
+    TEST(test_smoothed_labels_mix_losses_and_gradients),
     TEST(test_nan_logit_of_a_class_without_weight_still_spoils_its_row),
     TEST(test_decode_scales_and_offsets),
     TEST(test_decode_by_one_is_exact),

@@ -22,6 +22,7 @@ static const struct {
     size_t num_slots;
 } KINDS[] = {
     {{FED_STEP_PROXIMAL, {0.1}}, "a", 0},
+    {{FED_STEP_DECAY, {0.1}}, "a", 0},
     {{FED_STEP_ADAM, {0.1, 0.9, 0.999, 1e-7, 1}}, "assaf", 2},
     {{FED_STEP_ADAMW, {0.1, 0.9, 0.999, 1e-7, 0, 0.004}}, "assafa", 2},
     {{FED_STEP_YOGI, {0.1, 0.9, 0.999, 1e-3, 0, 1e-6}}, "assafa", 2},
@@ -288,6 +289,13 @@ static void test_proximal_term_equals_hand_worked_steps(void) {
         check_num_steps(&(fed_step){rows, 2}, num_params, (const double[]){0.9, 0.88, 0.736});
 }
 
+/* A proximal term pulls to the server's parameters, a decay to 0: with a server at 0 they agree. */
+static void test_decay_equals_a_proximal_term_from_zero(void) {
+    const fed_step_row rows[] = {{FED_STEP_DECAY, {0.5}}, {FED_STEP_SGD, {LEARNING_RATE}}};
+    for (size_t num_params = 0; num_params <= MAX_PARAMS; num_params++)
+        check_num_steps(&(fed_step){rows, 2}, num_params, (const double[]){0.9, 0.88, 0.736});
+}
+
 /* A matrix of squares that rows and columns stand for exactly, and a vector: each coordinate moves
  * by the rate, in proportion to its tensor's size. */
 static void test_adafactor_equals_hand_worked_tensors(void) {
@@ -452,6 +460,7 @@ static const test_case TESTS[] = {
     TEST(test_rmsprop_equals_known_steps),
     TEST(test_reddi_forms_equal_known_steps),
     TEST(test_proximal_term_equals_hand_worked_steps),
+    TEST(test_decay_equals_a_proximal_term_from_zero),
     TEST(test_adafactor_equals_hand_worked_tensors),
     TEST(test_adafactor_takes_all_parameters_as_tensors),
     TEST(test_clipping_scales_long_gradients_to_the_norm),
