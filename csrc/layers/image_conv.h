@@ -65,6 +65,9 @@ extern const fed_image_conv_method fed_image_small;
 /* Any window and stride, as a product with a table of offsets (image_gemm.c). */
 extern const fed_image_conv_method fed_image_gemm;
 
+/* The fastest of the methods that fit. The number of images does not matter. */
+const fed_image_conv_method *fed_image_conv_choose(const fed_image_conv *conv);
+
 /* Floats of the weights. */
 static inline size_t fed_image_conv_weights(const fed_image_conv *conv) {
     return fed_padded(conv->out_shape.channels) * conv->window_height * conv->window_width *

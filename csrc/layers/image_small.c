@@ -294,7 +294,7 @@ static void backward(const fed_kernels *kernels, const fed_image_conv *conv,
 
 static int fits(const fed_image_conv *conv) {
     return num_pixels(&conv->in_shape) <= MOST_PIXELS &&
-           num_pixels(&conv->out_shape) <= MOST_PIXELS;
+           num_pixels(&conv->out_shape) <= MOST_PIXELS && conv->in.pixel_stride % PANEL == 0;
 }
 
 const fed_image_conv_method fed_image_small = {

@@ -22,7 +22,7 @@ enum { SUM_POINT = 7 };
  * backward pass part of an L3 cache, as it needs two blocks of many tiles at once. */
 enum {
     FORWARD_FLOATS = 192 * 1024,
-    BACKWARD_FLOATS = 1536 * 1024,
+    BACKWARD_FLOATS = 768 * 1024,
     FEW_TILES = 96,
     PRODUCT_TILES = 42, /* a multiple of the rows of every kernel's tiles */
     WEIGHT_PANELS = 4,
@@ -609,7 +609,7 @@ static void backward(const fed_kernels *kernels, const fed_image_conv *conv,
 
 static int fits(const fed_image_conv *conv) {
     return conv->window_height == WINDOW && conv->window_width == WINDOW && conv->stride_y == 1 &&
-           conv->stride_x == 1;
+           conv->stride_x == 1 && conv->in.pixel_stride % PANEL == 0;
 }
 
 static size_t scratch_floats(const fed_image_conv *conv, int num_workers) {

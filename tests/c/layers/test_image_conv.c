@@ -350,6 +350,24 @@ static void test_gemm(void) {
         check_case(&ANY_WINDOW[i], &fed_image_gemm, 3e-6);
 }
 
-static const test_case TESTS[] = {TEST(test_winograd), TEST(test_small), TEST(test_gemm)};
+static const fed_image_conv_method *choice(const image_case *of) {
+    fed_image_conv conv;
+    set_conv(&conv, of);
+    return fed_image_conv_choose(&conv);
+}
+
+static void test_the_fastest_method_is_chosen(void) {
+    const image_case small = {5, 2, 2, 16, 16, 3, 3, 1, 1, 1, 0, 0, 0, 0};
+    const image_case square = {5, 3, 2, 16, 16, 3, 3, 1, 1, 1, 0, 0, 0, 0};
+    const image_case strided = {5, 8, 8, 16, 16, 3, 3, 2, 1, 1, 0, 0, 0, 0};
+    const image_case colours = {5, 8, 8, 3, 16, 3, 3, 1, 1, 1, 0, 0, 0, 1};
+    CHECK(choice(&small) == &fed_image_small);
+    CHECK(choice(&square) == &fed_image_winograd);
+    CHECK(choice(&strided) == &fed_image_gemm);
+    CHECK(choice(&colours) == &fed_image_gemm);
+}
+
+static const test_case TESTS[] = {TEST(test_winograd), TEST(test_small), TEST(test_gemm),
+                                  TEST(test_the_fastest_method_is_chosen)};
 
 int main(int argc, char **argv) { return RUN_ON_EACH_ISA(TESTS, argc, argv); }

@@ -1,0 +1,10 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Chooses how to compute a convolution of a group of images. */
+#include "image_conv.h"
+
+const fed_image_conv_method *fed_image_conv_choose(const fed_image_conv *conv) {
+    /* From the one that saves most. */
+    if (fed_image_small.fits(conv)) return &fed_image_small;
+    if (fed_image_winograd.fits(conv)) return &fed_image_winograd;
+    return &fed_image_gemm;
+}
