@@ -154,6 +154,24 @@ typedef struct fed_products_gradient {
     size_t out_panel, out_point;
 } fed_products_gradient;
 
+/* Rows of pixels of an image that is normalised. */
+typedef struct fed_norm_rows {
+    size_t num_rows, num_pixels; /* pixels of a row follow each other */
+    size_t num_channels;         /* a multiple of FED_PAD */
+    size_t stride, out_stride;   /* floats from one row to the next of values, and of outputs */
+} fed_norm_rows;
+
+/* The gradient by the inputs of a normalisation, over pixels that follow each other:
+ *   in_gradient = g * by_gradient + (values - means) * by_value + fixed
+ * where g is the gradient or, if outputs are given, 0 at outputs of 0 or less. */
+typedef struct fed_norm_gradient {
+    const float *gradient, *values;                      /* [num_pixels, num_channels] */
+    const float *outputs;                                /* the same, or NULL */
+    const float *means, *by_gradient, *by_value, *fixed; /* [num_channels] */
+    size_t num_pixels, num_channels;                     /* num_channels a multiple of FED_PAD */
+    float *in_gradient;                                  /* out [num_pixels, num_channels] */
+} fed_norm_gradient;
+
 /* Contiguous values of a window: floats from its beginning, and their number. */
 typedef struct fed_run {
     size_t offset, length;

@@ -60,21 +60,21 @@ KERNEL(void, mean_window, const float *in, const fed_window *window, size_t num_
 KERNEL(void, mean_window_backward, const float *gradient, const fed_window *window,
        size_t num_channels, float *in_gradient /* in-out */)
 
-/* Per channel, over rows of pixels [num_pixels, num_channels], num_channels a multiple of
- * FED_PAD; sums, means, scales and biases are [num_channels].
- * sums += values, (values - means)^2, or factors * (values - means). */
-KERNEL(void, add_channels, const float *values, size_t num_pixels, size_t num_channels,
-       double *sums /* in-out */)
-KERNEL(void, add_channel_squares, const float *values, const float *means, size_t num_pixels,
-       size_t num_channels, double *sums /* in-out */)
-KERNEL(void, add_channel_products, const float *factors, const float *values, const float *means,
-       size_t num_pixels, size_t num_channels, double *sums /* in-out */)
-/* out = (values - means) * scales + biases; may be in place. */
-KERNEL(void, scale_channels, const float *values, const float *means, const float *scales,
-       const float *biases, size_t num_pixels, size_t num_channels, float *out)
-/* out += values * scales. */
-KERNEL(void, add_scaled_channels, const float *values, const float *scales, size_t num_pixels,
-       size_t num_channels, float *out /* in-out */)
+/* Normalisation by channel; coefficients and sums are [num_channels].
+ * sums += d and squares += d^2 for d = values - shifts, over all pixels. */
+KERNEL(void, norm_deviations, const fed_norm_rows *rows, const float *values, const float *shifts,
+       double *sums /* in-out */, double *squares /* in-out */)
+/* sums += g and products += g * (values - means), where g is the gradient or, if outputs are given,
+ * 0 at outputs of 0 or less. */
+KERNEL(void, norm_products, const fed_norm_rows *rows, const float *gradient,
+       const float *outputs /* or NULL */, const float *values, const float *means,
+       double *sums /* in-out */, double *products /* in-out */)
+/* out = max(least, (values - means) * scales + biases) for pixels that follow each other; NaN stays
+ * NaN. */
+KERNEL(void, norm_apply, const float *values, const float *means, const float *scales,
+       const float *biases, float least, size_t num_pixels, size_t num_channels,
+       float *out /* out */)
+KERNEL(void, norm_gradient, const fed_norm_gradient *at)
 
 /* Convolutions. Channels are padded to multiples of FED_PAD. A panel is [taps][panel_width],
  * where taps are the window's values in order and panel_width is FED_PANEL or FED_PAD.

@@ -70,31 +70,71 @@ static double *cleared_sums(const fed_pass *pass) {
     return sums_of(pass);
 }
 
+static fed_norm_rows rows_of(const fed_stage *stage) {
+    return (fed_norm_rows){.num_rows = stage->shape.height,
+                           .num_pixels = stage->shape.width,
+                           .num_channels = num_channels(stage),
+                           .stride = stage->in.row_stride,
+                           .out_stride = stage->out.row_stride};
+}
+
+/* In a fixed order that does not wait for each addition before the next one. */
+static double sum_of(const double *values, size_t num) {
+    double sums[4] = {0};
+    size_t i = 0;
+    for (; i + 4 <= num; i += 4)
+        for (size_t k = 0; k < 4; k++) sums[k] += values[i + k];
+    for (; i < num; i++) sums[0] += values[i];
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
 /* Replaces each channel's sum by the mean over its group. */
 static void average_groups(const fed_layer *layer, double *sums) {
     const size_t size = layer->in.channels / layer->num_groups;
     const double count = (double)(layer->in.height * layer->in.width * size);
     for (size_t first = 0; first < layer->in.channels; first += size) {
-        double sum = 0;
-        for (size_t c = first; c < first + size; c++) sum += sums[c];
-        for (size_t c = first; c < first + size; c++) sums[c] = sum / count;
+        const double mean = sum_of(sums + first, size) / count;
+        for (size_t c = first; c < first + size; c++) sums[c] = mean;
     }
 }
 
+/* Turns channel sums of deviations from the first pixel, and of their squares, into channel means
+ * and sums of squared deviations from these means. */
+static void center(const float *shifts, double num_pixels, size_t channels, double *sums,
+                   double *squares) {
+    const double share = 1 / num_pixels;
+    for (size_t c = 0; c < channels; c++) {
+        const double mean = sums[c] * share;
+        squares[c] -= sums[c] * mean;
+        sums[c] = (double)shifts[c] + mean;
+    }
+}
+
+/* One pass over the image sums the deviations from the first pixel, which keeps the squares from
+ * cancelling; channels are then combined into groups (Chan et al. 1979). */
 static void measure(const fed_pass *pass, const statistics *found) {
-    const fed_layer *layer = pass->stage->layer;
-    const size_t channels = num_channels(pass->stage);
-    const size_t num_pixels = layer->in.height * layer->in.width;
-    double *sums = cleared_sums(pass);
-    pass->kernels->add_channels(pass->in, num_pixels, channels, sums);
-    average_groups(layer, sums);
-    for (size_t c = 0; c < channels; c++) found->means[c] = (float)sums[c];
-    sums = cleared_sums(pass);
-    pass->kernels->add_channel_squares(pass->in, found->means, num_pixels, channels, sums);
-    average_groups(layer, sums);
-    memset(found->inverses, 0, channels * sizeof *found->inverses);
-    for (size_t c = 0; c < layer->in.channels; c++)
-        found->inverses[c] = (float)(1 / sqrt(sums[c] + layer->epsilon));
+    const fed_stage *stage = pass->stage;
+    const fed_layer *layer = stage->layer;
+    const size_t channels = num_channels(stage), size = layer->in.channels / layer->num_groups;
+    const double num_pixels = (double)(layer->in.height * layer->in.width);
+    const float *shifts = pass->in + fed_pixel(&stage->in, 0, 0);
+    double *sums = cleared_sums(pass), *squares = sums + channels;
+    const fed_norm_rows rows = rows_of(stage);
+    pass->kernels->norm_deviations(&rows, shifts, shifts, sums, squares);
+    center(shifts, num_pixels, channels, sums, squares);
+    memset(found->means, 0, 2 * channels * sizeof *found->means);
+    for (size_t first = 0; first < layer->in.channels; first += size) {
+        const double mean = sum_of(sums + first, size) / (double)size;
+        for (size_t c = first; c < first + size; c++)
+            squares[c] += num_pixels * (sums[c] - mean) * (sums[c] - mean);
+        const double variance = sum_of(squares + first, size) / (num_pixels * (double)size);
+        /* Rounding may leave less than 0; NaN must stay. */
+        const float inverse = (float)(1 / sqrt((variance < 0 ? 0 : variance) + layer->epsilon));
+        for (size_t c = first; c < first + size; c++) {
+            found->means[c] = (float)mean;
+            found->inverses[c] = inverse;
+        }
+    }
 }
 
 static void forward(const fed_pass *pass) {
@@ -108,25 +148,37 @@ static void forward(const fed_pass *pass) {
         scales[c] = gamma != NULL ? gamma[c] * found.inverses[c] : found.inverses[c];
         biases[c] = beta != NULL ? beta[c] : 0;
     }
+    const int is_relu = stage->layer->activation == FED_RELU;
     for (size_t y = 0; y < stage->shape.height; y++)
-        pass->kernels->scale_channels(pass->in + fed_pixel(&stage->in, y, 0), found.means, scales,
-                                      biases, stage->shape.width, channels,
-                                      pass->out + fed_pixel(&stage->out, y, 0));
-    fed_activate_out(pass);
+        pass->kernels->norm_apply(pass->in + fed_pixel(&stage->in, y, 0), found.means, scales,
+                                  biases, is_relu ? 0 : -HUGE_VALF, stage->shape.width, channels,
+                                  pass->out + fed_pixel(&stage->out, y, 0));
+    if (!is_relu) fed_activate_out(pass);
+}
+
+/* The gradient by the outputs before the activation is out_gradient, but for relu only where these
+ * outputs are above 0. */
+static const float *undo_activation(const fed_pass *pass) {
+    if (pass->stage->layer->activation == FED_RELU) return pass->out;
+    fed_undo_out(pass);
+    return NULL;
+}
+
+/* The row of outputs y; NULL if they are not needed. */
+static const float *row_at(const fed_pass *pass, const float *outputs, size_t y) {
+    return outputs != NULL ? outputs + fed_pixel(&pass->stage->out, y, 0) : NULL;
 }
 
 /* With x' = (x - mean) / deviation: sums[c] = sum of g, products[c] = sum of g * x', the gradients
  * of beta and gamma. */
-static void sum_gradient(const fed_pass *pass, const statistics *found, double *sums,
-                         double *products) {
+static void sum_gradient(const fed_pass *pass, const statistics *found, const float *outputs,
+                         double *sums, double *products) {
     const fed_stage *stage = pass->stage;
-    const size_t channels = num_channels(stage), width = stage->shape.width;
-    for (size_t y = 0; y < stage->shape.height; y++) {
-        const float *gradient = pass->out_gradient + fed_pixel(&stage->out, y, 0);
-        pass->kernels->add_channels(gradient, width, channels, sums);
-        pass->kernels->add_channel_products(gradient, pass->in + fed_pixel(&stage->in, y, 0),
-                                            found->means, width, channels, products);
-    }
+    const size_t channels = num_channels(stage);
+    const fed_norm_rows rows = rows_of(stage);
+    pass->kernels->norm_products(&rows, row_at(pass, pass->out_gradient, 0),
+                                 row_at(pass, outputs, 0), pass->in + fed_pixel(&stage->in, 0, 0),
+                                 found->means, sums, products);
     for (size_t c = 0; c < channels; c++) products[c] *= (double)found->inverses[c];
 }
 
@@ -165,21 +217,28 @@ static void find_coefficients(const fed_pass *pass, const statistics *found, dou
 
 static void backward(const fed_pass *pass) {
     const fed_stage *stage = pass->stage;
-    const size_t channels = num_channels(stage), width = stage->shape.width;
     const statistics found = statistics_of(pass);
-    double *sums = cleared_sums(pass), *products = sums + channels;
-    fed_undo_out(pass);
-    sum_gradient(pass, &found, sums, products);
+    double *sums = cleared_sums(pass), *products = sums + num_channels(stage);
+    const float *outputs = undo_activation(pass);
+    sum_gradient(pass, &found, outputs, sums, products);
     add_param_gradient(pass, sums, products);
     if (pass->in_gradient == NULL) return;
     find_coefficients(pass, &found, sums, products);
     for (size_t y = 0; y < stage->shape.height; y++) {
         const size_t at = fed_pixel(&stage->in, y, 0);
-        float *in_gradient = pass->in_gradient + at;
-        pass->kernels->scale_channels(pass->in + at, found.means, row_of(pass, 1), row_of(pass, 2),
-                                      width, channels, in_gradient);
-        pass->kernels->add_scaled_channels(pass->out_gradient + fed_pixel(&stage->out, y, 0),
-                                           row_of(pass, 0), width, channels, in_gradient);
+        const fed_norm_gradient gradient = {
+            .gradient = row_at(pass, pass->out_gradient, y),
+            .values = pass->in + at,
+            .outputs = row_at(pass, outputs, y),
+            .means = found.means,
+            .by_gradient = row_of(pass, 0),
+            .by_value = row_of(pass, 1),
+            .fixed = row_of(pass, 2),
+            .num_pixels = stage->shape.width,
+            .num_channels = num_channels(stage),
+            .in_gradient = pass->in_gradient + at,
+        };
+        pass->kernels->norm_gradient(&gradient);
     }
 }
 
