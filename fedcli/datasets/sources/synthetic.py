@@ -152,8 +152,8 @@ class SyntheticSplit(ClientData):
         pixels, labels = native.draw_synthetic(
             self._drawing, seeds.client_key(client_id), self._split_number, 0, count
         )
+        pixels.flags.writeable = False  # before the view: decoded pixels of others are not kept
         pixels = pixels.reshape(count, *self.pixel_shape)
-        pixels.flags.writeable = False
         labels.flags.writeable = False
         return ClientDataset(client_id, pixels, labels, self._scale, self._offset, self.source)
 
