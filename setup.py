@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -14,16 +16,20 @@ from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 
 # Python's own flags ask for debug information, which takes the compiler a fifth of its time.
-RELEASE_FLAGS, DEBUG_FLAGS = "-O3 -g0 -DNDEBUG", "-O1 -g -UNDEBUG"
+RELEASE_FLAGS, DEBUG_FLAGS = "-g0 -DNDEBUG", "-O1 -g -UNDEBUG"
+# To try in turn. What is left out of -O2 and -O3 gains nothing here, as the kernels are written in
+# vectors and unrolled by hand, and takes the compiler a third of its time. The second is for
+# compilers that refuse the names of GCC's options.
+OPTIMIZE_FLAGS = [
+    "-O2 -ftree-vectorize -fvect-cost-model=dynamic"
+    " -fno-tree-vrp -fno-thread-jumps -fno-schedule-insns2",
+    "-O3",
+]
 # Contraction into FMA stays allowed, hence gnu11; NaN checks must work, hence no -ffast-math.
 C_FLAGS = "-std=gnu11 -fno-math-errno -fno-trapping-math -fvisibility=hidden -Wno-psabi"
 # Cython's code only checks arguments and calls the core. Without optimisation a round takes some 15
 # microseconds longer; -O1 takes the compiler a second longer than -Og and gains nothing more.
 GLUE_FLAGS = "-Og -Wno-sign-compare"
-# To try in turn for the kernels, which are written in vectors and unrolled by hand, so that -O3 has
-# nothing to add but a sixth of the compiler's time. The second is for compilers that refuse the
-# name of GCC's cost model.
-KERNEL_FLAGS = ["-O2 -ftree-vectorize -fvect-cost-model=dynamic", ""]
 # Per folder. Synthetic data, payloads and quantised values must not depend on what the compiler
 # makes of a * b + c.
 FOLDER_FLAGS = {folder: ["-ffp-contract=off"] for folder in ("random", "compress", "secure")}
@@ -35,9 +41,6 @@ ISA_FLAGS = {
         "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512",
     ],
 }
-# What takes longest to compile comes first, so that no processor waits for it at the end.
-LONGEST_FIRST = ["avx512", "avx2", "generic"]
-
 ANY_PROGRAM = "int main(void) { return 0; }\n"
 PYTHON_PROGRAM = "#include <Python.h>\nint main(void) { return 0; }\n"
 X86_64_PROGRAM = "#ifndef __x86_64__\n#error\n#endif\nint main(void) { return 0; }\n"
@@ -69,10 +72,41 @@ def wanted_isas() -> list[str]:
     return [name for name in ISA_FLAGS if name in wanted]
 
 
+def core_files(isas: Collection[str]) -> list[Path]:
+    """Returns the files of csrc/ that are compiled for these instruction sets.
+
+    What takes longest comes first, so that no processor waits for it at the end.
+    """
+    kernels = ["generic", *ISA_FLAGS]
+    absent = {*ISA_FLAGS} - {*isas}
+
+    def weight(path: Path) -> tuple[int, int, Path]:
+        rank = kernels.index(path.stem) if path.stem in kernels else -1
+        return rank, path.stat().st_size, path
+
+    paths = (path for path in Path("csrc").rglob("*.c") if path.stem not in absent)
+    return sorted(paths, key=weight, reverse=True)
+
+
 class Build(build):
     """Compiles first: without a compiler the files of the package need not be copied."""
 
     sub_commands = sorted(build.sub_commands, key=lambda command: command[0] != "build_ext")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What this compiler is told."""
+
+    common: list[str]  # for all files
+    optimize: list[str]
+    isas: dict[str, list[str]]  # the instruction sets that are built beside the generic one
+    link: list[str]
+
+    def flags_of(self, path: Path) -> list[str]:
+        """Returns the flags for a file of csrc/."""
+        of_folder = FOLDER_FLAGS.get(path.parent.name, [])
+        return [*self.common, *self.optimize, *of_folder, *self.isas.get(path.stem, [])]
 
 
 class BuildCore(build_ext):
@@ -80,42 +114,40 @@ class BuildCore(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         """Builds the core, always anew: files do not tell with what settings they were made."""
-        includes = [f"-I{folder}" for folder in self.compiler.include_dirs]
-        if not self.try_program(PYTHON_PROGRAM, includes):
-            raise SystemExit(NO_COMPILER.format(self.compiler.compiler[0]))
         debug = os.environ.get("FEDCLI_DEBUG") == "1"
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            asked = pool.submit(self.ask_compiler, debug)
+            glue = pool.submit(self.compile_glue, ext, debug, asked)
+            settings = asked.result()
+            paths = core_files(settings.isas)
+            say(f"compiling {len(paths)} C files for {', '.join(['generic', *settings.isas])}")
+            each = [pool.submit(self.compile_file, p, settings.flags_of(p)) for p in paths]
+            ext.extra_objects = [made.result() for made in [*each, glue]]
+        say("linking")
+        ext.sources, ext.extra_link_args = [], settings.link
+        self.force = True
+        super().build_extension(ext)
+
+    def ask_compiler(self, debug: bool) -> Settings:
+        """Finds out what this compiler can do."""
+        includes = [f"-I{folder}" for folder in self.compiler.include_dirs]
+        if not self.compiles(PYTHON_PROGRAM, includes):
+            raise SystemExit(NO_COMPILER.format(self.compiler.compiler[0]))
         compile_openmp, link_openmp = self.probe_openmp()
         probed = {name: self.probe(X86_64_PROGRAM, ISA_FLAGS[name]) for name in wanted_isas()}
         isas = {name: flags for name, flags in probed.items() if flags is not None}
         have = [f"-DFED_HAVE_{name.upper()}" for name in isas]
         level = DEBUG_FLAGS if debug else RELEASE_FLAGS
-        flags = [*C_FLAGS.split(), *level.split(), *compile_openmp, *have]
-        kernel_flags = None if debug else self.probe(ANY_PROGRAM, KERNEL_FLAGS)
-        folders = {**FOLDER_FLAGS, "kernels": kernel_flags or []}
+        common = [*C_FLAGS.split(), *level.split(), *compile_openmp, *have]
+        optimize = None if debug else self.probe(ANY_PROGRAM, OPTIMIZE_FLAGS)
+        return Settings(common, optimize or [], isas, link_openmp)
 
-        absent = {*ISA_FLAGS} - {*isas}
-        paths = sorted(path for path in Path("csrc").rglob("*.c") if path.stem not in absent)
-        ranks = {name: rank for rank, name in enumerate(LONGEST_FIRST)}
-        paths.sort(key=lambda path: ranks.get(path.stem, len(ranks)))
-        say(f"compiling {len(paths)} C files for {', '.join(['generic', *isas])}")
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = [
-                pool.submit(
-                    self.compile_file,
-                    path,
-                    [*flags, *folders.get(path.parent.name, []), *isas.get(path.stem, [])],
-                )
-                for path in paths
-            ]
-            say("translating the Cython module to C at the same time")
-            glue = self.translate(ext, debug)
-            glue_flags = [] if debug else GLUE_FLAGS.split()
-            objects.append(pool.submit(self.compile_file, glue, [*flags, *glue_flags]))
-            ext.extra_objects = [made.result() for made in objects]
-        say("linking")
-        ext.sources, ext.extra_link_args = [], link_openmp
-        self.force = True
-        super().build_extension(ext)
+    def compile_glue(self, ext: Extension, debug: bool, asked: Future[Settings]) -> str:
+        """Compiles the Cython module; returns its object file."""
+        say("translating the Cython module to C")
+        path = self.translate(ext, debug)
+        flags = [] if debug else GLUE_FLAGS.split()
+        return self.compile_file(path, [*asked.result().common, *flags])
 
     def translate(self, ext: Extension, debug: bool) -> Path:
         """Translates the Cython module; returns its C file."""
@@ -143,7 +175,7 @@ class BuildCore(build_ext):
     def probe(self, program: str, choices: list[str]) -> list[str] | None:
         """Returns the first flags with which this compiler builds a program, None if none do."""
         each = map(str.split, choices)
-        return next((flags for flags in each if self.try_program(program, flags)), None)
+        return next((flags for flags in each if self.compiles(program, flags)), None)
 
     def probe_openmp(self) -> tuple[list[str], list[str]]:
         """Returns compile and link flags with which an OpenMP program runs, empty if none do."""
@@ -154,22 +186,31 @@ class BuildCore(build_ext):
             if prefix:  # Apple's clang with Homebrew's libomp
                 compile_flags = ["-Xpreprocessor", "-fopenmp", f"-I{prefix}/include"]
                 link_flags = [f"-L{prefix}/lib", "-lomp"]
-            if self.try_program(OPENMP_PROGRAM, [*compile_flags, *link_flags], run=True):
+            if self.runs(OPENMP_PROGRAM, [*compile_flags, *link_flags]):
                 return compile_flags, link_flags
         say("no working OpenMP found, building without threads")
         return [], []
 
-    def try_program(self, program: str, flags: list[str], run: bool = False) -> bool:
-        """Tells whether a program compiles and links with `flags` and, if asked, runs."""
+    def compiles(self, program: str, flags: Sequence[str]) -> bool:
+        """Tells whether the compiler accepts a program and the flags; nothing is written."""
+        return self.succeeds(
+            [*self.compiler.compiler, "-fsyntax-only", *flags, "-xc", "-"], program
+        )
+
+    def runs(self, program: str, flags: Sequence[str]) -> bool:
+        """Tells whether a program compiles, links and runs."""
         with tempfile.TemporaryDirectory() as tmp:
-            source, binary = Path(tmp, "probe.c"), Path(tmp, "probe")
-            source.write_text(program)
-            build = [*self.compiler.compiler, str(source), *flags, "-o", str(binary)]
-            commands = [build, [str(binary)]] if run else [build]
-            try:
-                return all(subprocess.run(c, capture_output=True).returncode == 0 for c in commands)
-            except OSError:  # no such compiler
-                return False
+            binary = str(Path(tmp, "probe"))
+            build = [*self.compiler.compiler, "-xc", "-", *flags, "-o", binary]
+            return self.succeeds(build, program) and self.succeeds([binary])
+
+    def succeeds(self, command: list[str], given: str = "") -> bool:
+        """Tells whether a command that reads `given` exits with 0."""
+        try:
+            told = subprocess.run(command, input=given, capture_output=True, text=True)
+        except OSError:  # no such compiler
+            return False
+        return told.returncode == 0
 
 
 if __name__ == "__main__":

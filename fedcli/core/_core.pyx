@@ -72,7 +72,7 @@ cdef choose_isa():
             f" choose one of {', '.join(ISAS)}, or unset it"
         )
 
-ISAS = tuple(name for name in ("generic", "avx2", "avx512") if fed_isa_runs(name.encode()))
+ISAS = tuple([name for name in ("generic", "avx2", "avx512") if fed_isa_runs(name.encode())])
 choose_isa()
 ISA = fed_isa_name().decode()
 HAS_OPENMP = bool(fed_has_openmp())
@@ -1016,7 +1016,7 @@ cdef class Codec:
             self.each[t] = make_tensor(shape)
         self.table.tensors.each = self.each
         self.table.tensors.num = len(shapes)
-        self.table.num_params = sum(math.prod(shape) for shape in shapes)
+        self.table.num_params = sum([math.prod(shape) for shape in shapes])
         self.table.kind = fed_codec_kind_named(kind.encode())
         self.table.bits, self.table.levels = bits, levels
         self.table.is_short, self.table.is_unbiased = is_short, is_unbiased
@@ -1200,12 +1200,13 @@ def secure_sum(rows, weights, coins, masks, *, uint64_t weight_unit, double boun
         free(coin_keys)
 
 
-def add_normal(key, double scale, double[::1] values not None):
+def add_normal(key, double scale, values):
     """Adds scale times standard normal numbers of a stream to values, float64 [n], in place."""
     cdef fed_key made = make_key(key)
-    if values.shape[0] > 0:
+    cdef Array held = hold(values, c"d", 1, "values", True)
+    if held.length > 0:
         with nogil:
-            fed_rng_add_normal(&made, scale, &values[0], values.shape[0])
+            fed_rng_add_normal(&made, scale, doubles(held), held.length)
 
 
 cdef fed_synthetic make_synthetic(options):
