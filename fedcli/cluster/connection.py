@@ -28,7 +28,7 @@ class Connection:
     """
 
     def __init__(self, address: str) -> None:
-        """Connects, unless this process is connected already.
+        """Connects. A process that is connected already stays in its cluster.
 
         Args:
             address: `local` for a cluster of this machine alone, `auto` for the one that this
@@ -38,6 +38,7 @@ class Connection:
             ConfigError: Ray is not installed, or there is no cluster at the address.
         """
         self.ray = _import_ray()
+        _check_address(address)
         self._folder: str | None = None
         self._is_own = not self.ray.is_initialized()
         if self._is_own:
@@ -57,12 +58,6 @@ class Connection:
 
     def _connect(self, address: str) -> None:
         logging.getLogger("ray").setLevel(logging.ERROR)  # users cannot act on its warnings
-        if address.startswith("ray://"):
-            raise ConfigError(
-                f"address {address}: a Ray client cannot train; run fedcli on a node of the "
-                "cluster, with the address auto"
-            )
-        _check_address(address)
         options: dict[str, Any] = {
             "include_dashboard": False,
             "log_to_driver": False,
@@ -88,6 +83,11 @@ def _check_address(address: str) -> None:
     """Rejects an address at which nobody answers. Ray itself tries for minutes."""
     if address in (LOCAL, AUTO):
         return
+    if address.startswith("ray://"):
+        raise ConfigError(
+            f"address {address}: a Ray client cannot train; run fedcli on a node of the cluster, "
+            "with the address auto"
+        )
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise ConfigError(f"address {address}: choose local, auto or HOST:PORT")

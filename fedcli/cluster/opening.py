@@ -15,10 +15,10 @@ from fedcli.errors import ConfigError, RunError
 from fedcli.learning.engines import choosing
 from fedcli.learning.engines.contract import Engine
 from fedcli.models.model import Model
-from fedcli.settings import tables
 from fedcli.settings.data_source import IN_MEMORY, DataSource
 from fedcli.settings.options import is_code, resolve
 from fedcli.settings.run_config import RunConfig
+from fedcli.settings.tables.engines import ENGINES, RAY
 from fedcli.version import __version__
 
 _SHIP = "ship"
@@ -42,7 +42,7 @@ def open_workers(
         ConfigError: Ray is not installed, or the model or the data cannot be sent to workers.
         RunError: No worker starts, or one would compute other bytes.
     """
-    options = resolve(tables.ENGINES["ray"], config.engine_options)
+    options = resolve(ENGINES[RAY], config.engine_options)
     if choosing.is_python(model):
         raise ConfigError(
             f"--engine ray computes only models of fedcli's layers, and {model.name} is a Python "

@@ -21,7 +21,7 @@ from fedcli.dataclass import dataclass
 from fedcli.errors import FedcliError, RunError
 
 _IN_FLIGHT = 2  # parts that each worker has, so that it need not wait for the driver
-_WINDOW = 4  # unfinished parts per worker, which bounds the driver's memory
+MOST_OPEN = 4  # unfinished parts per worker, which bounds the driver's memory
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 2.0  # the time that a worker has to end a local step
 _MAX_LOSSES = 3  # after so many losses of a part, its clients are assumed to be the cause
@@ -177,8 +177,8 @@ class RayWorkers:
         for call in ready:
             actor = self._joining.pop(call)
             try:
-                hello = self._answer(call)
-            except RunError:  # its node has left again
+                hello = _answer(self._ray, call)
+            except _LostError:  # its node has left again
                 self._kill(actor)
                 continue
             self._check(hello)
@@ -197,20 +197,11 @@ class RayWorkers:
                 "workers=N or threads=N, or wait longer with start_seconds=S"
             )
         for call in calls:
-            self._check(self._answer(call))
-
-    def _answer(self, call: Any) -> Any:
-        """The result of a finished call; raises the error that the worker raised."""
-        errors = self._ray.exceptions
-        try:
-            return self._ray.get(call)
-        except errors.RayTaskError as err:
-            cause = err.cause if isinstance(err.cause, BaseException) else err
-            if isinstance(cause, FedcliError | Cancelled | MemoryError):
-                raise cause from None
-            raise RunError(f"a Ray worker failed: {last_line(err)}") from err
-        except errors.RayActorError as err:
-            raise RunError(f"a Ray worker could not start: {last_line(err)}") from err
+            try:
+                hello = _answer(self._ray, call)
+            except _LostError as err:
+                raise RunError(f"a Ray worker could not start: {err}") from err
+            self._check(hello)
 
     def _stop_work(self) -> None:
         """Stops the work of all workers; a worker that does not stop in time is ended."""
@@ -222,6 +213,7 @@ class RayWorkers:
                 self._kill(calls[call])
         for actor in busy:
             actor.num_open = 0
+            actor.handle.begin.remote()  # a worker does its calls in order: after all it still has
 
     def _kill(self, actor: _Actor) -> None:
         with suppress(Exception):  # the worker, or the whole cluster, has already ended
@@ -251,9 +243,6 @@ class _Call:
         self._losses: dict[int, int] = {}
         self._num_taken = self._num_yielded = 0
         self._alone_since = monotonic()  # the last time that a worker was alive
-        for actor in workers._actors:
-            actor.num_open = 0
-            actor.handle.begin.remote()
 
     def results(self) -> Iterator[tuple[Part, PartResult]]:
         """Yields each part with its result, in order."""
@@ -272,7 +261,7 @@ class _Call:
         """The number of the next part to hand out; None: there is none now."""
         if self._waiting:
             return self._waiting.popleft()
-        if self._is_exhausted or len(self._taken) >= _WINDOW * self._workers.num_workers:
+        if self._is_exhausted or len(self._taken) >= MOST_OPEN * self._workers.num_workers:
             return None
         part = next(self._parts, None)
         if part is None:
@@ -326,24 +315,14 @@ class _Call:
         """Takes the result of a call; puts its part back in the queue if its worker was lost."""
         number, actor = self._open.pop(call)
         actor.num_open -= 1
-        errors = self._ray.exceptions
-        lost = (
-            *(errors.RayActorError, errors.RaySystemError, errors.ObjectLostError),
-            errors.OutOfMemoryError,
-        )
         try:
-            self._done[number] = self._ray.get(call)
-        except errors.RayTaskError as err:
-            cause = err.cause if isinstance(err.cause, BaseException) else err
-            if isinstance(cause, FedcliError | Cancelled | MemoryError):
-                raise cause from None
-            raise RunError(f"a Ray worker failed: {last_line(err)}") from err
-        except lost as err:
+            self._done[number] = _answer(self._ray, call)
+        except _LostError as err:
             self._losses[number] = self._losses.get(number, 0) + 1
             if self._losses[number] >= _MAX_LOSSES:
                 raise RunError(
                     f"a Ray worker was lost {_MAX_LOSSES} times with the same clients "
-                    f"({last_line(err)}); give workers fewer threads or more memory"
+                    f"({err}); give workers fewer threads or more memory"
                 ) from err
             self._waiting.appendleft(number)
             if actor.probe is None:
@@ -356,6 +335,33 @@ class _Call:
             self._ray.get(probe)
         except Exception:
             actor.probe = actor.handle.process_id.remote()
+
+
+class _LostError(Exception):
+    """The worker of a call was lost before it answered, or its answer was."""
+
+
+def _answer(ray: Any, call: Any) -> Any:
+    """The result of a finished call.
+
+    Raises:
+        FedcliError: The worker's own error; Cancelled and MemoryError likewise.
+        _LostError: The worker or the result was lost.
+        RunError: The worker failed in another way.
+    """
+    errors = ray.exceptions
+    try:
+        return ray.get(call)
+    except errors.RayTaskError as err:
+        cause = err.cause if isinstance(err.cause, BaseException) else err
+        if isinstance(cause, FedcliError | Cancelled | MemoryError):
+            raise cause from None
+        raise RunError(f"a Ray worker failed: {last_line(err)}") from err
+    except (
+        *(errors.RayActorError, errors.RaySystemError, errors.ObjectLostError),
+        errors.OutOfMemoryError,
+    ) as err:
+        raise _LostError(last_line(err)) from err
 
 
 def _actor_class(ray: Any) -> Any:

@@ -48,13 +48,12 @@ from fedcli.settings import tables
 from fedcli.settings.data_source import DataSource
 from fedcli.settings.options import is_code
 from fedcli.settings.run_config import RunConfig
+from fedcli.settings.tables.engines import RAY
 from fedcli.version import __version__
 
 if TYPE_CHECKING:
     from fedcli.cluster.ray_workers import RayWorkers
     from fedcli.runs.attacking import Attack
-
-RAY = "ray"  # a name in the table of engines
 
 
 class CohortData(NamedTuple):

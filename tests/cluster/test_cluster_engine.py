@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +24,12 @@ from fedcli.core.native import CancelFlag
 from fedcli.datasets.batch_plan import BatchPlan
 from fedcli.datasets.client_batches import ClientBatches
 from fedcli.datasets.opening import open_splits
+from fedcli.errors import ConfigError
 from fedcli.learning import aggregators, algorithms, optimizers
 from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.models.zoo import softmax_regression
+from fedcli.runs import starting
+from fedcli.settings import RunConfig
 from fedcli.settings.data_source import DataSource
 
 pytestmark = pytest.mark.numeric
@@ -240,3 +245,12 @@ def test_the_probe_is_fixed_and_tells_arithmetic_apart(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(ThreadEngine, "train", nudged)
     assert probe.digest() != first
+
+
+@pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed")
+@pytest.mark.parametrize("address", ["local", "far:6379"])
+def test_a_missing_ray_is_told_before_any_work(tmp_path: Path, address: str) -> None:
+    config = RunConfig(engine="ray", engine_options={"address": address})
+    with pytest.raises(ConfigError, match=r"Ray is not installed: pip install 'fedcli\[ray\]'"):
+        starting.start(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

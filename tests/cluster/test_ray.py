@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ from fedcli.settings import RunConfig
 from fedcli.settings.data_source import DataSource
 from fedcli.version import __version__
 
-ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.filterwarnings("default")
+pytest.importorskip("ray")
+pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("cluster")]
 
 MY_MODEL = Path(__file__).parent.parent / "data" / "my_model.py"
 SMALL: dict[str, Any] = {
@@ -40,24 +40,6 @@ SMALL: dict[str, Any] = {
     "max_examples": 30,
     "eval_clients": "40",
 }
-
-
-@pytest.fixture(scope="session", autouse=True)
-def cluster() -> Iterator[None]:
-    """One cluster for all tests, which `RayWorkers` finds."""
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(
-        num_cpus=2,
-        object_store_memory=100 << 20,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def config(**options: Any) -> RunConfig:
@@ -196,8 +178,8 @@ def test_workers_with_other_data_or_arithmetic_are_refused() -> None:
 
 
 def test_too_many_workers_are_told_in_time(tmp_path: Path) -> None:
-    many = config(engine_options={"workers": 9, "start_seconds": 5})
-    with pytest.raises(RunError, match="of 9 Ray workers with 1 processors started in 5 s"):
+    many = config(engine_options={"workers": 9, "start_seconds": 2})
+    with pytest.raises(RunError, match="of 9 Ray workers with 1 processors started in 2 s"):
         train(many, tmp_path / "run")
 
 
@@ -229,6 +211,5 @@ def test_data_of_a_program_are_refused_unless_they_are_sent(tmp_path: Path) -> N
 
 
 def test_a_ray_client_is_refused() -> None:
-    ray.shutdown()  # the last test: without a cluster of this process
     with pytest.raises(ConfigError, match="run fedcli on a node of the cluster"):
         RayWorkers(Place("ray://far:10001", 1, 1, 5.0), WorkerSetup(None, 1), lambda _: None)

@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from fedcli.sweeps.ray_pool import RayPool, read_files, write_files
 from fedcli.sweeps.study_folder import StudyFolder
 from fedcli.sweeps.sweeping import SweepOptions, run_study
 
-ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.filterwarnings("default")
+pytest.importorskip("ray")
+pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("cluster")]
 
 STUDY: dict[str, Any] = {
     "run": {"rounds": 4, "clients": "4", "epochs": 1, "max_examples": 20},
@@ -29,23 +28,6 @@ STUDY: dict[str, Any] = {
     "seeds": 2,
     "select": {"on": "test"},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(
-        num_cpus=2,
-        object_store_memory=100 << 20,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def run(path: Path, study: dict[str, Any], cancel: CancelFlag | None = None, **options: Any) -> Any:
@@ -88,12 +70,12 @@ def test_a_study_has_the_bytes_of_processes(tmp_path: Path) -> None:
 
 
 def test_a_stopped_study_goes_on_where_it_was(tmp_path: Path) -> None:
-    longer = {**STUDY, "run": {**STUDY["run"], "rounds": 5000}}
+    longer = {**STUDY, "run": {**STUDY["run"], "rounds": 2500}}
     cancel = CancelFlag()
 
     def stop() -> None:
         find_trainer()
-        time.sleep(1.0)
+        time.sleep(0.5)
         cancel.set()
 
     threading.Thread(target=stop).start()
@@ -127,7 +109,6 @@ def test_files_are_written_whole(tmp_path: Path) -> None:
 
 
 def test_a_wrong_address_is_one_line() -> None:
-    ray.shutdown()  # the last test
     with pytest.raises(
         ConfigError, match=r"cannot join a Ray cluster at the address 127\.0\.0\.1:1:"
     ):

@@ -119,33 +119,40 @@ class Engine(Protocol):
 
 
 def numbered(
-    clients: Iterable[BatchedDataset], occurrences: Sequence[int] | None = None
+    clients: Iterable[BatchedDataset], occurrences: Iterable[int] | None = None
 ) -> Iterator[tuple[BatchedDataset, int]]:
     """Yields each client with the number of earlier copies of it in the cohort.
 
     Args:
-        clients: The clients of a call, in order.
+        clients: The clients of a call, in order, each read once.
         occurrences: These numbers, if the clients are only a part of the cohort (see `ClientTask`).
             None: they are counted here.
     """
     if occurrences is not None:
         yield from zip(clients, occurrences, strict=True)
         return
-    seen: Counter[str] = Counter()
+    count = _CopyCounter()
     for dataset in clients:
-        client_id = dataset.client.client_id
-        yield dataset, seen[client_id]
-        seen[client_id] += 1
+        yield dataset, count(dataset.client.client_id)
 
 
 def occurrences_of(client_ids: Iterable[str]) -> tuple[int, ...]:
     """Returns the number of earlier copies of each client in a cohort."""
-    seen: Counter[str] = Counter()
-    numbers = []
-    for client_id in client_ids:
-        numbers.append(seen[client_id])
-        seen[client_id] += 1
-    return tuple(numbers)
+    return tuple(map(_CopyCounter(), client_ids))
+
+
+class _CopyCounter:
+    """Counts the copies of clients. A call returns the number of earlier calls with its client."""
+
+    def __init__(self) -> None:
+        """Starts with none."""
+        self._seen: Counter[str] = Counter()
+
+    def __call__(self, client_id: str) -> int:
+        """Counts one copy."""
+        earlier = self._seen[client_id]
+        self._seen[client_id] = earlier + 1
+        return earlier
 
 
 def check_images(client: ClientDataset, layout: ParamLayout) -> None:
