@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fedcli.dataclass import dataclass
-from fedcli.runs.record import RunRecord
-from fedcli.settings.run_config import DATA_FIELDS, WITHOUT_EFFECT
+from fedcli.runs.record import RunRecord, is_of_data
+from fedcli.settings.run_config import WITHOUT_EFFECT
 
 # These change results, but runs that differ only in them are repetitions of each other.
 REPEATS = ("seed",)
@@ -127,9 +127,9 @@ def group_by_config(runs: Sequence[RunRecord]) -> list[Group]:
         groups.update({_strict_key(part[0]): part for part in parts})
     firsts = [members[0] for members in groups.values()]
     has_effect = {name for run in firsts for name in setting(run)}
-    apart = [name for name in differences(firsts) if name in has_effect or _is_of_data(name)]
+    apart = [name for name in differences(firsts) if name in has_effect or is_of_data(name)]
     files = [name for name in provenance_differences(firsts) if name in _FINGERPRINTS]
-    if any(map(_is_of_data, apart)):
+    if any(map(is_of_data, apart)):
         files = [name for name in files if name != "data"]  # the options name the data
     return [
         Group(
@@ -164,7 +164,7 @@ def setting(run: RunRecord) -> dict[str, Any]:
     options = {
         name: value
         for name, value in run.options.items()
-        if name not in left_out and not ("(data)" in files and _is_of_data(name))
+        if name not in left_out and not ("(data)" in files and is_of_data(name))
     }
     return {**options, **files}
 
@@ -215,10 +215,6 @@ def options_with_effect(run: RunRecord) -> dict[str, Any]:
 def repeat_of(run: RunRecord) -> tuple[Any, ...]:
     """Returns the seeds of a run and of its partition, which distinguish its repetitions."""
     return run.options.get("seed", 0), run.options.get(_DEALT_BY)
-
-
-def _is_of_data(name: str) -> bool:
-    return name.partition(".")[0] in DATA_FIELDS
 
 
 def useful_targets(runs: Iterable[RunRecord]) -> list[float]:

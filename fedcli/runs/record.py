@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fedcli.learning.state import ModelWeights
     from fedcli.models.model import Model
     from fedcli.runs.files.client_records import ClientRecords
+    from fedcli.settings.data_source import DataSource
 
 ONLINE = "online"  # the name of the series of training metrics, beside those of the splits
 ABOUT_ONLINE = "online: measured in training, on each batch before its step"
@@ -181,7 +182,7 @@ class RunRecord:
         known = (*METRICS, *own_names(self.options.get("metrics")))
         return [*MEASURES, *(name for name in known if name in names)]
 
-    @property
+    @cached_property
     def judged_by(self) -> str:
         """The series that ranks rounds: the first of JUDGES that exists, else `online`."""
         names = self.series_names
@@ -194,9 +195,9 @@ class RunRecord:
             name: One of `series_names`.
             measure: One of `measures`.
         """
-        found = dict(self._points(name))
         key = key_of(measure)
-        return [(at, group[key]) for at, group in sorted(found.items()) if _is_number(group, key)]
+        found = self._groups.get(name, {}).items()
+        return [(at, group[key]) for at, group in found if _is_number(group, key)]
 
     def final(self, name: str, measure: str) -> float | None:
         """Returns the last value of a series; None if there is none or it is not finite."""
@@ -249,19 +250,24 @@ class RunRecord:
         return int(max(peaks)) if peaks else None
 
     def _last_point(self, name: str) -> tuple[int | None, Mapping[str, Any]]:
-        return max(self._points(name), key=lambda point: point[0], default=(None, {}))
+        points = self._groups.get(name)
+        return next(reversed(points.items())) if points else (None, {})
 
-    def _points(self, name: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    @cached_property
+    def _groups(self) -> dict[str, dict[int, Mapping[str, Any]]]:
+        """The metrics of each series by round, in the order of rounds; the closing ones count."""
+        found: dict[str, dict[int, Mapping[str, Any]]] = {}
         for line in self.metrics:
-            if name == ONLINE:
-                group = line.get("client_work", {}).get("train")
-            else:
-                group = line.get("evaluation", {}).get(name)
-            if group is not None:
-                yield line["round"], group
-        closing = self.evaluation.get(name)
-        if closing is not None:
-            yield closing["round"], closing["client_work"]["eval"]["current_round_metrics"]
+            groups = dict(line.get("evaluation", ()))
+            online = line.get("client_work", {}).get("train")
+            if online is not None:
+                groups[ONLINE] = online
+            for name, group in groups.items():
+                found.setdefault(name, {})[line["round"]] = group
+        for name, closing in self.evaluation.items():
+            group = closing["client_work"]["eval"]["current_round_metrics"]
+            found.setdefault(name, {})[closing["round"]] = group
+        return {name: dict(sorted(points.items())) for name, points in found.items()}
 
 
 @speaks_python()
@@ -339,22 +345,29 @@ def notes_of_changed_data(runs: Sequence[RunRecord]) -> list[str]:
     """
     from fedcli import datasets
 
-    seen: dict[str, str] = {}
+    seen: dict[str, tuple[DataSource, str]] = {}
     notes: list[str] = []
     for run in runs:
         before = run.provenance.get("data")
         if before is None:
             continue
+        of_data = {name: value for name, value in run.options.items() if is_of_data(name)}
+        key = repr(sorted(of_data.items()))
         try:
-            source = run.config.data_source
-            key = repr([getattr(source, name) for name in settings.DATA_FIELDS])
             if key not in seen:
-                seen[key] = datasets.fingerprint(source)
+                source = run.config.data_source
+                seen[key] = source, datasets.fingerprint(source)
         except (DataError, ConfigError):
             continue
+        source, now = seen[key]
         consequence = f"the results of {run.path} are those of the earlier data"
-        notes += datasets.note_of_change(source, before, seen[key], consequence)
+        notes += datasets.note_of_change(source, before, now, consequence)
     return notes
+
+
+def is_of_data(name: str) -> bool:
+    """Returns whether an option, by its dotted name, says which data a run has."""
+    return name.partition(".")[0] in settings.DATA_FIELDS
 
 
 def flat_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -430,9 +430,13 @@ def read_timings(path: Path) -> list[dict[str, float]]:
         with contextlib.suppress(ValueError, RecursionError):
             line = json.loads(text)
             if isinstance(line, dict):
-                numbers = {name: each for name, each in line.items() if is_number(each)}
-                lines.append(numbers)
+                is_plain = all(map(is_number, line.values()))
+                lines.append(line if is_plain else _numbers_of(line))
     return lines
+
+
+def _numbers_of(line: dict[str, Any]) -> dict[str, float]:
+    return {name: each for name, each in line.items() if is_number(each)}
 
 
 def read_completed(path: Path, round_num: int) -> list[dict[str, Any]]:

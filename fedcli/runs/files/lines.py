@@ -14,14 +14,20 @@ from fedcli.errors import RunError
 from fedcli.settings.vocabulary import MEASURES
 
 MAX_LINE_BYTES = 1 << 20  # a line of metrics has about 400
+_MEASURED = set(MEASURES.values())
+_NUMBERS = (int, float)
 _MOST = 1e300  # the largest number that is accepted; numbers that are not finite are null
 
 _PARTS = ("aggregator", "client_work", "evaluation", "finalizer", "participation", "updates")
-# The counts that readers use: those that each group has, and those that it may have.
-_COUNTS = {
-    ("updates", "attack"): (("attackers_in_cohort",), ("attackers_kept",)),
-    ("updates", "compress"): (("num_sent", "payload_bytes"), ("extra_bytes_down",)),
-    ("aggregator", "secure_sum"): (("payload_bytes", "setup_bytes_up", "setup_bytes_down"), ()),
+# The counts that readers use, by part and group: those that each has, and those that it may have.
+_COUNTS: dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
+    "updates": {
+        "attack": (("attackers_in_cohort",), ("attackers_kept",)),
+        "compress": (("num_sent", "payload_bytes"), ("extra_bytes_down",)),
+    },
+    "aggregator": {
+        "secure_sum": (("payload_bytes", "setup_bytes_up", "setup_bytes_down"), ()),
+    },
 }
 _PARTICIPATION_COUNTS = ("num_selected", "num_late", "num_surplus", "num_reports", "is_skipped")
 
@@ -69,24 +75,29 @@ def _is_metrics_line(line: Any, before: int | None) -> bool:
     if not isinstance(line, dict) or type(line.get("round")) is not int:
         return False
     follows = line["round"] in (0, 1) if before is None else line["round"] == before + 1
-    parts = {name: line.get(name, {}) for name in _PARTS}
-    if not follows or not all(isinstance(each, dict) for each in parts.values()):
+    parts = {name: line[name] for name in _PARTS if name in line}
+    if not follows or not all(map(_is_group, parts.values())):
         return False
-    work, participation = parts["client_work"], parts["participation"]
-    groups = list(parts["evaluation"].values())
-    if "train" in work:
+    groups = list(parts.get("evaluation", {}).values())
+    if (work := parts.get("client_work")) and "train" in work:
         groups.append(work["train"])
         if not isinstance(work["train"], dict) or "num_non_finite_clients" not in work["train"]:
             return False
+    participation = parts.get("participation")
     return (
         all(map(_is_metrics_group, groups))
-        and _has_numbers(participation)
-        and ("participation" not in line or _has_counts(participation, _PARTICIPATION_COUNTS))
-        and all(
-            group not in parts[part] or _has_counts(parts[part][group], *names)
-            for (part, group), names in _COUNTS.items()
+        and (
+            participation is None
+            or (_has_numbers(participation) and _has_counts(participation, _PARTICIPATION_COUNTS))
         )
+        and all(map(_has_counts_of, parts, parts.values()))
     )
+
+
+def _has_counts_of(part: str, groups: dict[str, Any]) -> bool:
+    """Whether the groups of a part have the counts that readers use."""
+    known = _COUNTS.get(part, {})
+    return all(_has_counts(groups[name], *known[name]) for name in known if name in groups)
 
 
 def _is_metrics_group(group: Any) -> bool:
@@ -95,7 +106,7 @@ def _is_metrics_group(group: Any) -> bool:
         return False
     accuracy = group.get(MEASURES["accuracy"])
     return (
-        all(name in group for name in MEASURES.values())
+        group.keys() >= _MEASURED
         and (accuracy is None or 0 <= accuracy <= 1)
         and _has_counts(group, ("num_examples", "num_batches"), ("num_non_finite_clients",))
     )
@@ -105,8 +116,13 @@ def _has_counts(group: Any, names: tuple[str, ...], optional: tuple[str, ...] = 
     """Whether a value is a group with these counts, and with optional ones that are valid."""
     if not isinstance(group, dict):
         return False
-    counts = [group.get(name) for name in (*names, *(each for each in optional if each in group))]
-    return all(isinstance(count, int) and 0 <= count <= _MOST for count in counts)
+    counts = [group.get(name) for name in names]
+    counts += [group[name] for name in optional if name in group]
+    return all(map(_is_count, counts))
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value <= _MOST
 
 
 def is_evaluation(value: Any) -> bool:
@@ -136,11 +152,19 @@ def _is_attack_success(value: dict[str, Any]) -> bool:
 
 def is_number(value: object) -> bool:
     """Returns whether this is a finite number; Python's JSON reader accepts others, too."""
-    return isinstance(value, int | float) and -_MOST <= value <= _MOST
+    return isinstance(value, _NUMBERS) and -_MOST <= value <= _MOST
 
 
 def _has_numbers(group: dict[str, Any]) -> bool:
-    return all(each is None or is_number(each) for each in group.values())
+    return all(map(_is_number_or_none, group.values()))
+
+
+def _is_number_or_none(value: object) -> bool:
+    return value is None or is_number(value)
+
+
+def _is_group(value: object) -> bool:
+    return isinstance(value, dict)
 
 
 def find_end(content: bytes, round_num: int) -> tuple[int, int]:
