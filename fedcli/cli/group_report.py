@@ -15,6 +15,7 @@ from fedcli.reports import group_tables, groups, text
 from fedcli.reports.groups import Column, Groups, Member
 from fedcli.runs import listing
 from fedcli.runs.record import load_run
+from fedcli.settings.vocabulary import ACCURACY, VALIDATION
 from fedcli.sweeps import study_folder, study_tables
 from fedcli.sweeps.study import Study, read_file
 from fedcli.sweeps.trials import read_trials
@@ -105,15 +106,18 @@ def _shaped(
     members: Sequence[Member], shape: Shape, select: Column | None, study: Study | None = None
 ) -> Groups:
     if shape.metric is not None or shape.split is not None:
-        split = shape.split or (select.split if select else "validation")
-        select = groups.parse_column(f"{split}.{shape.metric or 'accuracy'}")
-    columns = [groups.parse_column(each) for each in _names(shape.columns)]
+        usual = VALIDATION if select is None else select.split
+        select = groups.choosing_column(
+            ACCURACY if shape.metric is None else shape.metric,
+            usual if shape.split is None else shape.split,
+        )
+    columns = [groups.parse_column(each) for each in _names("--columns", shape.columns)]
     if not columns and study is not None:
         columns = list(study_tables.columns_of(study, members))
     return groups.group(
         members,
-        by=None if shape.by is None else _options(shape.by),
-        best=_options(shape.best),
+        by=None if shape.by is None else _options("--by", shape.by),
+        best=_options("--best", shape.best),
         columns=columns,
         select=select,
     )
@@ -241,13 +245,17 @@ def _made_by(members: Sequence[Member]) -> list[str]:
     ]
 
 
-def _names(text_given: str | None) -> list[str]:
-    return [each.strip() for each in (text_given or "").split(",") if each.strip()]
+def _names(flag: str, text_given: str | None) -> list[str]:
+    """The names in the value of an option, which must have one; none if it is not given."""
+    names = [each.strip() for each in (text_given or "").split(",") if each.strip()]
+    if text_given is not None and not names:
+        raise ConfigError(f"{flag} {text_given!r} names nothing; give a name, or leave it out")
+    return names
 
 
-def _options(text_given: str | None) -> list[str]:
+def _options(flag: str, text_given: str | None) -> list[str]:
     """Dotted names of options, from a text that may have them as on the command line."""
-    names = [each.removeprefix("--").replace("-", "_") for each in _names(text_given)]
+    names = [each.removeprefix("--").replace("-", "_") for each in _names(flag, text_given)]
     if len(set(names)) < len(names):
-        raise ConfigError(f"{text_given}: an option is given twice; give it once")
+        raise ConfigError(f"{flag} {text_given}: an option is given twice; give it once")
     return names

@@ -246,7 +246,8 @@ def report(
             "--plot-size and --plot-log are about --plot FILE; give it", click.get_current_context()
         )
     shape = (by, best, columns, metric, split)
-    if any((*shape, spread, files["heat_map_file"])) or _is_study(runs):
+    given = (*shape, spread, files["heat_map_file"])
+    if any(each is not None for each in given) or _is_study(runs):
         _report_groups(
             runs, shape, spread or "interval", text_format, files, look, remarks, as_json=as_json
         )

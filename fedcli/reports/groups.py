@@ -209,6 +209,19 @@ def parse_column(text: str) -> Column:
     return Column(name, split, metric)
 
 
+def choosing_column(metric: str, split: str) -> Column:
+    """Returns the column of --select METRIC and --select-on SPLIT.
+
+    Raises:
+        ConfigError: There is no such metric or split.
+    """
+    for flag, name, known in (("--select", metric, JUDGING), ("--select-on", split, _SPLITS)):
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise ConfigError(f"{flag} {name!r}: choose one of {', '.join(known)}{hint}")
+    return Column(f"{split}.{metric}", split, metric)
+
+
 def members_of(runs: Iterable[RunRecord]) -> list[Member]:
     """Returns runs as members of groups."""
     return [_member(run) for run in runs]

@@ -123,6 +123,13 @@ def test_report_shapes_a_study_and_a_folder_of_runs(fedcli: Fedcli, tmp_path: Pa
     assert [row["candidates"] for row in printed["rows"]] == [2, 2]
     refused = fedcli("report", "study", "--by", "algorithm")
     assert_is_one_line(refused, "runs in one row also differ in client_lr")
+    for wrong, words in (
+        (("--columns", ""), "--columns '' names nothing; give a name, or leave it out"),
+        (("--best", ","), "--best ',' names nothing"),
+        (("--select", ""), "--select '': choose one of loss, accuracy"),
+        (("--select-on", "tset"), "--select-on 'tset': choose one of online, train, test"),
+    ):
+        assert_is_one_line(fedcli("report", "study", *wrong), words)
     whole = fedcli("report", "study/runs").out
     assert whole.startswith("Accuracy by round") or "Mean over seeds" in whole
     empty = tmp_path / "empty"
