@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core import native
+from fedcli.digest import blake2b
+from fedcli.errors import ConfigError
+from fedcli.files import read_bounded
 from fedcli.learning.engines.contract import Engine
 from fedcli.runs.files import checkpoint
 from fedcli.settings.options import Value
-from fedcli.settings.run_config import RunConfig, may_have_code
+from fedcli.settings.run_config import DATA_FIELDS, OPTIONS, RunConfig, may_have_code
 from fedcli.version import __version__
+
+_DIGEST_BYTES = 10
+_MAX_FILE_BYTES = 8 << 30
+_FILE = "_file"  # ends the names of the digests of files in the provenance
 
 
 def provenance_of(
@@ -54,7 +63,32 @@ def provenance_of(
         "data": fingerprint,
         "parameters": num_params,
         **inputs,
+        **{f"{name}{_FILE}": file_digest(path, name) for name, path in files_of(config)},
     }
+
+
+def files_of(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Yields the options that name a file other than data or code, with the file."""
+    for name, value in vars(config).items():
+        is_path = OPTIONS[name].kind.is_path
+        is_file = is_path is not None and isinstance(value, str) and is_path(value)
+        if is_file and name not in DATA_FIELDS and ".py" not in value:
+            yield name, value
+
+
+def file_digest(path: str, option: str) -> str:
+    """Returns the BLAKE2b of the content of a file that an option names. Raises ConfigError."""
+    try:
+        content = read_bounded(Path(path), _MAX_FILE_BYTES)
+    except OSError as err:
+        raise ConfigError(f"{option} {path}: cannot be read ({err.strerror})") from err
+    return blake2b(content, digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def recorded_digest(provenance: Mapping[str, Any], option: str) -> str | None:
+    """Returns the digest of the file of an option when its run began; None: it is not recorded."""
+    digest = provenance.get(f"{option}{_FILE}")
+    return digest if isinstance(digest, str) else None
 
 
 def _cpu_model() -> str:

@@ -6,18 +6,17 @@ files, the version of fedcli and the instruction set. It does not depend on wher
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from fedcli import datasets
 from fedcli.core import native
 from fedcli.core.native import CancelFlag
 from fedcli.digest import blake2b
-from fedcli.errors import ConfigError
 from fedcli.federation.cohorts import parse_clients
-from fedcli.files import json_text, read_bounded
+from fedcli.files import json_text
+from fedcli.runs.provenance import file_digest, files_of, recorded_digest
 from fedcli.settings.run_config import (
     DATA_FIELDS,
     OPTIONS,
@@ -28,7 +27,6 @@ from fedcli.settings.run_config import (
 from fedcli.version import __version__
 
 _DIGEST_BYTES = 10
-_MAX_FILE_BYTES = 8 << 30
 # These options do not change the weights, but they change metrics.jsonl and evaluation.json.
 _RECORDED = ("eval_split", "metrics")
 _LEFT_OUT = {*DATA_FIELDS, *WITHOUT_EFFECT} - {*_RECORDED}
@@ -61,14 +59,16 @@ class Keys:
         """Returns the key of a run that has been made, from its config and provenance.
 
         Returns:
-            None if the key cannot be computed, because the provenance does not identify the content
-            of a file of initial weights, class weights or a model.
+            None if the key cannot be known: the run is of a version that did not record what files
+            of initial weights, class weights or a model held.
         """
         origin = {name: str(provenance.get(name)) for name in ("fedcli", "isa")}
         fingerprint = provenance.get("data")
-        if not isinstance(fingerprint, str) or any(_files_of(config)):
+        files = {name: recorded_digest(provenance, name) for name, _ in files_of(config)}
+        if not isinstance(fingerprint, str) or None in files.values():
             return None
-        return _digest(config, fingerprint, _code_of_record(config, provenance), origin)
+        contents = {**files, **_code_of_record(config, provenance)}
+        return _digest(config, fingerprint, contents, origin)
 
     def _fingerprint(self, config: RunConfig) -> str:
         source = config.data_source
@@ -81,7 +81,7 @@ class Keys:
 
     def _contents(self, config: RunConfig) -> dict[str, str]:
         """Fingerprints of the files that options name, by option."""
-        contents = {name: self._file(value, name) for name, value in _files_of(config)}
+        contents = {name: self._file(value, name) for name, value in files_of(config)}
         if may_have_code(config):
             from fedcli.settings.own import permission  # late: few runs have code
 
@@ -90,21 +90,8 @@ class Keys:
 
     def _file(self, name: str, option: str) -> str:
         if name not in self._files:
-            try:
-                content = read_bounded(Path(name), _MAX_FILE_BYTES)
-            except OSError as err:
-                raise ConfigError(f"{option} {name}: cannot be read ({err.strerror})") from err
-            self._files[name] = blake2b(content, digest_size=_DIGEST_BYTES).hexdigest()
+            self._files[name] = file_digest(name, option)
         return self._files[name]
-
-
-def _files_of(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """Yields the options that name a file other than data or code, with the file."""
-    for name, value in vars(config).items():
-        is_path = OPTIONS[name].kind.is_path
-        is_file = is_path is not None and isinstance(value, str) and is_path(value)
-        if is_file and name not in DATA_FIELDS and ".py" not in value:
-            yield name, value
 
 
 def _code_of_record(config: RunConfig, provenance: Mapping[str, Any]) -> dict[str, str]:
@@ -128,7 +115,10 @@ def _with_names(config: RunConfig, fingerprints: Mapping[str, str]) -> dict[str,
 
 
 def _digest(
-    config: RunConfig, data: str, contents: Mapping[str, str], origin: Mapping[str, str]
+    config: RunConfig,
+    data: str,
+    contents: Mapping[str, str | None],
+    origin: Mapping[str, str],
 ) -> str:
     """The key: a digest of everything that determines the results."""
     config = replace(

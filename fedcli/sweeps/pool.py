@@ -1,4 +1,4 @@
-"""A pool of processes that train runs. Each has one thread and trains many runs, one by one.
+"""A pool of processes that train runs. Each process trains many runs, one by one.
 
 Processes are kept because starting one takes as long as a short run. If a process dies, for example
 because there is too little memory, its run fails, and another process replaces it.
@@ -18,6 +18,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import IO, Any
 
+from fedcli.core.machine import num_processors
 from fedcli.dataclass import dataclass
 
 # NumPy's BLAS is hardly used, and its threads would compete with the runs.
@@ -56,6 +57,7 @@ class _Process:
             pass_fds=tuple(kept_open),
         )
         self.task: int | None = None
+        self.num_threads = 1  # of its task
         self._rest = b""
 
     @property
@@ -96,35 +98,39 @@ class Pool:
     """Processes that train. As a context manager it ends them.
 
     Attributes:
-        size: The largest number of processes.
+        size: The largest number of threads at a time. Each process has at least one.
+        max_threads: The largest number of threads of one run.
     """
 
     def __init__(self, size: int, kept_open: Sequence[int] = ()) -> None:
         """Starts no process yet.
 
         Args:
-            size: The largest number of processes.
+            size: The largest number of threads at a time, and so of processes.
             kept_open: Descriptors that the processes inherit. If this process is killed, locks on
                 them are held until the last process of the pool has ended, too.
         """
         self.size = size
+        self.max_threads = num_processors()
         self._kept_open = kept_open
         self._processes: list[_Process] = []
         self._selector = selectors.DefaultSelector()
 
     @property
     def num_free(self) -> int:
-        """Number of further tasks that the pool can take now."""
-        return self.size - sum(each.task is not None for each in self._processes)
+        """Number of further threads that tasks can have now."""
+        busy = (each for each in self._processes if each.task is not None)
+        return self.size - sum(each.num_threads for each in busy)
 
     def submit(self, number: int, task: Mapping[str, Any]) -> None:
-        """Gives a task to an idle process; starts a process if none is idle."""
+        """Gives a task, with its number of `threads`, to an idle process, or to a new one."""
         idle = next((each for each in self._processes if each.task is None), None)
         if idle is None:
             idle = _Process(self._kept_open)
             self._processes.append(idle)
             self._selector.register(idle.out, selectors.EVENT_READ, idle)
         idle.task = number
+        idle.num_threads = task["threads"]
         idle.tell(task)
 
     def wait(self, seconds: float) -> list[Event]:

@@ -29,7 +29,10 @@ class RayPool:
 
     Attributes:
         size: The largest number of trainers.
+        max_threads: The largest number of threads of one run.
     """
+
+    max_threads = 1  # a trainer has one processor
 
     def __init__(self, address: str, jobs: int | None) -> None:
         """Connects to the cluster and starts no trainer yet.

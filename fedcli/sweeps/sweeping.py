@@ -13,6 +13,7 @@ from fedcli.core.native import CancelFlag, Cancelled
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError, FedcliError, RunError
 from fedcli.outputs import write_atomic
+from fedcli.settings.options import is_code
 from fedcli.settings.run_config import RunConfig
 from fedcli.settings.vocabulary import NATURAL
 from fedcli.sweeps.board import Board, trial_text
@@ -225,10 +226,11 @@ class _Sweep:
                 self._pool.stop()
                 raise Cancelled
             while queue and self._pool.num_free:
+                share = self._pool.num_free // len(queue)  # of the processors, for the last runs
                 trial = queue.pop(0)
                 tries[trial.number] += 1
                 self._board.begin(trial)
-                self._pool.submit(trial.number, self._task(trial))
+                self._pool.submit(trial.number, self._task(trial, max(1, share)))
             for event in self._pool.wait(_POLL_SECONDS):
                 trial = by_number[event.task]
                 if event.message.get("ended") == "died" and tries[event.task] < _TRIES:
@@ -275,9 +277,11 @@ class _Sweep:
             f"and fedcli sweep --resume {self._path} continues the study"
         )
 
-    def _task(self, trial: Trial) -> dict[str, Any]:
+    def _task(self, trial: Trial, num_threads: int) -> dict[str, Any]:
         path = self._path / trial.run
+        most = 1 if is_code(trial.config.model) else self._pool.max_threads
         return {
+            "threads": min(num_threads, most),
             "path": str(path),
             "config": {name: _plain(value) for name, value in vars(trial.config).items()},
             "anew": goes_beyond(path, trial.config.rounds),

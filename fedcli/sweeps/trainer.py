@@ -1,4 +1,4 @@
-"""The work of one process of a pool: trains runs one after another, each on one thread.
+"""The work of one process of a pool: trains runs one after another.
 
 The process reads tasks from stdin and writes messages to stdout, each a line of JSON:
 `{"round": 3, "loss": 0.5}` while it trains, then `{"ended": "done"}`, `{"ended": "stopped"}` or
@@ -100,13 +100,18 @@ def _opened(task: Mapping[str, Any], cancel: CancelFlag) -> Training:
     path = Path(task["path"])
     config = RunConfig(**task["config"])
     if not run_dir.looks_like_run(path) or task["anew"]:
-        return starting.start(config, path, force=task["anew"], cancel=cancel)
+        training = starting.start(config, path, force=task["anew"], cancel=cancel)
+        if task["threads"] == config.threads:
+            return training
+        training.close()  # config.toml says the same for any number of threads
     code: Any = {}
     if may_have_code(config):
         code = {name: getattr(config, name) for name in CODE_FIELDS if _is_code(config, name)}
         if "metrics" in code:
             code["metrics"] = ",".join(code["metrics"])
-    return starting.resume(path, rounds=config.rounds, cancel=cancel, **code)
+    return starting.resume(
+        path, rounds=config.rounds, threads=task["threads"], cancel=cancel, **code
+    )
 
 
 def _is_code(config: RunConfig, name: str) -> bool:

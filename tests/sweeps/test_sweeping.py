@@ -14,11 +14,15 @@ from typing import Any
 import pytest
 
 import fedcli
+from fedcli.core.machine import num_processors
 from fedcli.core.native import CancelFlag, Cancelled
 from fedcli.errors import ConfigError, DataError, RunError
+from fedcli.models.weights_files import save_npz
 from fedcli.runs.files.folder import checkpoint_rounds
+from fedcli.runs.trained import load_weights
 from fedcli.sweeps import study as study_file
 from fedcli.sweeps.board import Board
+from fedcli.sweeps.pool import Pool
 from fedcli.sweeps.study_folder import StudyFolder
 from fedcli.sweeps.sweeping import SweepOptions, run_study
 from fedcli.sweeps.trials import read_trials
@@ -120,6 +124,46 @@ def test_runs_of_other_folders_are_reused(straight: Path, tmp_path: Path) -> Non
     assert board.reused == 5
     fedcli.sweep(wider, tmp_path / "anew")
     assert [{**line, "seconds": 0} for line in lines] == lines_of(tmp_path / "anew")
+
+
+def test_runs_with_files_of_weights_are_reused(tmp_path: Path) -> None:
+    first = fedcli.train(fedcli.RunConfig(**RUN), tmp_path / "first")
+    weights = tmp_path / "weights.npz"
+    save_npz(weights, load_weights(first.path))
+    run = {**RUN, "initial_weights": str(weights)}
+    fedcli.train(fedcli.RunConfig(**run), tmp_path / "alone")
+    (tmp_path / "elsewhere").mkdir()
+    moved = weights.rename(tmp_path / "elsewhere/moved.npz")
+    other = tmp_path / "other.npz"
+    save_npz(other, {name: 2 * each for name, each in load_weights(first.path).items()})
+    board = Board()
+    study = study_file.read({"run": RUN, "grid": {"initial_weights": [str(moved), str(other)]}}, "")
+    with StudyFolder.create(tmp_path / "study", study) as folder:
+        run_study(folder, SweepOptions(reuse=(tmp_path / "alone",)), board=board)
+    assert board.reused == 1
+
+
+@pytest.mark.skipif(num_processors() < 2, reason="needs two processors")
+def test_the_last_runs_share_the_processors(
+    straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    submit = Pool.submit
+
+    def note(self: Pool, number: int, task: dict[str, Any]) -> None:
+        given.append(task["threads"])
+        submit(self, number, task)
+
+    monkeypatch.setattr(Pool, "submit", note)
+    record = fedcli.sweep({**STUDY, "grid": {"client_lr": [0.1]}, "seeds": [1]}, tmp_path / "one")
+    assert given == [num_processors()]
+    line = record.trials[0]
+    for name in ("config.toml", "metrics.jsonl", "evaluation.json", "checkpoints/round-000003.h5"):
+        alone = (record.path / line["run"] / name).read_bytes()
+        assert alone == (straight / line["run"] / name).read_bytes()
+    given.clear()
+    fedcli.sweep({**STUDY, "seeds": 1}, tmp_path / "two", jobs=2)
+    assert given == [1, 1]
 
 
 def test_equal_points_share_a_run(tmp_path: Path) -> None:
