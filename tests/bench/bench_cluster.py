@@ -1,92 +1,198 @@
 """Measures a Ray cluster of this machine: the overhead of a round, and large populations.
 
-    python tests/bench/bench_cluster.py [rounds] [population] [--clients 10000]
+    python tests/bench/bench_cluster.py [rounds] [population] [--engine threads|ray] [--rounds 40]
 
-rounds: medians of a round of 32 clients of 20 examples, by threads and by two Ray workers of one
-thread, for models of several sizes. population: one round of many clients from a population of a
-million, on threads and on two workers, with the driver's peak memory. Nothing is asserted.
+rounds: a round of 16 clients of one example, by two threads and by two Ray workers of one thread,
+for models of four sizes. There is next to nothing to compute, so the difference is what Ray costs.
+population: rounds of up to 10,000 clients of synthetic-digits, with the 2NN, from a population of
+up to a million. Printed are seconds a round, and the peaks of anonymous memory (that of no file and
+no object store) of the driver and of the largest worker. On Ray the sums that the driver holds are
+bounded by (parts in flight + log2 of the cohort) * 8 bytes a parameter. What the driver needs more
+for the largest cohort than for the smallest is printed beside this bound.
+Nothing is asserted: machines are shared and noisy.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
+import math
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from fedcli.cluster.ray_workers import MOST_OPEN
+
+WIDE = "wide.py"
+WIDE_MODEL = """from fedcli.models import layers, sequential
+
+
+def build(input_shape, num_classes, seed):
+    units = [layers.Dense(4096, "relu"), layers.Dense(1900, "relu"), layers.Dense(num_classes)]
+    return sequential([layers.Flatten(), *units], input_shape, num_classes, seed)
+"""
 MODELS = {
-    "softmax-regression": ("--model", "softmax-regression"),
-    "mlp-2nn": ("--model", "mlp-2nn"),
-    "cnn-mcmahan": ("--model", "cnn-mcmahan"),
+    "softmax-regression": 7_850,
+    "mlp-2nn": 199_210,
+    "cnn-mcmahan": 1_663_370,
+    WIDE: 11_018_670,
 }
-RAY = ("--engine", "ray", "--engine-option", "workers=2", "--engine-option", "threads=1")
-ENGINES = {"threads": ("--threads", "2"), "ray": RAY}
+NUM_WORKERS = 2
+RAY = ("--engine", "ray", "--engine-option", f"workers={NUM_WORKERS}")
+ENGINES = {
+    "threads": ("--threads", str(NUM_WORKERS)),
+    "ray": (*RAY, "--engine-option", "threads=1"),
+}
+COMMON = ("--sampling", "uniform", "--epochs", "1", "--eval-clients", "2")
+EXAMPLES = 20  # of each client of a large cohort
+SAMPLE_SECONDS = 0.02
 
 
-def train(folder: Path, name: str, *options: str) -> tuple[list[dict[str, float]], int]:
-    """Trains; returns the lines of timings.jsonl, and the peak memory in bytes."""
-    command = [sys.executable, "-m", "fedcli", "train", "-q", "--out", name, *options]
+class Trained(NamedTuple):
+    """A run that has ended: its seconds by round, and peaks of anonymous memory in bytes."""
+
+    seconds: list[float]
+    driver: int
+    worker: int
+
+
+class Job(NamedTuple):
+    """A large job."""
+
+    population: int
+    cohort: int
+    rounds: int
+
+
+JOBS = (
+    Job(1_000_000, 16, 1),
+    Job(1_000_000, 5_000, 1),
+    Job(1_000_000, 10_000, 1),
+    Job(1_000_000, 10_000, 3),
+    Job(100_000, 10_000, 1),
+)
+
+
+def train(folder: Path, options: Iterable[str], *, is_watched: bool = False) -> Trained:
+    """Trains in a folder; watches the memory of all its processes if asked for."""
+    command = [sys.executable, "-m", "fedcli", "train", "-q", "--out", "run", *options]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    driver = worker = 0
+    while process.poll() is None:
+        if is_watched:
+            driver = max(driver, anonymous_bytes(process.pid))
+            workers = (each for each in descendants(process.pid) if is_worker(each))
+            worker = max([worker, *map(anonymous_bytes, workers)])
+        time.sleep(SAMPLE_SECONDS)
     if process.returncode:
         raise SystemExit(f"{command} failed")
-    lines = (folder / name / "timings.jsonl").read_text().splitlines()
+    lines = (folder / "run" / "timings.jsonl").read_text().splitlines()
     rounds = [each for each in map(json.loads, lines) if each.get("round")]
-    return rounds, 1024 * used.ru_maxrss
+    return Trained([each["data"] + each["train"] for each in rounds], driver, worker)
 
 
-def measure_rounds() -> None:
+def anonymous_bytes(process: int) -> int:
+    """The anonymous memory of a process now; 0 if it has ended."""
+    for line in read(process, "status").splitlines():
+        if line.startswith("RssAnon:"):
+            return 1024 * int(line.split()[1])
+    return 0
+
+
+def descendants(process: int) -> Iterator[int]:
+    """The children of a process, their children, ..."""
+    for thread in Path(f"/proc/{process}/task").glob("*"):
+        for child in read(process, f"task/{thread.name}/children").split():
+            yield int(child)
+            yield from descendants(int(child))
+
+
+def is_worker(process: int) -> bool:
+    """Whether a process is a worker of fedcli."""
+    return read(process, "cmdline").startswith("ray::Actor")
+
+
+def read(process: int, name: str) -> str:
+    """A file about a process; empty if it has ended."""
+    try:
+        return Path(f"/proc/{process}", name).read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def measure_rounds(engines: Sequence[str], num_rounds: int) -> None:
     """Prints milliseconds a round for each model and engine."""
-    print(f"{'model':20} {'threads ms':>12} {'Ray ms':>12} {'difference':>12}")
-    options = (
-        *("--data-option", "clients=64", "--sampling", "uniform", "--clients", "32"),
-        *("--epochs", "1", "--max-examples", "20", "--rounds", "12", "--eval-clients", "2"),
-    )
-    for title, model in MODELS.items():
-        found = []
-        with tempfile.TemporaryDirectory() as name:
-            for engine, chosen in ENGINES.items():
-                rounds, _ = train(Path(name), engine, *options, *model, *chosen)
-                parts = [1000 * (each["data"] + each["train"]) for each in rounds[2:]]
-                found.append(statistics.median(parts))
-        print(f"{title:20} {found[0]:12.1f} {found[1]:12.1f} {found[1] - found[0]:12.1f}")
-
-
-def measure_population(num_clients: int) -> None:
-    """Prints seconds and peak memory of one and of two rounds of a large cohort."""
-    print(f"{'engine, rounds':20} {'seconds a round':>16} {'peak of the driver':>20}")
-    for engine, chosen in ENGINES.items():
-        for num_rounds in (1, 2):
+    print(f"{'parameters':>12} {'engine':8} {'least ms':>10} {'median ms':>10}")
+    options = ("--data-option", "clients=64", "--clients", "16", "--max-examples", "1")
+    for model, num_params in MODELS.items():
+        least = {}
+        for engine in engines:
             with tempfile.TemporaryDirectory() as name:
-                rounds, peak = train(
-                    Path(name),
-                    "run",
-                    *("--data-option", "clients=1000000", "--sampling", "uniform"),
-                    *("--clients", str(num_clients), "--epochs", "1", "--model", "mlp-2nn"),
-                    *("--max-examples", "20", "--rounds", str(num_rounds), "--eval-clients", "2"),
-                    *chosen,
-                )
-            seconds = statistics.median(each["data"] + each["train"] for each in rounds)
-            title = f"{engine}, {num_rounds}"
-            print(f"{title:20} {seconds:16.2f} {peak / 2**20:16.0f} MiB")
+                (Path(name) / WIDE).write_text(WIDE_MODEL)
+                rounds = ("--rounds", str(num_rounds), "--model", model)
+                trained = train(Path(name), (*COMMON, *options, *rounds, *ENGINES[engine]))
+            ms = [1000 * each for each in trained.seconds[2:]]
+            least[engine] = min(ms), statistics.median(ms)
+            figures = f"{least[engine][0]:10.1f} {least[engine][1]:10.1f}"
+            print(f"{num_params:12,} {engine:8} {figures}", flush=True)
+        if len(least) == len(ENGINES):
+            pairs = zip(least["ray"], least["threads"], strict=True)
+            costs = [far - near for far, near in pairs]
+            print(f"{'':12} {'costs':8} {costs[0]:10.1f} {costs[1]:10.1f}", flush=True)
+
+
+def measure_population(engines: Sequence[str]) -> None:
+    """Prints seconds and peaks of memory of large populations and cohorts."""
+    print(
+        f"{'engine':8} {'population':>11} {'cohort':>7} {'rounds':>7} {'seconds a round':>16} "
+        f"{'us an example':>14} {'driver MiB':>11} {'worker MiB':>11}"
+    )
+    for engine in engines:
+        drivers: dict[int, int] = {}
+        for job in JOBS:
+            with tempfile.TemporaryDirectory() as name:
+                found = train(Path(name), (*options_of(job), *ENGINES[engine]), is_watched=True)
+            seconds = statistics.median(found.seconds)
+            drivers[job.cohort] = max(found.driver, drivers.get(job.cohort, 0))
+            print(
+                f"{engine:8} {job.population:11,} {job.cohort:7,} {job.rounds:7} {seconds:16.2f} "
+                f"{1e6 * seconds / (job.cohort * EXAMPLES):14.1f} "
+                f"{found.driver / 2**20:11.1f} {found.worker / 2**20:11.1f}",
+                flush=True,
+            )
+        growth = drivers[max(drivers)] - drivers[min(drivers)]
+        print(f"{engine}: the largest cohort takes {growth / 2**20:.1f} MiB more than the smallest")
+    bound = (MOST_OPEN * NUM_WORKERS + math.log2(JOBS[-1].cohort)) * 8 * MODELS["mlp-2nn"]
+    print(f"(parts in flight + log2 cohort) * 8P is {bound / 2**20:.1f} MiB")
+
+
+def options_of(job: Job) -> tuple[str, ...]:
+    """The options of a large job."""
+    return (
+        *COMMON,
+        *("--data-option", f"clients={job.population}", "--clients", str(job.cohort)),
+        *("--rounds", str(job.rounds), "--model", "mlp-2nn", "--max-examples", str(EXAMPLES)),
+    )
 
 
 def main() -> None:
     """Reads the command line, measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("parts", nargs="*", choices=["rounds", "population", []], default=[])
-    parser.add_argument("--clients", type=int, default=10_000)
+    parser.add_argument("--engine", choices=list(ENGINES), help="Measure this one alone.")
+    parser.add_argument("--rounds", type=int, default=40)
     given = parser.parse_args()
     parts = given.parts or ["rounds", "population"]
+    engines = [given.engine] if given.engine else list(ENGINES)
     if "rounds" in parts:
-        measure_rounds()
+        measure_rounds(engines, given.rounds)
     if "population" in parts:
-        measure_population(given.clients)
+        measure_population(engines)
 
 
 if __name__ == "__main__":
