@@ -32,6 +32,9 @@ typedef struct fed_loss {
     float smoothing;            /* share of each label that all classes divide, in [0, 1) */
 } fed_loss;
 
+/* Blocks of the random generator that are made together. */
+enum { FED_PHILOX_BLOCKS = 16 };
+
 /* The unfinalised metrics of one block. */
 typedef struct fed_score {
     double loss_sum;

@@ -268,6 +268,9 @@ KERNEL(double, square_distance, const float *values, const double *origin, size_
 KERNEL(double, product_with, const float *values, const double *origin, const double *direction,
        size_t num_values)
 
+/* words = the FED_PHILOX_BLOCKS blocks, of 4 words each, that begin with this counter. */
+KERNEL(void, philox_group, const uint64_t *counter /* [4] */, const uint64_t *key /* [2] */,
+       uint64_t *words /* out [4 * FED_PHILOX_BLOCKS] */)
 /* values[i], values[num_pairs + i] += scale * a pair of independent standard normal numbers, made
  * of words[i] and words[num_pairs + i]; see fed_rng_add_normal. */
 KERNEL(void, add_normal, const uint64_t *words, /* [2 * num_pairs] */

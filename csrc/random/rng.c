@@ -1,42 +1,29 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Random numbers: the counter-based generator Philox-4x64-10 (Salmon et al., "Parallel random
- * numbers: as easy as 1, 2, 3", 2011) and the distributions that the core uses. A stream is a pure
- * function of its key, so results do not depend on the order of draws. The raw output equals that
- * of numpy.random.Philox, which increments its counter before the first block: our block b is
- * NumPy's with a counter one lower. Built with -ffp-contract=off, like synthetic.c, so that draws
- * are the same on all machines.
+ * Random numbers: the counter-based generator Philox-4x64-10 and the distributions that the core
+ * uses. A stream is a pure function of its key, so results do not depend on the order of draws. The
+ * raw output equals that of numpy.random.Philox, which increments its counter before the first
+ * block: our block b is NumPy's with a counter one lower. Built with -ffp-contract=off, like
+ * synthetic.c, so that draws are the same on all machines.
  */
 #include "fed.h"
 #include "kernels/kernels.h"
+#include "kernels/philox.h"
 
 #include <math.h>
 #include <string.h>
 
-#define NUM_HALVES 8 /* 32-bit halves in a block */
+enum { NUM_HALVES = 8, BLOCK_WORDS = 4 }; /* 32-bit halves and words of a block */
+enum { GROUP_WORDS = BLOCK_WORDS * FED_PHILOX_BLOCKS };
 #define TWO_PI 6.283185307179586476925
-
-__extension__ typedef unsigned __int128 uint128;
-
-#define PHILOX_WEYL0 UINT64_C(0x9E3779B97F4A7C15)
-#define PHILOX_WEYL1 UINT64_C(0xBB67AE8584CAA73B)
-
-static inline void philox_round(uint64_t words[4], uint64_t key0, uint64_t key1) {
-    const uint128 product0 = (uint128)UINT64_C(0xD2E7470EE14C6C93) * words[0];
-    const uint128 product1 = (uint128)UINT64_C(0xCA5A826395121157) * words[2];
-    words[0] = (uint64_t)(product1 >> 64) ^ words[1] ^ key0;
-    words[1] = (uint64_t)product1;
-    words[2] = (uint64_t)(product0 >> 64) ^ words[3] ^ key1;
-    words[3] = (uint64_t)product0;
-}
 
 static inline void philox(const uint64_t counter[4], const uint64_t key[2], uint64_t block[4]) {
     uint64_t key0 = key[0], key1 = key[1];
     for (int w = 0; w < 4; w++) block[w] = counter[w];
-    for (int i = 0; i < 10; i++) {
-        philox_round(block, key0, key1);
-        key0 += PHILOX_WEYL0;
-        key1 += PHILOX_WEYL1;
+    for (int i = 0; i < FED_PHILOX_ROUNDS; i++) {
+        fed_philox_round(block, key0, key1);
+        key0 += FED_PHILOX_WEYL0;
+        key1 += FED_PHILOX_WEYL1;
     }
 }
 
@@ -124,27 +111,56 @@ double fed_rng_gamma(fed_rng *rng, double shape) {
     return larger * pow(1.0 - fed_rng_uniform(rng), 1.0 / shape);
 }
 
+/* Makes whole groups of blocks from the counter on, which is advanced. Returns the number of words.
+ * Blocks that are computed together need not wait for their own products. */
+static size_t fill_groups(uint64_t counter[4], const uint64_t key[2], uint64_t *words,
+                          size_t num_words) {
+    const fed_kernels *kernels = fed_active_kernels();
+    size_t done = 0;
+    for (; num_words - done >= GROUP_WORDS; done += GROUP_WORDS) {
+        kernels->philox_group(counter, key, words + done);
+        counter[0] += FED_PHILOX_BLOCKS;
+    }
+    return done;
+}
+
 void fed_rng_fill(const fed_key *key, uint64_t *values, size_t num_values) {
     fed_rng_fill_from(key, 0, values, num_values);
 }
 
 void fed_rng_fill_from(const fed_key *key, size_t first, uint64_t *values, size_t num_values) {
-    enum { BLOCK_WORDS = NUM_HALVES / 2 };
     const uint64_t halves[2] = {key->seed, key->client};
     uint64_t counter[4] = {first / BLOCK_WORDS, key->round, key->purpose, key->occurrence};
     size_t skipped = first % BLOCK_WORDS;
-    for (size_t done = 0; done < num_values; counter[0]++) {
-        if (skipped == 0 && num_values - done >= BLOCK_WORDS) {
-            philox(counter, halves, values + done);
-            done += BLOCK_WORDS;
-            continue;
-        }
+    size_t done = skipped == 0 ? fill_groups(counter, halves, values, num_values) : 0;
+    for (; done < num_values; counter[0]++) {
         uint64_t block[BLOCK_WORDS];
         philox(counter, halves, block);
         for (; skipped < BLOCK_WORDS && done < num_values; skipped++) {
             values[done++] = block[skipped];
         }
         skipped = 0;
+    }
+}
+
+void fed_rng_fill_u32(fed_rng *rng, uint32_t *values, size_t num_values) {
+    size_t i = 0;
+    while (i < num_values) {
+        if (rng->next_half < NUM_HALVES || num_values - i < 2 * GROUP_WORDS) {
+            values[i++] = next_u32(rng);
+            continue;
+        }
+        uint64_t words[GROUP_WORDS];
+        fill_groups(rng->counter, rng->key, words, GROUP_WORDS);
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+        memcpy(values + i, words, sizeof words);
+#else
+        for (size_t w = 0; w < GROUP_WORDS; w++) {
+            values[i + 2 * w] = (uint32_t)words[w];
+            values[i + 2 * w + 1] = (uint32_t)(words[w] >> 32);
+        }
+#endif
+        i += 2 * GROUP_WORDS;
     }
 }
 
@@ -161,37 +177,5 @@ void fed_rng_add_normal(const fed_key *key, double scale, double *values, size_t
         memcpy(group, values + done, (num_values - done) * sizeof *group);
         kernels->add_normal(words, FED_NORMAL_GROUP / 2, scale, group);
         memcpy(values + done, group, (num_values - done) * sizeof *group);
-    }
-}
-
-/* Writes the halves of two blocks in a row, computed together: a block alone mostly waits for its
- * own products. */
-static inline void philox_pair(const uint64_t counter[4], const uint64_t key[2],
-                               uint32_t halves[2 * NUM_HALVES]) {
-    uint64_t first[4] = {counter[0], counter[1], counter[2], counter[3]};
-    uint64_t second[4] = {counter[0] + 1, counter[1], counter[2], counter[3]};
-    uint64_t key0 = key[0], key1 = key[1];
-    _Pragma("GCC unroll 10") for (int i = 0; i < 10; i++) {
-        philox_round(first, key0, key1);
-        philox_round(second, key0, key1);
-        key0 += PHILOX_WEYL0;
-        key1 += PHILOX_WEYL1;
-    }
-    for (size_t h = 0; h < NUM_HALVES; h++) {
-        halves[h] = (uint32_t)(first[h / 2] >> (32 * (h % 2)));
-        halves[NUM_HALVES + h] = (uint32_t)(second[h / 2] >> (32 * (h % 2)));
-    }
-}
-
-void fed_rng_fill_u32(fed_rng *rng, uint32_t *values, size_t num_values) {
-    size_t i = 0;
-    while (i < num_values) {
-        if (rng->next_half >= NUM_HALVES && num_values - i >= 2 * NUM_HALVES) {
-            philox_pair(rng->counter, rng->key, values + i);
-            rng->counter[0] += 2;
-            i += 2 * NUM_HALVES;
-        } else {
-            values[i++] = next_u32(rng);
-        }
     }
 }

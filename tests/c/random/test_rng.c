@@ -4,6 +4,7 @@
  * distributions' moments. Tolerances are about five standard errors of the drawn sample.
  */
 #include "fed.h"
+#include "fixtures.h"
 #include "kernels/kernels.h"
 #include "test.h"
 
@@ -48,20 +49,23 @@ static void test_known_answers(void) {
 }
 
 static void test_fill_from_continues_a_stream(void) {
+    enum { NUM = 150 }; /* more than two groups of blocks */
     const fed_key key = {1, 2, 3, 4, 5};
-    uint64_t all[16], rest[16];
-    fed_rng_fill(&key, all, 16);
-    for (size_t first = 0; first <= 16; first++) {
-        fed_rng_fill_from(&key, first, rest, 16 - first);
-        CHECK_BYTES(rest, all + first, (16 - first) * sizeof(all[0]));
+    uint64_t all[NUM], rest[NUM];
+    fed_rng rng;
+    fed_rng_init(&rng, &key);
+    for (size_t i = 0; i < NUM; i++) all[i] = fed_rng_u64(&rng);
+    for (size_t first = 0; first <= NUM; first++) {
+        fed_rng_fill_from(&key, first, rest, NUM - first);
+        CHECK_BYTES(rest, all + first, (NUM - first) * sizeof(all[0]));
     }
 }
 
 static void test_filling_halves_continues_a_stream(void) {
     const fed_key key = {1, 2, 3, 4, 5};
-    enum { NUM = 70 }; /* more than four blocks */
+    enum { NUM = 300 }; /* more than two groups of blocks */
     for (size_t first = 0; first < 20; first++)
-        for (size_t num = 0; num <= NUM - first; num += 7) {
+        for (size_t num = 0; num <= NUM; num += num < 100 || num > 260 ? 1 : 7) {
             fed_rng one, other;
             uint32_t filled[NUM];
             fed_rng_init(&one, &key);
@@ -272,4 +276,5 @@ static const test_case TESTS[] = {
     TEST(test_add_normal_at_the_ends),
 };
 
-int main(int argc, char **argv) { return TEST_MAIN(TESTS, argc, argv); }
+/* Groups of blocks are made by kernels. */
+int main(int argc, char **argv) { return RUN_ON_EACH_ISA(TESTS, argc, argv); }
