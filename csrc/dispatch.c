@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Detects the machine's instruction sets and chooses the kernels of the process. */
+#include "compress/loops.h"
 #include "fed.h"
 #include "kernels/kernels.h"
 
@@ -69,5 +70,15 @@ int fed_has_openmp(void) {
 }
 
 const fed_kernels *fed_active_kernels(void) { return active; }
+
+const fed_codec_loops *fed_active_loops(void) {
+#ifdef FED_HAVE_AVX2
+    if (active == &fed_kernels_avx2) return &fed_codec_loops_avx2;
+#endif
+#ifdef FED_HAVE_AVX512
+    if (active == &fed_kernels_avx512) return &fed_codec_loops_avx512;
+#endif
+    return &fed_codec_loops_generic;
+}
 
 double fed_fma_chain(size_t num_steps) { return active->fma_chain(num_steps); }

@@ -362,6 +362,10 @@ int fed_sum_add(fed_sum *sum, const float *const *vectors /* [num_vectors], [num
 void fed_sum_total(fed_sum *sum, double *total /* out [num_values] or [P] */,
                    double *weight /* out */);
 
+/* The total that fed_sum_add would make of all vectors of a cohort. Threads share the values. */
+int fed_sum_vectors(int num_threads, const float *const *vectors, const double *weights,
+                    size_t num_vectors, size_t num_values, double *total /* out [num_values] */);
+
 /* The threads that work on a cohort, and their memory. Memory is allocated on first use and kept
  * until fed_team_free. One call at a time may use a team. Without OpenMP it has one thread. */
 typedef struct fed_team fed_team;
@@ -419,6 +423,18 @@ int fed_predict(fed_team *team, const fed_model *model, const float *params /* [
                 float *logits /* out [examples of all clients, K] */, fed_fault *fault);
 
 /* ---- The single deltas of a cohort (aggregate/) ---------------------------------------------- */
+
+/* The size of a row, as fed_train_cohort measures a delta. */
+typedef struct fed_measured {
+    double max_abs;
+    double norm;       /* 0 for a row that is replaced by zeros */
+    int64_t is_finite; /* 0: the row has a value that is not; then nothing else is known */
+} fed_measured;
+
+/* Measures each row, and brings those that are finite within the bounds, if there are any. */
+int fed_bound_rows(int num_threads, float *const *rows /* in-out [num_rows][num_values] */,
+                   size_t num_rows, size_t num_values, const fed_bounds *bounds /* or NULL */,
+                   fed_measured *sizes /* out [num_rows] */);
 
 /* Vectors of finite values. They may be rows of a mapped file: all functions read them in slices of
  * coordinates, on num_threads threads, each as few times as it can. Sums are in float64 and in an
@@ -510,18 +526,21 @@ int fed_codec_encode(const fed_codec *codec, const fed_key *key, const float *va
  * the values are not defined. */
 int fed_codec_decode(const fed_codec *codec, const fed_key *key, const uint8_t *payload,
                      size_t num_bytes, float *values /* out [P] */);
-/* Encodes and decodes each row + decay * its residual (NULL: none) and replaces the row by the
- * decoded values, the residual by the rest. If the input cannot be sent, neither changes. If the
- * decoded values are not finite, only the row changes. Rows may lie anywhere. */
+/* Encodes and decodes each row + decay * its residual, replaces the row by the decoded values, and
+ * writes the rest as the next residual. If the input cannot be sent, the row does not change; if
+ * the decoded values are not finite, it does. In both cases the next residual has no meaning. Rows
+ * and residuals may lie anywhere, but none may be the same memory as another. */
 int fed_codec_compress_rows(const fed_codec *codec, int num_threads,
                             const fed_key *keys /* [num_rows] */,
                             float *const *rows /* [num_rows][P] */, size_t num_rows,
-                            float *residuals /* in-out [num_rows, P], or NULL */, double decay,
-                            fed_sent *sent /* out [num_rows] */);
+                            const float *const *before, /* [num_rows][P]; NULL, or NULL for a row:
+                                                           the residuals are zeros */
+                            float *const *after /* out [num_rows][P]; NULL: not needed */,
+                            double decay, fed_sent *sent /* out [num_rows] */);
 /* Encodes each row + decay * its residual; nothing else changes. squared_error is 0. */
 int fed_codec_encode_rows(const fed_codec *codec, int num_threads, const fed_key *keys,
-                          float *const *rows, size_t num_rows, float *residuals, double decay,
-                          uint8_t *payloads /* out [num_rows, fed_codec_capacity] */,
+                          float *const *rows, size_t num_rows, const float *const *before,
+                          double decay, uint8_t *payloads /* out [num_rows, fed_codec_capacity] */,
                           fed_sent *sent);
 
 /* ---- Secure sums (secure/secure_sum.c) ------------------------------------------------------- */

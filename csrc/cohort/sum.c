@@ -7,6 +7,7 @@
  * order. */
 #include "cohort.h"
 #include "denormals.h"
+#include "threads.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -105,16 +106,19 @@ int fed_sum_push(fed_sum *sum, double *values, double weight, int closed) {
     return FED_OK;
 }
 
-/* Adds a range of each vector. The range of all levels stays in the cache. */
+enum { RANGE = 4096 }; /* 32 KB of each level: fastest of 512 to 16384 */
+
+/* Adds a range of each vector, which begins at `from`, to the range of the sum that begins at
+ * `first`. The range of all levels stays in the cache. */
 static void add_range(const fed_sum *sum, const float *const *vectors, const double *weights,
-                      size_t num_vectors, size_t first, size_t count) {
+                      size_t num_vectors, size_t from, size_t first, size_t count) {
     const fed_kernels *kernels = fed_active_kernels();
     double *partial = sum->partial + first;
     size_t num_blocks = sum->num_blocks, num_partial = sum->num_partial;
     for (size_t i = 0; i < num_vectors;) {
         const size_t left = num_vectors - i, room = FED_BLOCK_CLIENTS - num_partial;
         const size_t num = left < room ? left : room;
-        kernels->add_vectors(partial, vectors + i, weights + i, num, first, count);
+        kernels->add_vectors(partial, vectors + i, weights + i, num, from, count);
         i += num;
         num_partial += num;
         if (num_partial < FED_BLOCK_CLIENTS) break;
@@ -123,25 +127,35 @@ static void add_range(const fed_sum *sum, const float *const *vectors, const dou
     }
 }
 
+static int weights_are_valid(const double *weights, size_t num_vectors) {
+    for (size_t i = 0; i < num_vectors; i++)
+        if (!isfinite(weights[i]) || weights[i] < 0) return 0;
+    return 1;
+}
+
 int fed_sum_add(fed_sum *sum, const float *const *vectors, const double *weights,
                 size_t num_vectors) {
-    enum { RANGE = 4096 }; /* 32 KB of each level: fastest of 512 to 16384 */
-    if (sum->is_packed) return FED_ERR_ARGUMENT;
-    for (size_t i = 0; i < num_vectors; i++)
-        if (!isfinite(weights[i]) || weights[i] < 0) return FED_ERR_ARGUMENT;
+    if (sum->is_packed || !weights_are_valid(weights, num_vectors)) return FED_ERR_ARGUMENT;
     const size_t num_whole = (sum->num_partial + num_vectors) / FED_BLOCK_CLIENTS;
     const int status = reserve_levels(sum, sum->num_blocks + num_whole);
     if (status != FED_OK) return status;
     const fp_mode before = denormals_off();
     for (size_t first = 0; first < sum->num_values; first += RANGE) {
         const size_t left = sum->num_values - first;
-        add_range(sum, vectors, weights, num_vectors, first, left < RANGE ? left : RANGE);
+        add_range(sum, vectors, weights, num_vectors, first, first, left < RANGE ? left : RANGE);
     }
     fp_restore(before);
     for (size_t i = 0; i < num_vectors; i++) sum->partial_weight += weights[i];
     sum->num_blocks += num_whole;
     sum->num_partial = (sum->num_partial + num_vectors) % FED_BLOCK_CLIENTS;
     return FED_OK;
+}
+
+/* Adds up the finished blocks and the unfinished one. */
+static void fold(const fed_sum *sum, double *folded, size_t num_values) {
+    for (size_t l = 0; sum->num_blocks >> l != 0; l++)
+        if (sum->num_blocks >> l & 1)
+            for (size_t v = 0; v < num_values; v++) folded[v] += sum->levels[l][v];
 }
 
 void fed_sum_total(fed_sum *sum, double *total, double *weight) {
@@ -154,11 +168,54 @@ void fed_sum_total(fed_sum *sum, double *total, double *weight) {
     } else {
         memcpy(folded, sum->partial, sum->num_values * sizeof *folded);
     }
-    for (size_t l = 0; sum->num_blocks >> l != 0; l++)
-        if (sum->num_blocks >> l & 1)
-            for (size_t v = 0; v < sum->num_values; v++) folded[v] += sum->levels[l][v];
+    fold(sum, folded, sum->num_values);
     if (sum->is_packed) fed_net_unpack(&sum->net, folded, total);
     fp_restore(before);
+}
+
+/* ---- Of vectors that are all there ------------------------------------------------------------
+ */
+
+typedef struct summing {
+    const float *const *vectors;
+    const double *weights;
+    size_t num_vectors, num_values;
+    double *total;
+    fed_sum **sums; /* [num_threads], of RANGE values each */
+} summing;
+
+static void sum_range(void *context, size_t range, int worker) {
+    const summing *all = context;
+    fed_sum *sum = all->sums[worker];
+    const size_t first = range * RANGE, left = all->num_values - first;
+    const size_t count = left < RANGE ? left : RANGE;
+    sum->num_blocks = 0;
+    memset(sum->partial, 0, count * sizeof *sum->partial);
+    add_range(sum, all->vectors, all->weights, all->num_vectors, first, 0, count);
+    sum->num_blocks = all->num_vectors / FED_BLOCK_CLIENTS;
+    memcpy(all->total + first, sum->partial, count * sizeof *all->total);
+    fold(sum, all->total + first, count);
+}
+
+int fed_sum_vectors(int num_threads, const float *const *vectors, const double *weights,
+                    size_t num_vectors, size_t num_values, double *total) {
+    if (num_threads < 1 || num_threads > FED_MAX_THREADS) return FED_ERR_ARGUMENT;
+    if (!weights_are_valid(weights, num_vectors)) return FED_ERR_ARGUMENT;
+    int status = FED_OK;
+    fed_sum **sums = calloc((size_t)num_threads, sizeof *sums);
+    if (sums == NULL) return FED_ERR_NO_MEMORY;
+    for (int t = 0; status == FED_OK && t < num_threads; t++) {
+        sums[t] = fed_sum_new(RANGE);
+        status = sums[t] == NULL ? FED_ERR_NO_MEMORY
+                                 : reserve_levels(sums[t], num_vectors / FED_BLOCK_CLIENTS);
+    }
+    summing all = {vectors, weights, num_vectors, num_values, total, sums};
+    const fp_mode before = denormals_off();
+    if (status == FED_OK) fed_share(num_threads, (num_values + RANGE - 1) / RANGE, sum_range, &all);
+    fp_restore(before);
+    for (int t = 0; t < num_threads; t++) fed_sum_free(sums[t]);
+    free(sums);
+    return status;
 }
 
 int fed_next_client_vector(size_t num_params, double scale, const float *sent, float *delta) {

@@ -36,7 +36,7 @@ static inline void fed_end_byte(fed_bit_writer *writer) {
 static inline void fed_put_float(fed_bit_writer *writer, float number) {
     uint32_t bits;
     memcpy(&bits, &number, sizeof bits);
-    fed_put_bits(writer, bits, 32);
+    for (int b = 0; b < 4; b++) *writer->at++ = (uint8_t)(bits >> (8 * b));
 }
 
 typedef struct fed_bit_reader {
@@ -69,8 +69,15 @@ static inline void fed_skip_to_byte(fed_bit_reader *reader) {
     reader->num_bits = 0;
 }
 
+/* Returns a float; the reader must be at the beginning of a byte. */
 static inline float fed_get_float(fed_bit_reader *reader) {
-    const uint32_t bits = fed_get_bits(reader, 32);
+    uint32_t bits = 0;
+    if (reader->end - reader->at < 4) {
+        reader->has_failed = 1;
+        reader->at = reader->end;
+        return 0;
+    }
+    for (int b = 0; b < 4; b++) bits |= (uint32_t)*reader->at++ << (8 * b);
     float number;
     memcpy(&number, &bits, sizeof number);
     return number;

@@ -8,6 +8,7 @@
  */
 #include "compress/bits.h"
 #include "compress/codec.h"
+#include "compress/loops.h"
 
 #include <math.h>
 
@@ -25,43 +26,6 @@ static size_t uniform_capacity(const fed_codec *codec) {
     return num_bytes;
 }
 
-enum { LANES = 8 }; /* independent comparisons, which the compiler puts into vectors */
-
-static void find_range(const float *values, size_t num_values, float *least, float *most) {
-    float low[LANES], high[LANES];
-    for (size_t l = 0; l < LANES; l++) low[l] = high[l] = values[l < num_values ? l : 0];
-    size_t v = 0;
-    for (; v + LANES <= num_values; v += LANES)
-        for (size_t l = 0; l < LANES; l++) {
-            low[l] = values[v + l] < low[l] ? values[v + l] : low[l];
-            high[l] = values[v + l] > high[l] ? values[v + l] : high[l];
-        }
-    for (; v < num_values; v++) {
-        low[0] = values[v] < low[0] ? values[v] : low[0];
-        high[0] = values[v] > high[0] ? values[v] : high[0];
-    }
-    *least = low[0];
-    *most = high[0];
-    for (size_t l = 1; l < LANES; l++) {
-        *least = low[l] < *least ? low[l] : *least;
-        *most = high[l] > *most ? high[l] : *most;
-    }
-}
-
-/* Levels 0..last of at most FED_CODEC_CHUNK values. A position on the grid is rounded up if its
- * fraction is above the coin: floor(position + 1 - coin). Half a step of the coin is subtracted, so
- * that a fraction equal to the coin is rounded down. Words become signed, which processors convert
- * to floating point faster. */
-static void round_chunk(const float *values, const uint32_t *words, size_t num_values, double least,
-                        double scale, int32_t last, int32_t *levels) {
-    const double shift = 0.5 - 0x1p-33;
-    for (size_t v = 0; v < num_values; v++) {
-        const double coin = (double)(int32_t)(words[v] ^ 0x80000000u) * 0x1p-32; /* less 1/2 */
-        const int32_t level = (int32_t)(((double)values[v] - least) * scale + (shift - coin));
-        levels[v] = level < last ? level : last;
-    }
-}
-
 static void put_levels(fed_bit_writer *writer, const int32_t *levels, size_t num_values,
                        unsigned bits) {
     if (bits == 8) { /* the usual case, and always at the beginning of a byte */
@@ -74,6 +38,7 @@ static void put_levels(fed_bit_writer *writer, const int32_t *levels, size_t num
 
 static int uniform_encode(const fed_codec *codec, fed_draws *draws, const float *values,
                           uint8_t *payload, size_t *num_bytes) {
+    const fed_codec_loops *loops = fed_active_loops();
     const int32_t last = (int32_t)((1u << codec->bits) - 1);
     fed_bit_writer writer = {.at = payload};
     uint32_t words[FED_CODEC_CHUNK];
@@ -81,7 +46,7 @@ static int uniform_encode(const fed_codec *codec, fed_draws *draws, const float 
     for (size_t t = 0; t < codec->tensors.num; t++) {
         const size_t size = fed_tensor_size(&codec->tensors.each[t]);
         float least, most;
-        find_range(values, size, &least, &most);
+        loops->find_range(values, size, &least, &most);
         const double range = (double)most - (double)least;
         const double scale = range > 0 ? last / range : 0;
         fed_put_float(&writer, least);
@@ -89,7 +54,7 @@ static int uniform_encode(const fed_codec *codec, fed_draws *draws, const float 
         for (size_t first = 0; first < size; first += FED_CODEC_CHUNK) {
             const size_t num = fed_lesser(size - first, FED_CODEC_CHUNK);
             fed_draw(draws, words, num);
-            round_chunk(values + first, words, num, least, scale, last, levels);
+            loops->round_levels(values + first, words, num, least, scale, last, levels);
             put_levels(&writer, levels, num, codec->bits);
         }
         fed_end_byte(&writer);
@@ -111,9 +76,7 @@ static int uniform_decode(const fed_codec *codec, fed_draws *draws, const uint8_
         if (!isfinite(least) || !isfinite(most) || least > most) return FED_ERR_PAYLOAD;
         const double step = ((double)most - (double)least) / last;
         if (codec->bits == 8) {
-            float decoded[256];
-            for (size_t l = 0; l < 256; l++) decoded[l] = (float)(least + (double)l * step);
-            for (size_t v = 0; v < size; v++) values[v] = decoded[reader.at[v]];
+            fed_active_loops()->expand_bytes(reader.at, size, least, step, values);
             reader.at += size;
         } else {
             for (size_t v = 0; v < size; v++)

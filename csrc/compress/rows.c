@@ -2,6 +2,7 @@
  * The vectors of many clients, encoded and decoded on several threads. The unit of work is one
  * vector, so the results do not depend on the number of threads. */
 #include "compress/codec.h"
+#include "compress/loops.h"
 #include "denormals.h"
 #include "threads.h"
 
@@ -18,8 +19,9 @@ typedef struct scratch {
 typedef struct job {
     const fed_codec *codec;
     const fed_key *keys;
-    float *const *rows; /* [num_rows], each [P] */
-    float *residuals;   /* [num_rows, P] or NULL */
+    float *const *rows;         /* [num_rows], each [P] */
+    const float *const *before; /* the residuals [num_rows], NULL for zeros; or NULL */
+    float *const *after;        /* [num_rows], each [P]; or NULL */
     double decay;
     uint8_t *payloads; /* [num_rows, capacity]; NULL: rows are replaced by what is decoded */
     fed_sent *sent;    /* [num_rows] */
@@ -28,41 +30,18 @@ typedef struct job {
 } job;
 
 /* values = row + decay * residual. Returns the sum of squares. */
-static double copy_input(const job *all, size_t r, float *values) {
-    const size_t num_params = all->codec->num_params;
-    memcpy(values, all->rows[r], num_params * sizeof *values);
-    if (all->residuals != NULL) {
-        const float *residual = all->residuals + r * num_params;
-        for (size_t v = 0; v < num_params; v++)
-            values[v] = (float)(values[v] + all->decay * residual[v]);
-    }
-    return fed_sum_of_squares(values, num_params);
+static double take_input(const job *all, size_t r, float *values) {
+    return fed_active_loops()->take_input(all->rows[r], all->before != NULL ? all->before[r] : NULL,
+                                          all->decay, all->codec->num_params, values);
 }
 
-/* Returns the sum of squares of input - decoded. */
-static double measure_error(const float *input, const float *decoded, size_t num_values) {
-    double sums[4] = {0}; /* as in fed_sum_of_squares */
-    size_t v = 0;
-    for (; v + 4 <= num_values; v += 4)
-        for (size_t s = 0; s < 4; s++) {
-            const double error = (double)input[v + s] - (double)decoded[v + s];
-            sums[s] += error * error;
-        }
-    for (; v < num_values; v++) {
-        const double error = (double)input[v] - (double)decoded[v];
-        sums[0] += error * error;
-    }
-    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
-}
-
-/* Encodes and decodes one row, and replaces it by the result. A row that cannot be encoded stays as
- * it is; one whose decoded values are not finite becomes NaN. In both cases its residual does not
- * change. */
+/* Encodes, decodes and replaces one row. A row that cannot be sent is left as it is, or becomes
+ * something that is not finite if its decoded values are not. */
 static int pass_row(const job *all, size_t r, const scratch *own) {
     const fed_codec *codec = all->codec;
     fed_sent *sent = &all->sent[r];
     *sent = (fed_sent){0};
-    sent->squared_norm = copy_input(all, r, own->values);
+    sent->squared_norm = take_input(all, r, own->values);
     if (!isfinite(sent->squared_norm)) return FED_OK;
     size_t num_bytes = 0;
     int status =
@@ -71,13 +50,11 @@ static int pass_row(const job *all, size_t r, const scratch *own) {
     if (status != FED_OK) return status;
     status = fed_codec_decode(codec, &all->keys[r], own->payload, num_bytes, all->rows[r]);
     if (status != FED_OK) return status;
-    sent->squared_error = measure_error(own->values, all->rows[r], codec->num_params);
+    sent->squared_error = fed_active_loops()->take_rest(
+        own->values, all->rows[r], codec->num_params, all->after != NULL ? all->after[r] : NULL);
     if (!isfinite(sent->squared_error)) return FED_OK;
     sent->num_bytes = (int64_t)num_bytes;
     sent->is_sent = 1;
-    if (all->residuals == NULL) return FED_OK;
-    float *residual = all->residuals + r * codec->num_params;
-    for (size_t v = 0; v < codec->num_params; v++) residual[v] = own->values[v] - all->rows[r][v];
     return FED_OK;
 }
 
@@ -85,7 +62,7 @@ static int pass_row(const job *all, size_t r, const scratch *own) {
 static int encode_row(const job *all, size_t r, const scratch *own) {
     fed_sent *sent = &all->sent[r];
     *sent = (fed_sent){0};
-    sent->squared_norm = copy_input(all, r, own->values);
+    sent->squared_norm = take_input(all, r, own->values);
     if (!isfinite(sent->squared_norm)) return FED_OK;
     size_t num_bytes = 0;
     uint8_t *payload = all->payloads + r * fed_codec_capacity(all->codec);
@@ -130,24 +107,25 @@ static int run_all(job *all, int num_threads, size_t num_rows) {
 }
 
 int fed_codec_compress_rows(const fed_codec *codec, int num_threads, const fed_key *keys,
-                            float *const *rows, size_t num_rows, float *residuals, double decay,
-                            fed_sent *sent) {
+                            float *const *rows, size_t num_rows, const float *const *before,
+                            float *const *after, double decay, fed_sent *sent) {
     job all = {.codec = codec,
                .keys = keys,
                .rows = rows,
-               .residuals = residuals,
+               .before = before,
+               .after = after,
                .decay = decay,
                .sent = sent};
     return run_all(&all, num_threads, num_rows);
 }
 
 int fed_codec_encode_rows(const fed_codec *codec, int num_threads, const fed_key *keys,
-                          float *const *rows, size_t num_rows, float *residuals, double decay,
-                          uint8_t *payloads, fed_sent *sent) {
+                          float *const *rows, size_t num_rows, const float *const *before,
+                          double decay, uint8_t *payloads, fed_sent *sent) {
     job all = {.codec = codec,
                .keys = keys,
                .rows = rows,
-               .residuals = residuals,
+               .before = before,
                .decay = decay,
                .payloads = payloads,
                .sent = sent};

@@ -8,8 +8,10 @@
  * equal). Of random-k: the k values; with is_unbiased they are multiplied by P / k when decoded. */
 #include "compress/bits.h"
 #include "compress/codec.h"
+#include "compress/loops.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 static int sparse_is_valid(const fed_codec *codec) {
     return codec->count >= 1 && codec->count <= codec->num_params;
@@ -33,17 +35,10 @@ static size_t top_k_capacity(const fed_codec *codec) {
     return fed_bytes_of_bits(32 * codec->count + places);
 }
 
-/* Magnitudes compare as these bits do. */
-static inline uint32_t magnitude_bits(const float *value) {
-    uint32_t bits;
-    memcpy(&bits, value, sizeof bits);
-    return bits & 0x7fffffffu;
-}
-
-/* Finds the k-th largest magnitude, digit by digit from the highest. *num_equal is how many values
- * of exactly this magnitude are among the k. */
-static uint32_t find_threshold(const float *values, size_t num_values, size_t k,
-                               size_t *num_equal) {
+/* Finds the k-th largest magnitude of the values at some places (NULL: all), digit by digit from
+ * the highest; *num_equal is how many of the values with just this magnitude are among the k. */
+static uint32_t find_threshold(const float *values, const uint32_t *places, size_t num_values,
+                               size_t k, size_t *num_equal) {
     enum { DIGIT_BITS = 11, NUM_DIGITS = 3 };
     static const unsigned SHIFTS[NUM_DIGITS] = {20, 9, 0};
     static const unsigned WIDTHS[NUM_DIGITS] = {DIGIT_BITS, DIGIT_BITS, 9};
@@ -52,7 +47,7 @@ static uint32_t find_threshold(const float *values, size_t num_values, size_t k,
         uint32_t counts[1 << DIGIT_BITS] = {0};
         const uint32_t mask = (1u << WIDTHS[d]) - 1;
         for (size_t v = 0; v < num_values; v++) {
-            const uint32_t bits = magnitude_bits(values + v);
+            const uint32_t bits = fed_magnitude_bits(values + (places != NULL ? places[v] : v));
             if ((bits & known) == prefix) counts[bits >> SHIFTS[d] & mask]++;
         }
         uint32_t digit = mask;
@@ -64,25 +59,77 @@ static uint32_t find_threshold(const float *values, size_t num_values, size_t k,
     return prefix;
 }
 
+/* Returns a magnitude that most likely a few more than k of the values reach, from some of them
+ * that lie all over the vector. 0 if there are too few values, or if it would not tell much. */
+static uint32_t guess_threshold(const float *values, size_t num_values, size_t k) {
+    enum { NUM_SAMPLED = 4096 };
+    const double expected = (double)NUM_SAMPLED * (double)k / (double)num_values;
+    const size_t rank = (size_t)(expected + 3 * sqrt(expected)) + 8;
+    if (num_values < 4 * NUM_SAMPLED || rank > NUM_SAMPLED / 2) return 0;
+    uint32_t places[NUM_SAMPLED];
+    for (uint32_t i = 0; i < NUM_SAMPLED; i++) /* multiples of the golden ratio, mod 1 */
+        places[i] = (uint32_t)((uint64_t)(i * 2654435769u) * num_values >> 32);
+    size_t num_equal;
+    return find_threshold(values, places, NUM_SAMPLED, rank, &num_equal);
+}
+
+/* The values that are sent: those at `places` of a magnitude above the threshold, and the first
+ * num_equal of those that have it. */
+typedef struct largest {
+    uint32_t *places; /* in order */
+    size_t num_places;
+    uint32_t threshold;
+    size_t num_equal;
+} largest;
+
+/* The exact threshold is sought among few values, if possible. */
+static int find_largest(const float *values, size_t num_values, size_t k, largest *found) {
+    const fed_codec_loops *loops = fed_active_loops();
+    const uint32_t guess = guess_threshold(values, num_values, k);
+    *found = (largest){.places = fed_allocate(num_values * sizeof *found->places)};
+    if (found->places == NULL) return FED_ERR_NO_MEMORY;
+    if (guess > 0) found->num_places = loops->find_large(values, num_values, guess, found->places);
+    if (found->num_places >= k) {
+        found->threshold =
+            find_threshold(values, found->places, found->num_places, k, &found->num_equal);
+    } else {
+        found->threshold = find_threshold(values, NULL, num_values, k, &found->num_equal);
+        found->num_places = loops->find_large(values, num_values, found->threshold, found->places);
+    }
+    return FED_OK;
+}
+
+static void put_zeros(fed_bit_writer *writer, size_t num_bits) {
+    for (; num_bits > 32; num_bits -= 32) fed_put_bits(writer, 0, 32);
+    fed_put_bits(writer, 0, (unsigned)num_bits);
+}
+
 static int top_k_encode(const fed_codec *codec, fed_draws *draws, const float *values,
                         uint8_t *payload, size_t *num_bytes) {
     (void)draws;
     const unsigned bits = index_bits(codec->num_params);
     const int by_index = has_indices(codec);
-    size_t num_equal;
-    const uint32_t threshold = find_threshold(values, codec->num_params, codec->count, &num_equal);
+    largest found;
+    const int status = find_largest(values, codec->num_params, codec->count, &found);
+    if (status != FED_OK) return status;
     fed_bit_writer chosen = {.at = payload}, places = {.at = payload + 4 * codec->count};
-    for (size_t v = 0; v < codec->num_params; v++) {
-        const uint32_t magnitude = magnitude_bits(values + v);
-        int is_chosen = magnitude > threshold;
-        if (magnitude == threshold && num_equal > 0) {
-            is_chosen = 1;
-            num_equal--;
+    size_t next = 0; /* the first place that has no bit yet */
+    for (size_t i = 0; i < found.num_places; i++) {
+        const uint32_t v = found.places[i], magnitude = fed_magnitude_bits(values + v);
+        const int is_equal = magnitude == found.threshold;
+        if (magnitude < found.threshold || (is_equal && found.num_equal == 0)) continue;
+        found.num_equal -= (size_t)is_equal;
+        fed_put_float(&chosen, values[v]);
+        if (by_index) {
+            fed_put_bits(&places, v, bits);
+        } else {
+            put_zeros(&places, v - next);
+            fed_put_bits(&places, 1, 1);
+            next = v + 1;
         }
-        if (is_chosen) fed_put_float(&chosen, values[v]);
-        if (!by_index) fed_put_bits(&places, (uint32_t)is_chosen, 1);
-        if (by_index && is_chosen) fed_put_bits(&places, (uint32_t)v, bits);
     }
+    free(found.places);
+    if (!by_index) put_zeros(&places, codec->num_params - next);
     fed_end_byte(&places);
     *num_bytes = (size_t)(places.at - payload);
     return FED_OK;

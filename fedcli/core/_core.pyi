@@ -87,6 +87,13 @@ class VectorSum:
     def reset(self) -> None: ...
     def total(self) -> tuple[npt.NDArray[np.float64], float]: ...
 
+SIZES: np.dtype[np.void]
+
+def bound_rows(
+    rows: Float32, bounds: tuple[float, float] | None, num_threads: int
+) -> npt.NDArray[np.void]: ...
+def sum_rows(rows: Float32, weights: Float64, num_threads: int) -> npt.NDArray[np.float64]: ...
+
 class Terms:
     def __init__(
         self,
@@ -164,7 +171,8 @@ class Codec:
         rows: Float32,
         chosen: npt.NDArray[np.int64],
         keys: Sequence[Key],
-        residuals: Float32 | None,
+        before: Sequence[Float32 | None] | None,
+        after: Sequence[Float32] | None,
         decay: float,
         num_threads: int,
     ) -> npt.NDArray[np.void]: ...
@@ -173,7 +181,7 @@ class Codec:
         rows: Float32,
         chosen: npt.NDArray[np.int64],
         keys: Sequence[Key],
-        residuals: Float32 | None,
+        before: Sequence[Float32 | None] | None,
         decay: float,
         num_threads: int,
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.void]]: ...

@@ -582,6 +582,69 @@ STATS = np.dtype(
 assert STATS.itemsize == sizeof(fed_client_stats)
 
 
+SIZES = np.dtype([("max_abs", "f8"), ("norm", "f8"), ("is_finite", "i8")], align=True)
+assert SIZES.itemsize == sizeof(fed_measured)
+
+
+cdef class _Matrix:
+    """The rows of float32 [m, P] as the core takes them."""
+    cdef Array matrix
+    cdef float **starts
+    cdef size_t num_rows, num_values
+
+    def __cinit__(self, rows, bint is_written):
+        cdef size_t r
+        self.matrix = hold(rows, c"f", 2, "rows", is_written)
+        self.num_rows, self.num_values = self.matrix.length, self.matrix.width
+        self.starts = <float **> malloc(max(self.num_rows, 1) * sizeof(float *))
+        if self.starts == NULL:
+            raise MemoryError
+        for r in range(self.num_rows):
+            self.starts[r] = floats(self.matrix, r)
+
+    def __dealloc__(self):
+        free(self.starts)
+
+
+def bound_rows(rows, bounds, int num_threads):
+    """Brings the finite rows of float32 [m, P] within bounds (largest entry, L2 norm), or None.
+
+    Returns SIZES [m]; without bounds only is_finite is set.
+    """
+    cdef _Matrix held = _Matrix(rows, True)
+    cdef fed_bounds table
+    cdef const fed_bounds *given = NULL
+    cdef int status
+    if bounds is not None:
+        table.max_abs, table.norm = bounds
+        given = &table
+    sizes = np.zeros(held.num_rows, SIZES)
+    if held.num_rows == 0:
+        return sizes
+    cdef fed_measured *to_sizes = <fed_measured *> memory_of(sizes)
+    with nogil:
+        status = fed_bound_rows(num_threads, held.starts, held.num_rows, held.num_values, given,
+                                to_sizes)
+    check(status)
+    return sizes
+
+
+def sum_rows(rows, weights not None, int num_threads):
+    """Returns the sum of weight * row, float64 [P], as VectorSum adds them."""
+    cdef _Matrix held = _Matrix(rows, False)
+    cdef Array of_weights = hold_vector(weights, c"d", held.num_rows, "weights")
+    cdef int status
+    total = np.empty(held.num_values)
+    if held.num_values == 0:
+        return total
+    cdef double *to_total = <double *> memory_of(total)
+    with nogil:
+        status = fed_sum_vectors(num_threads, <const float *const *> held.starts,
+                                 doubles(of_weights), held.num_rows, held.num_values, to_total)
+    check(status)
+    return total
+
+
 # ---- Work ----------------------------------------------------------------------------------------
 
 cdef class Terms:
@@ -1072,14 +1135,18 @@ cdef class Codec:
         check(status)
         return values
 
-    def compress_rows(self, rows, chosen, keys, residuals, double decay, int num_threads):
-        """Replaces the chosen rows of float32 [m, P] by what is decoded of them, and the residuals
-        float32 [num_chosen, P], if any, by the rest; returns SENT [num_chosen]."""
-        return _CodecCall(self, rows, chosen, keys, residuals).compress(decay, num_threads)
+    def compress_rows(self, rows, chosen, keys, before, after, double decay, int num_threads):
+        """Replaces the chosen rows of float32 [m, P] by what is decoded of them, and writes the
+        rest; returns SENT [num_chosen].
 
-    def encode_rows(self, rows, chosen, keys, residuals, double decay, int num_threads):
+        before and after are lists of float32 [P], the residuals; None in `before`, or for it, means
+        zeros. No two arrays may share memory.
+        """
+        return _CodecCall(self, rows, chosen, keys, before, after).compress(decay, num_threads)
+
+    def encode_rows(self, rows, chosen, keys, before, double decay, int num_threads):
         """Returns the payloads uint8 [num_chosen, capacity] of the chosen rows, and SENT."""
-        return _CodecCall(self, rows, chosen, keys, residuals).encode(decay, num_threads)
+        return _CodecCall(self, rows, chosen, keys, before, None).encode(decay, num_threads)
 
 
 cdef class _CodecCall:
@@ -1087,11 +1154,13 @@ cdef class _CodecCall:
     cdef Codec codec
     cdef size_t num_rows
     cdef float **rows
+    cdef const float **before
+    cdef float **after
     cdef fed_key *keys
     cdef Array matrix
-    cdef Array residuals
+    cdef object held
 
-    def __cinit__(self, Codec codec not None, rows, chosen, keys, residuals):
+    def __cinit__(self, Codec codec not None, rows, chosen, keys, before, after):
         cdef Array of_chosen = hold(chosen, c"q", 1, "row numbers")
         cdef size_t num_params = codec.table.num_params, r
         cdef int64_t row, last = -1  # ascending, so that no two threads write to one row
@@ -1101,7 +1170,6 @@ cdef class _CodecCall:
         if self.matrix.width != num_params or <size_t> len(keys) != self.num_rows:
             raise ValueError(f"rows are [{self.matrix.length}, {self.matrix.width}] and {len(keys)}"
                              f" keys for {num_params} parameters and {self.num_rows} rows")
-        self.residuals = hold_matrix(residuals, self.num_rows, num_params, "residuals", True)
         self.rows = <float **> calloc(max(self.num_rows, 1), sizeof(float *))
         self.keys = <fed_key *> calloc(max(self.num_rows, 1), sizeof(fed_key))
         if self.rows == NULL or self.keys == NULL:
@@ -1113,9 +1181,37 @@ cdef class _CodecCall:
             last = row
             self.rows[r] = floats(self.matrix, row)
             self.keys[r] = make_key(keys[r])
+        self.held = []
+        self.before = <const float **> self.hold_residuals(before, False)
+        self.after = self.hold_residuals(after, True)
+
+    cdef float **hold_residuals(self, vectors, bint is_written) except? NULL:
+        """Returns the addresses of a list of vectors; NULL without a list."""
+        cdef Array held
+        cdef size_t r, num_params = self.codec.table.num_params
+        if vectors is None:
+            return NULL
+        if <size_t> len(vectors) != self.num_rows:
+            raise ValueError(f"{len(vectors)} residuals for {self.num_rows} rows")
+        starts = <float **> calloc(max(self.num_rows, 1), sizeof(float *))
+        if starts == NULL:
+            raise MemoryError
+        try:
+            for r, vector in enumerate(vectors):
+                held = hold_vector(vector, c"f", num_params, "residuals", is_written)
+                if is_written and held is None:
+                    raise ValueError("a residual to write is None")
+                self.held.append(held)
+                starts[r] = floats(held)
+        except BaseException:
+            free(starts)
+            raise
+        return starts
 
     def __dealloc__(self):
         free(self.rows)
+        free(self.before)
+        free(self.after)
         free(self.keys)
 
     cdef compress(self, double decay, int num_threads):
@@ -1126,7 +1222,7 @@ cdef class _CodecCall:
             return sent
         with nogil:
             status = fed_codec_compress_rows(&self.codec.table, num_threads, self.keys, self.rows,
-                                             self.num_rows, floats(self.residuals), decay, to_sent)
+                                             self.num_rows, self.before, self.after, decay, to_sent)
         check(status)
         return sent
 
@@ -1140,8 +1236,7 @@ cdef class _CodecCall:
             return payloads, sent
         with nogil:
             status = fed_codec_encode_rows(&self.codec.table, num_threads, self.keys, self.rows,
-                                           self.num_rows, floats(self.residuals), decay,
-                                           to_payloads, to_sent)
+                                           self.num_rows, self.before, decay, to_payloads, to_sent)
         check(status)
         return payloads[:, :self.codec.capacity], sent
 

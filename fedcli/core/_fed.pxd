@@ -121,6 +121,7 @@ cdef extern from "fed.h" nogil:
     fed_sum *fed_sum_new_of(const fed_model *)
     void fed_sum_free(fed_sum *)
     int fed_sum_add(fed_sum *, const float *const *, const double *, size_t)
+    int fed_sum_vectors(int, const float *const *, const double *, size_t, size_t, double *)
     void fed_sum_reset(fed_sum *)
     int fed_next_client_vector(size_t, double, const float *, float *)
     void fed_add_change(size_t, const float *, const float *, double *)
@@ -153,6 +154,10 @@ cdef extern from "fed.h" nogil:
     int fed_predict(fed_team *, const fed_model *, const float *, const fed_client *, size_t,
                     const atomic_int *, float *, fed_fault *)
 
+    ctypedef struct fed_measured:
+        double max_abs, norm
+        int64_t is_finite
+    int fed_bound_rows(int, float *const *, size_t, size_t, const fed_bounds *, fed_measured *)
     ctypedef struct fed_rows:
         const float *const *rows
         size_t num_rows, num_values
@@ -195,6 +200,6 @@ cdef extern from "fed.h" nogil:
     int fed_codec_encode(const fed_codec *, const fed_key *, const float *, uint8_t *, size_t *)
     int fed_codec_decode(const fed_codec *, const fed_key *, const uint8_t *, size_t, float *)
     int fed_codec_compress_rows(const fed_codec *, int, const fed_key *, float **, size_t,
-                                float *, double, fed_sent *)
+                                const float **, float **, double, fed_sent *)
     int fed_codec_encode_rows(const fed_codec *, int, const fed_key *, float **, size_t,
-                              float *, double, uint8_t *, fed_sent *)
+                              const float **, double, uint8_t *, fed_sent *)

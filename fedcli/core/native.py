@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from enum import IntEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from fedcli.core import machine
 from fedcli.core.seeds import StreamKey
 from fedcli.errors import ConfigError
 from fedcli.settings.vocabulary import MAX_THREADS
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 # By default libgomp's idle threads spin for about 10 ms. On a busy machine a spinning thread holds
 # the processor that a working thread needs; rounds of 0.6 ms were seen to take 8 ms. A spin of 1 ms
@@ -70,6 +73,7 @@ __all__ = [
     "Cohort",
     "DeltaSum",
     "FrozenSlots",
+    "Helpers",
     "LabelFault",
     "Model",
     "PayloadFault",
@@ -85,6 +89,7 @@ __all__ = [
     "add_change",
     "add_normal",
     "apply_step",
+    "bound_rows",
     "count_synthetic",
     "draw_synthetic",
     "example_order",
@@ -100,6 +105,7 @@ __all__ = [
     "resolve_threads",
     "secure_sum",
     "stages",
+    "sum_rows",
 ]
 
 T = TypeVar("T")
@@ -220,7 +226,11 @@ class Rows:
     """
 
     def __init__(
-        self, matrix: NDArray[np.float32], chosen: NDArray[np.int64], num_threads: int
+        self,
+        matrix: NDArray[np.float32],
+        chosen: NDArray[np.int64],
+        num_threads: int,
+        helpers: Helpers | None = None,
     ) -> None:
         """Refers to rows of a matrix.
 
@@ -228,11 +238,13 @@ class Rows:
             matrix: float32 [any, num_values], contiguous; it must not change.
             chosen: The rows, at least one: int64 [num_rows].
             num_threads: The number of threads that compute.
+            helpers: Runs the calls; None: those of these rows alone.
         """
         self._rows = _core.Rows(matrix, chosen, num_threads)
         self._num_rows = len(chosen)
         self._num_values = matrix.shape[1]
-        self._is_shared = num_threads > 1
+        self._num_threads = num_threads
+        self._helpers = helpers or Helpers()
 
     def trimmed_mean(self, trim: int) -> NDArray[np.float64]:
         """Returns the mean of each coordinate without its `trim` smallest and largest values.
@@ -326,17 +338,70 @@ class Rows:
         return self._call(lambda: self._rows.pairs(True))
 
     def _call(self, work: Callable[[], T]) -> T:
-        """Runs a call of the core; one of the main thread with helpers runs on another thread.
+        return work() if self._num_threads == 1 else self._helpers.run(work)
 
-        OpenMP keeps the helpers of a thread for its next call, and a process forked from it would
-        wait for helpers that it does not have.
-        """
-        if not self._is_shared or threading.current_thread() is not threading.main_thread():
+
+def bound_rows(
+    rows: NDArray[np.float32], bounds: tuple[float, float] | None, num_threads: int
+) -> NDArray[np.void]:
+    """Brings the finite rows of a matrix within bounds, as a round bounds deltas.
+
+    Args:
+        rows: float32 [num_rows, num_values], contiguous; changed in place.
+        bounds: The largest magnitude, beyond which a row becomes zeros, and the largest L2 norm, to
+            which a longer row is scaled; None: there are none.
+        num_threads: The number of threads, which changes no result; see `Helpers`.
+
+    Returns:
+        A record for each row, with the field `is_finite`, and if there are bounds `max_abs` and
+        `norm`: the row's size before, with norm 0 if it became zeros.
+    """
+    return _core.bound_rows(rows, bounds, num_threads)
+
+
+def sum_rows(
+    rows: NDArray[np.float32], weights: NDArray[np.float64], num_threads: int
+) -> NDArray[np.float64]:
+    """Returns the total that a `WeightedSum` has of the rows of a matrix, float64 [num_values].
+
+    Args:
+        rows: float32 [num_rows, num_values], contiguous. A row of weight 0 need not be finite.
+        weights: At least 0, float64 [num_rows].
+        num_threads: The number of threads, which changes no result; see `Helpers`.
+    """
+    return _core.sum_rows(rows, weights, num_threads)
+
+
+class Helpers:
+    """Runs calls of the core that share their work among threads, on one and the same thread.
+
+    OpenMP keeps the threads that help a thread for its next call. Calls of the main thread run on
+    another one, which is kept: a process forked from a thread with helpers would wait for helpers
+    that it does not have, and new helpers for each call would take about a millisecond.
+    """
+
+    def __init__(self) -> None:
+        """Starts no thread yet."""
+        self._pool: ThreadPoolExecutor | None = None
+
+    def submit(self, work: Callable[[], T]) -> Future[T]:
+        """Starts work on the thread that is kept."""
+        if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor  # late: only a main thread needs it
+
+            self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fedcli-core")
+        return self._pool.submit(work)
+
+    def run(self, work: Callable[[], T]) -> T:
+        """Returns the result of work; an interrupt waits for its end."""
+        if threading.current_thread() is not threading.main_thread():
             return work()
-        from concurrent.futures import ThreadPoolExecutor  # late: few runs need it
-
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            return pool.submit(work).result()
+        future = self.submit(work)
+        try:
+            return future.result()
+        finally:
+            if not future.done():  # this thread was interrupted, and the work goes on
+                future.exception()
 
 
 def least_diameter(distances: NDArray[np.float64], num_chosen: int) -> NDArray[np.int64]:

@@ -2,9 +2,11 @@
 
 A store is a table (client id, version, checksum, vector); the version is the round that wrote the
 row. Without a folder the file is a temporary one without a name. It takes disk space for the
-clients that took part, and hardly any memory, however large the population is. A damaged file is an
-error. SQLite checks its pages and keys when a run is resumed, which reads the whole file once. Each
-vector has a CRC-32.
+clients that took part, and little memory, however large the population is: up to `PENDING_BYTES` of
+vectors wait in memory until they are saved. Many are replaced before that, and never written.
+
+A damaged file is an error. SQLite checks its pages and keys when a run is resumed, which reads the
+whole file once. Each vector has a CRC-32.
 
 `ClientStates` is the part of a server state that stands for the store. It is an immutable value:
 all vectors as they were after some round. The next round writes the next version beside it. It
@@ -14,20 +16,20 @@ deletes it first.
 
 `save` writes all changes to the disk, or none, before the checkpoint that needs them is written. A
 process killed at any time leaves a file with the versions of every kept checkpoint. After a change
-has failed (the disk is full), every later read and save fails too: SQLite has rolled back the
-earlier changes, and no round or checkpoint may depend on vectors that are lost.
+of the file has failed (the disk is full), every later read, write and save fails too: SQLite has
+rolled back the earlier changes, and no round or checkpoint may depend on vectors that are lost.
 
 A checkpoint holds the `digest` of its version: the sum over the clients, mod 2**63, of a hash of
-id, version and checksum. Each write updates it. Opening a file computes it from the rows, so a file
-that is too old, belongs to another run, or lacks rows is rejected before any work. The digest
-protects against mistakes, not against forgery.
+id, version and checksum. Each row that is written to the file updates it. Opening a file computes
+it from the rows, so a file that is too old, belongs to another run, or lacks rows is rejected
+before any work. The digest protects against mistakes, not against forgery.
 """
 
 from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import field, replace
 from pathlib import Path
@@ -47,6 +49,8 @@ ALGORITHM, RESIDUALS, HISTORIES = "client_states", "residuals", "delta_histories
 KINDS = (ALGORITHM, RESIDUALS, HISTORIES)
 SUFFIX = ".sqlite"
 FILES = tuple(f"{kind}{SUFFIX}" for kind in KINDS)
+
+PENDING_BYTES = 64 << 20  # vectors that wait in memory; with more, all are written to the file
 
 _SUFFIXES = ("-journal", "-wal", "-shm")  # of SQLite's files beside a database
 _PAGE_BYTES = 32768
@@ -99,6 +103,7 @@ class Store:
         self.path = path
         self._process = os.getpid()
         self.kept: tuple[int, ...] = ()
+        self._pending = _Pending()
         self._failure: RunError | None = None
         self._errors = sqlite3.Error
         if path is not None:
@@ -117,12 +122,17 @@ class Store:
                 raise
 
     def read(self, client_id: str, version: int) -> NDArray[np.float32] | None:
-        """Returns a client's newest vector up to `version`, read-only, or None if it has none.
+        """Returns a client's newest vector up to `version`, or None if it has none.
+
+        It must not be changed, and is valid until the next write.
 
         Raises:
             RunError: The vector is damaged, or the file cannot be read.
         """
         with self._faults():
+            pending = self._pending.newest(client_id, version)
+            if pending is not None:
+                return pending
             row = self._file.execute(
                 "SELECT version, checksum, vector FROM states WHERE client = ? AND version <= ? "
                 "ORDER BY version DESC LIMIT 1",
@@ -176,25 +186,60 @@ class Store:
             )
             return sum(_hash_of_row(*row) for row in newest) % _DIGEST_RANGE
 
-    def write(self, client_id: str, version: int, vector: NDArray[np.float32]) -> int:
-        """Sets a client's vector of a version and drops its rows that are no longer needed.
+    def memory(self, num_params: int) -> NDArray[np.float32]:
+        """Returns memory for a vector that `write` is to take."""
+        return self._pending.memory(num_params)
+
+    def write(self, client_id: str, version: int, vector: NDArray[np.float32]) -> bool:
+        """Sets a client's vector of a version, without a copy.
 
         Returns:
-            The change of the version's digest.
+            Whether so many vectors wait in memory that `flush` is due.
+
+        Raises:
+            RunError: An earlier change failed.
+        """
+        with self._faults():
+            self._pending.add(client_id, version, vector, (*self.kept, version - 1))
+        self.version = max(self.version, version)
+        return self._pending.num_bytes > PENDING_BYTES
+
+    def flush(self) -> list[tuple[int, int]]:
+        """Writes the vectors that wait in memory to the file.
+
+        Returns:
+            For each, its version, and the change of the digests of that version and later ones.
+
+        Raises:
+            RunError: The file cannot be written, or an earlier change failed.
+        """
+        if not self._pending.num_bytes:
+            return []
+        with self._changes():
+            changes = [
+                (version, self._insert(client_id, version, vector))
+                for client_id, version, vector in self._pending.all()
+            ]
+        self._pending.clear()
+        return changes
+
+    def _insert(self, client_id: str, version: int, vector: NDArray[np.float32]) -> int:
+        """Writes a row and drops those of the client that are no longer needed.
+
+        Returns:
+            The change of the digest.
         """
         content = np.ascontiguousarray(vector, np.float32).data.cast("B")
         checksum = _checksum(client_id, version, content)
-        with self._changes():
-            before = self._file.execute(
-                "SELECT version, checksum FROM states WHERE client = ? ORDER BY version",
-                (client_id,),
-            ).fetchall()
-            self._file.execute(
-                "INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?)",
-                (client_id, version, checksum, content),
-            )
-            self._drop_old(client_id, version, [each for each, _ in before])
-        self.version = max(self.version, version)
+        before = self._file.execute(
+            "SELECT version, checksum FROM states WHERE client = ? ORDER BY version",
+            (client_id,),
+        ).fetchall()
+        self._file.execute(
+            "INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?)",
+            (client_id, version, checksum, content),
+        )
+        self._drop_old(client_id, version, [each for each, _ in before])
         change = _hash_of_row(client_id, version, checksum)
         replaced = [row for row in before if row[0] <= version]
         return change - _hash_of_row(client_id, *replaced[-1]) if replaced else change
@@ -207,11 +252,12 @@ class Store:
         """
         with self._changes():
             if self.version > version:
+                self._pending.drop_after(version)
                 self._file.execute("DELETE FROM states WHERE version > ?", (version,))
                 self.version = version
 
     def save(self) -> None:
-        """Commits all changes to the disk.
+        """Commits what was flushed to the disk.
 
         Raises:
             RunError: The file cannot be written, or an earlier change failed.
@@ -266,15 +312,10 @@ class Store:
 
     def _drop_old(self, client_id: str, version: int, before: Sequence[int]) -> None:
         """Deletes a client's rows but the newest up to each kept version and the last two."""
-        versions = {*before, version}
-        needed = {version}
-        for kept in (*self.kept, version - 1):
-            needed.add(max((each for each in versions if each <= kept), default=version))
-        for each in versions:
-            if each not in needed:
-                self._file.execute(
-                    "DELETE FROM states WHERE client = ? AND version = ?", (client_id, each)
-                )
+        for each in _unneeded({*before, version}, version, (*self.kept, version - 1)):
+            self._file.execute(
+                "DELETE FROM states WHERE client = ? AND version = ?", (client_id, each)
+            )
 
     @contextmanager
     def _changes(self) -> Iterator[None]:
@@ -304,6 +345,73 @@ class Store:
         except (self._errors, UnicodeDecodeError) as err:  # SQLite's message may quote bad UTF-8
             reason = "a name in it is garbled" if isinstance(err, UnicodeDecodeError) else err
             raise RunError(f"client states in {self.path or 'a temporary file'}: {reason}") from err
+
+
+class _Pending:
+    """Vectors that are newer than those of their clients in the file.
+
+    Memory of dropped vectors is used again, because fresh pages cost time.
+    """
+
+    def __init__(self) -> None:
+        self.num_bytes = 0
+        self._vectors: dict[str, dict[int, NDArray[np.float32]]] = {}  # by client and version
+        self._free: list[NDArray[np.float32]] = []
+
+    def newest(self, client_id: str, version: int) -> NDArray[np.float32] | None:
+        """Returns a client's newest vector up to a version; None: it is in the file, if any is."""
+        vectors = self._vectors.get(client_id, {})
+        found = max((each for each in vectors if each <= version), default=None)
+        return None if found is None else vectors[found]
+
+    def all(self) -> Iterator[tuple[str, int, NDArray[np.float32]]]:
+        """Yields client, version and vector, the versions of a client in order."""
+        for client_id, vectors in self._vectors.items():
+            for version in sorted(vectors):
+                yield client_id, version, vectors[version]
+
+    def memory(self, num_params: int) -> NDArray[np.float32]:
+        """Returns memory for a vector."""
+        while self._free:
+            found = self._free.pop()
+            if len(found) == num_params:
+                return found
+        return np.empty(num_params, np.float32)
+
+    def add(
+        self, client_id: str, version: int, vector: NDArray[np.float32], needed_at: Sequence[int]
+    ) -> None:
+        """Adds a vector, and drops those of the client that are not the newest at some version."""
+        vectors = self._vectors.setdefault(client_id, {})
+        self._drop(vectors, [each for each in vectors if each == version])
+        vectors[version] = vector
+        self.num_bytes += vector.nbytes
+        self._drop(vectors, _unneeded(vectors, version, needed_at))
+
+    def drop_after(self, version: int) -> None:
+        """Drops all vectors of later versions."""
+        for vectors in self._vectors.values():
+            self._drop(vectors, [each for each in vectors if each > version])
+
+    def clear(self) -> None:
+        """Drops all vectors."""
+        for vectors in self._vectors.values():
+            self._drop(vectors, list(vectors))
+        self._vectors = {}
+
+    def _drop(self, vectors: dict[int, NDArray[np.float32]], versions: Iterable[int]) -> None:
+        for version in versions:
+            dropped = vectors.pop(version)
+            self.num_bytes -= dropped.nbytes
+            self._free.append(dropped)
+
+
+def _unneeded(versions: Iterable[int], version: int, needed_at: Sequence[int]) -> list[int]:
+    """Returns the versions but `version` that are not the newest up to any of `needed_at`."""
+    needed = {version}
+    for kept in needed_at:
+        needed.add(max((each for each in versions if each <= kept), default=version))
+    return [each for each in versions if each not in needed]
 
 
 def _check_kind(path: Path) -> None:
@@ -353,6 +461,15 @@ class _Holder:
             self.store = Store(self.path)
         return self.store
 
+    def flush(self) -> None:
+        """Writes the vectors that wait in memory to the file, and updates the digests."""
+        if self.store is None:
+            return
+        for version, change in self.store.flush():
+            for later, token in self.tokens.items():
+                if later >= version:
+                    token.digest = (token.digest + change) % _DIGEST_RANGE
+
 
 @dataclass(frozen=True, eq=False)
 class ClientStates:
@@ -374,7 +491,12 @@ class ClientStates:
 
     @property
     def digest(self) -> int:
-        """The digest of all clients' vectors, 0 to 2**63 - 1, by which a checkpoint checks them."""
+        """The digest of all clients' vectors, 0 to 2**63 - 1, by which a checkpoint checks them.
+
+        Raises:
+            RunError: The vectors that it depends on cannot be written.
+        """
+        self._holder.flush()
         return self._token.digest
 
     def read(self, client_id: str, num_params: int) -> NDArray[np.float32]:
@@ -384,13 +506,21 @@ class ClientStates:
             RunError: This state is superseded, the file cannot be read, or its vectors have another
                 length.
         """
+        vector = self.borrow(client_id, num_params)
+        return np.zeros(num_params, np.float32) if vector is None else vector.copy()
+
+    def borrow(self, client_id: str, num_params: int) -> NDArray[np.float32] | None:
+        """Returns what `read` does, without a copy, or None if it is zeros.
+
+        It is valid until a vector is written to this version or a later one.
+        """
         if not self.version:
-            return np.zeros(num_params, np.float32)
+            return None
         self._check()
         store = self._holder.open()
         vector = store.read(client_id, self.version)
         if vector is None:
-            return np.zeros(num_params, np.float32)
+            return None
         if len(vector) != num_params:
             raise RunError(
                 f"{store.path}: client {client_id!r} has {len(vector)} values, the model has "
@@ -411,7 +541,8 @@ class ClientStates:
         readable = {self.version, *store.kept}
         for version in [each for each in tokens if each not in readable or each > self.version]:
             del tokens[version]
-        after = replace(self, version=self.version + 1, _token=_Token(self.digest))
+        # What is not yet written will change both digests.
+        after = replace(self, version=self.version + 1, _token=_Token(self._token.digest))
         tokens[after.version] = after._token
         return NextClientStates(self, after, store)
 
@@ -463,6 +594,7 @@ class ClientStates:
         """
         if self._holder.store is not None:
             self._holder.store.kept = (*kept, self.version)
+            self._holder.flush()
             self._holder.store.save()
 
     def close(self) -> None:
@@ -495,5 +627,15 @@ class NextClientStates:
 
     def write(self, client_id: str, vector: NDArray[np.float32]) -> None:
         """Sets a client's vector [num_params]. Raises RunError."""
-        change = self.store.write(client_id, self.after.version, vector)
-        self.after._token.digest = (self.after.digest + change) % _DIGEST_RANGE
+        copy = self.store.memory(len(vector))
+        copy[:] = vector
+        self.take(client_id, copy)
+
+    def take(self, client_id: str, vector: NDArray[np.float32]) -> None:
+        """Sets a client's vector to memory that came from `vectors`. Raises RunError."""
+        if self.store.write(client_id, self.after.version, vector):
+            self.after._holder.flush()
+
+    def vectors(self, num_clients: int, num_params: int) -> list[NDArray[np.float32]]:
+        """Returns memory for new vectors, float32 [num_params] each, to be given to `take`."""
+        return [self.store.memory(num_params) for _ in range(num_clients)]

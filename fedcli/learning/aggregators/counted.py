@@ -58,7 +58,8 @@ class CountedDeltas:
     @cached_property
     def rows(self) -> Rows:
         """The rows of the deltas that count."""
-        return Rows(self.matrix, self.places, self.deltas.num_threads)
+        deltas = self.deltas
+        return Rows(self.matrix, self.places, deltas.num_threads, deltas.helpers)
 
     @property
     def client_ids(self) -> list[str]:

@@ -44,7 +44,8 @@ class FoolsGold(RobustRule):
     ) -> tuple[NDArray[np.float64] | None, dict[str, Any], dict[str, Any]]:
         """Returns the mean, the histories with this round's deltas, and the factors."""
         histories, clients, after = _extended(counted, state["histories"])
-        products = Rows(histories, np.arange(len(histories)), counted.deltas.num_threads).products()
+        every, deltas = np.arange(len(histories)), counted.deltas
+        products = Rows(histories, every, deltas.num_threads, deltas.helpers).products()
         factors = factors_of(products)
         is_alike = factors is None
         each = np.ones(len(clients)) if factors is None else factors[clients]

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli.core.native import Helpers
 from fedcli.dataclass import dataclass
 from fedcli.errors import RunError, why_not_written
 from fedcli.files import nameless_file
@@ -72,12 +73,14 @@ class DeltaRequest(NamedTuple):
         are_writable: Whether these rows can be changed in place, in their temporary file.
         root_examples: The number of examples of the server's own set, whose delta is returned in
             `Deltas.root`; 0: it is not needed. Engines ignore this: see `CohortCall`.
+        needs_sum: Whether `Deltas.delta_sum` is needed; if not, an engine may leave it at zeros.
     """
 
     bounds: DeltaBounds | None = None
     all_rows: bool = False
     are_writable: bool = False
     root_examples: int = 0
+    needs_sum: bool = True
 
 
 SUM = DeltaRequest()
@@ -105,6 +108,7 @@ class Deltas:
         shift: The vector added to every scaled delta, float64 [num_params]; None for zeros.
         round: The round and its clients, if all rows were requested in a `LearningProcess`.
         num_threads: The number of threads that an aggregator may compute with.
+        helpers: Runs calls of the core that use them; None: there is nothing that is kept.
         root: The delta of the server's root set before `scale` and `shift`, float64 [num_params];
             None if it was not requested, or is not finite.
         bounds: The bounds that the rows and the sum are within, if all rows were requested there;
@@ -119,6 +123,7 @@ class Deltas:
     shift: NDArray[np.float64] | None = None
     round: RoundContext | None = None
     num_threads: int = 1
+    helpers: Helpers | None = None
     root: NDArray[np.float64] | None = None
     bounds: DeltaBounds | None = None
 
@@ -193,20 +198,20 @@ def mapped_rows(num_rows: int, num_params: int) -> NDArray[np.float32]:
         return file.mapped(are_writable=True)
 
 
-def _scaled_rows(
-    deltas: NDArray[np.float32], factors: NDArray[np.float64], stats: NDArray[np.void]
-) -> Iterator[NDArray[np.float32]]:
-    """Yields each delta times its factor, zeros for one that is not finite.
+def _scaled(
+    delta: NDArray[np.float32], factor: float, is_finite: bool, row: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Returns a delta times its factor, zeros if it is not finite.
 
-    The same memory may be used again for the next one.
+    Unless that is `delta` itself, it is written to `row`, which may be the same memory.
     """
-    row = np.empty(deltas.shape[1], np.float32)
-    for delta, factor, is_finite in zip(deltas, factors, stats["is_finite"], strict=True):
-        if not is_finite:
-            row[:] = 0.0
-        elif factor != 1.0:  # multiplied in float64, rounded once
-            np.multiply(delta, factor, out=row, casting="same_kind", dtype=np.float64)
-        yield delta if is_finite and factor == 1.0 else row
+    if is_finite and factor == 1.0:
+        return delta
+    if is_finite:  # multiplied in float64, rounded once
+        np.multiply(delta, factor, out=row, casting="same_kind", dtype=np.float64)
+    else:
+        row[:] = 0.0
+    return row
 
 
 class DeltaFile:
@@ -221,6 +226,7 @@ class DeltaFile:
         self._num_params = num_params
         self._num_rows = 0
         self._parts: list[NDArray[np.float32]] = []  # the rows of each call, while in memory
+        self._room: NDArray[np.float32] | None = None  # the last one, until it is filled
         self._file: Any = None
 
     def __enter__(self) -> DeltaFile:
@@ -237,6 +243,21 @@ class DeltaFile:
         if self._file is not None:
             with suppress(OSError):  # the flush of buffered data may fail, but nobody reads it now
                 self._file.close()
+
+    def room(self, num_rows: int) -> NDArray[np.float32] | None:
+        """Returns memory in which the next rows may be made, float32 [num_rows, num_params].
+
+        `append` takes it without a copy, and may change it. None if they do not stay in memory.
+        """
+        self._room = None
+        if self._stays(num_rows):
+            self._room = np.empty((num_rows, self._num_params), np.float32)
+        return self._room
+
+    def _stays(self, num_rows: int) -> bool:
+        """Returns whether so many further rows stay in memory."""
+        num_bytes = 4 * (self._num_rows + num_rows) * self._num_params
+        return self._file is None and num_bytes <= IN_MEMORY_BYTES
 
     def append(
         self,
@@ -255,19 +276,24 @@ class DeltaFile:
             RunError: The disk is full or fails, or the system's folder for temporary files cannot
                 be written.
         """
+        stays = self._stays(len(deltas))
         self._num_rows += len(deltas)
-        rows = _scaled_rows(deltas, factors, stats)
-        if self._file is None and 4 * self._num_rows * self._num_params <= IN_MEMORY_BYTES:
-            part = np.empty(deltas.shape, np.float32)
-            for place, row in zip(part, rows, strict=True):
-                place[:] = row
+        rows = zip(deltas, factors, stats["is_finite"], strict=True)
+        if stays:
+            part = deltas if deltas is self._room else np.empty(deltas.shape, np.float32)
+            self._room = None
+            for place, (delta, factor, is_finite) in zip(part, rows, strict=True):
+                scaled = _scaled(delta, factor, is_finite, place)
+                if scaled is delta and part is not deltas:
+                    place[:] = delta
             self._parts.append(part)
             return
+        row = np.empty(self._num_params, np.float32)
         with self._faults():
             if self._file is None:
                 self._file = nameless_file()
-            for row in chain(*self._parts, rows):
-                self._file.write(np.ascontiguousarray(row).data.cast("B"))
+            for each in chain(*self._parts, (_scaled(*given, row=row) for given in rows)):
+                self._file.write(np.ascontiguousarray(each).data.cast("B"))
             self._parts = []
 
     def mapped(self, *, are_writable: bool = False) -> NDArray[np.float32]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from weakref import ref
 
 import numpy as np
@@ -35,9 +34,6 @@ from fedcli.settings.vocabulary import WEIGHTINGS
 
 # The decoded pixels of a fixed cohort are kept from round to round up to this many bytes.
 PREPARED_BYTES = 64 << 20
-
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
 
 T = TypeVar("T")
 
@@ -115,7 +111,7 @@ class ThreadEngine:
         self._loaded: _Loaded | None = None
         self._kept: _Kept | None = None
         self._delta_rows: NDArray[np.float32] | None = None
-        self.__dict__.pop("_off_main", None)
+        self._helpers = native.Helpers()
 
     def train(
         self,
@@ -143,7 +139,11 @@ class ThreadEngine:
                 if file is not None:
                     rows = file.mapped(are_writable=task.request.are_writable)
             delta_sum, weight_sum = loaded.delta_sum.total()
-            return Deltas(delta_sum, weight_sum, _joined(parts), rows, num_threads=self.num_threads)
+            return Deltas(
+                *(delta_sum, weight_sum, _joined(parts), rows),
+                num_threads=self.num_threads,
+                helpers=self._helpers,
+            )
 
         return self._run(train, flag)
 
@@ -155,7 +155,9 @@ class ThreadEngine:
         task = run.task.piece(datasets, piece.first, exchange)
         deltas = None
         if run.has_rows:
-            deltas = self._deltas((len(datasets), loaded.layout.num_params))
+            deltas = self._deltas((len(datasets), loaded.layout.num_params), run, file)
+        needs_sum = task.request.needs_sum
+        factors = task.inputs.delta_factors if needs_sum else np.zeros(len(datasets))
         with _faults(datasets):
             stats = self._team.train_cohort(
                 loaded.model,
@@ -175,7 +177,7 @@ class ThreadEngine:
                 loaded.delta_sum,
                 task.inputs.linear,
                 deltas,
-                task.inputs.delta_factors,
+                factors,
                 task.inputs.starts,
             )
         if file is not None and deltas is not None:
@@ -232,18 +234,12 @@ class ThreadEngine:
 
         return self._run(score, flag)
 
-    @cached_property
-    def _off_main(self) -> ThreadPoolExecutor:
-        from concurrent.futures import ThreadPoolExecutor  # late: only a main thread needs it
-
-        return ThreadPoolExecutor(max_workers=1, thread_name_prefix="fedcli-core")
-
     def _run(self, work: Callable[[], T], flag: CancelFlag) -> T:
         """Runs `work` outside the main thread; an interrupt cancels it and waits for its end."""
         with self._turns.take():
             if threading.current_thread() is not threading.main_thread():
                 return work()
-            future = self._off_main.submit(self._turns.run_part, work)
+            future = self._helpers.submit(lambda: self._turns.run_part(work))
             try:
                 return future.result()
             except BaseException:
@@ -259,8 +255,17 @@ class ThreadEngine:
             self._loaded = _Loaded(layout, model, native.DeltaSum(model))
         return self._loaded
 
-    def _deltas(self, shape: tuple[int, int]) -> NDArray[np.float32]:
-        """Returns memory for a piece's deltas; it is reused because fresh pages cost time."""
+    def _deltas(
+        self, shape: tuple[int, int], run: _CohortRun, file: DeltaFile | None
+    ) -> NDArray[np.float32]:
+        """Returns memory for a piece's deltas, where possible that of the rows to be returned.
+
+        Other memory is reused, because fresh pages cost time. An exchange may overwrite deltas.
+        """
+        if file is not None and not (run.exchange is not None and run.exchange.receives):
+            room = file.room(shape[0])
+            if room is not None:
+                return room
         if self._delta_rows is None or self._delta_rows.size < shape[0] * shape[1]:
             self._delta_rows = np.empty(shape[0] * shape[1], np.float32)
         return self._delta_rows[: shape[0] * shape[1]].reshape(shape)

@@ -15,8 +15,7 @@ client, the second one starts from the e that the first one left.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Any
 
@@ -90,10 +89,10 @@ class Compression:
         """See `UpdateStage.run`; the metrics are those of `Sent`."""
         codec = self.codec(updates.layout)
         sent = Sent(updates.layout.num_params)
-        with Clients(updates, self.purpose, self.num_threads, self.feedback, state) as clients:
-            for group in clients.groups():
-                sent.add(clients.compress(codec, group))
-            return clients.next_state, sent.metrics
+        clients = Clients(updates, self.purpose, self.num_threads, self.feedback, state)
+        for group in clients.groups():
+            sent.add(clients.compress(codec, group))
+        return clients.next_state, sent.metrics
 
     def codec(self, layout: ParamLayout) -> native.Codec:
         """Returns the codec for a model."""
@@ -247,8 +246,7 @@ class Sent:
 class Clients:
     """The clients of a round whose updates count, and their residuals of earlier rounds.
 
-    A context manager that calls the core on a separate thread. An interrupt therefore waits for at
-    most one group, and the main thread, which may fork, never starts threads of the core.
+    An interrupt waits for the end of one group at most.
     """
 
     def __init__(
@@ -267,15 +265,6 @@ class Clients:
         self._next: NextClientStates | None = None
         if feedback is not None:
             self._next = state["residuals"].next_version()
-
-    def __enter__(self) -> Clients:
-        """Starts the thread."""
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="fedcli-compress")
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Ends the thread."""
-        self._thread.shutdown()
 
     @property
     def next_state(self) -> dict[str, Any]:
@@ -309,14 +298,17 @@ class Clients:
         Returns:
             A record of the core for each client.
         """
-        residuals = self._read(group)
-        sent: NDArray[np.void] = self._call(codec.compress_rows, group, residuals)
+        rest = None
+        if self._next is not None:
+            rest = self._next.vectors(len(group), self.updates.layout.num_params)
+        sent: NDArray[np.void] = self._call(
+            codec.compress_rows, group, self._keys(group), self._unsent(group), rest
+        )
         for place, index in enumerate(group.tolist()):
             if not sent["is_sent"][place]:
                 self.updates.reject(index)
-            elif self._next is not None and residuals is not None:
-                client_id = self.updates.round.client_ids[index]
-                self._next.write(client_id, residuals[place])
+            elif self._next is not None and rest is not None:
+                self._next.take(self.updates.round.client_ids[index], rest[place])
         return sent
 
     def encode(
@@ -332,40 +324,36 @@ class Clients:
         Returns:
             Payloads uint8 [len(group), codec.capacity], and a record of the core for each client.
         """
-        keys = None if key is None else [key] * len(group)
-        payloads, sent = self._call(codec.encode_rows, group, self._read(group), keys)
+        keys = self._keys(group) if key is None else [key] * len(group)
+        payloads, sent = self._call(codec.encode_rows, group, keys, self._unsent(group))
         return payloads, sent
 
-    def _call(
-        self,
-        work: Any,
-        group: NDArray[np.int64],
-        residuals: NDArray[np.float32] | None,
-        keys: Sequence[StreamKey] | None = None,
-    ) -> Any:
-        keys = keys or [self._key(index) for index in group.tolist()]
-        decay = self._feedback or 0.0
-        rows = self.updates.rows
-        return self._thread.submit(
-            work, rows, group, keys, residuals, decay, self._num_threads
-        ).result()
-
-    def _key(self, index: int) -> StreamKey:
-        round_ = self.updates.round
-        return stream_key(
-            round_.seed,
-            self._purpose,
-            round_num=round_.round_num,
-            client=client_key(round_.client_ids[index]),
-            occurrence=round_.occurrences[index],
+    def _call(self, work: Any, group: NDArray[np.int64], *arguments: Any) -> Any:
+        decay, rows = self._feedback or 0.0, self.updates.rows
+        return self.updates.helpers.run(
+            lambda: work(rows, group, *arguments, decay, self._num_threads)
         )
 
-    def _read(self, group: NDArray[np.int64]) -> NDArray[np.float32] | None:
-        """Returns the residuals of the clients of a group, float32 [len(group), num_params]."""
+    def _keys(self, group: NDArray[np.int64]) -> list[StreamKey]:
+        """Returns the stream of each client of a group."""
+        round_ = self.updates.round
+        return [
+            stream_key(
+                round_.seed,
+                self._purpose,
+                round_num=round_.round_num,
+                client=client_key(round_.client_ids[index]),
+                occurrence=round_.occurrences[index],
+            )
+            for index in group.tolist()
+        ]
+
+    def _unsent(self, group: NDArray[np.int64]) -> list[NDArray[np.float32] | None] | None:
+        """Returns what each client of a group could not send so far, None for zeros.
+
+        None without error feedback.
+        """
         if self._next is None:
             return None
-        num_params = self.updates.layout.num_params
-        residuals = self._next.memory(len(group), num_params)
-        for row, index in zip(residuals, group.tolist(), strict=True):
-            row[:] = self._next.after.read(self.updates.round.client_ids[index], num_params)
-        return residuals
+        ids, num_params = self.updates.round.client_ids, self.updates.layout.num_params
+        return [self._next.after.borrow(ids[index], num_params) for index in group.tolist()]

@@ -8,11 +8,13 @@ dropped, the others are clipped as the aggregator requests, and the aggregator c
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli.core.native import Helpers
 from fedcli.dataclass import dataclass
 from fedcli.learning.engines.deltas import RoundContext
 from fedcli.models.layout import ParamLayout
@@ -31,12 +33,14 @@ class RoundUpdates:
             [num_clients, num_params], in memory or in a mapped temporary file. Those that do not
             count are zeros. A stage that reads all of them does so in slices, because the file may
             be larger than memory.
+        helpers: Runs calls of the core that share their work among threads.
     """
 
     round: RoundContext
     layout: ParamLayout
     stats: NDArray[np.void]
     rows: NDArray[np.float32]
+    helpers: Helpers = field(default_factory=Helpers)
 
     def reject(self, index: int) -> None:
         """Drops the update of a client: it is zeros and its weight is 0."""

@@ -81,13 +81,13 @@ class PowerSGD:
         right = _without_zeros(state["right"], matrices, updates)
         sent = Sent(layout.num_params)
         feedback = self.decay if self.error_feedback else None
-        with Clients(updates, Purpose.QUANTISATION, self.num_threads, feedback, state) as clients:
-            lefts = self._mean_left(clients, matrices, right, sent)
-            codec = self._codec("powersgd", layout, [each for each, _ in lefts])
-            for group in clients.groups():
-                sent.add(clients.compress(codec, group))
-            right = _next_right(right, codec, updates, matrices, [alive for _, alive in lefts])
-            after = {"right": right, **clients.next_state}
+        clients = Clients(updates, Purpose.QUANTISATION, self.num_threads, feedback, state)
+        lefts = self._mean_left(clients, matrices, right, sent)
+        codec = self._codec("powersgd", layout, [each for each, _ in lefts])
+        for group in clients.groups():
+            sent.add(clients.compress(codec, group))
+        right = _next_right(right, codec, updates, matrices, [alive for _, alive in lefts])
+        after = {"right": right, **clients.next_state}
         down = 4 * sum(each.rank * (each.num_rows + each.num_columns) for each in matrices)
         return after, {**sent.metrics, "extra_bytes_down": down}
 

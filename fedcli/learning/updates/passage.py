@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,8 +16,6 @@ from fedcli.learning.engines.contract import occurrences_of
 from fedcli.learning.engines.deltas import DeltaBounds, DeltaRequest, Deltas, RoundContext
 from fedcli.learning.updates.contract import RoundUpdates, UpdateStage
 from fedcli.models.layout import ParamLayout
-
-_ROWS_AT_A_TIME = 64  # rows that one call sums; a multiple of the engine's block of clients
 
 
 class Passage:
@@ -53,7 +50,7 @@ class Passage:
         """Returns what to request from the engine, given the aggregator's request."""
         if not self._stages:
             return wanted
-        return DeltaRequest(all_rows=True, are_writable=True)
+        return DeltaRequest(all_rows=True, are_writable=True, needs_sum=False)
 
     def noting(self, clients: Iterable[BatchedDataset]) -> Iterable[BatchedDataset]:
         """Returns the same clients, and records their ids, at once or while they are read."""
@@ -78,13 +75,13 @@ class Passage:
         )
         if not self._stages or deltas.rows is None:
             return replace(deltas, round=round_, bounds=wanted.bounds)
-        updates = RoundUpdates(round_, self._layout, deltas.stats.copy(), deltas.rows)
+        helpers = deltas.helpers or native.Helpers()
+        updates = RoundUpdates(round_, self._layout, deltas.stats.copy(), deltas.rows, helpers)
         for stage in self._stages:
             self._run(stage, updates)
-        _reject_non_finite(updates)
-        if wanted.bounds is not None:
-            _bound(updates, wanted.bounds)
-        delta_sum = ordered_sum(updates.rows, updates.stats["weight"])
+        delta_sum = helpers.run(
+            lambda: _bounded_sum(updates, wanted.bounds, deltas.num_threads),
+        )
         updates.rows.flags.writeable = False
         return replace(
             deltas,
@@ -131,30 +128,24 @@ class _Noted:
             yield each
 
 
-def _reject_non_finite(updates: RoundUpdates) -> None:
-    """Drops the updates that a stage has made non-finite."""
-    for index, row in enumerate(updates.rows):
-        if not np.isfinite(row).all():
-            updates.reject(index)
+def _bounded_sum(
+    updates: RoundUpdates, bounds: DeltaBounds | None, num_threads: int
+) -> NDArray[np.float64]:
+    """Drops the updates that a stage has made non-finite, and measures and bounds the others.
 
-
-def _bound(updates: RoundUpdates, bounds: DeltaBounds) -> None:
-    """Measures the updates and clips the rows to the bounds, as an engine does."""
-    for row, stat in zip(updates.rows, updates.stats, strict=True):
-        size = float(np.max(np.abs(row), initial=0.0))
-        is_zeroed = size > bounds.max_abs
-        norm = 0.0 if is_zeroed else math.sqrt(float(np.sum(np.square(row, dtype=np.float64))))
-        stat["max_abs"], stat["norm"] = size, norm
-        if is_zeroed:
-            row[:] = 0.0
-        elif norm > bounds.norm:  # multiplied in float64, rounded once
-            np.multiply(row, bounds.norm / norm, out=row, casting="same_kind", dtype=np.float64)
-
-
-def ordered_sum(rows: NDArray[np.float32], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns the weighted sum of the rows, in float64 and in the engine's order."""
-    total = native.WeightedSum(rows.shape[1])
-    for first in range(0, len(rows), _ROWS_AT_A_TIME):
-        chosen = slice(first, first + _ROWS_AT_A_TIME)
-        total.add(list(rows[chosen]), weights[chosen].tolist())
-    return total.total()[0]
+    Returns:
+        Their weighted sum, in the engine's order.
+    """
+    weights = updates.stats["weight"]
+    if bounds is None and (weights > 0.0).all():
+        total = native.sum_rows(updates.rows, weights.copy(), num_threads)
+        if np.isfinite(total).all():  # then all updates are, which need not be read for it
+            return total
+    sizes = native.bound_rows(updates.rows, bounds, num_threads)
+    for index in np.flatnonzero(sizes["is_finite"] == 0).tolist():
+        updates.reject(index)
+        sizes[index] = 0
+    if bounds is not None:
+        for name in ("max_abs", "norm"):
+            updates.stats[name] = sizes[name]
+    return native.sum_rows(updates.rows, weights.copy(), num_threads)

@@ -69,16 +69,16 @@ class Sketch:
         sent = Sent(num_params)
         sketch = native.WeightedSum(codec.capacity // 4)
         mean = native.WeightedSum(num_params)
-        with Clients(updates, Purpose.SKETCH_HASHES, self.num_threads, None, state) as clients:
-            for group in clients.groups():
-                payloads, records = clients.encode(codec, group, key)
-                is_sent = records["is_sent"] != 0
-                for index in group[~is_sent].tolist():
-                    updates.reject(index)
-                sent.count(records)
-                weights = updates.stats["weight"][group[is_sent]].tolist()
-                sketch.add(list(payloads[is_sent].view(np.float32)), weights)
-                mean.add([updates.rows[index] for index in group[is_sent].tolist()], weights)
+        clients = Clients(updates, Purpose.SKETCH_HASHES, self.num_threads, None, state)
+        for group in clients.groups():
+            payloads, records = clients.encode(codec, group, key)
+            is_sent = records["is_sent"] != 0
+            for index in group[~is_sent].tolist():
+                updates.reject(index)
+            sent.count(records)
+            weights = updates.stats["weight"][group[is_sent]].tolist()
+            sketch.add(list(payloads[is_sent].view(np.float32)), weights)
+            mean.add([updates.rows[index] for index in group[is_sent].tolist()], weights)
         cells, weight = sketch.total()
         if not weight:
             return dict(state), sent.metrics

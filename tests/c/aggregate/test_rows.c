@@ -282,6 +282,42 @@ static void test_the_closest_rows(void) {
     CHECK_EQUAL(fed_least_diameter(&one, 1, 2, &chosen), FED_ERR_ARGUMENT);
 }
 
+/* ---- Bounds ---------------------------------------------------------------------------------- */
+
+static void test_rows_are_measured_and_bounded(void) {
+    enum { NUM = 9000 }; /* more than two pieces */
+    static float values[5][NUM];
+    float *rows[5] = {values[0], values[1], values[2], values[3], values[4]};
+    static const fed_bounds bounds = {10, 30};
+    fed_measured sizes[5];
+    for (int t = 1; t <= 7; t += 3) {
+        for (size_t v = 0; v < NUM; v++) {
+            values[0][v] = .01f;           /* short */
+            values[1][v] = v % 2 ? 1 : -1; /* too long */
+            values[2][v] = v == 5000 ? -11 : 0;
+            values[3][v] = v == NUM - 1 ? INFINITY : 0;
+            values[4][v] = v == 0 ? NAN : 0;
+        }
+        CHECK_EQUAL(fed_bound_rows(t, rows, 5, NUM, NULL, sizes), FED_OK);
+        for (size_t r = 0; r < 5; r++) CHECK_EQUAL(sizes[r].is_finite, r < 3);
+        CHECK(values[1][0] == -1 && values[2][5000] == -11);
+        CHECK_EQUAL(fed_bound_rows(t, rows, 5, NUM, &bounds, sizes), FED_OK);
+        for (size_t r = 0; r < 5; r++) CHECK_EQUAL(sizes[r].is_finite, r < 3);
+        CHECK_CLOSE(sizes[0].norm, (double).01f * sqrt(NUM), 1e-12);
+        CHECK(sizes[0].max_abs == (double).01f && values[0][NUM - 1] == .01f);
+        CHECK_CLOSE(sizes[1].norm, sqrt(NUM), 1e-12);
+        for (size_t v = 0; v < NUM; v++)
+            CHECK(values[1][v] == (float)((v % 2 ? 30 : -30) / sizes[1].norm));
+        CHECK(sizes[2].max_abs == 11 && sizes[2].norm == 0);
+        for (size_t v = 0; v < NUM; v++) CHECK(values[2][v] == 0);
+    }
+    CHECK_EQUAL(fed_bound_rows(1, rows, 0, NUM, &bounds, sizes), FED_OK);
+    CHECK_EQUAL(fed_bound_rows(1, rows, 5, 0, &bounds, sizes), FED_OK);
+    CHECK(sizes[0].is_finite && sizes[0].norm == 0);
+    CHECK_EQUAL(fed_bound_rows(0, rows, 5, NUM, NULL, sizes), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(fed_bound_rows(1, rows, 5, NUM, &(fed_bounds){NAN, 1}, sizes), FED_ERR_ARGUMENT);
+}
+
 /* ---- Threads and arguments ------------------------------------------------------------------- */
 
 /* All results of one number of threads, one after another. */
@@ -343,6 +379,7 @@ static const test_case TESTS[] = {
     TEST(test_moves_and_mixtures),
     TEST(test_distances_and_products),
     TEST(test_the_closest_rows),
+    TEST(test_rows_are_measured_and_bounded),
     TEST(test_threads_change_no_byte_of_rows),
     TEST(test_no_values_and_wrong_arguments),
 };

@@ -140,6 +140,26 @@ static void test_many_at_once_are_one_after_the_other(void) {
     }
 }
 
+static void test_vectors_that_are_all_there_are_added_in_the_same_order(void) {
+    make_deltas();
+    for (size_t num = 0; num <= MAX_DELTAS; num++) {
+        double total[NUM_PARAMS], weight, expected[NUM_PARAMS];
+        const float *vectors[MAX_DELTAS];
+        for (size_t d = 0; d < num; d++) vectors[d] = deltas[d];
+        fed_sum *sum = fed_sum_new(NUM_PARAMS);
+        CHECK_EQUAL(add_many(sum, 0, num), FED_OK);
+        fed_sum_total(sum, expected, &weight);
+        CHECK_EQUAL(fed_sum_vectors(2, vectors, weights, num, NUM_PARAMS, total), FED_OK);
+        CHECK_BYTES(total, expected, sizeof total);
+        fed_sum_free(sum);
+    }
+    const double negative = -1;
+    const float *vector = deltas[0];
+    double total[NUM_PARAMS];
+    CHECK_EQUAL(fed_sum_vectors(1, &vector, &negative, 1, NUM_PARAMS, total), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(fed_sum_vectors(0, &vector, weights, 1, NUM_PARAMS, total), FED_ERR_ARGUMENT);
+}
+
 /* Around the range that is taken of all vectors at once; values of a vector are alike. */
 static void test_sums_of_any_length(void) {
     static const size_t lengths[] = {0, 1, 4095, 4096, 4097, 9000};
@@ -160,6 +180,11 @@ static void test_sums_of_any_length(void) {
         fed_sum_total(sum, total, &weight);
         CHECK(weight == NUM_VECTORS);
         for (size_t p = 0; p < length; p++) CHECK(total[p] == (double)(171 + NUM_VECTORS * p));
+        for (int t = 1; t <= 7; t += 3) {
+            memset(total, 0, length * sizeof *total);
+            CHECK_EQUAL(fed_sum_vectors(t, vectors, ones, NUM_VECTORS, length, total), FED_OK);
+            for (size_t p = 0; p < length; p++) CHECK(total[p] == (double)(171 + NUM_VECTORS * p));
+        }
         for (size_t d = 0; d < NUM_VECTORS; d++) free(values[d]);
         free(total);
         fed_sum_free(sum);
@@ -270,6 +295,7 @@ static const test_case TESTS[] = {
     TEST(test_total_may_be_taken_on_the_way),
     TEST(test_reset_sum_is_as_new),
     TEST(test_many_at_once_are_one_after_the_other),
+    TEST(test_vectors_that_are_all_there_are_added_in_the_same_order),
     TEST(test_sums_of_any_length),
     TEST(test_weight_0_adds_nothing_of_its_delta),
     TEST(test_impossible_weights_are_refused),

@@ -5,6 +5,7 @@
  * folder is not compiled for an instruction set of its own, hence no test on each.
  */
 #include "compress/codec.h"
+#include "compress/loops.h"
 #include "fixtures.h"
 
 enum { N = 8, MAX_VALUES = 1200, MAX_BYTES = 16 * MAX_VALUES };
@@ -158,19 +159,20 @@ static void test_error_feedback_of_top_k(void) {
     static const double left[N] = {.9, 0, .15, 2, 0, 0, 1.1, -1.2};
     fed_codec codec = small_codec("top-k");
     codec.count = 2;
-    float residual[N] = {0};
+    float residuals[4][N] = {{0}}; /* before each round, and after the last */
     const fed_key key = {0};
     for (size_t round = 0; round < 3; round++) {
-        float row[N], *rows[] = {row};
+        float row[N], *rows[] = {row}, *after[] = {residuals[round + 1]};
+        const float *before[] = {round == 0 ? NULL : residuals[round]}; /* NULL: zeros */
         fed_sent result;
         memcpy(row, X, sizeof row);
-        CHECK_EQUAL(fed_codec_compress_rows(&codec, 1, &key, rows, 1, residual, 1, &result),
+        CHECK_EQUAL(fed_codec_compress_rows(&codec, 1, &key, rows, 1, before, after, 1, &result),
                     FED_OK);
         CHECK(result.is_sent);
         CHECK_EQUAL(result.num_bytes, 9);
         for (size_t i = 0; i < N; i++) CHECK_CLOSE(row[i], sent[round][i], ROUNDED);
     }
-    for (size_t i = 0; i < N; i++) CHECK_CLOSE(residual[i], left[i], ROUNDED);
+    for (size_t i = 0; i < N; i++) CHECK_CLOSE(residuals[3][i], left[i], ROUNDED);
 }
 
 static void test_power_sgd(void) {
@@ -357,12 +359,16 @@ static void check_not_finite(const fed_codec *codec, const fed_key *key) {
     for (size_t b = 0; b < LENGTH(BAD); b++) {
         const float before = values[codec->num_params / 2];
         float *row = values;
-        float residual[MAX_VALUES] = {1};
+        float residual[MAX_VALUES] = {1}, left[MAX_VALUES];
+        const float *of_residual = residual;
+        float *to_left = left;
         fed_sent sent;
         size_t num_bytes;
         values[codec->num_params / 2] = BAD[b];
         CHECK_EQUAL(fed_codec_encode(codec, key, values, payload, &num_bytes), FED_ERR_ARGUMENT);
-        CHECK_EQUAL(fed_codec_compress_rows(codec, 1, key, &row, 1, residual, 1, &sent), FED_OK);
+        CHECK_EQUAL(
+            fed_codec_compress_rows(codec, 1, key, &row, 1, &of_residual, &to_left, 1, &sent),
+            FED_OK);
         CHECK_EQUAL(sent.is_sent, 0);
         CHECK_EQUAL(sent.num_bytes, 0);
         CHECK(residual[0] == 1 && residual[MAX_VALUES - 1] == 0);
@@ -464,18 +470,22 @@ static void test_codecs_that_are_not_valid(void) {
 
 enum { NUM_ROWS = 9 };
 
-static void compress_all(const fed_codec *codec, int num_threads, float *all, float *residuals,
+static void compress_all(const fed_codec *codec, int num_threads, float *all, float *left,
                          fed_sent *sent) {
+    static float residuals[NUM_ROWS][MAX_VALUES];
     fed_key keys[NUM_ROWS];
-    float *rows[NUM_ROWS];
+    float *rows[NUM_ROWS], *after[NUM_ROWS];
+    const float *before[NUM_ROWS];
     for (size_t r = 0; r < NUM_ROWS; r++) {
         keys[r] = (fed_key){.client = r};
         rows[r] = all + r * codec->num_params;
+        before[r] = residuals[r];
+        after[r] = left + r * codec->num_params;
         fill_floats(r, 1, rows[r], codec->num_params);
-        fill_floats(r + 100, 1, residuals + r * codec->num_params, codec->num_params);
+        fill_floats(r + 100, 1, residuals[r], codec->num_params);
     }
     CHECK_EQUAL(
-        fed_codec_compress_rows(codec, num_threads, keys, rows, NUM_ROWS, residuals, .5, sent),
+        fed_codec_compress_rows(codec, num_threads, keys, rows, NUM_ROWS, before, after, .5, sent),
         FED_OK);
 }
 
@@ -495,7 +505,98 @@ static void check_threads(const fed_codec *codec, const fed_key *key) {
 
 static void test_threads_change_nothing(void) { for_each_codec(check_threads); }
 
+/* ---- The loops of each instruction set ------------------------------------------------------- */
+
+enum { MOST = 4500 }; /* more than two of the pieces that loops work on */
+
+/* What the loops make of num values, one result after another. */
+static size_t run_loops(const fed_codec_loops *loops, const float *given, const float *others,
+                        const uint32_t *words, size_t num, void *out) {
+    uint8_t *at = out, bytes[MOST];
+    double sums[3] = {loops->take_input(given, NULL, 1, num, (float *)at),
+                      loops->take_input(given, others, .7, num, (float *)at + num),
+                      loops->take_rest(given, others, num, (float *)at + 2 * num)};
+    CHECK(loops->take_rest(given, others, num, NULL) == sums[2]);
+    at += 3 * num * sizeof(float);
+    memcpy(at, sums, sizeof sums);
+    at += sizeof sums;
+    if (num > 0) loops->find_range(given, num, (float *)at, (float *)at + 1);
+    at += 2 * sizeof(float);
+    loops->round_levels(given, words, num, -1, 127.5, 255, (int32_t *)at);
+    for (size_t v = 0; v < num; v++) bytes[v] = (uint8_t)((int32_t *)at)[v];
+    at += num * sizeof(int32_t);
+    loops->expand_bytes(bytes, num, -1.1, .3, (float *)at);
+    at += num * sizeof(float);
+    const float least = .9f;
+    const size_t num_large =
+        loops->find_large(given, num, fed_magnitude_bits(&least), (uint32_t *)at);
+    size_t expected = 0;
+    for (size_t v = 0; v < num; v++) expected += fabsf(given[v]) >= least;
+    CHECK_EQUAL(num_large, expected);
+    return (size_t)(at - (uint8_t *)out) + num_large * sizeof(uint32_t);
+}
+
+static void test_loops_give_the_same_bytes_on_all_instruction_sets(void) {
+    static const char *const isas[] = {"generic", "avx2", "avx512"};
+    static const size_t sizes[] = {0, 1, 7, 8, 9, 15, 16, 17, 63, 64, 65, 2047, 2048, 2049, MOST};
+    static float all[MOST + 1], others[MOST];
+    static uint32_t words[MOST];
+    static double first[4 * MOST], other[4 * MOST];
+    const fed_key key = {.seed = 3};
+    fed_rng rng;
+    fed_rng_init(&rng, &key);
+    fed_rng_fill_u32(&rng, words, MOST);
+    fill_floats(1, 1, all, MOST + 1);
+    fill_floats(2, 1, others, MOST);
+    for (size_t s = 0; s < LENGTH(sizes); s++)
+        for (size_t v = 0; v < LENGTH(isas); v++) {
+            if (fed_select_isa(isas[v]) != FED_OK) continue;
+            memset(other, 0, sizeof other);
+            const size_t num = run_loops(fed_active_loops(), all + 1, others, words, sizes[s],
+                                         v == 0 ? first : other);
+            if (v > 0) CHECK_BYTES(other, first, num);
+        }
+    CHECK_EQUAL(fed_select_isa(NULL), FED_OK);
+}
+
+/* Of many values, a few are looked at first. Found by counting. */
+static void test_top_k_of_many_values(void) {
+    enum { NUM = 20000 };
+    static float many[NUM], received[NUM];
+    static uint8_t bytes[8 * NUM];
+    static const size_t counts[] = {1, 2, 200, 1000, 9000, NUM};
+    const fed_tensor vector = {0, 0, NUM};
+    const fed_key key = {0};
+    for (int kind = 0; kind < 3; kind++) {
+        fill_floats(5, 1, many, NUM);
+        for (size_t v = 0; v < NUM && kind > 0; v++) /* many are equal; or zeros, but for a few */
+            many[v] = kind == 1 ? (float)(int)(4 * many[v]) : (v % 1000 == 7 ? many[v] : 0);
+        for (size_t c = 0; c < LENGTH(counts); c++) {
+            const fed_codec codec = {.kind = fed_codec_kind_named("top-k"),
+                                     .num_params = NUM,
+                                     .tensors = {&vector, 1},
+                                     .count = counts[c]};
+            size_t num_bytes, num_above = 0, num_sent = 0;
+            CHECK(fed_codec_capacity(&codec) <= sizeof bytes);
+            CHECK_EQUAL(fed_codec_encode(&codec, &key, many, bytes, &num_bytes), FED_OK);
+            CHECK_EQUAL(fed_codec_decode(&codec, &key, bytes, num_bytes, received), FED_OK);
+            float least = HUGE_VALF, most_left = 0;
+            for (size_t v = 0; v < NUM; v++) {
+                CHECK(received[v] == 0 || received[v] == many[v]);
+                if (received[v] != 0) least = fminf(least, fabsf(many[v]));
+                if (received[v] == 0) most_left = fmaxf(most_left, fabsf(many[v]));
+                num_sent += received[v] != 0;
+                num_above += many[v] != 0;
+            }
+            CHECK(most_left <= least);
+            CHECK_EQUAL(num_sent, num_above < counts[c] ? num_above : counts[c]);
+        }
+    }
+}
+
 static const test_case TESTS[] = {
+    TEST(test_loops_give_the_same_bytes_on_all_instruction_sets),
+    TEST(test_top_k_of_many_values),
     TEST(test_uniform),
     TEST(test_fixed_step_rounds_to_multiples_and_saturates),
     TEST(test_qsgd),

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli.core import native
 from fedcli.dataclass import dataclass
 from fedcli.learning.engines.deltas import Deltas
 from fedcli.learning.updates.attacks import known_updates
 from fedcli.learning.updates.attacks.crafted import NOT_MADE
 from fedcli.learning.updates.attacks.stage import AttackView
-from fedcli.learning.updates.passage import ordered_sum
 
 # The aggregated update of some deltas, float32 [num_params].
 Rule = Callable[[Deltas], NDArray[np.float32]]
@@ -69,7 +69,7 @@ def _deltas(view: AttackView) -> Deltas:
     updates = view.updates
     weights = updates.stats["weight"]
     return Deltas(
-        delta_sum=ordered_sum(updates.rows, weights),
+        delta_sum=native.sum_rows(updates.rows, weights.copy(), num_threads=1),
         weight_sum=float(np.sum(weights)),
         stats=updates.stats,
         rows=updates.rows,

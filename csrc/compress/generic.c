@@ -1,0 +1,3 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define LOOPS fed_codec_loops_generic
+#include "compress/loops.inc"
