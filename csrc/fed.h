@@ -545,17 +545,24 @@ int fed_codec_encode_rows(const fed_codec *codec, int num_threads, const fed_key
 
 /* ---- Secure sums (secure/secure_sum.c) ------------------------------------------------------- */
 
-/* The updates of a cohort, and how they are quantised, masked and summed. All borrowed. */
+/* The vectors of a cohort, and how they are quantised, masked and summed. All borrowed. A
+ * coordinate x of a client becomes the level round((y - low) * top_level / (high - low)), where y
+ * is the client's factor times (x - center) clipped to [-clip, clip], itself clipped to [low,
+ * high]. */
+enum { FED_MAX_LEVEL_BITS = 51 }; /* sums of a level and 2^52 are exact */
 typedef struct fed_secure_terms {
     size_t num_clients, num_params; /* m; P, at least 1 */
     const float *const *rows;       /* [m], [P] each and finite; not read for clients of weight 0 */
-    const uint64_t *weights;        /* [m], at most 2^bits - 1 and weight_unit; 0: drops out */
-    uint64_t weight_unit;           /* coordinates are multiplied by weight / weight_unit */
-    double bound;                   /* coordinates are clipped to [-bound, bound]; above 0 */
-    uint32_t bits;                  /* 2..32: levels are 0..2^bits - 1 */
-    uint32_t mask_bits;             /* up to 62: the modulus is 2^mask_bits >= m 2^bits */
+    const uint64_t *weights;        /* [m], summed as one more coordinate; 0: drops out */
+    const double *factors;          /* [m], at least 0 */
+    const double *center;           /* [P]; NULL: zeros */
+    int32_t takes_signs;            /* 1: of x - center only the sign counts, -1, 0 or 1 */
+    double clip;                    /* above 0; infinity: none */
+    double low, high;               /* low < high */
+    uint64_t top_level;             /* 1..2^FED_MAX_LEVEL_BITS */
+    uint32_t mask_bits;             /* up to 62: the modulus 2^mask_bits exceeds all sums */
     const fed_key *coins;           /* [m]: streams that round at random; NULL: halves to even */
-    fed_key masks;                  /* the pair i < j takes it with client i and occurrence j */
+    fed_key masks; /* the pair i < j adds i to its client and j to its occurrence */
 } fed_secure_terms;
 
 /* 1 if the terms are valid, and no sum can exceed the modulus; else 0. */

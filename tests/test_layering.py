@@ -62,7 +62,7 @@ FLOORS = {
         ("moved_data", "opening", "provenance", "trained"),
         ("files",),
         ("needs",),
-        ("building", "stopping"),
+        ("building", "client_bytes", "stopping"),
         ("attacking", "privacy_plan"),
     ),
     "sweeps": (
@@ -87,7 +87,9 @@ FLOORS = {
         ("state",),
         ("signatures",),
         ("algorithms",),
+        ("secure_sums",),
         ("aggregators", "updates"),
+        ("masked_sums",),
         ("engines",),
         ("optimizers", "class_weights", "client_states", "cohort_data"),
     ),
@@ -127,7 +129,7 @@ FLOORS = {
         ("declaration",),
         ("values",),
         ("data_source", "presets", "tables", "toml_values"),
-        ("options",),
+        ("options", "shares"),
         ("notebooks", "sections", "vocabulary"),
     ),
 }

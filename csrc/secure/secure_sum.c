@@ -15,7 +15,6 @@
 #include <string.h>
 
 enum {
-    MAX_BITS = 32,
     MAX_MASK_BITS = 62,
     LARGEST_SLICE = 4096, /* coordinates */
     SLICE_WORDS = 1 << 18 /* of all clients together: 2 MiB */
@@ -35,40 +34,50 @@ static int reports(const fed_secure_terms *terms, size_t client) {
     return terms->weights[client] > 0;
 }
 
-static double levels(const fed_secure_terms *terms) {
-    return (double)((UINT64_C(1) << terms->bits) - 1);
+/* Levels for each unit of value. */
+static double scale_of(const fed_secure_terms *terms) {
+    return (double)terms->top_level / (terms->high - terms->low);
 }
 
 int fed_secure_check(const fed_secure_terms *terms) {
-    if (terms->bits < 2 || terms->bits > MAX_BITS || terms->num_params == 0) return 0;
-    if (terms->mask_bits < terms->bits || terms->mask_bits > MAX_MASK_BITS) return 0;
-    if (terms->num_clients > UINT64_C(1) << (terms->mask_bits - terms->bits)) return 0;
-    if (!(terms->bound > 0) || !isfinite(terms->bound) || terms->weight_unit == 0) return 0;
-    if (!(levels(terms) / (2 * terms->bound) > 0) || !isfinite(levels(terms) / terms->bound))
-        return 0;
-    const uint64_t largest = (UINT64_C(1) << terms->bits) - 1;
-    for (size_t i = 0; i < terms->num_clients; i++)
-        if (terms->weights[i] > largest || terms->weights[i] > terms->weight_unit) return 0;
+    if (terms->num_params == 0 || terms->top_level == 0) return 0;
+    if (terms->top_level > UINT64_C(1) << FED_MAX_LEVEL_BITS) return 0;
+    if (terms->mask_bits == 0 || terms->mask_bits > MAX_MASK_BITS) return 0;
+    const uint64_t largest_sum = (UINT64_C(1) << terms->mask_bits) - 1;
+    if (terms->num_clients > largest_sum / terms->top_level) return 0;
+    if (!isfinite(terms->low) || !isfinite(terms->high) || !(terms->clip > 0)) return 0;
+    if (!(scale_of(terms) > 0) || !isfinite(scale_of(terms))) return 0;
+    uint64_t left = largest_sum; /* what further weights may add */
+    for (size_t i = 0; i < terms->num_clients; i++) {
+        if (terms->weights[i] > left) return 0;
+        left -= terms->weights[i];
+        if (!isfinite(terms->factors[i]) || terms->factors[i] < 0) return 0;
+    }
     return 1;
 }
 
-/* Quantises coordinates x of a client with the share p of a weight unit: to (p x + bound) scale,
- * with x clipped to [-bound, bound]. That is rounded to nearest (halves to even), or
- * stochastically. Returns how many coordinates were clipped. */
+static double within(double x, double low, double high) {
+    return x > high ? high : x < low ? low : x;
+}
+
+/* Quantises coordinates of a client, see `fed_secure_terms`: halves to even, or up with the
+ * probability of the fraction. Returns how many were clipped. */
 static uint64_t quantise(const sum_job *job, size_t client, size_t first, size_t count,
                          uint64_t *values) {
     const fed_secure_terms *terms = job->terms;
     const float *row = terms->rows[client] + first;
-    const double share = (double)terms->weights[client] / (double)terms->weight_unit;
-    const double bound = terms->bound, scale = job->scale, most = levels(terms);
+    const double *center = terms->center == NULL ? NULL : terms->center + first;
+    const double factor = terms->factors[client], clip = terms->clip, scale = job->scale;
+    const double low = terms->low, high = terms->high, most = (double)terms->top_level;
     uint64_t num_clipped = 0;
     if (terms->coins != NULL) fed_rng_fill_from(&terms->coins[client], first, values, count);
     for (size_t i = 0; i < count; i++) {
-        const double x = (double)row[i];
-        const double clipped = x > bound ? bound : x < -bound ? -bound : x;
-        const double exact = (share * clipped + bound) * scale;
+        const double given = center == NULL ? (double)row[i] : (double)row[i] - center[i];
+        const double x = terms->takes_signs ? (double)((given > 0) - (given < 0)) : given;
+        const double clipped = within(x, -clip, clip), product = factor * clipped;
+        const double value = within(product, low, high), exact = (value - low) * scale;
         const double level = exact < most ? exact : most; /* rounding may exceed it by a bit */
-        num_clipped += clipped != x;
+        num_clipped += clipped != x || value != product;
         if (terms->coins == NULL) {
             const double even = 0x1p52; /* adding it rounds a smaller number, halves to even */
             values[i] = (uint64_t)((level + even) - even);
@@ -84,8 +93,8 @@ static uint64_t quantise(const sum_job *job, size_t client, size_t first, size_t
 static void draw_mask(const sum_job *job, size_t i, size_t j, size_t first, size_t count,
                       uint64_t *mask) {
     fed_key key = job->terms->masks;
-    key.client = i;
-    key.occurrence = j;
+    key.client += i;
+    key.occurrence += j;
     fed_rng_fill_from(&key, first, mask, count);
 }
 
@@ -169,7 +178,7 @@ int fed_secure_sum(int num_threads, const fed_secure_terms *terms, uint64_t *tot
     if (sent != NULL) memset(sent, 0, terms->num_clients * num_values * sizeof *sent);
     sum_job job = {
         .terms = terms,
-        .scale = levels(terms) / (2 * terms->bound),
+        .scale = scale_of(terms),
         .modulus_mask = (UINT64_C(1) << terms->mask_bits) - 1,
         .slice = slice,
         .scratch = scratch,

@@ -401,7 +401,7 @@ def _write_files(
     if csv_file is not None:
         write_output(csv_file, text_bytes(text.to_csv(report_tables.rounds_csv(records))))
     if html_file is not None:
-        write_output(html_file, text_bytes(_page(records, targets, notes, remarks)))
+        write_output(html_file, text_bytes(_page(records, targets, notes, remarks, look.x)))
     opt.tell_of_links(remarks, csv_file, clients_file, plot_file, html_file)
     for file in (csv_file, clients_file, plot_file, html_file):
         if file is not None:
@@ -442,20 +442,24 @@ def _plot(records: Sequence[RunRecord], file: Path, look: PlotLook) -> None:
 
 
 def _page(
-    records: Sequence[RunRecord], targets: Sequence[float], notes: Sequence[str], remarks: Remarks
+    records: Sequence[RunRecord],
+    targets: Sequence[float],
+    notes: Sequence[str],
+    remarks: Remarks,
+    x_axis: str,
 ) -> str:
     """The HTML page. If the run's data cannot be read, the parts that need them are left out."""
     from fedcli.reports import html
 
     if len(records) > 1:
-        return html.page(records, None, targets, notes)
+        return html.page(records, None, targets, notes, x_axis)
     try:
         predictions = _predict(records[0].path)
     except (DataError, RunError, ConfigError) as err:
         note = f"without clients and examples: {err}"
         remarks.note(note)
-        return html.page(records, None, targets, [*notes, note])
-    return html.page(records, predictions, targets, notes)
+        return html.page(records, None, targets, [*notes, note], x_axis)
+    return html.page(records, predictions, targets, notes, x_axis)
 
 
 def _predict(run: Path) -> PredictionSummary:

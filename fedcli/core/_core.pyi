@@ -222,13 +222,12 @@ def random_u64(key: Key, count: int) -> npt.NDArray[np.uint64]: ...
 def secure_sum(
     rows: Float32,
     weights: Sequence[int],
+    factors: npt.NDArray[np.float64],
     coins: Sequence[Key] | None,
     masks: Key,
+    levels: tuple[float, float, int, int, float, bool],
     *,
-    weight_unit: int,
-    bound: float,
-    bits: int,
-    mask_bits: int,
+    center: npt.NDArray[np.float64] | None = None,
     num_threads: int,
     returns_sent: bool = False,
 ) -> tuple[npt.NDArray[np.uint64], int, npt.NDArray[np.uint64] | None]: ...

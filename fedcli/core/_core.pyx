@@ -1241,17 +1241,19 @@ cdef class _CodecCall:
         return payloads[:, :self.codec.capacity], sent
 
 
-def secure_sum(rows, weights, coins, masks, *, uint64_t weight_unit, double bound, uint32_t bits,
-               uint32_t mask_bits, int num_threads, bint returns_sent=False):
+def secure_sum(rows, weights, factors, coins, masks, levels, *, center=None, int num_threads,
+               bint returns_sent=False):
     """Sums rows float32 [n, P] as fed_secure_sum does, of m >= n clients.
 
-    `weights` has a whole number for each client, 0 for those without a row; `coins` a key for each,
-    or is None. Returns the sums uint64 [P + 1], the number of coordinates that were clipped, and
-    the masked rows uint64 [m, P + 1] or None.
+    `weights` has a whole number for each client, 0 for those without a row; `factors` is float64
+    [m]; `coins` a key for each, or is None; `levels` are (low, high, top level, mask bits, clip,
+    whether signs are taken). Returns the sums uint64 [P + 1], the number of coordinates that were
+    clipped, and the masked rows uint64 [m, P + 1] or None.
     """
     weights = list(weights)
     keys = None if coins is None else list(coins)
-    cdef Array held = hold(rows, c"f", 2, "rows")
+    cdef Array held = hold(rows, c"f", 2, "rows"), of_factors = hold(factors, c"d", 1, "factors")
+    cdef Array of_center = None if center is None else hold(center, c"d", 1, "center")
     cdef size_t num_clients = len(weights), num_rows = held.length, i
     cdef fed_secure_terms terms
     cdef uint64_t num_clipped = 0
@@ -1262,6 +1264,10 @@ def secure_sum(rows, weights, coins, masks, *, uint64_t weight_unit, double boun
         raise ValueError(f"{num_rows} rows and other numbers of keys for {num_clients} clients")
     if any(weights[num_rows:]):
         raise ValueError("a client without a row has a weight above 0")
+    if <size_t> of_factors.length != num_clients:
+        raise ValueError(f"{of_factors.length} factors for {num_clients} clients")
+    if of_center is not None and of_center.length != held.width:
+        raise ValueError(f"a center of {of_center.length} values for rows of {held.width}")
     cdef const float **starts = <const float **> calloc(num_clients + 1, sizeof(float *))
     cdef uint64_t *counts = <uint64_t *> calloc(num_clients + 1, sizeof(uint64_t))
     cdef fed_key *coin_keys = <fed_key *> calloc(num_clients + 1, sizeof(fed_key))
@@ -1275,8 +1281,10 @@ def secure_sum(rows, weights, coins, masks, *, uint64_t weight_unit, double boun
             if i < num_rows:
                 starts[i] = floats(held, i)
         terms.num_clients, terms.num_params = num_clients, held.width
-        terms.rows, terms.weights, terms.weight_unit = starts, counts, weight_unit
-        terms.bound, terms.bits, terms.mask_bits = bound, bits, mask_bits
+        terms.rows, terms.weights, terms.factors = starts, counts, doubles(of_factors)
+        terms.center = doubles(of_center)
+        terms.low, terms.high, terms.top_level, terms.mask_bits, terms.clip = levels[:5]
+        terms.takes_signs = levels[5]
         terms.coins = NULL if keys is None else coin_keys
         terms.masks = make_key(masks)
         total = np.zeros(held.width + 1, np.uint64)

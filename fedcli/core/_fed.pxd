@@ -34,9 +34,12 @@ cdef extern from "fed.h" nogil:
         size_t num_clients, num_params
         const float *const *rows
         const uint64_t *weights
-        uint64_t weight_unit
-        double bound
-        uint32_t bits, mask_bits
+        const double *factors
+        const double *center
+        int32_t takes_signs
+        double clip, low, high
+        uint64_t top_level
+        uint32_t mask_bits
         const fed_key *coins
         fed_key masks
     int fed_secure_sum(int, const fed_secure_terms *, uint64_t *, uint64_t *, uint64_t *)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -75,6 +76,7 @@ __all__ = [
     "FrozenSlots",
     "Helpers",
     "LabelFault",
+    "Levels",
     "Model",
     "PayloadFault",
     "Phase",
@@ -435,36 +437,55 @@ def random_u64(key: StreamKey, count: int) -> NDArray[np.uint64]:
     return _core.random_u64(key, count)
 
 
+class Levels(NamedTuple):
+    """How a secure sum makes whole numbers of coordinates.
+
+    A coordinate x of a client with the factor f becomes the level round((y - low) * top_level /
+    (high - low)), where y is f * (x - center) clipped to [low, high].
+
+    Attributes:
+        low: The least value.
+        high: The greatest value.
+        top_level: The level of `high`, 1 to 2^51.
+        mask_bits: At most 62. Levels and weights are summed modulo 2^mask_bits, which must exceed
+            all sums.
+        clip: x - center is clipped to [-clip, clip] before it is multiplied.
+        takes_signs: Whether of x - center only the sign counts: -1, 0 or 1.
+    """
+
+    low: float
+    high: float
+    top_level: int
+    mask_bits: int
+    clip: float = math.inf
+    takes_signs: bool = False
+
+
 def secure_sum(
     rows: NDArray[np.float32],
     weights: Sequence[int],
+    factors: NDArray[np.float64],
     coins: Sequence[StreamKey] | None,
     masks: StreamKey,
+    levels: Levels,
     *,
-    weight_unit: int,
-    bound: float,
-    bits: int,
-    mask_bits: int,
+    center: NDArray[np.float64] | None = None,
     num_threads: int,
     returns_sent: bool = False,
 ) -> tuple[NDArray[np.uint64], int, NDArray[np.uint64] | None]:
     """Sums the quantised, masked rows of a cohort, and recovers the masks of clients that drop out.
 
-    A coordinate x of a client of weight p becomes the level round((p / weight_unit * x' + bound) *
-    (2^bits - 1) / (2 bound)), x' being x clipped to [-bound, bound]. Levels and weights are summed
-    modulo 2^mask_bits.
-
     Args:
-        rows: The updates of the first clients, [num_rows, num_params], finite.
-        weights: A weight for each client, at most weight_unit and 2^bits - 1; 0: it drops out, as
-            all clients without a row do.
+        rows: The vectors of the first clients, [num_rows, num_params], finite.
+        weights: A whole number for each client, which is summed as one more coordinate; 0: it drops
+            out, as all clients without a row do.
+        factors: The factor of each client, at least 0: [num_clients].
         coins: For each client the stream that rounds its levels at random; None: they are rounded
             to the nearest, halves to even.
-        masks: The key of the masks; its fields `client` and `occurrence` are those of each pair.
-        weight_unit: The divisor of weights.
-        bound: The bound on coordinates, above 0.
-        bits: 2 to 32.
-        mask_bits: At most 62, so that no sum exceeds the modulus.
+        masks: The key of the masks. Each pair adds its numbers to the fields `client` and
+            `occurrence`.
+        levels: See `Levels`.
+        center: Subtracted from each row, [num_params]; None: zeros.
         num_threads: Number of threads; it changes no result.
         returns_sent: Whether to return the masked rows.
 
@@ -475,12 +496,11 @@ def secure_sum(
     return _core.secure_sum(
         rows,
         weights,
+        factors,
         coins,
         masks,
-        weight_unit=weight_unit,
-        bound=bound,
-        bits=bits,
-        mask_bits=mask_bits,
+        levels,
+        center=center,
         num_threads=num_threads,
         returns_sent=returns_sent,
     )

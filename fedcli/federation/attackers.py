@@ -15,6 +15,7 @@ from fedcli.errors import ConfigError
 from fedcli.federation import cohorts as cohort
 from fedcli.federation.cohorts import ClientSelection, Cohorts, contains
 from fedcli.federation.samplers import Poisson, Sampler, WithReplacement, sample_indices
+from fedcli.settings.shares import rounded_down
 
 OPTION = "--attackers"
 
@@ -25,9 +26,7 @@ def parse_attackers(attackers: str | Sequence[str]) -> ClientSelection:
     Raises:
         ConfigError: See `cohorts.parse_clients`; or the value is `all`.
     """
-    if isinstance(attackers, str) and attackers.strip() == "0":
-        return ClientSelection(count=0)
-    selection = cohort.parse_clients(attackers, OPTION)
+    selection = cohort.parse_clients(attackers, OPTION, least=0)
     if selection == ClientSelection():
         raise ConfigError(
             f"{OPTION} all leaves no honest client; give a number, a share such as 0.1, ids, or "
@@ -74,8 +73,7 @@ def choose_attackers(
 
 def _drawn(selection: ClientSelection, population: Sequence[str], seed: int) -> frozenset[str]:
     if selection.share is not None:
-        # A share such as 0.29 is not exact in binary: without 1e-9, floor could give one too few.
-        count = math.floor(selection.share * len(population) + 1e-9)
+        count = rounded_down(selection.share, len(population))
     else:
         count = selection.count or 0
     if count >= len(population):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
 from fedcli.files import read_bounded
 from fedcli.settings.options import Value
+from fedcli.settings.shares import rounded_up
 
 if TYPE_CHECKING:
     from fedcli.federation.samplers import Sampler
@@ -73,8 +73,15 @@ class Cohorts:
         return [self.population[index] for index in self.sampler.indices(round_num)]
 
 
-def parse_clients(clients: str | Sequence[str], option: str = "--clients") -> ClientSelection:
+def parse_clients(
+    clients: str | Sequence[str], option: str = "--clients", *, least: int = 1
+) -> ClientSelection:
     """Parses `all`, a count, a share, `id,id,...`, `@file` (one id per line), or a list of ids.
+
+    Args:
+        clients: The value.
+        option: Its option, for messages.
+        least: The least count.
 
     Raises:
         ConfigError: The value has none of these forms, the file cannot be read, or an id is empty
@@ -88,7 +95,7 @@ def parse_clients(clients: str | Sequence[str], option: str = "--clients") -> Cl
     if text.startswith("@"):
         return _explicit(_read_ids(Path(text[1:]), option), option)
     if text.removeprefix("-").isascii() and text.removeprefix("-").isdigit():
-        return ClientSelection(count=_parse_count(text, option))
+        return ClientSelection(count=_parse_count(text, option, least))
     if _DECIMAL.fullmatch(text):
         return ClientSelection(share=_parse_share(text, option))
     ids = [each.strip() for each in text.split(",")]
@@ -175,8 +182,7 @@ def plan_cohorts(
         )
     _check_population(client_ids, source)
     num_wanted = _count(selection, client_ids, source, "--clients")
-    # A share such as 0.3 is not exact in binary; without 1e-9, ceil could give one client too many.
-    size = min(num_wanted + math.ceil(num_wanted * over_selection - 1e-9), len(client_ids))
+    size = min(num_wanted + rounded_up(over_selection, num_wanted), len(client_ids))
     from fedcli.federation import samplers  # late: a fixed cohort does not need it
 
     sampler = samplers.build(
@@ -234,12 +240,14 @@ def _count(selection: ClientSelection, client_ids: Sequence[str], source: str, o
     return selection.count
 
 
-def _parse_count(text: str, option: str) -> int:
+def _parse_count(text: str, option: str, least: int) -> int:
     # More than 18 digits exceed any population, and int() rejects strings of thousands.
     count = int(text) if len(text) <= 18 else -1
-    if count < 1:
+    if count < least:
+        clients = "client" if least == 1 else "clients"
         raise ConfigError(
-            f"{option} {text[:30]}: choose at least 1 client; write a comma after a numeric id"
+            f"{option} {text[:30]}: choose at least {least} {clients}; write a comma after a "
+            "numeric id"
         )
     return count
 

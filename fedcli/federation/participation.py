@@ -61,6 +61,21 @@ class RoundReports:
         """Positions in the cohort of the clients whose reports were accepted, ascending."""
         return tuple(place for place, each in enumerate(self.outcomes) if each == REPORTED)
 
+    @property
+    def used(self) -> tuple[int, ...]:
+        """Positions of the clients whose reports change the model, ascending."""
+        return () if self.is_skipped else self.reports
+
+    @property
+    def unused(self) -> tuple[int, ...]:
+        """Positions of the clients whose reports were sent and not used, ascending."""
+        used = set(self.used)
+        return tuple(
+            place
+            for place, each in enumerate(self.outcomes)
+            if each != DROPPED_OUT and place not in used
+        )
+
     def metrics(self, seconds_before: float) -> dict[str, Any]:
         """Returns the `participation` entry of metrics.jsonl.
 

@@ -23,6 +23,7 @@ from fedcli.datasets.description import SourceDescription
 from fedcli.errors import ConfigError
 from fedcli.lazy import load
 from fedcli.settings.options import Value
+from fedcli.settings.shares import rounded_down
 from fedcli.settings.tables.attacks import ANY_CLASS, AttackEntry
 
 
@@ -231,7 +232,7 @@ class EdgeCase:
         images = decode(pixels, clients[0].scale, clients[0].offset)
         center = images.mean(axis=0, dtype=np.float64).astype(np.float32)
         distances = _distances(images, center)
-        num_rare = max(1, int(options["rare"] * len(pixels) + 1e-9))
+        num_rare = max(1, rounded_down(options["rare"], len(pixels)))
         farthest = np.sort(np.argsort(-distances, kind="stable")[:num_rare])
         least = float(distances[farthest].min())
         return cls(

@@ -131,6 +131,8 @@ class ProcessOutput:
         timings: Seconds spent in each part of the round.
         num_empty_clients: Number of clients of this cohort without examples, whose weight is 0.
         client_stats: The engine's statistics, one row per client, in cohort order.
+        payloads: The bytes of the encoded update of each client, int64 [num_clients], 0 if it was
+            not sent; None: updates are not compressed.
     """
 
     state: ServerState
@@ -138,6 +140,7 @@ class ProcessOutput:
     timings: dict[str, float]
     num_empty_clients: int
     client_stats: NDArray[Any]
+    payloads: NDArray[np.int64] | None = None
 
     def _scores(self) -> dict[str, Any]:
         """Returns the metrics of training or evaluation by name."""

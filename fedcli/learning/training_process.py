@@ -233,7 +233,8 @@ class TrainingProcess(LearningProcess):
         )
         timings = {"train": trained - started, "aggregate": perf_counter() - trained}
         num_empty = count_empty(deltas.stats)
-        return ProcessOutput(next_state, round_metrics, timings, num_empty, deltas.stats)
+        payloads = None if passage is None else passage.payloads
+        return ProcessOutput(next_state, round_metrics, timings, num_empty, deltas.stats, payloads)
 
 
 def _checked_weights(given: ArrayLike | None, num_classes: int) -> NDArray[np.float32] | None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fedcli.csv_text import visible
 from fedcli.inspection.figures.tiles import on_paper, tile_blocks
+from fedcli.reports import megabytes
 from fedcli.reports import tables as report_tables
 from fedcli.reports.axes import Axis, tick_texts
 from fedcli.reports.names import short_names
@@ -110,6 +111,7 @@ def page(
     predictions: PredictionSummary | None,
     targets: Sequence[float],
     notes: Sequence[str] = (),
+    x_axis: str = megabytes.ROUND,
 ) -> str:
     """Returns the HTML page.
 
@@ -118,6 +120,7 @@ def page(
         predictions: The predictions of a single run; None if its data are not available.
         targets: Accuracies for which the number of rounds is shown, if there are several runs.
         notes: Remarks for the reader, one line each.
+        x_axis: What the curves run along, a key of `megabytes.AXES`.
     """
     one = runs[0] if len(runs) == 1 else None
     title = str(one.path) if one else f"{len(runs)} runs"
@@ -125,7 +128,7 @@ def page(
     parts += [f'<p class="note">{_escape(note)}</p>' for note in notes]
     if one:
         parts.append(_pairs(report_tables.summary(one)))
-    parts.append(_curves(runs))
+    parts.append(_curves(runs, x_axis))
     tables = report_tables.of_one(one) if one else report_tables.of_several(runs, targets)
     parts += map(_table, tables)
     if predictions is not None:
@@ -145,13 +148,14 @@ def page(
     )
 
 
-def _curves(runs: Sequence[RunRecord]) -> str:
-    curves = {measure: curves_of(runs, measure) for measure in measures_of(runs)}
+def _curves(runs: Sequence[RunRecord], x_axis: str) -> str:
+    along = megabytes.along(x_axis)
+    curves = {measure: curves_of(runs, measure, along) for measure in measures_of(runs)}
     drawn = {measure: series for measure, series in curves.items() if any(series.values())}
     if not drawn:
         return ""
     names = list(dict.fromkeys(name for series in drawn.values() for name in series))
-    charts = [_line_chart(measure, series, names) for measure, series in drawn.items()]
+    charts = [_line_chart(measure, series, names, x_axis) for measure, series in drawn.items()]
     note = f'<p class="note">{ABOUT_ONLINE}</p>' if any(map(is_online, names)) else ""
     return f'<h2>Curves</h2><div class="row">{"".join(charts)}</div>{_key(runs, names)}{note}'
 
@@ -175,8 +179,12 @@ def _stroke(index: int) -> str:
     return f'style="stroke:{color};fill:none" stroke-width="1.8"{pattern}'
 
 
-def _line_chart(measure: str, series: Mapping[str, Points], names: Sequence[str]) -> str:
+def _line_chart(
+    measure: str, series: Mapping[str, Points], names: Sequence[str], x_axis: str
+) -> str:
     """Returns a chart of some series. The index in `names` determines a series' colour."""
+    is_by_round = x_axis == megabytes.ROUND
+    label = megabytes.AXES[x_axis]
     points = [point for each in series.values() for point in each]
     across = Axis.of((x for x, _ in points), is_log=False)
     is_log = None if measure == "loss" else False
@@ -199,7 +207,7 @@ def _line_chart(measure: str, series: Mapping[str, Points], names: Sequence[str]
             drawn += [
                 f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" '
                 f'style="fill:var(--c{index % len(COLORS)})"><title>'
-                f"{_escape(name)}, round {at}: {value:.4f}</title></circle>"
+                f"{_escape(name)}, {_point_text(at, label)}: {value:.4f}</title></circle>"
                 for (x, y), (at, value) in zip(places, each, strict=True)
             ]
     axes = []
@@ -210,16 +218,20 @@ def _line_chart(measure: str, series: Mapping[str, Points], names: Sequence[str]
             f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
             f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
         )
-    ticks = across.ticks(_X_TICKS, is_whole=True)
+    ticks = across.ticks(_X_TICKS, is_whole=is_by_round)
     for tick, text in zip(ticks, tick_texts(ticks), strict=True):
         axes.append(_x_tick(place(tick, up.low)[0], text))
     scale = ", logarithmic scale" if up.is_log else ""
-    title = f"{curve_title(measure)}{scale}"
+    title = f"{curve_title(measure, label)}{scale}"
     return (
         f"<figure><figcaption>{_escape(title)}</figcaption>"
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">'
-        f"{''.join(axes)}{_axis_titles('round', measure)}{''.join(drawn)}</svg></figure>"
+        f"{''.join(axes)}{_axis_titles(label, measure)}{''.join(drawn)}</svg></figure>"
     )
+
+
+def _point_text(at: float, label: str) -> str:
+    return f"round {at}" if label == megabytes.AXES[megabytes.ROUND] else f"{at:.4g} {label}"
 
 
 def _x_tick(x: float, text: str) -> str:

@@ -32,7 +32,7 @@ _MOST_VALUES = 12  # largest number of values of an option that are listed
 # The columns of client records in CSV after round, client and outcome.
 ROW_COLUMNS = (
     *("num_examples", "loss", "accuracy", "update_norm"),
-    *("report_seconds", "bytes"),
+    *("report_seconds", "bytes_down", "bytes_up"),
 )
 
 

@@ -17,7 +17,7 @@ from fedcli.settings.run_config import RunConfig
 from fedcli.settings.vocabulary import BY_ROUND
 
 if TYPE_CHECKING:
-    from fedcli.learning.aggregators.contract import Aggregator
+    from fedcli.learning.masked_sums import SumOptions
     from fedcli.learning.updates.contract import UpdateStage
     from fedcli.runs.attacking import Attack
 
@@ -56,18 +56,36 @@ def build_stages(
 
         threads = native.resolve_threads(config.threads)
         stages.append(
-            compression.build(config.compress, config.compress_options, num_threads=threads)
+            compression.build(
+                config.compress,
+                config.compress_options,
+                num_threads=threads,
+                sums=_sum_options(config),
+            )
         )
     return tuple(stage for stage in stages if stage is not None)
 
 
 def behind_secure_sum(algorithm: Algorithm, config: RunConfig) -> Algorithm:
-    """Puts a secure sum before the aggregator of an algorithm, if the config requests one."""
-    if not config.secure_sum:
+    """Returns the algorithm whose aggregator gets secure sums, if the config wants that."""
+    options = _sum_options(config)
+    if options is None:
         return algorithm
+    from fedcli.learning.secure_sums import securing  # late: few runs have them
+
+    code = securing.code_of(config.compress, config.compress_options)
+    if code is None:
+        return algorithm
+    return replace(algorithm, aggregator=securing.secured(algorithm.aggregator, options, code))
+
+
+def _sum_options(config: RunConfig) -> SumOptions | None:
+    """The options of secure sums; None without them."""
+    if not config.secure_sum:
+        return None
     (entry,) = tables.SECURE_SUMS.values()
-    aggregator = load(entry.code)(algorithm.aggregator, **config.secure_sum_options)
-    return replace(algorithm, aggregator=aggregator)
+    options: SumOptions = load(entry.code)(**config.secure_sum_options)
+    return options
 
 
 def _build_aggregator(config: RunConfig) -> Aggregator:

@@ -1,18 +1,8 @@
 """The bytes that the clients of a run receive and send, round by round, from the run's folder.
 
-The bytes of one client, for a model of P parameters and without transport overhead:
-
-    down: 4 P for the model, 4 P for each further vector of the algorithm (SCAFFOLD's c, Mime's
-          optimizer state and mean gradient), and the factors that PowerSGD shares
-    up:   the model delta, 4 P or the bytes that the encoder made; 4 P for each further vector
-          (SCAFFOLD's change of c_k, Mime's full gradient); 4 for the client's weight
-    secure sums: up, the masked coordinates in place of delta and weight; in both directions, the
-          keys and shares by which the selected clients agree on masks
-
-A selected client always receives. A client that drops out sends nothing, and neither does one whose
-update is rejected before it is sent. Reports that come too late, or after enough others, count as
-sent. In a compressed run they count with the run's mean payload, because they were never encoded.
-Evaluation is not counted.
+`fedcli.runs.client_bytes` has the rule. Reports that come too late, or after enough others, were
+sent: for those of a compressed run the run's mean payload is taken, because they were never
+encoded.
 """
 
 from __future__ import annotations
@@ -23,6 +13,7 @@ from typing import Any, NamedTuple
 
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError, RunError
+from fedcli.runs.client_bytes import ByteRule, secure_sum_of
 from fedcli.runs.record import RunRecord
 from fedcli.settings import tables
 from fedcli.settings.tables.algorithms import AlgorithmEntry
@@ -122,40 +113,46 @@ def _num_params(run: RunRecord) -> int | None:
 
 @dataclass(frozen=True)
 class _Rule:
-    """The bytes of one client in one round.
+    """The bytes of a round.
 
     Attributes:
-        down: Bytes that it receives, without PowerSGD's factors.
-        delta: Bytes of its model delta; in a compressed run, the run's mean payload.
-        beside: Bytes that it sends besides the delta.
+        each: The rule for one client.
+        delta: Bytes of its model delta; in a compressed run the mean payload of the run.
     """
 
-    down: int
+    each: ByteRule
     delta: float
-    beside: int
 
     @staticmethod
     def of(run: RunRecord, entry: AlgorithmEntry, num_params: int) -> _Rule:
-        vector = _FLOAT * num_params
-        is_compressed = "compress" in run.options
-        num_beside = entry.vectors_up - 1 + (is_compressed and entry.needs_exact_delta)
-        return _Rule(
-            down=vector * entry.vectors_down + _optimizer_bytes(run, entry, num_params),
-            delta=_mean_payload(run) if is_compressed else float(vector),
-            beside=vector * num_beside + _FLOAT * entry.numbers_up,
+        prefix = "client_options."
+        options = {
+            name.removeprefix(prefix): value
+            for name, value in run.options.items()
+            if name.startswith(prefix)
+        }
+        is_compressed = "compress" in run.options and not run.options.get("secure_sum")
+        each = ByteRule.of(
+            entry,
+            num_params,
+            is_compressed=is_compressed,
+            optimizer=run.options.get("client_optimizer"),
+            optimizer_options=options,
         )
+        return _Rule(each, _mean_payload(run) if is_compressed else float(each.dense))
 
     def of_round(self, line: Mapping[str, Any], cohort: _Cohort) -> RoundBytes:
         """Returns the bytes of a round with a line of metrics.jsonl."""
-        secure_sum = line.get("aggregator", {}).get("secure_sum")
-        if secure_sum is not None:
-            return self._of_secure_sum(line["round"], secure_sum, cohort)
         compress = line.get("updates", {}).get("compress")
+        secure_sum = secure_sum_of(line)
+        if secure_sum is not None:
+            extra_down = 0 if compress is None else int(compress.get("extra_bytes_down", 0))
+            return self._of_secure_sum(line["round"], secure_sum, cohort, extra_down)
         if compress is None:
-            down, num_up = self.down, cohort.num_reports
+            down, num_up = self.each.down, cohort.num_reports
             deltas = self.delta * num_up
         else:
-            down = self.down + int(compress.get("extra_bytes_down", 0))
+            down = self.each.down + int(compress.get("extra_bytes_down", 0))
             num_up, deltas = int(compress["num_sent"]), int(compress["payload_bytes"])
         num_up += cohort.num_unused
         return RoundBytes(
@@ -163,22 +160,21 @@ class _Rule:
             cohort.num_selected,
             num_up,
             cohort.num_selected * down,
-            round(deltas + self.delta * cohort.num_unused) + num_up * self.beside,
+            round(deltas + self.delta * cohort.num_unused) + num_up * self.each.beside,
         )
 
     def _of_secure_sum(
-        self, round_num: int, secure_sum: Mapping[str, Any], cohort: _Cohort
+        self, round_num: int, secure_sum: Mapping[str, Any], cohort: _Cohort, extra_down: int
     ) -> RoundBytes:
-        """The bytes of a round with a secure sum, where clients send nothing but the delta."""
-        down = self.down + int(secure_sum["setup_bytes_down"])
+        """The bytes of a round with secure sums; the algorithm sends its delta alone."""
+        down = self.each.down + int(secure_sum.get("extra_bytes_down", 0)) + extra_down
         num_up = cohort.num_reports + cohort.num_unused
         return RoundBytes(
             round_num,
             cohort.num_selected,
             num_up,
-            cohort.num_selected * down,
-            cohort.num_selected * int(secure_sum["setup_bytes_up"])
-            + num_up * int(secure_sum["payload_bytes"]),
+            cohort.num_selected * down + int(secure_sum["all_setup_bytes_down"]),
+            int(secure_sum["all_setup_bytes_up"]) + num_up * int(secure_sum["payload_bytes"]),
         )
 
 
@@ -240,21 +236,3 @@ def _fixed_size(options: Mapping[str, Any]) -> int | None:
     if isinstance(clients, list):
         return len(clients)
     return int(clients) if isinstance(clients, str) and clients.isdecimal() else None
-
-
-def _optimizer_bytes(run: RunRecord, entry: AlgorithmEntry, num_params: int) -> int:
-    """The bytes of the optimizer state that clients of Mime receive."""
-    if not entry.sends_optimizer_state:
-        return 0
-    import numpy as np
-
-    from fedcli.learning import optimizers
-
-    options = {
-        name.removeprefix("client_options."): value
-        for name, value in run.options.items()
-        if name.startswith("client_options.")
-    }
-    optimizer = optimizers.build(run.options["client_optimizer"], 0.0, options)
-    state = optimizer.init(np.zeros(num_params, np.float32))
-    return sum(_FLOAT * each.size for each in state.values() if isinstance(each, np.ndarray))

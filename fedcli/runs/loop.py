@@ -308,6 +308,7 @@ class Training:
             client_ids=cohort.client_ids,
             client_stats=output.client_stats,
             round_reports=cohort.round_reports,
+            payloads=output.payloads,
         )
         self.state = output.state  # only after all logs have the round
         self._note(line)

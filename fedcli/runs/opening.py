@@ -218,10 +218,11 @@ def open_federation(
         from fedcli.runs.privacy_plan import make_private  # late: few runs are private
 
         algorithm = make_private(algorithm, config, cohorts, notes)
-    _check_cohort(algorithm, cohort_size(config, cohorts), config)
+    secure = behind_secure_sum(algorithm, config)
+    _check_cohort(secure, cohort_size(config, cohorts), config)
     config, attack = _open_attack(config, train, cohorts, notes)
-    stages = build_stages(config, algorithm, attack)
-    algorithm = behind_secure_sum(algorithm, config)  # last: an attack uses the aggregator inside
+    stages = build_stages(config, algorithm, attack)  # an attack knows the rule behind the sums
+    algorithm = secure
     load = needs.workload(
         train,
         len(cohorts.for_round(0)),

@@ -7,6 +7,7 @@ from typing import Any
 
 from fedcli.errors import ConfigError
 from fedcli.settings import tables
+from fedcli.settings.declaration import option_name
 from fedcli.settings.options import choose
 from fedcli.settings.tables.privacy import PRIVACY, PrivacyEntry
 from fedcli.settings.vocabulary import BALANCED
@@ -66,10 +67,20 @@ def _check_updates(start: str, values: Mapping[str, Any]) -> None:
             "on the others, so one client could change several; choose uniform"
         )
     if values["secure_sum"]:
-        raise ConfigError(
-            f"{start} with --secure-sum: rounding makes an update longer than the norm to which it "
-            "was clipped, which no accountant covers here; choose one of the two"
-        )
+        _check_secure_sum(start, values)
+
+
+def _check_secure_sum(start: str, values: Mapping[str, Any]) -> None:
+    """Refuses secure sums that fail depending on how many clients report."""
+    if values["secure_sum_options"].get("threshold") == 0.0:
+        return
+    for name in ("client_dropout", "deadline"):
+        if values[name]:
+            raise ConfigError(
+                f"{start} with --secure-sum and {option_name(name)} {values[name]:g}: a sum fails "
+                "if few clients report, and then no client counts, which no accountant covers; "
+                "give --secure-sum-option threshold=0, or leave it out"
+            )
 
 
 def _check_algorithm(start: str, values: Mapping[str, Any]) -> None:

@@ -295,6 +295,7 @@ def _resolved(name: str, owner: str | bool, given: Mapping[str, Value]) -> dict[
     names = OPTIONS[OPTION_OWNERS[name]].kind.names
     assert names is not None
     table: Mapping[str, Entry] = names()
+    is_switch = isinstance(owner, bool)
     if isinstance(owner, bool):  # a switch turns on the only row
         (owner,) = table
     if name == "data_options" and owner not in table:
@@ -323,7 +324,10 @@ def _resolved(name: str, owner: str | bool, given: Mapping[str, Value]) -> dict[
     try:
         return resolve(entry, given)
     except ConfigError as err:
-        raise ConfigError(f"{option_name(name)}: {err}") from err
+        text = str(err)
+        if is_switch:  # nobody has typed the name of the only row
+            text = text.replace(entry.name, option_name(OPTION_OWNERS[name]))
+        raise ConfigError(f"{option_name(name)}: {text}") from err
 
 
 def _check_schedule(name: str, values: Mapping[str, Any]) -> None:

@@ -1,8 +1,7 @@
-"""Which options are compatible with `--secure-sum`: those that need only the sum of the updates.
+"""Which options are compatible with `--secure-sum`: those that need only sums of what clients send.
 
-A secure sum gives the server one sum a round. Some parts need single updates, which it never sees.
-Others could work with several sums a round, or with sums of what they send beside the update; those
-are not simulated.
+Some parts need single updates, which the server never sees. Others can only be combined with a part
+of the rest, because payloads are added before the server decodes them.
 """
 
 from __future__ import annotations
@@ -12,25 +11,20 @@ from typing import Any
 
 from fedcli.errors import ConfigError
 from fedcli.settings.declaration import option_name
+from fedcli.settings.tables.secure_sums import AUTO_BOUND
 
 _SINGLE = "needs the single updates, which the server does not see"
 _SCALES = "gives each client a scale of its own, so its codes cannot be added"
-_SUMS_OF_CODES = "could be added as it is, but the sum of its payloads is not simulated"
-_MANY_SUMS = "needs a secure sum for each of its steps, which is not simulated"
 _MORE_VECTORS = "sends or needs more than the sum of the updates, which is not simulated"
 
-# For each option, the compatible values, and why others are not; "" stands for all others.
-_AGGREGATORS = ("mean", "norm-bound", "tff-robust")
-_WHY_NOT_AGGREGATOR: Mapping[str, str] = {
-    **dict.fromkeys(("geometric-median", "rfa", "centered-clipping", "sign-majority"), _MANY_SUMS),
-    "": _SINGLE,
-}
-_WHY_NOT_PRE_AGGREGATOR: Mapping[str, str] = {
-    "bucketing": "needs a secure sum for each bucket, which is not simulated",
-    "": _SINGLE,
-}
+# Aggregators that need one weighted sum, and those that need other sums.
+_OF_SUM = ("mean", "norm-bound", "tff-robust")
+_OF_STEPS = ("geometric-median", "rfa", "centered-clipping", "sign-majority")
+_AGGREGATORS = (*_OF_SUM, *_OF_STEPS)
+# Compressors whose payloads add up to one of the sum; of the last two the server decodes only that.
+_OF_UPDATES = ("fixed-step", "random-k")
+_COMPRESSORS = (*_OF_UPDATES, "powersgd", "sketch")
 _WHY_NOT_COMPRESS: Mapping[str, str] = {
-    **dict.fromkeys(("fixed-step", "random-k", "powersgd", "sketch"), _SUMS_OF_CODES),
     "top-k": "sends other coordinates for each client, so they cannot be added",
     "": _SCALES,
 }
@@ -44,7 +38,7 @@ def check(values: Mapping[str, Any]) -> None:
         values: The fields of a `RunConfig`, with the algorithm resolved.
 
     Raises:
-        ConfigError: A part needs more than the sum of the updates.
+        ConfigError: A part needs more than sums, or two parts do not go together behind them.
     """
     if not values["secure_sum"]:
         if values["secure_sum_options"]:
@@ -53,21 +47,51 @@ def check(values: Mapping[str, Any]) -> None:
         return
     if values["algorithm"] not in _ALGORITHMS:
         _refuse("algorithm", values["algorithm"], _MORE_VECTORS, f"one of {', '.join(_ALGORITHMS)}")
-    if values["aggregator"] not in _AGGREGATORS:
-        why = _reason(_WHY_NOT_AGGREGATOR, values["aggregator"])
-        _refuse("aggregator", values["aggregator"], why, f"one of {', '.join(_AGGREGATORS)}")
-    for field, reasons in (
-        ("pre_aggregator", _WHY_NOT_PRE_AGGREGATOR),
-        ("compress", _WHY_NOT_COMPRESS),
-    ):
-        if values.get(field) is not None:
-            _refuse(field, values[field], _reason(reasons, values[field]), "")
+    _check_aggregator(values)
+    _check_compress(values)
 
 
-def _reason(reasons: Mapping[str, str], name: str) -> str:
-    return reasons.get(name, reasons[""])
+def _check_aggregator(values: Mapping[str, Any]) -> None:
+    before, rule = values["pre_aggregator"], values["aggregator"]
+    if before is not None:
+        if before != "bucketing":
+            _refuse("pre_aggregator", before, _SINGLE, "bucketing")
+        if values["pre_aggregator_options"].get("size") == 1:
+            raise ConfigError(
+                "--pre-aggregator-option size=1 with --secure-sum: the sum of a bucket of one "
+                "client is its update; choose 2 or more"
+            )
+        return  # any rule may follow
+    if rule not in _AGGREGATORS:
+        others = f"one of {', '.join(_AGGREGATORS)}, or give --pre-aggregator bucketing"
+        _refuse("aggregator", rule, _SINGLE, others)
+    if rule in _OF_STEPS and values["secure_sum_options"].get("bound", AUTO_BOUND) != AUTO_BOUND:
+        raise ConfigError(
+            f"--secure-sum-option bound with --aggregator {rule}, which bounds what is summed "
+            "itself; leave it out"
+        )
+    if rule in ("geometric-median", "rfa") and values["aggregator_options"].get("start") != "mean":
+        raise ConfigError(
+            f"--aggregator {rule} with --secure-sum: it starts at the coordinate median, for which "
+            "the server would need the single updates; give --aggregator-option start=mean"
+        )
+
+
+def _check_compress(values: Mapping[str, Any]) -> None:
+    compress = values["compress"]
+    if compress is None:
+        return
+    if compress not in _COMPRESSORS:
+        why = _WHY_NOT_COMPRESS.get(compress, _WHY_NOT_COMPRESS[""])
+        _refuse("compress", compress, why, f"one of {', '.join(_COMPRESSORS)}")
+    fitting = _OF_SUM if compress in _OF_UPDATES else ("mean",)
+    if values["pre_aggregator"] is not None or values["aggregator"] not in fitting:
+        name = "aggregator" if values["pre_aggregator"] is None else "pre_aggregator"
+        raise ConfigError(
+            f"--compress {compress} with --secure-sum and {option_name(name)} {values[name]}: the "
+            f"payloads add up to one of the sum alone; choose --aggregator {' or '.join(fitting)}"
+        )
 
 
 def _refuse(field: str, value: str, why: str, others: str) -> None:
-    advice = f"choose {others}" if others else "leave it out"
-    raise ConfigError(f"{option_name(field)} {value} with --secure-sum: it {why}; {advice}")
+    raise ConfigError(f"{option_name(field)} {value} with --secure-sum: it {why}; choose {others}")

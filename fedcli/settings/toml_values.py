@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any
 
 from fedcli.errors import ConfigError
 from fedcli.settings.options import Value
+
+# Numbers with no digit on one side of the point, which TOML does not allow.
+_BARE_POINT = re.compile(r"[+-]?([0-9]+\.|\.[0-9]+)(e[+-]?[0-9]+)?", re.ASCII | re.IGNORECASE)
 
 
 def _toml() -> Any:
@@ -33,7 +37,8 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
 def toml_value(text: str) -> Value:
     """Returns a TOML boolean, number, string or list; any other text is returned unchanged.
 
-    So `style=reddi` gives text, and nothing is an error. Python's True and False are accepted, too.
+    So `style=reddi` gives text, and nothing is an error. Python's True and False, and numbers such
+    as .5 and 2. are accepted, too.
     """
     if text in ("True", "False"):
         return text == "True"
@@ -41,7 +46,7 @@ def toml_value(text: str) -> Value:
     try:
         document = toml.loads(f"value = {text}")
     except (ValueError, RecursionError):
-        return text
+        return float(text) if _BARE_POINT.fullmatch(text) else text
     value = document["value"]
     if len(document) == 1 and isinstance(value, bool | int | float | str | list):
         return value

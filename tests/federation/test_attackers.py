@@ -111,7 +111,7 @@ def test_attackers_may_be_named(tmp_path: Path) -> None:
     [
         ("all", "--attackers all leaves no honest client"),
         ("200", "--attackers 200: only 200 clients may take part; choose 0 to 199"),
-        ("-3", "--attackers -3: choose at least 1 client"),
+        ("-3", "--attackers -3: choose at least 0 clients"),
         ("1.5", "--attackers 1.5: choose a share"),
         ("w001,nobody", "--attackers nobody: no such client"),
         ("@nowhere", "--attackers @nowhere: cannot read the file"),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedcli import settings
 from fedcli.datasets.client_data import ClientData
 from fedcli.datasets.opening import open_splits
 from fedcli.errors import ConfigError
@@ -77,7 +78,7 @@ def test_the_trigger_is_full_ink_in_any_polarity(pixels: str) -> None:
 
 def test_a_share_of_the_examples_is_poisoned(train: ClientData) -> None:
     client = train.client(ATTACKERS[0])
-    for share in (0.0, 0.25, 1.0):
+    for share in (0.01, 0.25, 1.0):
         made = _made("backdoor", train, target=9, poison=share)
         num_changed = (made.poison(client).labels != client.labels).sum()
         num_of_target = (client.labels == 9).sum()
@@ -187,3 +188,9 @@ def test_bad_options_are_one_line(name: str, given: dict[str, Any], words: str) 
     with pytest.raises(ConfigError, match=words) as caught:
         resolve(ATTACKS[name], given)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("attack", ["backdoor", "edge-case"])
+def test_a_backdoor_that_poisons_nothing_is_refused(attack: str) -> None:
+    with pytest.raises(ConfigError, match="poison 0 leaves all examples as they are"):
+        settings.from_options({"attack": attack, "attack_options": {"poison": 0.0}})

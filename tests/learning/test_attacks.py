@@ -18,13 +18,16 @@ from fedcli.learning.updates.attacks.crafted import (
     FangTrimmed,
     InnerProduct,
     LittleIsEnough,
-    MinMax,
-    MinSum,
-    greatest_factor,
     hiding_deviations,
 )
+from fedcli.learning.updates.attacks.departures import (
+    MinMax,
+    MinSum,
+    Optimal,
+    greatest_factor,
+    line_maximum,
+)
 from fedcli.learning.updates.attacks.mimic import Mimic
-from fedcli.learning.updates.attacks.optimal import Optimal, line_maximum
 from fedcli.learning.updates.attacks.single import Boost, Gaussian, NotFinite, SignFlip, Zero
 from fedcli.learning.updates.attacks.stage import AttackedRounds, AttackStage, UpdateAttack
 from fedcli.learning.updates.contract import RoundUpdates

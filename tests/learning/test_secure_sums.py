@@ -13,21 +13,16 @@ from numpy.typing import NDArray
 from fedcli import settings
 from fedcli.core import _core, native
 from fedcli.core.native import STATS
-from fedcli.core.seeds import Purpose, StreamKey, stream_key
+from fedcli.core.seeds import Purpose, stream_key
 from fedcli.errors import ConfigError
 from fedcli.learning.aggregators.bounded import NormBound
 from fedcli.learning.aggregators.mean import Mean
-from fedcli.learning.aggregators.secure_sums import (
-    SecureSum,
-    bytes_per_client,
-    decode,
-    mask_bits,
-)
 from fedcli.learning.engines.deltas import DeltaBounds, Deltas, RoundContext
+from fedcli.learning.masked_sums import SumOptions, mask_bits, setup_bytes
+from fedcli.learning.secure_sums.one_sum import SecureSum
 from fedcli.reports.verdict import verdict
 from fedcli.runs.ledger import ledger_of
 from fedcli.runs.record import load_run
-from fedcli.settings.secure_sum_rules import check
 from tests.kit.training import figures, make_config, train, trained, trained_with_a_stop
 
 MASKS = stream_key(5, Purpose.MASKS, round_num=3)
@@ -96,25 +91,27 @@ def draw_masks(num_clients: int, num_values: int) -> dict[tuple[int, int], list[
 def secure(
     rows: NDArray[np.float32], weights: list[int], twin: Twin, **more: Any
 ) -> tuple[NDArray[np.uint64], int, NDArray[np.uint64] | None]:
-    options: dict[str, Any] = {"coins": None, "num_threads": 1, **more}
-    return native.secure_sum(
-        rows,
-        weights,
-        options.pop("coins"),
-        MASKS,
-        weight_unit=twin.weight_unit,
-        bound=twin.bound,
-        bits=twin.bits,
-        mask_bits=twin.mask_bits,
-        **options,
+    levels = native.Levels(
+        *(-twin.bound, twin.bound, 2**twin.bits - 1, twin.mask_bits), clip=twin.bound
     )
+    options: dict[str, Any] = {"coins": None, "num_threads": 1, **more}
+    coins, factors = options.pop("coins"), np.array(weights, np.float64) / twin.weight_unit
+    return native.secure_sum(rows, weights, factors, coins, MASKS, levels, **options)
+
+
+def decode(
+    total: NDArray[np.uint64], num_clients: int, bound: float, bits: int
+) -> NDArray[np.float64]:
+    """The sum of coordinates from a sum of their levels."""
+    values: NDArray[np.float64] = total * (2 * bound / (2**bits - 1)) - num_clients * bound
+    return values
 
 
 EXAMPLE = np.array([[0.5, -0.25], [-0.9, 0.1], [1.3, 0.3]], np.float32)
 
 
 def test_values_of_a_small_example() -> None:
-    twin = Twin(4, mask_bits(4, 3), 1.0, 1)
+    twin = Twin(4, mask_bits(2**4 - 1, 3), 1.0, 1)
     assert twin.mask_bits == 6
     levels = {client: twin.levels(row, 1, None) for client, row in enumerate(EXAMPLE)}
     assert [row[:2] for row in levels.values()] == [[11, 6], [1, 8], [15, 10]]
@@ -148,7 +145,7 @@ def test_sums_and_masked_rows_equal_those_of_a_twin(
     num_params = 37
     rng = native.random_u64(stream_key(1, Purpose.AUDIT), num_rows * num_params)
     rows = (rng / 2.0**63 - 1.0).astype(np.float32).reshape(num_rows, num_params)
-    twin = Twin(11, mask_bits(11, len(weights)), 0.7, 8)
+    twin = Twin(11, mask_bits(2**11 - 1, len(weights)), 0.7, 8)
     coins = COINS[: len(weights)] if has_coins else None
     draws = [native.random_u64(key, num_params) for key in COINS] if has_coins else [None] * 39
     levels = {
@@ -175,7 +172,7 @@ def test_threads_change_no_bit(num_params: int) -> None:
     words = native.random_u64(stream_key(2, Purpose.AUDIT), num_clients * num_params)
     rows = (words / 2.0**63 - 1.0).astype(np.float32).reshape(num_clients, num_params)
     weights = [1, 2, 3, 0, 5, 6, 0, 8, 9]
-    twin = Twin(24, mask_bits(24, num_clients), 1.0, 16)
+    twin = Twin(24, mask_bits(2**24 - 1, num_clients), 1.0, 16)
     results = [
         secure(rows, weights, twin, coins=COINS[:num_clients], num_threads=threads)[0]
         for threads in (1, 2, 7)
@@ -226,7 +223,7 @@ def deltas_of(
 @pytest.mark.parametrize("weights", [[1, 1, 1], [10, 30, 7]])
 @pytest.mark.parametrize("is_stochastic", [False, True])
 def test_the_mean_is_within_the_largest_error(weights: list[float], is_stochastic: bool) -> None:
-    aggregator = SecureSum(Mean(), bits=10, is_stochastic=is_stochastic)
+    aggregator = SecureSum(Mean(), SumOptions(bits=10, is_stochastic=is_stochastic))
     mean, state, metrics = aggregator.aggregate({}, deltas_of(EXAMPLE, weights))
     exact = np.average(EXAMPLE.astype(np.float64), axis=0, weights=weights)
     found = metrics["secure_sum"]
@@ -239,7 +236,7 @@ def test_the_mean_is_within_the_largest_error(weights: list[float], is_stochasti
 
 
 def test_a_given_bound_clips_and_that_of_the_aggregator_is_taken() -> None:
-    given = SecureSum(Mean(), bound=0.5).aggregate({}, deltas_of(EXAMPLE, [1, 1, 1]))
+    given = SecureSum(Mean(), SumOptions(bound=0.5)).aggregate({}, deltas_of(EXAMPLE, [1, 1, 1]))
     np.testing.assert_allclose(given[0], [0.5 / 3, 0.15 / 3], atol=1e-6)
     assert given[2]["secure_sum"]["num_clipped"] == 2
     inner = NormBound(3.0)
@@ -266,7 +263,7 @@ def test_rounds_below_the_threshold_are_skipped(
     weights: list[float], num_absent: int, needed: int, is_skipped: bool
 ) -> None:
     deltas = deltas_of(EXAMPLE, weights, num_absent)
-    mean, _, metrics = SecureSum(Mean(), threshold=0.5).aggregate({}, deltas)
+    mean, _, metrics = SecureSum(Mean(), SumOptions(threshold=0.5)).aggregate({}, deltas)
     found = metrics["secure_sum"]
     assert found["num_needed"] == needed
     assert found["is_skipped"] == is_skipped
@@ -275,7 +272,7 @@ def test_rounds_below_the_threshold_are_skipped(
 
 
 def test_a_weight_that_does_not_fit_is_refused() -> None:
-    aggregator = SecureSum(Mean(), bits=4)
+    aggregator = SecureSum(Mean(), SumOptions(bits=4))
     with pytest.raises(ConfigError, match="c1 has the weight 16; weights are whole numbers up to"):
         aggregator.aggregate({}, deltas_of(EXAMPLE, [15, 16, 1]))
     with pytest.raises(ConfigError, match=r"weight 0\.5"):
@@ -287,68 +284,79 @@ def test_a_weight_that_does_not_fit_is_refused() -> None:
 )
 def test_bytes_of_a_client(num_params: int, payload: int) -> None:
     """20 bits a coordinate: 16 and 4 for 10 clients."""
-    sent = bytes_per_client(num_params, 10, 16, has_weights=False)
-    assert sent.payload == payload
-    assert bytes_per_client(num_params, 10, 16, has_weights=True).payload == payload + 3
+    rows = np.zeros((10, num_params), np.float32)
+    for weight, more in ((1.0, 0), (2.0, 3)):  # a weight has 20 bits
+        deltas = deltas_of(rows, [weight] * 10)
+        found = SecureSum(Mean(), SumOptions(bits=16)).aggregate({}, deltas)[2]["secure_sum"]
+        assert found["payload_bytes"] == payload + more
+        if num_params > 7850:
+            break
     # Two keys, a pair of shares for each of 9 others, and one share for each of them.
-    assert sent.setup_up == 64 + 9 * 80 + 9 * 32
-    assert sent.setup_down == 9 * 64 + 9 * 80
-    assert bytes_per_client(8, 1, 8, has_weights=False) == (8, 64, 0)
+    assert setup_bytes(10) == (64 + 9 * 80 + 9 * 32, 9 * 64 + 9 * 80)
+    assert setup_bytes(1) == (64, 0)
 
 
 def test_the_modulus_has_room_for_all_clients() -> None:
-    assert [mask_bits(24, m) for m in (0, 1, 2, 3, 8, 9)] == [24, 24, 25, 26, 27, 28]
-    with pytest.raises(ConfigError, match="63 bits, more than 62"):
-        mask_bits(32, 2**31)
+    top = 2**24 - 1
+    assert [mask_bits(top, m) for m in (0, 1, 2, 3, 8, 9)] == [24, 24, 25, 26, 27, 28]
+    assert [mask_bits(2, m) for m in (1, 2, 3, 4, 10)] == [2, 3, 3, 4, 5]  # log2(2 m + 1), up
+    with pytest.raises(ConfigError, match="64 bits, more than 62"):
+        mask_bits(2**32 - 1, 2**32 - 1)
 
 
 @pytest.mark.parametrize(
     ("change", "value"),
     [
-        ("bits", 1),
-        ("bits", 33),
+        ("top_level", 0),
+        ("top_level", 2**51 + 1),
         ("mask_bits", 5),
         ("mask_bits", 63),
-        ("bound", 0.0),
-        ("bound", float("nan")),
-        ("bound", float("inf")),
-        ("bound", 1e-310),
-        ("weight_unit", 0),
-        ("weights", [1, 17, 1]),
+        ("low", 1.0),
+        ("low", float("nan")),
+        ("high", float("inf")),
+        ("high", -1.0 + 1e-310),
+        ("clip", 0.0),
+        ("weights", [1, 63, 1]),
+        ("factors", [1, -1, 1]),
         ("num_threads", 0),
     ],
 )
 def test_the_core_refuses_what_could_overflow(change: str, value: Any) -> None:
-    options: dict[str, Any] = {
-        "rows": EXAMPLE,
-        "weights": [1, 1, 1],
-        "coins": None,
-        "masks": MASKS,
-        "weight_unit": 16,
-        "bound": 1.0,
-        "bits": 4,
-        "mask_bits": 6,
-        "num_threads": 1,
-    }
-    native.secure_sum(**options)
-    with pytest.raises(_core.CoreError):
-        native.secure_sum(**{**options, change: value})
-
-
-@pytest.mark.parametrize("values", [{"weights": [1, 1]}, {"weights": [1, 1, 1, 1]}, {"coins": []}])
-def test_rows_weights_and_keys_must_agree(values: dict[str, Any]) -> None:
-    options: dict[str, Any] = {"weights": [1, 1, 1], "coins": None, **values}
-    keys: list[StreamKey] | None = options["coins"]
-    with pytest.raises(ValueError, match=r"clients|row"):
+    def call(**changed: Any) -> None:
+        good = {"low": -1.0, "high": 1.0, "top_level": 15, "mask_bits": 6, "clip": 1.0}
+        parts = {"weights": [1, 1, 1], "factors": [1, 1, 1], "num_threads": 1, **changed}
+        levels = native.Levels(**{name: changed.get(name, each) for name, each in good.items()})
         native.secure_sum(
             EXAMPLE,
-            options["weights"],
-            keys,
+            parts["weights"],
+            np.array(parts["factors"], np.float64),
+            None,
             MASKS,
-            weight_unit=1,
-            bound=1.0,
-            bits=4,
-            mask_bits=8,
+            levels,
+            num_threads=parts["num_threads"],
+        )
+
+    call()
+    with pytest.raises(_core.CoreError):
+        call(**{change: value})
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"weights": [1, 1]}, {"weights": [1, 1, 1, 1]}, {"coins": []}, {"center": [0.0]}],
+)
+def test_rows_weights_and_keys_must_agree(changed: dict[str, Any]) -> None:
+    parts: dict[str, Any] = {"weights": [1, 1, 1], "coins": None, "center": [0.0, 0.0], **changed}
+    weights = parts["weights"]
+    with pytest.raises(ValueError, match=r"clients|row|center"):
+        native.secure_sum(
+            EXAMPLE,
+            weights,
+            np.ones(len(weights)),
+            parts["coins"],
+            MASKS,
+            native.Levels(-1.0, 1.0, 15, 8),
+            center=np.array(parts["center"]),
             num_threads=1,
         )
 
@@ -408,13 +416,13 @@ def test_the_ledger_has_masked_coordinates_keys_and_shares(tmp_path: Path) -> No
     run = load_run(trained(tmp_path / "run", **SECURE))
     ledger = ledger_of(run)
     assert ledger is not None
-    sent = bytes_per_client(7850, 6, 16, has_weights=True)
-    assert sent.payload == 18_644 + 3  # 19 bits a coordinate: 16 and 3 for 6 clients
+    payload = 18_644 + 3  # 19 bits a coordinate: 16 and 3 for 6 clients
+    up, down = setup_bytes(6)
     for each, found in zip(ledger.rounds, secure_sums_of(run.path), strict=True):
         num_reports = found["num_selected"] - found["num_dropped_out"]
         assert each.num_up == num_reports
-        assert each.bytes_up == 6 * sent.setup_up + num_reports * sent.payload
-        assert each.bytes_down == 6 * (4 * 7850 + sent.setup_down)
+        assert each.bytes_up == 6 * up + num_reports * payload
+        assert each.bytes_down == 6 * (4 * 7850 + down)
 
 
 def test_a_run_whose_rounds_are_all_skipped_says_so(tmp_path: Path) -> None:
@@ -454,30 +462,6 @@ def test_algorithms_that_send_more_are_refused(algorithm: str) -> None:
 def test_what_makes_no_sense_is_refused(values: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         settings.from_options({"secure_sum": True, **values})
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "words"),
-    [
-        ("pre_aggregator", "bucketing", "each bucket"),
-        ("pre_aggregator", "nnm", "single updates"),
-        ("compress", "top-k", "other coordinates"),
-        ("compress", "qsgd", "a scale of its own"),
-        ("compress", "fixed-step", "is not simulated"),
-        ("aggregator", "geometric-median", "for each of its steps"),
-        ("aggregator", "own.py", "single updates"),
-    ],
-)
-def test_parts_that_need_more_than_a_sum_are_refused(field: str, value: str, words: str) -> None:
-    values: dict[str, Any] = {
-        "secure_sum": True,
-        "secure_sum_options": {},
-        "algorithm": "fedavg",
-        "aggregator": "mean",
-    }
-    check(values)
-    with pytest.raises(ConfigError, match=words):
-        check({**values, field: value})
 
 
 def test_a_cohort_of_one_is_refused(tmp_path: Path) -> None:

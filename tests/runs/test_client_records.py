@@ -13,6 +13,8 @@ import pytest
 from fedcli.errors import RunError
 from fedcli.runs import starting
 from fedcli.runs.files import checkpoint, client_records, folder
+from fedcli.runs.ledger import ledger_of
+from fedcli.runs.record import load_run
 from tests.kit.command_line import Fedcli
 from tests.kit.training import go_on, last_weights, make_config, trained, trained_with_a_stop
 
@@ -42,7 +44,8 @@ def test_rows_add_up_to_the_metrics_of_the_round(run: Path) -> None:
         assert (mine["loss"] @ counts) / counts.sum() == pytest.approx(online["loss"], rel=1e-6)
         accuracy = (mine["accuracy"] @ counts) / counts.sum()
         assert accuracy == pytest.approx(online["sparse_categorical_accuracy"], rel=1e-6)
-        assert (mine["bytes"] == 2 * 4 * 7850).all()
+        assert (mine["bytes_down"] == 4 * 7850).all()
+        assert (mine["bytes_up"] == 4 * 7850 + 4).all()  # the delta and the weight
 
 
 def test_cohort_is_named(run: Path) -> None:
@@ -165,7 +168,8 @@ def test_who_did_not_report_is_not_taken_for_who_did(tmp_path: Path) -> None:
         assert np.isnan(rows[name][~has_trained]).all()
     assert (np.isnan(rows["report_seconds"]) == (outcomes == "dropped-out")).all()
     size = 4 * 7850
-    assert (rows["bytes"] == np.where(outcomes == "dropped-out", size, 2 * size)).all()
+    assert (rows["bytes_down"] == size).all()
+    assert (rows["bytes_up"] == np.where(outcomes == "dropped-out", 0, size + 4)).all()
     stopped = trained_with_a_stop(tmp_path / "stopped", 3, **RECORDED, **ABSENT)
     assert_same(path, stopped)
 
@@ -322,10 +326,41 @@ def test_a_name_that_is_half_a_character_is_told(run: Path, tmp_path: Path) -> N
     rows = np.zeros(2, client_records.ROW)
     rows["round"], rows["client"] = 1, [0, 1]
     heads = (
-        b'{"format": "fedcli-client-journal", "version": 1}\n',
+        b'{"format": "fedcli-client-journal", "version": 2}\n',
         b'{"clients": ["\\ud800", "b"]',
     )
     content = b"".join((*heads, b', "num_rows": 2}\n', rows.tobytes()))
     (tmp_path / client_records.JOURNAL).write_bytes(content)
     with pytest.raises(RunError, match="is damaged at byte 50"):
         client_records.load(tmp_path)
+
+
+COUNTED: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "scaffold": {"algorithm": "scaffold"},
+    "mime": {"algorithm": "mime", "client_optimizer": "adam"},
+    "qsgd": {"compress": "qsgd"},
+    "powersgd": {"compress": "powersgd"},
+    "sketch": {"compress": "sketch"},
+    "secure": {"secure_sum": True, "client_dropout": 0.2},
+    "buckets": {"secure_sum": True, "pre_aggregator": "bucketing", "aggregator": "median"},
+    "rejected": {"compress": "uniform", "attack": "nan", "attackers": "2"},
+    "secure-factors": {"secure_sum": True, "compress": "powersgd", "client_dropout": 0.2},
+    "dropped": {"client_dropout": 0.3, "min_reports": 5},
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_bytes_of_clients_add_up_to_the_ledger(tmp_path: Path, name: str) -> None:
+    """Of every algorithm, codec and secure sum, rejected and skipped reports included."""
+    values = {**RECORDED, "sampling": "uniform", "clients": "7", **COUNTED[name]}
+    path = trained(tmp_path / "run", **values)
+    rows = client_records.load(path).rows
+    ledger = ledger_of(load_run(path))
+    assert ledger is not None
+    for each in ledger.rounds:
+        mine = rows[rows["round"] == each.round_num]
+        assert mine["bytes_down"].sum() == each.bytes_down
+        assert mine["bytes_up"].sum() == each.bytes_up
+        if "secure_sum" not in values:
+            assert np.count_nonzero(mine["bytes_up"]) == each.num_up

@@ -38,7 +38,7 @@ TINY: dict[str, Any] = {
     "eval_clients": "2",
     "client_lr": 0.05,
 }
-SIZES = {"by-size": "0.75", "poisson": "10"}
+SIZES = {"by-size": "0.75", "poisson": "10", "cyclic": "8"}  # 8 divides the population
 
 
 def options_of(table: Any, rarely: int = 1) -> st.SearchStrategy[str | None]:
@@ -54,7 +54,7 @@ MIXTURES = st.fixed_dictionaries(
         "pre_aggregator": options_of(tables.PRE_AGGREGATORS, 6),
         "attack": options_of(tables.ATTACKS, 8),
         "compress": options_of(tables.COMPRESSORS, 8),
-        "secure_sum": st.sampled_from([False, False, False, True]),
+        "secure_sum": st.sampled_from([False, False, True]),
         "dp": options_of(tables.PRIVACY, 8),
         "client_dropout": st.sampled_from([None, None, 0.3]),
         "server_optimizer": st.sampled_from([None, None, "adam"]),
@@ -71,6 +71,11 @@ def config_of(drawn: dict[str, Any]) -> RunConfig:
         given["attackers"] = "3"
     if "dp" in given:
         given["dp_options"] = {"noise_multiplier": 0.8, "delta": 1e-3}
+    if given.get("secure_sum"):
+        if given["aggregator"] == "geometric-median" and "pre_aggregator" not in given:
+            given["aggregator_options"] = {"start": "mean"}  # the only start that sums can make
+        if "dp" in given:
+            given["secure_sum_options"] = {"threshold": 0.0}  # so that clients may drop out
     return settings.from_options({**TINY, **given})
 
 
@@ -130,6 +135,13 @@ def mixture(**given: Any) -> dict[str, Any]:
 @example(mixture(dp="gaussian-adaptive", sampling="tff", algorithm="fedsgd", client_dropout=0.3))
 @example(mixture(compress="powersgd", attack="nan", aggregator="fltrust", sampling="cyclic"))
 @example(mixture(algorithm="fedprox", aggregator="centered-clipping", pre_aggregator="nnm"))
+@example(mixture(secure_sum=True, aggregator="geometric-median", attack="ipm", client_dropout=0.3))
+@example(mixture(secure_sum=True, aggregator="centered-clipping", sampling="poisson"))
+@example(mixture(secure_sum=True, pre_aggregator="bucketing", aggregator="krum", attack="nan"))
+@example(mixture(secure_sum=True, compress="powersgd", client_dropout=0.3, sampling="by-size"))
+@example(mixture(secure_sum=True, compress="random-k", dp="gaussian", sampling="poisson"))
+@example(mixture(secure_sum=True, compress="fixed-step", aggregator="tff-robust"))
+@example(mixture(secure_sum=True, dp="tree", sampling="cyclic", client_dropout=0.3))
 def test_any_mixture_is_exact_or_is_refused_in_one_line(drawn: dict[str, Any]) -> None:
     with TemporaryDirectory() as scratch:
         base = Path(scratch)

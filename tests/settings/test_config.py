@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from fedcli import settings
 from fedcli.errors import ConfigError
 from fedcli.settings.run_config import RunConfig
+from fedcli.settings.toml_values import toml_value
 
 COUNTS = st.integers(1, 2**31 - 1)
 RATES = st.floats(0, 1e30, allow_nan=False)
@@ -393,3 +394,10 @@ def test_toml_that_breaks_its_reader_is_one_line(text: str) -> None:
     with pytest.raises(ConfigError, match=r"is not TOML|it needs one table") as raised:
         settings.from_toml(text, "config.toml")
     assert len(str(raised.value)) <= 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [(".5", 0.5), ("-.25", -0.25), ("2.", 2.0), (".5e-1", 0.05), (".", ".")]
+)
+def test_numbers_may_lack_digits_on_a_side_of_the_point(text: str, value: object) -> None:
+    assert toml_value(text) == value

@@ -22,6 +22,7 @@ from fedcli.datasets.batches import ClientDataset, Pixels
 from fedcli.datasets.partitions.dealt import Change
 from fedcli.errors import ConfigError
 from fedcli.settings.options import Value
+from fedcli.settings.shares import rounded_down
 
 _NOISE_IMAGES = 256  # images whose noise comes from one stream
 _TURNED_IMAGES = 256  # rotated at a time, because intermediate arrays are several times as large
@@ -96,7 +97,7 @@ class Inversion(Change):
     def client(self, client: ClientDataset) -> ClientDataset:
         """Returns the client, inverted if it is one of those."""
         index = bisect_left(self.client_ids, client.client_id)
-        if int((index + 1) * self.share) == int(index * self.share):
+        if rounded_down(self.share, index + 1) == rounded_down(self.share, index):
             return client
         is_symmetric = abs(255.0 * client.scale + 2.0 * client.offset - 1.0) < _SYMMETRIC
         if client.pixels.dtype == np.uint8 and is_symmetric:

@@ -177,7 +177,7 @@ class PreAggregated:
         """Returns why deltas of so many clients cannot be combined, or None if they can."""
         found = self.before.problem(num_clients)
         num_out = self.before.num_out(num_clients)
-        return found or problem_of(self._among(num_clients), num_out)
+        return found or problem_of(self.aggregator_among(num_clients), num_out)
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
         """Requests the single deltas, and what the aggregator requests."""
@@ -192,10 +192,10 @@ class PreAggregated:
             return skipped(state, deltas)
         mixing = self.before.mix(counted)
         mixed = _mixed(counted, mixing)
-        combined, after, metrics = self._among(counted.num).aggregate(state, mixed)
+        combined, after, metrics = self.aggregator_among(counted.num).aggregate(state, mixed)
         return combined, {**state, **after}, {**metrics, **mixing.metrics}
 
-    def _among(self, num_clients: int) -> Aggregator:
+    def aggregator_among(self, num_clients: int) -> Aggregator:
         """Returns the aggregator for the wrong deltas among those of so many clients.
 
         The number of wrong deltas must not shrink with the number of deltas.
@@ -212,6 +212,19 @@ def _mixed(counted: CountedDeltas, mixing: Mixing) -> Deltas:
     row_sums = mixing.factors.sum(axis=1)
     scaled = mixing.factors * deltas.scale
     counted.rows.mix(scaled, rows, deltas.shift, None if deltas.shift is None else row_sums)
+    root = None if deltas.root is None else counted.from_rows(deltas.root)
+    return replace(deltas_of_rows(deltas, rows, mixing.clients), root=root)
+
+
+def deltas_of_rows(deltas: Deltas, rows: NDArray[np.float32], clients: tuple[str, ...]) -> Deltas:
+    """Returns new deltas of weight 1 in place of those of a round.
+
+    Args:
+        deltas: Those of the round.
+        rows: The new deltas, float32 [num_new, num_params].
+        clients: The clients behind each.
+    """
+    num_new = len(rows)
     stats = np.zeros(num_new, native.STATS)
     stats["weight"], stats["is_finite"] = 1.0, 1
     new = CountedDeltas(replace(deltas, rows=rows, stats=stats), np.arange(num_new))
@@ -220,10 +233,10 @@ def _mixed(counted: CountedDeltas, mixing: Mixing) -> Deltas:
         new.deltas,
         delta_sum=new.rows.weighted_sum(np.ones(num_new)),
         weight_sum=float(num_new),
-        root=None if deltas.root is None else counted.from_rows(deltas.root),
+        root=None,
         scale=1.0,
         shift=None,
-        round=context._replace(client_ids=mixing.clients, occurrences=(0,) * num_new),
+        round=context._replace(client_ids=clients, occurrences=(0,) * num_new),
     )
 
 

@@ -17,6 +17,9 @@ Adaptive Clipping", NeurIPS 2021, https://arxiv.org/abs/1905.03871) C follows a 
 and the noise on the sum of deltas is z_v C with 1 / z_v^2 = 1 / z^2 - 1 / (2 s)^2, so that both
 releases together spend as much as one with z.
 
+A secure sum rounds each client's part, which can make it longer than C by a norm that is known
+beforehand. The noise is then in proportion to the sum of both.
+
 This is a simulation: whoever knows the seed can subtract the noise, and Gaussian noise in floating
 point can leak what it hides (Mironov, CCS 2012).
 """
@@ -140,8 +143,9 @@ class PrivateMean:
         z = plan.accountant.noise_multiplier
         on_deltas = z if self.adaptive is None else self.adaptive.noise_on_deltas(z)
         total = deltas.delta_sum.copy()
+        sensitivity = clip + deltas.rounding_norm  # what one client can add
         if on_deltas > 0.0:
-            self.noise.add(round_num, on_deltas * clip, total)
+            self.noise.add(round_num, on_deltas * sensitivity, total)
         norms = deltas.stats["norm"][weights > 0.0]
         spent = plan.accountant.spent(round_num + 1)
         metrics = {
@@ -153,6 +157,7 @@ class PrivateMean:
             "private": math.isfinite(spent.epsilon),
             "noise_multiplier": z,
             "clip_norm": clip,
+            **({"sensitivity": sensitivity} if deltas.rounding_norm else {}),
             "clipped_count": int(np.count_nonzero(norms > clip)),
         }
         after = {**state, "clip": self._next_clip(state, norms), "num_rounds": round_num + 1}

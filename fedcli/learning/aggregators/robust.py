@@ -9,7 +9,6 @@ round.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from fedcli.dataclass import dataclass
 from fedcli.learning.aggregators.counted import CountedDeltas
 from fedcli.learning.engines.deltas import ALL_ROWS, DeltaRequest, Deltas
+from fedcli.settings.shares import rounded_down
 
 SomeRule = TypeVar("SomeRule", bound="RobustRule")
 
@@ -27,7 +27,7 @@ SomeRule = TypeVar("SomeRule", bound="RobustRule")
 def count_of(number_or_share: float, num_clients: int) -> int:
     """Returns a number of clients: a share below 0.5 is rounded down, a whole number stays."""
     if number_or_share < 0.5:
-        return math.floor(number_or_share * num_clients)
+        return rounded_down(number_or_share, num_clients)
     return int(number_or_share)
 
 

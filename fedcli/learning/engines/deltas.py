@@ -113,6 +113,8 @@ class Deltas:
             None if it was not requested, or is not finite.
         bounds: The bounds that the rows and the sum are within, if all rows were requested there;
             None: there are none.
+        rounding_norm: The greatest L2 norm by which rounding in a secure sum changes what one
+            client adds to it.
     """
 
     delta_sum: NDArray[np.float64]
@@ -126,6 +128,7 @@ class Deltas:
     helpers: Helpers | None = None
     root: NDArray[np.float64] | None = None
     bounds: DeltaBounds | None = None
+    rounding_norm: float = 0.0
 
     def scaled(self, factor: float) -> Deltas:
         """Returns the deltas times a factor above 0."""

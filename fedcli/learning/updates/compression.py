@@ -15,9 +15,9 @@ client, the second one starts from the e that the first one left.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,30 +27,42 @@ from fedcli.core.seeds import Purpose, StreamKey, client_key, stream_key
 from fedcli.dataclass import dataclass
 from fedcli.lazy import load
 from fedcli.learning.client_states import RESIDUALS, ClientStates, NextClientStates
+from fedcli.learning.engines.deltas import RoundContext, mapped_rows
+from fedcli.learning.masked_sums import MaskedSums, SumOptions, next_power
 from fedcli.learning.updates.contract import RoundUpdates, UpdateStage
 from fedcli.models.layout import ParamLayout
 from fedcli.settings import options as opt
 from fedcli.settings import tables
 from fedcli.settings.options import Value
+from fedcli.settings.shares import rounded_up
 
 GROUP_BYTES = 64 << 20  # size of the updates that one call of the core encodes
 STAGE = "compress"  # the name of the stage
 
 
-def build(name: str, options: Mapping[str, Value] | None, *, num_threads: int) -> UpdateStage:
+def build(
+    name: str,
+    options: Mapping[str, Value] | None,
+    *,
+    num_threads: int,
+    sums: SumOptions | None = None,
+) -> UpdateStage:
     """Returns the stage that compresses updates by a method of `tables.COMPRESSORS`.
 
     Args:
         name: The name of the row.
         options: Its options; those not given take their defaults.
         num_threads: The number of threads, which changes no result.
+        sums: The options of secure sums of what clients send, for a method whose payloads can be
+            added; None: they are not secure.
 
     Raises:
         ConfigError: The name or an option is unknown, or a value is not allowed.
     """
     entry = opt.choose(tables.COMPRESSORS, name, "compressor")
+    of_sums = {} if sums is None else {"sums": sums}
     stage: UpdateStage = load(entry.code)(
-        **opt.resolve(entry, options or {}), num_threads=num_threads
+        **opt.resolve(entry, options or {}), **of_sums, num_threads=num_threads
     )
     return stage
 
@@ -68,6 +80,8 @@ class Compression:
         block: The largest number of values that are rotated together; None: the codec does not
             rotate.
         feedback: The decay of error feedback; None: no feedback.
+        is_shared: Whether all clients of a round use the same random words.
+        sums: The options of the secure sum of the payloads; None: clients send them to the server.
     """
 
     kind: str
@@ -77,6 +91,8 @@ class Compression:
     fraction: float | None = None
     block: int | None = None
     feedback: float | None = None
+    is_shared: bool = False
+    sums: SumOptions | None = None
     name: str = STAGE
 
     def init(self, num_params: int) -> dict[str, Any]:
@@ -88,8 +104,11 @@ class Compression:
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """See `UpdateStage.run`; the metrics are those of `Sent`."""
         codec = self.codec(updates.layout)
-        sent = Sent(updates.layout.num_params)
-        clients = Clients(updates, self.purpose, self.num_threads, self.feedback, state)
+        sent = Sent(updates.layout.num_params, is_summed=self.sums is not None)
+        clients = Clients(
+            *(updates, self.purpose, self.num_threads, self.feedback, state),
+            is_shared=self.is_shared,
+        )
         for group in clients.groups():
             sent.add(clients.compress(codec, group))
         return clients.next_state, sent.metrics
@@ -109,10 +128,12 @@ def uniform(*, bits: int, num_threads: int) -> Compression:
     return Compression("uniform", Purpose.QUANTISATION, num_threads, {"bits": bits})
 
 
-def fixed_step(*, step: float, bits: int, num_threads: int) -> Compression:
+def fixed_step(
+    *, step: float, bits: int, num_threads: int, sums: SumOptions | None = None
+) -> Compression:
     """Returns the stage of the row `fixed-step`."""
     fields = {"step": step, "bits": bits}
-    return Compression("fixed-step", Purpose.QUANTISATION, num_threads, fields)
+    return Compression("fixed-step", Purpose.QUANTISATION, num_threads, fields, sums=sums)
 
 
 def qsgd(*, levels: int, coding: str, num_threads: int) -> Compression:
@@ -142,9 +163,17 @@ def top_k(*, fraction: float, error_feedback: bool, decay: float, num_threads: i
 
 
 def random_k(
-    *, fraction: float, error_feedback: bool, decay: float, num_threads: int
+    *,
+    fraction: float,
+    error_feedback: bool,
+    decay: float,
+    num_threads: int,
+    sums: SumOptions | None = None,
 ) -> Compression:
-    """Returns the stage of the row `random-k`, which scales up only without error feedback."""
+    """Returns the stage of the row `random-k`, which scales up only without error feedback.
+
+    For a secure sum all clients of a round send the same places.
+    """
     return Compression(
         "random-k",
         Purpose.QUANTISATION,
@@ -152,6 +181,8 @@ def random_k(
         {"is_unbiased": not error_feedback},
         fraction=fraction,
         feedback=decay if error_feedback else None,
+        is_shared=sums is not None,
+        sums=sums,
     )
 
 
@@ -175,15 +206,112 @@ def eden(*, bits: int, block: int, num_threads: int) -> Compression:
 
 
 def num_chosen(fraction: float, num_params: int) -> int:
-    """Returns the number of values that are sent: the share, rounded up, and at least 1.
+    """Returns the number of values that are sent: the share, rounded up, and at least 1."""
+    return min(num_params, max(1, rounded_up(fraction, num_params)))
 
-    A product such as 0.07 * 100 is a little above 7, so products that near to a whole number are
-    rounded to it.
+
+class RandomPlaces(NamedTuple):
+    """The places that all clients of a round send with `random-k` and secure sums.
+
+    Attributes:
+        fraction: The share of the values that are sent.
     """
-    product = fraction * num_params
-    nearest = round(product)
-    is_whole = abs(product - nearest) <= 1e-9 * max(product, 1.0)
-    return min(num_params, max(1, nearest if is_whole else int(product) + 1))
+
+    fraction: float
+
+    def of(self, around: RoundContext, num_params: int) -> NDArray[np.int64]:
+        """Returns the places in a round, ascending."""
+        count = num_chosen(self.fraction, num_params)
+        codec = native.Codec("random-k", [(num_params,)], count=count, is_unbiased=False)
+        key = shared_key(around, Purpose.QUANTISATION)
+        payload = codec.encode(np.ones(num_params, np.float32), key)
+        chosen = codec.decode(np.frombuffer(payload, np.uint8), key)
+        return np.flatnonzero(chosen)
+
+
+class SharedSteps(NamedTuple):
+    """The whole numbers that stand for values after `fixed-step`.
+
+    Attributes:
+        step: The distance of two levels.
+        bits: Bits a value.
+    """
+
+    step: float
+    bits: int
+
+    @property
+    def low(self) -> int:
+        """The least number."""
+        return -(1 << (self.bits - 1))
+
+    @property
+    def high(self) -> int:
+        """The greatest number."""
+        return -self.low - 1
+
+    def code(self, values: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        """Writes the nearest number of each value, halves to even."""
+        out[:] = np.clip(np.rint(values.astype(np.float64) / self.step), self.low, self.high)
+
+
+def shared_key(around: RoundContext, purpose: Purpose) -> StreamKey:
+    """Returns the stream of random words that is common to the clients of a round."""
+    return stream_key(around.seed, purpose, round_num=around.round_num)
+
+
+class Total:
+    """The weighted sum of what the clients of a round send, which may be a secure sum."""
+
+    def __init__(self, num_values: int, num_clients: int, sums: MaskedSums | None) -> None:
+        """Starts with nothing; `sums` are those of the round, None: the sum is plain."""
+        self._plain = native.WeightedSum(num_values)
+        self._sums = sums
+        self._weights = np.zeros(num_clients)
+        if sums is not None:
+            self._sent = mapped_rows(num_clients, num_values)
+
+    def add(
+        self,
+        places: NDArray[np.int64],
+        vectors: Sequence[NDArray[np.float32]],
+        weights: NDArray[np.float64],
+    ) -> None:
+        """Adds weight * vector for some clients, each with its position in the cohort."""
+        if self._sums is None:
+            self._plain.add(vectors, weights.tolist())
+            return
+        self._weights[places] = weights
+        for place, vector in zip(places.tolist(), vectors, strict=True):
+            self._sent[place] = vector
+
+    def total(self) -> tuple[NDArray[np.float64], float]:
+        """Returns the sum, and that of the weights; 0 and 0 if a secure sum fails."""
+        if self._sums is None:
+            return self._plain.total()
+        self._sums.keep_only(self._weights > 0.0)
+        largest = max((float(np.max(np.abs(row))) for row in self._sent), default=0.0)
+        bound = self._sums.options.bound or next_power(largest)
+        found = self._sums.weighted(self._sent, self._weights.tolist(), bound)
+        return (np.zeros(self._sent.shape[1]), 0.0) if found is None else found
+
+
+def replace_all(updates: RoundUpdates, update: NDArray[np.float32] | None) -> None:
+    """Sets every update that counts to a common one, or rejects them all if there is none."""
+    for index in np.flatnonzero(updates.stats["weight"] > 0.0).tolist():
+        if update is None:
+            updates.reject(index)
+        else:
+            updates.rows[index] = update
+
+
+def sums_of(
+    options: SumOptions | None, updates: RoundUpdates, num_threads: int
+) -> MaskedSums | None:
+    """Returns the secure sums of a round; None without options: they are plain."""
+    if options is None:
+        return None
+    return MaskedSums(options, updates.round, updates.stats["weight"], num_threads=num_threads)
 
 
 class Sent:
@@ -195,9 +323,10 @@ class Sent:
         num_rejected: The number of updates that could not be encoded or decoded to finite numbers.
     """
 
-    def __init__(self, num_params: int) -> None:
-        """Starts with nothing."""
+    def __init__(self, num_params: int, *, is_summed: bool = False) -> None:
+        """Starts with nothing; `is_summed`: bytes are those of secure sums, not of payloads."""
         self.num_bytes = self.num_sent = self.num_rejected = 0
+        self._is_summed = is_summed
         self._num_params = num_params
         self._norms = self._errors = 0.0
 
@@ -229,17 +358,21 @@ class Sent:
     def metrics(self) -> dict[str, Any]:
         """The metrics of the round.
 
-        `payload_bytes`, `num_sent` and `num_rejected`; `share_of_dense`, the bytes divided by four
-        bytes per parameter; and `compression_error`, the squared error divided by the squared norm
-        of the encoders' inputs, NaN if nothing was encoded.
+        `payload_bytes`, `num_sent` and `num_rejected`; `share_of_dense`, the bytes as a share of
+        four bytes a parameter; and `compression_error`, the square error as a share of the square
+        norm of the encoders' inputs. It is NaN if nothing was encoded. Without bytes for payloads
+        of secure sums, whose metrics have them.
         """
+        counts = {"num_sent": self.num_sent, "num_rejected": self.num_rejected}
+        error = self._errors / self._norms if self._norms else float("nan")
+        if self._is_summed:
+            return {**counts, "compression_error": error}
         dense = 4 * self._num_params * self.num_sent
         return {
             "payload_bytes": self.num_bytes,
-            "num_sent": self.num_sent,
-            "num_rejected": self.num_rejected,
+            **counts,
             "share_of_dense": self.num_bytes / dense if dense else float("nan"),
-            "compression_error": self._errors / self._norms if self._norms else float("nan"),
+            "compression_error": error,
         }
 
 
@@ -256,9 +389,12 @@ class Clients:
         num_threads: int,
         feedback: float | None,
         state: Mapping[str, Any],
+        *,
+        is_shared: bool = False,
     ) -> None:
         """Opens the next version of the residuals in `state`, if there is error feedback."""
         self.updates = updates
+        self._is_shared = is_shared
         self._purpose = purpose
         self._num_threads = num_threads
         self._feedback = feedback
@@ -304,6 +440,7 @@ class Clients:
         sent: NDArray[np.void] = self._call(
             codec.compress_rows, group, self._keys(group), self._unsent(group), rest
         )
+        self._note(group, sent)
         for place, index in enumerate(group.tolist()):
             if not sent["is_sent"][place]:
                 self.updates.reject(index)
@@ -326,7 +463,12 @@ class Clients:
         """
         keys = self._keys(group) if key is None else [key] * len(group)
         payloads, sent = self._call(codec.encode_rows, group, keys, self._unsent(group))
+        self._note(group, sent)
         return payloads, sent
+
+    def _note(self, group: NDArray[np.int64], sent: NDArray[np.void]) -> None:
+        for index, num_bytes in zip(group.tolist(), sent["num_bytes"].tolist(), strict=True):
+            self.updates.note_sent(index, num_bytes)
 
     def _call(self, work: Any, group: NDArray[np.int64], *arguments: Any) -> Any:
         decay, rows = self._feedback or 0.0, self.updates.rows
@@ -337,6 +479,8 @@ class Clients:
     def _keys(self, group: NDArray[np.int64]) -> list[StreamKey]:
         """Returns the stream of each client of a group."""
         round_ = self.updates.round
+        if self._is_shared:
+            return [shared_key(round_, self._purpose)] * len(group)
         return [
             stream_key(
                 round_.seed,

@@ -34,6 +34,8 @@ class RoundUpdates:
             count are zeros. A stage that reads all of them does so in slices, because the file may
             be larger than memory.
         helpers: Runs calls of the core that share their work among threads.
+        sent_bytes: The bytes of the payloads of clients by cohort position; a stage that encodes
+            updates adds them with `note_sent`.
     """
 
     round: RoundContext
@@ -41,6 +43,11 @@ class RoundUpdates:
     stats: NDArray[np.void]
     rows: NDArray[np.float32]
     helpers: Helpers = field(default_factory=Helpers)
+    sent_bytes: dict[int, int] = field(default_factory=dict)
+
+    def note_sent(self, index: int, num_bytes: int) -> None:
+        """Adds the bytes of a payload of a client."""
+        self.sent_bytes[index] = self.sent_bytes.get(index, 0) + num_bytes
 
     def reject(self, index: int) -> None:
         """Drops the update of a client: it is zeros and its weight is 0."""

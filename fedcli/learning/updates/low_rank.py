@@ -23,12 +23,14 @@ from fedcli.core import draws, native
 from fedcli.core.seeds import Purpose, stream_key
 from fedcli.dataclass import dataclass
 from fedcli.learning.client_states import RESIDUALS, ClientStates
-from fedcli.learning.updates.compression import STAGE, Clients, Sent
+from fedcli.learning.masked_sums import MaskedSums, SumOptions
+from fedcli.learning.updates.compression import STAGE, Clients, Sent, Total, replace_all, sums_of
 from fedcli.learning.updates.contract import RoundUpdates
 from fedcli.models.layout import ParamLayout
 
 # A column counts as dependent on those before it if their removal leaves this share of it or less.
 _LEAST_SHARE = 1e-6
+_NO_KEY = stream_key(0, Purpose.ROTATION)  # the codec draws nothing
 
 
 class _Matrix(NamedTuple):
@@ -59,6 +61,7 @@ class PowerSGD:
     error_feedback: bool
     decay: float
     num_threads: int
+    sums: SumOptions | None = None
     name: str = STAGE
 
     def init(self, num_params: int) -> dict[str, Any]:
@@ -73,23 +76,62 @@ class PowerSGD:
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """See `UpdateStage.run`.
 
-        The metrics are those of `Sent`, and `extra_bytes_down`, the bytes of V and U that a client
-        receives.
+        The metrics are those of `Sent`, `extra_bytes_down`, the bytes of V and U that a client
+        receives, and those of secure sums. With secure sums the server has only the common update,
+        which replaces all.
         """
         layout = updates.layout
         matrices = list(_matrices(layout, self.rank))
         right = _without_zeros(state["right"], matrices, updates)
-        sent = Sent(layout.num_params)
+        sent = Sent(layout.num_params, is_summed=self.sums is not None)
+        sums = sums_of(self.sums, updates, self.num_threads)
         feedback = self.decay if self.error_feedback else None
         clients = Clients(updates, Purpose.QUANTISATION, self.num_threads, feedback, state)
-        lefts = self._mean_left(clients, matrices, right, sent)
+        lefts = self._mean_left(clients, matrices, right, sent, sums)
         codec = self._codec("powersgd", layout, [each for each, _ in lefts])
-        for group in clients.groups():
-            sent.add(clients.compress(codec, group))
-        right = _next_right(right, codec, updates, matrices, [alive for _, alive in lefts])
+        payload = self._mean_payload(clients, codec, sent, sums)
         after = {"right": right, **clients.next_state}
+        if payload is not None:
+            alive = [each for _, each in lefts]
+            after["right"] = _next_right(right, payload, layout, matrices, alive)
+        elif sums is not None:
+            after = dict(state)
+        if sums is not None:
+            common = None if payload is None else codec.decode(payload.view(np.uint8), _NO_KEY)
+            replace_all(updates, common)
         down = 4 * sum(each.rank * (each.num_rows + each.num_columns) for each in matrices)
-        return after, {**sent.metrics, "extra_bytes_down": down}
+        of_sums = {} if sums is None else {"secure_sum": sums.metrics}
+        return after, {**sent.metrics, "extra_bytes_down": down, **of_sums}
+
+    def _mean_payload(
+        self, clients: Clients, codec: native.Codec, sent: Sent, sums: MaskedSums | None
+    ) -> NDArray[np.float32] | None:
+        """Does the second exchange; returns the mean of W_k and of the vectors, None without any.
+
+        The updates are decoded in their places.
+        """
+        updates = clients.updates
+        summed = Total(codec.capacity // 4, len(updates.rows), sums)
+        mean = native.WeightedSum(updates.layout.num_params)
+        for group in clients.groups():
+            payloads = None if sums is None else clients.encode(codec, group)[0]
+            records = clients.compress(codec, group)
+            sent.add(records)
+            is_sent = records["is_sent"] != 0
+            weights = updates.stats["weight"][group[is_sent]]
+            if payloads is None:
+                rows = [updates.rows[index] for index in group[is_sent].tolist()]
+                mean.add(rows, weights.tolist())
+            else:
+                summed.add(group[is_sent], list(payloads[is_sent].view(np.float32)), weights)
+        vector, weight = mean.total() if sums is None else summed.total()
+        if not weight:
+            return None
+        found = (vector / weight).astype(np.float32)
+        if sums is not None:
+            return found
+        # The mean of the decoded updates is U V^T with the next V. Its transpose times U is V.
+        return np.frombuffer(codec.encode(found, _NO_KEY), np.float32)
 
     def _codec(
         self, kind: str, layout: ParamLayout, factors: list[NDArray[np.float32]]
@@ -103,12 +145,13 @@ class PowerSGD:
         matrices: list[_Matrix],
         right: NDArray[np.float32],
         sent: Sent,
+        sums: MaskedSums | None,
     ) -> list[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
         """Makes the first exchange; returns U of each matrix and which of its columns are not 0."""
         updates = clients.updates
         parts = [_part(right, each, each.num_columns) for each in matrices]
         codec = self._codec("powersgd-left", updates.layout, parts)
-        total = native.WeightedSum(codec.capacity // 4)
+        total = Total(codec.capacity // 4, len(updates.rows), sums)
         for group in clients.groups():
             payloads, records = clients.encode(codec, group)
             is_sent = records["is_sent"] != 0
@@ -116,7 +159,7 @@ class PowerSGD:
                 updates.reject(index)
             sent.count(records, is_part=True)
             weights = updates.stats["weight"][group[is_sent]]
-            total.add(list(payloads[is_sent].view(np.float32)), weights.tolist())
+            total.add(group[is_sent], list(payloads[is_sent].view(np.float32)), weights)
         vector, weight = total.total()
         lefts, first = [], 0
         for each in matrices:
@@ -186,31 +229,26 @@ def _without_zeros(
 
 def _next_right(
     right: NDArray[np.float32],
-    codec: native.Codec,
-    updates: RoundUpdates,
+    values: NDArray[np.float32],
+    layout: ParamLayout,
     matrices: list[_Matrix],
     alive: list[NDArray[np.bool_]],
 ) -> NDArray[np.float32]:
     """Returns the next V, the mean of M_k^T U over clients. A column of V stays if U's is 0.
 
-    It is computed from the mean of the decoded updates, which is U V^T with the next V: the
-    transpose of that, times U, is V.
+    Args:
+        right: The last V.
+        values: The mean of what clients sent: W_k, and vectors uncompressed.
+        layout: The model's tensors.
+        matrices: Those that are compressed.
+        alive: Which columns of U are not 0, for each matrix.
     """
-    total = native.WeightedSum(updates.layout.num_params)
-    weights = updates.stats["weight"]
-    for index in np.flatnonzero(weights > 0.0).tolist():
-        total.add([updates.rows[index]], [float(weights[index])])
-    vector, weight = total.total()
-    if not weight:
-        return right
-    payload = codec.encode((vector / weight).astype(np.float32), stream_key(0, Purpose.ROTATION))
-    values = np.frombuffer(payload, np.float32)
     after, first = right.copy(), 0
     by_place = {
         each.place: (each, is_alive) for each, is_alive in zip(matrices, alive, strict=True)
     }
     place = 0
-    for shape in updates.layout.shapes:
+    for shape in layout.shapes:
         size = int(np.prod(shape))
         if place not in by_place:
             first += size  # a vector, which the payload holds uncompressed

@@ -24,6 +24,8 @@ class Passage:
     Attributes:
         state: The state of the stages: before the round, and after it once updates have passed.
         metrics: The metrics of the stages by their names; empty until updates have passed.
+        payloads: The bytes of each client's encoded update, int64 [num_clients], 0 if it was not
+            sent; None: no stage encodes them.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Passage:
         """Starts a round; `state` is the part of the server state that belongs to the stages."""
         self.state = dict(state)
         self.metrics: dict[str, Any] = {}
+        self.payloads: NDArray[np.int64] | None = None
         self._stages = stages
         self._layout = layout
         self._seed = seed
@@ -79,6 +82,9 @@ class Passage:
         updates = RoundUpdates(round_, self._layout, deltas.stats.copy(), deltas.rows, helpers)
         for stage in self._stages:
             self._run(stage, updates)
+        if "compress" in self.metrics:
+            sent = [updates.sent_bytes.get(index, 0) for index in range(len(updates.rows))]
+            self.payloads = np.array(sent, np.int64)
         delta_sum = helpers.run(
             lambda: _bounded_sum(updates, wanted.bounds, deltas.num_threads),
         )

@@ -26,7 +26,16 @@ from numpy.typing import NDArray
 from fedcli.core import native
 from fedcli.core.seeds import Purpose, stream_key
 from fedcli.dataclass import dataclass
-from fedcli.learning.updates.compression import STAGE, Clients, Sent, num_chosen
+from fedcli.learning.masked_sums import SumOptions
+from fedcli.learning.updates.compression import (
+    STAGE,
+    Clients,
+    Sent,
+    Total,
+    num_chosen,
+    replace_all,
+    sums_of,
+)
 from fedcli.learning.updates.contract import RoundUpdates
 
 
@@ -42,6 +51,7 @@ class Sketch:
     fraction: float
     momentum: float
     num_threads: int
+    sums: SumOptions | None = None
     name: str = STAGE
 
     def init(self, num_params: int) -> dict[str, Any]:
@@ -58,7 +68,7 @@ class Sketch:
         """See `UpdateStage.run`.
 
         The metrics are those of `Sent`, but `compression_error` is that of the common update
-        against the mean of the clients' updates.
+        against the mean of the clients' updates; and those of secure sums.
         """
         layout = updates.layout
         num_params = layout.num_params
@@ -66,8 +76,9 @@ class Sketch:
             "sketch", layout.shapes, depth=self.depth, width=num_chosen(self.width, num_params)
         )
         key = stream_key(updates.round.seed, Purpose.SKETCH_HASHES)
-        sent = Sent(num_params)
-        sketch = native.WeightedSum(codec.capacity // 4)
+        sent = Sent(num_params, is_summed=self.sums is not None)
+        sums = sums_of(self.sums, updates, self.num_threads)
+        sketch = Total(codec.capacity // 4, len(updates.rows), sums)
         mean = native.WeightedSum(num_params)
         clients = Clients(updates, Purpose.SKETCH_HASHES, self.num_threads, None, state)
         for group in clients.groups():
@@ -76,24 +87,27 @@ class Sketch:
             for index in group[~is_sent].tolist():
                 updates.reject(index)
             sent.count(records)
-            weights = updates.stats["weight"][group[is_sent]].tolist()
-            sketch.add(list(payloads[is_sent].view(np.float32)), weights)
-            mean.add([updates.rows[index] for index in group[is_sent].tolist()], weights)
+            weights = updates.stats["weight"][group[is_sent]]
+            sketch.add(group[is_sent], list(payloads[is_sent].view(np.float32)), weights)
+            rows = [updates.rows[index] for index in group[is_sent].tolist()]
+            mean.add(rows, weights.tolist())
         cells, weight = sketch.total()
+        of_sums = {} if sums is None else {"secure_sum": sums.metrics}
         if not weight:
-            return dict(state), sent.metrics
+            replace_all(updates, None)
+            return dict(state), {**sent.metrics, **of_sums}
         momentum = self.momentum * state["momentum"].astype(np.float64) + cells / weight
         error = (state["error"] + momentum).astype(np.float32)
         update = self._largest(codec.decode(error.view(np.uint8), key), updates)
         touched = np.frombuffer(codec.encode(update, key), np.float32) != 0.0
-        _replace(updates, update)
+        replace_all(updates, update)
         true_mean = mean.total()[0] / weight
         sent.measure(float(np.sum(true_mean**2)), float(np.sum((true_mean - update) ** 2)))
         after = {
             "momentum": np.where(touched, 0.0, momentum).astype(np.float32),
             "error": np.where(touched, 0.0, error).astype(np.float32),
         }
-        return after, sent.metrics
+        return after, {**sent.metrics, **of_sums}
 
     def _largest(
         self, estimates: NDArray[np.float32], updates: RoundUpdates
@@ -103,9 +117,3 @@ class Sketch:
         codec = native.Codec("top-k", updates.layout.shapes, count=count)
         key = stream_key(0, Purpose.SKETCH_HASHES)  # required, but top-k draws nothing
         return codec.decode(np.frombuffer(codec.encode(estimates, key), np.uint8), key)
-
-
-def _replace(updates: RoundUpdates, update: NDArray[np.float32]) -> None:
-    """Sets every update that counts to the common one."""
-    for index in np.flatnonzero(updates.stats["weight"] > 0.0).tolist():
-        updates.rows[index] = update

@@ -1,6 +1,6 @@
 """clients.h5: the records of each client in each round of a run.
 
-Layout (format "fedcli-client-records", version 2): one compressed dataset for each column, all of
+Layout (format "fedcli-client-records", version 3): one compressed dataset for each column, all of
 the same length. Rows are sorted by round, and within a round in the order of the cohort.
 
 - `round`: int32.
@@ -11,8 +11,8 @@ the same length. Rows are sorted by round, and within a round in the order of th
 - `update_norm`: float32, the L2 norm of the client's model delta; NaN if that is not finite.
 - `report_seconds`: float64, virtual seconds from the start of the round to the report; NaN without
   a virtual clock and for clients that dropped out.
-- `bytes`: int64, the size of the model sent to the client and of the delta sent back. Clients that
-  dropped out send nothing.
+- `bytes_down`, `bytes_up`: int64, what the client received and sent, by the rule of
+  `fedcli.runs.client_bytes`.
 
 While a process trains, all rounds so far are in clients.journal, which `load` reads as well. It is
 a line of JSON followed by blocks. A block is a line of JSON (`clients`: ids that are new in the
@@ -43,7 +43,7 @@ from fedcli.files import json_text, read_bounded
 from fedcli.outputs import open_to_append, write_atomic
 
 FILE, JOURNAL = "clients.h5", "clients.journal"
-FORMAT, VERSION = "fedcli-client-records", 2
+FORMAT, VERSION = "fedcli-client-records", 3
 
 # The outcomes, numbered as in the column. SKIPPED: the client reported, but the round had too few
 # reports and did not change the model.
@@ -55,13 +55,13 @@ ROW = np.dtype(
     [
         *(("round", "<i4"), ("client", "<i8"), ("outcome", "u1"), ("num_examples", "<i8")),
         *(("loss", "<f4"), ("accuracy", "<f4"), ("update_norm", "<f4")),
-        *(("report_seconds", "<f8"), ("bytes", "<i8")),
+        *(("report_seconds", "<f8"), ("bytes_down", "<i8"), ("bytes_up", "<i8")),
     ]
 )
 _MEASURED = ("loss", "accuracy", "update_norm", "report_seconds")  # NaN if not measured
 _OUTCOME_TYPE = h5py.enum_dtype({name: at for at, name in enumerate(OUTCOMES)}, "u1")
-_JOURNAL_HEAD = {"format": "fedcli-client-journal", "version": 1}
-# clients.h5 may decompress to at most so many bytes, or so many times its own size.
+_JOURNAL_HEAD = {"format": "fedcli-client-journal", "version": 2}
+# clients.h5 may decompress to so many bytes, or to so many times its own size.
 MAX_SMALL_BYTES, MAX_RATIO = 256 << 20, 100
 MAX_JOURNAL_BYTES = 4 << 30  # about 80 million rows; the journal is read whole
 _CHUNK_ROWS = 1 << 14
@@ -132,7 +132,7 @@ class RecordWriter:
         round_num: int,
         client_ids: Sequence[str],
         stats: NDArray[Any],
-        num_params: int,
+        num_bytes: tuple[NDArray[np.int64], NDArray[np.int64]],
         round_reports: RoundReports | None = None,
     ) -> None:
         """Adds one round with a single write.
@@ -141,7 +141,7 @@ class RecordWriter:
             round_num: The round.
             client_ids: The cohort.
             stats: One row for each client that trained, as the engine returns them, with norms.
-            num_params: Number of parameters of the model, which is sent in both directions.
+            num_bytes: The bytes that each client of the cohort received, and those it sent.
             round_reports: The outcomes of the cohort; None: all trained and reported.
 
         Raises:
@@ -154,7 +154,7 @@ class RecordWriter:
         rows["client"] = [places[each] for each in client_ids]
         for name in _MEASURED:
             rows[name] = np.nan
-        rows["bytes"] = 2 * np.dtype(np.float32).itemsize * num_params
+        rows["bytes_down"], rows["bytes_up"] = num_bytes
         trained: Any = slice(None)
         if round_reports is not None:
             trained = [] if round_reports.is_skipped else list(round_reports.reports)
@@ -231,14 +231,13 @@ def _read_records(path: Path) -> ClientRecords | None:
 
 
 def _set_reports(rows: NDArray[Any], round_reports: RoundReports) -> None:
-    """Sets outcomes and times, and subtracts the bytes of deltas that were never sent."""
+    """Sets outcomes and times."""
     outcomes = [OUTCOMES.index(each) for each in round_reports.outcomes]
     rows["outcome"] = outcomes
     if round_reports.is_skipped:
         rows["outcome"][rows["outcome"] == OUTCOMES.index(REPORTED)] = OUTCOMES.index(SKIPPED)
     if round_reports.seconds is not None:
         rows["report_seconds"] = [np.nan if at is None else at for at in round_reports.seconds]
-    rows["bytes"][rows["outcome"] == OUTCOMES.index(DROPPED_OUT)] //= 2
 
 
 def _sorted_by_id(records: ClientRecords) -> ClientRecords:

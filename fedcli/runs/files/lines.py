@@ -23,10 +23,13 @@ _PARTS = ("aggregator", "client_work", "evaluation", "finalizer", "participation
 _COUNTS: dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "updates": {
         "attack": (("attackers_in_cohort",), ("attackers_kept",)),
-        "compress": (("num_sent", "payload_bytes"), ("extra_bytes_down",)),
+        "compress": (("num_sent",), ("payload_bytes", "extra_bytes_down")),
     },
     "aggregator": {
-        "secure_sum": (("payload_bytes", "setup_bytes_up", "setup_bytes_down"), ()),
+        "secure_sum": (
+            ("payload_bytes", "all_setup_bytes_up", "all_setup_bytes_down"),
+            ("extra_bytes_down",),
+        ),
     },
 }
 _PARTICIPATION_COUNTS = ("num_selected", "num_late", "num_surplus", "num_reports", "is_skipped")

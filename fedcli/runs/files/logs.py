@@ -20,7 +20,9 @@ from fedcli.federation.participation import RoundReports
 from fedcli.models.layout import ParamLayout
 from fedcli.models.metrics import flatten
 from fedcli.outputs import open_to_append, write_atomic
+from fedcli.runs.client_bytes import ByteRule
 from fedcli.runs.files import folder as run_dir
+from fedcli.settings import tables
 from fedcli.settings.run_config import RunConfig
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ class LoggedRound:
         client_ids: The cohort; empty if this is no round of training.
         client_stats: One row for each client that trained, as the engine returns them.
         round_reports: The outcomes of the cohort; None: all trained.
+        payloads: The bytes of the encoded update of each client that trained; None: updates are not
+            compressed.
         is_closing: Whether the line is the closing evaluation, which is not in metrics.jsonl.
     """
 
@@ -46,6 +50,7 @@ class LoggedRound:
     client_ids: Sequence[str] = ()
     client_stats: NDArray[Any] | None = None
     round_reports: RoundReports | None = None
+    payloads: NDArray[np.int64] | None = None
     is_closing: bool = False
 
 
@@ -102,8 +107,20 @@ def open_logs(
     if config.record_clients:
         from fedcli.runs.files.client_records import RecordWriter
 
-        logs.append(ClientLog(RecordWriter(path, round_num), layout.num_params))
+        logs.append(ClientLog(RecordWriter(path, round_num), _byte_rule(config, layout)))
     return tuple(logs)
+
+
+def _byte_rule(config: RunConfig, layout: ParamLayout) -> ByteRule:
+    """The bytes of a client; of an algorithm of the user's, those of federated averaging."""
+    entry = tables.ALGORITHMS.find(config.algorithm) or tables.ALGORITHMS["fedavg"]
+    return ByteRule.of(
+        entry,
+        layout.num_params,
+        is_compressed=config.compress is not None,
+        optimizer=config.client_optimizer,
+        optimizer_options=config.client_options,
+    )
 
 
 class CsvLog:
@@ -176,21 +193,25 @@ class EventLog:
 class ClientLog:
     """clients.h5."""
 
-    def __init__(self, writer: RecordWriter, num_params: int) -> None:
-        """Takes over `writer`."""
+    def __init__(self, writer: RecordWriter, rule: ByteRule) -> None:
+        """Takes over `writer`; `rule` says what a client receives and sends."""
         self._writer = writer
-        self._num_params = num_params
+        self._rule = rule
 
     def add(self, logged: LoggedRound) -> None:
         """See RunLog."""
-        if logged.client_stats is not None:
-            self._writer.add(
-                logged.line["round"],
-                logged.client_ids,
-                logged.client_stats,
-                self._num_params,
-                logged.round_reports,
-            )
+        if logged.client_stats is None:
+            return
+        num_selected, around = len(logged.client_ids), logged.round_reports
+        reports: Sequence[int] = range(num_selected) if around is None else around.used
+        unused: Sequence[int] = () if around is None else around.unused
+        self._writer.add(
+            logged.line["round"],
+            logged.client_ids,
+            logged.client_stats,
+            self._rule.of_clients(logged.line, num_selected, reports, unused, logged.payloads),
+            around,
+        )
 
     def flush(self) -> None:
         """See RunLog."""

@@ -83,10 +83,16 @@ def _check_when(options: Mapping[str, Value]) -> str | None:
     return None
 
 
+def _check_backdoor(options: Mapping[str, Value]) -> str | None:
+    if options["poison"] == 0.0:
+        return "poison 0 leaves all examples as they are; choose a share above 0"
+    return _check_when(options)
+
+
 def _check_edge(options: Mapping[str, Value]) -> str | None:
     if options["source"] == options["target"]:
         return f"source and target are both {options['target']}; choose two classes"
-    return _check_when(options)
+    return _check_backdoor(options)
 
 
 def _check_flip(options: Mapping[str, Value]) -> str | None:
@@ -192,7 +198,7 @@ ATTACKS = table(
         _check_when,
         requirement="a known update",
         cost="n^2 distances, and two passes over the known updates",
-        code=f"{_UPDATES}.crafted:MinMax",
+        code=f"{_UPDATES}.departures:MinMax",
     ),
     AttackEntry(
         "min-sum",
@@ -214,7 +220,7 @@ ATTACKS = table(
         _check_when,
         requirement="a known update",
         cost="n^2 distances, and two passes over the known updates",
-        code=f"{_UPDATES}.crafted:MinSum",
+        code=f"{_UPDATES}.departures:MinSum",
     ),
     AttackEntry(
         "fang-trimmed",
@@ -273,7 +279,7 @@ ATTACKS = table(
         _check_when,
         requirement="mean, or an aggregator of single updates",
         cost="as many calls of the aggregator as evaluations",
-        code=f"{_UPDATES}.optimal:Optimal",
+        code=f"{_UPDATES}.departures:Optimal",
     ),
     AttackEntry(
         "backdoor",
@@ -287,7 +293,7 @@ ATTACKS = table(
             *_BOOST,
             *_WHEN,
         ),
-        _check_when,
+        _check_backdoor,
         code=f"{_UPDATES}.single:Boost",
         poisons=f"{_POISON}:Backdoor",
     ),

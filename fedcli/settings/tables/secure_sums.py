@@ -45,6 +45,6 @@ SECURE_SUMS = table(
             ),
         ),
         example="fedcli train --secure-sum --secure-sum-option bits=16",
-        code="fedcli.learning.aggregators.secure_sums:secured",
+        code="fedcli.learning.masked_sums:sum_options",
     ),
 )

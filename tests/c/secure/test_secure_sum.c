@@ -12,6 +12,8 @@ static float values[MAX_CLIENTS][MAX_PARAMS];
 static const float *const rows[MAX_CLIENTS] = {values[0], values[1], values[2], values[3],
                                                values[4]};
 static const uint64_t weights[MAX_CLIENTS] = {1, 0, 7, 8, 3};
+static const double factors[MAX_CLIENTS] = {0.125, 0, 0.875, 1, 0.375};
+static double center[MAX_PARAMS];
 static uint64_t total[MAX_PARAMS + 1 + GUARD], other[MAX_PARAMS + 1 + GUARD];
 
 static void fill(void) {
@@ -21,6 +23,7 @@ static void fill(void) {
     for (size_t i = 0; i < MAX_CLIENTS; i++)
         for (size_t p = 0; p < MAX_PARAMS; p++)
             values[i][p] = (float)(2 * fed_rng_uniform(&rng) - 1);
+    for (size_t p = 0; p < MAX_PARAMS; p++) center[p] = fed_rng_uniform(&rng) - 0.5;
 }
 
 static fed_secure_terms terms_of(size_t num_clients, size_t num_params) {
@@ -29,9 +32,11 @@ static fed_secure_terms terms_of(size_t num_clients, size_t num_params) {
         .num_params = num_params,
         .rows = rows,
         .weights = weights,
-        .weight_unit = 8,
-        .bound = 0.75,
-        .bits = 12,
+        .factors = factors,
+        .clip = 0.75,
+        .low = -0.75,
+        .high = 0.75,
+        .top_level = 4095,
         .mask_bits = 15,
         .masks = {.seed = 2, .round = 3, .purpose = 21},
     };
@@ -40,14 +45,17 @@ static fed_secure_terms terms_of(size_t num_clients, size_t num_params) {
 /* The sum of the levels of one coordinate, half to even. */
 static uint64_t plain(const fed_secure_terms *terms, size_t p, uint64_t *clipped) {
     uint64_t sum = 0;
-    const double scale = 4095 / (2 * terms->bound);
+    const double scale = (double)terms->top_level / (terms->high - terms->low);
     for (size_t i = 0; i < terms->num_clients; i++) {
-        const double x = (double)values[i][p];
+        const double from = terms->center == NULL ? 0 : terms->center[p];
+        double x = (double)values[i][p] - from;
         if (terms->weights[i] == 0) continue;
-        const double y = fmin(fmax(x, -terms->bound), terms->bound);
-        const double share = (double)terms->weights[i] / (double)terms->weight_unit;
-        *clipped += y != x;
-        sum += (uint64_t)nearbyint((share * y + terms->bound) * scale);
+        if (terms->takes_signs) x = (double)((x > 0) - (x < 0));
+        const double y = fmin(fmax(x, -terms->clip), terms->clip);
+        const double product = terms->factors[i] * y;
+        const double within = fmin(fmax(product, terms->low), terms->high);
+        *clipped += y != x || within != product;
+        sum += (uint64_t)nearbyint((within - terms->low) * scale);
     }
     return sum;
 }
@@ -69,6 +77,42 @@ static void test_sums_for_all_sizes(void) {
                 CHECK(total[sizes[s] + g] == UINT64_C(0xabababababababab));
         }
     }
+}
+
+static void test_centers_signs_and_ranges(void) {
+    static const double ones[MAX_CLIENTS] = {1, 1, 1, 1, 1};
+    fed_secure_terms terms = terms_of(MAX_CLIENTS, 70);
+    fill();
+    for (int kind = 0; kind < 3; kind++) {
+        uint64_t clipped = 0, found = 99;
+        terms.center = center;
+        terms.clip = (double)INFINITY;
+        if (kind == 1) { /* votes: the sum of signs, exactly */
+            terms.takes_signs = 1, terms.factors = ones;
+            terms.low = -1, terms.high = 1, terms.top_level = 2, terms.mask_bits = 5;
+        } else if (kind == 2) { /* a range that is not symmetric */
+            terms.takes_signs = 0, terms.factors = factors;
+            terms.low = -0.25, terms.high = 0.5, terms.top_level = 3;
+        }
+        CHECK_EQUAL(fed_secure_sum(2, &terms, total, NULL, &found), FED_OK);
+        for (size_t p = 0; p < 70; p++) CHECK_EQUAL(total[p], plain(&terms, p, &clipped));
+        CHECK_EQUAL(found, clipped);
+        CHECK_EQUAL(clipped == 0, kind == 1);
+    }
+}
+
+static void test_pairs_of_another_base_have_other_masks(void) {
+    static uint64_t sent[2 * 2], again[2 * 2];
+    static const uint64_t one[2] = {1, 1};
+    fed_secure_terms terms = terms_of(2, 1);
+    uint64_t clipped;
+    fill();
+    terms.weights = one;
+    CHECK_EQUAL(fed_secure_sum(1, &terms, total, sent, &clipped), FED_OK);
+    terms.masks.client = UINT64_C(1) << 32;
+    CHECK_EQUAL(fed_secure_sum(1, &terms, other, again, &clipped), FED_OK);
+    CHECK_BYTES(other, total, 2 * sizeof(total[0]));
+    CHECK(sent[0] != again[0]);
 }
 
 static void test_threads_and_coins(void) {
@@ -109,12 +153,13 @@ static void test_largest_levels_do_not_wrap(void) {
     static float high[2][3] = {{9, 9, 9}, {9, 9, 9}};
     static const float *const pair[2] = {high[0], high[1]};
     static const uint64_t most[2] = {UINT32_MAX, UINT32_MAX};
+    static const double ones[2] = {1, 1};
     fed_secure_terms terms = terms_of(2, 3);
     uint64_t clipped;
     terms.rows = pair;
     terms.weights = most;
-    terms.weight_unit = UINT32_MAX;
-    terms.bits = 32;
+    terms.factors = ones;
+    terms.top_level = UINT32_MAX;
     terms.mask_bits = 33;
     CHECK_EQUAL(fed_secure_sum(1, &terms, total, NULL, &clipped), FED_OK);
     for (size_t p = 0; p < 4; p++) CHECK(total[p] == 2 * (uint64_t)UINT32_MAX);
@@ -128,6 +173,8 @@ static void check_refused(fed_secure_terms terms) {
 }
 
 static void test_refused_terms(void) {
+    static const double wrong[MAX_CLIENTS] = {1, 1, -1, 1, 1};
+    static const uint64_t heavy[MAX_CLIENTS] = {1, 32760, 7, 0, 0};
     const fed_secure_terms good = terms_of(MAX_CLIENTS, 4);
     fed_secure_terms terms = good;
     uint64_t clipped;
@@ -137,32 +184,40 @@ static void test_refused_terms(void) {
                 FED_ERR_ARGUMENT);
     terms.num_params = 0;
     check_refused(terms);
-    terms = good, terms.bits = 1;
+    terms = good, terms.top_level = 0;
     check_refused(terms);
-    terms = good, terms.bits = 33, terms.mask_bits = 40;
+    terms = good, terms.top_level = (UINT64_C(1) << FED_MAX_LEVEL_BITS) + 1, terms.mask_bits = 60;
     check_refused(terms);
-    terms = good, terms.mask_bits = 14; /* four clients */
+    terms = good, terms.mask_bits = 14; /* five clients */
     check_refused(terms);
     terms = good, terms.mask_bits = 63;
     check_refused(terms);
-    terms = good, terms.bound = 0;
+    terms = good, terms.mask_bits = 0;
     check_refused(terms);
-    terms = good, terms.bound = (double)NAN;
+    terms = good, terms.high = terms.low;
     check_refused(terms);
-    terms = good, terms.bound = (double)INFINITY;
+    terms = good, terms.low = 2; /* above the greatest */
     check_refused(terms);
-    terms = good, terms.bound = 1e-310; /* its scale is infinite */
+    terms = good, terms.low = (double)NAN;
     check_refused(terms);
-    terms = good, terms.weight_unit = 0;
+    terms = good, terms.high = (double)INFINITY;
     check_refused(terms);
-    terms = good, terms.weight_unit = 7; /* a weight is 8 */
+    terms = good, terms.low = -1e-310, terms.high = 1e-310; /* its scale is infinite */
     check_refused(terms);
-    terms = good, terms.bits = 3; /* the largest level is 7 */
+    terms = good, terms.clip = 0;
+    check_refused(terms);
+    terms = good, terms.clip = (double)NAN;
+    check_refused(terms);
+    terms = good, terms.factors = wrong;
+    check_refused(terms);
+    terms = good, terms.weights = heavy; /* their sum exceeds the modulus */
     check_refused(terms);
 }
 
 static const test_case TESTS[] = {
     TEST(test_sums_for_all_sizes),
+    TEST(test_centers_signs_and_ranges),
+    TEST(test_pairs_of_another_base_have_other_masks),
     TEST(test_threads_and_coins),
     TEST(test_sent_rows_hide_levels_and_add_up),
     TEST(test_largest_levels_do_not_wrap),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Any
 
@@ -10,14 +10,11 @@ import numpy as np
 
 from fedcli.dataclass import dataclass
 from fedcli.learning.updates.attacks import known_updates
-from fedcli.learning.updates.attacks.known_updates import DistancesFromLine
 from fedcli.learning.updates.attacks.stage import AttackView
 from fedcli.settings.vocabulary import AUTO
 
 # Metrics of a round in which the attack could not be made: the attackers sent their own updates.
 NOT_MADE: Mapping[str, Any] = {"is_made": 0}
-
-_FIRST_FACTOR, _PRECISION = 10.0, 1e-5  # of the authors' search, see `greatest_factor`
 
 
 @dataclass(frozen=True)
@@ -99,93 +96,6 @@ class InnerProduct:
 
 
 @dataclass(frozen=True)
-class MinMax:
-    """The mean minus gamma times a deviation, with the largest gamma that goes unnoticed.
-
-    The vector is no farther from any known update than the two farthest of these are apart.
-    Shejwalkar and Houmansadr, "Manipulating the Byzantine: Optimizing Model Poisoning Attacks and
-    Defenses for Federated Learning", NDSS 2021.
-
-    Attributes:
-        deviation: See `known_updates.deviation`.
-    """
-
-    deviation: str
-
-    def init(self, num_params: int) -> dict[str, Any]:
-        """Returns an empty state."""
-        return {}
-
-    def send(
-        self, view: AttackView, state: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """See `UpdateAttack.send`; the metric `gamma` is the factor found."""
-        if not len(view.known):
-            return {}, dict(NOT_MADE)
-        limit = float(known_updates.squared_distances(view).max())
-        return {}, _send_farthest(
-            view, self.deviation, lambda line, gamma: bool(line.at(gamma).max() <= limit)
-        )
-
-
-@dataclass(frozen=True)
-class MinSum:
-    """As `MinMax`, but bounds the sum of the squared distances to the known updates.
-
-    Attributes:
-        deviation: See `known_updates.deviation`.
-        limit: The bound is the `max` of these sums over the known updates, as in the paper, or the
-            `min`, as in the authors' code.
-    """
-
-    deviation: str
-    limit: str
-
-    def init(self, num_params: int) -> dict[str, Any]:
-        """Returns an empty state."""
-        return {}
-
-    def send(
-        self, view: AttackView, state: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """See `UpdateAttack.send`; the metric `gamma` is the factor found."""
-        if not len(view.known):
-            return {}, dict(NOT_MADE)
-        sums = known_updates.squared_distances(view).sum(axis=1)
-        limit = float(sums.max() if self.limit == "max" else sums.min())
-        return {}, _send_farthest(
-            view, self.deviation, lambda line, gamma: bool(line.at(gamma).sum() <= limit)
-        )
-
-
-def _send_farthest(
-    view: AttackView, kind: str, is_hidden: Callable[[DistancesFromLine, float], bool]
-) -> dict[str, Any]:
-    """Sends the mean minus the greatest hidden multiple of a deviation; returns the metrics."""
-    center, direction = known_updates.deviation(view, kind)
-    line = DistancesFromLine(view, center, direction)
-    gamma = greatest_factor(lambda factor: is_hidden(line, factor))
-    view.send_alike(center - gamma * direction)
-    return {"is_made": 1, "gamma": gamma}
-
-
-def greatest_factor(is_allowed: Callable[[float], bool]) -> float:
-    """Returns the greatest allowed factor below 20, by the search of Shejwalkar and Houmansadr.
-
-    The steps are those of the authors' code, so that the result is the same to the last digit.
-    """
-    factor, step, best = _FIRST_FACTOR, _FIRST_FACTOR, 0.0
-    while abs(best - factor) > _PRECISION:
-        if is_allowed(factor):
-            best = factor
-            factor += step / 2
-        else:
-            factor -= step / 2
-        step /= 2
-    return best
-
-
-@dataclass(frozen=True)
 class FangTrimmed:
     """Values just beyond the extremes of the known updates, opposite to the sign of their mean.
 
@@ -193,8 +103,8 @@ class FangTrimmed:
     uniformly between lo and lo / factor if lo > 0, else between lo and factor * lo. Where the mean
     is negative, it is drawn above the greatest known value in the same way. All attackers send one
     such vector, which is drawn anew in each round. Fang, Cao, Jia and Gong, "Local Model Poisoning
-    Attacks to
-    Byzantine-Robust Federated Learning", USENIX Security 2020, https://arxiv.org/abs/1911.11815.
+    Attacks to Byzantine-Robust Federated Learning", USENIX Security 2020,
+    https://arxiv.org/abs/1911.11815.
     """
 
     factor: float

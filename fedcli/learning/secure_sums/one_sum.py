@@ -1,0 +1,179 @@
+"""An aggregator that needs the weighted sum alone gets a secure one in place of the plain one.
+
+A client with weight p and update x sends p / W x and p, where W is the least power of two that no
+weight exceeds, so that p / W is exact. If the sum fails because too few clients report, the round
+is skipped: the mean is NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.dataclass import dataclass
+from fedcli.learning.aggregators.bounded import AdaptiveRobust
+from fedcli.learning.aggregators.contract import Aggregator, problem_of
+from fedcli.learning.aggregators.private import PrivateMean
+from fedcli.learning.engines.deltas import DeltaRequest, Deltas, mapped_rows
+from fedcli.learning.masked_sums import MaskedSums, SumOptions
+from fedcli.learning.secure_sums.common import (
+    Result,
+    largest_power,
+    rows_of,
+    sums_among,
+)
+from fedcli.learning.updates.compression import RandomPlaces, SharedSteps, num_chosen
+
+WeightedSum = tuple[NDArray[np.float64], int]
+
+
+class SumCode(Protocol):
+    """What clients send of a compressed update, if payloads are to be added."""
+
+    def weighted(
+        self, sums: MaskedSums, deltas: Deltas, bound: float, weights: list[float]
+    ) -> WeightedSum | None:
+        """Returns the sum of weight * update [num_params], and of weights; None: too few report."""
+        ...
+
+    def num_values(self, num_params: int) -> int:
+        """Returns the number of coordinates that a client sends."""
+        ...
+
+
+@dataclass(frozen=True)
+class AllCoordinates:
+    """Updates that are not compressed."""
+
+    def weighted(
+        self, sums: MaskedSums, deltas: Deltas, bound: float, weights: list[float]
+    ) -> WeightedSum | None:
+        """See `SumCode`."""
+        return sums.weighted(rows_of(deltas), weights, bound)
+
+    def num_values(self, num_params: int) -> int:
+        """See `SumCode`."""
+        return num_params
+
+
+@dataclass(frozen=True)
+class SomeCoordinates:
+    """Updates that are zeros but for places that are common to the cohort."""
+
+    places: RandomPlaces
+
+    def weighted(
+        self, sums: MaskedSums, deltas: Deltas, bound: float, weights: list[float]
+    ) -> WeightedSum | None:
+        """See `SumCode`."""
+        assert deltas.round is not None
+        chosen = self.places.of(deltas.round, len(deltas.delta_sum))
+        found = sums.weighted(np.ascontiguousarray(rows_of(deltas)[:, chosen]), weights, bound)
+        if found is None:
+            return None
+        total = np.zeros(len(deltas.delta_sum))
+        total[chosen] = found[0]
+        return total, found[1]
+
+    def num_values(self, num_params: int) -> int:
+        """See `SumCode`."""
+        return num_chosen(self.places.fraction, num_params)
+
+
+@dataclass(frozen=True)
+class Multiples:
+    """Updates whose coordinates are multiples of one step."""
+
+    steps: SharedSteps
+
+    def weighted(
+        self, sums: MaskedSums, deltas: Deltas, bound: float, weights: list[float]
+    ) -> WeightedSum | None:
+        """See `SumCode`."""
+        rows = rows_of(deltas)
+        codes = mapped_rows(*rows.shape)
+        for code, row in zip(codes, rows, strict=True):
+            self.steps.code(row, code)
+        found = sums.coded(codes, weights, self.steps.low, self.steps.high)
+        return None if found is None else (found[0] * self.steps.step, found[1])
+
+    def num_values(self, num_params: int) -> int:
+        """See `SumCode`."""
+        return num_params
+
+
+@dataclass(frozen=True)
+class SecureSum:
+    """Gives another aggregator the secure sum of the updates in place of the plain one.
+
+    Attributes:
+        inner: The other aggregator, which must need the sum alone.
+        options: The options of the sum. Without a bound it is the inner aggregator's norm, else
+            one that clips none.
+        code: What clients send of their updates.
+    """
+
+    inner: Aggregator
+    options: SumOptions = SumOptions()
+    code: SumCode = AllCoordinates()
+
+    def init(self) -> dict[str, Any]:
+        """Returns the inner aggregator's state."""
+        return self.inner.init()
+
+    def request(self, state: Mapping[str, Any]) -> DeltaRequest:
+        """Adds the single deltas, which clients mask, to the inner aggregator's request."""
+        return self.inner.request(state)._replace(all_rows=True)
+
+    def problem(self, num_clients: int) -> str | None:
+        """Returns the inner aggregator's problem with so many clients, or None."""
+        return problem_of(self.inner, num_clients)
+
+    def aggregate(self, state: Mapping[str, Any], deltas: Deltas) -> Result:
+        """Returns the inner aggregator's result for the secure sum; NaN if it fails.
+
+        Raises:
+            ConfigError: A weight does not fit in the bits, or is not whole.
+        """
+        sums = sums_among(self.options, deltas)
+        weights = deltas.stats["weight"].tolist()
+        bound = self._bound(deltas)
+        found = self.code.weighted(sums, deltas, bound, weights)
+        sums.add_counts(_num_counts(self.inner))
+        if found is None:
+            nothing = np.full(len(deltas.delta_sum), np.nan, np.float32)
+            return nothing, dict(state), {"secure_sum": sums.metrics}
+        secure = replace(
+            deltas,
+            delta_sum=found[0],
+            weight_sum=float(found[1]),
+            rows=None,
+            rounding_norm=sums.rounding * math.sqrt(self.code.num_values(len(found[0]))),
+        )
+        mean, next_state, of_inner = self.inner.aggregate(state, secure)
+        metrics = {
+            **sums.metrics,
+            "bound": bound,
+            "largest_error": sums.num_reports * sums.rounding / max(found[1], 1),
+        }
+        return mean, next_state, {**of_inner, "secure_sum": metrics}
+
+    def _bound(self, deltas: Deltas) -> float:
+        """The bound on coordinates in this round."""
+        if self.options.bound is not None:
+            return self.options.bound
+        bounds = deltas.bounds
+        known = np.inf if bounds is None else min(bounds.norm, bounds.max_abs)
+        return float(known) if np.isfinite(known) else largest_power(rows_of(deltas))
+
+
+def _num_counts(inner: Aggregator) -> int:
+    """The number of counts of clients that an aggregator's adaptive bounds need."""
+    if isinstance(inner, AdaptiveRobust):
+        return 2
+    return int(isinstance(inner, PrivateMean) and inner.adaptive is not None)

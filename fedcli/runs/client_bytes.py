@@ -1,0 +1,134 @@
+"""The bytes that one client of a round receives and sends, as ledger and clients.h5 count them.
+
+The rule, for a model of P parameters, without transport overhead:
+
+    down: 4 P for the model, 4 P for each further vector of the algorithm (SCAFFOLD's c, Mime's
+          optimizer state and mean gradient), and the factors that PowerSGD shares
+    up:   the model delta, 4 P or the bytes that the encoder made; 4 P for each further vector
+          (SCAFFOLD's change of c_k, Mime's full gradient); 4 for the client's weight
+    secure sums: up, the masked coordinates in place of the delta and the weight, for each sum of a
+          round; down, the centers that a rule sends between them; both ways, the keys and shares by
+          which selected clients agree on masks
+
+A selected client always receives. One that drops out sends nothing, nor does one whose update is
+rejected before it is sent. Evaluation is not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.dataclass import dataclass
+from fedcli.settings.tables.algorithms import AlgorithmEntry
+
+_FLOAT = 4  # bytes
+
+
+@dataclass(frozen=True)
+class ByteRule:
+    """The bytes of one client in one round, without those of masks and of PowerSGD's factors.
+
+    Attributes:
+        down: Bytes that it receives.
+        dense: Bytes of a model delta that is not compressed.
+        beside: Bytes that it sends beside the delta.
+    """
+
+    down: int
+    dense: int
+    beside: int
+
+    @classmethod
+    def of(
+        cls,
+        entry: AlgorithmEntry,
+        num_params: int,
+        *,
+        is_compressed: bool,
+        optimizer: str | None,
+        optimizer_options: Mapping[str, Any],
+    ) -> ByteRule:
+        """Returns the rule of a run.
+
+        Args:
+            entry: Its algorithm.
+            num_params: The number of parameters of its model.
+            is_compressed: Whether deltas are compressed.
+            optimizer: The name of the clients' optimizer.
+            optimizer_options: Its options.
+        """
+        vector = _FLOAT * num_params
+        num_beside = entry.vectors_up - 1 + (is_compressed and entry.needs_exact_delta)
+        down = vector * entry.vectors_down
+        if entry.sends_optimizer_state:
+            assert optimizer is not None
+            down += _optimizer_bytes(optimizer, optimizer_options, num_params)
+        return cls(down, vector, vector * num_beside + _FLOAT * entry.numbers_up)
+
+    def of_clients(
+        self,
+        line: Mapping[str, Any],
+        num_selected: int,
+        reports: Sequence[int],
+        unused: Sequence[int],
+        payloads: NDArray[np.int64] | None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Returns the bytes down and up of each selected client of a round, int64 [num_selected].
+
+        Args:
+            line: The round's line of metrics.jsonl.
+            num_selected: The number of clients that were selected.
+            reports: The places among them of those whose report was used.
+            unused: The places of those whose report was sent and not used. With compression they
+                count with the mean payload of the round, because they were never encoded.
+            payloads: The bytes of the encoded update of each report, 0 if it was not sent; None:
+                updates are not compressed.
+        """
+        down = np.full(num_selected, self.down, np.int64)
+        up = np.zeros(num_selected, np.int64)
+        compress = line.get("updates", {}).get("compress") or {}
+        down += int(compress.get("extra_bytes_down", 0))
+        sums = secure_sum_of(line)
+        sent = [*reports, *unused]
+        if sums is not None:
+            down += int(sums.get("extra_bytes_down", 0))
+            down += _spread(int(sums["all_setup_bytes_down"]), num_selected)
+            up += _spread(int(sums["all_setup_bytes_up"]), num_selected)
+            up[sent] += int(sums["payload_bytes"])
+        elif payloads is None:
+            up[sent] = self.dense + self.beside
+        else:
+            has_sent = payloads > 0
+            up[np.array(reports, np.int64)[has_sent]] = payloads[has_sent] + self.beside
+            mean = round(float(payloads[has_sent].mean())) if has_sent.any() else self.dense
+            up[list(unused)] = mean + self.beside
+        return down, up
+
+
+def secure_sum_of(line: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Returns the metrics of the secure sums of a round; None without them.
+
+    Those of factors and sketches are done by the stage of compression, others by the aggregator.
+    """
+    found: Mapping[str, Any] | None = line.get("aggregator", {}).get("secure_sum")
+    if found is None:
+        found = (line.get("updates", {}).get("compress") or {}).get("secure_sum")
+    return found
+
+
+def _spread(total: int, number: int) -> NDArray[np.int64]:
+    """A total as equal whole parts, the first ones greater by 1 if it cannot be divided."""
+    places = np.arange(number, dtype=np.int64)
+    return total // max(number, 1) + (places < total % max(number, 1))
+
+
+def _optimizer_bytes(name: str, options: Mapping[str, Any], num_params: int) -> int:
+    """The bytes of the optimizer state that clients of Mime receive."""
+    from fedcli.learning import optimizers  # late: few runs need it
+
+    state = optimizers.build(name, 0.0, options).init(np.zeros(num_params, np.float32))
+    return sum(_FLOAT * each.size for each in state.values() if isinstance(each, np.ndarray))
