@@ -92,13 +92,16 @@ int fed_exercise(const fed_model *model, const float *params, size_t batch_size,
         fp_restore(before);
     }
     free(d.memory);
+    fed_net_free(&d.net);
     return status;
 }
 
 size_t fed_stages(const fed_model *model, size_t *first_layers) {
     fed_net net;
-    if (fed_net_init(&net, model) != FED_OK) return 0;
-    for (size_t s = 0; s < net.num_stages; s++)
+    size_t num_stages = 0;
+    if (fed_net_init(&net, model) == FED_OK) num_stages = net.num_stages;
+    for (size_t s = 0; s < num_stages; s++)
         first_layers[s] = (size_t)(net.stages[s].layer - model->layers);
-    return net.num_stages;
+    fed_net_free(&net);
+    return num_stages;
 }

@@ -9,7 +9,7 @@
  *   aggregate/ one vector from the single deltas of a cohort, or new vectors in their place
  *   cohort/   threads train or score the clients of a cohort; deltas are summed in a fixed order
  *   client/   one client: decoding and batching of examples, local steps, statistics
- *   net/      a model as a sequence of stages; the forward and backward pass of a batch
+ *   net/      a model as stages that read each other's values; the passes of a batch through them
  *   layers/   table.c has a row for each kind of layer; each implementation has its own file
  *   compress/ codecs: a client's vector as few bytes, and back
  *   secure/   the sum of masked integers of a secure aggregation
@@ -144,7 +144,7 @@ size_t fed_order_next(fed_order *order, uint32_t *indices /* out [batch_size] */
 
 /* ---- Models (net/model.c) -------------------------------------------------------------------- */
 
-enum { FED_MAX_LAYERS = 64 };
+enum { FED_MAX_LAYERS = 512 };
 
 /* The index of a kind of layer in layers/table.c by its name; -1 if there is none. */
 int fed_layer_kind_named(const char *name);
@@ -169,6 +169,9 @@ typedef struct fed_layer {
     int32_t activation; /* enum fed_activation of the outputs; linear in the last layer */
     fed_shape in, out;
     size_t offset;
+    /* Input i is the output of the layer 1 + skips[i] rows before, or the image if there is none
+     * so far back: 0 is the row before. Only an addition has a second input. */
+    size_t skips[2];
     int32_t has_scale, has_bias; /* gamma (group norm); bias or beta */
     /* Convolutions and pools: */
     size_t window_height, window_width, stride_y, stride_x;
@@ -180,16 +183,22 @@ typedef struct fed_layer {
     double rate;
 } fed_layer;
 
-/* A sequential model. The last layer's outputs are logits; the loss is softmax cross-entropy. */
+/* A model: layers in an order in which each comes after those that it reads. The last layer's
+ * outputs are logits; the loss is softmax cross-entropy. */
 typedef struct fed_model {
     const fed_layer *layers; /* [num_layers] */
     size_t num_layers, num_inputs, num_classes, num_params;
 } fed_model;
 
-/* FED_OK if the table is consistent: kinds and activations are known, each layer's input shape is
- * the previous output shape, windows fit the shapes, offsets cover 0..P-1 in order, P is at least
- * 1, and the logits have no activation. */
+/* FED_OK if the table is consistent: kinds and activations are known, each layer's inputs exist and
+ * have its input shape, windows fit the shapes, every output but the last is read, offsets cover
+ * 0..P-1 in order, P is at least 1, and the logits have no activation. */
 int fed_model_check(const fed_model *model);
+
+/* Bytes of memory that a thread needs to train a model on batches of batch_size, beside parameters
+ * and optimizer state; 0 if the model or the batch is refused, SIZE_MAX if they are more than any
+ * memory has. */
+size_t fed_batch_bytes(const fed_model *model, size_t batch_size);
 
 /* ---- The client step (step/step.c) ----------------------------------------------------------- */
 

@@ -21,7 +21,7 @@ enum { FED_GROUP = 2 };
 typedef struct fed_narrow {
     fed_net net; /* with a narrow first layer; the other layers are unchanged */
     fed_model model;
-    fed_layer layers[FED_MAX_LAYERS];
+    fed_layer *layers;
     const fed_client *client;
     size_t num_pixels, num_tail; /* of an image; pixels after its last whole group, always kept */
     size_t num_kept, num_fixed;  /* groups */

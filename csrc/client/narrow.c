@@ -15,20 +15,22 @@ static size_t pixel_bytes(const fed_client *client) {
     return client->pixel_type == FED_PIXELS_UINT8 ? sizeof(uint8_t) : sizeof(float);
 }
 
-/* Bytes of the arrays of a fed_narrow, for images of floats. */
-size_t fed_narrow_num_bytes(const fed_net *net) {
-    const size_t num_pixels = net->model->num_inputs;
-    const size_t of_groups = num_pixels / FED_GROUP * 2 * sizeof(uint32_t);
-    return fed_padded(num_pixels) * sizeof(float) /* direction */ + of_groups +
-           num_pixels * sizeof(float);
+/* Carves the arrays, for images of floats, and the memory of the narrow net, which is returned. */
+static void *carve_arrays(fed_narrow *narrow, const fed_model *model, fed_carver *c) {
+    const size_t num_groups = model->num_inputs / FED_GROUP;
+    narrow->layers = fed_carve(c, model->num_layers, sizeof *narrow->layers);
+    narrow->direction = fed_carve(c, fed_padded(model->num_inputs), sizeof *narrow->direction);
+    narrow->kept_groups = fed_carve(c, num_groups, sizeof *narrow->kept_groups);
+    narrow->fixed_groups = fed_carve(c, num_groups, sizeof *narrow->fixed_groups);
+    narrow->scratch = fed_carve(c, model->num_inputs, sizeof(float));
+    return fed_carve(c, fed_net_num_bytes(model->num_layers), 1);
 }
 
-static void carve_arrays(fed_narrow *narrow, void *memory) {
-    const size_t num_groups = narrow->num_pixels / FED_GROUP;
-    narrow->direction = memory;
-    narrow->kept_groups = (uint32_t *)(narrow->direction + fed_padded(narrow->num_pixels));
-    narrow->fixed_groups = narrow->kept_groups + num_groups;
-    narrow->scratch = (uint8_t *)(narrow->fixed_groups + num_groups);
+size_t fed_narrow_num_bytes(const fed_net *net) {
+    fed_narrow narrow;
+    fed_carver measure = {NULL, 0};
+    carve_arrays(&narrow, net->model, &measure);
+    return measure.used;
 }
 
 /* Classifies each group of pixels: kept if any image differs there from the first, else fixed. */
@@ -81,13 +83,13 @@ static size_t num_kept_pixels(const fed_narrow *narrow) {
 }
 
 /* Makes the model with a narrow first layer. Offsets into flat parameters are not used. */
-static void set_net(fed_narrow *narrow, const fed_net *net) {
+static void set_net(fed_narrow *narrow, const fed_net *net, void *memory) {
     narrow->model = *net->model;
     memcpy(narrow->layers, net->model->layers, net->model->num_layers * sizeof *narrow->layers);
     narrow->layers[0].in = (fed_shape){1, 1, num_kept_pixels(narrow) + 1};
     narrow->model.layers = narrow->layers;
     narrow->model.num_inputs = num_kept_pixels(narrow) + 1;
-    fed_net_lay_out(&narrow->net, &narrow->model);
+    fed_net_lay_out(&narrow->net, &narrow->model, memory);
 }
 
 int fed_narrow_init(fed_narrow *narrow, const fed_net *net, const fed_client *client,
@@ -96,13 +98,14 @@ int fed_narrow_init(fed_narrow *narrow, const fed_net *net, const fed_client *cl
     narrow->client = client;
     narrow->num_pixels = net->model->num_inputs;
     narrow->num_tail = narrow->num_pixels % FED_GROUP;
-    carve_arrays(narrow, memory);
+    fed_carver hand_out = {memory, 0};
+    void *net_memory = carve_arrays(narrow, net->model, &hand_out);
     split_groups(narrow, net->kernels);
     /* Gathering has a cost, too: the narrow net must save at least an eighth of the work. */
     if (fed_padded(num_kept_pixels(narrow) + 1) > fed_padded(narrow->num_pixels) / 8 * 7) return 0;
     set_direction(narrow);
     if (!isfinite(narrow->length)) return 0; /* NaN and infinity spread as in the full net */
-    set_net(narrow, net);
+    set_net(narrow, net, net_memory);
     return 1;
 }
 

@@ -13,18 +13,17 @@ static size_t decoded_bytes(const fed_client *client, size_t width) {
     return measure.used;
 }
 
-static int prepare(fed_prepared *prepared, const fed_model *model, const fed_client *client) {
-    fed_net net;
-    if (fed_net_init(&net, model) != FED_OK) return 0;
+static int prepare(fed_prepared *prepared, const fed_net *net, const fed_client *client) {
+    const fed_model *model = net->model;
     prepared->model = model;
     prepared->num_examples = client->num_examples;
     size_t width = fed_padded(model->num_inputs);
     if (decoded_bytes(client, width) == SIZE_MAX) return 0;
-    if (fed_net_can_narrow(&net)) {
-        prepared->narrow_memory = fed_allocate(fed_narrow_num_bytes(&net));
+    if (fed_net_can_narrow(net)) {
+        prepared->narrow_memory = fed_allocate(fed_narrow_num_bytes(net));
         if (prepared->narrow_memory == NULL) return 0;
         prepared->is_narrow =
-            fed_narrow_init(&prepared->narrow, &net, client, prepared->narrow_memory);
+            fed_narrow_init(&prepared->narrow, net, client, prepared->narrow_memory);
         if (prepared->is_narrow) width = fed_padded(prepared->narrow.model.num_inputs);
     }
     prepared->decoded = fed_allocate(decoded_bytes(client, width));
@@ -34,7 +33,7 @@ static int prepare(fed_prepared *prepared, const fed_model *model, const fed_cli
         if (prepared->is_narrow)
             fed_narrow_decode(&prepared->narrow, e, row);
         else
-            fed_decode(net.kernels, client, model->num_inputs, e, row);
+            fed_decode(net->kernels, client, model->num_inputs, e, row);
     }
     return 1;
 }
@@ -43,7 +42,9 @@ fed_prepared *fed_prepare(const fed_model *model, const fed_client *client) {
     fed_prepared *prepared = calloc(1, sizeof *prepared);
     if (prepared == NULL) return NULL;
     const fp_mode before = denormals_off();
-    const int is_done = prepare(prepared, model, client);
+    fed_net net;
+    const int is_done = fed_net_init(&net, model) == FED_OK && prepare(prepared, &net, client);
+    fed_net_free(&net);
     fp_restore(before);
     if (is_done) return prepared;
     fed_prepared_free(prepared);

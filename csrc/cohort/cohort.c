@@ -308,18 +308,17 @@ static void close_window(cohort *co) {
     free(co->window);
 }
 
-int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *step,
-                     const float *server_params, const fed_client *clients, size_t num_clients,
-                     const fed_terms *terms, const atomic_int *cancel, fed_sum *sum,
-                     fed_client_stats *stats, fed_fault *fault) {
-    fed_net net;
-    int status = fed_net_init(&net, model);
-    if (status == FED_OK) status = fed_step_check(step);
-    if (status == FED_OK && !(fed_sum_takes(sum, &net) && terms_are_valid(terms)))
+static int train_cohort(fed_team *team, const fed_net *net, const fed_step *step,
+                        const float *server_params, const fed_client *clients, size_t num_clients,
+                        const fed_terms *terms, const atomic_int *cancel, fed_sum *sum,
+                        fed_client_stats *stats, fed_fault *fault) {
+    const fed_model *model = net->model;
+    int status = fed_step_check(step);
+    if (status == FED_OK && !(fed_sum_takes(sum, net) && terms_are_valid(terms)))
         status = FED_ERR_ARGUMENT;
     if (status == FED_OK) status = fed_check_clients(model, clients, num_clients, fault);
-    if (status == FED_OK) status = fed_team_set_params(team, &net, server_params);
-    if (status == FED_OK) status = fed_team_set_slots(team, &net, fed_step_slots(step), terms);
+    if (status == FED_OK) status = fed_team_set_params(team, net, server_params);
+    if (status == FED_OK) status = fed_team_set_slots(team, net, fed_step_slots(step), terms);
     if (status == FED_OK && !has_rate_factors(terms, clients, num_clients))
         status = FED_ERR_ARGUMENT;
     if (status == FED_OK && !(has_tensors(terms, step, model) && has_loss(terms, model)))
@@ -327,8 +326,8 @@ int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *ste
     if (status != FED_OK || num_clients == 0) return status;
 
     const fed_frozen frozen = {team->frozen_slots, terms->frozen_step_num};
-    const int shares = num_clients < (size_t)team->num_threads && fed_net_can_share(&net);
-    const fed_training training = {.net = &net,
+    const int shares = num_clients < (size_t)team->num_threads && fed_net_can_share(net);
+    const fed_training training = {.net = net,
                                    .step = step,
                                    .frozen = terms->frozen_slots != NULL ? &frozen : NULL,
                                    .rate_factors = terms->rate_factors,
@@ -340,7 +339,7 @@ int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *ste
                                    .cancel = cancel,
                                    .num_workers = shares ? team->num_threads : 1};
     cohort co = {.team = team,
-                 .net = &net,
+                 .net = net,
                  .training = &training,
                  .clients = clients,
                  .num_clients = num_clients,
@@ -354,4 +353,17 @@ int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *ste
     omp_destroy_lock(&co.lock);
     close_window(&co);
     return co.status;
+}
+
+int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *step,
+                     const float *server_params, const fed_client *clients, size_t num_clients,
+                     const fed_terms *terms, const atomic_int *cancel, fed_sum *sum,
+                     fed_client_stats *stats, fed_fault *fault) {
+    fed_net net;
+    int status = fed_net_init(&net, model);
+    if (status == FED_OK)
+        status = train_cohort(team, &net, step, server_params, clients, num_clients, terms, cancel,
+                              sum, stats, fault);
+    fed_net_free(&net);
+    return status;
 }

@@ -128,13 +128,15 @@ static int score_items(fed_team *team, const fed_net *net, const fed_client *cli
     return failure;
 }
 
-/* Checks the arguments, lays out the net and packs the parameters. */
+/* Checks the arguments, lays out the net, for the caller to free, and packs the parameters. On an
+ * error there is nothing to free. */
 static int prepare_scoring(fed_team *team, const fed_model *model, const float *params,
                            const fed_client *clients, size_t num_clients, fed_net *net,
                            fed_fault *fault) {
     int status = fed_net_init(net, model);
     if (status == FED_OK) status = fed_check_clients(model, clients, num_clients, fault);
     if (status == FED_OK) status = fed_team_set_params(team, net, params);
+    if (status != FED_OK) fed_net_free(net);
     return status;
 }
 
@@ -148,12 +150,14 @@ int fed_evaluate(fed_team *team, const fed_model *model, const float *params,
     size_t num_items = 0;
     for (size_t c = 0; c < num_clients; c++) num_items += split_client(clients, c, NULL);
     score_item *items = calloc(num_items > 0 ? num_items : 1, sizeof *items);
-    if (items == NULL) return FED_ERR_NO_MEMORY;
+    if (items == NULL) status = FED_ERR_NO_MEMORY;
     size_t filled = 0;
-    for (size_t c = 0; c < num_clients; c++) filled += split_client(clients, c, items + filled);
-    status = score_items(team, &net, clients, items, num_items, cancel, NULL);
+    for (size_t c = 0; c < num_clients && status == FED_OK; c++)
+        filled += split_client(clients, c, items + filled);
+    if (status == FED_OK) status = score_items(team, &net, clients, items, num_items, cancel, NULL);
     if (status == FED_OK) gather_stats(clients, num_clients, items, num_items, stats);
     free(items);
+    fed_net_free(&net);
     return status;
 }
 
@@ -178,5 +182,6 @@ int fed_predict(fed_team *team, const fed_model *model, const float *params,
     if (status == FED_OK) status = score_items(team, &net, clients, items, num_items, cancel, rows);
     free(items);
     free(rows);
+    fed_net_free(&net);
     return status;
 }

@@ -41,7 +41,7 @@ static fed_sum *sum_of(fed_sum sum) {
     *made = sum;
     made->partial = new_zeros(sum.num_values);
     if (made->partial != NULL) return made;
-    fed_sum_free(made);
+    free(made);
     return NULL;
 }
 
@@ -49,15 +49,20 @@ fed_sum *fed_sum_new(size_t num_values) { return sum_of((fed_sum){.num_values = 
 
 fed_sum *fed_sum_new_of(const fed_model *model) {
     fed_sum sum = {.is_packed = 1};
-    if (fed_net_init(&sum.net, model) != FED_OK) return NULL;
-    sum.num_values = sum.net.size;
-    return sum_of(sum);
+    fed_sum *made = NULL;
+    if (fed_net_init(&sum.net, model) == FED_OK) {
+        sum.num_values = sum.net.size;
+        made = sum_of(sum);
+    }
+    if (made == NULL) fed_net_free(&sum.net);
+    return made;
 }
 
 void fed_sum_free(fed_sum *sum) {
     if (sum == NULL) return;
     for (int l = 0; l < MAX_LEVELS; l++) free(sum->levels[l]);
     free(sum->partial);
+    fed_net_free(&sum->net);
     free(sum);
 }
 

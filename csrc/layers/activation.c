@@ -61,8 +61,6 @@ void fed_undo_out(const fed_pass *pass) {
 
 /* ---- The layer ------------------------------------------------------------------------------- */
 
-static void lay_out(fed_stage *stage) { stage->in = fed_plain_buffer(&stage->layer->in); }
-
 static void forward(const fed_pass *pass) {
     const fed_stage *stage = pass->stage;
     fed_copy_interior(&stage->shape, &stage->in, pass->in, &stage->out, pass->out);
@@ -78,7 +76,6 @@ static void backward(const fed_pass *pass) {
 }
 
 const fed_stage_ops fed_activate = {
-    .lay_out = lay_out,
     .forward = forward,
     .backward = backward,
 };

@@ -2,8 +2,6 @@
  * Average-pool: the mean of the values of each window inside the image. */
 #include "pools.h"
 
-static void lay_out(fed_stage *stage) { stage->in = fed_plain_buffer(&stage->layer->in); }
-
 static void forward(const fed_pass *pass) {
     const fed_stage *stage = pass->stage;
     for (size_t y = 0; y < stage->shape.height; y++)
@@ -31,7 +29,6 @@ static void backward(const fed_pass *pass) {
 }
 
 const fed_stage_ops fed_average_pool = {
-    .lay_out = lay_out,
     .forward = forward,
     .backward = backward,
 };

@@ -18,12 +18,24 @@ typedef struct fed_buffer {
     size_t num_values;   /* total, a multiple of FED_PAD */
 } fed_buffer;
 
+/* Rows and columns of zeros around an image. */
+typedef struct fed_border {
+    size_t top, left, bottom, right;
+} fed_border;
+
+static inline fed_buffer fed_bordered_buffer(const fed_shape *shape, const fed_border *border,
+                                             size_t pixel_stride) {
+    const size_t row_stride = (border->left + shape->width + border->right) * pixel_stride;
+    const size_t num_rows = border->top + shape->height + border->bottom;
+    return (fed_buffer){.origin = border->top * row_stride + border->left * pixel_stride,
+                        .pixel_stride = pixel_stride,
+                        .row_stride = row_stride,
+                        .num_values = fed_padded(num_rows * row_stride)};
+}
+
 /* A buffer without a border. */
 static inline fed_buffer fed_plain_buffer(const fed_shape *shape) {
-    const size_t channels = fed_padded(shape->channels);
-    return (fed_buffer){.pixel_stride = channels,
-                        .row_stride = shape->width * channels,
-                        .num_values = shape->height * shape->width * channels};
+    return fed_bordered_buffer(shape, &(fed_border){0}, fed_padded(shape->channels));
 }
 
 /* A decoded image: no border and no padded channels; only the end is padded. */
@@ -36,6 +48,11 @@ static inline fed_buffer fed_image_buffer(const fed_shape *shape) {
 /* The offset of pixel (y, x). */
 static inline size_t fed_pixel(const fed_buffer *buffer, size_t y, size_t x) {
     return buffer->origin + y * buffer->row_stride + x * buffer->pixel_stride;
+}
+
+/* 1 if the pixels of an image follow each other without a border. */
+static inline int fed_is_plain(const fed_buffer *buffer, const fed_shape *shape) {
+    return buffer->origin == 0 && buffer->row_stride == shape->width * buffer->pixel_stride;
 }
 
 /* Floats of a row of pixels, with padding channels; they are contiguous. */

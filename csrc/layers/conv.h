@@ -11,7 +11,8 @@
 typedef struct fed_conv {
     size_t in_channels, out_channels; /* floats of a pixel; out_channels is padded */
     size_t num_taps;                  /* floats of a window */
-    fed_buffer in;                    /* the input with the border that windows cover */
+    fed_buffer in;                    /* the input with a border that windows cover */
+    size_t start;                     /* offset of the first window in `in` */
     fed_sweep sweep;                  /* over `in` */
     size_t step_y;                    /* floats from one row of windows to the next */
     size_t num_rows, num_cells;       /* rows of outputs and outputs in a row, after the pool */
@@ -21,7 +22,7 @@ typedef struct fed_conv {
 
 /* The inputs and outputs of a convolution. */
 typedef struct fed_conv_io {
-    const float *in;     /* buffer conv->in */
+    const float *in;     /* the first window in buffer conv->in */
     const float *kernel; /* [fed_conv_kernel_floats] */
     const float *bias;   /* [out_channels]; NULL: zeros */
     const fed_buffer *buffer;
@@ -31,8 +32,9 @@ typedef struct fed_conv_io {
     float *scratch;   /* [fed_conv_scratch_floats]; for a single method, its own number */
 } fed_conv_io;
 
-/* pixel_size: floats of an input pixel. */
-void fed_conv_init(fed_conv *conv, const fed_stage *stage, size_t pixel_size);
+void fed_conv_init(fed_conv *conv, const fed_stage *stage, const fed_buffer *in);
+/* Widens a border to what the layer's windows cover. */
+void fed_conv_widen_border(const fed_layer *layer, fed_border *border /* in-out */);
 /* 1 if Winograd's tiles can compute it and are faster. */
 int fed_conv_is_winograd(const fed_conv *conv);
 /* Floats of the kernel as fed_conv_run needs it: in panels (list.h), or transformed. */

@@ -11,7 +11,11 @@
 #include <string.h>
 
 static void init(fed_conv *conv, const fed_stage *stage) {
-    fed_conv_init(conv, stage, stage->layer->in.channels);
+    const fed_shape *in = &stage->layer->in;
+    fed_border border = {0};
+    fed_conv_widen_border(stage->layer, &border);
+    const fed_buffer bordered = fed_bordered_buffer(in, &border, in->channels);
+    fed_conv_init(conv, stage, &bordered);
 }
 
 /* 1 if windows reach beyond the image. */
@@ -27,7 +31,6 @@ static size_t border_floats(const fed_stage *stage, const fed_conv *conv) {
 static void lay_out(fed_stage *stage) {
     fed_conv conv;
     init(&conv, stage);
-    stage->in = fed_image_buffer(&stage->layer->in);
     stage->packed_size = conv.out_channels * (conv.num_taps + 1);
     const size_t border = border_floats(stage, &conv) * sizeof(float);
     stage->saved_bytes = border;

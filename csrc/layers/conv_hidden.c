@@ -32,8 +32,10 @@ static size_t strip_rows(const fed_conv *conv) {
 
 static size_t list_capacity(const fed_conv *conv) { return strip_rows(conv) * conv->num_cells + 1; }
 
-static void init(fed_conv *conv, const fed_stage *stage) {
-    fed_conv_init(conv, stage, fed_padded(stage->layer->in.channels));
+static void init(fed_conv *conv, const fed_stage *stage) { fed_conv_init(conv, stage, &stage->in); }
+
+static void widen_border(const fed_stage *stage, fed_border *border) {
+    fed_conv_widen_border(stage->layer, border);
 }
 
 /* 1 if the gradient by the inputs is computed as a convolution, whose sizes are then in `turned`.
@@ -74,7 +76,6 @@ static size_t derive_floats(const fed_conv *conv) {
 static void lay_out(fed_stage *stage) {
     fed_conv conv, turned;
     init(&conv, stage);
-    stage->in = conv.in;
     stage->packed_size = kernel_size(stage, &conv) + conv.out_channels;
     stage->derived_size = fed_conv_kernel_floats(&conv);
     stage->saved_bytes =
@@ -158,7 +159,7 @@ static void derive(const fed_kernels *kernels, const fed_stage *stage, const flo
 static void forward(const fed_pass *pass) {
     fed_conv conv;
     init(&conv, pass->stage);
-    const fed_conv_io io = {.in = pass->in,
+    const fed_conv_io io = {.in = pass->in + conv.start,
                             .kernel = pass->derived,
                             .bias = pass->params + kernel_size(pass->stage, &conv),
                             .buffer = &pass->stage->out,
@@ -212,7 +213,7 @@ static void list_strip(const fed_pass *pass, const fed_conv *conv, const float *
 static void add_kernel_gradient(const fed_pass *pass, const fed_conv *conv,
                                 const fed_lists *lists) {
     for (size_t o = 0; o < pass->stage->layer->out.channels; o++)
-        pass->kernels->conv_list_gradient(&conv->sweep, pass->in,
+        pass->kernels->conv_list_gradient(&conv->sweep, pass->in + conv->start,
                                           lists->entries + o * lists->capacity, lists->counts[o],
                                           pass->gradient + o * conv->num_taps);
 }
@@ -221,7 +222,7 @@ static void add_in_gradient(const fed_pass *pass, const fed_conv *conv, const fe
     for (size_t o = 0; o < pass->stage->layer->out.channels; o++)
         pass->kernels->conv_list_inputs(&conv->sweep, pass->params + o * conv->num_taps,
                                         lists->entries + o * lists->capacity, lists->counts[o],
-                                        pass->in_gradient);
+                                        pass->in_gradient + conv->start);
 }
 
 static void backward(const fed_pass *pass) {
@@ -250,6 +251,7 @@ static void backward(const fed_pass *pass) {
 }
 
 const fed_stage_ops fed_conv_hidden = {
+    .widen_border = widen_border,
     .lay_out = lay_out,
     .pack = pack,
     .unpack = unpack,

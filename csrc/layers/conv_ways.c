@@ -3,24 +3,30 @@
  * Winograd's tiles (conv_tiles.c). */
 #include "conv.h"
 
-/* Number of rows or columns of the input with its border. */
-static size_t reach(size_t pad, size_t size, size_t num_windows, size_t stride, size_t window) {
+/* Number of rows or columns that windows cover after the image. */
+static size_t overhang(size_t pad, size_t size, size_t num_windows, size_t stride, size_t window) {
     const size_t needed = (num_windows - 1) * stride + window;
-    return pad + size > needed ? pad + size : needed;
+    return needed > pad + size ? needed - (pad + size) : 0;
 }
 
-void fed_conv_init(fed_conv *conv, const fed_stage *stage, size_t pixel_size) {
+void fed_conv_widen_border(const fed_layer *layer, fed_border *border) {
+    const size_t bottom = overhang(layer->pad_top, layer->in.height, layer->out.height,
+                                   layer->stride_y, layer->window_height);
+    const size_t right = overhang(layer->pad_left, layer->in.width, layer->out.width,
+                                  layer->stride_x, layer->window_width);
+    border->top = fed_larger(border->top, layer->pad_top);
+    border->left = fed_larger(border->left, layer->pad_left);
+    border->bottom = fed_larger(border->bottom, bottom);
+    border->right = fed_larger(border->right, right);
+}
+
+void fed_conv_init(fed_conv *conv, const fed_stage *stage, const fed_buffer *in) {
     const fed_layer *layer = stage->layer;
-    const size_t height = reach(layer->pad_top, layer->in.height, layer->out.height,
-                                layer->stride_y, layer->window_height);
-    const size_t width = reach(layer->pad_left, layer->in.width, layer->out.width, layer->stride_x,
-                               layer->window_width);
+    const size_t pixel_size = in->pixel_stride;
     conv->in_channels = pixel_size;
     conv->out_channels = fed_padded(layer->out.channels);
-    conv->in.pixel_stride = pixel_size;
-    conv->in.row_stride = width * pixel_size;
-    conv->in.origin = layer->pad_top * conv->in.row_stride + layer->pad_left * pixel_size;
-    conv->in.num_values = fed_padded(height * conv->in.row_stride);
+    conv->in = *in;
+    conv->start = in->origin - layer->pad_top * in->row_stride - layer->pad_left * pixel_size;
     conv->sweep.height = layer->window_height;
     conv->sweep.run = layer->window_width * pixel_size;
     conv->sweep.row_stride = conv->in.row_stride;

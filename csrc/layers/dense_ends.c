@@ -21,22 +21,22 @@ static size_t piece_outputs(const fed_stage *stage) {
 }
 
 static void lay_out(fed_stage *stage) {
-    const fed_shape *in = &stage->layer->in;
-    stage->in = stage->is_first ? fed_image_buffer(in) : fed_plain_buffer(in);
     stage->packed_size = bias_start(stage) + fed_padded(num_outputs_of(stage));
     stage->piece_size =
         piece_outputs(stage) * stage->in.num_values + fed_padded(num_outputs_of(stage));
 }
 
-/* The offset of pixel (y, x) in a packed row of weights. */
-static size_t pixel_start(const fed_stage *stage, size_t y, size_t x) {
-    return y * stage->in.row_stride + x * stage->in.pixel_stride;
-}
-
-/* Number of contiguous inputs from the first pixel on, without padding between them. */
+/* Number of contiguous inputs from the first pixel on, without padding or border between them. */
 static size_t run_size(const fed_stage *stage) {
     const fed_shape *in = &stage->layer->in;
-    return stage->in.pixel_stride == in->channels ? fed_shape_size(in) : in->channels;
+    const int is_whole = stage->in.pixel_stride == in->channels && fed_is_plain(&stage->in, in);
+    return is_whole ? fed_shape_size(in) : in->channels;
+}
+
+/* The offset of run r in a packed row of weights. */
+static size_t run_start(const fed_stage *stage, size_t r) {
+    const size_t width = stage->layer->in.width;
+    return fed_pixel(&stage->in, r / width, r % width);
 }
 
 static void pack(const fed_stage *stage, const float *flat, float *packed) {
@@ -48,7 +48,7 @@ static void pack(const fed_stage *stage, const float *flat, float *packed) {
     flat += stage->layer->offset;
     for (size_t r = 0; r < num_inputs / run; r++)
         fed_active_kernels()->transpose(flat + r * run * num_outputs, NULL, num_outputs, run,
-                                        num_outputs, packed + r * stage->in.pixel_stride, width);
+                                        num_outputs, packed + run_start(stage, r), width);
     if (stage->layer->has_bias)
         memcpy(packed + bias_start(stage), flat + num_inputs * num_outputs,
                num_outputs * sizeof *packed);
@@ -62,7 +62,7 @@ static void unpack(const fed_stage *stage, const double *packed, double *flat) {
         for (size_t x = 0; x < in->width; x++)
             for (size_t c = 0; c < in->channels; c++, flat += num_outputs)
                 for (size_t o = 0; o < num_outputs; o++)
-                    flat[o] = packed[o * width + pixel_start(stage, y, x) + c];
+                    flat[o] = packed[o * width + fed_pixel(&stage->in, y, x) + c];
     if (stage->layer->has_bias)
         memcpy(flat, packed + bias_start(stage), num_outputs * sizeof *flat);
 }
@@ -74,7 +74,7 @@ static void unpack_delta(const fed_stage *stage, const float *after, const float
     const size_t num_outputs = num_outputs_of(stage), width = stage->in.num_values;
     flat += stage->layer->offset;
     for (size_t i = 0, num; i < num_inputs; i += num) {
-        const size_t left = run - i % run, first = i / run * stage->in.pixel_stride + i % run;
+        const size_t left = run - i % run, first = run_start(stage, i / run) + i % run;
         num = left < FED_PAD ? left : FED_PAD;
         fed_active_kernels()->transpose(after + first, before + first, width, num_outputs, num,
                                         flat + i * num_outputs, num_outputs);

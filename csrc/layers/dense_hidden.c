@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Hidden dense layers, whose inputs and outputs are rows. Flat kernel [I, O], bias [O]; packed
- * kernel [I, O] and bias [O], both sizes padded. */
+ * kernel [I, O] and bias [O], both sizes padded; weights of padding and of borders are 0. */
 #include "layer.h"
 #include "threads.h"
 
@@ -24,9 +24,15 @@ static size_t piece_inputs(const fed_stage *stage) {
 }
 
 static void lay_out(fed_stage *stage) {
-    stage->in = fed_plain_buffer(&stage->layer->in);
     stage->packed_size = bias_start(stage) + num_outputs_of(stage);
     stage->piece_size = piece_inputs(stage) * num_outputs_of(stage);
+}
+
+/* The place of flat input i in a row of inputs. */
+static size_t input_at(const fed_stage *stage, size_t i) {
+    const fed_shape *in = &stage->layer->in;
+    const size_t pixel = i / in->channels;
+    return fed_pixel(&stage->in, pixel / in->width, pixel % in->width) + i % in->channels;
 }
 
 static void pack(const fed_stage *stage, const float *flat, float *packed) {
@@ -34,10 +40,8 @@ static void pack(const fed_stage *stage, const float *flat, float *packed) {
     const size_t num_outputs = layer->out.channels, width = num_outputs_of(stage);
     memset(packed, 0, stage->packed_size * sizeof *packed);
     flat += layer->offset;
-    for (size_t pixel = 0; pixel < layer->in.height * layer->in.width; pixel++)
-        for (size_t c = 0; c < layer->in.channels; c++, flat += num_outputs)
-            memcpy(packed + (pixel * stage->in.pixel_stride + c) * width, flat,
-                   num_outputs * sizeof *packed);
+    for (size_t i = 0; i < fed_shape_size(&layer->in); i++, flat += num_outputs)
+        memcpy(packed + input_at(stage, i) * width, flat, num_outputs * sizeof *packed);
     if (layer->has_bias) memcpy(packed + bias_start(stage), flat, num_outputs * sizeof *packed);
 }
 
@@ -45,10 +49,8 @@ static void unpack(const fed_stage *stage, const double *packed, double *flat) {
     const fed_layer *layer = stage->layer;
     const size_t num_outputs = layer->out.channels, width = num_outputs_of(stage);
     flat += layer->offset;
-    for (size_t pixel = 0; pixel < layer->in.height * layer->in.width; pixel++)
-        for (size_t c = 0; c < layer->in.channels; c++, flat += num_outputs)
-            memcpy(flat, packed + (pixel * stage->in.pixel_stride + c) * width,
-                   num_outputs * sizeof *flat);
+    for (size_t i = 0; i < fed_shape_size(&layer->in); i++, flat += num_outputs)
+        memcpy(flat, packed + input_at(stage, i) * width, num_outputs * sizeof *flat);
     if (layer->has_bias) memcpy(flat, packed + bias_start(stage), num_outputs * sizeof *flat);
 }
 
@@ -61,11 +63,10 @@ static void unpack_delta(const fed_stage *stage, const float *after, const float
     const fed_layer *layer = stage->layer;
     const size_t num_outputs = layer->out.channels, width = num_outputs_of(stage);
     flat += layer->offset;
-    for (size_t pixel = 0; pixel < layer->in.height * layer->in.width; pixel++)
-        for (size_t c = 0; c < layer->in.channels; c++, flat += num_outputs) {
-            const size_t row = (pixel * stage->in.pixel_stride + c) * width;
-            subtract(after + row, before + row, num_outputs, flat);
-        }
+    for (size_t i = 0; i < fed_shape_size(&layer->in); i++, flat += num_outputs) {
+        const size_t row = input_at(stage, i) * width;
+        subtract(after + row, before + row, num_outputs, flat);
+    }
     if (layer->has_bias)
         subtract(after + bias_start(stage), before + bias_start(stage), num_outputs, flat);
 }

@@ -16,7 +16,6 @@ size_t fed_dropout_draws(const fed_layer *layer) {
 }
 
 static void lay_out(fed_stage *stage) {
-    stage->in = fed_plain_buffer(&stage->layer->in);
     const size_t num_bytes = fed_dropout_draws(stage->layer) * DRAWN_VALUES * sizeof(uint16_t);
     stage->saved_bytes = (num_bytes + FED_ALIGNMENT - 1) / FED_ALIGNMENT * FED_ALIGNMENT;
 }

@@ -19,7 +19,6 @@ static size_t num_channels(const fed_stage *stage) { return stage->in.pixel_stri
 /* Scratch holds two sums, three rows of coefficients, and the statistics if they are not saved. */
 static void lay_out(fed_stage *stage) {
     const fed_layer *layer = stage->layer;
-    stage->in = fed_plain_buffer(&layer->in);
     const size_t channels = num_channels(stage);
     stage->packed_size = channels * (size_t)((layer->has_scale != 0) + (layer->has_bias != 0));
     stage->saved_bytes = 2 * channels * sizeof(float);

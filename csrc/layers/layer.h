@@ -15,11 +15,15 @@ typedef struct fed_stage {
     const fed_stage_ops *ops;
     const fed_layer *layer;
     const fed_layer
-        *pool; /* a 2x2 max-pool with stride 2, computed with its convolution; or NULL */
-    int is_first, is_last;
-    fed_shape shape;           /* of the outputs, after the pool if there is one */
-    fed_buffer in;             /* the first stage's may be raw: see takes_raw */
-    fed_buffer out;            /* the next stage's in */
+        *pool;    /* a 2x2 max-pool with stride 2, computed with its convolution; or NULL */
+    int is_first; /* 1 if it alone reads the image */
+    int is_last;
+    size_t sources[2]; /* the values that it reads: see fed_net */
+    int adds[2];       /* 1: the gradient by that source has its first part already; add to it */
+    fed_shape shape;   /* of the outputs, after the pool if there is one */
+    fed_buffer in;     /* of its first source; the image may be raw: see takes_raw */
+    fed_buffer in_2;   /* of its second source, if it has one */
+    fed_buffer out;
     size_t start, packed_size; /* of the packed parameters */
     size_t saved_bytes;        /* per example, written by forward and read by backward */
     size_t scratch_bytes;      /* used during one call */
@@ -34,15 +38,34 @@ typedef struct fed_pass {
     const float *params;  /* packed, the stage's own */
     const float *derived; /* [derived_size] */
     const float *in;      /* buffer stage->in */
+    const float *in_2;    /* buffer stage->in_2; NULL: there is no second source */
     float *out;           /* buffer stage->out, after the activation; borders stay zeros */
     void *saved;          /* [saved_bytes]; NULL when scoring */
     void *scratch;        /* [scratch_bytes] */
     fed_rng *dropout;     /* NULL when scoring */
     /* backward only */
-    float *out_gradient; /* buffer stage->out, by out; may be overwritten; borders are undefined */
-    float *in_gradient;  /* out, buffer stage->in; borders are undefined; NULL for the first */
-    float *gradient;     /* packed, the stage's own; the parameters' gradient is *added* to it */
+    float *out_gradient;  /* buffer stage->out, by out; may be overwritten; borders are undefined */
+    float *in_gradient;   /* out, buffer stage->in; borders are undefined; NULL: of the image */
+    float *in_2_gradient; /* the same for in_2 */
+    float *gradient;      /* packed, the stage's own; the parameters' gradient is *added* to it */
 } fed_pass;
+
+/* The arguments of a stage that takes the images of a batch at once. Images are num_values of their
+ * buffer apart. */
+typedef struct fed_images_pass {
+    const fed_kernels *kernels;
+    const fed_stage *stage;
+    const float *params; /* packed, the stage's own */
+    size_t num_images;
+    int num_workers; /* threads that share the work */
+    const float *in; /* buffer stage->in */
+    float *out;      /* buffer stage->out, after the activation; borders stay zeros */
+    float *scratch;  /* [images_scratch] */
+    /* backward only */
+    float *out_gradient; /* buffer stage->out, by out; may be overwritten; borders are undefined */
+    float *in_gradient;  /* out, buffer stage->in; borders are undefined; NULL: of the image */
+    float *gradient;     /* packed, the stage's own; the parameters' gradient is *added* to it */
+} fed_images_pass;
 
 /* The arguments of a dense stage for a batch. Each row is the values of one example. */
 typedef struct fed_batch_pass {
@@ -62,8 +85,11 @@ typedef struct fed_batch_pass {
 
 /* An implementation of a kind of layer; a kind may have several. */
 struct fed_stage_ops {
-    /* Sets in, packed_size, saved_bytes, scratch_bytes, derived_size and piece_size. The other
-     * members are set before, except out. */
+    /* Widens the border of the inputs to what the stage reads; NULL: it needs none. Of the stage
+     * only layer and pool are set. */
+    void (*widen_border)(const fed_stage *stage, fed_border *border /* in-out */);
+    /* Sets packed_size, saved_bytes, scratch_bytes, derived_size and piece_size, which are 0
+     * before; NULL: they stay 0. The other members are set before, except adds and start. */
     void (*lay_out)(fed_stage *stage);
     /* Both are NULL if there are no parameters. flat is the whole model's: see layer->offset. */
     void (*pack)(const fed_stage *stage, const float *flat, float *packed /* its own */);
@@ -75,16 +101,31 @@ struct fed_stage_ops {
      * if they read the packed parameters alone. */
     void (*derive)(const fed_kernels *kernels, const fed_stage *stage, const float *packed,
                    float *derived, void *scratch);
-    /* For one example; NULL for a dense stage. */
+    /* For one example; NULL if the stage takes a batch. */
     void (*forward)(const fed_pass *pass);
     void (*backward)(const fed_pass *pass);
     /* For a batch; NULL except for dense stages. */
     void (*forward_batch)(const fed_batch_pass *pass);
     void (*backward_batch)(const fed_batch_pass *pass, const fed_update *update);
+    /* For the images of a batch; NULL except for convolutions that take them at once. Scratch is
+     * counted in floats; fewer images or workers do not need more. */
+    size_t (*images_scratch)(const fed_stage *stage, size_t num_images, int num_workers);
+    void (*forward_images)(const fed_images_pass *pass);
+    void (*backward_images)(const fed_images_pass *pass);
+    int adds_gradients; /* 1 if backward itself obeys stage->adds */
     /* 1 if, as the first stage, it reads a decoded image without padded channels or border. */
     int takes_raw;
     int can_narrow; /* 1 if packed parameters begin with the kernel [O, padded I], for narrow.c */
 };
+
+/* The layout of a stage's inputs where it is their only reader. */
+static inline fed_buffer fed_own_input(const fed_stage *stage) {
+    const fed_shape *in = &stage->layer->in;
+    fed_border border = {0};
+    if (stage->is_first && stage->ops->takes_raw) return fed_image_buffer(in);
+    if (stage->ops->widen_border != NULL) stage->ops->widen_border(stage, &border);
+    return fed_bordered_buffer(in, &border, fed_padded(in->channels));
+}
 
 /* ---- Kinds of layers (table.c) --------------------------------------------------------------- */
 
@@ -95,7 +136,10 @@ typedef struct fed_layer_kind {
     int (*is_valid)(const fed_layer *layer);
     size_t (*num_params)(const fed_layer *layer);
     const fed_stage_ops *ops;
-    const fed_stage_ops *first, *last; /* at the ends of a model; NULL: ops */
+    const fed_stage_ops *first, *last;           /* at the ends of a model; NULL: ops */
+    const fed_stage_ops *by_batch;               /* in a front that runs by batch; NULL: ops */
+    int (*takes_images)(const fed_layer *layer); /* 1 if by_batch can compute the layer */
+    size_t num_inputs;                           /* 0 stands for 1 */
     /* 1 if one stage can compute the layer and the `next` one, a pool; NULL: never. */
     int (*takes_pool)(const fed_layer *next);
     /* Number of 64-bit draws from fed_pass.dropout for a visit of an example; NULL: none. */
@@ -105,8 +149,13 @@ typedef struct fed_layer_kind {
 /* Number of draws for one visit, with four values per draw (dropout.c). */
 size_t fed_dropout_draws(const fed_layer *layer);
 
+/* 1 if a convolution can take the images of a batch at once (conv_batch.c). */
+int fed_conv_takes_images(const fed_layer *layer);
+
 /* NULL if there is no such kind. */
 const fed_layer_kind *fed_kind_of(const fed_layer *layer);
+/* 1 or 2, for a kind that exists. */
+size_t fed_num_inputs(const fed_layer *layer);
 
 /* Larger sizes could overflow; no image classifier comes near. */
 static const size_t FED_MAX_VALUES = (size_t)1 << 31;

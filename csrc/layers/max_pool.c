@@ -4,7 +4,6 @@
 #include "pools.h"
 
 static void lay_out(fed_stage *stage) {
-    stage->in = fed_plain_buffer(&stage->layer->in);
     stage->saved_bytes = fed_plain_buffer(&stage->layer->out).num_values * sizeof(int32_t);
 }
 

@@ -7,9 +7,9 @@
 
 /* The implementations, each in the file of its name. */
 extern const fed_stage_ops fed_dense_ends, fed_dense_hidden;
-extern const fed_stage_ops fed_conv_first, fed_conv_hidden;
+extern const fed_stage_ops fed_conv_first, fed_conv_hidden, fed_conv_batch;
 extern const fed_stage_ops fed_max_pool, fed_average_pool;
-extern const fed_stage_ops fed_group_norm, fed_dropout, fed_activate;
+extern const fed_stage_ops fed_group_norm, fed_dropout, fed_activate, fed_add;
 
 /* ---- Checks of a model's rows ---------------------------------------------------------------- */
 
@@ -115,6 +115,8 @@ static const fed_layer_kind kinds[] = {
      .num_params = conv_num_params,
      .ops = &fed_conv_hidden,
      .first = &fed_conv_first,
+     .by_batch = &fed_conv_batch,
+     .takes_images = fed_conv_takes_images,
      .takes_pool = conv_takes_pool},
     {.name = "max_pooling2d",
      .is_valid = pool_is_valid,
@@ -134,6 +136,11 @@ static const fed_layer_kind kinds[] = {
      .ops = &fed_dropout,
      .num_draws = fed_dropout_draws},
     {.name = "activation", .is_valid = keeps_shape, .num_params = no_params, .ops = &fed_activate},
+    {.name = "add",
+     .is_valid = keeps_shape,
+     .num_params = no_params,
+     .ops = &fed_add,
+     .num_inputs = 2},
 };
 enum { NUM_KINDS = sizeof kinds / sizeof kinds[0] };
 
@@ -141,6 +148,11 @@ int fed_layer_kind_named(const char *name) {
     for (int k = 0; k < NUM_KINDS; k++)
         if (strcmp(kinds[k].name, name) == 0) return k;
     return -1;
+}
+
+size_t fed_num_inputs(const fed_layer *layer) {
+    const size_t num_inputs = fed_kind_of(layer)->num_inputs;
+    return num_inputs > 0 ? num_inputs : 1;
 }
 
 const fed_layer_kind *fed_kind_of(const fed_layer *layer) {

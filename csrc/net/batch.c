@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The forward and backward pass of a batch through the stages of a net. The stages before the first
- * dense one ("example stages") process one example at a time, all stages in turn, so that its
- * values stay in the cache. Dense stages process the whole batch at once. In the backward pass of
- * example stages, each fixed block of examples has its own sum of gradients; these sums are then
- * added in order. Threads can therefore share a batch without changing a bit of the result. */
+ * The forward and backward pass of a batch through the stages of a net. Example stages process one
+ * example at a time, all stages in turn. The others process the batch stage by stage: dense stages
+ * and convolutions that take images at once do so in one call, the rest one example after the
+ * other. Where stages of the front process single examples in the backward pass, each fixed block
+ * of examples has its own sum of gradients by parameters; these sums are then added in order.
+ * Threads can therefore share a batch without changing a bit of the result. */
 #include "net.h"
 #include "threads.h"
 
@@ -13,40 +14,28 @@
 
 static size_t num_blocks(size_t num_rows) { return (num_rows + FED_LANES - 1) / FED_LANES; }
 
-static int takes_batch(const fed_stage *stage) { return stage->ops->forward_batch != NULL; }
+static int is_dense(const fed_stage *stage) { return stage->ops->forward_batch != NULL; }
 
-/* The buffer between stage s - 1 and stage s: the output of one and the input of the other. */
-static const fed_buffer *buffer_before(const fed_net *net, size_t s) {
-    return s == 0 ? &net->stages[0].in : &net->stages[s - 1].out;
+static int takes_images(const fed_stage *stage) { return stage->ops->forward_images != NULL; }
+
+/* 1 if the values before or after example stages only are those of one example, which all examples
+ * use in turn. */
+static int is_inside(const fed_net *net, size_t v) { return v < net->num_example_stages; }
+
+static size_t num_values(const fed_batch *batch, size_t v) {
+    return batch->net->values[v].buffer.num_values;
 }
 
-static int images_are_rows(const fed_net *net) { return net->stages[0].ops->takes_raw; }
-
-static int last_takes_batch(const fed_net *net) {
-    return takes_batch(&net->stages[net->num_stages - 1]);
+/* Floats from one example's value to the next's; 0 if all examples use the same memory in turn. */
+static size_t value_stride(const fed_batch *batch, size_t v) {
+    return !batch->is_training && is_inside(batch->net, v) ? 0 : num_values(batch, v);
 }
 
-/* 1 if there is memory for values s: images that are rows, and logits in lanes, need none. */
-static int has_values(const fed_net *net, size_t s) {
-    if (s == 0) return !images_are_rows(net);
-    return s < net->num_stages || !last_takes_batch(net);
-}
-
-/* Floats from one example's values to the next's; 0 if all examples use the same memory in turn. */
-static size_t value_stride(const fed_batch *batch, size_t s) {
-    const int in_turn = !batch->is_training && s < batch->net->num_example_stages;
-    return in_turn ? 0 : buffer_before(batch->net, s)->num_values;
-}
-
-/* The gradient by values s of example b. In an example stage there is one per block, which the
+/* The gradient by value v of example b. Inside the example stages there is one per block, which the
  * block's examples use in turn. */
-static float *gradient_at(const fed_batch *batch, size_t s, size_t b, size_t block) {
-    const size_t place = s < batch->net->num_example_stages ? block : b;
-    return batch->gradients[s] + place * buffer_before(batch->net, s)->num_values;
-}
-
-static size_t copies(const fed_batch *batch, size_t stride) {
-    return stride > 0 ? batch->batch_size : 1;
+static float *gradient_at(const fed_batch *batch, size_t v, size_t b, size_t block) {
+    const size_t place = is_inside(batch->net, v) ? block : b;
+    return batch->gradients[v] + place * num_values(batch, v);
 }
 
 /* Few blocks, so that their gradients fit into the cache; small ones, so that threads can share a
@@ -58,60 +47,151 @@ static size_t num_example_blocks(size_t num_rows) {
     return num_wanted < MAX_BLOCKS ? num_wanted : MAX_BLOCKS;
 }
 
-static void carve_values(fed_batch *batch, fed_carver *c, size_t s) {
-    if (!has_values(batch->net, s)) return;
-    const size_t num_values = buffer_before(batch->net, s)->num_values;
-    batch->values[s] =
-        fed_carve(c, copies(batch, value_stride(batch, s)) * num_values, sizeof(float));
-    if (!batch->is_training || s == 0) return;
-    const int is_example_stage = s < batch->net->num_example_stages;
-    const size_t num_copies =
-        is_example_stage ? num_example_blocks(batch->batch_size) : batch->batch_size;
-    batch->gradients[s] = fed_carve(c, num_copies * num_values, sizeof(float));
+/* Blocks of examples of stage s where it processes single examples of a whole batch. */
+static size_t num_stage_blocks(const fed_net *net, size_t s, size_t num_rows) {
+    const int is_shared = s >= net->num_example_stages && s < net->num_front_stages;
+    return is_shared ? num_example_blocks(num_rows) : 1;
+}
+
+/* In scoring, values of stages that run by batch use memory in turn. */
+static void carve_scored_values(fed_batch *batch, fed_carver *c) {
+    const fed_net *net = batch->net;
+    float *places[FED_MAX_LAYERS + 1];
+    for (size_t p = 0; p < net->num_scoring_places; p++)
+        places[p] = fed_carve(c, batch->batch_size * net->scoring_places[p].size, sizeof(float));
+    for (size_t v = 0; v <= net->num_stages; v++) {
+        if (!fed_net_has_value(net, v)) continue;
+        if (is_inside(net, v))
+            batch->values[v] = fed_carve(c, num_values(batch, v), sizeof(float));
+        else
+            batch->values[v] = places[net->values[v].scoring_place];
+    }
+}
+
+static void carve_gradients(fed_batch *batch, fed_carver *c) {
+    const fed_net *net = batch->net;
+    const size_t num_copies = num_example_blocks(batch->batch_size);
+    float *places[FED_MAX_LAYERS + 1];
+    for (size_t p = 0; p < net->num_gradient_places; p++)
+        places[p] = fed_carve(c, batch->batch_size * net->gradient_places[p].size, sizeof(float));
+    for (size_t v = 1; v <= net->num_stages; v++) {
+        if (!fed_net_has_value(net, v)) continue;
+        if (is_inside(net, v))
+            batch->gradients[v] = fed_carve(c, num_copies * num_values(batch, v), sizeof(float));
+        else
+            batch->gradients[v] = places[net->values[v].gradient_place];
+    }
+}
+
+/* Room for a second part of a gradient, unless all stages that would need it add it themselves. */
+static void carve_added_gradient(fed_batch *batch, fed_carver *c) {
+    const fed_net *net = batch->net;
+    for (size_t s = 0; s < net->num_stages; s++) {
+        const fed_stage *stage = &net->stages[s];
+        for (size_t i = 0; i < 2; i++)
+            if (stage->adds[i] && !stage->ops->adds_gradients)
+                batch->added_size =
+                    fed_larger(batch->added_size, num_values(batch, stage->sources[i]));
+    }
+    batch->added_gradient = fed_carve(c, batch->batch_size * batch->added_size, sizeof(float));
+}
+
+/* The gradients by parameters of example stages are all alive at once, those of the other stages
+ * one at a time. */
+static void carve_by_params(fed_batch *batch, fed_carver *c) {
+    const fed_net *net = batch->net;
+    size_t size = 0;
+    for (size_t s = 0; s < net->num_stages; s++) {
+        const fed_stage *stage = &net->stages[s];
+        const size_t num_copies = takes_images(stage) ? 1 : num_example_blocks(batch->batch_size);
+        if (is_dense(stage)) continue;
+        if (s < net->num_example_stages)
+            batch->by_params[s] = fed_carve(c, num_copies * stage->packed_size, sizeof(float));
+        else
+            size = fed_larger(size, num_copies * stage->packed_size);
+    }
+    float *shared = fed_carve(c, size, sizeof(float));
+    for (size_t s = net->num_example_stages; s < net->num_stages; s++) batch->by_params[s] = shared;
+}
+
+static void carve_training(fed_batch *batch, fed_carver *c) {
+    const fed_net *net = batch->net;
+    for (size_t v = 0; v <= net->num_stages; v++)
+        if (fed_net_has_value(net, v))
+            batch->values[v] =
+                fed_carve(c, batch->batch_size * num_values(batch, v), sizeof(float));
+    carve_gradients(batch, c);
+    carve_added_gradient(batch, c);
+    carve_by_params(batch, c);
+    for (size_t s = 0; s < net->num_stages; s++)
+        batch->saved[s] = fed_carve(c, batch->batch_size * net->stages[s].saved_bytes, 1);
+    if (net->has_dropout) batch->dropout = fed_carve(c, batch->batch_size, sizeof *batch->dropout);
+}
+
+/* Scratch of one example for each worker, or of all images together. */
+static void carve_scratch(fed_batch *batch, fed_carver *c) {
+    const fed_net *net = batch->net;
+    size_t of_images = 0;
+    for (size_t s = 0; s < net->num_stages; s++) {
+        const fed_stage *stage = &net->stages[s];
+        batch->scratch_bytes = fed_larger(batch->scratch_bytes, stage->scratch_bytes);
+        if (batch->is_training)
+            batch->piece_size = fed_larger(batch->piece_size, stage->piece_size);
+        if (takes_images(stage))
+            of_images = fed_larger(of_images, stage->ops->images_scratch(stage, batch->batch_size,
+                                                                         batch->num_workers));
+    }
+    const size_t num_workers = (size_t)batch->num_workers;
+    batch->scratch =
+        fed_carve(c, fed_larger(num_workers * batch->scratch_bytes, of_images * sizeof(float)), 1);
+    batch->pieces = fed_carve(c, num_workers * batch->piece_size, sizeof(float));
 }
 
 void fed_batch_carve(fed_batch *batch, fed_carver *c) {
     const fed_net *net = batch->net;
-    size_t scratch_bytes = 0, piece_size = 0;
-    for (size_t s = 0; s <= net->num_stages; s++) carve_values(batch, c, s);
+    if (batch->is_training)
+        carve_training(batch, c);
+    else
+        carve_scored_values(batch, c);
     for (size_t s = 0; s < net->num_stages; s++) {
         const fed_stage *stage = &net->stages[s];
         const int is_end = stage->is_first || stage->is_last;
-        if (s == 0 || takes_batch(stage))
+        if (s == 0 || is_dense(stage))
             batch->rows[s] = fed_carve(c, batch->batch_size, sizeof *batch->rows[s]);
-        if ((is_end && takes_batch(stage)) || stage->is_last)
+        if ((is_end && is_dense(stage)) || stage->is_last)
             batch->lanes[s] =
                 fed_carve(c, num_blocks(batch->batch_size) * stage->shape.channels * FED_LANES,
                           sizeof(float));
         batch->derived[s] = fed_carve(c, stage->derived_size, sizeof(float));
-        scratch_bytes = fed_larger(scratch_bytes, stage->scratch_bytes);
-        if (!batch->is_training) continue;
-        batch->saved[s] = fed_carve(c, batch->batch_size * stage->saved_bytes, 1);
-        if (!takes_batch(stage))
-            batch->by_params[s] = fed_carve(
-                c, num_example_blocks(batch->batch_size) * stage->packed_size, sizeof(float));
-        piece_size = fed_larger(piece_size, stage->piece_size);
     }
-    if (batch->is_training && net->has_dropout)
-        batch->dropout = fed_carve(c, batch->batch_size, sizeof *batch->dropout);
-    const size_t num_workers = (size_t)batch->num_workers;
-    batch->scratch_bytes = scratch_bytes;
-    batch->scratch = fed_carve(c, num_workers * scratch_bytes, 1);
-    batch->piece_size = piece_size;
-    batch->pieces = fed_carve(c, num_workers * piece_size, sizeof(float));
+    carve_scratch(batch, c);
+}
+
+size_t fed_batch_bytes(const fed_model *model, size_t batch_size) {
+    fed_net net = {0};
+    fed_carver measure = {NULL, 0};
+    if (batch_size >= 1 && batch_size <= FED_MAX_BATCH && fed_net_init(&net, model) == FED_OK) {
+        fed_batch batch = {
+            .net = &net, .batch_size = batch_size, .is_training = 1, .num_workers = 1};
+        fed_batch_carve(&batch, &measure);
+    }
+    fed_net_free(&net);
+    return measure.used;
 }
 
 void fed_batch_clear(const fed_batch *batch) {
     const fed_net *net = batch->net;
-    for (size_t s = 0; s <= net->num_stages; s++)
-        if (has_values(net, s))
-            memset(batch->values[s], 0,
-                   copies(batch, value_stride(batch, s)) * buffer_before(net, s)->num_values *
-                       sizeof(float));
-    for (size_t s = 1; s < net->num_stages; s++)
-        if (takes_batch(&net->stages[s]))
+    for (size_t v = 0; v <= net->num_stages; v++)
+        if (fed_net_has_value(net, v)) {
+            const size_t num_copies = value_stride(batch, v) > 0 ? batch->batch_size : 1;
+            memset(batch->values[v], 0, num_copies * num_values(batch, v) * sizeof(float));
+        }
+    for (size_t s = 1; s < net->num_stages; s++) {
+        const size_t source = net->stages[s].sources[0];
+        if (is_dense(&net->stages[s]))
             for (size_t b = 0; b < batch->batch_size; b++)
-                batch->rows[s][b] = batch->values[s] + b * value_stride(batch, s);
+                batch->rows[s][b] = batch->values[source] + b * value_stride(batch, source);
+    }
 }
 
 void fed_batch_derive_stage(const fed_batch *batch, const float *params, size_t s) {
@@ -156,24 +236,53 @@ void fed_lanes_to_rows(const float *lanes, size_t num_values, size_t num_rows, f
 
 /* ---- Stages ---------------------------------------------------------------------------------- */
 
+static int images_are_rows(const fed_net *net) { return !fed_net_has_value(net, 0); }
+
+static const float *value_at(const fed_batch *batch, size_t v, size_t b) {
+    if (v == 0 && images_are_rows(batch->net)) return batch->rows[0][b];
+    return batch->values[v] + b * value_stride(batch, v);
+}
+
+/* Where stage s writes its gradient by source i: into that gradient, or next to it if the stage
+ * cannot add; NULL for the image. */
+static float *target_at(const fed_batch *batch, size_t s, size_t i, size_t b, size_t block) {
+    const fed_stage *stage = &batch->net->stages[s];
+    const size_t v = stage->sources[i];
+    if (v == 0) return NULL;
+    if (!stage->adds[i] || stage->ops->adds_gradients) return gradient_at(batch, v, b, block);
+    return batch->added_gradient + (is_inside(batch->net, v) ? block : b) * num_values(batch, v);
+}
+
+/* Adds what stage s wrote next to a gradient. */
+static void add_beside(const fed_batch *batch, size_t s, size_t b, size_t block) {
+    const fed_stage *stage = &batch->net->stages[s];
+    for (size_t i = 0; i < 2; i++)
+        if (stage->adds[i] && !stage->ops->adds_gradients)
+            batch->net->kernels->add(gradient_at(batch, stage->sources[i], b, block),
+                                     target_at(batch, s, i, b, block),
+                                     num_values(batch, stage->sources[i]));
+}
+
 /* The arguments of stage s for example b. */
 static fed_pass example_pass(const fed_batch *batch, const float *params, size_t s, size_t b,
                              size_t block, int worker) {
     const fed_stage *stage = &batch->net->stages[s];
-    const int reads_row = s == 0 && images_are_rows(batch->net);
+    const int has_two = fed_num_inputs(stage->layer) > 1;
     fed_pass pass = {
         .kernels = batch->net->kernels,
         .stage = stage,
         .params = params + stage->start,
         .derived = batch->derived[s],
-        .in = reads_row ? batch->rows[0][b] : batch->values[s] + b * value_stride(batch, s),
+        .in = value_at(batch, stage->sources[0], b),
+        .in_2 = has_two ? value_at(batch, stage->sources[1], b) : NULL,
         .out = batch->values[s + 1] + b * value_stride(batch, s + 1),
         .scratch = batch->scratch + (size_t)worker * batch->scratch_bytes,
     };
     if (batch->is_training) {
         pass.saved = batch->saved[s] + b * stage->saved_bytes;
         pass.out_gradient = gradient_at(batch, s + 1, b, block);
-        pass.in_gradient = s > 0 ? gradient_at(batch, s, b, block) : NULL;
+        pass.in_gradient = target_at(batch, s, 0, b, block);
+        pass.in_2_gradient = has_two ? target_at(batch, s, 1, b, block) : NULL;
         pass.gradient = batch->by_params[s] + block * stage->packed_size;
         if (batch->dropout != NULL) pass.dropout = &batch->dropout[b];
     }
@@ -193,54 +302,81 @@ static fed_batch_pass batch_pass(const fed_batch *batch, const float *params, si
         .lanes = batch->lanes[s],
         .outputs = batch->values[s + 1],
         .out_gradient = batch->gradients[s + 1],
-        .in_gradient = s > 0 ? batch->gradients[s] : NULL,
+        .in_gradient = target_at(batch, s, 0, 0, 0),
     };
 }
 
-/* Copies a decoded image to a buffer with padded channels. */
-static void expand(const fed_stage *stage, const float *image, float *values) {
-    const size_t channels = stage->layer->in.channels;
-    const size_t num_pixels = stage->layer->in.height * stage->layer->in.width;
-    for (size_t p = 0; p < num_pixels; p++)
-        memcpy(values + p * stage->in.pixel_stride, image + p * channels, channels * sizeof *image);
+static fed_images_pass images_pass(const fed_batch *batch, const float *params, size_t s,
+                                   size_t num_images) {
+    const fed_stage *stage = &batch->net->stages[s];
+    fed_images_pass pass = {
+        .kernels = batch->net->kernels,
+        .stage = stage,
+        .params = params + stage->start,
+        .num_images = num_images,
+        .num_workers = batch->num_workers,
+        .in = value_at(batch, stage->sources[0], 0),
+        .out = batch->values[s + 1],
+        .scratch = (float *)batch->scratch,
+    };
+    if (batch->is_training) {
+        pass.out_gradient = batch->gradients[s + 1];
+        pass.in_gradient = target_at(batch, s, 0, 0, 0);
+        pass.gradient = batch->by_params[s];
+    }
+    return pass;
 }
 
-/* A pass through the example stages: the context of each part in fed_share. */
-typedef struct example_stages_call {
+/* Copies a decoded image to a buffer with padded channels. */
+static void expand(const fed_batch *batch, size_t b) {
+    const fed_value *image = &batch->net->values[0];
+    const size_t channels = image->shape.channels;
+    const float *from = batch->rows[0][b];
+    float *to = batch->values[0] + b * value_stride(batch, 0);
+    for (size_t y = 0; y < image->shape.height; y++)
+        for (size_t x = 0; x < image->shape.width; x++, from += channels)
+            memcpy(to + fed_pixel(&image->buffer, y, x), from, channels * sizeof *from);
+}
+
+/* ---- Forward --------------------------------------------------------------------------------- */
+
+/* The context of each part in fed_share: a pass through the example stages, or through stage s. */
+typedef struct stages_call {
     const fed_batch *batch;
     const float *params;
-    size_t num_rows, num_blocks;
-} example_stages_call;
+    size_t s, num_rows, num_blocks;
+    const fed_update *update;
+} stages_call;
 
 static void forward_example(void *context, size_t b, int worker) {
-    const example_stages_call *call = context;
-    const fed_batch *batch = call->batch;
-    const fed_net *net = batch->net;
-    if (!images_are_rows(net))
-        expand(&net->stages[0], batch->rows[0][b], batch->values[0] + b * value_stride(batch, 0));
+    const stages_call *call = context;
+    const fed_net *net = call->batch->net;
+    if (!images_are_rows(net)) expand(call->batch, b);
     for (size_t s = 0; s < net->num_example_stages; s++) {
-        const fed_pass pass = example_pass(batch, call->params, s, b, 0, worker);
+        const fed_pass pass = example_pass(call->batch, call->params, s, b, 0, worker);
         net->stages[s].ops->forward(&pass);
     }
 }
 
-static void forward_example_stages(const fed_batch *batch, const float *params, size_t num_rows) {
-    if (batch->net->num_example_stages == 0) return;
-    example_stages_call call = {.batch = batch, .params = params, .num_rows = num_rows};
-    fed_share(batch->num_workers, num_rows, forward_example, &call);
+static void forward_one(void *context, size_t b, int worker) {
+    const stages_call *call = context;
+    const fed_pass pass = example_pass(call->batch, call->params, call->s, b, 0, worker);
+    call->batch->net->stages[call->s].ops->forward(&pass);
 }
 
 void fed_batch_forward_stage(const fed_batch *batch, const float *params, size_t s,
                              size_t num_rows) {
-    const fed_stage_ops *ops = batch->net->stages[s].ops;
-    if (ops->forward_batch != NULL) {
+    const fed_net *net = batch->net;
+    const fed_stage *stage = &net->stages[s];
+    if (is_dense(stage)) {
         const fed_batch_pass pass = batch_pass(batch, params, s, num_rows);
-        ops->forward_batch(&pass);
-        return;
-    }
-    for (size_t b = 0; b < num_rows; b++) {
-        const fed_pass pass = example_pass(batch, params, s, b, 0, 0);
-        ops->forward(&pass);
+        stage->ops->forward_batch(&pass);
+    } else if (takes_images(stage)) {
+        const fed_images_pass pass = images_pass(batch, params, s, num_rows);
+        stage->ops->forward_images(&pass);
+    } else {
+        stages_call call = {.batch = batch, .params = params, .s = s};
+        fed_share(s < net->num_front_stages ? batch->num_workers : 1, num_rows, forward_one, &call);
     }
 }
 
@@ -249,12 +385,14 @@ void fed_batch_forward(const fed_batch *batch, const float *params, size_t num_r
                        float *logits) {
     const fed_net *net = batch->net;
     const size_t num_classes = net->model->num_classes, last = net->num_stages;
-    forward_example_stages(batch, params, num_rows);
+    stages_call call = {.batch = batch, .params = params};
+    if (net->num_example_stages > 0 || !images_are_rows(net))
+        fed_share(batch->num_workers, num_rows, forward_example, &call);
     for (size_t s = net->num_example_stages; s < net->num_stages; s++)
         fed_batch_forward_stage(batch, params, s, num_rows);
 
     float *lanes = batch->lanes[last - 1];
-    if (!last_takes_batch(net))
+    if (fed_net_has_value(net, last))
         fed_rows_to_lanes(batch->values[last], value_stride(batch, last), num_rows, num_classes,
                           lanes);
     if (logits != NULL) fed_lanes_to_rows(lanes, num_classes, num_rows, logits, num_classes);
@@ -268,21 +406,34 @@ void fed_batch_forward(const fed_batch *batch, const float *params, size_t num_r
 
 /* ---- Backward -------------------------------------------------------------------------------- */
 
-/* Adds the blocks' gradients in order and passes the sum to the update. */
+/* Floats of a stage's gradient that are added up and passed on at a time. */
+enum { UPDATE_FLOATS = 1 << 16 };
+
+/* Adds a piece of the blocks' gradients in order and passes the sum to the update. */
+static void update_piece(void *context, size_t piece, int worker) {
+    (void)worker;
+    const stages_call *call = context;
+    const fed_stage *stage = &call->batch->net->stages[call->s];
+    const fed_kernels *kernels = call->batch->net->kernels;
+    const fed_update *update = call->update;
+    const size_t size = stage->packed_size, first = piece * UPDATE_FLOATS, left = size - first;
+    const size_t num = left < UPDATE_FLOATS ? left : UPDATE_FLOATS, start = stage->start + first;
+    float *total = call->batch->by_params[call->s] + first;
+    for (size_t block = 1; block < call->num_blocks; block++)
+        kernels->add(total, total + block * size, num);
+    if (update->sum == NULL) {
+        fed_step_run(update->step, update->at, start, num, total);
+    } else {
+        kernels->add(update->sum + start, total, num);
+        fed_update_take(update, start, num);
+    }
+}
+
 static void update_stage(const fed_batch *batch, size_t s, size_t num_blocks,
                          const fed_update *update) {
-    const fed_stage *stage = &batch->net->stages[s];
-    const size_t size = stage->packed_size;
-    float *total = batch->by_params[s];
-    if (size == 0) return;
-    for (size_t block = 1; block < num_blocks; block++)
-        batch->net->kernels->add(total, total + block * size, size);
-    if (update->sum == NULL) {
-        fed_step_run(update->step, update->at, stage->start, size, total);
-    } else {
-        batch->net->kernels->add(update->sum + stage->start, total, size);
-        fed_update_take(update, stage->start, size);
-    }
+    const size_t size = batch->net->stages[s].packed_size;
+    stages_call call = {.batch = batch, .s = s, .num_blocks = num_blocks, .update = update};
+    fed_share(batch->num_workers, (size + UPDATE_FLOATS - 1) / UPDATE_FLOATS, update_piece, &call);
 }
 
 static void clear_by_params(const fed_batch *batch, size_t s, size_t block) {
@@ -290,39 +441,72 @@ static void clear_by_params(const fed_batch *batch, size_t s, size_t block) {
     if (size > 0) memset(batch->by_params[s] + block * size, 0, size * sizeof(float));
 }
 
-void fed_batch_backward_stage(const fed_batch *batch, const float *params, size_t s,
-                              size_t num_rows, const fed_update *update) {
-    const fed_stage_ops *ops = batch->net->stages[s].ops;
-    if (ops->backward_batch != NULL) {
-        const fed_batch_pass pass = batch_pass(batch, params, s, num_rows);
-        ops->backward_batch(&pass, update);
-        return;
-    }
-    clear_by_params(batch, s, 0);
-    for (size_t b = 0; b < num_rows; b++) {
-        const fed_pass pass = example_pass(batch, params, s, b, 0, 0);
-        ops->backward(&pass);
-    }
-    update_stage(batch, s, 1, update);
+static size_t first_of_block(const stages_call *call, size_t block) {
+    return block * call->num_rows / call->num_blocks;
 }
 
+static void backward_example(const stages_call *call, size_t s, size_t b, size_t block,
+                             int worker) {
+    const fed_pass pass = example_pass(call->batch, call->params, s, b, block, worker);
+    call->batch->net->stages[s].ops->backward(&pass);
+    add_beside(call->batch, s, b, block);
+}
+
+/* Stage s, for the examples of a block. */
+static void backward_stage_block(void *context, size_t block, int worker) {
+    const stages_call *call = context;
+    clear_by_params(call->batch, call->s, block);
+    for (size_t b = first_of_block(call, block); b < first_of_block(call, block + 1); b++)
+        backward_example(call, call->s, b, block, worker);
+}
+
+static void add_beside_one(void *context, size_t b, int worker) {
+    (void)worker;
+    const stages_call *call = context;
+    add_beside(call->batch, call->s, b, 0);
+}
+
+void fed_batch_backward_stage(const fed_batch *batch, const float *params, size_t s,
+                              size_t num_rows, const fed_update *update) {
+    const fed_stage *stage = &batch->net->stages[s];
+    stages_call call = {.batch = batch,
+                        .params = params,
+                        .s = s,
+                        .num_rows = num_rows,
+                        .num_blocks = num_stage_blocks(batch->net, s, num_rows)};
+    if (is_dense(stage)) {
+        const fed_batch_pass pass = batch_pass(batch, params, s, num_rows);
+        stage->ops->backward_batch(&pass, update);
+    } else if (takes_images(stage)) {
+        const fed_images_pass pass = images_pass(batch, params, s, num_rows);
+        clear_by_params(batch, s, 0);
+        stage->ops->backward_images(&pass);
+        update_stage(batch, s, 1, update);
+    } else {
+        fed_share(batch->num_workers, call.num_blocks, backward_stage_block, &call);
+        update_stage(batch, s, call.num_blocks, update);
+        return;
+    }
+    if (stage->adds[0]) fed_share(batch->num_workers, num_rows, add_beside_one, &call);
+}
+
+/* All example stages, for the examples of a block. */
 static void backward_block(void *context, size_t block, int worker) {
-    const example_stages_call *call = context;
+    const stages_call *call = context;
     const fed_net *net = call->batch->net;
-    const size_t first = block * call->num_rows / call->num_blocks;
-    const size_t end = (block + 1) * call->num_rows / call->num_blocks;
     for (size_t s = 0; s < net->num_example_stages; s++) clear_by_params(call->batch, s, block);
-    for (size_t b = first; b < end; b++)
-        for (size_t s = net->num_example_stages; s-- > 0;) {
-            const fed_pass pass = example_pass(call->batch, call->params, s, b, block, worker);
-            net->stages[s].ops->backward(&pass);
-        }
+    for (size_t b = first_of_block(call, block); b < first_of_block(call, block + 1); b++)
+        for (size_t s = net->num_example_stages; s-- > 0;)
+            backward_example(call, s, b, block, worker);
 }
 
 static void backward_example_stages(const fed_batch *batch, const float *params, size_t num_rows,
                                     const fed_update *update) {
     if (batch->net->num_example_stages == 0) return;
-    example_stages_call call = {batch, params, num_rows, num_example_blocks(num_rows)};
+    stages_call call = {.batch = batch,
+                        .params = params,
+                        .num_rows = num_rows,
+                        .num_blocks = num_example_blocks(num_rows)};
     fed_share(batch->num_workers, call.num_blocks, backward_block, &call);
     for (size_t s = 0; s < batch->net->num_example_stages; s++)
         update_stage(batch, s, call.num_blocks, update);
@@ -332,7 +516,7 @@ void fed_batch_backward(const fed_batch *batch, const float *params, size_t num_
                         const fed_update *update) {
     const fed_net *net = batch->net;
     const size_t last = net->num_stages;
-    if (!last_takes_batch(net))
+    if (fed_net_has_value(net, last))
         fed_lanes_to_rows(batch->lanes[last - 1], net->model->num_classes, num_rows,
                           batch->gradients[last], net->stages[last - 1].out.num_values);
     for (size_t s = last; s-- > net->num_example_stages;)

@@ -6,24 +6,60 @@
 #include "layers/layer.h"
 #include "memory.h"
 
-/* ---- The net (model.c) ----------------------------------------------------------------------- */
+/* ---- Models (model.c) ------------------------------------------------------------------------ */
 
-/* A model laid out for the kernels. */
+/* Number of inputs of layers that are the output of layer `value` - 1, or the image if it is 0. */
+size_t fed_num_readers(const fed_model *model, size_t value);
+
+/* ---- The net (layout.c) ---------------------------------------------------------------------- */
+
+/* What a stage reads or writes for one example. */
+typedef struct fed_value {
+    fed_shape shape;
+    fed_border border; /* that all of its readers need */
+    fed_buffer buffer;
+    size_t last_reader;    /* a stage */
+    size_t gradient_place; /* of a value of a stage that runs by batch: see fed_net */
+    size_t scoring_place;  /* the same for the value itself in scoring */
+} fed_value;
+
+/* Memory that values use in turn, for each example of a batch. */
+typedef struct fed_place {
+    size_t size;       /* floats, the largest of its values */
+    fed_buffer buffer; /* of its first value */
+    int is_free;       /* while places are assigned */
+} fed_place;
+
+/* A model laid out for the kernels. Stages come after those that they read. Value 0 is the image,
+ * value s + 1 the output of stage s. The stages before the first dense one are the front. Either
+ * the front runs by example: each example passes through all of its stages before the next one
+ * does, so that its values stay in the cache; these are then the example stages. Or it runs by
+ * batch, as all other stages do: each takes all examples before the next stage does, so that its
+ * weights stay in the cache. */
 typedef struct fed_net {
     const fed_model *model;
     const fed_kernels *kernels;
-    fed_stage stages[FED_MAX_LAYERS];
-    size_t num_stages;
-    size_t num_example_stages; /* those before the first dense one; each example passes through all
-                         of them before the next one does */
-    size_t size;               /* of the packed parameters */
+    fed_stage *stages; /* [num_stages] */
+    fed_value *values; /* [num_stages + 1] */
+    size_t num_stages, num_front_stages;
+    size_t num_example_stages; /* that of the front, or 0 */
+    fed_place *gradient_places, *scoring_places;
+    size_t num_gradient_places, num_scoring_places;
+    size_t size; /* of the packed parameters */
     int has_dropout;
     unsigned visit_bits; /* a visit's dropout masks come from 2^visit_bits Philox blocks */
+    void *memory;        /* of fed_net_init */
 } fed_net;
 
+/* Checks a model and lays it out, in memory of its own: see fed_net_free. On an error there is
+ * still something to free. */
 int fed_net_init(fed_net *net, const fed_model *model);
-/* The same, for a model that was checked. */
-void fed_net_lay_out(fed_net *net, const fed_model *model);
+void fed_net_free(fed_net *net);
+/* The same for a model that was checked, in memory that is borrowed. */
+size_t fed_net_num_bytes(size_t num_layers);
+void fed_net_lay_out(fed_net *net, const fed_model *model, void *memory /* [fed_net_num_bytes] */);
+/* 1 if there is memory for a value: images that are rows, and logits in lanes, need none. */
+int fed_net_has_value(const fed_net *net, size_t value);
 void fed_net_pack(const fed_net *net, const float *flat /* [P] */, float *packed /* out */);
 void fed_net_unpack(const fed_net *net, const double *packed, double *flat /* out [P] */);
 /* Unpacks floats instead of doubles. */
@@ -42,26 +78,29 @@ int fed_net_can_narrow(const fed_net *net);
 /* The most examples of a batch; the bytes of more could overflow. */
 enum { FED_MAX_BATCH = 1 << 24 };
 
-/* The memory of a batch's forward pass and, in training, of its backward pass. Arrays are by stage.
- * [B] means one for each example of the batch, or one that all examples use in turn. */
+/* The memory of a batch's forward pass and, in training, of its backward pass. Arrays are by stage
+ * or by value. [B] means one for each example of the batch, or one that all examples use in turn.
+ */
 typedef struct fed_batch {
     const fed_net *net;
     size_t batch_size;
     int is_training;
-    int num_workers;                    /* threads that share the batch */
-    const float **rows[FED_MAX_LAYERS]; /* [B]: inputs of dense stages; for stage 0 the images,
-                                           set by the caller */
-    float *values[FED_MAX_LAYERS + 1];  /* [B]: inputs of each stage, then the last outputs */
-    float *gradients[FED_MAX_LAYERS +
-                     1];         /* [B]: gradients by values; in example stages one per block */
-    char *saved[FED_MAX_LAYERS]; /* [B, saved_bytes] */
+    int num_workers;                      /* threads that share the batch */
+    const float **rows[FED_MAX_LAYERS];   /* [B]: inputs of dense stages; for stage 0 the images,
+                                             set by the caller */
+    float *values[FED_MAX_LAYERS + 1];    /* [B] */
+    float *gradients[FED_MAX_LAYERS + 1]; /* [B]: by values; in example stages one per block */
+    float *added_gradient;                /* [B] or one per block: a further part of a gradient */
+    char *saved[FED_MAX_LAYERS];          /* [B, saved_bytes] */
     float *derived[FED_MAX_LAYERS];
-    float *by_params[FED_MAX_LAYERS]; /* [blocks, packed_size]: an example-wise stage's gradient */
+    float *by_params[FED_MAX_LAYERS]; /* [blocks, packed_size]: the gradient of a stage that is not
+                                         dense; stages that run by batch use the same memory */
     float *lanes[FED_MAX_LAYERS];     /* [blocks, O, FED_LANES] of the first and last stage */
     fed_rng *dropout;                 /* [B]: streams of the masks; NULL: there is no dropout */
     float *pieces;                    /* [num_workers, piece_size] */
-    char *scratch;                    /* [num_workers, scratch_bytes] */
+    char *scratch;                    /* [num_workers, scratch_bytes], or that of all images */
     size_t piece_size, scratch_bytes; /* largest of all stages */
+    size_t added_size;                /* floats of added_gradient for an example or a block */
 } fed_batch;
 
 /* Convert between rows [num_rows, stride] and blocks of lanes [num_values, FED_LANES]. To rows,

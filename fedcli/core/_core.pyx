@@ -231,9 +231,9 @@ cdef fed_layer make_layer(row):
     """Makes a row of a model table from the fields of fed_layer in order, with the kind's name and
     nested shapes."""
     cdef fed_layer made
-    (kind, made.activation, shape_in, shape_out, made.offset, made.has_scale, made.has_bias,
-     made.window_height, made.window_width, made.stride_y, made.stride_x, made.pad_top,
-     made.pad_left, made.num_groups, made.epsilon, made.rate) = row
+    (kind, made.activation, shape_in, shape_out, made.offset, made.skips[0], made.skips[1],
+     made.has_scale, made.has_bias, made.window_height, made.window_width, made.stride_y,
+     made.stride_x, made.pad_top, made.pad_left, made.num_groups, made.epsilon, made.rate) = row
     made.kind = fed_layer_kind_named(kind.encode())
     made.in_, made.out = make_shape(shape_in), make_shape(shape_out)
     return made
@@ -1014,6 +1014,14 @@ def stages(Model model not None):
     cdef size_t first_layers[FED_MAX_LAYERS]
     num_stages = fed_stages(&model.table, first_layers)
     return [first_layers[s] for s in range(num_stages)]
+
+
+def batch_bytes(Model model not None, size_t batch_size):
+    """Returns the bytes that a thread needs to train on batches of this size."""
+    num_bytes = fed_batch_bytes(&model.table, batch_size)
+    if num_bytes == 0:
+        raise CoreError(f"a batch of {batch_size} examples")
+    return num_bytes
 
 
 def exercise(Model model not None, params, size_t batch_size, size_t stage, int phase,

@@ -64,6 +64,7 @@ cdef extern from "fed.h" nogil:
         int32_t kind, activation
         fed_shape in_ "in", out
         size_t offset
+        size_t skips[2]
         int32_t has_scale, has_bias
         size_t window_height, window_width, stride_y, stride_x, pad_top, pad_left
         size_t num_groups
@@ -72,6 +73,7 @@ cdef extern from "fed.h" nogil:
         const fed_layer *layers
         size_t num_layers, num_inputs, num_classes, num_params
     int fed_model_check(const fed_model *)
+    size_t fed_batch_bytes(const fed_model *, size_t)
 
     ctypedef struct fed_step_row:
         int32_t kind

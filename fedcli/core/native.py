@@ -91,6 +91,7 @@ __all__ = [
     "add_change",
     "add_normal",
     "apply_step",
+    "batch_bytes",
     "bound_rows",
     "count_synthetic",
     "draw_synthetic",
@@ -586,6 +587,17 @@ def stages(rows: Sequence[ModelRow], num_params: int) -> list[int]:
         num_params: Number of parameters of all layers.
     """
     return _core.stages(_core.Model(rows, num_params))
+
+
+def batch_bytes(rows: Sequence[ModelRow], num_params: int, batch_size: int) -> int:
+    """Returns the bytes that a thread needs to train a model, beside its parameters.
+
+    Args:
+        rows: The model table, as `ParamLayout.core_rows` makes it.
+        num_params: Number of parameters of all layers.
+        batch_size: Number of examples in a batch.
+    """
+    return _core.batch_bytes(_core.Model(rows, num_params), batch_size)
 
 
 def exercise(

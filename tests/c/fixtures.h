@@ -19,6 +19,7 @@ enum {
     KIND_GROUP_NORM,
     KIND_DROPOUT,
     KIND_ACTIVATION,
+    KIND_ADD,
     NUM_KINDS
 };
 

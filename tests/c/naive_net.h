@@ -217,8 +217,9 @@ static inline void naive_group_norm(const fed_layer *layer, const double *params
 }
 
 static inline void naive_layer_forward(const fed_layer *layer, const double *params,
-                                       const double *in, const double *mask /* of a dropout */,
-                                       double *out, naive_margin *margin) {
+                                       const double *in, const double *in_2 /* of an addition */,
+                                       const double *mask /* of a dropout */, double *out,
+                                       naive_margin *margin) {
     const size_t size = fed_shape_size(&layer->out);
     switch (layer->kind) {
     case KIND_DENSE:
@@ -235,7 +236,8 @@ static inline void naive_layer_forward(const fed_layer *layer, const double *par
         naive_group_norm(layer, params, in, out);
         break;
     default:
-        for (size_t i = 0; i < size; i++) out[i] = in[i] * (mask != NULL ? mask[i] : 1);
+        for (size_t i = 0; i < size; i++)
+            out[i] = in[i] * (mask != NULL ? mask[i] : 1) + (in_2 != NULL ? in_2[i] : 0);
     }
     for (size_t i = 0; i < size; i++) out[i] = naive_activation(layer->activation, out[i], margin);
 }
@@ -362,6 +364,7 @@ typedef struct naive_net {
     size_t num_examples;
     double *values[FED_MAX_LAYERS + 1]; /* of one example: the pixels, then each layer's outputs */
     double *gradients[FED_MAX_LAYERS + 1]; /* by values */
+    double *part;                          /* of a gradient: by one of the layers that read it */
     double *masks[FED_MAX_LAYERS];         /* [num_examples, outputs], NULL: no dropout, or idle */
     naive_margin margin;                   /* over all that was scored */
 } naive_net;
@@ -372,17 +375,26 @@ static inline double *naive_doubles(size_t num_values) {
     return values;
 }
 
+/* Of value 0, the image, or of the output of layer v - 1. */
+static inline size_t naive_value_size(const fed_model *model, size_t v) {
+    return v > 0 ? fed_shape_size(&model->layers[v - 1].out) : model->num_inputs;
+}
+
 static inline naive_net naive_new(const fed_model *model, size_t num_examples) {
     naive_net net = {.model = model, .num_examples = num_examples, .margin = {INFINITY}};
+    size_t largest = 0;
     for (size_t l = 0; l <= model->num_layers; l++) {
-        const size_t size = l > 0 ? fed_shape_size(&model->layers[l - 1].out) : model->num_inputs;
+        const size_t size = naive_value_size(model, l);
         net.values[l] = naive_doubles(size);
         net.gradients[l] = naive_doubles(size);
+        if (size > largest) largest = size;
     }
+    net.part = naive_doubles(largest);
     return net;
 }
 
 static inline void naive_free(naive_net *net) {
+    free(net->part);
     for (size_t l = 0; l <= net->model->num_layers; l++) {
         free(net->values[l]);
         free(net->gradients[l]);
@@ -412,15 +424,28 @@ static inline void naive_draw_masks(naive_net *net, const fed_key *key, size_t f
     }
 }
 
+/* The number of inputs of a layer, and of the value that input i of layer l is. */
+static inline size_t naive_num_inputs(const fed_layer *layer) {
+    return layer->kind == KIND_ADD ? 2 : 1;
+}
+
+static inline size_t naive_source(const fed_model *model, size_t l, size_t i) {
+    return l - model->layers[l].skips[i];
+}
+
 /* Leaves every layer's values and returns the logits. */
 static inline const double *naive_logits(naive_net *net, const double *params, const float *pixels,
                                          size_t example) {
     const fed_model *model = net->model;
     for (size_t i = 0; i < model->num_inputs; i++)
         net->values[0][i] = (double)pixels[example * model->num_inputs + i];
-    for (size_t l = 0; l < model->num_layers; l++)
-        naive_layer_forward(&model->layers[l], params, net->values[l], naive_mask(net, l, example),
-                            net->values[l + 1], &net->margin);
+    for (size_t l = 0; l < model->num_layers; l++) {
+        const fed_layer *layer = &model->layers[l];
+        const double *in_2 =
+            naive_num_inputs(layer) > 1 ? net->values[naive_source(model, l, 1)] : NULL;
+        naive_layer_forward(layer, params, net->values[naive_source(model, l, 0)], in_2,
+                            naive_mask(net, l, example), net->values[l + 1], &net->margin);
+    }
     return net->values[model->num_layers];
 }
 
@@ -431,6 +456,24 @@ static inline double naive_loss(naive_net *net, const double *params, const floa
     for (size_t e = 0; e < net->num_examples; e++)
         loss += twin_loss(naive_logits(net, params, pixels, e), net->model->num_classes, labels[e]);
     return loss;
+}
+
+/* The gradients of an example by all values but the last, whose gradient is set, and its share of
+ * the gradient by parameters. */
+static inline void naive_backward(naive_net *net, const double *params, size_t example,
+                                  double *gradient /* in-out */) {
+    const fed_model *model = net->model;
+    for (size_t v = 0; v < model->num_layers; v++)
+        memset(net->gradients[v], 0, naive_value_size(model, v) * sizeof(double));
+    for (size_t l = model->num_layers; l-- > 0;) {
+        const fed_layer *layer = &model->layers[l];
+        naive_layer_backward(layer, params, net->values[naive_source(model, l, 0)],
+                             net->values[l + 1], naive_mask(net, l, example), net->gradients[l + 1],
+                             net->part, gradient);
+        for (size_t i = 0; i < naive_num_inputs(layer); i++)
+            for (size_t k = 0; k < fed_shape_size(&layer->in); k++)
+                net->gradients[naive_source(model, l, i)][k] += net->part[k];
+    }
 }
 
 /* The gradient of the batch's mean loss; returns the sum of its losses. */
@@ -447,10 +490,7 @@ static inline double naive_gradient(naive_net *net, const double *params, const 
         for (size_t k = 0; k < model->num_classes; k++)
             net->gradients[model->num_layers][k] =
                 (exp(logits[k] - max) / sum - ((size_t)labels[e] == k)) / (double)net->num_examples;
-        for (size_t l = model->num_layers; l-- > 0;)
-            naive_layer_backward(&model->layers[l], params, net->values[l], net->values[l + 1],
-                                 naive_mask(net, l, e), net->gradients[l + 1], net->gradients[l],
-                                 gradient);
+        naive_backward(net, params, e, gradient);
     }
     return loss;
 }

@@ -19,6 +19,7 @@ typedef struct spec {
     size_t size, height, width, stride_y, stride_x;
     bool same, plain; /* plain: no bias and no scale */
     double rate;
+    size_t skip, skip_2; /* as fed_layer.skips */
 } spec;
 
 typedef struct stack {
@@ -28,17 +29,19 @@ typedef struct stack {
 } stack;
 
 /* clang-format off */
-#define FULL(units, act) {true, KIND_DENSE, (act), (units), 0, 0, 0, 0, false, false, 0}
-#define FULL_PLAIN(units, act) {true, KIND_DENSE, (act), (units), 0, 0, 0, 0, false, true, 0}
-#define CONV(filters, h, w, sy, sx, same, act) {true, KIND_CONV2D, (act), (filters), h, w, sy, sx, same, false, 0}
-#define CONV_PLAIN(filters, h, w, sy, sx, same, act) {true, KIND_CONV2D, (act), (filters), h, w, sy, sx, same, true, 0}
-#define MAX(h, w, sy, sx, same) {true, KIND_MAX_POOL, FED_LINEAR, 0, h, w, sy, sx, same, false, 0}
-#define MEAN(h, w, sy, sx, same) {true, KIND_AVERAGE_POOL, FED_LINEAR, 0, h, w, sy, sx, same, false, 0}
+#define FULL(units, act) {true, KIND_DENSE, (act), (units), 0, 0, 0, 0, false, false, 0, 0, 0}
+#define FULL_PLAIN(units, act) {true, KIND_DENSE, (act), (units), 0, 0, 0, 0, false, true, 0, 0, 0}
+#define CONV(filters, h, w, sy, sx, same, act) {true, KIND_CONV2D, (act), (filters), h, w, sy, sx, same, false, 0, 0, 0}
+#define CONV_PLAIN(filters, h, w, sy, sx, same, act) {true, KIND_CONV2D, (act), (filters), h, w, sy, sx, same, true, 0, 0, 0}
+#define MAX(h, w, sy, sx, same) {true, KIND_MAX_POOL, FED_LINEAR, 0, h, w, sy, sx, same, false, 0, 0, 0}
+#define MEAN(h, w, sy, sx, same) {true, KIND_AVERAGE_POOL, FED_LINEAR, 0, h, w, sy, sx, same, false, 0, 0, 0}
 #define POOL2 MAX(2, 2, 2, 2, false)
-#define NORM(groups, act) {true, KIND_GROUP_NORM, (act), (groups), 0, 0, 0, 0, false, false, 0}
-#define NORM_PLAIN(groups, act) {true, KIND_GROUP_NORM, (act), (groups), 0, 0, 0, 0, false, true, 0}
-#define DROP(share) {true, KIND_DROPOUT, FED_LINEAR, 0, 0, 0, 0, 0, false, false, (share)}
-#define ACT(act) {true, KIND_ACTIVATION, (act), 0, 0, 0, 0, 0, false, false, 0}
+#define NORM(groups, act) {true, KIND_GROUP_NORM, (act), (groups), 0, 0, 0, 0, false, false, 0, 0, 0}
+#define NORM_PLAIN(groups, act) {true, KIND_GROUP_NORM, (act), (groups), 0, 0, 0, 0, false, true, 0, 0, 0}
+#define DROP(share) {true, KIND_DROPOUT, FED_LINEAR, 0, 0, 0, 0, 0, false, false, (share), 0, 0}
+#define ACT(act) {true, KIND_ACTIVATION, (act), 0, 0, 0, 0, 0, false, false, 0, 0, 0}
+#define ADD(first, second, act) {true, KIND_ADD, (act), 0, 0, 0, 0, 0, false, false, 0, (first), (second)}
+#define CONV_OF(back, filters, h, w, sy, sx, act) {true, KIND_CONV2D, (act), (filters), h, w, sy, sx, true, false, 0, (back), 0}
 /* clang-format on */
 
 /* Few parameters: every one of them is differentiated. */
@@ -96,6 +99,26 @@ static const stack SMALL[] = {
      {1, 1, 3},
      {FULL(4, FED_RELU), FULL(4, FED_LINEAR), NORM(1, FED_LINEAR)}},
     {"dropout to logits", {1, 1, 3}, {FULL(4, FED_LINEAR), DROP(0.5)}},
+    {"residual block",
+     {5, 4, 2},
+     {CONV(4, 3, 3, 1, 1, true, FED_LINEAR), NORM(2, FED_TANH),
+      CONV(4, 3, 3, 1, 1, true, FED_LINEAR), ADD(0, 1, FED_RELU), MEAN(5, 4, 1, 1, false),
+      FULL(3, FED_LINEAR)}},
+    {"shortcut with a stride, and borders of two sizes",
+     {6, 5, 1},
+     {CONV(3, 2, 2, 1, 1, true, FED_RELU), CONV(4, 5, 3, 2, 2, true, FED_TANH),
+      CONV(4, 3, 3, 1, 1, true, FED_LINEAR), CONV_OF(2, 4, 1, 1, 2, 2, FED_LINEAR),
+      ADD(1, 0, FED_TANH), FULL(3, FED_LINEAR)}},
+    {"sums of one value, of the image, and a pool that another reads before",
+     {4, 4, 2},
+     {ADD(0, 0, FED_LINEAR), CONV_OF(1, 2, 3, 3, 1, 1, FED_SIGMOID), ADD(1, 0, FED_TANH),
+      CONV(3, 3, 3, 1, 1, true, FED_TANH), POOL2, MAX(3, 3, 1, 1, true),
+      CONV_OF(2, 3, 2, 2, 2, 2, FED_LINEAR), ADD(1, 0, FED_LINEAR), FULL(3, FED_LINEAR)}},
+    {"dense block",
+     {1, 1, 5},
+     {FULL(4, FED_TANH), FULL(4, FED_RELU), ADD(1, 0, FED_LINEAR), FULL(4, FED_SIGMOID),
+      ADD(3, 0, FED_LINEAR), FULL(3, FED_LINEAR)}},
+    {"sum to logits", {1, 1, 4}, {FULL(3, FED_TANH), FULL(3, FED_LINEAR), ADD(1, 0, FED_LINEAR)}},
 };
 
 /* Sizes as the kernels meet them: about the width of vectors and panels, one, prime, and real. */
@@ -186,6 +209,30 @@ static const stack LARGE[] = {
      {FULL(20, FED_RELU), CONV(18, 1, 1, 1, 1, false, FED_RELU), FULL(16, FED_TANH),
       CONV(4, 1, 1, 1, 1, false, FED_LINEAR)}},
     {"dropout to logits", {1, 1, 20}, {FULL(33, FED_RELU), FULL(17, FED_LINEAR), DROP(0.1)}},
+    {"two residual blocks",
+     {9, 7, 3},
+     {CONV(17, 3, 3, 1, 1, true, FED_LINEAR), NORM(17, FED_RELU),
+      CONV(17, 3, 3, 1, 1, true, FED_LINEAR), ADD(1, 0, FED_RELU),
+      CONV(33, 3, 3, 2, 2, true, FED_RELU), CONV(33, 3, 3, 1, 1, true, FED_LINEAR),
+      CONV_OF(2, 33, 1, 1, 2, 2, FED_LINEAR), ADD(1, 0, FED_RELU), MEAN(5, 4, 1, 1, false),
+      FULL(10, FED_LINEAR)}},
+    /* More than 65,536 parameters before the first dense layer: by batch. */
+    {"wide residual blocks",
+     {8, 6, 3},
+     {CONV(48, 3, 3, 1, 1, true, FED_LINEAR), NORM(2, FED_RELU),
+      CONV(48, 3, 3, 1, 1, true, FED_LINEAR), ADD(1, 0, FED_RELU), DROP(0.2),
+      CONV(65, 3, 3, 2, 2, true, FED_LINEAR), NORM_PLAIN(5, FED_TANH),
+      CONV(65, 3, 3, 1, 1, true, FED_TANH), CONV_OF(3, 65, 1, 1, 2, 2, FED_LINEAR),
+      ADD(1, 0, FED_RELU), MEAN(4, 3, 1, 1, false), FULL(10, FED_LINEAR)}},
+    {"wide, with pools, to logits",
+     {12, 9, 1},
+     {CONV(40, 3, 3, 1, 1, true, FED_RELU), POOL2, CONV(72, 5, 5, 1, 1, true, FED_RELU),
+      MAX(3, 3, 2, 2, true), CONV(7, 3, 2, 1, 1, false, FED_LINEAR)}},
+    {"the image is read twice, and a wide dense layer's input, too",
+     {6, 6, 2},
+     {CONV(40, 3, 3, 1, 1, true, FED_RELU), CONV(2, 3, 3, 1, 1, true, FED_LINEAR),
+      ADD(2, 0, FED_TANH), FULL(40, FED_RELU), FULL(40, FED_LINEAR), ADD(1, 0, FED_RELU),
+      FULL(5, FED_LINEAR)}},
 };
 
 /* A stack's table. */
@@ -210,6 +257,7 @@ static inline fed_layer new_layer(const spec *s, const fed_shape *in, size_t off
                        .out = *in,
                        .offset = offset,
                        .rate = s->rate,
+                       .skips = {s->skip, s->skip_2},
                        .window_height = s->height,
                        .window_width = s->width,
                        .stride_y = s->stride_y,
@@ -245,7 +293,9 @@ static inline void build(const stack *s, table *t) {
     size_t offset = 0, num_layers = 0;
     fed_shape shape = s->in;
     for (size_t i = 0; i < MAX_SPECS && s->specs[i].used; i++) {
-        const fed_layer layer = new_layer(&s->specs[i], &shape, offset);
+        const size_t source = num_layers - s->specs[i].skip;
+        const fed_shape *in = source > 0 ? &t->layers[source - 1].out : &s->in;
+        const fed_layer layer = new_layer(&s->specs[i], in, offset);
         if (fed_shape_size(&layer.out) == 0) continue;
         t->layers[num_layers++] = layer;
         offset += num_layer_params(&layer);

@@ -178,6 +178,7 @@ static int is_narrow(const problem *p) {
     void *memory = test_alloc(fed_narrow_num_bytes(&net));
     const int answer = fed_narrow_init(&narrow, &net, &p->client, memory);
     free(memory);
+    fed_net_free(&net);
     if (answer && p->asked.num_examples > 1) CHECK_EQUAL(narrow.num_kept, p->asked.num_kept);
     if (answer)
         CHECK_EQUAL(narrow.model.num_inputs,
@@ -540,6 +541,7 @@ static void check_there_and_back(const spec *asked) {
     free(back);
     free(server);
     free(memory);
+    fed_net_free(&net);
     free_problem(p);
 }
 

@@ -347,13 +347,13 @@ static void test_each_failing_allocation_of_preparing_is_reported(void) {
     for (size_t c = 0; c < NUM_CLIENTS; c++) {
         fed_client client;
         fill_client(c, &client);
-        for (long num_allowed = 0; num_allowed < 2; num_allowed++) {
+        for (long num_allowed = 0; num_allowed < 3; num_allowed++) {
             allocations_left = num_allowed;
             fed_prepared *prepared = fed_prepare(&MODEL, &client);
             allocations_left = LONG_MAX;
             CHECK(prepared == NULL);
         }
-        allocations_left = 2;
+        allocations_left = 3; /* the narrow net, the images; before them the net */
         client.prepared = fed_prepare(&MODEL, &client);
         allocations_left = LONG_MAX;
         CHECK(client.prepared != NULL);

@@ -47,6 +47,7 @@ static void test_kinds_are_found_by_name(void) {
         [KIND_GROUP_NORM] = "group_normalization",
         [KIND_DROPOUT] = "dropout",
         [KIND_ACTIVATION] = "activation",
+        [KIND_ADD] = "add",
     };
     CHECK_EQUAL(LENGTH(names), NUM_KINDS);
     for (int kind = 0; kind < NUM_KINDS; kind++) {
@@ -78,6 +79,46 @@ static void test_broken_chains_are_refused(void) {
     CHECK_EQUAL(check_changed(0, (fed_layer)DENSE(9, 5, 0, FED_LINEAR)), FED_ERR_ARGUMENT);
     CHECK_EQUAL(check_changed(1, (fed_layer)DENSE(7, 4, 60, FED_LINEAR)), FED_ERR_ARGUMENT);
     CHECK_EQUAL(check_changed(1, (fed_layer)DENSE(6, 5, 60, FED_LINEAR)), FED_ERR_ARGUMENT);
+}
+
+/* Dense layers of 4 values whose second one is changed, then a sum. */
+static int check_graph(const size_t *skips, const size_t *skips_of_sum, size_t num_layers) {
+    fed_layer layers[4] = {DENSE(4, 4, 0, FED_LINEAR), DENSE(4, 4, 20, FED_LINEAR),
+                           DENSE(4, 4, 40, FED_LINEAR), DENSE(4, 4, 60, FED_LINEAR)};
+    memcpy(layers[1].skips, skips, sizeof(layers[1].skips));
+    layers[3] = (fed_layer){.kind = KIND_ADD, .in = {1, 1, 4}, .out = {1, 1, 4}, .offset = 60};
+    memcpy(layers[3].skips, skips_of_sum, sizeof(layers[3].skips));
+    return fed_model_check(&(fed_model){layers, num_layers, 4, 4, 60});
+}
+
+static void test_inputs_that_are_not_before_a_layer_are_refused(void) {
+    static const size_t none[2] = {0, 0}, shortcut[2] = {0, 2}, of_image[2] = {0, 3};
+    static const size_t beyond[2] = {0, 4}, far[2] = {SIZE_MAX, 0}, second[2] = {0, 1};
+    static const size_t back[2] = {1, 0};
+    CHECK_EQUAL(check_graph(none, shortcut, 4), FED_OK);
+    CHECK_EQUAL(check_graph(none, of_image, 4), FED_OK);
+    CHECK_EQUAL(check_graph(none, none, 4), FED_OK); /* the sum of a value and itself */
+    CHECK_EQUAL(check_graph(none, beyond, 4), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(check_graph(none, far, 4), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(check_graph(far, shortcut, 4), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(check_graph(second, shortcut, 4), FED_ERR_ARGUMENT); /* it has one input */
+    CHECK_EQUAL(check_graph(back, none, 4), FED_ERR_ARGUMENT);       /* nobody reads layer 0 */
+    CHECK_EQUAL(check_graph(back, shortcut, 4), FED_OK);
+    CHECK_EQUAL(check_graph(back, none, 3), FED_ERR_ARGUMENT);
+}
+
+static void test_sums_of_two_shapes_are_refused(void) {
+    fed_layer layers[3] = {DENSE(5, 4, 0, FED_LINEAR),
+                           DENSE(4, 4, 24, FED_LINEAR),
+                           {.kind = KIND_ADD, .in = {1, 1, 4}, .out = {1, 1, 4}, .offset = 44}};
+    const fed_model model = {layers, 3, 5, 4, 44};
+    layers[2].skips[1] = 1;
+    CHECK_EQUAL(fed_model_check(&model), FED_OK);
+    layers[2].skips[1] = 2; /* the image, of 5 values */
+    CHECK_EQUAL(fed_model_check(&model), FED_ERR_ARGUMENT);
+    layers[2].skips[1] = 1;
+    layers[2].out.channels = 5;
+    CHECK_EQUAL(fed_model_check(&model), FED_ERR_ARGUMENT);
 }
 
 static void test_wrong_offsets_are_refused(void) {
@@ -213,6 +254,7 @@ static void check_packing(const fed_model *model) {
     free(packed);
     free(wide);
     free(back);
+    fed_net_free(&net);
 }
 
 static void test_packing_there_and_back_is_the_identity(void) {
@@ -372,6 +414,7 @@ static void test_visits_share_no_masks(void) {
         fed_batch_open_dropout(&batch, &key, 5);
         CHECK_EQUAL(rngs[0].counter[0], (uint64_t)5 << CASES[i].bits);
         CHECK((rngs[1].counter[0] - rngs[0].counter[0]) * BLOCK_VALUES >= num_values);
+        fed_net_free(&net);
     }
 }
 
@@ -381,6 +424,8 @@ static const test_case TESTS[] = {
     TEST(test_unknown_kinds_are_refused),
     TEST(test_unknown_activations_are_refused),
     TEST(test_broken_chains_are_refused),
+    TEST(test_inputs_that_are_not_before_a_layer_are_refused),
+    TEST(test_sums_of_two_shapes_are_refused),
     TEST(test_wrong_offsets_are_refused),
     TEST(test_wrong_counts_are_refused),
     TEST(test_no_layers_and_too_many_are_refused),

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The sum of two images of the same shape, then an activation: the end of a residual block (He et
+ * al. 2016). Both inputs get the gradient of the sum. */
+#include "layer.h"
+
+static void forward(const fed_pass *pass) {
+    const fed_stage *stage = pass->stage;
+    const size_t row_size = fed_row_size(&stage->out, &stage->shape);
+    for (size_t y = 0; y < stage->shape.height; y++) {
+        float *out = pass->out + fed_pixel(&stage->out, y, 0);
+        memcpy(out, pass->in + fed_pixel(&stage->in, y, 0), row_size * sizeof *out);
+        pass->kernels->add(out, pass->in_2 + fed_pixel(&stage->in_2, y, 0), row_size);
+    }
+    fed_activate_out(pass);
+}
+
+/* Writes the gradient of the sum to that of an input, or adds it. */
+static void pass_on(const fed_pass *pass, const fed_buffer *in, int adds, float *in_gradient) {
+    const fed_stage *stage = pass->stage;
+    const size_t row_size = fed_row_size(&stage->out, &stage->shape);
+    if (in_gradient == NULL) return;
+    for (size_t y = 0; y < stage->shape.height; y++) {
+        const float *from = pass->out_gradient + fed_pixel(&stage->out, y, 0);
+        float *to = in_gradient + fed_pixel(in, y, 0);
+        if (adds)
+            pass->kernels->add(to, from, row_size);
+        else
+            memcpy(to, from, row_size * sizeof *to);
+    }
+}
+
+static void backward(const fed_pass *pass) {
+    const fed_stage *stage = pass->stage;
+    fed_undo_out(pass);
+    pass_on(pass, &stage->in, stage->adds[0], pass->in_gradient);
+    pass_on(pass, &stage->in_2, stage->adds[1], pass->in_2_gradient);
+}
+
+const fed_stage_ops fed_add = {
+    .forward = forward,
+    .backward = backward,
+    .adds_gradients = 1,
+};

@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Lays a model out as stages and the values between them, and packs parameters as the stages want
+ * them. The computations of the stages are in layers/. */
+#include "net.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- Stages ---------------------------------------------------------------------------------- */
+
+/* A front of more parameters than this runs by batch. Its weights, their gradient and the copies
+ * that are derived from them do not stay in the L2 cache while one image after the other passes. */
+static const size_t most_params_by_example = (size_t)1 << 16;
+
+/* Number of layers before the first dense one. */
+static size_t num_front_layers(const fed_model *model) {
+    size_t l = 0;
+    while (l < model->num_layers && fed_kind_of(&model->layers[l])->ops->forward_batch == NULL) l++;
+    return l;
+}
+
+/* 1 if a layer behind the front reads a value from inside it. */
+static int reads_inside(const fed_model *model, size_t num_front) {
+    for (size_t l = num_front; l < model->num_layers; l++)
+        for (size_t i = 0; i < fed_num_inputs(&model->layers[l]); i++)
+            if (l - model->layers[l].skips[i] < num_front) return 1;
+    return 0;
+}
+
+static int front_runs_by_batch(const fed_model *model, size_t num_front) {
+    const size_t num_params =
+        num_front < model->num_layers ? model->layers[num_front].offset : model->num_params;
+    return num_front > 0 && (num_params > most_params_by_example || reads_inside(model, num_front));
+}
+
+static const fed_stage_ops *choose_ops(const fed_stage *stage, int is_by_batch) {
+    const fed_layer_kind *kind = fed_kind_of(stage->layer);
+    if (stage->is_first && kind->first != NULL) return kind->first;
+    if (stage->is_last && kind->last != NULL) return kind->last;
+    const int takes_images = kind->by_batch != NULL && kind->takes_images(stage->layer);
+    return is_by_batch && takes_images ? kind->by_batch : kind->ops;
+}
+
+/* 1 if the stage of layer l also computes the pool that follows: nobody else may read between. */
+static int takes_next(const fed_model *model, size_t l) {
+    const fed_layer_kind *kind = fed_kind_of(&model->layers[l]);
+    return kind->takes_pool != NULL && l + 1 < model->num_layers &&
+           model->layers[l + 1].skips[0] == 0 && fed_num_readers(model, l + 1) == 1 &&
+           kind->takes_pool(&model->layers[l + 1]);
+}
+
+/* Makes the stage of layer l, or of layers l and l + 1 if one stage computes both; returns their
+ * number. places: the value in which each layer's output is, after the image. */
+static size_t set_stage(fed_stage *stage, const fed_model *model, size_t l, int is_by_batch,
+                        const size_t *places) {
+    const fed_layer *layer = &model->layers[l];
+    *stage = (fed_stage){.layer = layer};
+    for (size_t i = 0; i < fed_num_inputs(layer); i++)
+        stage->sources[i] = places[l - layer->skips[i]];
+    stage->is_first = l == 0 && fed_num_readers(model, 0) == 1;
+    const int merges = !is_by_batch && takes_next(model, l);
+    if (merges) stage->pool = &model->layers[l + 1];
+    stage->shape = merges ? stage->pool->out : layer->out;
+    const size_t num_layers = merges ? 2 : 1;
+    stage->is_last = l + num_layers == model->num_layers;
+    stage->ops = choose_ops(stage, is_by_batch);
+    return num_layers;
+}
+
+/* ---- Values ---------------------------------------------------------------------------------- */
+
+static int image_is_raw(const fed_net *net) {
+    return net->stages[0].is_first && net->stages[0].ops->takes_raw;
+}
+
+int fed_net_has_value(const fed_net *net, size_t value) {
+    if (value == 0) return !image_is_raw(net);
+    return value < net->num_stages || net->stages[value - 1].ops->forward_batch == NULL;
+}
+
+/* Each value gets the border that its readers need together. */
+static void lay_out_values(fed_net *net) {
+    fed_value *values = net->values;
+    values[0] = (fed_value){.shape = net->model->layers[0].in};
+    for (size_t s = 0; s < net->num_stages; s++)
+        values[s + 1] = (fed_value){.shape = net->stages[s].shape};
+    for (size_t s = 0; s < net->num_stages; s++) {
+        const fed_stage *stage = &net->stages[s];
+        for (size_t i = 0; i < fed_num_inputs(stage->layer); i++) {
+            fed_value *source = &values[stage->sources[i]];
+            source->last_reader = s;
+            if (stage->ops->widen_border != NULL) stage->ops->widen_border(stage, &source->border);
+        }
+    }
+    for (size_t v = 0; v <= net->num_stages; v++) {
+        fed_value *value = &values[v];
+        value->buffer = v == 0 && image_is_raw(net)
+                            ? fed_image_buffer(&value->shape)
+                            : fed_bordered_buffer(&value->shape, &value->border,
+                                                  fed_padded(value->shape.channels));
+    }
+}
+
+/* The logarithm of the number of blocks of the dropout stream for each visit. 2^20 blocks hold the
+ * masks of 2^24 values, enough for every usual model, so masks do not depend on the model's size.
+ * A model that draws more gets more blocks, since visits must not share masks. */
+static unsigned visit_bits(size_t num_draws) {
+    enum { USUAL_BITS = 20, BLOCK_DRAWS = 4 };
+    unsigned bits = USUAL_BITS;
+    while (num_draws > (size_t)BLOCK_DRAWS << bits) bits++;
+    return bits;
+}
+
+static void lay_out_stages(fed_net *net) {
+    size_t num_draws = 0;
+    net->size = 0;
+    for (size_t s = 0; s < net->num_stages; s++) {
+        fed_stage *stage = &net->stages[s];
+        stage->in = net->values[stage->sources[0]].buffer;
+        stage->in_2 = net->values[stage->sources[1]].buffer;
+        stage->out = net->values[s + 1].buffer;
+        if (stage->ops->lay_out != NULL) stage->ops->lay_out(stage);
+        stage->start = net->size;
+        net->size += stage->packed_size;
+        const fed_layer_kind *kind = fed_kind_of(stage->layer);
+        if (kind->num_draws != NULL) num_draws += kind->num_draws(stage->layer);
+    }
+    net->has_dropout = num_draws > 0;
+    net->visit_bits = visit_bits(num_draws);
+}
+
+/* ---- Memory of values ------------------------------------------------------------------------ */
+
+/* Finds a place whose memory is free for `size` floats, laid out as `buffer` unless that is NULL:
+ * the smallest that is large enough, else the largest; SIZE_MAX: there is none. */
+static size_t find_free(const fed_place *places, size_t num_places, size_t size,
+                        const fed_buffer *buffer) {
+    size_t best = SIZE_MAX;
+    for (size_t p = 0; p < num_places; p++) {
+        const fed_place *place = &places[p];
+        if (!place->is_free || (buffer != NULL && memcmp(&place->buffer, buffer, sizeof *buffer)))
+            continue;
+        if (best == SIZE_MAX) {
+            best = p;
+            continue;
+        }
+        const int is_enough = place->size >= size, best_is_enough = places[best].size >= size;
+        if (is_enough != best_is_enough
+                ? is_enough
+                : (is_enough ? place->size < places[best].size : place->size > places[best].size))
+            best = p;
+    }
+    return best;
+}
+
+/* Gives a value memory that no other value needs meanwhile; returns its place. */
+static size_t take_place(fed_place *places, size_t *num_places, const fed_value *value,
+                         int keeps_layout) {
+    const size_t size = value->buffer.num_values;
+    size_t p = find_free(places, *num_places, size, keeps_layout ? &value->buffer : NULL);
+    if (p == SIZE_MAX) {
+        p = (*num_places)++;
+        places[p] = (fed_place){.buffer = value->buffer};
+    }
+    places[p].is_free = 0;
+    places[p].size = fed_larger(places[p].size, size);
+    return p;
+}
+
+enum { NO_PLACE = FED_MAX_LAYERS + 1 };
+
+/* Gives the gradients of the values of stages that run by batch their places. In backward order a
+ * gradient is alive from the first stage that writes it until the stage that computes its value. */
+static void place_gradients(fed_net *net) {
+    fed_value *values = net->values;
+    for (size_t v = 0; v <= net->num_stages; v++) values[v].gradient_place = NO_PLACE;
+    net->num_gradient_places = 0;
+    fed_value *last = &values[net->num_stages];
+    if (fed_net_has_value(net, net->num_stages))
+        last->gradient_place = take_place(net->gradient_places, &net->num_gradient_places, last, 0);
+    for (size_t s = net->num_stages; s-- > 0;) {
+        fed_stage *stage = &net->stages[s];
+        for (size_t i = 0; i < fed_num_inputs(stage->layer); i++) {
+            fed_value *source = &values[stage->sources[i]];
+            stage->adds[i] = source->gradient_place != NO_PLACE;
+            if (stage->adds[i] || stage->sources[i] == 0) continue;
+            if (stage->sources[i] < net->num_example_stages)
+                source->gradient_place = 0; /* its own: the example stages run afterwards */
+            else
+                source->gradient_place =
+                    take_place(net->gradient_places, &net->num_gradient_places, source, 0);
+        }
+        if (s >= net->num_example_stages && values[s + 1].gradient_place != NO_PLACE)
+            net->gradient_places[values[s + 1].gradient_place].is_free = 1;
+    }
+}
+
+/* The same for values in scoring, where nothing is kept for a backward pass. The borders of a place
+ * stay zeros, so its values must have the same layout. */
+static void place_scored_values(fed_net *net) {
+    net->num_scoring_places = 0;
+    for (size_t v = net->num_example_stages; v <= net->num_stages; v++) {
+        fed_value *value = &net->values[v];
+        if (fed_net_has_value(net, v))
+            value->scoring_place =
+                take_place(net->scoring_places, &net->num_scoring_places, value, 1);
+        if (v <= net->num_example_stages) continue;
+        const fed_stage *stage = &net->stages[v - 1];
+        for (size_t i = 0; i < fed_num_inputs(stage->layer); i++) {
+            const size_t source = stage->sources[i];
+            if (fed_net_has_value(net, source) && net->values[source].last_reader == v - 1)
+                net->scoring_places[net->values[source].scoring_place].is_free = 1;
+        }
+    }
+}
+
+/* ---- The net --------------------------------------------------------------------------------- */
+
+/* Carves the net's arrays; returns the bytes. */
+static size_t carve(fed_net *net, size_t num_layers, void *memory, size_t **places) {
+    fed_carver c = {memory, 0};
+    net->stages = fed_carve(&c, num_layers, sizeof *net->stages);
+    net->values = fed_carve(&c, num_layers + 1, sizeof *net->values);
+    net->gradient_places = fed_carve(&c, num_layers + 1, sizeof *net->gradient_places);
+    net->scoring_places = fed_carve(&c, num_layers + 1, sizeof *net->scoring_places);
+    *places = fed_carve(&c, num_layers + 1, sizeof **places);
+    return c.used;
+}
+
+size_t fed_net_num_bytes(size_t num_layers) {
+    fed_net net;
+    size_t *places;
+    return carve(&net, num_layers, NULL, &places);
+}
+
+void fed_net_lay_out(fed_net *net, const fed_model *model, void *memory) {
+    size_t *places;
+    *net = (fed_net){.model = model, .kernels = fed_active_kernels()};
+    carve(net, model->num_layers, memory, &places);
+    const size_t num_front = num_front_layers(model);
+    const int is_by_batch = front_runs_by_batch(model, num_front);
+    places[0] = 0;
+    for (size_t l = 0; l < model->num_layers;) {
+        fed_stage *stage = &net->stages[net->num_stages++];
+        const size_t first = l;
+        l += set_stage(stage, model, l, is_by_batch, places);
+        for (size_t each = first; each < l; each++) places[each + 1] = net->num_stages;
+        if (l <= num_front) net->num_front_stages = net->num_stages;
+    }
+    net->num_example_stages = is_by_batch ? 0 : net->num_front_stages;
+    lay_out_values(net);
+    lay_out_stages(net);
+    place_gradients(net);
+    place_scored_values(net);
+}
+
+/* Offsets in a buffer are int32_t (layers/table.c). Borders of two readers together can be more
+ * than that of each. */
+static int borders_fit(const fed_net *net) {
+    for (size_t v = 0; v <= net->num_stages; v++) {
+        const fed_border *border = &net->values[v].border;
+        const size_t sum = border->top + border->left + border->bottom + border->right;
+        if (sum > 0 && net->values[v].buffer.num_values > FED_MAX_VALUES / 4) return 0;
+    }
+    return 1;
+}
+
+int fed_net_init(fed_net *net, const fed_model *model) {
+    *net = (fed_net){0};
+    const int status = fed_model_check(model);
+    if (status != FED_OK) return status;
+    void *memory = fed_allocate(fed_net_num_bytes(model->num_layers));
+    if (memory == NULL) return FED_ERR_NO_MEMORY;
+    fed_net_lay_out(net, model, memory);
+    net->memory = memory;
+    return borders_fit(net) ? FED_OK : FED_ERR_ARGUMENT;
+}
+
+void fed_net_free(fed_net *net) {
+    free(net->memory);
+    *net = (fed_net){0};
+}
+
+/* ---- Parameters ------------------------------------------------------------------------------ */
+
+void fed_net_pack(const fed_net *net, const float *flat, float *packed) {
+    for (size_t s = 0; s < net->num_stages; s++) {
+        const fed_stage *stage = &net->stages[s];
+        if (stage->packed_size > 0) stage->ops->pack(stage, flat, packed + stage->start);
+    }
+}
+
+void fed_net_unpack(const fed_net *net, const double *packed, double *flat) {
+    for (size_t s = 0; s < net->num_stages; s++) {
+        const fed_stage *stage = &net->stages[s];
+        if (stage->packed_size > 0) stage->ops->unpack(stage, packed + stage->start, flat);
+    }
+}
+
+void fed_net_flatten(const fed_net *net, const float *packed, double *scratch, float *flat) {
+    double *doubles = scratch + net->size;
+    for (size_t i = 0; i < net->size; i++) scratch[i] = (double)packed[i];
+    fed_net_unpack(net, scratch, doubles);
+    net->kernels->to_floats(doubles, net->model->num_params, flat);
+}
+
+void fed_net_unpack_delta(const fed_net *net, const float *after, const float *before,
+                          double *scratch, float *flat) {
+    double *packed = scratch, *doubles = scratch + net->size;
+    for (size_t s = 0; s < net->num_stages; s++) {
+        const fed_stage *stage = &net->stages[s];
+        const size_t start = stage->start, first = stage->layer->offset;
+        if (stage->packed_size == 0) continue;
+        if (stage->ops->unpack_delta != NULL) {
+            stage->ops->unpack_delta(stage, after + start, before + start, flat);
+            continue;
+        }
+        net->kernels->delta_to_doubles(after + start, before + start, stage->packed_size,
+                                       packed + start);
+        stage->ops->unpack(stage, packed + start, doubles);
+        net->kernels->to_floats(doubles + first,
+                                fed_kind_of(stage->layer)->num_params(stage->layer), flat + first);
+    }
+}
+
+int fed_net_can_share(const fed_net *net) { return net->num_front_stages > 0; }
+
+int fed_net_can_narrow(const fed_net *net) {
+    return net->stages[0].is_first && net->stages[0].ops->can_narrow;
+}
