@@ -96,6 +96,7 @@ FLOORS = {
     "models": (
         ("sources",),
         ("own", "weights_files", "zoo"),
+        ("functional",),
         ("costs", "keras", "model"),
         ("layout",),
         ("sizing",),

@@ -109,4 +109,4 @@ def test_every_public_module_lists_its_names_and_nothing_else_is_completed() -> 
 
 def test_all_kinds_of_layers_are_public() -> None:
     kinds = {name for name, each in vars(fedcli.layers).items() if isinstance(each, type)}
-    assert kinds == set(fedcli.layers.__all__)
+    assert kinds == set(fedcli.layers.__all__) - {"IMAGE", "Input"}

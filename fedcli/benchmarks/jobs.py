@@ -18,6 +18,7 @@ from fedcli.settings import tables
 
 # Models of the local-training jobs, and the local epochs that make a client's share of a turn.
 _TRAINED = {"mlp-2nn": 20, "cnn-mcmahan": 2, "cnn-reddi": 2}
+_DIGIT = (28, 28)  # the shape of the examples of all jobs
 _LEAST_CLIENTS = 4
 _CLIENT_EXAMPLES = 100
 _EVALUATED_EXAMPLES = 200  # examples of each client
@@ -91,7 +92,7 @@ def catalogue() -> dict[str, Job]:
             _tutorial,
         ),
         *(_training(name, size) for name in _TRAINED for size in (10, 20)),
-        *(_evaluation(name) for name in tables.MODELS),
+        *(_evaluation(name) for name, row in tables.MODELS.items() if row.example_shape == _DIGIT),
         Job("average", "weighted average of 100 2NN models, in float64", "models", _averaging),
         Job("synthetic", f"synthetic-digits: {_WRITERS} clients drawn", "examples", _drawing),
         Job("store", f"store of {_STORE_CLIENTS:,} clients opened", "clients", _opening),

@@ -1,5 +1,7 @@
 """A model in plain float32 NumPy: forward, backward, products by BLAS.
 
+Values and their gradients are numbered as in the core: 0 is the image, l + 1 the output of layer l.
+
 Convolutions gather their windows into a matrix (im2col). Values are [examples, height, width,
 channels]; gradients are of the mean loss of the batch.
 """
@@ -29,22 +31,25 @@ class Net:
         """Takes the layers.
 
         Args:
-            model: Its layers are dense, conv2d with strides 1, max_pooling2d and dropout.
+            model: Its layers are dense, conv2d with strides 1, max_pooling2d, dropout and add.
             stream: The random stream for dropout.
 
         Raises:
             ConfigError: A layer is of another kind.
         """
         self.layers = [_part(layer, stream) for layer in model.layout.layers]
+        self.sources = model.layout.sources
 
     def logits(self, x: Values, tensors: Sequence[Values], *, is_training: bool = False) -> Values:
         """Returns the logits [n, classes] of images [n, ...]; `tensors` as `ParamLayout.split`."""
         place = 0
-        for layer in self.layers:
+        values = [x]
+        for layer, sources in zip(self.layers, self.sources, strict=True):
             mine = tensors[place : place + layer.num_tensors]
             place += layer.num_tensors
-            x = layer.forward(x, mine, is_training)
-        return x.reshape(len(x), -1)
+            inputs = [values[source] for source in sources]
+            values.append(layer.forward(_summed(inputs), mine, is_training))
+        return values[-1].reshape(len(x), -1)
 
     def gradients(self, x: Values, labels: NDArray[np.int32], tensors: Sequence[Values]) -> Any:
         """Returns the gradients of the mean loss, one array a tensor."""
@@ -53,13 +58,24 @@ class Net:
         flow /= np.float32(len(flow))
         place = len(tensors)
         found: list[Values] = []
+        flows: list[list[Values]] = [[] for _ in self.layers] + [[flow]]
         for index in range(len(self.layers) - 1, -1, -1):
             layer = self.layers[index]
             place -= layer.num_tensors
             mine = tensors[place : place + layer.num_tensors]
-            flow, gradients = layer.backward(flow, mine, place > 0)
+            flow, gradients = layer.backward(_summed(flows.pop()), mine, place > 0)
+            for source in self.sources[index]:
+                flows[source].append(flow)
             found[:0] = gradients
         return found
+
+
+def _summed(values: Sequence[Values]) -> Values:
+    """The sum of values that may differ in the way their pixels are put into axes."""
+    total = values[0]
+    for each in values[1:]:
+        total = total + each.reshape(total.shape)
+    return total
 
 
 def softmax(logits: Values) -> Values:
@@ -198,6 +214,21 @@ class _Dropout(_Part):
         return flow.reshape(self.scale.shape) * self.scale, []
 
 
+class _Add(_Part):
+    """The sum of two inputs, which are summed before they come in."""
+
+    def forward(self, x: Values, tensors: Sequence[Values], is_training: bool) -> Values:
+        self.in_shape = x.shape
+        self.out = np.maximum(x, 0) if self.layer.activation == "relu" else x
+        return self.out
+
+    def backward(
+        self, flow: Values, tensors: Sequence[Values], has_before: bool
+    ) -> tuple[Values, list[Values]]:
+        flow = flow.reshape(self.in_shape)
+        return (flow * (self.out > 0) if self.layer.activation == "relu" else flow), []
+
+
 def _part(layer: Layer, stream: Stream) -> _Part:
     num_tensors = len(layer.tensors)
     is_plain = layer.activation in ("linear", "relu")
@@ -207,6 +238,8 @@ def _part(layer: Layer, stream: Stream) -> _Part:
         return _Convolution(layer, num_tensors)
     if layer.kind == "max_pooling2d" and _is_tiled(layer):
         return _MaxPool(layer)
+    if layer.kind == "add" and is_plain:
+        return _Add(layer)
     if layer.kind == "dropout":
         dropout = _Dropout(layer)
         dropout.stream = stream

@@ -73,26 +73,47 @@ def prepare(task: Task, num_threads: int) -> Callable[[], Params]:
 
 
 def build(model: Model) -> Any:
-    """Returns a torch.nn.Sequential with the model's layers and initial parameters.
+    """Returns a torch.nn.Module with the model's layers and initial parameters.
 
     Raises:
-        ConfigError: The kind or the padding of a layer is not supported here.
+        ConfigError: The kind of a layer is not supported here.
     """
-    modules: list[Any] = []
-    is_image = True
-    for layer in model.layout.layers:
-        if layer.kind == "dense" and is_image:
-            modules.append(torch.nn.Flatten())
-            is_image = False
-        modules.append(_module(layer))
-        if layer.activation != "linear":
-            modules.append(_ACTIVATIONS[layer.activation]())
-    net = torch.nn.Sequential(*modules)
+    net = _Graph(model)
     with torch.no_grad():
         tensors = model.layout.split(model.initial_params)
         for mine, values in zip(net.parameters(), _turned(model, tensors), strict=True):
             mine.copy_(torch.from_numpy(np.ascontiguousarray(values)))
     return net
+
+
+class _Graph(torch.nn.Module):  # type: ignore[misc]  # PyTorch need not be installed
+    """The layers of a model, each applied to the outputs of those that it reads."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList()
+        self.sources = model.layout.sources
+        is_flat = [len(model.layout.input_shape) == 1]
+        for layer, sources in zip(model.layout.layers, self.sources, strict=True):
+            parts: list[Any] = []
+            if layer.kind == "dense" and not is_flat[sources[0]]:
+                parts.append(torch.nn.Flatten())
+            parts += _modules(layer)
+            if layer.activation != "linear":
+                parts.append(_ACTIVATIONS[layer.activation]())
+            self.layers.append(torch.nn.Sequential(*parts))
+            is_flat.append(layer.kind == "dense" or is_flat[sources[0]])
+        self.ends_in_image = not is_flat[-1]
+
+    def forward(self, x: Any) -> Any:
+        """Returns the logits [n, classes] of images [n, C, H, W]."""
+        values = [x]
+        for layer, sources in zip(self.layers, self.sources, strict=True):
+            inputs = values[sources[0]]
+            for source in sources[1:]:
+                inputs = inputs + values[source]
+            values.append(layer(inputs))
+        return values[-1].flatten(1) if self.ends_in_image else values[-1]
 
 
 def gather(model: Model, tensors: list[Any]) -> Params:
@@ -101,36 +122,49 @@ def gather(model: Model, tensors: list[Any]) -> Params:
     return model.layout.join(_turned(model, arrays, is_back=True))
 
 
-def _module(layer: Layer) -> Any:
+def _modules(layer: Layer) -> list[Any]:
+    pads = _padding(layer)
+    is_symmetric = pads[0] == pads[1] and pads[2] == pads[3]
     if layer.kind == "dense":
-        return torch.nn.Linear(layer.num_inputs, layer.num_outputs, bias=layer.has_bias)
-    if layer.kind == "conv2d" and _is_symmetric(layer):
-        return torch.nn.Conv2d(
+        return [torch.nn.Linear(layer.num_inputs, layer.num_outputs, bias=layer.has_bias)]
+    if layer.kind == "conv2d":
+        own_pads = (pads[2], pads[0]) if is_symmetric else (0, 0)
+        conv = torch.nn.Conv2d(
             layer.in_shape[2],
             layer.out_shape[2],
             layer.window,
             layer.strides,
-            layer.pads,
+            own_pads,
             bias=layer.has_bias,
         )
-    if layer.kind == "max_pooling2d" and layer.pads == (0, 0):
-        return torch.nn.MaxPool2d(layer.window, layer.strides)
+        return [conv] if is_symmetric else [torch.nn.ZeroPad2d(pads), conv]
+    if layer.kind == "max_pooling2d" and not any(pads):
+        return [torch.nn.MaxPool2d(layer.window, layer.strides)]
+    if layer.kind == "average_pooling2d" and not any(pads):
+        return [torch.nn.AvgPool2d(layer.window, layer.strides)]
+    if layer.kind == "group_normalization" and layer.has_scale and layer.has_bias:
+        return [torch.nn.GroupNorm(layer.num_groups, layer.in_shape[2], layer.epsilon)]
     if layer.kind == "dropout":
-        return torch.nn.Dropout(layer.rate)
+        return [torch.nn.Dropout(layer.rate)]
+    if layer.kind in ("activation", "add"):  # the inputs of a sum come in summed
+        return []
     raise ConfigError(
         f"layer {layer.name}: the PyTorch program has no {layer.kind} of this form; leave torch "
         "out of --compare for this job"
     )
 
 
-def _is_symmetric(layer: Layer) -> bool:
-    """Whether the padding is equal on both sides, which is all that PyTorch supports."""
-    return all(
-        (out - 1) * stride + window - 2 * pad <= size
-        for out, stride, window, pad, size in zip(
-            layer.out_shape, layer.strides, layer.window, layer.pads, layer.in_shape, strict=False
-        )
-    )
+def _padding(layer: Layer) -> tuple[int, int, int, int]:
+    """Zeros at the left, the right, the top and the bottom that windows reach."""
+    pads = []
+    for out, stride, window, pad, size in zip(
+        layer.out_shape, layer.strides, layer.window, layer.pads, layer.in_shape, strict=False
+    ):
+        pads.append((pad, max(0, (out - 1) * stride + window - pad - size)))
+    if not pads or layer.window == (0, 0):
+        return 0, 0, 0, 0
+    (top, bottom), (left, right) = pads
+    return left, right, top, bottom
 
 
 def _turned(model: Model, tensors: list[Params], *, is_back: bool = False) -> list[Params]:

@@ -20,7 +20,7 @@ from fedcli.settings.tables.compressors import COMPRESSORS
 from fedcli.settings.tables.datasets import DATASETS, PUBLIC_DATASETS
 from fedcli.settings.tables.engines import ENGINES
 from fedcli.settings.tables.metrics import METRICS
-from fedcli.settings.tables.models import MODELS
+from fedcli.settings.tables.models import MODELS, ModelEntry
 from fedcli.settings.tables.optimizers import OPTIMIZERS
 from fedcli.settings.tables.partitions import PARTITIONS
 from fedcli.settings.tables.privacy import PRIVACY
@@ -75,6 +75,7 @@ _OPTIONS: Mapping[str, tuple[str, str]] = {
 }
 
 # Counts for each layer of a model and in total: parameters, and multiply-adds of one example.
+_INFO_BATCH = 20  # examples in the batch whose memory is shown
 _MODEL_TOTALS = ("num_params", "forward_multiply_adds", "training_multiply_adds")
 
 
@@ -181,9 +182,8 @@ def _describe(table: str, entry: Entry) -> dict[str, Any]:
             described[name] = getattr(entry, name)
     described["example"] = _example(table, entry)
     if table == "models":
-        described["layers"] = _layers(entry.name)
-        for total in _MODEL_TOTALS:
-            described[total] = sum(layer[total] for layer in described["layers"])
+        assert isinstance(entry, ModelEntry)
+        described.update(_describe_model(entry))
     return described
 
 
@@ -218,13 +218,14 @@ def _describe_option(option: Option) -> dict[str, Any]:
     }
 
 
-def _layers(model: str) -> list[dict[str, Any]]:
-    """Returns a model's layers for 28 x 28 pixels and 10 classes, with the cost of an example."""
+def _describe_model(entry: ModelEntry) -> dict[str, Any]:
+    """Returns a model's layers for examples of the row's shape, and what it costs."""
     from fedcli import models
+    from fedcli.core import native
     from fedcli.models import costs
 
-    layout = models.build_layout(model)
-    return [
+    layout = models.build_layout(entry.name, input_shape=entry.example_shape)
+    layers: list[dict[str, Any]] = [
         {
             "name": layer.name,
             "kind": layer.kind,
@@ -237,6 +238,14 @@ def _layers(model: str) -> list[dict[str, Any]]:
         }
         for layer, cost in zip(layout.layers, costs.layer_costs(layout), strict=True)
     ]
+    rows = layout.core_rows()
+    return {
+        "example_shape": list(entry.example_shape),
+        "layers": layers,
+        **{total: sum(layer[total] for layer in layers) for total in _MODEL_TOTALS},
+        "example_bytes": 4 * sum(layer.num_outputs for layer in layout.layers),
+        "workspace_bytes": native.batch_bytes(rows, layout.num_params, _INFO_BATCH),
+    }
 
 
 def _system() -> dict[str, Any]:
@@ -327,7 +336,8 @@ def _show_values(screen: Screen, entry: Mapping[str, Any]) -> None:
 
 
 def _show_layers(screen: Screen, entry: Mapping[str, Any]) -> None:
-    screen.title("Layers for 28 x 28 pixels and 10 classes; multiply-adds of one example")
+    shape = " x ".join(map(str, entry["example_shape"]))
+    screen.title(f"Layers for {shape} pixels and 10 classes; multiply-adds of one example")
     rows = [
         (layer["name"], layer["activation"], _show_shape(layer["output_shape"]), layer)
         for layer in entry["layers"]
@@ -339,6 +349,11 @@ def _show_layers(screen: Screen, entry: Mapping[str, Any]) -> None:
             for *texts, numbers in [*rows, ("in all", "", "", entry)]
         ],
         left=3,
+    )
+    of_example, workspace = (entry[key] / 2**20 for key in ("example_bytes", "workspace_bytes"))
+    screen.line(f"The values of an example take {of_example:,.1f} MiB. To train on batches of")
+    screen.line(
+        f"{_INFO_BATCH} a thread needs {workspace:,.1f} MiB, beside parameters and optimizer state."
     )
 
 

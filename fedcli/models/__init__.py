@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fedcli.lazy import hand_on
 
 if TYPE_CHECKING:
+    from fedcli.models.functional import functional as functional
     from fedcli.models.model import Model as Model
     from fedcli.models.model import glorot_uniform as glorot_uniform
     from fedcli.models.model import sequential as sequential
@@ -17,7 +18,13 @@ if TYPE_CHECKING:
     from fedcli.models.zoo import leaf_femnist as leaf_femnist
     from fedcli.models.zoo import lenet5 as lenet5
     from fedcli.models.zoo import mlp_2nn as mlp_2nn
+    from fedcli.models.zoo import resnet18_gn as resnet18_gn
+    from fedcli.models.zoo import resnet20 as resnet20
+    from fedcli.models.zoo import resnet32 as resnet32
+    from fedcli.models.zoo import resnet56 as resnet56
     from fedcli.models.zoo import softmax_regression as softmax_regression
+    from fedcli.models.zoo import vgg9 as vgg9
+    from fedcli.models.zoo import vgg11 as vgg11
 else:
     __getattr__, __dir__, __all__ = hand_on(
         __name__,
@@ -27,11 +34,18 @@ else:
             "build_layout": "fedcli.models.zoo",
             "cnn_mcmahan": "fedcli.models.zoo",
             "cnn_reddi": "fedcli.models.zoo",
+            "functional": "fedcli.models.functional",
             "glorot_uniform": "fedcli.models.model",
             "leaf_femnist": "fedcli.models.zoo",
             "lenet5": "fedcli.models.zoo",
             "mlp_2nn": "fedcli.models.zoo",
+            "resnet18_gn": "fedcli.models.zoo",
+            "resnet20": "fedcli.models.zoo",
+            "resnet32": "fedcli.models.zoo",
+            "resnet56": "fedcli.models.zoo",
             "sequential": "fedcli.models.model",
             "softmax_regression": "fedcli.models.zoo",
+            "vgg11": "fedcli.models.zoo",
+            "vgg9": "fedcli.models.zoo",
         },
     )

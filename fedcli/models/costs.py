@@ -16,8 +16,8 @@ class LayerCost:
     Attributes:
         name: Name of the layer.
         forward: Multiply-adds from its inputs to its outputs.
-        backward: Multiply-adds of the gradient of its kernel, and of its inputs if a layer before
-            it has parameters; each takes as many as `forward`.
+        backward: Multiply-adds of the gradient of its kernel, and of its inputs if they depend on
+            parameters; each takes as many as `forward`.
     """
 
     name: str
@@ -33,9 +33,10 @@ class LayerCost:
 def layer_costs(layout: ParamLayout) -> tuple[LayerCost, ...]:
     """Returns the cost of each layer of `layout.layers`."""
     costs = []
-    is_needed_below = False
-    for layer in layout.layers:
+    has_params_below = [False]  # of each value: whether it depends on parameters
+    for layer, sources in zip(layout.layers, layout.sources, strict=True):
+        is_needed = any(has_params_below[source] for source in sources)
         forward = layer.multiply_adds
-        costs.append(LayerCost(layer.name, forward, forward * (1 + is_needed_below)))
-        is_needed_below = is_needed_below or bool(layer.tensors)
+        costs.append(LayerCost(layer.name, forward, forward * (1 + is_needed)))
+        has_params_below.append(is_needed or bool(layer.tensors))
     return tuple(costs)

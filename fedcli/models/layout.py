@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fedcli.core.native import MAX_LAYERS, ModelRow
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
-from fedcli.models.layers.contract import Layer, Spec, Start, from_dict
+from fedcli.models.layers.contract import KINDS, Layer, Spec, Start, from_dict
 from fedcli.models.layers.fields import check_name
 from fedcli.models.sizing import size_layers
 
@@ -75,6 +75,14 @@ class ParamLayout:
         """Shapes of the tensors, in their order."""
         return tuple(tensor.shape for tensor in self.tensors)
 
+    @property
+    def sources(self) -> tuple[tuple[int, ...], ...]:
+        """For each of `layers` the values that it reads: 0 is the image, l + 1 layer l's output."""
+        return tuple(
+            tuple(place - skip for skip in layer.skips[: KINDS[layer.kind].num_inputs])
+            for place, layer in enumerate(self.layers)
+        )
+
     def split(self, params: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """Returns the tensors of a flat vector [num_params], as views of Keras shape."""
         return [
@@ -131,18 +139,18 @@ def from_description(description: object) -> ParamLayout:
 
 
 def lay_out(specs: Sequence[Spec], input_shape: Sequence[int]) -> ParamLayout:
-    """Returns the layout of a stack of layers; the tensors fill 0..P-1 in layer order.
+    """Returns the layout of a model's layers; the tensors fill 0..P-1 in layer order.
 
     Args:
-        specs: The layers from pixels to logits. A softmax at the end belongs to the loss and is
-            left out.
+        specs: The layers from pixels to logits. Each reads the one before it, or the earlier ones
+            that its `inputs` name. A softmax at the end belongs to the loss and is left out.
         input_shape: Shape of one example: [H, W], [H, W, C], or any other for dense layers.
 
     Raises:
         ConfigError: A value is not allowed, layers do not fit each other or the image, or the
             last does not give logits; the line names the layer.
     """
-    named = _named(specs)
+    named = name_layers(specs)
     layers = size_layers(named, input_shape)
     tensors = []
     offset = 0
@@ -155,8 +163,12 @@ def lay_out(specs: Sequence[Spec], input_shape: Sequence[int]) -> ParamLayout:
     )
 
 
-def _named(specs: Sequence[Spec]) -> tuple[Spec, ...]:
-    """The layers, checked, each with a name: its own, or as Keras counts its kind."""
+def name_layers(specs: Sequence[Spec]) -> tuple[Spec, ...]:
+    """Returns the layers, checked, each with a name: its own, or as Keras counts its kind.
+
+    Raises:
+        ConfigError: A value is not allowed, or two layers have the same name.
+    """
     if not isinstance(specs, Sequence):
         raise ConfigError(f"the layers are a {type(specs).__name__}; give a list of them")
     for place, spec in enumerate(specs, 1):

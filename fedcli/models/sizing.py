@@ -1,14 +1,17 @@
-"""Computes the sizes of a stack of layers, each from the output of the one before it."""
+"""Computes the sizes of the layers of a model, each from the outputs of those that it reads."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 from fedcli.core.native import MAX_LAYERS
 from fedcli.errors import ConfigError
-from fedcli.models.layers.contract import Incoming, Layer, Shape, Spec
-from fedcli.models.layers.fields import ACTIVATIONS, SOFTMAX
+from fedcli.models.layers.contract import IMAGE, Incoming, Layer, Shape, Spec
+from fedcli.models.layers.fields import ACTIVATIONS, SOFTMAX, shown
 
 MAX_VALUES = 1 << 26  # of one example between two layers: 256 MiB
 MAX_DIMENSIONS = 8  # of one example
@@ -19,18 +22,55 @@ def size_layers(specs: Sequence[Spec], input_shape: Sequence[int]) -> tuple[Laye
     """Returns the layers that the core computes, from pixels to logits; see `layout.lay_out`.
 
     Args:
-        specs: From pixels to logits; values are checked and each has its name.
+        specs: From pixels to logits, each after those that it reads; values are checked and each
+            has its name.
         input_shape: Shape of one example.
 
     Raises:
-        ConfigError: Layers do not fit each other or the image, or the last does not give logits.
+        ConfigError: Layers do not fit each other or the image, one names an input that is not
+            before it or is read by none, or the last does not give logits.
     """
-    stack = _Stack(Incoming(_first_shape(input_shape), is_image=len(input_shape) in (2, 3)))
-    for spec in _without_softmax(specs):
-        stack.add(spec)
-    _check_last(stack.layers)
-    _check_size(stack.layers)
-    return tuple(stack.layers)
+    kept = _without_softmax(specs)
+    image = Incoming(_first_shape(input_shape), is_image=len(input_shape) in (2, 3))
+    graph = _Graph(image, _readers(kept))
+    for spec in kept:
+        graph.add(spec)
+    layers = graph.finish()
+    _check_last(layers)
+    _check_size(layers)
+    return tuple(layers)
+
+
+def input_names(specs: Sequence[Spec]) -> list[tuple[str, ...]]:
+    """Returns the names of each layer's inputs, of which `IMAGE` is the example.
+
+    Raises:
+        ConfigError: A layer has another number of inputs than its kind.
+    """
+    names: list[tuple[str, ...]] = []
+    before = IMAGE
+    for spec in specs:
+        inputs = spec.inputs or (before,)
+        if len(inputs) != spec.num_inputs:
+            raise ConfigError(
+                f"layer {spec.name}: it reads {shown(', '.join(inputs))}; a layer of kind "
+                f"{spec.kind} has {spec.num_inputs} inputs: name them in its inputs"
+            )
+        names.append(inputs)
+        before = spec.name
+    return names
+
+
+def _readers(specs: Sequence[Spec]) -> Counter[str]:
+    """How many inputs each layer, or the image, is; every layer but the last must be one."""
+    readers = Counter(name for inputs in input_names(specs) for name in inputs)
+    for spec in specs[:-1]:
+        if not readers[spec.name]:
+            raise ConfigError(
+                f"layer {spec.name}: no layer reads it; name it among the inputs of one, or leave "
+                "it out"
+            )
+    return readers
 
 
 def _first_shape(input_shape: Sequence[int]) -> Shape:
@@ -96,34 +136,96 @@ def _check_size(layers: Sequence[Layer]) -> None:
         )
 
 
-class _Stack:
-    """A stack of layers, each sized by the output of the one before it."""
+class _Value(NamedTuple):
+    """What a layer gives, or the image.
 
-    def __init__(self, incoming: Incoming) -> None:
-        self.layers: list[Layer] = []
-        self._incoming = incoming
+    Attributes:
+        number: The value in the core's table: 0 is the image, l + 1 the output of layer l.
+        incoming: Its sizes, for the layers that read it.
+        is_shared: Whether several layers read it, so that none may become a part of its layer.
+    """
+
+    number: int
+    incoming: Incoming
+    is_shared: bool
+
+
+class _Graph:
+    """Layers in order, each sized by the outputs of those that it reads."""
+
+    def __init__(self, image: Incoming, readers: Counter[str]) -> None:
+        self._readers = readers
+        self._layers: list[Layer] = []
+        self._sources: list[list[int]] = []  # numbers of the values that each layer reads
+        self._values = {IMAGE: _Value(0, image, readers[IMAGE] > 1)}
+        self._before = IMAGE
 
     def add(self, spec: Spec) -> None:
-        """Adds a layer at the end, or makes it a part of the last one.
+        """Adds a layer, or makes it a part of the one that it reads.
 
         Raises:
-            ConfigError: It does not fit the output of the last layer.
+            ConfigError: It does not fit its inputs, or an input is not before it.
         """
-        merged = spec.merged_into(self.layers[-1]) if self.layers else None
+        sources = [self._value(spec, name) for name in spec.inputs or (self._before,)]
+        first, is_shared = sources[0], self._readers[spec.name] > 1
+        self._before = spec.name
+        _check_shapes_agree(spec, sources)
+        merged = None
+        if first.number > 0 and not first.is_shared:
+            merged = spec.merged_into(self._layers[first.number - 1])
         if merged is not None:
-            self.layers[-1] = merged
+            self._layers[first.number - 1] = merged
+            self._values[spec.name] = first._replace(is_shared=is_shared)
             return
-        shape = self._incoming.shape
-        layer = spec.size(self._incoming)
-        if layer is not None:
-            self._push(layer)
-            shape = layer.out_shape
-        self._incoming = Incoming(shape, self._incoming.is_image and not spec.gives_vector)
+        layer = spec.size(first.incoming)
+        if layer is None:
+            number, shape = first.number, first.incoming.shape
+            is_shared = is_shared or first.is_shared
+        else:
+            self._push(layer, [source.number for source in sources])
+            number, shape = len(self._layers), layer.out_shape
+        is_image = all(source.incoming.is_image for source in sources) and not spec.gives_vector
+        self._values[spec.name] = _Value(number, Incoming(shape, is_image), is_shared)
 
-    def _push(self, layer: Layer) -> None:
+    def finish(self) -> list[Layer]:
+        """Returns the layers, with the places of their inputs.
+
+        Raises:
+            ConfigError: The last layer does not give what the last of the core's gives.
+        """
+        if self._values[self._before].number != len(self._layers):
+            raise ConfigError(
+                f"layer {self._before} is the last, but the last that computes something is "
+                f"{self._layers[-1].name}; put the layers that give the logits at the end"
+            )
+        layers = []
+        for place, (layer, sources) in enumerate(zip(self._layers, self._sources, strict=True)):
+            skips = [place - number for number in sources]
+            layers.append(replace(layer, skips=(skips[0], skips[1] if len(skips) > 1 else 0)))
+        return layers
+
+    def _value(self, spec: Spec, name: str) -> _Value:
+        if name not in self._values:
+            raise ConfigError(
+                f"layer {spec.name}: it reads {shown(name)}, which is no layer before it; name an "
+                "earlier layer, and put each after those that it reads"
+            )
+        return self._values[name]
+
+    def _push(self, layer: Layer, sources: list[int]) -> None:
         if layer.num_outputs > MAX_VALUES:
             raise ConfigError(
                 f"layer {layer.name} gives {layer.num_outputs:,} values an example; choose sizes "
                 f"that give at most {MAX_VALUES:,}"
             )
-        self.layers.append(layer)
+        self._layers.append(layer)
+        self._sources.append(sources)
+
+
+def _check_shapes_agree(spec: Spec, sources: Sequence[_Value]) -> None:
+    shapes = [source.incoming.shape for source in sources]
+    if len(set(shapes)) > 1:
+        raise ConfigError(
+            f"layer {spec.name}: its inputs have shapes {', '.join(str(list(s)) for s in shapes)}; "
+            "give it inputs of one shape, for example through a 1 x 1 convolution"
+        )

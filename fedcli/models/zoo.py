@@ -12,7 +12,21 @@ import numpy as np
 
 from fedcli.errors import ConfigError
 from fedcli.lazy import load
-from fedcli.models.layers import Conv2D, Dense, Dropout, Flatten, MaxPool2D, Spec
+from fedcli.models.functional import specs_of
+from fedcli.models.layers import (
+    Activation,
+    Add,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAveragePool2D,
+    GroupNorm,
+    Input,
+    MaxPool2D,
+    Node,
+    Spec,
+)
 from fedcli.models.layout import ParamLayout, lay_out
 from fedcli.models.model import Model, glorot_uniform
 from fedcli.settings import options as opt
@@ -133,6 +147,102 @@ def lenet5(input_shape: Sequence[int] = (28, 28), num_classes: int = 10, seed: i
     return _of_row("lenet5", input_shape, num_classes, seed)
 
 
+def resnet20(
+    input_shape: Sequence[int] = (32, 32, 3), num_classes: int = 10, seed: int = 0, groups: int = 2
+) -> Model:
+    """Returns the ResNet-20 of He et al. 2016 for CIFAR, with group normalization.
+
+    272,474 parameters for 10 classes. Stages of 16, 32 and 64 channels, three blocks of two 3 x 3
+    convolutions each. Where a stage begins, the shortcut is a 1 x 1 convolution of stride 2, which
+    the paper calls option B; option A, zeros for new channels, has 2,752 parameters fewer. Groups
+    as in Hsieh et al. 2020. Kernels start Glorot uniform; the paper draws He's normal.
+
+    Args:
+        input_shape: Shape of one example, [H, W] or [H, W, C].
+        num_classes: Number of classes.
+        seed: Seed of the initial weights, which depend on it and on the shapes only.
+        groups: Groups of each normalization, a divisor of 16.
+
+    Raises:
+        ConfigError: A size is not positive, or the groups do not divide the channels.
+    """
+    return _of_row("resnet20", input_shape, num_classes, seed, groups=groups)
+
+
+def resnet32(
+    input_shape: Sequence[int] = (32, 32, 3), num_classes: int = 10, seed: int = 0, groups: int = 2
+) -> Model:
+    """Returns `resnet20` with five blocks a stage; 466,906 parameters for 10 classes."""
+    return _of_row("resnet32", input_shape, num_classes, seed, groups=groups)
+
+
+def resnet56(
+    input_shape: Sequence[int] = (32, 32, 3), num_classes: int = 10, seed: int = 0, groups: int = 2
+) -> Model:
+    """Returns `resnet20` with nine blocks a stage; 855,770 parameters for 10 classes."""
+    return _of_row("resnet56", input_shape, num_classes, seed, groups=groups)
+
+
+def resnet18_gn(
+    input_shape: Sequence[int] = (32, 32, 3), num_classes: int = 10, seed: int = 0, groups: int = 2
+) -> Model:
+    """Returns the ResNet-18 of Reddi et al. 2021 for CIFAR-100, with group normalization.
+
+    11,173,962 parameters for 10 classes, 11,220,132 for 100. It begins with a 3 x 3 convolution of
+    stride 1 and has no max-pool, for images of 32 x 32 or, cropped as in the paper, 24 x 24. Stages
+    of 64, 128, 256 and 512 channels, two blocks each as in He et al. 2016; TFF's own code has the
+    normalization and ReLU before each convolution. Kernels start Glorot uniform.
+
+    Args:
+        input_shape: Shape of one example, [H, W] or [H, W, C].
+        num_classes: Number of classes.
+        seed: Seed of the initial weights, which depend on it and on the shapes only.
+        groups: Groups of each normalization, a divisor of 64.
+
+    Raises:
+        ConfigError: A size is not positive, or the groups do not divide the channels.
+    """
+    return _of_row("resnet18-gn", input_shape, num_classes, seed, groups=groups)
+
+
+def vgg9(input_shape: Sequence[int] = (32, 32, 3), num_classes: int = 10, seed: int = 0) -> Model:
+    """Returns the VGG-9 of Wang et al. 2020 (FedMA): six convolutions, two layers of 512 units.
+
+    3,491,530 parameters for 32 x 32 x 3 pixels and 10 classes. Kernels start Glorot uniform, biases
+    0.
+
+    Args:
+        input_shape: Shape of one example, [H, W] or [H, W, C], at least 8 x 8.
+        num_classes: Number of classes.
+        seed: Seed of the initial weights, which depend on it and on the shapes only.
+
+    Raises:
+        ConfigError: A size is not positive, or the image is too small.
+    """
+    return _of_row("vgg9", input_shape, num_classes, seed)
+
+
+def vgg11(
+    input_shape: Sequence[int] = (32, 32, 3), num_classes: int = 10, seed: int = 0, groups: int = 2
+) -> Model:
+    """Returns the VGG-11 of Simonyan and Zisserman 2015 for CIFAR, with group normalization.
+
+    9,231,114 parameters for 32 x 32 x 3 pixels and 10 classes: eight 3 x 3 convolutions of 64 to
+    512 channels, each with a bias and a normalization, five max-pools and one dense layer. Kernels
+    start Glorot uniform, biases 0.
+
+    Args:
+        input_shape: Shape of one example, [H, W] or [H, W, C].
+        num_classes: Number of classes.
+        seed: Seed of the initial weights, which depend on it and on the shapes only.
+        groups: Groups of each normalization, a divisor of 64.
+
+    Raises:
+        ConfigError: A size is not positive, or the groups do not divide the channels.
+    """
+    return _of_row("vgg11", input_shape, num_classes, seed, groups=groups)
+
+
 def build(
     name: str,
     *,
@@ -230,6 +340,68 @@ def lenet5_stack(num_classes: int) -> list[Spec]:
         Dense(84, "relu"),
         Dense(num_classes),
     ]
+
+
+def resnet20_stack(num_classes: int, groups: int = 2) -> list[Spec]:
+    """Returns the layers of `resnet20`."""
+    return _resnet(num_classes, groups, (16, 32, 64), 3)
+
+
+def resnet32_stack(num_classes: int, groups: int = 2) -> list[Spec]:
+    """Returns the layers of `resnet32`."""
+    return _resnet(num_classes, groups, (16, 32, 64), 5)
+
+
+def resnet56_stack(num_classes: int, groups: int = 2) -> list[Spec]:
+    """Returns the layers of `resnet56`."""
+    return _resnet(num_classes, groups, (16, 32, 64), 9)
+
+
+def resnet18_gn_stack(num_classes: int, groups: int = 2) -> list[Spec]:
+    """Returns the layers of `resnet18_gn`."""
+    return _resnet(num_classes, groups, (64, 128, 256, 512), 2)
+
+
+def vgg9_stack(num_classes: int) -> list[Spec]:
+    """Returns the layers of `vgg9`."""
+    layers: list[Spec] = []
+    for channels in ((32, 64), (128, 128), (256, 256)):
+        layers += [Conv2D(each, 3, padding="same", activation="relu") for each in channels]
+        layers.append(MaxPool2D(2))
+    return [*layers, Flatten(), Dense(512, "relu"), Dense(512, "relu"), Dense(num_classes)]
+
+
+def vgg11_stack(num_classes: int, groups: int = 2) -> list[Spec]:
+    """Returns the layers of `vgg11`; its pools round sizes up, so that images may be smaller."""
+    layers: list[Spec] = []
+    for channels in ((64,), (128,), (256, 256), (512, 512), (512, 512)):
+        for each in channels:
+            layers += [Conv2D(each, 3, padding="same"), GroupNorm(groups), Activation("relu")]
+        layers.append(MaxPool2D(2, padding="same"))
+    return [*layers, Flatten(), Dense(num_classes)]
+
+
+def _resnet(num_classes: int, groups: int, channels: Sequence[int], num_blocks: int) -> list[Spec]:
+    """The layers of a residual network; each stage but the first halves the image."""
+    x = Activation("relu")(_conv_and_norm(Input(), channels[0], 3, 1, groups))
+    for stage, width in enumerate(channels):
+        for block in range(num_blocks):
+            halves = stage > 0 and block == 0
+            x = _block(x, width, 2 if halves else 1, groups)
+    return specs_of(Dense(num_classes)(GlobalAveragePool2D()(x)))
+
+
+def _block(x: Node, width: int, stride: int, groups: int) -> Node:
+    """Two 3 x 3 convolutions and a shortcut, which has a convolution where the shape changes."""
+    y = Activation("relu")(_conv_and_norm(x, width, 3, stride, groups))
+    y = _conv_and_norm(y, width, 3, 1, groups)
+    shortcut = x if stride == 1 else _conv_and_norm(x, width, 1, stride, groups)
+    return Activation("relu")(Add()(y, shortcut))
+
+
+def _conv_and_norm(x: Node, width: int, window: int, stride: int, groups: int) -> Node:
+    conv = Conv2D(width, window, stride, "same", use_bias=False)
+    return GroupNorm(groups)(conv(x))
 
 
 def _of_row(

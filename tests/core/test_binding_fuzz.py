@@ -129,7 +129,7 @@ def layer_rows(layout: ParamLayout) -> st.SearchStrategy[list[Any]]:
     def change(changes: list[tuple[int, int, Any]], dropped: int) -> list[Any]:
         rows = [list(row) for row in layout.core_rows()]
         for row, field, value in changes:
-            rows[row % len(rows)][field % 16] = value
+            rows[row % len(rows)][field % 18] = value
         if dropped < len(rows):
             del rows[dropped]
         return [tuple(row) for row in rows]

@@ -34,17 +34,22 @@ def sequential(*layers: Any, name: str = "sequential") -> dict[str, Any]:
 
 
 def functional(layers: Sequence[Any], sources: Mapping[str, str], keras: int) -> dict[str, Any]:
-    """The layers as a functional model; `sources` says what each layer but the input follows."""
+    """The layers as a functional model.
+
+    `sources` says what each layer but the input follows: a name, or names with spaces between.
+    """
     items = []
     for each in layers:
         name = each["config"]["name"]
         source = sources.get(name)
         nodes: list[Any] = []
         if source is not None:
-            nodes = [call3(source)] if keras == 3 else [[[source, 0, 0, {}]]]
+            names = source.split()
+            nodes = [call3(*names) if keras == 3 else [[each, 0, 0, {}] for each in names]]
         items.append({**each, "name": name, "inbound_nodes": nodes})
     inputs = [each["config"]["name"] for each in layers if each["class_name"] == "InputLayer"]
-    outputs = [each["name"] for each in items if each["name"] not in sources.values()]
+    read = {name for names in sources.values() for name in names.split()}
+    outputs = [each["name"] for each in items if each["name"] not in read]
     ends = [[[name, 0, 0] for name in names] for names in (inputs, outputs)]
     config = {
         "name": "model",
@@ -55,12 +60,15 @@ def functional(layers: Sequence[Any], sources: Mapping[str, str], keras: int) ->
     return {"module": "keras", "class_name": "Functional", "config": config}
 
 
-def call3(source: str, **kwargs: Any) -> dict[str, Any]:
-    tensor = {
-        "class_name": "__keras_tensor__",
-        "config": {"shape": [None, 4], "dtype": "float32", "keras_history": [source, 0, 0]},
-    }
-    return {"args": [tensor], "kwargs": kwargs}
+def call3(*sources: str, **kwargs: Any) -> dict[str, Any]:
+    tensors = [
+        {
+            "class_name": "__keras_tensor__",
+            "config": {"shape": [None, 4], "dtype": "float32", "keras_history": [source, 0, 0]},
+        }
+        for source in sources
+    ]
+    return {"args": [tensors] if len(tensors) > 1 else tensors, "kwargs": kwargs}
 
 
 def hdf5(fill: Change) -> bytes:

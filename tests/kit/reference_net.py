@@ -1,4 +1,4 @@
-"""Slow, obvious training of any sequential model in float64, place by place: the source of truth.
+"""Slow, obvious training of any model in float64, place by place: the source of truth.
 
 Values between layers are [B, height, width, channels]; windows are visited one by one.
 """
@@ -126,9 +126,13 @@ def score(
     error[np.arange(len(y)), y] -= 1.0
     error = (error / len(y)).reshape(last.shape)
     gradients: list[Vector] = []
-    for layer, tensors, inputs, _, outputs, mask in reversed(seen):
-        error = error * _slope(layer.activation, outputs)
-        error, own = _backward(layer, tensors, inputs, error, mask)
+    errors: list[Any] = [0.0] * len(seen) + [error]  # by values: the image, then the outputs
+    for place in reversed(range(len(seen))):
+        layer, tensors, inputs, _, outputs, mask = seen[place]
+        error = errors[place + 1] * _slope(layer.activation, outputs)
+        below, own = _backward(layer, tensors, inputs, error, mask)
+        for source in layout.sources[place]:
+            errors[source] = errors[source] + below
         gradients = [*(each.ravel() for each in own), *gradients]
     num_correct = int((scores.argmax(axis=1) == y).sum())
     return Stats(float(losses.sum()), num_correct, len(y), 1), np.concatenate(gradients)
@@ -144,11 +148,12 @@ def kink_distance(
     a rounding. A value counts if the gradient sees it: what a max pool leaves far behind, a ReLU
     holds far below 0 or dropout drops has a say in nothing.
     """
-    nearest, is_seen = math.inf, np.ones(1, np.bool_)
-    for layer, _, inputs, sums, _, mask in reversed(
-        list(_layer_by_layer(layout, params, batch[0], list(masks or [])))
-    ):
-        is_seen = np.broadcast_to(is_seen, sums.shape)
+    nearest = math.inf
+    applied = list(_layer_by_layer(layout, params, batch[0], list(masks or [])))
+    seen: list[NDArray[np.bool_]] = [np.zeros(1, np.bool_)] * len(applied) + [np.ones(1, np.bool_)]
+    for place in reversed(range(len(applied))):
+        layer, _, inputs, sums, _, mask = applied[place]
+        is_seen = np.broadcast_to(seen[place + 1], sums.shape)
         if layer.activation == "relu":
             nearest = min(nearest, np.abs(sums[is_seen]).min(initial=math.inf))
             is_seen = is_seen & (sums > -FAR)
@@ -157,8 +162,10 @@ def kink_distance(
             nearest = min(nearest, gap)
         elif layer.kind == "dropout" and mask is not None:
             is_seen = is_seen & (mask > 0)
-        elif layer.kind not in ("dropout", "activation"):
+        elif layer.kind not in ("dropout", "activation", "add"):
             is_seen = np.ones(1, np.bool_)
+        for source in layout.sources[place]:
+            seen[source] = seen[source] | is_seen
     return nearest
 
 
@@ -183,14 +190,16 @@ def _pool_kinks(
 def _layer_by_layer(
     layout: ParamLayout, params: Vector, images: Vector, masks: list[Vector]
 ) -> Iterator[Seen]:
-    values = images.reshape(len(images), *layout.layers[0].in_shape)
-    for layer in layout.layers:
+    values = [images.reshape(len(images), *layout.layers[0].in_shape)]
+    for layer, sources in zip(layout.layers, layout.sources, strict=True):
         tensors = _tensors(layout, layer, params)
         mask = masks.pop(0) if masks and layer.kind == "dropout" else None
-        inputs = values
+        inputs = values[sources[0]]
         sums = _forward(layer, tensors, inputs, mask)
-        values = _activate(layer.activation, sums)
-        yield layer, tensors, inputs, sums, values, mask
+        if layer.kind == "add":
+            sums = sums + values[sources[1]]
+        values.append(_activate(layer.activation, sums))
+        yield layer, tensors, inputs, sums, values[-1], mask
 
 
 def _tensors(layout: ParamLayout, layer: Layer, params: Vector) -> list[Vector]:
@@ -242,7 +251,7 @@ def _forward(layer: Layer, tensors: list[Vector], values: Vector, mask: Vector |
         scaled, _ = _normalized(layer, values)
         gamma, beta = _gamma_beta(layer, tensors)
         return scaled * gamma + beta
-    if layer.kind == "activation":
+    if layer.kind in ("activation", "add"):  # the caller adds the second input
         return values
     outputs = np.zeros((size, *layer.out_shape))
     for (y, x), (rows, columns), (up, across) in _places(layer):
@@ -272,7 +281,7 @@ def _backward(
         return error if mask is None else error * mask, []
     if layer.kind == "group_normalization":
         return _normalize_backward(layer, tensors, values, error)
-    if layer.kind == "activation":
+    if layer.kind in ("activation", "add"):
         return error, []
     below = np.zeros_like(values)
     own = [np.zeros_like(each) for each in tensors]

@@ -13,11 +13,14 @@ from fedcli.errors import ConfigError
 from fedcli.models.keras.graphs import to_snake_case
 from fedcli.models.layers import (
     Activation,
+    Add,
     AveragePool2D,
     Conv2D,
     Dense,
     Dropout,
     Flatten,
+    GlobalAveragePool2D,
+    GlobalMaxPool2D,
     GroupNorm,
     MaxPool2D,
     Spec,
@@ -35,6 +38,9 @@ EVERY_KIND: list[Spec] = [
     Dropout(0.3, "drop"),
     GroupNorm(2, 0.01, center=False, scale=True, name="norm"),
     Activation("sigmoid", "act"),
+    Add("sum", ("conv", "pool")),
+    GlobalAveragePool2D("mean of all"),
+    GlobalMaxPool2D("largest of all"),
 ]
 
 
@@ -51,7 +57,7 @@ def test_every_kind_is_here() -> None:
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 def test_a_class_says_all_of_its_kind(kind: type[Spec]) -> None:
     fields = list(inspect.signature(kind).parameters)
-    assert [*kind.checks, "name"] == fields
+    assert [*kind.checks, "name", "inputs"] == fields
     assert {each.field for each in kind.tensors if each.field} <= set(fields)
     assert kind.kind == to_snake_case(kind.keras_class)
     assert kind.keras_class in KERAS_READERS
@@ -97,6 +103,7 @@ def test_one_number_is_a_pair() -> None:
         (Dropout(float("nan")), "layer: rate nan: choose a finite number from 0 to 1"),
         (GroupNorm(0), "layer: groups 0: choose a whole number"),
         (GroupNorm(-1.0), "layer: groups -1.0: choose a whole number"),  # type: ignore[arg-type]
+        (Dense(3, inputs="conv"), "layer: inputs 'conv': give a tuple of the names of earlier"),  # type: ignore[arg-type]
         (GroupNorm(1, epsilon=0.0), "layer: epsilon 0.0: equal values would divide by 0"),
     ],
 )
@@ -108,7 +115,7 @@ def test_values_that_no_layer_may_have_are_refused(spec: Spec, message: str) -> 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([], "a layer of kind None; kinds are activation, average_pooling2d"),
+        ([], "a layer of kind None; kinds are activation, add, average_pooling2d"),
         ({"kind": "lstm"}, "a layer of kind 'lstm'; kinds are activation"),
         ({"kind": ["dense"]}, "a layer of kind None|a layer of kind"),
         ({"kind": "dense", "size": 3}, "a layer of kind dense has fields 'size', which are not"),

@@ -83,15 +83,18 @@ def test_core_rows_hold_the_fields_of_the_core_s_struct_in_order() -> None:
         Flatten(),
         Dense(3),
     ]
-    # kind, activation, in, out, offset, scale, bias, window, strides, pads, groups, epsilon, rate
+    # kind, activation, in, out, offset; skips, scale, bias; window, strides, pads; groups, epsilon,
+    # rate
+    none, no_window = (0, 0, 0, 0), (0, 0, 0, 0, 0, 0)
+    small = (2, 2, 4)
     assert lay_out(specs, (6, 8)).core_rows() == [
-        ("conv2d", 1, (6, 8, 1), (6, 4, 4), 0, 0, 1, 3, 5, 1, 2, 1, 1, 0, 0.0, 0.0),
-        ("max_pooling2d", 0, (6, 4, 4), (3, 2, 4), 64, 0, 0, 2, 2, 2, 2, 0, 0, 0, 0.0, 0.0),
-        ("average_pooling2d", 0, (3, 2, 4), (2, 2, 4), 64, 0, 0, 2, 1, 1, 1, 0, 0, 0, 0.0, 0.0),
-        ("group_normalization", 0, (2, 2, 4), (2, 2, 4), 64, 0, 1, 0, 0, 0, 0, 0, 0, 2, 0.5, 0.0),
-        ("dropout", 0, (2, 2, 4), (2, 2, 4), 68, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.25),
-        ("activation", 2, (2, 2, 4), (2, 2, 4), 68, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0),
-        ("dense", 0, (2, 2, 4), (1, 1, 3), 68, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0),
+        ("conv2d", 1, (6, 8, 1), (6, 4, 4), 0, *(0, 0, 0, 1), *(3, 5, 1, 2, 1, 1), 0, 0.0, 0.0),
+        ("max_pooling2d", 0, (6, 4, 4), (3, 2, 4), 64, *none, *(2, 2, 2, 2, 0, 0), 0, 0.0, 0.0),
+        ("average_pooling2d", 0, (3, 2, 4), small, 64, *none, *(2, 1, 1, 1, 0, 0), 0, 0.0, 0.0),
+        ("group_normalization", 0, small, small, 64, *(0, 0, 0, 1), *no_window, 2, 0.5, 0.0),
+        ("dropout", 0, small, small, 68, *none, *no_window, 0, 0.0, 0.25),
+        ("activation", 2, small, small, 68, *none, *no_window, 0, 0.0, 0.0),
+        ("dense", 0, small, (1, 1, 3), 68, *(0, 0, 0, 1), *no_window, 0, 0.0, 0.0),
     ]
 
 
@@ -293,6 +296,17 @@ def test_the_core_takes_as_many_layers_as_a_model_may_have() -> None:
     rows = [layer.core_row(offset) for offset, layer in enumerate([*layout.layers, *layout.layers])]
     with pytest.raises(_core.CoreError):
         native.Model(rows[: MAX_LAYERS + 1], MAX_LAYERS + 1)
+
+
+def test_the_memory_of_a_thread_grows_with_the_batch_and_holds_its_values() -> None:
+    layout = models.build_layout("resnet20", input_shape=(32, 32, 3))
+    rows, num_params = layout.core_rows(), layout.num_params
+    small, large = (native.batch_bytes(rows, num_params, size) for size in (10, 20))
+    values = 4 * sum(layer.num_outputs for layer in layout.layers)
+    assert large - small > 10 * values
+    assert large < 2 * 20 * values
+    with pytest.raises(_core.CoreError, match="a batch of 0 examples"):
+        native.batch_bytes(rows, num_params, 0)
 
 
 def test_kinds_of_layers_that_the_core_does_not_have_are_refused() -> None:

@@ -19,7 +19,9 @@ from fedcli.learning import optimizers
 from fedcli.learning.engines.task import ClientTask
 from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.models.layers import (
+    IMAGE,
     Activation,
+    Add,
     AveragePool2D,
     Conv2D,
     Dense,
@@ -108,6 +110,54 @@ STACKS: dict[str, tuple[tuple[int, ...], list[Spec]]] = {
     "convolution on units, then norm last": (
         (4, 4),
         [Conv2D(17, 4), Conv2D(NUM_CLASSES, 1, activation="sigmoid"), GroupNorm(1)],
+    ),
+    # Without kinks, which in networks of this depth no data keep far from.
+    "residual blocks": (
+        (8, 7, 3),
+        [
+            Conv2D(8, 3, padding="same", use_bias=False),
+            GroupNorm(4, name="start"),
+            Activation("tanh", name="block"),
+            Conv2D(8, 3, padding="same"),
+            GroupNorm(2, 0.1),
+            Add(name="sum", inputs=("group_normalization", "block")),
+            Activation("tanh", name="wide"),
+            Conv2D(18, 3, 2, "same"),
+            Conv2D(18, 3, padding="same", name="main"),
+            Conv2D(18, 1, 2, "same", name="shortcut", inputs=("wide",)),
+            Add(name="sum_2", inputs=("main", "shortcut")),
+            AveragePool2D((4, 4)),
+            Dense(NUM_CLASSES),
+        ],
+    ),
+    "sums of the image and of units": (
+        (5, 4, 2),
+        [
+            Conv2D(2, 3, padding="same", name="conv"),
+            Add(name="sum", inputs=("conv", IMAGE)),
+            Dense(9, "tanh", name="units"),
+            Dropout(0.2),
+            Dense(9, name="more"),
+            Add(inputs=("more", "units")),
+            Activation("sigmoid"),
+            Dense(NUM_CLASSES),
+        ],
+    ),
+    # Its convolutions have more than 65,536 parameters: they run by batch.
+    "wide residual block": (
+        (6, 6, 3),
+        [
+            Conv2D(65, 3, padding="same", activation="tanh", name="first"),
+            Conv2D(65, 3, padding="same"),
+            GroupNorm(5),
+            Activation("tanh"),
+            Conv2D(65, 3, padding="same", name="second"),
+            Add(inputs=("second", "first")),
+            Activation("tanh"),
+            AveragePool2D(2),
+            Conv2D(40, 3, 2, "same", "tanh"),
+            Dense(NUM_CLASSES),
+        ],
     ),
     "dropout last": ((4, 4), [Dense(18, "relu"), Dense(NUM_CLASSES), Dropout(0.3)]),
 }
@@ -259,8 +309,10 @@ def test_rounds_of_any_network_follow_the_reference(name: str, optimizer: str) -
             model.layout, params, cohort, theirs, KINK_MARGIN
         )
         # Two rounds of at most ten local steps in float32 against float64: 1e-7 to 5e-7 of
-        # parameters of order 1, which moved by 1e-2 to 1e-1.
-        np.testing.assert_allclose(state.global_model_weights, params, rtol=0, atol=2e-6)
+        # parameters of order 1, which moved by 1e-2 to 1e-1. Layers that run by batch have
+        # Winograd's F(4x4, 3x3), whose error is ten times that of sums of products.
+        atol = 1e-5 if name == "wide residual block" else 2e-6
+        np.testing.assert_allclose(state.global_model_weights, params, rtol=0, atol=atol)
         online = result.metrics["client_work"]["train"]
         assert online["num_examples"] == stats.num_examples
         assert online["loss"] == pytest.approx(stats.loss_sum / stats.num_examples, rel=2e-5)

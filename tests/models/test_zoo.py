@@ -34,7 +34,8 @@ def test_2nn_has_the_published_layers() -> None:
     assert [layer.activation for layer in model.layout.layers] == ["relu", "relu", "linear"]
 
 
-# As published, for 28 x 28 pixels and 10 and 62 classes.
+# As published, for images of the row's example_shape and 10 and 62 classes: resnets as in the usual
+# implementations with projections (272,474 and so on), resnet18 of 11,173,962, FedMA's 3,491,530.
 COUNTS = {
     "softmax-regression": (7_850, 48_670),
     "mlp-2nn": (199_210, 209_662),
@@ -42,6 +43,12 @@ COUNTS = {
     "cnn-reddi": (1_199_882, 1_206_590),
     "lenet5": (61_706, 66_126),
     "leaf-femnist": (6_497_162, 6_603_710),
+    "resnet20": (272_474, 275_854),
+    "resnet32": (466_906, 470_286),
+    "resnet56": (855_770, 859_150),
+    "resnet18-gn": (11_173_962, 11_200_638),
+    "vgg9": (3_491_530, 3_518_206),
+    "vgg11": (9_231_114, 9_257_790),
 }
 # Limits of the uniform draws of each kernel, as published, to four digits.
 GLOROT_LIMITS = {
@@ -53,7 +60,11 @@ GLOROT_LIMITS = {
 
 @pytest.mark.parametrize("name", sorted(tables.MODELS))
 def test_parameter_counts_are_the_published_ones(name: str) -> None:
-    counts = [models.build_layout(name, num_classes=each).num_params for each in (10, 62)]
+    shape = tables.MODELS[name].example_shape
+    counts = [
+        models.build_layout(name, input_shape=shape, num_classes=each).num_params
+        for each in (10, 62)
+    ]
     assert tuple(counts) == COUNTS[name]
 
 
@@ -98,6 +109,33 @@ def test_kernels_start_glorot_uniform_and_biases_0(name: str) -> None:
         error = np.sqrt(0.8 / kernel.size)
         assert kernel.var() == pytest.approx(limit**2 / 3, rel=4 * error + 4e-3)
         assert abs(kernel.mean()) < 4 * limit / np.sqrt(3 * kernel.size)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet32", "resnet56", "resnet18-gn"])
+def test_residual_networks_have_their_depth_and_take_crops(name: str) -> None:
+    depth = int(name.removeprefix("resnet").removesuffix("-gn"))
+    layout = models.build_layout(name, input_shape=(24, 24, 3), num_classes=100)
+    counted = [
+        layer
+        for layer in layout.layers
+        if layer.kind in ("conv2d", "dense") and layer.window[0] != 1
+    ]
+    assert len(counted) == depth  # without the convolutions of shortcuts
+    sums = [place for place, layer in enumerate(layout.layers) if layer.kind == "add"]
+    assert len(sums) == (depth - 2) // 2
+    assert all(layout.layers[place].activation == "relu" for place in sums)
+    assert all(len(layout.sources[place]) == 2 for place in sums)
+    if name == "resnet18-gn":
+        assert layout.num_params == 11_220_132
+
+
+def test_groups_of_a_network_are_an_option() -> None:
+    layout = models.resnet20(groups=4).layout
+    norms = [layer for layer in layout.layers if layer.kind == "group_normalization"]
+    assert {layer.num_groups for layer in norms} == {4}
+    assert len(norms) == 21
+    with pytest.raises(ConfigError, match="model resnet20: layer group_normalization: groups 3 do"):
+        models.resnet20(groups=3)
 
 
 def test_group_norms_start_as_the_identity() -> None:

@@ -22,9 +22,10 @@ from fedcli.errors import ConfigError
 from fedcli.models.keras import archives, graphs
 from fedcli.models.keras.graphs import Graph, container_names
 from fedcli.models.layers import Activation, Flatten
-from fedcli.models.layers.contract import GLOROT_UNIFORM, Spec, Start
+from fedcli.models.layers.contract import GLOROT_UNIFORM, IMAGE, Spec, Start
 from fedcli.models.layers.fields import SOFTMAX
-from fedcli.models.layout import ParamLayout, lay_out
+from fedcli.models.layout import ParamLayout, Tensor, lay_out
+from fedcli.models.sizing import input_names
 from fedcli.outputs import write_output
 
 is_keras = archives.is_keras
@@ -32,6 +33,7 @@ is_keras = archives.is_keras
 # Limit (1 GiB) of a model without weights, because a small file can describe a very large model.
 MAX_PARAMS = 1 << 28
 _KERAS_VERSION = "3.0.0"  # the first version that has this format
+_INPUT = "fedcli_input"  # the input layer's name
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # a constant, so that equal models give equal files
 
 
@@ -119,21 +121,24 @@ def read_weights(path: Path, layout: ParamLayout) -> list[NDArray[np.float32]]:
         if not contents.image:
             raise ConfigError("describes a model without weights; give a file that has them")
         if contents.description is None:
-            weighted, shapes = _weighted(layout)
-            counted = container_names([spec.keras_class for spec in layout.specs])
-            names = [spec.name for spec in layout.specs]
-            named = dict(zip(names, counted, strict=True))
-            paths = [(named[name],) for name in weighted]
-            by_layer = archives.load_places(contents.image, paths, (), shapes)
+            tensors = _weighted(layout)
+            stack = _stack(layout)
+            counted = container_names([spec.keras_class for spec in stack])
+            named = {spec.name: path for spec, path in zip(stack, counted, strict=True)}
+            paths = [(named[name],) for name in tensors]
+            by_layer = archives.load_places(contents.image, paths, (), _shapes(tensors))
             return [tensor for tensors in by_layer for tensor in tensors]
         graph = graphs.parse(contents.description)
         own = lay_out(graph.specs, graph.input_shape)
-        in_file, required = ([tensor.shape for tensor in each.tensors] for each in (own, layout))
+        theirs, ours = _in_keras_order(own), _in_keras_order(layout)
+        in_file, required = ([each.shape for each in order] for order in (theirs, ours))
         if in_file != required:
             raise ConfigError(
                 f"has weights of shapes {_listed(in_file)}, the model needs {_listed(required)}"
             )
-        return _load(contents.image, graph, own)
+        loaded = dict(zip(own.tensors, _load(contents.image, graph, own), strict=True))
+        by_tensor = {mine: loaded[each] for mine, each in zip(ours, theirs, strict=True)}
+        return [by_tensor[tensor] for tensor in layout.tensors]
 
 
 def write_keras(path: Path, layout: ParamLayout, params: NDArray[np.float32]) -> None:
@@ -186,43 +191,87 @@ def _about(path: Path) -> Iterator[None]:
 
 
 def _load(image: bytes, graph: Graph, layout: ParamLayout) -> list[NDArray[np.float32]]:
-    _, shapes = _weighted(layout)
     paths = [place.path for place in graph.places]
     tops = [place.top for place in graph.places]
-    by_layer = archives.load_places(image, paths, tops, shapes)
+    by_layer = archives.load_places(image, paths, tops, _shapes(_weighted(layout)))
     return [tensor for tensors in by_layer for tensor in tensors]
 
 
-def _weighted(layout: ParamLayout) -> tuple[list[str], list[list[tuple[int, ...]]]]:
-    """Returns the names of the layers that have tensors, and the tensors' shapes, in order."""
-    shapes: dict[str, list[tuple[int, ...]]] = {}
+def _weighted(layout: ParamLayout) -> dict[str, list[Tensor]]:
+    """Returns the tensors of each layer that has some, by its name and in order."""
+    tensors: dict[str, list[Tensor]] = {}
     for tensor in layout.tensors:
-        shapes.setdefault(tensor.name.rpartition("/")[0], []).append(tensor.shape)
-    return list(shapes), list(shapes.values())
+        tensors.setdefault(tensor.name.rpartition("/")[0], []).append(tensor)
+    return tensors
+
+
+def _shapes(tensors: Mapping[str, Sequence[Tensor]]) -> list[list[tuple[int, ...]]]:
+    return [[each.shape for each in of_layer] for of_layer in tensors.values()]
+
+
+def _in_keras_order(layout: ParamLayout) -> list[Tensor]:
+    """The tensors in the order in which Keras counts the layers; in a chain it is their own."""
+    tensors = _weighted(layout)
+    return [tensor for spec in _stack(layout) for tensor in tensors.get(spec.name, ())]
 
 
 def _stack(layout: ParamLayout) -> list[Spec]:
-    """Returns the layers for Keras, with Flatten before a dense layer and softmax at the end."""
+    """Returns the layers for Keras and in its order, each with the names of its inputs.
+
+    There is a Flatten before a dense layer and a softmax at the end.
+    """
     stack: list[Spec] = []
     names = {spec.name for spec in layout.specs}
-    is_flat = len(layout.input_shape) == 1
-    for spec in layout.specs:
-        if spec.takes_vector and not is_flat:
-            stack.append(Flatten(_unused("flatten", names)))
-            is_flat = True
-        is_flat = is_flat or spec.gives_vector
-        stack.append(spec)
+    is_flat = {IMAGE: len(layout.input_shape) == 1}
+    for spec, inputs in zip(layout.specs, input_names(layout.specs), strict=True):
+        if spec.takes_vector and not is_flat[inputs[0]]:
+            inputs = _flattened(stack, inputs, names, is_flat)
+        is_flat[spec.name] = spec.gives_vector or all(is_flat[each] for each in inputs)
+        stack.append(spec.changed(inputs=inputs))
     last = stack.pop()
     with_softmax = last.with_softmax()
     if with_softmax is not None:
-        return [*stack, with_softmax]
+        return _sorted_as_keras([*stack, with_softmax])
     without = last.without_softmax()
     if without is not None:
         stack.append(without)
-    if not is_flat:
-        stack.append(Flatten(_unused("flatten", names)))
+    inputs = last.inputs if without is None else (last.name,)
+    if not is_flat[inputs[0]]:
+        inputs = _flattened(stack, inputs, names, is_flat)
     name = last.name if without is None else _unused("softmax", names)
-    return [*stack, Activation(SOFTMAX, name)]
+    return _sorted_as_keras([*stack, Activation(SOFTMAX, name, inputs)])
+
+
+def _flattened(
+    stack: list[Spec], inputs: tuple[str, ...], names: set[str], is_flat: dict[str, bool]
+) -> tuple[str, ...]:
+    """Adds a Flatten of `inputs` to the stack and returns its name as the input of what follows."""
+    name = _unused("flatten", names)
+    stack.append(Flatten(name, inputs))
+    is_flat[name] = True
+    return (name,)
+
+
+def _sorted_as_keras(stack: list[Spec]) -> list[Spec]:
+    """The layers in the order in which Keras counts those of a functional model.
+
+    First come those from which the most layers lead to the output; equals come in the order in
+    which a walk meets them, from the output and along the first inputs first.
+    """
+    by_name = {spec.name: spec for spec in stack}
+    heights = dict.fromkeys(by_name, 0)  # layers on the longest way to the output
+    for spec in reversed(stack):
+        for name in spec.inputs:
+            if name != IMAGE:
+                heights[name] = max(heights[name], heights[spec.name] + 1)
+    met: dict[str, int] = {}
+    waiting = [stack[-1].name]
+    while waiting:
+        name = waiting.pop()
+        if name not in met and name != IMAGE:
+            met[name] = len(met)
+            waiting.extend(reversed(by_name[name].inputs))
+    return sorted(stack, key=lambda spec: (-heights[spec.name], met[spec.name]))
 
 
 def _unused(name: str, names: set[str]) -> str:
@@ -245,7 +294,10 @@ def _batch_shape(layout: ParamLayout) -> list[int | None]:
 
 def _describe(stack: Sequence[Spec], batch_shape: Sequence[int | None]) -> dict[str, Any]:
     """Returns the model's JSON for Keras 3. Options that are left out have Keras's defaults."""
-    start = _item("InputLayer", {"name": "fedcli_input", "batch_shape": list(batch_shape)})
+    start = _item("InputLayer", {"name": _INPUT, "batch_shape": list(batch_shape)})
+    before = [IMAGE, *(spec.name for spec in stack)]
+    if any(spec.inputs != (name,) for spec, name in zip(stack, before, strict=False)):
+        return _describe_graph(start, stack)
     return {
         "module": "keras",
         "class_name": "Sequential",
@@ -259,6 +311,35 @@ def _describe(stack: Sequence[Spec], batch_shape: Sequence[int | None]) -> dict[
         "registered_name": None,
         "build_config": {"input_shape": list(batch_shape)},
     }
+
+
+def _describe_graph(start: dict[str, Any], stack: Sequence[Spec]) -> dict[str, Any]:
+    """The JSON of a functional model."""
+    layers = [{**start, "name": _INPUT, "inbound_nodes": []}]
+    for spec in stack:
+        item = _item(spec.keras_class, spec.to_keras())
+        tensors = [_tensor(_INPUT if name == IMAGE else name) for name in spec.inputs]
+        args = [tensors] if spec.num_inputs > 1 else tensors
+        node: dict[str, Any] = {"args": args, "kwargs": {}}
+        layers.append({**item, "name": spec.name, "inbound_nodes": [node]})
+    return {
+        "module": "keras.src.models.functional",
+        "class_name": "Functional",
+        "config": {
+            "name": "functional",
+            "trainable": True,
+            "layers": layers,
+            "input_layers": [[_INPUT, 0, 0]],
+            "output_layers": [[stack[-1].name, 0, 0]],
+        },
+        "registered_name": "Functional",
+    }
+
+
+def _tensor(layer: str) -> dict[str, Any]:
+    """A layer's output in Keras's JSON; Keras finds its shape again."""
+    config = {"shape": [None], "dtype": "float32", "keras_history": [layer, 0, 0]}
+    return {"class_name": "__keras_tensor__", "config": config}
 
 
 def _item(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:

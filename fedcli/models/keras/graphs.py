@@ -1,6 +1,6 @@
 """Turns Keras's JSON description of a model into layers of fedcli.
 
-Sequential and functional models of Keras 2 and Keras 3 are read if their layers form one chain.
+Sequential and functional models of Keras 2 and Keras 3 with one input and one output are read.
 Nested models are allowed. The description is not trusted: no code that it names is run, and every
 option that fedcli does not support is refused by name.
 """
@@ -11,19 +11,28 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
-from fedcli.models.keras.chains import chain_of
+from fedcli.models.keras.connections import in_order
 from fedcli.models.layers import Flatten
-from fedcli.models.layers.contract import KERAS_READERS, KerasShape, Spec, Start
+from fedcli.models.layers.contract import (
+    IMAGE,
+    KERAS_READERS,
+    KINDS,
+    KerasShape,
+    Spec,
+    Start,
+)
 from fedcli.models.layers.fields import MAX_NAME, MAX_SIZE
 from fedcli.models.layers.keras_options import Options, plain, shown
 
 # The layers that a file may have; the error for any other layer lists them.
 SUPPORTED = tuple(sorted({*KERAS_READERS, "InputLayer", "Reshape"}))
 MODELS = ("Sequential", "Functional", "Model")
+# Those of several inputs.
+_MERGING = tuple(kind.keras_class for kind in KINDS.values() if kind.num_inputs > 1)
 _MAX_LAYERS = 1000  # in total, including the layers of nested models
 _MAX_DEPTH = 8
 
@@ -70,8 +79,8 @@ def parse(description: object) -> Graph:
         description: Decoded JSON: `class_name` and `config` of a model.
 
     Raises:
-        ConfigError: The JSON describes no model, the model branches, or fedcli does not support a
-            layer or an option. The message names layer and option.
+        ConfigError: The JSON describes no model, it has not one input and one output, or fedcli
+            does not support a layer or an option. The message names layer and option.
     """
     class_name, config = _class_of(description)
     if class_name not in MODELS:
@@ -80,7 +89,7 @@ def parse(description: object) -> Graph:
             "(a subclassed one is code, which no file holds)"
         )
     builder = _Builder()
-    builder.add_model(description, (), "", 0)
+    builder.add_model(description, (), "", None)
     if builder.input_shape is None:
         raise ConfigError("the model has no layer; save it with its layers")
     name = config.get("name") if isinstance(config, Mapping) else None
@@ -124,53 +133,84 @@ def _class_of(item: object) -> tuple[str, Any]:
     return class_name, item.get("config")
 
 
+class _Output(NamedTuple):
+    """What a layer of the file gives: the name of the last of its `Spec`s, or `IMAGE`."""
+
+    name: str
+    shape: KerasShape
+
+
 class _Builder:
-    """Collects layers and keeps track of the shape of their output."""
+    """Collects layers and keeps track of the shapes of their outputs."""
 
     def __init__(self) -> None:
         self.specs: list[Spec] = []
         self.places: list[Place] = []
         self.input_shape: KerasShape | None = None
-        self._shape: KerasShape = ()
         self._names: set[str] = set()
         self._num_layers = 0
 
-    def add_model(self, item: object, path: tuple[str, ...], top: str, depth: int) -> None:
-        """Adds the layers of a Sequential or functional model."""
-        if depth > _MAX_DEPTH:
+    def add_model(
+        self, item: object, path: tuple[str, ...], top: str, source: _Output | None
+    ) -> _Output | None:
+        """Adds the layers of a Sequential or functional model, and returns its output.
+
+        Args:
+            item: The model in JSON.
+            path: The names of the models that it is in, and its own, in a `.weights.h5`.
+            top: Name of the outermost layer that contains it; "": it is not nested.
+            source: What it reads; None: the input, whose shape is not known yet.
+        """
+        if len(path) > _MAX_DEPTH:
             raise ConfigError(f"models within models, more than {_MAX_DEPTH} deep; flatten it")
         class_name, config = _class_of(item)
-        layers = chain_of(class_name, config)
-        self._num_layers += len(layers)
+        applied = in_order(class_name, config)
+        self._num_layers += len(applied)
         if self._num_layers > _MAX_LAYERS:
             raise ConfigError(f"has more than {_MAX_LAYERS} layers; give a smaller model")
-        numbered = container_names([_class_of(each)[0] for each in layers])
-        for each, name in zip(layers, numbered, strict=True):
-            options = Options(_class_of(each)[0], each)
+        outputs: dict[str, _Output | None] = {}
+        output = source
+        numbered = container_names([_class_of(each.item)[0] for each in applied])
+        for each, name in zip(applied, numbered, strict=True):
+            sources = [outputs[read] for read in each.sources] or [source]
+            options = Options(_class_of(each.item)[0], each.item)
+            given = options.input_shape()
+            if given is None and each is applied[0] and isinstance(config, Mapping):
+                given = plain(config.get("build_input_shape"))
+            sources[0] = self._with_shape(sources[0], given, options)
+            inner, outermost = (*path, name), top or options.name
             if options.class_name in MODELS:
-                self._read_input_shape(config, options, is_first=each is layers[0])
-                self.add_model(each, (*path, name), top or options.name, depth + 1)
-                continue
-            self._read_input_shape(config, options, is_first=each is layers[0])
-            self._add_layer(options, (*path, name), top or options.name)
+                _check_one(options, sources)
+                output = self.add_model(each.item, inner, outermost, sources[0])
+            else:
+                output = self._add_layer(options, inner, outermost, sources)
+            outputs[each.name] = output
+        return output
 
-    def _read_input_shape(self, model_config: Any, options: Options, *, is_first: bool) -> None:
-        """Sets the input's shape if this is the first layer that states it."""
-        given = options.input_shape()
-        if given is None and is_first and isinstance(model_config, Mapping):
-            given = plain(model_config.get("build_input_shape"))
+    def _with_shape(
+        self, source: _Output | None, given: object, options: Options
+    ) -> _Output | None:
+        """A source, which is the input with its shape if this is the first layer that states it."""
         if given is None:
-            return
+            return source
         shape = _example_shape(given, options.label)
         if self.input_shape is None:
-            self.input_shape = self._shape = shape
-        elif options.class_name == "InputLayer" and shape != self._shape:
+            self.input_shape = shape
+            return _Output(IMAGE, shape)
+        if options.class_name == "InputLayer" and source is not None and shape != source.shape:
             raise ConfigError(
-                f"{options.label} takes {list(shape)}, but its input is {list(self._shape)}; "
+                f"{options.label} takes {list(shape)}, but its input is {list(source.shape)}; "
                 "save the model again"
             )
+        return source
 
-    def _add_layer(self, options: Options, path: tuple[str, ...], top: str) -> None:
+    def _add_layer(
+        self,
+        options: Options,
+        path: tuple[str, ...],
+        top: str,
+        sources: Sequence[_Output | None],
+    ) -> _Output | None:
         if options.class_name not in SUPPORTED:
             raise ConfigError(
                 f"layer {shown(options.name)} is a {shown(options.class_name)}, which fedcli does "
@@ -178,45 +218,76 @@ class _Builder:
             )
         if options.class_name == "InputLayer":
             options.finish(free=("batch_shape", "batch_input_shape", "shape", "batch_size"))
-            return
-        if self.input_shape is None:
+            return sources[0]
+        known = [source for source in sources if source is not None]
+        if self.input_shape is None or len(known) != len(sources):
             raise ConfigError("does not say the shape of its input; build the model, then save it")
+        for source in known:
+            if source.name == IMAGE and source.shape != self.input_shape:
+                raise ConfigError(
+                    f"{options.label} reads the model's input as {list(source.shape)}, another "
+                    f"layer as {list(self.input_shape)}; fedcli supports one shape of the input"
+                )
+        if options.class_name in _MERGING:
+            return self._merge(options, known)
+        _check_one(options, known)
         if options.class_name == "Reshape":
-            self._reshape(options)
-            return
+            return self._reshape(options, known[0])
+        output = known[0]
         read = KERAS_READERS[options.class_name]
-        for spec, shape in read(options, self._shape, self._unique(options.name)):
-            self._append(spec, shape)
+        for spec, shape in read(options, output.shape, self._unique(options.name)):
+            output = self._append(spec, shape, output)
             starts = options.starts(spec.starts())
             if starts:
                 self.places.append(Place(spec.name, path, top, starts))
+        return output
 
-    def _append(self, spec: Spec, shape: KerasShape) -> None:
+    def _append(self, spec: Spec, shape: KerasShape, *sources: _Output) -> _Output:
         """Adds a layer whose output has the given shape."""
-        self.specs.append(spec)
+        before = self.specs[-1].name if self.specs else IMAGE
+        inputs = tuple(source.name for source in sources)
+        self.specs.append(spec.changed(inputs=() if inputs == (before,) else inputs))
         self._names.add(spec.name)
-        self._shape = shape
+        return _Output(spec.name, shape)
 
-    def _reshape(self, options: Options) -> None:
+    def _merge(self, options: Options, sources: Sequence[_Output]) -> _Output:
+        """Handles a layer of two or more inputs; of more it becomes a chain."""
+        shapes = [source.shape for source in sources]
+        if len(sources) < 2 or len(set(shapes)) > 1:
+            raise ConfigError(
+                f"{options.label} takes inputs of shapes {', '.join(map(str, map(list, shapes)))}; "
+                "fedcli supports two or more of one shape"
+            )
+        output = sources[0]
+        specs = KERAS_READERS[options.class_name](options, shapes[0], options.name)
+        for spec, shape in specs:
+            for source in sources[1:]:
+                name = self._unique(options.name)
+                output = self._append(spec.changed(name=name), shape, output, source)
+        return output
+
+    def _reshape(self, options: Options, source: _Output) -> _Output:
         """Handles a Reshape. To a vector it becomes a Flatten; of the input it sets the shape."""
         target = plain(options.take("target_shape"))
         options.finish()
-        size = math.prod(self._shape)
+        size = math.prod(source.shape)
         shape = _resolve(target, size)
         if shape is None:
             raise ConfigError(
                 f"{options.label}: target_shape {shown(target)} does not hold {size} values"
             )
-        if len(shape) == 1 < len(self._shape):
-            self._append(Flatten(name=self._unique(options.name)), shape)
-        elif all(isinstance(spec, Flatten) for spec in self.specs):
+        if len(shape) == 1 < len(source.shape):
+            return self._append(Flatten(name=self._unique(options.name)), shape, source)
+        if all(isinstance(spec, Flatten) for spec in self.specs):
             self.specs.clear()
-            self.input_shape = self._shape = shape
-        elif shape != self._shape:
+            self.input_shape = shape
+            return _Output(IMAGE, shape)
+        if shape != source.shape:
             raise ConfigError(
                 f"{options.label}: target_shape {shown(target)} within the model; fedcli reshapes "
                 "the input alone, or to a vector"
             )
+        return source
 
     def _unique(self, name: str) -> str:
         """Returns the layer's name, made unique if a layer of another nested model has it."""
@@ -228,6 +299,14 @@ class _Builder:
             count += 1
             unique = f"{base}_{count}"
         return unique
+
+
+def _check_one(options: Options, sources: Sequence[object]) -> None:
+    if len(sources) != 1:
+        raise ConfigError(
+            f"{options.label} takes {len(sources)} inputs; fedcli supports layers of this kind "
+            "with one"
+        )
 
 
 def _example_shape(given: object, label: str) -> KerasShape:

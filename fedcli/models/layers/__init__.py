@@ -4,15 +4,19 @@ from __future__ import annotations
 
 # Each family lists its layers in its `__all__`. Importing this package registers every kind.
 from fedcli.models.layers.activation import *
+from fedcli.models.layers.contract import IMAGE as IMAGE
+from fedcli.models.layers.contract import Input as Input
+from fedcli.models.layers.contract import Node as Node
 from fedcli.models.layers.contract import Spec as Spec
 from fedcli.models.layers.convolution import *
 from fedcli.models.layers.dense import *
 from fedcli.models.layers.dropout import *
+from fedcli.models.layers.merging import *
 from fedcli.models.layers.normalization import *
 from fedcli.models.layers.pooling import *
 from fedcli.models.layers.reshaping import *
 
 __all__ = [
-    *("Activation", "AveragePool2D", "Conv2D", "Dense", "Dropout", "Flatten", "GroupNorm"),
-    *("MaxPool2D", "Spec"),
+    *("Activation", "Add", "AveragePool2D", "Conv2D", "Dense", "Dropout", "Flatten", "GroupNorm"),
+    *("GlobalAveragePool2D", "GlobalMaxPool2D", "IMAGE", "Input", "MaxPool2D", "Node", "Spec"),
 ]

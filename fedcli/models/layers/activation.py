@@ -31,6 +31,7 @@ class Activation(Spec):
     Attributes:
         activation: A key of `ACTIVATIONS`, or "softmax" at the end.
         name: Its own in the model; "": as Keras names it.
+        inputs: See `Spec.inputs`.
     """
 
     kind = "activation"
@@ -39,6 +40,7 @@ class Activation(Spec):
 
     activation: str
     name: str = ""
+    inputs: tuple[str, ...] = ()
 
     def size(self, incoming: Incoming) -> Layer | None:
         """See `Spec.size`."""

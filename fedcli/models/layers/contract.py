@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 from fedcli.core.native import ModelRow
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
-from fedcli.models.layers.fields import ACTIVATIONS, SOFTMAX, Check, Pair, shown
+from fedcli.models.layers.fields import ACTIVATIONS, SOFTMAX, Check, Pair, check_inputs, shown
 
 if TYPE_CHECKING:  # only runs of a Keras file import the modules that read such files
     from fedcli.models.layers.keras_options import Options
@@ -90,6 +90,8 @@ class Layer:
             0) for other layers.
         strides: Distances from one window to the next.
         pads: Padding at the top and left of the image.
+        skips: For each of two inputs, the number of layers between it and this one: 0 is the output
+            of the layer before. Only an addition has a second input.
         num_groups: Groups of a group norm, else 0.
         epsilon: Epsilon of a group norm, else 0.
         rate: Rate of a dropout, else 0.
@@ -108,6 +110,7 @@ class Layer:
     window: Pair = (0, 0)
     strides: Pair = (0, 0)
     pads: Pair = (0, 0)
+    skips: Pair = (0, 0)
     num_groups: int = 0
     epsilon: float = 0.0
     rate: float = 0.0
@@ -141,6 +144,7 @@ class Layer:
             self.in_shape,
             self.out_shape,
             offset,
+            *self.skips,
             int(self.has_scale),
             int(self.has_bias),
             *self.window,
@@ -152,8 +156,15 @@ class Layer:
         )
 
 
+IMAGE = "/image"  # names the example itself among a layer's inputs; no layer's name has a slash
+
+
 class Spec:
-    """A layer as the user describes it. Each kind is a frozen dataclass whose last field is `name`.
+    """A layer as the user describes it.
+
+    Each kind is a frozen dataclass whose last two fields are `name` and `inputs`. A layer reads the
+    one before it, or the earlier layers that `inputs` names. Calling it, as in Keras, gives a node
+    of a graph instead; see `models.functional`.
 
     Attributes:
         kind: Name of the kind in descriptions, in the core's table of kinds and in numbered names:
@@ -165,6 +176,7 @@ class Spec:
         gives_vector: Whether its output is never an image.
         needs_channels: Whether Keras needs images with channels here, [H, W, C].
         takes_activation: Whether the core computes a following activation as a part of the layer.
+        num_inputs: Number of inputs, all of one shape.
     """
 
     kind: ClassVar[str]
@@ -175,6 +187,7 @@ class Spec:
     gives_vector: ClassVar[bool] = False
     needs_channels: ClassVar[bool] = False
     takes_activation: ClassVar[bool] = True
+    num_inputs: ClassVar[int] = 1
 
     def __init_subclass__(cls) -> None:
         """Registers the kind under its name and under Keras's."""
@@ -186,6 +199,24 @@ class Spec:
     def name(self) -> str:
         """Its name in the model; "": the name that Keras would give."""
         raise NotImplementedError
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the layers that it reads, or `IMAGE`; (): the layer before it, or the image."""
+        raise NotImplementedError
+
+    def __call__(self, *inputs: Node) -> Node:
+        """Returns the layer applied to nodes of a graph: outputs of other layers, or `Input()`.
+
+        Raises:
+            ConfigError: An input is no node, or their number is not the layer's.
+        """
+        if not all(isinstance(each, Node) for each in inputs) or len(inputs) != self.num_inputs:
+            raise ConfigError(
+                f"layer {self.name or self.kind} is called on {len(inputs)} values; give it "
+                f"{self.num_inputs} that Input() or other layers returned"
+            )
+        return Node(self, inputs)
 
     def changed(self: S, **values: Any) -> S:
         """Returns the layer with other values of some fields."""
@@ -202,6 +233,7 @@ class Spec:
         """
         for field, check in self.checks.items():
             check(f"{label}: {field}", getattr(self, field))
+        check_inputs(f"{label}: inputs", self.inputs)
 
     def starts(self) -> dict[str, Start]:
         """Returns the initial value or initialiser of each of its tensors, by name and in order."""
@@ -240,12 +272,13 @@ class Spec:
         values = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in vars(self).items()
+            if name != "inputs" or value
         }
         return {"kind": self.kind, **values}
 
     def to_keras(self) -> dict[str, Any]:
         """Returns its options in Keras's JSON; missing options have Keras's defaults."""
-        return dict(vars(self))
+        return {name: value for name, value in vars(self).items() if name != "inputs"}
 
     @classmethod
     def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
@@ -272,6 +305,24 @@ class Spec:
         return tuple(
             LayerTensor(name, shapes[name], start) for name, start in self.starts().items()
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A layer applied to its inputs, as part of a graph; compared by identity.
+
+    Attributes:
+        spec: The layer; None: the node is the image.
+        inputs: The nodes that it reads.
+    """
+
+    spec: Spec | None
+    inputs: tuple[Node, ...] = ()
+
+
+def Input() -> Node:  # noqa: N802 - as Keras calls it
+    """Returns the image, from which a graph of layers starts; see `models.functional`."""
+    return Node(None)
 
 
 Read = tuple[Spec, KerasShape]

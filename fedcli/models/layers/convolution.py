@@ -37,6 +37,7 @@ class Conv2D(Spec):
         activation: A key of `ACTIVATIONS`.
         use_bias: Whether it has a bias.
         name: Its own in the model; "": as Keras names it.
+        inputs: See `Spec.inputs`.
     """
 
     kind = "conv2d"
@@ -62,6 +63,7 @@ class Conv2D(Spec):
     activation: str = "linear"
     use_bias: bool = True
     name: str = ""
+    inputs: tuple[str, ...] = ()
 
     def size(self, incoming: Incoming) -> Layer:
         """See `Spec.size`."""

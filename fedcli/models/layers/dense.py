@@ -34,6 +34,7 @@ class Dense(Spec):
         activation: A key of `ACTIVATIONS`, or "softmax" in the last layer.
         use_bias: Whether it has a bias.
         name: Its own in the model; "": as Keras names it.
+        inputs: See `Spec.inputs`.
     """
 
     kind = "dense"
@@ -54,6 +55,7 @@ class Dense(Spec):
     activation: str = "linear"
     use_bias: bool = True
     name: str = ""
+    inputs: tuple[str, ...] = ()
 
     def size(self, incoming: Incoming) -> Layer:
         """See `Spec.size`; anything fits."""

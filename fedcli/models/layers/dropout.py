@@ -22,6 +22,7 @@ class Dropout(Spec):
     Attributes:
         rate: The share, from 0 to below 1. With 0 the layer does nothing.
         name: Its own in the model; "": as Keras names it.
+        inputs: See `Spec.inputs`.
     """
 
     kind = "dropout"
@@ -31,6 +32,7 @@ class Dropout(Spec):
 
     rate: float
     name: str = ""
+    inputs: tuple[str, ...] = ()
 
     def size(self, incoming: Incoming) -> Layer | None:
         """See `Spec.size`."""

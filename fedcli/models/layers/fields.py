@@ -40,6 +40,16 @@ def check_name(name: object) -> None:
         )
 
 
+def check_inputs(label: str, value: object) -> None:
+    """Refuses what is no tuple of names of layers.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    if not isinstance(value, tuple) or not all(isinstance(each, str) for each in value):
+        raise ConfigError(f"{label} {shown(value)}: give a tuple of the names of earlier layers")
+
+
 # Each check below takes the name of the value in messages, and the value; it raises ConfigError.
 
 

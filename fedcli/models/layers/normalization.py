@@ -27,6 +27,7 @@ class GroupNorm(Spec):
         center: Whether beta is added.
         scale: Whether the values are multiplied by gamma.
         name: Its own in the model; "": as Keras names it.
+        inputs: See `Spec.inputs`.
     """
 
     kind = "group_normalization"
@@ -48,6 +49,7 @@ class GroupNorm(Spec):
     center: bool = True
     scale: bool = True
     name: str = ""
+    inputs: tuple[str, ...] = ()
 
     def size(self, incoming: Incoming) -> Layer:
         """See `Spec.size`."""

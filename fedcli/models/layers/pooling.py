@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedcli.dataclass import dataclass
+from fedcli.errors import ConfigError
 from fedcli.models.layers import fields, windows
-from fedcli.models.layers.contract import Incoming, KerasShape, Layer, Read, Spec, reads
+from fedcli.models.layers.contract import Incoming, KerasShape, Layer, Read, Spec
 from fedcli.models.layers.fields import Pair
-from fedcli.models.layers.reshaping import Flatten
 
 if TYPE_CHECKING:
     from fedcli.models.layers.keras_options import Options
 
-__all__ = ["AveragePool2D", "MaxPool2D"]
+__all__ = ["AveragePool2D", "GlobalAveragePool2D", "GlobalMaxPool2D", "MaxPool2D"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class _Pool2D(Spec):
     strides: int | Pair | None = None
     padding: str = "valid"
     name: str = ""
+    inputs: tuple[str, ...] = ()
 
     def size(self, incoming: Incoming) -> Layer:
         """See `Spec.size`."""
@@ -74,6 +75,7 @@ class MaxPool2D(_Pool2D):
         padding: "valid" or "same". With "same", windows may reach beyond the image; they ignore the
             outside.
         name: Its own in the model; "": as Keras names it.
+        inputs: See `Spec.inputs`.
     """
 
     kind = "max_pooling2d"
@@ -87,13 +89,59 @@ class AveragePool2D(_Pool2D):
     keras_class = "AveragePooling2D"
 
 
-@reads("GlobalAveragePooling2D")
-def _global_average(options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
-    """An average over the whole image, then a flattening."""
-    options.only("data_format", ("channels_last", None))
-    options.finish(free=("keepdims",))
-    height, width, channels = windows.keras_image(options, shape)
-    spec = AveragePool2D((height, width), (height, width), "valid", name)
-    spec.check(options.label)
-    yield spec, (1, 1, channels)
-    yield Flatten(f"{name}_flat"), (channels,)
+@dataclass(frozen=True)
+class _GlobalPool2D(Spec):
+    """The base of pools over the whole image; see `GlobalAveragePool2D`."""
+
+    needs_channels = True
+    gives_vector = True
+    core_kind: ClassVar[str]
+
+    name: str = ""
+    inputs: tuple[str, ...] = ()
+
+    def size(self, incoming: Incoming) -> Layer:
+        """See `Spec.size`; a vector is an image of one pixel."""
+        height, width, channels = incoming.shape
+        if not incoming.is_image and (height, width) != (1, 1):
+            raise ConfigError(
+                f"layer {self.name}: a {self.kind} of a flattened image; put it before the "
+                "flattening"
+            )
+        window = (height, width)
+        return Layer(
+            self.core_kind,
+            self.name,
+            incoming.shape,
+            (1, 1, channels),
+            window=window,
+            strides=window,
+        )
+
+    @classmethod
+    def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
+        """See `Spec.from_keras`."""
+        options.only("data_format", ("channels_last", None))
+        options.finish(free=("keepdims",))
+        yield cls(name), (windows.keras_image(options, shape)[2],)
+
+
+class GlobalAveragePool2D(_GlobalPool2D):
+    """The mean of each channel over the whole image, a vector.
+
+    Attributes:
+        name: Its own in the model; "": as Keras names it.
+        inputs: See `Spec.inputs`.
+    """
+
+    kind = "global_average_pooling2d"
+    keras_class = "GlobalAveragePooling2D"
+    core_kind = AveragePool2D.kind
+
+
+class GlobalMaxPool2D(_GlobalPool2D):
+    """The largest value of each channel over the whole image; see `GlobalAveragePool2D`."""
+
+    kind = "global_max_pooling2d"
+    keras_class = "GlobalMaxPooling2D"
+    core_kind = MaxPool2D.kind

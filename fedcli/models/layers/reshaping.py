@@ -24,6 +24,7 @@ class Flatten(Spec):
     gives_vector = True
 
     name: str = ""
+    inputs: tuple[str, ...] = ()
 
     def size(self, incoming: Incoming) -> None:
         """See `Spec.size`; the values already lie as the vector has them."""

@@ -22,9 +22,15 @@ class ModelEntry(Entry):
 
     Attributes:
         starts_at_zero: Whether all initial parameters are 0; else each layer initialises its own.
+        example_shape: Shape of the examples for which `fedcli info` counts.
     """
 
     starts_at_zero: bool = False
+    example_shape: tuple[int, ...] = (28, 28)
+
+
+_CIFAR = (32, 32, 3)
+_GROUPS = Option("groups", 2, "Groups of each normalization; a divisor of the channels.", 1, 64)
 
 
 MODELS = table(
@@ -89,6 +95,67 @@ MODELS = table(
         "Caldas et al. 2018 (LEAF), arXiv 1812.01097, models/femnist",
         rates="client SGD 0.004 to 0.06, as in LEAF",
         code="fedcli.models.zoo:leaf_femnist_stack",
+    ),
+    ModelEntry(
+        "resnet20",
+        "Residual network of 3 x 3 convolutions for small colour images: 16, 32 and 64 channels, "
+        "three blocks of two convolutions each, group normalization; 272,474 parameters for 10 "
+        "classes.",
+        "He et al. 2016, arXiv 1512.03385, section 4.2, with shortcuts of option B; group "
+        "normalization as in Hsieh et al. 2020, arXiv 1910.00189",
+        (_GROUPS,),
+        rates="client SGD 0.03 to 0.3",
+        code="fedcli.models.zoo:resnet20_stack",
+        example_shape=_CIFAR,
+    ),
+    ModelEntry(
+        "resnet32",
+        "As resnet20 with five blocks a stage; 466,906 parameters for 10 classes.",
+        "He et al. 2016, arXiv 1512.03385, section 4.2; see resnet20",
+        (_GROUPS,),
+        rates="client SGD 0.03 to 0.3",
+        code="fedcli.models.zoo:resnet32_stack",
+        example_shape=_CIFAR,
+    ),
+    ModelEntry(
+        "resnet56",
+        "As resnet20 with nine blocks a stage; 855,770 parameters for 10 classes.",
+        "He et al. 2016, arXiv 1512.03385, section 4.2; see resnet20",
+        (_GROUPS,),
+        rates="client SGD 0.03 to 0.3",
+        code="fedcli.models.zoo:resnet56_stack",
+        example_shape=_CIFAR,
+    ),
+    ModelEntry(
+        "resnet18-gn",
+        "Residual network of 64, 128, 256 and 512 channels, two blocks each, group normalization, "
+        "for images of 32 x 32 or crops of 24 x 24; 11,173,962 parameters for 10 classes, "
+        "11,220,132 for 100.",
+        "Reddi et al. 2021, arXiv 2003.00295, CIFAR-100; He et al. 2016, arXiv 1512.03385",
+        (_GROUPS,),
+        rates="client SGD 0.03 to 0.1",
+        code="fedcli.models.zoo:resnet18_gn_stack",
+        example_shape=_CIFAR,
+    ),
+    ModelEntry(
+        "vgg9",
+        "Six 3 x 3 convolutions of 32 to 256 channels with ReLU, a max-pool after every second, "
+        "two layers of 512 units with ReLU, then the logits; 3,491,530 parameters for 32 x 32 x 3 "
+        "pixels and 10 classes.",
+        "Wang et al. 2020 (FedMA), arXiv 2002.06440",
+        rates="client SGD 0.01 to 0.1",
+        code="fedcli.models.zoo:vgg9_stack",
+        example_shape=_CIFAR,
+    ),
+    ModelEntry(
+        "vgg11",
+        "Eight 3 x 3 convolutions of 64 to 512 channels with group normalization and ReLU, five "
+        "max-pools, then the logits; 9,231,114 parameters for 32 x 32 x 3 pixels and 10 classes.",
+        "Simonyan and Zisserman 2015, arXiv 1409.1556, configuration A with one dense layer",
+        (_GROUPS,),
+        rates="client SGD 0.01 to 0.1",
+        code="fedcli.models.zoo:vgg11_stack",
+        example_shape=_CIFAR,
     ),
 )
 

@@ -1,0 +1,80 @@
+"""Models as graphs: layers that are called on the outputs of others, as in Keras.
+
+`fedcli help models` has an example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedcli.errors import ConfigError
+from fedcli.models.layers.contract import IMAGE, Node, Spec
+from fedcli.models.layout import name_layers
+from fedcli.models.model import Model, sequential
+
+
+def functional(
+    logits: Node,
+    input_shape: Sequence[int],
+    num_classes: int | None = None,
+    seed: int = 0,
+    name: str = "functional",
+) -> Model:
+    """Returns the model that computes a node from `layers.Input()`, with Keras's initial weights.
+
+    Args:
+        logits: What the last layer returned.
+        input_shape: Shape of one example, [H, W] or [H, W, C].
+        num_classes: Number of logits that the last layer must have; None: any number.
+        seed: Seed of the initial weights, which depend on it and on the shapes only.
+        name: Name of the model in messages.
+
+    Raises:
+        ConfigError: It is no node, or the layers do not fit each other, the image or the number of
+            classes.
+    """
+    return sequential(specs_of(logits), input_shape, num_classes, seed, name)
+
+
+def specs_of(logits: Node) -> list[Spec]:
+    """Returns the layers that compute a node, each after those that it reads and names in `inputs`.
+
+    A layer's inputs come before it in the order in which it reads them. Layers that read the one
+    before them in the list name no input.
+
+    Raises:
+        ConfigError: It is no node of layers, more than one `layers.Input()` is read, or a value of
+            a layer is not allowed.
+    """
+    if not isinstance(logits, Node) or logits.spec is None:
+        raise ConfigError("a graph ends in what a layer returned, such as Dense(10)(x)")
+    nodes = _ordered(logits)
+    images = [node for node in nodes if node.spec is None]
+    if len(images) > 1:
+        raise ConfigError(f"the graph reads {len(images)} inputs; call Input() once")
+    applied = [(node, node.spec) for node in nodes if node.spec is not None]
+    named = name_layers([spec for _, spec in applied])
+    names = dict.fromkeys(images, IMAGE)
+    specs = []
+    before = IMAGE
+    for (node, _), spec in zip(applied, named, strict=True):
+        inputs = tuple(names[each] for each in node.inputs)
+        names[node] = spec.name
+        specs.append(spec.changed(inputs=() if inputs == (before,) else inputs))
+        before = spec.name
+    return specs
+
+
+def _ordered(last: Node) -> list[Node]:
+    """The nodes that `last` depends on, each after its inputs; a walk without recursion."""
+    ordered: dict[Node, None] = {}
+    stack = [(last, iter(last.inputs))]
+    while stack:
+        node, inputs = stack[-1]
+        following = next((each for each in inputs if each not in ordered), None)
+        if following is None:
+            ordered[node] = None
+            stack.pop()
+        else:
+            stack.append((following, iter(following.inputs)))
+    return list(ordered)

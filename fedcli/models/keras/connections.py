@@ -1,0 +1,143 @@
+"""Finds which layers of a Keras model read which, in its JSON. The JSON is not trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from fedcli.errors import ConfigError
+from fedcli.models.layers.keras_options import plain, shown
+
+
+class Applied(NamedTuple):
+    """A layer of a model, applied once.
+
+    Attributes:
+        item: The layer in JSON.
+        name: Its name.
+        sources: Names of the layers that it reads; (): it is the input.
+    """
+
+    item: Mapping[str, Any]
+    name: str
+    sources: tuple[str, ...]
+
+
+def in_order(class_name: str, config: Any) -> list[Applied]:
+    """Returns the layers of a model, each after those that it reads and the output last.
+
+    Raises:
+        ConfigError: There are no layers, or not one input and one output that are connected.
+    """
+    layers = config.get("layers") if isinstance(config, Mapping) else config
+    if not isinstance(layers, list) or not all(isinstance(each, Mapping) for each in layers):
+        raise ConfigError("describes no Keras model: it has no list of layers")
+    if class_name == "Sequential":
+        return _chain(layers)
+    applied = [Applied(each, _name_of(each), _sources_of(each)) for each in layers]
+    names = {each.name for each in applied}
+    starts = [each.name for each in applied if not each.sources]
+    if len(starts) != 1 or len(names) != len(layers):
+        raise ConfigError(f"has {len(starts)} inputs; fedcli supports models with one input")
+    ordered = _sorted(applied)
+    outputs = [each[0] for each in _histories(config.get("output_layers"))]
+    read = {source for each in applied for source in each.sources}
+    unread = [each.name for each in applied if each.name not in read]
+    if len(outputs) != 1 or unread != outputs:
+        raise ConfigError(
+            f"has {len(outputs)} outputs and {len(unread)} layers that no layer reads; fedcli "
+            "supports models with one output, to which all layers lead"
+        )
+    return ordered
+
+
+def _chain(layers: list[Mapping[str, Any]]) -> list[Applied]:
+    """Layers that each read the one before, by place, as names may be missing or occur twice."""
+    return [
+        Applied(each, str(place), (str(place - 1),) if place else ())
+        for place, each in enumerate(layers)
+    ]
+
+
+def _sorted(applied: list[Applied]) -> list[Applied]:
+    """The layers in an order of their connections; those that Keras has in order stay so."""
+    ordered: list[Applied] = []
+    done: set[str] = set()
+    waiting = applied
+    while waiting:
+        ready = [each for each in waiting if done.issuperset(each.sources)]
+        if not ready:
+            raise ConfigError(
+                f"layer {shown(waiting[0].name)} is not connected to the model's input; save the "
+                "model again"
+            )
+        first = ready[0]
+        ordered.append(first)
+        done.add(first.name)
+        waiting = [each for each in waiting if each is not first]
+    return ordered
+
+
+def _name_of(item: Mapping[str, Any]) -> str:
+    config = item.get("config")
+    name = item.get("name", config.get("name") if isinstance(config, Mapping) else None)
+    if not isinstance(name, str):
+        raise ConfigError("describes no Keras model: a layer of it has no name")
+    return name
+
+
+def _sources_of(item: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the names of the layers that a layer of a functional model reads; (): none."""
+    nodes = item.get("inbound_nodes")
+    name = _name_of(item)
+    if not nodes:
+        return ()
+    if not isinstance(nodes, list) or len(nodes) != 1:
+        raise ConfigError(
+            f"layer {shown(name)} is used more than once; fedcli does not support shared layers"
+        )
+    node = nodes[0]
+    if isinstance(node, Mapping):  # Keras 3
+        calls: Any = node.get("kwargs") or {}
+        if isinstance(calls, Mapping) and calls.get("training") is False:
+            calls = {**calls, "training": None}  # False is what Keras writes for dropout by default
+        args = node.get("args")
+        given = args if isinstance(args, list) else []
+        if len(given) == 1 and isinstance(given[0], list):  # a layer of several inputs
+            given = given[0]
+        histories = [_history(each) for each in given]
+    else:
+        histories = _histories(node)
+        calls = {key: each for history in histories for key, each in _calls(history).items()}
+    if not histories or not all(each and each[2:3] == [0] for each in histories):
+        raise ConfigError(
+            f"layer {shown(name)} takes {len(histories)} inputs, and not all are the one output of "
+            "a layer"
+        )
+    if not isinstance(calls, Mapping) or any(each is not None for each in calls.values()):
+        raise ConfigError(
+            f"layer {shown(name)} is called with {shown(calls)}; call it on its inputs alone"
+        )
+    return tuple(str(each[0]) for each in histories)
+
+
+def _history(tensor: object) -> list[Any]:
+    """Returns [layer, node, output] of a symbolic tensor of Keras 3; empty for anything else."""
+    config = tensor.get("config") if isinstance(tensor, Mapping) else None
+    history = config.get("keras_history") if isinstance(config, Mapping) else None
+    histories = _histories(plain(history))
+    return histories[0] if len(histories) == 1 else []
+
+
+def _histories(value: object) -> list[list[Any]]:
+    """Returns a list of [layer, node, output, ...]; a single such entry becomes a list of one."""
+    value = plain(value)
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        value = [value]
+    if not isinstance(value, list):
+        return []
+    return [each for each in value if isinstance(each, list) and len(each) >= 3]
+
+
+def _calls(history: list[Any]) -> Mapping[str, Any]:
+    return history[3] if len(history) > 3 and isinstance(history[3], Mapping) else {}

@@ -1,0 +1,138 @@
+"""Graphs of layers: calls of layers on each other's outputs, and their order and sizes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fedcli.errors import ConfigError
+from fedcli.models import functional, sequential
+from fedcli.models.functional import specs_of
+from fedcli.models.layers import (
+    IMAGE,
+    Activation,
+    Add,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    Input,
+    Node,
+    Spec,
+)
+from fedcli.models.layout import from_description, lay_out
+
+
+def _residual() -> Node:
+    image = Input()
+    block = Conv2D(4, 3, padding="same", activation="relu")(image)
+    main = Conv2D(4, 3, padding="same")(block)
+    shortcut = Conv2D(4, 1)(block)
+    return Dense(3)(Activation("relu")(Add()(main, shortcut)))
+
+
+def test_calls_of_layers_become_a_list_that_names_their_inputs() -> None:
+    specs = specs_of(_residual())
+    assert [(spec.name, spec.inputs) for spec in specs] == [
+        ("conv2d", ()),
+        ("conv2d_1", ()),
+        ("conv2d_2", ("conv2d",)),
+        ("add", ("conv2d_1", "conv2d_2")),
+        ("activation", ()),
+        ("dense", ()),
+    ]
+    layout = functional(_residual(), (6, 5), 3).layout
+    assert layout.sources == ((0,), (1,), (1,), (2, 3), (4,))
+    assert layout.layers[3].activation == "relu"
+
+
+def test_a_chain_of_calls_is_the_sequential_model() -> None:
+    specs: list[Spec] = [Conv2D(4, 3), Flatten(), Dropout(0.5), Dense(5, "relu"), Dense(3)]
+    node = Input()
+    for spec in specs:
+        node = spec(node)
+    called, listed = functional(node, (6, 6), seed=3), sequential(specs, (6, 6), seed=3)
+    assert called.layout == listed.layout
+    np.testing.assert_array_equal(called.initial_params, listed.initial_params)
+
+
+def test_descriptions_of_graphs_give_them_back() -> None:
+    layout = functional(_residual(), (6, 5)).layout
+    assert from_description(layout.description()) == layout
+    chain = lay_out([Dense(3)], (2,)).description()
+    assert chain["layers"] == [
+        {"kind": "dense", "units": 3, "activation": "linear", "use_bias": True, "name": "dense"}
+    ]
+
+
+def test_an_activation_joins_only_a_layer_that_nobody_else_reads() -> None:
+    image = Input()
+    conv = Conv2D(3, 3, padding="same")(image)
+    relu = Activation("relu")(conv)
+    layout = functional(Dense(2)(Add()(relu, conv)), (4, 4)).layout
+    assert [layer.kind for layer in layout.layers] == ["conv2d", "activation", "add", "dense"]
+    assert layout.layers[0].activation == "linear"
+    assert layout.sources == ((0,), (1,), (2, 1), (3,))
+
+
+def test_layers_that_compute_nothing_stand_for_their_input() -> None:
+    image = Input()
+    conv = Conv2D(3, 3, padding="same")(image)
+    kept = Dropout(0.0)(conv)
+    relu = Activation("relu")(kept)
+    layout = functional(Dense(2)(Add()(relu, kept)), (4, 4)).layout
+    assert [layer.kind for layer in layout.layers] == ["conv2d", "activation", "add", "dense"]
+    assert layout.sources == ((0,), (1,), (2, 1), (3,))
+
+
+def test_a_graph_deeper_than_python_recurses_is_walked() -> None:
+    node = Input()
+    for _ in range(1001):
+        node = Dense(1)(node)
+    with pytest.raises(ConfigError, match="has 1001 layers; give at most 512"):
+        sequential(specs_of(Activation("relu")(node))[:1001], (1,))
+
+
+@pytest.mark.parametrize(
+    ("specs", "message"),
+    [
+        ([Dense(2), Add()], r"layer add: it reads 'dense'; a layer of kind add has 2 inputs: name"),
+        (
+            [Dense(2, inputs=("a", "b"))],
+            "layer dense: it reads 'a, b'; a layer of kind dense has 1 inputs",
+        ),
+        (
+            [Dense(2, inputs=("later",)), Dense(2, name="later")],
+            "dense: it reads 'later', which is",
+        ),
+        ([Dense(2, inputs=("dense",))], "dense: it reads 'dense', which is no layer before it"),
+        (
+            [Dense(2, name="lost"), Dense(2, inputs=(IMAGE,))],
+            "layer lost: no layer reads it; name it among the inputs of one",
+        ),
+        (
+            [Dense(2, name="a"), Dense(3, name="b"), Add(inputs=("a", "b"))],
+            r"layer add: its inputs have shapes \[1, 1, 2\], \[1, 1, 3\]; give it inputs of one",
+        ),
+        (
+            [Dense(2, name="a"), Dense(2), Add(inputs=("a", "dense")), Flatten(inputs=("a",))],
+            "layer add: no layer reads it",
+        ),
+        ([Dense(2, inputs=["a"])], "layer dense: inputs .*: give a tuple of the names"),  # type: ignore[arg-type]
+    ],
+)
+def test_graphs_that_do_not_hold_together_are_refused(specs: list[Spec], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        lay_out(specs, (4,))
+
+
+def test_calls_on_other_things_are_refused() -> None:
+    image = Input()
+    with pytest.raises(ConfigError, match="layer add is called on 1 values; give it 2 that Input"):
+        Add()(image)
+    with pytest.raises(ConfigError, match="layer conv is called on 1 values; give it 1 that Input"):
+        Conv2D(1, 3, name="conv")(np.zeros((2, 2)))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="a graph ends in what a layer returned"):
+        functional(image, (2, 2))
+    with pytest.raises(ConfigError, match="the graph reads 2 inputs; call Input\\(\\) once"):
+        functional(Add()(Dense(2)(image), Dense(2)(Input())), (2, 2))
