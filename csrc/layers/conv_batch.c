@@ -32,16 +32,6 @@ static fed_image_conv conv_of(const fed_stage *stage, size_t num_images) {
                             .least = layer->activation == FED_RELU ? 0.0f : -HUGE_VALF};
 }
 
-static const fed_image_conv_method *choose_method(const fed_image_conv *conv) {
-    return fed_image_winograd.fits(conv) ? &fed_image_winograd : NULL;
-}
-
-int fed_conv_takes_images(const fed_layer *layer) {
-    const fed_stage stage = {.layer = layer};
-    const fed_image_conv conv = conv_of(&stage, 1);
-    return choose_method(&conv) != NULL;
-}
-
 /* ---- Parameters ------------------------------------------------------------------------------ */
 
 static size_t num_weights(const fed_stage *stage) {
@@ -113,7 +103,7 @@ static size_t images_scratch(const fed_stage *stage, size_t num_images, int num_
     size_t most = 0;
     for (size_t num = 1; num <= smaller(num_images, MOST_IMAGES); num++) {
         const fed_image_conv conv = conv_of(stage, num);
-        most = fed_larger(most, choose_method(&conv)->scratch_floats(&conv, num_workers));
+        most = fed_larger(most, fed_image_conv_choose(&conv)->scratch_floats(&conv, num_workers));
     }
     return most;
 }
@@ -162,7 +152,7 @@ static void forward_images(const fed_images_pass *pass) {
     for (size_t first = 0; first < pass->num_images; first += MOST_IMAGES) {
         const fed_image_conv conv = conv_of(pass->stage, group_size(pass, first));
         const fed_image_conv_io io = io_of(pass, first);
-        choose_method(&conv)->forward(pass->kernels, &conv, &io);
+        fed_image_conv_choose(&conv)->forward(pass->kernels, &conv, &io);
     }
     fed_images_pass shared = *pass;
     if (activation != FED_RELU && activation != FED_LINEAR) /* the method has applied relu */
@@ -176,7 +166,7 @@ static void backward_images(const fed_images_pass *pass) {
     for (size_t first = 0; first < pass->num_images; first += MOST_IMAGES) {
         const fed_image_conv conv = conv_of(pass->stage, group_size(pass, first));
         const fed_image_conv_io io = io_of(pass, first);
-        choose_method(&conv)->backward(pass->kernels, &conv, &io);
+        fed_image_conv_choose(&conv)->backward(pass->kernels, &conv, &io);
     }
 }
 

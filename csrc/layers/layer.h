@@ -136,10 +136,9 @@ typedef struct fed_layer_kind {
     int (*is_valid)(const fed_layer *layer);
     size_t (*num_params)(const fed_layer *layer);
     const fed_stage_ops *ops;
-    const fed_stage_ops *first, *last;           /* at the ends of a model; NULL: ops */
-    const fed_stage_ops *by_batch;               /* in a front that runs by batch; NULL: ops */
-    int (*takes_images)(const fed_layer *layer); /* 1 if by_batch can compute the layer */
-    size_t num_inputs;                           /* 0 stands for 1 */
+    const fed_stage_ops *first, *last; /* at the ends of a model; NULL: ops */
+    const fed_stage_ops *by_batch;     /* in a front that runs by batch; NULL: ops */
+    size_t num_inputs;                 /* 0 stands for 1 */
     /* 1 if one stage can compute the layer and the `next` one, a pool; NULL: never. */
     int (*takes_pool)(const fed_layer *next);
     /* Number of 64-bit draws from fed_pass.dropout for a visit of an example; NULL: none. */
@@ -148,9 +147,6 @@ typedef struct fed_layer_kind {
 
 /* Number of draws for one visit, with four values per draw (dropout.c). */
 size_t fed_dropout_draws(const fed_layer *layer);
-
-/* 1 if a convolution can take the images of a batch at once (conv_batch.c). */
-int fed_conv_takes_images(const fed_layer *layer);
 
 /* NULL if there is no such kind. */
 const fed_layer_kind *fed_kind_of(const fed_layer *layer);

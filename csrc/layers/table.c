@@ -116,7 +116,6 @@ static const fed_layer_kind kinds[] = {
      .ops = &fed_conv_hidden,
      .first = &fed_conv_first,
      .by_batch = &fed_conv_batch,
-     .takes_images = fed_conv_takes_images,
      .takes_pool = conv_takes_pool},
     {.name = "max_pooling2d",
      .is_valid = pool_is_valid,

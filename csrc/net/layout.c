@@ -37,8 +37,7 @@ static const fed_stage_ops *choose_ops(const fed_stage *stage, int is_by_batch) 
     const fed_layer_kind *kind = fed_kind_of(stage->layer);
     if (stage->is_first && kind->first != NULL) return kind->first;
     if (stage->is_last && kind->last != NULL) return kind->last;
-    const int takes_images = kind->by_batch != NULL && kind->takes_images(stage->layer);
-    return is_by_batch && takes_images ? kind->by_batch : kind->ops;
+    return is_by_batch && kind->by_batch != NULL ? kind->by_batch : kind->ops;
 }
 
 /* 1 if the stage of layer l also computes the pool that follows: nobody else may read between. */
