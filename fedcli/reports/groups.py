@@ -65,6 +65,7 @@ class Member:
         has_diverged: Whether its results are those of a model that diverged.
         has_failed: Whether it has no results.
         path: Its folder.
+        loaded: Its record, if it has been loaded already.
     """
 
     setting: str
@@ -74,11 +75,12 @@ class Member:
     has_diverged: bool
     has_failed: bool
     path: Path
+    loaded: RunRecord | None = None
 
     @cached_property
     def record(self) -> RunRecord:
         """The files of the run."""
-        return load_run(self.path)
+        return load_run(self.path) if self.loaded is None else self.loaded
 
     def value(self, column: Column) -> float | None:
         """Returns its value in a column; None if it has none, or failed or diverged."""
@@ -303,6 +305,7 @@ def _member(run: RunRecord) -> Member:
         has_diverged(run),
         not run.metrics,
         run.path,
+        run,
     )
 
 

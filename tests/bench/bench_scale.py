@@ -1,9 +1,9 @@
 """Measures many runs: a sweep beside a shell loop, and the report of a thousand runs.
 
-    python tests/bench/bench_scale.py [sweep] [report] [--runs 200] [--turns 2]
+    python tests/bench/bench_scale.py [sweep] [report] [--runs 200] [--loop-runs 40] [--turns 2]
 
-sweep: the same short runs (the tutorial job, ten rounds) as one `fedcli sweep` and as a loop of
-`fedcli train`, one after another, in turns. Printed are runs a minute and CPU seconds a run.
+sweep: short runs (the tutorial job, ten rounds) as one `fedcli sweep` and as a loop of `fedcli
+train`, one after another, in turns. Printed are runs a minute and CPU seconds a run.
 report: `fedcli report` of 1,000 runs of 100 rounds, copies of one with other options: as a study,
 as a folder of runs, and as that grouped. Nothing is asserted: machines are shared and noisy.
 """
@@ -37,34 +37,51 @@ def fedcli(folder: Path, *arguments: str) -> tuple[float, float]:
     return time.perf_counter() - started, used.ru_utime + used.ru_stime
 
 
-def measure_sweep(num_runs: int, turns: int) -> None:
-    """Prints the throughput of both ways, and the median ratio of the turns."""
-    rates = [f"0.0{number}" for number in range(1, max(2, num_runs // SEEDS) + 1)]
-    num_runs = len(rates) * SEEDS
-    found: dict[str, list[tuple[float, float]]] = {"shell loop": [], "sweep": []}
+def measure_sweep(num_runs: int, num_of_loop: int, turns: int) -> None:
+    """Prints runs a minute and processor seconds of both ways, and the median ratio of turns.
+
+    Args:
+        num_runs: Runs of the sweep; 0: it is not measured.
+        num_of_loop: Runs of the shell loop, whose time grows with their number; 0: not measured.
+        turns: How often both are measured.
+    """
+    found: dict[str, list[tuple[float, float]]] = {"sweep": [], "shell loop": []}
     for turn in range(turns):
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            grid = ("--grid", f"client_lr={','.join(rates)}", "--seeds", str(SEEDS))
-            found["sweep"].append(fedcli(folder, "sweep", *grid, "--out", "study", "-q"))
-            loop = [
-                fedcli(
-                    folder,
-                    *("train", "--client-lr", rate, "--seed", str(seed), "-q"),
-                    *("--out", f"runs/{rate}-{seed}"),
-                )
-                for rate in rates
-                for seed in range(SEEDS)
-            ]
-            found["shell loop"].append((sum(each[0] for each in loop), sum(e[1] for e in loop)))
+        for way, num, measure in (
+            ("sweep", num_runs, sweep_once),
+            ("shell loop", num_of_loop, loop_once),
+        ):
+            if num:
+                with tempfile.TemporaryDirectory() as name:
+                    seconds, processors = measure(Path(name), num)
+                found[way].append((60 * num / seconds, processors / num))
         print(f"turn {turn + 1} of {turns} done", file=sys.stderr)
-    print(f"{num_runs} runs of ten rounds   runs a minute   CPU seconds a run")
+    print(f"{'runs of ten rounds':24} {'runs a minute':>16} {'CPU seconds a run':>19}")
     for way, rows in found.items():
-        seconds, processors = (statistics.median(column) for column in zip(*rows, strict=True))
-        print(f"{way:24} {60 * num_runs / seconds:16.0f} {processors / num_runs:19.3f}")
-    pairs = zip(found["shell loop"], found["sweep"], strict=True)
-    ratio = statistics.median(loop[0] / sweep[0] for loop, sweep in pairs)
-    print(f"the sweep is {ratio:.2f} times as fast (median of {turns} turns)")
+        if rows:
+            rate, processors = (statistics.median(column) for column in zip(*rows, strict=True))
+            print(f"{way:24} {rate:16.0f} {processors:19.3f}")
+    if num_runs and num_of_loop:
+        pairs = zip(found["sweep"], found["shell loop"], strict=True)
+        ratio = statistics.median(sweep[0] / loop[0] for sweep, loop in pairs)
+        print(f"the sweep is {ratio:.2f} times as fast (median of {turns} turns)")
+
+
+def sweep_once(folder: Path, num_runs: int) -> tuple[float, float]:
+    """Runs a study; returns its seconds, and those of its processors."""
+    rates = ",".join(f"{number / 1000:g}" for number in range(1, num_runs // SEEDS + 1))
+    grid = ("--grid", f"client_lr={rates}", "--seeds", str(SEEDS))
+    return fedcli(folder, "sweep", *grid, "--out", "study", "-q")
+
+
+def loop_once(folder: Path, num_runs: int) -> tuple[float, float]:
+    """Trains the same runs one after another; returns their seconds in all, and of processors."""
+    times = []
+    for number in range(num_runs):
+        place, seed = divmod(number, SEEDS)
+        options = ("--client-lr", f"{(place + 1) / 1000:g}", "--seed", str(seed), "-q")
+        times.append(fedcli(folder, "train", *options, "--out", f"runs/{number}"))
+    return sum(each[0] for each in times), sum(each[1] for each in times)
 
 
 def make_runs(folder: Path) -> None:
@@ -120,12 +137,13 @@ def main() -> None:
     """Reads the command line, measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("parts", nargs="*", choices=["sweep", "report", []], default=[])
-    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--runs", type=int, default=200, help="Of the sweep: tens; 0: none.")
+    parser.add_argument("--loop-runs", type=int, default=40, help="Of the loop; 0: none.")
     parser.add_argument("--turns", type=int, default=2)
     given = parser.parse_args()
     parts = given.parts or ["sweep", "report"]
     if "sweep" in parts:
-        measure_sweep(given.runs, given.turns)
+        measure_sweep(given.runs, given.loop_runs, given.turns)
     if "report" in parts:
         measure_report(given.turns)
 

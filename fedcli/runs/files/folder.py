@@ -36,7 +36,13 @@ from fedcli.outputs import (
     temporary_name,
     write_atomic,
 )
-from fedcli.runs.files.lines import find_end, is_evaluation, is_number, parse_metrics
+from fedcli.runs.files.lines import (
+    find_end,
+    is_evaluation,
+    is_number,
+    parse_metrics,
+    parse_together,
+)
 from fedcli.runs.stopping import Best
 
 CONFIG = "config.toml"
@@ -425,14 +431,14 @@ def read_timings(path: Path) -> list[dict[str, float]]:
         content = read_bounded(path / TIMINGS, MAX_LINES_BYTES)
     except OSError:
         return []
-    lines = []
-    for text in content.splitlines():
-        with contextlib.suppress(ValueError, RecursionError):
-            line = json.loads(text)
-            if isinstance(line, dict):
-                is_plain = all(map(is_number, line.values()))
-                lines.append(line if is_plain else _numbers_of(line))
-    return lines
+    values = parse_together(content)
+    if values is None:
+        values = []
+        for text in content.splitlines():
+            with contextlib.suppress(ValueError, RecursionError):
+                values.append(json.loads(text))
+    lines = (each for each in values if isinstance(each, dict))
+    return [each if all(map(is_number, each.values())) else _numbers_of(each) for each in lines]
 
 
 def _numbers_of(line: dict[str, Any]) -> dict[str, float]:
