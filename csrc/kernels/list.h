@@ -121,20 +121,21 @@ KERNEL(void, winograd_weights, const float *taps /* [window * window][num_values
 KERNEL(void, winograd_outputs, const fed_tile_row *row, const float *points, size_t panel_width,
        const float *bias, float least, const fed_cells *cells)
 
-/* Backward through winograd_outputs, winograd_inputs and winograd_weights, for 3x3 windows and
- * FED_PAD channels; of the rows of tiles `side` is not read. The gradient by the products. */
+/* Backward through winograd_outputs, winograd_inputs and winograd_weights, without pools, for
+ * FED_PAD channels. The gradient by the products. */
 KERNEL(void, winograd_outputs_gradient, const fed_tile_row *row,
-       const float *gradient /* by the outputs, 4x4 of a tile */, size_t row_stride,
-       size_t pixel_stride, float *points /* out [36][num_tiles, FED_PAD] */)
-/* The gradient by the inputs, of which neighbouring tiles share two rows or columns: is_above and
- * is_left tell that a tile above, or left of the first one, has been here, and is added to. */
+       const float *gradient /* by the outputs */, size_t row_stride, size_t pixel_stride,
+       float *points /* out [36][num_tiles, FED_PAD] */)
+/* The gradient by the inputs, 6x6 of a tile, of which neighbouring tiles share rows or columns:
+ * is_above and is_left tell that a tile above, or left of the first one, has been here, and is
+ * added to. */
 KERNEL(void, winograd_inputs_gradient, const fed_tile_row *row,
        const float *points /* [36][num_tiles, FED_PAD] */, int is_above, int is_left,
-       float *gradient /* in-out, 6x6 of a tile */, size_t row_stride, size_t pixel_stride)
+       float *gradient /* in-out */, size_t row_stride, size_t pixel_stride)
 /* taps += the gradient by the weights. */
 KERNEL(void, winograd_weights_gradient, const float *points /* [36][num_values] */,
-       size_t point_stride, size_t num_values, float *taps /* in-out [9][num_values] */,
-       size_t tap_stride)
+       size_t point_stride, size_t window /* 3 or 5 */, size_t num_values,
+       float *taps /* in-out [window * window][num_values] */, size_t tap_stride)
 
 /* Matrix products, one for each of several points. Points are a stride apart.
  * out[panel][row][o] = sum_i rows[row][i] * weights[panel][i][o]. */

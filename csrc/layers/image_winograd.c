@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * 3x3 convolutions with stride 1 of a group of images, by Winograd's F(4x4, 3x3): 36 products
- * replace 144, and the tiles of all images share the transformed weights. The backward pass is the
- * forward pass with each linear map turned around, so that it needs no border of the gradient.
+ * Convolutions of a group of images with 3x3 or 5x5 windows and stride 1, by Winograd's F(4x4, 3x3)
+ * and F(2x2, 5x5): 36 products replace 144 or 100, and the tiles of all images share the
+ * transformed weights. The backward pass is the forward pass with each linear map turned around, so
+ * that it needs no border of the gradient.
  *
  * Values that are transformed lie in blocks: [panels][36 points][tiles][16 channels]. With many
  * tiles, a block at a time passes all products while it is in the L2 cache, and the transformed
@@ -13,7 +14,8 @@
 
 #include <math.h>
 
-enum { NUM_POINTS = 36, SIDE = 4, WINDOW = 3, NUM_TAPS = 9, READ = SIDE + WINDOW - 1 };
+/* Inputs of a tile in each direction, and transformed values of a tile. */
+enum { READ = 6, NUM_POINTS = READ * READ, MOST_SIDE = 4, MOST_TAPS = 25 };
 enum { PANEL = FED_IMAGE_PANEL, PANEL_SQUARE = PANEL * PANEL, PAIR = 2 };
 /* The point whose value is the sum of a tile's gradient. */
 enum { SUM_POINT = 7 };
@@ -52,6 +54,7 @@ static size_t block_floats(size_t num_tiles, size_t num_panels) {
 
 /* How the work is cut. */
 typedef struct work_plan {
+    size_t side, window, num_taps;  /* outputs of a tile in each direction; 3 or 5; its square */
     size_t down, across, num_tiles; /* tiles in an image, in all */
     size_t in_panels, out_panels;
     int is_few;                           /* 1: weights are transformed when they are needed */
@@ -73,8 +76,12 @@ static size_t backward_tiles(const work_plan *p) {
 }
 
 static work_plan plan_of(const fed_image_conv *conv) {
-    work_plan p = {.down = fed_pieces(conv->out_shape.height, SIDE),
-                   .across = fed_pieces(conv->out_shape.width, SIDE),
+    const size_t window = conv->window_height, side = READ - window + 1;
+    work_plan p = {.side = side,
+                   .window = window,
+                   .num_taps = window * window,
+                   .down = fed_pieces(conv->out_shape.height, side),
+                   .across = fed_pieces(conv->out_shape.width, side),
                    .in_panels = fed_padded(conv->in_shape.channels) / PANEL,
                    .out_panels = fed_padded(conv->out_shape.channels) / PANEL};
     p.num_tiles = conv->num_images * p.down * p.across;
@@ -111,6 +118,7 @@ typedef struct strip {
     size_t first, num;         /* from the first tile of the group */
     size_t image, row, column; /* of the first tile */
     size_t height, width;      /* of the outputs of a tile */
+    int is_cut;
 } strip;
 
 static strip strip_at(const pass *p, size_t tile, size_t end) {
@@ -121,29 +129,29 @@ static strip strip_at(const pass *p, size_t tile, size_t end) {
                .row = rest / plan->across,
                .column = rest % plan->across};
     const fed_shape *shape = &p->conv->out_shape;
-    s.height = fed_smaller(SIDE, shape->height - s.row * SIDE);
+    const size_t side = plan->side;
+    s.height = fed_smaller(side, shape->height - s.row * side);
     s.num = fed_smaller(plan->across - s.column, end - tile);
-    s.width = fed_smaller(SIDE, shape->width - s.column * SIDE);
-    if (s.height < SIDE) s.num = 1;
+    s.width = fed_smaller(side, shape->width - s.column * side);
+    s.is_cut = s.height < side || s.width < side;
+    if (s.is_cut) s.num = 1;
     /* The last tile of a row may be cut at the right: it is a strip of its own. */
-    const size_t whole = shape->width / SIDE - fed_smaller(s.column, shape->width / SIDE);
-    if (s.width == SIDE) s.num = fed_smaller(s.num, whole);
+    if (!s.is_cut) s.num = fed_smaller(s.num, shape->width / side - s.column);
     return s;
 }
-
-static int is_cut(const strip *s) { return s->height < SIDE || s->width < SIDE; }
 
 /* The offset of a strip's first input, or output. */
 static size_t input_offset(const pass *p, const strip *s) {
     const fed_buffer *in = &p->conv->in;
-    return s->image * in->num_values + in->origin + s->row * SIDE * in->row_stride +
-           s->column * SIDE * in->pixel_stride - p->conv->pad_top * in->row_stride -
+    const size_t side = p->plan.side;
+    return s->image * in->num_values + in->origin + s->row * side * in->row_stride +
+           s->column * side * in->pixel_stride - p->conv->pad_top * in->row_stride -
            p->conv->pad_left * in->pixel_stride;
 }
 
 static size_t output_offset(const pass *p, const strip *s) {
     return s->image * p->conv->out.num_values +
-           fed_pixel(&p->conv->out, s->row * SIDE, s->column * SIDE);
+           fed_pixel(&p->conv->out, s->row * p->plan.side, s->column * p->plan.side);
 }
 
 /* A cut tile's pixels of one panel, inside zeros. */
@@ -168,12 +176,14 @@ static void transform_inputs(const pass *p, const block *b, size_t panel) {
     strip s;
     for (size_t t = b->first; t < b->first + b->num; t += s.num) {
         s = strip_at(p, t, b->first + b->num);
-        const fed_tile_row row = {.side = SIDE, .num_tiles = s.num, .point_stride = b->point};
+        const fed_tile_row row = {
+            .side = p->plan.side, .num_tiles = s.num, .point_stride = b->point};
         const float *from = p->io->in + input_offset(p, &s) + panel * PANEL;
         float *to = b->values + panel * b->panel + (t - b->first) * PANEL;
         float tile[READ * READ * PANEL];
-        if (is_cut(&s)) {
-            copy_pixels(in, from, s.height + WINDOW - 1, s.width + WINDOW - 1, READ, tile);
+        if (s.is_cut) {
+            copy_pixels(in, from, s.height + p->plan.window - 1, s.width + p->plan.window - 1, READ,
+                        tile);
             p->kernels->winograd_inputs(&row, tile, READ * PANEL, PANEL, PANEL, to);
         } else {
             p->kernels->winograd_inputs(&row, from, in->row_stride, in->pixel_stride, PANEL, to);
@@ -187,13 +197,14 @@ static void transform_gradients(const pass *p, const block *b, size_t panel) {
     strip s;
     for (size_t t = b->first; t < b->first + b->num; t += s.num) {
         s = strip_at(p, t, b->first + b->num);
-        const fed_tile_row row = {.side = SIDE, .num_tiles = s.num, .point_stride = b->point};
+        const fed_tile_row row = {
+            .side = p->plan.side, .num_tiles = s.num, .point_stride = b->point};
         const float *from = p->io->out_gradient + output_offset(p, &s) + panel * PANEL;
         float *to = b->values + panel * b->panel + (t - b->first) * PANEL;
-        float tile[SIDE * SIDE * PANEL];
-        if (is_cut(&s)) {
-            copy_pixels(out, from, s.height, s.width, SIDE, tile);
-            p->kernels->winograd_outputs_gradient(&row, tile, SIDE * PANEL, PANEL, to);
+        float tile[MOST_SIDE * MOST_SIDE * PANEL];
+        if (s.is_cut) {
+            copy_pixels(out, from, s.height, s.width, p->plan.side, tile);
+            p->kernels->winograd_outputs_gradient(&row, tile, p->plan.side * PANEL, PANEL, to);
         } else {
             p->kernels->winograd_outputs_gradient(&row, from, out->row_stride, out->pixel_stride,
                                                   to);
@@ -211,28 +222,30 @@ static void put_outputs(const pass *p, const block *products, size_t panel) {
     for (size_t t = products->first; t < products->first + products->num; t += s.num) {
         s = strip_at(p, t, products->first + products->num);
         const fed_tile_row row = {
-            .side = SIDE, .num_tiles = s.num, .point_stride = products->point};
+            .side = p->plan.side, .num_tiles = s.num, .point_stride = products->point};
         float *to = p->io->out + output_offset(p, &s) + panel * PANEL;
-        float tile[SIDE * SIDE * PANEL];
+        float tile[MOST_SIDE * MOST_SIDE * PANEL];
         fed_cells cells = {.out = to, .step = out->pixel_stride, .row_stride = out->row_stride};
-        if (is_cut(&s)) cells = (fed_cells){.out = tile, .step = PANEL, .row_stride = SIDE * PANEL};
+        if (s.is_cut)
+            cells = (fed_cells){.out = tile, .step = PANEL, .row_stride = p->plan.side * PANEL};
         p->kernels->winograd_outputs(&row, products->values + (t - products->first) * PANEL, PANEL,
                                      bias, p->conv->least, &cells);
-        for (size_t y = 0; is_cut(&s) && y < s.height; y++)
+        for (size_t y = 0; s.is_cut && y < s.height; y++)
             for (size_t x = 0; x < s.width; x++)
                 memcpy(to + y * out->row_stride + x * out->pixel_stride,
-                       tile + (y * SIDE + x) * PANEL, PANEL * sizeof *to);
+                       tile + (y * p->plan.side + x) * PANEL, PANEL * sizeof *to);
     }
 }
 
 /* Adds a cut tile's pixels to those that tiles above and left of it have written. */
-static void add_pixels(const fed_buffer *buffer, const strip *s, const float *from, float *to) {
-    for (size_t y = 0; y < s->height + WINDOW - 1; y++)
-        for (size_t x = 0; x < s->width + WINDOW - 1; x++) {
-            float *pixel = to + y * buffer->row_stride + x * buffer->pixel_stride;
+static void add_pixels(const pass *p, const strip *s, const float *from, float *to) {
+    const fed_buffer *in = &p->conv->in;
+    const size_t shared = p->plan.window - 1; /* rows and columns of neighbouring tiles */
+    for (size_t y = 0; y < s->height + shared; y++)
+        for (size_t x = 0; x < s->width + shared; x++) {
+            float *pixel = to + y * in->row_stride + x * in->pixel_stride;
             const float *value = from + (y * READ + x) * PANEL;
-            const int is_written =
-                (s->row > 0 && y < READ - SIDE) || (s->column > 0 && x < READ - SIDE);
+            const int is_written = (s->row > 0 && y < shared) || (s->column > 0 && x < shared);
             for (size_t c = 0; c < PANEL; c++)
                 pixel[c] = is_written ? pixel[c] + value[c] : value[c];
         }
@@ -244,13 +257,13 @@ static void put_inputs_gradient(const pass *p, const block *products, size_t pan
     for (size_t t = products->first; t < products->first + products->num; t += s.num) {
         s = strip_at(p, t, products->first + products->num);
         const fed_tile_row row = {
-            .side = SIDE, .num_tiles = s.num, .point_stride = products->point};
+            .side = p->plan.side, .num_tiles = s.num, .point_stride = products->point};
         const float *from = products->values + (t - products->first) * PANEL;
         float *to = p->io->in_gradient + input_offset(p, &s) + panel * PANEL;
         float tile[READ * READ * PANEL];
-        if (is_cut(&s)) {
+        if (s.is_cut) {
             p->kernels->winograd_inputs_gradient(&row, from, 0, 0, tile, READ * PANEL, PANEL);
-            add_pixels(in, &s, tile, to);
+            add_pixels(p, &s, tile, to);
         } else {
             p->kernels->winograd_inputs_gradient(&row, from, s.row > 0, s.column > 0, to,
                                                  in->row_stride, in->pixel_stride);
@@ -265,42 +278,53 @@ static void put_inputs_gradient(const pass *p, const block *products, size_t pan
 static size_t points_floats(void) {
     return PAIR * NUM_POINTS * point_floats(WEIGHT_PANELS * PANEL_SQUARE);
 }
-enum { TAPS_FLOATS = NUM_TAPS * WEIGHT_PANELS * PANEL_SQUARE };
+enum { TAPS_FLOATS = MOST_TAPS * WEIGHT_PANELS * PANEL_SQUARE };
+
+/* The offset of the weights of one tap and one panel each of inputs and outputs, which are
+ * contiguous. */
+static size_t square_offset(const work_plan *plan, size_t output, size_t input, size_t tap) {
+    return ((output * plan->num_taps + tap) * plan->in_panels + input) * PANEL_SQUARE;
+}
 
 /* Transforms the weights of one panel of outputs and some panels of inputs. */
 static void transform_weights(const pass *p, size_t output, size_t first, size_t num, float *taps,
                               float *points, size_t point_stride) {
-    const size_t tap = p->plan.in_panels * PANEL_SQUARE; /* floats */
+    const size_t num_values = num * PANEL_SQUARE;
     if (!p->is_backward) {
-        p->kernels->winograd_weights(p->io->weights + output * NUM_TAPS * tap +
-                                         first * PANEL_SQUARE,
-                                     WINDOW, tap, num * PANEL_SQUARE, points, point_stride);
+        p->kernels->winograd_weights(p->io->weights + square_offset(&p->plan, output, first, 0),
+                                     p->plan.window, p->plan.in_panels * PANEL_SQUARE, num_values,
+                                     points, point_stride);
         return;
     }
     for (size_t i = 0; i < num; i++)
-        for (size_t k = 0; k < NUM_TAPS; k++)
-            p->kernels->transpose(
-                p->io->weights + ((first + i) * NUM_TAPS + k) * tap + output * PANEL_SQUARE, NULL,
-                PANEL, PANEL, PANEL, taps + (k * num + i) * PANEL_SQUARE, PANEL);
-    p->kernels->winograd_weights(taps, WINDOW, num * PANEL_SQUARE, num * PANEL_SQUARE, points,
+        for (size_t k = 0; k < p->plan.num_taps; k++)
+            p->kernels->transpose(p->io->weights + square_offset(&p->plan, first + i, output, k),
+                                  NULL, PANEL, PANEL, PANEL,
+                                  taps + k * num_values + i * PANEL_SQUARE, PANEL);
+    p->kernels->winograd_weights(taps, p->plan.window, num_values, num_values, points,
                                  point_stride);
 }
 
-/* The weights of one tap and one panel each of inputs and outputs, which are contiguous. */
-static size_t square_offset(const pass *p, size_t output, size_t input, size_t tap) {
-    const size_t i = p->is_backward ? output : input, o = p->is_backward ? input : output;
-    return ((o * NUM_TAPS + tap) * p->plan.in_panels + i) * PANEL_SQUARE;
-}
-
-/* Fetches a 36th of what transform_weights will read for a pair of panels of outputs. */
-static void fetch_weights(const pass *p, size_t output, size_t first, size_t num, size_t point) {
-    const size_t num_squares = fed_smaller(PAIR, p->num_outputs - output) * num * NUM_TAPS;
-    for (size_t i = point; i < num_squares; i += NUM_POINTS) {
-        const size_t tap = i % NUM_TAPS, input = first + i / NUM_TAPS % num;
-        const float *square =
-            p->io->weights + square_offset(p, output + i / NUM_TAPS / num, input, tap);
+/* Fetches a 36th of some panels of weights, or of their gradient, into the L2 cache. */
+static void fetch_weights(const work_plan *plan, const float *weights, size_t output,
+                          size_t num_outputs, size_t input, size_t num_inputs, size_t point) {
+    const size_t num_taps = plan->num_taps;
+    for (size_t i = point; i < num_outputs * num_inputs * num_taps; i += NUM_POINTS) {
+        const size_t o = output + i / num_taps / num_inputs, in = input + i / num_taps % num_inputs;
+        const float *square = weights + square_offset(plan, o, in, i % num_taps);
         for (size_t v = 0; v < PANEL_SQUARE; v += FED_PAD) __builtin_prefetch(square + v, 0, 2);
     }
+}
+
+/* The same of what transform_weights will read. */
+static void fetch_next(const pass *p, size_t output, size_t input, size_t point) {
+    if (output >= p->num_outputs) return;
+    const size_t num_outputs = fed_smaller(PAIR, p->num_outputs - output);
+    const size_t num_inputs = fed_smaller(WEIGHT_PANELS, p->num_inputs - input);
+    if (p->is_backward)
+        fetch_weights(&p->plan, p->io->weights, input, num_inputs, output, num_outputs, point);
+    else
+        fetch_weights(&p->plan, p->io->weights, output, num_outputs, input, num_inputs, point);
 }
 
 static float *scratch_of(const pass *p, int worker) {
@@ -332,9 +356,7 @@ static void multiply_just_in_time(const pass *p, fed_products *at, size_t output
         const size_t next = is_last ? 0 : i + WEIGHT_PANELS;
         const size_t next_output = is_last ? output + PAIR : output;
         for (size_t k = 0; k < NUM_POINTS; k++) {
-            if (next_output < p->num_outputs)
-                fetch_weights(p, next_output, next,
-                              fed_smaller(WEIGHT_PANELS, p->num_inputs - next), k);
+            fetch_next(p, next_output, next, k);
             fed_products one = all;
             one.num_points = 1;
             one.is_added = i > 0;
@@ -469,21 +491,6 @@ static size_t weight_parts(const work_plan *plan) {
     return fed_pieces(plan->out_panels, PAIR) * fed_pieces(plan->in_panels, WEIGHT_PANELS);
 }
 
-/* Fetches a 36th of the sums that the gradient by the weights will be added to. */
-static void fetch_weights_gradient(const pass *p, size_t output, size_t input, size_t num_inputs,
-                                   size_t point) {
-    const size_t num_squares =
-        fed_smaller(PAIR, p->plan.out_panels - output) * num_inputs * NUM_TAPS;
-    for (size_t i = point; i < num_squares; i += NUM_POINTS) {
-        const size_t o = output + i / NUM_TAPS / num_inputs;
-        const float *square =
-            p->io->weights_gradient + ((o * NUM_TAPS + i % NUM_TAPS) * p->plan.in_panels + input +
-                                       i / NUM_TAPS % num_inputs) *
-                                          PANEL_SQUARE;
-        for (size_t v = 0; v < PANEL_SQUARE; v += FED_PAD) __builtin_prefetch(square + v, 1, 2);
-    }
-}
-
 /* A part: the gradient by the weights of a pair of panels of outputs and some of inputs. */
 static void weights_part(const pass *p, size_t part, int worker) {
     const work_plan *plan = &p->plan;
@@ -514,17 +521,18 @@ static void weights_part(const pass *p, size_t part, int worker) {
     fed_products_gradient one = at;
     one.num_points = 1;
     for (size_t k = 0; k < NUM_POINTS; k++) {
-        if (p->is_last) fetch_weights_gradient(p, output, input, num_inputs, k);
+        if (p->is_last)
+            fetch_weights(plan, p->io->weights_gradient, output, num_outputs, input, num_inputs, k);
         p->kernels->products_gradient(&one);
         one.rows += at.rows_point;
         one.gradient += at.gradient_point;
         one.out += at.out_point;
     }
-    const size_t tap = plan->in_panels * PANEL_SQUARE;
     for (size_t o = 0; p->is_last && o < num_outputs; o++)
         p->kernels->winograd_weights_gradient(
-            at.out + o * at.out_panel, at.out_point, num_inputs * PANEL_SQUARE,
-            p->io->weights_gradient + (output + o) * NUM_TAPS * tap + input * PANEL_SQUARE, tap);
+            at.out + o * at.out_panel, at.out_point, plan->window, num_inputs * PANEL_SQUARE,
+            p->io->weights_gradient + square_offset(plan, output + o, input, 0),
+            plan->in_panels * PANEL_SQUARE);
 }
 
 /* Images of a backward block, or 1 for a part of an image: their tiles do not overlap. */
@@ -608,7 +616,8 @@ static void backward(const fed_kernels *kernels, const fed_image_conv *conv,
 /* ---- The method ------------------------------------------------------------------------------ */
 
 static int fits(const fed_image_conv *conv) {
-    return conv->window_height == WINDOW && conv->window_width == WINDOW && conv->stride_y == 1 &&
+    return (conv->window_height == 3 || conv->window_height == 5) &&
+           conv->window_width == conv->window_height && conv->stride_y == 1 &&
            conv->stride_x == 1 && conv->in.pixel_stride % PANEL == 0;
 }
 
