@@ -221,6 +221,9 @@ class WeightedSum:
         return self._sum.total()
 
 
+_SHARED_BYTES = 1 << 20  # fewer bytes of rows are read before a sleeping thread has woken
+
+
 class Rows:
     """Some rows of a matrix, which the core reads in slices and on threads.
 
@@ -243,6 +246,8 @@ class Rows:
             num_threads: The number of threads that compute.
             helpers: Runs the calls; None: those of these rows alone.
         """
+        if 4 * len(chosen) * matrix.shape[1] < _SHARED_BYTES:
+            num_threads = 1
         self._rows = _core.Rows(matrix, chosen, num_threads)
         self._num_rows = len(chosen)
         self._num_values = matrix.shape[1]
