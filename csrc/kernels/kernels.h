@@ -175,6 +175,18 @@ typedef struct fed_norm_gradient {
     float *in_gradient;                                  /* out [num_pixels, num_channels] */
 } fed_norm_gradient;
 
+/* A row of pixels of a convolution of each channel by itself. Sizes are in floats. */
+typedef struct fed_depthwise {
+    const size_t *taps; /* [num_taps]: offsets in a pixel's window */
+    size_t num_taps;
+    size_t num_channels;  /* a multiple of FED_PAD */
+    const float *weights; /* [num_taps, num_channels] */
+    const float *bias;    /* [num_channels] or NULL: zeros */
+    float least;          /* lower bound of the outputs */
+    size_t num_pixels;
+    size_t in_step, out_step; /* from one pixel's window, or outputs, to the next */
+} fed_depthwise;
+
 /* Contiguous values of a window: floats from its beginning, and their number. */
 typedef struct fed_run {
     size_t offset, length;

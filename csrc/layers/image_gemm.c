@@ -2,17 +2,15 @@
  * Convolutions of a group of images as matrix products: of windows, which are read where they are,
  * and weights. Any window and stride.
  *
- * The gradient by the inputs is computed by phases. With stride s, input rows y with the same
- * (y + pad_top) mod s are reached by the same rows of the window, and likewise columns. For the
- * pixels of one phase the gradient is a convolution of the outputs' gradient with stride 1 and the
- * taps of that phase, in reversed order ("turned"). No product is with a zero that the stride put
- * there, and each value is written once.
+ * The gradient by the inputs is computed by phases (phases.h), with the taps of a phase in reversed
+ * order ("turned"). No product is with a zero, and each value is written once.
  *
  * The gradient by the weights adds up blocks of pixels in order. Every sum has the same order for
  * any number of threads, which share outputs or weights, never the terms of a sum.
  */
 #include "image_conv.h"
 #include "memory.h"
+#include "phases.h"
 #include "threads.h"
 
 #include <math.h>
@@ -32,8 +30,6 @@ enum {
     MOST_RUN = 768,
     LEAST_RUN = 96,
 };
-
-static size_t ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
 
 static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
@@ -65,7 +61,7 @@ static size_t list_runs(size_t num_rows, size_t length, size_t row_stride, size_
                         fed_run *runs /* out */) {
     size_t num = 0;
     if (length == 0) return 0;
-    const size_t piece = ceil_div(length, ceil_div(length, most));
+    const size_t piece = fed_ceil_div(length, fed_ceil_div(length, most));
     for (size_t y = 0; y < num_rows; y++)
         for (size_t t = 0; t < length; t += piece)
             runs[num++] = (fed_run){y * row_stride + t, smaller(piece, length - t)};
@@ -74,44 +70,6 @@ static size_t list_runs(size_t num_rows, size_t length, size_t row_stride, size_
 
 /* ---- Sizes ----------------------------------------------------------------------------------- */
 
-/* The input coordinates of a phase along one axis, and the taps that reach them. */
-typedef struct phase {
-    size_t first, num; /* coordinates first, first + stride, ... */
-    size_t tap;        /* the first of the taps tap, tap + stride, ... */
-    size_t num_taps;
-    size_t window; /* the first coordinate's window in the outputs' gradient with its border */
-} phase;
-
-/* Along one axis: what precedes the outputs' gradient in its border, and its size with both
- * borders. */
-typedef struct axis {
-    size_t size, out_size, window, stride, pad;
-    size_t before, total;
-} axis;
-
-static phase phase_of(const axis *a, size_t p) {
-    const size_t first = (p + a->stride - a->pad % a->stride) % a->stride;
-    const size_t num_taps = p < a->window ? ceil_div(a->window - p, a->stride) : 0;
-    return (phase){
-        .first = first,
-        .num = first < a->size ? ceil_div(a->size - first, a->stride) : 0,
-        .tap = p,
-        .num_taps = num_taps,
-        .window = num_taps > 0 ? a->before + (first + a->pad - p) / a->stride + 1 - num_taps : 0,
-    };
-}
-
-static axis axis_of(size_t size, size_t out_size, size_t window, size_t stride, size_t pad) {
-    axis a = {size, out_size, window, stride, pad, .before = ceil_div(window, stride) - 1};
-    a.total = a.before + out_size;
-    for (size_t p = 0; p < stride; p++) {
-        const phase f = phase_of(&a, p);
-        if (f.num > 0 && f.num_taps > 0)
-            a.total = fed_larger(a.total, f.window + f.num - 1 + f.num_taps);
-    }
-    return a;
-}
-
 /* The sizes of a convolution's passes. Channels are floats of a pixel. */
 typedef struct plan {
     size_t in_channels, out_channels;
@@ -119,7 +77,7 @@ typedef struct plan {
     size_t panel_size; /* of the weights */
     size_t num_pixels; /* of all outputs */
     size_t block;      /* pixels of a forward block */
-    axis y, x;         /* of the gradient by the inputs */
+    fed_axis y, x;     /* of the gradient by the inputs */
     fed_buffer bordered;
     int is_copied;       /* 1 if the outputs' gradient must be copied to get a border of zeros */
     size_t group;        /* images of a part of the gradient by the inputs */
@@ -132,15 +90,15 @@ static size_t block_of(const fed_image_conv *conv, const plan *p) {
     const size_t fitting = BLOCK_FLOATS / fed_larger(in, p->out_channels);
     const size_t most = smaller(MOST_BLOCK, fed_larger(LEAST_BLOCK, fitting));
     /* Equal blocks, of whole tiles. */
-    const size_t equal = ceil_div(p->num_pixels, ceil_div(p->num_pixels, most));
-    return ceil_div(equal, LEAST_BLOCK) * LEAST_BLOCK;
+    const size_t equal = fed_ceil_div(p->num_pixels, fed_ceil_div(p->num_pixels, most));
+    return fed_ceil_div(equal, LEAST_BLOCK) * LEAST_BLOCK;
 }
 
 static size_t group_of(const fed_image_conv *conv, const plan *p) {
     const size_t phases = conv->stride_y * conv->stride_x;
-    const size_t pixels = ceil_div(conv->in_shape.height * conv->in_shape.width, phases);
+    const size_t pixels = fed_ceil_div(conv->in_shape.height * conv->in_shape.width, phases);
     const size_t fitting = BLOCK_FLOATS / p->bordered.num_values;
-    return smaller(conv->num_images, fed_larger(fitting, ceil_div(LEAST_BLOCK, pixels)));
+    return smaller(conv->num_images, fed_larger(fitting, fed_ceil_div(LEAST_BLOCK, pixels)));
 }
 
 static plan plan_of(const fed_image_conv *conv) {
@@ -150,19 +108,15 @@ static plan plan_of(const fed_image_conv *conv) {
         .out_channels = conv->out.pixel_stride,
         .num_places = conv->window_height * conv->window_width,
         .num_pixels = conv->num_images * out->height * out->width,
-        .y = axis_of(in->height, out->height, conv->window_height, conv->stride_y, conv->pad_top),
-        .x = axis_of(in->width, out->width, conv->window_width, conv->stride_x, conv->pad_left),
+        .y = fed_axis_of(in->height, out->height, conv->window_height, conv->stride_y,
+                         conv->pad_top),
+        .x = fed_axis_of(in->width, out->width, conv->window_width, conv->stride_x, conv->pad_left),
     };
     p.panel_size = p.num_places * p.in_channels * FED_PAD;
     p.turned_panel = p.num_places * p.out_channels * FED_PAD;
     p.block = block_of(conv, &p);
     p.is_copied = p.y.total > out->height || p.x.total > out->width;
-    const size_t row_stride = p.x.total * p.out_channels;
-    p.bordered = (fed_buffer){.origin = p.y.before * row_stride + p.x.before * p.out_channels,
-                              .pixel_stride = p.out_channels,
-                              .row_stride = row_stride,
-                              .num_values = p.y.total * row_stride};
-    if (!p.is_copied) p.bordered = conv->out;
+    p.bordered = p.is_copied ? fed_phases_buffer(&p.y, &p.x, p.out_channels) : conv->out;
     p.group = group_of(conv, &p);
     const size_t channels = fed_larger(p.in_channels, p.out_channels);
     p.num_runs = conv->window_height * (conv->window_width * channels / LEAST_RUN + 1);
@@ -198,7 +152,7 @@ static size_t workspace_floats(const plan *p) {
 
 /* Floats of the turned weights, which precede the workspaces. */
 static size_t turned_floats(const plan *p) {
-    return ceil_div(p->in_channels, FED_PAD) * p->turned_panel;
+    return fed_ceil_div(p->in_channels, FED_PAD) * p->turned_panel;
 }
 
 static workspace workspace_of(const plan *p, const fed_image_conv_io *io, int worker) {
@@ -273,16 +227,16 @@ static void forward_part(void *context, size_t part, int worker) {
 /* Splits channels only if there are too few blocks for the workers. */
 static void split_channels(pass *c, size_t num_channels) {
     const size_t wanted = c->io->num_workers > 1 ? 2 * (size_t)c->io->num_workers : 1;
-    const size_t pairs = ceil_div(num_channels, 2 * FED_PAD);
-    const size_t pieces = smaller(pairs, ceil_div(wanted, c->num_blocks));
-    c->piece = ceil_div(pairs, pieces) * 2 * FED_PAD;
-    c->num_pieces = ceil_div(num_channels, c->piece);
+    const size_t pairs = fed_ceil_div(num_channels, 2 * FED_PAD);
+    const size_t pieces = smaller(pairs, fed_ceil_div(wanted, c->num_blocks));
+    c->piece = fed_ceil_div(pairs, pieces) * 2 * FED_PAD;
+    c->num_pieces = fed_ceil_div(num_channels, c->piece);
 }
 
 static void forward(const fed_kernels *kernels, const fed_image_conv *conv,
                     const fed_image_conv_io *io) {
     pass c = {.kernels = kernels, .conv = conv, .io = io, .plan = plan_of(conv)};
-    c.num_blocks = ceil_div(c.plan.num_pixels, c.plan.block);
+    c.num_blocks = fed_ceil_div(c.plan.num_pixels, c.plan.block);
     split_channels(&c, c.plan.out_channels);
     fed_share(io->num_workers, c.num_blocks * c.num_pieces, forward_part, &c);
 }
@@ -297,7 +251,8 @@ static void turn_panel(void *context, size_t panel, int worker) {
     (void)worker;
     for (size_t phase_y = 0; phase_y < p->y.stride; phase_y++)
         for (size_t phase_x = 0; phase_x < p->x.stride; phase_x++) {
-            const phase y = phase_of(&p->y, phase_y), x = phase_of(&p->x, phase_x);
+            const fed_stride_phase y = fed_phase_of(&p->y, phase_y),
+                                   x = fed_phase_of(&p->x, phase_x);
             for (size_t i = y.num_taps * x.num_taps; i-- > 0; to += p->out_channels * FED_PAD) {
                 const size_t tap_y = y.tap + i / x.num_taps * p->y.stride;
                 const size_t tap_x = x.tap + i % x.num_taps * p->x.stride;
@@ -311,27 +266,9 @@ static void turn_panel(void *context, size_t panel, int worker) {
         }
 }
 
-/* Copies an image's gradient and surrounds it with zeros. */
-static void copy_bordered(const pass *c, const float *from, float *to) {
-    const fed_buffer *out = &c->conv->out, *bordered = &c->plan.bordered;
-    const fed_shape *shape = &c->conv->out_shape;
-    const size_t before = bordered->origin % bordered->row_stride;
-    const size_t row = fed_row_size(bordered, shape), end = before + row;
-    const size_t above = bordered->origin - before;
-    memset(to, 0, above * sizeof *to);
-    to += above;
-    for (size_t y = 0; y < shape->height; y++, to += bordered->row_stride) {
-        memset(to, 0, before * sizeof *to);
-        memcpy(to + before, from + fed_pixel(out, y, 0), row * sizeof *to);
-        memset(to + end, 0, (bordered->row_stride - end) * sizeof *to);
-    }
-    memset(to, 0,
-           (bordered->num_values - above - shape->height * bordered->row_stride) * sizeof *to);
-}
-
 /* One phase's pixels of some images. */
-typedef struct phase_pixels {
-    phase y, x;
+typedef struct fed_phase_pixels {
+    fed_stride_phase y, x;
     const float *gradient;
     float *in_gradient;
     const float *turned; /* the phase's taps */
@@ -341,7 +278,7 @@ typedef struct phase_pixels {
 static void run_phase(const pass *c, const phase_pixels *of, const workspace *w) {
     const fed_image_conv *conv = c->conv;
     const plan *p = &c->plan;
-    const phase *y = &of->y, *x = &of->x;
+    const fed_stride_phase *y = &of->y, *x = &of->x;
     const fed_buffer *bordered = &p->bordered;
     const size_t corner = p->is_copied ? 0 : bordered->origin;
     const grid windows = {corner + y->window * bordered->row_stride +
@@ -384,12 +321,13 @@ static void inputs_part(void *context, size_t part, int worker) {
                        .num_images = smaller(p->group, c->conv->num_images - first)};
     if (p->is_copied)
         for (size_t b = 0; b < of.num_images; b++)
-            copy_bordered(c, gradient + b * c->conv->out.num_values,
-                          w.bordered + b * p->bordered.num_values);
+            fed_copy_bordered(&c->conv->out_shape, &c->conv->out,
+                              gradient + b * c->conv->out.num_values, &p->bordered,
+                              w.bordered + b * p->bordered.num_values);
     for (size_t phase_y = 0; phase_y < p->y.stride; phase_y++)
         for (size_t phase_x = 0; phase_x < p->x.stride; phase_x++) {
-            of.y = phase_of(&p->y, phase_y);
-            of.x = phase_of(&p->x, phase_x);
+            of.y = fed_phase_of(&p->y, phase_y);
+            of.x = fed_phase_of(&p->x, phase_x);
             run_phase(c, &of, &w);
             of.turned += of.y.num_taps * of.x.num_taps * p->out_channels * FED_PAD;
         }
@@ -443,11 +381,11 @@ static void add_weights_gradient(pass *c) {
     const plan *p = &c->plan;
     const int is_shared = c->io->num_workers > 1;
     c->piece = is_shared ? LEAST_RUN : c->conv->window_width * p->in_channels;
-    c->num_blocks = ceil_div(p->out_channels, GRADIENT_CHANNELS);
+    c->num_blocks = fed_ceil_div(p->out_channels, GRADIENT_CHANNELS);
     const size_t num_runs =
-        c->conv->window_height * ceil_div(c->conv->window_width * p->in_channels, c->piece);
+        c->conv->window_height * fed_ceil_div(c->conv->window_width * p->in_channels, c->piece);
     const size_t wanted = is_shared ? 2 * (size_t)c->io->num_workers : 1;
-    c->num_pieces = smaller(num_runs, ceil_div(wanted, c->num_blocks));
+    c->num_pieces = smaller(num_runs, fed_ceil_div(wanted, c->num_blocks));
     fed_share(c->io->num_workers, c->num_blocks * c->num_pieces, weights_part, c);
 }
 
@@ -456,8 +394,8 @@ static void backward(const fed_kernels *kernels, const fed_image_conv *conv,
     pass c = {.kernels = kernels, .conv = conv, .io = io, .plan = plan_of(conv)};
     add_weights_gradient(&c);
     if (io->in_gradient == NULL) return;
-    fed_share(io->num_workers, ceil_div(c.plan.in_channels, FED_PAD), turn_panel, &c);
-    fed_share(io->num_workers, ceil_div(conv->num_images, c.plan.group), inputs_part, &c);
+    fed_share(io->num_workers, fed_ceil_div(c.plan.in_channels, FED_PAD), turn_panel, &c);
+    fed_share(io->num_workers, fed_ceil_div(conv->num_images, c.plan.group), inputs_part, &c);
 }
 
 const fed_image_conv_method fed_image_gemm = {

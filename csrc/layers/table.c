@@ -7,7 +7,7 @@
 
 /* The implementations, each in the file of its name. */
 extern const fed_stage_ops fed_dense_ends, fed_dense_hidden;
-extern const fed_stage_ops fed_conv_first, fed_conv_hidden, fed_conv_batch;
+extern const fed_stage_ops fed_conv_first, fed_conv_hidden, fed_conv_batch, fed_depthwise_conv;
 extern const fed_stage_ops fed_max_pool, fed_average_pool;
 extern const fed_stage_ops fed_group_norm, fed_dropout, fed_activate, fed_add;
 
@@ -53,6 +53,10 @@ static int conv_is_valid(const fed_layer *layer) {
                                        fed_padded(layer->out.channels);
 }
 
+static int depthwise_is_valid(const fed_layer *layer) {
+    return conv_is_valid(layer) && layer->out.channels == layer->in.channels;
+}
+
 static int pool_is_valid(const fed_layer *layer) {
     return windows_fit(layer) && layer->out.channels == layer->in.channels;
 }
@@ -82,6 +86,11 @@ static size_t dense_num_params(const fed_layer *layer) {
 static size_t conv_num_params(const fed_layer *layer) {
     return layer->window_height * layer->window_width * layer->in.channels * layer->out.channels +
            num_biases(layer);
+}
+
+/* Kernel [window height, window width, channels], bias [channels]. */
+static size_t depthwise_num_params(const fed_layer *layer) {
+    return layer->window_height * layer->window_width * layer->in.channels + num_biases(layer);
 }
 
 /* Gamma [channels], beta [channels]. */
@@ -140,6 +149,10 @@ static const fed_layer_kind kinds[] = {
      .num_params = no_params,
      .ops = &fed_add,
      .num_inputs = 2},
+    {.name = "depthwise_conv2d",
+     .is_valid = depthwise_is_valid,
+     .num_params = depthwise_num_params,
+     .ops = &fed_depthwise_conv},
 };
 enum { NUM_KINDS = sizeof kinds / sizeof kinds[0] };
 

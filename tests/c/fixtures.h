@@ -20,6 +20,7 @@ enum {
     KIND_DROPOUT,
     KIND_ACTIVATION,
     KIND_ADD,
+    KIND_DEPTHWISE,
     NUM_KINDS
 };
 

@@ -98,7 +98,8 @@ static inline size_t naive_weight(const fed_layer *layer, const naive_tap *t, si
 static inline size_t naive_num_weights(const fed_layer *layer) {
     if (layer->kind == KIND_GROUP_NORM) return layer->has_scale ? layer->out.channels : 0;
     if (layer->kind == KIND_DENSE) return fed_shape_size(&layer->in) * layer->out.channels;
-    return layer->window_height * layer->window_width * layer->in.channels * layer->out.channels;
+    const size_t num_taps = layer->window_height * layer->window_width * layer->in.channels;
+    return layer->kind == KIND_DEPTHWISE ? num_taps : num_taps * layer->out.channels;
 }
 
 static inline double naive_bias(const fed_layer *layer, const double *params, size_t c) {
@@ -124,6 +125,22 @@ static inline void naive_conv(const fed_layer *layer, const double *params, cons
                 out[naive_at(&layer->out, t.out_y, t.out_x, co)] +=
                     in[naive_at(&layer->in, t.in_y, t.in_x, ci)] *
                     params[naive_weight(layer, &t, ci, co)];
+}
+
+/* The weight of channel c in the kernel [window height, window width, channels]. */
+static inline size_t naive_depth_weight(const fed_layer *layer, const naive_tap *t, size_t c) {
+    return layer->offset + (t->tap_y * layer->window_width + t->tap_x) * layer->in.channels + c;
+}
+
+static inline void naive_depthwise(const fed_layer *layer, const double *params, const double *in,
+                                   double *out) {
+    for (size_t o = 0; o < fed_shape_size(&layer->out); o++)
+        out[o] = naive_bias(layer, params, o % layer->out.channels);
+    for (naive_tap t = NAIVE_FIRST_TAP; naive_next_tap(layer, &t);)
+        for (size_t c = 0; c < layer->in.channels; c++)
+            out[naive_at(&layer->out, t.out_y, t.out_x, c)] +=
+                in[naive_at(&layer->in, t.in_y, t.in_x, c)] *
+                params[naive_depth_weight(layer, &t, c)];
 }
 
 /* The index of the largest value in the window of output value (y, x, c), the first of equal
@@ -228,6 +245,9 @@ static inline void naive_layer_forward(const fed_layer *layer, const double *par
     case KIND_CONV2D:
         naive_conv(layer, params, in, out);
         break;
+    case KIND_DEPTHWISE:
+        naive_depthwise(layer, params, in, out);
+        break;
     case KIND_MAX_POOL:
     case KIND_AVERAGE_POOL:
         naive_pool(layer, in, out, margin);
@@ -271,6 +291,19 @@ static inline void naive_conv_back(const fed_layer *layer, const double *params,
                 gradient[weight] += in[at] * by_out;
                 in_gradient[at] += params[weight] * by_out;
             }
+}
+
+static inline void naive_depthwise_back(const fed_layer *layer, const double *params,
+                                        const double *in, const double *g, double *in_gradient,
+                                        double *gradient) {
+    for (naive_tap t = NAIVE_FIRST_TAP; naive_next_tap(layer, &t);)
+        for (size_t c = 0; c < layer->in.channels; c++) {
+            const size_t at = naive_at(&layer->in, t.in_y, t.in_x, c);
+            const size_t weight = naive_depth_weight(layer, &t, c);
+            const double by_out = g[naive_at(&layer->out, t.out_y, t.out_x, c)];
+            gradient[weight] += in[at] * by_out;
+            in_gradient[at] += params[weight] * by_out;
+        }
 }
 
 static inline void naive_pool_back(const fed_layer *layer, const double *in, const double *g,
@@ -330,6 +363,10 @@ static inline void naive_layer_backward(const fed_layer *layer, const double *pa
     case KIND_CONV2D:
         naive_bias_back(layer, out_gradient, gradient);
         naive_conv_back(layer, params, in, out_gradient, in_gradient, gradient);
+        break;
+    case KIND_DEPTHWISE:
+        naive_bias_back(layer, out_gradient, gradient);
+        naive_depthwise_back(layer, params, in, out_gradient, in_gradient, gradient);
         break;
     case KIND_MAX_POOL:
     case KIND_AVERAGE_POOL:

@@ -259,6 +259,9 @@ def _forward(layer: Layer, tensors: list[Vector], values: Vector, mask: Vector |
         if layer.kind == "conv2d":
             kernel = tensors[0][up, across]
             outputs[:, y, x] = np.einsum("bhwi,hwio->bo", part, kernel) + sum(tensors[1:])
+        elif layer.kind == "depthwise_conv2d":
+            kernel = tensors[0][up, across, :, 0]
+            outputs[:, y, x] = np.einsum("bhwc,hwc->bc", part, kernel) + sum(tensors[1:])
         elif layer.kind == "max_pooling2d":
             outputs[:, y, x] = part.max(axis=(1, 2))
         else:
@@ -290,6 +293,10 @@ def _backward(
         if layer.kind == "conv2d":
             own[0][up, across] += np.einsum("bhwi,bo->hwio", part, at)
             below[:, rows, columns] += np.einsum("bo,hwio->bhwi", at, tensors[0][up, across])
+        elif layer.kind == "depthwise_conv2d":
+            own[0][up, across, :, 0] += np.einsum("bhwc,bc->hwc", part, at)
+            kernel = tensors[0][up, across, :, 0]
+            below[:, rows, columns] += np.einsum("bc,hwc->bhwc", at, kernel)
         elif layer.kind == "max_pooling2d":
             seen = part.reshape(size, -1, part.shape[-1])
             is_first = np.arange(seen.shape[1])[:, None] == seen.argmax(axis=1)[:, None]

@@ -25,6 +25,7 @@ from fedcli.models.layers import (
     AveragePool2D,
     Conv2D,
     Dense,
+    DepthwiseConv2D,
     Dropout,
     Flatten,
     GlobalAveragePool2D,
@@ -229,9 +230,10 @@ def test_models_within_models_are_flattened(tmp_path: Path) -> None:
 def test_every_layer_becomes_its_own(tmp_path: Path) -> None:
     pool = {"pool_size": [2, 2], "strides": None, "data_format": "channels_last"}
     model = sequential(
-        image_input(9, 8, 1),
+        image_input(13, 10, 1),
         layer("Conv2D", "c", filters=4, kernel_size=[3, 2], strides=[2, 1], padding="same"),
         layer("GroupNormalization", "g", groups=2, epsilon=0.01, center=False, axis=-1),
+        layer("DepthwiseConv2D", "w", kernel_size=3, depth_multiplier=1, strides=[1, 1], groups=1),
         layer("ReLU", "r", max_value=None, negative_slope=0.0, threshold=0),
         layer("MaxPooling2D", "m", **pool, padding="same"),
         layer("AveragePooling2D", "v", **{**pool, "strides": 1}),
@@ -241,12 +243,13 @@ def test_every_layer_becomes_its_own(tmp_path: Path) -> None:
         layer("Softmax", "s", axis=-1),
     )
     found = formats.read_model(put(tmp_path / "m.json", model)).specs
-    assert found[:3] == (
+    assert found[:4] == (
         Conv2D(4, (3, 2), (2, 1), "same", name="c"),
         GroupNorm(2, 0.01, center=False, name="g"),
+        DepthwiseConv2D((3, 3), (1, 1), name="w"),
         Activation("relu", "r"),
     )
-    assert found[5:] == (
+    assert found[6:] == (
         Dropout(0.5, "o"),
         GlobalAveragePool2D("e"),
         Dense(2, use_bias=False, name="d"),
@@ -310,13 +313,14 @@ def test_options_that_are_not_computed_are_refused(
         (layer("Lambda", "x", function=["4wEAAAA=", None, None]), "x is a Lambda"),
         (
             layer("Rescaling", "x", scale=2),
-            "it computes Activation, Add, AveragePooling2D, Conv2D, Dense, Dro",
+            "it computes Activation, Add, AveragePooling2D, Conv2D, Dense, Depth",
         ),
         ({**layer("Dense", "x"), "registered_name": "mine>Dense"}, "is custom code"),
         ({**layer("Dense", "x"), "module": "os.path"}, "is custom code"),
         (layer("Reshape", "x", target_shape=[7]), "target_shape [7] does not hold 3 values"),
         (layer("Reshape", "x", target_shape=[1, 3]), "target_shape [1, 3] within the model"),
         (layer("Conv2D", "x", filters=1, kernel_size=1), "takes an image [height, width, ch"),
+        (layer("DepthwiseConv2D", "x", kernel_size=1, depth_multiplier=2), "depth_multiplier is 2"),
         (layer("Dropout", "x", rate=1.0), "rate 1.0"),
         (layer("Dropout", "x", rate="0.5"), "rate '0.5'"),
         (layer("Dropout", "x", rate=0.5, noise_shape=[1]), "noise_shape is [1]"),
@@ -542,6 +546,10 @@ def test_fresh_weights_keep_the_constants_of_the_file(tmp_path: Path) -> None:
     path = put(tmp_path / "m", sequential(image_input(4), hidden, LOGITS))
     fresh = formats.read_model(path).fresh_params(np.full(23, 7, np.float32))
     np.testing.assert_array_equal(fresh, [0] * 12 + [0.5] * 3 + [7] * 6 + [0] * 2)
+    ones = layer("DepthwiseConv2D", "z", kernel_size=2, depthwise_initializer="Ones")
+    image = put(path, sequential(image_input(2, 2, 1), ones, LOGITS))
+    fresh = formats.read_model(image).fresh_params(np.full(9, 7, np.float32))
+    np.testing.assert_array_equal(fresh, [1] * 4 + [0] + [7] * 2 + [0] * 2)
     other = layer("Dense", "z", units=3, kernel_initializer={"class_name": "HeNormal"})
     model = formats.read_model(put(path, sequential(image_input(4), other, LOGITS)))
     with pytest.raises(ConfigError, match="z/kernel is initialised by 'HeNormal'"):
@@ -551,6 +559,7 @@ def test_fresh_weights_keep_the_constants_of_the_file(tmp_path: Path) -> None:
 def small_cnn() -> tuple[ParamLayout, Any]:
     specs: list[Spec] = [
         Conv2D(3, 2, 2, "same", "tanh"),
+        DepthwiseConv2D((2, 1), padding="same", use_bias=False),
         GroupNorm(3, scale=False),
         AveragePool2D(2, 1),
         Activation("sigmoid"),
@@ -570,7 +579,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     model = formats.read_model(path)
     assert model.input_shape == (7, 6, 1)
     names = [spec.name for spec in model.specs]
-    assert names == [*(spec.name for spec in layout.specs[:5]), "flatten", "dense", "dense_1"]
+    assert names == [*(spec.name for spec in layout.specs[:6]), "flatten", "dense", "dense_1"]
     assert model.specs[-1] == Dense(3, "softmax", use_bias=False, name="dense_1")
     check_weights(model.weights, layout.split(params))
     again = lay_out(model.specs, model.input_shape)

@@ -20,6 +20,7 @@ from fedcli.models.layers import (
     AveragePool2D,
     Conv2D,
     Dense,
+    DepthwiseConv2D,
     Dropout,
     Flatten,
     GroupNorm,
@@ -71,6 +72,13 @@ MODELS: dict[str, tuple[tuple[int, ...], list[Spec]]] = {
             *(Conv2D(6, 3, 2, "same"), GroupNorm(3), Activation("relu")),
             *(AveragePool2D(2, 1, "same"), Conv2D(4, 2, use_bias=False), GroupNorm(-1, 0.01)),
             *(MaxPool2D(3, 2, "same"), Dense(5)),
+        ],
+    ),
+    "depthwise": (
+        (9, 8, 3),
+        [
+            *(DepthwiseConv2D(3, 2, "same"), Conv2D(6, 1, activation="relu")),
+            *(DepthwiseConv2D((3, 2), use_bias=False, activation="tanh"), Dense(5)),
         ],
     ),
     "no dense layer": ((9, 8, 3), [Conv2D(6, 3, 2, activation="relu"), Conv2D(5, (4, 3))]),

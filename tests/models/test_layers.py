@@ -17,6 +17,7 @@ from fedcli.models.layers import (
     AveragePool2D,
     Conv2D,
     Dense,
+    DepthwiseConv2D,
     Dropout,
     Flatten,
     GlobalAveragePool2D,
@@ -41,6 +42,7 @@ EVERY_KIND: list[Spec] = [
     Add("sum", ("conv", "pool")),
     GlobalAveragePool2D("mean of all"),
     GlobalMaxPool2D("largest of all"),
+    DepthwiseConv2D((3, 5), (1, 2), "same", "tanh", use_bias=False, name="depth"),
 ]
 
 

@@ -25,6 +25,7 @@ from fedcli.models.layers import (
     AveragePool2D,
     Conv2D,
     Dense,
+    DepthwiseConv2D,
     Dropout,
     Flatten,
     GroupNorm,
@@ -89,6 +90,16 @@ STACKS: dict[str, tuple[tuple[int, ...], list[Spec]]] = {
             Conv2D(18, 3, 2, "same"),
             # Norms of 4 values, not of 1: those are 0, and so is every gradient before them.
             GroupNorm(-1, 0.1, scale=False),
+            Dense(NUM_CLASSES),
+        ],
+    ),
+    "depthwise": (
+        (9, 8, 3),
+        [
+            DepthwiseConv2D(3, 1, "same", "sigmoid"),
+            Conv2D(18, 1, use_bias=False),
+            DepthwiseConv2D((5, 4), 2, "same", "tanh", use_bias=False),
+            DepthwiseConv2D(2),
             Dense(NUM_CLASSES),
         ],
     ),

@@ -17,6 +17,7 @@ from fedcli.models.layers.pooling import *
 from fedcli.models.layers.reshaping import *
 
 __all__ = [
-    *("Activation", "Add", "AveragePool2D", "Conv2D", "Dense", "Dropout", "Flatten", "GroupNorm"),
-    *("GlobalAveragePool2D", "GlobalMaxPool2D", "IMAGE", "Input", "MaxPool2D", "Node", "Spec"),
+    *("Activation", "Add", "AveragePool2D", "Conv2D", "Dense", "DepthwiseConv2D", "Dropout"),
+    *("Flatten", "GlobalAveragePool2D", "GlobalMaxPool2D", "GroupNorm", "IMAGE", "Input"),
+    *("MaxPool2D", "Node", "Spec"),
 ]

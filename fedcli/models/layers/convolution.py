@@ -22,7 +22,7 @@ from fedcli.models.layers.fields import Pair
 if TYPE_CHECKING:
     from fedcli.models.layers.keras_options import Options
 
-__all__ = ["Conv2D"]
+__all__ = ["Conv2D", "DepthwiseConv2D"]
 
 
 @dataclass(frozen=True)
@@ -104,3 +104,81 @@ class Conv2D(Spec):
         spec.check(options.label)
         height, width = windows.keras_counts(options, shape, window, strides, padding)
         yield spec, (height, width, filters)
+
+
+@dataclass(frozen=True)
+class DepthwiseConv2D(Spec):
+    """A convolution of each channel with a window of its own: one output channel for each.
+
+    Attributes:
+        kernel_size: Size of the window.
+        strides: From one window to the next.
+        padding: As for `Conv2D`.
+        activation: A key of `ACTIVATIONS`.
+        use_bias: Whether it has a bias.
+        name: Its own in the model; "": as Keras names it.
+        inputs: See `Spec.inputs`.
+    """
+
+    kind = "depthwise_conv2d"
+    keras_class = "DepthwiseConv2D"
+    tensors = (
+        TensorKind("kernel", GLOROT_UNIFORM),
+        TensorKind("bias", 0.0, field="use_bias"),
+    )
+    checks: ClassVar = {
+        "kernel_size": fields.check_pair,
+        "strides": fields.check_pair,
+        "padding": fields.check_padding,
+        "activation": fields.check_activation,
+        "use_bias": fields.check_flag,
+    }
+    needs_channels = True
+
+    kernel_size: int | Pair
+    strides: int | Pair = (1, 1)
+    padding: str = "valid"
+    activation: str = "linear"
+    use_bias: bool = True
+    name: str = ""
+    inputs: tuple[str, ...] = ()
+
+    def size(self, incoming: Incoming) -> Layer:
+        """See `Spec.size`."""
+        placed = windows.place(self, incoming, self.kernel_size, self.strides, self.padding)
+        channels = incoming.shape[2]
+        kernel = (*placed.window, channels, 1)
+        return Layer(
+            self.kind,
+            self.name,
+            incoming.shape,
+            (*placed.counts, channels),
+            self.activation,
+            has_bias=self.use_bias,
+            window=placed.window,
+            strides=placed.strides,
+            pads=placed.pads,
+            tensors=self._sized({"kernel": kernel, "bias": (channels,)}),
+            multiply_adds=math.prod(kernel) * math.prod(placed.counts),
+        )
+
+    def to_keras(self) -> dict[str, Any]:
+        """See `Spec.to_keras`."""
+        return windows.with_pairs(super().to_keras())
+
+    @classmethod
+    def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
+        """See `Spec.from_keras`."""
+        window, strides = options.pair("kernel_size"), options.pair("strides", 1)
+        padding = options.take("padding", "valid")
+        activation, use_bias = options.activation(), options.take("use_bias", True)
+        spec = cls(window, strides, padding, activation, use_bias, name)
+        options.only("depth_multiplier", (1,))
+        options.only("data_format", ("channels_last", None))
+        options.only("dilation_rate", (1, [1, 1]))
+        options.only("groups", (1,))
+        options.take_initializer("depthwise", "kernel")
+        options.finish(free=cls.initializers())
+        spec.check(options.label)
+        height, width = windows.keras_counts(options, shape, window, strides, padding)
+        yield spec, (height, width, shape[2])

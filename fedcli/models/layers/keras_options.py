@@ -119,6 +119,12 @@ class Options:
                 f"{self.label}: {key} is {shown(value)}; fedcli computes {shown(allowed[0])} alone"
             )
 
+    def take_initializer(self, prefix: str, tensor: str) -> None:
+        """Takes the option PREFIX_initializer, of a tensor that has another name in fedcli."""
+        self._left.pop(f"{prefix}{_INITIALIZER}", None)
+        if f"{prefix}{_INITIALIZER}" in self._starts:
+            self._starts[f"{tensor}{_INITIALIZER}"] = self._starts[f"{prefix}{_INITIALIZER}"]
+
     def finish(self, free: Sequence[str] = ()) -> None:
         """Refuses untaken options that could change what the layer computes.
 

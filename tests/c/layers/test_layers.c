@@ -355,6 +355,36 @@ static void test_group_norm_of_a_distant_mean_keeps_its_digits(void) {
     free_bench(&b);
 }
 
+/* ---- Convolutions of each channel by itself -------------------------------------------------- */
+
+static void test_depthwise_convolutions_equal_the_naive_ones(void) {
+    static const size_t windows[][5] = {{1, 1, 1, 1, 0}, {3, 3, 1, 1, 1}, {3, 3, 2, 2, 1},
+                                        {3, 3, 2, 2, 0}, {2, 3, 1, 2, 1}, {5, 5, 1, 1, 2},
+                                        {5, 5, 2, 2, 2}, {1, 4, 3, 2, 3}, {2, 1, 3, 3, 0}};
+    for (size_t s = 0; s < LENGTH(SHAPES); s++)
+        for (size_t w = 0; w < LENGTH(windows); w++) {
+            const size_t *window = windows[w], num_taps = window[0] * window[1];
+            const size_t pad_y = window[4] < window[0] ? window[4] : 0;
+            const size_t pad_x = window[4] < window[1] ? window[4] : 0;
+            fed_layer layer = {.kind = KIND_DEPTHWISE,
+                               .activation = (int32_t)((s + w) % 4),
+                               .in = SHAPES[s],
+                               .has_bias = (s + w) % 3 > 0,
+                               .window_height = window[0],
+                               .window_width = window[1],
+                               .stride_y = window[2],
+                               .stride_x = window[3],
+                               .pad_top = pad_y,
+                               .pad_left = pad_x};
+            layer.out = (fed_shape){pooled(layer.in.height, window[0], window[2], 2 * pad_y),
+                                    pooled(layer.in.width, window[1], window[3], 2 * pad_x),
+                                    layer.in.channels};
+            if (layer.out.height == 0 || layer.out.width == 0) continue;
+            if ((num_taps + 1) * layer.in.channels > 256) continue; /* parameters of a test */
+            check_layer(&layer, (double)num_taps);
+        }
+}
+
 /* ---- Dropout --------------------------------------------------------------------------------- */
 
 static void test_dropout_equals_the_naive_one(void) {
@@ -402,6 +432,7 @@ static const test_case TESTS[] = {
     TEST(test_global_pools_equal_the_naive_ones),
     TEST(test_the_first_maximum_of_a_window_takes_the_gradient),
     TEST(test_a_nan_anywhere_in_a_window_comes_out),
+    TEST(test_depthwise_convolutions_equal_the_naive_ones),
     TEST(test_group_norm_equals_the_naive_one),
     TEST(test_group_norm_of_a_distant_mean_keeps_its_digits),
     TEST(test_dropout_equals_the_naive_one),

@@ -48,6 +48,7 @@ static void test_kinds_are_found_by_name(void) {
         [KIND_DROPOUT] = "dropout",
         [KIND_ACTIVATION] = "activation",
         [KIND_ADD] = "add",
+        [KIND_DEPTHWISE] = "depthwise_conv2d",
     };
     CHECK_EQUAL(LENGTH(names), NUM_KINDS);
     for (int kind = 0; kind < NUM_KINDS; kind++) {

@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * A convolution of each channel with a window of its own (Keras's DepthwiseConv2D with one output a
+ * channel). Packed: kernel [window height, window width, padded channels], bias [padded channels].
+ * Scratch: offsets of the taps; for the gradient by the inputs also the weights of a phase and the
+ * outputs' gradient inside a border of zeros (phases.h). */
+#include "conv.h"
+#include "phases.h"
+
+static size_t num_taps(const fed_layer *layer) {
+    return layer->window_height * layer->window_width;
+}
+
+static size_t num_channels(const fed_stage *stage) { return fed_padded(stage->layer->in.channels); }
+
+static size_t kernel_size(const fed_stage *stage) {
+    return num_taps(stage->layer) * num_channels(stage);
+}
+
+static fed_axis rows_axis(const fed_layer *l) {
+    return fed_axis_of(l->in.height, l->out.height, l->window_height, l->stride_y, l->pad_top);
+}
+
+static fed_axis columns_axis(const fed_layer *l) {
+    return fed_axis_of(l->in.width, l->out.width, l->window_width, l->stride_x, l->pad_left);
+}
+
+/* The outputs' gradient with its border. */
+static fed_buffer bordered_of(const fed_stage *stage) {
+    const fed_axis y = rows_axis(stage->layer), x = columns_axis(stage->layer);
+    return fed_phases_buffer(&y, &x, num_channels(stage));
+}
+
+static void widen_border(const fed_stage *stage, fed_border *border) {
+    fed_conv_widen_border(stage->layer, border);
+}
+
+static void lay_out(fed_stage *stage) {
+    const fed_layer *l = stage->layer;
+    const size_t channels = num_channels(stage);
+    stage->packed_size = kernel_size(stage) + channels;
+    stage->scratch_bytes = (kernel_size(stage) + bordered_of(stage).num_values) * sizeof(float) +
+                           num_taps(l) * sizeof(size_t);
+}
+
+/* Rows of channels: those of the taps, then the bias. */
+static void pack(const fed_stage *stage, const float *flat, float *packed) {
+    const fed_layer *layer = stage->layer;
+    const size_t channels = layer->in.channels;
+    const size_t num_rows = num_taps(layer) + (layer->has_bias ? 1 : 0);
+    memset(packed, 0, stage->packed_size * sizeof *packed);
+    for (size_t row = 0; row < num_rows; row++)
+        memcpy(packed + row * num_channels(stage), flat + layer->offset + row * channels,
+               channels * sizeof *packed);
+}
+
+static void unpack(const fed_stage *stage, const double *packed, double *flat) {
+    const fed_layer *layer = stage->layer;
+    const size_t channels = layer->in.channels;
+    const size_t num_rows = num_taps(layer) + (layer->has_bias ? 1 : 0);
+    for (size_t row = 0; row < num_rows; row++)
+        memcpy(flat + layer->offset + row * channels, packed + row * num_channels(stage),
+               channels * sizeof *flat);
+}
+
+/* The parts of scratch, each a multiple of 64 bytes but the last. */
+static float *turned_of(const fed_pass *pass) { return pass->scratch; }
+static float *copy_of(const fed_pass *pass) { return turned_of(pass) + kernel_size(pass->stage); }
+static size_t *taps_of(const fed_pass *pass) {
+    return (size_t *)(copy_of(pass) + bordered_of(pass->stage).num_values);
+}
+
+/* Lists a window's offsets in a buffer. */
+static void list_taps(size_t height, size_t width, const fed_buffer *buffer, size_t *taps) {
+    for (size_t y = 0; y < height; y++)
+        for (size_t x = 0; x < width; x++)
+            *taps++ = y * buffer->row_stride + x * buffer->pixel_stride;
+}
+
+/* The kernel's arguments for the rows of outputs. */
+static fed_depthwise outputs_of(const fed_pass *pass) {
+    const fed_stage *stage = pass->stage;
+    const fed_layer *layer = stage->layer;
+    list_taps(layer->window_height, layer->window_width, &stage->in, taps_of(pass));
+    return (fed_depthwise){
+        .taps = taps_of(pass),
+        .num_taps = num_taps(layer),
+        .num_channels = num_channels(stage),
+        .weights = pass->params,
+        .bias = pass->params + kernel_size(stage),
+        .least = layer->activation == FED_RELU ? 0.0f : -HUGE_VALF,
+        .num_pixels = layer->out.width,
+        .in_step = layer->stride_x * stage->in.pixel_stride,
+        .out_step = stage->out.pixel_stride,
+    };
+}
+
+/* The offset of the first window of a row. */
+static size_t window_at(const fed_stage *stage, size_t y) {
+    const fed_layer *layer = stage->layer;
+    const fed_buffer *in = &stage->in;
+    return in->origin + y * layer->stride_y * in->row_stride - layer->pad_top * in->row_stride -
+           layer->pad_left * in->pixel_stride;
+}
+
+static void forward(const fed_pass *pass) {
+    const fed_stage *stage = pass->stage;
+    const fed_depthwise row = outputs_of(pass);
+    for (size_t y = 0; y < stage->shape.height; y++)
+        pass->kernels->depthwise_row(&row, pass->in + window_at(stage, y),
+                                     pass->out + fed_pixel(&stage->out, y, 0));
+    if (stage->layer->activation != FED_RELU) fed_activate_out(pass);
+}
+
+static void add_param_gradient(const fed_pass *pass) {
+    const fed_stage *stage = pass->stage;
+    const fed_depthwise row = outputs_of(pass);
+    float *bias = stage->layer->has_bias ? pass->gradient + kernel_size(stage) : NULL;
+    for (size_t y = 0; y < stage->shape.height; y++)
+        pass->kernels->depthwise_gradient(&row, pass->in + window_at(stage, y),
+                                          pass->out_gradient + fed_pixel(&stage->out, y, 0),
+                                          pass->gradient, bias);
+}
+
+/* Copies the weights of a phase's taps in reversed order. */
+static void turn(const fed_pass *pass, const fed_stride_phase *y, const fed_stride_phase *x) {
+    const fed_layer *layer = pass->stage->layer;
+    const size_t channels = num_channels(pass->stage);
+    float *to = turned_of(pass);
+    for (size_t i = y->num_taps * x->num_taps; i-- > 0; to += channels) {
+        const size_t tap_y = y->tap + i / x->num_taps * layer->stride_y;
+        const size_t tap_x = x->tap + i % x->num_taps * layer->stride_x;
+        memcpy(to, pass->params + (tap_y * layer->window_width + tap_x) * channels,
+               channels * sizeof *to);
+    }
+}
+
+/* Writes the gradient by the inputs of one phase. */
+static void run_phase(const fed_pass *pass, const fed_buffer *bordered, const fed_stride_phase *y,
+                      const fed_stride_phase *x) {
+    const fed_stage *stage = pass->stage;
+    const fed_layer *layer = stage->layer;
+    turn(pass, y, x);
+    list_taps(y->num_taps, x->num_taps, bordered, taps_of(pass));
+    const fed_depthwise row = {
+        .taps = taps_of(pass),
+        .num_taps = y->num_taps * x->num_taps,
+        .num_channels = num_channels(stage),
+        .weights = turned_of(pass),
+        .least = -HUGE_VALF,
+        .num_pixels = x->num,
+        .in_step = bordered->pixel_stride,
+        .out_step = layer->stride_x * stage->in.pixel_stride,
+    };
+    for (size_t i = 0; i < y->num && x->num > 0; i++)
+        pass->kernels->depthwise_row(
+            &row,
+            copy_of(pass) + (y->window + i) * bordered->row_stride +
+                x->window * bordered->pixel_stride,
+            pass->in_gradient + fed_pixel(&stage->in, y->first + i * layer->stride_y, x->first));
+}
+
+static void backward(const fed_pass *pass) {
+    const fed_stage *stage = pass->stage;
+    const fed_axis y = rows_axis(stage->layer), x = columns_axis(stage->layer);
+    const fed_buffer bordered = bordered_of(stage);
+    fed_undo_out(pass);
+    add_param_gradient(pass);
+    if (pass->in_gradient == NULL) return;
+    fed_copy_bordered(&stage->shape, &stage->out, pass->out_gradient, &bordered, copy_of(pass));
+    for (size_t phase_y = 0; phase_y < y.stride; phase_y++)
+        for (size_t phase_x = 0; phase_x < x.stride; phase_x++) {
+            const fed_stride_phase rows = fed_phase_of(&y, phase_y);
+            const fed_stride_phase columns = fed_phase_of(&x, phase_x);
+            run_phase(pass, &bordered, &rows, &columns);
+        }
+}
+
+const fed_stage_ops fed_depthwise_conv = {
+    .widen_border = widen_border,
+    .lay_out = lay_out,
+    .pack = pack,
+    .unpack = unpack,
+    .forward = forward,
+    .backward = backward,
+};
