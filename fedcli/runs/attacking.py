@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from fedcli.learning.updates.attacks.stage import AttackedRounds, AttackStage
 from fedcli.settings.options import Value
 from fedcli.settings.run_config import RunConfig
 from fedcli.settings.tables.attacks import ATTACKS, AttackEntry
-from fedcli.settings.vocabulary import OMNISCIENT
+from fedcli.settings.vocabulary import BUCKET_JOINT, OMNISCIENT
 
 # Aggregators that tolerate fewer than half of the updates, whatever their options.
 _HALF = ("median", "geometric-median", "centered-clipping")
@@ -89,12 +89,19 @@ class Attack:
         counts = {"attackers_in_cohort": self._count(client_ids)}
         kept = line["aggregator"].get("kept")
         if kept is not None:
-            counts["attackers_kept"] = self._count(kept)
+            counts["attackers_kept"] = self._count(_members(kept, client_ids))
         updates = line.setdefault("updates", {})
         updates["attack"] = {**counts, **updates.get("attack", {})}
 
     def _count(self, client_ids: Sequence[str]) -> int:
         return sum(each in self.attackers for each in client_ids)
+
+
+def _members(kept: Iterable[str], client_ids: Collection[str]) -> list[str]:
+    """The clients behind what a rule kept, which are clients of the cohort or buckets of these."""
+    of_cohort = set(client_ids)
+    parts = ([each] if each in of_cohort else each.split(BUCKET_JOINT) for each in kept)
+    return [member for members in parts for member in members]
 
 
 def open_attack(

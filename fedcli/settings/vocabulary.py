@@ -26,6 +26,7 @@ MAX_THREADS = 1024  # FED_MAX_THREADS of the core
 
 AUTO = "auto"  # a number that the program works out
 OMNISCIENT, COLLUDERS = "omniscient", "colluders"  # what attackers know
+BUCKET_JOINT = "+"  # between the ids of the clients of a bucket
 
 CONSTANT = "constant"  # the default learning-rate schedule
 # What the index of a learning-rate schedule counts.

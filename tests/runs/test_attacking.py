@@ -336,6 +336,25 @@ def test_the_attackers_that_a_rule_keeps_are_counted(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("secure_sum", [False, True])
+def test_the_attackers_in_buckets_that_a_rule_keeps_are_counted(
+    tmp_path: Path, secure_sum: bool
+) -> None:
+    values = {**SAMPLED, "clients": "8", "attack": "zero", "attackers": "4"}
+    run = trained(
+        tmp_path / "run",
+        **values,
+        secure_sum=secure_sum,
+        pre_aggregator="bucketing",
+        aggregator="multi-krum",
+    )
+    lines = _attack_lines(run)  # f is 0, so that all buckets are kept
+    assert sum(each["attackers_in_cohort"] for each in lines) > 0
+    assert [each["attackers_kept"] for each in lines] == [
+        each["attackers_in_cohort"] for each in lines
+    ]
+
+
 def test_a_model_in_python_is_attacked_like_one_of_layers(tmp_path: Path) -> None:
     """Every engine hands out rows that a stage may change."""
     values = {**SAMPLED, "attack": "sign-flip", "attackers": "4"}

@@ -32,6 +32,7 @@ from fedcli.learning.engines.deltas import DeltaRequest, Deltas, RoundContext, m
 from fedcli.settings import options as opt
 from fedcli.settings import tables
 from fedcli.settings.options import Value
+from fedcli.settings.vocabulary import BUCKET_JOINT
 
 
 class Mixing(NamedTuple):
@@ -97,7 +98,7 @@ class Bucketing:
         for row, first in zip(factors, range(0, counted.num, self.size), strict=True):
             members = order[first : first + self.size]
             row[members] = 1.0 / len(members)
-            clients.append("+".join(ids[member] for member in members))
+            clients.append(BUCKET_JOINT.join(ids[member] for member in members))
         return Mixing(factors, tuple(clients), {})
 
 

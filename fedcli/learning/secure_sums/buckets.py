@@ -24,6 +24,7 @@ from fedcli.learning.aggregators.robust import skipped
 from fedcli.learning.engines.deltas import DeltaRequest, Deltas, mapped_rows
 from fedcli.learning.masked_sums import MaskedSums, SumOptions
 from fedcli.learning.secure_sums.common import Result, largest_power, rows_of, sums_among
+from fedcli.settings.vocabulary import BUCKET_JOINT
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class SecureBuckets:
             if found is not None:
                 rows[len(clients)] = found[0] / found[1]
                 ids = deltas.round.client_ids if deltas.round else ()
-                clients.append("+".join(ids[place] for place in places[each.reports]))
+                clients.append(BUCKET_JOINT.join(ids[place] for place in places[each.reports]))
         metrics = {"secure_sum": {**_joined(sums), "num_buckets": len(clients)}}
         num_selected = sum(each.num_selected for each in sums)
         rule = self.inner.aggregator_among(num_selected)
