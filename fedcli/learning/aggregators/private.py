@@ -146,6 +146,7 @@ class PrivateMean:
         sensitivity = clip + deltas.rounding_norm  # what one client can add
         if on_deltas > 0.0:
             self.noise.add(round_num, on_deltas * sensitivity, total)
+        total /= plan.cohort_size
         norms = deltas.stats["norm"][weights > 0.0]
         spent = plan.accountant.spent(round_num + 1)
         metrics = {
@@ -161,7 +162,7 @@ class PrivateMean:
             "clipped_count": int(np.count_nonzero(norms > clip)),
         }
         after = {**state, "clip": self._next_clip(state, norms), "num_rounds": round_num + 1}
-        return (total / plan.cohort_size).astype(np.float32), after, metrics
+        return total.astype(np.float32), after, metrics
 
     def _next_clip(self, state: Mapping[str, Any], norms: NDArray[np.float64]) -> float:
         """Returns the clipping norm of the next round."""
