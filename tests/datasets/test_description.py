@@ -25,8 +25,8 @@ DESCRIPTION = SourceDescription(
     splits=Finding("train 3 examples", "one folder", "--splits"),
     owners=Finding("none", "none are named", "--folders"),
     classes=Finding("2 (a, b)", "names of folders", "--folders"),
-    shape=Finding("8 x 8", "as all files have", "--size"),
-    channels=Finding("1, grey", "as the first file has", "--color"),
+    shape=Finding("8 x 8", "the same in all files", "--size"),
+    channels=Finding("1, grey", "the same as in the first file", "--color"),
     range=Finding("0 to 255", "the files have 8 bits"),
     polarity=Finding("1.0 is ink", "7 % of the border pixels are light", "--polarity"),
 )

@@ -154,7 +154,7 @@ def read(
         evidence={
             "polarity": why,
             "range": coding.evidence,
-            "shape": "as --image-shape says" if options.image_shape else "a square of all columns",
+            "shape": "given by --image-shape" if options.image_shape else "a square of all columns",
             **rows.evidence,
         },
         overrides={

@@ -12,9 +12,9 @@ from fedcli.datasets.table import ExampleTable
 
 # The option that overrides each subject, and the evidence, unless an importer gives others.
 _USUAL = {
-    "splits": ("--test-data", "as the source says"),
-    "owners": ("--partition", "as the source says"),
-    "classes": ("--num-classes", "as the source says"),
+    "splits": ("--test-data", "stated in the source"),
+    "owners": ("--partition", "stated in the source"),
+    "classes": ("--num-classes", "stated in the source"),
     "shape": ("--size", "the same for all images"),
     "channels": ("", "the same for all images"),
     "range": ("", "defined by the format"),
@@ -83,9 +83,9 @@ def why_classes(
 ) -> str:
     """Returns the evidence for the number of classes."""
     if options.num_classes:
-        return "as --num-classes says"
+        return "given by --num-classes"
     if own_classes:
-        return "as the source says"
+        return "stated in the source"
     if names:
         return "one for each label that occurs"
     return "EMNIST's characters" if is_emnist else "one more than the largest label"

@@ -439,7 +439,7 @@ def _take_given_splits(meaning: Meaning, root: Path, splits: Mapping[str, str]) 
             "out"
         )
     _cut(meaning, chosen, found, level)
-    meaning.evidence["splits"] = "as --splits says"
+    meaning.evidence["splits"] = "given by --splits"
 
 
 def _cut(

@@ -102,7 +102,7 @@ def read(
             "range": coding.evidence,
             "splits": "files " + ", ".join(each.images.path.name for each in sets.values()),
             "owners": _why_owners(sets),
-            "shape": "as the header of the file says",
+            "shape": "stated in the header of the file",
             "polarity": "MNIST's files have light ink",
         },
         overrides={"range": "--pixel-range"},

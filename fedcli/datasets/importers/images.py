@@ -185,8 +185,8 @@ def read_pictures(
         evidence={
             "polarity": why,
             "range": "the files have 16 bits a pixel" if is_deep else "the files have 8 bits",
-            "channels": "as --color says" if options.color else "as the first file has",
-            "shape": "as --size says" if options.fit else "as all files have",
+            "channels": "given by --color" if options.color else "the same as in the first file",
+            "shape": "given by --size" if options.fit else "the same in all files",
             **labelled.evidence,
         },
         overrides={"splits": "--splits", "channels": "--color", **labelled.overrides},

@@ -181,7 +181,7 @@ class _ShardReader:
         self.labels = LabelReader()
         self.why_shape = "a square of all pixels"
         if options.image_shape:
-            self.why_shape = "as --image-shape says"
+            self.why_shape = "given by --image-shape"
         self._options = options
         self._tell = tell
         self._done = 0
@@ -258,7 +258,7 @@ class _ShardReader:
     def _shaped(self, images: NDArray[np.float32], where: str) -> NDArray[np.float32]:
         if images.ndim > 2:  # each image is a list of rows
             check_pixel_shape(images.shape, where)
-            self.why_shape = "as the rows of x have it"
+            self.why_shape = "the rows of x"
             return shaped(images, *array_order(images.shape))
         shape, self._order = flat_shape(images.shape[1], self._options.image_shape, where)
         return shaped(images, shape, self._order)

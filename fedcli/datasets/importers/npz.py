@@ -148,7 +148,7 @@ def read_arrays(
             "range": coding.evidence,
             "splits": "arrays " + _listed({each.images.key: each.images for each in sets.values()}),
             "owners": _why_owners(sets),
-            "shape": "as --image-shape says" if options.image_shape else "as the arrays have it",
+            "shape": "given by --image-shape" if options.image_shape else "the shape of the arrays",
             **_why_channels(sets),
         },
         overrides={"owners": "--id-column", "shape": "--image-shape", "range": "--pixel-range"},

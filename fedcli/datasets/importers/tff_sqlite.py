@@ -140,7 +140,7 @@ def _read_splits(
             "splits": f"splits {', '.join(names)} of the database",
             "owners": "the client ids of the database",
             "polarity": f"TFF's feature {reader.feature}",
-            "shape": "as the examples have it",
+            "shape": "the shape of the examples",
         },
         overrides={"splits": "", "owners": ""},
     )

@@ -47,7 +47,7 @@ def _join_descriptions(train: Imported, test: Imported, table: ExampleTable) -> 
     splits = replace(
         of_train.splits,
         value=f"{of_train.splits.value}, test {len(table):,} examples",
-        evidence=f"{of_train.splits.evidence}; test: {of_test.source}, as --test-data says",
+        evidence=f"{of_train.splits.evidence}; test: {of_test.source}, given by --test-data",
     )
     return replace(of_train, splits=splits)
 

@@ -113,7 +113,7 @@ class TffH5Split(ClientData):
         return {
             "splits": "a TFF file is one split, whatever its name",
             "owners": "the groups in /examples",
-            "shape": f"as {feature} of the first client has it",
+            "shape": f"{feature} of the first client",
             "polarity": self._why_convention,
         }
 
@@ -130,7 +130,7 @@ class TffH5Split(ClientData):
                 f"{self.num_classes:,}",
                 "TFF's default"
                 if self.num_classes == DEFAULT_NUM_CLASSES
-                else "as --num-classes says",
+                else "given by --num-classes",
                 "--num-classes",
             ),
             shape=Finding(f"{height} x {width}", why["shape"]),
