@@ -61,8 +61,8 @@ def audit(
 ) -> None:
     """Attack the privacy of RUN, a run directory or a checkpoint file, on its own data.
 
-    NAME is gradient-inversion (reads a client's example from its update), loss-threshold (tells
-    trained examples from others), lira (tells clients that took part from others), or canary (a
+    NAME is gradient-inversion (reads a client's example from its update), loss-threshold (finds
+    trained examples among others), lira (finds clients that took part among others), or canary (a
     lower bound on epsilon). lira and canary train shadow runs like RUN. Nothing in RUN changes.
 
     \b

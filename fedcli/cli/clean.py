@@ -139,4 +139,4 @@ def _show(screen: TextScreen, made: Plan, num_runs: int) -> None:
         count = f"{len(made.kept):,} {'run' if len(made.kept) == 1 else 'runs'}"
         screen.line(f"Kept: {kept} of client states of {count}; --client-states removes them, too")
     if made.notes:
-        screen.line(f"{len(made.notes):,} left alone: stopped, training or damaged (-v lists them)")
+        screen.line(f"{len(made.notes):,} unchanged: stopped, training or damaged (-v lists them)")

@@ -197,7 +197,10 @@ def _acquire(
             describe_stop=lambda: f"stopped; nothing was imported; {_AGAIN}",
         )
     else:
-        remarks.note(f"{dataset.name} is here; --verify checks it, --force fetches it again")
+        remarks.note(
+            f"{dataset.name} is already in the data folder; --verify checks it, --force fetches it "
+            "again"
+        )
     return num_transferred
 
 
@@ -354,7 +357,7 @@ def _remove(
     sizes = [file.stat().st_size for file in files]
     if not files:
         names = ", ".join(dataset.name for dataset in chosen)
-        raise DataError(f"nothing of {names} is here ({folder})")
+        raise DataError(f"no file of {names} is in {folder}")
     is_quiet = remarks.verbosity == Verbosity.QUIET
     is_asking = not yes and not as_json and sys.stdin.isatty()
     if is_asking or not (is_quiet or as_json):  # no question without a list of the files
@@ -435,7 +438,7 @@ def _verify(
         )
     if not findings:
         names = ", ".join(dataset.name for dataset in chosen)
-        raise DataError(f"nothing of {names} is here ({folder}); fedcli download NAME fetches it")
+        raise DataError(f"no file of {names} is in {folder}; fedcli download NAME fetches it")
     return 0
 
 

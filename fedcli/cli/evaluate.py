@@ -78,7 +78,7 @@ if TYPE_CHECKING:
 )
 @opt.run_option(
     "metrics",
-    help="Compute these, too: macro_f1, auc, ece, ... (see fedcli info). Default: the run's.",
+    help="Further metrics: macro_f1, auc, ece, ... (see fedcli info). Default: the run's.",
 )
 @opt.run_option("metric_options")
 @opt.option(

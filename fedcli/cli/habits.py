@@ -42,11 +42,11 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
         *("num-client", "client-num-per-round", "total-clients", "clients-num", "n-parties", "k"),
         *("num-participants", "num-devices", "num-selected", "client-num-in-total", "n-users"),
     ),
-    "--partition iid --partition-option clients=N deals to so many": (
+    "--partition iid --partition-option clients=N divides the examples among N clients": (
         *("num-clients", "n-clients", "num-users", "users", "num-parties", "num-client", "clients"),
         *("total-clients", "clients-num", "n-parties", "num-devices", "num-partitions", "n-users"),
     ),
-    "--sampling poisson --clients 0.1 lets each client take part with that chance": (
+    "--sampling poisson --clients 0.1 lets each client take part with that probability": (
         *("fraction", "frac", "fraction-fit", "sample-fraction", "participation", "join-ratio"),
         *("client-fraction", "sample-ratio", "sample-rate", "sampling-rate", "client-ratio", "c"),
         *("participation-rate", "frac-clients"),
@@ -57,7 +57,7 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
     "--partition dirichlet-class --partition-option alpha=X sets it": (
         *("alpha", "dirichlet-alpha", "dir-alpha", "beta", "non-iid-alpha", "dirichlet"),
     ),
-    "--partition says how examples are dealt to clients": (
+    "--partition says how examples are divided among clients": (
         *("iid", "noniid", "non-iid", "niid", "partitioner", "split-method", "shards", "dist"),
         *("num-shards", "classes-per-client", "shard-per-user", "heterogeneity"),
     ),
@@ -111,13 +111,18 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
     ),
     "--file-column names it": ("image-column", "filename-column", "path-column", "file-col"),
     "--splits train=NAME,test=NAME names them": ("split", "train-folder", "split-column"),
-    "--folders says what folders stand for": ("layout", "folder-structure", "structure"),
-    "--size brings all images to one": ("resize", "img-size", "image-size", "im-size", "imsize"),
-    "--image-shape says it of flat rows": ("shape", "input-shape", "img-shape", "image-dims"),
+    "--folders says what folders mean": ("layout", "folder-structure", "structure"),
+    "--size resizes all images": ("resize", "img-size", "image-size", "im-size", "imsize"),
+    "--image-shape gives the shape of images in flat rows": (
+        "shape",
+        "input-shape",
+        "img-shape",
+        "image-dims",
+    ),
     "--color grey or --color rgb says it": (
         *("gray", "grey", "grayscale", "greyscale", "rgb", "channels", "num-channels", "mode"),
     ),
-    "--pixel-range says from what to what they go": (
+    "--pixel-range gives their range": (
         *("normalize", "normalise", "normalization", "scale", "rescale", "max-pixel"),
     ),
     "--invert does it": ("inverse", "invert-colors", "negate"),
@@ -126,7 +131,7 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
         *("resize", "size", "image-shape", "grayscale", "color", "normalize", "normalise"),
         *("val-split", "test-split", "validation-split", "val-size", "test-size", "folders"),
     ),
-    "-v says more": ("debug", "log-level"),
+    "-v prints more": ("debug", "log-level"),
 }
 
 # For each name that other tools or users give to a command, the command in fedcli.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 _LEGEND_COLUMNS = 44  # of a run's name
-# The number of colours. Of more runs, those that differ in their seeds alone are one curve.
+# The number of colours. Of more runs, those that differ only in their seeds are one curve.
 _MOST_CURVES = 7
 
 
@@ -106,7 +106,7 @@ class _Accuracy(click.FloatRange):
     "--plot",
     "plot_file",
     help="Draw the curves into this file, .png, .svg or .pdf. Of more than 7 runs, those that "
-    "differ in their seeds alone are one curve, their mean, with a band.",
+    "differ only in their seeds are one curve, their mean, with a band.",
     section=opt.PICTURES,
     type=opt.OutputFile(),
     metavar="FILE",
@@ -114,7 +114,7 @@ class _Accuracy(click.FloatRange):
 @opt.option(
     "--x",
     "x_axis",
-    help="What the curves run along: rounds, the megabytes that clients received and sent so far, "
+    help="The x axis of the curves: rounds, the megabytes that clients received and sent so far, "
     "or those that they sent.  [default: round]",
     section=opt.PICTURES,
     type=click.Choice(("round", "megabytes", "megabytes-up")),
@@ -136,13 +136,13 @@ class _Accuracy(click.FloatRange):
 @opt.option(
     "--by",
     help="Options whose values define the rows of a table, as in algorithm,client_lr. Runs that "
-    "differ in their seeds alone are one row. Default: those that differ.",
+    "differ only in their seeds are one row. Default: those that differ.",
     section=opt.PICTURES,
     metavar="K,K",
 )
 @opt.option(
     "--best",
-    help="Options of which each row shows the best values only, chosen by validation accuracy.",
+    help="Options for which each row shows only the best values, chosen by validation accuracy.",
     section=opt.PICTURES,
     metavar="K,K",
 )
@@ -156,14 +156,14 @@ class _Accuracy(click.FloatRange):
 @opt.option(
     "--select",
     "metric",
-    help="Metric that chooses and sorts.  [default: accuracy]",
+    help="Metric by which rows are chosen and sorted.  [default: accuracy]",
     section=opt.PICTURES,
     metavar="METRIC",
 )
 @opt.option(
     "--select-on",
     "split",
-    help="Split on which it is taken; the table says so if it is not validation.",
+    help="Split whose metric counts; the table says so if it is not validation.",
     section=opt.PICTURES,
     metavar="SPLIT",
 )

@@ -33,14 +33,14 @@ def _study_options(function: Any) -> Any:
         ),
         opt.option(
             "--random",
-            help="Draw so many combinations from --range.",
+            help="Draw this number of combinations from --range.",
             section=STUDY,
             type=number,
             metavar="N",
         ),
         opt.option(
             "--search",
-            help="Search for the best in --range by so many points of TPE, which needs Optuna.",
+            help="Search --range with this number of points, by TPE, which needs Optuna.",
             section=STUDY,
             type=number,
             metavar="N",
@@ -78,7 +78,7 @@ def _study_options(function: Any) -> Any:
         opt.option(
             "--select-on",
             "split",
-            help="Split on which it is taken; the table says so if it is the test split.  "
+            help="Split whose metric counts; the table says so if it is the test split.  "
             "[default: validation]",
             section=STUDY,
             metavar="SPLIT",
@@ -105,8 +105,8 @@ def _study_options(function: Any) -> Any:
 )
 @opt.option(
     "--jobs",
-    help="Number of runs at a time, each on one thread. It changes no result. Default: what the "
-    "machine offers.",
+    help="Number of runs at a time, each on one thread. It changes no result. Default: one "
+    "for each processor.",
     section=opt.RUN,
     type=int,
     metavar="N",
@@ -120,7 +120,7 @@ def _study_options(function: Any) -> Any:
 )
 @opt.option(
     "--reuse",
-    help="Take finished runs from this folder where they are the same; may be given again.",
+    help="Copy equal finished runs from this folder; may be given again.",
     section=opt.RUN,
     type=click.Path(path_type=Path),
     multiple=True,
@@ -165,9 +165,9 @@ def sweep(  # one parameter for each option that is not a field of RunConfig
 ) -> None:
     """Run a study of many runs on all processors, and print the table of its results.
 
-    STUDY.toml says which runs there are. Options override it, those of fedcli train included;
-    without a file they are the study. An interrupted study goes on with --resume, and finished runs
-    are not run again. The table has the mean over seeds of each combination, the best first, chosen
+    STUDY.toml defines the runs. Options override it, also those of fedcli train; without a file,
+    options define the study. An interrupted study continues with --resume, and finished runs are
+    not run again. The table has the mean over seeds of each combination, the best first, chosen
     on validation data. fedcli help sweeps has an example and all keys of the file.
 
     \b

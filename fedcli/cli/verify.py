@@ -47,8 +47,15 @@ _CODE = opt.stack(
     section=opt.RUN,
     is_flag=True,
 )
-@opt.option("--data", help="Where the run's data are now.", section=opt.DATA, metavar="PATH")
-@opt.option("--test-data", help="Where its test data are now.", section=opt.DATA, metavar="PATH")
+@opt.option(
+    "--data", help="Path of the run's data, if they were moved.", section=opt.DATA, metavar="PATH"
+)
+@opt.option(
+    "--test-data",
+    help="Path of its test data, if they were moved.",
+    section=opt.DATA,
+    metavar="PATH",
+)
 @opt.option(
     "--threads",
     help="Threads; they change no result. Default: the run's.",
@@ -75,7 +82,7 @@ def verify(
 
     The run is repeated in a temporary folder from its config and seed; the run itself is not
     changed. Its metrics of every round, closing evaluation and weights must be the same to the
-    byte. The first value that differs is shown, and the exit code is 1. Where the run was made with
+    byte. The first value that differs is shown, and the exit code is 1. If the run was made with
     another instruction set or version of fedcli, numbers may differ by 0.1 %, and the result says
     so. A folder unpacked from fedcli bundle can be verified, too.
 

@@ -113,7 +113,8 @@ def test_what_is_here_is_not_fetched_again(
     shown = capsys.readouterr()
     assert json.loads(shown.out) == {**first, "downloaded_bytes": 0}
     assert shown.err == (
-        "fedcli: emnist-digits is here; --verify checks it, --force fetches it again\n"
+        "fedcli: emnist-digits is already in the data folder; --verify checks it, --force fetches "
+        "it again\n"
     )
     assert len(server.requests) == 1
     run_acquire(fake, folder, force=True, as_json=True)

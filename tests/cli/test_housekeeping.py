@@ -218,7 +218,7 @@ def test_runs_that_are_not_finished_are_left_alone(fedcli: Fedcli) -> None:
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
     done = fedcli("clean", "--client-states", "--yes", "-v")
     assert f"fedcli: {run} stays as it is: it is not finished\n" in done.err
-    assert "1 left alone: stopped, training or damaged" in done.out
+    assert "1 unchanged: stopped, training or damaged" in done.out
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
 
 
