@@ -406,7 +406,7 @@ def _find_file(data: str) -> Path:
 def _existing_file(data: str) -> Path:
     if data.startswith(IN_MEMORY):
         raise DataError(
-            f"{data}: these data were in the memory of a Python program; give them again there: "
+            f"{data}: these data were objects in a Python program; give them there again: "
             "fedcli.resume(run, data=...) or fedcli.evaluate_run(run, data=...)"
         )
     path = Path(data)

@@ -193,7 +193,7 @@ def test_verify_reads_everything_and_fails_on_damage(
 ) -> None:
     done = fedcli("download", "--verify")
     assert done.code == 1
-    assert "is here" in done.err
+    assert "no file of emnist-digits" in done.err
     run_acquire(fake, folder)
     capsys.readouterr()
     done = fedcli("download", "emnist-digits", "--verify", "--json")
@@ -358,7 +358,7 @@ def test_what_is_here_can_be_removed(
     store, archive = folder / "datasets/emnist-digits.h5", folder / "downloads/fake/pair.tar.bz2"
     archive.with_name("pair.tar.bz2.part").write_bytes(b"x" * 10)
     (folder / "mine.txt").write_text("kept")
-    assert_is_one_line(fedcli("download", "mnist", "--remove"), "nothing of mnist is here")
+    assert_is_one_line(fedcli("download", "mnist", "--remove"), "no file of mnist is in")
     refused = fedcli("download", "emnist-digits", "--remove")
     assert (refused.code, "give --yes" in refused.err) == (1, True)
     assert refused.out.count("\n") == 3

@@ -64,7 +64,7 @@ def test_it_resumes_and_is_evaluated_with_the_data_given_again(
     assert "has changed" not in caplog.text
     assert run.metrics == straight.metrics
     assert run.evaluation == straight.evaluation
-    with pytest.raises(DataError, match="were in the memory of a Python program"):
+    with pytest.raises(DataError, match="were objects in a Python program"):
         fedcli.evaluate_run(run.path)
     again = fedcli.evaluate_run(run.path, data=given)
     assert again.metrics["client_work"] == run.evaluation["test"]["client_work"]
@@ -92,7 +92,7 @@ def test_the_command_line_says_what_such_a_run_needs(
     for arguments in (["train", "--resume", run.path, "--rounds", 4], ["eval", run.path]):
         done = fedcli(*arguments)
         assert done.code == 1
-        assert "were in the memory of a Python program; give them again there" in done.err
+        assert "were objects in a Python program; give them there again" in done.err
     assert fedcli("report", run.path).code == 0
 
 
