@@ -39,7 +39,7 @@ def test_patience_counts_evaluations_without_a_better_one() -> None:
         progress = progress.after(line)
         ends.append(progress.is_over)
     assert ends.index(True) == 10
-    assert progress.reason() == "no better test accuracy in 2 evaluations"
+    assert progress.reason() == "no better test accuracy in 2 evaluations in a row"
 
 
 def test_held_out_data_decide_where_there_are_some() -> None:
@@ -109,7 +109,7 @@ def test_patience_watches_the_metric_that_is_monitored() -> None:
     ends = [progress.after_all(lines[: end + 1]).is_over for end in range(len(lines))]
     assert ends.index(True) == 7
     reason = progress.after_all(lines).reason()
-    assert reason == "no better test ece in 3 evaluations"
+    assert reason == "no better test ece in 3 evaluations in a row"
     assert progress_for(None, 3) == Progress(patience=3)
 
 
