@@ -21,8 +21,3 @@ __all__ = [
     *("Flatten", "GlobalAveragePool2D", "GlobalMaxPool2D", "GroupNorm", "IMAGE", "Input"),
     *("MaxPool2D", "Node", "Spec"),
 ]
-
-
-def __dir__() -> list[str]:
-    """Returns the public names."""
-    return __all__
