@@ -357,6 +357,8 @@ AGGREGATORS = table(
         "The weighted mean of the model deltas, summed in float64 in a fixed order.",
         "TFF aggregators/mean.py",
         example="fedcli train --aggregator mean",
+        requirement="nothing; no wrong delta is tolerated",
+        cost="hardly anything: the engine adds deltas as they come",
         code="fedcli.learning.aggregators.mean:Mean",
     ),
     Entry(
@@ -366,6 +368,8 @@ AGGREGATORS = table(
         "clients' values.",
         "TFF learning/model_update_aggregator.py, robust_aggregator; arXiv 1905.03871",
         example="fedcli train --aggregator tff-robust --sampling uniform --clients 20",
+        requirement="nothing",
+        cost="one pass over each delta, which is measured and clipped as it comes",
         code="fedcli.learning.aggregators.bounded:AdaptiveRobust",
     ),
     Entry(
@@ -374,6 +378,8 @@ AGGREGATORS = table(
         "Sun et al. 2019, arXiv 1911.07963; TFF aggregators/robust.py, clipping_factory",
         (Option("max_norm", 1.0, "L2 norm over all tensors.", LEAST_POSITIVE, MAX_FLOAT),),
         example="fedcli train --aggregator norm-bound --aggregator-option max_norm=0.5",
+        requirement="a norm that fits the deltas",
+        cost="one pass over each delta, which is measured and clipped as it comes",
         code="fedcli.learning.aggregators.bounded:NormBound",
     ),
     Entry(

@@ -111,6 +111,8 @@ ATTACKS = table(
         "Li et al. 2019, RSA, arXiv 1811.03761",
         (Option("scale", 1.0, "Factor.", 0.0, MAX_FLOAT), *_WHEN),
         _check_when,
+        requirement="an attacker's own update",
+        cost="one pass over the attackers' updates",
         code=f"{_UPDATES}.single:SignFlip",
     ),
     AttackEntry(
@@ -120,6 +122,8 @@ ATTACKS = table(
         "this program",
         (Option("std", 1.0, "Factor of the norm.", 0.0, MAX_FLOAT), *_WHEN),
         _check_when,
+        requirement="an attacker's own update, of which it keeps the norm",
+        cost="as many normal numbers as the attackers' updates have values",
         code=f"{_UPDATES}.single:Gaussian",
     ),
     AttackEntry(
@@ -128,6 +132,8 @@ ATTACKS = table(
         "this program",
         _WHEN,
         _check_when,
+        requirement="nothing",
+        cost="hardly anything",
         code=f"{_UPDATES}.single:Zero",
     ),
     AttackEntry(
@@ -136,6 +142,8 @@ ATTACKS = table(
         "this program",
         _WHEN,
         _check_when,
+        requirement="nothing",
+        cost="hardly anything",
         code=f"{_UPDATES}.single:NotFinite",
     ),
     AttackEntry(
@@ -148,6 +156,8 @@ ATTACKS = table(
             *_WHEN,
         ),
         _check_flip,
+        requirement="the attackers' own examples",
+        cost="their labels change when they are read",
         poisons=f"{_POISON}:LabelFlip",
     ),
     AttackEntry(
@@ -294,6 +304,8 @@ ATTACKS = table(
             *_WHEN,
         ),
         _check_backdoor,
+        requirement="the attackers' own examples; for boost=auto the sum of all weights",
+        cost="examples are stamped when they are read; one pass over the attackers' updates",
         code=f"{_UPDATES}.single:Boost",
         poisons=f"{_POISON}:Backdoor",
     ),
@@ -313,6 +325,8 @@ ATTACKS = table(
             *_WHEN,
         ),
         _check_edge,
+        requirement="an example of the class source among those of the attackers",
+        cost="all examples of the attackers are read once; one pass over their updates",
         code=f"{_UPDATES}.single:Boost",
         poisons=f"{_POISON}:EdgeCase",
     ),

@@ -49,6 +49,8 @@ COMPRESSORS = table(
         "Konecny et al. 2016, arXiv 1610.05492; Suresh et al. 2017, arXiv 1611.00429",
         (Option("bits", 8, "Bits per value.", 1, 16),),
         example="fedcli train --compress uniform --compress-option bits=4",
+        requirement="nothing",
+        cost="bits for each value, and 8 bytes a tensor",
         code="fedcli.learning.updates.compression:uniform",
     ),
     Entry(
@@ -61,6 +63,8 @@ COMPRESSORS = table(
             Option("bits", 12, "Bits per value; multiples outside are moved to the ends.", 1, 16),
         ),
         example="fedcli train --compress fixed-step --compress-option step=0.0005",
+        requirement="a step that fits the updates",
+        cost="bits for each value",
         code="fedcli.learning.updates.compression:fixed_step",
     ),
     Entry(
@@ -78,6 +82,8 @@ COMPRESSORS = table(
             ),
         ),
         example="fedcli train --compress qsgd --compress-option levels=256",
+        requirement="nothing",
+        cost="4 bytes, and a few bits for each value that is not 0",
         code="fedcli.learning.updates.compression:qsgd",
     ),
     Entry(
@@ -97,6 +103,8 @@ COMPRESSORS = table(
             ),
         ),
         example="fedcli train --compress terngrad",
+        requirement="nothing",
+        cost="1.6 or 2 bits for each value, and 4 bytes a tensor",
         code="fedcli.learning.updates.compression:terngrad",
     ),
     Entry(
@@ -106,6 +114,8 @@ COMPRESSORS = table(
         "Karimireddy et al. 2019, arXiv 1901.09847",
         (_feedback(True), _DECAY),
         example="fedcli train --compress sign",
+        requirement="nothing",
+        cost="1 bit for each value, and 4 bytes a tensor; P floats kept for each client",
         code="fedcli.learning.updates.compression:sign",
     ),
     Entry(
@@ -114,6 +124,8 @@ COMPRESSORS = table(
         "Aji and Heafield 2017, arXiv 1704.05021; Stich et al. 2018, arXiv 1809.07599",
         (_FRACTION, _feedback(True), _DECAY),
         example="fedcli train --compress top-k --compress-option fraction=0.05",
+        requirement="nothing",
+        cost="4 bytes and a place for each value that is sent; P floats kept for each client",
         code="fedcli.learning.updates.compression:top_k",
     ),
     Entry(
@@ -123,6 +135,8 @@ COMPRESSORS = table(
         "Konecny et al. 2016, arXiv 1610.05492",
         (_FRACTION, _feedback(False), _DECAY),
         example="fedcli train --compress random-k --compress-option fraction=0.1",
+        requirement="nothing",
+        cost="4 bytes for each value that is sent",
         code="fedcli.learning.updates.compression:random_k",
     ),
     Entry(
@@ -132,6 +146,11 @@ COMPRESSORS = table(
         "Vogels et al. 2019, arXiv 1905.13727",
         (Option("rank", 2, "Columns of the factors.", 1, 64), _feedback(True), _DECAY),
         example="fedcli train --compress powersgd --compress-option rank=4",
+        requirement="matrices; vectors are sent as they are",
+        cost=(
+            "4 bytes for rank (rows + columns) of each matrix in two exchanges; P floats kept"
+            " for each client"
+        ),
         code="fedcli.learning.updates.low_rank:PowerSGD",
     ),
     Entry(
@@ -146,6 +165,8 @@ COMPRESSORS = table(
             Option("momentum", 0.9, "Momentum of the summed sketch, 0 for none.", 0.0, 0.999999),
         ),
         example="fedcli train --compress sketch --compress-option width=0.05",
+        requirement="--aggregator mean",
+        cost="4 bytes for each cell of the sketch; two sketches kept by the server",
         code="fedcli.learning.updates.sketching:Sketch",
     ),
     Entry(
@@ -164,6 +185,8 @@ COMPRESSORS = table(
         ),
         check=_check_drive,
         example="fedcli train --compress drive",
+        requirement="nothing",
+        cost="1 bit for each value of whole blocks, and 4 bytes a block",
         code="fedcli.learning.updates.compression:drive",
     ),
     Entry(
@@ -173,6 +196,8 @@ COMPRESSORS = table(
         (Option("bits", 2, "Bits per value.", 1, 4), _BLOCK),
         check=_check_block,
         example="fedcli train --compress eden --compress-option bits=4",
+        requirement="nothing",
+        cost="bits for each value of whole blocks, and 4 bytes a block",
         code="fedcli.learning.updates.compression:eden",
     ),
 )

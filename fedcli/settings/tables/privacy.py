@@ -94,6 +94,8 @@ PRIVACY = table(
             "fedcli train --dp gaussian --dp-option noise_multiplier=1 --dp-option clip=0.5 "
             "--dp-option delta=1e-3 --sampling poisson --clients 50 --rounds 50"
         ),
+        requirement="--sampling poisson, fixed, uniform, tff or cyclic; --client-weighting uniform",
+        cost="P normal numbers a round; epsilon is computed while clients train",
         code="fedcli.learning.aggregators.private:gaussian",
     ),
     PrivacyEntry(
@@ -129,6 +131,8 @@ PRIVACY = table(
             "fedcli train --dp gaussian-adaptive --dp-option target_epsilon=8 --dp-option "
             "delta=1e-3 --sampling poisson --clients 50 --rounds 50"
         ),
+        requirement="as gaussian, and more than 10 noise_multiplier clients a round",
+        cost="P normal numbers a round; epsilon is computed while clients train",
         code="fedcli.learning.aggregators.private:gaussian_adaptive",
     ),
     PrivacyEntry(
@@ -160,6 +164,8 @@ PRIVACY = table(
             "fedcli train --dp tree --dp-option noise_multiplier=4 --dp-option delta=1e-3 "
             "--sampling cyclic --clients 49 --rounds 33"
         ),
+        requirement="--sampling cyclic, with passes of whole rounds",
+        cost=("2 P normal numbers a round on average; P floats kept for each level of the tree"),
         code="fedcli.learning.aggregators.private:tree",
     ),
 )

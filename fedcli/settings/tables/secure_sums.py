@@ -45,6 +45,11 @@ SECURE_SUMS = table(
             ),
         ),
         example="fedcli train --secure-sum --secure-sum-option bits=16",
+        requirement="2 clients a round, and parts that need only sums",
+        cost=(
+            "P random words for each pair of clients; 112 bytes up and 144 down for each "
+            "other client"
+        ),
         code="fedcli.learning.masked_sums:sum_options",
     ),
 )
