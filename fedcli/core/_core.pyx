@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The boundary to the C core: checks arguments, calls without the GIL, maps statuses to errors."""
 
+cimport cython
 from cpython.buffer cimport (
     PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 )
@@ -485,16 +486,11 @@ cdef class Cohort(Exclusive):
                                  f" {num_inputs} per example")
 
 
-cdef class DeltaSum(Exclusive):
-    """The ordered, weighted, float64 sum of a cohort's model deltas."""
+@cython.internal  # by itself it has no sum
+cdef class Sum(Exclusive):
+    """An ordered, weighted, float64 sum of vectors, float32 [num_values]."""
     cdef fed_sum *sum
-    cdef Model model
-
-    def __cinit__(self, Model model not None):
-        self.model = model
-        self.sum = fed_sum_new_of(&model.table)
-        if self.sum == NULL:
-            raise MemoryError
+    cdef size_t num_values
 
     def __dealloc__(self):
         fed_sum_free(self.sum)
@@ -506,28 +502,34 @@ cdef class DeltaSum(Exclusive):
         self.give_back()
 
     def total(self):
-        """The sum of weight * delta, float64 [P], and the sum of the weights."""
+        """The sum of weight * vector, float64 [num_values], and the sum of the weights."""
         cdef double weight
-        total = np.empty(self.model.table.num_params, np.float64)
+        total = np.zeros(self.num_values, np.float64)
         self.take()
         fed_sum_total(self.sum, <double *> memory_of(total), &weight)
         self.give_back()
         return total, weight
 
 
-cdef class VectorSum(Exclusive):
-    """The ordered, weighted, float64 sum of vectors, float32 [num_values]."""
-    cdef fed_sum *sum
-    cdef size_t num_values
+cdef class DeltaSum(Sum):
+    """The sum of a cohort's model deltas."""
+    cdef Model model
+
+    def __cinit__(self, Model model not None):
+        self.model, self.num_values = model, model.table.num_params
+        self.sum = fed_sum_new_of(&model.table)
+        if self.sum == NULL:
+            raise MemoryError
+
+
+cdef class VectorSum(Sum):
+    """The sum of vectors that are added in turn."""
 
     def __cinit__(self, size_t num_values):
         self.num_values = num_values
         self.sum = fed_sum_new(num_values)
         if self.sum == NULL:
             raise MemoryError
-
-    def __dealloc__(self):
-        fed_sum_free(self.sum)
 
     def add(self, vectors, weights):
         """Adds the vectors of a list in turn."""
@@ -557,21 +559,6 @@ cdef class VectorSum(Exclusive):
         finally:
             free(starts)
         check(status)
-
-    def reset(self):
-        """Empties the sum, keeps its memory."""
-        self.take()
-        fed_sum_reset(self.sum)
-        self.give_back()
-
-    def total(self):
-        """The sum of weight * vector, float64 [num_values], and the sum of the weights."""
-        cdef double weight
-        total = np.zeros(self.num_values, np.float64)
-        self.take()
-        fed_sum_total(self.sum, <double *> memory_of(total), &weight)
-        self.give_back()
-        return total, weight
 
 
 STATS = np.dtype(
