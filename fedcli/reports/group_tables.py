@@ -55,6 +55,8 @@ def to_table(groups: Groups, spread: str = INTERVAL, *, label: str = "tab:runs")
         for best in _best_rows(rows, groups, column)
     }
     title = f"{title_of(groups)}; {_ABOUT_SPREAD[spread]}"
+    if has_differences and spread == STD:
+        title += ", of differences half the 95 % interval"
     return Table(title, headers, body, max(1, len(options)), label=label, bold=frozenset(bold))
 
 
@@ -184,7 +186,8 @@ def _marks(row: Row) -> str:
     return ", ".join(f"{count} {what}" for count, what in counts if count) or _UNSET
 
 
-def _format(column: Column) -> Callable[[float], str]:
+def number_format(column: Column) -> Callable[[float], str]:
+    """Returns the function that writes the numbers of a column."""
     digits = 4 if column.metric else 2 if column.name == SECONDS else 1
 
     def written(value: float) -> str:
@@ -196,7 +199,7 @@ def _format(column: Column) -> Callable[[float], str]:
 def _cell(found: Estimate | None, column: Column, spread: str) -> str:
     if found is None:
         return _UNSET
-    written = _format(column)
+    written = number_format(column)
     width = {INTERVAL: found.half_width, STD: found.std, NO_SPREAD: None}[spread]
     return written(found.mean) if width is None else f"{written(found.mean)} ± {written(width)}"
 

@@ -20,6 +20,7 @@ from fedcli.inspection.figures.page import (
     text_width,
 )
 from fedcli.outputs import write_output
+from fedcli.reports.group_tables import number_format
 from fedcli.reports.groups import Column, Groups, value_text
 from fedcli.reports.plots import format_of
 
@@ -85,10 +86,11 @@ def _draw(groups: Groups, down: Sequence[_Value], across: Sequence[_Value]) -> F
     axes.set_yticks(range(len(down)), [drawable(each.text) for each in down])
     axes.set_xlabel(groups.by[1])
     axes.set_ylabel(groups.by[0])
+    written = number_format(column)
     for (row, place), value in np.ndenumerate(values):
         share = float(np.asarray(shown.norm(np.asarray(value)))) if np.isfinite(value) else 0.0
         is_light = share > 0.6 if column.is_more_better else share < 0.4  # of the colour map
-        text = f"{value:.4g}" if np.isfinite(value) else "-"
+        text = written(value) if np.isfinite(value) else "-"
         color = "#222222" if is_light or text == "-" else "#ffffff"
         axes.text(place, row, text, ha="center", va="center", color=color)
     return figure

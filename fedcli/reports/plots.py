@@ -142,10 +142,10 @@ class _Page:
         self.num_down = -(-count // self.num_across)
         self.width = self.num_across * (_SCALE + _WIDTH + _GAP) - _GAP
         if options.size is None:
-            self.width = max(self.width, column)
+            self.width = max(self.width, column + _SCALE)
         else:
             self.width = round(options.size[0] * DPI) - 2 * MARGIN
-        self.num_columns = max(1, self.width // max(1, column))
+        self.num_columns = max(1, (self.width - _SCALE) // max(1, column))
         self.num_lines = -(-len(names) // self.num_columns) + bool(note)
         self.panel_width = (self.width + _GAP) // self.num_across - _SCALE - _GAP
         around = TITLE_HEIGHT + MARGIN + self.num_lines * LINE_HEIGHT
@@ -228,7 +228,7 @@ class _Page:
         num_rows = -(-len(self.names) // self.num_columns)
         for number, name in enumerate(self.names.values()):
             column, row = divmod(number, max(1, num_rows))
-            left = column * (self.width // self.num_columns)
+            left = column * (width // self.num_columns)
             ends = [left, left + _LINE / 2, left + _LINE]
             key.plot(ends, [row + 0.5] * 3, **_look(number), markevery=[1], markersize=3)
             key.text(left + _LINE + 12, row + 0.5, drawable(name), va="center")
