@@ -37,7 +37,14 @@ class ComposedLoss:
     It keeps the spectrum of one round, and its power for the number of rounds of the last call.
     """
 
-    def __init__(self, masses: Floats, first: int, infinite: float, max_rounds: int) -> None:
+    def __init__(
+        self,
+        masses: Floats,
+        first: int,
+        infinite: float,
+        max_rounds: int,
+        moments: Moments | None = None,
+    ) -> None:
         """Prepares sums of up to `max_rounds` losses.
 
         Args:
@@ -45,9 +52,10 @@ class ComposedLoss:
             first: The least loss, in steps.
             infinite: Probability of an infinite loss.
             max_rounds: The largest number of rounds that `epsilon` accepts.
+            moments: The moments of the losses; None: they are computed.
         """
         self._infinite = infinite
-        low, high = _window(masses, first, max_rounds)
+        low, high = _window(moments or moments_of(masses, first), max_rounds)
         size = _size_of_at_least(max(high - low + 1, 4 * _BLOCK), 4)
         self._last = low + size - 1  # the largest loss in the window
         places = np.zeros(size)
@@ -126,6 +134,8 @@ class SampledGaussianLoss:
             noise_multiplier: z, standard deviation of the noise over the clipping norm; above 0.
         """
         self._losses = removed_and_added(rate, noise_multiplier)
+        # The windows of all capacities follow from them.
+        self._moments = [moments_of(each.masses, each.first) for each in self._losses]
         self._capacity = 0
         self._bound = (0, math.inf)  # a number of rounds, and epsilon of adding a client after them
         self._reach = _FARTHEST  # how many times the current rounds `_bound` is computed for
@@ -139,7 +149,8 @@ class SampledGaussianLoss:
         capacity = _size_of_at_least(max(num_rounds, _LEAST_CAPACITY), 2)
         if capacity != self._capacity:  # it follows from num_rounds alone, so the result does, too
             self._removed, self._added = (
-                ComposedLoss(*losses, max_rounds=capacity) for losses in self._losses
+                ComposedLoss(*losses, capacity, moments)
+                for losses, moments in zip(self._losses, self._moments, strict=True)
             )
             self._capacity, self._bound = capacity, (0, math.inf)
         removed = self._removed.epsilon(num_rounds, delta)
@@ -243,23 +254,34 @@ def _on_grid(upper: Floats, lower: Floats, ends: NDArray[np.int64]) -> Floats:
     return masses
 
 
-def _window(masses: Floats, first: int, max_rounds: int) -> tuple[int, int]:
+class Moments(NamedTuple):
+    """ln E[e^(a L)] and ln E[e^(-a L)] for the loss L of one round and each a of _LAMBDAS."""
+
+    up: Floats
+    down: Floats
+
+
+def moments_of(masses: Floats, first: int) -> Moments:
+    """Returns the moments of a loss; see `ComposedLoss` for the arguments."""
+    held = np.flatnonzero(masses)
+    losses = (first + held) * STEP
+    log_masses = np.log(masses[held])
+    up, down = (
+        np.array([_log_sum(log_masses + sign * a * losses) for a in _LAMBDAS])
+        for sign in (1.0, -1.0)
+    )
+    return Moments(up, down)
+
+
+def _window(moments: Moments, max_rounds: int) -> tuple[int, int]:
     """Returns the range, in steps, that holds the sum of losses but for a mass of _WINDOW_TAIL.
 
     Chernoff: P(S >= s) <= E[e^(a S)] e^(-a s), for several a.
     """
-    held = np.flatnonzero(masses)
-    losses = (first + held) * STEP
-    log_masses = np.log(masses[held])
     log_tail = math.log(1.0 / _WINDOW_TAIL)
-    rounds = np.unique(np.geomspace(1, max_rounds, 12).astype(np.int64))
-    highest, lowest = [], []
-    for a in _LAMBDAS:
-        up, down = (_log_sum(log_masses + sign * a * losses) for sign in (1.0, -1.0))
-        highest.append((rounds * up + log_tail) / a)
-        lowest.append(-(rounds * down + log_tail) / a)
-    high = float(np.min(highest, axis=0).max())
-    low = float(np.max(lowest, axis=0).min())
+    rounds = np.unique(np.geomspace(1, max_rounds, 12).astype(np.int64))[:, np.newaxis]
+    high = float(np.min((rounds * moments.up + log_tail) / _LAMBDAS, axis=1).max())
+    low = float(np.max(-(rounds * moments.down + log_tail) / _LAMBDAS, axis=1).min())
     return math.floor(min(low, 0.0) / STEP), math.ceil(high / STEP) + 1
 
 
