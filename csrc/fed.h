@@ -161,6 +161,9 @@ static inline size_t fed_shape_size(const fed_shape *shape) {
     return shape->height * shape->width * shape->channels;
 }
 
+/* The most channels of an image that a layer normalises one by one. */
+enum { FED_MAX_NORMALIZED = 4 };
+
 /* One row of a model table. Its tensors begin at `offset` in the flat parameter vector, in Keras
  * layout (layers/table.c). Outside the image, a window of a convolution reads zeros. A pool ignores
  * these values; its average is over those inside. */
@@ -181,6 +184,7 @@ typedef struct fed_layer {
     double epsilon;
     /* Dropout: share of values set to 0 in training, in [0, 1), rounded to 65536ths */
     double rate;
+    double amounts[2 * FED_MAX_NORMALIZED]; /* of input layers: see layers/augment.c */
 } fed_layer;
 
 /* A model: layers in an order in which each comes after those that it reads. The last layer's
@@ -194,6 +198,15 @@ typedef struct fed_model {
  * have its input shape, windows fit the shapes, every output but the last is read, offsets cover
  * 0..P-1 in order, P is at least 1, and the logits have no activation. */
 int fed_model_check(const fed_model *model);
+
+/* Values of one image after a model's input layers. */
+size_t fed_inputs_size(const fed_model *model);
+/* Writes what a model's input layers make of images: as in training, on the visits first_visit and
+ * the following ones of the dropout stream `key`, or as in scoring if key is NULL. A model without
+ * input layers leaves images as they are. */
+int fed_run_inputs(const fed_model *model, const float *images /* [num_images, I] */,
+                   size_t num_images, const fed_key *key, size_t first_visit,
+                   float *out /* out [num_images, fed_inputs_size] */);
 
 /* Bytes of memory that a thread needs to train a model on batches of batch_size, beside parameters
  * and optimizer state; 0 if the model or the batch is refused, SIZE_MAX if they are more than any

@@ -63,7 +63,7 @@ FLOORS = {
         ("files",),
         ("needs",),
         ("building", "client_bytes", "stopping"),
-        ("attacking", "privacy_plan"),
+        ("attacking", "input_layers", "privacy_plan"),
     ),
     "sweeps": (
         ("python_api",),
@@ -96,7 +96,7 @@ FLOORS = {
     "models": (
         ("sources",),
         ("own", "weights_files", "zoo"),
-        ("functional",),
+        ("augmentation", "functional"),
         ("costs", "keras", "model"),
         ("layout",),
         ("sizing",),
@@ -108,7 +108,7 @@ FLOORS = {
         ("importers",),
         ("sources",),
         ("partitions",),
-        ("client_batches", "validation"),
+        ("client_batches", "moments", "validation"),
         ("examining",),
         ("client_data",),
         ("table",),

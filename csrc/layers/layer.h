@@ -16,7 +16,7 @@ typedef struct fed_stage {
     const fed_layer *layer;
     const fed_layer
         *pool;    /* a 2x2 max-pool with stride 2, computed with its convolution; or NULL */
-    int is_first; /* 1 if it alone reads the image */
+    int is_first; /* 1 if it alone reads the image, or what input layers made of it */
     int is_last;
     size_t sources[2]; /* the values that it reads: see fed_net */
     int adds[2];       /* 1: the gradient by that source has its first part already; add to it */
@@ -45,7 +45,7 @@ typedef struct fed_pass {
     fed_rng *dropout;     /* NULL when scoring */
     /* backward only */
     float *out_gradient;  /* buffer stage->out, by out; may be overwritten; borders are undefined */
-    float *in_gradient;   /* out, buffer stage->in; borders are undefined; NULL: of the image */
+    float *in_gradient;   /* out, buffer stage->in; borders are undefined; NULL: of an image */
     float *in_2_gradient; /* the same for in_2 */
     float *gradient;      /* packed, the stage's own; the parameters' gradient is *added* to it */
 } fed_pass;
@@ -139,12 +139,17 @@ typedef struct fed_layer_kind {
     const fed_stage_ops *first, *last; /* at the ends of a model; NULL: ops */
     const fed_stage_ops *by_batch;     /* in a front that runs by batch; NULL: ops */
     size_t num_inputs;                 /* 0 stands for 1 */
+    int is_input; /* 1 if it stands before all others, and no gradient passes through it */
     /* 1 if one stage can compute the layer and the `next` one, a pool; NULL: never. */
     int (*takes_pool)(const fed_layer *next);
     /* Number of 64-bit draws from fed_pass.dropout for a visit of an example; NULL: none. */
     size_t (*num_draws)(const fed_layer *layer);
 } fed_layer_kind;
 
+/* Draws of input layers for one visit (augment.c). */
+size_t fed_one_draw(const fed_layer *layer);
+size_t fed_two_draws(const fed_layer *layer);
+size_t fed_three_draws(const fed_layer *layer);
 /* Number of draws for one visit, with four values per draw (dropout.c). */
 size_t fed_dropout_draws(const fed_layer *layer);
 

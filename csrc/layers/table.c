@@ -3,12 +3,15 @@
  * kind, add a row here and a file beside this one. */
 #include "layer.h"
 
+#include <math.h>
 #include <string.h>
 
 /* The implementations, each in the file of its name. */
 extern const fed_stage_ops fed_dense_ends, fed_dense_hidden;
 extern const fed_stage_ops fed_conv_first, fed_conv_hidden, fed_conv_batch, fed_depthwise_conv;
 extern const fed_stage_ops fed_max_pool, fed_average_pool;
+extern const fed_stage_ops fed_normalize, fed_standardize, fed_flip, fed_crop, fed_rotate,
+    fed_cut_out, fed_jitter;
 extern const fed_stage_ops fed_group_norm, fed_dropout, fed_activate, fed_add;
 
 /* ---- Checks of a model's rows ---------------------------------------------------------------- */
@@ -71,6 +74,35 @@ static int dropout_is_valid(const fed_layer *layer) {
     return keeps_shape(layer) && layer->rate >= 0 && layer->rate < 1;
 }
 
+static int normalization_is_valid(const fed_layer *layer) {
+    if (!keeps_shape(layer) || layer->in.channels > FED_MAX_NORMALIZED) return 0;
+    for (size_t i = 0; i < 2 * FED_MAX_NORMALIZED; i++)
+        if (!(fabs(layer->amounts[i]) <= 1e6)) return 0;
+    return 1;
+}
+
+/* The part is inside the image with its border. */
+static int crop_is_valid(const fed_layer *layer) {
+    const fed_shape *in = &layer->in, *out = &layer->out;
+    return layer->pad_top <= in->height && layer->pad_left <= in->width &&
+           out->height <= in->height + 2 * layer->pad_top &&
+           out->width <= in->width + 2 * layer->pad_left && out->channels == in->channels;
+}
+
+static int rotation_is_valid(const fed_layer *layer) {
+    return keeps_shape(layer) && layer->amounts[0] >= 0 && layer->amounts[0] <= 4;
+}
+
+static int cutout_is_valid(const fed_layer *layer) {
+    return keeps_shape(layer) && fed_is_size(layer->window_height);
+}
+
+static int jitter_is_valid(const fed_layer *layer) {
+    for (size_t i = 0; i < 3; i++)
+        if (!(layer->amounts[i] >= 0 && layer->amounts[i] <= 1)) return 0;
+    return keeps_shape(layer);
+}
+
 /* ---- Flat parameters ------------------------------------------------------------------------- */
 
 static size_t num_biases(const fed_layer *layer) {
@@ -111,6 +143,14 @@ static int conv_takes_pool(const fed_layer *next) {
 }
 
 /* ---- The table ------------------------------------------------------------------------------- */
+
+#define INPUT(kind, check, its_ops, draws)                                                         \
+    {.name = kind,                                                                                 \
+     .is_valid = check,                                                                            \
+     .num_params = no_params,                                                                      \
+     .ops = &its_ops,                                                                              \
+     .num_draws = draws,                                                                           \
+     .is_input = 1}
 
 static const fed_layer_kind kinds[] = {
     {.name = "dense",
@@ -153,6 +193,13 @@ static const fed_layer_kind kinds[] = {
      .is_valid = depthwise_is_valid,
      .num_params = depthwise_num_params,
      .ops = &fed_depthwise_conv},
+    INPUT("normalization", normalization_is_valid, fed_normalize, NULL),
+    INPUT("image_standardization", keeps_shape, fed_standardize, NULL),
+    INPUT("random_flip", keeps_shape, fed_flip, fed_one_draw),
+    INPUT("random_crop", crop_is_valid, fed_crop, fed_two_draws),
+    INPUT("random_rotation", rotation_is_valid, fed_rotate, fed_one_draw),
+    INPUT("cutout", cutout_is_valid, fed_cut_out, fed_two_draws),
+    INPUT("color_jitter", jitter_is_valid, fed_jitter, fed_three_draws),
 };
 enum { NUM_KINDS = sizeof kinds / sizeof kinds[0] };
 

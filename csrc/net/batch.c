@@ -34,6 +34,7 @@ static size_t value_stride(const fed_batch *batch, size_t v) {
 /* The gradient by value v of example b. Inside the example stages there is one per block, which the
  * block's examples use in turn. */
 static float *gradient_at(const fed_batch *batch, size_t v, size_t b, size_t block) {
+    if (v <= batch->net->num_input_stages) return NULL;
     const size_t place = is_inside(batch->net, v) ? block : b;
     return batch->gradients[v] + place * num_values(batch, v);
 }
@@ -74,7 +75,7 @@ static void carve_gradients(fed_batch *batch, fed_carver *c) {
     float *places[FED_MAX_LAYERS + 1];
     for (size_t p = 0; p < net->num_gradient_places; p++)
         places[p] = fed_carve(c, batch->batch_size * net->gradient_places[p].size, sizeof(float));
-    for (size_t v = 1; v <= net->num_stages; v++) {
+    for (size_t v = net->num_input_stages + 1; v <= net->num_stages; v++) {
         if (!fed_net_has_value(net, v)) continue;
         if (is_inside(net, v))
             batch->gradients[v] = fed_carve(c, num_copies * num_values(batch, v), sizeof(float));
@@ -248,7 +249,7 @@ static const float *value_at(const fed_batch *batch, size_t v, size_t b) {
 static float *target_at(const fed_batch *batch, size_t s, size_t i, size_t b, size_t block) {
     const fed_stage *stage = &batch->net->stages[s];
     const size_t v = stage->sources[i];
-    if (v == 0) return NULL;
+    if (v <= batch->net->num_input_stages) return NULL;
     if (!stage->adds[i] || stage->ops->adds_gradients) return gradient_at(batch, v, b, block);
     return batch->added_gradient + (is_inside(batch->net, v) ? block : b) * num_values(batch, v);
 }
@@ -362,6 +363,20 @@ static void forward_one(void *context, size_t b, int worker) {
     const stages_call *call = context;
     const fed_pass pass = example_pass(call->batch, call->params, call->s, b, 0, worker);
     call->batch->net->stages[call->s].ops->forward(&pass);
+}
+
+void fed_batch_forward_inputs(const fed_batch *batch, float *image) {
+    const fed_net *net = batch->net;
+    const size_t v = net->num_input_stages;
+    const fed_value *value = &net->values[v];
+    const size_t channels = value->shape.channels;
+    stages_call call = {.batch = batch};
+    if (!images_are_rows(net)) expand(batch, 0);
+    for (call.s = 0; call.s < v; call.s++) forward_one(&call, 0, 0);
+    for (size_t y = 0; y < value->shape.height; y++)
+        for (size_t x = 0; x < value->shape.width; x++, image += channels)
+            memcpy(image, value_at(batch, v, 0) + fed_pixel(&value->buffer, y, x),
+                   channels * sizeof *image);
 }
 
 void fed_batch_forward_stage(const fed_batch *batch, const float *params, size_t s,
@@ -496,13 +511,13 @@ static void backward_block(void *context, size_t block, int worker) {
     const fed_net *net = call->batch->net;
     for (size_t s = 0; s < net->num_example_stages; s++) clear_by_params(call->batch, s, block);
     for (size_t b = first_of_block(call, block); b < first_of_block(call, block + 1); b++)
-        for (size_t s = net->num_example_stages; s-- > 0;)
+        for (size_t s = net->num_example_stages; s-- > net->num_input_stages;)
             backward_example(call, s, b, block, worker);
 }
 
 static void backward_example_stages(const fed_batch *batch, const float *params, size_t num_rows,
                                     const fed_update *update) {
-    if (batch->net->num_example_stages == 0) return;
+    if (batch->net->num_example_stages <= batch->net->num_input_stages) return;
     stages_call call = {.batch = batch,
                         .params = params,
                         .num_rows = num_rows,
@@ -519,7 +534,8 @@ void fed_batch_backward(const fed_batch *batch, const float *params, size_t num_
     if (fed_net_has_value(net, last))
         fed_lanes_to_rows(batch->lanes[last - 1], net->model->num_classes, num_rows,
                           batch->gradients[last], net->stages[last - 1].out.num_values);
-    for (size_t s = last; s-- > net->num_example_stages;)
+    const size_t first = fed_larger(net->num_example_stages, net->num_input_stages);
+    for (size_t s = last; s-- > first;)
         fed_batch_backward_stage(batch, params, s, num_rows, update);
     backward_example_stages(batch, params, num_rows, update);
 }

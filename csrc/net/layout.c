@@ -56,7 +56,9 @@ static size_t set_stage(fed_stage *stage, const fed_model *model, size_t l, int 
     *stage = (fed_stage){.layer = layer};
     for (size_t i = 0; i < fed_num_inputs(layer); i++)
         stage->sources[i] = places[l - layer->skips[i]];
-    stage->is_first = l == 0 && fed_num_readers(model, 0) == 1;
+    const size_t value = l - layer->skips[0];
+    stage->is_first = value <= fed_num_input_layers(model) && fed_num_inputs(layer) == 1 &&
+                      fed_num_readers(model, value) == 1;
     const int merges = !is_by_batch && takes_next(model, l);
     if (merges) stage->pool = &model->layers[l + 1];
     stage->shape = merges ? stage->pool->out : layer->out;
@@ -68,12 +70,13 @@ static size_t set_stage(fed_stage *stage, const fed_model *model, size_t l, int 
 
 /* ---- Values ---------------------------------------------------------------------------------- */
 
-static int image_is_raw(const fed_net *net) {
-    return net->stages[0].is_first && net->stages[0].ops->takes_raw;
+/* 1 if value v, the image or what input layers made of it, has neither border nor padding. */
+static int is_raw(const fed_net *net, size_t v) {
+    return v <= net->num_input_stages && net->stages[v].is_first && net->stages[v].ops->takes_raw;
 }
 
 int fed_net_has_value(const fed_net *net, size_t value) {
-    if (value == 0) return !image_is_raw(net);
+    if (value == 0) return !is_raw(net, 0);
     return value < net->num_stages || net->stages[value - 1].ops->forward_batch == NULL;
 }
 
@@ -93,10 +96,9 @@ static void lay_out_values(fed_net *net) {
     }
     for (size_t v = 0; v <= net->num_stages; v++) {
         fed_value *value = &values[v];
-        value->buffer = v == 0 && image_is_raw(net)
-                            ? fed_image_buffer(&value->shape)
-                            : fed_bordered_buffer(&value->shape, &value->border,
-                                                  fed_padded(value->shape.channels));
+        value->buffer = is_raw(net, v) ? fed_image_buffer(&value->shape)
+                                       : fed_bordered_buffer(&value->shape, &value->border,
+                                                             fed_padded(value->shape.channels));
     }
 }
 
@@ -182,7 +184,7 @@ static void place_gradients(fed_net *net) {
         for (size_t i = 0; i < fed_num_inputs(stage->layer); i++) {
             fed_value *source = &values[stage->sources[i]];
             stage->adds[i] = source->gradient_place != NO_PLACE;
-            if (stage->adds[i] || stage->sources[i] == 0) continue;
+            if (stage->adds[i] || stage->sources[i] <= net->num_input_stages) continue;
             if (stage->sources[i] < net->num_example_stages)
                 source->gradient_place = 0; /* its own: the example stages run afterwards */
             else
@@ -246,6 +248,7 @@ void fed_net_lay_out(fed_net *net, const fed_model *model, void *memory) {
         for (size_t each = first; each < l; each++) places[each + 1] = net->num_stages;
         if (l <= num_front) net->num_front_stages = net->num_stages;
     }
+    net->num_input_stages = fed_num_input_layers(model);
     net->num_example_stages = is_by_batch ? 0 : net->num_front_stages;
     lay_out_values(net);
     lay_out_stages(net);

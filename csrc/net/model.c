@@ -39,6 +39,24 @@ static int inputs_fit(const fed_model *model, size_t l) {
     return 1;
 }
 
+size_t fed_num_input_layers(const fed_model *model) {
+    size_t l = 0;
+    while (l < model->num_layers && fed_kind_of(&model->layers[l])->is_input) l++;
+    return l;
+}
+
+/* 1 if all input layers stand at the start, each read by the next layer alone. */
+static int inputs_are_first(const fed_model *model) {
+    const size_t num_first = fed_num_input_layers(model);
+    for (size_t l = 0; l < model->num_layers; l++) {
+        const fed_layer *layer = &model->layers[l];
+        if (l >= num_first && fed_kind_of(layer)->is_input) return 0;
+        if (l < num_first && (layer->activation != FED_LINEAR || fed_num_readers(model, l) != 1))
+            return 0;
+    }
+    return 1;
+}
+
 size_t fed_num_readers(const fed_model *model, size_t value) {
     size_t num_readers = 0;
     for (size_t l = value; l < model->num_layers; l++)
@@ -60,6 +78,7 @@ int fed_model_check(const fed_model *model) {
     if (offset == 0) return FED_ERR_ARGUMENT; /* nothing to train */
     for (size_t value = 0; value < model->num_layers; value++)
         if (fed_num_readers(model, value) == 0) return FED_ERR_ARGUMENT;
+    if (!inputs_are_first(model)) return FED_ERR_ARGUMENT;
     const fed_layer *last = &model->layers[model->num_layers - 1];
     if (fed_shape_size(&model->layers[0].in) != model->num_inputs || offset != model->num_params ||
         last->out.height != 1 || last->out.width != 1 || last->out.channels != model->num_classes ||

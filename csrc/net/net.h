@@ -11,6 +11,9 @@
 /* Number of inputs of layers that are the output of layer `value` - 1, or the image if it is 0. */
 size_t fed_num_readers(const fed_model *model, size_t value);
 
+/* Number of input layers, which stand at the start. */
+size_t fed_num_input_layers(const fed_model *model);
+
 /* ---- The net (layout.c) ---------------------------------------------------------------------- */
 
 /* What a stage reads or writes for one example. */
@@ -42,6 +45,7 @@ typedef struct fed_net {
     fed_stage *stages; /* [num_stages] */
     fed_value *values; /* [num_stages + 1] */
     size_t num_stages, num_front_stages;
+    size_t num_input_stages;   /* through them no gradient passes */
     size_t num_example_stages; /* that of the front, or 0 */
     fed_place *gradient_places, *scoring_places;
     size_t num_gradient_places, num_scoring_places;
@@ -125,6 +129,9 @@ void fed_batch_open_dropout(const fed_batch *batch, const fed_key *key, size_t f
 void fed_batch_forward(const fed_batch *batch, const float *params, size_t num_rows,
                        const int32_t *labels, float scale, const fed_loss *loss /* or NULL */,
                        fed_score *score, float *logits /* out [num_rows, K] or NULL */);
+/* The input layers alone, for the first example: writes what the layer after them reads, [height,
+ * width, channels]. */
+void fed_batch_forward_inputs(const fed_batch *batch, float *image /* out */);
 /* The same for one stage. The forward pass of earlier stages, or the backward pass of later ones,
  * must be done before. */
 void fed_batch_derive_stage(const fed_batch *batch, const float *params, size_t s);

@@ -16,6 +16,7 @@ from fedcli.settings.presets import PRESETS
 from fedcli.settings.tables.algorithms import AGGREGATORS, ALGORITHMS, PRE_AGGREGATORS
 from fedcli.settings.tables.attacks import ATTACKS
 from fedcli.settings.tables.audits import AUDITS
+from fedcli.settings.tables.augmentations import AUGMENTATIONS
 from fedcli.settings.tables.compressors import COMPRESSORS
 from fedcli.settings.tables.datasets import DATASETS, PUBLIC_DATASETS
 from fedcli.settings.tables.engines import ENGINES
@@ -38,6 +39,7 @@ TABLES: Mapping[str, Mapping[str, Entry]] = {
     "partitions": PARTITIONS,
     "samplers": SAMPLERS,
     "models": MODELS,
+    "augmentations": AUGMENTATIONS,
     "algorithms": ALGORITHMS,
     "aggregators": AGGREGATORS,
     "pre-aggregators": PRE_AGGREGATORS,
@@ -59,6 +61,7 @@ _OPTIONS: Mapping[str, tuple[str, str]] = {
     "partitions": ("--partition", "--partition-option"),
     "samplers": ("--sampling", "--sampling-option"),
     "models": ("--model", "--model-option"),
+    "augmentations": ("--augment", "--augment-option"),
     "algorithms": ("--algorithm", "--algorithm-option"),
     "aggregators": ("--aggregator", "--aggregator-option"),
     "pre-aggregators": ("--pre-aggregator", "--pre-aggregator-option"),

@@ -234,7 +234,9 @@ cdef fed_layer make_layer(row):
     cdef fed_layer made
     (kind, made.activation, shape_in, shape_out, made.offset, made.skips[0], made.skips[1],
      made.has_scale, made.has_bias, made.window_height, made.window_width, made.stride_y,
-     made.stride_x, made.pad_top, made.pad_left, made.num_groups, made.epsilon, made.rate) = row
+     made.stride_x, made.pad_top, made.pad_left, made.num_groups, made.epsilon, made.rate, *amounts) = row
+    for i, amount in enumerate(amounts[:2 * FED_MAX_NORMALIZED]):
+        made.amounts[i] = amount
     made.kind = fed_layer_kind_named(kind.encode())
     made.in_, made.out = make_shape(shape_in), make_shape(shape_out)
     return made
@@ -1001,6 +1003,26 @@ def stages(Model model not None):
     cdef size_t first_layers[FED_MAX_LAYERS]
     num_stages = fed_stages(&model.table, first_layers)
     return [first_layers[s] for s in range(num_stages)]
+
+
+def run_inputs(Model model not None, images, key, size_t first_visit):
+    """Returns what the input layers make of images float32 [n, I]: float32 [n, their outputs]."""
+    cdef int status
+    cdef fed_key made
+    cdef fed_key *at = NULL
+    cdef Array held = hold(images, c"f", 2, "images")
+    held.check_shape(held.length, model.table.num_inputs)
+    if key is not None:
+        made = make_key(key)
+        at = &made
+    out = np.empty((held.length, fed_inputs_size(&model.table)), np.float32)
+    if held.length == 0:
+        return out
+    cdef float *to_out = <float *> memory_of(out)
+    with nogil:
+        status = fed_run_inputs(&model.table, floats(held), held.length, at, first_visit, to_out)
+    check(status)
+    return out
 
 
 def batch_bytes(Model model not None, size_t batch_size):

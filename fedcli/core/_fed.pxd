@@ -69,10 +69,15 @@ cdef extern from "fed.h" nogil:
         size_t window_height, window_width, stride_y, stride_x, pad_top, pad_left
         size_t num_groups
         double epsilon, rate
+        double amounts[8]
     ctypedef struct fed_model:
         const fed_layer *layers
         size_t num_layers, num_inputs, num_classes, num_params
     int fed_model_check(const fed_model *)
+    enum:
+        FED_MAX_NORMALIZED
+    size_t fed_inputs_size(const fed_model *)
+    int fed_run_inputs(const fed_model *, const float *, size_t, const fed_key *, size_t, float *)
     size_t fed_batch_bytes(const fed_model *, size_t)
 
     ctypedef struct fed_step_row:

@@ -594,6 +594,25 @@ def stages(rows: Sequence[ModelRow], num_params: int) -> list[int]:
     return _core.stages(_core.Model(rows, num_params))
 
 
+def run_inputs(
+    rows: Sequence[ModelRow],
+    num_params: int,
+    images: NDArray[np.float32],
+    key: StreamKey | None = None,
+    first_visit: int = 0,
+) -> NDArray[np.float32]:
+    """Returns what the input layers of a model make of images: float32 [n, their outputs].
+
+    Args:
+        rows: The model table, as `ParamLayout.core_rows` makes it.
+        num_params: Number of parameters of all layers.
+        images: Decoded pixels, float32 [n, num_inputs].
+        key: Key of the client's dropout stream, for images as in training; None: as in scoring.
+        first_visit: Number of the first image's visit in the round, from 0.
+    """
+    return _core.run_inputs(_core.Model(rows, num_params), images, key, first_visit)
+
+
 def batch_bytes(rows: Sequence[ModelRow], num_params: int, batch_size: int) -> int:
     """Returns the bytes that a thread needs to train a model, beside its parameters.
 

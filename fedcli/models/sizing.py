@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from fedcli.core.native import MAX_LAYERS
 from fedcli.errors import ConfigError
-from fedcli.models.layers.contract import IMAGE, Incoming, Layer, Shape, Spec
+from fedcli.models.layers.contract import IMAGE, KINDS, Incoming, Layer, Shape, Spec
 from fedcli.models.layers.fields import ACTIVATIONS, SOFTMAX, shown
 
 MAX_VALUES = 1 << 26  # of one example between two layers: 256 MiB
@@ -170,6 +170,8 @@ class _Graph:
         first, is_shared = sources[0], self._readers[spec.name] > 1
         self._before = spec.name
         _check_shapes_agree(spec, sources)
+        if spec.is_input:
+            self._check_is_at_start(spec, first)
         merged = None
         if first.number > 0 and not first.is_shared:
             merged = spec.merged_into(self._layers[first.number - 1])
@@ -203,6 +205,14 @@ class _Graph:
             skips = [place - number for number in sources]
             layers.append(replace(layer, skips=(skips[0], skips[1] if len(skips) > 1 else 0)))
         return layers
+
+    def _check_is_at_start(self, spec: Spec, source: _Value) -> None:
+        follows_inputs = all(KINDS[layer.kind].is_input for layer in self._layers)
+        if not follows_inputs or source.is_shared or source.number != len(self._layers):
+            raise ConfigError(
+                f"layer {spec.name}: a layer of kind {spec.kind} changes the example itself; put "
+                "it at the start, before all layers that learn"
+            )
 
     def _value(self, spec: Spec, name: str) -> _Value:
         if name not in self._values:

@@ -53,6 +53,7 @@ from fedcli.version import __version__
 
 if TYPE_CHECKING:
     from fedcli.cluster.ray_workers import RayWorkers
+    from fedcli.models.layers import Spec
     from fedcli.runs.attacking import Attack
 
 
@@ -237,10 +238,12 @@ def open_federation(
 
     if given_model is not None:
         model = _wrapped(given_model, train)
+    inputs = _input_layers(config, train, notes, cancel)
+    shape = _shape_after(inputs, train.pixel_shape)
     if model is None and not tables.is_model_file(config.model):  # check before drawing weights
         layout = models.build_layout(
             config.model,
-            input_shape=train.pixel_shape,
+            input_shape=shape,
             num_classes=train.num_classes,
             options=config.model_options,
         )
@@ -248,12 +251,16 @@ def open_federation(
     if model is None:
         model = sources.open_model(
             config.model,
-            input_shape=train.pixel_shape,
+            input_shape=shape,
             num_classes=train.num_classes,
             options=config.model_options,
             seed=config.seed,
             fresh_weights=config.fresh_weights,
         )
+    if inputs:
+        from fedcli.models.augmentation import behind
+
+        model = behind(inputs, model, train.pixel_shape)
     check_fit(train, model)
     if config.metrics is not None:
         from fedcli.evaluation.measuring import check_metrics  # late: few runs have further metrics
@@ -334,6 +341,26 @@ def _read_all(batches: ClientBatches, cancel: CancelFlag | None) -> tuple[Batche
             raise Cancelled
         found.append(each)
     return tuple(found)
+
+
+def _input_layers(
+    config: RunConfig, train: ClientData, notes: list[str], cancel: CancelFlag | None
+) -> list[Spec]:
+    """The layers that augment and normalise images, before those of the model."""
+    if config.augment is None and config.normalize is None:
+        return []
+    from fedcli.runs.input_layers import input_layers  # late: few runs have them
+
+    return input_layers(config, train, notes, cancel)
+
+
+def _shape_after(inputs: list[Spec], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of an image after the input layers."""
+    if not inputs:
+        return shape
+    from fedcli.models.augmentation import shape_after
+
+    return shape_after(inputs, shape)
 
 
 def _class_weights(

@@ -6,7 +6,7 @@ The other rules are functions in this module.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedcli.errors import ConfigError
@@ -51,6 +51,7 @@ def validate(config: RunConfig) -> RunConfig:
     _resolve_sampling(values)
     _check_needs(values)
     _check_eval_split(values)
+    _check_augmentation(values)
     _check_pre_aggregator(values)
     _resolve_attack(values)
     _check_records(values)
@@ -154,6 +155,14 @@ def _check_eval_split(values: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"--eval-split {split} needs evaluations during the run; give how often, for example "
             "--eval-every 1"
+        )
+
+
+def _check_augmentation(values: Mapping[str, Any]) -> None:
+    if values["augment_options"] and values["augment"] is None:
+        raise ConfigError(
+            f"--augment-option {next(iter(values['augment_options']))} is for --augment; choose "
+            f"from {', '.join(tables.AUGMENTATIONS)}, joined by +"
         )
 
 
@@ -290,6 +299,13 @@ def _check_compression(values: Mapping[str, Any]) -> None:
         )
 
 
+# Options of rows that are joined by "+": what finds the joined row.
+_JOINED: Mapping[str, Callable[[str], Entry]] = {
+    "partition_options": lambda name: tables.find_partition(name),
+    "augment_options": lambda name: tables.find_augmentation(name),
+}
+
+
 def _resolved(name: str, owner: str | bool, given: Mapping[str, Value]) -> dict[str, Value]:
     """One option map, complete. A data file has no row in a table and takes no options."""
     names = OPTIONS[OPTION_OWNERS[name]].kind.names
@@ -312,10 +328,8 @@ def _resolved(name: str, owner: str | bool, given: Mapping[str, Value]) -> dict[
             f"unknown --model '{owner}'; choose one of {', '.join(sorted(table))}, or a file: "
             f"./{owner}{did_you_mean(owner, table)}"
         )
-    if name == "partition_options":
-        entry = tables.find_partition(owner)
-    else:
-        entry = choose(table, owner, option_name(OPTION_OWNERS[name]))
+    find = _JOINED.get(name)
+    entry = find(owner) if find else choose(table, owner, option_name(OPTION_OWNERS[name]))
     if name == "client_options" and entry.file:
         raise ConfigError(
             f"--client-optimizer {owner}: only the server's optimizer may be a part of your own; "

@@ -43,6 +43,7 @@ from fedcli.settings.values import (
     MAX_VIRTUAL,
     METRIC_NAMES,
     MIN_VIRTUAL,
+    NORMALIZATION,
     PATH,
     PRESET,
     SHUFFLE_BUFFER,
@@ -290,6 +291,23 @@ class RunConfig:
         section=MODEL,
     )
     model_options: Options = options_of("model", help="Option of the model.", section=MODEL)
+    augment: str | None = option(
+        None,
+        name_in(lambda: tables.AUGMENTATIONS, "NAME[+NAME]"),
+        help="Change training images at random, anew at each visit: crop, flip, shift, rotation, "
+        "cutout, color-jitter, or several joined by +, in the order in which they act.",
+        section=MODEL,
+    )
+    augment_options: Options = options_of(
+        "augment", help="Option of the augmentation, such as padding=4.", section=MODEL
+    )
+    normalize: str | None = option(
+        None,
+        NORMALIZATION,
+        help="Subtract each channel's mean and divide by its deviation: of the train split, as "
+        "published for the dataset, of each image, or as given. The model keeps them.",
+        section=MODEL,
+    )
     fresh_weights: bool = option(
         False,
         SWITCH,
@@ -729,6 +747,8 @@ def _check_name(field: str, declared: RunOption, value: Any) -> None:
         return
     if field == "partition":
         tables.find_partition(value)
+    elif field == "augment":
+        tables.find_augmentation(value)
     elif field != "model" or not tables.is_model_file(value):
         choose(kind.names(), value, field)
 

@@ -274,6 +274,12 @@ def _check_text(label: str, value: object) -> str:
     return value
 
 
+def _check_normalization(label: str, value: object) -> str:
+    text = _check_text(label, value)
+    tables.moments_in(text)
+    return text
+
+
 def _check_switch(label: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise ConfigError(f"{label} {shown(value)}: choose true or false")
@@ -328,6 +334,7 @@ METRIC_NAMES = Kind(
 )
 JUDGING_METRIC = Kind(_check_judging, metavar="METRIC", names=lambda: tables.JUDGING)
 PATH = Kind(_check_text, is_path=lambda _: True)
+NORMALIZATION = Kind(_check_normalization, metavar="train|published|image|MEAN,..:STD,..")
 CLASS_WEIGHTS = Kind(
     _check_text,
     metavar=f"{BALANCED}|FILE",

@@ -48,6 +48,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cyclic": {"sampling": "cyclic", "clients": "5"},  # passes end within cohorts
     "by-size": {"sampling": "by-size", "clients": "0.4"},
     "fedsgd": {"algorithm": "fedsgd", "sampling": "uniform"},
+    "augmented": {
+        "augment": "crop+flip+rotation+cutout+color-jitter",
+        "augment_options": {"padding": 2},
+        "normalize": "train",
+        "label_smoothing": 0.1,
+        "client_weight_decay": 1e-3,
+        "sampling": "uniform",
+        "eval_every": 2,
+    },
     "mime-lite": {
         "algorithm": "mime-lite",
         "sampling": "uniform",

@@ -151,6 +151,7 @@ def test_toml_holds_every_set_option_and_only_those() -> None:
     written = settings.from_toml(settings.to_toml(config, {}), "config.toml")
     # Maps without options are left out.
     assert set_ones - written.keys() == {
+        "augment_options",
         "partition_options",
         "sampling_options",
         "model_options",

@@ -11,13 +11,15 @@ from fedcli.models.layers.contract import Spec as Spec
 from fedcli.models.layers.convolution import *
 from fedcli.models.layers.dense import *
 from fedcli.models.layers.dropout import *
+from fedcli.models.layers.inputs import *
 from fedcli.models.layers.merging import *
 from fedcli.models.layers.normalization import *
 from fedcli.models.layers.pooling import *
 from fedcli.models.layers.reshaping import *
 
 __all__ = [
-    *("Activation", "Add", "AveragePool2D", "Conv2D", "Dense", "DepthwiseConv2D", "Dropout"),
-    *("Flatten", "GlobalAveragePool2D", "GlobalMaxPool2D", "GroupNorm", "IMAGE", "Input"),
-    *("MaxPool2D", "Node", "Spec"),
+    *("Activation", "Add", "AveragePool2D", "ColorJitter", "Conv2D", "Cutout", "Dense"),
+    *("DepthwiseConv2D", "Dropout", "Flatten", "GlobalAveragePool2D", "GlobalMaxPool2D"),
+    *("GroupNorm", "IMAGE", "ImageStandardization", "Input", "MaxPool2D", "Node"),
+    *("Normalization", "RandomCrop", "RandomFlip", "RandomRotation", "Spec"),
 ]

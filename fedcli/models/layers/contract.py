@@ -21,7 +21,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 from fedcli.core.native import ModelRow
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
-from fedcli.models.layers.fields import ACTIVATIONS, SOFTMAX, Check, Pair, check_inputs, shown
+from fedcli.models.layers.fields import (
+    ACTIVATIONS,
+    MAX_NORMALIZED,
+    SOFTMAX,
+    Check,
+    Pair,
+    check_inputs,
+    shown,
+)
 
 if TYPE_CHECKING:  # only runs of a Keras file import the modules that read such files
     from fedcli.models.layers.keras_options import Options
@@ -95,6 +103,7 @@ class Layer:
         num_groups: Groups of a group norm, else 0.
         epsilon: Epsilon of a group norm, else 0.
         rate: Rate of a dropout, else 0.
+        amounts: Constants of an input layer, at most 2 * MAX_NORMALIZED.
         tensors: Its tensors in Keras's order, as in the parameter vector.
         multiply_adds: Multiply-adds of one forward pass of one example; 0 if there are only a few
             for each value.
@@ -114,6 +123,7 @@ class Layer:
     num_groups: int = 0
     epsilon: float = 0.0
     rate: float = 0.0
+    amounts: tuple[float, ...] = ()
     tensors: tuple[LayerTensor, ...] = ()
     multiply_adds: int = 0
 
@@ -153,6 +163,8 @@ class Layer:
             self.num_groups,
             self.epsilon,
             self.rate,
+            *self.amounts,
+            *[0.0] * (2 * MAX_NORMALIZED - len(self.amounts)),
         )
 
 
@@ -177,6 +189,7 @@ class Spec:
         needs_channels: Whether Keras needs images with channels here, [H, W, C].
         takes_activation: Whether the core computes a following activation as a part of the layer.
         num_inputs: Number of inputs, all of one shape.
+        is_input: Whether it may only stand at the start of a model; see `layers.inputs`.
     """
 
     kind: ClassVar[str]
@@ -188,6 +201,7 @@ class Spec:
     needs_channels: ClassVar[bool] = False
     takes_activation: ClassVar[bool] = True
     num_inputs: ClassVar[int] = 1
+    is_input: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         """Registers the kind under its name and under Keras's."""

@@ -17,6 +17,7 @@ SOFTMAX = "softmax"
 PADDINGS = ("valid", "same")
 # The largest dimension of a layer, or of a kernel, so that products of a few do not overflow.
 MAX_SIZE = 1 << 24
+MAX_NORMALIZED = 4  # FED_MAX_NORMALIZED of the core: channels that are normalised one by one
 MAX_NAME = 100  # characters
 
 

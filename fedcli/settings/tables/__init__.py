@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from fedcli.settings.tables.algorithms import check_ema_decay as check_ema_decay
     from fedcli.settings.tables.algorithms import check_weighting as check_weighting
     from fedcli.settings.tables.attacks import ATTACKS as ATTACKS
+    from fedcli.settings.tables.augmentations import AUGMENTATIONS as AUGMENTATIONS
+    from fedcli.settings.tables.augmentations import find_augmentation as find_augmentation
+    from fedcli.settings.tables.augmentations import moments_in as moments_in
     from fedcli.settings.tables.compressors import COMPRESSORS as COMPRESSORS
     from fedcli.settings.tables.datasets import DATASETS as DATASETS
     from fedcli.settings.tables.datasets import EMBEDDED_DATASETS as EMBEDDED_DATASETS
@@ -57,6 +60,7 @@ else:
             "ALGORITHMS": "fedcli.settings.tables.algorithms",
             "ATTACKS": "fedcli.settings.tables.attacks",
             "AlgorithmEntry": "fedcli.settings.tables.algorithms",
+            "AUGMENTATIONS": "fedcli.settings.tables.augmentations",
             "CHANGES": "fedcli.settings.tables.partitions",
             "COMPRESSORS": "fedcli.settings.tables.compressors",
             "CONSTANT": "fedcli.settings.vocabulary",
@@ -85,8 +89,10 @@ else:
             "check_learning_rate": "fedcli.settings.tables.optimizers",
             "check_weighting": "fedcli.settings.tables.algorithms",
             "describe_partition": "fedcli.settings.tables.partitions",
+            "find_augmentation": "fedcli.settings.tables.augmentations",
             "find_partition": "fedcli.settings.tables.partitions",
             "is_model_file": "fedcli.settings.tables.models",
+            "moments_in": "fedcli.settings.tables.augmentations",
             "more_is_better": "fedcli.settings.tables.metrics",
             "own_names": "fedcli.settings.tables.metrics",
             "opened_partition": "fedcli.settings.tables.partitions",

@@ -49,6 +49,13 @@ static void test_kinds_are_found_by_name(void) {
         [KIND_ACTIVATION] = "activation",
         [KIND_ADD] = "add",
         [KIND_DEPTHWISE] = "depthwise_conv2d",
+        [KIND_NORMALIZATION] = "normalization",
+        [KIND_IMAGE_STANDARDIZATION] = "image_standardization",
+        [KIND_RANDOM_FLIP] = "random_flip",
+        [KIND_RANDOM_CROP] = "random_crop",
+        [KIND_RANDOM_ROTATION] = "random_rotation",
+        [KIND_CUTOUT] = "cutout",
+        [KIND_COLOR_JITTER] = "color_jitter",
     };
     CHECK_EQUAL(LENGTH(names), NUM_KINDS);
     for (int kind = 0; kind < NUM_KINDS; kind++) {

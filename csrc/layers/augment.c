@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Input layers: what happens to an image before the first layer that learns. They stand at the
+ * start of a model, have no parameters, and no gradient passes through them. Some change each visit
+ * of a training example at random (augmentation); their numbers come from the visit's dropout
+ * stream, one 64-bit draw each. In scoring, where there is no stream, these do what is expected of
+ * them without chance: a crop takes the middle, the others change nothing. */
+#include "layer.h"
+
+#include <math.h>
+
+/* A loop over the pixels of the output. */
+#define EACH_PIXEL(pass, y, x)                                                                     \
+    for (size_t y = 0; y < (pass)->stage->shape.height; y++)                                       \
+        for (size_t x = 0; x < (pass)->stage->shape.width; x++)
+
+static const float *pixel_in(const fed_pass *pass, size_t y, size_t x) {
+    return pass->in + fed_pixel(&pass->stage->in, y, x);
+}
+
+static float *pixel_out(const fed_pass *pass, size_t y, size_t x) {
+    return pass->out + fed_pixel(&pass->stage->out, y, x);
+}
+
+static size_t num_channels(const fed_pass *pass) { return pass->stage->shape.channels; }
+
+static void copy_pixel(const fed_pass *pass, const float *from, float *to) {
+    memcpy(to, from, num_channels(pass) * sizeof *to);
+}
+
+static void copy(const fed_pass *pass) {
+    EACH_PIXEL(pass, y, x)
+    copy_pixel(pass, pixel_in(pass, y, x), pixel_out(pass, y, x));
+}
+
+/* Uniform in [low, high). */
+static double draw_between(fed_rng *rng, double low, double high) {
+    return low + (high - low) * fed_rng_uniform(rng);
+}
+
+/* No gradient passes through an input layer. */
+static void no_backward(const fed_pass *pass) { (void)pass; }
+
+/* ---- Normalisation: amounts are the channels' means, then their factors -----------------------
+ */
+
+static void normalize(const fed_pass *pass) {
+    const double *means = pass->stage->layer->amounts, *factors = means + FED_MAX_NORMALIZED;
+    EACH_PIXEL(pass, y, x)
+    for (size_t c = 0; c < num_channels(pass); c++)
+        pixel_out(pass, y, x)[c] = (pixel_in(pass, y, x)[c] - (float)means[c]) * (float)factors[c];
+}
+
+/* Each image to mean 0 and deviation 1 over all of its values, but a deviation below 1 / sqrt(size)
+ * counts as that, as TensorFlow's per_image_standardization. */
+static void standardize(const fed_pass *pass) {
+    const double size = (double)fed_shape_size(&pass->stage->shape);
+    double sum = 0, squares = 0;
+    EACH_PIXEL(pass, y, x)
+    for (size_t c = 0; c < num_channels(pass); c++) sum += (double)pixel_in(pass, y, x)[c];
+    const double mean = sum / size;
+    EACH_PIXEL(pass, y, x)
+    for (size_t c = 0; c < num_channels(pass); c++) {
+        const double away = (double)pixel_in(pass, y, x)[c] - mean;
+        squares += away * away;
+    }
+    const double factor = 1 / fmax(sqrt(squares / size), 1 / sqrt(size));
+    EACH_PIXEL(pass, y, x)
+    for (size_t c = 0; c < num_channels(pass); c++)
+        pixel_out(pass, y, x)[c] = (float)(((double)pixel_in(pass, y, x)[c] - mean) * factor);
+}
+
+/* ---- Places -----------------------------------------------------------------------------------
+ */
+
+/* Half of the visits are mirrored, left to right. */
+static void flip(const fed_pass *pass) {
+    const size_t last = pass->stage->shape.width - 1;
+    if (pass->dropout == NULL || fed_rng_uniform(pass->dropout) < 0.5) {
+        copy(pass);
+        return;
+    }
+    EACH_PIXEL(pass, y, x)
+    copy_pixel(pass, pixel_in(pass, y, last - x), pixel_out(pass, y, x));
+}
+
+/* A part of the image inside a border of pad_top rows and pad_left columns of zeros on each side.
+ */
+static void crop(const fed_pass *pass) {
+    const fed_layer *layer = pass->stage->layer;
+    const size_t room_y = layer->in.height + 2 * layer->pad_top - layer->out.height;
+    const size_t room_x = layer->in.width + 2 * layer->pad_left - layer->out.width;
+    size_t top = room_y / 2, left = room_x / 2;
+    if (pass->dropout != NULL) {
+        top = (size_t)draw_between(pass->dropout, 0, (double)room_y + 1);
+        left = (size_t)draw_between(pass->dropout, 0, (double)room_x + 1);
+    }
+    EACH_PIXEL(pass, y, x) {
+        const size_t from_y = top + y - layer->pad_top, from_x = left + x - layer->pad_left;
+        /* Before the image the difference wraps around to a large number. */
+        if (from_y < layer->in.height && from_x < layer->in.width)
+            copy_pixel(pass, pixel_in(pass, from_y, from_x), pixel_out(pass, y, x));
+        else
+            memset(pixel_out(pass, y, x), 0, num_channels(pass) * sizeof *pass->out);
+    }
+}
+
+/* The value at a place between pixels, by bilinear interpolation; zero outside the image. */
+static float value_between(const fed_pass *pass, double y, double x, size_t channel) {
+    const fed_shape *in = &pass->stage->layer->in;
+    const double top = floor(y), left = floor(x);
+    double sum = 0;
+    for (int i = 0; i < 2; i++)
+        for (int j = 0; j < 2; j++) {
+            const double row = top + i, column = left + j;
+            if (row < 0 || column < 0 || row >= (double)in->height || column >= (double)in->width)
+                continue;
+            const double share = (1 - fabs(y - row)) * (1 - fabs(x - column));
+            sum += share * (double)pixel_in(pass, (size_t)row, (size_t)column)[channel];
+        }
+    return (float)sum;
+}
+
+/* Turned about its middle by an angle up to amounts[0], in radians, either way. */
+static void rotate(const fed_pass *pass) {
+    const fed_shape *shape = &pass->stage->shape;
+    if (pass->dropout == NULL) {
+        copy(pass);
+        return;
+    }
+    const double most = pass->stage->layer->amounts[0];
+    const double angle = draw_between(pass->dropout, -most, most);
+    const double cosine = cos(angle), sine = sin(angle);
+    const double middle_y = 0.5 * (double)(shape->height - 1);
+    const double middle_x = 0.5 * (double)(shape->width - 1);
+    EACH_PIXEL(pass, y, x) {
+        const double down = (double)y - middle_y, right = (double)x - middle_x;
+        const double from_y = middle_y + cosine * down - sine * right;
+        const double from_x = middle_x + sine * down + cosine * right;
+        for (size_t c = 0; c < num_channels(pass); c++)
+            pixel_out(pass, y, x)[c] = value_between(pass, from_y, from_x, c);
+    }
+}
+
+/* A square of window_height zeros a side, its middle anywhere in the image (DeVries and Taylor
+ * 2017, arXiv 1708.04552). */
+static void cut_out(const fed_pass *pass) {
+    const fed_layer *layer = pass->stage->layer;
+    copy(pass);
+    if (pass->dropout == NULL) return;
+    const size_t side = layer->window_height, above = side / 2;
+    const size_t middle_y = (size_t)draw_between(pass->dropout, 0, (double)layer->in.height);
+    const size_t middle_x = (size_t)draw_between(pass->dropout, 0, (double)layer->in.width);
+    EACH_PIXEL(pass, y, x)
+    if (y + above - middle_y < side && x + above - middle_x < side)
+        memset(pixel_out(pass, y, x), 0, num_channels(pass) * sizeof *pass->out);
+}
+
+/* ---- Colours ----------------------------------------------------------------------------------
+ */
+
+/* The grey that a colour is seen as (ITU-R BT.601). */
+static double grey_of(const float *pixel, size_t num_parts) {
+    if (num_parts < 3) return (double)pixel[0];
+    return 0.299 * (double)pixel[0] + 0.587 * (double)pixel[1] + 0.114 * (double)pixel[2];
+}
+
+/* Brightness, contrast and saturation, each multiplied by a factor in 1 +- amounts[i]: the image is
+ * mixed with black, with its mean grey, and with each pixel's grey. */
+static void jitter(const fed_pass *pass) {
+    const double *amounts = pass->stage->layer->amounts;
+    if (pass->dropout == NULL) {
+        copy(pass);
+        return;
+    }
+    double factors[3], mean = 0;
+    for (size_t i = 0; i < 3; i++)
+        factors[i] = draw_between(pass->dropout, 1 - amounts[i], 1 + amounts[i]);
+    EACH_PIXEL(pass, y, x)
+    mean += factors[0] * grey_of(pixel_in(pass, y, x), num_channels(pass));
+    mean /= (double)(pass->stage->shape.height * pass->stage->shape.width);
+    EACH_PIXEL(pass, y, x) {
+        const float *from = pixel_in(pass, y, x);
+        const double grey =
+            mean + factors[1] * (factors[0] * grey_of(from, num_channels(pass)) - mean);
+        for (size_t c = 0; c < num_channels(pass); c++) {
+            const double value = mean + factors[1] * (factors[0] * (double)from[c] - mean);
+            pixel_out(pass, y, x)[c] = (float)(grey + factors[2] * (value - grey));
+        }
+    }
+}
+
+/* ---- The kinds --------------------------------------------------------------------------------
+ */
+
+#define INPUT_LAYER(name, function)                                                                \
+    const fed_stage_ops name = {.forward = function, .backward = no_backward, .takes_raw = 1}
+
+INPUT_LAYER(fed_normalize, normalize);
+INPUT_LAYER(fed_standardize, standardize);
+INPUT_LAYER(fed_flip, flip);
+INPUT_LAYER(fed_crop, crop);
+INPUT_LAYER(fed_rotate, rotate);
+INPUT_LAYER(fed_cut_out, cut_out);
+INPUT_LAYER(fed_jitter, jitter);
+
+size_t fed_one_draw(const fed_layer *layer) { return (void)layer, (size_t)1; }
+size_t fed_two_draws(const fed_layer *layer) { return (void)layer, (size_t)2; }
+size_t fed_three_draws(const fed_layer *layer) { return (void)layer, (size_t)3; }

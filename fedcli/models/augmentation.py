@@ -1,0 +1,126 @@
+"""Input layers that --augment and --normalize put before a model, which keeps them as its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from fedcli.errors import ConfigError
+from fedcli.lazy import load
+from fedcli.models import layers
+from fedcli.models.layers.contract import IMAGE, Spec
+from fedcli.models.layout import lay_out
+from fedcli.models.model import Model
+from fedcli.settings.options import Value
+from fedcli.settings.tables import AUGMENTATIONS
+from fedcli.settings.tables.augmentations import split_augmentation
+
+Shape = Sequence[int]
+
+
+def augmenting(name: str, options: Mapping[str, Value], shape: Shape) -> list[Spec]:
+    """Returns the input layers of an augmentation.
+
+    Args:
+        name: Keys of `AUGMENTATIONS`, joined by "+", in the order in which they act.
+        options: The values of all their options.
+        shape: Shape of one image, [H, W] or [H, W, C].
+
+    Raises:
+        ConfigError: The images are smaller than a part that is to be cut out, or are no images.
+    """
+    if len(shape) not in (2, 3):
+        raise ConfigError(f"--augment {name}: examples of shape {list(shape)} are no images")
+    specs = []
+    for each in split_augmentation(name):
+        entry = AUGMENTATIONS[each]
+        own = {option.name: options[option.name] for option in entry.options}
+        make: Callable[..., Spec] = load(entry.code)
+        spec = make(shape, **own)
+        specs.append(spec)
+        if isinstance(spec, layers.RandomCrop):
+            shape = (spec.height, spec.width, *shape[2:])
+    return specs
+
+
+def crop(shape: Shape, size: int, padding: int) -> Spec:
+    """A random part of the image, or all of it if `size` is 0; see `layers.RandomCrop`."""
+    height, width = (size or shape[0], size or shape[1])
+    return layers.RandomCrop(height, width, padding)
+
+
+def flip(shape: Shape) -> Spec:
+    """See `layers.RandomFlip`."""
+    del shape
+    return layers.RandomFlip()
+
+
+def shift(shape: Shape, pixels: int) -> Spec:
+    """A shifted image: a part as large as the image, in a border of zeros."""
+    return layers.RandomCrop(shape[0], shape[1], pixels)
+
+
+def rotation(shape: Shape, degrees: float) -> Spec:
+    """See `layers.RandomRotation`."""
+    del shape
+    return layers.RandomRotation(degrees)
+
+
+def cutout(shape: Shape, side: int) -> Spec:
+    """See `layers.Cutout`."""
+    del shape
+    return layers.Cutout(side)
+
+
+def color_jitter(shape: Shape, brightness: float, contrast: float, saturation: float) -> Spec:
+    """See `layers.ColorJitter`."""
+    del shape
+    return layers.ColorJitter(brightness, contrast, saturation)
+
+
+def shape_after(specs: Sequence[Spec], shape: Shape) -> tuple[int, ...]:
+    """Returns the shape of an image after input layers."""
+    for spec in specs:
+        if isinstance(spec, layers.RandomCrop):
+            shape = (spec.height, spec.width, *shape[2:])
+    return tuple(shape)
+
+
+def behind(specs: Sequence[Spec], model: Model, shape: Shape) -> Model:
+    """Returns a model with input layers before its own; its parameters stay as they are.
+
+    Args:
+        specs: The input layers.
+        model: A model for images as the input layers make them.
+        shape: Shape of the images that the input layers take.
+
+    Raises:
+        ConfigError: The model is computed in Python, or the layers do not fit the images.
+    """
+    if not model.layout.specs:
+        raise ConfigError(
+            f"--augment and --normalize do not go with {model.name}, which is computed in Python; "
+            "change the images there"
+        )
+    first = _unused_names(specs, model.layout.specs)
+    own = [_reading(spec, first[-1].name) for spec in model.layout.specs]
+    return Model(model.name, lay_out([*first, *own], shape), model.initial_params)
+
+
+def _unused_names(specs: Sequence[Spec], others: Sequence[Spec]) -> list[Spec]:
+    """The layers with names that no other layer has."""
+    taken = {each.name for each in others}
+    named = []
+    for spec in specs:
+        name, number = spec.kind, 1
+        while name in taken:
+            name, number = f"{spec.kind}_{number}", number + 1
+        taken.add(name)
+        named.append(spec.changed(name=name))
+    return named
+
+
+def _reading(spec: Spec, image: str) -> Spec:
+    """The layer, with another layer's output in place of the image where it names that."""
+    changed: Any = tuple(image if each == IMAGE else each for each in spec.inputs)
+    return spec.changed(inputs=changed)

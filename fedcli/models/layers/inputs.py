@@ -1,0 +1,405 @@
+"""Input layers: what happens to an image before the first layer that learns.
+
+They stand at the start of a model and have no parameters. Those that change an image at random do
+so in training alone, anew at each visit; in evaluation a crop takes the middle, and the others
+change nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from fedcli.dataclass import dataclass
+from fedcli.errors import ConfigError
+from fedcli.models.layers import fields
+from fedcli.models.layers.contract import (
+    Incoming,
+    KerasShape,
+    Layer,
+    Read,
+    Shape,
+    Spec,
+    reads,
+)
+from fedcli.models.layers.fields import MAX_NORMALIZED
+from fedcli.settings.options import check_number
+
+if TYPE_CHECKING:
+    from fedcli.models.layers.keras_options import Options
+
+__all__ = [
+    "ColorJitter",
+    "Cutout",
+    "ImageStandardization",
+    "Normalization",
+    "RandomCrop",
+    "RandomFlip",
+    "RandomRotation",
+]
+
+MAX_MEAN = 1e6
+LEAST_DEVIATION = 1e-6
+MAX_DEGREES = 180.0
+
+
+class InputLayer(Spec):
+    """A layer that may only stand at the start of a model."""
+
+    is_input = True
+    takes_activation = False
+
+    def size(self, incoming: Incoming) -> Layer | None:
+        """See `Spec.size`."""
+        if not incoming.is_image:
+            raise ConfigError(
+                f"layer {self.name}: it takes images, but the examples have no height and width"
+            )
+        return self._layer(incoming.shape)
+
+    def _layer(self, shape: Shape) -> Layer:
+        """The layer for images of a shape; most keep it."""
+        return Layer(self.kind, self.name, shape, shape, amounts=self._amounts(shape))
+
+    def _amounts(self, shape: Shape) -> tuple[float, ...]:
+        """The constants of the core's row."""
+        del shape
+        return ()
+
+
+def _unknown_to_keras(layer: Spec) -> ConfigError:
+    return ConfigError(
+        f"layer {layer.name}: Keras has no layer that does the same; export the weights as .npz, "
+        "or train without it"
+    )
+
+
+def _check_numbers(label: str, value: object, low: float, high: float) -> None:
+    """Refuses what is neither a number from `low` to `high` nor a few of them."""
+    numbers = value if isinstance(value, tuple | list) else (value,)
+    if not 1 <= len(numbers) <= MAX_NORMALIZED:
+        raise ConfigError(
+            f"{label} {fields.shown(value)}: give one number, or one for each of at most "
+            f"{MAX_NORMALIZED} channels"
+        )
+    for each in numbers:
+        check_number(label, each, low, high)
+
+
+def _check_means(label: str, value: object) -> None:
+    _check_numbers(label, value, -MAX_MEAN, MAX_MEAN)
+
+
+def _check_deviations(label: str, value: object) -> None:
+    _check_numbers(label, value, LEAST_DEVIATION, MAX_MEAN)
+
+
+def _check_share(label: str, value: object) -> None:
+    check_number(label, value, 0.0, 1.0)
+
+
+def _check_degrees(label: str, value: object) -> None:
+    check_number(label, value, 0.0, MAX_DEGREES)
+
+
+def _check_padding(label: str, value: object) -> None:
+    if value != 0 or isinstance(value, bool | float):
+        fields.check_count(label, value)
+
+
+@dataclass(frozen=True)
+class Normalization(InputLayer):
+    """Each channel's mean is subtracted, and the difference divided by its deviation.
+
+    Attributes:
+        mean: The means, one for each channel or one for all.
+        std: The standard deviations, above 0, in the same way.
+        name: Its own in the model; "": as Keras names it.
+        inputs: See `Spec.inputs`.
+    """
+
+    kind = "normalization"
+    keras_class = "Normalization"
+    checks: ClassVar = {"mean": _check_means, "std": _check_deviations}
+
+    mean: float | Sequence[float]
+    std: float | Sequence[float]
+    name: str = ""
+    inputs: tuple[str, ...] = ()
+
+    def _amounts(self, shape: Shape) -> tuple[float, ...]:
+        means = self._by_channel("mean", self.mean, shape[2])
+        factors = [1 / each for each in self._by_channel("std", self.std, shape[2])]
+        unused = [0.0] * (MAX_NORMALIZED - shape[2])
+        return (*means, *unused, *factors, *unused)
+
+    def _by_channel(
+        self, field: str, value: float | Sequence[float], num_channels: int
+    ) -> list[float]:
+        numbers: list[Any] = (
+            list(value) if isinstance(value, tuple | list) else [value] * num_channels
+        )
+        if len(numbers) != num_channels or num_channels > MAX_NORMALIZED:
+            raise ConfigError(
+                f"layer {self.name}: {field} has {len(numbers)} numbers, but images have "
+                f"{num_channels} channels; give one number, or one for each of at most "
+                f"{MAX_NORMALIZED} channels"
+            )
+        return [float(each) for each in numbers]
+
+    def to_keras(self) -> dict[str, Any]:
+        """See `Spec.to_keras`."""
+        stds = self.std if isinstance(self.std, tuple | list) else (self.std,)
+        means = self.mean if isinstance(self.mean, tuple | list) else [self.mean] * len(stds)
+        variances = [each**2 for each in stds]
+        if len(variances) < len(means):
+            variances *= len(means)
+        return {"name": self.name, "axis": -1, "mean": list(means), "variance": variances}
+
+    @classmethod
+    def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
+        """See `Spec.from_keras`; only a layer whose constants are options."""
+        from fedcli.models.layers.keras_options import plain  # late: only Keras's files need it
+
+        means, variances = (plain(options.take(key, None)) for key in ("mean", "variance"))
+        if means is None or variances is None:
+            raise ConfigError(
+                f"{options.label}: its mean and variance were adapted to data; give them as options"
+            )
+        options.only("axis", (-1, [-1], len(shape), [len(shape)]))
+        options.only("invert", (False,))
+        options.finish()
+        stds = [math.sqrt(each) for each in _numbers(f"{options.label}: variance", variances)]
+        spec = cls(tuple(_numbers(f"{options.label}: mean", means)), tuple(stds), name)
+        spec.check(options.label)
+        yield spec, shape
+
+
+def _numbers(label: str, value: Any) -> list[float]:
+    """Numbers from Keras's JSON: one, or nested lists as NumPy writes them, none negative roots."""
+    while isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
+        value = value[0]
+    numbers = value if isinstance(value, list) else [value]
+    return [check_number(label, each, -MAX_MEAN, MAX_MEAN) for each in numbers]
+
+
+@reads("Rescaling")
+def _rescaling(options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
+    """X * scale + offset, as a normalization."""
+    scale = check_number(f"{options.label}: scale", options.number("scale"), 1e-6, MAX_MEAN)
+    offset = check_number(
+        f"{options.label}: offset", options.number("offset", 0.0), -MAX_MEAN, MAX_MEAN
+    )
+    options.finish()
+    spec = Normalization(-offset / scale, 1 / scale, name)
+    spec.check(options.label)
+    yield spec, shape
+
+
+@dataclass(frozen=True)
+class ImageStandardization(InputLayer):
+    """Each image gets mean 0 and deviation 1, as by TensorFlow's `per_image_standardization`.
+
+    A deviation below 1 / sqrt(number of values) counts as that, so that an even image becomes 0.
+
+    Attributes:
+        name: Its own in the model; "": a number after its kind.
+        inputs: See `Spec.inputs`.
+    """
+
+    kind = "image_standardization"
+    keras_class = "ImageStandardization"
+
+    name: str = ""
+    inputs: tuple[str, ...] = ()
+
+    def to_keras(self) -> dict[str, Any]:
+        """See `Spec.to_keras`."""
+        raise _unknown_to_keras(self)
+
+
+@dataclass(frozen=True)
+class RandomFlip(InputLayer):
+    """Half of the visits in training are mirrored, left to right.
+
+    Attributes:
+        name: Its own in the model; "": as Keras names it.
+        inputs: See `Spec.inputs`.
+    """
+
+    kind = "random_flip"
+    keras_class = "RandomFlip"
+
+    name: str = ""
+    inputs: tuple[str, ...] = ()
+
+    def to_keras(self) -> dict[str, Any]:
+        """See `Spec.to_keras`."""
+        return {"name": self.name, "mode": "horizontal"}
+
+    @classmethod
+    def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
+        """See `Spec.from_keras`; fedcli draws from its own seed."""
+        options.only("mode", ("horizontal",))
+        options.finish(free=("seed", "data_format"))
+        yield cls(name), shape
+
+
+@dataclass(frozen=True)
+class RandomCrop(InputLayer):
+    """A part of the image, anywhere in it in training, in the middle in evaluation.
+
+    Attributes:
+        height: Height of the part.
+        width: Width of the part.
+        padding: Zeros that are first added on each side, so that a part as large as the image is
+            the image shifted by up to this number of pixels.
+        name: Its own in the model; "": as Keras names it.
+        inputs: See `Spec.inputs`.
+    """
+
+    kind = "random_crop"
+    keras_class = "RandomCrop"
+    checks: ClassVar = {
+        "height": fields.check_count,
+        "width": fields.check_count,
+        "padding": _check_padding,
+    }
+
+    height: int
+    width: int
+    padding: int = 0
+    name: str = ""
+    inputs: tuple[str, ...] = ()
+
+    def _layer(self, shape: Shape) -> Layer:
+        height, width, channels = shape
+        room = 2 * self.padding
+        if self.height > height + room or self.width > width + room or self.padding > height:
+            raise ConfigError(
+                f"layer {self.name}: a part of {self.height} x {self.width} with padding "
+                f"{self.padding} does not fit into images of {height} x {width}; choose a smaller "
+                "one"
+            )
+        return Layer(
+            *(self.kind, self.name, shape, (self.height, self.width, channels)),
+            pads=(self.padding, self.padding),
+        )
+
+    def to_keras(self) -> dict[str, Any]:
+        """See `Spec.to_keras`."""
+        if self.padding:
+            raise _unknown_to_keras(self)
+        return {"name": self.name, "height": self.height, "width": self.width}
+
+    @classmethod
+    def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
+        """See `Spec.from_keras`; fedcli draws from its own seed."""
+        height, width = (options.take(key) for key in ("height", "width"))
+        options.finish(free=("seed", "data_format"))
+        spec = cls(height, width, name=name)
+        spec.check(options.label)
+        yield spec, (height, width, *shape[2:])
+
+
+@dataclass(frozen=True)
+class RandomRotation(InputLayer):
+    """The image is turned about its middle in training; outside it there are zeros.
+
+    Attributes:
+        degrees: The largest angle, either way; each is as likely.
+        name: Its own in the model; "": as Keras names it.
+        inputs: See `Spec.inputs`.
+    """
+
+    kind = "random_rotation"
+    keras_class = "RandomRotation"
+    checks: ClassVar = {"degrees": _check_degrees}
+
+    degrees: float
+    name: str = ""
+    inputs: tuple[str, ...] = ()
+
+    def _amounts(self, shape: Shape) -> tuple[float, ...]:
+        del shape
+        return (math.radians(self.degrees),)
+
+    def to_keras(self) -> dict[str, Any]:
+        """See `Spec.to_keras`."""
+        filled = {"fill_mode": "constant", "fill_value": 0.0, "interpolation": "bilinear"}
+        return {"name": self.name, "factor": self.degrees / 360, **filled}
+
+    @classmethod
+    def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
+        """See `Spec.from_keras`; fedcli draws from its own seed."""
+        factor = check_number(f"{options.label}: factor", options.number("factor"), 0.0, 0.5)
+        options.only("fill_mode", ("constant",))
+        options.only("interpolation", ("bilinear",))
+        options.only("fill_value", (0.0, 0))
+        options.finish(free=("seed", "data_format"))
+        yield cls(360 * factor, name), shape
+
+
+@dataclass(frozen=True)
+class Cutout(InputLayer):
+    """A square of zeros, its middle anywhere in the image in training (arXiv 1708.04552).
+
+    Attributes:
+        side: Side of the square in pixels; it may reach over the edge.
+        name: Its own in the model; "": a number after its kind.
+        inputs: See `Spec.inputs`.
+    """
+
+    kind = "cutout"
+    keras_class = "Cutout"
+    checks: ClassVar = {"side": fields.check_count}
+
+    side: int
+    name: str = ""
+    inputs: tuple[str, ...] = ()
+
+    def _layer(self, shape: Shape) -> Layer:
+        return Layer(self.kind, self.name, shape, shape, window=(self.side, self.side))
+
+    def to_keras(self) -> dict[str, Any]:
+        """See `Spec.to_keras`."""
+        raise _unknown_to_keras(self)
+
+
+@dataclass(frozen=True)
+class ColorJitter(InputLayer):
+    """Brightness, contrast and saturation are multiplied by random factors in training.
+
+    A factor is between 1 - x and 1 + x. The image is mixed with black, with its mean grey and with
+    each pixel's grey (ITU-R BT.601), in this order. Values are not clipped.
+
+    Attributes:
+        brightness: x for the brightness, from 0 to 1.
+        contrast: x for the contrast.
+        saturation: x for the saturation; grey images have none.
+        name: Its own in the model; "": a number after its kind.
+        inputs: See `Spec.inputs`.
+    """
+
+    kind = "color_jitter"
+    keras_class = "ColorJitter"
+    checks: ClassVar = {
+        "brightness": _check_share,
+        "contrast": _check_share,
+        "saturation": _check_share,
+    }
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    name: str = ""
+    inputs: tuple[str, ...] = ()
+
+    def _amounts(self, shape: Shape) -> tuple[float, ...]:
+        del shape
+        return (float(self.brightness), float(self.contrast), float(self.saturation))
+
+    def to_keras(self) -> dict[str, Any]:
+        """See `Spec.to_keras`."""
+        raise _unknown_to_keras(self)

@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Input layers at awkward sizes: what they write, and that a model behind them trains. What they
+ * compute is held against slow twins in Python (tests/models/test_input_layers.py).
+ */
+#include "fixtures.h"
+
+enum { MOST_LAYERS = 9, NUM_EXAMPLES = 7, NUM_CLASSES = 3 };
+
+static const fed_key KEY = {.seed = 1, .client = 2, .round = 3, .purpose = 9};
+
+typedef struct table {
+    fed_layer layers[MOST_LAYERS];
+    fed_model model;
+} table;
+
+static void add_layer(table *t, fed_layer layer) {
+    const size_t l = t->model.num_layers++;
+    if (l > 0) layer.in = t->layers[l - 1].out;
+    if (layer.out.height == 0) layer.out = layer.in;
+    layer.offset = t->model.num_params;
+    t->layers[l] = layer;
+    t->model.num_params += fed_kind_of(&layer)->num_params(&layer);
+}
+
+/* All input layers, in front of a convolution with a dense layer behind it, or of that alone. */
+static void build(table *t, const fed_shape *shape, const fed_shape *part, bool is_dense) {
+    *t = (table){0};
+    t->model.layers = t->layers;
+    t->model.num_inputs = fed_shape_size(shape);
+    t->model.num_classes = NUM_CLASSES;
+    add_layer(
+        t, (fed_layer){
+               .kind = KIND_RANDOM_CROP, .in = *shape, .out = *part, .pad_top = 1, .pad_left = 1});
+    add_layer(t, (fed_layer){.kind = KIND_RANDOM_FLIP});
+    add_layer(t, (fed_layer){.kind = KIND_RANDOM_ROTATION, .amounts = {1}});
+    add_layer(t, (fed_layer){.kind = KIND_CUTOUT, .window_height = 2, .window_width = 2});
+    add_layer(t, (fed_layer){.kind = KIND_COLOR_JITTER, .amounts = {0.2, 0.3, 0.4}});
+    add_layer(t, (fed_layer){.kind = KIND_IMAGE_STANDARDIZATION});
+    add_layer(t,
+              (fed_layer){.kind = KIND_NORMALIZATION, .amounts = {0.1, 0.2, 0.3, 0.4, 1, 2, 3, 4}});
+    if (!is_dense)
+        add_layer(t, (fed_layer){.kind = KIND_CONV2D,
+                                 .activation = FED_RELU,
+                                 .out = {part->height, part->width, 5},
+                                 .has_bias = 1,
+                                 .window_height = 3,
+                                 .window_width = 3,
+                                 .stride_y = 1,
+                                 .stride_x = 1,
+                                 .pad_top = 1,
+                                 .pad_left = 1});
+    add_layer(t, (fed_layer){.kind = KIND_DENSE, .out = {1, 1, NUM_CLASSES}, .has_bias = 1});
+    CHECK_EQUAL(fed_model_check(&t->model), FED_OK);
+}
+
+static void train(const table *t, int num_threads, double *delta /* out [P] */) {
+    const size_t num_params = t->model.num_params;
+    float *pixels = calloc(NUM_EXAMPLES * t->model.num_inputs, sizeof *pixels);
+    float *params = calloc(num_params, sizeof *params);
+    fill_floats(1, 1, pixels, NUM_EXAMPLES * t->model.num_inputs);
+    fill_floats(2, 0.5, params, num_params);
+    int32_t labels[NUM_EXAMPLES];
+    fill_labels(3, NUM_CLASSES, labels, NUM_EXAMPLES);
+    const fed_client client = {.pixels = pixels,
+                               .pixel_type = FED_PIXELS_FLOAT32,
+                               .scale = 1,
+                               .labels = labels,
+                               .num_examples = NUM_EXAMPLES,
+                               .plan = {.epochs = 2,
+                                        .batch_size = 5,
+                                        .shuffle_buffer = SIZE_MAX,
+                                        .max_examples = SIZE_MAX},
+                               .shuffle_key = KEY,
+                               .dropout_key = KEY};
+    const fed_step_row row = {FED_STEP_SGD, {0.1}};
+    atomic_int cancel = 0;
+    fed_client_stats stats;
+    fed_fault fault;
+    double weight;
+    fed_team *team = fed_team_new(num_threads);
+    fed_sum *sum = fed_sum_new_of(&t->model);
+    CHECK_EQUAL(fed_train_cohort(team, &t->model, &(fed_step){&row, 1}, params, &client, 1,
+                                 &(fed_terms){.weighting = FED_WEIGHT_UNIFORM}, &cancel, sum,
+                                 &stats, &fault),
+                FED_OK);
+    fed_sum_total(sum, delta, &weight);
+    CHECK(stats.is_finite);
+    fed_sum_free(sum);
+    fed_team_free(team);
+    free(params);
+    free(pixels);
+}
+
+static void check_training(const table *t) {
+    const size_t num_bytes = t->model.num_params * sizeof(double);
+    double *alone = malloc(num_bytes), *shared = malloc(num_bytes);
+    train(t, 1, alone);
+    for (int num_threads = 2; num_threads <= 7; num_threads += 5) {
+        train(t, num_threads, shared);
+        CHECK_BYTES(alone, shared, num_bytes);
+    }
+    free(alone);
+    free(shared);
+}
+
+static void test_models_behind_input_layers_train_at_any_size(void) {
+    static const fed_shape shapes[][2] = {
+        {{1, 1, 1}, {1, 1, 1}}, {{1, 1, 3}, {3, 3, 3}}, {{5, 4, 1}, {5, 4, 1}},
+        {{4, 7, 3}, {6, 9, 3}}, {{9, 6, 4}, {1, 2, 4}}, {{3, 1, 2}, {2, 3, 2}},
+    };
+    for (size_t i = 0; i < LENGTH(shapes); i++)
+        for (int is_dense = 0; is_dense < 2; is_dense++) {
+            table t;
+            build(&t, &shapes[i][0], &shapes[i][1], is_dense);
+            check_training(&t);
+        }
+}
+
+/* A sanitizer watches the ends of both blocks. */
+static void test_images_are_written_whole_and_no_further(void) {
+    table t;
+    build(&t, &(fed_shape){6, 5, 3}, &(fed_shape){5, 6, 3}, false);
+    const size_t size = fed_inputs_size(&t.model);
+    CHECK_EQUAL(size, 5 * 6 * 3);
+    float *images = calloc(NUM_EXAMPLES * t.model.num_inputs, sizeof *images);
+    float *out = malloc(NUM_EXAMPLES * size * sizeof *out);
+    fill_floats(1, 1, images, NUM_EXAMPLES * t.model.num_inputs);
+    for (int is_training = 0; is_training < 2; is_training++) {
+        for (size_t i = 0; i < NUM_EXAMPLES * size; i++) out[i] = NAN;
+        CHECK_EQUAL(
+            fed_run_inputs(&t.model, images, NUM_EXAMPLES, is_training ? &KEY : NULL, 0, out),
+            FED_OK);
+        for (size_t i = 0; i < NUM_EXAMPLES * size; i++) CHECK(fabsf(out[i]) < 1e4f);
+    }
+    free(images);
+    free(out);
+}
+
+static void test_input_layers_behind_others_are_refused(void) {
+    table t;
+    build(&t, &(fed_shape){4, 4, 1}, &(fed_shape){4, 4, 1}, false);
+    fed_layer before = t.layers[6];
+    t.layers[6] = t.layers[7], t.layers[6].in = before.in;
+    t.layers[7] = before, t.layers[7].in = t.layers[7].out = t.layers[6].out;
+    CHECK_EQUAL(fed_model_check(&t.model), FED_ERR_ARGUMENT);
+}
+
+static const test_case TESTS[] = {
+    TEST(test_models_behind_input_layers_train_at_any_size),
+    TEST(test_images_are_written_whole_and_no_further),
+    TEST(test_input_layers_behind_others_are_refused),
+};
+
+int main(int argc, char **argv) { return RUN_ON_EACH_ISA(TESTS, argc, argv); }
