@@ -96,8 +96,8 @@ class ByteRule:
         sent = [*reports, *unused]
         if sums is not None:
             down += int(sums.get("extra_bytes_down", 0))
-            down += _spread(int(sums["all_setup_bytes_down"]), num_selected)
-            up += _spread(int(sums["all_setup_bytes_up"]), num_selected)
+            down += _spread(setup_bytes(sums, "down", num_selected), num_selected)
+            up += _spread(setup_bytes(sums, "up", num_selected), num_selected)
             up[sent] += int(sums["payload_bytes"])
         elif payloads is None:
             up[sent] = self.dense + self.beside
@@ -118,6 +118,20 @@ def secure_sum_of(line: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if found is None:
         found = (line.get("updates", {}).get("compress") or {}).get("secure_sum")
     return found
+
+
+def setup_bytes(sums: Mapping[str, Any], direction: str, num_selected: int) -> int:
+    """Returns the bytes with which the clients of a round prepare its secure sums, all together.
+
+    Args:
+        sums: What `secure_sum_of` returns.
+        direction: `up` or `down`.
+        num_selected: Number of clients; older runs have the bytes of one.
+    """
+    total = sums.get(f"all_setup_bytes_{direction}")
+    if total is None:
+        return num_selected * int(sums.get(f"setup_bytes_{direction}", 0))
+    return int(total)
 
 
 def _spread(total: int, number: int) -> NDArray[np.int64]:

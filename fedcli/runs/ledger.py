@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError, RunError
-from fedcli.runs.client_bytes import ByteRule, secure_sum_of
+from fedcli.runs.client_bytes import ByteRule, secure_sum_of, setup_bytes
 from fedcli.runs.record import RunRecord
 from fedcli.settings import tables
 from fedcli.settings.tables.algorithms import AlgorithmEntry
@@ -173,8 +173,9 @@ class _Rule:
             round_num,
             cohort.num_selected,
             num_up,
-            cohort.num_selected * down + int(secure_sum["all_setup_bytes_down"]),
-            int(secure_sum["all_setup_bytes_up"]) + num_up * int(secure_sum["payload_bytes"]),
+            cohort.num_selected * down + setup_bytes(secure_sum, "down", cohort.num_selected),
+            setup_bytes(secure_sum, "up", cohort.num_selected)
+            + num_up * int(secure_sum["payload_bytes"]),
         )
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -364,3 +365,38 @@ def test_bytes_of_clients_add_up_to_the_ledger(tmp_path: Path, name: str) -> Non
         assert mine["bytes_up"].sum() == each.bytes_up
         if "secure_sum" not in values:
             assert np.count_nonzero(mine["bytes_up"]) == each.num_up
+
+
+def test_files_and_journals_of_older_versions_are_read(run: Path, tmp_path: Path) -> None:
+    """They have one column of bytes: a model down, and a delta as large up unless it was lost."""
+    now = client_records.load(run)
+    names = [name for name in now.rows.dtype.names or () if not name.startswith("bytes")]
+    old = np.zeros(len(now.rows), client_records._OLD_ROW)
+    for name in names:
+        old[name] = now.rows[name]
+    old["outcome"][1] = client_records.OUTCOMES.index("dropped-out")
+    old["bytes"] = 8000
+    old["bytes"][1] = 4000
+    (tmp_path / "file").mkdir()
+    with h5py.File(tmp_path / "file" / client_records.FILE, "w") as file:
+        file.attrs["format"], file.attrs["version"] = client_records.FORMAT, 2
+        file["client_ids"] = np.array(now.client_ids, dtype=h5py.string_dtype())
+        for name in old.dtype.names or ():
+            file.create_dataset(name, data=np.ascontiguousarray(old[name]))
+    (tmp_path / "journal").mkdir()
+    head = {"clients": now.client_ids, "num_rows": len(old)}
+    (tmp_path / "journal" / client_records.JOURNAL).write_bytes(
+        b'{"format": "fedcli-client-journal", "version": 1}\n'
+        + json.dumps(head).encode()
+        + b"\n"
+        + old.tobytes()
+    )
+    for kind in ("file", "journal"):
+        found = client_records.load(tmp_path / kind)
+        assert found.client_ids == now.client_ids
+        assert (found.rows["bytes_down"] == 4000).all()
+        assert found.rows["bytes_up"].tolist() == [
+            0 if place == 1 else 4000 for place in range(len(old))
+        ]
+        for name in names:
+            np.testing.assert_array_equal(found.rows[name], old[name])

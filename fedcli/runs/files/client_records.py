@@ -1,7 +1,8 @@
 """clients.h5: the records of each client in each round of a run.
 
 Layout (format "fedcli-client-records", version 3): one compressed dataset for each column, all of
-the same length. Rows are sorted by round, and within a round in the order of the cohort.
+the same length. Rows are sorted by round, and within a round in the order of the cohort. Version 2,
+which had one column of bytes in both directions, is read, too.
 
 - `round`: int32.
 - `client`: int64, an index into `client_ids`, which are UTF-8 strings.
@@ -58,9 +59,15 @@ ROW = np.dtype(
         *(("report_seconds", "<f8"), ("bytes_down", "<i8"), ("bytes_up", "<i8")),
     ]
 )
+# A row of version 2, and of journals of version 1: the bytes in both directions are one column.
+_OLD_ROW = np.dtype(
+    [(name, ROW[name]) for name in (ROW.names or ())[:-2]] + [("bytes", np.dtype("<i8"))]
+)
+_ROWS = {2: _OLD_ROW, VERSION: ROW}  # by the version of clients.h5
 _MEASURED = ("loss", "accuracy", "update_norm", "report_seconds")  # NaN if not measured
 _OUTCOME_TYPE = h5py.enum_dtype({name: at for at, name in enumerate(OUTCOMES)}, "u1")
 _JOURNAL_HEAD = {"format": "fedcli-client-journal", "version": 2}
+_OLD_JOURNAL_HEAD = {**_JOURNAL_HEAD, "version": 1}
 # clients.h5 may decompress to so many bytes, or to so many times its own size.
 MAX_SMALL_BYTES, MAX_RATIO = 256 << 20, 100
 MAX_JOURNAL_BYTES = 4 << 30  # about 80 million rows; the journal is read whole
@@ -256,12 +263,13 @@ def _parse(opened: h5py.File, file: Path) -> ClientRecords:
     if opened.attrs.get("format") != FORMAT:
         raise RunError(f"{file} is no file of client records; move it away")
     version = opened.attrs["version"]
-    if version != VERSION:
+    kind = _ROWS.get(int(version))
+    if kind is None:
         raise RunError(
-            f"{file} has version {version} of its format, this fedcli reads version {VERSION}: "
-            "use the fedcli that wrote it, or move the file away"
+            f"{file} has version {version} of its format, this fedcli reads versions "
+            f"{' and '.join(map(str, _ROWS))}: use the fedcli that wrote it, or move the file away"
         )
-    names = (*(ROW.names or ()), "client_ids")
+    names = (*(kind.names or ()), "client_ids")
     if not all(isinstance(opened.get(name, getlink=True), h5py.HardLink) for name in names):
         raise RunError(f"{file} lacks a column")
     columns = {name: opened[name] for name in names}
@@ -277,10 +285,23 @@ def _parse(opened: h5py.File, file: Path) -> ClientRecords:
     for each in columns.values():
         hdf5.check_chunks(each.id, str(file))
     client_ids = _read_ids(columns.pop("client_ids"), file)
-    rows = np.zeros(next(iter(num_rows)), ROW)
+    rows = np.zeros(next(iter(num_rows)), kind)
     for name, column in columns.items():
         rows[name] = column[()]
-    return _checked(rows, client_ids, file)
+    return _checked(_with_directions(rows), client_ids, file)
+
+
+def _with_directions(rows: NDArray[Any]) -> NDArray[Any]:
+    """The rows as ROW. Old ones count the model down and the delta up, which are equally large."""
+    if rows.dtype == ROW:
+        return rows
+    made = np.zeros(len(rows), ROW)
+    for name in (ROW.names or ())[:-2]:
+        made[name] = rows[name]
+    has_sent = rows["outcome"] != OUTCOMES.index(DROPPED_OUT)
+    made["bytes_up"] = np.where(has_sent, rows["bytes"] // 2, 0)
+    made["bytes_down"] = rows["bytes"] - made["bytes_up"]
+    return made
 
 
 def _read_ids(column: h5py.Dataset, file: Path) -> list[str]:
@@ -337,7 +358,8 @@ def _read_journal(path: Path) -> ClientRecords:
     ids: list[str] = []
     blocks = [np.zeros(0, ROW)]
     head, at = _read_line(content, 0, path)
-    if head is not None and head != _JOURNAL_HEAD:
+    kind = _OLD_ROW if head == _OLD_JOURNAL_HEAD else ROW
+    if head is not None and head not in (_JOURNAL_HEAD, _OLD_JOURNAL_HEAD):
         raise RunError(
             f"{path} was written by another version of fedcli, or is damaged; resume with that "
             "version, or move the file away"
@@ -347,11 +369,11 @@ def _read_journal(path: Path) -> ClientRecords:
         if head is None:
             break
         num_rows = head["num_rows"]
-        end = at + num_rows * ROW.itemsize
+        end = at + num_rows * kind.itemsize
         if end > len(content):
             break
         ids += head["clients"]
-        blocks.append(np.frombuffer(content, ROW, num_rows, at))
+        blocks.append(_with_directions(np.frombuffer(content, kind, num_rows, at)))
         at = end
     return _checked(np.concatenate(blocks), ids, path)
 
