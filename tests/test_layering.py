@@ -96,7 +96,7 @@ FLOORS = {
     "models": (
         ("sources",),
         ("own", "weights_files", "zoo"),
-        ("augmentation", "functional"),
+        ("augmentation", "layer_graphs"),
         ("costs", "keras", "model"),
         ("layout",),
         ("sizing",),

@@ -318,6 +318,7 @@ static int train_cohort(fed_team *team, const fed_net *net, const fed_step *step
         status = FED_ERR_ARGUMENT;
     if (status == FED_OK) status = fed_check_clients(model, clients, num_clients, fault);
     if (status == FED_OK) status = fed_team_set_params(team, net, server_params);
+    if (status == FED_OK && fed_step_is_gradient(step)) status = fed_team_reserve_zeros(team);
     if (status == FED_OK) status = fed_team_set_slots(team, net, fed_step_slots(step), terms);
     if (status == FED_OK && !has_rate_factors(terms, clients, num_clients))
         status = FED_ERR_ARGUMENT;

@@ -17,7 +17,7 @@ struct fed_team {
     size_t num_free;
     size_t num_values;   /* floats in each packed vector */
     float *server;       /* packed server parameters of the current call */
-    float *zeros;        /* [num_values] */
+    float *zeros;        /* [num_values]; NULL until they are needed */
     float *frozen_slots; /* packed frozen slots of the call, one after another; NULL: none */
     double **window;     /* [num_window]: sums of the open blocks; zeros between calls */
     size_t num_window;
@@ -25,6 +25,8 @@ struct fed_team {
 
 /* Packs the parameters from which every client starts. */
 int fed_team_set_params(fed_team *team, const fed_net *net, const float *params);
+/* Makes the zeros, from which a client starts that only sums gradients. */
+int fed_team_reserve_zeros(fed_team *team);
 /* Packs the parameters from which one client starts into a thread's workspace. */
 int fed_team_pack_start(const fed_team *team, const fed_net *net, const float *start,
                         fed_workspace *workspace);

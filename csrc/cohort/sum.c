@@ -39,7 +39,8 @@ static fed_sum *sum_of(fed_sum sum) {
     fed_sum *made = malloc(sizeof *made);
     if (made == NULL) return NULL;
     *made = sum;
-    made->partial = new_zeros(sum.num_values);
+    made->partial = sum.is_packed ? fed_allocate(sum.num_values * sizeof *made->partial)
+                                  : new_zeros(sum.num_values);
     if (made->partial != NULL) return made;
     free(made);
     return NULL;
@@ -70,7 +71,7 @@ void fed_sum_reset(fed_sum *sum) {
     sum->num_blocks = 0;
     sum->closed = 0;
     sum->weight = 0;
-    memset(sum->partial, 0, sum->num_values * sizeof *sum->partial);
+    if (!sum->is_packed) memset(sum->partial, 0, sum->num_values * sizeof *sum->partial);
     sum->partial_weight = 0;
     sum->num_partial = 0;
 }

@@ -60,12 +60,19 @@ int fed_team_set_params(fed_team *team, const fed_net *net, const float *params)
     if (team->num_values != num_values) {
         drop_vectors(team);
         team->server = fed_allocate(num_values * sizeof *team->server);
-        team->zeros = fed_allocate(num_values * sizeof *team->zeros);
-        if (team->server == NULL || team->zeros == NULL) return FED_ERR_NO_MEMORY;
-        memset(team->zeros, 0, num_values * sizeof *team->zeros);
+        if (team->server == NULL) return FED_ERR_NO_MEMORY;
         team->num_values = num_values;
     }
     fed_net_pack(net, params, team->server);
+    return FED_OK;
+}
+
+int fed_team_reserve_zeros(fed_team *team) {
+    const size_t num_bytes = team->num_values * sizeof *team->zeros;
+    if (team->zeros != NULL) return FED_OK;
+    team->zeros = fed_allocate(num_bytes);
+    if (team->zeros == NULL) return FED_ERR_NO_MEMORY;
+    memset(team->zeros, 0, num_bytes);
     return FED_OK;
 }
 

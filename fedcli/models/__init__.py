@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fedcli.lazy import hand_on
 
 if TYPE_CHECKING:
-    from fedcli.models.functional import functional as functional
+    from fedcli.models.layer_graphs import functional as functional
     from fedcli.models.model import Model as Model
     from fedcli.models.model import glorot_uniform as glorot_uniform
     from fedcli.models.model import sequential as sequential
@@ -34,7 +34,7 @@ else:
             "build_layout": "fedcli.models.zoo",
             "cnn_mcmahan": "fedcli.models.zoo",
             "cnn_reddi": "fedcli.models.zoo",
-            "functional": "fedcli.models.functional",
+            "functional": "fedcli.models.layer_graphs",
             "glorot_uniform": "fedcli.models.model",
             "leaf_femnist": "fedcli.models.zoo",
             "lenet5": "fedcli.models.zoo",

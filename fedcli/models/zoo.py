@@ -12,7 +12,7 @@ import numpy as np
 
 from fedcli.errors import ConfigError
 from fedcli.lazy import load
-from fedcli.models.functional import specs_of
+from fedcli.models.layer_graphs import specs_of
 from fedcli.models.layers import (
     Activation,
     Add,

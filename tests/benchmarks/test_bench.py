@@ -215,7 +215,8 @@ def test_choose_takes_names_and_beginnings() -> None:
 
     assert names("cnn-reddi") == ["cnn-reddi-10", "cnn-reddi-20"]
     assert names("store, average,store") == ["store", "average"]
-    assert set(names("eval")) == {f"eval-{name}" for name in tables.MODELS}
+    of_digits = [row.name for row in tables.MODELS.values() if row.example_shape == (28, 28)]
+    assert names("eval") == [f"eval-{name}" for name in of_digits]
     assert names("flute-lr") == ["flute-lr"]
 
 

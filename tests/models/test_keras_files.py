@@ -16,8 +16,8 @@ from fedcli.datasets.batches import from_arrays
 from fedcli.errors import ConfigError, FedcliError, RunError
 from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.models import weights_files
-from fedcli.models.functional import specs_of
 from fedcli.models.keras import formats
+from fedcli.models.layer_graphs import specs_of
 from fedcli.models.layers import (
     IMAGE,
     Activation,
@@ -312,8 +312,8 @@ def test_options_that_are_not_computed_are_refused(
         (layer("LSTM", "x", units=3), "layer x is a LSTM, which fedcli does not compute; it"),
         (layer("Lambda", "x", function=["4wEAAAA=", None, None]), "x is a Lambda"),
         (
-            layer("Rescaling", "x", scale=2),
-            "it computes Activation, Add, AveragePooling2D, Conv2D, Dense, Depth",
+            layer("UpSampling2D", "x", size=2),
+            "it computes Activation, Add, AveragePooling2D, ColorJitter, Conv2D, ",
         ),
         ({**layer("Dense", "x"), "registered_name": "mine>Dense"}, "is custom code"),
         ({**layer("Dense", "x"), "module": "os.path"}, "is custom code"),

@@ -15,16 +15,21 @@ import numpy as np
 import pytest
 
 from fedcli.models.keras import formats
+from fedcli.models.layer_graphs import specs_of
 from fedcli.models.layers import (
     Activation,
+    Add,
     AveragePool2D,
     Conv2D,
     Dense,
     DepthwiseConv2D,
     Dropout,
     Flatten,
+    GlobalAveragePool2D,
     GroupNorm,
+    Input,
     MaxPool2D,
+    Node,
     Spec,
 )
 from fedcli.models.layout import ParamLayout, lay_out
@@ -49,11 +54,23 @@ model.save_weights(f"{folder}/again.weights.h5")
 start = keras.Input(model.input_shape[1:])
 keras.Model(start, model(start)).save(f"{folder}/nested.keras")
 end = start
-for layer in model.layers:
+for layer in model.layers if isinstance(model, keras.Sequential) else [model]:
     end = layer(end)
 keras.Model(start, end).save(f"{folder}/functional.keras")
 keras.Model(start, end).save(f"{folder}/functional.h5")
 """
+
+
+def _residual() -> Node:
+    """Blocks whose layers Keras counts in another order than fedcli."""
+    x = Activation("relu")(GroupNorm(2)(Conv2D(6, 3, padding="same", name="start")(Input())))
+    y = Activation("relu")(GroupNorm(3)(Conv2D(6, 3, padding="same", use_bias=False)(x)))
+    x = Activation("relu")(Add()(Conv2D(6, 3, padding="same")(y), x))
+    y = Conv2D(8, 3, 2, "same", "relu")(x)
+    y = GroupNorm(4)(Conv2D(8, 3, padding="same")(y))
+    x = Activation("relu")(Add()(y, GroupNorm(4)(Conv2D(8, 1, 2, name="short")(x))))
+    return Dense(5)(GlobalAveragePool2D()(x))
+
 
 MODELS: dict[str, tuple[tuple[int, ...], list[Spec]]] = {
     "softmax regression": ((28, 28), [Dense(10)]),
@@ -83,6 +100,7 @@ MODELS: dict[str, tuple[tuple[int, ...], list[Spec]]] = {
     ),
     "no dense layer": ((9, 8, 3), [Conv2D(6, 3, 2, activation="relu"), Conv2D(5, (4, 3))]),
     "average last": ((9, 8, 3), [Conv2D(5, 3, 2), AveragePool2D((4, 3))]),
+    "residual network": ((9, 8, 3), specs_of(_residual())),
 }
 
 

@@ -87,7 +87,9 @@ def test_core_rows_hold_the_fields_of_the_core_s_struct_in_order() -> None:
     # rate
     none, no_window = (0, 0, 0, 0), (0, 0, 0, 0, 0, 0)
     small = (2, 2, 4)
-    assert lay_out(specs, (6, 8)).core_rows() == [
+    rows = lay_out(specs, (6, 8)).core_rows()
+    assert {row[18:] for row in rows} == {(0.0,) * 8}  # the amounts of input layers
+    assert [row[:18] for row in rows] == [
         ("conv2d", 1, (6, 8, 1), (6, 4, 4), 0, *(0, 0, 0, 1), *(3, 5, 1, 2, 1, 1), 0, 0.0, 0.0),
         ("max_pooling2d", 0, (6, 4, 4), (3, 2, 4), 64, *none, *(2, 2, 2, 2, 0, 0), 0, 0.0, 0.0),
         ("average_pooling2d", 0, (3, 2, 4), small, 64, *none, *(2, 1, 1, 1, 0, 0), 0, 0.0, 0.0),

@@ -174,7 +174,8 @@ class _Builder:
         for each, name in zip(applied, numbered, strict=True):
             sources = [outputs[read] for read in each.sources] or [source]
             options = Options(_class_of(each.item)[0], each.item)
-            given = options.input_shape()
+            # A layer of several inputs has as many shapes; it is never the first.
+            given = None if options.class_name in _MERGING else options.input_shape()
             if given is None and each is applied[0] and isinstance(config, Mapping):
                 given = plain(config.get("build_input_shape"))
             sources[0] = self._with_shape(sources[0], given, options)

@@ -7,7 +7,7 @@ import pytest
 
 from fedcli.errors import ConfigError
 from fedcli.models import functional, sequential
-from fedcli.models.functional import specs_of
+from fedcli.models.layer_graphs import specs_of
 from fedcli.models.layers import (
     IMAGE,
     Activation,
