@@ -15,7 +15,9 @@ from fedcli.models.layers import (
     Activation,
     Add,
     AveragePool2D,
+    ColorJitter,
     Conv2D,
+    Cutout,
     Dense,
     DepthwiseConv2D,
     Dropout,
@@ -23,7 +25,12 @@ from fedcli.models.layers import (
     GlobalAveragePool2D,
     GlobalMaxPool2D,
     GroupNorm,
+    ImageStandardization,
     MaxPool2D,
+    Normalization,
+    RandomCrop,
+    RandomFlip,
+    RandomRotation,
     Spec,
 )
 from fedcli.models.layers.contract import KERAS_READERS, KINDS, Incoming, from_dict
@@ -44,16 +51,26 @@ EVERY_KIND: list[Spec] = [
     GlobalMaxPool2D("largest of all"),
     DepthwiseConv2D((3, 5), (1, 2), "same", "tanh", use_bias=False, name="depth"),
 ]
+# Keras has them under other names, or not at all.
+INPUT_LAYERS: list[Spec] = [
+    Normalization(0.5, 0.25, name="scaled"),
+    ImageStandardization("standard"),
+    RandomFlip("flipped"),
+    RandomCrop(4, 5, 1, "cropped"),
+    RandomRotation(10.0, "turned"),
+    Cutout(2, "cut"),
+    ColorJitter(0.1, 0.2, 0.3, "jittered"),
+]
 
 
-@pytest.mark.parametrize("spec", EVERY_KIND, ids=lambda spec: spec.kind)
+@pytest.mark.parametrize("spec", [*EVERY_KIND, *INPUT_LAYERS], ids=lambda spec: spec.kind)
 def test_a_dict_of_a_layer_gives_it_back(spec: Spec) -> None:
     assert from_dict(spec.to_dict()) == spec
     spec.check("layer")
 
 
 def test_every_kind_is_here() -> None:
-    assert {spec.kind for spec in EVERY_KIND} == set(KINDS)
+    assert {spec.kind for spec in [*EVERY_KIND, *INPUT_LAYERS]} == set(KINDS)
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
@@ -138,7 +155,7 @@ _JSON = st.recursive(
 
 @given(st.sampled_from(sorted(KINDS)), st.data())
 def test_no_values_of_fields_raise_anything_else(kind: str, data: st.DataObject) -> None:
-    example = next(spec for spec in EVERY_KIND if spec.kind == kind)
+    example = next(spec for spec in [*EVERY_KIND, *INPUT_LAYERS] if spec.kind == kind)
     values = {name: data.draw(_JSON) for name in example.to_dict()}
     refusal = None
     try:
