@@ -186,8 +186,8 @@ def build_own(
     """Returns your own algorithm; `fedcli help extending` describes what it must do.
 
     Args:
-        algorithm: Your class; FILE.py or FILE.py:NAME, which is run; or the name of an algorithm in
-            an installed package.
+        algorithm: Your class; FILE.py or FILE.py:NAME, which is run; the name of an algorithm in an
+            installed package; or a name that `fedcli info algorithms` lists.
         model: See `build_process`.
         client_optimizer: The optimizer that your class gets.
         server_optimizer: Applies the mean delta.

@@ -1,4 +1,4 @@
-"""Models that the core trains: by name, or as layers that the user lists."""
+"""Models that the core trains: by name, as layers that the user lists, or from Keras files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from fedcli.models.model import Model as Model
     from fedcli.models.model import glorot_uniform as glorot_uniform
     from fedcli.models.model import sequential as sequential
+    from fedcli.models.sources import load as load
     from fedcli.models.zoo import build as build
     from fedcli.models.zoo import build_layout as build_layout
     from fedcli.models.zoo import cnn_mcmahan as cnn_mcmahan
@@ -38,6 +39,7 @@ else:
             "glorot_uniform": "fedcli.models.model",
             "leaf_femnist": "fedcli.models.zoo",
             "lenet5": "fedcli.models.zoo",
+            "load": "fedcli.models.sources",
             "mlp_2nn": "fedcli.models.zoo",
             "resnet18_gn": "fedcli.models.zoo",
             "resnet20": "fedcli.models.zoo",

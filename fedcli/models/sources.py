@@ -66,6 +66,22 @@ def open_model(
     return _open_keras(text, input_shape, num_classes, seed, fresh_weights=fresh_weights)
 
 
+def load(path: str | Path, input_shape: Sequence[int] | None = None, *, seed: int = 0) -> Model:
+    """Returns the model of a Keras file, with the file's weights if it has some.
+
+    Args:
+        path: A `.keras`, whole-model `.h5` or `.json` file. Neither Keras nor TensorFlow is needed.
+        input_shape: Shape of one example of the data, [H, W] or [H, W, C]; None: the file's. A
+            model of flattened images takes every shape of as many pixels.
+        seed: Seed of the initial weights, if the file has none.
+
+    Raises:
+        ConfigError: The file cannot be read, holds no model that fedcli supports, or its model
+            takes images of another shape. The message names the file.
+    """
+    return _open_keras(str(path), input_shape, None, seed, fresh_weights=False)
+
+
 def to_text(layout: ParamLayout) -> str | None:
     """Returns a model's description as JSON; `from_text` undoes it.
 
@@ -100,14 +116,22 @@ def from_text(text: str, name: str, tensors: Mapping[str, Any]) -> Model:
 
 
 def _open_keras(
-    text: str, input_shape: Sequence[int], num_classes: int, seed: int, *, fresh_weights: bool
+    text: str,
+    input_shape: Sequence[int] | None,
+    num_classes: int | None,
+    seed: int,
+    *,
+    fresh_weights: bool,
 ) -> Model:
-    """The model of a Keras file for images of the data's shape."""
+    """The model of a Keras file; shape and classes are the data's, or the file's if None."""
     from fedcli.models.keras import formats
 
     found = formats.read_model(Path(text))
+    input_shape = found.input_shape if input_shape is None else input_shape
     specs = found.specs
-    if len(found.input_shape) == 1 and found.input_shape[0] == math.prod(input_shape):
+    if len(found.input_shape) == 1 < len(input_shape) and found.input_shape[0] == math.prod(
+        input_shape
+    ):
         specs = (Flatten("flatten_pixels"), *specs)  # it takes a flattened image
     elif _as_image(found.input_shape) != _as_image(input_shape):
         raise ConfigError(

@@ -276,6 +276,8 @@ def build_layout(
     options: Mapping[str, Value] | None = None,
 ) -> ParamLayout:
     """Returns the layout of a model of the table, without drawing its weights; see `build`."""
+    if name.endswith((".keras", ".h5", ".json")):
+        raise ConfigError(f"unknown model {name!r}; models.load({name!r}) opens a Keras file")
     row = opt.choose(tables.MODELS, name, "model")
     return _lay_out(row, input_shape, num_classes, opt.resolve(row, options or {}))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedcli import models, settings
+from fedcli import learning, models, optimizers, settings
 from fedcli.errors import CheckpointError, ConfigError
 from fedcli.models import sources
 from fedcli.models.layers import Conv2D, Dense, MaxPool2D
@@ -15,6 +15,7 @@ from fedcli.models.model import Model
 from fedcli.runs.files.checkpoint import COMPONENTS, Checkpoint
 from fedcli.runs.files.saved_states import model_of
 from fedcli.settings import tables
+from tests.kit.keras_samples import image_input, layer, sequential
 
 
 def a_model() -> Model:
@@ -125,3 +126,39 @@ def test_a_checkpoint_s_description_must_fit_its_weights_and_the_rest() -> None:
     ):
         with pytest.raises(CheckpointError, match=message):
             model_of(replace(content, **changed), FROM_A_FILE, PATH)
+
+
+def keras_file(folder: Path, *shape: int) -> Path:
+    """A file without weights, of a model for images of this shape and three classes."""
+    flat = [] if len(shape) == 1 else [layer("Flatten", "flat")]
+    end = layer("Dense", "logits", units=3, activation="softmax", use_bias=True)
+    file = folder / "m.json"
+    file.write_text(json.dumps(sequential(image_input(*shape), *flat, end)))
+    return file
+
+
+@pytest.mark.parametrize("shape", [(16,), (4, 4), (4, 4, 1)])
+def test_a_keras_file_is_loaded_for_a_process(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    model = models.load(keras_file(tmp_path, *shape), seed=3)
+    assert (model.layout.input_shape, model.layout.num_classes) == (shape, 3)
+    opened = sources.open_model(model.name, input_shape=(4, 4), num_classes=3, seed=3)
+    np.testing.assert_array_equal(model.initial_params, opened.initial_params)
+    images, labels = np.ones((5, 4, 4), np.float32), np.arange(5, dtype=np.int32) % 3
+    process = learning.build_weighted_fed_avg(model, optimizers.sgd(0.1), optimizers.sgd(1.0))
+    output = process.next(process.initialize(), [(images, labels)])
+    assert output.metrics["client_work"]["train"]["num_examples"] == 5
+
+
+def test_a_keras_file_is_loaded_for_images_of_a_given_shape(tmp_path: Path) -> None:
+    file = keras_file(tmp_path, 16)
+    assert models.load(str(file), (2, 8)).layout.input_shape == (2, 8)
+    with pytest.raises(ConfigError, match=r"m\.json takes images of shape \[16\], the data .*5"):
+        models.load(file, (5, 5))
+    with pytest.raises(ConfigError, match=r"none\.keras"):
+        models.load(tmp_path / "none.keras")
+
+
+@pytest.mark.parametrize("name", ["m.keras", "m.h5", "m.json"])
+def test_the_name_of_a_keras_file_leads_to_load(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^unknown model '{name}'; models\.load\('{name}'\) "):
+        learning.build_weighted_fed_avg(name, optimizers.sgd(0.1), optimizers.sgd(1.0))
