@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Any
 
 from fedcli.core.native import CancelFlag
+from fedcli.errors import DataError
 from fedcli.learning.cohort_data import cohort_data
 from fedcli.learning.process import LearningProcess, check_call, count_empty
 from fedcli.learning.state import ProcessOutput, ServerState
@@ -37,6 +38,11 @@ class EvaluationProcess(LearningProcess):
         model for each client (`evaluated`), each client is scored with its own.
         """
         check_call(state, client_data)
+        if state.client_work.keys() != self._own_metrics.zero().keys():
+            raise DataError(
+                "state is not of this evaluation; give set_model_weights(initialize(), "
+                "training.get_model_weights(state)) of this process"
+            )
         started = perf_counter()
         layout = self.model.layout
         clients = cohort_data(client_data)

@@ -88,7 +88,12 @@ class LearningProcess(abc.ABC):
         return num_clients
 
     def get_model_weights(self, state: ServerState) -> ModelWeights:
-        """Returns copies of the weights to evaluate and export: `state.evaluated_weights`."""
+        """Returns copies of the weights to evaluate and export: `state.evaluated_weights`.
+
+        Raises:
+            DataError: `state` is no server state.
+        """
+        check_state(state)
         return ModelWeights.of(self.model.layout, state.evaluated_weights)
 
     def set_model_weights(
@@ -100,7 +105,14 @@ class LearningProcess(abc.ABC):
 
         Raises:
             ConfigError: The number or the shapes of the arrays do not fit the model.
+            DataError: `state` is no server state, or `weights` is one.
         """
+        check_state(state)
+        if isinstance(weights, ServerState | ProcessOutput):
+            raise DataError(
+                f"weights are of type {type(weights).__name__}; give what get_model_weights(state) "
+                "returns, or a list of arrays"
+            )
         tensors = weights.trainable if isinstance(weights, ModelWeights) else weights
         params = self.model.layout.join(tensors)
         return replace(
@@ -156,16 +168,26 @@ def check_call(state: object, client_data: object) -> None:
     Raises:
         DataError: `state` is not a server state, or `client_data` is an empty list.
     """
-    if not isinstance(state, ServerState):
-        is_swapped = isinstance(client_data, ServerState)
-        hint = (
-            "give next(state, client_data), in that order"
-            if is_swapped
-            else "give the result of initialize(), or the .state of the last next()"
+    if isinstance(client_data, ServerState) and not isinstance(state, ServerState):
+        raise DataError(
+            f"state is of type {type(state).__name__}; give next(state, client_data), in that order"
         )
-        raise DataError(f"state is of type {type(state).__name__}; {hint}")
+    check_state(state)
     if isinstance(client_data, list) and not client_data:
         raise DataError("client_data is empty; give one element per client")
+
+
+def check_state(state: object) -> None:
+    """Checks that an argument is a server state.
+
+    Raises:
+        DataError: It is something else, such as the whole output of `next`.
+    """
+    if not isinstance(state, ServerState):
+        raise DataError(
+            f"state is of type {type(state).__name__}; give the result of initialize(), or the "
+            ".state of the last next()"
+        )
 
 
 def _as_model(model: Any) -> Model:

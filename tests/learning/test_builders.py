@@ -173,3 +173,16 @@ def test_arguments_of_other_libraries_are_told(function: Any, given: Any, words:
 
 def test_an_optimizer_shows_how_it_is_made() -> None:
     assert repr(optimizers.sgd(0.1, 0.9)) == "sgd(learning_rate=0.1, momentum=0.9, nesterov=False)"
+
+
+def test_states_of_the_wrong_kind_are_refused() -> None:
+    training = learning.build_weighted_fed_avg("softmax-regression", optimizers.sgd(0.1))
+    evaluation = learning.build_fed_eval("softmax-regression")
+    state = training.initialize()
+    with pytest.raises(DataError, match="state is not of this evaluation; give set_model_weights"):
+        evaluation.next(state, [(np.zeros((1, 28, 28), np.float32), [0])])
+    output = evaluation.next(evaluation.initialize(), [(np.zeros((1, 28, 28), np.float32), [0])])
+    with pytest.raises(DataError, match=r"state is of type ProcessOutput; .* the \.state of"):
+        training.get_model_weights(output)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="weights are of type ServerState; give what get_model"):
+        evaluation.set_model_weights(evaluation.initialize(), state)  # type: ignore[arg-type]

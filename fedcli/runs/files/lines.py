@@ -123,7 +123,15 @@ def _is_metrics_line(line: Any, before: int | None) -> bool:
 def _has_counts_of(part: str, groups: dict[str, Any]) -> bool:
     """Whether the groups of a part have the counts that readers use."""
     known = _COUNTS.get(part, {})
-    return all(_has_counts(groups[name], *known[name]) for name in known if name in groups)
+    has_counts = all(_has_counts(groups[name], *known[name]) for name in known if name in groups)
+    return has_counts and ("compress" not in groups or _has_payloads(groups["compress"]))
+
+
+def _has_payloads(compress: dict[str, Any]) -> bool:
+    """Whether the group of a compression has the bytes of its payloads, or of its secure sums."""
+    if "secure_sum" in compress:
+        return _has_counts(compress["secure_sum"], *_COUNTS["aggregator"]["secure_sum"])
+    return "payload_bytes" in compress
 
 
 def _is_metrics_group(group: Any) -> bool:
