@@ -35,7 +35,7 @@ def test_eval_writes_over_nothing_it_reads(
     assert_is_one_line(fedcli("eval", source, "--predictions", "run/metrics.csv"), "what is read")
     assert_is_one_line(
         fedcli("eval", source, "--predictions", "p.csv", "--per-client", "./p.csv"),
-        "--predictions and --per-client name one file",
+        "--predictions and --per-client name the same file",
     )
     assert not Path("p.csv").exists()
     assert {file: file.read_bytes() for file in inputs} == inputs
