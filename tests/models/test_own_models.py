@@ -1367,3 +1367,45 @@ def test_torch_sees_channels_first(torch_file: Path) -> None:
     pixels = np.arange(24, dtype=np.float32).reshape(2, 2, 2, 3)
     process.next(process.initialize(), [(pixels, [0, 1])])
     assert np.array_equal(seen[-1], np.moveaxis(pixels, 3, 1))
+
+
+def keras_model(module: str) -> Any:
+    """An object of a user's subclass of a class with the place of Keras's Sequential."""
+    of_keras = type("Sequential", (), {"__module__": module})
+    return type("Mine", (of_keras,), {"__module__": "mine"})()
+
+
+KERAS_MODULES = (
+    "keras",
+    "keras.src.models.sequential",
+    "tf_keras.src.engine.sequential",
+    "tensorflow.keras",
+    "tensorflow.python.keras.engine.sequential",
+)
+
+
+@pytest.mark.parametrize("module", KERAS_MODULES)
+def test_a_keras_object_is_to_be_saved_first(module: str) -> None:
+    with pytest.raises(ModelError, match=r"^Mine: a Keras object .*\.save\(.*models\.load\("):
+        wrap(keras_model(module))
+    with pytest.raises(ModelError, match=r"<lambda>: a Keras object"):
+        learning.build_weighted_fed_avg(lambda: keras_model(module), optimizers.sgd(0.1))
+
+
+@pytest.mark.parametrize("module", ["kerastuner.models", "my.keras", "tensorflow.python.ops"])
+def test_an_object_of_another_package_is_not_taken_for_keras(module: str) -> None:
+    with pytest.raises(ModelError, match="has no trainable_variables"):
+        wrap(keras_model(module))
+
+
+def test_an_object_of_keras_that_fulfils_the_contract_is_a_model() -> None:
+    home = type("Model", (), {"__module__": "keras.src.models.model"})
+    model = wrap(type("Both", (Small, home), {})())
+    assert repr(model) == "<PythonModel Both: 63 parameters>"
+
+
+def test_own_models_are_shown_in_a_line() -> None:
+    model = wrap(MnistModel(784, 10))
+    assert repr(model) == "<PythonModel MnistModel: 7,850 parameters>"
+    process = learning.build_weighted_fed_avg(model, optimizers.sgd(0.1))
+    assert repr(model) in repr(process)

@@ -30,6 +30,8 @@ from fedcli.settings.own import user_code
 DEFAULT_FUNCTION = "build"
 
 _NAME = re.compile(r"[\w-][\w.-]*")
+# Modules of Keras's classes, in its versions and in TensorFlow.
+_KERAS = re.compile(r"(tensorflow\.(python\.)?keras|tf_keras|keras)\.")
 # Types that people give by mistake, and what to give instead.
 _NO_MODELS = (bool, Real, str, bytes, list, tuple, dict, type(None))
 _WANTED = (
@@ -50,6 +52,10 @@ class PythonModel(Model):
 
     network: Network
     metrics: OwnMetrics
+
+    def __repr__(self) -> str:
+        """Returns name and number of parameters."""
+        return f"<{type(self).__name__} {self.name}: {self.layout.num_params:,} parameters>"
 
 
 def load(
@@ -177,6 +183,11 @@ def _python_model(
     made: Any, file: str, input_shape: tuple[int, ...] | None, num_classes: int | None, where: str
 ) -> PythonModel:
     """Wraps an object as a model and tests it on a trial batch."""
+    if _is_keras(made):
+        raise ModelError(
+            f'{where}: a Keras object is not read; save it with .save("model.keras") and give '
+            'fedcli.models.load("model.keras")'
+        )
     if torch_modules.is_module(made):
         if input_shape is None:
             raise ModelError(
@@ -198,6 +209,12 @@ def _python_model(
     layout = _lay_out(network, input_shape or network.x_shape, known)
     metrics = _try(network)
     return PythonModel(type(made).__name__, layout, network.initial_params, network, metrics)
+
+
+def _is_keras(made: object) -> bool:
+    """Tells whether it is an object of a Keras class and does not fulfil the contract itself."""
+    homes = [f"{each.__module__}." for each in type(made).__mro__]
+    return not hasattr(made, "forward_pass") and any(map(_KERAS.match, homes))
 
 
 def _check_spec(network: Network, input_shape: tuple[int, ...] | None) -> None:
