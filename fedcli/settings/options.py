@@ -50,6 +50,7 @@ _HABITS: Mapping[str, tuple[str, ...]] = {
 }
 _RATES = ("lr", "learning_rate", "eta", "client_lr", "server_lr")
 
+_MAX_SIMILAR = 3  # names that a message brings to mind
 MAX_LIST = 1000  # numbers in an option that takes a list
 
 
@@ -322,11 +323,16 @@ def choose(table: Mapping[str, T], name: str, what: str) -> T:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Returns `; did you mean X?` for the names similar to a wrong one; "" if there are none."""
+    """Returns `; did you mean X?` for the names similar to a wrong one; "" if there are none.
+
+    At most three, those that begin with the wrong one first.
+    """
     import difflib  # late: only mistakes need it
 
     known = list(names)
-    similar = difflib.get_close_matches(name, known)
+    begun = [each for each in known if name and each.startswith(name)]
+    close = difflib.get_close_matches(name, known)
+    similar = [*dict.fromkeys([*begun, *close])][:_MAX_SIMILAR]
     similar = similar or [each for each in known if each.endswith(f"_{name}")]
     is_hint = 0 < len(similar) < len(known)
     return f"; did you mean {' or '.join(similar)}?" if is_hint else ""

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from fedcli.errors import ConfigError
-from fedcli.settings.options import Entry, Option, Value, check_number, choose, resolve
+from fedcli.settings.options import (
+    Entry,
+    Option,
+    Value,
+    check_number,
+    choose,
+    did_you_mean,
+    resolve,
+)
 
 
 def _refuse_fast_and_far(options: Mapping[str, Value]) -> str | None:
@@ -103,6 +111,26 @@ def test_an_unknown_name_brings_similar_ones_to_mind() -> None:
         "unknown word 'momentu'; choose one of momentous, momentum, sgd; "
         "did you mean momentum or momentous?"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("emnist", "; did you mean emnist-digits or emnist-62 or mnist?"),
+        ("mnis", "; did you mean mnist or kmnist or emnist-62?"),
+        ("e", "; did you mean emnist-digits or emnist-62?"),
+        ("", ""),
+        ("zeppelin", ""),
+    ],
+)
+def test_names_that_begin_with_the_given_text_come_to_mind_first(name: str, hint: str) -> None:
+    names = ("kmnist", "emnist-digits", "mnist", "emnist-62", "cifar10")
+    assert did_you_mean(name, names) == hint
+
+
+def test_at_most_three_names_come_to_mind() -> None:
+    names = [f"part-{number}" for number in range(5)]
+    assert did_you_mean("part", names) == "; did you mean part-0 or part-1 or part-2?"
 
 
 def test_a_list_is_shown_as_it_is_written() -> None:
