@@ -22,6 +22,11 @@ TOPICS = (
     *("reports", "metrics", "inspecting"),
     *("cluster", "extending", "numbers", "files", "limits", "changes"),
 )
+# The page on a program whose name somebody gives as a topic.
+ALIASES = {
+    **dict.fromkeys(("tff", "tensorflow", "fedjax", "flower"), "coming-from"),
+    "keras": "models",
+}
 SEARCHING = "Searching"
 NOTEBOOK = "Notebook"
 _MAX_SHOWN = 3  # lines of a page that a search prints
@@ -105,7 +110,8 @@ def show_help(
 
 
 def _read(topic: str) -> Page:
-    """The page of a topic; a ConfigError if there is none."""
+    """The page of a topic or an alias; a ConfigError if there is none."""
+    topic = ALIASES.get(topic.lower(), topic)
     if topic not in TOPICS:
         raise ConfigError(
             f"the manual has no page '{topic}'; choose one of {', '.join(TOPICS)}"

@@ -34,6 +34,24 @@ def test_a_page_in_a_pipe_is_its_markdown(fedcli: Fedcli) -> None:
         assert json.loads(fedcli("help", topic, "--json").out)["text"] == text
 
 
+@pytest.mark.parametrize(
+    ("given", "topic", "word"),
+    [
+        ("tff", "coming-from", "From TensorFlow Federated"),
+        ("tensorflow", "coming-from", "From TensorFlow Federated"),
+        ("fedjax", "coming-from", "From FedJAX"),
+        ("Flower", "coming-from", "From Flower"),
+        ("keras", "models", "Your Keras model"),
+    ],
+)
+def test_the_name_of_another_program_opens_the_page_on_it(
+    fedcli: Fedcli, given: str, topic: str, word: str
+) -> None:
+    found = json.loads(fedcli("help", given, "--json").out)
+    assert found["name"] == topic
+    assert f"\n## {word}\n" in found["text"]
+
+
 def test_a_page_in_a_terminal_is_drawn_and_paged(
     command: list[str], process_arguments: dict[str, Any], tmp_path: Path
 ) -> None:
