@@ -89,7 +89,10 @@ class ClientDataset:
         pipeline: str = "repeat-shuffle",
         max_examples: int | None = None,
     ) -> BatchedDataset:
-        """Returns the client's batches; options as in `BatchPlan`, `seed` drives the shuffle.
+        """Returns the client's batches; `seed` drives the shuffle.
+
+        The other options are those of `fedcli.datasets.batch_plan.BatchPlan`; "full" is a shuffle
+        buffer of all examples.
 
         Raises:
             ConfigError: An option is not allowed.

@@ -72,8 +72,8 @@ def build(name: str, options: Mapping[str, Value] | None = None) -> Aggregator:
     """Returns the aggregator called `name` in the table of aggregators.
 
     Args:
-        name: A key of `tables.AGGREGATORS`, FILE.py or FILE.py:NAME, which is run, or the name of
-            an aggregator in an installed package.
+        name: A name that `fedcli info aggregators` lists; FILE.py or FILE.py:NAME, which is run;
+            or the name of an aggregator in an installed package.
         options: Its options; those not given take their defaults.
 
     Raises:
