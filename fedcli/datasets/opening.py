@@ -15,7 +15,6 @@ from fedcli.datasets.batches import BatchedDataset, ClientDataset
 from fedcli.datasets.cache import ClientCache
 from fedcli.datasets.checks import check_num_classes
 from fedcli.datasets.client_data import ClientData
-from fedcli.datasets.labels import are_numbers
 from fedcli.digest import blake2b
 from fedcli.errors import ConfigError, DataError, speaks_python
 from fedcli.files import open_regular
@@ -348,6 +347,8 @@ def _check_names(train: ClientData, test: ClientData) -> None:
             f"class {place} is {one} in train ({train.source}) but {other} in test "
             f"({test.source}); {together}"
         )
+    from fedcli.datasets.labels import are_numbers  # late: few data have a test split elsewhere
+
     names = ours or theirs
     if are_numbers(names):
         return

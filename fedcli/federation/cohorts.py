@@ -15,7 +15,6 @@ from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
 from fedcli.files import read_bounded
 from fedcli.settings.options import Value
-from fedcli.settings.shares import rounded_up
 
 if TYPE_CHECKING:
     from fedcli.federation.samplers import Sampler
@@ -182,6 +181,8 @@ def plan_cohorts(
         )
     _check_population(client_ids, source)
     num_wanted = _count(selection, client_ids, source, "--clients")
+    from fedcli.settings.shares import rounded_up  # late: few runs select more than they need
+
     size = min(num_wanted + rounded_up(over_selection, num_wanted), len(client_ids))
     from fedcli.federation import samplers  # late: a fixed cohort does not need it
 

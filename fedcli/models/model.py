@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.core.draws import Stream
 from fedcli.core.seeds import Purpose, stream_key
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
@@ -94,6 +93,8 @@ def glorot_uniform(layout: ParamLayout, seed: int) -> NDArray[np.float32]:
     for place, tensor in enumerate(layout.tensors):
         within = slice(tensor.offset, tensor.offset + tensor.size)
         if tensor.start == GLOROT_UNIFORM:
+            from fedcli.core.draws import Stream  # late: some models start from zeros
+
             stream = Stream(stream_key(seed, Purpose.INITIAL_WEIGHTS, occurrence=place))
             params[within] = (2 * stream.uniform(tensor.size) - 1) * _glorot_limit(tensor)
         else:

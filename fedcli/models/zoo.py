@@ -12,7 +12,6 @@ import numpy as np
 
 from fedcli.errors import ConfigError
 from fedcli.lazy import load
-from fedcli.models.layer_graphs import specs_of
 from fedcli.models.layers import (
     Activation,
     Add,
@@ -390,6 +389,8 @@ def _resnet(num_classes: int, groups: int, channels: Sequence[int], num_blocks: 
         for block in range(num_blocks):
             halves = stage > 0 and block == 0
             x = _block(x, width, 2 if halves else 1, groups)
+    from fedcli.models.layer_graphs import specs_of  # late: few models are graphs
+
     return specs_of(Dense(num_classes)(GlobalAveragePool2D()(x)))
 
 

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core.native import StepKind, StepRow
-from fedcli.learning.optimizers import factored
 
 # A parameter vector or gradient [num_params], float32 in a run and float64 in tests.
 Params = NDArray[Any]
@@ -202,6 +201,8 @@ def _rmsprop_row(settings: Settings) -> StepRow:
 
 
 def _adafactor_init(settings: Settings, params: Params) -> OptState:
+    from fedcli.learning.optimizers import factored  # late: Adafactor alone needs it
+
     return factored.init(settings.shapes or (params.shape,), params)
 
 
@@ -210,6 +211,8 @@ def _adafactor_step(
 ) -> tuple[Params, OptState]:
     shapes = settings.shapes or (params.shape,)
     rate, options = settings.learning_rate, settings.options
+    from fedcli.learning.optimizers import factored
+
     return factored.step(shapes, rate, options, gradient, state, params)
 
 

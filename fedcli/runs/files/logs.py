@@ -20,12 +20,12 @@ from fedcli.federation.participation import RoundReports
 from fedcli.models.layout import ParamLayout
 from fedcli.models.metrics import flatten
 from fedcli.outputs import open_to_append, write_atomic
-from fedcli.runs.client_bytes import ByteRule
 from fedcli.runs.files import folder as run_dir
 from fedcli.settings import tables
 from fedcli.settings.run_config import RunConfig
 
 if TYPE_CHECKING:
+    from fedcli.runs.client_bytes import ByteRule
     from fedcli.runs.files.client_records import RecordWriter
     from fedcli.runs.files.event_files import EventFiles
 
@@ -113,6 +113,8 @@ def open_logs(
 
 def _byte_rule(config: RunConfig, layout: ParamLayout) -> ByteRule:
     """The bytes of a client; of an algorithm of the user's, those of federated averaging."""
+    from fedcli.runs.client_bytes import ByteRule  # late: few runs record clients
+
     entry = tables.ALGORITHMS.find(config.algorithm) or tables.ALGORITHMS["fedavg"]
     return ByteRule.of(
         entry,
