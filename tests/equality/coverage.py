@@ -34,6 +34,8 @@ TABLES = {
 _NEWER = (
     *("train --sampling-option", "train --secure-sum", "train --secure-sum-option"),
     *("train --eval-split validation", "preprocess --dry-run"),
+    *("train --augment", "train --augment-option", "train --normalize"),
+    *("train --label-smoothing", "train --client-weight-decay"),
     *(f"train --aggregator {each}" for each in ("median", "trimmed-mean", "meamed", "mda", "dnc")),
     *(f"train --aggregator {each}" for each in ("krum", "multi-krum", "bulyan", "fltrust")),
     *(f"train --aggregator {each}" for each in ("foolsgold", "geometric-median")),
