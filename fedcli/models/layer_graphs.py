@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from fedcli.errors import ConfigError
 from fedcli.models.layers.contract import IMAGE, Node, Spec
@@ -53,6 +53,7 @@ def specs_of(logits: Node) -> list[Spec]:
     if len(images) > 1:
         raise ConfigError(f"the graph reads {len(images)} inputs; call Input() once")
     applied = [(node, node.spec) for node in nodes if node.spec is not None]
+    _refuse_shared(spec for _, spec in applied)
     named = name_layers([spec for _, spec in applied])
     names = dict.fromkeys(images, IMAGE)
     specs = []
@@ -63,6 +64,18 @@ def specs_of(logits: Node) -> list[Spec]:
         specs.append(spec.changed(inputs=() if inputs == (before,) else inputs))
         before = spec.name
     return specs
+
+
+def _refuse_shared(specs: Iterable[Spec]) -> None:
+    """Refuses a layer with weights that is applied twice: Keras would share them."""
+    seen: set[int] = set()
+    for spec in specs:
+        if id(spec) in seen and spec.tensors:
+            raise ConfigError(
+                f"a layer of kind {spec.kind} is applied twice; layers cannot share weights here: "
+                "make one for each place"
+            )
+        seen.add(id(spec))
 
 
 def _ordered(last: Node) -> list[Node]:

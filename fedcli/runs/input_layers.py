@@ -64,6 +64,11 @@ def _normalizing(
     if config.normalize == TRAIN_SPLIT:
         shown = ":".join(",".join(f"{each:.4f}" for each in part) for part in (means, deviations))
         notes.append(f"channels are normalised by means and deviations {shown}")
+        if config.dp is not None:
+            notes.append(
+                "epsilon does not cover these means and deviations, which all clients' data gave; "
+                "to keep them out, give --normalize numbers that are public"
+            )
     return layers.Normalization(tuple(means), tuple(deviations))
 
 

@@ -236,9 +236,10 @@ def open_federation(
         needed.check(folder)
         return needed.notes()
 
+    is_stored = model is not None  # with its input layers
     if given_model is not None:
         model = _wrapped(given_model, train)
-    inputs = _input_layers(config, train, notes, cancel)
+    inputs = [] if is_stored else _input_layers(config, train, notes, cancel)
     shape = _shape_after(inputs, train.pixel_shape)
     if model is None and not tables.is_model_file(config.model):  # check before drawing weights
         layout = models.build_layout(

@@ -21,6 +21,7 @@ from fedcli.errors import ConfigError
 from fedcli.learning import aggregators, algorithms, optimizers
 from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.models.keras import formats
+from fedcli.models.layer_graphs import functional
 from fedcli.models.layers import Spec
 from fedcli.models.layout import from_description
 from fedcli.models.model import Model, sequential
@@ -306,11 +307,31 @@ def test_descriptions_and_keras_files_keep_them(tmp_path: Path) -> None:
         assert one.amounts == pytest.approx(other.amounts, rel=1e-9)
 
 
-@pytest.mark.parametrize("spec", [layers.Cutout(2), layers.RandomCrop(9, 8, 1)])
+@pytest.mark.parametrize("spec", [layers.ImageStandardization(), layers.RandomCrop(10, 8, 1)])
 def test_what_keras_lacks_is_refused(spec: Spec, tmp_path: Path) -> None:
     model = sequential([spec, *CONVOLUTION], SHAPE)
     with pytest.raises(ConfigError, match="Keras has no layer that does the same"):
         formats.write_keras(tmp_path / "m.keras", model.layout, model.initial_params)
+
+
+def test_keras_files_leave_out_what_changes_nothing_in_evaluation(tmp_path: Path) -> None:
+    image = layers.Input()
+    x = layers.RandomCrop(9, 8, 2)(image)
+    x = layers.Normalization(0.5, 0.5)(layers.RandomCrop(8, 6, 1)(x))
+    x = layers.ColorJitter(0.1)(layers.Cutout(3)(x))
+    y = layers.Conv2D(3, 3, padding="same")(x)
+    x = layers.GlobalAveragePool2D()(layers.Add()(y, x))
+    model = functional(layers.Dense(2)(x), SHAPE)
+    formats.write_keras(tmp_path / "model.keras", model.layout, model.initial_params)
+    read = formats.read_model(tmp_path / "model.keras")
+    again = sequential(read.specs, read.input_shape)
+    kinds = ["random_crop", "normalization", "conv2d", "add"]
+    assert [each.kind for each in again.layout.layers][:4] == kinds
+    images = np.random.default_rng(2).random((3, 9 * 8 * 3), np.float32)
+    wanted = (images.reshape(3, 9, 8, 3)[:, :8, 1:7].reshape(3, -1) - 0.5) * 2
+    for one in (model, again):
+        found = native.run_inputs(one.layout.core_rows(), one.layout.num_params, images)
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from fedcli.models.keras.graphs import Graph, container_names
 from fedcli.models.layers import Activation, Flatten
 from fedcli.models.layers.contract import GLOROT_UNIFORM, IMAGE, Spec, Start
 from fedcli.models.layers.fields import SOFTMAX
+from fedcli.models.layers.inputs import InputLayer
 from fedcli.models.layout import ParamLayout, Tensor, lay_out
 from fedcli.models.sizing import input_names
 from fedcli.outputs import write_output
@@ -154,6 +155,7 @@ def write_keras(path: Path, layout: ParamLayout, params: NDArray[np.float32]) ->
     Raises:
         RunError: The file cannot be written, or `path` is not a regular file.
     """
+    layout = _as_evaluated(layout)
     stack = _stack(layout)
     members = {
         "metadata.json": json.dumps({"keras_version": _KERAS_VERSION}).encode(),
@@ -213,6 +215,24 @@ def _in_keras_order(layout: ParamLayout) -> list[Tensor]:
     """The tensors in the order in which Keras counts the layers; in a chain it is their own."""
     tensors = _weighted(layout)
     return [tensor for spec in _stack(layout) for tensor in tensors.get(spec.name, ())]
+
+
+def _as_evaluated(layout: ParamLayout) -> ParamLayout:
+    """The layout without the input layers that change nothing in evaluation."""
+    sized = {layer.name: layer for layer in layout.layers}
+    kept: list[Spec] = []
+    names = {IMAGE: IMAGE}  # of what stands in place of each input layer that is left out
+    before = IMAGE
+    for spec in layout.specs:
+        spec = spec.changed(inputs=tuple(names.get(each, each) for each in spec.inputs))
+        if isinstance(spec, InputLayer):
+            evaluated = spec.in_evaluation(sized[spec.name].in_shape)
+            if evaluated is None:
+                names[spec.name] = before
+                continue
+            spec, before = evaluated, spec.name
+        kept.append(spec)
+    return layout if tuple(kept) == layout.specs else lay_out(kept, layout.input_shape)
 
 
 def _stack(layout: ParamLayout) -> list[Spec]:

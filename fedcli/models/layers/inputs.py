@@ -50,6 +50,15 @@ class InputLayer(Spec):
     is_input = True
     takes_activation = False
 
+    def in_evaluation(self, shape: Shape) -> InputLayer | None:
+        """Returns the layer as it acts in evaluation, for Keras; None: it changes nothing there.
+
+        Args:
+            shape: Shape of its input.
+        """
+        del shape
+        return self
+
     def size(self, incoming: Incoming) -> Layer | None:
         """See `Spec.size`."""
         if not incoming.is_image:
@@ -140,6 +149,8 @@ class Normalization(InputLayer):
         numbers: list[Any] = (
             list(value) if isinstance(value, tuple | list) else [value] * num_channels
         )
+        if len(numbers) == 1:
+            numbers *= num_channels
         if len(numbers) != num_channels or num_channels > MAX_NORMALIZED:
             raise ConfigError(
                 f"layer {self.name}: {field} has {len(numbers)} numbers, but images have "
@@ -273,6 +284,13 @@ class RandomCrop(InputLayer):
     name: str = ""
     inputs: tuple[str, ...] = ()
 
+    def in_evaluation(self, shape: Shape) -> InputLayer | None:
+        """See `InputLayer.in_evaluation`: the middle of the image, which padding does not move."""
+        if (self.height, self.width) == shape[:2]:
+            return None
+        is_inside = self.height <= shape[0] and self.width <= shape[1]
+        return self.changed(padding=0) if is_inside else self
+
     def _layer(self, shape: Shape) -> Layer:
         height, width, channels = shape
         room = 2 * self.padding
@@ -359,12 +377,13 @@ class Cutout(InputLayer):
     name: str = ""
     inputs: tuple[str, ...] = ()
 
+    def in_evaluation(self, shape: Shape) -> InputLayer | None:
+        """See `InputLayer.in_evaluation`."""
+        del shape
+        return None
+
     def _layer(self, shape: Shape) -> Layer:
         return Layer(self.kind, self.name, shape, shape, window=(self.side, self.side))
-
-    def to_keras(self) -> dict[str, Any]:
-        """See `Spec.to_keras`."""
-        raise _unknown_to_keras(self)
 
 
 @dataclass(frozen=True)
@@ -396,10 +415,11 @@ class ColorJitter(InputLayer):
     name: str = ""
     inputs: tuple[str, ...] = ()
 
+    def in_evaluation(self, shape: Shape) -> InputLayer | None:
+        """See `InputLayer.in_evaluation`."""
+        del shape
+        return None
+
     def _amounts(self, shape: Shape) -> tuple[float, ...]:
         del shape
         return (float(self.brightness), float(self.contrast), float(self.saturation))
-
-    def to_keras(self) -> dict[str, Any]:
-        """See `Spec.to_keras`."""
-        raise _unknown_to_keras(self)

@@ -69,7 +69,8 @@ def model_of(content: Checkpoint, config: RunConfig, path: Path, code: Any = Non
             f"--model {code}: this option is for runs whose model is code, but {path} holds "
             f"the whole model, {config.model}; leave it out"
         )
-    if not tables.is_model_file(config.model):
+    has_input_layers = config.augment is not None or config.normalize is not None
+    if not tables.is_model_file(config.model) and not has_input_layers:
         return _named_model(content, config, path)
     if content.description is None and config.model.startswith(IN_MEMORY):
         raise ConfigError(
