@@ -147,7 +147,9 @@ static float texture_at(size_t texture, const wave waves[2], size_t x, size_t y)
 static void draw_ground(const style *own, fed_rng *rng, picture *out) {
     const size_t texture = fed_pick(rng, own->textures, NUM_TEXTURES);
     const double period = texture == PLAIN ? 4.0 * SIDE : own->period * uniform(rng, 0.7, 1.4);
-    const wave waves[2] = {draw_wave(period, rng), draw_wave(1.3 * period, rng)};
+    wave waves[2]; /* one draw after the other: C orders neither initialisers nor arguments */
+    waves[0] = draw_wave(period, rng);
+    waves[1] = draw_wave(1.3 * period, rng);
     const colour from = ground_colour(own, rng);
     const colour other = ground_colour(own, rng);
     const colour to = mixed(from, other, (float)own->contrast + 0.3f);
@@ -309,20 +311,23 @@ static void paint(float shares[SIDE][SIDE], colour from, colour to, picture *out
 
 /* A line or, if it is short, a dot. */
 static void draw_stroke(const style *own, double length, fed_rng *rng, picture *out) {
-    const fed_point from = {uniform(rng, 0.0, SIDE - 1.0), uniform(rng, 0.0, SIDE - 1.0)};
+    const double x = uniform(rng, 0.0, SIDE - 1.0), y = uniform(rng, 0.0, SIDE - 1.0);
+    const fed_point from = {x, y};
     const double angle = uniform(rng, 0.0, 2.0 * PI);
     const fed_point to = {from.x + length * cos(angle), from.y + length * sin(angle)};
     const float reach = (float)uniform(rng, 0.8, 1.8);
-    const colour ink = near_colour(own, fed_rng_uniform(rng), uniform(rng, 0.2, 0.9), rng);
+    const double hue = fed_rng_uniform(rng), brightness = uniform(rng, 0.2, 0.9);
+    const colour ink = near_colour(own, hue, brightness, rng);
     fed_canvas canvas;
     fed_clear_canvas(&canvas, SIDE, reach);
     fed_stamp_segment(&canvas, from, to);
-    for (size_t y = 0; y < SIDE; y++) {
-        for (size_t x = 0; x < SIDE; x++) {
-            const float squared = canvas.squared_distance[y][x];
+    for (size_t row = 0; row < SIDE; row++) {
+        for (size_t column = 0; column < SIDE; column++) {
+            const float squared = canvas.squared_distance[row][column];
             if (squared < reach * reach) {
                 const float share = reach - sqrtf(squared);
-                out->pixels[y][x] = mixed(out->pixels[y][x], ink, share < 1.0f ? share : 1.0f);
+                colour *pixel = &out->pixels[row][column];
+                *pixel = mixed(*pixel, ink, share < 1.0f ? share : 1.0f);
             }
         }
     }

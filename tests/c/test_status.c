@@ -17,14 +17,16 @@ static const int CODES[] = {FED_OK,          FED_ERR_NO_MEMORY, FED_ERR_ARGUMENT
 
 /* Allocations that still succeed; the team's threads share it. */
 static atomic_long allocations_left = LONG_MAX;
-/* What the next allocation, which comes after labels were checked, writes to labels[1], as another
- * thread could; -1: nothing. */
+/* What an allocation writes to labels[1], as another thread could; -1: nothing. The first one of a
+ * call, for its net, comes before labels are checked, the next ones after that. */
 static int32_t label_to_write = -1;
+static int is_net_allocated;
 static int32_t labels[] = {0, 1, 1};
 
 int posix_memalign(void **memory, size_t alignment, size_t num_bytes) {
     if (atomic_fetch_sub(&allocations_left, 1) <= 0) return ENOMEM;
-    if (label_to_write >= 0) labels[1] = label_to_write;
+    if (label_to_write >= 0 && is_net_allocated) labels[1] = label_to_write;
+    is_net_allocated = 1;
     *memory = aligned_alloc(alignment, (num_bytes + alignment - 1) / alignment * alignment);
     return *memory != NULL ? 0 : ENOMEM;
 }
@@ -98,8 +100,10 @@ static void test_changed_is_reached(void) {
     fed_team *scoring = fed_team_new(1), *training = fed_team_new(1);
     fed_sum *sum = fed_sum_new_of(&MODEL);
     label_to_write = 1 << 30;
+    is_net_allocated = 0;
     const int scored = evaluate(scoring);
     labels[1] = 1;
+    is_net_allocated = 0;
     const int trained = train(training, 8, sum);
     label_to_write = -1;
     labels[1] = 1;
