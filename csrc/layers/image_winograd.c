@@ -381,7 +381,8 @@ static void multiply(const pass *p, const block *rows, size_t output, size_t fir
                        .rows = rows->values + (first - rows->first) * PANEL,
                        .rows_panel = rows->panel,
                        .rows_point = rows->point,
-                       .weights = p->weights + output * p->weights_panel,
+                       .weights =
+                           p->weights == NULL ? NULL : p->weights + output * p->weights_panel,
                        .weights_panel = p->weights_panel,
                        .weights_point = p->weights_point,
                        .out = out.values,

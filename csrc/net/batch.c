@@ -31,12 +31,17 @@ static size_t value_stride(const fed_batch *batch, size_t v) {
     return !batch->is_training && is_inside(batch->net, v) ? 0 : num_values(batch, v);
 }
 
+/* The address of an element; NULL if there is no array: C has no address before or behind that. */
+static float *element(float *values, size_t offset) {
+    return values == NULL ? NULL : values + offset;
+}
+
 /* The gradient by value v of example b. Inside the example stages there is one per block, which the
  * block's examples use in turn. */
 static float *gradient_at(const fed_batch *batch, size_t v, size_t b, size_t block) {
     if (v <= batch->net->num_input_stages) return NULL;
     const size_t place = is_inside(batch->net, v) ? block : b;
-    return batch->gradients[v] + place * num_values(batch, v);
+    return element(batch->gradients[v], place * num_values(batch, v));
 }
 
 /* Few blocks, so that their gradients fit into the cache; small ones, so that threads can share a
@@ -272,7 +277,7 @@ static fed_pass example_pass(const fed_batch *batch, const float *params, size_t
     fed_pass pass = {
         .kernels = batch->net->kernels,
         .stage = stage,
-        .params = params + stage->start,
+        .params = params == NULL ? NULL : params + stage->start,
         .derived = batch->derived[s],
         .in = value_at(batch, stage->sources[0], b),
         .in_2 = has_two ? value_at(batch, stage->sources[1], b) : NULL,
@@ -284,7 +289,7 @@ static fed_pass example_pass(const fed_batch *batch, const float *params, size_t
         pass.out_gradient = gradient_at(batch, s + 1, b, block);
         pass.in_gradient = target_at(batch, s, 0, b, block);
         pass.in_2_gradient = has_two ? target_at(batch, s, 1, b, block) : NULL;
-        pass.gradient = batch->by_params[s] + block * stage->packed_size;
+        pass.gradient = element(batch->by_params[s], block * stage->packed_size);
         if (batch->dropout != NULL) pass.dropout = &batch->dropout[b];
     }
     return pass;
