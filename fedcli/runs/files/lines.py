@@ -117,21 +117,23 @@ def _is_metrics_line(line: Any, before: int | None) -> bool:
             or (_has_numbers(participation) and _has_counts(participation, _PARTICIPATION_COUNTS))
         )
         and all(map(_has_counts_of, parts, parts.values()))
+        and _has_payloads(parts)
     )
 
 
 def _has_counts_of(part: str, groups: dict[str, Any]) -> bool:
     """Whether the groups of a part have the counts that readers use."""
     known = _COUNTS.get(part, {})
-    has_counts = all(_has_counts(groups[name], *known[name]) for name in known if name in groups)
-    return has_counts and ("compress" not in groups or _has_payloads(groups["compress"]))
+    return all(_has_counts(groups[name], *known[name]) for name in known if name in groups)
 
 
-def _has_payloads(compress: dict[str, Any]) -> bool:
-    """Whether the group of a compression has the bytes of its payloads, or of its secure sums."""
-    if "secure_sum" in compress:
-        return _has_counts(compress["secure_sum"], *_COUNTS["aggregator"]["secure_sum"])
-    return "payload_bytes" in compress
+def _has_payloads(parts: dict[str, Any]) -> bool:
+    """Whether a round with compression has the bytes of its payloads, or of its secure sums."""
+    compress = parts.get("updates", {}).get("compress")
+    if compress is None or "payload_bytes" in compress:
+        return True
+    sums = parts.get("aggregator", {}).get("secure_sum", compress.get("secure_sum"))
+    return _has_counts(sums, *_COUNTS["aggregator"]["secure_sum"])
 
 
 def _is_metrics_group(group: Any) -> bool:
