@@ -8,6 +8,9 @@
 enum { FED_ALIGNMENT = 64 };
 
 static inline size_t fed_larger(size_t a, size_t b) { return a > b ? a : b; }
+static inline size_t fed_smaller(size_t a, size_t b) { return a < b ? a : b; }
+/* The number of pieces of at most `size`. */
+static inline size_t fed_pieces(size_t n, size_t size) { return (n + size - 1) / size; }
 
 /* Returns memory aligned to FED_ALIGNMENT, to be released with free(), or NULL. */
 void *fed_allocate(size_t num_bytes);

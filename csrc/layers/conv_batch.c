@@ -10,8 +10,6 @@
 /* Images of a larger batch are computed in groups, so that scratch is bounded. */
 enum { MOST_IMAGES = 1024 };
 
-static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
-
 static void widen_border(const fed_stage *stage, fed_border *border) {
     fed_conv_widen_border(stage->layer, border);
 }
@@ -101,7 +99,7 @@ static void unpack(const fed_stage *stage, const double *packed, double *flat) {
 /* The largest of all groups of up to num_images: a method may need more for fewer images. */
 static size_t images_scratch(const fed_stage *stage, size_t num_images, int num_workers) {
     size_t most = 0;
-    for (size_t num = 1; num <= smaller(num_images, MOST_IMAGES); num++) {
+    for (size_t num = 1; num <= fed_smaller(num_images, MOST_IMAGES); num++) {
         const fed_image_conv conv = conv_of(stage, num);
         most = fed_larger(most, fed_image_conv_choose(&conv)->scratch_floats(&conv, num_workers));
     }
@@ -109,7 +107,7 @@ static size_t images_scratch(const fed_stage *stage, size_t num_images, int num_
 }
 
 static size_t group_size(const fed_images_pass *pass, size_t first) {
-    return smaller(pass->num_images - first, MOST_IMAGES);
+    return fed_smaller(pass->num_images - first, MOST_IMAGES);
 }
 
 /* For the images from `first` on. */

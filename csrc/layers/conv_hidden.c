@@ -20,14 +20,12 @@ static size_t kernel_size(const fed_stage *stage, const fed_conv *conv) {
     return stage->layer->out.channels * conv->num_taps;
 }
 
-static size_t ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
-
 /* Rows of cells in a strip: as many as fit, in strips of nearly equal size. */
 static size_t strip_rows(const fed_conv *conv) {
     const size_t step = (conv->is_pooled ? 2 : 1) * conv->step_y;
     const size_t window = conv->sweep.height * conv->sweep.row_stride;
     const size_t most = STRIP_FLOATS > window ? 1 + (STRIP_FLOATS - window) / step : 1;
-    return ceil_div(conv->num_rows, ceil_div(conv->num_rows, most));
+    return fed_pieces(conv->num_rows, fed_pieces(conv->num_rows, most));
 }
 
 static size_t list_capacity(const fed_conv *conv) { return strip_rows(conv) * conv->num_cells + 1; }

@@ -7,6 +7,7 @@
 
 #include "buffer.h"
 #include "fed.h"
+#include "memory.h"
 
 /* Output channels in a panel of the weights. */
 enum { FED_IMAGE_PANEL = 16 };
@@ -73,10 +74,5 @@ static inline size_t fed_image_conv_weights(const fed_image_conv *conv) {
     return fed_padded(conv->out_shape.channels) * conv->window_height * conv->window_width *
            conv->in.pixel_stride;
 }
-
-static inline size_t fed_smaller(size_t a, size_t b) { return a < b ? a : b; }
-
-/* The number of pieces of at most `size`. */
-static inline size_t fed_pieces(size_t n, size_t size) { return (n + size - 1) / size; }
 
 #endif

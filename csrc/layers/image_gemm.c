@@ -31,8 +31,6 @@ enum {
     LEAST_RUN = 96,
 };
 
-static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
-
 /* ---- Pixels ---------------------------------------------------------------------------------- */
 
 /* A grid of pixels of each image, in a buffer or a stepped part of it. */
@@ -46,7 +44,7 @@ static void list_pixels(const grid *of, size_t height, size_t width, size_t firs
                         size_t *offsets /* out [num] */) {
     size_t x = first % width, y = first / width % height, image = first / (height * width);
     for (size_t done = 0; done < num; x = 0) {
-        const size_t end = done + smaller(width - x, num - done);
+        const size_t end = done + fed_smaller(width - x, num - done);
         size_t at = of->origin + image * of->image + y * of->step_y + x * of->step_x;
         for (; done < end; done++, at += of->step_x) offsets[done] = at;
         if (++y < height) continue;
@@ -61,10 +59,10 @@ static size_t list_runs(size_t num_rows, size_t length, size_t row_stride, size_
                         fed_run *runs /* out */) {
     size_t num = 0;
     if (length == 0) return 0;
-    const size_t piece = fed_ceil_div(length, fed_ceil_div(length, most));
+    const size_t piece = fed_pieces(length, fed_pieces(length, most));
     for (size_t y = 0; y < num_rows; y++)
         for (size_t t = 0; t < length; t += piece)
-            runs[num++] = (fed_run){y * row_stride + t, smaller(piece, length - t)};
+            runs[num++] = (fed_run){y * row_stride + t, fed_smaller(piece, length - t)};
     return num;
 }
 
@@ -88,17 +86,17 @@ typedef struct plan {
 static size_t block_of(const fed_image_conv *conv, const plan *p) {
     const size_t in = conv->stride_y * conv->stride_x * p->in_channels;
     const size_t fitting = BLOCK_FLOATS / fed_larger(in, p->out_channels);
-    const size_t most = smaller(MOST_BLOCK, fed_larger(LEAST_BLOCK, fitting));
+    const size_t most = fed_smaller(MOST_BLOCK, fed_larger(LEAST_BLOCK, fitting));
     /* Equal blocks, of whole tiles. */
-    const size_t equal = fed_ceil_div(p->num_pixels, fed_ceil_div(p->num_pixels, most));
-    return fed_ceil_div(equal, LEAST_BLOCK) * LEAST_BLOCK;
+    const size_t equal = fed_pieces(p->num_pixels, fed_pieces(p->num_pixels, most));
+    return fed_pieces(equal, LEAST_BLOCK) * LEAST_BLOCK;
 }
 
 static size_t group_of(const fed_image_conv *conv, const plan *p) {
     const size_t phases = conv->stride_y * conv->stride_x;
-    const size_t pixels = fed_ceil_div(conv->in_shape.height * conv->in_shape.width, phases);
+    const size_t pixels = fed_pieces(conv->in_shape.height * conv->in_shape.width, phases);
     const size_t fitting = BLOCK_FLOATS / p->bordered.num_values;
-    return smaller(conv->num_images, fed_larger(fitting, fed_ceil_div(LEAST_BLOCK, pixels)));
+    return fed_smaller(conv->num_images, fed_larger(fitting, fed_pieces(LEAST_BLOCK, pixels)));
 }
 
 static plan plan_of(const fed_image_conv *conv) {
@@ -152,7 +150,7 @@ static size_t workspace_floats(const plan *p) {
 
 /* Floats of the turned weights, which precede the workspaces. */
 static size_t turned_floats(const plan *p) {
-    return fed_ceil_div(p->in_channels, FED_PAD) * p->turned_panel;
+    return fed_pieces(p->in_channels, FED_PAD) * p->turned_panel;
 }
 
 static workspace workspace_of(const plan *p, const fed_image_conv_io *io, int worker) {
@@ -202,7 +200,7 @@ static void forward_part(void *context, size_t part, int worker) {
     const workspace w = workspace_of(p, io, worker);
     const size_t first = part / c->num_pieces * p->block;
     const size_t channel = part % c->num_pieces * c->piece;
-    const size_t num = smaller(p->block, p->num_pixels - first);
+    const size_t num = fed_smaller(p->block, p->num_pixels - first);
     const grid windows = windows_of(conv), outputs = pixels_of(&conv->out);
     list_pixels(&windows, conv->out_shape.height, conv->out_shape.width, first, num, w.from);
     list_pixels(&outputs, conv->out_shape.height, conv->out_shape.width, first, num, w.to);
@@ -216,7 +214,7 @@ static void forward_part(void *context, size_t part, int worker) {
                               conv->in.row_stride, MOST_RUN, w.runs),
         .weights = io->weights + channel / FED_PAD * p->panel_size,
         .panel_size = p->panel_size,
-        .num_channels = smaller(c->piece, p->out_channels - channel),
+        .num_channels = fed_smaller(c->piece, p->out_channels - channel),
         .bias = io->bias != NULL ? io->bias + channel : NULL,
         .least = conv->least,
         .out = io->out + channel,
@@ -227,16 +225,16 @@ static void forward_part(void *context, size_t part, int worker) {
 /* Splits channels only if there are too few blocks for the workers. */
 static void split_channels(pass *c, size_t num_channels) {
     const size_t wanted = c->io->num_workers > 1 ? 2 * (size_t)c->io->num_workers : 1;
-    const size_t pairs = fed_ceil_div(num_channels, 2 * FED_PAD);
-    const size_t pieces = smaller(pairs, fed_ceil_div(wanted, c->num_blocks));
-    c->piece = fed_ceil_div(pairs, pieces) * 2 * FED_PAD;
-    c->num_pieces = fed_ceil_div(num_channels, c->piece);
+    const size_t pairs = fed_pieces(num_channels, 2 * FED_PAD);
+    const size_t pieces = fed_smaller(pairs, fed_pieces(wanted, c->num_blocks));
+    c->piece = fed_pieces(pairs, pieces) * 2 * FED_PAD;
+    c->num_pieces = fed_pieces(num_channels, c->piece);
 }
 
 static void forward(const fed_kernels *kernels, const fed_image_conv *conv,
                     const fed_image_conv_io *io) {
     pass c = {.kernels = kernels, .conv = conv, .io = io, .plan = plan_of(conv)};
-    c.num_blocks = fed_ceil_div(c.plan.num_pixels, c.plan.block);
+    c.num_blocks = fed_pieces(c.plan.num_pixels, c.plan.block);
     split_channels(&c, c.plan.out_channels);
     fed_share(io->num_workers, c.num_blocks * c.num_pieces, forward_part, &c);
 }
@@ -302,7 +300,7 @@ static void run_phase(const pass *c, const phase_pixels *of, const workspace *w)
     };
     const size_t num_pixels = of->num_images * y->num * x->num;
     for (size_t first = 0; first < num_pixels; first += gemm.num_pixels) {
-        gemm.num_pixels = smaller(num_pixels - first, MOST_BLOCK);
+        gemm.num_pixels = fed_smaller(num_pixels - first, MOST_BLOCK);
         list_pixels(&windows, y->num, x->num, first, gemm.num_pixels, w->from);
         list_pixels(&inputs, y->num, x->num, first, gemm.num_pixels, w->to);
         c->kernels->gemm_outputs(&gemm);
@@ -318,7 +316,7 @@ static void inputs_part(void *context, size_t part, int worker) {
     phase_pixels of = {.gradient = p->is_copied ? w.bordered : gradient,
                        .in_gradient = c->io->in_gradient + first * c->conv->in.num_values,
                        .turned = c->io->scratch,
-                       .num_images = smaller(p->group, c->conv->num_images - first)};
+                       .num_images = fed_smaller(p->group, c->conv->num_images - first)};
     if (p->is_copied)
         for (size_t b = 0; b < of.num_images; b++)
             fed_copy_bordered(&c->conv->out_shape, &c->conv->out,
@@ -353,14 +351,14 @@ static void weights_part(void *context, size_t part, int worker) {
         .in = io->in,
         .from = w.from,
         .gradient = w.panels,
-        .num_channels = smaller(GRADIENT_CHANNELS, p->out_channels - channel),
+        .num_channels = fed_smaller(GRADIENT_CHANNELS, p->out_channels - channel),
         .panel_size = p->panel_size,
     };
     float *sums = piece == 0 && io->bias_gradient != NULL ? io->bias_gradient + channel : NULL;
     float *first_target = io->weights_gradient + channel / FED_PAD * p->panel_size;
     for (size_t r = 0; r < first_run; r++) first_target += w.runs[r].length * FED_PAD;
     for (size_t m = 0; m < p->num_pixels; m += gemm.num_pixels) {
-        gemm.num_pixels = smaller(p->num_pixels - m, GRADIENT_PIXELS);
+        gemm.num_pixels = fed_smaller(p->num_pixels - m, GRADIENT_PIXELS);
         gemm.gradient_panel = gemm.num_pixels * FED_PAD;
         list_pixels(&windows, conv->out_shape.height, conv->out_shape.width, m, gemm.num_pixels,
                     w.from);
@@ -381,11 +379,11 @@ static void add_weights_gradient(pass *c) {
     const plan *p = &c->plan;
     const int is_shared = c->io->num_workers > 1;
     c->piece = is_shared ? LEAST_RUN : c->conv->window_width * p->in_channels;
-    c->num_blocks = fed_ceil_div(p->out_channels, GRADIENT_CHANNELS);
+    c->num_blocks = fed_pieces(p->out_channels, GRADIENT_CHANNELS);
     const size_t num_runs =
-        c->conv->window_height * fed_ceil_div(c->conv->window_width * p->in_channels, c->piece);
+        c->conv->window_height * fed_pieces(c->conv->window_width * p->in_channels, c->piece);
     const size_t wanted = is_shared ? 2 * (size_t)c->io->num_workers : 1;
-    c->num_pieces = smaller(num_runs, fed_ceil_div(wanted, c->num_blocks));
+    c->num_pieces = fed_smaller(num_runs, fed_pieces(wanted, c->num_blocks));
     fed_share(c->io->num_workers, c->num_blocks * c->num_pieces, weights_part, c);
 }
 
@@ -394,8 +392,8 @@ static void backward(const fed_kernels *kernels, const fed_image_conv *conv,
     pass c = {.kernels = kernels, .conv = conv, .io = io, .plan = plan_of(conv)};
     add_weights_gradient(&c);
     if (io->in_gradient == NULL) return;
-    fed_share(io->num_workers, fed_ceil_div(c.plan.in_channels, FED_PAD), turn_panel, &c);
-    fed_share(io->num_workers, fed_ceil_div(conv->num_images, c.plan.group), inputs_part, &c);
+    fed_share(io->num_workers, fed_pieces(c.plan.in_channels, FED_PAD), turn_panel, &c);
+    fed_share(io->num_workers, fed_pieces(conv->num_images, c.plan.group), inputs_part, &c);
 }
 
 const fed_image_conv_method fed_image_gemm = {

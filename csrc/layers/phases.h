@@ -8,8 +8,7 @@
 #define FED_LAYERS_PHASES_H
 
 #include "buffer.h"
-
-static inline size_t fed_ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
+#include "memory.h"
 
 /* The input coordinates of a phase along one axis, and the taps that reach them. */
 typedef struct fed_stride_phase {
@@ -28,10 +27,10 @@ typedef struct fed_axis {
 
 static inline fed_stride_phase fed_phase_of(const fed_axis *a, size_t p) {
     const size_t first = (p + a->stride - a->pad % a->stride) % a->stride;
-    const size_t num_taps = p < a->window ? fed_ceil_div(a->window - p, a->stride) : 0;
+    const size_t num_taps = p < a->window ? fed_pieces(a->window - p, a->stride) : 0;
     return (fed_stride_phase){
         .first = first,
-        .num = first < a->size ? fed_ceil_div(a->size - first, a->stride) : 0,
+        .num = first < a->size ? fed_pieces(a->size - first, a->stride) : 0,
         .tap = p,
         .num_taps = num_taps,
         .window = num_taps > 0 ? a->before + (first + a->pad - p) / a->stride + 1 - num_taps : 0,
@@ -40,7 +39,7 @@ static inline fed_stride_phase fed_phase_of(const fed_axis *a, size_t p) {
 
 static inline fed_axis fed_axis_of(size_t size, size_t out_size, size_t window, size_t stride,
                                    size_t pad) {
-    fed_axis a = {size, out_size, window, stride, pad, .before = fed_ceil_div(window, stride) - 1};
+    fed_axis a = {size, out_size, window, stride, pad, .before = fed_pieces(window, stride) - 1};
     a.total = a.before + out_size;
     for (size_t p = 0; p < stride; p++) {
         const fed_stride_phase f = fed_phase_of(&a, p);
