@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar
+
+from fedcli.lazy import load
 
 # What the user can do about an error of a write, by errno.
 _REMEDIES = {
@@ -143,10 +145,13 @@ def worded(text: str) -> str:
     return text if _num_command_lines else in_python(text)
 
 
-def speaks_python(**renamed: str) -> Callable[[Function], Function]:
+def speaks_python(*more: str, **renamed: str) -> Callable[[Function], Function]:
     """Returns a decorator: what the function raises is in Python's words, unless a command runs.
 
+    An error about an unknown argument says what to write instead.
+
     Args:
+        more: Names of arguments that the function takes as `**named`.
         renamed: The names of its parameters for options that are called otherwise.
     """
 
@@ -159,7 +164,35 @@ def speaks_python(**renamed: str) -> Callable[[Function], Function]:
                 if not _num_command_lines and err.args:
                     err.args = (in_python(str(err.args[0]), renamed), *err.args[1:])
                 raise
+            except TypeError:
+                refuse_unknown(function.__name__, named, [*parameters_of(function), *more])
+                raise
 
         return speaking  # type: ignore[return-value]
 
     return decorate
+
+
+def parameters_of(function: Callable[..., Any]) -> list[str]:
+    """Returns the names of a function's arguments, without those that it takes as `**named`."""
+    from inspect import Parameter, signature  # late: only errors need it
+
+    parameters = signature(function).parameters.values()
+    return [each.name for each in parameters if each.kind != Parameter.VAR_KEYWORD]
+
+
+def refuse_unknown(
+    function: str, given: Collection[str], known: Collection[str], noun: str = "argument"
+) -> None:
+    """Raises TypeError for an unknown argument, with its name in fedcli or another hint.
+
+    Args:
+        function: The function or class.
+        given: Names of the given keyword arguments.
+        known: Names of its arguments.
+        noun: What messages call one.
+    """
+    for name in given:
+        if name not in known:
+            hint = load("fedcli.settings.tables.peer_names:about_argument")(name, known)
+            raise TypeError(f"{function} has no {noun} {name!r}{hint}") from None

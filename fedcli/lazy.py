@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import MappingProxyType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 _NO_MODULES: Mapping[str, str] = MappingProxyType({})
+_PEER_NAMES = "fedcli.settings.tables.peer_names"
 
 
 def load(reference: str) -> Any:
@@ -48,7 +49,7 @@ def hand_on(
         elif name in modules:
             value = import_module(modules[name])
         else:
-            raise AttributeError(f"module '{package}' has no attribute '{name}'")
+            raise UnknownName(f"module '{package}'", name, names)
         setattr(sys.modules[package], name, value)
         return value
 
@@ -60,6 +61,49 @@ def hand_on(
         sys.meta_path.append(_FormerModules(package, former_modules, modules))
     names = sorted({*homes, *modules})
     return get, lambda: names, names
+
+
+class UnknownName(AttributeError):  # noqa: N818 - named like what it is about
+    """A name that a module or an object does not have.
+
+    The message says what to write instead of a name of another program. It is made when it is
+    read, because most such errors are caught unread, as by `hasattr`.
+    """
+
+    def __init__(self, owner: str, name: str, known: Sequence[str]) -> None:
+        """Takes the owner in words, the missing name, and the names that there are."""
+        super().__init__(owner, name, known)
+
+    def __str__(self) -> str:
+        """Returns the message."""
+        owner, name, known = self.args
+        hint = "" if name.startswith("_") else load(f"{_PEER_NAMES}:about_name")(name, known)
+        return f"{owner} has no attribute '{name}'{hint}"
+
+
+def refuse_others(package: str, names: Sequence[str]) -> Callable[[str], Any]:
+    """Returns `__getattr__` for a package that has imported all its names.
+
+    Args:
+        package: The package's `__name__`.
+        names: Its public names.
+    """
+
+    def get(name: str) -> Any:
+        raise UnknownName(f"module '{package}'", name, names)
+
+    return get
+
+
+class ExplainsNames:
+    """A base of classes: a missing attribute is an `UnknownName`."""
+
+    if not TYPE_CHECKING:  # a checker must go on to find wrong names itself
+
+        def __getattr__(self, name: str) -> Any:
+            """Raises `UnknownName`."""
+            known = [each for each in dir(type(self)) if not each.startswith("_")]
+            raise UnknownName(f"a {type(self).__name__}", name, known)
 
 
 class _Alias(ModuleType):
@@ -89,6 +133,8 @@ class _FormerModules:
         package, _, rest = name.partition(".")
         home = self._home(rest) if package == self._package else None
         if home is None or not _is_there(home):
+            if package == self._package:
+                _refuse_peer_name(name)
             return None
         return ModuleSpec(name, self, loader_state=home, is_package=True)  # type: ignore[arg-type]
 
@@ -112,6 +158,16 @@ class _FormerModules:
             above, _, last = above.rpartition(".")
             below = f".{last}{below}"
         return None
+
+
+def _refuse_peer_name(path: str) -> None:
+    """Raises ImportError for a name of another program, as in `from fedcli import simulation`.
+
+    Without it, Python would say only that it cannot import the name.
+    """
+    owner, _, name = path.rpartition(".")
+    if name in load(f"{_PEER_NAMES}:NAMES"):
+        raise ImportError(str(UnknownName(f"module '{owner}'", name, ())), name=path)
 
 
 def _is_there(module: str) -> bool:

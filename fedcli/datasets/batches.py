@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from fedcli.core import native, seeds
 from fedcli.dataclass import dataclass
 from fedcli.datasets.batch_plan import BatchPlan, buffer_size
-from fedcli.errors import ConfigError, DataError
+from fedcli.errors import ConfigError, DataError, speaks_python
+from fedcli.lazy import ExplainsNames
 
 MAX_LABEL = 2**31 - 1
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
@@ -35,7 +36,7 @@ class ArraySpec:
 
 
 @dataclass(frozen=True, eq=False)
-class ClientDataset:
+class ClientDataset(ExplainsNames):
     """One client's examples. Arrays are borrowed (a cache or a file mapping) and read-only.
 
     Attributes:
@@ -79,6 +80,7 @@ class ClientDataset:
         """Returns all pixels as the model sees them: float32, shaped as `pixels`."""
         return decode(self.pixels, self.scale, self.offset)
 
+    @speaks_python()
     def preprocess(
         self,
         epochs: int = 1,
@@ -97,6 +99,11 @@ class ClientDataset:
         Raises:
             ConfigError: An option is not allowed.
         """
+        if callable(epochs):
+            raise ConfigError(
+                "preprocess takes no function; write .preprocess(epochs=5, shuffle_buffer=100, "
+                "batch_size=20), and give changed pixels to datasets.from_arrays"
+            )
         plan = BatchPlan(
             epochs=epochs,
             batch_size=batch_size,
@@ -108,7 +115,7 @@ class ClientDataset:
 
 
 @dataclass(frozen=True, eq=False)
-class BatchedDataset:
+class BatchedDataset(ExplainsNames):
     """A client's examples in batches: what training and evaluation take, one a client.
 
     Attributes:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fedcli.datasets.batches import ArraySpec, ClientDataset, example_spec
 from fedcli.datasets.cache import ClientCache
 from fedcli.errors import DataError
+from fedcli.lazy import ExplainsNames
 from fedcli.progress import Tell, tell_nobody
 from fedcli.settings.vocabulary import NATURAL
 
@@ -27,7 +28,7 @@ _CLIENTS_WEIGHED = 20
 _NEIGHBOURS = 500  # ids on each side of an unknown one that are searched for similar ids
 
 
-class ClientData(abc.ABC):
+class ClientData(ExplainsNames, abc.ABC):
     """The clients of one split. Opening it reads no example; `client` reads one client.
 
     Attributes:

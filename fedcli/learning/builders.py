@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, speaks_python
 from fedcli.learning import algorithms, optimizers
 from fedcli.learning.aggregators.mean import Mean
 from fedcli.learning.algorithms.base import Algorithm
@@ -47,6 +47,7 @@ _SERVER_SGD = optimizers.sgd(1.0)
 _FED_SGD_SERVER = optimizers.sgd(tables.ALGORITHMS["fedsgd"].server_lr)
 
 
+@speaks_python()
 def build_process(
     algorithm: Algorithm,
     model: Any,
@@ -103,6 +104,7 @@ def build_process(
     )
 
 
+@speaks_python()
 def build_weighted_fed_avg(
     model: ModelLike,
     client_optimizer: Optimizer,
@@ -119,6 +121,7 @@ def build_weighted_fed_avg(
     return build_process(algorithm, model, metrics_aggregator, engine=engine)
 
 
+@speaks_python()
 def build_unweighted_fed_avg(
     model: ModelLike,
     client_optimizer: Optimizer,
@@ -135,6 +138,7 @@ def build_unweighted_fed_avg(
     return build_process(algorithm, model, metrics_aggregator, engine=engine)
 
 
+@speaks_python()
 def build_fed_sgd(
     model: ModelLike,
     server_optimizer: Optimizer = _FED_SGD_SERVER,
@@ -153,6 +157,7 @@ def build_fed_sgd(
     return build_process(algorithm, model, metrics_aggregator, engine=engine)
 
 
+@speaks_python()
 def build_mime_lite_with_optimizer(
     model: ModelLike,
     base_optimizer: Optimizer,
@@ -177,6 +182,7 @@ def build_mime_lite_with_optimizer(
     return build_process(algorithm, model, metrics_aggregator, engine=engine)
 
 
+@speaks_python()
 def build_fed_eval(
     model: ModelLike,
     metrics_aggregator: MetricsAggregator = sum_then_finalize,

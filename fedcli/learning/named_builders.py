@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, speaks_python
 from fedcli.learning import algorithms, optimizers
 from fedcli.learning.aggregators.contract import Aggregator
 from fedcli.learning.aggregators.mean import Mean
@@ -46,6 +46,7 @@ class AlgorithmParts(TypedDict, total=False):
     engine: Engine
 
 
+@speaks_python(*AlgorithmParts.__annotations__)
 def build_fed_prox(
     model: ModelLike,
     client_optimizer: Optimizer,
@@ -59,6 +60,7 @@ def build_fed_prox(
     return _build("fedprox", model, client_optimizer, server_optimizer, options, parts)
 
 
+@speaks_python(*AlgorithmParts.__annotations__)
 def build_scaffold(
     model: ModelLike,
     client_optimizer: Optimizer,
@@ -71,6 +73,7 @@ def build_scaffold(
     return _build("scaffold", model, client_optimizer, server_optimizer, {}, parts, num_clients)
 
 
+@speaks_python(*AlgorithmParts.__annotations__)
 def build_fed_dyn(
     model: ModelLike,
     client_optimizer: Optimizer,
@@ -85,6 +88,7 @@ def build_fed_dyn(
     return _build("feddyn", model, client_optimizer, server_optimizer, options, parts, num_clients)
 
 
+@speaks_python(*AlgorithmParts.__annotations__)
 def build_fed_nova(
     model: ModelLike,
     client_optimizer: Optimizer,
@@ -95,6 +99,7 @@ def build_fed_nova(
     return _build("fednova", model, client_optimizer, server_optimizer, {}, parts)
 
 
+@speaks_python(*AlgorithmParts.__annotations__)
 def build_mime(
     model: ModelLike,
     base_optimizer: Optimizer,
@@ -105,6 +110,7 @@ def build_mime(
     return _build("mime", model, base_optimizer, server_optimizer, {}, parts)
 
 
+@speaks_python(*AlgorithmParts.__annotations__)
 def build_local_only(
     model: ModelLike, client_optimizer: Optimizer, **parts: Unpack[AlgorithmParts]
 ) -> LearningProcess:
@@ -112,6 +118,7 @@ def build_local_only(
     return _build("local-only", model, client_optimizer, _SERVER_SGD, {}, parts)
 
 
+@speaks_python(*AlgorithmParts.__annotations__)
 def build_centralized(
     model: ModelLike,
     client_optimizer: Optimizer,
@@ -122,6 +129,7 @@ def build_centralized(
     return _build("centralized", model, client_optimizer, server_optimizer, {}, parts)
 
 
+@speaks_python(*AlgorithmParts.__annotations__)
 def build_fed_avg_m(
     model: ModelLike,
     client_optimizer: Optimizer,
@@ -137,6 +145,7 @@ def build_fed_avg_m(
     return _build("fedavgm", model, client_optimizer, server, {}, parts)
 
 
+@speaks_python(*AlgorithmParts.__annotations__)
 def build_fed_adagrad(
     model: ModelLike,
     client_optimizer: Optimizer,
@@ -149,6 +158,7 @@ def build_fed_adagrad(
     return _build("fedadagrad", model, client_optimizer, server, {}, parts)
 
 
+@speaks_python(*AlgorithmParts.__annotations__)
 def build_fed_adam(
     model: ModelLike,
     client_optimizer: Optimizer,
@@ -161,6 +171,7 @@ def build_fed_adam(
     return _build("fedadam", model, client_optimizer, server, {}, parts)
 
 
+@speaks_python(*AlgorithmParts.__annotations__)
 def build_fed_yogi(
     model: ModelLike,
     client_optimizer: Optimizer,
@@ -173,6 +184,7 @@ def build_fed_yogi(
     return _build("fedyogi", model, client_optimizer, server, {}, parts)
 
 
+@speaks_python(*AlgorithmParts.__annotations__)
 def build_own(
     algorithm: str | Callable[..., ClientWork],
     model: ModelLike,
@@ -226,12 +238,6 @@ def _build(
                 f"{side} optimizer is of type {type(optimizer).__name__}; give one of "
                 "fedcli.optimizers, such as sgd(0.02)"
             )
-    unknown = parts.keys() - AlgorithmParts.__annotations__.keys()
-    if unknown:
-        raise TypeError(
-            f"unexpected argument {min(unknown)!r}; give one of "
-            f"{', '.join(AlgorithmParts.__annotations__)}"
-        )
     given: dict[str, Any] = dict(parts)
     entry = tables.ALGORITHMS.find(algorithm) if isinstance(algorithm, str) else None
     weightings = WEIGHTINGS if entry is None else entry.weightings

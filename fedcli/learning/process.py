@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fedcli import models
 from fedcli.core.native import CancelFlag
 from fedcli.errors import ConfigError, DataError
+from fedcli.lazy import ExplainsNames
 from fedcli.learning.engines import choosing
 from fedcli.learning.engines.contract import Engine
 from fedcli.learning.signatures import Placed, format_type, value_types
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 ModelLike: TypeAlias = "str | Model | OwnModel | Callable[[], Model | OwnModel]"
 
 
-class LearningProcess(abc.ABC):
+class LearningProcess(ExplainsNames, abc.ABC):
     """A federated computation over a server state; made by the package's `build_` functions."""
 
     def __init__(
@@ -73,7 +74,7 @@ class LearningProcess(abc.ABC):
             Cancelled: The flag was set; `state` can still be used.
         """
 
-    def check_resumed(self, state: ServerState) -> None:  # noqa: B027 - most go on from any state
+    def check_resumed(self, state: ServerState) -> None:
         """Checks that rounds can go on from the state of an earlier process.
 
         Raises:
@@ -175,6 +176,40 @@ def check_call(state: object, client_data: object) -> None:
     check_state(state)
     if isinstance(client_data, list) and not client_data:
         raise DataError("client_data is empty; give one element per client")
+
+
+def names_in_parts(state: ServerState) -> dict[str, list[str]]:
+    """Returns what each part of a state holds, by name; that is the same in every round."""
+    parts = ("client_work", "aggregator", "finalizer", "updates")
+    return {part: sorted(getattr(state, part)) for part in parts}
+
+
+def check_parts(state: ServerState, num_params: int, names: Mapping[str, list[str]]) -> None:
+    """Checks that a state can be one of a process.
+
+    Args:
+        state: A state.
+        num_params: The number of the model's parameters.
+        names: What the process's own states hold; see `names_in_parts`.
+
+    Raises:
+        DataError: It has weights of another number, or a part holds other things.
+    """
+    remedy = (
+        "give what this process's initialize() or next() returned; to go on from other weights: "
+        "set_model_weights(initialize(), other_process.get_model_weights(state))"
+    )
+    if len(state.global_model_weights) != num_params:
+        raise DataError(
+            f"state has {len(state.global_model_weights):,} weights, but the model has "
+            f"{num_params:,}; give a state of this process, or one with a model of this size"
+        )
+    for part, held in names_in_parts(state).items():
+        if held != names[part]:
+            raise DataError(
+                f"state is of another process: its {part} holds {', '.join(held) or 'nothing'}, "
+                f"but here {', '.join(names[part]) or 'nothing'}; {remedy}"
+            )
 
 
 def check_state(state: object) -> None:

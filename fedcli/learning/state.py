@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import BatchedDataset
 from fedcli.errors import ConfigError
+from fedcli.lazy import ExplainsNames
 from fedcli.learning.algorithms.evaluated import NO_COMMON_MODEL, Evaluated
 from fedcli.learning.client_states import ClientStates
 from fedcli.learning.signatures import array_type, value_types
@@ -19,7 +20,7 @@ from fedcli.models.layout import ParamLayout
 
 
 @dataclass(frozen=True, eq=False)
-class ServerState:
+class ServerState(ExplainsNames):
     """Everything that the next round needs, one part per component.
 
     Attributes:
@@ -109,7 +110,7 @@ class ServerState:
 
 
 @dataclass(frozen=True, eq=False)
-class ModelWeights:
+class ModelWeights(ExplainsNames):
     """A model's weights as arrays with Keras's shapes, in layer order, kernel before bias."""
 
     trainable: list[NDArray[np.float32]]
@@ -122,7 +123,7 @@ class ModelWeights:
 
 
 @dataclass(frozen=True, eq=False)
-class ProcessOutput:
+class ProcessOutput(ExplainsNames):
     """What one round returns.
 
     Attributes:

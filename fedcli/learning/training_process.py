@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,14 @@ from fedcli.learning.client_states import ClientStates
 from fedcli.learning.cohort_data import cohort_data
 from fedcli.learning.engines.contract import Engine
 from fedcli.learning.engines.deltas import NO_BOUNDS, DeltaRequest
-from fedcli.learning.process import LearningProcess, ModelLike, check_call, count_empty
+from fedcli.learning.process import (
+    LearningProcess,
+    ModelLike,
+    check_call,
+    check_parts,
+    count_empty,
+    names_in_parts,
+)
 from fedcli.learning.state import ProcessOutput, ServerState
 from fedcli.models.metrics import MetricsAggregator
 from fedcli.models.model import Model
@@ -105,6 +113,11 @@ class TrainingProcess(LearningProcess):
             evaluated=self._start_evaluated(params),
         )
 
+    @cached_property
+    def _names_in_parts(self) -> dict[str, list[str]]:
+        """What the parts of this process's states hold."""
+        return names_in_parts(self.initialize())
+
     def check_resumed(self, state: ServerState) -> None:
         """See LearningProcess."""
         self.algorithm.aggregator.request(state.aggregator)
@@ -176,6 +189,7 @@ class TrainingProcess(LearningProcess):
     ) -> ProcessOutput:
         """See `LearningProcess.next`; `timings` has the keys `train` and `aggregate`."""
         check_call(state, client_data)
+        check_parts(state, self.model.layout.num_params, self._names_in_parts)
         started = perf_counter()
         algorithm, params = self.algorithm, state.global_model_weights
         request = self._request(state)

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from fedcli.core.seeds import Purpose, stream_key
 from fedcli.dataclass import dataclass
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, speaks_python
+from fedcli.lazy import ExplainsNames
 from fedcli.models.layers.contract import GLOROT_UNIFORM, Spec
 from fedcli.models.layout import ParamLayout, Tensor, lay_out
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
+class Model(ExplainsNames):
     """A model that the core can train.
 
     Attributes:
@@ -52,6 +53,7 @@ class Model:
         return notebooks.table(f"Model {self.name}", headers, rows, note)
 
 
+@speaks_python()
 def sequential(
     specs: Sequence[Spec],
     input_shape: Sequence[int],

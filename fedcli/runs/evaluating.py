@@ -18,7 +18,7 @@ from fedcli.dataclass import dataclass
 from fedcli.datasets.batch_plan import BatchPlan
 from fedcli.datasets.client_data import ClientData
 from fedcli.datasets.opening import note_of_change
-from fedcli.errors import ConfigError, speaks_python, worded
+from fedcli.errors import ConfigError, refuse_unknown, speaks_python, worded
 from fedcli.evaluation import personalization
 from fedcli.evaluation.fine_tuning import FineTuningOptions
 from fedcli.evaluation.personalization import FineTuning
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 __all__ = ["Evaluation", "FineTuningOptions", "evaluate_run"]
 
 
-@speaks_python(finetune="fine_tuning")
+@speaks_python(*DataOptions.__annotations__, finetune="fine_tuning")
 def evaluate_run(
     path: str | Path,
     *,
@@ -209,9 +209,7 @@ def _is_of(trained: Trained, memory: OpenedData) -> bool:
 
 def _given_data(data: str | DataSource | None, of_data: Mapping[str, Any]) -> dict[str, Any]:
     """The given fields of `DataSource`, by name."""
-    for name in of_data:
-        if name not in DataOptions.__annotations__:
-            raise TypeError(f"evaluate_run() got an unexpected keyword argument {name!r}")
+    refuse_unknown("evaluate_run", of_data, DataOptions.__annotations__)
     named = data.given if isinstance(data, DataSource) else {"data": data}
     return {**named, **of_data}
 

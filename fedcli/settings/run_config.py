@@ -12,7 +12,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from fedcli.dataclass import dataclass
-from fedcli.errors import ConfigError, worded
+from fedcli.errors import ConfigError, refuse_unknown, worded
 from fedcli.settings import tables
 from fedcli.settings.data_source import IN_MEMORY, DataSource
 from fedcli.settings.declaration import (
@@ -30,7 +30,7 @@ from fedcli.settings.declaration import (
     option_name,
     options_of,
 )
-from fedcli.settings.options import Value, choose, did_you_mean, is_code
+from fedcli.settings.options import Value, choose, is_code
 from fedcli.settings.sections import ALGORITHM, ATTACK, COHORT, DATA, EVALUATION, LOCAL, MODEL, RUN
 from fedcli.settings.values import (
     CLASS_WEIGHTS,
@@ -676,10 +676,7 @@ class RunConfig:
 
     def __new__(cls, *values: Any, **given: Any) -> RunConfig:
         """Refuses unknown options; the message has similar names."""
-        for name in given:
-            if name not in OPTIONS:
-                hint = did_you_mean(name, OPTIONS)
-                raise TypeError(f"RunConfig has no option '{name}'{hint}")
+        refuse_unknown("RunConfig", given, OPTIONS, "option")
         return super().__new__(cls)
 
     def __post_init__(self) -> None:

@@ -38,6 +38,7 @@ NOT_USED = (
     *("fedcli.runs.files.event_files", "fedcli.runs.files.client_records", "fedcli.runs.trained"),
     *("fedcli.runs.evaluating", "fedcli.runs.record", "fedcli.reports.published"),
     *("fedcli.reports.html", "fedcli.reports.comparison", "fedcli.settings.presets"),
+    "fedcli.settings.tables.peer_names",
     *("fedcli.federation.samplers", "fedcli.federation.tff_sampling", "fedcli.cli.screen.render"),
     *("rich", "matplotlib", "PIL", "tensorboardX", "torch", "tempfile", "shutil", "csv", "difflib"),
     *("tomllib", "tomli", "concurrent.futures", "_hashlib", "numpy.ma", "urllib.request"),

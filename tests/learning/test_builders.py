@@ -76,7 +76,9 @@ def test_parts_are_given_by_name() -> None:
     )
     assert (process.algorithm.weighting, process.algorithm.aggregator) == ("uniform", Median())
     wrong: Any = {"agregator": Median()}
-    with pytest.raises(TypeError, match="unexpected argument 'agregator'; give one of weighting"):
+    with pytest.raises(
+        TypeError, match="no argument 'agregator'; did you mean aggregator or metrics_aggregator"
+    ):
         learning.build_fed_prox(MODEL, optimizers.sgd(0.1), **wrong)
     with pytest.raises(ConfigError, match="client optimizer is of type float; give one of"):
         learning.build_scaffold(MODEL, 0.1, num_clients=3)  # type: ignore[arg-type]
@@ -186,3 +188,25 @@ def test_states_of_the_wrong_kind_are_refused() -> None:
         training.get_model_weights(output)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="weights are of type ServerState; give what get_model"):
         evaluation.set_model_weights(evaluation.initialize(), state)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("part", "make"),
+    [
+        ("client_work", lambda: learning.build_fed_eval(MODEL)),
+        ("client_work", lambda: learning.build_scaffold(MODEL, optimizers.sgd(0.1), num_clients=3)),
+        ("finalizer", lambda: learning.build_fed_adam(MODEL, optimizers.sgd(0.1))),
+        ("weights", lambda: learning.build_fed_eval("mlp-2nn")),
+    ],
+)
+def test_the_state_of_another_process_is_refused_both_ways(
+    part: str, make: Any, cohort: Any
+) -> None:
+    ours, other = learning.build_weighted_fed_avg(MODEL, optimizers.sgd(0.1)), make()
+    words = "199,210 weights, but the model has 7,850" if part == "weights" else f"its {part} holds"
+    with pytest.raises(DataError, match=words):
+        ours.next(other.initialize(), cohort)
+    with pytest.raises(DataError, match="state is "):
+        other.next(ours.initialize(), cohort)
+    went_on = ours.next(ours.next(ours.initialize(), cohort).state, cohort).state
+    assert went_on.round_num == 2

@@ -66,5 +66,7 @@ def test_evaluate_run_takes_a_data_source_as_it_takes_keywords(tmp_path: Path) -
     )
     assert whole.num_clients == 3
     assert whole.metrics == by_name.metrics
-    with pytest.raises(TypeError, match="unexpected keyword argument 'tset_data'"):
+    with pytest.raises(
+        TypeError, match="evaluate_run has no argument 'tset_data'; did you mean test_data"
+    ):
         evaluating.evaluate_run(tmp_path / "run", tset_data="x.h5")  # type: ignore[call-arg]

@@ -146,7 +146,7 @@ def test_an_option_that_there_is_none_of_has_a_hint() -> None:
     with pytest.raises(TypeError, match="no option 'client_rate'; did you mean client_lr"):
         RunConfig(**wrong)
     wrong = {"lr": 0.1}
-    with pytest.raises(TypeError, match="no option 'lr'; did you mean client_lr or server_lr"):
+    with pytest.raises(TypeError, match="no option 'lr'; write client_lr= or server_lr="):
         RunConfig(**wrong)
 
 

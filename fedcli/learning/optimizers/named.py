@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import wraps
-from inspect import signature
-from typing import Any, TypeVar
 
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, speaks_python
 from fedcli.learning.optimizers import schedules
-from fedcli.learning.optimizers.optimizer import Optimizer, refuse_unknown
+from fedcli.learning.optimizers.optimizer import Optimizer
 from fedcli.settings import options as opt
 from fedcli.settings import tables
 from fedcli.settings.options import Value
@@ -29,20 +26,6 @@ __all__ = [
     "sgd",
     "yogi",
 ]
-
-
-Function = TypeVar("Function", bound=Callable[..., Optimizer])
-
-
-def _explains_names(function: Function) -> Function:
-    """Returns the function with an error message for argument names of other libraries."""
-
-    @wraps(function)
-    def checked(*args: Any, **named: Any) -> Optimizer:
-        refuse_unknown(function.__name__, named, signature(function).parameters)
-        return function(*args, **named)
-
-    return checked  # type: ignore[return-value]
 
 
 def build(name: str, learning_rate: float, options: Mapping[str, Value] | None = None) -> Optimizer:
@@ -109,7 +92,7 @@ def clip_gradients(optimizer: Optimizer, clip_norm: float) -> Optimizer:
     return replace(optimizer, clip_norm=tables.check_clip_norm(clip_norm))
 
 
-@_explains_names
+@speaks_python()
 def sgd(learning_rate: float, momentum: float = 0.0, nesterov: bool = False) -> Optimizer:
     """Returns SGD, `w -= learning_rate * g`.
 
@@ -127,7 +110,7 @@ def sgd(learning_rate: float, momentum: float = 0.0, nesterov: bool = False) -> 
     return build("sgd", learning_rate, {"momentum": momentum, "nesterov": nesterov})
 
 
-@_explains_names
+@speaks_python()
 def adam(
     learning_rate: float,
     beta_1: float = 0.9,
@@ -155,7 +138,7 @@ def adam(
     return build("adam", learning_rate, {**options, "style": style})
 
 
-@_explains_names
+@speaks_python()
 def adamw(
     learning_rate: float,
     beta_1: float = 0.9,
@@ -181,7 +164,7 @@ def adamw(
     return build("adamw", learning_rate, {**options, "weight_decay": weight_decay})
 
 
-@_explains_names
+@speaks_python()
 def adagrad(
     learning_rate: float,
     initial_preconditioner_value: float = 0.1,
@@ -206,7 +189,7 @@ def adagrad(
     return build("adagrad", learning_rate, options)
 
 
-@_explains_names
+@speaks_python()
 def yogi(
     learning_rate: float,
     beta_1: float = 0.9,
@@ -236,7 +219,7 @@ def yogi(
     return build("yogi", learning_rate, {**options, "style": style})
 
 
-@_explains_names
+@speaks_python()
 def rmsprop(learning_rate: float, decay: float = 0.9, epsilon: float = 1e-7) -> Optimizer:
     """Returns RMSprop (Tieleman and Hinton 2012).
 
@@ -253,7 +236,7 @@ def rmsprop(learning_rate: float, decay: float = 0.9, epsilon: float = 1e-7) -> 
     return build("rmsprop", learning_rate, {"decay": decay, "epsilon": epsilon})
 
 
-@_explains_names
+@speaks_python()
 def adafactor(
     learning_rate: float,
     beta_2_decay: float = -0.8,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field, fields, replace
 from functools import cache
 from typing import Any
@@ -12,21 +12,12 @@ import numpy as np
 
 from fedcli.core.native import FrozenSlots, StepKind, StepRow
 from fedcli.dataclass import dataclass
+from fedcli.errors import refuse_unknown
 from fedcli.lazy import load
 from fedcli.learning.optimizers.rules import OptState, Params, Rule, Settings
 from fedcli.learning.optimizers.schedules import CONSTANT, Schedule
 from fedcli.settings.tables import OPTIMIZERS
 from fedcli.settings.vocabulary import BY_LOCAL_STEP, BY_ROUND
-
-# Other libraries' names of arguments, with ours.
-_HABITS: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(("lr", "eta", "rate", "step_size"), ("learning_rate",)),
-    **dict.fromkeys(("beta1", "b1"), ("beta_1",)),
-    **dict.fromkeys(("beta2", "b2"), ("beta_2",)),
-    **dict.fromkeys(("eps", "tau"), ("epsilon",)),
-    **dict.fromkeys(("wd", "l2"), ("weight_decay",)),
-    **dict.fromkeys(("alpha", "rho"), ("decay",)),
-}
 
 # Names of the slots in the order of the core's step table.
 _SLOT_ORDER = ("accumulator", "preconditioner")
@@ -157,15 +148,6 @@ class Optimizer:
         clip = [] if self.clip_norm is None else [(StepKind.CLIP, (self.clip_norm,))]
         decay = [(StepKind.DECAY, (self.weight_decay,))] if self.weight_decay else []
         return [*clip, *decay, *terms, self._rule.row(self._settings)]
-
-
-def refuse_unknown(function: str, given: Collection[str], known: Collection[str]) -> None:
-    """Raises TypeError for an unknown argument, with a hint such as its name in fedcli."""
-    for name in given:
-        if name not in known:
-            usual = [each for each in _HABITS.get(name, ()) if each in known]
-            hint = f"write {usual[0]}=" if usual else f"it takes {', '.join(known)}"
-            raise TypeError(f"{function} has no argument {name!r}; {hint}")
 
 
 @cache

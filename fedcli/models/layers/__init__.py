@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fedcli.lazy import refuse_others
+
 # Each family lists its layers in its `__all__`. Importing this package registers every kind.
 from fedcli.models.layers.activation import *
 from fedcli.models.layers.contract import IMAGE as IMAGE
@@ -23,3 +25,4 @@ __all__ = [
     *("GroupNorm", "IMAGE", "ImageStandardization", "Input", "MaxPool2D", "Node"),
     *("Normalization", "RandomCrop", "RandomFlip", "RandomRotation", "Spec"),
 ]
+__getattr__ = refuse_others(__name__, __all__)

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields as fields_of
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from fedcli.core.native import ModelRow
 from fedcli.dataclass import dataclass
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, refuse_unknown
 from fedcli.models.layers.fields import (
     ACTIVATIONS,
     MAX_NORMALIZED,
@@ -218,6 +219,11 @@ class Spec:
     def inputs(self) -> tuple[str, ...]:
         """Names of the layers that it reads, or `IMAGE`; (): the layer before it, or the image."""
         raise NotImplementedError
+
+    def __new__(cls, *values: Any, **given: Any) -> Spec:
+        """Refuses unknown options; the message has similar names, and says what Keras's are."""
+        refuse_unknown(cls.__name__, given, [each.name for each in fields_of(cls)])  # type: ignore[arg-type]
+        return super().__new__(cls)
 
     def __call__(self, *inputs: Node) -> Node:
         """Returns the layer applied to nodes of a graph: outputs of other layers, or `Input()`.

@@ -1,0 +1,400 @@
+"""Names of TFF, FedJAX, Flower and Keras that fedcli does not have, and what to write instead.
+
+The errors about unknown names (`fedcli.lazy.UnknownName`) and about unknown arguments
+(`fedcli.errors.refuse_unknown`) load these tables. Tests hold the manual's page coming-from against
+them. The code in an answer assumes `import fedcli` and `from fedcli import aggregators, datasets,
+layers, learning, models, optimizers, own_models`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from fedcli.lazy import load
+from fedcli.settings.options import did_you_mean
+
+TFF, FEDJAX, FLOWER, KERAS = "TFF", "FedJAX", "Flower", "Keras"
+
+
+class PeerName(NamedTuple):
+    """A name of another program.
+
+    Attributes:
+        program: The program.
+        code: What to write in fedcli instead; empty: `why` says what to do.
+        why: More that a user must know; empty: nothing.
+    """
+
+    program: str
+    code: str
+    why: str = ""
+
+    def __str__(self) -> str:
+        """Returns the end of a message."""
+        if not self.code:
+            return self.why
+        why = f" ({self.why})" if self.why else ""
+        return f"in place of {self.program}'s, write {self.code}{why}"
+
+
+class PeerArgument(NamedTuple):
+    """A keyword argument of other programs.
+
+    Attributes:
+        ours: Its names in fedcli; a function has one of them, or none.
+        why: What to do if the function has none of them.
+    """
+
+    ours: tuple[str, ...]
+    why: str = ""
+
+
+_LAYERS_GO_IN = "a stack of layers goes into models.sequential(layers, input_shape)"
+_NO_TYPES = "arrays are NumPy's, and no types, placements or computations are declared"
+_LOADS = 'datasets.load("emnist-digits")'
+_OWN_PART = "see fedcli help extending"
+_NO_TEXT = "fedcli has no text data; see fedcli help known-sets for its data sets"
+_UNIFORM_WEIGHTS = "learning.build_unweighted_fed_avg weights all clients equally"
+_AGGREGATOR = "learning.build_own('fedavg', model, client_optimizer, aggregator=...) takes one"
+_NO_PROCESSES = "clients are not processes: fedcli.train(config, out) computes all of them"
+_ROUND_SAMPLING = 'fedcli.RunConfig(sampling="tff", clients=10)'
+_IN_MEMORY = "datasets.from_arrays({client_id: (pixels, labels)})"
+_KERAS_FILE = 'models.load("model.keras")'
+_EVALUATION = "learning.build_fed_eval(model)"
+
+# Attributes of modules and objects.
+NAMES: Mapping[str, PeerName] = MappingProxyType(
+    {
+        # TFF: data.
+        "simulation": PeerName(TFF, _LOADS),
+        "emnist": PeerName(TFF, _LOADS),
+        "cifar100": PeerName(TFF, 'datasets.load("cifar100")', "first: fedcli download cifar100"),
+        "load_data": PeerName(TFF, _LOADS),
+        "shakespeare": PeerName(TFF, "", _NO_TEXT),
+        "stackoverflow": PeerName(TFF, "", _NO_TEXT),
+        "HDF5ClientData": PeerName(TFF, 'datasets.load("train.h5")'),
+        "TestClientData": PeerName(TFF, _IN_MEMORY),
+        "create_tf_dataset_for_client": PeerName(TFF, "data.client(client_id)"),
+        "create_tf_dataset_from_all_clients": PeerName(
+            TFF, "learning.build_centralized(model, client_optimizer)", "it pools a cohort's data"
+        ),
+        "element_type_structure": PeerName(TFF, "data.element_spec"),
+        "dataset_computation": PeerName(TFF, "data.client(client_id)"),
+        "serializable_dataset_fn": PeerName(TFF, "data.client(client_id)"),
+        "train_test_client_split": PeerName(TFF, "datasets.load(data, validation=0.1)"),
+        # The same of tf.data.
+        "preprocess": PeerName(
+            TFF, "data.client(client_id).preprocess(epochs=5, shuffle_buffer=100, batch_size=20)"
+        ),
+        "repeat": PeerName(TFF, ".preprocess(epochs=5)"),
+        "shuffle": PeerName(TFF, ".preprocess(shuffle_buffer=100)"),
+        "batch": PeerName(TFF, ".preprocess(batch_size=20)"),
+        "take": PeerName(TFF, ".preprocess(max_examples=40)"),
+        "map": PeerName(
+            TFF, _IN_MEMORY, "give it the changed arrays; layers.Normalization and the like scale"
+        ),
+        "filter": PeerName(TFF, _IN_MEMORY, "give it the examples that stay"),
+        "prefetch": PeerName(TFF, "", "leave it out: the core reads ahead by itself"),
+        "as_numpy_iterator": PeerName(TFF, "list(dataset)", "its elements are NumPy's already"),
+        # TFF: models.
+        "from_keras_model": PeerName(
+            TFF, _KERAS_FILE, 'after keras_model.save("model.keras"), or a name or layers'
+        ),
+        "functional_model_from_keras": PeerName(
+            TFF, _KERAS_FILE, 'after keras_model.save("model.keras"), or a name or layers'
+        ),
+        "VariableModel": PeerName(TFF, "own_models.OwnModel", "see fedcli help models"),
+        "FunctionalModel": PeerName(TFF, "own_models.OwnModel", "see fedcli help models"),
+        "BatchOutput": PeerName(TFF, "own_models.OwnModel", "see fedcli help models"),
+        "assign_weights_to": PeerName(TFF, "keras_model.set_weights(weights.trainable)"),
+        "from_model": PeerName(TFF, "process.set_model_weights(state, keras_model.get_weights())"),
+        # TFF: optimizers.
+        "build_sgdm": PeerName(TFF, "optimizers.sgd(0.02, momentum=0.9)"),
+        "build_adam": PeerName(TFF, "optimizers.adam(0.01)"),
+        "build_adamw": PeerName(TFF, "optimizers.adamw(0.01)"),
+        "build_adagrad": PeerName(TFF, "optimizers.adagrad(0.1)"),
+        "build_adafactor": PeerName(TFF, "optimizers.adafactor(0.001)"),
+        "build_rmsprop": PeerName(TFF, "optimizers.rmsprop(0.01)"),
+        "build_yogi": PeerName(TFF, "optimizers.yogi(0.01)"),
+        "SGD": PeerName(KERAS, "optimizers.sgd(0.02)"),
+        "Adam": PeerName(KERAS, "optimizers.adam(0.01)"),
+        # TFF: algorithms.
+        "build_weighted_fed_avg_with_optimizer_schedule": PeerName(
+            TFF,
+            'optimizers.schedule_learning_rate(optimizers.sgd(0.1), "cosine")',
+            "the result is a client_optimizer",
+        ),
+        "build_weighted_fed_prox": PeerName(
+            TFF, "learning.build_fed_prox(model, client_optimizer, proximal_strength=0.01)"
+        ),
+        "build_unweighted_fed_prox": PeerName(
+            TFF, 'learning.build_fed_prox(model, client_optimizer, weighting="uniform")'
+        ),
+        "build_weighted_mime_lite": PeerName(
+            TFF, "learning.build_mime_lite_with_optimizer(model, base_optimizer)"
+        ),
+        "build_unweighted_mime_lite": PeerName(
+            TFF, 'learning.build_own("mime-lite", model, base_optimizer, weighting="uniform")'
+        ),
+        "build_federated_averaging_process": PeerName(
+            TFF, "learning.build_weighted_fed_avg(model, client_optimizer)"
+        ),
+        "build_federated_evaluation": PeerName(TFF, _EVALUATION),
+        "build_personalization_eval_computation": PeerName(
+            TFF, "fedcli.personalization.evaluate_personalization"
+        ),
+        "ClientWeighting": PeerName(TFF, "", _UNIFORM_WEIGHTS),
+        "LearningAlgorithmOutput": PeerName(TFF, "learning.ProcessOutput"),
+        "LearningAlgorithmState": PeerName(TFF, "learning.ServerState"),
+        "robust_aggregator": PeerName(TFF, 'aggregators.build("tff-robust")'),
+        "dp_aggregator": PeerName(TFF, 'fedcli.RunConfig(dp="gaussian-adaptive")'),
+        "compression_aggregator": PeerName(TFF, 'fedcli.RunConfig(compress="uniform")'),
+        "secure_aggregator": PeerName(TFF, "fedcli.RunConfig(secure_sum=True)", "it is simulated"),
+        "MeanFactory": PeerName(TFF, 'aggregators.build("mean")'),
+        "build_uniform_sampling_fn": PeerName(TFF, _ROUND_SAMPLING),
+        "FileProgramStateManager": PeerName(TFF, "fedcli.resume(path)"),
+        "FileCheckpointManager": PeerName(TFF, "fedcli.resume(path)"),
+        "program": PeerName(TFF, "fedcli.train(config, out)", "it saves and resumes by itself"),
+        "framework": PeerName(TFF, "", _NO_TYPES),
+        "types": PeerName(TFF, "", _NO_TYPES),
+        "federated_computation": PeerName(TFF, "", f"{_NO_TYPES}; {_OWN_PART}"),
+        "tf_computation": PeerName(TFF, "", f"{_NO_TYPES}; {_OWN_PART}"),
+        "templates": PeerName(TFF, "", f"{_NO_TYPES}; {_OWN_PART}"),
+        # FedJAX.
+        "InMemoryFederatedData": PeerName(FEDJAX, _IN_MEMORY),
+        "get_client": PeerName(FEDJAX, "data.client(client_id)"),
+        "get_clients": PeerName(FEDJAX, "[data.client(c) for c in client_ids]"),
+        "num_clients": PeerName(FEDJAX, "len(data.client_ids)"),
+        "shuffle_repeat_batch": PeerName(FEDJAX, ".preprocess(batch_size=20, epochs=5)"),
+        "ShuffleRepeatBatchHParams": PeerName(FEDJAX, ".preprocess(batch_size=20, epochs=5)"),
+        "PaddedBatchHParams": PeerName(FEDJAX, ".preprocess(batch_size=20)"),
+        "create_conv_model": PeerName(FEDJAX, 'models.build("cnn-reddi")'),
+        "create_dense_model": PeerName(FEDJAX, 'models.build("mlp-2nn")'),
+        "create_logistic_model": PeerName(FEDJAX, 'models.build("softmax-regression")'),
+        "federated_averaging": PeerName(
+            FEDJAX, "learning.build_weighted_fed_avg(model, client_optimizer, server_optimizer)"
+        ),
+        "fed_avg": PeerName(
+            FEDJAX, "learning.build_weighted_fed_avg(model, client_optimizer, server_optimizer)"
+        ),
+        "fed_prox": PeerName(FEDJAX, "learning.build_fed_prox(model, client_optimizer)"),
+        "mime": PeerName(FEDJAX, "learning.build_mime(model, base_optimizer)"),
+        "mime_lite": PeerName(
+            FEDJAX, "learning.build_mime_lite_with_optimizer(model, base_optimizer)"
+        ),
+        "apply": PeerName(FEDJAX, "process.next(state, data)"),
+        "init": PeerName(FEDJAX, "process.initialize()"),
+        "client_samplers": PeerName(FEDJAX, _ROUND_SAMPLING),
+        "UniformGetClientSampler": PeerName(FEDJAX, _ROUND_SAMPLING),
+        "UniformShuffledClientSampler": PeerName(FEDJAX, 'fedcli.RunConfig(sampling="cyclic")'),
+        "evaluate_model": PeerName(FEDJAX, _EVALUATION),
+        "training": PeerName(FEDJAX, "fedcli.train(config, out)"),
+        "save_checkpoint": PeerName(FEDJAX, "fedcli.train(config, out)", "it saves by itself"),
+        "load_latest_checkpoint": PeerName(FEDJAX, "fedcli.resume(path)"),
+        "for_each_client_backend": PeerName(FEDJAX, "fedcli.RunConfig(threads=2)"),
+        # Flower.
+        "ServerApp": PeerName(FLOWER, "", _NO_PROCESSES),
+        "ClientApp": PeerName(FLOWER, "", _NO_PROCESSES),
+        "NumPyClient": PeerName(FLOWER, "", f"{_NO_PROCESSES}; your own algorithm: {_OWN_PART}"),
+        "run_simulation": PeerName(FLOWER, "fedcli.train(config, out)"),
+        "start_simulation": PeerName(FLOWER, "fedcli.train(config, out)"),
+        "start_server": PeerName(FLOWER, "fedcli.train(config, out)"),
+        "ServerConfig": PeerName(FLOWER, "fedcli.RunConfig(rounds=100)"),
+        "FedAvg": PeerName(FLOWER, 'fedcli.RunConfig(algorithm="fedavg")'),
+        "FedProx": PeerName(
+            FLOWER,
+            'fedcli.RunConfig(algorithm="fedprox", algorithm_options={"proximal_strength": 0.1})',
+        ),
+        "FedAvgM": PeerName(FLOWER, 'fedcli.RunConfig(algorithm="fedavgm")'),
+        "FedAdagrad": PeerName(FLOWER, 'fedcli.RunConfig(algorithm="fedadagrad")'),
+        "FedAdam": PeerName(FLOWER, 'fedcli.RunConfig(algorithm="fedadam")'),
+        "FedYogi": PeerName(FLOWER, 'fedcli.RunConfig(algorithm="fedyogi")'),
+        "FedMedian": PeerName(FLOWER, 'fedcli.RunConfig(aggregator="median")'),
+        "FedTrimmedAvg": PeerName(FLOWER, 'fedcli.RunConfig(aggregator="trimmed-mean")'),
+        "Krum": PeerName(FLOWER, 'fedcli.RunConfig(aggregator="krum")'),
+        "Bulyan": PeerName(FLOWER, 'fedcli.RunConfig(aggregator="bulyan")'),
+        "DifferentialPrivacyServerSideFixedClipping": PeerName(
+            FLOWER, 'fedcli.RunConfig(dp="gaussian")'
+        ),
+        "FederatedDataset": PeerName(FLOWER, 'datasets.load("mnist", partition="iid")'),
+        "IidPartitioner": PeerName(FLOWER, 'fedcli.RunConfig(partition="iid")'),
+        "DirichletPartitioner": PeerName(FLOWER, 'fedcli.RunConfig(partition="dirichlet-class")'),
+        "InnerDirichletPartitioner": PeerName(
+            FLOWER, 'fedcli.RunConfig(partition="dirichlet-client")'
+        ),
+        "PathologicalPartitioner": PeerName(
+            FLOWER, 'fedcli.RunConfig(partition="classes-per-client")'
+        ),
+        "ShardPartitioner": PeerName(FLOWER, 'fedcli.RunConfig(partition="shards")'),
+        "NaturalIdPartitioner": PeerName(FLOWER, 'fedcli.RunConfig(partition="natural")'),
+        "LinearPartitioner": PeerName(FLOWER, 'fedcli.RunConfig(partition="quantity-linear")'),
+        "ExponentialPartitioner": PeerName(
+            FLOWER, 'fedcli.RunConfig(partition="quantity-exponential")'
+        ),
+        "History": PeerName(FLOWER, "fedcli.load_run(path).columns"),
+        "train_metrics_clientapp": PeerName(FLOWER, "fedcli.load_run(path).columns"),
+        # Keras.
+        "MaxPooling2D": PeerName(KERAS, "layers.MaxPool2D"),
+        "AveragePooling2D": PeerName(KERAS, "layers.AveragePool2D"),
+        "GlobalAveragePooling2D": PeerName(KERAS, "layers.GlobalAveragePool2D"),
+        "GlobalMaxPooling2D": PeerName(KERAS, "layers.GlobalMaxPool2D"),
+        "GroupNormalization": PeerName(KERAS, "layers.GroupNorm"),
+        "InputLayer": PeerName(KERAS, "", _LAYERS_GO_IN),
+        "Sequential": PeerName(KERAS, "models.sequential(layers, input_shape)"),
+        "Rescaling": PeerName(KERAS, "layers.Normalization(mean, std)"),
+        "RandomTranslation": PeerName(KERAS, "layers.RandomCrop(height, width, padding)"),
+        "compile": PeerName(KERAS, "learning.build_weighted_fed_avg(model, client_optimizer)"),
+        "fit": PeerName(KERAS, "fedcli.train(config, out, model=model)"),
+        "evaluate": PeerName(KERAS, _EVALUATION),
+    }
+)
+
+_OURS = "leave it out"
+_INITIALIZER = PeerArgument(
+    (),
+    "weights start as Keras draws them (kernels glorot_uniform, biases 0); the model "
+    "'softmax-regression' starts from zeros, and process.set_model_weights(state, arrays) or "
+    "RunConfig(initial_weights=FILE) gives any others",
+)
+_PENALTY = PeerArgument(
+    ("weight_decay",),
+    "RunConfig(client_weight_decay=X) penalizes all weights, with half of X times their squares",
+)
+_CONSTRAINT = PeerArgument((), f"{_OURS}: weights are not constrained")
+_LOSS = PeerArgument((), f"{_OURS}: the loss is the cross-entropy of the last layer's logits")
+_WITHOUT = PeerArgument((), f"{_OURS}: there is one way to run a round")
+_SHARE = PeerArgument((), 'write clients=0.1 with sampling="uniform" for a tenth in each round')
+
+# Keyword arguments of functions and classes, and options of a RunConfig.
+ARGUMENTS: Mapping[str, PeerArgument] = MappingProxyType(
+    {
+        # TFF.
+        "model_fn": PeerArgument(("model",)),
+        "client_optimizer_fn": PeerArgument(("client_optimizer",)),
+        "server_optimizer_fn": PeerArgument(("server_optimizer",)),
+        "base_optimizer_fn": PeerArgument(("base_optimizer",)),
+        "optimizer": PeerArgument(("client_optimizer", "server_optimizer")),
+        "client_weighting": PeerArgument(("weighting",), _UNIFORM_WEIGHTS),
+        "model_aggregator": PeerArgument(("aggregator",), _AGGREGATOR),
+        "aggregator": PeerArgument((), _AGGREGATOR),
+        "model_update_aggregation_factory": PeerArgument(("aggregator",), _AGGREGATOR),
+        "model_distributor": PeerArgument((), f"{_OURS}: the server sends the model as it is"),
+        "use_experimental_simulation_loop": _WITHOUT,
+        "loop_implementation": _WITHOUT,
+        "loss_fn": _LOSS,
+        "loss": _LOSS,
+        "metrics_constructor": PeerArgument(
+            (), f"{_OURS}: loss, accuracy and counts are always computed; see fedcli help metrics"
+        ),
+        "input_spec": PeerArgument((), f"{_OURS}: the model's layers say what they take"),
+        "keras_model": PeerArgument(("model",)),
+        "only_digits": PeerArgument((), 'the data set "emnist-digits" has the digits alone'),
+        "cache_dir": PeerArgument((), f"{_OURS}: fedcli download keeps data in its own cache"),
+        "num_epochs": PeerArgument(("epochs",)),
+        "repeat": PeerArgument(("epochs",)),
+        "shuffle": PeerArgument(("shuffle_buffer",)),
+        "buffer_size": PeerArgument(("shuffle_buffer",)),
+        "batch": PeerArgument(("batch_size",)),
+        "take": PeerArgument(("max_examples",)),
+        "max_elements": PeerArgument(("max_examples",)),
+        "drop_remainder": PeerArgument((), f"{_OURS}: the last batch is smaller, as in TFF"),
+        # Keras.
+        "kernel_initializer": _INITIALIZER,
+        "bias_initializer": _INITIALIZER,
+        "gamma_initializer": _INITIALIZER,
+        "beta_initializer": _INITIALIZER,
+        "depthwise_initializer": _INITIALIZER,
+        "kernel_regularizer": _PENALTY,
+        "bias_regularizer": _PENALTY,
+        "activity_regularizer": _PENALTY,
+        "kernel_constraint": _CONSTRAINT,
+        "bias_constraint": _CONSTRAINT,
+        "input_shape": PeerArgument((), _LAYERS_GO_IN),
+        "input_dim": PeerArgument((), _LAYERS_GO_IN),
+        "data_format": PeerArgument((), f"{_OURS}: images are [height, width, channels]"),
+        "dtype": PeerArgument((), f"{_OURS}: fedcli computes in float32"),
+        "trainable": PeerArgument((), f"{_OURS}: all weights are trained"),
+        "seed": PeerArgument((), "models.sequential(layers, input_shape, seed=1) takes one"),
+        # FedJAX, Optax, PyTorch and papers.
+        "lr": PeerArgument(("learning_rate", "client_lr", "server_lr")),
+        "learning_rate": PeerArgument(("client_lr", "server_lr", "server_learning_rate")),
+        "eta": PeerArgument(("learning_rate", "server_lr", "server_learning_rate")),
+        "eta_l": PeerArgument(("client_lr",)),
+        "rate": PeerArgument(("learning_rate",)),
+        "step_size": PeerArgument(("learning_rate",)),
+        "beta1": PeerArgument(("beta_1",)),
+        "b1": PeerArgument(("beta_1",)),
+        "beta2": PeerArgument(("beta_2",)),
+        "b2": PeerArgument(("beta_2",)),
+        "eps": PeerArgument(("epsilon",)),
+        "tau": PeerArgument(("epsilon",)),
+        "wd": PeerArgument(("weight_decay", "client_weight_decay")),
+        "l2": PeerArgument(("weight_decay", "client_weight_decay")),
+        "alpha": PeerArgument(("decay",)),
+        "rho": PeerArgument(("decay",)),
+        "mu": PeerArgument(
+            ("proximal_strength",), 'write algorithm_options={"proximal_strength": 0.1}'
+        ),
+        "grad_fn": PeerArgument(("model",)),
+        "proximal_weight": PeerArgument(("proximal_strength",)),
+        # Flower.
+        "num_rounds": PeerArgument(("rounds",)),
+        "rounds": PeerArgument(("num_rounds",)),
+        "local_epochs": PeerArgument(("epochs",)),
+        "fraction_fit": _SHARE,
+        "fraction_train": _SHARE,
+        "fraction_evaluate": PeerArgument(("eval_clients",)),
+        "evaluate_fn": PeerArgument(("eval_every",)),
+        "train_config": PeerArgument((), "write client_lr= and epochs="),
+        "backend_config": PeerArgument(("threads",)),
+        "min_fit_clients": PeerArgument(("clients",)),
+        "proximal_mu": PeerArgument(
+            ("proximal_strength",), 'write algorithm_options={"proximal_strength": 0.1}'
+        ),
+        "strategy": PeerArgument(("algorithm",)),
+        "num_partitions": PeerArgument((), 'write partition_options={"clients": 100}'),
+        "partitioner": PeerArgument(("partition",)),
+        "server_momentum": PeerArgument(
+            ("server_options",), 'write server_options={"momentum": 0.9}'
+        ),
+    }
+)
+
+# The modules in which a name that is missing elsewhere may be found.
+_FACES = (
+    *("fedcli", "fedcli.learning", "fedcli.models", "fedcli.datasets", "fedcli.optimizers"),
+    *("fedcli.aggregators", "fedcli.algorithms", "fedcli.layers", "fedcli.own_models"),
+)
+
+
+def about_name(name: str, known: Collection[str]) -> str:
+    """Returns the end of a message about a name that a module or an object does not have.
+
+    Args:
+        name: The missing name.
+        known: The names that there are.
+    """
+    if name in NAMES:
+        return f"; {NAMES[name]}"
+    places = [face for face in _FACES if name in load(face).__all__]
+    return f"; it is {places[0]}.{name}" if places else did_you_mean(name, known)
+
+
+def about_argument(name: str, known: Collection[str]) -> str:
+    """Returns the end of a message about an argument that a function does not have.
+
+    Args:
+        name: The argument.
+        known: The arguments that the function has.
+    """
+    peer = ARGUMENTS.get(name, PeerArgument(()))
+    here = [each for each in peer.ours if each in known]
+    if here:
+        return f"; write {' or '.join(f'{each}=' for each in here)}"
+    if peer.why:
+        return f"; {peer.why}"
+    if "config" in known and name in load("fedcli.settings.run_config:OPTIONS"):
+        return f"; write RunConfig({name}=...) as config"
+    return did_you_mean(name, known) or f"; it takes {', '.join(known)}"

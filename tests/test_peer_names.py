@@ -1,0 +1,240 @@
+"""Names of TFF, FedJAX, Flower and Keras: what errors say about them, and what the manual says."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fedcli
+from fedcli import aggregators, datasets, layers, learning, models, optimizers, own_models
+from fedcli.datasets.batches import ClientDataset
+from fedcli.datasets.client_data import ClientData
+from fedcli.learning.named_builders import AlgorithmParts
+from fedcli.models.layers.contract import KINDS
+from fedcli.settings.run_config import OPTIONS
+from fedcli.settings.tables.peer_names import ARGUMENTS, KERAS, NAMES
+
+PAGE = Path(fedcli.__file__).parent / "manual" / "coming-from.md"
+PLACES: dict[str, Any] = {
+    **{"fedcli": fedcli, "aggregators": aggregators, "datasets": datasets, "layers": layers},
+    **{"learning": learning, "models": models, "optimizers": optimizers},
+    **{"own_models": own_models, "data": ClientData, "process": learning.LearningProcess},
+}
+# On the page's left side: commands and the user's own names.
+NOT_NAMES = {"run", "MnistModel", "model_fn", "summary", "start", "Dense", "type_signature", "flwr"}
+
+
+def _rows() -> Iterator[tuple[str, str]]:
+    """The rows of the page's tables: names of the other program, and all that stands for them."""
+    for line in PAGE.read_text().splitlines():
+        if line.startswith("| `"):
+            theirs, ours = line.strip("|").split("|", 1)
+            yield theirs, ours
+
+
+def _names(cell: str) -> Iterator[str]:
+    """The functions, classes and attributes in a cell, each without the path to it."""
+    for code in re.findall(r"`([^`]+)`", cell):
+        for part in re.split(r", (?![^(]*\))|\)\.", code.removeprefix(".")):
+            path = re.match(r"[\w.]+", part)
+            if path:
+                yield path[0].rpartition(".")[2]
+
+
+def _calls(code: str) -> Iterator[ast.Call]:
+    tree = ast.parse(code.replace("...", "None"))
+    return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+
+
+def test_the_page_says_what_the_errors_say() -> None:
+    checked = 0
+    for theirs, ours in _rows():
+        for name in _names(theirs):
+            if name not in NAMES:
+                is_same = re.search(rf"\b{name}\b", ours) or "the same" in ours
+                assert is_same or name in NOT_NAMES or name in ARGUMENTS, (name, theirs)
+                continue
+            code = NAMES[name].code
+            if code.startswith("fedcli.RunConfig("):
+                for word in next(_calls(code)).keywords:
+                    assert word.arg is not None
+                    assert f"--{word.arg.removesuffix('s').replace('_', '-')}" in ours.replace(
+                        "--rounds", "--round"
+                    ).replace("--threads", "--thread"), (name, ours)
+            else:
+                called = code.lstrip(".").partition("(")[0]
+                assert called in ours, (name, called, ours)
+            checked += 1
+    assert checked > 50
+
+
+def _found(path: str) -> Any:
+    """What a dotted path in an answer stands for; None: something of Python or Keras."""
+    if path.endswith(".preprocess"):
+        return ClientDataset.preprocess
+    place, *rest = path.split(".")
+    found = PLACES.get(place)
+    for part in rest if found is not None else ():
+        found = getattr(found, part)
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name, peer in NAMES.items() if peer.code])
+def test_what_an_error_says_to_write_exists(name: str) -> None:
+    code = NAMES[name].code
+    calls = list(_calls(f"client{code}" if code.startswith(".") else code))
+    for call in calls:
+        path = ast.unparse(call.func)
+        function = _found(path)
+        if path == "fedcli.RunConfig":
+            eval(code, {"fedcli": fedcli})  # its values are allowed
+        elif function is not None:
+            known = {*inspect.signature(function).parameters, *AlgorithmParts.__annotations__}
+            assert {word.arg for word in call.keywords} <= known
+    if not calls:
+        assert _found(code) is not None
+
+
+def test_arguments_that_an_error_says_to_write_exist() -> None:
+    functions = [getattr(learning, name) for name in learning.__all__ if name.startswith("build_")]  # type: ignore[attr-defined]
+    functions += [getattr(optimizers, name) for name in ("sgd", "adam", "adamw", "rmsprop")]
+    functions += [ClientDataset.preprocess, fedcli.resume]
+    known = {name for function in functions for name in inspect.signature(function).parameters}
+    known |= {*AlgorithmParts.__annotations__, *OPTIONS}
+    for name, argument in ARGUMENTS.items():
+        assert set(argument.ours) <= known, name
+        assert argument.ours or argument.why
+
+
+def test_each_layer_is_found_by_the_name_of_its_class_in_keras() -> None:
+    for kind in KINDS.values():
+        if not hasattr(layers, kind.keras_class):
+            assert NAMES[kind.keras_class] == (KERAS, f"layers.{kind.__name__}", "")
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "message"),
+    [
+        (
+            "fedcli.simulation.datasets.emnist.load_data()",
+            AttributeError,
+            "module 'fedcli' has no attribute 'simulation'; in place of TFF's, write "
+            'datasets.load("emnist-digits")',
+        ),
+        (
+            "from fedcli import simulation",
+            ImportError,
+            "module 'fedcli' has no attribute 'simulation'; in place of TFF's, write "
+            'datasets.load("emnist-digits")',
+        ),
+        (
+            "from fedcli.layers import MaxPooling2D",
+            ImportError,
+            "module 'fedcli.models.layers' has no attribute 'MaxPooling2D'; in place of Keras's, "
+            "write layers.MaxPool2D",
+        ),
+        (
+            "fedcli.learning.algorithms.build_weighted_fed_avg",
+            AttributeError,
+            "module 'fedcli.learning.algorithms' has no attribute 'build_weighted_fed_avg'; it is "
+            "fedcli.learning.build_weighted_fed_avg",
+        ),
+        (
+            "fedcli.learning.models.functional_model_from_keras",
+            AttributeError,
+            "module 'fedcli.learning' has no attribute 'models'; it is fedcli.models",
+        ),
+        (
+            "fedcli.learning.build_weighted_fedavg",
+            AttributeError,
+            "module 'fedcli.learning' has no attribute 'build_weighted_fedavg'; did you mean "
+            "build_weighted_fed_avg or build_unweighted_fed_avg or build_fed_avg_m?",
+        ),
+        (
+            "data.create_tf_dataset_for_client(data.client_ids[0])",
+            AttributeError,
+            "a SyntheticSplit has no attribute 'create_tf_dataset_for_client'; in place of TFF's, "
+            "write data.client(client_id)",
+        ),
+        (
+            "client.take(40)",
+            AttributeError,
+            "a ClientDataset has no attribute 'take'; in place of TFF's, write "
+            ".preprocess(max_examples=40)",
+        ),
+        (
+            "client.preprocess(repeat=5)",
+            TypeError,
+            "preprocess has no argument 'repeat'; write epochs=",
+        ),
+        (
+            "client.preprocess(lambda dataset: dataset)",
+            fedcli.FedcliError,
+            "preprocess takes no function; write .preprocess(epochs=5, shuffle_buffer=100, "
+            "batch_size=20), and give changed pixels to datasets.from_arrays",
+        ),
+        (
+            "learning.build_weighted_fed_avg('mlp-2nn', client_optimizer_fn=lambda: None)",
+            TypeError,
+            "build_weighted_fed_avg has no argument 'client_optimizer_fn'; write client_optimizer=",
+        ),
+        (
+            "learning.build_fed_prox('mlp-2nn', optimizers.sgd(0.1), model_aggregator=None)",
+            TypeError,
+            "build_fed_prox has no argument 'model_aggregator'; write aggregator=",
+        ),
+        (
+            "learning.build_fed_avg_m('mlp-2nn', optimizers.sgd(0.1), speed=1)",
+            TypeError,
+            "build_fed_avg_m has no argument 'speed'; it takes model, client_optimizer, "
+            "server_learning_rate, server_options, weighting, aggregator, metrics_aggregator, "
+            "engine",
+        ),
+        (
+            "layers.Dense(10, kernel_regularizer='l2')",
+            TypeError,
+            "Dense has no argument 'kernel_regularizer'; RunConfig(client_weight_decay=X) "
+            "penalizes all weights, with half of X times their squares",
+        ),
+        (
+            "layers.Dense(10, activaton='relu')",
+            TypeError,
+            "Dense has no argument 'activaton'; did you mean activation?",
+        ),
+        (
+            "fedcli.train(epochs=3)",
+            TypeError,
+            "train has no argument 'epochs'; write RunConfig(epochs=...) as config",
+        ),
+        (
+            "fedcli.RunConfig(fraction_fit=0.1)",
+            TypeError,
+            "RunConfig has no option 'fraction_fit'; write clients=0.1 with "
+            'sampling="uniform" for a tenth in each round',
+        ),
+    ],
+)
+def test_the_error_says_what_to_write(code: str, error: type[Exception], message: str) -> None:
+    data, _ = datasets.load()
+    client = data.client(data.client_ids[0])
+    with pytest.raises(error) as caught:
+        exec(code, {**PLACES, "data": data, "client": client})
+    assert str(caught.value) == message
+    assert "\n" not in message
+
+
+def test_layers_refuse_an_initializer_and_say_what_gives_weights() -> None:
+    with pytest.raises(TypeError, match="'softmax-regression' starts from zeros, and process"):
+        layers.Dense(10, kernel_initializer="zeros")  # type: ignore[call-arg]
+
+
+def test_a_name_that_nobody_has_is_looked_up_quietly() -> None:
+    for owner in (fedcli, learning, datasets.load()[0], layers):
+        assert not hasattr(owner, "_private")
+        assert getattr(owner, "zeppelin", None) is None
