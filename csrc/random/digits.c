@@ -28,7 +28,7 @@ typedef struct writer {
 static size_t num_points(const glyph *shape) { return shape->stroke_ends[shape->num_strokes - 1]; }
 
 static void draw_writer(writer *hand /* out */, const fed_synthetic *options, uint64_t client) {
-    const fed_key key = {.seed = options->seed, .client = client, .purpose = FED_PURPOSE_STYLE};
+    const fed_key key = {.seed = options->seed, .client = client, .purpose = FED_SYNTHETIC_STYLE};
     const double spread = options->style_spread;
     fed_rng rng;
     fed_rng_init(&rng, &key);

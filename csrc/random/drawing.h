@@ -15,7 +15,13 @@
 
 #define PI 3.14159265358979323846
 
-enum { FED_PURPOSE_STYLE = 16 }; /* of the stream of a client's style; see synthetic.c */
+/* Purposes of streams. The table of all is Purpose in fedcli/core/seeds.py, which has these too. */
+enum fed_purpose {
+    FED_SYNTHETIC_STYLE = 16,
+    FED_SYNTHETIC_PICTURE = 17,
+    FED_SYNTHETIC_SIZE = 18,
+    FED_SYNTHETIC_LABELS = 19
+};
 
 /* Room for the style of a client, in doubles; each kind of pictures has its own struct for it. */
 enum { FED_STYLE_SIZE = 800 };

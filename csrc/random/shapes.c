@@ -37,7 +37,7 @@ typedef struct style {
 
 static void draw_style(const fed_synthetic *options, uint64_t client, double *out) {
     _Static_assert(sizeof(style) <= FED_STYLE_SIZE * sizeof(double), "a style has room");
-    const fed_key key = {.seed = options->seed, .client = client, .purpose = FED_PURPOSE_STYLE};
+    const fed_key key = {.seed = options->seed, .client = client, .purpose = FED_SYNTHETIC_STYLE};
     const double spread = options->style_spread;
     style *own = (style *)out;
     fed_rng rng;

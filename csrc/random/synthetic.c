@@ -15,10 +15,6 @@ enum { NUM_KINDS = sizeof PICTURES / sizeof PICTURES[0] };
  */
 static const double MAX_STYLE_SPREAD = 10.0;
 
-/* Purposes of streams, beside FED_PURPOSE_STYLE; those of seeds.Purpose in Python are other ones
- * or belong to other keys. */
-enum purpose { PURPOSE_PICTURE = 17, PURPOSE_SIZE = 18, PURPOSE_LABELS = 19 };
-
 /* ---- Numbers of examples --------------------------------------------------------------------- */
 
 static int is_valid(const fed_synthetic *options, int split) {
@@ -33,7 +29,7 @@ static int is_valid(const fed_synthetic *options, int split) {
 /* Natural sizes follow the digits of FEMNIST: mean 100, standard deviation 15, a tail of small
  * ones. */
 static size_t draw_num_examples(const fed_synthetic *options, uint64_t client) {
-    const fed_key key = {.seed = options->seed, .client = client, .purpose = PURPOSE_SIZE};
+    const fed_key key = {.seed = options->seed, .client = client, .purpose = FED_SYNTHETIC_SIZE};
     fed_rng rng;
     fed_rng_init(&rng, &key);
     if (options->sizes == FED_SIZES_NATURAL) {
@@ -103,7 +99,7 @@ static size_t deal_labels(const fed_synthetic *options, uint64_t client, int spl
     const int is_central = split == FED_SPLIT_CENTRAL;
     const fed_key key = {.seed = options->seed,
                          .client = client,
-                         .purpose = PURPOSE_LABELS,
+                         .purpose = FED_SYNTHETIC_LABELS,
                          .occurrence = (uint64_t)is_central};
     fed_rng rng;
     fed_rng_init(&rng, &key);
@@ -143,7 +139,7 @@ int fed_synthetic_draw(const fed_synthetic *options, uint64_t client, int split,
         const fed_key key = {.seed = options->seed,
                              .client = client,
                              .round = (uint64_t)split,
-                             .purpose = PURPOSE_PICTURE,
+                             .purpose = FED_SYNTHETIC_PICTURE,
                              .occurrence = first + i};
         const size_t label = shown[split_begin + first + i];
         fed_rng rng;

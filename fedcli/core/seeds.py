@@ -6,14 +6,18 @@ on the number of threads, or on whether a run was resumed.
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, unique
 from typing import NamedTuple
 
 from fedcli.digest import blake2b
 
 
+@unique
 class Purpose(IntEnum):
-    """The purpose of a stream. Results depend on the values: never reuse one."""
+    """The purpose of a stream; this is the table of all. Results depend on them: never reuse one.
+
+    The core draws the synthetic datasets, under numbers that csrc/random/drawing.h repeats.
+    """
 
     SHUFFLE = 1
     COHORT = 2
@@ -30,10 +34,10 @@ class Purpose(IntEnum):
     ATTACK_NOISE = 13
     POISONED_EXAMPLES = 14
     DP_NOISE = 15
-    DP_COUNT_NOISE = 16
-    QUANTISATION = 17
-    ROTATION = 18
-    SKETCH_HASHES = 19
+    SYNTHETIC_STYLE = 16
+    SYNTHETIC_PICTURE = 17
+    SYNTHETIC_SIZE = 18
+    SYNTHETIC_LABELS = 19
     BUCKETS = 20
     MASKS = 21
     ROOT_DATA = 22
@@ -42,6 +46,11 @@ class Purpose(IntEnum):
     SIGN_FLIP = 25
     VALIDATION = 26
     COORDINATES = 27
+    DP_COUNT_NOISE = 28
+    QUANTISATION = 29
+    ROTATION = 30
+    SKETCH_HASHES = 31
+    SECURE_ROUNDING = 32
 
 
 class StreamKey(NamedTuple):

@@ -356,13 +356,13 @@ class MaskedSums:
         around = self._context
         own = [
             self._key(
-                Purpose.QUANTISATION,
+                Purpose.SECURE_ROUNDING,
                 client_key(around.client_ids[place]),
                 around.occurrences[place] + number * _APART,
             )
             for place in self._places.tolist()
         ]
-        return [*own, *[self._key(Purpose.QUANTISATION, 0, 0)] * num_absent]
+        return [*own, *[self._key(Purpose.SECURE_ROUNDING, 0, 0)] * num_absent]
 
     def _key(self, purpose: Purpose, client: int, occurrence: int) -> StreamKey:
         around = self._context

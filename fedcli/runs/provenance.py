@@ -12,16 +12,20 @@ from numpy.typing import NDArray
 
 from fedcli.core import native
 from fedcli.digest import blake2b
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, RunError
 from fedcli.files import read_bounded
 from fedcli.learning.engines.contract import Engine
-from fedcli.runs.files import checkpoint
+from fedcli.runs.files import checkpoint, folder
 from fedcli.settings.options import Value
 from fedcli.settings.run_config import DATA_FIELDS, OPTIONS, RunConfig, may_have_code
 from fedcli.version import __version__
 
 _DIGEST_BYTES = 10
 _MAX_FILE_BYTES = 8 << 30
+# Raised when a purpose of core.seeds gets another number. 2: compression and the noise on counts no
+# longer share numbers with the synthetic datasets. Runs of before have none.
+STREAMS = 2
+_DRAW_NOTHING = ("sign", "top-k")  # compressors
 _FILE = "_file"  # ends the names of the digests of files in the provenance
 
 
@@ -62,9 +66,43 @@ def provenance_of(
         "threads": engine.num_threads,
         "data": fingerprint,
         "parameters": num_params,
+        "streams": STREAMS,
         **inputs,
         **{f"{name}{_FILE}": file_digest(path, name) for name, path in files_of(config)},
     }
+
+
+def check_streams(config: RunConfig, origin: Mapping[str, Any], path: Path) -> None:
+    """Rejects a run that would go on with other random numbers than it began with.
+
+    Args:
+        config: The run's config.
+        origin: Its provenance.
+        path: Its folder.
+
+    Raises:
+        RunError: It was begun by a version that numbered the streams of its options otherwise.
+    """
+    if origin.get("streams") == STREAMS:
+        return
+    from fedcli.settings.tables.secure_sums import STOCHASTIC  # late: a new run has all streams
+
+    rounding = config.secure_sum_options.get("rounding")
+    changed = [
+        option
+        for option, is_changed in (
+            (f"--compress {config.compress}", config.compress not in (None, *_DRAW_NOTHING)),
+            (f"--dp {config.dp}", config.dp == "gaussian-adaptive"),
+            ("--secure-sum", config.secure_sum and rounding == STOCHASTIC),
+        )
+        if is_changed
+    ]
+    if changed:
+        raise RunError(
+            f"{path} was begun by an earlier version, which drew other random numbers for "
+            f"{' and '.join(changed)}; finish it with that version, or train it anew with "
+            f"--config {path / folder.CONFIG}"
+        )
 
 
 def files_of(config: RunConfig) -> Iterator[tuple[str, str]]:

@@ -27,7 +27,7 @@ from fedcli.runs.files.saved_states import (
 )
 from fedcli.runs.loop import Callback, RoundResult, Training
 from fedcli.runs.opening import Federation, open_federation
-from fedcli.runs.provenance import provenance_of
+from fedcli.runs.provenance import check_streams, provenance_of
 from fedcli.settings import tables
 from fedcli.settings.data_source import OpenedData, source_of
 from fedcli.settings.declaration import option_name
@@ -219,6 +219,8 @@ def _resume(
     config = means.in_config(config)
     logs.require(config)
     origin = settings.read_provenance(config_text, str(run.path))
+    if content.round_num:
+        check_streams(config, origin, run.path)
     config, named = _with_code(config, content, code)
     source = source_of(config, objects.data)  # again, because a partition may be code
     model = None

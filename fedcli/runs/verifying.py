@@ -32,6 +32,7 @@ from fedcli.runs import starting
 from fedcli.runs.files import checkpoint
 from fedcli.runs.files import folder as run_dir
 from fedcli.runs.loop import RoundResult, Training
+from fedcli.runs.provenance import check_streams
 from fedcli.settings.data_source import IN_MEMORY
 from fedcli.settings.run_config import CODE_FIELDS, RunConfig
 from fedcli.version import __version__
@@ -128,6 +129,7 @@ def verify_run(
     run_dir.check_is_run(path)
     config = _config_of(path, threads, data, test_data, code or {})
     origin = run_dir.read_origin(path)
+    check_streams(config, origin, path)
     last = _last_round(path)
     with tempfile.TemporaryDirectory(prefix="fedcli-verify-") as scratch:
         again = Path(scratch) / "run"

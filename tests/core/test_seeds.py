@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from pathlib import Path
 
 import pytest
 
 from fedcli.core.seeds import Purpose, StreamKey, client_key, stream_key
 
 pytestmark = pytest.mark.numeric
+
+SOURCES = Path(__file__).parents[2] / "csrc"
 
 
 def test_client_key_is_the_little_endian_blake2b_of_the_id() -> None:
@@ -43,10 +47,10 @@ def test_purposes_never_change_their_numbers() -> None:
         "ATTACK_NOISE": 13,
         "POISONED_EXAMPLES": 14,
         "DP_NOISE": 15,
-        "DP_COUNT_NOISE": 16,
-        "QUANTISATION": 17,
-        "ROTATION": 18,
-        "SKETCH_HASHES": 19,
+        "SYNTHETIC_STYLE": 16,
+        "SYNTHETIC_PICTURE": 17,
+        "SYNTHETIC_SIZE": 18,
+        "SYNTHETIC_LABELS": 19,
         "BUCKETS": 20,
         "MASKS": 21,
         "ROOT_DATA": 22,
@@ -55,4 +59,30 @@ def test_purposes_never_change_their_numbers() -> None:
         "SIGN_FLIP": 25,
         "VALIDATION": 26,
         "COORDINATES": 27,
+        "DP_COUNT_NOISE": 28,
+        "QUANTISATION": 29,
+        "ROTATION": 30,
+        "SKETCH_HASHES": 31,
+        "SECURE_ROUNDING": 32,
     }
+
+
+def test_no_two_purposes_share_a_number() -> None:
+    assert len(Purpose) == len(Purpose.__members__)  # an equal number would be an alias
+
+
+def test_the_core_s_purposes_are_in_the_table() -> None:
+    sources = [*SOURCES.rglob("*.c"), *SOURCES.rglob("*.h")]
+    numbers = {
+        name.removeprefix("FED_"): int(number)
+        for name, number in re.findall(
+            r"(FED_SYNTHETIC_\w+) = (\d+)", (SOURCES / "random" / "drawing.h").read_text()
+        )
+    }
+    assert numbers == {each.name: int(each) for each in Purpose if "SYNTHETIC" in each.name}
+    used = {
+        name
+        for source in sources
+        for name in re.findall(r"\.purpose = ([^,}\s]+)", source.read_text())
+    }
+    assert used == {f"FED_{name}" for name in numbers}

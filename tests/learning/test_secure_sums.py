@@ -26,7 +26,9 @@ from fedcli.runs.record import load_run
 from tests.kit.training import figures, make_config, train, trained, trained_with_a_stop
 
 MASKS = stream_key(5, Purpose.MASKS, round_num=3)
-COINS = [stream_key(5, Purpose.QUANTISATION, round_num=3, client=client) for client in range(1, 40)]
+COINS = [
+    stream_key(5, Purpose.SECURE_ROUNDING, round_num=3, client=client) for client in range(1, 40)
+]
 
 
 class Twin(NamedTuple):
