@@ -318,6 +318,10 @@ typedef struct fed_own {
     /* [P]: parameters that replace the server's in training and scoring; then delta_factor must be
      * 0. NULL: the server's are used. */
     const float *start;
+    /* After each of its epochs, and at the end, the client moves its parameters straight towards
+     * those it started from until their L2 distance is at most this, but not for
+     * FED_STEP_GRADIENT. At least 0; 0: no limit. */
+    double max_distance;
 } fed_own;
 
 enum fed_pixel_type { FED_PIXELS_UINT8 = 0, FED_PIXELS_FLOAT32 = 1 };

@@ -4,6 +4,7 @@
  * step table. The loop allocates nothing. */
 #include "client.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -193,6 +194,10 @@ static const float *own_linear(const fed_client *client) {
     return client->own != NULL ? client->own->linear : NULL;
 }
 
+static double max_distance(const fed_client *client) {
+    return client->own != NULL ? client->own->max_distance : 0;
+}
+
 /* How a client's local steps update its parameters. */
 typedef struct moves {
     const fed_step *step;
@@ -201,6 +206,7 @@ typedef struct moves {
     int has_anchor;          /* see FED_STEP_ANCHOR */
     size_t num_visits;       /* examples processed in the round */
     const fed_loss *loss;
+    double max_distance; /* see fed_own */
 } moves;
 
 static fed_update choose_update(const local *m, const moves *how, const fed_local_step *at) {
@@ -270,6 +276,27 @@ static void local_step(const local *m, const moves *how, const fed_local_step *a
         fed_step_run(how->step, at, 0, at->num_params, m->gradient);
 }
 
+/* Moves the parameters towards the server's until they are near enough. */
+static void project(const local *m, const moves *how, const fed_local_step *at) {
+    const fed_net *net = m->batch.net;
+    double max_abs;
+    const double distance =
+        sqrt(net->kernels->delta_size(at->params, at->server_params, net->size, &max_abs));
+    if (!(distance > how->max_distance)) return;
+    const double kept = how->max_distance / distance;
+    for (size_t p = 0; p < net->size; p++) {
+        const double server = (double)at->server_params[p];
+        at->params[p] = (float)(server + kept * ((double)at->params[p] - server));
+    }
+    if (m->flat_params != NULL) fed_net_flatten(net, at->params, m->flat_scratch, m->flat_params);
+}
+
+/* 1 if a batch was the last one of an epoch, or of all. */
+static int ends_epoch(const fed_order *order, size_t visits_before, size_t visits_after) {
+    return order->visits_left == 0 ||
+           visits_before / order->num_examples != visits_after / order->num_examples;
+}
+
 /* The number of epochs that one pass stands for. For FED_STEP_GRADIENT without dropout all whole
  * epochs give the same gradient; else it is 1. */
 static size_t equal_epochs(const local *m, const moves *how) {
@@ -294,6 +321,7 @@ static int run_steps(const local *m, const fed_training *training, const float *
                  .has_anchor = fed_step_has(step, FED_STEP_ANCHOR),
                  .num_visits = fed_plan_visits(&client->plan, client->num_examples),
                  .loss = &training->loss};
+    if (!how.only_gradient) how.max_distance = max_distance(client);
     fed_local_step at = {.kernels = m->batch.net->kernels,
                          .num_params = size,
                          .params = params,
@@ -318,7 +346,10 @@ static int run_steps(const local *m, const fed_training *training, const float *
         at.step_num = frozen != NULL ? frozen->step_num : at.step_num + 1;
         if (training->rate_factors != NULL)
             at.rate_factor = training->rate_factors[stats->num_batches];
-        local_step(m, &how, &at, num_rows, (size_t)stats->num_examples, &score);
+        const size_t num_visits = (size_t)stats->num_examples;
+        local_step(m, &how, &at, num_rows, num_visits, &score);
+        if (how.max_distance > 0 && ends_epoch(&order, num_visits, num_visits + num_rows))
+            project(m, &how, &at);
         stats->num_batches++;
         stats->num_examples += (int64_t)num_rows;
     }
@@ -337,8 +368,9 @@ static needs find_needs(const fed_training *training, const fed_client *client,
     return (needs){
         .is_training = 1,
         .num_workers = training->num_workers,
-        /* Frozen slots also come from other clients' images, where other pixels are fixed. */
-        .may_narrow = fed_net_can_narrow(net) &&
+        /* Frozen slots also come from other clients' images, where other pixels are fixed. A
+         * narrow net knows only a part of its distance from the server's parameters. */
+        .may_narrow = fed_net_can_narrow(net) && max_distance(client) == 0 &&
                       (affine != NULL || (fed_step_keeps_span(step) && !has_slots)),
         .has_shift = affine != NULL && (affine->strength > 0 || fed_affine_has_vector(affine)),
         .whole_gradient = affine == NULL && !fed_step_is_elementwise(step),

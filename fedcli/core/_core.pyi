@@ -121,6 +121,7 @@ class Team:
         deltas: Float32 | None = None,
         factors: npt.NDArray[np.float64] | None = None,
         starts: Float32 | None = None,
+        max_distances: npt.NDArray[np.float64] | None = None,
     ) -> npt.NDArray[np.void]: ...
     def evaluate(
         self,

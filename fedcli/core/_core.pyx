@@ -433,7 +433,8 @@ cdef class Cohort(Exclusive):
         free(self.table)
         free(self.own)
 
-    cdef int set_own(self, size_t num_params, linear, deltas, factors, starts) except -1:
+    cdef int set_own(self, size_t num_params, linear, deltas, factors, starts,
+                     max_distances=None) except -1:
         """Points each client to its rows; a single row of `linear` is for all clients."""
         cdef size_t c
         cdef bint has_each_linear = False
@@ -441,6 +442,8 @@ cdef class Cohort(Exclusive):
         cdef Array to_deltas = hold_matrix(deltas, self.num_clients, num_params, "deltas", True)
         cdef Array of_starts = hold_matrix(starts, self.num_clients, num_params, "starts")
         cdef Array of_factors = hold_vector(factors, c"d", self.num_clients, "factors")
+        cdef Array of_distances = hold_vector(max_distances, c"d", self.num_clients,
+                                              "largest distances")
         if linear is not None:
             of_linear.check_shape(1 if of_linear.length == 1 else self.num_clients, num_params)
             has_each_linear = of_linear.length > 1
@@ -449,6 +452,7 @@ cdef class Cohort(Exclusive):
             self.own[c].linear = floats(of_linear, c if has_each_linear else 0)
             self.own[c].delta = floats(to_deltas, c)
             self.own[c].start = floats(of_starts, c)
+            self.own[c].max_distance = 0.0 if max_distances is None else doubles(of_distances)[c]
             if factors is not None:
                 self.own[c].delta_factor = doubles(of_factors)[c]
             else:
@@ -703,13 +707,14 @@ cdef class Team(Exclusive):
                      server_params, Cohort cohort not None, uint64_t round_num,
                      Terms terms not None, CancelFlag cancel not None,
                      DeltaSum delta_sum not None, linear=None, deltas=None, factors=None,
-                     starts=None):
+                     starts=None, max_distances=None):
         """Trains each client and adds its delta; returns the clients' STATS.
 
         linear float32 [num_clients or 1, P] is added to gradients by the LINEAR row. deltas float32
         [num_clients, P] receives the deltas. factors float64 [num_clients] multiply the deltas in
         the sum. starts float32 [num_clients, P] replace server_params; then no delta enters the
-        sum.
+        sum. max_distances float64 [num_clients] bound the L2 distance from these parameters after
+        each epoch, 0 for no bound.
         """
         cdef int status
         cdef fed_fault fault
@@ -733,7 +738,7 @@ cdef class Team(Exclusive):
             for c in range(cohort.num_clients):
                 cohort.table[c].shuffle_key.round = round_num
                 cohort.table[c].dropout_key.round = round_num
-            cohort.set_own(model.table.num_params, linear, deltas, factors, starts)
+            cohort.set_own(model.table.num_params, linear, deltas, factors, starts, max_distances)
             with nogil:
                 status = fed_train_cohort(self.team, &model.table, &step.table,
                                           <float *> params.start,

@@ -108,6 +108,7 @@ cdef extern from "fed.h" nogil:
         float *delta
         double delta_factor
         const float *start
+        double max_distance
     ctypedef struct fed_client:
         const void *pixels
         int32_t pixel_type

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -31,6 +31,7 @@ class EvaluationProcess(LearningProcess):
         *,
         cancel: CancelFlag | None = None,
         num_absent: int = 0,
+        max_distances: Mapping[str, float] | None = None,
     ) -> ProcessOutput:
         """See `LearningProcess.next`; `timings` has the key `evaluate`.
 

@@ -58,6 +58,7 @@ class LearningProcess(ExplainsNames, abc.ABC):
         *,
         cancel: CancelFlag | None = None,
         num_absent: int = 0,
+        max_distances: Mapping[str, float] | None = None,
     ) -> ProcessOutput:
         """Runs one round on a cohort and returns the next state with the round's metrics.
 
@@ -68,6 +69,8 @@ class LearningProcess(ExplainsNames, abc.ABC):
             cancel: A flag that any thread may set; the call then stops within a local step.
             num_absent: Number of clients that were selected for the round but did not report; a
                 secure sum recovers their masks.
+            max_distances: By client id, the largest L2 distance from the global model to which a
+                client projects its own after each of its epochs, above 0.
 
         Raises:
             DataError: An element is of another kind, or its data do not fit the model.

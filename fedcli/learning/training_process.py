@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from time import perf_counter
@@ -186,6 +186,7 @@ class TrainingProcess(LearningProcess):
         *,
         cancel: CancelFlag | None = None,
         num_absent: int = 0,
+        max_distances: Mapping[str, float] | None = None,
     ) -> ProcessOutput:
         """See `LearningProcess.next`; `timings` has the keys `train` and `aggregate`."""
         check_call(state, client_data)
@@ -211,6 +212,7 @@ class TrainingProcess(LearningProcess):
             label_smoothing=self.label_smoothing,
             passage=passage,
             root_data=self._root_data,
+            max_distances=max_distances,
         )
         deltas, work_state, evaluated = algorithm.client_work.run(call, state.client_work)
         trained = perf_counter()

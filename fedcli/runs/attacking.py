@@ -22,7 +22,7 @@ from fedcli.learning.updates.attacks.stage import AttackedRounds, AttackStage
 from fedcli.settings.options import Value
 from fedcli.settings.run_config import RunConfig
 from fedcli.settings.tables.attacks import ATTACKS, AttackEntry
-from fedcli.settings.vocabulary import BUCKET_JOINT, OMNISCIENT
+from fedcli.settings.vocabulary import AUTO, BUCKET_JOINT, OMNISCIENT
 
 # Aggregators that tolerate fewer than half of the updates, whatever their options.
 _HALF = ("median", "geometric-median", "centered-clipping")
@@ -78,6 +78,26 @@ class Attack:
         attack = made(**{name: offered[name] for name in names})
         knowledge = str(self.options.get("knowledge", OMNISCIENT))
         return AttackStage(attack, self.attackers, self.rounds, knowledge)
+
+    def max_distances(self, round_num: int, client_ids: Sequence[str]) -> dict[str, float] | None:
+        """Returns how far the attackers' local steps may lead, by id; None: there is no limit.
+
+        An attacker with a `radius` projects its parameters after each of its epochs, so that its
+        boosted update is at most that long (Wang et al. 2020, arXiv 2007.05084). The weights that
+        boost=auto divides are not known before the training. The number of clients over that of
+        attackers stands for it there; what is sent has at most the radius in any case.
+
+        Args:
+            round_num: Rounds completed so far.
+            client_ids: The clients that train in this round.
+        """
+        radius: Any = self.options.get("radius")
+        attackers = [each for each in client_ids if each in self.attackers]
+        if not radius or not attackers or not self.rounds.has(round_num):
+            return None
+        boost: Any = self.options["boost"]
+        factor = len(client_ids) / len(attackers) if boost == AUTO else float(boost)
+        return dict.fromkeys(attackers, radius / factor) if factor else None
 
     def note(self, line: dict[str, Any], client_ids: Sequence[str]) -> None:
         """Adds to the line of a round how many attackers trained, and how many updates were kept.

@@ -288,14 +288,21 @@ class Training:
         is_read_here = self._federation.workers is None and not isinstance(clients, tuple)
         if is_read_here:  # the round reads its clients while it runs
             clients = _Timed(clients, timings)
+        attack, distances = self._federation.attack, None
+        if attack is not None:
+            distances = attack.max_distances(self.round_num, cohort.training_ids)
         output = self.process.next(
-            self.state, clients, cancel=self._cancel, num_absent=cohort.num_absent
+            self.state,
+            clients,
+            cancel=self._cancel,
+            num_absent=cohort.num_absent,
+            max_distances=distances,
         )
         timings.update(output.timings, train=output.timings["train"] - timings["data"])
         round_num = output.state.round_num
         line = {"round": round_num, **output.metrics}
-        if self._federation.attack is not None:
-            self._federation.attack.note(line, cohort.training_ids)
+        if attack is not None:
+            attack.note(line, cohort.training_ids)
         if cohort.round_reports is not None:
             line["participation"] = cohort.round_reports.metrics(self._virtual_seconds)
         evaluation = None

@@ -369,6 +369,7 @@ def test_calls(name: str, data: st.DataObject) -> None:
         hand.maybe("f4", len(clients), num_params),
         hand(factors, odd_arrays),
         starts,
+        hand.maybe("f8", len(clients)),
     )
     params = hand.array("f4", num_params)
     scored = attempt(team.evaluate, model, params, cohort, cancel, starts)

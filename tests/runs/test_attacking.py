@@ -14,7 +14,7 @@ from fedcli.errors import ConfigError
 from fedcli.federation.opened_data import open_data
 from fedcli.learning.engines import choosing
 from fedcli.runs import starting
-from fedcli.runs.attacking import attack_of_run, tolerated
+from fedcli.runs.attacking import Attack, attack_of_run, tolerated
 from fedcli.runs.evaluating import evaluate_run
 from fedcli.runs.files import folder
 from fedcli.runs.opening import open_federation
@@ -377,3 +377,34 @@ def test_another_engine_makes_the_same_attack(
     toy = trained(tmp_path / "toy", **values)
     assert _attack_lines(toy) == _attack_lines(core)
     assert _weights(toy) == _weights(core)
+
+
+def _max_distances(round_num: int, **options: Any) -> dict[str, float] | None:
+    config = make_config(**SAMPLED, attack="backdoor", attackers="3", attack_options=options)
+    attack = attack_of_run(config, open_data(config.data_source)["train"])
+    assert attack is not None
+    bad, good = sorted(attack.attackers), [f"honest {index}" for index in range(8)]
+    return attack.max_distances(round_num, [bad[0], *good, bad[2]])
+
+
+def test_attackers_project_their_steps_to_the_radius_of_what_they_send() -> None:
+    """With boost=auto the factor is the clients over the attackers of the round, 10 / 2."""
+    assert set((_max_distances(0, radius=0.3) or {}).values()) == {0.3 / 5}
+    assert len(_max_distances(0, radius=0.3) or {}) == 2
+    assert set((_max_distances(0, radius=0.3, boost=4) or {}).values()) == {0.3 / 4}
+    assert _max_distances(0) is None
+    assert _max_distances(0, radius=0.3, boost=0) is None
+    assert _max_distances(0, radius=0.3, start=2) is None
+    assert _max_distances(1, radius=0.3, start=2) is not None
+
+
+def test_a_run_with_a_radius_projects_in_the_training(tmp_path: Path) -> None:
+    """The sent update is bounded without it, too, but then it is another one."""
+    values = {**SAMPLED, "epochs": 3, "attack": "backdoor", "attackers": "4"}
+    options = {"radius": 0.05, "boost": 2}
+    run = trained(tmp_path / "run", **values, attack_options=options)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Attack, "max_distances", lambda *_: None)
+        late = trained(tmp_path / "late", **values, attack_options=options)
+    assert _attack_lines(run) == _attack_lines(late)
+    assert _weights(run) != _weights(late)

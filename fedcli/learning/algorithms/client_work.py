@@ -49,6 +49,7 @@ class CohortCall:
         passage: Takes the deltas that the aggregator gets through the stages before it; None: the
             deltas are not for the aggregator, or it needs their sum alone and there is no stage.
         root_data: The server's own examples in batches; None: there are none.
+        max_distances: By client id, how far local steps may lead; see `ClientTask`.
     """
 
     engine: Engine
@@ -67,6 +68,7 @@ class CohortCall:
     label_smoothing: float = 0.0
     passage: Passage | None = None
     root_data: BatchedDataset | None = None
+    max_distances: Mapping[str, float] | None = None
 
     @property
     def population_size(self) -> int:
@@ -143,6 +145,7 @@ class CohortCall:
             inputs=inputs,
             class_weights=self.class_weights,
             label_smoothing=self.label_smoothing,
+            max_distances=self.max_distances,
         )
         if passage is None:
             return self.engine.train(
@@ -180,7 +183,7 @@ class CohortCall:
             )
         clients = [self.root_data]  # a list: of a tuple, the engine would keep the decoded pixels
         inputs = task.inputs if exchange is None else exchange.send(clients)
-        alone = replace(task, request=SUM, inputs=inputs, occurrences=None)
+        alone = replace(task, request=SUM, inputs=inputs, occurrences=None, max_distances=None)
         trained = self.engine.train(self.layout, alone, clients, cancel=self.cancel)
         return trained.delta_sum / trained.weight_sum if trained.weight_sum > 0.0 else None
 

@@ -249,8 +249,9 @@ class _LocalSteps:
         cancel: CancelFlag | None,
     ) -> None:
         """Prepares the steps of a task that has one client."""
-        linear, _, starts = task.inputs
+        linear, _, starts, distances = task.inputs
         self._linear: Params | None = None if linear is None else linear[0]
+        self._max_distance = 0.0 if distances is None else float(distances[0])
         self._has_linear = any(kind == StepKind.LINEAR for kind, _ in task.rows)
         self._task = task
         self._network = network
@@ -270,7 +271,8 @@ class _LocalSteps:
         slots = np.empty((0, len(params)), np.float32)
         if self._frozen is None and not self._takes_gradient:
             slots = native.initial_slots(self._rows, len(params))
-        num_visits = dataset.plan.num_visits(len(dataset.client))
+        num_examples = len(dataset.client)
+        num_visits, num_visited = dataset.plan.num_visits(num_examples), 0
         network.set_params(params)
         factors, class_weights = self._task.rate_factors([dataset]), self._task.class_weights
         for step_num, batch in enumerate(dataset.in_round(round_num, occurrence), 1):
@@ -292,6 +294,9 @@ class _LocalSteps:
             if self._frozen is not None:
                 step_num, slots = self._frozen.step_num, self._frozen_slots()
             self._step(step_num, params, result.gradient, slots, factor)
+            epoch, num_visited = num_visited // num_examples, num_visited + len(labels)
+            if num_visited == num_visits or num_visited // num_examples > epoch:
+                self._project(params)
             network.set_params(params)
         return minus_gradient if self._takes_gradient else params - self._server
 
@@ -307,6 +312,15 @@ class _LocalSteps:
         native.apply_step(
             [*before, last], step_num, params, self._server, gradient, slots, self._shapes
         )
+
+    def _project(self, params: Params) -> None:
+        """Moves the parameters in place to within the largest distance from the server's."""
+        if not self._max_distance:
+            return
+        moved = params.astype(np.float64) - self._server
+        distance = math.sqrt(float(np.sum(np.square(moved))))
+        if distance > self._max_distance:
+            params[:] = self._server + moved * (self._max_distance / distance)
 
     def _with_terms(self, params: Params, gradient: Params) -> Params:
         """Returns the gradient after all rows but the optimizer's, in their order."""

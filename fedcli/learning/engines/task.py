@@ -8,7 +8,7 @@ time; a remote engine can send each piece as a task of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
@@ -31,19 +31,24 @@ class ClientInputs(NamedTuple):
         delta_factors: The factor of each delta in the sum, >= 0: float64 [num_clients].
         starts: The parameters that each client starts from instead of the server's: float32
             [num_clients, num_params]. Then no delta enters the sum, and delta_factors is None.
+        max_distances: The largest L2 distance of each client's parameters from those it starts
+            from, to which it projects them after each of its epochs; 0: no limit. float64
+            [num_clients].
     """
 
     linear: NDArray[np.float32] | None = None
     delta_factors: NDArray[np.float64] | None = None
     starts: NDArray[np.float32] | None = None
+    max_distances: NDArray[np.float64] | None = None
 
     def of(self, first: int, last: int) -> ClientInputs:
         """Returns the inputs of clients first..last-1."""
-        linear, factors, starts = self
+        linear, factors, starts, distances = self
         return ClientInputs(
             linear if linear is None or len(linear) == 1 else linear[first:last],
             None if factors is None else factors[first:last],
             None if starts is None else starts[first:last],
+            None if distances is None else distances[first:last],
         )
 
 
@@ -112,6 +117,8 @@ class ClientTask:
             number of examples. None: 1 for all classes.
         label_smoothing: The share of each label that all classes divide equally, in [0, 1)
             (Szegedy et al. 2016, arXiv 1512.00567). The loss that is reported counts it.
+        max_distances: See `ClientInputs`, by client id, each above 0; other clients have no limit.
+            None: no client has one.
     """
 
     rows: tuple[StepRow, ...]
@@ -125,6 +132,7 @@ class ClientTask:
     occurrences: tuple[int, ...] | None = None
     class_weights: NDArray[np.float32] | None = None
     label_smoothing: float = 0.0
+    max_distances: Mapping[str, float] | None = None
 
     def rate_factors(self, clients: Iterable[BatchedDataset]) -> NDArray[np.float64] | None:
         """Returns the factors of the learning rate for the local steps of these clients.
@@ -169,9 +177,14 @@ class ClientTask:
             first: The index of the first of them.
             exchange: Makes their inputs; None: they are in this task.
         """
-        if exchange is None and self.occurrences is None and self.inputs is NO_INPUTS:
+        distances = self.max_distances
+        is_plain = exchange is None and self.occurrences is None and self.inputs is NO_INPUTS
+        if is_plain and distances is None:
             return self
         last = first + len(clients)
         inputs = self.inputs.of(first, last) if exchange is None else exchange.send(clients)
+        if distances is not None:
+            each = [distances.get(dataset.client.client_id, 0.0) for dataset in clients]
+            inputs = inputs._replace(max_distances=np.array(each, np.float64))
         occurrences = None if self.occurrences is None else self.occurrences[first:last]
         return replace(self, inputs=inputs, occurrences=occurrences)

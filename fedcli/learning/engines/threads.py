@@ -179,6 +179,7 @@ class ThreadEngine:
                 deltas,
                 factors,
                 task.inputs.starts,
+                task.inputs.max_distances,
             )
         if file is not None and deltas is not None:
             file.append(deltas, task.sum_factors(stats), stats)

@@ -67,7 +67,8 @@ _BOOST = (
     Option(
         "radius",
         0.0,
-        "Largest L2 norm of a boosted update; longer ones are projected to it. 0: no limit.",
+        "Largest L2 norm of a boosted update: attackers project their parameters after each of "
+        "their epochs, and the update before they send it. 0: no limit.",
         0.0,
         MAX_FLOAT,
     ),

@@ -90,6 +90,16 @@ static void add_gradient(const float *pixels, int32_t label, const double *param
     }
 }
 
+/* Moves parameters to within a distance of the server's; 0: leaves them. */
+static void twin_project(double *params, const double *server, double max_distance) {
+    double squares = 0;
+    for (size_t p = 0; p < PARAMS; p++)
+        squares += (params[p] - server[p]) * (params[p] - server[p]);
+    if (max_distance == 0 || sqrt(squares) <= max_distance) return;
+    for (size_t p = 0; p < PARAMS; p++)
+        params[p] = server[p] + (params[p] - server[p]) * max_distance / sqrt(squares);
+}
+
 /* A client's delta after its local steps at rate 0.1 times the factors; factors and weights of
  * classes may be NULL. */
 static void twin_delta(size_t c, int has_linear, int has_anchor, const double *factors,
@@ -111,6 +121,10 @@ static void twin_delta(size_t c, int has_linear, int has_anchor, const double *f
         const double rate = 0.1 * (factors != NULL ? factors[step] : 1);
         for (size_t p = 0; p < PARAMS; p++)
             params[p] -= rate * (gradient[p] + (has_linear ? (double)prob.linear[c][p] : 0));
+        /* An epoch ends in the batch that has its last example, and so does the training. */
+        const size_t last = first + BATCH_SIZE;
+        if (last >= num_visits || last / SIZES[c] > first / SIZES[c])
+            twin_project(params, server, prob.own[c].max_distance);
     }
     for (size_t p = 0; p < PARAMS; p++) delta[p] = params[p] - server[p];
 }
@@ -229,6 +243,34 @@ static void test_bad_factors_are_refused(void) {
     for (size_t i = 0; i < LENGTH(bad); i++) {
         set_problem(0);
         prob.own[2].delta_factor = bad[i];
+        CHECK_EQUAL(train(1, &PLAIN, &UNIFORM), FED_ERR_ARGUMENT);
+    }
+}
+
+static void test_each_epoch_ends_within_the_largest_distance(void) {
+    static const fed_step *const steps[] = {&PLAIN, &LINEAR, &ANCHOR};
+    for (size_t s = 0; s < LENGTH(steps); s++)
+        for (int fixed = 0; fixed < 2; fixed++) {
+            set_problem(fixed);
+            for (size_t c = 0; c < CLIENTS; c++) prob.own[c].max_distance = 0.05 * (double)c;
+            check_deltas(steps[s], s > 0, s > 1, NULL);
+            size_t num_moved = 0;
+            for (size_t c = 1; c < CLIENTS; c++) {
+                double squares = 0;
+                for (size_t p = 0; p < PARAMS; p++)
+                    squares += (double)prob.deltas[c][p] * (double)prob.deltas[c][p];
+                CHECK(sqrt(squares) <= prob.own[c].max_distance * (1 + 1e-6));
+                num_moved += sqrt(squares) > 0.999 * prob.own[c].max_distance;
+            }
+            CHECK(num_moved > 3); /* else the bound changed nothing */
+        }
+}
+
+static void test_bad_largest_distances_are_refused(void) {
+    const double bad[] = {NAN, -1};
+    for (size_t i = 0; i < LENGTH(bad); i++) {
+        set_problem(0);
+        prob.own[2].max_distance = bad[i];
         CHECK_EQUAL(train(1, &PLAIN, &UNIFORM), FED_ERR_ARGUMENT);
     }
 }
@@ -444,6 +486,8 @@ static const test_case TESTS[] = {
     TEST(test_bad_class_weights_are_refused),
     TEST(test_factors_multiply_deltas_in_the_sum),
     TEST(test_bad_factors_are_refused),
+    TEST(test_each_epoch_ends_within_the_largest_distance),
+    TEST(test_bad_largest_distances_are_refused),
     TEST(test_a_start_of_its_own_is_the_servers_to_a_client),
     TEST(test_clients_are_scored_at_their_own_starts),
     TEST(test_a_start_of_its_own_with_a_part_in_the_sum_is_refused),

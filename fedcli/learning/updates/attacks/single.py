@@ -96,8 +96,8 @@ class Boost:
     The factor `auto` is the sum of all weights divided by the sum of the attackers' weights. With
     it and a server learning rate of 1, the global model becomes the attackers' model if the others'
     updates are zeros. This is "model replacement" (Bagdasaryan et al., "How To Backdoor Federated
-    Learning", AISTATS 2020, https://arxiv.org/abs/1807.00459, section 4.2). The attackers project
-    their update once, before it is sent; the original also projects after each local epoch.
+    Learning", AISTATS 2020, https://arxiv.org/abs/1807.00459, section 4.2). With a radius the
+    attackers also project after each of their epochs; see `runs.attacking`.
 
     Attributes:
         boost: The factor, or `auto`.
@@ -121,15 +121,12 @@ class Boost:
         else:
             factor = float(self.boost)
         rows = view.updates.rows
-        num_projected = 0
         for place in view.attackers.tolist():
             norm = factor * _norm(rows[place])
-            is_projected = 0.0 < self.radius < norm
-            num_projected += is_projected
-            shrink = self.radius / norm if is_projected else 1.0
+            shrink = self.radius / norm if 0.0 < self.radius < norm else 1.0
             with np.errstate(over="ignore"):
                 rows[place] = np.multiply(rows[place], factor * shrink, dtype=np.float64)
-        return {}, {"boost": factor, "num_projected": num_projected}
+        return {}, {"boost": factor}
 
 
 def _scale(view: AttackView, factor: float) -> None:
