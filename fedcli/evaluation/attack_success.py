@@ -15,7 +15,7 @@ from fedcli.evaluation import predictions
 from fedcli.evaluation.by_class import ClassMeasures
 from fedcli.evaluation.predictions import Mistake, WorstMistakes
 from fedcli.federation.evaluation_groups import EvaluationGroup
-from fedcli.federation.poisoning import ChangedClients, Poisoning
+from fedcli.federation.poisoning import Poisoning
 from fedcli.learning.process import LearningProcess
 from fedcli.learning.state import ServerState
 
@@ -91,8 +91,8 @@ def measure_success(
         DataError: A client's data are bad.
         ModelError: A user's model fails.
     """
-    data = ChangedClients(group.data, poisoning.probe)
-    probes = EvaluationGroup(group.split, data, group.client_ids, group.plan)
+    data, client_ids = poisoning.probes(group.data, group.client_ids)
+    probes = EvaluationGroup(group.split, data, client_ids, group.plan)
     model, engine, weights = evaluator.model, evaluator.engine, state.evaluated_weights
     num_aimed_at = 0
     successes = WorstMistakes(num_shown or 0)

@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core import native
+from fedcli.datasets.opening import fingerprint as fingerprint_of
 from fedcli.digest import blake2b
 from fedcli.errors import ConfigError, RunError
 from fedcli.files import read_bounded
 from fedcli.learning.engines.contract import Engine
 from fedcli.runs.files import checkpoint, folder
+from fedcli.settings.data_source import DataSource
 from fedcli.settings.options import Value
 from fedcli.settings.run_config import DATA_FIELDS, OPTIONS, RunConfig, may_have_code
 from fedcli.version import __version__
@@ -55,6 +57,8 @@ def provenance_of(
         from fedcli.learning.class_weights import digest_of  # late: few runs have them
 
         inputs["class_weights"] = digest_of(class_weights)
+    if (attack_data := attack_data_of(config)) is not None:
+        inputs["attack_data"] = fingerprint_of(attack_data)
     return {
         "fedcli": __version__,
         "python": platform.python_version(),
@@ -70,6 +74,12 @@ def provenance_of(
         **inputs,
         **{f"{name}{_FILE}": file_digest(path, name) for name, path in files_of(config)},
     }
+
+
+def attack_data_of(config: RunConfig) -> DataSource | None:
+    """Returns the dataset from which the attackers take images; None: there is none."""
+    name = config.attack_options.get("data")
+    return DataSource(name) if name and isinstance(name, str) else None
 
 
 def check_streams(config: RunConfig, origin: Mapping[str, Any], path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedcli import settings
 from fedcli.core.native import CancelFlag
-from fedcli.datasets.opening import note_of_change
+from fedcli.datasets.opening import fingerprint, note_of_change
 from fedcli.errors import ConfigError, RunError
 from fedcli.federation.opened_data import fingerprinting
 from fedcli.runs.files import checkpoint, folder, logs
@@ -27,7 +27,7 @@ from fedcli.runs.files.saved_states import (
 )
 from fedcli.runs.loop import Callback, RoundResult, Training
 from fedcli.runs.opening import Federation, open_federation
-from fedcli.runs.provenance import check_streams, provenance_of
+from fedcli.runs.provenance import attack_data_of, check_streams, provenance_of
 from fedcli.settings import tables
 from fedcli.settings.data_source import OpenedData, source_of
 from fedcli.settings.declaration import option_name
@@ -87,10 +87,10 @@ def start(
     folder.check_target(path, force=force)
     logs.require(config)
     source = source_of(config, data)
-    with fingerprinting(source, cancel) as fingerprint:
+    with fingerprinting(source, cancel) as found:
         federation = open_federation(config, cancel, source=source, given_model=model, folder=path)
         state = federation.initial_state()
-        now = fingerprint.result()
+        now = found.result()
     consequence = "this run does not repeat the one that wrote the config"
     changed = note_of_change(source, expected_data, now, consequence)
     federation.notes.extend(changed)
@@ -189,8 +189,7 @@ def _absolute(config: RunConfig) -> RunConfig:
         before, now = getattr(config, field.name), getattr(absolute, field.name)
         if now == before:
             continue
-        several = isinstance(now, tuple)
-        for old, new in zip(before, now, strict=True) if several else [(before, now)]:
+        for old, new in zip(_paths_of(before), _paths_of(now), strict=True):
             if not new.isprintable():
                 raise ConfigError(
                     f"{option_name(field.name)} {old}: config.toml must record its absolute path, "
@@ -198,6 +197,13 @@ def _absolute(config: RunConfig) -> RunConfig:
                     "the file to a folder with another name"
                 )
     return absolute
+
+
+def _paths_of(value: Any) -> list[Any]:
+    """The values of a field that holds one path, several, or options among which is one."""
+    if isinstance(value, Mapping):
+        return [each for each in value.values() if isinstance(each, str)]
+    return list(value) if isinstance(value, tuple) else [value]
 
 
 def _resume(
@@ -226,20 +232,21 @@ def _resume(
     model = None
     if objects.model is None:
         model = model_of(content, config, file, named.get("model"))
-    with fingerprinting(source, cancel) as fingerprint:
+    with fingerprinting(source, cancel) as found:
         federation = open_federation(
             config, cancel, model, source=source, given_model=objects.model, folder=run.path
         )
         state = to_state(content, federation.process, file)
-        found = fingerprint.result()
+        now = found.result()
     federation.process.check_resumed(state)  # before a file of the run is changed
     consequence = "the rounds so far were trained on the earlier data"
-    changed = note_of_change(source, origin.get("data"), found, consequence)
+    changed = note_of_change(source, origin.get("data"), now, consequence)
     federation.notes.extend(changed)
     if named:
         from fedcli.settings.own import permission  # late: few runs have code
 
         federation.notes.extend(permission.notes_of_changes(named, origin))
+    federation.notes.extend(_note_of_changed_attack(config, origin.get("attack_data")))
     federation.notes.extend(_note_of_moved_end(config, content))
     federation.notes.extend(_note_of_changed_weights(federation, origin.get("class_weights")))
     training = Training(
@@ -327,6 +334,15 @@ def _note_of_moved_end(config: RunConfig, content: Checkpoint) -> tuple[str, ...
         f"{config.rounds}; the rates differ from those of a run that began with {config.rounds} "
         "rounds",
     )
+
+
+def _note_of_changed_attack(config: RunConfig, before: object) -> tuple[str, ...]:
+    """A note if the dataset from which attackers take images is not that of the run's beginning."""
+    source = attack_data_of(config)
+    if source is None:
+        return ()
+    consequence = "the attackers go on with the new images"
+    return note_of_change(source, before, fingerprint(source), consequence)
 
 
 def _note_of_changed_weights(federation: Federation, before: object) -> tuple[str, ...]:

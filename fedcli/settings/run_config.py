@@ -801,6 +801,10 @@ def absolute_paths(config: RunConfig, folder: str) -> RunConfig:
         is_path = declared.kind.is_path
         if is_path is not None and values[name] is not None and is_path(values[name]):
             values[name] = os.path.normpath(os.path.join(folder, values[name]))  # noqa: PTH118
+    other = config.attack_options.get("data")  # of the attack edge-case
+    if isinstance(other, str) and other and _is_data_file(other):
+        path = os.path.normpath(os.path.join(folder, other))  # noqa: PTH118
+        values["attack_options"] = {**config.attack_options, "data": path}
     if config.metrics is not None:
         values["metrics"] = tuple(
             os.path.normpath(os.path.join(folder, each)) if is_code(each) else each  # noqa: PTH118

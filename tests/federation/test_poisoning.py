@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from fedcli import settings
+from fedcli.datasets.batches import ClientDataset, decode
 from fedcli.datasets.client_data import ClientData
 from fedcli.datasets.opening import open_splits
-from fedcli.errors import ConfigError
+from fedcli.datasets.sources import store_writer
+from fedcli.datasets.sources.store import StoreInfo
+from fedcli.errors import ConfigError, FedcliError
 from fedcli.federation import poisoning
-from fedcli.federation.poisoning import ChangedClients, Poisoning
+from fedcli.federation.poisoning import ChangedClients
 from fedcli.settings.data_source import DataSource
 from fedcli.settings.options import resolve
 from fedcli.settings.tables.attacks import ATTACKS
@@ -27,7 +32,7 @@ def train() -> ClientData:
     return data
 
 
-def _made(name: str, train: ClientData, **given: Any) -> Poisoning:
+def _made(name: str, train: ClientData, **given: Any) -> Any:
     entry = ATTACKS[name]
     made = poisoning.build(entry, resolve(entry, given), train, ATTACKERS, 5)
     assert made is not None
@@ -114,7 +119,7 @@ def test_the_trigger_may_have_colours(train: ClientData) -> None:
 
 
 def test_edge_cases_are_the_images_farthest_from_the_mean(train: ClientData) -> None:
-    made: Any = _made("edge-case", train, source=7, target=1, rare=0.2)
+    made = _made("edge-case", train, source=7, target=1, rare=0.2)
     clients = [train.client(each) for each in ATTACKERS]
     images = np.concatenate([each.images()[each.labels == 7] for each in clients])
     center = images.astype(np.float64).mean(axis=0)
@@ -132,6 +137,70 @@ def test_edge_cases_are_the_images_farthest_from_the_mean(train: ClientData) -> 
     assert set(probe.labels.tolist()) <= {7}
     far = np.sqrt(((probe.images() - center) ** 2).sum(axis=(1, 2)))
     assert (far >= made.least_distance * (1 - 1e-6)).all()
+
+
+@pytest.mark.parametrize("pixels", ["ink", "background"])
+def test_edge_cases_of_another_dataset_are_those_as_the_model_sees_them(pixels: str) -> None:
+    source = DataSource(data_options={"clients": 8}, pixels=pixels)
+    train = open_splits(source)["train"]
+    other = open_splits(DataSource(pixels=pixels))  # 200 other writers and more of these
+    made = _made("edge-case", train, source=7, target=1, data="synthetic-digits")
+    client = train.client(ATTACKERS[1])
+    poisoned = made.poison(client)
+    changed = (poisoned.pixels != client.pixels).any(axis=(1, 2))
+    assert changed.sum() == round(0.5 * len(client))
+    assert (poisoned.labels[changed] == 1).all()
+    assert len(made.rare) == 1000  # more are not read
+    first = other["train"].client("s0000000")
+    expected = first.images()[first.labels == 7]
+    used = poisoned.images()[changed][: len(expected)]
+    np.testing.assert_allclose(used, expected, atol=1e-6)
+
+    data, ids = made.probes(train, train.client_ids)
+    assert list(ids) == list(data.client_ids) == ["edge cases"]
+    probe = data.client("edge cases")
+    assert set(probe.labels.tolist()) == {7}
+    assert len(probe) == data.num_examples("edge cases") == min(1000, len(made.held_out))
+    held = [other["test"].client(each) for each in other["test"].client_ids]
+    sevens = np.concatenate([each.images()[each.labels == 7] for each in held])
+    np.testing.assert_allclose(probe.images(), sevens, atol=1e-6)
+    assert made.aims(probe.labels).tolist() == [1] * len(probe)
+
+
+def _store(path: Path, pixels: NDArray[np.uint8], labels: list[int]) -> str:
+    """Writes a store with the split train alone, whose pixels are ink."""
+    client = ClientDataset("a", pixels, np.array(labels, np.int32), 1 / 255, 0.0, "drawn")
+    info = StoreInfo(num_classes=10, pixel_convention="ink", same_people=True)
+    store_writer.create(path, {"train": [client]}, info)
+    return str(path)
+
+
+def test_without_held_out_data_every_second_image_is_kept_for_measuring(
+    train: ClientData, tmp_path: Path
+) -> None:
+    images = np.arange(5 * 784).reshape(5, 28, 28).astype(np.uint8)
+    data = _store(tmp_path / "other.h5", images, [3, 7, 7, 7, 7])
+    made = _made("edge-case", train, source=7, target=1, data=data)
+    likeness = train.client(ATTACKERS[0])
+    shown = [decode(each, likeness.scale, likeness.offset) for each in (made.rare, made.held_out)]
+    for found, places in zip(shown, ([1, 3], [2, 4]), strict=True):
+        expected = images[places] / 255
+        if train.pixel_convention == "background":
+            expected = 1 - expected
+        np.testing.assert_allclose(found, expected, atol=0.5 / 255 + 1e-6)
+
+
+def test_another_dataset_that_does_not_fit_is_one_line(train: ClientData, tmp_path: Path) -> None:
+    colours = _store(tmp_path / "colours.h5", np.zeros((2, 32, 32, 3), np.uint8), [7, 7])
+    few = _store(tmp_path / "few.h5", np.zeros((2, 28, 28), np.uint8), [7, 3])
+    for data, words in (
+        (colours, "images of .*colours.h5 are 32 x 32 x 3, those of the run's data 28 x 28 x 1"),
+        (few, "source=7: .*few.h5 has too few examples of that class"),
+        (str(tmp_path / "none.h5"), "--attack-option data: "),
+    ):
+        with pytest.raises(FedcliError, match=words) as caught:
+            _made("edge-case", train, data=data)
+        assert "\n" not in str(caught.value)
 
 
 def test_changed_clients_are_the_attackers_alone(train: ClientData) -> None:
@@ -174,6 +243,7 @@ def test_an_edge_case_without_examples_is_refused(train: ClientData) -> None:
         ("label-flip", {"source": 3}, "source and target belong together"),
         ("label-flip", {"source": 3, "target": 3}, "source and target are both 3"),
         ("edge-case", {"source": 1}, "source and target are both 1"),
+        ("edge-case", {"data": "other.h5", "rare": 0.3}, "leave out one of the two"),
         ("backdoor", {"boost": "much"}, "choose auto, or a number from 0"),
         ("backdoor", {"poison": 1.5}, "poison 1.5: choose a finite number from 0 to 1"),
         ("alie", {"z": -1}, "z -1: choose a finite number from 0"),

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 from fedcli import settings
+from fedcli.datasets.batches import ClientDataset
+from fedcli.datasets.sources import store_writer
+from fedcli.datasets.sources.store import StoreInfo
 from fedcli.errors import ConfigError
 from fedcli.federation.opened_data import open_data
 from fedcli.learning.engines import choosing
@@ -396,6 +399,37 @@ def test_attackers_project_their_steps_to_the_radius_of_what_they_send() -> None
     assert _max_distances(0, radius=0.3, boost=0) is None
     assert _max_distances(0, radius=0.3, start=2) is None
     assert _max_distances(1, radius=0.3, start=2) is not None
+
+
+def test_edge_cases_of_another_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The threads change no byte, and the path holds from any folder."""
+
+    def write(grey: int) -> None:
+        pixels, labels = np.full((9, 28, 28), grey, np.uint8), np.full(9, 7, np.int32)
+        client = ClientDataset("a", pixels, labels, 1 / 255, 0.0, "drawn")
+        info = StoreInfo(num_classes=10, pixel_convention="ink", same_people=True)
+        Path("other.h5").unlink(missing_ok=True)
+        store_writer.create(Path("other.h5"), {"train": [client]}, info)
+
+    monkeypatch.chdir(tmp_path)
+    write(77)
+    values = {**SAMPLED, **FULL, "attack": "edge-case", "attackers": "4", "rounds": 2}
+    options = {"data": "other.h5", "poison": 1.0}
+    runs = [
+        trained(tmp_path / str(each), **values, attack_options=options, threads=each)
+        for each in (1, 7)
+    ]
+    monkeypatch.chdir(tmp_path / "1")
+    success = evaluate_run(runs[0]).attack
+    assert success is not None
+    assert (success.num_aimed_at, success.rate) == (4, 1.0)  # every second of nine
+    assert _weights(runs[0]) == _weights(runs[1])
+    with starting.resume(runs[0], rounds=3) as training:
+        assert not any("other.h5" in note for note in training.notes)
+    monkeypatch.chdir(tmp_path)
+    write(78)
+    with starting.resume(runs[0], rounds=3) as training:
+        assert any("other.h5 has changed since the run began" in note for note in training.notes)
 
 
 def test_a_run_with_a_radius_projects_in_the_training(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from fedcli.dataclass import dataclass
 from fedcli.settings.options import MAX_FLOAT, Entry, Option, Value, table
 from fedcli.settings.vocabulary import AUTO, COLLUDERS, MAX_CLASSES, OMNISCIENT
 
+_RARE = 0.1  # share of the rare images of a class
 ANY_CLASS = -1  # a class that is not chosen
 _MAX_ROUNDS = 2**31 - 1
 
@@ -93,6 +94,11 @@ def _check_backdoor(options: Mapping[str, Value]) -> str | None:
 def _check_edge(options: Mapping[str, Value]) -> str | None:
     if options["source"] == options["target"]:
         return f"source and target are both {options['target']}; choose two classes"
+    if options["data"] and options["rare"] != _RARE:
+        return (
+            f"rare {options['rare']} chooses among the attackers' own images, and data gives "
+            "others; leave out one of the two"
+        )
     return _check_backdoor(options)
 
 
@@ -313,7 +319,8 @@ ATTACKS = table(
     AttackEntry(
         "edge-case",
         "A backdoor without trigger: rare images of the class source, the farthest from its mean "
-        "image, replace a share of the attackers' examples and are labelled as the target.",
+        "image or those of another dataset, replace a share of the attackers' examples and are "
+        "labelled as the target.",
         "Wang et al. 2020, arXiv 2007.05084; rarity by distance of pixels: this program",
         (
             Option("source", 7, "Class of the rare images.", 0, MAX_CLASSES - 1),
@@ -321,13 +328,26 @@ ATTACKS = table(
                 "target", 1, "Class that the attackers want to be predicted.", 0, MAX_CLASSES - 1
             ),
             _POISONED,
-            Option("rare", 0.1, "Share of the class's images that are rare.", 0.001, 1.0),
+            Option(
+                "rare",
+                _RARE,
+                "Share of the class's images that are rare, without data.",
+                0.001,
+                1.0,
+            ),
+            Option(
+                "data",
+                "",
+                "Dataset, a name or a path as of --data, whose images of the class source are the "
+                "rare ones (the paper's way); empty: the attackers' own images.",
+            ),
             *_BOOST,
             *_WHEN,
         ),
         _check_edge,
-        requirement="an example of the class source among those of the attackers",
-        cost="all examples of the attackers are read once; one pass over their updates",
+        requirement="an example of the class source among those of the attackers, or in data",
+        cost="all examples of the attackers, or up to 1,000 images of data, are read once; one "
+        "pass over the attackers' updates",
         code=f"{_UPDATES}.single:Boost",
         poisons=f"{_POISON}:EdgeCase",
     ),
