@@ -149,7 +149,24 @@ enum { FED_MAX_LAYERS = 512 };
 /* The index of a kind of layer in layers/table.c by its name; -1 if there is none. */
 int fed_layer_kind_named(const char *name);
 
-enum fed_activation { FED_LINEAR = 0, FED_RELU, FED_TANH, FED_SIGMOID, FED_NUM_ACTIVATIONS };
+/* The slopes of those from FED_SILU on do not follow from the outputs: only a layer of the kind
+ * "activation", which keeps its inputs, may have them. */
+enum fed_activation {
+    FED_LINEAR = 0,
+    FED_RELU,
+    FED_TANH,
+    FED_SIGMOID,
+    FED_RELU6,
+    FED_LEAKY_RELU, /* below 0: amounts[0] times the input */
+    FED_ELU,        /* below 0: amounts[0] times exp(input) - 1 */
+    FED_SILU,
+    FED_GELU,
+    FED_GELU_TANH, /* the approximation of gelu by tanh */
+    FED_HARD_SILU,
+    FED_NUM_ACTIVATIONS
+};
+
+static inline int fed_activation_sees_inputs(int activation) { return activation >= FED_SILU; }
 
 /* The shape of an image, or of a vector if height and width are 1. Values are [height, width,
  * channels]. */
@@ -184,7 +201,8 @@ typedef struct fed_layer {
     double epsilon;
     /* Dropout: share of values set to 0 in training, in [0, 1), rounded to 65536ths */
     double rate;
-    double amounts[2 * FED_MAX_NORMALIZED]; /* of input layers: see layers/augment.c */
+    /* Of input layers: see layers/augment.c. Of others the first is that of the activation. */
+    double amounts[2 * FED_MAX_NORMALIZED];
 } fed_layer;
 
 /* A model: layers in an order in which each comes after those that it reads. The last layer's

@@ -175,6 +175,22 @@ typedef struct fed_norm_gradient {
     float *in_gradient;                                  /* out [num_pixels, num_channels] */
 } fed_norm_gradient;
 
+/* The normalisation of each pixel over its channels. Rows of channels are 0 in padding channels. */
+typedef struct fed_pixel_norm {
+    size_t num_pixels, num_channels;     /* num_channels a multiple of FED_PAD */
+    const float *values;                 /* [num_pixels, num_channels] */
+    const float *is_real, *gamma, *beta; /* [num_channels]; is_real: 1, or 0 for padding */
+    float share;                         /* 1 / the number of channels without padding */
+    float epsilon;
+    float *means, *inverses; /* [num_pixels]: forward writes them; NULL: nobody needs them */
+} fed_pixel_norm;
+
+typedef struct fed_pixel_norm_gradient {
+    const float *by_outputs;   /* [num_pixels, num_channels] */
+    float *by_values;          /* out, the same; NULL: not needed */
+    float *by_gamma, *by_beta; /* in-out [num_channels]: added to */
+} fed_pixel_norm_gradient;
+
 /* A row of pixels of a convolution of each channel by itself. Sizes are in floats. */
 typedef struct fed_depthwise {
     const size_t *taps; /* [num_taps]: offsets in a pixel's window */

@@ -32,17 +32,15 @@ KERNEL(void, tiles_forward, const float *weights, /* [I][O], weights_stride apar
 /* Both gradients of such a layer for some of its inputs: see fed_tiles_backward. */
 KERNEL(void, tiles_backward, const fed_tiles_backward *backward)
 
-/* Activations; NaN stays NaN. For tanh and sigmoid num_values is a multiple of FED_PAD. Relative
- * errors are at most 4e-7; below -87 sigmoid is constant, exp(-87). */
-KERNEL(void, apply_relu, float *values /* in-out */, size_t num_values)
-KERNEL(void, apply_tanh, float *values /* in-out */, size_t num_values)
-KERNEL(void, apply_sigmoid, float *values /* in-out */, size_t num_values)
-/* Turn the gradient by an activation's outputs into that by its inputs. For relu it is 0 where the
- * output is 0. */
-KERNEL(void, relu_backward, const float *outputs, float *gradient /* in-out */, size_t num_values)
-KERNEL(void, tanh_backward, const float *outputs, float *gradient /* in-out */, size_t num_values)
-KERNEL(void, sigmoid_backward, const float *outputs, float *gradient /* in-out */,
-       size_t num_values)
+/* Activations (enum fed_activation); NaN stays NaN. num_values is a multiple of FED_PAD. Relative
+ * errors are at most 2e-6; below -87 sigmoid is constant, exp(-87). */
+KERNEL(void, activate, int activation, float amount, const float *values, size_t num_values,
+       float *out /* out; may be values */)
+/* Turns the gradient by an activation's outputs into that by its inputs. `seen` are the outputs or,
+ * for those of fed_activation_sees_inputs, the inputs. For relu the gradient is 0 where the output
+ * is 0. */
+KERNEL(void, undo_activation, int activation, float amount, const float *seen, size_t num_values,
+       float *gradient /* in-out */)
 /* out[i] = bits[i] >= threshold ? scale * values[i] : 0. */
 KERNEL(void, drop, const float *values, const uint16_t *bits, size_t num_values, uint32_t threshold,
        float scale, float *out)
@@ -75,6 +73,9 @@ KERNEL(void, norm_apply, const float *values, const float *means, const float *s
        const float *biases, float least, size_t num_pixels, size_t num_channels,
        float *out /* out */)
 KERNEL(void, norm_gradient, const fed_norm_gradient *at)
+/* out = (values - mean) / deviation * gamma + beta, with mean and deviation of each pixel. */
+KERNEL(void, norm_pixels, const fed_pixel_norm *of, float *out /* out [num_pixels, num_channels] */)
+KERNEL(void, norm_pixels_gradient, const fed_pixel_norm *of, const fed_pixel_norm_gradient *at)
 
 /* Convolutions. Channels are padded to multiples of FED_PAD. A panel is [taps][panel_width],
  * where taps are the window's values in order and panel_width is FED_PANEL or FED_PAD.

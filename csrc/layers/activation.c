@@ -10,53 +10,37 @@ static void clear_padding(const fed_buffer *buffer, const fed_shape *shape, floa
         memset(row + x * buffer->pixel_stride + shape->channels, 0, num_padding * sizeof *row);
 }
 
-void fed_apply_activation(const fed_kernels *kernels, int activation, const fed_buffer *buffer,
-                          const fed_shape *shape, float *values) {
-    if (activation == FED_LINEAR) return;
+void fed_apply_activation(const fed_kernels *kernels, const fed_layer *layer,
+                          const fed_buffer *buffer, const fed_shape *shape, float *values) {
+    if (layer->activation == FED_LINEAR) return;
     const size_t row_size = fed_row_size(buffer, shape);
     for (size_t y = 0; y < shape->height; y++) {
         float *row = values + fed_pixel(buffer, y, 0);
-        switch (activation) {
-        case FED_RELU:
-            kernels->apply_relu(row, row_size);
-            break;
-        case FED_TANH:
-            kernels->apply_tanh(row, row_size);
-            break;
-        default:
-            kernels->apply_sigmoid(row, row_size);
-            clear_padding(buffer, shape, row);
-        }
+        kernels->activate(layer->activation, (float)layer->amounts[0], row, row_size, row);
+        if (layer->activation == FED_SIGMOID) clear_padding(buffer, shape, row);
     }
 }
 
-void fed_undo_activation(const fed_kernels *kernels, int activation, const fed_buffer *buffer,
-                         const fed_shape *shape, const float *outputs, float *gradient) {
-    if (activation == FED_LINEAR) return;
+void fed_undo_activation(const fed_kernels *kernels, const fed_layer *layer,
+                         const fed_buffer *buffer, const fed_shape *shape, const float *outputs,
+                         float *gradient) {
+    if (layer->activation == FED_LINEAR) return;
     const size_t row_size = fed_row_size(buffer, shape);
     for (size_t y = 0; y < shape->height; y++) {
         const size_t at = fed_pixel(buffer, y, 0);
-        switch (activation) {
-        case FED_RELU:
-            kernels->relu_backward(outputs + at, gradient + at, row_size);
-            break;
-        case FED_TANH:
-            kernels->tanh_backward(outputs + at, gradient + at, row_size);
-            break;
-        default:
-            kernels->sigmoid_backward(outputs + at, gradient + at, row_size);
-        }
+        kernels->undo_activation(layer->activation, (float)layer->amounts[0], outputs + at,
+                                 row_size, gradient + at);
     }
 }
 
 void fed_activate_out(const fed_pass *pass) {
-    fed_apply_activation(pass->kernels, pass->stage->layer->activation, &pass->stage->out,
-                         &pass->stage->shape, pass->out);
+    fed_apply_activation(pass->kernels, pass->stage->layer, &pass->stage->out, &pass->stage->shape,
+                         pass->out);
 }
 
 void fed_undo_out(const fed_pass *pass) {
-    fed_undo_activation(pass->kernels, pass->stage->layer->activation, &pass->stage->out,
-                        &pass->stage->shape, pass->out, pass->out_gradient);
+    fed_undo_activation(pass->kernels, pass->stage->layer, &pass->stage->out, &pass->stage->shape,
+                        pass->out, pass->out_gradient);
 }
 
 /* ---- The layer ------------------------------------------------------------------------------- */
@@ -69,10 +53,18 @@ static void forward(const fed_pass *pass) {
 
 static void backward(const fed_pass *pass) {
     const fed_stage *stage = pass->stage;
+    const fed_layer *layer = stage->layer;
+    const int sees_inputs = fed_activation_sees_inputs(layer->activation);
     if (pass->in_gradient == NULL) return;
-    fed_undo_out(pass);
-    fed_copy_interior(&stage->shape, &stage->out, pass->out_gradient, &stage->in,
-                      pass->in_gradient);
+    for (size_t y = 0; y < stage->shape.height; y++) {
+        const size_t in = fed_pixel(&stage->in, y, 0), out = fed_pixel(&stage->out, y, 0);
+        const size_t row_size = fed_row_size(&stage->out, &stage->shape);
+        float *gradient = pass->in_gradient + in;
+        memcpy(gradient, pass->out_gradient + out, row_size * sizeof *gradient);
+        pass->kernels->undo_activation(layer->activation, (float)layer->amounts[0],
+                                       sees_inputs ? pass->in + in : pass->out + out, row_size,
+                                       gradient);
+    }
 }
 
 const fed_stage_ops fed_activate = {

@@ -132,7 +132,7 @@ static void activate_image(void *context, size_t b, int worker) {
     (void)worker;
     const fed_images_pass *pass = context;
     const fed_stage *stage = pass->stage;
-    fed_apply_activation(pass->kernels, stage->layer->activation, &stage->out, &stage->shape,
+    fed_apply_activation(pass->kernels, stage->layer, &stage->out, &stage->shape,
                          pass->out + b * stage->out.num_values);
 }
 
@@ -141,8 +141,8 @@ static void undo_image(void *context, size_t b, int worker) {
     const fed_images_pass *pass = context;
     const fed_stage *stage = pass->stage;
     const size_t at = b * stage->out.num_values;
-    fed_undo_activation(pass->kernels, stage->layer->activation, &stage->out, &stage->shape,
-                        pass->out + at, pass->out_gradient + at);
+    fed_undo_activation(pass->kernels, stage->layer, &stage->out, &stage->shape, pass->out + at,
+                        pass->out_gradient + at);
 }
 
 static void forward_images(const fed_images_pass *pass) {

@@ -58,14 +58,13 @@ void fed_conv_run(const fed_kernels *kernels, const fed_conv *conv, const fed_co
 void fed_conv_activate(const fed_pass *pass) {
     const fed_stage *stage = pass->stage;
     if (stage->layer->activation != FED_RELU)
-        fed_apply_activation(pass->kernels, stage->layer->activation, &stage->out, &stage->shape,
-                             pass->out);
+        fed_apply_activation(pass->kernels, stage->layer, &stage->out, &stage->shape, pass->out);
 }
 
 const float *fed_conv_undo_activation(const fed_pass *pass) {
     const fed_stage *stage = pass->stage;
     if (stage->layer->activation == FED_RELU) return pass->out;
-    fed_undo_activation(pass->kernels, stage->layer->activation, &stage->out, &stage->shape,
-                        pass->out, pass->out_gradient);
+    fed_undo_activation(pass->kernels, stage->layer, &stage->out, &stage->shape, pass->out,
+                        pass->out_gradient);
     return NULL;
 }

@@ -105,8 +105,7 @@ static void finish_outputs(const fed_batch_pass *pass) {
         float *values = row + stage->out.origin;
         for (size_t o = 0; o < num_outputs; o++) values[o] = lane[o * FED_LANES];
         for (size_t o = num_outputs; o < fed_padded(num_outputs); o++) values[o] = 0;
-        fed_apply_activation(pass->kernels, stage->layer->activation, &stage->out, &stage->shape,
-                             row);
+        fed_apply_activation(pass->kernels, stage->layer, &stage->out, &stage->shape, row);
     }
 }
 
@@ -118,7 +117,7 @@ static void begin_gradient(const fed_batch_pass *pass) {
     for (size_t b = 0; b < pass->num_rows; b++) {
         float *lane = block_lanes(pass, b / FED_LANES * FED_LANES) + b % FED_LANES;
         float *row = pass->out_gradient + b * stage->out.num_values;
-        fed_undo_activation(pass->kernels, stage->layer->activation, &stage->out, &stage->shape,
+        fed_undo_activation(pass->kernels, stage->layer, &stage->out, &stage->shape,
                             pass->outputs + b * stage->out.num_values, row);
         const float *values = row + stage->out.origin;
         for (size_t o = 0; o < num_outputs; o++) lane[o * FED_LANES] = values[o];

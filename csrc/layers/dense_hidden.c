@@ -102,7 +102,7 @@ static void forward_batch(const fed_batch_pass *pass) {
     fed_share(pass->num_workers, num_parts(pass, num_outputs_of(stage), SHARED_OUTPUTS),
               forward_part, &shared);
     for (size_t b = 0; b < pass->num_rows; b++)
-        fed_apply_activation(pass->kernels, stage->layer->activation, &stage->out, &stage->shape,
+        fed_apply_activation(pass->kernels, stage->layer, &stage->out, &stage->shape,
                              pass->outputs + b * stage->out.num_values);
 }
 
@@ -113,7 +113,7 @@ static void undo_activation(const fed_batch_pass *pass) {
     const size_t stride = stage->out.num_values, num_outputs = stage->layer->out.channels;
     for (size_t b = 0; b < pass->num_rows; b++) {
         float *row = pass->out_gradient + b * stride;
-        fed_undo_activation(pass->kernels, stage->layer->activation, &stage->out, &stage->shape,
+        fed_undo_activation(pass->kernels, stage->layer, &stage->out, &stage->shape,
                             pass->outputs + b * stride, row);
         memset(row + stage->out.origin + num_outputs, 0,
                (num_outputs_of(stage) - num_outputs) * sizeof *row);

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Group normalisation: shifts and scales each group of neighbouring channels of an example to mean
  * 0 and variance 1 over height, width and the group's channels, then applies gamma and beta per
- * channel. The variance is the biased one, and epsilon is inside the root. Packed: gamma, then
- * beta, [padded channels] each, if the layer has them. Saved for backward: the mean and 1 /
- * deviation of each channel's group. */
-#include "layer.h"
+ * channel. The variance is the biased one, and epsilon is inside the root. Saved for backward: the
+ * mean and 1 / deviation of each channel's group. */
+#include "norm.h"
 
 #include <math.h>
 
@@ -14,65 +13,53 @@ typedef struct statistics {
     float *means, *inverses;
 } statistics;
 
-static size_t num_channels(const fed_stage *stage) { return stage->in.pixel_stride; }
-
 /* Scratch holds two sums, three rows of coefficients, and the statistics if they are not saved. */
 static void lay_out(fed_stage *stage) {
-    const fed_layer *layer = stage->layer;
-    const size_t channels = num_channels(stage);
-    stage->packed_size = channels * (size_t)((layer->has_scale != 0) + (layer->has_bias != 0));
+    const size_t channels = fed_norm_channels(stage);
+    stage->packed_size = fed_norm_packed_size(stage);
     stage->saved_bytes = 2 * channels * sizeof(float);
     stage->scratch_bytes = 2 * channels * sizeof(double) + 5 * channels * sizeof(float);
 }
 
-static void pack(const fed_stage *stage, const float *flat, float *packed) {
+void fed_norm_pack(const fed_stage *stage, const float *flat, float *packed) {
     const fed_layer *layer = stage->layer;
     const size_t channels = layer->in.channels;
     const float *from = flat + layer->offset;
     memset(packed, 0, stage->packed_size * sizeof *packed);
-    for (size_t at = 0; at < stage->packed_size; at += num_channels(stage), from += channels)
+    for (size_t at = 0; at < stage->packed_size; at += fed_norm_channels(stage), from += channels)
         memcpy(packed + at, from, channels * sizeof *packed);
 }
 
-static void unpack(const fed_stage *stage, const double *packed, double *flat) {
+void fed_norm_unpack(const fed_stage *stage, const double *packed, double *flat) {
     const fed_layer *layer = stage->layer;
     const size_t channels = layer->in.channels;
     double *to = flat + layer->offset;
-    for (size_t at = 0; at < stage->packed_size; at += num_channels(stage), to += channels)
+    for (size_t at = 0; at < stage->packed_size; at += fed_norm_channels(stage), to += channels)
         memcpy(to, packed + at, channels * sizeof *to);
-}
-
-static const float *gamma_of(const fed_pass *pass) {
-    return pass->stage->layer->has_scale ? pass->params : NULL;
-}
-
-static const float *beta_of(const fed_pass *pass) {
-    if (!pass->stage->layer->has_bias) return NULL;
-    return pass->params + (pass->stage->layer->has_scale ? num_channels(pass->stage) : 0);
 }
 
 static double *sums_of(const fed_pass *pass) { return pass->scratch; }
 
 /* Rows of coefficients, [padded channels] each. */
 static float *row_of(const fed_pass *pass, size_t row) {
-    float *rows = (float *)(sums_of(pass) + 2 * num_channels(pass->stage));
-    return rows + row * num_channels(pass->stage);
+    float *rows = (float *)(sums_of(pass) + 2 * fed_norm_channels(pass->stage));
+    return rows + row * fed_norm_channels(pass->stage);
 }
 
 static statistics statistics_of(const fed_pass *pass) {
     float *means = pass->saved != NULL ? pass->saved : row_of(pass, 3);
-    return (statistics){means, means + num_channels(pass->stage)};
+    return (statistics){means, means + fed_norm_channels(pass->stage)};
 }
 
 static double *cleared_sums(const fed_pass *pass) {
-    memset(sums_of(pass), 0, 2 * num_channels(pass->stage) * sizeof(double));
+    memset(sums_of(pass), 0, 2 * fed_norm_channels(pass->stage) * sizeof(double));
     return sums_of(pass);
 }
 
 static fed_norm_rows rows_of(const fed_stage *stage) {
     return (fed_norm_rows){.num_rows = stage->shape.height,
                            .num_pixels = stage->shape.width,
-                           .num_channels = num_channels(stage),
+                           .num_channels = fed_norm_channels(stage),
                            .stride = stage->in.row_stride,
                            .out_stride = stage->out.row_stride};
 }
@@ -114,7 +101,7 @@ static void center(const float *shifts, double num_pixels, size_t channels, doub
 static void measure(const fed_pass *pass, const statistics *found) {
     const fed_stage *stage = pass->stage;
     const fed_layer *layer = stage->layer;
-    const size_t channels = num_channels(stage), size = layer->in.channels / layer->num_groups;
+    const size_t channels = fed_norm_channels(stage), size = layer->in.channels / layer->num_groups;
     const double num_pixels = (double)(layer->in.height * layer->in.width);
     const float *shifts = pass->in + fed_pixel(&stage->in, 0, 0);
     double *sums = cleared_sums(pass), *squares = sums + channels;
@@ -138,10 +125,10 @@ static void measure(const fed_pass *pass, const statistics *found) {
 
 static void forward(const fed_pass *pass) {
     const fed_stage *stage = pass->stage;
-    const size_t channels = num_channels(stage);
+    const size_t channels = fed_norm_channels(stage);
     const statistics found = statistics_of(pass);
     measure(pass, &found);
-    const float *gamma = gamma_of(pass), *beta = beta_of(pass);
+    const float *gamma = fed_norm_gamma(pass), *beta = fed_norm_beta(pass);
     float *scales = row_of(pass, 0), *biases = row_of(pass, 1);
     for (size_t c = 0; c < channels; c++) {
         scales[c] = gamma != NULL ? gamma[c] * found.inverses[c] : found.inverses[c];
@@ -173,7 +160,7 @@ static const float *row_at(const fed_pass *pass, const float *outputs, size_t y)
 static void sum_gradient(const fed_pass *pass, const statistics *found, const float *outputs,
                          double *sums, double *products) {
     const fed_stage *stage = pass->stage;
-    const size_t channels = num_channels(stage);
+    const size_t channels = fed_norm_channels(stage);
     const fed_norm_rows rows = rows_of(stage);
     pass->kernels->norm_products(&rows, row_at(pass, pass->out_gradient, 0),
                                  row_at(pass, outputs, 0), pass->in + fed_pixel(&stage->in, 0, 0),
@@ -186,7 +173,7 @@ static void add_param_gradient(const fed_pass *pass, const double *sums, const d
     float *gradient = pass->gradient;
     if (layer->has_scale) {
         for (size_t c = 0; c < layer->in.channels; c++) gradient[c] += (float)products[c];
-        gradient += num_channels(pass->stage);
+        gradient += fed_norm_channels(pass->stage);
     }
     if (layer->has_bias)
         for (size_t c = 0; c < layer->in.channels; c++) gradient[c] += (float)sums[c];
@@ -196,8 +183,8 @@ static void add_param_gradient(const fed_pass *pass, const double *sums, const d
  * Writes three rows of coefficients: of g, of x - mean, and of 1. */
 static void find_coefficients(const fed_pass *pass, const statistics *found, double *sums,
                               double *products) {
-    const size_t channels = num_channels(pass->stage);
-    const float *gamma = gamma_of(pass);
+    const size_t channels = fed_norm_channels(pass->stage);
+    const float *gamma = fed_norm_gamma(pass);
     float *by_gradient = row_of(pass, 0), *by_value = row_of(pass, 1), *fixed = row_of(pass, 2);
     for (size_t c = 0; c < channels; c++) {
         by_gradient[c] = found->inverses[c] * (gamma != NULL ? gamma[c] : 1);
@@ -217,7 +204,7 @@ static void find_coefficients(const fed_pass *pass, const statistics *found, dou
 static void backward(const fed_pass *pass) {
     const fed_stage *stage = pass->stage;
     const statistics found = statistics_of(pass);
-    double *sums = cleared_sums(pass), *products = sums + num_channels(stage);
+    double *sums = cleared_sums(pass), *products = sums + fed_norm_channels(stage);
     const float *outputs = undo_activation(pass);
     sum_gradient(pass, &found, outputs, sums, products);
     add_param_gradient(pass, sums, products);
@@ -234,7 +221,7 @@ static void backward(const fed_pass *pass) {
             .by_value = row_of(pass, 1),
             .fixed = row_of(pass, 2),
             .num_pixels = stage->shape.width,
-            .num_channels = num_channels(stage),
+            .num_channels = fed_norm_channels(stage),
             .in_gradient = pass->in_gradient + at,
         };
         pass->kernels->norm_gradient(&gradient);
@@ -243,8 +230,8 @@ static void backward(const fed_pass *pass) {
 
 const fed_stage_ops fed_group_norm = {
     .lay_out = lay_out,
-    .pack = pack,
-    .unpack = unpack,
+    .pack = fed_norm_pack,
+    .unpack = fed_norm_unpack,
     .forward = forward,
     .backward = backward,
 };

@@ -139,6 +139,7 @@ typedef struct fed_layer_kind {
     const fed_stage_ops *first, *last; /* at the ends of a model; NULL: ops */
     const fed_stage_ops *by_batch;     /* in a front that runs by batch; NULL: ops */
     size_t num_inputs;                 /* 0 stands for 1 */
+    int keeps_inputs;                  /* 1 if the slope of its activation may need the inputs */
     int is_input; /* 1 if it stands before all others, and no gradient passes through it */
     /* 1 if one stage can compute the layer and the `next` one, a pool; NULL: never. */
     int (*takes_pool)(const fed_layer *next);
@@ -167,11 +168,12 @@ static inline int fed_is_size(size_t size) { return size >= 1 && size <= FED_MAX
 
 /* Applies an activation in place to the values of an example, inside the border. Padding stays 0.
  */
-void fed_apply_activation(const fed_kernels *kernels, int activation, const fed_buffer *buffer,
-                          const fed_shape *shape, float *values /* in-out */);
+void fed_apply_activation(const fed_kernels *kernels, const fed_layer *layer,
+                          const fed_buffer *buffer, const fed_shape *shape,
+                          float *values /* in-out */);
 /* Backward: turns the gradient by the activation's outputs into that by its inputs, in place. */
-void fed_undo_activation(const fed_kernels *kernels, int activation, const fed_buffer *buffer,
-                         const fed_shape *shape, const float *outputs,
+void fed_undo_activation(const fed_kernels *kernels, const fed_layer *layer,
+                         const fed_buffer *buffer, const fed_shape *shape, const float *outputs,
                          float *gradient /* in-out */);
 /* The same for a pass: the end of its forward and the beginning of its backward. */
 void fed_activate_out(const fed_pass *pass);

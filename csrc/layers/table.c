@@ -12,7 +12,8 @@ extern const fed_stage_ops fed_conv_first, fed_conv_hidden, fed_conv_batch, fed_
 extern const fed_stage_ops fed_max_pool, fed_average_pool;
 extern const fed_stage_ops fed_normalize, fed_standardize, fed_flip, fed_crop, fed_rotate,
     fed_cut_out, fed_jitter;
-extern const fed_stage_ops fed_group_norm, fed_dropout, fed_activate, fed_add;
+extern const fed_stage_ops fed_group_norm, fed_layer_norm, fed_dropout, fed_activate, fed_add,
+    fed_zero_padding;
 
 /* ---- Checks of a model's rows ---------------------------------------------------------------- */
 
@@ -64,10 +65,19 @@ static int pool_is_valid(const fed_layer *layer) {
     return windows_fit(layer) && layer->out.channels == layer->in.channels;
 }
 
+static int layer_norm_is_valid(const fed_layer *layer) {
+    return keeps_shape(layer) && layer->epsilon >= 0 && layer->epsilon <= 1;
+}
+
 static int group_norm_is_valid(const fed_layer *layer) {
-    return keeps_shape(layer) && fed_is_size(layer->num_groups) &&
-           layer->in.channels % layer->num_groups == 0 && layer->epsilon >= 0 &&
-           layer->epsilon <= 1;
+    return layer_norm_is_valid(layer) && fed_is_size(layer->num_groups) &&
+           layer->in.channels % layer->num_groups == 0;
+}
+
+static int padding_is_valid(const fed_layer *layer) {
+    const fed_shape *in = &layer->in, *out = &layer->out;
+    return out->channels == in->channels && in->height <= out->height && in->width <= out->width &&
+           layer->pad_top <= out->height - in->height && layer->pad_left <= out->width - in->width;
 }
 
 static int dropout_is_valid(const fed_layer *layer) {
@@ -126,7 +136,7 @@ static size_t depthwise_num_params(const fed_layer *layer) {
 }
 
 /* Gamma [channels], beta [channels]. */
-static size_t group_norm_num_params(const fed_layer *layer) {
+static size_t norm_num_params(const fed_layer *layer) {
     return (layer->has_scale ? layer->out.channels : 0) + num_biases(layer);
 }
 
@@ -176,14 +186,26 @@ static const fed_layer_kind kinds[] = {
      .ops = &fed_average_pool},
     {.name = "group_normalization",
      .is_valid = group_norm_is_valid,
-     .num_params = group_norm_num_params,
+     .num_params = norm_num_params,
      .ops = &fed_group_norm},
+    {.name = "layer_normalization",
+     .is_valid = layer_norm_is_valid,
+     .num_params = norm_num_params,
+     .ops = &fed_layer_norm},
+    {.name = "zero_padding2d",
+     .is_valid = padding_is_valid,
+     .num_params = no_params,
+     .ops = &fed_zero_padding},
     {.name = "dropout",
      .is_valid = dropout_is_valid,
      .num_params = no_params,
      .ops = &fed_dropout,
      .num_draws = fed_dropout_draws},
-    {.name = "activation", .is_valid = keeps_shape, .num_params = no_params, .ops = &fed_activate},
+    {.name = "activation",
+     .is_valid = keeps_shape,
+     .num_params = no_params,
+     .ops = &fed_activate,
+     .keeps_inputs = 1},
     {.name = "add",
      .is_valid = keeps_shape,
      .num_params = no_params,

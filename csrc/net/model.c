@@ -18,11 +18,19 @@ static int shapes_equal(const fed_shape *a, const fed_shape *b) {
 
 static int is_flag(int32_t value) { return value == 0 || value == 1; }
 
+static int activation_is_valid(const fed_layer *layer, const fed_layer_kind *kind) {
+    const int activation = layer->activation;
+    if (activation < 0 || activation >= FED_NUM_ACTIVATIONS) return 0;
+    if (activation == FED_LEAKY_RELU || activation == FED_ELU)
+        return layer->amounts[0] >= 0 && layer->amounts[0] <= 100;
+    return !fed_activation_sees_inputs(activation) || kind->keeps_inputs;
+}
+
 static int layer_is_valid(const fed_layer *layer) {
     const fed_layer_kind *kind = fed_kind_of(layer);
-    return kind != NULL && layer->activation >= 0 && layer->activation < FED_NUM_ACTIVATIONS &&
-           is_flag(layer->has_scale) && is_flag(layer->has_bias) && shape_is_valid(&layer->in) &&
-           shape_is_valid(&layer->out) && kind->is_valid(layer);
+    return kind != NULL && activation_is_valid(layer, kind) && is_flag(layer->has_scale) &&
+           is_flag(layer->has_bias) && shape_is_valid(&layer->in) && shape_is_valid(&layer->out) &&
+           kind->is_valid(layer);
 }
 
 /* 1 if the inputs of layer l are before it and have its shape. */

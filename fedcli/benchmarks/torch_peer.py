@@ -16,10 +16,18 @@ from fedcli.models.layers.contract import Layer
 from fedcli.models.model import Model
 
 Params = NDArray[np.float32]
-_ACTIVATIONS: dict[str, Callable[[], Any]] = {
-    "relu": torch.nn.ReLU,
-    "tanh": torch.nn.Tanh,
-    "sigmoid": torch.nn.Sigmoid,
+# Each takes the amount of a layer's activation.
+_ACTIVATIONS: dict[str, Callable[[float], Any]] = {
+    "relu": lambda _: torch.nn.ReLU(),
+    "tanh": lambda _: torch.nn.Tanh(),
+    "sigmoid": lambda _: torch.nn.Sigmoid(),
+    "relu6": lambda _: torch.nn.ReLU6(),
+    "leaky_relu": torch.nn.LeakyReLU,
+    "elu": torch.nn.ELU,
+    "silu": lambda _: torch.nn.SiLU(),
+    "gelu": lambda _: torch.nn.GELU(),
+    "gelu_tanh": lambda _: torch.nn.GELU("tanh"),
+    "hard_silu": lambda _: torch.nn.Hardswish(),
 }
 
 
@@ -100,7 +108,7 @@ class _Graph(torch.nn.Module):  # type: ignore[misc]  # PyTorch need not be inst
                 parts.append(torch.nn.Flatten())
             parts += _modules(layer)
             if layer.activation != "linear":
-                parts.append(_ACTIVATIONS[layer.activation]())
+                parts.append(_ACTIVATIONS[layer.activation](layer.activation_amount))
             self.layers.append(torch.nn.Sequential(*parts))
             is_flat.append(layer.kind == "dense" or is_flat[sources[0]])
         self.ends_in_image = not is_flat[-1]
@@ -127,7 +135,7 @@ def _modules(layer: Layer) -> list[Any]:
     is_symmetric = pads[0] == pads[1] and pads[2] == pads[3]
     if layer.kind == "dense":
         return [torch.nn.Linear(layer.num_inputs, layer.num_outputs, bias=layer.has_bias)]
-    if layer.kind == "conv2d":
+    if layer.kind in ("conv2d", "depthwise_conv2d"):
         own_pads = (pads[2], pads[0]) if is_symmetric else (0, 0)
         conv = torch.nn.Conv2d(
             layer.in_shape[2],
@@ -135,6 +143,7 @@ def _modules(layer: Layer) -> list[Any]:
             layer.window,
             layer.strides,
             own_pads,
+            groups=1 if layer.kind == "conv2d" else layer.in_shape[2],
             bias=layer.has_bias,
         )
         return [conv] if is_symmetric else [torch.nn.ZeroPad2d(pads), conv]
@@ -175,10 +184,12 @@ def _turned(model: Model, tensors: list[Params], *, is_back: bool = False) -> li
         height, width, channels = layer.in_shape
         for each in layer.tensors:
             tensor = next(source)
-            if each.name != "kernel":
+            if not each.name.endswith("kernel"):
                 turned.append(tensor)
             elif layer.kind == "conv2d":
                 turned.append(tensor.transpose((2, 3, 1, 0) if is_back else (3, 2, 0, 1)))
+            elif layer.kind == "depthwise_conv2d":
+                turned.append(tensor.transpose((2, 3, 0, 1)))
             elif is_back:
                 wide = tensor.reshape(-1, channels, height, width)
                 turned.append(wide.transpose(2, 3, 1, 0).reshape(each.shape))

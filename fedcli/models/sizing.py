@@ -179,13 +179,16 @@ class _Graph:
             self._layers[first.number - 1] = merged
             self._values[spec.name] = first._replace(is_shared=is_shared)
             return
-        layer = spec.size(first.incoming)
-        if layer is None:
+        numbers = [source.number for source in sources]
+        parts = spec.parts(first.incoming)
+        for part in parts:
+            self._push(part, numbers)
+            numbers = [len(self._layers)]
+        if parts:
+            number, shape = len(self._layers), parts[-1].out_shape
+        else:
             number, shape = first.number, first.incoming.shape
             is_shared = is_shared or first.is_shared
-        else:
-            self._push(layer, [source.number for source in sources])
-            number, shape = len(self._layers), layer.out_shape
         is_image = all(source.incoming.is_image for source in sources) and not spec.gives_vector
         self._values[spec.name] = _Value(number, Incoming(shape, is_image), is_shared)
 

@@ -21,29 +21,82 @@ static inline void naive_note(naive_margin *margin, double distance) {
     if (distance > 0 && distance < margin->smallest) margin->smallest = distance;
 }
 
-static inline double naive_activation(int activation, double z, naive_margin *margin) {
-    switch (activation) {
-    case FED_RELU:
+/* A kink of the loss: where the slope on one side is not that on the other. */
+static inline void naive_note_kinks(int activation, double z, naive_margin *margin) {
+    if (activation == FED_RELU || activation == FED_RELU6 || activation == FED_LEAKY_RELU ||
+        activation == FED_ELU)
         naive_note(margin, fabs(z));
+    if (activation == FED_RELU6) naive_note(margin, fabs(z - 6));
+    if (activation == FED_HARD_SILU) naive_note(margin, fabs(fabs(z) - 3));
+}
+
+static inline double naive_normal_share(double z) { return erfc(-z / sqrt(2)) / 2; }
+
+/* The exponent of gelu's approximation by tanh, as x * sigmoid(this). */
+static inline double naive_gelu_exponent(double z) {
+    return 2 * sqrt(2 / M_PI) * (z + 0.044715 * z * z * z);
+}
+
+static inline double naive_sigmoid(double z) { return 1 / (1 + exp(-z)); }
+
+static inline double naive_activation(const fed_layer *layer, double z, naive_margin *margin) {
+    naive_note_kinks(layer->activation, z, margin);
+    switch (layer->activation) {
+    case FED_RELU:
         return z < 0 ? 0 : z;
     case FED_TANH:
         return tanh(z);
     case FED_SIGMOID:
-        return 1 / (1 + exp(-z));
+        return naive_sigmoid(z);
+    case FED_RELU6:
+        return z < 0 ? 0 : z > 6 ? 6 : z;
+    case FED_LEAKY_RELU:
+        return z < 0 ? layer->amounts[0] * z : z;
+    case FED_ELU:
+        return z < 0 ? layer->amounts[0] * expm1(z) : z;
+    case FED_SILU:
+        return z * naive_sigmoid(z);
+    case FED_GELU:
+        return z * naive_normal_share(z);
+    case FED_GELU_TANH:
+        return z * naive_sigmoid(naive_gelu_exponent(z));
+    case FED_HARD_SILU:
+        return z * fmin(fmax(z + 3, 0), 6) / 6;
     default:
         return z;
     }
 }
 
-/* The slope, from the output. */
-static inline double naive_slope(int activation, double output) {
-    switch (activation) {
+/* The slope of x * sigmoid(z), where the slope of z is z_slope. */
+static inline double naive_gated_slope(double x, double z, double z_slope) {
+    const double s = naive_sigmoid(z);
+    return s + x * s * (1 - s) * z_slope;
+}
+
+/* The slope at input z with this output. */
+static inline double naive_slope(const fed_layer *layer, double z, double output) {
+    switch (layer->activation) {
     case FED_RELU:
         return output > 0 ? 1 : 0;
     case FED_TANH:
         return 1 - output * output;
     case FED_SIGMOID:
         return output * (1 - output);
+    case FED_RELU6:
+        return output > 0 && output < 6 ? 1 : 0;
+    case FED_LEAKY_RELU:
+        return output > 0 ? 1 : layer->amounts[0];
+    case FED_ELU:
+        return output > 0 ? 1 : layer->amounts[0] + output;
+    case FED_SILU:
+        return naive_gated_slope(z, z, 1);
+    case FED_GELU:
+        return naive_normal_share(z) + z * exp(-z * z / 2) / sqrt(2 * M_PI);
+    case FED_GELU_TANH:
+        return naive_gated_slope(z, naive_gelu_exponent(z),
+                                 2 * sqrt(2 / M_PI) * (1 + 3 * 0.044715 * z * z));
+    case FED_HARD_SILU:
+        return z < -3 ? 0 : z > 3 ? 1 : (2 * z + 3) / 6;
     default:
         return 1;
     }
@@ -95,8 +148,12 @@ static inline size_t naive_weight(const fed_layer *layer, const naive_tap *t, si
     return layer->offset + (tap * layer->in.channels + ci) * layer->out.channels + co;
 }
 
+static inline bool naive_is_norm(const fed_layer *layer) {
+    return layer->kind == KIND_GROUP_NORM || layer->kind == KIND_LAYER_NORM;
+}
+
 static inline size_t naive_num_weights(const fed_layer *layer) {
-    if (layer->kind == KIND_GROUP_NORM) return layer->has_scale ? layer->out.channels : 0;
+    if (naive_is_norm(layer)) return layer->has_scale ? layer->out.channels : 0;
     if (layer->kind == KIND_DENSE) return fed_shape_size(&layer->in) * layer->out.channels;
     const size_t num_taps = layer->window_height * layer->window_width * layer->in.channels;
     return layer->kind == KIND_DEPTHWISE ? num_taps : num_taps * layer->out.channels;
@@ -189,7 +246,13 @@ static inline void naive_pool(const fed_layer *layer, const double *in, double *
                 naive_window_size(layer, t.out_y, t.out_x);
 }
 
+/* A layer norm has a group for each pixel. */
+static inline size_t naive_num_groups(const fed_layer *layer) {
+    return layer->kind == KIND_LAYER_NORM ? layer->in.height * layer->in.width : layer->num_groups;
+}
+
 static inline size_t naive_group(const fed_layer *layer, size_t i) {
+    if (layer->kind == KIND_LAYER_NORM) return i / layer->in.channels;
     return i % layer->in.channels / (layer->in.channels / layer->num_groups);
 }
 
@@ -213,7 +276,7 @@ static inline double naive_scale(const fed_layer *layer, const double *params, s
 static inline void naive_normalise(const fed_layer *layer, const double *in, double *normal,
                                    double *inverses /* out [groups] */) {
     const size_t size = fed_shape_size(&layer->in);
-    for (size_t g = 0; g < layer->num_groups; g++) {
+    for (size_t g = 0; g < naive_num_groups(layer); g++) {
         const double mean = naive_group_mean(layer, g, in, NULL);
         for (size_t i = 0; i < size; i++)
             if (naive_group(layer, i) == g) normal[i] = in[i] - mean;
@@ -223,14 +286,21 @@ static inline void naive_normalise(const fed_layer *layer, const double *in, dou
     }
 }
 
-static inline void naive_group_norm(const fed_layer *layer, const double *params, const double *in,
-                                    double *out) {
-    double *inverses = test_alloc(layer->num_groups * sizeof(*inverses));
+static inline void naive_norm(const fed_layer *layer, const double *params, const double *in,
+                              double *out) {
+    double *inverses = test_alloc(naive_num_groups(layer) * sizeof(*inverses));
     naive_normalise(layer, in, out, inverses);
     for (size_t i = 0; i < fed_shape_size(&layer->out); i++)
         out[i] = out[i] * naive_scale(layer, params, i) +
                  naive_bias(layer, params, i % layer->out.channels);
     free(inverses);
+}
+
+/* The output of a zero padding that is input i. */
+static inline size_t naive_padded_at(const fed_layer *layer, size_t i) {
+    const size_t pixel = i / layer->in.channels;
+    return naive_at(&layer->out, pixel / layer->in.width + layer->pad_top,
+                    pixel % layer->in.width + layer->pad_left, i % layer->in.channels);
 }
 
 static inline void naive_layer_forward(const fed_layer *layer, const double *params,
@@ -253,13 +323,19 @@ static inline void naive_layer_forward(const fed_layer *layer, const double *par
         naive_pool(layer, in, out, margin);
         break;
     case KIND_GROUP_NORM:
-        naive_group_norm(layer, params, in, out);
+    case KIND_LAYER_NORM:
+        naive_norm(layer, params, in, out);
+        break;
+    case KIND_ZERO_PADDING:
+        memset(out, 0, size * sizeof(*out));
+        for (size_t i = 0; i < fed_shape_size(&layer->in); i++)
+            out[naive_padded_at(layer, i)] = in[i];
         break;
     default:
         for (size_t i = 0; i < size; i++)
             out[i] = in[i] * (mask != NULL ? mask[i] : 1) + (in_2 != NULL ? in_2[i] : 0);
     }
-    for (size_t i = 0; i < size; i++) out[i] = naive_activation(layer->activation, out[i], margin);
+    for (size_t i = 0; i < size; i++) out[i] = naive_activation(layer, out[i], margin);
 }
 
 /* ---- Layers, back: g is the gradient by what the activation was applied to ------------------- */
@@ -323,19 +399,18 @@ static inline void naive_pool_back(const fed_layer *layer, const double *in, con
                 naive_window_size(layer, t.out_y, t.out_x);
 }
 
-static inline void naive_group_norm_back(const fed_layer *layer, const double *params,
-                                         const double *in, const double *g, double *in_gradient,
-                                         double *gradient) {
+static inline void naive_norm_back(const fed_layer *layer, const double *params, const double *in,
+                                   const double *g, double *in_gradient, double *gradient) {
     const size_t size = fed_shape_size(&layer->in);
     double *normal = test_alloc(size * sizeof(*normal));
     double *by_normal = test_alloc(size * sizeof(*by_normal));
-    double *inverses = test_alloc(layer->num_groups * sizeof(*inverses));
+    double *inverses = test_alloc(naive_num_groups(layer) * sizeof(*inverses));
     naive_normalise(layer, in, normal, inverses);
     for (size_t i = 0; i < size; i++) {
         if (layer->has_scale) gradient[layer->offset + i % layer->in.channels] += g[i] * normal[i];
         by_normal[i] = g[i] * naive_scale(layer, params, i);
     }
-    for (size_t k = 0; k < layer->num_groups; k++) {
+    for (size_t k = 0; k < naive_num_groups(layer); k++) {
         const double mean = naive_group_mean(layer, k, by_normal, NULL);
         const double tilt = naive_group_mean(layer, k, by_normal, normal);
         for (size_t i = 0; i < size; i++)
@@ -353,7 +428,10 @@ static inline void naive_layer_backward(const fed_layer *layer, const double *pa
                                         double *out_gradient, double *in_gradient,
                                         double *gradient) {
     const size_t size = fed_shape_size(&layer->out);
-    for (size_t o = 0; o < size; o++) out_gradient[o] *= naive_slope(layer->activation, out[o]);
+    /* Only in a layer that is nothing else does the slope need what the activation was applied to.
+     */
+    for (size_t o = 0; o < size; o++)
+        out_gradient[o] *= naive_slope(layer, layer->kind == KIND_ACTIVATION ? in[o] : NAN, out[o]);
     memset(in_gradient, 0, fed_shape_size(&layer->in) * sizeof(*in_gradient));
     switch (layer->kind) {
     case KIND_DENSE:
@@ -372,9 +450,14 @@ static inline void naive_layer_backward(const fed_layer *layer, const double *pa
     case KIND_AVERAGE_POOL:
         naive_pool_back(layer, in, out_gradient, in_gradient);
         break;
+    case KIND_ZERO_PADDING:
+        for (size_t i = 0; i < fed_shape_size(&layer->in); i++)
+            in_gradient[i] = out_gradient[naive_padded_at(layer, i)];
+        break;
     case KIND_GROUP_NORM:
+    case KIND_LAYER_NORM:
         naive_bias_back(layer, out_gradient, gradient);
-        naive_group_norm_back(layer, params, in, out_gradient, in_gradient, gradient);
+        naive_norm_back(layer, params, in, out_gradient, in_gradient, gradient);
         break;
     default:
         for (size_t i = 0; i < size; i++)

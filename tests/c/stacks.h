@@ -38,6 +38,8 @@ typedef struct stack {
 #define POOL2 MAX(2, 2, 2, 2, false)
 #define NORM(groups, act) {true, KIND_GROUP_NORM, (act), (groups), 0, 0, 0, 0, false, false, 0, 0, 0}
 #define NORM_PLAIN(groups, act) {true, KIND_GROUP_NORM, (act), (groups), 0, 0, 0, 0, false, true, 0, 0, 0}
+#define PIXEL_NORM(act) {true, KIND_LAYER_NORM, (act), 0, 0, 0, 0, 0, false, false, 0, 0, 0}
+#define PAD(top, left, act) {true, KIND_ZERO_PADDING, (act), 0, 0, 0, (top), (left), false, false, 0, 0, 0}
 #define DROP(share) {true, KIND_DROPOUT, FED_LINEAR, 0, 0, 0, 0, 0, false, false, (share), 0, 0}
 #define ACT(act) {true, KIND_ACTIVATION, (act), 0, 0, 0, 0, 0, false, false, 0, 0, 0}
 #define ADD(first, second, act) {true, KIND_ADD, (act), 0, 0, 0, 0, 0, false, false, 0, (first), (second)}
@@ -52,6 +54,24 @@ static const stack SMALL[] = {
      {1, 1, 4},
      {FULL(5, FED_RELU), FULL(5, FED_TANH), FULL(5, FED_SIGMOID), ACT(FED_RELU), ACT(FED_TANH),
       ACT(FED_SIGMOID), FULL(3, FED_LINEAR)}},
+    {"all activations with kinks, as parts of layers and by themselves",
+     {2, 3, 2},
+     {CONV(3, 2, 2, 1, 1, true, FED_LEAKY_RELU), NORM(3, FED_ELU), PAD(1, 2, FED_RELU6),
+      FULL(5, FED_RELU6), FULL(5, FED_LEAKY_RELU), FULL(5, FED_ELU), ACT(FED_LEAKY_RELU),
+      ACT(FED_ELU), FULL(3, FED_LINEAR)}},
+    {"all activations that need their inputs",
+     {3, 3, 1},
+     {ACT(FED_SILU), CONV(4, 2, 2, 1, 1, true, FED_LINEAR), ACT(FED_GELU), MEAN(2, 2, 1, 1, false),
+      ACT(FED_GELU_TANH), FULL(5, FED_LINEAR), ACT(FED_SILU), ACT(FED_HARD_SILU),
+      FULL(4, FED_LINEAR)}},
+    {"layer norms",
+     {3, 2, 3},
+     {PIXEL_NORM(FED_TANH), CONV(5, 2, 2, 1, 1, true, FED_LINEAR), PIXEL_NORM(FED_RELU),
+      FULL(6, FED_LINEAR), PIXEL_NORM(FED_LINEAR), FULL(3, FED_LINEAR)}},
+    {"zero padding, first and between",
+     {3, 4, 2},
+     {PAD(2, 1, FED_LINEAR), CONV(3, 3, 3, 2, 2, false, FED_TANH), PAD(1, 1, FED_SIGMOID),
+      MAX(2, 2, 1, 1, false), FULL(3, FED_LINEAR)}},
     {"conv", {5, 4, 2}, {CONV(3, 3, 2, 1, 1, false, FED_RELU), FULL(3, FED_LINEAR)}},
     {"conv, same", {5, 4, 1}, {CONV(2, 3, 3, 1, 1, true, FED_TANH), FULL(3, FED_LINEAR)}},
     {"conv, strides",
@@ -224,6 +244,12 @@ static const stack LARGE[] = {
       CONV(65, 3, 3, 2, 2, true, FED_LINEAR), NORM_PLAIN(5, FED_TANH),
       CONV(65, 3, 3, 1, 1, true, FED_TANH), CONV_OF(3, 65, 1, 1, 2, 2, FED_LINEAR),
       ADD(1, 0, FED_RELU), MEAN(4, 3, 1, 1, false), FULL(10, FED_LINEAR)}},
+    {"wide, with padding and activations that need their inputs",
+     {9, 7, 3},
+     {PAD(1, 2, FED_LINEAR), CONV(48, 3, 3, 2, 2, false, FED_LEAKY_RELU), PIXEL_NORM(FED_LINEAR),
+      ACT(FED_SILU), CONV(160, 3, 3, 1, 1, true, FED_LINEAR), NORM(4, FED_RELU6),
+      PAD(3, 0, FED_ELU), CONV(33, 1, 1, 1, 1, true, FED_LINEAR), ACT(FED_GELU),
+      ADD(0, 0, FED_LINEAR), FULL(10, FED_LINEAR)}},
     {"wide, with pools, to logits",
      {12, 9, 1},
      {CONV(40, 3, 3, 1, 1, true, FED_RELU), POOL2, CONV(72, 5, 5, 1, 1, true, FED_RELU),
@@ -257,17 +283,24 @@ static inline fed_layer new_layer(const spec *s, const fed_shape *in, size_t off
                        .out = *in,
                        .offset = offset,
                        .rate = s->rate,
+                       .amounts = {0.25},
                        .skips = {s->skip, s->skip_2},
                        .window_height = s->height,
                        .window_width = s->width,
                        .stride_y = s->stride_y,
                        .stride_x = s->stride_x};
     const bool has_weights = s->kind == KIND_DENSE || s->kind == KIND_CONV2D;
-    layer.has_bias = (has_weights || s->kind == KIND_GROUP_NORM) && !s->plain;
-    if (s->kind == KIND_GROUP_NORM) {
+    layer.has_bias = (has_weights || naive_is_norm(&layer)) && !s->plain;
+    if (naive_is_norm(&layer)) {
         layer.has_scale = !s->plain;
         layer.num_groups = s->size;
         layer.epsilon = 1e-3;
+    }
+    if (s->kind == KIND_ZERO_PADDING) { /* one row and no column less after the image */
+        layer.pad_top = s->stride_y;
+        layer.pad_left = s->stride_x;
+        layer.out.height += 2 * s->stride_y - 1;
+        layer.out.width += 2 * s->stride_x;
     }
     if (s->height > 0) {
         layer.out.height = out_size(in->height, s->height, s->stride_y, s->same, &layer.pad_top);
@@ -279,8 +312,7 @@ static inline fed_layer new_layer(const spec *s, const fed_shape *in, size_t off
 }
 
 static inline bool has_params(const fed_layer *layer) {
-    return layer->kind == KIND_DENSE || layer->kind == KIND_CONV2D ||
-           layer->kind == KIND_GROUP_NORM;
+    return layer->kind == KIND_DENSE || layer->kind == KIND_CONV2D || naive_is_norm(layer);
 }
 
 static inline size_t num_layer_params(const fed_layer *layer) {
@@ -325,7 +357,7 @@ static inline void fill_params(uint64_t seed, const fed_model *model, float *par
         const size_t num_params = num_layer_params(layer);
         if (num_params == 0) continue;
         const size_t num_weights = naive_num_weights(layer);
-        const bool is_norm = layer->kind == KIND_GROUP_NORM;
+        const bool is_norm = naive_is_norm(layer);
         const double fan_in = (double)num_weights / (double)layer->out.channels;
         const double scale = is_norm ? 0.5 : sqrt(6 / (fan_in + 1));
         float *at = params + layer->offset;

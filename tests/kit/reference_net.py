@@ -6,7 +6,7 @@ Values between layers are [B, height, width, channels]; windows are visited one 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,9 @@ from tests.kit.reference import Batch, Optimizer, Stats, Vector
 
 DROPOUT_STEPS = 65536  # a rate is taken in these
 VISIT_BLOCKS = 1 << 20  # from one visit's blocks of the dropout stream to the next visit's
+# Where the slope of an activation jumps.
+KINKS = {"relu": (0,), "relu6": (0, 6), "leaky_relu": (0,), "elu": (0,), "hard_silu": (-3, 3)}
+NORMS = ("group_normalization", "layer_normalization")
 FAR = 1e-3  # from a kink: no rounding of float32 takes a value of order 1 there
 
 # A layer, its tensors, what came in, what came out before and after the activation, and its dropout
@@ -128,8 +131,8 @@ def score(
     gradients: list[Vector] = []
     errors: list[Any] = [0.0] * len(seen) + [error]  # by values: the image, then the outputs
     for place in reversed(range(len(seen))):
-        layer, tensors, inputs, _, outputs, mask = seen[place]
-        error = errors[place + 1] * _slope(layer.activation, outputs)
+        layer, tensors, inputs, sums, _, mask = seen[place]
+        error = errors[place + 1] * _slope(layer, sums)
         below, own = _backward(layer, tensors, inputs, error, mask)
         for source in layout.sources[place]:
             errors[source] = errors[source] + below
@@ -154,8 +157,9 @@ def kink_distance(
     for place in reversed(range(len(applied))):
         layer, _, inputs, sums, _, mask = applied[place]
         is_seen = np.broadcast_to(seen[place + 1], sums.shape)
-        if layer.activation == "relu":
-            nearest = min(nearest, np.abs(sums[is_seen]).min(initial=math.inf))
+        for kink in KINKS.get(layer.activation, ()):
+            nearest = min(nearest, np.abs(sums[is_seen] - kink).min(initial=math.inf))
+        if layer.activation in ("relu", "relu6"):
             is_seen = is_seen & (sums > -FAR)
         if layer.kind == "max_pooling2d":
             gap, is_seen = _pool_kinks(layer, inputs, sums, is_seen)
@@ -163,7 +167,7 @@ def kink_distance(
         elif layer.kind == "dropout" and mask is not None:
             is_seen = is_seen & (mask > 0)
         elif layer.kind not in ("dropout", "activation", "add"):
-            is_seen = np.ones(1, np.bool_)
+            is_seen = np.ones(1, np.bool_)  # of padding, too: more counts than must
         for source in layout.sources[place]:
             seen[source] = seen[source] | is_seen
     return nearest
@@ -191,39 +195,71 @@ def _layer_by_layer(
     layout: ParamLayout, params: Vector, images: Vector, masks: list[Vector]
 ) -> Iterator[Seen]:
     values = [images.reshape(len(images), *layout.layers[0].in_shape)]
+    left: Iterator[Any] = iter(layout.split(params))  # type: ignore[arg-type]  # of float64
     for layer, sources in zip(layout.layers, layout.sources, strict=True):
-        tensors = _tensors(layout, layer, params)
+        tensors: list[Vector] = [next(left) for _ in layer.tensors]
         mask = masks.pop(0) if masks and layer.kind == "dropout" else None
         inputs = values[sources[0]]
         sums = _forward(layer, tensors, inputs, mask)
         if layer.kind == "add":
             sums = sums + values[sources[1]]
-        values.append(_activate(layer.activation, sums))
+        values.append(_activate(layer, sums))
         yield layer, tensors, inputs, sums, values[-1], mask
 
 
-def _tensors(layout: ParamLayout, layer: Layer, params: Vector) -> list[Vector]:
-    return [
-        params[each.offset : each.offset + each.size].reshape(each.shape)
-        for each in layout.tensors
-        if each.name.rpartition("/")[0] == layer.name
-    ]
+def _activate(layer: Layer, x: Vector) -> Vector:
+    return _ACTIVATIONS[layer.activation][0](x, layer.activation_amount)
 
 
-def _activate(activation: str, values: Vector) -> Vector:
-    if activation == "relu":
-        return np.maximum(values, 0.0)
-    if activation == "tanh":
-        return np.tanh(values)
-    return 1 / (1 + np.exp(-values)) if activation == "sigmoid" else values
+def _slope(layer: Layer, x: Vector) -> Vector:
+    return _ACTIVATIONS[layer.activation][1](x, layer.activation_amount)
 
 
-def _slope(activation: str, outputs: Vector) -> Vector:
-    if activation == "relu":
-        return (outputs > 0).astype(np.float64)
-    if activation == "tanh":
-        return 1 - outputs**2
-    return outputs * (1 - outputs) if activation == "sigmoid" else np.ones_like(outputs)
+def _sigmoid(x: Vector) -> Vector:
+    return 1 / (1 + np.exp(-x))
+
+
+def _normal_share(x: Vector) -> Vector:
+    return np.vectorize(math.erfc, otypes=[np.float64])(-x / math.sqrt(2)) / 2
+
+
+def _gelu_tanh_of(x: Vector) -> Vector:
+    return np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
+
+
+def _gelu_tanh_slope(x: Vector) -> Vector:
+    t, inner_slope = _gelu_tanh_of(x), math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x**2)
+    return 0.5 * (1 + t) + 0.5 * x * (1 - t**2) * inner_slope
+
+
+def _hard_silu_slope(x: Vector) -> Vector:
+    return np.where(np.abs(x) < 3, (2 * x + 3) / 6, (x > 0).astype(np.float64))
+
+
+# Of the sums x that an activation is applied to, and the amount a: the outputs, the slopes.
+_Function = Callable[[Any, float], Any]
+_ACTIVATIONS: dict[str, tuple[_Function, _Function]] = {
+    "linear": (lambda x, a: x, lambda x, a: np.ones_like(x)),
+    "relu": (lambda x, a: np.maximum(x, 0.0), lambda x, a: np.where(x > 0, 1.0, 0.0)),
+    "relu6": (lambda x, a: np.clip(x, 0.0, 6.0), lambda x, a: np.where((x > 0) & (x < 6), 1.0, 0)),
+    "leaky_relu": (lambda x, a: np.where(x < 0, a * x, x), lambda x, a: np.where(x > 0, 1.0, a)),
+    "elu": (
+        lambda x, a: np.where(x < 0, a * np.expm1(np.minimum(x, 0.0)), x),
+        lambda x, a: np.where(x > 0, 1.0, a * np.exp(np.minimum(x, 0.0))),
+    ),
+    "tanh": (lambda x, a: np.tanh(x), lambda x, a: 1 - np.tanh(x) ** 2),
+    "sigmoid": (lambda x, a: _sigmoid(x), lambda x, a: _sigmoid(x) * _sigmoid(-x)),
+    "silu": (lambda x, a: x * _sigmoid(x), lambda x, a: _sigmoid(x) * (1 + x * _sigmoid(-x))),
+    "gelu": (
+        lambda x, a: x * _normal_share(x),
+        lambda x, a: _normal_share(x) + x * np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi),
+    ),
+    "gelu_tanh": (lambda x, a: 0.5 * x * (1 + _gelu_tanh_of(x)), lambda x, a: _gelu_tanh_slope(x)),
+    "hard_silu": (
+        lambda x, a: x * np.clip(x + 3, 0.0, 6.0) / 6,
+        lambda x, a: _hard_silu_slope(x),
+    ),
+}
 
 
 def _places(layer: Layer) -> Places:
@@ -247,13 +283,17 @@ def _forward(layer: Layer, tensors: list[Vector], values: Vector, mask: Vector |
         return (outputs + sum(tensors[1:])).reshape(size, *layer.out_shape)
     if layer.kind == "dropout":
         return values if mask is None else values * mask
-    if layer.kind == "group_normalization":
+    if layer.kind in NORMS:
         scaled, _ = _normalized(layer, values)
         gamma, beta = _gamma_beta(layer, tensors)
         return scaled * gamma + beta
     if layer.kind in ("activation", "add"):  # the caller adds the second input
         return values
     outputs = np.zeros((size, *layer.out_shape))
+    if layer.kind == "zero_padding2d":
+        rows, columns = _interior(layer)
+        outputs[:, rows, columns] = values
+        return outputs
     for (y, x), (rows, columns), (up, across) in _places(layer):
         part = values[:, rows, columns]
         if layer.kind == "conv2d":
@@ -280,12 +320,13 @@ def _backward(
         bias_gradient: Vector = by_outputs.sum(axis=0)
         below = (by_outputs @ tensors[0].T).reshape(values.shape)
         return below, [kernel_gradient, bias_gradient][: len(tensors)]
-    if layer.kind == "dropout":
+    if layer.kind in ("dropout", "activation", "add"):
         return error if mask is None else error * mask, []
-    if layer.kind == "group_normalization":
+    if layer.kind in NORMS:
         return _normalize_backward(layer, tensors, values, error)
-    if layer.kind in ("activation", "add"):
-        return error, []
+    if layer.kind == "zero_padding2d":
+        rows, columns = _interior(layer)
+        return error[:, rows, columns], []
     below = np.zeros_like(values)
     own = [np.zeros_like(each) for each in tensors]
     for (y, x), (rows, columns), (up, across) in _places(layer):
@@ -314,8 +355,16 @@ def _gamma_beta(layer: Layer, tensors: list[Vector]) -> tuple[Any, Any]:
     return gamma, left.pop(0) if layer.has_bias else 0.0
 
 
+def _interior(layer: Layer) -> tuple[slice, slice]:
+    """Where the image is inside the frame of a zero padding."""
+    (top, left), (height, width) = layer.pads, layer.in_shape[:2]
+    return slice(top, top + height), slice(left, left + width)
+
+
 def _grouped(layer: Layer, values: Vector) -> Vector:
-    """[B, height * width, groups, channels of a group]."""
+    """[B, height * width, groups, channels of a group]; a layer norm's groups are its pixels."""
+    if layer.kind == "layer_normalization":
+        return values.reshape(len(values), 1, -1, values.shape[-1])
     return values.reshape(len(values), -1, layer.num_groups, values.shape[-1] // layer.num_groups)
 
 

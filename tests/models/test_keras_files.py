@@ -19,6 +19,7 @@ from fedcli.models import weights_files
 from fedcli.models.keras import formats
 from fedcli.models.layer_graphs import specs_of
 from fedcli.models.layers import (
+    ELU,
     IMAGE,
     Activation,
     Add,
@@ -31,7 +32,10 @@ from fedcli.models.layers import (
     GlobalAveragePool2D,
     GroupNorm,
     Input,
+    LayerNorm,
+    LeakyReLU,
     Spec,
+    ZeroPad2D,
 )
 from fedcli.models.layout import ParamLayout, lay_out
 from fedcli.models.sources import open_model
@@ -257,6 +261,29 @@ def test_every_layer_becomes_its_own(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (layer("ReLU", "x", max_value=6), Activation("relu6", "x")),
+        (layer("ReLU", "x", negative_slope=0.1, max_value=None), LeakyReLU(0.1, "x")),
+        (layer("LeakyReLU", "x", alpha=0.2), LeakyReLU(0.2, "x")),  # Keras 2
+        (layer("LeakyReLU", "x"), LeakyReLU(0.3, "x")),
+        (layer("ELU", "x", alpha=2), ELU(2.0, "x")),
+        (layer("Activation", "x", activation="swish"), Activation("silu", "x")),
+        (layer("Activation", "x", activation="hard_swish"), Activation("hard_silu", "x")),
+        (layer("LayerNormalization", "x", axis=[3], rms_scaling=False), LayerNorm(name="x")),
+        (layer("ZeroPadding2D", "x", padding=[[0, 1], [2, 3]]), ZeroPad2D((0, 1, 2, 3), "x")),
+        (layer("ZeroPadding2D", "x", padding=2, data_format="channels_last"), ZeroPad2D(2, "x")),
+    ],
+    ids=str,
+)
+def test_forms_of_a_layer_that_mean_the_same(
+    tmp_path: Path, given: dict[str, Any], read: Spec
+) -> None:
+    model = sequential(image_input(5, 5, 2), given, layer("Flatten", "f"), LOGITS)
+    assert formats.read_model(put(tmp_path / "m.json", model)).specs[0] == read
+
+
 @pytest.mark.parametrize("target", [[2, 3, 1], [2, -1, 1], {"class_name": "__tuple__"}])
 def test_reshaping_the_input_tells_how_pixels_come(tmp_path: Path, target: Any) -> None:
     if isinstance(target, dict):
@@ -283,7 +310,7 @@ def test_reshaping_the_input_tells_how_pixels_come(tmp_path: Path, target: Any) 
         ({"trainable": False}, "trainable is False"),
         ({"dtype": "mixed_float16"}, "dtype is mixed_float16"),
         ({"dtype": {"class_name": "QuantizedDTypePolicy", "config": {}}}, "dtype is"),
-        ({"activation": "gelu"}, "activation gelu; fedcli computes linear, relu, tanh"),
+        ({"activation": "selu"}, "activation selu; fedcli computes linear, relu, tanh"),
         ({"activation": {"class_name": "Custom"}}, "activation {'class_name': 'Custom'}"),
         ({"padding": "causal"}, "padding 'causal'"),
         ({"filters": 0}, "filters 0"),
@@ -324,8 +351,15 @@ def test_options_that_are_not_computed_are_refused(
         (layer("Dropout", "x", rate=1.0), "rate 1.0"),
         (layer("Dropout", "x", rate="0.5"), "rate '0.5'"),
         (layer("Dropout", "x", rate=0.5, noise_shape=[1]), "noise_shape is [1]"),
-        (layer("ReLU", "x", max_value=6.0), "max_value is 6.0"),
-        (layer("ReLU", "x", negative_slope=0.1), "negative_slope is 0.1"),
+        (layer("ReLU", "x", max_value=5.0), "max_value is 5.0 and negative_slope 0.0"),
+        (layer("ReLU", "x", max_value=6.0, negative_slope=0.1), "and negative_slope 0.1"),
+        (layer("ReLU", "x", negative_slope=-0.1), "negative_slope -0.1"),
+        (layer("ReLU", "x", threshold=1.0), "threshold is 1.0"),
+        (layer("LeakyReLU", "x", negative_slope="a"), "negative_slope 'a'"),
+        (layer("LayerNormalization", "x", axis=[1, 2]), "axis is [1, 2]"),
+        (layer("LayerNormalization", "x", rms_scaling=True), "rms_scaling is True"),
+        (layer("ZeroPadding2D", "x", padding=[[1, 2], [1]]), "padding (1, 2, 1)"),
+        (layer("SeparableConv2D", "x", filters=1, kernel_size=1, depth_multiplier=2), "depth_mul"),
         (layer("GroupNormalization", "x", groups=2), "groups"),
         (layer("Softmax", "x", axis=0), "axis is 0"),
         (layer("Dense", "x"), "has no units"),

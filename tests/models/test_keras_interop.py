@@ -17,6 +17,7 @@ import pytest
 from fedcli.models.keras import formats
 from fedcli.models.layer_graphs import specs_of
 from fedcli.models.layers import (
+    ELU,
     Activation,
     Add,
     AveragePool2D,
@@ -28,9 +29,13 @@ from fedcli.models.layers import (
     GlobalAveragePool2D,
     GroupNorm,
     Input,
+    LayerNorm,
+    LeakyReLU,
     MaxPool2D,
     Node,
+    SeparableConv2D,
     Spec,
+    ZeroPad2D,
 )
 from fedcli.models.layout import ParamLayout, lay_out
 from tests.kit import reference_net
@@ -96,6 +101,17 @@ MODELS: dict[str, tuple[tuple[int, ...], list[Spec]]] = {
         [
             *(DepthwiseConv2D(3, 2, "same"), Conv2D(6, 1, activation="relu")),
             *(DepthwiseConv2D((3, 2), use_bias=False, activation="tanh"), Dense(5)),
+        ],
+    ),
+    "activations, separable convolutions, padding, layer norms": (
+        (9, 8, 3),
+        [
+            *(ZeroPad2D((1, 2, 0, 1)), SeparableConv2D(6, 3, 2, activation="relu6"), LayerNorm()),
+            *(Conv2D(8, 2, activation="silu"), ELU(0.5), Activation("gelu"), LeakyReLU(0.1)),
+            *(SeparableConv2D(7, (2, 3), padding="same", use_bias=False), ZeroPad2D(1)),
+            *(Activation("hard_silu"), LayerNorm(0.1, scale=False), Flatten()),
+            *(Dense(9, "leaky_relu"), Dense(9, "elu"), Dense(9, "gelu"), Dense(9, "hard_silu")),
+            *(Dense(9, "silu"), LayerNorm(), Dense(5)),
         ],
     ),
     "no dense layer": ((9, 8, 3), [Conv2D(6, 3, 2, activation="relu"), Conv2D(5, (4, 3))]),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fedcli.errors import ConfigError
 from fedcli.models.keras.graphs import to_snake_case
 from fedcli.models.layers import (
+    ELU,
     Activation,
     Add,
     AveragePool2D,
@@ -26,12 +27,16 @@ from fedcli.models.layers import (
     GlobalMaxPool2D,
     GroupNorm,
     ImageStandardization,
+    LayerNorm,
+    LeakyReLU,
     MaxPool2D,
     Normalization,
     RandomCrop,
     RandomFlip,
     RandomRotation,
+    SeparableConv2D,
     Spec,
+    ZeroPad2D,
 )
 from fedcli.models.layers.contract import KERAS_READERS, KINDS, Incoming, from_dict
 from fedcli.models.layers.fields import check_name, pair
@@ -50,6 +55,11 @@ EVERY_KIND: list[Spec] = [
     GlobalAveragePool2D("mean of all"),
     GlobalMaxPool2D("largest of all"),
     DepthwiseConv2D((3, 5), (1, 2), "same", "tanh", use_bias=False, name="depth"),
+    SeparableConv2D(4, (3, 5), (1, 2), "same", "silu", use_bias=False, name="both"),
+    LayerNorm(0.01, center=True, scale=False, name="by pixel"),
+    ZeroPad2D((1, 0, 2, 3), "frame"),
+    LeakyReLU(0.1, "leaky"),
+    ELU(0.5, "exponential"),
 ]
 # Keras has them under other names, or not at all.
 INPUT_LAYERS: list[Spec] = [
@@ -89,7 +99,7 @@ def test_what_is_written_for_keras_is_read_as_the_same_layer(spec: Spec) -> None
     ((read, _),) = KERAS_READERS[spec.keras_class](options, shape, spec.name)
     assert (type(read), read.name, read.starts()) == (type(spec), spec.name, spec.starts())
     incoming = Incoming((6, 6, 2), is_image=True)
-    assert read.size(incoming) == spec.size(incoming)
+    assert read.parts(incoming) == spec.parts(incoming)
 
 
 def test_a_layer_has_the_tensors_that_its_fields_ask_for() -> None:
@@ -112,7 +122,11 @@ def test_one_number_is_a_pair() -> None:
         (Dense(0), "layer: units 0: choose a whole number from 1 to 16777216"),
         (Dense(True), "layer: units True: choose a whole number"),
         (Dense(2.0), "layer: units 2.0: choose a whole number"),  # type: ignore[arg-type]
-        (Dense(3, "selu"), "layer: activation 'selu': choose linear, relu, tanh, sigmoid, or soft"),
+        (Dense(3, "selu"), "layer: activation 'selu': choose linear, .*, hard_silu, or softmax at"),
+        (LeakyReLU(-0.1), "layer: negative_slope -0.1: choose a finite number from 0 to 100"),
+        (ZeroPad2D((1, 2, 3)), r"padding \(1, 2, 3\): give one number, height and width, or top"),  # type: ignore[arg-type]
+        (ZeroPad2D(-1), "layer: padding -1: choose a whole number"),
+        (LayerNorm(0.0), "layer: epsilon 0.0: equal values would divide by 0"),
         (Dense(3, use_bias=1), "layer: use_bias 1: choose true or false"),  # type: ignore[arg-type]
         (Conv2D(3, (3, 0)), "layer: kernel_size 0: choose a whole number"),
         (Conv2D(3, (3, 3, 3)), r"kernel_size \(3, 3, 3\): give one number, or height and width"),  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from fedcli.learning import optimizers
 from fedcli.learning.engines.task import ClientTask
 from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.models.layers import (
+    ELU,
     IMAGE,
     Activation,
     Add,
@@ -29,8 +30,12 @@ from fedcli.models.layers import (
     Dropout,
     Flatten,
     GroupNorm,
+    LayerNorm,
+    LeakyReLU,
     MaxPool2D,
+    SeparableConv2D,
     Spec,
+    ZeroPad2D,
 )
 from fedcli.models.layout import ParamLayout
 from fedcli.models.model import Model
@@ -121,6 +126,48 @@ STACKS: dict[str, tuple[tuple[int, ...], list[Spec]]] = {
     "convolution on units, then norm last": (
         (4, 4),
         [Conv2D(17, 4), Conv2D(NUM_CLASSES, 1, activation="sigmoid"), GroupNorm(1)],
+    ),
+    "smooth activations": (
+        (6, 5, 2),
+        [
+            Activation("silu"),
+            Conv2D(17, 3, padding="same", activation="gelu"),
+            AveragePool2D(2),
+            Conv2D(9, 2, activation="gelu_tanh"),
+            GroupNorm(3),
+            Activation("silu"),
+            Dense(18, "gelu"),
+            Dense(9, "silu"),
+            Dense(NUM_CLASSES),
+        ],
+    ),
+    "activations with kinks": (
+        (5, 4),
+        [
+            Conv2D(5, 3, padding="same"),
+            LeakyReLU(0.1),
+            AveragePool2D(2),
+            Dense(9, "hard_silu"),
+            Dense(9, "relu6"),
+            Dense(7),
+            ELU(0.5),
+            Dense(NUM_CLASSES),
+        ],
+    ),
+    "separable convolutions, padding, layer norms": (
+        (6, 7, 3),
+        [
+            ZeroPad2D((1, 2, 0, 1)),
+            SeparableConv2D(18, 3, 2, activation="tanh"),
+            LayerNorm(),
+            SeparableConv2D(9, 3, padding="same", activation="silu", use_bias=False),
+            ZeroPad2D(1),
+            LayerNorm(0.1, scale=False),
+            Dense(17),
+            LayerNorm(),
+            Activation("sigmoid"),
+            Dense(NUM_CLASSES),
+        ],
     ),
     # Without kinks, which in networks of this depth no data keep far from.
     "residual blocks": (

@@ -21,8 +21,9 @@ from fedcli.models.layers.reshaping import *
 
 __all__ = [
     *("Activation", "Add", "AveragePool2D", "ColorJitter", "Conv2D", "Cutout", "Dense"),
-    *("DepthwiseConv2D", "Dropout", "Flatten", "GlobalAveragePool2D", "GlobalMaxPool2D"),
-    *("GroupNorm", "IMAGE", "ImageStandardization", "Input", "MaxPool2D", "Node"),
-    *("Normalization", "RandomCrop", "RandomFlip", "RandomRotation", "Spec"),
+    *("DepthwiseConv2D", "Dropout", "ELU", "Flatten", "GlobalAveragePool2D", "GlobalMaxPool2D"),
+    *("GroupNorm", "IMAGE", "ImageStandardization", "Input", "LayerNorm", "LeakyReLU"),
+    *("MaxPool2D", "Node", "Normalization", "RandomCrop", "RandomFlip", "RandomRotation"),
+    *("SeparableConv2D", "Spec", "ZeroPad2D"),
 ]
 __getattr__ = refuse_others(__name__, __all__)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from fedcli.dataclass import dataclass
+from fedcli.errors import ConfigError
 from fedcli.models.layers import fields
 from fedcli.models.layers.contract import (
     KINDS,
@@ -21,7 +22,15 @@ from fedcli.models.layers.contract import (
 if TYPE_CHECKING:
     from fedcli.models.layers.keras_options import Options
 
-__all__ = ["Activation"]
+__all__ = ["ELU", "Activation", "LeakyReLU"]
+
+
+def _merged(own: Layer, before: Layer) -> Layer | None:
+    """The layer before with this activation; None: it has one, or this one needs its inputs."""
+    is_free = before.activation == "linear" and KINDS[before.kind].takes_activation
+    if not is_free or own.activation in fields.SEE_INPUTS:
+        return None
+    return replace(before, activation=own.activation, amounts=own.amounts)
 
 
 @dataclass(frozen=True)
@@ -50,8 +59,8 @@ class Activation(Spec):
 
     def merged_into(self, before: Layer) -> Layer | None:
         """See `Spec.merged_into`."""
-        is_free = before.activation == "linear" and KINDS[before.kind].takes_activation
-        return replace(before, activation=self.activation) if is_free else None
+        own = Layer(self.kind, self.name, before.out_shape, before.out_shape, self.activation)
+        return _merged(own, before)
 
     def without_softmax(self) -> Activation | None:
         """See `Spec.without_softmax`."""
@@ -65,13 +74,112 @@ class Activation(Spec):
         yield spec, shape
 
 
+class _WithAmount(Spec):
+    """The base of activations with a number of their own; see `LeakyReLU`."""
+
+    core_activation: ClassVar[str]
+
+    @property
+    def amount(self) -> float:
+        """What the part below 0 is multiplied by."""
+        raise NotImplementedError
+
+    def size(self, incoming: Incoming) -> Layer:
+        """See `Spec.size`."""
+        shape, amounts = incoming.shape, (float(self.amount),)
+        return Layer(
+            Activation.kind, self.name, shape, shape, self.core_activation, amounts=amounts
+        )
+
+    def merged_into(self, before: Layer) -> Layer | None:
+        """See `Spec.merged_into`."""
+        return _merged(self.size(Incoming(before.out_shape, is_image=True)), before)
+
+
+@dataclass(frozen=True)
+class LeakyReLU(_WithAmount):
+    """Values below 0 are multiplied by a small number; becomes part of the layer before.
+
+    Attributes:
+        negative_slope: The number, 0 or more.
+        name: Its own in the model; "": as Keras names it.
+        inputs: See `Spec.inputs`.
+    """
+
+    kind = "leaky_re_lu"
+    keras_class = "LeakyReLU"
+    core_activation = "leaky_relu"
+    checks: ClassVar = {"negative_slope": fields.check_amount}
+
+    negative_slope: float = 0.3
+    name: str = ""
+    inputs: tuple[str, ...] = ()
+
+    @property
+    def amount(self) -> float:
+        """See `_WithAmount.amount`."""
+        return self.negative_slope
+
+    @classmethod
+    def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
+        """See `Spec.from_keras`; Keras 2 calls the slope alpha."""
+        slope = options.number("alpha", 0.3)
+        spec = cls(options.number("negative_slope", slope), name)
+        options.finish()
+        spec.check(options.label)
+        yield spec, shape
+
+
+@dataclass(frozen=True)
+class ELU(_WithAmount):
+    """Values below 0 become alpha * (exp(value) - 1); becomes part of the layer before.
+
+    Attributes:
+        alpha: The number, 0 or more.
+        name: Its own in the model; "": as Keras names it.
+        inputs: See `Spec.inputs`.
+    """
+
+    kind = "elu"
+    keras_class = "ELU"
+    core_activation = "elu"
+    checks: ClassVar = {"alpha": fields.check_amount}
+
+    alpha: float = 1.0
+    name: str = ""
+    inputs: tuple[str, ...] = ()
+
+    @property
+    def amount(self) -> float:
+        """See `_WithAmount.amount`."""
+        return self.alpha
+
+    @classmethod
+    def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
+        """See `Spec.from_keras`."""
+        spec = cls(options.number("alpha", 1.0), name)
+        options.finish()
+        spec.check(options.label)
+        yield spec, shape
+
+
 @reads("ReLU")
 def _relu(options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
-    options.only("max_value", (None,))
-    options.only("negative_slope", (0,))
+    """A ReLU, also one with an upper limit of 6 or a slope below 0."""
+    limit, slope = options.number("max_value", None), options.number("negative_slope", 0.0)
     options.only("threshold", (0,))
     options.finish()
-    yield Activation("relu", name), shape
+    if limit is not None and (limit, slope) != (6.0, 0.0):
+        raise ConfigError(
+            f"{options.label}: max_value is {limit} and negative_slope {slope}; fedcli computes a "
+            "max_value of 6 without a slope, or no max_value"
+        )
+    if limit is not None or slope in (0.0, None):
+        yield Activation("relu" if limit is None else "relu6", name), shape
+        return
+    spec = LeakyReLU(slope, name)
+    spec.check(options.label)
+    yield spec, shape
 
 
 @reads("Softmax")

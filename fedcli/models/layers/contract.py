@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields as fields_of
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from fedcli.core.native import ModelRow
@@ -24,7 +25,9 @@ from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError, refuse_unknown
 from fedcli.models.layers.fields import (
     ACTIVATIONS,
+    AMOUNTS,
     MAX_NORMALIZED,
+    SEE_INPUTS,
     SOFTMAX,
     Check,
     Pair,
@@ -89,7 +92,7 @@ class Layer:
 
     Attributes:
         kind: Name of its row in the core's table of kinds.
-        name: Its name in the model.
+        name: Its name in the model; layers that compute one `Spec` together share its name.
         in_shape: Shape of its input.
         out_shape: Shape of its output.
         activation: A key of `ACTIVATIONS`; linear in the last layer, whose outputs are logits.
@@ -104,7 +107,8 @@ class Layer:
         num_groups: Groups of a group norm, else 0.
         epsilon: Epsilon of a group norm, else 0.
         rate: Rate of a dropout, else 0.
-        amounts: Constants of an input layer, at most 2 * MAX_NORMALIZED.
+        amounts: Constants of an input layer, at most 2 * MAX_NORMALIZED; of others that of the
+            activation, if it is not `AMOUNTS`.
         tensors: Its tensors in Keras's order, as in the parameter vector.
         multiply_adds: Multiply-adds of one forward pass of one example; 0 if there are only a few
             for each value.
@@ -143,12 +147,19 @@ class Layer:
         """Number of parameters."""
         return sum(tensor.size for tensor in self.tensors)
 
+    @property
+    def activation_amount(self) -> float:
+        """What a leaky ReLU or an ELU multiplies by below 0; 0 for other activations."""
+        default = AMOUNTS.get(self.activation)
+        return 0.0 if default is None else (*self.amounts, default)[0]
+
     def core_row(self, offset: int) -> ModelRow:
         """Returns its row in the core's model table.
 
         Args:
             offset: Offset of its tensors in the parameter vector.
         """
+        amounts = self.amounts or (self.activation_amount,)
         return (
             self.kind,
             ACTIVATIONS[self.activation],
@@ -164,8 +175,8 @@ class Layer:
             self.num_groups,
             self.epsilon,
             self.rate,
-            *self.amounts,
-            *[0.0] * (2 * MAX_NORMALIZED - len(self.amounts)),
+            *amounts,
+            *[0.0] * (2 * MAX_NORMALIZED - len(amounts)),
         )
 
 
@@ -274,6 +285,18 @@ class Spec:
         """
         raise NotImplementedError
 
+    def parts(self, incoming: Incoming) -> list[Layer]:
+        """Returns the layers that the core computes for this one, each reading the one before it.
+
+        Args:
+            incoming: As for `size`.
+
+        Raises:
+            ConfigError: The layer does not fit the input.
+        """
+        layer = self.size(incoming)
+        return [] if layer is None else _with_own_activation(layer)
+
     def merged_into(self, before: Layer) -> Layer | None:
         """Merges this layer into the one before it and returns that; None: it stays a layer."""
         return None
@@ -297,7 +320,16 @@ class Spec:
         return {"kind": self.kind, **values}
 
     def to_keras(self) -> dict[str, Any]:
-        """Returns its options in Keras's JSON; missing options have Keras's defaults."""
+        """Returns its options in Keras's JSON; missing options have Keras's defaults.
+
+        Raises:
+            ConfigError: Keras has no layer that does the same.
+        """
+        if getattr(self, "activation", "") == "gelu_tanh":
+            raise ConfigError(
+                f"layer {self.name}: no file of Keras says that its gelu is the approximation by "
+                "tanh; export the weights as .npz, or train with gelu"
+            )
         return {name: value for name, value in vars(self).items() if name != "inputs"}
 
     @classmethod
@@ -325,6 +357,15 @@ class Spec:
         return tuple(
             LayerTensor(name, shapes[name], start) for name, start in self.starts().items()
         )
+
+
+def _with_own_activation(layer: Layer) -> list[Layer]:
+    """The layer, and its activation as a layer of its own if it needs its inputs."""
+    if layer.activation not in SEE_INPUTS or layer.kind == "activation":
+        return [layer]
+    shape = layer.out_shape
+    own = Layer("activation", layer.name, shape, shape, layer.activation)
+    return [replace(layer, activation="linear"), own]
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedcli.dataclass import dataclass
@@ -13,6 +14,7 @@ from fedcli.models.layers.contract import (
     Incoming,
     KerasShape,
     Layer,
+    LayerTensor,
     Read,
     Spec,
     TensorKind,
@@ -22,7 +24,7 @@ from fedcli.models.layers.fields import Pair
 if TYPE_CHECKING:
     from fedcli.models.layers.keras_options import Options
 
-__all__ = ["Conv2D", "DepthwiseConv2D"]
+__all__ = ["Conv2D", "DepthwiseConv2D", "SeparableConv2D"]
 
 
 @dataclass(frozen=True)
@@ -182,3 +184,90 @@ class DepthwiseConv2D(Spec):
         spec.check(options.label)
         height, width = windows.keras_counts(options, shape, window, strides, padding)
         yield spec, (height, width, shape[2])
+
+
+@dataclass(frozen=True)
+class SeparableConv2D(Spec):
+    """A `DepthwiseConv2D` without bias, then a 1 x 1 `Conv2D`.
+
+    Attributes:
+        filters: Number of output channels.
+        kernel_size: Size of the window of the first.
+        strides: From one window to the next.
+        padding: As for `Conv2D`.
+        activation: A key of `ACTIVATIONS`.
+        use_bias: Whether the second has a bias.
+        name: Its own in the model; "": as Keras names it.
+        inputs: See `Spec.inputs`.
+    """
+
+    kind = "separable_conv2d"
+    keras_class = "SeparableConv2D"
+    tensors = (
+        TensorKind("depthwise_kernel", GLOROT_UNIFORM),
+        TensorKind("pointwise_kernel", GLOROT_UNIFORM),
+        TensorKind("bias", 0.0, field="use_bias"),
+    )
+    checks = Conv2D.checks
+    needs_channels = True
+
+    filters: int
+    kernel_size: int | Pair
+    strides: int | Pair = (1, 1)
+    padding: str = "valid"
+    activation: str = "linear"
+    use_bias: bool = True
+    name: str = ""
+    inputs: tuple[str, ...] = ()
+
+    def parts(self, incoming: Incoming) -> list[Layer]:
+        """See `Spec.parts`."""
+        first = DepthwiseConv2D(
+            self.kernel_size, self.strides, self.padding, use_bias=False, name=self.name
+        ).size(incoming)
+        second = Conv2D(
+            self.filters, 1, activation=self.activation, use_bias=self.use_bias, name=self.name
+        )
+        return [
+            *_renamed([first], "depthwise_kernel"),
+            *_renamed(second.parts(Incoming(first.out_shape, is_image=True)), "pointwise_kernel"),
+        ]
+
+    def to_keras(self) -> dict[str, Any]:
+        """See `Spec.to_keras`."""
+        return windows.with_pairs(super().to_keras())
+
+    @classmethod
+    def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
+        """See `Spec.from_keras`."""
+        filters = options.take("filters")
+        window, strides = options.pair("kernel_size"), options.pair("strides", 1)
+        padding = options.take("padding", "valid")
+        spec = cls(
+            *(filters, window, strides, padding),
+            *(options.activation(), options.take("use_bias", True), name),
+        )
+        options.only("depth_multiplier", (1,))
+        options.only("data_format", ("channels_last", None))
+        options.only("dilation_rate", (1, [1, 1]))
+        options.only("groups", (1,))
+        for tensor in ("depthwise", "pointwise"):
+            options.take_initializer(tensor, f"{tensor}_kernel")
+        options.finish(free=(*cls.initializers(), "kernel_initializer"))
+        spec.check(options.label)
+        height, width = windows.keras_counts(options, shape, window, strides, padding)
+        yield spec, (height, width, filters)
+
+
+def _renamed(layers: list[Layer], kernel: str) -> list[Layer]:
+    """The layers with another name of their kernels."""
+    return [
+        replace(
+            layer,
+            tensors=tuple(
+                LayerTensor(kernel, each.shape, each.start) if each.name == "kernel" else each
+                for each in layer.tensors
+            ),
+        )
+        for layer in layers
+    ]

@@ -10,8 +10,17 @@ from fedcli.settings.options import check_number
 Pair = tuple[int, int]  # (height, width)
 Check = Callable[[str, object], None]  # (name of the value in messages, the value)
 
-# Activations as the core numbers them (enum fed_activation).
-ACTIVATIONS = {"linear": 0, "relu": 1, "tanh": 2, "sigmoid": 3}
+# Activations as the core numbers them (enum fed_activation). "silu" is also known as swish,
+# "hard_silu" as hard-swish; "gelu_tanh" is Keras's gelu with approximate=True.
+ACTIVATIONS = {
+    **{"linear": 0, "relu": 1, "tanh": 2, "sigmoid": 3, "relu6": 4, "leaky_relu": 5, "elu": 6},
+    **{"silu": 7, "gelu": 8, "gelu_tanh": 9, "hard_silu": 10},
+}
+# Those whose slope does not follow from the output: the core computes them as layers of their own.
+SEE_INPUTS = ("silu", "gelu", "gelu_tanh", "hard_silu")
+# What is below 0 is multiplied by this, unless the layer says otherwise; the numbers are Keras's.
+AMOUNTS = {"leaky_relu": 0.2, "elu": 1.0}
+MAX_AMOUNT = 100.0
 # Allowed in the last layer only. The loss computes it, not a layer of the core.
 SOFTMAX = "softmax"
 PADDINGS = ("valid", "same")
@@ -93,6 +102,24 @@ def check_activation(label: str, value: object) -> None:
         raise ConfigError(
             f"{label} {shown(value)}: choose {', '.join(ACTIVATIONS)}, or softmax at the end"
         )
+
+
+def check_amount(label: str, value: object) -> None:
+    """Refuses a value that is not a number from 0 to `MAX_AMOUNT`."""
+    check_number(label, value, 0.0, MAX_AMOUNT)
+
+
+def check_frame(label: str, value: object) -> None:
+    """Refuses what is not one width of a frame, two, or four; each is 0 or more."""
+    widths = value if isinstance(value, tuple | list) else (value, value)
+    if len(widths) not in (2, 4):
+        raise ConfigError(
+            f"{label} {shown(value)}: give one number, height and width, or top, bottom, left and "
+            "right"
+        )
+    for width in widths:
+        if width != 0 or isinstance(width, bool | float):
+            check_count(label, width)
 
 
 def check_padding(label: str, value: object) -> None:

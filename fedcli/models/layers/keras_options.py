@@ -12,8 +12,8 @@ from fedcli.models.layers.fields import ACTIVATIONS, SOFTMAX, Pair
 _FREE = ("name", "batch_input_shape", "batch_shape", "input_shape", "input_dtype", "autocast")
 _INITIALIZER = "_initializer"  # suffix of options that initialise a tensor
 _CONSTANTS = {"Zeros": 0.0, "Ones": 1.0}
-# Keras 2's names for TensorFlow's functions that it uses as its own.
-_ALIASES = {"softmax_v2": "softmax"}
+# Other names of activations: TensorFlow's, which Keras 2 uses as its own, and Keras's own.
+_ALIASES = {"softmax_v2": "softmax", "swish": "silu", "hard_swish": "hard_silu"}
 _MISSING = object()
 
 
@@ -96,7 +96,7 @@ class Options:
         if isinstance(value, Mapping) and value.get("class_name") == "function":
             value = value.get("config")
         value = "linear" if value is None else value
-        known = (*ACTIVATIONS, SOFTMAX)
+        known = (*(each for each in ACTIVATIONS if each != "gelu_tanh"), SOFTMAX)
         value = _ALIASES.get(value, value) if isinstance(value, str) else value
         if not isinstance(value, str) or value not in known:
             raise ConfigError(

@@ -13,7 +13,7 @@ from fedcli.models.layers.contract import Incoming, KerasShape, Layer, Read, Spe
 if TYPE_CHECKING:
     from fedcli.models.layers.keras_options import Options
 
-__all__ = ["GroupNorm"]
+__all__ = ["GroupNorm", "LayerNorm"]
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,7 @@ class GroupNorm(Spec):
     def size(self, incoming: Incoming) -> Layer:
         """See `Spec.size`."""
         shape, channels = incoming.shape, incoming.shape[2]
-        if not incoming.is_image and shape[:2] != (1, 1):
-            raise ConfigError(
-                f"layer {self.name}: a {self.kind} of a flattened image; put it before the "
-                "flattening"
-            )
+        _refuse_flattened(self, incoming)
         num_groups = channels if self.groups == -1 else self.groups
         if channels % num_groups:
             raise ConfigError(
@@ -90,8 +86,78 @@ class GroupNorm(Spec):
         options.only("axis", (-1, len(shape)))
         options.finish(free=cls.initializers())
         spec.check(options.label)
-        if len(shape) == 2:
-            raise ConfigError(
-                f"{options.label} takes {list(shape)}; give it an image with channels"
-            )
+        _refuse_without_channels(options, shape)
         yield spec, shape
+
+
+@dataclass(frozen=True)
+class LayerNorm(Spec):
+    """Values become (value - mean) / root(variance + epsilon), over the channels of each pixel.
+
+    This is Keras's layer of that name with its axis -1; of a vector, over all of its values.
+
+    Attributes:
+        epsilon: Added inside the root.
+        center: Whether beta is added.
+        scale: Whether the values are multiplied by gamma.
+        name: Its own in the model; "": as Keras names it.
+        inputs: See `Spec.inputs`.
+    """
+
+    kind = "layer_normalization"
+    keras_class = "LayerNormalization"
+    tensors = GroupNorm.tensors
+    checks: ClassVar = {
+        "epsilon": fields.check_epsilon,
+        "center": fields.check_flag,
+        "scale": fields.check_flag,
+    }
+    needs_channels = True
+
+    epsilon: float = 1e-3
+    center: bool = True
+    scale: bool = True
+    name: str = ""
+    inputs: tuple[str, ...] = ()
+
+    def size(self, incoming: Incoming) -> Layer:
+        """See `Spec.size`."""
+        shape, channels = incoming.shape, incoming.shape[2]
+        _refuse_flattened(self, incoming)
+        return Layer(
+            self.kind,
+            self.name,
+            shape,
+            shape,
+            has_scale=self.scale,
+            has_bias=self.center,
+            epsilon=float(self.epsilon),
+            tensors=self._sized({"gamma": (channels,), "beta": (channels,)}),
+        )
+
+    @classmethod
+    def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
+        """See `Spec.from_keras`."""
+        spec = cls(
+            options.number("epsilon", 1e-3),
+            center=options.take("center", True),
+            scale=options.take("scale", True),
+            name=name,
+        )
+        options.only("axis", (-1, [-1], len(shape), [len(shape)]))
+        options.finish(free=cls.initializers())
+        spec.check(options.label)
+        _refuse_without_channels(options, shape)
+        yield spec, shape
+
+
+def _refuse_flattened(spec: Spec, incoming: Incoming) -> None:
+    if not incoming.is_image and incoming.shape[:2] != (1, 1):
+        raise ConfigError(
+            f"layer {spec.name}: a {spec.kind} of a flattened image; put it before the flattening"
+        )
+
+
+def _refuse_without_channels(options: Options, shape: KerasShape) -> None:
+    if len(shape) == 2:
+        raise ConfigError(f"{options.label} takes {list(shape)}; give it an image with channels")

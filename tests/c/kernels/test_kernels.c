@@ -926,12 +926,12 @@ static void test_elementwise_agrees_with_generic(void) {
 
 /* NaN stays, -0 may become 0; where the output is 0 no gradient passes. */
 static void test_relu_keeps_what_is_positive_and_nan(void) {
-    enum { NUM = 3 * 16 + 5 };
+    enum { NUM = 3 * FED_PAD };
     guarded values = guarded_new(NUM, 7, 1), before = guarded_new(NUM, 7, 1);
     guarded gradient = guarded_new(NUM, 8, 1);
     values.values[3] = before.values[3] = 0;
     values.values[20] = before.values[20] = NAN;
-    fed_active_kernels()->apply_relu(values.values, NUM);
+    fed_active_kernels()->activate(FED_RELU, 0, values.values, NUM, values.values);
     for (size_t i = 0; i < NUM; i++) {
         if (i == 20)
             CHECK(isnan(values.values[i]));
@@ -939,7 +939,7 @@ static void test_relu_keeps_what_is_positive_and_nan(void) {
             CHECK(values.values[i] == (before.values[i] > 0 ? before.values[i] : 0));
     }
     memcpy(before.values, gradient.values, NUM * sizeof(float));
-    fed_active_kernels()->relu_backward(values.values, gradient.values, NUM);
+    fed_active_kernels()->undo_activation(FED_RELU, 0, values.values, NUM, gradient.values);
     for (size_t i = 0; i < NUM; i++)
         CHECK(gradient.values[i] == (values.values[i] > 0 ? before.values[i] : 0));
     guarded_free(&values);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of the layers that work value by value or window by window: activations, pools, group
- * normalisation, dropout. Each is run by itself on one example, forward and back, against the naive
- * network, on shapes with and without padding channels and with an output inside a border, which
- * must stay as it was.
+ * Tests of the layers that work value by value or window by window: activations, pools,
+ * normalisations, padding, dropout. Each is run by itself on one example, forward and back, against
+ * the naive network, on shapes with and without padding channels and with an output inside a
+ * border, which must stay as it was.
  */
 #include "naive_net.h"
 
@@ -184,10 +184,12 @@ static const fed_shape SHAPES[] = {{1, 1, 1},  {1, 1, 16}, {1, 1, 17}, {3, 5, 1}
 static void test_activations_equal_the_naive_ones(void) {
     for (size_t s = 0; s < LENGTH(SHAPES); s++)
         for (int32_t a = 0; a < FED_NUM_ACTIVATIONS; a++)
-            check_layer(
-                &(fed_layer){
-                    .kind = KIND_ACTIVATION, .activation = a, .in = SHAPES[s], .out = SHAPES[s]},
-                1);
+            check_layer(&(fed_layer){.kind = KIND_ACTIVATION,
+                                     .activation = a,
+                                     .in = SHAPES[s],
+                                     .out = SHAPES[s],
+                                     .amounts = {0.25}},
+                        1);
 }
 
 /* The values at which the formulas change, and far out on both sides. */
@@ -199,10 +201,8 @@ static void test_tanh_and_sigmoid_are_right_to_a_few_roundings(void) {
         const float size = ldexpf(1 + (float)(i % 512) / 512, (int)(i / 1024) - 9);
         values[i] = i % 1024 < 512 ? size : -size;
     }
-    memcpy(tanhs, values, NUM * sizeof(*values));
-    memcpy(sigmoids, values, NUM * sizeof(*values));
-    fed_active_kernels()->apply_tanh(tanhs, NUM);
-    fed_active_kernels()->apply_sigmoid(sigmoids, NUM);
+    fed_active_kernels()->activate(FED_TANH, 0, values, NUM, tanhs);
+    fed_active_kernels()->activate(FED_SIGMOID, 0, values, NUM, sigmoids);
     for (size_t i = 0; i < NUM; i++) {
         const double x = (double)values[i], tanh_x = tanh(x);
         const double sigmoid_x = 1 / (1 + exp(-(x > -87 ? x : -87)));
@@ -219,10 +219,8 @@ static void test_activations_at_the_ends(void) {
     const uint32_t nan_with_payload = 0x7fc000d1;
     memcpy(&ends[8], &nan_with_payload, sizeof nan_with_payload);
     float tanhs[FED_PAD], sigmoids[FED_PAD];
-    memcpy(tanhs, ends, sizeof ends);
-    memcpy(sigmoids, ends, sizeof ends);
-    fed_active_kernels()->apply_tanh(tanhs, FED_PAD);
-    fed_active_kernels()->apply_sigmoid(sigmoids, FED_PAD);
+    fed_active_kernels()->activate(FED_TANH, 0, ends, FED_PAD, tanhs);
+    fed_active_kernels()->activate(FED_SIGMOID, 0, ends, FED_PAD, sigmoids);
     for (int i = 0; i < 2; i++) CHECK(isnan(tanhs[i]) && isnan(sigmoids[i]));
     CHECK(isnan(tanhs[8]) && isnan(sigmoids[8]));
     CHECK(tanhs[2] == 1 && tanhs[3] == -1 && tanhs[6] == 1 && tanhs[7] == -1);
@@ -230,6 +228,56 @@ static void test_activations_at_the_ends(void) {
     CHECK(sigmoids[2] == 1 && sigmoids[6] == 1);
     CHECK(sigmoids[3] >= 0 && sigmoids[3] < 2e-38f && sigmoids[7] >= 0 && sigmoids[7] < 2e-38f);
     CHECK(sigmoids[4] == 0.5f && sigmoids[5] == 0.5f);
+}
+
+/* Every 2^-9 up to 13 either way, and small numbers, whose digits exp(x) - 1 would lose. The
+ * exponent is rounded, too: |x|^2 / 2, or for gelu by tanh up to |x|^3 / 12, roundings of it. */
+static void test_smooth_activations_are_right_to_a_few_roundings(void) {
+    enum { NUM = 1 << 14 };
+    float *values = new_floats(NUM, 0), *outputs = new_floats(NUM, 0), *slopes = new_floats(NUM, 0);
+    for (size_t i = 0; i < NUM; i++)
+        values[i] = i % 64 == 0 ? ldexpf(i % 128 ? 1 : -1, -(int)(i / 512))
+                                : ((float)i - NUM / 2) * 13 / (NUM / 2);
+    for (int32_t a = FED_RELU6; a < FED_NUM_ACTIVATIONS; a++) {
+        const fed_layer layer = {.activation = a, .amounts = {0.25}};
+        naive_margin margin = {INFINITY};
+        fed_active_kernels()->activate(a, 0.25f, values, NUM, outputs);
+        for (size_t i = 0; i < NUM; i++) slopes[i] = 1;
+        fed_active_kernels()->undo_activation(
+            a, 0.25f, fed_activation_sees_inputs(a) ? values : outputs, NUM, slopes);
+        for (size_t i = 0; i < NUM; i++) {
+            const double x = (double)values[i], y = naive_activation(&layer, x, &margin);
+            const double slope = naive_slope(&layer, x, y);
+            const double share = (10 + x * x + fabs(x * x * x) / 6) * UNIT_ROUNDOFF;
+            /* No exponent is below -87, where exp is 2e-38. */
+            CHECK_CLOSE(outputs[i], y, share * fabs(y) + 1e-36);
+            /* Near its minimum a slope is a difference of larger numbers. */
+            CHECK_CLOSE(slopes[i], slope,
+                        share * fmin(1, fabs(slope) + fabs(y)) + 4 * UNIT_ROUNDOFF);
+        }
+    }
+    free(values);
+    free(outputs);
+    free(slopes);
+}
+
+/* Far out they are 0 or the input itself, with slopes of 0 and 1; NaN stays NaN. */
+static void test_smooth_activations_at_the_ends(void) {
+    const float ends[FED_PAD] = {NAN, 1e20f, -1e20f, 3e38f, -3e38f, 100, -100, 0};
+    for (int32_t a = FED_SILU; a < FED_NUM_ACTIVATIONS; a++) {
+        float outputs[FED_PAD], slopes[FED_PAD];
+        for (size_t i = 0; i < FED_PAD; i++) slopes[i] = 1;
+        fed_active_kernels()->activate(a, 0, ends, FED_PAD, outputs);
+        fed_active_kernels()->undo_activation(a, 0, ends, FED_PAD, slopes);
+        CHECK(isnan(outputs[0]) && isnan(slopes[0]));
+        for (size_t i = 1; i < 7; i++) {
+            const double limit = i % 2 ? (double)ends[i] : 0;
+            /* The sigmoid of -87 and less is 2e-38. */
+            CHECK_CLOSE(outputs[i], limit, i % 2 ? 0 : 2e-38 * (double)fabsf(ends[i]));
+            CHECK_CLOSE(slopes[i], i % 2, i % 2 ? 2 * UNIT_ROUNDOFF : 1e-24);
+        }
+        CHECK(outputs[7] == 0 && slopes[7] == 0.5f);
+    }
 }
 
 /* ---- Pools ----------------------------------------------------------------------------------- */
@@ -355,6 +403,39 @@ static void test_group_norm_of_a_distant_mean_keeps_its_digits(void) {
     free_bench(&b);
 }
 
+/* ---- Layer normalisation, zero padding ------------------------------------------------------- */
+
+/* A pixel of one channel is constant: its deviation is sqrt(epsilon). */
+static void test_layer_norm_equals_the_naive_one(void) {
+    for (size_t s = 0; s < LENGTH(SHAPES); s++)
+        for (int parts = 0; parts < 4; parts++)
+            check_layer(&(fed_layer){.kind = KIND_LAYER_NORM,
+                                     .activation = (int32_t)((s + (size_t)parts) % 4),
+                                     .in = SHAPES[s],
+                                     .out = SHAPES[s],
+                                     .has_scale = parts % 2,
+                                     .has_bias = parts / 2,
+                                     .epsilon = 0.1},
+                        32);
+}
+
+static void test_zero_padding_equals_the_naive_one(void) {
+    static const size_t frames[][4] = {{0, 0, 0, 0}, {1, 1, 1, 1}, {0, 2, 3, 0}, {4, 0, 0, 1}};
+    for (size_t s = 0; s < LENGTH(SHAPES); s++)
+        for (size_t f = 0; f < LENGTH(frames); f++) {
+            const size_t *frame = frames[f];
+            const fed_shape in = SHAPES[s];
+            check_layer(&(fed_layer){.kind = KIND_ZERO_PADDING,
+                                     .activation = (int32_t)((s + f) % 4),
+                                     .in = in,
+                                     .out = {in.height + frame[0] + frame[1],
+                                             in.width + frame[2] + frame[3], in.channels},
+                                     .pad_top = frame[0],
+                                     .pad_left = frame[2]},
+                        1);
+        }
+}
+
 /* ---- Convolutions of each channel by itself -------------------------------------------------- */
 
 static void test_depthwise_convolutions_equal_the_naive_ones(void) {
@@ -428,6 +509,8 @@ static const test_case TESTS[] = {
     TEST(test_activations_equal_the_naive_ones),
     TEST(test_tanh_and_sigmoid_are_right_to_a_few_roundings),
     TEST(test_activations_at_the_ends),
+    TEST(test_smooth_activations_are_right_to_a_few_roundings),
+    TEST(test_smooth_activations_at_the_ends),
     TEST(test_pools_equal_the_naive_ones),
     TEST(test_global_pools_equal_the_naive_ones),
     TEST(test_the_first_maximum_of_a_window_takes_the_gradient),
@@ -435,6 +518,8 @@ static const test_case TESTS[] = {
     TEST(test_depthwise_convolutions_equal_the_naive_ones),
     TEST(test_group_norm_equals_the_naive_one),
     TEST(test_group_norm_of_a_distant_mean_keeps_its_digits),
+    TEST(test_layer_norm_equals_the_naive_one),
+    TEST(test_zero_padding_equals_the_naive_one),
     TEST(test_dropout_equals_the_naive_one),
     TEST(test_dropout_drops_its_share_and_keeps_the_mean),
 };

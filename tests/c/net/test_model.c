@@ -45,6 +45,8 @@ static void test_kinds_are_found_by_name(void) {
         [KIND_MAX_POOL] = "max_pooling2d",
         [KIND_AVERAGE_POOL] = "average_pooling2d",
         [KIND_GROUP_NORM] = "group_normalization",
+        [KIND_LAYER_NORM] = "layer_normalization",
+        [KIND_ZERO_PADDING] = "zero_padding2d",
         [KIND_DROPOUT] = "dropout",
         [KIND_ACTIVATION] = "activation",
         [KIND_ADD] = "add",

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What the normalisations share: their parameters. Packed they are gamma, then beta, [padded
+ * channels] each, if the layer has them. */
+#ifndef FED_LAYERS_NORM_H
+#define FED_LAYERS_NORM_H
+
+#include "layer.h"
+
+static inline size_t fed_norm_channels(const fed_stage *stage) { return stage->in.pixel_stride; }
+
+static inline size_t fed_norm_packed_size(const fed_stage *stage) {
+    const fed_layer *layer = stage->layer;
+    return fed_norm_channels(stage) * (size_t)((layer->has_scale != 0) + (layer->has_bias != 0));
+}
+
+void fed_norm_pack(const fed_stage *stage, const float *flat, float *packed /* out */);
+void fed_norm_unpack(const fed_stage *stage, const double *packed, double *flat /* out */);
+
+/* NULL if the layer has none. */
+static inline const float *fed_norm_gamma(const fed_pass *pass) {
+    return pass->stage->layer->has_scale ? pass->params : NULL;
+}
+
+static inline const float *fed_norm_beta(const fed_pass *pass) {
+    const fed_layer *layer = pass->stage->layer;
+    if (!layer->has_bias) return NULL;
+    return pass->params + (layer->has_scale ? fed_norm_channels(pass->stage) : 0);
+}
+
+#endif
