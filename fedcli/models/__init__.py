@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from fedcli.models.zoo import leaf_femnist as leaf_femnist
     from fedcli.models.zoo import lenet5 as lenet5
     from fedcli.models.zoo import mlp_2nn as mlp_2nn
+    from fedcli.models.zoo import mobilenet_v1 as mobilenet_v1
+    from fedcli.models.zoo import mobilenet_v2 as mobilenet_v2
     from fedcli.models.zoo import resnet18_gn as resnet18_gn
     from fedcli.models.zoo import resnet20 as resnet20
     from fedcli.models.zoo import resnet32 as resnet32
@@ -41,6 +43,8 @@ else:
             "lenet5": "fedcli.models.zoo",
             "load": "fedcli.models.sources",
             "mlp_2nn": "fedcli.models.zoo",
+            "mobilenet_v1": "fedcli.models.zoo",
+            "mobilenet_v2": "fedcli.models.zoo",
             "resnet18_gn": "fedcli.models.zoo",
             "resnet20": "fedcli.models.zoo",
             "resnet32": "fedcli.models.zoo",

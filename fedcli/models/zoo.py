@@ -17,6 +17,7 @@ from fedcli.models.layers import (
     Add,
     Conv2D,
     Dense,
+    DepthwiseConv2D,
     Dropout,
     Flatten,
     GlobalAveragePool2D,
@@ -242,6 +243,49 @@ def vgg11(
     return _of_row("vgg11", input_shape, num_classes, seed, groups=groups)
 
 
+def mobilenet_v1(
+    input_shape: Sequence[int] = (32, 32, 3), num_classes: int = 10, seed: int = 0, groups: int = 2
+) -> Model:
+    """Returns the MobileNet of Howard et al. 2017 for CIFAR, with group normalization.
+
+    3,217,226 parameters for 10 classes, as with batch normalization (without its moving averages).
+    The first convolution has stride 1; thirteen pairs of a 3 x 3 convolution of each channel by
+    itself and a 1 x 1 convolution follow, 64 to 1024 channels. Kernels start Glorot uniform.
+
+    Args:
+        input_shape: Shape of one example, [H, W] or [H, W, C].
+        num_classes: Number of classes.
+        seed: Seed of the initial weights, which depend on it and on the shapes only.
+        groups: Groups of each normalization, a divisor of 32.
+
+    Raises:
+        ConfigError: A size is not positive, or the groups do not divide the channels.
+    """
+    return _of_row("mobilenet-v1", input_shape, num_classes, seed, groups=groups)
+
+
+def mobilenet_v2(
+    input_shape: Sequence[int] = (32, 32, 3), num_classes: int = 10, seed: int = 0, groups: int = 2
+) -> Model:
+    """Returns the MobileNetV2 of Sandler et al. 2018 for CIFAR, with group normalization.
+
+    2,236,682 parameters for 10 classes, as with batch normalization (without its moving averages).
+    The first convolution and the blocks of 24 channels have stride 1, for images of 32 x 32; all
+    else is the paper's: seventeen blocks that expand, filter and project. Kernels start Glorot
+    uniform.
+
+    Args:
+        input_shape: Shape of one example, [H, W] or [H, W, C].
+        num_classes: Number of classes.
+        seed: Seed of the initial weights, which depend on it and on the shapes only.
+        groups: Groups of each normalization, a divisor of 8.
+
+    Raises:
+        ConfigError: A size is not positive, or the groups do not divide the channels.
+    """
+    return _of_row("mobilenet-v2", input_shape, num_classes, seed, groups=groups)
+
+
 def build(
     name: str,
     *,
@@ -380,6 +424,54 @@ def vgg11_stack(num_classes: int, groups: int = 2) -> list[Spec]:
             layers += [Conv2D(each, 3, padding="same"), GroupNorm(groups), Activation("relu")]
         layers.append(MaxPool2D(2, padding="same"))
     return [*layers, Flatten(), Dense(num_classes)]
+
+
+def mobilenet_v1_stack(num_classes: int, groups: int = 2) -> list[Spec]:
+    """Returns the layers of `mobilenet_v1`."""
+    layers = _activated(Conv2D(32, 3, padding="same", use_bias=False), groups)
+    for channels, stride in (
+        *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)),
+        *(*[(512, 1)] * 5, (1024, 2), (1024, 1)),
+    ):
+        layers += _activated(DepthwiseConv2D(3, stride, "same", use_bias=False), groups)
+        layers += _activated(Conv2D(channels, 1, use_bias=False), groups)
+    return [*layers, GlobalAveragePool2D(), Dense(num_classes)]
+
+
+def mobilenet_v2_stack(num_classes: int, groups: int = 2) -> list[Spec]:
+    """Returns the layers of `mobilenet_v2`."""
+    x, width = Input(), 32
+    for layer in _activated(Conv2D(width, 3, padding="same", use_bias=False), groups):
+        x = layer(x)
+    # Expansion, channels, blocks, stride of the first block: table 2 of the paper but for a stride.
+    for expansion, channels, num_blocks, stride in (
+        *((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2)),
+        *((6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)),
+    ):
+        for block in range(num_blocks):
+            y = x
+            for layer in _inverted(width, expansion, channels, 1 if block else stride, groups):
+                y = layer(y)
+            x, width = Add()(x, y) if block else y, channels
+    for layer in _activated(Conv2D(1280, 1, use_bias=False), groups):
+        x = layer(x)
+    from fedcli.models.layer_graphs import specs_of  # late: few models are graphs
+
+    return specs_of(Dense(num_classes)(GlobalAveragePool2D()(x)))
+
+
+def _inverted(width: int, expansion: int, channels: int, stride: int, groups: int) -> list[Spec]:
+    """An inverted residual block: to more channels, each by itself, and to few again."""
+    wide = Conv2D(expansion * width, 1, use_bias=False)
+    return [
+        *(_activated(wide, groups) if expansion > 1 else ()),
+        *_activated(DepthwiseConv2D(3, stride, "same", use_bias=False), groups),
+        *(Conv2D(channels, 1, use_bias=False), GroupNorm(groups)),
+    ]
+
+
+def _activated(layer: Spec, groups: int) -> list[Spec]:
+    return [layer, GroupNorm(groups), Activation("relu6")]
 
 
 def _resnet(num_classes: int, groups: int, channels: Sequence[int], num_blocks: int) -> list[Spec]:

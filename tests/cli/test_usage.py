@@ -108,8 +108,8 @@ def test_unknown_option_is_usage(fedcli: Fedcli) -> None:
         (
             ["--model", "mlp-2n"],
             "unknown --model 'mlp-2n'; choose one of cnn-mcmahan, cnn-reddi, leaf-femnist, lenet5, "
-            "mlp-2nn, resnet18-gn, resnet20, resnet32, resnet56, softmax-regression, vgg11, vgg9, "
-            "or a file: ./mlp-2n; did you mean mlp-2nn?",
+            "mlp-2nn, mobilenet-v1, mobilenet-v2, resnet18-gn, resnet20, resnet32, resnet56, "
+            "softmax-regression, vgg11, vgg9, or a file: ./mlp-2n; did you mean mlp-2nn?",
         ),
         (
             ["--fresh-weights"],

@@ -41,7 +41,7 @@ _NEWER = (
     *(f"train --aggregator {each}" for each in ("foolsgold", "geometric-median")),
     *(f"train --aggregator {each}" for each in ("centered-clipping", "sign-majority")),
     *(f"train --model {each}" for each in ("resnet18-gn", "resnet20", "resnet32", "resnet56")),
-    *("train --model vgg11", "train --model vgg9"),
+    *(f"train --model {each}" for each in ("vgg11", "vgg9", "mobilenet-v1", "mobilenet-v2")),
     *("train --pre-aggregator", "train --pre-aggregator-option"),
     *("train --metrics", "train --monitor", "train --class-weights", "eval --metrics"),
     *("preprocess --file-column", "preprocess --splits", "preprocess --pixel-range"),

@@ -47,6 +47,9 @@ COUNTS = {
     "resnet32": (466_906, 470_286),
     "resnet56": (855_770, 859_150),
     "resnet18-gn": (11_173_962, 11_200_638),
+    # 3,217,226 and 2,236,682 as trained by others with batch normalization.
+    "mobilenet-v1": (3_217_226, 3_270_526),
+    "mobilenet-v2": (2_236_682, 2_303_294),
     "vgg9": (3_491_530, 3_518_206),
     "vgg11": (9_231_114, 9_257_790),
 }
@@ -127,6 +130,16 @@ def test_residual_networks_have_their_depth_and_take_crops(name: str) -> None:
     assert all(len(layout.sources[place]) == 2 for place in sums)
     if name == "resnet18-gn":
         assert layout.num_params == 11_220_132
+
+
+def test_mobilenet_v2_halves_its_images_three_times_and_adds_where_shapes_stay() -> None:
+    layout = models.build_layout("mobilenet-v2", input_shape=(32, 32, 3))
+    sums = [layer.out_shape for layer in layout.layers if layer.kind == "add"]
+    by_channels = {24: (1, 32), 32: (2, 16), 64: (3, 8), 96: (2, 8), 160: (2, 4)}
+    assert sums == [
+        (side, side, channels) for channels, (num, side) in by_channels.items() for _ in range(num)
+    ]
+    assert {each.activation for each in layout.layers} == {"linear", "relu6"}
 
 
 def test_groups_of_a_network_are_an_option() -> None:

@@ -138,6 +138,27 @@ MODELS = table(
         example_shape=_CIFAR,
     ),
     ModelEntry(
+        "mobilenet-v1",
+        "Thirteen pairs of a 3 x 3 convolution of each channel by itself and a 1 x 1 convolution, "
+        "64 to 1024 channels, with group normalization and ReLU6; 3,217,226 parameters for 10 "
+        "classes.",
+        "Howard et al. 2017, arXiv 1704.04861, table 1, with a first stride of 1 for CIFAR",
+        (_GROUPS,),
+        rates="client SGD 0.03 to 0.1",
+        code="fedcli.models.zoo:mobilenet_v1_stack",
+        example_shape=_CIFAR,
+    ),
+    ModelEntry(
+        "mobilenet-v2",
+        "Seventeen inverted residual blocks of 16 to 320 channels, expanded six times, with "
+        "group normalization and ReLU6; 2,236,682 parameters for 10 classes.",
+        "Sandler et al. 2018, arXiv 1801.04381, table 2, the first two strides 1 for CIFAR",
+        (_GROUPS,),
+        rates="client SGD 0.03 to 0.1",
+        code="fedcli.models.zoo:mobilenet_v2_stack",
+        example_shape=_CIFAR,
+    ),
+    ModelEntry(
         "vgg9",
         "Six 3 x 3 convolutions of 32 to 256 channels with ReLU, a max-pool after every second, "
         "two layers of 512 units with ReLU, then the logits; 3,491,530 parameters for 32 x 32 x 3 "
