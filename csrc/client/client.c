@@ -3,6 +3,7 @@
  * step loop does not depend on layers or optimizers: batch.c runs the model's stages, step.c the
  * step table. The loop allocates nothing. */
 #include "client.h"
+#include "threads.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -18,17 +19,23 @@ enum { IN_PLACE, DECODED_BEFORE, DECODED_PER_BATCH };
 
 /* Everything that a thread needs for one client, carved out of its workspace. */
 typedef struct local {
-    fed_batch batch; /* with the narrow net, if there is one */
+    fed_batch batch; /* of the first desk; with the narrow net, if there is one */
     const fed_client *client;
-    const fed_narrow *narrow; /* or NULL */
-    size_t batch_size;
+    const fed_narrow *narrow;     /* or NULL */
+    size_t batch_size, part_size; /* see fed_net_part_size */
+    size_t num_desks;             /* parts that threads work on at the same time */
     int pixels_mode;
     size_t num_pixels, width;             /* of an image; of a row, padded */
-    float *decoded;                       /* [N or B, width]; read-only if it was prepared */
+    float *decoded;                       /* [N, width], read-only if it was prepared; or [desks,
+                                             part, width] */
     uint32_t *order_buffer;               /* [capacity] */
     uint32_t *indices;                    /* [B] */
-    int32_t *labels;                      /* [B] */
+    int32_t *labels;                      /* [desks, part] */
+    char *desks;                          /* memory of the other desks' batches */
+    size_t desk_bytes;                    /* of each */
     float *gradient;                      /* packed; only for a step that needs the whole one */
+    float *part_gradients;                /* packed, of each part; only for several desks */
+    fed_score *part_scores;               /* [parts] */
     float *slots;                         /* [slots, packed] */
     float *flat_params, *flat_server;     /* [P] each, only for a step that needs tensors */
     float *flat_gradient;                 /* [P], likewise */
@@ -56,13 +63,29 @@ static void carve_flat(local *m, fed_carver *c) {
     m->flat_scratch = fed_carve(c, m->batch.net->size + num_params, sizeof *m->flat_scratch);
 }
 
+static size_t num_parts(const local *m, size_t num_rows) {
+    return fed_pieces(num_rows, m->part_size);
+}
+
+/* Memory for all parts of a batch, which threads process at the same time. */
+static void carve_desks(local *m, fed_carver *c, size_t desk_bytes) {
+    const size_t num = num_parts(m, m->batch_size);
+    m->part_scores = fed_carve(c, num, sizeof *m->part_scores);
+    m->desk_bytes = fed_pieces(desk_bytes, FED_ALIGNMENT) * FED_ALIGNMENT;
+    m->desks = fed_carve(c, m->num_desks - 1, m->desk_bytes);
+    if (m->num_desks > 1)
+        m->part_gradients = fed_carve(c, num * m->batch.net->size, sizeof *m->part_gradients);
+}
+
 static void carve_local(local *m, fed_carver *c, size_t num_decoded, const needs *need) {
     const size_t size = m->batch.net->size;
     m->decoded = fed_carve(c, num_decoded * m->width, sizeof *m->decoded);
     m->order_buffer = fed_carve(c, need->order_capacity, sizeof *m->order_buffer);
     m->indices = fed_carve(c, m->batch_size, sizeof *m->indices);
-    m->labels = fed_carve(c, m->batch_size, sizeof *m->labels);
+    m->labels = fed_carve(c, m->num_desks * m->part_size, sizeof *m->labels);
+    const size_t used = c->used;
     fed_batch_carve(&m->batch, c);
+    carve_desks(m, c, c->used - used);
     if (need->whole_gradient) m->gradient = fed_carve(c, size, sizeof *m->gradient);
     if (need->on_tensors) carve_flat(m, c);
     if (need->num_slots > 0) m->slots = fed_carve(c, need->num_slots * size, sizeof *m->slots);
@@ -90,6 +113,14 @@ static int workspace_reserve(fed_workspace *workspace, size_t num_bytes) {
     return FED_OK;
 }
 
+/* The batch of a desk, whose memory was cleared. */
+static fed_batch batch_at(const local *m, size_t desk) {
+    fed_batch batch = m->batch;
+    fed_carver c = {m->desks + (desk - 1) * m->desk_bytes, 0};
+    fed_batch_carve(&batch, &c);
+    return batch;
+}
+
 static int can_stay_in_place(const fed_client *client, size_t num_pixels) {
     return client->pixel_type == FED_PIXELS_FLOAT32 && client->scale == 1 && client->offset == 0 &&
            fed_padded(num_pixels) == num_pixels;
@@ -108,13 +139,17 @@ static int local_init(local *m, const fed_net *net, const fed_client *client, si
     m->client = client;
     m->batch_size = batch_size < num_visits ? batch_size : num_visits;
     m->batch.net = net;
-    m->batch.batch_size = m->batch_size;
+    m->part_size = fed_net_part_size(net, m->batch_size);
+    const size_t parts = num_parts(m, m->batch_size);
+    m->num_desks = fed_smaller(parts, (size_t)need->num_workers);
+    m->batch.batch_size = m->part_size;
     m->batch.is_training = need->is_training;
-    m->batch.num_workers = need->num_workers;
+    m->batch.num_workers = parts > 1 ? 1 : need->num_workers;
     m->num_pixels = net->model->num_inputs;
     m->width = fed_padded(m->num_pixels);
     m->pixels_mode = choose_decoding(client, m->width, num_visits);
-    size_t num_decoded = m->pixels_mode == DECODED_BEFORE ? client->num_examples : m->batch_size;
+    size_t num_decoded =
+        m->pixels_mode == DECODED_BEFORE ? client->num_examples : m->num_desks * m->part_size;
     if (can_stay_in_place(client, m->num_pixels)) {
         m->pixels_mode = IN_PLACE;
         if (!need->may_narrow) num_decoded = 0;
@@ -126,6 +161,10 @@ static int local_init(local *m, const fed_net *net, const fed_client *client, si
     fed_carver hand_out = {workspace->base, 0};
     carve_local(m, &hand_out, num_decoded, need);
     fed_batch_clear(&m->batch);
+    for (size_t desk = 1; desk < m->num_desks; desk++) {
+        const fed_batch batch = batch_at(m, desk);
+        fed_batch_clear(&batch);
+    }
     return FED_OK;
 }
 
@@ -161,28 +200,33 @@ static void local_decode(local *m, const fed_prepared *prepared) {
 
 /* ---- Batches --------------------------------------------------------------------------------- */
 
-/* Points the first layer's rows to the batch's examples and copies their labels. Labels were
- * checked at the start of the call, but other code may have written to borrowed or mapped memory
- * since. Each label is therefore read once and checked again. */
-static int gather(const local *m, size_t num_rows) {
-    const float **rows = m->batch.rows[0];
+static int32_t *labels_at(const local *m, size_t desk) { return m->labels + desk * m->part_size; }
+
+/* Points the first layer's rows to some of the batch's examples and copies their labels. Labels
+ * were checked at the start of the call, but other code may have written to borrowed or mapped
+ * memory since. Each label is therefore read once and checked again. */
+static int gather(const local *m, const fed_batch *batch, size_t desk, size_t first,
+                  size_t num_rows) {
+    const float **rows = batch->rows[0];
+    float *decoded = m->decoded;
+    if (m->pixels_mode == DECODED_PER_BATCH) decoded += desk * m->part_size * m->width;
     const volatile int32_t *labels = m->client->labels;
-    const size_t num_classes = m->batch.net->model->num_classes;
+    const size_t num_classes = batch->net->model->num_classes;
     for (size_t b = 0; b < num_rows; b++) {
-        const size_t example = m->indices[b];
+        const size_t example = m->indices[first + b];
         const int32_t label = labels[example];
         if ((uint32_t)label >= num_classes) return FED_ERR_CHANGED;
-        m->labels[b] = label;
+        labels_at(m, desk)[b] = label;
         switch (m->pixels_mode) {
         case IN_PLACE:
             rows[b] = (const float *)m->client->pixels + example * m->num_pixels;
             break;
         case DECODED_BEFORE:
-            rows[b] = m->decoded + example * m->width;
+            rows[b] = decoded + example * m->width;
             break;
         default:
-            decode_example(m, example, m->decoded + b * m->width);
-            rows[b] = m->decoded + b * m->width;
+            decode_example(m, example, decoded + b * m->width);
+            rows[b] = decoded + b * m->width;
         }
     }
     return FED_OK;
@@ -227,14 +271,95 @@ static float choose_scale(const moves *how, double rate_factor, size_t num_rows)
     return 1.0f / (float)num_rows;
 }
 
-/* A forward and a backward pass with given parameters; the gradient goes to `update`. */
-static void go_over_batch(const local *m, const moves *how, const float *params, size_t num_rows,
-                          size_t first_visit, float scale, const fed_update *update,
-                          fed_score *score) {
-    fed_batch_open_dropout(&m->batch, &m->client->dropout_key, first_visit);
-    fed_batch_derive(&m->batch, params);
-    fed_batch_forward(&m->batch, params, num_rows, m->labels, scale, how->loss, score, NULL);
-    fed_batch_backward(&m->batch, params, num_rows, update);
+/* A batch that passes in parts: the context of each in fed_share. */
+typedef struct parts_call {
+    const local *m;
+    const moves *how;
+    const float *params;
+    size_t num_rows, first_visit;
+    float scale;
+    const fed_update *update;
+    atomic_int status;
+} parts_call;
+
+static void run_part(void *context, size_t part, int worker) {
+    parts_call *call = context;
+    const local *m = call->m;
+    const size_t desk = (size_t)worker, first = part * m->part_size, size = m->batch.net->size;
+    const size_t num = fed_smaller(m->part_size, call->num_rows - first);
+    static const fed_step_row row = {.kind = FED_STEP_GRADIENT};
+    static const fed_step subtraction = {.rows = &row, .num_rows = 1};
+    const fed_batch batch = desk == 0 ? m->batch : batch_at(m, desk);
+    fed_update update = *call->update;
+    fed_local_step adding = *update.at;
+    float scale = call->scale;
+    const int status = gather(m, &batch, desk, first, num);
+    if (status != FED_OK) {
+        call->status = status;
+        return;
+    }
+    if (m->part_size < call->num_rows) {
+        /* Whole pieces of the gradient are added, so that sums do not depend on the desks. */
+        adding.params = update.sum;
+        if (m->num_desks > 1) {
+            adding.params = m->part_gradients + part * size;
+            memset(adding.params, 0, size * sizeof *adding.params);
+        }
+        update = (fed_update){.step = &subtraction,
+                              .at = &adding,
+                              .piece = batch.pieces,
+                              .piece_size = batch.piece_size};
+        scale = -scale;
+    }
+    fed_batch_open_dropout(&batch, &m->client->dropout_key, call->first_visit + first);
+    fed_batch_derive(&batch, call->params);
+    fed_batch_forward(&batch, call->params, num, labels_at(m, desk), scale, call->how->loss,
+                      &m->part_scores[part], NULL);
+    fed_batch_backward(&batch, call->params, num, &update);
+}
+
+/* Floats of the gradient that a thread adds up at a time. */
+enum { SUM_FLOATS = 1 << 14 };
+
+/* Adds a piece of all parts' gradients, in order. */
+static void add_parts(void *context, size_t piece, int worker) {
+    const parts_call *call = context;
+    const local *m = call->m;
+    const size_t size = m->batch.net->size, first = piece * SUM_FLOATS;
+    (void)worker;
+    for (size_t part = 0; part < num_parts(m, call->num_rows); part++)
+        m->batch.net->kernels->add(call->update->sum + first,
+                                   m->part_gradients + part * size + first,
+                                   fed_smaller(SUM_FLOATS, size - first));
+}
+
+/* A forward and a backward pass with given parameters; the gradient goes to `update`. With several
+ * desks it has the same bytes as with one. */
+static int go_over_batch(const local *m, const moves *how, const float *params, size_t num_rows,
+                         size_t first_visit, float scale, const fed_update *update,
+                         fed_score *score) {
+    parts_call call = {.m = m,
+                       .how = how,
+                       .params = params,
+                       .num_rows = num_rows,
+                       .first_visit = first_visit,
+                       .scale = scale,
+                       .update = update,
+                       .status = FED_OK};
+    const int num_workers = (int)m->num_desks;
+    const size_t num = num_parts(m, num_rows);
+    for (size_t part = 0; part < num; part++)
+        m->part_scores[part] = part == 0 ? *score : (fed_score){0, 0};
+    fed_share(num_workers, num, run_part, &call);
+    if (call.status != FED_OK) return call.status;
+    if (m->num_desks > 1 && num > 1)
+        fed_share(num_workers, fed_pieces(m->batch.net->size, SUM_FLOATS), add_parts, &call);
+    *score = m->part_scores[0];
+    for (size_t part = 1; part < num; part++) {
+        score->loss_sum += m->part_scores[part].loss_sum;
+        score->num_correct += m->part_scores[part].num_correct;
+    }
+    return FED_OK;
 }
 
 /* A step on flat tensors: unpacks the gradient, and packs the updated parameters again. */
@@ -250,8 +375,8 @@ static void step_on_tensors(const local *m, const moves *how, const fed_local_st
     fed_net_pack(net, m->flat_params, at->params);
 }
 
-static void local_step(const local *m, const moves *how, const fed_local_step *at, size_t num_rows,
-                       size_t first_visit, fed_score *score) {
+static int local_step(const local *m, const moves *how, const fed_local_step *at, size_t num_rows,
+                      size_t first_visit, fed_score *score) {
     const float *params = how->only_gradient ? at->server_params : at->params;
     fed_update update = choose_update(m, how, at);
     if (m->gradient != NULL) memset(m->gradient, 0, at->num_params * sizeof *m->gradient);
@@ -263,17 +388,19 @@ static void local_step(const local *m, const moves *how, const fed_local_step *a
         last = &shift;
     }
     update.shift = how->has_anchor ? NULL : last;
-    go_over_batch(m, how, params, num_rows, first_visit, scale, &update, score);
-    if (how->has_anchor) {
+    int status = go_over_batch(m, how, params, num_rows, first_visit, scale, &update, score);
+    if (how->has_anchor && status == FED_OK) {
         fed_score of_server = {0, 0};
         update.shift = last;
-        go_over_batch(m, how, at->server_params, num_rows, first_visit, -scale, &update,
-                      &of_server);
+        status = go_over_batch(m, how, at->server_params, num_rows, first_visit, -scale, &update,
+                               &of_server);
     }
+    if (status != FED_OK) return status;
     if (m->flat_params != NULL)
         step_on_tensors(m, how, at);
     else if (m->gradient != NULL)
         fed_step_run(how->step, at, 0, at->num_params, m->gradient);
+    return FED_OK;
 }
 
 /* Moves the parameters towards the server's until they are near enough. */
@@ -341,13 +468,12 @@ static int run_steps(const local *m, const fed_training *training, const float *
     fed_score score = {0, 0};
     for (size_t num_rows; (num_rows = fed_order_next(&order, m->indices)) > 0;) {
         if (atomic_load_explicit(training->cancel, memory_order_relaxed)) return FED_ERR_CANCELLED;
-        const int status = gather(m, num_rows);
-        if (status != FED_OK) return status;
         at.step_num = frozen != NULL ? frozen->step_num : at.step_num + 1;
         if (training->rate_factors != NULL)
             at.rate_factor = training->rate_factors[stats->num_batches];
         const size_t num_visits = (size_t)stats->num_examples;
-        local_step(m, &how, &at, num_rows, num_visits, &score);
+        const int status = local_step(m, &how, &at, num_rows, num_visits, &score);
+        if (status != FED_OK) return status;
         if (how.max_distance > 0 && ends_epoch(&order, num_visits, num_visits + num_rows))
             project(m, &how, &at);
         stats->num_batches++;
@@ -358,6 +484,13 @@ static int run_steps(const local *m, const fed_training *training, const float *
     stats->num_examples *= (int64_t)num_equal;
     stats->num_batches = (int64_t)fed_plan_batches(&client->plan, client->num_examples);
     return FED_OK;
+}
+
+/* 1 if gradients must be added up before they can move the parameters. */
+static int runs_in_parts(const fed_training *training, const fed_client *client) {
+    const size_t num_visits = fed_plan_visits(&client->plan, client->num_examples);
+    const size_t batch_size = fed_smaller(client->plan.batch_size, num_visits);
+    return fed_net_part_size(training->net, batch_size) < batch_size;
 }
 
 static needs find_needs(const fed_training *training, const fed_client *client,
@@ -373,7 +506,8 @@ static needs find_needs(const fed_training *training, const fed_client *client,
         .may_narrow = fed_net_can_narrow(net) && max_distance(client) == 0 &&
                       (affine != NULL || (fed_step_keeps_span(step) && !has_slots)),
         .has_shift = affine != NULL && (affine->strength > 0 || fed_affine_has_vector(affine)),
-        .whole_gradient = affine == NULL && !fed_step_is_elementwise(step),
+        .whole_gradient = affine == NULL && !fed_step_is_gradient(step) &&
+                          (!fed_step_is_elementwise(step) || runs_in_parts(training, client)),
         .on_tensors = fed_step_needs_tensors(step),
         .has_linear =
             affine == NULL && fed_step_has(step, FED_STEP_LINEAR) && own_linear(client) != NULL,
@@ -441,6 +575,7 @@ int fed_train_client(const fed_training *training, const fed_client *client,
 
     fed_affine_step affine;
     const int is_affine =
+        !runs_in_parts(training, client) &&
         fed_affine_init(&affine, training->step, training->frozen, own_linear(client));
     const needs need = find_needs(training, client, is_affine ? &affine : NULL);
     local m;
@@ -505,10 +640,14 @@ int fed_score_client(const fed_net *net, const float *params, const fed_client *
             num_rows = fed_order_next(&drawn, m.indices);
         else
             for (size_t b = 0; b < num_rows; b++) m.indices[b] = (uint32_t)(first + done + b);
-        status = gather(&m, num_rows);
-        if (status != FED_OK) return status;
-        fed_batch_forward(&m.batch, params, num_rows, m.labels, 1.0f, NULL, score,
-                          logits != NULL ? logits + done * net->model->num_classes : NULL);
+        for (size_t at = 0, num_at_once; at < num_rows; at += num_at_once) {
+            num_at_once = fed_smaller(m.part_size, num_rows - at);
+            status = gather(&m, &m.batch, 0, at, num_at_once);
+            if (status != FED_OK) return status;
+            fed_batch_forward(&m.batch, params, num_at_once, m.labels, 1.0f, NULL, score,
+                              logits != NULL ? logits + (done + at) * net->model->num_classes
+                                             : NULL);
+        }
         done += num_rows;
     }
     return FED_OK;

@@ -45,18 +45,18 @@ static float *gradient_at(const fed_batch *batch, size_t v, size_t b, size_t blo
 }
 
 /* Few blocks, so that their gradients fit into the cache; small ones, so that threads can share a
- * usual batch of 10 or 20. */
-enum { BLOCK_ROWS = 5, MAX_BLOCKS = 8 };
+ * usual batch of 10 or 20, or a part of one (fed_net_part_size). */
+enum { BLOCK_ROWS = 5, PART_BLOCK_ROWS = 2, MAX_BLOCKS = 8 };
 
-static size_t num_example_blocks(size_t num_rows) {
-    const size_t num_wanted = (num_rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
-    return num_wanted < MAX_BLOCKS ? num_wanted : MAX_BLOCKS;
+static size_t num_example_blocks(const fed_net *net, size_t num_rows) {
+    const size_t block = net->num_example_stages > 0 ? BLOCK_ROWS : PART_BLOCK_ROWS;
+    return fed_smaller(fed_pieces(num_rows, block), MAX_BLOCKS);
 }
 
 /* Blocks of examples of stage s where it processes single examples of a whole batch. */
 static size_t num_stage_blocks(const fed_net *net, size_t s, size_t num_rows) {
     const int is_shared = s >= net->num_example_stages && s < net->num_front_stages;
-    return is_shared ? num_example_blocks(num_rows) : 1;
+    return is_shared ? num_example_blocks(net, num_rows) : 1;
 }
 
 /* In scoring, values of stages that run by batch use memory in turn. */
@@ -76,7 +76,7 @@ static void carve_scored_values(fed_batch *batch, fed_carver *c) {
 
 static void carve_gradients(fed_batch *batch, fed_carver *c) {
     const fed_net *net = batch->net;
-    const size_t num_copies = num_example_blocks(batch->batch_size);
+    const size_t num_copies = num_example_blocks(net, batch->batch_size);
     float *places[FED_MAX_LAYERS + 1];
     for (size_t p = 0; p < net->num_gradient_places; p++)
         places[p] = fed_carve(c, batch->batch_size * net->gradient_places[p].size, sizeof(float));
@@ -109,7 +109,8 @@ static void carve_by_params(fed_batch *batch, fed_carver *c) {
     size_t size = 0;
     for (size_t s = 0; s < net->num_stages; s++) {
         const fed_stage *stage = &net->stages[s];
-        const size_t num_copies = takes_images(stage) ? 1 : num_example_blocks(batch->batch_size);
+        const size_t num_copies =
+            takes_images(stage) ? 1 : num_example_blocks(net, batch->batch_size);
         if (is_dense(stage)) continue;
         if (s < net->num_example_stages)
             batch->by_params[s] = fed_carve(c, num_copies * stage->packed_size, sizeof(float));
@@ -177,9 +178,12 @@ size_t fed_batch_bytes(const fed_model *model, size_t batch_size) {
     fed_net net = {0};
     fed_carver measure = {NULL, 0};
     if (batch_size >= 1 && batch_size <= FED_MAX_BATCH && fed_net_init(&net, model) == FED_OK) {
-        fed_batch batch = {
-            .net = &net, .batch_size = batch_size, .is_training = 1, .num_workers = 1};
+        fed_batch batch = {.net = &net,
+                           .batch_size = fed_net_part_size(&net, batch_size),
+                           .is_training = 1,
+                           .num_workers = 1};
         fed_batch_carve(&batch, &measure);
+        if (batch.batch_size < batch_size) fed_carve(&measure, net.size, sizeof(float));
     }
     fed_net_free(&net);
     return measure.used;
@@ -527,7 +531,7 @@ static void backward_example_stages(const fed_batch *batch, const float *params,
     stages_call call = {.batch = batch,
                         .params = params,
                         .num_rows = num_rows,
-                        .num_blocks = num_example_blocks(num_rows)};
+                        .num_blocks = num_example_blocks(batch->net, num_rows)};
     fed_share(batch->num_workers, call.num_blocks, backward_block, &call);
     for (size_t s = 0; s < batch->net->num_example_stages; s++)
         update_stage(batch, s, call.num_blocks, update);

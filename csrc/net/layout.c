@@ -327,6 +327,25 @@ void fed_net_unpack_delta(const fed_net *net, const float *after, const float *b
 
 int fed_net_can_share(const fed_net *net) { return net->num_front_stages > 0; }
 
+/* Floats of the inputs and outputs of a stage in a part of a batch: they stay in an L2 cache of 512
+ * KiB or more. Even if they do not, fewer images than LEAST_PART would be slower. */
+enum { PART_FLOATS = 96 * 1024, LEAST_PART = 2 };
+
+size_t fed_net_part_size(const fed_net *net, size_t batch_size) {
+    size_t most = 1, all = 0;
+    if (net->num_front_stages == 0 || net->num_example_stages > 0) return batch_size;
+    for (size_t s = 0; s < net->num_front_stages; s++) {
+        const fed_stage *stage = &net->stages[s];
+        most = fed_larger(most, stage->in.num_values + stage->out.num_values);
+        all += stage->out.num_values;
+    }
+    const size_t size = fed_larger(PART_FLOATS / most, LEAST_PART);
+    /* Each part reads all parameters and adds up their gradients, which only pays if they are fewer
+     * than its values. */
+    if (size >= batch_size || net->size > size * all) return batch_size;
+    return fed_pieces(batch_size, fed_pieces(batch_size, size));
+}
+
 int fed_net_can_narrow(const fed_net *net) {
     return net->stages[0].is_first && net->stages[0].ops->can_narrow;
 }
