@@ -165,7 +165,7 @@ def _entries(table: str, name: str | None) -> list[dict[str, Any]]:
         from fedcli.settings.own.parts import installed
 
         rows += installed(known)
-    return [_describe(table, entry) for entry in rows if name in (None, entry.name)]
+    return [_describe(table, entry) for entry in rows if name in (None, entry.name, *entry.aliases)]
 
 
 def _describe(table: str, entry: Entry) -> dict[str, Any]:

@@ -39,7 +39,8 @@ def draw_root_data(
     total = int(ends[-1]) if len(ends) else 0
     if num_examples > total:
         raise ConfigError(
-            f"root_examples {num_examples}: the train split has {total:,} examples; choose fewer"
+            f"--aggregator-option root_examples={num_examples}: the train split has {total:,} "
+            "examples; choose fewer"
         )
     stream = Stream(stream_key(seed, Purpose.ROOT_DATA))
     chosen = np.sort(_distinct(stream, total, num_examples))

@@ -51,6 +51,10 @@ def test_text_names_everything(fedcli: Fedcli) -> None:
         assert f"  {', '.join(entries)}\n" in out, table
 
 
+def test_other_names_are_found(fedcli: Fedcli) -> None:
+    assert fedcli("info", "rfa").out == fedcli("info", "geometric-median").out
+
+
 @pytest.mark.parametrize("table", [*TABLES, "partitions", "presets"])
 def test_a_kind_of_things_is_shown_with_its_sources(fedcli: Fedcli, table: str) -> None:
     out = fedcli("info", table).out

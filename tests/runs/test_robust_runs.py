@@ -64,22 +64,22 @@ def _process(
     [
         (
             {"aggregator": "krum", "aggregator_options": {"num_byzantine": 1}},
-            "--aggregator krum: to tolerate 1 wrong deltas it needs 5 clients per round, not 4; "
+            "--aggregator krum: with 1 wrong delta it needs 5 in a round, not 4; "
             "choose more clients or a smaller num_byzantine",
         ),
         (
             {"aggregator": "trimmed-mean", "aggregator_options": {"trim": 2}},
-            "--aggregator trimmed-mean: to tolerate 2 wrong deltas it needs 5 clients per round, "
-            "not 4; choose more clients or a smaller trim",
+            "--aggregator trimmed-mean: with 2 wrong deltas it needs 5 in a round, not 4; "
+            "choose more clients or a smaller trim",
         ),
         (
             {"aggregator": "bulyan", "aggregator_options": {"num_byzantine": 0.25}},
-            "--aggregator bulyan: to tolerate 1 wrong deltas it needs 7 clients per round, not "
-            "4; choose more clients or a smaller num_byzantine",
+            "--aggregator bulyan: with 1 wrong delta it needs 7 in a round, not 4; "
+            "choose more clients or a smaller num_byzantine",
         ),
         (
             {"aggregator": "krum", "algorithm": "centralized"},
-            "--aggregator krum: to tolerate 0 wrong deltas it needs 3 clients per round, not 1; "
+            "--aggregator krum: with 0 wrong deltas it needs 3 in a round, not 1; "
             "choose more clients or a smaller num_byzantine",
         ),
         (
@@ -93,23 +93,29 @@ def _process(
                 "pre_aggregator": "bucketing",
                 "pre_aggregator_options": {"size": 3},
             },
-            "--pre-aggregator bucketing and --aggregator krum: to tolerate 0 wrong deltas it "
-            "needs 3 clients per round, not 2; choose more clients or a smaller num_byzantine",
+            "--pre-aggregator bucketing and --aggregator krum: the 4 deltas of a round become 2; "
+            "with 0 wrong deltas it needs 3 in a round, not 2; choose more clients or a smaller "
+            "num_byzantine",
         ),
         (
             {"aggregator": "fltrust", "aggregator_options": {"root_examples": 10**6}},
-            "root_examples 1000000: the train split has ",
+            "--aggregator-option root_examples=1000000: the train split has ",
+        ),
+        (
+            {"aggregator": "foolsgold", "clients": "1"},
+            "--aggregator foolsgold: it compares clients, and a round has 1; choose 2 clients or "
+            "more",
         ),
         (
             {"aggregator": "foolsgold", "pre_aggregator": "nnm"},
-            "pre-aggregator nnm with aggregator foolsgold: foolsgold keeps the delta of each "
+            "--pre-aggregator nnm with --aggregator foolsgold: foolsgold keeps the delta of each "
             "client, and mixed deltas belong to no single client; choose mean, median or another "
             "robust rule",
         ),
         (
             {"aggregator": "norm-bound", "pre_aggregator": "arc"},
-            "pre-aggregator arc with aggregator norm-bound: norm-bound bounds the deltas of single "
-            "clients; choose mean, median or another robust rule",
+            "--pre-aggregator arc with --aggregator norm-bound: norm-bound bounds the deltas of "
+            "single clients; choose mean, median or another robust rule",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""What `fedcli info` says of the parts of robust, private and compressed rounds."""
+"""What `fedcli info` says of audits and the parts of robust, private and compressed rounds."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import pytest
 
 from fedcli.settings import tables
 from fedcli.settings.options import Entry
+from fedcli.settings.tables.audits import AUDITS
 from fedcli.settings.tables.privacy import PRIVACY
 
 TABLES = (
     *(tables.AGGREGATORS, tables.PRE_AGGREGATORS, tables.ATTACKS, tables.COMPRESSORS),
-    *(tables.SECURE_SUMS, PRIVACY),
+    *(tables.SECURE_SUMS, PRIVACY, AUDITS),
 )
 
 

@@ -31,9 +31,11 @@ _MOST = 0.99  # the largest factor before the logarithm, as in the authors' code
 class FoolsGold(RobustRule):
     """The mean of the deltas, weighted by how different the clients' histories are."""
 
-    def least_clients(self, num_byzantine: int) -> int:
-        """Returns 2, because a single client cannot be compared with others."""
-        return 2
+    def problem(self, num_clients: int) -> str | None:
+        """Returns why the delta of a single client cannot be combined."""
+        if num_clients > 1:
+            return None
+        return f"it compares clients, and a round has {num_clients}; choose 2 clients or more"
 
     def init(self) -> dict[str, Any]:
         """Returns the state before the first round: no client has a history."""

@@ -176,9 +176,13 @@ class PreAggregated:
 
     def problem(self, num_clients: int) -> str | None:
         """Returns why deltas of so many clients cannot be combined, or None if they can."""
-        found = self.before.problem(num_clients)
+        if (found := self.before.problem(num_clients)) is not None:
+            return found
         num_out = self.before.num_out(num_clients)
-        return found or problem_of(self.aggregator_among(num_clients), num_out)
+        found = problem_of(self.aggregator_among(num_clients), num_out)
+        if found is None or num_out == num_clients:
+            return found
+        return f"the {num_clients:,} deltas of a round become {num_out:,}; {found}"
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
         """Requests the single deltas, and what the aggregator requests."""
@@ -280,6 +284,6 @@ def _check_goes_with(name: str, aggregator_name: str, aggregator: Aggregator) ->
     else:
         return
     raise ConfigError(
-        f"pre-aggregator {name} with aggregator {aggregator_name}: {aggregator_name} {why}; choose "
-        "mean, median or another robust rule"
+        f"--pre-aggregator {name} with --aggregator {aggregator_name}: {aggregator_name} {why}; "
+        "choose mean, median or another robust rule"
     )

@@ -60,9 +60,10 @@ class RobustRule:
         needed = self.least_clients(num_bad)
         if num_clients >= needed:
             return None
+        wrong = f"{num_bad} wrong {'delta' if num_bad == 1 else 'deltas'}"
         return (
-            f"to tolerate {num_bad} wrong deltas it needs {needed:,} clients per round, not "
-            f"{num_clients:,}; choose more clients or a smaller {self.OPTION}"
+            f"with {wrong} it needs {needed:,} in a round, not {num_clients:,}; choose more "
+            f"clients or a smaller {self.OPTION}"
         )
 
     def for_cohort(self: SomeRule, num_clients: int) -> SomeRule:
