@@ -95,6 +95,8 @@ def config_of(drawn: dict[str, Any]) -> RunConfig:
     given["clients"] = SIZES.get(drawn["sampling"], "10")
     if "attack" in given:
         given["attackers"] = "3"
+    if given.get("attack") in ("backdoor", "edge-case") and given["seed"] % 2:
+        given["attack_options"] = {"radius": 0.1}  # projected in the training, too
     if "dp" in given:
         given["dp_options"] = {"noise_multiplier": 0.8, "delta": 1e-3}
     if given.get("secure_sum"):
@@ -157,6 +159,7 @@ def mixture(**given: Any) -> dict[str, Any]:
 @example(mixture(algorithm="fednova", aggregator="krum", attack="ipm", compress="uniform"))
 @example(mixture(algorithm="mime", aggregator="foolsgold", compress="eden", client_dropout=0.3))
 @example(mixture(algorithm="scaffold", secure_sum=True, sampling="poisson"))
+@example(mixture(algorithm="scaffold", attack="backdoor", aggregator="krum", seed=1))
 @example(mixture(dp="gaussian", sampling="poisson", compress="sign", attack="sign-flip"))
 @example(mixture(dp="gaussian-adaptive", sampling="tff", algorithm="fedsgd", client_dropout=0.3))
 @example(mixture(compress="powersgd", attack="nan", aggregator="fltrust", sampling="cyclic"))
