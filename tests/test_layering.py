@@ -96,7 +96,7 @@ FLOORS = {
     "models": (
         ("sources",),
         ("own", "weights_files", "zoo"),
-        ("augmentation", "layer_graphs"),
+        ("augmentation", "layer_graphs", "torch_files"),
         ("costs", "keras", "model"),
         ("layout",),
         ("sizing",),
@@ -148,7 +148,7 @@ USERS: dict[str, set[str]] = {
         "datasets.importers.picture_tables",
     },
     "ray": {"cluster.connection"},
-    "torch": {"benchmarks.torch_peer"},
+    "torch": {"benchmarks.torch_peer", "models.torch_files"},
     "click": {"cli"},
     "platformdirs": {"datasets.data_folder"},
     "rich": {"cli.screen.render", "cli.screen.markdown"},

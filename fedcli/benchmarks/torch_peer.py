@@ -14,6 +14,7 @@ from fedcli.benchmarks.tasks import Task
 from fedcli.errors import ConfigError
 from fedcli.models.layers.contract import Layer
 from fedcli.models.model import Model
+from fedcli.models.torch_files import turned
 
 Params = NDArray[np.float32]
 # Each takes the amount of a layer's activation.
@@ -89,18 +90,21 @@ def build(model: Model) -> Any:
     net = _Graph(model)
     with torch.no_grad():
         tensors = model.layout.split(model.initial_params)
-        for mine, values in zip(net.parameters(), _turned(model, tensors), strict=True):
+        for mine, values in zip(net.parameters(), turned(model.layout, tensors), strict=True):
             mine.copy_(torch.from_numpy(np.ascontiguousarray(values)))
     return net
 
 
 class _Graph(torch.nn.Module):  # type: ignore[misc]  # PyTorch need not be installed
-    """The layers of a model, each applied to the outputs of those that it reads."""
+    """The layers of a model, each applied to the outputs of those that it reads.
+
+    A layer's module with its weights has the layer's name, as in the files of `torch_files`.
+    """
 
     def __init__(self, model: Model) -> None:
         super().__init__()
-        self.layers = torch.nn.ModuleList()
         self.sources = model.layout.sources
+        self.steps: list[list[Any]] = []  # the modules of each layer, in their order
         is_flat = [len(model.layout.input_shape) == 1]
         for layer, sources in zip(model.layout.layers, self.sources, strict=True):
             parts: list[Any] = []
@@ -109,25 +113,30 @@ class _Graph(torch.nn.Module):  # type: ignore[misc]  # PyTorch need not be inst
             parts += _modules(layer)
             if layer.activation != "linear":
                 parts.append(_ACTIVATIONS[layer.activation](layer.activation_amount))
-            self.layers.append(torch.nn.Sequential(*parts))
+            for place, part in enumerate(parts):
+                has_weights = any(True for _ in part.parameters())
+                self.add_module(layer.name if has_weights else f"{layer.name} {place}", part)
+            self.steps.append(parts)
             is_flat.append(layer.kind == "dense" or is_flat[sources[0]])
         self.ends_in_image = not is_flat[-1]
 
     def forward(self, x: Any) -> Any:
         """Returns the logits [n, classes] of images [n, C, H, W]."""
         values = [x]
-        for layer, sources in zip(self.layers, self.sources, strict=True):
-            inputs = values[sources[0]]
+        for parts, sources in zip(self.steps, self.sources, strict=True):
+            value = values[sources[0]]
             for source in sources[1:]:
-                inputs = inputs + values[source]
-            values.append(layer(inputs))
+                value = value + values[source]
+            for part in parts:
+                value = part(value)
+            values.append(value)
         return values[-1].flatten(1) if self.ends_in_image else values[-1]
 
 
 def gather(model: Model, tensors: list[Any]) -> Params:
     """Returns PyTorch's tensors as fedcli's flat parameters."""
     arrays = [each.detach().numpy() for each in tensors]
-    return model.layout.join(_turned(model, arrays, is_back=True))
+    return model.layout.join(turned(model.layout, arrays, is_back=True))
 
 
 def _modules(layer: Layer) -> list[Any]:
@@ -174,29 +183,6 @@ def _padding(layer: Layer) -> tuple[int, int, int, int]:
         return 0, 0, 0, 0
     (top, bottom), (left, right) = pads
     return left, right, top, bottom
-
-
-def _turned(model: Model, tensors: list[Params], *, is_back: bool = False) -> list[Params]:
-    """Tensors in PyTorch's order of axes: [out, in], channels before rows; or back again."""
-    turned: list[Params] = []
-    source = iter(tensors)
-    for layer in model.layout.layers:
-        height, width, channels = layer.in_shape
-        for each in layer.tensors:
-            tensor = next(source)
-            if not each.name.endswith("kernel"):
-                turned.append(tensor)
-            elif layer.kind == "conv2d":
-                turned.append(tensor.transpose((2, 3, 1, 0) if is_back else (3, 2, 0, 1)))
-            elif layer.kind == "depthwise_conv2d":
-                turned.append(tensor.transpose((2, 3, 0, 1)))
-            elif is_back:
-                wide = tensor.reshape(-1, channels, height, width)
-                turned.append(wide.transpose(2, 3, 1, 0).reshape(each.shape))
-            else:
-                wide = tensor.reshape(height, width, channels, -1)
-                turned.append(wide.transpose(3, 2, 0, 1).reshape(each.shape[1], each.shape[0]))
-    return turned
 
 
 def _batches(task: Task, model: Model) -> list[list[tuple[Any, Any]]]:

@@ -7,14 +7,31 @@ from pathlib import Path
 import click
 
 from fedcli.cli import options as opt
+from fedcli.settings.vocabulary import WEIGHTS_FORMATS
 
 
 @click.command(cls=opt.SectionCommand)
 @click.argument("run", type=opt.RunFolder())
 @click.argument("file", type=opt.OutputFile())
+@opt.option(
+    "--format",
+    "file_format",
+    type=click.Choice(tuple(WEIGHTS_FORMATS)),
+    help="Format of FILE. Default: as its name ends.",
+    section=opt.MODEL,
+)
 @opt.best_option(section=opt.MODEL)
 @opt.output_options
-def export(*, run: Path, file: Path, best: bool, as_json: bool, quiet: bool, verbose: bool) -> None:
+def export(
+    *,
+    run: Path,
+    file: Path,
+    file_format: str | None,
+    best: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
     """Write the model of RUN, a run directory or a checkpoint file, to FILE.
 
     \b
@@ -22,23 +39,25 @@ def export(*, run: Path, file: Path, best: bool, as_json: bool, quiet: bool, ver
       .npz         its weights: one array for each tensor, in layer order
       .keras       the whole model, for keras.models.load_model of Keras 3
       .weights.h5  its weights, for load_weights of the same model in Keras 3
+      .pt          its weights, for load_state_dict of the same model in PyTorch
 
-    Tensors are in Keras layout, kernel then bias. A .keras file ends in a softmax, so predict()
-    gives probabilities, whether or not the model came from a file that ended in logits. An
-    existing file is replaced.
+    Tensors are in Keras layout, kernel then bias, but for PyTorch (fedcli help models). A .keras
+    file ends in a softmax, so predict() gives probabilities, whether or not the model came from a
+    file that ended in logits. An existing file is replaced.
 
     \b
     Examples:
       fedcli export runs/first weights.npz
       fedcli export runs/first model.keras
       fedcli export runs/first best.npz --best
+      fedcli export runs/first weights.pt
       python -c "import keras; keras.models.load_model('model.keras').summary()"
     """  # noqa: D301 - \b keeps click from wrapping
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
     opt.check_outputs(file)
     from fedcli.runs import trained
 
-    tensors = trained.export_run(run, file, best=best)
+    tensors = trained.export_run(run, file, best=best, file_format=file_format, note=remarks.note)
     opt.tell_of_links(remarks, file)
     remarks.detail(f"read {run}")
     if as_json:

@@ -9,7 +9,8 @@ from fedcli.errors import ConfigError
 from fedcli.lazy import load
 from fedcli.models import layers
 from fedcli.models.layers.contract import IMAGE, Spec
-from fedcli.models.layout import lay_out
+from fedcli.models.layers.inputs import InputLayer
+from fedcli.models.layout import ParamLayout, lay_out
 from fedcli.models.model import Model
 from fedcli.settings.options import Value
 from fedcli.settings.tables import AUGMENTATIONS
@@ -45,8 +46,24 @@ def augmenting(name: str, options: Mapping[str, Value], shape: Shape) -> list[Sp
 
 def crop(shape: Shape, size: int, padding: int) -> Spec:
     """A random part of the image, or all of it if `size` is 0; see `layers.RandomCrop`."""
+    _check_border("crop: padding", padding, shape)
+    largest = min(shape[:2]) + 2 * padding
+    if size > largest:
+        raise ConfigError(
+            f"--augment crop: size {size} is more than images of {shape[0]} x {shape[1]} with "
+            f"padding {padding} have; choose at most {largest}"
+        )
     height, width = (size or shape[0], size or shape[1])
     return layers.RandomCrop(height, width, padding)
+
+
+def _check_border(what: str, num_zeros: int, shape: Shape) -> None:
+    """Refuses more zeros on a side than the image has pixels."""
+    if num_zeros > min(shape[:2]):
+        raise ConfigError(
+            f"--augment {what} {num_zeros} is more than images of {shape[0]} x {shape[1]} have; "
+            f"choose at most {min(shape[:2])}"
+        )
 
 
 def flip(shape: Shape) -> Spec:
@@ -57,6 +74,7 @@ def flip(shape: Shape) -> Spec:
 
 def shift(shape: Shape, pixels: int) -> Spec:
     """A shifted image: a part as large as the image, in a border of zeros."""
+    _check_border("shift: pixels", pixels, shape)
     return layers.RandomCrop(shape[0], shape[1], pixels)
 
 
@@ -86,6 +104,16 @@ def shape_after(specs: Sequence[Spec], shape: Shape) -> tuple[int, ...]:
     return tuple(shape)
 
 
+def acting_in_evaluation(layout: ParamLayout) -> list[InputLayer]:
+    """Returns the input layers of a model that change images in evaluation, too."""
+    sized = {layer.name: layer for layer in layout.layers}
+    return [
+        spec
+        for spec in layout.specs
+        if isinstance(spec, InputLayer) and spec.acts_in_evaluation(sized[spec.name])
+    ]
+
+
 def behind(specs: Sequence[Spec], model: Model, shape: Shape) -> Model:
     """Returns a model with input layers before its own; its parameters stay as they are.
 
@@ -102,9 +130,21 @@ def behind(specs: Sequence[Spec], model: Model, shape: Shape) -> Model:
             f"--augment and --normalize do not go with {model.name}, which is computed in Python; "
             "change the images there"
         )
+    _check_normalized_once(specs, model)
     first = _unused_names(specs, model.layout.specs)
     own = [_reading(spec, first[-1].name) for spec in model.layout.specs]
     return Model(model.name, lay_out([*first, *own], shape), model.initial_params)
+
+
+def _check_normalized_once(specs: Sequence[Spec], model: Model) -> None:
+    """Refuses a normalization of images that the model's own input layers normalise."""
+    kinds = (layers.Normalization, layers.ImageStandardization)
+    own = [each.name for each in model.layout.specs if isinstance(each, kinds)]
+    if own and any(isinstance(each, kinds) for each in specs):
+        raise ConfigError(
+            f"--normalize would normalise images twice: {model.name} does it in its layer "
+            f"{own[0]}; leave the option out"
+        )
 
 
 def _unused_names(specs: Sequence[Spec], others: Sequence[Spec]) -> list[Spec]:

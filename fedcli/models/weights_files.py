@@ -18,52 +18,74 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from fedcli.errors import ConfigError
+from fedcli.models import torch_files
 from fedcli.models.keras import formats
 from fedcli.models.layout import ParamLayout
 from fedcli.outputs import write_output
+from fedcli.settings.vocabulary import WEIGHTS_FORMATS
 from fedcli.zips import MAX_HEADER_BYTES, open_zip, read_npy_header
-
-# The formats that `save` writes, by the suffix of the file's name.
-FORMATS = (".npz", ".keras", ".weights.h5")
 
 # The exceptions that a damaged archive raises.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError)
 _PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
-def check_format(path: Path) -> None:
-    """Checks that a file name has the suffix of a format of weights.
+def format_of(path: Path, given: str | None = None) -> str:
+    """Returns the format of a file of weights, a key of `WEIGHTS_FORMATS`.
+
+    Args:
+        path: The file.
+        given: The format; None: the suffix of the file's name tells.
 
     Raises:
-        ConfigError: It ends in none of `FORMATS`.
+        ConfigError: The suffix is none of `WEIGHTS_FORMATS`, or PyTorch is needed and missing.
     """
-    if not path.name.endswith(FORMATS):
+    name = given or next(
+        (key for key, ends in WEIGHTS_FORMATS.items() if path.name.endswith(ends)), None
+    )
+    if name is None:
+        suffixes = ", ".join(each for ends in WEIGHTS_FORMATS.values() for each in ends)
         raise ConfigError(
-            f"{path}: the formats of weights are {', '.join(FORMATS)}; choose a name that ends so"
+            f"{path}: files of weights end in {suffixes}; choose such a name, or say --format"
         )
+    if name == "torch":
+        torch_files.require()
+    return name
 
 
-def save(path: Path, tensors: Mapping[str, NDArray[np.float32]], layout: ParamLayout) -> None:
-    """Writes weights, or the whole model, in the format of the file's suffix.
+def save(
+    path: Path,
+    tensors: Mapping[str, NDArray[np.float32]],
+    layout: ParamLayout,
+    file_format: str | None = None,
+) -> dict[str, tuple[int, ...]]:
+    """Writes weights, or the whole model.
 
     Args:
         path: The file; an existing regular file is replaced.
         tensors: One array for each tensor of the layout, in order.
         layout: The model's layout.
+        file_format: A key of `WEIGHTS_FORMATS`; None: the suffix of the file's name tells.
+
+    Returns:
+        The shape of each tensor as it was written, by name and in order.
 
     Raises:
-        ConfigError: The name has the suffix of none of `FORMATS`, or for one of Keras's while the
-            model is not made of layers.
+        ConfigError: See `format_of`; or the format is one of Keras's or PyTorch's, and the model is
+            not made of layers that it has.
         RunError: The file cannot be written, or `path` is not a regular file.
     """
-    check_format(path)
-    if path.name.endswith(".npz"):
+    chosen = format_of(path, file_format)
+    if chosen == "npz":
         save_npz(path, tensors)
-        return
-    if not layout.specs:
-        raise ConfigError(f"{path}: this model is not made of Keras's layers; write an .npz")
-    write = formats.write_keras if path.suffix == ".keras" else formats.write_weights
-    write(path, layout, layout.join(list(tensors.values())))
+    elif not layout.specs:
+        raise ConfigError(f"{path}: this model is not made of fedcli's layers; write an .npz")
+    elif chosen == "torch":
+        return torch_files.save(path, list(tensors.values()), layout)
+    else:
+        write = formats.write_keras if chosen == "keras" else formats.write_weights
+        write(path, layout, layout.join(list(tensors.values())))
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def load(path: Path, layout: ParamLayout) -> list[NDArray[np.float32]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -205,37 +205,51 @@ def load_weights(path: str | Path) -> dict[str, NDArray[np.float32]]:
 
 
 def export_run(
-    path: str | Path, file: str | Path, *, best: bool = False
+    path: str | Path,
+    file: str | Path,
+    *,
+    best: bool = False,
+    file_format: str | None = None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> list[tuple[str, tuple[int, ...]]]:
     """Writes the weights of a checkpoint to a file.
 
     Args:
         path: A run's folder, whose newest checkpoint is taken, or a checkpoint file.
-        file: The file to write: `.npz`, `.weights.h5` or, for the whole model, `.keras`.
+        file: The file to write: `.npz`, `.weights.h5`, `.pt` or, for the whole model, `.keras`.
         best: Take the checkpoint of the run's best round, not the newest.
+        file_format: A key of `vocabulary.WEIGHTS_FORMATS`; None: the suffix of `file` tells.
+        note: Called with a line about the layers that the file does not hold.
 
     Returns:
         Name and shape of each tensor written, in order.
 
     Raises:
-        ConfigError: Training wrote or read `file`; it has another suffix; it has one of Keras's
-            suffixes and the model is code; or each client has its own model.
+        ConfigError: Training wrote or read `file`; it has another suffix; the format is Keras's or
+            PyTorch's and the model is code; or each client has its own model.
         RunError: There is no such run or checkpoint, it is damaged, or `file` cannot be written.
     """
     from fedcli.models import weights_files
+    from fedcli.models.augmentation import acting_in_evaluation
 
-    weights_files.check_format(Path(file))
+    chosen = weights_files.format_of(Path(file), file_format)
     source = checkpoint_file(Path(path), best=best)
     content = checkpoint.load(source)
     inputs = [*files_of_run(source), *_config_of(content, source).data_source.paths]
     check_is_no_input(Path(file), inputs, str(file))
     weights, layout = _weights_of(content, source)
     if layout is not None:
-        weights_files.save(Path(file), weights, layout)
-    elif Path(file).suffix == ".npz":
-        weights_files.save_npz(Path(file), weights)
-    else:
-        raise ConfigError(f"{file}: this run's model is code, not Keras's layers; write an .npz")
+        written = weights_files.save(Path(file), weights, layout, chosen)
+        left_out = [] if chosen == "keras" else acting_in_evaluation(layout)
+        if left_out:
+            note(
+                f"{file} holds weights alone; before them, do to each image what the model did: "
+                f"{', then '.join(map(repr, left_out))}"
+            )
+        return list(written.items())
+    if chosen != "npz":
+        raise ConfigError(f"{file}: this run's model is code, not fedcli's layers; write an .npz")
+    weights_files.save_npz(Path(file), weights)
     return [(name, array.shape) for name, array in weights.items()]
 
 

@@ -24,6 +24,14 @@ MAX_CLASSES = 1_000_000
 MAX_SMOOTHING = 0.999  # of labels: the share that all classes divide
 MAX_THREADS = 1024  # FED_MAX_THREADS of the core
 
+# The formats of files of weights, each with the suffixes of its files' names.
+WEIGHTS_FORMATS = {
+    "npz": (".npz",),
+    "keras": (".keras",),
+    "weights.h5": (".weights.h5",),
+    "torch": (".pt", ".pth"),
+}
+
 AUTO = "auto"  # a number that the program works out
 OMNISCIENT, COLLUDERS = "omniscient", "colluders"  # what attackers know
 BUCKET_JOINT = "+"  # between the ids of the clients of a bucket

@@ -661,11 +661,11 @@ def test_names_say_the_format(tmp_path: Path) -> None:
     layout, params = small_cnn()
     tensors = dict(enumerate(layout.split(params)))
     arrays = {str(name): array for name, array in tensors.items()}
-    for suffix in weights_files.FORMATS:
+    for suffix in (".npz", ".keras", ".weights.h5"):
         path = tmp_path / f"m{suffix}"
         weights_files.save(path, arrays, layout)
         check_weights(weights_files.load(path, layout), layout.split(params))
-    with pytest.raises(ConfigError, match=r"m\.h5: the formats of weights are \.npz, \.keras"):
+    with pytest.raises(ConfigError, match=r"m\.h5: files of weights end in \.npz, \.keras"):
         weights_files.save(tmp_path / "m.h5", arrays, layout)
 
 

@@ -65,7 +65,7 @@ EVERY_KIND: list[Spec] = [
 INPUT_LAYERS: list[Spec] = [
     Normalization(0.5, 0.25, name="scaled"),
     ImageStandardization("standard"),
-    RandomFlip("flipped"),
+    RandomFlip(name="flipped"),
     RandomCrop(4, 5, 1, "cropped"),
     RandomRotation(10.0, "turned"),
     Cutout(2, "cut"),

@@ -838,7 +838,7 @@ def test_export_of_a_model_in_python_runs_nothing_and_keeps_the_order(
             stored["variable_1"],
         ]
     assert cli.run(["export", "run", "model.keras"]) == 1
-    assert "this run's model is code, not Keras's layers; write an .npz" in capsys.readouterr().err
+    assert "this run's model is code, not fedcli's layers; write an .npz" in capsys.readouterr().err
 
 
 def test_tensors_may_be_named_as_they_like(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

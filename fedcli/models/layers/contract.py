@@ -242,6 +242,11 @@ class Spec:
         Raises:
             ConfigError: An input is no node, or their number is not the layer's.
         """
+        if len(inputs) == 1 and isinstance(inputs[0], list | tuple):
+            raise ConfigError(
+                f"layer {self.name or self.kind} is called on a {type(inputs[0]).__name__}; write "
+                f"{type(self).__name__}()(a, b) in place of Keras's {type(self).__name__}()([a, b])"
+            )
         if not all(isinstance(each, Node) for each in inputs) or len(inputs) != self.num_inputs:
             raise ConfigError(
                 f"layer {self.name or self.kind} is called on {len(inputs)} values; give it "

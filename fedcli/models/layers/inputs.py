@@ -59,6 +59,14 @@ class InputLayer(Spec):
         del shape
         return self
 
+    def acts_in_evaluation(self, sized: Layer) -> bool:
+        """Tells whether the layer changes images in evaluation.
+
+        Args:
+            sized: The layer with its sizes.
+        """
+        return sized.out_shape != sized.in_shape
+
     def size(self, incoming: Incoming) -> Layer | None:
         """See `Spec.size`."""
         if not incoming.is_image:
@@ -112,6 +120,14 @@ def _check_degrees(label: str, value: object) -> None:
     check_number(label, value, 0.0, MAX_DEGREES)
 
 
+def _check_mode(label: str, value: object) -> None:
+    if value != "horizontal":
+        raise ConfigError(
+            f"{label} {fields.shown(value)}: fedcli mirrors left to right alone; choose "
+            "horizontal, and give a name as name="
+        )
+
+
 def _check_padding(label: str, value: object) -> None:
     if value != 0 or isinstance(value, bool | float):
         fields.check_count(label, value)
@@ -136,6 +152,11 @@ class Normalization(InputLayer):
     std: float | Sequence[float]
     name: str = ""
     inputs: tuple[str, ...] = ()
+
+    def acts_in_evaluation(self, sized: Layer) -> bool:
+        """See `InputLayer.acts_in_evaluation`."""
+        del sized
+        return True
 
     def _amounts(self, shape: Shape) -> tuple[float, ...]:
         means = self._by_channel("mean", self.mean, shape[2])
@@ -225,6 +246,11 @@ class ImageStandardization(InputLayer):
     name: str = ""
     inputs: tuple[str, ...] = ()
 
+    def acts_in_evaluation(self, sized: Layer) -> bool:
+        """See `InputLayer.acts_in_evaluation`."""
+        del sized
+        return True
+
     def to_keras(self) -> dict[str, Any]:
         """See `Spec.to_keras`."""
         raise _unknown_to_keras(self)
@@ -235,26 +261,29 @@ class RandomFlip(InputLayer):
     """Half of the visits in training are mirrored, left to right.
 
     Attributes:
+        mode: "horizontal", as Keras calls it; there is no other.
         name: Its own in the model; "": as Keras names it.
         inputs: See `Spec.inputs`.
     """
 
     kind = "random_flip"
     keras_class = "RandomFlip"
+    checks: ClassVar = {"mode": _check_mode}
 
+    mode: str = "horizontal"
     name: str = ""
     inputs: tuple[str, ...] = ()
 
     def to_keras(self) -> dict[str, Any]:
         """See `Spec.to_keras`."""
-        return {"name": self.name, "mode": "horizontal"}
+        return {"name": self.name, "mode": self.mode}
 
     @classmethod
     def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
         """See `Spec.from_keras`; fedcli draws from its own seed."""
         options.only("mode", ("horizontal",))
         options.finish(free=("seed", "data_format"))
-        yield cls(name), shape
+        yield cls(name=name), shape
 
 
 @dataclass(frozen=True)
@@ -294,11 +323,16 @@ class RandomCrop(InputLayer):
     def _layer(self, shape: Shape) -> Layer:
         height, width, channels = shape
         room = 2 * self.padding
-        if self.height > height + room or self.width > width + room or self.padding > height:
+        if self.padding > min(height, width):
+            raise ConfigError(
+                f"layer {self.name}: padding {self.padding} around images of {height} x {width}; "
+                f"choose at most {min(height, width)}"
+            )
+        if self.height > height + room or self.width > width + room:
             raise ConfigError(
                 f"layer {self.name}: a part of {self.height} x {self.width} with padding "
-                f"{self.padding} does not fit into images of {height} x {width}; choose a smaller "
-                "one"
+                f"{self.padding} does not fit into images of {height} x {width}; choose at most "
+                f"{height + room} x {width + room}"
             )
         return Layer(
             *(self.kind, self.name, shape, (self.height, self.width, channels)),

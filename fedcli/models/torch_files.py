@@ -1,0 +1,127 @@
+"""Weights for PyTorch: a state_dict, with PyTorch's names and order of axes.
+
+A tensor is called by its layer's name, a dot and PyTorch's name: `conv2d.weight`. Axes are those of
+`Linear` [out, in], `Conv2d` [out, in, height, width] and `GroupNorm`. A dense layer behind an image
+has the order of PyTorch's Flatten, channels before rows, in place of rows before channels.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.errors import ConfigError
+from fedcli.models.layers.contract import Layer
+from fedcli.models.layout import ParamLayout
+from fedcli.outputs import write_output
+
+Tensor = NDArray[np.float32]
+
+# PyTorch's name of a tensor by Keras's.
+_NAMES: Mapping[str, str] = {
+    "kernel": "weight",
+    "bias": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+}
+# The order of a convolution's axes: [height, width, in, out] to PyTorch's, and back.
+_AXES: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "conv2d": ((3, 2, 0, 1), (2, 3, 1, 0)),
+    "depthwise_conv2d": ((2, 3, 0, 1), (2, 3, 0, 1)),
+}
+
+
+def require() -> None:
+    """Checks that PyTorch is installed.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if find_spec("torch") is None:
+        raise ConfigError("a file for PyTorch needs it: run pip install 'fedcli[torch]'")
+
+
+def save(path: Path, tensors: Sequence[Tensor], layout: ParamLayout) -> dict[str, tuple[int, ...]]:
+    """Writes a state_dict by `torch.save`; `torch.load(path, weights_only=True)` reads it.
+
+    Args:
+        path: The file; an existing regular file is replaced.
+        tensors: One array for each tensor of the layout, in order and in Keras's shape.
+        layout: The model's layout.
+
+    Returns:
+        The shape of each tensor in the file, by name and in order.
+
+    Raises:
+        ConfigError: PyTorch is missing, or has no tensor for one of the layout's.
+        RunError: The file cannot be written, or `path` is not a regular file.
+    """
+    require()
+    import torch  # late: it takes seconds, and only this format needs it
+
+    arrays = state(layout, tensors)
+    content = io.BytesIO()
+    torch.save({name: torch.from_numpy(array.copy()) for name, array in arrays.items()}, content)
+    write_output(path, content.getvalue())
+    return {name: array.shape for name, array in arrays.items()}
+
+
+def state(layout: ParamLayout, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Returns tensors by PyTorch's names, and with its order of axes.
+
+    Args:
+        layout: The model's layout.
+        tensors: One array for each of its tensors, in order and in Keras's shape.
+
+    Raises:
+        ConfigError: PyTorch has no tensor for one of them.
+    """
+    names = (_name(layer, each.name) for layer in layout.layers for each in layer.tensors)
+    return dict(zip(names, turned(layout, tensors), strict=True))
+
+
+def turned(
+    layout: ParamLayout, tensors: Sequence[Tensor], *, is_back: bool = False
+) -> list[Tensor]:
+    """Returns tensors in PyTorch's order of axes, or PyTorch's tensors in Keras's.
+
+    Args:
+        layout: The model's layout.
+        tensors: One array for each of its tensors, in order.
+        is_back: Whether they are PyTorch's.
+    """
+    source = iter(tensors)
+    return [
+        _turned(layer, each.name, each.shape, next(source), is_back=is_back)
+        for layer in layout.layers
+        for each in layer.tensors
+    ]
+
+
+def _name(layer: Layer, tensor: str) -> str:
+    # The two convolutions of a separable one are parts of a module, depthwise and pointwise.
+    kernels = (each.name for each in layer.tensors if each.name.endswith("kernel"))
+    part = next(kernels, "").removesuffix("kernel")
+    known = _NAMES.get(tensor.removeprefix(part))
+    if known is None:
+        raise ConfigError(f"layer {layer.name}: PyTorch has no {tensor} of a {layer.kind}")
+    return f"{layer.name}.{part.replace('_', '.')}{known}"
+
+
+def _turned(
+    layer: Layer, name: str, shape: tuple[int, ...], tensor: Tensor, *, is_back: bool
+) -> Tensor:
+    if not name.endswith("kernel"):
+        return tensor
+    if layer.kind in _AXES:
+        return tensor.transpose(_AXES[layer.kind][is_back])
+    height, width, channels = layer.in_shape
+    if is_back:
+        return tensor.reshape(-1, channels, height, width).transpose(2, 3, 1, 0).reshape(shape)
+    wide = tensor.reshape(height, width, channels, -1)
+    return wide.transpose(3, 2, 0, 1).reshape(shape[1], shape[0])
