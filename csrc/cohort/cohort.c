@@ -80,6 +80,7 @@ typedef struct cohort {
 
 static block *cohort_block(const cohort *co, size_t b) { return &co->window[b % co->num_window]; }
 
+/* Opens the blocks that fit into the window. Their sums are zeros. */
 static void open_blocks(cohort *co) {
     while (co->num_opened < co->num_blocks && co->num_opened < co->num_merged + co->num_window) {
         block *blk = cohort_block(co, co->num_opened);
@@ -167,6 +168,16 @@ static void add_waiting(cohort *co, block *blk) {
     blk->being_added = 0;
 }
 
+/* Makes a block's values zeros; memory that the sum does not need is used first. */
+static int clear_values(cohort *co, double **values /* in-out */) {
+    const size_t num_bytes = co->team->num_values * sizeof **values;
+    if (*values == NULL) *values = fed_sum_take_unused(co->sum);
+    if (*values == NULL) *values = fed_allocate(num_bytes);
+    if (*values == NULL) return FED_ERR_NO_MEMORY;
+    memset(*values, 0, num_bytes);
+    return FED_OK;
+}
+
 /* Adds finished blocks to the tree, in order. The caller holds the lock before and after. */
 static void merge_blocks(cohort *co) {
     if (co->being_merged) return;
@@ -174,11 +185,16 @@ static void merge_blocks(cohort *co) {
     while (co->num_merged < co->num_opened) {
         block *blk = cohort_block(co, co->num_merged);
         if (blk->num_added < blk->num_clients || blk->being_added) break;
+        double **values = &co->team->window[co->num_merged % co->num_window];
+        const int is_reused = co->num_opened < co->num_blocks;
         omp_unset_lock(&co->lock);
-        const int status =
-            fed_sum_push(co->sum, blk->values, blk->weight, blk->num_clients < FED_BLOCK_CLIENTS);
+        fed_sum_push(co->sum, values, blk->weight, blk->num_clients < FED_BLOCK_CLIENTS);
+        const int status = is_reused ? clear_values(co, values) : FED_OK;
         omp_set_lock(&co->lock);
-        if (status != FED_OK) co->status = status;
+        if (status != FED_OK) {
+            co->status = status;
+            break;
+        }
         co->num_merged++;
         open_blocks(co);
     }
@@ -284,27 +300,17 @@ static int open_window(cohort *co) {
     co->num_window = co->team->num_window < co->num_blocks ? co->team->num_window : co->num_blocks;
     co->window = calloc(co->num_window, sizeof *co->window);
     if (co->window == NULL) return FED_ERR_NO_MEMORY;
-    const size_t num_bytes = co->team->num_values * sizeof(double);
     for (size_t w = 0; w < co->num_window; w++) {
-        double **values = &co->team->window[w];
-        if (*values != NULL) continue;
-        *values = fed_allocate(num_bytes);
-        if (*values == NULL) return FED_ERR_NO_MEMORY;
-        memset(*values, 0, num_bytes);
+        const int status = clear_values(co, &co->team->window[w]);
+        if (status != FED_OK) return status;
     }
     open_blocks(co);
     return FED_OK;
 }
 
-/* Frees the window. After a failure it also returns the parameters of waiting clients, and sets the
- * sums of the team to zero again. */
+/* Frees the window. After a failure it also returns the parameters of waiting clients. */
 static void close_window(cohort *co) {
-    if (co->status != FED_OK) {
-        return_waiting(co);
-        for (size_t w = 0; w < co->num_window; w++)
-            if (co->team->window[w] != NULL)
-                memset(co->team->window[w], 0, co->team->num_values * sizeof(double));
-    }
+    if (co->status != FED_OK) return_waiting(co);
     free(co->window);
 }
 

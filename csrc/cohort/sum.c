@@ -23,7 +23,8 @@ struct fed_sum {
     int closed; /* the last block was short: no other may follow */
     double weight;
     double *levels[MAX_LEVELS]; /* level l has a value if bit l of num_blocks is set */
-    double *partial; /* the unfinished block of fed_sum_add; if packed, fed_sum_total's scratch */
+    double *partial; /* the unfinished block of fed_sum_add; if packed, fed_sum_total's scratch of
+                        the largest stage */
     double partial_weight;
     size_t num_partial;
 };
@@ -35,12 +36,18 @@ static double *new_zeros(size_t num_values) {
     return values;
 }
 
+static size_t largest_stage(const fed_net *net) {
+    size_t most = 0;
+    for (size_t s = 0; s < net->num_stages; s++)
+        most = fed_larger(most, net->stages[s].packed_size);
+    return most;
+}
+
 static fed_sum *sum_of(fed_sum sum) {
     fed_sum *made = malloc(sizeof *made);
     if (made == NULL) return NULL;
     *made = sum;
-    made->partial = sum.is_packed ? fed_allocate(sum.num_values * sizeof *made->partial)
-                                  : new_zeros(sum.num_values);
+    made->partial = new_zeros(sum.is_packed ? largest_stage(&sum.net) : sum.num_values);
     if (made->partial != NULL) return made;
     free(made);
     return NULL;
@@ -89,27 +96,40 @@ static int reserve_levels(fed_sum *sum, size_t num_blocks) {
     return FED_OK;
 }
 
+static void add_older(const double *older, size_t num_values, double *values /* in-out */) {
+    for (size_t v = 0; v < num_values; v++) values[v] = older[v] + values[v];
+}
+
 /* Adds a range of a finished block, which follows num_blocks others, to the tree, and sets the
  * values to zero. */
 static void push_range(const fed_sum *sum, size_t num_blocks, double *values, size_t first,
                        size_t count) {
     size_t level = 0;
-    for (; num_blocks >> level & 1; level++) {
-        const double *older = sum->levels[level] + first;
-        for (size_t v = 0; v < count; v++) values[v] = older[v] + values[v];
-    }
+    for (; num_blocks >> level & 1; level++) add_older(sum->levels[level] + first, count, values);
     memcpy(sum->levels[level] + first, values, count * sizeof *values);
     memset(values, 0, count * sizeof *values);
 }
 
-int fed_sum_push(fed_sum *sum, double *values, double weight, int closed) {
-    const int status = reserve_levels(sum, sum->num_blocks + 1);
-    if (status != FED_OK) return status;
-    push_range(sum, sum->num_blocks, values, 0, sum->num_values);
+void fed_sum_push(fed_sum *sum, double **values, double weight, int closed) {
+    size_t level = 0;
+    for (; sum->num_blocks >> level & 1; level++)
+        add_older(sum->levels[level], sum->num_values, *values);
+    double *unused = sum->levels[level];
+    sum->levels[level] = *values;
+    *values = unused;
     sum->num_blocks++;
     sum->weight += weight;
     sum->closed = closed;
-    return FED_OK;
+}
+
+double *fed_sum_take_unused(fed_sum *sum) {
+    for (size_t l = 0; l < MAX_LEVELS; l++) {
+        double *values = sum->levels[l];
+        if (values == NULL || sum->num_blocks >> l & 1) continue;
+        sum->levels[l] = NULL;
+        return values;
+    }
+    return NULL;
 }
 
 enum { RANGE = 4096 }; /* 32 KB of each level: fastest of 512 to 16384 */
@@ -157,25 +177,34 @@ int fed_sum_add(fed_sum *sum, const float *const *vectors, const double *weights
     return FED_OK;
 }
 
-/* Adds up the finished blocks and the unfinished one. */
-static void fold(const fed_sum *sum, double *folded, size_t num_values) {
+/* Adds values first..first+num-1 of the finished blocks to those of the unfinished one. */
+static void fold(const fed_sum *sum, size_t first, size_t num, double *folded /* in-out [num] */) {
     for (size_t l = 0; sum->num_blocks >> l != 0; l++)
         if (sum->num_blocks >> l & 1)
-            for (size_t v = 0; v < num_values; v++) folded[v] += sum->levels[l][v];
+            for (size_t v = 0; v < num; v++) folded[v] += sum->levels[l][first + v];
+}
+
+/* One stage at a time, so that no second vector of the whole net is needed. */
+static void unpack_total(const fed_sum *sum, double *total) {
+    for (size_t s = 0; s < sum->net.num_stages; s++) {
+        const fed_stage *stage = &sum->net.stages[s];
+        if (stage->packed_size == 0) continue;
+        memset(sum->partial, 0, stage->packed_size * sizeof *sum->partial);
+        fold(sum, stage->start, stage->packed_size, sum->partial);
+        stage->ops->unpack(stage, sum->partial, total);
+    }
 }
 
 void fed_sum_total(fed_sum *sum, double *total, double *weight) {
     *weight = sum->weight + sum->partial_weight;
     if (sum->num_values == 0) return; /* total may be NULL */
     const fp_mode before = denormals_off();
-    double *folded = sum->is_packed ? sum->partial : total;
     if (sum->is_packed) {
-        memset(folded, 0, sum->num_values * sizeof *folded);
+        unpack_total(sum, total);
     } else {
-        memcpy(folded, sum->partial, sum->num_values * sizeof *folded);
+        memcpy(total, sum->partial, sum->num_values * sizeof *total);
+        fold(sum, 0, sum->num_values, total);
     }
-    fold(sum, folded, sum->num_values);
-    if (sum->is_packed) fed_net_unpack(&sum->net, folded, total);
     fp_restore(before);
 }
 
@@ -200,7 +229,7 @@ static void sum_range(void *context, size_t range, int worker) {
     add_range(sum, all->vectors, all->weights, all->num_vectors, first, 0, count);
     sum->num_blocks = all->num_vectors / FED_BLOCK_CLIENTS;
     memcpy(all->total + first, sum->partial, count * sizeof *all->total);
-    fold(sum, all->total + first, count);
+    fold(sum, 0, count, all->total + first);
 }
 
 int fed_sum_vectors(int num_threads, const float *const *vectors, const double *weights,
