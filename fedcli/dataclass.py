@@ -1,17 +1,22 @@
-"""Dataclasses whose methods are compiled on first use, so that importing them is cheap.
+"""Dataclasses that cost little to define and to make, for a program that uses a few of many.
 
-`dataclasses.dataclass` compiles five or six methods for each class at import time, which takes
-0.4 ms. One command uses few of these classes. Here `__init__` is compiled when the first object is
-made, and the other methods are closures that need no compilation. Making an object takes as long as
-with the standard decorator. `dataclasses.fields`, `replace` and `asdict` work, and type checkers
-see the standard decorator.
+`dataclasses.dataclass` reads the fields and compiles five or six methods of each class at import
+time, which takes 0.4 ms. Here the fields are read when they are first needed, and the methods are
+closures that need no compilation. `__init__` is compiled once several objects of a class are made;
+from then on, making one takes as long as with the standard decorator. `dataclasses.fields`,
+`replace` and `asdict` work, and type checkers see the standard decorator.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
+from threading import RLock
 from typing import TYPE_CHECKING, Any
+
+# Compiling an `__init__` takes as long as making some 30 objects with one that is not compiled.
+MOST_UNCOMPILED = 15
 
 if TYPE_CHECKING:
     from dataclasses import dataclass as dataclass
@@ -29,29 +34,58 @@ else:
         """Makes a class a dataclass. The options are those of `dataclasses.dataclass`."""
 
         def make(cls: type) -> type:
-            own = set(vars(cls))  # methods that the class defines itself are kept
-            made = dataclasses.dataclass(cls, init=False, repr=False, eq=False, kw_only=kw_only)
-            fields = dataclasses.fields(made)
             methods: dict[str, Any] = {
-                "__init__": _init_on_demand(made, fields, is_frozen=frozen),
+                "__init__": _init_of(cls, is_frozen=frozen),
                 "__signature__": _Signature(),
             }
             if repr:
-                methods["__repr__"] = _repr_of(fields)
+                methods["__repr__"] = _repr_of(cls)
             if eq:
-                methods["__eq__"] = _eq_of(fields)
-                methods["__hash__"] = _hash_of(fields) if frozen else None
+                methods["__eq__"] = _eq_of(cls)
+                methods["__hash__"] = _hash_of(cls) if frozen else None
             if frozen:
                 methods.update(__setattr__=_refuse_to_set, __delattr__=_refuse_to_delete)
+            own = set(vars(cls))  # methods that the class defines itself are kept
             for name, method in methods.items():
                 if name not in own:
-                    setattr(made, name, method)
-            return made
+                    setattr(cls, name, method)
+            cls.__dataclass_fields__ = _FieldsOnDemand(cls, kw_only=kw_only)
+            return cls
 
         return make if cls is None else make(cls)
 
 
 Fields = tuple[dataclasses.Field[Any], ...]
+
+
+class _FieldsOnDemand:
+    """The fields of a class. Replaces itself by the standard table of fields when it is read."""
+
+    _lock = RLock()  # while a class is read, its attributes change; its bases may be read for it
+
+    def __init__(self, cls: type, *, kw_only: bool) -> None:
+        """Leaves the class with the defaults as its attributes, as the standard decorator does."""
+        self._cls = cls
+        self._kw_only = kw_only
+        self._given = {
+            name: value for name, value in vars(cls).items() if isinstance(value, dataclasses.Field)
+        }
+        for name, field in self._given.items():
+            if field.default is dataclasses.MISSING:
+                delattr(cls, name)
+            else:
+                setattr(cls, name, field.default)
+
+    def __get__(self, instance: object, owner: type) -> dict[str, dataclasses.Field[Any]]:
+        with self._lock:
+            if vars(self._cls)["__dataclass_fields__"] is self:
+                for name, field in self._given.items():
+                    setattr(self._cls, name, field)
+                dataclasses.dataclass(
+                    self._cls, init=False, repr=False, eq=False, kw_only=self._kw_only
+                )
+        table: dict[str, dataclasses.Field[Any]] = vars(self._cls)["__dataclass_fields__"]
+        return table
 
 
 class _Factory:
@@ -64,18 +98,54 @@ class _Factory:
 _FACTORY = _Factory()
 
 
-def _init_on_demand(cls: type, fields: Fields, *, is_frozen: bool) -> Callable[..., None]:
-    """Returns an `__init__` that replaces itself by a compiled one on its first call."""
+def _init_of(cls: type, *, is_frozen: bool) -> Callable[..., None]:
+    """Returns an `__init__` that replaces itself by a compiled one after a few calls."""
+    num_made = 0
 
     def __init__(self: Any, *args: Any, **named: Any) -> None:  # noqa: N807 - becomes a method
-        _compiled_init(cls, fields, is_frozen=is_frozen)(self, *args, **named)
+        nonlocal num_made
+        num_made += 1
+        values = None
+        if num_made <= MOST_UNCOMPILED:
+            values = _values_of(dataclasses.fields(cls), args, named)
+        if values is None:  # if the arguments do not fit, the compiled one says what is wrong
+            return _compiled_init(cls, is_frozen=is_frozen)(self, *args, **named)
+        set_field = object.__setattr__ if is_frozen else setattr
+        for name, value in values.items():
+            set_field(self, name, value)
+        if hasattr(cls, "__post_init__"):
+            self.__post_init__()
+        return None
 
-    __init__.compile = lambda: _compiled_init(cls, fields, is_frozen=is_frozen)  # type: ignore[attr-defined]
+    __init__.compile = lambda: _compiled_init(cls, is_frozen=is_frozen)  # type: ignore[attr-defined]
     return __init__
 
 
-def _compiled_init(cls: type, fields: Fields, *, is_frozen: bool) -> Callable[..., None]:
+def _values_of(
+    fields: Fields, args: tuple[Any, ...], named: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Returns the values of all fields, by name; None if the arguments are not those of a class."""
+    places = [each.name for each in fields if not each.kw_only]
+    given = dict(zip(places, args, strict=False))
+    if len(args) > len(places) or not given.keys().isdisjoint(named):
+        return None
+    given.update(named)
+    values = {}
+    for each in fields:
+        if each.name in given:
+            values[each.name] = given.pop(each.name)
+        elif each.default is not dataclasses.MISSING:
+            values[each.name] = each.default
+        elif each.default_factory is not dataclasses.MISSING:
+            values[each.name] = each.default_factory()
+        else:
+            return None
+    return None if given else values
+
+
+def _compiled_init(cls: type, *, is_frozen: bool) -> Callable[..., None]:
     """Compiles the `__init__` of a class, sets it on the class, and returns it."""
+    fields = dataclasses.fields(cls)
     scope: dict[str, Any] = {"_set": object.__setattr__, "_factory": _FACTORY}
     parameters, body = ["self"], []
     for each in sorted(fields, key=lambda field: bool(field.kw_only)):
@@ -102,34 +172,38 @@ def _compiled_init(cls: type, fields: Fields, *, is_frozen: bool) -> Callable[..
     return init
 
 
-def _repr_of(fields: Fields) -> Callable[[Any], str]:
-    names = [each.name for each in fields if each.repr]
-
+def _repr_of(cls: type) -> Callable[[Any], str]:
     def __repr__(self: Any) -> str:  # noqa: N807
+        names = [each.name for each in dataclasses.fields(cls) if each.repr]
         values = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
         return f"{type(self).__qualname__}({values})"
 
     return __repr__
 
 
-def _eq_of(fields: Fields) -> Callable[[Any, object], bool]:
-    names = [each.name for each in fields if each.compare]
+def _eq_of(cls: type) -> Callable[[Any, object], bool]:
+    names = cache(lambda: [each.name for each in dataclasses.fields(cls) if each.compare])
 
     def __eq__(self: Any, other: object) -> bool:  # noqa: N807
         if self is other:
             return True
         if other.__class__ is not self.__class__:
             return NotImplemented
-        return [getattr(self, name) for name in names] == [getattr(other, name) for name in names]
+        return [getattr(self, name) for name in names()] == [
+            getattr(other, name) for name in names()
+        ]
 
     return __eq__
 
 
-def _hash_of(fields: Fields) -> Callable[[Any], int]:
-    names = [each.name for each in fields if (each.compare if each.hash is None else each.hash)]
+def _hash_of(cls: type) -> Callable[[Any], int]:
+    def is_hashed(field: dataclasses.Field[Any]) -> bool:
+        return field.compare if field.hash is None else field.hash
+
+    names = cache(lambda: [each.name for each in dataclasses.fields(cls) if is_hashed(each)])
 
     def __hash__(self: Any) -> int:  # noqa: N807
-        return hash(tuple(getattr(self, name) for name in names))
+        return hash(tuple(getattr(self, name) for name in names()))
 
     return __hash__
 
