@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import platform
 import signal
 import sys
 import warnings
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from fedcli.cli.jobs.collection import put_off_collection
+from fedcli.cli.jobs.ending import end_process
 from fedcli.cli.jobs.signals import Stopped, exit_code_of, stop_on_sigterm
 from fedcli.cli.screen.output import one_line
 from fedcli.errors import FedcliError, on_command_line
@@ -134,10 +136,10 @@ def group(ctx: click.Context) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Runs the command line and exits with its code."""
+    """Runs the command line and ends the process with its code."""
     put_off_collection()
     _say_nothing_of_arithmetic()
-    sys.exit(run(arguments))
+    end_process(run(arguments))
 
 
 def _say_nothing_of_arithmetic() -> None:
@@ -179,6 +181,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _run_unguarded(arguments: Sequence[str] | None) -> int:
     # No command uses NumPy's BLAS. Its threads would compete with the core's while they start.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # h5py reads all of platform.uname(), for whose last part Python would start a program.
+    vars(platform.uname()).setdefault("processor", "")
     _open_missing_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a name that the terminal cannot show is no error
