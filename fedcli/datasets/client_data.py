@@ -47,6 +47,8 @@ class ClientData(ExplainsNames, abc.ABC):
             replaces, if there is one; else empty.
         notes: Notes on the data for the user, one line each.
         cache: Keeps clients that are decompressed or drawn; None if they are memory-mapped.
+        is_drawn: Whether clients are drawn by the core into `cache`, which threads can do at the
+            same time.
     """
 
     source: str
@@ -61,6 +63,7 @@ class ClientData(ExplainsNames, abc.ABC):
     has_default_classes: bool = False
     replaces: str = ""
     cache: ClientCache | None = None
+    is_drawn: bool = False
     notes: tuple[str, ...] = ()
 
     def description(self) -> SourceDescription | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from fedcli.core.native import CancelFlag, Cancelled
 from fedcli.dataclass import dataclass
@@ -12,9 +13,11 @@ from fedcli.datasets.client_data import ClientData
 from fedcli.errors import ConfigError
 from fedcli.federation import cohorts as cohort
 from fedcli.federation.cohorts import ClientSelection, Cohorts
-from fedcli.federation.participation import Participation, RoundReports
 from fedcli.settings.run_config import RunConfig
 from fedcli.settings.vocabulary import SAMPLINGS
+
+if TYPE_CHECKING:
+    from fedcli.federation.participation import Participation, RoundReports
 
 _OF_ONE_SIZE = {*SAMPLINGS} - {"poisson"}
 
@@ -140,6 +143,8 @@ def _plan_participation(config: RunConfig) -> Participation | None:
     """Returns who reports and when; None if all clients report and there is no clock."""
     if not config.client_dropout and config.client_speeds is None and config.min_reports is None:
         return None
+    from fedcli.federation.participation import Participation  # late: in most runs all report
+
     return Participation(
         seed=config.seed,
         dropout=config.client_dropout,

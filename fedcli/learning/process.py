@@ -16,13 +16,7 @@ from fedcli.errors import ConfigError, DataError
 from fedcli.lazy import ExplainsNames
 from fedcli.learning.engines import choosing
 from fedcli.learning.engines.contract import Engine
-from fedcli.learning.signatures import Placed, format_type, value_types
-from fedcli.learning.state import (
-    ModelWeights,
-    ProcessOutput,
-    ServerState,
-    state_types,
-)
+from fedcli.learning.state import ModelWeights, ProcessOutput, ServerState
 from fedcli.models import metrics
 from fedcli.models.metrics import MetricsAggregator
 from fedcli.models.model import Model
@@ -150,12 +144,16 @@ class LearningProcess(ExplainsNames, abc.ABC):
     @property
     def state_signature(self) -> str:
         """The type of `initialize` in TFF's notation."""
+        from fedcli.learning.signatures import format_type, state_types  # late: few ask for types
+
         state = state_types(self.initialize(), self.model.layout)
         return f"( -> {format_type(state)}@SERVER)"
 
     @property
     def next_signature(self) -> str:
         """The type of `next` in TFF's notation; determined by a round on one blank image."""
+        from fedcli.learning.signatures import Placed, format_type, state_types, value_types
+
         layout = self.model.layout
         blank = np.zeros((1, *layout.input_shape), np.uint8), np.zeros(1, np.int32)
         output = self.next(self.initialize(), [blank])

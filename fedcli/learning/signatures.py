@@ -1,4 +1,4 @@
-"""Types of nested values in the notation of TFF's type signatures."""
+"""Types of nested values, and of a server state, in the notation of TFF's type signatures."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 
 from fedcli.dataclass import dataclass
+from fedcli.learning.client_states import ClientStates
+from fedcli.learning.state import ServerState
+from fedcli.models.layout import ParamLayout
 
 
 @dataclass(frozen=True)
@@ -47,3 +50,34 @@ def format_type(node: Any, indent: str = "") -> str:
         f"{inner}{name}{'=' if name else ''}{format_type(part, inner)}" for name, part in named
     ]
     return "<\n" + ",\n".join(lines) + f"\n{indent}>" if lines else "<>"
+
+
+def state_types(state: ServerState, layout: ParamLayout) -> dict[str, Any]:
+    """Returns the types in `state`; a vector [num_params] is shown as a list of tensors."""
+    weights = {"trainable": _tensor_types("float32", layout), "non_trainable": {}}
+    parts = {
+        name: {key: _part_type(value, layout) for key, value in getattr(state, name).items()}
+        for name in ("distributor", "client_work", "aggregator", "finalizer")
+    }
+    types = {"round_num": "int64", "global_model_weights": weights, **parts}
+    if state.updates:
+        types["updates"] = {key: _part_type(each, layout) for key, each in state.updates.items()}
+    if state.evaluated is None:
+        return types
+    evaluated = {name: value for name, value in vars(state.evaluated).items() if value is not None}
+    return {
+        **types,
+        "evaluated": {name: _part_type(value, layout) for name, value in evaluated.items()},
+    }
+
+
+def _part_type(value: Any, layout: ParamLayout) -> Any:
+    if isinstance(value, ClientStates):
+        return array_type("float32", (None, layout.num_params))
+    if isinstance(value, np.ndarray) and value.shape == (layout.num_params,):
+        return _tensor_types(str(value.dtype), layout)
+    return value_types(value)
+
+
+def _tensor_types(dtype: str, layout: ParamLayout) -> list[str]:
+    return [array_type(dtype, tensor.shape) for tensor in layout.tensors]

@@ -15,7 +15,6 @@ from fedcli.errors import ConfigError
 from fedcli.lazy import ExplainsNames
 from fedcli.learning.algorithms.evaluated import NO_COMMON_MODEL, Evaluated
 from fedcli.learning.client_states import ClientStates
-from fedcli.learning.signatures import array_type, value_types
 from fedcli.models.layout import ParamLayout
 
 
@@ -177,34 +176,3 @@ def _kind(part: Any) -> str:
 
 def _shown(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def state_types(state: ServerState, layout: ParamLayout) -> dict[str, Any]:
-    """Returns the types in `state`; a vector [num_params] is shown as a list of tensors."""
-    weights = {"trainable": _tensor_types("float32", layout), "non_trainable": {}}
-    parts = {
-        name: {key: _part_type(value, layout) for key, value in getattr(state, name).items()}
-        for name in ("distributor", "client_work", "aggregator", "finalizer")
-    }
-    types = {"round_num": "int64", "global_model_weights": weights, **parts}
-    if state.updates:
-        types["updates"] = {key: _part_type(each, layout) for key, each in state.updates.items()}
-    if state.evaluated is None:
-        return types
-    evaluated = {name: value for name, value in vars(state.evaluated).items() if value is not None}
-    return {
-        **types,
-        "evaluated": {name: _part_type(value, layout) for name, value in evaluated.items()},
-    }
-
-
-def _part_type(value: Any, layout: ParamLayout) -> Any:
-    if isinstance(value, ClientStates):
-        return array_type("float32", (None, layout.num_params))
-    if isinstance(value, np.ndarray) and value.shape == (layout.num_params,):
-        return _tensor_types(str(value.dtype), layout)
-    return value_types(value)
-
-
-def _tensor_types(dtype: str, layout: ParamLayout) -> list[str]:
-    return [array_type(dtype, tensor.shape) for tensor in layout.tensors]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,7 +30,6 @@ from fedcli.federation.opened_data import (
     notes_on,
     open_data,
 )
-from fedcli.federation.participation import RoundReports
 from fedcli.federation.sampled_clients import SampledClients, cohort_size, open_sampled_clients
 from fedcli.learning.aggregators.contract import problem_of
 from fedcli.learning.algorithms.base import Algorithm
@@ -53,6 +54,7 @@ from fedcli.version import __version__
 
 if TYPE_CHECKING:
     from fedcli.cluster.ray_workers import RayWorkers
+    from fedcli.federation.participation import RoundReports
     from fedcli.models.layers import Spec
     from fedcli.runs.attacking import Attack
 
@@ -224,13 +226,12 @@ def open_federation(
     config, attack = _open_attack(config, train, cohorts, notes)
     stages = build_stages(config, algorithm, attack)  # an attack knows the rule behind the sums
     algorithm = secure
+    num_threads = 1 if is_code(config.model) else resolve_threads(config.threads)
     load = needs.workload(
-        train,
-        len(cohorts.for_round(0)),
-        _population_size(cohorts, train),
-        1 if is_code(config.model) else resolve_threads(config.threads),
+        train, len(cohorts.for_round(0)), _population_size(cohorts, train), num_threads
     )
 
+    @cache  # most models have the layout that was checked before their weights were drawn
     def check_needs(layout: ParamLayout) -> list[str]:
         needed = needs.estimate(config, algorithm, stages, layout, plan, load)
         needed.check(folder)
@@ -271,10 +272,11 @@ def open_federation(
     engine, workers = _open_engine(config, model, splits, notes)
     held = held_poisoned = None
     if workers is None and cohorts.fixed is not None and _can_be_held(train, cohorts.fixed):
-        held = _read_all(ClientBatches(train, cohorts.fixed, plan, config.seed), cancel)
+        batches = ClientBatches(train, cohorts.fixed, plan, config.seed)
+        held = _read_all(batches, cancel, num_threads)
         if attack is not None and attack.poisoning is not None:
             poisoned = ClientBatches(attack.poisoned(train), cohorts.fixed, plan, config.seed)
-            held_poisoned = _read_all(poisoned, cancel)
+            held_poisoned = _read_all(poisoned, cancel, num_threads)
     return Federation(
         config=config,
         splits=splits,
@@ -334,13 +336,29 @@ def _open_engine(
     return engine, None
 
 
-def _read_all(batches: ClientBatches, cancel: CancelFlag | None) -> tuple[BatchedDataset, ...]:
+def _read_all(
+    batches: ClientBatches, cancel: CancelFlag | None, num_threads: int
+) -> tuple[BatchedDataset, ...]:
     """The batches of each client, all read. Raises Cancelled if `cancel` is set meanwhile."""
-    found = []
+    found: list[BatchedDataset] = []
+
+    def draw_from_the_end() -> None:
+        """Draws clients into the cache of their data until all are drawn."""
+        num_left = len(batches.client_ids)
+        while len(found) < num_left and not (cancel is not None and cancel.is_set()):
+            num_left -= 1
+            batches.data.client(batches.client_ids[num_left])
+
+    helper = threading.Thread(target=draw_from_the_end, name="fedcli-draw", daemon=True)
+    is_helped = batches.data.is_drawn and num_threads > 1
+    if is_helped:
+        helper.start()
     for each in batches:
         if cancel is not None and cancel.is_set():
             raise Cancelled
         found.append(each)
+    if is_helped:
+        helper.join()
     return tuple(found)
 
 

@@ -163,8 +163,12 @@ def carry_out(start: Start, remarks: Remarks, *, shows_tables: bool) -> Finished
             return FinishedRun(training.path, training.config, training.code)
 
     def attend(worker: Worker[FinishedRun]) -> None:
-        if shows_tables and needs_rich():
-            from fedcli.cli.screen import render  # noqa: F401 - loads rich while the worker trains
+        if shows_tables:  # what shows them is loaded while the worker trains
+            from fedcli.cli.screen import run_tables  # noqa: F401
+            from fedcli.reports import verdict  # noqa: F401
+
+            if needs_rich():
+                from fedcli.cli.screen import render  # noqa: F401
         progress.attend(worker, monitor, remarks)
 
     def describe_stop() -> str:

@@ -96,6 +96,8 @@ class GeneratedIds(Sequence[str]):
 class SyntheticSplit(ClientData):
     """One split of a synthetic dataset."""
 
+    is_drawn = True
+
     def __init__(
         self,
         name: str,

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from fedcli.dataclass import dataclass
 from fedcli.errors import RunError, why_not_written
-from fedcli.federation.participation import RoundReports
 from fedcli.models.layout import ParamLayout
 from fedcli.models.metrics import flatten
 from fedcli.outputs import open_to_append, write_atomic
@@ -25,6 +24,7 @@ from fedcli.settings import tables
 from fedcli.settings.run_config import RunConfig
 
 if TYPE_CHECKING:
+    from fedcli.federation.participation import RoundReports
     from fedcli.runs.client_bytes import ByteRule
     from fedcli.runs.files.client_records import RecordWriter
     from fedcli.runs.files.event_files import EventFiles
