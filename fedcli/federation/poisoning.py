@@ -2,7 +2,8 @@
 
 A poisoning changes the examples of a client when they are read; nothing is written. Which examples
 of an attacker it changes is drawn once, by the seed and the client's id, so that an attacker has
-the same examples in all rounds of the attack. The number of its examples stays as it is.
+the same examples in all rounds of the attack. The number of its examples stays as it is. Rare
+images are in `edge_cases`.
 """
 
 from __future__ import annotations
@@ -17,19 +18,13 @@ from numpy.typing import NDArray
 from fedcli.core.draws import Stream
 from fedcli.core.seeds import Purpose, client_key, stream_key
 from fedcli.dataclass import dataclass
-from fedcli.datasets.batches import ClientDataset, Pixels, decode
-from fedcli.datasets.client_data import ClientData, unknown_client
+from fedcli.datasets.batches import ClientDataset, Pixels
+from fedcli.datasets.client_data import ClientData
 from fedcli.datasets.description import SourceDescription
-from fedcli.datasets.opening import open_splits
-from fedcli.errors import ConfigError, DataError
+from fedcli.errors import ConfigError
 from fedcli.lazy import load
-from fedcli.settings.data_source import DataSource
 from fedcli.settings.options import Value
-from fedcli.settings.shares import rounded_down
 from fedcli.settings.tables.attacks import ANY_CLASS, AttackEntry
-
-EDGE_CASES = "edge cases"  # the client that has the images of another dataset
-_MAX_RARE = 1_000  # images of another dataset that are read
 
 
 class Poisoning(Protocol):
@@ -90,7 +85,7 @@ def build(
     return made
 
 
-class _AimsAtClients:
+class AimsAtClients:
     """The base of poisonings that aim at examples of the evaluated clients."""
 
     def probes(
@@ -105,7 +100,7 @@ class _AimsAtClients:
 
 
 @dataclass(frozen=True)
-class LabelFlip(_AimsAtClients):
+class LabelFlip(AimsAtClients):
     """Wrong labels: class y becomes K - 1 - y, or class `source` becomes `target`.
 
     Attributes:
@@ -131,11 +126,11 @@ class LabelFlip(_AimsAtClients):
 
     def poison(self, client: ClientDataset) -> ClientDataset:
         """Returns the examples with new labels."""
-        return replace(client, labels=_read_only(self.new_labels[client.labels]))
+        return replace(client, labels=read_only(self.new_labels[client.labels]))
 
     def probe(self, client: ClientDataset) -> ClientDataset:
         """Returns the examples of the classes that are relabelled."""
-        return _chosen(client, self.new_labels[client.labels] != client.labels)
+        return chosen_examples(client, self.new_labels[client.labels] != client.labels)
 
     def aims(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
         """Returns the new labels."""
@@ -143,7 +138,7 @@ class LabelFlip(_AimsAtClients):
 
 
 @dataclass(frozen=True)
-class Backdoor(_AimsAtClients):
+class Backdoor(AimsAtClients):
     """A trigger of full ink, stamped on a share of the examples, which are labelled as the target.
 
     The trigger is a square in the lower right corner, one pixel from the edges (Gu, Dolan-Gavitt
@@ -184,20 +179,20 @@ class Backdoor(_AimsAtClients):
 
     def poison(self, client: ClientDataset) -> ClientDataset:
         """Returns the examples, a share of them stamped and relabelled."""
-        poisoned = _poisoned_places(client, self.poison_share, self.seed)
+        poisoned = poisoned_places(client, self.poison_share, self.seed)
         labels, pixels = client.labels.copy(), client.pixels.copy()
         labels[poisoned] = self.target
         stamped = pixels[poisoned]
         self._stamp(stamped, client)
         pixels[poisoned] = stamped
-        return replace(client, labels=_read_only(labels), pixels=_read_only(pixels))
+        return replace(client, labels=read_only(labels), pixels=read_only(pixels))
 
     def probe(self, client: ClientDataset) -> ClientDataset:
         """Returns the examples of other classes than the target, stamped."""
-        chosen = _chosen(client, client.labels != self.target)
+        chosen = chosen_examples(client, client.labels != self.target)
         pixels = chosen.pixels.copy()
         self._stamp(pixels, client)
-        return replace(chosen, pixels=_read_only(pixels))
+        return replace(chosen, pixels=read_only(pixels))
 
     def aims(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
         """Returns the target for each."""
@@ -209,164 +204,6 @@ class Backdoor(_AimsAtClients):
         if pixels.dtype == np.uint8:
             value = min(max(round(value), 0), 255)
         pixels[:, -1 - self.size : -1, -1 - self.size : -1] = value
-
-
-@dataclass(frozen=True)
-class EdgeCase(_AimsAtClients):
-    """Rare images of a class, labelled as another, in place of a share of an attacker's examples.
-
-    Rare are the images of the class `source` that are farthest from its mean image, by Euclidean
-    distance of pixels; the attackers collect them from the examples of all of them. (Wang et al.,
-    "Attack of the Tails: Yes, You Really Can Backdoor Federated Learning", NeurIPS 2020,
-    https://arxiv.org/abs/2007.05084, take them from another dataset: see `OtherDataEdgeCase`.)
-
-    Attributes:
-        source: The true class of the rare images.
-        target: The class that they are to get.
-        poison_share: Share of an attacker's examples that are replaced.
-        rare: The attackers' rare images in stored values, [n, H, W] or [n, H, W, C].
-        seed: The run's seed.
-        center: The mean image of the class, as the model sees it, float32 [H, W] or [H, W, C].
-        least_distance: Images farther than this from it are rare.
-    """
-
-    source: int
-    target: int
-    poison_share: float
-    rare: Pixels
-    seed: int
-    center: NDArray[np.float32]
-    least_distance: float
-
-    @classmethod
-    def of(
-        cls,
-        options: Mapping[str, Any],
-        data: ClientData,
-        attackers: Sequence[str],
-        seed: int,
-    ) -> EdgeCase | OtherDataEdgeCase:
-        """Returns the poisoning with these options; reads the examples of all attackers.
-
-        With the option `data`, it reads examples of that dataset instead.
-        """
-        source = options["source"]
-        if options["data"]:
-            return OtherDataEdgeCase.of(options, data, attackers, seed)
-        clients = [data.client(each) for each in attackers]
-        pixels = np.concatenate([each.pixels[each.labels == source] for each in clients])
-        if not len(pixels):
-            raise ConfigError(
-                f"--attack-option source={source}: none of the {len(attackers)} attackers has an "
-                "example of that class; choose another class, or more --attackers"
-            )
-        images = decode(pixels, clients[0].scale, clients[0].offset)
-        center = images.mean(axis=0, dtype=np.float64).astype(np.float32)
-        distances = _distances(images, center)
-        num_rare = max(1, rounded_down(options["rare"], len(pixels)))
-        farthest = np.sort(np.argsort(-distances, kind="stable")[:num_rare])
-        least = float(distances[farthest].min())
-        return cls(
-            source,
-            options["target"],
-            options["poison"],
-            pixels[farthest],
-            seed,
-            center,
-            least,
-        )
-
-    def poison(self, client: ClientDataset) -> ClientDataset:
-        """Returns the examples, a share of them replaced by rare images labelled as the target."""
-        places = _poisoned_places(client, self.poison_share, self.seed)
-        return _replaced(client, places, self.rare, self.target)
-
-    def probe(self, client: ClientDataset) -> ClientDataset:
-        """Returns the examples of the class that are as far from the attackers' mean image."""
-        of_class = _chosen(client, client.labels == self.source)
-        return _chosen(of_class, _distances(of_class.images(), self.center) >= self.least_distance)
-
-    def aims(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Returns the target for each."""
-        return np.full_like(labels, self.target)
-
-
-@dataclass(frozen=True)
-class OtherDataEdgeCase:
-    """`EdgeCase` with the images of a class of another dataset, such as digits of other writers.
-
-    The attackers have images of its split train; success is measured on its split test, else
-    central, else on every second of these images, which the attackers then lack.
-
-    Attributes:
-        source: The class of the images there, which is their true class, too.
-        target: The class that they are to get.
-        poison_share: Share of an attacker's examples that are replaced.
-        rare: The attackers' images in stored values of the run's data, [n, H, W] or [n, H, W, C].
-        seed: The run's seed.
-        held_out: The images on which success is measured, in the same form.
-    """
-
-    source: int
-    target: int
-    poison_share: float
-    rare: Pixels
-    seed: int
-    held_out: Pixels
-
-    @classmethod
-    def of(
-        cls,
-        options: Mapping[str, Any],
-        data: ClientData,
-        attackers: Sequence[str],
-        seed: int,
-    ) -> OtherDataEdgeCase:
-        """Returns the poisoning with these options; reads the other dataset.
-
-        Raises:
-            ConfigError: Its images have another shape, or too few are of the class.
-            DataError: It cannot be read, or has no split train.
-        """
-        try:
-            splits = open_splits(DataSource(options["data"], pixels=data.pixel_convention))
-        except DataError as err:
-            raise DataError(f"--attack-option data: {err}") from err
-        source, likeness = options["source"], data.client(attackers[0])
-        train = splits.get("train")
-        if train is None:
-            raise DataError(f"--attack-option data: {options['data']} has no split train")
-        _check_shape(train, data.pixel_shape)
-        rare = _images_of(train, source, likeness)
-        held = next((splits[name] for name in ("test", "central") if name in splits), None)
-        held_out = rare[1::2] if held is None else _images_of(held, source, likeness)
-        rare = rare[::2] if held is None else rare
-        if not (len(rare) and len(held_out)):
-            raise ConfigError(
-                f"--attack-option source={source}: {train.source} has too few examples of that "
-                "class, which the attackers train on and on which their success is measured; "
-                "choose another class"
-            )
-        return cls(source, options["target"], options["poison"], rare, seed, held_out)
-
-    def poison(self, client: ClientDataset) -> ClientDataset:
-        """Returns the examples, a share of them replaced by images labelled as the target."""
-        places = _poisoned_places(client, self.poison_share, self.seed)
-        return _replaced(client, places, self.rare, self.target)
-
-    def probes(
-        self, data: ClientData, client_ids: Sequence[str]
-    ) -> tuple[ClientData, Sequence[str]]:
-        """See `Poisoning.probes`: one client, whoever is evaluated."""
-        likeness = data.client(data.client_ids[0])
-        labels = np.full(len(self.held_out), self.source, np.int32)
-        pixels, labels = _read_only(self.held_out), _read_only(labels)
-        alone = replace(likeness, client_id=EDGE_CASES, labels=labels, pixels=pixels)
-        return _OneClient(data, alone), (EDGE_CASES,)
-
-    def aims(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Returns the target for each."""
-        return np.full_like(labels, self.target)
 
 
 class ChangedClients(ClientData):
@@ -412,90 +249,30 @@ class ChangedClients(ClientData):
         return self._change(client) if is_changed else client
 
 
-class _OneClient(ClientData):
-    """A single client in the place of those of a split."""
-
-    def __init__(self, data: ClientData, client: ClientDataset) -> None:
-        """Takes everything but the clients from a split."""
-        for name in ClientData.__annotations__:
-            setattr(self, name, getattr(data, name))
-        self.client_ids = (client.client_id,)
-        self._client = client
-
-    def num_examples(self, client_id: str) -> int:
-        """See `ClientData`."""
-        return len(self.client(client_id))
-
-    def client(self, client_id: str) -> ClientDataset:
-        """See `ClientData`."""
-        if client_id != self._client.client_id:
-            raise unknown_client(self, client_id)
-        return self._client
-
-
-def _check_shape(other: ClientData, shape: tuple[int, ...]) -> None:
-    """Refuses images of another shape than those of the run's data."""
-    mine, theirs = (each[:2] + (each[2:] or (1,)) for each in (shape, other.pixel_shape))
-    if mine != theirs:
-        sizes = [" x ".join(map(str, each)) for each in (theirs, mine)]
-        raise ConfigError(
-            f"--attack-option data: images of {other.source} are {sizes[0]}, those of the run's "
-            f"data {sizes[1]} (height, width, channels); give data of the same shape"
-        )
-
-
-def _images_of(data: ClientData, label: int, likeness: ClientDataset) -> Pixels:
-    """The images of a class, client by client until there are `_MAX_RARE`, in stored values.
-
-    Args:
-        data: Their split.
-        label: Their class.
-        likeness: A client of the run's data, whose stored values they get.
-    """
-    found, num_left = [np.empty((0, *likeness.pixels.shape[1:]), np.float32)], _MAX_RARE
-    for client_id in data.client_ids:
-        client = data.client(client_id)
-        images = client.images()[client.labels == label][:num_left]
-        found.append(images.reshape(-1, *likeness.pixels.shape[1:]))
-        num_left -= len(images)
-        if not num_left:
-            break
-    values = (np.concatenate(found).astype(np.float64) - likeness.offset) / likeness.scale
-    if likeness.pixels.dtype == np.uint8:
-        return np.clip(np.rint(values), 0, 255).astype(np.uint8)
-    return values.astype(np.float32)
-
-
-def _replaced(
+def replaced(
     client: ClientDataset, places: NDArray[np.int64], images: Pixels, label: int
 ) -> ClientDataset:
-    """The client with images at some places, used in turn and with the same label."""
+    """Returns the client with images at some places, used in turn and with the same label."""
     labels, pixels = client.labels.copy(), client.pixels.copy()
     labels[places] = label
     pixels[places] = images[np.arange(len(places)) % len(images)]
-    return replace(client, labels=_read_only(labels), pixels=_read_only(pixels))
+    return replace(client, labels=read_only(labels), pixels=read_only(pixels))
 
 
-def _poisoned_places(client: ClientDataset, share: float, seed: int) -> NDArray[np.int64]:
-    """The places of a share of a client's examples, drawn once for the whole run, sorted."""
+def poisoned_places(client: ClientDataset, share: float, seed: int) -> NDArray[np.int64]:
+    """Returns the places of a share of a client's examples, drawn once for a run: int64, sorted."""
     key = stream_key(seed, Purpose.POISONED_EXAMPLES, client=client_key(client.client_id))
     count = round(share * len(client))
     return np.sort(Stream(key).permutation(len(client))[:count])
 
 
-def _chosen(client: ClientDataset, is_chosen: NDArray[np.bool_]) -> ClientDataset:
+def chosen_examples(client: ClientDataset, is_chosen: NDArray[np.bool_]) -> ClientDataset:
+    """Returns the client with some of its examples."""
     labels, pixels = client.labels[is_chosen], client.pixels[is_chosen]
-    return replace(client, labels=_read_only(labels), pixels=_read_only(pixels))
+    return replace(client, labels=read_only(labels), pixels=read_only(pixels))
 
 
-def _distances(images: NDArray[np.float32], center: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The Euclidean distances of images to another, float64 [n]."""
-    differences = (images.astype(np.float64) - center).reshape(len(images), center.size)
-    distances: NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", differences, differences))
-    return distances
-
-
-def _read_only(array: Any) -> Any:
-    """The array, made read-only as data sources hand arrays out."""
+def read_only(array: Any) -> Any:
+    """Returns the array, made read-only as data sources hand arrays out."""
     array.flags.writeable = False
     return array

@@ -349,6 +349,6 @@ ATTACKS = table(
         cost="all examples of the attackers, or up to 1,000 images of data, are read once; one "
         "pass over the attackers' updates",
         code=f"{_UPDATES}.single:Boost",
-        poisons=f"{_POISON}:EdgeCase",
+        poisons="fedcli.federation.edge_cases:EdgeCase",
     ),
 )
