@@ -2,8 +2,8 @@
 
 Control characters are escaped, because a CSV file is often shown in a terminal.
 
-All CSV that fedcli writes is written here. Small tables that an option names are read here, too;
-importers read data.
+All CSV that fedcli writes is written here. Small tables that an option names are also read here;
+data files are read by the importers.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class CsvWriter:
 
 
 def read_rows(text: str) -> list[list[str]]:
-    """Returns the rows of a small table. Commas, semicolons or tabs separate its cells.
+    """Returns the rows of a small table, whose cells are separated by commas, semicolons or tabs.
 
     Raises:
         ValueError: The text is no such table: a cell is too long, or holds a zero byte.
@@ -64,9 +64,9 @@ def visible(text: str) -> str:
 
 
 def shown_cell(cell: Any) -> Any:
-    r"""Returns the cell; a text without control characters, and none that a spreadsheet would run.
+    r"""Returns a cell; in a text, makes control characters visible and formulas harmless.
 
-    A control character becomes `\x1b` or the like. An apostrophe goes before a formula.
+    A control character becomes `\x1b` or the like. A formula gets an apostrophe in front.
     """
     if not isinstance(cell, str):
         return cell

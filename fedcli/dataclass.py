@@ -220,7 +220,7 @@ class _Signature:
     """The signature of a class, computed when `inspect.signature` or `help` reads it."""
 
     def __get__(self, instance: object, owner: type) -> Any:
-        import inspect  # late: a program that reads signatures has imported it already
+        import inspect  # lazy: a program that reads signatures has imported it already
 
         init = owner.__init__  # type: ignore[misc]
         compiled = init.compile() if hasattr(init, "compile") else init

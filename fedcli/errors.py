@@ -87,7 +87,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 # Patterns are compiled when a message needs them.
 _COMMAND = r"\bfedcli [a-z-]+(?: [^;,()]*)?"
 _CODE = r"(?<![\w-])--([a-z][a-z0-9-]*) ([^\s;,]*\.py(?::\w+)?)"
-# At the beginning of a message an option with its value; anywhere an option alone.
+# An option with its value is recognised at the start of a message, an option alone anywhere.
 _GIVEN = r"^--([a-z][a-z0-9-]*) ([^\s:;,]+)(?=:| with | exceeds | and )"
 _OPTION = r"(?<![\w-])--([a-z][a-z0-9]*(?:-[a-z0-9]+)*)"
 _SWITCHES = {"force": "force=True", "best": "best=True", "fresh-weights": "fresh_weights=True"}
@@ -98,7 +98,7 @@ _num_command_lines = 0
 
 @contextmanager
 def on_command_line() -> Iterator[None]:
-    """Says that whoever reads the messages typed a command, until the context is left."""
+    """Records, until the context is left, that the reader of the messages typed a command."""
     global _num_command_lines
     _num_command_lines += 1
     try:
@@ -141,18 +141,18 @@ def in_python(text: str, renamed: dict[str, str] | None = None) -> str:
 
 
 def worded(text: str) -> str:
-    """Returns a message in the words of its reader: of a command, or of a program."""
+    """Returns a message that names options as its reader does: in a command or in Python."""
     return text if _num_command_lines else in_python(text)
 
 
 def speaks_python(*more: str, **renamed: str) -> Callable[[Function], Function]:
-    """Returns a decorator: what the function raises is in Python's words, unless a command runs.
+    """Returns a decorator that makes errors name options as Python does, unless a command runs.
 
     An error about an unknown argument says what to write instead.
 
     Args:
         more: Names of arguments that the function takes as `**named`.
-        renamed: The names of its parameters for options that are called otherwise.
+        renamed: For options with another name in the function, the names of its parameters.
     """
 
     def decorate(function: Function) -> Function:

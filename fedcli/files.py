@@ -96,7 +96,7 @@ def check_is_no_input(path: Path, inputs: Iterable[Path], label: str) -> None:
     for each in inputs:
         with contextlib.suppress(OSError):  # one of the two does not exist
             if path.samefile(each) or each.resolve() in path.resolve(strict=True).parents:
-                raise ConfigError(f"{label} is what is read ({each}); choose another name")
+                raise ConfigError(f"{label} is also an input ({each}); choose another name")
 
 
 def text_bytes(text: str) -> bytes:
@@ -113,7 +113,7 @@ def nameless_file(folder: Path | None = None) -> Any:
     Raises:
         OSError: The folder cannot be written to.
     """
-    import tempfile  # late: few runs need it
+    import tempfile  # lazy: few runs need it
 
     return tempfile.TemporaryFile(dir=folder)
 

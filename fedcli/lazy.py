@@ -171,7 +171,7 @@ def _refuse_peer_name(path: str) -> None:
 
 
 def _is_there(module: str) -> bool:
-    from importlib.util import find_spec  # late: few programs use former names
+    from importlib.util import find_spec  # lazy: few programs use former names
 
     try:
         return find_spec(module) is not None

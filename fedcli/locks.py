@@ -17,7 +17,8 @@ from fedcli.files import check_mode, open_regular
 from fedcli.progress import Remark, Tell, remark_to_nobody, tell_nobody
 
 _POLL_SECONDS = 0.1
-# `is_locked` holds a shared lock for an instant; such a lock is waited for so many milliseconds.
+# `is_locked` holds a shared lock for an instant. `_lock` waits this many milliseconds for it to
+# end.
 _MAX_INSTANTS = 100
 
 
@@ -64,7 +65,7 @@ def is_locked(path: Path) -> bool:
 
 
 def _lock(descriptor: int) -> None:
-    """Takes the lock, exclusively. Raises BlockingIOError if another process holds it so."""
+    """Takes an exclusive lock. Raises BlockingIOError if another process holds one."""
     for _ in range(_MAX_INSTANTS):
         if _is_taken(descriptor):
             return

@@ -122,11 +122,11 @@ class _Stream(io.FileIO):
 
     def tell(self) -> int:
         """Raises OSError."""
-        raise io.UnsupportedOperation("a stream has no places")
+        raise io.UnsupportedOperation("a stream has no position")
 
     def seek(self, *_: int) -> int:
         """Raises OSError."""
-        raise io.UnsupportedOperation("a stream has no places")
+        raise io.UnsupportedOperation("a stream has no position")
 
 
 def _resolve(path: Path) -> tuple[Path, bool]:
@@ -163,7 +163,7 @@ def _descriptor(path: Path) -> int | None:
 def _open_stream(path: Path) -> int:
     """Opens a pipe, a device or a descriptor of this process for writing. Raises OSError."""
     own = _descriptor(path)
-    if own is not None:  # the output follows what was printed so far
+    if own is not None:  # what was printed so far comes before the output
         for printed in (sys.stdout, sys.stderr):
             printed.flush()
         return os.dup(own)
@@ -298,7 +298,7 @@ def _remove_unless_locked(path: Path) -> None:
 
 def _remove_folder(folder: Path) -> None:
     """Removes a folder with its content, as far as possible."""
-    import shutil  # late: few commands need it
+    import shutil  # lazy: few commands need it
 
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -326,7 +326,7 @@ def scratch_folder(folder: Path | None, prefix: str) -> Iterator[Path]:
     Raises:
         OSError: It cannot be made.
     """
-    import tempfile  # late: few commands need it
+    import tempfile  # lazy: few commands need it
 
     parent = Path(tempfile.gettempdir()) if folder is None else folder
     sweep_folders(parent, re.compile(rf"{re.escape(prefix)}[0-9a-f]{{{2 * _RANDOM_BYTES}}}"))

@@ -80,7 +80,7 @@ class LazyGroup(click.Group):
         name = args[0]
         if name in COMMANDS or name.startswith("-") or ctx.resilient_parsing:
             return super().resolve_command(ctx, args)
-        import difflib  # late: only mistakes need it
+        import difflib  # lazy: only mistakes need it
 
         from fedcli.cli import habits
 

@@ -104,7 +104,7 @@ class SectionCommand(click.Command):
 
     def _advised(self, err: click.NoSuchOption, ctx: click.Context) -> click.UsageError:
         """The error with a suggestion: fedcli's name of another tool's option, or a similar one."""
-        import difflib  # late: few commands need it
+        import difflib  # lazy: few commands need it
 
         from fedcli.cli.habits import advice_on
 
@@ -159,7 +159,7 @@ class Name(click.ParamType[str]):
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         """Returns the names that start with the typed word."""
-        from click.shell_completion import CompletionItem  # late: only completion needs it
+        from click.shell_completion import CompletionItem  # lazy: only completion needs it
 
         items = [CompletionItem(name) for name in self.table() if name.startswith(incomplete)]
         return [*items, CompletionItem(incomplete, type="file")] if self.or_path else items
@@ -177,7 +177,7 @@ class RunFolder(click.Path):
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         """Returns the folders whose paths start with the typed text."""
-        from click.shell_completion import CompletionItem  # late: only completion needs these
+        from click.shell_completion import CompletionItem  # lazy: only completion needs these
 
         from fedcli.cli import run_folders
 

@@ -90,8 +90,8 @@ def fma_chain(size_t num_steps):
 
 # ---- Values that cross the boundary --------------------------------------------------------------
 
-# This is done here and not by Cython's typed memoryviews, whose code takes the compiler as long as
-# all of the rest of this file, and which know nothing of alignment.
+# Cython's typed memoryviews are not used: they do not check alignment, and their code takes as long
+# to compile as the rest of this file.
 
 cdef class Array:
     """The memory of a vector or a matrix in C order, held in place until this object is freed."""
@@ -493,7 +493,7 @@ cdef class Cohort(Exclusive):
                                  f" {num_inputs} per example")
 
 
-@cython.internal  # by itself it has no sum
+@cython.internal  # only subclasses make the sum
 cdef class Sum(Exclusive):
     """An ordered, weighted, float64 sum of vectors, float32 [num_values]."""
     cdef fed_sum *sum
@@ -810,7 +810,7 @@ cdef class Team(Exclusive):
 
 
 cdef int take_all(Exclusive first, Exclusive second, Exclusive third=None) except -1:
-    """Takes all of them for a call, or none."""
+    """Reserves all objects for a call, or none."""
     first.take()
     try:
         second.take()
@@ -1012,7 +1012,7 @@ def stages(Model model not None):
 
 
 def run_inputs(Model model not None, images, key, size_t first_visit):
-    """Returns what the input layers make of images float32 [n, I]: float32 [n, their outputs]."""
+    """Returns the output of the input layers for images [n, I], float32 [n, outputs]."""
     cdef int status
     cdef fed_key made
     cdef fed_key *at = NULL
@@ -1032,7 +1032,7 @@ def run_inputs(Model model not None, images, key, size_t first_visit):
 
 
 def batch_bytes(Model model not None, size_t batch_size):
-    """Returns the bytes that a thread needs to train on batches of this size."""
+    """Returns the bytes that a thread needs to train on batches of a given size."""
     num_bytes = fed_batch_bytes(&model.table, batch_size)
     if num_bytes == 0:
         raise CoreError(f"a batch of {batch_size} examples")
@@ -1159,8 +1159,8 @@ cdef class Codec:
         return values
 
     def compress_rows(self, rows, chosen, keys, before, after, double decay, int num_threads):
-        """Replaces the chosen rows of float32 [m, P] by what is decoded of them, and writes the
-        rest; returns SENT [num_chosen].
+        """Encodes and decodes the chosen rows of float32 [m, P] in place, and writes the residuals;
+        returns SENT [num_chosen].
 
         before and after are lists of float32 [P], the residuals; None in `before`, or for it, means
         zeros. No two arrays may share memory.
@@ -1173,7 +1173,7 @@ cdef class Codec:
 
 
 cdef class _CodecCall:
-    """One call for many rows: its checked arguments as the core takes them."""
+    """The checked arguments of one call for many rows."""
     cdef Codec codec
     cdef size_t num_rows
     cdef float **rows
@@ -1284,7 +1284,7 @@ def secure_sum(rows, weights, factors, coins, masks, levels, *, center=None, int
     cdef uint64_t *to_sent = NULL
     cdef int status
     if num_rows > num_clients or (keys is not None and <size_t> len(keys) != num_clients):
-        raise ValueError(f"{num_rows} rows and other numbers of keys for {num_clients} clients")
+        raise ValueError(f"{num_rows} rows or the numbers of keys do not fit {num_clients} clients")
     if any(weights[num_rows:]):
         raise ValueError("a client without a row has a weight above 0")
     if <size_t> of_factors.length != num_clients:

@@ -61,7 +61,7 @@ class Stream:
         Their probabilities are equal to within bound / 2^53.
 
         Args:
-            bound: From 1 to 2^53; one for all draws, or one for each.
+            bound: From 1 to 2^53; a number for all draws, or an array with a number for each.
             n: The number of draws.
         """
         numbers: NDArray[np.int64] = (self.uniform(n) * bound).astype(np.int64)
@@ -85,7 +85,7 @@ class Stream:
         """Returns gamma draws with scale 1, by Marsaglia and Tsang's method (2000): float64 [n].
 
         Args:
-            shape: At least 0 (0 gives 0); one for all draws, or one for each, float64 [n].
+            shape: At least 0 (0 gives 0); a number for all draws, or float64 [n].
             n: The number of draws; by default one for each shape.
         """
         each = np.ravel(np.asarray(shape, np.float64))
@@ -94,7 +94,7 @@ class Stream:
     def dirichlet(self, alpha: NDArray[np.float64], rows: int = 1) -> NDArray[np.float64]:
         """Returns Dirichlet draws, shares that sum to 1 in each row: float64 [rows, k].
 
-        It works with logarithms of gamma draws, which do not underflow for tiny alphas.
+        Logarithms of gamma draws are used, because they do not underflow for tiny alphas.
 
         Args:
             alpha: Float64 [k], at least 0 and not all 0; an alpha of 0 gives share 0.
@@ -108,7 +108,7 @@ class Stream:
     def _log_gamma(self, shape: NDArray[np.float64]) -> NDArray[np.float64]:
         """Returns logarithms of gamma draws, float64 [n].
 
-        For a shape a < 1 the draw is one with shape a + 1, times U^(1 / a) with U uniform.
+        For a shape a < 1, a draw with shape a + 1 is multiplied by U^(1 / a), where U is uniform.
         """
         is_small = shape < 1.0
         logs = np.log(self._gamma_from_1(np.where(is_small, shape + 1.0, shape)))

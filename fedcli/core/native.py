@@ -221,7 +221,7 @@ class WeightedSum:
         return self._sum.total()
 
 
-_SHARED_BYTES = 1 << 20  # fewer bytes of rows are read before a sleeping thread has woken
+_SHARED_BYTES = 1 << 20  # waking a sleeping thread takes longer than reading this many bytes
 
 
 class Rows:
@@ -244,7 +244,7 @@ class Rows:
             matrix: float32 [any, num_values], contiguous; it must not change.
             chosen: The rows, at least one: int64 [num_rows].
             num_threads: The number of threads that compute.
-            helpers: Runs the calls; None: those of these rows alone.
+            helpers: Runs the calls; None: a new one for these rows alone.
         """
         if 4 * len(chosen) * matrix.shape[1] < _SHARED_BYTES:
             num_threads = 1
@@ -357,12 +357,12 @@ def bound_rows(
     Args:
         rows: float32 [num_rows, num_values], contiguous; changed in place.
         bounds: The largest magnitude, beyond which a row becomes zeros, and the largest L2 norm, to
-            which a longer row is scaled; None: there are none.
+            which a longer row is scaled; None: nothing is bounded.
         num_threads: The number of threads, which changes no result; see `Helpers`.
 
     Returns:
         A record for each row, with the field `is_finite`, and if there are bounds `max_abs` and
-        `norm`: the row's size before, with norm 0 if it became zeros.
+        `norm`: the row's size before the bounds, with norm 0 if it became zeros.
     """
     return _core.bound_rows(rows, bounds, num_threads)
 
@@ -381,7 +381,7 @@ def sum_rows(
 
 
 class Helpers:
-    """Runs calls of the core that share their work among threads, on one and the same thread.
+    """Runs calls of the core that use several threads, always from the same thread.
 
     OpenMP keeps the threads that help a thread for its next call. Calls of the main thread run on
     another one, which is kept: a process forked from a thread with helpers would wait for helpers
@@ -395,7 +395,7 @@ class Helpers:
     def submit(self, work: Callable[[], T]) -> Future[T]:
         """Starts work on the thread that is kept."""
         if self._pool is None:
-            from concurrent.futures import ThreadPoolExecutor  # late: only a main thread needs it
+            from concurrent.futures import ThreadPoolExecutor  # lazy: only a main thread needs it
 
             self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fedcli-core")
         return self._pool.submit(work)
@@ -456,7 +456,7 @@ class Levels(NamedTuple):
         mask_bits: At most 62. Levels and weights are summed modulo 2^mask_bits, which must exceed
             all sums.
         clip: x - center is clipped to [-clip, clip] before it is multiplied.
-        takes_signs: Whether of x - center only the sign counts: -1, 0 or 1.
+        takes_signs: Whether x - center is replaced by its sign: -1, 0 or 1.
     """
 
     low: float
@@ -601,7 +601,7 @@ def run_inputs(
     key: StreamKey | None = None,
     first_visit: int = 0,
 ) -> NDArray[np.float32]:
-    """Returns what the input layers of a model make of images: float32 [n, their outputs].
+    """Returns the output of a model's input layers for images: float32 [n, num_outputs].
 
     Args:
         rows: The model table, as `ParamLayout.core_rows` makes it.

@@ -120,7 +120,7 @@ def buffer_size(shuffle_buffer: int | Literal["full"]) -> int:
 
 
 def plan_of(config: RunConfig) -> BatchPlan:
-    """Returns the plan by which a client's examples become batches in the training of a run."""
+    """Returns the plan by which a run turns a client's examples into training batches."""
     return BatchPlan(
         epochs=config.epochs,
         batch_size=config.batch_size,

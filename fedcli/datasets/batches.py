@@ -45,7 +45,7 @@ class ClientDataset(ExplainsNames):
             `scale * pixels + offset`.
         labels: int32 [n].
         scale: Multiplies the stored pixels.
-        offset: Is added after.
+        offset: Added to the product.
         source: The file or dataset the examples come from, for messages.
     """
 
@@ -194,7 +194,7 @@ def example_spec(pixel_shape: tuple[int, ...]) -> dict[str, ArraySpec]:
 def from_arrays(
     pixels: ArrayLike, labels: ArrayLike, *, client_id: str = "", source: str = "arrays"
 ) -> BatchedDataset:
-    """Returns a pair of arrays as one client's batches, in order, 20 a batch.
+    """Returns a pair of arrays as the batches of one client: 20 examples each, in order.
 
     Args:
         pixels: [n, H, W] or [n, H, W, C] (or flat [n, I]). Floating point is what the model sees;
@@ -253,8 +253,8 @@ def first_outside(labels: NDArray[Any], num_classes: int) -> int | None:
 
 def first_non_finite(pixels: NDArray[np.floating[Any]]) -> int | None:
     """Returns the index of the first example holding a NaN or infinite pixel, or None."""
-    # A sum is finite only if every term is, and costs no temporary; overflow sends it to the
-    # exact test below.
+    # If the sum is finite, every pixel is. A sum may also overflow, so the exact test below
+    # decides.
     with np.errstate(over="ignore", invalid="ignore"):
         if math.isfinite(pixels.sum(dtype=np.float64)):
             return None

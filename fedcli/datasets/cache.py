@@ -48,7 +48,7 @@ class ClientCache:
 
     def _keep(self, key: tuple[str, str], client: ClientDataset) -> None:
         size = _num_bytes(client)
-        if size > self.max_bytes or key in self._clients:  # another thread has read it, too
+        if size > self.max_bytes or key in self._clients:  # another thread has stored it meanwhile
             return
         while self.bytes + size > self.max_bytes:
             _, oldest = self._clients.popitem(last=False)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fedcli.datasets.batches import first_non_finite, first_outside
 from fedcli.errors import ConfigError, DataError
 
-MAX_SIDE = 4096  # pixels; no image classifier of this kind reads more
+MAX_SIDE = 4096  # pixels; larger images are not supported
 MAX_CHANNELS = 64
 MAX_CLIENT_BYTES = 2 << 30  # size of one client's pixels as stored
 MAX_CLASSES = 1 << 20
@@ -97,7 +97,7 @@ def check_pixel_array(shape: tuple[int, ...], itemsize: int, where: str) -> None
     """Checks the shape of one client's pixels before an array of that size is allocated.
 
     Raises:
-        DataError: As `check_pixel_shape`, or the client's pixels are too many bytes.
+        DataError: See `check_pixel_shape`; or the client's pixels have too many bytes.
     """
     check_pixel_shape(shape, where)
     num_bytes = math.prod(shape) * itemsize
@@ -111,12 +111,12 @@ def check_pixel_array(shape: tuple[int, ...], itemsize: int, where: str) -> None
 def check_examples(
     pixels: NDArray[Any], labels: NDArray[Any], shape: tuple[int, ...] | None, where: str
 ) -> None:
-    """Checks that examples fit each other and those before. Label values are not checked.
+    """Checks that examples fit each other and the earlier ones. Label values are not checked.
 
     Args:
         pixels: uint8 or float32 [n, H, W] or [n, H, W, C].
         labels: [n].
-        shape: Shape of the images before; None for the first.
+        shape: Shape of the earlier images; None: there are none.
         where: Starts the message.
 
     Raises:

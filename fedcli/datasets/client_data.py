@@ -124,7 +124,7 @@ class ClientData(ExplainsNames, abc.ABC):
             DataError: See `client`.
             OSError: The disk is full.
         """
-        from fedcli.datasets.table import TableWriter  # late: few runs have a partition
+        from fedcli.datasets.table import TableWriter  # lazy: few runs have a partition
 
         with TableWriter(self.source, folder) as writer:
             for done, client_id in enumerate(self.client_ids, 1):
@@ -177,7 +177,7 @@ def decoding(scale: float, offset: float, convention: str, pixels: str) -> tuple
 
 def unknown_client(data: ClientData, client_id: object) -> DataError:
     """Returns the error for an id that is not in `data`, naming the nearest ids that are."""
-    import difflib  # late: only mistakes need it
+    import difflib  # lazy: only mistakes need it
 
     ids = data.client_ids
     if not isinstance(client_id, str):

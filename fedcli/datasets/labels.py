@@ -89,7 +89,8 @@ class LabelReader:
             place: Names the row of an index among `values`; by default `where` and "example i".
 
         Raises:
-            DataError: A label is missing, no whole number, or cannot be a class: names the row.
+            DataError: A label is missing, not a whole number, or cannot be a class; the message
+                names the row.
         """
         name = place or (lambda index: f"{where}: example {first + index}")
         array = _as_array(values, name)
@@ -106,7 +107,7 @@ class LabelReader:
             codes: The codes that `add` returned, in any number of arrays.
 
         Raises:
-            DataError: Texts are numbers and some are not whole, or a number cannot be a class.
+            DataError: All texts are numbers but some are not whole, or a number cannot be a class.
         """
         texts = list(self._codes)
         if not texts:
@@ -131,7 +132,7 @@ class LabelReader:
         )
 
     def _refuse_missing_numbers(self, texts: Sequence[str]) -> None:
-        """Refuses, among numbers, what is missing or not whole."""
+        """Refuses labels that are missing or not whole, if the others are numbers."""
         numbers: list[str] = []
         others: list[str] = []
         for text in texts:
@@ -187,7 +188,8 @@ def whole_numbers(
         place: Names the row of an index among `values`; by default `where` and "example i".
 
     Raises:
-        DataError: One is missing, not whole, or the shape or type is another: names the row.
+        DataError: A label is missing or not whole, or shape or type are wrong; the message names
+            the row.
     """
     name = place or (lambda index: f"{where}: example {first + index}")
     if values.dtype.kind not in "biuf":
@@ -220,7 +222,7 @@ def check_classes(
     """Returns labels [n], after checking that each can be a class.
 
     Raises:
-        DataError: A label is negative or too large for a class: names the row.
+        DataError: A label is negative or too large for a class; the message names the row.
     """
     index = first_outside(labels, MAX_CLASSES)
     if index is not None:
@@ -252,7 +254,7 @@ def name_key(name: str) -> tuple[int, str]:
 
 
 def value_of(name: str) -> int | None:
-    """Returns the value of a class name that is a whole number; None if it is none."""
+    """Returns the value of a class name that is a whole number; None for other names."""
     match = _WHOLE.fullmatch(name)
     return int(match.group(1)) if match else None
 
@@ -288,7 +290,7 @@ def _as_array(values: Any, place: Callable[[int], str]) -> NDArray[Any]:
 
 
 def _first_strange(values: Sequence[Any]) -> int:
-    """The index of the first value that is no 64-bit number, or not as long as the first one."""
+    """The index of the first value that is not a 64-bit number or as long as the first one."""
     length = len(values[0]) if isinstance(values[0], list) else None
     for index, value in enumerate(values):
         if isinstance(value, list):

@@ -22,12 +22,12 @@ def channel_moments(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns means and standard deviations of the decoded pixels: float64 [C] each.
 
-    Every client is read once, in the order of the ids. The deviation is that of all pixels of all
-    examples, as torchvision's scripts compute it.
+    Every client is read once, in the order of the ids. The deviation is taken over all pixels of
+    all examples, as in torchvision's scripts.
 
     Args:
         data: A split of images [H, W] or [H, W, C].
-        is_cancelled: Asked after each client.
+        is_cancelled: Called after each client; returns whether to give up.
 
     Raises:
         Cancelled: `is_cancelled` returned true.

@@ -117,10 +117,10 @@ def open_splits(
 def fingerprint(source: DataSource, *, is_cancelled: Callable[[], bool] = lambda: False) -> str:
     """Returns a text that identifies the content of a dataset, for provenance.
 
-    A store has its fingerprint written in it; another file is read through (1 s for a GB);
-    generated data are named by version and options. Test data follow after "; test ", a partition
-    with all its options after "; partition ", the share of validation data after "; validation ".
-    How the examples are read changes nothing.
+    A store contains its fingerprint. Any other file is read completely (1 s for a GB). Generated
+    data are identified by version and options. Test data follow after "; test ", a partition with
+    all its options after "; partition ", the share of validation data after "; validation ".
+    Options that only change how examples are read do not change it.
 
     Args:
         source: Which data.
@@ -240,7 +240,7 @@ def _partitioned(
     try:
         tables = {split: data.to_table(tell=tell) for split, data in main.items()}
     except OSError as err:
-        import tempfile  # late: few runs need it
+        import tempfile  # lazy: few runs need it
 
         raise DataError(
             f"--partition {name}: cannot keep the pixels in {tempfile.gettempdir()} "
@@ -273,7 +273,7 @@ def _partitioned(
 
 def _hold_out(splits: dict[str, ClientData], share: float, source: DataSource) -> None:
     """Splits validation examples off train."""
-    from fedcli.datasets.validation import split_off  # late: few runs need it
+    from fedcli.datasets.validation import split_off  # lazy: few runs need it
 
     if not 0 < share < 1:
         raise ConfigError(f"--validation {share:g}: choose a share above 0 and up to 0.9")
@@ -287,7 +287,7 @@ def _hold_out(splits: dict[str, ClientData], share: float, source: DataSource) -
 
 def _check_room(splits: Mapping[str, ClientData], name: str) -> None:
     """Checks that a partition, which copies the pixels of all examples, does not fill the disk."""
-    import shutil  # late: few runs need them
+    import shutil  # lazy: few runs need them
     import tempfile
 
     num_bytes = sum(data.table_bytes() for data in splits.values())
@@ -347,7 +347,7 @@ def _check_names(train: ClientData, test: ClientData) -> None:
             f"class {place} is {one} in train ({train.source}) but {other} in test "
             f"({test.source}); {together}"
         )
-    from fedcli.datasets.labels import are_numbers  # late: few data have a test split elsewhere
+    from fedcli.datasets.labels import are_numbers  # lazy: few data have a test split elsewhere
 
     names = ours or theirs
     if are_numbers(names):

@@ -92,7 +92,7 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         """Returns the metrics as a table."""
-        from fedcli.settings import notebooks  # late: notebooks alone need it
+        from fedcli.settings import notebooks  # lazy: notebooks alone need it
 
         title = f"{self.source}, split {self.split}, after round {self.round_num}"
         rows = [(name, notebooks.number(value)) for name, value in self.values.items()]
@@ -104,7 +104,7 @@ class Evaluation:
         Raises:
             ConfigError: pandas is not installed.
         """
-        from fedcli.settings.notebooks import data_frame  # late: notebooks alone need it
+        from fedcli.settings.notebooks import data_frame  # lazy: notebooks alone need it
 
         accuracies, losses = spread.client_means(self.client_stats)
         columns: dict[str, Any] = {
@@ -194,7 +194,7 @@ class Evaluation:
         }
 
     def _fine_tuned(self) -> dict[str, Any]:
-        from fedcli.evaluation.fine_tuning import to_json  # late: training does not need it
+        from fedcli.evaluation.fine_tuning import to_json  # lazy: training does not need it
 
         assert self.fine_tuned is not None
         before, after = self.client_stats, self.fine_tuned.client_stats

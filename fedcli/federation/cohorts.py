@@ -181,10 +181,10 @@ def plan_cohorts(
         )
     _check_population(client_ids, source)
     num_wanted = _count(selection, client_ids, source, "--clients")
-    from fedcli.settings.shares import rounded_up  # late: few runs select more than they need
+    from fedcli.settings.shares import rounded_up  # lazy: few runs select more than they need
 
     size = min(num_wanted + rounded_up(over_selection, num_wanted), len(client_ids))
-    from fedcli.federation import samplers  # late: a fixed cohort does not need it
+    from fedcli.federation import samplers  # lazy: a fixed cohort does not need it
 
     sampler = samplers.build(
         sampling,

@@ -98,7 +98,7 @@ class Store:
         Raises:
             RunError: The file is damaged, of another kind, or cannot be opened.
         """
-        import sqlite3  # late: few runs need it
+        import sqlite3  # lazy: few runs need it
 
         self.path = path
         self._process = os.getpid()

@@ -137,7 +137,7 @@ class LearningProcess(ExplainsNames, abc.ABC):
 
     def _repr_html_(self) -> str:
         """Returns the process's parts as an HTML table."""
-        from fedcli.settings import notebooks  # late: only notebooks need it
+        from fedcli.settings import notebooks  # lazy: only notebooks need it
 
         return notebooks.table(type(self).__name__, (), self._about().items())
 

@@ -62,7 +62,7 @@ class ServerState(ExplainsNames):
 
     def _repr_html_(self) -> str:
         """Returns the same as a table."""
-        from fedcli.settings import notebooks  # late: notebooks alone need it
+        from fedcli.settings import notebooks  # lazy: notebooks alone need it
 
         rows = [(name, text or "-") for name, text in self._about().items()]
         return notebooks.table(f"ServerState after round {self.round_num}", (), rows)
@@ -160,7 +160,7 @@ class ProcessOutput(ExplainsNames):
 
     def _repr_html_(self) -> str:
         """Returns the metrics as an HTML table."""
-        from fedcli.settings import notebooks  # late: only notebooks need it
+        from fedcli.settings import notebooks  # lazy: only notebooks need it
 
         title = f"Round {self.state.round_num}, {len(self.client_stats):,} clients"
         rows = [(name, _shown(value)) for name, value in self._scores().items()]

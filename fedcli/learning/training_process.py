@@ -141,7 +141,7 @@ class TrainingProcess(LearningProcess):
         """Returns the way of this round's updates to the aggregator; None for sums alone."""
         if not self._stages and not request.all_rows:
             return None
-        from fedcli.learning.updates.passage import Passage  # late: most runs need sums alone
+        from fedcli.learning.updates.passage import Passage  # lazy: most runs need sums alone
 
         return Passage(
             self._stages,

@@ -1,4 +1,4 @@
-"""Input layers that --augment and --normalize put before a model, which keeps them as its own."""
+"""Input layers that --augment and --normalize put before a model and make a part of it."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ def augmenting(name: str, options: Mapping[str, Value], shape: Shape) -> list[Sp
         shape: Shape of one image, [H, W] or [H, W, C].
 
     Raises:
-        ConfigError: The images are smaller than a part that is to be cut out, or are no images.
+        ConfigError: The images are smaller than the part to cut out, or the examples are not
+            images.
     """
     if len(shape) not in (2, 3):
-        raise ConfigError(f"--augment {name}: examples of shape {list(shape)} are no images")
+        raise ConfigError(f"--augment {name}: examples of shape {list(shape)} are not images")
     specs = []
     for each in split_augmentation(name):
         entry = AUGMENTATIONS[each]
@@ -119,7 +120,7 @@ def behind(specs: Sequence[Spec], model: Model, shape: Shape) -> Model:
 
     Args:
         specs: The input layers.
-        model: A model for images as the input layers make them.
+        model: A model that takes the output of the input layers.
         shape: Shape of the images that the input layers take.
 
     Raises:
@@ -148,7 +149,7 @@ def _check_normalized_once(specs: Sequence[Spec], model: Model) -> None:
 
 
 def _unused_names(specs: Sequence[Spec], others: Sequence[Spec]) -> list[Spec]:
-    """The layers with names that no other layer has."""
+    """Gives the layers names that differ from each other and from those of `others`."""
     taken = {each.name for each in others}
     named = []
     for spec in specs:
@@ -161,6 +162,6 @@ def _unused_names(specs: Sequence[Spec], others: Sequence[Spec]) -> list[Spec]:
 
 
 def _reading(spec: Spec, image: str) -> Spec:
-    """The layer, with another layer's output in place of the image where it names that."""
+    """Replaces the image among a layer's inputs by the layer called `image`."""
     changed: Any = tuple(image if each == IMAGE else each for each in spec.inputs)
     return spec.changed(inputs=changed)

@@ -11,7 +11,7 @@ class LayerCost:
     """Multiply-adds of one layer for one example.
 
     Dense layers and convolutions are counted, padding included. Other layers, such as pools and
-    activations, are linear in the number of values and not counted.
+    activations, take a few operations for each value and are not counted.
 
     Attributes:
         name: Name of the layer.
@@ -33,7 +33,7 @@ class LayerCost:
 def layer_costs(layout: ParamLayout) -> tuple[LayerCost, ...]:
     """Returns the cost of each layer of `layout.layers`."""
     costs = []
-    has_params_below = [False]  # of each value: whether it depends on parameters
+    has_params_below = [False]  # whether the image, then each layer, depends on parameters
     for layer, sources in zip(layout.layers, layout.sources, strict=True):
         is_needed = any(has_params_below[source] for source in sources)
         forward = layer.multiply_adds

@@ -23,15 +23,15 @@ def functional(
     """Returns the model that computes a node from `layers.Input()`, with Keras's initial weights.
 
     Args:
-        logits: What the last layer returned.
+        logits: The output of the last layer.
         input_shape: Shape of one example, [H, W] or [H, W, C].
         num_classes: Number of logits that the last layer must have; None: any number.
         seed: Seed of the initial weights, which depend on it and on the shapes only.
         name: Name of the model in messages.
 
     Raises:
-        ConfigError: It is no node, or the layers do not fit each other, the image or the number of
-            classes.
+        ConfigError: It is not a node, or the layers do not fit each other, the image or the number
+            of classes.
     """
     return sequential(specs_of(logits), input_shape, num_classes, seed, name)
 
@@ -43,11 +43,11 @@ def specs_of(logits: Node) -> list[Spec]:
     before them in the list name no input.
 
     Raises:
-        ConfigError: It is no node of layers, more than one `layers.Input()` is read, or a value of
-            a layer is not allowed.
+        ConfigError: It is not a node of layers, more than one `layers.Input()` is read, or a value
+            of a layer is not allowed.
     """
     if not isinstance(logits, Node) or logits.spec is None:
-        raise ConfigError("a graph ends in what a layer returned, such as Dense(10)(x)")
+        raise ConfigError("a graph ends in the output of a layer, such as Dense(10)(x)")
     nodes = _ordered(logits)
     images = [node for node in nodes if node.spec is None]
     if len(images) > 1:

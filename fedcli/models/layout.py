@@ -77,7 +77,7 @@ class ParamLayout:
 
     @property
     def sources(self) -> tuple[tuple[int, ...], ...]:
-        """For each of `layers` the values that it reads: 0 is the image, l + 1 layer l's output."""
+        """For each layer the numbers of its inputs: 0 is the image, l + 1 the output of layer l."""
         return tuple(
             tuple(place - skip for skip in layer.skips[: KINDS[layer.kind].num_inputs])
             for place, layer in enumerate(self.layers)

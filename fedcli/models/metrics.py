@@ -50,7 +50,7 @@ ZERO: Mapping[str, int | float] = {
 }
 
 
-_SUM_TOLERANCE = 1e-3  # largest distance from 1 of a sum of probabilities in float32 or less
+_SUM_TOLERANCE = 1e-3  # how far a sum of float32 (or narrower) probabilities may be from 1
 _OWN = "own/"  # before the name of a column of a model's own metrics
 # Names that a model's own metrics cannot have.
 BUILT_IN = (
@@ -107,11 +107,11 @@ class OwnMetrics:
         return [row.column for row in self.rows]
 
     def zero(self) -> Sums:
-        """Returns the sums over no client, with those that all models have."""
+        """Returns sums of zero, for the model's metrics and for those of all models."""
         return {**ZERO, **{row.column: np.zeros(row.num_sums) for row in self.rows}}
 
     def finalize(self, sums: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the value of each; NaN if a finalizer fails and there were no examples.
+        """Returns the value of each metric; NaN if a finalizer fails and there were no examples.
 
         Raises:
             FedcliError: A finalizer fails.
@@ -202,5 +202,5 @@ def predicted_classes(scores: NDArray[Any]) -> NDArray[np.int32]:
         int32 [n]; -1, which is never right, where a score is NaN or the greatest is infinite.
     """
     classes = scores.argmax(axis=1).astype(np.int32)
-    greatest = scores.max(axis=1)  # NaN where one of them is
+    greatest = scores.max(axis=1)  # NaN in a row with a NaN
     return np.where(np.isfinite(greatest), classes, np.int32(-1))

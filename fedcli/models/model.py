@@ -40,7 +40,7 @@ class Model(ExplainsNames):
 
     def _repr_html_(self) -> str:
         """Returns a table of the layers, or of the weights of a model that has none."""
-        from fedcli.settings import notebooks  # late: notebooks alone need it
+        from fedcli.settings import notebooks  # lazy: notebooks alone need it
 
         layout = self.layout
         rows: list[tuple[object, ...]] = [
@@ -95,7 +95,7 @@ def glorot_uniform(layout: ParamLayout, seed: int) -> NDArray[np.float32]:
     for place, tensor in enumerate(layout.tensors):
         within = slice(tensor.offset, tensor.offset + tensor.size)
         if tensor.start == GLOROT_UNIFORM:
-            from fedcli.core.draws import Stream  # late: some models start from zeros
+            from fedcli.core.draws import Stream  # lazy: some models start from zeros
 
             stream = Stream(stream_key(seed, Purpose.INITIAL_WEIGHTS, occurrence=place))
             params[within] = (2 * stream.uniform(tensor.size) - 1) * _glorot_limit(tensor)

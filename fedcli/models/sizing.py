@@ -42,7 +42,7 @@ def size_layers(specs: Sequence[Spec], input_shape: Sequence[int]) -> tuple[Laye
 
 
 def input_names(specs: Sequence[Spec]) -> list[tuple[str, ...]]:
-    """Returns the names of each layer's inputs, of which `IMAGE` is the example.
+    """Returns the names of each layer's inputs; `IMAGE` stands for the example.
 
     Raises:
         ConfigError: A layer has another number of inputs than its kind.
@@ -62,7 +62,7 @@ def input_names(specs: Sequence[Spec]) -> list[tuple[str, ...]]:
 
 
 def _readers(specs: Sequence[Spec]) -> Counter[str]:
-    """How many inputs each layer, or the image, is; every layer but the last must be one."""
+    """Counts how many layers read each layer or the image; only the last may be read by none."""
     readers = Counter(name for inputs in input_names(specs) for name in inputs)
     for spec in specs[:-1]:
         if not readers[spec.name]:
@@ -78,7 +78,8 @@ def _first_shape(input_shape: Sequence[int]) -> Shape:
     for size in input_shape:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ConfigError(
-                f"examples of shape {list(input_shape)}; each size is a whole number from 1 on"
+                f"examples of shape {list(input_shape)}; each size must be a whole number of at "
+                f"least 1"
             )
     if not 1 <= len(input_shape) <= MAX_DIMENSIONS or math.prod(input_shape) > MAX_VALUES:
         raise ConfigError(
@@ -116,7 +117,8 @@ def _check_last(layers: Sequence[Layer]) -> None:
     if (height, width) != (1, 1):
         raise ConfigError(
             f"layer {last.name}: it gives {height} x {width} x {channels} values, but the last "
-            "layer gives one logit a class; add a dense layer, or a pool over the whole image"
+            f"layer must give one logit for each class; add a dense layer, or a pool over the "
+            f"whole image"
         )
     if last.activation != "linear":
         raise ConfigError(
@@ -137,12 +139,13 @@ def _check_size(layers: Sequence[Layer]) -> None:
 
 
 class _Value(NamedTuple):
-    """What a layer gives, or the image.
+    """The output of a layer, or the image.
 
     Attributes:
         number: The value in the core's table: 0 is the image, l + 1 the output of layer l.
         incoming: Its sizes, for the layers that read it.
-        is_shared: Whether several layers read it, so that none may become a part of its layer.
+        is_shared: Whether several layers read it, so that none of them may be merged into its
+            layer.
     """
 
     number: int
@@ -151,7 +154,7 @@ class _Value(NamedTuple):
 
 
 class _Graph:
-    """Layers in order, each sized by the outputs of those that it reads."""
+    """Collects layers in order, and computes the sizes of each from its inputs."""
 
     def __init__(self, image: Incoming, readers: Counter[str]) -> None:
         self._readers = readers
@@ -196,7 +199,8 @@ class _Graph:
         """Returns the layers, with the places of their inputs.
 
         Raises:
-            ConfigError: The last layer does not give what the last of the core's gives.
+            ConfigError: The output of the last layer is not that of the last layer that the core
+                computes.
         """
         if self._values[self._before].number != len(self._layers):
             raise ConfigError(

@@ -89,7 +89,7 @@ def save(
 
 
 def load(path: Path, layout: ParamLayout) -> list[NDArray[np.float32]]:
-    """Returns the weights in an `.npz`, or in a file of Keras's; its content tells which.
+    """Returns the weights in an `.npz` or a file of Keras's, which is recognised by its content.
 
     Raises:
         ConfigError: The file cannot be read or is neither; or its arrays are not the layout's (the
@@ -107,7 +107,7 @@ def save_npz(path: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
         RunError: The file cannot be written, or `path` is not a regular file.
     """
     buffer = io.BytesIO()
-    # Not by savez: a user's tensor may have the name of one of its parameters.
+    # np.savez is not used: a tensor may have the same name as one of its parameters.
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, tensor in tensors.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:

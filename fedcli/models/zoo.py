@@ -72,9 +72,9 @@ def cnn_mcmahan(
 ) -> Model:
     """Returns the CNN of McMahan et al. 2017: two 5 x 5 convolutions with pooling, 512 units.
 
-    1,663,370 parameters for 28 x 28 pixels and 10 classes, 1,690,046 for 62. Convolutions of 32 and
-    64 channels are padded to the image's size, ReLU throughout. Kernels start Glorot uniform,
-    biases 0.
+    1,663,370 parameters for 28 x 28 pixels and 10 classes, 1,690,046 for 62. The convolutions have
+    32 and 64 channels and keep the size of the image. All activations are ReLU. Kernels start
+    Glorot uniform, biases 0.
 
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C], at least 4 x 4.
@@ -121,7 +121,8 @@ def cnn_reddi(
         input_shape: Shape of one example, [H, W] or [H, W, C], at least 6 x 6.
         num_classes: Number of classes.
         seed: Seed of the initial weights, which depend on it and on the shapes only.
-        dropout: Rates after the pool and after the hidden layer; one sets both, 0 is none.
+        dropout: Rates after the pool and after the hidden layer; a single number sets both, and 0
+            means no dropout.
 
     Raises:
         ConfigError: A size is not positive, a rate is not below 1, or the image is too small.
@@ -132,9 +133,9 @@ def cnn_reddi(
 def lenet5(input_shape: Sequence[int] = (28, 28), num_classes: int = 10, seed: int = 0) -> Model:
     """Returns LeNet-5 in its usual modern form: ReLU, max-pools, dense layers of 120 and 84.
 
-    61,706 parameters for 28 x 28 pixels and 10 classes, 66,126 for 62. LeCun et al. 1998 has
-    trained subsampling, a sparse second convolution and radial outputs instead. Kernels start
-    Glorot uniform, biases 0.
+    61,706 parameters for 28 x 28 pixels and 10 classes, 66,126 for 62. LeCun et al. 1998 used
+    trainable subsampling, a sparse second convolution and radial basis outputs instead. Kernels
+    start Glorot uniform, biases 0.
 
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C], at least 12 x 12.
@@ -152,10 +153,11 @@ def resnet20(
 ) -> Model:
     """Returns the ResNet-20 of He et al. 2016 for CIFAR, with group normalization.
 
-    272,474 parameters for 10 classes. Stages of 16, 32 and 64 channels, three blocks of two 3 x 3
-    convolutions each. Where a stage begins, the shortcut is a 1 x 1 convolution of stride 2, which
-    the paper calls option B; option A, zeros for new channels, has 2,752 parameters fewer. Groups
-    as in Hsieh et al. 2020. Kernels start Glorot uniform; the paper draws He's normal.
+    272,474 parameters for 10 classes. There are stages of 16, 32 and 64 channels, each with three
+    blocks of two 3 x 3 convolutions. Where a stage begins, the shortcut is a 1 x 1 convolution of
+    stride 2, which the paper calls option B; option A, zeros for new channels, has 2,752 parameters
+    fewer. The groups are those of Hsieh et al. 2020. Kernels start Glorot uniform; the paper uses
+    He's normal initialiser.
 
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C].
@@ -189,9 +191,9 @@ def resnet18_gn(
     """Returns the ResNet-18 of Reddi et al. 2021 for CIFAR-100, with group normalization.
 
     11,173,962 parameters for 10 classes, 11,220,132 for 100. It begins with a 3 x 3 convolution of
-    stride 1 and has no max-pool, for images of 32 x 32 or, cropped as in the paper, 24 x 24. Stages
-    of 64, 128, 256 and 512 channels, two blocks each as in He et al. 2016; TFF's own code has the
-    normalization and ReLU before each convolution. Kernels start Glorot uniform.
+    stride 1 and has no max-pool, for images of 32 x 32 or, cropped as in the paper, 24 x 24. There
+    are stages of 64, 128, 256 and 512 channels, each with two blocks as in He et al. 2016. TFF's
+    own code puts the normalization and ReLU before each convolution. Kernels start Glorot uniform.
 
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C].
@@ -481,7 +483,7 @@ def _resnet(num_classes: int, groups: int, channels: Sequence[int], num_blocks: 
         for block in range(num_blocks):
             halves = stage > 0 and block == 0
             x = _block(x, width, 2 if halves else 1, groups)
-    from fedcli.models.layer_graphs import specs_of  # late: few models are graphs
+    from fedcli.models.layer_graphs import specs_of  # lazy: few models are graphs
 
     return specs_of(Dense(num_classes)(GlobalAveragePool2D()(x)))
 

@@ -52,7 +52,7 @@ def build_stages(
     if attack is not None:
         stages.append(attack.stage(algorithm.aggregator))
     if config.compress is not None:
-        from fedcli.learning.updates import compression  # late: few runs compress
+        from fedcli.learning.updates import compression  # lazy: few runs compress
 
         threads = native.resolve_threads(config.threads)
         stages.append(
@@ -71,7 +71,7 @@ def behind_secure_sum(algorithm: Algorithm, config: RunConfig) -> Algorithm:
     options = _sum_options(config)
     if options is None:
         return algorithm
-    from fedcli.learning.secure_sums import securing  # late: few runs have them
+    from fedcli.learning.secure_sums import securing  # lazy: few runs have them
 
     code = securing.code_of(config.compress, config.compress_options)
     if code is None:
@@ -91,7 +91,7 @@ def _sum_options(config: RunConfig) -> SumOptions | None:
 def _build_aggregator(config: RunConfig) -> Aggregator:
     """The aggregator; for a private run, one that does not have its privacy plan yet."""
     if config.dp is not None:
-        from fedcli.runs.privacy_plan import unplanned_mean  # late: few runs are private
+        from fedcli.runs.privacy_plan import unplanned_mean  # lazy: few runs are private
 
         return unplanned_mean(config)
     name, options = config.aggregator, config.aggregator_options

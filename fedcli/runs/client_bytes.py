@@ -142,7 +142,7 @@ def _spread(total: int, number: int) -> NDArray[np.int64]:
 
 def _optimizer_bytes(name: str, options: Mapping[str, Any], num_params: int) -> int:
     """The bytes of the optimizer state that clients of Mime receive."""
-    from fedcli.learning import optimizers  # late: few runs need it
+    from fedcli.learning import optimizers  # lazy: few runs need it
 
     state = optimizers.build(name, 0.0, options).init(np.zeros(num_params, np.float32))
     return sum(_FLOAT * each.size for each in state.values() if isinstance(each, np.ndarray))

@@ -127,7 +127,7 @@ def evaluate_run(
     outputs.check_names()
     memory = None
     if data is not None and not isinstance(data, str | DataSource):
-        from fedcli.datasets.sources.given import as_given  # late: few data are in memory
+        from fedcli.datasets.sources.given import as_given  # lazy: few data are in memory
 
         memory = as_given(data)
     given = {
@@ -138,7 +138,7 @@ def evaluate_run(
     given = {name: value for name, value in given.items() if value is not None}
     with load_trained(Path(path), threads, model, best=best) as trained:
         if may_have_code(trained.config):
-            from fedcli.settings.own.permission import with_partition  # late: few runs have code
+            from fedcli.settings.own.permission import with_partition  # lazy: few runs have code
 
             config, given = with_partition(trained.config, given)
             trained = replace(trained, config=config)
@@ -173,7 +173,7 @@ def _wanted_metrics(
     if given:
         names: tuple[str, ...] = METRIC_NAMES.check("--metrics", given)
         if options or any(map(is_code, names)):
-            from fedcli.settings.own.permission import complete_metrics  # late: few have some
+            from fedcli.settings.own.permission import complete_metrics  # lazy: few have some
 
             names = complete_metrics(names, options)
         return names, ()
@@ -294,7 +294,7 @@ def _measured(
     """Adds the requested metrics besides loss and accuracy to an evaluation."""
     if not request.metrics:
         return evaluation
-    from fedcli.evaluation.measuring import measure  # late: few runs have further metrics
+    from fedcli.evaluation.measuring import measure  # lazy: few runs have further metrics
 
     found = measure(
         group,
@@ -318,7 +318,7 @@ def _with_attack(
     evaluation: Evaluation,
 ) -> Evaluation:
     """Adds the success of the run's attack to an evaluation, if it was an attack on examples."""
-    from fedcli.evaluation.attack_success import measure_success  # late: few runs are attacked
+    from fedcli.evaluation.attack_success import measure_success  # lazy: few runs are attacked
     from fedcli.runs.attacking import attack_of_run
 
     attack = attack_of_run(trained.config, train)
@@ -384,6 +384,6 @@ def _class_weights(
     """The run's weights of the training loss, float32 [num_classes]; None: it has none."""
     if config.class_weights is None:
         return None
-    from fedcli.learning.class_weights import load_class_weights  # late: few runs have them
+    from fedcli.learning.class_weights import load_class_weights  # lazy: few runs have them
 
     return load_class_weights(config.class_weights, train, cancel)

@@ -77,7 +77,7 @@ def _moments(
 ) -> tuple[Sequence[float], Sequence[float]]:
     """The means and deviations of the channels: of the train split, or published."""
     if config.normalize == TRAIN_SPLIT:
-        from fedcli.datasets.moments import channel_moments  # late: few runs measure
+        from fedcli.datasets.moments import channel_moments  # lazy: few runs measure
 
         found = channel_moments(train, lambda: cancel is not None and cancel.is_set())
         return found[0].tolist(), found[1].tolist()

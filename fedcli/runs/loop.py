@@ -153,7 +153,7 @@ class Training:
         """
         if not may_have_code(self.config):
             return {}
-        from fedcli.settings.own import permission  # late: few runs have code
+        from fedcli.settings.own import permission  # lazy: few runs have code
 
         named = permission.named_again(self.config)
         if not choosing.is_python(self.process.model):

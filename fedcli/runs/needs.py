@@ -130,7 +130,7 @@ class Needs:
             self._check_scratch()
 
     def _check_scratch(self) -> None:
-        import tempfile  # late: few runs need it
+        import tempfile  # lazy: few runs need it
 
         folder = Path(tempfile.gettempdir())
         free = _free_bytes(folder)

@@ -218,7 +218,7 @@ def open_federation(
     config, sampled_clients = open_sampled_clients(config, train, plan, notes, cancel)
     cohorts = sampled_clients.cohorts
     if config.dp is not None:
-        from fedcli.runs.privacy_plan import make_private  # late: few runs are private
+        from fedcli.runs.privacy_plan import make_private  # lazy: few runs are private
 
         algorithm = make_private(algorithm, config, cohorts, notes)
     secure = behind_secure_sum(algorithm, config)
@@ -265,7 +265,7 @@ def open_federation(
         model = behind(inputs, model, train.pixel_shape)
     check_fit(train, model)
     if config.metrics is not None:
-        from fedcli.evaluation.measuring import check_metrics  # late: few runs have further metrics
+        from fedcli.evaluation.measuring import check_metrics  # lazy: few runs have further metrics
 
         check_metrics(config.metrics, model, config.metric_options)
     notes += check_needs(model.layout)
@@ -312,7 +312,7 @@ def _open_attack(
     """The config with the attackers resolved, and the attack if there is one; adds to `notes`."""
     if config.attack is None:
         return config, None
-    from fedcli.runs import attacking  # late: few runs are attacked
+    from fedcli.runs import attacking  # lazy: few runs are attacked
 
     config, attack = attacking.open_attack(config, train, cohorts)
     if attack is None:
@@ -328,7 +328,7 @@ def _open_engine(
     """The engine, and the workers of a cluster if it uses some; adds a line to `notes`."""
     engine = choosing.make_engine(model, config.threads)
     if config.engine == RAY:
-        from fedcli.cluster.opening import open_workers  # late: few runs use a cluster
+        from fedcli.cluster.opening import open_workers  # lazy: few runs use a cluster
 
         return open_workers(config, model, engine, splits)
     if choosing.is_python(model) and (config.threads or 1) > 1:
@@ -368,7 +368,7 @@ def _input_layers(
     """The layers that augment and normalise images, before those of the model."""
     if config.augment is None and config.normalize is None:
         return []
-    from fedcli.runs.input_layers import input_layers  # late: few runs have them
+    from fedcli.runs.input_layers import input_layers  # lazy: few runs have them
 
     return input_layers(config, train, notes, cancel)
 
@@ -388,7 +388,7 @@ def _class_weights(
     """Loads the weights of the training loss, [num_classes], and adds a line to `notes`."""
     if config.class_weights is None:
         return None
-    from fedcli.learning import class_weights  # late: few runs have them
+    from fedcli.learning import class_weights  # lazy: few runs have them
 
     weights = class_weights.load_class_weights(config.class_weights, train, cancel)
     notes.append(class_weights.describe(weights, train))
@@ -414,7 +414,7 @@ def _root_data(
     num_examples = aggregator.request(aggregator.init()).root_examples
     if not num_examples:
         return None
-    from fedcli.federation.root_data import draw_root_data  # late: few aggregators need it
+    from fedcli.federation.root_data import draw_root_data  # lazy: few aggregators need it
 
     return draw_root_data(train, num_examples, plan, config.seed)
 
@@ -423,7 +423,7 @@ def _wrapped(given: Any, train: ClientData) -> Model:
     """A model that a program made, or has made, for some data."""
     if isinstance(given, Model):
         return given
-    from fedcli.models import own  # late: few models are code
+    from fedcli.models import own  # lazy: few models are code
 
     return own.wrap(given, input_shape=train.pixel_shape, num_classes=train.num_classes)
 

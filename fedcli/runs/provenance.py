@@ -50,11 +50,11 @@ def provenance_of(
     """
     inputs: dict[str, Value] = {}
     if may_have_code(config):
-        from fedcli.settings.own import permission  # late: few runs have code
+        from fedcli.settings.own import permission  # lazy: few runs have code
 
         inputs.update(permission.fingerprints(vars(config)))
     if class_weights is not None:
-        from fedcli.learning.class_weights import digest_of  # late: few runs have them
+        from fedcli.learning.class_weights import digest_of  # lazy: few runs have them
 
         inputs["class_weights"] = digest_of(class_weights)
     if (attack_data := attack_data_of(config)) is not None:

@@ -153,7 +153,7 @@ def _completed(opened: Training, callbacks: Sequence[Callback], *, progress: boo
         for note in training.notes:
             _LOGGER.warning(worded(note))
         if progress:
-            from fedcli.runs.progress_line import ProgressLine  # late: few programs want one
+            from fedcli.runs.progress_line import ProgressLine  # lazy: few programs want one
 
             with ProgressLine(training.num_rounds) as line:
                 training.complete([line, *callbacks])

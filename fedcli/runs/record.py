@@ -68,7 +68,7 @@ class RunRecord:
 
     def _repr_html_(self) -> str:
         """Returns the last figures of each split as a table."""
-        from fedcli.settings import notebooks  # late: notebooks alone need it
+        from fedcli.settings import notebooks  # lazy: notebooks alone need it
 
         rows = []
         for split in self.series_names:
@@ -84,7 +84,7 @@ class RunRecord:
         Raises:
             ConfigError: pandas is not installed.
         """
-        from fedcli.settings.notebooks import data_frame  # late: notebooks alone need it
+        from fedcli.settings.notebooks import data_frame  # lazy: notebooks alone need it
 
         return data_frame(self.columns).set_index("round")
 

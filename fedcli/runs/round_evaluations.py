@@ -117,7 +117,7 @@ class RoundEvaluations:
         attack = self._federation.attack
         if attack is None or attack.poisoning is None or not self._is_held_out(group):
             return evaluation
-        from fedcli.evaluation.attack_success import measure_success  # late: few runs need it
+        from fedcli.evaluation.attack_success import measure_success  # lazy: few runs need it
 
         success = measure_success(
             group,
@@ -140,7 +140,7 @@ class RoundEvaluations:
         """The evaluation with the config's further metrics."""
         if self._config.metrics is None:
             return evaluation
-        from fedcli.evaluation.measuring import measure  # late: few runs have further metrics
+        from fedcli.evaluation.measuring import measure  # lazy: few runs have further metrics
 
         measured = measure(
             group,

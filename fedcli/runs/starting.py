@@ -79,7 +79,7 @@ def start(
     config = _absolute(settings.validate(config))
     has_code = may_have_code(config)
     if has_code:
-        from fedcli.settings.own import permission  # late: few runs have code
+        from fedcli.settings.own import permission  # lazy: few runs have code
 
         config = permission.complete(config)
     if is_numbered:
@@ -217,7 +217,7 @@ def _resume(
 ) -> Training:
     file = folder.latest_checkpoint(run.path)
     content = checkpoint.load(file)
-    from fedcli.runs.moved_data import check_places  # late: a new run does not need it
+    from fedcli.runs.moved_data import check_places  # lazy: a new run does not need it
 
     config, config_text = _continued_config(run, content, rounds, places)
     source = source_of(config, objects.data)
@@ -243,7 +243,7 @@ def _resume(
     changed = note_of_change(source, origin.get("data"), now, consequence)
     federation.notes.extend(changed)
     if named:
-        from fedcli.settings.own import permission  # late: few runs have code
+        from fedcli.settings.own import permission  # lazy: few runs have code
 
         federation.notes.extend(permission.notes_of_changes(named, origin))
     federation.notes.extend(_note_of_changed_attack(config, origin.get("attack_data")))
@@ -275,7 +275,7 @@ def _with_code(
     named = {name: text for name, text in given.items() if text is not None}
     if not named and not may_have_code(config):
         return config, {}
-    from fedcli.settings.own import permission  # late: few runs have code
+    from fedcli.settings.own import permission  # lazy: few runs have code
 
     parts = tuple(name for name in CODE_FIELDS if name != "model" or needs_code(content, config))
     allowed = permission.with_code(config, named, parts)
@@ -350,7 +350,7 @@ def _note_of_changed_weights(federation: Federation, before: object) -> tuple[st
     weights = federation.class_weights
     if before is None or weights is None:
         return ()
-    from fedcli.learning.class_weights import digest_of  # late: few runs have them
+    from fedcli.learning.class_weights import digest_of  # lazy: few runs have them
 
     if digest_of(weights) == before:
         return ()

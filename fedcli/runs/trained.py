@@ -117,7 +117,7 @@ def _trained(content: Checkpoint, file: Path, threads: int | None, code: Any = N
     origin = settings.read_provenance(content.config, str(file))
     notes: tuple[str, ...] = ()
     if isinstance(code, str):
-        from fedcli.settings.own.permission import notes_of_changes  # late: few runs have code
+        from fedcli.settings.own.permission import notes_of_changes  # lazy: few runs have code
 
         notes = notes_of_changes({"model": code}, origin)
     convention = content.pixel_convention
@@ -138,7 +138,7 @@ def data_of_run(path: Path, given: Mapping[str, Any]) -> DataSource:
     """
     config = config_of_run(path)
     if may_have_code(config):
-        from fedcli.settings.own.permission import with_partition  # late: few runs have code
+        from fedcli.settings.own.permission import with_partition  # lazy: few runs have code
 
         config, given = with_partition(config, given)
     return DataSource(**settings.merge(vars(config.data_source), given))

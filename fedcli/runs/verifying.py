@@ -182,7 +182,7 @@ def _config_of(
                 "so the run cannot be repeated from its folder; repeat it in that program"
             )
     if any(".py" in str(getattr(config, name)) for name in CODE_FIELDS):
-        from fedcli.settings.own import permission  # late: few runs have code
+        from fedcli.settings.own import permission  # lazy: few runs have code
 
         config = permission.with_code(config, code)
     return replace(

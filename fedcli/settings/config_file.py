@@ -12,7 +12,7 @@ from fedcli.settings.toml_values import parse_toml
 
 def to_toml(config: RunConfig, provenance: Mapping[str, Any]) -> str:
     """Returns the text of config.toml: `[run]` has the options, `[provenance]` the run's origin."""
-    import tomli_w  # late: it takes a millisecond, and only a new run needs it
+    import tomli_w  # lazy: it takes a millisecond, and only a new run needs it
 
     values = {name: getattr(config, name) for name in OPTIONS}
     plain = {name: value for name, value in values.items() if name not in OPTION_OWNERS}

@@ -327,7 +327,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
     At most three, those that begin with the wrong one first.
     """
-    import difflib  # late: only mistakes need it
+    import difflib  # lazy: only mistakes need it
 
     known = list(names)
     begun = [each for each in known if name and each.startswith(name)]

@@ -195,7 +195,7 @@ def _resolve_attack(values: dict[str, Any]) -> None:
 
 def _check_secure_sum(values: Mapping[str, Any]) -> None:
     if values["secure_sum"] or values["secure_sum_options"]:
-        from fedcli.settings import secure_sum_rules  # late: few runs have secure sums
+        from fedcli.settings import secure_sum_rules  # lazy: few runs have secure sums
 
         secure_sum_rules.check(values)
 
@@ -211,7 +211,7 @@ def _check_records(values: Mapping[str, Any]) -> None:
 
 def _resolve_privacy(values: dict[str, Any]) -> None:
     if values["dp"] is not None:
-        from fedcli.settings import privacy_rules  # late: few runs are private
+        from fedcli.settings import privacy_rules  # lazy: few runs are private
 
         privacy_rules.resolve(values)
     elif values["dp_options"]:

@@ -712,7 +712,7 @@ class RunConfig:
 
     def _repr_html_(self) -> str:
         """Returns the options that are not at their defaults as a table."""
-        from fedcli.settings import notebooks  # late: notebooks alone need it
+        from fedcli.settings import notebooks  # lazy: notebooks alone need it
 
         note = "All other options are at their defaults."
         return notebooks.table("RunConfig", ("option", "value"), self._given().items(), note)

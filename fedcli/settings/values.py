@@ -300,7 +300,7 @@ def _check_clients(label: str, value: object) -> str | tuple[str, ...]:
 
 
 def _presets() -> Mapping[str, Any]:
-    from fedcli.settings.presets import PRESETS  # late: few runs use a preset
+    from fedcli.settings.presets import PRESETS  # lazy: few runs use a preset
 
     return PRESETS
 

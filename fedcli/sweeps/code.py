@@ -22,7 +22,7 @@ def files_of_code(study: Study) -> list[Path]:
     ]
     if not any(".py" in str(value) for _, value in named):
         return []
-    from fedcli.settings.own import permission  # late: few studies have code
+    from fedcli.settings.own import permission  # lazy: few studies have code
 
     files = [
         Path(code.rpartition(":")[0] if not code.endswith(".py") else code)

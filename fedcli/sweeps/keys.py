@@ -83,7 +83,7 @@ class Keys:
         """Fingerprints of the files that options name, by option."""
         contents = {name: self._file(value, name) for name, value in files_of(config)}
         if may_have_code(config):
-            from fedcli.settings.own import permission  # late: few runs have code
+            from fedcli.settings.own import permission  # lazy: few runs have code
 
             contents.update(_with_names(config, permission.fingerprints(vars(config))))
         return contents

@@ -17,7 +17,7 @@ def plan_of(study: Study) -> Plan:
         ConfigError: A point is not allowed, or the search needs Optuna, which is not installed.
     """
     if study.search is not None:
-        from fedcli.sweeps.search import search_plan  # late: few studies search
+        from fedcli.sweeps.search import search_plan  # lazy: few studies search
 
         return search_plan(study)
     points = first_points(study)

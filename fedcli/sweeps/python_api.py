@@ -112,7 +112,7 @@ class StudyRecord:
         Raises:
             ConfigError: pandas is not installed.
         """
-        from fedcli.settings.notebooks import data_frame  # late: notebooks alone need it
+        from fedcli.settings.notebooks import data_frame  # lazy: notebooks alone need it
 
         rows = [study_tables.flat_line(line) for line in self.trials]
         names = dict.fromkeys(name for row in rows for name in row)

@@ -104,7 +104,7 @@ def _open_pool(options: SweepOptions, folder: StudyFolder) -> Pool | RayPool:
     """Returns the pool that trains the runs."""
     if options.cluster is None:
         return Pool(options.jobs or num_processors(), (folder.lock,))
-    from fedcli.sweeps.ray_pool import RayPool  # late: few studies use a cluster
+    from fedcli.sweeps.ray_pool import RayPool  # lazy: few studies use a cluster
 
     return RayPool(options.cluster, options.jobs)
 

@@ -115,7 +115,7 @@ def _opened(task: Mapping[str, Any], cancel: CancelFlag) -> Training:
 
 
 def _is_code(config: RunConfig, name: str) -> bool:
-    from fedcli.settings.own import permission  # late: few runs have code
+    from fedcli.settings.own import permission  # lazy: few runs have code
 
     return name in permission.code_in(vars(config))
 

@@ -325,7 +325,7 @@ def test_what_is_read_is_not_written_to(
         arguments = ("--data", data, "--test-data", test, option, output)
         done = fedcli("inspect-clients", *arguments)
         assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
-        assert f"{option} {output} is what is read ({tmp_path}" in done.err
+        assert f"{option} {output} is also an input ({tmp_path}" in done.err
     assert data.read_bytes() == test.read_bytes() == before
 
 
@@ -634,7 +634,7 @@ def test_a_run_is_looked_at_with_its_own_data(fedcli: Fedcli, write_tff: WriteTf
     assert (refused.code, refused.err.count("\n")) == (1, 1)
     assert "the model takes [6, 4]" in refused.err
     written = fedcli(*inspect, "run", "--csv", data)
-    assert "is what is read" in written.err
+    assert "is also an input" in written.err
 
 
 def test_a_changed_store_is_told(fedcli: Fedcli, write_store: WriteStore) -> None:

@@ -31,7 +31,7 @@ def test_eval_writes_over_nothing_it_reads(
     for file in inputs:
         assert fedcli("eval", source, "--per-client", file).code == 1
         assert fedcli("eval", source, "--predictions", file).code == 1
-    assert_is_one_line(fedcli("eval", source, "--per-client", "run/clients.h5"), "is what is read")
+    assert_is_one_line(fedcli("eval", source, "--per-client", "run/clients.h5"), "is also an input")
     assert_is_one_line(fedcli("eval", source, "--predictions", "run/metrics.csv"), "what is read")
     assert_is_one_line(
         fedcli("eval", source, "--predictions", "p.csv", "--per-client", "./p.csv"),
@@ -63,7 +63,7 @@ def test_export_and_report_write_over_nothing_they_read(
 ) -> None:
     for file in inputs:
         for option in ("--csv", "--clients-csv", "--html"):
-            assert_is_one_line(fedcli("report", "run", option, file), "is what is read")
+            assert_is_one_line(fedcli("report", "run", option, file), "is also an input")
         assert fedcli("export", "run", file).code == 1
     assert_is_one_line(fedcli("report", "run", "--csv", "a", "--html", "a"), "name one file")
     assert not Path("a").exists()

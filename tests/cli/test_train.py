@@ -338,7 +338,7 @@ def test_export_does_not_replace_the_checkpoint(fedcli: Fedcli, write_tff: Write
     done = fedcli("export", "weights.npz", "weights.npz")
     assert (done.code, done.out) == (1, "")
     assert done.err == (
-        "fedcli: error: weights.npz is what is read (weights.npz); choose another name\n"
+        "fedcli: error: weights.npz is also an input (weights.npz); choose another name\n"
     )
     assert Path("weights.npz").read_bytes() == before
 
@@ -348,7 +348,7 @@ def test_export_names_the_formats_there_are(fedcli: Fedcli, tmp_path: Path) -> N
     assert done.code == 1
     assert done.err == (
         "fedcli: error: weights.txt: the formats of weights are .npz, .keras, .weights.h5; "
-        "choose a name that ends so\n"
+        "choose a name with one of these suffixes\n"
     )
     assert list(tmp_path.iterdir()) == []
 

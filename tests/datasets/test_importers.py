@@ -218,7 +218,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DataError, match="pipe: "):
         recognising.read([tmp_path / "pipe"])
-    with pytest.raises(DataError, match="pipe: is no regular file"):
+    with pytest.raises(DataError, match="pipe: is not a regular file"):
         recognising.read([tmp_path / "pipe"], ImportOptions(format="tff-h5"))
     assert source_files.files_of([tmp_path]) == []
 

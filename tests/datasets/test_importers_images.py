@@ -205,9 +205,9 @@ def test_other_files_are_left_out_and_counted(tmp_path: Path) -> None:
     (tmp_path / "a" / "Thumbs.db").write_bytes(b"")
     imported = read(tmp_path)
     assert len(imported.tables["train"]) == 1
-    assert imported.notes[0] == "2 files that are no images were left out, for example README.txt"
+    assert imported.notes[0] == "2 files that are not images were left out, for example README.txt"
     (tmp_path / "README.txt").unlink()
-    assert read(tmp_path).notes[0] == "1 file that is no image was left out: a/Thumbs.db"
+    assert read(tmp_path).notes[0] == "1 file that is not an image was left out: a/Thumbs.db"
     (tmp_path / "a" / "1.png").unlink()
     assert "no images in its folders" in message_of(tmp_path)
     with pytest.raises(DataError, match="in no format"):

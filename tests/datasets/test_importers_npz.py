@@ -276,7 +276,7 @@ def test_objects_are_never_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ({"x": IMAGES, "y": LABELS, "x_test": IMAGES}, "no labels to 'x_test'"),
         ({"x": IMAGES, "data": IMAGES, "y": LABELS}, "'x' and 'data' could both be"),
         ({"x": IMAGES, "x_train": IMAGES, "y": LABELS}, "'x' and 'x_train' could both be"),
-        ({"x": IMAGES, "y": LABELS, "label": LABELS}, "'y' and 'label' could both be what is used"),
+        ({"x": IMAGES, "y": LABELS, "label": LABELS}, "'y' and 'label' could both be used"),
         ({"x": IMAGES, "y": LABELS[:5]}, "6 images but 5 labels in 'y'"),
         ({"x": IMAGES, "y": LABELS, "clients": LABELS[:5]}, "6 images but 5 client ids"),
         ({"x": IMAGES, "y": LABELS + 0.5}, "example 0: label 7.5 is not a whole number"),

@@ -287,7 +287,7 @@ def test_data_are_not_written_over(run: Path, capsys: pytest.CaptureFixture[str]
     Path("data.h5").rename("data.csv")
     before = Path("data.csv").read_bytes()
     assert cli.run(["eval", "run", "--data", "data.csv", "--predictions", "data.csv"]) == 1
-    assert "--predictions data.csv is what is read" in capsys.readouterr().err
+    assert "--predictions data.csv is also an input" in capsys.readouterr().err
     assert Path("data.csv").read_bytes() == before
 
 

@@ -132,7 +132,7 @@ def test_calls_on_other_things_are_refused() -> None:
         Add()(image)
     with pytest.raises(ConfigError, match="layer conv is called on 1 values; give it 1 that Input"):
         Conv2D(1, 3, name="conv")(np.zeros((2, 2)))  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="a graph ends in what a layer returned"):
+    with pytest.raises(ConfigError, match="a graph ends in the output of a layer"):
         functional(image, (2, 2))
     with pytest.raises(ConfigError, match="the graph reads 2 inputs; call Input\\(\\) once"):
         functional(Add()(Dense(2)(image), Dense(2)(Input())), (2, 2))

@@ -53,7 +53,7 @@ def print_trace(lines: Iterable[str]) -> None:
 
 def print_json(result: Mapping[str, object]) -> None:
     """Prints one JSON object on one line of stdout, null for numbers that are not finite."""
-    from fedcli.files import json_text  # late: it loads json, which --help does not need
+    from fedcli.files import json_text  # lazy: it loads json, which --help does not need
 
     print(json_text(result))
 

@@ -22,7 +22,7 @@ from fedcli.errors import DataError
 from fedcli.locks import locked
 from fedcli.progress import Remark, Tell, remark_to_nobody, tell_nobody
 
-_POLL_SECONDS = 0.1  # between two checks whether to give up
+_POLL_SECONDS = 0.1  # between two checks whether the user has cancelled
 _PROGRESS_BYTES = 1 << 20  # a try that transfers this many new bytes does not count as failed
 
 
@@ -221,7 +221,7 @@ class _Download:
         if problem is None:
             return
         part.restart()
-        if kept_bytes:  # begun by an earlier try, perhaps of another file
+        if kept_bytes:  # an earlier try began the part, perhaps from another file
             raise TryError(f"{problem}, in two pieces")
         raise TryError(problem, is_final=True)
 

@@ -1,7 +1,7 @@
 """The Python version of CIFAR-10 and CIFAR-100: pickles, which are parsed but never executed.
 
 A file is a dictionary: `data`, uint8 [n, 3072] with all red values first, and `labels` or
-`fine_labels`. A file with `label_names` or `fine_label_names` names the classes.
+`fine_labels`. The file with `label_names` or `fine_label_names` has the names of the classes.
 """
 
 from __future__ import annotations

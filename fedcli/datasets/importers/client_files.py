@@ -62,7 +62,7 @@ class _Unit:
 
 @dataclass(frozen=True)
 class _Placed:
-    """A unit with the split and the client that its path names; None for one it does not name."""
+    """A unit with its split and its client; None: the path does not name it."""
 
     unit: _Unit
     split: str | None
@@ -217,7 +217,7 @@ def _number_first(name: str) -> tuple[int, str]:
 
 
 def _with_labels(units: list[_Unit], options: ImportOptions) -> tuple[list[_Unit], tuple[str, ...]]:
-    """Leaves out CSV files without labels or pixels if others have them; also returns notes."""
+    """Leaves out CSV files that lack labels or pixels if others have them; also returns notes."""
     if len(units) < 2:
         return units, ()
     missing: dict[Path, str] = {}

@@ -44,14 +44,14 @@ _LOOKED_AT = 1 << 20  # bytes read to recognise a file
 _BLOCK_ROWS = 512
 _SAMPLED_ROWS = 8  # rows from which the roles of the columns follow
 _SHOWN = 5  # columns in a message
-MAX_EMPTY_LINES = 1_000_000  # one after another
+MAX_EMPTY_LINES = 1_000_000  # in a row
 _LINES_BETWEEN_CHECKS = 1 << 14
 MAX_LINE = 32 << 20  # characters
 _MOST_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 class _Row(NamedTuple):
-    """A line whose pixels stand without quotes, and the texts of the other columns."""
+    """A line without quotes around its pixels, and the texts of the other columns."""
 
     line: str
     label: str
@@ -115,12 +115,12 @@ def read(
         sources: One file.
         options: `label_column`, `id_column`, `splits`, `image_shape`, `pixel_range`,
             `num_classes` and `fit` apply.
-        folder: Where pixels are kept meanwhile.
+        folder: The folder for temporary files of pixels.
         tell: Called with the number of rows read.
 
     Raises:
         ConfigError: There is no column of the name that an option gives.
-        DataError: A row cannot be used: names file and line.
+        DataError: A row cannot be used; the message names file and line.
         OSError: The file cannot be read, or the disk is full.
     """
     path = one_file(sources, "CSV file")
@@ -247,7 +247,7 @@ class _Rows:
 
         Args:
             file: The text.
-            check_stop: Called now and then, also while nothing but empty lines come; may raise.
+            check_stop: Called now and then, also while only empty lines are read; may raise.
         """
         lines = self._lines(file, check_stop)
         number, header = next(lines, (0, ""))
@@ -347,7 +347,7 @@ class _Rows:
             else (_field(line, place, layout) if fields is None else fields[place]).strip()
             for place in (layout.label, layout.owner, layout.split)
         ]
-        if fields is not None:  # the rest without quotes; a delimiter in a pixel makes it none
+        if fields is not None:  # the rest, without its quotes
             fields = [field.replace(layout.delimiter, " ") for field in fields]
             line = layout.delimiter.join(fields)
         return _Row(line, texts[0] or "", texts[1], texts[2])
@@ -405,7 +405,7 @@ def _readable(path: Path) -> Iterator[IO[str]]:
         file.seek(0)
         unpacked: Any = gzip.GzipFile(fileobj=file) if is_gzip else file
         try:
-            # A csv with no quotes over several lines needs no newlines kept as they are.
+            # No quoted field spans several lines, so newlines can be translated.
             with io.TextIOWrapper(unpacked, "utf-8-sig") as text:
                 yield text
         except UnicodeDecodeError as err:
@@ -438,7 +438,7 @@ def _block(lines: Iterator[tuple[int, str]], size: int) -> list[tuple[int, str]]
 
 
 def _field(line: str, place: int, layout: Layout) -> str:
-    """One field of a line without quotes; the line is cut from the end that is nearer."""
+    """One field of a line without quotes. The line is split from its nearer end."""
     after = len(layout.columns) - 1 - place
     if place <= after:
         return line.split(layout.delimiter, place + 1)[place].strip()

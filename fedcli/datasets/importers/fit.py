@@ -57,14 +57,14 @@ class Fit:
 
 
 def _paper(image: NDArray[Any]) -> NDArray[Any]:
-    """Returns the lower median of the border, [C] or [], so that it is a value of the border."""
+    """Returns the lower median of the border, [C] or []; it is always a value that occurs there."""
     border = np.sort(np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]]), axis=0)
     median: NDArray[Any] = border[(len(border) - 1) // 2]
     return median
 
 
 def _resized(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """The image [h, w] or [h, w, C] at the largest size within `size` of its own aspect ratio."""
+    """The image [h, w] or [h, w, C], scaled to the largest size within `size`, aspect kept."""
     height, width = image.shape[:2]
     ratio = min(size[0] / height, size[1] / width)
     new = tuple(
@@ -77,7 +77,7 @@ def _resized(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     channels = image.reshape(height, width, -1)
     resized = np.empty((*new, channels.shape[2]), image.dtype)
     for channel in range(channels.shape[2]):
-        # A triangle as wide as the reduction: antialiased, and unlike Lanczos it never overshoots.
+        # This filter (a triangle) avoids aliasing and, unlike Lanczos, never overshoots.
         plane = pillow.fromarray(np.ascontiguousarray(channels[..., channel]))
         resized[..., channel] = plane.resize(new[::-1], pillow.Resampling.BILINEAR)
     return resized.reshape(*new, *image.shape[2:])

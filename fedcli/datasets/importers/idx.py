@@ -60,7 +60,7 @@ def read(
     Args:
         sources: A folder or the files, raw or gzip.
         options: `num_classes` and `fit` apply.
-        folder: Where pixels are kept meanwhile.
+        folder: The folder for temporary files of pixels.
         tell: Called with the number of examples read.
 
     Raises:
@@ -94,7 +94,7 @@ def read(
         own_classes=len(CHARACTER_NAMES) if is_by_class else None,
         are_numbered=True,
         class_names=CHARACTER_NAMES if is_by_class else (),
-        # MNIST's test digits were written by others than those it is trained on.
+        # The writers of MNIST's test digits are not those of its train digits.
         same_people=not all(each.writers for each in sets.values()) or len(sets) == 1,
         notes=notes,
         pixel_range=coding.range,
@@ -212,7 +212,7 @@ def _parts(file: IdxFile) -> list[str]:
 
 
 def _key(file: IdxFile) -> list[str]:
-    """As `_parts`, with one word for a test split."""
+    """See `_parts`; the words for a test split are replaced by one."""
     return ["test" if part in _TEST_PARTS else part for part in _parts(file)]
 
 

@@ -27,7 +27,7 @@ from fedcli.files import open_regular
 _TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 _MAX_RANK = 4
 _GZIP_SIGNATURE = b"\x1f\x8b"
-# Deflate packs at most 1032 to 1, so a gzip file that declares more is cut or malicious.
+# Deflate compresses by at most 1032 to 1; a gzip file that claims more is cut or malicious.
 _MAX_PACKING = 1032
 _DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error)
 
@@ -38,8 +38,8 @@ class IdxFile:
 
     Attributes:
         path: The file.
-        dtype: Of its values, big-endian.
-        shape: Of the array it declares.
+        dtype: The type of its values, big-endian.
+        shape: The shape that the header declares.
         is_packed: Whether it is gzip.
     """
 
@@ -60,7 +60,7 @@ class IdxFile:
 
 
 def has_signature(path: Path) -> bool:
-    """Returns whether a file begins as IDX does; its sizes are not looked at."""
+    """Returns whether a file begins like IDX. Its sizes are not checked."""
     start = start_of(path, 4)
     if start[:2] == _GZIP_SIGNATURE:
         try:
@@ -75,7 +75,7 @@ def read_header(path: Path) -> IdxFile:
     """Returns the header of a file, with sizes that the file's length allows.
 
     Raises:
-        DataError: The file is cut or damaged, or no IDX file.
+        DataError: The file is cut or damaged, or not an IDX file.
     """
     is_packed = start_of(path, 2) == _GZIP_SIGNATURE
     with _opened(path, is_packed=is_packed) as stream, _reading(path):

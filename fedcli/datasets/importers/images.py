@@ -102,18 +102,18 @@ def read(
 ) -> Imported:
     """Returns the pictures of a folder, classes numbered as their names sort (numbers by value).
 
-    Files that are no pictures by content and by name are left out, and counted in a note.
+    Files that are not pictures, by content and by name, are left out and counted in a note.
 
     Args:
         sources: One folder, or the table that names pictures in its folder.
         options: `folders`, `splits`, `label_column`, `id_column`, `file_column`, `color`,
             `polarity`, `num_classes` and `fit` apply.
-        folder: Where pixels are kept meanwhile.
+        folder: The folder for temporary files of pixels.
         tell: Called with the number of images read.
 
     Raises:
         ConfigError: Pillow is not installed, or an option is not allowed.
-        DataError: The layout is unclear, or an image cannot be used: names the file.
+        DataError: The layout is unclear, or an image cannot be used; the message names the file.
         OSError: A file cannot be read, or the disk is full.
     """
     load_pillow("reading images")
@@ -133,7 +133,7 @@ def read_pictures(
 
     Args:
         labelled: The pictures.
-        source: The folder or file that they are the pictures of.
+        source: The folder or file that holds or names the pictures.
         options: As `read`.
         folder: As `read`.
         tell: As `read`.
@@ -284,11 +284,11 @@ def _by_places(
 
 
 def _about_others(others: Sequence[Path], root: Path) -> str:
-    """A note on files that are no pictures, with the name of the first."""
+    """A note on files that are not pictures, with the name of the first."""
     first = min(others).relative_to(root)
     if len(others) == 1:
-        return f"1 file that is no image was left out: {first}"
-    return f"{len(others):,} files that are no images were left out, for example {first}"
+        return f"1 file that is not an image was left out: {first}"
+    return f"{len(others):,} files that are not images were left out, for example {first}"
 
 
 def _named_files(table: Path) -> list[Picture]:

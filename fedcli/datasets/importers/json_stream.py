@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TextIO
 _BLOCK_CHARACTERS = 1 << 18
 _MAX_LIST_CHARACTERS = 32 << 20  # of one list of numbers
 _MAX_STRING_CHARACTERS = 1 << 16
-_MAX_DEPTH = 64  # nested values in a skipped value
+_MAX_DEPTH = 64  # levels of nesting in a skipped value
 
 _NO_SPACE = re.compile(r"[^ \t\r\n]")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -32,7 +32,7 @@ class JsonStream:
 
         Args:
             file: The text.
-            check_stop: Called before each block is read, so also while much is skipped; may raise.
+            check_stop: Called before each block is read, also while values are skipped; may raise.
         """
         self._file = file
         self._check_stop = check_stop
@@ -89,7 +89,10 @@ class JsonStream:
         return self._rest_of_list(_NO_PLAIN)
 
     def values(self) -> list[Any]:
-        """Returns the list that comes next: rows of what `plain` reads, or that and texts."""
+        """Returns the list that comes next.
+
+        Its items are lists as `plain` reads them, or plain values and texts.
+        """
         inside = self.peek_inside()
         if inside == "[":
             return self.nested_numbers(2, _NO_PLAIN)
@@ -157,7 +160,10 @@ class JsonStream:
         return numbers
 
     def skip(self) -> None:
-        """Skips the next value without keeping it. It is checked only as far as to find its end."""
+        """Skips the next value without keeping it.
+
+        Only what is needed to find its end is checked.
+        """
         depth = 0
         while True:
             character = self.peek()
@@ -242,7 +248,7 @@ class JsonStream:
         return match.group()
 
     def _grow(self) -> bool:
-        """Reads a block more and drops the text before the place; returns whether there was one."""
+        """Reads another block and drops the text before the place; False at the end of the file."""
         self._check_stop()
         block = self._file.read(_BLOCK_CHARACTERS)
         self._dropped += self._place

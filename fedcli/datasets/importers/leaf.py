@@ -34,8 +34,8 @@ from fedcli.progress import Tell
 
 _SPLITS = ("train", "test")
 _KEYS = re.compile(rb'"(users|num_samples|user_data)"\s*:')
-_LOOKED_AT = 1 << 16  # bytes that contain one of these keys
-_TOLERANCE = 0.05  # of a grey level: twice the error of rounding to four digits
+_LOOKED_AT = 1 << 16  # the first bytes of a file, among which one of the keys must be
+_TOLERANCE = 0.05  # in grey levels: twice the error of rounding to four digits
 MAX_USERS = 1 << 20  # of a shard
 MAX_EXAMPLES = 1 << 20  # of a user
 
@@ -64,11 +64,12 @@ def read(
     Args:
         sources: One folder, or shards of one split.
         options: `num_classes`, `image_shape`, `pixel_range`, `polarity` and `fit` apply.
-        folder: Where pixels are kept meanwhile.
+        folder: The folder for temporary files of pixels.
         tell: Called with the number of examples read.
 
     Raises:
-        DataError: A shard is damaged or breaks the layout: names file, user and example.
+        DataError: A shard is damaged or breaks the layout; the message names file, user and
+            example.
         OSError: A file cannot be read, or the disk is full.
     """
     splits = _find_shards(sources)
@@ -77,10 +78,10 @@ def read(
     except _TextsFound as found:
         if not found.is_picture:
             raise DataError(
-                f"{found.where}: x holds text, not pixels ({found.text[:40]!r}): images are what "
-                "is trained on here; of LEAF's sets FEMNIST and CelebA are read"
+                f"{found.where}: x holds text, not pixels ({found.text[:40]!r}): fedcli trains on "
+                f"images; of LEAF's sets it reads FEMNIST and CelebA"
             ) from None
-        from fedcli.datasets.importers import leaf_pictures  # late: Pillow's neighbours
+        from fedcli.datasets.importers import leaf_pictures  # lazy: Pillow's neighbours
 
         return leaf_pictures.read(splits, sources[0], options, folder, tell)
 
@@ -128,7 +129,7 @@ def _read_arrays(
         own_classes=classes.num_hot or None,
         class_names=classes.names,
         is_emnist=is_emnist,
-        # LEAF deals either each writer's images or the writers themselves.
+        # LEAF divides either the images of each writer or the writers into train and test.
         same_people=len(owners) == 1 or not owners[0].isdisjoint(owners[1]),
         evidence={
             "splits": "folders " + ", ".join(splits) if len(splits) > 1 else "shards of one split",
@@ -173,7 +174,7 @@ class _ShardReader:
     """Reads shards and collects the labels of all users and the order of their pixels.
 
     Attributes:
-        labels: Of the users so far.
+        labels: The labels of the users so far.
         why_shape: The evidence for the shape of an image.
     """
 

@@ -1,7 +1,7 @@
 """NumPy archives: each split is an array of images and one of labels, found by their names.
 
-Arrays are streamed out of the zip file in blocks. They are untrusted: no pickle, and nothing is
-unpacked whose header, directory entry and content do not agree.
+Arrays are streamed out of the zip file in blocks. They are untrusted: pickles are refused, and an
+array is unpacked only if its header, directory entry and content agree.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _SPLIT_WORDS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), VALIDATION),
 }
 _JOINED = re.compile(f"^({'|'.join(_SPLIT_WORDS)})|({'|'.join(_SPLIT_WORDS)})$")
-_POSITIONAL = {"arr_0": "x", "arr_1": "y"}  # names given by numpy.savez(file, images, labels)
+_POSITIONAL = {"arr_0": "x", "arr_1": "y"}  # the names that numpy.savez(file, images, labels) gives
 
 _MAX_ID_ITEMSIZE = 4 * MAX_ID_BYTES  # NumPy keeps four bytes a character
 
@@ -90,8 +90,9 @@ def read(
     Args:
         sources: The archive.
         options: `label_column` and `id_column` name arrays where their names are not known ones;
-            `image_shape` shapes flat rows that are no squares; `num_classes` and `fit` apply.
-        folder: Where pixels are kept meanwhile.
+            `image_shape` is the shape of flat rows that are not square; `num_classes` and `fit`
+            apply.
+        folder: The folder for temporary files of pixels.
         tell: Called with the number of examples read.
 
     Raises:
@@ -173,7 +174,7 @@ def _sets(
         if images is None and labels is None:
             continue
         if split == VALIDATION and None in (images, labels):
-            continue  # a note says that one of them is not used
+            continue  # one of them is not used, as a note says
         if images is None or labels is None:
             missing = "labels" if labels is None else "images"
             raise DataError(
@@ -226,7 +227,7 @@ def _find(
     found = [key for key in members if _parts_of(key) in [(name, split) for name in names]]
     if len(found) > 1:
         raise DataError(
-            f"{path}: {found[0]!r} and {found[1]!r} could both be what is used in {split}; {remedy}"
+            f"{path}: {found[0]!r} and {found[1]!r} could both be used in {split}; {remedy}"
         )
     return found[0] if found else None
 

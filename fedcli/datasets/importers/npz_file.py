@@ -24,8 +24,8 @@ from fedcli.zips import MAX_HEADER_BYTES, open_zip, read_npy_header
 _ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
 _PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _IS_ENCRYPTED = 1  # bit of a member's flags
-_MAX_PACKING = 1032  # to 1: as far as deflate goes
-_MAX_REASON = 100  # characters: NumPy's quote the header
+_MAX_PACKING = 1032  # to 1: the most that deflate compresses
+_MAX_REASON = 100  # characters, because NumPy's messages quote the header
 # What zipfile raises, and what parsing a garbled header does.
 _DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OverflowError),
@@ -37,10 +37,10 @@ class Members(Protocol):
     """Named arrays: a zip file, or .npy files with the same interface."""
 
     def infolist(self) -> list[zipfile.ZipInfo]:
-        """Returns what is known of each."""
+        """Returns the directory entry of each array."""
 
     def open(self, name: zipfile.ZipInfo) -> IO[bytes]:
-        """Returns the bytes of one."""
+        """Opens the bytes of one array."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class Array:
     """One array of the archive.
 
     Attributes:
-        info: The member.
+        info: The directory entry.
         key: Its name without ".npy".
-        dtype: Of the values as stored.
-        shape: As declared, and as the member's length allows.
-        start: Where the values begin in the member.
-        where: Starts messages.
+        dtype: The type of the stored values.
+        shape: The declared shape, which fits the number of bytes.
+        start: The offset of the values in the member.
+        where: The beginning of messages.
     """
 
     info: zipfile.ZipInfo
@@ -72,7 +72,7 @@ def has_arrays(path: Path) -> bool:
         with open_zip(path) as archive:
             return any(name.endswith(".npy") for name in archive.namelist())
     except _DAMAGE:
-        return True  # no other kind of zip file is read, and `open_archive` says what is wrong
+        return True  # other zip files are not read, and `open_archive` reports what is wrong
 
 
 @contextmanager
@@ -113,7 +113,7 @@ def read_header(
     The length of an array of objects, if one is allowed, is that of its pickle and is not checked.
 
     Raises:
-        DataError: It is damaged or encrypted, holds objects, or declares what cannot be.
+        DataError: It is damaged or encrypted, holds objects, or declares a wrong size.
     """
     where = f"{path}: array {key!r}"
     if info.flag_bits & _IS_ENCRYPTED:
@@ -140,7 +140,7 @@ def open_values(archive: Members, array: Array) -> Iterator[Values]:
     """Opens an array behind its header.
 
     Raises:
-        DataError: It is damaged; so say later reads.
+        DataError: It is damaged. Later reads may raise this, too.
     """
     with reading(array.where):
         member = archive.open(array.info)
@@ -174,7 +174,7 @@ class Values:
         values = values.astype(array.dtype.newbyteorder("="), copy=False)
         if array.dtype.kind == "U" and values.size and array.dtype.itemsize:
             codes = np.ascontiguousarray(values).reshape(-1).view(np.uint32)
-            if codes.max() > sys.maxunicode:  # Python would not even make a text of them
+            if codes.max() > sys.maxunicode:  # Python cannot make a text of such codes
                 raise DataError(
                     f"{array.where}: a text in it has a code that is no character; fetch or save "
                     "it again"
@@ -187,7 +187,7 @@ class Values:
         try:
             values = self.read(count).tolist()
             names = [each.decode() if isinstance(each, bytes) else str(each) for each in values]
-        except ValueError as err:  # no UTF-8, or no character at all
+        except ValueError as err:  # it is not UTF-8, or not a valid character
             raise DataError(f"{where}: a client id is no text ({err}); rename it") from err
         known = {name: check_id(name, where) for name in dict.fromkeys(names)}
         return [known[name] for name in names]

@@ -39,7 +39,7 @@ class PickledArrays:
         return infos
 
     def open(self, name: zipfile.ZipInfo) -> IO[bytes]:
-        """Returns the bytes of one."""
+        """Opens the bytes of one array."""
         return io.BytesIO(self._contents[name.filename])
 
 
@@ -80,9 +80,9 @@ def unpickled(archive: Members, path: Path) -> Members:
 def _arrays(found: Any) -> dict[str, Any]:
     """The arrays and lists of numbers of a dictionary."""
     if not isinstance(found, dict):
-        raise ValueError("its one object is no dictionary of arrays")  # noqa: TRY004 - of the file
+        raise ValueError("its one object is not a dictionary of arrays")  # noqa: TRY004 - of the file
     arrays = {name: np.asarray(value) for name, value in found.items()}
     wrong = next((name for name, each in arrays.items() if each.dtype.kind not in "biufUS"), None)
     if wrong is not None:
-        raise ValueError(f"{str(wrong)[:40]!r} in it is no array of numbers")
+        raise ValueError(f"{str(wrong)[:40]!r} in it is not an array of numbers")
     return {str(name): each for name, each in arrays.items()}

@@ -26,7 +26,7 @@ _READ_WHOLE = 256 << 20  # files up to this size are read into memory before dec
 
 
 class HasPath(Protocol):
-    """A picture: its path, and its bytes as `content` if it is not a file of its own."""
+    """A picture: its path, and its bytes if it is not a separate file."""
 
     @property
     def path(self) -> Path:

@@ -1,4 +1,4 @@
-"""Pillow, which the extra `images` brings: the one place that says how to get it."""
+"""Imports Pillow, which the extra `images` installs; the error says how to install it."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ def turn_upright(image: Any) -> None:
     """Turns an image in place as its EXIF orientation says; one that cannot be read is ignored."""
     from PIL import ImageOps
 
-    # Damaged metadata raise about anything, and the pixels are whole without them.
+    # Damaged metadata can raise any exception, and the pixels are usable without them.
     with suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)

@@ -27,7 +27,7 @@ _MAX_ITEMSIZE = 8
 _TOPS = (1, 15, 16, 255, 4095, 65535)  # the value of white for 1, 4, 8, 12 and 16 bits
 # Resampling with a cubic or Lanczos kernel exceeds the largest value by at most this share of it.
 _OVERSHOOT = 0.25
-_FEW_GREYS = 16  # whole numbers up to this may also be dark images of 8 bits
+_FEW_GREYS = 16  # whole numbers up to this may also come from dark images of 8 bits
 _LEAST_PIXELS = 1000  # fewer pixels of 8 bits may all be dark by chance
 # If this share of the non-zero pixels is within a smaller range, the larger pixels may be faults.
 _NEARLY_ALL = 0.999
@@ -313,7 +313,7 @@ class Survey:
         )
 
     def _refuse_outliers(self, top: int) -> None:
-        """Refuses a range that only a few pixels need: these may be faults, or all others dark."""
+        """Refuses a range that only a few pixels need: they may be faults, or the rest dark."""
         for smaller, share in ((1, _MOST_SHARES), (255, _NEARLY_ALL)):
             is_possible = smaller < top and not (smaller == 1 and self._are_whole)
             num_beyond = self._num_not_0 - self._num_within[smaller]

@@ -193,7 +193,7 @@ def blocks(num_images: int, shape: Sequence[int], itemsize: int = 1) -> Iterator
 
 
 def tell_after(tell: Tell, done: int, total: int | None) -> Tell:
-    """Returns a `Tell` for a part of a job of which `done` of `total` was done before."""
+    """Returns a `Tell` for a later part of a job, of which `done` of `total` is done already."""
     return lambda count, _: tell(done + count, total)
 
 

@@ -10,7 +10,7 @@ from fedcli.errors import DataError
 from fedcli.files import open_regular
 
 UNPACKED = ".fedcli-unpacked-"  # prefix of the names of folders with unpacked files
-_MANY_FILES = 256  # a set of packed files has fewer files
+_MANY_FILES = 256  # a set of compressed files has fewer files than this
 
 
 def files_of(sources: Sequence[Path]) -> list[Path]:
@@ -49,7 +49,7 @@ def one_file(sources: Sequence[Path], what: str) -> Path:
             "give test data with --test-data"
         )
     if not sources[0].is_file():
-        raise DataError(f"{sources[0]}: is no regular file; give a {what}")
+        raise DataError(f"{sources[0]}: is not a regular file; give a {what}")
     return sources[0]
 
 

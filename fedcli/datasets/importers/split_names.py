@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from fedcli.errors import DataError
 from fedcli.settings.vocabulary import VALIDATION
 
-EITHER = "test or validation"  # "eval" means the one that no other name means
+EITHER = "test or validation"  # "eval" means whichever of the two no other name means
 _STEMS = {
     **dict.fromkeys(("train", "training", "trn", "trainval"), "train"),
     **dict.fromkeys(("test", "testing", "tst"), "test"),
@@ -23,7 +23,7 @@ _STEMS = {
 }
 # FER2013 and other competitions use these names for the two held-out halves.
 USAGES = {"publictest": VALIDATION, "privatetest": "test"}
-# What may follow such a word directly, without a capital or another character between.
+# What may follow such a word without a capital letter or another character in between.
 _ENDINGS = r"(?:sets?|data|datasets?|images?|imgs?|pictures?|pics?|photos?|split|folder|labels?)?"
 _WORD = re.compile(f"({'|'.join(sorted(_STEMS, key=len, reverse=True))}){_ENDINGS}")
 _CUT = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # words of ASCII letters, camel case too

@@ -28,7 +28,7 @@ def read_example(blob: bytes) -> dict[str, NDArray[Any] | list[bytes]]:
     """Returns the features by name: float32 [n], int64 [n] or a list of bytes.
 
     Raises:
-        ValueError: The message is cut short or malformed; says how.
+        ValueError: The message is cut short or malformed; the text says how.
     """
     features: dict[str, NDArray[Any] | list[bytes]] = {}
     for field, wire, content in _fields(memoryview(blob)):
@@ -120,7 +120,10 @@ def _read_ints(values: memoryview) -> Iterator[NDArray[np.int64]]:
 
 
 def _unpack_varints(stream: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """All varints of a packed list: seven bits a byte, lowest first, the high bit says more."""
+    """All varints of a packed list.
+
+    A byte has seven bits, lowest first; its high bit means more.
+    """
     ends = np.flatnonzero(stream < 0x80)
     if len(stream) and (not len(ends) or ends[-1] != len(stream) - 1):
         raise ValueError("a whole number is cut short")

@@ -71,11 +71,12 @@ def read(
     Args:
         sources: One file.
         options: `num_classes` and `fit` apply.
-        folder: Where pixels, and a database that is decompressed, are kept meanwhile.
+        folder: The folder for temporary files: pixels, and a decompressed database.
         tell: Called with the number of bytes written while decompressing, then of examples read.
 
     Raises:
-        DataError: The file is damaged, or a row cannot be used: names split, client and row.
+        DataError: The file is damaged, or a row cannot be used; the message names split, client and
+            row.
         OSError: The file cannot be read, or the disk is full.
     """
     path = one_file(sources, "TFF database")
@@ -216,7 +217,7 @@ class _GroupReader:
 
 
 def _image_shape(num_values: int, where: str) -> tuple[int, ...]:
-    """Square images, grey or of three colours: no number is both."""
+    """Square images, grey or of three colours; no number of values fits both."""
     for channels in ((), (3,)):
         side = math.isqrt(num_values // math.prod(channels))
         if num_values and side * side * math.prod(channels) == num_values:
@@ -233,7 +234,7 @@ def _groups(
     client's examples keep the order of their rows wherever they stand.
     """
     marks = ", ".join("?" * len(splits))
-    # No outside text: only as many question marks as there are splits.
+    # The query contains no outside text, only as many question marks as there are splits.
     query = (
         "SELECT split_name, client_id, rowid, CASE WHEN typeof(serialized_example_proto) = 'blob' "
         "AND length(serialized_example_proto) <= ? THEN serialized_example_proto END "
@@ -318,7 +319,7 @@ def _check_tables(connection: sqlite3.Connection, source: str) -> None:
         query = "SELECT type, sql FROM sqlite_master WHERE name = ?"
         kind, text = connection.execute(query, [table]).fetchone() or (None, None)
         if kind != "table" or not str(text).upper().startswith("CREATE TABLE"):
-            raise DataError(f"{source}: no plain table {table!r}; this is no TFF database")
+            raise DataError(f"{source}: no plain table {table!r}; this is not a TFF database")
         plain = {
             name
             for _, name, _, _, _, _, hidden in connection.execute(f"PRAGMA table_xinfo({table})")
@@ -337,7 +338,7 @@ def _cancellable(connection: sqlite3.Connection, look: Callable[[], None]) -> It
     def stops() -> bool:
         try:
             look()
-        except BaseException as err:  # SQLite swallows it
+        except BaseException as err:  # SQLite does not pass the exception on
             raised.append(err)
         return bool(raised)
 
@@ -360,7 +361,7 @@ def _database(path: Path, folder: Path | None, tell: Tell) -> Iterator[Path]:
         _check_size(path.stat().st_size, _database_bytes(start), str(path))
         yield path
         return
-    # SQLite opens files by name, so this one cannot be without.
+    # SQLite opens files by name, so this file needs one.
     with scratch_folder(folder, UNPACKED) as unpacked:
         database = unpacked / "database"
         with open_regular(path) as packed, database.open("xb") as file:
@@ -393,7 +394,7 @@ def _unpack(
 
 
 def _check_size(num_bytes: int, expected: int | None, source: str) -> None:
-    """Refuses a database that was cut off: SQLite takes half a page for one that ends in zeros."""
+    """Refuses a database that was cut off; SQLite would read an incomplete last page as zeros."""
     if expected is not None and num_bytes != expected:
         raise DataError(
             f"{source}: the database has {num_bytes} bytes but its header says {expected}; "

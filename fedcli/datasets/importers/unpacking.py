@@ -151,7 +151,7 @@ def _unpack_zip(archive: Path, writer: _Writer) -> None:
         for info in infos:
             if info.flag_bits & 1:
                 raise DataError(f"{archive}: {_short(info.filename)} in it is encrypted; unpack it")
-            if info.external_attr >> 28 in (0, 8):  # no kind of file, or a regular one
+            if info.external_attr >> 28 in (0, 8):  # the type: none, or a regular file
                 with file.open(info) as content:
                     writer.take(info.filename, content, info.file_size)
             else:
@@ -202,7 +202,7 @@ class _Writer:
         self._free = shutil.disk_usage(place).free - _LEFT_BYTES
 
     def check_size(self, num_bytes: int) -> None:
-        """Refuses an archive that unpacks to so many bytes."""
+        """Refuses an archive if so many unpacked bytes exceed a limit."""
         self._tell(self.num_files, None)
         if num_bytes > self._most:
             raise DataError(

@@ -70,7 +70,7 @@ def apply(
     main = {split: tables[split] for split in MAIN_SPLITS if split in tables}
     if scheme == registry.NATURAL:
         if VALIDATION in main and not len(main[VALIDATION].owner_ids):
-            del main[VALIDATION]  # it is pooled, as central is
+            del main[VALIDATION]  # it is a pooled test set, like central
         deals = {split: _deal_natural(table) for split, table in main.items()}
     else:
         deals = _deal_artificial(main, scheme, values)

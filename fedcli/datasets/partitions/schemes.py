@@ -2,9 +2,9 @@
 
 A scheme takes the labels and returns the client of each example. Each example is dealt to one
 client, and each client has an example. Classes are shuffled before they are cut. Time is linear in
-the examples (times the classes if clients have label mixes). K is the number of clients, C that of
-the classes that occur, n that of the examples, n_c that of class c. `tables.DEALS` has the options,
-`SCHEMES` the code, under the same names.
+the examples (times the classes if clients have label mixes). K is the number of clients, C the
+number of classes that occur, n the number of examples, n_c that of class c. `tables.DEALS` has the
+options, `SCHEMES` the code, under the same names.
 """
 
 from __future__ import annotations
@@ -133,11 +133,11 @@ def deal_shards(task: Task) -> Counts:
 def deal_dirichlet_class(task: Task) -> Counts:
     """For each class, p ~ Dir(alpha 1_K) over clients; cut at floor(cumsum(p) n_c).
 
-    Yurochkin et al. 2019 and NIID-Bench: alpha 0.5, at least 10 examples a client, else everything
-    is drawn again. `balanced` is Yurochkin's: p_j = 0 for a client that already has n / K, then
-    renormalised. Flower cuts in the order of the file and gives up after 10 tries. FedLab requires
-    one example of each class. The first versions of both repeat without end. Here it is an error if
-    100 draws do not suffice.
+    Yurochkin et al. 2019 and NIID-Bench use alpha 0.5; if a client gets fewer than 10 examples,
+    everything is drawn again. `balanced` is Yurochkin's: p_j = 0 for a client that already has n /
+    K, then renormalised. Flower cuts in the order of the file and gives up after 10 tries. FedLab
+    requires one example of each class. The first versions of both repeat without end. Here it is an
+    error if 100 draws do not suffice.
     """
     alpha, class_sizes = task.options["alpha"], task.class_sizes()
     draw = _balanced_shares if task.options["balanced"] else _free_shares
@@ -170,7 +170,7 @@ def deal_dirichlet_prior(task: Task) -> Counts:
 
 
 def deal_classes_per_client(task: Task) -> Counts:
-    """Exactly k classes a client; a class is shared equally by its holders (NIID-Bench, #C = k).
+    """Each client has exactly k classes; its holders share a class equally (NIID-Bench, #C = k).
 
     The first class is client mod C, the rest random. With fewer clients than classes NIID-Bench
     loses the classes that nobody has; here they are given first, so that every one has a holder.
@@ -345,7 +345,7 @@ def _free_shares(task: Task, alpha: float, class_sizes: Counts) -> Counts:
 
 
 def _balanced_shares(task: Task, alpha: float, class_sizes: Counts) -> Counts:
-    """As `_free_shares`, but clients with n / K examples or more get none of the next class."""
+    """Like `_free_shares`, but clients with n / K examples or more get none of the next class."""
     over_clients = np.full(task.num_clients, alpha)
     shares = task.stream.dirichlet(over_clients, task.num_classes)
     dealt = np.zeros(shares.shape, np.int64)

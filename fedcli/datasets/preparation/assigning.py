@@ -28,7 +28,7 @@ MIN_DIGITS = 2
 # The number of clients for a source without owners: at least 20 examples each, at most 100 clients.
 MAX_DEFAULT_CLIENTS = 100
 DEFAULT_CLIENT_EXAMPLES = 20
-_DEFAULT_SCHEME = "iid"  # of examples without owners
+_DEFAULT_SCHEME = "iid"  # for examples without owners
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +113,7 @@ def deal_examples(
             "'fedcli eval RUN --split central' reads; for example "
             "--partition iid deals train and test to the same clients"
         )
-    seed = given.get("seed", 0)  # a partition without one draws nothing
+    seed = given.get("seed", 0)  # a partition without a seed draws nothing
     assert isinstance(seed, int)
     bare = {name: _without_pixels(table, chosen[name]) for name, table in tables.items()}
     dealt = partitioning.apply(bare, source.num_classes, scheme, given, seed)

@@ -25,8 +25,8 @@ def match_classes(
         table: Its examples.
 
     Raises:
-        DataError: One names classes and the other numbers them, or test has a class that train
-            lacks.
+        DataError: One source names its classes and the other numbers them, or test has a class that
+            train lacks.
     """
     ours, theirs = train.class_names, test.class_names
     most = max(train.num_classes, test.num_classes)

@@ -65,7 +65,7 @@ def check_shapes(tables: Mapping[str, ExampleTable]) -> None:
     """Checks that the images of all splits, train among them, are of one shape.
 
     Raises:
-        DataError: They are not; names both sources.
+        DataError: They are not; the message names both sources.
     """
     train = tables["train"]
     for name, table in tables.items():

@@ -21,11 +21,12 @@ class PrepareOptions:
 
     Attributes:
         format: Format of the source, a key of `tables.FORMATS`; None: recognised by content.
-        num_classes: Labels are 0 to num_classes - 1; None: as the source says or shows.
+        num_classes: Labels are 0 to num_classes - 1; None: as the source states, or by its labels.
         label_column: Name of the column of labels in a CSV file.
         id_column: Name of the column of owners in a CSV file.
         file_column: Name of the column of file names in a table of pictures.
-        splits: Which folder or file is which split; empty: none is one; None: their names say.
+        splits: The folder or file of each split; empty: there are no splits; None: recognised by
+            their names.
         image_shape: Shape of the image in a row of a CSV file, (H, W) or (H, W, C).
         folders: The meaning of folders of images: "class", "client" or "client/class".
         color: Colour of the images, "grey" or "rgb"; None: unchanged.

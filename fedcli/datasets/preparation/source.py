@@ -66,7 +66,7 @@ def hold_out_split(source: Imported, options: PrepareOptions, notes: list[str]) 
         return None
     own = [name for name in (*HELD_OUT, VALIDATION) if name in source.tables]
     if options.central_data:
-        own.remove(CENTRAL)  # which takes no place of a test split
+        own.remove(CENTRAL)  # a pooled test set is not a test split
     split = options.hold_out_split
     if split is None:
         tested = [name for name in own if name in HELD_OUT]

@@ -57,7 +57,7 @@ class GivenSplit(ClientData):
         pixel_convention: str | None,
         cache: ClientCache,
     ) -> None:
-        """Takes what makes each client.
+        """Takes the arrays or functions of the clients.
 
         Args:
             clients: By id.
@@ -238,7 +238,8 @@ def from_arrays(
 
     Raises:
         ConfigError: `classes` or `pixels` is not allowed.
-        DataError: There is no client, or examples cannot be used; names client and example.
+        DataError: There is no client, or examples cannot be used; the message names client and
+            example.
     """
     parts = {"train": clients, "test": test, VALIDATION: validation}
     given = {split: each for split, each in parts.items() if each is not None}

@@ -57,8 +57,8 @@ ARRAYS: dict[str, tuple[str | tuple[str, ...], tuple[int, ...]]] = {
     "pixels": (("|u1", "<f4"), (3, 4)),
     "labels": (("<i4",), (1,)),
 }
-_MAIN_SPLITS = (*SPLITS, CENTRAL)  # come first, in this order
-_BLOCK_BYTES = 8 << 20  # copied or hashed at a time
+_MAIN_SPLITS = (*SPLITS, CENTRAL)  # these come first, in this order
+_BLOCK_BYTES = 8 << 20  # bytes that are copied or hashed at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,7 +261,7 @@ class StoreSplit(ClientData):
         self.client_ids = StoredIds(mapped.client_ids)
         self.pixel_shape = mapped.pixels.shape[1:]
         self.same_people = info.same_people
-        if info.partition != NATURAL:  # the parameters of natural data are other steps
+        if info.partition != NATURAL:  # for natural data the parameters describe other steps
             given = json.loads(info.partition_parameters).items()
             # Leave out filters and hold-outs, which do not deal examples to clients.
             own = {

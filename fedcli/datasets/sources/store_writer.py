@@ -38,7 +38,7 @@ from fedcli.errors import DataError, RunError
 from fedcli.outputs import replacing, resolve_output
 from fedcli.progress import Tell, tell_nobody
 
-_ALIGNMENT = 64  # of arrays in the file, bytes; a cache line
+_ALIGNMENT = 64  # alignment of arrays in the file in bytes: a cache line
 _MAX_TEXT_BYTES = 32 << 10  # HDF5 allows 64 KiB for an attribute with its name and type
 
 
@@ -250,9 +250,9 @@ def _lay_out(path: Path, splits: list[SplitArrays], info: StoreInfo) -> dict[tup
 
 
 def _as_stored(value: str | int) -> Any:
-    """An attribute: a text has a fixed length where HDF5 can hold it beside its name.
+    """Writes an attribute; a text has a fixed length if HDF5 can hold it beside its name.
 
-    Of variable length it would lie in a heap, for which all of the file is looked through.
+    A text of variable length would lie in a heap, for which readers scan the whole file.
     """
     if not isinstance(value, str) or "\0" in value:  # which h5py refuses in texts
         return value

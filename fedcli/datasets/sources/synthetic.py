@@ -17,7 +17,7 @@ from fedcli.settings import tables
 from fedcli.settings.options import Value
 
 NUM_CLASSES = 10
-VERSION = 1  # of the generators: raised when the same options give other pixels
+VERSION = 1  # of the generators; it is raised when equal options give other pixels
 SPLITS = ("train", "test", "central")  # in the order of the core's split numbers
 
 _NUM_CENTRAL = 20  # clients of the central split, who are in no other split
@@ -49,7 +49,7 @@ PICTURES: Mapping[str, Pictures] = {
 
 
 class GeneratedIds(Sequence[str]):
-    """The ids prefix0000000, prefix0000001, …: sorted, and made one at a time."""
+    """The sorted ids prefix0000000, prefix0000001, …; each is made when it is read."""
 
     def __init__(self, prefix: str, count: int) -> None:
         """Makes `count` ids of `prefix` and a number."""
@@ -154,7 +154,7 @@ class SyntheticSplit(ClientData):
         pixels, labels = native.draw_synthetic(
             self._drawing, seeds.client_key(client_id), self._split_number, 0, count
         )
-        pixels.flags.writeable = False  # before the view: decoded pixels of others are not kept
+        pixels.flags.writeable = False  # decoded pixels are freed before the next client's are made
         pixels = pixels.reshape(count, *self.pixel_shape)
         labels.flags.writeable = False
         return ClientDataset(client_id, pixels, labels, self._scale, self._offset, self.source)

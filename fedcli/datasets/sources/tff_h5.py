@@ -31,8 +31,8 @@ DEFAULT_NUM_CLASSES = 10
 # The meaning of 1.0 by the name of the feature in TFF: in EMNIST's `pixels` 1 is white paper, in
 # CIFAR-100's `image` 1 is light.
 CONVENTIONS = {b"pixels": "background", b"image": "ink"}
-# How grey levels may decode, as (scale, offset). The first fits every correctly rounded k / 255,
-# and 1 - k / 255 too; the second fits 1 - k * float32(1 / 255).
+# Possible decodings of grey levels, as (scale, offset). The first fits every correctly rounded k /
+# 255, and 1 - k / 255 too; the second fits 1 - k * float32(1 / 255).
 _GREY_LEVELS = ((1 / 255, 0.0), (-1 / 255, 1.0))
 _TOLERANCE = 6e-8  # half a unit in the last place of float32 just below 1
 _BLOCK = 1 << 15  # pixels quantised at a time; two such blocks of float32 fit in the L2 cache
@@ -274,7 +274,7 @@ class TffH5Split(ClientData):
         return f"{self.source}: client {client_id!r}"
 
 
-@np.errstate(over="ignore", invalid="ignore")  # values beyond float32 are no grey levels
+@np.errstate(over="ignore", invalid="ignore")  # values beyond float32 are not grey levels
 def quantise(pixels: NDArray[np.float32], scale: float, offset: float) -> NDArray[np.uint8] | None:
     """Returns grey levels that decode to `pixels` within 6e-8, or None if there are none.
 

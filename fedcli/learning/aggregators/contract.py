@@ -83,7 +83,7 @@ def build(name: str, options: Mapping[str, Value] | None = None) -> Aggregator:
     entry = opt.opened(opt.choose(tables.AGGREGATORS, name, "aggregator"))
     resolved = opt.resolve(entry, options or {})
     if entry.file:
-        from fedcli.learning.aggregators.own import OwnAggregator  # late: few runs have one
+        from fedcli.learning.aggregators.own import OwnAggregator  # lazy: few runs have one
 
         return OwnAggregator.of(entry, resolved)
     aggregator: Aggregator = load(entry.code)(**resolved)

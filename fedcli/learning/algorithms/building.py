@@ -70,7 +70,7 @@ def build(
     entry = opt.opened(entry)
     own = opt.resolve(entry, options or {})
     if entry.file:
-        from fedcli.learning.algorithms.own import OwnWork  # late: few runs have one
+        from fedcli.learning.algorithms.own import OwnWork  # lazy: few runs have one
 
         work: ClientWork = OwnWork.of(entry, client_optimizer, own, part)
         return Algorithm(entry, work, weighting, aggregator, server_optimizer)

@@ -46,7 +46,7 @@ def build(name: str, learning_rate: float, options: Mapping[str, Value] | None =
     rate = tables.check_learning_rate(learning_rate, f"{name} learning rate")
     rule = None
     if entry.file:
-        from fedcli.learning.optimizers import own  # late: few runs have one
+        from fedcli.learning.optimizers import own  # lazy: few runs have one
 
         rule = own.rule_of(entry)
     return Optimizer(name, rate, opt.resolve(entry, options or {}), rule=rule)

@@ -201,7 +201,7 @@ def _rmsprop_row(settings: Settings) -> StepRow:
 
 
 def _adafactor_init(settings: Settings, params: Params) -> OptState:
-    from fedcli.learning.optimizers import factored  # late: Adafactor alone needs it
+    from fedcli.learning.optimizers import factored  # lazy: Adafactor alone needs it
 
     return factored.init(settings.shapes or (params.shape,), params)
 

@@ -27,7 +27,8 @@ def in_order(class_name: str, config: Any) -> list[Applied]:
     """Returns the layers of a model, each after those that it reads and the output last.
 
     Raises:
-        ConfigError: There are no layers, or not one input and one output that are connected.
+        ConfigError: There are no layers, or the model does not have exactly one input and one
+            output.
     """
     layers = config.get("layers") if isinstance(config, Mapping) else config
     if not isinstance(layers, list) or not all(isinstance(each, Mapping) for each in layers):
@@ -52,7 +53,7 @@ def in_order(class_name: str, config: Any) -> list[Applied]:
 
 
 def _chain(layers: list[Mapping[str, Any]]) -> list[Applied]:
-    """Layers that each read the one before, by place, as names may be missing or occur twice."""
+    """Connects each layer to the one before it. Positions serve as names, which may be missing."""
     return [
         Applied(each, str(place), (str(place - 1),) if place else ())
         for place, each in enumerate(layers)
@@ -60,7 +61,7 @@ def _chain(layers: list[Mapping[str, Any]]) -> list[Applied]:
 
 
 def _sorted(applied: list[Applied]) -> list[Applied]:
-    """The layers in an order of their connections; those that Keras has in order stay so."""
+    """Sorts the layers so that each follows its inputs; an order that already fits is kept."""
     ordered: list[Applied] = []
     done: set[str] = set()
     waiting = applied
@@ -100,7 +101,7 @@ def _sources_of(item: Mapping[str, Any]) -> tuple[str, ...]:
     if isinstance(node, Mapping):  # Keras 3
         calls: Any = node.get("kwargs") or {}
         if isinstance(calls, Mapping) and calls.get("training") is False:
-            calls = {**calls, "training": None}  # False is what Keras writes for dropout by default
+            calls = {**calls, "training": None}  # Keras writes False for dropout
         args = node.get("args")
         given = args if isinstance(args, list) else []
         if len(given) == 1 and isinstance(given[0], list):  # a layer of several inputs
@@ -111,8 +112,8 @@ def _sources_of(item: Mapping[str, Any]) -> tuple[str, ...]:
         calls = {key: each for history in histories for key, each in _calls(history).items()}
     if not histories or not all(each and each[2:3] == [0] for each in histories):
         raise ConfigError(
-            f"layer {shown(name)} takes {len(histories)} inputs, and not all are the one output of "
-            "a layer"
+            f"layer {shown(name)} takes {len(histories)} inputs, and one of them is not the only "
+            f"output of a layer"
         )
     if not isinstance(calls, Mapping) or any(each is not None for each in calls.values()):
         raise ConfigError(

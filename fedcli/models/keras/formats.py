@@ -212,7 +212,7 @@ def _shapes(tensors: Mapping[str, Sequence[Tensor]]) -> list[list[tuple[int, ...
 
 
 def _in_keras_order(layout: ParamLayout) -> list[Tensor]:
-    """The tensors in the order in which Keras counts the layers; in a chain it is their own."""
+    """The tensors in the order in which Keras numbers the layers; a chain keeps its order."""
     tensors = _weighted(layout)
     return [tensor for spec in _stack(layout) for tensor in tensors.get(spec.name, ())]
 
@@ -221,7 +221,7 @@ def _as_evaluated(layout: ParamLayout) -> ParamLayout:
     """The layout without the input layers that change nothing in evaluation."""
     sized = {layer.name: layer for layer in layout.layers}
     kept: list[Spec] = []
-    names = {IMAGE: IMAGE}  # of what stands in place of each input layer that is left out
+    names = {IMAGE: IMAGE}  # for each layer, what those that read it read now
     before = IMAGE
     for spec in layout.specs:
         spec = spec.changed(inputs=tuple(names.get(each, each) for each in spec.inputs))
@@ -273,10 +273,10 @@ def _flattened(
 
 
 def _sorted_as_keras(stack: list[Spec]) -> list[Spec]:
-    """The layers in the order in which Keras counts those of a functional model.
+    """The layers in the order in which Keras numbers those of a functional model.
 
-    First come those from which the most layers lead to the output; equals come in the order in
-    which a walk meets them, from the output and along the first inputs first.
+    Layers with a longer path to the output come first. Layers with equally long paths come in the
+    order of a depth-first walk from the output, which follows the inputs of each layer in order.
     """
     by_name = {spec.name: spec for spec in stack}
     heights = dict.fromkeys(by_name, 0)  # layers on the longest way to the output

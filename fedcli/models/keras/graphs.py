@@ -31,7 +31,7 @@ from fedcli.models.layers.keras_options import Options, plain, shown
 # The layers that a file may have; the error for any other layer lists them.
 SUPPORTED = tuple(sorted({*KERAS_READERS, "InputLayer", "Reshape"}))
 MODELS = ("Sequential", "Functional", "Model")
-# Those of several inputs.
+# The layers that take several inputs.
 _MERGING = tuple(kind.keras_class for kind in KINDS.values() if kind.num_inputs > 1)
 _MAX_LAYERS = 1000  # in total, including the layers of nested models
 _MAX_DEPTH = 8
@@ -134,7 +134,7 @@ def _class_of(item: object) -> tuple[str, Any]:
 
 
 class _Output(NamedTuple):
-    """What a layer of the file gives: the name of the last of its `Spec`s, or `IMAGE`."""
+    """The output of a layer of the file: the name of its last `Spec`, or `IMAGE`, and the shape."""
 
     name: str
     shape: KerasShape
@@ -157,9 +157,9 @@ class _Builder:
 
         Args:
             item: The model in JSON.
-            path: The names of the models that it is in, and its own, in a `.weights.h5`.
+            path: Names in a `.weights.h5`: those of the models that contain it, then its own.
             top: Name of the outermost layer that contains it; "": it is not nested.
-            source: What it reads; None: the input, whose shape is not known yet.
+            source: Its input; None: the input of the whole model, whose shape is not known yet.
         """
         if len(path) > _MAX_DEPTH:
             raise ConfigError(f"models within models, more than {_MAX_DEPTH} deep; flatten it")
@@ -174,7 +174,7 @@ class _Builder:
         for each, name in zip(applied, numbered, strict=True):
             sources = [outputs[read] for read in each.sources] or [source]
             options = Options(_class_of(each.item)[0], each.item)
-            # A layer of several inputs has as many shapes; it is never the first.
+            # A layer of several inputs has several input shapes, and never comes first.
             given = None if options.class_name in _MERGING else options.input_shape()
             if given is None and each is applied[0] and isinstance(config, Mapping):
                 given = plain(config.get("build_input_shape"))
@@ -191,7 +191,7 @@ class _Builder:
     def _with_shape(
         self, source: _Output | None, given: object, options: Options
     ) -> _Output | None:
-        """A source, which is the input with its shape if this is the first layer that states it."""
+        """Returns `source`; if a layer states the input's shape for the first time, the input."""
         if given is None:
             return source
         shape = _example_shape(given, options.label)
@@ -252,7 +252,7 @@ class _Builder:
         return _Output(spec.name, shape)
 
     def _merge(self, options: Options, sources: Sequence[_Output]) -> _Output:
-        """Handles a layer of two or more inputs; of more it becomes a chain."""
+        """Handles a layer of two or more inputs; one of more than two becomes a chain of layers."""
         shapes = [source.shape for source in sources]
         if len(sources) < 2 or len(set(shapes)) > 1:
             raise ConfigError(
@@ -268,7 +268,7 @@ class _Builder:
         return output
 
     def _reshape(self, options: Options, source: _Output) -> _Output:
-        """Handles a Reshape. To a vector it becomes a Flatten; of the input it sets the shape."""
+        """Handles a Reshape: one to a vector becomes a Flatten, one of the input sets its shape."""
         target = plain(options.take("target_shape"))
         options.finish()
         size = math.prod(source.shape)
@@ -285,8 +285,8 @@ class _Builder:
             return _Output(IMAGE, shape)
         if shape != source.shape:
             raise ConfigError(
-                f"{options.label}: target_shape {shown(target)} within the model; fedcli reshapes "
-                "the input alone, or to a vector"
+                f"{options.label}: target_shape {shown(target)} within the model; fedcli supports "
+                f"a Reshape of the input or to a vector"
             )
         return source
 

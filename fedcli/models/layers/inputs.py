@@ -192,7 +192,7 @@ class Normalization(InputLayer):
     @classmethod
     def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
         """See `Spec.from_keras`; only a layer whose constants are options."""
-        from fedcli.models.layers.keras_options import plain  # late: only Keras's files need it
+        from fedcli.models.layers.keras_options import plain  # lazy: only Keras's files need it
 
         means, variances = (plain(options.take(key, None)) for key in ("mean", "variance"))
         if means is None or variances is None:

@@ -101,7 +101,7 @@ class ClientRecords:
         Raises:
             ConfigError: pandas is not installed.
         """
-        from fedcli.settings.notebooks import data_frame  # late: notebooks alone need it
+        from fedcli.settings.notebooks import data_frame  # lazy: notebooks alone need it
 
         columns: dict[str, Any] = {name: self.rows[name] for name in self.rows.dtype.names or ()}
         columns["client"] = [self.client_ids[place] for place in self.rows["client"].tolist()]

@@ -113,7 +113,7 @@ def open_logs(
 
 def _byte_rule(config: RunConfig, layout: ParamLayout) -> ByteRule:
     """The bytes of a client; of an algorithm of the user's, those of federated averaging."""
-    from fedcli.runs.client_bytes import ByteRule  # late: few runs record clients
+    from fedcli.runs.client_bytes import ByteRule  # lazy: few runs record clients
 
     entry = tables.ALGORITHMS.find(config.algorithm) or tables.ALGORITHMS["fedavg"]
     return ByteRule.of(
@@ -231,7 +231,7 @@ def _cell(value: object) -> str:
 
 
 def _csv_lines(rows: list[list[str]]) -> str:
-    from fedcli.csv_text import CsvWriter  # late: few runs write CSV
+    from fedcli.csv_text import CsvWriter  # lazy: few runs write CSV
 
     text = io.StringIO()
     CsvWriter(text).rows(rows)

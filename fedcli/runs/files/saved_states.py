@@ -51,11 +51,11 @@ def model_of(content: Checkpoint, config: RunConfig, path: Path, code: Any = Non
         ModelError: The file of the code is missing or fails.
     """
     if code is not None and not isinstance(code, str):
-        from fedcli.models import own  # late: few models are code
+        from fedcli.models import own  # lazy: few models are code
 
         return own.wrap(code, input_shape=content.input_shape, num_classes=content.num_classes)
     if needs_code(content, config):
-        from fedcli.settings.own.permission import allowed_code  # late: few models are code
+        from fedcli.settings.own.permission import allowed_code  # lazy: few models are code
 
         return sources.open_model(
             allowed_code("model", config.model, code),
