@@ -219,9 +219,9 @@ int fed_model_check(const fed_model *model);
 
 /* Values of one image after a model's input layers. */
 size_t fed_inputs_size(const fed_model *model);
-/* Writes what a model's input layers make of images: as in training, on the visits first_visit and
- * the following ones of the dropout stream `key`, or as in scoring if key is NULL. A model without
- * input layers leaves images as they are. */
+/* Writes the outputs of a model's input layers for some images: as in scoring if key is NULL, else
+ * as in training on the visits first_visit and following of the dropout stream `key`. A model
+ * without input layers leaves images as they are. */
 int fed_run_inputs(const fed_model *model, const float *images /* [num_images, I] */,
                    size_t num_images, const fed_key *key, size_t first_visit,
                    float *out /* out [num_images, fed_inputs_size] */);

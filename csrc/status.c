@@ -19,7 +19,7 @@ const char *fed_strerror(int status) {
     case FED_ERR_CHANGED:
         return "labels changed while they were read (FED_ERR_CHANGED)";
     case FED_ERR_PAYLOAD:
-        return "the bytes are no payload of this codec (FED_ERR_PAYLOAD)";
+        return "the bytes are not a payload of this codec (FED_ERR_PAYLOAD)";
     default:
         return "unknown status";
     }

@@ -66,7 +66,7 @@ class RunError(FedcliError):
 
 
 class CheckpointError(RunError):
-    """A checkpoint that is missing, damaged, of another version, or no checkpoint of fedcli."""
+    """A checkpoint that is missing, damaged, of another version, or not a checkpoint of fedcli."""
 
 
 class StopTraining(Exception):  # noqa: N818 - a request, not an error

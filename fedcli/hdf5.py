@@ -211,7 +211,7 @@ def open_group(parent: Any, name: bytes, where: str) -> Any:
     """
     opened = _open_object(parent, name, where)
     if not isinstance(opened, h5py.h5g.GroupID):
-        raise DataError(f"{where}: {_shown(name)} is not a group; this is no federated data set")
+        raise DataError(f"{where}: {_shown(name)} is not a group; this is not a federated data set")
     return opened
 
 
@@ -224,7 +224,9 @@ def open_dataset(parent: Any, name: bytes, where: str) -> Any:
     """
     opened = _open_object(parent, name, where)
     if not isinstance(opened, h5py.h5d.DatasetID):
-        raise DataError(f"{where}: {_shown(name)} is not a dataset; this is no federated data set")
+        raise DataError(
+            f"{where}: {_shown(name)} is not a dataset; this is not a federated data set"
+        )
     plist = opened.get_create_plist()
     if plist.get_layout() == h5py.h5d.VIRTUAL or plist.get_external_count():
         raise DataError(

@@ -60,7 +60,7 @@ def check_output(path: Path) -> None:
 
 
 def link_note(path: Path) -> str | None:
-    """Returns a line that names the target of an output that is a link; None: it is no link."""
+    """Returns a line that names the target of an output that is a link; None: it is not a link."""
     try:
         target, _ = _resolve(path)
     except (OSError, RunError):

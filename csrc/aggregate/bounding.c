@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Rows of a cohort after all stages: those that are not finite are found, the others are measured
+ * Rows of a cohort after all stages: those that are not finite are marked, the others are measured
  * and brought within bounds. The unit of work is one row, so threads change no result. */
 #include "denormals.h"
 #include "fed.h"

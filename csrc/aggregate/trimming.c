@@ -170,7 +170,8 @@ static double value_of(int32_t ordered) {
 }
 
 /* The mean for a coordinate where two different values are equally far from the median. All values
- * nearer than the farthest chosen one count; of those just as far, the first rows'. */
+ * nearer than the farthest chosen one count; of those equally far, the values of the first rows
+ * count. */
 static double mean_of_first(const fed_rows *rows, size_t coordinate, const int32_t *ordered,
                             size_t stride, size_t num_nearest) {
     const size_t n = rows->num_rows;

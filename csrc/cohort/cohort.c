@@ -41,7 +41,7 @@ static int has_tensors(const fed_terms *terms, const fed_step *step, const fed_m
            (terms->frozen_slots == NULL || !fed_step_needs_tensors(step));
 }
 
-/* 1 if labels can be smoothed so, and there are no class weights or a valid one for each class. */
+/* 1 if the label smoothing is allowed, and class weights are absent or valid. */
 static int has_loss(const fed_terms *terms, const fed_model *model) {
     const float *weights = terms->class_weights;
     if (!(terms->label_smoothing >= 0 && terms->label_smoothing < 1)) return 0;

@@ -74,7 +74,7 @@ static void hadamard(float *values, size_t d) {
 
 /* ---- Blocks ---------------------------------------------------------------------------------- */
 
-/* Writes a rotated block z of squared norm `squares` as DRIVE does. Returns the scale, which is not
+/* Writes a rotated block z of squared norm `squares` for DRIVE. Returns the scale, which is not
  * finite if z is not. */
 static double put_drive(const fed_codec *codec, fed_bit_writer *writer, const float *z,
                         double squares) {
@@ -88,7 +88,7 @@ static double put_drive(const fed_codec *codec, fed_bit_writer *writer, const fl
     return codec->is_unbiased ? squares / sum : sum / (double)codec->block;
 }
 
-/* The same as EDEN does. */
+/* The same for EDEN. */
 static double put_eden(const fed_codec *codec, fed_bit_writer *writer, const float *z,
                        double squares) {
     const double *centroids = CENTROIDS[codec->bits - 1];

@@ -59,8 +59,8 @@ static uint32_t find_threshold(const float *values, const uint32_t *places, size
     return prefix;
 }
 
-/* Returns a magnitude that most likely a few more than k of the values reach, from some of them
- * that lie all over the vector. 0 if there are too few values, or if it would not tell much. */
+/* Estimates, from a sample of the values, a magnitude that slightly more than k of them reach.
+ * Returns 0 if there are too few values, or if the sample would need too many of its own. */
 static uint32_t guess_threshold(const float *values, size_t num_values, size_t k) {
     enum { NUM_SAMPLED = 4096 };
     const double expected = (double)NUM_SAMPLED * (double)k / (double)num_values;

@@ -254,7 +254,7 @@ KERNEL(void, add_vectors, double *sum, const float *const *vectors, const double
 KERNEL(void, sort_sixteen, const float *const *rows, /* [num_rows][first + num_values] */
        size_t num_rows,                              /* 1..FED_SORTED_ROWS */
        size_t first, size_t num_values, int32_t *ordered /* out [num_rows][..] */, size_t stride)
-/* Does steps in turn. */
+/* Does the steps one after another. */
 KERNEL(void, merge_rows, int32_t *ordered /* in-out */, size_t stride, size_t num_rows,
        size_t num_columns, const fed_merging_step *steps, size_t num_steps)
 /* The mean of each column, added from the first row to the last. */

@@ -2,8 +2,8 @@
  * Input layers: what happens to an image before the first layer that learns. They stand at the
  * start of a model, have no parameters, and no gradient passes through them. Some change each visit
  * of a training example at random (augmentation); their numbers come from the visit's dropout
- * stream, one 64-bit draw each. In scoring, where there is no stream, these do what is expected of
- * them without chance: a crop takes the middle, the others change nothing. */
+ * stream, one 64-bit draw each. In scoring there is no stream: a crop takes the middle, and the
+ * others change nothing. */
 #include "layer.h"
 
 #include <math.h>

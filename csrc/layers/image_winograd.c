@@ -316,7 +316,7 @@ static void fetch_weights(const work_plan *plan, const float *weights, size_t ou
     }
 }
 
-/* The same of what transform_weights will read. */
+/* The same for the weights that transform_weights will read. */
 static void fetch_next(const pass *p, size_t output, size_t input, size_t point) {
     if (output >= p->num_outputs) return;
     const size_t num_outputs = fed_smaller(PAIR, p->num_outputs - output);

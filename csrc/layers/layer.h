@@ -16,7 +16,7 @@ typedef struct fed_stage {
     const fed_layer *layer;
     const fed_layer
         *pool;    /* a 2x2 max-pool with stride 2, computed with its convolution; or NULL */
-    int is_first; /* 1 if it alone reads the image, or what input layers made of it */
+    int is_first; /* 1 if it alone reads the image, or the output of the input layers */
     int is_last;
     size_t sources[2]; /* the values that it reads: see fed_net */
     int adds[2];       /* 1: the gradient by that source has its first part already; add to it */

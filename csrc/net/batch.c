@@ -31,7 +31,7 @@ static size_t value_stride(const fed_batch *batch, size_t v) {
     return !batch->is_training && is_inside(batch->net, v) ? 0 : num_values(batch, v);
 }
 
-/* The address of an element; NULL if there is no array: C has no address before or behind that. */
+/* The address of an element; NULL if there is no array, because C allows no offset from NULL. */
 static float *element(float *values, size_t offset) {
     return values == NULL ? NULL : values + offset;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What the input layers of a model make of images, to be looked at. */
+ * The outputs of a model's input layers, for callers that want to look at them. */
 #include "net.h"
 
 #include <stdlib.h>

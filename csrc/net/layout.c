@@ -70,7 +70,7 @@ static size_t set_stage(fed_stage *stage, const fed_model *model, size_t l, int 
 
 /* ---- Values ---------------------------------------------------------------------------------- */
 
-/* 1 if value v, the image or what input layers made of it, has neither border nor padding. */
+/* 1 if value v, the image or the output of the input layers, has neither border nor padding. */
 static int is_raw(const fed_net *net, size_t v) {
     return v <= net->num_input_stages && net->stages[v].is_first && net->stages[v].ops->takes_raw;
 }

@@ -30,7 +30,7 @@ from fedcli.errors import ConfigError
 from fedcli.progress import Tell
 
 _LEAST_STD = 1e-30  # as in the authors' code
-_LEAST_RUNS = 2  # with a client, and without it; fewer scores have no variance
+_LEAST_RUNS = 2  # runs with a client, and without it; a variance needs two scores
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,7 @@ def _run_unguarded(arguments: Sequence[str] | None) -> int:
     vars(platform.uname()).setdefault("processor", "")
     _open_missing_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a name that the terminal cannot show is no error
+        sys.stdout.reconfigure(errors="replace")  # some names cannot be shown
     with stop_on_sigterm():
         code = group.main(arguments, prog_name="fedcli", standalone_mode=False)
     return code if isinstance(code, int) else 0

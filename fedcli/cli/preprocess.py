@@ -177,7 +177,7 @@ class HoldOut(click.ParamType["tuple[str | None, str, float | None]"]):
 @opt.option(
     "--splits",
     help="Which folder or file is which split, such as train=Training,test=Testing. none: folders "
-    "and files are no splits. Default: by their names.",
+    "and files are not splits. Default: by their names.",
     section=SOURCE,
     type=SplitNames(),
 )

@@ -102,7 +102,7 @@ def _check_address(address: str) -> None:
 
 
 def last_line(error: BaseException) -> str:
-    """Returns the last line of an error of Ray, which says the cause."""
+    """Returns the last line of an error of Ray, which states the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 

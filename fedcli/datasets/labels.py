@@ -312,7 +312,7 @@ def _as_texts(array: NDArray[Any], where: str, place: Callable[[int], str]) -> l
         try:
             text = value.decode() if isinstance(value, bytes) else str(value)
         except UnicodeDecodeError as err:
-            raise DataError(f"{place(index)}: label {value[:40]!r} is no UTF-8 text") from err
+            raise DataError(f"{place(index)}: label {value[:40]!r} is not UTF-8 text") from err
         texts.append(text.strip())
     return texts
 

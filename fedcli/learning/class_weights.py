@@ -27,7 +27,7 @@ from fedcli.settings.options import check_number, did_you_mean
 from fedcli.settings.vocabulary import BALANCED
 
 MAX_WEIGHT = 1e6
-MAX_FILE_BYTES = 16 << 20  # of a file of weights, which is read at once
+MAX_FILE_BYTES = 16 << 20  # the largest size of a file of weights, which is read whole
 _LIST = "a JSON list of the weights in the order of the classes' numbers"
 
 

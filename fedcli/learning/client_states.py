@@ -407,7 +407,7 @@ class _Pending:
 
 
 def _unneeded(versions: Iterable[int], version: int, needed_at: Sequence[int]) -> list[int]:
-    """Returns the versions but `version` that are not the newest up to any of `needed_at`."""
+    """Returns all versions except `version` that are not the newest up to any of `needed_at`."""
     needed = {version}
     for kept in needed_at:
         needed.add(max((each for each in versions if each <= kept), default=version))

@@ -50,7 +50,7 @@ class SumOptions:
         threshold: Share of the selected clients that must report.
         is_stochastic: Whether levels are rounded at random, which is unbiased.
         sends_zeros: Whether a client without a valid update sends zeros and one client is enough
-            for a sum. Then no client's data decide whether others count, as privacy needs it.
+            for a sum. Then no client's data decide whether others count, as privacy requires.
     """
 
     bits: int = 24
@@ -138,7 +138,7 @@ class MaskedSums:
             weights: The client weights of the cohort; 0: the client has no valid update.
             num_threads: The number of threads, which changes no result.
             places: The cohort positions of the clients; None: all.
-            num_absent: The number of further clients that were selected; None: all that there are.
+            num_absent: The number of further clients that were selected; None: that of the round.
             first_sum: The number of sums of the round before these.
             largest_group: The number of clients for which the modulus is chosen, if not these.
         """
@@ -192,7 +192,7 @@ class MaskedSums:
         }
 
     def keep_only(self, reports: NDArray[np.bool_]) -> None:
-        """Notes that of the clients with a row only some report from now on: bool [num_rows]."""
+        """Sets which of the clients with a row report from now on: bool [num_rows]."""
         self.reports &= reports
 
     def weighted(

@@ -75,11 +75,11 @@ class LearningProcess(ExplainsNames, abc.ABC):
         """Checks that rounds can go on from the state of an earlier process.
 
         Raises:
-            ConfigError: They cannot, as a private mean whose budget was for fewer rounds.
+            ConfigError: They cannot; for example, a private mean has a budget for fewer rounds.
         """
 
     def num_trainings(self, num_clients: int) -> int:
-        """Returns how often `next` trains a client in a round of so many; 0: that is not counted.
+        """Returns how often `next` trains a client in a round of `num_clients`; 0: not counted.
 
         `CancelFlag.num_trained` counts up to it.
         """
@@ -89,7 +89,7 @@ class LearningProcess(ExplainsNames, abc.ABC):
         """Returns copies of the weights to evaluate and export: `state.evaluated_weights`.
 
         Raises:
-            DataError: `state` is no server state.
+            DataError: `state` is not a server state.
         """
         check_state(state)
         return ModelWeights.of(self.model.layout, state.evaluated_weights)
@@ -103,7 +103,7 @@ class LearningProcess(ExplainsNames, abc.ABC):
 
         Raises:
             ConfigError: The number or the shapes of the arrays do not fit the model.
-            DataError: `state` is no server state, or `weights` is one.
+            DataError: `state` is not a server state, or `weights` is a server state.
         """
         check_state(state)
         if isinstance(weights, ServerState | ProcessOutput):

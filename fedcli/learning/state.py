@@ -46,7 +46,7 @@ class ServerState(ExplainsNames):
     evaluated: Evaluated | None = None
 
     def _about(self) -> dict[str, str]:
-        """What there is by component, in words."""
+        """Describes each component in words."""
         parts = {
             name: ", ".join(f"{key} {_kind(part)}" for key, part in getattr(self, name).items())
             for name in ("distributor", "client_work", "aggregator", "finalizer", "updates")

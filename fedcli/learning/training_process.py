@@ -62,9 +62,9 @@ class TrainingProcess(LearningProcess):
         """Combines an algorithm with a model; see `build_process`.
 
         Raises:
-            ConfigError: `algorithm` is none, `ema_decay` is set for an algorithm that does not
-                evaluate the global model, `class_weights` are not one finite weight, at least 0,
-                for each class, or labels cannot be smoothed so.
+            ConfigError: `algorithm` is not an `Algorithm`, `ema_decay` is set for an algorithm that
+                does not evaluate the global model, `class_weights` are not one finite weight, at
+                least 0, for each class, or the label smoothing is not allowed.
         """
         if not isinstance(algorithm, Algorithm):
             raise ConfigError(
@@ -138,7 +138,7 @@ class TrainingProcess(LearningProcess):
     def _passage(
         self, state: ServerState, request: DeltaRequest, num_absent: int
     ) -> Passage | None:
-        """Returns the way of this round's updates to the aggregator; None for sums alone."""
+        """Returns the `Passage` of this round's updates; None: the aggregator needs sums alone."""
         if not self._stages and not request.all_rows:
             return None
         from fedcli.learning.updates.passage import Passage  # lazy: most runs need sums alone

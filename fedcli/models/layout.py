@@ -128,7 +128,7 @@ def from_description(description: object) -> ParamLayout:
     """Returns the layout that `ParamLayout.description` wrote. Nothing in it is trusted.
 
     Raises:
-        ConfigError: It is no description, or the layers in it do not fit each other.
+        ConfigError: It is not a description, or the layers in it do not fit each other.
     """
     if not isinstance(description, Mapping) or description.keys() != {"input_shape", "layers"}:
         raise ConfigError("a model's description has two keys, input_shape and layers")

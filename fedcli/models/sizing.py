@@ -74,7 +74,7 @@ def _readers(specs: Sequence[Spec]) -> Counter[str]:
 
 
 def _first_shape(input_shape: Sequence[int]) -> Shape:
-    """The shape of an example as (height, width, channels); a vector if it is no image."""
+    """The shape of an example as (height, width, channels); a vector if it is not an image."""
     for size in input_shape:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ConfigError(
@@ -224,7 +224,8 @@ class _Graph:
     def _value(self, spec: Spec, name: str) -> _Value:
         if name not in self._values:
             raise ConfigError(
-                f"layer {spec.name}: it reads {shown(name)}, which is no layer before it; name an "
+                f"layer {spec.name}: it reads {shown(name)}, which is not a layer before it; name "
+                f"an "
                 "earlier layer, and put each after those that it reads"
             )
         return self._values[name]

@@ -99,7 +99,7 @@ def from_text(text: str, name: str, tensors: Mapping[str, Any]) -> Model:
         tensors: Arrays of Keras shape, by name.
 
     Raises:
-        ConfigError: The text is no description of a model, or the tensors are not its own.
+        ConfigError: The text is not a description of a model, or the tensors are not its own.
     """
     try:
         description = json.loads(text)

@@ -62,7 +62,7 @@ class Group:
 
     @property
     def repeats(self) -> list[RunRecord]:
-        """The first run of each seed. Another run of the same seed is no independent sample."""
+        """The first run of each seed. Another run of the same seed is not an independent sample."""
         by_seed: dict[int, RunRecord] = {}
         for run in self.runs:
             by_seed.setdefault(run.options.get("seed", 0), run)

@@ -448,7 +448,7 @@ def clients_csv(records: Mapping[str, ClientRecords]) -> Table:
 def flag(name: str) -> str:
     """Returns an option as it is written on the command line: `--server-option momentum`.
 
-    A name in brackets is no option and stays unchanged.
+    A name in brackets is not an option and stays unchanged.
     """
     if name.startswith("("):
         return name

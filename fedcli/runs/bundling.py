@@ -26,7 +26,7 @@ from fedcli.version import __version__
 DIGESTS = "digests.json"
 README = "README.txt"
 
-_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that zip can express
+_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip file can hold
 _MAX_BYTES = 1 << 30  # largest size of a file
 _OF_RUN = (run_dir.CONFIG, run_dir.METRICS, run_dir.EVALUATION)
 # The files of a study beside its runs.

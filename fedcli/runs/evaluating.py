@@ -348,7 +348,7 @@ def _fine_tune(
     measuring = None
     with ExitStack() as stack:
         if request.metrics:
-            from fedcli.evaluation.measuring import Measuring  # late, as above
+            from fedcli.evaluation.measuring import Measuring  # lazy, as above
 
             num_clients = len(group.client_ids)
             measuring = stack.enter_context(

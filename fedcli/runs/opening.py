@@ -150,7 +150,7 @@ class Federation:
         """Returns the state before round 1, with the initial weights of the config.
 
         Raises:
-            ConfigError: The weights file is no such file or does not fit the model.
+            ConfigError: The weights file does not exist, or does not fit the model.
         """
         state = self.process.initialize()
         if self.config.initial_weights is None:

@@ -62,7 +62,8 @@ def train(
         force: Replace an existing run at `out`.
 
     Raises:
-        ConfigError: An option is not allowed or does not fit the data, or `callbacks` is no list.
+        ConfigError: An option is not allowed or does not fit the data, or `callbacks` is not a
+            list.
         DataError: The data are missing or bad.
         ModelError: `model` is not a model, or fails.
         RunError: The folder exists or cannot be written.

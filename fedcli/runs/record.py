@@ -143,7 +143,7 @@ class RunRecord:
 
         Raises:
             ConfigError: The model is code and `code` does not name it, or `code` is given for a
-                model that is no code.
+                model that is not code.
         """
         from fedcli.runs.trained import load_trained
 

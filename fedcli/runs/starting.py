@@ -298,7 +298,7 @@ def _continued_config(
     origin = settings.read_provenance(text, str(config_file))
     _check_is_same(config, content, config_file, origin.get("data"))
     if places:
-        from fedcli.runs.moved_data import with_new_places  # late, as above
+        from fedcli.runs.moved_data import with_new_places  # lazy, as above
 
         config = settings.validate(with_new_places(config, places, origin.get("data")))
         text = settings.to_toml(config, origin)
@@ -371,7 +371,7 @@ def _check_is_same(
     for name in KEPT_FIELDS:
         now, then = getattr(config, name), getattr(before, name)
         if now != then and content.round_num:
-            from fedcli.runs.moved_data import PLACES, is_only_moved  # late, as above
+            from fedcli.runs.moved_data import PLACES, is_only_moved  # lazy, as above
 
             if name in PLACES and is_only_moved(config, before, fingerprint):
                 continue

@@ -33,7 +33,7 @@ class DataSource:
 
     Attributes:
         data: Name of an embedded or downloaded dataset, or path of a file. A TFF file has a single
-            split, "train". Or data that are opened already.
+            split, "train". It may also be data that are already open.
         data_options: Options of an embedded dataset.
         test_data: A name or file whose examples become the split "test": its split "test" if it
             is a store that has one, else its split "train". It replaces a split "test" of `data`.
@@ -70,7 +70,7 @@ class DataSource:
 
     @property
     def paths(self) -> list[Path]:
-        """`names` as paths. They include names of known datasets, which are no files."""
+        """`names` as paths. They include names of known datasets, which are not files."""
         return [Path(each) for each in self.names if not each.startswith(IN_MEMORY)]
 
     @property

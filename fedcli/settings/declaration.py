@@ -19,7 +19,7 @@ from fedcli.settings.values import PAIRS, Kind, is_plain, shown
 
 T = TypeVar("T")
 
-# What another value of an option changes: the examples or their owners, the results of the run, or
+# What changes with the value of an option: the examples or their owners, the results of the run, or
 # neither.
 EXAMPLES, RESULTS, NOTHING = "examples", "results", "nothing"
 

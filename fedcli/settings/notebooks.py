@@ -32,7 +32,7 @@ def table(
 
 
 def number(value: object) -> str:
-    """Returns a number as people read it; "-" for what is no finite one."""
+    """Returns a number as people read it; "-" if it is not finite."""
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     if isinstance(value, float) and value - value == 0:

@@ -50,7 +50,7 @@ _HABITS: Mapping[str, tuple[str, ...]] = {
 }
 _RATES = ("lr", "learning_rate", "eta", "client_lr", "server_lr")
 
-_MAX_SIMILAR = 3  # names that a message brings to mind
+_MAX_SIMILAR = 3  # names that a message suggests
 MAX_LIST = 1000  # numbers in an option that takes a list
 
 
@@ -141,7 +141,7 @@ EntryType = TypeVar("EntryType", bound=Entry)
 class Table(dict[str, EntryType]):
     """Rows by name, and parts from outside of the package, which `table[name]` finds, too.
 
-    Such a part is no row: iterating, `in` and `len` know the rows alone.
+    Such a part is not a row: iterating, `in` and `len` know the rows alone.
 
     Attributes:
         family: What can be added from outside, such as "algorithm"; empty: nothing.
@@ -186,7 +186,7 @@ def table(*entries: EntryType, family: str = "") -> Table[EntryType]:
 
 
 def opened(entry: EntryType) -> EntryType:
-    """Returns a row that knows its options and its code; runs the file of a user's if it must.
+    """Returns a row that knows its options and its code; runs a user's file if necessary.
 
     Raises:
         PartError: The file cannot be read, fails, or has no such part.
@@ -201,7 +201,7 @@ def split_code(text: str) -> tuple[str, str | None] | None:
     """Returns file and name in FILE.py or FILE.py:NAME, the name None if it is not given.
 
     Returns:
-        None where the text is no file of Python.
+        None where the text is not a file of Python.
     """
     file, colon, name = text.rpartition(":")
     if colon and file.endswith(".py"):

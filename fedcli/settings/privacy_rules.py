@@ -53,8 +53,8 @@ def _check_updates(start: str, values: Mapping[str, Any]) -> None:
     """Refuses what lets one client change more than its own bounded update."""
     if values["aggregator"] != "mean":
         raise ConfigError(
-            f"{start} with --aggregator {values['aggregator']}: only for the mean is it known how "
-            "much one client can change it; choose --aggregator mean"
+            f"{start} with --aggregator {values['aggregator']}: how much one client can change the "
+            f"result is known for the mean alone; choose --aggregator mean"
         )
     if values["pre_aggregator"] is not None:
         raise ConfigError(
@@ -63,8 +63,8 @@ def _check_updates(start: str, values: Mapping[str, Any]) -> None:
         )
     if values["compress"] in _MIXING:
         raise ConfigError(
-            f"{start} with --compress {values['compress']}: what is decoded of one update depends "
-            "on the others, so one client could change several; choose uniform"
+            f"{start} with --compress {values['compress']}: one update is decoded together with "
+            f"the others, so one client could change several; choose uniform"
         )
     if values["secure_sum"]:
         _check_secure_sum(start, values)

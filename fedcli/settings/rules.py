@@ -149,7 +149,7 @@ def _check_needs(values: Mapping[str, Any]) -> None:
 
 
 def _check_eval_split(values: Mapping[str, Any]) -> None:
-    """Refuses a split for evaluations during a run that has none of them."""
+    """Refuses a split of evaluations during a run without such evaluations."""
     split = values["eval_split"]
     if split not in (None, WITHOUT_TRAIN) and not values["eval_every"]:
         raise ConfigError(
@@ -299,7 +299,7 @@ def _check_compression(values: Mapping[str, Any]) -> None:
         )
 
 
-# Options of rows that are joined by "+": what finds the joined row.
+# For options of rows that "+" can join, the function that finds the joined row.
 _JOINED: Mapping[str, Callable[[str], Entry]] = {
     "partition_options": lambda name: tables.find_partition(name),
     "augment_options": lambda name: tables.find_augmentation(name),

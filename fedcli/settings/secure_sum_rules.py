@@ -1,7 +1,7 @@
 """Which options are compatible with `--secure-sum`: those that need only sums of what clients send.
 
-Some parts need single updates, which the server never sees. Others can only be combined with a part
-of the rest, because payloads are added before the server decodes them.
+Some parts need single updates, which the server never sees. Others go together with some parts
+only, because payloads are added before the server decodes them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MORE_VECTORS = "sends or needs more than the sum of the updates, which is not s
 _OF_SUM = ("mean", "norm-bound", "tff-robust")
 _OF_STEPS = ("geometric-median", "rfa", "centered-clipping", "sign-majority")
 _AGGREGATORS = (*_OF_SUM, *_OF_STEPS)
-# Compressors whose payloads add up to one of the sum; of the last two the server decodes only that.
+# Compressors whose payloads can be added. With the last two, the server decodes only the total.
 _OF_UPDATES = ("fixed-step", "random-k")
 _COMPRESSORS = (*_OF_UPDATES, "powersgd", "sketch")
 _WHY_NOT_COMPRESS: Mapping[str, str] = {
@@ -89,7 +89,8 @@ def _check_compress(values: Mapping[str, Any]) -> None:
         name = "aggregator" if values["pre_aggregator"] is None else "pre_aggregator"
         raise ConfigError(
             f"--compress {compress} with --secure-sum and {option_name(name)} {values[name]}: the "
-            f"payloads add up to one of the sum alone; choose --aggregator {' or '.join(fitting)}"
+            f"server decodes only the sum of the updates; choose --aggregator "
+            f"{' or '.join(fitting)}"
         )
 
 

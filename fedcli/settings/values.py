@@ -110,7 +110,7 @@ def check_whole(label: str, value: object, *, minimum: int = 1, maximum: int = M
     """
     is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not is_whole or not minimum <= value <= maximum:  # type: ignore[operator]
-        given = repr(value) if isinstance(value, str) else value  # '3' is no number
+        given = repr(value) if isinstance(value, str) else value  # '3' is not a number
         raise ConfigError(
             f"{label} {shown(given)}: choose a whole number from {minimum} to {maximum}"
         )
@@ -130,8 +130,8 @@ def parse_target(label: str, value: object) -> str:
     """Returns `NAME=X` in a canonical spelling.
 
     Raises:
-        ConfigError: It has another form, or X is not a number; of the loss one above 0, of other
-            metrics of fedcli one above 0 and up to 1.
+        ConfigError: It has another form, or X is not a number in the range: above 0 for the loss,
+            above 0 and up to 1 for other metrics of fedcli.
     """
     name, equals, text = (each.strip() for each in str(value).rpartition("="))
     is_known = name in tables.JUDGING
@@ -204,7 +204,7 @@ def _check_metrics(label: str, value: object) -> tuple[str, ...]:
 
 
 def in_order(names: Collection[str]) -> tuple[str, ...]:
-    """Returns metric names in the order of the table, those of a user's after them."""
+    """Returns metric names in the order of the table, a user's own after them."""
     own = sorted(name for name in names if name not in tables.METRICS)
     return (*(name for name in tables.METRICS if name in names), *own)
 

@@ -98,7 +98,7 @@ def _code_of_record(config: RunConfig, provenance: Mapping[str, Any]) -> dict[st
     """Fingerprints of a run's code at the start of the run."""
     if not may_have_code(config):
         return {}
-    from fedcli.settings.own import permission  # late, as above
+    from fedcli.settings.own import permission  # lazy, as above
 
     code = permission.code_in(vars(config))
     return _with_names(config, {name: str(provenance.get(name)) for name in code})

@@ -115,7 +115,7 @@ class Study:
         ranges: Ranges by dotted name of an option, for `random` or `search`.
         random: Number of points drawn at random; None: no random search.
         search: Number of points of a search by TPE; None: no search.
-        generation: Number of points that a search draws before it looks at results.
+        generation: Number of points that a search draws before it reads their results.
         search_seed: Seed of the draws of `random` and `search`.
         seeds: Seeds of each point. A seed never draws options.
         redraw_partition: Whether each seed is also the seed of the partition.
@@ -221,7 +221,7 @@ def to_document(study: Study) -> dict[str, Any]:
 
 def to_toml(study: Study) -> str:
     """Returns the text of study.toml."""
-    import tomli_w  # late, as in `settings.config_file`
+    import tomli_w  # lazy, as in `settings.config_file`
 
     return tomli_w.dumps(to_document(study))
 

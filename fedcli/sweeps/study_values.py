@@ -193,7 +193,7 @@ def options_text(options: Mapping[str, Any]) -> str:
 
 
 def as_list(value: Any, label: str) -> Sequence[Any]:
-    """Returns a list of values of a study. Raises ConfigError if it is none or empty."""
+    """Returns a list of values of a study. Raises ConfigError if it is not a list or is empty."""
     if not isinstance(value, list | tuple) or not value:
         raise ConfigError(f"{label} {shown(value)}: give a list of values, as in [0.01, 0.1]")
     return value

@@ -31,7 +31,7 @@ RUN = ("train", "-q", "--rounds", 3, "--epochs", 1, "--data-option", "clients=6"
         ),
         (
             ("--compress", "drive", "--compress-option", "block=1000"),
-            ("block 1000 is no power of two; choose 512 or 1024",),
+            ("block 1000 is not a power of two; choose 512 or 1024",),
         ),
         (
             ("--compress", "drive", "--compress-option", "error_feedback=true"),

@@ -109,7 +109,7 @@ def test_a_member_asked_for_must_be_a_regular_file(
     tmp_path: Path, header: dict[str, object]
 ) -> None:
     content = tar_bytes(("folder/b.bin", WANTED["folder/b.bin"]), ("a.bin", header))
-    check_refused(content, tmp_path, "(a.bin in it is no regular file|damaged archive)")
+    check_refused(content, tmp_path, "(a.bin in it is not a regular file|damaged archive)")
 
 
 def test_twice_the_same_name_is_refused(tmp_path: Path) -> None:

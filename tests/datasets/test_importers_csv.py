@@ -207,10 +207,10 @@ def test_wide_rows_are_recognised_and_read(tmp_path: Path) -> None:
     [
         ("a,1,2,3,4", "line 3: 5 fields but the header has 6"),
         ("a,1,2,3,4,5,6", "line 3: 7 fields but the header has 6"),
-        ("a,1,2,x,4,5", "line 3: column 'p1': 'x' is no pixel"),
-        ("a,1,2,,4,5", "line 3: column 'p1': '' is no pixel"),
-        ("a,1,2,nan,4,5", "line 3: column 'p1': 'nan' is no pixel"),
-        ("a,1,2,inf,4,5", "line 3: column 'p1': 'inf' is no pixel"),
+        ("a,1,2,x,4,5", "line 3: column 'p1': 'x' is not a pixel"),
+        ("a,1,2,,4,5", "line 3: column 'p1': '' is not a pixel"),
+        ("a,1,2,nan,4,5", "line 3: column 'p1': 'nan' is not a pixel"),
+        ("a,1,2,inf,4,5", "line 3: column 'p1': 'inf' is not a pixel"),
         ("a,1,2,1e999,4,5", "line 3: column 'p1': '1e999' is out of range; at most 65535 is read"),
         ("a,1,2,-1e39,4,5", "line 3: column 'p1': '-1e39' is out of range"),
         (f"a,1,2,{'1' * 100},4,5", f"line 3: column 'p1': '{'1' * 20}' is out of range"),
@@ -227,7 +227,7 @@ def test_wide_rows_are_recognised_and_read(tmp_path: Path) -> None:
         ('"a,1,2,3,4,5', "line 3: its quotes do not match"),
         ('"a"b,1,2,3,4,5', "line 3: its quotes do not match"),
         ('"a",1,2,"3,4",5', "line 3: 5 fields but the header has 6"),
-        ('"a",1,2,"3,0",4,5', "line 3: column 'p1': '3 0' is no pixel"),
+        ('"a",1,2,"3,0",4,5', "line 3: column 'p1': '3 0' is not a pixel"),
         ("a,1,2,3\0,4,5", "line 3: column 'p1'"),
     ],
 )
@@ -248,7 +248,7 @@ def test_empty_lines_are_counted(tmp_path: Path) -> None:
 
 def test_fault_far_down_the_file(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", HEADER, *(ROWS * 500), "a,1,2,3,4,x")
-    assert "line 1502: column 'p3': 'x' is no pixel" in message_of(path)
+    assert "line 1502: column 'p3': 'x' is not a pixel" in message_of(path)
 
 
 @pytest.mark.parametrize(

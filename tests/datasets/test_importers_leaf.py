@@ -231,7 +231,7 @@ def with_x(*rows: Any) -> str:
         ("", "ends too early"),
         ("[]", "'[' where '{' should stand"),
         ("{", "ends too early"),
-        ("{}", "has no 'users'; this is no LEAF shard"),
+        ("{}", "has no 'users'; this is not a LEAF shard"),
         ("{} x", "where the end of the file should stand"),
         ({"users": [], "num_samples": []}, "has no 'user_data'"),
         ({"users": [], "user_data": {}}, "has no 'num_samples'"),

@@ -330,7 +330,7 @@ def test_client_metadata_that_disagree(tmp_path: Path) -> None:
     key = ("digits_only_train", "a")
     message = message_of(small(tmp_path / "a.sqlite", counts={key: 3}))
     assert "client 'a': 2 examples but client_metadata says 3" in message
-    assert "is no entry" in message_of(small(tmp_path / "b.sqlite", counts={key: "x"}))
+    assert "is not an entry" in message_of(small(tmp_path / "b.sqlite", counts={key: "x"}))
     assert "-1 examples" in message_of(small(tmp_path / "c.sqlite", counts={key: -1}))
     sql = "INSERT INTO client_metadata SELECT * FROM client_metadata"
     assert "named twice" in message_of(small(tmp_path / "d.sqlite", sql=sql))
@@ -364,7 +364,7 @@ def test_client_metadata_that_disagree(tmp_path: Path) -> None:
             "its splits are 'odd_1', 'odd_2'",
         ),
         ("DELETE FROM client_metadata", "its splits are none at all; one must be train"),
-        ("UPDATE examples SET client_id = x'00'", "row 1: client_id is no text"),
+        ("UPDATE examples SET client_id = x'00'", "row 1: client_id is not text"),
         ("UPDATE examples SET client_id = ''", "an id has 1 to 255 bytes"),
         ("UPDATE examples SET client_id = CAST(x'ff' AS TEXT)", "cannot be read as SQLite"),
     ],
@@ -424,10 +424,10 @@ def test_bombs_are_refused_before_the_disk_fills(
     plain = bytearray(small(tmp_path / "a.sqlite").read_bytes())
     path = tmp_path / "packed"
     path.write_bytes(lzma.compress(bytes(300 << 20)))
-    assert "times its size; this is no database" in message_of(path)
+    assert "times its size; this is not a database" in message_of(path)
     plain[28:32] = b"\xff\xff\xff\xff"
     path.write_bytes(lzma.compress(bytes(plain)))
-    assert "times its size; this is no database" in message_of(path)
+    assert "times its size; this is not a database" in message_of(path)
     monkeypatch.setattr(tff_sqlite, "_MAX_RATIO", 10**12)
     assert "more than the disk of the output has left" in message_of(path)
 

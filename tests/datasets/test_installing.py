@@ -416,7 +416,9 @@ def test_a_wrong_file_is_refused(idx: PublicDataset, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=match):
             installing.find_given(idx, tmp_path, [given])
     other = wrong.rename(tmp_path / "other")
-    with pytest.raises(DataError, match=r"is no file of fake, by its hash; those are train-images"):
+    with pytest.raises(
+        DataError, match=r"is not a file of fake, by its hash; those are train-images"
+    ):
         installing.find_given(idx, tmp_path, [other])
     with pytest.raises(DataError, match=r"--from-file /no/such: is no such file or folder"):
         installing.find_given(idx, tmp_path, [Path("/no/such")])

@@ -404,8 +404,8 @@ def test_sizes_of_a_description_are_bounded(tmp_path: Path) -> None:
     wide = layer("Dense", "w", units=1 << 20)
     model = sequential(image_input(4), wide, layer("Dense", "x", units=1 << 20), LOGITS)
     assert "1,099,5" in fault_of(put(tmp_path / "m", model))
-    assert "is no file" in fault_of(tmp_path)
-    assert "is no file" in fault_of(tmp_path / "none")
+    assert "is not a file" in fault_of(tmp_path)
+    assert "is not a file" in fault_of(tmp_path / "none")
     with (tmp_path / "m").open("wb") as file:
         file.truncate((4 << 30) + 1)  # of holes
     assert "is larger than 4,294,967,296 bytes" in fault_of(tmp_path / "m")
@@ -494,16 +494,16 @@ ODD: dict[str, Any] = {
     [
         ("soft link", "'1' in it is a link, and links are never followed"),
         ("external link", "is a link"),
-        ("external storage", "is no plain array"),
-        ("virtual", "is no plain array"),
-        ("chunks", "is no plain array"),
+        ("external storage", "is not a plain array"),
+        ("virtual", "is not a plain array"),
+        ("chunks", "is not a plain array"),
         ("group", "has no '1' among the model's weights"),
         ("huge", "is larger than the file itself"),
         ("more", "has weights of 'dense_2', which the model does not have"),
-        ("texts", "is no plain array of floating point numbers"),
-        ("references", "is no plain array"),
-        ("integers", "is no plain array"),
-        ("complex", "is no plain array"),
+        ("texts", "is not a plain array of floating point numbers"),
+        ("references", "is not a plain array"),
+        ("integers", "is not a plain array"),
+        ("complex", "is not a plain array"),
         ("NaN", "holds NaN or infinity"),
         ("beyond float32", "holds NaN or infinity"),
         ("other shape", "shapes [4, 3], [3, 1] in dense, the model needs [4, 3], [3]"),

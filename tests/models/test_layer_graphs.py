@@ -105,7 +105,7 @@ def test_a_graph_deeper_than_python_recurses_is_walked() -> None:
             [Dense(2, inputs=("later",)), Dense(2, name="later")],
             "dense: it reads 'later', which is",
         ),
-        ([Dense(2, inputs=("dense",))], "dense: it reads 'dense', which is no layer before it"),
+        ([Dense(2, inputs=("dense",))], "dense: it reads 'dense', which is not a layer before it"),
         (
             [Dense(2, name="lost"), Dense(2, inputs=(IMAGE,))],
             "layer lost: no layer reads it; name it among the inputs of one",

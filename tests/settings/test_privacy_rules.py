@@ -41,7 +41,7 @@ def test_a_private_run_has_uniform_weights_and_its_options_are_complete() -> Non
         ({"aggregator": "median"}, "--aggregator median: only for the mean"),
         ({"aggregator": "norm-bound"}, "choose --aggregator mean"),
         ({"pre_aggregator": "nnm"}, "--pre-aggregator nnm: it mixes updates"),
-        ({"compress": "sketch"}, "--compress sketch: what is decoded of one update"),
+        ({"compress": "sketch"}, "--compress sketch: one update is decoded together"),
         ({"compress": "powersgd"}, "choose uniform"),
         ({"secure_sum": True, "client_dropout": 0.1}, "then no client counts, which no accountant"),
         ({"client_weighting": "num-examples"}, "choose --client-weighting uniform"),

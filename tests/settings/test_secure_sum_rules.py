@@ -63,7 +63,7 @@ def test_codes_that_cannot_be_added_are_refused(compress: str) -> None:
         ({"aggregator": "geometric-median"}, "give --aggregator-option start=mean"),
         ({**MEDIAN, "secure_sum_options": {"bound": 1.0}}, "bounds what is summed itself"),
         ({"compress": "powersgd", "aggregator": "norm-bound"}, "choose --aggregator mean"),
-        ({"compress": "random-k", **MEDIAN}, "add up to one of the sum alone"),
+        ({"compress": "random-k", **MEDIAN}, "decodes only the sum of the updates"),
         ({"compress": "sketch", "pre_aggregator": "bucketing"}, "--pre-aggregator bucketing"),
         ({**PRIVATE, "client_dropout": 0.2}, "and then no client counts"),
         ({**PRIVATE, "deadline": 3.0}, "give --secure-sum-option threshold=0"),

@@ -38,7 +38,7 @@ def show_report(report: Report) -> None:
     if report.layers is not None:
         _show_layers(screen, report.layers)
     if report.is_quick:
-        screen.line("--quick: little work and few turns; these are no figures to quote.")
+        screen.line("--quick: little work and few turns; do not quote these figures.")
 
 
 _EXPLANATIONS = (

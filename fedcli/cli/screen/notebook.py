@@ -1,6 +1,6 @@
 """A page of the manual as a Jupyter notebook: its text as Markdown cells, its Python as code cells.
 
-The format is nbformat 4.5. Jupyter is no dependency: a notebook is a JSON file.
+The format is nbformat 4.5. Jupyter is not a dependency: a notebook is a JSON file.
 """
 
 from __future__ import annotations

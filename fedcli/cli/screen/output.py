@@ -59,7 +59,7 @@ def print_json(result: Mapping[str, object]) -> None:
 
 
 def printable(text: str) -> str:
-    """Returns text of several lines with every character that is no character escaped.
+    """Returns text of several lines in which every code that is not a character is escaped.
 
     So text from a file cannot move the cursor, set the title or change colours.
     """

@@ -1,4 +1,4 @@
-"""Lines and tables on stdout: plain text where it is no terminal, by rich where it is one.
+"""Lines and tables on stdout: plain text where it is not a terminal, by rich where it is one.
 
 rich takes 25 ms to import and 1 ms to draw a line of a table. In a pipe it would add nothing, so
 that a command whose results are lines and tables does without.

@@ -132,9 +132,11 @@ class _Writer:
         self._tell(self._num_done, self._total)
 
     def check_kind(self, name: str, *, is_regular: bool) -> None:
-        """Refuses a member that is no regular file or that the archive holds twice."""
+        """Refuses a member that is not a regular file or that the archive holds twice."""
         if not is_regular:
-            raise DataError(f"{self.archive}: {name} in it is no regular file; it was not unpacked")
+            raise DataError(
+                f"{self.archive}: {name} in it is not a regular file; it was not unpacked"
+            )
         if name in self._unpacked:
             raise DataError(f"{self.archive}: holds {name} twice; it was not unpacked")
 

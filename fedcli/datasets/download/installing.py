@@ -383,13 +383,13 @@ def _hash(path: Path, tell: Tell) -> str:
 def _unknown_file(
     dataset: PublicDataset, path: Path, candidates: Sequence[Path], tell: Tell
 ) -> str:
-    """The message for a path that is no file of the dataset."""
+    """The message for a path that is not a file of the dataset."""
     for each, file in itertools.product(candidates, dataset.files):
         if each.name == file.name:
             problem = find_mismatch(each, file, tell)
             return f"--from-file {each}: {problem}; it is not the published file of {dataset.name}"
     names = ", ".join(file.name for file in dataset.files)
-    return f"--from-file {path}: is no file of {dataset.name}, by its hash; those are {names}"
+    return f"--from-file {path}: is not a file of {dataset.name}, by its hash; those are {names}"
 
 
 def _is_found(file: RemoteFile, found: Mapping[str, Path]) -> bool:

@@ -418,7 +418,7 @@ def _fault_of_pixel(text: str) -> str | None:
     """Returns the fault of a pixel field, to follow its text in a message, or None."""
     if not (is_number(text) and any(char.isdigit() for char in text)):  # "nan" and "inf" are words
         return (
-            "is no pixel; give a number in each row, or take the column out of the file if it "
+            "is not a pixel; give a number in each row, or take the column out of the file if it "
             "holds no pixels"
         )
     if abs(float(text)) > _MOST_FLOAT32:

@@ -323,7 +323,7 @@ def _check_shard(
     """Checks that the three parts of a shard agree."""
     for name, part in (("users", users), ("num_samples", num_samples), ("user_data", counts)):
         if part is None:
-            raise DataError(f"{source}: has no {name!r}; this is no LEAF shard")
+            raise DataError(f"{source}: has no {name!r}; this is not a LEAF shard")
     assert users is not None
     assert num_samples is not None
     assert counts is not None

@@ -176,8 +176,8 @@ class Values:
             codes = np.ascontiguousarray(values).reshape(-1).view(np.uint32)
             if codes.max() > sys.maxunicode:  # Python cannot make a text of such codes
                 raise DataError(
-                    f"{array.where}: a text in it has a code that is no character; fetch or save "
-                    "it again"
+                    f"{array.where}: a text in it has a code that is not a character; fetch or "
+                    f"save it again"
                 )
         return values
 
@@ -188,7 +188,7 @@ class Values:
             values = self.read(count).tolist()
             names = [each.decode() if isinstance(each, bytes) else str(each) for each in values]
         except ValueError as err:  # it is not UTF-8, or not a valid character
-            raise DataError(f"{where}: a client id is no text ({err}); rename it") from err
+            raise DataError(f"{where}: a client id is not text ({err}); rename it") from err
         known = {name: check_id(name, where) for name in dict.fromkeys(names)}
         return [known[name] for name in names]
 

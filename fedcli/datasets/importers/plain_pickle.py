@@ -183,7 +183,7 @@ class _Machine:
             raise ValueError("is damaged (a key has no value)")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, str | bytes | int):
-                raise ValueError("has a key that is no text")  # noqa: TRY004 - of the file
+                raise ValueError("has a key that is not text")  # noqa: TRY004 - of the file
             target[key] = value
 
 
@@ -226,7 +226,7 @@ def _with_state(thing: Any, state: Any, *, has_object: bool) -> Any:
             return content[0]
         thing.values = _array(shape, kind, bool(is_fortran), content)
         return thing
-    raise ValueError("holds an object that is no array")
+    raise ValueError("holds an object that is not an array")
 
 
 def _array(shape: Any, kind: Any, is_fortran: bool, content: Any) -> NDArray[Any]:

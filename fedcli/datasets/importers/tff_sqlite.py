@@ -245,7 +245,7 @@ def _groups(
     num_bytes = 0
     for split, client_id, row, blob in connection.execute(query, [MAX_BLOB_BYTES, *splits]):
         if not isinstance(client_id, str):
-            raise DataError(f"{source}: split {split!r}: row {row}: client_id is no text")
+            raise DataError(f"{source}: split {split!r}: row {row}: client_id is not text")
         if key is None or key[1] != client_id:
             shared.check_id(client_id, f"{source}: split {split!r}: row {row}")
         if blob is None:
@@ -271,7 +271,7 @@ def _read_metadata(connection: sqlite3.Connection, source: str) -> Counter[tuple
     for split, client_id, count in connection.execute(query):
         if not (isinstance(split, str) and isinstance(client_id, str) and isinstance(count, int)):
             shown = ", ".join(repr(each)[:40] for each in (split, client_id, count))
-            raise DataError(f"{source}: client_metadata: ({shown}) is no entry")
+            raise DataError(f"{source}: client_metadata: ({shown}) is not an entry")
         shared.check_id(client_id, f"{source}: client_metadata")
         if count < 0 or (split, client_id) in counts:
             fault = f"{count} examples" if count < 0 else "named twice"
@@ -408,7 +408,7 @@ def _check_room(
     if whole > most:
         raise DataError(
             f"{source}: unpacks to {whole} bytes or more, {_MAX_RATIO} times its size; "
-            "this is no database, fetch it again"
+            "this is not a database, fetch it again"
         )
     if whole - written > free_bytes() - _SPARE_BYTES:
         raise DataError(

@@ -256,7 +256,7 @@ class _Writer:
                 "used"
             )
         if not path.parts or len(name) > _MAX_NAME or len(path.parts) > _MAX_PARTS:
-            raise DataError(f"{self._archive}: {_short(name)!r} in it is no name of a file")
+            raise DataError(f"{self._archive}: {_short(name)!r} in it is not the name of a file")
         return path.parts
 
     def _copy(self, content: IO[bytes], file: IO[bytes], num_bytes: int) -> int:

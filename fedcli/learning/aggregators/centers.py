@@ -46,7 +46,7 @@ class GeometricMedian(RobustRule):
     def combine(
         self, counted: CountedDeltas, num_byzantine: int, state: Mapping[str, Any]
     ) -> Combined:
-        """See above."""
+        """See the class."""
         rows = counted.rows
         weights = counted.weights if self.weighted else np.ones(counted.num)
         weights = weights / weights.sum()
@@ -82,7 +82,7 @@ class CenteredClipping(RobustRule):
     def combine(
         self, counted: CountedDeltas, num_byzantine: int, state: Mapping[str, Any]
     ) -> Combined:
-        """See above."""
+        """See the class."""
         rows, radius = counted.rows, self.radius / counted.deltas.scale
         center = np.array(counted.to_rows(state["center"]))
         distances = rows.distances_to(center)

@@ -26,9 +26,9 @@ class Aggregator(Protocol):
     floats and `ClientStates` by name, which keep their shapes and types from round to round.
 
     Three more methods are optional. `init_for(num_params)` returns the initial state if it has
-    vectors. `problem(num_clients)` returns why deltas of so many clients cannot be combined,
-    or None; a run with such cohorts does not begin. `for_cohort(num_clients)` returns the
-    aggregator with shares of so many clients turned into numbers.
+    vectors. `problem(num_clients)` returns why deltas of so many clients cannot be combined, or
+    None; a run with such cohorts does not begin. `for_cohort(num_clients)` returns the aggregator
+    for rounds of so many clients, with shares turned into numbers of clients.
     """
 
     def init(self) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class CountedDeltas:
         return shifted / self.deltas.scale
 
     def mean_of(self, chosen: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
-        """Returns the mean of the deltas, or of those chosen: float64 [num_params]."""
+        """Returns the mean of all deltas, or of the chosen ones: float64 [num_params]."""
         indices = np.arange(self.num) if chosen is None else chosen
         factors = np.zeros(self.num)
         factors[indices] = 1.0 / len(indices)

@@ -56,7 +56,7 @@ class Median(_ByCoordinate):
     """The median of each coordinate; the mean of the two middle values if their number is even."""
 
     def combine(self, counted: CountedDeltas) -> NDArray[np.float64]:
-        """See above."""
+        """See the class."""
         return counted.from_rows(counted.rows.trimmed_mean((counted.num - 1) // 2))
 
 
@@ -65,7 +65,7 @@ class SignMajority(_ByCoordinate):
     """The sign of most deltas in each coordinate, 0 on a tie; the server rate sets the step."""
 
     def combine(self, counted: CountedDeltas) -> NDArray[np.float64]:
-        """See above."""
+        """See the class."""
         return np.sign(counted.rows.sign_votes(counted.origin)).astype(np.float64)
 
 
@@ -78,7 +78,7 @@ class TrimmedMean(RobustRule):
     def combine(
         self, counted: CountedDeltas, num_byzantine: int, state: Mapping[str, Any]
     ) -> Combined:
-        """See above."""
+        """See the class."""
         return counted.from_rows(counted.rows.trimmed_mean(num_byzantine)), {}, {}
 
 
@@ -94,6 +94,6 @@ class MeanAroundMedian(RobustRule):
     def combine(
         self, counted: CountedDeltas, num_byzantine: int, state: Mapping[str, Any]
     ) -> Combined:
-        """See above."""
+        """See the class."""
         nearest = counted.rows.mean_near_median(counted.num - num_byzantine)
         return counted.from_rows(nearest), {}, {}

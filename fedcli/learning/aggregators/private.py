@@ -41,7 +41,7 @@ from fedcli.learning.aggregators.noise import FreshNoise, NoiseSource, TreeNoise
 from fedcli.learning.engines.deltas import NO_BOUNDS, DeltaRequest, Deltas
 from fedcli.privacy.accountant import Accountant
 
-_SHARE_OF_COUNT = 0.05  # of the expected clients: TFF's standard deviation of the noise on counts
+_SHARE_OF_COUNT = 0.05  # the noise on counts, relative to the expected clients, as in TFF
 
 
 class PrivacyPlan(NamedTuple):

@@ -55,7 +55,7 @@ class Krum(RobustRule):
     def combine(
         self, counted: CountedDeltas, num_byzantine: int, state: Mapping[str, Any]
     ) -> Combined:
-        """See above."""
+        """See the class."""
         scores = krum_scores(counted.rows.square_distances(), num_byzantine)
         chosen = np.array([np.argmin(scores)])
         return counted.mean_of(chosen), {}, counted.kept(chosen)
@@ -86,7 +86,7 @@ class MultiKrum(Krum):
     def combine(
         self, counted: CountedDeltas, num_byzantine: int, state: Mapping[str, Any]
     ) -> Combined:
-        """See above."""
+        """See the class."""
         scores = krum_scores(counted.rows.square_distances(), num_byzantine)
         num_chosen = self.select or counted.num - num_byzantine
         chosen = np.argsort(scores, kind="stable")[:num_chosen]
@@ -113,7 +113,7 @@ class Bulyan(RobustRule):
     def combine(
         self, counted: CountedDeltas, num_byzantine: int, state: Mapping[str, Any]
     ) -> Combined:
-        """See above."""
+        """See the class."""
         distances = counted.rows.square_distances()
         left = list(range(counted.num))
         chosen: list[int] = []
@@ -143,7 +143,7 @@ class MinimumDiameter(RobustRule):
     def combine(
         self, counted: CountedDeltas, num_byzantine: int, state: Mapping[str, Any]
     ) -> Combined:
-        """See above."""
+        """See the class."""
         distances = counted.rows.square_distances()
         chosen = least_diameter(distances, counted.num - num_byzantine)
         return counted.mean_of(chosen), {}, counted.kept(chosen)

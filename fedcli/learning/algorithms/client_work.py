@@ -203,7 +203,7 @@ class WorkResult(NamedTuple):
 
 
 class ClientWork(Protocol):
-    """The part that makes an algorithm: the work of a cohort's clients in a round.
+    """The part in which algorithms differ most: the work of a cohort's clients in a round.
 
     It holds settings only. Its state between rounds is part of the server state: arrays, ints and
     floats by name, which keep their shapes and types from round to round.
@@ -211,7 +211,7 @@ class ClientWork(Protocol):
 
     @property
     def num_passes(self) -> int:
-        """The number of passes over the cohort's data in a round: each call that trains is one."""
+        """The number of passes over the cohort's data in a round, one for each call that trains."""
         ...
 
     def init(self, params: NDArray[np.float32]) -> dict[str, Any]:

@@ -14,8 +14,9 @@ is the number of examples processed (the default), or 1. Clients send -G_k in pl
 delta, so aggregators apply to it. With one full batch per client and server rate a, this is
 federated averaging with client SGD at rate a and server SGD at rate 1.
 
-Differences from TFF: a client without examples has weight 0 and is no error (TFF computes 0/0 and
-counts it as not finite); the metrics of a client whose gradient is not finite are dropped with it.
+Differences from TFF: a client without examples has weight 0 and is not an error (TFF computes 0/0
+and counts it as not finite); the metrics of a client whose gradient is not finite are dropped with
+it.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from fedcli.models.layout import ParamLayout
 
 # An engine reads a large cohort in pieces: as many clients at a time as have this many pixel bytes.
 PIECE_BYTES = 64 << 20
-BLOCK_CLIENTS = 8  # pieces end where the core's blocks do (FED_BLOCK_CLIENTS)
+BLOCK_CLIENTS = 8  # pieces end where blocks of the core end (FED_BLOCK_CLIENTS)
 
 
 # A function that returns the parameters of some clients, float32 [num_clients, num_params]. They

@@ -111,8 +111,8 @@ class Deltas:
         helpers: Runs calls of the core that use them; None: there is nothing that is kept.
         root: The delta of the server's root set before `scale` and `shift`, float64 [num_params];
             None if it was not requested, or is not finite.
-        bounds: The bounds that the rows and the sum are within, if all rows were requested there;
-            None: there are none.
+        bounds: The bounds within which rows and sum lie, if all rows were requested; None:
+            unbounded.
         rounding_norm: The greatest L2 norm by which rounding in a secure sum changes what one
             client adds to it.
     """

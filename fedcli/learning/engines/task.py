@@ -70,11 +70,11 @@ class ClientExchange(Protocol):
 
     @property
     def num_vectors(self) -> int:
-        """See above."""
+        """See the class."""
 
     @property
     def receives(self) -> bool:
-        """See above."""
+        """See the class."""
 
     def send(self, clients: Sequence[BatchedDataset]) -> ClientInputs:
         """Returns the inputs of some clients of the cohort."""

@@ -57,7 +57,7 @@ class _Piece:
 
 
 class _CohortRun:
-    """The arguments of one call of `train`, and what follows from them."""
+    """The arguments of one call of `train`, and values derived from them."""
 
     def __init__(
         self,
@@ -259,7 +259,7 @@ class ThreadEngine:
     def _deltas(
         self, shape: tuple[int, int], run: _CohortRun, file: DeltaFile | None
     ) -> NDArray[np.float32]:
-        """Returns memory for a piece's deltas, where possible that of the rows to be returned.
+        """Returns memory for a piece's deltas: that of the rows to be returned, if possible.
 
         Other memory is reused, because fresh pages cost time. An exchange may overwrite deltas.
         """

@@ -1,4 +1,4 @@
-"""What aggregators behind secure sums have in common."""
+"""Functions that all aggregators behind secure sums use."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class AllCoordinates:
 
 @dataclass(frozen=True)
 class SomeCoordinates:
-    """Updates that are zeros but for places that are common to the cohort."""
+    """Updates that are zero except at places that the whole cohort shares."""
 
     places: RandomPlaces
 
@@ -113,8 +113,8 @@ class SecureSum:
 
     Attributes:
         inner: The other aggregator, which must need the sum alone.
-        options: The options of the sum. Without a bound it is the inner aggregator's norm, else
-            one that clips none.
+        options: The options of the sum. Without a bound it is the inner aggregator's norm, else a
+            bound that clips nothing.
         code: What clients send of their updates.
     """
 

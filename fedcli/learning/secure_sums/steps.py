@@ -1,9 +1,9 @@
 """Rules that need several secure sums, or one of something else than the updates.
 
 Rules that move a center step by step broadcast it, and get one sum for each step: the geometric
-median those of b_k (D_k - v) and b_k (Pillutla et al., whose rule was made for this), centered
-clipping that of the clipped D_k - v. The majority of signs needs the sum of signs. If a sum fails
-because too few clients report, the round is skipped: the mean is NaN.
+median needs the sums of b_k (D_k - v) and of b_k (Pillutla et al., whose rule was made for this),
+centered clipping that of the clipped D_k - v. The majority of signs needs the sum of signs. If a
+sum fails because too few clients report, the round is skipped: the mean is NaN.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class SecureSteps:
         return self.init_for(0)
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
-        """Requests the single deltas, of which clients send what is summed."""
+        """Requests the single deltas, from which clients compute what they send."""
         return self.inner.request(state)
 
     def problem(self, num_clients: int) -> str | None:

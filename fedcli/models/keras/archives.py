@@ -152,7 +152,7 @@ def load_places(
 def _read_whole(path: Path) -> bytes:
     try:
         if not path.is_file():
-            raise ConfigError("is no file; give one that Keras wrote")
+            raise ConfigError("is not a file; give one that Keras wrote")
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ConfigError(f"is larger than {MAX_FILE_BYTES:,} bytes; give a smaller model")
         return read_bounded(path, MAX_FILE_BYTES)
@@ -216,7 +216,7 @@ def _legacy_description(file: Any) -> Any:
         return None
     text = read_attribute(file.attrs, "model_config")
     if not isinstance(text, str):
-        raise ConfigError("model_config in it is no text; save the model again")
+        raise ConfigError("model_config in it is not text; save the model again")
     return _decode(text)
 
 
@@ -301,7 +301,7 @@ def _texts(attrs: Any, name: str, num_bytes: int) -> list[str]:
         return []
     kind = attribute.get_type()
     if not isinstance(kind, h5py.h5t.TypeStringID) or len(attribute.shape) != 1:
-        raise ConfigError(f"{name} in it is no list of names; save the model again")
+        raise ConfigError(f"{name} in it is not a list of names; save the model again")
     most = num_bytes if kind.is_variable_str() else size
     if count > _MAX_NAMES or count * most > _MAX_NAME_BYTES:
         raise ConfigError(f"{name} in it lists {count:,} names; save the model again")
@@ -328,7 +328,8 @@ def _shape(dataset: Any, num_bytes: int) -> tuple[int, ...]:
     is_plain = plist.get_layout() in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT)
     if not is_plain or plist.get_external_count() or not isinstance(kind, h5py.h5t.TypeFloatID):
         raise ConfigError(
-            f"{_name(dataset)} in it is no plain array of floating point numbers; save the model "
+            f"{_name(dataset)} in it is not a plain array of floating point numbers; save the "
+            f"model "
             "as Keras does"
         )
     shape = tuple(int(size) for size in dataset.shape or ())

@@ -240,7 +240,7 @@ class Spec:
         """Returns the layer applied to nodes of a graph: outputs of other layers, or `Input()`.
 
         Raises:
-            ConfigError: An input is no node, or their number is not the layer's.
+            ConfigError: An input is not a node, or their number is not the layer's.
         """
         if len(inputs) == 1 and isinstance(inputs[0], list | tuple):
             raise ConfigError(
@@ -413,7 +413,7 @@ def from_dict(values: object) -> Spec:
     """Returns the layer that `Spec.to_dict` wrote; its values are checked by `Spec.check` alone.
 
     Raises:
-        ConfigError: It is no table, its kind is unknown, or its fields are not those of the kind.
+        ConfigError: It is not a table, its kind is unknown, or its fields are wrong.
     """
     kind = values.get("kind") if isinstance(values, Mapping) else None
     if not isinstance(values, Mapping) or not isinstance(kind, str) or kind not in KINDS:

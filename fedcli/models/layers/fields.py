@@ -39,7 +39,7 @@ def check_name(name: object) -> None:
     """Refuses a name that files could not hold.
 
     Raises:
-        ConfigError: It is no text, is too long, or holds a slash or a character that cannot be
+        ConfigError: It is not text, is too long, or holds a slash or a character that cannot be
             printed.
     """
     is_name = isinstance(name, str) and len(name) <= MAX_NAME and name.isprintable()
@@ -51,7 +51,7 @@ def check_name(name: object) -> None:
 
 
 def check_inputs(label: str, value: object) -> None:
-    """Refuses what is no tuple of names of layers.
+    """Refuses what is not a tuple of names of layers.
 
     Raises:
         ConfigError: It is something else.

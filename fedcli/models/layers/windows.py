@@ -42,7 +42,7 @@ def place(
         padding: "valid" or "same".
 
     Raises:
-        ConfigError: The input is no image, or is smaller than an unpadded window.
+        ConfigError: The input is not an image, or is smaller than an unpadded window.
     """
     shape = incoming.shape
     if not incoming.is_image:
@@ -80,7 +80,7 @@ def keras_counts(
         padding: "valid" or "same".
 
     Raises:
-        ConfigError: The input is no image with channels, or is smaller than an unpadded window.
+        ConfigError: The input is not an image with channels, or is smaller than an unpadded window.
     """
     height, width, _ = keras_image(options, shape)
     counts = (

@@ -131,7 +131,7 @@ def load(path: Path) -> Checkpoint:
     """Returns the content of a checkpoint file.
 
     Raises:
-        CheckpointError: It cannot be read, is damaged, is no checkpoint, or is of a newer version.
+        CheckpointError: It cannot be read, is damaged, is not a checkpoint, or is newer.
     """
     try:
         with open_regular(path) as file:

@@ -233,7 +233,7 @@ def _read_records(path: Path) -> ClientRecords | None:
             return _parse(opened, file)
     except _DAMAGE as err:
         raise RunError(
-            f"{file} is damaged or is no file of client records; restore it, or move it away"
+            f"{file} is damaged or is not a file of client records; restore it, or move it away"
         ) from err
 
 
@@ -261,7 +261,7 @@ def _sorted_by_id(records: ClientRecords) -> ClientRecords:
 
 def _parse(opened: h5py.File, file: Path) -> ClientRecords:
     if opened.attrs.get("format") != FORMAT:
-        raise RunError(f"{file} is no file of client records; move it away")
+        raise RunError(f"{file} is not a file of client records; move it away")
     version = opened.attrs["version"]
     kind = _ROWS.get(int(version))
     if kind is None:

@@ -97,7 +97,7 @@ class RunDirectory:
             is_numbered: If `path` exists, append the first free number to its name.
 
         Raises:
-            RunError: `path` exists (with `force`: is no run, or is in use), or cannot be written.
+            RunError: `path` exists (with `force`: is not a run, or in use), or cannot be written.
         """
         check_target(free_path(path) if is_numbered else path, force=force)
         temporary = temporary_name(path)
@@ -286,7 +286,7 @@ def check_target(path: Path, *, force: bool) -> None:
     """Checks, before any work, that a new run can be made at `path`.
 
     Raises:
-        RunError: `path` exists (with `force`: is no run, or is in use), or cannot be written.
+        RunError: `path` exists (with `force`: is not a run, or in use), or cannot be written.
     """
     if not os.path.lexists(path):
         _check_writable(path)
@@ -425,7 +425,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def read_timings(path: Path) -> list[dict[str, float]]:
     """Returns the complete lines of timings.jsonl of the run at `path`.
 
-    Timings are not results, so a missing or damaged file is no error.
+    Timings are not results, so a missing or damaged file is not an error.
     """
     try:
         content = read_bounded(path / TIMINGS, MAX_LINES_BYTES)

@@ -220,7 +220,7 @@ def find_end(content: bytes, round_num: int) -> tuple[int, int]:
 
 
 def _round_of(line: bytes) -> int | None:
-    """The round of a line; None if it is cut short or no line of metrics."""
+    """The round of a line; None if it is cut short or not a line of metrics."""
     try:
         number = _parse_line(line)["round"]
     except (ValueError, KeyError, TypeError, RecursionError):

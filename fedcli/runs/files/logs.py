@@ -37,7 +37,7 @@ class LoggedRound:
     Attributes:
         line: That line, with NaN for null.
         weights: The global weights after the round, float32 [num_params].
-        client_ids: The cohort; empty if this is no round of training.
+        client_ids: The cohort; empty if this is not a round of training.
         client_stats: One row for each client that trained, as the engine returns them.
         round_reports: The outcomes of the cohort; None: all trained.
         payloads: The bytes of the encoded update of each client that trained; None: updates are not

@@ -26,7 +26,7 @@ def _check_block(options: Mapping[str, Value]) -> str | None:
     assert isinstance(block, int)
     if block & (block - 1):
         lower = 1 << (block.bit_length() - 1)
-        return f"block {block} is no power of two; choose {lower} or {2 * lower}"
+        return f"block {block} is not a power of two; choose {lower} or {2 * lower}"
     return None
 
 

@@ -228,7 +228,7 @@ def split_code_of_deal(name: str) -> tuple[str | None, list[str]]:
     """Returns the FILE.py or FILE.py:NAME that a partition begins with, if it does, and the rest.
 
     Args:
-        name: Of a partition; its other names are not looked at.
+        name: Of a partition; only its first name is checked.
     """
     found = _CODE.fullmatch(name)
     if found is None:
