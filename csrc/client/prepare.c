@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Computes once, for the caller to keep, what is the same in all rounds of a client's training. */
+ * Computes the values that are the same in all rounds of a client's training, for the caller to
+ * keep. */
 #include "client.h"
 #include "denormals.h"
 

@@ -33,7 +33,7 @@ typedef struct fed_conv_io {
 } fed_conv_io;
 
 void fed_conv_init(fed_conv *conv, const fed_stage *stage, const fed_buffer *in);
-/* Widens a border to what the layer's windows cover. */
+/* Widens a border so that the layer's windows lie within it. */
 void fed_conv_widen_border(const fed_layer *layer, fed_border *border /* in-out */);
 /* 1 if Winograd's tiles can compute it and are faster. */
 int fed_conv_is_winograd(const fed_conv *conv);

@@ -85,8 +85,8 @@ typedef struct fed_batch_pass {
 
 /* An implementation of a kind of layer; a kind may have several. */
 struct fed_stage_ops {
-    /* Widens the border of the inputs to what the stage reads; NULL: it needs none. Of the stage
-     * only layer and pool are set. */
+    /* Widens the border of the inputs so that the stage can read them; NULL: it needs none. Of the
+     * stage only layer and pool are set. */
     void (*widen_border)(const fed_stage *stage, fed_border *border /* in-out */);
     /* Sets packed_size, saved_bytes, scratch_bytes, derived_size and piece_size, which are 0
      * before; NULL: they stay 0. The other members are set before, except adds and start. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the pictures of the synthetic data sets have in common: the interface by which synthetic.c,
- * which deals examples and labels, has them drawn, and the tools they are drawn with.
+ * The interface by which synthetic.c draws the pictures of the synthetic data sets, and the tools
+ * for drawing them.
  *
  * There are no fused multiply-adds (these files are built with -ffp-contract=off), so machines can
  * only differ by the last bit of their libm.

@@ -341,7 +341,7 @@ static void draw_clutter(const style *own, double expected, fed_rng *rng, pictur
     }
 }
 
-/* What the camera makes of the picture: another brightness and warmth, and grain. */
+/* The effect of the camera: another brightness and warmth, and grain. */
 static void take(const style *own, fed_rng *rng, const picture *scene, uint8_t *pixels) {
     const float gain = own->gain * (float)clip(normal(rng, 1.0, 0.08), 0.7, 1.3);
     const float gains[NUM_CHANNELS] = {gain * (1.0f + own->warmth), gain,

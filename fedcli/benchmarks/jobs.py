@@ -22,8 +22,8 @@ _DIGIT = (28, 28)  # the shape of the examples of all jobs
 _LEAST_CLIENTS = 4
 _CLIENT_EXAMPLES = 100
 _EVALUATED_EXAMPLES = 200  # examples of each client
-_STORE_CLIENTS = 3383  # as many as federated EMNIST's digits have
-_WRITERS = 100  # drawn, whose examples the store's clients hold in turn
+_STORE_CLIENTS = 3383  # as in federated EMNIST's digits
+_WRITERS = 100  # generated clients, whose examples the clients of the store share
 
 
 @dataclass(frozen=True)

@@ -50,18 +50,19 @@ def measure(
 ) -> dict[str, dict[int, Spread]]:
     """Measures the limits of the machine, by name and number of threads.
 
-    `fma`: operations a second of multiply-adds in registers. `sgemm`: of NumPy's BLAS, matrices of
-    1024 x 1024, one thread. `read_cached` and `read_memory`: bytes a second that NumPy's dot
-    products take in, each thread from vectors of its own: two that together are as large as the
-    McMahan CNN's large kernel, or two of `num_bytes` shared out among the threads. `copy_memory`:
-    bytes read plus bytes written a second, `num_bytes` copied by all threads together.
+    `fma`: operations a second of multiply-adds in registers. `sgemm`: the same of NumPy's BLAS on
+    matrices of 1024 x 1024, one thread. `read_cached` and `read_memory`: bytes a second that
+    NumPy's dot products take in, each thread from vectors of its own: two that together are as
+    large as the McMahan CNN's large kernel, or two of `num_bytes` shared out among the threads.
+    `copy_memory`: bytes read plus bytes written a second, `num_bytes` copied by all threads
+    together.
 
     Args:
         thread_counts: Numbers of threads.
         pace: How often, and how long a turn is.
         timer: The clock.
         tell: Called with the number of turns done.
-        num_bytes: Of each of two arrays for the memory; more than the caches hold.
+        num_bytes: Size of each of two arrays in memory; more than the caches hold.
     """
     size = num_bytes // 4
     one, other = np.ones(size, np.float32), np.ones(size, np.float32)

@@ -40,7 +40,7 @@ class Task:
         epochs: Local epochs.
         client_lr: Learning rate of plain SGD.
         num_classes: Classes of the model; labels are digits.
-        options: Of the model.
+        options: Options of the model.
     """
 
     kind: str

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     partition=f"{OPTIONS['partition'].help} Default: the run's for its own data, natural for other "
     "data.",
     clients="Clients to evaluate. seen: those that took part in the training; unseen: those that "
-    "never did. Default: the run's fixed cohort; all clients if there is none, or if the "
-    "split has none of it.",
+    "never did. Default: the run's fixed cohort; all clients if there is none, or if the split has "
+    "none of its clients.",
     clients_metavar="all|seen|unseen|N|ID,ID|@FILE",
 )
 @opt.option(

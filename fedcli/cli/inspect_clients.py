@@ -374,7 +374,7 @@ def _count_all(
 
 
 def _verify(source: DataSource, populations: Mapping[str, Population], remarks: Remarks) -> None:
-    """Checks a store against its fingerprint, if all clients as they lie in it were looked at."""
+    """Checks a store against its fingerprint, if all of its clients were read unchanged."""
     path = _find_path(str(source.data))
     is_other = source.test_data or source.partition != NATURAL
     looked_at = (len(each.counts.client_ids) for each in populations.values())

@@ -364,7 +364,8 @@ def _refuse_beside_verify(
     others += ["--out"] * (out is not None) + ["SOURCE"] * bool(sources)
     if others:
         raise click.UsageError(
-            f"--verify stands alone; leave out {others[0]}", click.get_current_context()
+            f"--verify goes with no other option; leave out {others[0]}",
+            click.get_current_context(),
         )
 
 

@@ -145,7 +145,7 @@ class Backdoor(AimsAtClients):
     and Garg, "BadNets", 2017, https://arxiv.org/abs/1708.06733).
 
     Attributes:
-        target: The class that the trigger is to give.
+        target: The class as which images with the trigger are to be predicted.
         poison_share: Share of an attacker's examples that are stamped.
         size: Side of the square in pixels.
         ink: The value of ink as the model sees it: 1 or 0.

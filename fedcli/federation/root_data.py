@@ -27,7 +27,7 @@ def draw_root_data(
         train: The train split. The number of examples of each client is looked up; only the clients
             with drawn examples are read.
         num_examples: The number of examples.
-        plan: How a client's examples become batches; the server's become batches alike.
+        plan: How a client's examples become batches; the server's become batches in the same way.
         seed: The run's seed.
 
     Raises:

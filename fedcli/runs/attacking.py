@@ -118,7 +118,7 @@ class Attack:
 
 
 def _members(kept: Iterable[str], client_ids: Collection[str]) -> list[str]:
-    """The clients behind what a rule kept, which are clients of the cohort or buckets of these."""
+    """The clients whose updates a rule kept; a rule may report buckets of clients."""
     of_cohort = set(client_ids)
     parts = ([each] if each in of_cohort else each.split(BUCKET_JOINT) for each in kept)
     return [member for members in parts for member in members]

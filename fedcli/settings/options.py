@@ -115,7 +115,7 @@ class Entry:
         cost: What it costs, in words; empty: hardly anything.
         aliases: Other names, under which it is found, too.
         file: For a part from outside the package, its file, for messages; empty: there is none.
-        family: For a file that has not been run yet, what it is to hold, such as "algorithm";
+        family: For a file that has not been run yet, the kind of part in it, such as "algorithm";
             empty: the row is complete. See `opened`.
     """
 

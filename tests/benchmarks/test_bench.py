@@ -371,7 +371,7 @@ def test_table_names_machine_limits_and_jobs(fedcli: Fedcli) -> None:
         "GFLOP/s",
         "mlp-2nn-10",
         "of peak",
-        "no figures to quote",
+        "do not quote these figures",
     ):
         assert text in done.out
     assert done.err == ""

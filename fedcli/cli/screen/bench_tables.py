@@ -177,7 +177,7 @@ def _show_published(screen: Screen, results: Sequence[Result]) -> None:
     shown = [result for result in results if result.job.published]
     if not shown:
         return
-    screen.title("Beside what was published (github.com/microsoft/msrflute; other machines)")
+    screen.title("Beside published times (github.com/microsoft/msrflute; other machines)")
     for result in shown:
         screen.line(result.job.title)
         mine = [(_with_threads(row), row.seconds.median) for row in result.rows]

@@ -1,4 +1,4 @@
-"""Renders Markdown for a terminal. Tables fold long words and cut none. Loads the parser."""
+"""Renders Markdown for a terminal; tables fold long words. Importing it loads the parser."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from fedcli.errors import shortened
 
 
 class Verbosity(enum.IntEnum):
-    """How much a command says on stderr beside its results."""
+    """How much a command writes to stderr beside its results."""
 
     QUIET = 0
     NORMAL = 1
@@ -21,8 +21,8 @@ class Remarks:
     """Writes remarks of one line to stderr; -q and -v decide which.
 
     Attributes:
-        verbosity: Of the command.
-        write: Writes one line; a live display puts another in its place while it is drawn.
+        verbosity: The verbosity of the command.
+        write: Writes one line; a live display replaces it while it is shown.
     """
 
     def __init__(self, verbosity: int) -> None:
@@ -31,7 +31,7 @@ class Remarks:
         self.write: Callable[[str], None] = _write_line
 
     def note(self, text: str) -> None:
-        """Says something the user should know; -q hides it."""
+        """Writes a remark that the user should know; -q hides it."""
         if self.verbosity >= Verbosity.NORMAL:
             self.write("fedcli: " + one_line(shortened(text)))
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 Pictures = NDArray[np.float32]  # [n, H, W] of ink or [n, H, W, 3] of red, green, blue; 0 to 1
 
 _HALF_BLOCKS = " ▄▀█"  # index: 2 x upper + lower
-_INK_THRESHOLD = 0.4  # of full ink; thin strokes survive, smudges do not
+_INK_THRESHOLD = 0.4  # of full ink; keeps thin strokes, drops smudges
 _ASCII_RAMP = " .:-=+*#%@"
 _NUM_COLOURS = 3
 
@@ -48,7 +48,7 @@ def crop(pictures: Pictures) -> Pictures:
 def shrink(pictures: Pictures, factor: int) -> Pictures:
     """Returns pictures [n, H, W, ...] whose pixels are means of `factor` x `factor` squares.
 
-    Squares that stick out take the last row and column again.
+    Squares that reach beyond the picture repeat its last row and column.
     """
     n, height, width, *channels = pictures.shape
     margins = [(0, 0), (0, -height % factor), (0, -width % factor), *((0, 0) for _ in channels)]

@@ -1,4 +1,4 @@
-"""Lines and tables on stdout: plain text where it is not a terminal, by rich where it is one.
+"""Lines and tables on stdout: plain text in a pipe, rich on a terminal.
 
 rich takes 25 ms to import and 1 ms to draw a line of a table. In a pipe it would add nothing, so
 that a command whose results are lines and tables does without.
@@ -95,7 +95,7 @@ class PipeScreen:
             self.line(name.ljust(width) + " " * _PROSE_GAP + text)
 
     def _rich(self) -> TextScreen:
-        """The screen for text that is wider than any screen, or has characters of two columns."""
+        """Returns rich's screen, for text that is very wide or has characters of two columns."""
         from fedcli.cli.screen.render import Screen
 
         self._has_printed = True

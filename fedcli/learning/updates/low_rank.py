@@ -6,7 +6,7 @@ client k, with its residual of earlier rounds, goes through two exchanges:
     client: P_k = M_k V                 server: U = orthonormal columns of mean_k P_k
     client: W_k = M_k^T U               server: decodes U W_k^T; next V = mean_k W_k
 
-The means are weighted as the clients are. U is common to the cohort, so the mean of the decoded
+The means have the weights of the clients. U is common to the cohort, so the mean of the decoded
 updates is U V^T, as in the paper. V is kept from round to round; the first one is drawn at random.
 Vectors are not compressed. A client receives V and U in addition to the model.
 """
@@ -106,7 +106,7 @@ class PowerSGD:
     def _mean_payload(
         self, clients: Clients, codec: native.Codec, sent: Sent, sums: MaskedSums | None
     ) -> NDArray[np.float32] | None:
-        """Does the second exchange; returns the mean of W_k and of the vectors, None without any.
+        """Does the second exchange; returns the mean of W_k and of the vectors, or None.
 
         The updates are decoded in their places.
         """

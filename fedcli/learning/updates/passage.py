@@ -145,7 +145,7 @@ def _bounded_sum(
     weights = updates.stats["weight"]
     if bounds is None and (weights > 0.0).all():
         total = native.sum_rows(updates.rows, weights.copy(), num_threads)
-        if np.isfinite(total).all():  # then all updates are, which need not be read for it
+        if np.isfinite(total).all():  # then all updates are finite, so they need not be read again
             return total
     sizes = native.bound_rows(updates.rows, bounds, num_threads)
     for index in np.flatnonzero(sizes["is_finite"] == 0).tolist():

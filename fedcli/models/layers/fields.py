@@ -51,7 +51,7 @@ def check_name(name: object) -> None:
 
 
 def check_inputs(label: str, value: object) -> None:
-    """Refuses what is not a tuple of names of layers.
+    """Refuses a value that is not a tuple of names of layers.
 
     Raises:
         ConfigError: It is something else.

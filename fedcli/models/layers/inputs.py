@@ -93,7 +93,7 @@ def _unknown_to_keras(layer: Spec) -> ConfigError:
 
 
 def _check_numbers(label: str, value: object, low: float, high: float) -> None:
-    """Refuses what is neither a number from `low` to `high` nor a few of them."""
+    """Refuses a value that is neither a number from `low` to `high` nor a few such numbers."""
     numbers = value if isinstance(value, tuple | list) else (value,)
     if not 1 <= len(numbers) <= MAX_NORMALIZED:
         raise ConfigError(
