@@ -194,9 +194,12 @@ def _example(table: str, entry: Entry) -> str:
     """Returns a row's example command, by default one with its name and its first option."""
     if entry.example:
         return entry.example
+    if table == "optimizers":  # of an installed package: only the server can use it
+        option, detail_option = "--server-optimizer", "--server-option"
+    else:
+        option, detail_option = _OPTIONS[table]
     if table == "datasets" and entry.name in PUBLIC_DATASETS:
         return f"fedcli download {entry.name} && fedcli train --data {entry.name}"
-    option, detail_option = _OPTIONS[table]
     command = f"fedcli train {option} {entry.name}"
     if table == "samplers" and entry.name != "fixed":
         return f"{command} --clients 10 --rounds 50"
@@ -283,13 +286,23 @@ def _show_all(screen: Screen, entries: Mapping[str, list[dict[str, Any]]]) -> No
         ]
     )
     screen.title("Choices for the options of fedcli train, and for fedcli audit")
-    screen.prose(
-        (f"  {_OPTIONS[table][0]}", ", ".join(entry["name"] for entry in rows))
-        for table, rows in entries.items()
-    )
+    screen.prose(row for table, rows in entries.items() for row in _choices(table, rows))
     screen.console.print()
     screen.line("fedcli info NAME shows one entry with its options, rates and an example;")
     screen.line("fedcli info algorithms (or another table) shows a whole table with its papers.")
+
+
+def _choices(table: str, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """The option of a table, and the names that it takes."""
+    names = [row["name"] for row in rows]
+    if table != "optimizers":
+        return [(f"  {_OPTIONS[table][0]}", ", ".join(names))]
+    common = [name for name in names if name in OPTIMIZERS]
+    own = [name for name in names if name not in OPTIMIZERS]
+    return [
+        ("  --client-optimizer", ", ".join(common)),
+        ("  --server-optimizer", ", ".join(["the same", *own])),
+    ]
 
 
 def _show_table(screen: Screen, table: str, entries: list[dict[str, Any]]) -> None:

@@ -165,6 +165,11 @@ class Table(dict[str, EntryType]):
             raise KeyError(name)
         return found
 
+    def names(self) -> list[str]:
+        """Returns the names of the rows and of parts in installed packages, sorted."""
+        installed = load("fedcli.settings.own.parts:installed_names")(self) if self.family else ()
+        return sorted({*self, *installed})
+
     def find(self, name: str) -> EntryType | None:
         """Returns a row, or that of a part from outside; None if there is neither."""
         try:
@@ -316,9 +321,9 @@ def choose(table: Mapping[str, T], name: str, what: str) -> T:
     try:
         return table[name]
     except KeyError:
+        names = table.names() if isinstance(table, Table) else sorted(table)
         raise ConfigError(
-            f"unknown {what} '{name}'; choose one of {', '.join(sorted(table))}"
-            f"{did_you_mean(name, table)}"
+            f"unknown {what} '{name}'; choose one of {', '.join(names)}{did_you_mean(name, names)}"
         ) from None
 
 

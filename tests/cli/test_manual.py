@@ -135,6 +135,13 @@ def test_a_page_is_written_as_a_notebook(fedcli: Fedcli) -> None:
     assert kinds == {"markdown", "code"}
 
 
+def test_the_notebook_of_the_tutorial_displays_its_figures(fedcli: Fedcli) -> None:
+    fedcli("help", "tutorial", "--notebook", "t.ipynb")
+    codes = ["".join(cell["source"]) for cell in json.loads(Path("t.ipynb").read_text())["cells"]]
+    after = codes[next(i for i, code in enumerate(codes) if "write_figures(" in code) + 1]
+    assert "display(Image(filename=file))" in after
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

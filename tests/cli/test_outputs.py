@@ -32,7 +32,9 @@ def test_eval_writes_over_nothing_it_reads(
         assert fedcli("eval", source, "--per-client", file).code == 1
         assert fedcli("eval", source, "--predictions", file).code == 1
     assert_is_one_line(fedcli("eval", source, "--per-client", "run/clients.h5"), "is also an input")
-    assert_is_one_line(fedcli("eval", source, "--predictions", "run/metrics.csv"), "what is read")
+    assert_is_one_line(
+        fedcli("eval", source, "--predictions", "run/metrics.csv"), "is also an input"
+    )
     assert_is_one_line(
         fedcli("eval", source, "--predictions", "p.csv", "--per-client", "./p.csv"),
         "--predictions and --per-client name the same file",

@@ -292,7 +292,11 @@ def test_help_says_what_each_format_is(fedcli: Fedcli) -> None:
     [
         ([], 2, ["missing SOURCE"]),
         (["train.h5"], 2, ["missing --out FILE"]),
-        (["--verify", "train.h5", "--seed", "1"], 2, ["--verify goes with no other option", "--seed"]),
+        (
+            ["--verify", "train.h5", "--seed", "1"],
+            2,
+            ["--verify goes with no other option", "--seed"],
+        ),
         (["train.h5", "--verify", "train.h5"], 2, ["--verify goes with no other option", "SOURCE"]),
         (["train.h5", "--out", "o", "--hold-out", "x"], 2, ["--hold-out", "central"]),
         (["train.h5", "--out", "o", "--hold-out-fraction", "0.2"], 2, ["needs --hold-out"]),

@@ -290,7 +290,7 @@ def test_objects_are_never_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ({"x": IMAGES, "y": LABELS, "clients": np.array(["\ud800"] * 6)}, "an id has 1 to 255"),
         ({"x": IMAGES, "y": LABELS, "clients": GARBLED}, "'clients': a text in it has a code that"),
         ({"x": IMAGES, "y": GARBLED}, "'y': a text in it has a code that is not a character"),
-        ({"x": IMAGES, "y": GARBLED.astype(">U1")}, "'y': a text in it has a code that is no char"),
+        ({"x": IMAGES, "y": GARBLED.astype(">U1")}, "'y': a text in it has a code that is not a"),
         ({"x": IMAGES.astype(complex), "y": LABELS}, "pixels are complex128"),
         ({"x": IMAGES.astype(str), "y": LABELS}, "pixels are <U3"),
         ({"x": IMAGES.view([("a", "u1")]), "y": LABELS}, "pixels are [('a', 'u1')]"),

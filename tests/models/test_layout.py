@@ -269,7 +269,10 @@ def test_join_refuses_what_is_not_a_real_number() -> None:
         ([Flatten(), GroupNorm(1), Dense(2)], "a group_normalization of a flattened image; put it"),
         ([Dense(3, "relu")], "layer dense: its outputs are logits, softmax follows; make it linea"),
         ([Dense(3), Activation("relu")], "layer dense: its outputs are logits, softmax follows"),
-        ([Conv2D(3, 7)], "layer conv2d: it gives 2 x 2 x 3 values, but the last layer must give one "),
+        (
+            [Conv2D(3, 7)],
+            "layer conv2d: it gives 2 x 2 x 3 values, but the last layer must give one ",
+        ),
         ([MaxPool2D(2), Flatten()], "layer max_pooling2d: it gives 4 x 4 x 1 values, but the last"),
         ([MaxPool2D(8)], "the model has no parameters; give at least one layer that has"),
         ([Dense(2)] * (MAX_LAYERS + 1), f"has {MAX_LAYERS + 1} layers; give at most {MAX_LAYERS}"),

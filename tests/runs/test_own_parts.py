@@ -720,10 +720,12 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
         "[fedcli.algorithms]\nexp = fedcli_more:FedExP\nbroken = fedcli_none:Part\n"
         "[fedcli.aggregators]\nmiddle = fedcli_middle:Median\n"
         "[fedcli.partitions]\npairs = fedcli_pairs:two_classes\n"
+        "[fedcli.server_optimizers]\nlion = fedcli_lion:Lion\n"
     )
     write_example(site, "FedExP", "fedcli_more.py")
     write_example(site, "Median", "fedcli_middle.py")
     write_example(site, "two_classes", "fedcli_pairs.py")
+    write_example(site, "Lion", "fedcli_lion.py")
     monkeypatch.syspath_prepend(site)
     parts.entry_points_of.cache_clear()
     yield site
@@ -755,6 +757,23 @@ def test_info_has_what_is_installed(installed: Path, fedcli: Fedcli) -> None:
     shown = fedcli("info", "exp").out
     assert "Source: fedcli-more 1.2" in shown
     assert "epsilon" in shown
+
+
+def test_an_installed_optimizer_is_shown_as_one_of_the_server(
+    installed: Path, fedcli: Fedcli
+) -> None:
+    lines = fedcli("info").out.splitlines()
+    assert next(line for line in lines if "--server-optimizer" in line).endswith("the same, lion")
+    assert "lion" not in next(line for line in lines if "--client-optimizer" in line)
+    assert "Example: fedcli train --server-optimizer lion" in fedcli("info", "lion").out
+
+
+def test_messages_about_unknown_names_know_what_is_installed(
+    installed: Path, fedcli: Fedcli
+) -> None:
+    assert_is_one_line(
+        fedcli("train", "--server-optimizer", "lio"), "lion, rmsprop", "did you mean lion?"
+    )
 
 
 def test_what_is_installed_and_fails_is_one_line(installed: Path, fedcli: Fedcli) -> None:

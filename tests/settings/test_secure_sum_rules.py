@@ -67,7 +67,7 @@ def test_codes_that_cannot_be_added_are_refused(compress: str) -> None:
         ({"compress": "sketch", "pre_aggregator": "bucketing"}, "--pre-aggregator bucketing"),
         ({**PRIVATE, "client_dropout": 0.2}, "and then no client counts"),
         ({**PRIVATE, "deadline": 3.0}, "give --secure-sum-option threshold=0"),
-        ({**PRIVATE, "compress": "powersgd"}, "depends on the others"),
+        ({**PRIVATE, "compress": "powersgd"}, "decoded together with"),
     ],
 )
 def test_pairs_that_make_no_sense_are_refused(values: dict[str, Any], words: str) -> None:

@@ -13,6 +13,14 @@ from typing import Any
 # The file with a user's model that a page imports from; its class is defined on another page.
 MODEL_FILE = "my_model"
 
+# Put after a block that writes figures: a page names the files, a notebook shows them.
+_SHOW_FIGURES = """\
+from IPython.display import Image, display
+
+for file in sorted(Path("figures").glob("*.png")):
+    display(Image(filename=file))
+"""
+
 _BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```\n.*?^```\n)?", re.MULTILINE | re.DOTALL)
 
 
@@ -48,6 +56,8 @@ def _cells(page: str, sources: Mapping[str, str]) -> Iterator[tuple[str, str]]:
             if f"from {module} import" in block[1]:
                 yield "code", _file_cell(module, source)
         yield "code", block[1]
+        if 'write_figures(Path("figures")' in block[1]:
+            yield "code", _SHOW_FIGURES
         end = block.end()
     yield "markdown", page[end:]
 

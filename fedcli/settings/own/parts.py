@@ -90,6 +90,11 @@ def find(table: Table[Row], name: str) -> Row | None:
     return None if point is None else _open_installed(table, point)
 
 
+def installed_names(table: Table[Row]) -> list[str]:
+    """Returns the names of all installed parts of a family, without importing them."""
+    return [*entry_points_of(FAMILIES[table.family].group)]
+
+
 def installed(table: Table[Row]) -> list[Row]:
     """Returns the rows of all installed parts of a family.
 
