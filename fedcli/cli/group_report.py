@@ -21,8 +21,8 @@ from fedcli.sweeps.study import Study, read_file
 from fedcli.sweeps.trials import read_trials
 
 if TYPE_CHECKING:
+    from fedcli.reports.group_curves import GroupFigure
     from fedcli.reports.plots import PlotOptions
-    from fedcli.runs.record import RunRecord
 
 
 class Shape(NamedTuple):
@@ -163,7 +163,7 @@ def print_as_json(reported: Reported) -> None:
 def write_files(
     reported: Reported,
     spread: str,
-    plot: tuple[Path, PlotOptions] | None,
+    plot_as: tuple[Path, PlotOptions] | None,
     heat_map: Path | None,
     csv: Path | None,
     remarks: Remarks,
@@ -174,8 +174,10 @@ def write_files(
         ConfigError: The rows do not have two options for a heat map, or matplotlib is missing.
         RunError: A file cannot be written.
     """
-    if plot is not None:
-        _plot(reported.tables[0], spread, *plot)
+    if plot_as is not None:
+        from fedcli.reports.group_curves import figure_of
+
+        plot(figure_of(reported.tables[0], spread), *plot_as)
     if heat_map is not None:
         from fedcli.inspection import figures
 
@@ -188,47 +190,25 @@ def write_files(
 
         records = [each.record for each in reported.members if not each.has_failed]
         write_output(csv, text_bytes(text.to_csv(rounds_csv(records))))
-    for file in (plot[0] if plot else None, heat_map, csv):
+    for file in (plot_as[0] if plot_as else None, heat_map, csv):
         if file is not None:
             remarks.detail(f"wrote {file}")
 
 
-def plot_repeated(records: Sequence[RunRecord], path: Path, options: PlotOptions) -> bool:
-    """Draws runs that differ in their seeds alone as one curve with a band.
-
-    Returns:
-        False if there are no such runs, or several of the same seeds, so that nothing is drawn.
-    """
-    try:
-        table = groups.group(groups.members_of(records))
-    except ConfigError:  # they differ in more than their options
-        return False
-    num_drawn = sum(len(row.members) for row in table.rows)
-    if len(table.rows) == len(records) or num_drawn < len(records):
-        return False
-    _plot(table, group_tables.INTERVAL, path, options)
-    return True
-
-
-def _plot(table: Groups, spread: str, path: Path, options: PlotOptions) -> None:
+def plot(figure: GroupFigure, path: Path, options: PlotOptions) -> None:
+    """Draws the curves of groups of runs with their bands."""
     from fedcli.inspection import figures
 
     figures.require()
     from fedcli.reports import plots
-    from fedcli.reports.group_curves import curves_by_measure
 
-    split, curves = curves_by_measure(table, spread)
-    num_left_out = sum(row.num_diverged + row.num_failed for row in table.rows)
-    note = group_tables.about_band(spread)
-    if num_left_out:
-        note += f"; without {num_left_out} that diverged or failed"
     plots.write_curves(
         path,
-        f"{group_tables.title_of(table)}: {split}",
-        {measure: each.series for measure, each in curves.items()},
-        note,
+        figure.title,
+        {measure: each.series for measure, each in figure.curves.items()},
+        figure.note,
         options,
-        {measure: each.bands for measure, each in curves.items()},
+        {measure: each.bands for measure, each in figure.curves.items()},
     )
 
 

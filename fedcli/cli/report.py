@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 
 _LEGEND_COLUMNS = 44  # of a run's name
-# The number of colours. Of more runs, those that differ only in their seeds are one curve.
-_MOST_CURVES = 7
 
 
 class PlotLook(NamedTuple):
@@ -425,14 +423,15 @@ def _plot(records: Sequence[RunRecord], file: Path, look: PlotLook) -> None:
     from fedcli.inspection import figures
 
     figures.require()
-    from fedcli.reports import megabytes, plots
+    from fedcli.reports import group_curves, megabytes, plots
     from fedcli.runs.record import ABOUT_ONLINE, curves_of, is_online, measures_of
 
-    if len(records) > _MOST_CURVES and look.x == megabytes.ROUND:
-        from fedcli.cli.group_report import plot_repeated
+    grouped = group_curves.of_many(records) if look.x == megabytes.ROUND else None
+    if grouped is not None:
+        from fedcli.cli import group_report
 
-        if plot_repeated(records, file, _plot_options(look)):
-            return
+        group_report.plot(grouped, file, _plot_options(look))
+        return
     title = str(records[0].path) if len(records) == 1 else f"{len(records)} runs"
     along = megabytes.along(look.x)
     panels = {each: curves_of(records, each, along) for each in measures_of(records)}
@@ -539,16 +538,18 @@ def _print_text(tables: Sequence[Table], text_format: str) -> None:
 
 
 def _show_curves(screen: Screen, records: Sequence[RunRecord], x_axis: str) -> None:
-    """Draws all series of one run; for several runs the one that ranks rounds."""
+    """Draws all series of one run; of several runs the one that ranks rounds, or means of it."""
     from fedcli.cli.screen import curves
-    from fedcli.reports import megabytes
+    from fedcli.reports import group_curves, megabytes
     from fedcli.reports import tables as report_tables
     from fedcli.reports.names import short_names
     from fedcli.runs.record import curve_title, curves_of, measures_of
 
     along, across = megabytes.along(x_axis), megabytes.AXES[x_axis]
-    for measure in measures_of(records):
-        series = {name: each for name, each in curves_of(records, measure, along).items() if each}
+    grouped = group_curves.of_many(records) if x_axis == megabytes.ROUND else None
+    for measure in grouped.curves if grouped else measures_of(records):
+        found = grouped.curves[measure].series if grouped else curves_of(records, measure, along)
+        series = {name: each for name, each in found.items() if each}
         if len(records) == 1:
             series = dict(reversed(series.items()))  # online below all others
         shown = dict(list(series.items())[: curves.MAX_SERIES])
@@ -566,3 +567,5 @@ def _show_curves(screen: Screen, records: Sequence[RunRecord], x_axis: str) -> N
         screen.legend(curves.legend(names, last, has_braille=has_braille))
         if len(shown) < len(series):
             screen.line(f"The first {len(shown)} of {len(series)} runs; --plot draws all", "dim")
+        if grouped:
+            screen.line(f"{grouped.title}; mean over seeds", "dim")

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedcli.dataclass import dataclass
+from fedcli.errors import ConfigError
 from fedcli.reports.comparison import Estimate, estimate
-from fedcli.reports.group_tables import INTERVAL, STD
-from fedcli.reports.groups import Groups, Member, Row
-from fedcli.runs.record import ONLINE, Series
+from fedcli.reports.group_tables import INTERVAL, STD, about_band, title_of
+from fedcli.reports.groups import Groups, Member, Row, group, members_of
+from fedcli.runs.record import ONLINE, RunRecord, Series
 from fedcli.settings.vocabulary import MEASURES
 
 Band = list[tuple[int, float, float]]
+
+MOST_RUNS = 7  # the number of colours; of more runs, those that differ only in seeds are one curve
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +30,42 @@ class GroupCurves:
     bands: dict[str, Band]
 
 
-def curves_by_measure(groups: Groups, spread: str) -> tuple[str, dict[str, GroupCurves]]:
-    """Returns the split of the curves, and the curves of loss and accuracy.
+@dataclass(frozen=True, eq=False)
+class GroupFigure:
+    """The curves of groups of runs, with texts.
+
+    Attributes:
+        title: Says what the groups are, and on which split they were evaluated.
+        note: Explains the curves and bands.
+        curves: The curves of loss and of accuracy, by metric.
+    """
+
+    title: str
+    note: str
+    curves: dict[str, GroupCurves]
+
+
+def of_many(runs: Sequence[RunRecord]) -> GroupFigure | None:
+    """Returns the curves of more than `MOST_RUNS` runs, grouped by everything but their seeds.
+
+    Returns:
+        None if there are fewer runs, if none differ in their seeds alone, or if two runs differ in
+        nothing that their options show, so that runs would be missing.
+    """
+    if len(runs) <= MOST_RUNS:
+        return None
+    try:
+        found = group(members_of(runs))
+    except ConfigError:  # they differ in more than their options
+        return None
+    num_drawn = sum(len(row.members) for row in found.rows)
+    if len(found.rows) == len(runs) or num_drawn < len(runs):
+        return None
+    return figure_of(found, INTERVAL)
+
+
+def figure_of(groups: Groups, spread: str) -> GroupFigure:
+    """Returns the curves of loss and accuracy of groups.
 
     The split is that of the first column, if all runs were evaluated on it more than once, else the
     training metrics are drawn. Runs that diverged or failed are left out.
@@ -42,7 +79,12 @@ def curves_by_measure(groups: Groups, spread: str) -> tuple[str, dict[str, Group
     split = groups.columns[0].split or ONLINE
     if any(len(each.record.series(split, "loss")) < 2 for each in members):
         split = ONLINE
-    return split, {measure: _curves(rows, split, measure, spread) for measure in MEASURES}
+    note = about_band(spread)
+    num_left_out = sum(row.num_diverged + row.num_failed for row in groups.rows)
+    if num_left_out:
+        note += f"; without {num_left_out} that diverged or failed"
+    curves = {measure: _curves(rows, split, measure, spread) for measure in MEASURES}
+    return GroupFigure(f"{title_of(groups)}: {split}", note, curves)
 
 
 def _that_count(row: Row) -> list[Member]:

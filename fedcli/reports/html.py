@@ -20,6 +20,7 @@ from fedcli.inspection.figures.tiles import on_paper, tile_blocks
 from fedcli.reports import megabytes
 from fedcli.reports import tables as report_tables
 from fedcli.reports.axes import Axis, tick_texts
+from fedcli.reports.group_curves import Band, of_many
 from fedcli.reports.names import short_names
 from fedcli.reports.prediction_summary import PredictedExamples, PredictionSummary
 from fedcli.reports.text import Table
@@ -150,13 +151,27 @@ def page(
 
 def _curves(runs: Sequence[RunRecord], x_axis: str) -> str:
     along = megabytes.along(x_axis)
-    curves = {measure: curves_of(runs, measure, along) for measure in measures_of(runs)}
+    grouped = of_many(runs) if x_axis == megabytes.ROUND else None
+    curves: dict[str, Mapping[str, Points]]
+    if grouped is not None:
+        curves = {measure: each.series for measure, each in grouped.curves.items()}
+        bands = {measure: each.bands for measure, each in grouped.curves.items()}
+    else:
+        curves = {measure: curves_of(runs, measure, along) for measure in measures_of(runs)}
+        bands = {}
     drawn = {measure: series for measure, series in curves.items() if any(series.values())}
     if not drawn:
         return ""
     names = list(dict.fromkeys(name for series in drawn.values() for name in series))
-    charts = [_line_chart(measure, series, names, x_axis) for measure, series in drawn.items()]
-    note = f'<p class="note">{ABOUT_ONLINE}</p>' if any(map(is_online, names)) else ""
+    charts = [
+        _line_chart(measure, series, bands.get(measure, {}), names, x_axis)
+        for measure, series in drawn.items()
+    ]
+    if grouped is not None:
+        about = f"{grouped.title}; {grouped.note}"
+    else:
+        about = ABOUT_ONLINE if any(map(is_online, names)) else ""
+    note = f'<p class="note">{_escape(about)}</p>' if about else ""
     return f'<h2>Curves</h2><div class="row">{"".join(charts)}</div>{_key(runs, names)}{note}'
 
 
@@ -180,12 +195,17 @@ def _stroke(index: int) -> str:
 
 
 def _line_chart(
-    measure: str, series: Mapping[str, Points], names: Sequence[str], x_axis: str
+    measure: str,
+    series: Mapping[str, Points],
+    bands: Mapping[str, Band],
+    names: Sequence[str],
+    x_axis: str,
 ) -> str:
-    """Returns a chart of some series. The index in `names` determines a series' colour."""
+    """Returns a chart of series and bands. The index in `names` determines a series' colour."""
     is_by_round = x_axis == megabytes.ROUND
     label = megabytes.AXES[x_axis]
     points = [point for each in series.values() for point in each]
+    points += [(at, end) for band in bands.values() for at, *ends in band for end in ends]
     across = Axis.of((x for x, _ in points), is_log=False)
     is_log = None if measure == "loss" else False
     beginnings = [each[0][1] for each in series.values() if each]
@@ -196,6 +216,11 @@ def _line_chart(
         return _LEFT + across.share(x) * width, _TOP + (1 - up.share(y)) * height
 
     drawn = []
+    for name, band in bands.items():
+        edge = [(at, low) for at, low, _ in band] + [(at, high) for at, _, high in band[::-1]]
+        path = " ".join("{:.1f},{:.1f}".format(*place(*each)) for each in edge)
+        color = f"var(--c{names.index(name) % len(COLORS)})"
+        drawn.append(f'<polygon points="{path}" style="fill:{color};fill-opacity:.16"/>')
     for name, each in series.items():
         index = names.index(name)
         places = [place(x, y) for x, y in each]

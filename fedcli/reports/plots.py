@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
@@ -27,7 +26,7 @@ from fedcli.inspection.figures.page import (
 )
 from fedcli.inspection.figures.writing import FORMATS
 from fedcli.outputs import write_output
-from fedcli.reports.axes import Axis
+from fedcli.reports.axes import Axis, tick_texts
 from fedcli.reports.names import short_names
 from fedcli.runs.record import curve_title
 
@@ -197,12 +196,12 @@ class _Page:
         beginnings = [each[0][1] for each in series.values() if each]
         if values and Axis.of(values, beginnings, is_log=is_log).is_log:
             axes.set_yscale("log")
-            _plain_ticks(axes.yaxis)
+            _set_log_ticks(axes.yaxis, axes.get_ylim(), 5)
         else:
             axes.yaxis.set_major_locator(few_ticks(5))
         if self.options.log_x:
             axes.set_xscale("log")
-            _plain_ticks(axes.xaxis)
+            _set_log_ticks(axes.xaxis, axes.get_xlim(), 6)
         elif across == "round":
             whole_ticks(axes.xaxis, 6)
         else:
@@ -246,8 +245,8 @@ def _look(number: int) -> dict[str, Any]:
     }
 
 
-def _plain_ticks(axis: Any) -> None:
+def _set_log_ticks(axis: Any, limits: tuple[float, float], most: int) -> None:
     """Labels a logarithmic axis with plain numbers, because the style does not render formulas."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(lambda number, _: f"{number:,.10g}")
+    ticks = Axis(*limits, is_log=True).ticks(most)
+    axis.set_ticks(ticks, tick_texts(ticks))
     axis.set_minor_formatter(lambda *_: "")

@@ -175,6 +175,15 @@ def test_axes_of_a_plot_are_logarithmic_where_asked_or_needed() -> None:
     assert scales({"a": calm}, log_x) == [("log", "log"), ("log", "linear")]
 
 
+def test_a_short_logarithmic_axis_has_several_labels() -> None:
+    losses: Series = [(1, 1.9), (10, 0.75)]
+    figure = _Page("title", {"loss": {"a": losses}}, "", PlotOptions(log_y=True)).draw()
+    axes = figure.axes[0]
+    shown = [label.get_text() for label in axes.get_yticklabels()]
+    assert shown == ["1.0", "1.5"]
+    assert axes.get_yticks().tolist() == [1.0, 1.5]
+
+
 def test_thirty_six_runs_have_as_many_names_and_looks(fedcli: Fedcli, tmp_path: Path) -> None:
     for number in range(36):
         write_run(tmp_path / f"sweep/fedavg-lr0.1-seed-{number}", [0.3, 0.7])

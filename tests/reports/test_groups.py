@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from fedcli.errors import ConfigError
-from fedcli.reports import group_tables, text
+from fedcli.reports import group_tables, html, text
 from fedcli.reports.comparison import t_quantile
-from fedcli.reports.group_curves import curves_by_measure
+from fedcli.reports.group_curves import MOST_RUNS, figure_of, of_many
 from fedcli.reports.groups import Groups, Member, group, members_of, parse_column
 from fedcli.reports.significance import sign_flip_p
 from fedcli.runs.record import load_run
@@ -221,14 +221,30 @@ def test_seeds_of_run_and_partition_are_both_averaged_over(tmp_path: Path) -> No
 def test_curves_are_means_with_bands(tmp_path: Path) -> None:
     write_runs(tmp_path)
     found = group(members_of(map(load_run, sorted(tmp_path.iterdir()))))
-    split, curves = curves_by_measure(found, "std")
-    assert split == "test"
-    accuracy = curves["accuracy"]
+    figure = figure_of(found, "std")
+    assert figure.title == "Runs by client_lr: test"
+    assert figure.note == "mean over seeds; band: the standard deviation"
+    accuracy = figure.curves["accuracy"]
     values = [0.3 + seed / 100 + dealt / 10 + 0.1 for seed in range(2) for dealt in range(2)]
     assert accuracy.series["client_lr=0.3"][0] == pytest.approx((1, mean(values)))
     low, high = mean(values) - stdev(values), mean(values) + stdev(values)
     assert accuracy.bands["client_lr=0.3"][0] == pytest.approx((1, low, high))
-    assert curves_by_measure(found, "none")[1]["loss"].bands["client_lr=0.1"] == []
+    assert figure_of(found, "none").curves["loss"].bands["client_lr=0.1"] == []
+
+
+def test_many_runs_are_curves_of_means_unless_all_differ(tmp_path: Path) -> None:
+    write_runs(tmp_path)
+    runs = list(map(load_run, sorted(tmp_path.iterdir())))
+    assert len(runs) == MOST_RUNS + 1
+    figure = of_many(runs)
+    assert figure is not None
+    assert set(figure.curves["loss"].series) == {"client_lr=0.1", "client_lr=0.3"}
+    assert of_many(runs[:-1]) is None  # few enough to draw each
+    assert of_many([*runs, runs[0]]) is None  # one of two equal runs would be missing
+    page = html.page(runs, None, [])
+    assert page.count("<polyline") == page.count("<polygon") == 4
+    assert "mean over seeds; band: its 95 % confidence interval" in page
+    assert html.page(runs[:-1], None, []).count("<polyline") == 2 * MOST_RUNS
 
 
 def test_rounds_to_a_target_count_the_runs_that_reach_it(tmp_path: Path) -> None:
