@@ -115,7 +115,7 @@ def _read(topic: str) -> Page:
     if topic not in TOPICS:
         raise ConfigError(
             f"the manual has no page '{topic}'; choose one of {', '.join(TOPICS)}"
-            f"{_command_hint(topic) or did_you_mean(topic, TOPICS)}"
+            f"{_command_hint(topic) or did_you_mean(topic, [*TOPICS, *ALIASES])}"
         )
     return Page(topic, (MANUAL / f"{topic}.md").read_text(encoding="utf-8"))
 
