@@ -46,7 +46,7 @@ def read_rows(text: str) -> list[list[str]]:
     """Returns the rows of a small table, whose cells are separated by commas, semicolons or tabs.
 
     Raises:
-        ValueError: The text is no such table: a cell is too long, or holds a zero byte.
+        ValueError: The text is not such a table: a cell is too long, or holds a zero byte.
     """
     first = text.partition("\n")[0]
     delimiter = next((each for each in ",;\t" if each in first), ",")

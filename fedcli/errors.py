@@ -58,7 +58,7 @@ class ModelError(OwnCodeError):
 
 
 class PartError(OwnCodeError):
-    """Another part of the user's own, such as an algorithm, fails or breaks its contract."""
+    """Another part that the user wrote, such as an algorithm, fails or breaks its contract."""
 
 
 class RunError(FedcliError):
@@ -175,7 +175,7 @@ def speaks_python(*more: str, **renamed: str) -> Callable[[Function], Function]:
 
 def parameters_of(function: Callable[..., Any]) -> list[str]:
     """Returns the names of a function's arguments, without those that it takes as `**named`."""
-    from inspect import Parameter, signature  # late: only errors need it
+    from inspect import Parameter, signature  # lazy: only errors need it
 
     parameters = signature(function).parameters.values()
     return [each.name for each in parameters if each.kind != Parameter.VAR_KEYWORD]
@@ -190,7 +190,7 @@ def refuse_unknown(
         function: The function or class.
         given: Names of the given keyword arguments.
         known: Names of its arguments.
-        noun: What messages call one.
+        noun: What messages call an argument.
     """
     for name in given:
         if name not in known:

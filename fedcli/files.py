@@ -84,7 +84,7 @@ def check_mode(mode: int, path: Path) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, f"it is a {kind_of(mode)}, no regular file", str(path))
+        raise OSError(errno.EINVAL, f"it is a {kind_of(mode)}, not a regular file", str(path))
 
 
 def check_is_no_input(path: Path, inputs: Iterable[Path], label: str) -> None:

@@ -66,12 +66,12 @@ def hand_on(
 class UnknownName(AttributeError):  # noqa: N818 - named like what it is about
     """A name that a module or an object does not have.
 
-    The message says what to write instead of a name of another program. It is made when it is
-    read, because most such errors are caught unread, as by `hasattr`.
+    The message says what to write instead of a name of another program. It is made only when it is
+    read, because most such errors are caught and never shown, for example by `hasattr`.
     """
 
     def __init__(self, owner: str, name: str, known: Sequence[str]) -> None:
-        """Takes the owner in words, the missing name, and the names that there are."""
+        """Takes a description of the owner, the missing name, and the names that exist."""
         super().__init__(owner, name, known)
 
     def __str__(self) -> str:
@@ -122,7 +122,10 @@ class _Alias(ModuleType):
 
 
 class _FormerModules:
-    """A finder for modules by their former names. It is the last: it sees unknown names only."""
+    """A finder for modules by their former names.
+
+    It is the last finder, so that it sees only names that no other finder knows.
+    """
 
     def __init__(self, package: str, table: str, aliases: Mapping[str, str]) -> None:
         self._package = package

@@ -97,7 +97,7 @@ def from_json(text: str, where: str) -> SourceDescription:
         where: Starts the message.
 
     Raises:
-        DataError: The text is no such object.
+        DataError: The text is not such an object.
     """
     try:
         values = json.loads(text)

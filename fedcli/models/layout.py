@@ -148,7 +148,7 @@ def lay_out(specs: Sequence[Spec], input_shape: Sequence[int]) -> ParamLayout:
 
     Raises:
         ConfigError: A value is not allowed, layers do not fit each other or the image, or the
-            last does not give logits; the line names the layer.
+            last does not give logits; the message names the layer.
     """
     named = name_layers(specs)
     layers = size_layers(named, input_shape)

@@ -45,7 +45,7 @@ def input_names(specs: Sequence[Spec]) -> list[tuple[str, ...]]:
     """Returns the names of each layer's inputs; `IMAGE` stands for the example.
 
     Raises:
-        ConfigError: A layer has another number of inputs than its kind.
+        ConfigError: A layer has more or fewer inputs than its kind takes.
     """
     names: list[tuple[str, ...]] = []
     before = IMAGE
@@ -62,7 +62,7 @@ def input_names(specs: Sequence[Spec]) -> list[tuple[str, ...]]:
 
 
 def _readers(specs: Sequence[Spec]) -> Counter[str]:
-    """Counts how many layers read each layer or the image; only the last may be read by none."""
+    """Counts how many layers read each layer or the image; only the last layer may be unread."""
     readers = Counter(name for inputs in input_names(specs) for name in inputs)
     for spec in specs[:-1]:
         if not readers[spec.name]:
@@ -93,7 +93,7 @@ def _first_shape(input_shape: Sequence[int]) -> Shape:
 
 
 def _without_softmax(specs: Sequence[Spec]) -> list[Spec]:
-    """The layers without a softmax at their end; one anywhere else is refused."""
+    """The layers without the softmax at their end; a softmax anywhere else is refused."""
     kept = list(specs)
     last = kept.pop().without_softmax() if kept else None
     if last is not None:

@@ -93,7 +93,7 @@ def load(path: Path, layout: ParamLayout) -> list[NDArray[np.float32]]:
 
     Raises:
         ConfigError: The file cannot be read or is neither; or its arrays are not the layout's (the
-            line shows both lists), not floating point, or not finite.
+            message shows both lists), not floating point, or not finite.
     """
     if formats.is_keras(path):
         return formats.read_weights(path, layout)
@@ -120,7 +120,7 @@ def load_npz(path: Path, shapes: Sequence[tuple[int, ...]]) -> list[NDArray[np.f
 
     Raises:
         ConfigError: The file cannot be read or is no `.npz`; the arrays are of other shapes (the
-            line shows both lists), not floating point, or not finite.
+            message shows both lists), not floating point, or not finite.
     """
     try:
         with open_zip(path) as archive:

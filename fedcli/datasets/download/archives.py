@@ -43,8 +43,8 @@ def extract(
         tell: Called with the number of bytes unpacked.
 
     Raises:
-        DataError: The archive is damaged; or a member is missing, there twice, no regular file, or
-            of another size or hash than expected; or the disk is full.
+        DataError: The archive is damaged; or a member is missing, occurs twice, is not a regular
+            file, or has another size or hash than expected; or the disk is full.
     """
     for member in members:
         _check_name(member.name)

@@ -123,7 +123,7 @@ def check_base(base: str) -> str:
     """Returns the address of a mirror.
 
     Raises:
-        DataError: It is no http or https address.
+        DataError: It is not an http or https address.
     """
     try:
         parts = urllib.parse.urlsplit(base)

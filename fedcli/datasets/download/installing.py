@@ -343,7 +343,7 @@ def _require_whole(file: RemoteFile, target: Path, tell: Tell) -> None:
     except OSError as err:
         problem = f"cannot be read ({err.strerror})" if target.exists() else "is not here"
     if problem is not None:
-        raise FetchError(f"{file.name} {problem}, and FEDCLI_OFFLINE forbids to fetch it", file)
+        raise FetchError(f"{file.name} {problem}, and FEDCLI_OFFLINE forbids fetching it", file)
 
 
 def _known_hashes(dataset: PublicDataset) -> dict[str, str]:

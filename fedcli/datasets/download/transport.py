@@ -215,7 +215,7 @@ def _seconds_to_wait(text: str | None) -> float | None:
     try:
         date = email.utils.parsedate_tz(text)
         return None if date is None else max(0.0, email.utils.mktime_tz(date) - time.time())
-    except (ValueError, OverflowError):  # no date that a clock can show
+    except (ValueError, OverflowError):  # a date outside the range of the clock
         return None
 
 

@@ -1,7 +1,7 @@
 """Picture files that are labelled by their folders or by tables beside them.
 
-`folder_meaning` interprets the folders, `picture_tables` interprets tables about pictures in no
-class folder, and `picture_decoding` decodes the files with Pillow.
+`folder_meaning` interprets the folders, `picture_tables` interprets tables about pictures that are
+in no class folder, and `picture_decoding` decodes the files with Pillow.
 """
 
 from __future__ import annotations
@@ -394,14 +394,14 @@ def _without_unlabelled(
 
 
 def _rename_alone(meaning: Meaning, flat: dict[str, list[Picture]]) -> None:
-    """Makes the split test of validation pictures where the test pictures have no labels."""
+    """Makes the validation pictures the split test if the test pictures have no labels."""
     if "test" in meaning.splits or "test" in flat:
         return
     for splits in (meaning.splits, flat):
         if VALIDATION in splits:
             splits["test"] = splits.pop(VALIDATION)
             meaning.evidence["splits"] += (
-                "; validation is all that is held out with labels, and so the test split"
+                "; validation is the only held-out split with labels, so it is the test split"
             )
 
 

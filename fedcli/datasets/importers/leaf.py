@@ -81,7 +81,7 @@ def read(
                 f"{found.where}: x holds text, not pixels ({found.text[:40]!r}): fedcli trains on "
                 f"images; of LEAF's sets it reads FEMNIST and CelebA"
             ) from None
-        from fedcli.datasets.importers import leaf_pictures  # lazy: Pillow's neighbours
+        from fedcli.datasets.importers import leaf_pictures  # lazy: most shards hold pixels
 
         return leaf_pictures.read(splits, sources[0], options, folder, tell)
 

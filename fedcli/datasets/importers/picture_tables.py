@@ -154,7 +154,7 @@ def read_table(path: Path) -> Table:
     """Returns the rows of a text file.
 
     Raises:
-        DataError: It is too large, no UTF-8 text, or a row has another number of fields.
+        DataError: It is too large or not UTF-8 text, or a row has another number of fields.
         OSError: It cannot be read.
     """
     if path.stat().st_size > MAX_TABLE_BYTES:

@@ -221,7 +221,7 @@ def _as_evaluated(layout: ParamLayout) -> ParamLayout:
     """The layout without the input layers that change nothing in evaluation."""
     sized = {layer.name: layer for layer in layout.layers}
     kept: list[Spec] = []
-    names = {IMAGE: IMAGE}  # for each layer, what those that read it read now
+    names = {IMAGE: IMAGE}  # for each layer, the name that replaces it among inputs
     before = IMAGE
     for spec in layout.specs:
         spec = spec.changed(inputs=tuple(names.get(each, each) for each in spec.inputs))

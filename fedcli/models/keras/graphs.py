@@ -86,7 +86,7 @@ def parse(description: object) -> Graph:
     if class_name not in MODELS:
         raise ConfigError(
             f"holds a {shown(class_name)}; fedcli reads Sequential and functional models "
-            "(a subclassed one is code, which no file holds)"
+            "(the code of a subclassed model is in no file)"
         )
     builder = _Builder()
     builder.add_model(description, (), "", None)
@@ -121,7 +121,7 @@ def container_names(class_names: Sequence[str]) -> list[str]:
 def _class_of(item: object) -> tuple[str, Any]:
     """Returns class name and config of a layer or model. Custom classes are refused."""
     if not isinstance(item, Mapping) or not isinstance(item.get("class_name"), str):
-        raise ConfigError("describes no Keras model: a part of it has no class_name")
+        raise ConfigError("does not describe a Keras model: a part of it has no class_name")
     class_name = item["class_name"]
     module, registered = item.get("module"), item.get("registered_name")
     is_keras = module is None or str(module).split(".")[0] in ("keras", "tf_keras")
@@ -252,12 +252,15 @@ class _Builder:
         return _Output(spec.name, shape)
 
     def _merge(self, options: Options, sources: Sequence[_Output]) -> _Output:
-        """Handles a layer of two or more inputs; one of more than two becomes a chain of layers."""
+        """Handles a layer of two or more inputs.
+
+        With more than two inputs it becomes a chain of layers.
+        """
         shapes = [source.shape for source in sources]
         if len(sources) < 2 or len(set(shapes)) > 1:
             raise ConfigError(
                 f"{options.label} takes inputs of shapes {', '.join(map(str, map(list, shapes)))}; "
-                "fedcli supports two or more of one shape"
+                "fedcli supports inputs of one shape"
             )
         output = sources[0]
         specs = KERAS_READERS[options.class_name](options, shapes[0], options.name)
@@ -268,7 +271,10 @@ class _Builder:
         return output
 
     def _reshape(self, options: Options, source: _Output) -> _Output:
-        """Handles a Reshape: one to a vector becomes a Flatten, one of the input sets its shape."""
+        """Handles a Reshape.
+
+        A Reshape to a vector becomes a Flatten; a Reshape of the input sets the input's shape.
+        """
         target = plain(options.take("target_shape"))
         options.finish()
         size = math.prod(source.shape)
