@@ -99,12 +99,36 @@ void fed_rng_fill_u32(fed_rng *rng, uint32_t *values /* out [num_values] */, siz
 /* The same from output `first` on. */
 void fed_rng_fill_from(const fed_key *key, size_t first, uint64_t *values /* out [num_values] */,
                        size_t num_values);
-/* Adds scale times standard normal numbers to some values. Value i is made of the stream's words in
- * groups of FED_NORMAL_GROUP: of each the first half gives radii, the second half angles, and the
- * pairs go to the first and the second half of the group's values. */
+/* Adds scale times standard normal numbers of a stream to some values: its numbers from `first` on,
+ * a multiple of FED_NORMAL_GROUP. They are made of the stream's words in groups of that size: of
+ * each the first half gives radii, the second half angles, and the pairs go to the first and the
+ * second half of the group's numbers. */
 enum { FED_NORMAL_GROUP = 256 };
-void fed_rng_add_normal(const fed_key *key, double scale, double *values /* in-out [num_values] */,
-                        size_t num_values);
+void fed_rng_add_normal(const fed_key *key, size_t first, double scale,
+                        double *values /* in-out [num_values] */, size_t num_values);
+
+/* ---- Noise of private means (random/noise.c) ------------------------------------------------- */
+
+/* The noise that one round adds to a sum.
+ *
+ * Without groups it is factors[0] times the normal numbers of keys[0].
+ *
+ * With them it is that of a tree of rounds. The round completes groups of 1, 2, 4, ... rounds, one
+ * for each key, and the last one replaces the others. The value of a group is the normal numbers of
+ * its key; with takes_halves, half the sum of the values of its halves is added: the group that it
+ * replaces and the one that this round has just completed. The noise is the value of the last group
+ * times its factor, minus those of the others. */
+typedef struct fed_noise {
+    size_t num_keys;       /* >= 1 */
+    const fed_key *keys;   /* [num_keys] */
+    const double *factors; /* [num_keys] */
+    double *groups;        /* [num_keys, num_values]: those replaced; out: the last. Or NULL */
+    int takes_halves;
+} fed_noise;
+
+/* mean = (sum + noise) / divisor. The number of threads changes no value. */
+int fed_noised_mean(int num_threads, const fed_noise *noise, const double *sum /* [num_values] */,
+                    double divisor, float *mean /* out [num_values] */, size_t num_values);
 
 /* ---- Order of examples (client/order.c) ------------------------------------------------------ */
 

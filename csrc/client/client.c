@@ -562,6 +562,16 @@ static int run_narrow_steps(const local *m, const fed_training *training, float 
     return status;
 }
 
+/* Writes the size of a client's delta, if it is wanted. Returns whether the delta is finite. */
+static int measure(const fed_training *training, const float *params, fed_client_stats *stats) {
+    const fed_kernels *kernels = training->net->kernels;
+    const size_t size = training->net->size;
+    if (training->bounds == NULL) return kernels->delta_is_finite(params, training->origin, size);
+    const double squares = kernels->delta_size(params, training->origin, size, &stats->max_abs);
+    stats->norm = stats->max_abs > training->bounds->max_abs ? 0 : sqrt(squares);
+    return isfinite(squares);
+}
+
 int fed_train_client(const fed_training *training, const fed_client *client,
                      fed_workspace *workspace, float *params, fed_client_stats *stats) {
     const fed_net *net = training->net;
@@ -596,8 +606,7 @@ int fed_train_client(const fed_training *training, const fed_client *client,
     else
         status = run_steps(&m, training, training->server, training->origin, params, stats);
     if (status != FED_OK) return status;
-    if (!net->kernels->delta_is_finite(params, training->origin, net->size))
-        memset(stats, 0, sizeof *stats);
+    if (!measure(training, params, stats)) memset(stats, 0, sizeof *stats);
     return FED_OK;
 }
 

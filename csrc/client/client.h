@@ -114,10 +114,11 @@ typedef struct fed_training {
     const float *origin;        /* packed start of params: the server's, or zeros for
                                    FED_STEP_GRADIENT */
     const atomic_int *cancel;
-    int num_workers; /* threads that share one client */
+    int num_workers;          /* threads that share one client */
+    const fed_bounds *bounds; /* NULL: deltas are not measured */
 } fed_training;
 
-/* Trains one client from the origin and writes its packed parameters. */
+/* Trains one client from the origin, writes its packed parameters, and measures its delta. */
 int fed_train_client(const fed_training *training, const fed_client *client,
                      fed_workspace *workspace, float *params /* out, packed */,
                      fed_client_stats *stats /* out */);

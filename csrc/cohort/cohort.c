@@ -129,14 +129,6 @@ static double client_weight(const cohort *co, const fed_client_stats *stats) {
     return co->terms->weighting == FED_WEIGHT_UNIFORM ? 1 : (double)stats->num_examples;
 }
 
-/* Writes the size of a client's delta. */
-static void measure(const cohort *co, const float *params, const float *origin,
-                    fed_client_stats *stats) {
-    const double sum_of_squares =
-        co->net->kernels->delta_size(params, origin, co->team->num_values, &stats->max_abs);
-    stats->norm = stats->max_abs > co->terms->bounds->max_abs ? 0 : sqrt(sum_of_squares);
-}
-
 /* The factor that brings a measured delta within the bounds. */
 static double bounding_factor(const cohort *co, const fed_client_stats *stats) {
     if (co->terms->bounds == NULL) return 1;
@@ -218,7 +210,7 @@ static int start_alone(const cohort *co, const float *start, fed_workspace *work
     return FED_OK;
 }
 
-/* Trains a client, writes its delta if that is needed, and measures it. */
+/* Trains a client and writes its delta, if that is needed. */
 static int train_one(const cohort *co, size_t c, fed_workspace *workspace, float *params) {
     const fed_own *own = co->clients[c].own;
     fed_client_stats *stats = &co->stats[c];
@@ -231,7 +223,6 @@ static int train_one(const cohort *co, size_t c, fed_workspace *workspace, float
     if (status != FED_OK || !stats->is_finite) return status;
     if (own != NULL && own->delta != NULL)
         status = fed_send_delta(co->net, params, training.origin, workspace, own->delta);
-    if (status == FED_OK && co->terms->bounds != NULL) measure(co, params, training.origin, stats);
     return status;
 }
 
@@ -344,7 +335,8 @@ static int train_cohort(fed_team *team, const fed_net *net, const fed_step *step
                                    .origin =
                                        fed_step_is_gradient(step) ? team->zeros : team->server,
                                    .cancel = cancel,
-                                   .num_workers = shares ? team->num_threads : 1};
+                                   .num_workers = shares ? team->num_threads : 1,
+                                   .bounds = terms->bounds};
     cohort co = {.team = team,
                  .net = net,
                  .training = &training,

@@ -13,9 +13,8 @@ typedef struct fed_codec_loops {
      * finite if a value is not. */
     double (*take_input)(const float *row, const float *residual, double decay, size_t num_values,
                          float *restrict values);
-    /* rest = values - decoded; rest NULL: it is not written. Returns the sum of squares. */
-    double (*take_rest)(const float *values, const float *decoded, size_t num_values,
-                        float *restrict rest);
+    /* values -= decoded. Returns the sum of squares. */
+    double (*subtract)(float *restrict values, const float *decoded, size_t num_values);
     /* The least and the largest of num_values >= 1 finite values. */
     void (*find_range)(const float *values, size_t num_values, float *least, float *most);
     /* levels = (values - least) * scale, which are 0..last, rounded up or down at random: up if
@@ -29,6 +28,13 @@ typedef struct fed_codec_loops {
      * Returns their number. */
     size_t (*find_large)(const float *values, size_t num_values, uint32_t least,
                          uint32_t *restrict places /* out [num_values] */);
+    /* The sum of the magnitudes. */
+    double (*sum_of_magnitudes)(const float *values, size_t num_values);
+    /* A bit for each of 8 * num_bytes values, 1 if it is below 0, from the lowest bit of a byte. */
+    void (*pack_signs)(const float *values, size_t num_bytes, uint8_t *restrict bytes);
+    /* values = -magnitude where the bit is 1, else magnitude. */
+    void (*expand_signs)(const uint8_t *bytes, size_t num_bytes, float magnitude,
+                         float *restrict values /* out [8 * num_bytes] */);
 } fed_codec_loops;
 
 extern const fed_codec_loops fed_codec_loops_generic;

@@ -36,22 +36,22 @@ static double take_input(const job *all, size_t r, float *values) {
 }
 
 /* Encodes, decodes and replaces one row. A row that cannot be sent is left as it is, or becomes
- * something that is not finite if its decoded values are not. */
+ * something that is not finite if its decoded values are not; its next residual is undefined. */
 static int pass_row(const job *all, size_t r, const scratch *own) {
     const fed_codec *codec = all->codec;
     fed_sent *sent = &all->sent[r];
+    float *values =
+        all->after != NULL ? all->after[r] : own->values; /* then what is left of them */
     *sent = (fed_sent){0};
-    sent->squared_norm = take_input(all, r, own->values);
+    sent->squared_norm = take_input(all, r, values);
     if (!isfinite(sent->squared_norm)) return FED_OK;
     size_t num_bytes = 0;
-    int status =
-        fed_codec_encode_finite(codec, &all->keys[r], own->values, own->payload, &num_bytes);
+    int status = fed_codec_encode_finite(codec, &all->keys[r], values, own->payload, &num_bytes);
     if (status == FED_ERR_ARGUMENT) return FED_OK; /* too large for the payload's floats */
     if (status != FED_OK) return status;
     status = fed_codec_decode(codec, &all->keys[r], own->payload, num_bytes, all->rows[r]);
     if (status != FED_OK) return status;
-    sent->squared_error = fed_active_loops()->take_rest(
-        own->values, all->rows[r], codec->num_params, all->after != NULL ? all->after[r] : NULL);
+    sent->squared_error = fed_active_loops()->subtract(values, all->rows[r], codec->num_params);
     if (!isfinite(sent->squared_error)) return FED_OK;
     sent->num_bytes = (int64_t)num_bytes;
     sent->is_sent = 1;

@@ -9,6 +9,7 @@
  * or five values a byte as digits of base 3, the first one the lowest. */
 #include "compress/bits.h"
 #include "compress/codec.h"
+#include "compress/loops.h"
 
 #include <math.h>
 
@@ -147,13 +148,15 @@ static size_t sign_capacity(const fed_codec *codec) {
 static int sign_encode(const fed_codec *codec, fed_draws *draws, const float *values,
                        uint8_t *payload, size_t *num_bytes) {
     (void)draws;
+    const fed_codec_loops *loops = fed_active_loops();
     fed_bit_writer writer = {.at = payload};
     for (size_t t = 0; t < codec->tensors.num; t++) {
         const size_t size = fed_tensor_size(&codec->tensors.each[t]);
-        double sum = 0;
-        for (size_t v = 0; v < size; v++) sum += fabs((double)values[v]);
+        const double sum = loops->sum_of_magnitudes(values, size);
         fed_put_float(&writer, (float)(sum / (double)size));
-        for (size_t v = 0; v < size; v++) fed_put_bits(&writer, values[v] < 0, 1);
+        loops->pack_signs(values, size / 8, writer.at);
+        writer.at += size / 8;
+        for (size_t v = size / 8 * 8; v < size; v++) fed_put_bits(&writer, values[v] < 0, 1);
         fed_end_byte(&writer);
         values += size;
     }
@@ -170,7 +173,10 @@ static int sign_decode(const fed_codec *codec, fed_draws *draws, const uint8_t *
         const size_t size = fed_tensor_size(&codec->tensors.each[t]);
         const float scale = fed_get_float(&reader);
         if (!isfinite(scale) || scale < 0) return FED_ERR_PAYLOAD;
-        for (size_t v = 0; v < size; v++) values[v] = fed_get_bits(&reader, 1) ? -scale : scale;
+        fed_active_loops()->expand_signs(reader.at, size / 8, scale, values);
+        reader.at += size / 8;
+        for (size_t v = size / 8 * 8; v < size; v++)
+            values[v] = fed_get_bits(&reader, 1) ? -scale : scale;
         fed_skip_to_byte(&reader);
         values += size;
     }

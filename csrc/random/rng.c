@@ -164,11 +164,12 @@ void fed_rng_fill_u32(fed_rng *rng, uint32_t *values, size_t num_values) {
     }
 }
 
-void fed_rng_add_normal(const fed_key *key, double scale, double *values, size_t num_values) {
+void fed_rng_add_normal(const fed_key *key, size_t first, double scale, double *values,
+                        size_t num_values) {
     const fed_kernels *kernels = fed_active_kernels();
     uint64_t words[FED_NORMAL_GROUP];
     for (size_t done = 0; done < num_values; done += FED_NORMAL_GROUP) {
-        fed_rng_fill_from(key, done, words, FED_NORMAL_GROUP);
+        fed_rng_fill_from(key, first + done, words, FED_NORMAL_GROUP);
         if (num_values - done >= FED_NORMAL_GROUP) {
             kernels->add_normal(words, FED_NORMAL_GROUP / 2, scale, values + done);
             continue;

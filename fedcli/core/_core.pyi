@@ -234,7 +234,15 @@ def secure_sum(
     num_threads: int,
     returns_sent: bool = False,
 ) -> tuple[npt.NDArray[np.uint64], int, npt.NDArray[np.uint64] | None]: ...
-def add_normal(key: Key, scale: float, values: npt.NDArray[np.float64]) -> None: ...
+def noised_mean(
+    keys: Sequence[Key],
+    factors: npt.NDArray[np.float64],
+    groups: npt.NDArray[np.float64] | None,
+    takes_halves: bool,
+    total: npt.NDArray[np.float64],
+    divisor: float,
+    num_threads: int,
+) -> npt.NDArray[np.float32]: ...
 def synthetic_count(options: Options, client_key: int, split: int) -> int: ...
 def synthetic_draw(
     options: Options, client_key: int, split: int, first: int, num: int

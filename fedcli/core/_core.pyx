@@ -1326,13 +1326,35 @@ def secure_sum(rows, weights, factors, coins, masks, levels, *, center=None, int
         free(coin_keys)
 
 
-def add_normal(key, double scale, values):
-    """Adds scale times standard normal numbers of a stream to values, float64 [n], in place."""
-    cdef fed_key made = make_key(key)
-    cdef Array held = hold(values, c"d", 1, "values", True)
+def noised_mean(keys, factors, groups, bint takes_halves, total, double divisor, int num_threads):
+    """Returns (total + noise) / divisor, float32 [n]; see fed_noise. groups are float64 [g, n] for
+    at least as many levels as there are keys, or None."""
+    cdef fed_key each[64]
+    cdef fed_noise noise
+    cdef size_t num_keys = len(keys), k
+    cdef Array of_factors = hold_vector(factors, c"d", num_keys, "factors")
+    cdef Array held = hold(total, c"d", 1, "total"), of_groups = None
+    cdef int status
+    noise.num_keys, noise.keys, noise.factors = num_keys, each, doubles(of_factors)
+    noise.groups, noise.takes_halves = NULL, takes_halves
+    if groups is not None:
+        of_groups = hold(groups, c"d", 2, "groups", True)
+        if of_groups.width != held.length:
+            raise ValueError(f"groups are [{of_groups.length}, {of_groups.width}] for "
+                             f"{held.length} values")
+        noise.groups = doubles(of_groups)
+    if not 1 <= num_keys <= (1 if groups is None else min(64, of_groups.length)):
+        raise ValueError(f"{num_keys} keys, more or less than there may be")
+    for k in range(num_keys):
+        each[k] = make_key(keys[k])
+    mean = np.empty(held.length, np.float32)
+    cdef float *to_mean = <float *> memory_of(mean)
     if held.length > 0:
         with nogil:
-            fed_rng_add_normal(&made, scale, doubles(held), held.length)
+            status = fed_noised_mean(num_threads, &noise, doubles(held), divisor, to_mean,
+                                     held.length)
+        check(status)
+    return mean
 
 
 cdef fed_synthetic make_synthetic(options):

@@ -28,7 +28,13 @@ cdef extern from "fed.h" nogil:
     ctypedef struct fed_key:
         uint64_t seed, client, round, purpose, occurrence
     void fed_rng_fill(const fed_key *, uint64_t *, size_t)
-    void fed_rng_add_normal(const fed_key *, double, double *, size_t) nogil
+    ctypedef struct fed_noise:
+        size_t num_keys
+        const fed_key *keys
+        const double *factors
+        double *groups
+        int takes_halves
+    int fed_noised_mean(int, const fed_noise *, const double *, double, float *, size_t) nogil
 
     ctypedef struct fed_secure_terms:
         size_t num_clients, num_params

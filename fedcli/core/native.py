@@ -78,6 +78,7 @@ __all__ = [
     "LabelFault",
     "Levels",
     "Model",
+    "Noise",
     "PayloadFault",
     "Phase",
     "Plan",
@@ -89,7 +90,6 @@ __all__ = [
     "Terms",
     "WeightedSum",
     "add_change",
-    "add_normal",
     "apply_step",
     "batch_bytes",
     "bound_rows",
@@ -402,14 +402,33 @@ class Helpers:
 
     def run(self, work: Callable[[], T]) -> T:
         """Returns the result of work; an interrupt waits for its end."""
+        return self.start(work)()
+
+    def start(self, work: Callable[[], T]) -> Callable[[], T]:
+        """Starts work beside the main thread; returns what waits for its end, as `run` does.
+
+        It has begun when this returns: a thread that goes on could keep it from its first step.
+        """
         if threading.current_thread() is not threading.main_thread():
+            result = work()
+            return lambda: result
+        has_begun = threading.Event()
+
+        def begin() -> T:
+            has_begun.set()
             return work()
-        future = self.submit(work)
-        try:
-            return future.result()
-        finally:
-            if not future.done():  # this thread was interrupted, and the work goes on
-                future.exception()
+
+        future = self.submit(begin)
+
+        def wait() -> T:
+            try:
+                return future.result()
+            finally:
+                if not future.done():  # this thread was interrupted, and the work goes on
+                    future.exception()
+
+        has_begun.wait()
+        return wait
 
 
 def least_diameter(distances: NDArray[np.float64], num_chosen: int) -> NDArray[np.int64]:
@@ -429,13 +448,43 @@ def example_order(plan: Plan, num_examples: int, key: StreamKey) -> NDArray[np.u
     return _core.example_order(plan, num_examples, key)
 
 
-def add_normal(key: StreamKey, scale: float, values: NDArray[np.float64]) -> None:
-    """Adds scale times standard normal numbers to values, float64 [num_values], in place.
+class Noise(NamedTuple):
+    """The noise that one round adds to a sum: fresh normal numbers, or those of a tree of rounds.
 
-    They are those of Box and Muller's method on the words of the key's stream; see csrc/fed.h. They
-    do not depend on the number of values, except for the last 256.
+    Normal numbers are those of Box and Muller's method on the words of a key's stream; see
+    csrc/fed.h. They do not depend on the number of values, except for the last 256.
+
+    In a tree, a round completes groups of 1, 2, 4, ... rounds, and the last one replaces the
+    others. The noise is the value of the last group times its factor, minus those of the others.
+
+    Attributes:
+        keys: One key; in a tree, one for each group that the round completes.
+        factors: Those of the normal numbers or of the groups' values, float64 [num_keys].
+        groups: The values of the complete groups by level, float64 [num_levels, num_values], of
+            which the last one is written; None: there is no tree.
+        takes_halves: Whether a group's value is its normal numbers plus half the sum of the values
+            of its halves.
     """
-    _core.add_normal(key, scale, values)
+
+    keys: Sequence[StreamKey]
+    factors: NDArray[np.float64]
+    groups: NDArray[np.float64] | None = None
+    takes_halves: bool = False
+
+
+def noised_mean(
+    total: NDArray[np.float64], noise: Noise, divisor: float, num_threads: int = 1
+) -> NDArray[np.float32]:
+    """Returns (total + noise) / divisor, float32 [num_values].
+
+    Args:
+        total: float64 [num_values].
+        noise: See `Noise`.
+        divisor: Above 0.
+        num_threads: The number of threads, which changes no result; see `Helpers`.
+    """
+    keys, factors, groups, takes_halves = noise
+    return _core.noised_mean(keys, factors, groups, takes_halves, total, divisor, num_threads)
 
 
 def random_u64(key: StreamKey, count: int) -> NDArray[np.uint64]:

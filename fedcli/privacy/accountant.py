@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -53,33 +52,9 @@ class Accountant:
         self._exact = scheme.exact(noise_multiplier) if has_noise and figure == PLD else None
         self._renyi = scheme.renyi(noise_multiplier) if has_noise else None
         self.figure = RDP if has_noise and self._exact is None else figure
-        self._begun: threading.Thread | None = None
-        self._last: tuple[int, Spent] | None = None
-
-    def begin(self, num_rounds: int) -> None:
-        """Starts to compute `spent` in another thread, while the caller trains."""
-        self._end()
-        self._begun = threading.Thread(target=self._compute, args=(num_rounds,), daemon=True)
-        self._begun.start()
 
     def spent(self, num_rounds: int) -> Spent:
         """Returns epsilon after a number of rounds. It does not depend on earlier calls."""
-        self._end()
-        if self._last is None or self._last[0] != num_rounds:
-            self._compute(num_rounds)
-        assert self._last is not None
-        return self._last[1]
-
-    def _end(self) -> None:
-        """Waits for what `begin` has started."""
-        if self._begun is not None:
-            self._begun.join()
-            self._begun = None
-
-    def _compute(self, num_rounds: int) -> None:
-        self._last = num_rounds, self._spent(num_rounds)
-
-    def _spent(self, num_rounds: int) -> Spent:
         if num_rounds == 0:
             return Spent(0.0, 0.0)
         if self._renyi is None:

@@ -13,7 +13,9 @@ never too small. Google's dp-accounting uses the same grid.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -24,9 +26,11 @@ _LOG_TAIL = math.log(1e20)  # outputs beyond this tail count as an infinite loss
 _WINDOW_TAIL = 1e-15  # mass of a sum of losses beyond the window
 _LAMBDAS = np.geomspace(0.05, 400.0, 60)  # exponents of the Chernoff bounds of the window
 _BLOCK = 512  # losses that are summed at a time in the search for epsilon
-_ANCHOR = 64  # every so many rounds, the power of a spectrum is computed afresh by squaring
 _LEAST_CAPACITY = 16  # rounds that the first window covers
 _FARTHEST = 1.5  # the smaller direction is computed for up to this many times the rounds
+_LOG_LEAST = math.log(1e-20)  # frequencies that are smaller than that are left out
+_FEW = 16  # epsilon is solved for with frequencies if at most this share, 1 / _FEW, is left
+_NEWTON_STEPS = 20  # then the search halves
 
 Floats = NDArray[np.float64]
 
@@ -34,7 +38,9 @@ Floats = NDArray[np.float64]
 class ComposedLoss:
     """The loss of one direction (add or remove a client) after up to `max_rounds` rounds.
 
-    It keeps the spectrum of one round, and its power for the number of rounds of the last call.
+    It keeps the spectrum of one round. The sum of many losses is smooth: only its lowest
+    frequencies are not 0, and epsilon is solved for with these. If they are many, it is sought
+    among the masses.
     """
 
     def __init__(
@@ -55,72 +61,132 @@ class ComposedLoss:
             moments: The moments of the losses; None: they are computed.
         """
         self._infinite = infinite
-        low, high = _window(moments or moments_of(masses, first), max_rounds)
-        size = _size_of_at_least(max(high - low + 1, 4 * _BLOCK), 4)
-        self._last = low + size - 1  # the largest loss in the window
-        places = np.zeros(size)
-        np.add.at(places, np.arange(first, first + len(masses)) % size, masses)
+        self._moments = moments or moments_of(masses, first)
+        low, high = _window(self._moments, max_rounds)
+        self._size = _size_of_at_least(max(high - low + 1, 4 * _BLOCK), 4)
+        self._last = low + self._size - 1  # the largest loss in the window
+        places = np.zeros(self._size)
+        np.add.at(places, np.arange(first, first + len(masses)) % self._size, masses)
         self._spectrum = np.fft.rfft(places)
         # Make the finite masses sum to exactly 1; the power would multiply a rounding error.
         self._spectrum /= self._spectrum[0].real
-        # A loss of i steps has index i; only losses above 0 are read.
-        num_blocks = max(1, -(-self._last // _BLOCK))
-        self._num_read = min(num_blocks * _BLOCK, size)
-        self._shrink = np.exp(-STEP * np.arange(self._num_read))
-        self._num_rounds = 1
-        self._power = self._spectrum.copy()  # the spectrum to the power of the number of rounds
+        with np.errstate(divide="ignore"):
+            sizes = np.log(np.abs(self._spectrum))
+        # For each frequency, minus the largest logarithm from there on: it ascends.
+        self._decay = -np.maximum.accumulate(sizes[::-1])[::-1]
+        self._sums = _GeometricSums(self._size, self._last)
 
     def epsilon(self, num_rounds: int, delta: float) -> float:
         """Returns the least epsilon for which the composed rounds are (epsilon, delta)-private.
-
-        The result does not depend on earlier calls. Consecutive numbers of rounds are cheap.
 
         Args:
             num_rounds: At least 1.
             delta: Above 0.
         """
-        self._raise_to(num_rounds)
         infinite = -math.expm1(num_rounds * math.log1p(-self._infinite)) + _WINDOW_TAIL
         if infinite > delta:
             return math.inf
-        masses = np.fft.irfft(self._power)[: self._num_read]
+        num_kept = int(np.searchsorted(self._decay, -_LOG_LEAST / num_rounds))
+        power = _power(self._spectrum[:num_kept], num_rounds)
+        if num_kept > self._size // _FEW:
+            return self._search(power, delta - infinite)
+        return self._solve(power, delta - infinite, num_rounds)
+
+    def _solve(self, power: NDArray[np.complex128], delta: float, num_rounds: int) -> float:
+        """Finds epsilon as `_search` does, with sums over the losses in closed form."""
+        sums_above = self._sums.of(power)
+        bounds = (num_rounds * self._moments.up - math.log(delta)) / _LAMBDAS  # Chernoff
+        place = int(bounds.min() / STEP)
+        low, high = -1, self._last  # delta is exceeded at `low`, and not at `high`
+        total = shrunk = 1.0
+        for tries in itertools.count():
+            if high - low <= 1:
+                break
+            place = min(max(place, low + 1), high - 1)
+            total_here, shrunk_here = sums_above(place)
+            excess = total_here - shrunk_here
+            if excess > delta:
+                low, total, shrunk = place, total_here, shrunk_here
+            else:
+                high = place
+            if excess <= 0.0 or tries > _NEWTON_STEPS:
+                place = (low + high) // 2
+                continue
+            # Newton's method for the logarithm, whose derivative is -shrunk / excess.
+            step = math.log(excess / delta) * excess / (shrunk_here * STEP)
+            place += math.ceil(step) if excess > delta else math.floor(step)
+        if low < 0:
+            return 0.0
+        return max(0.0, low * STEP + math.log((total - delta) / shrunk))
+
+    def _search(self, power: NDArray[np.complex128], delta: float) -> float:
+        """Finds the first loss l with sum over j > l of (1 - e^(l - j)) * masses[j] <= delta."""
+        # A loss of i steps has index i; only losses above 0 are read.
+        num_read = min(max(1, -(-self._last // _BLOCK)) * _BLOCK, self._size)
+        masses = np.fft.irfft(power, self._size)[:num_read]
         np.maximum(masses, 0.0, out=masses)
         masses[self._last + 1 :] = 0.0  # losses below 0
-        return self._search(masses, delta - infinite)
-
-    def _raise_to(self, num_rounds: int) -> None:
-        """Sets the power. Its rounding does not depend on which power was there before."""
-        inside = num_rounds % _ANCHOR
-        if not (inside and self._num_rounds == num_rounds - 1):
-            self._power = _power(self._spectrum, num_rounds - inside)
-            for _ in range(inside - 1):
-                self._power *= self._spectrum
-        if inside:
-            self._power *= self._spectrum
-        self._num_rounds = num_rounds
-
-    def _search(self, masses: Floats, delta: float) -> float:
-        """Finds the first loss l with sum over j > l of (1 - e^(l - j)) * masses[j] <= delta."""
-        shrunk = masses * self._shrink
-        above = _suffix_sums(masses.reshape(-1, _BLOCK).sum(axis=1))
-        shrunk_above = _suffix_sums(shrunk.reshape(-1, _BLOCK).sum(axis=1))
+        blocks = masses.reshape(-1, _BLOCK)
+        # Shrunk sums are relative to the first loss of their block.
+        shrink, after = np.exp(-STEP * np.arange(_BLOCK)), math.exp(-STEP * _BLOCK)
+        above = _suffix_sums(blocks.sum(axis=1))
+        shrunk_above = _decayed_sums(np.einsum("bi,i->b", blocks, shrink), after)
         # The last block at whose first loss delta is still exceeded.
-        growth = 1.0 / self._shrink[::_BLOCK]
-        exceeded = np.flatnonzero(above[:-1] - growth * shrunk_above[:-1] > delta)
+        exceeded = np.flatnonzero(above[:-1] - shrunk_above[:-1] > delta)
         if not len(exceeded):
             return 0.0
         block = int(exceeded[-1])
-        inside = slice(block * _BLOCK, (block + 1) * _BLOCK)
-        rest = _suffix_sums(masses[inside])[:-1] + above[block + 1]
-        shrunk_rest = _suffix_sums(shrunk[inside])[:-1] + shrunk_above[block + 1]
-        losses = np.flatnonzero(rest - shrunk_rest / self._shrink[inside] > delta)
+        rest = _suffix_sums(blocks[block]) + above[block + 1]
+        shrunk_rest = _suffix_sums(blocks[block] * shrink) + after * shrunk_above[block + 1]
+        losses = np.flatnonzero(rest[:-1] - shrunk_rest[:-1] / shrink > delta)
         # From this loss to the next, the sum has the same terms, so it is solved for l.
-        after = int(losses[-1]) + 1
-        if after == _BLOCK:
-            total, shrunk_total = above[block + 1], shrunk_above[block + 1]
-        else:
-            total, shrunk_total = rest[after], shrunk_rest[after]
-        return max(0.0, math.log((total - delta) / shrunk_total))
+        place = int(losses[-1]) + 1
+        epsilon = block * _BLOCK * STEP + math.log((rest[place] - delta) / shrunk_rest[place])
+        return max(0.0, epsilon)
+
+
+class _GeometricSums:
+    """Sums over the losses j of `place` + 1 to `last` steps, from the lowest frequencies.
+
+    The mass of j is the mean over the frequencies k of power[k] * w^(j k), for a root of unity w.
+    So each frequency has a geometric sum, of the masses and of the masses times e^(`place` - j).
+    """
+
+    def __init__(self, size: int, last: int) -> None:
+        """Prepares sums of losses that repeat after `size` steps."""
+        self._size, self._last = size, last
+        self._turns = np.arange(1, max(2, size // _FEW))
+        angles = 2j * math.pi / size * self._turns
+        # 1 - e^x is written with expm1, because it is small. The factor 2 is that of two equal
+        # terms, of a frequency and its negative.
+        of_masses = -2.0 / size / np.expm1(angles)
+        of_shrunk = 2.0 / size * np.exp(-angles) / np.expm1(STEP - angles)
+        self._factors = np.stack([of_masses, of_shrunk])
+        self._after = self._waves(last, len(self._turns))
+
+    def _waves(self, place: int, num: int) -> NDArray[np.complex128]:
+        """Returns w^((place + 1) k) for each frequency k from 1 to `num`."""
+        turns = self._turns[:num] * (place + 1) % self._size
+        waves: NDArray[np.complex128] = np.exp(2j * math.pi / self._size * turns)
+        return waves
+
+    def of(self, power: NDArray[np.complex128]) -> Callable[[int], tuple[float, float]]:
+        """Returns a function of `place`, which returns both sums."""
+        num = len(power) - 1
+        mean = power[0].real / self._size
+        shrunk_mean = mean / math.expm1(STEP)
+        parts = self._factors[:, :num] * power[1:]
+        rest, shrunk_rest = (parts * self._after[:num]).sum(axis=1).real.tolist()
+
+        def at(place: int) -> tuple[float, float]:
+            own, shrunk_own = (parts * self._waves(place, num)).sum(axis=1).real.tolist()
+            num_above = self._last - place
+            decayed = math.exp(-STEP * num_above)
+            total = num_above * mean + own - rest
+            shrunk = (1.0 - decayed) * shrunk_mean + shrunk_own - decayed * shrunk_rest
+            return total, shrunk
+
+        return at
 
 
 class SampledGaussianLoss:
@@ -314,3 +380,11 @@ def _size_of_at_least(needed: int, steps: int) -> int:
 def _suffix_sums(values: Floats) -> Floats:
     """Returns the sums of values[i:] for i from 0 to n: [n + 1], the last is 0."""
     return np.append(np.cumsum(values[::-1])[::-1], 0.0)
+
+
+def _decayed_sums(values: Floats, decay: float) -> Floats:
+    """Returns the sums of values[j] * decay^(j - i) over j >= i, for i from 0 to n: [n + 1]."""
+    sums = itertools.accumulate(
+        reversed(values.tolist()), lambda after, own: own + decay * after, initial=0.0
+    )
+    return np.array(list(sums)[::-1])

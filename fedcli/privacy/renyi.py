@@ -16,6 +16,9 @@ Floats = NDArray[np.float64]
 # The orders of dp-accounting and Opacus, and three large ones for little noise or few rounds.
 ORDERS: Floats = np.array([*(x / 10 for x in range(11, 110)), *range(11, 64), 128, 256, 512, 1024])
 
+_ORDERS_LESS_1 = ORDERS - 1.0
+_PER_ORDER = np.log1p(-1.0 / ORDERS) - np.log(ORDERS) / _ORDERS_LESS_1
+
 _REACH = 14.0  # standard deviations, on both sides, that a quadrature covers
 _MAX_DIFFERENCES = 256  # the largest order for which the tighter bound of `fixed_size` is computed
 
@@ -27,7 +30,7 @@ def epsilon(spent: Floats, delta: float) -> float:
         spent: The Renyi divergence at each of ORDERS, summed over rounds.
         delta: Above 0 and below 1.
     """
-    candidates = spent + np.log1p(-1.0 / ORDERS) - np.log(delta * ORDERS) / (ORDERS - 1.0)
+    candidates = spent + _PER_ORDER - math.log(delta) / _ORDERS_LESS_1
     return max(0.0, float(candidates.min()))
 
 

@@ -242,7 +242,9 @@ def test_vectors(data: st.DataObject) -> None:
     attempt(_core.next_client_vector, hand(1.0, amounts), sent, delta)
     attempt(_core.add_change, sent, delta, change)
     attempt(_core.random_u64, hand.key(), hand(3, st.integers(-1, 100)))
-    attempt(_core.add_normal, hand.key(), hand(1.0, amounts), change)
+    keys = [hand.key() for _ in range(data.draw(sizes))]
+    factors, groups = hand.array("f8", len(keys)), hand.maybe("f8", len(keys) + 1, size)
+    attempt(_core.noised_mean, keys, factors, groups, True, change, hand(1.0, amounts), 2)
 
 
 @fuzzed

@@ -59,36 +59,54 @@ def slow_normal(key: StreamKey, n: int) -> NDArray[np.float64]:
     return pairs.ravel()[:n]
 
 
-def drawn(source: NoiseSource, round_num: int, n: int = P) -> NDArray[np.float64]:
-    total = np.zeros(n)
-    source.add(round_num, 1.0, total)
-    return total
+def drawn(source: NoiseSource, round_num: int, n: int = P) -> NDArray[np.float32]:
+    return source.mean(round_num, 1.0, np.zeros(n), 1.0)
 
 
 @pytest.mark.parametrize("n", [0, 1, 255, 256, 257, 5000])
 def test_noise_is_box_muller_on_the_stream_of_its_purpose(n: int) -> None:
     key = stream_key(9, Purpose.DP_NOISE, round_num=4)
     expected = slow_normal(key, n)
-    np.testing.assert_allclose(drawn(FreshNoise(9), 4, n), expected, rtol=0, atol=4e-15)
-    values = np.arange(float(n))
-    native.add_normal(key, 3.0, values)
-    np.testing.assert_allclose(values, np.arange(n) + 3 * expected, rtol=1e-13, atol=4e-14)
+    assert_rounded(drawn(FreshNoise(9), 4, n), expected)
+    mean = native.noised_mean(np.arange(float(n)), native.Noise([key], np.array([3.0])), 7.0)
+    assert_rounded(mean, (np.arange(n) + 3 * expected) / 7)
 
 
-def test_add_normal_takes_float64_vectors_alone() -> None:
-    key = stream_key(9, Purpose.DP_NOISE)
+def assert_rounded(found: NDArray[np.float32], exact: NDArray[np.float64]) -> None:
+    """What was computed in float64 and rounded once may differ by the last digit."""
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, exact, rtol=2.0**-23, atol=1e-14)
+
+
+def test_noise_takes_float64_vectors_and_groups_that_fit() -> None:
+    keys = [stream_key(9, Purpose.DP_NOISE)] * 2
+    one, two = (native.Noise(keys[:n], np.ones(n)) for n in (1, 2))
     for wrong in (np.zeros(3, np.float32), np.zeros((3, 3)), np.zeros(6)[::2], None):
         with pytest.raises((ValueError, TypeError)):
-            native.add_normal(key, 1.0, wrong)  # type: ignore[arg-type]
-    frozen = np.zeros(3)
+            native.noised_mean(wrong, one, 1.0)  # type: ignore[arg-type]
+    frozen = np.zeros((2, 3))
     frozen.flags.writeable = False
-    with pytest.raises(ValueError, match="read-only"):
-        native.add_normal(key, 1.0, frozen)
+    short, wide = np.zeros((1, 3)), np.zeros((2, 4))
+    groups: tuple[Any, ...] = (None, short, wide, np.zeros((2, 3), np.float32), frozen)
+    for each in groups:
+        with pytest.raises(ValueError, match=r"2 keys|groups|read-only"):
+            native.noised_mean(np.zeros(3), two._replace(groups=each), 1.0)
+    with pytest.raises(ValueError, match="0 keys"):
+        native.noised_mean(np.zeros(3), native.Noise([], np.ones(0)), 1.0)
+
+
+@pytest.mark.parametrize("source", [FreshNoise(4), TreeNoise(4, 8, efficient=True)])
+def test_threads_change_no_noise(source: NoiseSource) -> None:
+    total = np.linspace(-3.0, 3.0, 40_000)  # more than two of the parts that threads take
+    for round_num in range(4):
+        means = [source.mean(round_num, 0.5, total, 3.0, threads) for threads in (1, 2, 7)]
+        assert (means[0] == means[1]).all()
+        assert (means[0] == means[2]).all()
 
 
 def test_noise_has_the_moments_of_a_standard_normal(seed: int) -> None:
     """Bounds are five standard errors: the moments are means of P independent values."""
-    noise = drawn(FreshNoise(seed), 0)
+    noise = drawn(FreshNoise(seed), 0).astype(np.float64)
     for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
         assert abs(np.mean(noise**power) - moment) < 5 * math.sqrt(variance / P)
     # Kolmogorov and Smirnov: beyond 2.2 / sqrt(P) once in 8,000 seeds.
@@ -116,7 +134,7 @@ def test_sums_of_tree_noise_have_the_published_deviations(
     source = TreeNoise(seed, 8, efficient)
     total = np.zeros(P)
     for round_num, deviation in enumerate(deviations):
-        source.add(round_num, 1.0, total)
+        total += drawn(source, round_num)
         # The standard error of a standard deviation is 1 / sqrt(2 P) of it.
         assert np.std(total) == pytest.approx(deviation, rel=5 / math.sqrt(2 * P))
     after = drawn(source, 8)  # the first of the next tree
@@ -151,9 +169,8 @@ def slow_tree_sum(seed: int, num_rounds: int, n: int, efficient: bool) -> NDArra
 def test_tree_noise_against_its_definition(efficient: bool) -> None:
     source, total = TreeNoise(5, 100, efficient), np.zeros(300)
     for num_rounds in range(1, 21):
-        source.add(num_rounds - 1, 1.0, total)
-        expected = slow_tree_sum(5, num_rounds, 300, efficient)
-        np.testing.assert_allclose(total, expected, rtol=0, atol=1e-13)
+        before, total = total, slow_tree_sum(5, num_rounds, 300, efficient)
+        assert_rounded(drawn(source, num_rounds - 1, 300), total - before)
 
 
 @pytest.mark.parametrize("efficient", [False, True])
@@ -395,8 +412,15 @@ class ScaledNoise(NamedTuple):
     source: NoiseSource
     factor: float
 
-    def add(self, round_num: int, scale: float, total: NDArray[np.float64]) -> None:
-        self.source.add(round_num, self.factor * scale, total)
+    def mean(
+        self,
+        round_num: int,
+        scale: float,
+        total: NDArray[np.float64],
+        divisor: float,
+        num_threads: int = 1,
+    ) -> NDArray[np.float32]:
+        return self.source.mean(round_num, self.factor * scale, total, divisor, num_threads)
 
 
 def test_a_canary_refutes_halved_noise_but_not_the_noise_that_is_claimed() -> None:

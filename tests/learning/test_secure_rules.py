@@ -249,10 +249,8 @@ def test_noise_covers_what_rounding_adds_to_an_update() -> None:
     assert 0.5 < longest <= sensitivity  # the bound is needed, and it holds
     silent = SecureSum(private(0.0), SumOptions(bits=4, sends_zeros=True))
     quiet, _, _ = silent.aggregate(silent.init(), deltas)
-    plain = private()
-    total = np.zeros(50)
-    plain.noise.add(0, sensitivity, total)
-    np.testing.assert_allclose(mean - quiet, total / 10, atol=1e-6)
+    noise_alone = private().noise.mean(0, sensitivity, np.zeros(50), 10)
+    np.testing.assert_allclose(mean - quiet, noise_alone, atol=1e-6)
 
 
 @pytest.mark.parametrize("num_clients", [0, 1, 3])
@@ -276,8 +274,8 @@ def test_a_client_without_valid_update_sends_zeros() -> None:
     found, _, metrics = secure.aggregate(secure.init(), deltas)
     assert metrics["secure_sum"]["num_dropped_out"] == 0
     total = deltas.rows.astype(np.float64).sum(axis=0)  # type: ignore[union-attr]
-    private().noise.add(0, metrics["sensitivity"], total)
-    np.testing.assert_allclose(found, total / 10, atol=1e-7)
+    expected = private().noise.mean(0, metrics["sensitivity"], total, 10)
+    np.testing.assert_allclose(found, expected, atol=1e-7)
 
 
 # ---- Compression ---------------------------------------------------------------------------------

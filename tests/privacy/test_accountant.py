@@ -11,7 +11,13 @@ import pytest
 from fedcli.errors import ConfigError
 from fedcli.privacy import gaussian, renyi, trees
 from fedcli.privacy.accountant import PLD, RDP, Accountant, Spent, noise_for
-from fedcli.privacy.loss_distribution import SampledGaussianLoss
+from fedcli.privacy.loss_distribution import (
+    STEP,
+    ComposedLoss,
+    GridLosses,
+    SampledGaussianLoss,
+    removed_and_added,
+)
 from fedcli.privacy.schemes import (
     REPLACE,
     FixedSize,
@@ -28,6 +34,8 @@ pytestmark = pytest.mark.numeric
 
 # Half a unit of the last printed digit, and rounding in the Fourier transform.
 PRINTED = 1e-6
+# Each round multiplies by a spectrum that is rounded to 2^-53, here and in the other program.
+ROUNDED = 2.0**-52
 
 
 def scheme(row: Row) -> Scheme:
@@ -38,7 +46,8 @@ def scheme(row: Row) -> Scheme:
 def test_epsilon_is_that_of_other_programs(row: Row) -> None:
     accountant = Accountant(scheme(row), row.noise_multiplier, row.delta)
     spent = accountant.spent(row.num_rounds)
-    assert spent.epsilon == pytest.approx(row.pld, abs=PRINTED)
+    rounding = row.num_rounds * ROUNDED / row.delta
+    assert spent.epsilon == pytest.approx(row.pld, abs=PRINTED + rounding)
     assert spent.epsilon_rdp == pytest.approx(row.rdp, abs=PRINTED)
     assert accountant.figure == PLD
     by_renyi = Accountant(scheme(row), row.noise_multiplier, row.delta, RDP)
@@ -92,6 +101,43 @@ def test_one_round_against_an_integral(rate: float, z: float) -> None:
         assert slightly_less >= delta * (1 - 1e-6)
 
 
+def precise_delta(loss: GridLosses, num_rounds: int, epsilon: float) -> float:
+    """Delta of composed rounds by sums over all losses, in long double."""
+    size, num = 1 << 14, 100  # further frequencies are below 1e-20
+    steps = np.arange(loss.first, loss.first + len(loss.masses))
+    turns = np.outer(np.arange(num), steps) % size
+    angles = turns.astype(np.longdouble) * (np.longdouble(8) * np.arctan(np.longdouble(1)) / size)
+    masses = loss.masses / loss.masses.astype(np.longdouble).sum()
+    # Less 1, because most terms are near 1.
+    real, imaginary = -2 * np.sin(angles / 2) ** 2 @ masses, -np.sin(angles) @ masses
+    power = np.exp(num_rounds * np.log(1 + (real + 1j * imaginary)))
+    later = np.arange(math.ceil(epsilon / STEP), size // 2)
+    weights = -np.expm1(epsilon - later * STEP)
+    waves = np.exp(2j * np.pi / size * (np.outer(np.arange(num), later) % size)) @ weights
+    parts = (power * waves).real
+    return float((2 * parts.sum() - parts[0]) / size)
+
+
+def test_many_rounds_against_sums_in_long_double() -> None:
+    """Epsilon is solved for with few frequencies; delta is that of all of them."""
+    losses = removed_and_added(0.01, 2.0)[0]
+    loss = SampledGaussianLoss(0.01, 2.0)
+    for delta in (1e-5, 1e-8):
+        # 1e-15 of the delta is for losses outside the window; 300 rounds are rounded.
+        found = precise_delta(losses, 300, loss.epsilon(300, delta))
+        assert found == pytest.approx(delta, abs=1e-15 + 300 * ROUNDED)
+
+
+def test_few_and_many_frequencies_give_the_same_epsilon() -> None:
+    """Ten rounds of this mechanism are solved for, and sought among the masses."""
+    for losses in removed_and_added(0.3, 1.5):
+        composed = ComposedLoss(*losses, 16)
+        for delta in (1e-3, 1e-6):
+            solved = composed.epsilon(10, delta)
+            power = np.fft.rfft(np.fft.irfft(composed._spectrum)) ** 10
+            assert composed._search(power, delta) == pytest.approx(solved, rel=1e-8)
+
+
 def test_epsilon_does_not_depend_on_earlier_questions() -> None:
     rounds = [1, 2, 3, 40, 63, 64, 65, 128, 129, 130, 200, 64, 1]
     asked = SampledGaussianLoss(0.05, 1.3)
@@ -99,8 +145,6 @@ def test_epsilon_does_not_depend_on_earlier_questions() -> None:
         fresh = SampledGaussianLoss(0.05, 1.3)
         assert asked.epsilon(num_rounds, 1e-4) == fresh.epsilon(num_rounds, 1e-4)
     accountant = Accountant(PoissonSampled(0.05), 1.3, 1e-4)
-    accountant.begin(7)
-    accountant.begin(8)
     assert accountant.spent(8).epsilon == asked.epsilon(8, 1e-4)
     assert accountant.spent(7).epsilon == asked.epsilon(7, 1e-4)
 

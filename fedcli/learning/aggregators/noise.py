@@ -16,13 +16,17 @@ Floats = NDArray[np.float64]
 class NoiseSource(Protocol):
     """The noise that a round adds to a sum."""
 
-    def add(self, round_num: int, scale: float, total: Floats) -> None:
-        """Adds the noise of the round after `round_num` rounds.
+    def mean(
+        self, round_num: int, scale: float, total: Floats, divisor: float, num_threads: int = 1
+    ) -> NDArray[np.float32]:
+        """Returns a sum plus the noise of the round after `round_num` rounds, over a divisor.
 
         Args:
             round_num: Rounds completed.
             scale: The factor of the noise.
-            total: The sum, float64 [num_params], which is changed in place.
+            total: The sum, float64 [num_params].
+            divisor: Above 0.
+            num_threads: The number of threads, which changes no result; see `native.Helpers`.
         """
         ...
 
@@ -34,9 +38,12 @@ class FreshNoise:
         """Takes the run's seed."""
         self._seed = seed
 
-    def add(self, round_num: int, scale: float, total: Floats) -> None:
+    def mean(
+        self, round_num: int, scale: float, total: Floats, divisor: float, num_threads: int = 1
+    ) -> NDArray[np.float32]:
         """See `NoiseSource`."""
-        native.add_normal(_key(self._seed, round_num, 0), scale, total)
+        noise = native.Noise([_key(self._seed, round_num, 0)], np.array([scale]))
+        return native.noised_mean(total, noise, divisor, num_threads)
 
 
 class TreeNoise:
@@ -59,44 +66,29 @@ class TreeNoise:
         self._restart_every = restart_every
         self._efficient = efficient
         self._num_rounds = 0  # the number of rounds to which `_groups` belongs
-        self._groups: dict[int, Floats] = {}  # the values of the groups by level
+        self._groups = np.empty((0, 0))  # the value of the group of each level, if there is one
 
-    def add(self, round_num: int, scale: float, total: Floats) -> None:
+    def mean(
+        self, round_num: int, scale: float, total: Floats, divisor: float, num_threads: int = 1
+    ) -> NDArray[np.float32]:
         """See `NoiseSource`."""
-        num_params = len(total)
-        if round_num != self._num_rounds:
+        shape = self._restart_every.bit_length(), len(total)
+        if round_num != self._num_rounds or self._groups.shape != shape:
             self._num_rounds = round_num - round_num % self._restart_every
+            self._groups = np.empty(shape)
             while self._num_rounds < round_num:
-                self._advance(num_params)
-        for factor, value in self._advance(num_params):
-            total += scale * factor * value
+                native.noised_mean(total, self._next(scale), divisor, num_threads)
+        return native.noised_mean(total, self._next(scale), divisor, num_threads)
 
-    def _advance(self, num_params: int) -> list[tuple[float, Floats]]:
-        """Adds the next round to the tree.
-
-        Returns:
-            Pairs of a factor and values, whose products add up to the change of the noise: the new
-            group's values minus those of the groups that it replaces.
-        """
-        if self._num_rounds % self._restart_every == 0:
-            self._groups = {}
-        changes = []
-        level, value = 0, self._own(0, np.zeros(num_params))
-        while level in self._groups:
-            group = self._groups.pop(level)
-            changes.append((-self._weight(level), group))
-            below = 0.5 * (group + value) if self._efficient else np.zeros(num_params)
-            level += 1
-            value = self._own(level, below)
-        self._groups[level] = value
-        changes.append((self._weight(level), value))
+    def _next(self, scale: float) -> native.Noise:
+        """Adds the next round to the tree; returns the change of the noise, times a scale."""
+        # As many groups are replaced as the binary number of earlier rounds has ones at its end.
+        before = self._num_rounds % self._restart_every
+        levels = range((before ^ before + 1).bit_length())
+        keys = [_key(self._seed, self._num_rounds, level) for level in levels]
+        factors = scale * np.array([self._weight(level) for level in levels])
         self._num_rounds += 1
-        return changes
-
-    def _own(self, level: int, value: Floats) -> Floats:
-        """Adds, in place, the value of the group of 2^level rounds that ends with the next one."""
-        native.add_normal(_key(self._seed, self._num_rounds, level), 1.0, value)
-        return value
+        return native.Noise(keys, factors, self._groups, self._efficient)
 
     def _weight(self, level: int) -> float:
         """The factor of a group's value in the noise of the sum."""

@@ -112,14 +112,13 @@ class PrivateMean:
         }
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
-        """Requests the sum of deltas within the norm; starts to compute epsilon after the round.
+        """Requests the sum of deltas within the norm.
 
         Raises:
             ConfigError: The rounds so far had other noise or another sampling rate.
         """
         if self.plan is not None:
             _check_same(state, self.plan)
-            self.plan.accountant.begin(state["num_rounds"] + 1)
         return DeltaRequest(NO_BOUNDS._replace(norm=state["clip"]))
 
     def aggregate(
@@ -142,11 +141,13 @@ class PrivateMean:
         clip, round_num = state["clip"], state["num_rounds"]
         z = plan.accountant.noise_multiplier
         on_deltas = z if self.adaptive is None else self.adaptive.noise_on_deltas(z)
-        total = deltas.delta_sum.copy()
         sensitivity = clip + deltas.rounding_norm  # what one client can add
-        if on_deltas > 0.0:
-            self.noise.add(round_num, on_deltas * sensitivity, total)
-        total /= plan.cohort_size
+        mean_delta = deltas.start(
+            lambda num_threads: self.noise.mean(
+                *(round_num, on_deltas * sensitivity, deltas.delta_sum, plan.cohort_size),
+                num_threads,
+            )
+        )
         norms = deltas.stats["norm"][weights > 0.0]
         spent = plan.accountant.spent(round_num + 1)
         metrics = {
@@ -162,7 +163,7 @@ class PrivateMean:
             "clipped_count": int(np.count_nonzero(norms > clip)),
         }
         after = {**state, "clip": self._next_clip(state, norms), "num_rounds": round_num + 1}
-        return total.astype(np.float32), after, metrics
+        return mean_delta(), after, metrics
 
     def _next_clip(self, state: Mapping[str, Any], norms: NDArray[np.float64]) -> float:
         """Returns the clipping norm of the next round."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import chain
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ from fedcli.core.native import Helpers
 from fedcli.dataclass import dataclass
 from fedcli.errors import RunError, why_not_written
 from fedcli.files import nameless_file
+
+T = TypeVar("T")
 
 SLICE_BYTES = 8 << 20  # the part of the single deltas that is in memory at a time
 # Deltas of a cohort that are at most so large stay in memory: writing them to a file and mapping it
@@ -129,6 +131,13 @@ class Deltas:
     root: NDArray[np.float64] | None = None
     bounds: DeltaBounds | None = None
     rounding_norm: float = 0.0
+
+    def start(self, work: Callable[[int], T]) -> Callable[[], T]:
+        """Starts work that takes a number of threads; returns a function that waits for its end."""
+        if self.helpers is None or self.num_threads == 1:
+            result = work(1)
+            return lambda: result
+        return self.helpers.start(lambda: work(self.num_threads))
 
     def scaled(self, factor: float) -> Deltas:
         """Returns the deltas times a factor above 0."""

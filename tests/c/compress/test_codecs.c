@@ -513,10 +513,17 @@ enum { MOST = 4500 }; /* more than two of the pieces that loops work on */
 static size_t run_loops(const fed_codec_loops *loops, const float *given, const float *others,
                         const uint32_t *words, size_t num, void *out) {
     uint8_t *at = out, bytes[MOST];
-    double sums[3] = {loops->take_input(given, NULL, 1, num, (float *)at),
+    memcpy((float *)at + 2 * num, given, num * sizeof *given);
+    double sums[4] = {loops->take_input(given, NULL, 1, num, (float *)at),
                       loops->take_input(given, others, .7, num, (float *)at + num),
-                      loops->take_rest(given, others, num, (float *)at + 2 * num)};
-    CHECK(loops->take_rest(given, others, num, NULL) == sums[2]);
+                      loops->subtract((float *)at + 2 * num, others, num),
+                      loops->sum_of_magnitudes(given, num)};
+    double magnitudes = 0;
+    for (size_t v = 0; v < num; v++) {
+        CHECK(((float *)at)[2 * num + v] == given[v] - others[v]);
+        magnitudes += fabs((double)given[v]);
+    }
+    CHECK_CLOSE(sums[3], magnitudes, 1e-13 * magnitudes);
     at += 3 * num * sizeof(float);
     memcpy(at, sums, sizeof sums);
     at += sizeof sums;
@@ -527,6 +534,13 @@ static size_t run_loops(const fed_codec_loops *loops, const float *given, const 
     at += num * sizeof(int32_t);
     loops->expand_bytes(bytes, num, -1.1, .3, (float *)at);
     at += num * sizeof(float);
+    loops->pack_signs(given, num / 8, bytes);
+    loops->expand_signs(bytes, num / 8, 2.5f, (float *)at);
+    for (size_t v = 0; v < num / 8 * 8; v++) {
+        CHECK_EQUAL(bytes[v / 8] >> v % 8 & 1, given[v] < 0);
+        CHECK(((float *)at)[v] == (given[v] < 0 ? -2.5f : 2.5f));
+    }
+    at += num / 8 * 8 * sizeof(float);
     const float least = .9f;
     const size_t num_large =
         loops->find_large(given, num, fed_magnitude_bits(&least), (uint32_t *)at);

@@ -240,7 +240,7 @@ static void test_add_normal(void) {
         for (size_t s = 0; s < sizeof(sizes) / sizeof(sizes[0]); s++) {
             static double values[MOST];
             for (size_t i = 0; i < MOST; i++) values[i] = 7.0;
-            fed_rng_add_normal(&key, 0.5, values, sizes[s]);
+            fed_rng_add_normal(&key, 0, 0.5, values, sizes[s]);
             for (size_t i = 0; i < sizes[s]; i++)
                 CHECK_CLOSE(values[i], 7.0 + 0.5 * plain_normal(words, i), 4e-15);
             for (size_t i = sizes[s]; i < MOST; i++) CHECK(values[i] == 7.0);
