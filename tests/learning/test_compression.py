@@ -19,6 +19,7 @@ from fedcli.core.seeds import Purpose, client_key, stream_key
 from fedcli.errors import ConfigError
 from fedcli.learning.client_states import ClientStates
 from fedcli.learning.engines.deltas import RoundContext
+from fedcli.learning.masked_sums import SumOptions
 from fedcli.learning.updates import compression, low_rank
 from fedcli.learning.updates.contract import RoundUpdates, UpdateStage
 from fedcli.models import zoo
@@ -491,6 +492,28 @@ def test_metrics_of_a_round() -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["random-k", "drive", "eden"])
+def test_an_explicit_seed_is_eight_bytes_and_decides_all_random_words(name: str) -> None:
+    options: dict[str, Any] = {"fraction": 0.1} if name == "random-k" else {}
+    derived, own = _updates(LAYOUTS[0], [1, 2]), _updates(LAYOUTS[0], [1, 2])
+    plain = _stage(name, **options).run({}, derived)[1]
+    seeded = _stage(name, **options, explicit_seed=True)
+    metrics = seeded.run({}, own)[1]
+    assert metrics["payload_bytes"] == plain["payload_bytes"] + 2 * 8
+    assert sum(own.sent_bytes.values()) == metrics["payload_bytes"]
+    assert own.rows.tobytes() != derived.rows.tobytes()
+    assert isinstance(seeded, compression.Compression)
+    codec, around = seeded.codec(LAYOUTS[0]), own.round
+    for index, client_id in enumerate(around.client_ids):
+        words = stream_key(
+            around.seed, seeded.purpose, round_num=around.round_num, client=client_key(client_id)
+        )
+        seed = int(native.random_u64(words, 1)[0])
+        x = _updates(LAYOUTS[0], [1, 2]).rows[index]
+        expected = _passed(codec, x, stream_key(seed, seeded.purpose))
+        assert own.rows[index].tobytes() == expected.tobytes()
+
+
 @pytest.mark.parametrize(
     ("fraction", "size", "expected"),
     [(0.01, 7850, 79), (0.07, 100, 7), (1e-7, 10, 1), (1.0, 3, 3), (0.1, 1_000_000, 100_000)],
@@ -516,6 +539,11 @@ def test_options_that_are_refused(name: str, options: dict[str, Any], words: str
         compression.build(name, options, num_threads=1)
     assert str(caught.value).startswith(words)
     assert "\n" not in str(caught.value)
+
+
+def test_a_seed_of_each_client_does_not_go_with_secure_sums() -> None:
+    with pytest.raises(ConfigError, match="explicit_seed=true with --secure-sum: each client"):
+        compression.build("random-k", {"explicit_seed": True}, num_threads=1, sums=SumOptions())
 
 
 def test_residuals_survive_in_their_file(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from fedcli.core import native
 from fedcli.core.seeds import Purpose, StreamKey, client_key, stream_key
 from fedcli.dataclass import dataclass
+from fedcli.errors import ConfigError
 from fedcli.lazy import load
 from fedcli.learning.client_states import RESIDUALS, ClientStates, NextClientStates
 from fedcli.learning.engines.deltas import RoundContext, mapped_rows
@@ -36,6 +37,7 @@ from fedcli.settings import tables
 from fedcli.settings.options import Value
 from fedcli.settings.shares import rounded_up
 
+SEED_BYTES = 8  # of an explicit seed
 GROUP_BYTES = 64 << 20  # size of the updates that one call of the core encodes
 STAGE = "compress"  # the name of the stage
 
@@ -81,6 +83,8 @@ class Compression:
             rotate.
         feedback: The decay of error feedback; None: no feedback.
         is_shared: Whether all clients of a round use the same random words.
+        has_seed: Whether a client draws a seed for its random words and sends it after the payload;
+            else the server derives them from the run's.
         sums: The options of the secure sum of the payloads; None: clients send them to the server.
     """
 
@@ -92,6 +96,7 @@ class Compression:
     block: int | None = None
     feedback: float | None = None
     is_shared: bool = False
+    has_seed: bool = False
     sums: SumOptions | None = None
     name: str = STAGE
 
@@ -108,6 +113,7 @@ class Compression:
         clients = Clients(
             *(updates, self.purpose, self.num_threads, self.feedback, state),
             is_shared=self.is_shared,
+            has_seed=self.has_seed,
         )
         for group in clients.groups():
             sent.add(clients.compress(codec, group))
@@ -167,13 +173,22 @@ def random_k(
     fraction: float,
     error_feedback: bool,
     decay: float,
+    explicit_seed: bool,
     num_threads: int,
     sums: SumOptions | None = None,
 ) -> Compression:
     """Returns the stage of the row `random-k`, which scales up only without error feedback.
 
     For a secure sum all clients of a round send the same places.
+
+    Raises:
+        ConfigError: They cannot, because each client draws a seed.
     """
+    if explicit_seed and sums is not None:
+        raise ConfigError(
+            "--compress-option explicit_seed=true with --secure-sum: each client would send other "
+            "places, so they cannot be added; leave it out"
+        )
     return Compression(
         "random-k",
         Purpose.QUANTISATION,
@@ -182,12 +197,19 @@ def random_k(
         fraction=fraction,
         feedback=decay if error_feedback else None,
         is_shared=sums is not None,
+        has_seed=explicit_seed,
         sums=sums,
     )
 
 
 def drive(
-    *, block: int, unbiased: bool, error_feedback: bool, decay: float, num_threads: int
+    *,
+    block: int,
+    unbiased: bool,
+    error_feedback: bool,
+    decay: float,
+    explicit_seed: bool,
+    num_threads: int,
 ) -> Compression:
     """Returns the stage of the row `drive`."""
     return Compression(
@@ -197,12 +219,16 @@ def drive(
         {"is_unbiased": unbiased},
         block=block,
         feedback=decay if error_feedback else None,
+        has_seed=explicit_seed,
     )
 
 
-def eden(*, bits: int, block: int, num_threads: int) -> Compression:
+def eden(*, bits: int, block: int, explicit_seed: bool, num_threads: int) -> Compression:
     """Returns the stage of the row `eden`."""
-    return Compression("eden", Purpose.ROTATION, num_threads, {"bits": bits}, block=block)
+    fields = {"bits": bits}
+    return Compression(
+        "eden", Purpose.ROTATION, num_threads, fields, block=block, has_seed=explicit_seed
+    )
 
 
 def num_chosen(fraction: float, num_params: int) -> int:
@@ -391,10 +417,12 @@ class Clients:
         state: Mapping[str, Any],
         *,
         is_shared: bool = False,
+        has_seed: bool = False,
     ) -> None:
         """Opens the next version of the residuals in `state`, if there is error feedback."""
         self.updates = updates
         self._is_shared = is_shared
+        self._has_seed = has_seed
         self._purpose = purpose
         self._num_threads = num_threads
         self._feedback = feedback
@@ -440,6 +468,8 @@ class Clients:
         sent: NDArray[np.void] = self._call(
             codec.compress_rows, group, self._keys(group), self._unsent(group), rest
         )
+        if self._has_seed:
+            sent["num_bytes"] += np.where(sent["is_sent"] != 0, SEED_BYTES, 0)
         self._note(group, sent)
         for place, index in enumerate(group.tolist()):
             if not sent["is_sent"][place]:
@@ -481,7 +511,7 @@ class Clients:
         round_ = self.updates.round
         if self._is_shared:
             return [shared_key(round_, self._purpose)] * len(group)
-        return [
+        keys = [
             stream_key(
                 round_.seed,
                 self._purpose,
@@ -491,6 +521,10 @@ class Clients:
             )
             for index in group.tolist()
         ]
+        if not self._has_seed:
+            return keys
+        seeds = [int(native.random_u64(key, 1)[0]) for key in keys]  # all that the server knows
+        return [stream_key(seed, self._purpose) for seed in seeds]
 
     def _unsent(self, group: NDArray[np.int64]) -> list[NDArray[np.float32] | None] | None:
         """Returns what each client of a group could not send so far, None for zeros.

@@ -13,6 +13,14 @@ _BLOCK = Option("block", 8192, "Values that are rotated together, a power of two
 _DECAY = Option("decay", 1.0, "Factor of the residual in error feedback.", 0.0, 1.0)
 
 
+_SEED = Option(
+    "explicit_seed",
+    False,
+    "Whether a client sends the seed of its random words, 8 bytes; else both sides derive it from "
+    "the run's.",
+)
+
+
 def _feedback(default: bool) -> Option:
     return Option(
         "error_feedback",
@@ -133,10 +141,10 @@ COMPRESSORS = table(
         "A random share of the values, whose positions the server draws from the same seed. They "
         "are scaled up to be unbiased, but not with error feedback.",
         "Konecny et al. 2016, arXiv 1610.05492",
-        (_FRACTION, _feedback(False), _DECAY),
+        (_FRACTION, _feedback(False), _DECAY, _SEED),
         example="fedcli train --compress random-k --compress-option fraction=0.1",
         requirement="nothing",
-        cost="4 bytes for each value that is sent",
+        cost="4 bytes for each value that is sent; 8 for an explicit seed",
         code="fedcli.learning.updates.compression:random_k",
     ),
     Entry(
@@ -182,22 +190,23 @@ COMPRESSORS = table(
             ),
             _feedback(False),
             _DECAY,
+            _SEED,
         ),
         check=_check_drive,
         example="fedcli train --compress drive",
         requirement="nothing",
-        cost="1 bit for each value of whole blocks, and 4 bytes a block",
+        cost="1 bit for each value of whole blocks, 4 bytes a block; 8 for an explicit seed",
         code="fedcli.learning.updates.compression:drive",
     ),
     Entry(
         "eden",
         "The nearest of 2^bits centroids after a random rotation, and a scale for each block.",
         "Vargaftik et al. 2022, arXiv 2108.08842",
-        (Option("bits", 2, "Bits per value.", 1, 4), _BLOCK),
+        (Option("bits", 2, "Bits per value.", 1, 4), _BLOCK, _SEED),
         check=_check_block,
         example="fedcli train --compress eden --compress-option bits=4",
         requirement="nothing",
-        cost="bits for each value of whole blocks, and 4 bytes a block",
+        cost="bits for each value of whole blocks, 4 bytes a block; 8 for an explicit seed",
         code="fedcli.learning.updates.compression:eden",
     ),
 )
