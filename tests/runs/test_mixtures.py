@@ -95,7 +95,7 @@ def config_of(drawn: dict[str, Any]) -> RunConfig:
     given["clients"] = SIZES.get(drawn["sampling"], "10")
     if "attack" in given:
         given["attackers"] = "3"
-    if given.get("attack") in ("backdoor", "edge-case") and given["seed"] % 2:
+    if given.get("attack") in ("backdoor", "edge-case") and drawn["seed"] % 2:
         given["attack_options"] = {"radius": 0.1}  # projected in the training, too
     if "dp" in given:
         given["dp_options"] = {"noise_multiplier": 0.8, "delta": 1e-3}
