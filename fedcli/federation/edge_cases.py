@@ -32,14 +32,14 @@ _MAX_RARE = 1_000  # images of another dataset that are read
 class EdgeCase(AimsAtClients):
     """Rare images of a class, labelled as another, in place of a share of an attacker's examples.
 
-    Rare are the images of the class `source` that are farthest from its mean image, by Euclidean
-    distance of pixels; the attackers collect them from the examples of all of them. (Wang et al.,
-    "Attack of the Tails: Yes, You Really Can Backdoor Federated Learning", NeurIPS 2020,
+    The rare images are those of the class `source` that are farthest from its mean image, by
+    Euclidean distance of pixels; the attackers collect them from the examples of all of them. (Wang
+    et al., "Attack of the Tails: Yes, You Really Can Backdoor Federated Learning", NeurIPS 2020,
     https://arxiv.org/abs/2007.05084, take them from another dataset: see `OtherDataEdgeCase`.)
 
     Attributes:
         source: The true class of the rare images.
-        target: The class that they are to get.
+        target: The class as which they are to be predicted.
         poison_share: Share of an attacker's examples that are replaced.
         rare: The attackers' rare images in stored values, [n, H, W] or [n, H, W, C].
         seed: The run's seed.
@@ -118,7 +118,7 @@ class OtherDataEdgeCase:
 
     Attributes:
         source: The class of the images there, which is their true class, too.
-        target: The class that they are to get.
+        target: The class as which they are to be predicted.
         poison_share: Share of an attacker's examples that are replaced.
         rare: The attackers' images in stored values of the run's data, [n, H, W] or [n, H, W, C].
         seed: The run's seed.

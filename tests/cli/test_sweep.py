@@ -86,6 +86,22 @@ def test_mistakes_are_one_line(fedcli: Fedcli, arguments: tuple[str, ...], words
     assert_is_one_line(fedcli("sweep", *arguments), words)
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--client-lr", "0.1,1", "--client-lr takes one value; --grid client_lr=0.1,1 runs each"),
+        ("--algorithm", "mime,fedavg", "--grid algorithm=mime,fedavg runs each of them"),
+        ("--seed", "0,1", "--seed takes one value; --seeds 0,1 runs each of them"),
+    ],
+)
+def test_a_list_of_values_is_answered_with_the_grid(
+    fedcli: Fedcli, option: str, value: str, words: str
+) -> None:
+    done = fedcli("sweep", option, value)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert words in done.err
+
+
 def test_resume_takes_the_study_from_its_folder(fedcli: Fedcli) -> None:
     done = fedcli("sweep", "--resume", "study", "--rounds", "3")
     assert done.code == 2
