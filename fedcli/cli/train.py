@@ -64,12 +64,21 @@ def train(  # one parameter for each option that is not a field of RunConfig
       fedcli train --resume runs/momentum --rounds 200
       fedcli train --config runs/momentum/config.toml --seed 1
     """  # noqa: D301 - \b keeps click from wrapping
-    from fedcli.cli.jobs.training_job import carry_out, continued_run, new_run, show
+    from fedcli.cli.jobs.training_job import (
+        carry_out,
+        continued_run,
+        new_run,
+        note_of_stand_in,
+        show,
+    )
 
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
     given = opt.given(values)
     if resume is None:
         start = new_run(config_file, given, out, force=force)
+        note = note_of_stand_in(given)
+        if note is not None:
+            remarks.note(note)
     else:
         others = {"out": out, "config": config_file, "force": force or None}
         start = continued_run(resume, given, opt.given(others))

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from fedcli.models.sources import load as load
     from fedcli.models.zoo import build as build
     from fedcli.models.zoo import build_layout as build_layout
+    from fedcli.models.zoo import cnn_cifar as cnn_cifar
     from fedcli.models.zoo import cnn_mcmahan as cnn_mcmahan
     from fedcli.models.zoo import cnn_reddi as cnn_reddi
     from fedcli.models.zoo import leaf_femnist as leaf_femnist
     from fedcli.models.zoo import lenet5 as lenet5
+    from fedcli.models.zoo import lenet5_cifar as lenet5_cifar
     from fedcli.models.zoo import mlp_2nn as mlp_2nn
     from fedcli.models.zoo import mobilenet_v1 as mobilenet_v1
     from fedcli.models.zoo import mobilenet_v2 as mobilenet_v2
@@ -35,12 +37,14 @@ else:
             "Model": "fedcli.models.model",
             "build": "fedcli.models.zoo",
             "build_layout": "fedcli.models.zoo",
+            "cnn_cifar": "fedcli.models.zoo",
             "cnn_mcmahan": "fedcli.models.zoo",
             "cnn_reddi": "fedcli.models.zoo",
             "functional": "fedcli.models.layer_graphs",
             "glorot_uniform": "fedcli.models.model",
             "leaf_femnist": "fedcli.models.zoo",
             "lenet5": "fedcli.models.zoo",
+            "lenet5_cifar": "fedcli.models.zoo",
             "load": "fedcli.models.sources",
             "mlp_2nn": "fedcli.models.zoo",
             "mobilenet_v1": "fedcli.models.zoo",

@@ -148,6 +148,45 @@ def lenet5(input_shape: Sequence[int] = (28, 28), num_classes: int = 10, seed: i
     return _of_row("lenet5", input_shape, num_classes, seed)
 
 
+def lenet5_cifar(
+    input_shape: Sequence[int] = (32, 32, 3), num_classes: int = 10, seed: int = 0
+) -> Model:
+    """Returns the CNN of PyTorch's tutorial for CIFAR-10: `lenet5` without padding.
+
+    62,006 parameters for 32 x 32 x 3 pixels and 10 classes. Kernels start Glorot uniform, biases 0;
+    PyTorch draws both within 1 / root(fan in).
+
+    Args:
+        input_shape: Shape of one example, [H, W] or [H, W, C], at least 16 x 16.
+        num_classes: Number of classes.
+        seed: Seed of the initial weights, which depend on it and on the shapes only.
+
+    Raises:
+        ConfigError: A size is not positive, or the image is too small.
+    """
+    return _of_row("lenet5-cifar", input_shape, num_classes, seed)
+
+
+def cnn_cifar(
+    input_shape: Sequence[int] = (24, 24, 3), num_classes: int = 10, seed: int = 0
+) -> Model:
+    """Returns the CNN of McMahan et al. 2017 for CIFAR-10, the TensorFlow tutorial's of 2016.
+
+    1,068,298 parameters for crops of 24 x 24 x 3 pixels and 10 classes, "about 10^6" in the paper.
+    The tutorial's local response normalization, which has no parameters, is left out. Kernels start
+    Glorot uniform, biases 0; the tutorial draws truncated normals.
+
+    Args:
+        input_shape: Shape of one example, [H, W] or [H, W, C].
+        num_classes: Number of classes.
+        seed: Seed of the initial weights, which depend on it and on the shapes only.
+
+    Raises:
+        ConfigError: A size is not positive.
+    """
+    return _of_row("cnn-cifar", input_shape, num_classes, seed)
+
+
 def resnet20(
     input_shape: Sequence[int] = (32, 32, 3), num_classes: int = 10, seed: int = 0, groups: int = 2
 ) -> Model:
@@ -385,6 +424,26 @@ def lenet5_stack(num_classes: int) -> list[Spec]:
         Flatten(),
         Dense(120, "relu"),
         Dense(84, "relu"),
+        Dense(num_classes),
+    ]
+
+
+def lenet5_cifar_stack(num_classes: int) -> list[Spec]:
+    """Returns the layers of `lenet5_cifar`."""
+    first, *others = lenet5_stack(num_classes)
+    return [first.changed(padding="valid"), *others]
+
+
+def cnn_cifar_stack(num_classes: int) -> list[Spec]:
+    """Returns the layers of `cnn_cifar`."""
+    return [
+        Conv2D(64, (5, 5), padding="same", activation="relu"),
+        MaxPool2D((3, 3), (2, 2), "same"),
+        Conv2D(64, (5, 5), padding="same", activation="relu"),
+        MaxPool2D((3, 3), (2, 2), "same"),
+        Flatten(),
+        Dense(384, "relu"),
+        Dense(192, "relu"),
         Dense(num_classes),
     ]
 

@@ -85,3 +85,22 @@ def test_info_shows_what_a_preset_stands_for(fedcli: Fedcli) -> None:
     assert out.startswith("mcmahan-2017-2nn-non-iid (preset)")
     assert "\n  --partition-option shards=2\n" in out
     assert "\n  --stop-at accuracy=0.97\n" in out
+
+
+def test_drawn_images_stand_in_for_data_that_are_not_downloaded(
+    fedcli: Fedcli, data_folder: Path
+) -> None:
+    few = ("--rounds", "1", "--epochs", "1", "--clients", "2", "--max-examples", "5")
+    done = fedcli(
+        *("train", "--preset", "blazefl-cifar10-cnn", "--out", "run", *few),
+        *("--data-option", "clients=40", "--sampling", "fixed"),
+    )
+    assert done.code == 0, done.err
+    assert (
+        "fedcli: cifar10 is not here yet, so drawn images of its size, synthetic-shapes, stand in "
+        "for it; the results are not those of the paper. To fetch it: fedcli download cifar10\n"
+    ) in done.err
+    assert "This run uses other data, so its figures are not compared with those." in done.out
+    config = Path("run/config.toml").read_text()
+    assert 'data = "synthetic-shapes"' in config
+    assert 'preset = "blazefl-cifar10-cnn"' in config

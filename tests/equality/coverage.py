@@ -12,6 +12,7 @@ import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 
+from fedcli.settings.vocabulary import WEIGHTS_FORMATS
 from tests.equality.configurations import Configuration
 
 COMMANDS = ("train", "eval", "export", "preprocess", "inspect-clients", "report")
@@ -36,12 +37,18 @@ _NEWER = (
     *("train --eval-split validation", "preprocess --dry-run"),
     *("train --augment", "train --augment-option", "train --normalize"),
     *("train --label-smoothing", "train --client-weight-decay"),
+    *("export --format", *(f"export --format {each}" for each in WEIGHTS_FORMATS)),
+    *(f"train --preset {each}" for each in ("reddi-2021-cifar100", "fedml-cifar10-resnet56")),
+    *(f"train --preset {each}" for each in ("niid-bench-cifar10", "blazefl-cifar10-cnn")),
     *(f"train --aggregator {each}" for each in ("median", "trimmed-mean", "meamed", "mda", "dnc")),
     *(f"train --aggregator {each}" for each in ("krum", "multi-krum", "bulyan", "fltrust")),
     *(f"train --aggregator {each}" for each in ("foolsgold", "geometric-median")),
     *(f"train --aggregator {each}" for each in ("centered-clipping", "sign-majority")),
     *(f"train --model {each}" for each in ("resnet18-gn", "resnet20", "resnet32", "resnet56")),
-    *(f"train --model {each}" for each in ("vgg11", "vgg9", "mobilenet-v1", "mobilenet-v2")),
+    *(
+        f"train --model {each}"
+        for each in ("vgg11", "vgg9", "mobilenet-v1", "mobilenet-v2", "cnn-cifar", "lenet5-cifar")
+    ),
     *("train --pre-aggregator", "train --pre-aggregator-option"),
     *("train --metrics", "train --monitor", "train --class-weights", "eval --metrics"),
     *("preprocess --file-column", "preprocess --splits", "preprocess --pixel-range"),

@@ -42,6 +42,8 @@ COUNTS = {
     "cnn-mcmahan": (1_663_370, 1_690_046),
     "cnn-reddi": (1_199_882, 1_206_590),
     "lenet5": (61_706, 66_126),
+    "lenet5-cifar": (62_006, 66_426),
+    "cnn-cifar": (1_068_298, 1_078_334),
     "leaf-femnist": (6_497_162, 6_603_710),
     "resnet20": (272_474, 275_854),
     "resnet32": (466_906, 470_286),
@@ -210,7 +212,8 @@ def test_a_model_follows_the_data_s_shape_and_classes() -> None:
 
 def test_unknown_models_and_options_are_refused() -> None:
     with pytest.raises(
-        ConfigError, match="unknown model 'cnn'; choose one of cnn-mcmahan, cnn-reddi, leaf-femn"
+        ConfigError,
+        match="unknown model 'cnn'; choose one of cnn-cifar, cnn-mcmahan, cnn-reddi, leaf-femn",
     ):
         models.build("cnn")
     with pytest.raises(ConfigError, match="softmax-regression has no option 'depth'"):

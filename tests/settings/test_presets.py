@@ -35,6 +35,17 @@ def test_every_preset_is_a_valid_run(name: str) -> None:
     assert ("rounds_to_target" in known) == ("stop_at" in values)
 
 
+@pytest.mark.parametrize("name", [name for name, each in PRESETS.items() if each.stand_in])
+def test_drawn_images_can_stand_in_for_data_that_are_not_downloaded(name: str) -> None:
+    preset = PRESETS[name]
+    values = settings.merge(preset.values, {"preset": name, **preset.stand_in})
+    config = settings.from_options(values)
+    assert config.data in tables.EMBEDDED_DATASETS
+    found = compare(preset, vars(config), [], {}, None)
+    assert found.has_other_data
+    assert found.figures == ()
+
+
 def test_the_tutorial_s_preset_is_what_runs_by_default() -> None:
     plain = settings.from_toml(settings.to_toml(settings.from_options({}), {}), "config.toml")
     tutorial = dict(resolved("tff-tutorial"))
@@ -55,7 +66,9 @@ def test_options_beside_a_preset_override_it() -> None:
 
 
 def test_an_unknown_preset_is_refused_with_all_names() -> None:
-    with pytest.raises(ConfigError, match=r"unknown --preset 'tff'; choose one of flute-lr-"):
+    with pytest.raises(
+        ConfigError, match=r"unknown --preset 'tff'; choose one of blazefl-cifar10-cnn, fedml-"
+    ):
         settings.from_options({"preset": "tff"})
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fedcli.cli.jobs.worker import Worker
     from fedcli.core.native import CancelFlag
     from fedcli.runs.loop import Training
+    from fedcli.settings.presets import Preset
 
     Start = Callable[[CancelFlag], AbstractContextManager[Training]]
 
@@ -37,11 +38,44 @@ def _read_config(config_file: Path | None, given: Mapping[str, Any]) -> RunConfi
     if name is not None:
         from fedcli.settings.presets import PRESETS
 
-        base = PRESETS[name].values if name in PRESETS else {}
+        base = _values_of(PRESETS[name], given) if name in PRESETS else {}
     if config_file is not None:
         base = folder.read_config(config_file)
     given = _with_code_allowed(base, given)
     return config.from_options(config.merge(base, given))
+
+
+def _values_of(preset: Preset, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the options of a preset, for drawn images if its data are not downloaded.
+
+    Args:
+        preset: The preset.
+        given: The user's options; if the data are among them, they are used.
+    """
+    if not preset.stand_in or "data" in given:
+        return preset.values
+    from fedcli.datasets import data_folder
+
+    data = preset.values["data"]
+    if data_folder.store_path(data_folder.find_data_folder(), data).is_file():
+        return preset.values
+    return {**preset.values, **preset.stand_in}
+
+
+def note_of_stand_in(given: Mapping[str, Any]) -> str | None:
+    """Returns a line if drawn images stand in for the data of a preset; else None."""
+    if "preset" not in given:
+        return None
+    from fedcli.settings.presets import PRESETS
+
+    preset = PRESETS.get(given["preset"])
+    if preset is None or _values_of(preset, given) == preset.values:
+        return None
+    data = preset.values["data"]
+    return (
+        f"{data} is not here yet, so drawn images of its size, synthetic-shapes, stand in for it; "
+        f"the results are not those of the paper. To fetch it: fedcli download {data}"
+    )
 
 
 def _with_code_allowed(base: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any]:

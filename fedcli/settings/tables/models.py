@@ -89,6 +89,27 @@ MODELS = table(
         code="fedcli.models.zoo:lenet5_stack",
     ),
     ModelEntry(
+        "lenet5-cifar",
+        "As lenet5, without padding: two 5 x 5 convolutions of 6 and 16 channels, 120 and 84 "
+        "units; 62,006 parameters for 32 x 32 x 3 pixels and 10 classes.",
+        "PyTorch tutorial, Training a Classifier; the CNN of BlazeFL's benchmark and the simple "
+        "CNN of NIID-Bench (Li et al. 2022, arXiv 2102.02079)",
+        rates="client SGD 0.01 to 0.1",
+        code="fedcli.models.zoo:lenet5_cifar_stack",
+        example_shape=_CIFAR,
+    ),
+    ModelEntry(
+        "cnn-cifar",
+        "Two padded 5 x 5 convolutions of 64 channels with ReLU, each with a 3 x 3 max-pool of "
+        "stride 2, 384 and 192 units with ReLU, then the logits; 1,068,298 parameters for crops of "
+        "24 x 24 x 3 pixels and 10 classes.",
+        "McMahan et al. 2017, arXiv 1602.05629, CIFAR-10, after the TensorFlow tutorial of 2016; "
+        "without its local response normalization",
+        rates="client SGD 0.03 to 0.15",
+        code="fedcli.models.zoo:cnn_cifar_stack",
+        example_shape=(24, 24, 3),
+    ),
+    ModelEntry(
         "leaf-femnist",
         "As cnn-mcmahan with 2048 units; 6,497,162 parameters for 28 x 28 pixels and 10 classes, "
         "6,603,710 for 62.",
