@@ -138,9 +138,13 @@ class ThreadEngine:
                 rows = None
                 if file is not None:
                     rows = file.mapped(are_writable=task.request.are_writable)
-            delta_sum, weight_sum = loaded.delta_sum.total()
+            stats = _joined(parts)
+            if task.request.needs_sum:
+                delta_sum, weight_sum = loaded.delta_sum.total()
+            else:
+                delta_sum, weight_sum = np.zeros(layout.num_params), float(stats["weight"].sum())
             return Deltas(
-                *(delta_sum, weight_sum, _joined(parts), rows),
+                *(delta_sum, weight_sum, stats, rows),
                 num_threads=self.num_threads,
                 helpers=self._helpers,
             )
