@@ -19,6 +19,7 @@ from fedcli.runs.files.client_records import OUTCOMES, ClientRecords
 from fedcli.runs.ledger import Ledger, ledger_of
 from fedcli.runs.record import ONLINE, RunRecord, measures_of
 from fedcli.settings.declaration import option_name
+from fedcli.settings.tables.algorithms import AGGREGATORS
 from fedcli.settings.tables.metrics import JUDGING
 from fedcli.settings.vocabulary import MEASURES
 
@@ -27,6 +28,7 @@ _MOMENTS = {"mean": "mean", "std": "std", "p10": "p10", "p50": "p50", "p90": "p9
 _SPREAD = {**_MOMENTS, "worst_decile": "worst 10 %", "jain_index": "Jain"}
 _GAIN = {**_MOMENTS, "share_better": "better", "share_worse": "worse"}
 _UNSET = "-"
+_WEIGHTED = ("mean", "norm-bound", "tff-robust")  # aggregators that use clients' weights
 _MOST_BESIDE = 8  # largest number of runs that are columns of the table of differences
 _MOST_VALUES = 12  # largest number of values of an option that are listed
 # The columns of client records in CSV after round, client and outcome.
@@ -52,6 +54,7 @@ def summary(run: RunRecord) -> list[tuple[str, str]]:
             "clients per round",
             f"{_value(config.get('clients'))}, {config.get('sampling', 'fixed')}",
         ),
+        *([("aggregator", _aggregator(config))] if _has_aggregator(config) else []),
         *([("attack", _attack(config))] if is_attacked(run) else []),
         ("rounds", done),
         ("seed", str(config.get("seed", 0))),
@@ -477,16 +480,33 @@ def _optimizer(config: Mapping[str, Any], side: str) -> str:
     return f"{name} ({', '.join(options)})"
 
 
+def _has_aggregator(config: Mapping[str, Any]) -> bool:
+    return str(config.get("aggregator", "mean")) != "mean"
+
+
+def _aggregator(config: Mapping[str, Any]) -> str:
+    """The aggregator with its options, and that it ignores the weights that clients report."""
+    name = str(config["aggregator"])
+    options = _options_of(config, "aggregator_options.")
+    is_weighted = name in _WEIGHTED or config.get("aggregator_options.weighted") is True
+    remark = "" if is_weighted or name not in AGGREGATORS else "; all clients weigh the same"
+    return f"{name} ({', '.join(options)}){remark}" if options else f"{name}{remark}"
+
+
 def _attack(config: Mapping[str, Any]) -> str:
     """The attack with its number of attackers and its options."""
-    prefix = "attack_options."
     options = [f"attackers {_value(config.get('attackers'))}"]
-    options += [
+    options += _options_of(config, "attack_options.")
+    return f"{config['attack']} ({', '.join(options)})"
+
+
+def _options_of(config: Mapping[str, Any], prefix: str) -> list[str]:
+    """The options whose names have a prefix, each as k=v."""
+    return [
         f"{key.removeprefix(prefix)}={_value(value)}"
         for key, value in config.items()
         if key.startswith(prefix)
     ]
-    return f"{config['attack']} ({', '.join(options)})"
 
 
 def _value(value: object) -> str:
