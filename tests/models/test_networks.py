@@ -39,7 +39,7 @@ from fedcli.models.layers import (
 )
 from fedcli.models.layout import ParamLayout
 from fedcli.models.model import Model
-from tests.kit import reference, reference_net
+from tests.kit import one_step, reference, reference_net
 
 pytestmark = pytest.mark.numeric
 
@@ -314,22 +314,15 @@ def test_the_gradient_is_the_reference_s(name: str, clip: tuple[StepRow, ...]) -
     """One step from the same parameters: no optimizer stands between the two gradients."""
     model = _a_model(name)
     params = model.initial_params.astype(np.float64)
-    rate = 2.0**20  # exact to divide by, and the parameters before the step are lost beside it
     data_seeds, num_compared = iter(range(20, 30)), 0
     while num_compared < 3:
-        data_seed = next(data_seeds)  # no more of them: `StopIteration` fails the test
-        dataset = _one_batch(model.layout.input_shape, data_seed)
-        client = _reference_client(dataset, 0)
-        drawn = [reference_net.draw_masks(model.layout, client.dropout_key, n) for n in range(8)]
-        masks = [np.stack(each) for each in zip(*drawn, strict=True)]
-        (batch,) = client.batches
+        # no more seeds: `StopIteration` fails the test
+        drawn = one_step.draw(model, 8, next(data_seeds))
+        batch, masks = drawn.batch, drawn.masks
         if reference_net.kink_distance(model.layout, params, batch, masks) < KINK_MARGIN:
             continue
         _, expected = reference_net.score(model.layout, params, batch, masks)
-        rows = (*clip, (StepKind.SGD, (rate, 0.0, 0.0)))
-        task = ClientTask(rows, model.initial_params, round_num=0, weighting="uniform")
-        result = ThreadEngine(2).train(model.layout, task, [dataset])
-        found = -np.asarray(result.delta_sum, np.float64) / rate
+        found = one_step.gradient(model, drawn, 2, clip)
         for tensor in model.layout.tensors:
             own = slice(tensor.offset, tensor.offset + tensor.size)
             # Float32 in NumPy is off by 2e-7 to 2e-6 of a tensor's greatest; a bias before an
@@ -339,14 +332,6 @@ def test_the_gradient_is_the_reference_s(name: str, clip: tuple[StepRow, ...]) -
                 found[own], expected[own], rtol=0, atol=atol, err_msg=tensor.name
             )
         num_compared += 1
-
-
-def _one_batch(shape: tuple[int, ...], data_seed: int) -> BatchedDataset:
-    random = np.random.default_rng(data_seed)
-    images = random.random((8, *shape), dtype=np.float32)
-    labels = random.integers(0, NUM_CLASSES, 8, dtype=np.int32)
-    client = from_arrays(images, labels, client_id="client").client
-    return client.preprocess(epochs=1, shuffle_buffer=10, batch_size=8, seed=SEED)
 
 
 @pytest.mark.parametrize("name", list(STACKS))
