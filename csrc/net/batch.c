@@ -260,8 +260,10 @@ static float *target_at(const fed_batch *batch, size_t s, size_t i, size_t b, si
     const size_t v = stage->sources[i];
     if (v <= batch->net->num_input_stages) return NULL;
     if (!stage->adds[i] || stage->ops->adds_gradients) return gradient_at(batch, v, b, block);
+    /* Inside, threads are at different stages of their blocks: places must not depend on the value.
+     * Elsewhere the examples follow each other as in the value. */
     return element(batch->added_gradient,
-                   (is_inside(batch->net, v) ? block : b) * num_values(batch, v));
+                   is_inside(batch->net, v) ? block * batch->added_size : b * num_values(batch, v));
 }
 
 /* Adds what stage s wrote next to a gradient. */

@@ -81,6 +81,12 @@ static const stack SHARED[] = {
      {8, 8, 1},
      {CONV(32, 3, 3, 1, 1, true, FED_RELU), CONV(32, 3, 3, 1, 1, true, FED_RELU), POOL2,
       MAX(3, 3, 1, 1, true), NORM(8, FED_LINEAR), CONV(6, 4, 4, 1, 1, false, FED_LINEAR)}},
+    {"a large and a small value that two layers read",
+     {8, 8, 3},
+     {CONV(33, 3, 3, 1, 1, true, FED_TANH), MEAN(4, 4, 4, 4, false),
+      CONV(8, 2, 2, 1, 1, true, FED_TANH), CONV_OF(1, 8, 1, 1, 1, 1, FED_TANH),
+      ADD(0, 1, FED_LINEAR), CONV_OF(4, 8, 3, 3, 4, 4, FED_TANH), ADD(0, 1, FED_LINEAR),
+      FULL(5, FED_LINEAR)}},
 };
 
 static const fed_step_row ADAM_ROW = {FED_STEP_ADAM, {0.01, 0.9, 0.99, 1e-7, 0}};
