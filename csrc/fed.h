@@ -214,7 +214,7 @@ typedef struct fed_layer {
     fed_shape in, out;
     size_t offset;
     /* Input i is the output of the layer 1 + skips[i] rows before, or the image if there is none
-     * so far back: 0 is the row before. Only an addition has a second input. */
+     * so far back: 0 is the row before. Additions and concatenations have a second input. */
     size_t skips[2];
     int32_t has_scale, has_bias; /* gamma (group norm); bias or beta */
     /* Convolutions and pools: */

@@ -139,8 +139,9 @@ typedef struct fed_layer_kind {
     const fed_stage_ops *first, *last; /* at the ends of a model; NULL: ops */
     const fed_stage_ops *by_batch;     /* in a front that runs by batch; NULL: ops */
     size_t num_inputs;                 /* 0 stands for 1 */
-    int keeps_inputs;                  /* 1 if the slope of its activation may need the inputs */
-    int is_input; /* 1 if it stands before all others, and no gradient passes through it */
+    fed_shape (*second_input)(const fed_layer *layer); /* its shape; NULL: as the first */
+    int keeps_inputs; /* 1 if the slope of its activation may need the inputs */
+    int is_input;     /* 1 if it stands before all others, and no gradient passes through it */
     /* 1 if one stage can compute the layer and the `next` one, a pool; NULL: never. */
     int (*takes_pool)(const fed_layer *next);
     /* Number of 64-bit draws from fed_pass.dropout for a visit of an example; NULL: none. */

@@ -13,7 +13,7 @@ extern const fed_stage_ops fed_max_pool, fed_average_pool;
 extern const fed_stage_ops fed_normalize, fed_standardize, fed_flip, fed_crop, fed_rotate,
     fed_cut_out, fed_jitter;
 extern const fed_stage_ops fed_group_norm, fed_layer_norm, fed_dropout, fed_activate, fed_add,
-    fed_zero_padding;
+    fed_zero_padding, fed_concatenate;
 
 /* ---- Checks of a model's rows ---------------------------------------------------------------- */
 
@@ -80,6 +80,11 @@ static int padding_is_valid(const fed_layer *layer) {
            layer->pad_top <= out->height - in->height && layer->pad_left <= out->width - in->width;
 }
 
+static int concatenation_is_valid(const fed_layer *layer) {
+    const fed_shape *in = &layer->in, *out = &layer->out;
+    return in->height == out->height && in->width == out->width && in->channels < out->channels;
+}
+
 static int dropout_is_valid(const fed_layer *layer) {
     return keeps_shape(layer) && layer->rate >= 0 && layer->rate < 1;
 }
@@ -141,6 +146,14 @@ static size_t norm_num_params(const fed_layer *layer) {
 }
 
 static size_t no_params(const fed_layer *layer) { return (void)layer, (size_t)0; }
+
+/* ---- Inputs ---------------------------------------------------------------------------------- */
+
+/* The channels of the outputs that are not those of the first input. */
+static fed_shape other_channels(const fed_layer *layer) {
+    const fed_shape *in = &layer->in;
+    return (fed_shape){in->height, in->width, layer->out.channels - in->channels};
+}
 
 /* ---- Stages of two layers -------------------------------------------------------------------- */
 
@@ -211,6 +224,12 @@ static const fed_layer_kind kinds[] = {
      .num_params = no_params,
      .ops = &fed_add,
      .num_inputs = 2},
+    {.name = "concatenate",
+     .is_valid = concatenation_is_valid,
+     .num_params = no_params,
+     .ops = &fed_concatenate,
+     .num_inputs = 2,
+     .second_input = other_channels},
     {.name = "depthwise_conv2d",
      .is_valid = depthwise_is_valid,
      .num_params = depthwise_num_params,

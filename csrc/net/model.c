@@ -33,7 +33,12 @@ static int layer_is_valid(const fed_layer *layer) {
            kind->is_valid(layer);
 }
 
-/* 1 if the inputs of layer l are before it and have its shape. */
+static fed_shape input_shape(const fed_layer *layer, size_t i) {
+    const fed_layer_kind *kind = fed_kind_of(layer);
+    return i > 0 && kind->second_input != NULL ? kind->second_input(layer) : layer->in;
+}
+
+/* 1 if the inputs of layer l are before it and have the shapes that it expects. */
 static int inputs_fit(const fed_model *model, size_t l) {
     const fed_layer *layer = &model->layers[l];
     const size_t num_inputs = fed_num_inputs(layer);
@@ -42,7 +47,8 @@ static int inputs_fit(const fed_model *model, size_t l) {
         if (layer->skips[i] > l) return 0;
         const size_t value = l - layer->skips[i];
         const fed_shape *shape = value > 0 ? &model->layers[value - 1].out : &model->layers[0].in;
-        if (!shapes_equal(&layer->in, shape)) return 0;
+        const fed_shape expected = input_shape(layer, i);
+        if (!shapes_equal(&expected, shape)) return 0;
     }
     return 1;
 }

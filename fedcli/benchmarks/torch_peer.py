@@ -104,6 +104,10 @@ class _Graph(torch.nn.Module):  # type: ignore[misc]  # PyTorch need not be inst
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.sources = model.layout.sources
+        self.merges = [
+            _concatenated if layer.kind == "concatenate" else torch.add
+            for layer in model.layout.layers
+        ]
         self.steps: list[list[Any]] = []  # the modules of each layer, in their order
         is_flat = [len(model.layout.input_shape) == 1]
         for layer, sources in zip(model.layout.layers, self.sources, strict=True):
@@ -123,14 +127,18 @@ class _Graph(torch.nn.Module):  # type: ignore[misc]  # PyTorch need not be inst
     def forward(self, x: Any) -> Any:
         """Returns the logits [n, classes] of images [n, C, H, W]."""
         values = [x]
-        for parts, sources in zip(self.steps, self.sources, strict=True):
+        for parts, sources, merge in zip(self.steps, self.sources, self.merges, strict=True):
             value = values[sources[0]]
             for source in sources[1:]:
-                value = value + values[source]
+                value = merge(value, values[source])
             for part in parts:
                 value = part(value)
             values.append(value)
         return values[-1].flatten(1) if self.ends_in_image else values[-1]
+
+
+def _concatenated(first: Any, second: Any) -> Any:
+    return torch.cat((first, second), dim=1)
 
 
 def gather(model: Model, tensors: list[Any]) -> Params:
@@ -164,7 +172,7 @@ def _modules(layer: Layer) -> list[Any]:
         return [torch.nn.GroupNorm(layer.num_groups, layer.in_shape[2], layer.epsilon)]
     if layer.kind == "dropout":
         return [torch.nn.Dropout(layer.rate)]
-    if layer.kind in ("activation", "add"):  # the inputs of a sum come in summed
+    if layer.kind in ("activation", "add", "concatenate"):  # of two inputs, they come in merged
         return []
     raise ConfigError(
         f"layer {layer.name}: the PyTorch program has no {layer.kind} of this form; leave torch "

@@ -183,7 +183,9 @@ class _Graph:
             self._values[spec.name] = first._replace(is_shared=is_shared)
             return
         numbers = [source.number for source in sources]
-        parts = spec.parts(first.incoming)
+        is_image = all(source.incoming.is_image for source in sources)
+        second = sources[1].incoming.shape if len(sources) > 1 else None
+        parts = spec.parts(Incoming(first.incoming.shape, is_image, second))
         for part in parts:
             self._push(part, numbers)
             numbers = [len(self._layers)]
@@ -192,8 +194,8 @@ class _Graph:
         else:
             number, shape = first.number, first.incoming.shape
             is_shared = is_shared or first.is_shared
-        is_image = all(source.incoming.is_image for source in sources) and not spec.gives_vector
-        self._values[spec.name] = _Value(number, Incoming(shape, is_image), is_shared)
+        incoming = Incoming(shape, is_image and not spec.gives_vector)
+        self._values[spec.name] = _Value(number, incoming, is_shared)
 
     def finish(self) -> list[Layer]:
         """Returns the layers, with the places of their inputs.
@@ -242,7 +244,7 @@ class _Graph:
 
 def _check_shapes_agree(spec: Spec, sources: Sequence[_Value]) -> None:
     shapes = [source.incoming.shape for source in sources]
-    if len(set(shapes)) > 1:
+    if len({shape[:2] if spec.joins_channels else shape for shape in shapes}) > 1:
         raise ConfigError(
             f"layer {spec.name}: its inputs have shapes {', '.join(str(list(s)) for s in shapes)}; "
             "give it inputs of one shape, for example through a 1 x 1 convolution"

@@ -326,6 +326,14 @@ static inline void naive_layer_forward(const fed_layer *layer, const double *par
     case KIND_LAYER_NORM:
         naive_norm(layer, params, in, out);
         break;
+    case KIND_CONCATENATE:
+        for (size_t i = 0; i < size; i++) {
+            const size_t channels = layer->out.channels, first = layer->in.channels;
+            const size_t pixel = i / channels, c = i % channels;
+            out[i] =
+                c < first ? in[pixel * first + c] : in_2[pixel * (channels - first) + c - first];
+        }
+        break;
     case KIND_ZERO_PADDING:
         memset(out, 0, size * sizeof(*out));
         for (size_t i = 0; i < fed_shape_size(&layer->in); i++)
@@ -432,6 +440,10 @@ static inline void naive_layer_backward(const fed_layer *layer, const double *pa
      */
     for (size_t o = 0; o < size; o++)
         out_gradient[o] *= naive_slope(layer, layer->kind == KIND_ACTIVATION ? in[o] : NAN, out[o]);
+    if (layer->kind == KIND_CONCATENATE) { /* passed on as a whole: see naive_pass_on */
+        memcpy(in_gradient, out_gradient, size * sizeof(*in_gradient));
+        return;
+    }
     memset(in_gradient, 0, fed_shape_size(&layer->in) * sizeof(*in_gradient));
     switch (layer->kind) {
     case KIND_DENSE:
@@ -546,7 +558,7 @@ static inline void naive_draw_masks(naive_net *net, const fed_key *key, size_t f
 
 /* The number of inputs of a layer, and of the value that input i of layer l is. */
 static inline size_t naive_num_inputs(const fed_layer *layer) {
-    return layer->kind == KIND_ADD ? 2 : 1;
+    return layer->kind == KIND_ADD || layer->kind == KIND_CONCATENATE ? 2 : 1;
 }
 
 static inline size_t naive_source(const fed_model *model, size_t l, size_t i) {
@@ -578,6 +590,20 @@ static inline double naive_loss(naive_net *net, const double *params, const floa
     return loss;
 }
 
+/* Adds input i's part of the gradient that a layer passes on. Of a concatenation that is a part of
+ * the channels of its outputs. */
+static inline void naive_pass_on(const fed_layer *layer, size_t i, const double *passed,
+                                 double *gradient) {
+    if (layer->kind != KIND_CONCATENATE) {
+        for (size_t k = 0; k < fed_shape_size(&layer->in); k++) gradient[k] += passed[k];
+        return;
+    }
+    const size_t channels = layer->out.channels, first = i == 0 ? 0 : layer->in.channels;
+    const size_t num = i == 0 ? layer->in.channels : channels - first;
+    for (size_t k = 0; k < layer->in.height * layer->in.width * num; k++)
+        gradient[k] += passed[k / num * channels + first + k % num];
+}
+
 /* The gradients of an example by all values but the last, whose gradient is set, and its share of
  * the gradient by parameters. */
 static inline void naive_backward(naive_net *net, const double *params, size_t example,
@@ -591,8 +617,7 @@ static inline void naive_backward(naive_net *net, const double *params, size_t e
                              net->values[l + 1], naive_mask(net, l, example), net->gradients[l + 1],
                              net->part, gradient);
         for (size_t i = 0; i < naive_num_inputs(layer); i++)
-            for (size_t k = 0; k < fed_shape_size(&layer->in); k++)
-                net->gradients[naive_source(model, l, i)][k] += net->part[k];
+            naive_pass_on(layer, i, net->part, net->gradients[naive_source(model, l, i)]);
     }
 }
 

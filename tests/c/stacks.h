@@ -43,6 +43,7 @@ typedef struct stack {
 #define DROP(share) {true, KIND_DROPOUT, FED_LINEAR, 0, 0, 0, 0, 0, false, false, (share), 0, 0}
 #define ACT(act) {true, KIND_ACTIVATION, (act), 0, 0, 0, 0, 0, false, false, 0, 0, 0}
 #define ADD(first, second, act) {true, KIND_ADD, (act), 0, 0, 0, 0, 0, false, false, 0, (first), (second)}
+#define JOIN(first, second, act) {true, KIND_CONCATENATE, (act), 0, 0, 0, 0, 0, false, false, 0, (first), (second)}
 #define CONV_OF(back, filters, h, w, sy, sx, act) {true, KIND_CONV2D, (act), (filters), h, w, sy, sx, true, false, 0, (back), 0}
 /* clang-format on */
 
@@ -138,6 +139,11 @@ static const stack SMALL[] = {
      {1, 1, 5},
      {FULL(4, FED_TANH), FULL(4, FED_RELU), ADD(1, 0, FED_LINEAR), FULL(4, FED_SIGMOID),
       ADD(3, 0, FED_LINEAR), FULL(3, FED_LINEAR)}},
+    {"concatenations of the image, of a value with itself, and of units",
+     {4, 3, 2},
+     {CONV(3, 3, 3, 1, 1, true, FED_TANH), JOIN(1, 0, FED_SIGMOID),
+      CONV(4, 2, 2, 1, 1, true, FED_TANH), JOIN(0, 0, FED_LINEAR), JOIN(0, 2, FED_TANH),
+      FULL(4, FED_TANH), FULL(3, FED_LINEAR), JOIN(0, 1, FED_RELU), FULL(3, FED_LINEAR)}},
     {"sum to logits", {1, 1, 4}, {FULL(3, FED_TANH), FULL(3, FED_LINEAR), ADD(1, 0, FED_LINEAR)}},
 };
 
@@ -250,6 +256,12 @@ static const stack LARGE[] = {
       ACT(FED_SILU), CONV(160, 3, 3, 1, 1, true, FED_LINEAR), NORM(4, FED_RELU6),
       PAD(3, 0, FED_ELU), CONV(33, 1, 1, 1, 1, true, FED_LINEAR), ACT(FED_GELU),
       ADD(0, 0, FED_LINEAR), FULL(10, FED_LINEAR)}},
+    {"wide, with concatenations",
+     {7, 6, 5},
+     {CONV(17, 3, 3, 1, 1, true, FED_LINEAR), JOIN(0, 1, FED_RELU),
+      CONV(90, 3, 3, 1, 1, true, FED_TANH), JOIN(1, 0, FED_LINEAR),
+      CONV(96, 3, 3, 2, 2, true, FED_RELU), JOIN(0, 0, FED_LINEAR), MEAN(4, 3, 1, 1, false),
+      FULL(10, FED_LINEAR)}},
     {"wide, with pools, to logits",
      {12, 9, 1},
      {CONV(40, 3, 3, 1, 1, true, FED_RELU), POOL2, CONV(72, 5, 5, 1, 1, true, FED_RELU),
@@ -327,7 +339,11 @@ static inline void build(const stack *s, table *t) {
     for (size_t i = 0; i < MAX_SPECS && s->specs[i].used; i++) {
         const size_t source = num_layers - s->specs[i].skip;
         const fed_shape *in = source > 0 ? &t->layers[source - 1].out : &s->in;
-        const fed_layer layer = new_layer(&s->specs[i], in, offset);
+        fed_layer layer = new_layer(&s->specs[i], in, offset);
+        if (layer.kind == KIND_CONCATENATE) {
+            const size_t second = num_layers - s->specs[i].skip_2;
+            layer.out.channels += (second > 0 ? &t->layers[second - 1].out : &s->in)->channels;
+        }
         if (fed_shape_size(&layer.out) == 0) continue;
         t->layers[num_layers++] = layer;
         offset += num_layer_params(&layer);

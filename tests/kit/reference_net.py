@@ -134,8 +134,11 @@ def score(
         layer, tensors, inputs, sums, _, mask = seen[place]
         error = errors[place + 1] * _slope(layer, sums)
         below, own = _backward(layer, tensors, inputs, error, mask)
-        for source in layout.sources[place]:
-            errors[source] = errors[source] + below
+        parts = [below] * 2
+        if layer.kind == "concatenate":
+            parts = np.split(below, [layer.in_shape[2]], axis=-1)
+        for source, part in zip(layout.sources[place], parts, strict=False):
+            errors[source] = errors[source] + part
         gradients = [*(each.ravel() for each in own), *gradients]
     num_correct = int((scores.argmax(axis=1) == y).sum())
     return Stats(float(losses.sum()), num_correct, len(y), 1), np.concatenate(gradients)
@@ -203,6 +206,8 @@ def _layer_by_layer(
         sums = _forward(layer, tensors, inputs, mask)
         if layer.kind == "add":
             sums = sums + values[sources[1]]
+        elif layer.kind == "concatenate":
+            sums = np.concatenate([sums, values[sources[1]]], axis=-1)
         values.append(_activate(layer, sums))
         yield layer, tensors, inputs, sums, values[-1], mask
 
@@ -287,7 +292,7 @@ def _forward(layer: Layer, tensors: list[Vector], values: Vector, mask: Vector |
         scaled, _ = _normalized(layer, values)
         gamma, beta = _gamma_beta(layer, tensors)
         return scaled * gamma + beta
-    if layer.kind in ("activation", "add"):  # the caller adds the second input
+    if layer.kind in ("activation", "add", "concatenate"):  # the caller adds the second input
         return values
     outputs = np.zeros((size, *layer.out_shape))
     if layer.kind == "zero_padding2d":
@@ -320,7 +325,7 @@ def _backward(
         bias_gradient: Vector = by_outputs.sum(axis=0)
         below = (by_outputs @ tensors[0].T).reshape(values.shape)
         return below, [kernel_gradient, bias_gradient][: len(tensors)]
-    if layer.kind in ("dropout", "activation", "add"):
+    if layer.kind in ("dropout", "activation", "add", "concatenate"):
         return error if mask is None else error * mask, []
     if layer.kind in NORMS:
         return _normalize_backward(layer, tensors, values, error)

@@ -148,6 +148,32 @@ def test_sums_are_read_with_their_inputs(tmp_path: Path, keras: int) -> None:
     ]
 
 
+@pytest.mark.parametrize("keras", [2, 3])
+def test_channels_of_several_layers_are_put_together(tmp_path: Path, keras: int) -> None:
+    layers = [
+        image_input(5, 4, 2),
+        layer("Conv2D", "z", filters=4, kernel_size=3, padding="same"),
+        layer("Conv2D", "y", filters=3, kernel_size=1),
+        layer("Concatenate", "all", axis=-1),
+        layer("GlobalAveragePooling2D", "g"),
+        LOGITS,
+    ]
+    sources = {"z": "input_layer", "y": "z", "all": "z y input_layer", "g": "all", "a": "g"}
+    model = formats.read_model(put(tmp_path / "m", functional(layers, sources, keras)))
+    assert [(spec.name, spec.inputs) for spec in model.specs[2:4]] == [
+        ("all", ("z", "y")),
+        ("all_1", ("all", IMAGE)),
+    ]
+    assert lay_out(model.specs, model.input_shape).tensors[-2].shape == (9, 2)
+    for axis, fault in ((1, "axis is 1"), (0, "axis is 0")):
+        layers[3] = layer("Concatenate", "all", axis=axis)
+        assert fault in fault_of(put(tmp_path / "n", functional(layers, sources, keras)))
+    layers[2] = layer("Conv2D", "y", filters=3, kernel_size=2)
+    assert "inputs of shapes [5, 4, 4], [4, 3, 3]" in fault_of(
+        put(tmp_path / "n", functional(layers, sources, keras))
+    )
+
+
 def test_graphs_with_weights_there_and_back(tmp_path: Path) -> None:
     image = Input()
     start = Conv2D(4, 3, padding="same", activation="relu", name="start")(image)
@@ -340,7 +366,7 @@ def test_options_that_are_not_computed_are_refused(
         (layer("Lambda", "x", function=["4wEAAAA=", None, None]), "x is a Lambda"),
         (
             layer("UpSampling2D", "x", size=2),
-            "it computes Activation, Add, AveragePooling2D, ColorJitter, Conv2D, ",
+            "it computes Activation, Add, AveragePooling2D, ColorJitter, Concatenate, ",
         ),
         ({**layer("Dense", "x"), "registered_name": "mine>Dense"}, "is custom code"),
         ({**layer("Dense", "x"), "module": "os.path"}, "is custom code"),

@@ -21,6 +21,7 @@ from fedcli.models.layers import (
     Activation,
     Add,
     AveragePool2D,
+    Concatenate,
     Conv2D,
     Dense,
     DepthwiseConv2D,
@@ -74,6 +75,7 @@ def _residual() -> Node:
     y = Conv2D(8, 3, 2, "same", "relu")(x)
     y = GroupNorm(4)(Conv2D(8, 3, padding="same")(y))
     x = Activation("relu")(Add()(y, GroupNorm(4)(Conv2D(8, 1, 2, name="short")(x))))
+    x = Concatenate()(Concatenate()(x, Conv2D(3, 2, padding="same")(x)), y)
     return Dense(5)(GlobalAveragePool2D()(x))
 
 

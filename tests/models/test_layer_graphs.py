@@ -12,6 +12,7 @@ from fedcli.models.layers import (
     IMAGE,
     Activation,
     Add,
+    Concatenate,
     Conv2D,
     Dense,
     Dropout,
@@ -115,6 +116,14 @@ def test_a_graph_deeper_than_python_recurses_is_walked() -> None:
             r"layer add: its inputs have shapes \[1, 1, 2\], \[1, 1, 3\]; give it inputs of one",
         ),
         (
+            [
+                Dense(2, name="a"),
+                Concatenate(inputs=("a", IMAGE)),
+                Add(inputs=("a", "concatenate")),
+            ],
+            r"layer add: its inputs have shapes \[1, 1, 2\], \[1, 1, 6\]; give it inputs of one",
+        ),
+        (
             [Dense(2, name="a"), Dense(2), Add(inputs=("a", "dense")), Flatten(inputs=("a",))],
             "layer add: no layer reads it",
         ),
@@ -124,6 +133,20 @@ def test_a_graph_deeper_than_python_recurses_is_walked() -> None:
 def test_graphs_that_do_not_hold_together_are_refused(specs: list[Spec], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         lay_out(specs, (4,))
+
+
+def test_only_images_of_one_size_or_vectors_are_put_together() -> None:
+    layers: list[Spec] = [Conv2D(2, 2), Concatenate(inputs=("conv2d", IMAGE)), Dense(3)]
+    with pytest.raises(
+        ConfigError, match=r"layer concatenate: its inputs have shapes \[3, 3, 2\],"
+    ):
+        lay_out(layers, (4, 4, 5))
+    layers[0] = Conv2D(2, 3, padding="same")
+    assert lay_out(layers, (4, 4, 5)).layers[1].out_shape == (4, 4, 7)
+    layers = [Flatten(), Concatenate(inputs=("flatten", "flatten")), Dense(3)]
+    with pytest.raises(ConfigError, match="layer concatenate: a concatenate of a flattened image"):
+        lay_out(layers, (4, 4, 5))
+    assert lay_out(layers, (5,)).layers[0].out_shape == (1, 1, 10)
 
 
 def test_calls_on_other_things_are_refused() -> None:

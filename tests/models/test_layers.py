@@ -17,6 +17,7 @@ from fedcli.models.layers import (
     Add,
     AveragePool2D,
     ColorJitter,
+    Concatenate,
     Conv2D,
     Cutout,
     Dense,
@@ -52,6 +53,7 @@ EVERY_KIND: list[Spec] = [
     GroupNorm(2, 0.01, center=False, scale=True, name="norm"),
     Activation("sigmoid", "act"),
     Add("sum", ("conv", "pool")),
+    Concatenate("both of them", ("conv", "pool")),
     GlobalAveragePool2D("mean of all"),
     GlobalMaxPool2D("largest of all"),
     DepthwiseConv2D((3, 5), (1, 2), "same", "tanh", use_bias=False, name="depth"),
@@ -98,7 +100,7 @@ def test_what_is_written_for_keras_is_read_as_the_same_layer(spec: Spec) -> None
     shape = (6,) if spec.takes_vector else (6, 6, 2)
     ((read, _),) = KERAS_READERS[spec.keras_class](options, shape, spec.name)
     assert (type(read), read.name, read.starts()) == (type(spec), spec.name, spec.starts())
-    incoming = Incoming((6, 6, 2), is_image=True)
+    incoming = Incoming((6, 6, 2), is_image=True, second=(6, 6, 3))
     assert read.parts(incoming) == spec.parts(incoming)
 
 

@@ -21,6 +21,7 @@ from fedcli.models.layers import (
     Activation,
     Add,
     AveragePool2D,
+    Concatenate,
     Conv2D,
     Dense,
     DepthwiseConv2D,
@@ -70,11 +71,29 @@ def _grown(random: Random) -> tuple[list[Spec], tuple[int, int, int]]:
         # Mostly the last value: long ways, with branches that may meet again.
         source = values[-1] if random.random() < 0.75 else values[random.integers(len(values))]
         values.append(_applied(_layer(random, source.incoming), source))
-        alike = [each for each in values[:-1] if each.incoming == values[-1].incoming]
-        if alike and random.random() < 0.5:
-            other = alike[random.integers(len(alike))]
-            values.append(values[-1]._replace(node=Add()(values[-1].node, other.node)))
+        if random.random() < 0.5:
+            values += _met(random, values)
     return specs_of(_ended(random, values[-1])), shape
+
+
+def _met(random: Random, values: list[Value]) -> list[Value]:
+    """The sum, or the channels together, of the last value and an earlier one that fits."""
+    *others, last = values
+    alike = [each for each in others if each.incoming == last.incoming]
+    if alike and random.random() < 0.7:
+        return [last._replace(node=Add()(last.node, alike[random.integers(len(alike))].node))]
+    height, width, channels = last.incoming.shape
+    is_flat = not last.incoming.is_image
+    beside = [
+        each
+        for each in others
+        if each.incoming.shape[:2] == (height, width) and each.incoming.is_image != is_flat
+    ]
+    if not beside:
+        return []
+    other = beside[random.integers(len(beside))]
+    shape = (height, width, channels + other.incoming.shape[2])
+    return [Value(Concatenate()(last.node, other.node), Incoming(shape, not is_flat))]
 
 
 def _applied(layers: list[Spec], value: Value) -> Value:
@@ -244,6 +263,7 @@ def test_the_graphs_have_every_kind_of_layer_and_activation() -> None:
     kinds = {layer.kind for layout in layouts for layer in layout.layers}
     assert kinds >= {
         *("conv2d", "depthwise_conv2d", "dense", "max_pooling2d", "average_pooling2d", "add"),
+        "concatenate",
         *("group_normalization", "layer_normalization", "zero_padding2d", "dropout", "activation"),
     }
     activations = {layer.activation for layout in layouts for layer in layout.layers}

@@ -32,7 +32,7 @@ from fedcli.models.layers.keras_options import Options, plain, shown
 SUPPORTED = tuple(sorted({*KERAS_READERS, "InputLayer", "Reshape"}))
 MODELS = ("Sequential", "Functional", "Model")
 # The layers that take several inputs.
-_MERGING = tuple(kind.keras_class for kind in KINDS.values() if kind.num_inputs > 1)
+_MERGING = {kind.keras_class: kind for kind in KINDS.values() if kind.num_inputs > 1}
 _MAX_LAYERS = 1000  # in total, including the layers of nested models
 _MAX_DEPTH = 8
 
@@ -257,15 +257,18 @@ class _Builder:
         With more than two inputs it becomes a chain of layers.
         """
         shapes = [source.shape for source in sources]
-        if len(sources) < 2 or len(set(shapes)) > 1:
+        joins = _MERGING[options.class_name].joins_channels
+        if len(sources) < 2 or len({shape[:-1] if joins else shape for shape in shapes}) > 1:
             raise ConfigError(
                 f"{options.label} takes inputs of shapes {', '.join(map(str, map(list, shapes)))}; "
                 "fedcli supports inputs of one shape"
             )
         output = sources[0]
         specs = KERAS_READERS[options.class_name](options, shapes[0], options.name)
-        for spec, shape in specs:
+        for spec, _ in specs:
             for source in sources[1:]:
+                more = source.shape[-1] if joins else 0
+                shape = (*output.shape[:-1], output.shape[-1] + more)
                 name = self._unique(options.name)
                 output = self._append(spec.changed(name=name), shape, output, source)
         return output

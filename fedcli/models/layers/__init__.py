@@ -20,8 +20,16 @@ from fedcli.models.layers.pooling import *
 from fedcli.models.layers.reshaping import *
 
 __all__ = [
-    *("Activation", "Add", "AveragePool2D", "ColorJitter", "Conv2D", "Cutout", "Dense"),
-    *("DepthwiseConv2D", "Dropout", "ELU", "Flatten", "GlobalAveragePool2D", "GlobalMaxPool2D"),
+    *("Activation", "Add", "AveragePool2D", "ColorJitter", "Concatenate", "Conv2D", "Cutout"),
+    *(
+        "Dense",
+        "DepthwiseConv2D",
+        "Dropout",
+        "ELU",
+        "Flatten",
+        "GlobalAveragePool2D",
+        "GlobalMaxPool2D",
+    ),
     *("GroupNorm", "IMAGE", "ImageStandardization", "Input", "LayerNorm", "LeakyReLU"),
     *("MaxPool2D", "Node", "Normalization", "RandomCrop", "RandomFlip", "RandomRotation"),
     *("SeparableConv2D", "Spec", "ZeroPad2D"),

@@ -80,10 +80,12 @@ class Incoming(NamedTuple):
     Attributes:
         shape: Shape of one example.
         is_image: Whether it is an image: neither flattened nor the output of a dense layer.
+        second: Shape of the second input of a layer that has two, else None.
     """
 
     shape: Shape
     is_image: bool
+    second: Shape | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Layer:
         strides: Distances from one window to the next.
         pads: Padding at the top and left of the image.
         skips: For each of two inputs, the number of layers between it and this one: 0 is the output
-            of the layer before. Only an addition has a second input.
+            of the layer before. Additions and concatenations have a second input.
         num_groups: Groups of a group norm, else 0.
         epsilon: Epsilon of a group norm, else 0.
         rate: Rate of a dropout, else 0.
@@ -201,6 +203,7 @@ class Spec:
         needs_channels: Whether Keras needs images with channels here, [H, W, C].
         takes_activation: Whether the core computes a following activation as a part of the layer.
         num_inputs: Number of inputs, all of one shape.
+        joins_channels: Whether the inputs may differ in the number of channels.
         is_input: Whether it may only stand at the start of a model; see `layers.inputs`.
     """
 
@@ -213,6 +216,7 @@ class Spec:
     needs_channels: ClassVar[bool] = False
     takes_activation: ClassVar[bool] = True
     num_inputs: ClassVar[int] = 1
+    joins_channels: ClassVar[bool] = False
     is_input: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:

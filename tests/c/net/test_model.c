@@ -50,6 +50,7 @@ static void test_kinds_are_found_by_name(void) {
         [KIND_DROPOUT] = "dropout",
         [KIND_ACTIVATION] = "activation",
         [KIND_ADD] = "add",
+        [KIND_CONCATENATE] = "concatenate",
         [KIND_DEPTHWISE] = "depthwise_conv2d",
         [KIND_NORMALIZATION] = "normalization",
         [KIND_IMAGE_STANDARDIZATION] = "image_standardization",
