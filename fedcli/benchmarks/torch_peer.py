@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -164,8 +165,9 @@ def _modules(layer: Layer) -> list[Any]:
             bias=layer.has_bias,
         )
         return [conv] if is_symmetric else [torch.nn.ZeroPad2d(pads), conv]
-    if layer.kind == "max_pooling2d" and not any(pads):
-        return [torch.nn.MaxPool2d(layer.window, layer.strides)]
+    if layer.kind == "max_pooling2d":
+        pool = torch.nn.MaxPool2d(layer.window, layer.strides)
+        return [torch.nn.ConstantPad2d(pads, -math.inf), pool] if any(pads) else [pool]
     if layer.kind == "average_pooling2d" and not any(pads):
         return [torch.nn.AvgPool2d(layer.window, layer.strides)]
     if layer.kind == "group_normalization" and layer.has_scale and layer.has_bias:
