@@ -139,7 +139,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command line and ends the process with its code."""
     put_off_collection()
     _say_nothing_of_arithmetic()
-    end_process(run(arguments))
+    code = run(arguments)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is saved; Ctrl-C ends what is left
+    end_process(code)
 
 
 def _say_nothing_of_arithmetic() -> None:

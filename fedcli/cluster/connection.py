@@ -5,18 +5,24 @@ Only this module and the two that import it use Ray.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import logging
 import os
 import shutil
 import socket
 import tempfile
+import threading
 from typing import Any
 
+from fedcli.core.native import CancelFlag, Cancelled
 from fedcli.errors import ConfigError
 
 LOCAL, AUTO = "local", "auto"
 
 _CONNECT_SECONDS = 10.0
+_POLL_SECONDS = 0.05
+_ENDING = "fedcli-ray-ending"  # the name of a thread
 _STORE_BYTES = 256 << 20  # of a local cluster's object store; it spills to the disk
 
 
@@ -27,22 +33,33 @@ class Connection:
         ray: The module `ray`.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, cancel: CancelFlag | None = None) -> None:
         """Connects. A process that is connected already stays in its cluster.
 
         Args:
             address: `local` for a cluster of this machine alone, `auto` for the one that this
                 machine belongs to, or HOST:PORT.
+            cancel: Ends the wait for the connection.
 
         Raises:
+            Cancelled: `cancel` was set.
             ConfigError: Ray is not installed, or there is no cluster at the address.
         """
         self.ray = _import_ray()
         _check_address(address)
-        self._folder: str | None = None
-        self._is_own = not self.ray.is_initialized()
-        if self._is_own:
-            self._connect(address)
+        await_end()
+        self._is_open = threading.Event()
+        self._is_closed = threading.Event()
+        self._errors: list[BaseException] = []
+        self._thread = threading.Thread(target=self._hold, args=(address,), daemon=True)
+        if self.ray.is_initialized():
+            return
+        self._thread.start()
+        try:
+            self._await_opening(cancel)
+        except BaseException:
+            self.close()
+            raise
 
     def nodes(self) -> list[dict[str, Any]]:
         """Returns the nodes that are alive and have processors."""
@@ -50,13 +67,37 @@ class Connection:
         return [each for each in alive if each["Resources"].get("CPU", 0) >= 1]
 
     def close(self) -> None:
-        """Disconnects, and ends the cluster if it was started here."""
-        if self._is_own and self.ray.is_initialized():
-            self.ray.shutdown()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        """Disconnects, and ends the cluster if it was started here.
 
-    def _connect(self, address: str) -> None:
+        That may take seconds on a busy machine, so it is not awaited here, but by the next
+        connection and at the end of the process. Meanwhile a command says that its work is saved.
+        """
+        if self._thread.is_alive() and not self._is_closed.is_set():
+            self._thread.name = _ENDING
+            atexit.register(self._thread.join)
+            self._is_closed.set()
+
+    def _await_opening(self, cancel: CancelFlag | None) -> None:
+        while not self._is_open.wait(_POLL_SECONDS):
+            if cancel is not None and cancel.is_set():
+                raise Cancelled
+        if self._errors:
+            raise self._errors[0]
+
+    def _hold(self, address: str) -> None:
+        """Connects, and disconnects after `close`, for which Ray takes 5 s in another thread."""
+        with contextlib.ExitStack() as stack:
+            try:
+                self._connect(address, stack)
+            except BaseException as err:  # raised in the thread that waits for the connection
+                self._errors.append(err)
+                return
+            finally:
+                self._is_open.set()
+            self._is_closed.wait()
+
+    def _connect(self, address: str, stack: contextlib.ExitStack) -> None:
+        """Connects; `stack` undoes it."""
         logging.getLogger("ray").setLevel(logging.ERROR)  # users cannot act on its warnings
         options: dict[str, Any] = {
             "include_dashboard": False,
@@ -65,8 +106,14 @@ class Connection:
             "configure_logging": False,
         }
         if address == LOCAL:
-            self._folder = tempfile.mkdtemp(prefix="fray-")  # short, as paths of sockets must be
-            options |= {"object_store_memory": _STORE_BYTES, "_temp_dir": self._folder}
+            folder = tempfile.mkdtemp(prefix="fray-")  # short, as paths of sockets must be
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            options |= {
+                "object_store_memory": _STORE_BYTES,
+                "_temp_dir": folder,
+                # Version 1 takes a second to end, for which Ctrl-C would wait.
+                "_system_config": {"enable_autoscaler_v2": True},
+            }
         else:
             options["address"] = address
         try:
@@ -77,6 +124,14 @@ class Connection:
                 f"cannot join a Ray cluster at the address {address}: {reason}; start one with "
                 "'ray start --head', or give the address local"
             ) from err
+        stack.callback(self.ray.shutdown)
+
+
+def await_end() -> None:
+    """Waits until the connections that this process has closed have ended."""
+    for thread in threading.enumerate():
+        if thread.name == _ENDING:
+            thread.join()
 
 
 def _check_address(address: str) -> None:

@@ -10,6 +10,7 @@ from fedcli.cluster.engine import ClusterEngine
 from fedcli.cluster.messages import Hello, WorkerSetup
 from fedcli.cluster.ray_workers import Place, RayWorkers
 from fedcli.core import native
+from fedcli.core.native import CancelFlag
 from fedcli.datasets.client_data import ClientData
 from fedcli.errors import ConfigError, RunError
 from fedcli.learning.engines import choosing
@@ -25,7 +26,11 @@ _SHIP = "ship"
 
 
 def open_workers(
-    config: RunConfig, model: Model, local: Engine, splits: Mapping[str, ClientData]
+    config: RunConfig,
+    model: Model,
+    local: Engine,
+    splits: Mapping[str, ClientData],
+    cancel: CancelFlag | None = None,
 ) -> tuple[Engine, RayWorkers]:
     """Starts the workers of a run.
 
@@ -34,11 +39,13 @@ def open_workers(
         model: Its model.
         local: The engine that computes the clients that are not sent to workers.
         splits: Its data.
+        cancel: Ends the wait for the workers.
 
     Returns:
         The engine that uses them, and the workers, which the caller closes.
 
     Raises:
+        Cancelled: `cancel` was set.
         ConfigError: Ray is not installed, or the model or the data cannot be sent to workers.
         RunError: No worker starts, or one would compute other bytes.
     """
@@ -56,7 +63,7 @@ def open_workers(
         float(str(options["start_seconds"])),
     )
     check = _Check(source)
-    workers = RayWorkers(place, WorkerSetup(source, num_threads=1), check)
+    workers = RayWorkers(place, WorkerSetup(source, num_threads=1), check, cancel)
     return ClusterEngine(workers, local, splits, ships_data=source is None), workers
 
 

@@ -22,8 +22,7 @@ from fedcli.errors import FedcliError, RunError
 
 _IN_FLIGHT = 2  # parts that each worker has, so that it need not wait for the driver
 MOST_OPEN = 4  # unfinished parts per worker, which bounds the driver's memory
-_POLL_SECONDS = 0.1
-_STOP_SECONDS = 2.0  # the time that a worker has to end a local step
+_POLL_SECONDS = 0.05
 _MAX_LOSSES = 3  # after so many losses of a part, its clients are assumed to be the cause
 
 
@@ -60,7 +59,9 @@ class _Actor:
 class RayWorkers:
     """A context manager: the workers of one run."""
 
-    def __init__(self, place: Place, setup: WorkerSetup, check: Check) -> None:
+    def __init__(
+        self, place: Place, setup: WorkerSetup, check: Check, cancel: CancelFlag | None = None
+    ) -> None:
         """Joins or starts the cluster, and starts the workers.
 
         Args:
@@ -68,21 +69,24 @@ class RayWorkers:
             setup: The settings with which they start.
             check: Called with the description of each worker, including those that join later. It
                 raises an error if that worker must not be used.
+            cancel: Ends the wait for the cluster and the workers.
 
         Raises:
+            Cancelled: `cancel` was set.
             ConfigError: Ray is not installed, or there is no cluster at the address.
             RunError: No worker starts in time, or `check` rejects one.
         """
         self._check = check
         self._joining: dict[Any, _Actor] = {}  # started workers, by the call that they must answer
         self._place = place
-        self._connection = Connection(place.address)
+        self._num_calls = 0
+        self._connection = Connection(place.address, cancel)
         self._ray = self._connection.ray
         try:
             self._num_threads = place.num_threads or self._default_threads()
             self._setup = setup._replace(num_threads=self._num_threads)
             self._actors = [self._start() for _ in range(self._wanted())]
-            self._hear()
+            self._hear(cancel)
         except BaseException:
             self.close()
             raise
@@ -111,11 +115,12 @@ class RayWorkers:
             RunError: No worker is left, or a part was lost several times.
         """
         self._admit()
-        call = _Call(self, shared, iter(parts), cancel)
+        self._num_calls += 1
+        call = _Call(self, self._num_calls, shared, iter(parts), cancel)
         try:
             yield from call.results()
         except BaseException:
-            self._stop_work()
+            self._cancel_call()
             raise
 
     def close(self) -> None:
@@ -184,17 +189,20 @@ class RayWorkers:
             self._check(hello)
             self._actors.append(actor)
 
-    def _hear(self) -> None:
+    def _hear(self, cancel: CancelFlag | None) -> None:
         """Waits for all workers and checks their descriptions. Raises RunError after a timeout."""
         calls = [actor.handle.hello.remote() for actor in self._actors]
-        done, waiting = self._ray.wait(
-            calls, num_returns=len(calls), timeout=self._place.start_seconds
-        )
+        waiting = calls
+        end = monotonic() + self._place.start_seconds
+        while waiting and monotonic() < end:
+            _check_not_cancelled(cancel)
+            _, waiting = self._ray.wait(calls, num_returns=len(calls), timeout=_POLL_SECONDS)
         if waiting:
             raise RunError(
-                f"{len(done)} of {len(calls)} Ray workers with {self._num_threads} processors "
-                f"started in {self._place.start_seconds:g} s; choose fewer with --engine-option "
-                "workers=N or threads=N, or wait longer with start_seconds=S"
+                f"{len(calls) - len(waiting)} of {len(calls)} Ray workers with "
+                f"{self._num_threads} processors started in {self._place.start_seconds:g} s; "
+                "choose fewer with --engine-option workers=N or threads=N, or wait longer with "
+                "start_seconds=S"
             )
         for call in calls:
             try:
@@ -203,17 +211,12 @@ class RayWorkers:
                 raise RunError(f"a Ray worker could not start: {err}") from err
             self._check(hello)
 
-    def _stop_work(self) -> None:
-        """Stops the work of all workers; a worker that does not stop in time is ended."""
-        busy = [actor for actor in self._actors if actor.num_open]
-        calls = {actor.handle.cancel.remote(): actor for actor in busy}
-        if calls:
-            _, waiting = self._ray.wait(list(calls), num_returns=len(calls), timeout=_STOP_SECONDS)
-            for call in waiting:
-                self._kill(calls[call])
-        for actor in busy:
-            actor.num_open = 0
-            actor.handle.begin.remote()  # a worker does its calls in order: after all it still has
+    def _cancel_call(self) -> None:
+        """Stops the work of the current call. It waits for no worker, which may be busy or lost."""
+        for actor in self._actors:
+            if actor.num_open:
+                actor.handle.cancel.remote(self._num_calls)
+                actor.num_open = 0
 
     def _kill(self, actor: _Actor) -> None:
         with suppress(Exception):  # the worker, or the whole cluster, has already ended
@@ -226,12 +229,14 @@ class _Call:
     def __init__(
         self,
         workers: RayWorkers,
+        number: int,
         shared: SharedWork,
         parts: Iterator[Part],
         cancel: CancelFlag | None,
     ) -> None:
         self._workers = workers
         self._ray = workers._ray
+        self._number = number
         self._shared = self._ray.put(shared)
         self._parts = parts
         self._cancel = cancel
@@ -286,14 +291,13 @@ class _Call:
             if number is None:
                 return
             actor = min(free, key=lambda each: each.num_open)
-            call = actor.handle.compute.remote(self._shared, self._taken[number])
+            call = actor.handle.answer.remote(self._number, self._shared, self._taken[number])
             self._open[call] = number, actor
             actor.num_open += 1
 
     def _await(self) -> None:
         """Waits a short time for results, and takes those that have arrived."""
-        if self._cancel is not None and self._cancel.is_set():
-            raise Cancelled
+        _check_not_cancelled(self._cancel)
         probes = {actor.probe: actor for actor in self._workers._actors if actor.probe is not None}
         calls = [*self._open, *probes]
         ready, _ = self._ray.wait(calls, num_returns=1, timeout=_POLL_SECONDS)
@@ -337,6 +341,11 @@ class _Call:
             actor.probe = actor.handle.process_id.remote()
 
 
+def _check_not_cancelled(cancel: CancelFlag | None) -> None:
+    if cancel is not None and cancel.is_set():
+        raise Cancelled
+
+
 class _LostError(Exception):
     """The worker of a call was lost before it answered, or its answer was."""
 
@@ -345,7 +354,7 @@ def _answer(ray: Any, call: Any) -> Any:
     """The result of a finished call.
 
     Raises:
-        FedcliError: The worker's own error; Cancelled and MemoryError likewise.
+        FedcliError: The worker's own error; MemoryError likewise.
         _LostError: The worker or the result was lost.
         RunError: The worker failed in another way.
     """
@@ -354,7 +363,7 @@ def _answer(ray: Any, call: Any) -> Any:
         return ray.get(call)
     except errors.RayTaskError as err:
         cause = err.cause if isinstance(err.cause, BaseException) else err
-        if isinstance(cause, FedcliError | Cancelled | MemoryError):
+        if isinstance(cause, FedcliError | MemoryError):
             raise cause from None
         raise RunError(f"a Ray worker failed: {last_line(err)}") from err
     except (
@@ -369,9 +378,15 @@ def _actor_class(ray: Any) -> Any:
     from fedcli.cluster.worker import Worker
 
     class Actor(Worker):
+        def answer(self, call: int, shared: SharedWork, part: Part) -> PartResult | None:
+            try:
+                return self.compute(call, shared, part)
+            except Cancelled:
+                return None  # the driver has dropped the call; Ray would report an error
+
         @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
-        def cancel(self) -> None:
-            super().cancel()
+        def cancel(self, call: int) -> None:
+            super().cancel(call)
 
         @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
         def process_id(self) -> int:

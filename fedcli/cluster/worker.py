@@ -23,7 +23,7 @@ from fedcli.cluster.messages import (
     WorkerSetup,
 )
 from fedcli.core import native
-from fedcli.core.native import CancelFlag
+from fedcli.core.native import CancelFlag, Cancelled
 from fedcli.datasets.batches import BatchedDataset
 from fedcli.datasets.client_batches import ClientBatches
 from fedcli.datasets.client_data import ClientData
@@ -49,7 +49,8 @@ class Worker:
         """
         self._setup = setup
         self._engine = ThreadEngine(setup.num_threads)
-        self._flag = CancelFlag()
+        self._current = 0, CancelFlag()  # the number of a call, and its flag
+        self._last_cancelled = 0
         self._splits: dict[str, ClientData] = {}
         if setup.source is not None:
             self._splits = open_data(setup.source)
@@ -68,29 +69,40 @@ class Worker:
         """Returns the id of this process. The driver calls it to see that the worker is alive."""
         return os.getpid()
 
-    def begin(self) -> None:
-        """Allows work again after `cancel`."""
-        self._flag = CancelFlag()
+    def cancel(self, call: int) -> None:
+        """Stops the work of a call and of all before it after at most one local step.
 
-    def cancel(self) -> None:
-        """Stops the current work after at most one local step."""
-        self._flag.set()
+        It may be called during `compute`, in another thread.
+        """
+        self._last_cancelled = call
+        current, flag = self._current
+        if current <= call:
+            flag.set()
 
-    def compute(self, shared: SharedWork, part: Part) -> PartResult:
+    def compute(self, call: int, shared: SharedWork, part: Part) -> PartResult:
         """Computes a part of a call.
 
+        Args:
+            call: The number of the call. Later calls have greater numbers.
+            shared: The values that all of its parts share.
+            part: The part.
+
         Raises:
-            Cancelled: `cancel` was called.
+            Cancelled: The call was cancelled.
             DataError: A client cannot be read, or does not fit the model.
         """
+        flag = CancelFlag()
+        self._current = call, flag  # before the check, so that no `cancel` is missed
+        if call <= self._last_cancelled:
+            raise Cancelled
         layout = self._layout(shared.layout)
         clients = self._clients(part.clients)
         if shared.task is None:
-            return self._score(layout, shared, clients, part.starts)
+            return self._score(layout, shared, clients, part.starts, flag)
         inputs = NO_INPUTS if shared.has_deltas else part.inputs
         task = replace(shared.task, inputs=inputs, occurrences=part.occurrences)
         collected = _Collector(part.inputs) if shared.has_deltas else None
-        deltas = self._engine.train(layout, task, clients, exchange=collected, cancel=self._flag)
+        deltas = self._engine.train(layout, task, clients, exchange=collected, cancel=flag)
         return PartResult(
             deltas.stats,
             deltas.delta_sum,
@@ -104,15 +116,14 @@ class Worker:
         shared: SharedWork,
         clients: Iterable[BatchedDataset],
         starts: NDArray[np.float32] | None,
+        cancel: CancelFlag,
     ) -> PartResult:
         assert shared.params is not None
         own = None if starts is None else _Slices(starts)
         if shared.has_scores:
-            scores = self._engine.predict(
-                layout, shared.params, clients, starts=own, cancel=self._flag
-            )
+            scores = self._engine.predict(layout, shared.params, clients, starts=own, cancel=cancel)
             return PartResult(np.empty(0, native.STATS), scores=scores.values)
-        stats = self._engine.evaluate(layout, shared.params, clients, starts=own, cancel=self._flag)
+        stats = self._engine.evaluate(layout, shared.params, clients, starts=own, cancel=cancel)
         return PartResult(stats)
 
     def _layout(self, layout: ParamLayout) -> ParamLayout:

@@ -257,9 +257,9 @@ class Training:
             RunError: The checkpoint cannot be written.
         """
         with ExitStack() as stack:  # all of these run, even if one fails
-            stack.callback(self._run.close)
-            if self._federation.workers is not None:
+            if self._federation.workers is not None:  # the last: no result depends on it
                 stack.callback(self._federation.workers.close)
+            stack.callback(self._run.close)
             for states in client_states_of(self.state):
                 stack.callback(states.close)
             stack.callback(self._close_logs)

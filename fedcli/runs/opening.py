@@ -269,7 +269,7 @@ def open_federation(
 
         check_metrics(config.metrics, model, config.metric_options)
     notes += check_needs(model.layout)
-    engine, workers = _open_engine(config, model, splits, notes)
+    engine, workers = _open_engine(config, model, splits, notes, cancel)
     held = held_poisoned = None
     if workers is None and cohorts.fixed is not None and _can_be_held(train, cohorts.fixed):
         batches = ClientBatches(train, cohorts.fixed, plan, config.seed)
@@ -323,14 +323,18 @@ def _open_attack(
 
 
 def _open_engine(
-    config: RunConfig, model: Model, splits: dict[str, ClientData], notes: list[str]
+    config: RunConfig,
+    model: Model,
+    splits: dict[str, ClientData],
+    notes: list[str],
+    cancel: CancelFlag | None,
 ) -> tuple[Engine, RayWorkers | None]:
     """The engine, and the workers of a cluster if it uses some; adds a line to `notes`."""
     engine = choosing.make_engine(model, config.threads)
     if config.engine == RAY:
         from fedcli.cluster.opening import open_workers  # lazy: few runs use a cluster
 
-        return open_workers(config, model, engine, splits)
+        return open_workers(config, model, engine, splits, cancel)
     if choosing.is_python(model) and (config.threads or 1) > 1:
         notes.append(f"{config.model} is computed in Python, on one thread, not {config.threads}")
     return engine, None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ from typing import Any
 
 from fedcli.cluster.connection import Connection, last_line
 from fedcli.core import native
+from fedcli.core.native import CancelFlag
 from fedcli.runs.files import folder as run_dir
 from fedcli.sweeps.pool import Event
 
@@ -34,44 +36,54 @@ class RayPool:
 
     max_threads = 1  # a trainer has one processor
 
-    def __init__(self, address: str, jobs: int | None) -> None:
+    def __init__(self, address: str, jobs: int | None, cancel: CancelFlag | None = None) -> None:
         """Connects to the cluster and starts no trainer yet.
 
         Args:
             address: See `Connection`.
             jobs: The largest number of trainers; None: one for each processor of the cluster.
+            cancel: Ends the wait for the cluster.
 
         Raises:
+            Cancelled: `cancel` was set.
             ConfigError: Ray is not installed, or there is no cluster at the address.
         """
-        self._connection = Connection(address)
+        self._connection = Connection(address, cancel)
         self._ray = self._connection.ray
         counts = (int(each["Resources"]["CPU"]) for each in self._connection.nodes())
         self.size = jobs or max(1, sum(counts))
+        self._tasks: deque[tuple[int, dict[str, Any]]] = deque()  # that no trainer has yet
+        self._starting: dict[Any, Any] = {}  # trainers by the call that they answer first
         self._idle: list[Any] = []
         self._calls: dict[Any, tuple[int, Any, Path]] = {}  # by call: task, trainer, run's folder
 
     @property
     def num_free(self) -> int:
         """Number of further tasks that the pool can take now."""
-        return self.size - len(self._calls)
+        return self.size - len(self._calls) - len(self._tasks)
 
     def submit(self, number: int, task: Mapping[str, Any]) -> None:
-        """Gives a task to an idle trainer; starts one if none is idle."""
-        trainer = self._idle.pop() if self._idle else self._start()
-        path = Path(task["path"])
-        call = trainer.train.remote(dict(task), read_files(path))
-        self._calls[call] = number, trainer, path
+        """Gives a task to the first trainer that is free; starts another one if there is none."""
+        self._tasks.append((number, dict(task)))
+        if len(self._tasks) > len(self._idle) + len(self._starting):
+            self._start()
+        self._hand_out()
 
     def wait(self, seconds: float) -> list[Event]:
         """Returns the messages that come within some seconds, as soon as there are any."""
-        if not self._calls:
+        calls = [*self._calls, *self._starting]
+        if not calls:
             return []
-        ready, _ = self._ray.wait(list(self._calls), num_returns=1, timeout=seconds)
-        return [self._ended(call) for call in ready]
+        ready, _ = self._ray.wait(calls, num_returns=1, timeout=seconds)
+        events = []
+        for call in ready:
+            events += self._started(call) if call in self._starting else [self._ended(call)]
+        self._hand_out()
+        return events
 
     def stop(self) -> None:
         """Makes all runs save and stop; waits for them for at most half a minute."""
+        self._tasks.clear()
         for _, trainer, _ in self._calls.values():
             trainer.stop.remote()
         calls = list(self._calls)
@@ -80,13 +92,31 @@ class RayPool:
             for call in ready:
                 self._ended(call)
 
-    def _start(self) -> Any:
+    def _start(self) -> None:
         actor_class = _trainer_class(self._ray).options(
             num_cpus=1,
             scheduling_strategy="SPREAD",
             runtime_env={"env_vars": {"FEDCLI_ISA": native.isa_name()}},
         )
-        return actor_class.remote()
+        trainer = actor_class.remote()
+        self._starting[trainer.hello.remote()] = trainer
+
+    def _hand_out(self) -> None:
+        """Gives tasks to idle trainers. One that waits for a processor must not have a task."""
+        while self._tasks and self._idle:
+            number, task = self._tasks.popleft()
+            trainer, path = self._idle.pop(), Path(task["path"])
+            self._calls[trainer.train.remote(task, read_files(path))] = number, trainer, path
+
+    def _started(self, call: Any) -> list[Event]:
+        """Uses a new trainer. If it could not start, a task fails that waits for it."""
+        trainer = self._starting.pop(call)
+        try:
+            self._ray.get(call)
+        except self._ray.exceptions.RayError as err:
+            return [_died(self._tasks.popleft()[0], err)] if self._tasks else []
+        self._idle.append(trainer)
+        return []
 
     def _ended(self, call: Any) -> Event:
         """Writes the files that a finished call returned; returns its last message."""
@@ -94,9 +124,7 @@ class RayPool:
         try:
             message, files = self._ray.get(call)
         except self._ray.exceptions.RayError as err:
-            return Event(
-                number, {"ended": "died", "error": f"its trainer failed: {last_line(err)}"}
-            )
+            return _died(number, err)
         self._idle.append(trainer)
         if files:
             write_files(path, files)
@@ -113,11 +141,17 @@ class RayPool:
         trace: TracebackType | None,
     ) -> None:
         """Ends all trainers. A run can be killed at any time."""
-        for trainer in (*self._idle, *(trainer for _, trainer, _ in self._calls.values())):
+        busy = (trainer for _, trainer, _ in self._calls.values())
+        for trainer in (*self._starting.values(), *self._idle, *busy):
             self._ray.kill(trainer)
+        self._starting.clear()
         self._calls.clear()
         self._idle.clear()
         self._connection.close()
+
+
+def _died(task: int, error: Exception) -> Event:
+    return Event(task, {"ended": "died", "error": f"its trainer failed: {last_line(error)}"})
 
 
 def read_files(path: Path) -> Files:
@@ -168,6 +202,9 @@ def _trainer_class(ray: Any) -> Any:
                 return message, read_files(path)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
+
+        def hello(self) -> None:
+            pass  # the answer says that it has started
 
         @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
         def stop(self) -> None:

@@ -84,8 +84,9 @@ def run_study(
     plan = plan_of(study)
     wanted = next(plan)
     check_selection(study, wanted[0].config)
-    with TrialLog(folder.path) as log, _open_pool(options, folder) as pool:
-        sweep = _Sweep(folder, options, log, pool, cancel or CancelFlag(), board or Board())
+    cancel = cancel or CancelFlag()
+    with TrialLog(folder.path) as log, _open_pool(options, folder, cancel) as pool:
+        sweep = _Sweep(folder, options, log, pool, cancel, board or Board())
         first = 1
         while wanted:
             lines = sweep.run_stage(sweep.number(wanted, first))
@@ -100,13 +101,13 @@ def run_study(
     return lines
 
 
-def _open_pool(options: SweepOptions, folder: StudyFolder) -> Pool | RayPool:
+def _open_pool(options: SweepOptions, folder: StudyFolder, cancel: CancelFlag) -> Pool | RayPool:
     """Returns the pool that trains the runs."""
     if options.cluster is None:
         return Pool(options.jobs or num_processors(), (folder.lock,))
     from fedcli.sweeps.ray_pool import RayPool  # lazy: few studies use a cluster
 
-    return RayPool(options.cluster, options.jobs)
+    return RayPool(options.cluster, options.jobs, cancel)
 
 
 def check_selection(study: Study, config: RunConfig) -> None:

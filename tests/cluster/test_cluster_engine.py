@@ -17,15 +17,16 @@ from fedcli import learning
 from fedcli.cluster import probe
 from fedcli.cluster.engine import ClusterEngine
 from fedcli.cluster.merging import PartSum, part_size
-from fedcli.cluster.messages import Part, PartResult, SharedWork, WorkerSetup
+from fedcli.cluster.messages import NamedClients, Part, PartResult, SharedWork, WorkerSetup
 from fedcli.cluster.worker import Worker
 from fedcli.core import native
-from fedcli.core.native import CancelFlag
+from fedcli.core.native import CancelFlag, Cancelled
 from fedcli.datasets.batch_plan import BatchPlan
 from fedcli.datasets.client_batches import ClientBatches
 from fedcli.datasets.opening import open_splits
 from fedcli.errors import ConfigError
 from fedcli.learning import aggregators, algorithms, optimizers
+from fedcli.learning.engines.task import NO_INPUTS
 from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.models.zoo import softmax_regression
 from fedcli.runs import starting
@@ -45,6 +46,7 @@ class NearWorkers:
 
     def __init__(self, num_workers: int, source: DataSource | None = SOURCE) -> None:
         self._workers = [Worker(WorkerSetup(source, 1)) for _ in range(num_workers)]
+        self._num_calls = 0
 
     @property
     def num_threads(self) -> int:
@@ -58,10 +60,11 @@ class NearWorkers:
         self, shared: SharedWork, parts: Iterable[Part], cancel: CancelFlag | None
     ) -> Iterator[tuple[Part, PartResult]]:
         shared = pickle.loads(pickle.dumps(shared))
+        self._num_calls += 1
         for number, part in enumerate(parts):
             sent = pickle.loads(pickle.dumps(part))
             worker = self._workers[number % self.num_workers]
-            yield part, pickle.loads(pickle.dumps(worker.compute(shared, sent)))
+            yield part, pickle.loads(pickle.dumps(worker.compute(self._num_calls, shared, sent)))
 
 
 def cohort(num_clients: int, *, repeats: bool = False, data: Any = None) -> ClientBatches:
@@ -200,6 +203,20 @@ def test_other_clients_are_computed_by_the_driver() -> None:
     engine = cluster()
     clients = tuple(cohort(9))
     assert_equal(rounds(process(engine), clients), rounds(process(ThreadEngine(1)), clients))
+
+
+def test_a_cancelled_call_never_starts_and_the_next_one_does() -> None:
+    worker = Worker(WorkerSetup(SOURCE, 1))
+    model = softmax_regression((28, 28), 10)
+    shared = SharedWork(model.layout, params=model.initial_params)
+    client_ids = tuple(SPLITS["train"].client_ids[:3])
+    part = Part(NamedClients("train", client_ids, PLAN, seed=3), (), NO_INPUTS)
+    worker.cancel(1)
+    with pytest.raises(Cancelled):
+        worker.compute(1, shared, part)
+    assert len(worker.compute(2, shared, part).stats) == 3
+    worker.cancel(1)  # late
+    assert len(worker.compute(2, shared, part).stats) == 3
 
 
 @settings(max_examples=60, deadline=None)

@@ -15,13 +15,18 @@ import pytest
 
 from fedcli import datasets
 from fedcli.cluster import probe
+from fedcli.cluster.engine import ClusterEngine
 from fedcli.cluster.messages import Hello, WorkerSetup
 from fedcli.cluster.opening import _Check
 from fedcli.cluster.ray_workers import Place, RayWorkers
 from fedcli.core import native
 from fedcli.core.native import CancelFlag, Cancelled
 from fedcli.datasets import from_arrays
+from fedcli.datasets.batch_plan import BatchPlan
+from fedcli.datasets.client_batches import ClientBatches
 from fedcli.errors import ConfigError, FedcliError, RunError
+from fedcli.learning.engines.threads import ThreadEngine
+from fedcli.models.zoo import softmax_regression
 from fedcli.runs import starting
 from fedcli.runs.python_api import train as fedcli_train
 from fedcli.settings import RunConfig
@@ -68,6 +73,11 @@ def processes() -> list[int]:
             if name.startswith(b"ray::Actor"):
                 found.append(int(entry.name))
     return found
+
+
+def processes_of(workers: RayWorkers) -> list[int]:
+    calls = [actor.handle.process_id.remote() for actor in workers._actors]
+    return list(workers._ray.get(calls))
 
 
 @pytest.mark.parametrize(
@@ -134,6 +144,56 @@ def test_cancelling_takes_effect_within_a_second(tmp_path: Path) -> None:
             training.complete()
         assert time.monotonic() - seconds[0] < 3.0  # a second, on an idle machine
     train(config(rounds=1), tmp_path / "next")  # the cluster can be used again
+
+
+def test_cancelling_waits_for_no_worker_and_leaves_the_next_call_alone() -> None:
+    source = DataSource(data_options={"clients": 40})
+    splits = datasets.open_splits(source)
+    clients = ClientBatches(splits["train"], splits["train"].client_ids, BatchPlan(20), seed=3)
+    model = softmax_regression((28, 28), 10)
+    cancel = CancelFlag()
+    cancel.set()
+    with RayWorkers(Place("auto", 2, 1, 60.0), WorkerSetup(source, 1), lambda _: None) as workers:
+        engine = ClusterEngine(workers, ThreadEngine(1), splits)
+        before = processes_of(workers)
+        for each in before:
+            os.kill(each, signal.SIGSTOP)  # they cannot answer, as in the middle of a long step
+        try:
+            with pytest.raises(Cancelled):
+                engine.evaluate(model.layout, model.initial_params, clients, cancel=cancel)
+        finally:
+            for each in before:
+                os.kill(each, signal.SIGCONT)
+        found = engine.evaluate(model.layout, model.initial_params, clients)
+        assert processes_of(workers) == before  # none was ended
+    expected = ThreadEngine(1).evaluate(model.layout, model.initial_params, clients)
+    for name in native.STATS.names or ():
+        assert found[name].tobytes() == expected[name].tobytes()
+
+
+def test_a_run_is_saved_and_free_before_its_workers_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = RayWorkers.close
+    saved: list[int] = []
+
+    def close_later(workers: RayWorkers) -> None:
+        with starting.resume(tmp_path / "run", engine="threads", engine_options={}) as training:
+            saved.append(training.round_num)
+        close(workers)
+
+    with starting.start(config(checkpoint_every=100, rounds=3), tmp_path / "run") as training:
+        next(training.run())
+        monkeypatch.setattr(RayWorkers, "close", close_later)
+    assert saved == [1]
+
+
+def test_the_wait_for_workers_can_be_cancelled(tmp_path: Path) -> None:
+    cancel = CancelFlag()
+    cancel.set()
+    place = Place("auto", 9, 1, 600.0)  # the cluster has two processors
+    with pytest.raises(Cancelled):
+        RayWorkers(place, WorkerSetup(None, 1), lambda _: None, cancel)
 
 
 def test_a_fault_in_the_data_is_told_as_on_threads(tmp_path: Path) -> None:

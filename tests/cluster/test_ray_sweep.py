@@ -14,6 +14,7 @@ import pytest
 
 from fedcli.core.native import CancelFlag, Cancelled
 from fedcli.errors import ConfigError
+from fedcli.settings import RunConfig
 from fedcli.sweeps import study as study_file
 from fedcli.sweeps.ray_pool import RayPool, read_files, write_files
 from fedcli.sweeps.study_folder import StudyFolder
@@ -85,6 +86,24 @@ def test_a_stopped_study_goes_on_where_it_was(tmp_path: Path) -> None:
     near = run(tmp_path / "near", longer)
     assert without_seconds(lines) == without_seconds(near)
     assert written(tmp_path / "far") == written(tmp_path / "near")
+
+
+def test_runs_do_not_wait_for_trainers_without_a_processor(tmp_path: Path) -> None:
+    lines = run(tmp_path / "far", STUDY, cluster="auto", jobs=4)  # the cluster has two processors
+    assert [line["state"] for line in lines] == ["done"] * 4
+
+
+def test_stopping_does_not_wait_for_trainers_that_have_not_started(tmp_path: Path) -> None:
+    config = RunConfig(clients="4", rounds=100_000)
+    with RayPool("auto", 5) as pool:
+        for number in range(5):
+            path = str(tmp_path / f"run{number}")
+            task = {"threads": 1, "path": path, "config": vars(config), "anew": False}
+            pool.submit(number, task)
+        while not pool._calls:
+            assert pool.wait(1.0) == []
+        pool.stop()
+        assert pool.num_free == pool.size
 
 
 def test_a_lost_trainer_costs_one_try(tmp_path: Path) -> None:

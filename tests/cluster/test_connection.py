@@ -1,0 +1,87 @@
+"""The connection to a cluster, with a Ray that takes its time; nothing here needs the real one."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedcli.cluster import connection
+from fedcli.cluster.connection import LOCAL, Connection, await_end
+from fedcli.core.native import CancelFlag, Cancelled
+from fedcli.errors import ConfigError
+
+
+class SlowRay:
+    """The functions of Ray that a connection uses; they wait until they may go on."""
+
+    def __init__(self) -> None:
+        self.may_start, self.may_end = threading.Event(), threading.Event()
+        self.num_started = 0
+        self._is_initialized = False
+
+    def is_initialized(self) -> bool:
+        return self._is_initialized
+
+    def init(self, **options: Any) -> None:
+        assert not self._is_initialized
+        self._is_initialized = True
+        self.num_started += 1
+        self.folder = Path(options["_temp_dir"])
+        self.thread = threading.get_ident()
+        assert self.may_start.wait(60)
+
+    def shutdown(self) -> None:
+        assert threading.get_ident() == self.thread  # the real one takes 5 s in another thread
+        assert self.may_end.wait(60)
+        self._is_initialized = False
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> SlowRay:
+    slow = SlowRay()
+    monkeypatch.setattr(connection, "_import_ray", lambda: slow)
+    return slow
+
+
+def test_closing_does_not_wait_for_ray_and_the_next_connection_does(ray: SlowRay) -> None:
+    ray.may_start.set()
+    first = Connection(LOCAL)
+    folder = ray.folder
+    first.close()
+    assert ray.is_initialized()
+    assert folder.is_dir()
+    ray.may_end.set()
+    second = Connection(LOCAL)  # of its own: it does not stay in a cluster that is about to end
+    assert ray.num_started == 2
+    assert not folder.exists()
+    second.close()
+    await_end()
+    assert not ray.is_initialized()
+    assert not ray.folder.exists()
+
+
+def test_the_wait_for_a_cluster_can_be_cancelled(ray: SlowRay) -> None:
+    cancel = CancelFlag()
+    cancel.set()
+    with pytest.raises(Cancelled):
+        Connection(LOCAL, cancel)
+    for event in (ray.may_start, ray.may_end):
+        event.set()
+    await_end()
+    assert (ray.num_started, ray.is_initialized()) == (1, False)
+    assert not ray.folder.exists()
+
+
+def test_an_error_of_ray_is_raised_where_the_connection_is_opened(
+    ray: SlowRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**options: Any) -> None:
+        raise ConnectionError("nobody\nanswers")
+
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(ConfigError, match="at the address local: nobody answers; start one"):
+        Connection(LOCAL)
+    await_end()
