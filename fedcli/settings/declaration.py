@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from fedcli.errors import ConfigError
 from fedcli.settings.options import Value
 from fedcli.settings.values import PAIRS, Kind, is_plain, shown
+from fedcli.settings.vocabulary import NONE
 
 T = TypeVar("T")
 
@@ -60,10 +61,13 @@ class RunOption(NamedTuple):
     def checked(self, label: str, value: Any) -> Any:
         """Returns the value in the option's type; None is allowed only if the default is None.
 
+        The text "none" is None, too, if the option is a name.
+
         Raises:
             ConfigError: The value is not allowed; the message starts with `label`.
         """
-        if value is None and self.default is None:
+        is_none = value is None or (value == NONE and self.kind.names is not None)
+        if is_none and self.default is None:
             return None
         if isinstance(value, str) and not is_plain(value):
             raise ConfigError(

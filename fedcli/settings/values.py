@@ -15,7 +15,7 @@ from fedcli.errors import ConfigError
 from fedcli.settings import tables
 from fedcli.settings.options import MAX_FLOAT, Value, check_number, choose, did_you_mean, is_code
 from fedcli.settings.toml_values import toml_value
-from fedcli.settings.vocabulary import ACCURACY, BALANCED
+from fedcli.settings.vocabulary import ACCURACY, BALANCED, NONE
 
 MAX_SEED = 2**63 - 1  # TOML integers are signed 64-bit
 MAX_COUNT = 2**31 - 1  # so that epochs x examples of a client fit in 64 bits
@@ -274,8 +274,10 @@ def _check_text(label: str, value: object) -> str:
     return value
 
 
-def _check_normalization(label: str, value: object) -> str:
+def _check_normalization(label: str, value: object) -> str | None:
     text = _check_text(label, value)
+    if text == NONE:
+        return None
     tables.moments_in(text)
     return text
 

@@ -19,6 +19,7 @@ WITHOUT_TRAIN = "without-train"  # every evaluated split but train, at the end o
 EVAL_SPLITS = ("train", "held-out", VALIDATION, WITHOUT_TRAIN)
 WEIGHTINGS = ("num-examples", "uniform")
 BALANCED = "balanced"  # class weights that follow from how often the classes occur
+NONE = "none"  # a name that is not given
 NATURAL = "natural"  # the partition that leaves the examples with their own clients
 MAX_CLASSES = 1_000_000
 MAX_SMOOTHING = 0.999  # of labels: the share that all classes divide

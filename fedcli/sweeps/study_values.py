@@ -101,14 +101,15 @@ def checked(name: str, value: Any, label: str) -> Any:
     """Returns the value of an option by its dotted name, in the option's type.
 
     A part of a table of options, such as server_options.momentum, is checked later, when the name
-    that it belongs to is known.
+    that it belongs to is known. A name that is not given stays "none", as TOML has no such value.
 
     Raises:
         ConfigError: The value is not allowed.
     """
     if "." in name:
         return value
-    return OPTIONS[name].checked(f"{label}: {name}", value)
+    found = OPTIONS[name].checked(f"{label}: {name}", value)
+    return value if found is None else found
 
 
 def nested(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,13 +126,26 @@ def nested(options: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def split_values(text: str) -> list[Any]:
-    """Returns the values of a text such as `0.01,0.1` or `["a,b", "c"]`, as TOML reads each."""
+def split_values(text: str, name: str = "") -> list[Any]:
+    """Returns the values of a text such as `0.01,0.1` or `["a,b", "c"]`, as TOML reads each.
+
+    Args:
+        text: The text.
+        name: The option whose values these are. A value of it may have commas, as in
+            `train,0.5,0.5,0.5:0.2,0.2,0.2` for normalize.
+    """
     if text.lstrip().startswith("["):
         whole = toml_value(text)
         if isinstance(whole, list):
             return whole
-    return [toml_value(each.strip()) for each in text.split(",")]
+    parts = [each.strip() for each in text.split(",")]
+    values = []
+    while parts:
+        joined = (",".join(parts[:end]) for end in range(1, len(parts) + 1))
+        value = next((each for each in joined if _is_valid(name, toml_value(each))), parts[0])
+        del parts[: value.count(",") + 1]
+        values.append(toml_value(value))
+    return values
 
 
 def read_seeds(value: Any, label: str) -> tuple[int, ...]:
@@ -175,7 +189,7 @@ def read_range(name: str, value: Any, label: str) -> Range:
             f"{label} {name} {shown(value)}: give log:LOW..HIGH, linear:LOW..HIGH or choice:A,B"
         )
     if scale == CHOICE:
-        values = tuple(checked(name, each, label) for each in split_values(rest))
+        values = tuple(checked(name, each, label) for each in split_values(rest, name))
         return Range(CHOICE, values=values)
     ends: list[Any] = [toml_value(each.strip()) for each in rest.split("..")]
     if len(ends) != 2 or not all(map(_is_finite, ends)) or not ends[0] < ends[1]:
@@ -197,6 +211,16 @@ def as_list(value: Any, label: str) -> Sequence[Any]:
     if not isinstance(value, list | tuple) or not value:
         raise ConfigError(f"{label} {shown(value)}: give a list of values, as in [0.01, 0.1]")
     return value
+
+
+def _is_valid(name: str, value: Any) -> bool:
+    if name not in OPTIONS:
+        return True
+    try:
+        OPTIONS[name].checked(name, value)
+    except ConfigError:
+        return False
+    return True
 
 
 def _is_finite(value: object) -> bool:

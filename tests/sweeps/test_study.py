@@ -14,7 +14,7 @@ from fedcli.sweeps import study as study_file
 from fedcli.sweeps.code import check_code
 from fedcli.sweeps.planning import plan_of
 from fedcli.sweeps.points import grid_points
-from fedcli.sweeps.study_values import Range, read_range, read_seeds
+from fedcli.sweeps.study_values import Range, read_range, read_seeds, split_values
 
 WHOLE = """
 seeds = "0..2"
@@ -94,6 +94,34 @@ def test_paths_become_absolute(tmp_path: Path) -> None:
     study = study_file.with_absolute_paths(read(text), tmp_path)
     assert study.run["data"] == str(tmp_path / "a.h5")
     assert study.grid["model"] == (str(tmp_path / "b.keras"), "mlp-2nn")
+
+
+def test_none_stands_for_a_name_that_is_not_given() -> None:
+    text = '[run]\ncompress = "none"\n[grid]\naugment = ["none", "flip"]\nnormalize = ["none"]\n'
+    study = read(text)
+    assert read(study_file.to_toml(study)) == study
+    configs = [point.configs[0] for point in grid_points(study)]
+    assert [each.augment for each in configs] == [None, "flip"]
+    assert {(each.compress, each.normalize) for each in configs} == {(None, None)}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "values"),
+    [
+        ("client_lr", "0.1, 1e-2", [0.1, 0.01]),
+        ("client_lr", "0.1,x", [0.1, "x"]),  # which is refused later
+        (
+            "normalize",
+            "train,0.5,0.4,0.3:0.2,0.2,0.1,none",
+            ["train", "0.5,0.4,0.3:0.2,0.2,0.1", "none"],
+        ),
+        ("normalize", "0.5,0.4:0.2", [0.5, "0.4:0.2"]),  # likewise
+        ("augment", "none,crop+flip", ["none", "crop+flip"]),
+        ("clients", '["a,b", "c"]', ["a,b", "c"]),
+    ],
+)
+def test_values_may_have_commas(name: str, text: str, values: list[Any]) -> None:
+    assert split_values(text, name) == values
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from fedcli.sweeps.board import Board
 from fedcli.sweeps.code import check_code
 from fedcli.sweeps.study import Study
 from fedcli.sweeps.study_folder import StudyFolder, default_folder
-from fedcli.sweeps.study_values import options_text, split_values
+from fedcli.sweeps.study_values import field_name, options_text, split_values
 from fedcli.sweeps.sweeping import SweepOptions, failures, run_study
 
 if TYPE_CHECKING:
@@ -41,7 +41,10 @@ def new_study(file: Path | None, given: Mapping[str, Any], code: Sequence[Path])
     for name in ("seeds", "random", "search", "redraw_partition"):
         if name in given:
             document[name] = given[name]
-    grid = {key: split_values(text) for key, text in _pairs(given, "grid").items()}
+    grid = {
+        key: split_values(text, field_name(key, "--grid"))
+        for key, text in _pairs(given, "grid").items()
+    }
     ranges = _pairs(given, "ranges")
     for name, added in (("grid", grid), ("range", ranges)):
         if added:
