@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from fedcli.benchmarks import numpy_peer, tasks
 from fedcli.benchmarks.tasks import Task
 from fedcli.errors import ConfigError
+from fedcli.models import torch_files
 from fedcli.models.layers.contract import Layer
 from fedcli.models.model import Model
-from fedcli.models.torch_files import turned
 
 Params = NDArray[np.float32]
 # Each takes the amount of a layer's activation.
@@ -91,7 +91,9 @@ def build(model: Model) -> Any:
     net = _Graph(model)
     with torch.no_grad():
         tensors = model.layout.split(model.initial_params)
-        for mine, values in zip(net.parameters(), turned(model.layout, tensors), strict=True):
+        for mine, values in zip(
+            net.parameters(), torch_files.turned(model.layout, tensors), strict=True
+        ):
             mine.copy_(torch.from_numpy(np.ascontiguousarray(values)))
     return net
 
@@ -120,7 +122,8 @@ class _Graph(torch.nn.Module):  # type: ignore[misc]  # PyTorch need not be inst
                 parts.append(_ACTIVATIONS[layer.activation](layer.activation_amount))
             for place, part in enumerate(parts):
                 has_weights = any(True for _ in part.parameters())
-                self.add_module(layer.name if has_weights else f"{layer.name} {place}", part)
+                name = torch_files.module_name(layer) if has_weights else f"{layer.name} {place}"
+                self._add(name, part)
             self.steps.append(parts)
             is_flat.append(layer.kind == "dense" or is_flat[sources[0]])
         self.ends_in_image = not is_flat[-1]
@@ -137,6 +140,16 @@ class _Graph(torch.nn.Module):  # type: ignore[misc]  # PyTorch need not be inst
             values.append(value)
         return values[-1].flatten(1) if self.ends_in_image else values[-1]
 
+    def _add(self, name: str, part: Any) -> None:
+        """Adds a module; a name `a.b` makes it the part b of a module a."""
+        owner: Any = self
+        *outer, last = name.split(".")
+        for each in outer:
+            if not hasattr(owner, each):
+                owner.add_module(each, torch.nn.Module())
+            owner = getattr(owner, each)
+        owner.add_module(last, part)
+
 
 def _concatenated(first: Any, second: Any) -> Any:
     return torch.cat((first, second), dim=1)
@@ -145,7 +158,7 @@ def _concatenated(first: Any, second: Any) -> Any:
 def gather(model: Model, tensors: list[Any]) -> Params:
     """Returns PyTorch's tensors as fedcli's flat parameters."""
     arrays = [each.detach().numpy() for each in tensors]
-    return model.layout.join(turned(model.layout, arrays, is_back=True))
+    return model.layout.join(torch_files.turned(model.layout, arrays, is_back=True))
 
 
 def _modules(layer: Layer) -> list[Any]:

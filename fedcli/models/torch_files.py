@@ -103,14 +103,25 @@ def turned(
     ]
 
 
-def _name(layer: Layer, tensor: str) -> str:
-    # The two convolutions of a separable one are parts of a module, depthwise and pointwise.
+def module_name(layer: Layer) -> str:
+    """Returns the name of the PyTorch module that holds the layer's tensors.
+
+    The two convolutions of a separable one are parts of a module: `x.depthwise`, `x.pointwise`.
+    """
+    part = _part(layer)
+    return f"{layer.name}.{part}" if part else layer.name
+
+
+def _part(layer: Layer) -> str:
     kernels = (each.name for each in layer.tensors if each.name.endswith("kernel"))
-    part = next(kernels, "").removesuffix("kernel")
-    known = _NAMES.get(tensor.removeprefix(part))
+    return next(kernels, "").removesuffix("kernel").removesuffix("_")
+
+
+def _name(layer: Layer, tensor: str) -> str:
+    known = _NAMES.get(tensor.removeprefix(f"{_part(layer)}_"))
     if known is None:
         raise ConfigError(f"layer {layer.name}: PyTorch has no {tensor} of a {layer.kind}")
-    return f"{layer.name}.{part.replace('_', '.')}{known}"
+    return f"{module_name(layer)}.{known}"
 
 
 def _turned(

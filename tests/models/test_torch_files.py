@@ -29,13 +29,21 @@ def named(name: str) -> Model:
     return Model(name, model.layout, (model.initial_params + noise).astype(np.float32))
 
 
-@pytest.mark.parametrize("name", tables.MODELS)
+def separable(name: str) -> Model:
+    """A model with a layer whose module in PyTorch has parts, with random values in all tensors."""
+    specs = [layers.SeparableConv2D(4, 3, name="s"), layers.GroupNorm(2, name="g")]
+    model = models.sequential([*specs, layers.Flatten(), layers.Dense(2, name="d")], (4, 4, 3))
+    values = np.random.default_rng(5).normal(0, 0.5, model.layout.num_params)
+    return Model(name, model.layout, values.astype(np.float32))
+
+
+@pytest.mark.parametrize("name", [*tables.MODELS, "separable"])
 def test_a_module_of_the_same_layers_computes_the_same(name: str, tmp_path: Path) -> None:
     """In PyTorch the module is that of `fedcli bench --compare torch`, under the layers' names."""
     torch = pytest.importorskip("torch")
     from fedcli.benchmarks import torch_peer
 
-    model = named(name)
+    model = named(name) if name in tables.MODELS else separable(name)
     tensors = model.layout.split(model.initial_params)
     names = [each.name for each in model.layout.tensors]
     file = tmp_path / "weights.pt"
@@ -82,8 +90,7 @@ def test_a_dense_layer_behind_an_image_reads_channels_before_rows() -> None:
 
 
 def test_the_convolutions_of_a_separable_one_have_their_own_names() -> None:
-    specs = [layers.SeparableConv2D(4, 3, name="s"), layers.GroupNorm(2, name="g")]
-    model = models.sequential([*specs, layers.Flatten(), layers.Dense(2, name="d")], (4, 4, 3))
+    model = separable("s")
     state = torch_files.state(model.layout, model.layout.split(model.initial_params))
     assert {name: array.shape for name, array in state.items()} == {
         "s.depthwise.weight": (3, 1, 3, 3),
