@@ -347,8 +347,8 @@ def test_export_names_the_formats_there_are(fedcli: Fedcli, tmp_path: Path) -> N
     done = fedcli("export", "run", "weights.txt")
     assert done.code == 1
     assert done.err == (
-        "fedcli: error: weights.txt: the formats of weights are .npz, .keras, .weights.h5; "
-        "choose a name with one of these suffixes\n"
+        "fedcli: error: weights.txt: files of weights end in .npz, .keras, .weights.h5, .pt, .pth; "
+        "choose such a name, or say --format\n"
     )
     assert list(tmp_path.iterdir()) == []
 
