@@ -96,12 +96,14 @@ def refuse_others(package: str, names: Sequence[str]) -> Callable[[str], Any]:
 
 
 class ExplainsNames:
-    """A base of classes: a missing attribute is an `UnknownName`."""
+    """A base of classes: to read a missing attribute raises an `UnknownName`."""
 
     if not TYPE_CHECKING:  # a checker must go on to find wrong names itself
 
         def __getattr__(self, name: str) -> Any:
-            """Raises `UnknownName`."""
+            """Raises `UnknownName`, or the AttributeError that a property of that name raised."""
+            if hasattr(type(self), name):  # Python calls this then, too, and drops that error
+                return object.__getattribute__(self, name)
             known = [each for each in dir(type(self)) if not each.startswith("_")]
             raise UnknownName(f"a {type(self).__name__}", name, known)
 

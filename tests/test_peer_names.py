@@ -15,6 +15,7 @@ import fedcli
 from fedcli import aggregators, datasets, layers, learning, models, optimizers, own_models
 from fedcli.datasets.batches import ClientDataset
 from fedcli.datasets.client_data import ClientData
+from fedcli.lazy import ExplainsNames
 from fedcli.learning.named_builders import AlgorithmParts
 from fedcli.models.layers.contract import KINDS
 from fedcli.settings.run_config import OPTIONS
@@ -238,3 +239,13 @@ def test_a_name_that_nobody_has_is_looked_up_quietly() -> None:
     for owner in (fedcli, learning, datasets.load()[0], layers):
         assert not hasattr(owner, "_private")
         assert getattr(owner, "zeppelin", None) is None
+
+
+def test_the_error_of_a_property_is_not_hidden() -> None:
+    class Broken(ExplainsNames):
+        @property
+        def size(self) -> int:
+            return int(self.source)  # type: ignore[attr-defined]
+
+    with pytest.raises(AttributeError, match="a Broken has no attribute 'source'"):
+        _ = Broken().size
