@@ -8,7 +8,7 @@ import sys
 import threading
 from typing import NoReturn
 
-_USER_CODE = "fedcli.settings.own.user_code"  # imported once a user's file is run
+_USER_CODE = "fedcli.settings.own.user_code"  # imported before a user's code runs
 
 
 def end_process(code: int) -> NoReturn:
