@@ -93,7 +93,7 @@ class _SweepCommand(opt.SectionCommand):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parses the arguments, after a check for lists of values."""
         names = {name: each for each in self.params for name in each.opts}
-        for word, value in pairwise(args):
+        for word, value in [*pairwise(args), *(each.split("=", 1) for each in args if "=" in each)]:
             option = names.get(word)
             if "," in value and isinstance(option, opt.SectionOption) and _takes_one_value(option):
                 key = f"--seeds {value}" if word == "--seed" else f"--grid {option.name}={value}"

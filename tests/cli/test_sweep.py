@@ -97,9 +97,10 @@ def test_mistakes_are_one_line(fedcli: Fedcli, arguments: tuple[str, ...], words
 def test_a_list_of_values_is_answered_with_the_grid(
     fedcli: Fedcli, option: str, value: str, words: str
 ) -> None:
-    done = fedcli("sweep", option, value)
-    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
-    assert words in done.err
+    for arguments in ((option, value), (f"{option}={value}",)):
+        done = fedcli("sweep", *arguments)
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+        assert words in done.err
 
 
 def test_resume_takes_the_study_from_its_folder(fedcli: Fedcli) -> None:
