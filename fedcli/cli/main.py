@@ -48,7 +48,7 @@ COMMANDS = {
         "Make a fedcli store of data in any format.",
     ),
     "download": ("fedcli.cli.download:download", "Fetch a public dataset, for --data NAME."),
-    "export": ("fedcli.cli.export:export", "Write the model of a run for NumPy or Keras."),
+    "export": ("fedcli.cli.export:export", "Write a run's model for NumPy, Keras or PyTorch."),
     "verify": ("fedcli.cli.verify:verify", "Train runs again and compare the results."),
     "bundle": ("fedcli.cli.bundle:bundle", "Pack runs for others to verify."),
     "bench": ("fedcli.cli.bench:bench", "Measure this machine's speed, and its limits."),

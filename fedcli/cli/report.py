@@ -566,6 +566,7 @@ def _show_curves(screen: Screen, records: Sequence[RunRecord], x_axis: str) -> N
         last = [report_tables.number(each[-1][1]) for each in shown.values()]
         screen.legend(curves.legend(names, last, has_braille=has_braille))
         if len(shown) < len(series):
-            screen.line(f"The first {len(shown)} of {len(series)} runs; --plot draws all", "dim")
+            what = "curves" if grouped else "runs"
+            screen.line(f"The first {len(shown)} of {len(series)} {what}; --plot draws all", "dim")
         if grouped:
             screen.line(f"{grouped.title}; mean over seeds", "dim")

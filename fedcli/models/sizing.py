@@ -78,8 +78,7 @@ def _first_shape(input_shape: Sequence[int]) -> Shape:
     for size in input_shape:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ConfigError(
-                f"examples of shape {list(input_shape)}; each size must be a whole number of at "
-                f"least 1"
+                f"examples of shape {list(input_shape)}; each size must be a whole number from 1 on"
             )
     if not 1 <= len(input_shape) <= MAX_DIMENSIONS or math.prod(input_shape) > MAX_VALUES:
         raise ConfigError(
@@ -117,8 +116,8 @@ def _check_last(layers: Sequence[Layer]) -> None:
     if (height, width) != (1, 1):
         raise ConfigError(
             f"layer {last.name}: it gives {height} x {width} x {channels} values, but the last "
-            f"layer must give one logit for each class; add a dense layer, or a pool over the "
-            f"whole image"
+            "layer must give one logit for each class; add a dense layer, or a pool over the whole "
+            "image"
         )
     if last.activation != "linear":
         raise ConfigError(
@@ -227,8 +226,7 @@ class _Graph:
         if name not in self._values:
             raise ConfigError(
                 f"layer {spec.name}: it reads {shown(name)}, which is not a layer before it; name "
-                f"an "
-                "earlier layer, and put each after those that it reads"
+                "an earlier layer, and put each after those that it reads"
             )
         return self._values[name]
 

@@ -43,7 +43,7 @@ def require() -> None:
         ConfigError: It is not.
     """
     if find_spec("torch") is None:
-        raise ConfigError("a file for PyTorch needs it: run pip install 'fedcli[torch]'")
+        raise ConfigError("a file for PyTorch needs PyTorch: run pip install 'fedcli[torch]'")
 
 
 def save(path: Path, tensors: Sequence[Tensor], layout: ParamLayout) -> dict[str, tuple[int, ...]]:

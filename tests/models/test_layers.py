@@ -127,7 +127,8 @@ def test_one_number_is_a_pair() -> None:
         (Dense(3, "selu"), "layer: activation 'selu': choose linear, .*, hard_silu, or softmax at"),
         (LeakyReLU(-0.1), "layer: negative_slope -0.1: choose a finite number from 0 to 100"),
         (ZeroPad2D((1, 2, 3)), r"padding \(1, 2, 3\): give one number, height and width, or top"),  # type: ignore[arg-type]
-        (ZeroPad2D(-1), "layer: padding -1: choose a whole number"),
+        (ZeroPad2D(-1), "layer: padding -1: choose a whole number from 0 to 16777216"),
+        (ZeroPad2D(((1, 1), (2, 2))), r"padding \(\(1, 1\), \(2, 2\)\): give one number"),  # type: ignore[arg-type]
         (LayerNorm(0.0), "layer: epsilon 0.0: equal values would divide by 0"),
         (Dense(3, use_bias=1), "layer: use_bias 1: choose true or false"),  # type: ignore[arg-type]
         (Conv2D(3, (3, 0)), "layer: kernel_size 0: choose a whole number"),

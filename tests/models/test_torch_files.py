@@ -107,9 +107,9 @@ def test_without_torch_nothing_is_read(
     fedcli: Fedcli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(torch_files, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"needs it: run pip install 'fedcli\[torch\]'"):
+    with pytest.raises(ConfigError, match=r"needs PyTorch: run pip install 'fedcli\[torch\]'"):
         weights_files.format_of(tmp_path / "weights.pth")
-    with pytest.raises(ConfigError, match="needs it: run pip install"):
+    with pytest.raises(ConfigError, match="needs PyTorch: run pip install"):
         weights_files.format_of(tmp_path / "weights", "torch")
 
 

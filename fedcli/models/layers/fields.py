@@ -65,8 +65,12 @@ def check_inputs(label: str, value: object) -> None:
 
 def check_count(label: str, value: object) -> None:
     """Refuses a value that is not a whole number from 1 to `MAX_SIZE`."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_SIZE:
-        raise ConfigError(f"{label} {shown(value)}: choose a whole number from 1 to {MAX_SIZE}")
+    _check_whole(label, value, 1)
+
+
+def check_count_or_0(label: str, value: object) -> None:
+    """Refuses a value that is not a whole number from 0 to `MAX_SIZE`."""
+    _check_whole(label, value, 0)
 
 
 def check_pair(label: str, value: object) -> None:
@@ -112,14 +116,13 @@ def check_amount(label: str, value: object) -> None:
 def check_frame(label: str, value: object) -> None:
     """Refuses what is not one width of a frame, two, or four; each is 0 or more."""
     widths = value if isinstance(value, tuple | list) else (value, value)
-    if len(widths) not in (2, 4):
+    if len(widths) not in (2, 4) or any(isinstance(each, tuple | list) for each in widths):
         raise ConfigError(
             f"{label} {shown(value)}: give one number, height and width, or top, bottom, left and "
             "right"
         )
     for width in widths:
-        if width != 0 or isinstance(width, bool | float):
-            check_count(label, width)
+        check_count_or_0(label, width)
 
 
 def check_padding(label: str, value: object) -> None:
@@ -144,3 +147,8 @@ def shown(value: object) -> str:
     """Returns a value as a message shows it: on one short line."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _check_whole(label: str, value: object, low: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= MAX_SIZE:
+        raise ConfigError(f"{label} {shown(value)}: choose a whole number from {low} to {MAX_SIZE}")

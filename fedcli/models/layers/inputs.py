@@ -128,11 +128,6 @@ def _check_mode(label: str, value: object) -> None:
         )
 
 
-def _check_padding(label: str, value: object) -> None:
-    if value != 0 or isinstance(value, bool | float):
-        fields.check_count(label, value)
-
-
 @dataclass(frozen=True)
 class Normalization(InputLayer):
     """Each channel's mean is subtracted, and the difference divided by its deviation.
@@ -304,7 +299,7 @@ class RandomCrop(InputLayer):
     checks: ClassVar = {
         "height": fields.check_count,
         "width": fields.check_count,
-        "padding": _check_padding,
+        "padding": fields.check_count_or_0,
     }
 
     height: int
