@@ -170,9 +170,10 @@ static int clear_values(cohort *co, double **values /* in-out */) {
     return FED_OK;
 }
 
-/* Adds finished blocks to the tree, in order. The caller holds the lock before and after. */
+/* Adds finished blocks to the tree, in order; after a failure none, as the next one may be there
+ * already. The caller holds the lock before and after. */
 static void merge_blocks(cohort *co) {
-    if (co->being_merged) return;
+    if (co->being_merged || co->status != FED_OK) return;
     co->being_merged = 1;
     while (co->num_merged < co->num_opened) {
         block *blk = cohort_block(co, co->num_merged);

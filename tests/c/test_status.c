@@ -33,7 +33,8 @@ int posix_memalign(void **memory, size_t alignment, size_t num_bytes) {
 
 /* ---- A small cohort -------------------------------------------------------------------------- */
 
-enum { NUM_CLIENTS = 19, NUM_EXAMPLES = 3, NUM_INPUTS = 2, NUM_CLASSES = 2, NUM_PARAMS = 6 };
+/* Clients of many more blocks than a team has open, so that memory also runs out between them. */
+enum { NUM_CLIENTS = 83, NUM_EXAMPLES = 3, NUM_INPUTS = 2, NUM_CLASSES = 2, NUM_PARAMS = 6 };
 
 static const fed_layer LAYER = DENSE(NUM_INPUTS, NUM_CLASSES, 0, FED_LINEAR);
 static const fed_model MODEL = {&LAYER, 1, NUM_INPUTS, NUM_CLASSES, NUM_PARAMS};
