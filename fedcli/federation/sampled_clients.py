@@ -143,7 +143,7 @@ def _plan_participation(config: RunConfig) -> Participation | None:
     """Returns who reports and when; None if all clients report and there is no clock."""
     if not config.client_dropout and config.client_speeds is None and config.min_reports is None:
         return None
-    from fedcli.federation.participation import Participation  # late: in most runs all report
+    from fedcli.federation.participation import Participation  # lazy: in most runs all report
 
     return Participation(
         seed=config.seed,

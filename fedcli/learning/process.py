@@ -144,7 +144,7 @@ class LearningProcess(ExplainsNames, abc.ABC):
     @property
     def state_signature(self) -> str:
         """The type of `initialize` in TFF's notation."""
-        from fedcli.learning.signatures import format_type, state_types  # late: few ask for types
+        from fedcli.learning.signatures import format_type, state_types  # lazy: few ask for types
 
         state = state_types(self.initialize(), self.model.layout)
         return f"( -> {format_type(state)}@SERVER)"
@@ -208,8 +208,10 @@ def check_parts(state: ServerState, num_params: int, names: Mapping[str, list[st
     for part, held in names_in_parts(state).items():
         if held != names[part]:
             raise DataError(
-                f"state is of another process: its {part} holds {', '.join(held) or 'nothing'}, "
-                f"but here {', '.join(names[part]) or 'nothing'}; {remedy}"
+                f"state is not one of this process: its {part} holds "
+                f"{', '.join(held) or 'nothing'}, that of initialize() "
+                f"{', '.join(names[part]) or 'nothing'}; {remedy}; a part of your own must keep "
+                "the names that it began with"
             )
 
 

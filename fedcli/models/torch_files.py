@@ -62,7 +62,7 @@ def save(path: Path, tensors: Sequence[Tensor], layout: ParamLayout) -> dict[str
         RunError: The file cannot be written, or `path` is not a regular file.
     """
     require()
-    import torch  # late: it takes seconds, and only this format needs it
+    import torch  # lazy: it takes seconds, and only this format needs it
 
     arrays = state(layout, tensors)
     content = io.BytesIO()

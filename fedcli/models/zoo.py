@@ -516,7 +516,7 @@ def mobilenet_v2_stack(num_classes: int, groups: int = 2) -> list[Spec]:
             x, width = Add()(x, y) if block else y, channels
     for layer in _activated(Conv2D(1280, 1, use_bias=False), groups):
         x = layer(x)
-    from fedcli.models.layer_graphs import specs_of  # late: few models are graphs
+    from fedcli.models.layer_graphs import specs_of  # lazy: few models are graphs
 
     return specs_of(Dense(num_classes)(GlobalAveragePool2D()(x)))
 

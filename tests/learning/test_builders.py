@@ -210,3 +210,16 @@ def test_the_state_of_another_process_is_refused_both_ways(
         other.next(ours.initialize(), cohort)
     went_on = ours.next(ours.next(ours.initialize(), cohort).state, cohort).state
     assert went_on.round_num == 2
+
+
+def test_an_aggregator_whose_state_gets_another_name_is_told_so(cohort: Any) -> None:
+    class Counting(Median):
+        def aggregate(self, state: Any, deltas: Any) -> Any:
+            mean, _, metrics = super().aggregate(state, deltas)
+            return mean, {"count": 1}, metrics
+
+    process = learning.build_own("fedavg", MODEL, optimizers.sgd(0.1), aggregator=Counting())
+    state = process.next(process.initialize(), cohort).state
+    words = r"its aggregator holds count, that of initialize\(\) nothing; .* must keep the names"
+    with pytest.raises(DataError, match=words):
+        process.next(state, cohort)

@@ -23,7 +23,7 @@ class Aggregator(Protocol):
     """Combines the deltas of a cohort into one mean delta.
 
     It holds settings only. Its state between rounds is part of the server state: arrays, ints,
-    floats and `ClientStates` by name, which keep their shapes and types from round to round.
+    floats and `ClientStates` by name, which keep their names, shapes and types from round to round.
 
     Three more methods are optional. `init_for(num_params)` returns the initial state if it has
     vectors. `problem(num_clients)` returns why deltas of so many clients cannot be combined, or

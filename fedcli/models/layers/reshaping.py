@@ -82,7 +82,7 @@ class ZeroPad2D(Spec):
     @classmethod
     def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
         """See `Spec.from_keras`."""
-        from fedcli.models.layers.keras_options import plain  # late: only Keras's files need it
+        from fedcli.models.layers.keras_options import plain  # lazy: only Keras's files need it
 
         padding = plain(options.take("padding", 1))
         options.only("data_format", ("channels_last", None))
