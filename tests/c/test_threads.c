@@ -3,6 +3,7 @@
  * Threads must not change a byte: neither where clients are shared out, nor where there are too few
  * of them and batches are (threads.c).
  */
+#include "net/net.h"
 #include "stacks.h"
 
 /* ---- Clients shared out ---------------------------------------------------------------------- */
@@ -164,6 +165,33 @@ static void test_threads_that_share_batches_change_no_byte(void) {
     for (size_t i = 0; i < LENGTH(teams); i++) fed_team_free(teams[i]);
 }
 
+/* Too wide for a whole batch (fed_net_part_size): threads take parts of it, the last one shorter.
+ * The four examples that are left then are one part. */
+static const stack WIDE = {
+    "a batch in parts",
+    {9, 10, 2},
+    {CONV(48, 3, 3, 1, 1, true, FED_RELU), DROP(0.3), CONV(96, 3, 3, 1, 1, true, FED_TANH),
+     CONV(64, 3, 3, 2, 2, true, FED_RELU), FULL(5, FED_LINEAR)}};
+
+static void test_threads_that_share_parts_of_batches_change_no_byte(void) {
+    enum { BATCH = 13, NUM_EXAMPLES = 17 };
+    table t;
+    build(&WIDE, &t);
+    fed_net net;
+    CHECK_EQUAL(fed_net_init(&net, &t.model), FED_OK);
+    const size_t part = fed_net_part_size(&net, BATCH);
+    fed_net_free(&net);
+    CHECK(part >= NUM_EXAMPLES - BATCH && part < BATCH && BATCH % part != 0);
+    fed_team *teams[] = {fed_team_new(3), fed_team_new(2)};
+    problem p = new_problem(&t.model, NUM_EXAMPLES, 55);
+    fed_client client = client_of(&p, BATCH);
+    client.plan.shuffle_buffer = SIZE_MAX;
+    for (size_t r = 0; r < LENGTH(ALL_STEPS); r++)
+        check_shared(teams, fed_has_openmp() ? LENGTH(teams) : 1, &p, ALL_STEPS[r], &client, 1);
+    for (size_t i = 0; i < LENGTH(teams); i++) fed_team_free(teams[i]);
+    free_problem(&p);
+}
+
 static void test_prepared_clients_of_a_convolution_give_the_same_bytes(void) {
     fed_team *teams[] = {fed_team_new(1), fed_team_new(3)};
     table t;
@@ -230,6 +258,7 @@ static void test_flag_stops_threads_that_share_batches(void) {
 static const test_case TESTS[] = {
     TEST(test_threads_change_no_byte),
     TEST(test_threads_that_share_batches_change_no_byte),
+    TEST(test_threads_that_share_parts_of_batches_change_no_byte),
     TEST(test_prepared_clients_of_a_convolution_give_the_same_bytes),
     TEST(test_a_bad_client_leaves_nothing_behind),
     TEST(test_flag_stops_threads_that_share_batches),
