@@ -167,11 +167,11 @@ static void test_threads_that_share_batches_change_no_byte(void) {
 
 /* Too wide for a whole batch (fed_net_part_size): threads take parts of it, the last one shorter.
  * The four examples that are left then are one part. */
-static const stack WIDE = {
-    "a batch in parts",
-    {9, 10, 2},
-    {CONV(48, 3, 3, 1, 1, true, FED_RELU), DROP(0.3), CONV(96, 3, 3, 1, 1, true, FED_TANH),
-     CONV(64, 3, 3, 2, 2, true, FED_RELU), FULL(5, FED_LINEAR)}};
+static const stack WIDE = {"a batch in parts",
+                           {9, 10, 2},
+                           {CONV(48, 3, 3, 1, 1, true, FED_RELU), DROP(0.3),
+                            CONV(96, 3, 3, 1, 1, true, FED_TANH),
+                            CONV(64, 3, 3, 2, 2, true, FED_RELU), FULL(5, FED_LINEAR)}};
 
 static void test_threads_that_share_parts_of_batches_change_no_byte(void) {
     enum { BATCH = 13, NUM_EXAMPLES = 17 };
