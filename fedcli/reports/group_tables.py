@@ -79,8 +79,10 @@ def notes_on(groups: Groups) -> list[str]:
         notes.append(_about_p(count, len(differences)))
     num_diverged = sum(row.num_diverged for row in groups.rows)
     if num_diverged:
-        runs = "run" if num_diverged == 1 else "runs"
-        notes.append(f"{num_diverged} {runs} of these rows diverged and do not count in the means")
+        runs, do = ("run", "does") if num_diverged == 1 else ("runs", "do")
+        notes.append(
+            f"{num_diverged} {runs} of these rows diverged and {do} not count in the means"
+        )
     return notes
 
 

@@ -150,6 +150,8 @@ def test_a_diverged_run_does_not_count_and_its_row_is_last() -> None:
     assert rows_of(found) == [{"client_lr": 0.1}, {"client_lr": 9.0}]
     table = group_tables.to_table(found)
     assert [row[2] for row in table.rows] == ["-", "1 diverged"]
+    note = "1 run of these rows diverged and does not count in the means"
+    assert note in group_tables.notes_on(found)
     cell = found.rows[1].cells["test.accuracy"]
     assert cell is not None
     assert (cell.mean, cell.count) == (0.9, 2)

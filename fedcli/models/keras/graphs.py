@@ -259,9 +259,10 @@ class _Builder:
         shapes = [source.shape for source in sources]
         joins = _MERGING[options.class_name].joins_channels
         if len(sources) < 2 or len({shape[:-1] if joins else shape for shape in shapes}) > 1:
+            which = "whose shapes differ in channels alone" if joins else "of one shape"
             raise ConfigError(
                 f"{options.label} takes inputs of shapes {', '.join(map(str, map(list, shapes)))}; "
-                "fedcli supports inputs of one shape"
+                f"fedcli supports two or more inputs {which}"
             )
         output = sources[0]
         specs = KERAS_READERS[options.class_name](options, shapes[0], options.name)
@@ -295,7 +296,7 @@ class _Builder:
         if shape != source.shape:
             raise ConfigError(
                 f"{options.label}: target_shape {shown(target)} within the model; fedcli supports "
-                f"a Reshape of the input or to a vector"
+                "a Reshape of the input or to a vector"
             )
         return source
 
