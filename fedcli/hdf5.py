@@ -273,7 +273,7 @@ def check_chunks(dataset: Any, where: str) -> None:
     if chunk_bytes > max(MAX_CHUNK_BYTES, math.prod(dataset.shape or ()) * item_bytes):
         raise DataError(
             f"{where}: a chunk of {name} has {chunk_bytes:,} bytes, more than the dataset; write "
-            f"the file again with smaller chunks"
+            "the file again with smaller chunks"
         )
     for chunk in _chunks(dataset):
         if chunk.size > chunk_bytes * 1.01 + _CHUNK_OVERHEAD or (

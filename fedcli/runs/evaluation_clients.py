@@ -112,7 +112,7 @@ def with_train_data(group: EvaluationGroup, train: ClientData) -> EvaluationGrou
     if group.split == train.split:
         raise ConfigError(
             f"--finetune with the split {group.split}: clients would be scored on the data they "
-            f"train on; give data with another split, such as --test-data"
+            "train on; give data with another split, such as --test-data"
         )
     ids = group.client_ids if group.data.same_people else []
     ids = [each for each in ids if cohorts.contains(train.client_ids, each)]

@@ -48,7 +48,7 @@ def input_layers(
         if len(train.pixel_shape) not in (2, 3):
             raise ConfigError(
                 f"--normalize {config.normalize}: examples of shape {list(train.pixel_shape)} are "
-                f"not images"
+                "not images"
             )
         specs.append(_normalizing(config, train, notes, cancel))
     return specs

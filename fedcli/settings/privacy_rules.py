@@ -54,7 +54,7 @@ def _check_updates(start: str, values: Mapping[str, Any]) -> None:
     if values["aggregator"] != "mean":
         raise ConfigError(
             f"{start} with --aggregator {values['aggregator']}: how much one client can change the "
-            f"result is known for the mean alone; choose --aggregator mean"
+            "result is known for the mean alone; choose --aggregator mean"
         )
     if values["pre_aggregator"] is not None:
         raise ConfigError(
@@ -64,7 +64,7 @@ def _check_updates(start: str, values: Mapping[str, Any]) -> None:
     if values["compress"] in _MIXING:
         raise ConfigError(
             f"{start} with --compress {values['compress']}: one update is decoded together with "
-            f"the others, so one client could change several; choose uniform"
+            "the others, so one client could change several; choose uniform"
         )
     if values["secure_sum"]:
         _check_secure_sum(start, values)

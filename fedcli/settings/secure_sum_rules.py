@@ -89,7 +89,7 @@ def _check_compress(values: Mapping[str, Any]) -> None:
         name = "aggregator" if values["pre_aggregator"] is None else "pre_aggregator"
         raise ConfigError(
             f"--compress {compress} with --secure-sum and {option_name(name)} {values[name]}: the "
-            f"server decodes only the sum of the updates; choose --aggregator "
+            "server decodes only the sum of the updates; choose --aggregator "
             f"{' or '.join(fitting)}"
         )
 

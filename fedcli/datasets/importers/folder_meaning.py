@@ -175,7 +175,7 @@ def check_depths(meaning: Meaning, root: Path, folders: str | None) -> int:
         raise DataError(
             f"{first[0].parent}: pictures lie directly in it ({first[0].name}, {depths[0]:,} in "
             f"all); put them into one folder for each {one}, or beside them a CSV file with a "
-            f"column of "
+            "column of "
             f"file names and one of labels{_advice_on_names(meaning)}"
         )
     if len(depths) > 1:
@@ -184,7 +184,7 @@ def check_depths(meaning: Meaning, root: Path, folders: str | None) -> int:
         )
         raise DataError(
             f"pictures lie at several depths: {listed}; put all into class folders (depth 1), or "
-            f"all into class folders within client folders (depth 2)"
+            "all into class folders within client folders (depth 2)"
         )
     (depth,) = depths
     if depth > 2:
@@ -357,7 +357,7 @@ def _top_splits(meaning: Meaning, pictures: list[Picture], root: Path) -> dict[s
     kept = [each for each in pictures if each.dirs[0] in found]
     meaning.notes.append(
         f"{len(pictures) - len(kept):,} pictures in {', '.join(others)} were left out: they have "
-        f"no labels"
+        "no labels"
     )
     pictures[:] = kept
     return found

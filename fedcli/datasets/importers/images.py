@@ -388,7 +388,7 @@ def _without_unlabelled(
         else:
             notes.append(
                 f"split {split} was left out: its {len(pictures):,} pictures are in no folder of "
-                f"a class, and no table has their labels"
+                "a class, and no table has their labels"
             )
     return replace(meaning, splits=kept), flat, tuple(notes)
 

@@ -79,7 +79,7 @@ def read(
         if not found.is_picture:
             raise DataError(
                 f"{found.where}: x holds text, not pixels ({found.text[:40]!r}): fedcli trains on "
-                f"images; of LEAF's sets it reads FEMNIST and CelebA"
+                "images; of LEAF's sets it reads FEMNIST and CelebA"
             ) from None
         from fedcli.datasets.importers import leaf_pictures  # lazy: most shards hold pixels
 
@@ -282,7 +282,7 @@ class _ShardReader:
             if rows and row.shape != rows[0].shape:
                 raise DataError(
                     f"{fault}: {row.size} pixels but example 0 has {rows[0].size}; all must have "
-                    f"the same number"
+                    "the same number"
                 )
             rows.append(row)
             if len(rows) > MAX_EXAMPLES or len(rows) * row.nbytes > MAX_CLIENT_BYTES:

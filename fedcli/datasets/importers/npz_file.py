@@ -177,7 +177,7 @@ class Values:
             if codes.max() > sys.maxunicode:  # Python cannot make a text of such codes
                 raise DataError(
                     f"{array.where}: a text in it has a code that is not a character; fetch or "
-                    f"save it again"
+                    "save it again"
                 )
         return values
 

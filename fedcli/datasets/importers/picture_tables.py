@@ -377,7 +377,7 @@ def known_class(name: str, known: Sequence[str], where: str) -> str:
         return same[0]
     raise DataError(
         f"{where}: label {name[:40]!r} is none of the class folders ({listed(known)}); use the "
-        f"same names in both"
+        "same names in both"
     )
 
 

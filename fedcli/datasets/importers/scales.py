@@ -308,7 +308,7 @@ class Survey:
             return None, f"their mean is {mean:.3g} and their standard deviation {deviation:.3g}"
         raise DataError(
             f"{self._place_of_least}: pixels go from {self._least:g} to {self._most:g}, which is "
-            f"not a known range; scale them to 0 to 1, or pass --pixel-range "
+            "not a known range; scale them to 0 to 1, or pass --pixel-range "
             f"{STANDARDISED} to keep them as they are"
         )
 

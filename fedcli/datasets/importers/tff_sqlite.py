@@ -212,7 +212,7 @@ class _GroupReader:
         if num_values != self.num_values:
             raise DataError(
                 f"{where}: {num_values} pixels but rows before have {self.num_values}; all must "
-                f"have the same number"
+                "have the same number"
             )
 
 

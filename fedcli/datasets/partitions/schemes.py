@@ -189,7 +189,7 @@ def deal_classes_per_client(task: Task) -> Counts:
         raise ConfigError(
             f"--partition classes-per-client: {num_clients} clients with {per_client} classes each "
             f"leave some of the {num_classes} classes without a client; choose more clients or "
-            f"more classes"
+            "more classes"
         )
     ranks = task.stream.uniform(num_clients * num_classes).reshape(num_clients, num_classes)
     everyone = np.arange(num_clients)

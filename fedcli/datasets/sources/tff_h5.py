@@ -226,7 +226,7 @@ class TffH5Split(ClientData):
             raise DataError(
                 f"{where}: images are {list(shape[1:])} but those of client "
                 f"{self.client_ids[0]!r} are {list(self._stored_shape)}; all must have the same "
-                f"shape"
+                "shape"
             )
         if shape[0] != num_labels:
             raise DataError(

@@ -329,7 +329,7 @@ def _shape(dataset: Any, num_bytes: int) -> tuple[int, ...]:
     if not is_plain or plist.get_external_count() or not isinstance(kind, h5py.h5t.TypeFloatID):
         raise ConfigError(
             f"{_name(dataset)} in it is not a plain array of floating point numbers; save the "
-            f"model "
+            "model "
             "as Keras does"
         )
     shape = tuple(int(size) for size in dataset.shape or ())

@@ -113,7 +113,7 @@ def _sources_of(item: Mapping[str, Any]) -> tuple[str, ...]:
     if not histories or not all(each and each[2:3] == [0] for each in histories):
         raise ConfigError(
             f"layer {shown(name)} takes {len(histories)} inputs, and one of them is not the only "
-            f"output of a layer"
+            "output of a layer"
         )
     if not isinstance(calls, Mapping) or any(each is not None for each in calls.values()):
         raise ConfigError(

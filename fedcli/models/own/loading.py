@@ -95,7 +95,7 @@ def load(
     if fresh_weights:
         raise ModelError(
             f"--fresh-weights does not go with {path}: its {function} makes the initial weights "
-            f"itself; leave it out"
+            "itself; leave it out"
         )
     file = path.absolute()
     source = user_code.read_code(file)

@@ -273,7 +273,7 @@ class TorchNetwork:
         if ending is not None:
             raise ModelError(
                 f"{self.place}: the module ends in {ending}, and the loss applies a softmax to "
-                f"its outputs: it would hardly learn; return the logits instead"
+                "its outputs: it would hardly learn; return the logits instead"
             )
 
     def _ending(self, logits: Any) -> str | None:

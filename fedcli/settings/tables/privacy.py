@@ -38,7 +38,7 @@ def _check_noise(options: Mapping[str, Value]) -> str | None:
         return None
     wrong = "both are given" if given else "neither is given"
     return (
-        f"noise_multiplier says how much noise is added, target_epsilon how much privacy may be "
+        "noise_multiplier says how much noise is added, target_epsilon how much privacy may be "
         f"spent; {wrong}: give one of them"
     )
 
