@@ -25,7 +25,7 @@ TOPICS = (
 # The page on a program whose name somebody gives as a topic.
 ALIASES = {
     **dict.fromkeys(("tff", "tensorflow", "fedjax", "flower"), "coming-from"),
-    "keras": "models",
+    **dict.fromkeys(("keras", "pytorch", "torch"), "models"),
 }
 SEARCHING = "Searching"
 NOTEBOOK = "Notebook"
