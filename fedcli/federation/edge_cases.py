@@ -25,7 +25,7 @@ from fedcli.settings.data_source import DataSource
 from fedcli.settings.shares import rounded_down
 
 EDGE_CASES = "edge cases"  # the client that has the images of another dataset
-_MAX_RARE = 1_000  # images of another dataset that are read
+_MAX_RARE = 1_000  # at most so many images of another dataset are read
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,9 @@ class EdgeCase(AimsAtClients):
         """Returns the poisoning with these options; reads the examples of all attackers.
 
         With the option `data`, it reads examples of that dataset instead.
+
+        Raises:
+            ConfigError: No attacker has an example of the class, or that dataset does not fit.
         """
         source = options["source"]
         if options["data"]:
