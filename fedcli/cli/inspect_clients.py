@@ -87,6 +87,13 @@ CACHE_BYTES = 64 << 20  # size of the client cache; most clients are read once
     is_flag=True,
 )
 @opt.option(
+    "--augmented",
+    "is_augmented",
+    help="Draw examples as the model of --run gets them in training: augmented and normalised.",
+    section=opt.PICTURES,
+    is_flag=True,
+)
+@opt.option(
     "--plot",
     "plot_folder",
     help="Write figures to this folder; needs matplotlib.",
@@ -113,8 +120,8 @@ CACHE_BYTES = 64 << 20  # size of the client cache; most clients are read once
 )
 @opt.option(
     "--run",
-    help="Rank suspects by the loss of this run's model, not only by their images. Takes the "
-    "run's own data unless --data is given.",
+    help="Rank suspects by the loss of this run's model, not only by their images, or draw its "
+    "training images with --augmented. Takes the run's own data unless --data is given.",
     section=SUSPECTS,
     type=opt.RunFolder(),
     metavar="RUN",
@@ -142,6 +149,7 @@ def inspect_clients(
     shown_ids: tuple[str, ...],
     num_examples: int | None,
     has_means: bool,
+    is_augmented: bool,
     plot_folder: Path | None,
     plot_format: str | None,
     num_suspects: int | None,
@@ -161,15 +169,17 @@ def inspect_clients(
       fedcli inspect-clients --data train.h5 --show w0002 --examples 40
       fedcli inspect-clients --data train.h5 --clients w0000,w0001,w0002 --means
       fedcli inspect-clients --data train.h5 --suspects --csv clients.csv
+      fedcli inspect-clients --run runs/augmented --augmented
     """  # noqa: D301 - \b keeps click from wrapping
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
-    if run is not None and num_suspects is None:
+    if run is not None and num_suspects is None and not is_augmented:
         num_suspects = DEFAULT_SUSPECTS
     request = Request(
         clients=clients,
         shown_ids=shown_ids,
         is_quick=quick,
         has_means=has_means or bool(shown_ids and not quick and not as_json),
+        is_augmented=is_augmented,
         num_suspects=num_suspects,
         run=run,
         model=model,
@@ -178,11 +188,15 @@ def inspect_clients(
         csv_file=csv_file,
     )
     request.check()
+    if is_augmented:
+        _check_input_layers(request)
     data_given = opt.given(data)
     source = _source(data_given, run)
     request.check_outputs(source)
     opt.check_outputs(csv_file)
     splits = _open(source, split)
+    if is_augmented and "train" not in splits:
+        raise ConfigError(f"--augmented draws training images; drop --split {split}")
     if run is not None and "data" not in data_given:
         splits = _attacked(splits, run, remarks)
 
@@ -207,6 +221,7 @@ class Request:
     shown_ids: tuple[str, ...]
     is_quick: bool
     has_means: bool
+    is_augmented: bool
     num_suspects: int | None
     run: Path | None
     model: str | None
@@ -223,6 +238,7 @@ class Request:
             )
         pixels = {
             "--means": self.has_means,
+            "--augmented": self.is_augmented,
             "--suspects": self.num_suspects is not None,
             "--plot": self.plot_folder is not None,
         }
@@ -233,6 +249,11 @@ class Request:
             raise ConfigError(f"--plot-format {self.plot_format}: give --plot DIR, too")
         if self.model is not None and self.run is None:
             raise ConfigError(f"--model {self.model}: give --run RUN, too")
+        if self.is_augmented and self.run is None:
+            raise ConfigError(
+                "--augmented draws what the model of a run gets; give --run RUN, too, the folder of "
+                "a run"
+            )
         if self.run is not None and not self.run.exists():
             raise ConfigError(f"--run {self.run}: there is no such run; give its folder")
         if self.plot_folder is not None:
@@ -425,6 +446,8 @@ def _present(
         client_export.print_json(populations, {"suspects": more} if more else {})
         return
     _draw(populations, request, view, suspects)
+    if request.is_augmented:
+        _draw_training_images(first, request, view)
 
 
 def _draw(
@@ -444,6 +467,39 @@ def _draw(
         client_tables.show_population(screen, populations, view)
     if suspects is not None:
         suspect_tables.show(screen, first.data, suspects)
+
+
+def _check_input_layers(request: Request) -> None:
+    """Refuses a run whose model gets images unchanged."""
+    from fedcli.inspection.training_images import has_input_layers
+    from fedcli.runs.trained import load_trained
+
+    assert request.run is not None
+    with load_trained(request.run, 1, request.model) as trained:
+        if not has_input_layers(trained.model.layout):
+            raise ConfigError(
+                f"--augmented: the model of {request.run} gets images unchanged; train with "
+                "--augment or --normalize, or drop the option"
+            )
+
+
+def _draw_training_images(population: Population, request: Request, view: View) -> None:
+    """Draws training images of the drawn clients, or of the first one if there are many."""
+    from fedcli.cli.screen import client_pictures, client_tables
+    from fedcli.cli.screen.render import Screen
+    from fedcli.federation.opened_data import check_fit
+    from fedcli.inspection.training_images import training_images
+    from fedcli.runs.trained import load_trained
+
+    assert request.run is not None
+    screen, ids = Screen(), population.counts.client_ids
+    num_images = view.num_examples or client_tables.DEFAULT_SHOWN_EXAMPLES
+    with load_trained(request.run, None, request.model) as trained:
+        check_fit(population.data, trained.model)
+        drawn = [each for each in ids if len(population.data.client(each))]
+        for client_id in drawn if len(ids) <= client_tables.MAX_PANELS else drawn[:1]:
+            images = training_images(population.data, client_id, trained, num_images)
+            client_pictures.show_training_images(screen, population.data, images, client_id)
 
 
 def _rank(population: Population, request: Request, remarks: Remarks) -> Suspects:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.datasets.batches import ClientDataset
-from fedcli.datasets.client_data import ClientData, decoding
+from fedcli.datasets.client_data import ClientData
 from fedcli.evaluation.predictions import Predicted, predict_client
 from fedcli.federation.opened_data import check_fit
 from fedcli.inspection.suspects import (
@@ -78,7 +76,7 @@ def _examine(
     is_wrong = [np.empty(0, np.bool_)]
     likelier = [np.empty(0, np.int32)]
     for done, client_id in enumerate(client_ids, 1):
-        client = _as_trained(data, client_id, trained)
+        client = trained.as_trained(data, client_id)
         sizes.append(len(client))
         weights = trained.state.weights_for(client_id)
         for predicted in predict_client(client, trained.model, trained.engine, weights):
@@ -101,15 +99,6 @@ def _examine(
         ),
         clients=rank_clients(index, suspicious, top),
     )
-
-
-def _as_trained(data: ClientData, client_id: str, trained: Trained) -> ClientDataset:
-    """A client with the meaning of 1.0 as in training."""
-    client = data.client(client_id)
-    scale, offset, _ = decoding(
-        client.scale, client.offset, data.pixel_convention, trained.pixel_convention
-    )
-    return replace(client, scale=scale, offset=offset)
 
 
 def _likelier_labels(predicted: Predicted) -> NDArray[np.int32]:

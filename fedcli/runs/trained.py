@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from fedcli import learning, settings
 from fedcli.dataclass import dataclass
+from fedcli.datasets.batches import ClientDataset
+from fedcli.datasets.client_data import ClientData, decoding
 from fedcli.errors import ConfigError, RunError
 from fedcli.files import check_is_no_input
 from fedcli.learning import client_states
@@ -81,6 +83,18 @@ class Trained:
         """Closes."""
         for states in client_states_of(self.state):
             states.close()
+
+    def as_trained(self, data: ClientData, client_id: str) -> ClientDataset:
+        """Returns a client's examples with the meaning of the pixel value 1.0 as in training.
+
+        Raises:
+            DataError: The client cannot be read.
+        """
+        client = data.client(client_id)
+        scale, offset, _ = decoding(
+            client.scale, client.offset, data.pixel_convention, self.pixel_convention
+        )
+        return replace(client, scale=scale, offset=offset)
 
 
 def load_trained(

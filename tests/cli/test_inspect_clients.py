@@ -586,6 +586,8 @@ def test_more_classes_than_bars_are_summed_up(fedcli: Fedcli, write_tff: WriteTf
         (("--quick", "--plot", "out"), "--plot needs pixels, which --quick does not read"),
         (("--plot-format", "svg"), "--plot-format svg: give --plot DIR, too"),
         (("--run", "nowhere"), "--run nowhere: there is no such run"),
+        (("--augmented",), "--augmented draws what the model of a run gets; give --run RUN, too"),
+        (("--augmented", "--quick"), "--augmented needs pixels, which --quick does not read"),
     ],
 )
 def test_what_cannot_be_is_one_line(
@@ -615,6 +617,29 @@ def test_suspects_by_a_run(fedcli: Fedcli, write_tff: WriteTff) -> None:
     result = json.loads(fedcli("inspect-clients", "--data", data, "--run", "run", "--json").out)
     assert "loss" in result["suspects"]["measure"]
     assert len(result["suspects"]["examples"]) == 18
+
+
+def test_training_images_of_a_run_are_drawn(fedcli: Fedcli, write_tff: WriteTff) -> None:
+    data = write_tff()
+    augmented = ("--augment", "crop+flip", "--augment-option", "size=3", "--normalize", "image")
+    for name, options in (("plain", ()), ("run", augmented)):
+        done = fedcli("train", "--data", data, *options, "--rounds", 1, "--out", name, "-q")
+        assert done.code == 0, done.err
+    inspect = ("inspect-clients", "--augmented", "--run")
+    out = fedcli(*inspect, "run", "--show", "a", "--examples", 2).out
+    heading = "a: the first examples of round 1, below each what the model gets"
+    assert out.index("a: ") < out.index(heading)
+    assert "What the model gets is normalised: from -" in out
+    assert "Likely mislabeled" not in out
+    both = fedcli(*inspect, "run", "--suspects").out
+    assert both.count("the first examples of round 1") == 3
+    assert "Likely mislabeled" in both
+    plain = fedcli(*inspect, "plain")
+    assert (plain.code, plain.err.count("\n")) == (1, 1)
+    assert "the model of plain gets images unchanged; train with --augment" in plain.err
+    test = fedcli(*inspect, "run", "--data", "synthetic-digits", "--split", "test")
+    assert (test.code, test.err.count("\n")) == (1, 1)
+    assert "--augmented draws training images; drop --split test" in test.err
 
 
 def test_a_run_is_looked_at_with_its_own_data(fedcli: Fedcli, write_tff: WriteTff) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fedcli.datasets.batches import ClientDataset
     from fedcli.datasets.client_data import ClientData
     from fedcli.inspection.population import Population
+    from fedcli.inspection.training_images import TrainingImages
 
 MAX_LABELS = 62  # labels that are drawn individually
 
@@ -87,6 +88,35 @@ def first_examples(data: ClientData, client: ClientDataset, num_examples: int) -
     """Returns pictures of the first examples of a client."""
     images = decode(client.pixels[:num_examples], client.scale, client.offset)
     return pictures.pictures_of(images, data.pixel_convention)
+
+
+def show_training_images(
+    screen: Screen, data: ClientData, images: TrainingImages, client_id: str
+) -> None:
+    """Prints images of a client, and below each what the model gets of it in training."""
+    screen.title(f"{client_id}: the first examples of round 1, below each what the model gets")
+    groups = [images.before.reshape(-1, *data.pixel_shape), images.after]
+    low, high = float(images.after.min()), float(images.after.max())
+    if low < 0 or high > 1:
+        screen.line(f"What the model gets is normalised: from {low:.2f} to {high:.2f}", style="dim")
+        groups[1] = (images.after - low) / (high - low)
+    before, after = _of_one_size(
+        [pictures.pictures_of(each, data.pixel_convention) for each in groups]
+    )
+    captions = [data.class_name(label) for label in images.labels.tolist()]
+    screen.pictures(before, captions, below=after)
+
+
+def _of_one_size(groups: Sequence[Pictures]) -> list[Pictures]:
+    """Groups of pictures in an empty margin where another group's pictures are larger."""
+    height, width = (max(group.shape[axis] for group in groups) for axis in (1, 2))
+    return [_in_middle(group, height, width) for group in groups]
+
+
+def _in_middle(group: Pictures, height: int, width: int) -> Pictures:
+    rows, columns = height - group.shape[1], width - group.shape[2]
+    margins = [(0, 0), (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)]
+    return np.pad(group, [*margins, *((0, 0) for _ in group.shape[3:])])
 
 
 def crop_together(groups: Sequence[Pictures]) -> list[Pictures]:
