@@ -251,8 +251,8 @@ class Request:
             raise ConfigError(f"--model {self.model}: give --run RUN, too")
         if self.is_augmented and self.run is None:
             raise ConfigError(
-                "--augmented draws what the model of a run gets; give --run RUN, too, the folder of "
-                "a run"
+                "--augmented draws what the model of a run gets; give --run RUN, too, the "
+                "folder of a run"
             )
         if self.run is not None and not self.run.exists():
             raise ConfigError(f"--run {self.run}: there is no such run; give its folder")
