@@ -232,7 +232,7 @@ def _update_of(run: AuditedRun, client: BatchedDataset) -> tuple[NDArray[np.floa
 
 
 class _Kept:
-    """An aggregator that keeps the single updates, as an attacking server would."""
+    """An aggregator that keeps the individual updates, as an attacking server would."""
 
     def init(self) -> dict[str, Any]:
         return {}

@@ -69,10 +69,10 @@ class SharedWork(NamedTuple):
 
     Attributes:
         layout: The model.
-        task: The training of the clients, without the inputs of single clients; None: they are
+        task: The training of the clients, without the inputs of individual clients; None: they are
             scored.
         params: The parameters to score, float32 [num_params]; None in training.
-        has_deltas: Whether the single deltas are sent back.
+        has_deltas: Whether the individual deltas are sent back.
         has_scores: Whether every example's scores are sent back, in place of the statistics.
     """
 
@@ -89,7 +89,7 @@ class Part(NamedTuple):
     Attributes:
         clients: These clients.
         occurrences: The number of earlier copies of each of them in the cohort.
-        inputs: What single clients receive in training.
+        inputs: What individual clients receive in training.
         starts: The parameters with which each of them is scored, float32 [num_clients, num_params];
             None: the same parameters for all.
     """
@@ -107,7 +107,7 @@ class PartResult(NamedTuple):
         stats: One record per client, in order; empty if scores were requested.
         delta_sum: The sum of the weighted deltas, float64 [num_params]; None in scoring.
         weight_sum: The sum of the weights.
-        deltas: The single deltas, float32 [num_clients, num_params], if they were requested.
+        deltas: The individual deltas, float32 [num_clients, num_params], if they were requested.
         scores: float32 [num_examples, num_classes], if they were requested.
     """
 

@@ -65,23 +65,24 @@ def build_process(
     """Returns the training process of any algorithm.
 
     Args:
-        algorithm: What `fedcli.algorithms.build` returns.
+        algorithm: The algorithm, as `fedcli.algorithms.build` returns it.
         model: A registry name, a model of `fedcli.models`, your own model object
             (`fedcli.own_models.OwnModel`), or a class or function without arguments that makes one.
             Wrap a `torch.nn.Module` with `fedcli.own_models.wrap`.
-        metrics_aggregator: Computes metrics by name from the clients' statistics. A model's own
-            metrics, which are summed and then finalised, follow them.
-        engine: Computes the clients. By default these are threads of this process, or the calling
-            thread for a model in Python.
+        metrics_aggregator: Computes metrics by name from the clients' statistics. Metrics that the
+            model defines are added after them: they are summed over the clients, then finalised.
+        engine: Trains and evaluates the clients. By default on threads of this process; a model in
+            Python runs in the calling thread.
         num_clients: The size of the population; SCAFFOLD and FedDyn need it.
         measures_deltas: Whether the clients' statistics contain the norm of each delta. This costs
             a pass over each delta and changes no other result.
         class_weights: Factors of the training loss by class, [num_classes], finite and not
             negative, as Keras's `class_weight`. The loss of a batch is the sum of the weighted
-            losses over its number of examples. None for 1 throughout.
+            losses over its number of examples. None for 1 in all classes.
         label_smoothing: The share of each label that all classes divide equally, in [0, 1), as
-            Keras's `label_smoothing`. The training loss counts it, evaluations do not.
-        stages: The stages that change the single updates of a cohort before aggregation, in order.
+            Keras's `label_smoothing`. The training loss includes it; evaluations do not.
+        stages: The stages that change the individual updates of a cohort before aggregation, in
+            order.
         seed: The seed of all random numbers of stages and aggregators.
         root_data: The server's own examples in batches, for an aggregator that needs them.
 

@@ -105,15 +105,15 @@ def _of_file(path: Path, label: str, train: ClientData) -> list[float]:
         raise ConfigError(f"{label}: cannot be read: {err.strerror or err}") from err
     except UnicodeDecodeError as err:
         raise ConfigError(f"{label}: is not UTF-8 text; give JSON or CSV") from err
-    given = _from_json(text, label) if text.lstrip()[:1] in ("{", "[") else _from_csv(text, label)
-    if isinstance(given, dict):
-        keys = list(given)
+    weights = _from_json(text, label) if text.lstrip()[:1] in ("{", "[") else _from_csv(text, label)
+    if isinstance(weights, dict):
+        keys = list(weights)
         numbers = _classes_of(keys, label, train)
-        by_class = {number: given[key] for number, key in zip(numbers, keys, strict=True)}
+        by_class = {number: weights[key] for number, key in zip(numbers, keys, strict=True)}
         if len(by_class) < len(keys):
-            raise ConfigError(f"{label}: a class has two weights; give each one")
+            raise ConfigError(f"{label}: a class has two weights; give each class one weight")
     else:
-        by_class = dict(enumerate(given))
+        by_class = dict(enumerate(weights))
     count = train.num_classes
     missing = next((each for each in range(count) if each not in by_class), None)
     if missing is not None or len(by_class) > count:
@@ -137,10 +137,10 @@ def _weight(label: str, value: Any) -> float:
 def _from_json(text: str, label: str) -> dict[str, Any] | list[Any]:
     """Returns a dict of weights by class, or a list of weights."""
     try:
-        given: dict[str, Any] | list[Any] = json.loads(text, object_pairs_hook=_unique)
+        weights: dict[str, Any] | list[Any] = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as err:
-        raise ConfigError(f"{label}: is not JSON with each class once: {err}") from err
-    return given
+        raise ConfigError(f"{label}: is not valid JSON, or has a class twice: {err}") from err
+    return weights
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -198,8 +198,8 @@ def _classes_of(keys: Sequence[str], label: str, train: ClientData) -> list[int]
         return by_name
     if are_values:
         return [value for value in by_value if value is not None]
-    found = by_name if max(by_name, default=-1) >= 0 else by_value
-    wrong = keys[found.index(-1)]
+    classes = by_name if max(by_name, default=-1) >= 0 else by_value
+    wrong = keys[classes.index(-1)]
     known = list(names) or [str(each) for each in range(min(train.num_classes, 1000))]
     raise ConfigError(
         f"{label}: {wrong[:60]!r} is not one of the {train.num_classes} classes of {train.source} "

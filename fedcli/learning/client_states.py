@@ -1,9 +1,9 @@
 """Vectors that clients keep from round to round: one per client, in an SQLite file.
 
 A store is a table (client id, version, checksum, vector); the version is the round that wrote the
-row. Without a folder the file is a temporary one without a name. It takes disk space for the
-clients that took part, and little memory, however large the population is: up to `PENDING_BYTES` of
-vectors wait in memory until they are saved. Many are replaced before that, and never written.
+row. Without a run folder the file is an unnamed temporary one. It takes disk space for the clients
+that took part, and little memory, however large the population is: up to `PENDING_BYTES` of vectors
+wait in memory until they are saved. Many vectors are replaced before that, and are never written.
 
 A damaged file is an error. SQLite checks its pages and keys when a run is resumed, which reads the
 whole file once. Each vector has a CRC-32.
@@ -311,7 +311,7 @@ class Store:
         return self._file.execute(query, values).fetchone()[0]
 
     def _drop_old(self, client_id: str, version: int, before: Sequence[int]) -> None:
-        """Deletes a client's rows but the newest up to each kept version and the last two."""
+        """Deletes a client's rows that neither a kept version nor the last two versions need."""
         for each in _unneeded({*before, version}, version, (*self.kept, version - 1)):
             self._file.execute(
                 "DELETE FROM states WHERE client = ? AND version = ?", (client_id, each)
@@ -359,10 +359,10 @@ class _Pending:
         self._free: list[NDArray[np.float32]] = []
 
     def newest(self, client_id: str, version: int) -> NDArray[np.float32] | None:
-        """Returns a client's newest vector up to a version; None: it is in the file, if any is."""
+        """Returns a client's newest pending vector up to a version; None if none is pending."""
         vectors = self._vectors.get(client_id, {})
-        found = max((each for each in vectors if each <= version), default=None)
-        return None if found is None else vectors[found]
+        newest_version = max((each for each in vectors if each <= version), default=None)
+        return None if newest_version is None else vectors[newest_version]
 
     def all(self) -> Iterator[tuple[str, int, NDArray[np.float32]]]:
         """Yields client, version and vector, the versions of a client in order."""
@@ -373,9 +373,9 @@ class _Pending:
     def memory(self, num_params: int) -> NDArray[np.float32]:
         """Returns memory for a vector."""
         while self._free:
-            found = self._free.pop()
-            if len(found) == num_params:
-                return found
+            vector = self._free.pop()
+            if len(vector) == num_params:
+                return vector
         return np.empty(num_params, np.float32)
 
     def add(
@@ -510,7 +510,9 @@ class ClientStates:
         return np.zeros(num_params, np.float32) if vector is None else vector.copy()
 
     def borrow(self, client_id: str, num_params: int) -> NDArray[np.float32] | None:
-        """Returns what `read` does, without a copy, or None if it is zeros.
+        """Returns a client's vector without a copy, or None instead of zeros.
+
+        See `read`.
 
         It is valid until a vector is written to this version or a later one.
         """
@@ -541,7 +543,7 @@ class ClientStates:
         readable = {self.version, *store.kept}
         for version in [each for each in tokens if each not in readable or each > self.version]:
             del tokens[version]
-        # What is not yet written will change both digests.
+        # Vectors that are not yet written to the file will change both digests.
         after = replace(self, version=self.version + 1, _token=_Token(self._token.digest))
         tokens[after.version] = after._token
         return NextClientStates(self, after, store)

@@ -1,4 +1,4 @@
-"""Converts the `client_data` of a caller to the datasets that an engine takes."""
+"""Converts the `client_data` that a caller passes to the datasets that an engine takes."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def cohort_data(client_data: Iterable[Any], num_passes: int = 1) -> Iterable[Bat
         return client_data  # the same object: an engine may have its clients read elsewhere
     if isinstance(client_data, Sequence) or (num_passes > 1 and isinstance(client_data, Iterator)):
         return [_one_client(element, index) for index, element in enumerate(client_data)]
-    return _ReadAsUsed(client_data)
+    return _LazyCohort(client_data)
 
 
 @dataclass(frozen=True, eq=False)
-class _ReadAsUsed:
+class _LazyCohort:
     """The clients of an iterable, converted one by one on each pass over it."""
 
     client_data: Iterable[Any]

@@ -1,18 +1,18 @@
 """The secure sums of one round: what clients quantise and mask, and what the server gets.
 
-Each client makes whole numbers, its levels, of the coordinates that it sends, and adds its masks
+Each client quantises the coordinates that it sends to whole numbers, its levels, and adds its masks
 modulo 2^r, where r is large enough for any sum over the selected clients. Each pair of clients has
 one mask: one of them adds it and the other subtracts it, so masks cancel in the sum. If a client
 drops out, the others reveal the shares of its key, and the server removes the masks that are left.
-With fewer clients than the threshold that fails.
+If fewer clients than the threshold report, the sum fails.
 
 The unmasked result equals the plain sum of the levels to the bit (Bonawitz et al., "Practical
 Secure Aggregation for Privacy-Preserving Machine Learning", CCS 2017; quantisation as in TFF
 aggregators/primitives.py).
 
 This simulates the arithmetic and counts the bytes; there is no cryptography. Bounds that depend on
-the clients' values are the least powers of two that clip nothing. A deployment would have to agree
-on them before the sum.
+the clients' values are the smallest powers of two that clip nothing. A deployment would have to
+agree on them before the sum.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LEAST_SURVIVORS = 2  # the sum of one client is its update
 _MAX_MASK_BITS = 62  # sums are 64-bit words of the core
 _KEY_BYTES = 32  # a public key of X25519, and a secret
 _TAG_BYTES = 16  # of the encryption of shares between two clients
-_APART = 1 << 32  # between the keys of the sums of a round: more than there are clients
+_APART = 1 << 32  # distance of the keys of two sums of a round, larger than any number of clients
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class SumOptions:
 
     Attributes:
         bits: Bits of a quantised coordinate.
-        bound: The bound on coordinates; None: it follows from what is summed.
+        bound: The bound on coordinates; None if it follows from the summed values.
         threshold: Share of the selected clients that must report.
         is_stochastic: Whether levels are rounded at random, which is unbiased.
         sends_zeros: Whether a client without a valid update sends zeros and one client is enough
@@ -67,12 +67,12 @@ class SumOptions:
 
 def sum_options(*, bits: int, bound: float | str, threshold: float, rounding: str) -> SumOptions:
     """Returns the options of secure sums with the values of their table."""
-    given = None if bound == AUTO_BOUND else float(bound)
-    return SumOptions(bits, given, threshold, rounding == STOCHASTIC)
+    fixed_bound = None if bound == AUTO_BOUND else float(bound)
+    return SumOptions(bits, fixed_bound, threshold, rounding == STOCHASTIC)
 
 
 def setup_bytes(num_clients: int) -> tuple[int, int]:
-    """Returns what one of so many selected clients sends and receives for the masks of a round.
+    """Returns the bytes that each of `num_clients` sends and receives for the masks of a round.
 
     It sends two public keys, an encrypted pair of shares for each other client, and later a share
     for each. It receives the keys and the encrypted shares of all others.
@@ -83,7 +83,7 @@ def setup_bytes(num_clients: int) -> tuple[int, int]:
 
 
 def mask_bits(top_level: int, num_clients: int) -> int:
-    """Returns the bits of the modulus: enough for any sum of levels of so many clients.
+    """Returns the bits of the modulus: enough for any sum of levels of `num_clients`.
 
     Raises:
         ConfigError: More than 62 bits are needed.
@@ -99,7 +99,7 @@ def mask_bits(top_level: int, num_clients: int) -> int:
 
 
 def next_power(value: float) -> float:
-    """Returns the least power of two that a value does not exceed; 1 for 0."""
+    """Returns the smallest power of two that a value does not exceed; 1 for 0."""
     if value == 0.0:
         return 1.0
     mantissa, exponent = math.frexp(value)
@@ -114,7 +114,7 @@ class MaskedSums:
         num_selected: The number of clients, those without a row included.
         num_needed: The number that must report.
         payload_bytes: Bytes of all that a client has sent in these sums.
-        rounding: The greatest error that rounding one client's coordinate leaves in the last sum.
+        rounding: The largest error that rounding one client's coordinate leaves in the last sum.
         num_clipped: The number of coordinates that were clipped in all sums.
     """
 
@@ -135,12 +135,13 @@ class MaskedSums:
         Args:
             options: The options of `--secure-sum`.
             context: The round.
-            weights: The client weights of the cohort; 0: the client has no valid update.
+            weights: The client weights of the cohort; 0 for a client without a valid update.
             num_threads: The number of threads, which changes no result.
-            places: The cohort positions of the clients; None: all.
-            num_absent: The number of further clients that were selected; None: that of the round.
+            places: The cohort positions of the clients; None for all.
+            num_absent: The number of selected clients without a row; None for that of the round.
             first_sum: The number of sums of the round before these.
-            largest_group: The number of clients for which the modulus is chosen, if not these.
+            largest_group: The number of clients for which the modulus is chosen, if it is larger
+                than the number of these clients.
         """
         self.options = options
         self._context = context
@@ -192,15 +193,15 @@ class MaskedSums:
         }
 
     def keep_only(self, reports: NDArray[np.bool_]) -> None:
-        """Sets which of the clients with a row report from now on: bool [num_rows]."""
+        """Keeps only these of the clients that report: bool [num_rows]."""
         self.reports &= reports
 
     def weighted(
         self, rows: NDArray[np.float32], weights: Sequence[float], bound: float
     ) -> tuple[NDArray[np.float64], int] | None:
-        """Returns the sum of weight * row and the sum of the weights; None: too few report.
+        """Returns the sum of weight * row and the sum of the weights; None if too few report.
 
-        A client sends weight / W * row, where W is the least power of two that no weight exceeds
+        A client sends weight / W * row, where W is the smallest power of two that no weight exceeds
         and each coordinate of the row is clipped to the bound. If weights differ it sends its
         weight, too.
 
@@ -216,20 +217,20 @@ class MaskedSums:
         unit = next_power(max(whole, default=0))
         levels = self._levels(-bound, bound, self.options.top_level)._replace(clip=bound)
         has_weights = self.has_weights(weights)
-        found = self._sum(rows, whole, np.array(whole) / unit, levels, sends_weights=has_weights)
+        sums = self._sum(rows, whole, np.array(whole) / unit, levels, sends_weights=has_weights)
         self.rounding *= unit
-        return None if found is None else (found[0] * unit, found[1])
+        return None if sums is None else (sums[0] * unit, sums[1])
 
     def coded(
         self, codes: NDArray[np.float32], weights: Sequence[float], low: int, high: int
     ) -> tuple[NDArray[np.float64], int] | None:
-        """Returns the exact sum of weight * code, and that of the weights; None: too few report.
+        """Returns the exact sums of weight * code and of the weights; None if too few report.
 
         Args:
             codes: Whole numbers from `low` to `high`, float32 [num_rows, num_values].
             weights: As in `weighted`; a client sends its codes times its weight.
-            low: The least code.
-            high: The greatest.
+            low: The smallest code.
+            high: The largest.
 
         Raises:
             ConfigError: As in `weighted`.
@@ -239,9 +240,9 @@ class MaskedSums:
         levels = self._levels(low * unit, high * unit, (high - low) * unit)
         factors = np.array(whole, np.float64)
         has_weights = self.has_weights(weights)
-        found = self._sum(codes, whole, factors, levels, sends_weights=has_weights)
+        sums = self._sum(codes, whole, factors, levels, sends_weights=has_weights)
         self.rounding = 0.0  # whole numbers stay as they are
-        return found
+        return sums
 
     def pulled(
         self,
@@ -250,17 +251,17 @@ class MaskedSums:
         factors: NDArray[np.float64],
         bound: float,
     ) -> NDArray[np.float64] | None:
-        """Returns the sum of factor * (row - center); None: too few report.
+        """Returns the sum of factor * (row - center); None if too few report.
 
         Args:
             rows: float32 [num_rows, num_values].
-            center: What the server has sent to the clients, [num_values].
-            factors: Each client's own, at least 0, [num_rows].
+            center: The vector that the server has sent to the clients, [num_values].
+            factors: Each client's factor, at least 0, [num_rows].
             bound: The bound on coordinates of what is sent.
         """
         levels = self._levels(-bound, bound, self.options.top_level)
-        found = self._sum(rows, self.reports.astype(int).tolist(), factors, levels, center)
-        return None if found is None else found[0]
+        sums = self._sum(rows, self.reports.astype(int).tolist(), factors, levels, center)
+        return None if sums is None else sums[0]
 
     def pulled_by_weight(
         self,
@@ -271,21 +272,21 @@ class MaskedSums:
     ) -> NDArray[np.float64] | None:
         """Returns the mean of row - center with the clients' factors as weights.
 
-        A client sends its factor, as a whole number q of `bits` bits of the greatest one, and
-        q * (row - center).
+        A client sends its factor as a whole number q, quantised to `bits` bits of the largest
+        factor, and q * (row - center).
 
         Args:
             rows: float32 [num_rows, num_values].
             center: As in `pulled`.
             factors: Above 0 for clients that report, [num_rows].
-            distances: Of the rows to the center, [num_rows].
+            distances: The distances of the rows from the center, [num_rows].
         """
         top = self.options.top_level
         unit = next_power(float(factors.max(initial=0.0)))
         whole = np.maximum(1, np.rint(factors / unit * top)).astype(np.int64) * self.reports
         shares = whole / top
         bound = next_power(float((shares * distances).max(initial=0.0)))
-        found = self._sum(
+        sums = self._sum(
             rows,
             whole.tolist(),
             shares,
@@ -293,17 +294,17 @@ class MaskedSums:
             center,
             sends_weights=True,
         )
-        return None if found is None else found[0] * (top / found[1])
+        return None if sums is None else sums[0] * (top / sums[1])
 
     def votes(self, rows: NDArray[np.float32]) -> NDArray[np.float64] | None:
-        """Returns the sums of the signs of the rows, exactly; None: too few report."""
+        """Returns the exact sums of the signs of the rows; None if too few report."""
         ones = self.reports.astype(int).tolist()
         levels = self._levels(-1.0, 1.0, 2)._replace(takes_signs=True)
-        found = self._sum(rows, ones, np.ones(len(ones)), levels)
-        return None if found is None else found[0]
+        sums = self._sum(rows, ones, np.ones(len(ones)), levels)
+        return None if sums is None else sums[0]
 
     def add_counts(self, number: int) -> None:
-        """Counts the bytes of further whole numbers, one bit each, which are summed as well."""
+        """Counts the bytes of further sums, of one bit from each client."""
         self.payload_bytes += number * -(-mask_bits(1, self._group) // 8)
 
     def has_weights(self, weights: Sequence[float]) -> bool:
@@ -323,7 +324,7 @@ class MaskedSums:
         *,
         sends_weights: bool = False,
     ) -> tuple[NDArray[np.float64], int] | None:
-        """Does one sum: returns the sum of the values, and of the weights."""
+        """Computes one secure sum; returns the sum of the values and that of the weights."""
         num_values = rows.shape[1]
         self.payload_bytes += -(-num_values * levels.mask_bits // 8)
         self.payload_bytes += sends_weights * -(-levels.mask_bits // 8)
@@ -353,37 +354,37 @@ class MaskedSums:
         """The stream of each selected client that rounds its levels at random."""
         if not self.options.is_stochastic:
             return None
-        around = self._context
+        context = self._context
         own = [
             self._key(
                 Purpose.SECURE_ROUNDING,
-                client_key(around.client_ids[place]),
-                around.occurrences[place] + number * _APART,
+                client_key(context.client_ids[place]),
+                context.occurrences[place] + number * _APART,
             )
             for place in self._places.tolist()
         ]
         return [*own, *[self._key(Purpose.SECURE_ROUNDING, 0, 0)] * num_absent]
 
     def _key(self, purpose: Purpose, client: int, occurrence: int) -> StreamKey:
-        around = self._context
+        context = self._context
         return stream_key(
-            around.seed,
+            context.seed,
             purpose,
-            round_num=around.round_num,
+            round_num=context.round_num,
             client=client,
             occurrence=occurrence,
         )
 
     def _whole(self, weights: Sequence[float]) -> list[int]:
-        """The weights as whole numbers, which are an additional coordinate."""
+        """Returns the weights as whole numbers, which clients send as one more coordinate."""
         if self.options.sends_zeros:
             return [1] * len(weights)
         for place, weight in zip(self._places.tolist(), weights, strict=True):
             if weight != int(weight) or weight > self.options.top_level:
                 raise ConfigError(
                     f"--secure-sum-option bits={self.options.bits}: client "
-                    f"{self._context.client_ids[place]} has the weight {weight:g}; weights are "
-                    f"whole numbers up to {self.options.top_level:,}: choose more bits, or "
+                    f"{self._context.client_ids[place]} has weight {weight:g}, but weights are "
+                    f"whole numbers up to {self.options.top_level:,}; choose more bits, or "
                     "--client-weighting uniform"
                 )
         return [int(weight) for weight in weights]

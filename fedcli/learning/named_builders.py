@@ -153,7 +153,7 @@ def build_fed_adagrad(
     server_options: Mapping[str, Value] | None = None,
     **parts: Unpack[AlgorithmParts],
 ) -> LearningProcess:
-    """Returns FedAdagrad; `server_options` such as epsilon=0.001. See `algorithms.fedopt`."""
+    """Returns FedAdagrad; `server_options` may set epsilon=0.001. See `algorithms.fedopt`."""
     server = _server_of("fedadagrad", server_learning_rate, server_options)
     return _build("fedadagrad", model, client_optimizer, server, {}, parts)
 
@@ -166,7 +166,7 @@ def build_fed_adam(
     server_options: Mapping[str, Value] | None = None,
     **parts: Unpack[AlgorithmParts],
 ) -> LearningProcess:
-    """Returns FedAdam; `server_options` such as epsilon=0.001. See `algorithms.fedopt`."""
+    """Returns FedAdam; `server_options` may set epsilon=0.001. See `algorithms.fedopt`."""
     server = _server_of("fedadam", server_learning_rate, server_options)
     return _build("fedadam", model, client_optimizer, server, {}, parts)
 
@@ -179,7 +179,7 @@ def build_fed_yogi(
     server_options: Mapping[str, Value] | None = None,
     **parts: Unpack[AlgorithmParts],
 ) -> LearningProcess:
-    """Returns FedYogi; `server_options` such as epsilon=0.001. See `algorithms.fedopt`."""
+    """Returns FedYogi; `server_options` may set epsilon=0.001. See `algorithms.fedopt`."""
     server = _server_of("fedyogi", server_learning_rate, server_options)
     return _build("fedyogi", model, client_optimizer, server, {}, parts)
 
@@ -215,11 +215,11 @@ def build_own(
     return _build(algorithm, model, client_optimizer, server_optimizer, options, parts, num_clients)
 
 
-def _server_of(name: str, learning_rate: float, given: Mapping[str, Value] | None) -> Optimizer:
-    """Returns an algorithm's server optimizer; given options replace those of its row."""
+def _server_of(name: str, learning_rate: float, changes: Mapping[str, Value] | None) -> Optimizer:
+    """Returns an algorithm's server optimizer; `changes` replace options of its row."""
     entry = tables.ALGORITHMS[name]
     assert entry.server_optimizer is not None
-    options = {**entry.server_options, **(given or {})}
+    options = {**entry.server_options, **(changes or {})}
     return optimizers.build(entry.server_optimizer, learning_rate, options)
 
 
@@ -238,16 +238,16 @@ def _build(
                 f"{side} optimizer is of type {type(optimizer).__name__}; give one of "
                 "fedcli.optimizers, such as sgd(0.02)"
             )
-    given: dict[str, Any] = dict(parts)
+    arguments: dict[str, Any] = dict(parts)
     entry = tables.ALGORITHMS.find(algorithm) if isinstance(algorithm, str) else None
     weightings = WEIGHTINGS if entry is None else entry.weightings
     built = algorithms.build(
         algorithm,
         client_optimizer,
         server_optimizer,
-        weighting=given.pop("weighting", weightings[0]),
-        aggregator=given.pop("aggregator", Mean()),
+        weighting=arguments.pop("weighting", weightings[0]),
+        aggregator=arguments.pop("aggregator", Mean()),
         options=options,
     )
-    metrics_aggregator = given.pop("metrics_aggregator", sum_then_finalize)
-    return build_process(built, model, metrics_aggregator, num_clients=num_clients, **given)
+    metrics_aggregator = arguments.pop("metrics_aggregator", sum_then_finalize)
+    return build_process(built, model, metrics_aggregator, num_clients=num_clients, **arguments)

@@ -34,7 +34,7 @@ class LearningProcess(ExplainsNames, abc.ABC):
     def __init__(
         self, model: ModelLike, metrics_aggregator: MetricsAggregator, engine: Engine | None
     ) -> None:
-        """Sets up what training and evaluation have in common."""
+        """Sets the parts that training and evaluation share: model, metrics and engine."""
         self.model = _as_model(model)
         self.metrics_aggregator = metrics_aggregator
         self.engine = choosing.engine_for(self.model, engine)
@@ -54,7 +54,7 @@ class LearningProcess(ExplainsNames, abc.ABC):
         num_absent: int = 0,
         max_distances: Mapping[str, float] | None = None,
     ) -> ProcessOutput:
-        """Runs one round on a cohort and returns the next state with the round's metrics.
+        """Runs one round on a cohort and returns the next state with the metrics of the round.
 
         Args:
             state: The state returned by `initialize` or the last `next`; it is not changed.
@@ -63,11 +63,11 @@ class LearningProcess(ExplainsNames, abc.ABC):
             cancel: A flag that any thread may set; the call then stops within a local step.
             num_absent: Number of clients that were selected for the round but did not report; a
                 secure sum recovers their masks.
-            max_distances: By client id, the largest L2 distance from the global model to which a
-                client projects its own after each of its epochs, above 0.
+            max_distances: By client id, the largest L2 distance of its model from the global model,
+                above 0; a client projects its model to it after each of its epochs.
 
         Raises:
-            DataError: An element is of another kind, or its data do not fit the model.
+            DataError: An element of `client_data` is of another type, or does not fit the model.
             Cancelled: The flag was set; `state` can still be used.
         """
 
@@ -79,9 +79,9 @@ class LearningProcess(ExplainsNames, abc.ABC):
         """
 
     def num_trainings(self, num_clients: int) -> int:
-        """Returns how often `next` trains a client in a round of `num_clients`; 0: not counted.
+        """Returns how many times `next` trains a client in a round of `num_clients`.
 
-        `CancelFlag.num_trained` counts up to it.
+        `CancelFlag.num_trained` counts up to it. 0 if the algorithm does not count.
         """
         return num_clients
 
@@ -108,8 +108,8 @@ class LearningProcess(ExplainsNames, abc.ABC):
         check_state(state)
         if isinstance(weights, ServerState | ProcessOutput):
             raise DataError(
-                f"weights are of type {type(weights).__name__}; give what get_model_weights(state) "
-                "returns, or a list of arrays"
+                f"weights are of type {type(weights).__name__}; give get_model_weights(state), or "
+                "a list of arrays"
             )
         tensors = weights.trainable if isinstance(weights, ModelWeights) else weights
         params = self.model.layout.join(tensors)
@@ -180,7 +180,7 @@ def check_call(state: object, client_data: object) -> None:
 
 
 def names_in_parts(state: ServerState) -> dict[str, list[str]]:
-    """Returns what each part of a state holds, by name; that is the same in every round."""
+    """Returns the names of the values in each part of a state; they stay the same."""
     parts = ("client_work", "aggregator", "finalizer", "updates")
     return {part: sorted(getattr(state, part)) for part in parts}
 
@@ -191,10 +191,10 @@ def check_parts(state: ServerState, num_params: int, names: Mapping[str, list[st
     Args:
         state: A state.
         num_params: The number of the model's parameters.
-        names: What the process's own states hold; see `names_in_parts`.
+        names: The names in the process's own states; see `names_in_parts`.
 
     Raises:
-        DataError: It has weights of another number, or a part holds other things.
+        DataError: It has another number of weights, or a part has other names.
     """
     remedy = (
         "give what this process's initialize() or next() returned; to go on from other weights: "

@@ -31,7 +31,7 @@ class ServerState(ExplainsNames):
             client; `aggregator` and `updates` too. In evaluation, the sums over all rounds so far.
         aggregator: The aggregator's state.
         finalizer: The server optimizer's state.
-        updates: The state of the stages that change single updates before they are aggregated.
+        updates: The state of the stages that change individual updates before they are aggregated.
         evaluated: The weights or models that are evaluated and exported instead of the global
             model; None for the global model.
     """

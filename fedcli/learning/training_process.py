@@ -68,8 +68,8 @@ class TrainingProcess(LearningProcess):
         """
         if not isinstance(algorithm, Algorithm):
             raise ConfigError(
-                f"algorithm is of type {type(algorithm).__name__}; give what "
-                "fedcli.algorithms.build('FILE.py', ...) returns"
+                f"algorithm is of type {type(algorithm).__name__}; make one with "
+                "fedcli.algorithms.build('FILE.py', ...)"
             )
         super().__init__(model, metrics_aggregator, engine)
         server_optimizer = algorithm.server_optimizer.for_tensors(self.model.layout.shapes)
@@ -115,7 +115,7 @@ class TrainingProcess(LearningProcess):
 
     @cached_property
     def _names_in_parts(self) -> dict[str, list[str]]:
-        """What the parts of this process's states hold."""
+        """The names of the values in the parts of this process's states."""
         return names_in_parts(self.initialize())
 
     def check_resumed(self, state: ServerState) -> None:
@@ -138,7 +138,7 @@ class TrainingProcess(LearningProcess):
     def _passage(
         self, state: ServerState, request: DeltaRequest, num_absent: int
     ) -> Passage | None:
-        """Returns the `Passage` of this round's updates; None: the aggregator needs sums alone."""
+        """Returns the `Passage` of this round's updates; None if only a sum is needed."""
         if not self._stages and not request.all_rows:
             return None
         from fedcli.learning.updates.passage import Passage  # lazy: most runs need sums alone
@@ -253,13 +253,15 @@ class TrainingProcess(LearningProcess):
         return ProcessOutput(next_state, round_metrics, timings, num_empty, deltas.stats, payloads)
 
 
-def _checked_weights(given: ArrayLike | None, num_classes: int) -> NDArray[np.float32] | None:
-    """Returns class weights as float32 [num_classes], or None if none are given."""
-    if given is None:
+def _checked_weights(
+    class_weights: ArrayLike | None, num_classes: int
+) -> NDArray[np.float32] | None:
+    """Returns class weights as float32 [num_classes], or None for None."""
+    if class_weights is None:
         return None
     try:
         with np.errstate(over="ignore"):  # an infinity is rejected below
-            weights = np.array(given, np.float32)
+            weights = np.array(class_weights, np.float32)
     except (TypeError, ValueError) as err:
         raise ConfigError(f"class_weights are not numbers ({err}); give one per class") from err
     if weights.shape != (num_classes,):
@@ -274,9 +276,9 @@ def _checked_weights(given: ArrayLike | None, num_classes: int) -> NDArray[np.fl
     return weights
 
 
-def _checked_smoothing(given: float, model: Model) -> float:
-    """Returns the label smoothing, which a model of the core can have."""
-    smoothing = check_number("label smoothing", given, 0.0, MAX_SMOOTHING)
+def _checked_smoothing(share: float, model: Model) -> float:
+    """Returns the label smoothing; only models of fedcli's layers support it."""
+    smoothing = check_number("label smoothing", share, 0.0, MAX_SMOOTHING)
     if smoothing and not model.layout.layers:
         raise ConfigError(
             f"label smoothing {smoothing:g}: {model.name} computes its own loss; smooth the labels "

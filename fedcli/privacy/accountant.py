@@ -67,7 +67,7 @@ class Accountant:
 def noise_for(
     scheme: Scheme, target_epsilon: float, num_rounds: int, delta: float, figure: str = PLD
 ) -> float:
-    """Returns the least noise multiplier that spends at most `target_epsilon`.
+    """Returns the smallest noise multiplier that spends at most `target_epsilon`.
 
     It is a multiple of 0.001, rounded up, from 0.1 to 1000.
 

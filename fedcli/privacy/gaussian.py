@@ -12,7 +12,7 @@ _LARGE = 20.0  # from here on the series of `_mills` is exact to rounding
 
 
 def epsilon(sensitivity: float, delta: float) -> float:
-    """Returns the least epsilon for which N(0, 1) noise is (epsilon, delta)-private.
+    """Returns the smallest epsilon for which N(0, 1) noise is (epsilon, delta)-private.
 
     Releases with sensitivities s_1, s_2, ... count as one with sqrt(s_1^2 + s_2^2 + ...), also if
     each depends on those before.

@@ -55,7 +55,7 @@ class ComposedLoss:
 
         Args:
             masses: Probability of each loss (first + i) * STEP, [num_losses].
-            first: The least loss, in steps.
+            first: The smallest loss, in steps.
             infinite: Probability of an infinite loss.
             max_rounds: The largest number of rounds that `epsilon` accepts.
             moments: The moments of the losses; None: they are computed.
@@ -77,7 +77,7 @@ class ComposedLoss:
         self._sums = _GeometricSums(self._size, self._last)
 
     def epsilon(self, num_rounds: int, delta: float) -> float:
-        """Returns the least epsilon for which the composed rounds are (epsilon, delta)-private.
+        """Returns the smallest epsilon for which the composed rounds are (epsilon, delta)-private.
 
         Args:
             num_rounds: At least 1.
@@ -266,7 +266,7 @@ def removed_and_added(rate: float, noise_multiplier: float) -> tuple[GridLosses,
     beyond_absent = _above(outputs[-1] / z)
     beyond = (1.0 - rate) * beyond_absent + rate * _above((outputs[-1] - 1.0) / z)
     removed = GridLosses(_on_grid(mixed, absent, ends), first, beyond)
-    # Losses of the other direction have the other sign; the greatest, at -reach, is finite.
+    # Losses of the other direction have the other sign; the largest, at -reach, is finite.
     masses = _on_grid(absent[::-1], mixed[::-1], -ends[::-1])
     masses[0] += beyond_absent
     return removed, GridLosses(masses, -last, 0.0)
@@ -370,7 +370,7 @@ def _power(values: NDArray[np.complex128], exponent: int) -> NDArray[np.complex1
 
 
 def _size_of_at_least(needed: int, steps: int) -> int:
-    """Returns the least product of a power of 2 and one of `steps` to 2 * `steps` - 1."""
+    """Returns the smallest product of a power of 2 and one of `steps` to 2 * `steps` - 1."""
     power = 1
     while (2 * steps - 1) * power < needed:
         power *= 2

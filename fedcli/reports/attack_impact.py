@@ -22,7 +22,7 @@ class AttackFigures:
 
     Attributes:
         attackers_mean: Mean number of attackers in the cohorts of attacked rounds.
-        attackers_max: The greatest such number.
+        attackers_max: The largest such number.
         kept_share: Share of the attackers' updates that the aggregator kept, if it reports that.
         accuracy: Accuracy on clean examples after the last round, of the series `judged_by`.
         worst_accuracy: The lowest such accuracy since the first attacked round.

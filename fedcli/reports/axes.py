@@ -19,8 +19,8 @@ class Axis:
     """One axis.
 
     Attributes:
-        low: The least value.
-        high: The greatest value.
+        low: The smallest value.
+        high: The largest value.
         is_log: Whether the scale is logarithmic.
     """
 

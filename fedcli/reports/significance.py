@@ -37,7 +37,7 @@ def sign_flip_p(differences: Sequence[float]) -> float:
 
 
 def least_p(num_pairs: int) -> float:
-    """Returns the least p-value that `sign_flip_p` can give for so many pairs."""
+    """Returns the smallest p-value that `sign_flip_p` can give for so many pairs."""
     return 2.0 ** (1 - num_pairs) if num_pairs <= MAX_EXACT else 1.0 / (_NUM_DRAWS + 1)
 
 

@@ -43,7 +43,7 @@ def build_algorithm(config: RunConfig) -> Algorithm:
 def build_stages(
     config: RunConfig, algorithm: Algorithm, attack: Attack | None
 ) -> tuple[UpdateStage, ...]:
-    """Returns the stages of a valid config, which change single updates before aggregation.
+    """Returns the stages of a valid config, which change individual updates before aggregation.
 
     Raises:
         ConfigError: The attack cannot be made on the aggregator.

@@ -169,7 +169,7 @@ def estimate(
     Args:
         config: Config of the run.
         algorithm: Its algorithm.
-        stages: The stages that change single updates before they are aggregated.
+        stages: The stages that change individual updates before they are aggregated.
         layout: Layout of the model's parameters.
         plan: How a client's examples become batches.
         load: The size of the training.

@@ -111,7 +111,7 @@ class Entry:
         code: Where the row is implemented, as `lazy.load` takes it: "module" or "module:name".
         example: A command that uses it; empty: the one of its table (see `fedcli info`).
         rates: Learning rates to start from, in words; empty: it does not determine them.
-        requirement: What it needs, in words, such as a least number of clients; empty: nothing.
+        requirement: What the part needs, in words, such as a number of clients; empty if nothing.
         cost: What it costs, in words; empty: hardly anything.
         aliases: Other names, under which it is found, too.
         file: For a part from outside the package, its file, for messages; empty: there is none.

@@ -278,7 +278,7 @@ def _check_participation(values: Mapping[str, Any]) -> None:
 
 
 def _check_compression(values: Mapping[str, Any]) -> None:
-    """Refuses compression where clients send nothing, or where the server needs single updates."""
+    """Refuses compression if clients send nothing or the server needs individual updates."""
     compress = values["compress"]
     if compress is None:
         if values["compress_options"]:
@@ -295,7 +295,8 @@ def _check_compression(values: Mapping[str, Any]) -> None:
     if compress == "sketch" and values["aggregator"] != "mean":
         raise ConfigError(
             f"--compress sketch with --aggregator {values['aggregator']}: the server has only the "
-            "sum of the sketches, no single updates; choose --aggregator mean or another --compress"
+            "sum of the sketches, not individual updates; choose --aggregator mean or another "
+            "--compress"
         )
 
 

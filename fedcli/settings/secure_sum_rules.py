@@ -1,6 +1,6 @@
 """Which options are compatible with `--secure-sum`: those that need only sums of what clients send.
 
-Some parts need single updates, which the server never sees. Others go together with some parts
+Some parts need individual updates, which the server never sees. Others go together with some parts
 only, because payloads are added before the server decodes them.
 """
 
@@ -13,7 +13,7 @@ from fedcli.errors import ConfigError
 from fedcli.settings.declaration import option_name
 from fedcli.settings.tables.secure_sums import AUTO_BOUND
 
-_SINGLE = "needs the single updates, which the server does not see"
+_SINGLE = "needs the individual updates, which the server does not see"
 _SCALES = "gives each client a scale of its own, so its codes cannot be added"
 _MORE_VECTORS = "sends or needs more than the sum of the updates, which is not simulated"
 
@@ -73,7 +73,7 @@ def _check_aggregator(values: Mapping[str, Any]) -> None:
     if rule in ("geometric-median", "rfa") and values["aggregator_options"].get("start") != "mean":
         raise ConfigError(
             f"--aggregator {rule} with --secure-sum: it starts at the coordinate median, for which "
-            "the server would need the single updates; give --aggregator-option start=mean"
+            "the server would need the individual updates; give --aggregator-option start=mean"
         )
 
 

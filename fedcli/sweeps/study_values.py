@@ -32,8 +32,8 @@ class Range:
 
     Attributes:
         scale: LOG, LINEAR or CHOICE.
-        low: The least value; 0 for CHOICE.
-        high: The greatest value; 0 for CHOICE.
+        low: The smallest value; 0 for CHOICE.
+        high: The largest value; 0 for CHOICE.
         values: The values of CHOICE.
         is_whole: Whether the values are whole numbers.
     """

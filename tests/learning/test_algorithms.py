@@ -479,7 +479,9 @@ def test_rates_by_local_step_start_again_each_round() -> None:
 
 
 def test_a_schedule_counts_rounds_or_local_steps() -> None:
-    with pytest.raises(ConfigError, match="unknown schedule by 'epoch'; choose round or local-"):
+    with pytest.raises(
+        ConfigError, match="a schedule cannot count 'epoch'; choose by=round or by=local-"
+    ):
         optimizers.schedule_learning_rate(optimizers.sgd(0.1), "linear-warmup", by="epoch")
 
 

@@ -131,7 +131,7 @@ def test_an_own_algorithm_is_a_class_or_a_file(tmp_path: Path, cohort: Any) -> N
 
 def test_parts_of_another_type_are_one_line() -> None:
     wrong: Any = object()
-    with pytest.raises(ConfigError, match=r"algorithm is of type object; give what .*build"):
+    with pytest.raises(ConfigError, match=r"algorithm is of type object; make one with .*build"):
         learning.build_process(wrong, MODEL)
     with pytest.raises(ConfigError, match="server_optimizer is of type object; give one of"):
         algorithms.build(
@@ -186,7 +186,7 @@ def test_states_of_the_wrong_kind_are_refused() -> None:
     output = evaluation.next(evaluation.initialize(), [(np.zeros((1, 28, 28), np.float32), [0])])
     with pytest.raises(DataError, match=r"state is of type ProcessOutput; .* the \.state of"):
         training.get_model_weights(output)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="weights are of type ServerState; give what get_model"):
+    with pytest.raises(DataError, match="weights are of type ServerState; give get_model"):
         evaluation.set_model_weights(evaluation.initialize(), state)  # type: ignore[arg-type]
 
 

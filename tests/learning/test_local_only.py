@@ -264,7 +264,7 @@ def test_commands_that_need_one_model_say_so(fedcli: Fedcli, tmp_path: Path) -> 
     ):
         done = fedcli(*command)
         assert (done.code, done.out) == (1, "")
-        assert "has a model of its own, and there is no common one" in done.err
+        assert "has a model of its own, and there is no common model" in done.err
         assert len(done.err.splitlines()) == 1
     assert fedcli("report", "run").code == 0
     assert not (tmp_path / "w.npz").exists()
@@ -283,7 +283,7 @@ def test_what_needs_one_model_is_refused_before_anything_is_evaluated(
         {"takers": [print]},
     )
     for each in asked:
-        with pytest.raises(ConfigError, match="there is no common one"):
+        with pytest.raises(ConfigError, match="there is no common model"):
             evaluating.evaluate_run(tmp_path / "run", **each)
 
 

@@ -275,7 +275,7 @@ def test_rounds_below_the_threshold_are_skipped(
 
 def test_a_weight_that_does_not_fit_is_refused() -> None:
     aggregator = SecureSum(Mean(), SumOptions(bits=4))
-    with pytest.raises(ConfigError, match="c1 has the weight 16; weights are whole numbers up to"):
+    with pytest.raises(ConfigError, match="c1 has weight 16, but weights are whole numbers up to"):
         aggregator.aggregate({}, deltas_of(EXAMPLE, [15, 16, 1]))
     with pytest.raises(ConfigError, match=r"weight 0\.5"):
         aggregator.aggregate({}, deltas_of(EXAMPLE, [0.5, 1, 1]))
@@ -452,7 +452,7 @@ def test_algorithms_that_send_more_are_refused(algorithm: str) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"aggregator": "median"}, "aggregator median with --secure-sum: it needs the single"),
+        ({"aggregator": "median"}, "aggregator median with --secure-sum: it needs the individual"),
         ({"secure_sum_options": {"bits": 33}}, "a whole number from 2 to 32"),
         ({"secure_sum_options": {"bound": 0.0}}, "a finite number from"),
         ({"secure_sum_options": {"bound": "norm"}}, "auto, or a number"),

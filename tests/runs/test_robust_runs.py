@@ -115,7 +115,7 @@ def _process(
         (
             {"aggregator": "norm-bound", "pre_aggregator": "arc"},
             "--pre-aggregator arc with --aggregator norm-bound: norm-bound bounds the deltas of "
-            "single clients; choose mean, median or another robust rule",
+            "individual clients; choose mean, median or another robust rule",
         ),
     ],
 )

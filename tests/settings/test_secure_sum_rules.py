@@ -40,7 +40,7 @@ SINGLE = ("median", "trimmed-mean", "krum", "multi-krum", "bulyan", "mda", "meam
 
 @pytest.mark.parametrize("aggregator", [*SINGLE, "foolsgold", "fltrust"])
 def test_rules_of_single_updates_are_refused(aggregator: str) -> None:
-    with pytest.raises(ConfigError, match="needs the single updates"):
+    with pytest.raises(ConfigError, match="needs the individual updates"):
         settings.from_options({**SECURE, "aggregator": aggregator})
 
 
@@ -54,7 +54,10 @@ def test_codes_that_cannot_be_added_are_refused(compress: str) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"pre_aggregator": "nnm"}, "pre-aggregator nnm with --secure-sum: it needs the single"),
+        (
+            {"pre_aggregator": "nnm"},
+            "pre-aggregator nnm with --secure-sum: it needs the individual",
+        ),
         ({"pre_aggregator": "arc"}, "choose bucketing"),
         (
             {"pre_aggregator": "bucketing", "pre_aggregator_options": {"size": 1}},

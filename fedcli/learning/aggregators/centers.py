@@ -29,12 +29,12 @@ Combined = tuple[NDArray[np.float64] | None, dict[str, Any], dict[str, Any]]
 
 @dataclass(frozen=True)
 class GeometricMedian(RobustRule):
-    """The point with the least weighted sum of distances to the deltas, by Weiszfeld's method.
+    """The point with the smallest weighted sum of distances to the deltas, by Weiszfeld's method.
 
     Attributes:
-        smoothing: The least distance (nu); smaller ones are replaced by it.
+        smoothing: The lower bound of distances (nu); smaller distances are replaced by it.
         iterations: Number of steps.
-        weighted: Whether deltas are weighted by the clients' weights; else all count the same.
+        weighted: Whether deltas are weighted by the clients' weights; otherwise all weights are 1.
         start: `median`, the coordinate median, or `mean`, the weighted mean.
     """
 
@@ -68,7 +68,7 @@ class CenteredClipping(RobustRule):
     """The center plus the mean of the deltas' differences from it, each clipped to a norm.
 
     Attributes:
-        radius: The norm (tau).
+        radius: The norm to which differences are clipped (tau).
         iterations: How often the center moves in a round (L).
     """
 

@@ -1,7 +1,7 @@
 """The interface of aggregators, which combine the deltas of a cohort into one mean delta.
 
 Before each round an aggregator requests what it needs: the sum of the deltas, the sum of bounded
-deltas, or the single deltas as well.
+deltas, or the individual deltas as well.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ class Aggregator(Protocol):
     floats and `ClientStates` by name, which keep their names, shapes and types from round to round.
 
     Three more methods are optional. `init_for(num_params)` returns the initial state if it has
-    vectors. `problem(num_clients)` returns why deltas of so many clients cannot be combined, or
-    None; a run with such cohorts does not begin. `for_cohort(num_clients)` returns the aggregator
-    for rounds of so many clients, with shares turned into numbers of clients.
+    vectors. `problem(num_clients)` returns why the deltas of `num_clients` clients cannot be
+    combined, or None if they can; a run with such cohorts does not begin. `for_cohort(num_clients)`
+    returns the aggregator for cohorts of `num_clients`, with shares of clients turned into numbers
+    of clients.
     """
 
     def init(self) -> dict[str, Any]:
@@ -38,7 +39,7 @@ class Aggregator(Protocol):
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
         """Returns what the engine must provide about the deltas of the coming round.
 
-        `SUM` for their weighted sum alone, `ALL_ROWS` for the single deltas as well, or
+        `SUM` for their weighted sum alone, `ALL_ROWS` for the individual deltas as well, or
         `DeltaRequest(bounds=DeltaBounds(max_abs, norm))` for a sum of bounded deltas.
         """
         ...
@@ -48,8 +49,8 @@ class Aggregator(Protocol):
     ) -> tuple[NDArray[np.float32], dict[str, Any], dict[str, Any]]:
         """Returns the mean delta [num_params], the next state, and metrics: numbers by name.
 
-        A mean delta that is not finite is rejected, and the round changes nothing. `Deltas` lists
-        the available methods.
+        A mean delta that is not finite is rejected, and the round changes nothing. `Deltas`
+        describes what it offers: the sum, the mean and the rows.
         """
         ...
 
@@ -62,7 +63,7 @@ def first_state(aggregator: Aggregator, num_params: int) -> dict[str, Any]:
 
 
 def problem_of(aggregator: Aggregator, num_clients: int) -> str | None:
-    """Returns why an aggregator cannot combine deltas of so many clients; None if it can."""
+    """Returns why an aggregator cannot combine `num_clients` deltas; None if it can."""
     problem = getattr(aggregator, "problem", None)
     why: str | None = None if problem is None else problem(num_clients)
     return why
@@ -78,7 +79,7 @@ def build(name: str, options: Mapping[str, Value] | None = None) -> Aggregator:
 
     Raises:
         ConfigError: The name or an option is unknown, or a value is not allowed.
-        PartError: A file of the user's fails, or breaks the contract.
+        PartError: The user's file fails, or breaks the contract.
     """
     entry = opt.opened(opt.choose(tables.AGGREGATORS, name, "aggregator"))
     resolved = opt.resolve(entry, options or {})

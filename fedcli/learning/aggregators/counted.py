@@ -1,4 +1,4 @@
-"""The single deltas of a cohort that count, for robust rules.
+"""The individual deltas of a cohort that count, for robust rules.
 
 A delta counts if it is finite and its client has an example. Client weights are ignored unless a
 rule says otherwise, because an attacker may report any weight.
@@ -20,7 +20,7 @@ from fedcli.learning.engines.deltas import Deltas
 
 @dataclass(frozen=True, eq=False)
 class CountedDeltas:
-    """The deltas that count, as rows of the cohort's mapped file.
+    """The deltas that count, as rows of the cohort's memory-mapped file.
 
     A delta is `scale * row + shift`. Most rules give the same result if they combine the rows and
     this map is applied to the result, which is cheaper.
@@ -82,7 +82,7 @@ class CountedDeltas:
         return None if shift is None else -shift / self.deltas.scale
 
     def some(self, chosen: NDArray[np.int64]) -> CountedDeltas:
-        """Returns some of these deltas, given as ascending indices among them."""
+        """Returns the deltas at these ascending indices [num_chosen]."""
         return CountedDeltas(self.deltas, self.places[chosen])
 
     def from_rows(self, row: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -33,7 +33,7 @@ class FLTrust(RobustRule):
     root_examples: int = 100
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
-        """Requests the single deltas and the delta of the root set."""
+        """Requests the individual deltas and the delta of the root set."""
         return DeltaRequest(all_rows=True, root_examples=self.root_examples)
 
     def combine(

@@ -1,11 +1,12 @@
 """FoolsGold: clients with similar past deltas count less, because one attacker may control them.
 
 Fung, Yoon and Beschastnikh, "The Limitations of Federated Learning in Sybil Settings", RAID 2020,
-https://arxiv.org/abs/1808.04866. The sum of a client's deltas is kept under its id, for ever: four
-bytes per parameter and client. Differences from the authors' code: the result is divided by the sum
-of the clients' factors; a client without a history has cosine 0 with all others; and if all
-histories are alike, so that no client would count, all count the same. Honest clients with similar
-data count less, too.
+https://arxiv.org/abs/1808.04866. The sum of each client's deltas is kept for the whole run: four
+bytes per parameter and client. Honest clients with similar data count less, too.
+
+Differences from the authors' code: the result is divided by the sum of the clients' factors; a
+client without a history has cosine 0 with all others; and if all histories are alike, so that every
+factor would be 0, all factors are 1.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ _MOST = 0.99  # the largest factor before the logarithm, as in the authors' code
 
 @dataclass(frozen=True)
 class FoolsGold(RobustRule):
-    """The mean of the deltas, weighted by how different the clients' histories are."""
+    """The mean of the deltas, weighted by how different the histories of the clients are."""
 
     def problem(self, num_clients: int) -> str | None:
-        """Returns why the delta of a single client cannot be combined."""
+        """Returns why the delta of one client alone cannot be combined; None for more."""
         if num_clients > 1:
             return None
         return f"it compares clients, and a round has {num_clients}; choose 2 clients or more"

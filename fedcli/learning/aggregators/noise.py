@@ -25,7 +25,7 @@ class NoiseSource(Protocol):
             round_num: Rounds completed.
             scale: The factor of the noise.
             total: The sum, float64 [num_params].
-            divisor: Above 0.
+            divisor: The divisor of the noised sum, above 0.
             num_threads: The number of threads, which changes no result; see `native.Helpers`.
         """
         ...
@@ -61,7 +61,7 @@ class TreeNoise:
     """
 
     def __init__(self, seed: int, restart_every: int, efficient: bool) -> None:
-        """Takes the run's seed and the rounds of a tree, at least 1."""
+        """Takes the run's seed and the number of rounds of a tree, at least 1."""
         self._seed = seed
         self._restart_every = restart_every
         self._efficient = efficient
@@ -82,7 +82,8 @@ class TreeNoise:
 
     def _next(self, scale: float) -> native.Noise:
         """Adds the next round to the tree; returns the change of the noise, times a scale."""
-        # As many groups are replaced as the binary number of earlier rounds has ones at its end.
+        # Like a binary counter: the round replaces the group of level l if all lower bits of the
+        # number of earlier rounds are 1.
         before = self._num_rounds % self._restart_every
         levels = range((before ^ before + 1).bit_length())
         keys = [_key(self._seed, self._num_rounds, level) for level in levels]

@@ -33,7 +33,7 @@ class _ByCoordinate:
         return {}
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
-        """Requests the single deltas."""
+        """Requests the individual deltas."""
         return ALL_ROWS
 
     def aggregate(

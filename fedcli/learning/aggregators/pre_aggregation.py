@@ -53,11 +53,11 @@ class PreAggregator(Protocol):
     """Makes new deltas from those that count."""
 
     def num_out(self, num_clients: int) -> int:
-        """Returns the number of new deltas made from those of so many clients."""
+        """Returns the number of new deltas made from those of `num_clients` clients."""
         ...
 
     def problem(self, num_clients: int) -> str | None:
-        """Returns why deltas of so many clients cannot be mixed, or None if they can."""
+        """Returns why the deltas of `num_clients` clients cannot be mixed, or None."""
         ...
 
     def mix(self, counted: CountedDeltas) -> Mixing:
@@ -160,7 +160,7 @@ class PreAggregated:
 
     Attributes:
         before: The pre-aggregator.
-        aggregator: The aggregator of the new deltas, all of which count the same.
+        aggregator: Combines the new deltas, all of which have weight 1.
     """
 
     before: PreAggregator
@@ -175,17 +175,17 @@ class PreAggregated:
         return self.init_for(0)
 
     def problem(self, num_clients: int) -> str | None:
-        """Returns why deltas of so many clients cannot be combined, or None if they can."""
-        if (found := self.before.problem(num_clients)) is not None:
-            return found
+        """Returns why the deltas of `num_clients` clients cannot be combined, or None."""
+        if (problem := self.before.problem(num_clients)) is not None:
+            return problem
         num_out = self.before.num_out(num_clients)
-        found = problem_of(self.aggregator_among(num_clients), num_out)
-        if found is None or num_out == num_clients:
-            return found
-        return f"the {num_clients:,} deltas of a round become {num_out:,}; {found}"
+        problem = problem_of(self.aggregator_among(num_clients), num_out)
+        if problem is None or num_out == num_clients:
+            return problem
+        return f"the {num_clients:,} deltas of a round become {num_out:,}; {problem}"
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
-        """Requests the single deltas, and what the aggregator requests."""
+        """Requests the individual deltas, and what the aggregator requests."""
         return self.aggregator.request(state)._replace(all_rows=True)
 
     def aggregate(
@@ -201,9 +201,9 @@ class PreAggregated:
         return combined, {**state, **after}, {**metrics, **mixing.metrics}
 
     def aggregator_among(self, num_clients: int) -> Aggregator:
-        """Returns the aggregator for the wrong deltas among those of so many clients.
+        """Returns the aggregator for as many wrong deltas as a cohort of `num_clients` may have.
 
-        The number of wrong deltas must not shrink with the number of deltas.
+        Bucketing makes fewer deltas, but as many of them may be wrong as before.
         """
         for_cohort = getattr(self.aggregator, "for_cohort", None)
         chosen: Aggregator = self.aggregator if for_cohort is None else for_cohort(num_clients)
@@ -262,7 +262,7 @@ def build_after(
     Raises:
         ConfigError: A name or an option is unknown, a value is not allowed, or the two do not go
             together.
-        PartError: A file of the user's fails, or breaks the contract.
+        PartError: The user's file fails, or breaks the contract.
     """
     entry = opt.choose(tables.PRE_AGGREGATORS, pre_aggregator, "pre-aggregator")
     before: PreAggregator = load(entry.code)(**opt.resolve(entry, pre_options or {}))
@@ -275,12 +275,12 @@ def _check_goes_with(name: str, aggregator_name: str, aggregator: Aggregator) ->
     """Refuses an aggregator that needs the clients' own deltas.
 
     Raises:
-        ConfigError: It bounds single deltas, or keeps what single clients sent.
+        ConfigError: It bounds individual deltas, or keeps what individual clients sent.
     """
     if aggregator_name == "foolsgold":
         why = "keeps the delta of each client, and mixed deltas belong to no single client"
     elif aggregator.request(aggregator.init()).bounds is not None:
-        why = "bounds the deltas of single clients"
+        why = "bounds the deltas of individual clients"
     else:
         return
     raise ConfigError(

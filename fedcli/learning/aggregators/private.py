@@ -91,8 +91,8 @@ class PrivateMean:
         clip: The clipping norm of the first round.
         seed: The run's seed.
         noise: The noise of each round, with standard deviation 1.
-        plan: The values of the run; None if a stored run is only evaluated.
-        adaptive: How the norm changes; None: it does not.
+        plan: The values of the run; None where a stored run is evaluated and not trained.
+        adaptive: How the norm changes; None if it stays the same.
     """
 
     clip: float
@@ -127,7 +127,7 @@ class PrivateMean:
         """Returns the noised mean, the next state, and metrics with epsilon after this round.
 
         Raises:
-            ConfigError: A client weighs more than 1, or the algorithm changes single deltas.
+            ConfigError: A client weighs more than 1, or the algorithm changes individual deltas.
         """
         plan = self.plan
         assert plan is not None
@@ -200,17 +200,17 @@ def gaussian_adaptive(
     """Returns the private mean with a norm that follows a quantile.
 
     Raises:
-        ConfigError: The noise on counts alone spends what the noise multiplier allows in all.
+        ConfigError: The noise on counts alone spends the whole budget of the noise multiplier.
     """
     expected = 0 if plan is None else plan.cohort_size
     stddev = _SHARE_OF_COUNT * expected if count_stddev is None else count_stddev
     if plan is not None and plan.accountant.noise_multiplier >= 2.0 * stddev:
         z = plan.accountant.noise_multiplier
         raise ConfigError(
-            f"--dp gaussian-adaptive: counts with noise of standard deviation {stddev:g} spend as "
-            f"much as noise_multiplier={2.0 * stddev:g} allows in all, and it is {z:g}; choose "
-            f"more than {math.ceil(z / (2.0 * _SHARE_OF_COUNT))} --clients, or a count_stddev "
-            f"above {z / 2.0:g}"
+            f"--dp gaussian-adaptive: noise on counts with standard deviation {stddev:g} alone "
+            f"spends the privacy of noise_multiplier={2.0 * stddev:g}, and {z:g} must suffice for "
+            f"counts and deltas; choose more than {math.ceil(z / (2.0 * _SHARE_OF_COUNT))} "
+            f"--clients, or a count_stddev above {z / 2.0:g}"
         )
     return PrivateMean(
         clip, seed, FreshNoise(seed), plan, AdaptiveClip(target_quantile, clip_lr, stddev)

@@ -25,7 +25,7 @@ SomeRule = TypeVar("SomeRule", bound="RobustRule")
 
 
 def count_of(number_or_share: float, num_clients: int) -> int:
-    """Returns a number of clients: a share below 0.5 is rounded down, a whole number stays."""
+    """Returns a number of clients: of a share below 0.5, rounded down, or the number itself."""
     if number_or_share < 0.5:
         return rounded_down(number_or_share, num_clients)
     return int(number_or_share)
@@ -40,22 +40,25 @@ class RobustRule:
             the deltas that count.
     """
 
-    OPTION: ClassVar[str] = "num_byzantine"  # what users call that number
+    OPTION: ClassVar[str] = "num_byzantine"  # the name of the option
 
     num_byzantine: float = 0.0
 
     def least_clients(self, num_byzantine: int) -> int:
-        """Returns the least number of deltas among which `num_byzantine` may be wrong."""
+        """Returns the smallest number of deltas among which `num_byzantine` may be wrong."""
         return 2 * num_byzantine + 1
 
     def combine(
         self, counted: CountedDeltas, num_byzantine: int, state: Mapping[str, Any]
     ) -> tuple[NDArray[np.float64] | None, dict[str, Any], dict[str, Any]]:
-        """Returns the combined delta (None: there is none), changes of the state, and metrics."""
+        """Returns the combined delta or None, the changes of the state, and the metrics.
+
+        A round with None is skipped.
+        """
         raise NotImplementedError
 
     def problem(self, num_clients: int) -> str | None:
-        """Returns why deltas of so many clients cannot be combined, or None if they can."""
+        """Returns why the deltas of `num_clients` clients cannot be combined, or None."""
         num_bad = count_of(self.num_byzantine, num_clients)
         needed = self.least_clients(num_bad)
         if num_clients >= needed:
@@ -67,7 +70,7 @@ class RobustRule:
         )
 
     def for_cohort(self: SomeRule, num_clients: int) -> SomeRule:
-        """Returns the rule with the number of wrong deltas among so many clients."""
+        """Returns the rule with the number of wrong deltas among `num_clients`, not a share."""
         return replace(self, num_byzantine=float(count_of(self.num_byzantine, num_clients)))
 
     def init(self) -> dict[str, Any]:
@@ -75,13 +78,13 @@ class RobustRule:
         return {"num_skipped": 0}
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
-        """Requests the single deltas."""
+        """Requests the individual deltas."""
         return ALL_ROWS
 
     def aggregate(
         self, state: Mapping[str, Any], deltas: Deltas
     ) -> tuple[NDArray[np.float32], dict[str, Any], dict[str, Any]]:
-        """Returns the combined delta [num_params], the next state, and who was kept."""
+        """Returns the combined delta [num_params], the next state, and the metrics."""
         counted = CountedDeltas.of(deltas)
         if counted is None or self.problem(counted.num) is not None:
             return skipped(state, deltas)

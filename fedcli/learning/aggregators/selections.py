@@ -33,7 +33,7 @@ def krum_scores(distances: NDArray[np.float64], num_byzantine: int) -> NDArray[n
 
     Args:
         distances: Squared distances of all pairs, float64 [n, n].
-        num_byzantine: f. There is at least one neighbour, if there is another delta.
+        num_byzantine: f. However large it is, the nearest other delta counts, if there is one.
     """
     num = len(distances)
     num_neighbours = min(max(1, num - num_byzantine - 2), num - 1)
@@ -46,7 +46,7 @@ def krum_scores(distances: NDArray[np.float64], num_byzantine: int) -> NDArray[n
 
 @dataclass(frozen=True)
 class Krum(RobustRule):
-    """The delta with the least score."""
+    """The delta with the lowest score."""
 
     def least_clients(self, num_byzantine: int) -> int:
         """Returns 2 f + 3."""
@@ -63,10 +63,10 @@ class Krum(RobustRule):
 
 @dataclass(frozen=True)
 class MultiKrum(Krum):
-    """The mean of the deltas with the least scores.
+    """The mean of the deltas with the lowest scores.
 
     Attributes:
-        select: The number of deltas, at most n - f; 0: n - f.
+        select: The number of deltas, at most n - f; 0 selects n - f.
         weighted: Whether the mean is weighted by the clients' weights.
     """
 
@@ -74,7 +74,7 @@ class MultiKrum(Krum):
     weighted: bool = False
 
     def problem(self, num_clients: int) -> str | None:
-        """As for Krum; also says if `select` is too large."""
+        """See `RobustRule.problem`; `select` may also be too large."""
         most = num_clients - count_of(self.num_byzantine, num_clients)
         if self.select > most:
             return (
@@ -127,10 +127,10 @@ class Bulyan(RobustRule):
 
 @dataclass(frozen=True)
 class MinimumDiameter(RobustRule):
-    """The mean of the n - f deltas with the least diameter (largest distance between two)."""
+    """The mean of the n - f deltas with the smallest diameter (largest distance between two)."""
 
     def problem(self, num_clients: int) -> str | None:
-        """As for every robust rule; also says if there are too many subsets to compare."""
+        """See `RobustRule.problem`; there may also be too many subsets to compare."""
         num_bad = count_of(self.num_byzantine, num_clients)
         num_subsets = math.comb(num_clients, num_bad)
         if num_subsets > MAX_SUBSETS:

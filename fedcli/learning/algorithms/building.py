@@ -40,7 +40,7 @@ def build(
         ConfigError: The name or an option is unknown, a value is not allowed, the client optimizer
             is missing or not used by the algorithm, or the algorithm does not support one of the
             optimizers.
-        PartError: A file of the user's fails, or breaks the contract.
+        PartError: The user's file fails, or breaks the contract.
     """
     part = None if isinstance(name, str) else name
     if part is None:

@@ -38,7 +38,7 @@ class CohortCall:
         round_num: Rounds completed so far.
         weighting: Client weights, `num-examples` or `uniform`.
         request: What the engine returns about the deltas.
-        aggregator: Will combine the cohort's deltas to one mean delta.
+        aggregator: Combines the cohort's deltas to one mean delta.
         aggregator_state: The aggregator's state.
         clients: The cohort's data, which can be iterated `ClientWork.num_passes` times.
         cancel: A flag that stops the call from outside.
@@ -46,10 +46,11 @@ class CohortCall:
         evaluated: The `evaluated` part of the server state before the round.
         class_weights: The factor of the loss of each example by its label; see `ClientTask`.
         label_smoothing: The share of each label that all classes divide; see `ClientTask`.
-        passage: Takes the deltas that the aggregator gets through the stages before it; None: the
-            deltas are not for the aggregator, or it needs their sum alone and there is no stage.
-        root_data: The server's own examples in batches; None: there are none.
-        max_distances: By client id, how far local steps may lead; see `ClientTask`.
+        passage: Takes the deltas through the update stages to the aggregator. None if the deltas
+            are not for the aggregator, or if there are no stages and it needs their sum alone.
+        root_data: The server's own examples in batches; None if it has none.
+        max_distances: By client id, the largest distance of its model from the global model; see
+            `ClientTask`.
     """
 
     engine: Engine
@@ -114,8 +115,8 @@ class CohortCall:
             terms: Rows of the terms that the algorithm adds to the clipped gradient.
             frozen: The optimizer state that every step starts from; None: each client has its own.
             first: Rows that change the gradient before it is clipped.
-            inputs: Inputs of single clients, if there is no exchange.
-            exchange: Makes the inputs of single clients and receives their deltas.
+            inputs: Inputs of individual clients, if there is no exchange.
+            exchange: Makes the inputs of individual clients and receives their deltas.
         """
         optimizer = optimizer.at(self.round_num)
         rows = (*first, *optimizer.client_rows(terms))
@@ -168,10 +169,10 @@ class CohortCall:
     ) -> NDArray[np.float64] | None:
         """Returns the delta of the server's own examples, by the local steps of a client.
 
-        The engine trains them as a cohort of one client, after the clients. An exchange sends them
-        what it sends to a client that never took part, and does not receive their delta: they leave
-        no trace in what clients keep. No stage changes the delta, as it never leaves the server.
-        None if it is not finite.
+        The engine trains them after the clients, as a cohort of one client. An exchange sends to it
+        what it sends to a client that never took part, and does not receive its delta, so the
+        vectors that clients keep do not change. No stage changes the delta, as it never leaves the
+        server. None if the delta is not finite.
 
         Raises:
             ConfigError: There are no examples.
@@ -232,7 +233,7 @@ def check_freezable(algorithm: str, optimizer: Optimizer) -> None:
     """Rejects a client optimizer that cannot start each step from the server's state.
 
     Raises:
-        ConfigError: Its state does not consist of vectors [num_params].
+        ConfigError: The optimizer's state does not consist of vectors [num_params].
     """
     if not tables.OPTIMIZERS[optimizer.name].is_elementwise:
         others = [name for name, entry in tables.OPTIMIZERS.items() if entry.is_elementwise]

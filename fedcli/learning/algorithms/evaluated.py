@@ -11,8 +11,8 @@ from fedcli.dataclass import dataclass
 from fedcli.learning.client_states import ClientStates
 
 NO_COMMON_MODEL = (
-    "each client of a local-only run has a model of its own, and there is no common one: fedcli "
-    "eval scores them; export, fine-tuning and predictions need a common model"
+    "each client of a local-only run has a model of its own, and there is no common model to "
+    "export, fine-tune or predict with; fedcli eval scores each client with its own"
 )
 
 

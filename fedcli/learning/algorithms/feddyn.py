@@ -17,7 +17,7 @@ The server optimizer receives the old w minus the new one as a gradient, so the 
 at rate 1. As in the authors' code, the weights that are evaluated and exported are not w but the
 last mean of the y_k.
 
-Weights: all clients of the cohort count the same, as in the paper. Weights by examples are
+Weights: all clients of the cohort have weight 1, as in the paper. Weights by examples are
 rejected, since h is the unweighted mean of the h_k. Clipping applies to g alone. A client
 without examples, or whose delta is not finite, keeps its h_k. An aggregator's bounds apply to the
 model deltas, before h / alpha is subtracted from each; the evaluated weights come from the

@@ -15,7 +15,7 @@ federated averaging, and for a population of N clients computes
     c <- c + (1/N) sum_{k in S} (c_k' - c_k)
 
 Only with plain SGD is c_k' a mean of gradients, so other client optimizers and momentum are
-rejected. Clipping applies to g alone. Weights: all clients of the cohort count the same, as in the
+rejected. Clipping applies to g alone. Weights: all clients of the cohort have weight 1, as in the
 paper. Weights by examples are rejected, since c is the unweighted mean of the c_k. A client that
 takes no step, or whose delta is not finite, keeps its c_k. A client that appears twice in a cohort
 starts both times from the same c_k, and the second c_k' is stored. An aggregator's bounds apply to

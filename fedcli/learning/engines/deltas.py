@@ -1,9 +1,9 @@
 """The model deltas of a cohort: what an aggregator requests, and what the engine returns.
 
-An aggregator requests the sum of the deltas, the sum of bounded deltas, or the single deltas as
-well. Few single deltas stay in memory. More are rows of an unnamed temporary file, which the engine
-writes as clients finish and the aggregator reads through a memory map, so memory does not grow with
-the cohort.
+An aggregator requests the sum of the deltas, the sum of bounded deltas, or the individual deltas as
+well. Individual deltas stay in memory if they are few. Otherwise they are rows of an unnamed
+temporary file, which the engine writes as clients finish and the aggregator reads through a memory
+map, so memory does not grow with the cohort.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from fedcli.files import nameless_file
 
 T = TypeVar("T")
 
-SLICE_BYTES = 8 << 20  # the part of the single deltas that is in memory at a time
-# Deltas of a cohort that are at most so large stay in memory: writing them to a file and mapping it
-# costs more than compressing them.
+SLICE_BYTES = 8 << 20  # the part of the individual deltas that is in memory at a time
+# Individual deltas of a cohort up to this size stay in memory: writing them to a file and mapping
+# it would cost more than compressing them.
 IN_MEMORY_BYTES = 16 << 20
 
 
@@ -48,7 +48,7 @@ NO_BOUNDS = DeltaBounds(math.inf, math.inf)
 
 
 class RoundContext(NamedTuple):
-    """The round of single deltas, for code that depends on clients or draws random numbers.
+    """The round of individual deltas, for code that depends on clients or draws random numbers.
 
     Attributes:
         seed: The run's seed.
@@ -69,12 +69,12 @@ class DeltaRequest(NamedTuple):
     """What an engine returns about the deltas beside their sum.
 
     Attributes:
-        bounds: Bounds that each delta is kept within before it is added. The engine then measures
-            each delta, too. None: deltas are neither bounded nor measured.
-        all_rows: Whether the single deltas are returned in `Deltas.rows`.
+        bounds: Bounds on each delta before it is added to the sum. The engine then also measures
+            each delta. None if deltas are neither bounded nor measured.
+        all_rows: Whether the individual deltas are returned in `Deltas.rows`.
         are_writable: Whether these rows can be changed in place, in their temporary file.
         root_examples: The number of examples of the server's own set, whose delta is returned in
-            `Deltas.root`; 0: it is not needed. Engines ignore this: see `CohortCall`.
+            `Deltas.root`; 0 if it is not needed. Engines ignore it: `CohortCall` trains the set.
         needs_sum: Whether `Deltas.delta_sum` is needed; if not, an engine may leave it at zeros.
     """
 
@@ -103,19 +103,19 @@ class Deltas:
             `num_correct`, `num_examples`, `num_batches`, `is_finite`, `max_abs` and `norm`. The
             last two measure the delta if bounds are requested (`norm` is 0 for a delta that was
             replaced by zeros); else they are 0.
-        rows: The single deltas, float32 [num_clients, num_params], in cohort order, read-only. They
-            are bounded as in the sum but not weighted; a non-finite delta is zeros. None if they
-            were not requested, or if no client could train and the sum is of gradients.
+        rows: The individual deltas, float32 [num_clients, num_params], in cohort order, read-only.
+            They are bounded as in the sum but not weighted; a non-finite delta is zeros. None if
+            they were not requested, or if no client could train and the sum is of gradients.
         scale: The factor of every delta, above 0.
         shift: The vector added to every scaled delta, float64 [num_params]; None for zeros.
         round: The round and its clients, if all rows were requested in a `LearningProcess`.
         num_threads: The number of threads that an aggregator may compute with.
-        helpers: Runs calls of the core that use them; None: there is nothing that is kept.
+        helpers: The helper threads of the engine, for calls of the core; None if it has none.
         root: The delta of the server's root set before `scale` and `shift`, float64 [num_params];
             None if it was not requested, or is not finite.
-        bounds: The bounds within which rows and sum lie, if all rows were requested; None:
-            unbounded.
-        rounding_norm: The greatest L2 norm by which rounding in a secure sum changes what one
+        bounds: The bounds that were applied to rows and sum, if all rows were requested; None if
+            there were none.
+        rounding_norm: The largest L2 norm by which rounding in a secure sum changes what one
             client adds to it.
     """
 
@@ -164,7 +164,7 @@ class Deltas:
     def by_coordinate(
         self, rule: Callable[[NDArray[np.floating]], NDArray[np.floating]]
     ) -> NDArray[np.float32]:
-        """Applies a rule to the single deltas, coordinate by coordinate.
+        """Applies a rule to the individual deltas, coordinate by coordinate.
 
         Only deltas of clients with a weight above 0 count: those that are finite and come from at
         least one example. If there are none the result is NaN, which the finalizer rejects.
@@ -213,9 +213,10 @@ def mapped_rows(num_rows: int, num_params: int) -> NDArray[np.float32]:
 def _scaled(
     delta: NDArray[np.float32], factor: float, is_finite: bool, row: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Returns a delta times its factor, zeros if it is not finite.
+    """Returns a delta times its factor, or zeros if it is not finite.
 
-    Unless that is `delta` itself, it is written to `row`, which may be the same memory.
+    A delta with factor 1 is returned as it is. Other results are written to `row`, which may be the
+    same memory.
     """
     if is_finite and factor == 1.0:
         return delta
@@ -238,7 +239,7 @@ class DeltaFile:
         self._num_params = num_params
         self._num_rows = 0
         self._parts: list[NDArray[np.float32]] = []  # the rows of each call, while in memory
-        self._room: NDArray[np.float32] | None = None  # the last one, until it is filled
+        self._room: NDArray[np.float32] | None = None  # what `room` returned, until `append`
         self._file: Any = None
 
     def __enter__(self) -> DeltaFile:
@@ -257,7 +258,7 @@ class DeltaFile:
                 self._file.close()
 
     def room(self, num_rows: int) -> NDArray[np.float32] | None:
-        """Returns memory in which the next rows may be made, float32 [num_rows, num_params].
+        """Returns memory into which the next rows may be written, float32 [num_rows, num_params].
 
         `append` takes it without a copy, and may change it. None if they do not stay in memory.
         """
@@ -267,7 +268,7 @@ class DeltaFile:
         return self._room
 
     def _stays(self, num_rows: int) -> bool:
-        """Returns whether so many further rows stay in memory."""
+        """Returns whether `num_rows` further rows stay in memory."""
         num_bytes = 4 * (self._num_rows + num_rows) * self._num_params
         return self._file is None and num_bytes <= IN_MEMORY_BYTES
 
@@ -304,8 +305,8 @@ class DeltaFile:
         with self._faults():
             if self._file is None:
                 self._file = nameless_file()
-            for each in chain(*self._parts, (_scaled(*given, row=row) for given in rows)):
-                self._file.write(np.ascontiguousarray(each).data.cast("B"))
+            for vector in chain(*self._parts, (_scaled(*each, row=row) for each in rows)):
+                self._file.write(np.ascontiguousarray(vector).data.cast("B"))
             self._parts = []
 
     def mapped(self, *, are_writable: bool = False) -> NDArray[np.float32]:

@@ -77,8 +77,8 @@ class PythonEngine:
         """
         if any(kind == StepKind.ANCHOR for kind, _ in task.rows):
             raise ConfigError(
-                "the algorithm takes the gradient of each batch twice, which the metrics of "
-                f"{self._model.name} would count twice; choose another, or a model of layers"
+                f"the algorithm computes each batch twice, which the metrics of {self._model.name} "
+                "would count twice; choose another algorithm, or a model of layers"
             )
         total = WeightedSum(layout.num_params)
         records = []
@@ -267,7 +267,7 @@ class _LocalSteps:
     ) -> Params:
         """Returns the client's model delta and adds its loss and counts to `stats`."""
         network, params = self._network, self._server.copy()
-        minus_gradient = np.zeros_like(params)  # apart from params, where it would lose digits
+        minus_gradient = np.zeros_like(params)  # not added to params, where it would lose digits
         slots = np.empty((0, len(params)), np.float32)
         if self._frozen is None and not self._takes_gradient:
             slots = native.initial_slots(self._rows, len(params))

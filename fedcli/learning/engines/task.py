@@ -23,7 +23,7 @@ from fedcli.learning.optimizers.schedules import Schedule
 
 
 class ClientInputs(NamedTuple):
-    """Inputs of single clients beside the parameters: arrays with one row per client.
+    """Inputs of individual clients beside the parameters: arrays with one row per client.
 
     Attributes:
         linear: The vectors that the LINEAR row adds to the gradients: float32 [num_clients,
@@ -32,8 +32,8 @@ class ClientInputs(NamedTuple):
         starts: The parameters that each client starts from instead of the server's: float32
             [num_clients, num_params]. Then no delta enters the sum, and delta_factors is None.
         max_distances: The largest L2 distance of each client's parameters from those it starts
-            from, to which it projects them after each of its epochs; 0: no limit. float64
-            [num_clients].
+            with, float64 [num_clients]; 0 for no limit. Parameters that are farther away are
+            projected to this distance after each of the client's epochs.
     """
 
     linear: NDArray[np.float32] | None = None
@@ -56,7 +56,7 @@ NO_INPUTS = ClientInputs()
 
 
 class ClientExchange(Protocol):
-    """Makes the inputs of single clients and receives their deltas, in the caller's process.
+    """Makes the inputs of individual clients and receives their deltas, in the caller's process.
 
     An engine goes through the cohort in order, in pieces. It calls `send` for each piece, and
     `receive` once the piece is trained, in the same order. It may call `send` for several pieces
@@ -109,14 +109,14 @@ class ClientTask:
             own, which changes from step to step.
         schedule: The factor of the client optimizer's learning rate by local step, from 0. None: 1
             in every step.
-        inputs: Inputs of single clients, for all clients of a call without a `ClientExchange`.
+        inputs: Inputs of individual clients, for all clients of a call without a `ClientExchange`.
         occurrences: The number of earlier copies of each client in the cohort, if the call has only
             a part of it. None: copies are counted in the call.
         class_weights: The factor of the loss of each example by its label: float32 [num_classes],
             finite and not negative. The loss of a batch is the sum of the weighted losses over its
             number of examples. None: 1 for all classes.
-        label_smoothing: The share of each label that all classes divide equally, in [0, 1)
-            (Szegedy et al. 2016, arXiv 1512.00567). The loss that is reported counts it.
+        label_smoothing: The share of each label that all classes divide equally, in [0, 1) (Szegedy
+            et al. 2016, arXiv 1512.00567). The reported loss includes it.
         max_distances: See `ClientInputs`, by client id, each above 0; other clients have no limit.
             None: no client has one.
     """
@@ -170,12 +170,12 @@ class ClientTask:
     def piece(
         self, clients: Sequence[BatchedDataset], first: int, exchange: ClientExchange | None
     ) -> ClientTask:
-        """Returns the task of some clients of the call, with their inputs alone.
+        """Returns the task of some clients of the call, with the inputs of these clients only.
 
         Args:
             clients: Consecutive clients of the call.
             first: The index of the first of them.
-            exchange: Makes their inputs; None: they are in this task.
+            exchange: Makes their inputs; None if this task has them.
         """
         distances = self.max_distances
         is_plain = exchange is None and self.occurrences is None and self.inputs is NO_INPUTS

@@ -77,7 +77,7 @@ class _CohortRun:
 
 @dataclass(frozen=True)
 class _Kept:
-    """The pieces of a cohort that stays the same every round."""
+    """The pieces of the last cohort that was a tuple, which may be the same in every round."""
 
     clients: tuple[BatchedDataset, ...]
     occurrences: tuple[int, ...] | None
@@ -278,7 +278,7 @@ class ThreadEngine:
     def _pieces(
         self, clients: Iterable[BatchedDataset], loaded: _Loaded, run: _CohortRun
     ) -> Iterable[_Piece]:
-        """Returns the cohort in pieces; they are kept if it is a tuple, which may come again."""
+        """Returns the cohort in pieces; those of a tuple are kept for the next round."""
         occurrences, vector_bytes = run.task.occurrences, run.vector_bytes
         if not isinstance(clients, tuple):
             return _split(clients, loaded.layout, vector_bytes, occurrences)

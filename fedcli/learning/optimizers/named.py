@@ -40,7 +40,7 @@ def build(name: str, learning_rate: float, options: Mapping[str, Value] | None =
     Raises:
         ConfigError: The name or an option is unknown, or a value (the learning rate too) is not
             allowed.
-        PartError: A file of the user's fails, or breaks the contract.
+        PartError: The user's file fails, or breaks the contract.
     """
     entry = opt.opened(opt.choose(tables.OPTIMIZERS, name, "optimizer"))
     rate = tables.check_learning_rate(learning_rate, f"{name} learning rate")
@@ -62,9 +62,9 @@ def schedule_learning_rate(
     """Returns the optimizer with a learning-rate schedule.
 
     By default the schedule counts rounds, on the server and on clients; a client's rate is then
-    constant within a round. Rounds with a rejected update count. With `by="local-step"` it counts
-    a client's local steps, from 0 in each round. That is the behaviour of TFF's function of this
-    name, which counts the calls of an optimizer.
+    constant within a round. Rounds with a rejected update are counted, too. With `by="local-step"`
+    it counts a client's local steps, from 0 in each round. That is the behaviour of TFF's function
+    of this name, which counts the calls of an optimizer.
 
     Args:
         optimizer: A client or server optimizer; the schedule multiplies its learning rate.
@@ -73,10 +73,10 @@ def schedule_learning_rate(
         by: `round`, or for a client optimizer `local-step`.
 
     Raises:
-        ConfigError: See `schedules.build`; or `by` is neither of the two.
+        ConfigError: `by` is neither of the two, or as for `schedules.build`.
     """
     if by not in COUNTED:
-        raise ConfigError(f"unknown schedule by '{by}'; choose {' or '.join(COUNTED)}")
+        raise ConfigError(f"a schedule cannot count '{by}'; choose by={' or by='.join(COUNTED)}")
     return replace(optimizer, schedule=schedules.build(name, options), schedule_by=by)
 
 
@@ -247,7 +247,7 @@ def adafactor(
 ) -> Optimizer:
     """Returns Adafactor (Shazeer and Stern 2018, https://arxiv.org/abs/1804.04235).
 
-    `fedcli.optimizers.factored` gives its state and its step.
+    See `fedcli.optimizers.factored` for the formula and the state.
 
     Args:
         learning_rate: Step size relative to that of the weights, >= 0; TFF's default is 0.001.

@@ -34,12 +34,12 @@ class Optimizer:
         schedule: The factor of the learning rate by round or local step; see `at`.
         schedule_by: What the schedule counts: `round`, or `local-step` from 0 in each round.
         clip_norm: A gradient with a larger L2 norm over all tensors is first scaled to this norm.
-            None: it is not clipped.
+            None if gradients are not clipped.
         weight_decay: This factor times the parameters is added to the gradient after it is clipped,
             as by the weight decay of PyTorch's SGD: an L2 penalty of half the factor.
         shapes: Shapes of the tensors, for an optimizer that treats each separately; see
             `for_tensors`. If empty, the parameters are one vector.
-        rule: The rule of an own optimizer; None for the rule in the table.
+        rule: The rule of a user's own optimizer; None for the rule in the table.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Optimizer:
         return super().__new__(cls)
 
     def __repr__(self) -> str:
-        """Returns the optimizer as a call; schedule, clipping and decay only if it has them."""
+        """Returns the call that makes the optimizer; defaults of the last three are left out."""
         options = {"learning_rate": self.learning_rate, **self.options}
         arguments = [f"{name}={value!r}" for name, value in options.items()]
         if self.schedule != CONSTANT:

@@ -53,12 +53,12 @@ def rule_of(entry: Entry) -> Rule:
         PartError: The optimizer lacks a method of the contract.
     """
 
-    def made(settings: Settings) -> Any:
-        offered = {"learning_rate": settings.learning_rate}
-        return make(entry, NOUN, offered, settings.options, _PASSING)
+    def make_optimizer(settings: Settings) -> Any:
+        arguments = {"learning_rate": settings.learning_rate}
+        return make(entry, NOUN, arguments, settings.options, _PASSING)
 
     def init(settings: Settings, params: Params) -> OptState:
-        optimizer = made(settings)
+        optimizer = make_optimizer(settings)
         missing = [name for name in ("init", "update") if not hasattr(optimizer, name)]
         if missing:
             raise PartError(
@@ -73,7 +73,7 @@ def rule_of(entry: Entry) -> Rule:
     def step(
         settings: Settings, gradient: Params, state: OptState, params: Params
     ) -> tuple[Params, OptState]:
-        optimizer = made(settings)
+        optimizer = make_optimizer(settings)
         with user_code.running("update", entry.file, NOUN, passing=_PASSING):
             result = optimizer.update(gradient, copied_state(state), params.copy())
         where = user_code.method_place(optimizer, "update")
@@ -90,8 +90,8 @@ def rule_of(entry: Entry) -> Rule:
 
     def row(settings: Settings) -> StepRow:
         raise ConfigError(
-            f"{entry.name} is an optimizer of your own, which the server alone can use; choose "
-            "another client optimizer"
+            f"{entry.name} is an optimizer of your own, which only the server can use; choose a "
+            "client optimizer that fedcli info optimizers lists"
         )
 
     return Rule(init, step, row)

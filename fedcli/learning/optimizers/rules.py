@@ -36,7 +36,7 @@ class Settings(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """The code of one optimizer; `step` returns what is *subtracted* from the parameters."""
+    """The code of one optimizer; `step` returns what to *subtract* from the parameters."""
 
     init: Callable[[Settings, Params], OptState]
     step: Callable[[Settings, Params, OptState, Params], tuple[Params, OptState]]
@@ -101,8 +101,8 @@ def _bias_correction(settings: Settings, step_num: int) -> float:
     if _is_reddi(settings):
         return 1.0
     beta_1, beta_2 = settings.options["beta_1"], settings.options["beta_2"]
-    kept = 1.0 - beta_1**step_num
-    return math.sqrt(1.0 - beta_2**step_num) / kept if kept else math.inf
+    correction = 1.0 - beta_1**step_num
+    return math.sqrt(1.0 - beta_2**step_num) / correction if correction else math.inf
 
 
 def _mean_of_squares(gradient: Params, preconditioner: Params, share: float) -> Params:

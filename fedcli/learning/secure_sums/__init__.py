@@ -1,1 +1,1 @@
-"""Aggregators that get secure sums of the updates, never single updates."""
+"""Aggregators that get secure sums of the updates, never individual updates."""

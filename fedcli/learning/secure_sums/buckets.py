@@ -1,9 +1,9 @@
-"""A rule of single updates gets the means of buckets, each from a secure sum of its own.
+"""A rule for individual updates gets the means of buckets, each from a secure sum of its own.
 
 Buckets (Karimireddy, He and Jaggi, "Byzantine-Robust Learning on Heterogeneous Datasets via
 Bucketing", ICLR 2022, https://arxiv.org/abs/2006.09365) are formed of the selected clients, before
-any drops out. A last bucket of one client is joined to the one before, and a bucket of which too
-few report is left out.
+any drops out. A last bucket of one client is merged with the bucket before it. A bucket of which
+too few clients report is left out.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ class SecureBuckets:
         return self.inner.init()
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
-        """Requests the single deltas, which clients mask."""
+        """Requests the individual deltas, which clients mask."""
         return self.inner.request(state)
 
     def problem(self, num_clients: int) -> str | None:
-        """Returns why deltas of so many clients cannot be combined, or None if they can."""
+        """Returns why the deltas of `num_clients` clients cannot be combined, or None."""
         rule = self.inner.aggregator_among(num_clients)
         return problem_of(rule, len(self._sizes(num_clients)))
 
@@ -75,9 +75,9 @@ class SecureBuckets:
         clients: list[str] = []
         bound = self.options.bound or largest_power(rows_of(deltas))
         for each, (places, _) in zip(sums, groups, strict=True):
-            found = each.weighted(rows_of(deltas)[places], each.reports.tolist(), bound)
-            if found is not None:
-                rows[len(clients)] = found[0] / found[1]
+            bucket_sum = each.weighted(rows_of(deltas)[places], each.reports.tolist(), bound)
+            if bucket_sum is not None:
+                rows[len(clients)] = bucket_sum[0] / bucket_sum[1]
                 ids = deltas.round.client_ids if deltas.round else ()
                 clients.append(BUCKET_JOINT.join(ids[place] for place in places[each.reports]))
         metrics = {"secure_sum": {**_joined(sums), "num_buckets": len(clients)}}
@@ -91,7 +91,7 @@ class SecureBuckets:
         return combined, {**state, **after}, {**of_rule, **metrics}
 
     def _sizes(self, num_selected: int) -> list[int]:
-        """The sizes of the buckets of so many clients."""
+        """Returns the sizes of the buckets of `num_selected` clients."""
         assert isinstance(self.inner.before, Bucketing)
         size = self.inner.before.size
         whole, rest = divmod(num_selected, size)
@@ -103,9 +103,9 @@ class SecureBuckets:
     def _groups(self, deltas: Deltas) -> list[tuple[NDArray[np.int64], int]]:
         """The cohort positions in each bucket, and the number of its clients without a row."""
         assert deltas.round is not None
-        around, num_rows = deltas.round, len(deltas.stats)
-        num_selected = num_rows + around.num_absent
-        key = stream_key(around.seed, Purpose.BUCKETS, round_num=around.round_num)
+        context, num_rows = deltas.round, len(deltas.stats)
+        num_selected = num_rows + context.num_absent
+        key = stream_key(context.seed, Purpose.BUCKETS, round_num=context.round_num)
         order = Stream(key).permutation(num_selected)
         groups, first = [], 0
         for size in self._sizes(num_selected):
@@ -117,7 +117,7 @@ class SecureBuckets:
 
 
 def _joined(sums: list[MaskedSums]) -> dict[str, Any]:
-    """The metrics of the sums of all buckets of a round; every client sends one."""
+    """Returns the metrics of the sums of all buckets of a round."""
     each = [one.metrics for one in sums]
     added = (
         *("num_selected", "num_dropped_out", "num_clipped"),

@@ -21,12 +21,12 @@ def sums_among(options: SumOptions, deltas: Deltas, **of_group: Any) -> MaskedSu
 
 
 def rows_of(deltas: Deltas) -> NDArray[np.float32]:
-    """Returns the single deltas; none if no client trained."""
+    """Returns the individual deltas; none if no client trained."""
     if deltas.rows is None:
         return np.zeros((len(deltas.stats), len(deltas.delta_sum)), np.float32)
     return deltas.rows
 
 
 def largest_power(rows: NDArray[np.float32]) -> float:
-    """Returns the least power of two that no magnitude exceeds."""
+    """Returns the smallest power of two that no magnitude exceeds."""
     return next_power(max((float(np.max(np.abs(row))) for row in rows), default=0.0))

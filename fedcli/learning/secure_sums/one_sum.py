@@ -1,8 +1,8 @@
-"""An aggregator that needs the weighted sum alone gets a secure one in place of the plain one.
+"""One secure sum for an aggregator that needs only the weighted sum of the deltas.
 
-A client with weight p and update x sends p / W x and p, where W is the least power of two that no
-weight exceeds, so that p / W is exact. If the sum fails because too few clients report, the round
-is skipped: the mean is NaN.
+A client with weight p and update x sends p / W x and p, where W is the smallest power of two that
+no weight exceeds, so p / W is exact. If the sum fails because too few clients report, the
+round is skipped: the mean is NaN.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ WeightedSum = tuple[NDArray[np.float64], int]
 
 
 class SumCode(Protocol):
-    """What clients send of a compressed update, if payloads are to be added."""
+    """Which numbers clients send for an update, possibly compressed, so that they can be summed."""
 
     def weighted(
         self, sums: MaskedSums, deltas: Deltas, bound: float, weights: list[float]
     ) -> WeightedSum | None:
-        """Returns the sum of weight * update [num_params], and of weights; None: too few report."""
+        """Returns the sums of weight * update and of weight; None if too few clients report."""
         ...
 
     def num_values(self, num_params: int) -> int:
@@ -73,12 +73,12 @@ class SomeCoordinates:
         """See `SumCode`."""
         assert deltas.round is not None
         chosen = self.places.of(deltas.round, len(deltas.delta_sum))
-        found = sums.weighted(np.ascontiguousarray(rows_of(deltas)[:, chosen]), weights, bound)
-        if found is None:
+        partial = sums.weighted(np.ascontiguousarray(rows_of(deltas)[:, chosen]), weights, bound)
+        if partial is None:
             return None
         total = np.zeros(len(deltas.delta_sum))
-        total[chosen] = found[0]
-        return total, found[1]
+        total[chosen] = partial[0]
+        return total, partial[1]
 
     def num_values(self, num_params: int) -> int:
         """See `SumCode`."""
@@ -99,8 +99,8 @@ class Multiples:
         codes = mapped_rows(*rows.shape)
         for code, row in zip(codes, rows, strict=True):
             self.steps.code(row, code)
-        found = sums.coded(codes, weights, self.steps.low, self.steps.high)
-        return None if found is None else (found[0] * self.steps.step, found[1])
+        partial = sums.coded(codes, weights, self.steps.low, self.steps.high)
+        return None if partial is None else (partial[0] * self.steps.step, partial[1])
 
     def num_values(self, num_params: int) -> int:
         """See `SumCode`."""
@@ -112,10 +112,10 @@ class SecureSum:
     """Gives another aggregator the secure sum of the updates in place of the plain one.
 
     Attributes:
-        inner: The other aggregator, which must need the sum alone.
-        options: The options of the sum. Without a bound it is the inner aggregator's norm, else a
-            bound that clips nothing.
-        code: What clients send of their updates.
+        inner: The other aggregator, which needs only the sum.
+        options: The options of the sum. If they have no bound, it is the inner aggregator's
+            clipping norm, or else a bound that clips nothing.
+        code: Which numbers clients send for their updates.
     """
 
     inner: Aggregator
@@ -127,11 +127,11 @@ class SecureSum:
         return self.inner.init()
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
-        """Adds the single deltas, which clients mask, to the inner aggregator's request."""
+        """Returns the inner aggregator's request, and requests the individual deltas as well."""
         return self.inner.request(state)._replace(all_rows=True)
 
     def problem(self, num_clients: int) -> str | None:
-        """Returns the inner aggregator's problem with so many clients, or None."""
+        """Returns the inner aggregator's problem with `num_clients` deltas, or None."""
         return problem_of(self.inner, num_clients)
 
     def aggregate(self, state: Mapping[str, Any], deltas: Deltas) -> Result:
@@ -143,23 +143,23 @@ class SecureSum:
         sums = sums_among(self.options, deltas)
         weights = deltas.stats["weight"].tolist()
         bound = self._bound(deltas)
-        found = self.code.weighted(sums, deltas, bound, weights)
+        total = self.code.weighted(sums, deltas, bound, weights)
         sums.add_counts(_num_counts(self.inner))
-        if found is None:
+        if total is None:
             nothing = np.full(len(deltas.delta_sum), np.nan, np.float32)
             return nothing, dict(state), {"secure_sum": sums.metrics}
         secure = replace(
             deltas,
-            delta_sum=found[0],
-            weight_sum=float(found[1]),
+            delta_sum=total[0],
+            weight_sum=float(total[1]),
             rows=None,
-            rounding_norm=sums.rounding * math.sqrt(self.code.num_values(len(found[0]))),
+            rounding_norm=sums.rounding * math.sqrt(self.code.num_values(len(total[0]))),
         )
         mean, next_state, of_inner = self.inner.aggregate(state, secure)
         metrics = {
             **sums.metrics,
             "bound": bound,
-            "largest_error": sums.num_reports * sums.rounding / max(found[1], 1),
+            "largest_error": sums.num_reports * sums.rounding / max(total[1], 1),
         }
         return mean, next_state, {**of_inner, "secure_sum": metrics}
 

@@ -30,7 +30,7 @@ def secured(inner: Aggregator, options: SumOptions, code: SumCode) -> Aggregator
     Args:
         inner: The aggregator.
         options: The options of the sums.
-        code: What clients send of their updates to an aggregator that needs the sum alone.
+        code: Which numbers clients send to an aggregator that needs only the sum.
     """
     if isinstance(inner, GeometricMedian | CenteredClipping | SignMajority):
         return SecureSteps(inner, options)
@@ -41,7 +41,7 @@ def secured(inner: Aggregator, options: SumOptions, code: SumCode) -> Aggregator
 
 
 def code_of(compress: str | None, options: Mapping[str, Any]) -> SumCode | None:
-    """Returns what clients send of their updates; None: a stage has summed them already.
+    """Returns which numbers clients send; None if the compression stage computes the sum.
 
     Args:
         compress: The name of the compression, or None.

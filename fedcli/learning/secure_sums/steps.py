@@ -1,9 +1,10 @@
-"""Rules that need several secure sums, or one of something else than the updates.
+"""Rules that need several secure sums, or one sum of something other than the updates.
 
-Rules that move a center step by step broadcast it, and get one sum for each step: the geometric
-median needs the sums of b_k (D_k - v) and of b_k (Pillutla et al., whose rule was made for this),
-centered clipping that of the clipped D_k - v. The majority of signs needs the sum of signs. If a
-sum fails because too few clients report, the round is skipped: the mean is NaN.
+Rules that move a center v step by step broadcast it before each step, and need one sum for each
+step. The geometric median needs the sums of b_k (D_k - v) and of b_k (Pillutla et al., whose rule
+was designed for secure sums). Centered clipping needs the sum of the clipped D_k - v. The majority
+of signs needs the sum of the signs. If a sum fails because too few clients report, the round is
+skipped: the mean is NaN.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Stepped = tuple[NDArray[np.float64], dict[str, Any], dict[str, Any]]
 
 @dataclass(frozen=True)
 class SecureSteps:
-    """A rule that needs several secure sums, or one of something else than the updates.
+    """A rule that needs several secure sums, or one sum of something other than the updates.
 
     Attributes:
         inner: The rule.
@@ -54,11 +55,11 @@ class SecureSteps:
         return self.init_for(0)
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
-        """Requests the single deltas, from which clients compute what they send."""
+        """Requests the individual deltas, from which clients compute what they send."""
         return self.inner.request(state)
 
     def problem(self, num_clients: int) -> str | None:
-        """Returns the rule's problem with so many clients, or None."""
+        """Returns the rule's problem with `num_clients` deltas, or None."""
         return problem_of(self.inner, num_clients)
 
     def aggregate(self, state: Mapping[str, Any], deltas: Deltas) -> Result:
@@ -81,8 +82,8 @@ def _geometric_median(
     rule: GeometricMedian, sums: MaskedSums, deltas: Deltas, state: Mapping[str, Any]
 ) -> Stepped | None:
     """Weiszfeld's steps from the mean: clients compute their own distance to the center."""
-    rows, given = rows_of(deltas), deltas.stats["weight"]
-    weights = given if rule.weighted else np.minimum(given, 1.0)
+    rows, client_weights = rows_of(deltas), deltas.stats["weight"]
+    weights = client_weights if rule.weighted else np.minimum(client_weights, 1.0)
     start = sums.weighted(rows, weights.tolist(), largest_power(rows))
     if start is None:
         return None

@@ -1,4 +1,4 @@
-"""Compression of single updates: each is encoded, its bytes are counted, and it is decoded.
+"""Compression of individual updates: each is encoded, its bytes are counted, and it is decoded.
 
 The core's encoders (csrc/compress) make the bytes, and the server aggregates the decoded updates.
 Each combination of round, client and copy of the client in its cohort has its own random stream, so
@@ -55,8 +55,8 @@ def build(
         name: The name of the row.
         options: Its options; those not given take their defaults.
         num_threads: The number of threads, which changes no result.
-        sums: The options of secure sums of what clients send, for a method whose payloads can be
-            added; None: they are not secure.
+        sums: The options of the secure sum of the payloads, for a method whose payloads can be
+            added; None for no secure sum.
 
     Raises:
         ConfigError: The name or an option is unknown, or a value is not allowed.
@@ -78,14 +78,15 @@ class Compression:
         purpose: The purpose of its random words.
         num_threads: The number of threads.
         fields: Fields of the codec that do not depend on the model.
-        fraction: The share of the values that are sent; None: all values are sent.
+        fraction: The share of the values that are sent; None if all are sent.
         block: The largest number of values that are rotated together; None: the codec does not
             rotate.
-        feedback: The decay of error feedback; None: no feedback.
+        feedback: The decay of error feedback; None for no feedback.
         is_shared: Whether all clients of a round use the same random words.
         has_seed: Whether a client draws a seed for its random words and sends it after the payload;
-            else the server derives them from the run's.
-        sums: The options of the secure sum of the payloads; None: clients send them to the server.
+            otherwise the server derives the words from the run's seed.
+        sums: The options of the secure sum of the payloads; None if clients send them to the
+            server.
     """
 
     kind: str
@@ -177,17 +178,17 @@ def random_k(
     num_threads: int,
     sums: SumOptions | None = None,
 ) -> Compression:
-    """Returns the stage of the row `random-k`, which scales up only without error feedback.
+    """Returns the stage of the row `random-k`, unbiased only without error feedback.
 
     For a secure sum all clients of a round send the same places.
 
     Raises:
-        ConfigError: They cannot, because each client draws a seed.
+        ConfigError: Each client would draw its own places by a seed.
     """
     if explicit_seed and sums is not None:
         raise ConfigError(
-            "--compress-option explicit_seed=true with --secure-sum: each client would send other "
-            "places, so they cannot be added; leave it out"
+            "--compress-option explicit_seed=true with --secure-sum: clients would send "
+            "different coordinates, which cannot be added; leave out explicit_seed"
         )
     return Compression(
         "random-k",
@@ -245,22 +246,22 @@ class RandomPlaces(NamedTuple):
 
     fraction: float
 
-    def of(self, around: RoundContext, num_params: int) -> NDArray[np.int64]:
+    def of(self, context: RoundContext, num_params: int) -> NDArray[np.int64]:
         """Returns the places in a round, ascending."""
         count = num_chosen(self.fraction, num_params)
         codec = native.Codec("random-k", [(num_params,)], count=count, is_unbiased=False)
-        key = shared_key(around, Purpose.QUANTISATION)
+        key = shared_key(context, Purpose.QUANTISATION)
         payload = codec.encode(np.ones(num_params, np.float32), key)
         chosen = codec.decode(np.frombuffer(payload, np.uint8), key)
         return np.flatnonzero(chosen)
 
 
 class SharedSteps(NamedTuple):
-    """The whole numbers that stand for values after `fixed-step`.
+    """The whole numbers to which `fixed-step` rounds values.
 
     Attributes:
-        step: The distance of two levels.
-        bits: Bits a value.
+        step: The distance between two levels.
+        bits: Bits per value.
     """
 
     step: float
@@ -268,12 +269,12 @@ class SharedSteps(NamedTuple):
 
     @property
     def low(self) -> int:
-        """The least number."""
+        """The smallest number."""
         return -(1 << (self.bits - 1))
 
     @property
     def high(self) -> int:
-        """The greatest number."""
+        """The largest number."""
         return -self.low - 1
 
     def code(self, values: NDArray[np.float32], out: NDArray[np.float32]) -> None:
@@ -281,16 +282,16 @@ class SharedSteps(NamedTuple):
         out[:] = np.clip(np.rint(values.astype(np.float64) / self.step), self.low, self.high)
 
 
-def shared_key(around: RoundContext, purpose: Purpose) -> StreamKey:
+def shared_key(context: RoundContext, purpose: Purpose) -> StreamKey:
     """Returns the stream of random words that is common to the clients of a round."""
-    return stream_key(around.seed, purpose, round_num=around.round_num)
+    return stream_key(context.seed, purpose, round_num=context.round_num)
 
 
 class Total:
     """The weighted sum of what the clients of a round send, which may be a secure sum."""
 
     def __init__(self, num_values: int, num_clients: int, sums: MaskedSums | None) -> None:
-        """Starts with nothing; `sums` are those of the round, None: the sum is plain."""
+        """Starts at 0; `sums` are the secure sums of the round, None for a plain sum."""
         self._plain = native.WeightedSum(num_values)
         self._sums = sums
         self._weights = np.zeros(num_clients)
@@ -312,14 +313,14 @@ class Total:
             self._sent[place] = vector
 
     def total(self) -> tuple[NDArray[np.float64], float]:
-        """Returns the sum, and that of the weights; 0 and 0 if a secure sum fails."""
+        """Returns the sum, and the sum of the weights; zeros and 0 if a secure sum fails."""
         if self._sums is None:
             return self._plain.total()
         self._sums.keep_only(self._weights > 0.0)
         largest = max((float(np.max(np.abs(row))) for row in self._sent), default=0.0)
         bound = self._sums.options.bound or next_power(largest)
-        found = self._sums.weighted(self._sent, self._weights.tolist(), bound)
-        return (np.zeros(self._sent.shape[1]), 0.0) if found is None else found
+        summed = self._sums.weighted(self._sent, self._weights.tolist(), bound)
+        return (np.zeros(self._sent.shape[1]), 0.0) if summed is None else summed
 
 
 def replace_all(updates: RoundUpdates, update: NDArray[np.float32] | None) -> None:
@@ -334,7 +335,7 @@ def replace_all(updates: RoundUpdates, update: NDArray[np.float32] | None) -> No
 def sums_of(
     options: SumOptions | None, updates: RoundUpdates, num_threads: int
 ) -> MaskedSums | None:
-    """Returns the secure sums of a round; None without options: they are plain."""
+    """Returns the secure sums of a round; None for plain sums, if there are no options."""
     if options is None:
         return None
     return MaskedSums(options, updates.round, updates.stats["weight"], num_threads=num_threads)
@@ -350,7 +351,7 @@ class Sent:
     """
 
     def __init__(self, num_params: int, *, is_summed: bool = False) -> None:
-        """Starts with nothing; `is_summed`: bytes are those of secure sums, not of payloads."""
+        """Starts at 0; with `is_summed` secure sums count the bytes, not this object."""
         self.num_bytes = self.num_sent = self.num_rejected = 0
         self._is_summed = is_summed
         self._num_params = num_params
@@ -385,9 +386,9 @@ class Sent:
         """The metrics of the round.
 
         `payload_bytes`, `num_sent` and `num_rejected`; `share_of_dense`, the bytes as a share of
-        four bytes a parameter; and `compression_error`, the square error as a share of the square
-        norm of the encoders' inputs. It is NaN if nothing was encoded. Without bytes for payloads
-        of secure sums, whose metrics have them.
+        four bytes per parameter; and `compression_error`, the squared error as a share of the
+        squared norm of the encoders' inputs, NaN if nothing was encoded. With secure sums the bytes
+        are left out here, because the metrics of the sums contain them.
         """
         counts = {"num_sent": self.num_sent, "num_rejected": self.num_rejected}
         error = self._errors / self._norms if self._norms else float("nan")
@@ -405,7 +406,7 @@ class Sent:
 class Clients:
     """The clients of a round whose updates count, and their residuals of earlier rounds.
 
-    An interrupt waits for the end of one group at most.
+    After an interrupt, at most one group is finished.
     """
 
     def __init__(
@@ -486,7 +487,7 @@ class Clients:
         Args:
             codec: The codec.
             group: Positions in the cohort.
-            key: The stream of random words that all clients use; None: each its own.
+            key: The stream of random words that all clients use; None if each client has its own.
 
         Returns:
             Payloads uint8 [len(group), codec.capacity], and a record of the core for each client.
@@ -527,9 +528,9 @@ class Clients:
         return [stream_key(seed, self._purpose) for seed in seeds]
 
     def _unsent(self, group: NDArray[np.int64]) -> list[NDArray[np.float32] | None] | None:
-        """Returns what each client of a group could not send so far, None for zeros.
+        """Returns the residual of each client of a group, None for zeros.
 
-        None without error feedback.
+        Without error feedback it returns None.
         """
         if self._next is None:
             return None

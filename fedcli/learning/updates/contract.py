@@ -1,4 +1,4 @@
-"""The interface of stages, which change the single updates of a cohort before aggregation.
+"""The interface of stages, which change the individual updates of a cohort before aggregation.
 
 The updates of a round pass two stages: an attack replaces the updates of the attackers, then
 compression encodes and decodes each update. After the stages, updates that are not finite are
@@ -22,7 +22,7 @@ from fedcli.models.layout import ParamLayout
 
 @dataclass(frozen=True, eq=False)
 class RoundUpdates:
-    """The single updates of a cohort, which a stage changes in place.
+    """The individual updates of a cohort, which a stage changes in place.
 
     Attributes:
         round: The round and its clients.
@@ -57,7 +57,7 @@ class RoundUpdates:
 
 
 class UpdateStage(Protocol):
-    """Changes the single updates of a cohort.
+    """Changes the individual updates of a cohort.
 
     It holds settings only. Its state between rounds is part of the server state: arrays, ints,
     floats and `ClientStates` by name, which keep their shapes and types from round to round.

@@ -6,7 +6,7 @@ client k, with its residual of earlier rounds, goes through two exchanges:
     client: P_k = M_k V                 server: U = orthonormal columns of mean_k P_k
     client: W_k = M_k^T U               server: decodes U W_k^T; next V = mean_k W_k
 
-The means have the weights of the clients. U is common to the cohort, so the mean of the decoded
+The means have the weights of the clients. All clients have the same U, so the mean of the decoded
 updates is U V^T, as in the paper. V is kept from round to round; the first one is drawn at random.
 Vectors are not compressed. A client receives V and U in addition to the model.
 """
@@ -30,7 +30,7 @@ from fedcli.models.layout import ParamLayout
 
 # A column counts as dependent on those before it if their removal leaves this share of it or less.
 _LEAST_SHARE = 1e-6
-_NO_KEY = stream_key(0, Purpose.ROTATION)  # the codec draws nothing
+_NO_KEY = stream_key(0, Purpose.ROTATION)  # required, but the codec draws no random numbers
 
 
 class _Matrix(NamedTuple):
@@ -106,9 +106,9 @@ class PowerSGD:
     def _mean_payload(
         self, clients: Clients, codec: native.Codec, sent: Sent, sums: MaskedSums | None
     ) -> NDArray[np.float32] | None:
-        """Does the second exchange; returns the mean of W_k and of the vectors, or None.
+        """Makes the second exchange; returns the mean of W_k and of the vectors, or None.
 
-        The updates are decoded in their places.
+        The decoded updates replace the updates.
         """
         updates = clients.updates
         summed = Total(codec.capacity // 4, len(updates.rows), sums)
@@ -127,11 +127,11 @@ class PowerSGD:
         vector, weight = mean.total() if sums is None else summed.total()
         if not weight:
             return None
-        found = (vector / weight).astype(np.float32)
+        quotient = (vector / weight).astype(np.float32)
         if sums is not None:
-            return found
+            return quotient
         # The mean of the decoded updates is U V^T with the next V. Its transpose times U is V.
-        return np.frombuffer(codec.encode(found, _NO_KEY), np.float32)
+        return np.frombuffer(codec.encode(quotient, _NO_KEY), np.float32)
 
     def _codec(
         self, kind: str, layout: ParamLayout, factors: list[NDArray[np.float32]]
@@ -234,13 +234,13 @@ def _next_right(
     matrices: list[_Matrix],
     alive: list[NDArray[np.bool_]],
 ) -> NDArray[np.float32]:
-    """Returns the next V, the mean of M_k^T U over clients. A column of V stays if U's is 0.
+    """Returns the next V, the mean of M_k^T U; a column of V stays if that of U is 0.
 
     Args:
         right: The last V.
         values: The mean of what clients sent: W_k, and vectors uncompressed.
         layout: The model's tensors.
-        matrices: Those that are compressed.
+        matrices: The matrices that are compressed.
         alive: Which columns of U are not 0, for each matrix.
     """
     after, first = right.copy(), 0
@@ -255,10 +255,10 @@ def _next_right(
         else:
             matrix, is_alive = by_place[place]
             num_values = matrix.num_columns * matrix.rank
-            made = values[first : first + num_values].reshape(matrix.num_columns, matrix.rank)
+            mean_right = values[first : first + num_values].reshape(matrix.num_columns, matrix.rank)
             part = _part(after, matrix, matrix.num_columns)
-            is_kept = ~(is_alive & made.any(axis=0))
-            part[:] = np.where(is_kept, part, made)
+            is_kept = ~(is_alive & mean_right.any(axis=0))
+            part[:] = np.where(is_kept, part, mean_right)
             first += num_values
         place += size
     return after

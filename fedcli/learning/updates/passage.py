@@ -22,10 +22,10 @@ class Passage:
     """Takes the updates of one round through the stages.
 
     Attributes:
-        state: The state of the stages: before the round, and after it once updates have passed.
-        metrics: The metrics of the stages by their names; empty until updates have passed.
+        state: The state of the stages: at first that before the round, after `take` that after it.
+        metrics: The metrics of the stages by their names; empty before `take`.
         payloads: The bytes of each client's encoded update, int64 [num_clients], 0 if it was not
-            sent; None: no stage encodes them.
+            sent; None if no stage encodes updates.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class Passage:
         self._num_absent = num_absent
         self._seen: list[str] = []
 
-    def request(self, wanted: DeltaRequest) -> DeltaRequest:
-        """Returns what to request from the engine, given the aggregator's request."""
+    def request(self, aggregator_request: DeltaRequest) -> DeltaRequest:
+        """Returns the request to the engine that serves the aggregator's request."""
         if not self._stages:
-            return wanted
+            return aggregator_request
         return DeltaRequest(all_rows=True, are_writable=True, needs_sum=False)
 
     def noting(self, clients: Iterable[BatchedDataset]) -> Iterable[BatchedDataset]:
@@ -65,19 +65,19 @@ class Passage:
             return clients
         return _Noted(clients, self._seen)
 
-    def take(self, deltas: Deltas, wanted: DeltaRequest) -> Deltas:
+    def take(self, deltas: Deltas, aggregator_request: DeltaRequest) -> Deltas:
         """Returns the deltas for the aggregator, after all stages.
 
         Args:
-            deltas: The engine's answer to `request(wanted)`.
-            wanted: The aggregator's request.
+            deltas: The deltas that the engine returned for `request(aggregator_request)`.
+            aggregator_request: The aggregator's request.
         """
         round_ = RoundContext(
             *(self._seed, self._round_num, tuple(self._seen), occurrences_of(self._seen)),
             num_absent=self._num_absent,
         )
         if not self._stages or deltas.rows is None:
-            return replace(deltas, round=round_, bounds=wanted.bounds)
+            return replace(deltas, round=round_, bounds=aggregator_request.bounds)
         helpers = deltas.helpers or native.Helpers()
         updates = RoundUpdates(round_, self._layout, deltas.stats.copy(), deltas.rows, helpers)
         for stage in self._stages:
@@ -86,7 +86,7 @@ class Passage:
             sent = [updates.sent_bytes.get(index, 0) for index in range(len(updates.rows))]
             self.payloads = np.array(sent, np.int64)
         delta_sum = helpers.run(
-            lambda: _bounded_sum(updates, wanted.bounds, deltas.num_threads),
+            lambda: _bounded_sum(updates, aggregator_request.bounds, deltas.num_threads),
         )
         updates.rows.flags.writeable = False
         return replace(
@@ -94,9 +94,9 @@ class Passage:
             delta_sum=delta_sum,
             weight_sum=float(np.sum(updates.stats["weight"])),
             stats=updates.stats,
-            rows=updates.rows if wanted.all_rows else None,
+            rows=updates.rows if aggregator_request.all_rows else None,
             round=round_,
-            bounds=wanted.bounds,
+            bounds=aggregator_request.bounds,
         )
 
     def _run(self, stage: UpdateStage, updates: RoundUpdates) -> None:
@@ -145,7 +145,7 @@ def _bounded_sum(
     weights = updates.stats["weight"]
     if bounds is None and (weights > 0.0).all():
         total = native.sum_rows(updates.rows, weights.copy(), num_threads)
-        if np.isfinite(total).all():  # then all updates are finite, so they need not be read again
+        if np.isfinite(total).all():  # all updates are finite, so they need not be read again
             return total
     sizes = native.bound_rows(updates.rows, bounds, num_threads)
     for index in np.flatnonzero(sizes["is_finite"] == 0).tolist():

@@ -10,9 +10,9 @@ S, u and e are sketches. Each client sends one sketch and keeps nothing. Like th
 this sets cells to 0 and does not subtract the sketch of the update, which they found to diverge.
 The learning rate is that of the server optimizer, which gets the decoded update.
 
-The server never sees single updates. Every update that counts is replaced by the common one, so the
-aggregator combines equal rows. The hash functions are the same in all rounds of a run, because the
-error is added up over rounds.
+The server never sees individual updates. Every update that counts is replaced by the decoded
+update, so the aggregator combines equal rows. The hash functions are the same in all rounds of a
+run, because the error is added up over rounds.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class Sketch:
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """See `UpdateStage.run`.
 
-        The metrics are those of `Sent`, but `compression_error` is that of the common update
-        against the mean of the clients' updates; and those of secure sums.
+        The metrics are those of `Sent`, but `compression_error` compares the decoded update with
+        the mean of the clients' updates; and those of secure sums.
         """
         layout = updates.layout
         num_params = layout.num_params

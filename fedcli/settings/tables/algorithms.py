@@ -422,7 +422,7 @@ AGGREGATORS = table(
     ),
     _robust(
         "multi-krum",
-        "The mean of the deltas with the least scores by krum's rule.",
+        "The mean of the deltas with the lowest scores by krum's rule.",
         "Blanchard et al. 2017, arXiv 1703.02757",
         (
             Option("select", 0, "Deltas averaged, at most n - f; 0: n - f.", 0, int(_MOST_CLIENTS)),
@@ -443,7 +443,7 @@ AGGREGATORS = table(
     ),
     Entry(
         "geometric-median",
-        "The point with the least sum of distances to the deltas, by smoothed Weiszfeld steps; "
+        "The point with the smallest sum of distances to the deltas, by smoothed Weiszfeld steps; "
         "also called RFA.",
         "Pillutla et al. 2022, arXiv 1912.13445; starts at the median, the paper at the mean",
         (
@@ -451,7 +451,7 @@ AGGREGATORS = table(
             Option(
                 "smoothing",
                 1e-6,
-                "The least distance (nu); shorter ones are replaced by it.",
+                "The lower bound of distances (nu); shorter distances are replaced by it.",
                 LEAST_POSITIVE,
                 MAX_FLOAT,
             ),
@@ -492,7 +492,7 @@ AGGREGATORS = table(
     ),
     _robust(
         "mda",
-        "The mean of the n - f deltas with the least diameter (largest distance between two).",
+        "The mean of the n - f deltas with the smallest diameter (largest distance between two).",
         "Rousseeuw 1985; El Mhamdi et al. 2018, arXiv 1802.07927",
         requirement="n > 2 f deltas, f of them wrong, and at most 1,000,000 subsets of n - f",
         cost="n^2 distances from two passes over the deltas, and the subsets",

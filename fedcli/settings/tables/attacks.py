@@ -267,7 +267,7 @@ ATTACKS = table(
     ),
     AttackEntry(
         "mimic",
-        "The attackers copy the known client that is farthest along the direction of greatest "
+        "The attackers copy the known client that is farthest along the direction of largest "
         "variance, so that its data count too much.",
         "Karimireddy, He and Jaggi 2022, arXiv 2006.09365",
         (
@@ -294,7 +294,7 @@ ATTACKS = table(
             *_WHEN,
         ),
         _check_when,
-        requirement="mean, or an aggregator of single updates",
+        requirement="mean, or an aggregator of individual updates",
         cost="as many calls of the aggregator as evaluations",
         code=f"{_UPDATES}.departures:Optimal",
     ),

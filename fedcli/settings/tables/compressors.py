@@ -52,7 +52,7 @@ def _check_drive(options: Mapping[str, Value]) -> str | None:
 COMPRESSORS = table(
     Entry(
         "uniform",
-        "2^bits levels between the least and the largest value of each tensor, rounded at random; "
+        "2^bits levels between the smallest and largest value of each tensor, rounded at random; "
         "unbiased.",
         "Konecny et al. 2016, arXiv 1610.05492; Suresh et al. 2017, arXiv 1611.00429",
         (Option("bits", 8, "Bits per value.", 1, 16),),
@@ -186,7 +186,7 @@ COMPRESSORS = table(
             Option(
                 "unbiased",
                 True,
-                "Scale to keep the inner product with the update; else to the least error.",
+                "Scale to keep the inner product with the update; if false, for the least error.",
             ),
             _feedback(False),
             _DECAY,

@@ -21,7 +21,7 @@ SECURE_SUMS = table(
                 "bound",
                 AUTO_BOUND,
                 "Coordinates of updates are clipped to -bound and bound; auto: to the norm that "
-                "the aggregator clips to, else the least power of two that clips nothing, "
+                "the aggregator clips to, else the smallest power of two that clips nothing, "
                 "on which the clients would have to agree first.",
                 LEAST_POSITIVE,
                 1e30,

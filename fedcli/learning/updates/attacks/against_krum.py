@@ -59,7 +59,7 @@ class FangKrum:
 
 
 def _upper_bound(view: AttackView, squared_distances: NDArray[np.float64]) -> float:
-    """The paper's bound, from the least sum of nearest distances and the greatest norm."""
+    """The paper's bound, from the smallest sum of nearest distances and the largest norm."""
     n, a = view.num_counted, view.num_attackers
     # Column 0 of a sorted row is the distance of an update to itself.
     nearest = np.sort(np.sqrt(squared_distances), axis=1)[:, 1 : max(1, n - a - 2) + 1]

@@ -99,11 +99,11 @@ class InnerProduct:
 class FangTrimmed:
     """Values just beyond the extremes of the known updates, opposite to the sign of their mean.
 
-    In each coordinate, lo is the least known value. Where the mean is positive, the value is drawn
-    uniformly between lo and lo / factor if lo > 0, else between lo and factor * lo. Where the mean
-    is negative, it is drawn above the greatest known value in the same way. All attackers send one
-    such vector, which is drawn anew in each round. Fang, Cao, Jia and Gong, "Local Model Poisoning
-    Attacks to Byzantine-Robust Federated Learning", USENIX Security 2020,
+    In each coordinate, lo is the smallest known value. Where the mean is positive, the value is
+    drawn uniformly between lo and lo / factor if lo > 0, else between lo and factor * lo. Where the
+    mean is negative, it is drawn above the largest known value in the same way. All attackers send
+    one such vector, which is drawn anew in each round. Fang, Cao, Jia and Gong, "Local Model
+    Poisoning Attacks to Byzantine-Robust Federated Learning", USENIX Security 2020,
     https://arxiv.org/abs/1911.11815.
     """
 

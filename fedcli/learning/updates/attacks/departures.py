@@ -1,7 +1,7 @@
 """Attacks that send the mean of the known updates minus gamma times a deviation.
 
 They differ in how they choose gamma: min-max and min-sum stay hidden among the known updates, and
-optimal asks the run's aggregator.
+optimal tries values on the run's aggregator.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Departure:
 
 @dataclass(frozen=True)
 class MinMax(Departure):
-    """The greatest gamma that goes unnoticed by distances.
+    """The largest gamma at which distances to the known updates do not stand out.
 
     The vector is no farther from any known update than the two farthest of these are apart.
     Shejwalkar and Houmansadr, "Manipulating the Byzantine: Optimizing Model Poisoning Attacks and
@@ -132,7 +132,7 @@ class Optimal(Departure):
 
 
 def greatest_factor(is_allowed: Callable[[float], bool]) -> float:
-    """Returns the greatest allowed factor below 20, by the search of Shejwalkar and Houmansadr.
+    """Returns the largest allowed factor below 20, by the search of Shejwalkar and Houmansadr.
 
     The steps are those of the authors' code, so that the result is the same to the last digit.
     """
@@ -161,7 +161,7 @@ def _deltas(view: AttackView) -> Deltas:
 
 
 def line_maximum(function: Callable[[float], float], evaluations: int) -> tuple[float, float]:
-    """Returns the place from 0 up and the value of the greatest value found on a line.
+    """Returns the place, at least 0, of the largest value found on a line, and that value.
 
     As `line_maximize` of ByzantineMomentum: steps from 0 that double while the value rises, then
     steps to both sides of the best place that shrink to 0.8 each time.

@@ -23,7 +23,7 @@ def mean(view: AttackView) -> NDArray[np.float64]:
 def mean_and_std(view: AttackView) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns the mean and the standard deviation of the known updates by coordinate.
 
-    The deviation divides by n - 1; of a single update it is 0.
+    The deviation divides by n - 1; it is 0 if only one update is known.
     """
     means, deviations = np.empty(view.num_params), np.zeros(view.num_params)
     for chosen, values in view.slices():

@@ -21,16 +21,15 @@ class Mimic:
     The copied client then counts several times, and clients that differ from it count too little.
     No rule can tell a copy from an honest update. The direction is found by power iteration: one
     step in each of the first `warmup` rounds with attackers, and none afterwards. The first step
-    starts
-    at the known update that is farthest from the mean. Because cohorts change, the copied client is
-    chosen anew in each round. Karimireddy, He and Jaggi, "Byzantine-Robust Learning on
+    starts at the known update that is farthest from the mean. Because cohorts change, the copied
+    client is chosen anew in each round. Karimireddy, He and Jaggi, "Byzantine-Robust Learning on
     Heterogeneous Datasets via Bucketing", ICLR 2022, https://arxiv.org/abs/2006.09365.
     """
 
     warmup: int
 
     def init(self, num_params: int) -> dict[str, Any]:
-        """Returns a direction of zeros, float64 [num_params], that no round has improved."""
+        """Returns a direction of zeros, float64 [num_params], and no steps."""
         return {"direction": np.zeros(num_params), "num_steps": 0}
 
     def send(

@@ -97,11 +97,11 @@ class Boost:
     it and a server learning rate of 1, the global model becomes the attackers' model if the others'
     updates are zeros. This is "model replacement" (Bagdasaryan et al., "How To Backdoor Federated
     Learning", AISTATS 2020, https://arxiv.org/abs/1807.00459, section 4.2). With a radius the
-    attackers also project after each of their epochs; see `runs.attacking`.
+    attackers also project their model to it after each of their epochs.
 
     Attributes:
         boost: The factor, or `auto`.
-        radius: The greatest L2 norm of an update that is sent; 0: no limit.
+        radius: The largest L2 norm of an update that is sent; 0 for no limit.
     """
 
     boost: str | float

@@ -2,7 +2,7 @@
 
 The attackers train like all other clients, which gives their honest updates, and they report their
 true number of examples. Only updates that count are replaced: an attacker without examples, or
-whose own training diverged, sends what it would send anyway.
+whose own training diverged, sends its own update.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class AttackedRounds:
 
     Attributes:
         start: The number of the first round, at least 1.
-        stop: The number of the last round; 0: there is no last one.
+        stop: The number of the last round; 0 if the attack does not end.
         every: The attack is made in every `every`-th round from the first.
     """
 
@@ -87,15 +87,15 @@ class AttackView:
             self.updates.rows[place] = single
 
     def noise_of(self, place: int | None = None) -> Stream:
-        """Returns this round's random stream of the attacker at a cohort position, or of all."""
-        around = self.updates.round
-        client = 0 if place is None else client_key(around.client_ids[place])
-        occurrence = 0 if place is None else around.occurrences[place]
+        """Returns the random stream of an attacker in this round, or that of all attackers."""
+        context = self.updates.round
+        client = 0 if place is None else client_key(context.client_ids[place])
+        occurrence = 0 if place is None else context.occurrences[place]
         return Stream(
             stream_key(
-                around.seed,
+                context.seed,
                 Purpose.ATTACK_NOISE,
-                round_num=around.round_num,
+                round_num=context.round_num,
                 client=client,
                 occurrence=occurrence,
             )
