@@ -23,7 +23,7 @@ class OpenedData(Protocol):
         ...
 
     def fingerprint(self, is_cancelled: Callable[[], bool]) -> str | None:
-        """Returns the fingerprint of the examples; None: `is_cancelled` returned true."""
+        """Returns the fingerprint of the examples, or None if `is_cancelled` returned true."""
         ...
 
 
@@ -37,15 +37,15 @@ class DataSource:
         data_options: Options of an embedded dataset.
         test_data: A name or file whose examples become the split "test": its split "test" if it
             is a store that has one, else its split "train". It replaces a split "test" of `data`.
-            None: the split "test" of `data`, if it has one.
-        partition: How the examples are dealt to clients anew and how they are changed; see
+            None for the split "test" of `data`, if it has one.
+        partition: How the examples are divided among clients and changed; see
             `tables.find_partition`.
         partition_options: Options of the partition.
-        num_classes: Labels are 0 to num_classes - 1; None: the number in the data, 10 for TFF.
+        num_classes: Labels are 0 to num_classes - 1; None for the number in the data, 10 for TFF.
         pixels: What the pixel value 1.0 means in the model's input: "ink", "background", or
             "source" for its meaning in the source.
-        validation: Share of each client's train examples that becomes the split "validation"; None:
-            the split of the data, if they have one.
+        validation: Share of each client's train examples that becomes the split "validation"; None
+            for the split of the data, if they have one.
     """
 
     data: str | OpenedData = "synthetic-digits"
@@ -86,13 +86,13 @@ class DataSource:
 
 
 def source_of(options: Any, data: OpenedData | None) -> DataSource:
-    """Returns the source that a `RunConfig` describes, of opened data if there are some."""
+    """Returns the source that a `RunConfig` describes; `data`, if given, replaces its data."""
     source = DataSource.of(options)
     return source if data is None else replace(source, data=data)
 
 
 class DataOptions(TypedDict, total=False):
-    """The fields of a `DataSource` except `data`, as keyword arguments; None: not given."""
+    """The fields of a `DataSource` except `data`, as keyword arguments; None if not given."""
 
     data_options: Mapping[str, Value] | None
     test_data: str | None

@@ -20,8 +20,7 @@ from fedcli.settings.vocabulary import NONE
 
 T = TypeVar("T")
 
-# What changes with the value of an option: the examples or their owners, the results of the run, or
-# neither.
+# What an option changes: the examples or their owners, the results of the run, or neither.
 EXAMPLES, RESULTS, NOTHING = "examples", "results", "nothing"
 
 # Whether a resumed run may change an option. KEEP: no. EDIT: yes, in config.toml. GIVE: yes, in
@@ -61,7 +60,7 @@ class RunOption(NamedTuple):
     def checked(self, label: str, value: Any) -> Any:
         """Returns the value in the option's type; None is allowed only if the default is None.
 
-        The text "none" is None, too, if the option is a name.
+        The text "none" also stands for None, if the option is a name.
 
         Raises:
             ConfigError: The value is not allowed; the message starts with `label`.
@@ -71,7 +70,7 @@ class RunOption(NamedTuple):
             return None
         if isinstance(value, str) and not is_plain(value):
             raise ConfigError(
-                f"{label} {shown(value)}: holds a zero byte or half a character; leave it out"
+                f"{label} {shown(value)}: has a zero byte or an invalid character; leave it out"
             )
         return self.kind.check(label, value)
 
@@ -101,9 +100,11 @@ def option(
     Args:
         default: The value if the option is not given; None: not set.
         kind: The values it takes, in Python, in files and on the command line.
-        help: The text for --help and Python's help. The default and the needed option are added.
+        help: The text for --help and for Python's help. The default value and a needed option are
+            added to it.
         section: The heading in --help, one of `SECTIONS`.
-        usual: The value that None stands for unless something else, such as the algorithm, decides.
+        usual: The value that None stands for, unless another option, such as the algorithm, sets
+            it.
         changes: EXAMPLES, RESULTS or NOTHING.
         on_resume: KEEP, EDIT or GIVE; by default EDIT if the option changes nothing, else KEEP.
         acts_on: LOCAL_STEPS or GLOBAL_MODEL if algorithms without them refuse the option.

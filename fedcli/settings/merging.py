@@ -1,4 +1,4 @@
-"""Merges options: those given override those of a file or a preset."""
+"""Merges options: the user's options override those of a file or a preset."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from fedcli.settings import tables
 from fedcli.settings.run_config import LOCAL_FIELDS, OPTION_OWNERS, OPTIONS, RunConfig
 
 
-def merge(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the fields of `base`, overridden by those of `given`.
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of `base`, overridden by those of `changes`.
 
-    Maps of `k=v` options are merged key by key if both are options of the same thing. If `given`
-    names another optimizer, say, the options of the one in `base` are dropped. A client weighting
-    is dropped, too, if the sampling changes from or to by-size.
+    Maps of `k=v` options are merged key by key if both belong to the same part, such as the same
+    optimizer. If `changes` names another optimizer, the options of the one in `base` are dropped. A
+    client weighting in `base` is also dropped if the sampling changes from or to by-size.
     """
-    merged = {**base, **given}
-    _drop_defaults(base, merged, given)
+    merged = {**base, **changes}
+    _drop_defaults(base, merged, changes)
     samplings = {each.get("sampling", RunConfig.sampling) for each in (base, merged)}
-    if len(samplings) > 1 and "by-size" in samplings and "client_weighting" not in given:
+    if len(samplings) > 1 and "by-size" in samplings and "client_weighting" not in changes:
         merged.pop("client_weighting", None)  # it may be the default of the other sampling
     for name, owner in OPTION_OWNERS.items():
         default = OPTIONS[owner].default or OPTIONS[owner].usual
         is_same = merged.get(owner, default) == base.get(owner, default)
         if name in merged:
-            merged[name] = {**(base.get(name, {}) if is_same else {}), **given.get(name, {})}
+            merged[name] = {**(base.get(name, {}) if is_same else {}), **changes.get(name, {})}
     return merged
 
 
 def _drop_defaults(
-    base: Mapping[str, Any], merged: dict[str, Any], given: Mapping[str, Any]
+    base: Mapping[str, Any], merged: dict[str, Any], changes: Mapping[str, Any]
 ) -> None:
     """Removes from `merged` the values that were defaults of the algorithm of `base`.
 
-    Config files hold resolved values: they do not tell whether the user gave a server rate or the
-    algorithm set it. So a change of algorithm drops such values unless `given` has them.
+    Config files hold resolved values, so it is unknown whether the user gave a server rate or the
+    algorithm set it. A change of algorithm therefore drops such values unless `changes` has them.
     """
     before, after = (
         tables.ALGORITHMS.find(each.get("algorithm", RunConfig.algorithm))
@@ -51,5 +51,5 @@ def _drop_defaults(
     if before.weightings != after.weightings:
         dropped = (*dropped, "client_weighting")
     for name in dropped:
-        if name not in given:
+        if name not in changes:
             merged.pop(name, None)

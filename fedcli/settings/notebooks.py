@@ -17,7 +17,7 @@ def table(
 
     Args:
         title: Its caption.
-        headers: Headings of the columns; empty: there is no such row.
+        headers: Headings of the columns; empty for no row of headings.
         rows: The content of the cells.
         note: A line below it.
     """
@@ -32,7 +32,7 @@ def table(
 
 
 def number(value: object) -> str:
-    """Returns a number as people read it; "-" if it is not finite."""
+    """Returns a number as text for people; "-" if it is not finite."""
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     if isinstance(value, float) and value - value == 0:

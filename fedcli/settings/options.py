@@ -60,12 +60,12 @@ class Option:
 
     Attributes:
         name: The key, before the equals sign.
-        default: The value if it is not given: bool, int, float, str or a list of floats. None: a
-            number that is left out of the options if it is not given.
+        default: The value if the user gives none: bool, int, float, str or a list of floats. None
+            for a number that may be missing.
         doc: One line for `fedcli info`.
-        minimum: Least value allowed, for numbers.
-        maximum: Greatest value allowed, for numbers.
-        choices: The values allowed, for text; empty means any.
+        minimum: The smallest allowed value, for numbers.
+        maximum: The largest allowed value, for numbers.
+        choices: The allowed values, for text; empty for any text.
         or_number: For text, whether a number from `minimum` to `maximum` is allowed, too.
     """
 
@@ -109,14 +109,14 @@ class Entry:
         check: Returns what is wrong with a complete set of options, or None.
         licence: For a dataset, the licence under which it is published.
         code: Where the row is implemented, as `lazy.load` takes it: "module" or "module:name".
-        example: A command that uses it; empty: the one of its table (see `fedcli info`).
-        rates: Learning rates to start from, in words; empty: it does not determine them.
+        example: A command that uses it; empty for the command of its table (see `fedcli info`).
+        rates: Learning rates to start from, in words; empty if it does not determine them.
         requirement: What the part needs, in words, such as a number of clients; empty if nothing.
-        cost: What it costs, in words; empty: hardly anything.
-        aliases: Other names, under which it is found, too.
-        file: For a part from outside the package, its file, for messages; empty: there is none.
-        family: For a file that has not been run yet, the kind of part in it, such as "algorithm";
-            empty: the row is complete. See `opened`.
+        cost: What it costs in time and memory, in words; empty if hardly anything.
+        aliases: Other names that also find the row.
+        file: The file of a part from outside the package, for messages; empty for fedcli's rows.
+        family: The kind of part, such as "algorithm", in a file that has not been run yet; empty if
+            the row is complete. See `opened`.
     """
 
     name: str
@@ -139,18 +139,18 @@ EntryType = TypeVar("EntryType", bound=Entry)
 
 
 class Table(dict[str, EntryType]):
-    """Rows by name, and parts from outside of the package, which `table[name]` finds, too.
+    """Rows by name; `table[name]` also finds parts from outside the package.
 
-    Such a part is not a row: iterating, `in` and `len` know the rows alone.
+    Such a part is not a row: iteration, `in` and `len` cover only the rows.
 
     Attributes:
-        family: What can be added from outside, such as "algorithm"; empty: nothing.
+        family: The kind of part that can be added from outside, such as "algorithm"; empty if none.
     """
 
     family: str = ""
 
     def __missing__(self, name: str) -> EntryType:
-        """Returns the row with this other name, or of a part from outside of the package.
+        """Returns the row with this alias, or the row of a part from outside the package.
 
         Raises:
             KeyError: There is none.
@@ -160,10 +160,10 @@ class Table(dict[str, EntryType]):
                 return entry
         if not self.family:
             raise KeyError(name)
-        found: EntryType | None = load("fedcli.settings.own.parts:find")(self, name)
-        if found is None:
+        entry: EntryType | None = load("fedcli.settings.own.parts:find")(self, name)
+        if entry is None:
             raise KeyError(name)
-        return found
+        return entry
 
     def names(self) -> list[str]:
         """Returns the names of the rows and of parts in installed packages, sorted."""
@@ -203,10 +203,10 @@ def opened(entry: EntryType) -> EntryType:
 
 
 def split_code(text: str) -> tuple[str, str | None] | None:
-    """Returns file and name in FILE.py or FILE.py:NAME, the name None if it is not given.
+    """Returns the file and the name in FILE.py:NAME; the name is None in FILE.py.
 
     Returns:
-        None where the text is not a file of Python.
+        None if the text names no Python file.
     """
     file, colon, name = text.rpartition(":")
     if colon and file.endswith(".py"):
@@ -271,18 +271,18 @@ def check_option(owner: str, option: Option, value: object) -> Value:
     return type(default)(value)  # type: ignore[call-overload]
 
 
-def resolve(entry: Entry, given: Mapping[str, Value]) -> dict[str, Value]:
-    """Returns all options of `entry`: the given ones, checked, and the defaults that others have.
+def resolve(entry: Entry, values: Mapping[str, Value]) -> dict[str, Value]:
+    """Returns all options of `entry`: checked values, and defaults for options without a value.
 
-    Those of a file that has not been run are returned as they are.
+    If the part's file has not been run yet, the values are returned unchecked.
 
     Raises:
         ConfigError: An option is unknown, has a value that is not allowed, or contradicts another.
     """
     if entry.family:
-        return dict(given)
+        return dict(values)
     known = {option.name for option in entry.options}
-    for name in given:
+    for name in values:
         if name not in known:
             names = ", ".join(option.name for option in entry.options)
             has = f"its options are {names}" if names else "it takes none"
@@ -290,7 +290,7 @@ def resolve(entry: Entry, given: Mapping[str, Value]) -> dict[str, Value]:
     resolved = {
         option.name: check_option(entry.name, option, value)
         for option in entry.options
-        if (value := given.get(option.name, option.default)) is not None
+        if (value := values.get(option.name, option.default)) is not None
     }
     problem = entry.check(resolved) if entry.check else None
     if problem:
@@ -344,15 +344,13 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def _check_list(label: str, option: Option, value: object) -> list[float]:
-    """A list of numbers as floats; a single number is a list of one."""
-    numbers_given = value if isinstance(value, list | tuple) else [value]
-    if not 0 < len(numbers_given) <= MAX_LIST:
-        raise ConfigError(
-            f"{label}: a list of {len(numbers_given)}; choose 1 to {MAX_LIST} numbers"
-        )
-    if any(isinstance(each, str | bool) for each in numbers_given):
+    """Returns a list of numbers as floats; one number becomes a list of one."""
+    values = value if isinstance(value, list | tuple) else [value]
+    if not 0 < len(values) <= MAX_LIST:
+        raise ConfigError(f"{label}: the list has {len(values)} numbers; choose 1 to {MAX_LIST}")
+    if any(isinstance(each, str | bool) for each in values):
         raise ConfigError(f"{label} {_written(value)}: choose {option.allowed}")
-    return [check_number(label, each, option.minimum, option.maximum) for each in numbers_given]
+    return [check_number(label, each, option.minimum, option.maximum) for each in values]
 
 
 def _plain(number: float) -> str:

@@ -38,8 +38,8 @@ class Preset(Entry):
 
     Attributes:
         values: Fields of `RunConfig`.
-        stand_in: Fields of `RunConfig` for drawn images of the same sizes, which take the place of
-            data that are not downloaded; empty: such data are an error.
+        stand_in: Fields of `RunConfig` for synthetic images of the same sizes, which replace data
+            that are not downloaded; if empty, missing data are an error.
         figures: The published results of exactly these settings.
         remark: What a reader must know to compare the results; may be empty.
     """
@@ -214,7 +214,7 @@ def _adaptive(optimizer: str, lr: float, epsilon: float, **options: float) -> di
 
 _BETAS = {"beta_1": 0.9, "beta_2": 0.99}
 
-# 555 drawn clients have some 50,000 images of 32 x 32 x 3 pixels for training, as CIFAR-10.
+# 555 synthetic clients have some 50,000 images of 32 x 32 x 3 pixels for training, as CIFAR-10.
 _DRAWN_CIFAR10 = {"data": "synthetic-shapes", "data_options": {"clients": 555}}
 _BY_EPOCH = {"shuffle_buffer": "full", "pipeline": "per-epoch", "server_lr": 1.0}
 

@@ -1,4 +1,4 @@
-"""Rules of differential privacy: what breaks the guarantee is refused before any work."""
+"""Rules of differential privacy: options that would break the guarantee are refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedcli.settings.vocabulary import BALANCED
 # Why no accountant fits these ways of sampling.
 _REASONS: Mapping[str, str] = {
     "with-replacement": "a client may take part several times in one round",
-    "by-size": "a client takes part the more often the more examples it has, which is private",
+    "by-size": "how often a client takes part depends on its number of examples, which is private",
 }
 # Compressors that decode updates together, with directions or places common to the cohort.
 _MIXING = ("powersgd", "sketch")
@@ -50,7 +50,7 @@ def resolve(values: dict[str, Any]) -> None:
 
 
 def _check_updates(start: str, values: Mapping[str, Any]) -> None:
-    """Refuses what lets one client change more than its own bounded update."""
+    """Refuses options with which one client could change more than its own bounded update."""
     if values["aggregator"] != "mean":
         raise ConfigError(
             f"{start} with --aggregator {values['aggregator']}: how much one client can change the "
@@ -84,14 +84,14 @@ def _check_secure_sum(start: str, values: Mapping[str, Any]) -> None:
 
 
 def _check_algorithm(start: str, values: Mapping[str, Any]) -> None:
-    """Refuses algorithms whose clients tell the server more than one bounded update."""
+    """Refuses algorithms whose clients send more than one bounded update."""
     if tables.ALGORITHMS[values["algorithm"]].sends_deltas_alone:
         return
     fitting = [name for name, entry in tables.ALGORITHMS.items() if entry.sends_deltas_alone]
     raise ConfigError(
-        f"{start} with --algorithm {values['algorithm']}: its server uses more of its clients than "
-        f"the mean of their updates, and that is not noised; choose {', '.join(fitting[:-1])} or "
-        f"{fitting[-1]}"
+        f"{start} with --algorithm {values['algorithm']}: its server uses more than the mean "
+        "of the clients' updates, and the rest would get no noise; choose "
+        f"{', '.join(fitting[:-1])} or {fitting[-1]}"
     )
 
 

@@ -69,7 +69,7 @@ def validate(config: RunConfig) -> RunConfig:
     if values["fresh_weights"] and not tables.is_model_file(values["model"]):
         raise ConfigError(
             f"--fresh-weights is for models from files; {values['model']} always starts with fresh "
-            "weights: leave it out"
+            "weights, so leave it out"
         )
     return RunConfig(**values)
 
@@ -144,8 +144,8 @@ def _check_needs(values: Mapping[str, Any]) -> None:
         needs, value = declared.needs, values[name]
         if needs is None or not value or values[needs.option]:
             continue
-        shown = [] if value is True else [f"{value:g}" if isinstance(value, float) else str(value)]
-        raise ConfigError(" ".join([option_name(name), *shown, needs.why]))
+        words = [] if value is True else [f"{value:g}" if isinstance(value, float) else str(value)]
+        raise ConfigError(" ".join([option_name(name), *words, needs.why]))
 
 
 def _check_eval_split(values: Mapping[str, Any]) -> None:
@@ -175,7 +175,7 @@ def _check_pre_aggregator(values: Mapping[str, Any]) -> None:
 
 
 def _resolve_attack(values: dict[str, Any]) -> None:
-    """Sets the number of attackers; refuses an attack's options without it, and pooled clients."""
+    """Sets the number of attackers; refuses options without an attack, and pooled clients."""
     if values["attack"] is None:
         if values["attack_options"]:
             raise ConfigError(
@@ -205,7 +205,7 @@ def _check_records(values: Mapping[str, Any]) -> None:
     if values["record_clients"] and tables.ALGORITHMS[algorithm].pools_clients:
         raise ConfigError(
             f"--record-clients with --algorithm {algorithm}, which pools the clients: there is "
-            "nothing to record of each; choose one of the two"
+            "no individual client to record; leave out one of the two"
         )
 
 
@@ -250,8 +250,10 @@ def _resolve_metrics(values: dict[str, Any]) -> None:
     if values["stop_at"] is not None:
         judging.add(split_target(values["stop_at"])[0])
     names = {*(values["metrics"] or ()), *judging}
-    wanted = {name for name in names if name in tables.METRICS or name in (values["metrics"] or ())}
-    values["metrics"] = in_order(wanted) or None
+    known_or_named = {
+        name for name in names if name in tables.METRICS or name in (values["metrics"] or ())
+    }
+    values["metrics"] = in_order(known_or_named) or None
     if values["metric_options"] and not tables.own_names(values["metrics"]):
         raise ConfigError(
             f"--metric-option {next(iter(values['metric_options']))}: fedcli's metrics have no "
@@ -267,13 +269,13 @@ def _check_participation(values: Mapping[str, Any]) -> None:
     """Refuses a deadline that no client can meet, and over-selection without a cohort size."""
     if values["deadline"] is not None and values["deadline"] <= values["communication_seconds"]:
         raise ConfigError(
-            f"--deadline {values['deadline']:g} leaves no time beside --communication-seconds "
-            f"{values['communication_seconds']:g}; choose a later one"
+            f"--deadline {values['deadline']:g} leaves no time after --communication-seconds "
+            f"{values['communication_seconds']:g}; choose a later deadline"
         )
     if values["over_selection"] and values["sampling"] in ("fixed", "poisson"):
         raise ConfigError(
-            f"--over-selection {values['over_selection']:g} draws more than N clients; "
-            f"--sampling {values['sampling']} does not draw N clients; choose uniform"
+            f"--over-selection {values['over_selection']:g} draws more than N clients, but "
+            f"--sampling {values['sampling']} does not draw N clients; choose --sampling uniform"
         )
 
 
@@ -307,8 +309,8 @@ _JOINED: Mapping[str, Callable[[str], Entry]] = {
 }
 
 
-def _resolved(name: str, owner: str | bool, given: Mapping[str, Value]) -> dict[str, Value]:
-    """One option map, complete. A data file has no row in a table and takes no options."""
+def _resolved(name: str, owner: str | bool, options: Mapping[str, Value]) -> dict[str, Value]:
+    """Returns one complete option map. A data file has no row in a table and takes no options."""
     names = OPTIONS[OPTION_OWNERS[name]].kind.names
     assert names is not None
     table: Mapping[str, Entry] = names()
@@ -316,14 +318,14 @@ def _resolved(name: str, owner: str | bool, given: Mapping[str, Value]) -> dict[
     if isinstance(owner, bool):  # a switch turns on the only row
         (owner,) = table
     if name == "data_options" and owner not in table:
-        if given:
+        if options:
             takers = ", ".join(sorted(tables.EMBEDDED_DATASETS))
             raise ConfigError(
-                f"--data-option {next(iter(given))} is not for data files; it is for {takers}"
+                f"--data-option {next(iter(options))} is not for data files; it is for {takers}"
             )
         return {}
     if name == "model_options" and tables.is_model_file(owner):
-        return dict(given)  # parameters of the user's function, which checks them itself
+        return dict(options)  # parameters of the user's function, which checks them itself
     if name == "model_options" and owner not in table:
         raise ConfigError(
             f"unknown --model '{owner}'; choose one of {', '.join(sorted(table))}, or a file: "
@@ -337,10 +339,10 @@ def _resolved(name: str, owner: str | bool, given: Mapping[str, Value]) -> dict[
             f"choose one of {', '.join(sorted(table))}"
         )
     try:
-        return resolve(entry, given)
+        return resolve(entry, options)
     except ConfigError as err:
         text = str(err)
-        if is_switch:  # nobody has typed the name of the only row
+        if is_switch:  # the user has not typed the name of the only row
             text = text.replace(entry.name, option_name(OPTION_OWNERS[name]))
         raise ConfigError(f"{option_name(name)}: {text}") from err
 

@@ -83,9 +83,13 @@ _CLOCK = Needs(
     "--client-speeds 100,10",
 )
 _EVALUATIONS = Needs("eval_every", "needs evaluations; give how often, for example --eval-every 1")
-_ATTACK = Needs("attack", "names who attacks; say how, too, for example --attack alie")
-_PATIENCE = Needs("patience", "is for --patience; give that too, for example --patience 5")
-_EVENT_FILES = Needs("tensorboard", "goes into TensorBoard's files; add --tensorboard")
+_ATTACK = Needs(
+    "attack", "chooses the attackers; give their attack as well, for example --attack alie"
+)
+_PATIENCE = Needs("patience", "is for --patience; give that as well, for example --patience 5")
+_EVENT_FILES = Needs(
+    "tensorboard", "is written into TensorBoard's files; give --tensorboard as well"
+)
 
 
 def _is_data_file(text: str) -> bool:
@@ -230,7 +234,7 @@ class RunConfig:
     over_selection: float = option(
         0.0,
         number(0.0, 100.0, "SHARE"),
-        help="Clients drawn in addition to the N wanted, as a share of N, such as 0.3. The server "
+        help="Clients drawn in addition to N, as a share of N, such as 0.3. The server "
         "takes the first N reports by the virtual clock.",
         section=COHORT,
         needs=_CLOCK,
@@ -294,8 +298,8 @@ class RunConfig:
     augment: str | None = option(
         None,
         name_in(lambda: tables.AUGMENTATIONS, "NAME[+NAME]"),
-        help="Change training images at random, anew at each visit: crop, flip, shift, rotation, "
-        "cutout, color-jitter, or several joined by +, in the order in which they act.",
+        help="Change training images at random, differently at each use: crop, flip, shift, "
+        "rotation, cutout, color-jitter, or several joined by +, in the order in which they act.",
         section=MODEL,
     )
     augment_options: Options = options_of(
@@ -304,8 +308,9 @@ class RunConfig:
     normalize: str | None = option(
         None,
         NORMALIZATION,
-        help="Subtract each channel's mean and divide by its deviation: of the train split, as "
-        "published for the dataset, of each image, or as given. The model keeps them.",
+        help="Subtract each channel's mean and divide by its standard deviation: those of the "
+        "train split, as published for the dataset, of each image, or numbers. The model stores "
+        "them.",
         section=MODEL,
     )
     fresh_weights: bool = option(
@@ -454,8 +459,8 @@ class RunConfig:
     pre_aggregator: str | None = option(
         None,
         name_in(lambda: tables.PRE_AGGREGATORS),
-        help="Replace the model deltas before they are averaged: by means of buckets, by means of "
-        "nearest neighbours, or clipped. Default: they stay as they are.",
+        help="Change the model deltas before they are averaged. bucketing: average small groups; "
+        "nnm: average nearest neighbours; arc: clip the largest. Default: no change.",
         section=ALGORITHM,
         acts_on=GLOBAL_MODEL,
     )
@@ -465,7 +470,7 @@ class RunConfig:
     attack: str | None = option(
         None,
         name_in(lambda: tables.ATTACKS),
-        help="What the attackers do: send other updates than they trained (sign-flip, alie, "
+        help="What the attackers do: send updates that they have not trained (sign-flip, alie, "
         "min-max, ...), or train on poisoned examples (label-flip, backdoor, ...). fedcli info "
         "attacks lists them.",
         section=ATTACK,
@@ -574,8 +579,8 @@ class RunConfig:
         None,
         one_of(EVAL_SPLITS),
         help="Split that --eval-every evaluates. held-out: test, else central, else train. At the "
-        "end of the run all splits are evaluated. without-train: all splits but train, at the end, "
-        "too; it does not need --eval-every. Default: all splits each time.",
+        "end of the run all splits are evaluated. without-train: all splits except train, also at "
+        "the end; it does not need --eval-every. Default: all splits each time.",
         section=EVALUATION,
         changes=NOTHING,
     )
@@ -590,8 +595,8 @@ class RunConfig:
     )
     metric_options: Options = options_of(
         "metrics",
-        help="Option of a metric of your own. Of several metrics, those that have such an option "
-        "take it.",
+        help="Option of a metric of your own. Each such metric that has an option of this name "
+        "receives it.",
         section=EVALUATION,
         changes=NOTHING,
     )
@@ -599,7 +604,7 @@ class RunConfig:
         None,
         TARGET,
         help="Stop once the accuracy, or another metric, on validation data (else test, else "
-        "train) reaches X, and show the number of rounds to it. Default: never.",
+        "train) reaches X, and report how many rounds it took. Default: never.",
         section=EVALUATION,
         on_resume=EDIT,
         needs=_EVALUATIONS,
@@ -639,7 +644,7 @@ class RunConfig:
     keep_best: str | None = option(
         None,
         JUDGING_METRIC,
-        help="Keep the checkpoint of the best evaluated round, too, by its loss, accuracy or "
+        help="Also keep the checkpoint of the best evaluated round, by its loss, accuracy or "
         "another metric on validation data (else test, else train). eval and export use it with "
         "--best.",
         section=RUN,
@@ -674,13 +679,13 @@ class RunConfig:
         changes=NOTHING,
     )
 
-    def __new__(cls, *values: Any, **given: Any) -> RunConfig:
-        """Refuses unknown options; the message has similar names."""
-        refuse_unknown("RunConfig", given, OPTIONS, "option")
+    def __new__(cls, *values: Any, **options: Any) -> RunConfig:
+        """Refuses unknown options; the message suggests similar names."""
+        refuse_unknown("RunConfig", options, OPTIONS, "option")
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        """Checks each value by itself."""
+        """Checks each value, but not rules between options."""
         for name, declared in OPTIONS.items():
             value = getattr(self, name)
             if name in ("data", "model") and not isinstance(value, str):
@@ -707,8 +712,8 @@ class RunConfig:
 
     def __repr__(self) -> str:
         """Returns the call that makes it."""
-        given = ", ".join(f"{name}={value!r}" for name, value in self._given().items())
-        return f"RunConfig({given})"
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self._given().items())
+        return f"RunConfig({arguments})"
 
     def _repr_html_(self) -> str:
         """Returns the options that are not at their defaults as a table."""
@@ -760,7 +765,7 @@ RunConfig.__doc__ = "\n".join(
     ]
 )
 
-# By field of `k=v` options, the field that names whose options they are.
+# For each field of `k=v` options, the field that names the part to which they belong.
 OPTION_OWNERS = {name: declared.owner for name, declared in OPTIONS.items() if declared.owner}
 
 

@@ -1,7 +1,7 @@
-"""Which options are compatible with `--secure-sum`: those that need only sums of what clients send.
+"""Options that are compatible with `--secure-sum`: those that need only sums over clients.
 
-Some parts need individual updates, which the server never sees. Others go together with some parts
-only, because payloads are added before the server decodes them.
+Some parts need individual updates, which the server never sees. Others work only with some parts,
+because payloads are added before the server decodes them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def check(values: Mapping[str, Any]) -> None:
         values: The fields of a `RunConfig`, with the algorithm resolved.
 
     Raises:
-        ConfigError: A part needs more than sums, or two parts do not go together behind them.
+        ConfigError: A part needs more than sums, or two parts do not work together with secure
+            sums.
     """
     if not values["secure_sum"]:
         if values["secure_sum_options"]:
@@ -67,8 +68,8 @@ def _check_aggregator(values: Mapping[str, Any]) -> None:
         _refuse("aggregator", rule, _SINGLE, others)
     if rule in _OF_STEPS and values["secure_sum_options"].get("bound", AUTO_BOUND) != AUTO_BOUND:
         raise ConfigError(
-            f"--secure-sum-option bound with --aggregator {rule}, which bounds what is summed "
-            "itself; leave it out"
+            f"--secure-sum-option bound with --aggregator {rule}, which sets its own bound; "
+            "leave it out"
         )
     if rule in ("geometric-median", "rfa") and values["aggregator_options"].get("start") != "mean":
         raise ConfigError(

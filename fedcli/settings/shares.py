@@ -1,4 +1,4 @@
-"""Shares of whole numbers, exact as a user reads them.
+"""Products of a share and a whole number, computed exactly in decimals.
 
 A share such as 0.29 is not exact in binary: 0.29 * 100 is a little below 29. The shortest decimal
 number of the float, which is what the user wrote, is multiplied exactly.

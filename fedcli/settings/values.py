@@ -35,10 +35,10 @@ class Kind(NamedTuple):
             ConfigError if the value is not allowed; the message starts with the label.
         read: How the command line reads a text: as `int`, `float` or `str`; `bool` is a switch.
             Any other function raises ValueError with the reason if it cannot read the text.
-        metavar: The placeholder of the value in help; empty: click's for the type.
-        choices: The allowed words; empty: the value is not one of a few words.
-        names: Returns the table whose keys are the allowed names; None: there is no table.
-        is_path: Returns whether a valid value is the path of a file; None: it never is.
+        metavar: The placeholder of the value in help; empty for that of click.
+        choices: The allowed words; empty if the value is not one of a few words.
+        names: Returns the table whose keys are the allowed names; None if there is no table.
+        is_path: Returns whether a valid value is the path of a file; None if it never is.
         takes_code: Whether a value may be FILE.py or FILE.py:NAME, a user's code.
     """
 
@@ -110,9 +110,9 @@ def check_whole(label: str, value: object, *, minimum: int = 1, maximum: int = M
     """
     is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not is_whole or not minimum <= value <= maximum:  # type: ignore[operator]
-        given = repr(value) if isinstance(value, str) else value  # '3' is not a number
+        text = repr(value) if isinstance(value, str) else value  # '3' is not a number
         raise ConfigError(
-            f"{label} {shown(given)}: choose a whole number from {minimum} to {maximum}"
+            f"{label} {shown(text)}: choose a whole number from {minimum} to {maximum}"
         )
     return int(value)  # type: ignore[call-overload, no-any-return]
 
@@ -148,9 +148,10 @@ def parse_target(label: str, value: object) -> str:
 
 
 def check_judges(values: Mapping[str, Any]) -> None:
-    """Checks the metrics by which rounds are ranked: fedcli's, and the run's own by short name.
+    """Checks the names of the metrics by which rounds are ranked.
 
-    An own metric has no short name yet if `values` name only its file. Then nothing is checked.
+    They are fedcli's metrics, and the user's own by their short names. If `values` names only the
+    file of an own metric, its short name is not known yet, and nothing is checked.
 
     Raises:
         ConfigError: There is no such metric.
@@ -159,11 +160,11 @@ def check_judges(values: Mapping[str, Any]) -> None:
     target = None if stop_at is None else split_target(stop_at)[0]
     judges = {"--monitor": values["monitor"], "--keep-best": values["keep_best"]}
     judges = {**judges, "--stop-at": target}
-    given = {label: name for label, name in judges.items() if name is not None}
-    own = tables.own_names(values["metrics"]) if given else []
+    named = {label: name for label, name in judges.items() if name is not None}
+    own = tables.own_names(values["metrics"]) if named else []
     if any(map(is_code, own)):
         return
-    for label, name in given.items():
+    for label, name in named.items():
         if name not in tables.JUDGING and name not in own:
             of_target = label == "--stop-at"
             fault = _not_a_target(label, stop_at, own) if of_target else _no_judge(label, name, own)
@@ -191,11 +192,11 @@ def split_target(target: str) -> tuple[str, float]:
 
 
 def _check_metrics(label: str, value: object) -> tuple[str, ...]:
-    """Metric names from a list or from text with commas, in the order of the table."""
-    given = value.split(",") if isinstance(value, str) else value
-    if not isinstance(given, list | tuple) or not all(isinstance(each, str) for each in given):
+    """Returns metric names from a list or from text with commas, in the order of the table."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(each, str) for each in parts):
         raise ConfigError(f"{label} {shown(value)}: give names of metrics, or all")
-    names = {each.strip() for each in given}
+    names = {each.strip() for each in parts}
     if names == {"all"}:
         return tuple(tables.METRICS)
     for name in sorted(names):
@@ -254,13 +255,13 @@ def _check_decay(label: str, value: object) -> float:
 
 
 def _check_speeds(label: str, value: object) -> tuple[float, ...]:
-    """Speeds from text with commas, as on the command line, or from a number or list in a file."""
+    """Returns speeds from text with commas (command line), or from a number or list (file)."""
     if isinstance(value, str):
         value = [toml_value(each.strip()) for each in value.split(",")]
-    given = value if isinstance(value, list | tuple) else [value]
-    if not 0 < len(given) <= MAX_SPEEDS:
-        raise ConfigError(f"{label}: {len(given)} tiers; choose 1 to {MAX_SPEEDS}")
-    return tuple(check_number(label, each, MIN_VIRTUAL, MAX_VIRTUAL) for each in given)
+    speeds = value if isinstance(value, list | tuple) else [value]
+    if not 0 < len(speeds) <= MAX_SPEEDS:
+        raise ConfigError(f"{label}: {len(speeds)} speeds; choose 1 to {MAX_SPEEDS}")
+    return tuple(check_number(label, each, MIN_VIRTUAL, MAX_VIRTUAL) for each in speeds)
 
 
 def _check_text(label: str, value: object) -> str:
@@ -289,7 +290,7 @@ def _check_switch(label: str, value: object) -> bool:
 
 
 def _check_clients(label: str, value: object) -> str | tuple[str, ...]:
-    """A selection as text, as on the command line, or a number, share or list of ids in a file."""
+    """Returns a selection of clients from text, or in a file from a number, share or ids."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if isinstance(value, float) and 0.0 < value < 1.0:

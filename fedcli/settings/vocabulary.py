@@ -33,7 +33,7 @@ WEIGHTS_FORMATS = {
     "torch": (".pt", ".pth"),
 }
 
-AUTO = "auto"  # a number that the program works out
+AUTO = "auto"  # a number that fedcli computes
 OMNISCIENT, COLLUDERS = "omniscient", "colluders"  # what attackers know
 BUCKET_JOINT = "+"  # between the ids of the clients of a bucket
 

@@ -115,7 +115,7 @@ def test_unknown_option_is_usage(fedcli: Fedcli) -> None:
         (
             ["--fresh-weights"],
             "--fresh-weights is for models from files; softmax-regression always starts with fresh "
-            "weights: leave it out",
+            "weights, so leave it out",
         ),
         (
             ["--model-option", "depth=2"],

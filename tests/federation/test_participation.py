@@ -217,7 +217,7 @@ def test_participation_goes_to_toml_and_back() -> None:
         ({"client_speeds": "10,fast"}, "--client-speeds 'fast': choose a finite number from 1e-09"),
         ({"client_speeds": "10,"}, "--client-speeds ''"),
         ({"client_speeds": [0.0]}, "--client-speeds 0.0: choose"),
-        ({"client_speeds": []}, "--client-speeds: 0 tiers; choose 1 to 1000"),
+        ({"client_speeds": []}, "--client-speeds: 0 speeds; choose 1 to 1000"),
         ({"deadline": 3.0}, "--deadline 3 needs a virtual clock; .* --client-speeds 100,10"),
         ({"deadline": 0.0, "client_speeds": "1"}, "--deadline 0.0: choose"),
         ({"communication_seconds": 1.0}, "--communication-seconds 1 needs a virtual clock"),
@@ -229,7 +229,7 @@ def test_participation_goes_to_toml_and_back() -> None:
         ),
         (
             {"client_speeds": "1", "deadline": 2, "communication_seconds": 2},
-            "--deadline 2 leaves no time beside --communication-seconds 2",
+            "--deadline 2 leaves no time after --communication-seconds 2",
         ),
         ({"min_reports": 0}, "--min-reports 0: choose a whole number from 1"),
     ],

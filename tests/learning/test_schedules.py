@@ -104,7 +104,7 @@ def test_cosine_ends_with_the_run_unless_told(options: dict[str, Any], decay_rou
         ("step", {"boundaries": [9, 5], "factors": [0.5, 0.1]}, "do not ascend"),
         ("step", {"boundaries": 5.5}, "are not whole numbers of rounds"),
         ("step", {"boundaries": 0}, "step option boundaries 0: choose"),
-        ("step", {"boundaries": []}, "a list of 0"),
+        ("step", {"boundaries": []}, "the list has 0 numbers"),
         ("step", {"factors": 1.5}, "step option factors 1.5: choose .* from 0 to 1"),
     ],
 )

@@ -266,7 +266,7 @@ def test_how_many_attackers_a_rule_tolerates(
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"attackers": "3"}, "--attackers 3 names who attacks; say how"),
+        ({"attackers": "3"}, "--attackers 3 chooses the attackers; give their attack"),
         ({"attack_options": {"z": 1}}, "--attack-option z needs an attack"),
         ({"attack": "alie", "algorithm": "centralized"}, "--attack alie with --algorithm central"),
         ({"attack": "alie", "algorithm": "local-only"}, "--attack: the clients of local-only"),

@@ -474,7 +474,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         ("return deltas, {", "return {", r"part.py:9: run returned dict; give WorkResult"),
         ("return deltas", "return 1.0", r"run returned float for the deltas; give what call.train"),
-        ('{"steps": state', '{"stop": state', "the state has stop, it had steps; keep the names"),
+        ('{"steps": state', '{"stop": state', "the state has stop, but init returned steps; keep"),
         ('"steps": 0}', '"steps": "a"}', "init: state 'steps' is str; give an array, an int or a"),
         ('state["steps"] + 1', "[1]", "run: state 'steps' is list; give an array"),
         ('state["steps"] + 1', "2**63", "run: state 'steps' is 9223372036854775808; give an int"),

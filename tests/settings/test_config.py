@@ -384,7 +384,7 @@ def test_records_of_clients_that_are_pooled_are_refused() -> None:
 
 @pytest.mark.parametrize("name", ["clients", "eval_clients", "data", "test_data", "model"])
 def test_a_text_that_can_name_no_file_is_told(name: str) -> None:
-    with pytest.raises(ConfigError, match="holds a zero byte or half a character; leave it out"):
+    with pytest.raises(ConfigError, match="has a zero byte or an invalid character; leave it out"):
         settings.from_toml(f'[run]\n{name} = "@a\\u0000b"\n', "config.toml")
 
 

@@ -46,7 +46,7 @@ def test_a_private_run_has_uniform_weights_and_its_options_are_complete() -> Non
         ({"secure_sum": True, "client_dropout": 0.1}, "then no client counts, which no accountant"),
         ({"client_weighting": "num-examples"}, "choose --client-weighting uniform"),
         ({"sampling": "with-replacement"}, "several times in one round; choose --sampling poisson"),
-        ({"sampling": "by-size"}, "the more examples it has, which is private"),
+        ({"sampling": "by-size"}, "depends on its number of examples, which is private"),
         ({"sampling": "./mine.py"}, "how often a client takes part is not known"),
         ({"dp": "tree"}, "may not take part at random; choose --sampling cyclic"),
         ({"dp": "tree", "sampling": "fixed"}, "choose --sampling cyclic"),
@@ -58,8 +58,8 @@ def test_a_private_run_has_uniform_weights_and_its_options_are_complete() -> Non
         ({"class_weights": "balanced"}, "the labels of all clients are counted"),
         (
             {"dp_options": {"noise_multiplier": 1e-6}},
-            "noise_multiplier 1e-06 is too little to account for; choose 0 (no noise, not private) "
-            "or at least 0.05",
+            "noise_multiplier 1e-06 is too small to compute epsilon; choose 0 (no noise, not "
+            "private) or at least 0.05",
         ),
         ({"dp": "laplace"}, "unknown --dp 'laplace'; choose one of gaussian"),
         ({"dp": None}, "--dp-option noise_multiplier is for --dp"),

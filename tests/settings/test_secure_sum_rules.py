@@ -64,7 +64,7 @@ def test_codes_that_cannot_be_added_are_refused(compress: str) -> None:
             "one client is its update",
         ),
         ({"aggregator": "geometric-median"}, "give --aggregator-option start=mean"),
-        ({**MEDIAN, "secure_sum_options": {"bound": 1.0}}, "bounds what is summed itself"),
+        ({**MEDIAN, "secure_sum_options": {"bound": 1.0}}, "which sets its own bound"),
         ({"compress": "powersgd", "aggregator": "norm-bound"}, "choose --aggregator mean"),
         ({"compress": "random-k", **MEDIAN}, "decodes only the sum of the updates"),
         ({"compress": "sketch", "pre_aggregator": "bucketing"}, "--pre-aggregator bucketing"),

@@ -12,13 +12,13 @@ _MAX_INT = 2**63 - 1
 
 
 def checked_state(where: str, state: Any, before: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Returns a part's state in a form that can be stored: copied arrays, ints and floats.
+    """Returns a part's state as values that can be stored: copied arrays, ints and floats.
 
     Args:
         where: The place in the user's code, with which error messages start.
         state: The value that the part returned.
-        before: The state before the round: names, shapes and types must stay the same. None for
-            the first state.
+        before: The state before the round, whose names, shapes and types must stay the same. None
+            for the first state.
 
     Raises:
         PartError: The state holds a value of another type, or its names, shapes or types changed.
@@ -34,16 +34,16 @@ def checked_state(where: str, state: Any, before: Mapping[str, Any] | None) -> d
         return checked
     if checked.keys() != before.keys():
         raise PartError(
-            f"{where}: the state has {_listed(checked)}, it had {_listed(before)}; keep the names "
-            "that init gave"
+            f"{where}: the state has {_listed(checked)}, but init returned {_listed(before)}; keep "
+            "these names"
         )
     for name, value in checked.items():
         if isinstance(before[name], float) and isinstance(value, int):
             checked[name] = float(value)
         elif kind(value) != kind(before[name]):
             raise PartError(
-                f"{where}: state {name!r} is {kind(value)}, it was {kind(before[name])}; keep its "
-                "shape and type"
+                f"{where}: state {name!r} is {kind(value)}, but it was {kind(before[name])}; "
+                "keep its shape and type"
             )
     return checked
 

@@ -1,9 +1,9 @@
 """Finds users' own parts in Python files and in installed packages.
 
 A part is a function or a class. It is called with keyword arguments. Some are values of the run
-(`Family.offered`). Every other parameter that has a default is an option that the user may set; the
-default's type is the option's type. An attribute `options` of the part, a tuple of `Option`, may
-give ranges and descriptions of its options.
+(`Family.arguments`). Every other parameter that has a default is an option that the user may set;
+the default's type is the option's type. An attribute `options` of the part, a tuple of `Option`,
+may give ranges and descriptions of its options.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ class Family(NamedTuple):
     Attributes:
         option: The command-line option that selects a part.
         group: The entry-point group of such parts in installed packages.
-        offered: Arguments that the run provides. A part receives those that its signature names.
+        arguments: Arguments that the run provides. A part receives those that its signature names.
         options: Options that every part of the family has.
     """
 
     option: str
     group: str
-    offered: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
     options: tuple[Option, ...] = ()
 
 
-# The keys are the nouns by which messages call a part of the family.
+# The keys are the nouns for a part of the family in messages.
 FAMILIES: Mapping[str, Family] = {
     "algorithm": Family("--algorithm", "fedcli.algorithms", ("optimizer",)),
     "aggregator": Family("--aggregator", "fedcli.aggregators"),
@@ -148,7 +148,7 @@ def row_of(table: Table[Row], part: Callable[..., Any]) -> Row:
 def make(
     entry: Entry,
     noun: str,
-    offered: Mapping[str, Any],
+    arguments: Mapping[str, Any],
     options: Mapping[str, Value],
     passing: tuple[type[BaseException], ...] = (),
     part: Callable[..., Any] | None = None,
@@ -158,7 +158,7 @@ def make(
     Args:
         entry: The complete row of the part.
         noun: Its family: a key of `FAMILIES`.
-        offered: Arguments of the run. The part receives those that its signature names.
+        arguments: Arguments of the run. The part receives those that its signature names.
         options: All options of the row, resolved.
         passing: Exceptions that are not wrapped; see `user_code.running`.
         part: The part, if the row is one of `row_of`.
@@ -170,13 +170,13 @@ def make(
     file = Path(entry.file)
     has_file = file.suffix == ".py" and file.is_file()  # a notebook's cell has none
     with user_code.importing_from(file.parent) if has_file else nullcontext():
-        return user_code.call_with(function, offered, options, entry.file, noun, passing=passing)
+        return user_code.call_with(function, arguments, options, entry.file, noun, passing=passing)
 
 
-def options_for(entry: Entry, given: Mapping[str, Value]) -> dict[str, Value]:
-    """Returns those of some options that a part declares."""
+def options_for(entry: Entry, options: Mapping[str, Value]) -> dict[str, Value]:
+    """Returns the options that a part declares, of all that the user gave."""
     declared = {option.name for option in entry.options}
-    return {name: value for name, value in given.items() if name in declared}
+    return {name: value for name, value in options.items() if name in declared}
 
 
 def _row(table: Table[Row], name: str, doc: str, source: str, family: str) -> Row:
@@ -246,14 +246,14 @@ def _declared(part: Callable[..., Any], noun: str) -> tuple[Option, ...]:
     declared = {each.name: each for each in family.options}
     for parameter in parameters:
         name, default = parameter.name, parameter.default
-        if name in family.offered or name in declared:
+        if name in family.arguments or name in declared:
             continue
         if name in by_name:
             declared[name] = by_name[name]
         elif default is parameter.empty:
             raise PartError(
                 f"{where}: {getattr(part, '__name__', noun)} needs {name}; give it a default, "
-                f"which makes it an option (a run gives {', '.join(family.offered) or 'nothing'})"
+                f"which makes it an option (a run gives {', '.join(family.arguments) or 'nothing'})"
             )
         elif isinstance(default, bool | int | float | str):
             declared[name] = Option(name, default, "")

@@ -30,7 +30,7 @@ _NOUNS = {"sampling": "sampler", METRICS: "metric"}
 
 
 class CodeOptions(TypedDict, total=False):
-    """The user's Python files by field of the config: FILE.py or FILE.py:NAME; None: not given."""
+    """The user's Python files by field of the config: FILE.py or FILE.py:NAME, or None."""
 
     algorithm: str | None
     aggregator: str | None
@@ -61,20 +61,21 @@ def python_file(field: str, text: Any) -> Path | None:
 
 
 def with_code(
-    config: RunConfig, given: Mapping[str, Any], fields: tuple[str, ...] = CODE_FIELDS
+    config: RunConfig, named: Mapping[str, Any], fields: tuple[str, ...] = CODE_FIELDS
 ) -> RunConfig:
     """Returns a run's config in which all code is replaced by the code that the user named.
 
     Args:
         config: The run's config.
-        given: The user's code by field. FILE.py without a name selects the config's function.
+        named: The code that the user named, by field. FILE.py without a name selects the
+            config's function.
         fields: The fields whose code will be executed.
 
     Raises:
         ConfigError: The user did not name some code, or named code where the run has none.
     """
     of_run = code_in({name: getattr(config, name) for name in fields})
-    by_user = {name: text for name, text in given.items() if text is not None and name in fields}
+    by_user = {name: text for name, text in named.items() if text is not None and name in fields}
     missing = [name for name in of_run if name not in by_user]
     if missing:
         raise ConfigError(_missing(of_run, missing))
@@ -89,28 +90,27 @@ def with_code(
     return replace(config, **allowed) if allowed else config
 
 
-def allowed_code(field: str, of_run: Any, given: str | None) -> Any:
+def allowed_code(field: str, of_run: Any, by_user: str | None) -> Any:
     """Returns the value of one field in which the run's code is replaced by the user's.
 
     Args:
         field: The field of the config, such as "model".
         of_run: The value in the run's config, which names code.
-        given: The user's value; None: not given. FILE.py without a name selects the config's
-            function.
+        by_user: The user's value, or None. FILE.py without a name selects the config's function.
 
     Raises:
         ConfigError: The user gave nothing, or a value that is not code.
     """
     code = _code_of(field, of_run)
     assert code is not None
-    if given is None:
+    if by_user is None:
         raise ConfigError(_missing({field: code}, [field]))
-    named = _code_of(field, given)
+    named = _code_of(field, by_user)
     if named is None:
         raise ConfigError(
-            f"{option_name(field)} {given}: this run's {_noun(field)} is code in "
-            f"{python_file(field, of_run)}; give {option_name(field)} {code}, or where that file "
-            "is now"
+            f"{option_name(field)} {by_user}: this run's {_noun(field)} is code in "
+            f"{python_file(field, of_run)}; give {option_name(field)} {code}, or the file's "
+            "present path"
         )
     if field == METRICS:
         return _allowed_metrics(code, named, of_run)
@@ -166,23 +166,25 @@ def is_same_code(field: str, one: Any, other: Any) -> bool:
     return file == other_file and (name == other_name or None in (name, other_name))
 
 
-def with_partition(config: RunConfig, given: Mapping[str, Any]) -> tuple[RunConfig, dict[str, Any]]:
-    """Moves the user's permission to run a partition's code from `given` into the config.
+def with_partition(
+    config: RunConfig, data_fields: Mapping[str, Any]
+) -> tuple[RunConfig, dict[str, Any]]:
+    """Moves the user's permission to run a partition's code from `data_fields` into the config.
 
     Args:
         config: The config of the run whose data will be opened.
-        given: Fields of `DataSource` by name, from the user.
+        data_fields: Fields of `DataSource` by name, from the user.
 
     Returns:
-        The config, with the user's code if the run's partition is code; and the rest of `given`.
+        The config, with the user's code if the run's partition is code; and the other fields.
 
     Raises:
         ConfigError: The partition is code, and the user did not name it.
     """
-    others = dict(given)
-    if "data" in given or _code_of(PARTITION, config.partition) is None:
+    others = dict(data_fields)
+    if "data" in data_fields or _code_of(PARTITION, config.partition) is None:
         return config, others
-    named = given.get(PARTITION)
+    named = data_fields.get(PARTITION)
     if named is not None and not is_same_code(PARTITION, config.partition, named):
         return config, others  # another partition
     allowed = allowed_code(PARTITION, config.partition, named)
@@ -231,7 +233,7 @@ def complete_metrics(names: Sequence[str], options: Mapping[str, Value]) -> tupl
 
     Args:
         names: Names of metrics.
-        options: Options of the user's own metrics among them. Each metric takes those it declares.
+        options: Options of the user's own metrics. Each metric receives those it declares.
 
     Raises:
         ConfigError: No metric has such an option, or its value is not allowed.
@@ -246,12 +248,12 @@ def complete_metrics(names: Sequence[str], options: Mapping[str, Value]) -> tupl
         entry, code = opened(tables.METRICS[each]), split_code(each)
         completed.append(each if code is None else f"{code[0]}:{entry.code.rpartition(':')[2]}")
         declared += [option.name for option in entry.options]
-        given = options_for(entry, options)
+        own_options = options_for(entry, options)
         try:
-            resolve(entry, given)
+            resolve(entry, own_options)
         except ConfigError as err:
             raise ConfigError(f"--metric-option: {err}") from err
-        for name in given:
+        for name in own_options:
             unused.pop(name, None)
     for name in unused:
         has = f"their options are {', '.join(dict.fromkeys(declared))}" if declared else "none has"

@@ -159,7 +159,7 @@ def defined_in(module: ModuleType) -> list[str]:
 
 def call_with(
     function: Callable[..., Any],
-    offered: Mapping[str, Any],
+    arguments: Mapping[str, Any],
     options: Mapping[str, Any],
     file: str,
     noun: str = MODEL,
@@ -170,7 +170,7 @@ def call_with(
 
     Args:
         function: The function or class.
-        offered: Arguments of the run. The function receives those that its signature names.
+        arguments: Arguments of the run. The function receives those that its signature names.
         options: The user's options. The function must have a parameter for each.
         file: The file of the code, for messages.
         noun: The kind of part; see `running`.
@@ -188,18 +188,19 @@ def call_with(
     takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters)
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     names = {each.name for each in parameters if each.kind in by_name}
-    given = {name: each for name, each in offered.items() if takes_any or name in names}
-    given.update(options)
+    passed = {name: each for name, each in arguments.items() if takes_any or name in names}
+    passed.update(options)
     single = (inspect.Parameter.POSITIONAL_ONLY, *by_name)
     needed = {
         each.name for each in parameters if each.default is each.empty and each.kind in single
     }
-    missing, unknown = sorted(needed - given.keys()), sorted(options.keys() - names)
+    missing, unknown = sorted(needed - passed.keys()), sorted(options.keys() - names)
     name = getattr(function, "__name__", "the function")
     if missing:
         raise error_of(noun)(
             f"{place(function)}: {name} needs {', '.join(missing)}; it is called with "
-            f"{', '.join(offered)}: give the others defaults, or pass {option} {missing[0]}="
+            f"{', '.join(arguments)}; give {missing[0]} a default, or pass {option} "
+            f"{missing[0]}=VALUE"
         )
     if unknown and not takes_any:
         raise error_of(noun)(
@@ -207,7 +208,7 @@ def call_with(
             f"{', '.join(sorted(names)) or 'none'}"
         )
     with running(name, file, noun, passing=passing):
-        return function(**given)
+        return function(**passed)
 
 
 def trace_lines(error: OwnCodeError) -> list[str]:

@@ -28,16 +28,17 @@ class AlgorithmEntry(Entry):
     Attributes:
         has_local_steps: Whether clients take local steps with an optimizer.
         server_lr: Default learning rate of the server optimizer.
-        server_optimizer: The server optimizer that the algorithm prescribes; None: any.
+        server_optimizer: The server optimizer that the algorithm prescribes; None if any may be
+            used.
         server_options: Default options of that optimizer.
         weightings: The allowed client weightings, the default first.
-        has_own_weights: Whether it evaluates other weights than the global model's.
+        has_own_weights: Whether it evaluates weights other than those of the global model.
         vectors_down: Vectors of the model's size that a client receives, the model included.
         vectors_up: Vectors of the model's size that a client sends, the model delta included.
         numbers_up: Single numbers that a client sends, its weight included.
         sends_optimizer_state: Whether a client also receives the state of the base optimizer.
-        needs_exact_delta: Whether the server's own state follows from deltas as they were before
-            compression, which are then sent beside the compressed ones.
+        needs_exact_delta: Whether the server's own state is computed from uncompressed deltas,
+            which are then sent in addition to the compressed ones.
         has_own_models: Whether each client keeps its own model and nothing is shared.
         pools_clients: Whether it trains on the examples of a cohort as if one client held them.
         sends_deltas_alone: Whether clients send nothing but deltas, and the server uses only their

@@ -11,7 +11,7 @@ from fedcli.settings.options import Entry, Option, did_you_mean, table
 AUGMENTATIONS = table(
     Entry(
         "crop",
-        "A part of the image, anywhere in it; the middle in evaluation.",
+        "A random part of the image; in evaluation, the centre.",
         "Krizhevsky et al. 2012; He et al. 2016, arXiv 1512.03385",
         (
             Option("size", 0, "Side of the part in pixels; 0: as large as the image.", 0, 4096),
@@ -21,34 +21,34 @@ AUGMENTATIONS = table(
     ),
     Entry(
         "flip",
-        "Half of the images mirrored, left to right.",
+        "Mirrors half of the images left to right.",
         "Krizhevsky et al. 2012",
         code="fedcli.models.augmentation:flip",
     ),
     Entry(
         "shift",
-        "Moved by up to some pixels in each direction; zeros come in.",
+        "Moves the image by random numbers of pixels; gaps are filled with zeros.",
         "Simard et al. 2003",
         (Option("pixels", 4, "The largest distance in pixels.", 0, 4096),),
         code="fedcli.models.augmentation:shift",
     ),
     Entry(
         "rotation",
-        "Turned about the middle, either way; outside the image there are zeros.",
+        "Rotates the image about its centre by a random angle; gaps are filled with zeros.",
         "Simard et al. 2003",
         (Option("degrees", 15.0, "The largest angle.", 0.0, 180.0),),
         code="fedcli.models.augmentation:rotation",
     ),
     Entry(
         "cutout",
-        "A square of zeros anywhere in the image.",
+        "Sets a random square of the image to zeros.",
         "DeVries and Taylor 2017, arXiv 1708.04552",
         (Option("side", 8, "Side of the square in pixels.", 1, 4096),),
         code="fedcli.models.augmentation:cutout",
     ),
     Entry(
         "color-jitter",
-        "Brightness, contrast and saturation multiplied by factors from 1 - x to 1 + x.",
+        "Multiplies brightness, contrast and saturation by random factors from 1 - x to 1 + x.",
         "Krizhevsky et al. 2012; torchvision ColorJitter",
         (
             Option("brightness", 0.2, "x for the brightness.", 0.0, 1.0),
@@ -108,7 +108,7 @@ def split_augmentation(name: str) -> list[str]:
 
 
 def moments_in(text: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Returns the means and deviations in MEAN,...:STD,...; None: the text is a word.
+    """Returns the means and deviations in MEAN,...:STD,..., or None for a word.
 
     Raises:
         ConfigError: It is neither one of `NORMALIZATIONS` nor such numbers.

@@ -16,8 +16,8 @@ _DECAY = Option("decay", 1.0, "Factor of the residual in error feedback.", 0.0, 
 _SEED = Option(
     "explicit_seed",
     False,
-    "Whether a client sends the seed of its random words, 8 bytes; else both sides derive it from "
-    "the run's.",
+    "Whether a client sends the seed of its random words, 8 bytes; if not, both sides derive it "
+    "from the run's seed.",
 )
 
 
@@ -101,7 +101,11 @@ COMPRESSORS = table(
         "Wen et al. 2017, arXiv 1705.07878",
         (
             Option(
-                "clip", 2.5, "Clip to this many standard deviations of a tensor; 0: not.", 0.0, 1e6
+                "clip",
+                2.5,
+                "Clip to this many standard deviations of a tensor; 0: no clipping.",
+                0.0,
+                1e6,
             ),
             Option(
                 "coding",

@@ -11,7 +11,13 @@ _SYNTHETIC_OPTIONS = (
     Option("seed", 1, "Seed of the data; the run's own seed never changes it.", 0, 2**63 - 1),
     # Above 10 the pictures cannot be recognised.
     Option("spread", 0.9, "How much the clients' styles differ.", 0.0, 10.0),
-    Option("label_noise", 0.01, "Share of train and test labels drawn afresh.", 0.0, 1.0),
+    Option(
+        "label_noise",
+        0.01,
+        "Share of train and test labels that are replaced by random ones.",
+        0.0,
+        1.0,
+    ),
     Option(
         "sizes",
         "natural",
@@ -59,7 +65,8 @@ PUBLIC_DATASETS = table(
     ),
     Entry(
         "mnist-writers",
-        "MNIST by the 539 people who wrote it; its test images, by others, are split central.",
+        "MNIST, divided among the 539 people who wrote its training images. The test images, by "
+        "other people, are the split central.",
         "MNIST (LeCun, Cortes, Burges); writers: facebookresearch/qmnist",
         licence="public domain (NIST); writer table BSD-style",
     ),

@@ -11,7 +11,7 @@ ENGINES = table(
     Entry(THREADS, "Threads of this process.", "this program", example="fedcli train --threads 4"),
     Entry(
         RAY,
-        "Workers of a Ray cluster, with the same bytes as threads; for large models and cohorts.",
+        "Workers of a Ray cluster, with the same results as threads; for large models and cohorts.",
         "this program; Moritz et al. 2018, arXiv 1712.05889",
         (
             Option(

@@ -14,7 +14,7 @@ class MetricEntry(Entry):
     """A metric.
 
     Attributes:
-        more_is_better: Whether a greater value is the better one.
+        more_is_better: Whether a larger value is better.
     """
 
     more_is_better: bool = True
@@ -77,12 +77,12 @@ JUDGING = {**MEASURES, **{name: name for name in METRICS}}
 
 
 def key_of(measure: str) -> str:
-    """Returns the name that a metric has in metrics.jsonl; a user's own has its short name."""
+    """Returns the name of a metric in metrics.jsonl; for a user's own metric its short name."""
     return JUDGING.get(measure, measure)
 
 
 def more_is_better(measure: str) -> bool:
-    """Returns whether a greater value of a metric is the better one, as of a user's own."""
+    """Returns whether a larger value of a metric is better; so it is for a user's own metric."""
     return METRICS[measure].more_is_better if measure in METRICS else measure != "loss"
 
 

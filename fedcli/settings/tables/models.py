@@ -21,7 +21,8 @@ class ModelEntry(Entry):
     """A model; its `code` is a function (num_classes, **options) -> layers from pixels to logits.
 
     Attributes:
-        starts_at_zero: Whether all initial parameters are 0; else each layer initialises its own.
+        starts_at_zero: Whether all initial parameters are 0; otherwise each layer initialises its
+            parameters.
         example_shape: Shape of the examples for which `fedcli info` counts.
     """
 

@@ -174,7 +174,7 @@ OPTIMIZERS = table(
             Option(
                 "epsilon_2",
                 1e-3,
-                "Least size of weights; smaller ones count as this.",
+                "Lower bound of the size of weights, which scales the step.",
                 0.0,
                 MAX_FLOAT,
             ),

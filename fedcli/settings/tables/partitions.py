@@ -228,12 +228,12 @@ def split_code_of_deal(name: str) -> tuple[str | None, list[str]]:
     """Returns the FILE.py or FILE.py:NAME that a partition begins with, if it does, and the rest.
 
     Args:
-        name: Of a partition; only its first name is checked.
+        name: The name of a partition, of which only the first part is checked.
     """
-    found = _CODE.fullmatch(name)
-    if found is None:
+    match = _CODE.fullmatch(name)
+    if match is None:
         return None, name.split("+")
-    return found[1], found[2].split("+")[1:]
+    return match[1], match[2].split("+")[1:]
 
 
 def describe_partition(name: str, options: Mapping[str, Value]) -> str:

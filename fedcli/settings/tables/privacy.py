@@ -1,4 +1,4 @@
-"""The table of mechanisms of differential privacy, and the samplers that each has accounts for."""
+"""The table of mechanisms of differential privacy, each with the samplers it can account for."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ LEAST_NOISE = 0.05
 
 
 def _check_noise(options: Mapping[str, Value]) -> str | None:
-    given = [name for name in ("noise_multiplier", "target_epsilon") if name in options]
+    names = [name for name in ("noise_multiplier", "target_epsilon") if name in options]
     noise = options.get("noise_multiplier", 0.0)
     if isinstance(noise, int | float) and 0.0 < noise < LEAST_NOISE:
         return (
-            f"noise_multiplier {noise:g} is too little to account for; choose 0 (no noise, not "
+            f"noise_multiplier {noise:g} is too small to compute epsilon; choose 0 (no noise, not "
             f"private) or at least {LEAST_NOISE:g}"
         )
-    if len(given) == 1:
+    if len(names) == 1:
         return None
-    wrong = "both are given" if given else "neither is given"
+    wrong = "both are given" if names else "neither is given"
     return (
         "noise_multiplier says how much noise is added, target_epsilon how much privacy may be "
         f"spent; {wrong}: give one of them"
