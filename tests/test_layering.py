@@ -108,7 +108,7 @@ FLOORS = {
         ("importers",),
         ("sources",),
         ("partitions",),
-        ("client_batches", "moments", "validation"),
+        ("client_batches", "moments", "stand_ins", "validation"),
         ("examining",),
         ("client_data",),
         ("table",),

@@ -220,7 +220,7 @@ def sweep(  # one parameter for each option that is not a field of RunConfig
             )
         folder = sweep_job.continued(resume, code)
     else:
-        wanted = sweep_job.new_study(study, given, code)
+        wanted = sweep_job.new_study(study, given, code, remarks.note)
         if dry_run:
             sweep_job.list_runs(wanted)
             return

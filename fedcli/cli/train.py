@@ -68,17 +68,13 @@ def train(  # one parameter for each option that is not a field of RunConfig
         carry_out,
         continued_run,
         new_run,
-        note_of_stand_in,
         show,
     )
 
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
     given = opt.given(values)
     if resume is None:
-        start = new_run(config_file, given, out, force=force)
-        note = note_of_stand_in(given)
-        if note is not None:
-            remarks.note(note)
+        start = new_run(config_file, given, out, force=force, note=remarks.note)
     else:
         others = {"out": out, "config": config_file, "force": force or None}
         start = continued_run(resume, given, opt.given(others))

@@ -104,3 +104,19 @@ def test_drawn_images_stand_in_for_data_that_are_not_downloaded(
     config = Path("run/config.toml").read_text()
     assert 'data = "synthetic-shapes"' in config
     assert 'preset = "blazefl-cifar10-cnn"' in config
+
+
+def test_drawn_images_stand_in_in_a_sweep_too(fedcli: Fedcli, data_folder: Path) -> None:
+    few = ("--rounds", "1", "--epochs", "1", "--clients", "2", "--max-examples", "5")
+    sweep = (
+        *("sweep", "--preset", "blazefl-cifar10-cnn", *few, "--data-option", "clients=40"),
+        *("--sampling", "fixed", "--grid", "client_lr=0.01,0.02", "--select-on", "test"),
+    )
+    done = fedcli(*sweep, "--out", "study")
+    assert done.code == 0, done.err
+    assert done.err.count("cifar10 is not here yet, so drawn images of its size") == 1
+    assert 'data = "synthetic-shapes"' in Path("study/study.toml").read_text()
+    given = fedcli(*sweep, "--out", "other", "--data", "cifar10")
+    assert given.code == 1
+    assert "cifar10 has no option 'clients'" in given.err  # its own images are taken
+    assert "stand in" not in given.err

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +29,16 @@ _MOST_RUNNING = 16  # lines of runs that train
 _COMMAND_LINE = "the options"
 
 
-def new_study(file: Path | None, given: Mapping[str, Any], code: Sequence[Path]) -> Study:
+def new_study(
+    file: Path | None,
+    given: Mapping[str, Any],
+    code: Sequence[Path],
+    note: Callable[[str], None],
+) -> Study:
     """Returns the study of a study.toml, overridden by the given options.
+
+    If the data of its preset are not downloaded, drawn images stand in for them. That stays so when
+    the study is resumed, because their options become a part of it. `note` is called with a line.
 
     Raises:
         ConfigError: Something is not allowed, or the study runs code that was not named.
@@ -54,11 +63,25 @@ def new_study(file: Path | None, given: Mapping[str, Any], code: Sequence[Path])
     if "halving" in given:
         document["halving"] = _halving(given["halving"])
     study = study_file.read(document, str(file or _COMMAND_LINE))
-    study = study_file.with_absolute_paths(study, Path.cwd())
+    study = _with_stand_in(study_file.with_absolute_paths(study, Path.cwd()), note)
     named = [str(run[name]).rpartition(":")[0] or run[name] for name in CODE_FIELDS if name in run]
     named += [run[name] for name in CODE_FIELDS if name in run and isinstance(run[name], str)]
     check_code(study, [*code, *named])
     return study
+
+
+def _with_stand_in(study: Study, note: Callable[[str], None]) -> Study:
+    name = study.run.get("preset")
+    if name is None:
+        return study
+    from fedcli.datasets.stand_ins import note_of_stand_in, stand_in_of
+
+    of_cases = [key for case in study.cases for key in (*case.options, *case.grid)]
+    stand_in = stand_in_of(name, [*study.run, *study.grid, *study.ranges, *of_cases])
+    if not stand_in:
+        return study
+    note(note_of_stand_in(name))
+    return replace(study, run={**stand_in, **study.run})
 
 
 def begun(study: Study, out: Path | None, file: Path | None) -> StudyFolder:

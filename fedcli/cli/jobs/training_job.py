@@ -18,13 +18,17 @@ if TYPE_CHECKING:
     from fedcli.cli.jobs.worker import Worker
     from fedcli.core.native import CancelFlag
     from fedcli.runs.loop import Training
-    from fedcli.settings.presets import Preset
 
     Start = Callable[[CancelFlag], AbstractContextManager[Training]]
 
 
-def _read_config(config_file: Path | None, given: Mapping[str, Any]) -> RunConfig:
-    """Returns a new run's config: given options, else values of a file or preset, else defaults."""
+def _read_config(
+    config_file: Path | None, given: Mapping[str, Any], note: Callable[[str], None]
+) -> RunConfig:
+    """Returns a new run's config: given options, else values of a file or preset, else defaults.
+
+    `note` is called with a line if drawn images stand in for the data of the preset.
+    """
     from fedcli import settings as config
     from fedcli.runs.files import folder
 
@@ -35,47 +39,22 @@ def _read_config(config_file: Path | None, given: Mapping[str, Any]) -> RunConfi
         )
     name = given.get("preset")
     base: Mapping[str, Any] = {}
+    stand_in: Mapping[str, Any] = {}
     if name is not None:
+        from fedcli.datasets.stand_ins import stand_in_of
         from fedcli.settings.presets import PRESETS
 
-        base = _values_of(PRESETS[name], given) if name in PRESETS else {}
+        stand_in = stand_in_of(name, given)
+        base = {**PRESETS[name].values, **stand_in} if name in PRESETS else {}
     if config_file is not None:
         base = folder.read_config(config_file)
     given = _with_code_allowed(base, given)
-    return config.from_options(config.merge(base, given))
+    chosen = config.from_options(config.merge(base, given))
+    if stand_in:
+        from fedcli.datasets.stand_ins import note_of_stand_in
 
-
-def _values_of(preset: Preset, given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns the options of a preset, for drawn images if its data are not downloaded.
-
-    Args:
-        preset: The preset.
-        given: The user's options; if the data are among them, they are used.
-    """
-    if not preset.stand_in or "data" in given:
-        return preset.values
-    from fedcli.datasets import data_folder
-
-    data = preset.values["data"]
-    if data_folder.store_path(data_folder.find_data_folder(), data).is_file():
-        return preset.values
-    return {**preset.values, **preset.stand_in}
-
-
-def note_of_stand_in(given: Mapping[str, Any]) -> str | None:
-    """Returns a line if drawn images stand in for the data of a preset; else None."""
-    if "preset" not in given:
-        return None
-    from fedcli.settings.presets import PRESETS
-
-    preset = PRESETS.get(given["preset"])
-    if preset is None or _values_of(preset, given) == preset.values:
-        return None
-    data = preset.values["data"]
-    return (
-        f"{data} is not here yet, so drawn images of its size, synthetic-shapes, stand in for it; "
-        f"the results are not those of the paper. To fetch it: fedcli download {data}"
-    )
+        note(note_of_stand_in(str(name)))
+    return chosen
 
 
 def _with_code_allowed(base: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -102,9 +81,14 @@ def _with_code_allowed(base: Mapping[str, Any], given: Mapping[str, Any]) -> Map
 
 
 def new_run(
-    config_file: Path | None, given: Mapping[str, Any], out: Path | None, *, force: bool
+    config_file: Path | None,
+    given: Mapping[str, Any],
+    out: Path | None,
+    *,
+    force: bool,
+    note: Callable[[str], None],
 ) -> Start:
-    """Returns the function that starts a new run.
+    """Returns the function that starts a new run; `note` is called with lines for the user.
 
     Raises:
         ConfigError: An option is not allowed.
@@ -114,7 +98,7 @@ def new_run(
     from fedcli.runs import starting
     from fedcli.runs.files import folder
 
-    config = _read_config(config_file, given)
+    config = _read_config(config_file, given, note)
     expected_data, expected_code = None, {}
     if config_file is not None:
         origin, before = folder.read_origin(config_file), folder.read_config(config_file)
