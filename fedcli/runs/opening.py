@@ -345,11 +345,12 @@ def _read_all(
 ) -> tuple[BatchedDataset, ...]:
     """The batches of each client, all read. Raises Cancelled if `cancel` is set meanwhile."""
     found: list[BatchedDataset] = []
+    is_over = threading.Event()  # all are read, or reading failed or was cancelled
 
     def draw_from_the_end() -> None:
         """Draws clients into the cache of their data until all are drawn."""
         num_left = len(batches.client_ids)
-        while len(found) < num_left and not (cancel is not None and cancel.is_set()):
+        while len(found) < num_left and not is_over.is_set():
             num_left -= 1
             batches.data.client(batches.client_ids[num_left])
 
@@ -357,12 +358,15 @@ def _read_all(
     is_helped = batches.data.is_drawn and num_threads > 1
     if is_helped:
         helper.start()
-    for each in batches:
-        if cancel is not None and cancel.is_set():
-            raise Cancelled
-        found.append(each)
-    if is_helped:
-        helper.join()
+    try:
+        for each in batches:
+            if cancel is not None and cancel.is_set():
+                raise Cancelled
+            found.append(each)
+    finally:
+        is_over.set()
+        if is_helped:
+            helper.join()
     return tuple(found)
 
 

@@ -155,9 +155,9 @@ class Table(dict[str, EntryType]):
         Raises:
             KeyError: There is none.
         """
-        for entry in self.values():
-            if name in entry.aliases:
-                return entry
+        for row in self.values():
+            if name in row.aliases:
+                return row
         if not self.family:
             raise KeyError(name)
         entry: EntryType | None = load("fedcli.settings.own.parts:find")(self, name)
