@@ -40,8 +40,8 @@ class AuditedRun:
         path: The run's folder, or a checkpoint.
         trained: Its model.
         splits: Its data by split.
-        privacy: The epsilon that it reports after the audited round; None: it reports none.
-        cancel: Once raised, from any thread, the audit stops.
+        privacy: The epsilon that it reports after the audited round; None if it reports none.
+        cancel: A flag that any thread may set to stop the audit.
     """
 
     path: Path
@@ -87,22 +87,22 @@ class AuditedRun:
         cohorts = self.sampled_clients.cohorts
         return list(cohorts.population if cohorts.fixed is None else cohorts.fixed)
 
-    def candidate(self, given: str, option: str) -> str:
-        """Returns a client that may take part: the given one, or the first.
+    def candidate(self, client_id: str, option: str) -> str:
+        """Returns a client that may take part: `client_id`, or the first if it is empty.
 
         Raises:
-            ConfigError: The given client may not take part, or there is none.
+            ConfigError: This client may not take part, or no client may.
         """
         candidates = self.candidates
         if not candidates:
             raise ConfigError(f"{self.path}: no client takes part; audit another run")
-        if given and given not in candidates:
+        if client_id and client_id not in candidates:
             first = ", ".join(candidates[:3])
             raise ConfigError(
-                f"--option {option}={given}: no such client may take part in {self.path}; its "
+                f"--option {option}={client_id}: no such client may take part in {self.path}; its "
                 f"clients are {first}{', ...' if len(candidates) > 3 else ''}"
             )
-        return given or candidates[0]
+        return client_id or candidates[0]
 
     @cached_property
     def initial_model(self) -> Model | None:
@@ -158,10 +158,10 @@ def open_audited_run(
 
     Args:
         path: The run's folder, or a checkpoint.
-        threads: Number of threads; None: as many as the machine has.
+        threads: Number of threads; None for as many as the machine has.
         model: FILE.py or FILE.py:FUNCTION, for a run whose model is code.
         best: Take the checkpoint of the run's best round, not the newest.
-        cancel: Once raised, from any thread, the audit stops.
+        cancel: A flag that any thread may set to stop the audit.
 
     Raises:
         ConfigError: The run's model is code, and `model` is not given.
@@ -199,7 +199,7 @@ def _find_privacy(values: Mapping[str, Any]) -> Privacy | None:
     if isinstance(epsilon, int | float) and isinstance(delta, int | float):
         return Privacy(float(epsilon), float(delta))
     for value in values.values():
-        found = _find_privacy(value) if isinstance(value, Mapping) else None
-        if found is not None:
-            return found
+        privacy = _find_privacy(value) if isinstance(value, Mapping) else None
+        if privacy is not None:
+            return privacy
     return None

@@ -46,14 +46,14 @@ def audit_run(
         name: A key of `AUDITS`.
         options: Its options; those not given take their defaults.
         tell: Called with the number of shadow runs or clients done so far, for progress.
-        threads: Number of threads; None: as many as the machine has.
+        threads: Number of threads; None for as many as the machine has.
         model: FILE.py or FILE.py:FUNCTION, for a run whose model is code: no code runs unless it
             is named here.
         best: Take the checkpoint of the run's best round, not the newest.
-        cancel: Once raised, from any thread, the audit stops.
+        cancel: A flag that any thread may set to stop the audit.
 
     Raises:
-        Cancelled: `cancel` was raised.
+        Cancelled: `cancel` was set.
         ConfigError: The name or an option is not allowed, or the audit does not fit the run.
         DataError: The run's data are missing or bad.
         RunError: There is no such run or checkpoint, or it is damaged.

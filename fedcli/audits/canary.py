@@ -1,9 +1,9 @@
 """A canary: a lower bound on the epsilon of a run's training, from runs with and without a client.
 
-The canary is a client whose labels are all raised by one, so only it teaches these labels. The
-model's confidence on the canary's examples distinguishes runs with it from runs without it. A
-quarter of the runs is used to choose a threshold on the confidence. On the other runs it is counted
-how often the threshold is right, and these counts give a lower bound on epsilon
+The canary is a client whose labels are all raised by one, so a model learns these labels only from
+it. The model's confidence on the canary's examples distinguishes runs with it from runs without it.
+A quarter of the runs is used to choose a threshold on the confidence. In the other runs the right
+and wrong decisions by the threshold are counted, and the counts give a lower bound on epsilon
 (`bounds.least_epsilon`), wrong with probability at most 5 %.
 
 (Jagielski, Ullman and Oprea, "Auditing Differentially Private Machine Learning", NeurIPS 2020,
@@ -27,7 +27,7 @@ from fedcli.datasets.batches import ClientDataset
 from fedcli.errors import ConfigError
 from fedcli.progress import Tell
 
-_PILOT = 4  # one in so many runs is used to choose the threshold
+_PILOT = 4  # one run in 4 is used to choose the threshold
 _TRIED = 64  # largest number of thresholds that are tried
 
 
@@ -37,15 +37,15 @@ class Canary:
 
     Attributes:
         client_id: The client.
-        num_pilots: Number of runs of each kind by which the threshold was chosen.
-        with_canary: How many of the other runs with the canary were recognised, and how many there
-            are.
-        without: How many of the other runs without it were taken for runs with it, and how many
-            there are.
+        num_pilots: Number of runs of each kind that were used to choose the threshold.
+        with_canary: Number of other runs with the canary that were recognised, and number of all of
+            these.
+        without: Number of other runs without it that were mistaken for runs with it, and number of
+            all of these.
         epsilon: The lower bound on epsilon, at 95 % confidence.
         largest: The bound that the same number of runs would give if each were recognised.
-        separation: Of all runs, over all thresholds.
-        privacy: The epsilon that the run reports; None: it reports none.
+        separation: How well all runs are distinguished, over all thresholds.
+        privacy: The epsilon that the run reports; None if it reports none.
         notes: Notes for the user, one line each.
     """
 
@@ -126,20 +126,20 @@ def bound(
         client_id: The canary.
         with_canary: Scores of runs with it, at least four; higher if the model remembers it.
         without: Scores of as many runs without it.
-        privacy: What the run reports.
+        privacy: The privacy that the run reports, or None.
     """
     delta = 0.0 if privacy is None else privacy.delta
     num_pilots = len(with_canary) // _PILOT
     threshold = _threshold(with_canary[:num_pilots], without[:num_pilots])
     num_tested = len(with_canary) - num_pilots
-    found = int(np.count_nonzero(with_canary[num_pilots:] >= threshold)), num_tested
+    recognised = int(np.count_nonzero(with_canary[num_pilots:] >= threshold)), num_tested
     mistaken = int(np.count_nonzero(without[num_pilots:] >= threshold)), num_tested
     return Canary(
         client_id=client_id,
         num_pilots=num_pilots,
-        with_canary=found,
+        with_canary=recognised,
         without=mistaken,
-        epsilon=least_epsilon(found, mistaken, delta),
+        epsilon=least_epsilon(recognised, mistaken, delta),
         largest=least_epsilon((num_tested, num_tested), (0, num_tested), delta),
         separation=separation(with_canary, without),
         privacy=privacy,
@@ -158,10 +158,11 @@ def _threshold(with_canary: NDArray[np.float64], without: NDArray[np.float64]) -
     for place in tried.tolist():
         low, high = float(ordered[place - 1]), float(ordered[place])
         middle = (low + high) / 2.0
-        found = int(np.count_nonzero(with_canary >= middle)), len(with_canary)
+        recognised = int(np.count_nonzero(with_canary >= middle)), len(with_canary)
         mistaken = int(np.count_nonzero(without >= middle)), len(without)
-        # With so few runs that no threshold gives a bound, the larger difference decides.
-        value = least_epsilon(found, mistaken, 0.0) + (found[0] - mistaken[0]) / len(without)
+        # If there are too few runs for any bound, the larger difference decides.
+        difference = (recognised[0] - mistaken[0]) / len(without)
+        value = least_epsilon(recognised, mistaken, 0.0) + difference
         if (value, high - low) > best:
             best, chosen = (value, high - low), middle
     return chosen

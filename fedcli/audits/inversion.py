@@ -4,8 +4,8 @@ The gradient of a dense layer's kernel is the outer product of its input x and t
 output, which is also the gradient of its bias. A client with a single example has the same input in
 every local step. The update of column j of its kernel is then x times the update of bias j, so
 their quotient is x after any number of steps. With several examples, each quotient is a mixture of
-them, weighted by their gradients. But some of many hidden units react to one example alone, and
-their quotient is that example.
+them, weighted by their gradients. But if there are many hidden units, some react to only one
+example, and their quotient is that example.
 
 (Phong, Aono, Hayashi, Wang and Moriai, "Privacy-Preserving Deep Learning via Additively Homomorphic
 Encryption", IEEE TIFS 2018; Geiping, Bauermeister, Dröge and Moeller, "Inverting Gradients",
@@ -43,7 +43,7 @@ class Inversion:
     Attributes:
         data: The split of the client.
         client_id: The client.
-        indices: The indices in the client of the examples it trained on.
+        indices: The indices of the client's examples that it trained on.
         labels: Their labels, int32 [n].
         label_read: The label that the update reveals; exact for one example.
         originals: The examples as the model sees them, float32 [n, H, W] or [n, H, W, C].
@@ -54,7 +54,7 @@ class Inversion:
         num_steps: Number of local steps.
         round_num: Number of rounds before this one.
         has_secure_sum: Whether the server of the run sees only sums of updates.
-        compress: How the run's clients compress their updates; None: not at all. The images were
+        compress: How the run's clients compress their updates; None if they do not. The images were
             read from the update before compression.
     """
 
@@ -77,8 +77,8 @@ class Inversion:
         notes = []
         if self.has_secure_sum:
             notes.append(
-                "the run has --secure-sum, so its server sees no single update; these images are "
-                "what a server without it could read"
+                "the run has --secure-sum, so its server sees no individual update; these images "
+                "are what a server without it could read"
             )
         if self.compress is not None:
             notes.append(
@@ -214,9 +214,9 @@ def _check_reads_pixels(layout: ParamLayout, run: AuditedRun) -> None:
 def _update_of(run: AuditedRun, client: BatchedDataset) -> tuple[NDArray[np.float32], int]:
     """The update that a client sends, float32 [num_params], and its number of local steps."""
     trained = run.trained
-    kept = _Kept()
+    recorder = _UpdateRecorder()
     process = learning.build_process(
-        replace(build_algorithm(trained.config), aggregator=kept, ema_decay=None),
+        replace(build_algorithm(trained.config), aggregator=recorder, ema_decay=None),
         trained.model,
         engine=trained.engine,
         num_clients=len(run.candidates),
@@ -228,11 +228,11 @@ def _update_of(run: AuditedRun, client: BatchedDataset) -> tuple[NDArray[np.floa
         round_num=min(trained.state.round_num, trained.config.rounds - 1),
     )
     process.next(state, (client,), cancel=run.cancel)
-    return kept.updates[0], kept.num_steps
+    return recorder.updates[0], recorder.num_steps
 
 
-class _Kept:
-    """An aggregator that keeps the individual updates, as an attacking server would."""
+class _UpdateRecorder:
+    """An aggregator that stores the individual updates, as an attacking server would."""
 
     def init(self) -> dict[str, Any]:
         return {}

@@ -38,11 +38,11 @@ class LikelihoodRatio:
     """How well LiRA distinguishes the clients that took part from others.
 
     Attributes:
-        separation: Over all thresholds of the scores.
+        separation: How well members are distinguished, over all thresholds of the scores.
         num_shadows: Number of shadow runs.
         scores: The score of each client by id, higher for members.
         members: The clients that took part.
-        privacy: The epsilon that the run reports; None: it reports none.
+        privacy: The epsilon that the run reports; None if it reports none.
         notes: Notes for the user, one line each.
     """
 
@@ -79,12 +79,12 @@ def audit(
         shadows: Number of shadow runs.
         clients: The largest number of clients of each kind to score: that took part, and that did
             not.
-        offline: Whether only shadow runs without a client count.
+        offline: Whether only the shadow runs without a client are used.
         shared_variance: Whether one variance is estimated from all clients' scores.
 
     Raises:
-        ConfigError: Clients send no updates, or all of them took part, or too few shadows had
-            or lacked each client.
+        ConfigError: Clients send no updates; all or none of them took part; or each client was in
+            too few or too many shadow runs.
     """
     run.check_is_shared()
     members, others = _both_kinds(run, clients)
@@ -98,8 +98,8 @@ def audit(
     is_member = np.array([each in members for each in kept], np.bool_)
     if is_member.all() or not is_member.any():
         raise ConfigError(
-            f"--option shadows={shadows}: no client was in enough shadow runs and left out of "
-            "enough; choose more shadows"
+            f"--option shadows={shadows}: every client was in too few or too many of the shadow "
+            "runs; choose more shadows"
         )
     ratios = likelihood_ratios(
         observed[enough],
@@ -109,7 +109,7 @@ def audit(
         shares_variance=shared_variance,
     )
     num_left = len(ids) - len(kept)
-    left_out = f"{num_left} clients were in too few or too many shadow runs, so they are not scored"
+    left_out = f"clients not scored, as they were in too few or too many shadow runs: {num_left}"
     return LikelihoodRatio(
         separation=separation(ratios[is_member], ratios[~is_member]),
         num_shadows=shadows,
@@ -132,10 +132,10 @@ def likelihood_ratios(
 
     Args:
         observed: The scores in the audited run, [num_clients].
-        scores: Those in the shadow runs, [num_shadows, num_clients].
+        scores: The scores in the shadow runs, [num_shadows, num_clients].
         has_client: Whether each shadow run had each client, [num_shadows, num_clients]; each client
             is in some runs and not in others.
-        is_offline: Whether only the runs without a client count.
+        is_offline: Whether only the runs without a client are used.
         shares_variance: Whether all clients share one variance of the scores with the client, and
             one of the scores without it.
     """
@@ -168,7 +168,7 @@ def _log_density(
 
 
 def _both_kinds(run: AuditedRun, limit: int) -> tuple[list[str], list[str]]:
-    """Clients with examples that took part, and as many that did not, or fewer."""
+    """Returns clients with examples that took part, and clients with examples that did not."""
     seed = run.trained.config.seed
     has_examples = [each for each in run.train.client_ids if run.train.num_examples(each)]
     members = [each for each in has_examples if each in run.seen]

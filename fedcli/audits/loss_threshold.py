@@ -31,7 +31,7 @@ class LossThreshold:
         others: A description of the other examples.
         threshold: The threshold of Yeom et al.: the mean loss of the members.
         rates: TPR and FPR of the rule "a member has at most this loss".
-        privacy: The epsilon that the run reports; None: it reports none.
+        privacy: The epsilon that the run reports; None if it reports none.
         notes: Notes for the user, one line each.
     """
 
@@ -71,7 +71,7 @@ def audit(run: AuditedRun, tell: Tell, *, others: str) -> LossThreshold:
         scores.append(-run.losses(split, client_id, run.trained.state.weights_for(client_id)))
         tell(done, total)
     of_members = _joined(scores[: len(members)], "clients that took part", run)
-    of_others = _joined(scores[len(members) :], f"others ({others})", run)
+    of_others = _joined(scores[len(members) :], f"the others ({others})", run)
     threshold = float(np.mean(of_members))
     return LossThreshold(
         separation=separation(of_members, of_others),
@@ -107,5 +107,5 @@ def _joined(
     """Joins the scores of all clients; refuses an empty result."""
     joined = np.concatenate([np.empty(0), *scores])
     if not len(joined):
-        raise ConfigError(f"{run.path}: the {whose} have no examples; audit another run")
+        raise ConfigError(f"{run.path}: {whose} have no examples; audit another run")
     return joined

@@ -22,8 +22,8 @@ class Spent(NamedTuple):
     """The privacy that a number of rounds has spent; infinite without noise.
 
     Attributes:
-        epsilon: By the run's accountant.
-        epsilon_rdp: By Renyi divergences.
+        epsilon: Epsilon by the run's accountant.
+        epsilon_rdp: Epsilon by Renyi divergences.
     """
 
     epsilon: float
@@ -37,21 +37,21 @@ class Accountant:
         scheme: The way of choosing the clients of each round.
         noise_multiplier: z, standard deviation of the noise over the clipping norm.
         delta: The probability with which the guarantee may fail.
-        figure: The accountant that computes `Spent.epsilon`, `pld` or `rdp`; `rdp` if no tighter
-            one fits the scheme.
+        method: The accountant that computes `Spent.epsilon`: `pld`, or `rdp` if it was requested or
+            if no tighter one fits the scheme.
     """
 
     def __init__(
-        self, scheme: Scheme, noise_multiplier: float, delta: float, figure: str = PLD
+        self, scheme: Scheme, noise_multiplier: float, delta: float, method: str = PLD
     ) -> None:
-        """Computes nothing yet; see the attributes. `figure` is the wanted accountant."""
+        """Prepares the accountant; see the attributes. `method` is the requested one."""
         self.scheme = scheme
         self.noise_multiplier = noise_multiplier
         self.delta = delta
         has_noise = noise_multiplier > 0.0
-        self._exact = scheme.exact(noise_multiplier) if has_noise and figure == PLD else None
+        self._exact = scheme.exact(noise_multiplier) if has_noise and method == PLD else None
         self._renyi = scheme.renyi(noise_multiplier) if has_noise else None
-        self.figure = RDP if has_noise and self._exact is None else figure
+        self.method = RDP if has_noise and self._exact is None else method
 
     def spent(self, num_rounds: int) -> Spent:
         """Returns epsilon after a number of rounds. It does not depend on earlier calls."""
@@ -65,14 +65,14 @@ class Accountant:
 
 
 def noise_for(
-    scheme: Scheme, target_epsilon: float, num_rounds: int, delta: float, figure: str = PLD
+    scheme: Scheme, target_epsilon: float, num_rounds: int, delta: float, method: str = PLD
 ) -> float:
     """Returns the smallest noise multiplier that spends at most `target_epsilon`.
 
     It is a multiple of 0.001, rounded up, from 0.1 to 1000.
 
     Raises:
-        ConfigError: Even the most noise spends more.
+        ConfigError: Even the largest noise multiplier spends more.
     """
 
     def by_renyi(steps: int) -> bool:
@@ -87,7 +87,7 @@ def noise_for(
             "--rounds or fewer --clients"
         )
     enough = _first(by_renyi, least, most)
-    exact = scheme.exact(enough * _NOISE_STEP) if figure == PLD else None
+    exact = scheme.exact(enough * _NOISE_STEP) if method == PLD else None
     if exact is None:
         return round(enough * _NOISE_STEP, 3)
 
@@ -104,7 +104,7 @@ def noise_for(
 
 
 def _first(is_enough: Callable[[int], bool], low: int, high: int) -> int:
-    """Returns the first whole number from `low` to `high` that is enough; `high` is."""
+    """Returns the smallest whole number from `low` to `high` that is enough, as `high` is."""
     while low < high:
         middle = (low + high) // 2
         if is_enough(middle):

@@ -14,12 +14,12 @@ _LARGE = 20.0  # from here on the series of `_mills` is exact to rounding
 def epsilon(sensitivity: float, delta: float) -> float:
     """Returns the smallest epsilon for which N(0, 1) noise is (epsilon, delta)-private.
 
-    Releases with sensitivities s_1, s_2, ... count as one with sqrt(s_1^2 + s_2^2 + ...), also if
-    each depends on those before.
+    Several releases with sensitivities s_1, s_2, ... are equivalent to one with sqrt(s_1^2 + s_2^2
+    + ...), even if each depends on those before.
 
     Args:
         sensitivity: The most by which one client changes the release (L2 norm), at least 0.
-        delta: Above 0 and below 1.
+        delta: The probability with which the guarantee may fail, above 0 and below 1.
     """
     if sensitivity == 0.0 or _delta(0.0, sensitivity) <= delta:
         return 0.0

@@ -26,11 +26,11 @@ _LOG_TAIL = math.log(1e20)  # outputs beyond this tail count as an infinite loss
 _WINDOW_TAIL = 1e-15  # mass of a sum of losses beyond the window
 _LAMBDAS = np.geomspace(0.05, 400.0, 60)  # exponents of the Chernoff bounds of the window
 _BLOCK = 512  # losses that are summed at a time in the search for epsilon
-_LEAST_CAPACITY = 16  # rounds that the first window covers
-_FARTHEST = 1.5  # the smaller direction is computed for up to this many times the rounds
-_LOG_LEAST = math.log(1e-20)  # frequencies that are smaller than that are left out
-_FEW = 16  # epsilon is solved for with frequencies if at most this share, 1 / _FEW, is left
-_NEWTON_STEPS = 20  # then the search halves
+_LEAST_CAPACITY = 16  # number of rounds that the first window covers
+_FARTHEST = 1.5  # the smaller direction is computed ahead, for at most this multiple of the rounds
+_LOG_LEAST = math.log(1e-20)  # frequencies with smaller coefficients are left out
+_FEW = 16  # epsilon is solved for with frequencies if at most 1 / _FEW of them are left
+_NEWTON_STEPS = 20  # afterwards by bisection
 
 Floats = NDArray[np.float64]
 
@@ -38,9 +38,9 @@ Floats = NDArray[np.float64]
 class ComposedLoss:
     """The loss of one direction (add or remove a client) after up to `max_rounds` rounds.
 
-    It keeps the spectrum of one round. The sum of many losses is smooth: only its lowest
-    frequencies are not 0, and epsilon is solved for with these. If they are many, it is sought
-    among the masses.
+    It stores the spectrum of one round. The distribution of a sum of many losses is smooth, so only
+    its lowest frequencies matter, and epsilon is solved for with these. If too many frequencies are
+    left, epsilon is searched on the masses.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class ComposedLoss:
             first: The smallest loss, in steps.
             infinite: Probability of an infinite loss.
             max_rounds: The largest number of rounds that `epsilon` accepts.
-            moments: The moments of the losses; None: they are computed.
+            moments: The moments of the losses; None to compute them.
         """
         self._infinite = infinite
         self._moments = moments or moments_of(masses, first)
@@ -72,7 +72,7 @@ class ComposedLoss:
         self._spectrum /= self._spectrum[0].real
         with np.errstate(divide="ignore"):
             sizes = np.log(np.abs(self._spectrum))
-        # For each frequency, minus the largest logarithm from there on: it ascends.
+        # For each frequency, minus the largest logarithm from it on; these values ascend.
         self._decay = -np.maximum.accumulate(sizes[::-1])[::-1]
         self._sums = _GeometricSums(self._size, self._last)
 
@@ -149,7 +149,8 @@ class _GeometricSums:
     """Sums over the losses j of `place` + 1 to `last` steps, from the lowest frequencies.
 
     The mass of j is the mean over the frequencies k of power[k] * w^(j k), for a root of unity w.
-    So each frequency has a geometric sum, of the masses and of the masses times e^(`place` - j).
+    So for each frequency both sums, of the masses and of the masses times e^(`place` - j), are
+    geometric.
     """
 
     def __init__(self, size: int, last: int) -> None:
@@ -204,7 +205,7 @@ class SampledGaussianLoss:
         self._moments = [moments_of(each.masses, each.first) for each in self._losses]
         self._capacity = 0
         self._bound = (0, math.inf)  # a number of rounds, and epsilon of adding a client after them
-        self._reach = _FARTHEST  # how many times the current rounds `_bound` is computed for
+        self._reach = _FARTHEST  # the multiple of the current rounds for which `_bound` is computed
 
     def epsilon(self, num_rounds: int, delta: float) -> float:
         """Returns epsilon after `num_rounds` rounds, the larger one of both directions.
@@ -213,7 +214,7 @@ class SampledGaussianLoss:
         other direction is computed for some rounds ahead, and anew only once that value is larger.
         """
         capacity = _size_of_at_least(max(num_rounds, _LEAST_CAPACITY), 2)
-        if capacity != self._capacity:  # it follows from num_rounds alone, so the result does, too
+        if capacity != self._capacity:  # it depends only on num_rounds, so the result does, too
             self._removed, self._added = (
                 ComposedLoss(*losses, capacity, moments)
                 for losses, moments in zip(self._losses, self._moments, strict=True)
@@ -246,7 +247,7 @@ def removed_and_added(rate: float, noise_multiplier: float) -> tuple[GridLosses,
 
     Args:
         rate: See `SampledGaussianLoss`.
-        noise_multiplier: The same.
+        noise_multiplier: See `SampledGaussianLoss`.
     """
     z = noise_multiplier
     reach = z * math.sqrt(2.0 * _LOG_TAIL)
@@ -329,9 +330,9 @@ class Moments(NamedTuple):
 
 def moments_of(masses: Floats, first: int) -> Moments:
     """Returns the moments of a loss; see `ComposedLoss` for the arguments."""
-    held = np.flatnonzero(masses)
-    losses = (first + held) * STEP
-    log_masses = np.log(masses[held])
+    positive = np.flatnonzero(masses)
+    losses = (first + positive) * STEP
+    log_masses = np.log(masses[positive])
     up, down = (
         np.array([_log_sum(log_masses + sign * a * losses) for a in _LAMBDAS])
         for sign in (1.0, -1.0)

@@ -1,7 +1,7 @@
 """Which clients take part in which rounds, and what a round then reveals about one client.
 
-Each scheme knows the accountants that fit it. `exact` is the tightest; None if only a bound by
-Renyi divergences is known.
+Each scheme knows the accountants that fit it. `exact` returns the tightest, or None if only a bound
+by Renyi divergences is known.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Scheme(Protocol):
     A noise multiplier z means noise with a standard deviation of z times the clipping norm.
 
     Attributes:
-        neighbours: How two neighbouring data sets differ, which privacy makes hard to tell apart.
+        neighbours: How two neighbouring data sets differ, between which the guarantee holds.
     """
 
     @property
     def neighbours(self) -> str:
-        """How two neighbouring data sets differ, which privacy makes hard to tell apart."""
+        """How two neighbouring data sets differ, between which the guarantee holds."""
         ...
 
     def exact(self, noise_multiplier: float) -> Epsilon | None:
@@ -51,7 +51,7 @@ class PoissonSampled:
     """Each client takes part in each round with probability `rate`, independently.
 
     Attributes:
-        rate: Above 0 and below 1.
+        rate: The probability, above 0 and below 1.
     """
 
     rate: float
@@ -148,7 +148,7 @@ def tree_scheme(population: int, cohort_size: int, restart_every: int) -> Scheme
         restart_every: Number of rounds of a tree: a divisor or a multiple of the rounds of a pass.
 
     Raises:
-        ConfigError: See `scheme_of`; or `restart_every` is neither.
+        ConfigError: `restart_every` is neither of these, or as for `scheme_of`.
     """
     pass_rounds = rounds_of_pass(population, cohort_size)
     if restart_every % pass_rounds and pass_rounds % restart_every:

@@ -17,7 +17,7 @@ def height(num_rounds: int) -> int:
 
 
 def squared_sensitivity(num_rounds: int, participations: int) -> int:
-    """Returns the largest sum, over all groups, of a client's squared participations in a group.
+    """Returns the squared sensitivity: the largest sum over all groups of (participations)^2.
 
     Args:
         num_rounds: Rounds of the tree.

@@ -37,7 +37,7 @@ class Attack:
         entry: Its row of the table of attacks.
         options: Its options, including defaults.
         attackers: The ids of the attackers.
-        poisoning: The change of their examples; None: they stay as they are.
+        poisoning: The change of their examples; None if they do not change.
     """
 
     entry: AttackEntry
@@ -57,7 +57,7 @@ class Attack:
         return ChangedClients(train, self.poisoning.poison, self.attackers)
 
     def stage(self, aggregator: Aggregator) -> AttackStage | None:
-        """Returns the stage that replaces the attackers' updates; None: they send their own.
+        """Returns the stage that replaces the attackers' updates; None if they send their own.
 
         Raises:
             ConfigError: The attack needs to call the aggregator, and cannot call this one.
@@ -65,27 +65,30 @@ class Attack:
         plain = {"boost": 1.0, "radius": 0.0}  # a backdoor that is not boosted
         if not self.entry.code or plain.items() <= self.options.items():
             return None
-        made = load(self.entry.code)
-        offered: dict[str, Any] = {**self.options, "rule": lambda deltas: _ask(aggregator, deltas)}
-        names = [each.name for each in fields(made)]
+        attack_class = load(self.entry.code)
+        arguments: dict[str, Any] = {
+            **self.options,
+            "rule": lambda deltas: _aggregate(aggregator, deltas),
+        }
+        names = [each.name for each in fields(attack_class)]
         request = aggregator.request(aggregator.init())
         if "rule" in names and (request.bounds is not None or request.root_examples):
             raise ConfigError(
-                f"--attack {self.entry.name} calls the aggregator with nothing but updates, and "
-                "this aggregator needs more; choose one that needs only updates, such as "
-                "--aggregator median"
+                f"--attack {self.entry.name} calls the aggregator with updates only, and this "
+                "aggregator needs more; choose one that needs only updates, such as --aggregator "
+                "median"
             )
-        attack = made(**{name: offered[name] for name in names})
+        attack = attack_class(**{name: arguments[name] for name in names})
         knowledge = str(self.options.get("knowledge", OMNISCIENT))
         return AttackStage(attack, self.attackers, self.rounds, knowledge)
 
     def max_distances(self, round_num: int, client_ids: Sequence[str]) -> dict[str, float] | None:
-        """Returns how far the attackers' local steps may lead, by id; None: there is no limit.
+        """Returns the largest distance of each attacker's model from the global one; None for any.
 
         An attacker with a `radius` projects its parameters after each of its epochs, so that its
-        boosted update is at most that long (Wang et al. 2020, arXiv 2007.05084). The weights that
-        boost=auto divides are not known before the training. The number of clients over that of
-        attackers stands for it there; what is sent has at most the radius in any case.
+        boosted update is at most that long (Wang et al. 2020, arXiv 2007.05084). The weights in the
+        factor of boost=auto are not known before the training, so the number of clients over the
+        number of attackers is used here. The update that is sent is never longer than the radius.
 
         Args:
             round_num: Rounds completed so far.
@@ -100,7 +103,7 @@ class Attack:
         return dict.fromkeys(attackers, radius / factor) if factor else None
 
     def note(self, line: dict[str, Any], client_ids: Sequence[str]) -> None:
-        """Adds to the line of a round how many attackers trained, and how many updates were kept.
+        """Adds to a round's line how many attackers trained, and how many of them were kept.
 
         Args:
             line: The line of metrics.jsonl. Some aggregators record there which clients they kept.
@@ -217,7 +220,7 @@ def notes_of(attack: Attack, config: RunConfig, cohorts: Cohorts) -> list[str]:
 
 
 def tolerated(aggregator: str, options: Mapping[str, Value], size: int) -> int | None:
-    """Returns how many attackers per cohort an aggregator tolerates; None: it has no such number.
+    """Returns how many attackers per cohort an aggregator tolerates; None if that is not known.
 
     Args:
         aggregator: Its name.
@@ -245,6 +248,6 @@ def _check_minority(num_attackers: int, size: int) -> None:
         )
 
 
-def _ask(aggregator: Aggregator, deltas: Any) -> Any:
+def _aggregate(aggregator: Aggregator, deltas: Any) -> Any:
     state = first_state(aggregator, len(deltas.delta_sum))
     return aggregator.aggregate(state, deltas)[0]

@@ -67,7 +67,7 @@ def build_stages(
 
 
 def behind_secure_sum(algorithm: Algorithm, config: RunConfig) -> Algorithm:
-    """Returns the algorithm whose aggregator gets secure sums, if the config wants that."""
+    """Returns the algorithm; with `secure_sum` in the config, its aggregator gets secure sums."""
     options = _sum_options(config)
     if options is None:
         return algorithm
@@ -80,7 +80,7 @@ def behind_secure_sum(algorithm: Algorithm, config: RunConfig) -> Algorithm:
 
 
 def _sum_options(config: RunConfig) -> SumOptions | None:
-    """The options of secure sums; None without them."""
+    """Returns the options of secure sums; None without `secure_sum`."""
     if not config.secure_sum:
         return None
     (entry,) = tables.SECURE_SUMS.values()
@@ -89,7 +89,7 @@ def _sum_options(config: RunConfig) -> SumOptions | None:
 
 
 def _build_aggregator(config: RunConfig) -> Aggregator:
-    """The aggregator; for a private run, one that does not have its privacy plan yet."""
+    """Returns the aggregator; for a private run, one without its privacy plan."""
     if config.dp is not None:
         from fedcli.runs.privacy_plan import unplanned_mean  # lazy: few runs are private
 

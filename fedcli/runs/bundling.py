@@ -97,11 +97,11 @@ def _of_run(run: Path, folder: Path, *, has_weights: bool) -> Iterator[tuple[str
 
 def _digests(members: dict[str, bytes]) -> bytes:
     """The BLAKE2b of each member, as JSON."""
-    found = {
+    digests = {
         name: blake2b(content, digest_size=32).hexdigest()
         for name, content in sorted(members.items())
     }
-    return (json.dumps(found, indent=1) + "\n").encode()
+    return (json.dumps(digests, indent=1) + "\n").encode()
 
 
 def _zip(members: dict[str, bytes]) -> bytes:

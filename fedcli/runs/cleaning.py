@@ -31,7 +31,7 @@ class Removal(NamedTuple):
         what: CHECKPOINTS, CLIENT_STATES or LEFT_OVERS.
         files: The files.
         num_bytes: Their total size.
-        consequence: A text that says what is impossible afterwards; empty if nothing is.
+        consequence: What will be impossible afterwards, as text; empty if nothing.
     """
 
     run: Path
@@ -60,23 +60,23 @@ def plan(runs: Iterable[Path], *, has_client_states: bool = False) -> Plan:
 
     Args:
         runs: The runs' folders.
-        has_client_states: Whether client states are to be removed, too.
+        has_client_states: Whether to remove client states as well.
     """
-    made = Plan([], [], [])
+    result = Plan([], [], [])
     for run in runs:
         try:
             record = load_run(run)
             is_finished = listing.is_finished(record)
         except (ConfigError, RunError) as err:
-            made.notes.append(f"{run} stays as it is: {err}")
+            result.notes.append(f"{run} stays as it is: {err}")
             continue
         if listing.is_in_use(run):
-            made.notes.append(f"{run} stays as it is: a process writes to it")
+            result.notes.append(f"{run} stays as it is: a process writes to it")
         elif not is_finished:
-            made.notes.append(f"{run} stays as it is: it is not finished")
+            result.notes.append(f"{run} stays as it is: it is not finished")
         else:
-            _add(made, record, has_client_states=has_client_states)
-    return made
+            _add(result, record, has_client_states=has_client_states)
+    return result
 
 
 def carry_out(removals: Sequence[Removal]) -> int:
@@ -96,7 +96,7 @@ def carry_out(removals: Sequence[Removal]) -> int:
     return num_bytes
 
 
-def _add(made: Plan, record: RunRecord, *, has_client_states: bool) -> None:
+def _add(result: Plan, record: RunRecord, *, has_client_states: bool) -> None:
     """Adds the files of a finished run to a plan."""
     path = record.path
     files = run_dir.find_checkpoints(path)
@@ -104,14 +104,14 @@ def _add(made: Plan, record: RunRecord, *, has_client_states: bool) -> None:
     left = [*path.glob(".*.tmp"), *(path / run_dir.CHECKPOINTS).glob(".*.tmp")]
     for what, removable in ((CHECKPOINTS, old), (LEFT_OVERS, left)):
         if removable:
-            made.removals.append(_removal(path, what, removable))
+            result.removals.append(_removal(path, what, removable))
     states = [path / name for name in client_states.FILES if (path / name).is_file()]
     if states:
         entry = ALGORITHMS.get(str(record.options.get("algorithm")))
         is_evaluated = entry is not None and entry.has_own_models
         then = "can neither be resumed nor evaluated" if is_evaluated else "cannot be resumed"
         removal = _removal(path, CLIENT_STATES, states, f"the run {then}")
-        (made.removals if has_client_states else made.kept).append(removal)
+        (result.removals if has_client_states else result.kept).append(removal)
 
 
 def _removal(run: Path, what: str, files: Sequence[Path], consequence: str = "") -> Removal:

@@ -35,12 +35,12 @@ class ByteRule:
     Attributes:
         down: Bytes that it receives.
         dense: Bytes of a model delta that is not compressed.
-        beside: Bytes that it sends beside the delta.
+        extra_up: Bytes that it sends in addition to the delta.
     """
 
     down: int
     dense: int
-    beside: int
+    extra_up: int
 
     @classmethod
     def of(
@@ -82,10 +82,10 @@ class ByteRule:
         Args:
             line: The round's line of metrics.jsonl.
             num_selected: The number of clients that were selected.
-            reports: The places among them of those whose report was used.
-            unused: The places of those whose report was sent and not used. With compression they
-                count with the mean payload of the round, because they were never encoded.
-            payloads: The bytes of the encoded update of each report, 0 if it was not sent; None:
+            reports: The positions among them of clients whose report was used.
+            unused: The positions of clients whose report was sent but not used. With compression
+                they count with the mean payload of the round, because they were never encoded.
+            payloads: The bytes of the encoded update of each report, 0 if it was not sent; None if
                 updates are not compressed.
         """
         down = np.full(num_selected, self.down, np.int64)
@@ -100,33 +100,34 @@ class ByteRule:
             up += _spread(setup_bytes(sums, "up", num_selected), num_selected)
             up[sent] += int(sums["payload_bytes"])
         elif payloads is None:
-            up[sent] = self.dense + self.beside
+            up[sent] = self.dense + self.extra_up
         else:
             has_sent = payloads > 0
-            up[np.array(reports, np.int64)[has_sent]] = payloads[has_sent] + self.beside
+            up[np.array(reports, np.int64)[has_sent]] = payloads[has_sent] + self.extra_up
             mean = round(float(payloads[has_sent].mean())) if has_sent.any() else self.dense
-            up[list(unused)] = mean + self.beside
+            up[list(unused)] = mean + self.extra_up
         return down, up
 
 
 def secure_sum_of(line: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Returns the metrics of the secure sums of a round; None without them.
+    """Returns the metrics of the secure sums of a round; None without secure sums.
 
-    Those of factors and sketches are done by the stage of compression, others by the aggregator.
+    The compression stage computes the secure sums of factors and sketches, the aggregator all
+    others.
     """
-    found: Mapping[str, Any] | None = line.get("aggregator", {}).get("secure_sum")
-    if found is None:
-        found = (line.get("updates", {}).get("compress") or {}).get("secure_sum")
-    return found
+    sums: Mapping[str, Any] | None = line.get("aggregator", {}).get("secure_sum")
+    if sums is None:
+        sums = (line.get("updates", {}).get("compress") or {}).get("secure_sum")
+    return sums
 
 
 def setup_bytes(sums: Mapping[str, Any], direction: str, num_selected: int) -> int:
     """Returns the bytes with which the clients of a round prepare its secure sums, all together.
 
     Args:
-        sums: What `secure_sum_of` returns.
+        sums: The result of `secure_sum_of`.
         direction: `up` or `down`.
-        num_selected: Number of clients; older runs have the bytes of one.
+        num_selected: Number of clients, because older runs have only the bytes of one client.
     """
     total = sums.get(f"all_setup_bytes_{direction}")
     if total is None:
@@ -135,7 +136,7 @@ def setup_bytes(sums: Mapping[str, Any], direction: str, num_selected: int) -> i
 
 
 def _spread(total: int, number: int) -> NDArray[np.int64]:
-    """A total as equal whole parts, the first ones greater by 1 if it cannot be divided."""
+    """Returns a total as whole parts that differ by at most 1, the larger ones first."""
     places = np.arange(number, dtype=np.int64)
     return total // max(number, 1) + (places < total % max(number, 1))
 

@@ -87,36 +87,36 @@ def evaluate_run(
     Args:
         path: A run's folder, or a checkpoint.
         data: Name or file to evaluate on, a `DataSource`, or data in memory as `fedcli.train` takes
-            them; None: the run's own.
-        split: Which split; None: test if there is one, else central, else train.
+            them; None for the run's own.
+        split: The split; None for test if there is one, else central, else train.
         clients: Clients, in the syntax of training; or `seen`, those that took part in the
             training; or `unseen`, those that never did. None: the run's fixed cohort. If there is
             no fixed cohort, if the split has none of its clients, or for the split central, it is
             all clients; of more than 10,000, a random sample.
         epochs: Number of times that each example is scored.
-        batch_size: Number of examples in a batch; None: the run's.
-        threads: Number of threads; None: as many as the machine has.
+        batch_size: Number of examples in a batch; None for the run's.
+        threads: Number of threads; None for as many as the machine has.
         model: FILE.py or FILE.py:FUNCTION, for a run whose model is code: no code runs unless it
             is named here. For a run whose model was an object in a program: that object.
         best: Take the checkpoint of the run's best round, not the newest.
-        fine_tuning: How each client fine-tunes the model on its train data before it is scored once
-            more; clients without train data are skipped. None: no fine-tuning.
+        fine_tuning: How each client fine-tunes the model on its train data before it is scored
+            again; clients without train data are skipped. None for no fine-tuning.
         predictions_file: Where to write the prediction for each example, `.npz` or `.csv`; see
             `predictions.writing`.
         per_client_file: Where to write the results of each client, `.csv` or `.h5`; see
             `client_file.write`.
-        num_errors: Number of the worst mistakes to return; None: none are collected.
-        metrics: Names of metrics beside loss and accuracy (see `fedcli info`); None: the run's.
-        metric_options: Options of your own metrics among them; None: the run's.
-        takers: Functions that are called with the predictions of all examples, in order.
-        cancel: Once raised, from any thread, the evaluation stops.
+        num_errors: Number of the worst mistakes to return; None for none.
+        metrics: Names of metrics beside loss and accuracy (see `fedcli info`); None for the run's.
+        metric_options: Options of your own metrics among them; None for the run's.
+        takers: Functions that are called with the predictions of one client after another.
+        cancel: A flag that any thread may set to stop the evaluation.
         of_data: The other fields of a `DataSource` by name, as for training. For the run's own
             data, the defaults are the run's values. Other data have by default no test data, the
             natural partition, and the pixel convention of the training. A partition that is code
             runs only if `partition` names it here.
 
     Raises:
-        Cancelled: `cancel` was raised.
+        Cancelled: `cancel` was set.
         ConfigError: An option is not allowed, or does not fit the data; or the model is code and
             `model` does not name it; or each client has its own model, and fine-tuning or
             predictions are requested.
@@ -130,55 +130,57 @@ def evaluate_run(
         from fedcli.datasets.sources.given import as_given  # lazy: few data are in memory
 
         memory = as_given(data)
-    given = {
-        **_given_data(data if memory is None else str(memory), of_data),
+    overrides = {
+        **_data_fields(data if memory is None else str(memory), of_data),
         "batch_size": batch_size,
         "epochs": epochs,
     }
-    given = {name: value for name, value in given.items() if value is not None}
+    overrides = {name: value for name, value in overrides.items() if value is not None}
     with load_trained(Path(path), threads, model, best=best) as trained:
         if may_have_code(trained.config):
             from fedcli.settings.own.permission import with_partition  # lazy: few runs have code
 
-            config, given = with_partition(trained.config, given)
+            config, overrides = with_partition(trained.config, overrides)
             trained = replace(trained, config=config)
         if memory is not None and _is_of(trained, memory):
-            del given["data"]
-        moved = found_elsewhere(trained.config, given, trained.fingerprint)
+            del overrides["data"]
+        moved = found_elsewhere(trained.config, overrides, trained.fingerprint)
         if moved is not None:
             trained = replace(trained, config=moved)
-            given = {name: value for name, value in given.items() if name not in PLACES}
-        elif "data" not in given:
+            overrides = {name: value for name, value in overrides.items() if name not in PLACES}
+        elif "data" not in overrides:
             source = source_of(trained.config, memory)
-            check_places(source, "(and --test-data where there is some)")
+            check_places(source, "(and --test-data, if the run has test data)")
         if outputs.has_predictions or fine_tuning is not None:
             _ = trained.state.evaluated_weights  # raises if each client has its own model
-        data_of_evaluation = _evaluated_data(trained, given, split, clients)
+        data_of_evaluation = _evaluated_data(trained, overrides, split, clients)
         if memory is not None:
             source = replace(data_of_evaluation.source, data=memory)
             data_of_evaluation = replace(data_of_evaluation, source=source)
         inputs = [*files_of_run(trained.file), *data_of_evaluation.source.paths]
         outputs.check_is_no_input(inputs)
         options = trained.config.metric_options if metric_options is None else metric_options
-        wanted, notes = _wanted_metrics(trained, metrics, metric_options or {})
-        request = _Request(data_of_evaluation, fine_tuning, outputs, wanted, options, cancel)
+        requested, notes = _requested_metrics(trained, metrics, metric_options or {})
+        request = _Request(data_of_evaluation, fine_tuning, outputs, requested, options, cancel)
         evaluation = _evaluate(trained, request)
         return replace(evaluation, notes=(*notes, *evaluation.notes)) if notes else evaluation
 
 
-def _wanted_metrics(
-    trained: Trained, given: Sequence[str] | None, options: Mapping[str, Value]
+def _requested_metrics(
+    trained: Trained, requested: Sequence[str] | None, options: Mapping[str, Value]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The metrics of an evaluation, and a note if some of the run's are code that is not named."""
-    if given:
-        names: tuple[str, ...] = METRIC_NAMES.check("--metrics", given)
+    """Returns the metrics to compute; and a note if the run has metrics that are not computed."""
+    if requested:
+        names: tuple[str, ...] = METRIC_NAMES.check("--metrics", requested)
         if options or any(map(is_code, names)):
             from fedcli.settings.own.permission import complete_metrics  # lazy: few have some
 
             names = complete_metrics(names, options)
         return names, ()
     for name in options:
-        raise ConfigError(f"--metric-option {name}: name your metric, too: --metrics FILE.py")
+        raise ConfigError(
+            f"--metric-option {name} is for a metric of your own; give it with --metrics FILE.py"
+        )
     of_run = trained.config.metrics or ()
     own = [each for each in of_run if is_code(each)]
     names = tuple(each for each in of_run if each not in own)
@@ -201,33 +203,33 @@ class _Request:
 
 
 def _is_of(trained: Trained, memory: OpenedData) -> bool:
-    """Whether data in memory are those that a run was trained on."""
+    """Returns whether data in memory are those that a run was trained on."""
     if trained.fingerprint is None or not trained.config.data.startswith(IN_MEMORY):
         return False
     return datasets.fingerprint(source_of(trained.config, memory)) == trained.fingerprint
 
 
-def _given_data(data: str | DataSource | None, of_data: Mapping[str, Any]) -> dict[str, Any]:
-    """The given fields of `DataSource`, by name."""
+def _data_fields(data: str | DataSource | None, of_data: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of `DataSource` that the caller gave, by name."""
     refuse_unknown("evaluate_run", of_data, DataOptions.__annotations__)
     named = data.given if isinstance(data, DataSource) else {"data": data}
     return {**named, **of_data}
 
 
 def _evaluated_data(
-    trained: Trained, given: Mapping[str, Any], split: str | None, clients: str | None
+    trained: Trained, overrides: Mapping[str, Any], split: str | None, clients: str | None
 ) -> EvaluatedData:
-    """The data of an evaluation: the run's, overridden by the given fields."""
-    if "data" in given and "pixels" not in given and trained.config.pixels == "source":
+    """Returns the data of an evaluation: the run's, with the caller's fields in `overrides`."""
+    if "data" in overrides and "pixels" not in overrides and trained.config.pixels == "source":
         # The pixel value 1.0 may have the opposite meaning in other data.
-        given = {**given, "pixels": trained.pixel_convention}
+        overrides = {**overrides, "pixels": trained.pixel_convention}
     config = trained.config
     base = {**vars(config.data_source), "batch_size": config.batch_size}
-    if "data" in given:  # the test data and the partition are not those of the run
+    if "data" in overrides:  # the test data and the partition are not those of the run
         base.update(test_data=None, partition=NATURAL, partition_options={})
-    valid = settings.from_options(settings.merge(base, given))
+    valid = settings.from_options(settings.merge(base, overrides))
     plan = BatchPlan(epochs=valid.epochs, batch_size=valid.batch_size)
-    names = frozenset(name for name, value in given.items() if value)
+    names = frozenset(name for name, value in overrides.items() if value)
     return EvaluatedData(valid.data_source, names, split, clients, plan)
 
 
@@ -296,7 +298,7 @@ def _measured(
         return evaluation
     from fedcli.evaluation.measuring import measure  # lazy: few runs have further metrics
 
-    found = measure(
+    measured = measure(
         group,
         evaluator,
         trained.state,
@@ -306,7 +308,7 @@ def _measured(
         is_seen=evaluation.is_seen,
         cancel=request.cancel,
     )
-    return replace(evaluation, measured=found)
+    return replace(evaluation, measured=measured)
 
 
 def _with_attack(

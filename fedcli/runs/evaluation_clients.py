@@ -30,27 +30,27 @@ class EvaluatedData:
 
     Attributes:
         source: The source of the data.
-        given: Names of the fields of `source` that the caller gave; the others are the run's.
-        split: The split; None: the default, see `default_split`.
+        overridden: Names of the fields of `source` that the caller gave; the others are the run's.
+        split: The split; None for the default, see `default_split`.
         clients: The selection of its clients, as `evaluate_run` takes it.
         plan: How examples become batches.
     """
 
     source: DataSource
-    given: frozenset[str]
+    overridden: frozenset[str]
     split: str | None
     clients: str | None
     plan: BatchPlan
 
     @property
     def is_of_run(self) -> bool:
-        """Whether these are the examples and clients of the run; no given field changes them."""
-        return self.given.isdisjoint(DATA_FIELDS)
+        """Whether these are the examples and clients of the run, with no field overridden."""
+        return self.overridden.isdisjoint(DATA_FIELDS)
 
     @property
     def has_train_clients_of_run(self) -> bool:
         """Whether the clients of the train split are those of the run; see `is_of_run`."""
-        return self.given.isdisjoint(set(DATA_FIELDS) - {"test_data"})
+        return self.overridden.isdisjoint(set(DATA_FIELDS) - {"test_data"})
 
 
 def choose_clients(
@@ -65,7 +65,7 @@ def choose_clients(
         trained: The model.
         request: The split and the selection of its clients.
         splits: The opened data.
-        seen: Returns the clients that took part in the training; None: not known.
+        seen: Returns the clients that took part in the training; None if they are not known.
 
     Raises:
         ConfigError: There is no such split or client, or no model for it.
@@ -73,7 +73,10 @@ def choose_clients(
     """
     name = request.split or default_split(trained.config, splits)
     if name not in splits:
-        raise ConfigError(f"--split {name}: {request.source.data} has {', '.join(sorted(splits))}")
+        raise ConfigError(
+            f"--split {name}: {request.source.data} has no such split; choose one of "
+            f"{', '.join(sorted(splits))}"
+        )
     data = splits[name]
     check_fit(data, trained.model)
     check_split(trained.config, name)
@@ -167,7 +170,7 @@ def _chosen_ids(
     selection = cohorts.parse_clients(config.clients)
     if selection.ids is not None:
         return selection.ids
-    has_clients_of_run = request.given.isdisjoint(("data", "partition", "partition_options"))
+    has_clients_of_run = request.overridden.isdisjoint(("data", "partition", "partition_options"))
     try:
         of_run = splits if has_clients_of_run else open_data(config.data_source)
     except DataError as err:

@@ -65,7 +65,7 @@ class EvaluationOutputs:
         """Computes predictions and passes them to all outputs; returns the worst mistakes, if any.
 
         Raises:
-            Cancelled: `cancel` was raised.
+            Cancelled: `cancel` was set.
             DataError: A client's data are bad.
             RunError: The file cannot be written.
         """

@@ -25,10 +25,9 @@ if TYPE_CHECKING:
 def input_layers(
     config: RunConfig, train: ClientData, notes: list[str], cancel: CancelFlag | None
 ) -> list[Spec]:
-    """Returns the input layers of a run, and adds a line about measured moments to `notes`.
+    """Returns the input layers of a run; adds a line about computed moments to `notes`.
 
-    Images are augmented first and normalised afterwards, so that zeros that come in are those of
-    the pixels.
+    Images are augmented first and normalised afterwards, so gaps are filled with pixels of value 0.
 
     Args:
         config: A valid config.
@@ -62,12 +61,12 @@ def _normalizing(
         return layers.ImageStandardization()
     means, deviations = moments_in(config.normalize) or _moments(config, train, cancel)
     if config.normalize == TRAIN_SPLIT:
-        shown = ":".join(",".join(f"{each:.4f}" for each in part) for part in (means, deviations))
-        notes.append(f"channels are normalised by means and deviations {shown}")
+        numbers = ":".join(",".join(f"{each:.4f}" for each in part) for part in (means, deviations))
+        notes.append(f"channels are normalised by means and deviations {numbers}")
         if config.dp is not None:
             notes.append(
-                "epsilon does not cover these means and deviations, which all clients' data gave; "
-                "to keep them out, give --normalize numbers that are public"
+                "epsilon does not cover these means and deviations, which were computed from all "
+                "clients' data; to keep them private, give public numbers with --normalize"
             )
     return layers.Normalization(tuple(means), tuple(deviations))
 
@@ -75,17 +74,16 @@ def _normalizing(
 def _moments(
     config: RunConfig, train: ClientData, cancel: CancelFlag | None
 ) -> tuple[Sequence[float], Sequence[float]]:
-    """The means and deviations of the channels: of the train split, or published."""
+    """Returns the means and deviations of the channels: of the train split, or published."""
     if config.normalize == TRAIN_SPLIT:
         from fedcli.datasets.moments import channel_moments  # lazy: few runs measure
 
-        found = channel_moments(train, lambda: cancel is not None and cancel.is_set())
-        return found[0].tolist(), found[1].tolist()
+        moments = channel_moments(train, lambda: cancel is not None and cancel.is_set())
+        return moments[0].tolist(), moments[1].tolist()
     if config.data not in PUBLISHED_MOMENTS:
         raise ConfigError(
-            f"--normalize {config.normalize}: there are published moments for "
-            f"{', '.join(PUBLISHED_MOMENTS)}, not for {config.data}; choose train, which measures "
-            "them"
+            f"--normalize {config.normalize}: means and deviations are published for "
+            f"{', '.join(PUBLISHED_MOMENTS)}, not for {config.data}; choose --normalize train"
         )
     means, deviations = PUBLISHED_MOMENTS[config.data]
     if train.pixel_convention == "background":

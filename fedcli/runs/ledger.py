@@ -1,7 +1,7 @@
 """The bytes that the clients of a run receive and send, round by round, from the run's folder.
 
-`fedcli.runs.client_bytes` has the rule. Reports that come too late, or after enough others, were
-sent: for those of a compressed run the run's mean payload is taken, because they were never
+`fedcli.runs.client_bytes` has the rule. Reports that arrive too late, or after enough others, count
+as sent. In a compressed run they count with the run's mean payload, because they were never
 encoded.
 """
 
@@ -75,11 +75,11 @@ class Ledger:
             up_alone: Whether to count only the bytes that clients send, not those that they
                 receive.
         """
-        total, found = 0, {0: 0.0}
+        total, by_round = 0, {0: 0.0}
         for each in self.rounds:
             total += each.bytes_up + (0 if up_alone else each.bytes_down)
-            found[each.round_num] = total / 1e6
-        return found
+            by_round[each.round_num] = total / 1e6
+        return by_round
 
 
 def ledger_of(run: RunRecord) -> Ledger | None:
@@ -160,7 +160,7 @@ class _Rule:
             cohort.num_selected,
             num_up,
             cohort.num_selected * down,
-            round(deltas + self.delta * cohort.num_unused) + num_up * self.each.beside,
+            round(deltas + self.delta * cohort.num_unused) + num_up * self.each.extra_up,
         )
 
     def _of_secure_sum(
@@ -183,9 +183,9 @@ class _Cohort(NamedTuple):
     """The number of clients of a round that received and that sent.
 
     Attributes:
-        num_selected: Number of those who received.
-        num_reports: Number of those whose report was used.
-        num_unused: Number of those whose report was sent and not used.
+        num_selected: Number of clients that received something.
+        num_reports: Number of clients whose report was used.
+        num_unused: Number of clients whose report was sent but not used.
     """
 
     num_selected: int
@@ -217,7 +217,7 @@ def _mean_payload(run: RunRecord) -> float:
 
 
 def _cohort(line: Mapping[str, Any], num_clients: float | None, run: RunRecord) -> _Cohort | None:
-    """The clients of a round with a line of metrics.jsonl; None: they are not known."""
+    """Returns the clients of a round from its line in metrics.jsonl; None if not known."""
     participation = line.get("participation")
     if participation is not None:
         unused = participation["num_late"] + participation["num_surplus"]

@@ -37,7 +37,7 @@ class ListedRun:
         accuracy: The last accuracy; None if there is none, or if it is not finite.
         num_bytes: Total size of the files in the folder.
         changed_at: Time of the last change of metrics.jsonl, in seconds since 1970.
-        problem: The reason of DAMAGED; else empty.
+        problem: Why the run is DAMAGED; otherwise empty.
     """
 
     path: Path

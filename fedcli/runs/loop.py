@@ -46,7 +46,8 @@ class RoundResult:
         metrics: The line of metrics.jsonl, with NaN for null.
         timings: Seconds by part: data, train, aggregate, evaluate, save.
         evaluation: By split, the metrics of the weights after the round: loss, accuracy, numbers of
-            examples and batches, and the config's further metrics. None: not evaluated.
+            examples and batches, and the config's further metrics. None if the round was not
+            evaluated.
         num_clients: Number of clients whose reports were used.
         num_examples: Number of examples processed in training.
         params: The weights that are evaluated after the round, float32 [num_params]; read-only.
@@ -90,7 +91,8 @@ class Training:
         process: The learning process.
         state: The server state after the last completed round.
         num_trained_in_round: Number of client trainings in the current round; a client that trains
-            several times counts as often. `CancelFlag.num_trained` counts up to it. 0: not counted.
+            several times counts as often. `CancelFlag.num_trained` counts up to it. 0 if it is not
+            counted.
     """
 
     def __init__(
@@ -149,7 +151,7 @@ class Training:
     def code(self) -> dict[str, str]:
         """The user's code that must be named again to continue the run, by option.
 
-        A model of layers is not among it, because the checkpoints hold it.
+        A model of layers need not be named, because the checkpoints hold it.
         """
         if not may_have_code(self.config):
             return {}
@@ -257,7 +259,7 @@ class Training:
             RunError: The checkpoint cannot be written.
         """
         with ExitStack() as stack:  # all of these run, even if one fails
-            if self._federation.workers is not None:  # the last: no result depends on it
+            if self._federation.workers is not None:  # closed last: no result depends on it
                 stack.callback(self._federation.workers.close)
             stack.callback(self._run.close)
             for states in client_states_of(self.state):

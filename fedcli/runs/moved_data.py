@@ -22,41 +22,41 @@ def missing_places(source: DataSource) -> list[str]:
     return [name for name in names if name not in tables.DATASETS and not Path(name).exists()]
 
 
-def with_new_places(config: RunConfig, given: Mapping[str, Any], known: str | None) -> RunConfig:
+def with_new_places(config: RunConfig, places: Mapping[str, Any], known: str | None) -> RunConfig:
     """Returns the config with new places of its data.
 
     Args:
         config: Config of a run.
-        given: `data`, `test_data` or both.
-        known: The fingerprint of the data that the run was trained on; None: not known.
+        places: The new values of `data`, `test_data` or both.
+        known: The fingerprint of the data that the run was trained on; None if it is not known.
 
     Raises:
         ConfigError: The data there are not those that the run was trained on.
         DataError: They cannot be found or read.
     """
-    config = _moved(config, given)
+    config = _moved(config, places)
     if known is not None and datasets.fingerprint(config.data_source) != known:
-        listed = " and ".join(str(given[name]) for name in PLACES if name in given)
+        listed = " and ".join(str(places[name]) for name in PLACES if name in places)
         raise ConfigError(
-            f"{listed}: not the data that the run was trained on; give the place to which those "
-            "were moved, or train another run with --config"
+            f"{listed}: not the data that the run was trained on; give the present path of those "
+            "data, or train another run with --config"
         )
     return config
 
 
 def found_elsewhere(
-    config: RunConfig, given: Mapping[str, Any], known: str | None
+    config: RunConfig, places: Mapping[str, Any], known: str | None
 ) -> RunConfig | None:
-    """Returns the config with the given places if the run's own data are now there; else None.
+    """Returns the config with these places if the run's own data are now there; else None.
 
     Data are read only if data of the run are missing from their former place.
     """
-    names = {name for name in given if name in DATA_FIELDS}
+    names = {name for name in places if name in DATA_FIELDS}
     if known is None or not names or not names <= set(PLACES):
         return None
     if not missing_places(config.data_source):
         return None
-    moved = _moved(config, given)
+    moved = _moved(config, places)
     try:
         is_same = datasets.fingerprint(moved.data_source) == known
     except DataError:
@@ -88,16 +88,16 @@ def check_places(source: DataSource, consequence: str) -> None:
         )
     if missing:
         raise DataError(
-            f"{missing[0]} does not exist any more; give its new place with "
+            f"{missing[0]} does not exist any more; give its new path with "
             f"{'--data' if missing[0] == source.data else '--test-data'} {consequence}"
         )
 
 
-def _moved(config: RunConfig, given: Mapping[str, Any]) -> RunConfig:
-    places: dict[str, Any] = {
-        name: _absolute(str(given[name])) for name in PLACES if given.get(name)
+def _moved(config: RunConfig, places: Mapping[str, Any]) -> RunConfig:
+    changes: dict[str, Any] = {
+        name: _absolute(str(places[name])) for name in PLACES if places.get(name)
     }
-    return replace(config, **places)
+    return replace(config, **changes)
 
 
 def _absolute(name: str) -> str:

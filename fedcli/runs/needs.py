@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _FIXED = 11  # two states, sums in float64, and a checkpoint while it is written
 _PER_THREAD = 4  # for each thread: parameters, and sums in float64
 _PER_STATE_PART = 4  # for each vector of the state: two states, and a checkpoint being written
-_PER_CLIENT = 2.5  # for each client in a block, if clients keep vectors: the old, the sent, the new
+_PER_CLIENT = 2.5  # for each client in a block, if clients keep vectors: old, sent and new ones
 _PER_DELTA = 2  # for each client in a block, if the aggregator needs all deltas
 
 # Multiply-adds per second of one thread, and bytes per second that local steps move.
@@ -115,14 +115,14 @@ class Needs:
         if left is not None and memory > left:
             largest = max(self.memory, key=lambda part: self.memory[part])
             raise ConfigError(
-                f"this run needs {_size(memory)} of memory or more, {_size(left)} are left here "
+                f"this run needs at least {_size(memory)} of memory, but {_size(left)} are free "
                 f"({self.summary}); {_MEMORY_REMEDIES[largest]}"
             )
         disk, free = sum(self.disk.values()), _free_bytes(folder)
         if free is not None and disk > max(free, _CHECKED_BYTES):
             largest = max(self.disk, key=lambda part: self.disk[part])
             raise ConfigError(
-                f"this run needs {_size(disk)} of disk or more, {_size(free)} are free for "
+                f"this run needs at least {_size(disk)} of disk, but {_size(free)} are free for "
                 f"{folder} ({self.summary}); make room there, choose another --out, or "
                 f"{_DISK_REMEDIES[largest]}"
             )
@@ -136,9 +136,9 @@ class Needs:
         free = _free_bytes(folder)
         if free is not None and self.scratch > free:
             raise ConfigError(
-                f"this run needs {_size(self.scratch)} of temporary files or more, {_size(free)} "
-                f"are free in {folder} ({self.summary}); let TMPDIR name another folder, choose "
-                "fewer --clients, or another --aggregator"
+                f"this run needs at least {_size(self.scratch)} for temporary files, but "
+                f"{_size(free)} are free in {folder} ({self.summary}); let TMPDIR name another "
+                "folder, choose fewer --clients, or another --aggregator"
             )
 
 
@@ -181,7 +181,7 @@ def estimate(
     num_state = sum(part.nbytes / 4 for part in parts if isinstance(part, np.ndarray))
     num_state += entry.has_own_weights or config.server_ema is not None
     request = algorithm.aggregator.request(algorithm.aggregator.init())
-    wants_rows = request.all_rows or bool(stages)
+    needs_rows = request.all_rows or bool(stages)
     in_block = min(load.cohort, BLOCK_CLIENTS)
     visits = _visits(config, load.examples)
     batch_size = max(1, math.ceil(min(visits, plan.batch_size)))
@@ -189,7 +189,7 @@ def estimate(
     memory = {
         "parameters": int(vector * (_FIXED + _PER_STATE_PART * num_state)),
         "threads": vector * _PER_THREAD * workers,
-        "clients": int(vector * in_block * (_PER_CLIENT * keeps or _PER_DELTA * wants_rows)),
+        "clients": int(vector * in_block * (_PER_CLIENT * keeps or _PER_DELTA * needs_rows)),
         "batches": 4 * workers * batch_size * sum(layer.num_outputs for layer in layout.layers),
         "shuffling": _INDEX_BYTES * workers * plan.num_buffered(math.floor(load.examples)),
     }
@@ -202,7 +202,7 @@ def estimate(
     return Needs(
         memory,
         disk,
-        vector * load.cohort * wants_rows * (2 if config.pre_aggregator else 1),
+        vector * load.cohort * needs_rows * (2 if config.pre_aggregator else 1),
         _seconds(layout, load.cohort * visits, batch_size, workers),
         f"{config.model} of {layout.num_params:,} parameters, {load.cohort:,} "
         f"client{'s' * (load.cohort != 1)} a round on {load.threads} "
@@ -211,7 +211,7 @@ def estimate(
 
 
 def workload(train: ClientData, cohort: int, population: int, threads: int) -> Workload:
-    """Returns the size of the training. Takes the mean number of examples over a few clients.
+    """Returns the size of the training; the mean number of examples is that of a few clients.
 
     Args:
         train: The train split; no examples are read.
@@ -255,7 +255,7 @@ def _expected_clients(load: Workload, rounds: int) -> int:
 
 
 def _seconds(layout: ParamLayout, visits: float, batch_size: int, workers: int) -> float:
-    """Seconds of a round: those to compute, and those to move parameters."""
+    """Returns the seconds of a round: those to compute, and those to move parameters."""
     # Three passes: forward, gradient of the kernel, gradient of the inputs. models.costs is exact.
     multiply_adds = 3 * sum(layer.multiply_adds for layer in layout.layers)
     computing = visits * multiply_adds / _MULTIPLY_ADDS.get(native.isa_name(), 1e10)
@@ -264,7 +264,7 @@ def _seconds(layout: ParamLayout, visits: float, batch_size: int, workers: int) 
 
 
 def _free_bytes(folder: Path) -> int | None:
-    """The free bytes on the disk where a folder is or will be; None: not known."""
+    """Returns the free bytes on the disk where a folder is or will be; None if not known."""
     for place in (folder.absolute(), *folder.absolute().parents):
         try:
             disk = os.statvfs(place)

@@ -66,7 +66,7 @@ class CohortData(NamedTuple):
         batches: The batches of each client that trains.
         num_clients: Number of clients that train.
         client_ids: The cohort.
-        round_reports: Which clients reported, dropped out or were late; None: all report always.
+        round_reports: Which clients reported, dropped out or were late; None if all report always.
     """
 
     batches: Iterable[BatchedDataset]
@@ -101,12 +101,14 @@ class Federation:
         sampled_clients: The cohort of each round.
         groups: The clients to evaluate, one group for each split.
         plan: How a client's examples become batches in training.
-        held: The batches of a fixed cohort, kept in memory; None: each round reads its clients.
-        class_weights: Weights of the training loss, float32 [num_classes]; None: there are none.
-        attack: The attack; None: there is none.
-        held_poisoned: `held` with the attackers' poisoned examples; None: there are none.
+        fixed_batches: The batches of a fixed cohort, in memory; None if each round reads its
+            clients.
+        class_weights: Weights of the training loss, float32 [num_classes]; None if there are none.
+        attack: The attack; None if there is none.
+        poisoned_batches: `fixed_batches` with the attackers' poisoned examples; None if there are
+            none.
         notes: Notes for the user, one line each.
-        workers: The workers of a cluster that `engine` uses; None: it computes here.
+        workers: The workers of a cluster that `engine` uses; None if it computes in this process.
     """
 
     config: RunConfig
@@ -117,10 +119,10 @@ class Federation:
     sampled_clients: SampledClients
     groups: tuple[EvaluationGroup, ...]
     plan: BatchPlan
-    held: tuple[BatchedDataset, ...] | None
+    fixed_batches: tuple[BatchedDataset, ...] | None
     class_weights: NDArray[np.float32] | None
     attack: Attack | None
-    held_poisoned: tuple[BatchedDataset, ...] | None
+    poisoned_batches: tuple[BatchedDataset, ...] | None
     notes: list[str]
     workers: RayWorkers | None = None
 
@@ -134,17 +136,25 @@ class Federation:
         if round_reports is not None:
             places = () if round_reports.is_skipped else round_reports.reports
         is_attacked = self.attack is not None and self.attack.rounds.has(round_num)
-        held = self.held_poisoned if is_attacked and self.held_poisoned is not None else self.held
-        if held is not None:
-            if len(places) != len(held):  # the engine reuses decoded images for the same tuple
-                held = tuple(held[place] for place in places)
-            return CohortData(held, len(held), ids, round_reports)
+        batches = (
+            self.poisoned_batches
+            if is_attacked and self.poisoned_batches is not None
+            else self.fixed_batches
+        )
+        if batches is not None:
+            if len(places) != len(batches):  # the engine reuses decoded images for the same tuple
+                batches = tuple(batches[place] for place in places)
+            return CohortData(batches, len(batches), ids, round_reports)
         present = ids if round_reports is None else [ids[place] for place in places]
         train = self.splits["train"]
         if is_attacked and self.attack is not None:
             train = self.attack.poisoned(train)
-        batches = ClientBatches(train, present, self.plan, self.config.seed)
-        return CohortData(batches, len(present), ids, round_reports)
+        return CohortData(
+            ClientBatches(train, present, self.plan, self.config.seed),
+            len(present),
+            ids,
+            round_reports,
+        )
 
     def initial_state(self) -> ServerState:
         """Returns the state before round 1, with the initial weights of the config.
@@ -192,15 +202,15 @@ def open_federation(
 
     Args:
         config: A valid config.
-        cancel: Once raised, from any thread, opening stops.
-        model: The model; None: the one that the config names.
-        source: The data; None: those that the config names.
+        cancel: A flag that any thread may set to stop opening.
+        model: The model; None for the one that the config names.
+        source: The data; None for those that the config names.
         given_model: An object that is a model or makes one, in place of what the config names; see
             `models.own.wrap`.
         folder: The folder for the run's files, which must have room for them.
 
     Raises:
-        Cancelled: `cancel` was raised while data were dealt to clients or counted.
+        Cancelled: `cancel` was set while data were dealt to clients or counted.
         ConfigError: An option does not fit another, or the data; or the run does not fit in memory
             or on the disk.
         DataError: The data are missing, bad, or do not fit each other.
@@ -224,7 +234,8 @@ def open_federation(
     secure = behind_secure_sum(algorithm, config)
     _check_cohort(secure, cohort_size(config, cohorts), config)
     config, attack = _open_attack(config, train, cohorts, notes)
-    stages = build_stages(config, algorithm, attack)  # an attack knows the rule behind the sums
+    # Attacks are made against the rule itself, without secure sums.
+    stages = build_stages(config, algorithm, attack)
     algorithm = secure
     num_threads = 1 if is_code(config.model) else resolve_threads(config.threads)
     load = needs.workload(
@@ -270,13 +281,13 @@ def open_federation(
         check_metrics(config.metrics, model, config.metric_options)
     notes += check_needs(model.layout)
     engine, workers = _open_engine(config, model, splits, notes, cancel)
-    held = held_poisoned = None
-    if workers is None and cohorts.fixed is not None and _can_be_held(train, cohorts.fixed):
+    fixed_batches = poisoned_batches = None
+    if workers is None and cohorts.fixed is not None and _fit_in_cache(train, cohorts.fixed):
         batches = ClientBatches(train, cohorts.fixed, plan, config.seed)
-        held = _read_all(batches, cancel, num_threads)
+        fixed_batches = _read_all(batches, cancel, num_threads)
         if attack is not None and attack.poisoning is not None:
             poisoned = ClientBatches(attack.poisoned(train), cohorts.fixed, plan, config.seed)
-            held_poisoned = _read_all(poisoned, cancel, num_threads)
+            poisoned_batches = _read_all(poisoned, cancel, num_threads)
     return Federation(
         config=config,
         splits=splits,
@@ -297,10 +308,10 @@ def open_federation(
         sampled_clients=sampled_clients,
         groups=tuple(make_groups(config, cohorts, splits, notes)),
         plan=plan,
-        held=held,
+        fixed_batches=fixed_batches,
         class_weights=weights,
         attack=attack,
-        held_poisoned=held_poisoned,
+        poisoned_batches=poisoned_batches,
         notes=notes,
         workers=workers,
     )
@@ -344,13 +355,13 @@ def _read_all(
     batches: ClientBatches, cancel: CancelFlag | None, num_threads: int
 ) -> tuple[BatchedDataset, ...]:
     """The batches of each client, all read. Raises Cancelled if `cancel` is set meanwhile."""
-    found: list[BatchedDataset] = []
+    read: list[BatchedDataset] = []
     is_over = threading.Event()  # all are read, or reading failed or was cancelled
 
     def draw_from_the_end() -> None:
         """Draws clients into the cache of their data until all are drawn."""
         num_left = len(batches.client_ids)
-        while len(found) < num_left and not is_over.is_set():
+        while len(read) < num_left and not is_over.is_set():
             num_left -= 1
             batches.data.client(batches.client_ids[num_left])
 
@@ -362,12 +373,12 @@ def _read_all(
         for each in batches:
             if cancel is not None and cancel.is_set():
                 raise Cancelled
-            found.append(each)
+            read.append(each)
     finally:
         is_over.set()
         if is_helped:
             helper.join()
-    return tuple(found)
+    return tuple(read)
 
 
 def _input_layers(
@@ -427,16 +438,16 @@ def _root_data(
     return draw_root_data(train, num_examples, plan, config.seed)
 
 
-def _wrapped(given: Any, train: ClientData) -> Model:
-    """A model that a program made, or has made, for some data."""
-    if isinstance(given, Model):
-        return given
+def _wrapped(model: Any, train: ClientData) -> Model:
+    """Returns the model that a program gave, made for some data if necessary."""
+    if isinstance(model, Model):
+        return model
     from fedcli.models import own  # lazy: few models are code
 
-    return own.wrap(given, input_shape=train.pixel_shape, num_classes=train.num_classes)
+    return own.wrap(model, input_shape=train.pixel_shape, num_classes=train.num_classes)
 
 
-def _can_be_held(data: ClientData, client_ids: Sequence[str]) -> bool:
+def _fit_in_cache(data: ClientData, client_ids: Sequence[str]) -> bool:
     """Whether the images of some clients, one byte for each pixel, fit in the client cache."""
     image_bytes = math.prod(data.pixel_shape)
     num_bytes = 0

@@ -73,13 +73,13 @@ def _aggregator(config: RunConfig, plan: PrivacyPlan | None, restart_every: int)
 
 
 def _accountant(config: RunConfig, scheme: Scheme, delta: float) -> Accountant:
-    figure = str(config.dp_options["accountant"])
+    method = str(config.dp_options["accountant"])
     if "target_epsilon" in config.dp_options:
         target = _number(config, "target_epsilon")
-        noise = noise_for(scheme, target, config.rounds, delta, figure)
+        noise = noise_for(scheme, target, config.rounds, delta, method)
     else:
         noise = _number(config, "noise_multiplier")
-    return Accountant(scheme, noise, delta, figure)
+    return Accountant(scheme, noise, delta, method)
 
 
 def _notes(config: RunConfig, plan: PrivacyPlan) -> list[str]:
@@ -91,7 +91,7 @@ def _notes(config: RunConfig, plan: PrivacyPlan) -> list[str]:
     spent = accountant.spent(rounds)
     notes = [
         f"simulated differential privacy of clients: noise_multiplier {z:g} spends epsilon "
-        f"{spent.epsilon:.4f} (delta {accountant.delta:g}, {accountant.figure}, "
+        f"{spent.epsilon:.4f} (delta {accountant.delta:g}, {accountant.method}, "
         f"{accountant.scheme.neighbours}) in {rounds:,} rounds; whoever knows the seed can "
         "subtract the noise"
     ]

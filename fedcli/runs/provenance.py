@@ -24,11 +24,11 @@ from fedcli.version import __version__
 
 _DIGEST_BYTES = 10
 _MAX_FILE_BYTES = 8 << 30
-# Raised when a purpose of core.seeds gets another number. 2: compression and the noise on counts no
-# longer share numbers with the synthetic datasets. Runs of before have none.
+# Increased when a purpose in core.seeds gets another number. Since 2, compression and the noise on
+# counts no longer share numbers with the synthetic datasets. Earlier runs have no such entry.
 STREAMS = 2
 _DRAW_NOTHING = ("sign", "top-k")  # compressors
-_FILE = "_file"  # ends the names of the digests of files in the provenance
+_FILE = "_file"  # the suffix of the names of file digests in the provenance
 
 
 def provenance_of(
@@ -77,13 +77,13 @@ def provenance_of(
 
 
 def attack_data_of(config: RunConfig) -> DataSource | None:
-    """Returns the dataset from which the attackers take images; None: there is none."""
+    """Returns the dataset from which the attackers take images; None if there is none."""
     name = config.attack_options.get("data")
     return DataSource(name) if name and isinstance(name, str) else None
 
 
 def check_streams(config: RunConfig, origin: Mapping[str, Any], path: Path) -> None:
-    """Rejects a run that would go on with other random numbers than it began with.
+    """Rejects a run that would continue with random numbers other than those it began with.
 
     Args:
         config: The run's config.
@@ -91,7 +91,7 @@ def check_streams(config: RunConfig, origin: Mapping[str, Any], path: Path) -> N
         path: Its folder.
 
     Raises:
-        RunError: It was begun by a version that numbered the streams of its options otherwise.
+        RunError: An earlier version began it, which drew other random numbers for its options.
     """
     if origin.get("streams") == STREAMS:
         return
@@ -134,7 +134,7 @@ def file_digest(path: str, option: str) -> str:
 
 
 def recorded_digest(provenance: Mapping[str, Any], option: str) -> str | None:
-    """Returns the digest of the file of an option when its run began; None: it is not recorded."""
+    """Returns the digest of an option's file when the run began; None if it is not recorded."""
     digest = provenance.get(f"{option}{_FILE}")
     return digest if isinstance(digest, str) else None
 

@@ -91,10 +91,10 @@ def resume(
 
     Args:
         path: Its folder.
-        num_rounds: Total number of rounds; None: as many as its config says.
-        threads: Number of threads; None: as many as its config says.
-        data: If the run's data were in memory, those data. Else the place of its data, if they were
-            moved.
+        num_rounds: Total number of rounds; None for the number in its config.
+        threads: Number of threads; None for the number in its config.
+        data: If the run's data were in memory, those data. Otherwise the new path of its data, if
+            they were moved.
         model: If the run's model is code, FILE.py or FILE.py:FUNCTION. If it was an object that is
             not made of fedcli's layers, that object.
         callbacks: As for `train`; they are called for the remaining rounds.
@@ -122,11 +122,13 @@ def _with_data(config: RunConfig, data: Any) -> tuple[RunConfig, OpenedData | No
     if data is None:
         return config, None
     if config.data != RunConfig.data and not config.data.startswith(IN_MEMORY):
-        raise ConfigError(f"data is given twice: RunConfig(data={config.data!r}) and data=...")
+        raise ConfigError(
+            f"data is given twice: in RunConfig(data={config.data!r}) and as data=; leave out one"
+        )
     if isinstance(data, str | Path):
         return replace(config, data=str(data)), None
-    given = as_given(data)
-    return replace(config, data=str(given)), given
+    opened = as_given(data)
+    return replace(config, data=str(opened)), opened
 
 
 def _with_model(config: RunConfig, model: Any) -> tuple[RunConfig, Any]:
@@ -134,7 +136,10 @@ def _with_model(config: RunConfig, model: Any) -> tuple[RunConfig, Any]:
     if model is None:
         return config, None
     if config.model != RunConfig.model and not config.model.startswith(IN_MEMORY):
-        raise ConfigError(f"model is given twice: RunConfig(model={config.model!r}) and model=...")
+        raise ConfigError(
+            f"model is given twice: in RunConfig(model={config.model!r}) and as model=; leave one "
+            "out"
+        )
     if isinstance(model, str | Path):
         return replace(config, model=str(model)), None
     name = getattr(model, "name", None) or getattr(model, "__name__", type(model).__name__)

@@ -163,7 +163,7 @@ class RunRecord:
 
     @property
     def best_round(self) -> int | None:
-        """The round that `keep_best` keeps; None: it is not set, or no round was evaluated."""
+        """The round that `keep_best` keeps; None if it is not set or no round was evaluated."""
         measure = self.options.get("keep_best")
         return None if measure is None else Best(measure).after_all(self.metrics).round_num
 
@@ -196,8 +196,8 @@ class RunRecord:
             measure: One of `measures`.
         """
         key = key_of(measure)
-        found = self._groups.get(name, {}).items()
-        return [(at, group[key]) for at, group in found if _is_number(group, key)]
+        points = self._groups.get(name, {}).items()
+        return [(at, group[key]) for at, group in points if _is_number(group, key)]
 
     def final(self, name: str, measure: str) -> float | None:
         """Returns the last value of a series; None if there is none or it is not finite."""
@@ -231,7 +231,7 @@ class RunRecord:
         }
 
     def rounds_to(self, target: float) -> int | None:
-        """Returns the first round with an accuracy of at least `target`; None: there is none.
+        """Returns the first round with an accuracy of at least `target`; None if there is none.
 
         The accuracy is that of the series `judged_by`, in the rounds in which it was evaluated.
         """
@@ -245,7 +245,7 @@ class RunRecord:
 
     @property
     def peak_memory_bytes(self) -> int | None:
-        """The peak resident memory of the processes of this run; None: not recorded."""
+        """The peak resident memory of the processes of this run; None if it was not recorded."""
         peaks = [line["peak_memory_bytes"] for line in self.timings if "peak_memory_bytes" in line]
         return int(max(peaks)) if peaks else None
 
@@ -255,19 +255,19 @@ class RunRecord:
 
     @cached_property
     def _groups(self) -> dict[str, dict[int, Mapping[str, Any]]]:
-        """The metrics of each series by round, in the order of rounds; the closing ones count."""
-        found: dict[str, dict[int, Mapping[str, Any]]] = {}
+        """The metrics of each series by round, in order, with those of the closing evaluation."""
+        groups_by_series: dict[str, dict[int, Mapping[str, Any]]] = {}
         for line in self.metrics:
             groups = dict(line.get("evaluation", ()))
             online = line.get("client_work", {}).get("train")
             if online is not None:
                 groups[ONLINE] = online
             for name, group in groups.items():
-                found.setdefault(name, {})[line["round"]] = group
+                groups_by_series.setdefault(name, {})[line["round"]] = group
         for name, closing in self.evaluation.items():
             group = closing["client_work"]["eval"]["current_round_metrics"]
-            found.setdefault(name, {})[closing["round"]] = group
-        return {name: dict(sorted(points.items())) for name, points in found.items()}
+            groups_by_series.setdefault(name, {})[closing["round"]] = group
+        return {name: dict(sorted(points.items())) for name, points in groups_by_series.items()}
 
 
 @speaks_python()
@@ -294,9 +294,9 @@ def curves_of(
     measure: str,
     along: Callable[[RunRecord, Series], Points] = _by_round,
 ) -> dict[str, Points]:
-    """Returns the curves of a metric: all series of one run; of several runs, one series each.
+    """Returns the curves of a metric: all series of one run, or one series of each of several.
 
-    `along` moves the points of a run's series, (round, value), to another x axis.
+    `along` maps the points of a run's series, (round, value), to another x axis.
 
     For several runs the series is `judged_by`. If it has a single point in any run, as without
     --eval-every, the training metrics of all runs are drawn. Training computes only loss and

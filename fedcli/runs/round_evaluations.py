@@ -41,7 +41,7 @@ class RoundEvaluations:
 
     @property
     def best_round(self) -> int | None:
-        """The best round, whose checkpoint is kept; None: no best round is kept."""
+        """The best round, whose checkpoint is kept; None if no best round is kept."""
         return None if self._best is None else self._best.round_num
 
     @property
@@ -81,7 +81,7 @@ class RoundEvaluations:
 
         Args:
             state: The state to evaluate.
-            seen: The clients that took part in the training; None: not known.
+            seen: The clients that took part in the training; None if they are not known.
 
         Raises:
             Cancelled: The run is cancelled.

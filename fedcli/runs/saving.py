@@ -46,7 +46,7 @@ class CheckpointWriter:
         Args:
             state: The state after the last completed round.
             logs: The logs of the run.
-            best_round: The round whose checkpoint is kept besides the newest; None: none.
+            best_round: The round whose checkpoint is kept besides the newest; None for none.
 
         Raises:
             RunError: A file cannot be written.

@@ -63,12 +63,12 @@ def start(
         out: The run's folder.
         force: Replace an existing run.
         is_numbered: Append another number to `out` if another run has taken that name meanwhile.
-        expected_data: The fingerprint of the data that the config was used with; None: any.
-        expected_code: The fingerprints of the files of a user's code, by field; other code may be
-            any.
+        expected_data: The fingerprint of the data that the config was used with; None for any.
+        expected_code: The fingerprints of the files of a user's code, by field. Code without one
+            may be any.
         data: Opened data in place of those that the config names.
         model: An object that is a model or makes one, in place of what the config names.
-        cancel: Once raised, from any thread, the training stops within a local step.
+        cancel: A flag that any thread may set to stop the training within a local step.
 
     Raises:
         ConfigError: An option is not allowed, or does not fit the data.
@@ -87,10 +87,10 @@ def start(
     folder.check_target(path, force=force)
     logs.require(config)
     source = source_of(config, data)
-    with fingerprinting(source, cancel) as found:
+    with fingerprinting(source, cancel) as pending_fingerprint:
         federation = open_federation(config, cancel, source=source, given_model=model, folder=path)
         state = federation.initial_state()
-        now = found.result()
+        now = pending_fingerprint.result()
     consequence = "this run does not repeat the one that wrote the config"
     changed = note_of_change(source, expected_data, now, consequence)
     federation.notes.extend(changed)
@@ -127,13 +127,13 @@ def resume(
 
     Args:
         path: The run's folder.
-        rounds: A new total number of rounds; None: the config's.
-        threads: Number of threads; None: the config's.
-        engine: The engine that computes the clients; None: the config's.
+        rounds: A new total number of rounds; None for that of the config.
+        threads: Number of threads; None for that of the config.
+        engine: The engine that computes the clients; None for that of the config.
         engine_options: Options of the engine.
-        data: The path to which the run's data were moved; None: they were not moved. For a run
-            whose data were in memory: those data.
-        test_data: The path to which its test data were moved; None: they were not moved.
+        data: The new path of the run's data; None if they were not moved. For a run whose data were
+            in memory: those data.
+        test_data: The new path of its test data; None if they were not moved.
         model: FILE.py or FILE.py:FUNCTION, for a run whose model is code. For a run whose model was
             an object in a program: that object.
         cancel: See `start`.
@@ -141,8 +141,8 @@ def resume(
             code runs unless it is named here.
 
     Raises:
-        ConfigError: config.toml is bad, the data are others than the run's, `rounds` is below the
-            rounds completed, or a part is code that is not named.
+        ConfigError: config.toml is bad, the data are not those of the run, `rounds` is below the
+            number of completed rounds, or a part is code that is not named.
         DataError: The data are missing or bad.
         RunError: There is no run, it is in use, or its files do not fit together.
     """
@@ -150,29 +150,29 @@ def resume(
     try:
         memory = None if data is None or isinstance(data, str) else data
         places = {"data": data if memory is None else None, "test_data": test_data}
-        given = {name: str(value) for name, value in places.items() if value is not None}
+        new_places = {name: str(value) for name, value in places.items() if value is not None}
         objects = _Objects(memory, model if not isinstance(model, str) else None)
         named = {**code, "model": model if isinstance(model, str) else None}
-        means = _Means(threads, engine, engine_options)
-        return _resume(run, rounds, means, named, given, objects, cancel)
+        engine_choice = _EngineChoice(threads, engine, engine_options)
+        return _resume(run, rounds, engine_choice, named, new_places, objects, cancel)
     except BaseException:
         run.close()
         raise
 
 
-class _Means(NamedTuple):
-    """The threads and engine for the rest of a run; None: those of its config."""
+class _EngineChoice(NamedTuple):
+    """The threads and engine for the rest of a run; None for those of its config."""
 
     threads: int | None
     engine: str | None
     engine_options: Mapping[str, Value] | None
 
     def in_config(self, config: RunConfig) -> RunConfig:
-        """Returns the config with the values that are given. Raises ConfigError."""
-        given = {name: value for name, value in self._asdict().items() if value is not None}
-        if not given:
+        """Returns the config with the values that are not None. Raises ConfigError."""
+        overrides = {name: value for name, value in self._asdict().items() if value is not None}
+        if not overrides:
             return config
-        return settings.from_options(settings.merge(vars(config), given))
+        return settings.from_options(settings.merge(vars(config), overrides))
 
 
 class _Objects(NamedTuple):
@@ -209,7 +209,7 @@ def _paths_of(value: Any) -> list[Any]:
 def _resume(
     run: RunDirectory,
     rounds: int | None,
-    means: _Means,
+    engine_choice: _EngineChoice,
     code: Mapping[str, Any],
     places: Mapping[str, str],
     objects: _Objects,
@@ -221,8 +221,8 @@ def _resume(
 
     config, config_text = _continued_config(run, content, rounds, places)
     source = source_of(config, objects.data)
-    check_places(source, "beside --resume")
-    config = means.in_config(config)
+    check_places(source, "together with --resume")
+    config = engine_choice.in_config(config)
     logs.require(config)
     origin = settings.read_provenance(config_text, str(run.path))
     if content.round_num:
@@ -232,12 +232,12 @@ def _resume(
     model = None
     if objects.model is None:
         model = model_of(content, config, file, named.get("model"))
-    with fingerprinting(source, cancel) as found:
+    with fingerprinting(source, cancel) as pending_fingerprint:
         federation = open_federation(
             config, cancel, model, source=source, given_model=objects.model, folder=run.path
         )
         state = to_state(content, federation.process, file)
-        now = found.result()
+        now = pending_fingerprint.result()
     federation.process.check_resumed(state)  # before a file of the run is changed
     consequence = "the rounds so far were trained on the earlier data"
     changed = note_of_change(source, origin.get("data"), now, consequence)
@@ -265,14 +265,14 @@ def _resume(
 
 
 def _with_code(
-    config: RunConfig, content: Checkpoint, given: Mapping[str, Any]
+    config: RunConfig, content: Checkpoint, user_code: Mapping[str, Any]
 ) -> tuple[RunConfig, dict[str, str]]:
     """Returns a config with the code that the user named, and that code by field.
 
     Raises:
         ConfigError: The user did not name code that the run needs, or named code where it has none.
     """
-    named = {name: text for name, text in given.items() if text is not None}
+    named = {name: text for name, text in user_code.items() if text is not None}
     if not named and not may_have_code(config):
         return config, {}
     from fedcli.settings.own import permission  # lazy: few runs have code
@@ -319,7 +319,7 @@ def _continued_config(
 
 
 def _note_of_moved_end(config: RunConfig, content: Checkpoint) -> tuple[str, ...]:
-    """A note if a learning-rate schedule depends on the number of rounds, and that has changed."""
+    """Returns a note if a schedule depends on the number of rounds, and this has changed."""
     before = _config_of(content).rounds
     schedules = [
         option_name(f"{side}_schedule")
@@ -337,16 +337,16 @@ def _note_of_moved_end(config: RunConfig, content: Checkpoint) -> tuple[str, ...
 
 
 def _note_of_changed_attack(config: RunConfig, before: object) -> tuple[str, ...]:
-    """A note if the dataset from which attackers take images is not that of the run's beginning."""
+    """Returns a note if the attackers' dataset has changed since the run began."""
     source = attack_data_of(config)
     if source is None:
         return ()
-    consequence = "the attackers go on with the new images"
+    consequence = "the attackers continue with the new images"
     return note_of_change(source, before, fingerprint(source), consequence)
 
 
 def _note_of_changed_weights(federation: Federation, before: object) -> tuple[str, ...]:
-    """A note if the class weights are not those with which the run began, as a file may change."""
+    """Returns a note if the class weights have changed since the run began."""
     weights = federation.class_weights
     if before is None or weights is None:
         return ()
@@ -366,7 +366,7 @@ def _config_of(content: Checkpoint) -> RunConfig:
 def _check_is_same(
     config: RunConfig, content: Checkpoint, config_file: Path, fingerprint: str | None
 ) -> None:
-    """Refuses a config.toml in which an option was edited that must stay after the first round."""
+    """Refuses a config.toml with a change of an option that must not change after round 1."""
     before = _config_of(content)
     for name in KEPT_FIELDS:
         now, then = getattr(config, name), getattr(before, name)

@@ -27,7 +27,7 @@ class Best:
     Attributes:
         measure: The metric that ranks the rounds: a key of JUDGING, or a user's own.
         value: Its value in the best round; None before the first evaluation that has it.
-        round_num: The best round; None as for `value`.
+        round_num: The best round; None if `value` is None.
     """
 
     measure: str
@@ -64,13 +64,13 @@ class Progress:
     """The state of early stopping after some evaluations of a run.
 
     Attributes:
-        target: The run stops at this value; None: there is no target.
-        patience: The run stops after this many evaluations in a row without a new best value;
-            None: it never does.
+        target: The run stops at this value; None for no target.
+        patience: The run stops after this many evaluations in a row without a new best value; None
+            for no limit.
         split: The split that decides; empty before the first evaluation.
         best: The best round so far by the metric that patience watches.
-        num_without_gain: Number of evaluations since then.
-        target_round: Round of the first evaluation that reached the target; None: none has.
+        num_without_gain: Number of evaluations since the best round.
+        target_round: Round of the first evaluation that reached the target; None if none has.
         target_measure: The metric of the target.
     """
 
@@ -146,10 +146,10 @@ def progress_for(
     """Returns the progress of a run before its first evaluation; None if nothing stops it early.
 
     Args:
-        stop_at: The target as `settings.values.parse_target` returns it; None: no target.
+        stop_at: The target as `settings.values.parse_target` returns it; None for no target.
         patience: See `Progress`.
-        monitor: The metric that patience watches; None: accuracy or, without patience, the metric
-            of the target.
+        monitor: The metric that patience watches; None for accuracy or, without patience, the
+            metric of the target.
     """
     if stop_at is None and patience is None:
         return None

@@ -57,7 +57,7 @@ class Trained:
         pixel_convention: The meaning of the pixel value 1.0 in training: "ink" or "background".
         engine: The engine that evaluates clients.
         state: The server state, with the weights.
-        fingerprint: Fingerprint of the data of the run; None: not known.
+        fingerprint: Fingerprint of the data of the run; None if it is not known.
         notes: Notes for the user, one line each.
     """
 
@@ -104,7 +104,7 @@ def load_trained(
 
     Args:
         path: The run or checkpoint.
-        threads: Number of threads; None: as many as the machine has.
+        threads: Number of threads; None for as many as the machine has.
         code: FILE.py or FILE.py:FUNCTION, as the user named it with --model; in a program also the
             object that is the run's model.
         best: Take the checkpoint of the run's best round, not the newest.
@@ -124,7 +124,9 @@ def _trained(content: Checkpoint, file: Path, threads: int | None, code: Any = N
     engine = choosing.make_engine(model, threads)
     bare, ordinary = without_code(content, config)
     process = learning.build_process(build_algorithm(ordinary), model, engine=engine)
-    bare = replace(bare, components={**bare.components, "updates": {}})  # evaluation needs none
+    bare = replace(
+        bare, components={**bare.components, "updates": {}}
+    )  # evaluation needs no state of stages
     state = to_state(bare, process, file)
     if state.has_own_models:
         state = open_client_states(state, file.parent.parent, content.client_states)
@@ -138,12 +140,12 @@ def _trained(content: Checkpoint, file: Path, threads: int | None, code: Any = N
     return Trained(file, config, model, convention, engine, state, origin.get("data"), notes)
 
 
-def data_of_run(path: Path, given: Mapping[str, Any]) -> DataSource:
-    """Returns the data source of a trained model, overridden by the given fields.
+def data_of_run(path: Path, overrides: Mapping[str, Any]) -> DataSource:
+    """Returns the data source of a trained model, with some fields replaced.
 
     Args:
         path: A run's folder, or a checkpoint.
-        given: Some fields of `DataSource` by name, but not `data`.
+        overrides: Some fields of `DataSource` by name, but not `data`.
 
     Raises:
         ConfigError: The config that was stored is not valid, or its partition is code that is not
@@ -154,8 +156,8 @@ def data_of_run(path: Path, given: Mapping[str, Any]) -> DataSource:
     if may_have_code(config):
         from fedcli.settings.own.permission import with_partition  # lazy: few runs have code
 
-        config, given = with_partition(config, given)
-    return DataSource(**settings.merge(vars(config.data_source), given))
+        config, overrides = with_partition(config, overrides)
+    return DataSource(**settings.merge(vars(config.data_source), overrides))
 
 
 def config_of_run(path: Path) -> RunConfig:
@@ -232,7 +234,8 @@ def export_run(
         path: A run's folder, whose newest checkpoint is taken, or a checkpoint file.
         file: The file to write: `.npz`, `.weights.h5`, `.pt` or, for the whole model, `.keras`.
         best: Take the checkpoint of the run's best round, not the newest.
-        file_format: A key of `vocabulary.WEIGHTS_FORMATS`; None: the suffix of `file` tells.
+        file_format: A key of `vocabulary.WEIGHTS_FORMATS`; None to choose it by the suffix of
+            `file`.
         note: Called with a line about the layers that the file does not hold.
 
     Returns:
@@ -257,7 +260,7 @@ def export_run(
         left_out = [] if chosen == "keras" else acting_in_evaluation(layout)
         if left_out:
             note(
-                f"{file} holds weights alone; before them, do to each image what the model did: "
+                f"{file} holds only weights; transform each image first, as the model does: "
                 f"{', then '.join(map(repr, left_out))}"
             )
         return list(written.items())

@@ -54,7 +54,7 @@ class Difference(NamedTuple):
 
     Attributes:
         file: The file that differs, or `weights`.
-        round_num: The round; None: the file does not belong to one round.
+        round_num: The round; None if the file does not belong to one round.
         field: The name of the value, such as `client_work/train/loss`.
         recorded: The value in the run.
         recomputed: The value in the repetition.
@@ -80,8 +80,8 @@ class Verification:
         path: The run's folder.
         num_rounds: The number of rounds that were trained again.
         compared: The compared parts: `metrics.jsonl`, `evaluation.json`, `weights`.
-        unlike: Why bytes cannot be compared; empty: they were compared.
-        difference: The first difference; None: there is none.
+        unlike: Why only numbers within the tolerance are compared; empty if bytes are compared.
+        difference: The first difference; None if there is none.
     """
 
     path: Path
@@ -112,13 +112,13 @@ def verify_run(
     Args:
         path: The run's folder, or its folder in a bundle, which has no checkpoints. A run that
             stopped early is verified up to its last completed round.
-        threads: Number of threads, which changes no result; None: as the run's config says.
-        data: The path to which the run's data were moved; None: they were not moved.
-        test_data: The path to which its test data were moved; None: they were not moved.
+        threads: Number of threads, which changes no result; None for that of the config.
+        data: The new path of the run's data; None if they were not moved.
+        test_data: The new path of its test data; None if they were not moved.
         code: FILE.py for each part of the run that is a user's code, by field.
         from_checkpoint: Train only the rounds after the oldest checkpoint that is kept.
         on_round: Called with the result of each round, for progress.
-        cancel: Once raised, the training stops within a local step.
+        cancel: A flag that any thread may set to stop the training within a local step.
 
     Raises:
         Cancelled: `cancel` was set.
@@ -227,7 +227,7 @@ def _train_to(
 
 
 def _closing(path: Path, last: int) -> dict[str, Any] | None:
-    """The content of evaluation.json if it is of this round; else None."""
+    """Returns the content of evaluation.json if it is of this round; else None."""
     stored = run_dir.read_evaluation(path)
     if not stored or any(each.get("round") != last for each in stored.values()):
         return None
@@ -235,7 +235,7 @@ def _closing(path: Path, last: int) -> dict[str, Any] | None:
 
 
 def _unlike(origin: Mapping[str, Any]) -> str:
-    """Why a run's bytes cannot be reproduced here; empty: they can."""
+    """Returns why a run's bytes cannot be reproduced here; empty if they can."""
     reasons = [
         f"it was trained with {what} {before}, now it is {now}"
         for what, before, now in (
@@ -256,11 +256,11 @@ def _compared(path: Path, again: Path, last: int, unlike: str) -> Verification:
         (run_dir.EVALUATION, _compare_evaluations),
         ("weights", _compare_weights),
     ):
-        found = compare(path, again, last, bool(unlike))
-        if found is _ABSENT:
+        differences = compare(path, again, last, bool(unlike))
+        if differences is _ABSENT:
             continue
         compared.append(name)
-        difference = next(found, None)
+        difference = next(differences, None)
         if difference is not None:
             break
     return Verification(path, last, tuple(compared), unlike, difference)

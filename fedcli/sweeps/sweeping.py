@@ -74,7 +74,7 @@ def run_study(
         board: Where progress is written; None: nowhere.
 
     Raises:
-        Cancelled: `cancel` was raised.
+        Cancelled: `cancel` was set.
         ConfigError: A point is not allowed, or the data have no split to choose on.
         DataError: The data are missing or cannot be read.
         RunError: A file of the study or of a run cannot be written; or, with `fail_fast`, a run

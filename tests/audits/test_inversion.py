@@ -119,7 +119,7 @@ def test_what_cannot_be_read_is_refused(
     ("options", "told"),
     [
         ({}, ""),
-        ({"secure_sum": True}, "the run has --secure-sum, so its server sees no single update"),
+        ({"secure_sum": True}, "the run has --secure-sum, so its server sees no individual update"),
         ({"compress": "top-k"}, "the run has --compress top-k, so its server sees a lossy"),
     ],
 )

@@ -107,10 +107,10 @@ def test_a_moved_data_set_is_known_again(fedcli: Fedcli, tmp_path: Path) -> None
     shutil.move("a.h5", "new")
     done = fedcli("eval", "r")
     assert done.code == 1
-    assert "does not exist any more; give its new place with --data" in done.err
+    assert "does not exist any more; give its new path with --data" in done.err
     assert fedcli("eval", "r", "--json", "--data", "new/a.h5").out == before
     resume = ("train", "--resume", "r", "--rounds", "2", "--threads", "1")
-    assert "give its new place with --data beside --resume" in fedcli(*resume).err
+    assert "give its new path with --data together with --resume" in fedcli(*resume).err
     write_tff(tmp_path / "other.h5")
     done = fedcli(*resume, "--data", "other.h5")
     assert done.code == 1

@@ -227,7 +227,7 @@ def test_a_damaged_evaluation_is_told(fedcli: Fedcli, text: str) -> None:
         done = fedcli(*command)
         assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
         assert "evaluation.json" in done.err
-        assert "delete it, and it is made again" in done.err
+        assert "delete it, and resume the run to write it again" in done.err
 
 
 def test_a_finished_run_without_its_metrics_is_told(fedcli: Fedcli) -> None:

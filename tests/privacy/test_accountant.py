@@ -48,7 +48,7 @@ def test_epsilon_is_that_of_other_programs(row: Row) -> None:
     spent = accountant.spent(row.num_rounds)
     assert spent.epsilon == pytest.approx(row.pld, abs=PRINTED)
     assert spent.epsilon_rdp == pytest.approx(row.rdp, abs=PRINTED)
-    assert accountant.figure == PLD
+    assert accountant.method == PLD
     by_renyi = Accountant(scheme(row), row.noise_multiplier, row.delta, RDP)
     assert by_renyi.spent(row.num_rounds) == Spent(spent.epsilon_rdp, spent.epsilon_rdp)
 
@@ -71,7 +71,7 @@ def test_cohorts_of_a_fixed_size_count_half_the_noise(row: FixedSizeRow) -> None
     assert scheme.neighbours == REPLACE
     accountant = Accountant(scheme, row.noise_multiplier, row.delta)
     spent = accountant.spent(row.num_rounds)
-    assert accountant.figure == RDP
+    assert accountant.method == RDP
     assert spent.epsilon == spent.epsilon_rdp == pytest.approx(row.epsilon, abs=PRINTED)
     unhalved = renyi.fixed_size(row.cohort_size / row.population, row.noise_multiplier)
     epsilon = renyi.epsilon(row.num_rounds * unhalved, row.delta)
@@ -286,16 +286,16 @@ def test_passes() -> None:
 # ---- Noise for a target
 
 
-@pytest.mark.parametrize("figure", [PLD, RDP])
+@pytest.mark.parametrize("method", [PLD, RDP])
 @pytest.mark.parametrize(
     "scheme",
     [PoissonSampled(0.1), FixedSize(0.05), scheme_of("fixed", 5, 5), tree_scheme(40, 4, 5)],
 )
-def test_noise_for_a_target_is_the_least_that_suffices(scheme: Scheme, figure: str) -> None:
+def test_noise_for_a_target_is_the_least_that_suffices(scheme: Scheme, method: str) -> None:
     for target in (0.5, 3.0):
-        z = noise_for(scheme, target, 20, 1e-4, figure)
-        assert Accountant(scheme, z, 1e-4, figure).spent(20).epsilon <= target
-        assert Accountant(scheme, z - 0.001, 1e-4, figure).spent(20).epsilon > target
+        z = noise_for(scheme, target, 20, 1e-4, method)
+        assert Accountant(scheme, z, 1e-4, method).spent(20).epsilon <= target
+        assert Accountant(scheme, z - 0.001, 1e-4, method).spent(20).epsilon > target
 
 
 def test_noise_for_a_target_at_the_ends() -> None:

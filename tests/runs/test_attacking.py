@@ -276,7 +276,7 @@ def test_how_many_attackers_a_rule_tolerates(
         ({"attack": "alie", "attackers": "2"}, "--attack alie needs a majority"),
         (
             {"attack": "optimal", "aggregator": "norm-bound", "attackers": "1"},
-            "--attack optimal calls the aggregator with nothing but updates",
+            "--attack optimal calls the aggregator with updates only",
         ),
         ({"attack": "backdoor", "attack_options": {"target": 11}}, "--attack-option target=11"),
     ],

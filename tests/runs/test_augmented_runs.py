@@ -56,7 +56,7 @@ def test_an_export_of_weights_says_what_happened_to_images_before_them(
     run = trained(tmp_path / "run", **{**AUGMENTED, "rounds": 1})
     done = fedcli("export", run, tmp_path / "weights.npz")
     assert done.code == 0
-    assert "weights.npz holds weights alone; before them, do to each image what" in done.err
+    assert "weights.npz holds only weights; transform each image first, as the" in done.err
     assert "RandomCrop(height=28, width=28, padding=4" in done.err
     assert ", then Normalization(mean=(" in done.err
     assert "RandomFlip" not in done.err

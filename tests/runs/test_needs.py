@@ -143,9 +143,9 @@ def test_disk_that_is_not_there_is_refused(tmp_path: Path) -> None:
         ({"checkpoints": too_much, "clients": 0}, "--keep-checkpoints"),
         ({"checkpoints": 1, "clients": too_much}, "--algorithm"),
     ):
-        with pytest.raises(ConfigError, match=rf"of disk or more, .*/new.*{remedy}"):
+        with pytest.raises(ConfigError, match=rf"of disk, but .*/new.*{remedy}"):
             Needs({}, disk, 0, 0.0, "a model").check(tmp_path / "not" / "there" / "new")
-    with pytest.raises(ConfigError, match=r"temporary files or more, .*TMPDIR"):
+    with pytest.raises(ConfigError, match=r"for temporary files, but .*TMPDIR"):
         Needs({}, {}, too_much, 0.0, "a model").check(tmp_path)
 
 
@@ -175,7 +175,7 @@ def test_a_run_that_cannot_fit_is_refused_before_any_of_it_is_made(
 ) -> None:
     large += " --threads 64 --clients 64 --data-option clients=64"
     done = fedcli("train", *large.split(), "--out", "run")
-    assert_is_one_line(done, "GB of memory or more", remedy)
+    assert_is_one_line(done, "of memory, but", remedy)
     assert list(tmp_path.iterdir()) == []
 
 

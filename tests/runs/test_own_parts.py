@@ -300,7 +300,7 @@ def test_options_of_a_metric_reach_it_and_are_checked_before_the_run(
     assert_is_one_line(fedcli(*train, "beta=x", *metrics), "option beta 'x': choose a finite")
     assert_is_one_line(fedcli(*train, "beta=1"), "fedcli's metrics have no options")
     lone = fedcli("eval", "run", "--metric-option", "beta=1")
-    assert_is_one_line(lone, "--metric-option beta: name your metric, too")
+    assert_is_one_line(lone, "--metric-option beta is for a metric of your own; give")
     assert not (tmp_path / "none").exists()
 
 

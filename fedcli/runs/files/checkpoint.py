@@ -77,11 +77,10 @@ class Checkpoint:
         num_classes: Number of classes.
         pixel_convention: The meaning of the pixel value 1.0 in training: "ink" or "background".
         fedcli_version: The version of fedcli that wrote it.
-        description: The model's layers, as JSON text; None: the config names a model of fedcli, or
-            the model is a user's code.
+        description: The model's layers, as JSON text; None if the config names a model of fedcli,
+            or if the model is a user's code.
         tensor_names: Names of the weights in order, if the model is a user's code; else None.
-        client_states: The digests of the client states by the names of their files, as far as they
-            are known.
+        client_states: The digests of the client states by the names of their files, if known.
     """
 
     round_num: int
@@ -208,7 +207,7 @@ def _parse(file: h5py.File, num_bytes: int, path: Path) -> Checkpoint:
     if version != VERSION:
         raise CheckpointError(
             f"{path} has checkpoint version {version}, written by fedcli {writer}; this fedcli "
-            f"reads version {VERSION}: install the one that wrote it"
+            f"reads version {VERSION}; install the fedcli that wrote it"
         )
     round_num = int(file.attrs["round_num"])
     input_shape = tuple(int(size) for size in file.attrs["input_shape"])

@@ -149,7 +149,7 @@ class RecordWriter:
             client_ids: The cohort.
             stats: One row for each client that trained, as the engine returns them, with norms.
             num_bytes: The bytes that each client of the cohort received, and those it sent.
-            round_reports: The outcomes of the cohort; None: all trained and reported.
+            round_reports: The outcomes of the cohort; None if all trained and reported.
 
         Raises:
             RunError: It cannot be written, as on a full disk.
@@ -266,8 +266,8 @@ def _parse(opened: h5py.File, file: Path) -> ClientRecords:
     kind = _ROWS.get(int(version))
     if kind is None:
         raise RunError(
-            f"{file} has version {version} of its format, this fedcli reads versions "
-            f"{' and '.join(map(str, _ROWS))}: use the fedcli that wrote it, or move the file away"
+            f"{file} has version {version} of its format, but this fedcli reads versions "
+            f"{' and '.join(map(str, _ROWS))}; use the fedcli that wrote it, or move the file away"
         )
     names = (*(kind.names or ()), "client_ids")
     if not all(isinstance(opened.get(name, getlink=True), h5py.HardLink) for name in names):
@@ -292,16 +292,16 @@ def _parse(opened: h5py.File, file: Path) -> ClientRecords:
 
 
 def _with_directions(rows: NDArray[Any]) -> NDArray[Any]:
-    """The rows as ROW. Old ones count the model down and the delta up, which are equally large."""
+    """Returns the rows as ROW; old bytes are halved, as model and delta have the same size."""
     if rows.dtype == ROW:
         return rows
-    made = np.zeros(len(rows), ROW)
+    converted = np.zeros(len(rows), ROW)
     for name in (ROW.names or ())[:-2]:
-        made[name] = rows[name]
+        converted[name] = rows[name]
     has_sent = rows["outcome"] != OUTCOMES.index(DROPPED_OUT)
-    made["bytes_up"] = np.where(has_sent, rows["bytes"] // 2, 0)
-    made["bytes_down"] = rows["bytes"] - made["bytes_up"]
-    return made
+    converted["bytes_up"] = np.where(has_sent, rows["bytes"] // 2, 0)
+    converted["bytes_down"] = rows["bytes"] - converted["bytes_up"]
+    return converted
 
 
 def _read_ids(column: h5py.Dataset, file: Path) -> list[str]:

@@ -94,7 +94,7 @@ class RunDirectory:
             config_text: Content of config.toml.
             checkpoint: Content of the checkpoint of round 0.
             force: Replace an existing run when the new one is ready.
-            is_numbered: If `path` exists, append the first free number to its name.
+            is_numbered: Whether to append the first free number to the name if `path` exists.
 
         Raises:
             RunError: `path` exists (with `force`: is not a run, or in use), or cannot be written.
@@ -179,7 +179,7 @@ class RunDirectory:
             parse_metrics(metrics[:end], self.path / METRICS)
             if last != round_num:
                 raise RunError(
-                    f"{self.path / METRICS} ends with round {last}, the checkpoint is of round "
+                    f"{self.path / METRICS} ends with round {last}, but the checkpoint is of round "
                     f"{round_num}; restore the file, or start a new run"
                 )
             os.truncate(self._metrics.fileno(), end)
@@ -189,7 +189,9 @@ class RunDirectory:
                 for temporary in folder.glob(".*.tmp"):  # of a process that was killed
                     temporary.unlink()
         except OSError as err:
-            raise RunError(f"cannot cut back the run {self.path}: {why_not_written(err)}") from err
+            raise RunError(
+                f"cannot remove later rounds from the run {self.path}: {why_not_written(err)}"
+            ) from err
 
     def save_checkpoint(self, round_num: int, content: bytes) -> None:
         """Syncs the metrics to the disk, then writes a checkpoint.
@@ -208,7 +210,7 @@ class RunDirectory:
 
         Args:
             num_kept: Number of the newest checkpoints to keep, 1 or more.
-            best_round: The round whose checkpoint is kept, too; None: none.
+            best_round: The round whose checkpoint is also kept; None for none.
         """
         for old_round, old in _numbered_checkpoints(self.path)[:-num_kept]:
             if old_round != best_round:
@@ -312,7 +314,7 @@ def checkpoint_name(round_num: int) -> str:
 
 
 def round_of_checkpoint(file: Path) -> int | None:
-    """Returns the round of a checkpoint by its file name; None: it has another name."""
+    """Returns the round in the file name of a checkpoint; None if it has another name."""
     match = _CHECKPOINT_NAME.fullmatch(file.name)
     return int(match[1]) if match else None
 
@@ -470,9 +472,13 @@ def read_evaluation(path: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError, RecursionError) as err:
         reason = err.strerror if isinstance(err, OSError) else err
-        raise RunError(f"cannot read {file}: {reason}; delete it, and it is made again") from err
+        raise RunError(
+            f"cannot read {file}: {reason}; delete it, and resume the run to write it again"
+        ) from err
     if not isinstance(evaluation, dict) or not all(map(is_evaluation, evaluation.values())):
-        raise RunError(f"{file} holds no evaluation by split; delete it, and it is made again")
+        raise RunError(
+            f"{file} holds no evaluation by split; delete it, and resume the run to write it again"
+        )
     return evaluation
 
 

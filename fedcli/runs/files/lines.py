@@ -1,7 +1,7 @@
 """Reads and checks the lines of metrics.jsonl and the content of evaluation.json.
 
-Every command that continues or shows a run reads these files, which may have been truncated,
-damaged or edited. This module imports no NumPy.
+Commands that continue or show a run read these files, which may have been truncated, damaged or
+edited. This module imports no NumPy.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def parse_metrics(content: bytes, file: Path) -> list[dict[str, Any]]:
         before = lines[-1]["round"] if lines else None
         if not _is_metrics_line(line, before):
             raise RunError(
-                f"{label} is not a line of metrics of the next round; restore the file, or train "
-                "anew"
+                f"{label} does not hold the metrics of the next round; restore the file, or start "
+                "a new run"
             )
         lines.append(line)
     return lines

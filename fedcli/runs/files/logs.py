@@ -39,9 +39,9 @@ class LoggedRound:
         weights: The global weights after the round, float32 [num_params].
         client_ids: The cohort; empty if this is not a round of training.
         client_stats: One row for each client that trained, as the engine returns them.
-        round_reports: The outcomes of the cohort; None: all trained.
-        payloads: The bytes of the encoded update of each client that trained; None: updates are not
-            compressed.
+        round_reports: The outcomes of the cohort; None if all trained.
+        payloads: The bytes of the encoded update of each client that trained; None if updates are
+            not compressed.
         is_closing: Whether the line is the closing evaluation, which is not in metrics.jsonl.
     """
 
@@ -112,7 +112,7 @@ def open_logs(
 
 
 def _byte_rule(config: RunConfig, layout: ParamLayout) -> ByteRule:
-    """The bytes of a client; of an algorithm of the user's, those of federated averaging."""
+    """Returns the bytes of a client; for a user's own algorithm those of federated averaging."""
     from fedcli.runs.client_bytes import ByteRule  # lazy: few runs record clients
 
     entry = tables.ALGORITHMS.find(config.algorithm) or tables.ALGORITHMS["fedavg"]
@@ -196,7 +196,7 @@ class ClientLog:
     """clients.h5."""
 
     def __init__(self, writer: RecordWriter, rule: ByteRule) -> None:
-        """Takes over `writer`; `rule` says what a client receives and sends."""
+        """Takes over `writer`; `rule` counts the bytes that a client receives and sends."""
         self._writer = writer
         self._rule = rule
 
@@ -204,15 +204,17 @@ class ClientLog:
         """See RunLog."""
         if logged.client_stats is None:
             return
-        num_selected, around = len(logged.client_ids), logged.round_reports
-        reports: Sequence[int] = range(num_selected) if around is None else around.used
-        unused: Sequence[int] = () if around is None else around.unused
+        num_selected, round_reports = len(logged.client_ids), logged.round_reports
+        reports: Sequence[int] = (
+            range(num_selected) if round_reports is None else round_reports.used
+        )
+        unused: Sequence[int] = () if round_reports is None else round_reports.unused
         self._writer.add(
             logged.line["round"],
             logged.client_ids,
             logged.client_stats,
             self._rule.of_clients(logged.line, num_selected, reports, unused, logged.payloads),
-            around,
+            round_reports,
         )
 
     def flush(self) -> None:

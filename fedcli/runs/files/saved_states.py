@@ -46,8 +46,8 @@ def model_of(content: Checkpoint, config: RunConfig, path: Path, code: Any = Non
 
     Raises:
         CheckpointError: Description, weights and shapes do not fit each other.
-        ConfigError: The config names no model that fits, the model is code and `code` is not given,
-            or `code` is given for a model that is not code.
+        ConfigError: The config's model does not fit, the model is code and `code` is not given, or
+            `code` is given for a model that is not code.
         ModelError: The file of the code is missing or fails.
     """
     if code is not None and not isinstance(code, str):
@@ -205,7 +205,7 @@ def evaluated_weights_in(content: Checkpoint) -> NDArray[np.float32] | None:
     """Returns the weights that are evaluated in place of the global model's.
 
     Returns:
-        float32 [num_params]; None: the weights of the global model are evaluated.
+        float32 [num_params]; None if the weights of the global model are evaluated.
 
     Raises:
         ConfigError: Each client has its own model.
@@ -265,7 +265,7 @@ def open_client_states(
     Args:
         state: The state of a checkpoint, or the initial state.
         folder: The run's folder.
-        digests: The digests in the checkpoint, as `digests_of` returns them; None: it has none.
+        digests: The digests in the checkpoint, as `digests_of` returns them; None if it has none.
 
     Raises:
         RunError: A file is damaged, missing, or not that of the checkpoint.
