@@ -74,7 +74,7 @@ FLOORS = {
         ("plans",),
         ("choice", "code", "points", "study_folder"),
         ("study",),
-        ("board", "reuse"),
+        ("study_progress", "reuse"),
         ("study_values", "outcomes"),
         ("keys", "ray_pool", "trials"),
         ("pool", "trainer"),

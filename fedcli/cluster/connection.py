@@ -1,4 +1,4 @@
-"""The connection to a Ray cluster: joining one, or starting one of this machine alone.
+"""The connection to a Ray cluster: joins one, or starts one on this machine alone.
 
 Only this module and the two that import it use Ray.
 """
@@ -37,8 +37,8 @@ class Connection:
         """Connects. A process that is connected already stays in its cluster.
 
         Args:
-            address: `local` for a cluster of this machine alone, `auto` for the one that this
-                machine belongs to, or HOST:PORT.
+            address: `local` for a cluster on this machine alone, `auto` for the one to which this
+                machine belongs, or HOST:PORT.
             cancel: Ends the wait for the connection.
 
         Raises:
@@ -69,8 +69,9 @@ class Connection:
     def close(self) -> None:
         """Disconnects, and ends the cluster if it was started here.
 
-        That may take seconds on a busy machine, so it is not awaited here, but by the next
-        connection and at the end of the process. Meanwhile a command says that its work is saved.
+        This may take seconds on a busy machine, so this method does not wait for it; the next
+        connection and the end of the process do. Meanwhile a command can say that its work is
+        saved.
         """
         if self._thread.is_alive() and not self._is_closed.is_set():
             self._thread.name = _ENDING
@@ -85,7 +86,7 @@ class Connection:
             raise self._errors[0]
 
     def _hold(self, address: str) -> None:
-        """Connects, and disconnects after `close`, for which Ray takes 5 s in another thread."""
+        """Connects, and disconnects after `close`; in another thread Ray would take 5 s for it."""
         with contextlib.ExitStack() as stack:
             try:
                 self._connect(address, stack)
@@ -135,7 +136,7 @@ def await_end() -> None:
 
 
 def _check_address(address: str) -> None:
-    """Rejects an address at which nobody answers. Ray itself tries for minutes."""
+    """Rejects an address at which no process answers; Ray itself would try for minutes."""
     if address in (LOCAL, AUTO):
         return
     if address.startswith("ray://"):

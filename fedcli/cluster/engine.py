@@ -56,7 +56,7 @@ class Workers(Protocol):
 
 
 class ClusterEngine:
-    """Computes the clients of a run on workers, and the rest on threads of this process."""
+    """Computes the clients of a run on workers, and other clients on threads of this process."""
 
     is_remote = True
 
@@ -73,7 +73,7 @@ class ClusterEngine:
         Args:
             workers: The workers.
             local: The engine that computes clients that are not sent to workers.
-            splits: The run's data. The workers have them, too, unless `ships_data`.
+            splits: The run's data. The workers can also read them, unless `ships_data`.
             ships_data: Whether clients are sent to the workers with their examples.
         """
         self._workers = workers
@@ -180,7 +180,7 @@ class ClusterEngine:
         return (result for _, result in self._workers.run(shared, parts(), cancel))
 
     def _cohort(self, clients: Iterable[BatchedDataset]) -> Cohort | None:
-        """The clients of a call as they are sent to workers; None: they are computed here."""
+        """Returns the clients of a call as workers get them; None if they are computed here."""
         if isinstance(clients, ClientBatches):
             for split, data in self._splits.items():
                 if data is clients.data:
@@ -227,7 +227,7 @@ class Cohort(NamedTuple):
         return NamedClients(self.split, self.client_ids, plan, seed)
 
     def stand_ins(self) -> list[BatchedDataset]:
-        """Returns stand-ins for the clients: the same ids and numbers of examples, blank pixels."""
+        """Returns datasets with the clients' ids and numbers of examples, but blank pixels."""
         data, plan, seed = self.batches.data, self.batches.plan, self.batches.seed
         return [
             BatchedDataset(_blank(data, each), plan, seed)  # whose examples take no memory

@@ -19,7 +19,7 @@ class WorkerSetup(NamedTuple):
     """The settings with which a worker starts.
 
     Attributes:
-        source: The data that it opens itself; None: the driver sends the clients.
+        source: The data that it opens itself; None if the driver sends the clients.
         num_threads: Its number of threads.
     """
 
@@ -27,7 +27,7 @@ class WorkerSetup(NamedTuple):
     num_threads: int
 
 
-class Hello(NamedTuple):
+class WorkerDescription(NamedTuple):
     """The description that a worker gives of itself before it computes anything.
 
     Attributes:
@@ -69,8 +69,8 @@ class SharedWork(NamedTuple):
 
     Attributes:
         layout: The model.
-        task: The training of the clients, without the inputs of individual clients; None: they are
-            scored.
+        task: The training of the clients, without the inputs of individual clients; None if they
+            are scored.
         params: The parameters to score, float32 [num_params]; None in training.
         has_deltas: Whether the individual deltas are sent back.
         has_scores: Whether every example's scores are sent back, in place of the statistics.
@@ -89,9 +89,9 @@ class Part(NamedTuple):
     Attributes:
         clients: These clients.
         occurrences: The number of earlier copies of each of them in the cohort.
-        inputs: What individual clients receive in training.
+        inputs: The inputs of each of them in training.
         starts: The parameters with which each of them is scored, float32 [num_clients, num_params];
-            None: the same parameters for all.
+            None for the same parameters for all.
     """
 
     clients: Clients

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from fedcli import datasets
 from fedcli.cluster import probe
 from fedcli.cluster.engine import ClusterEngine
-from fedcli.cluster.messages import Hello, WorkerSetup
-from fedcli.cluster.ray_workers import Place, RayWorkers
+from fedcli.cluster.messages import WorkerDescription, WorkerSetup
+from fedcli.cluster.ray_workers import Placement, RayWorkers
 from fedcli.core import native
 from fedcli.core.native import CancelFlag
 from fedcli.datasets.client_data import ClientData
@@ -56,7 +56,7 @@ def open_workers(
             "model; choose --engine threads"
         )
     source = None if options["data"] == _SHIP else _readable(config.data_source)
-    place = Place(
+    place = Placement(
         str(options["address"]),
         int(str(options["workers"])) or None,
         int(str(options["threads"])) or None,
@@ -87,26 +87,27 @@ class _Check:
         self._fingerprint = None if source is None else datasets.fingerprint(source)
         self._probe = probe.digest()
 
-    def __call__(self, hello: Hello) -> None:
+    def __call__(self, description: WorkerDescription) -> None:
         """Raises RunError for a worker that would compute other bytes."""
-        if hello.fedcli != __version__:
+        if description.fedcli != __version__:
             raise RunError(
-                f"{hello.host} has fedcli {hello.fedcli}, this machine {__version__}; install the "
-                "same version on all nodes"
+                f"{description.host} has fedcli {description.fedcli}, but this machine has "
+                f"{__version__}; install the same version on all nodes"
             )
-        if hello.isa != native.isa_name():
+        if description.isa != native.isa_name():
             raise RunError(
-                f"{hello.host} computes with {hello.isa}, this machine with {native.isa_name()}; "
-                f"run FEDCLI_ISA={hello.isa} fedcli train ..., with a set that all nodes have"
+                f"{description.host} computes with {description.isa}, but this machine with "
+                f"{native.isa_name()}; set FEDCLI_ISA to an instruction set that all nodes have: "
+                f"FEDCLI_ISA={description.isa} fedcli train ..."
             )
-        if hello.fingerprint != self._fingerprint:
+        if description.fingerprint != self._fingerprint:
             assert self._source is not None
             raise RunError(
-                f"{hello.host} has other data at {self._source.data} than this machine; copy them "
-                "there, or use --engine-option data=ship"
+                f"{description.host} has other data at {self._source.data} than this machine; copy "
+                "the data there, or use --engine-option data=ship"
             )
-        if hello.probe != self._probe:
+        if description.probe != self._probe:
             raise RunError(
-                f"{hello.host} computes other bytes than this machine with the same version and "
-                "instruction set; build fedcli with the same compiler and C library on all nodes"
+                f"{description.host} computes other bytes than this machine, with the same "
+                "version and instruction set; build fedcli with the same compiler and C library on all nodes"
             )

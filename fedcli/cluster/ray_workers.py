@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from fedcli.cluster.connection import LOCAL, Connection, last_line
-from fedcli.cluster.messages import Hello, Part, PartResult, SharedWork, WorkerSetup
+from fedcli.cluster.messages import Part, PartResult, SharedWork, WorkerDescription, WorkerSetup
 from fedcli.core import native
 from fedcli.core.native import CancelFlag, Cancelled
 from fedcli.dataclass import dataclass
@@ -23,18 +23,18 @@ from fedcli.errors import FedcliError, RunError
 _IN_FLIGHT = 2  # parts that each worker has, so that it need not wait for the driver
 MOST_OPEN = 4  # unfinished parts per worker, which bounds the driver's memory
 _POLL_SECONDS = 0.05
-_MAX_LOSSES = 3  # after so many losses of a part, its clients are assumed to be the cause
+_MAX_LOSSES = 3  # after this many losses of a part, its clients are assumed to be the cause
 
 
 @dataclass(frozen=True)
-class Place:
+class Placement:
     """Where the workers run.
 
     Attributes:
-        address: `local` for a cluster of this machine alone, `auto` for the one that this machine
-            belongs to, or HOST:PORT.
-        num_workers: The number of workers; None: one on each node.
-        num_threads: The threads of a worker; None: the processors of its node.
+        address: `local` for a cluster on this machine alone, `auto` for the one to which this
+            machine belongs, or HOST:PORT.
+        num_workers: The number of workers; None for one on each node.
+        num_threads: The threads of a worker; None for the processors of its node.
         start_seconds: How long to wait for a worker.
     """
 
@@ -44,7 +44,7 @@ class Place:
     start_seconds: float
 
 
-Check = Callable[[Hello], None]
+Check = Callable[[WorkerDescription], None]
 
 
 class _Actor:
@@ -60,7 +60,7 @@ class RayWorkers:
     """A context manager: the workers of one run."""
 
     def __init__(
-        self, place: Place, setup: WorkerSetup, check: Check, cancel: CancelFlag | None = None
+        self, place: Placement, setup: WorkerSetup, check: Check, cancel: CancelFlag | None = None
     ) -> None:
         """Joins or starts the cluster, and starts the workers.
 
@@ -85,8 +85,8 @@ class RayWorkers:
         try:
             self._num_threads = place.num_threads or self._default_threads()
             self._setup = setup._replace(num_threads=self._num_threads)
-            self._actors = [self._start() for _ in range(self._wanted())]
-            self._hear(cancel)
+            self._actors = [self._start() for _ in range(self._num_requested())]
+            self._await_descriptions(cancel)
         except BaseException:
             self.close()
             raise
@@ -114,7 +114,7 @@ class RayWorkers:
             FedcliError: A worker raised it.
             RunError: No worker is left, or a part was lost several times.
         """
-        self._admit()
+        self._add_new_workers()
         self._num_calls += 1
         call = _Call(self, self._num_calls, shared, iter(parts), cancel)
         try:
@@ -152,7 +152,7 @@ class RayWorkers:
             return min(counts)
         return max(1, min(counts) // self._place.num_workers)
 
-    def _wanted(self) -> int:
+    def _num_requested(self) -> int:
         return self._place.num_workers or len(self._connection.nodes())
 
     def _start(self) -> _Actor:
@@ -165,33 +165,33 @@ class RayWorkers:
         )
         return _Actor(actor_class.remote(self._setup))
 
-    def _admit(self) -> None:
+    def _add_new_workers(self) -> None:
         """Starts workers on nodes that have joined the cluster, and uses those that are ready.
 
         Raises:
-            RunError: One would compute other bytes.
+            RunError: A new worker would compute other bytes.
         """
         if self._place.num_workers is not None:
             return
         for _ in range(len(self._connection.nodes()) - len(self._actors) - len(self._joining)):
             actor = self._start()
-            self._joining[actor.handle.hello.remote()] = actor
+            self._joining[actor.handle.describe.remote()] = actor
         if not self._joining:
             return
         ready, _ = self._ray.wait(list(self._joining), num_returns=len(self._joining), timeout=0)
         for call in ready:
             actor = self._joining.pop(call)
             try:
-                hello = _answer(self._ray, call)
+                description = _answer(self._ray, call)
             except _LostError:  # its node has left again
                 self._kill(actor)
                 continue
-            self._check(hello)
+            self._check(description)
             self._actors.append(actor)
 
-    def _hear(self, cancel: CancelFlag | None) -> None:
+    def _await_descriptions(self, cancel: CancelFlag | None) -> None:
         """Waits for all workers and checks their descriptions. Raises RunError after a timeout."""
-        calls = [actor.handle.hello.remote() for actor in self._actors]
+        calls = [actor.handle.describe.remote() for actor in self._actors]
         waiting = calls
         end = monotonic() + self._place.start_seconds
         while waiting and monotonic() < end:
@@ -206,10 +206,10 @@ class RayWorkers:
             )
         for call in calls:
             try:
-                hello = _answer(self._ray, call)
+                description = _answer(self._ray, call)
             except _LostError as err:
                 raise RunError(f"a Ray worker could not start: {err}") from err
-            self._check(hello)
+            self._check(description)
 
     def _cancel_call(self) -> None:
         """Stops the work of the current call. It waits for no worker, which may be busy or lost."""
@@ -263,7 +263,7 @@ class _Call:
             self._await()
 
     def _next_number(self) -> int | None:
-        """The number of the next part to hand out; None: there is none now."""
+        """Returns the number of the next part to hand out; None if there is none now."""
         if self._waiting:
             return self._waiting.popleft()
         if self._is_exhausted or len(self._taken) >= MOST_OPEN * self._workers.num_workers:

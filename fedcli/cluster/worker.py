@@ -15,11 +15,11 @@ from fedcli import datasets
 from fedcli.cluster import probe
 from fedcli.cluster.messages import (
     Clients,
-    Hello,
     NamedClients,
     Part,
     PartResult,
     SharedWork,
+    WorkerDescription,
     WorkerSetup,
 )
 from fedcli.core import native
@@ -33,7 +33,7 @@ from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.models.layout import ParamLayout
 from fedcli.version import __version__
 
-# A fixed cohort returns in every round, so its clients are kept: at most so many parts and bytes.
+# A fixed cohort takes part in every round, so its clients are kept, within these limits.
 _KEPT_PARTS = 16
 _KEPT_BYTES = 4 << 20
 
@@ -57,11 +57,11 @@ class Worker:
         self._layouts: dict[str, ParamLayout] = {}
         self._kept: dict[NamedClients, tuple[BatchedDataset, ...]] = {}
 
-    def hello(self) -> Hello:
-        """Returns the description that the driver checks before it sends work."""
+    def describe(self) -> WorkerDescription:
+        """Returns the description of this worker, which the driver checks before it sends work."""
         source = self._setup.source
         fingerprint = None if source is None else datasets.fingerprint(source)
-        return Hello(
+        return WorkerDescription(
             socket.gethostname(), __version__, native.isa_name(), fingerprint, probe.digest()
         )
 
@@ -83,7 +83,7 @@ class Worker:
         """Computes a part of a call.
 
         Args:
-            call: The number of the call. Later calls have greater numbers.
+            call: The number of the call. Later calls have larger numbers.
             shared: The values that all of its parts share.
             part: The part.
 
@@ -127,7 +127,7 @@ class Worker:
         return PartResult(stats)
 
     def _layout(self, layout: ParamLayout) -> ParamLayout:
-        """The same object for equal layouts: the engine knows a model by its layout object."""
+        """Returns the same object for equal layouts, by which the engine recognises a model."""
         key = repr((layout.specs, layout.input_shape, layout.num_classes))
         return self._layouts.setdefault(key, layout)
 
@@ -138,8 +138,8 @@ class Worker:
         """
         if not isinstance(clients, NamedClients):
             return tuple(clients)
-        if (kept := self._kept.get(clients)) is not None:
-            return kept
+        if (known := self._kept.get(clients)) is not None:
+            return known
         data = self._splits[clients.split]
         batches = ClientBatches(data, clients.client_ids, clients.plan, clients.seed)
         num_examples = sum(map(data.num_examples, clients.client_ids))

@@ -10,19 +10,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedcli.sweeps.choice import ranked
-from fedcli.sweeps.plans import Plan, wanted
+from fedcli.sweeps.plans import Plan, planned_runs
 from fedcli.sweeps.points import Point
 from fedcli.sweeps.study import Halving, Study
 
 
 def rungs(halving: Halving, rounds: int) -> list[int]:
     """Returns the rounds of each rung: min_rounds * eta^k below `rounds`, then `rounds`."""
-    found = []
+    rounds_of_rungs = []
     at = halving.min_rounds
     while at < rounds:
-        found.append(at)
+        rounds_of_rungs.append(at)
         at *= halving.eta
-    return [*found, rounds]
+    return [*rounds_of_rungs, rounds]
 
 
 def halving_plan(study: Study, points: Sequence[Point]) -> Plan:
@@ -34,7 +34,7 @@ def halving_plan(study: Study, points: Sequence[Point]) -> Plan:
     left = list(points)
     all_rungs = rungs(study.halving, points[0].configs[0].rounds)
     for rung, rounds in enumerate(all_rungs):
-        lines = yield wanted(left, rounds)
+        lines = yield planned_runs(left, rounds)
         if rung + 1 < len(all_rungs):
             best = ranked(study.select, lines)[: max(1, len(left) // study.halving.eta)]
             left = [point for point in left if point.number in best]

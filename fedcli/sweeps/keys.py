@@ -1,6 +1,6 @@
 """The key of a run: equal keys mean equal results, to the byte.
 
-A key is made of the options that change results or what is recorded of them, the content of all
+A key is a digest of the options that change results or the recorded metrics, the content of all
 files, the version of fedcli and the instruction set. It does not depend on where files are.
 """
 
@@ -36,7 +36,7 @@ class Keys:
     """Computes keys of runs; reads each file and dataset once."""
 
     def __init__(self, cancel: CancelFlag | None = None) -> None:
-        """Reads nothing yet. Once `cancel` is raised, reading data stops with `Cancelled`."""
+        """Reads nothing yet. When `cancel` is set, reading data raises `Cancelled`."""
         self._cancel = cancel
         self._data: dict[str, str] = {}
         self._files: dict[str, str] = {}
@@ -56,11 +56,11 @@ class Keys:
         )
 
     def of_record(self, config: RunConfig, provenance: Mapping[str, Any]) -> str | None:
-        """Returns the key of a run that has been made, from its config and provenance.
+        """Returns the key of an existing run, from its config and provenance.
 
         Returns:
-            None if the key cannot be known: the run is of a version that did not record what files
-            of initial weights, class weights or a model held.
+            None if the key is not known, because the version that made the run did not record
+            digests of its files of initial weights, class weights or a model.
         """
         origin = {name: str(provenance.get(name)) for name in ("fedcli", "isa")}
         fingerprint = provenance.get("data")
@@ -80,7 +80,7 @@ class Keys:
         return self._data[name]
 
     def _contents(self, config: RunConfig) -> dict[str, str]:
-        """Fingerprints of the files that options name, by option."""
+        """Returns the fingerprints of the files that options name, by option."""
         contents = {name: self._file(value, name) for name, value in files_of(config)}
         if may_have_code(config):
             from fedcli.settings.own import permission  # lazy: few runs have code

@@ -67,6 +67,6 @@ def _metrics(evaluation: dict[str, Any]) -> dict[str, Any]:
     """The metrics of one split, by their names in options."""
     from fedcli.settings.tables.metrics import JUDGING
 
-    found = evaluation["client_work"]["eval"]["current_round_metrics"]
-    metrics = {name: found[key] for name, key in JUDGING.items() if key in found}
+    values = evaluation["client_work"]["eval"]["current_round_metrics"]
+    metrics = {name: values[key] for name, key in JUDGING.items() if key in values}
     return {"round": evaluation["round"], **metrics}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedcli.sweeps.halving import halving_plan
-from fedcli.sweeps.plans import Plan, first_points, wanted
+from fedcli.sweeps.plans import Plan, first_points, planned_runs
 from fedcli.sweeps.points import Point
 from fedcli.sweeps.study import Study
 
@@ -27,4 +27,4 @@ def plan_of(study: Study) -> Plan:
 
 
 def _all_at_once(points: Sequence[Point]) -> Plan:
-    yield wanted(points)
+    yield planned_runs(points)

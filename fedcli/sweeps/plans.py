@@ -21,7 +21,7 @@ from fedcli.sweeps.study import Study
 Lines = Sequence[Mapping[str, Any]]
 
 
-class Wanted(NamedTuple):
+class PlannedRun(NamedTuple):
     """A run that a plan requests.
 
     Attributes:
@@ -35,7 +35,7 @@ class Wanted(NamedTuple):
     final_config: RunConfig
 
 
-Plan = Generator[list[Wanted], Lines, None]
+Plan = Generator[list[PlannedRun], Lines, None]
 
 
 def first_points(study: Study) -> list[Point]:
@@ -57,22 +57,22 @@ def first_points(study: Study) -> list[Point]:
     return drawn_points(study, drawn)
 
 
-def wanted(points: Sequence[Point], rounds: int | None = None) -> list[Wanted]:
+def planned_runs(points: Sequence[Point], rounds: int | None = None) -> list[PlannedRun]:
     """Returns the runs of some points: all seeds of the first point, then of the second, ...
 
     Args:
         points: The points.
-        rounds: Rounds of each run; None: as many as its config has.
+        rounds: Rounds of each run; None for those of its config.
     """
     return [
-        Wanted(point, config if rounds is None else replace(config, rounds=rounds), config)
+        PlannedRun(point, config if rounds is None else replace(config, rounds=rounds), config)
         for point in points
         for config in point.configs
     ]
 
 
 def draw_share(seed: int, number: int, name: str) -> float:
-    """Returns a draw from [0, 1) that depends on these three alone.
+    """Returns a draw from [0, 1) that depends only on the arguments.
 
     Args:
         seed: The study's `search_seed`.

@@ -29,7 +29,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 from fedcli.sweeps.trainer import main
 main()
 """
-_STOP_SECONDS = 30.0  # the time for saving; after it processes are killed
+_STOP_SECONDS = 30.0  # the time for saving; processes that take longer are killed
 _POLL_SECONDS = 0.1
 
 
@@ -47,7 +47,7 @@ class Event:
 
 
 class _Process:
-    """One process. Its `task` is the number of the task that it trains; None: it is idle."""
+    """One process. Its `task` is the number of the task that it trains, or None if it is idle."""
 
     def __init__(self, kept_open: Sequence[int]) -> None:
         self.popen = subprocess.Popen(
@@ -65,14 +65,14 @@ class _Process:
         assert self.popen.stdout is not None
         return self.popen.stdout
 
-    def tell(self, message: Mapping[str, Any]) -> None:
+    def send(self, message: Mapping[str, Any]) -> None:
         assert self.popen.stdin is not None
         with suppress(BrokenPipeError):  # the process has died, which `read` will report
             self.popen.stdin.write(json.dumps(message).encode() + b"\n")
             self.popen.stdin.flush()
 
     def read(self) -> list[dict[str, Any]] | None:
-        """Returns the messages that have come; None: the process has ended."""
+        """Returns the messages that have arrived; None if the process has ended."""
         chunk = os.read(self.out.fileno(), 1 << 16)
         if not chunk:
             return None
@@ -131,10 +131,10 @@ class Pool:
             self._selector.register(idle.out, selectors.EVENT_READ, idle)
         idle.task = number
         idle.num_threads = task["threads"]
-        idle.tell(task)
+        idle.send(task)
 
     def wait(self, seconds: float) -> list[Event]:
-        """Returns the messages that come within some seconds, as soon as there are any."""
+        """Returns the messages that arrive within `seconds`, as soon as there are any."""
         events = []
         for key, _ in self._selector.select(seconds):
             events += self._events_of(key.data)
@@ -144,7 +144,7 @@ class Pool:
         """Makes all runs save and stop; waits for them for at most half a minute."""
         for each in self._processes:
             if each.task is not None:
-                each.tell({"stop": True})
+                each.send({"stop": True})
         end = time.monotonic() + _STOP_SECONDS
         while time.monotonic() < end and self.num_free < self.size:
             self.wait(_POLL_SECONDS)

@@ -17,10 +17,10 @@ from fedcli.reports.groups import Groups, group, parse_column
 from fedcli.runs.record import RunRecord, load_run
 from fedcli.sweeps import study as study_file
 from fedcli.sweeps import study_tables, trials
-from fedcli.sweeps.board import Board
 from fedcli.sweeps.code import check_code
 from fedcli.sweeps.study import Study
 from fedcli.sweeps.study_folder import STUDY, StudyFolder, check_is_new, check_is_study
+from fedcli.sweeps.study_progress import StudyProgress
 from fedcli.sweeps.sweeping import SweepOptions, failures, run_study
 
 _LOGGER = logging.getLogger(__name__)
@@ -79,10 +79,11 @@ class StudyRecord:
         """Returns the rows of a table, the best first; means, deviations and p-values by name.
 
         Args:
-            by: The options whose values define a row; None: all that the study varies, except
-                `best`.
+            by: The options whose values define a row; None for all that the study varies, except
+                those in `best`.
             best: Options for which each row has the best values, chosen as study.toml says.
-            columns: Such as `test.accuracy` and `rounds@0.9`; empty: accuracy and loss on test.
+            columns: Names such as `test.accuracy` and `rounds@0.9`; empty for accuracy and loss on
+                test.
 
         Raises:
             ConfigError: A name is unknown, or runs of a row differ in further options.
@@ -119,12 +120,12 @@ class StudyRecord:
         return data_frame({name: [row.get(name) for row in rows] for name in names})
 
 
-class _BoardOnStderr(Board):
-    """A board whose lines are written to stderr when they are added."""
+class _ProgressOnStderr(StudyProgress):
+    """The progress of a study, whose lines are written to stderr when they are added."""
 
-    def note_line(self, line: Mapping[str, Any], figure: str, *, is_new: bool) -> None:
+    def note_line(self, line: Mapping[str, Any], result_text: str, *, is_new: bool) -> None:
         """Writes a line about a finished trial."""
-        super().note_line(line, figure, is_new=is_new)
+        super().note_line(line, result_text, is_new=is_new)
         self._write(f" [{self.finished}/{self.total}]")
 
     def note(self, text: str) -> None:
@@ -156,30 +157,30 @@ def sweep(
         study: The path of a study.toml, or its content: `{"run": {"rounds": 20}, "grid":
             {"client_lr": [0.01, 0.1]}, "seeds": 5}`. `run` may be a `RunConfig`.
         out: The study's folder.
-        jobs: Number of processes; None: one for each processor.
-        resume: Go on with the study at `out` if there is one. It must be the same study.
+        jobs: Number of processes; None for one per processor.
+        resume: Continue the study at `out` if there is one. It must be the same study.
         reuse: Folders from which finished runs with equal keys are copied.
-        fail_fast: Stop at the first run that fails. Else the failures are logged as warnings.
+        fail_fast: Stop at the first run that fails. Otherwise failures are logged as warnings.
         cluster: The address of a Ray cluster that trains the runs: "local", "auto" or "HOST:PORT".
-            None: processes of this machine.
+            None for processes of this machine.
         code: The Python files that a study.toml may run.
         progress: Write a line to stderr for each run that ends.
 
     Raises:
-        ConfigError: Something in the study is not allowed.
+        ConfigError: A key or value of the study is not allowed.
         DataError: The data are missing or bad.
         RunError: The folder exists or cannot be written, or another process works on it.
     """
     is_file = isinstance(study, str | Path)
     source = str(study) if is_file else "the study"
-    wanted = study_file.read_file(Path(study)) if is_file else study_file.read(study, source)  # type: ignore[arg-type]
-    wanted = study_file.with_absolute_paths(wanted, Path.cwd())
+    loaded = study_file.read_file(Path(study)) if is_file else study_file.read(study, source)  # type: ignore[arg-type]
+    loaded = study_file.with_absolute_paths(loaded, Path.cwd())
     if is_file:
-        check_code(wanted, code)
+        check_code(loaded, code)
     options = SweepOptions(jobs, tuple(map(Path, reuse)), fail_fast, cluster)
-    with _opened(Path(out), wanted, resume=resume) as folder:
-        board = _BoardOnStderr() if progress else Board()
-        lines = run_study(folder, options, cancel=CancelFlag(), board=board)
+    with _opened(Path(out), loaded, resume=resume) as folder:
+        study_progress = _ProgressOnStderr() if progress else StudyProgress()
+        lines = run_study(folder, options, cancel=CancelFlag(), study_progress=study_progress)
     for failure in failures(lines):
         _LOGGER.warning(failure)
     return load_study(out)
@@ -204,5 +205,5 @@ def _opened(path: Path, study: Study, *, resume: bool) -> StudyFolder:
     folder = StudyFolder.open(path)
     if study_file.to_document(folder.study) != study_file.to_document(study):
         folder.close()
-        raise ConfigError(f"{path} is another study than the given one; choose another folder")
+        raise ConfigError(f"{path} holds another study; choose another folder")
     return folder

@@ -23,7 +23,7 @@ from fedcli.sweeps.pool import Event
 
 Files = dict[str, bytes]
 
-_STOP_SECONDS = 30.0  # the time for saving; after it trainers are killed
+_STOP_SECONDS = 30.0  # the time for saving; trainers that take longer are killed
 
 
 class RayPool:
@@ -41,7 +41,7 @@ class RayPool:
 
         Args:
             address: See `Connection`.
-            jobs: The largest number of trainers; None: one for each processor of the cluster.
+            jobs: The largest number of trainers; None for one per processor of the cluster.
             cancel: Ends the wait for the cluster.
 
         Raises:
@@ -53,7 +53,7 @@ class RayPool:
         counts = (int(each["Resources"]["CPU"]) for each in self._connection.nodes())
         self.size = jobs or max(1, sum(counts))
         self._tasks: deque[tuple[int, dict[str, Any]]] = deque()  # that no trainer has yet
-        self._starting: dict[Any, Any] = {}  # trainers by the call that they answer first
+        self._starting: dict[Any, Any] = {}  # new trainers, by their first call
         self._idle: list[Any] = []
         self._calls: dict[Any, tuple[int, Any, Path]] = {}  # by call: task, trainer, run's folder
 
@@ -70,7 +70,7 @@ class RayPool:
         self._hand_out()
 
     def wait(self, seconds: float) -> list[Event]:
-        """Returns the messages that come within some seconds, as soon as there are any."""
+        """Returns the messages that arrive within `seconds`, as soon as there are any."""
         calls = [*self._calls, *self._starting]
         if not calls:
             return []
@@ -102,14 +102,14 @@ class RayPool:
         self._starting[trainer.hello.remote()] = trainer
 
     def _hand_out(self) -> None:
-        """Gives tasks to idle trainers. One that waits for a processor must not have a task."""
+        """Gives tasks to idle trainers. A trainer that still waits for a processor gets none."""
         while self._tasks and self._idle:
             number, task = self._tasks.popleft()
             trainer, path = self._idle.pop(), Path(task["path"])
             self._calls[trainer.train.remote(task, read_files(path))] = number, trainer, path
 
     def _started(self, call: Any) -> list[Event]:
-        """Uses a new trainer. If it could not start, a task fails that waits for it."""
+        """Adds a new trainer to the idle ones. If it could not start, a waiting task fails."""
         trainer = self._starting.pop(call)
         try:
             self._ray.get(call)
@@ -170,15 +170,15 @@ def write_files(path: Path, files: Files) -> None:
     """Replaces the run at `path` by these files, all of them or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as scratch:
-        made = Path(scratch, path.name)
-        made.mkdir()
+        new = Path(scratch, path.name)
+        new.mkdir()
         for name, content in files.items():
-            file = made / name
+            file = new / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
         if path.exists():
             path.rename(Path(scratch, "before"))
-        made.rename(path)
+        new.rename(path)
 
 
 def _trainer_class(ray: Any) -> Any:
@@ -204,7 +204,7 @@ def _trainer_class(ray: Any) -> Any:
                 shutil.rmtree(scratch, ignore_errors=True)
 
         def hello(self) -> None:
-            pass  # the answer says that it has started
+            pass  # an answer shows that it has started
 
         @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
         def stop(self) -> None:

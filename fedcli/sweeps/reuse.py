@@ -20,12 +20,12 @@ def find_by_key(folders: Iterable[Path], keys: Keys) -> dict[str, Path]:
     Raises:
         RunError: One of the folders does not exist.
     """
-    found: dict[str, Path] = {}
+    runs_by_key: dict[str, Path] = {}
     for path in (run for folder in folders for run in find_runs(folder)):
         key = _key_of(path, keys)
         if key is not None:
-            found.setdefault(key, path)
-    return found
+            runs_by_key.setdefault(key, path)
+    return runs_by_key
 
 
 def _key_of(path: Path, keys: Keys) -> str | None:

@@ -18,12 +18,12 @@ from fedcli.digest import blake2b
 from fedcli.errors import ConfigError
 from fedcli.settings.tables.metrics import more_is_better
 from fedcli.sweeps.choice import value_of
-from fedcli.sweeps.plans import Lines, Plan, wanted
+from fedcli.sweeps.plans import Lines, Plan, planned_runs
 from fedcli.sweeps.points import NO_CASE, Point, check_size, make_point
 from fedcli.sweeps.study import Case, Select, Study
 from fedcli.sweeps.study_values import CHOICE, LOG, Range
 
-# Points with their values; None: a run failed or diverged.
+# The options of points, each with its value, or None if a run failed or diverged.
 _History = list[tuple[dict[str, Any], float | None]]
 
 
@@ -48,16 +48,16 @@ def _generations(optuna: Any, study: Study, num_points: int, cases: Sequence[Cas
         points: list[Point] = []
         for case, history in zip(cases, histories, strict=True):
             seed = _seed_of(study.search_seed, generation, case.name)
-            for options in _ask(optuna, study, history, seed, count):
+            for options in _propose(optuna, study, history, seed, count):
                 points.append(make_point(study, number, case, options))
                 number += 1
-        lines = yield wanted(points)
+        lines = yield planned_runs(points)
         for index, point in enumerate(points):
             history = histories[index // count]
             history.append((point.options, _mean(study.select, lines, point.number)))
 
 
-def _ask(
+def _propose(
     optuna: Any, study: Study, history: _History, seed: int, count: int
 ) -> list[dict[str, Any]]:
     """Returns the next points, proposed from all results so far."""
@@ -97,13 +97,13 @@ def _mean(select: Select, lines: Lines, point: int) -> float | None:
 
 
 def _distribution(optuna: Any, range_: Range) -> Any:
-    made: Mapping[str, Any] = vars(optuna.distributions)
+    classes: Mapping[str, Any] = vars(optuna.distributions)
     if range_.scale == CHOICE:
-        return made["CategoricalDistribution"](range(len(range_.values)))
+        return classes["CategoricalDistribution"](range(len(range_.values)))
     is_log = range_.scale == LOG
     if range_.is_whole:
-        return made["IntDistribution"](int(range_.low), int(range_.high), log=is_log)
-    return made["FloatDistribution"](range_.low, range_.high, log=is_log)
+        return classes["IntDistribution"](int(range_.low), int(range_.high), log=is_log)
+    return classes["FloatDistribution"](range_.low, range_.high, log=is_log)
 
 
 def _to_param(range_: Range, value: Any) -> Any:

@@ -1,7 +1,7 @@
 """`Study`: the checked content of a study.toml, of the options of `fedcli sweep`, or of a program.
 
 seeds = "0..4"                      # or 5, or [0, 1, 2]
-redraw_partition = true             # each seed is the seed of the partition, too
+redraw_partition = true             # each seed is also the seed of the partition
 
 [run]                               # options of fedcli train that all runs share
 rounds = 100
@@ -80,7 +80,7 @@ class Select:
 
     Attributes:
         metric: A key of JUDGING.
-        on: The split whose results decide; only a user's request makes it other than validation.
+        on: The split whose results decide; validation unless the user requests another.
     """
 
     metric: str = ACCURACY
@@ -111,16 +111,16 @@ class Study:
     Attributes:
         run: Fields of `RunConfig` that all runs share.
         grid: Values by dotted name of an option.
-        cases: Named combinations; empty: there are none.
+        cases: Named combinations; empty if there are none.
         ranges: Ranges by dotted name of an option, for `random` or `search`.
-        random: Number of points drawn at random; None: no random search.
-        search: Number of points of a search by TPE; None: no search.
+        random: Number of points drawn at random; None for no random search.
+        search: Number of points of a search by TPE; None for no search.
         generation: Number of points that a search draws before it reads their results.
         search_seed: Seed of the draws of `random` and `search`.
         seeds: Seeds of each point. A seed never draws options.
         redraw_partition: Whether each seed is also the seed of the partition.
         select: How points are ranked.
-        halving: None: each run has all its rounds.
+        halving: The settings of successive halving; None if each run has all its rounds.
     """
 
     run: Mapping[str, Any] = field(default_factory=dict)
@@ -189,7 +189,7 @@ def check(study: Study, source: str) -> Study:
             f"{source}: a study with {methods[0] if drawn else 'range'} lacks {missing}"
         )
     if study.search and study.halving:
-        raise ConfigError(f"{source}: search and halving do not go together; choose one")
+        raise ConfigError(f"{source}: search and halving cannot be combined; choose one")
     names = [case.name for case in study.cases]
     for name in names:
         if names.count(name) > 1:
@@ -287,8 +287,8 @@ def _check_halving(study: Study, halving: Halving, source: str) -> None:
 
 
 def _read_run(value: Any, label: str) -> dict[str, Any]:
-    given = value._given() if isinstance(value, RunConfig) else value
-    options = _read_options(given, label, may_vary=False)
+    table = value._given() if isinstance(value, RunConfig) else value
+    options = _read_options(table, label, may_vary=False)
     return nested(options)
 
 

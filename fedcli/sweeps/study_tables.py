@@ -79,7 +79,7 @@ def points_csv(study: Study, lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def note_of_selection(study: Study, members: Sequence[Member]) -> str | None:
-    """Returns a line if nothing was chosen, or if it was chosen on test data; else None."""
+    """Returns a note if no point was chosen, or if other than validation data decided."""
     on = study.select.on
     if selection(study, members) is None:
         return (

@@ -76,7 +76,7 @@ def field_name(text: object, label: str, *, may_vary: bool = True) -> str:
     """Returns the dotted name of an option: `client_lr`, `server_options.momentum`.
 
     Args:
-        text: The name; `client-lr` is accepted, too.
+        text: The name; `client-lr` is also accepted.
         label: The place of the name, for messages.
         may_vary: Whether a study varies the option; if so, options that a study sets itself are
             refused.
@@ -101,15 +101,15 @@ def checked(name: str, value: Any, label: str) -> Any:
     """Returns the value of an option by its dotted name, in the option's type.
 
     A part of a table of options, such as server_options.momentum, is checked later, when the name
-    that it belongs to is known. A name that is not given stays "none", as TOML has no such value.
+    to which it belongs is known. "none" is returned as it is, because TOML has no null.
 
     Raises:
         ConfigError: The value is not allowed.
     """
     if "." in name:
         return value
-    found = OPTIONS[name].checked(f"{label}: {name}", value)
-    return value if found is None else found
+    typed = OPTIONS[name].checked(f"{label}: {name}", value)
+    return value if typed is None else typed
 
 
 def nested(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,24 +154,24 @@ def read_seeds(value: Any, label: str) -> tuple[int, ...]:
     Raises:
         ConfigError: It has another form, or a seed is given twice.
     """
-    given = toml_value(value) if isinstance(value, str) and ".." not in value else value
-    if isinstance(given, str) and ".." in given:
-        ends: list[Any] = [toml_value(each.strip()) for each in given.split("..", 1)]
+    seeds_or_number = toml_value(value) if isinstance(value, str) and ".." not in value else value
+    if isinstance(seeds_or_number, str) and ".." in seeds_or_number:
+        ends: list[Any] = [toml_value(each.strip()) for each in seeds_or_number.split("..", 1)]
         first, last = ends
         if not isinstance(first, int) or not isinstance(last, int) or last < first:
             raise ConfigError(f"{label} {shown(value)}: give the first and the last, as in 0..4")
         if last - first >= MAX_SEEDS:
             raise ConfigError(f"{label} {value}: choose at most {MAX_SEEDS} seeds")
-        given = list(range(first, last + 1))
-    elif isinstance(given, str):
-        given = split_values(given)
-    elif isinstance(given, int) and not isinstance(given, bool):
-        if not 1 <= given <= MAX_SEEDS:
-            raise ConfigError(f"{label} {given}: choose 1 to {MAX_SEEDS} seeds")
-        given = list(range(given))
-    if not isinstance(given, list | tuple) or not 0 < len(given) <= MAX_SEEDS:
+        seeds_or_number = list(range(first, last + 1))
+    elif isinstance(seeds_or_number, str):
+        seeds_or_number = split_values(seeds_or_number)
+    elif isinstance(seeds_or_number, int) and not isinstance(seeds_or_number, bool):
+        if not 1 <= seeds_or_number <= MAX_SEEDS:
+            raise ConfigError(f"{label} {seeds_or_number}: choose 1 to {MAX_SEEDS} seeds")
+        seeds_or_number = list(range(seeds_or_number))
+    if not isinstance(seeds_or_number, list | tuple) or not 0 < len(seeds_or_number) <= MAX_SEEDS:
         raise ConfigError(f"{label} {shown(value)}: give a number of seeds, 0..4, or a list")
-    seeds = tuple(check_whole(label, each, minimum=0, maximum=MAX_SEED) for each in given)
+    seeds = tuple(check_whole(label, each, minimum=0, maximum=MAX_SEED) for each in seeds_or_number)
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"{label} {shown(value)}: a seed is given twice; give each once")
     return seeds

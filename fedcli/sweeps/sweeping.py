@@ -16,15 +16,15 @@ from fedcli.outputs import write_atomic
 from fedcli.settings.options import is_code
 from fedcli.settings.run_config import RunConfig
 from fedcli.settings.vocabulary import NATURAL
-from fedcli.sweeps.board import Board, trial_text
 from fedcli.sweeps.keys import Keys
 from fedcli.sweeps.outcomes import find_outcome, goes_beyond
 from fedcli.sweeps.planning import plan_of
-from fedcli.sweeps.plans import Wanted
+from fedcli.sweeps.plans import PlannedRun
 from fedcli.sweeps.pool import Event, Pool
 from fedcli.sweeps.reuse import find_by_key, take_copy
 from fedcli.sweeps.study import Study
 from fedcli.sweeps.study_folder import RUNS, TABLE, StudyFolder
+from fedcli.sweeps.study_progress import StudyProgress, trial_text
 from fedcli.sweeps.study_tables import points_csv
 from fedcli.sweeps.trials import FAILED, Outcome, Trial, TrialLog
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 0.1
 _MAX_JOBS = 1024
-_TRIES = 2  # how often a run is tried if a signal ends its process
+_TRIES = 2  # the number of attempts at a run whose process dies
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,11 @@ class SweepOptions:
     """How a study is run. None of these options changes a result.
 
     Attributes:
-        jobs: Number of processes; None: one for each processor.
+        jobs: Number of processes; None for one per processor.
         reuse: Folders from which finished runs with equal keys are copied.
         fail_fast: Whether the first failure stops the study.
-        cluster: The address of a Ray cluster that trains the runs; None: processes of this machine.
+        cluster: The address of a Ray cluster that trains the runs; None for processes of this
+            machine.
     """
 
     jobs: int | None = None
@@ -63,15 +64,15 @@ def run_study(
     options: SweepOptions,
     *,
     cancel: CancelFlag | None = None,
-    board: Board | None = None,
+    study_progress: StudyProgress | None = None,
 ) -> list[dict[str, Any]]:
     """Runs a new or interrupted study to its end; returns the lines of trials.jsonl.
 
     Args:
         folder: The study's folder.
         options: How it is run.
-        cancel: Once raised, from any thread, all runs save and stop.
-        board: Where progress is written; None: nowhere.
+        cancel: A flag that any thread may set to make all runs save and stop.
+        study_progress: The object that receives the progress, or None.
 
     Raises:
         Cancelled: `cancel` was set.
@@ -82,17 +83,17 @@ def run_study(
     """
     study = folder.study
     plan = plan_of(study)
-    wanted = next(plan)
-    check_selection(study, wanted[0].config)
+    planned_runs = next(plan)
+    check_selection(study, planned_runs[0].config)
     cancel = cancel or CancelFlag()
     with TrialLog(folder.path) as log, _open_pool(options, folder, cancel) as pool:
-        sweep = _Sweep(folder, options, log, pool, cancel, board or Board())
+        sweep = _Sweep(folder, options, log, pool, cancel, study_progress or StudyProgress())
         first = 1
-        while wanted:
-            lines = sweep.run_stage(sweep.number(wanted, first))
-            first += len(wanted)
+        while planned_runs:
+            lines = sweep.run_stage(sweep.number(planned_runs, first))
+            first += len(planned_runs)
             try:
-                wanted = plan.send(lines)
+                planned_runs = plan.send(lines)
             except StopIteration:
                 break
         log.cut(first - 1)
@@ -147,7 +148,7 @@ class _Sweep:
         log: TrialLog,
         pool: Pool | RayPool,
         cancel: CancelFlag,
-        board: Board,
+        study_progress: StudyProgress,
     ) -> None:
         self._path = folder.path
         self._study = folder.study
@@ -155,22 +156,22 @@ class _Sweep:
         self._log = log
         self._pool = pool
         self._cancel = cancel
-        self._board = board
+        self._study_progress = study_progress
         self._keys = Keys(cancel)
         self._reusable = find_by_key(options.reuse, self._keys)
 
-    def number(self, wanted: Sequence[Wanted], first: int) -> list[Trial]:
+    def number(self, planned_runs: Sequence[PlannedRun], first: int) -> list[Trial]:
         """The trials of a stage, numbered from `first` on."""
-        self._board.total += len(wanted)
-        return [self._trial(number, each) for number, each in enumerate(wanted, first)]
+        self._study_progress.total += len(planned_runs)
+        return [self._trial(number, each) for number, each in enumerate(planned_runs, first)]
 
     def run_stage(self, trials: Sequence[Trial]) -> list[dict[str, Any]]:
         """Finds or trains the runs of some trials; writes and returns their lines in order."""
         first = trials[0].number
         known = self._known_lines(trials)
-        self._board.found += known
+        self._study_progress.earlier += known
         for line in self._log.lines[first - 1 :]:
-            self._board.note_line(line, self._figure(line), is_new=False)
+            self._study_progress.note_line(line, self._result_text(line), is_new=False)
         rest = trials[known:]
         stage = _Stage(rest, self._write)
         for trial in stage.of_each_run():
@@ -180,13 +181,13 @@ class _Sweep:
         self._train(stage)
         return self._log.lines[first - 1 :]
 
-    def _trial(self, number: int, wanted: Wanted) -> Trial:
-        key = self._keys.of(wanted.config)
-        is_final = wanted.config.rounds == wanted.final_config.rounds
-        name = key if is_final else self._keys.of(wanted.final_config)
-        point = wanted.point
+    def _trial(self, number: int, planned: PlannedRun) -> Trial:
+        key = self._keys.of(planned.config)
+        is_final = planned.config.rounds == planned.final_config.rounds
+        name = key if is_final else self._keys.of(planned.final_config)
+        point = planned.point
         run = f"{RUNS}/{name}"
-        return Trial(number, point.number, point.case, point.options, wanted.config, key, run)
+        return Trial(number, point.number, point.case, point.options, planned.config, key, run)
 
     def _known_lines(self, trials: Sequence[Trial]) -> int:
         """Returns how many of these trials, from the first on, have valid lines in trials.jsonl.
@@ -205,16 +206,16 @@ class _Sweep:
         return len(trials)
 
     def _find(self, trial: Trial) -> Outcome | None:
-        """The outcome of the run, if it is complete here or in a folder to reuse; else None."""
+        """Returns the outcome of a run if it is complete here or in a reusable folder; else None."""
         path = self._path / trial.run
         outcome = find_outcome(path, trial.config.rounds)
         if outcome is not None:
-            self._board.found += 1
+            self._study_progress.earlier += 1
             return outcome
         source = self._reusable.get(trial.key)
         if source is None or path.exists() or not take_copy(source, path):
             return None
-        self._board.reused += 1
+        self._study_progress.reused += 1
         return find_outcome(path, trial.config.rounds)
 
     def _train(self, stage: _Stage) -> None:
@@ -222,7 +223,7 @@ class _Sweep:
         queue = sorted(stage.of_each_run(), key=_expected_cost)
         by_number = {trial.number: trial for trial in queue}
         tries = dict.fromkeys(by_number, 0)
-        while queue or self._board.running:
+        while queue or self._study_progress.running:
             if self._cancel.is_set():
                 self._pool.stop()
                 raise Cancelled
@@ -230,12 +231,12 @@ class _Sweep:
                 share = self._pool.num_free // len(queue)  # of the processors, for the last runs
                 trial = queue.pop(0)
                 tries[trial.number] += 1
-                self._board.begin(trial)
+                self._study_progress.begin(trial)
                 self._pool.submit(trial.number, self._task(trial, max(1, share)))
             for event in self._pool.wait(_POLL_SECONDS):
                 trial = by_number[event.task]
                 if event.message.get("ended") == "died" and tries[event.task] < _TRIES:
-                    self._board.end(event.task)
+                    self._study_progress.end(event.task)
                     queue.insert(0, trial)
                     continue
                 outcome = self._outcome(trial, event)
@@ -244,14 +245,14 @@ class _Sweep:
                     self._check_fail_fast(trial, outcome)
 
     def _outcome(self, trial: Trial, event: Event) -> Outcome | None:
-        """The outcome of a trial if a message is about its end, else None."""
+        """Returns the outcome of a trial if a message is about its end, else None."""
         message = event.message
         if "ended" not in message:
-            self._board.note_round(trial.number, message)
+            self._study_progress.note_round(trial.number, message)
             return None
-        self._board.end(trial.number)
+        self._study_progress.end(trial.number)
         for note in message.get("notes", ()):
-            self._board.note(note)
+            self._study_progress.note(note)
         if message["ended"] == "stopped":
             raise Cancelled
         if message["ended"] == "trouble":
@@ -291,10 +292,10 @@ class _Sweep:
     def _write(self, trial: Trial, outcome: Outcome) -> None:
         line = trial.line(outcome)
         self._log.append(line)
-        self._board.note_line(line, self._figure(line), is_new=True)
+        self._study_progress.note_line(line, self._result_text(line), is_new=True)
 
-    def _figure(self, line: Mapping[str, Any]) -> str:
-        """The result of a trial in words."""
+    def _result_text(self, line: Mapping[str, Any]) -> str:
+        """Returns the result of a trial in words."""
         select = self._study.select
         splits = [select.on, *line["result"]]
         split = next((each for each in splits if each in line["result"]), "")

@@ -1,10 +1,10 @@
 """The work of one process of a pool: trains runs one after another.
 
-The process reads tasks from stdin and writes messages to stdout, each a line of JSON:
-`{"round": 3, "loss": 0.5}` while it trains, then `{"ended": "done"}`, `{"ended": "stopped"}` or
-`{"ended": "failed", "error": "..."}`. It is `"ended": "trouble"` if the cause is not the run but
-the folder or the disk. When stdin ends, the process ends at once, which is safe because a run can
-be killed at any time.
+The process reads tasks from stdin and writes messages to stdout, each a line of JSON: `{"round": 3,
+"loss": 0.5}` while it trains, then `{"ended": "done"}`, `{"ended": "stopped"}` or `{"ended":
+"failed", "error": "..."}`. If the cause is not the run but the folder or the disk, it is `"ended":
+"trouble"`. When stdin ends, the process ends at once, which is safe because a run can be killed at
+any time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fedcli.runs.files import folder as run_dir
 from fedcli.runs.loop import RoundResult, Training
 from fedcli.settings.run_config import CODE_FIELDS, RunConfig, may_have_code
 
-_REPORT_SECONDS = 0.1  # least time between two messages about rounds
+_REPORT_SECONDS = 0.1  # the shortest time between two messages about rounds
 
 
 class Trainer:
@@ -78,7 +78,7 @@ class Trainer:
             return {"ended": "trouble", "error": f"{named}{why_not_written(err)}"}
         except MemoryError:
             return {"ended": "failed", "error": "out of memory; give fewer --jobs"}
-        except Exception as err:  # a bug, here or in a user's code; the other runs go on
+        except Exception as err:  # a bug, here or in a user's code; the other runs continue
             traceback.print_exc()
             return {"ended": "failed", "error": f"{type(err).__name__}: {err}"}
 

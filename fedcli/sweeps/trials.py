@@ -33,7 +33,7 @@ class Trial:
     Attributes:
         number: Its number in the study, from 1.
         point: Number of its point.
-        case: The case of the point; empty: none.
+        case: The case of the point; empty if there is none.
         options: The options that the study varies, by dotted name.
         config: The valid config of the run.
         key: See `keys`.
@@ -73,8 +73,7 @@ class Outcome:
     """The outcome of a trial.
 
     Attributes:
-        state: One of STATES. A run has diverged if its loss is not finite or has grown out of all
-            proportion.
+        state: One of STATES; `has_diverged` defines DIVERGED.
         result: The round and metrics of the closing evaluation, by split; None stands for numbers
             that are not finite.
         seconds: The time of the run's rounds and evaluations.

@@ -16,9 +16,9 @@ import pytest
 from fedcli import datasets
 from fedcli.cluster import probe
 from fedcli.cluster.engine import ClusterEngine
-from fedcli.cluster.messages import Hello, WorkerSetup
+from fedcli.cluster.messages import WorkerDescription, WorkerSetup
 from fedcli.cluster.opening import _Check
-from fedcli.cluster.ray_workers import Place, RayWorkers
+from fedcli.cluster.ray_workers import Placement, RayWorkers
 from fedcli.core import native
 from fedcli.core.native import CancelFlag, Cancelled
 from fedcli.datasets import from_arrays
@@ -153,7 +153,9 @@ def test_cancelling_waits_for_no_worker_and_leaves_the_next_call_alone() -> None
     model = softmax_regression((28, 28), 10)
     cancel = CancelFlag()
     cancel.set()
-    with RayWorkers(Place("auto", 2, 1, 60.0), WorkerSetup(source, 1), lambda _: None) as workers:
+    with RayWorkers(
+        Placement("auto", 2, 1, 60.0), WorkerSetup(source, 1), lambda _: None
+    ) as workers:
         engine = ClusterEngine(workers, ThreadEngine(1), splits)
         before = processes_of(workers)
         for each in before:
@@ -191,7 +193,7 @@ def test_a_run_is_saved_and_free_before_its_workers_end(
 def test_the_wait_for_workers_can_be_cancelled(tmp_path: Path) -> None:
     cancel = CancelFlag()
     cancel.set()
-    place = Place("auto", 9, 1, 600.0)  # the cluster has two processors
+    place = Placement("auto", 9, 1, 600.0)  # the cluster has two processors
     with pytest.raises(Cancelled):
         RayWorkers(place, WorkerSetup(None, 1), lambda _: None, cancel)
 
@@ -213,8 +215,8 @@ def test_workers_with_another_instruction_set_are_refused(
     if native.isa_name() == "generic":
         pytest.skip("the driver has the lowest instruction set already")
     monkeypatch.setattr("fedcli.core.native.isa_name", lambda: "generic")
-    place = Place("auto", 1, 1, 60.0)
-    hellos: list[Hello] = []
+    place = Placement("auto", 1, 1, 60.0)
+    hellos: list[WorkerDescription] = []
     with RayWorkers(place, WorkerSetup(DataSource(), 1), hellos.append):
         pass
     monkeypatch.undo()
@@ -226,7 +228,7 @@ def test_workers_with_another_instruction_set_are_refused(
 def test_workers_with_other_data_or_arithmetic_are_refused() -> None:
     check = _Check(DataSource())
     data = datasets.fingerprint(DataSource())
-    good = Hello("far", __version__, native.isa_name(), data, probe.digest())
+    good = WorkerDescription("far", __version__, native.isa_name(), data, probe.digest())
     check(good)
     for bad, words in (
         (good._replace(fedcli="0.0"), "install the same version"),
@@ -272,4 +274,4 @@ def test_data_of_a_program_are_refused_unless_they_are_sent(tmp_path: Path) -> N
 
 def test_a_ray_client_is_refused() -> None:
     with pytest.raises(ConfigError, match="run fedcli on a node of the cluster"):
-        RayWorkers(Place("ray://far:10001", 1, 1, 5.0), WorkerSetup(None, 1), lambda _: None)
+        RayWorkers(Placement("ray://far:10001", 1, 1, 5.0), WorkerSetup(None, 1), lambda _: None)

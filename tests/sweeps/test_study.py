@@ -203,7 +203,7 @@ MISTAKES = {
     ),
     "halving a search": (
         'search = 2\n[range]\nepochs = "linear:1..2"\n[halving]\nmin_rounds = 2',
-        "search and halving do not go together",
+        "search and halving cannot be combined",
     ),
     "no partition to redraw": ("redraw_partition = true", "there is no partition"),
     "a switch": ("redraw_partition = 1", "choose true or false"),

@@ -21,9 +21,9 @@ from fedcli.models.weights_files import save_npz
 from fedcli.runs.files.folder import checkpoint_rounds
 from fedcli.runs.trained import load_weights
 from fedcli.sweeps import study as study_file
-from fedcli.sweeps.board import Board
 from fedcli.sweeps.pool import Pool
 from fedcli.sweeps.study_folder import StudyFolder
+from fedcli.sweeps.study_progress import StudyProgress
 from fedcli.sweeps.sweeping import SweepOptions, run_study
 from fedcli.sweeps.trials import read_trials
 from tests.kit.command_line import PATIENCE_SECONDS
@@ -106,7 +106,7 @@ def test_finished_runs_are_not_run_again(straight: Path, tmp_path: Path) -> None
     fedcli.sweep(STUDY, study, resume=True)
     assert {file: file.stat().st_mtime_ns for file in (study / "runs").rglob("*.h5")} == before
     assert (study / "trials.jsonl").read_bytes() == (straight / "trials.jsonl").read_bytes()
-    with pytest.raises(ConfigError, match="is another study than the given one"):
+    with pytest.raises(ConfigError, match="holds another study"):
         fedcli.sweep({**STUDY, "seeds": 3}, study, resume=True)
     with pytest.raises(RunError, match="exists; fedcli sweep --resume"):
         fedcli.sweep(STUDY, study)
@@ -116,12 +116,12 @@ def test_runs_of_other_folders_are_reused(straight: Path, tmp_path: Path) -> Non
     config = fedcli.RunConfig(**RUN, seed=1, client_lr=0.1, epochs=2)
     fedcli.train(config, tmp_path / "alone")
     wider = {**STUDY, "grid": {"client_lr": [0.02, 0.1], "epochs": [2, 5]}}
-    board = Board()
+    study_progress = StudyProgress()
     study = study_file.read(wider, "the study")
     with StudyFolder.create(tmp_path / "study", study) as folder:
         options = SweepOptions(reuse=(straight, tmp_path / "alone"))
-        lines = run_study(folder, options, board=board)
-    assert board.reused == 5
+        lines = run_study(folder, options, study_progress=study_progress)
+    assert study_progress.reused == 5
     fedcli.sweep(wider, tmp_path / "anew")
     assert [{**line, "seconds": 0} for line in lines] == lines_of(tmp_path / "anew")
 
@@ -136,11 +136,11 @@ def test_runs_with_files_of_weights_are_reused(tmp_path: Path) -> None:
     moved = weights.rename(tmp_path / "elsewhere/moved.npz")
     other = tmp_path / "other.npz"
     save_npz(other, {name: 2 * each for name, each in load_weights(first.path).items()})
-    board = Board()
+    study_progress = StudyProgress()
     study = study_file.read({"run": RUN, "grid": {"initial_weights": [str(moved), str(other)]}}, "")
     with StudyFolder.create(tmp_path / "study", study) as folder:
-        run_study(folder, SweepOptions(reuse=(tmp_path / "alone",)), board=board)
-    assert board.reused == 1
+        run_study(folder, SweepOptions(reuse=(tmp_path / "alone",)), study_progress=study_progress)
+    assert study_progress.reused == 1
 
 
 @pytest.mark.skipif(num_processors() < 2, reason="needs two processors")
@@ -271,23 +271,25 @@ def processes_of(study: Path) -> list[int]:
 def test_a_killed_process_takes_one_run_along(tmp_path: Path, kills: int) -> None:
     long = {"run": {**RUN, "rounds": 400, "epochs": 20, "max_examples": 2000}, "seeds": 1}
     study = study_file.read(long, "the study")
-    board = Board()
+    study_progress = StudyProgress()
     with StudyFolder.create(tmp_path / "study", study) as folder:
         lines: list[dict[str, Any]] = []
         job = threading.Thread(
-            target=lambda: lines.extend(run_study(folder, SweepOptions(jobs=1), board=board))
+            target=lambda: lines.extend(
+                run_study(folder, SweepOptions(jobs=1), study_progress=study_progress)
+            )
         )
         job.start()
         killed: set[int] = set()
         while len(killed) < kills:
             alive = [each for each in processes_of(folder.path) if each not in killed]
-            rounds = [each.round_num for each in board.running.values()]
+            rounds = [each.round_num for each in study_progress.running.values()]
             if alive and any(rounds):
                 os.kill(alive[0], signal.SIGKILL)
                 killed.add(alive[0])
             time.sleep(0.02)
         if kills == 1:
-            while not any(each.round_num for each in board.running.values()):
+            while not any(each.round_num for each in study_progress.running.values()):
                 time.sleep(0.02)  # another process has taken the run up again
             assert not set(processes_of(folder.path)) & killed
             for process in processes_of(folder.path):
@@ -300,19 +302,19 @@ def test_a_killed_process_takes_one_run_along(tmp_path: Path, kills: int) -> Non
 def test_a_stopped_study_saves_its_runs(tmp_path: Path) -> None:
     long = {"run": {**RUN, "rounds": 500}, "seeds": 2}
     study = study_file.read(long, "the study")
-    board, cancel = Board(), CancelFlag()
+    study_progress, cancel = StudyProgress(), CancelFlag()
     errors: list[BaseException] = []
 
     def work() -> None:
         try:
-            run_study(folder, SweepOptions(jobs=2), cancel=cancel, board=board)
+            run_study(folder, SweepOptions(jobs=2), cancel=cancel, study_progress=study_progress)
         except Cancelled as err:
             errors.append(err)
 
     with StudyFolder.create(tmp_path / "study", study) as folder:
         job = threading.Thread(target=work)
         job.start()
-        while not any(each.round_num > 3 for each in board.running.values()):
+        while not any(each.round_num > 3 for each in study_progress.running.values()):
             time.sleep(0.01)
         cancel.set()
         job.join(PATIENCE_SECONDS)

@@ -15,10 +15,10 @@ from fedcli.errors import ConfigError, RunError
 from fedcli.settings.run_config import CODE_FIELDS, OPTIONS
 from fedcli.sweeps import study as study_file
 from fedcli.sweeps import study_tables
-from fedcli.sweeps.board import Board
 from fedcli.sweeps.code import check_code
 from fedcli.sweeps.study import Study
 from fedcli.sweeps.study_folder import StudyFolder, default_folder
+from fedcli.sweeps.study_progress import StudyProgress
 from fedcli.sweeps.study_values import field_name, options_text, split_values
 from fedcli.sweeps.sweeping import SweepOptions, failures, run_study
 
@@ -138,24 +138,24 @@ def carry_out(folder: StudyFolder, options: SweepOptions, remarks: Remarks) -> l
     from fedcli.core.native import CancelFlag
 
     cancel = CancelFlag()
-    board = Board()
+    study_progress = StudyProgress()
     remarks.note(f"study {folder.path}")
 
     def job() -> list[dict[str, Any]]:
         with folder:
-            return run_study(folder, options, cancel=cancel, board=board)
+            return run_study(folder, options, cancel=cancel, study_progress=study_progress)
 
     def attend(worker: Worker[list[dict[str, Any]]]) -> None:
-        _attend(worker, board, remarks)
+        _attend(worker, study_progress, remarks)
 
     def describe_stop() -> str:
         return (
-            f"stopped and saved after {board.finished} of {board.total} runs; fedcli sweep "
-            f"--resume {folder.path} continues"
+            f"stopped and saved after {study_progress.finished} of {study_progress.total} runs; "
+            f"fedcli sweep --resume {folder.path} continues"
         )
 
     lines = run_stoppable(job, cancel=cancel, describe_stop=describe_stop, attend=attend)
-    remarks.note(_summary(board))
+    remarks.note(_summary(study_progress))
     return lines
 
 
@@ -207,65 +207,68 @@ def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + "s" * (number != 1)
 
 
-def _summary(board: Board) -> str:
-    parts = [_counted(board.finished, "run")]
+def _summary(study_progress: StudyProgress) -> str:
+    parts = [_counted(study_progress.finished, "run")]
     for count, what in (
-        (board.found, "were there already"),
-        (board.reused, "reused from other folders"),
-        (board.diverged, "diverged"),
-        (board.failed, "failed"),
+        (study_progress.earlier, "were there already"),
+        (study_progress.reused, "reused from other folders"),
+        (study_progress.diverged, "diverged"),
+        (study_progress.failed, "failed"),
     ):
         if count:
             parts.append(f"{count:,} {what}")
     return ", ".join(parts)
 
 
-def _attend(worker: Worker[Any], board: Board, remarks: Remarks) -> None:
+def _attend(worker: Worker[Any], study_progress: StudyProgress, remarks: Remarks) -> None:
     from fedcli.cli.jobs.live_line import can_redraw
 
     if remarks.verbosity == Verbosity.QUIET:
         worker.wait()
     elif can_redraw(sys.stderr):
-        _draw(worker, board, remarks)
+        _draw(worker, study_progress, remarks)
     else:
         while not worker.wait(REFRESH_SECONDS):
-            _log(board, remarks)
-        _log(board, remarks)
+            _log(study_progress, remarks)
+        _log(study_progress, remarks)
 
 
-def _log(board: Board, remarks: Remarks) -> None:
-    for line in board.take_lines():
-        progress = f" [{board.finished}/{board.total}]" if line.is_usual else ""
+def _log(study_progress: StudyProgress, remarks: Remarks) -> None:
+    for line in study_progress.take_lines():
+        progress = f" [{study_progress.finished}/{study_progress.total}]" if line.is_usual else ""
         remarks.note(f"{line.text}{progress}")
 
 
-def _draw(worker: Worker[Any], board: Board, remarks: Remarks) -> None:
+def _draw(worker: Worker[Any], study_progress: StudyProgress, remarks: Remarks) -> None:
     """Draws a bar for the study and a line for each run that trains."""
     from fedcli.cli.jobs.live_line import LiveLine, Part
 
     began, first = time.monotonic(), None
     with LiveLine(sys.stderr, remarks) as live:
         while not worker.wait(REFRESH_SECONDS):
-            for line in board.take_lines():
+            for line in study_progress.take_lines():
                 if not line.is_usual or remarks.verbosity == Verbosity.VERBOSE:
                     live.above(f"fedcli: {one_line(line.text)}")
-            position, total = board.position, board.total
-            if first is None and board.running:
+            position, total = study_progress.position, study_progress.total
+            if first is None and study_progress.running:
                 began, first = time.monotonic(), position
             parts = [
                 Part(f"{count} {what}", 3)
                 for count, what in (
-                    (board.found + board.reused, "reused"),
-                    (board.diverged, "diverged"),
-                    (board.failed, "failed"),
+                    (study_progress.earlier + study_progress.reused, "reused"),
+                    (study_progress.diverged, "diverged"),
+                    (study_progress.failed, "failed"),
                 )
                 if count
             ]
             if first is not None and position > first:
                 left = (time.monotonic() - began) * (total - position) / (position - first)
                 parts.append(Part(f"{clock(left)} left", 5))
-            below = [_running_text(each) for each in list(board.running.values())[:_MOST_RUNNING]]
-            title = f"run {board.finished}/{total}" if total else "preparing the study"
+            below = [
+                _running_text(each)
+                for each in list(study_progress.running.values())[:_MOST_RUNNING]
+            ]
+            title = f"run {study_progress.finished}/{total}" if total else "preparing the study"
             live.show(title, parts, position / total if total else None, below)
 
 

@@ -43,13 +43,13 @@ class Message(NamedTuple):
     is_usual: bool
 
 
-class Board:
+class StudyProgress:
     """The progress of a study.
 
     Attributes:
         total: Number of runs that are planned so far.
-        finished: Number of runs that are complete, including those that were found or reused.
-        found: Number of runs that were complete before this command.
+        finished: Number of complete runs, including earlier and reused ones.
+        earlier: Number of runs that were complete before this command.
         reused: Number of runs copied from other folders.
         failed: Number of runs that failed.
         diverged: Number of runs that diverged.
@@ -57,8 +57,8 @@ class Board:
     """
 
     def __init__(self) -> None:
-        """Starts with nothing done."""
-        self.total = self.finished = self.found = self.reused = self.failed = self.diverged = 0
+        """Starts with no runs."""
+        self.total = self.finished = self.earlier = self.reused = self.failed = self.diverged = 0
         self.running: dict[int, Running] = {}
         self._lines: deque[Message] = deque()
         self._noted: set[str] = set()
@@ -70,26 +70,26 @@ class Board:
         return self.finished + sum(shares)
 
     def begin(self, trial: Trial) -> None:
-        """Notes that a run begins."""
+        """Records that a run begins."""
         self.running[trial.number] = Running(trial.number, trial_text(trial), trial.config.rounds)
 
     def note_round(self, number: int, message: Mapping[str, Any]) -> None:
-        """Notes that a run has done a round."""
+        """Records that a run has completed a round."""
         before = self.running.get(number)
         if before is not None:
             self.running[number] = replace(before, round_num=message["round"], loss=message["loss"])
 
     def end(self, number: int) -> None:
-        """Notes that a run has stopped training."""
+        """Records that a run has stopped training."""
         self.running.pop(number, None)
 
-    def note_line(self, line: Mapping[str, Any], figure: str, *, is_new: bool) -> None:
-        """Notes a finished trial.
+    def note_line(self, line: Mapping[str, Any], result_text: str, *, is_new: bool) -> None:
+        """Records a finished trial.
 
         Args:
             line: Its line of trials.jsonl.
-            figure: The result in words.
-            is_new: Whether it ended in this command, so that a line about it is shown.
+            result_text: The result in words.
+            is_new: Whether it ended during this command; only then a line about it is displayed.
         """
         self.finished += 1
         self.failed += line["state"] == FAILED
@@ -97,7 +97,7 @@ class Board:
         if is_new:
             case = [line["case"]] if "case" in line else []
             text = ", ".join([*case, *filter(None, [options_text(line["options"])])])
-            result = line.get("error") or figure
+            result = line.get("error") or result_text
             state = "" if line["state"] == DONE else f" {line['state']},"
             where = f"run {line['number']}: {text}{', ' * bool(text)}seed {line['seed']}"
             is_usual = line["state"] == DONE
