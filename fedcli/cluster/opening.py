@@ -109,5 +109,6 @@ class _Check:
         if description.probe != self._probe:
             raise RunError(
                 f"{description.host} computes other bytes than this machine, with the same "
-                "version and instruction set; build fedcli with the same compiler and C library on all nodes"
+                "version and instruction set; build fedcli with the same compiler and C library "
+                "on all nodes"
             )

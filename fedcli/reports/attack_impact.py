@@ -1,4 +1,7 @@
-"""The impact of an attack: compares a run with the same run without it. Pure functions."""
+"""Measures the impact of an attack: compares a run with the same run without the attack.
+
+The functions are pure.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,13 @@ class AttackFigures:
     Attributes:
         attackers_mean: Mean number of attackers in the cohorts of attacked rounds.
         attackers_max: The largest such number.
-        kept_share: Share of the attackers' updates that the aggregator kept, if it reports that.
-        accuracy: Accuracy on clean examples after the last round, of the series `judged_by`.
-        worst_accuracy: The lowest such accuracy since the first attacked round.
+        kept_share: Share of the attackers' updates that the aggregator kept; None if it does not
+            report this.
+        accuracy: Accuracy on clean examples after the last round, on the split
+            `RunRecord.judged_by`.
+        worst_accuracy: The lowest accuracy on that split since the first attacked round.
         worst_round: The round of `worst_accuracy`.
-        success_rate: Share of the targeted examples that are predicted as the attackers want.
+        success_rate: Share of the targeted examples that get the class that the attackers aim at.
     """
 
     attackers_mean: float | None
@@ -40,7 +45,7 @@ class AttackFigures:
 
 
 def is_attacked(run: RunRecord) -> bool:
-    """Returns whether a run has an attack, with attackers."""
+    """Returns whether a run has an attack with at least one attacker."""
     return "attack" in run.options and run.options.get("attackers") not in _NO_ATTACKERS
 
 
@@ -69,24 +74,24 @@ def figures_of(run: RunRecord) -> AttackFigures:
 
 
 def success_rate_of(run: RunRecord) -> float | None:
-    """Returns the success rate of the newest evaluation; None if none was measured."""
-    for closing in run.newest_evaluation.values():
-        if "attack" in closing:
-            rate: float | None = closing["attack"]["attack_success_rate"]
+    """Returns the attack success rate of the newest evaluation; None if it was never measured."""
+    for evaluation in run.newest_evaluation.values():
+        if "attack" in evaluation:
+            rate: float | None = evaluation["attack"]["attack_success_rate"]
             return rate
     for line in reversed(run.metrics):
         for values in line.get("evaluation", {}).values():
             if "attack_success_rate" in values:
-                found: float | None = values["attack_success_rate"]
-                return found
+                earlier_rate: float | None = values["attack_success_rate"]
+                return earlier_rate
     return None
 
 
 def partner_of(run: RunRecord, runs: Sequence[RunRecord]) -> RunRecord | None:
-    """Returns the first of some runs that differs from an attacked run only in the attack."""
-    wanted = _without_attack(run)
+    """Returns the first run without attack that else equals an attacked run; None if none does."""
+    setting = _without_attack(run)
     for other in runs:
-        if not is_attacked(other) and _without_attack(other) == wanted:
+        if not is_attacked(other) and _without_attack(other) == setting:
             return other
     return None
 
@@ -94,8 +99,8 @@ def partner_of(run: RunRecord, runs: Sequence[RunRecord]) -> RunRecord | None:
 def _without_attack(run: RunRecord) -> dict[str, Any]:
     """The options and data that determine the results of a run, without those of the attack."""
     setting = comparison.setting(run)
-    kept = {name: value for name, value in setting.items() if _root(name) not in _OF_ATTACK}
-    return {**kept, "seed": run.options.get("seed", 0)}
+    others = {name: value for name, value in setting.items() if _root(name) not in _OF_ATTACK}
+    return {**others, "seed": run.options.get("seed", 0)}
 
 
 def _root(name: str) -> str:
@@ -106,14 +111,14 @@ def of_one(run: RunRecord) -> list[Table]:
     """Returns the tables of an attacked run; none for any other run."""
     if not is_attacked(run):
         return []
-    found = figures_of(run)
+    figures = figures_of(run)
     rows = [
-        ["attackers in a cohort, mean", _number(found.attackers_mean, 2)],
-        ["attackers in a cohort, most", _number(found.attackers_max, 0)],
-        ["attackers' updates kept", _number(found.kept_share)],
-        ["clean accuracy", _number(found.accuracy)],
-        ["worst clean accuracy", _at(found.worst_accuracy, found.worst_round)],
-        ["attack success rate", _number(found.success_rate)],
+        ["attackers in a cohort, mean", _number(figures.attackers_mean, 2)],
+        ["attackers in a cohort, most", _number(figures.attackers_max, 0)],
+        ["attackers' updates kept", _number(figures.kept_share)],
+        ["clean accuracy", _number(figures.accuracy)],
+        ["worst clean accuracy", _at(figures.worst_accuracy, figures.worst_round)],
+        ["attack success rate", _number(figures.success_rate)],
     ]
     title = f"Attack {run.options['attack']}"
     tables = [Table(title, ["figure", "value"], [row for row in rows if row[1] != _UNSET])]
@@ -123,8 +128,8 @@ def of_one(run: RunRecord) -> list[Table]:
 
 def _recall(run: RunRecord) -> Table | None:
     """The recall of each class on clean examples, where it was measured."""
-    for split, closing in run.newest_evaluation.items():
-        recall = closing.get("attack", {}).get("class_recall")
+    for split, evaluation in run.newest_evaluation.items():
+        recall = evaluation.get("attack", {}).get("class_recall")
         if recall is not None:
             headers = ["class", *map(str, range(len(recall)))]
             return Table(f"Recall by class ({split})", headers, [["recall", *map(_number, recall)]])
@@ -137,21 +142,21 @@ def of_several(runs: Sequence[RunRecord]) -> Table | None:
     for run in runs:
         if not is_attacked(run):
             continue
-        found = figures_of(run)
+        figures = figures_of(run)
         partner = partner_of(run, runs)
         without = None if partner is None else partner.final(run.judged_by, ACCURACY)
         impact = None
-        if without is not None and found.accuracy is not None:
-            impact = without - found.accuracy
+        if without is not None and figures.accuracy is not None:
+            impact = without - figures.accuracy
         rows.append(
             [
                 str(run.path),
                 _UNSET if partner is None else str(partner.path),
-                *(_number(value) for value in (without, found.accuracy, impact)),
-                _at(found.worst_accuracy, found.worst_round),
-                _number(found.success_rate),
-                _number(found.attackers_mean, 2),
-                _number(found.kept_share),
+                *(_number(value) for value in (without, figures.accuracy, impact)),
+                _at(figures.worst_accuracy, figures.worst_round),
+                _number(figures.success_rate),
+                _number(figures.attackers_mean, 2),
+                _number(figures.kept_share),
             ]
         )
     if not rows:

@@ -40,8 +40,8 @@ class Axis:
         Args:
             values: The drawn values, at least one, all finite.
             beginnings: The first value of each curve.
-            is_log: True: logarithmic scale. False: linear scale. None: logarithmic scale if one
-                curve would flatten all others. With a value of 0 or less the scale is linear.
+            is_log: Whether the scale is logarithmic; None to choose a logarithmic scale only if one
+                curve would flatten all others. It is linear in any case if a value is 0 or less.
         """
         known, firsts = list(values), list(beginnings)
         low, high = min(known), max(known)
@@ -59,7 +59,7 @@ class Axis:
         return (value - self.low) / (self.high - self.low)
 
     def ticks(self, most: int, *, is_whole: bool = False) -> list[float]:
-        """Returns round numbers on the axis, at least one and about `most` at most.
+        """Returns round numbers on the axis: at least one, and about `most` or fewer.
 
         Args:
             most: Number of ticks for which there is room, at least 2.
@@ -68,10 +68,10 @@ class Axis:
         if self.high <= self.low:
             return [self.low]
         ticks = _log_ticks(self.low, self.high, most) if self.is_log else []
-        for many in range(most, 2 * most + 2):  # a single tick does not show the scale
+        for room in range(most, 2 * most + 2):  # a single tick does not show the scale
             if len(ticks) > 1:
                 break
-            ticks = _ticks(self.low, self.high, many, is_whole=is_whole)
+            ticks = _ticks(self.low, self.high, room, is_whole=is_whole)
         return ticks or [self.low]
 
 

@@ -12,15 +12,15 @@ from fedcli.dataclass import dataclass
 from fedcli.runs.record import RunRecord, is_of_data
 from fedcli.settings.run_config import WITHOUT_EFFECT
 
-# These change results, but runs that differ only in them are repetitions of each other.
+# Options that change results; runs that differ only in them are repetitions of each other.
 REPEATS = ("seed",)
 _ENDINGS = ("stop_at", "patience")  # with one of these, eval_every changes results
-# The fingerprints in the provenance, of files that options name.
+# Fingerprints in the provenance: those of the files that options name.
 _FINGERPRINTS = ("data", "model")
 _DEALT_BY = "partition_options.seed"
-# The partition's seed in a fingerprint of data, which ends in the partition and its options.
+# The partition's seed in the fingerprint of the data, whose end describes the partition.
 _PARTITION_SEED = re.compile(r"(; partition [^\";]*?) seed=\d+")
-CHIEF = ("case", "algorithm")  # options from which others follow
+CHIEF = ("case", "algorithm")  # options that often determine others
 DEFAULT_TARGETS = (0.8, 0.9, 0.95)
 
 # Quantiles 0.975 of Student's t for 1 to 30 degrees of freedom.
@@ -53,7 +53,7 @@ class Group:
     """Runs of one configuration, which differ in their seed.
 
     Attributes:
-        runs: In the order given, at least one.
+        runs: The runs in the order of the call, at least one.
         options: The options that differ between groups, by dotted name, with this group's values.
     """
 
@@ -70,7 +70,7 @@ class Group:
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:
-    """Returns the mean and its 95 % confidence interval of independent values; None if none."""
+    """Returns the mean of independent values with its 95 % interval; None without values."""
     count = len(values)
     if not count:
         return None
@@ -83,7 +83,9 @@ def estimate(values: Sequence[float]) -> Estimate | None:
 
 
 def t_quantile(degrees: int) -> float:
-    """Returns the 0.975 quantile of Student's t; above 30 degrees by Cornish and Fisher's series.
+    """Returns the 0.975 quantile of Student's t distribution.
+
+    Above 30 degrees of freedom it is computed by Cornish and Fisher's series:
 
     Abramowitz and Stegun, "Handbook of Mathematical Functions", 26.7.5.
     """
@@ -96,46 +98,49 @@ def t_quantile(degrees: int) -> float:
 
 
 def differences(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
-    """Returns the options that differ between runs, with the value in each run; None: not set.
+    """Returns the options that differ between runs, in the order of the configs.
 
-    They are in the order of the configs.
+    Each has one value per run, which is None if the run does not set the option.
     """
     names = dict.fromkeys(name for run in runs for name in run.options)
-    found = {name: [run.options.get(name) for run in runs] for name in names}
-    return {name: values for name, values in found.items() if len(set(map(_key, values))) > 1}
+    by_name = {name: [run.options.get(name) for run in runs] for name in names}
+    return {name: values for name, values in by_name.items() if len(set(map(_key, values))) > 1}
 
 
 def provenance_differences(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
-    """Returns the versions, machine and data that differ, with the value in each run."""
+    """Returns the entries of the provenance (versions, machine, data) that differ, by name.
+
+    Each has one value per run, which is None if the run does not record it.
+    """
     names = dict.fromkeys(name for run in runs for name in run.provenance)
-    found = {name: [run.provenance.get(name) for run in runs] for name in names}
-    return {name: values for name, values in found.items() if len(set(map(_key, values))) > 1}
+    by_name = {name: [run.provenance.get(name) for run in runs] for name in names}
+    return {name: values for name, values in by_name.items() if len(set(map(_key, values))) > 1}
 
 
 def group_by_config(runs: Sequence[RunRecord]) -> list[Group]:
     """Groups runs that differ only in the seed and in options without effect.
 
-    Data are the same if their fingerprints are, wherever the files are. Two runs with the same seed
-    are both kept; see `Group.repeats`. The seed of the partition is also ignored if it changes with
-    the run's seed, as in a study that draws the partition anew for each seed.
+    Data count as equal if their fingerprints are equal, wherever the files lie. Two runs with the
+    same seed are both kept; see `Group.repeats`. The seed of the partition is ignored, too, if it
+    changes with the run's seed, as in a study that draws a new partition for each seed.
     """
     groups: dict[str, list[RunRecord]] = {}
     for alike in _by_key(runs, lambda run: _PARTITION_SEED.sub(r"\1", _key(setting(run)))):
         seeds = {run.options.get("seed", 0) for run in alike}
-        dealt = {(run.options.get("seed", 0), run.options.get(_DEALT_BY)) for run in alike}
-        parts = [alike] if len(seeds) == len(dealt) else _by_key(alike, _strict_key)
+        seed_pairs = {(run.options.get("seed", 0), run.options.get(_DEALT_BY)) for run in alike}
+        parts = [alike] if len(seeds) == len(seed_pairs) else _by_key(alike, _strict_key)
         groups.update({_strict_key(part[0]): part for part in parts})
     firsts = [members[0] for members in groups.values()]
     has_effect = {name for run in firsts for name in setting(run)}
-    apart = [name for name in differences(firsts) if name in has_effect or is_of_data(name)]
+    differing = [name for name in differences(firsts) if name in has_effect or is_of_data(name)]
     files = [name for name in provenance_differences(firsts) if name in _FINGERPRINTS]
-    if any(map(is_of_data, apart)):
+    if any(map(is_of_data, differing)):
         files = [name for name in files if name != "data"]  # the options name the data
     return [
         Group(
             members,
             {
-                **{name: members[0].options.get(name) for name in apart},
+                **{name: members[0].options.get(name) for name in differing},
                 **{f"({name})": members[0].provenance.get(name) for name in files},
             },
         )
@@ -144,11 +149,11 @@ def group_by_config(runs: Sequence[RunRecord]) -> list[Group]:
 
 
 def _by_key(runs: Iterable[RunRecord], key: Callable[[RunRecord], str]) -> list[list[RunRecord]]:
-    """Lists of the runs whose keys are equal, in the order given."""
-    found: dict[str, list[RunRecord]] = {}
+    """Returns one list for each key, with the runs that have it, in the order of `runs`."""
+    by_key: dict[str, list[RunRecord]] = {}
     for run in runs:
-        found.setdefault(key(run), []).append(run)
-    return list(found.values())
+        by_key.setdefault(key(run), []).append(run)
+    return list(by_key.values())
 
 
 def _strict_key(run: RunRecord) -> str:
@@ -170,29 +175,29 @@ def setting(run: RunRecord) -> dict[str, Any]:
 
 
 def essential(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns the options that tell rows apart, without those that follow from others.
+    """Returns the options that distinguish rows, without those that are determined by others.
 
-    An algorithm's own options, for example, follow from the algorithm if each algorithm has the
+    For example, an algorithm's own options are determined by `algorithm` if each algorithm has the
     same options in all rows.
 
     Args:
-        names: Options; the first of those that follow from each other is kept, `case` and
-            `algorithm` before all others.
+        names: Options. Of options that determine each other, the first is kept; `case` and
+            `algorithm` come before all others.
         rows: The options of each row.
     """
-    kept: list[str] = []
+    chosen: list[str] = []
     for name in dict.fromkeys([*(each for each in CHIEF if each in names), *names]):
-        if not kept or not _follows(name, kept, rows):
-            kept.append(name)
-    return kept
+        if not chosen or not _follows(name, chosen, rows):
+            chosen.append(name)
+    return chosen
 
 
 def _follows(name: str, others: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the value of an option is the same wherever the others are."""
-    found: dict[str, str] = {}
+    """Returns whether rows with equal values of `others` also have equal values of `name`."""
+    value_by_others: dict[str, str] = {}
     for row in rows:
         value = _key(row.get(name))
-        if found.setdefault(_key([row.get(each) for each in others]), value) != value:
+        if value_by_others.setdefault(_key([row.get(each) for each in others]), value) != value:
             return False
     return True
 
@@ -200,7 +205,7 @@ def _follows(name: str, others: Sequence[str], rows: Sequence[Mapping[str, Any]]
 def setting_key(run: RunRecord) -> str:
     """Returns a text that is equal for runs that differ only in their seeds.
 
-    These are the seeds of the run and of the partition, and options without effect.
+    The seeds are those of the run and of the partition. Options without effect are ignored, too.
     """
     options = {name: value for name, value in setting(run).items() if name != _DEALT_BY}
     return _PARTITION_SEED.sub(r"\1", _key(options))
@@ -219,11 +224,11 @@ def repeat_of(run: RunRecord) -> tuple[Any, ...]:
 
 def useful_targets(runs: Iterable[RunRecord]) -> list[float]:
     """Returns the usual targets of accuracy that at least one run reaches."""
-    known = list(runs)
+    all_runs = list(runs)
     return [
         target
         for target in DEFAULT_TARGETS
-        if any(run.rounds_to(target) is not None for run in known)
+        if any(run.rounds_to(target) is not None for run in all_runs)
     ]
 
 

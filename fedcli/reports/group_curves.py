@@ -14,7 +14,7 @@ from fedcli.settings.vocabulary import MEASURES
 
 Band = list[tuple[int, float, float]]
 
-MOST_RUNS = 7  # the number of colours; of more runs, those that differ only in seeds are one curve
+MOST_RUNS = 7  # number of colours; of more runs, those that differ only in seeds share a curve
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +23,8 @@ class GroupCurves:
 
     Attributes:
         series: The mean by round, by the name of the row.
-        bands: Rounds with lower and upper ends, by the name of the row; empty with a single seed.
+        bands: Rounds with the lower and upper end of the band, by the name of the row; empty for a
+            single seed.
     """
 
     series: dict[str, Series]
@@ -49,32 +50,32 @@ def of_many(runs: Sequence[RunRecord]) -> GroupFigure | None:
     """Returns the curves of more than `MOST_RUNS` runs, grouped by everything but their seeds.
 
     Returns:
-        None if there are fewer runs, if none differ in their seeds alone, or if two runs differ in
-        nothing that their options show, so that runs would be missing.
+        None if there are at most `MOST_RUNS` runs, if no two runs differ only in their seeds, or if
+        two runs have the same options, because one of the two would then be missing.
     """
     if len(runs) <= MOST_RUNS:
         return None
     try:
-        found = group(members_of(runs))
-    except ConfigError:  # they differ in more than their options
+        groups = group(members_of(runs))
+    except ConfigError:  # they differ in more than their options, such as their data
         return None
-    num_drawn = sum(len(row.members) for row in found.rows)
-    if len(found.rows) == len(runs) or num_drawn < len(runs):
+    num_drawn = sum(len(row.members) for row in groups.rows)
+    if len(groups.rows) == len(runs) or num_drawn < len(runs):
         return None
-    return figure_of(found, INTERVAL)
+    return figure_of(groups, INTERVAL)
 
 
 def figure_of(groups: Groups, spread: str) -> GroupFigure:
     """Returns the curves of loss and accuracy of groups.
 
-    The split is that of the first column, if all runs were evaluated on it more than once, else the
-    training metrics are drawn. Runs that diverged or failed are left out.
+    The split is that of the first column if all runs were evaluated on it more than once;
+    otherwise the training metrics are drawn. Runs that diverged or failed are left out.
 
     Args:
         groups: The groups.
         spread: The meaning of the band: one of `group_tables.SPREADS`.
     """
-    rows = {row.name: _that_count(row) for row in groups.rows}
+    rows = {row.name: _with_results(row) for row in groups.rows}
     members = [each for members in rows.values() for each in members]
     split = groups.columns[0].split or ONLINE
     if any(len(each.record.series(split, "loss")) < 2 for each in members):
@@ -87,7 +88,7 @@ def figure_of(groups: Groups, spread: str) -> GroupFigure:
     return GroupFigure(f"{title_of(groups)}: {split}", note, curves)
 
 
-def _that_count(row: Row) -> list[Member]:
+def _with_results(row: Row) -> list[Member]:
     return [each for each in row.members if not (each.has_diverged or each.has_failed)]
 
 
@@ -95,10 +96,12 @@ def _curves(rows: dict[str, list[Member]], split: str, measure: str, spread: str
     series: dict[str, Series] = {}
     bands: dict[str, Band] = {}
     for name, members in rows.items():
-        found = _means([dict(each.record.series(split, measure)) for each in members])
-        series[name] = [(at, each.mean) for at, each in found]
-        widths = [(at, each.mean, _width(each, spread)) for at, each in found]
-        bands[name] = [(at, mean - width, mean + width) for at, mean, width in widths if width]
+        means = _means([dict(each.record.series(split, measure)) for each in members])
+        series[name] = [(round_num, each.mean) for round_num, each in means]
+        widths = [(round_num, each.mean, _width(each, spread)) for round_num, each in means]
+        bands[name] = [
+            (round_num, mean - width, mean + width) for round_num, mean, width in widths if width
+        ]
     return GroupCurves(series, bands)
 
 
@@ -107,9 +110,9 @@ def _means(runs: Sequence[dict[int, float]]) -> list[tuple[int, Estimate]]:
     if not runs:
         return []
     rounds = sorted(set.intersection(*map(set, runs)))
-    found = ((at, estimate([run[at] for run in runs])) for at in rounds)
-    return [(at, each) for at, each in found if each is not None]
+    estimates = ((round_num, estimate([run[round_num] for run in runs])) for round_num in rounds)
+    return [(round_num, each) for round_num, each in estimates if each is not None]
 
 
-def _width(found: Estimate, spread: str) -> float:
-    return {INTERVAL: found.half_width, STD: found.std}.get(spread) or 0.0
+def _width(estimate: Estimate, spread: str) -> float:
+    return {INTERVAL: estimate.half_width, STD: estimate.std}.get(spread) or 0.0

@@ -8,7 +8,7 @@ from typing import Any
 
 from fedcli.reports.comparison import Estimate
 from fedcli.reports.groups import SECONDS, Column, Difference, Groups, Row, value_text
-from fedcli.reports.significance import least_p
+from fedcli.reports.significance import smallest_p
 from fedcli.reports.text import Table
 
 INTERVAL, STD, NO_SPREAD = SPREADS = ("interval", "std", "none")
@@ -67,11 +67,13 @@ def about_band(spread: str) -> str:
 
 
 def notes_on(groups: Groups) -> list[str]:
-    """Returns the notes below the table: how rows were chosen, and runs that do not count."""
+    """Returns the notes below the table: how rows were chosen, and which runs are left out."""
     notes = []
     chosen = groups.select
     if groups.best and chosen is not None and not chosen.name.startswith("validation."):
-        notes.append(f"chosen by {chosen.name}: not by validation data")
+        notes.append(
+            f"chosen by {chosen.name}, not by validation data: these results may be too good"
+        )
     notes += [note for row in groups.rows for note in _values_at_an_end(row)]
     differences = [row.difference for row in groups.rows if row.difference]
     if differences:
@@ -79,15 +81,15 @@ def notes_on(groups: Groups) -> list[str]:
         notes.append(_about_p(count, len(differences)))
     num_diverged = sum(row.num_diverged for row in groups.rows)
     if num_diverged:
-        runs, do = ("run", "does") if num_diverged == 1 else ("runs", "do")
+        runs, are = ("run", "is") if num_diverged == 1 else ("runs", "are")
         notes.append(
-            f"{num_diverged} {runs} of these rows diverged and {do} not count in the means"
+            f"{num_diverged} {runs} of these rows diverged and {are} left out of the means"
         )
     return notes
 
 
 def _values_at_an_end(row: Row) -> list[str]:
-    """Notes on chosen values at the end of the tried range, beyond which better ones may lie."""
+    """Returns notes on chosen values that are the largest or smallest of those tried."""
     notes = []
     for name, value in row.best.items():
         numbers = [each for each in row.tried[name] if isinstance(each, int | float)]
@@ -103,18 +105,18 @@ def _values_at_an_end(row: Row) -> list[str]:
 
 
 def _about_p(num_seeds: int, num_tests: int) -> str:
-    """A note on p, and on whether so many seeds can give a significant result."""
-    least = least_p(num_seeds)
+    """Returns a note on p: whether this number of seeds can give a significant result."""
+    smallest = smallest_p(num_seeds)
     text = (
         f"p: sign-flip test of the differences to the first row, paired by seed; with {num_seeds} "
-        f"seeds p is at least {least:.3g}"
+        f"seeds p is at least {smallest:.3g}"
     )
     if num_tests > 1:
-        text += f", adjusted for {num_tests} rows {min(1.0, num_tests * least):.3g}"
-    if num_tests * least <= _SIGNIFICANT:
+        text += f", adjusted for {num_tests} rows {min(1.0, num_tests * smallest):.3g}"
+    if num_tests * smallest <= _SIGNIFICANT:
         return text
     seeds = itertools.count(num_seeds + 1)
-    enough = next(each for each in seeds if num_tests * least_p(each) <= _SIGNIFICANT)
+    enough = next(each for each in seeds if num_tests * smallest_p(each) <= _SIGNIFICANT)
     return f"{text}, so no difference can be significant at 5 %; {enough} seeds are needed"
 
 
@@ -124,7 +126,7 @@ def to_rows(groups: Groups) -> list[dict[str, Any]]:
 
 
 def to_csv_table(groups: Groups) -> Table:
-    """Returns one tidy table with bare numbers: a row a group, a column a number."""
+    """Returns a table of unformatted numbers, with one row for each group."""
     rows = to_rows(groups)
     headers = list(dict.fromkeys(name for row in rows for name in row))
     body = [[_csv_cell(row.get(name)) for name in headers] for row in rows]
@@ -146,17 +148,20 @@ def _plain_row(row: Row, groups: Groups) -> dict[str, Any]:
     return plain
 
 
-def _plain_estimate(name: str, found: Estimate | None) -> dict[str, Any]:
+def _plain_estimate(name: str, estimate: Estimate | None) -> dict[str, Any]:
     return {
-        f"{name}.mean": found.mean if found else None,
-        f"{name}.std": found.std if found else None,
-        f"{name}.half_width": found.half_width if found else None,
-        f"{name}.count": found.count if found else 0,
+        f"{name}.mean": estimate.mean if estimate else None,
+        f"{name}.std": estimate.std if estimate else None,
+        f"{name}.half_width": estimate.half_width if estimate else None,
+        f"{name}.count": estimate.count if estimate else 0,
     }
 
 
 def _shown_columns(groups: Groups) -> list[Column]:
-    """The columns of results; first the metric by which rows were chosen, if it is another."""
+    """Returns the columns of results.
+
+    The metric by which rows were chosen is put before them if it is not among them.
+    """
     select = groups.select
     if select is None or select.name in {column.name for column in groups.columns}:
         return list(groups.columns)
@@ -192,43 +197,47 @@ def number_format(column: Column) -> Callable[[float], str]:
     """Returns the function that writes the numbers of a column."""
     digits = 4 if column.metric else 2 if column.name == SECONDS else 1
 
-    def written(value: float) -> str:
+    def format_number(value: float) -> str:
         return f"{value:.{digits}f}" if abs(value) < 1e5 else f"{value:.3e}"
 
-    return written
+    return format_number
 
 
-def _cell(found: Estimate | None, column: Column, spread: str) -> str:
-    if found is None:
+def _cell(estimate: Estimate | None, column: Column, spread: str) -> str:
+    if estimate is None:
         return _UNSET
-    written = number_format(column)
-    width = {INTERVAL: found.half_width, STD: found.std, NO_SPREAD: None}[spread]
-    return written(found.mean) if width is None else f"{written(found.mean)} ± {written(width)}"
+    format_number = number_format(column)
+    width = {INTERVAL: estimate.half_width, STD: estimate.std, NO_SPREAD: None}[spread]
+    return (
+        format_number(estimate.mean)
+        if width is None
+        else f"{format_number(estimate.mean)} ± {format_number(width)}"
+    )
 
 
 def _result_cell(row: Row, groups: Groups, column: Column, spread: str) -> str:
-    """A mean, and if not all runs have a value, the number of those that do."""
-    found = _estimate(row, groups, column)
-    text = _cell(found, column, spread)
-    if found is None or found.count == len(row.members):
+    """Returns a mean as text, with the number of runs that have a value if some have none."""
+    estimate = _estimate(row, groups, column)
+    text = _cell(estimate, column, spread)
+    if estimate is None or estimate.count == len(row.members):
         return text
-    return f"{text} ({found.count} of {len(row.members)})"
+    return f"{text} ({estimate.count} of {len(row.members)})"
 
 
-def _difference_cells(found: Difference | None, column: Column, spread: str) -> list[str]:
-    if found is None:
+def _difference_cells(difference: Difference | None, column: Column, spread: str) -> list[str]:
+    if difference is None:
         return [_UNSET] * 3
-    text = _cell(found.estimate, column, INTERVAL if spread == STD else spread)
-    sign = "+" if found.estimate.mean > 0 else ""
-    return [sign + text, f"{found.p:.3g}", f"{found.p_holm:.3g}"]
+    text = _cell(difference.estimate, column, INTERVAL if spread == STD else spread)
+    sign = "+" if difference.estimate.mean > 0 else ""
+    return [sign + text, f"{difference.p:.3g}", f"{difference.p_holm:.3g}"]
 
 
 def _best_rows(rows: Sequence[Row], groups: Groups, column: Column) -> list[int]:
-    """The rows with the best value of a column; none if there is a single row."""
+    """Returns the indices of the rows with the best value of a column; none for a single row."""
     values: Mapping[int, float] = {
-        index: found.mean
+        index: estimate.mean
         for index, row in enumerate(rows)
-        if (found := _estimate(row, groups, column)) is not None
+        if (estimate := _estimate(row, groups, column)) is not None
     }
     if len(rows) < 2 or not values:
         return []

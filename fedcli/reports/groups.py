@@ -36,10 +36,10 @@ class Column:
     """A column of results: a metric of a split, rounds to a target, or seconds.
 
     Attributes:
-        name: As given: `test.accuracy`, `rounds@0.9`, `seconds`.
-        split: The split of a metric; else empty.
-        metric: The name of a metric; else empty.
-        target: The accuracy for rounds to a target; else None.
+        name: The name on the command line, such as `test.accuracy`, `rounds@0.9`, `seconds`.
+        split: The split of a metric; empty for other columns.
+        metric: The name of a metric; empty for other columns.
+        target: The target accuracy of `rounds@TARGET`; None for other columns.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Column:
 
     @property
     def is_more_better(self) -> bool:
-        """Whether greater values are better."""
+        """Whether larger values are better."""
         return bool(self.metric) and more_is_better(self.metric)
 
 
@@ -61,8 +61,8 @@ class Member:
         setting: A text that is equal for runs that differ only in their seeds.
         options: Its options by dotted name; those that have no effect are left out.
         repeat: Its seeds. Runs of two rows with the same seeds form a pair.
-        results: The last values by split and metric; None: not finite.
-        has_diverged: Whether its results are those of a model that diverged.
+        results: The last values by split and metric; a value that is not finite is None.
+        has_diverged: Whether its model diverged.
         has_failed: Whether it has no results.
         path: Its folder.
         loaded: Its record, if it has been loaded already.
@@ -83,7 +83,7 @@ class Member:
         return load_run(self.path) if self.loaded is None else self.loaded
 
     def value(self, column: Column) -> float | None:
-        """Returns its value in a column; None if it has none, or failed or diverged."""
+        """Returns its value in a column; None if it has no value, failed or diverged."""
         if self.has_failed or self.has_diverged:
             return None
         if column.target is not None:
@@ -100,7 +100,7 @@ class Difference:
     Attributes:
         estimate: The mean of the differences with its confidence interval.
         p: Two-sided p-value of the exact sign-flip test.
-        p_holm: The same, adjusted for the number of rows.
+        p_holm: The p-value adjusted for the number of rows by Holm's method.
     """
 
     estimate: Estimate
@@ -116,12 +116,12 @@ class Row:
         by: The values of the options that define the row.
         best: The values of the options that were chosen.
         members: Its runs, the first of each seed.
-        tried: All values of these options, among which those were chosen.
+        tried: The values of the options in `best` that were compared, by option.
         num_candidates: Number of configurations among which this one was chosen.
-        cells: The mean over the runs by column; None: no run has a value.
-        selected: The mean of the metric by which it was chosen; None: nothing was chosen.
-        difference: The difference to the first row; None: this is the first, or fewer than two
-            seeds are common.
+        cells: The mean over the runs by column; None if no run has a value.
+        selected: The mean of the metric by which it was chosen; None if nothing was chosen.
+        difference: The difference to the first row; None for the first row itself, and if fewer
+            than two seeds are in both rows.
     """
 
     by: dict[str, Any]
@@ -161,8 +161,8 @@ class Groups:
         by: The options whose values define the rows.
         best: The options whose best values were chosen.
         columns: The columns of results.
-        select: The column by which configurations are chosen and rows are sorted; None: none were
-            chosen.
+        select: The column by which configurations are chosen and rows are sorted; None if nothing
+            was chosen.
         rows: The rows.
     """
 
@@ -230,17 +230,17 @@ def members_of(runs: Iterable[RunRecord]) -> list[Member]:
 
 
 def usual_columns(members: Sequence[Member]) -> tuple[Column, ...]:
-    """Returns accuracy and loss of the first split that all runs have: test, central, ..."""
+    """Returns accuracy and loss on the first split that all runs have: test, central and so on."""
     splits = (*HELD_OUT, VALIDATION, "train", ONLINE)
-    done = [each for each in members if not each.has_failed]
-    split = next((each for each in splits if all(each in run.results for run in done)), ONLINE)
+    succeeded = [each for each in members if not each.has_failed]
+    split = next((each for each in splits if all(each in run.results for run in succeeded)), ONLINE)
     return tuple(parse_column(f"{split}.{metric}") for metric in (ACCURACY, "loss"))
 
 
 def usual_select(members: Sequence[Member]) -> Column | None:
     """Returns validation accuracy if all runs have it, else None."""
-    done = [each for each in members if not each.has_failed]
-    has_all = bool(done) and all(VALIDATION in each.results for each in done)
+    succeeded = [each for each in members if not each.has_failed]
+    has_all = bool(succeeded) and all(VALIDATION in each.results for each in succeeded)
     return parse_column(f"{VALIDATION}.{ACCURACY}") if has_all else None
 
 
@@ -256,11 +256,11 @@ def group(
 
     Args:
         members: The runs, at least one.
-        by: Options whose values define the rows; None: all that differ, except `best` and those
-            that follow from others, such as an algorithm's own options.
+        by: Options whose values define the rows; None for all options that differ, except `best`
+            and those that others determine, such as an algorithm's own options.
         best: Options for which each row shows the best values.
-        columns: Columns of results; None: accuracy and loss on test data.
-        select: The column by which to choose; None: validation accuracy, if there is one.
+        columns: Columns of results; None for accuracy and loss on test data.
+        select: The column by which to choose; None for validation accuracy, if there is one.
 
     Raises:
         ConfigError: An option is unknown, runs of a row differ in further options, or there is no
@@ -273,9 +273,9 @@ def group(
             raise ConfigError(
                 f"--by and --best: no run has the option '{name}'{did_you_mean(name, known)}"
             )
-    apart = [name for name in known if _differs(name, points)]
+    differing = [name for name in known if _differs(name, points)]
     if by is None:
-        free = [name for name in apart if name not in best]
+        free = [name for name in differing if name not in best]
         by = comparison.essential(free, [each[0].options for each in points])
     columns = tuple(columns) if columns else usual_columns(members)
     select = select or usual_select(members)
@@ -286,7 +286,7 @@ def group(
         )
     rows = []
     for values, candidates in _by_values(points, by).items():
-        _check_candidates(candidates, by, best, apart)
+        _check_candidates(candidates, by, best, differing)
         chosen = candidates[0] if select is None else _choose(candidates, select)
         rows.append(
             _row(dict(zip(by, values, strict=True)), best, chosen, candidates, columns, select)
@@ -310,45 +310,45 @@ def _member(run: RunRecord) -> Member:
 
 
 def _by_setting(members: Iterable[Member]) -> list[list[Member]]:
-    """The runs of each configuration; of several runs with one seed, only the first."""
-    found: dict[str, dict[tuple[Any, ...], Member]] = {}
+    """Returns the runs of each configuration; of runs with the same seed, only the first."""
+    by_setting: dict[str, dict[tuple[Any, ...], Member]] = {}
     for each in members:
-        found.setdefault(each.setting, {}).setdefault(each.repeat, each)
-    return [list(runs.values()) for runs in found.values()]
+        by_setting.setdefault(each.setting, {}).setdefault(each.repeat, each)
+    return [list(runs.values()) for runs in by_setting.values()]
 
 
 def _by_values(
     points: Iterable[list[Member]], by: Sequence[str]
 ) -> dict[tuple[Any, ...], list[list[Member]]]:
-    """The configurations of each row."""
+    """Returns the configurations of each row, by the values of the options `by`."""
     keys: dict[str, tuple[Any, ...]] = {}
-    found: dict[str, list[list[Member]]] = {}
+    by_key: dict[str, list[list[Member]]] = {}
     for members in points:
         values = tuple(members[0].options.get(name) for name in by)
         keys[_key(values)] = values
-        found.setdefault(_key(values), []).append(members)
-    return {keys[key]: each for key, each in found.items()}
+        by_key.setdefault(_key(values), []).append(members)
+    return {keys[key]: each for key, each in by_key.items()}
 
 
 def _check_candidates(
     candidates: Sequence[Sequence[Member]],
     by: Sequence[str],
     best: Sequence[str],
-    apart: Sequence[str],
+    differing: Sequence[str],
 ) -> None:
-    """Refuses a row whose configurations differ in options that were not given."""
+    """Raises ConfigError if configurations of a row differ in options besides `by` and `best`."""
     seen = {_key([each[0].options.get(name) for name in best]) for each in candidates}
     if len(seen) == len(candidates):
         return
-    others = [name for name in apart if name not in (*by, *best) and _differs(name, candidates)]
+    others = [name for name in differing if name not in (*by, *best) and _differs(name, candidates)]
     listed = ", ".join(others[:4]) or "their data or code"
     raise ConfigError(
-        f"runs in one row also differ in {listed}; add that to --by or --best, or leave runs out"
+        f"some runs of one row differ in {listed}; add it to --by or --best, or give fewer runs"
     )
 
 
 def _choose(candidates: Sequence[list[Member]], select: Column) -> list[Member]:
-    """The best configuration. Those with a run that failed or diverged come last."""
+    """Returns the best configuration. Those with a run that failed or diverged come last."""
     sign = -1.0 if select.is_more_better else 1.0
 
     def key(members: Sequence[Member]) -> tuple[bool, float]:
@@ -380,7 +380,7 @@ def _mean(members: Iterable[Member], column: Column) -> Estimate | None:
 
 
 def _sorted(rows: list[Row], column: Column) -> list[Row]:
-    """The rows, the best first; those with a run without a value last. Equal ones keep order."""
+    """Returns the rows, the best first. Rows with a run without a value come last."""
     sign = -1.0 if column.is_more_better else 1.0
 
     def key(row: Row) -> tuple[bool, float]:
@@ -392,7 +392,7 @@ def _sorted(rows: list[Row], column: Column) -> list[Row]:
 
 
 def _with_differences(rows: list[Row], column: Column) -> list[Row]:
-    """The rows with their differences to the first row in one column."""
+    """Returns the rows, each with its difference to the first row in one column."""
     if not rows:
         return rows
     first = {each.repeat: each.value(column) for each in rows[0].members}
@@ -407,12 +407,15 @@ def _with_differences(rows: list[Row], column: Column) -> list[Row]:
     ]
     tested = [index for index, each in enumerate(pairs) if len(each) > 1]
     p_values = [sign_flip_p(pairs[index]) for index in tested]
-    found: dict[int, Difference] = {}
+    differences: dict[int, Difference] = {}
     for index, p, adjusted in zip(tested, p_values, holm(p_values), strict=True):
         mean = estimate(pairs[index])
         assert mean is not None
-        found[index] = Difference(mean, p, adjusted)
-    return [rows[0], *(replace(row, difference=found.get(at)) for at, row in enumerate(rows[1:]))]
+        differences[index] = Difference(mean, p, adjusted)
+    return [
+        rows[0],
+        *(replace(row, difference=differences.get(at)) for at, row in enumerate(rows[1:])),
+    ]
 
 
 def _differs(name: str, points: Sequence[Sequence[Member]]) -> bool:

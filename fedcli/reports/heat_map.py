@@ -37,7 +37,8 @@ def write_heat_map(path: Path, groups: Groups) -> None:
         groups: The groups, whose rows are defined by two options.
 
     Raises:
-        ConfigError: There are not two options, or too many values; or the suffix is unknown.
+        ConfigError: The rows are not defined by exactly two options, the options have too many
+            values, or the suffix is unknown.
         RunError: The file cannot be written.
     """
     if len(groups.by) != 2:
@@ -53,7 +54,7 @@ def write_heat_map(path: Path, groups: Groups) -> None:
 
 
 class _Value:
-    """A value of an option that sorts as a number if it is one, else as text."""
+    """A value of an option. Numbers sort by value and before texts."""
 
     def __init__(self, value: Any) -> None:
         self.text = value_text(value)
@@ -77,7 +78,7 @@ def _draw(groups: Groups, down: Sequence[_Value], across: Sequence[_Value]) -> F
     width, height = len(across) * _CELL_WIDTH, len(down) * _CELL_HEIGHT
     figure = make_page(f"Mean {column.name}", left + width, height + _BELOW)
     axes = add_axes(figure, MARGIN + left, TITLE_HEIGHT, width, height)
-    shown = axes.imshow(
+    image = axes.imshow(
         np.ma.masked_invalid(values),
         aspect="auto",
         cmap="viridis" if column.is_more_better else "viridis_r",
@@ -86,11 +87,11 @@ def _draw(groups: Groups, down: Sequence[_Value], across: Sequence[_Value]) -> F
     axes.set_yticks(range(len(down)), [drawable(each.text) for each in down])
     axes.set_xlabel(groups.by[1])
     axes.set_ylabel(groups.by[0])
-    written = number_format(column)
+    format_value = number_format(column)
     for (row, place), value in np.ndenumerate(values):
-        share = float(np.asarray(shown.norm(np.asarray(value)))) if np.isfinite(value) else 0.0
+        share = float(np.asarray(image.norm(np.asarray(value)))) if np.isfinite(value) else 0.0
         is_light = share > 0.6 if column.is_more_better else share < 0.4  # of the colour map
-        text = written(value) if np.isfinite(value) else "-"
+        text = format_value(value) if np.isfinite(value) else "-"
         color = "#222222" if is_light or text == "-" else "#ffffff"
         axes.text(place, row, text, ha="center", va="center", color=color)
     return figure
@@ -99,11 +100,11 @@ def _draw(groups: Groups, down: Sequence[_Value], across: Sequence[_Value]) -> F
 def _values(
     groups: Groups, column: Column, down: Sequence[_Value], across: Sequence[_Value]
 ) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """The mean of each cell, float64 [down, across]; NaN: there is none."""
+    """Returns the mean of each cell, float64 [down, across]; NaN for a cell without a mean."""
     values = np.full((len(down), len(across)), np.nan)
     for row in groups.rows:
         place, other = (_Value(row.by[name]) for name in groups.by)
-        found = row.cells[column.name]
-        if found is not None:
-            values[down.index(place), across.index(other)] = found.mean
+        estimate = row.cells[column.name]
+        if estimate is not None:
+            values[down.index(place), across.index(other)] = estimate.mean
     return values

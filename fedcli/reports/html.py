@@ -119,9 +119,9 @@ def page(
     Args:
         runs: The runs, at least one.
         predictions: The predictions of a single run; None if its data are not available.
-        targets: Accuracies for which the number of rounds is shown, if there are several runs.
+        targets: Target accuracies; for several runs, the rounds to reach each are shown.
         notes: Remarks for the reader, one line each.
-        x_axis: What the curves run along, a key of `megabytes.AXES`.
+        x_axis: The quantity of the x axis, a key of `megabytes.AXES`.
     """
     one = runs[0] if len(runs) == 1 else None
     title = str(one.path) if one else f"{len(runs)} runs"
@@ -177,11 +177,11 @@ def _curves(runs: Sequence[RunRecord], x_axis: str) -> str:
 
 def _key(runs: Sequence[RunRecord], names: Sequence[str]) -> str:
     """Returns the legend of all charts."""
-    shown = names if len(runs) == 1 else short_names(names, _LEGEND_LETTERS)
+    texts = names if len(runs) == 1 else short_names(names, _LEGEND_LETTERS)
     items = [
         f'<span title="{_escape(name)}"><svg viewBox="0 0 34 8"><line x1="0" x2="34" y1="4" y2="4" '
         f"{_stroke(index)}/></svg>{_escape(text)}</span>"
-        for index, (name, text) in enumerate(zip(names, shown, strict=True))
+        for index, (name, text) in enumerate(zip(names, texts, strict=True))
     ]
     return f'<div class="key note">{"".join(items)}</div>'
 
@@ -318,7 +318,10 @@ def _spread(predictions: PredictionSummary) -> str:
 
 
 def _confusion(predictions: PredictionSummary) -> str:
-    """Returns the confusion matrix: rows are labels, columns predictions; colour shows shares."""
+    """Returns the confusion matrix: a row for each label, a column for each prediction.
+
+    The colour of a cell shows its share of the row.
+    """
     if predictions.confusion is None:
         return ""
     head = "".join(f"<th>{_escape(name)}</th>" for name in predictions.class_names)
@@ -357,9 +360,9 @@ def _confusion(predictions: PredictionSummary) -> str:
 def _samples(predictions: PredictionSummary) -> str:
     figures = []
     for sample in predictions.samples:
-        for image, label, said in _pictures(sample, predictions.pixel_convention):
-            is_right = label == said
-            name = predictions.class_names[said] if said >= 0 else "nothing"
+        for image, label, predicted in _pictures(sample, predictions.pixel_convention):
+            is_right = label == predicted
+            name = predictions.class_names[predicted] if predicted >= 0 else "nothing"
             text = name if is_right else f"{name}, not {predictions.class_names[label]}"
             kind = "right" if is_right else "wrong"
             alt = f"{sample.client.client_id}: {predictions.class_names[label]}"

@@ -27,8 +27,8 @@ def known_ledger(run: RunRecord) -> Ledger:
     ledger = ledger_of(run)
     if ledger is None:
         raise ConfigError(
-            f"the bytes of {run.path} are not known: its clients send no models, or its folder "
-            "does not say how many took part; draw its curves with --x round"
+            f"the number of bytes that clients of {run.path} sent is not known: they send no "
+            "models, or the folder does not record how many clients took part; use --x round"
         )
     return ledger
 
@@ -40,15 +40,17 @@ def along(axis: str) -> Callable[[RunRecord, Series], Points]:
         axis: A key of AXES.
     """
 
-    def moved(run: RunRecord, series: Series) -> Points:
+    def mapped(run: RunRecord, series: Series) -> Points:
         if axis == ROUND or not series:
             return series
-        found = known_ledger(run).megabytes(up_alone=axis == "megabytes-up")
-        return [(found[at], value) for at, value in series if at in found]
+        by_round = known_ledger(run).megabytes(up_alone=axis == "megabytes-up")
+        return [
+            (by_round[round_num], value) for round_num, value in series if round_num in by_round
+        ]
 
-    return moved
+    return mapped
 
 
 def text(num_bytes: int) -> str:
-    """Returns a number of bytes in megabytes, 10^6 bytes."""
+    """Returns a number of bytes as text in megabytes of 10^6 bytes."""
     return f"{num_bytes / 1e6:,.4g} MB" if num_bytes < 1e8 else f"{num_bytes / 1e6:,.0f} MB"

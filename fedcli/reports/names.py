@@ -14,7 +14,7 @@ def short_names(names: Sequence[str], limit: int = 32) -> list[str]:
     """Returns shortened names of at most `limit` characters.
 
     Leading folders that all names share are left out first, then other parts that all share, then
-    the middle of a name. Different names stay different: if necessary they are numbered.
+    the middle of a name. If two would become equal, all are numbered.
 
     Args:
         names: The names, such as paths of runs.
@@ -23,15 +23,15 @@ def short_names(names: Sequence[str], limit: int = 32) -> list[str]:
     distinct = list(dict.fromkeys(names))
     if len(distinct) == 1:
         return [_cut(_last_folder(names[0]), limit)] * len(names)
-    shown = _without_common_folders(distinct)
-    if max(map(len, shown)) > limit:
-        shown = _without_common_pieces(shown, limit)
-    cut = [_cut(name, limit) for name in shown]
+    shortened = _without_common_folders(distinct)
+    if max(map(len, shortened)) > limit:
+        shortened = _without_common_pieces(shortened, limit)
+    cut = [_cut(name, limit) for name in shortened]
     if len(set(cut)) < len(cut):
         width = len(str(len(cut)))
         cut = [
             f"{number:0{width}} {_cut(name, limit - width - 1)}"
-            for number, name in enumerate(shown, start=1)
+            for number, name in enumerate(shortened, start=1)
         ]
     by_name = dict(zip(distinct, cut, strict=True))
     return [by_name[name] for name in names]
@@ -53,9 +53,9 @@ def _last_folder(name: str) -> str:
 def _without_common_folders(names: Sequence[str]) -> list[str]:
     """Removes the leading folders that all names share."""
     parts = [name.split("/") for name in names]
-    least = min(map(len, parts)) - 1
+    num_folders = min(map(len, parts)) - 1
     common = 0
-    while common < least and len({each[common] for each in parts}) == 1:
+    while common < num_folders and len({each[common] for each in parts}) == 1:
         common += 1
     return ["/".join(each[common:]) for each in parts]
 

@@ -40,7 +40,7 @@ _ABOVE, _BELOW = LINE_HEIGHT, 3 * LINE_HEIGHT  # dots for a panel's title and it
 _MAX_ACROSS = 3  # panels side by side
 _LEAST_WIDTH, _LEAST_HEIGHT = 160, 120  # of a panel, in dots
 _LINE = 36  # length of a line in the legend, in dots
-_MOST_MARKED, _FEW_MARKS = 40, 10  # up to 40 points are all marked; of more points, about 10
+_MOST_MARKED, _FEW_MARKS = 40, 10  # all of up to 40 points are marked; of more, about 10
 _NAME_LETTERS = 60  # maximum length of a name in the legend
 _MAX_INCHES = 100.0
 
@@ -52,10 +52,10 @@ class PlotOptions:
     """How curves are drawn.
 
     Attributes:
-        size: Width and height of the figure in inches; None: computed from panels and legend.
+        size: Width and height of the figure in inches; None to compute them from panels and legend.
         log_x: Whether the x axis is logarithmic. If so, round 0 is left out.
-        log_y: Whether the axis of losses is logarithmic; None: only if one curve would flatten the
-            others.
+        log_y: Whether the axis of losses is logarithmic; None to choose a logarithmic axis only if
+            one curve would flatten the others.
         across: The label of the x axis.
     """
 
@@ -80,7 +80,7 @@ def write_curves(
         title: Title above all panels.
         panels: For each metric, the series of (round, value) by name.
         note: Text below all panels; may be empty.
-        options: Size and axes; None: the defaults.
+        options: Size and axes; None for the defaults.
         bands: For each metric, bands of (round, lower end, upper end) by the name of their series.
 
     Raises:
@@ -211,9 +211,9 @@ class _Page:
     def _draw_band(
         self, axes: Any, number: int, band: Sequence[tuple[float, float, float]]
     ) -> None:
-        shown = [each for each in band if each[0] > 0 or not self.options.log_x]
-        if shown:
-            rounds, low, high = zip(*shown, strict=True)
+        drawn = [each for each in band if each[0] > 0 or not self.options.log_x]
+        if drawn:
+            rounds, low, high = zip(*drawn, strict=True)
             color = _look(number)["color"]
             axes.fill_between(rounds, low, high, color=color, alpha=0.18, linewidth=0)
 

@@ -1,6 +1,6 @@
 """Summarises a trained model's predictions: accuracy by client, confusion matrix, some examples.
 
-It reads the run's data; the rest of `fedcli report` reads only the run's folder.
+This reads the run's data; the rest of `fedcli report` reads only the run's folder.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ class PredictionSummary:
         split: The name of the split.
         class_names: The name of each class.
         client_ids: The evaluated clients.
-        accuracies: The accuracy of each of them, float64; NaN without examples.
+        accuracies: The accuracy of each evaluated client, float64 [clients]; NaN for a client
+            without examples.
         confusion: Number of examples by label and predicted class, int64 [num_classes,
             num_classes]; None if there are too many classes.
-        num_counted: Number of examples in it.
+        num_counted: Number of examples in the confusion matrix.
         num_examples: Number of examples of all evaluated clients.
-        samples: Some examples, by client.
-        pixel_convention: The meaning of 1.0 in their images.
+        samples: Some examples of several clients.
+        pixel_convention: The meaning of the pixel value 1.0 in `samples`, such as ink or paper.
     """
 
     split: str
@@ -56,7 +57,10 @@ class PredictionSummary:
 
 @dataclass(frozen=True, eq=False)
 class PredictedExamples:
-    """Some examples of one client with their predicted classes; `NO_CLASS` if there is none."""
+    """Some examples of one client with their predicted classes, int32 [examples].
+
+    A class is `NO_CLASS` if the model predicted none.
+    """
 
     client: ClientDataset
     predicted: NDArray[np.int32]
@@ -65,8 +69,7 @@ class PredictedExamples:
 def summarize_predictions(path: str | Path, cancel: CancelFlag | None = None) -> PredictionSummary:
     """Summarises the predictions of a run's newest checkpoint for the clients of `fedcli eval`.
 
-    The data are opened once. The confusion matrix counts the examples of an evenly spaced selection
-    of clients.
+    The confusion matrix counts only the examples of an evenly spaced selection of clients.
 
     Raises:
         Cancelled: The flag was raised.
@@ -114,7 +117,7 @@ def _summarized(
 
 
 def _some_clients(data: ClientData, client_ids: list[str]) -> list[ClientDataset]:
-    """Evenly spaced clients that together have at most `_MAX_EXAMPLES` examples."""
+    """Returns evenly spaced clients with about `_MAX_EXAMPLES` examples together, or fewer."""
     sizes = np.array([data.num_examples(each) for each in client_ids])
     total = int(sizes.sum())
     step = max(1, -(-total // _MAX_EXAMPLES))

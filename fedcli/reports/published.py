@@ -20,8 +20,8 @@ class Comparison:
 
     Attributes:
         preset: The preset that it repeats.
-        figures: Published numbers with the run's own, None if it has none; empty if the run uses
-            another named dataset.
+        figures: Published numbers, each with the number of this run or None if it has none. Empty
+            if the run uses another named dataset.
         differs_in: Options whose values differ from the preset's.
         has_other_data: Whether the run uses another named dataset.
     """
@@ -65,11 +65,15 @@ def compare(
         values: The options in the run's config.toml.
         lines: The lines of its metrics.jsonl.
         evaluation: Its closing evaluation.
-        progress: The state of early stopping after all lines; None without a target.
+        progress: The state of early stopping after all lines; None for a run without a target.
     """
-    changed = [name for name, wanted in preset.values.items() if not _is(values.get(name), wanted)]
+    changed = [
+        name
+        for name, expected in preset.values.items()
+        if not _is_equal(values.get(name), expected)
+    ]
     changed += [name for name in ("test_data", "data_options") if values.get(name)]
-    # A file may hold the same data, so it does not count as other data.
+    # A file may hold the preset's own data, so only another named dataset counts as other data.
     has_other_data = "data" in changed and values.get("data", RunConfig.data) in DATASETS
     rounds = {line["round"]: line for line in lines}
     figures = () if has_other_data else preset.figures
@@ -81,13 +85,16 @@ def compare(
     )
 
 
-def _is(value: Any, wanted: Any) -> bool:
-    """Whether a value of a run equals that of the preset; options the preset lacks do not count."""
-    if isinstance(wanted, Mapping):
+def _is_equal(value: Any, expected: Any) -> bool:
+    """Returns whether a run's value equals the preset's.
+
+    Of tables of options, only the keys that the preset has are compared.
+    """
+    if isinstance(expected, Mapping):
         return isinstance(value, Mapping) and all(
-            value.get(key) == each for key, each in wanted.items()
+            value.get(key) == each for key, each in expected.items()
         )
-    return bool(value == wanted)
+    return bool(value == expected)
 
 
 def _find(
@@ -96,7 +103,7 @@ def _find(
     evaluation: Mapping[str, Mapping[str, Any]],
     progress: Progress | None,
 ) -> float | None:
-    """Returns the run's number for a published one; None if it has none."""
+    """Returns the run's number that corresponds to a published one; None if it has none."""
     if figure.metric == "rounds_to_target":
         return None if progress is None else progress.target_round
     if figure.round_num:

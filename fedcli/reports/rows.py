@@ -1,7 +1,8 @@
 """Converts results to the rows of tables. Pure functions.
 
 The rounds of a run are the dictionaries of metrics.jsonl; an evaluation is the dictionary that
-`fedcli eval --json` prints. Numbers that are not finite are None in results from files, else NaN.
+`fedcli eval --json` prints. Numbers that are not finite are None if they come from a file, and NaN
+otherwise.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class PrivacySpent(NamedTuple):
     """The differential privacy that a run has spent, and its last clipping norm.
 
     Attributes:
-        epsilon: Epsilon by the run's accountant; None: infinite, because there was no noise.
+        epsilon: Epsilon by the run's accountant; None if it is infinite because there was no noise.
         epsilon_rdp: Epsilon by Renyi divergences; None as for `epsilon`.
         delta: The probability with which the guarantee may fail.
         clip_norm: The clipping norm of the round.
@@ -73,16 +74,16 @@ class RoundRow:
     """One round of training.
 
     Attributes:
-        round_num: 1 for the first; 0 is the evaluation of the initial model.
-        online: Metrics before each local step; None for round 0.
+        round_num: Number of the round, from 1; 0 for the evaluation of the initial model.
+        online: Training metrics, measured before each local step; None for round 0.
         num_non_finite_clients: Number of clients dropped because their delta was not finite.
-        is_rejected: True if the mean delta was not finite and the model stayed as it was.
+        is_rejected: Whether the model was left unchanged because the mean delta was not finite.
         evaluation: Scores of the model after the round by split, on rounds that were evaluated.
-        is_skipped: True if the model stayed as it was because too few clients reported for
+        is_skipped: Whether the model was left unchanged because too few clients reported for
             `--min-reports` or for the aggregator, or because the aggregator trusted none.
         num_reports: Number of clients that reported in time; None if all clients always do.
-        virtual_seconds: Time on the virtual clock after the round; None without a clock.
-        privacy: The privacy spent so far; None: the run has no --dp.
+        virtual_seconds: Seconds on the virtual clock after the round; None if the run has no clock.
+        privacy: The privacy spent so far; None for a run without --dp.
     """
 
     round_num: int
@@ -105,8 +106,8 @@ class EvaluationRow:
         scores: The scores.
         num_clients: Number of evaluated clients.
         num_absent_clients: Number of selected clients that have no data in the split.
-        num_seen_clients: Number of evaluated clients that took part in the training; None: not
-            known.
+        num_seen_clients: Number of evaluated clients that took part in the training; None if it is
+            not known.
     """
 
     split: str
@@ -117,7 +118,7 @@ class EvaluationRow:
 
 
 def scores(metrics: Mapping[str, Any]) -> Scores:
-    """Returns the scores in one group of metrics, which has TFF's names."""
+    """Returns the scores in one group of metrics, whose names are those of TFF."""
     return Scores(
         metrics["loss"],
         metrics["sparse_categorical_accuracy"],
@@ -150,7 +151,7 @@ def round_row(line: Mapping[str, Any]) -> RoundRow:
 
 
 def privacy_spent(line: Mapping[str, Any]) -> PrivacySpent | None:
-    """Returns the privacy in one line of metrics.jsonl; None: the run has no --dp."""
+    """Returns the privacy in one line of metrics.jsonl; None for a run without --dp."""
     metrics = line.get("aggregator", {})
     if "private" not in metrics:
         return None
@@ -167,17 +168,17 @@ def round_rows(
     `thinning_step` times the distance between two rounds.
     """
     evaluated = [line for line in lines if "evaluation" in line]
-    shown = evaluated if len(evaluated) > 1 else list(lines)
-    if len(shown) <= max_rows:
-        return list(map(round_row, shown))
-    distance = max(1, shown[1]["round"] - shown[0]["round"])
-    step = distance * thinning_step(len(shown), max_rows)
-    kept = [
+    candidates = evaluated if len(evaluated) > 1 else list(lines)
+    if len(candidates) <= max_rows:
+        return list(map(round_row, candidates))
+    distance = max(1, candidates[1]["round"] - candidates[0]["round"])
+    step = distance * thinning_step(len(candidates), max_rows)
+    chosen = [
         line
-        for index, line in enumerate(shown)
-        if index in (0, len(shown) - 1) or line["round"] % step == 0
+        for index, line in enumerate(candidates)
+        if index in (0, len(candidates) - 1) or line["round"] % step == 0
     ]
-    return [round_row(line) for line in kept]
+    return [round_row(line) for line in chosen]
 
 
 def thinning_step(num_rounds: int, max_rows: int) -> int:
@@ -215,9 +216,9 @@ class EvaluationPart:
         name: Its name: the split, whether fine-tuned, and the group of clients.
         metrics: Loss, accuracy and counts.
         num_clients: Number of clients.
-        num_seen_clients: Number of them that took part in the training; None: not known.
+        num_seen_clients: Number of them that took part in the training; None if it is not known.
         over_clients: The spread of loss and accuracy over them.
-        gain_over_clients: The spread of the gain by fine-tuning; None: they did not fine-tune.
+        gain_over_clients: The spread of the gain by fine-tuning; None if they did not fine-tune.
     """
 
     name: str
@@ -240,14 +241,14 @@ def parts(split: str, metrics: Mapping[str, Any]) -> list[EvaluationPart]:
         **{name: metrics[name] for name in GROUPS if name in metrics},
     }
     num_seen = metrics.get("num_seen_clients")
-    found = _grouped(split, whole, num_seen)
+    parts_of_split = _grouped(split, whole, num_seen)
     if "fine_tuned" in metrics:
-        found += _grouped(f"{split}, fine-tuned", metrics["fine_tuned"], num_seen)
-    return found
+        parts_of_split += _grouped(f"{split}, fine-tuned", metrics["fine_tuned"], num_seen)
+    return parts_of_split
 
 
 def _grouped(name: str, whole: Mapping[str, Any], num_seen: int | None) -> list[EvaluationPart]:
-    """All clients, then the groups of them."""
+    """Returns the part of all clients, then those of seen and of unseen clients."""
     named = [(name, whole, num_seen)]
     for group in GROUPS:
         if group in whole:

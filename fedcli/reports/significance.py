@@ -1,4 +1,4 @@
-"""Tests whether paired differences are zero on average: the exact sign-flip test, and Holm's."""
+"""Tests whether paired differences are zero on average: the sign-flip test; Holm's adjustment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from fedcli.core.seeds import Purpose, stream_key
 MAX_EXACT = 16  # largest number of pairs whose 2^n sign patterns are all counted
 _NUM_DRAWS = 100_000
 _BLOCK = 1000  # draws at a time
-_ROUNDING = 1e-12  # of the sum of absolute differences; sums that differ by less are equal
+# Sums that differ by less than this share of the sum of absolute differences count as equal.
+_ROUNDING = 1e-12
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
@@ -24,34 +25,34 @@ def sign_flip_p(differences: Sequence[float]) -> float:
     it is estimated from 100,000 random patterns and the observed one.
 
     Args:
-        differences: One for each pair, at least one; all finite.
+        differences: The difference of each pair; at least one, all finite.
     """
     values = np.asarray(differences, np.float64)
     observed = abs(float(values.sum())) - _ROUNDING * float(np.abs(values).sum())
     if len(values) > MAX_EXACT:
         return _drawn_p(values, observed)
-    sums = values[:1]  # the first sign is fixed, because flipping all signs changes no distance
+    sums = values[:1]  # the first sign is fixed: flipping all signs keeps the absolute sum
     for value in values[1:]:
         sums = np.concatenate([sums + value, sums - value])
     return float(np.mean(np.abs(sums) >= observed))
 
 
-def least_p(num_pairs: int) -> float:
+def smallest_p(num_pairs: int) -> float:
     """Returns the smallest p-value that `sign_flip_p` can give for so many pairs."""
     return 2.0 ** (1 - num_pairs) if num_pairs <= MAX_EXACT else 1.0 / (_NUM_DRAWS + 1)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Returns p-values that are adjusted for several tests, in the order given.
+    """Returns p-values adjusted for several tests, in the order of `p_values`.
 
     Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure, Scand. J. Statist. 6.
     """
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     adjusted = [0.0] * len(p_values)
-    least = 0.0
+    largest = 0.0
     for rank, index in enumerate(order):
-        least = max(least, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = least
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
     return adjusted
 
 

@@ -23,7 +23,7 @@ from fedcli.settings.tables.algorithms import AGGREGATORS
 from fedcli.settings.tables.metrics import JUDGING
 from fedcli.settings.vocabulary import MEASURES
 
-# Statistics over clients by their names in JSON, with their column headers.
+# Names of statistics over clients in JSON, with their column headers.
 _MOMENTS = {"mean": "mean", "std": "std", "p10": "p10", "p50": "p50", "p90": "p90"}
 _SPREAD = {**_MOMENTS, "worst_decile": "worst 10 %", "jain_index": "Jain"}
 _GAIN = {**_MOMENTS, "share_better": "better", "share_worse": "worse"}
@@ -80,13 +80,13 @@ def summary(run: RunRecord) -> list[tuple[str, str]]:
 
 
 def _sent(ledger: Ledger) -> str:
-    """The bytes that clients sent, and their share of uncompressed deltas of floats."""
+    """Returns the bytes that clients sent, and their share of uncompressed float32 deltas."""
     share = "" if ledger.up_share is None else f", {100 * ledger.up_share:.3g} % of dense deltas"
     return f"{megabytes.text(ledger.bytes_up)}{share}"
 
 
 def _privacy(run: RunRecord) -> PrivacySpent | None:
-    """The privacy that the rounds of a run have spent; None: it has no --dp or no round."""
+    """Returns the privacy that a run's rounds have spent; None without --dp or without a round."""
     return report.privacy_spent(run.metrics[-1]) if run.metrics else None
 
 
@@ -129,8 +129,8 @@ def _evaluated_rounds(run: RunRecord) -> str:
 
 def _rounds_of_splits(run: RunRecord) -> dict[str, int]:
     """The round of the last evaluation of each evaluated split."""
-    found = {name: run.final_round(name) for name in run.series_names if name != ONLINE}
-    return {name: each for name, each in found.items() if each is not None}
+    last_rounds = {name: run.final_round(name) for name in run.series_names if name != ONLINE}
+    return {name: each for name, each in last_rounds.items() if each is not None}
 
 
 def spread(evaluation: Mapping[str, Mapping[str, Any]]) -> Table | None:
@@ -143,19 +143,22 @@ def spread(evaluation: Mapping[str, Mapping[str, Any]]) -> Table | None:
     ]
     if not rows:
         return None
-    title = "Over clients; each counts the same"
+    title = "Over clients with equal weights"
     return Table(title, ["split", "of", *_SPREAD.values()], rows, num_texts=2)
 
 
 def _measures_in(over_clients: Mapping[str, Any]) -> dict[str, str]:
-    """The metrics of a spread with their keys: first those of JUDGING, then a user's own."""
+    """Returns the metrics of a spread with their keys: first those of JUDGING, then the user's."""
     known = {measure: key for measure, key in JUDGING.items() if key in over_clients}
     others = (key for key in over_clients if key not in known.values())
     return {**known, **{key: key for key in others if isinstance(over_clients[key], Mapping)}}
 
 
 def _spread_of(run: RunRecord) -> Table | None:
-    """The spread of a run's last evaluations, with their round if it is not the run's last."""
+    """Returns the spread of a run's last evaluations.
+
+    The title names their round if it is not the last round of the run.
+    """
     newest = run.newest_evaluation
     table = spread(newest)
     if table is None or all(each["round"] == run.round_num for each in newest.values()):
@@ -165,7 +168,7 @@ def _spread_of(run: RunRecord) -> Table | None:
 
 
 def gain(evaluation: Mapping[str, Mapping[str, Any]]) -> Table | None:
-    """Returns the gain of clients by fine-tuning, and the share that gained; None if none."""
+    """Returns the gain of clients by fine-tuning, and the share that gained; None without it."""
     rows = [
         [part.name, measure, *_figures(part.gain_over_clients[key], _GAIN)]
         for split, metrics in evaluation.items()
@@ -175,12 +178,12 @@ def gain(evaluation: Mapping[str, Mapping[str, Any]]) -> Table | None:
     ]
     if not rows:
         return None
-    title = "Gain by fine-tuning, over clients; each counts the same"
+    title = "Gain by fine-tuning, over clients with equal weights"
     return Table(title, ["split", "to", *_GAIN.values()], rows, num_texts=2)
 
 
 def _figures(statistics: Mapping[str, Any], headers: Mapping[str, str]) -> list[str]:
-    """Statistics by name as texts; empty for a missing one."""
+    """Returns statistics as texts; a missing one is empty."""
     return [number(statistics[name]) if name in statistics else "" for name in headers]
 
 
@@ -200,21 +203,21 @@ def time_split(run: RunRecord) -> Table | None:
 
 def of_one(run: RunRecord) -> list[Table]:
     """Returns the tables of one run that have rows."""
-    found = [evaluation(run), *attack_impact.of_one(run), _spread_of(run), time_split(run)]
-    return [table for table in found if table is not None]
+    tables = [evaluation(run), *attack_impact.of_one(run), _spread_of(run), time_split(run)]
+    return [table for table in tables if table is not None]
 
 
 def of_several(runs: Sequence[RunRecord], targets: Sequence[float]) -> list[Table]:
-    """Returns the tables of several runs: first the means over seeds, if there are any.
+    """Returns the tables of several runs: first the means over seeds, if seeds are repeated.
 
     Args:
         runs: At least two.
-        targets: Target accuracies, for the rounds to reach them.
+        targets: Target accuracies; the tables show the rounds to reach each.
     """
-    found = [over_seeds(runs, targets), side_by_side(runs), rounds_to_target(runs, targets)]
-    found.append(what_differs(runs) if len(runs) <= _MOST_BESIDE else values_that_differ(runs))
-    found.append(attack_impact.of_several(runs))
-    return [table for table in found if table is not None]
+    tables = [over_seeds(runs, targets), side_by_side(runs), rounds_to_target(runs, targets)]
+    tables.append(what_differs(runs) if len(runs) <= _MOST_BESIDE else values_that_differ(runs))
+    tables.append(attack_impact.of_several(runs))
+    return [table for table in tables if table is not None]
 
 
 def side_by_side(runs: Sequence[RunRecord]) -> Table:
@@ -265,19 +268,19 @@ def what_differs(runs: Sequence[RunRecord]) -> Table | None:
 def values_that_differ(runs: Sequence[RunRecord]) -> Table | None:
     """Returns one row for each option that differs, with its values; None if none does.
 
-    It is for many runs; `what_differs` has a column for each run.
+    This is the table for many runs; `what_differs` has a column for each run.
     """
-    found = {**comparison.differences(runs)}
-    found.update(
+    differences = {**comparison.differences(runs)}
+    differences.update(
         (f"({name})", values) for name, values in comparison.provenance_differences(runs).items()
     )
-    if not found:
+    if not differences:
         return None
     rows = []
-    for name, values in found.items():
+    for name, values in differences.items():
         distinct = list(dict.fromkeys(_values(values)))
-        shown = ", ".join(distinct[:_MOST_VALUES]) + ", ..." * (len(distinct) > _MOST_VALUES)
-        rows.append([flag(name), str(len(distinct)), shown])
+        listed = ", ".join(distinct[:_MOST_VALUES]) + ", ..." * (len(distinct) > _MOST_VALUES)
+        rows.append([flag(name), str(len(distinct)), listed])
     return Table("What differs", ["option", "values", "which"], rows, num_texts=3)
 
 
@@ -297,19 +300,19 @@ def over_seeds(runs: Sequence[RunRecord], targets: Sequence[float]) -> Table | N
     """Returns means over the runs of each configuration; None if none has several runs.
 
     A mean is over one run for each seed. A mean of rounds to a target is over the runs that reach
-    it. The table says if there are more runs, or if some do not reach the target.
+    it. The table states if there are more runs, or if some do not reach the target.
     """
     groups = comparison.group_by_config(runs)
     if len(groups) == len(runs):
         return None
-    apart = comparison.essential(list(groups[0].options), [each.options for each in groups])
+    differing = comparison.essential(list(groups[0].options), [each.options for each in groups])
     measures = _measures_by_series(runs)
-    headers = [*(map(flag, apart) if apart else ["configuration"]), "seeds"]
+    headers = [*(map(flag, differing) if differing else ["configuration"]), "seeds"]
     headers += [f"{name} {measure}" for name, measure in measures]
     headers += [f"rounds to {target:g}" for target in targets]
     rows = []
     for group in groups:
-        options = [_value(group.options[name]) for name in apart] or ["all runs"]
+        options = [_value(group.options[name]) for name in differing] or ["all runs"]
         repeats, num_runs = group.repeats, len(group.runs)
         has_more = num_runs > len(repeats)
         row = [*options, f"{len(repeats)}" + f" (of {num_runs} runs)" * has_more]
@@ -320,7 +323,7 @@ def over_seeds(runs: Sequence[RunRecord], targets: Sequence[float]) -> Table | N
         row += [_estimate([run.rounds_to(each) for run in repeats], 1) for each in targets]
         rows.append(row)
     title = "Mean over seeds ± half the 95 % confidence interval (Student's t)"
-    return Table(title, headers, rows, max(1, len(apart)))
+    return Table(title, headers, rows, max(1, len(differing)))
 
 
 def shared_series(runs: Sequence[RunRecord]) -> list[str]:
@@ -329,7 +332,7 @@ def shared_series(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def _measures_by_series(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
-    """The series of some runs, each with its metrics; the training series has loss and accuracy."""
+    """Returns the series of some runs with their metrics, only loss and accuracy in training."""
     measures = measures_of(runs)
     return [
         (name, measure)
@@ -416,14 +419,14 @@ def rounds_csv(runs: Sequence[RunRecord]) -> Table:
 
 
 def runs_csv(runs: Sequence[RunRecord], targets: Sequence[float]) -> Table:
-    """Returns one row for each run: the options that differ, and bare numbers."""
-    apart = comparison.differences(runs)
+    """Returns one row for each run: the options that differ, and unformatted numbers."""
+    differing = comparison.differences(runs)
     measures = _measures_by_series(runs)
-    headers = ["run", *apart, "rounds", *(f"{name}.{measure}" for name, measure in measures)]
+    headers = ["run", *differing, "rounds", *(f"{name}.{measure}" for name, measure in measures)]
     headers += [*(f"rounds@{target:g}" for target in targets), "diverged", "seconds"]
     rows = []
     for index, run in enumerate(runs):
-        cells = [str(run.path), *(_csv_cell(values[index]) for values in apart.values())]
+        cells = [str(run.path), *(_csv_cell(values[index]) for values in differing.values())]
         cells.append(str(run.round_num))
         cells += [_csv_cell(run.final(name, measure)) for name, measure in measures]
         cells += [_csv_cell(run.rounds_to(target)) for target in targets]
@@ -451,7 +454,7 @@ def clients_csv(records: Mapping[str, ClientRecords]) -> Table:
 def flag(name: str) -> str:
     """Returns an option as it is written on the command line: `--server-option momentum`.
 
-    A name in brackets is not an option and stays unchanged.
+    A name in parentheses, such as "(data)", is not an option and stays unchanged.
     """
     if name.startswith("("):
         return name
@@ -485,11 +488,11 @@ def _has_aggregator(config: Mapping[str, Any]) -> bool:
 
 
 def _aggregator(config: Mapping[str, Any]) -> str:
-    """The aggregator with its options, and that it ignores the weights that clients report."""
+    """Returns the aggregator with its options, and a remark if it ignores clients' weights."""
     name = str(config["aggregator"])
     options = _options_of(config, "aggregator_options.")
     is_weighted = name in _WEIGHTED or config.get("aggregator_options.weighted") is True
-    remark = "" if is_weighted or name not in AGGREGATORS else "; all clients weigh the same"
+    remark = "" if is_weighted or name not in AGGREGATORS else "; all clients have equal weights"
     return f"{name} ({', '.join(options)}){remark}" if options else f"{name}{remark}"
 
 
@@ -524,7 +527,7 @@ def _full_value(value: object) -> str:
 
 
 def _values(values: Sequence[object]) -> list[str]:
-    """Values that differ, as texts. If long texts begin alike, only their ends are shown."""
+    """Returns values that differ as texts. Of long texts that begin alike, the ends are kept."""
     texts = list(map(_full_value, values))
     cuts = list(map(_cut, texts))
     if len(set(cuts)) == len(set(texts)):
@@ -534,20 +537,20 @@ def _values(values: Sequence[object]) -> list[str]:
 
 def _estimate(values: Sequence[float | None], digits: int) -> str:
     known = [value for value in values if value is not None]
-    found = comparison.estimate(known)
-    if found is None:
+    estimate = comparison.estimate(known)
+    if estimate is None:
         return _UNSET
-    text = f"{found.mean:.{digits}f}"
-    if found.half_width is not None:
-        text += f" ± {found.half_width:.{digits}f}"
+    text = f"{estimate.mean:.{digits}f}"
+    if estimate.half_width is not None:
+        text += f" ± {estimate.half_width:.{digits}f}"
     return text if len(known) == len(values) else f"{text} ({len(known)} of {len(values)})"
 
 
 def _estimate_json(values: Sequence[float | None]) -> dict[str, Any] | None:
-    found: Estimate | None = comparison.estimate([each for each in values if each is not None])
-    if found is None:
+    estimate: Estimate | None = comparison.estimate([each for each in values if each is not None])
+    if estimate is None:
         return None
-    return {"mean": found.mean, "half_width_95": found.half_width, "count": found.count}
+    return {"mean": estimate.mean, "half_width_95": estimate.half_width, "count": estimate.count}
 
 
 def _csv_cell(value: object) -> str:

@@ -27,7 +27,7 @@ class Table:
         headers: One header for each column.
         rows: The rows, with one cell for each column.
         num_texts: Number of columns of text on the left; the others are numbers.
-        label: The label in LaTeX; empty: made from the title.
+        label: The label in LaTeX; if empty, it is made from the title.
         bold: Row and column of the cells that Markdown and LaTeX print in bold.
     """
 

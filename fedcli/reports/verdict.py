@@ -20,12 +20,12 @@ def verdict(
     evaluation: Mapping[str, Mapping[str, Any]] | None,
     config: RunConfig,
 ) -> str | None:
-    """Returns a line if no round changed the model, or if the loss is not finite; else None.
+    """Returns a sentence if no round changed the model or the loss is not finite; None otherwise.
 
     Args:
         lines: The lines of metrics.jsonl.
-        evaluation: The content of evaluation.json; None: there is none.
-        config: Config of the run.
+        evaluation: The content of evaluation.json; None if there is no such file.
+        config: The run's config.
     """
     rows = [row for row in map(round_row, lines) if row.online is not None]
     if not rows:
@@ -51,8 +51,9 @@ def verdict(
 def has_diverged(run: RunRecord) -> bool:
     """Returns whether a run's model is useless.
 
-    That is so if its last loss is not finite, if no round changed the model because no update was
-    finite, or if its last loss in training or an evaluation is ten times that of the first round.
+    It is useless if its last loss is not finite, if no round changed it because no update was
+    finite, or if its last loss in training or in an evaluation is more than ten times the loss of
+    the first round.
     """
     lines = [line for line in run.metrics if "train" in line.get("client_work", {})]
     if not lines or not _is_finite(round_row(lines[-1]), run.newest_evaluation):
@@ -86,11 +87,11 @@ def _why_skipped(config: RunConfig) -> str:
 
 
 def _why_rejected(rows: Sequence[RoundRow], config: RunConfig) -> str:
-    most = max(row.num_non_finite_clients for row in rows)
-    if most:
+    max_dropped = max(row.num_non_finite_clients for row in rows)
+    if max_dropped:
         return (
-            f"up to {most:,} clients per round, of {_cohort(config)}, had parameters or losses "
-            "that were not finite, and were left out"
+            f"up to {max_dropped:,} clients per round, of {_cohort(config)}, had parameters or "
+            "losses that were not finite, and were left out"
         )
     return "the average of the clients' updates was not finite in any of them"
 

@@ -206,7 +206,7 @@ class _Sweep:
         return len(trials)
 
     def _find(self, trial: Trial) -> Outcome | None:
-        """Returns the outcome of a run if it is complete here or in a reusable folder; else None."""
+        """Returns a run's outcome if it is complete here or in a reusable folder; else None."""
         path = self._path / trial.run
         outcome = find_outcome(path, trial.config.rounds)
         if outcome is not None:

@@ -96,7 +96,9 @@ def test_curves_along_unknown_megabytes_are_refused(fedcli: Fedcli) -> None:
     fedcli(*RUN, "--out", "pooled", "--algorithm", "centralized")
     assert "clients sent" not in fedcli("report", "pooled").out
     done = fedcli("report", "pooled", "--x", "megabytes", "--plot", "a.png")
-    assert_is_one_line(done, "the bytes of pooled are not known", "--x round")
+    assert_is_one_line(
+        done, "the number of bytes that clients of pooled sent is not known", "--x round"
+    )
 
 
 @pytest.mark.parametrize("compress", ["uniform", "top-k", "powersgd", "sketch", "eden"])

@@ -27,7 +27,7 @@ def test_report_of_a_trained_run(fedcli: Fedcli) -> None:
     assert "peak memory" in done.out
     assert "\x1b" not in done.out
     same = fedcli("eval", "run")
-    assert "Over clients; each counts the same" in same.out
+    assert "Over clients with equal weights" in same.out
 
 
 def test_an_interrupted_run_names_the_round_that_was_evaluated(
@@ -55,7 +55,7 @@ def test_a_run_that_goes_on_names_the_round_of_its_old_evaluation(
     Path("run/metrics.jsonl").write_text(lines + json.dumps({**later, "round": 5}) + "\n")
     done = fedcli("report", "run")
     assert "Federated evaluation after round 4, of 5 completed\n" in done.out
-    assert "Over clients; each counts the same, after round 4\n" in done.out
+    assert "Over clients with equal weights, after round 4\n" in done.out
     write_run(tmp_path / "whole", [0.3, 0.7])
     rows = [" ".join(line.split()) for line in fedcli("report", "run", "whole").out.splitlines()]
     assert any(row.startswith("run rounds evaluated after") for row in rows)

@@ -139,7 +139,7 @@ def test_report_shapes_a_study_and_a_folder_of_runs(fedcli: Fedcli, tmp_path: Pa
     printed = json.loads(fedcli("report", "study", *shape, "--json").out)
     assert [row["candidates"] for row in printed["rows"]] == [2, 2]
     refused = fedcli("report", "study", "--by", "algorithm")
-    assert_is_one_line(refused, "runs in one row also differ in client_lr")
+    assert_is_one_line(refused, "some runs of one row differ in client_lr")
     for wrong, words in (
         (("--columns", ""), "--columns '' names nothing; give a name, or leave it out"),
         (("--best", ","), "--best ',' names nothing"),

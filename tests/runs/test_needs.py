@@ -132,7 +132,7 @@ def test_memory_that_is_not_there_is_refused(
     tmp_path: Path, memory: dict[str, int], remedy: str
 ) -> None:
     root, much = _machine(tmp_path, 8000), Needs(memory, {}, 0, 0.0, "a model")
-    with pytest.raises(ConfigError, match=rf"9 MB of memory .* 8 MB are left .*{remedy}"):
+    with pytest.raises(ConfigError, match=rf"9 MB of memory .* 8 MB are free .*{remedy}"):
         much.check(tmp_path, root)
     Needs({"parameters": 8_000_000}, {}, 0, 0.0, "a model").check(tmp_path, root)
 
