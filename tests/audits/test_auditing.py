@@ -132,7 +132,7 @@ def test_an_audit_changes_nothing_in_the_run(tmp_path: Path) -> None:
         ({"clients": "3", "algorithm": "local-only"}, "lira", {}, "send no updates"),
     ],
 )
-def test_what_makes_no_sense_is_refused(
+def test_impossible_options_are_refused(
     tmp_path: Path, values: dict[str, Any], name: str, options: dict[str, Any], words: str
 ) -> None:
     run = trained(tmp_path / "run", **{**SMALL, "rounds": 1}, **values)

@@ -1,4 +1,4 @@
-"""Bounds on epsilon, and what epsilon allows."""
+"""Lower bounds on epsilon, and the advantage that an epsilon allows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading pixels from an update: exact for one example, mixtures of several."""
+"""Pixels reconstructed from an update: exact for one example, mixtures for several."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def invert(path: Path, **options: Any) -> Inversion:
 
 
 def test_the_quotient_of_a_small_example_is_the_input() -> None:
-    """x, label 1 and probabilities by hand: a gradient step of rate -1."""
+    """The input x, label 1 and probabilities are written by hand: a gradient step of rate -1."""
     x = np.array([0.2, 0.0, 0.9, 0.5])
     bias = np.array([0.161572, -0.299392, 0.137820])
     images, psnr = read_images(np.outer(x, bias), bias, x[np.newaxis].astype(np.float32))
@@ -33,7 +33,7 @@ def test_the_quotient_of_a_small_example_is_the_input() -> None:
 def softmax_steps(
     images: np.ndarray, labels: np.ndarray, num_steps: int, rate: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The update of softmax regression, trained in float64 on all examples at once."""
+    """Returns the update of softmax regression, trained in float64 on all examples at once."""
     kernel, bias = np.zeros((images.shape[1], 3)), np.zeros(3)
     for _ in range(num_steps):
         logits = images @ kernel + bias
@@ -58,12 +58,12 @@ def test_several_examples_are_read_as_mixtures() -> None:
     kernel, bias = softmax_steps(x, np.array([0, 1]), 1, 0.5)
     images, psnr = read_images(kernel, bias, x.astype(np.float32))
     assert (psnr < 40).all()
-    # Output 2 is the label of neither: its quotient is their mean.
+    # Class 2 is the label of neither example: its quotient is their mean.
     np.testing.assert_allclose(kernel[:, 2] / bias[2], x.mean(axis=0))
     assert images.shape == x.shape
 
 
-def test_a_bias_that_does_not_move_tells_nothing() -> None:
+def test_a_bias_that_does_not_change_reveals_nothing() -> None:
     with pytest.raises(ConfigError, match="changes no bias"):
         read_images(np.zeros((4, 3)), np.zeros(3), np.zeros((1, 4), np.float32))
 
@@ -123,7 +123,7 @@ def test_what_cannot_be_read_is_refused(
         ({"compress": "top-k"}, "the run has --compress top-k, so its server sees a lossy"),
     ],
 )
-def test_what_the_server_does_not_see_is_told(
+def test_updates_that_the_server_does_not_see_are_refused(
     tmp_path: Path, options: dict[str, Any], told: str
 ) -> None:
     notes = invert(trained(tmp_path / "run", rounds=1, **options)).notes

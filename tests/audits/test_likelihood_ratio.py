@@ -1,4 +1,4 @@
-"""LiRA's scores, and the halves of its shadow runs."""
+"""LiRA's scores, and the halves of the clients in its shadow runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well scores tell members from others."""
+"""How well scores separate members from other clients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCORES = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=12)
 
 
 def test_values_of_a_small_example() -> None:
-    """Losses by hand: AUC 12/16; at loss 0.35 three members and one other are below."""
+    """Losses written by hand: the AUC is 12/16; three members and one other are below 0.35."""
     found = separation(-np.array([0.1, 0.2, 0.35, 0.9]), -np.array([0.15, 0.5, 1.1, 2.0]))
     assert found.auc == 0.75
     assert found.advantage == 0.5
@@ -40,7 +40,7 @@ def test_equals_counting_all_pairs_and_thresholds(
     assert found.tpr[1] == pytest.approx(max(t for t, f in rates if f <= 0.01), abs=1e-12)
 
 
-def test_infinite_scores_are_the_least() -> None:
+def test_infinite_scores_are_the_smallest() -> None:
     found = separation(np.array([-np.inf, 1.0]), np.array([-np.inf, -np.inf]))
     assert found.auc == 0.75
     assert found.advantage == 0.5

@@ -42,7 +42,7 @@ PLAN = BatchPlan(batch_size=20, max_examples=30)
 
 
 class NearWorkers:
-    """Workers in this process; all they get and give has been pickled, as on its way elsewhere."""
+    """Workers in this process; their arguments and results are pickled, as if sent elsewhere."""
 
     def __init__(self, num_workers: int, source: DataSource | None = SOURCE) -> None:
         self._workers = [Worker(WorkerSetup(source, 1)) for _ in range(num_workers)]
@@ -266,7 +266,7 @@ def test_the_probe_is_fixed_and_tells_arithmetic_apart(monkeypatch: pytest.Monke
 
 @pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed")
 @pytest.mark.parametrize("address", ["local", "far:6379"])
-def test_a_missing_ray_is_told_before_any_work(tmp_path: Path, address: str) -> None:
+def test_a_missing_ray_is_reported_before_any_work(tmp_path: Path, address: str) -> None:
     config = RunConfig(engine="ray", engine_options={"address": address})
     with pytest.raises(ConfigError, match=r"Ray is not installed: pip install 'fedcli\[ray\]'"):
         starting.start(config, tmp_path / "run")

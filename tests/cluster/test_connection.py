@@ -1,4 +1,4 @@
-"""The connection to a cluster, with a Ray that takes its time; nothing here needs the real one."""
+"""The connection to a cluster, with a slow stand-in for Ray, which need not be installed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedcli.errors import ConfigError
 
 
 class SlowRay:
-    """The functions of Ray that a connection uses; they wait until they may go on."""
+    """The functions of Ray that a connection uses; they wait until the test lets them continue."""
 
     def __init__(self) -> None:
         self.may_start, self.may_end = threading.Event(), threading.Event()

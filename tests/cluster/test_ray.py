@@ -100,7 +100,7 @@ def test_a_run_has_the_bytes_of_threads(tmp_path: Path, options: dict[str, Any])
 
 
 @pytest.mark.parametrize("first", ["threads", "ray"])
-def test_a_run_goes_on_with_the_other_engine(tmp_path: Path, first: str) -> None:
+def test_a_run_resumes_on_the_other_engine(tmp_path: Path, first: str) -> None:
     second = {"threads": "ray", "ray": "threads"}[first]
     train(RunConfig(**SMALL), tmp_path / "whole")
     workers = {"workers": 2, "threads": 1}
@@ -198,7 +198,7 @@ def test_the_wait_for_workers_can_be_cancelled(tmp_path: Path) -> None:
         RayWorkers(place, WorkerSetup(None, 1), lambda _: None, cancel)
 
 
-def test_a_fault_in_the_data_is_told_as_on_threads(tmp_path: Path) -> None:
+def test_a_fault_in_the_data_is_reported_as_on_threads(tmp_path: Path) -> None:
     told: list[str] = []
     for engine in ({}, {"engine": "ray", "engine_options": {"workers": 2, "threads": 1}}):
         options: dict[str, Any] = {**SMALL, "num_classes": 5, **engine}
@@ -239,7 +239,7 @@ def test_workers_with_other_data_or_arithmetic_are_refused() -> None:
             check(bad)
 
 
-def test_too_many_workers_are_told_in_time(tmp_path: Path) -> None:
+def test_too_many_workers_are_refused_in_time(tmp_path: Path) -> None:
     many = config(engine_options={"workers": 9, "start_seconds": 2})
     with pytest.raises(RunError, match="of 9 Ray workers with 1 processors started in 2 s"):
         train(many, tmp_path / "run")

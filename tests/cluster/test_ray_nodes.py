@@ -26,7 +26,7 @@ SMALL: dict[str, Any] = {
 JOIN_SECONDS = 120.0
 
 
-def test_a_node_that_joins_gets_a_worker_and_one_that_leaves_is_done_without(
+def test_a_node_that_joins_gets_a_worker_and_one_that_leaves_is_replaced(
     tmp_path: Path, cluster: Any
 ) -> None:
     with starting.start(RunConfig(**SMALL), tmp_path / "threads") as training:

@@ -39,7 +39,7 @@ def run(path: Path, study: dict[str, Any], cancel: CancelFlag | None = None, **o
 
 
 def written(path: Path) -> dict[str, bytes]:
-    """The table, and what each run computed."""
+    """Returns the table, and what each run computed."""
     names = ("metrics.jsonl", "evaluation.json")
     files = [path / "table.csv", *(each for name in names for each in path.rglob(name))]
     assert len(files) == 9

@@ -1,4 +1,4 @@
-"""Aggregators against what they say, computed slowly from the clients' own deltas."""
+"""Aggregators against their documented rules, computed slowly from each client's delta."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SIZES = (30, 1, 50, 20, 45, 8)
 
 
 def _client(size: int, seed: int) -> Arrays:
-    """Clients differ in brightness, so that their deltas differ in length."""
+    """Returns a client. Clients differ in brightness, so that the norms of their deltas differ."""
     pixels, labels = draw(size, seed, SHAPE, NUM_CLASSES)
     return 20 * (seed + 1) * pixels, labels
 
@@ -51,7 +51,7 @@ def _next_params(process: learning.LearningProcess, params: Any, cohort: list[Ar
 
 
 def _deltas(params: NDArray[np.float32], cohort: list[Arrays]) -> list[NDArray[np.float64]]:
-    """Each client's delta, by training it alone."""
+    """Returns each client's delta, from training it alone."""
     mean = _process(aggregators.build("mean"))
     return [
         _next_params(mean, params, [pair]).astype(np.float64) - params.astype(np.float64)
@@ -134,14 +134,14 @@ def test_a_dropped_client_counts_as_a_delta_of_zeros() -> None:
     assert state.aggregator["zeroing"] == pytest.approx(10 * math.exp(-math.log(10) * 0.02))
 
 
-def test_no_client_leaves_the_estimates_alone() -> None:
+def test_an_empty_cohort_keeps_the_estimates() -> None:
     process = _process(aggregators.build("tff-robust"))
     state = process.next(process.initialize(), ()).state
     assert state.aggregator == {"zeroing": 10.0, "clipping": 1.0}
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, math.inf, math.nan, "x"])
-def test_a_norm_that_bounds_nothing_is_refused(bad: Any) -> None:
+def test_a_norm_without_effect_is_refused(bad: Any) -> None:
     with pytest.raises(ConfigError, match="norm-bound option max_norm"):
         aggregators.build("norm-bound", {"max_norm": bad})
 
@@ -150,7 +150,7 @@ def test_a_norm_that_bounds_nothing_is_refused(bad: Any) -> None:
 
 
 def _named(cohort: list[Arrays]) -> list[BatchedDataset]:
-    """The clients with names, so that each shuffles as it does alone, wherever it stands."""
+    """Names the clients, so that each shuffles in the same way at any place in the cohort."""
     return [
         from_arrays(*pair, client_id=f"client {index}").client.preprocess(batch_size=20)
         for index, pair in enumerate(cohort)
@@ -221,7 +221,7 @@ def test_clients_without_examples_or_a_finite_delta_are_not_in_the_median() -> N
 
 
 @pytest.mark.parametrize("cohort", [(), [(np.zeros((0, *SHAPE), np.float32), np.zeros(0, int))]])
-def test_a_median_of_nobody_moves_nothing(cohort: Sequence[Arrays]) -> None:
+def test_a_median_of_no_client_changes_nothing(cohort: Sequence[Arrays]) -> None:
     process = _process(aggregators.build("median"))
     state = process.initialize()
     output = process.next(state, cohort)
@@ -259,8 +259,8 @@ def _built(name: str, aggregator: str) -> learning.LearningProcess:
 
 
 @pytest.mark.parametrize("name", tables.ALGORITHMS)
-def test_every_algorithm_goes_with_the_median(name: str) -> None:
-    """For clients that are all alike each delta is the mean, and so is the median."""
+def test_every_algorithm_works_with_the_median(name: str) -> None:
+    """For equal clients each delta equals the mean, and so does the median."""
     client = from_arrays(*_client(30, 0), client_id="one").client.preprocess(batch_size=10)
     found = []
     for aggregator in ("mean", "median"):
@@ -307,7 +307,7 @@ def test_feddyn_shifts_each_delta_and_evaluates_the_median() -> None:
 
 @pytest.mark.parametrize("aggregator", ["mean", "median"])
 def test_mime_takes_no_gradients_for_deltas(aggregator: str) -> None:
-    """Where no gradient is finite nobody trains, and gradients are not taken for deltas."""
+    """If no gradient is finite no client trains, and the gradients are not mistaken for deltas."""
     pixels, labels = _client(6, 0)
     process = _built("mime", aggregator)
     params = np.linspace(-9.0, 9.0, 51).astype(np.float32)

@@ -91,7 +91,7 @@ def _assert_close(found: NDArray[Any], expected: NDArray[np.float64], scale: flo
     np.testing.assert_allclose(found, expected, rtol=0.0, atol=1e-5 * scale)
 
 
-# Cohorts of changing clients, so that what a client keeps skips rounds.
+# Cohorts of changing clients, so that clients keep their state over rounds without them.
 COHORTS = ([0, 2, 4], [1, 2, 8, 6], [0, 2, 3, 4, 5], [7, 1], [2, 4, 6, 8])
 
 # ---- Against the papers' formulas ----------------------------------------------------------------
@@ -195,13 +195,14 @@ def test_fedopt_presets_follow_the_paper(name: str) -> None:
         _assert_close(state.global_model_weights, params)
 
 
-# ---- Quadratics: an engine of the test's own -----------------------------------------------------
+# ---- Quadratics: an engine of these tests -----------------------------------------------------
 
 
 class _Quadratics:
-    """Clients whose loss is curvature/2 * (w - optimum)^2, one exact gradient a local step.
+    """Clients whose loss is curvature/2 * (w - optimum)^2, with one exact gradient per local step.
 
-    It works as `Engine` is documented, on the core's own steps; the parameter is a vector of one.
+    It follows the documentation of `Engine` and takes the core's own steps. The parameter is one
+    number.
     """
 
     def __init__(self, losses: dict[str, tuple[float, float]]) -> None:
@@ -240,13 +241,13 @@ class _Quadratics:
         return Deltas(delta_sum, float(len(chosen)), stats)
 
 
-TWO = {"low": (1.0, -1.0), "high": (4.0, 2.0)}  # their mean is least at 1.4
+TWO = {"low": (1.0, -1.0), "high": (4.0, 2.0)}  # their mean loss is lowest at 1.4
 
 
 def _find_optimum(
     algorithm: Algorithm, num_rounds: int, num_steps: Sequence[int] = (10, 10)
 ) -> float:
-    """Returns the one parameter after so many rounds of everybody's local steps on `TWO`."""
+    """Returns the parameter after some rounds of local steps of all clients of `TWO`."""
     cohort = [
         from_arrays(
             np.zeros((steps, 1, 1), np.float32), np.zeros(steps, np.int32), client_id=name
@@ -259,7 +260,7 @@ def _find_optimum(
     state = process.initialize()
     for _ in range(num_rounds):
         state = process.next(state, cohort).state
-    assert np.ptp(state.evaluated_weights) == 0.0  # kernel and bias are the same problem
+    assert np.ptp(state.evaluated_weights) == 0.0  # kernel and bias have the same loss
     return float(state.evaluated_weights[0])
 
 
@@ -276,7 +277,8 @@ def test_feddyn_reaches_the_optimum() -> None:
 
 
 def test_fednova_corrects_for_unequal_numbers_of_steps() -> None:
-    """With tiny steps each client's delta is its steps times one gradient: FedAvg is drawn away."""
+    """With tiny steps a delta is the number of steps times the gradient, so FedAvg moves
+    towards the client with more steps."""
     client, num_steps = optimizers.sgd(1e-4), (5, 50)
     averaged = _find_optimum(_build("fedavg", client, weighting="uniform"), 2000, num_steps)
     corrected = _find_optimum(_build("fednova", client, weighting="uniform"), 2000, num_steps)
@@ -326,7 +328,7 @@ def test_mime_with_one_full_batch_is_fedavg() -> None:
 
 @pytest.mark.parametrize("name", ["scaffold", "fednova", "mime"])
 def test_one_client_with_everything_is_centralized_sgd(name: str) -> None:
-    """SCAFFOLD's c equals c_k once N is 1; Mime's correction is another mean of the same data."""
+    """With one client, SCAFFOLD's c equals c_k, and Mime's correction is a mean over its data."""
     (client,) = _clients((50,))
     if name == "mime":  # only a full batch has no variance to reduce
         client = client.client.preprocess(epochs=1, batch_size=50)
@@ -363,7 +365,7 @@ def test_threads_change_no_byte(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["scaffold", "feddyn"])
-def test_clients_without_examples_or_finite_deltas_keep_what_they_have(name: str) -> None:
+def test_clients_without_examples_or_finite_deltas_keep_their_state(name: str) -> None:
     process, clients = _process(_build(name)), _clients()
     state = process.next(process.initialize(), clients).state
     part = next(each for each in state.client_work.values() if hasattr(each, "read"))
@@ -427,7 +429,7 @@ def test_state_of_clients_has_a_signature() -> None:
     assert "client_controls=float32[?,63]" in process.state_signature
 
 
-def test_other_client_optimizers_than_an_algorithm_has_sense_for_are_refused() -> None:
+def test_client_optimizers_that_do_not_fit_the_algorithm_are_refused() -> None:
     with pytest.raises(ConfigError, match="scaffold with client optimizer adam is not supp"):
         _build("scaffold", optimizers.adam(0.1))
     with pytest.raises(ConfigError, match="scaffold with client optimizer sgd with momentum"):
@@ -437,12 +439,12 @@ def test_other_client_optimizers_than_an_algorithm_has_sense_for_are_refused() -
 
 
 @pytest.mark.parametrize("name", ["scaffold", "feddyn"])
-def test_weights_by_examples_are_refused_where_clients_count_alike(name: str) -> None:
+def test_weights_by_examples_are_refused_where_weights_are_equal(name: str) -> None:
     with pytest.raises(ConfigError, match=f"num-examples with {name}: choose uniform"):
         _build(name, weighting="num-examples")
 
 
-def test_another_server_optimizer_than_the_name_s_is_refused() -> None:
+def test_another_server_optimizer_than_the_algorithm_s_is_refused() -> None:
     with pytest.raises(ConfigError, match="fedadam uses server optimizer adam, not sgd"):
         _build("fedadam", server=optimizers.sgd(1.0))
 

@@ -1,4 +1,4 @@
-"""What attackers send, against numbers worked out by hand and slow references in float64."""
+"""The updates that attackers send, against numbers computed by hand and slow float64 references."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _stage(
 def _sent(
     attack: UpdateAttack, updates: RoundUpdates | None = None, **options: Any
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    """The row of c6 after the attack, and the metrics; no other row may change."""
+    """Returns the row of c6 after the attack, and the metrics; no other row may change."""
     updates = _updates() if updates is None else updates
     before = updates.rows.copy()
     made = _stage(attack, **options)
@@ -278,7 +278,7 @@ def test_optimal_moves_the_rule_farther_than_other_factors(rule: str) -> None:
     assert metrics["distance"] >= max(others) * (1.0 - 1e-6)
 
 
-def test_the_line_search_asks_as_often_as_it_may_and_keeps_the_best() -> None:
+def test_the_line_search_makes_all_its_trials_and_keeps_the_best() -> None:
     asked: list[float] = []
 
     def hill(x: float) -> float:
@@ -415,7 +415,7 @@ def test_without_known_updates_the_attack_is_not_made() -> None:
 def test_slices_do_not_change_what_is_sent(
     attack: UpdateAttack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor, beyond rounding, do they change the sums over all coordinates."""
+    """Sums over all coordinates change by no more than rounding."""
     random = np.random.default_rng(2)
     rows = random.normal(size=(7, 101)).astype(np.float32)
     made = _stage(attack)
@@ -427,7 +427,8 @@ def test_slices_do_not_change_what_is_sent(
 
 
 def test_the_search_survives_a_client_a_million_times_as_large() -> None:
-    """Distances are sums of squared differences: beside a large client, small ones keep digits."""
+    """Distances are sums of squared differences, so small clients keep their digits beside a large
+    one."""
     rows = ROWS.copy()
     rows[0] *= 1e6
     row, metrics = _sent(MinMax("unit"), _updates(rows))

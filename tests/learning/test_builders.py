@@ -1,4 +1,4 @@
-"""A function for each algorithm, and what is said of wrong arguments."""
+"""A function for each algorithm, and the messages about wrong arguments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fedcli.settings import tables
 from fedcli.settings.tables.algorithms import AlgorithmEntry
 
 MODEL = "softmax-regression"
-# What a function needs beside the model, by its parameters.
+# Arguments that a function needs besides the model, by its parameters.
 NEEDED: dict[str, Any] = {
     "client_optimizer": optimizers.sgd(0.1),
     "base_optimizer": optimizers.sgd(0.1),
@@ -168,7 +168,9 @@ def test_wrong_arguments_of_next_are_one_line(name: str, cohort: Any) -> None:
         (optimizers.sgd, {"speed": 3}, "'speed'; it takes learning_rate, momentum, nesterov"),
     ],
 )
-def test_arguments_of_other_libraries_are_told(function: Any, given: Any, words: str) -> None:
+def test_arguments_of_other_libraries_are_refused_by_name(
+    function: Any, given: Any, words: str
+) -> None:
     with pytest.raises(TypeError, match=words):
         function(**given)
 
@@ -212,7 +214,7 @@ def test_the_state_of_another_process_is_refused_both_ways(
     assert went_on.round_num == 2
 
 
-def test_an_aggregator_whose_state_gets_another_name_is_told_so(cohort: Any) -> None:
+def test_an_aggregator_whose_state_gets_another_name_is_refused(cohort: Any) -> None:
     class Counting(Median):
         def aggregate(self, state: Any, deltas: Any) -> Any:
             mean, _, metrics = super().aggregate(state, deltas)

@@ -94,7 +94,7 @@ def test_clients_stored_unlike_each_other_are_decoded() -> None:
 
 
 @pytest.mark.parametrize("members", [0, 1])
-def test_nobody_s_examples_change_nothing(members: int) -> None:
+def test_rounds_without_examples_change_nothing(members: int) -> None:
     clients = [
         each for each in make_clients(SIZES, plan=BatchPlan(max_examples=3)) if not len(each.client)
     ]

@@ -1,4 +1,4 @@
-"""Weights of classes in the training loss: each algorithm, engine and kind of model has them."""
+"""Weights of classes in the training loss, with each algorithm, engine and kind of model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RATE = 0.1
 
 
 class Weighing(Softmax):
-    """The same with the weights of examples, which its spec asks for."""
+    """The same model with weights of examples, which its spec declares."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What clients keep: versions, their files, and what is left after every kind of end."""
+"""States that clients keep: versions, their files, and what remains after each way to end a run."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_version_being_written_leaves_the_one_before_as_it_is() -> None:
     coming = first.next_version()
     coming.write("a", _vector(5.0))
     assert (_read(coming.before, "a"), _read(coming.after, "a")) == (1.0, 5.0)
-    again = first.next_version()  # as after a round that was interrupted
+    again = first.next_version()  # as after an interrupted round
     assert (_read(again.before, "a"), _read(again.after, "a")) == (1.0, 1.0)
 
 
@@ -142,7 +142,7 @@ os._exit(9)
 
 
 def test_a_killed_process_leaves_the_last_save_whole(tmp_path: Path) -> None:
-    """With more unsaved than the cache holds, so that the file itself had been written to."""
+    """With more unsaved states than the cache holds, so that the file has been written to."""
     command = [sys.executable, "-c", KILLED, str(tmp_path)]
     assert subprocess.run(command, check=False).returncode == 9
     states = ClientStates(3).open_in(tmp_path, [0, 3])
@@ -198,8 +198,8 @@ def test_another_kind_of_file_is_refused(tmp_path: Path, content: bytes | None) 
         ClientStates(1).open_in(tmp_path, [1])
 
 
-def test_every_flipped_byte_is_told_or_changes_nothing(tmp_path: Path) -> None:
-    """Few bytes are nobody's: those that SQLite keeps for later."""
+def test_every_flipped_byte_is_reported_or_changes_nothing(tmp_path: Path) -> None:
+    """A few bytes belong to no record: SQLite reserves them."""
     values = {f"c{number}": float(number) for number in range(1, 9)}
     states = _next(ClientStates().open_in(tmp_path, [0]), values)
     states.save([0])
@@ -238,7 +238,7 @@ def test_every_byte_of_a_vector_is_checked(tmp_path: Path) -> None:
         again.close()
 
 
-def test_the_digest_is_that_of_the_rows_whatever_way_they_came(tmp_path: Path) -> None:
+def test_the_digest_depends_only_on_the_rows(tmp_path: Path) -> None:
     states = ClientStates().open_in(tmp_path, [0])
     assert states.digest == 0
     first = _next(states, {"a": 1.0, "b": 2.0})
@@ -273,7 +273,7 @@ def test_what_is_replaced_before_it_is_saved_is_never_written(tmp_path: Path) ->
 
 
 def _results(folder: Path) -> list[Any]:
-    """Reads, and the last digest, of rounds of which some are saved and some are undone."""
+    """Returns states and the last digest; some rounds are saved and some are undone."""
     states = ClientStates().open_in(folder, [0])
     seen: list[Any] = []
     for number in range(1, 8):
@@ -303,7 +303,7 @@ def test_vectors_in_memory_and_in_the_file_are_alike(
 
 
 def _fill(states: ClientStates) -> None:
-    """Makes SQLite find no room for another page, as on a full disk."""
+    """Limits the file to its present pages, so that SQLite fails as on a full disk."""
     states._holder.open()._file.execute("PRAGMA max_page_count = 1")
 
 
@@ -349,7 +349,7 @@ def _train(path: Path, **values: Any) -> None:
     train(path, settings.from_options({**VALUES, **values}))
 
 
-def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path: Path) -> None:
+def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path: Path) -> None:
     _train(tmp_path / "straight")
     _train(tmp_path / "mended")
     wanted = run_dir.latest_checkpoint(tmp_path / "straight").read_bytes()
@@ -460,10 +460,8 @@ def test_states_of_another_time_or_run_are_refused(
         "ALTER TABLE states ADD COLUMN more",
     ],
 )
-def test_a_file_with_tables_and_triggers_of_somebody_else_is_refused(
-    tmp_path: Path, added: str
-) -> None:
-    """Its rows are right, but what is written to it would not be."""
+def test_a_file_with_further_tables_or_triggers_is_refused(tmp_path: Path, added: str) -> None:
+    """Its rows are right, but a trigger would change what is written."""
     path = tmp_path / FILE
     Store(path).close()
     Store(path).close()
@@ -476,7 +474,7 @@ def test_a_file_with_tables_and_triggers_of_somebody_else_is_refused(
 
 @pytest.mark.parametrize("suffix", ["-journal", "-wal", "-shm"])
 def test_a_pipe_beside_the_file_is_refused(tmp_path: Path, suffix: str) -> None:
-    """SQLite would wait for ever until somebody writes to it."""
+    """SQLite would wait forever for data."""
     path = tmp_path / FILE
     Store(path).close()
     os.mkfifo(f"{path}{suffix}")
@@ -495,7 +493,7 @@ def test_a_pipe_beside_the_file_is_refused(tmp_path: Path, suffix: str) -> None:
     ],
 )
 def test_values_of_another_type_are_refused(tmp_path: Path, changed: str) -> None:
-    """SQLite keeps them as they are, and Python's conversions would raise errors of their own."""
+    """SQLite stores them unchanged, and Python's conversions would raise unexplained errors."""
     path = tmp_path / FILE
     store = Store(path)
     store.write("a", 1, _vector(1.0))
@@ -510,13 +508,13 @@ def test_values_of_another_type_are_refused(tmp_path: Path, changed: str) -> Non
 
 
 def _forget_digest(file: Path) -> None:
-    """Makes a checkpoint one of before there were digests."""
+    """Turns a checkpoint into one of an older version, which had no digests."""
     content = checkpoint.load(file)
     assert content.client_states is not None
     file.write_bytes(checkpoint.encode(replace(content, client_states={})))
 
 
-def test_a_run_from_before_there_were_digests_is_gone_on_from(tmp_path: Path) -> None:
+def test_a_run_of_a_version_without_digests_is_resumed(tmp_path: Path) -> None:
     wanted = _straight(tmp_path, "scaffold")
     config = settings.from_options({**VALUES, "rounds": 4})
     with starting.start(config, tmp_path / "run") as training:

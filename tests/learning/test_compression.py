@@ -157,7 +157,7 @@ def test_the_bytes_of_both_exchanges_of_powersgd(model: int, num_bytes: int) -> 
 
 @pytest.mark.parametrize("kind", STOCHASTIC)
 def test_random_rounding_is_unbiased(kind: str) -> None:
-    """The mean over keys lies near x, coordinate by coordinate.
+    """In each coordinate, the mean over keys is near x.
 
     The bound is Maurer and Pontil's empirical Bernstein bound (2009), which an unbiased codec
     exceeds with probability 1e-9 at most; it also holds for levels that are rarely drawn.
@@ -166,7 +166,9 @@ def test_random_rounding_is_unbiased(kind: str) -> None:
     x = _x().clip(-3, 3)
     num = 4000
     errors = np.stack([_passed(codec, x, KEY._replace(round_num=r)) - x for r in range(num)])
-    spread = (errors.max(axis=0) - errors.min(axis=0)).max()  # a level that one x never reached
+    spread = (
+        errors.max(axis=0) - errors.min(axis=0)
+    ).max()  # a level that a coordinate was never rounded to
     log = math.log(2 / 1e-9)
     bound = np.sqrt(2 * errors.var(axis=0) * log / num) + 7 * spread * log / (3 * (num - 1))
     assert (np.abs(errors.mean(axis=0)) <= bound + 1e-6).all()
@@ -187,7 +189,7 @@ def test_terngrad_is_unbiased_of_clipped_values() -> None:
 
 
 def _variance(codec: native.Codec, x: NDArray[np.float32], num: int) -> tuple[float, float]:
-    """The mean of |decoded - x|^2 over keys, and its standard error."""
+    """Returns the mean of |decoded - x|^2 over keys, and its standard error."""
     errors = [
         float(np.sum((_passed(codec, x, KEY._replace(round_num=r)).astype(float) - x) ** 2))
         for r in range(num)
@@ -285,7 +287,7 @@ def _updates(
     round_num: int = 0,
     ids: tuple[str, ...] | None = None,
 ) -> RoundUpdates:
-    """Updates of clients c0, c1, ...; seed 0 is a client without examples, whose row is zeros."""
+    """Returns updates of clients c0, c1, ...; a client of seed 0 has no examples and a row of 0."""
     ids = ids or tuple(f"c{index}" for index in range(len(seeds)))
     rows = np.stack([_x(seed, layout.num_params) for seed in seeds])
     stats = np.zeros(len(seeds), _core.STATS)
@@ -541,7 +543,7 @@ def test_options_that_are_refused(name: str, options: dict[str, Any], words: str
     assert "\n" not in str(caught.value)
 
 
-def test_a_seed_of_each_client_does_not_go_with_secure_sums() -> None:
+def test_a_seed_of_each_client_is_refused_with_secure_sums() -> None:
     with pytest.raises(ConfigError, match="explicit_seed=true with --secure-sum: each client"):
         compression.build("random-k", {"explicit_seed": True}, num_threads=1, sums=SumOptions())
 

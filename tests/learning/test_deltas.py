@@ -1,4 +1,4 @@
-"""Deltas of a cohort: all rows as they are in the sum, in a file that nobody sees."""
+"""Deltas of a cohort: rows equal to the terms of the sum, in a file without a name."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _task(request: DeltaRequest, inputs: ClientInputs = NO_INPUTS) -> ClientTask
 
 
 class _Kept:
-    """Keeps the deltas as clients made them, and spoils the memory that they came in."""
+    """Copies the deltas of clients, then overwrites the memory that held them."""
 
     num_vectors = 0
     receives = True
@@ -143,7 +143,7 @@ def test_the_file_has_no_name_and_its_rows_outlive_it(
     assert first.tobytes() == content
 
 
-def test_a_cohort_of_nobody_has_no_rows() -> None:
+def test_an_empty_cohort_has_no_rows() -> None:
     found = ThreadEngine(1).train(MODEL.layout, _task(ALL_ROWS), [])
     assert found.rows is not None
     assert found.rows.shape == (0, NUM_PARAMS)
@@ -154,7 +154,7 @@ def _full_device() -> Any:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_deltas, "nameless_file", _full_device)
     monkeypatch.setattr(engine_deltas, "IN_MEMORY_BYTES", 0)
     engine = ThreadEngine(1)

@@ -1,4 +1,4 @@
-"""The engine of threads: forks, calls within calls, several threads, arrays others write to."""
+"""The thread engine: forks, nested calls, several threads, and arrays that change meanwhile."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _train(engine: ThreadEngine, clients: object) -> bytes:
 
 
 def _in_fork(work: Callable[[], bytes]) -> bytes:
-    """What `work` returns in a child of this process; fails if it hangs."""
+    """Returns what `work` returns in a forked process; fails if that hangs."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
 
@@ -80,7 +80,7 @@ forks = pytest.mark.skipif(sys.platform != "linux", reason="forks are safe on Li
 @pytest.mark.parametrize("num_threads", [1, 2])
 @pytest.mark.parametrize("is_main", [True, False])
 def test_a_fork_after_a_round_computes_the_same(num_threads: int, is_main: bool) -> None:
-    """Also where another thread than the main one called before, and forks."""
+    """This holds too if a thread other than the main one computed before, and forks."""
     engine, clients = ThreadEngine(num_threads), _clients()
 
     def before_and_after() -> tuple[bytes, bytes]:
@@ -98,7 +98,7 @@ def test_a_fork_after_a_round_computes_the_same(num_threads: int, is_main: bool)
 @forks
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_while_a_round_runs_computes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The child has neither the thread that works in the parent nor what it had locked."""
+    """The child has no copy of the thread that computes in the parent, and its locks are free."""
     engine, clients = ThreadEngine(1), _clients()
     expected = _train(engine, clients)
     is_reading, may_go_on = threading.Event(), threading.Event()
@@ -120,7 +120,7 @@ def test_a_fork_while_a_round_runs_computes(monkeypatch: pytest.MonkeyPatch) -> 
 
 @forks
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_client_states_are_not_gone_on_from_in_a_fork() -> None:
+def test_client_states_cannot_be_used_in_a_fork() -> None:
     algorithm = algorithms.build(
         "scaffold",
         optimizers.sgd(0.1),
@@ -166,7 +166,7 @@ def test_threads_that_share_an_engine_take_turns() -> None:
         assert {each.result(SECONDS) for each in results} == {expected}
 
 
-def test_two_runs_in_two_threads_are_each_as_alone(tmp_path: Path) -> None:
+def test_two_runs_in_two_threads_equal_runs_alone(tmp_path: Path) -> None:
     def run(seed: int, name: str) -> bytes:
         values = {"data_options": {"clients": 6}, "rounds": 3, "max_examples": 20, "seed": seed}
         with starting.start(settings.from_options(values), tmp_path / name) as training:
@@ -194,7 +194,7 @@ def test_threads_share_data_whose_cache_is_full() -> None:
 
 
 def test_pixels_written_to_between_rounds_are_seen() -> None:
-    """Also of a tuple that the engine is given again: only what is read-only is kept decoded."""
+    """This holds too for the same tuple of clients: only read-only pixels stay decoded."""
     labels = np.arange(30, dtype=np.int32) % 3
     pixels = _pixels(1)
     engine, clients = ThreadEngine(1), (from_arrays(pixels, labels), from_arrays(pixels, labels))
@@ -235,7 +235,7 @@ def test_labels_written_to_while_a_round_runs_are_an_error() -> None:
 
 
 def test_labels_that_another_thread_writes_to_index_nothing() -> None:
-    """As checks before the round cannot: the core looks at each label it uses (issue 18)."""
+    """No check before the round can do this: the core checks each label that it uses."""
     labels = np.zeros(3000, np.int32)
     client = from_arrays(np.ones((3000, 4, 4), np.float32), labels).client.preprocess(epochs=5)
     stop = threading.Event()
@@ -256,7 +256,7 @@ def test_labels_that_another_thread_writes_to_index_nothing() -> None:
 
 
 def _said(client: BatchedDataset) -> str:
-    """What a round of a client ends with: an error, or nothing."""
+    """Returns the error message of a round of one client, or an empty text."""
     try:
         _train(ThreadEngine(1), [client])
     except DataError as err:

@@ -159,7 +159,7 @@ def _algorithm(name: str, client: optimizers.Optimizer | None, **options: Any) -
 
 
 def _letter(size: int, seed: int) -> Arrays:
-    """A client whose images share most pixels, so that plain SGD and FedProx train it narrow."""
+    """Returns a client whose images share most pixels; SGD and FedProx train only the others."""
     random = np.random.default_rng(seed)
     pixels = np.ones((size, 16, 16), np.float32)
     pixels[:, 6:10, 4:12] = random.random((size, 4, 8), dtype=np.float32)
@@ -292,7 +292,7 @@ def test_the_2nn_follows_the_reference(momentum: float) -> None:
 
 
 def _mean_gradient(params: NDArray[np.float64], pair: Arrays) -> NDArray[np.float64]:
-    """Of a client's loss over all its examples."""
+    """Returns the mean gradient of a client's loss over all its examples."""
     (batch,) = _in_order(pair, len(pair[1]))
     return reference.score(params, batch, NUM_CLASSES)[1]
 
@@ -380,7 +380,8 @@ def test_mime_lite_steps_from_the_servers_state(base: Any, slow: reference.Optim
 def test_clipping_is_of_the_loss_s_gradient_over_all_tensors(
     clip_norm: float, momentum: float, strength: float
 ) -> None:
-    """Clients with many fixed pixels too: a narrow layer's gradient is as long as a full one's."""
+    """This holds too for clients with many fixed pixels, whose first layer is computed with fewer
+    inputs."""
     client = optimizers.clip_gradients(optimizers.sgd(0.01, momentum=momentum), clip_norm)
     options = {"proximal_strength": strength} if strength else {}
     algorithm = _algorithm("fedprox" if strength else "fedavg", client, **options)
@@ -457,7 +458,7 @@ def test_schedules_count_the_rounds_of_both_sides() -> None:
     ],
 )
 def test_every_algorithm_with_local_steps_follows_the_client_s_schedule(name: str) -> None:
-    """A step to rate 0 after two rounds: nothing moves from there on."""
+    """The rate is 0 after two rounds, so the model does not change any more."""
     steady = optimizers.sgd(0.1, momentum=0.0 if name == "scaffold" else 0.9)
     stops = optimizers.schedule_learning_rate(steady, "step", {"boundaries": 2, "factors": 0.0})
     process = learning.build_process(_algorithm(name, stops), _model(), num_clients=len(SIZES))
@@ -524,7 +525,7 @@ def test_a_dropped_client_moves_no_part_of_mime_lite() -> None:
 
 
 def test_a_dropped_copy_leaves_the_other_copies_of_its_client_as_they_were() -> None:
-    """The first copy draws an example twice that makes it overflow, the second the other one."""
+    """The first copy draws twice the example that makes it overflow, the second draws the other."""
     pixels, labels = _client(2, 1)
     pixels[0] = 1e38
     pair = from_arrays(pixels, labels, client_id="twice")
@@ -579,7 +580,7 @@ def test_mime_lite_reads_a_generator_once() -> None:
 
 
 def test_a_stronger_proximal_term_keeps_clients_closer() -> None:
-    """At a rate at which SGD converges: where it diverges, even the wrong sign passes."""
+    """The rate is one at which SGD converges: if it diverged, even a wrong sign would pass."""
     pair = _client(60, 3)
     distances = []
     for strength in (0.0, 0.01, 0.1, 1.0, 5.0):
@@ -606,7 +607,7 @@ def test_fedprox_without_strength_is_fedavg_to_the_byte() -> None:
 
 
 def test_adaptive_clients_train_without_epsilon() -> None:
-    """Weights that see no gradient, the core's padding too, divide 0 by 0 and must stay."""
+    """Weights without gradient, as the core's padding, divide 0 by 0 and must not change."""
     process = learning.build_weighted_fed_avg(_model(), optimizers.adam(0.01, epsilon=0.0))
     result = process.next(process.initialize(), _cohort())
     assert result.metrics["client_work"]["train"]["num_non_finite_clients"] == 0
@@ -711,7 +712,7 @@ def test_next_changes_neither_state_nor_data() -> None:
 
 
 def _exploding(size: int = 40) -> Arrays:
-    """A client whose second local step leaves float32's range."""
+    """Returns a client whose second local step overflows float32."""
     pixels, labels = _client(size, 9)
     return pixels * np.float32(1e30), labels
 
@@ -833,7 +834,7 @@ def test_total_rounds_metrics_cover_the_states_passed_on() -> None:
     assert current == total
 
 
-def test_evaluating_nobody_gives_nan() -> None:
+def test_evaluating_no_clients_gives_nan() -> None:
     process = learning.build_fed_eval(_model())
     result = process.next(process.initialize(), [_client(0, 0)])
     told = result.metrics["client_work"]["eval"]["current_round_metrics"]
@@ -845,7 +846,7 @@ def test_evaluating_nobody_gives_nan() -> None:
 # ---- The process API ---------------------------------------------------------------------------
 
 
-def test_metrics_stand_in_tff_s_structure() -> None:
+def test_metrics_have_the_structure_of_tff() -> None:
     training = learning.build_weighted_fed_avg(_model(), optimizers.sgd(0.1))
     told = training.next(training.initialize(), _cohort()).metrics
     assert list(told) == ["distributor", "client_work", "aggregator", "finalizer"]
@@ -877,14 +878,14 @@ def test_a_metrics_aggregator_sees_every_client() -> None:
     assert told["client_work"]["train"] == {"largest": 50, "num_non_finite_clients": 0}
 
 
-def test_timings_are_told_apart() -> None:
+def test_timings_are_separate() -> None:
     training = learning.build_weighted_fed_avg(_model(), optimizers.sgd(0.1))
     timings = training.next(training.initialize(), _cohort()).timings
     assert list(timings) == ["train", "aggregate"]
     assert all(seconds > 0 for seconds in timings.values())
 
 
-def test_weights_go_out_and_come_back() -> None:
+def test_weights_are_exported_and_loaded() -> None:
     process = learning.build_weighted_fed_avg(_model(), optimizers.sgd(0.1))
     state = process.next(process.initialize(), _cohort()).state
     weights = process.get_model_weights(state)
@@ -930,7 +931,7 @@ def test_client_data_of_another_kind_is_refused(client_data: Any, message: str) 
     assert "\n" not in str(error.value)
 
 
-def test_a_raised_flag_cancels_and_the_state_stays_good() -> None:
+def test_a_raised_flag_cancels_and_the_state_stays_usable() -> None:
     process = learning.build_weighted_fed_avg(_model(), optimizers.sgd(0.1))
     state, cancel = process.initialize(), CancelFlag()
     cancel.set()
@@ -1106,7 +1107,7 @@ def test_the_tutorial_s_flow() -> None:
 
 @dataclass
 class _FakeEngine:
-    """An engine elsewhere: remembers how it was asked, computes on threads."""
+    """Another engine: records its arguments and computes on threads."""
 
     asked: list[tuple[int, str]]
 
@@ -1127,7 +1128,7 @@ def test_another_engine_can_compute_the_clients() -> None:
     assert engine.asked == [(0, "num-examples"), (1, "num-examples")]
 
 
-def test_a_function_in_place_of_a_model_or_a_rate_of_an_optimizer_is_told() -> None:
+def test_a_function_in_place_of_a_model_or_a_rate_is_refused() -> None:
     nothing: Any = lambda: None  # noqa: E731
     with pytest.raises(ModelError, match=r"<lambda> returned None; return a fedcli\.models model"):
         learning.build_fed_eval(nothing)

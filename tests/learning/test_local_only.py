@@ -1,4 +1,4 @@
-"""Every client with a model of its own: against each client trained by itself in float64."""
+"""Clients with models of their own, against each client trained alone in float64."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def own_models(path: Path, num_clients: int = 12) -> list[bytes]:
 
 
 def outcome(path: Path) -> list[bytes]:
-    """All of a run that does not depend on the clock, the clients' models included."""
+    """Returns all of a run that does not depend on the clock, with the clients' models."""
     files = [path / name for name in ("metrics.jsonl", "evaluation.json", "config.toml")]
     files.append(folder.latest_checkpoint(path))
     return [*(file.read_bytes() for file in files), *own_models(path)]
@@ -130,7 +130,7 @@ def test_a_lone_client_trains_as_in_federated_averaging() -> None:
     left, right = own.initialize(), averaged.initialize()
     for _ in range(3):
         left, right = own.next(left, [client]).state, averaged.next(right, [client]).state
-    # Kept is what sets the model apart, so the last bits may differ.
+    # The file has the difference to the initial model, so the last bits may differ.
     np.testing.assert_allclose(
         left.weights_for("client 2"), right.global_model_weights, rtol=1e-5, atol=1e-6
     )
@@ -171,7 +171,7 @@ def test_a_client_that_comes_twice_keeps_the_second_of_two_trainings_from_its_mo
     assert np.abs(deltas[1] - deltas[0]).max() > 1e-4  # another order
 
 
-def test_a_cohort_of_nobody_changes_nothing() -> None:
+def test_an_empty_cohort_changes_nothing() -> None:
     process = make_process()
     output = process.next(process.initialize(), ())
     assert output.metrics["client_work"]["train"]["num_examples"] == 0
@@ -247,7 +247,7 @@ def test_an_older_checkpoint_has_the_models_of_its_round(tmp_path: Path) -> None
         ({"tensorboard": True, "histograms": True}, "--histograms"),
     ],
 )
-def test_what_is_done_to_shared_models_is_refused(values: dict[str, Any], option: str) -> None:
+def test_options_that_need_a_shared_model_are_refused(values: dict[str, Any], option: str) -> None:
     with pytest.raises(ConfigError, match=f"^{option}"):
         from_options({"algorithm": "local-only", **values})
     config = from_options({"algorithm": "local-only"})

@@ -1,4 +1,4 @@
-"""Label smoothing and weight decay: local steps follow the formulas, whatever engine takes them."""
+"""Label smoothing and weight decay: local steps follow the formulas on every engine."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def averaging(optimizer: Optimizer) -> Any:
 def trained(
     optimizer: Optimizer, model: Any, engine: Engine | None = None, **loss: Any
 ) -> tuple[NDArray[np.float32], list[dict[str, Any]]]:
-    """The weights and the metrics of three rounds."""
+    """Returns the weights and the metrics of three rounds."""
     process = learning.build_process(averaging(optimizer), model, engine=engine, **loss)
     state, found = process.initialize(), []
     for _ in range(3):
@@ -62,7 +62,7 @@ def trained(
 
 
 def expected_params(decay: float, smoothing: float, weights: Any = None) -> NDArray[np.float64]:
-    """The weights after the same rounds, step by step in float64."""
+    """Returns the weights after the same rounds, computed step by step in float64."""
     params = np.zeros((SHAPE[0] * SHAPE[1] + 1) * NUM_CLASSES)
     for _ in range(3):
         moved, total = np.zeros_like(params), 0

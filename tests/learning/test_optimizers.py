@@ -38,7 +38,7 @@ def _reddi_path(
 
 
 def _adafactor_path() -> tuple[float, ...]:
-    """The formula of a vector whose coordinates are all alike."""
+    """Returns the path of a vector whose coordinates are all equal."""
     w, v, path = 1.0, 0.0, []
     for step, g in enumerate(GRADIENTS, 1):
         decay = 1 - step**-0.8
@@ -168,7 +168,7 @@ def test_every_optimizer_has_a_conformance_row() -> None:
     assert {name for name, _, _ in ROWS} == set(tables.OPTIMIZERS)
 
 
-def test_plain_sgd_remembers_nothing() -> None:
+def test_plain_sgd_has_no_state() -> None:
     plain = optimizers.sgd(0.1)
     assert plain.init(np.zeros(3, np.float32)) == {}
     assert len(native.initial_slots(plain.client_rows(), 3)) == 0
@@ -207,7 +207,7 @@ def test_steps_are_counted_in_the_state(name: str) -> None:
         assert state["step"] == step_num
 
 
-def test_the_end_of_a_range_is_no_error() -> None:
+def test_the_ends_of_ranges_are_allowed() -> None:
     for name in ("adam", "adamw", "yogi"):
         optimizer = optimizers.build(name, 0.1, {"beta_1": 1.0, "beta_2": 1.0, "epsilon": 0.1})
         gradients = [_constant(0.5, np.float32)] * 2
@@ -258,7 +258,7 @@ def test_a_gradient_within_the_norm_keeps_its_bytes() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_clipping_lets_what_is_not_finite_through(bad: float) -> None:
+def test_clipping_keeps_values_that_are_not_finite(bad: float) -> None:
     gradient = _constant(0.5, np.float32)
     gradient[5] = bad
     clipping = optimizers.clip_gradients(optimizers.sgd(0.1), 1.0)
@@ -288,10 +288,10 @@ def test_clipping_holds_the_largest_gradients() -> None:
 
 
 @conformance
-def test_what_is_remembered_does_not_depend_on_the_rate(
+def test_the_state_does_not_depend_on_the_rate(
     name: str, options: dict[str, Any], expected: tuple[float, ...]
 ) -> None:
-    """So schedules need no state of their own, and Mime Lite's state is moved at any rate."""
+    """So schedules need no state, and Mime Lite can update the state at any rate."""
     del expected
     states = []
     for rate in (0.0, 0.1, 3.0):
@@ -395,7 +395,7 @@ def test_adafactor_follows_the_paper(
 ) -> None:
     random = np.random.default_rng(3)
     tensors = [random.normal(size=shape) for shape in SHAPES]
-    tensors[1][:] = 0.0  # weights of no size move all the same
+    tensors[1][:] = 0.0  # weights of size 0 are updated, too
     gradients = [[random.normal(size=shape) ** 3 for shape in SHAPES] for _ in range(6)]
     expected = _slow_adafactor(tensors, gradients, 0.6, relative_step)
     optimizer = optimizers.adafactor(0.6, relative_step=relative_step).for_tensors(SHAPES)
@@ -410,7 +410,7 @@ def test_adafactor_follows_the_paper(
     np.testing.assert_allclose(found, flat(expected), rtol=0.0, atol=tolerance)
 
 
-def test_adafactor_changes_no_argument_and_remembers_little() -> None:
+def test_adafactor_changes_no_argument_and_has_a_small_state() -> None:
     optimizer = optimizers.adafactor(0.1).for_tensors([(20, 30), (30,)])
     params = np.linspace(-1.0, 1.0, 630)
     state = optimizer.init(params)

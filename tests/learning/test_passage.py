@@ -1,4 +1,4 @@
-"""The way of individual updates through the stages to the aggregator."""
+"""Individual updates on their way through the stages to the aggregator."""
 
 from __future__ import annotations
 

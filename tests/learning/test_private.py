@@ -1,4 +1,4 @@
-"""The private mean against its formula, its noise against what it should be, and an attack."""
+"""The private mean against its formula, its noise against its distribution, and an attack."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def plan(z: float, expected: int = 4, population: int = 40, delta: float = 1e-3)
 
 
 def deltas(vectors: list[list[float]], clip: float) -> Deltas:
-    """What an engine returns of clients with these vectors, each clipped."""
+    """Returns what an engine returns for clients with these updates, each clipped."""
     rows = np.array(vectors, np.float64).reshape(len(vectors), -1)
     norms = np.linalg.norm(rows, axis=1)
     stats = np.zeros(len(rows), STATS)
@@ -48,7 +48,7 @@ def deltas(vectors: list[list[float]], clip: float) -> Deltas:
 
 
 def slow_normal(key: StreamKey, n: int) -> NDArray[np.float64]:
-    """The core's normal numbers, from its words by the formulas in csrc/fed.h."""
+    """Returns the core's normal numbers, from its random words by the formulas in csrc/fed.h."""
     words = native.random_u64(key, -(-n // 256) * 256).reshape(-1, 2, 128)
     uniform = 1.0 - (words[:, 0] >> np.uint64(12)) * 2.0**-52
     within = ((words[:, 1] << np.uint64(2)) >> np.uint64(12)) * 2.0**-52 - 0.5
@@ -73,7 +73,7 @@ def test_noise_is_box_muller_on_the_stream_of_its_purpose(n: int) -> None:
 
 
 def assert_rounded(found: NDArray[np.float32], exact: NDArray[np.float64]) -> None:
-    """What was computed in float64 and rounded once may differ by the last digit."""
+    """Checks float32 values against float64 ones; they may differ by one unit in the last place."""
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, exact, rtol=2.0**-23, atol=1e-14)
 
@@ -143,7 +143,7 @@ def test_sums_of_tree_noise_have_the_published_deviations(
 
 
 def slow_tree_sum(seed: int, num_rounds: int, n: int, efficient: bool) -> NDArray[np.float64]:
-    """N_t by the definition of the tree: every group's value from those of its halves."""
+    """Returns N_t by the definition of the tree: each node's value from those of its halves."""
 
     def own(first: int, level: int) -> NDArray[np.float64]:
         last = first + (1 << level) - 1
@@ -265,7 +265,7 @@ def test_noise_on_counts_moves_the_norm() -> None:
 
 
 def _first_normal(key: StreamKey) -> float:
-    """As `core.draws.Stream.normal` makes the first number."""
+    """Returns the first number of `core.draws.Stream.normal`."""
     first, second = ((native.random_u64(key, 2) >> np.uint64(11)) * 2.0**-53).tolist()
     return math.sqrt(-2 * math.log1p(-first)) * math.cos(2 * math.pi * second)
 
@@ -273,7 +273,7 @@ def _first_normal(key: StreamKey) -> float:
 @pytest.mark.parametrize(
     ("z", "expected", "on_deltas"), [(1.0, 50, 1.02062), (1.2, 120, 1.20605), (0.5, 50, 0.502519)]
 )
-def test_counts_take_their_part_of_the_noise(z: float, expected: int, on_deltas: float) -> None:
+def test_counts_get_their_share_of_the_noise(z: float, expected: int, on_deltas: float) -> None:
     aggregator = _adaptive(1, plan(z, expected, 10 * expected), clip=1.0)
     assert aggregator.adaptive is not None
     split = aggregator.adaptive.noise_on_deltas(z)
@@ -338,7 +338,7 @@ def test_what_one_client_adds_to_a_round_is_at_most_the_norm(name: str) -> None:
 
 
 def lower_bound(hits: int, false_alarms: int, trials: int, delta: float) -> float:
-    """The epsilon that these rates of a test refute, each known with 97.5 % (Clopper, Pearson)."""
+    """Returns the epsilon that these rates of a test refute (Clopper and Pearson, 97.5 % each)."""
     detected = _first(lambda p: _at_least(trials, hits, p) > 0.025)
     alarmed = _first(lambda p: 1 - _at_least(trials, false_alarms + 1, p) < 0.025)
     if false_alarms == trials:
@@ -347,7 +347,7 @@ def lower_bound(hits: int, false_alarms: int, trials: int, delta: float) -> floa
 
 
 def _at_least(trials: int, hits: int, p: float) -> float:
-    """The probability of at least so many hits."""
+    """Returns the probability of at least `hits` hits."""
     if hits <= 0:
         return 1.0
     logs = [
@@ -407,7 +407,7 @@ def canary_bound(noise_over_claim: float, trials: int = 1500) -> tuple[float, fl
 
 
 class ScaledNoise(NamedTuple):
-    """A noise source that adds a part of what it should."""
+    """A noise source that adds a share of the noise."""
 
     source: NoiseSource
     factor: float
@@ -431,7 +431,7 @@ def test_a_canary_refutes_halved_noise_but_not_the_noise_that_is_claimed() -> No
 
 
 def test_the_plain_mean_is_not_private() -> None:
-    """The formula's two differences from the mean: the noise and the fixed denominator."""
+    """It lacks both the noise and the fixed denominator."""
     vectors = [[0.5, 0.0], [0.0, 0.5]]
     exact, _, _ = Mean().aggregate({}, deltas(vectors, 1.0))
     aggregator = private.gaussian(7, plan(0.0), clip=1.0)

@@ -52,7 +52,7 @@ def _delta(
     algorithm: str = "fedavg",
     model: Any = None,
 ) -> NDArray[np.float32]:
-    """What a cohort of one client changes with SGD of rate 1 at the server."""
+    """Returns the delta of a cohort of one client, by SGD of rate 1 on the server."""
     process = learning.build_process(
         _algorithm(algorithm, optimizer),
         model or softmax_regression(SHAPE, NUM_CLASSES),
@@ -67,7 +67,7 @@ def _delta(
 def _expected(
     client: BatchedDataset, optimizer: reference.Optimizer, radius: float
 ) -> NDArray[np.float64]:
-    """The delta from zeros, step by step; the norm is bounded in the last step of each epoch."""
+    """Returns the delta from zeros, step by step; the last step of each epoch bounds the norm."""
     data = client.client
     batches = reference.make_batches(
         data.images(), data.labels, list(client.order()), client.plan.batch_size
@@ -91,7 +91,7 @@ def test_each_epoch_ends_within_the_radius(name: str, size: int) -> None:
     found = _delta(client, optimizer, radius)
     error = found - _expected(client, slow, radius)
     assert np.abs(error).max() < max(2e-5 * radius, 1e-7)  # roundings of float32
-    # The bound changes the way, not only its end.
+    # The bound changes the steps, not only the last parameters.
     free = _delta(client, optimizer, None).astype(np.float64)
     scaled = free * radius / np.linalg.norm(free)
     assert np.abs(found - scaled).max() > 1e-4 * radius

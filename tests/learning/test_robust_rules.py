@@ -50,7 +50,7 @@ HISTORIES = np.array(
 def _deltas(
     matrix: NDArray[np.floating], weights: NDArray[np.float64] | None = None, **more: Any
 ) -> Deltas:
-    """Deltas as an engine returns them; float32, so about 6e-8 off what is given."""
+    """Returns deltas as an engine returns them: float32, so with a rounding of about 6e-8."""
     rows = np.ascontiguousarray(matrix, np.float32)
     stats = np.zeros(len(rows), native.STATS)
     stats["weight"] = 1.0 if weights is None else weights
@@ -337,7 +337,7 @@ def test_the_order_of_clients_does_not_matter_without_ties(case: str) -> None:
     ],
 )
 def test_one_wrong_delta_has_bounded_influence(case: str, scale: float) -> None:
-    """However far away it is, the result stays where the others are."""
+    """However far away it is, the result stays near the others."""
     name, options, _ = CASES[case]
     matrix = D.copy()
     matrix[6] *= scale
@@ -350,7 +350,7 @@ def test_one_wrong_delta_has_bounded_influence(case: str, scale: float) -> None:
 
 @pytest.mark.parametrize("scale", [1e2, 1e4, 1e6])
 def test_from_the_mean_the_geometric_median_follows_a_far_delta(scale: float) -> None:
-    """As published, four steps are not enough; from the median they are."""
+    """Four steps, as published, are not enough from the mean; from the median they are."""
     matrix = D.copy()
     matrix[6] *= scale
     start = _aggregated("geometric-median", _deltas(D))[0]
@@ -380,7 +380,7 @@ def _hard_cases(num: int, f: int) -> list[Matrix]:
 
 
 def _worst(found: NDArray[np.float32], matrix: Matrix, f: int) -> float:
-    """The largest squared distance to the mean of n - f deltas, over their variance."""
+    """Returns the largest squared distance to the mean of n - f deltas over their variance."""
     worst = 0.0
     for subset in itertools.combinations(range(len(matrix)), len(matrix) - f):
         chosen = matrix[list(subset)]
@@ -495,7 +495,7 @@ def test_ties_take_the_first_of_the_cohort() -> None:
 # ---- FLTrust and FoolsGold -----------------------------------------------------------------------
 
 
-def test_fltrust_gives_the_golden_value_and_says_whom_it_trusts() -> None:
+def test_fltrust_gives_the_golden_value_and_names_trusted_clients() -> None:
     found, metrics = _aggregated("fltrust", _deltas(D, root=ROOT))
     np.testing.assert_allclose(found, [0.516618026, 0.980891561, -0.467678389], atol=1e-6)
     np.testing.assert_allclose(metrics["trust"], plain.trust_scores(D, ROOT), atol=1e-6)
@@ -517,7 +517,7 @@ def test_fltrust_is_no_longer_than_the_root_and_maps_it_with_the_deltas() -> Non
 
 
 @pytest.mark.parametrize("root", [np.array([-1.0, 0.0, 0.0]), np.zeros(3), None])
-def test_a_round_in_which_nobody_is_trusted_is_skipped(root: Any) -> None:
+def test_a_round_without_a_trusted_client_is_skipped(root: Any) -> None:
     found, metrics = _aggregated("fltrust", _deltas(np.eye(3)[:1].repeat(4, 0), root=root))
     assert np.isnan(found).all()
     assert metrics == {"skipped": 1, "num_skipped": 1, "num_counted": 4}
@@ -778,7 +778,7 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def test_a_forked_process_computes_on_threads_as_well() -> None:
-    """Helpers of a thread are not forked with it; a call that waited for them would never end."""
+    """A fork has no copy of the helper threads; a call that waited for them would never return."""
     done = subprocess.run([sys.executable, "-c", FORKED], check=False)
     assert done.returncode == 0
 

@@ -60,7 +60,7 @@ def deltas_of(
     stats["norm"] = np.linalg.norm(rows.astype(np.float64), axis=1)
     ids = tuple(f"c{each}" for each in range(len(rows)))
     context = RoundContext(5, 3, ids, (0,) * len(rows), num_absent)
-    unused = np.full(rows.shape[1], np.nan)  # nobody may look at the plain sum
+    unused = np.full(rows.shape[1], np.nan)  # the plain sum must not be used
     return Deltas(unused, np.nan, stats, rows, round=context, **more)
 
 
@@ -255,7 +255,7 @@ def test_noise_covers_what_rounding_adds_to_an_update() -> None:
 
 @pytest.mark.parametrize("num_clients", [0, 1, 3])
 def test_a_private_round_is_never_skipped(num_clients: int) -> None:
-    """Not even without clients: that would tell who took part."""
+    """This holds even without clients: a skipped round would reveal who took part."""
     rows = noise((num_clients, 8))
     secure = SecureSum(private(), SumOptions(sends_zeros=True))
     mean, after, metrics = secure.aggregate(secure.init(), clipped(rows))
@@ -296,7 +296,7 @@ CODES: dict[str, SumCode] = {
 
 
 def compressed(name: str, sums: SumOptions | None, num_absent: int = 2) -> tuple[Any, ...]:
-    """Two rounds: the mean of the last, its metrics, and the updates that its stage left."""
+    """Runs two rounds; returns the mean, the metrics and the compressed updates of the last."""
     stage = compression.build(name, OPTIONS[name], num_threads=1, sums=sums)
     state = stage.init(SIZE)
     for seed in (1, 2):
@@ -317,7 +317,7 @@ def compressed(name: str, sums: SumOptions | None, num_absent: int = 2) -> tuple
 
 
 def deltas_of_same(deltas: Deltas) -> Deltas:
-    """The same without the sum, which a secure sum must not look at."""
+    """Returns the same deltas without their sum, which a secure sum must not use."""
     return replace(deltas, delta_sum=np.full(SIZE, np.nan), weight_sum=math.nan)
 
 

@@ -1,4 +1,4 @@
-"""Secure sums: against a slow twin in NumPy, with drop-outs, and in whole runs."""
+"""Secure sums: against a slow implementation in NumPy, with drop-outs, and in whole runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COINS = [
 
 
 class Twin(NamedTuple):
-    """The arithmetic, client by client and pair by pair, in Python's whole numbers."""
+    """The same arithmetic with Python's integers, client by client and pair by pair."""
 
     bits: int
     mask_bits: int
@@ -58,7 +58,7 @@ class Twin(NamedTuple):
     def sent(
         self, levels: dict[int, list[int]], masks: dict[tuple[int, int], list[int]]
     ) -> dict[int, list[int]]:
-        """What each client sends: its levels plus the masks with all others."""
+        """Returns what each client sends: its levels plus its masks with all others."""
         rows = {}
         for client, row in levels.items():
             masked = list(row)
@@ -71,7 +71,7 @@ class Twin(NamedTuple):
     def received(
         self, sent: dict[int, list[int]], masks: dict[tuple[int, int], list[int]]
     ) -> list[int]:
-        """What the server makes of it: it removes the masks that a client left alone."""
+        """Returns the server's sum: it removes the masks with clients that dropped out."""
         total = [sum(values) for values in zip(*sent.values(), strict=True)]
         for (i, j), mask in masks.items():
             sign = (j in sent) - (i in sent)
@@ -104,7 +104,7 @@ def secure(
 def decode(
     total: NDArray[np.uint64], num_clients: int, bound: float, bits: int
 ) -> NDArray[np.float64]:
-    """The sum of coordinates from a sum of their levels."""
+    """Returns the sum of coordinates from the sum of their levels."""
     values: NDArray[np.float64] = total * (2 * bound / (2**bits - 1)) - num_clients * bound
     return values
 
@@ -141,7 +141,7 @@ def test_values_of_a_small_example() -> None:
         ([], 0),
     ],
 )
-def test_sums_and_masked_rows_equal_those_of_a_twin(
+def test_sums_and_masked_rows_equal_the_slow_ones(
     weights: list[int], num_rows: int, has_coins: bool
 ) -> None:
     num_params = 37
@@ -229,7 +229,7 @@ def test_the_mean_is_within_the_largest_error(weights: list[float], is_stochasti
     mean, state, metrics = aggregator.aggregate({}, deltas_of(EXAMPLE, weights))
     exact = np.average(EXAMPLE.astype(np.float64), axis=0, weights=weights)
     found = metrics["secure_sum"]
-    assert found["bound"] == 2.0  # the least power of two above 1.3
+    assert found["bound"] == 2.0  # the smallest power of two above 1.3
     assert found["num_clipped"] == 0
     assert np.abs(mean - exact).max() <= found["largest_error"] + 1e-7
     assert found["largest_error"] < 0.02
@@ -461,7 +461,7 @@ def test_algorithms_that_send_more_are_refused(algorithm: str) -> None:
         ({"secure_sum": False, "secure_sum_options": {"bits": 3}}, "is for --secure-sum"),
     ],
 )
-def test_what_makes_no_sense_is_refused(values: dict[str, Any], words: str) -> None:
+def test_impossible_options_are_refused(values: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         settings.from_options({"secure_sum": True, **values})
 

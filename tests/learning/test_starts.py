@@ -1,4 +1,4 @@
-"""Clients that are scored at parameters of their own: as each would be by itself."""
+"""Clients that are evaluated at their own parameters: as each would be alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _clients() -> list[BatchedDataset]:
 
 
 class _Rows:
-    """Rows of an array for one client after the other; remembers for how many at once."""
+    """Rows of an array, one for each client; records how many are requested at once."""
 
     def __init__(self) -> None:
         self.counts: list[int] = []
@@ -58,7 +58,7 @@ def test_threads_score_each_client_at_its_own_start(num_threads: int) -> None:
     assert _check(ThreadEngine(num_threads), layout) == [len(SIZES)]
 
 
-def test_starts_are_asked_for_a_piece_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_starts_are_read_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedcli.learning.engines.threads.PIECE_BYTES", 1)
     layout = softmax_regression(SHAPE, NUM_CLASSES).layout
     assert _check(ThreadEngine(2), layout) == [8, 3]

@@ -1,4 +1,4 @@
-"""The task of an engine can be sent away, also in pieces, and is computed to the same bytes."""
+"""The task of an engine gives the same bytes when it is sent to another process, also in pieces."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _content(result: Deltas) -> tuple[Any, ...]:
 
 
 class _Exchange:
-    """Sends rows of arrays piece by piece, and keeps what comes back."""
+    """Sends rows of arrays piece by piece, and keeps the results."""
 
     num_vectors = 1
     receives = True

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """A mechanism under add-or-remove, and its epsilons to six digits."""
+    """A mechanism under the add-or-remove relation, and its epsilons to six digits."""
 
     rate: float
     noise_multiplier: float
@@ -34,7 +34,7 @@ POISSON = (
     Row(0.2, 0.3, 20, 1e-4, 69.530918, 60.528009),
     Row(1.0, 1.0, 1, 1e-5, 4.728507, 4.377178),
 )
-# Of POISSON[3], by number of rounds, and by delta.
+# Epsilons of POISSON[3], by number of rounds, and by delta.
 BY_ROUND = {
     1: 0.447511,
     2: 0.524563,

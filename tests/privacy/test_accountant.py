@@ -1,4 +1,4 @@
-"""Epsilons against other programs' figures, a slow reference, and what must hold of any."""
+"""Epsilons against those of other programs, a slow reference, and properties of any epsilon."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_many_rounds_against_sums_in_long_double() -> None:
 
 
 def test_few_and_many_frequencies_give_the_same_epsilon() -> None:
-    """Ten rounds of this mechanism are solved for, and sought among the masses."""
+    """For ten rounds of this mechanism, both ways to find epsilon are used."""
     for losses in removed_and_added(0.3, 1.5):
         composed = ComposedLoss(*losses, 16)
         for delta in (1e-3, 1e-6):
@@ -204,7 +204,7 @@ def test_gaussian_epsilon_solves_its_equation() -> None:
 
 
 def slow_squared_sensitivity(num_rounds: int, participations: int, separation: int) -> int:
-    """The most over all placements with at least `separation` rounds between two of them."""
+    """Returns the maximum over all placements with at least `separation` rounds between two."""
     groups = [
         range(first, first + (1 << level))
         for level in range(num_rounds.bit_length())
@@ -238,7 +238,7 @@ def test_sensitivity_of_trees_against_all_placements() -> None:
     [(7, 1024, 1, 2.040444), (7, 1024, 3, 3.773467), (4, 128, 1, 3.188992), (4, 128, 3, 5.979008)],
 )
 def test_epsilon_of_trees(z: float, rounds: int, num_trees: int, epsilon: float) -> None:
-    """One tree a pass, and as many passes."""
+    """One tree per pass, for several passes."""
     scheme = tree_scheme(rounds, 1, rounds)
     spent = Accountant(scheme, z, 1e-5).spent(num_trees * rounds)
     assert spent.epsilon_rdp == pytest.approx(epsilon, abs=PRINTED)
@@ -246,7 +246,7 @@ def test_epsilon_of_trees(z: float, rounds: int, num_trees: int, epsilon: float)
 
 
 def slow_tree_spending(num_rounds: int, a_pass: int, a_tree: int) -> int:
-    """The most over all choices of one round for each pass."""
+    """Returns the maximum over all choices of one round for each pass."""
     passes = [range(first, first + a_pass) for first in range(0, num_rounds, a_pass)]
     best = 0
     for places in itertools.product(*passes):
@@ -291,7 +291,7 @@ def test_passes() -> None:
     "scheme",
     [PoissonSampled(0.1), FixedSize(0.05), scheme_of("fixed", 5, 5), tree_scheme(40, 4, 5)],
 )
-def test_noise_for_a_target_is_the_least_that_suffices(scheme: Scheme, method: str) -> None:
+def test_noise_for_a_target_is_the_smallest_that_suffices(scheme: Scheme, method: str) -> None:
     for target in (0.5, 3.0):
         z = noise_for(scheme, target, 20, 1e-4, method)
         assert Accountant(scheme, z, 1e-4, method).spent(20).epsilon <= target

@@ -1,4 +1,4 @@
-"""Epsilons beside those of dp-accounting, which need not be installed; CI installs it apart."""
+"""Epsilons against those of dp-accounting, which CI installs in a job of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a report says of attacked runs."""
+"""Reports of attacked runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ATTACKED = 'attack = "label-flip"\nattackers = "20"\nseed = {}\n[run.attack_opti
 def _attacked(
     path: Path, accuracies: list[float | None], attacks: list[dict[str, int]], seed: int = 1
 ) -> RunRecord:
-    """A run whose lines say how many attackers there were."""
+    """Returns a run whose lines record the number of attackers."""
     write_run(path, accuracies, config=ATTACKED.format(seed), closing=0.5)
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     for line, attack in zip(lines, attacks, strict=True):
@@ -97,7 +97,7 @@ def test_one_attacked_run_has_tables_of_its_attack(attacked: RunRecord) -> None:
     assert ("attack", "label-flip (attackers 20, start=2)") in tables.summary(attacked)
 
 
-def test_runs_without_attack_say_nothing_of_one(tmp_path: Path) -> None:
+def test_runs_without_attack_have_no_attack_tables(tmp_path: Path) -> None:
     run = record.load_run(write_run(tmp_path / "run", [0.1, 0.2]))
     assert attack_impact.of_one(run) == []
     assert attack_impact.of_several([run, run]) is None

@@ -16,7 +16,7 @@ MOMENTUM = "[run.server_options]\nmomentum = 0.9\n"
 
 @pytest.fixture
 def runs(tmp_path: Path) -> list[RunRecord]:
-    """Two seeds of one configuration, then one of another."""
+    """Returns two seeds of one configuration, then one of another."""
     configs = ["seed = 1\nthreads = 1", "seed = 2\nthreads = 2", f"seed = 1\n{MOMENTUM}"]
     finals = [0.7, 0.8, 0.9]
     return [
@@ -120,7 +120,7 @@ def test_how_often_is_evaluated_matters_where_it_ends_the_run(tmp_path: Path) ->
 
 
 def of_data(path: Path, name: str, fingerprint: str, seed: int = 1, options: str = "") -> RunRecord:
-    """A run of data by a name, with a fingerprint."""
+    """Returns a run of named data with a fingerprint."""
     write_run(path, [0.5], config=f"seed = {seed}\n{options}")
     file = path / "config.toml"
     text = file.read_text().replace('data = "made"', f'data = "{name}"')
@@ -155,7 +155,7 @@ def test_the_same_data_elsewhere_are_the_same(tmp_path: Path) -> None:
 
 
 def dealt(path: Path, seed: int, partition_seed: int) -> RunRecord:
-    """A run of examples dealt by a seed of the partition."""
+    """Returns a run whose partition has a seed."""
     data = f"blake2b:{'1' * 64}; partition shards clients=10 seed={partition_seed} shards=2"
     options = f"[run.partition_options]\nseed = {partition_seed}\n"
     return of_data(path, "x.h5", data, seed, options)

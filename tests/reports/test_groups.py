@@ -1,4 +1,4 @@
-"""Groups of runs as rows: by which options, the best of which, and what they differ by."""
+"""Groups of runs as rows: their options, the choice of the best, and their differences."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_means_intervals_and_paired_differences() -> None:
         assert any(note.endswith(ending) for note in said)
 
 
-def test_a_diverged_run_does_not_count_and_its_row_is_last() -> None:
+def test_a_diverged_run_is_left_out_and_its_row_is_last() -> None:
     runs = [member({"client_lr": 0.1}, seed, 0.5, 0.5) for seed in range(3)]
     runs += [member({"client_lr": 9.0}, seed, 0.9, 0.9, diverged=seed == 1) for seed in range(3)]
     found = group(runs)
@@ -183,7 +183,7 @@ def test_latex_prints_the_best_in_bold() -> None:
     assert r"\textbf{0.7750 $\pm$ 0.0187}" in bold[1]
 
 
-def test_csv_is_one_row_a_group_with_bare_numbers() -> None:
+def test_csv_is_one_row_per_group_with_plain_numbers() -> None:
     groups = group(members())
     rows = list(csv.DictReader(io.StringIO(text.to_csv(group_tables.to_csv_table(groups)))))
     assert len(rows) == 4
@@ -197,7 +197,7 @@ def test_csv_is_one_row_a_group_with_bare_numbers() -> None:
 
 
 def write_runs(folder: Path) -> None:
-    """Two rates with two seeds of run and partition each."""
+    """Writes runs of two rates, each with two seeds of the run and of the partition."""
     for rate in (0.1, 0.3):
         for seed in range(2):
             for dealt in range(2):

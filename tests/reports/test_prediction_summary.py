@@ -30,7 +30,7 @@ def summary(run: Path) -> PredictionSummary:
     return summarize_predictions(run)
 
 
-def test_predictions_are_the_greatest_logits(run: Path, summary: PredictionSummary) -> None:
+def test_predictions_are_the_largest_logits(run: Path, summary: PredictionSummary) -> None:
     trained = load_trained(run, threads=1)
     kernel, bias = trained.model.layout.split(trained.state.global_model_weights)
     for sample in summary.samples:

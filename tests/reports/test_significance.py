@@ -5,11 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
-from fedcli.reports.significance import holm, least_p, sign_flip_p
+from fedcli.reports.significance import holm, sign_flip_p, smallest_p
 
 
 def counted_p(differences: list[float]) -> float:
-    """The definition: over all patterns of signs."""
+    """Returns the p-value by its definition, over all patterns of signs."""
     observed = abs(sum(differences))
     patterns = list(itertools.product((1, -1), repeat=len(differences)))
     sums = [abs(sum(s * d for s, d in zip(signs, differences, strict=True))) for signs in patterns]
@@ -30,9 +30,9 @@ def test_equal_sums_count_in_spite_of_rounding() -> None:
     assert sign_flip_p([0.0, 0.0]) == 1.0
 
 
-def test_the_least_p_is_that_of_differences_of_one_sign() -> None:
+def test_the_smallest_p_is_that_of_differences_of_one_sign() -> None:
     for count in (2, 5, 6, 16):
-        assert sign_flip_p([1.0] * count) == least_p(count) == 2 / 2**count
+        assert sign_flip_p([1.0] * count) == smallest_p(count) == 2 / 2**count
 
 
 def test_of_many_pairs_patterns_are_drawn(seed: int) -> None:
@@ -42,7 +42,7 @@ def test_of_many_pairs_patterns_are_drawn(seed: int) -> None:
     assert drawn == sign_flip_p(differences)
     # 100,000 draws: three standard errors of a share are at most 0.005.
     assert abs(drawn - counted_p(differences)) < 0.005
-    assert sign_flip_p([1.0] * 40) == least_p(40)
+    assert sign_flip_p([1.0] * 40) == smallest_p(40)
 
 
 def test_holm() -> None:

@@ -1,4 +1,4 @@
-"""Runs with attackers: what they change, what they leave alone, and what is said about them."""
+"""Runs with attackers: what they change, what they do not change, and the messages about them."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_every_attack_trains_and_counts_its_attackers(tmp_path: Path, attack: st
 
 
 def test_nan_drops_the_attackers(tmp_path: Path) -> None:
-    """The weights are those of cohorts without them."""
+    """The weights equal those of cohorts without the attackers."""
     values = {**SAMPLED, "rounds": 1, "client_weighting": "uniform", "seed": 2}
     run = trained(tmp_path / "nan", **values, attack="nan", attackers="5")
     config = make_config(**values, attack="nan", attackers="5")
@@ -205,7 +205,7 @@ def _notes(**values: Any) -> list[str]:
     return open_federation(make_config(**values)).notes
 
 
-def test_the_risk_of_too_many_attackers_is_told() -> None:
+def test_too_many_attackers_are_noted() -> None:
     values = {"data_options": {"clients": 200}, "sampling": "uniform", "clients": "10"}
     notes = _notes(**values, attack="zero", attackers="20")
     assert "20 of 200 clients attack: zero" in notes
@@ -223,7 +223,7 @@ def test_the_risk_of_too_many_attackers_is_told() -> None:
     assert not any("tolerates" in each for each in bounded)
 
 
-def test_an_attack_that_nobody_makes_is_told() -> None:
+def test_an_attack_without_attackers_is_noted() -> None:
     few = _notes(attack="zero", attackers="0.1", clients="5")
     assert (
         "no client attacks: --attackers 0.1 of 5 clients is less than one; give a larger share, "
@@ -281,7 +281,7 @@ def test_how_many_attackers_a_rule_tolerates(
         ({"attack": "backdoor", "attack_options": {"target": 11}}, "--attack-option target=11"),
     ],
 )
-def test_what_makes_no_sense_is_refused_in_one_line(
+def test_impossible_options_are_refused_in_one_line(
     tmp_path: Path, values: dict[str, Any], words: str
 ) -> None:
     if values.get("attack_options", {}).get("target"):
@@ -359,7 +359,7 @@ def test_the_attackers_in_buckets_that_a_rule_keeps_are_counted(
 
 
 def test_a_model_in_python_is_attacked_like_one_of_layers(tmp_path: Path) -> None:
-    """Every engine hands out rows that a stage may change."""
+    """Every engine returns rows that a stage may change."""
     values = {**SAMPLED, "attack": "sign-flip", "attackers": "4"}
     code = Path(__file__).parents[1] / "data" / "my_model.py"
     layers = trained(tmp_path / "layers", **values)
@@ -402,7 +402,7 @@ def test_attackers_project_their_steps_to_the_radius_of_what_they_send() -> None
 
 
 def test_edge_cases_of_another_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The threads change no byte, and the path holds from any folder."""
+    """The number of threads changes no byte, and the path is valid from any folder."""
 
     def write(grey: int) -> None:
         pixels, labels = np.full((9, 28, 28), grey, np.uint8), np.full(9, 7, np.int32)

@@ -35,7 +35,7 @@ def lines(*values: float | None, split: str = "test", name: str = "loss") -> lis
         ((0.0, 0.1), 0, 1),
     ],
 )
-def test_the_first_of_the_best_is_it(
+def test_of_equal_rounds_the_first_is_the_best(
     values: tuple[float | None, ...], lowest: int | None, highest: int | None
 ) -> None:
     assert Best("loss").after_all(lines(*values)).round_num == lowest
@@ -43,14 +43,14 @@ def test_the_first_of_the_best_is_it(
     assert Best("accuracy").after_all(accuracies).round_num == highest
 
 
-def test_held_out_data_decide() -> None:
+def test_held_out_data_choose_the_best_round() -> None:
     for split in ("test", "central"):
         assert Best("loss").after_all(lines(0.1, 0.2, split=split)).round_num == 0
     assert Best("loss").after_all(lines(0.1, 0.2, split="other")).round_num == 1  # then train does
     assert Best("loss").after({"round": 1}).round_num is None
 
 
-# Rates that jump about, so that the best round is neither the first nor the last.
+# Rates that vary strongly, so that the best round is neither the first nor the last.
 JUMPY: dict[str, Any] = {
     **{"clients": "2", "client_lr": 1.0, "pixels": "ink", "eval_every": 1, "rounds": 9},
     "keep_checkpoints": 1,
@@ -65,7 +65,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def best_of(path: Path) -> int:
-    """The best round by its test accuracy or loss, worked out anew."""
+    """Returns the best round by test accuracy or loss, computed again."""
     measure = folder.read_config(path)["keep_best"]
     name = {"accuracy": "sparse_categorical_accuracy", "loss": "loss"}[measure]
     values = [line["evaluation"]["test"][name] for line in folder.read_metrics(path)]
@@ -103,7 +103,7 @@ def test_the_best_is_evaluated_and_exported(fedcli: Fedcli, run: Path, tmp_path:
     assert (tmp_path / "best.npz").read_bytes() == (tmp_path / "same.npz").read_bytes()
 
 
-def test_what_has_no_best_is_told(run: Path, tmp_path: Path) -> None:
+def test_a_run_without_a_best_round_is_refused(run: Path, tmp_path: Path) -> None:
     train(tmp_path / "plain", make_config(eval_every=1))
     with pytest.raises(RunError, match=r"keeps no best round; train with --keep-best"):
         folder.best_checkpoint(tmp_path / "plain")

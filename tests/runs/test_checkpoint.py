@@ -104,7 +104,7 @@ def test_tensors_keep_their_order_where_no_layers_say_it(tmp_path: Path) -> None
         "[" * 9999,
     ],
 )
-def test_names_of_tensors_that_are_not_the_weights_are_told(tmp_path: Path, text: str) -> None:
+def test_names_of_tensors_that_are_not_the_weights_are_reported(tmp_path: Path, text: str) -> None:
     path = tmp_path / "c.h5"
     weights: dict[str, Any] = {name: np.ones(3, np.float32) for name in ("a", "b")}
     path.write_bytes(checkpoint.encode(replace(make(weights), tensor_names=("b", "a"))))
@@ -137,7 +137,7 @@ def test_hdf5_tools_read_it(file: Path) -> None:
         assert opened["finalizer/step"][()] == 3
 
 
-def test_every_flipped_byte_is_told(file: Path) -> None:
+def test_every_flipped_byte_is_reported(file: Path) -> None:
     whole = file.read_bytes()
     for place in range(0, len(whole), 97):
         changed = bytearray(whole)
@@ -148,13 +148,13 @@ def test_every_flipped_byte_is_told(file: Path) -> None:
 
 
 @pytest.mark.parametrize("num_bytes", [0, 10, 48, 1000, -1])
-def test_a_cut_file_is_told(file: Path, num_bytes: int) -> None:
+def test_a_cut_file_is_reported(file: Path, num_bytes: int) -> None:
     file.write_bytes(file.read_bytes()[:num_bytes])
     with pytest.raises(CheckpointError, match="not a whole fedcli checkpoint"):
         checkpoint.load(file)
 
 
-def test_missing_and_foreign_files_are_told(tmp_path: Path) -> None:
+def test_missing_and_foreign_files_are_reported(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot read"):
         checkpoint.load(tmp_path / "none.h5")
     with h5py.File(tmp_path / "other.h5", "w") as other:
@@ -164,7 +164,7 @@ def test_missing_and_foreign_files_are_told(tmp_path: Path) -> None:
 
 
 def rewrite(file: Path, change: object) -> None:
-    """Changes a checkpoint's HDF5 and signs it again, as an attacker would."""
+    """Changes a checkpoint's HDF5 content and computes its digest again, as an attacker would."""
     from hashlib import blake2b
 
     trailer_bytes = len(b"\nfedcli-blake2b\n") + 32
@@ -251,7 +251,7 @@ def test_a_signed_file_is_still_not_trusted(file: Path, change: object, fault: s
         ("aggregator", {"extra": 1}),
     ],
 )
-def test_a_state_that_does_not_fit_is_told(
+def test_a_state_that_does_not_fit_is_reported(
     file: Path, content: Checkpoint, component: str, parts: dict[str, checkpoint.Part]
 ) -> None:
     with pytest.raises(CheckpointError, match=f"{component} holds .* needs"):
@@ -267,7 +267,7 @@ def test_the_description_of_the_model_is_kept_as_text(
     assert checkpoint.load(file).description == description
 
 
-def test_an_address_far_outside_the_file_is_told(file: Path) -> None:
+def test_an_address_far_outside_the_file_is_reported(file: Path) -> None:
     image = bytearray(file.read_bytes()[:-48])
     image[51] = 31  # of the superblock's address of a driver block, which is "none"
     digest = blake2b(image, digest_size=32).digest()

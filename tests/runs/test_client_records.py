@@ -70,7 +70,7 @@ def test_update_norm_is_the_length_of_the_delta(tmp_path: Path) -> None:
 
 
 def test_an_update_that_float32_cannot_hold_is_infinite_in_silence(tmp_path: Path) -> None:
-    """Its parts are finite, so it counts."""
+    """Its coordinates are finite, so the update counts."""
     much = {"client_lr": 3e38, "client_optimizer": "adam", "max_examples": 1}
     path = trained(tmp_path / "run", record_clients=True, clients="1", rounds=1, **much)
     (row,) = client_records.load(path).rows
@@ -138,7 +138,7 @@ ABSENT: dict[str, Any] = {
 }
 
 
-def test_who_did_not_report_is_not_taken_for_who_did(tmp_path: Path) -> None:
+def test_clients_that_did_not_report_are_recorded_as_such(tmp_path: Path) -> None:
     path = trained(tmp_path / "run", **RECORDED, **ABSENT)
     records = client_records.load(path)
     rows = records.rows
@@ -290,7 +290,7 @@ def test_report_writes_them_as_csv(fedcli: Fedcli, run: Path, tmp_path: Path) ->
 
 
 def _rewrite(source: Path, target: Path, ids: list[str], num_rows: int) -> None:
-    """Writes a file of client records by hand: all rows alike, packed."""
+    """Writes a file of client records by hand: equal rows, compressed."""
     with h5py.File(source) as old, h5py.File(target, "w") as new:
         for name, value in old.attrs.items():
             new.attrs[name] = value
@@ -323,7 +323,7 @@ def test_one_long_id_that_all_rows_share_is_not_unpacked_for_each(
         client_records.load(tmp_path)
 
 
-def test_a_name_that_is_half_a_character_is_told(run: Path, tmp_path: Path) -> None:
+def test_a_name_with_half_a_character_is_reported(run: Path, tmp_path: Path) -> None:
     rows = np.zeros(2, client_records.ROW)
     rows["round"], rows["client"] = 1, [0, 1]
     heads = (
@@ -353,7 +353,7 @@ COUNTED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", COUNTED)
 def test_bytes_of_clients_add_up_to_the_ledger(tmp_path: Path, name: str) -> None:
-    """Of every algorithm, codec and secure sum, rejected and skipped reports included."""
+    """This holds for each algorithm, codec and secure sum, and for rejected and skipped reports."""
     values = {**RECORDED, "sampling": "uniform", "clients": "7", **COUNTED[name]}
     path = trained(tmp_path / "run", **values)
     rows = client_records.load(path).rows
@@ -368,7 +368,7 @@ def test_bytes_of_clients_add_up_to_the_ledger(tmp_path: Path, name: str) -> Non
 
 
 def test_files_and_journals_of_older_versions_are_read(run: Path, tmp_path: Path) -> None:
-    """They have one column of bytes: a model down, and a delta as large up unless it was lost."""
+    """They have one column of bytes: a model down, and as many up unless the report was lost."""
     now = client_records.load(run)
     names = [name for name in now.rows.dtype.names or () if not name.startswith("bytes")]
     old = np.zeros(len(now.rows), client_records._OLD_ROW)

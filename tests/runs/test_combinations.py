@@ -1,6 +1,6 @@
-"""Algorithms, aggregators, samplers, optimizers, engines: any two train, or one line says no.
+"""Algorithms, aggregators, samplers, optimizers, engines: any two train, or one line refuses them.
 
-Compressors are spread over these.
+Compressors are spread over these combinations.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def combinations(algorithm: str) -> list[tuple[dict[str, Any], type[Engine]]]:
 
 
 def try_out(path: Path, values: dict[str, Any]) -> str | None:
-    """Trains, and returns None; or what it says where it is refused, before there is a run."""
+    """Trains and returns None; or returns the refusal, which comes before there is a run."""
     try:
         training = starting.start(settings.from_options({**TINY, **values}), path)
     except ConfigError as err:
@@ -99,7 +99,7 @@ def without_what_is_refused(values: dict[str, Any], refusal: str) -> dict[str, A
 def test_every_combination_trains_or_is_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str
 ) -> None:
-    """What is refused trains once the options that the lines name are left out."""
+    """A refused combination trains once the options that its message names are left out."""
     for number, (given, engine) in enumerate(combinations(algorithm)):
 
         def make(model: Model, num_threads: int | None = None, engine: Any = engine) -> Engine:
@@ -115,7 +115,7 @@ def test_every_combination_trains_or_is_refused_in_one_line(
 
 
 def test_each_value_meets_each_of_another_kind() -> None:
-    """Of algorithms, samplers, aggregators and engines; optimizers meet the first three."""
+    """Algorithms, samplers, aggregators and engines meet; optimizers meet the first three."""
     met = set()
     for algorithm in ALGORITHMS:
         for values, engine in combinations(algorithm):

@@ -55,14 +55,16 @@ def holder(path: Path) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
-def test_it_appears_whole(path: Path) -> None:
+def test_a_run_appears_complete(path: Path) -> None:
     create(path)
     assert (path / "config.toml").read_text() == "[run]\n"
     assert run_dir.latest_checkpoint(path).read_bytes() == b"state 0"
     assert [each.name for each in path.parent.iterdir()] == ["one"]
 
 
-def test_a_failure_on_the_way_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_during_creation_leaves_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -182,7 +184,7 @@ with RunDirectory.open(Path(sys.argv[1])) as run:
 
 @pytest.mark.parametrize("length", [70, 71, 72, 73, 79, 170, 2000])
 def test_a_full_disk_leaves_whole_lines_alone(path: Path, length: int) -> None:
-    """A process of its own: the limit is for good."""
+    """In a process of its own, because the limit cannot be raised again."""
     create(path)
     arguments = [sys.executable, "-c", APPEND_UNTIL_FULL, str(path), str(length)]
     done = subprocess.run(arguments, check=True, capture_output=True, text=True)
@@ -223,7 +225,7 @@ def test_cut_back_sweeps_what_a_killed_save_left(path: Path) -> None:
     assert set((path / "checkpoints").iterdir()) == before
 
 
-def test_lost_metrics_are_told_and_nothing_is_cut(path: Path) -> None:
+def test_lost_metrics_are_reported_and_nothing_is_cut(path: Path) -> None:
     create(path)
     (path / "metrics.jsonl").write_text('{"round": 1}\njunk\n')
     with RunDirectory.open(path) as run, pytest.raises(RunError, match="ends with round 1"):
@@ -280,7 +282,7 @@ def test_opening_and_closing_changes_nothing(path: Path) -> None:
     assert picture(path) == before
 
 
-def test_a_run_replaced_while_it_is_being_locked_is_told(
+def test_a_run_replaced_while_it_is_being_locked_is_reported(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create(path)
@@ -296,7 +298,7 @@ def test_a_run_replaced_while_it_is_being_locked_is_told(
         RunDirectory.open(path)
 
 
-def test_what_is_no_run_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     for attempt in (RunDirectory.open, run_dir.latest_checkpoint):
         with pytest.raises(RunError, match="there is no run"):
             attempt(tmp_path / "none")
@@ -356,7 +358,7 @@ TRAIN = json.dumps({"train": {**scores(0.1, 0.2), "num_non_finite_clients": 0}})
         *('{"round": 1, "aggregator": 3}', '{"round": 1, "aggregator": {"secure_sum": {}}}'),
     ],
 )
-def test_metrics_of_another_kind_are_told(path: Path, text: str) -> None:
+def test_metrics_of_another_kind_are_reported(path: Path, text: str) -> None:
     create(path)
     if text.startswith('{"train"'):
         text = f'{{"round": 1, "client_work": {text}}}'

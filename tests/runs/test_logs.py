@@ -40,7 +40,7 @@ def test_logs_change_no_byte_of_training(tmp_path: Path) -> None:
     assert last_weights(plain) == last_weights(logged)
 
 
-def test_csv_says_what_metrics_jsonl_says(tmp_path: Path) -> None:
+def test_csv_equals_metrics_jsonl(tmp_path: Path) -> None:
     path = trained(tmp_path / "run", sampling="uniform", csv=True, eval_every=4)
     lines = [flatten(line) for line in run_dir.read_metrics(path)]
     rows = list(csv.DictReader((path / "metrics.csv").read_text().splitlines()))
@@ -128,7 +128,7 @@ def test_tensorboard_forgets_what_a_killed_process_did(tmp_path: Path) -> None:
         assert left == right
 
 
-def test_what_is_asked_for_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="add --tensorboard"):
         starting.start(replace(UNIFORM, histograms=True), tmp_path / "run")
     monkeypatch.setitem(sys.modules, "tensorboardX", None)

@@ -42,7 +42,7 @@ SIZES = {"by-size": "0.75", "poisson": "10", "cyclic": "8"}  # 8 divides the pop
 
 
 def options_of(table: Any, rarely: int = 1) -> st.SearchStrategy[str | None]:
-    """A row of a table, or none as often as `rarely` rows."""
+    """Draws a row of a table, or no row with the probability of `rarely` rows."""
     return st.sampled_from([*[None] * rarely, *table])
 
 
@@ -90,7 +90,7 @@ SUMMED = st.fixed_dictionaries(
 
 
 def config_of(drawn: dict[str, Any]) -> RunConfig:
-    """The config of a mixture. Raises ConfigError if it is refused."""
+    """Returns the config of a mixture. Raises ConfigError if it is refused."""
     given = {name: value for name, value in drawn.items() if value not in (None, False)}
     given["clients"] = SIZES.get(drawn["sampling"], "10")
     if "attack" in given:
@@ -108,7 +108,7 @@ def config_of(drawn: dict[str, Any]) -> RunConfig:
 
 
 def outcome(path: Path) -> dict[str, bytes]:
-    """What a run computed: its metrics, closing evaluation, and weights."""
+    """Returns what a run computed: its metrics, closing evaluation, and weights."""
     parts = checkpoint.load(folder.latest_checkpoint(path)).components["global_model_weights"]
     weights = b"".join(np.asarray(parts[name]).tobytes() for name in sorted(parts))
     names = (folder.METRICS, folder.EVALUATION)
@@ -130,7 +130,7 @@ def assert_is_finite(path: Path) -> None:
 
 
 def refused(config_or_mixture: Any, path: Path) -> ConfigError | None:
-    """The refusal of a mixture, when it is checked or when its run begins; else None."""
+    """Returns the refusal of a mixture, by its check or the start of its run; None if it trains."""
     try:
         train(config_of(config_or_mixture), path)
     except ConfigError as err:
@@ -139,7 +139,7 @@ def refused(config_or_mixture: Any, path: Path) -> ConfigError | None:
 
 
 def mixture(**given: Any) -> dict[str, Any]:
-    """A mixture of the defaults and some given parts."""
+    """Returns a mixture of the defaults and some other parts."""
     none = dict.fromkeys(
         ("pre_aggregator", "attack", "compress", "dp", "client_dropout", "server_optimizer")
     )
@@ -193,7 +193,7 @@ def test_any_mixture_is_exact_or_is_refused_in_one_line(drawn: dict[str, Any]) -
 
 
 def test_most_mixtures_are_not_refused() -> None:
-    """So that the test above does not pass by refusals alone."""
+    """Otherwise the test above could pass by refusals alone."""
     kept = 0
     for number in range(60):
         drawn = mixture(

@@ -1,4 +1,4 @@
-"""What a run will need: held against what runs took, and what is said and refused of it."""
+"""What a run will need: compared with what runs took, and the messages about it."""
 
 from __future__ import annotations
 
@@ -100,11 +100,11 @@ def test_what_clients_keep_counts_those_who_take_part() -> None:
     assert _estimate(SMALL).disk["clients"] == 0
 
 
-def test_little_is_told_of_a_run_that_needs_little() -> None:
+def test_a_run_that_needs_little_gets_a_short_note() -> None:
     assert _estimate({**SMALL, "num_classes": 10}).notes() == []
 
 
-def test_much_is_told() -> None:
+def test_a_run_that_needs_much_gets_a_warning() -> None:
     much = Needs({"parameters": 5 << 30}, {"checkpoints": 2 << 30}, 3 << 30, 150.0, "a model")
     assert much.notes() == [
         "this run needs about 5.4 GB of memory, 2.1 GB of disk in its folder, 3.2 GB of temporary "
@@ -128,7 +128,7 @@ def _machine(root: Path, available_kb: int) -> Path:
         ({"shuffling": 9_000_000, "threads": 1}, "smaller --shuffle-buffer"),
     ],
 )
-def test_memory_that_is_not_there_is_refused(
+def test_a_run_that_needs_more_memory_than_is_free_is_refused(
     tmp_path: Path, memory: dict[str, int], remedy: str
 ) -> None:
     root, much = _machine(tmp_path, 8000), Needs(memory, {}, 0, 0.0, "a model")
@@ -137,7 +137,7 @@ def test_memory_that_is_not_there_is_refused(
     Needs({"parameters": 8_000_000}, {}, 0, 0.0, "a model").check(tmp_path, root)
 
 
-def test_disk_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_run_that_needs_more_disk_than_is_free_is_refused(tmp_path: Path) -> None:
     too_much = 1 << 62
     for disk, remedy in (
         ({"checkpoints": too_much, "clients": 0}, "--keep-checkpoints"),
@@ -156,7 +156,7 @@ def test_a_full_shuffle_keeps_an_index_of_each_example_of_all_epochs() -> None:
         ({"pipeline": "per-epoch"}, 10),
         ({"shuffle_buffer": 100}, 100),
         ({"shuffle_buffer": 0}, 1),
-        ({"epochs": 2**31 - 1}, 2**32 - 1),  # as many as the core draws from
+        ({"epochs": 2**31 - 1}, 2**32 - 1),  # the largest number that the core can draw from
     ):
         assert _estimate({**full, **less}).memory["shuffling"] == 2 * 4 * num_indices, less
 
@@ -179,7 +179,7 @@ def test_a_run_that_cannot_fit_is_refused_before_any_of_it_is_made(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_resumed_run_is_held_against_the_machine_too(tmp_path: Path) -> None:
+def test_a_resumed_run_is_compared_with_the_machine_too(tmp_path: Path) -> None:
     values = {**SMALL, "num_classes": 10}
     with starting.start(settings.from_options(values), tmp_path / "run") as training:
         list(training.run())

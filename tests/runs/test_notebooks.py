@@ -1,4 +1,4 @@
-"""What objects show of themselves: short reprs, tables of HTML, data frames."""
+"""How notebooks show objects: short reprs, tables of HTML, data frames."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def output(process: Any) -> Any:
 
 
 class Text(html.parser.HTMLParser):
-    """Collects the text of HTML, and refuses tags that do not pair."""
+    """Collects the text of HTML, and refuses unmatched tags."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ def text_of(shown: str) -> list[str]:
 
 
 def check(thing: Any, words: str, *cells: str) -> None:
-    """Its repr is one short line with these words, its table has these cells."""
+    """Checks that a repr is one short line with some words, and a table has some cells."""
     line = repr(thing)
     assert words in line
     assert len(line) <= MAX_REPR
@@ -116,7 +116,7 @@ def test_text_in_tables_is_escaped() -> None:
 
 
 class Frame(dict[str, Any]):
-    """As much of a DataFrame as is used."""
+    """The part of a DataFrame that fedcli uses."""
 
     def set_index(self, name: str) -> Frame:
         assert name in self

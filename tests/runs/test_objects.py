@@ -20,7 +20,7 @@ SMALL = RunConfig(clients="3", rounds=3, epochs=1, threads=1)
 
 @pytest.fixture(scope="module")
 def arrays() -> dict[str, dict[str, Any]]:
-    """The digits of a few clients as a caller might have them, train and test."""
+    """Returns the digits of a few clients as arrays, for train and test."""
     splits = datasets.load(data_options={"clients": 6})
     return {
         data.split: {
@@ -73,7 +73,7 @@ def test_it_resumes_and_is_evaluated_with_the_data_given_again(
     assert len(other.client_ids) == 6
 
 
-def test_other_data_at_resume_are_told(
+def test_other_data_at_resume_are_reported(
     given: Any, arrays: dict[str, dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fedcli.train(SMALL, tmp_path / "run", data=given, callbacks=[stop])
@@ -117,7 +117,7 @@ def test_a_model_of_layers_is_given_once(tmp_path: Path) -> None:
 
 
 class Biases:
-    """A model in NumPy that knows how often each class comes."""
+    """A model in NumPy that learns the frequency of each class."""
 
     def __init__(self) -> None:
         self.bias = np.zeros(10, np.float32)

@@ -1,4 +1,4 @@
-"""An engine that only keeps the contract trains every kind of run to the same bytes."""
+"""An engine with only the documented methods trains every kind of run to the same bytes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LOCAL_ONLY: dict[str, Any] = {
 
 @pytest.fixture
 def toys(monkeypatch: pytest.MonkeyPatch) -> list[ToyEngine]:
-    """Makes runs compute with toy engines from now on; returns those that were made."""
+    """Makes runs compute with toy engines; returns the list of these engines."""
     made: list[ToyEngine] = []
 
     def make(model: Model, num_threads: int | None = None) -> Engine:

@@ -1,4 +1,4 @@
-"""Parts that users bring from files and installed packages: whole runs, their options, faults."""
+"""Users' own parts, from files and installed packages: whole runs, their options, their errors."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ RESULTS = ("metrics.jsonl", "evaluation.json", "config.toml", "checkpoints/round
 
 
 def config_with(field: str, file: Path) -> RunConfig:
-    """A small run with one part of the user's."""
+    """Returns the config of a small run with one own part."""
     options = f"{field.removesuffix('_optimizer')}_options"
     given = {field: str(file), options: EXAMPLES[field][2]}
     return RunConfig(**{**vars(SMALL), **given})
@@ -538,7 +538,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("num_clients):", "num_clients, wanted):", "deal needs wanted; give it a default"),
     ],
 }
-# What does not go with a part, in place of what SMALL has.
+# Options that a part needs in place of those of SMALL.
 WITHOUT: dict[str, dict[str, Any]] = {"partition": {"partition_options": {"clients": 12}}}
 TEXTS = {
     "algorithm": ALGORITHM,
@@ -711,7 +711,7 @@ def test_a_client_optimizer_is_no_part_of_ones_own(tmp_path: Path) -> None:
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A package with parts, one of which fails, as pip would install it."""
+    """Installs a package with own parts, one of which fails, in the way of pip."""
     site = tmp_path / "site"
     info = site / "fedcli_more-1.2.dist-info"
     info.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""A partition from the command line to the run's files, and against a store of the same."""
+"""Partitions from the command line to the run's files, and against a store of the same clients."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_eval_takes_the_run_s_partition_for_its_own_data(tmp_path: Path, tff_fil
 
 
 def test_another_partition_has_the_run_s_cohort_by_its_ids(tmp_path: Path) -> None:
-    """Four of the run's partition were trained on; they are looked up in the one asked for."""
+    """The four clients that took part in the training are looked up in the other partition."""
     train(tmp_path / "run", make_config())
     found = evaluating.evaluate_run(
         tmp_path / "run", split="train", partition_options={"clients": 3}
@@ -171,7 +171,7 @@ def test_another_partition_has_the_run_s_cohort_by_its_ids(tmp_path: Path) -> No
 def test_a_store_of_a_partition_equals_the_one_on_the_fly(
     tmp_path: Path, name: str, options: dict[str, Any]
 ) -> None:
-    """As preprocess writes it: the store holds what training sees on the fly."""
+    """The store of preprocess has the same clients as a partition that is drawn during training."""
     source: dict[str, Any] = {"data_options": {"clients": 8}}
     natural = datasets.open_splits(datasets.DataSource("synthetic-digits", **source))
     on_the_fly = datasets.open_splits(
@@ -322,7 +322,7 @@ def test_lists_survive_config_toml() -> None:
     assert settings.from_options(settings.from_toml(text, "config.toml")) == config
 
 
-def test_dealing_stops_when_told_to(tmp_path: Path) -> None:
+def test_partitioning_can_be_cancelled(tmp_path: Path) -> None:
     cancel: CancelFlag = CancelFlag()
     cancel.set()
     with pytest.raises(Cancelled):
@@ -372,7 +372,7 @@ def test_a_store_needs_no_room_to_be_dealt(tmp_path: Path, tff_file: Path) -> No
 
 
 def test_a_full_disk_is_told_in_one_line() -> None:
-    """A process of its own: the limit of a file's size is for good."""
+    """In a process of its own, because the limit on file sizes cannot be raised again."""
     program = """
 import resource, signal
 from fedcli import datasets

@@ -62,7 +62,7 @@ def test_each_round_has_the_epsilon_of_its_sampling(
     assert spent(tmp_path / "run") == [accountant.spent(n) for n in (1, 2, 3)]
 
 
-def test_a_target_is_met_and_told(tmp_path: Path) -> None:
+def test_a_target_is_met_and_noted(tmp_path: Path) -> None:
     config = make_config(**{**DP, "dp_options": {"target_epsilon": 2.0, "delta": 1e-3}})
     with starting.start(config, tmp_path / "run") as training:
         training.complete()
@@ -98,7 +98,7 @@ def test_more_rounds_than_a_target_was_set_for_are_refused(tmp_path: Path) -> No
 
 @pytest.mark.numeric
 def test_noise_moves_the_model_by_what_it_should(tmp_path: Path) -> None:
-    """Softmax regression has 7,850 parameters; with a tiny norm the noise is all there is."""
+    """Softmax regression has 7,850 parameters; with a tiny clipping norm only noise moves them."""
     quiet, noisy = (private(rounds=1, dp_options={"noise_multiplier": z}) for z in (0.0, 50.0))
     models = []
     for name, config in (("quiet", quiet), ("noisy", noisy)):
@@ -138,7 +138,7 @@ def test_a_stored_private_run_is_evaluated(tmp_path: Path) -> None:
     assert found.metrics == closing["test"]
 
 
-def test_tables_json_and_report_tell_what_is_spent(fedcli: Fedcli, tmp_path: Path) -> None:
+def test_tables_json_and_report_show_the_spent_epsilon(fedcli: Fedcli, tmp_path: Path) -> None:
     run = tmp_path / "run"
     dp = ["--dp", "gaussian", "--dp-option", "delta=1e-3", "--sampling", "poisson"]
     told = fedcli("train", *ONE_LINE, *dp, "--dp-option", "noise_multiplier=1", "--out", str(run))

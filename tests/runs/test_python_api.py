@@ -1,4 +1,4 @@
-"""Runs from Python: callbacks that are told each round, and the record that comes back."""
+"""Runs from Python: callbacks after each round, and the returned record."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.kit.runs import write_run
 
 SMALL = RunConfig(data_options={"clients": 12}, clients="4", rounds=6, epochs=1, threads=2)
 EVALUATED = dataclasses.replace(SMALL, eval_every=2)
-# What results are kept in; timings.jsonl alone is by the clock.
+# Files with results; only timings.jsonl depends on the clock.
 RESULTS = ("metrics.jsonl", "evaluation.json", "checkpoints/round-000006.h5", "config.toml")
 
 OWN_MODEL = """
@@ -75,13 +75,13 @@ def bytes_of(path: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nobody watched."""
+    """A run without callbacks."""
     path = tmp_path_factory.mktemp("straight") / "run"
     fedcli.train(EVALUATED, path)
     return path
 
 
-def test_callbacks_are_told_each_round_as_it_is_written(tmp_path: Path) -> None:
+def test_callbacks_get_each_round_as_it_is_written(tmp_path: Path) -> None:
     path = tmp_path / "run"
     told: list[RoundResult] = []
     written: list[dict[str, Any]] = []
@@ -160,7 +160,7 @@ def test_an_error_in_a_callback_passes_and_the_round_is_saved(
     assert bytes_of(path) == bytes_of(straight)
 
 
-def test_callbacks_of_local_training_are_told_that_there_is_no_common_model(tmp_path: Path) -> None:
+def test_callbacks_of_local_training_get_no_common_model(tmp_path: Path) -> None:
     config = RunConfig(algorithm="local-only", clients="3", rounds=2)
     told: list[RoundResult] = []
     run = fedcli.train(config, tmp_path / "run", callbacks=[told.append])
@@ -170,7 +170,7 @@ def test_callbacks_of_local_training_are_told_that_there_is_no_common_model(tmp_
             take()
 
 
-def test_a_run_stands_until_it_is_forced(straight: Path, tmp_path: Path) -> None:
+def test_a_run_is_replaced_only_with_force(straight: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     fedcli.train(SMALL, path)
     with pytest.raises(RunError, match="exists"):
@@ -365,7 +365,7 @@ def test_callbacks_are_a_list_of_functions(callbacks: Any, tmp_path: Path) -> No
     assert not (tmp_path / "run").exists()
 
 
-def test_an_evaluation_is_told_in_one_line(straight: Path) -> None:
+def test_an_evaluation_prints_as_one_line(straight: Path) -> None:
     found = evaluate_run(straight)
     accuracy = found.values["sparse_categorical_accuracy"]
     text = repr(found)
@@ -375,7 +375,7 @@ def test_an_evaluation_is_told_in_one_line(straight: Path) -> None:
     assert len(text) < 250
 
 
-def test_two_runs_in_two_threads_of_a_process_are_as_if_each_were_alone(tmp_path: Path) -> None:
+def test_two_runs_in_two_threads_equal_runs_alone(tmp_path: Path) -> None:
     config = dataclasses.replace(EVALUATED, checkpoint_every=1, keep_checkpoints=3, rounds=25)
     others = [dataclasses.replace(config, seed=seed) for seed in range(4)]
     wanted = []
@@ -390,7 +390,7 @@ def test_two_runs_in_two_threads_of_a_process_are_as_if_each_were_alone(tmp_path
 
 
 def bytes_of_all(path: Path) -> dict[str, bytes]:
-    """All files of a run but that of the clock."""
+    """Returns all files of a run except the timings."""
     files = (each for each in path.rglob("*") if each.is_file() and each.name != "timings.jsonl")
     return {str(each.relative_to(path)): each.read_bytes() for each in files}
 
@@ -412,7 +412,7 @@ except RunError as err:
 
 
 def test_a_run_that_filled_the_disk_goes_on_once_there_is_room(tmp_path: Path) -> None:
-    """A process of its own: the limit is for good."""
+    """In a process of its own, because the limit cannot be raised again."""
     arguments = [sys.executable, "-c", RUN_OUT_OF_ROOM, str(tmp_path / "full")]
     done = subprocess.run(arguments, check=True, capture_output=True, text=True)
     assert done.stdout.endswith("metrics.jsonl: File too large\n"), done

@@ -1,4 +1,4 @@
-"""Runs with robust aggregators: what is refused, what is skipped and said, the root set."""
+"""Runs with robust aggregators: refusals, skipped rounds and their notes, the root set."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _process(
         ),
     ],
 )
-def test_what_cannot_work_is_refused_before_there_is_a_run(
+def test_impossible_options_are_refused_before_there_is_a_run(
     tmp_path: Path, values: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -185,7 +185,7 @@ def test_the_geometric_median_is_also_called_rfa(tmp_path: Path) -> None:
 # ---- Rounds --------------------------------------------------------------------------------------
 
 
-def test_each_round_says_who_was_kept(tmp_path: Path) -> None:
+def test_each_round_records_the_kept_clients(tmp_path: Path) -> None:
     out = trained(tmp_path / "run", aggregator="multi-krum", aggregator_options={"select": 2})
     ids = {f"s{index:07d}" for index in range(4)}
     for line in folder.read_metrics(out):
@@ -195,7 +195,7 @@ def test_each_round_says_who_was_kept(tmp_path: Path) -> None:
         assert set(found["kept"]) <= ids
 
 
-def test_a_skipped_round_changes_nothing_and_is_told(tmp_path: Path) -> None:
+def test_a_skipped_round_changes_nothing_and_is_reported(tmp_path: Path) -> None:
     """Most clients drop out: fewer are left than Krum needs."""
     values: dict[str, Any] = {
         "aggregator": "krum",
@@ -219,7 +219,7 @@ def test_a_skipped_round_changes_nothing_and_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [*tables.AGGREGATORS])
 def test_every_aggregator_trains_with_every_log(tmp_path: Path, name: str) -> None:
-    """metrics.csv and clients.h5 take what the aggregator says of a round."""
+    """metrics.csv and clients.h5 store the aggregator's metrics of a round."""
     trained(tmp_path / "run", aggregator=name, csv=True, record_clients=True, rounds=2)
     text = (tmp_path / "run" / folder.METRICS_CSV).read_text()
     assert len(text.splitlines()) == 3
@@ -246,7 +246,7 @@ def test_histories_have_a_file_of_their_own(tmp_path: Path) -> None:
 
 
 def test_fltrust_compares_with_the_delta_of_the_root_set() -> None:
-    """Computed by hand from each delta alone; the root set takes the steps of a client."""
+    """Computed by hand from single deltas; the root set is trained like a client."""
     clients = _clients(4)
     root = from_arrays(*draw(15, 99, SHAPE, NUM_CLASSES), client_id=ROOT_ID)
     root_data = root.client.preprocess(batch_size=10, seed=5)

@@ -43,7 +43,7 @@ NAMES = ["sparse_categorical_accuracy", "loss", "num_examples", "num_batches"]
 
 
 def write_tff(path: Path, clients: dict[str, int], *, num_labels: int = 10, side: int = 28) -> Path:
-    """A small file in TFF's layout: so many random examples a client."""
+    """Writes a small file in TFF's layout with random examples for each client."""
     rng = np.random.default_rng(5)
     with h5py.File(path, "w") as file:
         for name, num_examples in clients.items():
@@ -328,7 +328,7 @@ def test_a_decay_over_the_run_s_rounds_follows_a_new_total(tmp_path: Path) -> No
 
 @pytest.mark.numeric
 def test_a_run_clips_gradients(tmp_path: Path) -> None:
-    """At most so long a way: as many steps as batches, each of the rate times the norm."""
+    """Each batch moves the model by at most the rate times the norm."""
     values = {"clients": "1", "rounds": 1, "client_lr": 0.1, "client_clip_norm": 0.01}
     train(tmp_path / "run", make_config(**values))
     export_run(tmp_path / "run", tmp_path / "weights.npz")
@@ -487,7 +487,7 @@ def test_a_kill_before_old_checkpoints_are_dropped_leaves_no_more_of_them(tmp_pa
     assert folder.checkpoint_rounds(out) == kept == [5, 6]
 
 
-def test_leaving_without_an_end_saves_too(tmp_path: Path) -> None:
+def test_leaving_before_the_last_round_saves_too(tmp_path: Path) -> None:
     with starting.start(make_config(), tmp_path / "run") as training:
         rounds_left = training.run()
         next(rounds_left)
@@ -528,7 +528,7 @@ def test_an_interrupted_save_is_one_line_and_the_run_goes_on(
     assert results(out) == results(tmp_path / "straight")
 
 
-def test_a_damaged_checkpoint_is_told_by_everyone_who_reads_it(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_reported_by_every_reader(tmp_path: Path) -> None:
     out = tmp_path / "run"
     train(out, make_config())
     file = folder.latest_checkpoint(out)
@@ -637,7 +637,7 @@ def test_a_run_without_test_data_says_so(tmp_path: Path) -> None:
 
 
 def write_store(path: Path, **splits: dict[str, int]) -> str:
-    """A small store: by split, so many examples a client."""
+    """Writes a small store, with the number of examples of each client by split."""
     info = StoreInfo(num_classes=10, pixel_convention="ink")
 
     def client(name: str, count: int) -> ClientDataset:
@@ -705,7 +705,7 @@ def test_a_split_without_any_of_the_cohort_is_evaluated_on_all(
         evaluation.evaluate_run(tmp_path / "run", clients="a,b")
 
 
-def test_of_very_many_others_a_draw_is_evaluated(
+def test_a_large_population_is_evaluated_on_a_random_sample(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cohorts, "MAX_EVAL_POPULATION", 4)
@@ -817,7 +817,7 @@ def test_a_config_edited_to_another_run_is_refused(
     go_on(tmp_path / "run", rounds=2)
 
 
-def test_a_config_may_say_anew_what_changes_no_round(tmp_path: Path) -> None:
+def test_a_config_may_change_options_without_effect_on_rounds(tmp_path: Path) -> None:
     train(tmp_path / "straight", make_config())
     train(tmp_path / "run", make_config(rounds=3))
     file = tmp_path / "run" / "config.toml"

@@ -16,7 +16,7 @@ from tests.kit.training import figures, go_on, make_config, results, train, trai
 
 
 def curve(*accuracies: float | None, split: str = "test") -> list[dict[str, Any]]:
-    """Lines of rounds 0, 2, 4, ... that are evaluated, the others between them."""
+    """Returns metrics lines in which rounds 0, 2, 4, ... are evaluated."""
     lines: list[dict[str, Any]] = []
     for index, accuracy in enumerate(accuracies):
         scores = {split: {"sparse_categorical_accuracy": accuracy}}
@@ -64,7 +64,7 @@ def test_test_data_choose_nothing_where_there_are_validation_data() -> None:
 
 
 def lines_of(name: str, *values: float | None) -> list[dict[str, Any]]:
-    """Lines of rounds 0, 1, 2, ... with a metric beside an accuracy that stays as it is."""
+    """Returns metrics lines of rounds 0, 1, 2, ... with a metric and a constant accuracy."""
     return [
         {
             "round": index,
@@ -186,7 +186,7 @@ def accuracies(path: Path) -> list[float]:
 
 
 def target_in_between(path: Path) -> tuple[str, int]:
-    """A target that a run of eight rounds first reaches in the middle, and the round."""
+    """Returns a target that a run of eight rounds reaches midway, and the round."""
     train(path, make())
     found = accuracies(path)
     round_num = next(each for each in range(3, 8) if found[each] > max(found[:each]))

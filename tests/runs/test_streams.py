@@ -1,4 +1,4 @@
-"""Runs that were begun when streams of random numbers had other purposes."""
+"""Runs of versions in which streams of random numbers had other purposes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _begun_before(path: Path, **values: Any) -> Path:
         ({**SECURE, "secure_sum_options": {"rounding": "stochastic"}}, "--secure-sum"),
     ],
 )
-def test_a_run_whose_streams_have_changed_is_not_gone_on_with(
+def test_a_run_whose_streams_have_changed_is_not_resumed(
     tmp_path: Path, values: dict[str, Any], option: str
 ) -> None:
     run = _begun_before(tmp_path / "run", **values)

@@ -85,13 +85,13 @@ def test_a_bad_value_is_one_line_that_names_the_option(field: str, value: Any, o
     assert "\n" not in message
 
 
-def test_tff_takes_the_seeds_of_its_generator() -> None:
+def test_the_tff_sampler_takes_the_seeds_of_its_generator() -> None:
     assert settings.from_options({"sampling": "tff", "seed": 2**32 - 1}).seed == 2**32 - 1
     with pytest.raises(ConfigError, match=r"--seed 4294967296 with --sampling tff: .* 4294967295"):
         settings.from_options({"sampling": "tff", "seed": 2**32})
 
 
-def test_clients_drawn_by_size_count_the_same() -> None:
+def test_clients_drawn_by_size_have_equal_weights() -> None:
     config = settings.from_options({"sampling": "by-size"})
     assert config.client_weighting == "uniform"
     text = settings.to_toml(config, {})
@@ -112,7 +112,7 @@ def test_merge_forgets_weights_that_followed_from_sampling_by_size() -> None:
     assert settings.merge(others, by_size) == by_size
 
 
-def test_data_options_do_not_go_with_a_file() -> None:
+def test_data_options_are_refused_for_a_file() -> None:
     with pytest.raises(ConfigError, match=r"--data-option clients is not for data files"):
         settings.from_options({"data": "some.h5", "data_options": {"clients": 3}})
 
@@ -351,7 +351,7 @@ def test_what_an_algorithm_resolved_is_read_back_and_left_behind(name: str) -> N
 
 
 @pytest.mark.parametrize("name", ["scaffold", "feddyn"])
-def test_weights_by_examples_are_refused_where_clients_count_alike(name: str) -> None:
+def test_weights_by_examples_are_refused_where_weights_are_equal(name: str) -> None:
     assert settings.from_options({"algorithm": name}).client_weighting == "uniform"
     with pytest.raises(ConfigError, match=f"--client-weighting num-examples with {name}: choose u"):
         settings.from_options({"algorithm": name, "client_weighting": "num-examples"})
@@ -383,7 +383,7 @@ def test_records_of_clients_that_are_pooled_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["clients", "eval_clients", "data", "test_data", "model"])
-def test_a_text_that_can_name_no_file_is_told(name: str) -> None:
+def test_a_text_that_cannot_name_a_file_is_reported(name: str) -> None:
     with pytest.raises(ConfigError, match="has a zero byte or an invalid character; leave it out"):
         settings.from_toml(f'[run]\n{name} = "@a\\u0000b"\n', "config.toml")
 

@@ -1,4 +1,4 @@
-"""Which data, as one value."""
+"""The data of a run as one value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `fedcli info` says of audits and the parts of robust, private and compressed rounds."""
+"""Descriptions in `fedcli info`: audits, and parts of robust, private and compressed rounds."""
 
 from __future__ import annotations
 

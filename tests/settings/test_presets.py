@@ -14,7 +14,7 @@ from fedcli.settings.presets import PRESETS
 
 
 def resolved(name: str, **given: Any) -> Mapping[str, Any]:
-    """What config.toml holds of a run with a preset."""
+    """Returns the content of config.toml of a run with a preset."""
     merged = settings.merge(PRESETS[name].values, {"preset": name, **given})
     config = settings.from_options(merged)
     return settings.from_toml(settings.to_toml(config, {}), "config.toml")

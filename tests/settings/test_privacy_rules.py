@@ -1,4 +1,4 @@
-"""What breaks the guarantee of --dp is refused, with the reason and what to choose instead."""
+"""Options that break the guarantee of --dp are refused, with the reason and a remedy."""
 
 from __future__ import annotations
 

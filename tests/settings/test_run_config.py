@@ -13,8 +13,8 @@ from fedcli.settings.declaration import GLOBAL_MODEL, LOCAL_STEPS, option_name
 from fedcli.settings.run_config import OPTIONS, RunConfig
 from fedcli.settings.sections import SECTIONS
 
-# A value with an effect, of options that need another or act on what not all algorithms have; of
-# the others 0.5 is one.
+# A value with an effect for options that need another one, or that not all algorithms have. For
+# the other options, 0.5 is such a value.
 _VALUES: dict[str, Any] = {
     "attack": "alie",
     **{"communication_seconds": 1.0, "deadline": 2.5, "over_selection": 0.3},
@@ -104,7 +104,7 @@ def test_an_option_that_needs_another_is_refused_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in OPTIONS if OPTIONS[name].acts_on])
-def test_an_option_is_refused_where_the_algorithm_lacks_what_it_acts_on(name: str) -> None:
+def test_an_option_without_effect_on_the_algorithm_is_refused(name: str) -> None:
     algorithm = {LOCAL_STEPS: "fedsgd", GLOBAL_MODEL: "local-only"}[OPTIONS[name].acts_on]
     with pytest.raises(ConfigError, match=f"^{option_name(name)}: the clients of {algorithm} "):
         settings.from_options({"algorithm": algorithm, name: _VALUES.get(name, 0.5)})
@@ -141,7 +141,7 @@ def test_values_are_checked_when_a_config_is_made(values: dict[str, Any], words:
     assert "--" not in str(caught.value)
 
 
-def test_an_option_that_there_is_none_of_has_a_hint() -> None:
+def test_an_unknown_option_has_a_hint() -> None:
     wrong: Any = {"client_rate": 0.1}
     with pytest.raises(TypeError, match="no option 'client_rate'; did you mean client_lr"):
         RunConfig(**wrong)

@@ -1,4 +1,4 @@
-"""What `--secure-sum` goes together with, as ROBUST_PRIVATE lists it, and what it refuses."""
+"""Which options work with `--secure-sum`, as the design lists them, and which are refused."""
 
 from __future__ import annotations
 

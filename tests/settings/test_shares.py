@@ -1,4 +1,4 @@
-"""Shares of numbers are exact as a user reads them."""
+"""Shares of numbers are exact in decimal notation, as users write them."""
 
 from __future__ import annotations
 

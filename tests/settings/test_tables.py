@@ -51,7 +51,7 @@ def test_every_format_s_row_names_a_module_that_reads_it() -> None:
 
 
 def is_one_line(doc: str) -> bool:
-    """As `fedcli info` and --help print it."""
+    """Returns whether a text is one line, as `fedcli info` and --help print it."""
     return bool(doc.strip()) and "\n" not in doc
 
 

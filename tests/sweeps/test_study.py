@@ -1,4 +1,4 @@
-"""What a study.toml may say, and the one line about each kind of mistake."""
+"""The contents that a study.toml may have, and a message of one line for each kind of mistake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Studies from beginning to end: found, reused, failed and killed runs, and two sweeps at once."""
+"""Whole studies: finished, reused, failed and killed runs, and two sweeps at once."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_equal_points_share_a_run(tmp_path: Path) -> None:
     assert len(list((record.path / "runs").iterdir())) == 1
 
 
-def test_a_failed_run_is_told_and_the_others_go_on(
+def test_a_failed_run_is_reported_and_the_others_go_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     study = {"run": RUN, "grid": {"clients": ["5", "500", "6"]}}
@@ -204,7 +204,7 @@ def test_missing_data_stop_the_study_before_any_run(tmp_path: Path) -> None:
         fedcli.sweep(study, tmp_path / "study")
 
 
-def test_a_choice_on_data_that_there_are_not_is_refused(tmp_path: Path) -> None:
+def test_a_choice_on_missing_data_is_refused(tmp_path: Path) -> None:
     run = {name: value for name, value in RUN.items() if name != "validation"}
     study = {"run": run, "grid": {"client_lr": [0.02, 0.1]}, "halving": {"min_rounds": 1}}
     with pytest.raises(ConfigError, match="choose by the split validation, which the data lack"):
@@ -252,7 +252,7 @@ def test_a_random_search_repeats(tmp_path: Path) -> None:
 
 
 def processes_of(study: Path) -> list[int]:
-    """The processes that train runs of a study: those that have its lock open."""
+    """Returns the processes that train runs of a study: those that hold its lock."""
     found = []
     for process in Path("/proc").iterdir():
         if not process.name.isdigit() or int(process.name) == os.getpid():
@@ -268,7 +268,7 @@ def processes_of(study: Path) -> list[int]:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux tells what is open")
 @pytest.mark.parametrize("kills", [1, 2])
-def test_a_killed_process_takes_one_run_along(tmp_path: Path, kills: int) -> None:
+def test_a_killed_process_interrupts_one_run(tmp_path: Path, kills: int) -> None:
     long = {"run": {**RUN, "rounds": 400, "epochs": 20, "max_examples": 2000}, "seeds": 1}
     study = study_file.read(long, "the study")
     study_progress = StudyProgress()
@@ -351,7 +351,7 @@ def test_a_half_written_line_of_a_run_is_no_fault(straight: Path, tmp_path: Path
     assert lines_of(study) == lines_of(straight)
 
 
-def test_damaged_trials_are_told(straight: Path, tmp_path: Path) -> None:
+def test_damaged_trials_are_reported(straight: Path, tmp_path: Path) -> None:
     study = tmp_path / "study"
     shutil.copytree(straight, study)
     lines = (study / "trials.jsonl").read_text().splitlines()
