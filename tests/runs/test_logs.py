@@ -129,7 +129,7 @@ def test_tensorboard_forgets_what_a_killed_process_did(tmp_path: Path) -> None:
 
 
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="add --tensorboard"):
+    with pytest.raises(ConfigError, match="give --tensorboard as well"):
         starting.start(replace(UNIFORM, histograms=True), tmp_path / "run")
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(ConfigError, match=r"pip install 'fedcli\[tensorboard\]'"):

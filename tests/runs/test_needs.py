@@ -132,7 +132,7 @@ def test_a_run_that_needs_more_memory_than_is_free_is_refused(
     tmp_path: Path, memory: dict[str, int], remedy: str
 ) -> None:
     root, much = _machine(tmp_path, 8000), Needs(memory, {}, 0, 0.0, "a model")
-    with pytest.raises(ConfigError, match=rf"9 MB of memory .* 8 MB are free .*{remedy}"):
+    with pytest.raises(ConfigError, match=rf"9 MB of memory, but 8 MB are free .*{remedy}"):
         much.check(tmp_path, root)
     Needs({"parameters": 8_000_000}, {}, 0, 0.0, "a model").check(tmp_path, root)
 
