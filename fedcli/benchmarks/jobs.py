@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fedcli import datasets
 from fedcli.benchmarks import flute, own, tasks
+from fedcli.benchmarks.peers import PEERS
 from fedcli.benchmarks.tasks import AVERAGE, EVALUATE, TRAIN, Task
 from fedcli.core.native import CancelFlag
 from fedcli.dataclass import dataclass
@@ -18,9 +19,12 @@ from fedcli.settings import tables
 
 # Models of the local-training jobs, and the local epochs that make a client's share of a turn.
 _TRAINED = {"mlp-2nn": 20, "cnn-mcmahan": 2, "cnn-reddi": 2}
+# Deep models of images in colour, whose layers the NumPy program lacks.
+_DEEP = ("resnet20", "vgg11", "resnet18-gn", "mobilenet-v2")
 _DIGIT = (28, 28)  # the shape of the examples of all jobs
 _LEAST_CLIENTS = 4
 _CLIENT_EXAMPLES = 100
+_DEEP_EXAMPLES = 20
 _EVALUATED_EXAMPLES = 200  # examples of each client
 _STORE_CLIENTS = 3383  # as in federated EMNIST's digits
 _WRITERS = 100  # generated clients, whose examples the clients of the store share
@@ -73,6 +77,7 @@ class Job:
         make: Prepares the job.
         published: Published seconds, by program, on other machines and, unless the job uses a real
             dataset, on other data.
+        peers: Names of the other programs that can do it, if it is a task.
     """
 
     name: str
@@ -80,6 +85,7 @@ class Job:
     unit: str
     make: Callable[[Setting], Work]
     published: Mapping[str, float] = field(default_factory=dict)
+    peers: tuple[str, ...] = tuple(PEERS)
 
 
 def catalogue() -> dict[str, Job]:
@@ -92,6 +98,7 @@ def catalogue() -> dict[str, Job]:
             _tutorial,
         ),
         *(_training(name, size) for name in _TRAINED for size in (10, 20)),
+        *map(_deep_training, _DEEP),
         *(_evaluation(name) for name, row in tables.MODELS.items() if row.example_shape == _DIGIT),
         Job("average", "weighted average of 100 2NN models, in float64", "models", _averaging),
         Job("synthetic", f"synthetic-digits: {_WRITERS} clients drawn", "examples", _drawing),
@@ -166,6 +173,15 @@ def _training(model: str, batch_size: int) -> Job:
 
     title = f"local training of {model}, batches of {batch_size}"
     return Job(f"{model}-{batch_size}", title, "examples", make)
+
+
+def _deep_training(model: str) -> Job:
+    def make(setting: Setting) -> Work:
+        sizes = (4,) * 2 if setting.is_quick else _cohort(setting, _DEEP_EXAMPLES)
+        return _of_task(Task(TRAIN, model, sizes, data=tasks.SHAPES), setting)
+
+    title = f"local training of {model} on 32 x 32 x 3 pixels, batches of 20"
+    return Job(f"{model}-20", title, "examples", make, peers=("torch",))
 
 
 def _evaluation(model: str) -> Job:

@@ -149,7 +149,7 @@ def run(job: Job, how: Conditions, tell: Tell, cancel: CancelFlag) -> Result:
         runners = [
             *(peak.runner(timer) for peak in peaks),
             *(Runner(OWN, count, timed(timer, work.own(count))) for count in counts),
-            *_peers(work, counts, how.peers, resources, last.repeat),
+            *_peers(job, work, counts, how.peers, resources, last.repeat),
         ]
         seconds = in_turn(runners, how.pace, timer, last.tell)
         limits = {
@@ -177,6 +177,7 @@ class _Last:
 
 
 def _peers(
+    job: Job,
     work: Work,
     counts: Sequence[int],
     peers: PeerProcess,
@@ -197,6 +198,7 @@ def _peers(
         ).runner()
         for count in sorted({min(counts), max(counts)})
         for name in peers.names
+        if name in job.peers
     ]
 
 

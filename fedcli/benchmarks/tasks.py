@@ -1,7 +1,7 @@
 """The tasks for fedcli and other programs: a model, a cohort, and its local training.
 
 A task has plain values, so that it can be passed to another process. Each program draws the same
-examples of synthetic-digits and processes them in the same order.
+examples of a synthetic dataset and processes them in the same order.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from fedcli.models.model import Model
 from fedcli.settings.options import Value
 
 TRAIN, EVALUATE, AVERAGE = "train", "evaluate", "average"
+DIGITS, SHAPES = "synthetic-digits", "synthetic-shapes"
+_EXAMPLE_SHAPES = {DIGITS: (28, 28), SHAPES: (32, 32, 3)}
 ORDER_SEED = 0
 _SHUFFLE_BUFFER = 100  # the tutorial's
 
@@ -39,8 +41,9 @@ class Task:
         batch_size: Examples a batch.
         epochs: Local epochs.
         client_lr: Learning rate of plain SGD.
-        num_classes: Classes of the model; labels are digits.
+        num_classes: Classes of the model; both datasets have ten.
         options: Options of the model.
+        data: The dataset, `DIGITS` or `SHAPES`.
     """
 
     kind: str
@@ -51,6 +54,7 @@ class Task:
     client_lr: float = 0.02
     num_classes: int = 10
     options: Mapping[str, Value] = field(default_factory=dict)
+    data: str = DIGITS
 
     def to_json(self) -> str:
         """Returns the task as one line of text."""
@@ -75,15 +79,19 @@ def build_model(task: Task) -> Model:
         ConfigError: There is no such model, or it lacks an option.
     """
     return models.build(
-        task.model, num_classes=task.num_classes, options=task.options, seed=ORDER_SEED
+        task.model,
+        input_shape=_EXAMPLE_SHAPES[task.data],
+        num_classes=task.num_classes,
+        options=task.options,
+        seed=ORDER_SEED,
     )
 
 
 def make_cohort(task: Task) -> tuple[BatchedDataset, ...]:
-    """Returns the cohort of a task in batches, drawn from synthetic-digits."""
+    """Returns the cohort of a task in batches, drawn from its dataset."""
     return tuple(
         client.preprocess(task.epochs, _SHUFFLE_BUFFER, task.batch_size, ORDER_SEED)
-        for client in cut_clients(task.sizes)
+        for client in cut_clients(task.sizes, data=task.data)
     )
 
 
@@ -99,13 +107,18 @@ def even_sizes(total: int, num_clients: int) -> tuple[int, ...]:
     return tuple(each + (index < rest) for index in range(num_clients))
 
 
-def cut_clients(sizes: tuple[int, ...], split: str = "train") -> Iterator[ClientDataset]:
-    """Yields clients of given sizes, filled with the examples of synthetic-digits' writers.
+def cut_clients(
+    sizes: tuple[int, ...], split: str = "train", data: str = DIGITS
+) -> Iterator[ClientDataset]:
+    """Yields clients of given sizes, filled with the examples of a synthetic dataset's clients.
 
-    If the sizes are those of the writers, the clients are the writers.
+    If the sizes are those of the dataset's clients, these are the clients.
     """
-    writers = datasets.open_splits(datasets.DataSource(data_options={"clients": 10_000}))[split]
+    source = datasets.DataSource(data, data_options={"clients": 10_000})
+    writers = datasets.open_splits(source)[split]
     ids = iter(writers.client_ids)
+    first = writers.client(writers.client_ids[0])
+    scale, offset = first.scale, first.offset
     pixels: Pixels = np.empty((0, *writers.pixel_shape), np.uint8)
     labels = np.empty(0, np.int32)
     for index, size in enumerate(sizes):
@@ -121,7 +134,7 @@ def cut_clients(sizes: tuple[int, ...], split: str = "train") -> Iterator[Client
             False  # read-only as in a dataset, so that they are decoded once for all rounds
         )
         yield ClientDataset(
-            f"s{index:07d}", pixels[:size], labels[:size], -1 / 255, 1.0, writers.source
+            f"s{index:07d}", pixels[:size], labels[:size], scale, offset, writers.source
         )
         pixels, labels = pixels[size:], labels[size:]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from fedcli.models.layers.contract import Layer
 from fedcli.models.model import Model
 
 Params = NDArray[np.float32]
+_LAYOUTS = (torch.contiguous_format, torch.channels_last)
 # Each takes the amount of a layer's activation.
 _ACTIVATIONS: dict[str, Callable[[float], Any]] = {
     "relu": lambda _: torch.nn.ReLU(),
@@ -36,6 +38,8 @@ _ACTIVATIONS: dict[str, Callable[[float], Any]] = {
 def prepare(task: Task, num_threads: int) -> Callable[[], Params]:
     """Returns the job: a call does the task once and returns its result as a flat array.
 
+    Images in colour have the memory layout, of PyTorch's two, in which the job is faster here.
+
     Args:
         task: The task.
         num_threads: Threads of PyTorch's operators.
@@ -44,9 +48,29 @@ def prepare(task: Task, num_threads: int) -> Callable[[], Params]:
     model = tasks.build_model(task)
     if task.kind == tasks.AVERAGE:
         return _averaging(model, len(task.sizes))
-    net = build(model)
+    jobs = [_job(task, model, layout) for layout in _LAYOUTS]
+    return min(jobs, key=_seconds_of) if task.data == tasks.SHAPES else jobs[0]
+
+
+def _seconds_of(job: Callable[[], Params]) -> float:
+    """The shorter of two calls after a first one, which makes PyTorch's plans."""
+    job()
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        job()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def _job(task: Task, model: Model, layout: Any) -> Callable[[], Params]:
+    """The job with images and kernels in a memory layout."""
+    net = build(model).to(memory_format=layout)
     start = [each.detach().clone() for each in net.parameters()]
-    batches = _batches(task, model)
+    batches = [
+        [(x.to(memory_format=layout), labels) for x, labels in client]
+        for client in _batches(task, model)
+    ]
     loss_of = torch.nn.CrossEntropyLoss()
 
     def train() -> Params:

@@ -178,6 +178,34 @@ def test_torch_finds_what_fedcli_finds(kind: str, model: str, options: dict[str,
     assert_same_work(task, torch_peer.prepare(task, 1)())
 
 
+DEEP = [(TRAIN, "resnet20"), (TRAIN, "vgg11"), (TRAIN, "resnet18-gn"), (EVALUATE, "mobilenet-v2")]
+
+
+@pytest.mark.skipif(not HAS_TORCH, reason="PyTorch is not installed")
+@pytest.mark.parametrize(("kind", "model"), DEEP)
+def test_torch_finds_what_fedcli_finds_in_deep_models(kind: str, model: str) -> None:
+    """Not the gradient of mobilenet-v2, in which PyTorch's roundings add up to half a percent."""
+    from fedcli.benchmarks import torch_peer
+
+    task = Task(kind, model, (5, 4), 5, 1, data=tasks.SHAPES)
+    assert_same_work(task, torch_peer.prepare(task, 1)())
+
+
+def test_clients_of_shapes_are_in_colour() -> None:
+    (client,) = tasks.cut_clients((3,), data=tasks.SHAPES)
+    images = client.images()
+    assert images.shape == (3, 32, 32, 3)
+    assert 0 <= images.min() < images.max() <= 1
+
+
+def test_numpy_is_left_out_of_the_jobs_that_it_cannot_do(fedcli: Fedcli) -> None:
+    arguments = ("--jobs", "resnet20,average", "--compare", "numpy", "--threads", 1)
+    done = fedcli("bench", "--quick", "--json", *arguments)
+    assert done.code == 0, done.err
+    rows = {job["job"]: [row["by"] for row in job["rows"]] for job in json.loads(done.out)["jobs"]}
+    assert rows == {"resnet20-20": ["fedcli"], "average": ["fedcli", "numpy"]}
+
+
 def test_numpy_drops_out_at_the_rate_and_scales_the_rest() -> None:
     task = small_task(TRAIN, "cnn-reddi", dropout=[0.9])
     with_dropout = numpy_peer.prepare(task, 1)()
