@@ -157,7 +157,7 @@ USERS: dict[str, set[str]] = {
     "tensorboardX": {"runs.files.event_files"},
     "time": {
         *("cli", "runs", "learning", "cluster.ray_workers", "datasets.download", "locks"),
-        *("outputs", "sweeps"),
+        *("outputs", "sweeps", "benchmarks.torch_peer"),
     },
     "datetime": {"cli", "runs.files.folder", "sweeps.study_folder"},
     # Random streams have names in `core.seeds` and are drawn by the core; nothing is unpickled.
