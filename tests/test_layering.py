@@ -366,7 +366,7 @@ def test_modules_import_each_other_in_no_circle() -> None:
             "from rich.live import Live",
             "1: rich is for cli.screen.markdown, cli.screen.ren",
         ),
-        ("models.metrics", "from time import time", "1: time is for cli, cluster.ray_workers, "),
+        ("models.metrics", "from time import time", "1: time is for benchmarks.torch_peer, cli, "),
         ("federation.cohorts", "import random", "1: random is for nobody"),
         ("federation.cohorts", "x = np.random.rand(0)", "1: numpy.random is for federation.tff"),
         ("runs.loop", "from numpy.random import rand", "1: numpy.random is for federation.tff"),
