@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 from fedcli.errors import ConfigError
@@ -64,6 +65,7 @@ class Accountant:
         return Spent(exact, by_renyi)
 
 
+@lru_cache(maxsize=16)
 def noise_for(
     scheme: Scheme, target_epsilon: float, num_rounds: int, delta: float, method: str = PLD
 ) -> float:

@@ -207,9 +207,10 @@ def test_numpy_is_left_out_of_the_jobs_that_it_cannot_do(fedcli: Fedcli) -> None
 
 
 def test_numpy_drops_out_at_the_rate_and_scales_the_rest() -> None:
-    task = small_task(TRAIN, "cnn-reddi", dropout=[0.9])
-    with_dropout = numpy_peer.prepare(task, 1)()
-    without = numpy_peer.prepare(small_task(TRAIN, "cnn-reddi", dropout=[0.0]), 1)()
+    with_dropout, without = (
+        numpy_peer.prepare(Task(TRAIN, "cnn-reddi", (6,), 3, 1, 0.05, options=options), 1)()
+        for options in ({"dropout": [0.9]}, {"dropout": [0.0]})
+    )
     assert np.isfinite(with_dropout).all()
     assert not np.allclose(with_dropout, without, atol=1e-4)
 

@@ -125,7 +125,7 @@ def test_signed_nonsense_is_one_line_too(
 ) -> None:
     file = run_dir.latest_checkpoint(run)
     done = subprocess.run(
-        [sys.executable, "-c", SIGNED, str(file), str(seed), "150"],
+        [sys.executable, "-c", SIGNED, str(file), str(seed), "80"],
         capture_output=True,
         cwd=tmp_path,
         check=False,

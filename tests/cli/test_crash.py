@@ -40,8 +40,8 @@ RUNS: dict[str, tuple[str, ...]] = {
         *("--csv", "--record-clients", "--keep-best", "accuracy", "--keep-checkpoints", "3"),
     ),
     "cnn": (
-        *("--model", "lenet5", "--rounds", "40", "--max-examples", "60", "--eval-every", "10"),
-        *("--clients", "6", "--client-lr", "0.05", *MOMENTUM),
+        *("--model", "lenet5", "--rounds", "40", "--max-examples", "20", "--eval-every", "10"),
+        *("--clients", "3", "--client-lr", "0.05", *MOMENTUM),
         *(("--tensorboard",) if HAS_TENSORBOARD else ()),
     ),
     "scaffold": (

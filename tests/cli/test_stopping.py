@@ -10,10 +10,20 @@ from typing import Any
 
 import pytest
 
+from fedcli.cli import main as cli
 from tests.kit.command_line import PATIENCE_SECONDS, draw_on_terminal
 
-# Long enough to be caught in the middle, short enough to be finished twice: a second.
+# Long enough to be caught in the middle, short enough to be finished several times: a second.
 LONG_RUN = ("train", "--rounds", "100", "--epochs", "50")
+RECORDS = ("--csv", "--record-clients", "--checkpoint-every", "7")
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`LONG_RUN` without an interruption; the records change nothing of the other files."""
+    out = tmp_path_factory.mktemp("straight") / "run"
+    assert cli.run([*LONG_RUN, *RECORDS, "-q", "--out", str(out)]) == 0
+    return out
 
 
 def wait_until_rounds(run: Path, num_rounds: int) -> None:
@@ -31,13 +41,12 @@ def test_stopped_run_resumes_to_the_same_bytes(
     tmp_path: Path,
     command: list[str],
     process_arguments: dict[str, Any],
+    straight: Path,
     signal_num: signal.Signals,
     code: int,
 ) -> None:
-    start = [*command, *LONG_RUN, "-q", "--out"]
-    process = subprocess.Popen(
-        [*start, "run"], cwd=tmp_path, stderr=subprocess.PIPE, **process_arguments
-    )
+    start = [*command, *LONG_RUN, "-q", "--out", "run"]
+    process = subprocess.Popen(start, cwd=tmp_path, stderr=subprocess.PIPE, **process_arguments)
     wait_until_rounds(tmp_path / "run", 2)
     sent = time.monotonic()
     process.send_signal(signal_num)
@@ -50,37 +59,28 @@ def test_stopped_run_resumes_to_the_same_bytes(
         f"fedcli: stopped after round {num_done} and saved; fedcli train --resume run continues\n"
     )
 
-    for arguments in ([*command, "train", "--resume", "run", "-q"], [*start, "straight"]):
-        subprocess.run(
-            arguments, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL, **process_arguments
-        )
+    resume = [*command, "train", "--resume", "run", "-q"]
+    subprocess.run(resume, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL, **process_arguments)
     for name in ("metrics.jsonl", "evaluation.json"):
-        resumed = (tmp_path / "run" / name).read_bytes()
-        assert resumed == (tmp_path / "straight" / name).read_bytes()
+        assert (tmp_path / "run" / name).read_bytes() == (straight / name).read_bytes()
 
 
 def test_a_second_signal_leaves_at_once_without_harm(
-    tmp_path: Path, command: list[str], process_arguments: dict[str, Any]
+    tmp_path: Path, command: list[str], process_arguments: dict[str, Any], straight: Path
 ) -> None:
     """Both come while the process stands still, so it has next to no time to save between them."""
-    records = ("--csv", "--record-clients", "--checkpoint-every", "7")
-    start = [*command, *LONG_RUN, *records, "-q", "--out"]
-    process = subprocess.Popen(
-        [*start, "run"], cwd=tmp_path, stderr=subprocess.PIPE, **process_arguments
-    )
+    start = [*command, *LONG_RUN, *RECORDS, "-q", "--out", "run"]
+    process = subprocess.Popen(start, cwd=tmp_path, stderr=subprocess.PIPE, **process_arguments)
     wait_until_rounds(tmp_path / "run", 10)
     for signal_num in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
         process.send_signal(signal_num)
     _, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert (process.returncode, err) == (143, "")
 
-    for arguments in ([*command, "train", "--resume", "run", "-q"], [*start, "straight"]):
-        subprocess.run(
-            arguments, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL, **process_arguments
-        )
+    resume = [*command, "train", "--resume", "run", "-q"]
+    subprocess.run(resume, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL, **process_arguments)
     for name in ("metrics.jsonl", "metrics.csv", "evaluation.json"):
-        resumed = (tmp_path / "run" / name).read_bytes()
-        assert resumed == (tmp_path / "straight" / name).read_bytes()
+        assert (tmp_path / "run" / name).read_bytes() == (straight / name).read_bytes()
 
 
 def test_two_processes_do_not_train_one_run(
@@ -134,7 +134,7 @@ def test_ctrl_c_stops_within_one_long_round(
 def test_terminal_shows_live_progress_that_does_not_stay(
     tmp_path: Path, command: list[str], process_arguments: dict[str, Any]
 ) -> None:
-    arguments = [*command, *LONG_RUN, "--epochs", "100", "--out", "run"]
+    arguments = [*command, *LONG_RUN, "--out", "run"]
     out, text = draw_on_terminal(arguments, cwd=tmp_path, **process_arguments)
     for word in ("/100", "loss 0.", "accuracy 0.", "examples/s", " left"):
         assert word in text

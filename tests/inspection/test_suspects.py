@@ -77,6 +77,12 @@ def digits() -> ClientData:
     )["train"]
 
 
+@pytest.fixture
+def few_digits(digits: ClientData) -> ArrayData:
+    """For what holds of any clients; shares that are found need all of them."""
+    return ArrayData({client_id: digits.client(client_id) for client_id in digits.client_ids[:5]})
+
+
 def test_finds_flipped_labels_of_synthetic_digits(digits: ClientData, seed: int) -> None:
     noisy, flips = flip(digits, np.random.default_rng(seed), 0.05)
     found = rank_examples(noisy, noisy.client_ids, top=num_flipped(flips))
@@ -113,9 +119,9 @@ def test_finds_a_mistake_made_often(shared_data: Path) -> None:
 
 
 def test_order_of_clients_and_size_of_blocks_change_no_score(
-    digits: ClientData, seed: int, monkeypatch: pytest.MonkeyPatch
+    few_digits: ClientData, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    noisy, _ = flip(digits, np.random.default_rng(seed), 0.05)
+    noisy, _ = flip(few_digits, np.random.default_rng(seed), 0.05)
     whole = rank_examples(noisy, noisy.client_ids, top=10**6)
     monkeypatch.setattr(suspects, "_BLOCK_EXAMPLES", 7)
     blocked = rank_examples(noisy, noisy.client_ids[::-1], top=10**6)
@@ -128,8 +134,10 @@ def test_order_of_clients_and_size_of_blocks_change_no_score(
     assert {each.client_id for each in blocked.clients} == {e.client_id for e in whole.clients}
 
 
-def test_same_call_gives_the_same(digits: ClientData) -> None:
-    assert rank_examples(digits, digits.client_ids) == rank_examples(digits, digits.client_ids)
+def test_same_call_gives_the_same(few_digits: ClientData) -> None:
+    first, second = (rank_examples(few_digits, few_digits.client_ids) for _ in range(2))
+    assert first == second
+    assert first.examples
 
 
 def test_pixels_as_ink_or_background_change_no_score(digits: ClientData, seed: int) -> None:
@@ -356,10 +364,10 @@ def test_many_labels_shrink_images_further_and_then_are_refused(
         rank_examples(data, ["a"])
 
 
-def test_tells_clients_and_can_be_ended(digits: ClientData) -> None:
+def test_tells_clients_and_can_be_ended(few_digits: ClientData) -> None:
     told: list[tuple[int, int | None]] = []
-    rank_examples(digits, digits.client_ids, lambda done, total: told.append((done, total)))
-    assert told == [(done, 125) for done in range(1, 126)]
+    rank_examples(few_digits, few_digits.client_ids, lambda done, total: told.append((done, total)))
+    assert told == [(done, 25) for done in range(1, 26)]
 
     def refuse(after: int) -> Callable[[int, int | None], None]:
         def tell(done: int, total: int | None) -> None:
@@ -368,6 +376,6 @@ def test_tells_clients_and_can_be_ended(digits: ClientData) -> None:
 
         return tell
 
-    for after in (1, 41, 125):
+    for after in (1, 9, 25):
         with pytest.raises(Cancelled):
-            rank_examples(digits, digits.client_ids, refuse(after))
+            rank_examples(few_digits, few_digits.client_ids, refuse(after))

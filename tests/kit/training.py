@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import json
-import subprocess
-import sys
+import multiprocessing
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -177,21 +176,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "2nn": {"model": "mlp-2nn", "seed": 5, "client_lr": 0.1, "pixels": "ink"},
 }
 
-_VANISH = """
-import itertools, json, os, sys
-import numpy as np
-import pytest
-
-from fedcli import settings
-from fedcli.core.native import CancelFlag, Cancelled
-from fedcli.runs import starting
-values, out, num_rounds = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-training = starting.start(settings.from_options(values), out)
-rounds_left = training.run()
-for _ in itertools.islice(rounds_left, num_rounds):
-    pass
-os._exit(9)
-"""
+# A process whose children have everything imported as soon as they are forked.
+_CHILDREN = multiprocessing.get_context("forkserver")
+_CHILDREN.set_forkserver_preload(["tests.kit.training"])
 
 
 def make_config(**values: Any) -> RunConfig:
@@ -261,8 +248,18 @@ def _take(training: Training, num_rounds: int) -> None:
 
 def train_and_vanish(path: Path, values: Mapping[str, Any], num_rounds: int) -> None:
     """Trains in another process, which ends as a killed one does: no handler, flush or save."""
-    command = [sys.executable, "-c", _VANISH, json.dumps(values), str(path), str(num_rounds)]
-    assert subprocess.run(command, check=False).returncode == 9
+    child = _CHILDREN.Process(target=_vanish, args=(path, dict(values), num_rounds))
+    child.start()
+    child.join()
+    assert child.exitcode == 9
+
+
+def _vanish(path: Path, values: Mapping[str, Any], num_rounds: int) -> None:
+    training = starting.start(settings.from_options(values), path)
+    rounds_left = training.run()
+    for _ in itertools.islice(rounds_left, num_rounds):
+        pass
+    os._exit(9)
 
 
 def figures(path: Path) -> dict[str, bytes]:
