@@ -49,7 +49,8 @@ FLOORS = {
             *("info", "inspect_clients", "preprocess", "report", "runs", "sweep", "train"),
             "verify",
         ),
-        ("jobs", "options", "group_report"),
+        ("jobs", "one_value", "group_report"),
+        ("options",),
         ("habits", "run_folders", "screen", "bench_peer"),
     ),
     "runs": (

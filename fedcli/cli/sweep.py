@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import click
 
 from fedcli.cli import options as opt
+from fedcli.cli.one_value import OneValueCommand
 
 STUDY = "Study"
 _RESUMED = ("jobs", "cluster", "reuse", "fail_fast", "code", "spread")
@@ -87,29 +87,8 @@ def _study_options(function: Any) -> Any:
     )(function)
 
 
-class _SweepCommand(opt.SectionCommand):
-    """The command; a list of values of a train option is refused with the --grid to write."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parses the arguments, after a check for lists of values."""
-        names = {name: each for each in self.params for name in each.opts}
-        for word, value in [*pairwise(args), *(each.split("=", 1) for each in args if "=" in each)]:
-            option = names.get(word)
-            if "," in value and isinstance(option, opt.SectionOption) and _takes_one_value(option):
-                key = f"--seeds {value}" if word == "--seed" else f"--grid {option.name}={value}"
-                raise click.UsageError(f"{word} takes one value; {key} runs each of them", ctx)
-        return super().parse_args(ctx, args)
-
-
-def _takes_one_value(option: opt.SectionOption) -> bool:
-    """Whether it is an option of a run whose value never has a comma."""
-    from fedcli.settings.run_config import RunConfig  # lazy: only mistakes need it
-
-    if option.name not in RunConfig.__dataclass_fields__:
-        return False
-    numbers = (click.INT, click.FLOAT)
-    is_choice = option.names is not None or isinstance(option.type, click.Choice)
-    return is_choice or option.type in numbers or option.name in ("clients", "model")
+class _SweepCommand(OneValueCommand):
+    named = ("clients", "model")
 
 
 @click.command(cls=_SweepCommand)

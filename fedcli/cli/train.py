@@ -8,11 +8,17 @@ from typing import Any
 import click
 
 from fedcli.cli import options as opt
+from fedcli.cli.one_value import OneValueCommand
 from fedcli.settings.declaration import option_name
 from fedcli.settings.run_config import RESUME_FIELDS
 
 
-@click.command(cls=opt.SectionCommand)
+class _TrainCommand(OneValueCommand):
+    sweep = "fedcli sweep "
+    named = ("model",)
+
+
+@click.command(cls=_TrainCommand)
 @opt.option(
     "--out",
     help="Run directory to make. Default: runs/<time>-<data>-<algorithm>-s<seed>.",

@@ -103,6 +103,22 @@ def test_a_list_of_values_is_answered_with_the_grid(
         assert words in done.err
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--client-lr", "0.1,1", "takes one value; fedcli sweep --grid client_lr=0.1,1 runs each"),
+        ("--model", "lenet5,mlp-2nn", "fedcli sweep --grid model=lenet5,mlp-2nn runs each of them"),
+        ("--seed", "0,1", "--seed takes one value; fedcli sweep --seeds 0,1 runs each of them"),
+    ],
+)
+def test_train_answers_a_list_of_values_with_the_sweep(
+    fedcli: Fedcli, option: str, value: str, words: str
+) -> None:
+    done = fedcli("train", option, value)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert words in done.err
+
+
 def test_resume_takes_the_study_from_its_folder(fedcli: Fedcli) -> None:
     done = fedcli("sweep", "--resume", "study", "--rounds", "3")
     assert done.code == 2
