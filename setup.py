@@ -18,11 +18,14 @@ from setuptools.command.build_ext import build_ext
 # Python's own flags ask for debug information, which takes the compiler a fifth of its time.
 RELEASE_FLAGS, DEBUG_FLAGS = "-g0 -DNDEBUG", "-O1 -g -UNDEBUG"
 # To try in turn. What is left out of -O2 and -O3 gains nothing here, as the kernels are written in
-# vectors and unrolled by hand, and takes the compiler a third of its time. The second is for
+# vectors and unrolled by hand, and takes the compiler half of its time. The second is for
 # compilers that refuse the names of GCC's options.
 OPTIMIZE_FLAGS = [
     "-O2 -ftree-vectorize -fvect-cost-model=dynamic"
-    " -fno-tree-vrp -fno-thread-jumps -fno-schedule-insns2",
+    " -fno-code-hoisting -fno-cprop-registers -fno-crossjumping -fno-forward-propagate -fno-ipa-cp"
+    " -fno-ipa-modref -fno-ipa-ra -fno-peephole2 -fno-rerun-cse-after-loop -fno-schedule-insns2"
+    " -fno-store-merging -fno-thread-jumps -fno-tree-bit-ccp -fno-tree-dominator-opts -fno-tree-pre"
+    " -fno-tree-tail-merge -fno-tree-vrp",
     "-O3",
 ]
 # Contraction into FMA stays allowed, hence gnu11; NaN checks must work, hence no -ffast-math.
@@ -33,6 +36,9 @@ GLUE_FLAGS = "-Og -Wno-sign-compare"
 # Per folder. Synthetic data, payloads and quantised values must not depend on what the compiler
 # makes of a * b + c.
 FOLDER_FLAGS = {folder: ["-ffp-contract=off"] for folder in ("random", "compress", "secure")}
+# Folders whose files are compiled as one, which saves a fifth of the time: their static names must
+# differ. Files that are compiled once per instruction set stay apart.
+UNITED = {"csrc", "aggregate", "client", "cohort", "compress", "net", "random", "step"}
 # Per instruction set, flags to try in turn: GCC < 11 and Clang < 12 lack the levels' names.
 ISA_FLAGS = {
     "avx2": ["-march=x86-64-v3", "-mavx2 -mfma -mbmi -mbmi2 -mf16c"],
@@ -72,20 +78,32 @@ def wanted_isas() -> list[str]:
     return [name for name in ISA_FLAGS if name in wanted]
 
 
-def core_files(isas: Collection[str]) -> list[Path]:
-    """Returns the files of csrc/ that are compiled for these instruction sets.
+def core_files(isas: Collection[str], folder: Path) -> list[Path]:
+    """Returns the files that are compiled for these instruction sets.
 
-    What takes longest comes first, so that no processor waits for it at the end.
+    Those that include all files of a folder of csrc/ are written to `folder`. What takes longest
+    comes first, so that no processor waits for it at the end.
     """
     kernels = ["generic", *ISA_FLAGS]
     absent = {*ISA_FLAGS} - {*isas}
+    united: dict[str, list[Path]] = {}
+    sizes: dict[Path, int] = {}  # in bytes, of what is compiled
+    for path in sorted(Path("csrc").rglob("*.c")):
+        if path.parent.name in UNITED and path.stem not in kernels:
+            united.setdefault(path.parent.name, []).append(path)
+        elif path.stem not in absent:
+            sizes[path] = path.stat().st_size
+    for name, paths in united.items():
+        all_of_folder = folder / name / "all.c"
+        all_of_folder.parent.mkdir(parents=True, exist_ok=True)
+        all_of_folder.write_text("".join(f'#include "{p.relative_to("csrc")}"\n' for p in paths))
+        sizes[all_of_folder] = sum(path.stat().st_size for path in paths)
 
     def weight(path: Path) -> tuple[int, int, Path]:
         rank = kernels.index(path.stem) if path.stem in kernels else -1
-        return rank, path.stat().st_size, path
+        return rank, sizes[path], path
 
-    paths = (path for path in Path("csrc").rglob("*.c") if path.stem not in absent)
-    return sorted(paths, key=weight, reverse=True)
+    return sorted(sizes, key=weight, reverse=True)
 
 
 class Build(build):
@@ -119,7 +137,7 @@ class BuildCore(build_ext):
             asked = pool.submit(self.ask_compiler, debug)
             glue = pool.submit(self.compile_glue, ext, debug, asked)
             settings = asked.result()
-            paths = core_files(settings.isas)
+            paths = core_files(settings.isas, Path(self.build_temp, "united"))
             say(f"compiling {len(paths)} C files for {', '.join(['generic', *settings.isas])}")
             each = [pool.submit(self.compile_file, p, settings.flags_of(p)) for p in paths]
             ext.extra_objects = [made.result() for made in [*each, glue]]

@@ -16,11 +16,11 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum { MAX_BITS = 4 };
+enum { MAX_ROTATED_BITS = 4 };
 
 /* Lloyd and Max's centroids of the standard normal distribution, the positive half, for 1 to 4
  * bits. */
-static const double CENTROIDS[MAX_BITS][1 << (MAX_BITS - 1)] = {
+static const double CENTROIDS[MAX_ROTATED_BITS][1 << (MAX_ROTATED_BITS - 1)] = {
     {.7978845608},
     {.4527800399, 1.5104176087},
     {.2450941631, .7560052490, 1.3439092614, 2.1519456699},
@@ -34,7 +34,7 @@ static int drive_is_valid(const fed_codec *codec) {
 }
 
 static int eden_is_valid(const fed_codec *codec) {
-    return drive_is_valid(codec) && codec->bits >= 1 && codec->bits <= MAX_BITS;
+    return drive_is_valid(codec) && codec->bits >= 1 && codec->bits <= MAX_ROTATED_BITS;
 }
 
 static size_t rotated_bytes(const fed_codec *codec, unsigned bits) {

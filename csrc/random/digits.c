@@ -7,7 +7,7 @@
 #include "drawing.h"
 #include "glyphs.h"
 
-enum { SIDE = 28 };
+enum { DIGIT_SIDE = 28 };
 
 /* ---- Writers --------------------------------------------------------------------------------- */
 
@@ -75,8 +75,8 @@ static placement draw_placement(const writer *hand, size_t digit, fed_rng *rng) 
     place.cosine = cos(rotation);
     place.sine = sin(rotation);
     const fed_point shift = normal_point(rng, 0.9 * spread);
-    place.centre.x = 0.5 * (SIDE - 1) + hand->centre.x + shift.x;
-    place.centre.y = 0.5 * (SIDE - 1) + hand->centre.y + shift.y;
+    place.centre.x = 0.5 * (DIGIT_SIDE - 1) + hand->centre.x + shift.x;
+    place.centre.y = 0.5 * (DIGIT_SIDE - 1) + hand->centre.y + shift.y;
     return place;
 }
 
@@ -126,10 +126,10 @@ static void stamp_stroke(fed_canvas *paper, const placement *place, const fed_po
 }
 
 static void ink_pixels(const fed_canvas *paper, float softness, float darkness, fed_rng *rng,
-                       uint8_t *pixels /* out [SIDE, SIDE] */) {
+                       uint8_t *pixels /* out [DIGIT_SIDE, DIGIT_SIDE] */) {
     const float squared_reach = paper->reach * paper->reach;
-    for (size_t row = 0; row < SIDE; row++) {
-        for (size_t column = 0; column < SIDE; column++) {
+    for (size_t row = 0; row < DIGIT_SIDE; row++) {
+        for (size_t column = 0; column < DIGIT_SIDE; column++) {
             const float squared = paper->squared_distance[row][column];
             uint8_t level = 0;
             if (squared < squared_reach) {
@@ -139,7 +139,7 @@ static void ink_pixels(const fed_canvas *paper, float softness, float darkness, 
                 ink = ink < 1.0f ? ink : 1.0f;
                 level = (uint8_t)(255.0f * ink + 0.5f);
             }
-            pixels[row * SIDE + column] = level;
+            pixels[row * DIGIT_SIDE + column] = level;
         }
     }
 }
@@ -147,7 +147,7 @@ static void ink_pixels(const fed_canvas *paper, float softness, float darkness, 
 /* ---- Images ---------------------------------------------------------------------------------- */
 
 static void draw_image(const writer *hand, size_t digit, fed_rng *rng,
-                       uint8_t *pixels /* out [SIDE, SIDE] */) {
+                       uint8_t *pixels /* out [DIGIT_SIDE, DIGIT_SIDE] */) {
     const size_t first_glyph = FIRST_GLYPH[digit];
     const size_t num_allographs = FIRST_GLYPH[digit + 1] - first_glyph;
     const size_t g = first_glyph + fed_pick(rng, &hand->preferences[first_glyph], num_allographs);
@@ -163,7 +163,7 @@ static void draw_image(const writer *hand, size_t digit, fed_rng *rng,
     const double stroke_width = fmax(0.9, hand->stroke_width * exp(normal(rng, 0.0, 0.08)));
 
     fed_canvas paper;
-    fed_clear_canvas(&paper, SIDE, (float)(0.5 * (stroke_width + hand->edge_softness)));
+    fed_clear_canvas(&paper, DIGIT_SIDE, (float)(0.5 * (stroke_width + hand->edge_softness)));
     size_t first_point = 0;
     for (size_t s = 0; s < shape->num_strokes; s++) {
         const size_t end = shape->stroke_ends[s];
@@ -173,13 +173,14 @@ static void draw_image(const writer *hand, size_t digit, fed_rng *rng,
     ink_pixels(&paper, (float)hand->edge_softness, (float)hand->darkness, rng, pixels);
 }
 
-static void draw_style(const fed_synthetic *options, uint64_t client, double *style) {
+static void style_of_digits(const fed_synthetic *options, uint64_t client, double *style) {
     _Static_assert(sizeof(writer) <= FED_STYLE_SIZE * sizeof(double), "a style has room");
     draw_writer((writer *)style, options, client);
 }
 
-static void draw(const double *style, size_t label, fed_rng *rng, uint8_t *pixels) {
+static void draw_digit(const double *style, size_t label, fed_rng *rng, uint8_t *pixels) {
     draw_image((const writer *)style, label, rng, pixels);
 }
 
-const fed_pictures fed_digits = {.num_bytes = SIDE * SIDE, .draw_style = draw_style, .draw = draw};
+const fed_pictures fed_digits = {
+    .num_bytes = DIGIT_SIDE * DIGIT_SIDE, .draw_style = style_of_digits, .draw = draw_digit};

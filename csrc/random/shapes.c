@@ -35,7 +35,7 @@ typedef struct style {
     float softness, noise, gain, warmth; /* of the camera */
 } style;
 
-static void draw_style(const fed_synthetic *options, uint64_t client, double *out) {
+static void style_of_shapes(const fed_synthetic *options, uint64_t client, double *out) {
     _Static_assert(sizeof(style) <= FED_STYLE_SIZE * sizeof(double), "a style has room");
     const fed_key key = {.seed = options->seed, .client = client, .purpose = FED_SYNTHETIC_STYLE};
     const double spread = options->style_spread;
@@ -358,7 +358,7 @@ static void take(const style *own, fed_rng *rng, const picture *scene, uint8_t *
     }
 }
 
-static void draw(const double *given, size_t label, fed_rng *rng, uint8_t *pixels) {
+static void draw_shape(const double *given, size_t label, fed_rng *rng, uint8_t *pixels) {
     const style *own = (const style *)given;
     picture scene;
     outline line = {0};
@@ -375,4 +375,4 @@ static void draw(const double *given, size_t label, fed_rng *rng, uint8_t *pixel
 }
 
 const fed_pictures fed_shapes = {
-    .num_bytes = SIDE * SIDE * NUM_CHANNELS, .draw_style = draw_style, .draw = draw};
+    .num_bytes = SIDE * SIDE * NUM_CHANNELS, .draw_style = style_of_shapes, .draw = draw_shape};
