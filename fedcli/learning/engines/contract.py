@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -146,11 +145,11 @@ class _CopyCounter:
 
     def __init__(self) -> None:
         """Starts with none."""
-        self._seen: Counter[str] = Counter()
+        self._seen: dict[str, int] = {}
 
     def __call__(self, client_id: str) -> int:
         """Counts one copy."""
-        earlier = self._seen[client_id]
+        earlier = self._seen.get(client_id, 0)
         self._seen[client_id] = earlier + 1
         return earlier
 
