@@ -289,11 +289,16 @@ static void run_part(void *context, size_t part, int worker) {
     const size_t num = fed_smaller(m->part_size, call->num_rows - first);
     static const fed_step_row row = {.kind = FED_STEP_GRADIENT};
     static const fed_step subtraction = {.rows = &row, .num_rows = 1};
-    const fed_batch batch = desk == 0 ? m->batch : batch_at(m, desk);
+    fed_batch other; /* has pointers for each layer: copying them takes a tenth of a small step */
+    const fed_batch *batch = &m->batch;
+    if (desk > 0) {
+        other = batch_at(m, desk);
+        batch = &other;
+    }
     fed_update update = *call->update;
     fed_local_step adding = *update.at;
     float scale = call->scale;
-    const int status = gather(m, &batch, desk, first, num);
+    const int status = gather(m, batch, desk, first, num);
     if (status != FED_OK) {
         call->status = status;
         return;
@@ -307,15 +312,15 @@ static void run_part(void *context, size_t part, int worker) {
         }
         update = (fed_update){.step = &subtraction,
                               .at = &adding,
-                              .piece = batch.pieces,
-                              .piece_size = batch.piece_size};
+                              .piece = batch->pieces,
+                              .piece_size = batch->piece_size};
         scale = -scale;
     }
-    fed_batch_open_dropout(&batch, &m->client->dropout_key, call->first_visit + first);
-    fed_batch_derive(&batch, call->params);
-    fed_batch_forward(&batch, call->params, num, labels_at(m, desk), scale, call->how->loss,
+    fed_batch_open_dropout(batch, &m->client->dropout_key, call->first_visit + first);
+    fed_batch_derive(batch, call->params);
+    fed_batch_forward(batch, call->params, num, labels_at(m, desk), scale, call->how->loss,
                       &m->part_scores[part], NULL);
-    fed_batch_backward(&batch, call->params, num, &update);
+    fed_batch_backward(batch, call->params, num, &update);
 }
 
 /* Floats of the gradient that a thread adds up at a time. */
