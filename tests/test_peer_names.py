@@ -178,7 +178,7 @@ def test_each_layer_is_found_by_the_name_of_its_class_in_keras() -> None:
             "client.preprocess(lambda dataset: dataset)",
             fedcli.FedcliError,
             "preprocess takes no function; write .preprocess(epochs=5, shuffle_buffer=100, "
-            "batch_size=20), and give changed pixels to datasets.from_arrays",
+            "batch_size=20), and pass arrays whose pixels you changed to datasets.from_arrays",
         ),
         (
             "learning.build_weighted_fed_avg('mlp-2nn', client_optimizer_fn=lambda: None)",

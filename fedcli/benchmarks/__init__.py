@@ -1,4 +1,4 @@
 """Benchmarks: the speed of this machine on reproducible jobs, beside its limits and other programs.
 
-No module here reads a clock; the command passes one in. Results are measured, not rated.
+No module here reads a clock; the command passes one in.
 """

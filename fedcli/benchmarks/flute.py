@@ -1,9 +1,10 @@
-"""The jobs of FLUTE's public table, in which it was compared with Flower and FedML.
+"""The jobs of FLUTE's public table, which compares it with Flower and FedML.
 
-https://github.com/microsoft/msrflute, README, "Benchmarking": other machines, other data, the same
-work. "LR on MNIST": 1,000 clients, 10 a round, batches of 10, SGD with 0.03, 1 local epoch, 100
-rounds, tested every 20. "CNN on federated EMNIST": 3,400 clients, 10 a round, batches of 20, SGD
-with 0.1, 1 local epoch, 1,500 rounds (here: what a round costs, without its share of tests).
+https://github.com/microsoft/msrflute, README, "Benchmarking": The work is the same; the machines
+and the data differ. "LR on MNIST": 1,000 clients, 10 per round, batches of 10, SGD with learning
+rate 0.03, 1 local epoch, 100 rounds, a test every 20 rounds. "CNN on federated EMNIST": 3,400
+clients, 10 per round, batches of 20, SGD with learning rate 0.1, 1 local epoch, 1,500 rounds (here:
+the time of one round without tests).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Published:
         num_rounds: Number of rounds that are run here.
         test_every: Rounds from one test to the next; 0: no tests.
         dataset: The name of the real dataset in fedcli.
-        partition: How it is dealt to clients here.
+        partition: The partition of the real dataset here.
         seconds: Published seconds for this number of rounds, by program and hardware.
     """
 
@@ -106,7 +107,10 @@ class Data:
 
 
 def like_data(job: Published) -> Data:
-    """Returns clients of synthetic-digits, of equal sizes that sum to those of the real set."""
+    """Returns clients of synthetic-digits.
+
+    All have the same size; in total there are as many examples as in the real dataset.
+    """
     sizes = tasks.even_sizes(job.num_train, job.num_clients)
     wanted = _members(job, job.num_clients)
     drawn = tasks.cut_clients(tuple(sizes[index] for index in wanted))
@@ -119,7 +123,7 @@ def real_data(job: Published) -> Data:
     """Returns the clients of the real set.
 
     Raises:
-        DataError: It has not been downloaded; the line says how.
+        DataError: It has not been downloaded. The message says how to do so.
     """
     is_dealt = job.partition != "natural"
     train, test = datasets.load(
@@ -146,7 +150,7 @@ def num_visits(job: Published, data: Data) -> int:
 def prepare(
     job: Published, data: Data, num_threads: int, cancel: CancelFlag
 ) -> Callable[[], float]:
-    """Returns the job: a call trains from the start and returns the last test's accuracy, or 0."""
+    """Returns a function that trains from the start and returns the last test accuracy, or 0."""
     model = models.build(job.model, num_classes=job.num_classes)
     engine = ThreadEngine(num_threads)
     training = learning.build_weighted_fed_avg(model, optimizers.sgd(job.client_lr), engine=engine)

@@ -1,4 +1,4 @@
-"""The canonical jobs by name: what each one does, and how much work it is."""
+"""The standard jobs by name: what each does, and how much work it is."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fedcli.datasets.sources import store, store_writer
 from fedcli.errors import ConfigError
 from fedcli.settings import tables
 
-# Models of the local-training jobs, and the local epochs that make a client's share of a turn.
+# Models of the local-training jobs, and the number of local epochs in each.
 _TRAINED = {"mlp-2nn": 20, "cnn-mcmahan": 2, "cnn-reddi": 2}
 # Deep models of images in colour, whose layers the NumPy program lacks.
 _DEEP = ("resnet20", "vgg11", "resnet18-gn", "mobilenet-v2")
@@ -26,7 +26,7 @@ _LEAST_CLIENTS = 4
 _CLIENT_EXAMPLES = 100
 _DEEP_EXAMPLES = 20
 _EVALUATED_EXAMPLES = 200  # examples of each client
-_STORE_CLIENTS = 3383  # as in federated EMNIST's digits
+_STORE_CLIENTS = 3383  # as many as in federated EMNIST's digits
 _WRITERS = 100  # generated clients, whose examples the clients of the store share
 
 
@@ -38,7 +38,7 @@ class Setting:
         max_threads: Largest number of threads.
         is_quick: Whether to do as little work as possible.
         folder: A folder for files, which the caller removes.
-        cancel: Ends a call within a local step.
+        cancel: If it is raised, a call stops within a local step.
     """
 
     max_threads: int
@@ -52,7 +52,7 @@ class Work:
     """A prepared job.
 
     Attributes:
-        own: Takes a number of threads and returns fedcli's function that does the job once.
+        own: For a number of threads, returns the function that does the job once with fedcli.
         num_units: Number of units that one call processes.
         operations: Textbook number of floating-point operations of one call; 0: not meaningful.
         task: The same job for other programs; None: they cannot do it.
@@ -118,8 +118,8 @@ def choose(names: str | None) -> list[Job]:
     """Returns the jobs of a list of names, or all that need no download.
 
     Args:
-        names: Names separated by commas. The beginning of a name, up to a dash, stands for all
-            names with this beginning. None: all jobs that need no download.
+        names: Names separated by commas. The beginning of a name, up to a dash, selects all names
+            with this beginning. None: all jobs that need no download.
 
     Raises:
         ConfigError: No job has such a name.

@@ -78,8 +78,8 @@ def measure(model: Model, batch_size: int, pace: Pace, timer: Timer, tell: Tell)
 
     Args:
         model: A model that the core trains.
-        batch_size: Examples a batch.
-        pace: How often, and how long a turn is.
+        batch_size: Number of examples per batch.
+        pace: Number and length of the turns.
         timer: The clock.
         tell: Called with the number of turns done.
     """

@@ -18,7 +18,7 @@ Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 _PEAK_STEPS = 100_000  # steps of the chain, which take a few milliseconds
 CACHED_BYTES = 6_422_528  # float32 [3136, 512]: the McMahan CNN's large kernel
-MEMORY_BYTES = 256 << 20  # of each of two arrays
+MEMORY_BYTES = 256 << 20  # size of each of two arrays
 _SGEMM_SIZE = 1024
 
 
@@ -50,16 +50,16 @@ def measure(
 ) -> dict[str, dict[int, Spread]]:
     """Measures the limits of the machine, by name and number of threads.
 
-    `fma`: operations a second of multiply-adds in registers. `sgemm`: the same of NumPy's BLAS on
-    matrices of 1024 x 1024, one thread. `read_cached` and `read_memory`: bytes a second that
-    NumPy's dot products take in, each thread from vectors of its own: two that together are as
-    large as the McMahan CNN's large kernel, or two of `num_bytes` shared out among the threads.
-    `copy_memory`: bytes read plus bytes written a second, `num_bytes` copied by all threads
-    together.
+    `fma`: operations per second of multiply-adds in registers. `sgemm`: operations per second of
+    NumPy's BLAS on matrices of 1024 x 1024, on one thread. `read_cached` and `read_memory`: bytes
+    per second that NumPy's dot products read. Each thread has its own two vectors: together they
+    are as large as the large kernel of McMahan's CNN, or parts of two arrays of `num_bytes`.
+    `copy_memory`: bytes read plus bytes written per second, when all threads together copy
+    `num_bytes`.
 
     Args:
         thread_counts: Numbers of threads.
-        pace: How often, and how long a turn is.
+        pace: Number and length of the turns.
         timer: The clock.
         tell: Called with the number of turns done.
         num_bytes: Size of each of two arrays in memory; more than the caches hold.

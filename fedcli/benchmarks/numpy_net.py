@@ -25,7 +25,7 @@ Values = NDArray[np.float32]
 
 
 class Net:
-    """A model with layers that have kernels, max-pools and dropouts. It keeps the last forward."""
+    """A model in NumPy. It keeps the values of its last forward pass."""
 
     def __init__(self, model: Model, stream: Stream) -> None:
         """Takes the layers.
@@ -52,7 +52,7 @@ class Net:
         return values[-1].reshape(len(x), -1)
 
     def gradients(self, x: Values, labels: NDArray[np.int32], tensors: Sequence[Values]) -> Any:
-        """Returns the gradients of the mean loss, one array a tensor."""
+        """Returns the gradients of the mean loss, one array per tensor."""
         flow = softmax(self.logits(x, tensors, is_training=True))
         flow[np.arange(len(flow)), labels] -= 1
         flow /= np.float32(len(flow))
@@ -71,7 +71,7 @@ class Net:
 
 
 def _summed(values: Sequence[Values]) -> Values:
-    """The sum of values that may differ in the way their pixels are put into axes."""
+    """The sum of values with equal numbers of elements, whose shapes may differ."""
     total = values[0]
     for each in values[1:]:
         total = total + each.reshape(total.shape)
@@ -215,7 +215,7 @@ class _Dropout(_Part):
 
 
 class _Add(_Part):
-    """The sum of two inputs, which are summed before they come in."""
+    """The sum of two inputs. `Net` adds them before it calls the layer."""
 
     def forward(self, x: Values, tensors: Sequence[Values], is_training: bool) -> Values:
         self.in_shape = x.shape

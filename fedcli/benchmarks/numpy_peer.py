@@ -19,7 +19,7 @@ Params = NDArray[np.float32]
 
 
 def prepare(task: Task, num_threads: int) -> Callable[[], Params]:
-    """Returns the job: a call does the task once and returns its result as a flat array.
+    """Returns a function that does the task once and returns its result as a flat array.
 
     Args:
         task: The task.

@@ -18,14 +18,14 @@ from fedcli.learning.engines.threads import ThreadEngine
 
 
 def prepare(task: Task, num_threads: int, cancel: CancelFlag) -> Callable[[], object]:
-    """Returns the job: a call does the task once.
+    """Returns a function that does the task once.
 
     Training is the core's call of a round: local training and the weighted sum of the deltas.
 
     Args:
         task: The task.
         num_threads: Number of threads; an average always uses one.
-        cancel: Ends a call within a local step.
+        cancel: If it is raised, a call stops within a local step.
 
     Raises:
         ConfigError: There is no such model.

@@ -21,7 +21,7 @@ class Report:
         memory_bytes: Size of each of the two arrays with which memory was measured.
         results: One result for each job.
         layers: The layer times of a model; None: not requested.
-        is_quick: Whether as little as possible was done, so that the figures must not be quoted.
+        is_quick: Whether as little work as possible was done. Then the figures mean nothing.
         missing: Programs to compare with that are not installed.
     """
 
@@ -40,7 +40,7 @@ class Report:
         return Spread(tuple(reached / most for reached, most in pairs)).median
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the report for --json: limits are operations or bytes a second."""
+        """Returns the report for --json. Limits are operations or bytes per second."""
         return {
             "machine": dict(self.machine),
             "limits": {

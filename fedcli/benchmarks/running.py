@@ -1,4 +1,4 @@
-"""Runs a job: all programs that can do it take turns with the machine's peak, by thread count."""
+"""Runs a job with each program that can do it, in turns with the measurement of the peak."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OWN = "fedcli"
 
 @dataclass(frozen=True)
 class PeerProcess:
-    """How other programs are run.
+    """How the processes of other programs are started.
 
     Attributes:
         names: Their names: installed keys of `peers.PEERS`.
@@ -55,7 +55,7 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Row:
-    """How one runner did one job.
+    """The times of one runner in one job.
 
     Attributes:
         by: fedcli, or a peer.
@@ -124,7 +124,7 @@ def thread_counts(num_threads: int) -> tuple[int, ...]:
 
 
 def run(job: Job, how: Conditions, tell: Tell, cancel: CancelFlag) -> Result:
-    """Returns how fedcli, and the peers that can, do a job.
+    """Measures a job with fedcli and with the peers that can do it.
 
     fedcli runs on each number of threads, peers on the smallest and the largest.
 
@@ -136,7 +136,7 @@ def run(job: Job, how: Conditions, tell: Tell, cancel: CancelFlag) -> Result:
 
     Raises:
         Cancelled: `cancel` was raised, or `tell` raised it.
-        DataError: The job's data are not there.
+        DataError: The job's data are not downloaded.
         ConfigError: A peer cannot do the job.
     """
     last = _Last(tell)
@@ -162,7 +162,7 @@ def run(job: Job, how: Conditions, tell: Tell, cancel: CancelFlag) -> Result:
 
 
 class _Last:
-    """Passes progress on, and can repeat the last call, so that a signal is noticed in time."""
+    """Passes progress on. Repeating the last call makes `tell` notice a signal in time."""
 
     def __init__(self, tell: Tell) -> None:
         self._tell = tell

@@ -25,7 +25,7 @@ TRAIN, EVALUATE, AVERAGE = "train", "evaluate", "average"
 DIGITS, SHAPES = "synthetic-digits", "synthetic-shapes"
 _EXAMPLE_SHAPES = {DIGITS: (28, 28), SHAPES: (32, 32, 3)}
 ORDER_SEED = 0
-_SHUFFLE_BUFFER = 100  # the tutorial's
+_SHUFFLE_BUFFER = 100  # as in the tutorial
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Task:
             as many models as there are sizes).
         model: A registry name.
         sizes: Examples of each client.
-        batch_size: Examples a batch.
-        epochs: Local epochs.
+        batch_size: Number of examples per batch.
+        epochs: Number of local epochs.
         client_lr: Learning rate of plain SGD.
         num_classes: Classes of the model; both datasets have ten.
         options: Options of the model.
@@ -62,7 +62,7 @@ class Task:
 
     @property
     def num_visits(self) -> int:
-        """Examples processed, repeats counted."""
+        """Number of examples processed, counting repetitions."""
         return self.epochs * sum(self.sizes)
 
 
@@ -102,7 +102,7 @@ def natural_sizes(num_clients: int) -> tuple[int, ...]:
 
 
 def even_sizes(total: int, num_clients: int) -> tuple[int, ...]:
-    """Returns sizes that differ by one at most and sum to `total`."""
+    """Returns sizes that differ by at most one and sum to `total`."""
     each, rest = divmod(total, num_clients)
     return tuple(each + (index < rest) for index in range(num_clients))
 
@@ -143,7 +143,7 @@ def operations(task: Task, model: Model) -> float:
     """Returns the textbook number of operations of a task; a multiply-add counts as two.
 
     Args:
-        task: It trains or evaluates.
+        task: A task that trains or evaluates.
         model: Its model.
     """
     each = costs.layer_costs(model.layout)

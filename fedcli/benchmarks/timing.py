@@ -11,7 +11,7 @@ from fedcli.dataclass import dataclass
 from fedcli.progress import Tell
 
 _TICK = 1e-9  # seconds; below the resolution of clocks
-MAX_CALLS = 100_000  # in one turn
+MAX_CALLS = 100_000  # largest number of calls in one turn
 _CALIBRATION = 10  # the trial that measures a call is this many times shorter than a turn
 
 
@@ -20,7 +20,8 @@ class Timer(NamedTuple):
 
     Attributes:
         now: Returns the seconds of a clock.
-        pause: Waits so many seconds. It is called between turns, until idle threads sleep.
+        pause: Waits for a number of seconds. It is called between turns, so that idle threads go to
+            sleep.
     """
 
     now: Callable[[], float]

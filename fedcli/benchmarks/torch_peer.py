@@ -20,7 +20,7 @@ from fedcli.models.model import Model
 
 Params = NDArray[np.float32]
 _LAYOUTS = (torch.contiguous_format, torch.channels_last)
-# Each takes the amount of a layer's activation.
+# Each takes the constant of a layer's activation, `Layer.activation_amount`.
 _ACTIVATIONS: dict[str, Callable[[float], Any]] = {
     "relu": lambda _: torch.nn.ReLU(),
     "tanh": lambda _: torch.nn.Tanh(),
@@ -36,9 +36,10 @@ _ACTIVATIONS: dict[str, Callable[[float], Any]] = {
 
 
 def prepare(task: Task, num_threads: int) -> Callable[[], Params]:
-    """Returns the job: a call does the task once and returns its result as a flat array.
+    """Returns a function that does the task once and returns its result as a flat array.
 
-    Images in colour have the memory layout, of PyTorch's two, in which the job is faster here.
+    Images in colour are stored in whichever of PyTorch's two memory layouts makes the job faster on
+    this machine.
 
     Args:
         task: The task.
@@ -220,7 +221,7 @@ def _modules(layer: Layer) -> list[Any]:
 
 
 def _padding(layer: Layer) -> tuple[int, int, int, int]:
-    """Zeros at the left, the right, the top and the bottom that windows reach."""
+    """The zero padding that windows need: left, right, top, bottom."""
     pads = []
     for out, stride, window, pad, size in zip(
         layer.out_shape, layer.strides, layer.window, layer.pads, layer.in_shape, strict=False

@@ -103,7 +103,7 @@ def _check_plot(plot_file: Path | None, name: str, run: Path) -> None:
     from fedcli.inspection import figures
 
     if name != "gradient-inversion":
-        raise ConfigError(f"--plot {plot_file}: {name} reads no images; leave it out")
+        raise ConfigError(f"--plot {plot_file}: {name} makes no images; leave --plot out")
     if plot_file.suffix.lstrip(".") not in figures.FORMATS:
         endings = ", ".join(f".{each}" for each in figures.FORMATS)
         raise ConfigError(f"--plot {plot_file}: choose a name that ends in {endings}")
@@ -133,7 +133,7 @@ def _audited(
 
 
 def _plot(result: AuditResult, file: Path) -> None:
-    """Draws the examples, and below each the image that was read from the update."""
+    """Draws the examples, and below each the image that was reconstructed from the update."""
     from fedcli.audits.inversion import Inversion
     from fedcli.cli.screen.audit_tables import captions
     from fedcli.inspection import figures

@@ -84,17 +84,18 @@ _PEER_MODULE = "fedcli.cli.bench_peer"
 )
 @opt.option(
     "--quick",
-    help="Do little work in few turns: to see that it works, not how fast it is.",
+    help="Do as little work as possible, to see that everything works. The times mean nothing.",
     section=WORK,
     is_flag=True,
 )
 @opt.output_options
 def bench(*, as_json: bool, quiet: bool, verbose: bool, is_list: bool, **values: Any) -> None:
-    """Measure this machine's limits, and compare fedcli's speed in standard jobs with them.
+    """Measure this machine's limits, and fedcli's speed in standard jobs.
 
-    The limits are the fused multiply-adds of one thread and of several, reading and copying, and
-    NumPy's BLAS. Shares of the peak count the multiply-adds of the textbook; a method that saves
-    some of them (Winograd's convolution, the zeros that a max-pool leaves) can exceed 100 %.
+    The limits are the fused multiply-adds per second on one and on several threads, the speed of
+    reading and copying memory, and NumPy's BLAS. Shares of the peak count the multiply-adds of the
+    textbook algorithm; a faster algorithm (Winograd's convolution, skipped zeros behind a max-pool)
+    can exceed 100 %.
 
     \b
     Examples:
@@ -157,7 +158,7 @@ def _measure(
 
     if batch_size is not None and layers is None:
         raise ConfigError(
-            f"--batch-size {batch_size} is for --layers; name its model there, or leave it out"
+            f"--batch-size {batch_size} needs --layers MODEL; add that, or leave --batch-size out"
         )
     model = None if layers is None else models.build(layers)
     chosen = canonical.choose(jobs) if model is None or jobs is not None else []
@@ -203,7 +204,7 @@ def _measure_layers(model: Model, batch_size: int, how: Conditions, remarks: Rem
 
 
 def _run(title: str, measure: Callable[[Tell, CancelFlag], Measured], remarks: Remarks) -> Measured:
-    """Measures one thing in a thread, with a bar on stderr; Ctrl-C ends it and the command."""
+    """Runs a measurement in a thread, with a progress bar on stderr. Ctrl-C ends the command."""
     from fedcli.cli.jobs.long_job import run_job
     from fedcli.core.native import CancelFlag
 

@@ -1,8 +1,8 @@
-"""The process of a peer of `fedcli bench`: repeats one task as stdin demands, and times it.
+"""The process of another program in `fedcli bench`: repeats one task on request, and times it.
 
     python -m fedcli.cli.bench_peer NAME THREADS TASK
 
-Each line on stdin is a number of calls. Each line on stdout is the seconds that they took.
+A line on stdin is a number of calls; the answer on stdout is the seconds that they took.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from fedcli.cli import options as opt
 @opt.option(
     "--weights",
     "has_weights",
-    help="Pack the last checkpoint of each run, too. Default: a digest of its weights.",
+    help="Also pack the last checkpoint of each run. Default: only a digest of its weights.",
     section=opt.RUN,
     is_flag=True,
 )
@@ -25,9 +25,9 @@ def bundle(
 ) -> None:
     """Pack RUN, or all runs in FOLDER, as FILE.zip, for others to verify.
 
-    The archive has each run's config, metrics and evaluation, a digest of everything, and the two
-    commands that verify it. It holds no data and, without --weights, no weights. The same runs
-    always give the same bytes. An existing file is replaced.
+    The archive has the config, the metrics and the evaluation of each run, a digest of everything,
+    and the two commands that verify it. It contains no data and, without --weights, no weights. The
+    same runs always give the same bytes. An existing file is replaced.
 
     \b
     Examples:

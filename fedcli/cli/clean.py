@@ -137,6 +137,6 @@ def _show(screen: TextScreen, made: Plan, num_runs: int) -> None:
     if made.kept:
         kept = size_text(sum(each.num_bytes for each in made.kept))
         count = f"{len(made.kept):,} {'run' if len(made.kept) == 1 else 'runs'}"
-        screen.line(f"Kept: {kept} of client states of {count}; --client-states removes them, too")
+        screen.line(f"Kept: {kept} of client states of {count}; --client-states also removes them")
     if made.notes:
         screen.line(f"{len(made.notes):,} unchanged: stopped, training or damaged (-v lists them)")

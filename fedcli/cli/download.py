@@ -140,7 +140,7 @@ def acquire(
         folder: The data folder.
         given: Files to use instead of the network.
         bases: Addresses to try first.
-        force: Download and import again what is here.
+        force: Download and import the dataset again.
         remarks: Writes remarks of the command.
         as_json: Print JSON.
 
@@ -176,7 +176,7 @@ def _acquire(
     path = store_path(folder, dataset.name)
     num_transferred = 0
     if force or not path.is_file():
-        make_folder(path.parent)  # an error here comes before hours of downloading
+        make_folder(path.parent)  # so that an error is not reported after hours of downloading
         if given:
             files = run_job(
                 f"looking for {dataset.name}",
@@ -231,9 +231,9 @@ def _fetch(
     except FetchError as err:
         _print_missing(dataset, folder, err.file)
         raise DataError(
-            f"{err}; bring the files listed above here by other means, then: fedcli download "
-            f"{dataset.name} --from-file PATH (a file or their folder); --data synthetic-digits "
-            "needs no download"
+            f"{err}; copy the files listed above to this machine in another way, then run: fedcli "
+            f"download {dataset.name} --from-file PATH (a file, or the folder of the files); "
+            "--data synthetic-digits needs no download"
         ) from err
 
 
@@ -244,7 +244,7 @@ def _check_usage(name: str | None, actions: Mapping[str, bool], others: Sequence
     if len(given) > 1:
         raise click.UsageError(f"{' and '.join(given)} contradict each other", context)
     if given and any(others):
-        raise click.UsageError(f"{given[0]} fetches nothing: give it NAME alone", context)
+        raise click.UsageError(f"{given[0]} fetches nothing; give only NAME with it", context)
     if name is None and not given:
         raise click.UsageError("give the NAME of a dataset, or --list", context)
 
@@ -254,7 +254,7 @@ def _is_offline() -> bool:
 
 
 def _print_missing(dataset: PublicDataset, folder: Path, failed: RemoteFile) -> None:
-    """Prints, above the error, the files that must be brought here by other means.
+    """Prints, above the error, the files that must be copied to this machine in another way.
 
     An error is one line. Hashes and addresses would make it unreadable, so they are printed on
     separate lines, on stderr.
@@ -434,7 +434,8 @@ def _verify(
     bad = list(dict.fromkeys(name for name, each in findings if each.problem is not None))
     if bad:
         raise DataError(
-            f"{', '.join(bad)}: not whole; fedcli download {bad[0]} --force replaces it"
+            f"{', '.join(bad)}: incomplete or damaged; to replace it: fedcli download {bad[0]} "
+            "--force"
         )
     if not findings:
         names = ", ".join(dataset.name for dataset in chosen)

@@ -92,22 +92,23 @@ if TYPE_CHECKING:
 @opt.option(
     "--finetune",
     "finetune_steps",
-    help="Fine-tune the model on each client's train data, K local steps, and score it on the "
-    "client once more.",
+    help="Fine-tune the model on each client's train data for K local steps, and evaluate it on "
+    "the client again.",
     section=opt.FINE_TUNING,
     type=int,
     metavar="K",
 )
 @opt.option(
     "--finetune-epochs",
-    help="The same with N local epochs.",
+    help="Fine-tune for N local epochs instead.",
     section=opt.FINE_TUNING,
     type=int,
     metavar="N",
 )
 @opt.option(
     "--finetune-lr",
-    help="Learning rate of these steps. Default: the run's client rate, before any schedule.",
+    help="Learning rate of fine-tuning. Default: the run's client learning rate, without its "
+    "schedule.",
     section=opt.FINE_TUNING,
     type=float,
     metavar="X",
@@ -121,7 +122,7 @@ if TYPE_CHECKING:
 )
 @opt.option(
     "--finetune-optimizer",
-    help="Optimizer of these steps. Default: the run's client optimizer.",
+    help="Optimizer of fine-tuning. Default: the run's client optimizer.",
     section=opt.FINE_TUNING,
     type=opt.Name(lambda: tables.OPTIMIZERS),
 )
@@ -163,7 +164,7 @@ def evaluate(
     Loss and accuracy are means over the examples of all clients. A second table shows how they vary
     over clients, each with the same weight. If some clients took part in the training and others
     did not, both groups are shown. With --finetune, each client also trains the model on its own
-    train data, and the result is scored on its test data.
+    train data, and the result is evaluated on its test data.
 
     A file of predictions has one row for each example: client_id, index in the client, label,
     predicted class (-1 if the model gives NaN), and the probability of each class. A .csv is
@@ -196,7 +197,7 @@ def evaluate(
     if fine_tuning is not None and (measures or values["num_errors"] or values["predictions_file"]):
         raise ConfigError(
             "--finetune gives each client its own model, but --by-class, --top-k, --show-errors "
-            "and --predictions are about the run's model; give them without --finetune"
+            "and --predictions are about the run's model; leave them out, or leave --finetune out"
         )
     takers = () if measures is None else (measures.add,)
     given = {**opt.given(values), "fine_tuning": fine_tuning, "takers": takers}
@@ -232,7 +233,7 @@ def evaluate(
 
 
 def _fine_tuning(values: dict[str, Any]) -> FineTuningOptions | None:
-    """Removes the options of fine-tuning from `values`; None if it is not requested."""
+    """Removes the options of fine-tuning from `values` and returns them, or None."""
     names = ("steps", "epochs", "optimizer", "lr", "options", "batch_size")
     given = {name: values.pop(f"finetune_{name}") for name in names}
     if given["steps"] is None and given["epochs"] is None:
@@ -254,7 +255,7 @@ def _fine_tuning(values: dict[str, Any]) -> FineTuningOptions | None:
 
 
 def _show(screen: Screen, evaluation: Evaluation) -> None:
-    """Prints the metrics, their spread over clients, and what fine-tuning adds."""
+    """Prints the metrics, their spread over clients, and the results of fine-tuning."""
     from fedcli.cli.screen.run_tables import show_evaluation
     from fedcli.evaluation.fine_tuning import describe
     from fedcli.reports import rows, tables

@@ -17,7 +17,7 @@ from fedcli.settings.vocabulary import WEIGHTS_FORMATS
     "--format",
     "file_format",
     type=click.Choice(tuple(WEIGHTS_FORMATS)),
-    help="Format of FILE. Default: as its name ends.",
+    help="Format of FILE. Default: by its suffix.",
     section=opt.MODEL,
 )
 @opt.best_option(section=opt.MODEL)
@@ -35,15 +35,14 @@ def export(
     """Write the model of RUN, a run directory or a checkpoint file, to FILE.
 
     \b
-    FILE's name says in which format:
-      .npz         its weights: one array for each tensor, in layer order
-      .keras       the whole model, for keras.models.load_model of Keras 3
-      .weights.h5  its weights, for load_weights of the same model in Keras 3
-      .pt          its weights, for load_state_dict of the same model in PyTorch
+    The suffix of FILE chooses the format: .npz         its weights: one array for each tensor, in
+      layer order .keras       the whole model, for keras.models.load_model of Keras 3 .weights.h5
+      its weights, for load_weights of the same model in Keras 3 .pt          its weights, for
+      load_state_dict of the same model in PyTorch
 
-    Tensors are in Keras layout, kernel then bias, but for PyTorch (fedcli help models). A .keras
-    file ends in a softmax, so predict() gives probabilities, whether or not the model came from a
-    file that ended in logits. An existing file is replaced.
+    Tensors have Keras's layout, kernel before bias; those for PyTorch have PyTorch's (fedcli help
+    models). The model in a .keras file ends in a softmax, so that predict() gives probabilities,
+    even if the model was read from a file without one. An existing file is replaced.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""The work of `fedcli report` for studies, folders of runs, and rows by --by and --best."""
+"""Implements `fedcli report` for studies, folders of runs, and rows by --by and --best."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ def expanded(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         runs = listing.find_runs(path) if path.is_dir() else [path]
         if not runs:
-            raise RunError(f"{path} is not a run, and there is none in it")
+            raise RunError(
+                f"{path} is not a run and contains none; give a run, or a folder of runs"
+            )
         found += runs
     return list(dict.fromkeys(found))
 
@@ -78,7 +80,8 @@ def make_report(paths: Sequence[Path], shape: Shape) -> Reported:
     """Returns the tables of some runs or of a study.
 
     Raises:
-        ConfigError: A name is unknown, or runs of a row differ in options that nobody named.
+        ConfigError: A name is unknown, or the runs of a row differ in options other than those of
+            --by and --best.
         RunError: There is no run, or a file is damaged.
     """
     if len(paths) == 1 and study_folder.is_study(paths[0]):
@@ -132,7 +135,7 @@ def show(reported: Reported, spread: str) -> None:
 
 
 def print_text(reported: Reported, text_format: str, spread: str) -> None:
-    """Prints the tables as Markdown or LaTeX; as CSV one table, of bare numbers."""
+    """Prints the tables as Markdown or LaTeX, or one table of plain numbers as CSV."""
     if text_format == "csv":
         table = group_tables.to_csv_table(reported.tables[-1])
         rows = [list(map(one_line, row)) for row in table.rows]
@@ -226,15 +229,17 @@ def _made_by(members: Sequence[Member]) -> list[str]:
 
 
 def _names(flag: str, text_given: str | None) -> list[str]:
-    """The names in the value of an option, which must have one; none if it is not given."""
+    """The names in the value of an option, at least one; [] if the option is not given."""
     names = [each.strip() for each in (text_given or "").split(",") if each.strip()]
     if text_given is not None and not names:
-        raise ConfigError(f"{flag} {text_given!r} names nothing; give a name, or leave it out")
+        raise ConfigError(
+            f"{flag} {text_given!r} contains no name; give a name, or leave the option out"
+        )
     return names
 
 
 def _options(flag: str, text_given: str | None) -> list[str]:
-    """Dotted names of options, from a text that may have them as on the command line."""
+    """Dotted names of options, from a text that may use names as on the command line."""
     names = [each.removeprefix("--").replace("-", "_") for each in _names(flag, text_given)]
     if len(set(names)) < len(names):
         raise ConfigError(f"{flag} {text_given}: an option is given twice; give it once")

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 # For each hint, the option names of other tools to which it applies. A hint that names options of
 # fedcli is skipped if the command has none of these options.
-_CPU = "fedcli computes on the CPU; --threads says on how many of its cores"
+_CPU = "fedcli computes on the CPU; --threads sets the number of cores"
 _ADVICE: Mapping[str, tuple[str, ...]] = {
     "--client-lr sets the learning rate of clients, --server-lr that of the server": (
         *("lr", "learning-rate", "eta", "local-lr", "client-learning-rate", "lr-local", "init-lr"),

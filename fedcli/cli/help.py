@@ -46,7 +46,7 @@ class Page:
 
     @property
     def summary(self) -> str:
-        """What the page is about: its first line after the title."""
+        """What the page is about: the part of its first line after the colon."""
         return self.text.partition("\n")[0].partition(": ")[2]
 
     def lines_with(self, word: str) -> list[tuple[int, str]]:
@@ -154,11 +154,11 @@ def _write_notebook(topic: str | None, file: Path, *, as_json: bool, quiet: bool
     from fedcli.outputs import write_output
 
     if file.suffix != ".ipynb":
-        raise ConfigError(f"--notebook {file}: Jupyter opens files that end in .ipynb")
+        raise ConfigError(f"--notebook {file}: choose a name that ends in .ipynb")
     opt.check_outputs(file)
     text = notebook_of(_read(topic).text, {MODEL_FILE: _read("models").text})
     if text is None:
-        raise ConfigError(f"the page '{topic}' has no Python to run; take tutorial or models")
+        raise ConfigError(f"the page '{topic}' has no Python code; choose tutorial or models")
     write_output(file, text_bytes(text))
     if as_json:
         print_json({"file": str(file)})

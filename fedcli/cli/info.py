@@ -279,7 +279,7 @@ def _show_all(screen: Screen, entries: Mapping[str, list[dict[str, Any]]]) -> No
     screen.prose(
         [
             ("instruction set", f"{system['isa']} (available: {available}; FEDCLI_ISA overrides)"),
-            ("OpenMP", "yes" if system["openmp"] else "no: one thread computes"),
+            ("OpenMP", "yes" if system["openmp"] else "no: fedcli uses one thread"),
             ("threads", str(system["threads"])),
             ("Python", f"{system['python']}, NumPy {system['numpy']}, h5py {system['h5py']}"),
             ("platform", system["platform"]),

@@ -40,7 +40,7 @@ CACHE_BYTES = 64 << 20  # size of the client cache; most clients are read once
     partition=f"{OPTIONS['partition'].help}  [default: {NATURAL}]",
     clients="Clients to show. A few clients are drawn side by side.  [default: all]",
 )
-@opt.option("--split", help="Look at one split only.", section=opt.DATA, metavar="NAME")
+@opt.option("--split", help="Inspect only this split.", section=opt.DATA, metavar="NAME")
 @opt.option(
     "--quick", help="Count labels only; pixels are not checked.", section=opt.DATA, is_flag=True
 )
@@ -110,7 +110,7 @@ CACHE_BYTES = 64 << 20  # size of the client cache; most clients are read once
 @opt.option(
     "--suspects",
     "num_suspects",
-    help="List the examples and clients likeliest to be mislabeled or broken, N of each.  "
+    help="List the N examples and the N clients that are most likely mislabeled or broken.  "
     f"[default: {DEFAULT_SUSPECTS}]",
     section=SUSPECTS,
     is_flag=False,
@@ -120,8 +120,8 @@ CACHE_BYTES = 64 << 20  # size of the client cache; most clients are read once
 )
 @opt.option(
     "--run",
-    help="Rank suspects by the loss of this run's model, not only by their images, or draw its "
-    "training images with --augmented. Takes the run's own data unless --data is given.",
+    help="Rank suspects by their loss under this run's model instead of by their images, or draw "
+    "its training images with --augmented. The default of --data is then the run's data.",
     section=SUSPECTS,
     type=opt.RunFolder(),
     metavar="RUN",
@@ -215,7 +215,7 @@ def inspect_clients(
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The options of the command, without those of the data and of the tables."""
+    """The options of the command, except those of the data and of the tables."""
 
     clients: str | None
     shown_ids: tuple[str, ...]
@@ -233,8 +233,8 @@ class Request:
         """Refuses options that contradict each other, before any work."""
         if self.shown_ids and self.clients is not None:
             raise ConfigError(
-                f"--show {self.shown_ids[0]} and --clients {self.clients}: give one of them; "
-                "--show draws clients one by one"
+                f"--show {self.shown_ids[0]} and --clients {self.clients} contradict each other; "
+                "give one of them (--show draws clients one by one)"
             )
         pixels = {
             "--means": self.has_means,
@@ -244,15 +244,17 @@ class Request:
         }
         for option, is_given in pixels.items():
             if is_given and self.is_quick:
-                raise ConfigError(f"{option} needs pixels, which --quick does not read; drop one")
+                raise ConfigError(
+                    f"{option} needs pixels, which --quick does not read; leave one of them out"
+                )
         if self.plot_format is not None and self.plot_folder is None:
-            raise ConfigError(f"--plot-format {self.plot_format}: give --plot DIR, too")
+            raise ConfigError(f"--plot-format {self.plot_format} needs --plot DIR; add it")
         if self.model is not None and self.run is None:
-            raise ConfigError(f"--model {self.model}: give --run RUN, too")
+            raise ConfigError(f"--model {self.model} needs --run RUN; add it")
         if self.is_augmented and self.run is None:
             raise ConfigError(
-                "--augmented draws what the model of a run gets; give --run RUN, too, the "
-                "folder of a run"
+                "--augmented draws images as the model of a run gets them, so it needs --run RUN; "
+                "add it"
             )
         if self.run is not None and not self.run.exists():
             raise ConfigError(f"--run {self.run}: there is no such run; give its folder")
@@ -276,7 +278,7 @@ class Request:
 
 
 def _source(given: Mapping[str, Any], run: Path | None) -> DataSource:
-    """The source of the data: the given options, over the data of the run if there is one."""
+    """The source of the data: given options override the data of the run, if there is one."""
     if run is None or "data" in given:
         return DataSource(**given)
     from fedcli.runs import trained
@@ -358,8 +360,8 @@ def _tasks(
         needs_means = request.has_means and not tasks
         if needs_means and not MeanImages.fits(data.num_classes, data.pixel_shape):
             remarks.note(
-                f"no mean images: {data.num_classes:,} classes of {list(data.pixel_shape)} pixels "
-                "would fill the memory"
+                f"no mean images are drawn: {data.num_classes:,} classes of "
+                f"{list(data.pixel_shape)} pixels would need too much memory"
             )
             needs_means = False
         compared = population.choose_compared(data, ids)
@@ -516,7 +518,7 @@ def _rank(population: Population, request: Request, remarks: Remarks) -> Suspect
         return suspects_by_loss.rank_with_run(data, ids, run, tell, top=top, model=request.model)
 
     return run_job(
-        "seeking suspects",
+        "finding suspects",
         "clients",
         job,
         remarks=remarks,

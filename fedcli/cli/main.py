@@ -1,8 +1,8 @@
 """The `fedcli` command: a group of lazily imported commands inside one error boundary.
 
-This is the only place that turns errors into one line on stderr and an exit code: 0 done, 1 a
-`FedcliError` or trouble with a file or memory, 2 usage, 130 Ctrl-C, 141 nobody reads the output
-any more, 143 SIGTERM. A traceback means a bug.
+Only this module converts errors to one line on stderr and an exit code: 0 success, 1 a
+`FedcliError`, or an error of a file or of memory, 2 wrong usage, 130 Ctrl-C, 141 the reader of the
+output has ended, 143 SIGTERM. A traceback means a bug in fedcli.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command's module when the command itself is wanted."""
+    """A group that imports the module of a command only if the command is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Returns the names in the order in which a user needs them: train, evaluate, inspect."""
@@ -76,7 +76,10 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Returns the command of a line; a usage error about an unknown one has a guess."""
+        """Returns the command of a line.
+
+        The usage error for an unknown one suggests similar names.
+        """
         name = args[0]
         if name in COMMANDS or name.startswith("-") or ctx.resilient_parsing:
             return super().resolve_command(ctx, args)
@@ -119,11 +122,10 @@ def group(ctx: click.Context) -> None:
     \b
     Examples:
       fedcli train                              ten rounds on the embedded digits
-      fedcli preprocess photos --out photos.h5  data of your own, in any format
-      fedcli train --data photos.h5             the same rounds on those
-      fedcli inspect-clients                    who the clients are
-      fedcli COMMAND -h                         options and examples of one command
-      fedcli help                               the manual: tutorial, data, models, ...
+      fedcli preprocess photos --out photos.h5  your own data, in any format fedcli train --data
+      photos.h5             the same rounds on these data fedcli inspect-clients
+      who the clients are fedcli COMMAND -h                         options and examples of one
+      command fedcli help                               the manual: tutorial, data, models, ...
 
     \b
     Tab completion (put the line for your shell in its startup file):
@@ -141,12 +143,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     _say_nothing_of_arithmetic()
     code = run(arguments)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is saved; Ctrl-C ends what is left
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is saved, so Ctrl-C may end it
     end_process(code)
 
 
 def _say_nothing_of_arithmetic() -> None:
-    """Keeps NumPy's warnings about fedcli's own arithmetic from users, who cannot act on them.
+    """Hides NumPy's warnings about fedcli's own arithmetic, because users cannot act on them.
 
     Numbers that must be finite are checked. Warnings from users' code are shown.
     """
@@ -165,7 +167,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _complain(err.format_message(), err.exit_code)
     except FedcliError as err:
         return _complain(str(err), 1)
-    except SystemExit as err:  # click and rich raise it when nobody reads stdout any more
+    except SystemExit as err:  # click and rich raise it when the reader of stdout has ended
         return 0 if err.code == 0 else _end_quietly()  # 0: shell completion is done
     except BrokenPipeError:
         return _end_quietly()
@@ -195,7 +197,7 @@ def _run_unguarded(arguments: Sequence[str] | None) -> int:
 
 
 def _open_missing_streams() -> None:
-    """Opens /dev/null for streams that the parent has closed, so that no file takes their place."""
+    """Opens /dev/null for closed standard streams, so that no file gets their descriptors."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - until the end

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound=Callable[..., object])
 Decorator = Callable[[Any], Any]
 
-# The options of train whose names stand in the help text; the tables of the others are longer.
+# The options of train whose allowed names are listed in the help text. Other tables are too long.
 _LISTED = (
     *("algorithm", "aggregator", "client_optimizer", "server_optimizer"),
     *("client_schedule", "server_schedule"),
@@ -44,7 +44,7 @@ OUTPUT = "Output"
 
 
 class SectionOption(click.Option):
-    """An option that knows its heading in the help text, and the names it takes."""
+    """An option with a heading in the help text and, if it takes names, a list of these."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class SectionOption(click.Option):
         names: Callable[[], Iterable[str]] | None = None,
         **attributes: Any,
     ) -> None:
-        """Passes everything but the heading and the names on to click.
+        """Stores the heading and the names, and passes the other arguments on to click.
 
         `names` is called when the help text is shown: the tables are imported then.
         """
@@ -62,7 +62,7 @@ class SectionOption(click.Option):
         self.names = names
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """Returns flag and help; the names stand before the default."""
+        """Returns flag and help text, with the names before the default."""
         record = super().get_help_record(ctx)
         if record is None or self.names is None:
             return record
@@ -86,7 +86,7 @@ class SectionCommand(click.Command):
             raise
 
     def _check_values(self, ctx: click.Context, args: list[str]) -> None:
-        """Refuses an option as another's value: of `--keep-best --out run`, click takes `--out`."""
+        """Refuses an option as the value of another, such as `--out` in `--keep-best --out run`."""
         params = [each for each in self.get_params(ctx) if isinstance(each, click.Option)]
         names = {name: each for each in params for name in each.opts if name.startswith("--")}
         words = iter(args[: args.index("--")] if "--" in args else args)
@@ -103,7 +103,7 @@ class SectionCommand(click.Command):
                 )
 
     def _advised(self, err: click.NoSuchOption, ctx: click.Context) -> click.UsageError:
-        """The error with a suggestion: fedcli's name of another tool's option, or a similar one."""
+        """The error with a suggestion: a similar option, or fedcli's name for another tool's."""
         import difflib  # lazy: few commands need it
 
         from fedcli.cli.habits import advice_on
@@ -127,7 +127,7 @@ class SectionCommand(click.Command):
             raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes one block for each heading: those of train first, others as they were added."""
+        """Writes a block for each heading, those of train first, others as they were defined."""
         sections: dict[str, list[tuple[str, str]]] = {title: [] for title in SECTIONS}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
@@ -139,7 +139,7 @@ class SectionCommand(click.Command):
 
 
 class Name(click.ParamType[str]):
-    """A name from a table. The library checks it, the shell completes it."""
+    """A name from a table. The shell completes it; the library checks it."""
 
     name = "name"
 
@@ -186,7 +186,7 @@ class RunFolder(click.Path):
 
 
 class OutputFile(click.Path):
-    """The path of a file to write. A path that ends in a slash is that of a folder: refused."""
+    """The path of a file to write. A path that ends in a slash, of a folder, is refused."""
 
     def __init__(self) -> None:
         """Makes paths of `pathlib`, which drops a slash at the end."""
@@ -195,7 +195,7 @@ class OutputFile(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Returns the path; raises a usage error if it is a folder's."""
         if isinstance(value, str) and value.endswith(("/", "/.", "/..")):
-            self.fail(f"{value!r} is the name of a folder; give that of a file", param, ctx)
+            self.fail(f"{value!r} is the name of a folder; give the name of a file", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -321,8 +321,8 @@ def code_option(*, section: str) -> Decorator:
     """Returns --model of the commands that take a model from a run."""
     return option(
         "--model",
-        help="The Python file of the run's model, if that is code. No code runs unless you name "
-        "it.",
+        help="The Python file of the run's model, if it is Python code. No code runs unless you "
+        "name it.",
         section=section,
         metavar="FILE.py[:FUNCTION]",
     )

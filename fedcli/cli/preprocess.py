@@ -137,7 +137,7 @@ class HoldOut(click.ParamType["tuple[str | None, str, float | None]"]):
 @opt.option(
     "--test-data",
     help="A second source, of the same format, for the test split. If it names no owners and the "
-    "train clients stay as they are, it becomes the pooled split 'central'.",
+    "train clients are kept, it becomes the pooled split 'central'.",
     section=SOURCE,
     type=click.Path(path_type=Path),
     metavar="PATH",
@@ -164,7 +164,7 @@ class HoldOut(click.ParamType["tuple[str | None, str, float | None]"]):
 )
 @opt.option(
     "--id-column",
-    help="Column or key of the client ids. Default: recognised likewise.",
+    help="Column or key of the client ids. Default: recognised by name.",
     section=SOURCE,
     metavar="NAME",
 )
@@ -176,7 +176,7 @@ class HoldOut(click.ParamType["tuple[str | None, str, float | None]"]):
 )
 @opt.option(
     "--splits",
-    help="Which folder or file is which split, such as train=Training,test=Testing. none: folders "
+    help="The folder or file of each split, such as train=Training,test=Testing. none: folders "
     "and files are not splits. Default: by their names.",
     section=SOURCE,
     type=SplitNames(),
@@ -190,26 +190,27 @@ class HoldOut(click.ParamType["tuple[str | None, str, float | None]"]):
 )
 @opt.option(
     "--folders",
-    help="What the folders of images are: classes, clients, or clients with a folder for each "
-    "class. name: neither, because file names state the classes. Default: recognised.",
+    help="Meaning of the folders of images: classes, clients, or clients with a folder for each "
+    "class. name: none, because file names state the classes. Default: recognised.",
     section=SOURCE,
     type=click.Choice(["class", "client", "client/class", "name"]),
 )
 @opt.option(
     "--color",
-    help="Convert image files to grey or RGB. Default: as the first file.",
+    help="Convert image files to grey or RGB. Default: that of the first file.",
     section=SOURCE,
     type=click.Choice(["grey", "rgb"]),
 )
 @opt.option(
     "--pixel-range",
-    help="Range of the pixel values in arrays and tables. Default: from the largest value.",
+    help="Range of the pixel values in arrays and tables. Default: derived from the largest value.",
     section=SOURCE,
     type=click.Choice(PIXEL_RANGES),
 )
 @opt.option(
     "--polarity",
-    help="Meaning of the pixel value 1.0 in SOURCE. Default: from its format or its pixels.",
+    help="Meaning of the pixel value 1.0 in SOURCE. Default: derived from its format or its "
+    "pixels.",
     section=SOURCE,
     type=click.Choice(PIXEL_CONVENTIONS),
 )
@@ -230,8 +231,8 @@ class HoldOut(click.ParamType["tuple[str | None, str, float | None]"]):
 @opt.option("--digits-only", help="Keep only the labels 0 to 9.", section=FILTERS, is_flag=True)
 @opt.option(
     "--min-examples",
-    help="Leave out clients with fewer train examples, counted before --hold-out within takes "
-    "some.  [default: 0; 1 with --hold-out central, 2 with --digits-only]",
+    help="Leave out clients with fewer train examples, counted before --hold-out within.  "
+    "[default: 0; 1 with --hold-out central, 2 with --digits-only]",
     section=FILTERS,
     type=int,
     metavar="N",
@@ -264,8 +265,8 @@ class HoldOut(click.ParamType["tuple[str | None, str, float | None]"]):
 @opt.pairs_option(
     "--partition-option",
     "partition_options",
-    help="Option of the partition, such as clients=100. Without --partition: of iid, if SOURCE "
-    "names no owners.",
+    help="Option of the partition, such as clients=100. If SOURCE names no owners and --partition "
+    "is not given, the partition is iid.",
     section=PARTITION,
 )
 @opt.option(
@@ -364,7 +365,7 @@ def _refuse_beside_verify(
     others += ["--out"] * (out is not None) + ["SOURCE"] * bool(sources)
     if others:
         raise click.UsageError(
-            f"--verify goes with no other option; leave out {others[0]}",
+            f"--verify cannot be combined with other options; leave out {others[0]}",
             click.get_current_context(),
         )
 
@@ -394,7 +395,7 @@ def _verify(path: Path, remarks: Remarks, *, as_json: bool) -> None:
         "B",
         lambda tell: store.verify(path, tell),
         remarks=remarks,
-        describe_stop=lambda: "stopped before all was read",
+        describe_stop=lambda: "stopped before everything was read",
     )
     if as_json:
         from fedcli.cli.screen.output import print_json
@@ -403,4 +404,4 @@ def _verify(path: Path, remarks: Remarks, *, as_json: bool) -> None:
         return
     from fedcli.cli.screen.render import Screen
 
-    Screen().line(f"{path} is whole: {fingerprint}")
+    Screen().line(f"{path} is intact: {fingerprint}")

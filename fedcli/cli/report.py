@@ -62,7 +62,7 @@ class _Accuracy(click.FloatRange):
 @opt.option(
     "--config-diff",
     "other",
-    help="Show only in which options, versions and data RUN differs from this run.",
+    help="Show only the differences in options, versions and data between RUN and this run.",
     section=opt.PICTURES,
     type=opt.RunFolder(),
     metavar="OTHER",
@@ -70,8 +70,8 @@ class _Accuracy(click.FloatRange):
 @opt.option(
     "--target",
     "targets",
-    help="Show the number of rounds to this accuracy. Repeatable. Default: those of 0.8, 0.9 and "
-    "0.95 that a run reaches.",
+    help="Show the number of rounds to this accuracy. Repeatable. Default: 0.8, 0.9 and 0.95, as "
+    "far as a run reaches them.",
     section=opt.PICTURES,
     type=_Accuracy(0.0, 1.0),
     multiple=True,
@@ -103,8 +103,8 @@ class _Accuracy(click.FloatRange):
 @opt.option(
     "--plot",
     "plot_file",
-    help="Draw the curves into this file, .png, .svg or .pdf. Of more than 7 runs, those that "
-    "differ only in their seeds are one curve, their mean, with a band.",
+    help="Draw the curves into this file, .png, .svg or .pdf. If there are more than 7 runs, "
+    "those that differ only in their seeds become one curve, their mean, with a band.",
     section=opt.PICTURES,
     type=opt.OutputFile(),
     metavar="FILE",
@@ -161,14 +161,14 @@ class _Accuracy(click.FloatRange):
 @opt.option(
     "--select-on",
     "split",
-    help="Split whose metric counts; the table says so if it is not validation.",
+    help="Split whose metric is used; the table says so if it is not validation.",
     section=opt.PICTURES,
     metavar="SPLIT",
 )
 @opt.option(
     "--spread",
-    help="What follows a mean over seeds, and the band around curves: half the 95 % interval, the "
-    "standard deviation, nothing.",
+    help="The number after a mean over seeds, and the band around curves: half the width of the "
+    "95 % interval, the standard deviation, or nothing.",
     section=opt.PICTURES,
     type=click.Choice(("interval", "std", "none")),
 )
@@ -183,8 +183,8 @@ class _Accuracy(click.FloatRange):
 @opt.option(
     "--html",
     "html_file",
-    help="Write a page that needs no other file. For a single run its data are read, to show "
-    "clients, confusion matrix and examples.",
+    help="Write a self-contained HTML page. For a single run its data are read, to show clients, "
+    "confusion matrix and examples.",
     section=opt.PICTURES,
     type=opt.OutputFile(),
     metavar="FILE",
@@ -241,7 +241,7 @@ def report(
     look = PlotLook(plot_size, plot_log, x_axis)
     if files["plot_file"] is None and (plot_size or plot_log):
         raise click.UsageError(
-            "--plot-size and --plot-log are about --plot FILE; give it", click.get_current_context()
+            "--plot-size and --plot-log need --plot FILE; add it", click.get_current_context()
         )
     shape = (by, best, columns, metric, split)
     given = (*shape, spread, files["heat_map_file"])
@@ -287,7 +287,7 @@ def _tables_of(
     wanted: Sequence[float],
     text_format: str | None,
 ) -> list[Table]:
-    """The tables of one run or several; of several as CSV one table, of bare numbers."""
+    """The tables of one run or several. For several runs as CSV, one table of plain numbers."""
     from fedcli.reports import tables as report_tables
 
     if len(records) > 1:
@@ -388,7 +388,7 @@ def _write_files(
         if file is not None:
             check_is_no_input(file, inputs, str(file))
             if file.resolve() in taken:
-                raise ConfigError(f"two options name one file, {file}; choose another name")
+                raise ConfigError(f"two options name the same file, {file}; choose another name")
             taken.add(file.resolve())
     if clients_file is not None:
         found = {str(record.path): client_records.load(record.path) for record in records}
@@ -509,7 +509,7 @@ def _show_diff(
 
     screen = Screen()
     if table is None:
-        screen.line("They do not differ in any option, version or data")
+        screen.line("The two runs do not differ in any option, version or data")
     else:
         screen.line(table.title, style="bold")
         screen.table(table.headers, table.rows, left=table.num_texts)
@@ -538,7 +538,7 @@ def _print_text(tables: Sequence[Table], text_format: str) -> None:
 
 
 def _show_curves(screen: Screen, records: Sequence[RunRecord], x_axis: str) -> None:
-    """Draws all series of one run; of several runs the one that ranks rounds, or means of it."""
+    """Draws all series of one run. Of several runs it draws only the metric that ranks rounds."""
     from fedcli.cli.screen import curves
     from fedcli.reports import group_curves, megabytes
     from fedcli.reports import tables as report_tables

@@ -9,7 +9,7 @@ from pathlib import Path
 from fedcli.runs.files.folder import looks_like_run
 
 MAX_DEPTH = 3  # levels of folders that are searched for a completion
-MAX_FOLDERS = 2_000  # that are looked into; more would keep the user waiting
+MAX_FOLDERS = 2_000  # largest number of folders that are searched, so that completion is quick
 
 
 def find(typed: str, *, has_parents: bool) -> list[str]:
@@ -17,7 +17,7 @@ def find(typed: str, *, has_parents: bool) -> list[str]:
 
     Args:
         typed: The beginning of a path, relative or absolute; it may be empty.
-        has_parents: Whether the folders that hold these runs are returned, too.
+        has_parents: Whether the folders that contain these runs are also returned.
     """
     runs = list(_runs_at(typed))
     parents = {os.path.dirname(run) for run in runs} if has_parents else set()  # noqa: PTH120

@@ -57,14 +57,14 @@ def _study_options(function: Any) -> Any:
         ),
         opt.option(
             "--halving",
-            help="Successive halving: after N, 3 N, 9 N ... rounds the best third continues; N,ETA "
-            "gives another share than a third.",
+            help="Successive halving: after N, 3 N, 9 N ... rounds the best third continues. "
+            "N,ETA uses ETA instead of 3.",
             section=STUDY,
             metavar="N[,ETA]",
         ),
         opt.option(
             "--redraw-partition",
-            help="Let each seed be the seed of the partition, too.",
+            help="Use each seed also as the seed of the partition.",
             section=STUDY,
             is_flag=True,
             default=None,
@@ -79,7 +79,7 @@ def _study_options(function: Any) -> Any:
         opt.option(
             "--select-on",
             "split",
-            help="Split whose metric counts; the table says so if it is the test split.  "
+            help="Split whose metric is used; the table says so if it is the test split.  "
             "[default: validation]",
             section=STUDY,
             metavar="SPLIT",
@@ -144,7 +144,8 @@ class _SweepCommand(OneValueCommand):
 @opt.run_options
 @opt.option(
     "--spread",
-    help="What follows a mean over seeds: half the 95 % interval, the standard deviation, nothing.",
+    help="The number after a mean over seeds: half the width of the 95 % interval, the standard "
+    "deviation, or nothing.",
     section=opt.OUTPUT,
     type=click.Choice(_REPORT_OPTIONS),
     default="interval",
@@ -193,7 +194,8 @@ def sweep(  # one parameter for each option that is not a field of RunConfig
     if resume is not None:
         if study is not None or out is not None or given:
             raise click.UsageError(
-                "--resume takes the study from its folder; drop STUDY.toml, --out and all options "
+                "--resume takes the study from its folder; leave out STUDY.toml, --out and all "
+                "options "
                 f"but {', '.join('--' + name.replace('_', '-') for name in _RESUMED)}",
                 click.get_current_context(),
             )

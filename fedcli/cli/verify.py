@@ -1,4 +1,4 @@
-"""`fedcli verify`: trains runs again and compares the results to the byte."""
+"""`fedcli verify`: trains runs again and compares the results byte by byte."""
 
 from __future__ import annotations
 
@@ -81,10 +81,10 @@ def verify(
     """Train RUN again, or each run in FOLDER, and compare the results.
 
     The run is repeated in a temporary folder from its config and seed; the run itself is not
-    changed. Its metrics of every round, closing evaluation and weights must be the same to the
-    byte. The first value that differs is shown, and the exit code is 1. If the run was made with
-    another instruction set or version of fedcli, numbers may differ by 0.1 %, and the result says
-    so. A folder unpacked from fedcli bundle can be verified, too.
+    changed. Its metrics of every round, closing evaluation and weights must be identical. The first
+    value that differs is shown, and the exit code is 1. If the run was made with another
+    instruction set or version of fedcli, numbers may differ by 0.1 %, and the result says so. A
+    folder unpacked from fedcli bundle can be verified, too.
 
     \b
     Examples:
@@ -116,14 +116,14 @@ def _runs_in(path: Path, num_sampled: int | None) -> Sequence[Path]:
 
     runs = listing.find_runs(path)
     if not runs:
-        raise RunError(f"{path} holds no run; give a run, or a folder of runs")
+        raise RunError(f"{path} contains no run; give a run, or a folder of runs")
     if num_sampled is None or num_sampled >= len(runs):
         return runs
     return [runs[index * len(runs) // num_sampled] for index in range(num_sampled)]
 
 
 def _select_instruction_set(runs: Sequence[Path]) -> None:
-    """Selects the instruction set of the runs if this machine has it; it is chosen only once."""
+    """Selects the instruction set of the runs, if this machine has it. A process has only one."""
     from fedcli.runs.files import folder
 
     recorded = {folder.read_origin(run).get("isa") for run in runs}

@@ -27,13 +27,15 @@ class BatchPlan:
     """How a client's examples become batches.
 
     Attributes:
-        epochs: Local epochs, at least 1.
-        batch_size: Examples a batch, at least 1; the last batch may be short.
-        shuffle_buffer: Examples the shuffle chooses from; 0 and 1 mean no shuffle, `FULL` all.
+        epochs: Number of local epochs, at least 1.
+        batch_size: Examples per batch, at least 1; the last batch may be shorter.
+        shuffle_buffer: Number of examples from which the shuffle draws the next one. 0 and 1 mean
+            no shuffle; `FULL` means all examples.
         pipeline: `repeat-shuffle` (TFF's tutorial: batches cross epochs and epochs mix),
             `shuffle-repeat` (TFF's tasks: reshuffled each epoch, batches cross epochs) or
             `per-epoch` (McMahan et al. 2017: reshuffled each epoch, batches end with it).
-        max_examples: Examples kept of the repeated stream (TFF's max_elements), None for all.
+        max_examples: Number of examples after which the repeated stream ends (TFF's max_elements);
+            None: it does not end early.
 
     Raises:
         ConfigError: A count is below its least value or above 2,147,483,647, or the pipeline is
@@ -69,7 +71,7 @@ class BatchPlan:
         )
 
     def num_visits(self, num_examples: int) -> int:
-        """Returns how many examples a client of `num_examples` processes, repeats counted."""
+        """Returns how many examples a client of `num_examples` processes, counting repetitions."""
         visits = self.epochs * num_examples
         return visits if self.max_examples is None else min(visits, self.max_examples)
 
@@ -80,9 +82,10 @@ class BatchPlan:
         return int(min(wanted, once * num_examples, MAX_BUFFERED))
 
     def of_steps(self, num_steps: int, num_examples: int) -> BatchPlan:
-        """Returns this plan with `epochs` and `max_examples` that give `num_steps` batches.
+        """Returns this plan with `epochs` and `max_examples` set for `num_steps` batches.
 
-        It is for a client of `num_examples`. A client without examples has no batch.
+        The new plan is valid for a client with `num_examples` examples only. A client without
+        examples has no batch.
         """
         if not num_examples:
             return self

@@ -102,7 +102,7 @@ class ClientDataset(ExplainsNames):
         if callable(epochs):
             raise ConfigError(
                 "preprocess takes no function; write .preprocess(epochs=5, shuffle_buffer=100, "
-                "batch_size=20), and give changed pixels to datasets.from_arrays"
+                "batch_size=20), and pass arrays whose pixels you changed to datasets.from_arrays"
             )
         plan = BatchPlan(
             epochs=epochs,
@@ -116,7 +116,7 @@ class ClientDataset(ExplainsNames):
 
 @dataclass(frozen=True, eq=False)
 class BatchedDataset(ExplainsNames):
-    """A client's examples in batches: what training and evaluation take, one a client.
+    """A client's examples in batches. Training and evaluation take one of these per client.
 
     Attributes:
         client: The examples, borrowed.
@@ -170,7 +170,7 @@ class BatchedDataset(ExplainsNames):
         }
 
     def order(self, round_num: int = 0, occurrence: int = 0) -> NDArray[np.uint32]:
-        """Returns the example indices in the order that round processes them.
+        """Returns the indices of the examples, uint32 [num_visits], in the order of processing.
 
         Args:
             round_num: Rounds completed when the round starts, 0 for the first.
@@ -197,12 +197,12 @@ def from_arrays(
     """Returns a pair of arrays as the batches of one client: 20 examples each, in order.
 
     Args:
-        pixels: [n, H, W] or [n, H, W, C] (or flat [n, I]). Floating point is what the model sees;
-            uint8 is seen as value / 255. float32 and uint8 arrays in C order are borrowed; those
-            that are read-only (`flags.writeable`) are decoded once where a tuple of datasets is
-            given every round.
+        pixels: [n, H, W] or [n, H, W, C] (or flat [n, I]). The model sees floating-point pixels
+            unchanged, and uint8 pixels divided by 255. float32 and uint8 arrays in C order are
+            borrowed, not copied. If the same tuple of datasets is passed every round, read-only
+            arrays (`flags.writeable` is False) are decoded only once.
         labels: Integers [n] or [n, 1].
-        client_id: Id of the client, for messages and for the key of the shuffle.
+        client_id: Id of the client. Messages show it, and the shuffle depends on it.
         source: Name of the source of the data in messages.
 
     Raises:
@@ -222,7 +222,7 @@ def from_arrays(
     if len(label_array) != len(checked_pixels):
         raise DataError(
             f"{where}: {len(checked_pixels)} images but {len(label_array)} labels; "
-            "give one label an image"
+            "give one label per image"
         )
     index = first_outside(label_array, MAX_LABEL + 1)
     if index is not None:

@@ -1,4 +1,4 @@
-"""A bounded cache of clients whose data must be decompressed or drawn."""
+"""A cache of bounded size for clients whose data must be decompressed or generated."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def is_name(text: str) -> bool:
     """Returns whether a store can keep a text as a client's id or a class's name."""
     try:
         encoded = text.encode()
-    except UnicodeEncodeError:  # half a character
+    except UnicodeEncodeError:  # a lone surrogate, which is half a character
         return False
     return 1 <= len(encoded) <= MAX_ID_BYTES and b"\0" not in encoded
 
@@ -31,7 +31,8 @@ def check_num_classes(num_classes: int, what: str) -> int:
     """Returns a number of classes.
 
     Raises:
-        ConfigError: It is below 1 or absurd; the message starts with `what`.
+        ConfigError: It is below 1 or absurdly large. The message starts with `what`, the name of
+            the option.
     """
     if not 1 <= num_classes <= MAX_CLASSES:
         raise ConfigError(f"{what} {num_classes}: choose a whole number from 1 to {MAX_CLASSES}")
@@ -64,8 +65,8 @@ def bad_label(
 def bad_class_name(name: str, where: str) -> DataError:
     """Returns the error for a name of a class that no store can keep; see `is_name`."""
     return DataError(
-        f"{where}: class {name[:40]!r}: a name has 1 to {MAX_ID_BYTES} bytes of UTF-8 and no zero "
-        "byte; rename the class"
+        f"{where}: class {name[:40]!r}: a name must have 1 to {MAX_ID_BYTES} bytes of UTF-8 and no "
+        "zero byte; rename the class"
     )
 
 
@@ -77,14 +78,14 @@ def check_pixel_shape(shape: tuple[int, ...], where: str) -> None:
     """
     if len(shape) not in (3, 4) or 0 in shape[1:]:
         raise DataError(
-            f"{where}: pixels have shape {list(shape)}; only [n, H, W] and [n, H, W, C] are read"
+            f"{where}: pixels have shape {list(shape)}; give images [n, H, W] or [n, H, W, C]"
         )
     if has_channels_first(shape):
         shape = (shape[0], *shape[2:], shape[1])
     if max(shape[1:3]) > MAX_SIDE or max(shape[3:], default=1) > MAX_CHANNELS:
         raise DataError(
-            f"{where}: images of shape {list(shape[1:])} are too large; "
-            f"at most {MAX_SIDE} x {MAX_SIDE} x {MAX_CHANNELS} is read"
+            f"{where}: images of shape {list(shape[1:])} are too large; give images of at most "
+            f"{MAX_SIDE} x {MAX_SIDE} x {MAX_CHANNELS}"
         )
 
 
@@ -103,21 +104,21 @@ def check_pixel_array(shape: tuple[int, ...], itemsize: int, where: str) -> None
     num_bytes = math.prod(shape) * itemsize
     if num_bytes > MAX_CLIENT_BYTES:
         raise DataError(
-            f"{where}: pixels of shape {list(shape)} are {num_bytes} bytes; "
-            f"a client may hold {MAX_CLIENT_BYTES}, split it"
+            f"{where}: pixels of shape {list(shape)} take {num_bytes} bytes; a client may have at "
+            f"most {MAX_CLIENT_BYTES}, so divide it into several"
         )
 
 
 def check_examples(
     pixels: NDArray[Any], labels: NDArray[Any], shape: tuple[int, ...] | None, where: str
 ) -> None:
-    """Checks that examples fit each other and the earlier ones. Label values are not checked.
+    """Checks that examples agree with each other and with earlier ones, except label values.
 
     Args:
         pixels: uint8 or float32 [n, H, W] or [n, H, W, C].
         labels: [n].
         shape: Shape of the earlier images; None: there are none.
-        where: Starts the message.
+        where: Prefix of error messages.
 
     Raises:
         DataError: Shapes differ, the numbers of images and labels differ, or a pixel is not finite.
@@ -125,8 +126,8 @@ def check_examples(
     check_pixel_array(pixels.shape, pixels.itemsize, where)
     if shape not in (None, pixels.shape[1:]):
         raise DataError(
-            f"{where}: images are {list(pixels.shape[1:])} but those before are "
-            f"{list(shape or ())}; all must have the same shape"
+            f"{where}: images have shape {list(pixels.shape[1:])} but earlier ones "
+            f"{list(shape or ())}; give all images the same shape"
         )
     if len(labels) != len(pixels):
         raise DataError(

@@ -12,7 +12,7 @@ from fedcli.datasets.client_data import ClientData
 
 @dataclass(frozen=True, eq=False)
 class ClientBatches:
-    """The batches of some clients, in order. Each client is read when the iteration reaches it.
+    """The batches of some clients, in order. A client is read only when the iteration reaches it.
 
     Iterating raises DataError if a client cannot be read.
     """

@@ -40,15 +40,16 @@ class ClientData(ExplainsNames, abc.ABC):
         pixel_shape: (H, W) or (H, W, C) of every example.
         pixel_convention: Meaning of the pixel value 1.0 in the model's input: "ink" or
             "background".
-        partition: How examples were dealt to clients, with parameters; "natural": real owners.
+        partition: The partition that dealt the examples to clients, with its parameters; "natural"
+            if each client has its own examples.
         same_people: Whether clients of train and test with equal ids are the same people.
         has_default_classes: Whether the number of classes is a default, neither given nor stored.
         replaces: For a test split given by --test-data, the source of the test split that it
             replaces, if there is one; else empty.
         notes: Notes on the data for the user, one line each.
-        cache: Keeps clients that are decompressed or drawn; None if they are memory-mapped.
-        is_drawn: Whether clients are drawn by the core into `cache`, which threads can do at the
-            same time.
+        cache: Keeps clients that were decompressed or generated; None if they are memory-mapped.
+        is_drawn: Whether the C core generates clients into `cache`. Several threads can do so at
+            the same time.
     """
 
     source: str
@@ -67,7 +68,7 @@ class ClientData(ExplainsNames, abc.ABC):
     notes: tuple[str, ...] = ()
 
     def description(self) -> SourceDescription | None:
-        """Returns how a file of another program was interpreted; None: the data say it."""
+        """Returns how a file that another program wrote was interpreted, or None for other data."""
         return None
 
     @property
@@ -101,7 +102,7 @@ class ClientData(ExplainsNames, abc.ABC):
         return self.client(client_id).labels
 
     def examine(self) -> tuple[str, ...]:
-        """Returns notes on problems that impair training, judged by a few clients.
+        """Returns notes on problems that impair training. Only a few clients are read.
 
         Raises:
             DataError: See `client`.
@@ -109,7 +110,7 @@ class ClientData(ExplainsNames, abc.ABC):
         return self.notes
 
     def total_examples(self) -> int:
-        """Returns the number of examples of all clients. May count them client by client."""
+        """Returns the number of examples of all clients. This may need a pass over all clients."""
         return sum(map(self.num_examples, self.client_ids))
 
     def to_table(self, folder: Path | None = None, tell: Tell = tell_nobody) -> ExampleTable:
@@ -133,7 +134,7 @@ class ClientData(ExplainsNames, abc.ABC):
             return writer.table()
 
     def table_bytes(self) -> int:
-        """Estimates the bytes of pixels that `to_table` copies, judged by a few clients.
+        """Estimates from a few clients how many bytes of pixels `to_table` copies.
 
         Raises:
             DataError: See `client`.
@@ -161,14 +162,14 @@ class ClientData(ExplainsNames, abc.ABC):
 
 
 def decoding(scale: float, offset: float, convention: str, pixels: str) -> tuple[float, float, str]:
-    """Returns the scale, offset and convention that decode stored pixels for `pixels`.
+    """Returns the scale, offset and convention with which stored pixels are decoded.
 
     Args:
         scale: The stored scale.
         offset: The stored offset.
         convention: Meaning of 1.0 with this scale and offset: "ink" or "background".
-        pixels: "source" keeps the convention. "ink" or "background" requests one; if the other is
-            stored, x becomes 1 - x.
+        pixels: The requested convention: "source" (the stored one), "ink" or "background". If the
+            data are stored in the other one, x is decoded as 1 - x.
     """
     if pixels in ("source", convention):
         return scale, offset, convention
@@ -182,8 +183,8 @@ def unknown_client(data: ClientData, client_id: object) -> DataError:
     ids = data.client_ids
     if not isinstance(client_id, str):
         return DataError(
-            f"{data.source}: the id of a client is of type {type(client_id).__name__}; give one of "
-            "client_ids, which are texts"
+            f"{data.source}: a client id is of type {type(client_id).__name__}; give a string from "
+            "client_ids"
         )
     place = bisect_left(ids, client_id)
     near = ids[max(0, place - _NEIGHBOURS) : place + _NEIGHBOURS]

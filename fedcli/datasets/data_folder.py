@@ -16,8 +16,8 @@ VARIABLE = "FEDCLI_DATA_DIR"
 def find_data_folder(given: Path | None = None) -> Path:
     """Returns the folder of all downloads, which need not exist.
 
-    The package platformdirs knows the user's cache folder by the rules of freedesktop.org and
-    macOS. It is imported here, because few commands need it.
+    The package platformdirs determines the user's cache folder, by the rules of freedesktop.org and
+    macOS. It is imported inside this function, because few commands need it.
 
     Args:
         given: The value of `--data-dir`; None: FEDCLI_DATA_DIR, or else the user's cache folder.
@@ -46,7 +46,8 @@ def make_folder(folder: Path) -> None:
     """Makes a folder below the data folder, with its parents.
 
     Raises:
-        DataError: It cannot be made or written to; the line says what to set.
+        DataError: It cannot be made or written to. The message says which variable or option to
+            set.
     """
     try:
         make_folders(folder)
@@ -61,9 +62,9 @@ def make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def leaving_no_empty_folders(data_folder: Path) -> Iterator[None]:
-    """Removes the empty folders that the work inside has made, if that work fails.
+    """Removes the empty folders that were made within this context, if an exception ends it.
 
-    Folders above the data folder that it has made are removed, too.
+    This includes folders above the data folder.
     """
     there = set(_folders(data_folder))
     above = [each for each in data_folder.parents if not each.exists()]

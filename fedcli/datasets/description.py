@@ -22,7 +22,7 @@ class Finding:
     Attributes:
         value: The finding, as in "train 40 examples, test 10".
         evidence: The evidence for it, as in "folders Training and Testing".
-        option: The option that overrides it; empty: none is needed.
+        option: The option that overrides it, or "" if there is none.
     """
 
     value: str
@@ -94,7 +94,7 @@ def from_json(text: str, where: str) -> SourceDescription:
 
     Args:
         text: The JSON object.
-        where: Starts the message.
+        where: Prefix of error messages.
 
     Raises:
         DataError: The text is not such an object.
@@ -106,7 +106,7 @@ def from_json(text: str, where: str) -> SourceDescription:
         return SourceDescription(source=source, **findings)
     except (ValueError, TypeError, AttributeError, KeyError) as err:
         raise DataError(
-            f"{where}: attribute description is not what fedcli writes; write the store again"
+            f"{where}: attribute description is not in fedcli's form; write the store again"
         ) from err
 
 

@@ -13,11 +13,11 @@ from fedcli.datasets.client_data import ClientData
 from fedcli.errors import DataError
 
 _NUM_SAMPLED = 8  # clients whose pixels are read, evenly spaced
-_MAX_CLIENTS = 4096  # clients whose labels are read in search of another class
+_MAX_CLIENTS = 4096  # clients whose labels are read to find all classes
 _MIN_EXAMPLES = 50  # with fewer examples, missing classes are not reported
 _MIN_EQUAL = 20  # with fewer images, equal images are not reported
 _TOLERANCE = 0.5  # decoded pixels may leave the range 0 to 1 by this much
-_DARK = 16.5 / 255  # if all 8-bit grey levels are below this, the source perhaps had 1 or 4 bits
+_DARK = 16.5 / 255  # if all grey levels are below this, the source may have 1 or 4 bits per pixel
 
 
 @dataclass
@@ -67,7 +67,7 @@ def examine(
     if are_bytes and summary.num_examples >= _MIN_EQUAL and 0 < summary.highest <= _DARK:
         notes.append(dark_note(data, round(255 * summary.highest)))
     if summary.num_examples >= _MIN_EQUAL and summary.are_equal:
-        notes.append(f"all examined images of {data.source} are equal: nothing can be learnt")
+        notes.append(f"all examined images of {data.source} are equal: there is nothing to learn")
     if data.split != "train" or not summary.num_examples:
         return tuple(notes)
     labels = summary.labels
@@ -78,15 +78,15 @@ def examine(
         return tuple(notes)
     if len(labels) == 1:
         notes.append(
-            f"all labels of {data.source} are {next(iter(labels))}: there is one class, so nothing "
-            "can be learnt"
+            f"all labels of {data.source} are {next(iter(labels))}: with one class there is "
+            "nothing to learn"
         )
     elif has_default_classes and max(labels) < data.num_classes - 1:
         most = max(labels) + 1
         notes.append(
-            f"{data.source} has {data.num_classes} classes, as TFF files have unless "
-            f"--num-classes says otherwise, but its labels end at {most - 1}; pass --num-classes "
-            f"{most} if it has {most}"
+            f"{data.source} counts as a source of {data.num_classes} classes, the default for TFF "
+            f"files, but its largest label is {most - 1}; pass --num-classes {most} if it has "
+            f"{most} classes"
         )
     return tuple(notes)
 
@@ -102,7 +102,8 @@ def range_note(data: ClientData, least: float, most: float) -> str:
 def dark_note(data: ClientData, most: int) -> str:
     """Returns the note on 8-bit grey levels that are all small."""
     return (
-        f"pixels of {data.split} ({data.source}) end at {most} of 255: if {most} is white, 'fedcli "
+        f"pixels of {data.split} ({data.source}) reach only {most} of 255: if {most} is white, "
+        "'fedcli "
         f"preprocess {data.source} --out FILE' makes a store that is scaled"
     )
 

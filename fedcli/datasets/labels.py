@@ -30,9 +30,9 @@ _NUMBER = re.compile(
 # Texts that stand for a missing label. "none" may also be the name of a class.
 _MISSING = {"", "?", "nan", "na", "n/a", "null", "<na>", "#n/a"}
 _MISSING_NUMBERS = {"none", "-", "."}
-_FIRST_CODE = 1 << 30  # the first temporary code of a text; larger than every class
+_FIRST_CODE = 1 << 30  # the first temporary code of a text label; larger than any class number
 _MAX_TEXTS = 1 << 20
-_WHOLE_DOUBLE = 1 << 53  # above it float64 does not hold every whole number
+_WHOLE_DOUBLE = 1 << 53  # above it, float64 cannot represent every whole number
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Classes:
     Attributes:
         names: A name for each class; empty if labels are numbers.
         numbers: The label of each text, in the order in which the texts were read.
-        renumbered: The label of each number that occurs among names.
+        renumbered: For sources that mix numbers and names: the label of each number.
         num_hot: The length of one-hot rows; 0: labels are not one-hot.
     """
 
@@ -68,7 +68,7 @@ class LabelReader:
     """Reads the labels of all splits of a source, block by block."""
 
     def __init__(self) -> None:
-        """Starts with no label seen."""
+        """Makes a reader that has read no labels yet."""
         self._codes: dict[str, int] = {}
         self._places: list[str] = []
         self._num_hot = 0
@@ -84,12 +84,12 @@ class LabelReader:
 
         Args:
             values: Numbers, texts or bytes [n] or [n, 1], or one-hot rows [n, k].
-            where: The file or array, which starts messages.
-            first: The index of the first of them in the source.
-            place: Names the row of an index among `values`; by default `where` and "example i".
+            where: The file or array, as prefix of error messages.
+            first: The index in the source of the first value.
+            place: Returns the name of row i in messages; by default `where` and "example i".
 
         Raises:
-            DataError: A label is missing, not a whole number, or cannot be a class; the message
+            DataError: A label is missing, not whole, or too large for a class number; the message
                 names the row.
         """
         name = place or (lambda index: f"{where}: example {first + index}")
@@ -157,8 +157,8 @@ class LabelReader:
                     raise bad_class_name(text, place(index))
                 if code >= _MAX_TEXTS:
                     raise DataError(
-                        f"{place(index)}: more than {_MAX_TEXTS} different labels; is this the "
-                        "column of labels? name it with --label-column"
+                        f"{place(index)}: there are more than {_MAX_TEXTS} different labels, so "
+                        "this is probably not the column of labels; name that with --label-column"
                     )
                 self._places.append(place(index))
             codes[index] = code
@@ -167,8 +167,8 @@ class LabelReader:
     def _check_width(self, width: int, where: str) -> None:
         if self._num_hot not in (0, width):
             raise DataError(
-                f"{where}: one-hot labels have {width} columns but those before have "
-                f"{self._num_hot}; give all the same"
+                f"{where}: one-hot labels have {width} columns but earlier ones {self._num_hot}; "
+                "give all the same number"
             )
         self._num_hot = width
 
@@ -183,9 +183,9 @@ def whole_numbers(
 
     Args:
         values: bool, integers or floating-point numbers [n] or [n, 1], or one-hot rows [n, k].
-        where: Starts messages.
-        first: The index of the first of them in the source.
-        place: Names the row of an index among `values`; by default `where` and "example i".
+        where: Prefix of error messages.
+        first: The index in the source of the first value.
+        place: Returns the name of row i in messages; by default `where` and "example i".
 
     Raises:
         DataError: A label is missing or not whole, or shape or type are wrong; the message names
@@ -194,8 +194,8 @@ def whole_numbers(
     name = place or (lambda index: f"{where}: example {first + index}")
     if values.dtype.kind not in "biuf":
         raise DataError(
-            f"{where}: labels are {values.dtype}; give whole numbers, a class each, or names in a "
-            "format that has them (CSV, npz, folders)"
+            f"{where}: labels have dtype {values.dtype}; give whole numbers, or names in a format "
+            "that has them (CSV, npz, folders)"
         )
     if values.ndim and math.prod(values.shape[1:]) == 1:
         values = values.reshape(-1)
@@ -203,7 +203,7 @@ def whole_numbers(
         values = _from_one_hot(values, where, name)
     if values.ndim != 1:
         raise DataError(
-            f"{where}: labels have shape {list(values.shape)}; give one whole number an image, [n]"
+            f"{where}: labels have shape {list(values.shape)}; give one whole number per image, [n]"
         )
     if values.dtype.kind == "f":
         _check_whole(values, name)
@@ -228,8 +228,8 @@ def check_classes(
     if index is not None:
         name = place(index) if place else f"{where}: example {first + index}"
         raise DataError(
-            f"{name}: label {labels[index]} cannot be a class; classes are 0 to {MAX_CLASSES - 1}, "
-            "correct the data"
+            f"{name}: label {labels[index]} cannot be a class, because classes are 0 to "
+            f"{MAX_CLASSES - 1}; correct the data"
         )
     return labels
 
@@ -242,7 +242,7 @@ def count_rows(shape: tuple[int, ...], where: str) -> int:
     """
     if not shape or (len(shape) > 2 and math.prod(shape[1:]) != 1):
         raise DataError(
-            f"{where}: labels have shape {list(shape)}; give one whole number an image, [n]"
+            f"{where}: labels have shape {list(shape)}; give one whole number per image, [n]"
         )
     return shape[0]
 
@@ -260,7 +260,7 @@ def value_of(name: str) -> int | None:
 
 
 def are_numbers(names: Sequence[str]) -> bool:
-    """Returns whether class names carry no more information than the numbers of the classes.
+    """Returns whether class names say no more than the numbers of the classes.
 
     That is so if they are these numbers, or EMNIST's characters in their usual order.
     """
@@ -285,12 +285,15 @@ def _as_array(values: Any, place: Callable[[int], str]) -> NDArray[Any]:
         array = np.empty(0, object)
     if array.dtype.kind == "O":
         index = _first_strange(values)
-        raise DataError(f"{place(index)}: label {values[index]!r:.40} cannot be a class")
+        raise DataError(
+            f"{place(index)}: label {values[index]!r:.40} cannot be a class; give a whole number "
+            "or a name"
+        )
     return array if len(values) else array.astype(np.int64)
 
 
 def _first_strange(values: Sequence[Any]) -> int:
-    """The index of the first value that is not a 64-bit number or as long as the first one."""
+    """The index of the first value that is no 64-bit number, or whose length differs."""
     length = len(values[0]) if isinstance(values[0], list) else None
     for index, value in enumerate(values):
         if isinstance(value, list):
@@ -305,14 +308,16 @@ def _first_strange(values: Sequence[Any]) -> int:
 def _as_texts(array: NDArray[Any], where: str, place: Callable[[int], str]) -> list[str]:
     if array.ndim == 0 or math.prod(array.shape[1:]) != 1:
         raise DataError(
-            f"{where}: labels are texts of shape {list(array.shape)}; give one an image, [n]"
+            f"{where}: labels are texts of shape {list(array.shape)}; give one per image, [n]"
         )
     texts = []
     for index, value in enumerate(array.reshape(-1).tolist()):
         try:
             text = value.decode() if isinstance(value, bytes) else str(value)
         except UnicodeDecodeError as err:
-            raise DataError(f"{place(index)}: label {value[:40]!r} is not UTF-8 text") from err
+            raise DataError(
+                f"{place(index)}: label {value[:40]!r} is not UTF-8 text; correct the data"
+            ) from err
         texts.append(text.strip())
     return texts
 
@@ -322,7 +327,7 @@ def _from_one_hot(
 ) -> NDArray[np.int64]:
     """The labels of one-hot rows."""
     if values.shape[1] == 0:
-        raise DataError(f"{where}: labels have shape {list(values.shape)}; give one an image, [n]")
+        raise DataError(f"{where}: labels have shape {list(values.shape)}; give one per image, [n]")
     is_one = values == 1
     num_ones = is_one.sum(axis=1)
     is_hot = (num_ones == 1) & ((values == 0).sum(axis=1) == values.shape[1] - 1)
@@ -330,7 +335,8 @@ def _from_one_hot(
         index = int((~is_hot).argmax())
         raise DataError(
             f"{place(index)}: labels have shape [n, {values.shape[1]}], and this row is not "
-            f"one-hot ({num_ones[index]} ones); give one class an image, as y.argmax(axis=1) does"
+            f"one-hot ({num_ones[index]} ones); give one class per image, which y.argmax(axis=1) "
+            "returns"
         )
     labels: NDArray[np.int64] = is_one.argmax(axis=1).astype(np.int64)
     return labels
@@ -362,6 +368,6 @@ def _missing(text: str, place: str) -> DataError:
 
 def _not_whole(text: str, place: str) -> DataError:
     return DataError(
-        f"{place}: label {text} is not a whole number; classes are whole numbers or names; correct "
-        "the data or name another column"
+        f"{place}: label {text} is not a whole number, and classes are whole numbers or names; "
+        "correct the data, or name another column"
     )

@@ -27,7 +27,7 @@ def channel_moments(
 
     Args:
         data: A split of images [H, W] or [H, W, C].
-        is_cancelled: Called after each client; returns whether to give up.
+        is_cancelled: Called after each client; returns whether to stop.
 
     Raises:
         Cancelled: `is_cancelled` returned true.
@@ -46,7 +46,10 @@ def channel_moments(
             sums += pixels.sum(axis=0)
             squares += np.square(pixels).sum(axis=0)
     if not count:
-        raise ConfigError(f"{data.source}: the split {data.split} has no examples to measure")
+        raise ConfigError(
+            f"{data.source}: the split {data.split} has no examples to normalize by; give "
+            "--normalize MEAN,...:STD,... or leave it out"
+        )
     means = sums / count
     deviations = np.sqrt(np.maximum(squares / count - means**2, 0))
     if not (deviations > 1e-6).all():

@@ -1,7 +1,7 @@
 """Opens federated data: `load` and `open_splits`.
 
-A dataset is named (an embedded or a downloaded one), or is a file that is recognised by its
-content: TFF's HDF5 layout or a fedcli store. The reader of a format is imported when it is used.
+A dataset is given by name (a synthetic or a downloaded one) or as a file: TFF's HDF5 layout or a
+fedcli store, recognised by content. The reader of a format is imported when it is used.
 """
 
 from __future__ import annotations
@@ -54,7 +54,12 @@ def load(
 ) -> tuple[ClientData, ClientData | None]:
     """Returns the train split of a dataset, and its test split or None.
 
-    The arguments are the fields of `DataSource`; errors as `open_splits`.
+    The arguments are the fields of `DataSource`; `cache_bytes` is explained in `open_splits`.
+
+    Raises:
+        ConfigError: An option is not allowed.
+        DataError: The data cannot be found, opened or used, have no train split, or train and test
+            do not agree.
     """
     source = DataSource(
         data,
@@ -68,7 +73,9 @@ def load(
     )
     splits = open_splits(source, cache_bytes=cache_bytes)
     if "train" not in splits:
-        raise DataError(f"{data}: holds no split 'train' but {_listed(splits)}")
+        raise DataError(
+            f"{data}: has no split 'train', only {_listed(splits)}; give data with a train split"
+        )
     return splits["train"], splits.get("test")
 
 
@@ -77,12 +84,12 @@ def open_splits(
 ) -> dict[str, ClientData]:
     """Opens a dataset and returns its splits by name.
 
-    No example is read, unless a partition is to be made: it passes through all of them.
+    Examples are read only if a partition is applied, which reads all of them.
 
     Args:
-        source: Which data.
+        source: The data source.
         cache_bytes: Size of the cache that all splits share, unless they are memory-mapped.
-        tell: Called with the number of clients read of each split, if a partition is applied.
+        tell: If a partition is applied, called with the number of clients read of each split.
 
     Raises:
         ConfigError: An option is not allowed.
@@ -101,7 +108,8 @@ def open_splits(
         other = others.get("test", others.get("train"))
         if other is None:
             raise DataError(
-                f"{source.test_data}: holds neither 'test' nor 'train' but {_listed(others)}"
+                f"{source.test_data}: has neither split 'test' nor 'train', only "
+                f"{_listed(others)}; give another file"
             )
         other.split = "test"
         other.replaces = splits["test"].source if "test" in splits else ""
@@ -115,7 +123,7 @@ def open_splits(
 
 
 def fingerprint(source: DataSource, *, is_cancelled: Callable[[], bool] = lambda: False) -> str:
-    """Returns a text that identifies the content of a dataset, for provenance.
+    """Returns a string that identifies the content of a dataset, for provenance.
 
     A store contains its fingerprint. Any other file is read completely (1 s for a GB). Generated
     data are identified by version and options. Test data follow after "; test ", a partition with
@@ -123,8 +131,8 @@ def fingerprint(source: DataSource, *, is_cancelled: Callable[[], bool] = lambda
     Options that only change how examples are read do not change it.
 
     Args:
-        source: Which data.
-        is_cancelled: Called after every MiB; returns whether to give up.
+        source: The data source.
+        is_cancelled: Called after every MiB; returns whether to stop.
 
     Raises:
         DataError: The data cannot be found or read.
@@ -144,13 +152,13 @@ def fingerprint(source: DataSource, *, is_cancelled: Callable[[], bool] = lambda
 def note_of_change(
     source: DataSource, before: object, now: str, consequence: str
 ) -> tuple[str, ...]:
-    """Returns a note that the data have changed; empty if they have not, or if it is not known.
+    """Returns a note that the data have changed, or () if they have not or this is unknown.
 
     Args:
-        source: Which data.
-        before: Their fingerprint when the run began; None: not known.
+        source: The data source.
+        before: Their fingerprint when the run began, or None if it is unknown.
         now: Their fingerprint.
-        consequence: Ends the line.
+        consequence: The end of the note.
     """
     if before in (None, now):
         return ()
@@ -158,7 +166,7 @@ def note_of_change(
 
 
 def _classes_of(splits: Mapping[str, ClientData]) -> int | None:
-    """The number of classes of a source; None if it is only TFF's default."""
+    """The number of classes of a source, or None if it is just the default for TFF files."""
     first = next(iter(splits.values()))
     return None if first.has_default_classes else first.num_classes
 
@@ -179,10 +187,10 @@ def _open_named(
         return _open_synthetic(source, cache)
     path = _find_file(data)
     if data_options:
-        taker = data if data in registry.PUBLIC_DATASETS else "a file"
+        name = data if data in registry.PUBLIC_DATASETS else "a file"
         raise ConfigError(
-            f"--data-option {next(iter(data_options))}: {taker} takes none; "
-            f"only {_listed(registry.EMBEDDED_DATASETS)} does"
+            f"--data-option {next(iter(data_options))}: {name} has no options; leave it out, or "
+            f"choose --data from {_listed(registry.EMBEDDED_DATASETS)}"
         )
     _require_hdf5(path)
     from fedcli import hdf5
@@ -243,8 +251,9 @@ def _partitioned(
         import tempfile  # lazy: few runs need it
 
         raise DataError(
-            f"--partition {name}: cannot keep the pixels in {tempfile.gettempdir()} "
-            f"({err.strerror or err}); make room, set TMPDIR, or use fedcli preprocess"
+            f"--partition {name}: cannot write the pixels to {tempfile.gettempdir()} "
+            f"({err.strerror or err}); free some space, set TMPDIR to another disk, or use fedcli "
+            "preprocess"
         ) from err
     num_classes = next(iter(main.values())).num_classes
     resolved = resolve(registry.opened_partition(name), options)
@@ -279,8 +288,8 @@ def _hold_out(splits: dict[str, ClientData], share: float, source: DataSource) -
         raise ConfigError(f"--validation {share:g}: choose a share above 0 and up to 0.9")
     if VALIDATION in splits:
         raise ConfigError(
-            f"--validation {share:g}: {source.data} has a split validation of its own; "
-            "leave the option out"
+            f"--validation {share:g}: {source.data} already has a validation split; leave the "
+            "option out"
         )
     splits["train"], splits[VALIDATION] = split_off(splits["train"], share)
 
@@ -297,8 +306,8 @@ def _check_room(splits: Mapping[str, ClientData], name: str) -> None:
         source = next(iter(splits.values())).source
         raise DataError(
             f"--partition {name}: copies all pixels of {source}, about {num_bytes / 1e9:,.1f} GB, "
-            f"to {folder}, more than half of the {free / 1e9:,.1f} GB free there; choose fewer "
-            "clients, deal a store that fedcli preprocess made, or set TMPDIR to another disk"
+            f"to {folder}, more than half of the {free / 1e9:,.1f} GB free there; set TMPDIR to "
+            "another disk, or apply the partition with fedcli preprocess"
         )
 
 
@@ -315,20 +324,21 @@ def _check_agreement(splits: Mapping[str, ClientData]) -> None:
     _check_names(train, test)
     if train.pixel_shape != test.pixel_shape:
         raise DataError(
-            f"train has images of {list(train.pixel_shape)} ({train.source}) but test of "
-            f"{list(test.pixel_shape)} ({test.source}); give test data of the same kind"
+            f"images have shape {list(train.pixel_shape)} in train ({train.source}) but "
+            f"{list(test.pixel_shape)} in test ({test.source}); give test data of the same shape"
         )
     if train.pixel_convention != test.pixel_convention:
         raise DataError(
-            f"1.0 is {train.pixel_convention} in train ({train.source}) but "
-            f"{test.pixel_convention} in test ({test.source}); pass --pixels ink or background"
+            f"the pixel value 1.0 means {train.pixel_convention} in train ({train.source}) but "
+            f"{test.pixel_convention} in test ({test.source}); pass --pixels ink or --pixels "
+            "background"
         )
 
 
 def _check_names(train: ClientData, test: ClientData) -> None:
     """Refuses splits of two sources if equal labels mean different classes.
 
-    Numbered classes fit names that are these numbers, or EMNIST's characters.
+    Numbers agree with names that are these numbers, or EMNIST's characters in order.
     """
     ours, theirs = train.class_names or (), test.class_names or ()
     if train.source == test.source or ours == theirs:
@@ -344,7 +354,7 @@ def _check_names(train: ClientData, test: ClientData) -> None:
         )
         one, other = (repr(each[place]) if place < len(each) else "none" for each in (ours, theirs))
         raise DataError(
-            f"class {place} is {one} in train ({train.source}) but {other} in test "
+            f"class {place} is called {one} in train ({train.source}) but {other} in test "
             f"({test.source}); {together}"
         )
     from fedcli.datasets.labels import are_numbers  # lazy: few data have a test split elsewhere
@@ -355,9 +365,9 @@ def _check_names(train: ClientData, test: ClientData) -> None:
     named, numbered = (train, test) if ours else (test, train)
     raise DataError(
         f"{named.split} names its classes ({', '.join(names[:_SHOWN])}; {named.source}) but "
-        f"{numbered.split} numbers them ({numbered.source}), and nothing tells "
-        "which number is which name; label both with names, or both with numbers, and make stores "
-        "with fedcli preprocess"
+        f"{numbered.split} numbers them ({numbered.source}), and it is unknown which number is "
+        "which name; label both with names, or both with numbers, and make stores with fedcli "
+        "preprocess"
     )
 
 
@@ -400,15 +410,18 @@ def _find_file(data: str) -> Path:
 
     path = data_folder.store_path(data_folder.find_data_folder(), data)
     if not path.is_file():
-        raise DataError(f"{data} is not here yet ({path}); fetch it with: fedcli download {data}")
+        raise DataError(
+            f"{data} is not downloaded yet ({path} is missing); fetch it with: fedcli download "
+            f"{data}"
+        )
     return path
 
 
 def _existing_file(data: str) -> Path:
     if data.startswith(IN_MEMORY):
         raise DataError(
-            f"{data}: these data were objects in a Python program; give them there again: "
-            "fedcli.resume(run, data=...) or fedcli.evaluate_run(run, data=...)"
+            f"{data}: the run's data were objects in a Python program; pass them again in Python, "
+            "with fedcli.resume(run, data=...) or fedcli.evaluate_run(run, data=...)"
         )
     path = Path(data)
     try:
@@ -422,8 +435,8 @@ def _existing_file(data: str) -> Path:
     except OSError as err:  # the name is too long, or a folder may not be entered
         raise DataError(f"{data!r}: cannot be looked up ({err.strerror})") from err
     raise DataError(
-        f"{data!r} is no such file, nor a known dataset; give the path of a TFF HDF5 file or a "
-        f"fedcli store, or one of {_listed(registry.DATASETS)}"
+        f"{data!r} is neither an existing file nor a known dataset; give the path of a TFF HDF5 "
+        f"file or a fedcli store, or one of {_listed(registry.DATASETS)}"
         f"{did_you_mean(Path(data).name, registry.DATASETS)}"
     )
 

@@ -1,6 +1,6 @@
 """Measures whether 1.0 is ink or background in images: compares the border with the centre.
 
-EMNIST's convention (light paper) is assumed for EMNIST's own files only.
+EMNIST's convention (1.0 is paper) is assumed only for EMNIST's own files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _WRITER = re.compile(r"f[0-9]{4}_[0-9]{2}")  # ids of EMNIST's writers in TFF and LEAF
-_CLEAR_SHARE = 0.65  # share of the border pixels that must be light, or dark, to decide alone
+_CLEAR_SHARE = 0.65  # share of light, or dark, border pixels that decides without the centre
 _LEAST_SIDE = 5  # pixels; smaller images have no border and centre
 _CLEAR_STEP = 0.1  # difference of centre and border that decides if the border alone does not
 
@@ -54,7 +54,7 @@ class Border:
         return self._num_light / max(self._num_border, 1)
 
     def decide(self) -> str | None:
-        """Returns "ink" or "background"; None if neither border nor centre decides."""
+        """Returns "ink" or "background"; None if border and centre leave it open."""
         if not 1 - _CLEAR_SHARE < self.share < _CLEAR_SHARE:
             return "background" if self.share > 0.5 else "ink"
         step = self._sum_border / max(self._num_border, 1)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fedcli.datasets.batches import Pixels, decode
 from fedcli.files import nameless_file
 
-_BLOCK_BYTES = 8 << 20  # decoded at a time
+_BLOCK_BYTES = 8 << 20  # number of bytes decoded at a time
 
 
 class PixelSpool:
@@ -77,7 +77,7 @@ class PixelSpool:
         return np.memmap(self._file, self._dtype, "r", shape=shape)
 
     def _widen(self) -> None:
-        """Converts the images so far to float32 as the model sees them, because blocks differ."""
+        """Converts the images so far to float32 as the model sees them, if blocks differ."""
         if (self._dtype, self.scale, self.offset) == (np.dtype(np.float32), 1.0, 0.0):
             return
         narrow = self._file

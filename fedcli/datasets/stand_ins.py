@@ -1,4 +1,4 @@
-"""Drawn images that stand in for the data of a preset until those are downloaded."""
+"""Synthetic images that replace the data of a preset until these are downloaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def stand_in_of(preset: object, given: Collection[str]) -> Mapping[str, Any]:
     """Returns the options of a preset that change because its data are not downloaded.
 
     Args:
-        preset: What the user named as the preset. An unknown name has no stand-in.
+        preset: The value of --preset. An unknown name has no replacement.
         given: Names of the options that the user gave. If `data` is among them, nothing changes.
 
     Returns:
@@ -28,9 +28,9 @@ def stand_in_of(preset: object, given: Collection[str]) -> Mapping[str, Any]:
 
 
 def note_of_stand_in(preset: str) -> str:
-    """Returns the line for the user of a preset whose data are replaced by drawn images."""
+    """Returns the note for users of a preset whose data are replaced by synthetic images."""
     data = PRESETS[preset].values["data"]
     return (
-        f"{data} is not here yet, so drawn images of its size, synthetic-shapes, stand in for it; "
-        f"the results are not those of the paper. To fetch it: fedcli download {data}"
+        f"{data} is not downloaded, so synthetic images of the same size (synthetic-shapes) are "
+        f"used instead; the results are not those of the paper. To fetch it: fedcli download {data}"
     )

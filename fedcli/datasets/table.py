@@ -110,10 +110,10 @@ class TableWriter:
             offset: See `scale`.
             owners: The owner of all of them, or the owner of each; None: they have none. In a
                 table either all examples have owners or none has.
-            where: Starts messages; by default the source.
+            where: Prefix of error messages; by default the source.
 
         Raises:
-            DataError: They do not fit those before, or a label or a pixel is not allowed.
+            DataError: They do not agree with earlier ones, or a label or a pixel is not allowed.
             OSError: The disk is full.
         """
         where = where or self.source
@@ -124,7 +124,8 @@ class TableWriter:
         check_labels(labels, MAX_LABEL, where)
         if not (owners is None or isinstance(owners, str) or len(owners) == len(labels)):
             raise DataError(
-                f"{where}: {len(labels)} examples but {len(owners)} owners; give one each"
+                f"{where}: {len(labels)} examples but {len(owners)} owners; give one owner per "
+                "example"
             )
         self._pixels.add(pixels, scale, offset)
         self._labels.append(labels.astype(np.int32))
@@ -152,12 +153,12 @@ class TableWriter:
             OSError: The disk is full.
         """
         if not self._labels:
-            raise DataError(f"{self.source}: holds no examples; give some")
+            raise DataError(f"{self.source}: holds no examples; give at least one")
         owners = np.concatenate(self._owners) if self._owners else np.empty(0, np.int64)
         if len(owners) not in (0, self.num_examples):
             raise DataError(
-                f"{self.source}: {len(owners)} of {self.num_examples} examples have an owner; "
-                "give each one or none"
+                f"{self.source}: only {len(owners)} of {self.num_examples} examples have an owner; "
+                "give all of them an owner, or none"
             )
         owner_ids = sorted(self._owner_numbers)
         rank = np.empty(len(owner_ids), np.int64)

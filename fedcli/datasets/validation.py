@@ -1,4 +1,4 @@
-"""Splits each client's train examples in two: what it trains on, and its validation examples."""
+"""Splits each client's train examples into those it trains on and validation examples."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from fedcli.settings.vocabulary import VALIDATION
 def split_off(train: ClientData, share: float) -> tuple[ClientData, ClientData]:
     """Returns the train split without a share of each client's examples, and these examples.
 
-    They are drawn at random for each client by itself, rounded, at least one on each side. Of a
-    client with one example nothing is held out. The draws depend on the client's id alone.
+    The examples are drawn at random for each client separately. Their number is rounded, but at
+    least one example goes to each side. A client with a single example keeps it. The draws depend
+    only on the client's id.
 
     Args:
         train: The train split.
@@ -31,7 +32,8 @@ def split_off(train: ClientData, share: float) -> tuple[ClientData, ClientData]:
     held_out = _PartOfClients(train, VALIDATION, share)
     if not held_out.client_ids:
         raise DataError(
-            f"--validation {share:g}: no client of {train.source} has two examples; leave it out"
+            f"--validation {share:g}: no client of {train.source} has two examples; leave the "
+            "option out"
         )
     return _PartOfClients(train, train.split, share), held_out
 
@@ -44,7 +46,10 @@ def num_held_out(num_examples: int, share: float) -> int:
 
 
 class _PartOfClients(ClientData):
-    """One side of the split. Examples are gathered from the whole client when it is read."""
+    """One of the two parts.
+
+    A client's examples are gathered from the whole client when it is read.
+    """
 
     def __init__(self, whole: ClientData, split: str, share: float) -> None:
         self._whole = whole
@@ -93,7 +98,7 @@ class _PartOfClients(ClientData):
         return () if self.split == VALIDATION else self._whole.examine()
 
     def _rows(self, client_id: str, count: int) -> NDArray[np.int64]:
-        """The places of the examples of this side, ascending."""
+        """The indices of the examples of this part, int64, ascending."""
         held_out = num_held_out(count, self._share)
         if self.split == VALIDATION and not held_out:
             raise unknown_client(self, client_id)

@@ -1,4 +1,4 @@
-"""The success of an attack on examples: how the model predicts the examples it is aimed at."""
+"""The success of an attack: how often the model predicts what the attackers want."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fedcli.federation.poisoning import Poisoning
 from fedcli.learning.process import LearningProcess
 from fedcli.learning.state import ServerState
 
-NAME = "attack_success_rate"  # among the metrics of an evaluation
+NAME = "attack_success_rate"  # its name among the metrics of an evaluation
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +32,8 @@ class AttackSuccess:
         num_successes: Number of these for which the attackers' class is predicted.
         recall: The share of correct predictions of each class among clean examples, [num_classes],
             NaN without examples; None: not measured.
-        shown: Examples of successes, those with the smallest probability of the true class first;
-            None: not collected.
+        shown: Some examples on which the attack succeeded, sorted by the probability of the true
+            class, smallest first; None: not collected.
         probes: The clients with the examples that the attack aims at, as the model saw them.
     """
 
@@ -82,13 +82,13 @@ def measure_success(
         poisoning: The attack.
         evaluator: The process whose model and engine make the predictions.
         state: The server state that is evaluated.
-        has_recall: Whether to measure the recall of each class on the clean examples, too.
+        has_recall: Whether to measure also the recall of each class on the clean examples.
         num_shown: Number of successes to return; None: none.
-        cancel: Once raised, from any thread, the next call of the engine ends.
+        cancel: If it is raised, by any thread, the next call of the engine stops.
 
     Raises:
         Cancelled: `cancel` was raised.
-        DataError: A client's data are bad.
+        DataError: A client's data are invalid.
         ModelError: A user's model fails.
     """
     data, client_ids = poisoning.probes(group.data, group.client_ids)

@@ -23,7 +23,7 @@ class ClassMeasures:
     """
 
     def __init__(self, ks: Sequence[int] = ()) -> None:
-        """Starts without examples; `ks` lists the k, each from 1, of the top-k accuracies."""
+        """Starts without examples; `ks` lists each k, at least 1, of the top-k accuracies."""
         self.confusion: NDArray[np.int64] = np.zeros((0, 0), np.int64)
         self.labels: NDArray[np.int64] = np.zeros(0, np.int64)
         self._num_right = dict.fromkeys(ks, 0)
@@ -80,7 +80,10 @@ class ClassMeasures:
 
 
 def _ranks(probabilities: NDArray[np.float32], labels: NDArray[np.int32]) -> NDArray[np.int64]:
-    """The number of classes that rank before each label; of equal ones, the lower class does."""
+    """The number of classes that rank before each label.
+
+    Of equal scores, the lower class ranks first.
+    """
     own = np.take_along_axis(probabilities, labels[:, None].astype(np.int64), axis=1)
     is_lower = np.arange(probabilities.shape[1]) < labels[:, None]
     before = (probabilities > own) | ((probabilities == own) & is_lower)

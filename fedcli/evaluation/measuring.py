@@ -1,4 +1,4 @@
-"""Further metrics besides loss and accuracy: over all examples and, on request, by client.
+"""Metrics besides loss and accuracy, over all examples and, on request, for each client.
 
 They are computed from predictions, in a second pass over the examples. Clients and examples are
 taken in order, so the results do not depend on the number of threads. Memory holds one number for
@@ -35,7 +35,7 @@ from fedcli.models.model import Model
 from fedcli.settings import tables
 from fedcli.settings.options import Value
 
-NUM_BINS = 15  # of the calibration error, as in Guo et al. 2017
+NUM_BINS = 15  # number of bins of the calibration error, as in Guo et al. 2017
 
 _EDGES = np.arange(1, NUM_BINS) / NUM_BINS  # a bin excludes its lower edge and includes its upper
 
@@ -91,7 +91,7 @@ class PredictionCounts:
         self._names = names
         self._own = {name: make() for name, make in own.items()}
         self._ranks = ScoreRanks(num_classes) if "auc" in names else None
-        self._bins: NDArray[np.float64] = np.zeros((2, NUM_BINS))  # right, confidence
+        self._bins: NDArray[np.float64] = np.zeros((2, NUM_BINS))  # rows: correct, confidence
 
     def add(self, predicted: Predicted) -> None:
         """Counts predictions.
@@ -203,7 +203,7 @@ def check_names(names: Sequence[str], model: Model) -> None:
         if name in own:
             raise ConfigError(
                 f"--metrics {name}: the model {model.name} has a metric of that name; leave it "
-                "out, or rename the model's"
+                "out, or rename the model's metric"
             )
 
 
@@ -242,7 +242,7 @@ class Measuring:
                 FILE.py:NAME; such files are executed.
             num_clients: Number of clients in the split.
             options: Options of the users' own metrics.
-            by_client: Whether to compute the metrics of each client, too.
+            by_client: Whether to compute also the metrics of each client.
             is_seen: Which clients took part in the training, bool [num_clients]; None: not known.
 
         Raises:
@@ -335,12 +335,12 @@ def measure(
         options: See `Measuring`.
         by_client: See `Measuring`.
         is_seen: See `Measuring`.
-        cancel: Once it is set, from any thread, the next call of the engine ends.
+        cancel: If it is raised, by any thread, the next call of the engine stops.
 
     Raises:
         Cancelled: `cancel` was raised.
         ConfigError: See `check_names`.
-        DataError: A client's data are bad.
+        DataError: A client's data are invalid.
         ModelError: A user's model fails.
         RunError: The temporary file for scores cannot be written.
     """

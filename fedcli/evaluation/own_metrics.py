@@ -1,4 +1,4 @@
-"""Users' own metrics: the contract, and the checks of their results."""
+"""Users' own metrics: their interface, and checks of their results."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _PASSING = (FedcliError,)
 class Metric(Protocol):
     """Computes a number from a model's predictions for the examples of all clients.
 
-    Each evaluation makes a new object, with `num_classes` if the class has that parameter, and with
-    the options that the user gave. It may make one for each client, too.
+    Each evaluation makes a new object; if metrics by client are requested, also one per client. Its
+    constructor gets the options that the user gave and, if it has that parameter, `num_classes`.
     """
 
     def add(
@@ -52,7 +52,7 @@ class Metric(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class CheckedMetric:
-    """A user's metric whose failures become error messages of one line, with file and line.
+    """Calls a user's metric. Its exceptions become one-line messages that name file and line.
 
     Attributes:
         metric: The user's object.
@@ -63,7 +63,7 @@ class CheckedMetric:
     file: str
 
     def add(self, predicted: Predicted) -> None:
-        """Passes predictions to the metric, as read-only arrays because others share them.
+        """Passes predictions to the metric, as read-only arrays because other metrics share them.
 
         Raises:
             PartError: The metric fails.
@@ -73,7 +73,7 @@ class CheckedMetric:
             self.metric.add(*map(_read_only, arrays))
 
     def value(self) -> float:
-        """Returns the metric's value. Raises PartError: it fails, or does not return a number."""
+        """Returns the metric's value. Raises PartError if it fails or is not a number."""
         with user_code.running("value", self.file, NOUN, passing=_PASSING):
             value: Any = self.metric.value()
             number = float(value) if isinstance(value, numbers.Real) else None
@@ -122,8 +122,8 @@ def makers(
             if missing:
                 raise PartError(
                     f"{user_code.place(metric)}: {type(metric).__name__} has no "
-                    f"{', no '.join(missing)}; a metric has add(labels, predicted, probabilities) "
-                    "and value()"
+                    f"{', no '.join(missing)}; define add(labels, predicted, probabilities) and "
+                    "value()"
                 )
             return CheckedMetric(metric, entry.file)
 

@@ -1,10 +1,10 @@
 """Personalization evaluation: how each client's own fine-tuning changes a model's metrics.
 
 It follows TFF's build_personalization_eval_computation (learning/algorithms/
-personalization_eval.py). The model is scored on each client's test data, the baseline. Then, for
-each strategy, it is trained from the same weights on the client's train data and scored again.
-Metrics are not averaged: they are lists with one value for each client, in the same order, so that
-they show each client's gain.
+personalization_eval.py). First the model is evaluated on each client's test data; this is the
+baseline. Then, for each strategy, it is trained from the same weights on the client's train data
+and evaluated again. Metrics are not averaged: they are lists with one value for each client, in the
+same order, so that they show each client's gain.
 
 At most `max_num_clients` clients are evaluated. TFF draws them by reservoir sampling, fedcli draws
 them by the seed. A fine-tuned model that is not finite has loss NaN and no correct prediction.
@@ -64,7 +64,7 @@ class FineTuning:
     Attributes:
         optimizer: The optimizer.
         plan: How the examples become batches; `epochs` is the number of epochs.
-        num_steps: Number of local steps of each client, in place of epochs; None: epochs count.
+        num_steps: Number of local steps of each client, instead of `plan.epochs`; None: not used.
     """
 
     optimizer: Optimizer
@@ -112,14 +112,14 @@ def evaluate_personalization(
         model: The model.
         weights: Initial weights of fine-tuning, float32 [num_params], such as `evaluated_weights`.
         train: The split on which clients train.
-        test: The split on which they are scored.
+        test: The split on which clients are evaluated.
         strategies: Strategies by name; the name `baseline_metrics` is reserved.
         client_ids: The clients that may be evaluated; None: all clients of both splits.
         seed: Seed of the batches, and of the draw if there are more than `max_num_clients`.
-        batch_size: Batch size of scoring; it changes `num_batches` only.
+        batch_size: Batch size of the evaluation; it changes only `num_batches`.
         max_num_clients: Largest number of clients to evaluate.
         engine: The engine; None: threads of this process.
-        cancel: Once raised, from any thread, the call stops within a local step.
+        cancel: If it is raised, by any thread, the call stops within a local step.
 
     Raises:
         Cancelled: `cancel` was raised.
@@ -132,7 +132,7 @@ def evaluate_personalization(
             f"the strategy name {BASELINE} is reserved for the baseline; choose another name"
         )
     if max_num_clients < 1:
-        raise ConfigError(f"max_num_clients = {max_num_clients}: choose 1 or more")
+        raise ConfigError(f"max_num_clients = {max_num_clients}: choose a whole number from 1")
     chosen = _choose(train, test, client_ids, seed, max_num_clients)
     engine = engine or ThreadEngine()
     scoring = BatchPlan(batch_size=batch_size)
@@ -180,17 +180,17 @@ def fine_tuned_stats(
         weights: The weights from which each client starts, float32 [num_params].
         strategy: How clients fine-tune.
         train: The split on which they train.
-        test: The split on which they are scored.
+        test: The split on which clients are evaluated.
         client_ids: At least one client; each is in both splits.
         scoring: How test examples become batches.
         seed: The seed of the shuffles.
-        round_num: Rounds completed. Shuffles depend on it, so that a client trains as it would in
-            the next round; so does the rate of a schedule by round.
+        round_num: Rounds completed. Shuffles, and learning-rate schedules by round, depend on it,
+            so that a client trains as it would in the next round.
         engine: The engine that computes clients.
         class_weights: Class weights of the training loss; see `ClientTask`.
         label_smoothing: Label smoothing of the training loss; see `ClientTask`.
         measuring: Computes metrics of the fine-tuned models' predictions; None: none are requested.
-        cancel: Once raised, from any thread, the call stops within a local step.
+        cancel: If it is raised, by any thread, the call stops within a local step.
 
     Raises:
         Cancelled: `cancel` was raised.
@@ -236,7 +236,7 @@ def fine_tuned_stats(
 
 
 def _num_models_at_once(num_params: int) -> int:
-    """The number of clients whose fine-tuned models are in memory at once, in whole blocks."""
+    """The number of fine-tuned models that are in memory at once, a multiple of the block size."""
     num_blocks = PIECE_BYTES // (4 * num_params * BLOCK_CLIENTS)
     return BLOCK_CLIENTS * max(1, num_blocks)
 
@@ -245,8 +245,8 @@ class _TunedModels:
     """The fine-tuned models of some clients, in order; a `ClientExchange`.
 
     Attributes:
-        is_finite: Whether the model of each client is finite. If not, its place holds the initial
-            weights.
+        is_finite: Whether the model of each client is finite. If it is not, the initial weights are
+            stored instead.
     """
 
     num_vectors = 0

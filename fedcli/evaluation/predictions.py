@@ -1,4 +1,4 @@
-"""Predictions of a model for single examples: written to a file, and the worst mistakes."""
+"""Predictions of a model for single examples, also written to a file, and the worst mistakes."""
 
 from __future__ import annotations
 
@@ -141,12 +141,12 @@ def predict(
         model: The model.
         engine: The engine.
         weights: The model's weights, float32 [num_params].
-        cancel: Once raised, from any thread, the next call of the engine ends.
+        cancel: If it is raised, by any thread, the next call of the engine stops.
         starts: Returns the weights of each client if they have their own; see `Engine.predict`.
 
     Raises:
         Cancelled: `cancel` was raised.
-        DataError: A client's data are bad.
+        DataError: A client's data are invalid.
         ModelError: A user's model fails.
     """
     for _, pieces in predict_by_client(group, model, engine, weights, cancel, starts):
@@ -202,11 +202,11 @@ def predict_client(
         model: The model.
         engine: The engine.
         weights: The model's weights, float32 [num_params].
-        cancel: Once raised, from any thread, the next call of the engine ends.
+        cancel: If it is raised, by any thread, the next call of the engine stops.
 
     Raises:
         Cancelled: `cancel` was raised.
-        DataError: The client's data are bad.
+        DataError: The client's data are invalid.
         ModelError: A user's model fails.
     """
     max_rows = max(1, _MAX_SCORES // model.layout.num_classes)
@@ -220,7 +220,7 @@ def check_target(path: Path) -> None:
     """Checks, before any work, that predictions can be written to a file.
 
     Raises:
-        ConfigError: Its name has neither suffix.
+        ConfigError: Its suffix is neither .npz nor .csv.
         RunError: Its folder does not exist or is not writable, or it is not a file.
     """
     if path.suffix not in SUFFIXES:
@@ -238,7 +238,7 @@ def writing(path: Path, num_classes: int) -> Iterator[Callable[[Predicted], None
     and is held in memory until the end.
 
     Args:
-        path: The file. An existing regular file is replaced, a pipe or device written to.
+        path: The file. An existing regular file is replaced; a pipe or device is written to.
         num_classes: Number of probabilities of an example.
 
     Raises:
@@ -341,7 +341,7 @@ def _predict_pieces(
 def _predicted(client_id: str, first: int, labels: NDArray[np.int32], scores: Scores) -> Predicted:
     values = scores.values.astype(np.float64)
     rows = np.arange(len(labels))
-    with np.errstate(all="ignore"):  # a run that diverged gives NaN and infinity
+    with np.errstate(all="ignore"):  # the model of a diverged run gives NaN and infinity
         if scores.are_logits:
             shifted = values - values.max(axis=1, keepdims=True)
             exponentials = np.exp(shifted)

@@ -1,9 +1,9 @@
 """The exact area under the ROC curve, also for more scores than fit in memory.
 
 Consider all pairs of an example of the class and an example of another class. The area is the
-share of pairs in which the first has the greater score; a tie counts half. Half pairs are counted
-in whole numbers, so the result does not depend on the order of the examples. (Hanley and McNeil
-1982, Radiology 143(1).)
+share of pairs in which the first has the greater score; a tie counts half. The counts are whole
+numbers (a pair counts 2, a tie 1), so the result does not depend on the order of the examples.
+(Hanley and McNeil 1982, Radiology 143(1).)
 
 If there are more than a few million scores, they are written to a temporary file without a name.
 The scores of a class are then sorted in parts: a first pass makes a histogram of the upper 16 bits
@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from fedcli.errors import RunError, why_not_written
 from fedcli.files import nameless_file
 
-MAX_HELD = 1 << 21  # scores in memory before they go to the file
-MAX_SORTED = 1 << 22  # scores of one class in memory at a time
+MAX_HELD = 1 << 21  # number of scores kept in memory before they are written to the file
+MAX_SORTED = 1 << 22  # number of scores of one class that are sorted at a time
 _HALF_BITS = 16
 _NUM_HALVES = 1 << _HALF_BITS
 
@@ -150,7 +150,7 @@ class ScoreRanks:
 def _gathered(
     keys: _Keys, first: int = 0, last: int = _NUM_HALVES
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """Returns the keys with an upper half in first..last-1: those of the class, and the others."""
+    """Returns the keys whose upper half is in first..last-1: those of the class, and the others."""
     inside, outside = [np.empty(0, np.uint32)], [np.empty(0, np.uint32)]
     for values, is_inside in keys():
         halves = values >> _HALF_BITS

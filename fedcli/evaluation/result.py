@@ -33,8 +33,8 @@ class FineTuned:
 
     Attributes:
         strategy: How clients fine-tune.
-        client_stats: One row a client, as the engine returns them.
-        measured: The requested metrics besides those of the engine; None: none are requested.
+        client_stats: One row per client, as the engine returns them.
+        measured: The metrics that the engine does not compute; None: not requested.
     """
 
     strategy: FineTuning
@@ -54,7 +54,7 @@ class Evaluation:
         num_absent: Number of selected clients that the split does not have.
         process_metrics: The metrics in TFF's structure.
         client_ids: The evaluated clients.
-        client_stats: One row for each of them, as the engine returns them.
+        client_stats: One row per client, as the engine returns them.
         measure: Computes metrics by name from some of those rows.
         data: The split.
         is_seen: Which of them took part in the training, bool [num_clients]; None: not known.
@@ -121,7 +121,7 @@ class Evaluation:
 
     @property
     def values(self) -> dict[str, Any]:
-        """The metrics by name: the four of each evaluation, and the further ones."""
+        """The metrics by name: the four built-in ones, and the requested further ones."""
         values: dict[str, Any] = self.process_metrics["client_work"]["eval"][
             "current_round_metrics"
         ]
@@ -129,7 +129,7 @@ class Evaluation:
 
     @property
     def _further_values(self) -> dict[str, float]:
-        """The metrics over all examples beside the four of each evaluation."""
+        """The metrics over all examples other than the four built-in ones."""
         measured = {} if self.measured is None else self.measured.values
         return {**measured, **({} if self.attack is None else self.attack.values)}
 
@@ -226,8 +226,8 @@ def _spread(measured: Measured | None, rows: NDArray[np.bool_]) -> dict[str, Any
 def seen_in(data: ClientData, client_ids: Sequence[str], seen: frozenset[str]) -> NDArray[np.bool_]:
     """Returns which clients of a split took part in the training, bool [num_clients].
 
-    `seen` are the ids of the clients that did. If the split's clients are other data owners than
-    those of train, none did, even if ids are equal.
+    `seen` has the ids of the clients that took part. If the split's clients are not the same people
+    as those of train, none of them did, even if ids are equal.
     """
     if data.split != "train" and not data.same_people:
         return np.zeros(len(client_ids), np.bool_)

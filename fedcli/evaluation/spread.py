@@ -1,6 +1,6 @@
-"""The spread of metrics over clients, which the mean over all examples does not show.
+"""The spread of metrics over clients.
 
-All clients that have examples count the same.
+All clients with examples have the same weight.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def client_means(stats: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 def over_clients(stats: Any) -> dict[str, Any]:
     """Returns the spread of accuracy and loss over the clients that have examples.
 
-    Each has mean, std (of a population), p10, p50, p90 and `worst_decile`, the mean over the worst
-    tenth of the clients (at least one client). Accuracy also has Jain's index,
-    (sum of a)^2 / (n * sum of a^2), which is 1 if all clients have the same accuracy and 1/n if all
-    but one have 0. Jain, Chiu and Hawe, "A Quantitative Measure of Fairness", DEC-TR-301, 1984.
+    Each has mean, std (with divisor n), p10, p50, p90 and `worst_decile`, the mean over the worst
+    tenth of the clients (at least one client). Accuracy also has Jain's index, (sum of a)^2 / (n *
+    sum of a^2), which is 1 if all clients have the same accuracy and 1/n if all but one have 0.
+    Jain, Chiu and Hawe, "A Quantitative Measure of Fairness", DEC-TR-301, 1984.
 
     Args:
         stats: One row for each client, as the engine returns them.
@@ -121,7 +121,7 @@ def _spread(values: NDArray[np.float64], worst: int) -> dict[str, float]:
 
 
 def _percentile(ascending: NDArray[np.float64], percent: float) -> float:
-    """The same as np.percentile, whose import of numpy.ma would cost each run 7 ms."""
+    """Computes np.percentile without its import of numpy.ma, which takes 7 ms."""
     place = (len(ascending) - 1) * (percent / 100)
     index = math.floor(place)
     below, above = ascending[index], ascending[min(index + 1, len(ascending) - 1)]

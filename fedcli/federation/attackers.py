@@ -1,8 +1,8 @@
 """The clients that attack, and how many of them a cohort will hold.
 
-The attackers are one fixed set, drawn once from the clients that may take part. How many of them
-are in the cohort of a round is then random, and a robust rule that tolerates f of them fails in the
-rounds that have more.
+The attackers are one fixed set, drawn once from the clients that may take part. The number of
+attackers in a round's cohort is therefore random. A robust aggregator that tolerates f attackers
+can fail in rounds with more.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def parse_attackers(attackers: str | Sequence[str]) -> ClientSelection:
     selection = cohort.parse_clients(attackers, OPTION, least=0)
     if selection == ClientSelection():
         raise ConfigError(
-            f"{OPTION} all leaves no honest client; give a number, a share such as 0.1, ids, or "
+            f"{OPTION} all would leave no honest client; give a number, a share such as 0.1, ids, "
+            "or "
             "@file"
         )
     return selection
@@ -41,7 +42,8 @@ def choose_attackers(
     """Returns the ids of the attackers.
 
     Args:
-        selection: The value of `--attackers`. Of a share of N clients floor(share * N) attack.
+        selection: The value of `--attackers`. A share of N clients means floor(share * N)
+            attackers.
         cohorts: The cohorts of the run. Attackers are drawn from a fixed cohort, else from all.
         source: The name of the data, for messages.
         seed: The run's seed.
@@ -97,7 +99,7 @@ def chance_of_more(cohorts: Cohorts, attackers: frozenset[str], tolerated: int) 
         tolerated: The number f that the rule tolerates.
 
     Returns:
-        None: the probability is not known, because clients are not equally likely.
+        The probability, or None if it is unknown because clients are not equally likely.
     """
     if cohorts.fixed is not None:
         return float(sum(each in attackers for each in cohorts.fixed) > tolerated)

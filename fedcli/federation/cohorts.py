@@ -56,8 +56,8 @@ class Cohorts:
         population: All client ids, sorted; may be generated on demand.
         fixed: The cohort of every round, sorted; None if cohorts are sampled.
         sampler: Samples the cohort of a round; None if it is fixed.
-        num_wanted: With over-selection, the number of reports that a round needs. None: the
-            reports of all sampled clients are used.
+        num_wanted: With over-selection, the number of reports that the server uses per round. None:
+            it uses the reports of all sampled clients.
     """
 
     population: Sequence[str]
@@ -80,7 +80,7 @@ def parse_clients(
     Args:
         clients: The value.
         option: Its option, for messages.
-        least: The least count.
+        least: The smallest count that is allowed.
 
     Raises:
         ConfigError: The value has none of these forms, the file cannot be read, or an id is empty
@@ -201,7 +201,7 @@ def plan_cohorts(
 def choose_eval_clients(
     client_ids: Sequence[str], source: str, seed: int
 ) -> tuple[Sequence[str], str | None]:
-    """Returns the clients to evaluate when cohorts are sampled; with a note if not all."""
+    """Returns the clients to evaluate when cohorts are sampled, and a note if these are not all."""
     if len(client_ids) <= MAX_EVAL_POPULATION:
         return client_ids, None
     from fedcli.federation import samplers

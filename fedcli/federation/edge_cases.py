@@ -1,4 +1,4 @@
-"""The attack of edge cases: rare images, of the attackers or of another dataset."""
+"""The edge-case attack: rare images, of the attackers or of another dataset, get a wrong label."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from fedcli.settings.data_source import DataSource
 from fedcli.settings.shares import rounded_down
 
 EDGE_CASES = "edge cases"  # the client that has the images of another dataset
-_MAX_RARE = 1_000  # at most so many images of another dataset are read
+_MAX_RARE = 1_000  # largest number of images that are read of another dataset
 
 
 @dataclass(frozen=True)
 class EdgeCase(AimsAtClients):
-    """Rare images of a class, labelled as another, in place of a share of an attacker's examples.
+    """Replaces a share of an attacker's examples by rare images of one class, labelled as another.
 
-    The rare images are those of the class `source` that are farthest from its mean image, by
-    Euclidean distance of pixels; the attackers collect them from the examples of all of them. (Wang
-    et al., "Attack of the Tails: Yes, You Really Can Backdoor Federated Learning", NeurIPS 2020,
-    https://arxiv.org/abs/2007.05084, take them from another dataset: see `OtherDataEdgeCase`.)
+    The rare images are those of the class `source` that have the largest Euclidean distance from
+    its mean image, among the examples of all attackers. (Wang et al., "Attack of the Tails: Yes,
+    You Really Can Backdoor Federated Learning", NeurIPS 2020, https://arxiv.org/abs/2007.05084,
+    take them from another dataset: see `OtherDataEdgeCase`.)
 
     Attributes:
         source: The true class of the rare images.
@@ -44,7 +44,7 @@ class EdgeCase(AimsAtClients):
         rare: The attackers' rare images in stored values, [n, H, W] or [n, H, W, C].
         seed: The run's seed.
         center: The mean image of the class, as the model sees it, float32 [H, W] or [H, W, C].
-        least_distance: Images farther than this from it are rare.
+        least_distance: Images of the class are rare if their distance from `center` exceeds this.
     """
 
     source: int
@@ -102,13 +102,13 @@ class EdgeCase(AimsAtClients):
         return replaced(client, places, self.rare, self.target)
 
     def probe(self, client: ClientDataset) -> ClientDataset:
-        """Returns the examples of the class that are as far from the attackers' mean image."""
+        """Returns the client's examples of the class that are rare by the same distance."""
         of_class = chosen_examples(client, client.labels == self.source)
         distances = _distances(of_class.images(), self.center)
         return chosen_examples(of_class, distances >= self.least_distance)
 
     def aims(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Returns the target for each."""
+        """Returns the target class for each example."""
         return np.full_like(labels, self.target)
 
 
@@ -116,11 +116,12 @@ class EdgeCase(AimsAtClients):
 class OtherDataEdgeCase:
     """`EdgeCase` with the images of a class of another dataset, such as digits of other writers.
 
-    The attackers have images of its split train; success is measured on its split test, else
-    central, else on every second of these images, which the attackers then lack.
+    The attackers get images of that dataset's train split. Success is measured on its test split,
+    else on its split central, else on every second image of the train split, which the attackers
+    then do not get.
 
     Attributes:
-        source: The class of the images there, which is their true class, too.
+        source: The class of the images in that dataset, which counts as their true class.
         target: The class as which they are to be predicted.
         poison_share: Share of an attacker's examples that are replaced.
         rare: The attackers' images in stored values of the run's data, [n, H, W] or [n, H, W, C].
@@ -156,7 +157,10 @@ class OtherDataEdgeCase:
         source, likeness = options["source"], data.client(attackers[0])
         train = splits.get("train")
         if train is None:
-            raise DataError(f"--attack-option data: {options['data']} has no split train")
+            raise DataError(
+                f"--attack-option data: {options['data']} has no split train; choose another "
+                "dataset"
+            )
         _check_shape(train, data.pixel_shape)
         rare = _images_of(train, source, likeness)
         held = next((splits[name] for name in ("test", "central") if name in splits), None)
@@ -165,8 +169,7 @@ class OtherDataEdgeCase:
         if not (len(rare) and len(held_out)):
             raise ConfigError(
                 f"--attack-option source={source}: {train.source} has too few examples of that "
-                "class, which the attackers train on and on which their success is measured; "
-                "choose another class"
+                "class to train the attackers and to measure their success; choose another class"
             )
         return cls(source, options["target"], options["poison"], rare, seed, held_out)
 
@@ -186,12 +189,12 @@ class OtherDataEdgeCase:
         return _OneClient(data, alone), (EDGE_CASES,)
 
     def aims(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Returns the target for each."""
+        """Returns the target class for each example."""
         return np.full_like(labels, self.target)
 
 
 class _OneClient(ClientData):
-    """A single client in the place of those of a split."""
+    """A split that is replaced by a single client."""
 
     def __init__(self, data: ClientData, client: ClientDataset) -> None:
         """Takes everything but the clients from a split."""
@@ -217,18 +220,18 @@ def _check_shape(other: ClientData, shape: tuple[int, ...]) -> None:
     if mine != theirs:
         sizes = [" x ".join(map(str, each)) for each in (theirs, mine)]
         raise ConfigError(
-            f"--attack-option data: images of {other.source} are {sizes[0]}, those of the run's "
-            f"data {sizes[1]} (height, width, channels); give data of the same shape"
+            f"--attack-option data: images of {other.source} have shape {sizes[0]}, but those of "
+            f"the run's data {sizes[1]} (height, width, channels); give data of the same shape"
         )
 
 
 def _images_of(data: ClientData, label: int, likeness: ClientDataset) -> Pixels:
-    """The images of a class, client by client until there are `_MAX_RARE`, in stored values.
+    """The first images of a class, at most `_MAX_RARE`, in the stored values of the run's data.
 
     Args:
         data: Their split.
         label: Their class.
-        likeness: A client of the run's data, whose stored values they get.
+        likeness: A client of the run's data, which shows how stored values are decoded.
     """
     found, num_left = [np.empty((0, *likeness.pixels.shape[1:]), np.float32)], _MAX_RARE
     for client_id in data.client_ids:
@@ -245,7 +248,7 @@ def _images_of(data: ClientData, label: int, likeness: ClientDataset) -> Pixels:
 
 
 def _distances(images: NDArray[np.float32], center: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The Euclidean distances of images to another, float64 [n]."""
+    """The Euclidean distance of each image from `center`, float64 [n]."""
     differences = (images.astype(np.float64) - center).reshape(len(images), center.size)
     distances: NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", differences, differences))
     return distances

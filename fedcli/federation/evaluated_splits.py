@@ -34,7 +34,7 @@ def evaluated_splits(config: RunConfig, splits: Mapping[str, ClientData]) -> lis
 
 
 def due_splits(eval_split: str | None, evaluated: Sequence[str]) -> list[str]:
-    """Returns the splits that --eval-every evaluates; `held-out` is the last evaluated one."""
+    """Returns the splits that --eval-every evaluates; `held-out` means the last evaluated split."""
     if eval_split in (None, WITHOUT_TRAIN):
         return list(evaluated)
     return [eval_split if eval_split in SPLITS else evaluated[-1]]
@@ -76,7 +76,7 @@ def note_of_models(config: RunConfig) -> tuple[str, ...]:
 
 
 def check_split(config: RunConfig, split: str) -> None:
-    """Raises ConfigError if the run has no model for the clients of a split."""
+    """Checks that the run has a model for the clients of a split. Raises ConfigError."""
     if split == CENTRAL and _has_own_models(config):
         raise ConfigError(
             f"--split {split}: its clients are outside the federation and have no model, because "

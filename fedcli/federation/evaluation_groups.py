@@ -33,7 +33,7 @@ _JUDGING = ("stop_at", "patience", "keep_best")
 
 
 class GroupScores(NamedTuple):
-    """Metrics of a group in TFF's structure, and statistics, one row per client in its order."""
+    """Metrics of a group in TFF's structure, and statistics with one row per client."""
 
     metrics: dict[str, Any]
     client_stats: NDArray[Any]
@@ -61,7 +61,10 @@ class EvaluationGroup:
         num_absent: int = 0,
         notes: tuple[str, ...] = (),
     ) -> None:
-        """Reads the data of a small group at once, so that invalid data fail before any work."""
+        """Makes a group.
+
+        Small groups are read at once, so that invalid data fail before any work.
+        """
         self.split = split
         self.data = data
         self.client_ids = client_ids
@@ -152,7 +155,7 @@ def make_groups(
 
 
 def _check_eval_split(config: RunConfig, evaluated: Sequence[str]) -> None:
-    """Rejects an --eval-split that is missing or leaves out the split that rounds are judged by."""
+    """Rejects an --eval-split that does not exist, or leaves out the split that compares rounds."""
     if config.eval_split == VALIDATION and VALIDATION not in evaluated:
         raise ConfigError(
             f"--eval-split {VALIDATION}: {config.data} has no such split; make one with fedcli "
@@ -176,7 +179,7 @@ def _wanted_for_evaluation(
     data: ClientData,
     notes: list[str],
 ) -> Sequence[str]:
-    """Returns the ids to evaluate on one split; it may not have all of them."""
+    """Returns the ids to evaluate on one split. Some of them may not be in it."""
     if config.eval_clients is not None:
         selection = cohort.parse_clients(config.eval_clients, "--eval-clients")
         return _select_for_evaluation(selection, splits, data)

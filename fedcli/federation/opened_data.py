@@ -29,7 +29,8 @@ def open_data(source: DataSource, cancel: CancelFlag | None = None) -> dict[str,
     splits = datasets.open_splits(source, tell=tell)
     if "train" not in splits:
         raise DataError(
-            f"{source.data} has no split train but {', '.join(sorted(splits))}; choose other --data"
+            f"{source.data} has no split train, only {', '.join(sorted(splits))}; choose other "
+            "--data"
         )
     return splits
 
@@ -37,7 +38,8 @@ def open_data(source: DataSource, cancel: CancelFlag | None = None) -> dict[str,
 def note_of_replaced_test(splits: Mapping[str, ClientData]) -> tuple[str, ...]:
     """Returns a line if --test-data replaces a test split of --data, else nothing."""
     return tuple(
-        f"--test-data {data.source} is the test split; that of --data {data.replaces} is not used"
+        f"--test-data {data.source} is the test split; the test split of --data {data.replaces} is "
+        "not used"
         for data in splits.values()
         if data.replaces
     )
@@ -46,8 +48,8 @@ def note_of_replaced_test(splits: Mapping[str, ClientData]) -> tuple[str, ...]:
 def notes_on(splits: Mapping[str, ClientData]) -> tuple[str, ...]:
     """Returns notes for the user of opened data, one line each.
 
-    They are about --test-data that replace a test split of --data, and about properties of the data
-    that make a model learn badly.
+    They say if --test-data replaces a test split of --data, and which properties of the data make
+    training difficult.
     """
     replaced = note_of_replaced_test(splits)
     seen = (note for data in splits.values() for note in data.examine())
@@ -70,7 +72,7 @@ def check_fit(data: ClientData, model: Model) -> None:
     if tuple(data.pixel_shape) != layout.input_shape:
         raise DataError(
             f"{data.source} has images of shape {list(data.pixel_shape)}, but the model takes "
-            f"{list(layout.input_shape)}; choose data with that shape"
+            f"{list(layout.input_shape)}; choose data of this shape, or another model"
         )
     if data.num_classes != layout.num_classes:
         raise DataError(
@@ -95,7 +97,8 @@ class PendingFingerprint:
     def join(self) -> None:
         """Waits until the thread has ended.
 
-        A thread that Python's exit cuts off may hold h5py's lock, for which the exit then waits.
+        If Python exits while the thread runs, the thread may hold h5py's lock, and the exit waits
+        for it.
         """
         self._thread.join()
 

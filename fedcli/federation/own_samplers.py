@@ -1,4 +1,4 @@
-"""Users' own samplers, with checks of their results."""
+"""Calls users' own samplers and checks their results."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _PASSING = (FedcliError,)
 class Sampler(Protocol):
     """Draws the cohort of a round.
 
-    It is made with those of the following arguments that its signature has: `population`, the
-    number of clients; `size`, the requested size of a cohort; `seed`, the run's seed; `client_ids`,
-    sorted; and `num_examples`, a function from a client's index to its number of examples.
+    Its constructor may have any of these arguments: `population`, the number of clients; `size`,
+    the requested size of a cohort; `seed`, the run's seed; `client_ids`, the sorted ids; and
+    `num_examples`, a function from a client's index to its number of examples.
     """
 
     def indices(self, round_num: int) -> list[int]:
@@ -85,10 +85,10 @@ def build(
     Args:
         name: FILE.py, FILE.py:NAME, or the name of a sampler in an installed package.
         population: Number of clients.
-        size: Clients in a cohort.
+        size: Number of clients in a cohort.
         seed: The run's seed.
-        offered: Further arguments that the sampler may have.
-        options: Its options; missing ones take their defaults.
+        offered: Further arguments that the sampler's constructor may have.
+        options: Its options; those left out have their defaults.
 
     Raises:
         ConfigError: There is no such sampler, or an option is not allowed.
@@ -99,14 +99,14 @@ def build(
     made = make(entry, NOUN, arguments, resolve(entry, options), _PASSING)
     if not callable(getattr(made, "indices", None)):
         raise PartError(
-            f"{user_code.place(made)}: {type(made).__name__} has no indices; a sampler has "
+            f"{user_code.place(made)}: {type(made).__name__} has no method indices; define "
             "indices(round_num)"
         )
     sampler = CheckedSampler(population, size, seed, made, entry.file)
     if sampler.indices(0) != sampler.indices(0):
         raise PartError(
             f"{user_code.place(made.indices)}: two calls of indices(0) drew different "
-            "clients; use randomness that depends on seed and round_num alone, such as "
+            "clients; use random numbers that depend only on seed and round_num, such as "
             "np.random.default_rng([seed, round_num])"
         )
     return sampler

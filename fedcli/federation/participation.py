@@ -5,7 +5,7 @@ reports
 
     v / speed + communication_seconds
 
-virtual seconds after the start of the round. Its speed is that of its tier, which depends on the
+virtual seconds after the start of the round. Its speed is that of its tier. The tier depends on the
 seed and stays the same for the whole run. A client drops out of a round at random, with all its
 copies in the cohort, and then sends nothing. The server accepts the first reports that arrive
 within the deadline, up to the number it needs; ties are broken by position in the cohort. The round
@@ -20,8 +20,8 @@ num_dropped_out, num_late, num_surplus and num_reports; copies of a client count
 is_skipped is 1 if there were too few reports to change the model. With a clock there are also
 round_seconds, and virtual_seconds since the start of the run.
 
-Drop-out depends on (seed, round, client) and a client's tier on (seed, client). Both use random
-streams of their own, so they change no other draw, and a resumed run repeats them.
+Drop-out depends on (seed, round, client) and a client's tier on (seed, client). Both use separate
+random streams, so they change no other draw, and a resumed run repeats them.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Participation:
             client_ids: The cohort; a client may occur in it more than once.
             num_visits: Returns the number of examples that a client processes in a round; only
                 called with a clock.
-            num_wanted: The most reports that the server accepts; None for all.
+            num_wanted: The largest number of reports that the server accepts; None: all.
         """
         wanted = len(client_ids) if num_wanted is None else num_wanted
         outcomes = [DROPPED_OUT] * len(client_ids)

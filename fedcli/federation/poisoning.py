@@ -1,9 +1,9 @@
-"""Poisoned examples: what attackers train on, and the examples on which their success is measured.
+"""Poisoned examples, on which attackers train, and examples that measure an attack's success.
 
-A poisoning changes the examples of a client when they are read; nothing is written. Which examples
-of an attacker it changes is drawn once, by the seed and the client's id, so that an attacker has
-the same examples in all rounds of the attack. The number of its examples stays as it is. Rare
-images are in `edge_cases`.
+A poisoning changes the examples of a client when they are read; no file changes. The examples to
+change are drawn from the seed and the client's id, so that an attacker has the same examples in all
+rounds of the attack. The number of examples does not change. `edge_cases` has the attack with rare
+images.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ class Poisoning(Protocol):
     """Changes the examples of attackers, and defines when an attack has succeeded."""
 
     def poison(self, client: ClientDataset) -> ClientDataset:
-        """Returns what an attacker trains on, with the same number of examples."""
+        """Returns the examples on which an attacker trains; their number stays the same."""
         ...
 
     def probes(
         self, data: ClientData, client_ids: Sequence[str]
     ) -> tuple[ClientData, Sequence[str]]:
-        """Returns the examples that the attack aims at, as the model then sees them.
+        """Returns the examples that measure the attack's success, for example with a trigger.
 
         Args:
             data: A split.
-            client_ids: The clients of it that are evaluated.
+            client_ids: The evaluated clients of the split.
 
         Returns:
             Clients with these examples and their true labels, and the ids of the clients.
@@ -49,7 +49,10 @@ class Poisoning(Protocol):
         ...
 
     def aims(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Returns the classes that the attackers want predicted for examples of `probe`."""
+        """Returns the classes, int32 [n], that the attackers want to be predicted.
+
+        `labels` are the true labels of examples that `probes` returned.
+        """
         ...
 
 
@@ -60,18 +63,18 @@ def build(
     attackers: Collection[str],
     seed: int,
 ) -> Poisoning | None:
-    """Returns the poisoning of an attack; None if the attackers' examples stay as they are.
+    """Returns the poisoning of an attack, or None if the attack changes no examples.
 
     Args:
         entry: The row of the attack.
-        options: Its options, complete.
+        options: Its options, with defaults filled in.
         data: The split train.
         attackers: The attackers' ids.
         seed: The run's seed.
 
     Raises:
         ConfigError: An option does not fit the data.
-        DataError: The attackers' data are bad.
+        DataError: The attackers' data are invalid.
     """
     if not entry.poisons:
         return None
@@ -86,7 +89,7 @@ def build(
 
 
 class AimsAtClients:
-    """The base of poisonings that aim at examples of the evaluated clients."""
+    """The base class of poisonings that aim at examples of the evaluated clients."""
 
     def probes(
         self, data: ClientData, client_ids: Sequence[str]
@@ -139,10 +142,10 @@ class LabelFlip(AimsAtClients):
 
 @dataclass(frozen=True)
 class Backdoor(AimsAtClients):
-    """A trigger of full ink, stamped on a share of the examples, which are labelled as the target.
+    """Stamps a trigger on a share of the examples, and labels them as the target.
 
-    The trigger is a square in the lower right corner, one pixel from the edges (Gu, Dolan-Gavitt
-    and Garg, "BadNets", 2017, https://arxiv.org/abs/1708.06733).
+    The trigger is a square of full ink in the lower right corner, one pixel from the edges (Gu,
+    Dolan-Gavitt and Garg, "BadNets", 2017, https://arxiv.org/abs/1708.06733).
 
     Attributes:
         target: The class as which images with the trigger are to be predicted.
@@ -252,7 +255,7 @@ class ChangedClients(ClientData):
 def replaced(
     client: ClientDataset, places: NDArray[np.int64], images: Pixels, label: int
 ) -> ClientDataset:
-    """Returns the client with images at some places, used in turn and with the same label."""
+    """Returns the client with examples at some places replaced by images of one label, in turn."""
     labels, pixels = client.labels.copy(), client.pixels.copy()
     labels[places] = label
     pixels[places] = images[np.arange(len(places)) % len(images)]
@@ -260,7 +263,7 @@ def replaced(
 
 
 def poisoned_places(client: ClientDataset, share: float, seed: int) -> NDArray[np.int64]:
-    """Returns the places of a share of a client's examples, drawn once for a run: int64, sorted."""
+    """Returns indices of a random share of a client's examples, the same in all rounds: int64."""
     key = stream_key(seed, Purpose.POISONED_EXAMPLES, client=client_key(client.client_id))
     count = round(share * len(client))
     return np.sort(Stream(key).permutation(len(client))[:count])
@@ -273,6 +276,6 @@ def chosen_examples(client: ClientDataset, is_chosen: NDArray[np.bool_]) -> Clie
 
 
 def read_only(array: Any) -> Any:
-    """Returns the array, made read-only as data sources hand arrays out."""
+    """Returns the array after making it read-only, as arrays of data sources are."""
     array.flags.writeable = False
     return array

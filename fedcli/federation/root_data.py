@@ -1,4 +1,4 @@
-"""The root set: a few examples that the server itself holds, for aggregators that need them."""
+"""The root set: a few examples that the server itself has, for aggregators such as FLTrust."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedcli.datasets.batches import BatchedDataset, ClientDataset
 from fedcli.datasets.client_data import ClientData
 from fedcli.errors import ConfigError
 
-# A client may have this name: only the keys of its shuffles are the same.
+# If a client has this name, only the keys of the shuffles are equal, which does no harm.
 ROOT_ID = "root set of the server"
 
 
@@ -21,13 +21,12 @@ def draw_root_data(
 ) -> BatchedDataset:
     """Returns examples that are drawn from all clients of the train split, without replacement.
 
-    The draws have a stream of their own, so a root set changes no cohort and no shuffle.
+    The draws use a separate random stream, so a root set changes no cohort and no shuffle.
 
     Args:
-        train: The train split. The number of examples of each client is looked up; only the clients
-            with drawn examples are read.
+        train: The train split. Only the clients with drawn examples are read.
         num_examples: The number of examples.
-        plan: How a client's examples become batches; the server's become batches in the same way.
+        plan: How examples become batches, for clients and for the root set.
         seed: The run's seed.
 
     Raises:

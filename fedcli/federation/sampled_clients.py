@@ -29,8 +29,8 @@ class SampledClients:
     Attributes:
         train: The clients' training data.
         cohorts: The cohort of each round.
-        participation: Decides which clients of a cohort report, and when. None: all of them, at
-            once.
+        participation: Decides which clients of a cohort report, and when. None: all report, without
+            a clock.
         plan: How a client's examples become batches in training.
     """
 
@@ -40,7 +40,7 @@ class SampledClients:
     plan: BatchPlan
 
     def of_round(self, round_num: int) -> tuple[Sequence[str], RoundReports | None]:
-        """Returns the cohort after `round_num` rounds, and its reports; None if all report."""
+        """Returns the cohort after `round_num` rounds, and its reports, or None if all report."""
         ids = self.cohorts.for_round(round_num)
         if self.participation is None:
             return ids, None
@@ -117,7 +117,7 @@ def _check_secure_sum(config: RunConfig, cohorts: Cohorts) -> None:
     size = len(cohorts.fixed or ()) if cohorts.sampler is None else cohorts.sampler.size
     if size < 2:
         raise ConfigError(
-            "--secure-sum with a cohort of 1 client: the sum would be this client's update; choose "
+            "--secure-sum with a cohort of 1 client would reveal this client's update; choose "
             "--clients 2 or more"
         )
 
@@ -125,7 +125,7 @@ def _check_secure_sum(config: RunConfig, cohorts: Cohorts) -> None:
 def _resolve_clients(
     config: RunConfig, train: ClientData, notes: list[str]
 ) -> tuple[RunConfig, ClientSelection]:
-    """Returns the selection of clients, and a config that does not depend on files of ids."""
+    """Returns the selection of clients, and a config with ids in place of files of ids."""
     if config.eval_clients is not None:
         evaluated = cohort.parse_clients(config.eval_clients, "--eval-clients")
         config = replace(config, eval_clients=evaluated.ids or config.eval_clients)
@@ -140,7 +140,7 @@ def _resolve_clients(
 
 
 def _plan_participation(config: RunConfig) -> Participation | None:
-    """Returns who reports and when; None if all clients report and there is no clock."""
+    """Returns the participation, or None if all clients report and there is no clock."""
     if not config.client_dropout and config.client_speeds is None and config.min_reports is None:
         return None
     from fedcli.federation.participation import Participation  # lazy: in most runs all report
@@ -156,7 +156,7 @@ def _plan_participation(config: RunConfig) -> Participation | None:
 
 
 def cohort_size(config: RunConfig, cohorts: Cohorts) -> int | None:
-    """Returns the number of clients of each cohort whose reports are awaited; None: it varies."""
+    """Returns for how many reports the server waits in each round, or None if this varies."""
     # The cohorts of `poisson`, and of users' own samplers, may have any size.
     if config.sampling not in _OF_ONE_SIZE:
         return None

@@ -37,7 +37,7 @@ class Sampler(abc.ABC):
 
     Attributes:
         population: Number of clients, at least `size`.
-        size: Clients in a cohort, at least 1.
+        size: Number of clients in a cohort, at least 1.
         seed: The run's seed.
     """
 
@@ -62,7 +62,7 @@ class Uniform(Sampler):
     """Every set of `size` clients is equally likely."""
 
     def indices(self, round_num: int) -> list[int]:
-        """Returns distinct indices in order; time and memory are proportional to the cohort."""
+        """Returns distinct indices, ascending. Time and memory are proportional to the cohort."""
         return sample_indices(self.population, self.size, self.seed, Purpose.COHORT, round_num)
 
 
@@ -78,7 +78,10 @@ class WithReplacement(Sampler):
     """Each place in the cohort goes to any client, independently of the other places."""
 
     def indices(self, round_num: int) -> list[int]:
-        """Returns sorted indices, possibly repeated; costs are proportional to the cohort."""
+        """Returns sorted indices, possibly repeated.
+
+        Time and memory are proportional to the cohort.
+        """
         return sorted(self.draw_below(self.population, round_num))
 
 
@@ -90,7 +93,7 @@ class Poisson(Sampler):
     """
 
     def indices(self, round_num: int) -> list[int]:
-        """Returns distinct indices in order.
+        """Returns distinct indices, ascending.
 
         It draws the gaps between chosen clients, which are geometrically distributed. Time and
         memory are therefore proportional to the cohort.
@@ -149,7 +152,8 @@ class BySize(Sampler):
     """Each place in the cohort goes to client k with probability n_k / sum n, independently.
 
     The unweighted mean over the cohort is then an unbiased estimate of the mean over all examples.
-    Weights by examples would count them twice (Li et al. 2020, arXiv 1907.02189, scheme I).
+    Weighting the cohort by numbers of examples would count these twice (Li et al. 2020, arXiv
+    1907.02189, scheme I).
 
     Attributes:
         last_examples: Cumulative sums of n_k, int64 [population]; the last is not 0.
@@ -196,7 +200,7 @@ def build(
         seed: See `Sampler`.
         num_examples: Returns the number of examples of the client at an index. `by-size` calls it
             for every client; an own sampler may call it.
-        client_ids: The population, sorted; may be generated on demand. For an own sampler.
+        client_ids: The sorted population, for an own sampler; may be generated on demand.
         options: The options of an own sampler.
 
     Raises:

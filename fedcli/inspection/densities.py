@@ -5,8 +5,8 @@ label has a multivariate Student t density with the label's mean and covariance.
 mixed with the pooled covariance of all labels; the fewer examples a label has, the larger is the
 pooled share. This is regularized discriminant analysis (Friedman, "Regularized Discriminant
 Analysis", JASA 1989) with the tails of Lange, Little and Taylor ("Robust Statistical Modeling Using
-the t Distribution", JASA 1989). We differ in that nothing is tuned or iterated: components, mixing
-and degrees of freedom are constants, and moments are plain ones.
+the t Distribution", JASA 1989). Unlike these papers, we tune and iterate nothing: components,
+mixing and degrees of freedom are constants, and means and covariances are the ordinary ones.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from fedcli.dataclass import dataclass
 
 MAX_COMPONENTS = 50
-EXAMPLES_PER_COMPONENT = 10  # one component is used for each so many examples
+EXAMPLES_PER_COMPONENT = 10  # number of examples for each component that is used
 MIXED_PER_COMPONENT = 5.0  # weight of the pooled covariance, in examples per component
 RIDGE = 1e-3  # share of a component's mean variance that is added to every variance
 TAIL = 10.0  # degrees of freedom
-MIN_RIVAL_EXAMPLES = 5  # a label with fewer examples is not proposed for others' examples
+MIN_RIVAL_EXAMPLES = 5  # a label with fewer examples is not proposed for examples of other labels
 
 _LEAST_VARIANCE = 1e-6  # share of the total variance; a smaller component is rounding error
 _LEAST_REST = 1e-6  # lower bound of a distance's denominator, against rounding errors
@@ -71,7 +71,7 @@ class LabelScores:
 
 @dataclass(frozen=True, eq=False)
 class Densities:
-    """One density for each label; `fit` makes them.
+    """One density for each label; see `fit`.
 
     Attributes:
         counts: Number of examples of each label, int64 [num_labels].
@@ -96,8 +96,9 @@ class Densities:
     ) -> LabelScores:
         """Compares the density of examples under their labels with that under other labels.
 
-        The mean and covariance of an example's own label are taken without the example itself. The
-        score is 0 if no other example has its label, or no other label has `MIN_RIVAL_EXAMPLES`.
+        The mean and covariance of an example's own label are estimated without the example itself.
+        The score is 0 if no other example has its label, or no other label has
+        `MIN_RIVAL_EXAMPLES`.
 
         Args:
             features: [n, num_features].
@@ -135,7 +136,7 @@ class Densities:
         return squared
 
     def _mean_distances(self, centred: Matrix, projected: Matrix, squared: Matrix) -> Matrix:
-        """Squared distance from the nearest label and from the components, divided by features."""
+        """Squared distance from the nearest label plus that from the components, per feature."""
         nearest = squared[:, self.counts > 0].min(axis=1)
         if self.rest > 0.0:
             left = np.einsum("ij,ij->i", centred, centred)

@@ -59,7 +59,10 @@ class Task:
 
     @property
     def num_reads(self) -> int:
-        """The number of clients to read; clients of both kinds count twice."""
+        """The number of clients to read.
+
+        Clients that are both selected and compared count twice.
+        """
         is_same = self.client_ids is self.compared_ids
         return len(self.client_ids) + (0 if is_same else len(self.compared_ids))
 

@@ -1,4 +1,4 @@
-"""Statistics of the clients of a population: sizes, labels, mean images. Pure NumPy.
+"""Statistics of the clients of a population: sizes, labels, mean images.
 
 The measures of label skew are those in common use. Hsieh et al. 2020 (arXiv:1910.00189) and Zhao et
 al. 2018 (arXiv:1806.00582, whose EMD is twice the TV here) show how label skew affects training.
@@ -114,7 +114,7 @@ class LabelSkew:
     Attributes:
         tv: Total variation distance, half of the EMD of Zhao et al.; 0 (equal) to 1. float64
             [num_clients], as all others except `num_present`.
-        tv_floor: The mean TV of equally many examples that are drawn at random from the population.
+        tv_floor: The mean TV of as many examples drawn at random from the population.
         js: Jensen-Shannon divergence in bits, 0 to 1.
         effective_classes: exp of the entropy of the client's labels, 1 to the number of classes.
         num_present: Classes of which the client has an example, int64.
@@ -145,7 +145,8 @@ class SizeSummary:
         std: The standard deviation (of a population, not an estimate).
         std_over_mean: The coefficient of variation; NaN if all are 0.
         skewness: Third standardised moment; NaN if all are equal.
-        gini: 0 if all are equal, towards 1 if one client holds everything; NaN if all are 0.
+        gini: Gini coefficient: 0 if all are equal, near 1 if one client holds everything; NaN if
+            all are 0.
     """
 
     minimum: int
@@ -168,7 +169,7 @@ class Spread:
 
     minimum: float
     mean: float
-    weighted_mean: float  # by the clients' examples
+    weighted_mean: float  # weights are the clients' numbers of examples
     median: float
     p90: float
     maximum: float
@@ -370,7 +371,7 @@ def sampling_floor(sizes: NDArray[np.int64], p: NDArray[np.float64]) -> NDArray[
         float64 [num_clients].
     """
     unique, places = np.unique(sizes, return_inverse=True)
-    inner = p[(p > 0) & (p < 1)]  # the others do not deviate
+    inner = p[(p > 0) & (p < 1)]  # other classes do not deviate
     floors = np.empty(len(unique))
     for rows in _blocks(len(unique), len(inner)):
         n = unique[rows, None].astype(np.float64)
@@ -383,7 +384,7 @@ def sampling_floor(sizes: NDArray[np.int64], p: NDArray[np.float64]) -> NDArray[
 
 
 def _jensen_shannon(q: NDArray[np.float64], p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """In bits, float64 [num_clients], of shares q [num_clients, num_classes] from p."""
+    """Jensen-Shannon divergence, in bits, of each row of shares q [n, K] and p [K]: float64 [n]."""
     middle = (q + p) / 2
     both = _x_log_y(q, q) - _x_log_y(q, middle) + _x_log_y(p, p) - _x_log_y(p, middle)
     bits: NDArray[np.float64] = both.sum(axis=1) / (2 * math.log(2))

@@ -1,11 +1,11 @@
 """Finds examples that are probably mislabeled or broken, and clients that hold many of them.
 
 Only images and labels are used; no model is needed. Images are shrunk to at most `MAX_FEATURES`
-values by averaging squares of pixels, and a density is
-estimated for each label (`fedcli.inspection.densities`). The score of an example is the log density
-of its image under the best other label minus that under its own, in nats: 5 means that another
-label explains the image 148 times as well. The densities are then estimated again without the
-examples with high scores, so that frequent mistakes do not distort them.
+values by averaging squares of pixels, and a density is estimated for each label
+(`fedcli.inspection.densities`). The score of an example is the log density of its image under the
+best other label minus that under its own, in nats: 5 means that another label explains the image
+148 times as well. The densities are then estimated again without the examples with high scores, so
+that frequent mistakes do not distort them.
 
 An image far from all labels' densities is broken, or of another kind. This finds only rare cases:
 if one image in a hundred is inverted, the densities include inverted images.
@@ -121,7 +121,7 @@ class Suspects:
         criterion: The condition for an example to be suspicious.
         num_examples: Number of examined examples.
         num_suspicious: Number of suspicious ones, listed or not.
-        examples: The examples with the highest scores, highest first; scores are positive.
+        examples: The examples with the highest positive scores, highest first.
         clients: The clients whose least share exceeds the overall share, highest first.
         fault_counts: Number of broken examples by fault, listed or not; empty if not searched for.
         broken: The first broken examples of each fault; of fault "far", the farthest.
@@ -217,7 +217,7 @@ def _list_broken(
     originals: _Rows,
     top: int,
 ) -> tuple[Broken, ...]:
-    """The first `top` examples of each fault, given as bool [n]; of fault "far", the farthest."""
+    """The first `top` examples of each fault; for the fault "far", the farthest ones."""
     blank, copies = (np.flatnonzero(faults[name])[:top].tolist() for name in ("blank", "copy"))
     far = worst(np.where(faults["far"], distances, 0.0), top)
     return (
@@ -326,7 +326,7 @@ class _Reading:
 
 
 def _survey(reading: _Reading) -> tuple[ExampleIndex, NDArray[np.bool_], _Rows]:
-    """The index of all examples, which are blank, and the original of each copy (else -1)."""
+    """Returns the index of all examples, which are blank, and the original of each copy, or -1."""
     labels, blanks, originals = [], [], []
     for client in reading.clients():
         blank = _is_blank(client)
@@ -375,7 +375,7 @@ def _find_originals(pixels: Pixels) -> _Rows:
 def _judge(
     reading: _Reading, example_labels: NDArray[np.int32], is_member: NDArray[np.bool_]
 ) -> LabelScores:
-    """Scores the members against the densities of their labels. Other examples get score 0.
+    """Scores all members by the densities of the labels. Other examples get score 0.
 
     The field `likelier` has labels, not indices among the labels that occur.
     """
@@ -397,7 +397,10 @@ def _judge(
 
 
 def _spare(is_doubtful: NDArray[np.bool_], codes: _Rows) -> NDArray[np.bool_]:
-    """Which doubtful examples are left out, [n]; none of a label with too many of them."""
+    """Returns which doubtful examples to leave out, bool [n].
+
+    If a label has too many, none of its are.
+    """
     shares = np.bincount(codes, is_doubtful) / np.bincount(codes)
     return is_doubtful & (shares <= _MAX_DOUBTFUL)[codes]
 

@@ -41,18 +41,19 @@ def rank_with_run(
     searched for.
 
     Args:
-        data: The split. Its pixels are decoded with the meaning of 1.0 in the training.
+        data: The split. Its pixels are converted to the convention (meaning of 1.0) used in
+            training.
         client_ids: The clients to examine.
         run: A run's folder, or a checkpoint.
         tell: Called with the number of clients read.
         top: Largest number of listed examples and of listed clients.
         threads: Number of threads; None: as many as the machine has.
-        model: FILE.py or FILE.py:FUNCTION, for a run whose model is code: no code runs unless it
-            is named here.
+        model: FILE.py or FILE.py:FUNCTION, required for a run whose model is Python code. No other
+            code is run.
 
     Raises:
-        ConfigError: The number of threads is not allowed, or the model is code and `model` does
-            not name it.
+        ConfigError: The number of threads is not allowed, or the model is Python code and `model`
+            is None.
         DataError: The data do not fit the model, or a client cannot be read.
         RunError: There is no such run or checkpoint, or it is damaged.
     """

@@ -1,4 +1,4 @@
-"""Input layers that --augment and --normalize put before a model and make a part of it."""
+"""The input layers that --augment and --normalize add at the start of a model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def augmenting(name: str, options: Mapping[str, Value], shape: Shape) -> list[Sp
     """Returns the input layers of an augmentation.
 
     Args:
-        name: Keys of `AUGMENTATIONS`, joined by "+", in the order in which they act.
+        name: Keys of `AUGMENTATIONS`, joined by "+", in the order in which they are applied.
         options: The values of all their options.
         shape: Shape of one image, [H, W] or [H, W, C].
 
@@ -32,7 +32,10 @@ def augmenting(name: str, options: Mapping[str, Value], shape: Shape) -> list[Sp
             images.
     """
     if len(shape) not in (2, 3):
-        raise ConfigError(f"--augment {name}: examples of shape {list(shape)} are not images")
+        raise ConfigError(
+            f"--augment {name}: examples of shape {list(shape)} are not images; leave the option "
+            "out"
+        )
     specs = []
     for each in split_augmentation(name):
         entry = AUGMENTATIONS[each]
@@ -51,18 +54,18 @@ def crop(shape: Shape, size: int, padding: int) -> Spec:
     largest = min(shape[:2]) + 2 * padding
     if size > largest:
         raise ConfigError(
-            f"--augment crop: size {size} is more than images of {shape[0]} x {shape[1]} with "
-            f"padding {padding} have; choose at most {largest}"
+            f"--augment crop: size {size} exceeds images of {shape[0]} x {shape[1]} with padding "
+            f"{padding}; choose at most {largest}"
         )
     height, width = (size or shape[0], size or shape[1])
     return layers.RandomCrop(height, width, padding)
 
 
 def _check_border(what: str, num_zeros: int, shape: Shape) -> None:
-    """Refuses more zeros on a side than the image has pixels."""
+    """Refuses a border of zeros that is wider than the image."""
     if num_zeros > min(shape[:2]):
         raise ConfigError(
-            f"--augment {what} {num_zeros} is more than images of {shape[0]} x {shape[1]} have; "
+            f"--augment {what} {num_zeros} exceeds the size of {shape[0]} x {shape[1]} images; "
             f"choose at most {min(shape[:2])}"
         )
 
@@ -74,7 +77,7 @@ def flip(shape: Shape) -> Spec:
 
 
 def shift(shape: Shape, pixels: int) -> Spec:
-    """A shifted image: a part as large as the image, in a border of zeros."""
+    """A random shift: adds a border of zeros, and cuts out a part as large as the image."""
     _check_border("shift: pixels", pixels, shape)
     return layers.RandomCrop(shape[0], shape[1], pixels)
 
@@ -106,7 +109,7 @@ def shape_after(specs: Sequence[Spec], shape: Shape) -> tuple[int, ...]:
 
 
 def acting_in_evaluation(layout: ParamLayout) -> list[InputLayer]:
-    """Returns the input layers of a model that change images in evaluation, too."""
+    """Returns the input layers of a model that also change images in evaluation."""
     sized = {layer.name: layer for layer in layout.layers}
     return [
         spec
@@ -128,8 +131,8 @@ def behind(specs: Sequence[Spec], model: Model, shape: Shape) -> Model:
     """
     if not model.layout.specs:
         raise ConfigError(
-            f"--augment and --normalize do not go with {model.name}, which is computed in Python; "
-            "change the images there"
+            f"--augment and --normalize cannot be used with {model.name}, which is computed in "
+            "Python; change the images in the model's code"
         )
     _check_normalized_once(specs, model)
     first = _unused_names(specs, model.layout.specs)
@@ -138,7 +141,7 @@ def behind(specs: Sequence[Spec], model: Model, shape: Shape) -> Model:
 
 
 def _check_normalized_once(specs: Sequence[Spec], model: Model) -> None:
-    """Refuses a normalization of images that the model's own input layers normalise."""
+    """Refuses a normalization if the model's own input layers already normalise images."""
     kinds = (layers.Normalization, layers.ImageStandardization)
     own = [each.name for each in model.layout.specs if isinstance(each, kinds)]
     if own and any(isinstance(each, kinds) for each in specs):

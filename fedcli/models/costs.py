@@ -16,8 +16,8 @@ class LayerCost:
     Attributes:
         name: Name of the layer.
         forward: Multiply-adds from its inputs to its outputs.
-        backward: Multiply-adds of the gradient of its kernel, and of its inputs if they depend on
-            parameters; each takes as many as `forward`.
+        backward: Multiply-adds of the gradient with respect to its kernel, and with respect to its
+            inputs if these depend on parameters. Each takes as many as `forward`.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Models as graphs: layers that are called on the outputs of others, as in Keras.
+"""Models as graphs: as in Keras, layers are called on the outputs of other layers.
 
 `fedcli help models` has an example.
 """
@@ -20,34 +20,37 @@ def functional(
     seed: int = 0,
     name: str = "functional",
 ) -> Model:
-    """Returns the model that computes a node from `layers.Input()`, with Keras's initial weights.
+    """Returns the model that computes `logits` from `layers.Input()`, with Keras's initial weights.
 
     Args:
         logits: The output of the last layer.
         input_shape: Shape of one example, [H, W] or [H, W, C].
         num_classes: Number of logits that the last layer must have; None: any number.
-        seed: Seed of the initial weights, which depend on it and on the shapes only.
+        seed: Seed of the initial weights, which depend only on it and on the shapes.
         name: Name of the model in messages.
 
     Raises:
-        ConfigError: It is not a node, or the layers do not fit each other, the image or the number
-            of classes.
+        ConfigError: `logits` is not a node, or the layers do not fit each other, the image or the
+            number of classes.
     """
     return sequential(specs_of(logits), input_shape, num_classes, seed, name)
 
 
 def specs_of(logits: Node) -> list[Spec]:
-    """Returns the layers that compute a node, each after those that it reads and names in `inputs`.
+    """Returns the layers that compute a node. Each comes after those that it reads.
 
-    A layer's inputs come before it in the order in which it reads them. Layers that read the one
-    before them in the list name no input.
+    A layer's inputs come in the order in which it reads them. It names them in `inputs`, unless it
+    reads only the layer before it in the list.
 
     Raises:
-        ConfigError: It is not a node of layers, more than one `layers.Input()` is read, or a value
-            of a layer is not allowed.
+        ConfigError: `logits` is not the output of a layer, more than one `layers.Input()` is read,
+            or a layer has a value that is not allowed.
     """
     if not isinstance(logits, Node) or logits.spec is None:
-        raise ConfigError("a graph ends in the output of a layer, such as Dense(10)(x)")
+        raise ConfigError(
+            "logits is not the output of a layer; give the output of the last one, such as "
+            "Dense(10)(x)"
+        )
     nodes = _ordered(logits)
     images = [node for node in nodes if node.spec is None]
     if len(images) > 1:
@@ -72,14 +75,17 @@ def _refuse_shared(specs: Iterable[Spec]) -> None:
     for spec in specs:
         if id(spec) in seen and spec.tensors:
             raise ConfigError(
-                f"a layer of kind {spec.kind} is applied twice; layers cannot share weights here: "
-                "make one for each place"
+                f"a layer of kind {spec.kind} is applied twice, but weights cannot be shared; make "
+                "one layer for each place"
             )
         seen.add(id(spec))
 
 
 def _ordered(last: Node) -> list[Node]:
-    """The nodes that `last` depends on, each after its inputs; a walk without recursion."""
+    """The nodes that `last` depends on, each after its inputs.
+
+    The walk is iterative, so depth is no problem.
+    """
     ordered: dict[Node, None] = {}
     stack = [(last, iter(last.inputs))]
     while stack:

@@ -1,6 +1,6 @@
 """The layout of a model's tensors in its flat float32 parameter vector.
 
-C, checkpoints and exported weights all read their layouts from here.
+The C core, checkpoints and exported weights all use this layout.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Tensor:
     """One trainable tensor in the flat vector.
 
     Attributes:
-        name: Its layer's name, a slash and its own name; for a model in Python the variable's name.
+        name: LAYER/TENSOR; for a model in Python, the variable's name.
         shape: Its shape in Keras.
         offset: Its offset in the flat vector.
         start: Its initial value or initialiser, if its layer has one.
@@ -45,16 +45,16 @@ class Tensor:
 
 @dataclass(frozen=True)
 class ParamLayout:
-    """The layers of a model and the place of each tensor; made by `lay_out`.
+    """The layers of a model, and the place of each tensor in the parameter vector. See `lay_out`.
 
     Attributes:
         specs: The layers as they were described, each with its name.
         layers: The layers that the core computes, from pixels to logits. Flattening and dropout of
-            rate 0 are left out. An activation layer is part of the layer before it unless that has
-            an activation already.
-        tensors: In layer order; kernel then bias, gamma then beta.
+            rate 0 are left out. An activation layer is merged into the previous layer, unless that
+            already has an activation.
+        tensors: The tensors in the order of the layers; kernel before bias, gamma before beta.
         num_params: Length P of the flat vector.
-        input_shape: One example as the model sees it, before it is flattened.
+        input_shape: Shape of one example as the model gets it, before any flattening.
         num_classes: Number of logits.
     """
 
@@ -77,7 +77,7 @@ class ParamLayout:
 
     @property
     def sources(self) -> tuple[tuple[int, ...], ...]:
-        """For each layer the numbers of its inputs: 0 is the image, l + 1 the output of layer l."""
+        """For each layer, which values it reads: 0 is the image, l + 1 the output of layer l."""
         return tuple(
             tuple(place - skip for skip in layer.skips[: KINDS[layer.kind].num_inputs])
             for place, layer in enumerate(self.layers)
@@ -91,18 +91,18 @@ class ParamLayout:
         ]
 
     def join(self, tensors: Sequence[NDArray[np.generic]]) -> NDArray[np.float32]:
-        """Returns the flat float32 vector [num_params] of one array per tensor, by position.
+        """Returns the flat vector float32 [num_params], made of one array per tensor in order.
 
         Raises:
             ConfigError: Number or shapes differ from the layout's, or an array is not numeric.
         """
         arrays = [np.asarray(tensor) for tensor in tensors]
-        wanted = [tensor.shape for tensor in self.tensors]
-        given = [array.shape for array in arrays]
-        if given != wanted:
+        shapes = [array.shape for array in arrays]
+        required = [tensor.shape for tensor in self.tensors]
+        if shapes != required:
             raise ConfigError(
-                f"weights have shapes {_shapes(given)}, the model needs {_shapes(wanted)}; "
-                "give one array per tensor in layer order, kernel then bias"
+                f"weights have shapes {_shapes(shapes)}, but the model needs {_shapes(required)}; "
+                "give one array per tensor in layer order, kernel before bias"
             )
         if any(array.dtype.kind not in "fiu" for array in arrays):
             kinds = ", ".join(str(array.dtype) for array in arrays)
@@ -125,21 +125,28 @@ class ParamLayout:
 
 
 def from_description(description: object) -> ParamLayout:
-    """Returns the layout that `ParamLayout.description` wrote. Nothing in it is trusted.
+    """Returns the layout that `ParamLayout.description` wrote. The description is not trusted.
 
     Raises:
         ConfigError: It is not a description, or the layers in it do not fit each other.
     """
     if not isinstance(description, Mapping) or description.keys() != {"input_shape", "layers"}:
-        raise ConfigError("a model's description has two keys, input_shape and layers")
+        raise ConfigError(
+            "the model's description must have two keys, input_shape and layers; write the file "
+            "again"
+        )
     input_shape, layers = description["input_shape"], description["layers"]
     if not isinstance(layers, list) or not isinstance(input_shape, list):
-        raise ConfigError("a model's description has lists as input_shape and layers")
+        raise ConfigError(
+            "input_shape and layers of the model's description must be lists; write the file again"
+        )
     return lay_out([from_dict(each) for each in layers], input_shape)
 
 
 def lay_out(specs: Sequence[Spec], input_shape: Sequence[int]) -> ParamLayout:
-    """Returns the layout of a model's layers; the tensors fill 0..P-1 in layer order.
+    """Returns the layout of a model's layers.
+
+    Tensors are stored one after the other, in layer order.
 
     Args:
         specs: The layers from pixels to logits. Each reads the one before it, or the earlier ones
@@ -164,17 +171,17 @@ def lay_out(specs: Sequence[Spec], input_shape: Sequence[int]) -> ParamLayout:
 
 
 def name_layers(specs: Sequence[Spec]) -> tuple[Spec, ...]:
-    """Returns the layers, checked, each with a name: its own, or as Keras counts its kind.
+    """Returns the layers, checked, with names: their own, or those that Keras would give them.
 
     Raises:
         ConfigError: A value is not allowed, or two layers have the same name.
     """
     if not isinstance(specs, Sequence):
-        raise ConfigError(f"the layers are a {type(specs).__name__}; give a list of them")
+        raise ConfigError(f"the layers are of type {type(specs).__name__}; give a list of layers")
     for place, spec in enumerate(specs, 1):
         if not isinstance(spec, Spec):
             raise ConfigError(
-                f"layer {place} of the model is a {type(spec).__name__}; give layers of "
+                f"layer {place} of the model is of type {type(spec).__name__}; give layers of "
                 "fedcli.layers, such as Dense(10)"
             )
     if len(specs) > 2 * MAX_LAYERS:
@@ -194,7 +201,7 @@ def name_layers(specs: Sequence[Spec]) -> tuple[Spec, ...]:
         named.append(spec.changed(name=name))
     names = [spec.name for spec in named]
     if len(set(names)) < len(names):
-        raise ConfigError(f"layers are named {', '.join(names)}; give each its own name")
+        raise ConfigError(f"several layers are called {', '.join(names)}; give each its own name")
     return tuple(named)
 
 

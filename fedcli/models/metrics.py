@@ -1,7 +1,6 @@
-"""Computes metrics from the statistics of clients: sums are merged, then finalised once.
+"""Computes metrics: the statistics of clients are summed, and the sums are finalised once.
 
-Sums form a commutative monoid (zero is the identity): those of clients, rounds and splits merge by
-the same addition, in any order.
+Sums of clients, rounds and splits are merged by addition, in any order.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ def __dir__() -> list[str]:
     return __all__
 
 
-# The results of an engine, or a mapping of such columns. One row a client: loss_sum float64,
-# num_correct, num_examples, num_batches int64, and the sums of a model's own metrics
+# The results of an engine, or a mapping of such columns, with one row per client: loss_sum float64;
+# num_correct, num_examples and num_batches int64; and the sums of a model's own metrics
 # (`OwnMetrics`).
 ClientStats = NDArray[Any] | Mapping[str, NDArray[Any]]
-# Sums of those columns over clients, and perhaps rounds; arrays for a model's own metrics.
+# Sums of those columns over clients, and perhaps rounds. For a model's own metrics they are arrays.
 Sums = dict[str, Any]
-# Turns the unfinalised stats of clients into metrics by name.
+# Computes metrics by name from the unfinalised stats of clients.
 MetricsAggregator = Callable[[ClientStats], dict[str, Any]]
 
 ZERO: Mapping[str, int | float] = {
@@ -50,7 +49,7 @@ ZERO: Mapping[str, int | float] = {
 }
 
 
-_SUM_TOLERANCE = 1e-3  # how far a sum of float32 (or narrower) probabilities may be from 1
+_SUM_TOLERANCE = 1e-3  # largest distance from 1 of a sum of float32 (or narrower) probabilities
 _OWN = "own/"  # before the name of a column of a model's own metrics
 # Names that a model's own metrics cannot have.
 BUILT_IN = (
@@ -66,7 +65,7 @@ class OwnMetric:
     Attributes:
         name: Its name in output and logs.
         column: Name of the column with its unfinalised values in stats and sums, float64 [num_sums]
-            a client.
+            per client.
         num_sums: Number of them.
         finalizer: Computes a number from these values, summed over clients.
     """
@@ -79,7 +78,7 @@ class OwnMetric:
 
 @dataclass(frozen=True)
 class OwnMetrics:
-    """The metrics that a model defines, in its order: summed over clients, then finalised."""
+    """The metrics that a model defines, in its order."""
 
     rows: tuple[OwnMetric, ...] = ()
 
@@ -87,7 +86,10 @@ class OwnMetrics:
     def of(
         num_sums: Mapping[str, int], finalizers: Mapping[str, Callable[[list[Any]], Any]]
     ) -> OwnMetrics:
-        """Returns metrics by name; a name that is also built in is shown as model_NAME."""
+        """Returns the metrics.
+
+        If a name is also that of a built-in metric, it is shown as model_NAME.
+        """
         shown = {name: f"model_{name}" if name in BUILT_IN else name for name in num_sums}
         return OwnMetrics(
             tuple(
@@ -107,11 +109,13 @@ class OwnMetrics:
         return [row.column for row in self.rows]
 
     def zero(self) -> Sums:
-        """Returns sums of zero, for the model's metrics and for those of all models."""
+        """Returns zero sums, for the model's own metrics and for the built-in ones."""
         return {**ZERO, **{row.column: np.zeros(row.num_sums) for row in self.rows}}
 
     def finalize(self, sums: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the value of each metric; NaN if a finalizer fails and there were no examples.
+        """Returns the value of each metric.
+
+        It is NaN if the finalizer fails because there are no examples.
 
         Raises:
             FedcliError: A finalizer fails.
@@ -128,7 +132,7 @@ def sum_stats(stats: ClientStats) -> Sums:
 
 
 def add(left: Mapping[str, Any], right: Mapping[str, Any]) -> Sums:
-    """Returns the two sums merged."""
+    """Returns the sum of two sums."""
     return {name: left[name] + right[name] for name in left}
 
 
@@ -138,7 +142,10 @@ def as_stats(sums: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
 
 
 def finalize(sums: Mapping[str, int | float]) -> dict[str, Any]:
-    """Returns the four metrics, in TFF's names and order; a mean over no example is NaN."""
+    """Returns the four built-in metrics, in TFF's order and with its names.
+
+    A mean over no example is NaN.
+    """
     num_examples = sums["num_examples"]
     return {
         "sparse_categorical_accuracy": _mean(sums["num_correct"], num_examples),
@@ -152,13 +159,13 @@ def sum_then_finalize(stats: ClientStats) -> dict[str, Any]:
     """Returns the metrics of all examples of all clients: clients are weighted by their examples.
 
     Args:
-        stats: One row a client.
+        stats: One row per client; see `ClientStats`.
     """
     return finalize(sum_stats(stats))
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns nested metrics under names joined by slashes, as TFF's CSV has them."""
+    """Returns nested metrics under names joined by slashes, as in TFF's CSV."""
     values: dict[str, Any] = {}
     for name, value in nested.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""A model that the core can train: layers become a parameter layout and initial parameters."""
+"""`Model`, and `sequential`, which makes one from layers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Model(ExplainsNames):
     """A model that the core can train.
 
     Attributes:
-        name: Its name in the table of models, or the user's name for it.
+        name: Its name in the table of models, or a name that the user chose.
         layout: Its layers and the places of their tensors.
         initial_params: The initial parameters, float32 [num_params].
     """
@@ -39,7 +39,7 @@ class Model(ExplainsNames):
         )
 
     def _repr_html_(self) -> str:
-        """Returns a table of the layers, or of the weights of a model that has none."""
+        """Returns a table of the layers, or of the weights if the model is computed in Python."""
         from fedcli.settings import notebooks  # lazy: notebooks alone need it
 
         layout = self.layout
@@ -64,11 +64,11 @@ def sequential(
     """Returns a model of a stack of layers, with Keras's initial weights.
 
     Args:
-        specs: From pixels to logits, from `fedcli.layers`; a softmax at the end is left out, as the
-            loss has one.
+        specs: The layers from pixels to logits, made by `fedcli.layers`. A softmax at the end is
+            left out, because the loss contains one.
         input_shape: Shape of one example, [H, W] or [H, W, C].
         num_classes: Number of logits that the last layer must have; None: any number.
-        seed: Seed of the initial weights, which depend on it and on the shapes only.
+        seed: Seed of the initial weights, which depend only on it and on the shapes.
         name: Name of the model in messages.
 
     Raises:
@@ -78,8 +78,8 @@ def sequential(
     if num_classes is not None and layout.num_classes != num_classes:
         raise ConfigError(
             f"model {name} has {layout.num_classes} outputs, but there are {num_classes} classes; "
-            f"make its layer {layout.layers[-1].name} give {num_classes}, or, if the labels are "
-            f"the same, say --num-classes {layout.num_classes}"
+            f"give its layer {layout.layers[-1].name} {num_classes} outputs, or, if its classes "
+            f"are those of the data, pass --num-classes {layout.num_classes}"
         )
     return Model(name, layout, glorot_uniform(layout, seed))
 
@@ -87,9 +87,10 @@ def sequential(
 def glorot_uniform(layout: ParamLayout, seed: int) -> NDArray[np.float32]:
     """Returns initial parameters float32 [num_params] as Keras draws them.
 
-    A kernel is uniform within ±sqrt(6 / (fan in + fan out)) (Glorot and Bengio 2010); each fan of a
-    convolution is multiplied by the size of its window. Gammas are 1, biases and betas 0. Each
-    kernel has its own random stream, which depends on the seed and on its place in the model.
+    A kernel is uniform within ±sqrt(6 / (fan in + fan out)) (Glorot and Bengio 2010). The fans of a
+    convolution are its numbers of channels times the size of its window. Gammas are 1, biases and
+    betas 0. Each kernel has its own random stream, which depends on the seed and on the kernel's
+    position in the model.
     """
     params = np.zeros(layout.num_params, np.float32)
     for place, tensor in enumerate(layout.tensors):
@@ -105,6 +106,9 @@ def glorot_uniform(layout: ParamLayout, seed: int) -> NDArray[np.float32]:
 
 
 def _glorot_limit(tensor: Tensor) -> float:
-    """The limit of a kernel's uniform draws; the kernel's last two dimensions are in and out."""
+    """The limit of a kernel's uniform distribution.
+
+    Its last two dimensions are inputs and outputs.
+    """
     places = math.prod(tensor.shape[:-2])
     return math.sqrt(6 / (places * (tensor.shape[-2] + tensor.shape[-1])))

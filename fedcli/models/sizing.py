@@ -13,22 +13,21 @@ from fedcli.errors import ConfigError
 from fedcli.models.layers.contract import IMAGE, KINDS, Incoming, Layer, Shape, Spec
 from fedcli.models.layers.fields import ACTIVATIONS, SOFTMAX, shown
 
-MAX_VALUES = 1 << 26  # of one example between two layers: 256 MiB
-MAX_DIMENSIONS = 8  # of one example
-MAX_PARAMS = 1 << 30  # of a model, each kernel's last dimension counted as a multiple of 16: 4 GiB
+MAX_VALUES = 1 << 26  # largest number of values of one example between two layers: 256 MiB
+MAX_DIMENSIONS = 8  # largest number of axes of one example
+MAX_PARAMS = 1 << 30  # 4 GiB; each kernel's last dimension is rounded up to a multiple of 16
 
 
 def size_layers(specs: Sequence[Spec], input_shape: Sequence[int]) -> tuple[Layer, ...]:
     """Returns the layers that the core computes, from pixels to logits; see `layout.lay_out`.
 
     Args:
-        specs: From pixels to logits, each after those that it reads; values are checked and each
-            has its name.
+        specs: The layers from pixels to logits, named and checked, each after those that it reads.
         input_shape: Shape of one example.
 
     Raises:
-        ConfigError: Layers do not fit each other or the image, one names an input that is not
-            before it or is read by none, or the last does not give logits.
+        ConfigError: Layers do not fit each other or the image, a layer names an input that does not
+            precede it, no layer reads a layer's output, or the last one does not give logits.
     """
     kept = _without_softmax(specs)
     image = Incoming(_first_shape(input_shape), is_image=len(input_shape) in (2, 3))
@@ -53,8 +52,8 @@ def input_names(specs: Sequence[Spec]) -> list[tuple[str, ...]]:
         inputs = spec.inputs or (before,)
         if len(inputs) != spec.num_inputs:
             raise ConfigError(
-                f"layer {spec.name}: it reads {shown(', '.join(inputs))}; a layer of kind "
-                f"{spec.kind} has {spec.num_inputs} inputs: name them in its inputs"
+                f"layer {spec.name}: it reads {shown(', '.join(inputs))}, but a layer of kind "
+                f"{spec.kind} has {spec.num_inputs} inputs; name them in its inputs"
             )
         names.append(inputs)
         before = spec.name
@@ -67,8 +66,8 @@ def _readers(specs: Sequence[Spec]) -> Counter[str]:
     for spec in specs[:-1]:
         if not readers[spec.name]:
             raise ConfigError(
-                f"layer {spec.name}: no layer reads it; name it among the inputs of one, or leave "
-                "it out"
+                f"layer {spec.name}: no layer reads its output; name it in the inputs of another "
+                "layer, or leave it out"
             )
     return readers
 
@@ -77,12 +76,10 @@ def _first_shape(input_shape: Sequence[int]) -> Shape:
     """The shape of an example as (height, width, channels); a vector if it is not an image."""
     for size in input_shape:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ConfigError(
-                f"examples of shape {list(input_shape)}; each size must be a whole number from 1 on"
-            )
+            raise ConfigError(f"examples have shape {list(input_shape)}; give whole numbers from 1")
     if not 1 <= len(input_shape) <= MAX_DIMENSIONS or math.prod(input_shape) > MAX_VALUES:
         raise ConfigError(
-            f"examples of shape {list(input_shape)}: give height and width or height, width and "
+            f"examples have shape {list(input_shape)}; give height and width, or height, width and "
             f"channels, with at most {MAX_VALUES:,} values"
         )
     if len(input_shape) in (2, 3):
@@ -108,7 +105,7 @@ def _without_softmax(specs: Sequence[Spec]) -> list[Spec]:
 
 def _check_last(layers: Sequence[Layer]) -> None:
     if not layers:
-        raise ConfigError("the model has no layer; give at least one dense layer")
+        raise ConfigError("the model has no layers; give at least one dense layer")
     if len(layers) > MAX_LAYERS:
         raise ConfigError(f"the model has {len(layers)} layers; give at most {MAX_LAYERS}")
     last = layers[-1]
@@ -121,7 +118,8 @@ def _check_last(layers: Sequence[Layer]) -> None:
         )
     if last.activation != "linear":
         raise ConfigError(
-            f"layer {last.name}: its outputs are logits, softmax follows; make it linear"
+            f"layer {last.name}: its outputs are logits, to which the loss applies softmax; use no "
+            "other activation"
         )
 
 
@@ -129,7 +127,7 @@ def _check_size(layers: Sequence[Layer]) -> None:
     """Refuses a model that is too large for the core, before memory is allocated."""
     shapes = [tensor.shape for layer in layers for tensor in layer.tensors]
     if not shapes:
-        raise ConfigError("the model has no parameters; give at least one layer that has")
+        raise ConfigError("the model has no parameters; give at least one layer with parameters")
     if sum(math.prod(shape[:-1]) * (shape[-1] + 15) for shape in shapes) > MAX_PARAMS:
         raise ConfigError(
             f"the model has {sum(map(math.prod, shapes)):,} parameters; choose sizes that give "
@@ -200,13 +198,13 @@ class _Graph:
         """Returns the layers, with the places of their inputs.
 
         Raises:
-            ConfigError: The output of the last layer is not that of the last layer that the core
-                computes.
+            ConfigError: The last layer computes nothing, and the last one that does is not its
+                input.
         """
         if self._values[self._before].number != len(self._layers):
             raise ConfigError(
-                f"layer {self._before} is the last, but the last that computes something is "
-                f"{self._layers[-1].name}; put the layers that give the logits at the end"
+                f"the last layer is {self._before}, but the last one that computes something is "
+                f"{self._layers[-1].name}; put the layers that compute the logits at the end"
             )
         layers = []
         for place, (layer, sources) in enumerate(zip(self._layers, self._sources, strict=True)):
@@ -218,8 +216,8 @@ class _Graph:
         follows_inputs = all(KINDS[layer.kind].is_input for layer in self._layers)
         if not follows_inputs or source.is_shared or source.number != len(self._layers):
             raise ConfigError(
-                f"layer {spec.name}: a layer of kind {spec.kind} changes the example itself; put "
-                "it at the start, before all layers that learn"
+                f"layer {spec.name}: a layer of kind {spec.kind} changes the image itself; put it "
+                "at the start, before all layers with parameters"
             )
 
     def _value(self, spec: Spec, name: str) -> _Value:
@@ -233,7 +231,7 @@ class _Graph:
     def _push(self, layer: Layer, sources: list[int]) -> None:
         if layer.num_outputs > MAX_VALUES:
             raise ConfigError(
-                f"layer {layer.name} gives {layer.num_outputs:,} values an example; choose sizes "
+                f"layer {layer.name} gives {layer.num_outputs:,} values per example; choose sizes "
                 f"that give at most {MAX_VALUES:,}"
             )
         self._layers.append(layer)
@@ -245,5 +243,5 @@ def _check_shapes_agree(spec: Spec, sources: Sequence[_Value]) -> None:
     if len({shape[:2] if spec.joins_channels else shape for shape in shapes}) > 1:
         raise ConfigError(
             f"layer {spec.name}: its inputs have shapes {', '.join(str(list(s)) for s in shapes)}; "
-            "give it inputs of one shape, for example through a 1 x 1 convolution"
+            "give it inputs of the same shape, for example with a 1 x 1 convolution"
         )

@@ -1,4 +1,4 @@
-"""Opens the model that --model names: a row of the table, a Keras file, or a Python function."""
+"""Opens the model that --model names: a built-in model, a Keras file, or a Python function."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def open_model(
         )
     if options:
         raise ConfigError(
-            f"--model-option {next(iter(options))} does not go with a Keras file; it is for "
-            f"{', '.join(tables.MODELS)} and functions"
+            f"--model-option {next(iter(options))} cannot be used with a Keras file; leave it out, "
+            f"or choose {', '.join(tables.MODELS)} or a Python function"
         )
     return _open_keras(text, input_shape, num_classes, seed, fresh_weights=fresh_weights)
 
@@ -71,8 +71,8 @@ def load(path: str | Path, input_shape: Sequence[int] | None = None, *, seed: in
 
     Args:
         path: A `.keras`, whole-model `.h5` or `.json` file. Neither Keras nor TensorFlow is needed.
-        input_shape: Shape of one example of the data, [H, W] or [H, W, C]; None: the file's. A
-            model of flattened images takes every shape of as many pixels.
+        input_shape: Shape of one example of the data, [H, W] or [H, W, C]; None: that in the file.
+            A model of flattened images takes every shape with the same number of pixels.
         seed: Seed of the initial weights, if the file has none.
 
     Raises:
@@ -85,13 +85,13 @@ def load(path: str | Path, input_shape: Sequence[int] | None = None, *, seed: in
 def to_text(layout: ParamLayout) -> str | None:
     """Returns a model's description as JSON; `from_text` undoes it.
 
-    None: the model has no layers, because it is a Python model that only its file describes.
+    The result is None for a Python model, which only its own file describes.
     """
     return json.dumps(layout.description()) if layout.specs else None
 
 
 def from_text(text: str, name: str, tensors: Mapping[str, Any]) -> Model:
-    """Returns a model whose initial parameters are given tensors. The text is not trusted.
+    """Returns the model that an untrusted text describes, with the given initial tensors.
 
     Args:
         text: What `to_text` wrote.
@@ -99,7 +99,7 @@ def from_text(text: str, name: str, tensors: Mapping[str, Any]) -> Model:
         tensors: Arrays of Keras shape, by name.
 
     Raises:
-        ConfigError: The text is not a description of a model, or the tensors are not its own.
+        ConfigError: The text is not a description of a model, or the tensors do not fit it.
     """
     try:
         description = json.loads(text)
@@ -135,8 +135,8 @@ def _open_keras(
         specs = (Flatten("flatten_pixels"), *specs)  # it takes a flattened image
     elif _as_image(found.input_shape) != _as_image(input_shape):
         raise ConfigError(
-            f"{text} takes images of shape {list(found.input_shape)}, the data have "
-            f"{list(input_shape)}; choose data or a model of the other's shape"
+            f"{text} takes images of shape {list(found.input_shape)}, but the data have "
+            f"{list(input_shape)}; choose another model or other data"
         )
     model = sequential(specs, input_shape, num_classes, seed, text)
     if found.weights is None or fresh_weights:

@@ -1,8 +1,9 @@
 """Weights for PyTorch: a state_dict, with PyTorch's names and order of axes.
 
-A tensor is called by its layer's name, a dot and PyTorch's name: `conv2d.weight`. Axes are those of
-`Linear` [out, in], `Conv2d` [out, in, height, width] and `GroupNorm`. A dense layer behind an image
-has the order of PyTorch's Flatten, channels before rows, in place of rows before channels.
+A tensor's name consists of its layer's name, a dot and PyTorch's name: `conv2d.weight`. Axes are
+those of `Linear` [out, in], `Conv2d` [out, in, height, width] and `GroupNorm`. The inputs of a
+dense layer after an image are in the order of PyTorch's Flatten, [C, H, W], not in Keras's [H, W,
+C].
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def require() -> None:
     """Checks that PyTorch is installed.
 
     Raises:
-        ConfigError: It is not.
+        ConfigError: It is not installed.
     """
     if find_spec("torch") is None:
         raise ConfigError("a file for PyTorch needs PyTorch: run pip install 'fedcli[torch]'")
@@ -58,7 +59,7 @@ def save(path: Path, tensors: Sequence[Tensor], layout: ParamLayout) -> dict[str
         The shape of each tensor in the file, by name and in order.
 
     Raises:
-        ConfigError: PyTorch is missing, or has no tensor for one of the layout's.
+        ConfigError: PyTorch is not installed, or has no counterpart of a tensor.
         RunError: The file cannot be written, or `path` is not a regular file.
     """
     require()
@@ -79,7 +80,7 @@ def state(layout: ParamLayout, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         tensors: One array for each of its tensors, in order and in Keras's shape.
 
     Raises:
-        ConfigError: PyTorch has no tensor for one of them.
+        ConfigError: PyTorch has no counterpart of a tensor.
     """
     names = (_name(layer, each.name) for layer in layout.layers for each in layer.tensors)
     return dict(zip(names, turned(layout, tensors), strict=True))
@@ -88,12 +89,12 @@ def state(layout: ParamLayout, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
 def turned(
     layout: ParamLayout, tensors: Sequence[Tensor], *, is_back: bool = False
 ) -> list[Tensor]:
-    """Returns tensors in PyTorch's order of axes, or PyTorch's tensors in Keras's.
+    """Converts tensors from Keras's order of axes to PyTorch's, or back.
 
     Args:
         layout: The model's layout.
         tensors: One array for each of its tensors, in order.
-        is_back: Whether they are PyTorch's.
+        is_back: Whether to convert from PyTorch's order to Keras's.
     """
     source = iter(tensors)
     return [
@@ -120,7 +121,10 @@ def _part(layer: Layer) -> str:
 def _name(layer: Layer, tensor: str) -> str:
     known = _NAMES.get(tensor.removeprefix(f"{_part(layer)}_"))
     if known is None:
-        raise ConfigError(f"layer {layer.name}: PyTorch has no {tensor} of a {layer.kind}")
+        raise ConfigError(
+            f"layer {layer.name}: PyTorch has no {tensor} of a {layer.kind}; choose another "
+            "--format"
+        )
     return f"{module_name(layer)}.{known}"
 
 

@@ -1,4 +1,4 @@
-"""Weights in files: one array per trainable tensor, in layer order, in Keras shape.
+"""Files of weights: one array per trainable tensor, in layer order and in Keras's shape.
 
 Arrays of `.npz` archives are read by position; their names do not matter. Files are not trusted: no
 pickle is read, and no array is unpacked that is larger than the model needs.
@@ -35,7 +35,7 @@ def format_of(path: Path, given: str | None = None) -> str:
 
     Args:
         path: The file.
-        given: The format; None: the suffix of the file's name tells.
+        given: The format; None: that of the file's suffix.
 
     Raises:
         ConfigError: The suffix is none of `WEIGHTS_FORMATS`, or PyTorch is needed and missing.
@@ -46,7 +46,7 @@ def format_of(path: Path, given: str | None = None) -> str:
     if name is None:
         suffixes = ", ".join(each for ends in WEIGHTS_FORMATS.values() for each in ends)
         raise ConfigError(
-            f"{path}: files of weights end in {suffixes}; choose such a name, or say --format"
+            f"{path}: files of weights end in {suffixes}; choose such a name, or give --format"
         )
     if name == "torch":
         torch_files.require()
@@ -65,21 +65,23 @@ def save(
         path: The file; an existing regular file is replaced.
         tensors: One array for each tensor of the layout, in order.
         layout: The model's layout.
-        file_format: A key of `WEIGHTS_FORMATS`; None: the suffix of the file's name tells.
+        file_format: A key of `WEIGHTS_FORMATS`; None: that of the file's suffix.
 
     Returns:
         The shape of each tensor as it was written, by name and in order.
 
     Raises:
-        ConfigError: See `format_of`; or the format is one of Keras's or PyTorch's, and the model is
-            not made of layers that it has.
+        ConfigError: See `format_of`; or the format is Keras's or PyTorch's, and the model is not
+            made of layers that Keras or PyTorch has.
         RunError: The file cannot be written, or `path` is not a regular file.
     """
     chosen = format_of(path, file_format)
     if chosen == "npz":
         save_npz(path, tensors)
     elif not layout.specs:
-        raise ConfigError(f"{path}: this model is not made of fedcli's layers; write an .npz")
+        raise ConfigError(
+            f"{path}: the model is not made of fedcli's layers; export its weights as .npz"
+        )
     elif chosen == "torch":
         return torch_files.save(path, list(tensors.values()), layout)
     else:
@@ -89,7 +91,7 @@ def save(
 
 
 def load(path: Path, layout: ParamLayout) -> list[NDArray[np.float32]]:
-    """Returns the weights in an `.npz` or a file of Keras's, which is recognised by its content.
+    """Returns the weights in an `.npz` or a Keras file; the content decides which it is.
 
     Raises:
         ConfigError: The file cannot be read or is neither; or its arrays are not the layout's (the
@@ -147,8 +149,8 @@ def _members(
     if found != [tuple(shape) for shape in shapes]:
         more = ", ..." if len(members) > len(few) else ""
         raise ConfigError(
-            f"{path} has arrays of shapes {_listed(found)}{more}, the model needs "
-            f"{_listed(shapes)}; give one array per tensor in layer order, kernel then bias"
+            f"{path} has arrays of shapes {_listed(found)}{more}, but the model needs "
+            f"{_listed(shapes)}; give one array per tensor in layer order, kernel before bias"
         )
     return members
 
@@ -158,7 +160,10 @@ def _read_header(
 ) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     """The shape, Fortran order and type of one array, and the offset of its data."""
     if info.compress_type not in _PLAIN_METHODS:
-        raise ConfigError(f"{path}: {info.filename} is packed by an unusual method; use np.savez")
+        raise ConfigError(
+            f"{path}: {info.filename} is compressed by an unusual method; write the file with "
+            "np.savez"
+        )
     with archive.open(info) as member:
         content = member.read(MAX_HEADER_BYTES)
     try:
@@ -176,7 +181,10 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> 
     with archive.open(info) as member:
         content = member.read(start + num_bytes + 1)
     if len(content) != start + num_bytes or info.file_size != len(content):
-        raise ConfigError(f"{path}: {info.filename} does not hold the array it declares")
+        raise ConfigError(
+            f"{path}: {info.filename} does not hold the array that its header declares; write the "
+            "file with np.savez"
+        )
     flat = np.frombuffer(content, dtype, offset=start)
     array = flat.reshape(shape, order="F" if is_fortran else "C")
     with np.errstate(over="ignore"):  # values too large for float32 become infinite and are refused

@@ -1,6 +1,6 @@
-"""The models that can be chosen by name: each has a row in `tables.MODELS` and a function here.
+"""The built-in models, which can be chosen by name.
 
-`build` makes a model by its name. In Python each model also has its own function.
+Each has a row in `tables.MODELS` and a function here. `build` makes a model by its name.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def mlp_2nn(input_shape: Sequence[int] = (28, 28), num_classes: int = 10, seed: 
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C].
         num_classes: Number of classes.
-        seed: Seed of the initial weights, which depend on it and on the shapes only.
+        seed: Seed of the initial weights, which depend only on it and on the shapes.
 
     Raises:
         ConfigError: A size is not positive.
@@ -79,7 +79,7 @@ def cnn_mcmahan(
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C], at least 4 x 4.
         num_classes: Number of classes.
-        seed: Seed of the initial weights, which depend on it and on the shapes only.
+        seed: Seed of the initial weights, which depend only on it and on the shapes.
 
     Raises:
         ConfigError: A size is not positive, or the image is too small.
@@ -97,7 +97,7 @@ def leaf_femnist(
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C], at least 4 x 4.
         num_classes: Number of classes.
-        seed: Seed of the initial weights, which depend on it and on the shapes only.
+        seed: Seed of the initial weights, which depend only on it and on the shapes.
 
     Raises:
         ConfigError: A size is not positive, or the image is too small.
@@ -120,7 +120,7 @@ def cnn_reddi(
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C], at least 6 x 6.
         num_classes: Number of classes.
-        seed: Seed of the initial weights, which depend on it and on the shapes only.
+        seed: Seed of the initial weights, which depend only on it and on the shapes.
         dropout: Rates after the pool and after the hidden layer; a single number sets both, and 0
             means no dropout.
 
@@ -140,7 +140,7 @@ def lenet5(input_shape: Sequence[int] = (28, 28), num_classes: int = 10, seed: i
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C], at least 12 x 12.
         num_classes: Number of classes.
-        seed: Seed of the initial weights, which depend on it and on the shapes only.
+        seed: Seed of the initial weights, which depend only on it and on the shapes.
 
     Raises:
         ConfigError: A size is not positive, or the image is too small.
@@ -159,7 +159,7 @@ def lenet5_cifar(
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C], at least 16 x 16.
         num_classes: Number of classes.
-        seed: Seed of the initial weights, which depend on it and on the shapes only.
+        seed: Seed of the initial weights, which depend only on it and on the shapes.
 
     Raises:
         ConfigError: A size is not positive, or the image is too small.
@@ -179,7 +179,7 @@ def cnn_cifar(
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C].
         num_classes: Number of classes.
-        seed: Seed of the initial weights, which depend on it and on the shapes only.
+        seed: Seed of the initial weights, which depend only on it and on the shapes.
 
     Raises:
         ConfigError: A size is not positive.
@@ -201,7 +201,7 @@ def resnet20(
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C].
         num_classes: Number of classes.
-        seed: Seed of the initial weights, which depend on it and on the shapes only.
+        seed: Seed of the initial weights, which depend only on it and on the shapes.
         groups: Groups of each normalization, a divisor of 16.
 
     Raises:
@@ -213,14 +213,14 @@ def resnet20(
 def resnet32(
     input_shape: Sequence[int] = (32, 32, 3), num_classes: int = 10, seed: int = 0, groups: int = 2
 ) -> Model:
-    """Returns `resnet20` with five blocks a stage; 466,906 parameters for 10 classes."""
+    """Returns `resnet20` with five blocks per stage; 466,906 parameters for 10 classes."""
     return _of_row("resnet32", input_shape, num_classes, seed, groups=groups)
 
 
 def resnet56(
     input_shape: Sequence[int] = (32, 32, 3), num_classes: int = 10, seed: int = 0, groups: int = 2
 ) -> Model:
-    """Returns `resnet20` with nine blocks a stage; 855,770 parameters for 10 classes."""
+    """Returns `resnet20` with nine blocks per stage; 855,770 parameters for 10 classes."""
     return _of_row("resnet56", input_shape, num_classes, seed, groups=groups)
 
 
@@ -237,7 +237,7 @@ def resnet18_gn(
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C].
         num_classes: Number of classes.
-        seed: Seed of the initial weights, which depend on it and on the shapes only.
+        seed: Seed of the initial weights, which depend only on it and on the shapes.
         groups: Groups of each normalization, a divisor of 64.
 
     Raises:
@@ -255,7 +255,7 @@ def vgg9(input_shape: Sequence[int] = (32, 32, 3), num_classes: int = 10, seed: 
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C], at least 8 x 8.
         num_classes: Number of classes.
-        seed: Seed of the initial weights, which depend on it and on the shapes only.
+        seed: Seed of the initial weights, which depend only on it and on the shapes.
 
     Raises:
         ConfigError: A size is not positive, or the image is too small.
@@ -275,7 +275,7 @@ def vgg11(
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C].
         num_classes: Number of classes.
-        seed: Seed of the initial weights, which depend on it and on the shapes only.
+        seed: Seed of the initial weights, which depend only on it and on the shapes.
         groups: Groups of each normalization, a divisor of 64.
 
     Raises:
@@ -290,13 +290,13 @@ def mobilenet_v1(
     """Returns the MobileNet of Howard et al. 2017 for CIFAR, with group normalization.
 
     3,217,226 parameters for 10 classes, as with batch normalization (without its moving averages).
-    The first convolution has stride 1; thirteen pairs of a 3 x 3 convolution of each channel by
-    itself and a 1 x 1 convolution follow, 64 to 1024 channels. Kernels start Glorot uniform.
+    The first convolution has stride 1; thirteen pairs of a depthwise 3 x 3 convolution and a 1 x 1
+    convolution follow, with 64 to 1024 channels. Kernels start Glorot uniform.
 
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C].
         num_classes: Number of classes.
-        seed: Seed of the initial weights, which depend on it and on the shapes only.
+        seed: Seed of the initial weights, which depend only on it and on the shapes.
         groups: Groups of each normalization, a divisor of 32.
 
     Raises:
@@ -311,14 +311,14 @@ def mobilenet_v2(
     """Returns the MobileNetV2 of Sandler et al. 2018 for CIFAR, with group normalization.
 
     2,236,682 parameters for 10 classes, as with batch normalization (without its moving averages).
-    The first convolution and the blocks of 24 channels have stride 1, for images of 32 x 32; all
-    else is the paper's: seventeen blocks that expand, filter and project. Kernels start Glorot
-    uniform.
+    The first convolution and the blocks of 24 channels have stride 1, for images of 32 x 32.
+    Otherwise the model is that of the paper: seventeen inverted residual blocks. Kernels start
+    Glorot uniform.
 
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C].
         num_classes: Number of classes.
-        seed: Seed of the initial weights, which depend on it and on the shapes only.
+        seed: Seed of the initial weights, which depend only on it and on the shapes.
         groups: Groups of each normalization, a divisor of 8.
 
     Raises:
@@ -341,7 +341,7 @@ def build(
         name: A key of `tables.MODELS`.
         input_shape: Shape of one example, [H, W] or [H, W, C].
         num_classes: Number of classes.
-        options: The model's own options; those not given take their defaults.
+        options: The model's options; those left out have their defaults.
         seed: Seed of the initial weights.
 
     Raises:
@@ -361,7 +361,9 @@ def build_layout(
 ) -> ParamLayout:
     """Returns the layout of a model of the table, without drawing its weights; see `build`."""
     if name.endswith((".keras", ".h5", ".json")):
-        raise ConfigError(f"unknown model {name!r}; models.load({name!r}) opens a Keras file")
+        raise ConfigError(
+            f"unknown model {name!r}; to open a Keras file, use models.load({name!r})"
+        )
     row = opt.choose(tables.MODELS, name, "model")
     return _lay_out(row, input_shape, num_classes, opt.resolve(row, options or {}))
 
@@ -401,7 +403,7 @@ def reddi_stack(num_classes: int, dropout: Sequence[float] = (0.25, 0.5)) -> lis
         ConfigError: There are not one or two rates.
     """
     if not 1 <= len(dropout) <= 2:
-        raise ConfigError(f"dropout of {len(dropout)} rates; give one or two")
+        raise ConfigError(f"dropout has {len(dropout)} rates; give one or two")
     return [
         Conv2D(32, (3, 3), activation="relu"),
         Conv2D(64, (3, 3), activation="relu"),
@@ -504,7 +506,8 @@ def mobilenet_v2_stack(num_classes: int, groups: int = 2) -> list[Spec]:
     x, width = Input(), 32
     for layer in _activated(Conv2D(width, 3, padding="same", use_bias=False), groups):
         x = layer(x)
-    # Expansion, channels, blocks, stride of the first block: table 2 of the paper but for a stride.
+    # Expansion, channels, blocks, stride of the first block: table 2 of the paper except one
+    # stride.
     for expansion, channels, num_blocks, stride in (
         *((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2)),
         *((6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)),
@@ -522,7 +525,7 @@ def mobilenet_v2_stack(num_classes: int, groups: int = 2) -> list[Spec]:
 
 
 def _inverted(width: int, expansion: int, channels: int, stride: int, groups: int) -> list[Spec]:
-    """An inverted residual block: to more channels, each by itself, and to few again."""
+    """An inverted residual block: expands the channels, filters each, and projects them."""
     wide = Conv2D(expansion * width, 1, use_bias=False)
     return [
         *(_activated(wide, groups) if expansion > 1 else ()),
@@ -536,7 +539,7 @@ def _activated(layer: Spec, groups: int) -> list[Spec]:
 
 
 def _resnet(num_classes: int, groups: int, channels: Sequence[int], num_blocks: int) -> list[Spec]:
-    """The layers of a residual network; each stage but the first halves the image."""
+    """The layers of a residual network. Each stage except the first halves height and width."""
     x = Activation("relu")(_conv_and_norm(Input(), channels[0], 3, 1, groups))
     for stage, width in enumerate(channels):
         for block in range(num_blocks):

@@ -445,7 +445,7 @@ def test_what_took_no_time_has_no_share_of_the_peak() -> None:
         (("--threads", 0), 1, "--threads 0: give a number from 1"),
         (("--repeats", 0), 2, "0 is not in the range"),
         (("--layers", "resnet"), 1, "resnet"),
-        (("--batch-size", 5), 1, "--batch-size 5 is for --layers; name its model there, or"),
+        (("--batch-size", 5), 1, "--batch-size 5 needs --layers MODEL; add that, or"),
         (("-q", "-v"), 2, "contradict"),
     ],
 )

@@ -69,7 +69,7 @@ def test_tables_and_json(
     [
         (["nothing"], ["unknown audit 'nothing'", "lira"]),
         (["lira", "--option", "shadow=4"], ["no option 'shadow'", "shadows"]),
-        (["lira", "--plot", "a.png"], ["--plot a.png", "reads no images"]),
+        (["lira", "--plot", "a.png"], ["--plot a.png", "makes no images"]),
         (["gradient-inversion", "--plot", "a.jpg"], ["a.jpg", ".png, .svg, .pdf"]),
         (["gradient-inversion", "--best"], ["--keep-best"]),
     ],

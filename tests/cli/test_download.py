@@ -164,7 +164,9 @@ def test_no_server_is_the_same_as_offline(
 ) -> None:
     (file,) = fake.files
     object.__setattr__(file, "urls", ("http://name.invalid/pair.tar.bz2",))
-    with pytest.raises(DataError, match=r"cannot be reached .*; bring the files listed above here"):
+    with pytest.raises(
+        DataError, match=r"cannot be reached .*; copy the files listed above to this machine"
+    ):
         run_acquire(fake, folder)
     assert "pair.tar.bz2  " in capsys.readouterr().err
 
@@ -201,7 +203,7 @@ def test_verify_reads_everything_and_fails_on_damage(
     assert row["path"].endswith("emnist-digits.h5")
     assert "expected 3,383 clients in train, got 3" in row["problem"]
     assert done.code == 1
-    assert "fedcli download emnist-digits --force replaces it" in done.err
+    assert "to replace it: fedcli download emnist-digits --force" in done.err
 
 
 @pytest.mark.parametrize(
@@ -209,14 +211,14 @@ def test_verify_reads_everything_and_fails_on_damage(
     [
         ([], 2, "fedcli download: give the NAME of a dataset, or --list; see"),
         (["--list", "--verify"], 2, "--list and --verify contradict each other"),
-        (["mnist", "--list", "--force"], 2, "--list fetches nothing: give it NAME alone"),
+        (["mnist", "--list", "--force"], 2, "--list fetches nothing; give only NAME with it"),
         (["mnist", "--verify", "--mirror", "http://a/"], 2, "--verify fetches nothing"),
         (["mnist", "--mirror", "http://a/", "--from-file", "b"], 2, "contradict each other; see"),
         (["-q", "-v", "mnist"], 2, "-q and -v contradict each other"),
         (["emnist"], 1, "unknown dataset 'emnist'; choose one of cifar10, cifar100, emnist-62"),
         (["synthetic-digits"], 1, "unknown dataset 'synthetic-digits'; choose one of"),
         (["mnist", "--mirror", "http://[::1"], 1, "give an address that starts with http"),
-        (["mnist", "--mirror", "/files"], 1, "files on this machine are taken by --from-file"),
+        (["mnist", "--mirror", "/files"], 1, "for files on this machine use --from-file"),
         (["mnist", "--from-file", "nothing"], 1, "--from-file nothing: is no such file or folder"),
     ],
 )
@@ -254,7 +256,7 @@ def test_a_name_not_fetched_is_one_line_for_every_command(
     run = ("--data", write_tff("own.h5"), "--rounds", 1, "--clients", 1, "--out", "run", "-q")
     assert fedcli("train", *run).code == 0
     line = (
-        f"fedcli: error: mnist is not here yet ({folder / 'datasets' / 'mnist.h5'}); "
+        f"fedcli: error: mnist is not downloaded yet ({folder / 'datasets' / 'mnist.h5'}); "
         "fetch it with: fedcli download mnist\n"
     )
     for arguments in (

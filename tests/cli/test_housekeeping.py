@@ -195,7 +195,7 @@ def test_client_states_go_only_if_that_is_said(fedcli: Fedcli) -> None:
     states = run / "client_states.sqlite"
     before = states.read_bytes()
     kept = fedcli("clean", "--yes").out
-    assert "of client states of 1 run; --client-states removes them, too" in kept
+    assert "of client states of 1 run; --client-states also removes them" in kept
     assert states.read_bytes() == before
     done = fedcli("clean", "--client-states", "--yes").out
     assert "Without client states the run cannot be resumed" in done

@@ -495,7 +495,7 @@ def test_mean_images_that_fill_the_memory_are_left_out(
     done = fedcli("inspect-clients", "--data", write_tff(), "--means")
     assert done.code == 0
     assert said(done) == [
-        "fedcli: no mean images: 10 classes of [6, 4] pixels would fill the memory"
+        "fedcli: no mean images are drawn: 10 classes of [6, 4] pixels would need too much memory"
     ]
     assert "Mean image" not in done.out
 
@@ -584,9 +584,9 @@ def test_more_classes_than_bars_are_summed_up(fedcli: Fedcli, write_tff: WriteTf
         (("--quick", "--means"), "--means needs pixels, which --quick does not read"),
         (("--quick", "--suspects"), "--suspects needs pixels, which --quick does not read"),
         (("--quick", "--plot", "out"), "--plot needs pixels, which --quick does not read"),
-        (("--plot-format", "svg"), "--plot-format svg: give --plot DIR, too"),
+        (("--plot-format", "svg"), "--plot-format svg needs --plot DIR"),
         (("--run", "nowhere"), "--run nowhere: there is no such run"),
-        (("--augmented",), "--augmented draws what the model of a run gets; give --run RUN, too"),
+        (("--augmented",), "of a run gets them, so it needs --run RUN; add it"),
         (("--augmented", "--quick"), "--augmented needs pixels, which --quick does not read"),
     ],
 )

@@ -78,6 +78,6 @@ def test_a_layer_that_is_not_computed_is_told_before_any_work(
     put(Path("m.json"), sequential(image_input(6, 4), layer("LSTM", "memory", units=3)))
     done = fedcli("train", "--data", write_tff(), "--model", "m.json", "--out", "run")
     assert (done.code, done.out) == (1, "")
-    assert "m.json: layer memory is a LSTM, which fedcli does not compute; it computes" in done.err
+    assert "m.json: layer memory is a LSTM, which fedcli does not support; it supports" in done.err
     assert done.err.count("\n") == 1
     assert not (tmp_path / "run").exists()

@@ -55,12 +55,12 @@ def test_classes_that_labels_cannot_fill_are_told(fedcli: Fedcli, tmp_path: Path
     write_tff(tmp_path / "two.h5", num_classes=2)
     options = ("--rounds", "1", "--threads", "1", "--clients", "all")
     done = fedcli("train", "--data", "two.h5", "--out", "a", *options)
-    assert "its labels end at 1; pass --num-classes 2" in done.err
+    assert "its largest label is 1; pass --num-classes 2" in done.err
     done = fedcli("train", "--data", "two.h5", "--out", "b", *options, "--num-classes", "2")
-    assert "its labels end" not in done.err
+    assert "its largest label" not in done.err
     write_tff(tmp_path / "one.h5", num_classes=1)
     done = fedcli("train", "--data", "one.h5", "--out", "c", *options)
-    assert "there is one class" in done.err
+    assert "with one class" in done.err
 
 
 def test_label_noise_stays_among_the_classes_there_are(fedcli: Fedcli, tmp_path: Path) -> None:

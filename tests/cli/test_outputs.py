@@ -56,7 +56,7 @@ def test_eval_writes_over_nothing_it_reads(
 def test_a_folder_s_name_is_no_file_to_write(fedcli: Fedcli, arguments: tuple[str, ...]) -> None:
     done = fedcli(*arguments)
     assert (done.code, done.out) == (2, "")
-    assert f"'{arguments[-1]}' is the name of a folder; give that of a file" in done.err
+    assert f"'{arguments[-1]}' is the name of a folder; give the name of a file" in done.err
     assert not list(Path().glob("new*"))
 
 
@@ -67,7 +67,7 @@ def test_export_and_report_write_over_nothing_they_read(
         for option in ("--csv", "--clients-csv", "--html"):
             assert_is_one_line(fedcli("report", "run", option, file), "is also an input")
         assert fedcli("export", "run", file).code == 1
-    assert_is_one_line(fedcli("report", "run", "--csv", "a", "--html", "a"), "name one file")
+    assert_is_one_line(fedcli("report", "run", "--csv", "a", "--html", "a"), "name the same file")
     assert not Path("a").exists()
     assert {file: file.read_bytes() for file in inputs} == inputs
 

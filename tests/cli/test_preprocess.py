@@ -295,9 +295,13 @@ def test_help_says_what_each_format_is(fedcli: Fedcli) -> None:
         (
             ["--verify", "train.h5", "--seed", "1"],
             2,
-            ["--verify goes with no other option", "--seed"],
+            ["--verify cannot be combined with other options", "--seed"],
         ),
-        (["train.h5", "--verify", "train.h5"], 2, ["--verify goes with no other option", "SOURCE"]),
+        (
+            ["train.h5", "--verify", "train.h5"],
+            2,
+            ["--verify cannot be combined with other options", "SOURCE"],
+        ),
         (["train.h5", "--out", "o", "--hold-out", "x"], 2, ["--hold-out", "central"]),
         (["train.h5", "--out", "o", "--hold-out-fraction", "0.2"], 2, ["needs --hold-out"]),
         (["train.h5", "--out", "o", "--size", "3x"], 2, ["--size", "N or HxW"]),
@@ -308,7 +312,7 @@ def test_help_says_what_each_format_is(fedcli: Fedcli) -> None:
         (["train.h5", "--out", "train.h5"], 1, ["is a source itself"]),
         (["train.h5", "--out", "o", "--test-data", "none.h5"], 1, ["none.h5", "no such file"]),
         (["train.h5", "--out", "o", "--partition", "x"], 1, ["x", "dirichlet-class"]),
-        (["train.h5", "--out", "o", "--partition-option", "a=1"], 1, ["name a partition too"]),
+        (["train.h5", "--out", "o", "--partition-option", "a=1"], 1, ["also choose a partition"]),
         (
             ["train.h5", "--out", "o", "--partition", "iid", "--partition-option", "alpha=1"],
             1,
@@ -416,7 +420,7 @@ def test_folder_without_permission(fedcli: Fedcli, write_tff: WriteTff, tmp_path
 def test_verify_says_whether_a_store_is_whole(fedcli: Fedcli, write_tff: WriteTff) -> None:
     told = made(fedcli, write_tff())
     done = fedcli("preprocess", "--verify", "out.h5")
-    assert (done.code, done.out) == (0, f"out.h5 is whole: {told['fingerprint']}\n")
+    assert (done.code, done.out) == (0, f"out.h5 is intact: {told['fingerprint']}\n")
     done = fedcli("preprocess", "--verify", "out.h5", "--json")
     assert json.loads(done.out) == {
         "file": "out.h5", "fingerprint": told["fingerprint"], "is_whole": True,

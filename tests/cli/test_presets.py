@@ -71,7 +71,7 @@ def test_a_preset_does_not_go_with_a_config(fedcli: Fedcli) -> None:
     fedcli("train", "--rounds", 1, "--out", "run")
     done = fedcli("train", "--preset", "tff-tutorial", "--config", "run/config.toml")
     assert done.code == 2
-    assert "--preset and --config each give all options; choose one of them" in done.err
+    assert "--preset and --config contradict each other" in done.err
 
 
 def test_an_unknown_preset_is_one_line_with_all_names(fedcli: Fedcli) -> None:
@@ -97,8 +97,9 @@ def test_drawn_images_stand_in_for_data_that_are_not_downloaded(
     )
     assert done.code == 0, done.err
     assert (
-        "fedcli: cifar10 is not here yet, so drawn images of its size, synthetic-shapes, stand in "
-        "for it; the results are not those of the paper. To fetch it: fedcli download cifar10\n"
+        "fedcli: cifar10 is not downloaded, so synthetic images of the same size "
+        "(synthetic-shapes) are used instead; the results are not those of the paper. To fetch it: "
+        "fedcli download cifar10\n"
     ) in done.err
     assert "This run uses other data, so its figures are not compared with those." in done.out
     config = Path("run/config.toml").read_text()

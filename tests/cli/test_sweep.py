@@ -157,8 +157,8 @@ def test_report_shapes_a_study_and_a_folder_of_runs(fedcli: Fedcli, tmp_path: Pa
     refused = fedcli("report", "study", "--by", "algorithm")
     assert_is_one_line(refused, "some runs of one row differ in client_lr")
     for wrong, words in (
-        (("--columns", ""), "--columns '' names nothing; give a name, or leave it out"),
-        (("--best", ","), "--best ',' names nothing"),
+        (("--columns", ""), "--columns '' contains no name; give a name, or leave the option out"),
+        (("--best", ","), "--best ',' contains no name"),
         (("--select", ""), "--select '': choose one of loss, accuracy"),
         (("--select-on", "tset"), "--select-on 'tset': choose one of online, train, test"),
     ):
@@ -167,7 +167,7 @@ def test_report_shapes_a_study_and_a_folder_of_runs(fedcli: Fedcli, tmp_path: Pa
     assert whole.startswith("Accuracy by round") or "Mean over seeds" in whole
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert_is_one_line(fedcli("report", "empty"), "empty is not a run, and there is none in it")
+    assert_is_one_line(fedcli("report", "empty"), "empty is not a run and contains none")
 
 
 def test_report_draws_curves_with_bands_and_a_heat_map(fedcli: Fedcli, tmp_path: Path) -> None:

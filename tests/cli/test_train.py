@@ -348,7 +348,7 @@ def test_export_names_the_formats_there_are(fedcli: Fedcli, tmp_path: Path) -> N
     assert done.code == 1
     assert done.err == (
         "fedcli: error: weights.txt: files of weights end in .npz, .keras, .weights.h5, .pt, .pth; "
-        "choose such a name, or say --format\n"
+        "choose such a name, or give --format\n"
     )
     assert list(tmp_path.iterdir()) == []
 

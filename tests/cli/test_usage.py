@@ -52,9 +52,9 @@ from tests.kit.command_line import Fedcli, assert_is_one_line
         ),
         (
             ["train", "--resume", "run", "--epochs", "2", "--force", "--threads", "1"],
-            "fedcli train: --resume takes everything but --rounds, --threads, --engine, "
+            "fedcli train: --resume takes all options except --rounds, --threads, --engine, "
             "--engine-option from the run; "
-            "drop --epochs, --force; see 'fedcli train -h'",
+            "leave out --epochs, --force; see 'fedcli train -h'",
         ),
     ],
 )

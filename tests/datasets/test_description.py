@@ -45,7 +45,7 @@ def test_json_and_back() -> None:
     "text", ["", "[]", "{}", '{"source": "x"}', '{"source": "x", "format": {"value": 3}}']
 )
 def test_no_description(text: str) -> None:
-    with pytest.raises(DataError, match="here: attribute description is not what fedcli writes"):
+    with pytest.raises(DataError, match="here: attribute description is not in fedcli's form"):
         from_json(text, "here")
 
 

@@ -53,7 +53,10 @@ def test_a_function_is_called_when_its_client_is_used_and_once() -> None:
     assert train.num_examples("b") == 4
     train.client("b")
     assert calls == ["b"]
-    with pytest.raises(ConfigError, match="clients are functions; give classes"):
+    with pytest.raises(
+        ConfigError,
+        match="clients are functions, so the number of classes is unknown; pass classes=",
+    ):
         datasets.from_arrays({"a": make("a", 1)})
 
 
@@ -99,7 +102,7 @@ def test_floats_beyond_one_are_told() -> None:
     train, _ = datasets.from_arrays({"a": (pair(30, 0)[0].astype(np.float32), pair(30, 0)[1])})
     (note,) = train.examine()
     assert "go from 0 to 255 where 0 to 1 is expected" in note
-    assert note.endswith("divide them by their largest value, or give uint8")
+    assert note.endswith("divide them by their largest possible value, or give uint8")
 
 
 class Sequence:
@@ -186,15 +189,15 @@ PIXELS, LABELS = pair(4, 0)
     ("clients", "options", "words"),
     [
         ([], {}, "clients are of type list; give a dict"),
-        ({}, {}, "train has no clients; give some"),
+        ({}, {}, "train has no clients; give at least one"),
         ({1.5: (PIXELS, LABELS)}, {}, "a client's id is 1.5; give a text or a whole number"),
         ({1: (PIXELS, LABELS), "1": (PIXELS, LABELS)}, {}, "two clients have the id '1'"),
         ({"a": PIXELS}, {}, r"client 'a' is of type ndarray; give a pair"),
-        ({"a": (PIXELS, LABELS[:2])}, {}, "4 images but 2 labels; give one label an image"),
+        ({"a": (PIXELS, LABELS[:2])}, {}, "4 images but 2 labels; give one label per image"),
         (
             {"a": (PIXELS, [[1], [1, 2]])},
             {},
-            "client 'a': labels: a list of parts of several sizes",
+            "client 'a': labels: is a list whose items differ in size",
         ),
         ({"a": (PIXELS[0], LABELS)}, {}, r"pixels are uint8 \[6, 5\]; give \[n, H, W\]"),
         ({"a": (PIXELS.astype(np.int64), LABELS)}, {}, "pixels are int64"),
@@ -230,7 +233,7 @@ def test_wrong_arrays_are_one_line(clients: Any, options: dict[str, Any], words:
         ([(PIXELS[0], 1)], ["a", "b"], "1 examples but 2 owners"),
         ([PIXELS[0]], ["a"], r"an example is of type ndarray; give \(image, label\)"),
         ([{"image": PIXELS[0]}], ["a"], "an example has image; give image and label"),
-        ([(PIXELS[0], 1), (PIXELS[0], [0, 1])], ["a", "a"], "labels: a list of parts of several"),
+        ([(PIXELS[0], 1), (PIXELS[0], [0, 1])], ["a", "a"], "labels: is a list whose items differ"),
         ([(PIXELS[0], 1), (PIXELS[0][1:], 1)], ["a", "a"], r"images of \[5, 5\] and of \[6, 5\]"),
     ],
 )

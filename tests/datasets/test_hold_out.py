@@ -52,7 +52,7 @@ def test_within_puts_each_example_on_one_side(sizes: list[int], fraction: float,
 def test_clients_puts_each_client_on_one_side(sizes: list[int], fraction: float, seed: int) -> None:
     deal = make_deal(sizes)
     if len(sizes) < 2:
-        with pytest.raises(DataError, match="one client only"):
+        with pytest.raises(DataError, match="only one client"):
             hold_out.clients(deal, fraction, seed)
         return
     made = hold_out.clients(deal, fraction, seed)
@@ -76,7 +76,7 @@ def test_central_is_stratified(labels: list[int], fraction: float, seed: int) ->
 
 
 def test_central_of_one_example() -> None:
-    with pytest.raises(DataError, match="one example only"):
+    with pytest.raises(DataError, match="only one example"):
         hold_out.central(np.zeros(1, np.int32), 0.5, 0)
 
 

@@ -168,7 +168,7 @@ def test_hdf5_is_told_apart(tmp_path: Path) -> None:
 def test_unknown_content(tmp_path: Path) -> None:
     path = tmp_path / "notes"
     path.write_bytes(b"\xff\xfe nothing known")
-    with pytest.raises(DataError, match="notes: in no format that fedcli reads; if it is one of"):
+    with pytest.raises(DataError, match="notes: its format was not recognised; if it is one of"):
         recognising.read([path])
 
 
@@ -176,9 +176,9 @@ def test_unknown_content(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         (b"", "is empty"),
-        (b"label,p0,p1,p2,p3\n", "holds only one line, where CSV has a header and rows; "),
+        (b"label,p0,p1,p2,p3\n", "has only one line, but CSV needs a header and rows; "),
         (b"Dear diary,\ntoday I\n", "is text, but neither CSV of numbers below a header"),
-        (b"\0\1\2" * 20, "in no format that fedcli reads"),
+        (b"\0\1\2" * 20, "its format was not recognised"),
     ],
 )
 def test_what_holds_nothing_is_called_so(tmp_path: Path, content: bytes, reason: str) -> None:
@@ -191,7 +191,7 @@ def test_what_holds_nothing_is_called_so(tmp_path: Path, content: bytes, reason:
 
 def test_a_folder_without_files(tmp_path: Path) -> None:
     (tmp_path / "cats").mkdir()
-    with pytest.raises(DataError, match="is a folder without files; give one that holds data"):
+    with pytest.raises(DataError, match="is a folder without files; give one with data"):
         recognising.read([tmp_path])
 
 
@@ -225,7 +225,10 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "fault"),
-    [(errno.ENOSPC, "cannot keep the pixels in .*; make room"), (errno.EIO, "cannot be read")],
+    [
+        (errno.ENOSPC, "cannot write the pixels to .*; free some space"),
+        (errno.EIO, "cannot be read"),
+    ],
 )
 def test_what_the_system_refuses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, fault: str
@@ -284,7 +287,7 @@ def test_tff_fit(tmp_path: Path) -> None:
 
 def test_tff_pair_is_given_one_by_one(tmp_path: Path) -> None:
     paths = [write_tff(tmp_path / name) for name in ("a.h5", "b.h5")]
-    with pytest.raises(DataError, match=r"b\.h5: a TFF HDF5 file is one file .* --test-data"):
+    with pytest.raises(DataError, match=r"b\.h5: a TFF HDF5 file is a single file .* --test-data"):
         recognising.read(paths)
 
 

@@ -170,4 +170,4 @@ def test_other_content(tmp_path: Path, content: bytes) -> None:
 def test_python_version_is_not_unpickled(tmp_path: Path) -> None:
     path = tmp_path / "data_batch_1"
     path.write_bytes(b"\x80\x02}q\x01(U\x0bbatch_label" + bytes(40_000))
-    assert "give the binary version" in message_of(tmp_path)
+    assert "give complete files of the binary version" in message_of(tmp_path)

@@ -82,7 +82,7 @@ class _Harmful:
         ({"data": ROWS, "labels": LABELS[:5]}, "6 images but 5 labels"),
         ({"data": ROWS, "labels": [0.5] * 6}, "label 0.5 is not a whole number"),
         ({"x": ROWS, "y": LABELS}, "not CIFAR's data and labels; save the arrays with numpy"),
-        ([1, 2], "not one of CIFAR's; save the arrays with numpy"),
+        ([1, 2], "not a file of CIFAR-10 or CIFAR-100; save the arrays with numpy"),
         ({"data": {1, 2}}, "holds more than plain values (instruction"),
     ],
 )

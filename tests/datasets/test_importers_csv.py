@@ -130,7 +130,7 @@ def test_the_whole_file_decides_what_white_is(tmp_path: Path) -> None:
     assert (table.pixels.dtype.str[1:], table.scale) == ("f4", 1 / 255)
     assert table.pixels[0].max() == 99
     message = message_of(write(tmp_path / "f.csv", header, *block, "0,0.5,0,1,99"))
-    assert "example 600: pixels reach 99 but only 1 pixels lie beyond 1" in message
+    assert "example 600: the largest pixel is 99 but only 1 pixels lie beyond 1" in message
 
 
 def test_image_shape(tmp_path: Path) -> None:
@@ -211,18 +211,24 @@ def test_wide_rows_are_recognised_and_read(tmp_path: Path) -> None:
         ("a,1,2,,4,5", "line 3: column 'p1': '' is not a pixel"),
         ("a,1,2,nan,4,5", "line 3: column 'p1': 'nan' is not a pixel"),
         ("a,1,2,inf,4,5", "line 3: column 'p1': 'inf' is not a pixel"),
-        ("a,1,2,1e999,4,5", "line 3: column 'p1': '1e999' is out of range; at most 65535 is read"),
+        (
+            "a,1,2,1e999,4,5",
+            "line 3: column 'p1': '1e999' is out of range; the largest allowed pixel is 65535",
+        ),
         ("a,1,2,-1e39,4,5", "line 3: column 'p1': '-1e39' is out of range"),
         (f"a,1,2,{'1' * 100},4,5", f"line 3: column 'p1': '{'1' * 20}' is out of range"),
         (f"a,1,2,{'1' * 5000},4,5", f"line 3: column 'p1': '{'1' * 20}' is out of range"),
         ("a,1,2,-100,4,5", "example 1: pixels go from -100 to 255, which is not a known range"),
-        ("a,1,2,70000000,4,5", "example 1: pixels reach 7e+07; at most 65535 is read"),
+        (
+            "a,1,2,70000000,4,5",
+            "example 1: the largest pixel is 7e+07, but at most 65535 is allowed",
+        ),
         ("a,,2,3,4,5", "line 3: has no label"),
         ("a,-1,2,3,4,5", "line 3: label -1 cannot be a class"),
         ("a,99999999999,2,3,4,5", "line 3: label 99999999999 cannot be a class"),
-        (f"a,{'L' * 256},2,3,4,5", f"line 3: class '{'L' * 40}': a name has 1 to 255 bytes"),
-        ("a,x\0,2,3,4,5", "line 3: class 'x\\x00': a name has 1 to 255 bytes"),
-        (",1,2,3,4,5", "line 3: client id '': an id has 1 to 255 bytes"),
+        (f"a,{'L' * 256},2,3,4,5", f"line 3: class '{'L' * 40}': a name must have 1 to 255 bytes"),
+        ("a,x\0,2,3,4,5", "line 3: class 'x\\x00': a name must have 1 to 255 bytes"),
+        (",1,2,3,4,5", "line 3: client id '': an id must have 1 to 255 bytes"),
         (f"{'x' * 300},1,2,3,4,5", "line 3: client id "),
         ('"a,1,2,3,4,5', "line 3: its quotes do not match"),
         ('"a"b,1,2,3,4,5', "line 3: its quotes do not match"),
@@ -325,7 +331,7 @@ def test_line_that_never_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_several_files_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", HEADER, *ROWS)
-    with pytest.raises(DataError, match="a CSV file is one file"):
+    with pytest.raises(DataError, match="a CSV file is a single file"):
         recognising.read([path, path], ImportOptions(format="csv"))
 
 
@@ -342,7 +348,7 @@ def test_empty_lines_without_end_are_told_and_a_stop_is_heard(tmp_path: Path) ->
         file.write(b"label,a,b,c,d\n1,0,0,0,0\n")
         file.write(b"\n" * (csv_files.MAX_EMPTY_LINES + 1))
         file.write(b"0,9,9,9,9\n")
-    assert "line 3: 1,000,000 empty lines follow each other" in message_of(path)
+    assert "line 3: 1,000,000 consecutive empty lines" in message_of(path)
 
     class StopError(Exception):
         pass

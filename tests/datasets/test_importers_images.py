@@ -55,7 +55,9 @@ def first_image(root: Path, **options: Any) -> np.ndarray:
 def test_a_class_whose_name_is_no_text(tmp_path: Path, folders: str) -> None:
     parent = tmp_path / "ann" if "client" in folders else tmp_path
     save(parent / os.fsdecode(b"caf\xe9") / "1.png")
-    assert "class 'caf\\udce9': a name has 1 to 255 bytes" in message_of(tmp_path, folders=folders)
+    assert "class 'caf\\udce9': a name must have 1 to 255 bytes" in message_of(
+        tmp_path, folders=folders
+    )
 
 
 # ---- Layouts -------------------------------------------------------------------------------------
@@ -142,8 +144,8 @@ def test_mixed_depths_and_wrong_layouts(tmp_path: Path) -> None:
     )
     save(tmp_path / "0.png")
     assert message_of(tmp_path).startswith(
-        f"{tmp_path}: pictures lie directly in it (0.png, 1 in all); put them into one folder for "
-        "each "
+        f"{tmp_path}: pictures lie directly in it (0.png, 1 in total); put them into one folder "
+        "for each "
     )
     (tmp_path / "0.png").unlink()
     (tmp_path / "a" / "1.png").unlink()
@@ -189,14 +191,14 @@ def test_a_split_without_images(tmp_path: Path) -> None:
     (tmp_path / "test" / "a").mkdir(parents=True)
     imported = read(tmp_path)
     assert list(imported.tables) == ["train"]
-    assert imported.notes == ("folder test holds no pictures: no split is made of it",)
+    assert imported.notes == ("folder test holds no pictures, so there is no such split",)
 
 
 def test_options_that_are_not_allowed(tmp_path: Path) -> None:
     path = save(tmp_path / "a" / "1.png")
     assert "--folders x: choose one of class, client" in message_of(tmp_path, folders="x")
     assert "--color x: choose one of grey, rgb" in message_of(tmp_path, color="x")
-    assert "images are read from a folder, or by a table" in message_of(path)
+    assert "pictures are read from a folder, or from a table" in message_of(path)
 
 
 def test_other_files_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -210,7 +212,7 @@ def test_other_files_are_left_out_and_counted(tmp_path: Path) -> None:
     assert read(tmp_path).notes[0] == "1 file that is not an image was left out: a/Thumbs.db"
     (tmp_path / "a" / "1.png").unlink()
     assert "no images in its folders" in message_of(tmp_path)
-    with pytest.raises(DataError, match="in no format"):
+    with pytest.raises(DataError, match="format was not recognised"):
         recognising.recognise([tmp_path])
 
 
@@ -308,7 +310,7 @@ def test_the_first_image_decides_on_colour(tmp_path: Path) -> None:
     np.testing.assert_array_equal(table.pixels[1], np.stack([GREY] * 3, axis=-1))
     save(tmp_path / "a" / "0.png", GREY)
     message = message_of(tmp_path)
-    assert message.startswith(f"{tmp_path}/a/1.png: has colours but the images before have none")
+    assert message.startswith(f"{tmp_path}/a/1.png: is in colour but earlier images are grey")
     assert "--color grey or --color rgb" in message
     assert read(tmp_path, color="grey").tables["train"].pixels.shape == (3, 4, 5)
     assert read(tmp_path, color="rgb").tables["train"].pixels.shape == (3, 4, 5, 3)
@@ -427,7 +429,7 @@ def test_bombs_are_refused_before_they_are_decoded(tmp_path: Path, width: int, h
     path.write_bytes(png(width, height))
     message = message_of(tmp_path)
     assert str(path) in message
-    assert "at most 4096 a side" in message
+    assert "at most 4096 x 4096" in message
 
 
 def test_a_file_that_only_has_the_name_of_an_image(tmp_path: Path) -> None:

@@ -229,23 +229,23 @@ def with_x(*rows: Any) -> str:
     ("content", "fault"),
     [
         ("", "ends too early"),
-        ("[]", "'[' where '{' should stand"),
+        ("[]", "'[' where '{' is expected"),
         ("{", "ends too early"),
         ("{}", "has no 'users'; this is not a LEAF shard"),
-        ("{} x", "where the end of the file should stand"),
+        ("{} x", "where the end of the file is expected"),
         ({"users": [], "num_samples": []}, "has no 'user_data'"),
         ({"users": [], "user_data": {}}, "has no 'num_samples'"),
         (shard({}), "holds no examples"),
         (broken(users=["a", "a"], num_samples=[3, 3]), "user 'a': occurs twice in users"),
         (broken(users=["a", "b"], num_samples=[3, 3]), "user 'b': is in users but not in user"),
         (broken(users=[], num_samples=[]), "user 'a': is in user_data but not in users"),
-        (broken(num_samples=[3, 1]), "1 users but 2 num_samples"),
-        (broken(num_samples=[4]), "user 'a': 3 examples but num_samples says 4"),
+        (broken(num_samples=[3, 1]), "1 users but 2 entries of num_samples"),
+        (broken(num_samples=[4]), "user 'a': has 3 examples but num_samples says 4"),
         (broken(users=[1]), "user '1': is in users but not in user_data"),
-        (broken(num_samples="x"), "where '[' should stand"),
-        (broken(user_data=[]), "where '{' should stand"),
-        (broken(user_data={"": user()}), "an id has 1 to 255 bytes"),
-        (broken(user_data={"a" * 300: user()}), "an id has 1 to 255 bytes"),
+        (broken(num_samples="x"), "where '[' is expected"),
+        (broken(user_data=[]), "where '{' is expected"),
+        (broken(user_data={"": user()}), "an id must have 1 to 255 bytes"),
+        (broken(user_data={"a" * 300: user()}), "an id must have 1 to 255 bytes"),
         (
             '{"users": ["a"], "num_samples": [0], "user_data": {"a": {}, "a": {}}}',
             "user 'a': has no x",
@@ -283,16 +283,16 @@ def with_x(*rows: Any) -> str:
         (with_x(f"[0.5, 1{'0' * 400}, 1, 1]"), "example 0: int too large"),
         (with_x(f"[0.5, 1{'0' * 9000}, 1, 1]"), "example 0: "),
         (with_x('["0.5", 1, 1, 1]'), "user 'a': x holds text, not pixels ('0.5')"),
-        (with_x('[1, "0.5", 1, 1]'), "example 0: a list of numbers holds "),
-        (with_x("[null, 1, 1, 1]"), "example 0: a list of numbers holds 'null"),
-        (with_x("[true, 1, 1, 1]"), "example 0: a list of numbers holds 'true"),
+        (with_x('[1, "0.5", 1, 1]'), "example 0: a list of numbers contains "),
+        (with_x("[null, 1, 1, 1]"), "example 0: a list of numbers contains 'null"),
+        (with_x("[true, 1, 1, 1]"), "example 0: a list of numbers contains 'true"),
         (with_x("[1 1]"), "example 0: "),
-        (with_x("[[[[1]]]]"), "example 0: a list of numbers holds '[1"),
+        (with_x("[[[[1]]]]"), "example 0: a list of numbers contains '[1"),
         (with_x("3"), "example 0: character"),
         ('{"users": ' + "[" * 100_000, "ends too early"),
         ('{"other": ' + "[" * 100_000, "more than 64 levels deep"),
         ('{"users": ["' + "x" * 2_000_000 + '"]}', "a string does not end within"),
-        ('{"other": }', "'}' where a value should stand"),
+        ('{"other": }', "'}' where a value is expected"),
     ],
 )
 def test_bad_shard(tmp_path: Path, content: Any, fault: str) -> None:
@@ -321,11 +321,11 @@ def test_too_many_of_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "user 'a': more than 2 examples" in message_of(tmp_path, text)
     monkeypatch.undo()
     monkeypatch.setattr(leaf, "MAX_CLIENT_BYTES", 64)
-    assert "or 64 bytes of pixels; split it" in message_of(tmp_path, text)
+    assert "or 64 bytes of pixels; divide it" in message_of(tmp_path, text)
     monkeypatch.undo()
     monkeypatch.setattr(json_stream, "_MAX_LIST_CHARACTERS", 10)
     monkeypatch.setattr(json_stream, "_BLOCK_CHARACTERS", 8)
-    assert "a list of more than 10 characters" in message_of(tmp_path, text)
+    assert "a list has more than 10 characters" in message_of(tmp_path, text)
 
 
 def test_folders_without_a_train_split(tmp_path: Path) -> None:

@@ -157,7 +157,8 @@ def test_types_become_levels_or_shares(
     assert len(found.notes) == 1
     top = 255 if pixels.max() > 1 else 1
     assert (
-        f"0 to {top} in the source" in found.notes[0] or f"counts as 0 to {top}," in found.notes[0]
+        f"0 to {top} in the source" in found.notes[0]
+        or f"taken as the range 0 to {top}," in found.notes[0]
     )
 
 
@@ -286,8 +287,14 @@ def test_objects_are_never_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ({"x": IMAGES, "y": LABELS, "clients": np.array(["a" * 256] * 6)}, "client ids are <U256"),
         ({"x": IMAGES, "y": LABELS, "clients": np.array(["a"] * 5 + [""])}, "client id '': an id"),
         ({"x": IMAGES, "y": LABELS, "clients": np.array([b"\xff"] * 6)}, "a client id is not text"),
-        ({"x": IMAGES, "y": LABELS, "clients": np.array(["ä" * 200] * 6)}, "an id has 1 to 255"),
-        ({"x": IMAGES, "y": LABELS, "clients": np.array(["\ud800"] * 6)}, "an id has 1 to 255"),
+        (
+            {"x": IMAGES, "y": LABELS, "clients": np.array(["ä" * 200] * 6)},
+            "an id must have 1 to 255",
+        ),
+        (
+            {"x": IMAGES, "y": LABELS, "clients": np.array(["\ud800"] * 6)},
+            "an id must have 1 to 255",
+        ),
         ({"x": IMAGES, "y": LABELS, "clients": GARBLED}, "'clients': a text in it has a code that"),
         ({"x": IMAGES, "y": GARBLED}, "'y': a text in it has a code that is not a character"),
         ({"x": IMAGES, "y": GARBLED.astype(">U1")}, "'y': a text in it has a code that is not a"),
@@ -367,7 +374,7 @@ def test_bad_member(tmp_path: Path, content: bytes, fault: str, method: int) -> 
 
 def test_unusual_packing(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "a.npz", {"x": npy(IMAGES), "y": npy(LABELS)}, zipfile.ZIP_BZIP2)
-    assert "packed by an unusual method" in message_of(path)
+    assert "compressed by an unusual method" in message_of(path)
 
 
 def patched(path: Path, place_in_entry: int, form: str, value: int, signature: bytes) -> Path:
@@ -458,5 +465,5 @@ def test_other_zip_files_are_not_recognised(tmp_path: Path) -> None:
 def test_several_archives_are_clients_unless_they_are_said_to_be_one(tmp_path: Path) -> None:
     paths = [save(tmp_path / name, x=IMAGES, y=LABELS) for name in ("a.npz", "b.npz")]
     assert list(recognising.read(paths).tables["train"].owner_ids) == ["a", "b"]
-    with pytest.raises(DataError, match=r"b\.npz: a \.npz archive is one file"):
+    with pytest.raises(DataError, match=r"b\.npz: a \.npz archive is a single file"):
         recognising.read(paths, ImportOptions(format="npz"))

@@ -278,25 +278,25 @@ def test_a_changed_byte_is_read_alike_or_refused(place: int, value: int) -> None
 @pytest.mark.parametrize(
     ("blob", "fault"),
     [
-        (b"", "needs pixels, and label; it holds nothing"),
-        (b"garbage", "no tf.train.Example: "),
+        (b"", "must have pixels, and label; this one has nothing"),
+        (b"garbage", "serialized_example_proto is not a tf.train.Example ("),
         (emnist_rows(paper(), [1, 2, 3])[0][:-9], "cut short"),
         (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "cut short"),
         (example(label=[1], x=paper()[0]), "it holds 'label', 'x'"),
         (example(pixels=paper()[0]), "it holds 'pixels'"),
-        (example(label=[], pixels=paper()[0]), "label is not one whole number"),
-        (example(label=[1, 2], pixels=paper()[0]), "label is not one whole number"),
+        (example(label=[], pixels=paper()[0]), "label is not a single whole number"),
+        (example(label=[1, 2], pixels=paper()[0]), "label is not a single whole number"),
         (
             example(label=np.array([1.5], np.float32), pixels=paper()[0]),
             "label 1.5 is not a whole number",
         ),
         (example(label=[1], pixels=b"PNG"), "pixels holds bytes"),
-        (example(label=[1], pixels=paper()[0, :3]), "12 pixels but rows before have 16"),
-        (example(label=[1], pixels=[256] * 16), "pixels leaves 0 to 255"),
-        (example(label=[1], pixels=[-1] * 16), "pixels leaves 0 to 255"),
-        ("text", "no blob of at most"),
-        (None, "no blob of at most"),
-        (5, "no blob of at most"),
+        (example(label=[1], pixels=paper()[0, :3]), "12 pixels but earlier rows have 16"),
+        (example(label=[1], pixels=[256] * 16), "pixels has a value outside 0 to 255"),
+        (example(label=[1], pixels=[-1] * 16), "pixels has a value outside 0 to 255"),
+        ("text", "must be a blob of at most"),
+        (None, "must be a blob of at most"),
+        (5, "must be a blob of at most"),
     ],
 )
 def test_malformed_row(tmp_path: Path, blob: Any, fault: str) -> None:
@@ -330,10 +330,10 @@ def test_client_metadata_that_disagree(tmp_path: Path) -> None:
     key = ("digits_only_train", "a")
     message = message_of(small(tmp_path / "a.sqlite", counts={key: 3}))
     assert "client 'a': 2 examples but client_metadata says 3" in message
-    assert "is not an entry" in message_of(small(tmp_path / "b.sqlite", counts={key: "x"}))
+    assert "is not valid" in message_of(small(tmp_path / "b.sqlite", counts={key: "x"}))
     assert "-1 examples" in message_of(small(tmp_path / "c.sqlite", counts={key: -1}))
     sql = "INSERT INTO client_metadata SELECT * FROM client_metadata"
-    assert "named twice" in message_of(small(tmp_path / "d.sqlite", sql=sql))
+    assert "occurs in two rows" in message_of(small(tmp_path / "d.sqlite", sql=sql))
     sql = "DELETE FROM client_metadata WHERE client_id = 'a'"
     message = message_of(small(tmp_path / "e.sqlite", sql=sql))
     assert "client 'a': 2 examples but client_metadata says 0" in message
@@ -361,11 +361,14 @@ def test_client_metadata_that_disagree(tmp_path: Path) -> None:
         ),
         (
             "UPDATE client_metadata SET split_name = 'odd_' || rowid",
-            "its splits are 'odd_1', 'odd_2'",
+            "has the splits 'odd_1', 'odd_2'",
         ),
-        ("DELETE FROM client_metadata", "its splits are none at all; one must be train"),
+        (
+            "DELETE FROM client_metadata",
+            "has the splits none at all; the name of one must be train",
+        ),
         ("UPDATE examples SET client_id = x'00'", "row 1: client_id is not text"),
-        ("UPDATE examples SET client_id = ''", "an id has 1 to 255 bytes"),
+        ("UPDATE examples SET client_id = ''", "an id must have 1 to 255 bytes"),
         ("UPDATE examples SET client_id = CAST(x'ff' AS TEXT)", "cannot be read as SQLite"),
     ],
 )
@@ -424,12 +427,12 @@ def test_bombs_are_refused_before_the_disk_fills(
     plain = bytearray(small(tmp_path / "a.sqlite").read_bytes())
     path = tmp_path / "packed"
     path.write_bytes(lzma.compress(bytes(300 << 20), preset=0))
-    assert "times its size; this is not a database" in message_of(path)
+    assert "times its size, so it is not a database" in message_of(path)
     plain[28:32] = b"\xff\xff\xff\xff"
     path.write_bytes(lzma.compress(bytes(plain)))
-    assert "times its size; this is not a database" in message_of(path)
+    assert "times its size, so it is not a database" in message_of(path)
     monkeypatch.setattr(tff_sqlite, "_MAX_RATIO", 10**12)
-    assert "more than the disk of the output has left" in message_of(path)
+    assert "more than is free on the disk" in message_of(path)
 
 
 def test_stopping_while_sqlite_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -465,5 +468,5 @@ def test_progress_counts_examples_of_what_is_read(tmp_path: Path) -> None:
 
 def test_several_files_are_refused(tmp_path: Path) -> None:
     path = small(tmp_path / "a.sqlite")
-    with pytest.raises(DataError, match="a TFF database is one file"):
+    with pytest.raises(DataError, match="a TFF database is a single file"):
         recognising.read([path, path], ImportOptions(format="tff-sqlite"))

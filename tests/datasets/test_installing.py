@@ -417,7 +417,7 @@ def test_a_wrong_file_is_refused(idx: PublicDataset, tmp_path: Path) -> None:
             installing.find_given(idx, tmp_path, [given])
     other = wrong.rename(tmp_path / "other")
     with pytest.raises(
-        DataError, match=r"is not a file of fake, by its hash; those are train-images"
+        DataError, match=r"its hash is not that of a file of fake; give train-images"
     ):
         installing.find_given(idx, tmp_path, [other])
     with pytest.raises(DataError, match=r"--from-file /no/such: is no such file or folder"):
@@ -482,7 +482,9 @@ def test_offline_uses_what_is_here_and_asks_nobody(
 def test_a_name_not_fetched_yet_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(data_folder.VARIABLE, str(tmp_path))
     for name in tables.PUBLIC_DATASETS:
-        with pytest.raises(DataError, match=rf"^{name} is not here yet .*: fedcli download {name}"):
+        with pytest.raises(
+            DataError, match=rf"^{name} is not downloaded yet .*: fedcli download {name}"
+        ):
             datasets.open_splits(datasets.DataSource(name))
 
 

@@ -95,7 +95,7 @@ def test_what_is_no_label_is_refused_by_its_row(written: Any, fault: str) -> Non
 def test_one_hot_rows_of_two_lengths() -> None:
     reader = LabelReader()
     reader.add(np.eye(3), "a")
-    with pytest.raises(DataError, match="b: one-hot labels have 4 columns but those before have 3"):
+    with pytest.raises(DataError, match="b: one-hot labels have 4 columns but earlier ones 3"):
         reader.add(np.eye(4), "b")
     assert reader.classes([]).num_hot == 3
 
@@ -112,5 +112,7 @@ def test_very_many_numbers_as_texts_are_looked_at_once_each() -> None:
 
 @pytest.mark.parametrize("name", ["L" * 256, "a\0b", "\ud800"])
 def test_a_name_that_no_store_can_keep_is_refused_by_its_row(name: str) -> None:
-    with pytest.raises(DataError, match=r"^a.csv: example 1: class .*: a name has 1 to 255 bytes"):
+    with pytest.raises(
+        DataError, match=r"^a.csv: example 1: class .*: a name must have 1 to 255 bytes"
+    ):
         LabelReader().add(["cat", name], "a.csv")

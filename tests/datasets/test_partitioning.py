@@ -339,23 +339,25 @@ def test_late_clients_do_not_get_the_leftovers() -> None:
         (
             "shards",
             {"clients": 2000},
-            "2000 clients with 2 shards each but 3000 examples; choose fewer of either",
+            "2000 clients with 2 shards each need more than 3000 examples; choose fewer clients or "
+            "shards",
         ),
         (
             "dirichlet-class",
             {"clients": 301},
-            "clients=301 with min_examples=10 need more than 3000 examples; lower either",
+            "clients=301 with min_examples=10 need more than 3000 examples; choose fewer clients "
+            "or a smaller min_examples",
         ),
         (
             "dirichlet-class",
             {"alpha": 1e-6},
             "clients=100 with min_examples=10 and alpha=1e-06: none of 100 draws gave each client "
-            "so many; raise alpha, or lower one of the others",
+            "so many examples; choose a larger alpha, fewer clients or a smaller min_examples",
         ),
         (
             "classes-per-client",
             {"classes": 11},
-            "11 classes a client, but the data have 10; choose classes=10 or fewer",
+            "11 classes per client, but the data have 10; choose classes=10 or fewer",
         ),
         (
             "classes-per-client",
@@ -371,8 +373,8 @@ def test_late_clients_do_not_get_the_leftovers() -> None:
         (
             "quantity-exponential",
             {"clients": 100},
-            "100 clients, but sizes that grow e-fold from one to the next reach 8 with 3000 "
-            "examples; choose clients=8 or fewer",
+            "100 clients, but each client has e times the examples of the one before, so 3000 "
+            "examples suffice for 8; choose clients=8 or fewer",
         ),
     ],
 )

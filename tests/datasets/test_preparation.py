@@ -115,7 +115,9 @@ def test_min_examples_counts_train(tmp_path: Path) -> None:
     run(tmp_path, train, test_data=test, min_examples=2)
     assert held(tmp_path, "train") == {"a": [1, 2, 3], "c": [2, 2]}
     assert held(tmp_path, "test") == {"c": [0], "d": [4]}
-    with pytest.raises(DataError, match=r"no client of .* has 4 train examples; choose a smaller"):
+    with pytest.raises(
+        DataError, match=r"no client of .* has 4 or more train examples; choose a smaller"
+    ):
         run(tmp_path, train, min_examples=4)
 
 
@@ -218,7 +220,9 @@ def test_test_images_of_another_shape(tmp_path: Path) -> None:
     train = write_tff(tmp_path / "a.h5", {"a": [0]})
     test = tmp_path / "b.npz"
     np.savez(test, x_train=np.zeros((4, 5, 5), np.uint8), y_train=np.zeros(4, np.int64))
-    with pytest.raises(DataError, match=r"train has images of \[3, 2\] .* but test of \[5, 5\]"):
+    with pytest.raises(
+        DataError, match=r"images have shape \[3, 2\] in train .* but \[5, 5\] in test"
+    ):
         run(tmp_path, train, test_data=test)
 
 
@@ -267,7 +271,9 @@ def test_splits_of_one_source_have_images_of_one_shape(tmp_path: Path) -> None:
         x_test=np.zeros((10, 5, 4), np.uint8),
         y_test=np.arange(10),
     )
-    with pytest.raises(DataError, match=r"train has images of \[4, 4\] .* test of \[5, 4\]"):
+    with pytest.raises(
+        DataError, match=r"images have shape \[4, 4\] in train .* but \[5, 4\] in test"
+    ):
         run(tmp_path, source)
     assert not (tmp_path / "out.h5").exists()
 
@@ -313,8 +319,8 @@ def test_classes_that_never_occur_are_noted_where_their_number_is_guessed(tmp_pa
         return [note for note in run(tmp_path, path, **options).notes if "never" in note]
 
     assert notes("a.npz", 1, 2, 3) == [
-        "4 classes, labels 0 to 3, but 0 never occurs; pass --num-classes, or renumber the labels "
-        "if that is a mistake"
+        "4 classes, labels 0 to 3, but 0 never occurs; if that is wrong, pass --num-classes or "
+        "renumber the labels"
     ]
     (note,) = notes("b.npz", 0, 20)
     assert "but 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, ... never occur;" in note
@@ -328,15 +334,17 @@ def test_how_many_clients_a_source_without_owners_gets_is_explained(tmp_path: Pa
     path = tmp_path / "a.npz"
     np.savez(path, images=np.zeros((50, 3, 2), np.uint8), labels=np.arange(50) % 2)
     assert (
-        "the source names no owners: divided at random among 2 clients, by default one for 20 "
-        "examples, at most 100; --partition chooses another way"
+        "the source names no owners: divided at random among 2 clients, by default one client "
+        "for 20 examples, at most 100 clients; --partition chooses another method"
     ) in run(tmp_path, path).notes
 
 
 def test_pixels_from_0_to_255_are_noted(tmp_path: Path) -> None:
     source = write_tff(tmp_path / "a.h5", {"a": [0, 1] * 100}, scale=255.0)
     notes = run(tmp_path, source).notes
-    assert any("0 to 199 in the source, which counts as 0 to 255" in note for note in notes)
+    assert any(
+        "0 to 199 in the source, which is taken as the range 0 to 255" in note for note in notes
+    )
     split = datasets.open_splits(datasets.DataSource(str(tmp_path / "out.h5")))["train"]
     assert split.client("a").images().max() == pytest.approx(199 / 255)
     assert not run(tmp_path, write_tff(tmp_path / "b.h5", {"a": [0, 1]})).notes
@@ -454,7 +462,7 @@ def test_a_source_whose_name_is_no_text(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"hold_out": "all"}, "--hold-out all: choose one of within, clients, central"),
-        ({"hold_out_fraction": 0.0}, "choose one above 0 and below 1"),
+        ({"hold_out_fraction": 0.0}, "choose a number above 0 and below 1"),
         ({"hold_out_fraction": 1.5}, "from 0 to 1"),
         ({"seed": 2**63}, "--seed 9223372036854775808"),
         ({"seed": 1.5}, "--seed 1.5: choose a whole number from 0 to 9223372036854775807"),

@@ -63,12 +63,12 @@ def test_the_range_is_found(pixels: Any, top: int | None) -> None:
     [
         (np.rint(SHARES * 9), "the range may be 0-1 or 0-16; choose with --pixel-range"),
         (np.rint(SHARES * 9).astype(np.uint8), "the range may be 0-16 or 0-255; choose with"),
-        (with_pixel(SHARES, 3.5), "example 3: pixels reach 3.5"),
+        (with_pixel(SHARES, 3.5), "example 3: the largest pixel is 3.5"),
         (with_pixel(SHARES, 200.5), "only 1 pixels lie beyond 1: the range may be 0-1 or 0-255"),
         (with_pixel(LEVELS, 60000), "only 1 pixels lie beyond 255: the range may be 0-255 or"),
         (with_pixel(SHARES, -0.8), "example 3: pixels go from -0.8 to"),
         ((LEVELS - 128).astype(np.int8), "which is not a known range"),
-        (SHARES * 1e6, "at most 65535 is read"),
+        (SHARES * 1e6, "at most 65535 is allowed"),
         (with_pixel(SHARES, np.nan), "example 3: a pixel is NaN or infinite"),
     ],
 )
@@ -91,7 +91,7 @@ def test_the_option_decides() -> None:
     assert coding_of(np.rint(SHARES * 9), pixel_range="0-255").top == 255
     assert coding_of(np.rint(SHARES * 9), pixel_range="0-15").scale == pytest.approx(1 / 15)
     assert coding_of(LEVELS - 128, pixel_range="standardised").top is None
-    with pytest.raises(DataError, match="above 1, the end of --pixel-range"):
+    with pytest.raises(DataError, match="but --pixel-range ends at 1"):
         coding_of(LEVELS, pixel_range="0-1")
 
 

@@ -225,7 +225,7 @@ def test_train_and_test_of_different_classes(path: Path, tmp_path: Path) -> None
 def test_unknown_client_names_the_nearest(path: Path) -> None:
     with pytest.raises(DataError, match="no client 'be' among the 3 of split 'train'; did you"):
         store.open_store(path)["train"].client("be")
-    with pytest.raises(DataError, match="the id of a client is of type int; give one of client_id"):
+    with pytest.raises(DataError, match="a client id is of type int; give a string from client_id"):
         store.open_store(path)["train"].client(0)  # type: ignore[arg-type]
 
 
@@ -248,7 +248,7 @@ def test_verify_finds_a_changed_pixel(path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file["splits/train/pixels"][3, 0, 0] ^= 1
     store.open_store(path)  # opening reads no pixel
-    with pytest.raises(DataError, match="it was changed or damaged, write it again"):
+    with pytest.raises(DataError, match="it was changed or damaged, so write it again"):
         store.verify(path)
 
 
@@ -343,9 +343,9 @@ def test_failed_write_leaves_the_old_store_and_nothing_else(path: Path) -> None:
     [
         ([make_client("b", 1), make_client("a", 1)], "client 'a': comes after client 'b'"),
         ([make_client("a", 1), make_client("a", 1)], "client 'a': comes after client 'a'"),
-        ([make_client("", 1)], "client '': an id has 1 to 255 bytes"),
+        ([make_client("", 1)], "client '': an id must have 1 to 255 bytes"),
         ([make_client("x\0y", 1)], "no zero byte"),
-        ([make_client("x" * 256, 1)], "an id has 1 to 255 bytes"),
+        ([make_client("x" * 256, 1)], "an id must have 1 to 255 bytes"),
         ([make_client("a", 1), make_client("b", 1, (3, 3))], r"images are \[3, 3\] but those"),
         ([make_client("a", 1, (9,))], r"pixels have shape \[1, 9\]"),
         ([make_client("a", 2, labels=np.zeros(1, np.int32))], "2 images but 1 labels"),
@@ -370,7 +370,7 @@ def test_place_that_cannot_be_written(tmp_path: Path) -> None:
         create(tmp_path / "absent" / "s.h5", make_client("a", 1))
     with pytest.raises(DataError, match="is not a regular file; choose another name"):
         create(tmp_path, make_client("a", 1))
-    with pytest.raises(DataError, match="a store holds at least one split"):
+    with pytest.raises(DataError, match="no splits were given"):
         store_writer.create(tmp_path / "s.h5", {}, INFO)
 
 
@@ -380,8 +380,8 @@ def test_place_that_cannot_be_written(tmp_path: Path) -> None:
         ({"num_classes": 0}, "num_classes 0: choose"),
         ({"pixel_convention": "paper"}, "pixel convention 'paper': choose one of ink, background"),
         ({"class_names": ("a", "b")}, "2 class names for 10 classes"),
-        ({"source": "caf\udce9"}, "holds half a character"),
-        ({"class_names": ("a",) * 9 + ("caf\udce9",)}, "holds half a character"),
+        ({"source": "caf\udce9"}, "is not valid Unicode"),
+        ({"class_names": ("a",) * 9 + ("caf\udce9",)}, "is not valid Unicode"),
         ({"partition_parameters": "[1]"}, "give a JSON object"),
         ({"partition_parameters": "{"}, "give a JSON object"),
     ],
@@ -661,7 +661,7 @@ PIXELS = np.zeros((7, 4, 3), np.uint8)
         (set_attribute("class_names", "[["), "damaged"),
         (set_attribute("class_names", json.dumps(["a"])), "1 class names for 10 classes"),
         (drop("splits"), "has no 'splits'"),
-        (drop_all_splits, "holds no split"),
+        (drop_all_splits, "has no splits"),
         (drop("splits/train/labels"), "split 'train': has no 'labels'"),
         (link_pixels, "split 'train': 'pixels' is a link"),
         (pixel_attribute("scale", np.nan), "scale nan and offset 0.0 must be finite"),
@@ -669,7 +669,7 @@ PIXELS = np.zeros((7, 4, 3), np.uint8)
         (replace("labels", LABELS.astype(np.int64)), "labels is int64"),
         (replace("labels", LABELS.astype(">i4")), "labels is >i4"),
         (replace("labels", LABELS.reshape(7, 1)), r"labels is int32 \(7, 1\)"),
-        (replace("labels", LABELS[:6]), "client_offsets do not rise from 0 to 6"),
+        (replace("labels", LABELS[:6]), "client_offsets do not increase from 0 to 6"),
         (replace("labels", np.full(7, 10, np.int32)), "client 'a': example 0: label 10"),
         (replace("labels", np.array([0] * 6 + [-5], np.int32)), "client 'c': example 1: label -5"),
         (replace("labels", LABELS, chunks=(7,)), "labels is chunked or compressed"),
@@ -679,10 +679,13 @@ PIXELS = np.zeros((7, 4, 3), np.uint8)
         (replace("pixels", PIXELS[:5]), "5 images but 7 labels"),
         (replace("pixels", np.zeros((7, 1, 5000), np.uint8)), "are too large"),
         (replace("pixels", np.zeros((7, 0, 3), np.uint8)), r"pixels have shape \[7, 0, 3\]"),
-        (replace("client_offsets", np.array([0, 5, 5, 8])), "do not rise from 0 to 7"),
-        (replace("client_offsets", np.array([1, 5, 5, 7])), "do not rise from 0 to 7"),
-        (replace("client_offsets", np.array([0, 6, 5, 7])), "do not rise from 0 to 7"),
-        (replace("client_offsets", np.array([0, 2**62, -(2**62), 7])), "do not rise from 0 to 7"),
+        (replace("client_offsets", np.array([0, 5, 5, 8])), "do not increase from 0 to 7"),
+        (replace("client_offsets", np.array([1, 5, 5, 7])), "do not increase from 0 to 7"),
+        (replace("client_offsets", np.array([0, 6, 5, 7])), "do not increase from 0 to 7"),
+        (
+            replace("client_offsets", np.array([0, 2**62, -(2**62), 7])),
+            "do not increase from 0 to 7",
+        ),
         (replace("client_offsets", np.array([0, 5, 7])), "3 clients but 2 sizes"),
         (replace("client_offsets", np.zeros(0, np.int64)), "3 clients but 0 sizes"),
         (replace("client_offsets", np.array([0.0, 5, 5, 7])), "client_offsets is float64"),
@@ -771,7 +774,7 @@ def test_other_hdf5_files_are_no_stores(tmp_path: Path) -> None:
         file["weights"] = np.zeros(3)
     with pytest.raises(DataError, match=r"neither a TFF file .* nor a fedcli store"):
         datasets.open_splits(datasets.DataSource(str(path)))
-    with pytest.raises(DataError, match="is not a fedcli store; choose a file that is one"):
+    with pytest.raises(DataError, match="is not a fedcli store; choose another file"):
         store.open_store(path)
 
 
@@ -791,5 +794,5 @@ def test_real_writers_make_the_round_trip(shared_data: Path, tmp_path: Path) -> 
     for client_id in source.client_ids[:20]:
         assert stored.client(client_id).pixels.dtype == np.uint8
         assert_same(stored.client(client_id), source.client(client_id))
-    with pytest.raises(DataError, match="holds no split 'train' but test"):
+    with pytest.raises(DataError, match="has no split 'train', only test"):
         datasets.load(str(path))

@@ -171,7 +171,7 @@ def test_unknown_client_names_the_nearest() -> None:
         open_splits()["train"].client("s0000200")
     with pytest.raises(DataError, match="no client 'u0000000'"):
         open_splits()["train"].num_examples("u0000000")
-    with pytest.raises(DataError, match="the id of a client is of type int; give one of client_id"):
+    with pytest.raises(DataError, match="a client id is of type int; give a string from client_id"):
         open_splits()["train"].client(0)  # type: ignore[arg-type]
 
 

@@ -162,12 +162,12 @@ NAN = np.full((3, 2, 3), np.nan, np.float32)
     ("pixels", "held", "owners", "text"),
     [
         (images(2), [1], None, "2 images but 1 labels; each image needs one"),
-        (images(1, 0, (3, 3)), [1], None, "images are [3, 3] but those before are [2, 3]"),
+        (images(1, 0, (3, 3)), [1], None, "images have shape [3, 3] but earlier ones [2, 3]"),
         (images(1), [-1], None, "example 0: label -1 is outside 0 to 2147483646"),
         (NAN, [1, 2, 3], None, "example 0: a pixel is NaN or infinite"),
         (images(1, 0, ()), [1], None, "pixels have shape [1]"),
-        (images(2), [1, 2], ["a"], "2 examples but 1 owners; give one each"),
-        (images(2), [1, 2], ["a", "b", "c"], "2 examples but 3 owners; give one each"),
+        (images(2), [1, 2], ["a"], "2 examples but 1 owners; give one owner per"),
+        (images(2), [1, 2], ["a", "b", "c"], "2 examples but 3 owners; give one owner per"),
     ],
     ids=["labels", "shape", "negative", "nan", "rank", "few-owners", "many-owners"],
 )
@@ -191,11 +191,11 @@ def test_message_about_a_client_names_it() -> None:
 
 def test_table_needs_examples_and_owners_for_all_or_none() -> None:
     with TableWriter("made") as writer:
-        with pytest.raises(DataError, match=r"^made: holds no examples; give some$"):
+        with pytest.raises(DataError, match=r"^made: holds no examples; give at least one$"):
             writer.table()
         writer.add(images(2), labels(0, 0), **GREY)
         writer.add(images(1), labels(0), **GREY, owners="a")
-        with pytest.raises(DataError, match=r"^made: 1 of 3 examples have an owner; give each"):
+        with pytest.raises(DataError, match=r"^made: only 1 of 3 examples have an owner; give all"):
             writer.table()
 
 

@@ -192,7 +192,9 @@ def test_real_writers_read_within_rounding(shared_data: Path) -> None:
 
 
 def test_unknown_name_says_what_is_known(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no such file, nor a known dataset; .*synthetic-digits"):
+    with pytest.raises(
+        DataError, match=r"neither an existing file nor a known dataset; .*synthetic-digits"
+    ):
         datasets.open_splits(datasets.DataSource(str(tmp_path / "absent.h5")))
     with pytest.raises(DataError, match="is a folder, not a file"):
         datasets.open_splits(datasets.DataSource(str(tmp_path)))
@@ -263,13 +265,19 @@ def test_hdf5_file_without_examples(tmp_path: Path) -> None:
         ({"label": np.ones((3, 2))}, "example 0: labels have shape [n, 2], and this row is not"),
         ({"label": np.int32(1)}, "client 'a': labels have shape []"),
         ({"label": np.array([b"7", b"0", b"9"])}, "client 'a': labels are |S1"),
-        ({"pixels": PAPER.astype(np.float16)}, "client 'a': pixels are float16; only float32"),
-        ({"pixels": PAPER.astype(np.int32)}, "client 'a': pixels are int32; only float32"),
-        ({"pixels": PAPER.astype(complex)}, "client 'a': pixels are complex128; only"),
-        ({"pixels": PAPER.reshape(3, 16)}, "client 'a': pixels have shape [3, 16]; only [n, H, W]"),
+        ({"pixels": PAPER.astype(np.float16)}, "client 'a': pixels have dtype float16; give uint8"),
+        ({"pixels": PAPER.astype(np.int32)}, "client 'a': pixels have dtype int32; give uint8"),
+        ({"pixels": PAPER.astype(complex)}, "client 'a': pixels have dtype complex128; give"),
+        (
+            {"pixels": PAPER.reshape(3, 16)},
+            "client 'a': pixels have shape [3, 16]; give images [n, H, W]",
+        ),
         ({"pixels": PAPER.reshape(3, 2, 2, 2, 2)}, "client 'a': pixels have shape [3, 2, 2, 2, 2]"),
         ({"pixels": np.zeros((3, 0, 4), np.float32)}, "client 'a': pixels have shape [3, 0, 4]"),
-        ({"pixels": np.zeros((3, 1, 5000), np.uint8)}, "[1, 5000] are too large; at most 4096"),
+        (
+            {"pixels": np.zeros((3, 1, 5000), np.uint8)},
+            "[1, 5000] are too large; give images of at most 4096",
+        ),
         ({"pixels": np.zeros((3, 1, 1, 65), np.uint8)}, "[1, 1, 65] are too large"),
     ],
 )
@@ -390,13 +398,13 @@ def test_variable_length_and_object_types_are_refused(tmp_path: Path) -> None:
         group = file.create_group("examples/a")
         group.create_dataset("label", data=LABELS)
         group.create_dataset("pixels", (3, 4, 4), h5py.vlen_dtype(np.float32))
-    assert "pixels are object; only float32" in message_of(path)
+    assert "pixels have dtype object; give uint8" in message_of(path)
     path = tmp_path / "references.h5"
     with h5py.File(path, "w") as file:
         group = file.create_group("examples/a")
         group.create_dataset("label", (3,), h5py.ref_dtype)
         group.create_dataset("pixels", data=PAPER)
-    assert "labels are object; only whole numbers" in message_of(path)
+    assert "labels have dtype object; give whole numbers" in message_of(path)
 
 
 def test_claim_of_far_more_than_the_file_holds(tmp_path: Path) -> None:
@@ -430,7 +438,9 @@ def test_test_data_become_the_test_split(tmp_path: Path) -> None:
 def test_train_and_test_of_different_shapes(tmp_path: Path) -> None:
     train = one_client(tmp_path)
     test = write(tmp_path / "two.h5", {"a": {"pixels": PAPER[:, :2], "label": LABELS}})
-    with pytest.raises(DataError, match=r"train has images of \[4, 4\].* but test of \[2, 4\]"):
+    with pytest.raises(
+        DataError, match=r"images have shape \[4, 4\] in train.* but \[2, 4\] in test"
+    ):
         datasets.open_splits(datasets.DataSource(str(train), test_data=str(test)))
 
 

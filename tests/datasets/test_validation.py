@@ -71,7 +71,7 @@ def test_validation_data_of_their_own_are_no_second_time_held_out() -> None:
     images, labels = np.zeros((4, 4, 4), np.uint8), np.arange(4)
     pair = {"a": (images, labels)}
     given = as_given(datasets.from_arrays(pair, validation=pair))
-    with pytest.raises(ConfigError, match="has a split validation of its own"):
+    with pytest.raises(ConfigError, match="already has a validation split"):
         datasets.open_splits(DataSource(given, validation=0.5))
     alone = as_given({"a": (images[:1], labels[:1])})
     with pytest.raises(DataError, match=r"no client of .* has two examples"):

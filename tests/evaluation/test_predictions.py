@@ -336,7 +336,7 @@ def test_errors_are_drawn_with_whose_they_are(
         assert f"{each['probability']:.4f}" in text
         assert f"{rank}: {each['label']}>{each['predicted']}"[:4] in text
     assert "▀" in text or "█" in text or "▄" in text
-    assert f"{told['num_errors']:,} examples are predicted wrong" in text
+    assert f"{told['num_errors']:,} examples are misclassified" in text
 
 
 def test_no_errors_say_so(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

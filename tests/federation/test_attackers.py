@@ -109,7 +109,7 @@ def test_attackers_may_be_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("attackers", "words"),
     [
-        ("all", "--attackers all leaves no honest client"),
+        ("all", "--attackers all would leave no honest client"),
         ("200", "--attackers 200: only 200 clients may take part; choose 0 to 199"),
         ("-3", "--attackers -3: choose at least 0 clients"),
         ("1.5", "--attackers 1.5: choose a share"),

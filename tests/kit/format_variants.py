@@ -466,7 +466,7 @@ FORMATS: dict[str, Variants] = {
             ),
         },
         _mat_5(lambda: {"A": GREY, "B": LABELS}),
-        "0 of them are named like 'x'",
+        "0 of these names count as 'x'",
         module="scipy",
     ),
 }

@@ -442,7 +442,7 @@ LAYOUTS: dict[str, Layout] = {
                 splits("learn", "test"), ("nothing beside it is called train", "train=learn")
             ),
             "held out alone": Wrong(
-                splits("test", "val"), ("nothing to train on", "--splits train=test")
+                splits("test", "val"), ("no train split", "--splits train=test")
             ),
             "a folder that is not there": Wrong(
                 splits("train", "test"),
@@ -734,7 +734,7 @@ LAYOUTS: dict[str, Layout] = {
                     lambda root: arrays(root / "ann.npz", 6, scale=1.0),
                     lambda root: arrays(root / "bob.npz", 6, scale=1 / 256),
                 ),
-                ("bob.npz: pixels go from 0 to 1", "--pixel-range"),
+                ("bob.npz: pixels range over 0 to 1", "--pixel-range"),
             ),
             "a damaged file": Wrong(
                 both(_per_client("{}.npz"), lambda root: _cut(root / "eve.npz")),
@@ -776,7 +776,7 @@ LAYOUTS: dict[str, Layout] = {
             ),
             "no data": Wrong(
                 lambda root: _zip(root, {"a/readme.txt": b"hello"}),
-                ("in no format",),
+                ("format was not recognised",),
                 source="s.zip",
             ),
             "cut": Wrong(

@@ -171,7 +171,7 @@ def test_channels_of_several_layers_are_put_together(tmp_path: Path, keras: int)
     layers[2] = layer("Conv2D", "y", filters=3, kernel_size=2)
     fault = fault_of(put(tmp_path / "n", functional(layers, sources, keras)))
     assert "inputs of shapes [5, 4, 4], [4, 3, 3]" in fault
-    assert fault.endswith("two or more inputs whose shapes differ in channels alone")
+    assert fault.endswith("two or more inputs whose shapes differ only in channels")
 
 
 def test_graphs_with_weights_there_and_back(tmp_path: Path) -> None:
@@ -362,16 +362,16 @@ def test_options_that_are_not_computed_are_refused(
 @pytest.mark.parametrize(
     ("given", "fault"),
     [
-        (layer("LSTM", "x", units=3), "layer x is a LSTM, which fedcli does not compute; it"),
+        (layer("LSTM", "x", units=3), "layer x is a LSTM, which fedcli does not support; it"),
         (layer("Lambda", "x", function=["4wEAAAA=", None, None]), "x is a Lambda"),
         (
             layer("UpSampling2D", "x", size=2),
-            "it computes Activation, Add, AveragePooling2D, ColorJitter, Concatenate, ",
+            "it supports Activation, Add, AveragePooling2D, ColorJitter, Concatenate, ",
         ),
         ({**layer("Dense", "x"), "registered_name": "mine>Dense"}, "is custom code"),
         ({**layer("Dense", "x"), "module": "os.path"}, "is custom code"),
         (layer("Reshape", "x", target_shape=[7]), "target_shape [7] does not hold 3 values"),
-        (layer("Reshape", "x", target_shape=[1, 3]), "target_shape [1, 3] within the model"),
+        (layer("Reshape", "x", target_shape=[1, 3]), "has target_shape [1, 3] inside the model"),
         (layer("Conv2D", "x", filters=1, kernel_size=1), "takes an image [height, width, ch"),
         (layer("DepthwiseConv2D", "x", kernel_size=1, depth_multiplier=2), "depth_multiplier is 2"),
         (layer("Dropout", "x", rate=1.0), "rate 1.0"),
@@ -406,7 +406,7 @@ def test_layers_that_are_not_computed_are_refused(tmp_path: Path, given: Any, fa
         ({"class_name": "MyModel", "config": {}}, "holds a MyModel; fedcli reads Sequential"),
         ([], "is not a Keras file"),
         (sequential(), "the model has no layer"),
-        (sequential(HIDDEN), "does not say the shape of its input"),
+        (sequential(HIDDEN), "does not state the shape of its input"),
         (sequential(image_input(4)), "the model has no layer"),
         (sequential(layer("InputLayer", "i", batch_shape=[None, None, 3])), "a fixed size"),
         (sequential(image_input(4, 4), LOGITS), "put a Flatten before it"),
@@ -443,11 +443,11 @@ def test_archives_are_not_unpacked_beyond_the_model(tmp_path: Path) -> None:
     path = put(tmp_path / "m", archive(MLP, image, deflated))
     check_weights(formats.read_model(path).weights)
     put(path, archive(MLP, image + bytes(100_000_000), deflated))
-    assert "a model like this has at most 67," in fault_of(path)
+    assert "but at most 67," in fault_of(path)
     put(path, archive(b"{" + b" " * 100_000_000, image, deflated))
     assert "has 100,000,001 bytes" in fault_of(path)
     put(path, archive(MLP, image, zipfile.ZIP_LZMA))
-    assert "packed by an unusual method" in fault_of(path)
+    assert "compressed by an unusual method" in fault_of(path)
     with pytest.warns(UserWarning, match="Duplicate name"):
         put(path, archive(MLP, image, more={"config.json": b"{}"}))
     assert "config.json occurs 2 times" in fault_of(path)

@@ -109,11 +109,11 @@ def test_a_graph_deeper_than_python_recurses_is_walked() -> None:
         ([Dense(2, inputs=("dense",))], "dense: it reads 'dense', which is not a layer before it"),
         (
             [Dense(2, name="lost"), Dense(2, inputs=(IMAGE,))],
-            "layer lost: no layer reads it; name it among the inputs of one",
+            "layer lost: no layer reads its output; name it in the inputs of another",
         ),
         (
             [Dense(2, name="a"), Dense(3, name="b"), Add(inputs=("a", "b"))],
-            r"layer add: its inputs have shapes \[1, 1, 2\], \[1, 1, 3\]; give it inputs of one",
+            r"layer add: its inputs have shapes \[1, 1, 2\], \[1, 1, 3\]; give it inputs of",
         ),
         (
             [
@@ -121,11 +121,11 @@ def test_a_graph_deeper_than_python_recurses_is_walked() -> None:
                 Concatenate(inputs=("a", IMAGE)),
                 Add(inputs=("a", "concatenate")),
             ],
-            r"layer add: its inputs have shapes \[1, 1, 2\], \[1, 1, 6\]; give it inputs of one",
+            r"layer add: its inputs have shapes \[1, 1, 2\], \[1, 1, 6\]; give it inputs of",
         ),
         (
             [Dense(2, name="a"), Dense(2), Add(inputs=("a", "dense")), Flatten(inputs=("a",))],
-            "layer add: no layer reads it",
+            "layer add: no layer reads its output",
         ),
         ([Dense(2, inputs=["a"])], "layer dense: inputs .*: give a tuple of the names"),  # type: ignore[arg-type]
     ],
@@ -155,7 +155,7 @@ def test_calls_on_other_things_are_refused() -> None:
         Add()(image)
     with pytest.raises(ConfigError, match="layer conv is called on 1 values; give it 1 that Input"):
         Conv2D(1, 3, name="conv")(np.zeros((2, 2)))  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="a graph ends in the output of a layer"):
+    with pytest.raises(ConfigError, match="logits is not the output of a layer"):
         functional(image, (2, 2))
     with pytest.raises(ConfigError, match="the graph reads 2 inputs; call Input\\(\\) once"):
         functional(Add()(Dense(2)(image), Dense(2)(Input())), (2, 2))

@@ -129,18 +129,18 @@ def test_one_number_is_a_pair() -> None:
         (ZeroPad2D((1, 2, 3)), r"padding \(1, 2, 3\): give one number, height and width, or top"),  # type: ignore[arg-type]
         (ZeroPad2D(-1), "layer: padding -1: choose a whole number from 0 to 16777216"),
         (ZeroPad2D(((1, 1), (2, 2))), r"padding \(\(1, 1\), \(2, 2\)\): give one number"),  # type: ignore[arg-type]
-        (LayerNorm(0.0), "layer: epsilon 0.0: equal values would divide by 0"),
+        (LayerNorm(0.0), "layer: epsilon 0.0: equal values would cause a division by 0"),
         (Dense(3, use_bias=1), "layer: use_bias 1: choose true or false"),  # type: ignore[arg-type]
         (Conv2D(3, (3, 0)), "layer: kernel_size 0: choose a whole number"),
         (Conv2D(3, (3, 3, 3)), r"kernel_size \(3, 3, 3\): give one number, or height and width"),  # type: ignore[arg-type]
         (Conv2D(3, 3, padding="full"), "layer: padding 'full': choose valid or same"),
         (MaxPool2D(strides=(1, -1)), "layer: strides -1: choose a whole number"),
-        (Dropout(1.0), "layer: rate 1.0: nothing would be left; choose a number below 1"),
+        (Dropout(1.0), "layer: rate 1.0: all values would become 0; choose a number below 1"),
         (Dropout(float("nan")), "layer: rate nan: choose a finite number from 0 to 1"),
         (GroupNorm(0), "layer: groups 0: choose a whole number"),
         (GroupNorm(-1.0), "layer: groups -1.0: choose a whole number"),  # type: ignore[arg-type]
         (Dense(3, inputs="conv"), "layer: inputs 'conv': give a tuple of the names of earlier"),  # type: ignore[arg-type]
-        (GroupNorm(1, epsilon=0.0), "layer: epsilon 0.0: equal values would divide by 0"),
+        (GroupNorm(1, epsilon=0.0), "layer: epsilon 0.0: equal values would cause a division by 0"),
     ],
 )
 def test_values_that_no_layer_may_have_are_refused(spec: Spec, message: str) -> None:
@@ -151,11 +151,11 @@ def test_values_that_no_layer_may_have_are_refused(spec: Spec, message: str) -> 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([], "a layer of kind None; kinds are activation, add, average_pooling2d"),
-        ({"kind": "lstm"}, "a layer of kind 'lstm'; kinds are activation"),
+        ([], "a layer is of kind None; choose one of activation, add, average_pooling2d"),
+        ({"kind": "lstm"}, "a layer is of kind 'lstm'; choose one of activation"),
         ({"kind": ["dense"]}, "a layer of kind None|a layer of kind"),
-        ({"kind": "dense", "size": 3}, "a layer of kind dense has fields 'size', which are not"),
-        ({"kind": "dense"}, "a layer of kind dense has fields '', which"),
+        ({"kind": "dense", "size": 3}, "a layer of kind dense has the wrong fields 'size'; write"),
+        ({"kind": "dense"}, "a layer of kind dense has the wrong fields ''; write"),
     ],
 )
 def test_dicts_that_describe_no_layer_are_refused(values: Any, message: str) -> None:

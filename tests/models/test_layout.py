@@ -192,10 +192,10 @@ def test_a_description_survives_json(name: str) -> None:
 @pytest.mark.parametrize(
     ("description", "message"),
     [
-        (None, "has two keys, input_shape and layers"),
-        ({"layers": []}, "has two keys"),
-        ({"input_shape": 3, "layers": []}, "has lists as input_shape and layers"),
-        ({"input_shape": [2, "2"], "layers": []}, r"examples of shape \[2, '2'\]; each size"),
+        (None, "must have two keys, input_shape and layers"),
+        ({"layers": []}, "must have two keys"),
+        ({"input_shape": 3, "layers": []}, "must be lists"),
+        ({"input_shape": [2, "2"], "layers": []}, r"examples have shape \[2, '2'\]; give whole"),
         ({"input_shape": [10**30, 2], "layers": []}, "at most 67,108,864 values"),
         ({"input_shape": [2, 2], "layers": []}, "has no layer"),
         ({"input_shape": [2, 2], "layers": [3]}, "a layer of kind None"),
@@ -243,8 +243,8 @@ def test_join_shows_both_lists_of_shapes() -> None:
     with pytest.raises(ConfigError) as error:
         _stack(3, 2).join([np.zeros((2, 3)), np.zeros(2)])
     assert str(error.value) == (
-        "weights have shapes [2, 3], [2], the model needs [3, 2], [2]; "
-        "give one array per tensor in layer order, kernel then bias"
+        "weights have shapes [2, 3], [2], but the model needs [3, 2], [2]; "
+        "give one array per tensor in layer order, kernel before bias"
     )
     with pytest.raises(ConfigError, match="weights have shapes none, the model needs"):
         _stack(3, 2).join([])
@@ -261,27 +261,36 @@ def test_join_refuses_what_is_not_a_real_number() -> None:
         ([], "has no layer"),
         ([Flatten()], "has no layer"),
         ([Dense(0)], "layer dense: units 0: choose a whole number"),
-        ([Dense(3, name="a"), Dense(3, name="a")], "layers are named a, a; give each its own name"),
+        (
+            [Dense(3, name="a"), Dense(3, name="a")],
+            "several layers are called a, a; give each its own name",
+        ),
         ([Conv2D(3, 3), MaxPool2D(7), Dense(2)], "layer max_pooling2d: its window of 7 x 7 is lar"),
         ([Flatten(), Conv2D(3, 3), Dense(2)], "a conv2d takes an image, but its input is a vector"),
         ([Dense(9), MaxPool2D(1), Dense(2)], "a max_pooling2d takes an image, but its input is a"),
         ([Conv2D(6, 3), GroupNorm(4), Dense(2)], "groups 4 do not divide the 6 channels that come"),
         ([Flatten(), GroupNorm(1), Dense(2)], "a group_normalization of a flattened image; put it"),
-        ([Dense(3, "relu")], "layer dense: its outputs are logits, softmax follows; make it linea"),
-        ([Dense(3), Activation("relu")], "layer dense: its outputs are logits, softmax follows"),
+        ([Dense(3, "relu")], "layer dense: its outputs are logits, to which the loss applies"),
+        ([Dense(3), Activation("relu")], "layer dense: its outputs are logits, to which the loss"),
         (
             [Conv2D(3, 7)],
             "layer conv2d: it gives 2 x 2 x 3 values, but the last layer must give one ",
         ),
         ([MaxPool2D(2), Flatten()], "layer max_pooling2d: it gives 4 x 4 x 1 values, but the last"),
-        ([MaxPool2D(8)], "the model has no parameters; give at least one layer that has"),
+        ([MaxPool2D(8)], "the model has no parameters; give at least one layer with parameters"),
         ([Dense(2)] * (MAX_LAYERS + 1), f"has {MAX_LAYERS + 1} layers; give at most {MAX_LAYERS}"),
         ([Dense(1 << 24)] * 2, "the model has .* parameters; choose sizes that give fewer"),
-        ([Conv2D(1 << 24, 3), Dense(2)], "layer conv2d gives .* values an example; choose sizes"),
-        ([Dense(2), "dense"], "layer 2 of the model is a str; give layers of fedcli.layers, such"),
-        ([Dense], "layer 1 of the model is a type; give layers of fedcli.layers, such as Dense"),
-        (Dense(2), "the layers are a Dense; give a list of them"),
-        (None, "the layers are a NoneType; give a list of them"),
+        ([Conv2D(1 << 24, 3), Dense(2)], "layer conv2d gives .* values per example; choose sizes"),
+        (
+            [Dense(2), "dense"],
+            "layer 2 of the model is of type str; give layers of fedcli.layers, such",
+        ),
+        (
+            [Dense],
+            "layer 1 of the model is of type type; give layers of fedcli.layers, such as Dense",
+        ),
+        (Dense(2), "the layers are of type Dense; give a list of layers"),
+        (None, "the layers are of type NoneType; give a list of layers"),
     ],
 )
 def test_layers_that_do_not_fit_are_refused(specs: Any, message: str) -> None:

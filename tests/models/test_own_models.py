@@ -413,11 +413,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "exits": ({"forward_pass": raising(SystemExit(3))}, "forward_pass: SystemExit: 3"),
     "metric without finalizer": (
         {"metric_finalizers": returning({"loss": len})},
-        "there is none for metric 'top_3_accuracy'",
+        "has none for metric 'top_3_accuracy'",
     ),
     "finalizer without metric": (
         {"metric_finalizers": returning({"loss": len, "top_3_accuracy": len, "x": len})},
-        "there is one for 'x'",
+        "has one for 'x'",
     ),
     "finalizer no function": (
         {"metric_finalizers": returning({"loss": 1, "top_3_accuracy": len})},
@@ -458,7 +458,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         r"\[0\] holds NaN",
     ),
     "num_classes": ({"num_classes": 0}, "num_classes: is 0; give a whole number from 1"),
-    "names": ({"variable_names": ["a", "a"]}, "give each variable its own"),
+    "names": ({"variable_names": ["a", "a"]}, "give each variable a name"),
 }
 
 
@@ -651,7 +651,10 @@ def test_model_trained_in_c_may_come_from_a_file(tmp_path: Path) -> None:
         ("def build(:\n", r"my_model.py:\d+: importing the file: SyntaxError: "),
         ("1 / 0\n", r"my_model.py:\d+: importing the file: ZeroDivisionError: division by zero"),
         ("def build():\n    return {}['a']\n", r"my_model.py:\d+: build: KeyError: 'a'"),
-        ("def build():\n    return MnistModel(9, 10)\n", r"x is \[9\] an example, the data have"),
+        (
+            "def build():\n    return MnistModel(9, 10)\n",
+            r"x has shape \[9\] per example, but the data have",
+        ),
         ("def build(depth):\n    pass\n", r"my_model.py:\d+: build needs depth"),
         (
             "def build():\n    return [1]\n",
@@ -677,7 +680,7 @@ def test_call_that_the_users_method_does_not_take_names_the_users_file(tmp_path:
 def test_file_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"cannot read the model .*none.py: No such file"):
         load(tmp_path / "none.py", "build", input_shape=(28, 28), num_classes=10)
-    with pytest.raises(ModelError, match="--fresh-weights does not go with"):
+    with pytest.raises(ModelError, match="--fresh-weights cannot be used with"):
         load(EXAMPLE, "build", input_shape=(28, 28), num_classes=10, fresh_weights=True)
 
 
@@ -1169,7 +1172,7 @@ def test_torch_modules_that_do_not_end_in_softmax_are_taken(
         ),
         (
             "LazyWrong",
-            r"net\.py:\d+: last\.weight is in a lazy layer, .* that fails: RuntimeError: ",
+            r"net\.py:\d+: last\.weight belongs to a lazy layer, .* this fails: RuntimeError: ",
         ),
         ("nothing", r"^\S+net\.py: Flatten has no parameter that can be trained"),
         ("a_class", r"net\.py: a_class returned the class Judging; return an object of it"),
@@ -1264,7 +1267,7 @@ def test_torch_module_of_the_api_needs_an_input_shape(torch_file: Path) -> None:
     from torch import nn
 
     module = nn.Sequential(nn.Flatten(), nn.Linear(20, NUM_CLASSES))
-    with pytest.raises(ModelError, match=r"give fedcli.own_models.wrap\(module, input_shape="):
+    with pytest.raises(ModelError, match=r"as in fedcli.own_models.wrap\(module, input_shape="):
         learning.build_fed_eval(module)
     process = learning.build_fed_eval(wrap(module, input_shape=SHAPE, num_classes=NUM_CLASSES))
     output = process.next(process.initialize(), cohort())
@@ -1305,7 +1308,7 @@ def test_a_softmax_of_probabilities_is_refused_as_soon_as_it_shows() -> None:
     """From zeros all probabilities are alike, and the two losses are the same."""
     process = learning.build_weighted_fed_avg(Twice, optimizers.sgd(0.5))
     message = (
-        r"test_own_models\.py:\d+: forward_pass: the predictions are probabilities, and the loss"
+        r"test_own_models\.py:\d+: forward_pass: the predictions are probabilities, but the loss"
     )
     with pytest.raises(ModelError, match=message):
         run_rounds(process, 1)
@@ -1344,7 +1347,9 @@ def test_image_in_another_order_of_axes_is_refused() -> None:
                 "y": ArraySpec((None, 1), "int32"),
             }
 
-    with pytest.raises(ModelError, match=r"x is \[4, 5\] an example, the data have \[5, 4\]"):
+    with pytest.raises(
+        ModelError, match=r"x has shape \[4, 5\] per example, but the data have \[5, 4\]"
+    ):
         wrap(Scrambling(), input_shape=SHAPE)
 
 
@@ -1386,9 +1391,9 @@ KERAS_MODULES = (
 
 @pytest.mark.parametrize("module", KERAS_MODULES)
 def test_a_keras_object_is_to_be_saved_first(module: str) -> None:
-    with pytest.raises(ModelError, match=r"^Mine: a Keras object .*\.save\(.*models\.load\("):
+    with pytest.raises(ModelError, match=r"^Mine: this is a Keras model.*\.save\(.*models\.load\("):
         wrap(keras_model(module))
-    with pytest.raises(ModelError, match=r"<lambda>: a Keras object"):
+    with pytest.raises(ModelError, match=r"<lambda>: this is a Keras model"):
         learning.build_weighted_fed_avg(lambda: keras_model(module), optimizers.sgd(0.1))
 
 

@@ -115,7 +115,7 @@ def test_a_checkpoint_s_description_must_fit_its_weights_and_the_rest() -> None:
     for changed, message in (
         ({"description": "{"}, "round.h5 is not a usable checkpoint: .* is not JSON"),
         ({"description": "[" * 100_000}, "round.h5 is not a usable checkpoint: .* is not JSON"),
-        ({"description": "3"}, "round.h5 is not a usable checkpoint: .* has two keys"),
+        ({"description": "3"}, "round.h5 is not a usable checkpoint: .* must have two keys"),
         ({"description": json.dumps(described)}, r"weights have shapes .* \[8, 3\], \[3\], the m"),
         ({"num_classes": 4}, "has 3 classes, but it claims .* and 4"),
         ({"input_shape": (6, 6, 1)}, r"its model takes \[6, 6\] .* claims \[6, 6, 1\]"),

@@ -81,8 +81,8 @@ class Bomb:
         ([npy(KERNEL), npy(np.array([1e300, 1, 2]))], "array 1 holds NaN or infinity"),
         ([npy(KERNEL.astype(int)), npy(BIAS)], "holds int64"),
         ([npy(KERNEL.astype(complex)), npy(BIAS)], "holds complex128"),
-        ([npy(KERNEL), npy(BIAS) + b"more"], "does not hold the array it declares"),
-        ([npy(KERNEL), npy(BIAS)[:-1]], "does not hold the array it declares"),
+        ([npy(KERNEL), npy(BIAS) + b"more"], "does not hold the array that its header declares"),
+        ([npy(KERNEL), npy(BIAS)[:-1]], "does not hold the array that its header declares"),
         ([npy(KERNEL), b"text"], "it does not begin as .npy does"),
         ([npy(KERNEL), b""], "it does not begin as .npy does"),
         ([npy(KERNEL), npy(BIAS).replace(b"{'descr'", b"exit(  )")], "its header is garbled"),
@@ -106,7 +106,7 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
     path = tmp_path / "w.npz"
     # 100 MB of zeros behind a header that declares the right shape.
     write_zip(path, npy(KERNEL) + bytes(100_000_000), npy(BIAS), method=zipfile.ZIP_DEFLATED)
-    with pytest.raises(ConfigError, match="does not hold the array it declares"):
+    with pytest.raises(ConfigError, match="does not hold the array that its header declares"):
         weights_files.load_npz(path, SHAPES)
     header = npy(KERNEL).replace(b"(4, 3)", b"(2**9)")
     write_zip(path, header, npy(BIAS))

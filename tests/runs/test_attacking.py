@@ -271,7 +271,7 @@ def test_how_many_attackers_a_rule_tolerates(
         ({"attack": "alie", "algorithm": "centralized"}, "--attack alie with --algorithm central"),
         ({"attack": "alie", "algorithm": "local-only"}, "--attack: the clients of local-only"),
         ({"attack": "nothing"}, "unknown --attack 'nothing'"),
-        ({"attack": "alie", "attackers": "all"}, "--attackers all leaves no honest client"),
+        ({"attack": "alie", "attackers": "all"}, "--attackers all would leave no honest client"),
         ({"attack": "alie", "attackers": "4"}, "--attackers 4: only 4 clients may take part"),
         ({"attack": "alie", "attackers": "2"}, "--attack alie needs a majority"),
         (

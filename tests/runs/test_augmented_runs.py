@@ -68,16 +68,15 @@ def test_an_export_of_weights_says_what_happened_to_images_before_them(
     [
         (
             {"augment": "crop", "augment_options": {"padding": 33}},
-            "augment=crop: padding 33 is more than images of 32 x 32 have; choose at most 32",
+            "augment=crop: padding 33 exceeds the size of 32 x 32 images; choose at most 32",
         ),
         (
             {"augment": "shift", "augment_options": {"pixels": 40}},
-            "augment=shift: pixels 40 is more than images of 32 x 32 have; choose at most 32",
+            "augment=shift: pixels 40 exceeds the size of 32 x 32 images; choose at most 32",
         ),
         (
             {"augment": "crop", "augment_options": {"size": 41}},
-            "augment=crop: size 41 is more than images of 32 x 32 with padding 4 have; choose at "
-            "most 40",
+            "augment=crop: size 41 exceeds images of 32 x 32 with padding 4; choose at most 40",
         ),
     ],
 )

@@ -246,7 +246,7 @@ def test_the_path_of_a_metric_may_be_relative(metric: Path, tmp_path: Path, fedc
             "return 10**400 or f1[",
             "value: OverflowError: .*; correct the code of the metric",
         ),
-        ("def value", "def result", "MyF1 has no value; a metric has add"),
+        ("def value", "def result", "MyF1 has no value; define add"),
         ("class MyF1", "class macro_f1", "another metric is called macro_f1; rename one"),
     ],
 )
@@ -522,7 +522,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
             "part.py: indices: ValueError: .*correct",
         ),
         ("% self.population]", "+ 100]", "indices returned 100; the 10 clients are 0 to 9"),
-        ("def indices", "def draw", "Part has no indices; a sampler has"),
+        ("def indices", "def draw", "Part has no method indices; define"),
         ("[round_num", "[draw()", r"two calls of indices\(0\) drew different clients; use"),
     ],
     "partition": [

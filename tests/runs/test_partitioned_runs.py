@@ -388,6 +388,6 @@ except DataError as err:
         [sys.executable, "-c", program], check=False, capture_output=True, text=True
     )
     assert re.fullmatch(
-        r"partition=iid: cannot keep the pixels in .* \(File too large\); make room, .*\n",
+        r"partition=iid: cannot write the pixels to .* \(File too large\); free some space, .*\n",
         done.stdout,
     ), done.stderr

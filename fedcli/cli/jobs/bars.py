@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from fedcli.runs.loop import RoundResult, Training
 
 REFRESH_SECONDS = 0.1
-LOG_SECONDS = 10.0  # between log lines with -v, without a terminal
-_USUAL_LOG_SECONDS = 30.0  # between log lines without -v
+LOG_SECONDS = 10.0  # between two log lines with -v, without a terminal
+_USUAL_LOG_SECONDS = 30.0  # between two log lines without -v
 _POLL_SECONDS = 0.5
 _SPEED_WINDOW = 30  # least number of refreshes over which the speed is averaged: three seconds
 _MAX_OBSERVATIONS = 10_000
 _MAX_FURTHER_METRICS = 3  # a line has room for this many metrics besides loss and accuracy
-# A run with at most this many evaluations shows a line for each; others show one line a second.
+# A run with at most this many evaluations shows a line for each; others show one line per second.
 _MAX_LINES = 100
 _LINE_SECONDS = 1.0
 _SHOWS_CLIENTS_AFTER = 1.0  # seconds since the round began
@@ -57,7 +57,7 @@ class Snapshot:
 
 
 class Monitor:
-    """The progress to show: the worker writes it after each round, the main thread reads it."""
+    """The progress of training. The worker writes it after each round; the main thread shows it."""
 
     def __init__(self) -> None:
         """Starts with nothing to show."""
@@ -323,7 +323,7 @@ def _log(worker: Worker[Any], monitor: Monitor, remarks: Remarks) -> None:
             logged_at = now
             parts = [part.text for part in describe(snapshot, *rates, clients)]
             remarks.note("  ".join([_title(snapshot), *parts]))
-    if not worker.has_failed:  # after a failure the error alone is shown
+    if not worker.has_failed:  # after a failure only the error is shown
         for line in monitor.take_lines():
             remarks.note(line)
 

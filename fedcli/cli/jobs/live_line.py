@@ -1,4 +1,4 @@
-"""Redraws one line, or some, at the bottom of a terminal in place; other lines stay above them.
+"""Redraws one or several lines at the bottom of a terminal. Other lines stay above them.
 
 Each time, the line is laid out for the current width of the terminal: the least important parts are
 left out if there is no room, so that the line never wraps. Rich is not used because its import
@@ -16,7 +16,7 @@ from typing import NamedTuple, TextIO
 from fedcli.cli.screen.output import Remarks
 
 _MAX_BAR, _MIN_BAR = 20, 6  # columns of a bar
-_COLUMNS_WITH_BAR = 60  # a line of this many columns keeps its bar and leaves out other parts
+_COLUMNS_WITH_BAR = 60  # lines of this many columns keep the bar, and leave out other parts
 _GAP = "  "
 _DONE, _REST, _RESET = "\x1b[36m", "\x1b[2m", "\x1b[0m"
 _ERASE = "\r\x1b[2K"
@@ -64,7 +64,7 @@ class LiveLine:
             title: The beginning of the line, which is never left out.
             parts: The parts after it, in this order.
             share: The filled share, from 0 to 1, of a bar after the title; None: no bar.
-            below: Further lines, which are cut where they do not fit.
+            below: Further lines, which are cut to the width of the terminal.
         """
         width = terminal_columns(self._stream)
         room = max(1, width - _ECHO)
@@ -136,7 +136,7 @@ class LiveLine:
 
 
 def fitting(parts: Sequence[Part], room: int) -> list[str]:
-    """Returns the texts that fit into the room; the part of the greatest weight always stays."""
+    """Returns the texts of the parts that fit into `room` columns; one part always stays."""
     kept = list(parts)
     while len(kept) > 1 and len(_GAP.join(part.text for part in kept)) > room:
         kept.remove(min(kept, key=lambda part: part.weight))
@@ -144,7 +144,7 @@ def fitting(parts: Sequence[Part], room: int) -> list[str]:
 
 
 def can_redraw(stream: TextIO) -> bool:
-    """Tells whether a stream is a terminal on which the cursor can move."""
+    """Returns whether a stream is a terminal on which the cursor can move."""
     return stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
 
 

@@ -21,7 +21,7 @@ _RATE_WINDOW = 50  # refreshes over which the rate is averaged: five seconds
 
 
 class Meter:
-    """The last progress of a job: the worker writes it, the main thread reads it."""
+    """The latest progress of a job. The worker writes it; the main thread reads it."""
 
     def __init__(self) -> None:
         """Starts without progress."""

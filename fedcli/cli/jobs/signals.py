@@ -74,7 +74,7 @@ def _send_later(signal_num: int) -> None:
 
 
 class StopRequest:
-    """The signal after which a long job must save and end, if one came."""
+    """The signal that asks a long job to save and end; None if none has arrived."""
 
     signal_num: int | None = None
 
@@ -96,7 +96,7 @@ def stop_on_request(on_request: Callable[[], None]) -> Iterator[StopRequest]:
 
 def _leave_at_once(signal_num: int) -> NoReturn:
     if sys.stderr.isatty():
-        os.write(sys.stderr.fileno(), b"\n")  # the live line may stand there
+        os.write(sys.stderr.fileno(), b"\n")  # the cursor may be on the live line
     os._exit(exit_code_of(signal_num))
 
 

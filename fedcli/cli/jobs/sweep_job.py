@@ -1,4 +1,4 @@
-"""The work of `fedcli sweep`: makes or continues a study, shows its progress and its results."""
+"""Implements `fedcli sweep`: makes or continues a study, and shows its progress and results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fedcli.sweeps.sweeping import SweepOptions, failures, run_study
 if TYPE_CHECKING:
     from fedcli.cli.jobs.worker import Worker
 
-_MOST_RUNNING = 16  # lines of runs that train
+_MOST_RUNNING = 16  # largest number of running runs that are shown
 _COMMAND_LINE = "the options"
 
 
@@ -168,7 +168,7 @@ def show(
     *,
     as_json: bool,
 ) -> None:
-    """Prints the tables of a study, or everything as JSON, or with -q the folder alone."""
+    """Prints the tables of a study, or everything as JSON, or with -q only the folder."""
     members = study_tables.members_of(lines, path)
     tables = study_tables.groups_of(study, members)
     if as_json:

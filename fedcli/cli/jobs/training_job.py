@@ -1,4 +1,4 @@
-"""The work of `fedcli train`: starts or continues a run, shows its progress and its results."""
+"""Implements `fedcli train`: starts or continues a run, and shows its progress and results."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def _read_config(
 
     if config_file is not None and "preset" in given:
         raise click.UsageError(
-            "--preset and --config each give all options; choose one of them",
+            "--preset and --config contradict each other, because each sets all options; give one "
+            "of them",
             click.get_current_context(),
         )
     name = given.get("preset")
@@ -137,8 +138,8 @@ def continued_run(run: Path, given: Mapping[str, Any], others: Mapping[str, Any]
     refused = sorted(option_name(name) for name in [*(given.keys() - allowed), *others])
     if refused:
         raise click.UsageError(
-            f"--resume takes everything but {', '.join(map(option_name, RESUME_FIELDS))} from "
-            f"the run; drop {', '.join(refused)}",
+            f"--resume takes all options except {', '.join(map(option_name, RESUME_FIELDS))} from "
+            f"the run; leave out {', '.join(refused)}",
             click.get_current_context(),
         )
     return lambda cancel: starting.resume(
@@ -181,7 +182,7 @@ def carry_out(start: Start, remarks: Remarks, *, shows_tables: bool) -> Finished
             return FinishedRun(training.path, training.config, training.code)
 
     def attend(worker: Worker[FinishedRun]) -> None:
-        if shows_tables:  # what shows them is loaded while the worker trains
+        if shows_tables:  # import the modules that print them while the worker trains
             from fedcli.cli.screen import run_tables  # noqa: F401
             from fedcli.reports import verdict  # noqa: F401
 

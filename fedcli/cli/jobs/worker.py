@@ -35,8 +35,8 @@ class Worker(Generic[Result]):
     def join(self) -> None:
         """Waits until the job and its thread have ended.
 
-        A thread that still runs when Python exits may hold a lock that the exit waits for, such as
-        h5py's.
+        If Python exits while the thread runs, the thread may hold a lock, such as h5py's, for which
+        the exit waits.
         """
         self._thread.join()
 
@@ -96,7 +96,7 @@ def run_stoppable(
 def _attend(
     worker: Worker[Result], attend: Callable[[Worker[Result]], None], cancel: CancelFlag
 ) -> None:
-    """Calls `attend`. If it fails, as on a closed terminal, the job is stopped before the error."""
+    """Calls `attend`. If it raises, as on a closed terminal, the job is stopped first."""
     try:
         attend(worker)
     except BaseException:

@@ -1,4 +1,4 @@
-"""The output of `fedcli audit`: what each audit found, as tables and pictures."""
+"""The output of `fedcli audit`: the results as tables and pictures."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ _LEGEND = (
     "Floor: mean TV of as many examples drawn at random from all clients.",
     "Effective classes: exp of the entropy; n if n classes are equally frequent.",
 )
-_ALIKE = 0.1  # share of the floor by which the mean TV of a random draw may differ from it
+_ALIKE = 0.1  # the mean TV of random labels may differ from its floor by this share
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def _verdict(skew: LabelSkew) -> str:
     """One sentence that compares the mean TV with its floor."""
     tv, floor = float(np.nanmean(skew.tv)), float(np.nanmean(skew.tv_floor))
     if not floor:
-        return "Labels: all examples have the same."
+        return "All examples have the same label."
     ratio = tv / floor
     how = "as much as" if abs(ratio - 1) <= _ALIKE else "less than" if ratio < 1 else "more than"
     return f"Labels differ {how} at random: mean TV is {ratio:.2g} times its floor."
@@ -209,7 +209,10 @@ def _show_table(screen: Screen, data: ClientData, counts: SplitCounts, view: Vie
 
 
 def _table_columns(data: ClientData, sort: str) -> list[tuple[str, ...]]:
-    """Column sets for the table of clients, widest first. All contain the sort column."""
+    """Sets of columns for the table of clients, widest first.
+
+    Each contains the column of the order.
+    """
     start = ("client", "examples")
     all_figures = ("TV", "floor", "JS", "effective")
     fewer = ("JS", "effective") if sort == "js" else ("TV", "floor", "effective")

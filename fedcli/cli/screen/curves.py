@@ -1,4 +1,4 @@
-"""Draws curves in characters: lines of braille dots, a mark for each series, and both axes.
+"""Draws curves with characters: lines of braille dots, marks that tell series apart, and axes.
 
 A braille character has 2 x 4 dots. If the output has no braille, lines are drawn with ASCII dots.
 """
@@ -54,7 +54,7 @@ class Picture(NamedTuple):
 
 
 class _Field:
-    """The plot area: cells with dots and marks. Later drawings cover earlier ones."""
+    """The plot area: cells with dots and marks. What is drawn later covers earlier drawings."""
 
     def __init__(self, columns: int, rows: int, *, has_braille: bool) -> None:
         self.columns, self.rows = columns, rows

@@ -33,7 +33,7 @@ def show(screen: Screen, data: ClientData, worst: WorstMistakes) -> None:
     screen.title("These examples, by rank: label > predicted")
     screen.pictures(example_pictures(data, mistakes), captions)
     screen.line("")
-    screen.line(f"{worst.num_mistakes:,} examples are predicted wrong", style="dim")
+    screen.line(f"{worst.num_mistakes:,} examples are misclassified", style="dim")
 
 
 def show_attack(screen: Screen, attack: AttackSuccess) -> None:

@@ -9,7 +9,7 @@ from fedcli.cli.screen.text_screen import TextScreen
 from fedcli.reports import group_tables
 from fedcli.reports.groups import Groups
 
-MAX_ROWS = 60  # of a table on the screen
+MAX_ROWS = 60  # largest number of rows of a table on the screen
 
 
 def show_groups(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 Pictures = NDArray[np.float32]  # [n, H, W] of ink or [n, H, W, 3] of red, green, blue; 0 to 1
 
 _HALF_BLOCKS = " ▄▀█"  # index: 2 x upper + lower
-_INK_THRESHOLD = 0.4  # of full ink; keeps thin strokes, drops smudges
+_INK_THRESHOLD = 0.4  # share of full ink; thin strokes are kept, smudges dropped
 _ASCII_RAMP = " .:-=+*#%@"
 _NUM_COLOURS = 3
 
@@ -60,7 +60,7 @@ def shrink(pictures: Pictures, factor: int) -> Pictures:
 
 
 def stretch(pictures: Pictures) -> Pictures:
-    """Returns pictures of ink, each scaled so that its darkest pixel is 1, as means are faint.
+    """Returns pictures of ink, each scaled so that its darkest pixel is 1, because means are faint.
 
     Coloured pictures are returned unchanged.
     """

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MAX_WIDTH = 120
 PIPE_WIDTH = 80
-_UNBOUNDED = 10_000  # columns of a pipe: tables there are as wide as their content
+_UNBOUNDED = 10_000  # columns assumed for a pipe, where tables are as wide as their content
 _GAP = 2
 _WIDE_GAP = 3  # between the columns of a table
 _MIN_TEXT = 16  # least width of a column of text, in characters
@@ -91,7 +91,10 @@ class _Grid:
         return sum(widths) + gap * (len(widths) - 1)
 
     def folded_widths(self, room: int, gap: int) -> list[int]:
-        """Returns the columns' widths such that the table fits; the widest columns shrink first."""
+        """Returns widths of the columns with which the table fits.
+
+        The widest columns shrink first.
+        """
         widths, leasts = self.widths, self.least_widths
         excess = sum(widths) + gap * (len(widths) - 1) - room
         while excess > 0 and widths != leasts:
@@ -274,7 +277,7 @@ class Screen:
     def has_room_for(
         self, headers: Sequence[str], rows: Sequence[Sequence[str]], gap: int = _WIDE_GAP
     ) -> bool:
-        """Tells whether a table fits into the terminal's width; in a pipe every table fits."""
+        """Returns whether a table fits into the terminal's width. In a pipe every table fits."""
         columns = zip(headers, *rows, strict=True)
         widths = [max(cell_len(stdout_line(cell)) for cell in column) for column in columns]
         return sum(widths) + gap * (len(widths) - 1) <= self.console.width

@@ -38,8 +38,8 @@ def show_run(
         path: The run's folder.
         lines: The lines of metrics.jsonl.
         evaluation: The closing evaluation by split.
-        progress: If given, the target's round, the best value and the reason of an early end are
-            printed, too.
+        progress: If given, also the round of the target, the best value and the reason for an early
+            end are printed.
         comparison: If given, the published figures are printed beside the run's.
         code: The Python files of the run, by option.
         kept: The round that --keep-best keeps.

@@ -30,7 +30,7 @@ def show(screen: Screen, data: ClientData, suspects: Suspects) -> None:
     share = suspects.num_suspicious / max(suspects.num_examples, 1)
     of_all = f"{suspects.num_suspicious:,} of {suspects.num_examples:,} examples ({share:.1%})"
     screen.line(f"{of_all} are suspicious: {suspects.criterion}", style="dim")
-    screen.title(f"Clients with more suspicious examples than luck explains ({data.split})")
+    screen.title(f"Clients with more suspicious examples than chance explains ({data.split})")
     _show_clients(screen, suspects)
     if suspects.fault_counts:
         screen.title(f"Broken examples ({data.split})")

@@ -1,7 +1,7 @@
 """Lines and tables on stdout: plain text in a pipe, rich on a terminal.
 
 rich takes 25 ms to import and 1 ms to draw a line of a table. In a pipe it would add nothing, so
-that a command whose results are lines and tables does without.
+commands whose results are only lines and tables do not use it there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 
 from fedcli.cli.screen.output import one_line, stdout_line
 
-_MAX_WIDTH = 10_000  # columns; rich breaks what is wider, see `render.Screen`
+_MAX_WIDTH = 10_000  # columns; rich wraps wider lines, see `render.Screen`
 _GAP = 3  # columns between those of a table
 _PROSE_GAP = 2
 

@@ -1,7 +1,8 @@
-"""Extracts named files, of checked kind and size, from archives from untrusted sources.
+"""Extracts named files from untrusted archives, and checks their kind and size.
 
-It reads tar archives, plain or in gzip or bzip2, recognised by content. No file is written under a
-name that an archive chose. `tarfile.extractall` is not used, because its filters check no sizes.
+Archives are tar files, uncompressed or compressed with gzip or bzip2; the content decides which. No
+file is written under a name that an archive chose. `tarfile.extractall` is not used, because its
+filters check no sizes.
 """
 
 from __future__ import annotations
@@ -108,7 +109,8 @@ class _Bounded:
         self._left -= len(block)
         if self._left < 0:
             raise DataError(
-                f"{self._writer.archive}: unpacks to far more than it should hold; it was not used"
+                f"{self._writer.archive}: unpacks to far more than it should hold, so it was not "
+                "used; fetch it again"
             )
         return block
 

@@ -32,9 +32,10 @@ class Patience:
 
     Attributes:
         connect_seconds: Time limit for a connection.
-        stall_seconds: Time limit for the next byte.
+        stall_seconds: Longest time without a new byte.
         head_seconds: Time limit for the headers of a response, redirects included.
-        window_seconds: In each such time at least `window_bytes` of a file must arrive.
+        window_seconds: Length of the time windows in each of which at least `window_bytes` must
+            arrive.
         window_bytes: See `window_seconds`.
         num_tries: Number of tries of one address without progress.
         pause_seconds: Pause before the second try; doubled before each later one.
@@ -115,7 +116,7 @@ def fetch(
     except OSError as err:  # an error of the disk; `transport` handles those of the network
         raise DataError(
             f"cannot write {err.filename or target}: {err.strerror or err}; what was fetched is "
-            "kept: correct that and run the same command again"
+            "kept: mend the cause and run the same command again"
         ) from err
 
 
@@ -133,7 +134,7 @@ def check_base(base: str) -> str:
     if not is_usable:
         raise DataError(
             f"--mirror {base}: give an address that starts with http:// or https://; "
-            "files on this machine are taken by --from-file PATH"
+            "for files on this machine use --from-file PATH"
         )
     return base
 
@@ -147,8 +148,8 @@ def check_space(folder: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if num_bytes > free:
         raise DataError(
-            f"{folder}: {num_bytes:,} bytes are needed and {free:,} are free; free some "
-            "space or choose another folder by FEDCLI_DATA_DIR or --data-dir"
+            f"{folder}: {num_bytes:,} bytes are needed and {free:,} are free; free some space, or "
+            "choose another folder with FEDCLI_DATA_DIR or --data-dir"
         )
 
 
@@ -221,7 +222,7 @@ class _Download:
         if problem is None:
             return
         part.restart()
-        if kept_bytes:  # an earlier try began the part, perhaps from another file
+        if kept_bytes:  # an earlier try fetched the first part, perhaps of another file
             raise TryError(f"{problem}, in two pieces")
         raise TryError(problem, is_final=True)
 
@@ -262,7 +263,7 @@ class _Download:
         if self._part.size and head.range_total == self._part.size:
             return True
         self._part.restart()
-        raise TryError("has another file than the one begun")
+        raise TryError("has another file than the one whose first part is here")
 
     def _prepare_part(self, url: str, head: Head) -> int | None:
         """Makes the part ready for the bytes of a response; returns the size it announces."""
@@ -272,10 +273,10 @@ class _Download:
             part.note(url, head)
             return head.length
         if not part.size:
-            raise TryError("answers with another range than the requested one", is_final=True)
+            raise TryError("sends another range than was requested", is_final=True)
         if head.range_start != part.size or part.is_of_another(url, head):
             part.restart()
-            raise TryError("continues another file, or at another place")
+            raise TryError("sends part of another file, or from another position")
         return head.range_total
 
     def _check_total(self, total: int | None) -> None:

@@ -141,7 +141,7 @@ def find_given(
         tell: Called with the number of bytes read.
 
     Raises:
-        DataError: A path is none of them, or one of them is missing.
+        DataError: A path is not a file of the dataset, or a file of it is missing.
     """
     known = _known_hashes(dataset)
     most = max(map(_largest, dataset.files))
@@ -162,8 +162,8 @@ def find_given(
     missing = [file.name for file in dataset.files if not _is_found(file, found)]
     if missing:
         raise DataError(
-            f"{dataset.name} also needs {', '.join(missing)}; give each by --from-file, or a "
-            "folder that holds them"
+            f"{dataset.name} also needs {', '.join(missing)}; give each with --from-file, or give "
+            "a folder that holds them"
         )
     return found
 
@@ -179,7 +179,7 @@ def install(
 ) -> Path:
     """Makes the store of a dataset from its checked files, and returns its path.
 
-    One process at a time makes a store; a process that has waited uses the other's result.
+    Only one process at a time makes a store. Other processes wait, and then use its result.
 
     Args:
         dataset: The dataset.
@@ -235,12 +235,12 @@ def find_files(datasets: Sequence[PublicDataset], folder: Path) -> list[Path]:
 def remove(files: Sequence[Path], folder: Path, remark: Remark = remark_to_nobody) -> None:
     """Removes files of `find_files`, and then the folders that are empty.
 
-    A file that another process downloads or makes is removed when that process has ended.
+    If another process is downloading or making a file, the file is removed after that process ends.
 
     Args:
         files: The files.
         folder: The data folder.
-        remark: Called with a line when another process is waited for.
+        remark: Called with a line when this process waits for another one.
 
     Raises:
         DataError: A file cannot be removed.
@@ -282,7 +282,7 @@ def verify(dataset: PublicDataset, folder: Path, tell: Tell = tell_nobody) -> li
 
 
 def find_miscount(dataset: PublicDataset, path: Path) -> str | None:
-    """Returns how the counts of a store differ from those expected; None: they do not.
+    """Returns how the counts of a store differ from the expected counts, or None if they agree.
 
     Raises:
         DataError: It cannot be opened.
@@ -366,7 +366,7 @@ def _candidates(path: Path, dataset: PublicDataset) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise DataError(f"--from-file {path}: is no such file or folder; check its name")
+        raise DataError(f"--from-file {path}: there is no such file or folder; check the path")
     names = {file.name for file in dataset.files}
     names |= {name.removesuffix(".gz") for name in names}
     names |= {Path(member.name).name for file in dataset.files for member in file.members}
@@ -389,7 +389,7 @@ def _unknown_file(
             problem = find_mismatch(each, file, tell)
             return f"--from-file {each}: {problem}; it is not the published file of {dataset.name}"
     names = ", ".join(file.name for file in dataset.files)
-    return f"--from-file {path}: is not a file of {dataset.name}, by its hash; those are {names}"
+    return f"--from-file {path}: its hash is not that of a file of {dataset.name}; give {names}"
 
 
 def _is_found(file: RemoteFile, found: Mapping[str, Path]) -> bool:

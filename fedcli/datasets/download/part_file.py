@@ -98,13 +98,13 @@ class PartFile:
         self._origin = {}
 
     def find_mismatch(self) -> str | None:
-        """Returns how size or hash of the part differ from those expected; None: they do not."""
+        """Returns how the part differs from the expected size or hash, or None if it agrees."""
         return _mismatch(self._file, self.size, self._digest.hexdigest())
 
     def install(self, target: Path) -> None:
         """Syncs the part to the disk and renames it to the target."""
         os.fsync(self._opened.fileno())
-        self._origin_path.unlink(missing_ok=True)  # first, because nobody would remove it later
+        self._origin_path.unlink(missing_ok=True)  # first: after the rename nothing would remove it
         os.replace(self.path, target)  # noqa: PTH105
         sync_folder(target.parent)
 
@@ -120,13 +120,13 @@ def _read_origin(path: Path) -> dict[str, str]:
 
 
 def find_mismatch(path: Path, file: RemoteFile, tell: Tell = tell_nobody) -> str | None:
-    """Returns how a file differs from the expected size or hash; None: it does not.
+    """Returns how a file differs from the expected size or hash, or None if it agrees.
 
     Raises:
         OSError: It cannot be read.
     """
     size = path.stat().st_size
-    if file.size not in (None, size):  # known without reading it
+    if file.size not in (None, size):  # a wrong size is known without reading the file
         return _mismatch(file, size, "")
     return _mismatch(file, size, hash_file(path, tell))
 

@@ -48,7 +48,7 @@ class RemoteFile:
     Attributes:
         name: Its name, also at the end of each address.
         folder: The folder below the downloads that keeps files of equal names apart.
-        urls: Addresses, the first to be tried first.
+        urls: Addresses, in the order in which they are tried.
         sha256: Its hash.
         max_bytes: Largest number of bytes it may have.
         size: Its number of bytes; None: not known.
@@ -176,7 +176,7 @@ def _tff_pair(
 def _idx_files(
     folder: str, bases: tuple[str, ...], *rows: tuple[str, int | None, str, str | None]
 ) -> tuple[RemoteFile, ...]:
-    """The IDX files of one publisher; rows of name without .gz, size, hash, hash unpacked."""
+    """The IDX files of one publisher. A row: (name without .gz, size, hash, hash when unpacked)."""
     return tuple(
         RemoteFile(
             name=f"{name}.gz",

@@ -26,7 +26,7 @@ from fedcli.errors import shortened
 _BLOCK_BYTES = 1 << 18
 _NUM_BLOCKS_AHEAD = 8
 _POLL_SECONDS = 0.1  # between two calls of `wait`
-_TOO_SLOW = "too slow: next to nothing came in a long time"
+_TOO_SLOW = "too slow: almost nothing arrived in a long time"
 _MAX_REASON = 200  # characters that are shown of a message from the server or a library
 _USABLE = {200, 206, 416}
 _TRANSIENT = {408, 429}
@@ -38,7 +38,8 @@ class TryError(Exception):
 
     Attributes:
         is_final: Whether another try of the same address is pointless.
-        wait_seconds: Seconds to wait, by the server's Retry-After; None: it has none.
+        wait_seconds: Seconds to wait, from the server's header Retry-After; None: there is no such
+            header.
     """
 
     def __init__(
@@ -192,7 +193,7 @@ class Exchange:
 
 def _parse_head(status: int, headers: Any) -> Head:
     etag = headers.get("ETag") or ""
-    is_strong = etag.startswith('"')  # a weak one does not promise equal bytes
+    is_strong = etag.startswith('"')  # equal weak ETags do not promise equal bytes
     match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range") or "")
     return Head(
         status=status,
@@ -268,7 +269,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if not newurl.startswith(schemes):
             fp.close()
             raise TryError(
-                f"redirects to {newurl}, and only {schemes[-1]} is followed there", is_final=True
+                f"redirects to {newurl}; only {schemes[-1]} redirects are followed", is_final=True
             )
         known = 307 if code == 308 else code  # urllib knows 308 from Python 3.11
         return super().redirect_request(req, fp, known, msg, headers, newurl)
@@ -293,7 +294,7 @@ class _Https(_Http, http.client.HTTPSConnection):
 
 
 class _Web(urllib.request.AbstractHTTPHandler):
-    """The handler that makes such connections."""
+    """The urllib handler that opens `_Http` and `_Https` connections."""
 
     http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
 

@@ -114,7 +114,7 @@ def _choose_files(sources: Sequence[Path]) -> tuple[_Kind, list[Path]]:
     if first is None:
         raise DataError(
             f"{sources[0]}: holds no records of CIFAR-10 ({_KINDS[0].record_bytes} bytes each) nor "
-            f"of CIFAR-100 ({_KINDS[1].record_bytes}); give the binary version, whole"
+            f"of CIFAR-100 ({_KINDS[1].record_bytes}); give complete files of the binary version"
         )
     kind = kinds[first]
     assert kind is not None
@@ -139,7 +139,8 @@ def _kind_of(path: Path) -> _Kind | None:
     with open_regular(path) as file:
         for kind in _KINDS:
             num_records = min(_LOOKED_AT, size // kind.record_bytes)
-            # A few labels may be valid by chance. So with an incomplete record, all are required.
+            # A few labels may be valid by chance, so all sampled labels are required if the last
+            # record is incomplete.
             if num_records < (_LOOKED_AT if size % kind.record_bytes else 1):
                 continue
             places = range(0, num_records * kind.record_bytes, kind.record_bytes)
@@ -185,7 +186,7 @@ def _unpack(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Images [k, 32, 32, 3] and labels [k] of a block of records."""
     if len(content) % kind.record_bytes:
-        raise DataError(f"{path}: was cut while it was read; fetch it again")
+        raise DataError(f"{path}: became shorter while it was read; fetch it again")
     records = np.frombuffer(content, np.uint8).reshape(-1, kind.record_bytes)
     num_labels = len(kind.label_sizes)
     labels = records[:, num_labels - 1]

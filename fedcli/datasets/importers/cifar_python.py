@@ -104,7 +104,8 @@ def _find_files(sources: Sequence[Path]) -> tuple[dict[str, list[Path]], list[st
         splits["test" if "test" in path.name.lower() else "train"].append(path)
     if not places:
         raise DataError(
-            f"{sources[0]}: holds no file of CIFAR's images; give data_batch_1 or train"
+            f"{sources[0]}: holds no file with images of CIFAR-10 or CIFAR-100; give data_batch_1 "
+            "or train"
         )
     if not splits["train"]:
         splits["train"] = splits.pop("test")
@@ -120,7 +121,9 @@ def _dictionary(path: Path) -> Mapping[str, Any]:
             f"CIFAR-10 and CIFAR-100 are read: {_CONVERSION}"
         ) from err
     if not isinstance(content, dict):
-        raise DataError(f"{path}: is a Python pickle but not one of CIFAR's; {_CONVERSION}")
+        raise DataError(
+            f"{path}: is a Python pickle, but not a file of CIFAR-10 or CIFAR-100; {_CONVERSION}"
+        )
     return content
 
 
@@ -149,7 +152,7 @@ def _label_names(content: Mapping[str, Any], path: Path) -> list[str]:
     names: Sequence[Any] = next((content[name] for name in _NAMES if name in content), ())
     texts = [each.decode(errors="replace") if isinstance(each, bytes) else each for each in names]
     if not all(isinstance(each, str) for each in texts):
-        raise DataError(f"{path}: its label names are not texts; fetch it again, or leave it out")
+        raise DataError(f"{path}: its label names are not text; fetch it again, or leave it out")
     return [shared.check_class_name(each, str(path)) for each in texts]
 
 

@@ -3,12 +3,12 @@
     0.npz 1.npz             train/0.npz test/0.npz          client-0/data.csv client-1/data.csv
     x_ann.npy y_ann.npy     ann/x.npy ann/y.npy             client-0/train.npz client-0/test.npz
 
-A path consists of names. Names that are equal in all paths are ignored. Names of splits give the
-split (see `split_names`). The remaining name is the client. If the files differ only in the name of
-their split (train.csv, test.csv), they are the splits of a source without clients. If a file has a
-column of owners, the column overrides the file's name. A CSV file without a column of labels (a
-competition's test.csv) or without pixels (a sample submission) is left out if other files have
-them.
+The meaning of a path follows from the names in it (folders and file). Names that are equal in all
+paths are ignored. A name such as "train" gives the split (see `split_names`). The remaining name is
+the client. If the files differ only in the name of their split (train.csv, test.csv), they are the
+splits of a source without clients. If a file has a column of owners, the column overrides the
+file's name. A CSV file without a column of labels (a competition's test.csv) or without pixels (a
+sample submission) is left out if other files have them.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def _find_units(sources: Sequence[Path]) -> list[_Unit]:
     units += [_Unit("npy", tuple(paths), names) for names, paths in arrays.items()]
     if not units:
         raise DataError(
-            f"{sources[0]}: holds no CSV, npz or .npy files with rows of pixels; give some"
+            f"{sources[0]}: holds no CSV, npz or .npy files with rows of pixels; give at least one"
         )
     return sorted(units, key=lambda each: [_number_first(name) for name in each.names])
 
@@ -241,11 +241,11 @@ def _read_alone(
     folder: Path | None,
     tell: Tell,
 ) -> Imported:
-    """Returns the file of a folder with only one data file, else None."""
+    """Reads the only data file of a folder, and adds a note that says so."""
     imported: Imported = _READERS[unit.reader].read(list(unit.paths), options, folder, tell)
     names = ", ".join(path.name for path in unit.paths[:_SHOWN])
     count = "one file" if len(unit.paths) == 1 else f"{len(unit.paths)} files"
-    note = f"{title} holds {count} of data: {names}"
+    note = f"{title} holds {count} with data: {names}"
     return replace(imported, notes=(note, *left_out, *imported.notes))
 
 
@@ -273,7 +273,8 @@ def _place(
         )
     if has_clients and any(not name for name in cut):
         raise DataError(
-            f"{title}: not every file is named after a client; name each so, as in ann.csv"
+            f"{title}: not every file is named after a client; give each the name of its client, "
+            "as in ann.csv"
         )
     placed = []
     for unit, split, name in zip(units, of_split, cut, strict=True):
@@ -313,7 +314,8 @@ def _find_splits(
                 if len(found) < len(names):
                     other = next(name for name in names if name not in found)
                     raise DataError(
-                        f"{title}: --splits does not say which split {other} is; name all"
+                        f"{title}: --splits does not say which split {other} is; name all such "
+                        "folders or files"
                     )
                 return found, level
             continue
@@ -362,11 +364,12 @@ def _check_once(placed: Sequence[_Placed], title: str) -> None:
 
 @dataclass(frozen=True)
 class _Range:
-    """A file with a certain range of pixels, preferably one that has fractions.
+    """An example of a file with a certain range of pixels, if possible one with fractional pixels.
 
     Attributes:
         path: The file.
-        has_fractions: Whether a pixel is not a whole number, which excludes a wider range.
+        has_fractions: Whether a pixel is not a whole number. Then the pixels cannot be grey levels
+            of a wider range.
     """
 
     path: Path
@@ -416,7 +419,7 @@ def _read_all(
             description = imported.description
             value = description.range.value
             if value.startswith(_STANDARDISED):
-                value = _STANDARDISED  # whose limits differ between files
+                value = _STANDARDISED  # the limits of standardised pixels differ between files
             if value not in ranges or not ranges[value].has_fractions:
                 ranges[value] = _Range(each.unit.paths[0], _has_fractions(imported, value))
             is_owned = bool(len(next(iter(imported.tables.values())).owner_ids))
@@ -497,7 +500,7 @@ def _has_fractions(imported: Imported, pixel_range: str) -> bool:
 
 
 def _widest(ranges: Mapping[str, _Range], title: str) -> str:
-    """Returns the range of all files. Files with a narrower range may hold dark images.
+    """Returns the widest range of the files. Files with a narrower range may hold dark images.
 
     Raises:
         DataError: The ranges differ, and some pixels are not whole numbers.
@@ -505,7 +508,7 @@ def _widest(ranges: Mapping[str, _Range], title: str) -> str:
     if _STANDARDISED in ranges:
         other = next(value for value in ranges if value != _STANDARDISED)
         raise DataError(
-            f"{ranges[other].path}: pixels go from {other}, but in {ranges[_STANDARDISED].path} "
+            f"{ranges[other].path}: pixels range over {other}, but in {ranges[_STANDARDISED].path} "
             f"they are standardised; rescale the files in {title} to one range, or choose "
             "--pixel-range"
         )
@@ -513,7 +516,7 @@ def _widest(ranges: Mapping[str, _Range], title: str) -> str:
     for value, example in ranges.items():
         if value != widest and example.has_fractions:
             raise DataError(
-                f"{example.path}: pixels go from {value}, but in {ranges[widest].path} from "
+                f"{example.path}: pixels range over {value}, but in {ranges[widest].path} over "
                 f"{widest}; rescale the files in {title} to one range, or choose --pixel-range"
             )
     return widest

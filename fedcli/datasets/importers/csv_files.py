@@ -1,6 +1,7 @@
 """CSV with a header: a column of labels, optionally one of client ids, and one per pixel.
 
-Gzip, a byte order mark, quotes and semicolons or tabs instead of commas are understood.
+The file may be compressed with gzip, begin with a byte order mark, have quotes, and use semicolons
+or tabs instead of commas.
 """
 
 from __future__ import annotations
@@ -60,14 +61,14 @@ class _Row(NamedTuple):
 
 
 def recognises(path: Path) -> bool:
-    """Tells whether a file is text: a line of names, and numbers in as many columns below it."""
+    """Returns whether a file is text with a header and as many columns of numbers below it."""
     if not path.is_file() or looks_like_table(path):
         return False
     with open_regular(path) as file:
         start = file.read(_LOOKED_AT)
     with suppress(zlib.error, UnicodeDecodeError, csv.Error):
         if start.startswith(_GZIP):
-            # A stream that ends in the middle unpacks up to there.
+            # decompressobj accepts a stream that is cut off, and unpacks it up to there.
             start = zlib.decompressobj(31).decompress(start, _LOOKED_AT)
         is_whole = len(start) < _LOOKED_AT
         text = start.decode("utf-8-sig", "strict" if is_whole else "ignore")
@@ -83,7 +84,7 @@ def recognises(path: Path) -> bool:
 
 
 def holds_pixels(path: Path) -> bool:
-    """Returns whether a file is recognised and has as many pixels a row as an image has."""
+    """Returns whether a file is recognised and its rows have as many pixels as an image."""
     if not recognises(path):
         return False
     with suppress(DataError, csv.Error), _readable(path) as file:
@@ -104,7 +105,7 @@ def has_labels(path: Path, options: ImportOptions) -> bool:
 def read(
     sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
 ) -> Imported:
-    """Returns the rows of one file; without ids rows have no owner.
+    """Returns the rows of one file. Without a column of ids, rows have no owner.
 
     A column of names of splits (Usage: Training, PublicTest, PrivateTest) gives the split of each
     row; without it, all rows are the split "train". Each pixel has a column, or all pixels of an
@@ -119,7 +120,7 @@ def read(
         tell: Called with the number of rows read.
 
     Raises:
-        ConfigError: There is no column of the name that an option gives.
+        ConfigError: An option names a column that does not exist.
         DataError: A row cannot be used; the message names file and line.
         OSError: The file cannot be read, or the disk is full.
     """
@@ -133,7 +134,7 @@ def read(
                 spool.add(block, 1.0, 0.0)
                 tell(spool.num_images, None)
         if not spool.num_images:
-            raise DataError(f"{path}: holds no rows below its header; give some")
+            raise DataError(f"{path}: holds no rows below its header; give a file with rows")
         splits = rows.splits()
         writers = {
             split: stack.enter_context(TableWriter(str(path), folder, fit=options.fit))
@@ -197,13 +198,13 @@ def _write(
 
 
 class _Rows:
-    """Reads rows in blocks; labels, owners and splits of all rows gather here.
+    """Reads rows in blocks, and collects the labels, owners and splits of all rows.
 
     Attributes:
         labels: The labels of the rows so far.
         owners: The owners of the rows so far; empty if there is no column of ids.
         evidence: The evidence for each subject of a `SourceDescription`.
-        notes: A line where columns were left out.
+        notes: A line about columns that were left out, if there are any.
     """
 
     def __init__(self, path: Path, options: ImportOptions) -> None:
@@ -247,7 +248,8 @@ class _Rows:
 
         Args:
             file: The text.
-            check_stop: Called now and then, also while only empty lines are read; may raise.
+            check_stop: Called regularly, also while only empty lines are read; may raise to stop
+                the reading.
         """
         lines = self._lines(file, check_stop)
         number, header = next(lines, (0, ""))
@@ -292,15 +294,18 @@ class _Rows:
             if number % _LINES_BETWEEN_CHECKS == 0:
                 check_stop()
             if len(line) == MAX_LINE:
-                raise DataError(f"{self._source}: line {number}: over {MAX_LINE} characters")
+                raise DataError(
+                    f"{self._source}: line {number}: has over {MAX_LINE} characters; correct the "
+                    "row"
+                )
             line = line.rstrip("\r\n")
             if line and not line.isspace():
                 last = number
                 yield number, line
             elif number - last > MAX_EMPTY_LINES:
                 raise DataError(
-                    f"{self._source}: line {last + 1}: {MAX_EMPTY_LINES:,} empty lines follow each "
-                    "other; remove them"
+                    f"{self._source}: line {last + 1}: {MAX_EMPTY_LINES:,} consecutive empty "
+                    "lines; remove them"
                 )
 
     def _read_block(self, block: list[tuple[int, str]], layout: Layout) -> NDArray[Any]:
@@ -347,7 +352,7 @@ class _Rows:
             else (_field(line, place, layout) if fields is None else fields[place]).strip()
             for place in (layout.label, layout.owner, layout.split)
         ]
-        if fields is not None:  # the rest, without its quotes
+        if fields is not None:  # the remaining line, without its quotes
             fields = [field.replace(layout.delimiter, " ") for field in fields]
             line = layout.delimiter.join(fields)
         return _Row(line, texts[0] or "", texts[1], texts[2])
@@ -386,20 +391,23 @@ class _Rows:
                 parts = csv_layout.spaced(packed).split()
                 if len(parts) != layout.num_pixels:
                     raise DataError(
-                        f"{where}: column {name!r} holds {len(parts)} pixels, that of the first "
-                        f"row {layout.num_pixels}; correct the row"
+                        f"{where}: column {name!r} holds {len(parts)} pixels, but "
+                        f"{layout.num_pixels} in the first row; correct the row"
                     )
                 texts = {f"{name}, pixel {index}": text for index, text in enumerate(parts)}
             for name, text in texts.items():
                 fault = _fault_of_pixel(text)
                 if fault is not None:
                     raise DataError(f"{where}: column {name!r}: {text[:20]!r} {fault}")
-        raise DataError(f"{self._source}: line {numbers[0]} or soon after: cannot be read")
+        raise DataError(
+            f"{self._source}: line {numbers[0]} or one soon after it cannot be read; correct the "
+            "row"
+        )
 
 
 @contextmanager
 def _readable(path: Path) -> Iterator[IO[str]]:
-    """Opens a file as text; faults of its bytes become an error of one line."""
+    """Opens a file as text. Converts errors of decoding to a DataError."""
     with open_regular(path) as file:
         is_gzip = file.read(len(_GZIP)) == _GZIP
         file.seek(0)
@@ -418,11 +426,10 @@ def _fault_of_pixel(text: str) -> str | None:
     """Returns the fault of a pixel field, to follow its text in a message, or None."""
     if not (is_number(text) and any(char.isdigit() for char in text)):  # "nan" and "inf" are words
         return (
-            "is not a pixel; give a number in each row, or take the column out of the file if it "
-            "holds no pixels"
+            "is not a pixel; give a number in each row, or remove the column if it holds no pixels"
         )
     if abs(float(text)) > _MOST_FLOAT32:
-        return "is out of range; at most 65535 is read: correct the row"
+        return "is out of range; the largest allowed pixel is 65535: correct the row"
     return None
 
 

@@ -26,7 +26,7 @@ _ASIDE = re.compile(
     rf"{'|'.join(SPLIT_COLUMNS)})?",
     re.IGNORECASE,
 )
-_LEAST_ALIKE = 0.9  # share of the pixels' names that are equal except for their numbers
+_LEAST_ALIKE = 0.9  # share of the pixel columns whose names must be equal except for their numbers
 LEAST_COLUMNS = 16  # with fewer columns, their names prove nothing
 _LEAST_PACKED = 4  # a field with at least so many numbers holds an image
 _DELIMITERS = ",;\t"
@@ -48,7 +48,7 @@ class Layout:
         pixels: The indices of the pixels; one index if `is_packed`.
         is_packed: Whether all pixels of an image are in one field, separated by spaces.
         num_pixels: The number of pixels of an image.
-        notes: A line where columns were left out.
+        notes: A line about columns that were left out, if there are any.
         aside: The names of these columns.
     """
 
@@ -71,7 +71,7 @@ def read_layout(header: str, rows: Sequence[str], options: ImportOptions, where:
         header: The first line.
         rows: Some of the lines below it.
         options: `label_column`, `id_column` and `splits` apply.
-        where: The beginning of messages.
+        where: Prefix of error messages.
 
     Raises:
         ConfigError: A column that an option names does not exist.
@@ -90,7 +90,7 @@ def read_layout(header: str, rows: Sequence[str], options: ImportOptions, where:
     if _looks_like_data(columns):
         raise DataError(
             f"{where} looks like data, not like a header: {_some(columns)}; put a line of "
-            "names above it, with label over the labels, as in label,1,2,3"
+            "names above it, in which the labels' column is called label, as in label,1,2,3"
         )
     label = _find_column(columns, options.label_column, LABEL_COLUMNS, "--label-column", where)
     owner = _find_column(columns, options.id_column, ID_COLUMNS, "--id-column", where)
@@ -238,7 +238,10 @@ def _packed_column(places: Sequence[int], fields: Sequence[Sequence[str]]) -> in
 
 
 def _pixel_columns(columns: Sequence[str], places: Sequence[int]) -> list[int]:
-    """Returns the indices of the pixels: columns without another role, named as most of them."""
+    """Returns the indices of the pixel columns.
+
+    These are the columns without another role whose names follow the commonest pattern.
+    """
     stems = {i: re.sub(r"\d+", "#", columns[i].lower()) for i in places}
     stem, count = Counter(stems.values()).most_common(1)[0] if stems else ("", 0)
     is_regular = len(places) >= LEAST_COLUMNS and count >= _LEAST_ALIKE * len(places)
@@ -265,7 +268,7 @@ def _find_column(
 
 
 def _looks_like_data(columns: list[str]) -> bool:
-    """Whether most names are numbers but do not count the columns, so the line is a data row."""
+    """Whether most names are numbers that do not count the columns. Then the line is a data row."""
     numbers = [float(name) for name in columns if is_number(name)]
     is_rising = all(one < next_one for one, next_one in pairwise(numbers))
     return 2 * len(numbers) > len(columns) and not is_rising

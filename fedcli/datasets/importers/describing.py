@@ -41,8 +41,9 @@ def describe(
         classes: The result of `count_classes`.
         pixel_convention: Meaning of 1.0.
         pixel_range: The range of pixels in the source; empty: the range of the tables.
-        evidence: The evidence for each subject; the default is a sentence for each.
-        overrides: The option that overrides each subject, or ""; there are defaults.
+        evidence: The evidence for each subject; subjects left out have a default text.
+        overrides: The option that overrides each subject, or "" for none; subjects left out have a
+            default.
     """
     first = next(iter(tables.values()))
     height, width, *channels = first.pixels.shape[1:]

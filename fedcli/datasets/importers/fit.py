@@ -1,4 +1,4 @@
-"""Resizes images to one size and centres their ink, as MNIST's authors did with their digits."""
+"""Resizes images to one size and centres their ink, as the authors of MNIST did."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class Fit:
         centre: Whether the ink's centre of mass is shifted to the middle.
 
     Raises:
-        ConfigError: A side is outside 1 to 4096, or Pillow, which resizes, is not installed.
+        ConfigError: A side is outside 1 to 4096, or Pillow, which does the resizing, is not
+            installed.
     """
 
     size: tuple[int, int] | None
@@ -57,7 +58,10 @@ class Fit:
 
 
 def _paper(image: NDArray[Any]) -> NDArray[Any]:
-    """Returns the lower median of the border, [C] or []; it is always a value that occurs there."""
+    """Returns the lower median of the border, [C] or [].
+
+    It is a value that occurs in the border.
+    """
     border = np.sort(np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]]), axis=0)
     median: NDArray[Any] = border[(len(border) - 1) // 2]
     return median
@@ -84,7 +88,7 @@ def _resized(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 
 def _padded(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """The image in the middle of a sheet of `size`, filled with the median of its border."""
+    """The image padded to `size` on all sides with the median of its border."""
     sheet = np.empty((*size, *image.shape[2:]), image.dtype)
     sheet[...] = _paper(image)
     top, left = ((most - side) // 2 for side, most in zip(image.shape, size, strict=False))

@@ -13,15 +13,15 @@ from fedcli.errors import DataError
 
 CHANNELS_LAST, CHANNELS_FIRST = "last", "first"
 _COLOURS = 3
-_LEAST_FLAT = 64  # values of a flat image with further sides of 1
-_COMPARED = 256  # images by which two orders are compared
+_LEAST_FLAT = 64  # least number of values of a flat image whose shape has further sides of 1
+_COMPARED = 256  # number of images on which two orders are compared
 _FAR_SMOOTHER = 0.5  # the other order is suggested below this ratio of neighbour differences
 
 
 def flat_shape(
     num_values: int, given: tuple[int, ...] | None, where: str
 ) -> tuple[tuple[int, ...], str]:
-    """Returns shape and order of an image with `num_values` values: as given, or a grey square.
+    """Returns shape and order of an image with `num_values` values: those given, or a grey square.
 
     A given (3, 32, 32) is planar: all red values first, then all green and all blue ones.
 
@@ -29,7 +29,7 @@ def flat_shape(
         (H, W) or (H, W, C), and CHANNELS_LAST or CHANNELS_FIRST.
 
     Raises:
-        DataError: They do not make that image; the message starts with `where`.
+        DataError: The values do not make such an image. The message starts with `where`.
     """
     side = math.isqrt(num_values)
     shape = given or (side, side)
@@ -72,9 +72,9 @@ def order_notes(images: NDArray[Any], order: str, where: str) -> list[str]:
     """Returns a warning if the other order of colours gives far smoother images, else none.
 
     Args:
-        images: [n, H, W, 3] as `shaped` made them of flat rows.
-        order: The order in which they were made.
-        where: Starts the line.
+        images: [n, H, W, 3], the result of `shaped` for flat rows.
+        order: The order of values that was assumed.
+        where: The beginning of the warning.
     """
     if images.ndim != 4 or images.shape[3] != _COLOURS or not len(images):
         return []
@@ -90,8 +90,8 @@ def order_notes(images: NDArray[Any], order: str, where: str) -> list[str]:
     if _roughness(other) >= _FAR_SMOOTHER * _roughness(chosen):
         return []
     return [
-        f"{where}: neighbouring pixels differ far less with the channels in the other order, "
-        f"which is --image-shape {option}"
+        f"{where}: neighbouring pixels differ far less if the channels are read in the other "
+        f"order; to do so, pass --image-shape {option}"
     ]
 
 
@@ -114,7 +114,8 @@ def _no_image(num_values: int, given: tuple[int, ...] | None, where: str) -> Dat
     side = math.isqrt(num_values // _COLOURS)
     if side * side * _COLOURS == num_values and num_values:
         advice = (
-            f"pass --image-shape {side}x{side}x3 if the colours of a pixel stand together, "
+            f"pass --image-shape {side}x{side}x3 if the three colours of a pixel follow each "
+            "other, "
             f"--image-shape 3x{side}x{side} if all red values come first (planar)"
         )
     return DataError(f"{where}: {num_values} pixels do not make {made}; {advice}")

@@ -113,9 +113,9 @@ def read_places(
     Args:
         pictures: The pictures with all folders below the root, in the order of reading.
         root: The folder that is the source.
-        folders: The value of --folders, a key of LAYOUTS; None: to be found out.
+        folders: The value of --folders, a key of LAYOUTS; None: inferred.
         splits: The value of --splits, the folder of each split; empty: no folder is a split; None:
-            to be found out.
+            inferred.
 
     Raises:
         ConfigError: `splits` names a folder that does not exist.
@@ -174,9 +174,8 @@ def check_depths(meaning: Meaning, root: Path, folders: str | None) -> int:
         one = "client" if folders == "client" else "class"
         raise DataError(
             f"{first[0].parent}: pictures lie directly in it ({first[0].name}, {depths[0]:,} in "
-            f"all); put them into one folder for each {one}, or beside them a CSV file with a "
-            "column of "
-            f"file names and one of labels{_advice_on_names(meaning)}"
+            f"total); put them into one folder for each {one}, or put beside them a CSV file with "
+            f"a column of file names and one of labels{_advice_on_names(meaning)}"
         )
     if len(depths) > 1:
         listed = ", ".join(
@@ -193,14 +192,14 @@ def check_depths(meaning: Meaning, root: Path, folders: str | None) -> int:
         _refuse_clients_as_classes(meaning, root)
     if folders is not None and (depth == 2) != (folders == "client/class"):
         raise DataError(
-            f"{first[depth]}: does not lie in {LAYOUTS[folders]}, as --folders {folders} says; "
+            f"{first[depth]}: does not fit --folders {folders}, which means {LAYOUTS[folders]}; "
             f"choose {'--folders client/class' if depth == 2 else '--folders class or client'}"
         )
     return depth
 
 
 def without_aside(pictures: Sequence[Picture]) -> list[Picture]:
-    """Leaves out pictures in folders of masks and other versions, if there are further pictures."""
+    """Leaves out pictures in folders of masks and the like, if there are pictures elsewhere."""
     kept = [each for each in pictures if not any(map(_ASIDE.fullmatch, each.dirs))]
     return kept or list(pictures)
 
@@ -209,7 +208,7 @@ def refuse_parts(meaning: Meaning, root: Path) -> None:
     """Refuses class folders whose names look like parts of one set.
 
     Raises:
-        DataError: All names look like that, such as images_001 and images_002.
+        DataError: All names look like parts, such as images_001 and images_002.
     """
     names = {each.dirs[0] for inside in meaning.splits.values() for each in inside if each.dirs}
     if len(names) > 1 and all(map(_PARTS.fullmatch, names)):
@@ -256,7 +255,7 @@ def _unwrapped(
 
 
 def _without_repeated(pictures: list[Picture], meaning: Meaning) -> list[Picture]:
-    """Removes a folder within a split that holds all its pictures and has a split's name."""
+    """Removes a folder with a split's name that lies within a split and holds all its pictures."""
     while len(meaning.splits) > 1 and pictures and len(pictures[0].dirs) > 0:
         name = pictures[0].dirs[0]
         is_around = all(each.dirs[:1] == (name,) for each in pictures)
@@ -322,12 +321,15 @@ def _take_splits(meaning: Meaning, root: Path) -> None:
     if found is None:
         return
     _cut(meaning, pictures, found, level)
-    where = "" if level == 0 else " in each folder above"
+    where = "" if level == 0 else "  within each outer folder"
     listed = ", ".join(f"{name} is {split}" for name, split in found.items())
     why = f"by the names of folders{where}: {listed}"
     alone = split_names.held_out_alone(found)
     if alone is not None:
-        why += f" (nothing else is held out; --splits validation={alone} makes it validation)"
+        why += (
+            " (it is the only held-out split, so it is the test split; "
+            f"--splits validation={alone} makes it validation)"
+        )
     meaning.evidence["splits"] = why
 
 
@@ -366,7 +368,7 @@ def _top_splits(meaning: Meaning, pictures: list[Picture], root: Path) -> dict[s
 def _labelled(
     pictures: list[Picture], found: Mapping[str, str], others: Sequence[str]
 ) -> list[str]:
-    """Returns the folders beside splits that are deep enough for pictures with labels."""
+    """Returns the folders beside splits that have inner folders, and so may have labels."""
     train = next(name for name, split in found.items() if split == "train")
     depth = min(len(each.dirs) for each in pictures if each.dirs[0] == train)
     labelled = []
@@ -380,7 +382,7 @@ def _labelled(
 
 
 def _says_nothing(dirs: tuple[str, ...], name: str) -> bool:
-    """Whether the folders within one only repeat its name or have generic names."""
+    """Whether all folders within a folder repeat its name or have generic names."""
     return all(each == name or is_plain(each) for each in dirs)
 
 
@@ -393,7 +395,7 @@ def _refuse_held_out_alone(pictures: list[Picture], names: Sequence[str], root: 
     if held_out == list(names):
         listed = ", ".join(names)
         raise DataError(
-            f"{root}: holds {listed} but nothing to train on; also give the folder of the train "
+            f"{root}: holds {listed} but no train split; also give the folder of the train "
             f"split, choose --splits train={names[0]} to train on that, or --splits none if these "
             "are classes or clients"
         )
@@ -518,10 +520,10 @@ def _refuse_clients_as_classes(meaning: Meaning, root: Path) -> None:
 def _take_drawers(meaning: Meaning) -> bool:
     """Makes the drawers of Omniglot's characters the clients; returns whether this is Omniglot.
 
-    It is, if each folder alphabet/character has one number and each number has one folder, if all
-    characters of an alphabet have the same drawers, if alphabets have characters of equal names,
-    and if no folder is a split. A client is a drawer of one alphabet, because other alphabets were
-    drawn by other people.
+    The pictures are Omniglot's if each folder alphabet/character has one number and each number one
+    folder, if all characters of an alphabet have the same drawers, if alphabets have characters of
+    equal names, and if no folder is a split. A client is a drawer of one alphabet, because other
+    alphabets were drawn by other people.
     """
     numbers: dict[tuple[str, ...], set[str]] = {}
     drawers: dict[tuple[str, ...], set[str]] = {}
@@ -545,7 +547,7 @@ def _take_drawers(meaning: Meaning) -> bool:
         return False
     for split, pictures in meaning.splits.items():
         meaning.splits[split] = [_drawn(each) for each in pictures]
-    meaning.evidence["owners"] = "the drawers: the number after _ in the names of the files"
+    meaning.evidence["owners"] = "the drawers, from the number after _ in the names of the files"
     meaning.evidence["classes"] = (
         "alphabets and characters, a number in the names of files for each"
     )

@@ -24,13 +24,14 @@ def read(
 ) -> Imported:
     """Returns all splits of a store. Nothing is copied unless images must be resized.
 
-    All bytes are first compared with the fingerprint, so that a damaged store gets no new one.
+    All bytes are first checked against the store's fingerprint. Otherwise a new store with a valid
+    fingerprint could be made from damaged data.
 
     Args:
         sources: The store, which must not be written to while its tables are in use.
         options: `num_classes` and `fit` apply.
         folder: The folder for temporary files of resized pixels.
-        tell: Called with the number of examples checked, then with that of examples resized.
+        tell: Called with the number of examples checked, then with the number of examples resized.
 
     Raises:
         DataError: The file is not a store of this version, or has changed since it was written.

@@ -84,7 +84,9 @@ def read(
         if each.writers
     ]
     if "emnist" in parts:
-        notes.append("EMNIST's files hold images with rows and columns swapped; they are turned")
+        notes.append(
+            "EMNIST's files hold images with rows and columns swapped; they were swapped back"
+        )
     is_by_class = {"emnist", "byclass"} <= parts
     return shared.imported(
         tables,
@@ -119,7 +121,7 @@ def _headers(sources: Sequence[Path]) -> list[IdxFile]:
     headers = []
     for path in paths:
         if path.with_suffix("") in raw and path not in raw:
-            continue  # the same file, packed
+            continue  # the same file, compressed
         is_meant = path in sources or re.search(r"idx\d", path.name.lower())
         if is_meant or has_signature(path):
             headers.append(read_header(path))
@@ -134,7 +136,7 @@ def _sets(headers: Sequence[IdxFile]) -> tuple[dict[str, _Set], list[str]]:
         if not (_is_images(each) or _is_labels(each) or _is_writers(each)):
             raise DataError(
                 f"{each.path}: holds {each.dtype.name} of shape {list(each.shape)}; only images "
-                "[n, H, W], labels [n] and QMNIST's table [n, 8] are read, leave it out"
+                "[n, H, W], labels [n] and QMNIST's table [n, 8] are read; leave this file out"
             )
     images = [each for each in headers if _is_images(each)]
     labels = [each for each in headers if _is_labels(each)]
@@ -212,7 +214,7 @@ def _parts(file: IdxFile) -> list[str]:
 
 
 def _key(file: IdxFile) -> list[str]:
-    """See `_parts`; the words for a test split are replaced by one."""
+    """Returns `_parts`, with every word for a test split replaced by the same word."""
     return ["test" if part in _TEST_PARTS else part for part in _parts(file)]
 
 
@@ -309,7 +311,10 @@ def _read_set(
 def _join(
     files: _Set, rows: NDArray[Any], labels: NDArray[Any] | None, first: int
 ) -> tuple[NDArray[Any], list[str]]:
-    """Returns labels and owners of a block of images, from the table; its labels must agree."""
+    """Returns labels and owners of a block of images from the table of writers.
+
+    Checks that the table's labels agree with the file of labels.
+    """
     assert files.writers is not None
     where = str(files.writers.path)
     classes, writers = rows[:, _CLASS], rows[:, _WRITER]
@@ -317,7 +322,7 @@ def _join(
         index = int((classes != labels).argmax())
         raise DataError(
             f"{where}: row {first + index} is of class {classes[index]} but the label is "
-            f"{labels[index]}; the table does not belong to {files.images.path}, leave it out"
+            f"{labels[index]}; the table does not belong to {files.images.path}, so leave it out"
         )
     if (writers < 0).any():
         index = int((writers < 0).argmax())

@@ -1,7 +1,7 @@
 """One IDX file: its header, and its values in order, raw or gzip.
 
-A file is two zero bytes, a byte for the type, one for the rank, the sizes as big-endian uint32 and
-the values, row by row, big-endian.
+A file consists of two zero bytes, a byte for the type, a byte for the rank, the sizes as big-endian
+uint32, and the values row by row, also big-endian.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from fedcli.files import open_regular
 _TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 _MAX_RANK = 4
 _GZIP_SIGNATURE = b"\x1f\x8b"
-# Deflate compresses by at most 1032 to 1; a gzip file that claims more is cut or malicious.
+# Deflate compresses by at most 1032 to 1. A gzip file with a larger ratio is truncated or
+# malicious.
 _MAX_PACKING = 1032
 _DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error)
 
@@ -72,7 +73,7 @@ def has_signature(path: Path) -> bool:
 
 
 def read_header(path: Path) -> IdxFile:
-    """Returns the header of a file, with sizes that the file's length allows.
+    """Returns the header of a file, after checking its sizes against the file's length.
 
     Raises:
         DataError: The file is cut or damaged, or not an IDX file.
@@ -87,7 +88,10 @@ def read_header(path: Path) -> IdxFile:
             )
         rank = start[3]
         if not 1 <= rank <= _MAX_RANK:
-            raise DataError(f"{path}: declares {rank} dimensions; 1 to {_MAX_RANK} are read")
+            raise DataError(
+                f"{path}: declares {rank} dimensions, but only 1 to {_MAX_RANK} are allowed; leave "
+                "it out"
+            )
         sizes = stream.read(4 * rank)
     if len(sizes) < 4 * rank:
         raise _cut(path)
@@ -137,7 +141,7 @@ class Values:
             extra = self._stream.read(1)
         if extra:
             raise DataError(
-                f"{self._header.path}: goes on after the {self._header.num_bytes} bytes that its "
+                f"{self._header.path}: is longer than the {self._header.num_bytes} bytes that its "
                 f"shape {list(self._header.shape)} needs; fetch it again"
             )
 
@@ -162,7 +166,8 @@ def _check_length(header: IdxFile) -> None:
         )
     if header.shape[0] > MAX_COUNT:
         raise DataError(
-            f"{path}: declares {header.shape[0]} examples; at most {MAX_COUNT} are read"
+            f"{path}: declares {header.shape[0]} examples, but at most {MAX_COUNT} are allowed; "
+            "leave it out"
         )
 
 

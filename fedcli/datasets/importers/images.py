@@ -43,7 +43,7 @@ from fedcli.settings.vocabulary import SPLITS, VALIDATION
 FOLDERS = tuple(LAYOUTS)
 COLORS = ("grey", "rgb")
 
-_LOOKED_AT = 1000  # entries by which a folder is recognised
+_LOOKED_AT = 1000  # number of entries of a folder that `recognises` examines
 Tables = Path | picture_tables.Table  # a text file, or the content of a MATLAB file
 
 
@@ -68,9 +68,9 @@ class LabelledSplits:
 
     Attributes:
         splits: By split, train first.
-        evidence: By subject of a `SourceDescription`: what decided.
-        overrides: By subject: the option that overrides the decision.
-        notes: A line for each thing that was left out.
+        evidence: The evidence for each subject of a `SourceDescription`.
+        overrides: For each subject, the option that overrides the decision.
+        notes: A line for each kind of files that was left out.
     """
 
     splits: Mapping[str, Sequence[Labelled]]
@@ -100,7 +100,9 @@ def _is_aside(folder: Path) -> bool:
 def read(
     sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
 ) -> Imported:
-    """Returns the pictures of a folder, classes numbered as their names sort (numbers by value).
+    """Returns the pictures of a folder.
+
+    Classes are numbered in the order of their sorted names (numbers sort by value).
 
     Files that are not pictures, by content and by name, are left out and counted in a note.
 
@@ -127,9 +129,9 @@ def read_pictures(
 ) -> Imported:
     """Returns the pixels of pictures whose labels are known.
 
-    The first image decides between grey and colour, unless `options.color` does. Transparent pixels
-    are put on white, images are rotated as EXIF says, and 16-bit greys become float32. Of an
-    animation the first frame is read.
+    The first image decides between grey and colour, unless `options.color` does. Transparent
+    pictures are drawn on white, images are rotated as EXIF says, and 16-bit grey levels become
+    float32. Of an animation the first frame is read.
 
     Args:
         labelled: The pictures.
@@ -172,7 +174,9 @@ def read_pictures(
     convention, why = shared.polarity_of(tables)
     notes = list(labelled.notes)
     if decoder.num_transparent:
-        notes.append(f"{decoder.num_transparent:,} pictures are transparent; they are put on white")
+        notes.append(
+            f"{decoder.num_transparent:,} pictures are transparent; they were drawn on white"
+        )
     is_deep = any(table.pixels.dtype != np.uint8 for table in tables.values())
     return shared.imported(
         tables,
@@ -184,7 +188,7 @@ def read_pictures(
         pixel_range="0 to 65535" if is_deep else "0 to 255",
         evidence={
             "polarity": why,
-            "range": "the files have 16 bits a pixel" if is_deep else "the files have 8 bits",
+            "range": "the files have 16 bits per pixel" if is_deep else "the files have 8 bits",
             "channels": "given by --color" if options.color else "the same as in the first file",
             "shape": "given by --size" if options.fit else "the same in all files",
             **labelled.evidence,
@@ -195,10 +199,12 @@ def read_pictures(
 
 def _check_options(sources: Sequence[Path], options: ImportOptions) -> None:
     if len(sources) != 1:
-        raise ConfigError(f"{sources[-1]}: images are read from one folder; give it alone")
+        raise ConfigError(
+            f"{sources[-1]}: pictures are read from a single folder; give only that folder"
+        )
     if not sources[0].is_dir() and not picture_tables.looks_like_table(sources[0]):
         raise ConfigError(
-            f"{sources[0]}: images are read from a folder, or by a table of their file names; "
+            f"{sources[0]}: pictures are read from a folder, or from a table of their file names; "
             "give one of these"
         )
     for option, value, allowed in (
@@ -232,8 +238,8 @@ def find_pictures(source: Path, options: ImportOptions) -> LabelledSplits:
     pictures = listed.pictures
     if not pictures and source != root:
         raise DataError(
-            f"{source}: none of the pictures that it names is in {root} or below; give the folder "
-            "that holds both"
+            f"{source}: none of the pictures that it names is in {root} or a folder below it; give "
+            "the folder that holds both the table and the pictures"
         )
     if not pictures:
         raise DataError(
@@ -257,7 +263,10 @@ def find_pictures(source: Path, options: ImportOptions) -> LabelledSplits:
 def _by_places(
     meaning: Meaning, listed: _Listed, root: Path, options: ImportOptions
 ) -> LabelledSplits:
-    """Returns pictures labelled by their folders; a held-out split without them, by tables."""
+    """Returns the pictures labelled by their folders.
+
+    A held-out split without class folders is labelled by tables.
+    """
     tables = listed.tables
     meaning, flat, notes = _without_unlabelled(meaning, tables, root, options.folders)
     if options.splits is None:
@@ -413,7 +422,7 @@ def _notes_of_empty(
         return ()
     names = {each.dirs[0] for each in pictures if each.dirs}
     return tuple(
-        f"folder {each.name} holds no pictures: no split is made of it"
+        f"folder {each.name} holds no pictures, so there is no such split"
         for each in sorted(root.iterdir())
         if each.is_dir() and each.name not in names and split_names.kind_of(each.name)
     )
@@ -426,15 +435,16 @@ def _by_folders(meaning: Meaning, root: Path, folders: str | None) -> LabelledSp
         split: [_describe(each, folders) for each in pictures]
         for split, pictures in meaning.splits.items()
     }
-    plain = f" (folders {', '.join(sorted(meaning.plain))} name nothing)" if meaning.plain else ""
+    generic = ", ".join(sorted(meaning.plain))
+    plain = f" (folders {generic} have generic names)" if generic else ""
     of_class = f"the names of folders{plain}"
-    owners = "one folder a class, none a client"
+    owners = "each folder is a class, none is a client"
     if depth == 2:
         owners = "the names of the folders above those of classes"
     elif folders == "client":
         of_class, owners = "file names up to the first _ or -", "the names of folders"
     elif folders == "name":
-        of_class, owners = "file names up to the number at their end", "no folder is a client's"
+        of_class, owners = "file names up to the number at their end", "no folder is a client"
     evidence = {"classes": of_class, "owners": owners, **meaning.evidence}
     return LabelledSplits(splits, evidence, {"owners": "--folders", "classes": "--folders"})
 
@@ -491,7 +501,8 @@ def _why_lists(rows: picture_tables.Rows) -> str:
 
 def _on_no_list(count: int) -> str:
     return (
-        f"{count:,} pictures that no table of a split names were left out; --splits none keeps all"
+        f"{count:,} pictures that no table of a split names were left out; --splits none keeps all "
+        "pictures"
     )
 
 
@@ -515,7 +526,8 @@ def _by_tables(
         first = picture_tables.path_of(tables[0]) if tables else root
         raise DataError(
             f"{first}: none of the {len(pictures):,} pictures in {root} is named in a table; give "
-            "a CSV file with a column of file names, relative to its folder, and one of labels"
+            "a CSV file with a column of file names, relative to the file's folder, and a column "
+            "of labels"
         )
     where = ", ".join(each.path.name for each in rows.tables)
     owner = picture_tables.find_column(
@@ -596,9 +608,9 @@ def _check_tables_agree(labelled: LabelledSplits, rows: picture_tables.Rows, roo
     num_labels = len({text for _, text in pairs})
     if 2 * num_named >= len(paths) and not len(pairs) == num_labels == len(dict(pairs)):
         raise DataError(
-            f"{root}: folders name {len(dict(pairs)):,} classes, and column {label} of {where} "
-            f"{num_labels:,} others; choose --label-column {label}, or --folders class or "
-            "client/class if the folders are right"
+            f"{root}: folders name {len(dict(pairs)):,} classes, but column {label} of {where} "
+            f"names {num_labels:,} others; choose --label-column {label} if the table is right, or "
+            "--folders class or client/class if the folders are right"
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TextIO
 
 _BLOCK_CHARACTERS = 1 << 18
-_MAX_LIST_CHARACTERS = 32 << 20  # of one list of numbers
+_MAX_LIST_CHARACTERS = 32 << 20  # longest text of one list of numbers
 _MAX_STRING_CHARACTERS = 1 << 16
 _MAX_DEPTH = 64  # levels of nesting in a skipped value
 
@@ -28,7 +28,7 @@ class JsonStream:
     """
 
     def __init__(self, file: TextIO, check_stop: Callable[[], None] = lambda: None) -> None:
-        """Takes a file at the place where the text starts.
+        """Takes an open file, positioned at the start of the JSON text.
 
         Args:
             file: The text.
@@ -37,7 +37,7 @@ class JsonStream:
         self._file = file
         self._check_stop = check_stop
         self._text = ""
-        self._place = 0  # in _text
+        self._place = 0  # index in _text of the next character
         self._dropped = 0  # characters before _text
         self._is_at_end = False
 
@@ -84,14 +84,17 @@ class JsonStream:
         return self._rest_of_list(_NO_NUMBERS)
 
     def plain(self) -> list[Any]:
-        """Returns the list that comes next: numbers, NaN among them, true, false and null."""
+        """Returns the list that comes next.
+
+        Its items are numbers (NaN is allowed), true, false or null.
+        """
         self._take("[")
         return self._rest_of_list(_NO_PLAIN)
 
     def values(self) -> list[Any]:
         """Returns the list that comes next.
 
-        Its items are lists as `plain` reads them, or plain values and texts.
+        Its items are plain values, texts, or lists as `plain` reads them.
         """
         inside = self.peek_inside()
         if inside == "[":
@@ -154,7 +157,7 @@ class JsonStream:
             found = text[wrong.start() :][:20]
             if found.startswith(("NaN", "I")):
                 raise ValueError("a number is NaN or infinite")
-            raise ValueError(f"a list of numbers holds {found!r}")
+            raise ValueError(f"a list of numbers contains {found!r}")
         numbers: list[Any] = json.loads(f"[{text}]")
         self._place = end + 1
         return numbers
@@ -162,7 +165,7 @@ class JsonStream:
     def skip(self) -> None:
         """Skips the next value without keeping it.
 
-        Only what is needed to find its end is checked.
+        It is checked only as far as is needed to find its end.
         """
         depth = 0
         while True:
@@ -180,7 +183,7 @@ class JsonStream:
             else:
                 self._skip_plain(_PLAIN_END_WITHIN if depth else _PLAIN_END)
             if depth > _MAX_DEPTH:
-                raise ValueError(f"more than {_MAX_DEPTH} levels deep")
+                raise ValueError(f"lists or objects are nested more than {_MAX_DEPTH} levels deep")
             if not depth:
                 return
             if self.peek() in ",:":
@@ -234,7 +237,7 @@ class JsonStream:
         while (place := self._text.find(character, start)) < 0:
             start = len(self._text) - self._place
             if start > _MAX_LIST_CHARACTERS:
-                raise ValueError(f"a list of more than {_MAX_LIST_CHARACTERS} characters")
+                raise ValueError(f"a list has more than {_MAX_LIST_CHARACTERS} characters")
             if not self._grow():
                 raise ValueError("ends too early")
         return place
@@ -258,4 +261,4 @@ class JsonStream:
 
     def _fail(self, wanted: str) -> NoReturn:
         found = self._text[self._place :][:1]
-        raise ValueError(f"character {self.num_read}: {found!r} where {wanted} should stand")
+        raise ValueError(f"character {self.num_read}: found {found!r} where {wanted} is expected")

@@ -1,8 +1,8 @@
 """LEAF's JSON layout (Caldas et al. 2018), as its FEMNIST is written.
 
 A shard is one object: `users`, `num_samples` in the same order, and `user_data`, for each user `x`
-(a list of flat images, 1.0 is paper) and `y` (labels). Shards of hundreds of megabytes are read
-with the memory that one user takes.
+(a list of flat images, 1.0 is paper) and `y` (labels). Memory holds the examples of one user at a
+time, so shards of hundreds of megabytes can be read.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _SPLITS = ("train", "test")
 _KEYS = re.compile(rb'"(users|num_samples|user_data)"\s*:')
 _LOOKED_AT = 1 << 16  # the first bytes of a file, among which one of the keys must be
 _TOLERANCE = 0.05  # in grey levels: twice the error of rounding to four digits
-MAX_USERS = 1 << 20  # of a shard
-MAX_EXAMPLES = 1 << 20  # of a user
+MAX_USERS = 1 << 20  # largest number of users in a shard
+MAX_EXAMPLES = 1 << 20  # largest number of examples of a user
 
 
 def recognises(path: Path) -> bool:
@@ -57,9 +57,10 @@ def recognises(path: Path) -> bool:
 def read(
     sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
 ) -> Imported:
-    """Returns a folder's shards, those of its train/ and test/ as splits.
+    """Returns the examples of a folder's shards. Its folders train/ and test/ become splits.
 
-    A user's pixels become grey levels if all are within 0.05 of a level, else stay float32.
+    A user's pixels become uint8 grey levels if 255 times each pixel is within 0.05 of a whole
+    number. Otherwise they stay float32.
 
     Args:
         sources: One folder, or shards of one split.
@@ -79,14 +80,14 @@ def read(
         if not found.is_picture:
             raise DataError(
                 f"{found.where}: x holds text, not pixels ({found.text[:40]!r}): fedcli trains on "
-                "images; of LEAF's sets it reads FEMNIST and CelebA"
+                "images only; give LEAF's FEMNIST or CelebA"
             ) from None
         from fedcli.datasets.importers import leaf_pictures  # lazy: most shards hold pixels
 
         return leaf_pictures.read(splits, sources[0], options, folder, tell)
 
 
-class _TextsFound(Exception):  # noqa: N818 - perhaps no error of the data
+class _TextsFound(Exception):  # noqa: N818 - the data may be right
     """A shard has a text, perhaps the name of a picture file, where pixels are expected."""
 
     def __init__(self, text: str, where: str, *, is_nested: bool = False) -> None:
@@ -117,7 +118,7 @@ def _read_arrays(
     tables, classes = shared.number_labels(coded, reader.labels)
     owners = [set(table.owner_ids) for table in tables.values()]
     is_emnist = all(map(are_emnist_writers, owners))
-    convention, why = "background", "EMNIST's writers, whose paper is light in LEAF"
+    convention, why = "background", "ids of EMNIST's writers, whose paper is light in LEAF"
     if not is_emnist:
         convention, why = shared.polarity_of(tables)
     notes = [] if coding.top == 1 and coding.most <= 1 else [coding.note]
@@ -186,7 +187,7 @@ class _ShardReader:
         self._options = options
         self._tell = tell
         self._done = 0
-        self._order: str | None = None  # of flat rows
+        self._order: str | None = None  # the order of the values in flat rows
 
     def read(self, path: Path, writer: TableWriter) -> None:
         """Adds the users of one file."""
@@ -245,7 +246,7 @@ class _ShardReader:
         except ValueError as err:
             raise DataError(f"{where}: damaged JSON: {err}; correct the file") from err
         if images is None or labels is None:
-            raise DataError(f"{where}: has no {'x' if images is None else 'y'}; correct the file")
+            raise DataError(f"{where}: lacks {'x' if images is None else 'y'}; correct the file")
         codes = self.labels.add(labels, where)
         if len(images) != len(codes):
             raise DataError(
@@ -275,20 +276,20 @@ class _ShardReader:
                 next(stream.items())
                 raise _TextsFound(stream.string(), where, is_nested=True)
             try:
-                with np.errstate(over="ignore"):  # becomes infinite: refused with the others
+                with np.errstate(over="ignore"):  # infinity is refused below
                     row = np.array(stream.nested_numbers(), np.float32)
             except (ValueError, OverflowError) as err:
                 raise DataError(f"{fault}: {err}; correct the file") from err
             if rows and row.shape != rows[0].shape:
                 raise DataError(
-                    f"{fault}: {row.size} pixels but example 0 has {rows[0].size}; all must have "
-                    "the same number"
+                    f"{fault}: has {row.size} pixels but example 0 has {rows[0].size}; give all "
+                    "images the same number"
                 )
             rows.append(row)
             if len(rows) > MAX_EXAMPLES or len(rows) * row.nbytes > MAX_CLIENT_BYTES:
                 raise DataError(
-                    f"{where}: more than {MAX_EXAMPLES} examples or {MAX_CLIENT_BYTES} bytes of "
-                    "pixels; split it"
+                    f"{where}: has more than {MAX_EXAMPLES} examples or {MAX_CLIENT_BYTES} bytes "
+                    "of pixels; divide it into several users"
                 )
             self._tell(self._done + len(rows), None)
         return np.stack(rows) if rows else np.empty((0, 0), np.float32)
@@ -328,7 +329,10 @@ def _check_shard(
     assert num_samples is not None
     assert counts is not None
     if len(users) != len(num_samples):
-        raise DataError(f"{source}: {len(users)} users but {len(num_samples)} num_samples")
+        raise DataError(
+            f"{source}: has {len(users)} users but {len(num_samples)} entries of num_samples; "
+            "correct the file"
+        )
     listed = set()
     for user, count in zip(users, num_samples, strict=True):
         where = f"{source}: user {user!r}"
@@ -336,9 +340,14 @@ def _check_shard(
             raise DataError(f"{where}: occurs twice in users; keep one")
         listed.add(user)
         if user not in counts:
-            raise DataError(f"{where}: is in users but not in user_data")
+            raise DataError(f"{where}: is in users but not in user_data; correct the file")
         if counts[user] != count:
-            raise DataError(f"{where}: {counts[user]} examples but num_samples says {count}")
+            raise DataError(
+                f"{where}: has {counts[user]} examples but num_samples says {count}; correct the "
+                "file"
+            )
     for user in counts:
         if user not in listed:
-            raise DataError(f"{source}: user {user!r}: is in user_data but not in users")
+            raise DataError(
+                f"{source}: user {user!r}: is in user_data but not in users; correct the file"
+            )

@@ -96,7 +96,10 @@ def _read_user(stream: JsonStream, where: str) -> tuple[list[str], list[Any]]:
             for _ in stream.items():
                 names.append(stream.string())
                 if len(names) > _MAX_NAMES:
-                    raise DataError(f"{where}: more than {_MAX_NAMES:,} pictures; split it")
+                    raise DataError(
+                        f"{where}: has more than {_MAX_NAMES:,} pictures; divide it into several "
+                        "users"
+                    )
         elif key == "y":
             labels = stream.values()
         else:

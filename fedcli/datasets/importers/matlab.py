@@ -1,4 +1,4 @@
-"""MATLAB's .mat files with images and labels, such as SVHN's and EMNIST's: 7.3 and older.
+"""MATLAB's .mat files with images and labels, such as SVHN's and EMNIST's, of all versions.
 
 Version 7.3 is HDF5 and is read with h5py; older ones need SciPy, from the extra `matlab`. MATLAB
 stores images as [H, W, C, n] or [H, W, n]; in HDF5 the axes of the same array are reversed. Arrays
@@ -67,7 +67,7 @@ def recognises(path: Path) -> bool:
 def read(
     sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
 ) -> Imported:
-    """Returns the images of some files. A file's name gives its split, by default train.
+    """Returns the images of some files. A file's name gives its split; without one it is train.
 
     In files with SVHN's names, labels 1 to 10 are digits, and 10 is the digit 0.
 
@@ -85,7 +85,7 @@ def read(
     """
     paths = [path for path in files_of(sources) if start_of(path, 10) in SIGNATURES]
     if not paths:
-        raise DataError(f"{sources[0]}: holds no .mat file; give one")
+        raise DataError(f"{sources[0]}: holds no .mat file; give a folder that holds one")
     sets, is_emnist = _read_sets(paths, options)
     survey = Survey(options.pixel_range)
     for each in sets.values():
@@ -224,8 +224,8 @@ def _split(paths: Sequence[Path], options: ImportOptions) -> dict[str, Path]:
         files = {named[path.stem]: path for path in paths if path.stem in named}
     if "train" not in files:
         raise DataError(
-            f"{paths[0].parent}: {', '.join(path.name for path in paths[:10])}: none has train in "
-            "its name; choose one with --splits train=NAME,test=NAME"
+            f"{paths[0].parent}: {', '.join(path.name for path in paths[:10])}: no name contains "
+            "train; choose the files with --splits train=NAME,test=NAME"
         )
     return {split: files[split] for split in SPLITS if split in files}
 
@@ -325,8 +325,8 @@ def _find(
     if len(found) != 1:
         shapes = ", ".join(f"{name} {list(each.shape)}" for name, each in arrays.items())
         raise DataError(
-            f"{path}: holds {shapes[:200] or 'no arrays of numbers'}, and {len(found)} of them are "
-            f"named like {names[0]!r}; name the images X and the labels y"
+            f"{path}: holds {shapes[:200] or 'no arrays of numbers'}, and {len(found)} of these "
+            f"names count as {names[0]!r}, instead of one; name the images X and the labels y"
         )
     return found[0]
 
@@ -340,7 +340,8 @@ def _images_first(
 ) -> NDArray[Any]:
     """Converts images [H, W, C, n], [H, W, n] or [p, n] to [n, H, W] or [n, H, W, C].
 
-    The axis n may also be the first. Flat rows [p, n] are grey squares, or have --image-shape.
+    The axis n may also come first. Flat rows [p, n] have the shape of --image-shape, by default a
+    grey square.
     """
     check_type(images.dtype, where)
     shape = images.shape
@@ -360,5 +361,5 @@ def _images_first(
 
 
 def _counts_from_one(labels: NDArray[Any]) -> bool:
-    """Whether labels are SVHN's, 1 to 10, all of which occur."""
+    """Whether labels are numbered as SVHN's: from 1 to 10, and all of these occur."""
     return bool(np.array_equal(np.unique(labels), np.arange(1, _SVHN_TEN + 1)))

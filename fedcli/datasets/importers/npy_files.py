@@ -31,17 +31,18 @@ _SIGNATURE = b"\x93NUMPY"
 
 
 class NpyFiles:
-    """Files of arrays with the interface of an archive.
+    """Files with one array each, with the interface of an .npz archive.
 
     A file is a .npy file, or an archive with one array, whose name in the archive is ignored. Use
     it as a context: at its end archives are closed.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
-        """Opens the files. The name of each, without its ending, is the key of its array.
+        """Opens the files. The key of an array is the name of its file without the ending.
 
-        If all names contain the same client, such as x_ann.npy and y_ann.npy, the key does not. The
-        key of an archive such as kmnist-train-imgs.npz is made from its role and split: x_train.
+        If all names contain the same client, as x_ann.npy and y_ann.npy do, the client is not part
+        of the key. The key of an archive such as kmnist-train-imgs.npz is made from its role and
+        split: x_train.
         """
         roles = {path: role_of(path.stem) for path in files}
         rests = {role[1] for role in roles.values() if role is not None}
@@ -153,7 +154,7 @@ def read(
     """
     files = [path for path in files_of(sources) if has_signature(path) or is_lone(path)]
     if not files:
-        raise DataError(f"{sources[0]}: holds no .npy files; give images and labels")
+        raise DataError(f"{sources[0]}: holds no .npy files; give files of images and of labels")
     where = sources[0] if len(sources) == 1 else files[0].parent
     with NpyFiles(files) as arrays:
         return read_arrays(arrays, where, options, folder, tell)

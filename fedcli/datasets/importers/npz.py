@@ -52,7 +52,7 @@ _OWNERS = tuple(
     for who in ("client", "writer", "user", "owner")
     for ending in ("_ids", "_id", "s", "")
 )
-# The words before or behind these names that say which split an array is of.
+# The words before or after these names that say to which split an array belongs.
 _SPLIT_WORDS = {
     **{"train": "train", "training": "train", "test": "test", "testing": "test"},
     **dict.fromkeys(("val", "valid", "validation", "dev"), VALIDATION),
@@ -60,14 +60,15 @@ _SPLIT_WORDS = {
 _JOINED = re.compile(f"^({'|'.join(_SPLIT_WORDS)})|({'|'.join(_SPLIT_WORDS)})$")
 _POSITIONAL = {"arr_0": "x", "arr_1": "y"}  # the names that numpy.savez(file, images, labels) gives
 
-_MAX_ID_ITEMSIZE = 4 * MAX_ID_BYTES  # NumPy keeps four bytes a character
+_MAX_ID_ITEMSIZE = 4 * MAX_ID_BYTES  # NumPy stores four bytes per character
 
 
 @dataclass(frozen=True)
 class _Set:
-    """The arrays of one split; `image_shape` is what each row of images becomes.
+    """The arrays of one split.
 
-    The order of its values is one of `flat.shaped`.
+    `image_shape` is the shape of an image, and `order` that of its values, as `flat.shaped` takes
+    them.
     """
 
     images: Array
@@ -78,7 +79,7 @@ class _Set:
 
 
 def recognises(path: Path) -> bool:
-    """Returns whether a path is a zip file that holds an array under a name in NumPy's form."""
+    """Returns whether a path is a zip file with a member named NAME.npy."""
     return path.is_file() and has_arrays(path)
 
 
@@ -89,9 +90,8 @@ def read(
 
     Args:
         sources: The archive.
-        options: `label_column` and `id_column` name arrays where their names are not known ones;
-            `image_shape` is the shape of flat rows that are not square; `num_classes` and `fit`
-            apply.
+        options: `label_column` and `id_column` name arrays that have no usual name. `image_shape`
+            is the shape of flat rows that are not square images. `num_classes` and `fit` apply.
         folder: The folder for temporary files of pixels.
         tell: Called with the number of examples read.
 
@@ -174,11 +174,11 @@ def _sets(
         if images is None and labels is None:
             continue
         if split == VALIDATION and None in (images, labels):
-            continue  # one of them is not used, as a note says
+            continue  # an array without a partner is not used; a note says so
         if images is None or labels is None:
             missing = "labels" if labels is None else "images"
             raise DataError(
-                f"{path}: no {missing} to {images or labels!r} among {_listed(members)}; name "
+                f"{path}: no {missing} for {images or labels!r} among {_listed(members)}; name "
                 "them x_train and y_train, or pass --label-column"
             )
         arrays = [
@@ -233,9 +233,9 @@ def _find(
 
 
 def _parts_of(key: str) -> tuple[str, str]:
-    """Name and split: ("x", "test") of "x_test", "test_X", "testX" and "xtest".
+    """Returns name and split: ("x", "test") for "x_test", "test_X", "testX" and "xtest".
 
-    The split is train where none is named.
+    If no split is named, it is train.
     """
     words = re.sub(r"(?<=[a-z])(?=[A-Z])|[-. ]", "_", key).lower().split("_")
     if len(words) == 1:
@@ -272,7 +272,7 @@ def _why_channels(sets: Mapping[str, _Set]) -> dict[str, str]:
     first = next(iter(sets.values()))
     if first.order != CHANNELS_FIRST:
         return {}
-    return {"channels": f"shape {list(first.images.shape)} has them before the sides"}
+    return {"channels": f"in shape {list(first.images.shape)} they come before height and width"}
 
 
 def _order_notes(sets: Mapping[str, _Set], tables: Mapping[str, ExampleTable]) -> list[str]:
@@ -293,7 +293,7 @@ def _checked(arrays: Sequence[Array | None], options: ImportOptions) -> _Set:
     set_ = _Set(images, labels, owners, *_image_shape(images, options))
     count = images.shape[0]
     if count > MAX_COUNT:
-        raise DataError(f"{images.where}: {count} images; at most {MAX_COUNT} are read")
+        raise DataError(f"{images.where}: has {count} images; at most {MAX_COUNT} are allowed")
     if labels.dtype.kind not in "biufUS" or labels.dtype.itemsize > _MAX_ID_ITEMSIZE:
         raise DataError(
             f"{labels.where}: labels are {labels.dtype} of shape {list(labels.shape)}; give whole "
@@ -307,12 +307,12 @@ def _checked(arrays: Sequence[Array | None], options: ImportOptions) -> _Set:
     ):
         raise DataError(
             f"{owners.where}: client ids are {owners.dtype} of shape {list(owners.shape)}; "
-            f"only text up to {MAX_ID_BYTES} characters and whole numbers [n] are read"
+            f"give whole numbers or texts of up to {MAX_ID_BYTES} characters, [n]"
         )
     if labels.shape[0] == images.shape[-1] > max(images.shape[:-1]) and len(images.shape) > 2:
         raise DataError(
-            f"{images.where}: shape {list(images.shape)} has {labels.shape[0]} images, as many as "
-            "there are labels, in the last place; save numpy.moveaxis(x, -1, 0) of it"
+            f"{images.where}: of shape {list(images.shape)}, the last axis counts the images "
+            f"({labels.shape[0]}, as many as there are labels); save numpy.moveaxis(x, -1, 0)"
         )
     for array, what in ((labels, "labels"), (owners, "client ids")):
         if array is not None and array.shape[0] != count:

@@ -24,9 +24,9 @@ from fedcli.zips import MAX_HEADER_BYTES, open_zip, read_npy_header
 _ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
 _PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _IS_ENCRYPTED = 1  # bit of a member's flags
-_MAX_PACKING = 1032  # to 1: the most that deflate compresses
-_MAX_REASON = 100  # characters, because NumPy's messages quote the header
-# What zipfile raises, and what parsing a garbled header does.
+_MAX_PACKING = 1032  # largest compression ratio of deflate
+_MAX_REASON = 100  # characters shown of a message, because NumPy's messages quote the header
+# The exceptions of zipfile, and those of parsing a damaged header.
 _DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OverflowError),
     *(RuntimeError, NotImplementedError, TypeError, MemoryError),
@@ -53,7 +53,7 @@ class Array:
         dtype: The type of the stored values.
         shape: The declared shape, which fits the number of bytes.
         start: The offset of the values in the member.
-        where: The beginning of messages.
+        where: Prefix of error messages.
     """
 
     info: zipfile.ZipInfo
@@ -72,7 +72,7 @@ def has_arrays(path: Path) -> bool:
         with open_zip(path) as archive:
             return any(name.endswith(".npy") for name in archive.namelist())
     except _DAMAGE:
-        return True  # other zip files are not read, and `open_archive` reports what is wrong
+        return True  # `open_archive` reports what is wrong
 
 
 @contextmanager
@@ -92,7 +92,7 @@ def members_of(archive: Members, path: Path) -> dict[str, zipfile.ZipInfo]:
     """Returns the arrays' members by key.
 
     Raises:
-        DataError: Two have one key.
+        DataError: Two arrays have the same key.
     """
     members: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
@@ -119,25 +119,27 @@ def read_header(
     if info.flag_bits & _IS_ENCRYPTED:
         raise DataError(f"{where}: is encrypted; save it again with np.savez")
     if info.compress_type not in _PLAIN_METHODS:
-        raise DataError(f"{where}: is packed by an unusual method; save it again with np.savez")
+        raise DataError(f"{where}: is compressed by an unusual method; save it again with np.savez")
     with reading(where), archive.open(info) as member:
         shape, is_fortran, dtype, start = read_npy_header(member.read(MAX_HEADER_BYTES))
     if dtype.hasobject and may_hold_objects:
         return Array(info, key, dtype, shape, start, where)
     if dtype.hasobject:
         raise DataError(
-            f"{where}: holds Python objects, which are never unpickled; save numbers or texts, as "
-            "array.astype(int) or array.astype(str) makes"
+            f"{where}: holds Python objects, which are never unpickled; save numbers or texts, "
+            "which array.astype(int) or array.astype(str) returns"
         )
     if is_fortran and len(shape) > 1:
-        raise DataError(f"{where}: lies in Fortran order; save np.ascontiguousarray of it")
+        raise DataError(
+            f"{where}: is stored in Fortran order; save np.ascontiguousarray(array) instead"
+        )
     _check_length(shape, dtype, start, info, where)
     return Array(info, key, dtype, shape, start, where)
 
 
 @contextmanager
 def open_values(archive: Members, array: Array) -> Iterator[Values]:
-    """Opens an array behind its header.
+    """Opens an array, positioned after its header.
 
     Raises:
         DataError: It is damaged. Later reads may raise this, too.
@@ -204,8 +206,8 @@ def _check_length(
         )
     if info.file_size > _MAX_PACKING * (info.compress_size + 1):
         raise DataError(
-            f"{where}: claims {info.file_size} bytes from {info.compress_size} packed, more than "
-            "can be; save it again"
+            f"{where}: claims to unpack {info.file_size} bytes from {info.compress_size}, which is "
+            "impossible; save it again"
         )
 
 

@@ -1,6 +1,6 @@
-"""A dictionary of arrays that `numpy.savez` pickled, such as PFLlib's `data`; no code is executed.
+"""Reads a dictionary of arrays that `numpy.savez` pickled, such as PFLlib's `data`.
 
-`plain_pickle` interprets the pickle and refuses anything but plain values.
+No code is executed: `plain_pickle` interprets the pickle and refuses anything but plain values.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class PickledArrays:
 
 
 def unpickled(archive: Members, path: Path) -> Members:
-    """Returns the arrays in the one dictionary that an archive holds, else the archive itself.
+    """Returns the arrays of the dictionary that an archive consists of, else the archive itself.
 
     Args:
         archive: The archive.
@@ -80,7 +80,7 @@ def unpickled(archive: Members, path: Path) -> Members:
 def _arrays(found: Any) -> dict[str, Any]:
     """The arrays and lists of numbers of a dictionary."""
     if not isinstance(found, dict):
-        raise ValueError("its one object is not a dictionary of arrays")  # noqa: TRY004 - of the file
+        raise ValueError("its only object is not a dictionary of arrays")  # noqa: TRY004
     arrays = {name: np.asarray(value) for name, value in found.items()}
     wrong = next((name for name, each in arrays.items() if each.dtype.kind not in "biufUS"), None)
     if wrong is not None:

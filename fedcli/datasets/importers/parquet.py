@@ -1,8 +1,8 @@
 """Parquet files of images, as Hugging Face writes them: one or several files per split.
 
-A row has an encoded picture (`{bytes, path}` or only the bytes) or a list of pixels, a label, and
-perhaps its owner. Hugging Face's metadata in the file give the role of each column and the names of
-classes. PyArrow, from the extra `parquet`, reads the files.
+A row has an image, a label, and perhaps an owner. The image is an encoded picture (`{bytes, path}`
+or only the bytes) or a list of pixels. Hugging Face's metadata in the file give the role of each
+column and the names of classes. PyArrow, from the extra `parquet`, reads the files.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class _Picture:
 def recognises(path: Path) -> bool:
     """Returns whether a path is a Parquet file, or a folder that holds some, perhaps in data/.
 
-    Files that are named neither like splits nor like parts are one per client; `client_files` reads
-    them.
+    Files that are named neither like splits nor like parts are one file per client, which
+    `client_files` reads.
     """
     home = _home(path)
     if path.is_file() or not home.is_dir():
@@ -79,7 +79,7 @@ def recognises(path: Path) -> bool:
 
 
 def are_clients(files: Sequence[Path]) -> bool:
-    """Returns whether several files, named like neither splits nor parts, are one per client."""
+    """Returns whether files are one per client: several, named like neither splits nor parts."""
     names = [path.stem for path in files]
     are_parts = all(map(_PART.search, names))
     are_splits = any(split_names.kind_of(_part_of(name)) for name in names)
@@ -206,8 +206,8 @@ class _Reader:
             content = value.get("bytes") if isinstance(value, dict) else value
             if not content:
                 raise DataError(
-                    f"{path}: row {first + index}: has no bytes of a picture, perhaps only a path; "
-                    "save the data set with the pictures embedded"
+                    f"{path}: row {first + index}: holds no bytes of a picture, perhaps only its "
+                    "path; save the data set with embedded pictures"
                 )
             pictures.append(_Picture(Path(f"{path}: row {first + index}"), content))
         for _, pixels in self._decoder.blocks(pictures):
@@ -219,7 +219,10 @@ class _Reader:
         except ValueError as err:
             raise DataError(f"{where}: images differ in size; resize all to one size") from err
         if array.dtype.kind not in "iuf" or array.ndim < 2:
-            raise DataError(f"{where}: column {self._columns.image} holds no pixels; name another")
+            raise DataError(
+                f"{where}: column {self._columns.image} holds no pixels; give the files a column "
+                "of images"
+            )
         is_bytes = array.dtype.kind in "iu" and array.min() >= 0 and array.max() <= 255
         array = array.astype(np.uint8 if is_bytes else np.float32)
         if array.ndim == 2:
@@ -265,8 +268,8 @@ def _split(paths: Sequence[Path], options: ImportOptions) -> dict[str, list[Path
         found = {"train": list(paths)}
     if "train" not in found:
         raise DataError(
-            f"{paths[0].parent}: {', '.join(path.name for path in paths[:10])}: none has "
-            "train in its name; choose one with --splits train=NAME,test=NAME"
+            f"{paths[0].parent}: {', '.join(path.name for path in paths[:10])}: no name contains "
+            "train; choose the files with --splits train=NAME,test=NAME"
         )
     return {split: found[split] for split in SPLITS if split in found}
 
@@ -351,7 +354,9 @@ def _batches(
     present = _schema(parquet, path).names
     missing = next((name for name in wanted if name not in present), None)
     if missing is not None:
-        raise DataError(f"{path}: has no column {missing!r} as the files before; give it one")
+        raise DataError(
+            f"{path}: has no column {missing!r}, which the earlier files have; give it one"
+        )
     first = 0
     try:
         with parquet.ParquetFile(path) as file:

@@ -1,4 +1,7 @@
-"""Decodes picture files to equal channels and, unless they are resized later, equal size."""
+"""Decodes picture files.
+
+All get the same channels and, unless they are resized later, the same size.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from fedcli.errors import DataError
 
 _BLOCK_IMAGES = 256
 _GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B"}
-_DEEP_MODES = {"I", "I;16", "I;16L", "I;16B"}  # 16 bits a pixel
+_DEEP_MODES = {"I", "I;16", "I;16L", "I;16B"}  # modes with 16 bits per pixel
 _OPAQUE = 255  # alpha
 _WHITE = (255, 255, 255, 255)
 _READ_WHOLE = 256 << 20  # files up to this size are read into memory before decoding
@@ -40,7 +43,10 @@ class Decoder:
     """Decodes images with the channels of the first image and, unless fitted, its size."""
 
     def __init__(self, pillow: Any, color: str | None, *, is_fitted: bool) -> None:
-        """Takes Pillow, the wanted colours ("grey", "rgb", None), and whether sizes may differ."""
+        """Takes Pillow, the colours to produce, and whether sizes may differ.
+
+        `color` is "grey" or "rgb"; None means that of the first image.
+        """
         self.num_transparent = 0  # transparent pictures so far, which are drawn on white
         self._pillow = pillow
         self._color = color
@@ -94,7 +100,9 @@ class Decoder:
                 if max(width, height) <= MAX_SIDE:
                     return self._convert(image, path)
         except self._pillow.DecompressionBombError as err:
-            raise DataError(f"{path}: far too large; at most {MAX_SIDE} a side is read") from err
+            raise DataError(
+                f"{path}: is far too large; resize it to at most {MAX_SIDE} x {MAX_SIDE}"
+            ) from err
         except self._pillow.UnidentifiedImageError as err:
             raise DataError(
                 f"{path}: not a complete image (none of {', '.join(DECODERS)}); repair or remove it"
@@ -107,14 +115,17 @@ class Decoder:
                 f"{path}: not a complete image ({reason}); repair or remove it"
             ) from err
         raise DataError(
-            f"{path}: {height} x {width} pixels are too large; at most {MAX_SIDE} a side is read"
+            f"{path}: {height} x {width} pixels are too many; resize it to at most {MAX_SIDE} x "
+            f"{MAX_SIDE}"
         )
 
     def _convert(self, image: Any, path: Path) -> NDArray[Any]:
         image.load()
         turn_upright(image)
         if image.mode == "F":
-            raise DataError(f"{path}: pixels are floating-point numbers; save them as 8 or 16 bits")
+            raise DataError(
+                f"{path}: pixels are floating-point numbers; save them with 8 or 16 bits"
+            )
         if image.mode in _DEEP_MODES and self._color in (None, "grey"):
             self._color = "grey"
             return _deep_grey(image, path)
@@ -129,8 +140,8 @@ class Decoder:
             return np.asarray(flat.convert("RGB"))
         if not (is_grey or self._has_given_color or _has_no_color(flat)):
             raise DataError(
-                f"{path}: has colours but the images before have none; choose --color grey or "
-                f"--color rgb for all{self._size_advice(image)}"
+                f"{path}: is in colour but earlier images are grey; choose --color grey or --color "
+                f"rgb for all{self._size_advice(image)}"
             )
         return np.asarray(flat.convert("L"))
 
@@ -153,7 +164,7 @@ class Decoder:
 def _deep_grey(image: Any, path: Path) -> NDArray[np.float32]:
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
-        raise DataError(f"{path}: has more than 16 bits a pixel; save it as 8 or 16 bits")
+        raise DataError(f"{path}: has more than 16 bits per pixel; save it with 8 or 16 bits")
     return (values / 65535).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""The files below a folder of pictures, in a fixed order, without files of operating systems."""
+"""Lists the files below a folder of pictures in a fixed order, without operating-system files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _JUNK = {
 
 
 def walk(folder: Path, depth: int = MAX_DEPTH) -> Iterator[Path]:
-    """Yields the files below a folder, sorted, without hidden files and files of systems.
+    """Yields the files below a folder, sorted, without hidden and operating-system files.
 
     Raises:
         DataError: A link leads out of the folder or to a folder above itself, or folders are nested
@@ -54,7 +54,7 @@ def too_deep(path: Path) -> DataError:
     """Returns the error for a folder that is nested too deeply."""
     return DataError(
         f"{path}: is nested too deeply; put pictures into class folders, client folders, or class "
-        "folders within client folders; these may be in folders of splits"
+        "folders within client folders, each perhaps inside a folder for its split"
     )
 
 
@@ -68,7 +68,7 @@ def _walk(folder: Path, root: Path, depth: int) -> Iterator[Path]:
                     f"{path}: is a link to a file outside the folder; copy that file into it"
                 )
             if folder.resolve().is_relative_to(target):
-                raise DataError(f"{path}: is a link to a folder that it lies in; remove it")
+                raise DataError(f"{path}: is a link to a folder above it; remove the link")
         if entry.is_file():
             yield path
         elif entry.is_dir():

@@ -56,7 +56,7 @@ def read_tables(paths: Sequence[Path], pictures: Sequence[Path]) -> list[Table]:
 
 
 def _table_of_rows(path: Path, value: NDArray[Any]) -> Table | None:
-    """A structure of several rows, each field a column."""
+    """Converts a structure of several rows to a table in which each field is a column."""
     if not value.dtype.names:
         return None
     rows = [

@@ -1,11 +1,11 @@
 """Tables beside pictures, which give the label, the owner and the split of each picture.
 
 A table is text with commas, tabs, semicolons or spaces, with or without a header, or JSON with an
-object per line. Its column of file names is recognised by content: its values name existing
-pictures. Columns of labels, owners and splits have usual names; a single column may have any name.
-Several tables of the same pictures (CelebA's attributes, identities and partition) are joined.
-Tables with names of splits (Food-101's meta/train.txt and meta/test.txt) list the pictures of each
-split. Lines that begin with "#" are comments. A competition's sample submission is ignored.
+object per line. The column of file names is the one whose values name existing pictures. Columns of
+labels, owners and splits have usual names; a single column may have any name. Several tables of the
+same pictures (CelebA's attributes, identities and partition) are joined. Tables with names of
+splits (Food-101's meta/train.txt and meta/test.txt) list the pictures of each split. Lines that
+begin with "#" are comments. A competition's sample submission is ignored.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fedcli.datasets.importers.source_files import start_of
 from fedcli.errors import ConfigError, DataError
 from fedcli.files import open_regular
 
-_JSON_LINES = ".jsonl"  # an object a row
+_JSON_LINES = ".jsonl"  # a file with one JSON object per line
 TABLE_SUFFIXES = {".csv", ".tsv", ".txt", ".tab", ".dat", _JSON_LINES}
 OWNER_COLUMNS = (
     *("client_id", "client", "writer_id", "writer", "user_id", "user", "owner_id", "owner"),
@@ -45,7 +45,7 @@ _NUMBERED_SPLITS = {"0": "train", "1": "validation", "2": "test"}
 MAX_TABLE_BYTES = 512 << 20
 _MAX_LINE = 1 << 20  # characters
 _MAX_COLUMNS = 4096
-_LOOKED_AT = 1 << 16  # bytes by which a table is recognised
+_LOOKED_AT = 1 << 16  # number of bytes from which a table is recognised
 _MOST_STEM_COLUMNS = 512  # a table of file names without endings has fewer; more are pixels
 _MOST_STEM_LISTS = 64  # if there are more .txt files, each describes a single picture
 _SHEET = re.compile(
@@ -82,7 +82,8 @@ class Rows:
     """The joined rows of all tables, by picture.
 
     Attributes:
-        fields: For each picture, column name to (text, position in a file for messages).
+        fields: For each picture, a mapping from column name to (text, position in its file for
+            messages).
         columns: All columns but those of file names.
         tables: The files, in the order they were read.
         table_of: For each picture, the first table that names it.
@@ -123,7 +124,7 @@ def looks_like_table(path: Path) -> bool:
 
 
 def tables_among(paths: Sequence[Path]) -> list[Path]:
-    """Returns the files that may be tables of pictures, also if their names have no endings.
+    """Returns the files that may be tables of pictures, including files without an ending.
 
     Sample submissions of competitions are left out: their labels are invented.
     """
@@ -138,7 +139,7 @@ def tables_among(paths: Sequence[Path]) -> list[Path]:
 
 
 def is_meant(path: Path) -> bool:
-    """Returns whether a text file is a table for certain: by its ending, or it names pictures."""
+    """Returns whether a text file is certainly a table: by its ending, or as it names pictures."""
     return path.suffix.lower() in (".csv", ".tsv") or looks_like_table(path)
 
 
@@ -158,7 +159,10 @@ def read_table(path: Path) -> Table:
         OSError: It cannot be read.
     """
     if path.stat().st_size > MAX_TABLE_BYTES:
-        raise DataError(f"{path}: a table of labels has at most {MAX_TABLE_BYTES >> 20} MB")
+        raise DataError(
+            f"{path}: is larger than {MAX_TABLE_BYTES >> 20} MB, too large for a table of labels; "
+            "leave it out"
+        )
     try:
         with io.TextIOWrapper(open_regular(path), "utf-8-sig", newline="") as file:
             lines = [(number, line) for number, line in _numbered(file, path) if line.strip()]
@@ -178,7 +182,7 @@ def read_table(path: Path) -> Table:
     header = rows.pop(0)[1] if has_header else []
     width = len(rows[0][1])
     if has_header and len(header) == width - 1:
-        header = ["file", *header]  # with spaces as delimiters, this name is missing
+        header = ["file", *header]  # if spaces are the delimiters, the header lacks this name
     for number, row in rows:
         if len(row) != width:
             raise DataError(
@@ -209,8 +213,8 @@ def match_pictures(
     """Joins the rows of all tables about the pictures; ignores tables that name none of them.
 
     Args:
-        tables: Text files, where those that are not tables are skipped, and tables that were read
-            before.
+        tables: Text files, and tables that were read before. Text files that are not tables are
+            skipped.
         pictures: The pictures that tables may name: by a path from the root or from the table's
             folder, by a unique name, or by a unique name without its ending.
         root: The folder of the source.
@@ -250,7 +254,7 @@ def match_pictures(
 def find_column(
     rows: Rows, names: Sequence[str], given: str | None, option: str, where: str
 ) -> str | None:
-    """Returns the column that an option names or, without it, the first with a usual name, if any.
+    """Returns the column that an option names, else the first with a usual name, else None.
 
     Raises:
         ConfigError: The column that the option names does not exist.
@@ -272,10 +276,11 @@ def find_labels(
 
     Args:
         rows: The joined tables.
-        given: The value of --label-column.
+        given: The value of --label-column, or None.
         taken: Columns with another meaning.
-        known: The names of class folders; a column of such names holds the labels.
-        where: The beginning of messages.
+        known: The names of class folders. If a column holds these names, it is the column of
+            labels.
+        where: Prefix of error messages.
 
     Raises:
         ConfigError: The column that --label-column names does not exist.
@@ -291,8 +296,8 @@ def find_labels(
         others = [name for name in usual[1:] if not _agree(rows, usual[0], name)]
         if others:
             raise DataError(
-                f"{where}: columns {usual[0]} and {others[0]} may both be the labels, and they "
-                f"differ; choose one with --label-column {usual[0]}"
+                f"{where}: columns {usual[0]} and {others[0]} differ and both may be the labels; "
+                f"choose one with --label-column {usual[0]}"
             )
         return usual[0], f"column {usual[0]} of {where}"
     if known:
@@ -312,7 +317,7 @@ def find_labels(
     if hot is not None:
         return hot, f"columns {listed(free)} of {where}, one of which is 1 in each row"
     if not free:
-        raise DataError(f"{where}: has no column of labels; add one called label")
+        raise DataError(f"{where}: has no column of labels; add a column called label")
     example = few[0] if few else free[0]
     raise DataError(
         f"{where}: no column is called label, and each of {listed(few or free)} may be; choose "
@@ -357,7 +362,8 @@ def splits_by_lists(rows: Rows, num_pictures: int) -> dict[Path, str]:
 def known_text(text: str, known: Collection[str]) -> str:
     """Returns the class folder that a label names, or the label.
 
-    The label, or its first word (as in ImageNet's labels with boxes), is the name of a folder.
+    A label names a folder if it, or its first word (as in ImageNet's labels with boxes), is the
+    folder's name.
     """
     name = text.strip()
     first = name.partition(" ")[0]
@@ -389,7 +395,9 @@ def class_text(text: str, where: str) -> str:
     """
     value = text.strip()
     if value.lower() in _MISSING:
-        raise DataError(f"{where}: has no label ({text!r}); give each picture one, or drop the row")
+        raise DataError(
+            f"{where}: has no label ({text!r}); give each picture a label, or remove the row"
+        )
     match = _WHOLE.fullmatch(value)
     if match is None:
         return value
@@ -439,7 +447,10 @@ def _read_json_lines(lines: Sequence[tuple[int, str]], path: Path) -> Table:
 
 
 def _without_comments(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """Leaves out comments, except a last one with as many fields as the rows: it is the header."""
+    """Leaves out comments.
+
+    The last one is kept as the header if it has as many fields as the rows.
+    """
     marked = [line for line in lines if _COMMENT.match(line[1])]
     plain = [line for line in lines if not _COMMENT.match(line[1])]
     if not marked or not plain:
@@ -470,7 +481,10 @@ def _split(line: str, delimiter: str, where: str) -> list[str]:
     except csv.Error as err:
         raise DataError(f"{where}: its quotes do not match ({err}); correct the row") from err
     if len(fields) > _MAX_COLUMNS:
-        raise DataError(f"{where}: over {_MAX_COLUMNS:,} fields; a table of labels has few")
+        raise DataError(
+            f"{where}: has over {_MAX_COLUMNS:,} fields, too many for a table of labels; leave the "
+            "file out"
+        )
     return [text.strip() for text in fields]
 
 
@@ -511,12 +525,13 @@ class _Finder:
                 self._by_name.setdefault(key, []).append(path)
         self._root = root
         self._folders = folders
-        self._kinds: dict[str, str | None] = {}  # the split that a folder's or table's name says
+        self._kinds: dict[str, str | None] = {}  # the split that a folder's or table's name means
 
     def find(self, text: str, table: Path) -> Path | None:
-        """Returns the picture, or None. A name that several pictures have means none.
+        """Returns the picture with that name, or None if there are several.
 
-        But a table that is named after a split means the picture in a folder of that split.
+        But in a table that is named after a split, the name means the picture in the folder of that
+        split.
         """
         name = text.replace("\\", "/").removeprefix("./")
         folder = table.parent
@@ -584,7 +599,8 @@ def _join(rows: Rows, table: Table, place: int, finder: _Finder) -> None:
             continue
         if picture in seen:
             raise DataError(
-                f"{where}: {row[place]} is already in line {seen[picture]}; keep one row each"
+                f"{where}: {row[place]} is already in line {seen[picture]}; keep one row per "
+                "picture"
             )
         seen[picture] = number
         known = rows.fields.setdefault(picture, {})
@@ -600,7 +616,10 @@ def _join(rows: Rows, table: Table, place: int, finder: _Finder) -> None:
 
 
 def _column_names(table: Table, place: int) -> list[str | None]:
-    """A table's columns, None for that of file names. A single unnamed one is named by the file."""
+    """The names of a table's columns, None for that of file names.
+
+    A single other column without a name is named after the file.
+    """
     names: list[str | None] = list(table.columns)
     names[place] = None
     if not table.has_header and len(names) == 2:
@@ -637,7 +656,10 @@ def _agree(rows: Rows, one: str, other: str) -> bool:
 
 
 def _take_one_hot(rows: Rows, columns: Sequence[str]) -> str | None:
-    """Adds a column with the name of the one-hot column that is 1; None unless exactly one is."""
+    """Adds a column that holds, for each row, the name of the one-hot column that is 1.
+
+    Returns None, and adds nothing, unless exactly one is 1 in each row.
+    """
     if len(columns) < 2:
         return None
     chosen: dict[Path, tuple[str, str]] = {}

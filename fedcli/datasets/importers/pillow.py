@@ -10,7 +10,7 @@ from fedcli.errors import ConfigError
 
 
 def load_pillow(what: str) -> ModuleType:
-    """Returns Pillow's module Image, or an error that starts with `what` needs it.
+    """Returns Pillow's module Image. `what` is what needs it, for the error message.
 
     Raises:
         ConfigError: Pillow is not installed.

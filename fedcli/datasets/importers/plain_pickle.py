@@ -1,10 +1,10 @@
-"""Reads pickles of dictionaries, lists, numbers, texts and NumPy arrays without executing them.
+"""Reads pickles of dictionaries, lists, numbers, strings and NumPy arrays without executing them.
 
-A pickle is a program. Here `pickletools` lists its instructions, and those that build plain values
-are interpreted on a separate stack. Of all functions that a pickle may call, only four of NumPy's
-and `_codecs.encode` are accepted, and their results are built here without a call; a file with any
-other call is refused. No module that a file names is imported, and no object of its classes is
-made.
+A pickle is a program for a stack machine. Here `pickletools` lists its instructions, and those that
+build plain values are interpreted on a stack of our own. Of all functions that a pickle may call,
+only four of NumPy's and `_codecs.encode` are accepted, and their results are built here without a
+call; a file with any other call is refused. No module that a file names is imported, and no object
+of its classes is made.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _Name:
 
 
 class _Array:
-    """An array without contents yet; the instruction `BUILD` sets them."""
+    """An array whose contents the instruction `BUILD` will set."""
 
     def __init__(self) -> None:
         self.values: NDArray[Any] | None = None
@@ -50,7 +50,7 @@ class _Array:
 
 @dataclass(frozen=True)
 class _Type:
-    """A NumPy type of values, by its short name."""
+    """A NumPy dtype, by its short name."""
 
     name: str
 
@@ -59,7 +59,8 @@ def read(path: Path) -> Any:
     """Returns what a pickle holds: dict, list, tuple, str, bytes, numbers, None and arrays.
 
     Raises:
-        ValueError: It is damaged, too large, or holds anything else. The message says what.
+        ValueError: It is damaged, too large, or contains other values. The message says what is
+            wrong.
         OSError: The file cannot be read.
     """
     if path.stat().st_size > MAX_BYTES:
@@ -108,7 +109,7 @@ class _Machine:
 
     def pop(self) -> Any:
         if not self._stack or self._stack[-1] is _MARK:
-            raise ValueError("is damaged (takes more values than it made)")
+            raise ValueError("is damaged (it takes a value from an empty stack)")
         return self._stack.pop()
 
     def do(self, name: str, argument: Any) -> None:
@@ -159,7 +160,7 @@ class _Machine:
 
     def _top(self, kind: type = object) -> Any:
         if not self._stack or not isinstance(self._stack[-1], kind):
-            raise ValueError("is damaged (puts a value where none can be)")
+            raise ValueError("is damaged (it adds a value to something that is not a container)")
         return self._stack[-1]
 
     def _recall(self, place: int) -> None:
@@ -217,7 +218,7 @@ def _with_state(thing: Any, state: Any, *, has_object: bool) -> Any:
     """Completes an array or a type with the state that `BUILD` gives."""
     if isinstance(thing, _Type) and isinstance(state, tuple) and len(state) > 1:
         if _text(state[1]) not in _BYTE_ORDERS:
-            raise ValueError(f"has values in byte order {state[1]!r}")
+            raise ValueError(f"has values in the unknown byte order {state[1]!r}")
         return thing
     if isinstance(thing, _Array) and isinstance(state, tuple) and len(state) == 5:
         _, shape, kind, is_fortran, content = state
@@ -247,7 +248,7 @@ def _raw(text: str) -> bytes:
     try:
         return text.encode("latin-1")
     except UnicodeEncodeError as err:
-        raise ValueError("has text in place of bytes") from err
+        raise ValueError("has text where bytes are expected") from err
 
 
 def _text(value: Any) -> Any:

@@ -27,11 +27,11 @@ from fedcli.progress import Tell, tell_nobody
 from fedcli.settings.tables.formats import FORMATS
 from fedcli.settings.vocabulary import PIXEL_CONVENTIONS, PIXEL_RANGES, SPLITS
 
-Fit = Callable[[Pixels], Pixels]  # images [k, H, W] or [k, H, W, C] to the common size
+Fit = Callable[[Pixels], Pixels]  # resizes images [k, H, W] or [k, H, W, C] to the common size
 
-CLIENTS = "clients"  # the format of several files of a format in which a source is one file
+CLIENTS = "clients"  # the format of several files, each of one client
 _ONE_FILE = ("csv", "npz")
-_MOST_FILES = 1000  # files of a folder that are examined at most
+_MOST_FILES = 1000  # largest number of files of a folder that are examined
 _HDF5 = b"\x89HDF\r\n"
 _PICKLE_PROTOCOLS = (b"\2", b"\3", b"\4", b"\5")
 _TORCH_HEAD = 256  # the first bytes of a PyTorch zip file, with the first name in it
@@ -45,19 +45,19 @@ class ImportOptions:
 
     Attributes:
         format: A key of FORMATS; None: recognised by content.
-        num_classes: Labels are 0 to num_classes - 1; None: to be found out.
+        num_classes: Labels are 0 to num_classes - 1; None: inferred.
         label_column: The column or npz key of the labels.
         id_column: The column or npz key of the clients' ids.
         file_column: The column of a table that names the picture of each row.
         splits: The folder or file of each split, such as {"train": "Training"}; empty: there are no
-            splits; None: to be found out by names.
+            splits; None: inferred from names.
         image_shape: The shape (H, W) or (H, W, C) of images that are flat rows.
         folders: The meaning of folders of images: "class", "client" or "client/class".
         color: The colours of the images to store: "grey" or "rgb".
-        pixel_range: The range of pixels in the source, one of PIXEL_RANGES; None: to be found out
-            by the pixels.
+        pixel_range: The range of pixels in the source, one of PIXEL_RANGES; None: inferred from the
+            pixels.
         polarity: The meaning of 1.0 in the source, one of PIXEL_CONVENTIONS; None: defined by the
-            format, or to be found out by the pixels.
+            format, or inferred from the pixels.
         fit: Resizes images of any size to a common size.
     """
 
@@ -106,8 +106,8 @@ class Imported:
         source: Where the data come from.
         licence: The licence that the source states, or "".
         notes: Lines about decisions that the user may want to know.
-        are_numbered: Whether the labels are numbers in the source, and names only describe them.
-            Then the numbers of another source mean the same classes.
+        are_numbered: Whether the source has numbers as labels, and any names only describe them.
+            Then equal numbers in another source mean the same classes.
         is_guessed: Whether the number of classes was derived from the largest label.
     """
 
@@ -152,7 +152,7 @@ def recognise(sources: Sequence[Path]) -> str:
     raise DataError(
         f"{sources[0]}: {reason}"
         if reason
-        else f"{sources[0]}: in no format that fedcli reads; if it is one of "
+        else f"{sources[0]}: its format was not recognised; if it is one of "
         f"{', '.join(FORMATS)}, name it with --format"
     )
 
@@ -225,7 +225,7 @@ def _read_archive(
 
 
 def _inner_source(path: Path, options: ImportOptions) -> Path:
-    """Replaces a folder of no known format by its only folder, repeatedly; returns the last one."""
+    """Descends from a folder of no known format to its only subfolder, as long as there is one."""
     while options.format is None and path.is_dir() and not _recognised(path):
         inside = [each for each in path.iterdir() if not is_junk(each.name)]
         folders = [each for each in inside if each.is_dir() and not each.is_symlink()]
@@ -256,7 +256,7 @@ def _nothing_in(path: Path) -> str | None:
         return None
     start = start_of(path, _LOOKED_AT)
     if not start:
-        return "is empty; give a file that holds data"
+        return "is empty; give a file with data"
     try:
         text = start.decode("utf-8-sig", "strict" if len(start) < _LOOKED_AT else "ignore")
     except UnicodeDecodeError:
@@ -265,7 +265,7 @@ def _nothing_in(path: Path) -> str | None:
         return None
     lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) == 1 and "," in lines[0]:
-        return "holds only one line, where CSV has a header and rows; give a file with both"
+        return "has only one line, but CSV needs a header and rows; give a file with both"
     return (
         "is text, but neither CSV of numbers below a header nor LEAF's JSON; "
         f"if it is one of {', '.join(FORMATS)}, say so with --format"
@@ -295,7 +295,7 @@ def _nothing_in_folder(folder: Path) -> str | None:
                     "user_data into it, or save one CSV or npz file per client"
                 )
     is_empty = not any(each.is_file() for each in folder.rglob("*"))
-    return "is a folder without files; give one that holds data" if is_empty else None
+    return "is a folder without files; give one with data" if is_empty else None
 
 
 def _is_of_torch(path: Path) -> bool:
@@ -325,7 +325,9 @@ def _telling(source: Path, folder: Path | None) -> Iterator[None]:
         reason = err.strerror or str(err)
         if err.errno in _FULL_DISK:
             place = folder or "the system's folder for temporary files"
-            raise DataError(f"cannot keep the pixels in {place} ({reason}); make room") from err
+            raise DataError(
+                f"cannot write the pixels to {place} ({reason}); free some space there"
+            ) from err
         raise DataError(f"{err.filename or source}: cannot be read ({reason})") from err
 
 
@@ -335,7 +337,7 @@ def _check_exists(path: Path) -> None:
     except OSError as err:  # the name is too long, or a folder forbids access
         raise DataError(f"{path}: cannot be looked up ({err.strerror})") from err
     if not is_there:
-        raise DataError(f"{path}: is no such file or folder; check its name")
+        raise DataError(f"{path}: there is no such file or folder; check the path")
     if path.is_file():
         with _telling(path, None):
             is_of_torch = _is_of_torch(path)

@@ -25,7 +25,7 @@ from fedcli.settings.vocabulary import PIXEL_RANGES, STANDARDISED
 _KINDS = "biuf"
 _MAX_ITEMSIZE = 8
 _TOPS = (1, 15, 16, 255, 4095, 65535)  # the value of white for 1, 4, 8, 12 and 16 bits
-# Resampling with a cubic or Lanczos kernel exceeds the largest value by at most this share of it.
+# Resampling with a cubic or Lanczos kernel exceeds the range of values by at most this share of it.
 _OVERSHOOT = 0.25
 _FEW_GREYS = 16  # whole numbers up to this may also come from dark images of 8 bits
 _LEAST_PIXELS = 1000  # fewer pixels of 8 bits may all be dark by chance
@@ -44,7 +44,7 @@ class Coding:
 
     Attributes:
         top: The value of white in the source; None: pixels are standardised and not rescaled.
-        is_levels: Whether uint8 is lossless.
+        is_levels: Whether uint8 stores the pixels without loss.
         evidence: The evidence for `top`.
         least: The smallest pixel.
         most: The largest pixel.
@@ -90,21 +90,21 @@ class Coding:
         """The decision, in one line."""
         if self.top is None:
             return (
-                f"pixels go from {self.least:.4g} to {self.most:.4g} in the source: they count as "
-                "standardised and stay as they are"
+                f"pixels go from {self.least:.4g} to {self.most:.4g} in the source: they are taken "
+                "to be standardised and stay as they are"
             )
         kept = "as grey levels, without loss" if self.is_levels else "as float32"
         if self.most > self.top or self.least < 0:
             return (
                 f"pixels go from 0 to {self.top} in the source and are stored {kept} (from "
-                f"{self.least:.4g} to {self.most:.4g}: values outside are taken for overshoot of "
+                f"{self.least:.4g} to {self.most:.4g}: values outside are taken to be overshoot of "
                 "resampling)"
             )
         if self.most == self.top or self.top == 1:
             return f"pixels go from 0 to {self.top} in the source and are stored {kept}"
         return (
-            f"pixels go from {self.least:.4g} to {self.most:.5g} in the source, which counts as 0 "
-            f"to {self.top}, and are stored {kept}"
+            f"pixels go from {self.least:.4g} to {self.most:.5g} in the source, which is taken as "
+            f"the range 0 to {self.top}, and are stored {kept}"
         )
 
 
@@ -124,7 +124,7 @@ class Survey:
         self._given = pixel_range
         self._least = math.inf
         self._most = -math.inf
-        self._are_shares = True  # whether all pixels are whole numbers / 255
+        self._are_shares = True  # whether 255 times each pixel is a whole number
         self._are_whole = True
         self._are_bytes = True  # whether all blocks are uint8
         self._sum = self._sum_of_squares = 0.0
@@ -141,7 +141,7 @@ class Survey:
         Args:
             pixels: [k, ...] of a type that `check_type` allows.
             first: The index of the first example in it.
-            where: The beginning of messages.
+            where: Prefix of error messages.
 
         Raises:
             DataError: A pixel is NaN or infinite, or above the range that was given.
@@ -228,7 +228,7 @@ class Survey:
         top = None if self._given in (None, STANDARDISED) else _top_of(self._given)
         if top is not None and most > top * (1 + _OVERSHOOT):
             raise DataError(
-                f"{where}: pixels reach {most:g}, above {top}, the end of --pixel-range; leave "
+                f"{where}: the largest pixel is {most:g}, but --pixel-range ends at {top}; leave "
                 "that option out, or correct the data"
             )
 
@@ -259,14 +259,14 @@ class Survey:
             top = 65535
         if top is None:
             raise DataError(
-                f"{self._place_of_most}: pixels reach {self._most:g}; at most 65535 is read, "
-                "scale them to 0 to 1"
+                f"{self._place_of_most}: the largest pixel is {self._most:g}, but at most 65535 is "
+                "allowed; scale the pixels to 0 to 1"
             )
         self._refuse_outliers(top)
         return top, why
 
     def _refuse_unlike_parts(self) -> None:
-        """Refuses splits if one is scaled and another is not."""
+        """Refuses splits whose pixels are scaled differently."""
         if self._most <= _FEW_GREYS and self._least >= -_OVERSHOOT:
             return
         is_far = {
@@ -313,7 +313,7 @@ class Survey:
         )
 
     def _refuse_outliers(self, top: int) -> None:
-        """Refuses a range that only a few pixels need: they may be faults, or the rest dark."""
+        """Refuses a range that only a few pixels need: these may be faults, or the others dark."""
         for smaller, share in ((1, _MOST_SHARES), (255, _NEARLY_ALL)):
             is_possible = smaller < top and not (smaller == 1 and self._are_whole)
             num_beyond = self._num_not_0 - self._num_within[smaller]
@@ -323,8 +323,9 @@ class Survey:
     def _ambiguous(self, one: str, other: str, num_beyond: int = 0) -> DataError:
         few = f" but only {num_beyond:,} pixels lie beyond {one[2:]}" if num_beyond else ""
         return DataError(
-            f"{self._place_of_most}: pixels reach {self._most:g}{few}: the range may be {one} or "
-            f"{other}; choose with --pixel-range (one of {', '.join(PIXEL_RANGES)}), or correct "
+            f"{self._place_of_most}: the largest pixel is {self._most:g}{few}: the range may be "
+            f"{one} or {other}; choose with --pixel-range (one of {', '.join(PIXEL_RANGES)}), or "
+            "correct "
             "the data"
         )
 
@@ -337,7 +338,7 @@ def rescale(
     Args:
         tables: Tables of one source, with its original pixels, uint8 or float32.
         pixel_range: The value of --pixel-range.
-        are_shares: Whether uint8 pixels are grey levels of values that are 0 to 1 in the source.
+        are_shares: Whether uint8 pixels are grey levels whose values in the source are 0 to 1.
 
     Raises:
         DataError: See `Survey`.
@@ -366,7 +367,7 @@ def check_type(dtype: np.dtype[Any], where: str) -> None:
     """Checks the type that pixels are stored in.
 
     Raises:
-        DataError: It is not a plain number.
+        DataError: It is not a real number type.
     """
     if dtype.kind not in _KINDS or dtype.itemsize > _MAX_ITEMSIZE:
         raise DataError(f"{where}: pixels are {dtype}; give uint8, or float32 from 0 to 1")

@@ -22,7 +22,8 @@ BLOCK_BYTES = 8 << 20  # bytes of pixels read at a time
 _BLOCK_IMAGES = 1 << 16  # largest number of images read at a time
 
 NUM_DIGITS = 10
-# Labels above this count as codes unless the number of classes is given; ImageNet has 1000 classes.
+# If a label exceeds this and most classes do not occur, labels may be codes; ImageNet has 1000
+# classes.
 _LARGEST_GUESS = 1000
 
 
@@ -52,14 +53,14 @@ def imported(
         pixel_convention: The meaning of 1.0.
         own_classes: The number of classes that the source states, if it does.
         class_names: A name for each class, or no names.
-        are_numbered: Whether labels are numbers in the source, which has names for them besides.
+        are_numbered: Whether the source has numbers as labels, and names that only describe them.
         is_emnist: Whether the examples are EMNIST's, so that 62 classes are its characters.
         same_people: Whether equal ids in train and test are the same people.
         licence: The licence that the source states.
         notes: The notes so far.
         pixel_range: The range of pixels in the source, if the tables do not show it.
-        evidence: The evidence for subjects of `SourceDescription`; other subjects have default
-            texts.
+        evidence: The evidence for each subject of a `SourceDescription`; subjects left out have a
+            default text.
         overrides: The option that overrides each subject; "" for none.
 
     Raises:
@@ -152,8 +153,8 @@ def check_id(client_id: str, where: str) -> str:
     """
     if not is_name(client_id):
         raise DataError(
-            f"{where}: client id {client_id[:40]!r}: an id has 1 to {MAX_ID_BYTES} bytes of UTF-8 "
-            "and no zero byte; rename the client"
+            f"{where}: client id {client_id[:40]!r}: an id must have 1 to {MAX_ID_BYTES} bytes of "
+            "UTF-8 and no zero byte; rename the client"
         )
     return client_id
 

@@ -10,7 +10,7 @@ from fedcli.errors import DataError
 from fedcli.files import open_regular
 
 UNPACKED = ".fedcli-unpacked-"  # prefix of the names of folders with unpacked files
-_MANY_FILES = 256  # a set of compressed files has fewer files than this
+_MANY_FILES = 256  # a set of files that are archives has fewer files than this
 
 
 def files_of(sources: Sequence[Path]) -> list[Path]:
@@ -45,8 +45,8 @@ def one_file(sources: Sequence[Path], what: str) -> Path:
     """
     if len(sources) > 1:
         raise DataError(
-            f"{sources[1]}: a {what} is one file and {sources[0]} was given before it; "
-            "give test data with --test-data"
+            f"{sources[1]}: a {what} is a single file, and {sources[0]} was already given; give "
+            "test data with --test-data"
         )
     if not sources[0].is_file():
         raise DataError(f"{sources[0]}: is not a regular file; give a {what}")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from fedcli.errors import DataError
 from fedcli.settings.vocabulary import VALIDATION
 
-EITHER = "test or validation"  # "eval" means whichever of the two no other name means
+EITHER = "test or validation"  # what "eval" means: the one of the two that no other name means
 _STEMS = {
     **dict.fromkeys(("train", "training", "trn", "trainval"), "train"),
     **dict.fromkeys(("test", "testing", "tst"), "test"),
@@ -23,14 +23,14 @@ _STEMS = {
 }
 # FER2013 and other competitions use these names for the two held-out halves.
 USAGES = {"publictest": VALIDATION, "privatetest": "test"}
-# What may follow such a word without a capital letter or another character in between.
+# What may follow a split's word directly, as in "trainset" or "testimages".
 _ENDINGS = r"(?:sets?|data|datasets?|images?|imgs?|pictures?|pics?|photos?|split|folder|labels?)?"
 _WORD = re.compile(f"({'|'.join(sorted(_STEMS, key=len, reverse=True))}){_ENDINGS}")
 _CUT = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # words of ASCII letters, camel case too
 
 
 def kind_of(name: str) -> str | None:
-    """Returns the split that a name names: "train", "test", "validation" or EITHER; else None.
+    """Returns the split that a name means: "train", "test", "validation" or EITHER; else None.
 
     A name with two splits ("train_test") names none, but "train_val" is train.
     """
@@ -50,8 +50,8 @@ def assign(names: Iterable[str], where: str) -> dict[str, str]:
     If only one split is held out, it is the split "test", whatever its name.
 
     Args:
-        names: The names of folders, files or values that stand beside each other.
-        where: The beginning of the message.
+        names: The names of all folders, files or values at one level.
+        where: Prefix of error messages.
 
     Raises:
         DataError: Two names would be the same split.
@@ -68,8 +68,8 @@ def assign(names: Iterable[str], where: str) -> dict[str, str]:
         other = by_split.setdefault(split, name)
         if other != name:
             raise DataError(
-                f"{where}: {other} and {name} would both be split {split!r}; move one away, or "
-                f"name one with --splits, as in --splits {_example(kinds, split, name)}"
+                f"{where}: {other} and {name} would both be split {split!r}; remove one, or choose "
+                f"one with --splits, as in --splits {_example(kinds, split, name)}"
             )
     return splits
 

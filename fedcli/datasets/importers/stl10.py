@@ -119,7 +119,7 @@ def _read_split(
             content = pixel_file.read((last - first) * _IMAGE_BYTES)
             values = np.frombuffer(label_file.read(last - first), np.uint8)
             if len(content) != (last - first) * _IMAGE_BYTES or len(values) != last - first:
-                raise DataError(f"{images}: was cut while it was read; fetch it again")
+                raise DataError(f"{images}: became shorter while it was read; fetch it again")
             _check(values, labels, first)
             writer.add(_upright(content), values - 1, scale=1 / 255, offset=0.0)
             tell(last, None)

@@ -1,6 +1,7 @@
 """Reads serialized tf.train.Example messages without protobuf.
 
-The part of the wire format that such a message uses (a varint key is field << 3 | wire type):
+Such a message uses this part of the wire format (before each field is a varint, field number << 3 |
+wire type):
 
     Example {1: Features}; Features {1: entry, repeated}; entry {1: name, 2: Feature}
     Feature {1: BytesList | 2: FloatList | 3: Int64List}; each list has the one field 1
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5  # wire types
 _MAX_VARINT_BYTES = 10
 _EMNIST_PIXELS = 28 * 28
-# The layout of an EMNIST example by all known writers, without the label's byte and the pixels.
+# The bytes that all known programs write for an EMNIST example, without the label's byte and the
+# pixels.
 _LABEL_ENTRY = bytes.fromhex("0a0e0a056c6162656c12051a030a01")
 _PIXELS_ENTRY = bytes.fromhex("0ad1180a06706978656c7312c61812c3180ac018")
 _EMNIST_START = bytes.fromhex("0ae418")
@@ -58,7 +60,7 @@ def read_emnist_examples(
             parts = (_PIXELS_ENTRY, bytes(num_pixel_bytes), _LABEL_ENTRY, b"\0")
         place = len(_EMNIST_START)
         is_alike = (rows[:, :place] == list(_EMNIST_START)).all()
-        found: dict[int, NDArray[np.uint8]] = {}  # by its length: a label's byte, or pixels
+        found: dict[int, NDArray[np.uint8]] = {}  # by length: label bytes, or pixels
         for part in parts:
             columns = rows[:, place : place + len(part)]
             place += len(part)
@@ -67,7 +69,7 @@ def read_emnist_examples(
             else:
                 found[len(part)] = columns
         labels = found[1][:, 0]
-        if is_alike and (labels < 0x80).all():  # above, a varint goes on
+        if is_alike and (labels < 0x80).all():  # a larger byte would continue a varint
             pixels = np.ascontiguousarray(found[num_pixel_bytes]).view("<f4")
             return pixels.astype(np.float32, copy=False), labels.astype(np.int64)
     return None
@@ -106,7 +108,7 @@ def _read_floats(values: memoryview) -> Iterator[NDArray[np.float32]]:
         if field != 1:
             continue
         if wire not in (_BYTES, _FOUR_BYTES) or len(content) % 4:
-            raise ValueError(f"a list of floats of {len(content)} bytes, wire type {wire}")
+            raise ValueError(f"a list of floats has {len(content)} bytes and wire type {wire}")
         yield np.frombuffer(content, "<f4")
 
 
@@ -115,14 +117,14 @@ def _read_ints(values: memoryview) -> Iterator[NDArray[np.int64]]:
         if field != 1:
             continue
         if wire not in (_BYTES, _VARINT):
-            raise ValueError(f"a list of whole numbers with wire type {wire}")
+            raise ValueError(f"a list of whole numbers has wire type {wire}")
         yield _unpack_varints(np.frombuffer(content, np.uint8))
 
 
 def _unpack_varints(stream: NDArray[np.uint8]) -> NDArray[np.int64]:
     """All varints of a packed list.
 
-    A byte has seven bits, lowest first; its high bit means more.
+    Each byte contributes seven bits, the lowest first; its high bit says that another byte follows.
     """
     ends = np.flatnonzero(stream < 0x80)
     if len(stream) and (not len(ends) or ends[-1] != len(stream) - 1):
@@ -131,7 +133,7 @@ def _unpack_varints(stream: NDArray[np.uint8]) -> NDArray[np.int64]:
     lengths = ends - starts + 1
     longest = int(lengths.max(initial=0))
     if longest > _MAX_VARINT_BYTES:
-        raise ValueError(f"a whole number of {longest} bytes")
+        raise ValueError(f"a whole number has {longest} bytes")
     numbers = np.zeros(len(ends), np.uint64)
     for place in range(longest):
         longer = lengths > place
@@ -153,9 +155,11 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int, memoryview]]:
         elif wire in (_EIGHT_BYTES, _FOUR_BYTES):
             size = 8 if wire == _EIGHT_BYTES else 4
         else:
-            raise ValueError(f"wire type {wire} at byte {place}")
+            raise ValueError(f"unknown wire type {wire} at byte {place}")
         if size > len(message) - place:
-            raise ValueError(f"{size} bytes at byte {place} of {len(message)}: cut short")
+            raise ValueError(
+                f"a field of {size} bytes at byte {place} of {len(message)} is cut short"
+            )
         yield key >> 3, wire, message[place : place + size]
         place += size
 

@@ -1,7 +1,8 @@
 """TensorFlow Federated's SQLite layout (version 0.19 and later), also within .lzma or .xz.
 
-examples(split_name, client_id, serialized_example_proto) holds a tf.train.Example a row;
-client_metadata(client_id, split_name, num_examples) says how many each client has.
+The table examples(split_name, client_id, serialized_example_proto) has one tf.train.Example per
+row. The table client_metadata(client_id, split_name, num_examples) has the number of examples of
+each client.
 """
 
 from __future__ import annotations
@@ -42,16 +43,16 @@ _TABLES = {
 # Prefixes of the names of splits; if a file has several, the first one here is read.
 _FAMILIES = {"all_": 62, "digits_only_": 10, "": None}
 MAX_BLOB_BYTES = 64 << 20
-_MAX_GROUP = 4096  # examples of one client taken at a time
+_MAX_GROUP = 4096  # examples of one client that are converted at a time
 _MAX_GROUP_BYTES = 64 << 20
-_OPERATIONS = 100_000  # instructions of SQLite between two checks for a stop: milliseconds
+_OPERATIONS = 100_000  # SQLite instructions between two checks for cancellation: some milliseconds
 _MAX_RATIO = 1000  # unpacked / packed size: 28 for EMNIST, a few hundred for images of one colour
 _BLOCK_BYTES = 1 << 20
 _SPARE_BYTES = 64 << 20  # disk space that must stay free
 
 
 def recognises(path: Path) -> bool:
-    """Tells whether a file is SQLite, uncompressed or compressed with LZMA."""
+    """Returns whether a file is an SQLite database, uncompressed or compressed with LZMA."""
     if not path.is_file():
         return False
     start = start_of(path, 4096)
@@ -66,13 +67,16 @@ def recognises(path: Path) -> bool:
 def read(
     sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
 ) -> Imported:
-    """Returns the splits of one database: all_*, else digits_only_*, else train and test.
+    """Returns the splits of one database.
+
+    These are all_train and all_test if it has them, else digits_only_train and digits_only_test,
+    else train and test.
 
     Args:
         sources: One file.
         options: `num_classes` and `fit` apply.
         folder: The folder for temporary files: pixels, and a decompressed database.
-        tell: Called with the number of bytes written while decompressing, then of examples read.
+        tell: Called with the number of bytes decompressed, then with the number of examples read.
 
     Raises:
         DataError: The file is damaged, or a row cannot be used; the message names split, client and
@@ -97,7 +101,9 @@ def _read_splits(
     family = next((each for each in _FAMILIES if f"{each}train" in present), None)
     if family is None:
         listed = ", ".join(map(repr, present[:10])) or "none at all"
-        raise DataError(f"{source}: its splits are {listed}; one must be train or end in _train")
+        raise DataError(
+            f"{source}: has the splits {listed}; the name of one must be train or end in _train"
+        )
     names = {f"{family}{split}": split for split in ("train", "test")}
     names = {name: split for name, split in names.items() if name in present}
     wanted = Counter({key: count for key, count in counts.items() if key[0] in names})
@@ -162,7 +168,7 @@ class _GroupReader:
     def read(
         self, rows: list[tuple[int, bytes]], split: str, client_id: str
     ) -> tuple[NDArray[Any], NDArray[np.int64], float, float]:
-        """Pixels, labels [k], scale and offset of rows (number, blob) of one client."""
+        """Returns pixels, labels [k], scale and offset of rows (row number, blob) of one client."""
         blobs = [blob for _, blob in rows]
         where = f"{self._source}: split {split!r}: client {client_id!r}"
         fast = read_emnist_examples(blobs)
@@ -183,23 +189,33 @@ class _GroupReader:
         try:
             features = read_example(blob)
         except ValueError as err:
-            raise DataError(f"{where}: no tf.train.Example: {err}; fetch the file again") from err
+            raise DataError(
+                f"{where}: serialized_example_proto is not a tf.train.Example ({err}); fetch the "
+                "file again"
+            ) from err
         names = [self.feature] if self.feature else [name.decode() for name in CONVENTIONS]
         feature = next((name for name in names if name in features), None)
         if feature is None or "label" not in features:
             present = ", ".join(map(repr, sorted(features)[:10])) or "nothing"
-            raise DataError(f"{where}: needs {' or '.join(names)}, and label; it holds {present}")
+            raise DataError(
+                f"{where}: an example must have {' or '.join(names)}, and label; this one has "
+                f"{present}"
+            )
         self.feature = feature
         label, values = features["label"], features[feature]
         if not isinstance(label, np.ndarray) or len(label) != 1:
-            raise DataError(f"{where}: label is not one whole number")
+            raise DataError(
+                f"{where}: the feature label is not a single whole number; correct the row"
+            )
         label = whole_numbers(label, where)
         if not isinstance(values, np.ndarray):
-            raise DataError(f"{where}: {feature} holds bytes; only numbers are read")
+            raise DataError(f"{where}: the feature {feature} holds bytes; give numbers")
         self._check_size(len(values), where)
         if values.dtype == np.int64:
             if not 0 <= values.min() <= values.max() <= 255:
-                raise DataError(f"{where}: {feature} leaves 0 to 255")
+                raise DataError(
+                    f"{where}: the feature {feature} has a value outside 0 to 255; correct the row"
+                )
             values = values.astype(np.uint8)
         else:
             self.are_floats = True
@@ -211,30 +227,33 @@ class _GroupReader:
             self.num_values = num_values
         if num_values != self.num_values:
             raise DataError(
-                f"{where}: {num_values} pixels but rows before have {self.num_values}; all must "
-                "have the same number"
+                f"{where}: has {num_values} pixels but earlier rows have {self.num_values}; give "
+                "all rows the same number"
             )
 
 
 def _image_shape(num_values: int, where: str) -> tuple[int, ...]:
-    """Square images, grey or of three colours; no number of values fits both."""
+    """The shape of a square image, grey or in three colours. No number of values fits both."""
     for channels in ((), (3,)):
         side = math.isqrt(num_values // math.prod(channels))
         if num_values and side * side * math.prod(channels) == num_values:
             return (side, side, *channels)
-    raise DataError(f"{where}: {num_values} pixels make no square image, grey or of three colours")
+    raise DataError(
+        f"{where}: {num_values} pixels make no square image, grey or in three colours; give square "
+        "images"
+    )
 
 
 def _groups(
     connection: sqlite3.Connection, source: str, splits: list[str]
 ) -> Iterator[tuple[tuple[str, str], list[tuple[int, bytes]]]]:
-    """Yields split and client with rows (number, blob) that follow each other in the table.
+    """Yields (split, client) with consecutive rows (row number, blob) of that client.
 
-    The table is read once from front to back, so no index is needed and nothing is sorted: a
-    client's examples keep the order of their rows wherever they stand.
+    The table is read once from front to back, without an index and without sorting. A client's rows
+    need not be together; its examples keep their order.
     """
     marks = ", ".join("?" * len(splits))
-    # The query contains no outside text, only as many question marks as there are splits.
+    # No outside text goes into the query: it gets one question mark per split.
     query = (
         "SELECT split_name, client_id, rowid, CASE WHEN typeof(serialized_example_proto) = 'blob' "
         "AND length(serialized_example_proto) <= ? THEN serialized_example_proto END "
@@ -245,13 +264,16 @@ def _groups(
     num_bytes = 0
     for split, client_id, row, blob in connection.execute(query, [MAX_BLOB_BYTES, *splits]):
         if not isinstance(client_id, str):
-            raise DataError(f"{source}: split {split!r}: row {row}: client_id is not text")
+            raise DataError(
+                f"{source}: split {split!r}: row {row}: client_id is not text; correct the row"
+            )
         if key is None or key[1] != client_id:
             shared.check_id(client_id, f"{source}: split {split!r}: row {row}")
         if blob is None:
             raise DataError(
                 f"{source}: split {split!r}: client {client_id!r}: row {row}: "
-                f"no blob of at most {MAX_BLOB_BYTES} bytes"
+                f"serialized_example_proto must be a blob of at most {MAX_BLOB_BYTES} bytes; "
+                "correct the row"
             )
         is_full = len(rows) >= _MAX_GROUP or num_bytes + len(blob) > _MAX_GROUP_BYTES
         if key is not None and rows and (is_full or key != (split, client_id)):
@@ -265,18 +287,22 @@ def _groups(
 
 
 def _read_metadata(connection: sqlite3.Connection, source: str) -> Counter[tuple[str, str]]:
-    """Examples by (split, client)."""
+    """The number of examples of each (split, client)."""
     counts: Counter[tuple[str, str]] = Counter()
     query = "SELECT split_name, client_id, num_examples FROM client_metadata"
     for split, client_id, count in connection.execute(query):
         if not (isinstance(split, str) and isinstance(client_id, str) and isinstance(count, int)):
             shown = ", ".join(repr(each)[:40] for each in (split, client_id, count))
-            raise DataError(f"{source}: client_metadata: ({shown}) is not an entry")
+            raise DataError(
+                f"{source}: client_metadata: row ({shown}) is not valid; give two texts and a "
+                "whole number"
+            )
         shared.check_id(client_id, f"{source}: client_metadata")
         if count < 0 or (split, client_id) in counts:
-            fault = f"{count} examples" if count < 0 else "named twice"
+            fault = f"num_examples is {count}" if count < 0 else "occurs in two rows"
             raise DataError(
-                f"{source}: client_metadata: split {split!r}: client {client_id!r}: {fault}"
+                f"{source}: client_metadata: split {split!r}: client {client_id!r}: {fault}; "
+                "correct the table"
             )
         counts[split, client_id] = count
     return counts
@@ -309,7 +335,7 @@ def _connected(database: Path, source: str) -> Iterator[sqlite3.Connection]:
             yield connection
         finally:
             connection.close()
-    except (sqlite3.Error, UnicodeDecodeError) as err:  # SQLite quotes what is garbled
+    except (sqlite3.Error, UnicodeDecodeError) as err:  # messages may quote bad text
         raise DataError(f"{source}: cannot be read as SQLite: {err}; fetch it again") from err
 
 
@@ -319,7 +345,9 @@ def _check_tables(connection: sqlite3.Connection, source: str) -> None:
         query = "SELECT type, sql FROM sqlite_master WHERE name = ?"
         kind, text = connection.execute(query, [table]).fetchone() or (None, None)
         if kind != "table" or not str(text).upper().startswith("CREATE TABLE"):
-            raise DataError(f"{source}: no plain table {table!r}; this is not a TFF database")
+            raise DataError(
+                f"{source}: has no plain table {table!r}, so it is not a TFF database; give one"
+            )
         plain = {
             name
             for _, name, _, _, _, _, hidden in connection.execute(f"PRAGMA table_xinfo({table})")
@@ -327,12 +355,17 @@ def _check_tables(connection: sqlite3.Connection, source: str) -> None:
         }
         for column in columns:
             if column not in plain:
-                raise DataError(f"{source}: table {table!r} has no plain column {column!r}")
+                raise DataError(
+                    f"{source}: table {table!r} has no plain column {column!r}; give a TFF database"
+                )
 
 
 @contextlib.contextmanager
 def _cancellable(connection: sqlite3.Connection, look: Callable[[], None]) -> Iterator[None]:
-    """Calls `look` at intervals while SQLite works; an exception from it ends the work."""
+    """Calls `look` at intervals while SQLite works.
+
+    If it raises an exception, the query is stopped.
+    """
     raised: list[BaseException] = []
 
     def stops() -> bool:
@@ -407,18 +440,18 @@ def _check_room(
 ) -> None:
     if whole > most:
         raise DataError(
-            f"{source}: unpacks to {whole} bytes or more, {_MAX_RATIO} times its size; "
-            "this is not a database, fetch it again"
+            f"{source}: unpacks to {whole} bytes or more, over {_MAX_RATIO} times its size, so it "
+            "is not a database; fetch it again"
         )
     if whole - written > free_bytes() - _SPARE_BYTES:
         raise DataError(
-            f"{source}: unpacks to {whole} bytes, more than the disk of the output has left; "
-            "make room or choose another disk"
+            f"{source}: unpacks to {whole} bytes, more than is free on the disk; free some space, "
+            "or set TMPDIR or --out to another disk"
         )
 
 
 def _database_bytes(start: bytes) -> int | None:
-    """Returns the size in a database's header, or None if the writing SQLite is too old."""
+    """Returns the size in a database's header, or None if an old SQLite did not record it."""
     if len(start) < _HEADER_BYTES or start[24:28] != start[92:96]:
         return None
     page = int.from_bytes(start[16:18], "big")

@@ -32,7 +32,7 @@ from fedcli.outputs import scratch_folder
 from fedcli.progress import Tell
 from fedcli.zips import open_zip
 
-MAX_GROWTH = 200  # unpacked size over archive size; text of blank images packs to a hundredth
+MAX_GROWTH = 200  # largest ratio of unpacked to archive size; text of blank images reaches 100
 _FREE_BYTES = 64 << 20  # any archive may unpack to this size, however small it is
 _LEFT_BYTES = 256 << 20  # disk space that must stay free
 MAX_FILES = 4_000_000
@@ -105,7 +105,7 @@ def unpacked(archive: Path, folder: Path | None, tell: Tell) -> Iterator[Unpacke
                 raise DataError(f"{archive}: damaged archive ({err}); fetch it again") from err
             raise
         if not writer.num_files:
-            raise DataError(f"{archive}: holds no files that fedcli can read; give another archive")
+            raise DataError(f"{archive}: holds no regular files; give another archive")
         yield Unpacked(_inner(place), place, writer.note())
 
 
@@ -150,7 +150,10 @@ def _unpack_zip(archive: Path, writer: _Writer) -> None:
         writer.check_size(sum(info.file_size for info in infos))
         for info in infos:
             if info.flag_bits & 1:
-                raise DataError(f"{archive}: {_short(info.filename)} in it is encrypted; unpack it")
+                raise DataError(
+                    f"{archive}: {_short(info.filename)} in it is encrypted; unpack it yourself "
+                    "and give the folder"
+                )
             if info.external_attr >> 28 in (0, 8):  # the type: none, or a regular file
                 with file.open(info) as content:
                     writer.take(info.filename, content, info.file_size)
@@ -202,7 +205,7 @@ class _Writer:
         self._free = shutil.disk_usage(place).free - _LEFT_BYTES
 
     def check_size(self, num_bytes: int) -> None:
-        """Refuses an archive if so many unpacked bytes exceed a limit."""
+        """Refuses an archive that unpacks to more bytes than the limits allow."""
         self._tell(self.num_files, None)
         if num_bytes > self._most:
             raise DataError(
@@ -212,8 +215,8 @@ class _Writer:
         if num_bytes > self._free:
             raise DataError(
                 f"{self._archive}: unpacks to {num_bytes / 1e9:,.1f} GB, and {self._place.parent} "
-                f"has {max(0, self._free) / 1e9:,.1f} GB to spare; make room, or set TMPDIR or "
-                "--out to another disk"
+                f"has {max(0, self._free) / 1e9:,.1f} GB to spare; free some space, or set TMPDIR "
+                "or --out to another disk"
             )
 
     def take(self, name: str, content: IO[bytes], num_bytes: int) -> None:
@@ -224,14 +227,20 @@ class _Writer:
             return
         self.num_files += 1
         if self.num_files > MAX_FILES:
-            raise DataError(f"{self._archive}: holds over {MAX_FILES:,} files; unpack it yourself")
+            raise DataError(
+                f"{self._archive}: holds over {MAX_FILES:,} files; unpack it yourself and give the "
+                "folder"
+            )
         path = self._place.joinpath(*parts)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("xb") as file:
                 size = self._copy(content, file, num_bytes)
         except (FileExistsError, NotADirectoryError) as err:
-            raise DataError(f"{self._archive}: holds {_short(name)} twice; unpack it") from err
+            raise DataError(
+                f"{self._archive}: holds {_short(name)} twice; unpack it yourself and give the "
+                "folder"
+            ) from err
         if size != num_bytes:
             raise DataError(
                 f"{self._archive}: {_short(name)} in it has {size:,} bytes, not {num_bytes:,} as "
@@ -247,7 +256,7 @@ class _Writer:
         )
 
     def _parts(self, name: str) -> tuple[str, ...]:
-        """The parts of a name that stays in the folder."""
+        """Returns the parts of a name. Refuses a name that leads out of the folder."""
         path = PurePosixPath(name.replace("\\", "/"))
         is_drive = len(path.parts) > 0 and path.parts[0][1:2] == ":"
         if path.is_absolute() or ".." in path.parts or is_drive:

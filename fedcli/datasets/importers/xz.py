@@ -54,7 +54,7 @@ class XzReader:
         self._resources.close()
 
     def _next(self, most: int) -> bytes:
-        """Some bytes; none at the end."""
+        """Returns at most `most` bytes, and no bytes at the end."""
         while True:
             if self._decoder.eof:  # another stream may follow
                 rest = self._decoder.unused_data or self._file.read(_BLOCK_BYTES)

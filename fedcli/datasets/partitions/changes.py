@@ -1,6 +1,6 @@
 """Changes to clients' examples: rotated, noisy or inverted images, wrong labels.
 
-`tables.CHANGES` has the options, `build` makes the changes. A change is a pure function of the
+`tables.CHANGES` lists the options; `build` makes the changes. A change is a pure function of the
 client's id and examples, so clients can be read in any order.
 """
 
@@ -24,8 +24,8 @@ from fedcli.errors import ConfigError
 from fedcli.settings.options import Value
 from fedcli.settings.shares import rounded_down
 
-_NOISE_IMAGES = 256  # images whose noise comes from one stream
-_TURNED_IMAGES = 256  # rotated at a time, because intermediate arrays are several times as large
+_NOISE_IMAGES = 256  # number of consecutive images whose noise comes from one random stream
+_TURNED_IMAGES = 256  # images rotated at a time; intermediate arrays are several times as large
 _SYMMETRIC = 1e-6  # tolerance for a symmetric range of pixels, which is inverted by 255 - x
 
 
@@ -52,8 +52,8 @@ class Rotation(Change):
 class FeatureNoise(Change):
     """Adds N(0, (std j / (K - 1))^2) to every pixel of client j of K, as float32.
 
-    This is NIID-Bench's noise-based skew as in its code: the value is a standard deviation, and
-    pixels may leave the range 0 to 1. If there is one client, its deviation is `std`.
+    This is NIID-Bench's noise-based feature skew as its code has it: `std` is a standard deviation,
+    and pixels may leave the range 0 to 1. A single client has the deviation `std`.
     """
 
     client_ids: Sequence[str]
@@ -75,7 +75,10 @@ class FeatureNoise(Change):
         return replace(client, pixels=pixels, scale=1.0, offset=0.0)
 
     def _stream(self, client_id: str, first: int) -> Stream:
-        """The random stream of a block of images: even occurrences for train, odd ones for test."""
+        """The random stream of a block of images.
+
+        The occurrence number is even for train, odd for test.
+        """
         occurrence = 2 * (first // _NOISE_IMAGES) + self.is_test
         key = client_key(client_id)
         return Stream(
@@ -95,25 +98,25 @@ class Inversion(Change):
     share: float
 
     def client(self, client: ClientDataset) -> ClientDataset:
-        """Returns the client, inverted if it is one of those."""
+        """Returns the client, with inverted pixels if it is one of these clients."""
         index = bisect_left(self.client_ids, client.client_id)
         if rounded_down(self.share, index + 1) == rounded_down(self.share, index):
             return client
         is_symmetric = abs(255.0 * client.scale + 2.0 * client.offset - 1.0) < _SYMMETRIC
         if client.pixels.dtype == np.uint8 and is_symmetric:
-            return replace(client, pixels=np.uint8(255) - client.pixels)  # scale and offset stay
+            return replace(client, pixels=np.uint8(255) - client.pixels)  # with the same scale
         pixels = np.float32(1.0) - client.images()
         return replace(client, pixels=pixels, scale=1.0, offset=0.0)
 
 
 @dataclass(frozen=True, eq=False)
 class LabelNoise(Change):
-    """Gives each train label, with chance `rate`, to another class.
+    """Changes each train label to another class with probability `rate`.
 
-    symmetric: to each of the other C - 1 classes with equal probability (Patrini et al. 2017; many
-    implementations draw from all C, so that for C = 10 a tenth of the noise changes nothing). pair:
-    to the next class, from the last to the first (Han et al. 2018). Test labels are not changed, so
-    accuracy is measured on true labels.
+    symmetric: each of the other C - 1 classes has the same probability (Patrini et al. 2017; many
+        implementations draw from all C, so that for C = 10 a tenth of the noise changes nothing).
+        pair: the label becomes the next class, and the last class becomes the first (Han et al.
+        2018). Test labels are not changed, so accuracy is measured on true labels.
 
     Attributes:
         classes: The labels that occur, int64 [C], sorted; new labels are among them.
@@ -128,7 +131,10 @@ class LabelNoise(Change):
     seed: int
 
     def labels(self, client_id: str, labels: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Returns the labels with noise. The k-th depends only on the id, k and the label."""
+        """Returns the labels with noise.
+
+        The k-th one depends only on the client's id, k and the label.
+        """
         stream = Stream(stream_key(self.seed, Purpose.LABEL_NOISE, client=client_key(client_id)))
         drawn = stream.uniform(2 * len(labels)).reshape(-1, 2)
         num_classes = len(self.classes)
@@ -150,15 +156,17 @@ def build(
 
     Args:
         names: Keys of `tables.CHANGES`.
-        options: All options of all these changes.
+        options: The options of all these changes, with defaults filled in.
         client_ids: All clients, sorted; client j is the j-th of these.
         classes: The labels that occur, int64 [C], sorted.
 
     Raises:
-        ConfigError: The options do not go with the data.
+        ConfigError: The options do not suit the data.
     """
     if "label-noise" in names and len(classes) < 2:
-        raise ConfigError("--partition label-noise: the data have one class; there is no other")
+        raise ConfigError(
+            "--partition label-noise: the data have one class, so no label can change; leave it out"
+        )
     get: Callable[[str], Any] = options.__getitem__
     builders: dict[str, Callable[[], Change]] = {
         "feature-rotation": lambda: Rotation(client_ids, get("angles")),

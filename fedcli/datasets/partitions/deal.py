@@ -17,7 +17,8 @@ class Deal:
 
     Attributes:
         client_ids: The clients, sorted.
-        order: int64 [num_dealt], indices of examples, client by client; each at most once.
+        order: int64 [num_dealt], indices of examples, client by client. An index occurs at most
+            once.
         offsets: int64 [num_clients + 1]; client k holds `order[offsets[k]:offsets[k + 1]]`.
     """
 
@@ -37,26 +38,27 @@ class Deal:
         return np.repeat(np.arange(len(self.client_ids)), self.sizes)
 
     def indices(self, client_index: int) -> NDArray[np.int64]:
-        """Returns the examples of one client."""
+        """Returns the indices of one client's examples, int64 [n]."""
         return self.order[self.offsets[client_index] : self.offsets[client_index + 1]]
 
     def keep(self, is_kept: NDArray[np.bool_]) -> Deal:
-        """Returns the deal with some entries of `order`, given as bool [num_dealt].
+        """Returns the deal with only those entries of `order` for which `is_kept` is True.
 
-        Clients keep the order of their examples, and may become empty.
+        `is_kept` is bool [num_dealt]. Clients keep the order of their examples. A client may become
+        empty.
         """
         sizes = np.bincount(self.holders[is_kept], minlength=len(self.client_ids))
         return Deal(self.client_ids, self.order[is_kept], _offsets(sizes))
 
     def choose(self, is_chosen: NDArray[np.bool_]) -> Deal:
-        """Returns the deal with some of the clients, given as bool [num_clients]."""
+        """Returns the deal with only the clients for which `is_chosen`, bool [K], is True."""
         client_ids = [self.client_ids[index] for index in np.flatnonzero(is_chosen).tolist()]
         order = self.order[np.repeat(is_chosen, self.sizes)]
         return Deal(client_ids, order, _offsets(self.sizes[is_chosen]))
 
 
 def deal_to_owners(table: ExampleTable) -> Deal:
-    """Returns the natural deal: each owner holds its examples, in the order of the source."""
+    """Returns the natural deal: owners hold their own examples, in the order of the source."""
     sizes = np.bincount(table.owners, minlength=len(table.owner_ids))
     return Deal(table.owner_ids, np.argsort(table.owners, kind="stable"), _offsets(sizes))
 

@@ -1,4 +1,4 @@
-"""`DealtSplit`: a split whose clients hold the examples of a table that a deal gives them."""
+"""`DealtSplit`: a split whose clients hold the examples that a `Deal` assigns to them."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ class DealtSplit(ClientData):
 
     Attributes:
         table: The examples.
-        deal: Who holds them.
-        scale: Pixels of the table decode to `scale * pixels + offset`, by the option `pixels`.
+        deal: Which client holds which example.
+        scale: Pixels of the table decode to `scale * pixels + offset`, in the convention that
+            `pixels` requests.
         offset: See `scale`.
         is_plain: Whether there are no changes to the examples.
     """
@@ -60,7 +61,7 @@ class DealtSplit(ClientData):
 
         Args:
             table: The examples.
-            deal: Who holds them.
+            deal: Which client holds which example.
             split: The name of the split.
             num_classes: Labels are 0 to num_classes - 1.
             class_names: A name for each class, or None.
@@ -68,7 +69,7 @@ class DealtSplit(ClientData):
                 "background".
             pixels: "source", "ink" or "background".
             changes: Changes to every client, in this order.
-            partition: The name of the deal and the changes, with parameters.
+            partition: A text that names the partition (deal and changes) and its parameters.
             same_people: Whether clients of train and test with equal ids are the same people.
         """
         self.source = table.source

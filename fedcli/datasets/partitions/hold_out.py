@@ -1,4 +1,4 @@
-"""Hold-out: sets aside a share of each client, whole clients, or a pooled test set.
+"""Hold-out: sets aside a share of each client's examples, whole clients, or a pooled test set.
 
 Each client has its own random stream, so the result for a client does not depend on the other
 clients.
@@ -27,7 +27,7 @@ class HeldOut:
     Attributes:
         train: The examples that are left for training.
         test: The examples that were set aside.
-        num_whole: Number of clients with a single example, which stays in `train`.
+        num_whole: Number of clients that have a single example, so that it stays in `train`.
     """
 
     train: Deal
@@ -36,10 +36,11 @@ class HeldOut:
 
 
 def within(deal: Deal, fraction: float, seed: int) -> HeldOut:
-    """Sets aside a share of each client, drawn at random, rounded, at least one on each side.
+    """Sets aside a random share of each client's examples.
 
-    A client of one example is only in train, and no client of the test split is empty. Examples
-    keep their order. Time is linear in the examples, but for sorting each client's draws.
+    The number is rounded, but at least one example goes to each side. A client with a single
+    example is only in train. Examples keep their order. Time is linear in the number of examples,
+    except for sorting each client's draws.
 
     Args:
         deal: Who holds what.
@@ -56,24 +57,30 @@ def within(deal: Deal, fraction: float, seed: int) -> HeldOut:
         drawn = _stream(seed, deal.client_ids[index]).permutation(size)
         is_test[first + drawn[: _share(size, fraction)]] = True
     if not is_test.any():
-        raise DataError("--hold-out within: no client has two examples; hold out clients instead")
+        raise DataError(
+            "--hold-out within: no client has two examples; choose --hold-out clients instead"
+        )
     test = deal.keep(is_test)
     return HeldOut(deal.keep(~is_test), test.choose(test.sizes > 0), int((sizes == 1).sum()))
 
 
 def clients(deal: Deal, fraction: float, seed: int) -> HeldOut:
-    """Sets aside whole clients: those with the smallest random numbers, at least one on each side.
+    """Sets aside whole clients: those with the smallest random numbers.
+
+    Each side gets at least one.
 
     Args:
         deal: Who holds what.
         fraction: Share of the clients to set aside, above 0 and below 1, rounded.
-        seed: A client's random number depends on the seed and its id only.
+        seed: A client's random number depends only on the seed and its id.
 
     Raises:
-        DataError: There is one client only.
+        DataError: There is only one client.
     """
     if len(deal.client_ids) < 2:
-        raise DataError("--hold-out clients: there is one client only; hold out within it instead")
+        raise DataError(
+            "--hold-out clients: there is only one client; choose --hold-out within instead"
+        )
     drawn = np.concatenate([_stream(seed, each).uniform(1) for each in deal.client_ids])
     is_test = np.zeros(len(drawn), np.bool_)
     is_test[np.argsort(drawn, kind="stable")[: _share(len(drawn), fraction)]] = True
@@ -83,10 +90,10 @@ def clients(deal: Deal, fraction: float, seed: int) -> HeldOut:
 def central(
     labels: NDArray[np.int32], fraction: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Returns the examples left to train on and those of a pooled test, stratified by label.
+    """Returns the examples to train on and those of a pooled test set, stratified by label.
 
-    The test has the given share of each label, rounded so that the total is right, too. The owners
-    of examples are ignored. Each side has at least one example.
+    The test set has the share `fraction` of each label, rounded so that the total is also right.
+    The owners of examples are ignored. Each side has at least one example.
 
     Args:
         labels: Int32 [n], at least 0.
@@ -97,10 +104,10 @@ def central(
         Two ascending arrays of indices, int64, together 0 to n - 1.
 
     Raises:
-        DataError: There is one example only.
+        DataError: There is only one example.
     """
     if len(labels) < 2:
-        raise DataError("--hold-out central: there is one example only; give more")
+        raise DataError("--hold-out central: there is only one example; give more")
     drawn = _stream(seed).permutation(len(labels))
     by_label = drawn[np.argsort(labels[drawn], kind="stable")]
     counts = np.bincount(labels)
@@ -115,7 +122,7 @@ def central(
 
 
 def _share(size: int, fraction: float) -> int:
-    """The number to set aside of `size`, at least 2: rounded, and at least one on each side."""
+    """The rounded number to set aside of `size` (at least 2), at least one on each side."""
     return min(max(1, round(size * fraction)), size - 1)
 
 

@@ -1,13 +1,13 @@
-"""Deals examples to clients by a label mix for each, for the Dirichlet schemes over classes.
+"""Deals examples to clients that have label mixes (Dirichlet schemes over classes).
 
-Clients take turns, in a new random order in each round, so that the last client is not left with
-the remainder (Google's `use_rotate_draw`). At its turn a client draws a class by its mix and takes
-the next example of that class. A class without examples left is removed from all mixes. If no
-class of a client's mix is left, it draws from the remaining examples, in proportion to their
-classes (Flower divides 0 by 0 here).
+A label mix is a client's distribution over the classes. Clients take turns, in a new random order
+in each round, so that the last client is not left with the remainder (Google's `use_rotate_draw`).
+At its turn a client draws a class from its mix and takes the next example of that class. A class
+without examples left is removed from all mixes. If no class of a client's mix is left, it draws
+from the remaining examples, in proportion to their classes (Flower divides 0 by 0 here).
 
-The result is that of drawing one by one. Turns are computed in bulk, up to the one that takes the
-last example of a class. Time is proportional to examples x classes.
+The result is the same as with one turn after the other, but turns are computed in bulk, up to the
+one that takes the last example of a class. Time is proportional to examples x classes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fedcli.core.draws import Stream
 
 LEAST_TOTAL = 1e-290  # a smaller sum of probabilities has lost its precision
 
-_CELLS = 1 << 18  # turns x classes worked on at a time
+_CELLS = 1 << 18  # largest number of turns x classes computed at a time
 
 Counts = NDArray[np.int64]
 
@@ -38,7 +38,7 @@ def deal_mixes(
         stream: The random stream.
     """
     left = class_sizes.copy()
-    spare = class_sizes.copy()  # examples left when a class last ran out
+    spare = class_sizes.copy()  # examples of each class that were left when a class last ran out
     ends = np.cumsum(class_sizes)
     takers = np.empty(int(ends[-1]), np.int64)
     at_a_time = max(1, _CELLS // len(left))
@@ -63,7 +63,7 @@ def deal_mixes(
 
 
 def _turns(sizes: Counts, at_a_time: int, stream: Stream) -> Iterator[Counts]:
-    """Yields the clients that draw next, several rounds at once if there are few clients."""
+    """Yields the clients that draw next. If there are few clients, several rounds are joined."""
     num_clients, num_rounds = len(sizes), int(sizes.max())
     step = max(1, at_a_time // num_clients)
     for first in range(0, num_rounds, step):
@@ -74,7 +74,7 @@ def _turns(sizes: Counts, at_a_time: int, stream: Stream) -> Iterator[Counts]:
 
 
 def _choose(mixes: NDArray[np.float64], spare: Counts, drawn: NDArray[np.float64]) -> Counts:
-    """The class that each row of mixes [k, C] draws by a number in [0, 1), among those left."""
+    """The class, not used up, that each row of mixes [k, C] draws with its number in [0, 1)."""
     chances = np.cumsum(np.where(spare > 0, mixes, 0.0), axis=1)
     chances[chances[:, -1] < LEAST_TOTAL] = np.cumsum(spare.astype(np.float64))
     chosen: Counts = (chances <= (drawn * chances[:, -1])[:, None]).sum(axis=1)
@@ -82,7 +82,7 @@ def _choose(mixes: NDArray[np.float64], spare: Counts, drawn: NDArray[np.float64
 
 
 def _num_served(chosen: Counts, left: Counts) -> int:
-    """The number of valid choices [k]: up to the first that takes the last example of a class."""
+    """How many of the choices [k] are valid: all up to the first that uses up a class."""
     requested = np.bincount(chosen, minlength=len(left))
     places = [
         int(np.flatnonzero(chosen == each)[left[each] - 1])

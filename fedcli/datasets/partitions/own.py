@@ -1,4 +1,4 @@
-"""Users' own partitions, whose results are checked."""
+"""Calls users' own partitions and checks their results."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ NOUN = "partition"
 class Partition(Protocol):
     """A function that deals examples to clients.
 
-    It is called with those of these arguments that it has, and with its options. The number of
-    clients and the seed are options of every partition: `clients` and `seed`.
+    It may leave out any of these arguments, and is called with those that it has and with its
+    options. Every partition has the options `clients` and `seed`.
     """
 
     def __call__(
@@ -30,8 +30,8 @@ class Partition(Protocol):
     ) -> NDArray[np.int64]:
         """Returns which client holds each example: whole numbers [n], 0 to num_clients - 1.
 
-        Each client must have an example. Test data follow train: a client gets the same share of a
-        class in test that it has in train.
+        Each client must have an example. Only train data are dealt by this function: of each class,
+        a client gets the same share of the test examples as of the train examples.
 
         Args:
             labels: int64 [n], 0 to num_classes - 1, each of which occurs.
@@ -46,7 +46,7 @@ def deal(task: Task) -> NDArray[np.int64]:
     """Returns which client holds each example, int64 [n].
 
     Raises:
-        PartError: The user's function fails, or returns something else.
+        PartError: The user's function fails, or its result is not of this form.
     """
     entry = opened(tables.DEALS[task.name])
     options = {option.name: task.options[option.name] for option in entry.options}
@@ -63,12 +63,13 @@ def deal(task: Task) -> NDArray[np.int64]:
     is_vector = isinstance(holders, np.ndarray | list) and array.shape == task.labels.shape
     if not is_vector or array.dtype.kind not in "iu":
         raise PartError(
-            f"{where}: the partition returned {kind(holders)}; give the client of each example, "
+            f"{where}: the partition returned {kind(holders)}; return the client of each example, "
             f"whole numbers [{len(task.labels)}]"
         )
     if array.min() < 0 or array.max() >= task.num_clients:
         raise PartError(
-            f"{where}: the partition returned clients {array.min()} to {array.max()}; the "
-            f"{task.num_clients} clients are 0 to {task.num_clients - 1}"
+            f"{where}: the partition returned clients {array.min()} to {array.max()}; return "
+            f"numbers from 0 to {task.num_clients - 1}, one for each of the {task.num_clients} "
+            "clients"
         )
     return array.astype(np.int64)

@@ -1,6 +1,6 @@
 """Applies a named partition to tables: deals the examples to clients, and changes them.
 
-A name is a deal, changes, or a deal and changes joined by "+"; see `tables.PARTITIONS`.
+The name consists of a deal, one or more changes, or both, joined by "+"; see `tables.PARTITIONS`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Dealt:
     """The result of a partition for one split.
 
     Attributes:
-        deal: Who holds what.
+        deal: Which client holds which example.
         changes: The changes to the examples.
     """
 
@@ -47,10 +47,10 @@ def apply(
 ) -> dict[str, Dealt]:
     """Applies a partition to each split. Pixels are not read.
 
-    A scheme deals train, and test and validation follow: a client gets the same share of each class
-    of test that it has of train (for a class that train lacks, its share of all examples). Clients
-    without test examples are not in test. Without train, test itself is dealt. Other splits stay
-    natural.
+    A scheme deals the train examples. Test and validation are dealt accordingly: of each class, a
+    client gets the same share of the test examples as of the train examples (for a class that train
+    lacks, its share of all train examples). Clients without test examples are not in test. Without
+    a train split, the test split is dealt by the scheme. Other splits keep their owners.
 
     Args:
         tables: The splits by name.
@@ -60,8 +60,8 @@ def apply(
         seed: Seed of all random numbers, unless the options have one.
 
     Raises:
-        ConfigError: Name or options are not allowed or do not go with the data, or the partition is
-            natural but a split's examples have no owners.
+        ConfigError: The name or an option is not allowed or does not suit the data, or the
+            partition is natural but a split's examples have no owners.
     """
     entry = registry.opened_partition(name)
     takes_seed = any(option.name == "seed" for option in entry.options)
@@ -70,7 +70,7 @@ def apply(
     main = {split: tables[split] for split in MAIN_SPLITS if split in tables}
     if scheme == registry.NATURAL:
         if VALIDATION in main and not len(main[VALIDATION].owner_ids):
-            del main[VALIDATION]  # it is a pooled test set, like central
+            del main[VALIDATION]  # without owners it is a pooled set, like central
         deals = {split: _deal_natural(table) for split, table in main.items()}
     else:
         deals = _deal_artificial(main, scheme, values)
@@ -104,7 +104,7 @@ def _pool(split: str, table: ExampleTable) -> Deal:
 def _deal_artificial(
     tables: Mapping[str, ExampleTable], scheme: str, options: Mapping[str, Value]
 ) -> dict[str, Deal]:
-    """Deals the first split by a scheme, and the others in the same shares."""
+    """Deals the first split by a scheme, and the others so that clients get the same shares."""
     num_clients, seed = options["clients"], options["seed"]
     assert isinstance(num_clients, int)
     assert isinstance(seed, int)
@@ -124,7 +124,7 @@ def _deal_artificial(
 
 
 def _gather(client_ids: Sequence[str], holders: NDArray[np.int64], stream: Stream) -> Deal:
-    """The deal in which each client has its examples in random order, classes mixed."""
+    """The deal that puts each client's examples in random order, so that classes are mixed."""
     order = stream.permutation(len(holders))
     sizes = np.bincount(holders, minlength=len(client_ids))
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
@@ -138,7 +138,7 @@ def _follow(
     other_labels: NDArray[np.int32],
     stream: Stream,
 ) -> NDArray[np.int64]:
-    """The holders of the other examples, with the same share of each class for each client.
+    """The holders of other examples: each client has the same share of each class as of `labels`.
 
     Args:
         labels: int32 [n].
@@ -169,7 +169,7 @@ def _build_changes(
     deals: Sequence[Deal],
     classes: NDArray[np.int64],
 ) -> tuple[Change, ...]:
-    """Changes for the clients of all deals, numbered in the order of their ids."""
+    """Changes for the clients of all deals. Clients are numbered in the order of their ids."""
     if not names:
         return ()
     client_ids = sorted({each for deal in deals for each in deal.client_ids})

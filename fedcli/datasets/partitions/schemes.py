@@ -1,10 +1,11 @@
 """The schemes that deal examples to artificial clients, each as published.
 
 A scheme takes the labels and returns the client of each example. Each example is dealt to one
-client, and each client has an example. Classes are shuffled before they are cut. Time is linear in
-the examples (times the classes if clients have label mixes). K is the number of clients, C the
-number of classes that occur, n the number of examples, n_c that of class c. `tables.DEALS` has the
-options, `SCHEMES` the code, under the same names.
+client, and each client gets at least one example. The examples of a class are shuffled before they
+are divided. Time is linear in the number of examples (times the number of classes if clients have
+label mixes). K is the number of clients, C the number of classes that occur, n the number of
+examples, n_c that of class c. `tables.DEALS` has the options and `SCHEMES` the functions, under the
+same names.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from fedcli.errors import ConfigError
 from fedcli.lazy import load
 from fedcli.settings.options import Value
 
-MAX_TRIES = 100  # draws of a scheme with a minimum number of examples
+MAX_TRIES = 100  # largest number of draws for a scheme with a minimum number of examples
 
 _MAX_CELLS = 1 << 26  # largest table of clients x classes: half a gigabyte
 
@@ -60,23 +61,23 @@ class Task:
         return np.bincount(self.labels, minlength=self.num_classes)
 
     def even_sizes(self) -> Counts:
-        """Returns K sizes that differ by one at most, int64 [K]."""
+        """Returns K sizes that differ by at most one, int64 [K]."""
         return even_sizes(len(self.labels), self.num_clients)
 
 
 def deal(
     name: str, labels: NDArray[np.int32], options: Mapping[str, Value], stream: Stream
 ) -> Counts:
-    """Returns the client of each example, int64 [n]. Each of the clients 0 to K - 1 has one.
+    """Returns the client of each example, int64 [n]. Each of the clients 0 to K - 1 has an example.
 
     Args:
         name: A key of `SCHEMES`, or a user's own partition.
         labels: int32 [n], at least 0.
-        options: All options of the scheme.
+        options: The options of the scheme, with defaults filled in.
         stream: The random stream.
 
     Raises:
-        ConfigError: The options do not go with so many examples or classes.
+        ConfigError: The options do not suit the number of examples or classes.
     """
     num_clients: Any = options["clients"]
     if num_clients > len(labels):
@@ -105,25 +106,25 @@ def deal(
 def deal_iid(task: Task) -> Counts:
     """A permutation of all examples, cut into K equal parts (McMahan et al. 2017).
 
-    Sizes differ by one at most. Flower's IidPartitioner cuts a dataset shuffled elsewhere.
+    Sizes differ by at most one. Flower's IidPartitioner cuts without shuffling.
     """
     return _deal_sizes(task, task.even_sizes())
 
 
 def deal_shards(task: Task) -> Counts:
-    """Sorted by label, cut into K s equal shards; s random ones a client (McMahan et al. 2017).
+    """Examples sorted by label and cut into K s shards, s of them per client (McMahan et al. 2017).
 
-    The paper: MNIST, K = 100, s = 2, 200 shards of 300. Shards differ by one example at most, where
-    Flower and FedLab drop or pile up what is left over; equal labels are shuffled first, where the
-    paper keeps the order of the file.
+    In the paper: MNIST, K = 100, s = 2, 200 shards of 300 examples. Shards differ by at most one
+    example; Flower and FedLab drop the remainder or give it to one shard. Equal labels are shuffled
+    first; the paper keeps the order of the file.
     """
     per_client = task.options["shards"]
     num_shards = task.num_clients * per_client
     num_examples = len(task.labels)
     if num_shards > num_examples:
         raise ConfigError(
-            f"--partition shards: {task.num_clients} clients with {per_client} shards each but "
-            f"{num_examples} examples; choose fewer of either"
+            f"--partition shards: {task.num_clients} clients with {per_client} shards each need "
+            f"more than {num_examples} examples; choose fewer clients or shards"
         )
     owners = np.empty(num_shards, np.int64)
     owners[task.stream.permutation(num_shards)] = np.repeat(np.arange(task.num_clients), per_client)
@@ -131,13 +132,13 @@ def deal_shards(task: Task) -> Counts:
 
 
 def deal_dirichlet_class(task: Task) -> Counts:
-    """For each class, p ~ Dir(alpha 1_K) over clients; cut at floor(cumsum(p) n_c).
+    """Draws p ~ Dir(alpha 1_K) for each class, and cuts its examples at floor(cumsum(p) n_c).
 
     Yurochkin et al. 2019 and NIID-Bench use alpha 0.5; if a client gets fewer than 10 examples,
-    everything is drawn again. `balanced` is Yurochkin's: p_j = 0 for a client that already has n /
-    K, then renormalised. Flower cuts in the order of the file and gives up after 10 tries. FedLab
-    requires one example of each class. The first versions of both repeat without end. Here it is an
-    error if 100 draws do not suffice.
+    everything is drawn again. `balanced` is Yurochkin's variant: p_j = 0 for a client that already
+    has n / K examples, and p is renormalised. Flower cuts without shuffling and gives up after 10
+    tries. FedLab requires one example of each class. The first versions of both may repeat forever.
+    Here it is an error if 100 draws do not suffice.
     """
     alpha, class_sizes = task.options["alpha"], task.class_sizes()
     draw = _balanced_shares if task.options["balanced"] else _free_shares
@@ -151,7 +152,7 @@ def deal_dirichlet_class(task: Task) -> Counts:
 
 
 def deal_dirichlet_client(task: Task) -> Counts:
-    """For each client of size n / K, a label mix q ~ Dir(alpha 1_C) over the classes.
+    """Draws a label mix q ~ Dir(alpha 1_C) over the classes for each client, all of size n / K.
 
     Acar et al. 2021 (FedDyn), Flower's InnerDirichletPartitioner; `label_mixes` says how examples
     are drawn. pfl-research sometimes adds 0.02 to each q, which makes clients more alike.
@@ -160,20 +161,23 @@ def deal_dirichlet_client(task: Task) -> Counts:
 
 
 def deal_dirichlet_prior(task: Task) -> Counts:
-    """For each client of size n / K, a label mix q ~ Dir(alpha p) over the classes, p_c = n_c / n.
+    """Draws a label mix q ~ Dir(alpha p), p_c = n_c / n, for each client, all of size n / K.
 
-    Hsu et al. 2019: CIFAR-10, 100 clients of 500. With C equal classes this is Dir(alpha / C 1_C),
-    far less even than dirichlet-client at the same alpha. Google published two programs: one uses
-    p, the other 1 for each class.
+    Hsu et al. 2019: CIFAR-10, 100 clients with 500 examples each. With C classes of equal size this
+    is Dir(alpha / C 1_C), which is far less even than dirichlet-client with the same alpha. Google
+    published two programs: one uses p, the other 1 for each class.
     """
     return _deal_mixes(task, task.options["alpha"] * task.class_sizes() / len(task.labels))
 
 
 def deal_classes_per_client(task: Task) -> Counts:
-    """Each client has exactly k classes; its holders share a class equally (NIID-Bench, #C = k).
+    """Each client has exactly k classes.
 
-    The first class is client mod C, the rest random. With fewer clients than classes NIID-Bench
-    loses the classes that nobody has; here they are given first, so that every one has a holder.
+    The clients of a class share it equally (NIID-Bench, #C = k).
+
+    The first class of client j is j mod C; the others are random. With fewer clients than classes,
+    NIID-Bench drops the classes that no client has. Here these classes are assigned first, so that
+    each has a client.
     """
     num_clients, num_classes, per_client = (
         task.num_clients,
@@ -182,7 +186,7 @@ def deal_classes_per_client(task: Task) -> Counts:
     )
     if per_client > num_classes:
         raise ConfigError(
-            f"--partition classes-per-client: {per_client} classes a client, but the data have "
+            f"--partition classes-per-client: {per_client} classes per client, but the data have "
             f"{num_classes}; choose classes={num_classes} or fewer"
         )
     if per_client * num_clients < num_classes:
@@ -207,9 +211,11 @@ def deal_classes_per_client(task: Task) -> Counts:
 
 
 def deal_quantity_dirichlet(task: Task) -> Counts:
-    """Sizes p n with p ~ Dir(alpha 1_K), drawn again until all have min_examples; contents iid.
+    """Sizes p n with p ~ Dir(alpha 1_K), redrawn until each is at least min_examples.
 
-    NIID-Bench's quantity skew: alpha 0.5, at least 10.
+    Contents are iid.
+
+    This is NIID-Bench's quantity skew; it has alpha 0.5 and at least 10 examples.
     """
     alpha = np.full(task.num_clients, task.options["alpha"])
     total = np.array([len(task.labels)])
@@ -219,29 +225,31 @@ def deal_quantity_dirichlet(task: Task) -> Counts:
 
 
 def deal_quantity_lognormal(task: Task) -> Counts:
-    """Sizes in proportion to exp(sigma z_j), z_j normal; contents iid (FedLab's unbalance_sgm).
+    """Sizes proportional to exp(sigma z_j), z_j ~ N(0, 1).
 
-    Each client gets one example, and the rest is divided. FedLab allows empty clients, and corrects
-    errors of rounding one example at a time.
+    Contents are iid (FedLab's unbalance_sgm).
+
+    Each client gets one example, and the remaining ones are divided. FedLab allows empty clients,
+    and corrects rounding errors one example at a time.
     """
     logs = task.options["sigma"] * task.stream.normal(task.num_clients)
     return _deal_weights(task, np.exp(logs - logs.max()))
 
 
 def deal_quantity_linear(task: Task) -> Counts:
-    """Sizes in proportion to j + 1 for client j; contents iid (Flower's LinearPartitioner).
+    """Sizes proportional to j + 1 for client j. Contents are iid (Flower's LinearPartitioner).
 
-    Each client gets one example, and the rest is divided. Flower gives the remainder of rounding to
-    the last client.
+    Each client gets one example, and the remaining ones are divided. Flower gives the rounding
+    remainder to the last client.
     """
     return _deal_weights(task, np.arange(1.0, task.num_clients + 1.0))
 
 
 def deal_quantity_exponential(task: Task) -> Counts:
-    """Sizes in proportion to e^j for client j; contents iid (Flower's ExponentialPartitioner).
+    """Sizes proportional to e^j for client j. Contents are iid (Flower's ExponentialPartitioner).
 
-    Sizes grow so fast that n examples suffice for few clients: 60,000 for 11. More clients are an
-    error; in Flower they are empty.
+    Sizes grow so fast that n examples suffice for only a few clients: 60,000 examples for 11
+    clients. More clients are an error here; in Flower they are empty.
     """
     num_examples, num_clients = len(task.labels), task.num_clients
     most = 1
@@ -249,8 +257,8 @@ def deal_quantity_exponential(task: Task) -> Counts:
         most += 1
     if most < num_clients:
         raise ConfigError(
-            f"--partition quantity-exponential: {num_clients} clients, but sizes that grow e-fold "
-            f"from one to the next reach {most} with {num_examples} examples; "
+            f"--partition quantity-exponential: {num_clients} clients, but each client has e times "
+            f"the examples of the one before, so {num_examples} examples suffice for {most}; "
             f"choose clients={most} or fewer"
         )
     return _deal_weights(task, np.exp(np.arange(num_clients) - (num_clients - 1.0)))
@@ -271,28 +279,28 @@ SCHEMES: dict[str, Callable[[Task], Counts]] = {
 
 
 def even_sizes(total: int, num_parts: int) -> Counts:
-    """Returns sizes of parts that differ by one at most, the larger first: int64 [num_parts]."""
+    """Returns sizes of parts that differ by at most one, the larger first: int64 [num_parts]."""
     sizes = np.full(num_parts, total // num_parts, np.int64)
     sizes[: total % num_parts] += 1
     return sizes
 
 
 def cut(shares: NDArray[np.float64], totals: Counts) -> Counts:
-    """Returns each row's total cut at floor(cumsum(shares) total): int64 [rows, k].
+    """Divides each row's total by cutting it at floor(cumsum(shares) total): int64 [rows, k].
 
     Args:
         shares: Float64 [rows, k], at least 0, no row all 0; they need not sum to 1.
         totals: int64 [rows].
     """
     edges = np.cumsum(shares, axis=1)
-    edges /= edges[:, -1:]  # so that the last share above 0 ends at 1, not a bit below
+    edges /= edges[:, -1:]  # so that the last share above 0 ends at exactly 1
     places = np.floor(edges * totals[:, None]).astype(np.int64)
     counts: Counts = np.diff(places, axis=1, prepend=0)
     return counts
 
 
 def _hold(order: Counts, holders_in_order: Counts) -> Counts:
-    """The holder of each example, from the holders of `order`'s entries."""
+    """The holder of each example, given the holder of each entry of `order`."""
     holders = np.empty(len(order), np.int64)
     holders[order] = holders_in_order
     return holders
@@ -305,7 +313,7 @@ def _deal_sizes(task: Task, sizes: Counts) -> Counts:
 
 
 def _deal_weights(task: Task, weights: NDArray[np.float64]) -> Counts:
-    """Deals random examples to clients with sizes in proportion to weights, at least one each."""
+    """Deals random examples to clients in proportion to their weights, at least one each."""
     spare = np.array([len(task.labels) - task.num_clients])
     return _deal_sizes(task, 1 + cut(weights[None], spare)[0])
 
@@ -328,14 +336,17 @@ def _until_enough(task: Task, counts: Callable[[], Counts]) -> Counts:
     least = task.options["min_examples"]
     clash = f"--partition {task.name}: clients={task.num_clients} with min_examples={least}"
     if least * task.num_clients > len(task.labels):
-        raise ConfigError(f"{clash} need more than {len(task.labels)} examples; lower either")
+        raise ConfigError(
+            f"{clash} need more than {len(task.labels)} examples; choose fewer clients or a "
+            "smaller min_examples"
+        )
     for _ in range(MAX_TRIES):
         dealt = counts()
         if dealt.sum(axis=0).min() >= least:
             return dealt
     raise ConfigError(
         f"{clash} and alpha={task.options['alpha']:g}: none of {MAX_TRIES} draws gave each client "
-        "so many; raise alpha, or lower one of the others"
+        "so many examples; choose a larger alpha, fewer clients or a smaller min_examples"
     )
 
 
@@ -352,7 +363,7 @@ def _balanced_shares(task: Task, alpha: float, class_sizes: Counts) -> Counts:
     for index in range(task.num_classes):
         is_open = dealt.sum(axis=0) * task.num_clients < len(task.labels)
         row = np.where(is_open, shares[index], 0.0)
-        if row.sum() < LEAST_TOTAL:  # clients with a share of this class are full: others share it
+        if row.sum() < LEAST_TOTAL:  # its clients are full, so others share it
             row = is_open.astype(np.float64)
         dealt[index] = cut(row[None], class_sizes[index : index + 1])[0]
     return dealt

@@ -23,7 +23,7 @@ from fedcli.settings import tables as registry
 from fedcli.settings.options import Value, resolve
 from fedcli.settings.vocabulary import SPLITS
 
-# A client with fewer examples is too small after a hold-out. TFF and LEAF drop such clients, too.
+# With --digits-only, clients with fewer examples are dropped, as TFF and LEAF do.
 MIN_DIGITS = 2
 # The number of clients for a source without owners: at least 20 examples each, at most 100 clients.
 MAX_DEFAULT_CLIENTS = 100
@@ -68,14 +68,14 @@ def _check_no_options(given: Mapping[str, Value]) -> None:
     """Refuses options of a partition if none is named and the examples keep their owners."""
     for option in given:
         raise ConfigError(
-            f"--partition-option {option}: the examples keep their own clients, which takes no "
-            "options; name a partition too, for example --partition iid"
+            f"--partition-option {option}: the examples keep their own clients, so there are no "
+            "options; also choose a partition, for example --partition iid"
         )
 
 
 def _set_default_clients(given: dict[str, Value], num_examples: int, notes: list[str]) -> None:
     """Sets the number of clients of examples without owners, unless the user gave it."""
-    other = "--partition chooses another way"
+    other = "--partition chooses another method"
     if "clients" in given:
         notes.append(f"the source names no owners: divided at random ({_DEFAULT_SCHEME}); {other}")
         return
@@ -83,15 +83,18 @@ def _set_default_clients(given: dict[str, Value], num_examples: int, notes: list
     given["clients"] = num_clients
     has = "1 client" if num_clients == 1 else f"{num_clients:,} clients"
     notes.append(
-        f"the source names no owners: divided at random among {has}, by default one "
-        f"for {DEFAULT_CLIENT_EXAMPLES} examples, at most {MAX_DEFAULT_CLIENTS}; {other}"
+        f"the source names no owners: divided at random among {has}, by default one client for "
+        f"{DEFAULT_CLIENT_EXAMPLES} examples, at most {MAX_DEFAULT_CLIENTS} clients; {other}"
     )
 
 
 def take_central(
     source: Imported, kept: Mapping[str, NDArray[np.int64]], options: PrepareOptions, name: str
 ) -> tuple[dict[str, NDArray[np.int64]], Part]:
-    """Returns the rest of train, and the pool taken from it, as a single client `name`."""
+    """Takes a pooled test set from train.
+
+    Returns the remaining examples, and the pool as a single client in the split `name`.
+    """
     table, examples = source.tables["train"], kept["train"]
     left, taken = hold_out.central(table.labels[examples], options.hold_out_fraction, options.seed)
     return {**kept, "train": examples[left]}, Part(table, deal_lists([name], [examples[taken]]))
@@ -113,7 +116,7 @@ def deal_examples(
             "'fedcli eval RUN --split central' reads; for example "
             "--partition iid deals train and test to the same clients"
         )
-    seed = given.get("seed", 0)  # a partition without a seed draws nothing
+    seed = given.get("seed", 0)  # a partition without the option seed draws no random numbers
     assert isinstance(seed, int)
     bare = {name: _without_pixels(table, chosen[name]) for name, table in tables.items()}
     dealt = partitioning.apply(bare, source.num_classes, scheme, given, seed)
@@ -124,7 +127,7 @@ def deal_examples(
 
 
 def _without_pixels(table: ExampleTable, kept: NDArray[np.int64]) -> ExampleTable:
-    """Some examples of a table without their pixels, which no partition reads."""
+    """Some examples of a table, with placeholders for the pixels, which no partition reads."""
     owners = table.owners[kept] if len(table.owner_ids) else table.owners
     return replace(table, pixels=table.pixels[:0], labels=table.labels[kept], owners=owners)
 
@@ -135,7 +138,7 @@ def _through(kept: NDArray[np.int64], deal: Deal) -> Deal:
 
 
 def deals_anew(scheme: str) -> bool:
-    """Returns whether a partition gives examples to other clients than their owners."""
+    """Returns whether a partition deals examples to clients other than their owners."""
     return registry.split_partition(scheme)[0] != registry.NATURAL
 
 
@@ -146,13 +149,13 @@ def drop_small(
     scheme: str,
     notes: list[str],
 ) -> dict[str, Part]:
-    """Drops clients with few train examples, also from test and validation if they are the same."""
+    """Drops clients with few train examples, and the same people from test and validation."""
     least = least_examples(options)
     train = parts["train"]
     is_kept = train.deal.sizes >= least
     if not is_kept.any():
         raise DataError(
-            f"no client of {train.table.source} has {max(1, least)} train examples; "
+            f"no client of {train.table.source} has {max(1, least)} or more train examples; "
             "choose a smaller --min-examples" + (" or drop --digits-only" * options.digits_only)
         )
     kept_parts = {**parts, "train": replace(train, deal=train.deal.choose(is_kept))}
@@ -173,14 +176,17 @@ def drop_small(
             kept_parts[split] = replace(parts[split], deal=deal.choose(is_wanted))
         else:
             del kept_parts[split]
-            notes.append(f"no client is left in the {split} split; it is left out")
+            notes.append(f"the {split} split was left out, because none of its clients is left")
     return kept_parts
 
 
 def set_aside(
     parts: dict[str, Part], name: str | None, options: PrepareOptions, notes: list[str]
 ) -> dict[str, Part]:
-    """Sets aside examples or clients of train as the split `name`; None: nothing is held out."""
+    """Sets aside examples or clients of train as the split `name`.
+
+    If it is None, nothing changes.
+    """
     if name is None:
         return parts
     split = hold_out.within if options.hold_out == WITHIN else hold_out.clients
@@ -201,7 +207,7 @@ def set_aside(
 def least_examples(options: PrepareOptions) -> int:
     """Returns the number of train examples that a client needs to be kept.
 
-    A client all of whose examples are in a pooled test is dropped.
+    If there is a pooled test set, a client needs one example outside it.
     """
     usual = MIN_DIGITS if options.digits_only else int(options.hold_out == POOLED)
     return max(options.min_examples, usual)

@@ -17,7 +17,7 @@ _SHOWN = 10  # classes in a message
 def match_classes(
     train: Imported, test: Imported, table: ExampleTable
 ) -> tuple[tuple[str, ...], int, ExampleTable]:
-    """Returns names and number of the classes of both, and the test examples with these labels.
+    """Returns the common class names, the number of classes, and the test examples relabelled.
 
     Args:
         train: The source whose class numbers are kept.
@@ -66,7 +66,7 @@ def _renamed(train: Imported, test: Imported, table: ExampleTable) -> ExampleTab
 
 
 def _by_value(train: Imported, numbers: list[int], table: ExampleTable) -> ExampleTable:
-    """The test examples, whose labels are numbers, relabelled by train's names of these numbers."""
+    """The test examples, whose labels are numbers, with the labels of the same numbers in train."""
     present = np.unique(table.labels).tolist()
     places: dict[int, int] = {}
     for place, value in enumerate(numbers):
@@ -93,6 +93,6 @@ def _not_alike(train: Imported, test: Imported) -> DataError:
     named, other = (train, test) if train.class_names else (test, train)
     return DataError(
         f"--test-data: {named.source} names its classes "
-        f"({', '.join(named.class_names[:_SHOWN])}) but {other.source} numbers them, and nothing "
-        "says which number is which name; label both with names, or both with numbers"
+        f"({', '.join(named.class_names[:_SHOWN])}) but {other.source} numbers them, and it is "
+        "unknown which number is which name; label both with names, or both with numbers"
     )

@@ -14,7 +14,7 @@ from fedcli.errors import DataError
 
 
 def join_test(train: Imported, test: Imported) -> Imported:
-    """Returns the train source with the other's split test, else train, as its split test.
+    """Returns the train source with the other source's test split, else with its train split.
 
     Classes are matched by name or value.
 
@@ -25,8 +25,8 @@ def join_test(train: Imported, test: Imported) -> Imported:
     if table is None:
         other = next(iter(test.tables.values()))
         raise DataError(
-            f"--test-data: {other.source} holds neither 'test' nor 'train' but "
-            f"{', '.join(test.tables)}; give another"
+            f"--test-data: {other.source} has neither split 'test' nor 'train', only "
+            f"{', '.join(test.tables)}; give another source"
         )
     class_names, num_classes, table = match_classes(train, test, table)
     return replace(
@@ -53,7 +53,7 @@ def _join_descriptions(train: Imported, test: Imported, table: ExampleTable) -> 
 
 
 def join_central(source: Imported, central: Imported) -> Imported:
-    """Returns the source with the one split of another as its split central."""
+    """Returns the source with the only split of another source as its split central."""
     (table,) = central.tables.values()
     return replace(
         source,
@@ -62,7 +62,7 @@ def join_central(source: Imported, central: Imported) -> Imported:
 
 
 def check_shapes(tables: Mapping[str, ExampleTable]) -> None:
-    """Checks that the images of all splits, train among them, are of one shape.
+    """Checks that the images of all splits have the same shape.
 
     Raises:
         DataError: They are not; the message names both sources.
@@ -72,16 +72,16 @@ def check_shapes(tables: Mapping[str, ExampleTable]) -> None:
         shape, other = train.pixels.shape[1:], table.pixels.shape[1:]
         if shape != other:
             raise DataError(
-                f"train has images of {list(shape)} ({train.source}) but {name} of {list(other)} "
-                f"({table.source}); pass --size, or give {name} data of the same kind"
+                f"images have shape {list(shape)} in train ({train.source}) but {list(other)} in "
+                f"{name} ({table.source}); pass --size, or give {name} data of the same shape"
             )
 
 
 def _match_convention(train: Imported, test: Imported, table: ExampleTable) -> ExampleTable:
     """The test examples with the meaning of 1.0 in train.
 
-    Sources of the same format are assumed to have the same meaning, because a guess from some
-    pixels may differ between them. A store records its meaning.
+    Two sources of the same format are assumed to agree, because an estimate from pixels may be
+    wrong for one of them. A store records its meaning.
     """
     is_alike = train.format == test.format != "store"
     if is_alike or train.pixel_convention == test.pixel_convention:

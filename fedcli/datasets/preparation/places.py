@@ -14,13 +14,13 @@ def check_place(out: Path, sources: Sequence[Path]) -> None:
     """Checks, before any work, that a store can be written at a path.
 
     Raises:
-        DataError: The folder does not exist or is not writable, something that must not be
-            replaced has that name, or the path is a source or in one.
+        DataError: The folder does not exist or is not writable, something other than a file has
+            that name, or the path is a source or inside one.
     """
     folder = out.parent
     try:
         if not folder.is_dir():
-            raise DataError(f"--out {out}: there is no folder {folder}; make it first")
+            raise DataError(f"--out {out}: there is no folder {folder}; create it first")
         resolve_output(out)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise DataError(f"--out {out}: no permission to write in {folder}; choose another")
@@ -38,7 +38,7 @@ def check_place(out: Path, sources: Sequence[Path]) -> None:
 
 
 def _holds(source: Path, folder: Path) -> bool:
-    """Whether a source is the folder or above it, after following links."""
+    """Whether a source is the folder or one of its parents, after following links."""
     return source.is_dir() and folder.resolve().is_relative_to(source.resolve())
 
 

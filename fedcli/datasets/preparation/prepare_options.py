@@ -17,11 +17,12 @@ from fedcli.settings.vocabulary import HOLD_OUTS, VALIDATION
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
-    """What `prepare` does with a source.
+    """The options for `prepare`.
 
     Attributes:
         format: Format of the source, a key of `tables.FORMATS`; None: recognised by content.
-        num_classes: Labels are 0 to num_classes - 1; None: as the source states, or by its labels.
+        num_classes: Labels are 0 to num_classes - 1; None: stated by the source, or inferred from
+            the labels.
         label_column: Name of the column of labels in a CSV file.
         id_column: Name of the column of owners in a CSV file.
         file_column: Name of the column of file names in a table of pictures.
@@ -40,8 +41,8 @@ class PrepareOptions:
         invert: Replace each pixel x by 1 - x.
         min_examples: Clients with fewer train examples, counted before any are held out within
             them, are left out.
-        test_data: A source whose split test, else train, becomes the split test; or central, if
-            its examples have no owners and the partition is natural.
+        test_data: A source whose test split, else train split, becomes the test split. It becomes
+            the split central if its examples have no owners and the partition is natural.
         hold_out: One of `vocabulary.HOLD_OUTS`; None: nothing is held out.
         hold_out_split: The split to make, "test" or "validation" (a pooled test is called central);
             None: test if the source has none, else validation.
@@ -55,7 +56,8 @@ class PrepareOptions:
         class_names: A name for each class; empty: those of the source.
         same_people: Whether clients of train and test with equal ids are the same people; None: as
             in the source.
-        central_data: Files of a set whose clients become the split central; none: no such split.
+        central_data: Files of a source whose clients become the split central; empty: there is no
+            such split.
     """
 
     format: str | None = None
@@ -91,13 +93,16 @@ class PrepareOptions:
         """Checks the options that do not depend on the source.
 
         Raises:
-            ConfigError: An option has a value that is not allowed, or needs another.
+            ConfigError: An option has a value that is not allowed, or two options contradict each
+                other.
         """
         if self.hold_out not in (None, *HOLD_OUTS):
             raise ConfigError(f"--hold-out {self.hold_out}: choose one of {', '.join(HOLD_OUTS)}")
         fraction = check_number("--hold-out-fraction", self.hold_out_fraction, 0.0, 1.0)
         if not 0.0 < fraction < 1.0:
-            raise ConfigError(f"--hold-out-fraction {fraction}: choose one above 0 and below 1")
+            raise ConfigError(
+                f"--hold-out-fraction {fraction}: choose a number above 0 and below 1"
+            )
         check_whole("--min-examples", self.min_examples, minimum=0)
         check_whole("--seed", self.seed, minimum=0, maximum=MAX_SEED)
         if self.hold_out_split not in (None, "test", VALIDATION):

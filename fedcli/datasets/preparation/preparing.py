@@ -103,7 +103,7 @@ def prepare(
         tell: Called with the number of examples read of each source, then with those written.
 
     Raises:
-        ConfigError: An option does not go with the source.
+        ConfigError: An option does not suit the source.
         DataError: The source cannot be used, or the store cannot be written.
     """
     check_place(out, [*sources, *([options.test_data] if options.test_data else [])])
@@ -147,6 +147,6 @@ def _read(
 
 def _why_empty(source: Imported) -> str:
     """The reason why a source has no examples left."""
-    if len(source.tables["train"].labels):  # only that option removes examples
+    if len(source.tables["train"].labels):  # only --digits-only removes examples
         return "none of its labels is a digit; drop --digits-only"
-    return "holds no train examples; give data that have some"
+    return "holds no train examples; give data with train examples"

@@ -19,24 +19,24 @@ from fedcli.errors import ConfigError, DataError
 from fedcli.progress import Tell
 from fedcli.settings.vocabulary import HELD_OUT, VALIDATION
 
-_GREATEST_PIXEL = 1.5  # decoded; above it the pixels are not in the range 0 to 1
+_GREATEST_PIXEL = 1.5  # a larger decoded pixel means that the range is not 0 to 1
 _BLOCK = 256  # images read at a time
-_LEAST_ALIKE = 10  # images; fewer may be equal by chance
+_LEAST_ALIKE = 10  # with fewer images, all may be equal by chance
 _SHOWN = 10  # classes named in a note
 
 
 def read_source(
     sources: Sequence[Path], options: PrepareOptions, folder: Path | None, tell: Tell
 ) -> Imported:
-    """Returns the source, with the test data of another as its split test."""
+    """Returns the source. If the options name test data, they become its test split."""
     import_options = _import_options(options)
     if options.test_data is not None and options.format is None:
-        recognising.recognise([options.test_data])  # a wrong file is an error before the work
+        recognising.recognise([options.test_data])  # report a wrong file before any work
     source = recognising.read(sources, import_options, folder, tell)
     if "train" not in source.tables:
         raise DataError(
-            f"{sources[0]}: holds no split 'train' but {', '.join(source.tables)}; "
-            "give the train data as the source"
+            f"{sources[0]}: has no split 'train', only {', '.join(source.tables)}; give the train "
+            "data as the source"
         )
     if options.test_data is not None:
         if "test" in source.tables:
@@ -139,12 +139,12 @@ def _are_alike(table: ExampleTable) -> bool:
 
 
 def class_notes(source: Imported) -> list[str]:
-    """Returns notes if there is one class, or if labels up to the largest one have gaps."""
+    """Returns notes if there is only one class, or if labels below the largest never occur."""
     if source.num_classes == 1:
         only = f" {source.class_names[0]!r}" if source.class_names else ""
         return [
-            f"all examples are of one class{only}: there is nothing to learn; if that is a "
-            "mistake, choose the labels with --label-column, --folders or --num-classes"
+            f"all examples are of one class{only}: there is nothing to learn; if that is wrong, "
+            "choose the labels with --label-column, --folders or --num-classes"
         ]
     if not source.is_guessed:
         return []
@@ -157,8 +157,8 @@ def class_notes(source: Imported) -> list[str]:
     listed = ", ".join(map(str, absent[:_SHOWN])) + (", ..." if len(absent) > _SHOWN else "")
     return [
         f"{source.num_classes:,} classes, labels 0 to {source.num_classes - 1}, but {listed} never "
-        f"{'occurs' if len(absent) == 1 else 'occur'}; pass --num-classes, or renumber the labels "
-        "if that is a mistake"
+        f"{'occurs' if len(absent) == 1 else 'occur'}; if that is wrong, pass --num-classes or "
+        "renumber the labels"
     ]
 
 
@@ -168,7 +168,7 @@ def limit_to_digits(source: Imported) -> Imported:
     if source.class_names and source.class_names[:NUM_DIGITS] != digits:
         raise ConfigError(
             f"--digits-only: the classes of {source.tables['train'].source} begin with "
-            f"{source.class_names[0]!r}, not with the digits; leave it out"
+            f"{source.class_names[0]!r}, not with the ten digits; leave the option out"
         )
     return replace(
         source,

@@ -113,7 +113,7 @@ def _recorded_description(sources: Sequence[Path], source: Imported) -> SourceDe
 
 
 def _steps(options: PrepareOptions, held_out: str | None) -> dict[str, object]:
-    """The steps beside the partition, each with its parameters."""
+    """The steps other than the partition, each with its parameters."""
     steps: dict[str, object] = {}
     if options.digits_only or options.min_examples:
         steps["filter"] = {
@@ -135,7 +135,8 @@ def _continue_history(
 ) -> tuple[str, dict[str, object]]:
     """The partition and parameters of a store whose clients are kept.
 
-    Its earlier parameters are put in a step "before", because equal names would hide one another.
+    The earlier parameters are nested under "before", so that new ones of the same names do not
+    replace them.
     """
     changes = tables.split_partition(scheme)[1]
     names = [info.partition] * (info.partition != tables.NATURAL or not changes)
@@ -147,7 +148,7 @@ def _continue_history(
 def _title(sources: Sequence[Path], source: str) -> str:
     """The name of a source without its folder, so that equal data make equal stores.
 
-    The source that a store records is used unchanged, and never taken for a path.
+    If the source is a store, the name that it records is used unchanged: it is not a path.
     """
     path = next((each for each in sources if str(each) == source), None)
     if path is None:
@@ -156,7 +157,7 @@ def _title(sources: Sequence[Path], source: str) -> str:
 
 
 def dealt_split(name: str, part: Part, source: Imported, info: StoreInfo) -> DealtSplit:
-    """Returns a split in the form in which it is written."""
+    """Returns a split in the form that `store_writer` writes."""
     return DealtSplit(
         part.table,
         part.deal,

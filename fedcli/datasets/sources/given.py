@@ -1,8 +1,9 @@
-"""Clients whose examples a program has in memory, or makes when they are used.
+"""Client data that a program holds in memory, or makes when they are used.
 
-`from_arrays` takes arrays or functions by client, `from_examples` any sequence of (image, label),
-as PyTorch and Hugging Face have them, with the owner of each. What they return goes wherever opened
-data go: into `fedcli.train`, `fedcli.evaluate_run`, `fedcli.statistics` and `process.next`.
+`from_arrays` takes arrays or functions by client. `from_examples` takes any sequence of (image,
+label), such as datasets of PyTorch and Hugging Face, and the owner of each example. Their results
+can be used like opened data: in `fedcli.train`, `fedcli.evaluate_run`, `fedcli.statistics` and
+`process.next`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from fedcli.settings.data_source import IN_MEMORY
 from fedcli.settings.vocabulary import VALIDATION
 
 MEMORY = "memory"  # name of data in memory if none is given
-CACHE_BYTES = 256 << 20  # of clients that functions make
+CACHE_BYTES = 256 << 20  # size of the cache for clients that functions make
 
 # Pairs (pixels, labels) by client, or functions that return them.
 Clients = Mapping[Any, Any]
@@ -42,7 +43,7 @@ LABEL_KEYS = ("label", "labels", "fine_label", "character", "target", "y")
 class GivenSplit(ClientData):
     """One split of clients in memory. Arrays are borrowed."""
 
-    beside: Mapping[str, ClientData] = MappingProxyType({})  # other splits that were given with it
+    beside: Mapping[str, ClientData] = MappingProxyType({})  # other splits of the same call
 
     def __init__(
         self,
@@ -62,13 +63,13 @@ class GivenSplit(ClientData):
         Args:
             clients: By id.
             sizes: Number of examples of each client for which it is known.
-            split: The name this split goes by.
-            source: What messages call the data.
+            split: The name of this split.
+            source: The name of the data in messages.
             num_classes: Labels are 0 to num_classes - 1.
             class_names: A name for each class, or None.
-            pixel_shape: Of each image.
+            pixel_shape: (H, W) or (H, W, C) of each image.
             pixel_convention: Meaning of 1.0 in the pixels; None: it is measured.
-            cache: Keeps clients that are made.
+            cache: Keeps clients that functions have made.
         """
         self.source = source
         self.split = split
@@ -85,10 +86,10 @@ class GivenSplit(ClientData):
     @property
     def range_remedy(self) -> str:
         """Advice, for a note, if pixels do not lie in the range 0 to 1."""
-        return "divide them by their largest value, or give uint8"
+        return "divide them by their largest possible value, or give uint8"
 
     def num_examples(self, client_id: str) -> int:
-        """Returns how many examples a client holds; calls the client's function if need be."""
+        """Returns how many examples a client holds; calls the client's function if necessary."""
         if client_id not in self._sizes:
             self._sizes[client_id] = len(self.client(client_id))
         return self._sizes[client_id]
@@ -101,11 +102,11 @@ class GivenSplit(ClientData):
         return self.cache.get(self.split, client_id, lambda: self._made(client_id, make))
 
     def examine(self) -> tuple[str, ...]:
-        """Returns what a user should know before training; see `examining.examine`."""
+        """Returns notes for the user before training; see `examining.examine`."""
         return examine(self, has_default_classes=False, is_scaled=False)
 
     def with_pixels(self, pixels: str) -> GivenSplit:
-        """Returns the split with 1.0 meaning "ink" or "background"; "source" leaves it."""
+        """Returns the split in the convention "ink" or "background"; "source" changes nothing."""
         if pixels in ("source", self.pixel_convention):
             return self
         scale, offset, convention = decoding(1.0, 0.0, self.pixel_convention, pixels)
@@ -133,20 +134,21 @@ class GivenSplit(ClientData):
         )
 
     def _made(self, client_id: str, make: Callable[[], ClientDataset]) -> ClientDataset:
-        """A client, made by one thread at a time, and checked."""
+        """Makes and checks a client. Only one thread at a time does so."""
         with self._lock:
             client = make()
         where = f"{self.source}: client {client_id!r}"
         if client.pixels.shape[1:] != self.pixel_shape:
             raise DataError(
-                f"{where}: images are {list(client.pixels.shape[1:])} but those of client "
-                f"{self.client_ids[0]!r} are {list(self.pixel_shape)}; all must have the same shape"
+                f"{where}: images have shape {list(client.pixels.shape[1:])} but those of client "
+                f"{self.client_ids[0]!r} have {list(self.pixel_shape)}; give all images the same "
+                "shape"
             )
         check_labels(client.labels, self.num_classes, where)
         return client
 
     def _measured_convention(self) -> str:
-        """The meaning of 1.0, from the borders of the images of a few clients; else "ink"."""
+        """The meaning of 1.0, estimated from the borders of a few clients' images, or "ink"."""
         if not can_measure(self.pixel_shape):
             return "ink"
         border = Border()
@@ -158,10 +160,10 @@ class GivenSplit(ClientData):
 
 @dataclass(frozen=True, eq=False)
 class GivenData:
-    """Opened splits, which `DataSource.data` may hold instead of a name or a file.
+    """Splits in memory. `DataSource.data` may hold this instead of a name or a file.
 
     Attributes:
-        splits: By name; one of them is `train`.
+        splits: The splits by name; one of them is `train`.
         name: Name of the data in messages and config.toml.
     """
 
@@ -186,12 +188,12 @@ class GivenData:
             if num_classes not in (None, data.num_classes):
                 raise ConfigError(
                     f"--num-classes {num_classes}: {self.name} has {data.num_classes} classes; "
-                    "give their number where the data are made"
+                    "pass classes= to from_arrays or from_examples instead"
                 )
             if pixels not in ("source", data.pixel_convention):
                 raise ConfigError(
-                    f"--pixels {pixels}: 1.0 is {data.pixel_convention} in {self.name}; give "
-                    "pixels where the data are opened"
+                    f"--pixels {pixels}: the pixel value 1.0 means {data.pixel_convention} in "
+                    f"{self.name}; pass pixels= to from_arrays or from_examples instead"
                 )
         return opened
 
@@ -223,17 +225,18 @@ def from_arrays(
     """Returns arrays in memory as federated data: the train split, and the test split or None.
 
     Args:
-        clients: By client id, a pair (pixels, labels) of arrays, or a function without arguments
-            that returns one and is called when the client is used. pixels: uint8, seen as
-            value / 255, or floats from 0 to 1, [n, H, W] or [n, H, W, C]; [n, C, H, W] of 1 or 3
-            channels is recognised. labels: whole numbers [n] or [n, 1]. Arrays are borrowed, and
-            must not change.
+        clients: For each client id, a pair (pixels, labels) of arrays, or a function without
+            arguments that returns such a pair and is called when the client is used. pixels: uint8,
+            which the model sees divided by 255, or floats from 0 to 1, of shape [n, H, W] or [n, H,
+            W, C]; [n, C, H, W] with 1 or 3 channels is recognised. labels: whole numbers [n] or [n,
+            1]. Arrays are borrowed, not copied, and must not change.
         test: The test data in the same form; equal ids mean the same client.
         validation: The validation data in the same form; `fedcli.train` finds them in the train
             split.
         classes: Number of classes, or a name for each; None: determined by the labels. It is
             required if clients are functions.
-        pixels: What 1.0 means, "ink" or "background"; None: the border of the images tells.
+        pixels: What 1.0 means, "ink" or "background"; None: estimated from the borders of the
+            images.
         name: Name of the data in messages and in the run's config.toml.
 
     Raises:
@@ -279,12 +282,12 @@ def from_examples(
 
     Args:
         examples: The train data.
-        owners: The id of the owner of each example. None: one client, "everyone", has all; a
-            partition (`RunConfig(partition="iid")`) deals them anew.
+        owners: The id of the owner of each example. None: a single client, "everyone", owns all; a
+            partition (`RunConfig(partition="iid")`) can then deal them to clients.
         test: The test data in the same form.
         test_owners: The id of the owner of each test example.
         classes: Number of classes, or a name for each; None: as the sequence declares (`classes`,
-            or `features["label"]`), else all labels are read to find out.
+            or `features["label"]`), else inferred from all labels.
         pixels: As in `from_arrays`.
         name: As in `from_arrays`.
 
@@ -314,11 +317,11 @@ def from_examples(
 
 
 def as_given(data: Any, name: str = MEMORY) -> GivenData:
-    """Converts the `data` of `fedcli.train`, if it is not a name, to opened splits.
+    """Converts the `data` of `fedcli.train`, if it is not a string, to splits in memory.
 
     Args:
-        data: A split; a pair (train, test), the test split perhaps None; splits by name; or arrays
-            by client, as `from_arrays` takes them.
+        data: A split, a pair (train, test) in which test may be None, a mapping of splits by name,
+            or arrays by client as `from_arrays` takes them.
         name: As in `from_arrays`.
 
     Raises:
@@ -336,8 +339,8 @@ def as_given(data: Any, name: str = MEMORY) -> GivenData:
         return _given_pair(from_arrays(data, name=name))
     kind = type(data).__name__
     raise DataError(
-        f"data is of type {kind}; give a name or file, what datasets.load, from_arrays or "
-        "from_examples returns, or {client_id: (pixels, labels)}"
+        f"data is of type {kind}; give a name or file, the result of datasets.load, from_arrays or "
+        "from_examples, or {client_id: (pixels, labels)}"
     )
 
 
@@ -371,7 +374,7 @@ def _splits(
     made: dict[str, GivenSplit] = {}
     for split, clients in readers.items():
         if not clients:
-            raise DataError(f"{name}: {split} has no clients; give some")
+            raise DataError(f"{name}: {split} has no clients; give at least one")
         if shape is None:
             shape = _first_shape(clients)
         made[split] = GivenSplit(
@@ -385,7 +388,7 @@ def _splits(
             pixel_convention=convention,
             cache=cache,
         )
-        convention = made["train"].pixel_convention  # one for all splits
+        convention = made["train"].pixel_convention  # the same for all splits
     if VALIDATION in made:
         made["train"].beside = {VALIDATION: made[VALIDATION]}
     return made["train"], made.get("test")
@@ -398,7 +401,7 @@ def _first_shape(clients: Mapping[str, Callable[[], ClientDataset]]) -> tuple[in
 
 
 def _by_id(clients: Any, name: str) -> dict[str, Any]:
-    """Clients by the text of their ids."""
+    """The clients by their ids as strings."""
     if not isinstance(clients, Mapping):
         raise DataError(
             f"{name}: clients are of type {type(clients).__name__}; give a dict, "
@@ -455,8 +458,8 @@ def _client(client_id: str, pair: Any, name: str) -> ClientDataset:
 def _array(values: Any, where: str) -> NDArray[Any]:
     try:
         return np.asarray(values)
-    except ValueError:  # NumPy calls it inhomogeneous
-        raise DataError(f"{where}: a list of parts of several sizes; give an array") from None
+    except ValueError:  # parts of different lengths
+        raise DataError(f"{where}: is a list whose items differ in size; give an array") from None
 
 
 def _classes(
@@ -465,7 +468,10 @@ def _classes(
     """The number of classes, and their names if they have any."""
     if classes is None:
         if not are_known:
-            raise ConfigError(f"{name}: clients are functions; give classes, their number or names")
+            raise ConfigError(
+                f"{name}: clients are functions, so the number of classes is unknown; pass "
+                "classes=, their number or names"
+            )
         return max(largest, 0) + 1, None
     if isinstance(classes, int | np.integer) and not isinstance(classes, bool):
         if not 1 <= classes <= MAX_CLASSES:
@@ -500,11 +506,13 @@ def _places(examples: Any, owners: Sequence[Any] | None, name: str) -> dict[str,
             "and [i], such as a list"
         ) from None
     if not size:
-        raise DataError(f"{name} holds no examples; give some")
+        raise DataError(f"{name} holds no examples; give at least one")
     if owners is None:
         return {"everyone": list(range(size))}
     if len(owners) != size:
-        raise DataError(f"{name}: {size} examples but {len(owners)} owners; give one each")
+        raise DataError(
+            f"{name}: {size} examples but {len(owners)} owners; give one owner per example"
+        )
     places: dict[str, list[int]] = {}
     for index, owner in enumerate(owners):
         places.setdefault(_id_of(owner, name), []).append(index)
@@ -521,7 +529,8 @@ def _reader(
         if len(shapes) > 1:
             one, other, *_ = sorted(shapes)
             raise DataError(
-                f"{where}: images of {list(one)} and of {list(other)}; resize them to one size"
+                f"{where}: images have shapes {list(one)} and {list(other)}; resize them to one "
+                "size"
             )
         images = np.stack([image for image, _ in pairs])
         return _client(client_id, (images, [label for _, label in pairs]), name)
@@ -535,7 +544,8 @@ def _image_and_label(example: Any, where: str) -> tuple[NDArray[Any], Any]:
         label = next((example[key] for key in LABEL_KEYS if key in example), None)
         if image is None or label is None:
             raise DataError(
-                f"{where}: an example has {', '.join(map(str, example))}; give image and label"
+                f"{where}: an example has the keys {', '.join(map(str, example))}; give image and "
+                "label"
             )
     elif isinstance(example, tuple | list) and len(example) == 2:
         image, label = example

@@ -1,4 +1,4 @@
-"""The fedcli store: one HDF5 file whose arrays lie contiguous, so that a client is a mapped slice.
+"""The fedcli store: an HDF5 file with contiguous arrays, so that a client is a slice of a mapping.
 
 This module describes and reads the file; `store_writer` writes it.
 
@@ -6,12 +6,12 @@ Root attributes: format, version, the fields of `StoreInfo`, info_fingerprint (a
 and fingerprint. Group /splits/<name>:
 
     client_ids      fixed-length UTF-8 [num_clients], sorted, unique, padded with zero bytes
-    client_offsets  int64 [num_clients + 1], from 0 to n; client i holds examples [i], [i + 1]
-    pixels          uint8 or float32 [n, H, W] or [n, H, W, C], attributes scale and offset
-    labels          int32 [n]
+    client_offsets int64 [num_clients + 1], from 0 to n; client i holds examples [i], [i + 1] pixels
+    uint8 or float32 [n, H, W] or [n, H, W, C], attributes scale and offset labels          int32
+    [n]
 
 The fingerprint is a BLAKE2b over this whole group, split by split in the order of their names.
-Equal data have equal fingerprints; the metadata do not matter.
+Equal data have equal fingerprints, whatever their metadata.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ class StoreInfo:
         check_num_classes(self.num_classes, "num_classes")
         for text in (self.source, self.licence, *self.class_names):
             if not text.isascii() and text.encode(errors="replace").decode() != text:
-                raise ConfigError(f"{text!r}: holds half a character; rename it")
+                raise ConfigError(
+                    f"{text!r}: is not valid Unicode (it contains half a surrogate pair); rename it"
+                )
         if self.pixel_convention not in PIXEL_CONVENTIONS:
             raise ConfigError(
                 f"pixel convention {self.pixel_convention!r}: choose one of "
@@ -101,7 +103,7 @@ class StoreInfo:
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ConfigError(
                 f"{len(self.class_names)} class names for {self.num_classes} classes; "
-                "give one a class or none"
+                "give one per class, or none"
             )
         try:
             is_object = isinstance(json.loads(self.partition_parameters), dict)
@@ -130,7 +132,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class SplitArrays:
-    """The checked arrays of one split as in the file; see the module."""
+    """The checked arrays of one split as in the file; see the docstring of the module."""
 
     name: str
     client_ids: NDArray[np.bytes_]  # [num_clients]
@@ -253,7 +255,7 @@ class StoreSplit(ClientData):
     def __init__(
         self, mapped: _MappedSplit, info: StoreInfo, *, source: str, num_classes: int, pixels: str
     ) -> None:
-        """Takes checked arrays; `open_store` is what makes splits."""
+        """Takes checked arrays. Use `open_store` to make splits."""
         self.source = source
         self.split = mapped.name
         self.num_classes = num_classes
@@ -261,7 +263,7 @@ class StoreSplit(ClientData):
         self.client_ids = StoredIds(mapped.client_ids)
         self.pixel_shape = mapped.pixels.shape[1:]
         self.same_people = info.same_people
-        if info.partition != NATURAL:  # for natural data the parameters describe other steps
+        if info.partition != NATURAL:  # natural data have no partition parameters, only other steps
             given = json.loads(info.partition_parameters).items()
             # Leave out filters and hold-outs, which do not deal examples to clients.
             own = {
@@ -338,7 +340,7 @@ class _MappedSplit(SplitArrays):
     pixels: Pixels
 
     def bounds(self, client_index: int) -> tuple[int, int]:
-        """The index of a client's first example, and that after its last one."""
+        """The index of a client's first example, and the index after its last one."""
         return int(self.client_offsets[client_index]), int(self.client_offsets[client_index + 1])
 
 
@@ -400,8 +402,8 @@ def verify(path: Path, tell: Tell = tell_nobody) -> str:
         tell: Called with the number of bytes read.
 
     Raises:
-        DataError: The data or the metadata are not those that were stored, or a pixel is NaN or
-            infinite.
+        DataError: The data or the metadata differ from those that were written, or a pixel is NaN
+            or infinite.
     """
     with _opened(path) as (info, mapped_splits, stored):
         _check_info(path, info)
@@ -411,7 +413,7 @@ def verify(path: Path, tell: Tell = tell_nobody) -> str:
     if computed != stored:
         raise DataError(
             f"{path}: the data have fingerprint {computed} but the file was written with {stored}; "
-            "it was changed or damaged, write it again"
+            "it was changed or damaged, so write it again"
         )
     return computed
 
@@ -422,12 +424,12 @@ def _opened(path: Path) -> Iterator[tuple[StoreInfo, list[_MappedSplit], str]]:
     where = str(path)
     with hdf5.open_file(path) as file, hdf5.reading(where):
         if not hdf5.has_store_format(file.attrs):
-            raise DataError(f"{where}: is not a fedcli store; choose a file that is one")
+            raise DataError(f"{where}: is not a fedcli store; choose another file")
         version = _attribute(file.attrs, "version", int, where)
         if version != VERSION:
             raise DataError(
-                f"{where}: is a fedcli store of version {version}, this fedcli reads version "
-                f"{VERSION}; write it again or use the fedcli that wrote it"
+                f"{where}: is a fedcli store of version {version}, but this fedcli reads version "
+                f"{VERSION}; write it again, or use the fedcli that wrote it"
             )
         info = _read_info(file.attrs, where)
         fingerprint = _attribute(file.attrs, "fingerprint", str, where)
@@ -436,7 +438,7 @@ def _opened(path: Path) -> Iterator[tuple[StoreInfo, list[_MappedSplit], str]]:
         group = hdf5.open_group(file.id, b"splits", where)
         names = hdf5.link_names(group, where)
         if not names:
-            raise DataError(f"{where}: holds no split; write it again")
+            raise DataError(f"{where}: has no splits; write the store again")
         splits = [_map_split(group, name, mapping, where) for name in names]
     yield info, splits, fingerprint
 
@@ -444,7 +446,9 @@ def _opened(path: Path) -> Iterator[tuple[StoreInfo, list[_MappedSplit], str]]:
 def _read_info(attrs: Any, where: str) -> StoreInfo:
     class_names = json.loads(_attribute(attrs, "class_names", str, where))
     if not isinstance(class_names, list) or not all(isinstance(name, str) for name in class_names):
-        raise DataError(f"{where}: attribute class_names is not a JSON list of names")
+        raise DataError(
+            f"{where}: attribute class_names is not a JSON list of names; write the store again"
+        )
     try:
         return StoreInfo(
             num_classes=_attribute(attrs, "num_classes", int, where),
@@ -475,7 +479,7 @@ def _check_info(path: Path, info: StoreInfo) -> None:
     if stored != info_fingerprint(info):
         raise DataError(
             f"{path}: its attributes (classes, source, partition, ...) are not those it was "
-            "written with; it was changed or damaged, write it again"
+            "written with; it was changed or damaged, so write it again"
         )
 
 
@@ -484,7 +488,9 @@ def _attribute(attrs: Any, name: str, kind: type[T], where: str) -> T:
         raise DataError(f"{where}: attribute {name} is missing; write the store again")
     value = hdf5.read_attribute(attrs, name)
     if type(value) is not kind:
-        raise DataError(f"{where}: attribute {name} is no {kind.__name__}; write the store again")
+        raise DataError(
+            f"{where}: attribute {name} is not of type {kind.__name__}; write the store again"
+        )
     return value
 
 
@@ -496,7 +502,9 @@ def _map_split(parent: Any, name: str, mapping: mmap.mmap, source: str) -> _Mapp
     scale = _attribute(attrs, "scale", float, where)
     offset = _attribute(attrs, "offset", float, where)
     if not (math.isfinite(scale) and math.isfinite(offset)):
-        raise DataError(f"{where}: scale {scale} and offset {offset} must be finite")
+        raise DataError(
+            f"{where}: scale {scale} and offset {offset} must be finite; write the store again"
+        )
     return _MappedSplit(name=name, scale=scale, offset=offset, **arrays)
 
 
@@ -507,7 +515,10 @@ def _map_array(group: Any, name: str, mapping: mmap.mmap, where: str) -> Any:
     dtype, shape = dataset.dtype, dataset.shape
     allowed = dtype.kind == "S" if types == "S" else dtype.str in types
     if not allowed or shape is None or len(shape) not in ranks:
-        raise DataError(f"{where}: {name} is {dtype} {shape}; write the store again")
+        raise DataError(
+            f"{where}: {name} has the unexpected type {dtype} and shape {shape}; write the store "
+            "again"
+        )
     if not math.prod(shape):
         return np.empty(shape, dtype)
     if dataset.get_create_plist().get_layout() != h5py.h5d.CONTIGUOUS:
@@ -527,13 +538,20 @@ def _check_split(mapped: _MappedSplit, num_classes: int, source: str) -> None:
     num_examples, offsets = len(mapped.labels), mapped.client_offsets
     sizes = np.diff(offsets)
     if len(sizes) != len(mapped.client_ids):
-        raise DataError(f"{where}: {len(mapped.client_ids)} clients but {len(sizes)} sizes")
+        raise DataError(
+            f"{where}: {len(mapped.client_ids)} clients but {len(sizes)} sizes; write the store "
+            "again"
+        )
     if offsets[0] != 0 or offsets[-1] != num_examples or (offsets[1:] < offsets[:-1]).any():
         raise DataError(
-            f"{where}: client_offsets do not rise from 0 to {num_examples}; write the store again"
+            f"{where}: client_offsets do not increase from 0 to {num_examples}; write the store "
+            "again"
         )
     if sizes.max() > MAX_COUNT:
-        raise DataError(f"{where}: a client holds {sizes.max()} examples, more than {MAX_COUNT}")
+        raise DataError(
+            f"{where}: a client has {sizes.max()} examples; at most {MAX_COUNT} are allowed, so "
+            "divide it into several"
+        )
     check_pixel_shape(mapped.pixels.shape, where)
     if len(mapped.pixels) != num_examples:
         raise DataError(
@@ -553,7 +571,9 @@ def _check_ids(encoded: NDArray[np.bytes_], where: str) -> None:
         raise DataError(f"{where}: holds no clients; write the store again")
     is_byte = encoded.view(np.uint8).reshape(len(encoded), -1) != 0
     if not is_byte[:, 0].all() or (is_byte[:, 1:] & ~is_byte[:, :-1]).any():
-        raise DataError(f"{where}: a client id is empty or holds a zero byte")
+        raise DataError(
+            f"{where}: a client id is empty or holds a zero byte; write the store again"
+        )
     if not (encoded[:-1] < encoded[1:]).all():
         place = int((encoded[:-1] >= encoded[1:]).argmax())
         raise DataError(
@@ -565,7 +585,7 @@ def _check_ids(encoded: NDArray[np.bytes_], where: str) -> None:
 
 
 def _fingerprint(splits: Sequence[SplitArrays], source: str, tell: Tell) -> str:
-    """The fingerprint of mapped splits. Checks float32 pixels, too."""
+    """Computes the fingerprint of mapped splits. Also checks float32 pixels."""
     arrays = [(split, getattr(split, name)) for split in splits for name in ARRAYS]
     progress = Progress(sum(array.nbytes for _, array in arrays), tell)
     digest = Digest()

@@ -50,10 +50,10 @@ def create(
 ) -> str:
     """Writes a store atomically, and returns its fingerprint.
 
-    A `DealtSplit` without changes is gathered from its table block by block. Other clients are read
-    one at a time: memory holds one client's pixels, and all ids and labels; pixels are copied to an
-    unnamed temporary file beside `path`. They stay uint8 if all clients of a split have the same
-    scale and offset, and become float32 otherwise.
+    The pixels of a `DealtSplit` without changes are gathered from its table block by block. Other
+    clients are read one at a time and their pixels copied to an unnamed temporary file beside
+    `path`; memory holds one client's pixels, and all ids and labels. Pixels stay uint8 if all
+    clients of a split have the same scale and offset, and become float32 otherwise.
 
     Equal arguments give equal bytes. Temporary files of killed writers of `path` are removed.
 
@@ -61,8 +61,8 @@ def create(
         path: The file to write or replace; links are followed.
         splits: For each split its clients, sorted by id.
         info: The metadata of the store.
-        tell: Called with the number of examples collected of each split that is not gathered, then
-            with the number of examples written of all splits.
+        tell: Called with the number of examples read of each split that is read client by client,
+            then with the number of examples written of all splits.
 
     Raises:
         DataError: A client cannot be stored (id, order, shape, label or pixel), or the file
@@ -88,7 +88,7 @@ def create(
 
 
 class _GatheredPixels:
-    """Rows of a table in another order, as an array whose blocks are made on demand."""
+    """The rows of a table in another order. Blocks are gathered when they are read."""
 
     def __init__(self, pixels: Pixels, order: NDArray[np.int64]) -> None:
         self.dtype: np.dtype[Any] = pixels.dtype
@@ -159,7 +159,8 @@ class _Ids:
         name = client_id.encode()
         if not 1 <= len(name) <= MAX_ID_BYTES or b"\0" in name:
             raise DataError(
-                f"{where}: an id has 1 to {MAX_ID_BYTES} bytes and no zero byte; rename the client"
+                f"{where}: an id must have 1 to {MAX_ID_BYTES} bytes and no zero byte; rename the "
+                "client"
             )
         if self.encoded and name <= self.encoded[-1]:
             raise DataError(
@@ -170,7 +171,7 @@ class _Ids:
 
 
 def _gathered(name: str, split: DealtSplit, num_classes: int) -> SplitArrays:
-    """The checked arrays of a split that deals a table without changes."""
+    """The checked arrays of a `DealtSplit` without changes."""
     ids = _Ids()
     for client_id in split.client_ids:
         ids.add(client_id, f"{split.source}: client {client_id!r}")
@@ -178,7 +179,9 @@ def _gathered(name: str, split: DealtSplit, num_classes: int) -> SplitArrays:
         raise _no_clients(name)
     deal = split.deal
     if deal.sizes.max() > MAX_COUNT:
-        raise DataError(f"split {name!r}: a client holds more than {MAX_COUNT} examples; split it")
+        raise DataError(
+            f"split {name!r}: a client has more than {MAX_COUNT} examples; divide it into several"
+        )
     labels = split.table.labels[deal.order]
     example = first_outside(labels, num_classes)
     if example is not None:
@@ -201,7 +204,7 @@ def _no_clients(name: str) -> DataError:
 def _write(path: Path, splits: list[SplitArrays], info: StoreInfo, tell: Tell) -> str:
     """Writes into an empty file and returns the fingerprint."""
     if not splits:
-        raise DataError("a store holds at least one split; give its clients")
+        raise DataError("no splits were given; give the clients of at least one")
     places = _lay_out(path, splits, info)
     progress = Progress(sum(len(each.labels) for each in splits), tell)
     digest = Digest()
@@ -250,11 +253,11 @@ def _lay_out(path: Path, splits: list[SplitArrays], info: StoreInfo) -> dict[tup
 
 
 def _as_stored(value: str | int) -> Any:
-    """Writes an attribute; a text has a fixed length if HDF5 can hold it beside its name.
+    """Returns an attribute as h5py writes it: a text gets a fixed length, if it is short enough.
 
-    A text of variable length would lie in a heap, for which readers scan the whole file.
+    HDF5 stores a text of variable length in a heap, and to find heaps readers scan the whole file.
     """
-    if not isinstance(value, str) or "\0" in value:  # which h5py refuses in texts
+    if not isinstance(value, str) or "\0" in value:  # h5py refuses zero bytes in a text
         return value
     text = value.encode()
     if len(text) > _MAX_TEXT_BYTES:
@@ -271,7 +274,7 @@ def _make_dataset(group: Any, name: str, values: Rows) -> Any:
     creation.set_layout(h5py.h5d.CONTIGUOUS)
     creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    creation.set_obj_track_times(False)  # equal data, equal bytes
+    creation.set_obj_track_times(False)  # so that equal data give equal bytes
     space = h5py.h5s.create_simple(values.shape)
     created = h5py.h5d.create(
         group.id, name.encode(), h5py.h5t.py_create(dtype, logical=True), space, creation
@@ -281,7 +284,7 @@ def _make_dataset(group: Any, name: str, values: Rows) -> Any:
 
 @contextmanager
 def _h5py_errors() -> Iterator[None]:
-    """Converts h5py's errors of the disk to OSErrors of one line."""
+    """Converts h5py's exceptions for disk errors to OSErrors with one line of text."""
     try:
         yield
     except (OSError, RuntimeError) as err:

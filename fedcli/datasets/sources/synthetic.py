@@ -1,4 +1,6 @@
-"""The synthetic datasets: pictures of invented clients, which the core draws when one is read.
+"""The synthetic datasets: pictures of artificial clients.
+
+The C core draws them when a client is read.
 
 A client's examples are a pure function of the data's options and the client's id, so a large
 population costs nothing until clients are read.
@@ -17,7 +19,7 @@ from fedcli.settings import tables
 from fedcli.settings.options import Value
 
 NUM_CLASSES = 10
-VERSION = 1  # of the generators; it is raised when equal options give other pixels
+VERSION = 1  # of the generators; incremented whenever equal options would give other pixels
 SPLITS = ("train", "test", "central")  # in the order of the core's split numbers
 
 _NUM_CENTRAL = 20  # clients of the central split, who are in no other split
@@ -72,7 +74,7 @@ class GeneratedIds(Sequence[str]):
         return self._name(self._numbers[index])
 
     def __contains__(self, client_id: object) -> bool:
-        """Returns whether an id is there, by its form."""
+        """Returns whether an id has the right form and number."""
         return isinstance(client_id, str) and self._number(client_id) is not None
 
     def index(self, client_id: str, start: int = 0, stop: int | None = None) -> int:
@@ -113,10 +115,10 @@ class SyntheticSplit(ClientData):
         Args:
             name: A key of `PICTURES`.
             split: One of `SPLITS`. Clients of train and test are the same.
-            options: Every option of the registry's entry, resolved.
+            options: The options of the dataset, with defaults filled in.
             num_classes: At least 10; labels are 0 to 9.
             pixels: "source", "ink" or "background".
-            cache: Keeps clients drawn.
+            cache: Keeps clients that were drawn.
         """
         self.source = name
         pictures = PICTURES[name]
@@ -154,7 +156,7 @@ class SyntheticSplit(ClientData):
         pixels, labels = native.draw_synthetic(
             self._drawing, seeds.client_key(client_id), self._split_number, 0, count
         )
-        pixels.flags.writeable = False  # decoded pixels are freed before the next client's are made
+        pixels.flags.writeable = False  # so that training decodes client by client
         pixels = pixels.reshape(count, *self.pixel_shape)
         labels.flags.writeable = False
         return ClientDataset(client_id, pixels, labels, self._scale, self._offset, self.source)

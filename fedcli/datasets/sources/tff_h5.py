@@ -31,11 +31,11 @@ DEFAULT_NUM_CLASSES = 10
 # The meaning of 1.0 by the name of the feature in TFF: in EMNIST's `pixels` 1 is white paper, in
 # CIFAR-100's `image` 1 is light.
 CONVENTIONS = {b"pixels": "background", b"image": "ink"}
-# Possible decodings of grey levels, as (scale, offset). The first fits every correctly rounded k /
-# 255, and 1 - k / 255 too; the second fits 1 - k * float32(1 / 255).
+# Possible decodings of grey levels, as (scale, offset). The first reproduces every correctly
+# rounded k / 255 and also 1 - k / 255; the second reproduces 1 - k * float32(1 / 255).
 _GREY_LEVELS = ((1 / 255, 0.0), (-1 / 255, 1.0))
 _TOLERANCE = 6e-8  # half a unit in the last place of float32 just below 1
-_BLOCK = 1 << 15  # pixels quantised at a time; two such blocks of float32 fit in the L2 cache
+_BLOCK = 1 << 15  # pixels quantised at a time; two such float32 blocks fit in the L2 cache
 
 
 class TffH5Split(ClientData):
@@ -144,11 +144,11 @@ class TffH5Split(ClientData):
         if not self.are_floats:
             return "0 to 255", "pixels are uint8"
         first = self.client_ids[0]
-        with suppress(DataError):  # which is reported when the client is read
+        with suppress(DataError):  # the error is reported when the client is read
             pixels = self.client(first).pixels
             if pixels.dtype != np.uint8 and pixels.size:
                 return f"{pixels.min():g} to {pixels.max():g}", f"the pixels of client {first!r}"
-        return "0 to 1", f"the pixels of client {first!r} are shares of one"
+        return "0 to 1", f"the pixels of client {first!r} are multiples of 1/255"
 
     @property
     def is_emnist(self) -> bool:
@@ -157,7 +157,10 @@ class TffH5Split(ClientData):
 
     @property
     def has_same_people(self) -> bool:
-        """Whether equal ids in train and test are the same clients: not so in TFF's CIFAR-100."""
+        """Whether equal ids in train and test are the same clients.
+
+        They are not in TFF's CIFAR-100.
+        """
         return CONVENTIONS[self._feature] == "background"
 
     def examine(self) -> tuple[str, ...]:
@@ -170,7 +173,10 @@ class TffH5Split(ClientData):
         )
 
     def _judge_polarity(self) -> tuple[str, str]:
-        """The meaning of 1.0 and the evidence: by the feature in TFF's own sets, else measured."""
+        """The meaning of 1.0 and its evidence.
+
+        For TFF's own datasets it is TFF's definition, else an estimate.
+        """
         convention = CONVENTIONS[self._feature]
         name = self._feature.decode()
         if convention == "ink" or self.is_emnist or not can_measure(self.pixel_shape):
@@ -206,7 +212,7 @@ class TffH5Split(ClientData):
         _num_labels(dataset, where)
         if dataset.dtype.kind not in "biuf":
             raise DataError(
-                f"{where}: labels are {dataset.dtype}; only whole numbers are read, number the "
+                f"{where}: labels have dtype {dataset.dtype}; give whole numbers that count the "
                 "classes from 0"
             )
         labels = whole_numbers(hdf5.read_whole(dataset, where), where)
@@ -219,13 +225,11 @@ class TffH5Split(ClientData):
         _check_has_shape(dataset, where)
         check_pixel_array(shape, dtype.itemsize, where)
         if (dtype.kind, dtype.itemsize) not in (("f", 4), ("f", 8), ("u", 1)):
-            raise DataError(
-                f"{where}: pixels are {dtype}; only float32, float64 and uint8 are read"
-            )
+            raise DataError(f"{where}: pixels have dtype {dtype}; give uint8, float32 or float64")
         if shape[1:] != self._stored_shape:
             raise DataError(
-                f"{where}: images are {list(shape[1:])} but those of client "
-                f"{self.client_ids[0]!r} are {list(self._stored_shape)}; all must have the same "
+                f"{where}: images have shape {list(shape[1:])} but those of client "
+                f"{self.client_ids[0]!r} have {list(self._stored_shape)}; give all images the same "
                 "shape"
             )
         if shape[0] != num_labels:
@@ -243,13 +247,15 @@ class TffH5Split(ClientData):
             if not hdf5.has_link(self._file.id, GROUP):
                 present = ", ".join(map(repr, hdf5.link_names(self._file.id, self.source)[:10]))
                 raise DataError(
-                    f"{self.source}: neither a TFF file (no group 'examples') nor a fedcli store; "
-                    f"it holds {present or 'nothing'}"
+                    f"{self.source}: is neither a TFF file (no group 'examples') nor a fedcli "
+                    f"store; it holds {present or 'nothing'}"
                 )
             self._examples = hdf5.open_group(self._file.id, GROUP, self.source)
             self.client_ids: list[str] = hdf5.link_names(self._examples, self.source)
             if not self.client_ids:
-                raise DataError(f"{self.source}: holds no clients under /examples")
+                raise DataError(
+                    f"{self.source}: holds no clients under /examples; give a TFF file with clients"
+                )
             return self._describe_first_client()
 
     def _describe_first_client(self) -> tuple[bytes, tuple[int, ...]]:
@@ -274,7 +280,7 @@ class TffH5Split(ClientData):
         return f"{self.source}: client {client_id!r}"
 
 
-@np.errstate(over="ignore", invalid="ignore")  # values beyond float32 are not grey levels
+@np.errstate(over="ignore", invalid="ignore")  # values too large for float32 are not grey levels
 def quantise(pixels: NDArray[np.float32], scale: float, offset: float) -> NDArray[np.uint8] | None:
     """Returns grey levels that decode to `pixels` within 6e-8, or None if there are none.
 
@@ -310,7 +316,7 @@ def pack(stored: NDArray[Any], where: str) -> tuple[Pixels, float, float]:
 
     Args:
         stored: uint8, or floating point as the model takes it; [n, ...].
-        where: Starts the message.
+        where: Prefix of error messages.
 
     Raises:
         DataError: A pixel is NaN or infinite.

@@ -34,12 +34,12 @@ from fedcli.inspection.figures.page import (
 from fedcli.inspection.figures.tiles import TILE, Tiles, as_tiles, mean_tiles, on_paper, tile_blocks
 from fedcli.inspection.statistics import SplitCounts, size_histogram
 
-MAX_EXAMPLES = 40  # of one client, as in TFF's tutorial
+MAX_EXAMPLES = 40  # examples drawn of one client, as in TFF's tutorial
 MAX_HISTOGRAMS = 6  # clients whose label counts are drawn
 MAX_MEANS = 5  # clients whose mean images are drawn
-MAX_LABELS = 100  # labels in a figure; of more, only the most common are drawn
-MAX_COLUMNS = 1000  # clients in the heat map; of more, an evenly spaced selection is drawn
-MAX_POINTS = 5000  # clients in the plot of label skew; of more, as in the heat map
+MAX_LABELS = 100  # labels in a figure; if there are more, only the most common are drawn
+MAX_COLUMNS = 1000  # clients in the heat map; if there are more, an evenly spaced selection
+MAX_POINTS = 5000  # clients in the plot of label skew; if there are more, as in the heat map
 
 _SMALL_TILE = 56  # dots of a tile if there are many
 _LEAST_KEY = 60  # smallest height of a colour bar, in dots
@@ -104,7 +104,7 @@ def pairs(
     captions: Sequence[str],
     title: str,
 ) -> Figure:
-    """Draws images [n, ...] in one row, others below them in a second, and captions below both."""
+    """Draws images [n, ...] in a row, other images [n, ...] in a second row, and captions below."""
     images = np.concatenate([above, below])
     tiles = on_paper(as_tiles(images), data.pixel_convention)
     grid = Grid.of(tiles, len(above), captions, num_rows=2)
@@ -160,7 +160,7 @@ def mean_images(
     all_means: Tiles,
     drawn_labels: DrawnLabels,
 ) -> Figure:
-    """Draws mean images by label, the population above several clients, in bands of labels."""
+    """Draws mean images by label: a row for the population, and one for each of some clients."""
     drawn = [data.client(client_id) for client_id in client_ids[:MAX_MEANS]]
     means = np.stack(
         [
@@ -197,7 +197,7 @@ def mean_images(
 
 
 def labels_by_client(counts: SplitCounts, drawn_labels: DrawnLabels) -> Figure:
-    """Draws a heat map: the share of each label in each client, clients by their main label."""
+    """Draws a heat map of each client's label shares. Clients are sorted by their main label."""
     held = (
         counts.label_counts
         if not drawn_labels.remark

@@ -1,4 +1,4 @@
-"""Lays out figures, pictures and text in dots on matplotlib's Agg canvas, without pyplot.
+"""Lays out figures, pictures and text in dots on matplotlib's Agg canvas. Pyplot is not used.
 
 The layout is explicit, so that a pixel of an image is a whole number of dots.
 """
@@ -52,7 +52,7 @@ _STYLE: dict[Any, Any] = {
 
 
 def render(draw: Callable[[], Figure], file_format: str) -> bytes:
-    """Returns the bytes of a figure, "png", "svg" or "pdf", independent of the settings.
+    """Returns the bytes of a figure in "png", "svg" or "pdf". Matplotlib's settings have no effect.
 
     The same figure gives the same bytes, because they hold no date, program name or random id.
     """
@@ -212,7 +212,7 @@ def few_ticks(num_ticks: int, **how: Any) -> MaxNLocator:
 
 
 def name_labels(axes: Axes, names: Sequence[str], slot: int) -> None:
-    """Labels the positions 0, 1, 2, ..., `slot` dots apart; vertically if that is too narrow."""
+    """Writes names at the positions 0, 1, 2, ..., `slot` dots apart, vertically if long."""
     axes.tick_params(axis="x", length=0)
     rotation = 90 if _is_upright(names, slot) else 0
     axes.set_xticks(range(len(names)), [shortened(name) for name in names], rotation=rotation)

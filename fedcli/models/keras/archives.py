@@ -1,4 +1,4 @@
-"""Reads Keras's files `.keras`, `.h5`, `.weights.h5` and `.json`. They are not trusted.
+"""Reads Keras's files `.keras`, `.h5`, `.weights.h5` and `.json`, which are untrusted.
 
 The format is recognised by the content. A `.keras` file is a zip of `config.json` and
 `model.weights.h5`. The latter is an HDF5 file in which the tensors of a layer are
@@ -71,9 +71,9 @@ class Contents:
 
 
 def is_keras(path: Path) -> bool:
-    """Tells whether a file starts like a Keras file: HDF5, a zip with a model, or JSON.
+    """Returns whether a file starts like a Keras file: HDF5, a zip with a model, or JSON.
 
-    The rest may still be damaged or hold something else. False for a file that cannot be read.
+    The rest of the file is not checked. A file that cannot be read gives False.
     """
     try:
         with open_regular(path) as file:
@@ -111,7 +111,7 @@ def read(path: Path) -> Contents:
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Turns any exception that a damaged file raises into one ConfigError."""
+    """Converts any exception that a damaged file raises to a ConfigError."""
     try:
         yield
     except DataError as err:
@@ -152,7 +152,7 @@ def load_places(
 def _read_whole(path: Path) -> bytes:
     try:
         if not path.is_file():
-            raise ConfigError("is not a file; give one that Keras wrote")
+            raise ConfigError("is not a file; give a file that Keras wrote")
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ConfigError(f"is larger than {MAX_FILE_BYTES:,} bytes; give a smaller model")
         return read_bounded(path, MAX_FILE_BYTES)
@@ -175,18 +175,20 @@ def _unpack(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
     if len(members) != 1:
         names = ", ".join(repr(info.filename)[:60] for info in archive.infolist()[:5]) or "nothing"
         raise ConfigError(
-            f"is a zip in which {name} occurs {len(members)} times; its members are {names}"
+            f"is a zip in which {name} occurs {len(members)} times, not once (members: {names}); "
+            "save the model again"
         )
     info = members[0]
     if info.compress_type not in _PLAIN_METHODS or info.flag_bits & 1:
         raise ConfigError(
-            f"{name} in it is encrypted or packed by an unusual method; save it again"
+            f"{name} in it is encrypted or compressed by an unusual method; save it again"
         )
     with archive.open(info) as member:
         content = member.read(limit + 1) if info.file_size <= limit else b""
     if info.file_size > limit:
         raise ConfigError(
-            f"{name} in it has {info.file_size:,} bytes; a model like this has at most {limit:,}"
+            f"{name} in it has {info.file_size:,} bytes, but at most {limit:,} are allowed for "
+            "this model; save it again"
         )
     if len(content) != info.file_size:
         raise ConfigError(
@@ -199,7 +201,8 @@ def _unpack(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
 def _decode(text: bytes | str) -> Any:
     if len(text) > _MAX_CONFIG_BYTES:
         raise ConfigError(
-            f"describes a model in {len(text):,} bytes; at most {_MAX_CONFIG_BYTES:,} are allowed"
+            f"has a model description of {len(text):,} bytes, but at most {_MAX_CONFIG_BYTES:,} "
+            "are allowed; give a smaller model"
         )
     try:
         decoded = json.loads(text)
@@ -221,12 +224,12 @@ def _legacy_description(file: Any) -> Any:
 
 
 def _is_legacy(file: Any) -> bool:
-    """Tells whether the file has the legacy format: a group for each layer's own name."""
+    """Returns whether the file has the legacy format, with a group under each layer's own name."""
     return "model_weights" in file or "layer_names" in file.attrs
 
 
 def _container(file: Any) -> str:
-    """Returns the name of the group that contains the layers by numbered class names."""
+    """Returns the name of the group in which layers have numbered class names."""
     container = next((each for each in CONTAINERS if each in file), None)
     if container is None:
         names = ", ".join(sorted(map(repr, file))[:5]) or "nothing"
@@ -252,7 +255,8 @@ def _load_counted(
     for name in sorted(_member(file, container, h5py.Group)):
         if name not in known and _variables(_member(file[container], name, h5py.Group)):
             raise ConfigError(
-                f"has weights of {name!r}, which the model does not have; its layers with weights "
+                f"has weights of layer {name!r}, which the model does not have; its layers with "
+                "weights "
                 "are "
                 f"{', '.join('/'.join(path) for path in paths)[:300]}"
             )
@@ -286,7 +290,9 @@ def _load_legacy(
         loaded.append(_load_layer("", datasets[: len(required)], required, num_bytes))
         datasets = datasets[len(required) :]
     if datasets:
-        raise ConfigError(f"has {len(datasets)} more weights than the model; give the model's own")
+        raise ConfigError(
+            f"has {len(datasets)} more weights than the model; give weights of this model"
+        )
     return loaded
 
 
@@ -317,7 +323,8 @@ def _load_layer(label: str, datasets: Sequence[Any], required: Shapes, num_bytes
     if shapes != required:
         where = f" in {label}" if label else ""
         raise ConfigError(
-            f"has weights of shapes {_listed(shapes)}{where}, the model needs {_listed(required)}"
+            f"has weights of shapes {_listed(shapes)}{where}, but the model needs "
+            f"{_listed(required)}; give weights of this model"
         )
     return [_array(dataset) for dataset in datasets]
 
@@ -329,8 +336,7 @@ def _shape(dataset: Any, num_bytes: int) -> tuple[int, ...]:
     if not is_plain or plist.get_external_count() or not isinstance(kind, h5py.h5t.TypeFloatID):
         raise ConfigError(
             f"{_name(dataset)} in it is not a plain array of floating point numbers; save the "
-            "model "
-            "as Keras does"
+            "model with Keras"
         )
     shape = tuple(int(size) for size in dataset.shape or ())
     if kind.get_size() > 8 or math.prod(shape) * kind.get_size() > num_bytes:
@@ -360,7 +366,9 @@ def _member(group: Any, name: str, kind: Any) -> Any:
         raise ConfigError(f"{name[:60]!r} in it is not a layer's name; save the model again")
     link = group.get(name, getlink=True) if name in group else None
     if link is not None and not isinstance(link, h5py.HardLink):
-        raise ConfigError(f"{name[:60]!r} in it is a link, and links are never followed")
+        raise ConfigError(
+            f"{name[:60]!r} in it is a link, and links are never followed; save the model again"
+        )
     member = group[name] if link is not None else None
     if not isinstance(member, kind):
         names = ", ".join(sorted(map(repr, group))[:8]) or "nothing"

@@ -1,4 +1,4 @@
-"""Finds which layers of a Keras model read which, in its JSON. The JSON is not trusted."""
+"""Reads from a Keras model's untrusted JSON which layer reads which."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fedcli.models.layers.keras_options import plain, shown
 
 
 class Applied(NamedTuple):
-    """A layer of a model, applied once.
+    """A layer of a model. Each is applied once.
 
     Attributes:
         item: The layer in JSON.
@@ -24,7 +24,9 @@ class Applied(NamedTuple):
 
 
 def in_order(class_name: str, config: Any) -> list[Applied]:
-    """Returns the layers of a model, each after those that it reads and the output last.
+    """Returns the layers of a model.
+
+    Each comes after those that it reads, and the output comes last.
 
     Raises:
         ConfigError: There are no layers, or the model does not have exactly one input and one
@@ -47,13 +49,16 @@ def in_order(class_name: str, config: Any) -> list[Applied]:
     if len(outputs) != 1 or unread != outputs:
         raise ConfigError(
             f"has {len(outputs)} outputs and {len(unread)} layers that no layer reads; fedcli "
-            "supports models with one output, to which all layers lead"
+            "supports models with a single output that depends on every layer"
         )
     return ordered
 
 
 def _chain(layers: list[Mapping[str, Any]]) -> list[Applied]:
-    """Connects each layer to the one before it. Positions serve as names, which may be missing."""
+    """Connects each layer to the one before it.
+
+    Since layers may lack names, positions are used as names.
+    """
     return [
         Applied(each, str(place), (str(place - 1),) if place else ())
         for place, each in enumerate(layers)
@@ -83,7 +88,7 @@ def _name_of(item: Mapping[str, Any]) -> str:
     config = item.get("config")
     name = item.get("name", config.get("name") if isinstance(config, Mapping) else None)
     if not isinstance(name, str):
-        raise ConfigError("does not describe a Keras model: a layer of it has no name")
+        raise ConfigError("does not describe a Keras model: a layer has no name")
     return name
 
 
@@ -112,12 +117,12 @@ def _sources_of(item: Mapping[str, Any]) -> tuple[str, ...]:
         calls = {key: each for history in histories for key, each in _calls(history).items()}
     if not histories or not all(each and each[2:3] == [0] for each in histories):
         raise ConfigError(
-            f"layer {shown(name)} takes {len(histories)} inputs, and one of them is not the only "
-            "output of a layer"
+            f"layer {shown(name)} takes {len(histories)} inputs, one of which is not the only "
+            "output of a layer; fedcli supports layers with one output"
         )
     if not isinstance(calls, Mapping) or any(each is not None for each in calls.values()):
         raise ConfigError(
-            f"layer {shown(name)} is called with {shown(calls)}; call it on its inputs alone"
+            f"layer {shown(name)} is called with {shown(calls)}; call it with its inputs only"
         )
     return tuple(str(each[0]) for each in histories)
 

@@ -44,9 +44,9 @@ class KerasModel:
 
     Attributes:
         name: The model's name.
-        specs: The layers from pixels to logits, each with a name, perhaps with a softmax at the
+        specs: The layers from pixels to logits, each with a name. There may be a softmax at the
             end.
-        input_shape: Shape of one example, after a Reshape at the beginning of the model.
+        input_shape: Shape of one example, after any Reshape at the beginning of the model.
         weights: float32 arrays, one for each tensor of `lay_out(specs, input_shape)`; None if the
             file has no weights.
         starts: The initialiser of each tensor in Keras: a constant, or an initialiser's name.
@@ -59,21 +59,22 @@ class KerasModel:
     starts: tuple[Start, ...]
 
     def fresh_params(self, drawn: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Returns initial parameters float32 [num_params], with the constants that the file names.
+        """Returns initial parameters float32 [num_params], with the constants that the file states.
 
         Args:
-            drawn: float32 [num_params], every kernel drawn Glorot uniform.
+            drawn: float32 [num_params], in which all kernels were drawn from Glorot's uniform
+                distribution.
 
         Raises:
-            ConfigError: The file names another random initialiser than Glorot uniform.
+            ConfigError: The file names a random initialiser other than Glorot uniform.
         """
         params = drawn.copy()
         layout = lay_out(self.specs, self.input_shape)
         for tensor, start in zip(layout.tensors, self.starts, strict=True):
             if isinstance(start, str) and start != GLOROT_UNIFORM:
                 raise ConfigError(
-                    f"{tensor.name} is initialised by {start[:60]!r}; fedcli draws "
-                    f"{GLOROT_UNIFORM}, Zeros, Ones and Constant: give weights"
+                    f"{tensor.name} is initialised by {start[:60]!r}; fedcli supports "
+                    f"{GLOROT_UNIFORM}, Zeros, Ones and Constant: use one of these, or give weights"
                 )
             if not isinstance(start, str):
                 params[tensor.offset : tensor.offset + tensor.size] = start
@@ -86,22 +87,23 @@ def read_model(path: Path) -> KerasModel:
     The format is recognised by the content.
 
     Raises:
-        ConfigError: The file cannot be read, is damaged or holds weights alone; a layer or option
-            is not supported, or the weights do not fit the layers. The message names the file.
+        ConfigError: The file cannot be read, is damaged or holds only weights; a layer or option is
+            not supported; or the weights do not fit the layers. The message names the file.
     """
     with _about(path):
         contents = archives.read(path)
         if contents.description is None:
             raise ConfigError(
-                "holds weights without a model; give it as --initial-weights, beside a --model"
+                "holds weights without a model; give it as --initial-weights, together with a "
+                "--model"
             )
         graph = graphs.parse(contents.description)
         layout = lay_out(graph.specs, graph.input_shape)
         weights = _load(contents.image, graph, layout) if contents.image else None
         if weights is None and layout.num_params > MAX_PARAMS:
             raise ConfigError(
-                f"describes {layout.num_params:,} parameters; without weights, at most "
-                f"{MAX_PARAMS:,} are allowed"
+                f"describes {layout.num_params:,} parameters; a file without weights may describe "
+                f"at most {MAX_PARAMS:,}"
             )
     starts = tuple(start for place in graph.places for start in place.starts)
     return KerasModel(graph.name, graph.specs, graph.input_shape, weights, starts)
@@ -120,7 +122,7 @@ def read_weights(path: Path, layout: ParamLayout) -> list[NDArray[np.float32]]:
     with _about(path):
         contents = archives.read(path)
         if not contents.image:
-            raise ConfigError("describes a model without weights; give a file that has them")
+            raise ConfigError("describes a model without weights; give a file with weights")
         if contents.description is None:
             tensors = _weighted(layout)
             stack = _stack(layout)
@@ -135,7 +137,8 @@ def read_weights(path: Path, layout: ParamLayout) -> list[NDArray[np.float32]]:
         in_file, required = ([each.shape for each in order] for order in (theirs, ours))
         if in_file != required:
             raise ConfigError(
-                f"has weights of shapes {_listed(in_file)}, the model needs {_listed(required)}"
+                f"has weights of shapes {_listed(in_file)}, but the model needs "
+                f"{_listed(required)}; give weights of this model"
             )
         loaded = dict(zip(own.tensors, _load(contents.image, graph, own), strict=True))
         by_tensor = {mine: loaded[each] for mine, each in zip(ours, theirs, strict=True)}
@@ -221,7 +224,7 @@ def _as_evaluated(layout: ParamLayout) -> ParamLayout:
     """The layout without the input layers that change nothing in evaluation."""
     sized = {layer.name: layer for layer in layout.layers}
     kept: list[Spec] = []
-    names = {IMAGE: IMAGE}  # for each layer, the name that replaces it among inputs
+    names = {IMAGE: IMAGE}  # for each layer, the name of the layer that is read instead of it
     before = IMAGE
     for spec in layout.specs:
         spec = spec.changed(inputs=tuple(names.get(each, each) for each in spec.inputs))
@@ -279,7 +282,7 @@ def _sorted_as_keras(stack: list[Spec]) -> list[Spec]:
     order of a depth-first walk from the output, which follows the inputs of each layer in order.
     """
     by_name = {spec.name: spec for spec in stack}
-    heights = dict.fromkeys(by_name, 0)  # layers on the longest way to the output
+    heights = dict.fromkeys(by_name, 0)  # number of layers on the longest path to the output
     for spec in reversed(stack):
         for name in spec.inputs:
             if name != IMAGE:

@@ -1,8 +1,8 @@
 """Turns Keras's JSON description of a model into layers of fedcli.
 
 Sequential and functional models of Keras 2 and Keras 3 with one input and one output are read.
-Nested models are allowed. The description is not trusted: no code that it names is run, and every
-option that fedcli does not support is refused by name.
+Nested models are allowed. The description is not trusted: no code that it names is run, and an
+option that fedcli does not support is refused with its name.
 """
 
 from __future__ import annotations
@@ -85,13 +85,13 @@ def parse(description: object) -> Graph:
     class_name, config = _class_of(description)
     if class_name not in MODELS:
         raise ConfigError(
-            f"holds a {shown(class_name)}; fedcli reads Sequential and functional models "
-            "(the code of a subclassed model is in no file)"
+            f"holds a {shown(class_name)}; fedcli reads Sequential and functional models (files do "
+            "not contain the code of subclassed models)"
         )
     builder = _Builder()
     builder.add_model(description, (), "", None)
     if builder.input_shape is None:
-        raise ConfigError("the model has no layer; save it with its layers")
+        raise ConfigError("the model has no layers; save it with its layers")
     name = config.get("name") if isinstance(config, Mapping) else None
     return Graph(
         name if isinstance(name, str) else "model",
@@ -121,7 +121,7 @@ def container_names(class_names: Sequence[str]) -> list[str]:
 def _class_of(item: object) -> tuple[str, Any]:
     """Returns class name and config of a layer or model. Custom classes are refused."""
     if not isinstance(item, Mapping) or not isinstance(item.get("class_name"), str):
-        raise ConfigError("does not describe a Keras model: a part of it has no class_name")
+        raise ConfigError("does not describe a Keras model: a layer has no class_name")
     class_name = item["class_name"]
     module, registered = item.get("module"), item.get("registered_name")
     is_keras = module is None or str(module).split(".")[0] in ("keras", "tf_keras")
@@ -162,7 +162,7 @@ class _Builder:
             source: Its input; None: the input of the whole model, whose shape is not known yet.
         """
         if len(path) > _MAX_DEPTH:
-            raise ConfigError(f"models within models, more than {_MAX_DEPTH} deep; flatten it")
+            raise ConfigError(f"models are nested more than {_MAX_DEPTH} deep; flatten the model")
         class_name, config = _class_of(item)
         applied = in_order(class_name, config)
         self._num_layers += len(applied)
@@ -174,7 +174,8 @@ class _Builder:
         for each, name in zip(applied, numbered, strict=True):
             sources = [outputs[read] for read in each.sources] or [source]
             options = Options(_class_of(each.item)[0], each.item)
-            # A layer of several inputs has several input shapes, and never comes first.
+            # A layer with several inputs is never the first, so it cannot give the shape of the
+            # model's input.
             given = None if options.class_name in _MERGING else options.input_shape()
             if given is None and each is applied[0] and isinstance(config, Mapping):
                 given = plain(config.get("build_input_shape"))
@@ -200,8 +201,8 @@ class _Builder:
             return _Output(IMAGE, shape)
         if options.class_name == "InputLayer" and source is not None and shape != source.shape:
             raise ConfigError(
-                f"{options.label} takes {list(shape)}, but its input is {list(source.shape)}; "
-                "save the model again"
+                f"{options.label} declares the input shape {list(shape)}, but its input has "
+                f"{list(source.shape)}; save the model again"
             )
         return source
 
@@ -215,19 +216,21 @@ class _Builder:
         if options.class_name not in SUPPORTED:
             raise ConfigError(
                 f"layer {shown(options.name)} is a {shown(options.class_name)}, which fedcli does "
-                f"not compute; it computes {', '.join(SUPPORTED)}"
+                f"not support; it supports {', '.join(SUPPORTED)}"
             )
         if options.class_name == "InputLayer":
             options.finish(free=("batch_shape", "batch_input_shape", "shape", "batch_size"))
             return sources[0]
         known = [source for source in sources if source is not None]
         if self.input_shape is None or len(known) != len(sources):
-            raise ConfigError("does not say the shape of its input; build the model, then save it")
+            raise ConfigError(
+                "does not state the shape of its input; build the model, then save it"
+            )
         for source in known:
             if source.name == IMAGE and source.shape != self.input_shape:
                 raise ConfigError(
-                    f"{options.label} reads the model's input as {list(source.shape)}, another "
-                    f"layer as {list(self.input_shape)}; fedcli supports one shape of the input"
+                    f"{options.label} reads the model's input with shape {list(source.shape)}, "
+                    f"another layer with {list(self.input_shape)}; fedcli supports one input shape"
                 )
         if options.class_name in _MERGING:
             return self._merge(options, known)
@@ -259,7 +262,7 @@ class _Builder:
         shapes = [source.shape for source in sources]
         joins = _MERGING[options.class_name].joins_channels
         if len(sources) < 2 or len({shape[:-1] if joins else shape for shape in shapes}) > 1:
-            which = "whose shapes differ in channels alone" if joins else "of one shape"
+            which = "whose shapes differ only in channels" if joins else "of the same shape"
             raise ConfigError(
                 f"{options.label} takes inputs of shapes {', '.join(map(str, map(list, shapes)))}; "
                 f"fedcli supports two or more inputs {which}"
@@ -285,7 +288,8 @@ class _Builder:
         shape = _resolve(target, size)
         if shape is None:
             raise ConfigError(
-                f"{options.label}: target_shape {shown(target)} does not hold {size} values"
+                f"{options.label}: target_shape {shown(target)} does not have {size} values; save "
+                "the model again"
             )
         if len(shape) == 1 < len(source.shape):
             return self._append(Flatten(name=self._unique(options.name)), shape, source)
@@ -295,8 +299,8 @@ class _Builder:
             return _Output(IMAGE, shape)
         if shape != source.shape:
             raise ConfigError(
-                f"{options.label}: target_shape {shown(target)} within the model; fedcli supports "
-                "a Reshape of the input or to a vector"
+                f"{options.label}: has target_shape {shown(target)} inside the model; fedcli "
+                "supports only a Reshape of the input, or to a vector"
             )
         return source
 
@@ -315,8 +319,8 @@ class _Builder:
 def _check_one(options: Options, sources: Sequence[object]) -> None:
     if len(sources) != 1:
         raise ConfigError(
-            f"{options.label} takes {len(sources)} inputs; fedcli supports layers of this kind "
-            "with one"
+            f"{options.label} takes {len(sources)} inputs; fedcli supports only one for a layer of "
+            "this kind"
         )
 
 
@@ -326,8 +330,8 @@ def _example_shape(given: object, label: str) -> KerasShape:
     shape = tuple(each for each in sizes if _is_size(each))
     if len(shape) != len(sizes) or not 1 <= len(shape) <= 3:
         raise ConfigError(
-            f"{label}: input of shape {shown(given)}; fedcli takes images and vectors of a fixed "
-            "size, such as [null, 28, 28, 1]"
+            f"{label}: has input shape {shown(given)}; fedcli supports images and vectors of a "
+            "fixed size, such as [null, 28, 28, 1]"
         )
     return shape
 

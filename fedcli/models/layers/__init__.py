@@ -1,4 +1,4 @@
-"""The layers that users write, one file for each family; `layout.lay_out` sizes them."""
+"""The layers from which users build models, one file for each family."""
 
 from __future__ import annotations
 

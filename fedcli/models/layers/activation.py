@@ -26,7 +26,10 @@ __all__ = ["ELU", "Activation", "LeakyReLU"]
 
 
 def _merged(own: Layer, before: Layer) -> Layer | None:
-    """The layer before with this activation; None: it has one, or this one needs its inputs."""
+    """The previous layer with this activation.
+
+    None if it already has one, or if the activation's gradient needs its inputs.
+    """
     is_free = before.activation == "linear" and KINDS[before.kind].takes_activation
     if not is_free or own.activation in fields.SEE_INPUTS:
         return None
@@ -35,11 +38,11 @@ def _merged(own: Layer, before: Layer) -> Layer | None:
 
 @dataclass(frozen=True)
 class Activation(Spec):
-    """An activation layer. It becomes part of the layer before if that has no activation.
+    """An activation layer. It is merged into the previous layer if that has no activation.
 
     Attributes:
         activation: A key of `ACTIVATIONS`, or "softmax" at the end.
-        name: Its own in the model; "": as Keras names it.
+        name: Its name in the model; "": the name that Keras would give it.
         inputs: See `Spec.inputs`.
     """
 
@@ -75,13 +78,13 @@ class Activation(Spec):
 
 
 class _WithAmount(Spec):
-    """The base of activations with a number of their own; see `LeakyReLU`."""
+    """The base class of activations with a constant; see `LeakyReLU`."""
 
     core_activation: ClassVar[str]
 
     @property
     def amount(self) -> float:
-        """What the part below 0 is multiplied by."""
+        """The factor for values below 0."""
         raise NotImplementedError
 
     def size(self, incoming: Incoming) -> Layer:
@@ -98,11 +101,11 @@ class _WithAmount(Spec):
 
 @dataclass(frozen=True)
 class LeakyReLU(_WithAmount):
-    """Values below 0 are multiplied by a small number; becomes part of the layer before.
+    """An activation layer that multiplies values below 0 by a small number.
 
     Attributes:
-        negative_slope: The number, 0 or more.
-        name: Its own in the model; "": as Keras names it.
+        negative_slope: The factor for values below 0; at least 0.
+        name: Its name in the model; "": the name that Keras would give it.
         inputs: See `Spec.inputs`.
     """
 
@@ -132,11 +135,11 @@ class LeakyReLU(_WithAmount):
 
 @dataclass(frozen=True)
 class ELU(_WithAmount):
-    """Values below 0 become alpha * (exp(value) - 1); becomes part of the layer before.
+    """An activation layer in which values below 0 become alpha * (exp(value) - 1).
 
     Attributes:
-        alpha: The number, 0 or more.
-        name: Its own in the model; "": as Keras names it.
+        alpha: The factor for values below 0; at least 0.
+        name: Its name in the model; "": the name that Keras would give it.
         inputs: See `Spec.inputs`.
     """
 
@@ -165,14 +168,14 @@ class ELU(_WithAmount):
 
 @reads("ReLU")
 def _relu(options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
-    """A ReLU, also one with an upper limit of 6 or a slope below 0."""
+    """Keras's ReLU layer, which may have an upper limit of 6, or a slope for values below 0."""
     limit, slope = options.number("max_value", None), options.number("negative_slope", 0.0)
     options.only("threshold", (0,))
     options.finish()
     if limit is not None and (limit, slope) != (6.0, 0.0):
         raise ConfigError(
-            f"{options.label}: max_value is {limit} and negative_slope {slope}; fedcli computes a "
-            "max_value of 6 without a slope, or no max_value"
+            f"{options.label}: max_value is {limit} and negative_slope {slope}; fedcli supports "
+            "max_value 6 without a slope, or no max_value"
         )
     if limit is not None or slope in (0.0, None):
         yield Activation("relu" if limit is None else "relu6", name), shape

@@ -1,4 +1,6 @@
-"""The contract of layers: a kind of layer is one class, a `Spec`, with all facts about the kind.
+"""The interface of layers.
+
+Each kind of layer is one subclass of `Spec`, which defines all about it.
 
 A new kind is a subclass with `kind`, `keras_class` and its fields, in the file of its family and in
 that file's `__all__`. Sizing, layouts, costs, Keras's files and checkpoints then support it. The
@@ -70,7 +72,7 @@ class LayerTensor(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Parameters in it."""
+        """Number of parameters in it."""
         return math.prod(self.shape)
 
 
@@ -94,7 +96,7 @@ class Layer:
 
     Attributes:
         kind: Name of its row in the core's table of kinds.
-        name: Its name in the model; layers that compute one `Spec` together share its name.
+        name: Its name in the model. If one `Spec` becomes several layers, all have its name.
         in_shape: Shape of its input.
         out_shape: Shape of its output.
         activation: A key of `ACTIVATIONS`; linear in the last layer, whose outputs are logits.
@@ -109,8 +111,8 @@ class Layer:
         num_groups: Groups of a group norm, else 0.
         epsilon: Epsilon of a group norm, else 0.
         rate: Rate of a dropout, else 0.
-        amounts: Constants of an input layer, at most 2 * MAX_NORMALIZED; of others that of the
-            activation, if it is not `AMOUNTS`.
+        amounts: Constants of an input layer, at most 2 * MAX_NORMALIZED. For other layers, the
+            activation's constant if it differs from the one in `AMOUNTS`.
         tensors: Its tensors in Keras's order, as in the parameter vector.
         multiply_adds: Multiply-adds of one forward pass of one example; 0 if there are only a few
             for each value.
@@ -151,7 +153,7 @@ class Layer:
 
     @property
     def activation_amount(self) -> float:
-        """What a leaky ReLU or an ELU multiplies by below 0; 0 for other activations."""
+        """The factor of a leaky ReLU or an ELU for values below 0; 0 for other activations."""
         default = AMOUNTS.get(self.activation)
         return 0.0 if default is None else (*self.amounts, default)[0]
 
@@ -189,8 +191,8 @@ class Spec:
     """A layer as the user describes it.
 
     Each kind is a frozen dataclass whose last two fields are `name` and `inputs`. A layer reads the
-    one before it, or the earlier layers that `inputs` names. Calling it, as in Keras, gives a node
-    of a graph instead; see `models.functional`.
+    previous layer, or the earlier layers that `inputs` names. As in Keras, a layer can also be
+    called on the outputs of others, to build a graph; see `models.functional`.
 
     Attributes:
         kind: Name of the kind in descriptions, in the core's table of kinds and in numbered names:
@@ -201,7 +203,8 @@ class Spec:
         takes_vector: Whether Keras needs a Flatten between an image and the layer.
         gives_vector: Whether its output is never an image.
         needs_channels: Whether Keras needs images with channels here, [H, W, C].
-        takes_activation: Whether the core computes a following activation as a part of the layer.
+        takes_activation: Whether the C core can compute a following activation as part of the
+            layer.
         num_inputs: Number of inputs, all of one shape.
         joins_channels: Whether the inputs may differ in the number of channels.
         is_input: Whether it may only stand at the start of a model; see `layers.inputs`.
@@ -227,16 +230,19 @@ class Spec:
 
     @property
     def name(self) -> str:
-        """Its name in the model; "": the name that Keras would give."""
+        """Its name in the model; "": the name that Keras would give it."""
         raise NotImplementedError
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the layers that it reads, or `IMAGE`; (): the layer before it, or the image."""
+        """Names of the layers that it reads, or `IMAGE`; (): the previous layer, or the image."""
         raise NotImplementedError
 
     def __new__(cls, *values: Any, **given: Any) -> Spec:
-        """Refuses unknown options; the message has similar names, and says what Keras's are."""
+        """Refuses unknown options.
+
+        The message lists similar names, and what Keras's names are here.
+        """
         refuse_unknown(cls.__name__, given, [each.name for each in fields_of(cls)])  # type: ignore[arg-type]
         return super().__new__(cls)
 
@@ -244,7 +250,8 @@ class Spec:
         """Returns the layer applied to nodes of a graph: outputs of other layers, or `Input()`.
 
         Raises:
-            ConfigError: An input is not a node, or their number is not the layer's.
+            ConfigError: An input is not a node, or there are more or fewer inputs than the layer
+                takes.
         """
         if len(inputs) == 1 and isinstance(inputs[0], list | tuple):
             raise ConfigError(
@@ -269,7 +276,8 @@ class Spec:
             label: Name of the layer in messages.
 
         Raises:
-            ConfigError: A value has another type or is outside its range; the line names both.
+            ConfigError: A value has a wrong type or is outside its range. The message names layer
+                and value.
         """
         for field, check in self.checks.items():
             check(f"{label}: {field}", getattr(self, field))
@@ -284,7 +292,7 @@ class Spec:
         }
 
     def size(self, incoming: Incoming) -> Layer | None:
-        """Returns the layer with its sizes; None: the core has nothing to compute.
+        """Returns the layer with its sizes, or None if there is nothing to compute.
 
         Args:
             incoming: The input. The layer's values are checked, and it has a name.
@@ -295,7 +303,7 @@ class Spec:
         raise NotImplementedError
 
     def parts(self, incoming: Incoming) -> list[Layer]:
-        """Returns the layers that the core computes for this one, each reading the one before it.
+        """Returns the layers that the C core computes for this one. Each reads the one before it.
 
         Args:
             incoming: As for `size`.
@@ -307,15 +315,15 @@ class Spec:
         return [] if layer is None else _with_own_activation(layer)
 
     def merged_into(self, before: Layer) -> Layer | None:
-        """Merges this layer into the one before it and returns that; None: it stays a layer."""
+        """Returns the previous layer merged with this one, or None if they stay separate."""
         return None
 
     def with_softmax(self) -> Spec | None:
-        """Returns the layer with softmax as its activation, for Keras; None: it cannot have one."""
+        """Returns the layer with softmax as its activation, for Keras; None if it has none."""
         return None
 
     def without_softmax(self) -> Spec | None:
-        """Returns the layer without its softmax; None: it is only a softmax."""
+        """Returns the layer without its softmax, or None if it is nothing but a softmax."""
         is_softmax = getattr(self, "activation", "") == SOFTMAX
         return self.changed(activation="linear") if is_softmax else self
 
@@ -336,8 +344,8 @@ class Spec:
         """
         if getattr(self, "activation", "") == "gelu_tanh":
             raise ConfigError(
-                f"layer {self.name}: no file of Keras says that its gelu is the approximation by "
-                "tanh; export the weights as .npz, or train with gelu"
+                f"layer {self.name}: Keras's files cannot state that gelu is approximated by tanh; "
+                "export the weights as .npz, or train with gelu"
             )
         return {name: value for name, value in vars(self).items() if name != "inputs"}
 
@@ -352,7 +360,7 @@ class Spec:
             name: Name of the first of the layers in the model.
 
         Raises:
-            ConfigError: An option is missing or not computed by fedcli, or the layer does not fit.
+            ConfigError: An option is missing or not supported, or the layer does not fit its input.
         """
         raise NotImplementedError
 
@@ -369,7 +377,10 @@ class Spec:
 
 
 def _with_own_activation(layer: Layer) -> list[Layer]:
-    """The layer, and its activation as a layer of its own if it needs its inputs."""
+    """The layer.
+
+    Its activation becomes a separate layer if the activation's gradient needs its inputs.
+    """
     if layer.activation not in SEE_INPUTS or layer.kind == "activation":
         return [layer]
     shape = layer.out_shape
@@ -398,13 +409,13 @@ def Input() -> Node:  # noqa: N802 - as Keras calls it
 Read = tuple[Spec, KerasShape]
 Reader = Callable[["Options", KerasShape, str], Iterator[Read]]
 
-# Filled by the classes themselves, and by `reads`.
+# Filled by `Spec.__init_subclass__` and by `reads`.
 KINDS: dict[str, type[Spec]] = {}
 KERAS_READERS: dict[str, Reader] = {}
 
 
 def reads(keras_class: str) -> Callable[[Reader], Reader]:
-    """Returns a decorator for the reader of a Keras class that is not a kind of layer here."""
+    """Returns a decorator for the reader of a Keras layer class that has no `Spec` here."""
 
     def register(reader: Reader) -> Reader:
         KERAS_READERS[keras_class] = reader
@@ -414,14 +425,18 @@ def reads(keras_class: str) -> Callable[[Reader], Reader]:
 
 
 def from_dict(values: object) -> Spec:
-    """Returns the layer that `Spec.to_dict` wrote; its values are checked by `Spec.check` alone.
+    """Returns the layer that `Spec.to_dict` wrote.
+
+    Its values are not checked here; see `Spec.check`.
 
     Raises:
         ConfigError: It is not a table, its kind is unknown, or its fields are wrong.
     """
     kind = values.get("kind") if isinstance(values, Mapping) else None
     if not isinstance(values, Mapping) or not isinstance(kind, str) or kind not in KINDS:
-        raise ConfigError(f"a layer of kind {shown(kind)}; kinds are {', '.join(sorted(KINDS))}")
+        raise ConfigError(
+            f"a layer is of kind {shown(kind)}; choose one of {', '.join(sorted(KINDS))}"
+        )
     given = {str(name): value for name, value in values.items() if name != "kind"}
     try:
         return KINDS[kind](
@@ -432,5 +447,6 @@ def from_dict(values: object) -> Spec:
         )
     except TypeError:
         raise ConfigError(
-            f"a layer of kind {kind} has fields {shown(', '.join(given))}, which are not its own"
+            f"a layer of kind {kind} has the wrong fields {shown(', '.join(given))}; write the "
+            "file again"
         ) from None

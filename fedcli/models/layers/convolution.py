@@ -29,16 +29,17 @@ __all__ = ["Conv2D", "DepthwiseConv2D", "SeparableConv2D"]
 
 @dataclass(frozen=True)
 class Conv2D(Spec):
-    """A convolution (Keras's, a cross-correlation).
+    """A convolution, which is a cross-correlation as in Keras.
 
     Attributes:
         filters: Number of output channels.
         kernel_size: Size of the window.
-        strides: From one window to the next.
-        padding: "valid": windows lie within the image; "same": TensorFlow's zeros around it.
+        strides: Distance from one window to the next.
+        padding: "valid": all windows lie within the image; "same": zeros around it, placed as in
+            TensorFlow.
         activation: A key of `ACTIVATIONS`.
         use_bias: Whether it has a bias.
-        name: Its own in the model; "": as Keras names it.
+        name: Its name in the model; "": the name that Keras would give it.
         inputs: See `Spec.inputs`.
     """
 
@@ -110,15 +111,15 @@ class Conv2D(Spec):
 
 @dataclass(frozen=True)
 class DepthwiseConv2D(Spec):
-    """A convolution of each channel with a window of its own: one output channel for each.
+    """A depthwise convolution: each channel has its own window and gives one output channel.
 
     Attributes:
         kernel_size: Size of the window.
-        strides: From one window to the next.
+        strides: Distance from one window to the next.
         padding: As for `Conv2D`.
         activation: A key of `ACTIVATIONS`.
         use_bias: Whether it has a bias.
-        name: Its own in the model; "": as Keras names it.
+        name: Its name in the model; "": the name that Keras would give it.
         inputs: See `Spec.inputs`.
     """
 
@@ -192,12 +193,12 @@ class SeparableConv2D(Spec):
 
     Attributes:
         filters: Number of output channels.
-        kernel_size: Size of the window of the first.
-        strides: From one window to the next.
+        kernel_size: Size of the window of the depthwise convolution.
+        strides: Distance from one window to the next.
         padding: As for `Conv2D`.
         activation: A key of `ACTIVATIONS`.
-        use_bias: Whether the second has a bias.
-        name: Its own in the model; "": as Keras names it.
+        use_bias: Whether the 1 x 1 convolution has a bias.
+        name: Its name in the model; "": the name that Keras would give it.
         inputs: See `Spec.inputs`.
     """
 

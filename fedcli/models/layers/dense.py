@@ -27,13 +27,15 @@ __all__ = ["Dense"]
 
 @dataclass(frozen=True)
 class Dense(Spec):
-    """A dense layer; an image goes in as one vector, row by row, channels fastest.
+    """A dense layer.
+
+    An image is read as one vector: row by row, with the channels of a pixel together.
 
     Attributes:
-        units: Outputs.
+        units: Number of outputs.
         activation: A key of `ACTIVATIONS`, or "softmax" in the last layer.
         use_bias: Whether it has a bias.
-        name: Its own in the model; "": as Keras names it.
+        name: Its name in the model; "": the name that Keras would give it.
         inputs: See `Spec.inputs`.
     """
 
@@ -58,7 +60,7 @@ class Dense(Spec):
     inputs: tuple[str, ...] = ()
 
     def size(self, incoming: Incoming) -> Layer:
-        """See `Spec.size`; anything fits."""
+        """See `Spec.size`; any input fits."""
         num_inputs = math.prod(incoming.shape)
         return Layer(
             self.kind,
@@ -84,7 +86,7 @@ class Dense(Spec):
         spec.check(options.label)
         if math.prod(shape[:-1]) != 1:
             raise ConfigError(
-                f"{options.label} takes an image of shape {list(shape)}, which Keras treats pixel "
-                "by pixel; put a Flatten before it"
+                f"{options.label} takes an image of shape {list(shape)}, to which Keras would "
+                "apply it pixel by pixel; put a Flatten before it"
             )
         yield spec, (*shape[:-1], units)

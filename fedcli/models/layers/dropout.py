@@ -17,11 +17,12 @@ __all__ = ["Dropout"]
 
 @dataclass(frozen=True)
 class Dropout(Spec):
-    """In training a share of the values becomes 0 and the others grow by 1 / (1 - rate).
+    """Dropout: in training, random values become 0 and the others are divided by 1 - rate.
 
     Attributes:
-        rate: The share, from 0 to below 1. With 0 the layer does nothing.
-        name: Its own in the model; "": as Keras names it.
+        rate: The probability that a value becomes 0, at least 0 and below 1. With 0 the layer does
+            nothing.
+        name: Its name in the model; "": the name that Keras would give it.
         inputs: See `Spec.inputs`.
     """
 

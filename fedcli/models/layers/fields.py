@@ -16,12 +16,13 @@ ACTIVATIONS = {
     **{"linear": 0, "relu": 1, "tanh": 2, "sigmoid": 3, "relu6": 4, "leaky_relu": 5, "elu": 6},
     **{"silu": 7, "gelu": 8, "gelu_tanh": 9, "hard_silu": 10},
 }
-# Those whose slope does not follow from the output: the core computes them as layers of their own.
+# Activations whose derivative cannot be computed from the output: the C core has separate layers
+# for them.
 SEE_INPUTS = ("silu", "gelu", "gelu_tanh", "hard_silu")
-# What is below 0 is multiplied by this, unless the layer says otherwise; the numbers are Keras's.
+# Keras's default factors for values below 0.
 AMOUNTS = {"leaky_relu": 0.2, "elu": 1.0}
 MAX_AMOUNT = 100.0
-# Allowed in the last layer only. The loss computes it, not a layer of the core.
+# Allowed only in the last layer. The loss computes it, not a layer of the C core.
 SOFTMAX = "softmax"
 PADDINGS = ("valid", "same")
 # The largest dimension of a layer, or of a kernel, so that products of a few do not overflow.
@@ -114,7 +115,7 @@ def check_amount(label: str, value: object) -> None:
 
 
 def check_frame(label: str, value: object) -> None:
-    """Refuses what is not one width of a frame, two, or four; each is 0 or more."""
+    """Refuses a value that is not the width of a frame: one, two or four numbers of at least 0."""
     widths = value if isinstance(value, tuple | list) else (value, value)
     if len(widths) not in (2, 4) or any(isinstance(each, tuple | list) for each in widths):
         raise ConfigError(
@@ -134,13 +135,15 @@ def check_padding(label: str, value: object) -> None:
 def check_rate(label: str, value: object) -> None:
     """Refuses a value that is not a number from 0 to below 1."""
     if check_number(label, value, 0.0, 1.0) == 1.0:
-        raise ConfigError(f"{label} {value}: nothing would be left; choose a number below 1")
+        raise ConfigError(f"{label} {value}: all values would become 0; choose a number below 1")
 
 
 def check_epsilon(label: str, value: object) -> None:
     """Refuses a value that is not a number above 0 and up to 1."""
     if check_number(label, value, 0.0, 1.0) == 0.0:
-        raise ConfigError(f"{label} {value}: equal values would divide by 0; choose a number above")
+        raise ConfigError(
+            f"{label} {value}: equal values would cause a division by 0; choose a number above 0"
+        )
 
 
 def shown(value: object) -> str:

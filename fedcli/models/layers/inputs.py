@@ -1,8 +1,8 @@
-"""Input layers: what happens to an image before the first layer that learns.
+"""Input layers, which change an image before the first layer with parameters.
 
-They stand at the start of a model and have no parameters. Those that change an image at random do
-so in training alone, anew at each visit; in evaluation a crop takes the middle, and the others
-change nothing.
+They stand at the start of a model and have no parameters. Random changes are made only in training,
+and drawn anew each time that an example is visited. In evaluation a crop takes the middle of the
+image, and the other random layers change nothing.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class InputLayer(Spec):
     takes_activation = False
 
     def in_evaluation(self, shape: Shape) -> InputLayer | None:
-        """Returns the layer as it acts in evaluation, for Keras; None: it changes nothing there.
+        """Returns the layer as it acts in evaluation, for Keras; None if it changes nothing.
 
         Args:
             shape: Shape of its input.
@@ -60,7 +60,7 @@ class InputLayer(Spec):
         return self
 
     def acts_in_evaluation(self, sized: Layer) -> bool:
-        """Tells whether the layer changes images in evaluation.
+        """Returns whether the layer changes images in evaluation.
 
         Args:
             sized: The layer with its sizes.
@@ -71,16 +71,17 @@ class InputLayer(Spec):
         """See `Spec.size`."""
         if not incoming.is_image:
             raise ConfigError(
-                f"layer {self.name}: it takes images, but the examples have no height and width"
+                f"layer {self.name}: it takes images, but the examples have no height and width; "
+                "leave the layer out"
             )
         return self._layer(incoming.shape)
 
     def _layer(self, shape: Shape) -> Layer:
-        """The layer for images of a shape; most keep it."""
+        """The sized layer for images of a shape. By default the output has the same shape."""
         return Layer(self.kind, self.name, shape, shape, amounts=self._amounts(shape))
 
     def _amounts(self, shape: Shape) -> tuple[float, ...]:
-        """The constants of the core's row."""
+        """The layer's constants for the C core, `Layer.amounts`."""
         del shape
         return ()
 
@@ -123,19 +124,19 @@ def _check_degrees(label: str, value: object) -> None:
 def _check_mode(label: str, value: object) -> None:
     if value != "horizontal":
         raise ConfigError(
-            f"{label} {fields.shown(value)}: fedcli mirrors left to right alone; choose "
-            "horizontal, and give a name as name="
+            f"{label} {fields.shown(value)}: fedcli only mirrors left to right; choose horizontal "
+            "(a layer's name is given as name=)"
         )
 
 
 @dataclass(frozen=True)
 class Normalization(InputLayer):
-    """Each channel's mean is subtracted, and the difference divided by its deviation.
+    """Subtracts each channel's mean, and divides by its standard deviation.
 
     Attributes:
         mean: The means, one for each channel or one for all.
         std: The standard deviations, above 0, in the same way.
-        name: Its own in the model; "": as Keras names it.
+        name: Its name in the model; "": the name that Keras would give it.
         inputs: See `Spec.inputs`.
     """
 
@@ -186,13 +187,14 @@ class Normalization(InputLayer):
 
     @classmethod
     def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
-        """See `Spec.from_keras`; only a layer whose constants are options."""
+        """See `Spec.from_keras`. The layer's mean and variance must be given as options."""
         from fedcli.models.layers.keras_options import plain  # lazy: only Keras's files need it
 
         means, variances = (plain(options.take(key, None)) for key in ("mean", "variance"))
         if means is None or variances is None:
             raise ConfigError(
-                f"{options.label}: its mean and variance were adapted to data; give them as options"
+                f"{options.label}: its mean and variance were adapted to data; give them as its "
+                "options mean and variance"
             )
         options.only("axis", (-1, [-1], len(shape), [len(shape)]))
         options.only("invert", (False,))
@@ -204,7 +206,7 @@ class Normalization(InputLayer):
 
 
 def _numbers(label: str, value: Any) -> list[float]:
-    """Numbers from Keras's JSON: one, or nested lists as NumPy writes them, none negative roots."""
+    """The numbers in a value of Keras's JSON: a single number, or nested lists."""
     while isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
         value = value[0]
     numbers = value if isinstance(value, list) else [value]
@@ -226,12 +228,12 @@ def _rescaling(options: Options, shape: KerasShape, name: str) -> Iterator[Read]
 
 @dataclass(frozen=True)
 class ImageStandardization(InputLayer):
-    """Each image gets mean 0 and deviation 1, as by TensorFlow's `per_image_standardization`.
+    """Gives each image mean 0 and deviation 1, like TensorFlow's `per_image_standardization`.
 
-    A deviation below 1 / sqrt(number of values) counts as that, so that an even image becomes 0.
+    The divisor is at least 1 / sqrt(number of values), so that a constant image becomes 0.
 
     Attributes:
-        name: Its own in the model; "": a number after its kind.
+        name: Its name in the model; "": its kind with a number.
         inputs: See `Spec.inputs`.
     """
 
@@ -253,11 +255,11 @@ class ImageStandardization(InputLayer):
 
 @dataclass(frozen=True)
 class RandomFlip(InputLayer):
-    """Half of the visits in training are mirrored, left to right.
+    """Mirrors the image left to right, with probability 1/2 at each visit in training.
 
     Attributes:
         mode: "horizontal", as Keras calls it; there is no other.
-        name: Its own in the model; "": as Keras names it.
+        name: Its name in the model; "": the name that Keras would give it.
         inputs: See `Spec.inputs`.
     """
 
@@ -283,14 +285,14 @@ class RandomFlip(InputLayer):
 
 @dataclass(frozen=True)
 class RandomCrop(InputLayer):
-    """A part of the image, anywhere in it in training, in the middle in evaluation.
+    """Cuts out a part of the image: at a random place in training, in the middle in evaluation.
 
     Attributes:
         height: Height of the part.
         width: Width of the part.
-        padding: Zeros that are first added on each side, so that a part as large as the image is
-            the image shifted by up to this number of pixels.
-        name: Its own in the model; "": as Keras names it.
+        padding: Width of the border of zeros that is added first. If the part is as large as the
+            image, the result is the image shifted by up to this number of pixels.
+        name: Its name in the model; "": the name that Keras would give it.
         inputs: See `Spec.inputs`.
     """
 
@@ -352,11 +354,11 @@ class RandomCrop(InputLayer):
 
 @dataclass(frozen=True)
 class RandomRotation(InputLayer):
-    """The image is turned about its middle in training; outside it there are zeros.
+    """Rotates the image about its middle in training. Pixels from outside the image are 0.
 
     Attributes:
-        degrees: The largest angle, either way; each is as likely.
-        name: Its own in the model; "": as Keras names it.
+        degrees: The largest angle in either direction; angles are uniformly distributed.
+        name: Its name in the model; "": the name that Keras would give it.
         inputs: See `Spec.inputs`.
     """
 
@@ -390,11 +392,11 @@ class RandomRotation(InputLayer):
 
 @dataclass(frozen=True)
 class Cutout(InputLayer):
-    """A square of zeros, its middle anywhere in the image in training (arXiv 1708.04552).
+    """Sets a square with a random centre to zero in training (DeVries and Taylor 2017).
 
     Attributes:
-        side: Side of the square in pixels; it may reach over the edge.
-        name: Its own in the model; "": a number after its kind.
+        side: Side of the square in pixels. The square may extend beyond the image.
+        name: Its name in the model; "": its kind with a number.
         inputs: See `Spec.inputs`.
     """
 
@@ -417,16 +419,17 @@ class Cutout(InputLayer):
 
 @dataclass(frozen=True)
 class ColorJitter(InputLayer):
-    """Brightness, contrast and saturation are multiplied by random factors in training.
+    """Multiplies brightness, contrast and saturation by random factors in training.
 
-    A factor is between 1 - x and 1 + x. The image is mixed with black, with its mean grey and with
-    each pixel's grey (ITU-R BT.601), in this order. Values are not clipped.
+    A factor is uniform between 1 - x and 1 + x. For brightness the image is mixed with black, then
+    for contrast with its mean grey level, then for saturation with each pixel's grey level (ITU-R
+    BT.601). Values are not clipped.
 
     Attributes:
         brightness: x for the brightness, from 0 to 1.
         contrast: x for the contrast.
-        saturation: x for the saturation; grey images have none.
-        name: Its own in the model; "": a number after its kind.
+        saturation: x for the saturation; without effect on grey images.
+        name: Its name in the model; "": its kind with a number.
         inputs: See `Spec.inputs`.
     """
 

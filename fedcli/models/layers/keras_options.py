@@ -1,4 +1,4 @@
-"""The options of one layer in Keras's JSON. They are not trusted."""
+"""The untrusted options of one layer in Keras's JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ _MISSING = object()
 
 
 class Options:
-    """The options of a layer. A reader takes those that it knows; `finish` refuses the others.
+    """The options of a layer.
+
+    A reader takes the options that it supports; `finish` refuses the others.
 
     Attributes:
         class_name: Name of Keras's class.
@@ -27,7 +29,7 @@ class Options:
     """
 
     def __init__(self, class_name: str, item: Mapping[str, Any]) -> None:
-        """Starts with all options untaken.
+        """Reads the layer's JSON; no option has been taken yet.
 
         Raises:
             ConfigError: There is no table of options.
@@ -47,7 +49,7 @@ class Options:
         self._built = build.get("input_shape") if isinstance(build, Mapping) else None
 
     def peek(self, key: str) -> Any:
-        """Returns an option, None if it is not there."""
+        """Returns an option without taking it, or None if it is missing."""
         return self._left.get(key)
 
     def take(self, key: str, default: Any = _MISSING) -> Any:
@@ -62,7 +64,9 @@ class Options:
         return value
 
     def number(self, key: str, default: Any = _MISSING) -> Any:
-        """Returns an option that is a number, a whole number as a float, anything else unchanged.
+        """Returns an option that is a number: a whole number as a float.
+
+        Other values are unchanged.
 
         Raises:
             ConfigError: It is missing and has no default.
@@ -100,12 +104,12 @@ class Options:
         value = _ALIASES.get(value, value) if isinstance(value, str) else value
         if not isinstance(value, str) or value not in known:
             raise ConfigError(
-                f"{self.label}: activation {shown(value)}; fedcli computes {', '.join(known)}"
+                f"{self.label}: has activation {shown(value)}; fedcli supports {', '.join(known)}"
             )
         return value
 
     def only(self, key: str, allowed: Sequence[Any]) -> None:
-        """Refuses an option with a value that is not allowed; it may be missing.
+        """Refuses an option whose value is not allowed. A missing option is accepted.
 
         Raises:
             ConfigError: The value is not allowed.
@@ -116,11 +120,11 @@ class Options:
         is_flag = isinstance(value, bool)
         if not any(value == each and is_flag == isinstance(each, bool) for each in allowed):
             raise ConfigError(
-                f"{self.label}: {key} is {shown(value)}; fedcli computes {shown(allowed[0])} alone"
+                f"{self.label}: {key} is {shown(value)}; fedcli supports only {shown(allowed[0])}"
             )
 
     def take_initializer(self, prefix: str, tensor: str) -> None:
-        """Takes the option PREFIX_initializer, of a tensor that has another name in fedcli."""
+        """Takes the option PREFIX_initializer for a tensor that has another name in fedcli."""
         self._left.pop(f"{prefix}{_INITIALIZER}", None)
         if f"{prefix}{_INITIALIZER}" in self._starts:
             self._starts[f"{tensor}{_INITIALIZER}"] = self._starts[f"{prefix}{_INITIALIZER}"]
@@ -143,12 +147,12 @@ class Options:
             is_free = key in (*_FREE, *free)
             if not is_free and value is not None and value is not False:
                 raise ConfigError(
-                    f"{self.label}: {shown(key)} is {shown(value)}, which fedcli does not know; "
+                    f"{self.label}: {shown(key)} is {shown(value)}, which fedcli does not support; "
                     "save the model without it"
                 )
 
     def input_shape(self) -> Any:
-        """Returns the shape of a batch of inputs by the layer's options; None: they have none."""
+        """Returns the shape of a batch of inputs that the options state, or None."""
         for key in ("batch_shape", "batch_input_shape"):
             if self._left.get(key) is not None:
                 return plain(self._left[key])
@@ -183,12 +187,12 @@ class Options:
         if policy not in (None, "float32"):
             raise ConfigError(
                 f"{self.label}: dtype is {shown(policy)}; fedcli computes in float32: save the "
-                "model with that"
+                "model with this dtype"
             )
 
 
 def plain(value: Any) -> Any:
-    """Returns a value without the wrapping of tuples and arrays in Keras's JSON."""
+    """Returns a value of Keras's JSON with wrapped tuples and arrays as plain lists."""
     if isinstance(value, Mapping):
         if value.get("class_name") == "__tuple__":
             value = value.get("items")

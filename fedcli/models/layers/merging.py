@@ -17,10 +17,10 @@ __all__ = ["Add", "Concatenate"]
 
 @dataclass(frozen=True)
 class Add(Spec):
-    """The sum of two images or vectors of one shape, such as a block and its shortcut.
+    """The sum of two images or vectors of the same shape, such as a block and its shortcut.
 
     Attributes:
-        name: Its own in the model; "": as Keras names it.
+        name: Its name in the model; "": the name that Keras would give it.
         inputs: Names of the two layers; see `Spec.inputs`.
     """
 
@@ -44,10 +44,10 @@ class Add(Spec):
 
 @dataclass(frozen=True)
 class Concatenate(Spec):
-    """The channels of two images of one height and width, or the values of two vectors.
+    """Joins the channels of two images of the same height and width, or the values of two vectors.
 
     Attributes:
-        name: Its own in the model; "": as Keras names it.
+        name: Its name in the model; "": the name that Keras would give it.
         inputs: Names of the two layers; see `Spec.inputs`.
     """
 

@@ -26,7 +26,7 @@ class GroupNorm(Spec):
         epsilon: Added inside the root.
         center: Whether beta is added.
         scale: Whether the values are multiplied by gamma.
-        name: Its own in the model; "": as Keras names it.
+        name: Its name in the model; "": the name that Keras would give it.
         inputs: See `Spec.inputs`.
     """
 
@@ -100,7 +100,7 @@ class LayerNorm(Spec):
         epsilon: Added inside the root.
         center: Whether beta is added.
         scale: Whether the values are multiplied by gamma.
-        name: Its own in the model; "": as Keras names it.
+        name: Its name in the model; "": the name that Keras would give it.
         inputs: See `Spec.inputs`.
     """
 

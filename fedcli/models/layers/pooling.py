@@ -71,10 +71,10 @@ class MaxPool2D(_Pool2D):
 
     Attributes:
         pool_size: Size of the window.
-        strides: From one window to the next; None: as the window.
-        padding: "valid" or "same". With "same", windows may reach beyond the image; they ignore the
-            outside.
-        name: Its own in the model; "": as Keras names it.
+        strides: Distance from one window to the next; None: the size of the window.
+        padding: "valid" or "same". With "same", windows may extend beyond the image; pixels outside
+            it are ignored.
+        name: Its name in the model; "": the name that Keras would give it.
         inputs: See `Spec.inputs`.
     """
 
@@ -127,10 +127,10 @@ class _GlobalPool2D(Spec):
 
 
 class GlobalAveragePool2D(_GlobalPool2D):
-    """The mean of each channel over the whole image, a vector.
+    """The mean of each channel over the whole image; the output is a vector.
 
     Attributes:
-        name: Its own in the model; "": as Keras names it.
+        name: Its name in the model; "": the name that Keras would give it.
         inputs: See `Spec.inputs`.
     """
 

@@ -20,7 +20,7 @@ __all__ = ["Flatten", "ZeroPad2D"]
 
 @dataclass(frozen=True)
 class Flatten(Spec):
-    """An image becomes a vector, row by row, channels fastest."""
+    """Makes an image a vector: row by row, with the channels of a pixel together."""
 
     kind = "flatten"
     keras_class = "Flatten"
@@ -30,7 +30,7 @@ class Flatten(Spec):
     inputs: tuple[str, ...] = ()
 
     def size(self, incoming: Incoming) -> None:
-        """See `Spec.size`; the values already lie as the vector has them."""
+        """See `Spec.size`; the values are already stored in this order."""
 
     @classmethod
     def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
@@ -42,12 +42,12 @@ class Flatten(Spec):
 
 @dataclass(frozen=True)
 class ZeroPad2D(Spec):
-    """An image inside a frame of zeros.
+    """Adds a frame of zeros around an image.
 
     Attributes:
         padding: Width of the frame in pixels: one number; (above and below, left and right); or
             (top, bottom, left, right).
-        name: Its own in the model; "": as Keras names it.
+        name: Its name in the model; "": the name that Keras would give it.
         inputs: See `Spec.inputs`.
     """
 
@@ -99,7 +99,7 @@ class ZeroPad2D(Spec):
         yield spec, (height + top + bottom, width + left + right, channels)
 
     def _frame(self) -> tuple[int, int, int, int]:
-        """Its widths at the top, at the bottom, at the left and at the right."""
+        """The widths of the frame: top, bottom, left, right."""
         if isinstance(self.padding, int):
             return (self.padding,) * 4
         if len(self.padding) == 2:

@@ -57,8 +57,7 @@ def place(
         if padding == "valid" and extent < length:
             raise ConfigError(
                 f"layer {spec.name}: its window of {window[0]} x {window[1]} is larger than the "
-                f"{shape[0]} x {shape[1]} image that reaches it; the model needs larger images, "
-                "or padding same"
+                f"{shape[0]} x {shape[1]} image that reaches it; use larger images, or padding same"
             )
         count = _count(extent, length, step, padding)
         reach = max((count - 1) * step + length - extent, 0) if padding == "same" else 0
@@ -70,7 +69,7 @@ def place(
 def keras_counts(
     options: Options, shape: KerasShape, window: Pair, strides: Pair, padding: str
 ) -> Pair:
-    """Returns how many windows there are over an image, down and across.
+    """Returns the number of windows on an image, vertically and horizontally.
 
     Args:
         options: The layer's options, for messages.

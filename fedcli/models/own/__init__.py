@@ -1,4 +1,4 @@
-"""Users' own models in Python: NumPy objects, `torch.nn.Module`s, or stacks of fedcli's layers."""
+"""Users' own models in Python: NumPy objects, `torch.nn.Module`s, or models of fedcli's layers."""
 
 from __future__ import annotations
 

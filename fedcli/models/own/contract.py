@@ -1,4 +1,4 @@
-"""The contract of models that users write in NumPy: the members and what each one does."""
+"""The interface of models that users write in NumPy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ class BatchOutput:
 
 
 class OwnModel(Protocol):
-    """A model in NumPy: TFF's `VariableModel`, whose forward pass also gives the gradients.
+    """A model in NumPy.
+
+    It is TFF's `VariableModel`, except that a forward pass also returns gradients.
 
     Clients are processed one after the other, on one thread. For each client the engine writes the
     weights into `trainable_variables`, calls `reset_metrics`, calls `forward_pass` for each batch,

@@ -1,4 +1,4 @@
-"""Makes a model from a user's file or object, and tests it on a small batch."""
+"""Makes a model from a user's file or object, and tries it on a small batch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from fedcli.settings.own import user_code
 DEFAULT_FUNCTION = "build"
 
 _NAME = re.compile(r"[\w-][\w.-]*")
-# Modules of Keras's classes, in its versions and in TensorFlow.
+# Modules that define Keras's classes, in all versions and in TensorFlow.
 _KERAS = re.compile(r"(tensorflow\.(python\.)?keras|tf_keras|keras)\.")
 # Types that people give by mistake, and what to give instead.
 _NO_MODELS = (bool, Real, str, bytes, list, tuple, dict, type(None))
@@ -94,8 +94,8 @@ def load(
     function = function or DEFAULT_FUNCTION
     if fresh_weights:
         raise ModelError(
-            f"--fresh-weights does not go with {path}: its {function} makes the initial weights "
-            "itself; leave it out"
+            f"--fresh-weights cannot be used with {path}, because its {function} makes the initial "
+            "weights itself; leave the option out"
         )
     file = path.absolute()
     source = user_code.read_code(file)
@@ -185,13 +185,14 @@ def _python_model(
     """Wraps an object as a model and tests it on a trial batch."""
     if _is_keras(made):
         raise ModelError(
-            f'{where}: a Keras object is not read; save it with .save("model.keras") and give '
-            'fedcli.models.load("model.keras")'
+            f"{where}: this is a Keras model, but fedcli reads Keras models only from files; save "
+            "it "
+            'with .save("model.keras") and give fedcli.models.load("model.keras")'
         )
     if torch_modules.is_module(made):
         if input_shape is None:
             raise ModelError(
-                f"{where}: a torch module does not say what images it takes; give "
+                f"{where}: a torch module does not state the shape of its images; pass it, as in "
                 "fedcli.own_models.wrap(module, input_shape=(28, 28))"
             )
         with user_code.running("torch module", file):
@@ -212,7 +213,7 @@ def _python_model(
 
 
 def _is_keras(made: object) -> bool:
-    """Tells whether it is an object of a Keras class and does not fulfil the contract itself."""
+    """Returns whether an object is of a Keras class and has no `forward_pass`."""
     homes = [f"{each.__module__}." for each in type(made).__mro__]
     return not hasattr(made, "forward_pass") and any(map(_KERAS.match, homes))
 
@@ -228,8 +229,8 @@ def _check_spec(network: Network, input_shape: tuple[int, ...] | None) -> None:
     if [size for size in x_shape if size > 1] != [size for size in input_shape if size > 1]:
         raise network.fault(
             "input_spec",
-            f"x is {list(x_shape)} an example, the data have {list(input_shape)}; give that shape, "
-            f"or [{prod(input_shape)}] for flat images",
+            f"says that x has shape {list(x_shape)} per example, but the data have "
+            f"{list(input_shape)}; give that shape, or [{prod(input_shape)}] for flat images",
         )
 
 
@@ -243,7 +244,7 @@ def _lay_out(
     is_right = all(isinstance(name, str) and _NAME.fullmatch(name) for name in names)
     if not is_right or len(set(names)) != len(network.variables) or len(names) != len(set(names)):
         raise network.fault(
-            "variable_names", f"are {short(names)}; give each variable its own, of letters and _"
+            "variable_names", f"are {short(names)}; give each variable a name of letters and _"
         )
     tensors, offset = [], 0
     for name, variable in zip(names, network.variables, strict=True):
@@ -262,7 +263,7 @@ def _lay_out(
 def _try(network: Network) -> OwnMetrics:
     """Calls every method of the contract once, on a batch of grey ramps; returns the metrics.
 
-    A wrong model is thereby refused before the training starts. Afterwards the metrics are reset.
+    Thus a wrong model is refused before training starts. Afterwards the metrics are reset.
     """
     num_values = _TRIAL_EXAMPLES * prod(network.x_shape)
     images = np.linspace(0, 1, num_values, dtype=np.float32).reshape(_TRIAL_EXAMPLES, -1)
@@ -297,12 +298,13 @@ def _own_metrics(network: Network, sums: Mapping[str, NDArray[np.float64]]) -> O
     finalizers = network.finalizers()
     for name in sums:
         if name not in finalizers:
-            raise network.fault("metric_finalizers", f"there is none for metric {name!r}; add it")
+            raise network.fault("metric_finalizers", f"has none for metric {name!r}; add it")
     for name in finalizers:
         if name not in sums:
             raise network.fault(
                 "metric_finalizers",
-                f"there is one for {name!r}, which report_local_unfinalized_metrics does not give",
+                f"has one for {name!r}, which report_local_unfinalized_metrics does not return; "
+                "remove it",
             )
     metrics = OwnMetrics.of(
         {name: len(values) for name, values in sums.items()},

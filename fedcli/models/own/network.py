@@ -78,7 +78,8 @@ class Network:
         if [id(each) for each in now] != [id(each) for each in self.variables]:
             raise self.fault(
                 "trainable_variables",
-                "other arrays than before; keep them, the engine writes the weights into them",
+                "returned other arrays than before; always return the same ones, because the "
+                "engine writes the weights into them",
             )
         start = 0
         for variable in self.variables:
@@ -105,7 +106,7 @@ class Network:
         """Runs the forward pass on a batch with the current weights.
 
         Args:
-            images: float32 [b, ...], with as many values an example as the model takes.
+            images: float32 [b, ...], with as many values per example as the model takes.
             labels: int32 [b].
             training: Whether the gradient is computed.
             weights: Factors of the examples' losses, float32 [b]; None: all are 1. A model without
@@ -198,7 +199,8 @@ class Network:
         num_examples = getattr(output, "num_examples", None)
         if num_examples is not None and num_examples != size:
             raise self.fault(
-                "forward_pass", f"num_examples is {num_examples!r}, the batch has {size}"
+                "forward_pass",
+                f"num_examples is {num_examples!r}, but the batch has {size}; correct it",
             )
         return output
 
@@ -234,7 +236,7 @@ class Network:
         for name, function in finalizers.items():
             if not callable(function):
                 raise self.fault(
-                    "metric_finalizers", f"that of {name!r} is {function!r}; give a function"
+                    "metric_finalizers", f"that of metric {name!r} is {function!r}; give a function"
                 )
         return {name: self._guarded(name, function) for name, function in finalizers.items()}
 
@@ -277,7 +279,7 @@ class Network:
             if not is_there:
                 raise ModelError(
                     f"{user_code.place(type(self.model))}: {type(self.model).__name__} has no "
-                    f"{name}; a model has {', '.join(MEMBERS)}"
+                    f"{name}; a model needs {', '.join(MEMBERS)}"
                 )
             if name in METHODS and not callable(getattr(self.model, name)):
                 raise self.fault(name, "is not a method; make it one")
@@ -287,14 +289,18 @@ class Network:
         with self._running(name):
             variables = list(self.model.trainable_variables)
         if not variables:
-            raise self.fault(name, "there is none; a model has at least one")
+            raise self.fault(name, "is empty; give at least one variable")
         for index, each in enumerate(variables):
             if not isinstance(each, np.ndarray) or each.dtype != np.float32 or not each.size:
                 raise self.fault(name, f"[{index}] is {_kind(each)}; give float32 arrays")
             if not each.flags.writeable:
-                raise self.fault(name, f"[{index}] is read-only; the engine writes into it")
+                raise self.fault(
+                    name,
+                    f"[{index}] is read-only, but the engine writes the weights into it; give a "
+                    "writable array",
+                )
             if not np.isfinite(each).all():
-                raise self.fault(name, f"[{index}] holds NaN or infinity; start from finite ones")
+                raise self.fault(name, f"[{index}] holds NaN or infinity; give finite weights")
         return variables
 
     def _read_input_spec(self) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
@@ -354,9 +360,9 @@ class Network:
         if abs(loss - twice) < 1e-4 * twice:
             raise self.fault(
                 "forward_pass",
-                "the predictions are probabilities, and the loss is the cross-entropy of another "
-                "softmax of them: it would hardly learn; take the loss of the logits, or minus the "
-                "logarithm of the label's probability",
+                "the predictions are probabilities, but the loss applies a second softmax to them, "
+                "so that the model would hardly learn; compute the loss from the logits, or as "
+                "minus the logarithm of the label's probability",
             )
 
     def _classes(self, predictions: Any, size: int) -> NDArray[Any]:
@@ -384,15 +390,16 @@ class Network:
         if len(gradients) != len(self.variables):
             raise self.fault(
                 "forward_pass",
-                f"{len(gradients)} gradients for {len(self.variables)} variables; give one each",
+                f"returned {len(gradients)} gradients for {len(self.variables)} variables; give "
+                "one per variable",
             )
         for index, (gradient, variable) in enumerate(zip(gradients, self.variables, strict=True)):
             is_right = isinstance(gradient, np.ndarray) and gradient.dtype == np.float32
             if not is_right or gradient.shape != variable.shape:
                 raise self.fault(
                     "forward_pass",
-                    f"gradient {index} is {_kind(gradient)}, its variable {_kind(variable)}; give "
-                    "the same shape and type",
+                    f"gradient {index} is {_kind(gradient)}, but its variable is "
+                    f"{_kind(variable)}; give the same shape and type",
                 )
         return np.concatenate([each.ravel() for each in gradients])
 
@@ -406,7 +413,10 @@ class Network:
 
 
 def _kind(value: Any) -> str:
-    """Returns the type of a value, for an array dtype and shape: float32 [784, 10]."""
+    """Returns the type of a value.
+
+    For an array this is dtype and shape, as in float32 [784, 10].
+    """
     if isinstance(value, np.ndarray | np.generic):
         return f"{value.dtype} {list(value.shape)}"
     return type(value).__name__

@@ -23,7 +23,7 @@ _SHAPING = ("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Clone
 
 
 def is_module(model: object) -> bool:
-    """Tells whether something is a `torch.nn.Module`."""
+    """Returns whether an object is a `torch.nn.Module`."""
     torch = _loaded()
     return torch is not None and isinstance(model, torch.nn.Module)
 
@@ -68,8 +68,8 @@ def fix_shapes(module: Any, input_shape: tuple[int, ...], file: str) -> None:
     except Exception as err:
         where = user_code.where(err, file, file)
         raise ModelError(
-            f"{where}: {lazy[0]} is in a lazy layer, which gets its shape from a forward pass of "
-            f"an image of zeros, {list(image.shape)}; that fails: {user_code.reason(err)}"
+            f"{where}: {lazy[0]} belongs to a lazy layer, which gets its shape in a forward pass "
+            f"of an image of zeros, {list(image.shape)}, and this fails: {user_code.reason(err)}"
         ) from err
     finally:
         module.train(was_training)
@@ -110,8 +110,9 @@ class TorchNetwork:
         for name, each in named:
             if isinstance(each, torch.nn.parameter.UninitializedParameter):
                 raise ModelError(
-                    f"{self.place}: {self._layer_of(name)} is lazy, and {name} has no shape, for "
-                    "the forward pass does not use the layer; use it, or leave it out"
+                    f"{self.place}: {self._layer_of(name)} is lazy and {name} has no shape, "
+                    "because the forward pass does not use the layer; use the layer, or leave it "
+                    "out"
                 )
             if each.device.type != "cpu" or each.dtype != torch.float32:
                 raise ModelError(
@@ -266,14 +267,14 @@ class TorchNetwork:
             when = "" if training else "in evaluation (module.eval()) "
             raise ModelError(
                 f"{self.place}: {when}the module returns probabilities (each row is at least 0 and "
-                "sums to 1), so it ends in softmax, and the loss applies another one: "
-                f"{'it would hardly learn' if training else 'it would be reported wrong'}; return "
-                "the logits, without the softmax"
+                "sums to 1), but the loss applies a softmax, so "
+                f"{'it would hardly learn' if training else 'the loss would be wrong'}; return the "
+                "logits, without the softmax"
             )
         if ending is not None:
             raise ModelError(
-                f"{self.place}: the module ends in {ending}, and the loss applies a softmax to "
-                "its outputs: it would hardly learn; return the logits instead"
+                f"{self.place}: the module ends in {ending}, but the loss applies a softmax to its "
+                "outputs, so it would hardly learn; return the logits instead"
             )
 
     def _ending(self, logits: Any) -> str | None:
@@ -299,8 +300,8 @@ class TorchNetwork:
         for name, now, before in self._buffers:
             if not self._torch.equal(now, before):
                 raise ModelError(
-                    f"{self.place}: the forward pass changed the buffer {name}, which is no "
-                    "weight and would be lost between clients; make it a constant"
+                    f"{self.place}: the forward pass changed the buffer {name}, which is not a "
+                    "weight and would not be kept between clients; make it a constant"
                 )
 
     @contextmanager
