@@ -115,7 +115,7 @@ def test_drawn_images_stand_in_in_a_sweep_too(fedcli: Fedcli, data_folder: Path)
     )
     done = fedcli(*sweep, "--out", "study")
     assert done.code == 0, done.err
-    assert done.err.count("cifar10 is not here yet, so drawn images of its size") == 1
+    assert done.err.count("cifar10 is not downloaded, so synthetic images") == 1
     assert 'data = "synthetic-shapes"' in Path("study/study.toml").read_text()
     given = fedcli(*sweep, "--out", "other", "--data", "cifar10")
     assert given.code == 1
