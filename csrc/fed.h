@@ -99,10 +99,10 @@ void fed_rng_fill_u32(fed_rng *rng, uint32_t *values /* out [num_values] */, siz
 /* The same from output `first` on. */
 void fed_rng_fill_from(const fed_key *key, size_t first, uint64_t *values /* out [num_values] */,
                        size_t num_values);
-/* Adds scale times standard normal numbers of a stream to some values: its numbers from `first` on,
- * a multiple of FED_NORMAL_GROUP. They are made of the stream's words in groups of that size: of
- * each the first half gives radii, the second half angles, and the pairs go to the first and the
- * second half of the group's numbers. */
+/* Adds scale times standard normal numbers of a stream to values: the stream's numbers from `first`
+ * on, a multiple of FED_NORMAL_GROUP. Numbers are made in groups of that size, from as many words
+ * of the stream. The first half of the words gives radii and the second half angles; the two
+ * numbers of a pair go to the first and to the second half of the group. */
 enum { FED_NORMAL_GROUP = 256 };
 void fed_rng_add_normal(const fed_key *key, size_t first, double scale,
                         double *values /* in-out [num_values] */, size_t num_values);
@@ -143,7 +143,8 @@ typedef struct fed_plan {
     size_t max_examples;   /* the most visits; SIZE_MAX: all */
 } fed_plan;
 
-/* The number of examples that a client of num_examples examples processes, and of its batches. */
+/* The number of examples that a client with num_examples examples processes, and the number of its
+ * batches. */
 size_t fed_plan_visits(const fed_plan *plan, size_t num_examples);
 size_t fed_plan_batches(const fed_plan *plan, size_t num_examples);
 
@@ -173,8 +174,8 @@ enum { FED_MAX_LAYERS = 512 };
 /* The index of a kind of layer in layers/table.c by its name; -1 if there is none. */
 int fed_layer_kind_named(const char *name);
 
-/* The slopes of those from FED_SILU on do not follow from the outputs: only a layer of the kind
- * "activation", which keeps its inputs, may have them. */
+/* The derivatives of FED_SILU and the following ones cannot be computed from the outputs: only a
+ * layer of the kind "activation", which keeps its inputs, may have them. */
 enum fed_activation {
     FED_LINEAR = 0,
     FED_RELU,
@@ -202,7 +203,7 @@ static inline size_t fed_shape_size(const fed_shape *shape) {
     return shape->height * shape->width * shape->channels;
 }
 
-/* The most channels of an image that a layer normalises one by one. */
+/* The largest number of channels of an image that a layer normalises separately. */
 enum { FED_MAX_NORMALIZED = 4 };
 
 /* One row of a model table. Its tensors begin at `offset` in the flat parameter vector, in Keras
@@ -383,10 +384,10 @@ typedef struct fed_client {
     const fed_own *own;           /* NULL: no vectors, factor 1 */
 } fed_client;
 
-/* Computes what is the same in all rounds of a client: which of its pixels vary, and its decoded
- * images. It takes four bytes per pixel. Without it each call computes the same values again.
- * Borrows the model; the client's pixels must not change. NULL if memory is short or the model is
- * not valid. */
+/* Computes the data of a client that are the same in all rounds: which of its pixels vary, and its
+ * decoded images. It takes four bytes per pixel. Without it each call computes the same values
+ * again. Borrows the model; the client's pixels must not change. NULL if memory is short or the
+ * model is not valid. */
 fed_prepared *fed_prepare(const fed_model *model, const fed_client *client);
 void fed_prepared_free(fed_prepared *prepared);
 
@@ -430,7 +431,8 @@ int fed_sum_add(fed_sum *sum, const float *const *vectors /* [num_vectors], [num
 void fed_sum_total(fed_sum *sum, double *total /* out [num_values] or [P] */,
                    double *weight /* out */);
 
-/* The total that fed_sum_add would make of all vectors of a cohort. Threads share the values. */
+/* The total that fed_sum_add would compute for all vectors of a cohort. Threads share the
+ * coordinates. */
 int fed_sum_vectors(int num_threads, const float *const *vectors, const double *weights,
                     size_t num_vectors, size_t num_values, double *total /* out [num_values] */);
 
@@ -442,7 +444,7 @@ enum { FED_MAX_THREADS = 1024 };
 fed_team *fed_team_new(int num_threads);
 void fed_team_free(fed_team *team);
 
-/* How a cohort is trained and its deltas are added, apart from the step table. */
+/* The settings of a cohort's training, except the step table. */
 typedef struct fed_terms {
     int weighting;            /* enum fed_weighting */
     const fed_bounds *bounds; /* of each delta; NULL: deltas are neither bounded nor measured */
@@ -545,8 +547,8 @@ int fed_measure_rows(int num_threads, const fed_rows *rows,
 /* The squared distances, or with is_product the products, of all pairs of rows. */
 int fed_row_pairs(int num_threads, const fed_rows *rows, int is_product,
                   double *pairs /* out [num_rows, num_rows] */);
-/* Chooses num_chosen of num_rows (1 <= num_chosen) whose largest distance is least; of equally good
- * choices the first in lexicographic order. */
+/* Chooses num_chosen of num_rows rows (1 <= num_chosen) so that their largest pairwise distance is
+ * smallest; of equally good choices the first in lexicographic order. */
 int fed_least_diameter(const double *distances /* [num_rows, num_rows] */, size_t num_rows,
                        size_t num_chosen, size_t *chosen /* out, ascending */);
 
@@ -633,7 +635,7 @@ typedef struct fed_secure_terms {
     fed_key masks; /* the pair i < j adds i to its client and j to its occurrence */
 } fed_secure_terms;
 
-/* 1 if the terms are valid, and no sum can exceed the modulus; else 0. */
+/* 1 if the terms are valid and no sum can exceed the modulus, else 0. */
 int fed_secure_check(const fed_secure_terms *terms);
 /* Sums the levels of the clients that do not drop out, and their weights in the last place, from
  * masked rows. The result does not depend on the number of threads. */
@@ -662,8 +664,8 @@ enum fed_synthetic_pictures { FED_PICTURES_DIGITS = 0, FED_PICTURES_SHAPES = 1 }
 enum fed_synthetic_split { FED_SPLIT_TRAIN = 0, FED_SPLIT_TEST = 1, FED_SPLIT_CENTRAL = 2 };
 enum fed_synthetic_sizes { FED_SIZES_NATURAL = 0, FED_SIZES_SKEWED = 1 };
 
-/* Pictures of invented clients, of ten classes: handwritten digits, 28 x 28 grey pixels with 255 =
- * ink, or shapes in colour, 32 x 32 x 3. Their statistics imitate data sets of the field; no data
+/* Pictures of artificial clients, in ten classes: handwritten digits, 28 x 28 grey pixels with 255
+ * = ink, or shapes in colour, 32 x 32 x 3. Their statistics imitate data sets of the field; no data
  * are copied. Each picture is a pure function of (seed, client, split, index). */
 typedef struct fed_synthetic {
     int32_t pictures; /* enum fed_synthetic_pictures */

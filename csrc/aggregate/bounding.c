@@ -9,7 +9,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { PIECE = 4096 }; /* values between two calls of a kernel, which stay in the first cache */
+enum { PIECE = 4096 }; /* values per call of a kernel, which stay in the L1 cache */
 
 static const float zeros[PIECE]; /* kernels take the difference of two vectors */
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Rules for each coordinate on its own: trimmed mean and median, the mean of the values nearest to
- * the median, votes of signs. Many coordinates are sorted side by side, by the same steps. */
+ * Rules that treat each coordinate separately: trimmed mean and median, the mean of the values
+ * nearest to the median, sign votes. Many coordinates are sorted side by side, in equal steps. */
 #include "memory.h"
 #include "slices.h"
 
@@ -10,8 +10,8 @@
 
 /* ---- The steps of a sort --------------------------------------------------------------------- */
 
-/* Batcher's odd-even merge sort, for any number of rows: K. E. Batcher, "Sorting networks and their
- * applications", 1968. These are the steps after each sixteen rows are sorted. */
+/* Batcher's odd-even merge sort for any number of rows (K. E. Batcher, "Sorting networks and their
+ * applications", 1968): the steps after each group of sixteen rows is sorted. */
 typedef struct merging {
     size_t num_rows, num_steps;
     fed_merging_step *steps; /* NULL: they are only counted */

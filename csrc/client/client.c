@@ -271,7 +271,7 @@ static float choose_scale(const moves *how, double rate_factor, size_t num_rows)
     return 1.0f / (float)num_rows;
 }
 
-/* A batch that passes in parts: the context of each in fed_share. */
+/* A batch that is processed in parts: the context of each part in fed_share. */
 typedef struct parts_call {
     const local *m;
     const moves *how;
@@ -429,8 +429,8 @@ static int ends_epoch(const fed_order *order, size_t visits_before, size_t visit
            visits_before / order->num_examples != visits_after / order->num_examples;
 }
 
-/* The number of epochs that one pass stands for. For FED_STEP_GRADIENT without dropout all whole
- * epochs give the same gradient; else it is 1. */
+/* The number of epochs that a single pass over the data represents. For FED_STEP_GRADIENT without
+ * dropout all whole epochs give the same gradient; else it is 1. */
 static size_t equal_epochs(const local *m, const moves *how) {
     const fed_client *client = m->client;
     const int is_whole = how->num_visits == client->plan.epochs * client->num_examples;
@@ -567,7 +567,7 @@ static int run_narrow_steps(const local *m, const fed_training *training, float 
     return status;
 }
 
-/* Writes the size of a client's delta, if it is wanted. Returns whether the delta is finite. */
+/* Writes the size of a client's delta, if it is requested. Returns whether the delta is finite. */
 static int measure(const fed_training *training, const float *params, fed_client_stats *stats) {
     const fed_kernels *kernels = training->net->kernels;
     const size_t size = training->net->size;

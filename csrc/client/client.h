@@ -16,7 +16,7 @@ void fed_decode(const fed_kernels *kernels, const fed_client *client, size_t num
 /* Pixels are classified as varying or fixed in groups of this many. */
 enum { FED_GROUP = 2 };
 
-/* A net in which one input replaces the fixed pixels: those that are equal in all of a client's
+/* A net in which a single input replaces the fixed pixels, which are the same in all of a client's
  * images. */
 typedef struct fed_narrow {
     fed_net net; /* with a narrow first layer; the other layers are unchanged */
@@ -102,7 +102,7 @@ float fed_affine_gradient_rate(const fed_affine_step *affine, double rate_factor
 fed_shift fed_affine_shift(fed_affine_step *affine, const float *vector /* borrowed */,
                            double rate_factor);
 
-/* What all clients of a call have in common. */
+/* The settings and data that all clients of a call share. */
 typedef struct fed_training {
     const fed_net *net;
     const fed_step *step;

@@ -101,7 +101,8 @@ int fed_narrow_init(fed_narrow *narrow, const fed_net *net, const fed_client *cl
     fed_carver hand_out = {memory, 0};
     void *net_memory = carve_arrays(narrow, net->model, &hand_out);
     split_groups(narrow, net->kernels);
-    /* Gathering has a cost, too: the narrow net must save at least an eighth of the work. */
+    /* Gathering pixels also takes time, so the narrow net must save at least an eighth of the work.
+     * */
     if (fed_padded(num_kept_pixels(narrow) + 1) > fed_padded(narrow->num_pixels) / 8 * 7) return 0;
     set_direction(narrow);
     if (!isfinite(narrow->length)) return 0; /* NaN and infinity spread as in the full net */

@@ -94,7 +94,8 @@ static void open_blocks(cohort *co) {
 
 enum { NONE_NOW = -1, NONE_LEFT = -2 };
 
-/* Takes the largest client of the window that no thread has taken; the first among equals. */
+/* Takes the largest client of the window that no thread has taken; of equally large ones, the
+ * first. */
 static int64_t take_client(cohort *co) {
     int64_t largest = co->num_opened < co->num_blocks ? NONE_NOW : NONE_LEFT;
     size_t most_visits = 0;
@@ -170,8 +171,8 @@ static int clear_values(cohort *co, double **values /* in-out */) {
     return FED_OK;
 }
 
-/* Adds finished blocks to the tree, in order; after a failure none, as the next one may be there
- * already. The caller holds the lock before and after. */
+/* Adds finished blocks to the tree, in order. After a failure it adds none, because the next block
+ * may already be in the tree. The caller holds the lock before and after. */
 static void merge_blocks(cohort *co) {
     if (co->being_merged || co->status != FED_OK) return;
     co->being_merged = 1;
@@ -194,7 +195,7 @@ static void merge_blocks(cohort *co) {
     co->being_merged = 0;
 }
 
-/* Sleeps a little, while the clients of the window are with other threads. */
+/* Sleeps a little while other threads train all remaining clients of the window. */
 static void wait_a_little(void) {
     static const struct timespec pause = {0, 20000};
     nanosleep(&pause, NULL);

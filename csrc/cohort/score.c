@@ -14,7 +14,7 @@ enum { SCORE_BLOCK = 256 };
 /* A block of one client's examples. */
 typedef struct score_item {
     size_t client, first, num;
-    int order;       /* 1: the examples that the plan draws; first and num are ignored */
+    int order;       /* 1: the examples in the plan's order; first and num are ignored */
     int64_t repeats; /* how often the scores count */
     fed_score score;
 } score_item;

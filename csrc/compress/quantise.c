@@ -3,8 +3,9 @@
  * each tensor; Konecny et al. 2016, arXiv 1611.00429) and fixed-step (multiples of one step, which
  * server and clients share; TFF's stochastic discretization).
  *
- * Payload of uniform, for each tensor: least and largest value as floats, then b bits a value. Of
- * fixed-step: b bits a value, the multiple plus 2^(b-1); multiples outside are moved to the ends.
+ * Payload of uniform, for each tensor: smallest and largest value as floats, then b bits per value.
+ * Payload of fixed-step: b bits per value, the multiple plus 2^(b-1); multiples outside the range
+ * are moved to its ends.
  */
 #include "compress/bits.h"
 #include "compress/codec.h"

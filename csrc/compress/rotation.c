@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Quantisation after a random rotation: DRIVE (Vargaftik et al. 2021, arXiv 2105.08339), one bit a
- * value, and EDEN (Vargaftik et al. 2022, arXiv 2108.08842), 1 to 4 bits.
+ * Quantisation after a random rotation: DRIVE (Vargaftik et al. 2021, arXiv 2105.08339), one bit
+ * per value, and EDEN (Vargaftik et al. 2022, arXiv 2108.08842), 1 to 4 bits.
  *
  * A block x of d values, padded with zeros, is rotated to z = H S x / sqrt(d): S changes signs at
  * random, H is the Hadamard matrix. Each value of z is replaced by the nearest of a few numbers c
@@ -8,8 +8,8 @@
  * |x|^2. That identity is exact. The numbers c are optimal for normal values, which rotated values
  * approximate, so the result is only approximately unbiased.
  *
- * Payload, for each block: the scale as a float, then b bits a value of the padded block: the index
- * of |c|, above it a bit for negative. A block of zeros has scale 0. */
+ * Payload, for each block: the scale as a float, then b bits per value of the padded block: the
+ * index of |c|, and above it a bit for negative values. A block of zeros has scale 0. */
 #include "compress/bits.h"
 #include "compress/codec.h"
 

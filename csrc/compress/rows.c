@@ -40,8 +40,7 @@ static double take_input(const job *all, size_t r, float *values) {
 static int pass_row(const job *all, size_t r, const scratch *own) {
     const fed_codec *codec = all->codec;
     fed_sent *sent = &all->sent[r];
-    float *values =
-        all->after != NULL ? all->after[r] : own->values; /* then what is left of them */
+    float *values = all->after != NULL ? all->after[r] : own->values; /* then the rest of them */
     *sent = (fed_sent){0};
     sent->squared_norm = take_input(all, r, values);
     if (!isfinite(sent->squared_norm)) return FED_OK;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A few of the values: top-k, those of largest magnitude (Aji and Heafield 2017, arXiv 1704.05021;
- * of equal ones those with a lower index), and random-k, a random subset that the receiver draws
- * again from the same key (Konecny et al. 2016, arXiv 1610.05492).
+ * Codecs that send only some of the values: top-k, those of largest magnitude (Aji and Heafield
+ * 2017, arXiv 1704.05021; of equal ones those with a lower index), and random-k, a random subset
+ * that the receiver draws again from the same key (Konecny et al. 2016, arXiv 1610.05492).
  *
  * Payload of top-k: the k values as floats in order of their index, then either the indices in
  * ceil(log2 P) bits each, or one bit for each of the P values, whichever is shorter (indices if
@@ -82,7 +82,7 @@ typedef struct largest {
     size_t num_equal;
 } largest;
 
-/* The exact threshold is sought among few values, if possible. */
+/* The exact threshold is searched among few values, if possible. */
 static int find_largest(const float *values, size_t num_values, size_t k, largest *found) {
     const fed_codec_loops *loops = fed_active_loops();
     const uint32_t guess = guess_threshold(values, num_values, k);

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Codecs that send hardly more than a sign: terngrad, and sign (below).
+ * Codecs that send little more than signs: terngrad, and sign (below).
  *
- * TernGrad: a scale s for each tensor, and for each value -1, 0 or 1, where the chance of a 1 is
- * |x| / s (Wen et al. 2017, arXiv 1705.07878). Values are first clipped to `clip` standard
- * deviations of their tensor (0: not); s is the largest magnitude that is left.
+ * TernGrad: a scale s for each tensor, and for each value -1, 0 or 1, which is not 0 with
+ * probability |x| / s (Wen et al. 2017, arXiv 1705.07878). Values are first clipped to `clip`
+ * standard deviations of their tensor (0: not); s is the largest magnitude that is left.
  *
- * Payload, for each tensor: s as a float; then codes 0, 1 for +1 and 2 for -1 in two bits a value,
- * or five values a byte as digits of base 3, the first one the lowest. */
+ * Payload, for each tensor: s as a float; then codes 0, 1 for +1 and 2 for -1 in two bits per
+ * value, or five values per byte as digits of base 3, the first one the lowest. */
 #include "compress/bits.h"
 #include "compress/codec.h"
 #include "compress/loops.h"
@@ -131,7 +131,7 @@ const fed_codec_ops fed_ternary_codec = {ternary_is_valid, ternary_capacity, ter
 /* The mean magnitude of each tensor and the sign of each value; that of 0 is +. Biased, made for
  * error feedback (Karimireddy et al. 2019, arXiv 1901.09847).
  *
- * Payload, for each tensor: the mean magnitude as a float, then a bit a value, 1 for negative. */
+ * Payload, for each tensor: the mean magnitude as a float, then a bit per value, 1 for negative. */
 
 static int sign_is_valid(const fed_codec *codec) {
     (void)codec;

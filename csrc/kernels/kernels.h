@@ -32,7 +32,7 @@ typedef struct fed_loss {
     float smoothing;            /* share of each label that all classes divide, in [0, 1) */
 } fed_loss;
 
-/* Blocks of the random generator that are made together. */
+/* Number of blocks of the random generator that are computed together. */
 enum { FED_PHILOX_BLOCKS = 16 };
 
 /* The unfinalised metrics of one block. */
@@ -191,7 +191,7 @@ typedef struct fed_pixel_norm_gradient {
     float *by_gamma, *by_beta; /* in-out [num_channels]: added to */
 } fed_pixel_norm_gradient;
 
-/* A row of pixels of a convolution of each channel by itself. Sizes are in floats. */
+/* A row of pixels of a depthwise convolution. Sizes are in floats. */
 typedef struct fed_depthwise {
     const size_t *taps; /* [num_taps]: offsets in a pixel's window */
     size_t num_taps;

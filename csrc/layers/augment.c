@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Input layers: what happens to an image before the first layer that learns. They stand at the
+ * Input layers, which change an image before the first layer with parameters. They stand at the
  * start of a model, have no parameters, and no gradient passes through them. Some change each visit
  * of a training example at random (augmentation); their numbers come from the visit's dropout
  * stream, one 64-bit draw each. In scoring there is no stream: a crop takes the middle, and the
@@ -50,8 +50,8 @@ static void normalize(const fed_pass *pass) {
         pixel_out(pass, y, x)[c] = (pixel_in(pass, y, x)[c] - (float)means[c]) * (float)factors[c];
 }
 
-/* Each image to mean 0 and deviation 1 over all of its values, but a deviation below 1 / sqrt(size)
- * counts as that, as TensorFlow's per_image_standardization. */
+/* Shifts and scales each image to mean 0 and deviation 1 over all of its values. The divisor is at
+ * least 1 / sqrt(size), as in TensorFlow's per_image_standardization. */
 static void standardize(const fed_pass *pass) {
     const double size = (double)fed_shape_size(&pass->stage->shape);
     double sum = 0, squares = 0;
@@ -72,7 +72,7 @@ static void standardize(const fed_pass *pass) {
 /* ---- Places -----------------------------------------------------------------------------------
  */
 
-/* Half of the visits are mirrored, left to right. */
+/* Mirrors the image left to right in half of the visits. */
 static void flip(const fed_pass *pass) {
     const size_t last = pass->stage->shape.width - 1;
     if (pass->dropout == NULL || fed_rng_uniform(pass->dropout) < 0.5) {
@@ -83,8 +83,8 @@ static void flip(const fed_pass *pass) {
     copy_pixel(pass, pixel_in(pass, y, last - x), pixel_out(pass, y, x));
 }
 
-/* A part of the image inside a border of pad_top rows and pad_left columns of zeros on each side.
- */
+/* Cuts out a part of the image, after adding pad_top rows and pad_left columns of zeros on each
+ * side. */
 static void crop(const fed_pass *pass) {
     const fed_layer *layer = pass->stage->layer;
     const size_t room_y = layer->in.height + 2 * layer->pad_top - layer->out.height;
@@ -120,7 +120,7 @@ static float value_between(const fed_pass *pass, double y, double x, size_t chan
     return (float)sum;
 }
 
-/* Turned about its middle by an angle up to amounts[0], in radians, either way. */
+/* Rotates the image about its middle by at most amounts[0] radians in either direction. */
 static void rotate(const fed_pass *pass) {
     const fed_shape *shape = &pass->stage->shape;
     if (pass->dropout == NULL) {
@@ -141,8 +141,8 @@ static void rotate(const fed_pass *pass) {
     }
 }
 
-/* A square of window_height zeros a side, its middle anywhere in the image (DeVries and Taylor
- * 2017, arXiv 1708.04552). */
+/* Sets a square with window_height pixels per side, whose middle is anywhere in the image, to zero
+ * (DeVries and Taylor 2017, arXiv 1708.04552). */
 static void cut_out(const fed_pass *pass) {
     const fed_layer *layer = pass->stage->layer;
     copy(pass);
@@ -158,7 +158,7 @@ static void cut_out(const fed_pass *pass) {
 /* ---- Colours ----------------------------------------------------------------------------------
  */
 
-/* The grey that a colour is seen as (ITU-R BT.601). */
+/* The grey level of a colour (ITU-R BT.601). */
 static double grey_of(const float *pixel, size_t num_parts) {
     if (num_parts < 3) return (double)pixel[0];
     return 0.299 * (double)pixel[0] + 0.587 * (double)pixel[1] + 0.114 * (double)pixel[2];

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A convolution of each channel with a window of its own (Keras's DepthwiseConv2D with one output a
- * channel). Packed: kernel [window height, window width, padded channels], bias [padded channels].
- * Scratch: offsets of the taps; for the gradient by the inputs also the weights of a phase and the
- * outputs' gradient inside a border of zeros (phases.h). */
+ * A depthwise convolution: each channel has its own window (Keras's DepthwiseConv2D with one output
+ * per channel). Packed: kernel [window height, window width, padded channels], bias [padded
+ * channels]. Scratch: offsets of the taps; for the gradient by the inputs also the weights of a
+ * phase and the outputs' gradient inside a border of zeros (phases.h). */
 #include "conv.h"
 #include "phases.h"
 

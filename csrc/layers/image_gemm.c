@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Convolutions of a group of images as matrix products: of windows, which are read where they are,
- * and weights. Any window and stride.
+ * Convolutions of a group of images as products of windows and weights, for any window and stride.
+ * Windows are not copied.
  *
  * The gradient by the inputs is computed by phases (phases.h), with the taps of a phase in reversed
- * order ("turned"). No product is with a zero, and each value is written once.
+ * order ("turned"). No product has a zero as a factor, and each value is written once.
  *
  * The gradient by the weights adds up blocks of pixels in order. Every sum has the same order for
  * any number of threads, which share outputs or weights, never the terms of a sum.

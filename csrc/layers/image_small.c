@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Convolutions of images of at most 2x2 pixels. Most of a window is border there: of the 36 pairs
- * of an output and a tap of a 3x3 window, 16 see a pixel. Those are computed, and no others: each
- * is a product of all images' values of one pixel with one tap's weights. */
+ * of an output and a tap of a 3x3 window, only 16 read a pixel. Only these are computed, each as a
+ * product of all images' values of one pixel with the weights of one tap. */
 #include "image_conv.h"
 #include "threads.h"
 
@@ -18,7 +18,7 @@ typedef struct run {
 } run;
 
 /* Sizes, and where things lie in the scratch memory. Values are in panels:
- * [panels][pixels][num_rows, 16], a row an image. */
+ * [panels][pixels][num_rows, 16], one row per image. */
 typedef struct pass {
     const fed_kernels *kernels;
     const fed_image_conv *conv;

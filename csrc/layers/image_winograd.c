@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Convolutions of a group of images with 3x3 or 5x5 windows and stride 1, by Winograd's F(4x4, 3x3)
  * and F(2x2, 5x5): 36 products replace 144 or 100, and the tiles of all images share the
- * transformed weights. The backward pass is the forward pass with each linear map turned around, so
- * that it needs no border of the gradient.
+ * transformed weights. The backward pass applies the transposed matrices of the forward pass in
+ * reverse order, so that the gradient needs no border.
  *
  * Values that are transformed lie in blocks: [panels][36 points][tiles][16 channels]. With many
- * tiles, a block at a time passes all products while it is in the L2 cache, and the transformed
- * weights, four times as large as the weights, are kept. With few tiles and many channels it is the
- * transformed weights that are made when they are needed, a few channels at a time, and used at
- * once by all tiles. */
+ * tiles, blocks are processed one after the other, each in the L2 cache, and the transformed
+ * weights, which are four times as large as the weights, are kept. With few tiles and many
+ * channels, weights are transformed when they are needed, a few channels at a time, and then used
+ * by all tiles. */
 #include "image_conv.h"
 #include "threads.h"
 

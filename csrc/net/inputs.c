@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The outputs of a model's input layers, for callers that want to look at them. */
+ * The outputs of a model's input layers, for callers that inspect them. */
 #include "net.h"
 
 #include <stdlib.h>

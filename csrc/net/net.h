@@ -76,13 +76,13 @@ void fed_net_unpack_delta(const fed_net *net, const float *after, const float *b
 int fed_net_can_share(const fed_net *net);
 /* 1 if the first layer can be trained on fewer inputs (narrow.c). */
 int fed_net_can_narrow(const fed_net *net);
-/* The number of examples that pass through the net at a time: all of a batch, or parts of it so
- * small that what passes between stages stays in the cache. Gradients of parts must be added up. */
+/* The number of examples that pass through the net at a time: a whole batch, or parts that are so
+ * small that the values between stages stay in the cache. Gradients of parts must be added up. */
 size_t fed_net_part_size(const fed_net *net, size_t batch_size);
 
 /* ---- A batch (batch.c) ----------------------------------------------------------------------- */
 
-/* The most examples of a batch; the bytes of more could overflow. */
+/* The largest number of examples of a batch; with more, the number of bytes could overflow. */
 enum { FED_MAX_BATCH = 1 << 24 };
 
 /* The memory of a batch's forward pass and, in training, of its backward pass. Arrays are by stage

@@ -70,7 +70,7 @@ uint64_t fed_rng_u64(fed_rng *rng) { return next_u64(rng); }
  * results. */
 uint32_t fed_rng_below(fed_rng *rng, uint32_t bound) {
     uint64_t product = (uint64_t)next_u32(rng) * bound;
-    if ((uint32_t)product < bound) { /* rare: only now is the division worth it */
+    if ((uint32_t)product < bound) { /* rare, so the division is done only here */
         const uint32_t num_biased = (uint32_t)(0u - bound) % bound;
         while ((uint32_t)product < num_biased) {
             product = (uint64_t)next_u32(rng) * bound;

@@ -77,7 +77,7 @@ static colour of_hue(double hue, double saturation, double brightness) {
     return made;
 }
 
-/* A colour near a hue and a brightness. */
+/* A random colour near a hue and a brightness. */
 static colour near_colour(const style *own, double hue, double brightness, fed_rng *rng) {
     const double shifted = normal(rng, hue, own->hue_deviation);
     const double saturation = clip(normal(rng, own->saturation, 0.15), 0.0, 1.0);

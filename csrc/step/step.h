@@ -69,8 +69,8 @@ typedef struct fed_update {
 static inline float *fed_update_target(const fed_update *update, size_t start) {
     return update->sum != NULL ? update->sum + start : update->piece;
 }
-/* Continues the update when the gradient of parameters start..start+num-1 is complete, while it is
- * in the cache. */
+/* Continues the update with the gradient of parameters start..start+num-1. Call it as soon as this
+ * gradient is complete, while it is in the cache. */
 void fed_update_take(const fed_update *update, size_t start, size_t num);
 
 /* ---- Adafactor (adafactor.c) ----------------------------------------------------------------- */

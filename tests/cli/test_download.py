@@ -219,7 +219,7 @@ def test_verify_reads_everything_and_fails_on_damage(
         (["synthetic-digits"], 1, "unknown dataset 'synthetic-digits'; choose one of"),
         (["mnist", "--mirror", "http://[::1"], 1, "give an address that starts with http"),
         (["mnist", "--mirror", "/files"], 1, "for files on this machine use --from-file"),
-        (["mnist", "--from-file", "nothing"], 1, "--from-file nothing: is no such file or folder"),
+        (["mnist", "--from-file", "nothing"], 1, "--from-file nothing: there is no such file or folder"),
     ],
 )
 def test_usage(fedcli: Fedcli, folder: Path, arguments: list[str], code: int, line: str) -> None:

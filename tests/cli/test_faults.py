@@ -95,7 +95,7 @@ def test_bad_data(
 def test_missing_file(fedcli: Fedcli, tmp_path: Path, command: str) -> None:
     done = fedcli(command, "--data", "nowhere.h5")
     assert (done.code, done.out) == (1, "")
-    assert "nowhere.h5' is no such file" in done.err
+    assert "nowhere.h5' is neither an existing file" in done.err
     assert done.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 

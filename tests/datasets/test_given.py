@@ -211,7 +211,7 @@ PIXELS, LABELS = pair(4, 0)
             "give their number, or a list of their names",
         ),
         ({"a": (PIXELS, LABELS)}, {"pixels": "paper"}, "pixels='paper': choose 'ink'"),
-        ({"a": (PIXELS, LABELS), "b": pair(2, 0, (5, 6))}, {}, r"images are \[5, 6\] but those of"),
+        ({"a": (PIXELS, LABELS), "b": pair(2, 0, (5, 6))}, {}, r"images have shape \[5, 6\] but those of"),
     ],
 )
 def test_wrong_arrays_are_one_line(clients: Any, options: dict[str, Any], words: str) -> None:
@@ -232,9 +232,9 @@ def test_wrong_arrays_are_one_line(clients: Any, options: dict[str, Any], words:
         ([], None, "train holds no examples"),
         ([(PIXELS[0], 1)], ["a", "b"], "1 examples but 2 owners"),
         ([PIXELS[0]], ["a"], r"an example is of type ndarray; give \(image, label\)"),
-        ([{"image": PIXELS[0]}], ["a"], "an example has image; give image and label"),
+        ([{"image": PIXELS[0]}], ["a"], "an example has the keys image; give image and label"),
         ([(PIXELS[0], 1), (PIXELS[0], [0, 1])], ["a", "a"], "labels: is a list whose items differ"),
-        ([(PIXELS[0], 1), (PIXELS[0][1:], 1)], ["a", "a"], r"images of \[5, 5\] and of \[6, 5\]"),
+        ([(PIXELS[0], 1), (PIXELS[0][1:], 1)], ["a", "a"], r"have shapes \[5, 5\] and \[6, 5\]"),
     ],
 )
 def test_wrong_examples_are_one_line(examples: Any, owners: Any, words: str) -> None:

@@ -202,7 +202,7 @@ def test_several_formats_at_once(tmp_path: Path) -> None:
 
 
 def test_sources_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nowhere: is no such file or folder"):
+    with pytest.raises(DataError, match="nowhere: there is no such file or folder"):
         recognising.read([tmp_path / "nowhere"])
     with pytest.raises(DataError, match=r"cannot be looked up|no such file"):
         recognising.read([tmp_path / ("x" * 300)])
@@ -287,7 +287,7 @@ def test_tff_fit(tmp_path: Path) -> None:
 
 def test_tff_pair_is_given_one_by_one(tmp_path: Path) -> None:
     paths = [write_tff(tmp_path / name) for name in ("a.h5", "b.h5")]
-    with pytest.raises(DataError, match=r"b\.h5: a TFF HDF5 file is a single file .* --test-data"):
+    with pytest.raises(DataError, match=r"b\.h5: a TFF HDF5 file is a single file, .* --test-data"):
         recognising.read(paths)
 
 

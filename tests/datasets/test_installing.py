@@ -420,7 +420,7 @@ def test_a_wrong_file_is_refused(idx: PublicDataset, tmp_path: Path) -> None:
         DataError, match=r"its hash is not that of a file of fake; give train-images"
     ):
         installing.find_given(idx, tmp_path, [other])
-    with pytest.raises(DataError, match=r"--from-file /no/such: is no such file or folder"):
+    with pytest.raises(DataError, match=r"--from-file /no/such: there is no such file or folder"):
         installing.find_given(idx, tmp_path, [Path("/no/such")])
 
 

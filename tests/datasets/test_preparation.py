@@ -282,7 +282,7 @@ def test_test_data_that_are_not_there_are_missed_before_any_work(tmp_path: Path)
     train = write_tff(tmp_path / "a.h5", {"a": [0]})
     told: list[int] = []
     options = PrepareOptions(test_data=tmp_path / "none")
-    with pytest.raises(DataError, match="none: is no such file"):
+    with pytest.raises(DataError, match="none: there is no such file"):
         prepare([train], tmp_path / "out.h5", options, lambda done, _: told.append(done))
     assert not told
 
