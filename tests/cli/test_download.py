@@ -219,7 +219,11 @@ def test_verify_reads_everything_and_fails_on_damage(
         (["synthetic-digits"], 1, "unknown dataset 'synthetic-digits'; choose one of"),
         (["mnist", "--mirror", "http://[::1"], 1, "give an address that starts with http"),
         (["mnist", "--mirror", "/files"], 1, "for files on this machine use --from-file"),
-        (["mnist", "--from-file", "nothing"], 1, "--from-file nothing: there is no such file or folder"),
+        (
+            ["mnist", "--from-file", "nothing"],
+            1,
+            "--from-file nothing: there is no such file or folder",
+        ),
     ],
 )
 def test_usage(fedcli: Fedcli, folder: Path, arguments: list[str], code: int, line: str) -> None:
@@ -256,7 +260,8 @@ def test_a_name_not_fetched_is_one_line_for_every_command(
     run = ("--data", write_tff("own.h5"), "--rounds", 1, "--clients", 1, "--out", "run", "-q")
     assert fedcli("train", *run).code == 0
     line = (
-        f"fedcli: error: mnist is not downloaded yet ({folder / 'datasets' / 'mnist.h5'}); "
+        f"fedcli: error: mnist is not downloaded yet ({folder / 'datasets' / 'mnist.h5'} is "
+        "missing); "
         "fetch it with: fedcli download mnist\n"
     )
     for arguments in (

@@ -580,7 +580,10 @@ def test_more_classes_than_bars_are_summed_up(fedcli: Fedcli, write_tff: WriteTf
         (("--split", "none"), "--split none: "),
         (("--show", "none"), "--show none: no such client among the 3"),
         (("--clients", "a,none"), "--clients none: no such client"),
-        (("--show", "a", "--clients", "a,b"), "--show a and --clients a,b: give one of them"),
+        (
+            ("--show", "a", "--clients", "a,b"),
+            "--show a and --clients a,b contradict each other; give one of them",
+        ),
         (("--quick", "--means"), "--means needs pixels, which --quick does not read"),
         (("--quick", "--suspects"), "--suspects needs pixels, which --quick does not read"),
         (("--quick", "--plot", "out"), "--plot needs pixels, which --quick does not read"),

@@ -392,7 +392,7 @@ def test_test_data_replace_a_test_split_of_the_data_and_say_so(
     hold_out = ("--hold-out", "within", "--num-classes", 10)
     fedcli("preprocess", write_tff(), *hold_out, "--out", "both.h5")
     data = ("--data", "both.h5", "--test-data", other, *partition)
-    line = "--test-data {} is the test split; that of --data {} is not used\n".format
+    line = "--test-data {} is the test split; the test split of --data {} is not used\n".format
     done = fedcli("train", *data, "--rounds", 1, "--json", "--out", "run")
     both = other.parent / "both.h5"
     assert done.err.count(line(other, both)) == 1

@@ -365,7 +365,9 @@ def test_what_a_server_says_is_quoted_in_part() -> None:
 def test_https_never_leads_to_http() -> None:
     request = urllib.request.Request("https://host/a")
     redirects, body = transport._Redirects(), io.BytesIO()
-    with pytest.raises(transport.TryError, match=r"redirects to http://host/a; only addresses with https"):
+    with pytest.raises(
+        transport.TryError, match=r"redirects to http://host/a; only addresses with https"
+    ):
         redirects.redirect_request(request, body, 302, "Found", {}, "http://host/a")
     assert redirects.redirect_request(request, body, 302, "Found", {}, "https://b/a") is not None
     plain = urllib.request.Request("http://host/a")

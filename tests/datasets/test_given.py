@@ -211,7 +211,11 @@ PIXELS, LABELS = pair(4, 0)
             "give their number, or a list of their names",
         ),
         ({"a": (PIXELS, LABELS)}, {"pixels": "paper"}, "pixels='paper': choose 'ink'"),
-        ({"a": (PIXELS, LABELS), "b": pair(2, 0, (5, 6))}, {}, r"images have shape \[5, 6\] but those of"),
+        (
+            {"a": (PIXELS, LABELS), "b": pair(2, 0, (5, 6))},
+            {},
+            r"images have shape \[5, 6\] but those of",
+        ),
     ],
 )
 def test_wrong_arrays_are_one_line(clients: Any, options: dict[str, Any], words: str) -> None:

@@ -326,7 +326,7 @@ def test_truncated_or_garbled_gzip(tmp_path: Path, share: float) -> None:
 def test_line_that_never_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_files, "MAX_LINE", 100)
     path = write(tmp_path / "a.csv", HEADER, ROWS[0], "1," * 200)
-    assert "line 3: over 100 characters" in message_of(path)
+    assert "line 3: has over 100 characters" in message_of(path)
 
 
 def test_several_files_are_refused(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_mixed_depths_and_wrong_layouts(tmp_path: Path) -> None:
     assert read(tmp_path, folders="class").class_names == ("b", "d")
     save(tmp_path / "d" / "f" / "1.png")
     assert message_of(tmp_path, folders="class") == (
-        f"{tmp_path}/b/c/1.png: does not lie in one folder per class, as --folders class says; "
+        f"{tmp_path}/b/c/1.png: does not fit --folders class, which means one folder per class; "
         "choose --folders client/class"
     )
     save(tmp_path / "b" / "c" / "d" / "e" / "1.png")

@@ -248,7 +248,7 @@ def with_x(*rows: Any) -> str:
         (broken(user_data={"a" * 300: user()}), "an id must have 1 to 255 bytes"),
         (
             '{"users": ["a"], "num_samples": [0], "user_data": {"a": {}, "a": {}}}',
-            "user 'a': has no x",
+            "user 'a': lacks x",
         ),
         (
             '{"users": ["a"], "num_samples": [0], "user_data": '
@@ -259,7 +259,7 @@ def with_x(*rows: Any) -> str:
             '{"users": ["a"], "num_samples": [0], "user_data": {"a": {"x": [], "x": []}}}',
             "user 'a': damaged JSON: 'x' occurs twice",
         ),
-        (shard({"a": {"x": user()["x"]}}), "user 'a': has no y"),
+        (shard({"a": {"x": user()["x"]}}), "user 'a': lacks y"),
         (shard({"a": {"x": user()["x"], "y": [1, 2]}}), "user 'a': 3 images but 2 labels"),
         (shard({"a": user(labels=[1, 2.5, 3])}), "example 1: label 2.5 is not a whole number"),
         (shard({"a": user(labels=[1, -1, 3])}), "example 1: label -1 cannot be a class"),
@@ -273,7 +273,7 @@ def with_x(*rows: Any) -> str:
             "example 1: labels have shape [n, 2]",
         ),
         (shard({"a": {"x": ["1.jpg"] * 3, "y": [1, 2, 3]}}), "'1.jpg' was not found near"),
-        (with_x([0.5] * 4, [0.5] * 3), "user 'a': example 1: 3 pixels but example 0 has 4"),
+        (with_x([0.5] * 4, [0.5] * 3), "user 'a': example 1: has 3 pixels but example 0 has 4"),
         (with_x([0.5] * 5), "user 'a': 5 pixels do not make a square image"),
         (with_x([]), "user 'a': 0 pixels do not make a square image"),
         (with_x([0.5] * 4, "[0.5, NaN, 1, 1]"), "example 1: a number is NaN or infinite"),
@@ -318,7 +318,7 @@ def test_too_many_of_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "more than 1 users" in message_of(tmp_path, text)
     monkeypatch.undo()
     monkeypatch.setattr(leaf, "MAX_EXAMPLES", 2)
-    assert "user 'a': more than 2 examples" in message_of(tmp_path, text)
+    assert "user 'a': has more than 2 examples" in message_of(tmp_path, text)
     monkeypatch.undo()
     monkeypatch.setattr(leaf, "MAX_CLIENT_BYTES", 64)
     assert "or 64 bytes of pixels; divide it" in message_of(tmp_path, text)

@@ -270,11 +270,11 @@ def test_objects_are_never_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("arrays", "fault"),
     [
-        ({"x": IMAGES}, "no labels to 'x' among 'x'; name"),
-        ({"y": LABELS}, "no images to 'y' among 'y'; name"),
+        ({"x": IMAGES}, "no labels for 'x' among 'x'; name"),
+        ({"y": LABELS}, "no images for 'y' among 'y'; name"),
         ({"a": IMAGES, "b": LABELS}, "no images and labels among 'a', 'b'"),
         ({}, "no images and labels among no arrays"),
-        ({"x": IMAGES, "y": LABELS, "x_test": IMAGES}, "no labels to 'x_test'"),
+        ({"x": IMAGES, "y": LABELS, "x_test": IMAGES}, "no labels for 'x_test'"),
         ({"x": IMAGES, "data": IMAGES, "y": LABELS}, "'x' and 'data' could both be"),
         ({"x": IMAGES, "x_train": IMAGES, "y": LABELS}, "'x' and 'x_train' could both be"),
         ({"x": IMAGES, "y": LABELS, "label": LABELS}, "'y' and 'label' could both be used"),
@@ -395,7 +395,7 @@ def test_members_that_lie_about_their_size(tmp_path: Path) -> None:
     huge = npy(np.empty((60_000, 4, 5), np.uint8))[:128]
     path = write_zip(tmp_path / "a.npz", {"x": huge, "y": npy(np.zeros(60_000, int))})
     patched(path, 24, "<I", 128 + 1_200_000, b"PK\1\2")
-    assert "claims 1200128 bytes from" in message_of(path)
+    assert "claims to unpack 1200128 bytes from" in message_of(path)
     some = npy(IMAGES)[:-40]
     path = write_zip(tmp_path / "b.npz", {"x": some, "y": npy(LABELS)})
     assert "array 'x': " in message_of(patched(path, 24, "<I", len(some) + 40, b"PK\1\2"))

@@ -278,12 +278,12 @@ def test_a_changed_byte_is_read_alike_or_refused(place: int, value: int) -> None
 @pytest.mark.parametrize(
     ("blob", "fault"),
     [
-        (b"", "must have pixels, and label; this one has nothing"),
+        (b"", "must have pixels and label; this one has nothing"),
         (b"garbage", "serialized_example_proto is not a tf.train.Example ("),
         (emnist_rows(paper(), [1, 2, 3])[0][:-9], "cut short"),
         (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "cut short"),
-        (example(label=[1], x=paper()[0]), "it holds 'label', 'x'"),
-        (example(pixels=paper()[0]), "it holds 'pixels'"),
+        (example(label=[1], x=paper()[0]), "this one has 'label', 'x'"),
+        (example(pixels=paper()[0]), "this one has 'pixels'"),
         (example(label=[], pixels=paper()[0]), "label is not a single whole number"),
         (example(label=[1, 2], pixels=paper()[0]), "label is not a single whole number"),
         (
@@ -331,7 +331,7 @@ def test_client_metadata_that_disagree(tmp_path: Path) -> None:
     message = message_of(small(tmp_path / "a.sqlite", counts={key: 3}))
     assert "client 'a': 2 examples but client_metadata says 3" in message
     assert "is not valid" in message_of(small(tmp_path / "b.sqlite", counts={key: "x"}))
-    assert "-1 examples" in message_of(small(tmp_path / "c.sqlite", counts={key: -1}))
+    assert "num_examples is -1" in message_of(small(tmp_path / "c.sqlite", counts={key: -1}))
     sql = "INSERT INTO client_metadata SELECT * FROM client_metadata"
     assert "occurs in two rows" in message_of(small(tmp_path / "d.sqlite", sql=sql))
     sql = "DELETE FROM client_metadata WHERE client_id = 'a'"

@@ -81,7 +81,7 @@ def test_splits_of_numbers_and_of_texts_are_matched_by_value() -> None:
         (np.array([1, 2**63 + 1], np.uint64), "example 8: label 9223372036854775809 cannot be"),
         (np.eye(3) * 0.5, "example 7: labels have shape [n, 3], and this row is not one-hot"),
         (np.zeros((2, 2, 2)), "labels have shape [2, 2, 2]"),
-        (np.array([1j, 2]), "labels are complex128"),
+        (np.array([1j, 2]), "labels have dtype complex128"),
     ],
 )
 def test_what_is_no_label_is_refused_by_its_row(written: Any, fault: str) -> None:

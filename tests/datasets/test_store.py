@@ -313,7 +313,9 @@ def test_a_text_of_variable_length_beside_the_pixels_is_not_read(path: Path) -> 
     """Opening looks through heaps only for those of the file itself."""
     with h5py.File(path, "r+") as file:
         file["splits/train/pixels"].attrs["scale"] = "1"
-    with pytest.raises(DataError, match="attribute scale is no float; write the store again"):
+    with pytest.raises(
+        DataError, match="attribute scale is not of type float; write the store again"
+    ):
         store.open_store(path)
 
 
@@ -346,7 +348,10 @@ def test_failed_write_leaves_the_old_store_and_nothing_else(path: Path) -> None:
         ([make_client("", 1)], "client '': an id must have 1 to 255 bytes"),
         ([make_client("x\0y", 1)], "no zero byte"),
         ([make_client("x" * 256, 1)], "an id must have 1 to 255 bytes"),
-        ([make_client("a", 1), make_client("b", 1, (3, 3))], r"images are \[3, 3\] but those"),
+        (
+            [make_client("a", 1), make_client("b", 1, (3, 3))],
+            r"images have shape \[3, 3\] but earlier ones",
+        ),
         ([make_client("a", 1, (9,))], r"pixels have shape \[1, 9\]"),
         ([make_client("a", 2, labels=np.zeros(1, np.int32))], "2 images but 1 labels"),
         ([make_client("a", 1, labels=np.array([10], np.int32))], "label 10 is outside 0 to 9"),
@@ -649,13 +654,13 @@ PIXELS = np.zeros((7, 4, 3), np.uint8)
     [
         (
             set_attribute("version", 2),
-            "is a fedcli store of version 2, this fedcli reads version 1",
+            "is a fedcli store of version 2, but this fedcli reads version 1",
         ),
-        (set_attribute("version", "1"), "attribute version is no int"),
+        (set_attribute("version", "1"), "attribute version is not of type int"),
         (drop_attribute("num_classes"), "attribute num_classes is missing"),
         (set_attribute("num_classes", 2**40), "num_classes 1099511627776: choose"),
-        (set_attribute("num_classes", 1.5), "attribute num_classes is no int"),
-        (set_attribute("same_people", "yes"), "attribute same_people is no bool"),
+        (set_attribute("num_classes", 1.5), "attribute num_classes is not of type int"),
+        (set_attribute("same_people", "yes"), "attribute same_people is not of type bool"),
         (set_attribute("pixel_convention", "x"), "pixel convention 'x': choose one of"),
         (set_attribute("class_names", "[1]"), "attribute class_names is not a JSON list"),
         (set_attribute("class_names", "[["), "damaged"),
@@ -665,17 +670,23 @@ PIXELS = np.zeros((7, 4, 3), np.uint8)
         (drop("splits/train/labels"), "split 'train': has no 'labels'"),
         (link_pixels, "split 'train': 'pixels' is a link"),
         (pixel_attribute("scale", np.nan), "scale nan and offset 0.0 must be finite"),
-        (pixel_attribute("scale", "1"), "attribute scale is no float"),
-        (replace("labels", LABELS.astype(np.int64)), "labels is int64"),
-        (replace("labels", LABELS.astype(">i4")), "labels is >i4"),
-        (replace("labels", LABELS.reshape(7, 1)), r"labels is int32 \(7, 1\)"),
+        (pixel_attribute("scale", "1"), "attribute scale is not of type float"),
+        (replace("labels", LABELS.astype(np.int64)), "labels has the unexpected type int64"),
+        (replace("labels", LABELS.astype(">i4")), "labels has the unexpected type >i4"),
+        (
+            replace("labels", LABELS.reshape(7, 1)),
+            r"labels has the unexpected type int32 and shape \(7, 1\)",
+        ),
         (replace("labels", LABELS[:6]), "client_offsets do not increase from 0 to 6"),
         (replace("labels", np.full(7, 10, np.int32)), "client 'a': example 0: label 10"),
         (replace("labels", np.array([0] * 6 + [-5], np.int32)), "client 'c': example 1: label -5"),
         (replace("labels", LABELS, chunks=(7,)), "labels is chunked or compressed"),
         (replace("pixels", PIXELS, compression="gzip"), "pixels is chunked or compressed"),
-        (replace("pixels", PIXELS.astype(np.float64)), "pixels is float64"),
-        (replace("pixels", PIXELS.reshape(7, 12)), r"pixels is uint8 \(7, 12\)"),
+        (replace("pixels", PIXELS.astype(np.float64)), "pixels has the unexpected type float64"),
+        (
+            replace("pixels", PIXELS.reshape(7, 12)),
+            r"pixels has the unexpected type uint8 and shape \(7, 12\)",
+        ),
         (replace("pixels", PIXELS[:5]), "5 images but 7 labels"),
         (replace("pixels", np.zeros((7, 1, 5000), np.uint8)), "are too large"),
         (replace("pixels", np.zeros((7, 0, 3), np.uint8)), r"pixels have shape \[7, 0, 3\]"),
@@ -688,7 +699,10 @@ PIXELS = np.zeros((7, 4, 3), np.uint8)
         ),
         (replace("client_offsets", np.array([0, 5, 7])), "3 clients but 2 sizes"),
         (replace("client_offsets", np.zeros(0, np.int64)), "3 clients but 0 sizes"),
-        (replace("client_offsets", np.array([0.0, 5, 5, 7])), "client_offsets is float64"),
+        (
+            replace("client_offsets", np.array([0.0, 5, 5, 7])),
+            "client_offsets has the unexpected type float64",
+        ),
         (replace("client_ids", np.array([b"a", b"c", b"b"])), "b'b' comes after b'c'"),
         (replace("client_ids", np.array([b"a", b"a", b"b"])), "not sorted and unique"),
         (replace("client_ids", np.array([b"", b"a", b"b"])), "a client id is empty or holds"),
@@ -697,7 +711,7 @@ PIXELS = np.zeros((7, 4, 3), np.uint8)
         # Each is half a character: only together are they UTF-8.
         (replace("client_ids", np.array([b"a", b"\xc3", b"\xc4"])), "is not UTF-8"),
         (replace("client_ids", np.zeros(0, "S1")), "holds no clients"),
-        (replace("client_ids", ["a", "b", "c"]), "client_ids is object"),
+        (replace("client_ids", ["a", "b", "c"]), "client_ids has the unexpected type object"),
     ],
 )
 def test_inconsistent_store_is_refused(path: Path, damage: Damage, message: str) -> None:

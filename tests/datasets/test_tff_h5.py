@@ -264,7 +264,7 @@ def test_hdf5_file_without_examples(tmp_path: Path) -> None:
         ({"label": np.full(3, np.nan)}, "client 'a': example 0: label 'nan' is missing"),
         ({"label": np.ones((3, 2))}, "example 0: labels have shape [n, 2], and this row is not"),
         ({"label": np.int32(1)}, "client 'a': labels have shape []"),
-        ({"label": np.array([b"7", b"0", b"9"])}, "client 'a': labels are |S1"),
+        ({"label": np.array([b"7", b"0", b"9"])}, "client 'a': labels have dtype |S1"),
         ({"pixels": PAPER.astype(np.float16)}, "client 'a': pixels have dtype float16; give uint8"),
         ({"pixels": PAPER.astype(np.int32)}, "client 'a': pixels have dtype int32; give uint8"),
         ({"pixels": PAPER.astype(complex)}, "client 'a': pixels have dtype complex128; give"),
@@ -333,7 +333,7 @@ def test_images_of_different_shapes(tmp_path: Path) -> None:
         },
     )
     message = message_of(path, "b")
-    assert "client 'b': images are [3, 4] but those of client 'a' are [4, 4]" in message
+    assert "client 'b': images have shape [3, 4] but those of client 'a' have [4, 4]" in message
 
 
 def test_missing_feature_says_what_is_there(tmp_path: Path) -> None:
@@ -447,7 +447,7 @@ def test_train_and_test_of_different_shapes(tmp_path: Path) -> None:
 def test_train_and_test_that_mean_opposite_pixels(tmp_path: Path) -> None:
     train = one_client(tmp_path)
     test = write(tmp_path / "two.h5", {"a": {"image": GREY, "label": LABELS}})
-    with pytest.raises(DataError, match=r"1.0 is background in train .* pass --pixels ink"):
+    with pytest.raises(DataError, match=r"1.0 means background in train .* pass --pixels ink"):
         datasets.open_splits(datasets.DataSource(str(train), test_data=str(test)))
     splits = datasets.open_splits(
         datasets.DataSource(str(train), test_data=str(test), pixels="ink")
@@ -462,7 +462,7 @@ def test_train_and_test_that_mean_opposite_pixels(tmp_path: Path) -> None:
 
 def test_options_that_do_not_apply(tmp_path: Path) -> None:
     path = str(one_client(tmp_path))
-    with pytest.raises(ConfigError, match="--data-option clients: a file takes none"):
+    with pytest.raises(ConfigError, match="--data-option clients: a file has no options"):
         datasets.open_splits(datasets.DataSource(path, data_options={"clients": 3}))
     with pytest.raises(ConfigError, match="pixels 'paper': choose one of source, ink, background"):
         datasets.open_splits(datasets.DataSource(path, pixels="paper"))

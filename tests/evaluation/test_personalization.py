@@ -107,7 +107,7 @@ def test_what_cannot_be_evaluated_is_refused() -> None:
     tuning = STRATEGIES["two epochs"]
     with pytest.raises(ConfigError, match="the strategy name baseline_metrics is reserved"):
         evaluate_personalization(MODEL, WEIGHTS, train, test, {BASELINE: tuning})
-    with pytest.raises(ConfigError, match="max_num_clients = 0: choose 1 or more"):
+    with pytest.raises(ConfigError, match="max_num_clients = 0: choose a whole number from 1"):
         evaluate_personalization(MODEL, WEIGHTS, train, test, {}, max_num_clients=0)
     with pytest.raises(ConfigError, match="has no clients in both train and test"):
         evaluate_personalization(MODEL, WEIGHTS, train, test, {}, client_ids=[])

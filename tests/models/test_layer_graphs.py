@@ -97,10 +97,13 @@ def test_a_graph_deeper_than_python_recurses_is_walked() -> None:
 @pytest.mark.parametrize(
     ("specs", "message"),
     [
-        ([Dense(2), Add()], r"layer add: it reads 'dense'; a layer of kind add has 2 inputs: name"),
+        (
+            [Dense(2), Add()],
+            r"layer add: it reads 'dense', but a layer of kind add has 2 inputs; name",
+        ),
         (
             [Dense(2, inputs=("a", "b"))],
-            "layer dense: it reads 'a, b'; a layer of kind dense has 1 inputs",
+            "layer dense: it reads 'a, b', but a layer of kind dense has 1 inputs",
         ),
         (
             [Dense(2, inputs=("later",)), Dense(2, name="later")],

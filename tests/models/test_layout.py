@@ -198,7 +198,7 @@ def test_a_description_survives_json(name: str) -> None:
         ({"input_shape": [2, "2"], "layers": []}, r"examples have shape \[2, '2'\]; give whole"),
         ({"input_shape": [10**30, 2], "layers": []}, "at most 67,108,864 values"),
         ({"input_shape": [2, 2], "layers": []}, "has no layer"),
-        ({"input_shape": [2, 2], "layers": [3]}, "a layer of kind None"),
+        ({"input_shape": [2, 2], "layers": [3]}, "a layer is of kind None"),
         (
             {"input_shape": [2, 2], "layers": [{"kind": "dense", "units": 2, "name": [[]]}]},
             r"layer name \(\[\],\): give up to 100 characters",
@@ -246,7 +246,7 @@ def test_join_shows_both_lists_of_shapes() -> None:
         "weights have shapes [2, 3], [2], but the model needs [3, 2], [2]; "
         "give one array per tensor in layer order, kernel before bias"
     )
-    with pytest.raises(ConfigError, match="weights have shapes none, the model needs"):
+    with pytest.raises(ConfigError, match="weights have shapes none, but the model needs"):
         _stack(3, 2).join([])
 
 
@@ -300,7 +300,7 @@ def test_layers_that_do_not_fit_are_refused(specs: Any, message: str) -> None:
 
 @pytest.mark.parametrize("shape", [(), (0, 3), (2.0, 3), (True, 3), (1 << 20, 1 << 20)])
 def test_shapes_that_no_example_has_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ConfigError, match="examples of shape"):
+    with pytest.raises(ConfigError, match="examples have shape"):
         lay_out([Dense(2)], shape)
 
 

@@ -374,11 +374,11 @@ def changing_weights(self: Any, batch: Any, training: bool = True) -> Any:
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "gradient shape": (
         {"forward_pass": output_with(gradients=lambda each: [each[0].T, each[1]])},
-        r"forward_pass: gradient 0 is float32 \[3, 20\], its variable float32 \[20, 3\]",
+        r"forward_pass: gradient 0 is float32 \[3, 20\], but its variable is float32 \[20, 3\]",
     ),
     "gradient type": (
         {"forward_pass": output_with(gradients=lambda each: [each[0].astype(float), each[1]])},
-        r"gradient 0 is float64 \[20, 3\], its variable float32 \[20, 3\]",
+        r"gradient 0 is float64 \[20, 3\], but its variable is float32 \[20, 3\]",
     ),
     "gradient count": (
         {"forward_pass": output_with(gradients=lambda each: each[:1])},
@@ -404,7 +404,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         r"predictions of 2 examples are float64 \[2, 7\]; give classes, .* floats \[2, 3\]",
     ),
     "no output": ({"forward_pass": returning(None)}, "returned NoneType without loss"),
-    "num_examples": ({"forward_pass": output_with(num_examples=5)}, "num_examples is 5, the batch"),
+    "num_examples": (
+        {"forward_pass": output_with(num_examples=5)},
+        "num_examples is 5, but the batch",
+    ),
     "own step": ({"forward_pass": changing_weights}, "changed the weights"),
     "raises": (
         {"forward_pass": raising(ValueError("no\nluck"))},
@@ -421,7 +424,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "finalizer no function": (
         {"metric_finalizers": returning({"loss": 1, "top_3_accuracy": len})},
-        "that of 'loss' is 1; give a function",
+        "that of metric 'loss' is 1; give a function",
     ),
     "finalizer raises": (
         {"metric_finalizers": returning({"loss": raising(KeyError("x")), "top_3_accuracy": len})},
@@ -448,7 +451,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "has x float64",
     ),
     "spec without attributes": ({"input_spec": {"x": 1, "y": 2}}, "input_spec: AttributeError"),
-    "variables empty": ({"trainable_variables": []}, "there is none"),
+    "variables empty": ({"trainable_variables": []}, "trainable_variables: is empty"),
     "variables wide": (
         {"trainable_variables": [np.zeros((20, 3))]},
         r"\[0\] is float64 \[20, 3\]; give float32",
@@ -536,7 +539,7 @@ def test_arrays_that_are_replaced_later_are_refused() -> None:
             return super().forward_pass(batch, training)
 
     process = learning.build_weighted_fed_avg(Replacing, optimizers.sgd(0.1))
-    with pytest.raises(ModelError, match="trainable_variables: other arrays than before"):
+    with pytest.raises(ModelError, match="trainable_variables: returned other arrays than before"):
         process.next(process.initialize(), cohort())
 
 
@@ -815,7 +818,7 @@ def test_a_run_s_code_may_be_named_without_its_function(
     assert cli.run(["eval", "run", "--model", "mlp-2nn"]) == 1
     assert "--model mlp-2nn: this run's model is code in " in capsys.readouterr().err
     assert cli.run(["train", "--resume", "run", "--model", "mlp-2nn"]) == 2
-    assert "drop --model" in capsys.readouterr().err
+    assert "leave out --model" in capsys.readouterr().err
 
 
 def test_hint_after_a_run_names_its_code(

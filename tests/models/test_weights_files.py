@@ -58,11 +58,11 @@ def test_a_mismatch_shows_both_lists(tmp_path: Path) -> None:
     path = tmp_path / "w.npz"
     np.savez(path, BIAS, KERNEL)
     with pytest.raises(
-        ConfigError, match=r"shapes \[3\], \[4, 3\], the model needs \[4, 3\], \[3\]"
+        ConfigError, match=r"shapes \[3\], \[4, 3\], but the model needs \[4, 3\], \[3\]"
     ):
         weights_files.load_npz(path, SHAPES)
     np.savez(path, KERNEL, BIAS, BIAS, BIAS)
-    with pytest.raises(ConfigError, match=r"\[4, 3\], \[3\], \[3\], \.\.\., the model needs"):
+    with pytest.raises(ConfigError, match=r"\[4, 3\], \[3\], \[3\], \.\.\., but the model needs"):
         weights_files.load_npz(path, SHAPES)
     np.savez(path)
     with pytest.raises(ConfigError, match="shapes none"):

@@ -269,7 +269,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if not newurl.startswith(schemes):
             fp.close()
             raise TryError(
-                f"redirects to {newurl}; only addresses with {schemes[-1]} are followed", is_final=True
+                f"redirects to {newurl}; only addresses with {schemes[-1]} are followed",
+                is_final=True,
             )
         known = 307 if code == 308 else code  # urllib knows 308 from Python 3.11
         return super().redirect_request(req, fp, known, msg, headers, newurl)

@@ -198,7 +198,7 @@ class _GroupReader:
         if feature is None or "label" not in features:
             present = ", ".join(map(repr, sorted(features)[:10])) or "nothing"
             raise DataError(
-                f"{where}: an example must have {' or '.join(names)}, and label; this one has "
+                f"{where}: an example must have {' or '.join(names)} and label; this one has "
                 f"{present}"
             )
         self.feature = feature
