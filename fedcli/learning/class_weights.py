@@ -78,9 +78,11 @@ def balanced(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def describe(weights: NDArray[np.float32], train: ClientData) -> str:
     """Returns a line with the smallest and the largest weight."""
-    ends = (int(weights.argmin()), int(weights.argmax()))
-    least, most = (f"{weights[each]:.4g} (class {train.class_name(each)})" for each in ends)
-    return f"class weights of the training loss: {least} to {most}"
+    indices = (int(weights.argmin()), int(weights.argmax()))
+    smallest, largest = (
+        f"{weights[each]:.4g} (class {train.class_name(each)})" for each in indices
+    )
+    return f"class weights of the training loss: {smallest} to {largest}"
 
 
 def digest_of(weights: NDArray[np.float32]) -> str:

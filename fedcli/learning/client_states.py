@@ -194,7 +194,7 @@ class Store:
         """Sets a client's vector of a version, without a copy.
 
         Returns:
-            Whether so many vectors wait in memory that `flush` is due.
+            Whether the vectors in memory take so much room that the caller should `flush` them.
 
         Raises:
             RunError: An earlier change failed.
@@ -291,7 +291,7 @@ class Store:
                 f"{self.path} is not a client-states file of this version of fedcli; restore it, "
                 "or start a new run"
             )
-        # Triggers, views and constraints that somebody else added would change what is written.
+        # Triggers, views and constraints that other programs added would change what is written.
         schema = [
             (kind, name, sql and " ".join(sql.split()))
             for kind, name, sql in file.execute("SELECT type, name, sql FROM sqlite_master")

@@ -149,8 +149,8 @@ class MaskedSums:
         absent = context.num_absent if num_absent is None else num_absent
         self.reports = (weights[self._places] > 0.0) | options.sends_zeros
         self.num_selected = len(self._places) + absent
-        least = 0 if options.sends_zeros else LEAST_SURVIVORS
-        self.num_needed = max(least, rounded_up(options.threshold, self.num_selected))
+        minimum = 0 if options.sends_zeros else LEAST_SURVIVORS
+        self.num_needed = max(minimum, rounded_up(options.threshold, self.num_selected))
         self._num_threads = num_threads
         self._num_sums = first_sum
         self._group = max(largest_group, self.num_selected)

@@ -132,7 +132,7 @@ class ProcessOutput(ExplainsNames):
         num_empty_clients: Number of clients of this cohort without examples, whose weight is 0.
         client_stats: The engine's statistics, one row per client, in cohort order.
         payloads: The bytes of the encoded update of each client, int64 [num_clients], 0 if it was
-            not sent; None: updates are not compressed.
+            not sent; None if updates are not compressed.
     """
 
     state: ServerState

@@ -38,7 +38,7 @@ def sign_flip_p(differences: Sequence[float]) -> float:
 
 
 def smallest_p(num_pairs: int) -> float:
-    """Returns the smallest p-value that `sign_flip_p` can give for so many pairs."""
+    """Returns the smallest p-value that `sign_flip_p` can return for `num_pairs` pairs."""
     return 2.0 ** (1 - num_pairs) if num_pairs <= MAX_EXACT else 1.0 / (_NUM_DRAWS + 1)
 
 

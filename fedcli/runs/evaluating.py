@@ -90,9 +90,9 @@ def evaluate_run(
             them; None for the run's own.
         split: The split; None for test if there is one, else central, else train.
         clients: Clients, in the syntax of training; or `seen`, those that took part in the
-            training; or `unseen`, those that never did. None: the run's fixed cohort. If there is
-            no fixed cohort, if the split has none of its clients, or for the split central, it is
-            all clients; of more than 10,000, a random sample.
+            training; or `unseen`, those that never did. None for the run's fixed cohort. If there
+            is no fixed cohort, if the split has none of its clients, or for the split central, this
+            means all clients or, of more than 10,000, a random sample.
         epochs: Number of times that each example is scored.
         batch_size: Number of examples in a batch; None for the run's.
         threads: Number of threads; None for as many as the machine has.
@@ -383,7 +383,7 @@ def _fine_tune(
 def _class_weights(
     config: RunConfig, train: ClientData, cancel: CancelFlag | None
 ) -> NDArray[np.float32] | None:
-    """The run's weights of the training loss, float32 [num_classes]; None: it has none."""
+    """Returns the run's class weights of the training loss, float32 [num_classes], or None."""
     if config.class_weights is None:
         return None
     from fedcli.learning.class_weights import load_class_weights  # lazy: few runs have them

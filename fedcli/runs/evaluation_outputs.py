@@ -47,13 +47,13 @@ class EvaluationOutputs:
     def check_is_no_input(self, inputs: Iterable[Path]) -> None:
         """Raises ConfigError if a file is also an input, or if both files are the same."""
         outputs = {"--predictions": self.predictions_file, "--per-client": self.per_client_file}
-        taken: dict[Path, str] = {}
-        known = list(inputs)
+        option_by_file: dict[Path, str] = {}
+        input_files = list(inputs)
         for option, file in outputs.items():
             if file is None:
                 continue
-            check_is_no_input(file, known, f"{option} {file}")
-            other = taken.setdefault(file.resolve(), option)
+            check_is_no_input(file, input_files, f"{option} {file}")
+            other = option_by_file.setdefault(file.resolve(), option)
             if other != option:
                 raise ConfigError(
                     f"{other} and {option} name the same file, {file}; choose another name"

@@ -19,7 +19,7 @@ class ProgressLine:
     """
 
     def __init__(self, num_rounds: int, stream: TextIO | None = None) -> None:
-        """Takes the number of rounds, and the stream to write to; None: stderr."""
+        """Takes the number of rounds, and the stream to write to; None for stderr."""
         self._stream = sys.stderr if stream is None else stream
         self._is_overwritten = self._stream.isatty() or "ipykernel" in sys.modules
         self._num_rounds = num_rounds

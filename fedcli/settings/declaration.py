@@ -98,7 +98,7 @@ def option(
     """Returns a field of `RunConfig` that declares an option of `fedcli train`.
 
     Args:
-        default: The value if the option is not given; None: not set.
+        default: The value if the option is not given; None if it is then not set.
         kind: The values it takes, in Python, in files and on the command line.
         help: The text for --help and for Python's help. The default value and a needed option are
             added to it.

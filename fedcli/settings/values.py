@@ -137,14 +137,14 @@ def parse_target(label: str, value: object) -> str:
     is_known = name in tables.JUDGING
     if not equals or not (is_known or name.isidentifier()):
         raise ConfigError(_not_a_target(label, value))
-    least, most = (1e-9, MAX_FLOAT if name == "loss" else 1.0) if is_known else (None, None)
+    low, high = (1e-9, MAX_FLOAT if name == "loss" else 1.0) if is_known else (None, None)
     try:
         target = float(text)
     except ValueError:
         what = "a number above 0" if name == "loss" else "a share above 0 and up to 1"
         what = what if is_known else "a number"
         raise ConfigError(f"{label} {name}={text[:60]}: choose {what}, as in {name}=0.97") from None
-    return f"{name}={check_number(f'{label} {name}', target, least, most)!r}"
+    return f"{name}={check_number(f'{label} {name}', target, low, high)!r}"
 
 
 def check_judges(values: Mapping[str, Any]) -> None:

@@ -34,12 +34,12 @@ def files_of_code(study: Study) -> list[Path]:
 
 
 def check_code(study: Study, allowed: Iterable[str | Path]) -> None:
-    """Refuses code that the user did not name: a study.toml may be from somebody else.
+    """Refuses code that the user did not name: a study.toml may come from another person.
 
     Raises:
         ConfigError: The study names a Python file that is not among those allowed.
     """
-    known = {Path(each).absolute() for each in allowed}
+    named = {Path(each).absolute() for each in allowed}
     for file in files_of_code(study):
-        if file.absolute() not in known:
+        if file.absolute() not in named:
             raise ConfigError(f"the study runs the code in {file}; pass --code {file} to allow it")

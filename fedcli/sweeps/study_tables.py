@@ -26,8 +26,8 @@ def members_of(lines: Iterable[Mapping[str, Any]], folder: Path = Path()) -> lis
     is_halved = len({line["rounds"] for line in last.values()}) > 1 and not any(
         "rounds" in line["options"] for line in last.values()
     )
-    kept = [line for line in last.values() if not is_halved or line["rounds"] == most]
-    return [_member(line, folder) for line in kept]
+    final_lines = [line for line in last.values() if not is_halved or line["rounds"] == most]
+    return [_member(line, folder) for line in final_lines]
 
 
 def selection(study: Study, members: Sequence[Member]) -> Column | None:

@@ -41,14 +41,15 @@ class OwnAggregator:
         Raises:
             PartError: The user's code fails, or lacks a method of the contract.
         """
-        made = make(entry, NOUN, {}, options, _PASSING)
-        missing = [name for name in _METHODS if not callable(getattr(made, name, None))]
+        aggregator = make(entry, NOUN, {}, options, _PASSING)
+        missing = [name for name in _METHODS if not callable(getattr(aggregator, name, None))]
         if missing:
             raise PartError(
-                f"{user_code.place(made)}: {type(made).__name__} has no {', no '.join(missing)}; "
+                f"{user_code.place(aggregator)}: {type(aggregator).__name__} has no "
+                f"{', no '.join(missing)}; "
                 "an aggregator has init(), request(state) and aggregate(state, deltas)"
             )
-        return cls(made, entry.file)
+        return cls(aggregator, entry.file)
 
     def init(self) -> dict[str, Any]:
         """Returns the state before the first round."""

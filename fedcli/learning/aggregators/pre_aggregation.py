@@ -260,8 +260,8 @@ def build_after(
         pre_options: Options of the pre-aggregator; those not given take their defaults.
 
     Raises:
-        ConfigError: A name or an option is unknown, a value is not allowed, or the two do not go
-            together.
+        ConfigError: A name or an option is unknown, a value is not allowed, or the two cannot be
+            combined.
         PartError: The user's file fails, or breaks the contract.
     """
     entry = opt.choose(tables.PRE_AGGREGATORS, pre_aggregator, "pre-aggregator")

@@ -113,7 +113,8 @@ class CohortCall:
         Args:
             optimizer: The client optimizer; its schedule sets the learning rate of this round.
             terms: Rows of the terms that the algorithm adds to the clipped gradient.
-            frozen: The optimizer state that every step starts from; None: each client has its own.
+            frozen: The optimizer state that every step starts from; None if each client has its
+                own.
             first: Rows that change the gradient before it is clipped.
             inputs: Inputs of individual clients, if there is no exchange.
             exchange: Makes the inputs of individual clients and receives their deltas.
@@ -159,10 +160,10 @@ class CohortCall:
             exchange=exchange,
             cancel=self.cancel,
         )
-        taken = passage.take(deltas, self.request)
+        received = passage.take(deltas, self.request)
         if not self.request.root_examples:
-            return taken
-        return replace(taken, root=self._root_delta(task, exchange))
+            return received
+        return replace(received, root=self._root_delta(task, exchange))
 
     def _root_delta(
         self, task: ClientTask, exchange: ClientExchange | None

@@ -21,11 +21,11 @@ class Evaluated:
     """Weights for all clients, or one model per client; part of a server state.
 
     Attributes:
-        weights: The weights that all clients are evaluated with, float32 [num_params]. None: each
-            client has its own model.
+        weights: The weights that all clients are evaluated with, float32 [num_params]. None if
+            each client has its own model.
         num_updates: The number of accepted updates in `weights`, if they are a running mean of the
-            global weights; else None.
-        own_models: The difference of each client's own model from the global model. None: all
+            global weights; None otherwise.
+        own_models: The difference of each client's own model from the global model. None if all
             clients are evaluated with `weights`.
     """
 

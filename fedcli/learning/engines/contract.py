@@ -64,8 +64,8 @@ class Engine(Protocol):
             layout: The model.
             task: What the clients do.
             clients: The cohort, read in pieces of about `PIECE_BYTES` of pixels.
-            exchange: Sends inputs to individual clients and receives their deltas. None: the task
-                holds all inputs, and individual deltas are not needed.
+            exchange: Sends inputs to individual clients and receives their deltas. None if the
+                task holds all inputs and individual deltas are not needed.
             cancel: A flag that another thread may set to stop the call within a local step.
 
         Raises:

@@ -105,16 +105,16 @@ class ClientTask:
         round_num: Rounds completed so far, part of the keys of the clients' shuffles.
         weighting: `num-examples` or `uniform`.
         request: What the engine returns about the deltas.
-        frozen: The optimizer state that every local step starts from. None: each client has its
-            own, which changes from step to step.
-        schedule: The factor of the client optimizer's learning rate by local step, from 0. None: 1
-            in every step.
+        frozen: The optimizer state that every local step starts from. None if each client has its
+            own state, which changes from step to step.
+        schedule: The factor of the client optimizer's learning rate by local step, from 0. None
+            for a factor of 1 in every step.
         inputs: Inputs of individual clients, for all clients of a call without a `ClientExchange`.
         occurrences: The number of earlier copies of each client in the cohort, if the call has only
-            a part of it. None: copies are counted in the call.
+            a part of it. None to count copies within the call.
         class_weights: The factor of the loss of each example by its label: float32 [num_classes],
             finite and not negative. The loss of a batch is the sum of the weighted losses over its
-            number of examples. None: 1 for all classes.
+            number of examples. None for weights of 1.
         label_smoothing: The share of each label that all classes divide equally, in [0, 1) (Szegedy
             et al. 2016, arXiv 1512.00567). The reported loss includes it.
         max_distances: See `ClientInputs`, by client id, each above 0; other clients have no limit.

@@ -79,7 +79,7 @@ class Compression:
         num_threads: The number of threads.
         fields: Fields of the codec that do not depend on the model.
         fraction: The share of the values that are sent; None if all are sent.
-        block: The largest number of values that are rotated together; None: the codec does not
+        block: The largest number of values that are rotated together; None if the codec does not
             rotate.
         feedback: The decay of error feedback; None for no feedback.
         is_shared: Whether all clients of a round use the same random words.

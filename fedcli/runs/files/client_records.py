@@ -68,7 +68,7 @@ _MEASURED = ("loss", "accuracy", "update_norm", "report_seconds")  # NaN if not 
 _OUTCOME_TYPE = h5py.enum_dtype({name: at for at, name in enumerate(OUTCOMES)}, "u1")
 _JOURNAL_HEAD = {"format": "fedcli-client-journal", "version": 2}
 _OLD_JOURNAL_HEAD = {**_JOURNAL_HEAD, "version": 1}
-# clients.h5 may decompress to so many bytes, or to so many times its own size.
+# Limits on the decompressed size of clients.h5: in bytes, and relative to the size of the file.
 MAX_SMALL_BYTES, MAX_RATIO = 256 << 20, 100
 MAX_JOURNAL_BYTES = 4 << 30  # about 80 million rows; the journal is read whole
 _CHUNK_ROWS = 1 << 14
@@ -221,7 +221,7 @@ def load(path: Path) -> ClientRecords:
 
 
 def _read_records(path: Path) -> ClientRecords | None:
-    """Reads the journal of a run or, if there is none, clients.h5; None: there is neither."""
+    """Reads the journal of a run or, if there is none, clients.h5; None if there is neither."""
     if (path / JOURNAL).is_file():
         with contextlib.suppress(FileNotFoundError):  # it has just been converted
             return _read_journal(path / JOURNAL)

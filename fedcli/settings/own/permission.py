@@ -1,7 +1,7 @@
 """Decides which Python files may be run.
 
 A run's config may name Python files. Such a file is executed only if the user names it again in
-this call: a run folder alone, perhaps from somebody else, never executes code.
+this call: a run folder, which may come from another person, never executes code by itself.
 """
 
 from __future__ import annotations

@@ -220,14 +220,14 @@ ATTACKS = table(
     AttackEntry(
         "min-sum",
         "As far from the mean as possible, with a sum of squared distances to the known updates "
-        "that is no greater than that of one of these.",
+        "that is not larger than that of one of these updates.",
         "Shejwalkar and Houmansadr 2021, NDSS",
         (
             _DEVIATION,
             Option(
                 "limit",
                 "max",
-                "The greatest sum of a known update, as in the paper, or the least, as in the "
+                "The largest sum of a known update, as in the paper, or the smallest, as in the "
                 "authors' code.",
                 choices=("max", "min"),
             ),

@@ -190,7 +190,7 @@ COMPRESSORS = table(
             Option(
                 "unbiased",
                 True,
-                "Scale to keep the inner product with the update; if false, for the least error.",
+                "Scale to keep the inner product with the update; if false, to minimise the error.",
             ),
             _feedback(False),
             _DECAY,

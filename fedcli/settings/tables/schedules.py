@@ -133,7 +133,7 @@ def resolve_schedule(
     Args:
         name: A key of `SCHEDULES`.
         options: Its options; those not given take their defaults.
-        num_rounds: Rounds of the run; None: not known.
+        num_rounds: Rounds of the run; None if they are not known.
 
     Raises:
         ConfigError: The name or an option is unknown, a value is not allowed, or the warm-up takes
@@ -146,7 +146,7 @@ def resolve_schedule(
 
 
 def _rounds_left(name: str, options: Mapping[str, Any], num_rounds: int | None) -> int:
-    """The run's rounds after the warm-up."""
+    """Returns the number of the run's rounds after the warm-up."""
     num_warmup_rounds: int = options["warmup_rounds"]
     if num_rounds is None:
         raise ConfigError(f"{name}: the number of rounds is not known here; give decay_rounds")

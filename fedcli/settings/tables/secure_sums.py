@@ -12,8 +12,8 @@ SECURE_SUMS = table(
         "pairwise-masks",
         "Simulates the arithmetic of a secure aggregation: updates are quantised, each pair of "
         "clients adds masks that cancel in the sum, and the masks of clients that drop out are "
-        "recovered from the others. There is no cryptography: it shows what the sum costs, and "
-        "protects nobody.",
+        "recovered from the others. There is no cryptography: it shows the cost of the sum, and "
+        "protects no client.",
         "Bonawitz et al. 2017 (CCS); TFF aggregators/primitives.py",
         (
             Option("bits", 24, "Bits of a quantised coordinate.", 2, 32),
