@@ -140,7 +140,7 @@ class RayWorkers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Closes."""
+        """Ends the workers."""
         self.close()
 
     def _default_threads(self) -> int:

@@ -119,11 +119,11 @@ class TrainingProcess(LearningProcess):
         return names_in_parts(self.initialize())
 
     def check_resumed(self, state: ServerState) -> None:
-        """See LearningProcess."""
+        """See `LearningProcess.check_resumed`."""
         self.algorithm.aggregator.request(state.aggregator)
 
     def num_trainings(self, num_clients: int) -> int:
-        """See LearningProcess."""
+        """See `LearningProcess.num_trainings`."""
         if self.algorithm.entry.pools_clients:
             return 0
         return self.algorithm.client_work.num_passes * num_clients

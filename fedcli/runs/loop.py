@@ -277,7 +277,7 @@ class Training:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Closes."""
+        """Closes the run."""
         self.close()
 
     def _train_round(self) -> RoundResult:

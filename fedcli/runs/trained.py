@@ -80,7 +80,7 @@ class Trained:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Closes."""
+        """Closes the files of client states."""
         for states in client_states_of(self.state):
             states.close()
 

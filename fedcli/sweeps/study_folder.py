@@ -96,7 +96,7 @@ class StudyFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Closes."""
+        """Closes the folder."""
         self.close()
 
 

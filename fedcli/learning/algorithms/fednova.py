@@ -100,4 +100,4 @@ class _StepShares:
         deltas: NDArray[np.float32],
         stats: NDArray[np.void],
     ) -> None:
-        """Is never called, as `receives` is False."""
+        """This is never called, because `receives` is False."""

@@ -244,7 +244,7 @@ class RunDirectory:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Closes."""
+        """Closes the folder."""
         self.close()
 
     def _append(self, file: io.FileIO, name: str, line: Mapping[str, Any]) -> None:

@@ -127,7 +127,7 @@ def without_code(content: Checkpoint, config: RunConfig) -> tuple[Checkpoint, Ru
 
 
 def _is_own(table: Mapping[str, Entry], name: str) -> bool:
-    """Whether a name is not a part of the package."""
+    """Whether a name is that of a part from a file or an installed package of the user."""
     return bool(name) and name not in table
 
 

@@ -249,7 +249,7 @@ def describe_partition(name: str, options: Mapping[str, Value]) -> str:
 
 
 def _joined(name: str, deal: Entry, changes: tuple[str, ...]) -> Entry:
-    """One row of a deal and of changes."""
+    """Returns the entry that combines a partition with changes of its examples or labels."""
     parts = [deal, *(CHANGES[each] for each in changes)]
     options = {option.name: option for part in parts for option in part.options}
     return replace(
