@@ -45,6 +45,10 @@ class Scheme(Protocol):
         """Returns the divergence at each of `renyi.ORDERS` after a number of rounds."""
         ...
 
+    def __hash__(self) -> int:
+        """Returns a hash of the scheme, because the noise of a target is computed once for each."""
+        ...
+
 
 @dataclass(frozen=True)
 class PoissonSampled:
