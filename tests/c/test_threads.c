@@ -147,18 +147,20 @@ static void check_shared(fed_team *const *teams, size_t num_teams, const problem
 }
 
 /* The teams go from model to model, so that each meets what another has left in its memory. Without
- * OpenMP they are all alike. */
+ * OpenMP they are all alike. A step sees the whole gradient only, so each meets half of the
+ * stacks. */
 static void test_threads_that_share_batches_change_no_byte(void) {
     fed_team *teams[] = {fed_team_new(3), fed_team_new(1), fed_team_new(7)};
     const size_t num_teams = fed_has_openmp() ? LENGTH(teams) : 1;
+    size_t num_done = 0;
     for (size_t r = 0; r < LENGTH(ALL_STEPS); r++)
-        for (size_t s = 0; s < LENGTH(SHARED); s++) {
+        for (size_t s = r % 2; s < LENGTH(SHARED); s += 2) {
             table t;
             build(&SHARED[s], &t);
             problem p = new_problem(&t.model, SHARED_EXAMPLES, 51);
             fed_client clients[FEW_CLIENTS];
             few_clients(&p, clients);
-            const size_t num_clients = 1 + (r * LENGTH(SHARED) + s) % FEW_CLIENTS;
+            const size_t num_clients = 1 + num_done++ % FEW_CLIENTS;
             check_shared(teams, num_teams, &p, ALL_STEPS[r], clients, num_clients);
             free_problem(&p);
         }
@@ -186,8 +188,9 @@ static void test_threads_that_share_parts_of_batches_change_no_byte(void) {
     problem p = new_problem(&t.model, NUM_EXAMPLES, 55);
     fed_client client = client_of(&p, BATCH);
     client.plan.shuffle_buffer = SIZE_MAX;
-    for (size_t r = 0; r < LENGTH(ALL_STEPS); r++)
-        check_shared(teams, fed_has_openmp() ? LENGTH(teams) : 1, &p, ALL_STEPS[r], &client, 1);
+    static const fed_step *const steps[] = {&MOMENTUM, &ADAFACTOR};
+    for (size_t r = 0; r < LENGTH(steps); r++)
+        check_shared(teams, fed_has_openmp() ? LENGTH(teams) : 1, &p, steps[r], &client, 1);
     for (size_t i = 0; i < LENGTH(teams); i++) fed_team_free(teams[i]);
     free_problem(&p);
 }

@@ -12,7 +12,7 @@
 #undef fed_digits
 
 enum { NUM_CLASSES = 10, MAX_EXAMPLES = 400 };
-enum { NUM_PIXELS = SIDE * SIDE, NUM_WRITERS = 200 };
+enum { NUM_PIXELS = DIGIT_SIDE * DIGIT_SIDE, NUM_WRITERS = 200 };
 
 static const fed_synthetic NATURAL = {
     .seed = 1, .style_spread = 0.9, .label_noise = 0.01, .sizes = FED_SIZES_NATURAL};
@@ -373,12 +373,12 @@ static double naive_distance(double x, double y, fed_point from, fed_point to) {
 static void check_stamps(const fed_point *from, const fed_point *to, size_t num_segments,
                          double reach) {
     fed_canvas paper;
-    fed_clear_canvas(&paper, SIDE, (float)reach);
+    fed_clear_canvas(&paper, DIGIT_SIDE, (float)reach);
     for (size_t i = 0; i < num_segments; i++) {
         fed_stamp_segment(&paper, from[i], to[i]);
     }
-    for (size_t row = 0; row < SIDE; row++) {
-        for (size_t column = 0; column < SIDE; column++) {
+    for (size_t row = 0; row < DIGIT_SIDE; row++) {
+        for (size_t column = 0; column < DIGIT_SIDE; column++) {
             double nearest = 1e9;
             for (size_t i = 0; i < num_segments; i++) {
                 nearest =
