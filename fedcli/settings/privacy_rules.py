@@ -53,8 +53,8 @@ def _check_updates(start: str, values: Mapping[str, Any]) -> None:
     """Refuses options with which one client could change more than its own bounded update."""
     if values["aggregator"] != "mean":
         raise ConfigError(
-            f"{start} with --aggregator {values['aggregator']}: how much one client can change the "
-            "result is known for the mean alone; choose --aggregator mean"
+            f"{start} with --aggregator {values['aggregator']}: only the mean has a known bound on "
+            "the influence of one client; choose --aggregator mean"
         )
     if values["pre_aggregator"] is not None:
         raise ConfigError(

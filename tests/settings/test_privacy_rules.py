@@ -38,7 +38,7 @@ def test_a_private_run_has_uniform_weights_and_its_options_are_complete() -> Non
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"aggregator": "median"}, "--aggregator median: how much one client"),
+        ({"aggregator": "median"}, "--aggregator median: only the mean has a known bound"),
         ({"aggregator": "norm-bound"}, "choose --aggregator mean"),
         ({"pre_aggregator": "nnm"}, "--pre-aggregator nnm: it mixes updates"),
         ({"compress": "sketch"}, "--compress sketch: one update is decoded together"),

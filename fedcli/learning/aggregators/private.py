@@ -207,10 +207,11 @@ def gaussian_adaptive(
     if plan is not None and plan.accountant.noise_multiplier >= 2.0 * stddev:
         z = plan.accountant.noise_multiplier
         raise ConfigError(
-            f"--dp gaussian-adaptive: noise on counts with standard deviation {stddev:g} alone "
-            f"spends the privacy of noise_multiplier={2.0 * stddev:g}, and {z:g} must suffice for "
-            f"counts and deltas; choose more than {math.ceil(z / (2.0 * _SHARE_OF_COUNT))} "
-            f"--clients, or a count_stddev above {z / 2.0:g}"
+            f"--dp gaussian-adaptive: counts with count_stddev={stddev:g} spend as much privacy as "
+            f"noise_multiplier={2.0 * stddev:g}, but counts and deltas together may spend no more "
+            f"than noise_multiplier={z:g}; choose more than "
+            f"{math.ceil(z / (2.0 * _SHARE_OF_COUNT))} --clients, or a count_stddev above "
+            f"{z / 2.0:g}"
         )
     return PrivateMean(
         clip, seed, FreshNoise(seed), plan, AdaptiveClip(target_quantile, clip_lr, stddev)
