@@ -41,8 +41,9 @@ class EvaluationProcess(LearningProcess):
         check_call(state, client_data)
         if state.client_work.keys() != self._own_metrics.zero().keys():
             raise DataError(
-                "state is not of this evaluation; give set_model_weights(initialize(), "
-                "training.get_model_weights(state)) of this process"
+                "state is not of this evaluation; give the result of its own "
+                "set_model_weights(initialize(), weights), with the weights that get_model_weights "
+                "of the training process returns"
             )
         started = perf_counter()
         layout = self.model.layout

@@ -146,7 +146,7 @@ def test_the_notebook_of_the_tutorial_displays_its_figures(fedcli: Fedcli) -> No
     ("arguments", "words"),
     [
         (["limits", "--notebook", "limits.ipynb"], ["'limits'", "no Python", "tutorial"]),
-        (["tutorial", "--notebook", "tutorial.py"], ["end in .ipynb"]),
+        (["tutorial", "--notebook", "tutorial.py"], ["ends in .ipynb"]),
         (["tutorial", "--notebook", "nowhere/tutorial.ipynb"], ["no such folder"]),
     ],
 )

@@ -183,7 +183,9 @@ def test_states_of_the_wrong_kind_are_refused() -> None:
     training = learning.build_weighted_fed_avg("softmax-regression", optimizers.sgd(0.1))
     evaluation = learning.build_fed_eval("softmax-regression")
     state = training.initialize()
-    with pytest.raises(DataError, match="state is not of this evaluation; give set_model_weights"):
+    with pytest.raises(
+        DataError, match="state is not of this evaluation; give the result of its own"
+    ):
         evaluation.next(state, [(np.zeros((1, 28, 28), np.float32), [0])])
     output = evaluation.next(evaluation.initialize(), [(np.zeros((1, 28, 28), np.float32), [0])])
     with pytest.raises(DataError, match=r"state is of type ProcessOutput; .* the \.state of"):

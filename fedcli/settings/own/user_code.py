@@ -65,7 +65,9 @@ def read_code(path: Path, noun: str = MODEL) -> bytes:
     try:
         return read_bounded(path, MAX_CODE_BYTES)
     except OSError as err:
-        raise error_of(noun)(f"cannot read the {noun} {path}: {err.strerror or err}") from err
+        raise error_of(noun)(
+            f"cannot read the {noun} {path}: {err.strerror or err}; check the path"
+        ) from err
 
 
 def fingerprint(path: Path, noun: str = MODEL) -> str:
