@@ -206,9 +206,10 @@ static inline size_t fed_shape_size(const fed_shape *shape) {
 /* The largest number of channels of an image that a layer normalises separately. */
 enum { FED_MAX_NORMALIZED = 4 };
 
-/* One row of a model table. Its tensors begin at `offset` in the flat parameter vector, in Keras
- * layout (layers/table.c). Outside the image, a window of a convolution reads zeros. A pool ignores
- * these values; its average is over those inside. */
+/* One row of a model table. Its trained tensors begin at `offset` in the flat parameter vector, in
+ * Keras layout (layers/table.c). The moving statistics of batch norms follow those of all layers.
+ * Outside the image, a window of a convolution reads zeros. A pool ignores these values; its
+ * average is over those inside. */
 typedef struct fed_layer {
     int32_t kind;       /* by fed_layer_kind_named */
     int32_t activation; /* enum fed_activation of the outputs; linear in the last layer */
@@ -217,7 +218,7 @@ typedef struct fed_layer {
     /* Input i is the output of the layer 1 + skips[i] rows before, or the image if there is none
      * so far back: 0 is the row before. Additions and concatenations have a second input. */
     size_t skips[2];
-    int32_t has_scale, has_bias; /* gamma (group norm); bias or beta */
+    int32_t has_scale, has_bias; /* gamma (norms); bias or beta */
     /* Convolutions and pools: */
     size_t window_height, window_width, stride_y, stride_x;
     size_t pad_top, pad_left; /* padding before the image; smaller than the window */
@@ -226,6 +227,12 @@ typedef struct fed_layer {
     double epsilon;
     /* Dropout: share of values set to 0 in training, in [0, 1), rounded to 65536ths */
     double rate;
+    /* Batch norm: after each local step, moving = momentum * moving + (1 - momentum) * that of the
+     * batch. If it is frozen, training normalises by the moving statistics, too, and they do not
+     * change. The moving mean [channels], then the moving variance, are at moving_offset. */
+    double momentum; /* in [0, 1] */
+    int32_t is_frozen;
+    size_t moving_offset;
     /* Of input layers: see layers/augment.c. Of others the first is that of the activation. */
     double amounts[2 * FED_MAX_NORMALIZED];
 } fed_layer;
@@ -234,12 +241,14 @@ typedef struct fed_layer {
  * outputs are logits; the loss is softmax cross-entropy. */
 typedef struct fed_model {
     const fed_layer *layers; /* [num_layers] */
-    size_t num_layers, num_inputs, num_classes, num_params;
+    size_t num_layers, num_inputs, num_classes;
+    size_t num_params; /* with the moving statistics, which are last */
 } fed_model;
 
 /* FED_OK if the table is consistent: kinds and activations are known, each layer's inputs exist and
- * have its input shape, windows fit the shapes, every output but the last is read, offsets cover
- * 0..P-1 in order, P is at least 1, and the logits have no activation. */
+ * have its input shape, windows fit the shapes, every output but the last is read, offsets and then
+ * moving offsets cover 0..P-1 in order, there is a trained parameter, and the logits have no
+ * activation. */
 int fed_model_check(const fed_model *model);
 
 /* Values of one image after a model's input layers. */
@@ -285,7 +294,8 @@ enum fed_step_kind {
  *   FED_STEP_ADAGRAD:  learning rate, epsilon, reddi, the preconditioner's initial value
  *   FED_STEP_RMSPROP:  learning rate, decay, epsilon
  *   FED_STEP_GRADIENT: none; the only row of its table. Gradients are taken at the server's
- *                      parameters, and the model delta is minus the mean gradient over all examples
+ *                      parameters, and the model delta is minus the mean gradient over all
+ *                      examples; moving statistics move as in other steps
  *   FED_STEP_CLIP:     norm, above 0. A gradient with a larger L2 norm (over all parameters, summed
  *                      in float64) is scaled to it. A NaN or infinity in it leaves a NaN
  *   FED_STEP_DECAY:    strength; adds strength * params to the gradient

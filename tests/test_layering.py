@@ -86,7 +86,7 @@ FLOORS = {
         ("evaluation_process", "training_process"),
         ("process",),
         ("signatures",),
-        ("state",),
+        ("batch_norms", "state"),
         ("algorithms",),
         ("secure_sums",),
         ("aggregators", "updates"),
@@ -97,7 +97,7 @@ FLOORS = {
     "models": (
         ("sources",),
         ("own", "weights_files", "zoo"),
-        ("augmentation", "layer_graphs", "torch_files"),
+        ("augmentation", "batch_norms", "layer_graphs", "torch_files"),
         ("costs", "keras", "model"),
         ("layout",),
         ("sizing",),

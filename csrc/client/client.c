@@ -139,7 +139,7 @@ static int local_init(local *m, const fed_net *net, const fed_client *client, si
     m->client = client;
     m->batch_size = batch_size < num_visits ? batch_size : num_visits;
     m->batch.net = net;
-    m->part_size = fed_net_part_size(net, m->batch_size);
+    m->part_size = fed_net_part_size(net, m->batch_size, need->is_training);
     const size_t parts = num_parts(m, m->batch_size);
     m->num_desks = fed_smaller(parts, (size_t)need->num_workers);
     m->batch.batch_size = m->part_size;
@@ -371,13 +371,13 @@ static int go_over_batch(const local *m, const moves *how, const float *params, 
 static void step_on_tensors(const local *m, const moves *how, const fed_local_step *at) {
     const fed_net *net = m->batch.net;
     fed_local_step flat = *at;
-    flat.num_params = net->model->num_params;
+    flat.num_params = fed_num_trained(net->model);
     flat.params = m->flat_params;
     flat.server_params = m->flat_server;
     flat.linear = own_linear(m->client);
     fed_net_flatten(net, m->gradient, m->flat_scratch, m->flat_gradient);
     fed_step_run(how->step, &flat, 0, flat.num_params, m->flat_gradient);
-    fed_net_pack(net, m->flat_params, at->params);
+    fed_net_pack_trained(net, m->flat_params, at->params);
 }
 
 static int local_step(const local *m, const moves *how, const fed_local_step *at, size_t num_rows,
@@ -404,19 +404,20 @@ static int local_step(const local *m, const moves *how, const fed_local_step *at
     if (m->flat_params != NULL)
         step_on_tensors(m, how, at);
     else if (m->gradient != NULL)
-        fed_step_run(how->step, at, 0, at->num_params, m->gradient);
+        fed_step_run(how->step, at, 0, m->batch.net->num_trained, m->gradient);
+    fed_batch_move_statistics(&m->batch, at->params);
     return FED_OK;
 }
 
-/* Moves the parameters towards the server's until they are near enough. */
+/* Moves the trained parameters towards the server's until they are near enough. */
 static void project(const local *m, const moves *how, const fed_local_step *at) {
     const fed_net *net = m->batch.net;
     double max_abs;
     const double distance =
-        sqrt(net->kernels->delta_size(at->params, at->server_params, net->size, &max_abs));
+        sqrt(net->kernels->delta_size(at->params, at->server_params, net->num_trained, &max_abs));
     if (!(distance > how->max_distance)) return;
     const double kept = how->max_distance / distance;
-    for (size_t p = 0; p < net->size; p++) {
+    for (size_t p = 0; p < net->num_trained; p++) {
         const double server = (double)at->server_params[p];
         at->params[p] = (float)(server + kept * ((double)at->params[p] - server));
     }
@@ -429,12 +430,26 @@ static int ends_epoch(const fed_order *order, size_t visits_before, size_t visit
            visits_before / order->num_examples != visits_after / order->num_examples;
 }
 
-/* The number of epochs that a single pass over the data represents. For FED_STEP_GRADIENT without
- * dropout all whole epochs give the same gradient; else it is 1. */
+/* The number of epochs that a single pass over the data represents. For FED_STEP_GRADIENT all whole
+ * epochs give the same gradient if neither dropout nor a batch norm makes it depend on the order;
+ * else it is 1. */
 static size_t equal_epochs(const local *m, const moves *how) {
     const fed_client *client = m->client;
     const int is_whole = how->num_visits == client->plan.epochs * client->num_examples;
-    return how->only_gradient && is_whole && !m->batch.net->has_dropout ? client->plan.epochs : 1;
+    const fed_net *net = m->batch.net;
+    const int depends_on_order = net->has_dropout || fed_net_has_moving(net);
+    return how->only_gradient && is_whole && !depends_on_order ? client->plan.epochs : 1;
+}
+
+/* Moving statistics start from the server's, and what leaves is their change, even where all else
+ * starts from zeros. */
+static void copy_moving(const fed_net *net, const float *server, float *params) {
+    memcpy(params + net->num_trained, server + net->num_trained,
+           (net->size - net->num_trained) * sizeof *params);
+}
+
+static void subtract_moving(const fed_net *net, const float *server, float *params) {
+    for (size_t p = net->num_trained; p < net->size; p++) params[p] -= server[p];
 }
 
 /* Runs all local steps of a client; server, origin and params (out) are packed for the batch's
@@ -446,6 +461,7 @@ static int run_steps(const local *m, const fed_training *training, const float *
     const fed_frozen *frozen = training->frozen;
     const size_t size = m->batch.net->size;
     memcpy(params, origin, size * sizeof *params);
+    copy_moving(m->batch.net, server, params);
     if (m->slots != NULL) fed_step_init_slots(step, size, m->slots);
     moves how = {.step = step,
                  .only_gradient = fed_step_is_gradient(step),
@@ -484,6 +500,7 @@ static int run_steps(const local *m, const fed_training *training, const float *
         stats->num_batches++;
         stats->num_examples += (int64_t)num_rows;
     }
+    if (how.only_gradient) subtract_moving(m->batch.net, server, params);
     stats->loss_sum = score.loss_sum * (double)num_equal;
     stats->num_correct = score.num_correct * (int64_t)num_equal;
     stats->num_examples *= (int64_t)num_equal;
@@ -495,7 +512,7 @@ static int run_steps(const local *m, const fed_training *training, const float *
 static int runs_in_parts(const fed_training *training, const fed_client *client) {
     const size_t num_visits = fed_plan_visits(&client->plan, client->num_examples);
     const size_t batch_size = fed_smaller(client->plan.batch_size, num_visits);
-    return fed_net_part_size(training->net, batch_size) < batch_size;
+    return fed_net_part_size(training->net, batch_size, 1) < batch_size;
 }
 
 static needs find_needs(const fed_training *training, const fed_client *client,
@@ -567,14 +584,17 @@ static int run_narrow_steps(const local *m, const fed_training *training, float 
     return status;
 }
 
-/* Writes the size of a client's delta, if it is requested. Returns whether the delta is finite. */
+/* Writes the size of a client's delta, without the moving statistics, if it is requested. Returns
+ * whether the delta is finite. */
 static int measure(const fed_training *training, const float *params, fed_client_stats *stats) {
     const fed_kernels *kernels = training->net->kernels;
-    const size_t size = training->net->size;
-    if (training->bounds == NULL) return kernels->delta_is_finite(params, training->origin, size);
-    const double squares = kernels->delta_size(params, training->origin, size, &stats->max_abs);
+    const size_t size = training->net->size, num_trained = training->net->num_trained;
+    const float *origin = training->origin;
+    if (training->bounds == NULL) return kernels->delta_is_finite(params, origin, size);
+    const double squares = kernels->delta_size(params, origin, num_trained, &stats->max_abs);
     stats->norm = stats->max_abs > training->bounds->max_abs ? 0 : sqrt(squares);
-    return isfinite(squares);
+    return isfinite(squares) &&
+           kernels->delta_is_finite(params + num_trained, origin + num_trained, size - num_trained);
 }
 
 int fed_train_client(const fed_training *training, const fed_client *client,

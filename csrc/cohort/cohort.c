@@ -37,7 +37,7 @@ static int has_rate_factors(const fed_terms *terms, const fed_client *clients, s
 
 /* 1 if the step needs no tensors, or has them and no frozen slots. */
 static int has_tensors(const fed_terms *terms, const fed_step *step, const fed_model *model) {
-    return fed_step_takes_tensors(step, terms->tensors, model->num_params) &&
+    return fed_step_takes_tensors(step, terms->tensors, fed_num_trained(model)) &&
            (terms->frozen_slots == NULL || !fed_step_needs_tensors(step));
 }
 
@@ -322,6 +322,9 @@ static int train_cohort(fed_team *team, const fed_net *net, const fed_step *step
     if (status == FED_OK && !has_rate_factors(terms, clients, num_clients))
         status = FED_ERR_ARGUMENT;
     if (status == FED_OK && !(has_tensors(terms, step, model) && has_loss(terms, model)))
+        status = FED_ERR_ARGUMENT;
+    /* A batch has one set of statistics, not a second one at the server's parameters. */
+    if (status == FED_OK && fed_net_has_moving(net) && fed_step_has(step, FED_STEP_ANCHOR))
         status = FED_ERR_ARGUMENT;
     if (status != FED_OK || num_clients == 0) return status;
 

@@ -24,7 +24,7 @@ struct fed_sum {
     double weight;
     double *levels[MAX_LEVELS]; /* level l has a value if bit l of num_blocks is set */
     double *partial; /* the unfinished block of fed_sum_add; if packed, fed_sum_total's scratch of
-                        the largest stage */
+                        the largest part */
     double partial_weight;
     size_t num_partial;
 };
@@ -36,18 +36,19 @@ static double *new_zeros(size_t num_values) {
     return values;
 }
 
-static size_t largest_stage(const fed_net *net) {
+/* Of the largest stage, or of all moving statistics. */
+static size_t largest_part(const fed_net *net) {
     size_t most = 0;
     for (size_t s = 0; s < net->num_stages; s++)
         most = fed_larger(most, net->stages[s].packed_size);
-    return most;
+    return fed_larger(most, net->size - net->num_trained);
 }
 
 static fed_sum *sum_of(fed_sum sum) {
     fed_sum *made = malloc(sizeof *made);
     if (made == NULL) return NULL;
     *made = sum;
-    made->partial = new_zeros(sum.is_packed ? largest_stage(&sum.net) : sum.num_values);
+    made->partial = new_zeros(sum.is_packed ? largest_part(&sum.net) : sum.num_values);
     if (made->partial != NULL) return made;
     free(made);
     return NULL;
@@ -193,6 +194,11 @@ static void unpack_total(const fed_sum *sum, double *total) {
         fold(sum, stage->start, stage->packed_size, sum->partial);
         stage->ops->unpack(stage, sum->partial, total);
     }
+    const size_t first = sum->net.num_trained, num = sum->net.size - first;
+    if (num == 0) return;
+    memset(sum->partial, 0, num * sizeof *sum->partial);
+    fold(sum, first, num, sum->partial);
+    fed_net_unpack_moving(&sum->net, sum->partial, total);
 }
 
 void fed_sum_total(fed_sum *sum, double *total, double *weight) {

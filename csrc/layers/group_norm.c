@@ -56,14 +56,6 @@ static double *cleared_sums(const fed_pass *pass) {
     return sums_of(pass);
 }
 
-static fed_norm_rows rows_of(const fed_stage *stage) {
-    return (fed_norm_rows){.num_rows = stage->shape.height,
-                           .num_pixels = stage->shape.width,
-                           .num_channels = fed_norm_channels(stage),
-                           .stride = stage->in.row_stride,
-                           .out_stride = stage->out.row_stride};
-}
-
 /* In a fixed order that does not wait for each addition before the next one. */
 static double sum_of(const double *values, size_t num) {
     double sums[4] = {0};
@@ -105,7 +97,7 @@ static void measure(const fed_pass *pass, const statistics *found) {
     const double num_pixels = (double)(layer->in.height * layer->in.width);
     const float *shifts = pass->in + fed_pixel(&stage->in, 0, 0);
     double *sums = cleared_sums(pass), *squares = sums + channels;
-    const fed_norm_rows rows = rows_of(stage);
+    const fed_norm_rows rows = fed_norm_rows_of(stage);
     pass->kernels->norm_deviations(&rows, shifts, shifts, sums, squares);
     center(shifts, num_pixels, channels, sums, squares);
     memset(found->means, 0, 2 * channels * sizeof *found->means);
@@ -161,7 +153,7 @@ static void sum_gradient(const fed_pass *pass, const statistics *found, const fl
                          double *sums, double *products) {
     const fed_stage *stage = pass->stage;
     const size_t channels = fed_norm_channels(stage);
-    const fed_norm_rows rows = rows_of(stage);
+    const fed_norm_rows rows = fed_norm_rows_of(stage);
     pass->kernels->norm_products(&rows, row_at(pass, pass->out_gradient, 0),
                                  row_at(pass, outputs, 0), pass->in + fed_pixel(&stage->in, 0, 0),
                                  found->means, sums, products);

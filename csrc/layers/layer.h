@@ -24,7 +24,8 @@ typedef struct fed_stage {
     fed_buffer in;     /* of its first source; the image may be raw: see takes_raw */
     fed_buffer in_2;   /* of its second source, if it has one */
     fed_buffer out;
-    size_t start, packed_size; /* of the packed parameters */
+    size_t start, packed_size; /* of the packed parameters that are trained */
+    size_t moving_start;       /* of the moving statistics: see fed_layer_kind.has_moving */
     size_t saved_bytes;        /* per example, written by forward and read by backward */
     size_t scratch_bytes;      /* used during one call */
     size_t derived_size;       /* floats of a transformed copy of the weights: see derive */
@@ -56,11 +57,13 @@ typedef struct fed_images_pass {
     const fed_kernels *kernels;
     const fed_stage *stage;
     const float *params; /* packed, the stage's own */
+    const float *moving; /* its moving statistics, if it has some */
     size_t num_images;
     int num_workers; /* threads that share the work */
     const float *in; /* buffer stage->in */
     float *out;      /* buffer stage->out, after the activation; borders stay zeros */
     float *scratch;  /* [images_scratch] */
+    void *saved;     /* [num_images, saved_bytes]; NULL when scoring */
     /* backward only */
     float *out_gradient; /* buffer stage->out, by out; may be overwritten; borders are undefined */
     float *in_gradient;  /* out, buffer stage->in; borders are undefined; NULL: of the image */
@@ -107,11 +110,13 @@ struct fed_stage_ops {
     /* For a batch; NULL except for dense stages. */
     void (*forward_batch)(const fed_batch_pass *pass);
     void (*backward_batch)(const fed_batch_pass *pass, const fed_update *update);
-    /* For the images of a batch; NULL except for convolutions that take them at once. Scratch is
-     * counted in floats; fewer images or workers do not need more. */
+    /* For the images of a batch; NULL except for batch norms, and convolutions that take them at
+     * once. Scratch is counted in floats; fewer images or workers do not need more. */
     size_t (*images_scratch)(const fed_stage *stage, size_t num_images, int num_workers);
     void (*forward_images)(const fed_images_pass *pass);
     void (*backward_images)(const fed_images_pass *pass);
+    /* Moves the moving statistics after a local step; NULL if there are none. */
+    void (*move)(const fed_stage *stage, const void *saved, float *moving /* in-out */);
     int adds_gradients; /* 1 if backward itself obeys stage->adds */
     /* 1 if, as the first stage, it reads a decoded image without padded channels or border. */
     int takes_raw;
@@ -142,6 +147,9 @@ typedef struct fed_layer_kind {
     fed_shape (*second_input)(const fed_layer *layer); /* its shape; NULL: as the first */
     int keeps_inputs; /* 1 if the slope of its activation may need the inputs */
     int is_input;     /* 1 if it stands before all others, and no gradient passes through it */
+    /* 1 if it has a moving mean and a moving variance, [channels] each, which are not trained. In
+     * training it needs whole batches. In packed vectors, channels are padded. */
+    int has_moving;
     /* 1 if one stage can compute the layer and the `next` one, a pool; NULL: never. */
     int (*takes_pool)(const fed_layer *next);
     /* Number of 64-bit draws from fed_pass.dropout for a visit of an example; NULL: none. */
@@ -157,6 +165,8 @@ size_t fed_dropout_draws(const fed_layer *layer);
 
 /* NULL if there is no such kind. */
 const fed_layer_kind *fed_kind_of(const fed_layer *layer);
+/* The number of moving statistics in the flat parameters. */
+size_t fed_num_moving(const fed_layer *layer);
 /* 1 or 2, for a kind that exists. */
 size_t fed_num_inputs(const fed_layer *layer);
 

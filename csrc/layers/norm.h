@@ -13,6 +13,14 @@ static inline size_t fed_norm_packed_size(const fed_stage *stage) {
     return fed_norm_channels(stage) * (size_t)((layer->has_scale != 0) + (layer->has_bias != 0));
 }
 
+static inline fed_norm_rows fed_norm_rows_of(const fed_stage *stage) {
+    return (fed_norm_rows){.num_rows = stage->shape.height,
+                           .num_pixels = stage->shape.width,
+                           .num_channels = fed_norm_channels(stage),
+                           .stride = stage->in.row_stride,
+                           .out_stride = stage->out.row_stride};
+}
+
 void fed_norm_pack(const fed_stage *stage, const float *flat, float *packed /* out */);
 void fed_norm_unpack(const fed_stage *stage, const double *packed, double *flat /* out */);
 

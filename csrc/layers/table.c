@@ -12,8 +12,8 @@ extern const fed_stage_ops fed_conv_first, fed_conv_hidden, fed_conv_batch, fed_
 extern const fed_stage_ops fed_max_pool, fed_average_pool;
 extern const fed_stage_ops fed_normalize, fed_standardize, fed_flip, fed_crop, fed_rotate,
     fed_cut_out, fed_jitter;
-extern const fed_stage_ops fed_group_norm, fed_layer_norm, fed_dropout, fed_activate, fed_add,
-    fed_zero_padding, fed_concatenate;
+extern const fed_stage_ops fed_group_norm, fed_layer_norm, fed_batch_norm, fed_dropout,
+    fed_activate, fed_add, fed_zero_padding, fed_concatenate;
 
 /* ---- Checks of a model's rows ---------------------------------------------------------------- */
 
@@ -72,6 +72,10 @@ static int layer_norm_is_valid(const fed_layer *layer) {
 static int group_norm_is_valid(const fed_layer *layer) {
     return layer_norm_is_valid(layer) && fed_is_size(layer->num_groups) &&
            layer->in.channels % layer->num_groups == 0;
+}
+
+static int batch_norm_is_valid(const fed_layer *layer) {
+    return layer_norm_is_valid(layer) && layer->momentum >= 0 && layer->momentum <= 1;
 }
 
 static int padding_is_valid(const fed_layer *layer) {
@@ -205,6 +209,11 @@ static const fed_layer_kind kinds[] = {
      .is_valid = layer_norm_is_valid,
      .num_params = norm_num_params,
      .ops = &fed_layer_norm},
+    {.name = "batch_normalization",
+     .is_valid = batch_norm_is_valid,
+     .num_params = norm_num_params,
+     .ops = &fed_batch_norm,
+     .has_moving = 1},
     {.name = "zero_padding2d",
      .is_valid = padding_is_valid,
      .num_params = no_params,
@@ -248,6 +257,10 @@ int fed_layer_kind_named(const char *name) {
     for (int k = 0; k < NUM_KINDS; k++)
         if (strcmp(kinds[k].name, name) == 0) return k;
     return -1;
+}
+
+size_t fed_num_moving(const fed_layer *layer) {
+    return fed_kind_of(layer)->has_moving ? 2 * layer->out.channels : 0;
 }
 
 size_t fed_num_inputs(const fed_layer *layer) {

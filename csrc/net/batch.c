@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The forward and backward pass of a batch through the stages of a net. Example stages process one
  * example at a time, all stages in turn. The others process the batch stage by stage: dense stages
- * and convolutions that take images at once do so in one call, the rest one example after the
- * other. Where stages of the front process single examples in the backward pass, each fixed block
- * of examples has its own sum of gradients by parameters; these sums are then added in order.
- * Threads can therefore share a batch without changing a bit of the result. */
+ * batch norms, and convolutions that take images at once do so in one call, the rest one example
+ * after the other. Where stages of the front process single examples in the backward pass, each
+ * fixed block of examples has its own sum of gradients by parameters; these sums are then added in
+ * order. Threads can therefore share a batch without changing a bit of the result. */
 #include "net.h"
 #include "threads.h"
 
@@ -179,7 +179,7 @@ size_t fed_batch_bytes(const fed_model *model, size_t batch_size) {
     fed_carver measure = {NULL, 0};
     if (batch_size >= 1 && batch_size <= FED_MAX_BATCH && fed_net_init(&net, model) == FED_OK) {
         fed_batch batch = {.net = &net,
-                           .batch_size = fed_net_part_size(&net, batch_size),
+                           .batch_size = fed_net_part_size(&net, batch_size, 1),
                            .is_training = 1,
                            .num_workers = 1};
         fed_batch_carve(&batch, &measure);
@@ -326,6 +326,7 @@ static fed_images_pass images_pass(const fed_batch *batch, const float *params, 
         .kernels = batch->net->kernels,
         .stage = stage,
         .params = params + stage->start,
+        .moving = params + stage->moving_start,
         .num_images = num_images,
         .num_workers = batch->num_workers,
         .in = value_at(batch, stage->sources[0], 0),
@@ -333,6 +334,7 @@ static fed_images_pass images_pass(const fed_batch *batch, const float *params, 
         .scratch = (float *)batch->scratch,
     };
     if (batch->is_training) {
+        pass.saved = batch->saved[s];
         pass.out_gradient = batch->gradients[s + 1];
         pass.in_gradient = target_at(batch, s, 0, 0, 0);
         pass.gradient = batch->by_params[s];
@@ -428,6 +430,14 @@ void fed_batch_forward(const fed_batch *batch, const float *params, size_t num_r
         net->kernels->softmax_xent(lanes + first * num_classes, num_classes, labels + first,
                                    rows_left < FED_LANES ? rows_left : FED_LANES, scale, loss,
                                    score);
+    }
+}
+
+void fed_batch_move_statistics(const fed_batch *batch, float *params) {
+    for (size_t s = 0; s < batch->net->num_stages; s++) {
+        const fed_stage *stage = &batch->net->stages[s];
+        if (stage->ops->move != NULL)
+            stage->ops->move(stage, batch->saved[s], params + stage->moving_start);
     }
 }
 

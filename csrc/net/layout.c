@@ -27,10 +27,17 @@ static int reads_inside(const fed_model *model, size_t num_front) {
     return 0;
 }
 
+static int has_moving(const fed_model *model, size_t num_layers) {
+    for (size_t l = 0; l < num_layers; l++)
+        if (fed_kind_of(&model->layers[l])->has_moving) return 1;
+    return 0;
+}
+
 static int front_runs_by_batch(const fed_model *model, size_t num_front) {
     const size_t num_params =
         num_front < model->num_layers ? model->layers[num_front].offset : model->num_params;
-    return num_front > 0 && (num_params > most_params_by_example || reads_inside(model, num_front));
+    return num_front > 0 && (num_params > most_params_by_example ||
+                             reads_inside(model, num_front) || has_moving(model, num_front));
 }
 
 static const fed_stage_ops *choose_ops(const fed_stage *stage, int is_by_batch) {
@@ -112,6 +119,11 @@ static unsigned visit_bits(size_t num_draws) {
     return bits;
 }
 
+/* Of a stage's moving statistics in packed vectors. */
+static size_t moving_size(const fed_stage *stage) {
+    return fed_kind_of(stage->layer)->has_moving ? 2 * stage->in.pixel_stride : 0;
+}
+
 static void lay_out_stages(fed_net *net) {
     size_t num_draws = 0;
     net->size = 0;
@@ -125,6 +137,12 @@ static void lay_out_stages(fed_net *net) {
         net->size += stage->packed_size;
         const fed_layer_kind *kind = fed_kind_of(stage->layer);
         if (kind->num_draws != NULL) num_draws += kind->num_draws(stage->layer);
+    }
+    net->num_trained = net->size;
+    for (size_t s = 0; s < net->num_stages; s++) {
+        fed_stage *stage = &net->stages[s];
+        stage->moving_start = net->size;
+        net->size += moving_size(stage);
     }
     net->has_dropout = num_draws > 0;
     net->visit_bits = visit_bits(num_draws);
@@ -283,9 +301,24 @@ void fed_net_free(fed_net *net) {
     *net = (fed_net){0};
 }
 
+int fed_net_has_moving(const fed_net *net) { return net->size > net->num_trained; }
+
 /* ---- Parameters ------------------------------------------------------------------------------ */
 
 void fed_net_pack(const fed_net *net, const float *flat, float *packed) {
+    fed_net_pack_trained(net, flat, packed);
+    memset(packed + net->num_trained, 0, (net->size - net->num_trained) * sizeof *packed);
+    for (size_t s = 0; s < net->num_stages; s++) {
+        const fed_stage *stage = &net->stages[s];
+        const size_t channels = stage->layer->out.channels, padded = stage->in.pixel_stride;
+        if (moving_size(stage) == 0) continue;
+        for (size_t row = 0; row < 2; row++)
+            memcpy(packed + stage->moving_start + row * padded,
+                   flat + stage->layer->moving_offset + row * channels, channels * sizeof *packed);
+    }
+}
+
+void fed_net_pack_trained(const fed_net *net, const float *flat, float *packed) {
     for (size_t s = 0; s < net->num_stages; s++) {
         const fed_stage *stage = &net->stages[s];
         if (stage->packed_size > 0) stage->ops->pack(stage, flat, packed + stage->start);
@@ -296,6 +329,19 @@ void fed_net_unpack(const fed_net *net, const double *packed, double *flat) {
     for (size_t s = 0; s < net->num_stages; s++) {
         const fed_stage *stage = &net->stages[s];
         if (stage->packed_size > 0) stage->ops->unpack(stage, packed + stage->start, flat);
+    }
+    fed_net_unpack_moving(net, packed + net->num_trained, flat);
+}
+
+void fed_net_unpack_moving(const fed_net *net, const double *moving, double *flat) {
+    for (size_t s = 0; s < net->num_stages; s++) {
+        const fed_stage *stage = &net->stages[s];
+        const size_t channels = stage->layer->out.channels, padded = stage->in.pixel_stride;
+        if (moving_size(stage) == 0) continue;
+        for (size_t row = 0; row < 2; row++)
+            memcpy(flat + stage->layer->moving_offset + row * channels,
+                   moving + (stage->moving_start - net->num_trained) + row * padded,
+                   channels * sizeof *flat);
     }
 }
 
@@ -323,6 +369,13 @@ void fed_net_unpack_delta(const fed_net *net, const float *after, const float *b
         net->kernels->to_floats(doubles + first,
                                 fed_kind_of(stage->layer)->num_params(stage->layer), flat + first);
     }
+    if (!fed_net_has_moving(net)) return;
+    const size_t first = net->num_trained, first_flat = fed_num_trained(net->model);
+    net->kernels->delta_to_doubles(after + first, before + first, net->size - first,
+                                   packed + first);
+    fed_net_unpack_moving(net, packed + first, doubles);
+    net->kernels->to_floats(doubles + first_flat, net->model->num_params - first_flat,
+                            flat + first_flat);
 }
 
 int fed_net_can_share(const fed_net *net) { return net->num_front_stages > 0; }
@@ -331,8 +384,9 @@ int fed_net_can_share(const fed_net *net) { return net->num_front_stages > 0; }
  * KiB or more. Even if they do not, fewer images than LEAST_PART would be slower. */
 enum { PART_FLOATS = 96 * 1024, LEAST_PART = 2 };
 
-size_t fed_net_part_size(const fed_net *net, size_t batch_size) {
+size_t fed_net_part_size(const fed_net *net, size_t batch_size, int is_training) {
     size_t most = 1, all = 0;
+    if (is_training && fed_net_has_moving(net)) return batch_size;
     if (net->num_front_stages == 0 || net->num_example_stages > 0) return batch_size;
     for (size_t s = 0; s < net->num_front_stages; s++) {
         const fed_stage *stage = &net->stages[s];

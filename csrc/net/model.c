@@ -29,8 +29,8 @@ static int activation_is_valid(const fed_layer *layer, const fed_layer_kind *kin
 static int layer_is_valid(const fed_layer *layer) {
     const fed_layer_kind *kind = fed_kind_of(layer);
     return kind != NULL && activation_is_valid(layer, kind) && is_flag(layer->has_scale) &&
-           is_flag(layer->has_bias) && shape_is_valid(&layer->in) && shape_is_valid(&layer->out) &&
-           kind->is_valid(layer);
+           is_flag(layer->has_bias) && is_flag(layer->is_frozen) && shape_is_valid(&layer->in) &&
+           shape_is_valid(&layer->out) && kind->is_valid(layer);
 }
 
 static fed_shape input_shape(const fed_layer *layer, size_t i) {
@@ -51,6 +51,12 @@ static int inputs_fit(const fed_model *model, size_t l) {
         if (!shapes_equal(&expected, shape)) return 0;
     }
     return 1;
+}
+
+size_t fed_num_trained(const fed_model *model) {
+    size_t num_params = model->num_params;
+    for (size_t l = 0; l < model->num_layers; l++) num_params -= fed_num_moving(&model->layers[l]);
+    return num_params;
 }
 
 size_t fed_num_input_layers(const fed_model *model) {
@@ -79,6 +85,19 @@ size_t fed_num_readers(const fed_model *model, size_t value) {
     return num_readers;
 }
 
+/* 1 if the moving statistics of the layers follow each other, and the `offset` trained parameters;
+ * then the sum is the model's size. */
+static int moving_follows(const fed_model *model, size_t offset) {
+    for (size_t l = 0; l < model->num_layers; l++) {
+        const fed_layer *layer = &model->layers[l];
+        const size_t num = fed_num_moving(layer);
+        if (num > 0 && layer->moving_offset != offset) return 0;
+        offset += num;
+        if (offset > FED_MAX_VALUES) return 0;
+    }
+    return offset == model->num_params;
+}
+
 int fed_model_check(const fed_model *model) {
     if (model->num_layers < 1 || model->num_layers > FED_MAX_LAYERS) return FED_ERR_ARGUMENT;
     size_t offset = 0;
@@ -92,10 +111,10 @@ int fed_model_check(const fed_model *model) {
     if (offset == 0) return FED_ERR_ARGUMENT; /* nothing to train */
     for (size_t value = 0; value < model->num_layers; value++)
         if (fed_num_readers(model, value) == 0) return FED_ERR_ARGUMENT;
-    if (!inputs_are_first(model)) return FED_ERR_ARGUMENT;
+    if (!inputs_are_first(model) || !moving_follows(model, offset)) return FED_ERR_ARGUMENT;
     const fed_layer *last = &model->layers[model->num_layers - 1];
-    if (fed_shape_size(&model->layers[0].in) != model->num_inputs || offset != model->num_params ||
-        last->out.height != 1 || last->out.width != 1 || last->out.channels != model->num_classes ||
+    if (fed_shape_size(&model->layers[0].in) != model->num_inputs || last->out.height != 1 ||
+        last->out.width != 1 || last->out.channels != model->num_classes ||
         last->activation != FED_LINEAR)
         return FED_ERR_ARGUMENT;
     return FED_OK;

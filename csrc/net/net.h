@@ -11,6 +11,9 @@
 /* Number of inputs of layers that are the output of layer `value` - 1, or the image if it is 0. */
 size_t fed_num_readers(const fed_model *model, size_t value);
 
+/* Number of the flat parameters that are trained; the moving statistics of all layers follow. */
+size_t fed_num_trained(const fed_model *model);
+
 /* Number of input layers, which stand at the start. */
 size_t fed_num_input_layers(const fed_model *model);
 
@@ -49,7 +52,8 @@ typedef struct fed_net {
     size_t num_example_stages; /* that of the front, or 0 */
     fed_place *gradient_places, *scoring_places;
     size_t num_gradient_places, num_scoring_places;
-    size_t size; /* of the packed parameters */
+    size_t num_trained; /* size of the packed parameters that are trained */
+    size_t size;        /* with the moving statistics, which follow */
     int has_dropout;
     unsigned visit_bits; /* a visit's dropout masks come from 2^visit_bits Philox blocks */
     void *memory;        /* of fed_net_init */
@@ -65,7 +69,12 @@ void fed_net_lay_out(fed_net *net, const fed_model *model, void *memory /* [fed_
 /* 1 if there is memory for a value: images that are rows, and logits in lanes, need none. */
 int fed_net_has_value(const fed_net *net, size_t value);
 void fed_net_pack(const fed_net *net, const float *flat /* [P] */, float *packed /* out */);
+/* Packs the trained parameters alone. */
+void fed_net_pack_trained(const fed_net *net, const float *flat, float *packed /* out */);
 void fed_net_unpack(const fed_net *net, const double *packed, double *flat /* out [P] */);
+/* Unpacks the moving statistics alone. */
+void fed_net_unpack_moving(const fed_net *net, const double *moving /* [size - num_trained] */,
+                           double *flat /* out [P] */);
 /* Unpacks floats instead of doubles. */
 void fed_net_flatten(const fed_net *net, const float *packed,
                      double *scratch /* [packed size + P] */, float *flat /* out [P] */);
@@ -76,9 +85,11 @@ void fed_net_unpack_delta(const fed_net *net, const float *after, const float *b
 int fed_net_can_share(const fed_net *net);
 /* 1 if the first layer can be trained on fewer inputs (narrow.c). */
 int fed_net_can_narrow(const fed_net *net);
+/* 1 if a layer has moving statistics. */
+int fed_net_has_moving(const fed_net *net);
 /* The number of examples that pass through the net at a time: a whole batch, or parts that are so
  * small that the values between stages stay in the cache. Gradients of parts must be added up. */
-size_t fed_net_part_size(const fed_net *net, size_t batch_size);
+size_t fed_net_part_size(const fed_net *net, size_t batch_size, int is_training);
 
 /* ---- A batch (batch.c) ----------------------------------------------------------------------- */
 
@@ -142,6 +153,8 @@ void fed_batch_forward_stage(const fed_batch *batch, const float *params, size_t
                              size_t num_rows);
 void fed_batch_backward_stage(const fed_batch *batch, const float *params, size_t s,
                               size_t num_rows, const fed_update *update);
+/* Moves the moving statistics towards those of the batch that passed last. */
+void fed_batch_move_statistics(const fed_batch *batch, float *params /* in-out */);
 /* The backward pass from the gradient of the logits, which `forward` left, to the parameters. */
 void fed_batch_backward(const fed_batch *batch, const float *params, size_t num_rows,
                         const fed_update *update);

@@ -142,7 +142,7 @@ def audit(run: AuditedRun, tell: Tell, *, client: str, first: int, examples: int
     few = replace(dataset, pixels=dataset.pixels[rows], labels=dataset.labels[rows])
     config = run.trained.config
     update, num_steps = _update_of(run, BatchedDataset(few, plan_of(config), config.seed))
-    tensors = layout.split(update)
+    tensors = layout.split(update)[: len(layout.trained_shapes)]
     originals = decode(few.pixels, few.scale, few.offset)
     images, psnr = read_images(tensors[0], tensors[1], originals)
     return Inversion(

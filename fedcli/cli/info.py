@@ -249,6 +249,7 @@ def _describe_model(entry: ModelEntry) -> dict[str, Any]:
         "example_shape": list(entry.example_shape),
         "layers": layers,
         **{total: sum(layer[total] for layer in layers) for total in _MODEL_TOTALS},
+        "num_trained": layout.num_trained,
         "example_bytes": 4 * sum(layer.num_outputs for layer in layout.layers),
         "workspace_bytes": native.batch_bytes(rows, layout.num_params, _INFO_BATCH),
     }
@@ -366,6 +367,10 @@ def _show_layers(screen: Screen, entry: Mapping[str, Any]) -> None:
         ],
         left=3,
     )
+    if entry["num_trained"] < entry["num_params"]:
+        moving = entry["num_params"] - entry["num_trained"]
+        screen.line(f"{entry['num_trained']:,} parameters are trained; {moving:,} are the moving")
+        screen.line("statistics of batch normalization.")
     of_example, workspace = (entry[key] / 2**20 for key in ("example_bytes", "workspace_bytes"))
     screen.line(f"The values of an example take {of_example:,.1f} MiB. To train on batches of")
     screen.line(

@@ -235,7 +235,7 @@ cdef fed_layer make_layer(row):
     (kind, made.activation, shape_in, shape_out, made.offset, made.skips[0], made.skips[1],
      made.has_scale, made.has_bias, made.window_height, made.window_width, made.stride_y,
      made.stride_x, made.pad_top, made.pad_left, made.num_groups, made.epsilon, made.rate,
-     *amounts) = row
+     made.momentum, made.is_frozen, made.moving_offset, *amounts) = row
     for i, amount in enumerate(amounts[:2 * FED_MAX_NORMALIZED]):
         made.amounts[i] = amount
     made.kind = fed_layer_kind_named(kind.encode())

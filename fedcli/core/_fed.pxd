@@ -74,7 +74,9 @@ cdef extern from "fed.h" nogil:
         int32_t has_scale, has_bias
         size_t window_height, window_width, stride_y, stride_x, pad_top, pad_left
         size_t num_groups
-        double epsilon, rate
+        double epsilon, rate, momentum
+        int32_t is_frozen
+        size_t moving_offset
         double amounts[8]
     ctypedef struct fed_model:
         const fed_layer *layers

@@ -111,8 +111,9 @@ class LearningProcess(ExplainsNames, abc.ABC):
                 f"weights are of type {type(weights).__name__}; give get_model_weights(state), or "
                 "a list of arrays"
             )
-        tensors = weights.trainable if isinstance(weights, ModelWeights) else weights
-        params = self.model.layout.join(tensors)
+        if isinstance(weights, ModelWeights):
+            weights = [*weights.trainable, *weights.non_trainable]
+        params = self.model.layout.join(weights)
         return replace(
             state,
             global_model_weights=params,

@@ -110,7 +110,12 @@ class ServerState(ExplainsNames):
 
 @dataclass(frozen=True, eq=False)
 class ModelWeights(ExplainsNames):
-    """A model's weights as arrays with Keras's shapes, in layer order, kernel before bias."""
+    """A model's weights as arrays with Keras's shapes, in layer order, kernel before bias.
+
+    Attributes:
+        trainable: The weights that are trained.
+        non_trainable: The moving statistics of batch norms, mean before variance.
+    """
 
     trainable: list[NDArray[np.float32]]
     non_trainable: list[NDArray[np.float32]] = field(default_factory=list)
@@ -118,7 +123,9 @@ class ModelWeights(ExplainsNames):
     @classmethod
     def of(cls, layout: ParamLayout, params: NDArray[np.float32]) -> ModelWeights:
         """Returns copies of the tensors in `params`, float32 [num_params]."""
-        return cls([tensor.copy() for tensor in layout.split(params)])
+        arrays = [tensor.copy() for tensor in layout.split(params)]
+        num_trained = len(layout.trained_shapes)
+        return cls(arrays[:num_trained], arrays[num_trained:])
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ from fedcli.learning.aggregators.contract import first_state
 from fedcli.learning.algorithms.base import Algorithm, apply_mean_delta
 from fedcli.learning.algorithms.client_work import CohortCall
 from fedcli.learning.algorithms.evaluated import Evaluated
+from fedcli.learning.batch_norms import check_batch_norms
 from fedcli.learning.client_states import ClientStates
 from fedcli.learning.cohort_data import cohort_data
 from fedcli.learning.engines.contract import Engine
@@ -64,7 +65,8 @@ class TrainingProcess(LearningProcess):
         Raises:
             ConfigError: `algorithm` is not an `Algorithm`, `ema_decay` is set for an algorithm that
                 does not evaluate the global model, `class_weights` are not one finite weight, at
-                least 0, for each class, or the label smoothing is not allowed.
+                least 0, for each class, the label smoothing is not allowed, or a part does not go
+                with the model's batch normalization.
         """
         if not isinstance(algorithm, Algorithm):
             raise ConfigError(
@@ -79,6 +81,7 @@ class TrainingProcess(LearningProcess):
                 f"{entry.name} does not evaluate the global model, so a running mean of the global "
                 "weights has no use; leave out ema_decay"
             )
+        check_batch_norms(self.model, algorithm, stages)
         self.algorithm = replace(algorithm, server_optimizer=server_optimizer)
         self.num_clients = num_clients
         self.class_weights = _checked_weights(class_weights, self.model.layout.num_classes)
@@ -220,7 +223,11 @@ class TrainingProcess(LearningProcess):
             state.aggregator, deltas
         )
         params, opt_state, finalizer_metrics = apply_mean_delta(
-            algorithm.server_optimizer.at(state.round_num), params, state.finalizer, mean_delta
+            algorithm.server_optimizer.at(state.round_num),
+            params,
+            state.finalizer,
+            mean_delta,
+            self.model.layout.num_trained,
         )
         num_non_finite = np.count_nonzero(deltas.stats["is_finite"] == 0)
         train_metrics = {

@@ -23,13 +23,18 @@ if TYPE_CHECKING:
     from fedcli.models.zoo import mlp_2nn as mlp_2nn
     from fedcli.models.zoo import mobilenet_v1 as mobilenet_v1
     from fedcli.models.zoo import mobilenet_v2 as mobilenet_v2
+    from fedcli.models.zoo import mobilenet_v2_bn as mobilenet_v2_bn
     from fedcli.models.zoo import resnet18_gn as resnet18_gn
     from fedcli.models.zoo import resnet20 as resnet20
+    from fedcli.models.zoo import resnet20_bn as resnet20_bn
     from fedcli.models.zoo import resnet32 as resnet32
+    from fedcli.models.zoo import resnet32_bn as resnet32_bn
     from fedcli.models.zoo import resnet56 as resnet56
+    from fedcli.models.zoo import resnet56_bn as resnet56_bn
     from fedcli.models.zoo import softmax_regression as softmax_regression
     from fedcli.models.zoo import vgg9 as vgg9
     from fedcli.models.zoo import vgg11 as vgg11
+    from fedcli.models.zoo import vgg11_bn as vgg11_bn
 else:
     __getattr__, __dir__, __all__ = hand_on(
         __name__,
@@ -49,13 +54,18 @@ else:
             "mlp_2nn": "fedcli.models.zoo",
             "mobilenet_v1": "fedcli.models.zoo",
             "mobilenet_v2": "fedcli.models.zoo",
+            "mobilenet_v2_bn": "fedcli.models.zoo",
             "resnet18_gn": "fedcli.models.zoo",
             "resnet20": "fedcli.models.zoo",
+            "resnet20_bn": "fedcli.models.zoo",
             "resnet32": "fedcli.models.zoo",
+            "resnet32_bn": "fedcli.models.zoo",
             "resnet56": "fedcli.models.zoo",
+            "resnet56_bn": "fedcli.models.zoo",
             "sequential": "fedcli.models.model",
             "softmax_regression": "fedcli.models.zoo",
             "vgg11": "fedcli.models.zoo",
+            "vgg11_bn": "fedcli.models.zoo",
             "vgg9": "fedcli.models.zoo",
         },
     )

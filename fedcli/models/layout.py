@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,26 +16,30 @@ from numpy.typing import NDArray
 from fedcli.core.native import MAX_LAYERS, ModelRow
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
-from fedcli.models.layers.contract import KINDS, Layer, Spec, Start, from_dict
+from fedcli.models.layers.contract import KINDS, Layer, LayerTensor, Spec, Start, from_dict
 from fedcli.models.layers.fields import check_name
 from fedcli.models.sizing import size_layers
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One trainable tensor in the flat vector.
+    """One tensor in the flat vector.
 
     Attributes:
         name: LAYER/TENSOR; for a model in Python, the variable's name.
         shape: Its shape in Keras.
         offset: Its offset in the flat vector.
         start: Its initial value or initialiser, if its layer has one.
+        is_trained: See `TensorKind`.
     """
 
     name: str
     shape: tuple[int, ...]
     offset: int
     start: Start = 0.0
+    is_trained: bool = True
 
     @property
     def size(self) -> int:
@@ -52,7 +56,8 @@ class ParamLayout:
         layers: The layers that the core computes, from pixels to logits. Flattening and dropout of
             rate 0 are left out. An activation layer is merged into the previous layer, unless that
             already has an activation.
-        tensors: The tensors in the order of the layers; kernel before bias, gamma before beta.
+        tensors: Those that are trained in the order of the layers, kernel before bias, gamma before
+            beta; then the moving statistics in the order of the layers, mean before variance.
         num_params: Length P of the flat vector.
         input_shape: Shape of one example as the model gets it, before any flattening.
         num_classes: Number of logits.
@@ -71,9 +76,19 @@ class ParamLayout:
         return math.prod(self.input_shape)
 
     @property
+    def num_trained(self) -> int:
+        """Number of parameters that are trained; the moving statistics follow them."""
+        return self.num_params - sum(each.size for each in self.tensors if not each.is_trained)
+
+    @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shapes of the tensors, in their order."""
         return tuple(tensor.shape for tensor in self.tensors)
+
+    @property
+    def trained_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the tensors that are trained, in their order."""
+        return tuple(tensor.shape for tensor in self.tensors if tensor.is_trained)
 
     @property
     def sources(self) -> tuple[tuple[int, ...], ...]:
@@ -82,6 +97,29 @@ class ParamLayout:
             tuple(place - skip for skip in layer.skips[: KINDS[layer.kind].num_inputs])
             for place, layer in enumerate(self.layers)
         )
+
+    def in_order(self, by_layer: Iterable[T]) -> list[T]:
+        """Returns values in the order of `tensors`.
+
+        Args:
+            by_layer: A value for each tensor of each layer, in the order of layers.
+        """
+        names = [f"{layer.name}/{each.name}" for layer in self.layers for each in layer.tensors]
+        values = dict(zip(names, by_layer, strict=True))
+        return [values[tensor.name] for tensor in self.tensors]
+
+    def by_layer(self, values: Iterable[T]) -> list[tuple[Layer, LayerTensor, T]]:
+        """Returns layer, tensor and value of each tensor, in the order of layers.
+
+        Args:
+            values: A value for each of `tensors`.
+        """
+        named = dict(zip((tensor.name for tensor in self.tensors), values, strict=True))
+        return [
+            (layer, each, named[f"{layer.name}/{each.name}"])
+            for layer in self.layers
+            for each in layer.tensors
+        ]
 
     def split(self, params: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """Returns the tensors of a flat vector [num_params], as views of Keras shape."""
@@ -112,10 +150,11 @@ class ParamLayout:
     def core_rows(self) -> list[ModelRow]:
         """Returns the core's model table, a row for each layer in the order of struct fed_layer."""
         rows: list[ModelRow] = []
-        offset = 0
+        offset, moving_offset = 0, self.num_trained
         for layer in self.layers:
-            rows.append(layer.core_row(offset))
-            offset += layer.num_params
+            rows.append(layer.core_row(offset, moving_offset))
+            offset += layer.num_trained
+            moving_offset += layer.num_params - layer.num_trained
         return rows
 
     def description(self) -> dict[str, Any]:
@@ -146,7 +185,7 @@ def from_description(description: object) -> ParamLayout:
 def lay_out(specs: Sequence[Spec], input_shape: Sequence[int]) -> ParamLayout:
     """Returns the layout of a model's layers.
 
-    Tensors are stored one after the other, in layer order.
+    Tensors are stored one after the other, in the order of `ParamLayout.tensors`.
 
     Args:
         specs: The layers from pixels to logits. Each reads the one before it, or the earlier ones
@@ -159,12 +198,15 @@ def lay_out(specs: Sequence[Spec], input_shape: Sequence[int]) -> ParamLayout:
     """
     named = name_layers(specs)
     layers = size_layers(named, input_shape)
-    tensors = []
+    tensors: list[Tensor] = []
     offset = 0
-    for layer in layers:
-        for each in layer.tensors:
-            tensors.append(Tensor(f"{layer.name}/{each.name}", each.shape, offset, each.start))
-            offset += each.size
+    for is_trained in (True, False):
+        for layer in layers:
+            for each in layer.tensors:
+                if each.is_trained == is_trained:
+                    name = f"{layer.name}/{each.name}"
+                    tensors.append(Tensor(name, each.shape, offset, each.start, is_trained))
+                    offset += each.size
     return ParamLayout(
         named, layers, tuple(tensors), offset, tuple(input_shape), layers[-1].out_shape[2]
     )

@@ -3,7 +3,8 @@
 A tensor's name consists of its layer's name, a dot and PyTorch's name: `conv2d.weight`. Axes are
 those of `Linear` [out, in], `Conv2d` [out, in, height, width] and `GroupNorm`. The inputs of a
 dense layer after an image are in the order of PyTorch's Flatten, [C, H, W], not in Keras's [H, W,
-C].
+C]. A batch norm also has PyTorch's count of batches, `num_batches_tracked`, which is 0; PyTorch
+reads it only without a momentum.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import io
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,8 @@ _NAMES: Mapping[str, str] = {
     "bias": "bias",
     "gamma": "weight",
     "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
 }
 # The order of a convolution's axes: [height, width, in, out] to PyTorch's, and back.
 _AXES: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
@@ -72,7 +76,7 @@ def save(path: Path, tensors: Sequence[Tensor], layout: ParamLayout) -> dict[str
     return {name: array.shape for name, array in arrays.items()}
 
 
-def state(layout: ParamLayout, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+def state(layout: ParamLayout, tensors: Sequence[Tensor]) -> dict[str, NDArray[Any]]:
     """Returns tensors by PyTorch's names, and with its order of axes.
 
     Args:
@@ -82,8 +86,12 @@ def state(layout: ParamLayout, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
     Raises:
         ConfigError: PyTorch has no counterpart of a tensor.
     """
-    names = (_name(layer, each.name) for layer in layout.layers for each in layer.tensors)
-    return dict(zip(names, turned(layout, tensors), strict=True))
+    arrays: dict[str, NDArray[Any]] = {}
+    for layer, each, array in layout.by_layer(turned(layout, tensors)):
+        arrays[_name(layer, each.name)] = array
+        if each.name == "moving_variance":
+            arrays[f"{module_name(layer)}.num_batches_tracked"] = np.zeros((), np.int64)
+    return arrays
 
 
 def turned(
@@ -96,12 +104,10 @@ def turned(
         tensors: One array for each of its tensors, in order.
         is_back: Whether to convert from PyTorch's order to Keras's.
     """
-    source = iter(tensors)
-    return [
-        _turned(layer, each.name, each.shape, next(source), is_back=is_back)
-        for layer in layout.layers
-        for each in layer.tensors
-    ]
+    return layout.in_order(
+        _turned(layer, each.name, each.shape, tensor, is_back=is_back)
+        for layer, each, tensor in layout.by_layer(tensors)
+    )
 
 
 def module_name(layer: Layer) -> str:

@@ -15,6 +15,7 @@ from fedcli.lazy import load
 from fedcli.models.layers import (
     Activation,
     Add,
+    BatchNorm,
     Conv2D,
     Dense,
     DepthwiseConv2D,
@@ -222,6 +223,69 @@ def resnet56(
 ) -> Model:
     """Returns `resnet20` with nine blocks per stage; 855,770 parameters for 10 classes."""
     return _of_row("resnet56", input_shape, num_classes, seed, groups=groups)
+
+
+def resnet20_bn(
+    input_shape: Sequence[int] = (32, 32, 3),
+    num_classes: int = 10,
+    seed: int = 0,
+    norm_momentum: float = 0.9,
+) -> Model:
+    """Returns `resnet20` with batch normalization, as in He et al. 2016.
+
+    272,474 parameters for 10 classes, and 1,568 moving statistics. Momentum and epsilon are
+    PyTorch's, 0.9 and 1e-5; Keras has 0.99 and 1e-3, which is slow for a client's few local steps.
+
+    Args:
+        input_shape: Shape of one example, [H, W] or [H, W, C].
+        num_classes: Number of classes.
+        seed: Seed of the initial weights, which depend on it and on the shapes only.
+        norm_momentum: Momentum of the moving statistics; see `layers.BatchNorm`.
+
+    Raises:
+        ConfigError: A size is not positive.
+    """
+    return _of_row("resnet20-bn", input_shape, num_classes, seed, norm_momentum=norm_momentum)
+
+
+def resnet32_bn(
+    input_shape: Sequence[int] = (32, 32, 3),
+    num_classes: int = 10,
+    seed: int = 0,
+    norm_momentum: float = 0.9,
+) -> Model:
+    """Returns `resnet20_bn` with five blocks a stage; 466,906 parameters for 10 classes."""
+    return _of_row("resnet32-bn", input_shape, num_classes, seed, norm_momentum=norm_momentum)
+
+
+def resnet56_bn(
+    input_shape: Sequence[int] = (32, 32, 3),
+    num_classes: int = 10,
+    seed: int = 0,
+    norm_momentum: float = 0.9,
+) -> Model:
+    """Returns `resnet20_bn` with nine blocks a stage; 855,770 parameters for 10 classes."""
+    return _of_row("resnet56-bn", input_shape, num_classes, seed, norm_momentum=norm_momentum)
+
+
+def vgg11_bn(
+    input_shape: Sequence[int] = (32, 32, 3),
+    num_classes: int = 10,
+    seed: int = 0,
+    norm_momentum: float = 0.9,
+) -> Model:
+    """Returns `vgg11` with batch normalization; 9,231,114 parameters for 10 classes."""
+    return _of_row("vgg11-bn", input_shape, num_classes, seed, norm_momentum=norm_momentum)
+
+
+def mobilenet_v2_bn(
+    input_shape: Sequence[int] = (32, 32, 3),
+    num_classes: int = 10,
+    seed: int = 0,
+    norm_momentum: float = 0.9,
+) -> Model:
+    """Returns `mobilenet_v2` with batch normalization; 2,236,682 parameters for 10 classes."""
+    return _of_row("mobilenet-v2-bn", input_shape, num_classes, seed, norm_momentum=norm_momentum)
 
 
 def resnet18_gn(
@@ -452,22 +516,37 @@ def cnn_cifar_stack(num_classes: int) -> list[Spec]:
 
 def resnet20_stack(num_classes: int, groups: int = 2) -> list[Spec]:
     """Returns the layers of `resnet20`."""
-    return _resnet(num_classes, groups, (16, 32, 64), 3)
+    return _resnet(num_classes, GroupNorm(groups), (16, 32, 64), 3)
 
 
 def resnet32_stack(num_classes: int, groups: int = 2) -> list[Spec]:
     """Returns the layers of `resnet32`."""
-    return _resnet(num_classes, groups, (16, 32, 64), 5)
+    return _resnet(num_classes, GroupNorm(groups), (16, 32, 64), 5)
 
 
 def resnet56_stack(num_classes: int, groups: int = 2) -> list[Spec]:
     """Returns the layers of `resnet56`."""
-    return _resnet(num_classes, groups, (16, 32, 64), 9)
+    return _resnet(num_classes, GroupNorm(groups), (16, 32, 64), 9)
+
+
+def resnet20_bn_stack(num_classes: int, norm_momentum: float = 0.9) -> list[Spec]:
+    """Returns the layers of `resnet20_bn`."""
+    return _resnet(num_classes, _batch_norm(norm_momentum), (16, 32, 64), 3)
+
+
+def resnet32_bn_stack(num_classes: int, norm_momentum: float = 0.9) -> list[Spec]:
+    """Returns the layers of `resnet32_bn`."""
+    return _resnet(num_classes, _batch_norm(norm_momentum), (16, 32, 64), 5)
+
+
+def resnet56_bn_stack(num_classes: int, norm_momentum: float = 0.9) -> list[Spec]:
+    """Returns the layers of `resnet56_bn`."""
+    return _resnet(num_classes, _batch_norm(norm_momentum), (16, 32, 64), 9)
 
 
 def resnet18_gn_stack(num_classes: int, groups: int = 2) -> list[Spec]:
     """Returns the layers of `resnet18_gn`."""
-    return _resnet(num_classes, groups, (64, 128, 256, 512), 2)
+    return _resnet(num_classes, GroupNorm(groups), (64, 128, 256, 512), 2)
 
 
 def vgg9_stack(num_classes: int) -> list[Spec]:
@@ -480,31 +559,51 @@ def vgg9_stack(num_classes: int) -> list[Spec]:
 
 
 def vgg11_stack(num_classes: int, groups: int = 2) -> list[Spec]:
-    """Returns the layers of `vgg11`; its pools round sizes up, so that images may be smaller."""
+    """Returns the layers of `vgg11`."""
+    return _vgg11(num_classes, GroupNorm(groups))
+
+
+def vgg11_bn_stack(num_classes: int, norm_momentum: float = 0.9) -> list[Spec]:
+    """Returns the layers of `vgg11_bn`."""
+    return _vgg11(num_classes, _batch_norm(norm_momentum))
+
+
+def _vgg11(num_classes: int, norm: Spec) -> list[Spec]:
+    """The layers of a VGG-11; its pools round sizes up, so that images may be smaller."""
     layers: list[Spec] = []
     for channels in ((64,), (128,), (256, 256), (512, 512), (512, 512)):
         for each in channels:
-            layers += [Conv2D(each, 3, padding="same"), GroupNorm(groups), Activation("relu")]
+            layers += [Conv2D(each, 3, padding="same"), norm.changed(), Activation("relu")]
         layers.append(MaxPool2D(2, padding="same"))
     return [*layers, Flatten(), Dense(num_classes)]
 
 
 def mobilenet_v1_stack(num_classes: int, groups: int = 2) -> list[Spec]:
     """Returns the layers of `mobilenet_v1`."""
-    layers = _activated(Conv2D(32, 3, padding="same", use_bias=False), groups)
+    norm = GroupNorm(groups)
+    layers = _activated(Conv2D(32, 3, padding="same", use_bias=False), norm)
     for channels, stride in (
         *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)),
         *(*[(512, 1)] * 5, (1024, 2), (1024, 1)),
     ):
-        layers += _activated(DepthwiseConv2D(3, stride, "same", use_bias=False), groups)
-        layers += _activated(Conv2D(channels, 1, use_bias=False), groups)
+        layers += _activated(DepthwiseConv2D(3, stride, "same", use_bias=False), norm)
+        layers += _activated(Conv2D(channels, 1, use_bias=False), norm)
     return [*layers, GlobalAveragePool2D(), Dense(num_classes)]
 
 
 def mobilenet_v2_stack(num_classes: int, groups: int = 2) -> list[Spec]:
     """Returns the layers of `mobilenet_v2`."""
+    return _mobilenet_v2(num_classes, GroupNorm(groups))
+
+
+def mobilenet_v2_bn_stack(num_classes: int, norm_momentum: float = 0.9) -> list[Spec]:
+    """Returns the layers of `mobilenet_v2_bn`."""
+    return _mobilenet_v2(num_classes, _batch_norm(norm_momentum))
+
+
+def _mobilenet_v2(num_classes: int, norm: Spec) -> list[Spec]:
     x, width = Input(), 32
-    for layer in _activated(Conv2D(width, 3, padding="same", use_bias=False), groups):
+    for layer in _activated(Conv2D(width, 3, padding="same", use_bias=False), norm):
         x = layer(x)
     # Expansion, channels, blocks, stride of the first block: table 2 of the paper except one
     # stride.
@@ -514,53 +613,59 @@ def mobilenet_v2_stack(num_classes: int, groups: int = 2) -> list[Spec]:
     ):
         for block in range(num_blocks):
             y = x
-            for layer in _inverted(width, expansion, channels, 1 if block else stride, groups):
+            for layer in _inverted(width, expansion, channels, 1 if block else stride, norm):
                 y = layer(y)
             x, width = Add()(x, y) if block else y, channels
-    for layer in _activated(Conv2D(1280, 1, use_bias=False), groups):
+    for layer in _activated(Conv2D(1280, 1, use_bias=False), norm):
         x = layer(x)
     from fedcli.models.layer_graphs import specs_of  # lazy: few models are graphs
 
     return specs_of(Dense(num_classes)(GlobalAveragePool2D()(x)))
 
 
-def _inverted(width: int, expansion: int, channels: int, stride: int, groups: int) -> list[Spec]:
+def _inverted(width: int, expansion: int, channels: int, stride: int, norm: Spec) -> list[Spec]:
     """An inverted residual block: expands the channels, filters each, and projects them."""
     wide = Conv2D(expansion * width, 1, use_bias=False)
     return [
-        *(_activated(wide, groups) if expansion > 1 else ()),
-        *_activated(DepthwiseConv2D(3, stride, "same", use_bias=False), groups),
-        *(Conv2D(channels, 1, use_bias=False), GroupNorm(groups)),
+        *(_activated(wide, norm) if expansion > 1 else ()),
+        *_activated(DepthwiseConv2D(3, stride, "same", use_bias=False), norm),
+        *(Conv2D(channels, 1, use_bias=False), norm.changed()),
     ]
 
 
-def _activated(layer: Spec, groups: int) -> list[Spec]:
-    return [layer, GroupNorm(groups), Activation("relu6")]
+def _activated(layer: Spec, norm: Spec) -> list[Spec]:
+    return [layer, norm.changed(), Activation("relu6")]
 
 
-def _resnet(num_classes: int, groups: int, channels: Sequence[int], num_blocks: int) -> list[Spec]:
+def _batch_norm(momentum: float) -> Spec:
+    """A batch norm with PyTorch's epsilon."""
+    return BatchNorm(momentum, 1e-5)
+
+
+def _resnet(num_classes: int, norm: Spec, channels: Sequence[int], num_blocks: int) -> list[Spec]:
     """The layers of a residual network. Each stage except the first halves height and width."""
-    x = Activation("relu")(_conv_and_norm(Input(), channels[0], 3, 1, groups))
+    x = Activation("relu")(_conv_and_norm(Input(), channels[0], 3, 1, norm))
     for stage, width in enumerate(channels):
         for block in range(num_blocks):
             halves = stage > 0 and block == 0
-            x = _block(x, width, 2 if halves else 1, groups)
+            x = _block(x, width, 2 if halves else 1, norm)
     from fedcli.models.layer_graphs import specs_of  # lazy: few models are graphs
 
     return specs_of(Dense(num_classes)(GlobalAveragePool2D()(x)))
 
 
-def _block(x: Node, width: int, stride: int, groups: int) -> Node:
+def _block(x: Node, width: int, stride: int, norm: Spec) -> Node:
     """Two 3 x 3 convolutions and a shortcut, which has a convolution where the shape changes."""
-    y = Activation("relu")(_conv_and_norm(x, width, 3, stride, groups))
-    y = _conv_and_norm(y, width, 3, 1, groups)
-    shortcut = x if stride == 1 else _conv_and_norm(x, width, 1, stride, groups)
+    y = Activation("relu")(_conv_and_norm(x, width, 3, stride, norm))
+    y = _conv_and_norm(y, width, 3, 1, norm)
+    shortcut = x if stride == 1 else _conv_and_norm(x, width, 1, stride, norm)
     return Activation("relu")(Add()(y, shortcut))
 
 
-def _conv_and_norm(x: Node, width: int, window: int, stride: int, groups: int) -> Node:
+def _conv_and_norm(x: Node, width: int, window: int, stride: int, norm: Spec) -> Node:
+    """A convolution, and a norm with the options of `norm`."""
     conv = Conv2D(width, window, stride, "same", use_bias=False)
-    return GroupNorm(groups)(conv(x))
+    return norm.changed()(conv(x))
 
 
 def _of_row(

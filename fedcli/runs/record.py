@@ -131,9 +131,12 @@ class RunRecord:
     def weights(self) -> ModelWeights:
         """Returns the weights of the newest checkpoint that are evaluated. Runs no user's code."""
         from fedcli.learning.state import ModelWeights
-        from fedcli.runs.trained import load_weights
+        from fedcli.runs.trained import load_weights_and_layout
 
-        return ModelWeights(list(load_weights(self.path).values()))
+        tensors, layout = load_weights_and_layout(self.path)
+        arrays = list(tensors.values())
+        num_trained = len(arrays) if layout is None else len(layout.trained_shapes)
+        return ModelWeights(arrays[:num_trained], arrays[num_trained:])
 
     def model(self, code: str | None = None) -> Model:
         """Returns the trained model, with the weights of the newest checkpoint as initial weights.

@@ -216,8 +216,15 @@ def load_weights(path: str | Path) -> dict[str, NDArray[np.float32]]:
         ConfigError: Each client has its own model.
         RunError: There is no such run or checkpoint, or it is damaged.
     """
+    return load_weights_and_layout(path)[0]
+
+
+def load_weights_and_layout(
+    path: str | Path,
+) -> tuple[dict[str, NDArray[np.float32]], ParamLayout | None]:
+    """As `load_weights`, with the layout of the weights; None: the model is code."""
     file = checkpoint_file(Path(path))
-    return _weights_of(checkpoint.load(file), file)[0]
+    return _weights_of(checkpoint.load(file), file)
 
 
 def export_run(

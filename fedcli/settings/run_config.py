@@ -62,6 +62,7 @@ from fedcli.settings.values import (
 )
 from fedcli.settings.vocabulary import (
     ACCURACY,
+    BATCH_NORMS,
     BY_ROUND,
     CONSTANT,
     COUNTED,
@@ -311,6 +312,13 @@ class RunConfig:
         help="Subtract each channel's mean and divide by its standard deviation: those of the "
         "train split, as published for the dataset, of each image, or numbers. The model stores "
         "them.",
+        section=MODEL,
+    )
+    batch_norm: str = option(
+        BATCH_NORMS[0],
+        one_of(BATCH_NORMS),
+        help="Moving statistics of batch normalization. average: with the clients' models. frozen: "
+        "as they start; training normalizes by them, too.",
         section=MODEL,
     )
     fresh_weights: bool = option(

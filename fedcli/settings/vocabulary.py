@@ -10,6 +10,8 @@ PIXELS = ("source", *PIXEL_CONVENTIONS)
 STANDARDISED = "standardised"  # pixels minus their mean, divided by their deviation; kept unchanged
 # Ranges of pixel values in a source of images.
 PIXEL_RANGES = ("0-1", "0-15", "0-16", "0-255", "0-4095", "0-65535", STANDARDISED)
+FROZEN = "frozen"
+BATCH_NORMS = ("average", FROZEN)  # what becomes of the moving statistics
 PIPELINES = ("repeat-shuffle", "shuffle-repeat", "per-epoch")
 SAMPLINGS = ("fixed", "uniform", "tff", "with-replacement", "poisson", "cyclic", "by-size")
 HOLD_OUTS = ("within", "clients", "central")  # ways to hold out a split from train

@@ -22,11 +22,11 @@ DROPOUT_STEPS = 65536  # a rate is taken in these
 VISIT_BLOCKS = 1 << 20  # from one visit's blocks of the dropout stream to the next visit's
 # Where the slope of an activation jumps.
 KINKS = {"relu": (0,), "relu6": (0, 6), "leaky_relu": (0,), "elu": (0,), "hard_silu": (-3, 3)}
-NORMS = ("group_normalization", "layer_normalization")
+NORMS = ("group_normalization", "layer_normalization", "batch_normalization")
 FAR = 1e-3  # from a kink: no rounding of float32 takes a value of order 1 there
 
-# A layer, its tensors, what came in, what came out before and after the activation, and its dropout
-# mask if it has one.
+# A layer, its trained tensors, what came in, what came out before and after the activation, and its
+# dropout mask, or the moving mean and variance that a batch norm takes; None: there are none.
 Seen = tuple[Layer, list[Vector], Vector, Vector, Vector, Any]
 Places = Iterator[tuple[tuple[int, int], tuple[slice, slice], tuple[slice, slice]]]
 
@@ -76,8 +76,27 @@ def _train_client(
             raise NearKinkError(f"{distance:.1e} from a kink; at least {kink_margin} is wanted")
         own, gradient = score(layout, local, batch, masks)
         stats.add(own)
+        moved = moved_statistics(layout, local, batch, masks)
         local, state = optimizer.step(local, state, gradient)
+        local[layout.num_trained :] = moved
     return local, stats
+
+
+def moved_statistics(
+    layout: ParamLayout, params: Vector, batch: Batch, masks: Sequence[Vector]
+) -> Vector:
+    """Returns the moving statistics of the batch norms after a training step on a batch."""
+    moved = [np.zeros(0)]
+    named = _by_name(layout, params)
+    for layer, _, inputs, _, _, _ in _layer_by_layer(layout, params, batch[0], masks):
+        if layer.kind == "batch_normalization":
+            of_batch = inputs.mean(axis=(0, 1, 2)), inputs.var(axis=(0, 1, 2))
+            kept = 1.0 if layer.is_frozen else layer.momentum
+            moving = _moving(layer, named)
+            moved += [
+                kept * old + (1 - kept) * new for old, new in zip(moving, of_batch, strict=True)
+            ]
+    return np.concatenate(moved)
 
 
 def draw_masks(layout: ParamLayout, key: StreamKey, visit: int) -> list[Vector]:
@@ -104,7 +123,7 @@ def logits(layout: ParamLayout, tensors: Sequence[Any], images: Any) -> Vector:
     """Returns float64 [N, K] for images [N, ...], without dropout."""
     params = np.concatenate([np.asarray(each, np.float64).ravel() for each in tensors])
     *_, (_, _, _, _, outputs, _) = _layer_by_layer(
-        layout, params, np.asarray(images, np.float64), []
+        layout, params, np.asarray(images, np.float64), None
     )
     return outputs.reshape(len(images), -1)
 
@@ -118,9 +137,12 @@ def softmax(values: Vector) -> Vector:
 def score(
     layout: ParamLayout, params: Vector, batch: Batch, masks: Sequence[Vector] | None = None
 ) -> tuple[Stats, Vector]:
-    """Returns the stats of one batch, and the gradient of its mean loss; no masks: no dropout."""
+    """Returns the stats of one batch, and the gradient of its mean loss; no masks: as evaluated.
+
+    The gradient by moving statistics is left 0.
+    """
     x, y = batch
-    seen = list(_layer_by_layer(layout, params, x, list(masks or [])))
+    seen = list(_layer_by_layer(layout, params, x, masks))
     last = seen[-1][4]
     scores = last.reshape(len(y), -1)
     shifted = scores - scores.max(axis=1, keepdims=True)
@@ -141,6 +163,7 @@ def score(
             errors[source] = errors[source] + part
         gradients = [*(each.ravel() for each in own), *gradients]
     num_correct = int((scores.argmax(axis=1) == y).sum())
+    gradients.append(np.zeros(layout.num_params - layout.num_trained))
     return Stats(float(losses.sum()), num_correct, len(y), 1), np.concatenate(gradients)
 
 
@@ -155,7 +178,7 @@ def kink_distance(
     holds far below 0 or dropout drops has a say in nothing.
     """
     nearest = math.inf
-    applied = list(_layer_by_layer(layout, params, batch[0], list(masks or [])))
+    applied = list(_layer_by_layer(layout, params, batch[0], masks))
     seen: list[NDArray[np.bool_]] = [np.zeros(1, np.bool_)] * len(applied) + [np.ones(1, np.bool_)]
     for place in reversed(range(len(applied))):
         layer, _, inputs, sums, _, mask = applied[place]
@@ -195,14 +218,19 @@ def _pool_kinks(
 
 
 def _layer_by_layer(
-    layout: ParamLayout, params: Vector, images: Vector, masks: list[Vector]
+    layout: ParamLayout, params: Vector, images: Vector, masks: Sequence[Vector] | None
 ) -> Iterator[Seen]:
+    """No masks: as in evaluation."""
     values = [images.reshape(len(images), *layout.layers[0].in_shape)]
-    left: Iterator[Any] = iter(layout.split(params))  # type: ignore[arg-type]  # of float64
+    named = _by_name(layout, params)
+    left = list(masks or [])
     for layer, sources in zip(layout.layers, layout.sources, strict=True):
-        tensors: list[Vector] = [next(left) for _ in layer.tensors]
-        mask = masks.pop(0) if masks and layer.kind == "dropout" else None
+        own = [each for each in layer.tensors if each.is_trained]
+        tensors: list[Vector] = [named[f"{layer.name}/{each.name}"] for each in own]
+        mask: Any = left.pop(0) if left and layer.kind == "dropout" else None
         inputs = values[sources[0]]
+        if layer.kind == "batch_normalization":
+            mask = _moving(layer, named) if masks is None or layer.is_frozen else None
         sums = _forward(layer, tensors, inputs, mask)
         if layer.kind == "add":
             sums = sums + values[sources[1]]
@@ -210,6 +238,16 @@ def _layer_by_layer(
             sums = np.concatenate([sums, values[sources[1]]], axis=-1)
         values.append(_activate(layer, sums))
         yield layer, tensors, inputs, sums, values[-1], mask
+
+
+def _by_name(layout: ParamLayout, params: Vector) -> dict[str, Vector]:
+    parts: Any = layout.split(params)  # type: ignore[arg-type]  # of float64
+    return dict(zip((each.name for each in layout.tensors), parts, strict=True))
+
+
+def _moving(layer: Layer, named: dict[str, Vector]) -> tuple[Vector, Vector]:
+    """The moving mean and the moving variance of a batch norm."""
+    return named[f"{layer.name}/moving_mean"], named[f"{layer.name}/moving_variance"]
 
 
 def _activate(layer: Layer, x: Vector) -> Vector:
@@ -281,7 +319,7 @@ def _places(layer: Layer) -> Places:
         yield (place[0], place[1]), (image[0], image[1]), (window[0], window[1])
 
 
-def _forward(layer: Layer, tensors: list[Vector], values: Vector, mask: Vector | None) -> Vector:
+def _forward(layer: Layer, tensors: list[Vector], values: Vector, mask: Any) -> Vector:
     size = len(values)
     if layer.kind == "dense":
         outputs = values.reshape(size, -1) @ tensors[0]
@@ -289,7 +327,7 @@ def _forward(layer: Layer, tensors: list[Vector], values: Vector, mask: Vector |
     if layer.kind == "dropout":
         return values if mask is None else values * mask
     if layer.kind in NORMS:
-        scaled, _ = _normalized(layer, values)
+        scaled, _ = _normalized(layer, values, mask)
         gamma, beta = _gamma_beta(layer, tensors)
         return scaled * gamma + beta
     if layer.kind in ("activation", "add", "concatenate"):  # the caller adds the second input
@@ -315,7 +353,7 @@ def _forward(layer: Layer, tensors: list[Vector], values: Vector, mask: Vector |
 
 
 def _backward(
-    layer: Layer, tensors: list[Vector], values: Vector, error: Vector, mask: Vector | None
+    layer: Layer, tensors: list[Vector], values: Vector, error: Vector, mask: Any
 ) -> tuple[Vector, list[Vector]]:
     """Returns the gradients by a layer's inputs and by its tensors, given that by its outputs."""
     size = len(values)
@@ -328,7 +366,7 @@ def _backward(
     if layer.kind in ("dropout", "activation", "add", "concatenate"):
         return error if mask is None else error * mask, []
     if layer.kind in NORMS:
-        return _normalize_backward(layer, tensors, values, error)
+        return _normalize_backward(layer, tensors, values, error, mask)
     if layer.kind == "zero_padding2d":
         rows, columns = _interior(layer)
         return error[:, rows, columns], []
@@ -367,29 +405,45 @@ def _interior(layer: Layer) -> tuple[slice, slice]:
 
 
 def _grouped(layer: Layer, values: Vector) -> Vector:
-    """[B, height * width, groups, channels of a group]; a layer norm's groups are its pixels."""
+    """[B, places, groups, values of a group]; averages over the second and last are a group's.
+
+    A layer norm's groups are its pixels, a batch norm's its channels in all examples.
+    """
+    if layer.kind == "batch_normalization":
+        return values.reshape(1, -1, values.shape[-1], 1)
     if layer.kind == "layer_normalization":
         return values.reshape(len(values), 1, -1, values.shape[-1])
     return values.reshape(len(values), -1, layer.num_groups, values.shape[-1] // layer.num_groups)
 
 
-def _normalized(layer: Layer, values: Vector) -> tuple[Vector, NDArray[np.float64]]:
+def _normalized(
+    layer: Layer, values: Vector, moving: tuple[Vector, Vector] | None
+) -> tuple[Vector, NDArray[np.float64]]:
     """The values with mean 0 and variance near 1 in each group, and what they were divided by."""
     grouped = _grouped(layer, values)
-    mean = grouped.mean(axis=(1, 3), keepdims=True)
-    variance = ((grouped - mean) ** 2).mean(axis=(1, 3), keepdims=True)
+    if moving is None:
+        mean = grouped.mean(axis=(1, 3), keepdims=True)
+        variance = ((grouped - mean) ** 2).mean(axis=(1, 3), keepdims=True)
+    else:
+        mean, variance = (each[:, None] for each in moving)
     root = np.sqrt(variance + layer.epsilon)
     return ((grouped - mean) / root).reshape(values.shape), root
 
 
 def _normalize_backward(
-    layer: Layer, tensors: list[Vector], values: Vector, error: Vector
+    layer: Layer,
+    tensors: list[Vector],
+    values: Vector,
+    error: Vector,
+    moving: tuple[Vector, Vector] | None,
 ) -> tuple[Vector, list[Vector]]:
-    scaled, root = _normalized(layer, values)
+    scaled, root = _normalized(layer, values, moving)
     gamma, _ = _gamma_beta(layer, tensors)
     own = [(error * scaled).sum(axis=(0, 1, 2))] if layer.has_scale else []
     own += [error.sum(axis=(0, 1, 2))] if layer.has_bias else []
     inner, unit = _grouped(layer, error * gamma), _grouped(layer, scaled)
+    if moving is not None:  # constants
+        return (inner / root).reshape(values.shape), own
     mean = inner.mean(axis=(1, 3), keepdims=True)
     along = (inner * unit).mean(axis=(1, 3), keepdims=True)
     return ((inner - mean - unit * along) / root).reshape(values.shape), own

@@ -47,6 +47,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cyclic": {"sampling": "cyclic", "clients": "5"},  # passes end within cohorts
     "by-size": {"sampling": "by-size", "clients": "0.4"},
     "fedsgd": {"algorithm": "fedsgd", "sampling": "uniform"},
+    "batch-norm": {
+        "model": "resnet20-bn",
+        "model_options": {"norm_momentum": 0.5},
+        "sampling": "uniform",
+        "clients": "3",
+        "server_optimizer": "adam",
+        "server_lr": 0.01,
+        "eval_every": 2,
+    },
     "augmented": {
         "augment": "crop+flip+rotation+cutout+color-jitter",
         "augment_options": {"padding": 2},

@@ -366,7 +366,7 @@ def test_options_that_are_not_computed_are_refused(
         (layer("Lambda", "x", function=["4wEAAAA=", None, None]), "x is a Lambda"),
         (
             layer("UpSampling2D", "x", size=2),
-            "it supports Activation, Add, AveragePooling2D, ColorJitter, Concatenate, ",
+            "it supports Activation, Add, AveragePooling2D, BatchNormalization, ",
         ),
         ({**layer("Dense", "x"), "registered_name": "mine>Dense"}, "is custom code"),
         ({**layer("Dense", "x"), "module": "os.path"}, "is custom code"),

@@ -13,7 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from fedcli import models
+from fedcli.core.native import StepKind
+from fedcli.datasets.batches import from_arrays
+from fedcli.learning.engines.task import ClientTask
+from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.models.keras import formats
 from fedcli.models.layer_graphs import specs_of
 from fedcli.models.layers import (
@@ -21,6 +27,7 @@ from fedcli.models.layers import (
     Activation,
     Add,
     AveragePool2D,
+    BatchNorm,
     Concatenate,
     Conv2D,
     Dense,
@@ -79,6 +86,15 @@ def _residual() -> Node:
     return Dense(5)(GlobalAveragePool2D()(x))
 
 
+def _residual_with_batch_norms() -> Node:
+    x = Activation("relu")(BatchNorm()(Conv2D(6, 3, padding="same", name="start")(Input())))
+    y = Activation("relu")(BatchNorm()(Conv2D(6, 3, padding="same", use_bias=False)(x)))
+    x = Activation("relu")(Add()(BatchNorm()(Conv2D(6, 3, padding="same")(y)), x))
+    y = BatchNorm()(Conv2D(8, 3, 2, "same", "relu")(x))
+    x = Activation("relu")(Add()(y, BatchNorm()(Conv2D(8, 1, 2, name="short")(x))))
+    return Dense(5)(GlobalAveragePool2D()(x))
+
+
 MODELS: dict[str, tuple[tuple[int, ...], list[Spec]]] = {
     "softmax regression": ((28, 28), [Dense(10)]),
     "mlp": ((5, 4), [Dense(7, "tanh"), Dropout(0.5), Dense(6, "sigmoid"), Dense(3)]),
@@ -119,6 +135,15 @@ MODELS: dict[str, tuple[tuple[int, ...], list[Spec]]] = {
     "no dense layer": ((9, 8, 3), [Conv2D(6, 3, 2, activation="relu"), Conv2D(5, (4, 3))]),
     "average last": ((9, 8, 3), [Conv2D(5, 3, 2), AveragePool2D((4, 3))]),
     "residual network": ((9, 8, 3), specs_of(_residual())),
+    "batch norms": (
+        (7, 6, 3),
+        [
+            *(BatchNorm(center=False, scale=False), Conv2D(6, 3, 2, "same"), BatchNorm(0.9, 1e-5)),
+            *(Activation("relu"), Conv2D(6, 2), BatchNorm(0.5, scale=False), Flatten()),
+            *(Dense(6, use_bias=False), BatchNorm(center=False), Activation("tanh"), Dense(5)),
+        ],
+    ),
+    "residual network with batch norms": ((9, 8, 3), specs_of(_residual_with_batch_norms())),
 }
 
 
@@ -144,12 +169,20 @@ def run_keras(layout: ParamLayout, params: object, images: object, folder: Path,
     subprocess.run(command, check=True, env=environment, capture_output=True, text=True)
 
 
+def _with_variances(layout: ParamLayout, params: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Moves moving variances to where variances are: above 0."""
+    for tensor, values in zip(layout.tensors, layout.split(params), strict=True):
+        if tensor.name.endswith("/moving_variance"):
+            values[:] = 0.5 + np.abs(values)
+    return params
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_keras_predicts_what_fedcli_computes(tmp_path: Path, backend: str, name: str) -> None:
     shape, specs = MODELS[name]
     layout = lay_out(specs, shape)
     dice = np.random.RandomState(1)
-    params = dice.normal(0, 0.3, layout.num_params).astype(np.float32)
+    params = _with_variances(layout, dice.normal(0, 0.3, layout.num_params).astype(np.float32))
     images = dice.uniform(0, 1, (5, *shape)).astype(np.float32)
     needs_channels = name == "cnn"  # Keras has no windows over images without
     given = images[..., None] if needs_channels else images
@@ -169,3 +202,41 @@ def test_keras_predicts_what_fedcli_computes(tmp_path: Path, backend: str, name:
         formats.read_weights(tmp_path / "again.weights.h5", layout), weights, strict=True
     ):
         np.testing.assert_array_equal(array, wanted)
+
+
+# Steps of SGD on batches of 6, in order.
+TRAINING = """
+import sys, numpy as np, keras
+whole, images, labels, weights = sys.argv[1:]
+model = keras.models.load_model(whole)
+model.compile(keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy())
+images, labels = np.load(images), np.load(labels)
+for first in range(0, len(labels), 6):
+    model.train_on_batch(images[first:first + 6], labels[first:first + 6])
+model.save_weights(weights)
+"""
+
+
+@pytest.mark.parametrize("name", ["batch norms", "residual network with batch norms"])
+def test_keras_trains_batch_norms_to_the_same_weights(
+    tmp_path: Path, backend: str, name: str
+) -> None:
+    shape, specs = MODELS[name]
+    model = models.sequential(specs, shape, seed=3)
+    dice = np.random.default_rng(5)
+    images = dice.random((16, *shape), np.float32)
+    labels = dice.integers(0, 5, 16, np.int32)
+    files = [tmp_path / each for each in ("m.keras", "images.npy", "labels.npy", "m.weights.h5")]
+    formats.write_keras(files[0], model.layout, model.initial_params)
+    np.save(files[1], images)
+    np.save(files[2], labels)
+    program = [sys.executable, "-c", TRAINING, *map(str, files)]
+    subprocess.run(program, check=True, env={**os.environ, "KERAS_BACKEND": backend})
+    data = from_arrays(images, labels).client.preprocess(1, shuffle_buffer=1, batch_size=6)
+    rows = ((StepKind.SGD, (0.1, 0.0, 0.0)),)
+    task = ClientTask(rows, model.initial_params, round_num=0, weighting="uniform")
+    trained = ThreadEngine(1).train(model.layout, task, [data])
+    ours = model.layout.split(model.initial_params + trained.delta_sum.astype(np.float32))
+    theirs = formats.read_weights(files[3], model.layout)
+    for tensor, mine, their in zip(model.layout.tensors, ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, their, rtol=1e-5, atol=1e-5, err_msg=tensor.name)

@@ -16,6 +16,7 @@ from fedcli.errors import ConfigError
 from fedcli.models.layers import (
     Activation,
     AveragePool2D,
+    BatchNorm,
     Conv2D,
     Dense,
     Dropout,
@@ -88,7 +89,8 @@ def test_core_rows_hold_the_fields_of_the_core_s_struct_in_order() -> None:
     none, no_window = (0, 0, 0, 0), (0, 0, 0, 0, 0, 0)
     small = (2, 2, 4)
     rows = lay_out(specs, (6, 8)).core_rows()
-    assert {row[18:] for row in rows} == {(0.0,) * 8}  # the amounts of input layers
+    assert {row[18:21] for row in rows} == {(0.0, 0, 119)}  # of batch norms
+    assert {row[21:] for row in rows} == {(0.0,) * 8}  # the amounts of input layers
     assert [row[:18] for row in rows] == [
         ("conv2d", 1, (6, 8, 1), (6, 4, 4), 0, *(0, 0, 0, 1), *(3, 5, 1, 2, 1, 1), 0, 0.0, 0.0),
         ("max_pooling2d", 0, (6, 4, 4), (3, 2, 4), 64, *none, *(2, 2, 2, 2, 0, 0), 0, 0.0, 0.0),
@@ -98,6 +100,46 @@ def test_core_rows_hold_the_fields_of_the_core_s_struct_in_order() -> None:
         ("activation", 2, small, small, 68, *none, *no_window, 0, 0.0, 0.0),
         ("dense", 0, small, (1, 1, 3), 68, *(0, 0, 0, 1), *no_window, 0, 0.0, 0.0),
     ]
+
+
+def test_moving_statistics_follow_all_trained_tensors() -> None:
+    specs = [
+        BatchNorm(0.5, 0.25, scale=False, name="first"),
+        Conv2D(4, 1, name="conv"),
+        BatchNorm(frozen=True, name="second"),
+        Dense(3, name="last"),
+    ]
+    layout = lay_out(specs, (2, 2, 2))
+    assert [(each.name, each.offset) for each in layout.tensors] == [
+        ("first/beta", 0),
+        *(("conv/kernel", 2), ("conv/bias", 10)),
+        *(("second/gamma", 14), ("second/beta", 18)),
+        *(("last/kernel", 22), ("last/bias", 70)),
+        *(("first/moving_mean", 73), ("first/moving_variance", 75)),
+        *(("second/moving_mean", 77), ("second/moving_variance", 81)),
+    ]
+    assert (layout.num_trained, layout.num_params) == (73, 85)
+    assert [tensor.is_trained for tensor in layout.tensors] == [True] * 7 + [False] * 4
+    # offset; epsilon; momentum, whether it is frozen, offset of the moving statistics
+    picked = [(row[4], row[16], *row[18:21]) for row in layout.core_rows()]
+    assert picked == [
+        (0, 0.25, 0.5, 0, 73),
+        (2, 0.0, 0.0, 0, 77),
+        (14, 1e-3, 0.99, 1, 77),
+        (22, 0.0, 0.0, 0, 85),
+    ]
+    native.Model(layout.core_rows(), layout.num_params)
+    values = range(len(layout.tensors))
+    assert layout.in_order(value for _, _, value in layout.by_layer(values)) == list(values)
+
+
+@pytest.mark.parametrize("wrong", [72, 74, 0])
+def test_the_core_refuses_statistics_elsewhere(wrong: int) -> None:
+    layout = lay_out([BatchNorm(), Dense(3)], (2, 2, 2))
+    rows = layout.core_rows()
+    native.Model(rows, layout.num_params)
+    with pytest.raises(_core.CoreError):
+        native.Model([layout.layers[0].core_row(0, wrong), rows[1]], layout.num_params)
 
 
 # size, window, stride, then outputs and the padding before: as TensorFlow documents them.
@@ -307,7 +349,9 @@ def test_shapes_that_no_example_has_are_refused(shape: tuple[int, ...]) -> None:
 def test_the_core_takes_as_many_layers_as_a_model_may_have() -> None:
     layout = lay_out([Dense(1, use_bias=False)] * MAX_LAYERS, (1,))
     native.Model(layout.core_rows(), layout.num_params)
-    rows = [layer.core_row(offset) for offset, layer in enumerate([*layout.layers, *layout.layers])]
+    rows = [
+        layer.core_row(offset, 0) for offset, layer in enumerate([*layout.layers, *layout.layers])
+    ]
     with pytest.raises(_core.CoreError):
         native.Model(rows[: MAX_LAYERS + 1], MAX_LAYERS + 1)
 

@@ -21,6 +21,7 @@ from fedcli.models.layers import (
     Activation,
     Add,
     AveragePool2D,
+    BatchNorm,
     Concatenate,
     Conv2D,
     Dense,
@@ -172,6 +173,11 @@ def _group_norm(random: Random, incoming: Incoming) -> list[Spec]:
     return [GroupNorm(int(random.choice(groups)), 0.1, center, scale), *_smooth(random)]
 
 
+def _batch_norm(random: Random, incoming: Incoming) -> list[Spec]:
+    center, scale = bool(random.random() < 0.8), bool(random.random() < 0.8)
+    return [BatchNorm(float(random.random()), 0.1, center, scale), *_smooth(random)]
+
+
 def _layer_norm(random: Random, incoming: Incoming) -> list[Spec]:
     center, scale = bool(random.random() < 0.8), bool(random.random() < 0.8)
     return [LayerNorm(0.1, center, scale), *_smooth(random)]
@@ -202,7 +208,7 @@ def _alone(random: Random, incoming: Incoming) -> list[Spec]:
 
 
 _Kind = Callable[[Random, Incoming], list[Spec]]
-_OF_ALL: list[_Kind] = [_layer_norm, _group_norm, _dropout, _alone]
+_OF_ALL: list[_Kind] = [_layer_norm, _group_norm, _batch_norm, _dropout, _alone]
 _OF_VECTORS: list[_Kind] = [_dense, _dense, _dense, *_OF_ALL]
 _OF_IMAGES: list[_Kind] = [
     *(_conv, _conv, _conv, _conv, _depthwise, _separable, _pool, _pool, _padding, _flat_dense),
@@ -244,12 +250,18 @@ def test_a_random_graph_follows_the_reference_on_any_number_of_threads(number: i
     assert len({each.tobytes() for each in found}) == 1
     largest = np.abs(expected).max()
     for tensor in model.layout.tensors:
+        if not tensor.is_trained:
+            continue
         own = slice(tensor.offset, tensor.offset + tensor.size)
         # Roundings of 1e-7 of each layer, and Winograd's of 1e-5, grow with the depth.
         atol = 5e-5 * np.abs(expected[own]).max() + 5e-6 * largest
         np.testing.assert_allclose(
             found[0][own], expected[own], rtol=0, atol=atol, err_msg=tensor.name
         )
+    first = model.layout.num_trained
+    moved = reference_net.moved_statistics(model.layout, params, drawn.batch, drawn.masks)
+    change = -found[0][first:] * one_step.RATE
+    np.testing.assert_allclose(params[first:] + change, moved, rtol=2e-5, atol=2e-5)
     evaluator = learning.build_fed_eval(model)
     metrics = evaluator.next(evaluator.initialize(), [drawn.dataset]).metrics
     loss = metrics["client_work"]["eval"]["current_round_metrics"]["loss"]
@@ -264,7 +276,8 @@ def test_the_graphs_have_every_kind_of_layer_and_activation() -> None:
     assert kinds >= {
         *("conv2d", "depthwise_conv2d", "dense", "max_pooling2d", "average_pooling2d", "add"),
         "concatenate",
-        *("group_normalization", "layer_normalization", "zero_padding2d", "dropout", "activation"),
+        *("group_normalization", "layer_normalization", "batch_normalization", "zero_padding2d"),
+        *("dropout", "activation"),
     }
     activations = {layer.activation for layout in layouts for layer in layout.layers}
     assert activations == {"linear", *SMOOTH, *KINKED}

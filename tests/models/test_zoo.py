@@ -34,8 +34,9 @@ def test_2nn_has_the_published_layers() -> None:
     assert [layer.activation for layer in model.layout.layers] == ["relu", "relu", "linear"]
 
 
-# As published, for images of the row's example_shape and 10 and 62 classes: resnets as in the usual
-# implementations with projections (272,474 and so on), resnet18 of 11,173,962, FedMA's 3,491,530.
+# Trained parameters as published, for images of the row's example_shape and 10 and 62 classes:
+# resnets as in the usual implementations with projections (272,474 and so on), resnet18 of
+# 11,173,962, FedMA's 3,491,530.
 COUNTS = {
     "softmax-regression": (7_850, 48_670),
     "mlp-2nn": (199_210, 209_662),
@@ -55,6 +56,12 @@ COUNTS = {
     "vgg9": (3_491_530, 3_518_206),
     "vgg11": (9_231_114, 9_257_790),
 }
+COUNTS.update({f"{name}-bn": COUNTS[name] for name in COUNTS if f"{name}-bn" in tables.MODELS})
+# Means and variances of all channels that are normalised.
+MOVING = {
+    **{"resnet20-bn": 1_568, "resnet32-bn": 2_464, "resnet56-bn": 4_256},
+    **{"mobilenet-v2-bn": 34_112, "vgg11-bn": 5_504},
+}
 # Limits of the uniform draws of each kernel, as published, to four digits.
 GLOROT_LIMITS = {
     "mlp-2nn": [0.0781, 0.1225, 0.1690],
@@ -67,10 +74,12 @@ GLOROT_LIMITS = {
 def test_parameter_counts_are_the_published_ones(name: str) -> None:
     shape = tables.MODELS[name].example_shape
     counts = [
-        models.build_layout(name, input_shape=shape, num_classes=each).num_params
+        models.build_layout(name, input_shape=shape, num_classes=each).num_trained
         for each in (10, 62)
     ]
     assert tuple(counts) == COUNTS[name]
+    layout = models.build_layout(name, input_shape=shape)
+    assert layout.num_params - layout.num_trained == MOVING.get(name, 0)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,8 @@ class Aggregator(Protocol):
     vectors. `problem(num_clients)` returns why the deltas of `num_clients` clients cannot be
     combined, or None if they can; a run with such cohorts does not begin. `for_cohort(num_clients)`
     returns the aggregator for cohorts of `num_clients`, with shares of clients turned into numbers
-    of clients.
+    of clients. A class whose attribute `averages_coordinates` is true averages values of the deltas
+    by coordinate, some or all of them; others are refused for models with batch normalization.
     """
 
     def init(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from fedcli.learning.engines.deltas import SUM, DeltaRequest, Deltas
 @dataclass(frozen=True)
 class Mean:
     """sum(weight * delta) / sum(weight); the engine computes both sums in float64."""
+
+    averages_coordinates: ClassVar[bool] = True
 
     def init(self) -> dict[str, Any]:
         """Returns an empty state."""

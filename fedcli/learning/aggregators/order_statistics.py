@@ -55,6 +55,8 @@ class _ByCoordinate:
 class Median(_ByCoordinate):
     """The median of each coordinate; the mean of the two middle values if their number is even."""
 
+    averages_coordinates: ClassVar[bool] = True
+
     def combine(self, counted: CountedDeltas) -> NDArray[np.float64]:
         """See the class."""
         return counted.from_rows(counted.rows.trimmed_mean((counted.num - 1) // 2))
@@ -73,6 +75,8 @@ class SignMajority(_ByCoordinate):
 class TrimmedMean(RobustRule):
     """The mean of each coordinate without its f smallest and f largest values."""
 
+    averages_coordinates: ClassVar[bool] = True
+
     OPTION: ClassVar[str] = "trim"
 
     def combine(
@@ -90,6 +94,8 @@ def trimmed_mean(trim: float) -> TrimmedMean:
 @dataclass(frozen=True)
 class MeanAroundMedian(RobustRule):
     """The mean of the n - f values of each coordinate that are nearest to its median."""
+
+    averages_coordinates: ClassVar[bool] = True
 
     def combine(
         self, counted: CountedDeltas, num_byzantine: int, state: Mapping[str, Any]

@@ -42,21 +42,27 @@ def apply_mean_delta(
     params: NDArray[np.float32],
     opt_state: Mapping[str, Any],
     mean_delta: NDArray[np.float32],
+    num_trained: int,
 ) -> tuple[NDArray[np.float32], dict[str, Any], dict[str, Any]]:
     """Returns parameters, optimizer state and finalizer metrics after one server step.
 
     A mean delta with a NaN or an infinity is rejected: parameters and state do not change and
-    `update_non_finite` is 1 (TFF learning/templates/apply_optimizer_finalizer.py).
+    `update_non_finite` is 1 (TFF learning/templates/apply_optimizer_finalizer.py). Moving
+    statistics become the mean of the clients', whatever the optimizer and its learning rate.
 
     Args:
         server_optimizer: The optimizer.
         params: Global parameters [num_params].
         opt_state: The optimizer's state.
         mean_delta: Mean of client minus server parameters [num_params].
+        num_trained: Number of parameters that are trained; moving statistics follow them.
     """
     if not np.isfinite(mean_delta).all():
         return params, dict(opt_state), {"update_non_finite": 1}
     pseudo_gradient = -mean_delta
+    pseudo_gradient[num_trained:] = 0.0
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         updates, next_state = server_optimizer.update(pseudo_gradient, dict(opt_state), params)
-        return params + updates, next_state, {"update_non_finite": 0}
+        stepped = params + updates
+        stepped[num_trained:] = params[num_trained:] + mean_delta[num_trained:]
+        return stepped, next_state, {"update_non_finite": 0}

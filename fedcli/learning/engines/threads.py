@@ -69,7 +69,7 @@ class _CohortRun:
         self.task = task
         self.exchange = exchange
         self.flag = flag
-        self.step = native.Step(task.rows, layout.shapes)
+        self.step = native.Step(task.rows, layout.trained_shapes)
         self.has_rows = task.request.all_rows or (exchange is not None and exchange.receives)
         num_vectors = self.has_rows + (0 if exchange is None else exchange.num_vectors)
         self.vector_bytes = 4 * num_vectors * layout.num_params  # per client of a piece

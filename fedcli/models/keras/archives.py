@@ -70,6 +70,24 @@ class Contents:
     image: bytes
 
 
+@dataclass(frozen=True)
+class Places:
+    """The layers that have weights, and where these are in a file.
+
+    Attributes:
+        paths: For each layer, its names in the groups of layers, outermost first.
+        tops: For each, the name of its outermost layer in legacy files; empty: the file's order of
+            layers is used.
+        shapes: For each, the required shapes of its tensors.
+        num_trained: For each, how many of its tensors are trained; they come first.
+    """
+
+    paths: Sequence[tuple[str, ...]]
+    tops: Sequence[str]
+    shapes: Sequence[Shapes]
+    num_trained: Sequence[int]
+
+
 def is_keras(path: Path) -> bool:
     """Returns whether a file starts like a Keras file: HDF5, a zip with a model, or JSON.
 
@@ -122,31 +140,26 @@ def reading() -> Iterator[None]:
         ) from err
 
 
-def load_places(
-    image: bytes, paths: Sequence[tuple[str, ...]], tops: Sequence[str], shapes: Sequence[Shapes]
-) -> list[Tensors]:
+def load_places(image: bytes, places: Places) -> list[Tensors]:
     """Returns the tensors of each layer that has weights.
 
     Args:
         image: `Contents.image`.
-        paths: For each layer with weights, its names in the groups of layers, outermost first.
-        tops: For each, the name of its outermost layer in legacy files; empty: the file's order of
-            layers is used.
-        shapes: For each, the required shapes of its tensors.
+        places: The layers.
 
     Raises:
         ConfigError: The file is damaged, or its layers or shapes differ from the required ones. The
             message shows both.
     """
-    num_params = sum(math.prod(shape) for each in shapes for shape in each)
+    num_params = sum(math.prod(shape) for each in places.shapes for shape in each)
     with reading():
         if image.startswith(_ZIP):
             with open_zip(image) as archive:
                 image = _unpack(archive, WEIGHTS, _FIXED_BYTES + _BYTES_PER_PARAM * num_params)
         with _open(image) as file:
             if _is_legacy(file):
-                return _load_legacy(file, tops, shapes, len(image))
-            return _load_counted(file, paths, shapes, len(image))
+                return _load_legacy(file, places, len(image))
+            return _load_counted(file, places.paths, places.shapes, len(image))
 
 
 def _read_whole(path: Path) -> bytes:
@@ -273,27 +286,48 @@ def _variables(group: Any) -> list[Any]:
     ]
 
 
-def _load_legacy(
-    file: Any, tops: Sequence[str], shapes: Sequence[Shapes], num_bytes: int
-) -> list[Tensors]:
-    """Loads tensors in the order of `tops`, or in the file's order if `tops` is empty."""
+def _load_legacy(file: Any, places: Places, num_bytes: int) -> list[Tensors]:
+    """Loads tensors in the order of `tops`, or in the file's order if `tops` is empty.
+
+    The group of a layer that is a model has the trained tensors of all its layers, then the others.
+    """
     root = _member(file, "model_weights", h5py.Group) if "model_weights" in file else file
-    names = list(dict.fromkeys(tops)) or _texts(root.attrs, "layer_names", num_bytes)
-    datasets: list[Any] = []
+    names = list(dict.fromkeys(places.tops)) or _texts(root.attrs, "layer_names", num_bytes)
+    left = list(zip(places.shapes, places.num_trained, strict=True))
+    loaded: list[Tensors] = []
+    num_more = 0
     for name in names:
         group = _member(root, name, h5py.Group)
-        datasets += [
-            _follow(group, each) for each in _texts(group.attrs, "weight_names", num_bytes)
-        ]
-    loaded = []
-    for required in shapes:
-        loaded.append(_load_layer("", datasets[: len(required)], required, num_bytes))
-        datasets = datasets[len(required) :]
-    if datasets:
-        raise ConfigError(
-            f"has {len(datasets)} more weights than the model; give weights of this model"
-        )
+        datasets = [_follow(group, each) for each in _texts(group.attrs, "weight_names", num_bytes)]
+        own: list[tuple[Shapes, int]] = []
+        while left and sum(len(shapes) for shapes, _ in own) < len(datasets):
+            own.append(left.pop(0))
+        by_layer, more = _sorted_by_layer(datasets, own)
+        num_more += len(more)
+        for each, (required, _) in zip(by_layer, own, strict=True):
+            loaded.append(_load_layer("", each, required, num_bytes))
+    for required, _ in left:
+        loaded.append(_load_layer("", (), required, num_bytes))
+    if num_more:
+        raise ConfigError(f"has {num_more} more weights than the model; give weights of this model")
     return loaded
+
+
+def _sorted_by_layer(
+    datasets: Sequence[Any], layers: Sequence[tuple[Shapes, int]]
+) -> tuple[list[list[Any]], Sequence[Any]]:
+    """Returns the datasets of each layer, as far as there are some, and those that are too many.
+
+    Args:
+        datasets: Those that are trained, layer by layer, then the others, layer by layer.
+        layers: For each layer its shapes, and how many of them are trained.
+    """
+    owners = [place for place, (_, num) in enumerate(layers) for _ in range(num)]
+    owners += [place for place, (shapes, num) in enumerate(layers) for _ in shapes[num:]]
+    by_layer: list[list[Any]] = [[] for _ in layers]
+    for owner, dataset in zip(owners, datasets, strict=False):
+        by_layer[owner].append(dataset)
+    return by_layer, datasets[len(owners) :]
 
 
 def _texts(attrs: Any, name: str, num_bytes: int) -> list[str]:

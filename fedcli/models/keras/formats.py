@@ -105,8 +105,8 @@ def read_model(path: Path) -> KerasModel:
                 f"describes {layout.num_params:,} parameters; a file without weights may describe "
                 f"at most {MAX_PARAMS:,}"
             )
-    starts = tuple(start for place in graph.places for start in place.starts)
-    return KerasModel(graph.name, graph.specs, graph.input_shape, weights, starts)
+    starts = layout.in_order(start for place in graph.places for start in place.starts)
+    return KerasModel(graph.name, graph.specs, graph.input_shape, weights, tuple(starts))
 
 
 def read_weights(path: Path, layout: ParamLayout) -> list[NDArray[np.float32]]:
@@ -129,8 +129,9 @@ def read_weights(path: Path, layout: ParamLayout) -> list[NDArray[np.float32]]:
             counted = container_names([spec.keras_class for spec in stack])
             named = {spec.name: path for spec, path in zip(stack, counted, strict=True)}
             paths = [(named[name],) for name in tensors]
-            by_layer = archives.load_places(contents.image, paths, (), _shapes(tensors))
-            return [tensor for tensors in by_layer for tensor in tensors]
+            places = archives.Places(paths, (), _shapes(tensors), _num_trained(tensors))
+            by_layer = archives.load_places(contents.image, places)
+            return layout.in_order(tensor for tensors in by_layer for tensor in tensors)
         graph = graphs.parse(contents.description)
         own = lay_out(graph.specs, graph.input_shape)
         theirs, ours = _in_keras_order(own), _in_keras_order(layout)
@@ -198,16 +199,22 @@ def _about(path: Path) -> Iterator[None]:
 def _load(image: bytes, graph: Graph, layout: ParamLayout) -> list[NDArray[np.float32]]:
     paths = [place.path for place in graph.places]
     tops = [place.top for place in graph.places]
-    by_layer = archives.load_places(image, paths, tops, _shapes(_weighted(layout)))
-    return [tensor for tensors in by_layer for tensor in tensors]
+    tensors = _weighted(layout)
+    places = archives.Places(paths, tops, _shapes(tensors), _num_trained(tensors))
+    by_layer = archives.load_places(image, places)
+    return layout.in_order(tensor for each in by_layer for tensor in each)
 
 
 def _weighted(layout: ParamLayout) -> dict[str, list[Tensor]]:
     """Returns the tensors of each layer that has some, by its name and in order."""
     tensors: dict[str, list[Tensor]] = {}
-    for tensor in layout.tensors:
-        tensors.setdefault(tensor.name.rpartition("/")[0], []).append(tensor)
+    for layer, _, tensor in layout.by_layer(layout.tensors):
+        tensors.setdefault(layer.name, []).append(tensor)
     return tensors
+
+
+def _num_trained(tensors: Mapping[str, Sequence[Tensor]]) -> list[int]:
+    return [sum(each.is_trained for each in of_layer) for of_layer in tensors.values()]
 
 
 def _shapes(tensors: Mapping[str, Sequence[Tensor]]) -> list[list[tuple[int, ...]]]:
@@ -376,8 +383,8 @@ def _item(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _image(stack: Sequence[Spec], layout: ParamLayout, params: NDArray[np.float32]) -> bytes:
     tensors: dict[str, list[NDArray[np.float32]]] = {}
-    for tensor, array in zip(layout.tensors, layout.split(params), strict=True):
-        tensors.setdefault(tensor.name.rpartition("/")[0], []).append(array)
+    for layer, _, array in layout.by_layer(layout.split(params)):
+        tensors.setdefault(layer.name, []).append(array)
     paths = container_names([spec.keras_class for spec in stack])
     named = {path: spec.name for path, spec in zip(paths, stack, strict=True)}
     by_path = {path: tensors.get(name, []) for path, name in named.items()}

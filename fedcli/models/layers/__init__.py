@@ -20,18 +20,17 @@ from fedcli.models.layers.pooling import *
 from fedcli.models.layers.reshaping import *
 
 __all__ = [
-    *("Activation", "Add", "AveragePool2D", "ColorJitter", "Concatenate", "Conv2D", "Cutout"),
+    *("Activation", "Add", "AveragePool2D", "BatchNorm", "ColorJitter", "Concatenate"),
+    *("Conv2D", "Cutout", "Dense", "DepthwiseConv2D", "Dropout", "ELU"),
     *(
-        "Dense",
-        "DepthwiseConv2D",
-        "Dropout",
-        "ELU",
         "Flatten",
         "GlobalAveragePool2D",
         "GlobalMaxPool2D",
+        "GroupNorm",
+        "IMAGE",
+        "ImageStandardization",
     ),
-    *("GroupNorm", "IMAGE", "ImageStandardization", "Input", "LayerNorm", "LeakyReLU"),
-    *("MaxPool2D", "Node", "Normalization", "RandomCrop", "RandomFlip", "RandomRotation"),
-    *("SeparableConv2D", "Spec", "ZeroPad2D"),
+    *("Input", "LayerNorm", "LeakyReLU", "MaxPool2D", "Node", "Normalization"),
+    *("RandomCrop", "RandomFlip", "RandomRotation", "SeparableConv2D", "Spec", "ZeroPad2D"),
 ]
 __getattr__ = refuse_others(__name__, __all__)

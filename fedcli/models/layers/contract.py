@@ -56,19 +56,30 @@ class TensorKind(NamedTuple):
         name: Its name in Keras.
         start: Its initial value or initialiser.
         field: The field of a layer that is true if the layer has it; "": every layer has it.
+        is_trained: Whether local steps and the server optimizer change it. If not, it is a moving
+            statistic of a batch norm.
     """
 
     name: str
     start: Start
     field: str = ""
+    is_trained: bool = True
 
 
 class LayerTensor(NamedTuple):
-    """A tensor of one layer: its name and shape in Keras, and its initial value or initialiser."""
+    """A tensor of one layer; the first three as in Keras.
+
+    Attributes:
+        name: Its name.
+        shape: Its shape.
+        start: Its initial value or initialiser.
+        is_trained: See `TensorKind`.
+    """
 
     name: str
     shape: tuple[int, ...]
     start: Start
+    is_trained: bool = True
 
     @property
     def size(self) -> int:
@@ -109,11 +120,14 @@ class Layer:
         skips: For each of two inputs, the number of layers between it and this one: 0 is the output
             of the layer before. Additions and concatenations have a second input.
         num_groups: Groups of a group norm, else 0.
-        epsilon: Epsilon of a group norm, else 0.
+        epsilon: Epsilon of a norm, else 0.
         rate: Rate of a dropout, else 0.
+        momentum: Momentum of a batch norm's moving statistics, else 0.
+        is_frozen: Whether a batch norm normalises by its moving statistics in training, too, and
+            leaves them as they are.
         amounts: Constants of an input layer, at most 2 * MAX_NORMALIZED. For other layers, the
             activation's constant if it differs from the one in `AMOUNTS`.
-        tensors: Its tensors in Keras's order, as in the parameter vector.
+        tensors: Its tensors in Keras's order.
         multiply_adds: Multiply-adds of one forward pass of one example; 0 if there are only a few
             for each value.
     """
@@ -132,6 +146,8 @@ class Layer:
     num_groups: int = 0
     epsilon: float = 0.0
     rate: float = 0.0
+    momentum: float = 0.0
+    is_frozen: bool = False
     amounts: tuple[float, ...] = ()
     tensors: tuple[LayerTensor, ...] = ()
     multiply_adds: int = 0
@@ -148,8 +164,13 @@ class Layer:
 
     @property
     def num_params(self) -> int:
-        """Number of parameters."""
+        """Number of parameters, with the moving statistics of a batch norm."""
         return sum(tensor.size for tensor in self.tensors)
+
+    @property
+    def num_trained(self) -> int:
+        """Number of parameters that are trained."""
+        return sum(tensor.size for tensor in self.tensors if tensor.is_trained)
 
     @property
     def activation_amount(self) -> float:
@@ -157,11 +178,12 @@ class Layer:
         default = AMOUNTS.get(self.activation)
         return 0.0 if default is None else (*self.amounts, default)[0]
 
-    def core_row(self, offset: int) -> ModelRow:
+    def core_row(self, offset: int, moving_offset: int) -> ModelRow:
         """Returns its row in the core's model table.
 
         Args:
-            offset: Offset of its tensors in the parameter vector.
+            offset: Offset of its trained tensors in the parameter vector.
+            moving_offset: Offset of its other tensors.
         """
         amounts = self.amounts or (self.activation_amount,)
         return (
@@ -179,6 +201,9 @@ class Layer:
             self.num_groups,
             self.epsilon,
             self.rate,
+            self.momentum,
+            int(self.is_frozen),
+            moving_offset,
             *amounts,
             *[0.0] * (2 * MAX_NORMALIZED - len(amounts)),
         )
@@ -371,8 +396,10 @@ class Spec:
 
     def _sized(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[LayerTensor, ...]:
         """Its tensors with their shapes."""
+        is_trained = {each.name: each.is_trained for each in self.tensors}
         return tuple(
-            LayerTensor(name, shapes[name], start) for name, start in self.starts().items()
+            LayerTensor(name, shapes[name], start, is_trained[name])
+            for name, start in self.starts().items()
         )
 
 

@@ -138,6 +138,11 @@ def check_rate(label: str, value: object) -> None:
         raise ConfigError(f"{label} {value}: all values would become 0; choose a number below 1")
 
 
+def check_share(label: str, value: object) -> None:
+    """Refuses a value that is not a number from 0 to 1."""
+    check_number(label, value, 0.0, 1.0)
+
+
 def check_epsilon(label: str, value: object) -> None:
     """Refuses a value that is not a number above 0 and up to 1."""
     if check_number(label, value, 0.0, 1.0) == 0.0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
@@ -13,7 +13,7 @@ from fedcli.models.layers.contract import Incoming, KerasShape, Layer, Read, Spe
 if TYPE_CHECKING:
     from fedcli.models.layers.keras_options import Options
 
-__all__ = ["GroupNorm", "LayerNorm"]
+__all__ = ["BatchNorm", "GroupNorm", "LayerNorm"]
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,91 @@ class LayerNorm(Spec):
         spec.check(options.label)
         _refuse_without_channels(options, shape)
         yield spec, shape
+
+
+@dataclass(frozen=True)
+class BatchNorm(Spec):
+    """Values become (value - mean) / root(variance + epsilon), by channel over a whole batch.
+
+    Training takes mean and variance of the batch; after each local step the moving ones become
+    momentum * moving + (1 - momentum) * that of the batch. Evaluation takes the moving ones. As in
+    Keras 3 the variance is the biased one. `fedcli help models` says how the moving ones are
+    averaged.
+
+    Attributes:
+        momentum: From 0 to 1.
+        epsilon: Added inside the root.
+        center: Whether beta is added.
+        scale: Whether the values are multiplied by gamma.
+        frozen: Whether training, too, takes the moving mean and variance, which then never change.
+            Gamma and beta are trained all the same. Keras has no such option.
+        name: Its own in the model; "": as Keras names it.
+        inputs: See `Spec.inputs`.
+    """
+
+    kind = "batch_normalization"
+    keras_class = "BatchNormalization"
+    tensors = (
+        *GroupNorm.tensors,
+        TensorKind("moving_mean", 0.0, is_trained=False),
+        TensorKind("moving_variance", 1.0, is_trained=False),
+    )
+    checks: ClassVar = {
+        "momentum": fields.check_share,
+        "epsilon": fields.check_epsilon,
+        "center": fields.check_flag,
+        "scale": fields.check_flag,
+        "frozen": fields.check_flag,
+    }
+    needs_channels = True
+
+    momentum: float = 0.99
+    epsilon: float = 1e-3
+    center: bool = True
+    scale: bool = True
+    frozen: bool = False
+    name: str = ""
+    inputs: tuple[str, ...] = ()
+
+    def size(self, incoming: Incoming) -> Layer:
+        """See `Spec.size`."""
+        shape, channels = incoming.shape, incoming.shape[2]
+        _refuse_flattened(self, incoming)
+        return Layer(
+            self.kind,
+            self.name,
+            shape,
+            shape,
+            has_scale=self.scale,
+            has_bias=self.center,
+            epsilon=float(self.epsilon),
+            momentum=float(self.momentum),
+            is_frozen=self.frozen,
+            tensors=self._sized(dict.fromkeys(self.starts(), (channels,))),
+        )
+
+    @classmethod
+    def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
+        """See `Spec.from_keras`."""
+        spec = cls(
+            options.number("momentum", 0.99),
+            options.number("epsilon", 1e-3),
+            center=options.take("center", True),
+            scale=options.take("scale", True),
+            name=name,
+        )
+        options.only("axis", (-1, [-1], len(shape), [len(shape)]))
+        # Without renorm, whose value must be False, its momentum has no effect.
+        options.finish(free=(*cls.initializers(), "renorm_momentum"))
+        spec.check(options.label)
+        _refuse_without_channels(options, shape)
+        yield spec, shape
+
+    def to_keras(self) -> dict[str, Any]:
+        """See `Spec.to_keras`."""
+        options = super().to_keras()
+        del options["frozen"]
+        return options
 
 
 def _refuse_flattened(spec: Spec, incoming: Incoming) -> None:

@@ -32,6 +32,9 @@ class ModelEntry(Entry):
 
 _CIFAR = (32, 32, 3)
 _GROUPS = Option("groups", 2, "Groups of each normalization; a divisor of the channels.", 1, 64)
+_MOMENTUM = Option(
+    "norm_momentum", 0.9, "Share of the moving statistics that a local step keeps.", 0.0, 1.0
+)
 
 
 MODELS = table(
@@ -149,6 +152,34 @@ MODELS = table(
         example_shape=_CIFAR,
     ),
     ModelEntry(
+        "resnet20-bn",
+        "As resnet20 with batch normalization; 272,474 parameters and 1,568 moving statistics for "
+        "10 classes.",
+        "He et al. 2016, arXiv 1512.03385, section 4.2, with shortcuts of option B",
+        (_MOMENTUM,),
+        rates="client SGD 0.03 to 0.3",
+        code="fedcli.models.zoo:resnet20_bn_stack",
+        example_shape=_CIFAR,
+    ),
+    ModelEntry(
+        "resnet32-bn",
+        "As resnet20-bn with five blocks a stage; 466,906 parameters for 10 classes.",
+        "He et al. 2016, arXiv 1512.03385, section 4.2; see resnet20-bn",
+        (_MOMENTUM,),
+        rates="client SGD 0.03 to 0.3",
+        code="fedcli.models.zoo:resnet32_bn_stack",
+        example_shape=_CIFAR,
+    ),
+    ModelEntry(
+        "resnet56-bn",
+        "As resnet20-bn with nine blocks a stage; 855,770 parameters for 10 classes.",
+        "He et al. 2016, arXiv 1512.03385, section 4.2; see resnet20-bn",
+        (_MOMENTUM,),
+        rates="client SGD 0.03 to 0.3",
+        code="fedcli.models.zoo:resnet56_bn_stack",
+        example_shape=_CIFAR,
+    ),
+    ModelEntry(
         "resnet18-gn",
         "Residual network of 64, 128, 256 and 512 channels, two blocks each, group normalization, "
         "for images of 32 x 32 or crops of 24 x 24; 11,173,962 parameters for 10 classes, "
@@ -181,6 +212,15 @@ MODELS = table(
         example_shape=_CIFAR,
     ),
     ModelEntry(
+        "mobilenet-v2-bn",
+        "As mobilenet-v2 with batch normalization; 2,236,682 parameters for 10 classes.",
+        "Sandler et al. 2018, arXiv 1801.04381; see mobilenet-v2",
+        (_MOMENTUM,),
+        rates="client SGD 0.03 to 0.1",
+        code="fedcli.models.zoo:mobilenet_v2_bn_stack",
+        example_shape=_CIFAR,
+    ),
+    ModelEntry(
         "vgg9",
         "Six 3 x 3 convolutions of 32 to 256 channels with ReLU, a max-pool after every second, "
         "two layers of 512 units with ReLU, then the logits; 3,491,530 parameters for 32 x 32 x 3 "
@@ -198,6 +238,16 @@ MODELS = table(
         (_GROUPS,),
         rates="client SGD 0.01 to 0.1",
         code="fedcli.models.zoo:vgg11_stack",
+        example_shape=_CIFAR,
+    ),
+    ModelEntry(
+        "vgg11-bn",
+        "As vgg11 with batch normalization; 9,231,114 parameters for 32 x 32 x 3 pixels and 10 "
+        "classes.",
+        "Simonyan and Zisserman 2015, arXiv 1409.1556; see vgg11",
+        (_MOMENTUM,),
+        rates="client SGD 0.01 to 0.1",
+        code="fedcli.models.zoo:vgg11_bn_stack",
         example_shape=_CIFAR,
     ),
 )

@@ -46,6 +46,7 @@ static void test_kinds_are_found_by_name(void) {
         [KIND_AVERAGE_POOL] = "average_pooling2d",
         [KIND_GROUP_NORM] = "group_normalization",
         [KIND_LAYER_NORM] = "layer_normalization",
+        [KIND_BATCH_NORM] = "batch_normalization",
         [KIND_ZERO_PADDING] = "zero_padding2d",
         [KIND_DROPOUT] = "dropout",
         [KIND_ACTIVATION] = "activation",

@@ -1,0 +1,52 @@
+"""What models with batch normalisation can be trained by.
+
+Their moving statistics travel with the model deltas. They are averages of what clients saw, which
+can only be averaged: not corrected like gradients, bounded, covered by noise, or compressed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fedcli.errors import ConfigError
+from fedcli.learning.algorithms.base import Algorithm
+from fedcli.models.model import Model
+from fedcli.settings import tables
+from fedcli.settings.tables import AlgorithmEntry
+
+if TYPE_CHECKING:
+    from fedcli.learning.updates.contract import UpdateStage
+
+
+def check_batch_norms(model: Model, algorithm: Algorithm, stages: Sequence[UpdateStage]) -> None:
+    """Refuses parts that would do more to the moving statistics of a model than average them.
+
+    Raises:
+        ConfigError: The model has batch normalization, and the algorithm, the aggregator or a stage
+            is such a part.
+    """
+    if model.layout.num_trained == model.layout.num_params:
+        return
+    entry = algorithm.entry
+    if not _averages(entry):
+        fitting = ", ".join(name for name, each in tables.ALGORITHMS.items() if _averages(each))
+        raise _refusal(model, f"algorithm {entry.name}", f"choose {fitting}")
+    aggregator = type(algorithm.aggregator)
+    if not getattr(aggregator, "averages_coordinates", False):
+        choice = "choose --aggregator mean, median, trimmed-mean or meamed alone"
+        raise _refusal(model, f"the aggregator {aggregator.__name__}", choice)
+    if stages:
+        stage = type(stages[0]).__name__
+        raise _refusal(model, f"a stage that changes updates ({stage})", "leave it out")
+
+
+def _averages(entry: AlgorithmEntry) -> bool:
+    return entry.sends_deltas_alone or entry.pools_clients or entry.has_own_models
+
+
+def _refusal(model: Model, part: str, choice: str) -> ConfigError:
+    return ConfigError(
+        f"model {model.name} has batch normalization, whose moving statistics can only be "
+        f"averaged, and {part} does more: {choice}, or take a model with group normalization"
+    )
