@@ -478,11 +478,11 @@ typedef struct fed_terms {
     atomic_int *num_trained;
 } fed_terms;
 
-/* Trains each client of a cohort from the same server parameters and adds its model delta to
- * `sum`. A large cohort may be trained in pieces, by several calls with the same `sum`, if every
- * piece but the last has a multiple of 8 clients. Results do not depend on the number of threads.
- * On FED_ERR_LABEL, fault describes the first client with an invalid label. *cancel != 0 stops the
- * call within a local step. */
+/* Trains each client of a cohort from the same server parameters and adds its model delta to `sum`
+ * (NULL: the sum is not needed). A large cohort may be trained in pieces, by several calls with the
+ * same `sum`, if every piece but the last has a multiple of 8 clients. Results do not depend on the
+ * number of threads. On FED_ERR_LABEL, fault describes the first client with an invalid label.
+ * *cancel != 0 stops the call within a local step. */
 int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *step,
                      const float *server_params, /* [P] */
                      const fed_client *clients, size_t num_clients, const fed_terms *terms,

@@ -68,7 +68,7 @@ typedef struct cohort {
     const fed_client *clients;
     size_t num_clients;
     const fed_terms *terms;
-    fed_sum *sum;
+    fed_sum *sum; /* NULL: no delta is added */
     fed_client_stats *stats;
 
     omp_lock_t lock; /* guards everything below, and the team's free list */
@@ -150,7 +150,7 @@ static void add_waiting(cohort *co, block *blk) {
         const fed_own *own = co->clients[blk->first + blk->num_added].own;
         const double factor =
             stats->weight * bounding_factor(co, stats) * (own != NULL ? own->delta_factor : 1);
-        if (factor > 0)
+        if (factor > 0 && co->sum != NULL)
             co->net->kernels->add_delta(blk->values, params, co->training->origin,
                                         co->team->num_values, factor);
         blk->weight += stats->weight;
@@ -161,8 +161,9 @@ static void add_waiting(cohort *co, block *blk) {
     blk->being_added = 0;
 }
 
-/* Makes a block's values zeros; memory that the sum does not need is used first. */
+/* Makes a block's values zeros, if there is a sum; memory that it does not need is used first. */
 static int clear_values(cohort *co, double **values /* in-out */) {
+    if (co->sum == NULL) return FED_OK;
     const size_t num_bytes = co->team->num_values * sizeof **values;
     if (*values == NULL) *values = fed_sum_take_unused(co->sum);
     if (*values == NULL) *values = fed_allocate(num_bytes);
@@ -182,7 +183,8 @@ static void merge_blocks(cohort *co) {
         double **values = &co->team->window[co->num_merged % co->num_window];
         const int is_reused = co->num_opened < co->num_blocks;
         omp_unset_lock(&co->lock);
-        fed_sum_push(co->sum, values, blk->weight, blk->num_clients < FED_BLOCK_CLIENTS);
+        if (co->sum != NULL)
+            fed_sum_push(co->sum, values, blk->weight, blk->num_clients < FED_BLOCK_CLIENTS);
         const int status = is_reused ? clear_values(co, values) : FED_OK;
         omp_set_lock(&co->lock);
         if (status != FED_OK) {
@@ -313,7 +315,7 @@ static int train_cohort(fed_team *team, const fed_net *net, const fed_step *step
                         fed_client_stats *stats, fed_fault *fault) {
     const fed_model *model = net->model;
     int status = fed_step_check(step);
-    if (status == FED_OK && !(fed_sum_takes(sum, net) && terms_are_valid(terms)))
+    if (status == FED_OK && !((sum == NULL || fed_sum_takes(sum, net)) && terms_are_valid(terms)))
         status = FED_ERR_ARGUMENT;
     if (status == FED_OK) status = fed_check_clients(model, clients, num_clients, fault);
     if (status == FED_OK) status = fed_team_set_params(team, net, server_params);

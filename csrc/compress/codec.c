@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The kinds of codecs, one row each. To add a kind, add a row here and a file beside this one. */
 #include "compress/codec.h"
+#include "compress/loops.h"
 #include "denormals.h"
 
 #include <math.h>
@@ -91,6 +92,21 @@ int fed_codec_encode_finite(const fed_codec *codec, const fed_key *key, const fl
     fed_draws draws = {0};
     fed_rng_init(&draws.rng, key);
     return KINDS[codec->kind].ops->encode(codec, &draws, values, payload, num_bytes);
+}
+
+int fed_codec_replace_finite(const fed_codec *codec, const fed_key *key, float *values,
+                             float *scratch, uint8_t *payload, size_t *num_bytes,
+                             double *squared_error) {
+    const fed_codec_ops *ops = KINDS[codec->kind].ops;
+    fed_draws draws = {0};
+    fed_rng_init(&draws.rng, key);
+    if (ops->replace != NULL)
+        return ops->replace(codec, &draws, values, payload, num_bytes, squared_error);
+    int status = ops->encode(codec, &draws, values, payload, num_bytes);
+    if (status == FED_OK) status = fed_codec_decode(codec, key, payload, *num_bytes, scratch);
+    if (status == FED_OK)
+        *squared_error = fed_active_loops()->replace(values, scratch, codec->num_params);
+    return status;
 }
 
 int fed_codec_decode_with(const fed_codec *codec, fed_draws *draws, const uint8_t *payload,

@@ -10,6 +10,8 @@
 #include "fed.h"
 #include "memory.h"
 
+#include <math.h>
+
 enum { FED_CODEC_CHUNK = 256 }; /* values between two calls of the generator */
 
 /* A source of random words: a keyed stream, or words that a test gives. */
@@ -27,7 +29,8 @@ static inline double fed_coin(uint32_t word) { return (double)word * 0x1p-32; }
 
 /* A kind of codec. Encoders get finite values and a payload of fed_codec_capacity bytes. Decoders
  * get any bytes; they return FED_ERR_PAYLOAD for those that no encoder writes. Both may return
- * FED_ERR_NO_MEMORY. */
+ * FED_ERR_NO_MEMORY. `replace` encodes values and replaces them by what is decoded, piece by piece;
+ * it is NULL for a kind that can only encode all of them and then decode. */
 typedef struct fed_codec_ops {
     int (*is_valid)(const fed_codec *codec);
     size_t (*capacity)(const fed_codec *codec);
@@ -35,6 +38,8 @@ typedef struct fed_codec_ops {
                   size_t *num_bytes);
     int (*decode)(const fed_codec *codec, fed_draws *draws, const uint8_t *payload,
                   size_t num_bytes, float *values);
+    int (*replace)(const fed_codec *codec, fed_draws *draws, float *values, uint8_t *payload,
+                   size_t *num_bytes, double *squared_error);
 } fed_codec_ops;
 
 extern const fed_codec_ops fed_uniform_codec, fed_fixed_step_codec, fed_qsgd_codec,
@@ -50,11 +55,18 @@ int fed_codec_decode_with(const fed_codec *codec, fed_draws *draws, const uint8_
 /* fed_codec_encode of values that are known to be finite, in the caller's floating-point mode. */
 int fed_codec_encode_finite(const fed_codec *codec, const fed_key *key, const float *values,
                             uint8_t *payload, size_t *num_bytes);
+/* The same, and replaces the values by what is decoded. `scratch` [P] is overwritten.
+ * *squared_error is that of the decoded values, and not finite if they are not. */
+int fed_codec_replace_finite(const fed_codec *codec, const fed_key *key, float *values,
+                             float *scratch, uint8_t *payload, size_t *num_bytes,
+                             double *squared_error);
 
 /* The sum of squares of values [num_values], in float64; not finite if a value is not. */
 double fed_sum_of_squares(const float *values, size_t num_values);
 
+/* 1 if an encoder may write this number as a scale: it is finite, and not even -0. */
+static inline int fed_is_scale(float number) { return isfinite(number) && !signbit(number); }
+
 static inline size_t fed_bytes_of_bits(size_t num_bits) { return (num_bits + 7) / 8; }
-static inline size_t fed_lesser(size_t a, size_t b) { return a < b ? a : b; }
 
 #endif

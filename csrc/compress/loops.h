@@ -8,26 +8,36 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum { FED_CODEC_PIECE = 2048 }; /* values that a loop finishes before it goes on */
+
 typedef struct fed_codec_loops {
-    /* values = row + decay * residual (NULL: zeros). Returns the sum of squares, which is not
-     * finite if a value is not. */
+    /* The sum of squares, which is not finite if a value is not. */
+    double (*sum_of_squares)(const float *values, size_t num_values);
+    /* values = row + decay * residual (NULL: zeros). Returns the sum of squares. */
     double (*take_input)(const float *row, const float *residual, double decay, size_t num_values,
                          float *restrict values);
     /* values -= decoded. Returns the sum of squares. */
     double (*subtract)(float *restrict values, const float *decoded, size_t num_values);
+    /* values = decoded. Returns the sum of squares of what values were minus decoded. */
+    double (*replace)(float *restrict values, const float *decoded, size_t num_values);
     /* The least and the largest of num_values >= 1 finite values. */
     void (*find_range)(const float *values, size_t num_values, float *least, float *most);
     /* levels = (values - least) * scale, which are 0..last, rounded up or down at random: up if
      * the fraction is above the coin of the word. */
     void (*round_levels)(const float *values, const uint32_t *words, size_t num_values,
                          double least, double scale, int32_t last, int32_t *restrict levels);
+    /* The lowest bytes of the levels. */
+    void (*pack_bytes)(const int32_t *levels, size_t num_values, uint8_t *restrict bytes);
+    /* values = least + levels * step; errors = what they were minus what they are. */
+    void (*replace_levels)(const int32_t *levels, size_t num_values, double least, double step,
+                           float *restrict values /* in-out */, float *restrict errors);
     /* values = least + bytes * step. */
     void (*expand_bytes)(const uint8_t *bytes, size_t num_values, double least, double step,
                          float *restrict values);
     /* Writes the places of the values whose magnitude, as bits, is at least `least`, in order.
-     * Returns their number. */
-    size_t (*find_large)(const float *values, size_t num_values, uint32_t least,
-                         uint32_t *restrict places /* out [num_values] */);
+     * Returns their number; if it is above `most`, not all places are written. */
+    size_t (*find_large)(const float *values, size_t num_values, uint32_t least, size_t most,
+                         uint32_t *restrict places /* out [most + FED_CODEC_PIECE] */);
     /* The sum of the magnitudes. */
     double (*sum_of_magnitudes)(const float *values, size_t num_values);
     /* A bit for each of 8 * num_bytes values, 1 if it is below 0, from the lowest bit of a byte. */

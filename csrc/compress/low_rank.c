@@ -25,7 +25,7 @@ static matrix matrix_of(const fed_codec *codec, size_t t) {
     const fed_tensor *tensor = &codec->tensors.each[t];
     if (tensor->num_rows == 0) return (matrix){1, tensor->num_columns, 0};
     const size_t a = tensor->num_matrices * tensor->num_rows, b = tensor->num_columns;
-    return (matrix){a, b, fed_lesser(codec->rank, fed_lesser(a, b))};
+    return (matrix){a, b, fed_smaller(codec->rank, fed_smaller(a, b))};
 }
 
 static int low_rank_is_valid(const fed_codec *codec) {
@@ -81,7 +81,7 @@ static int left_decode(const fed_codec *codec, fed_draws *draws, const uint8_t *
 }
 
 const fed_codec_ops fed_left_factor_codec = {low_rank_is_valid, left_capacity, left_encode,
-                                             left_decode};
+                                             left_decode, NULL};
 
 /* sums [b, q] = M^T U. */
 static void multiply_transposed(const matrix *m, const float *values, const float *left,
@@ -147,4 +147,4 @@ static int low_rank_decode(const fed_codec *codec, fed_draws *draws, const uint8
 }
 
 const fed_codec_ops fed_low_rank_codec = {low_rank_is_valid, low_rank_capacity, low_rank_encode,
-                                          low_rank_decode};
+                                          low_rank_decode, NULL};

@@ -66,7 +66,7 @@ static int qsgd_encode(const fed_codec *codec, fed_draws *draws, const float *va
     int32_t levels[FED_CODEC_CHUNK];
     fed_put_float(&writer, norm);
     for (size_t first = 0; first < codec->num_params; first += FED_CODEC_CHUNK) {
-        const size_t num = fed_lesser(codec->num_params - first, FED_CODEC_CHUNK);
+        const size_t num = fed_smaller(codec->num_params - first, FED_CODEC_CHUNK);
         fed_draw(draws, words, num);
         round_chunk(values + first, words, num, scale, last, levels);
         for (size_t v = 0; v < num; v++) {
@@ -139,4 +139,4 @@ static int qsgd_decode(const fed_codec *codec, fed_draws *draws, const uint8_t *
     return fed_is_read(&reader) ? FED_OK : FED_ERR_PAYLOAD;
 }
 
-const fed_codec_ops fed_qsgd_codec = {qsgd_is_valid, qsgd_capacity, qsgd_encode, qsgd_decode};
+const fed_codec_ops fed_qsgd_codec = {qsgd_is_valid, qsgd_capacity, qsgd_encode, qsgd_decode, NULL};

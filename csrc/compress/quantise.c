@@ -30,38 +30,101 @@ static size_t uniform_capacity(const fed_codec *codec) {
 static void put_levels(fed_bit_writer *writer, const int32_t *levels, size_t num_values,
                        unsigned bits) {
     if (bits == 8) { /* the usual case, and always at the beginning of a byte */
-        for (size_t v = 0; v < num_values; v++) writer->at[v] = (uint8_t)levels[v];
+        fed_active_loops()->pack_bytes(levels, num_values, writer->at);
         writer->at += num_values;
         return;
     }
     for (size_t v = 0; v < num_values; v++) fed_put_bits(writer, (uint32_t)levels[v], bits);
 }
 
-static int uniform_encode(const fed_codec *codec, fed_draws *draws, const float *values,
-                          uint8_t *payload, size_t *num_bytes) {
+/* The grid of a tensor: its first level, and the number of levels above it. */
+typedef struct grid {
+    double least, range;
+    int32_t last;
+} grid;
+
+/* Writes the range of a tensor and returns its grid. */
+static grid put_range(fed_bit_writer *writer, const float *values, size_t size, unsigned bits) {
+    float least, most;
+    fed_active_loops()->find_range(values, size, &least, &most);
+    fed_put_float(writer, least);
+    fed_put_float(writer, most);
+    return (grid){least, (double)most - (double)least, (int32_t)((1u << bits) - 1)};
+}
+
+/* A vector on its way to the payload. */
+typedef struct passing {
+    fed_draws *draws;
+    fed_bit_writer writer;
+    const float *values;
+    float *replaced; /* the same memory, if values are to become what is decoded; or NULL */
+    size_t num_passed;
+    double squared_error;          /* of the whole pieces that have passed */
+    float errors[FED_CODEC_PIECE]; /* of the current piece */
+} passing;
+
+enum { CHUNK = 512 }; /* values that are rounded at a time; divides FED_CODEC_PIECE */
+
+/* Replaces the last num values that have passed, which do not reach beyond a piece. */
+static void replace_chunk(passing *pass, const grid *of, const int32_t *levels, size_t num) {
     const fed_codec_loops *loops = fed_active_loops();
-    const int32_t last = (int32_t)((1u << codec->bits) - 1);
-    fed_bit_writer writer = {.at = payload};
-    uint32_t words[FED_CODEC_CHUNK];
-    int32_t levels[FED_CODEC_CHUNK];
+    const size_t first = pass->num_passed - num;
+    loops->replace_levels(levels, num, of->least, of->range / of->last, pass->replaced + first,
+                          pass->errors + first % FED_CODEC_PIECE);
+    if (pass->num_passed % FED_CODEC_PIECE == 0)
+        pass->squared_error += loops->sum_of_squares(pass->errors, FED_CODEC_PIECE);
+}
+
+/* Passes num values of a tensor. */
+static void pass_values(passing *pass, const grid *of, size_t num, unsigned bits) {
+    const double scale = of->range > 0 ? of->last / of->range : 0;
+    uint32_t words[CHUNK];
+    int32_t levels[CHUNK];
+    for (const size_t end = pass->num_passed + num; pass->num_passed < end;) {
+        const size_t first = pass->num_passed;
+        const size_t count = fed_smaller(end - first, CHUNK - first % CHUNK);
+        fed_draw(pass->draws, words, count);
+        fed_active_loops()->round_levels(pass->values + first, words, count, of->least, scale,
+                                         of->last, levels);
+        put_levels(&pass->writer, levels, count, bits);
+        pass->num_passed += count;
+        if (pass->replaced != NULL) replace_chunk(pass, of, levels, count);
+    }
+}
+
+/* Passes all values. Returns the size of the payload. */
+static size_t pass_tensors(passing *pass, const fed_codec *codec, uint8_t *payload) {
+    pass->writer = (fed_bit_writer){.at = payload};
+    pass->num_passed = 0;
+    pass->squared_error = 0;
     for (size_t t = 0; t < codec->tensors.num; t++) {
         const size_t size = fed_tensor_size(&codec->tensors.each[t]);
-        float least, most;
-        loops->find_range(values, size, &least, &most);
-        const double range = (double)most - (double)least;
-        const double scale = range > 0 ? last / range : 0;
-        fed_put_float(&writer, least);
-        fed_put_float(&writer, most);
-        for (size_t first = 0; first < size; first += FED_CODEC_CHUNK) {
-            const size_t num = fed_lesser(size - first, FED_CODEC_CHUNK);
-            fed_draw(draws, words, num);
-            loops->round_levels(values + first, words, num, least, scale, last, levels);
-            put_levels(&writer, levels, num, codec->bits);
-        }
-        fed_end_byte(&writer);
-        values += size;
+        const grid of =
+            put_range(&pass->writer, pass->values + pass->num_passed, size, codec->bits);
+        pass_values(pass, &of, size, codec->bits);
+        fed_end_byte(&pass->writer);
     }
-    *num_bytes = (size_t)(writer.at - payload);
+    return (size_t)(pass->writer.at - payload);
+}
+
+static int uniform_encode(const fed_codec *codec, fed_draws *draws, const float *values,
+                          uint8_t *payload, size_t *num_bytes) {
+    passing pass;
+    pass.draws = draws;
+    pass.values = values;
+    pass.replaced = NULL;
+    *num_bytes = pass_tensors(&pass, codec, payload);
+    return FED_OK;
+}
+
+static int uniform_replace(const fed_codec *codec, fed_draws *draws, float *values,
+                           uint8_t *payload, size_t *num_bytes, double *squared_error) {
+    passing pass;
+    pass.draws = draws;
+    pass.values = pass.replaced = values;
+    *num_bytes = pass_tensors(&pass, codec, payload);
+    *squared_error = pass.squared_error + fed_active_loops()->sum_of_squares(
+                                              pass.errors, pass.num_passed % FED_CODEC_PIECE);
     return FED_OK;
 }
 
@@ -89,8 +152,8 @@ static int uniform_decode(const fed_codec *codec, fed_draws *draws, const uint8_
     return fed_is_read(&reader) ? FED_OK : FED_ERR_PAYLOAD;
 }
 
-const fed_codec_ops fed_uniform_codec = {has_bits, uniform_capacity, uniform_encode,
-                                         uniform_decode};
+const fed_codec_ops fed_uniform_codec = {has_bits, uniform_capacity, uniform_encode, uniform_decode,
+                                         uniform_replace};
 
 /* ---- Fixed step ------------------------------------------------------------------------------ */
 
@@ -108,7 +171,7 @@ static int fixed_step_encode(const fed_codec *codec, fed_draws *draws, const flo
     fed_bit_writer writer = {.at = payload};
     uint32_t words[FED_CODEC_CHUNK];
     for (size_t first = 0; first < codec->num_params; first += FED_CODEC_CHUNK) {
-        const size_t num = fed_lesser(codec->num_params - first, FED_CODEC_CHUNK);
+        const size_t num = fed_smaller(codec->num_params - first, FED_CODEC_CHUNK);
         fed_draw(draws, words, num);
         for (size_t v = 0; v < num; v++) {
             const double place = (double)values[first + v] / codec->step + middle;
@@ -133,4 +196,4 @@ static int fixed_step_decode(const fed_codec *codec, fed_draws *draws, const uin
 }
 
 const fed_codec_ops fed_fixed_step_codec = {fixed_step_is_valid, fixed_step_capacity,
-                                            fixed_step_encode, fixed_step_decode};
+                                            fixed_step_encode, fixed_step_decode, NULL};

@@ -52,7 +52,7 @@ static void change_signs(fed_draws *draws, float *values, size_t num_values) {
     for (size_t first = 0; first < num_values; first += 32) {
         uint32_t word;
         fed_draw(draws, &word, 1);
-        for (size_t v = 0; v < fed_lesser(32, num_values - first); v++)
+        for (size_t v = 0; v < fed_smaller(32, num_values - first); v++)
             if (word >> v & 1) values[first + v] = -values[first + v];
     }
 }
@@ -116,7 +116,7 @@ static int rotated_encode(const fed_codec *codec, fed_draws *draws, const float 
     fed_bit_writer writer = {.at = payload};
     int status = FED_OK;
     for (size_t first = 0; first < codec->num_params; first += codec->block) {
-        const size_t num = fed_lesser(codec->block, codec->num_params - first);
+        const size_t num = fed_smaller(codec->block, codec->num_params - first);
         memset(z, 0, codec->block * sizeof *z);
         memcpy(z, values + first, num * sizeof *z);
         const double squares = fed_sum_of_squares(z, num);
@@ -144,9 +144,9 @@ static int rotated_decode(const fed_codec *codec, fed_draws *draws, const uint8_
     fed_bit_reader reader = {.at = payload, .end = payload + num_bytes};
     const uint32_t half = 1u << (bits - 1);
     for (size_t first = 0; status == FED_OK && first < codec->num_params; first += codec->block) {
-        const size_t num = fed_lesser(codec->block, codec->num_params - first);
+        const size_t num = fed_smaller(codec->block, codec->num_params - first);
         const float scale = fed_get_float(&reader);
-        if (!isfinite(scale) || scale < 0) status = FED_ERR_PAYLOAD;
+        if (!fed_is_scale(scale)) status = FED_ERR_PAYLOAD;
         for (size_t v = 0; v < codec->block; v++) {
             const uint32_t code = fed_get_bits(&reader, bits);
             const double centroid = scale * centroids[code % half];
@@ -175,7 +175,8 @@ static int drive_decode(const fed_codec *codec, fed_draws *draws, const uint8_t 
     return rotated_decode(codec, draws, payload, num_bytes, values, 1, &ONE);
 }
 
-const fed_codec_ops fed_drive_codec = {drive_is_valid, drive_capacity, drive_encode, drive_decode};
+const fed_codec_ops fed_drive_codec = {drive_is_valid, drive_capacity, drive_encode, drive_decode,
+                                       NULL};
 
 static int eden_encode(const fed_codec *codec, fed_draws *draws, const float *values,
                        uint8_t *payload, size_t *num_bytes) {
@@ -188,4 +189,4 @@ static int eden_decode(const fed_codec *codec, fed_draws *draws, const uint8_t *
                           CENTROIDS[codec->bits - 1]);
 }
 
-const fed_codec_ops fed_eden_codec = {eden_is_valid, eden_capacity, eden_encode, eden_decode};
+const fed_codec_ops fed_eden_codec = {eden_is_valid, eden_capacity, eden_encode, eden_decode, NULL};

@@ -12,8 +12,8 @@
 
 /* The memory of one thread. */
 typedef struct scratch {
-    float *values;    /* [P] */
-    uint8_t *payload; /* [capacity] */
+    float *values;    /* [P]; NULL: not needed */
+    uint8_t *payload; /* [capacity]; NULL: not needed */
 } scratch;
 
 typedef struct job {
@@ -29,32 +29,63 @@ typedef struct job {
     int *statuses;     /* [num_rows] */
 } job;
 
+static const float *residual_of(const job *all, size_t r) {
+    return all->before != NULL ? all->before[r] : NULL;
+}
+
 /* values = row + decay * residual. Returns the sum of squares. */
 static double take_input(const job *all, size_t r, float *values) {
-    return fed_active_loops()->take_input(all->rows[r], all->before != NULL ? all->before[r] : NULL,
-                                          all->decay, all->codec->num_params, values);
+    return fed_active_loops()->take_input(all->rows[r], residual_of(all, r), all->decay,
+                                          all->codec->num_params, values);
+}
+
+/* Notes what became of a row. FED_ERR_ARGUMENT means that values are too large for the payload's
+ * floats, which is no failure. */
+static int note(fed_sent *sent, int status, size_t num_bytes, double squared_error) {
+    if (status != FED_OK) return status == FED_ERR_ARGUMENT ? FED_OK : status;
+    sent->squared_error = squared_error;
+    if (!isfinite(squared_error)) return FED_OK;
+    sent->num_bytes = (int64_t)num_bytes;
+    sent->is_sent = 1;
+    return FED_OK;
+}
+
+/* Encodes and decodes a row plus its residual. Values become what is left of them. */
+static int pass_with_rest(const job *all, size_t r, float *values, uint8_t *payload) {
+    const fed_codec *codec = all->codec;
+    fed_sent *sent = &all->sent[r];
+    sent->squared_norm = take_input(all, r, values);
+    if (!isfinite(sent->squared_norm)) return FED_OK;
+    size_t num_bytes = 0;
+    double error = 0;
+    int status = fed_codec_encode_finite(codec, &all->keys[r], values, payload, &num_bytes);
+    if (status == FED_OK)
+        status = fed_codec_decode(codec, &all->keys[r], payload, num_bytes, all->rows[r]);
+    if (status == FED_OK)
+        error = fed_active_loops()->subtract(values, all->rows[r], codec->num_params);
+    return note(sent, status, num_bytes, error);
+}
+
+/* Encodes and decodes a row alone, whose rest nobody needs. */
+static int pass_in_place(const job *all, size_t r, float *values, uint8_t *payload) {
+    const fed_codec *codec = all->codec;
+    fed_sent *sent = &all->sent[r];
+    sent->squared_norm = fed_active_loops()->sum_of_squares(all->rows[r], codec->num_params);
+    if (!isfinite(sent->squared_norm)) return FED_OK;
+    size_t num_bytes = 0;
+    double error = 0;
+    const int status = fed_codec_replace_finite(codec, &all->keys[r], all->rows[r], values, payload,
+                                                &num_bytes, &error);
+    return note(sent, status, num_bytes, error);
 }
 
 /* Encodes, decodes and replaces one row. A row that cannot be sent is left as it is, or becomes
  * something that is not finite if its decoded values are not; its next residual is undefined. */
 static int pass_row(const job *all, size_t r, const scratch *own) {
-    const fed_codec *codec = all->codec;
-    fed_sent *sent = &all->sent[r];
-    float *values = all->after != NULL ? all->after[r] : own->values; /* then the rest of them */
-    *sent = (fed_sent){0};
-    sent->squared_norm = take_input(all, r, values);
-    if (!isfinite(sent->squared_norm)) return FED_OK;
-    size_t num_bytes = 0;
-    int status = fed_codec_encode_finite(codec, &all->keys[r], values, own->payload, &num_bytes);
-    if (status == FED_ERR_ARGUMENT) return FED_OK; /* too large for the payload's floats */
-    if (status != FED_OK) return status;
-    status = fed_codec_decode(codec, &all->keys[r], own->payload, num_bytes, all->rows[r]);
-    if (status != FED_OK) return status;
-    sent->squared_error = fed_active_loops()->subtract(values, all->rows[r], codec->num_params);
-    if (!isfinite(sent->squared_error)) return FED_OK;
-    sent->num_bytes = (int64_t)num_bytes;
-    sent->is_sent = 1;
-    return FED_OK;
+    all->sent[r] = (fed_sent){0};
+    if (all->after != NULL) return pass_with_rest(all, r, all->after[r], own->payload);
+    if (residual_of(all, r) != NULL) return pass_with_rest(all, r, own->values, own->payload);
+    return pass_in_place(all, r, own->values, own->payload);
 }
 
 /* Encodes one row and keeps the payload. */
@@ -80,8 +111,20 @@ static void run_row(void *context, size_t r, int worker) {
     fp_restore(before);
 }
 
+/* Allocates what a thread needs. Payloads that are kept, and rests, have memory of their own. */
+static int reserve(const job *all, scratch *own) {
+    if (all->after == NULL) {
+        own->values = fed_allocate(all->codec->num_params * sizeof *own->values);
+        if (own->values == NULL) return FED_ERR_NO_MEMORY;
+    }
+    if (all->payloads == NULL) {
+        own->payload = fed_allocate(fed_codec_capacity(all->codec));
+        if (own->payload == NULL) return FED_ERR_NO_MEMORY;
+    }
+    return FED_OK;
+}
+
 static int run_all(job *all, int num_threads, size_t num_rows) {
-    const fed_codec *codec = all->codec;
     if (num_threads < 1 || num_threads > FED_MAX_THREADS) return FED_ERR_ARGUMENT;
     if (num_rows == 0) return FED_OK;
     if (!fed_has_openmp()) num_threads = 1;
@@ -89,11 +132,7 @@ static int run_all(job *all, int num_threads, size_t num_rows) {
     all->statuses = calloc(num_rows, sizeof *all->statuses);
     all->each = calloc((size_t)num_threads, sizeof *all->each);
     if (all->statuses == NULL || all->each == NULL) status = FED_ERR_NO_MEMORY;
-    for (int t = 0; status == FED_OK && t < num_threads; t++) {
-        all->each[t].values = fed_allocate(codec->num_params * sizeof(float));
-        all->each[t].payload = fed_allocate(fed_codec_capacity(codec));
-        if (all->each[t].values == NULL || all->each[t].payload == NULL) status = FED_ERR_NO_MEMORY;
-    }
+    for (int t = 0; status == FED_OK && t < num_threads; t++) status = reserve(all, &all->each[t]);
     if (status == FED_OK) fed_share(num_threads, num_rows, run_row, all);
     for (size_t r = 0; status == FED_OK && r < num_rows; r++) status = all->statuses[r];
     for (int t = 0; all->each != NULL && t < num_threads; t++) {

@@ -37,7 +37,7 @@ static int sketch_encode(const fed_codec *codec, fed_draws *draws, const float *
     memset(cells, 0, num_cells * sizeof *cells);
     uint32_t words[VALUES * MAX_DEPTH];
     for (size_t first = 0; first < codec->num_params; first += VALUES) {
-        const size_t num = fed_lesser(codec->num_params - first, VALUES);
+        const size_t num = fed_smaller(codec->num_params - first, VALUES);
         fed_draw(draws, words, num * depth);
         for (size_t v = 0; v < num; v++)
             for (size_t r = 0; r < depth; r++) {
@@ -78,7 +78,7 @@ static int sketch_decode(const fed_codec *codec, fed_draws *draws, const uint8_t
     const int is_finite = isfinite(fed_sum_of_squares(cells, num_bytes / sizeof *cells));
     uint32_t words[VALUES * MAX_DEPTH];
     for (size_t first = 0; is_finite && first < codec->num_params; first += VALUES) {
-        const size_t num = fed_lesser(codec->num_params - first, VALUES);
+        const size_t num = fed_smaller(codec->num_params - first, VALUES);
         fed_draw(draws, words, num * depth);
         for (size_t v = 0; v < num; v++) {
             double guesses[MAX_DEPTH];
@@ -94,4 +94,4 @@ static int sketch_decode(const fed_codec *codec, fed_draws *draws, const uint8_t
 }
 
 const fed_codec_ops fed_sketch_codec = {sketch_is_valid, sketch_capacity, sketch_encode,
-                                        sketch_decode};
+                                        sketch_decode, NULL};

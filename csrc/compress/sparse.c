@@ -35,28 +35,29 @@ static size_t top_k_capacity(const fed_codec *codec) {
     return fed_bytes_of_bits(32 * codec->count + places);
 }
 
-/* Finds the k-th largest magnitude of the values at some places (NULL: all), digit by digit from
- * the highest; *num_equal is how many of the values with just this magnitude are among the k. */
-static uint32_t find_threshold(const float *values, const uint32_t *places, size_t num_values,
-                               size_t k, size_t *num_equal) {
+/* Finds the k-th largest of some magnitudes, digit by digit from the highest; *num_equal is how
+ * many of those that equal it are among the k. The magnitudes are overwritten. */
+static uint32_t find_threshold(uint32_t *magnitudes, size_t num, size_t k, size_t *num_equal) {
     enum { DIGIT_BITS = 11, NUM_DIGITS = 3 };
     static const unsigned SHIFTS[NUM_DIGITS] = {20, 9, 0};
     static const unsigned WIDTHS[NUM_DIGITS] = {DIGIT_BITS, DIGIT_BITS, 9};
-    uint32_t prefix = 0, known = 0; /* the bits that are known, and which these are */
+    uint32_t threshold = 0;
     for (int d = 0; d < NUM_DIGITS; d++) {
         uint32_t counts[1 << DIGIT_BITS] = {0};
         const uint32_t mask = (1u << WIDTHS[d]) - 1;
-        for (size_t v = 0; v < num_values; v++) {
-            const uint32_t bits = fed_magnitude_bits(values + (places != NULL ? places[v] : v));
-            if ((bits & known) == prefix) counts[bits >> SHIFTS[d] & mask]++;
-        }
+        for (size_t m = 0; m < num; m++) counts[magnitudes[m] >> SHIFTS[d] & mask]++;
         uint32_t digit = mask;
         for (; counts[digit] < k; digit--) k -= counts[digit];
-        prefix |= digit << SHIFTS[d];
-        known |= mask << SHIFTS[d];
+        threshold |= digit << SHIFTS[d];
+        size_t num_kept = 0; /* those that have this digit, too */
+        for (size_t m = 0; m < num; m++) {
+            magnitudes[num_kept] = magnitudes[m];
+            num_kept += (magnitudes[m] >> SHIFTS[d] & mask) == digit;
+        }
+        num = num_kept;
     }
     *num_equal = k;
-    return prefix;
+    return threshold;
 }
 
 /* Estimates, from a sample of the values, a magnitude that slightly more than k of them reach.
@@ -65,12 +66,15 @@ static uint32_t guess_threshold(const float *values, size_t num_values, size_t k
     enum { NUM_SAMPLED = 4096 };
     const double expected = (double)NUM_SAMPLED * (double)k / (double)num_values;
     const size_t rank = (size_t)(expected + 3 * sqrt(expected)) + 8;
-    if (num_values < 4 * NUM_SAMPLED || rank > NUM_SAMPLED / 2) return 0;
-    uint32_t places[NUM_SAMPLED];
-    for (uint32_t i = 0; i < NUM_SAMPLED; i++) /* multiples of the golden ratio, mod 1 */
-        places[i] = (uint32_t)((uint64_t)(i * 2654435769u) * num_values >> 32);
+    const size_t stride = num_values / NUM_SAMPLED;
+    if (stride < 4 || rank > NUM_SAMPLED / 2) return 0;
+    uint32_t sample[NUM_SAMPLED];
+    for (uint32_t i = 0; i < NUM_SAMPLED; i++) { /* multiples of the golden ratio, mod 1 */
+        const uint64_t fraction = i * 2654435769u;
+        sample[i] = fed_magnitude_bits(values + i * stride + (size_t)(fraction * stride >> 32));
+    }
     size_t num_equal;
-    return find_threshold(values, places, NUM_SAMPLED, rank, &num_equal);
+    return find_threshold(sample, NUM_SAMPLED, rank, &num_equal);
 }
 
 /* The values that are sent: those at `places` of a magnitude above the threshold, and the first
@@ -82,21 +86,36 @@ typedef struct largest {
     size_t num_equal;
 } largest;
 
-/* The exact threshold is searched among few values, if possible. */
-static int find_largest(const float *values, size_t num_values, size_t k, largest *found) {
-    const fed_codec_loops *loops = fed_active_loops();
-    const uint32_t guess = guess_threshold(values, num_values, k);
-    *found = (largest){.places = fed_allocate(num_values * sizeof *found->places)};
+/* Finds them among the values that reach a magnitude. FED_ERR_ARGUMENT: these are fewer than k, or
+ * more than most_places. */
+static int find_among(const float *values, size_t num_values, size_t k, uint32_t least,
+                      size_t most_places, largest *found) {
+    found->places = fed_allocate((most_places + FED_CODEC_PIECE) * sizeof *found->places);
     if (found->places == NULL) return FED_ERR_NO_MEMORY;
-    if (guess > 0) found->num_places = loops->find_large(values, num_values, guess, found->places);
-    if (found->num_places >= k) {
-        found->threshold =
-            find_threshold(values, found->places, found->num_places, k, &found->num_equal);
-    } else {
-        found->threshold = find_threshold(values, NULL, num_values, k, &found->num_equal);
-        found->num_places = loops->find_large(values, num_values, found->threshold, found->places);
-    }
+    const size_t num =
+        fed_active_loops()->find_large(values, num_values, least, most_places, found->places);
+    if (num < k || num > most_places) return FED_ERR_ARGUMENT;
+    uint32_t *magnitudes = fed_allocate(num * sizeof *magnitudes);
+    if (magnitudes == NULL) return FED_ERR_NO_MEMORY;
+    for (size_t i = 0; i < num; i++) magnitudes[i] = fed_magnitude_bits(values + found->places[i]);
+    found->num_places = num;
+    found->threshold = find_threshold(magnitudes, num, k, &found->num_equal);
+    free(magnitudes);
     return FED_OK;
+}
+
+/* Looks at few values, if a guess is right, else at all. The caller frees the places. */
+static int find_largest(const float *values, size_t num_values, size_t k, largest *found) {
+    const uint32_t guess = guess_threshold(values, num_values, k);
+    *found = (largest){0};
+    int status = FED_ERR_ARGUMENT;
+    if (guess > 0) {
+        const size_t most_places = fed_smaller(num_values, 2 * k + 1024);
+        status = find_among(values, num_values, k, guess, most_places, found);
+    }
+    if (status != FED_ERR_ARGUMENT) return status;
+    free(found->places);
+    return find_among(values, num_values, k, 0, num_values, found);
 }
 
 static void put_zeros(fed_bit_writer *writer, size_t num_bits) {
@@ -111,7 +130,10 @@ static int top_k_encode(const fed_codec *codec, fed_draws *draws, const float *v
     const int by_index = has_indices(codec);
     largest found;
     const int status = find_largest(values, codec->num_params, codec->count, &found);
-    if (status != FED_OK) return status;
+    if (status != FED_OK) {
+        free(found.places);
+        return status;
+    }
     fed_bit_writer chosen = {.at = payload}, places = {.at = payload + 4 * codec->count};
     size_t next = 0; /* the first place that has no bit yet */
     for (size_t i = 0; i < found.num_places; i++) {
@@ -157,7 +179,8 @@ static int top_k_decode(const fed_codec *codec, fed_draws *draws, const uint8_t 
     return num_found == codec->count && fed_is_read(&places) ? FED_OK : FED_ERR_PAYLOAD;
 }
 
-const fed_codec_ops fed_top_k_codec = {sparse_is_valid, top_k_capacity, top_k_encode, top_k_decode};
+const fed_codec_ops fed_top_k_codec = {sparse_is_valid, top_k_capacity, top_k_encode, top_k_decode,
+                                       NULL};
 
 /* ---- Random-k -------------------------------------------------------------------------------- */
 
@@ -200,4 +223,4 @@ static int random_k_decode(const fed_codec *codec, fed_draws *draws, const uint8
 }
 
 const fed_codec_ops fed_random_k_codec = {sparse_is_valid, random_k_capacity, random_k_encode,
-                                          random_k_decode};
+                                          random_k_decode, NULL};

@@ -51,7 +51,7 @@ static void put_codes(fed_bit_writer *writer, const uint32_t *codes, size_t num,
     }
     for (size_t first = 0; first < num; first += DIGITS) {
         uint32_t byte = 0;
-        for (size_t v = fed_lesser(num, first + DIGITS); v > first; v--)
+        for (size_t v = fed_smaller(num, first + DIGITS); v > first; v--)
             byte = 3 * byte + codes[v - 1];
         fed_put_bits(writer, byte, 8);
     }
@@ -67,7 +67,7 @@ static int ternary_encode(const fed_codec *codec, fed_draws *draws, const float 
         const float scale = find_scale(values, size, codec->clip);
         fed_put_float(&writer, scale);
         for (size_t first = 0; first < size; first += CHUNK) {
-            const size_t num = fed_lesser(size - first, CHUNK);
+            const size_t num = fed_smaller(size - first, CHUNK);
             fed_draw(draws, words, num);
             for (size_t v = 0; v < num; v++) {
                 const double value = values[first + v];
@@ -106,10 +106,10 @@ static int ternary_decode(const fed_codec *codec, fed_draws *draws, const uint8_
     for (size_t t = 0; t < codec->tensors.num; t++) {
         const size_t size = fed_tensor_size(&codec->tensors.each[t]);
         const float scale = fed_get_float(&reader);
-        if (!isfinite(scale) || scale < 0) return FED_ERR_PAYLOAD;
+        if (!fed_is_scale(scale)) return FED_ERR_PAYLOAD;
         const float decoded[] = {0, scale, -scale};
         for (size_t first = 0; first < size; first += DIGITS) {
-            const size_t num = fed_lesser(size - first, DIGITS);
+            const size_t num = fed_smaller(size - first, DIGITS);
             uint32_t codes[DIGITS];
             get_codes(&reader, codes, num, codec->is_short);
             for (size_t v = 0; v < num; v++) {
@@ -124,7 +124,7 @@ static int ternary_decode(const fed_codec *codec, fed_draws *draws, const uint8_
 }
 
 const fed_codec_ops fed_ternary_codec = {ternary_is_valid, ternary_capacity, ternary_encode,
-                                         ternary_decode};
+                                         ternary_decode, NULL};
 
 /* ---- Sign ------------------------------------------------------------------------------------ */
 
@@ -172,7 +172,7 @@ static int sign_decode(const fed_codec *codec, fed_draws *draws, const uint8_t *
     for (size_t t = 0; t < codec->tensors.num; t++) {
         const size_t size = fed_tensor_size(&codec->tensors.each[t]);
         const float scale = fed_get_float(&reader);
-        if (!isfinite(scale) || scale < 0) return FED_ERR_PAYLOAD;
+        if (!fed_is_scale(scale)) return FED_ERR_PAYLOAD;
         fed_active_loops()->expand_signs(reader.at, size / 8, scale, values);
         reader.at += size / 8;
         for (size_t v = size / 8 * 8; v < size; v++)
@@ -183,4 +183,4 @@ static int sign_decode(const fed_codec *codec, fed_draws *draws, const uint8_t *
     return fed_is_read(&reader) ? FED_OK : FED_ERR_PAYLOAD;
 }
 
-const fed_codec_ops fed_sign_codec = {sign_is_valid, sign_capacity, sign_encode, sign_decode};
+const fed_codec_ops fed_sign_codec = {sign_is_valid, sign_capacity, sign_encode, sign_decode, NULL};

@@ -3,6 +3,7 @@
  * so the number of threads changes no value. */
 #include "denormals.h"
 #include "fed.h"
+#include "memory.h"
 #include "threads.h"
 
 #include <string.h>
@@ -52,8 +53,7 @@ static void noise_part(void *context, size_t part, int worker) {
     const size_t left = all->num_values - part * PART;
     (void)worker;
     for (size_t done = 0; done < PART && done < left; done += FED_NORMAL_GROUP)
-        noise_group(all, part * PART + done,
-                    left - done < FED_NORMAL_GROUP ? left - done : FED_NORMAL_GROUP);
+        noise_group(all, part * PART + done, fed_smaller(left - done, FED_NORMAL_GROUP));
 }
 
 int fed_noised_mean(int num_threads, const fed_noise *noise, const double *sum, double divisor,
@@ -62,7 +62,7 @@ int fed_noised_mean(int num_threads, const fed_noise *noise, const double *sum, 
     if (num_threads < 1 || num_threads > FED_MAX_THREADS || noise->num_keys < 1)
         return FED_ERR_ARGUMENT;
     const fp_mode before = denormals_off();
-    fed_share(num_threads, (num_values + PART - 1) / PART, noise_part, &all);
+    fed_share(num_threads, fed_pieces(num_values, PART), noise_part, &all);
     fp_restore(before);
     return FED_OK;
 }

@@ -116,7 +116,7 @@ class Team:
         round_num: int,
         terms: Terms,
         cancel: CancelFlag,
-        delta_sum: DeltaSum,
+        delta_sum: DeltaSum | None,
         linear: Float32 | None = None,
         deltas: Float32 | None = None,
         factors: npt.NDArray[np.float64] | None = None,

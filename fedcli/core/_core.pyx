@@ -706,9 +706,9 @@ cdef class Team(Exclusive):
     def train_cohort(self, Model model not None, Step step not None,
                      server_params, Cohort cohort not None, uint64_t round_num,
                      Terms terms not None, CancelFlag cancel not None,
-                     DeltaSum delta_sum not None, linear=None, deltas=None, factors=None,
-                     starts=None, max_distances=None):
-        """Trains each client and adds its delta; returns the clients' STATS.
+                     DeltaSum delta_sum, linear=None, deltas=None, factors=None, starts=None,
+                     max_distances=None):
+        """Trains each client and adds its delta, if there is a sum; returns the clients' STATS.
 
         linear float32 [num_clients or 1, P] is added to gradients by the LINEAR row. deltas float32
         [num_clients, P] receives the deltas. factors float64 [num_clients] multiply the deltas in
@@ -723,7 +723,7 @@ cdef class Team(Exclusive):
         cdef fed_client_stats *to_stats
         cdef Array params = model.hold_params(server_params)
         cohort.check_pixels(model.table.num_inputs)
-        if delta_sum.model is not model:
+        if delta_sum is not None and delta_sum.model is not model:
             raise ValueError("delta_sum was made for another model")
         table = terms.of_call(step, model)
         table.num_trained = &cancel.trained
@@ -743,7 +743,8 @@ cdef class Team(Exclusive):
                 status = fed_train_cohort(self.team, &model.table, &step.table,
                                           <float *> params.start,
                                           cohort.table, cohort.num_clients, &table, &cancel.flag,
-                                          delta_sum.sum, to_stats, &fault)
+                                          NULL if delta_sum is None else delta_sum.sum, to_stats,
+                                          &fault)
         finally:
             cohort.forget_own()
             give_all_back(self, cohort, delta_sum)

@@ -402,7 +402,9 @@ class Helpers:
 
     def run(self, work: Callable[[], T]) -> T:
         """Returns the result of work; an interrupt waits for its end."""
-        return self.start(work)()
+        if threading.current_thread() is not threading.main_thread():
+            return work()
+        return _result_of(self.submit(work))
 
     def start(self, work: Callable[[], T]) -> Callable[[], T]:
         """Starts work beside the main thread; returns what waits for its end, as `run` does.
@@ -419,16 +421,17 @@ class Helpers:
             return work()
 
         future = self.submit(begin)
-
-        def wait() -> T:
-            try:
-                return future.result()
-            finally:
-                if not future.done():  # this thread was interrupted, and the work goes on
-                    future.exception()
-
         has_begun.wait()
-        return wait
+        return lambda: _result_of(future)
+
+
+def _result_of(future: Future[T]) -> T:
+    """Returns the result of work that has started; an interrupt waits for its end."""
+    try:
+        return future.result()
+    finally:
+        if not future.done():  # this thread was interrupted, and the work goes on
+            future.exception()
 
 
 def least_diameter(distances: NDArray[np.float64], num_chosen: int) -> NDArray[np.int64]:

@@ -366,7 +366,7 @@ def test_calls(name: str, data: st.DataObject) -> None:
         hand(3, counts),
         hand(terms),
         cancel,
-        hand(_core.DeltaSum(model)),
+        hand(_core.DeltaSum(model), st.none()),
         hand.maybe("f4", data.draw(st.sampled_from([1, len(clients)])), num_params),
         hand.maybe("f4", len(clients), num_params),
         hand(factors, odd_arrays),

@@ -160,8 +160,6 @@ class ThreadEngine:
         deltas = None
         if run.has_rows:
             deltas = self._deltas((len(datasets), loaded.layout.num_params), run, file)
-        needs_sum = task.request.needs_sum
-        factors = task.inputs.delta_factors if needs_sum else np.zeros(len(datasets))
         with _faults(datasets):
             stats = self._team.train_cohort(
                 loaded.model,
@@ -178,10 +176,10 @@ class ThreadEngine:
                     task.label_smoothing,
                 ),
                 run.flag,
-                loaded.delta_sum,
+                loaded.delta_sum if task.request.needs_sum else None,
                 task.inputs.linear,
                 deltas,
-                factors,
+                task.inputs.delta_factors,
                 task.inputs.starts,
                 task.inputs.max_distances,
             )

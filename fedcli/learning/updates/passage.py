@@ -13,7 +13,13 @@ from fedcli.core import native
 from fedcli.datasets.batches import BatchedDataset
 from fedcli.datasets.client_batches import ClientBatches
 from fedcli.learning.engines.contract import occurrences_of
-from fedcli.learning.engines.deltas import DeltaBounds, DeltaRequest, Deltas, RoundContext
+from fedcli.learning.engines.deltas import (
+    IN_MEMORY_BYTES,
+    DeltaBounds,
+    DeltaRequest,
+    Deltas,
+    RoundContext,
+)
 from fedcli.learning.updates.contract import RoundUpdates, UpdateStage
 from fedcli.models.layout import ParamLayout
 
@@ -80,14 +86,19 @@ class Passage:
             return replace(deltas, round=round_, bounds=aggregator_request.bounds)
         helpers = deltas.helpers or native.Helpers()
         updates = RoundUpdates(round_, self._layout, deltas.stats.copy(), deltas.rows, helpers)
-        for stage in self._stages:
-            self._run(stage, updates)
+
+        def change_and_sum() -> NDArray[np.float64]:
+            for stage in self._stages:
+                self._run(stage, updates)
+            bounds = aggregator_request.bounds
+            return helpers.run(lambda: _bounded_sum(updates, bounds, deltas.num_threads))
+
+        # One call, because each one waits for two threads to wake up. An interrupt waits for it.
+        is_small = updates.rows.nbytes <= IN_MEMORY_BYTES
+        delta_sum = helpers.run(change_and_sum) if is_small else change_and_sum()
         if "compress" in self.metrics:
             sent = [updates.sent_bytes.get(index, 0) for index in range(len(updates.rows))]
             self.payloads = np.array(sent, np.int64)
-        delta_sum = helpers.run(
-            lambda: _bounded_sum(updates, aggregator_request.bounds, deltas.num_threads),
-        )
         updates.rows.flags.writeable = False
         return replace(
             deltas,

@@ -783,6 +783,37 @@ static void test_label_fault_names_the_lowest_client_and_its_example(void) {
     free_cohort(co);
 }
 
+/* The deltas and stats of a cohort whose sum nobody needs are those of one with a sum. */
+static void test_cohort_without_a_sum(void) {
+    enum { NUM = 21 };
+    static float deltas[2][NUM][MAX_PARAMS];
+    fed_own owns[NUM];
+    cohort *co = new_cohort(&MODEL_17, NUM, &PLAN);
+    for (size_t t = 1; t <= 2; t++)
+        for (size_t k = 0; k < 2; k++) {
+            memset(deltas[k], 0, sizeof deltas[k]);
+            for (size_t c = 0; c < NUM; c++) {
+                owns[c] = (fed_own){.delta = deltas[k][c], .delta_factor = 1};
+                co->clients[c].own = &owns[c];
+            }
+            fed_team *team = fed_team_new((int)t);
+            fed_sum *sum = k == 0 ? fed_sum_new_of(co->model) : NULL;
+            memset(&outcomes[k], 0, sizeof outcomes[k]);
+            CHECK_EQUAL(fed_train_cohort(team, co->model, &PLAIN, co->server, co->clients, NUM,
+                                         &(fed_terms){.weighting = FED_WEIGHT_UNIFORM}, &cancel,
+                                         sum, outcomes[k].stats, &fault),
+                        FED_OK);
+            fed_sum_free(sum);
+            fed_team_free(team);
+            CHECK(outcomes[k].stats[NUM - 1].weight == 1);
+            CHECK(deltas[k][NUM - 1][0] != 0);
+            CHECK_BYTES(outcomes[k].stats, outcomes[0].stats, sizeof outcomes[k].stats);
+            CHECK_BYTES(deltas[k], deltas[0], sizeof deltas[k]);
+        }
+    for (size_t c = 0; c < NUM; c++) co->clients[c].own = NULL;
+    free_cohort(co);
+}
+
 static void test_every_label_outside_the_classes_is_refused(void) {
     static const int32_t bad[] = {-1, INT32_MIN, INT32_MAX, NUM_CLASSES, NUM_CLASSES + 1};
     for (size_t i = 0; i < LENGTH(bad); i++) {
@@ -1197,6 +1228,7 @@ static const test_case TESTS[] = {
     TEST(test_floats_in_place_equal_decoded_floats),
     TEST(test_decoded_once_equals_decoded_per_batch),
     TEST(test_label_fault_names_the_lowest_client_and_its_example),
+    TEST(test_cohort_without_a_sum),
     TEST(test_every_label_outside_the_classes_is_refused),
     TEST(test_label_of_an_unvisited_example_is_refused),
     TEST(test_label_fault_adds_nothing_to_the_sum),

@@ -343,6 +343,60 @@ static void check_round_trip(const fed_codec *codec, const fed_key *key) {
 
 static void test_round_trips_of_all_sizes(void) { for_each_codec(check_round_trip); }
 
+/* A row without a residual is replaced by what encoding and decoding make of it. */
+static void check_replaced(const fed_codec *codec, const fed_key *key) {
+    const size_t num = codec->num_params;
+    size_t num_bytes;
+    uint8_t *bytes = encoded(codec, key, &num_bytes);
+    float *expected = test_alloc(num * sizeof *expected), *row = test_alloc(num * sizeof *row);
+    CHECK_EQUAL(fed_codec_decode(codec, key, bytes, num_bytes, expected), FED_OK);
+    memcpy(row, values, num * sizeof *row);
+    fed_sent sent;
+    CHECK_EQUAL(fed_codec_compress_rows(codec, 1, key, &row, 1, NULL, NULL, 1, &sent), FED_OK);
+    CHECK_BYTES(row, expected, num * sizeof *row);
+    CHECK_EQUAL(sent.is_sent, 1);
+    CHECK_EQUAL(sent.num_bytes, num_bytes);
+    double squares = 0, norm = 0;
+    for (size_t i = 0; i < num; i++) {
+        const float error = values[i] - expected[i];
+        squares += (double)error * error;
+        norm += (double)values[i] * values[i];
+    }
+    CHECK_CLOSE(sent.squared_error, squares, 1e-13 * squares);
+    CHECK_CLOSE(sent.squared_norm, norm, 1e-13 * norm);
+    free(row);
+    free(expected);
+    free(bytes);
+}
+
+static void test_rows_are_replaced_by_decoded_values(void) { for_each_codec(check_replaced); }
+
+/* The squares of a vector are added up in pieces, which do not end where tensors do. */
+static void test_uniform_replaces_many_tensors(void) {
+    enum { NUM = 3 * FED_CODEC_PIECE + 700 };
+    static float all[NUM], rows[2][NUM], left[NUM];
+    const fed_tensor parts[] = {{0, 0, 500}, {1, 40, 130}, {0, 0, 1}, {0, 0, NUM - 5701}};
+    const fed_key key = {.seed = 5};
+    fed_codec codec = {.kind = fed_codec_kind_named("uniform"),
+                       .num_params = NUM,
+                       .tensors = {parts, LENGTH(parts)}};
+    fill_floats(3, 1, all, NUM);
+    for (codec.bits = 1; codec.bits <= 16; codec.bits++) {
+        float *in_place = rows[0], *with_rest = rows[1], *after = left;
+        fed_sent sent[2];
+        memcpy(rows[0], all, sizeof all);
+        memcpy(rows[1], all, sizeof all);
+        CHECK_EQUAL(fed_codec_compress_rows(&codec, 1, &key, &in_place, 1, NULL, NULL, 1, &sent[0]),
+                    FED_OK);
+        CHECK_EQUAL(
+            fed_codec_compress_rows(&codec, 1, &key, &with_rest, 1, NULL, &after, 1, &sent[1]),
+            FED_OK);
+        CHECK_BYTES(rows[0], rows[1], sizeof all);
+        CHECK_BYTES(&sent[0], &sent[1], sizeof sent[0]);
+        CHECK(sent[0].is_sent);
+    }
+}
+
 static void check_zeros(const fed_codec *codec, const fed_key *key) {
     size_t num_bytes;
     memset(values, 0, sizeof values);
@@ -430,6 +484,18 @@ static void test_impossible_codes_are_refused(void) {
     CHECK_EQUAL(fed_codec_decode(&codec, &key, payload, 9, decoded), FED_ERR_PAYLOAD);
     payload[8] = 1 | 3 << 3 | 1 << 6; /* filling that is not zero */
     CHECK_EQUAL(fed_codec_decode(&codec, &key, payload, 9, decoded), FED_ERR_PAYLOAD);
+    const char *const scaled[] = {"terngrad", "sign", "drive"};
+    for (size_t k = 0; k < LENGTH(scaled); k++) {
+        static const float zeros[N] = {0};
+        const float scale = -0.0f;
+        size_t num_bytes;
+        codec = small_codec(scaled[k]);
+        codec.block = N;
+        CHECK_EQUAL(fed_codec_encode(&codec, &key, zeros, payload, &num_bytes), FED_OK);
+        CHECK_EQUAL(fed_codec_decode(&codec, &key, payload, num_bytes, decoded), FED_OK);
+        memcpy(payload, &scale, sizeof scale);
+        CHECK_EQUAL(fed_codec_decode(&codec, &key, payload, num_bytes, decoded), FED_ERR_PAYLOAD);
+    }
     codec = small_codec("uniform");
     codec.bits = 2;
     pass_with_coins(&codec);
@@ -513,27 +579,43 @@ enum { MOST = 4500 }; /* more than two of the pieces that loops work on */
 static size_t run_loops(const fed_codec_loops *loops, const float *given, const float *others,
                         const uint32_t *words, size_t num, void *out) {
     uint8_t *at = out, bytes[MOST];
+    uint32_t room[10 + FED_CODEC_PIECE];
     memcpy((float *)at + 2 * num, given, num * sizeof *given);
-    double sums[4] = {loops->take_input(given, NULL, 1, num, (float *)at),
+    memcpy((float *)at + 3 * num, given, num * sizeof *given);
+    double sums[6] = {loops->take_input(given, NULL, 1, num, (float *)at),
                       loops->take_input(given, others, .7, num, (float *)at + num),
                       loops->subtract((float *)at + 2 * num, others, num),
-                      loops->sum_of_magnitudes(given, num)};
+                      loops->sum_of_magnitudes(given, num),
+                      loops->sum_of_squares(given, num),
+                      loops->replace((float *)at + 3 * num, others, num)};
     double magnitudes = 0;
     for (size_t v = 0; v < num; v++) {
         CHECK(((float *)at)[2 * num + v] == given[v] - others[v]);
+        CHECK(((float *)at)[3 * num + v] == others[v]);
         magnitudes += fabs((double)given[v]);
     }
     CHECK_CLOSE(sums[3], magnitudes, 1e-13 * magnitudes);
-    at += 3 * num * sizeof(float);
+    CHECK(sums[4] == sums[0]);
+    CHECK(sums[5] == sums[2]);
+    at += 4 * num * sizeof(float);
     memcpy(at, sums, sizeof sums);
     at += sizeof sums;
     if (num > 0) loops->find_range(given, num, (float *)at, (float *)at + 1);
     at += 2 * sizeof(float);
     loops->round_levels(given, words, num, -1, 127.5, 255, (int32_t *)at);
-    for (size_t v = 0; v < num; v++) bytes[v] = (uint8_t)((int32_t *)at)[v];
+    const int32_t *levels = (int32_t *)at;
+    loops->pack_bytes(levels, num, bytes);
+    for (size_t v = 0; v < num; v++) CHECK_EQUAL(bytes[v], levels[v]);
     at += num * sizeof(int32_t);
-    loops->expand_bytes(bytes, num, -1.1, .3, (float *)at);
-    at += num * sizeof(float);
+    float *expanded = (float *)at, *replaced = expanded + num, *errors = replaced + num;
+    loops->expand_bytes(bytes, num, -1.1, .3, expanded);
+    memcpy(replaced, given, num * sizeof *given);
+    loops->replace_levels(levels, num, -1.1, .3, replaced, errors);
+    for (size_t v = 0; v < num; v++) {
+        CHECK(replaced[v] == expanded[v]);
+        CHECK(errors[v] == given[v] - expanded[v]);
+    }
+    at += 3 * num * sizeof(float);
     loops->pack_signs(given, num / 8, bytes);
     loops->expand_signs(bytes, num / 8, 2.5f, (float *)at);
     for (size_t v = 0; v < num / 8 * 8; v++) {
@@ -543,9 +625,12 @@ static size_t run_loops(const fed_codec_loops *loops, const float *given, const 
     at += num / 8 * 8 * sizeof(float);
     const float least = .9f;
     const size_t num_large =
-        loops->find_large(given, num, fed_magnitude_bits(&least), (uint32_t *)at);
+        loops->find_large(given, num, fed_magnitude_bits(&least), num, (uint32_t *)at);
     size_t expected = 0;
-    for (size_t v = 0; v < num; v++) expected += fabsf(given[v]) >= least;
+    for (size_t v = 0; v < num; v++)
+        if (fabsf(given[v]) >= least) CHECK_EQUAL(((uint32_t *)at)[expected++], v);
+    if (expected > 10) /* more than there is room for */
+        CHECK(loops->find_large(given, num, fed_magnitude_bits(&least), 10, room) > 10);
     CHECK_EQUAL(num_large, expected);
     return (size_t)(at - (uint8_t *)out) + num_large * sizeof(uint32_t);
 }
@@ -555,7 +640,7 @@ static void test_loops_give_the_same_bytes_on_all_instruction_sets(void) {
     static const size_t sizes[] = {0, 1, 7, 8, 9, 15, 16, 17, 63, 64, 65, 2047, 2048, 2049, MOST};
     static float all[MOST + 1], others[MOST];
     static uint32_t words[MOST];
-    static double first[4 * MOST], other[4 * MOST];
+    static double first[7 * MOST], other[7 * MOST];
     const fed_key key = {.seed = 3};
     fed_rng rng;
     fed_rng_init(&rng, &key);
@@ -611,6 +696,8 @@ static void test_top_k_of_many_values(void) {
 static const test_case TESTS[] = {
     TEST(test_loops_give_the_same_bytes_on_all_instruction_sets),
     TEST(test_top_k_of_many_values),
+    TEST(test_rows_are_replaced_by_decoded_values),
+    TEST(test_uniform_replaces_many_tensors),
     TEST(test_uniform),
     TEST(test_fixed_step_rounds_to_multiples_and_saturates),
     TEST(test_qsgd),
