@@ -1333,9 +1333,10 @@ def noised_mean(keys, factors, groups, bint takes_halves, total, double divisor,
     cdef fed_key each[64]
     cdef fed_noise noise
     cdef size_t num_keys = len(keys), k
-    cdef Array of_factors = hold_vector(factors, c"d", num_keys, "factors")
+    cdef Array of_factors = hold(factors, c"d", 1, "factors")
     cdef Array held = hold(total, c"d", 1, "total"), of_groups = None
     cdef int status
+    of_factors.check_shape(num_keys)
     noise.num_keys, noise.keys, noise.factors = num_keys, each, doubles(of_factors)
     noise.groups, noise.takes_halves = NULL, takes_halves
     if groups is not None:

@@ -247,6 +247,11 @@ def test_vectors(data: st.DataObject) -> None:
     attempt(_core.noised_mean, keys, factors, groups, True, change, hand(1.0, amounts), 2)
 
 
+def test_noise_needs_factors() -> None:
+    with pytest.raises(TypeError):
+        _core.noised_mean([(1, 2, 3, 4, 5)], None, None, True, np.zeros(3), 1.0, 1)
+
+
 @fuzzed
 @given(st.data())
 def test_rows(data: st.DataObject) -> None:
