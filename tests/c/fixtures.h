@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What the tests of kernels, models and cohorts share: a main that runs every test on each
- * instruction set, made-up numbers, and a twin of the model in double, written for the eye and not
- * for speed.
+ * instruction set, random numbers, and the same model in double, written to be read easily and
+ * not to be fast.
  */
 #ifndef FED_FIXTURES_H
 #define FED_FIXTURES_H
@@ -58,7 +58,7 @@ static inline int run_on_each_isa(const test_case *tests, size_t num_tests, int 
     return worst;
 }
 
-/* ---- Made-up numbers ------------------------------------------------------------------------- */
+/* ---- Random numbers -------------------------------------------------------------------------- */
 
 /* SplitMix64. */
 static inline uint64_t next_bits(uint64_t *state) {
@@ -94,7 +94,7 @@ static inline void fill_labels(uint64_t seed, size_t num_classes, int32_t *label
         .has_bias = 1,                                                                             \
     }
 
-/* ---- The twin: a stack of dense layers in double, parameters flat -----------------------------
+/* ---- The reference: a stack of dense layers in double, parameters flat ------------------------
  */
 
 enum { TWIN_MAX_OUTPUTS = 1024 };

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Any model table in double, forward and back, for the eye and not for speed: values of an image in
- * height, width, channel order without padding, parameters flat and in Keras layout, one example at
- * a time. test_net.c holds its gradients to central differences, and then the core to it.
+ * The forward and backward pass of any model table in double, written to be read easily and not to
+ * be fast. The values of an image are in height, width, channel order without padding; parameters
+ * are flat and in Keras layout; examples are computed one at a time. test_net.c compares its
+ * gradients with central differences, and then the core with it.
  */
 #ifndef FED_NAIVE_NET_H
 #define FED_NAIVE_NET_H
@@ -11,8 +12,9 @@
 
 /* ---- Layers ---------------------------------------------------------------------------------- */
 
-/* The nearest that an example came to where float32 could choose otherwise than double: a relu's
- * input next to 0, the runner-up of a max-pool's window. */
+/* The smallest distance of an example to a point where float32 could decide differently from
+ * double: of a relu's input to 0, and of the second largest value in a max-pool's window to the
+ * largest. */
 typedef struct naive_margin {
     double smallest;
 } naive_margin;
@@ -113,13 +115,13 @@ typedef struct naive_tap {
 
 /* Sets the input pixel; false if it is outside the image. */
 static inline bool naive_reach(const fed_layer *layer, naive_tap *t) {
-    /* Below the padding the difference wraps around and is too large. */
+    /* In the padding before the image the difference wraps around and is too large. */
     t->in_y = t->out_y * layer->stride_y + t->tap_y - layer->pad_top;
     t->in_x = t->out_x * layer->stride_x + t->tap_x - layer->pad_left;
     return t->in_y < layer->in.height && t->in_x < layer->in.width;
 }
 
-/* Goes on to the next tap that is inside the image; false after the last. Start from {0} with
+/* Continues with the next tap that is inside the image; false after the last. Start from {0} with
  * tap_x = SIZE_MAX. */
 static inline bool naive_next_tap(const fed_layer *layer, naive_tap *t) {
     for (;;) {
@@ -430,7 +432,7 @@ static inline void naive_norm_back(const fed_layer *layer, const double *params,
     free(inverses);
 }
 
-/* Adds to gradient (flat, the model's) and writes in_gradient; out_gradient is spoiled. */
+/* Adds to gradient (flat, the model's) and writes in_gradient; overwrites out_gradient. */
 static inline void naive_layer_backward(const fed_layer *layer, const double *params,
                                         const double *in, const double *out, const double *mask,
                                         double *out_gradient, double *in_gradient,

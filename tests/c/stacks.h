@@ -147,7 +147,8 @@ static const stack SMALL[] = {
     {"sum to logits", {1, 1, 4}, {FULL(3, FED_TANH), FULL(3, FED_LINEAR), ADD(1, 0, FED_LINEAR)}},
 };
 
-/* Sizes as the kernels meet them: about the width of vectors and panels, one, prime, and real. */
+/* Sizes that the kernels must handle: near the width of vectors and panels, 1, primes, and sizes of
+ * real models. */
 static const stack LARGE[] = {
     {"one of everything",
      {1, 1, 1},

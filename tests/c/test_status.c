@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of status.c: a sentence for each code, and a call that returns each code. Memory runs out
- * by decree: this program has its own posix_memalign, the only call by which the core gets large
- * memory.
+ * Tests of status.c: a sentence for each code, and a call that returns each code. To test calls
+ * that get no memory, this program replaces posix_memalign, the only function by which the core
+ * gets large blocks of memory.
  */
 #include "fixtures.h"
 
@@ -17,8 +17,9 @@ static const int CODES[] = {FED_OK,          FED_ERR_NO_MEMORY, FED_ERR_ARGUMENT
 
 /* Allocations that still succeed; the team's threads share it. */
 static atomic_long allocations_left = LONG_MAX;
-/* What an allocation writes to labels[1], as another thread could; -1: nothing. The first one of a
- * call, for its net, comes before labels are checked, the next ones after that. */
+/* The value that an allocation writes to labels[1], as another thread could; -1: nothing. The
+ * first allocation of a call, for its net, is made before labels are checked, the next ones after
+ * that. */
 static int32_t label_to_write = -1;
 static int is_net_allocated;
 static int32_t labels[] = {0, 1, 1};
@@ -33,7 +34,8 @@ int posix_memalign(void **memory, size_t alignment, size_t num_bytes) {
 
 /* ---- A small cohort -------------------------------------------------------------------------- */
 
-/* Clients of many more blocks than a team has open, so that memory also runs out between them. */
+/* Clients with many more blocks than a team keeps open, so that an allocation between blocks can
+ * fail, too. */
 enum { NUM_CLIENTS = 83, NUM_EXAMPLES = 3, NUM_INPUTS = 2, NUM_CLASSES = 2, NUM_PARAMS = 6 };
 
 static const fed_layer LAYER = DENSE(NUM_INPUTS, NUM_CLASSES, 0, FED_LINEAR);

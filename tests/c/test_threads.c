@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Threads must not change a byte: neither where clients are shared out, nor where there are too few
- * of them and batches are (threads.c).
+ * The results must be the same byte for byte with any number of threads, both if clients are
+ * distributed over the threads, and if there are too few clients and batches are (threads.c).
  */
 #include "net/net.h"
 #include "stacks.h"
@@ -10,7 +10,8 @@
 
 enum { NUM_CLIENTS = 11 };
 
-/* Clients of uneven sizes, 0 among them, over the problem's examples from its start. */
+/* Clients with different numbers of examples, also 0, taken from the start of the problem's
+ * examples. */
 static void cohort_of(const problem *p, uint32_t epochs, fed_client *clients) {
     for (size_t c = 0; c < NUM_CLIENTS; c++) {
         clients[c] = client_of(p, 4);
@@ -98,8 +99,8 @@ static const fed_step *const ALL_STEPS[] = {&PLAIN, &MOMENTUM, &CLIP, &ADAM, &GR
 
 enum { FEW_CLIENTS = 8, SHARED_EXAMPLES = 41 };
 
-/* Sizes, and those of batches, on both sides of a block of examples and of the lanes; 41 examples
- * at once are more than its blocks have usually. */
+/* Sizes of clients and of batches just below and above a block of examples and the number of lanes.
+ * 41 examples at once are more than a block usually has. */
 static void few_clients(const problem *p, fed_client *clients) {
     static const size_t batches[FEW_CLIENTS] = {70, 33, 13, 10, 5, 1, 6, 40};
     for (size_t c = 0; c < FEW_CLIENTS; c++) {
@@ -127,7 +128,7 @@ static int train_few(fed_team *team, const problem *p, const fed_step *step,
     return status;
 }
 
-/* A small cohort on each team, against one thread that has done nothing else. */
+/* Trains a small cohort on each team, and compares with a new team of one thread. */
 static void check_shared(fed_team *const *teams, size_t num_teams, const problem *p,
                          const fed_step *step, const fed_client *clients, size_t num_clients) {
     double *expected = naive_doubles(p->model->num_params);
@@ -146,9 +147,9 @@ static void check_shared(fed_team *const *teams, size_t num_teams, const problem
     free(delta);
 }
 
-/* The teams go from model to model, so that each meets what another has left in its memory. Without
- * OpenMP they are all alike. A step sees the whole gradient only, so each meets half of the
- * stacks. */
+/* The same teams train one model after the other, so that values of an earlier model are left in
+ * their memory. Without OpenMP all teams are alike. A step depends only on the whole gradient, so
+ * each step is tested with half of the stacks. */
 static void test_threads_that_share_batches_change_no_byte(void) {
     fed_team *teams[] = {fed_team_new(3), fed_team_new(1), fed_team_new(7)};
     const size_t num_teams = fed_has_openmp() ? LENGTH(teams) : 1;

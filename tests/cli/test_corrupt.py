@@ -149,7 +149,7 @@ CONFIGS: dict[str, tuple[Callable[[str], str], str]] = {
     "no such name": (edit('algorithm = "fedavg"', 'algorithm = "fedevg"'), "fedevg"),
     "list for a number": (edit("rounds = 4", "rounds = [4]"), "rounds"),
     "number for a table": (edit("[run.server_options]\n", "[run]\n"), "config.toml"),
-    "no TOML": (lambda text: text[: len(text) // 2] + '"', "config.toml"),
+    "no TOML": (lambda text: text[: len(text) // 2] + '\n"', "config.toml"),
     "no table": (lambda text: text.replace("[run]", "[walk]"), "config.toml"),
     "empty": (lambda text: "", "config.toml"),
     "nul": (lambda text: text + "\0", "config.toml"),

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of aggregate/: each function against a plain twin in double, at sizes on both sides of a
- * block of lanes, of a slice and of a part; the same bytes on any number of threads; and arguments
- * that are refused.
+ * Tests of aggregate/: each function against a plain reference in double, at sizes on both sides of
+ * a block of lanes, of a slice and of a part; the same bytes on any number of threads; and
+ * arguments that are refused.
  */
 #include "fixtures.h"
 

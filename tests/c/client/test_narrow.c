@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Tests of narrow.c: a client whose images have pixels in common trains as the full net does,
- * against a twin in double that knows nothing of narrow layers; when a layer is narrow; and what
- * becomes of pixels and sizes at the edge.
+ * against a reference in double that knows nothing of narrow layers; when a layer is narrow; and
+ * what becomes of pixels and sizes at the edge.
  */
 #include "fixtures.h"
 
@@ -186,7 +186,7 @@ static int is_narrow(const problem *p) {
     return answer;
 }
 
-/* ---- The twin: local SGD in double on whole images ------------------------------------------- */
+/* ---- The reference: local SGD in double on whole images -------------------------------------- */
 
 typedef struct twin {
     double params[MAX_PARAMS], slot[MAX_PARAMS], gradient[MAX_PARAMS];
@@ -297,7 +297,7 @@ static void twin_train(const problem *p) {
  * a rate times a pixel times theirs, less again: rates are so small that errors do not grow. */
 static double tolerance(void) { return 8 * UNIT_ROUNDOFF * t.largest * (double)(t.num_steps + 4); }
 
-/* Trains, and holds everything that comes out against the twin. */
+/* Trains, and holds everything that comes out against the reference. */
 static void check_against_twin(const problem *p) {
     train(p, &outcomes[0]);
     twin_train(p);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Tests of order.c: the three pipelines' streams and batches, against counts worked out by hand and
- * against a naive twin that writes each shuffled unit out as a list.
+ * against a naive reference that writes each shuffled unit out as a list.
  */
 #include "fed.h"
 #include "test.h"

@@ -73,7 +73,7 @@ static int train(int num_threads, const fed_step *step, const fed_terms *terms) 
 
 static const fed_terms UNIFORM = {.weighting = FED_WEIGHT_UNIFORM};
 
-/* ---- The twin -------------------------------------------------------------------------------- */
+/* ---- The reference --------------------------------------------------------------------------- */
 
 /* Adds factor times the gradient of one example's loss. */
 static void add_gradient(const float *pixels, int32_t label, const double *params, double factor,
@@ -129,7 +129,7 @@ static void twin_delta(size_t c, int has_linear, int has_anchor, const double *f
     for (size_t p = 0; p < PARAMS; p++) delta[p] = params[p] - server[p];
 }
 
-/* Every client's delta, and their sum, equal the twin's. */
+/* Every client's delta, and their sum, equal the reference's. */
 static void check_weighted_deltas(const fed_step *step, int has_linear, int has_anchor,
                                   const double *factors, const float *class_weights) {
     const fed_terms terms = {.weighting = FED_WEIGHT_UNIFORM,

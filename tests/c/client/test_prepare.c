@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Tests of prepare.c: what is prepared changes no byte, only the time; what it must not be used
- * for; and what becomes of it when memory runs out, which here is by decree, as in
+ * for; and what becomes of it when memory runs out, simulated as in
  * test_status.c.
  */
 #include "fixtures.h"

@@ -2,7 +2,7 @@
  *
  * Tests of cohort.c and client.c: training and scoring whole cohorts. That threads change no byte,
  * that a cohort is the sum of its clients, what happens to bad labels, bad numbers and a raised
- * cancel flag, and that the numbers are right, against a twin in double.
+ * cancel flag, and that the numbers are right, against a reference in double.
  */
 #include "fixtures.h"
 
@@ -47,7 +47,7 @@ static fed_fault fault;
 
 /* ---- Cohorts --------------------------------------------------------------------------------- */
 
-/* Made-up clients, each with exactly the memory that it needs. */
+/* Random clients, each with exactly the memory that it needs. */
 typedef struct cohort {
     const fed_model *model;
     size_t num_clients;
@@ -186,7 +186,7 @@ static void lone_delta(const cohort *co, size_t c, const fed_step *step, float *
     *stats = lone.stats[0];
 }
 
-/* ---- The twin: local SGD in double ----------------------------------------------------------- */
+/* ---- The reference: local SGD in double ------------------------------------------------------ */
 
 typedef struct twin {
     double params[MAX_PARAMS], slot[MAX_PARAMS], gradient[MAX_PARAMS];
@@ -1126,7 +1126,7 @@ static void test_empty_cohort_is_evaluated(void) {
     free_cohort(co);
 }
 
-/* A two-layer stack; the twin's gradient knows one layer only, so it is not asked for one. */
+/* A two-layer stack; the reference's gradient knows one layer only, so it is not asked for one. */
 static void test_two_layers_are_evaluated(void) {
     cohort *co = new_cohort(&MODEL_TWO, 9, &IN_ORDER);
     evaluate(2, co, &outcomes[0]);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of sum.c: the order of addition, bit for bit against a recursive twin, and when a sum may
- * grow.
+ * Tests of sum.c: the order of addition, bit for bit against a recursive reference, and when a sum
+ * may grow.
  */
 #include "fixtures.h"
 
@@ -42,7 +42,7 @@ static fed_sum *sum_of(size_t num_deltas) {
     return sum;
 }
 
-/* ---- The twin -------------------------------------------------------------------------------- */
+/* ---- The reference --------------------------------------------------------------------------- */
 
 static void twin_block(size_t first, size_t num_deltas, double *total) {
     for (size_t p = 0; p < NUM_PARAMS; p++) total[p] = 0;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of the kernels of each instruction set: against hand-worked values, against naive twins in
- * double, and against the generic variant. Every array starts one float off its alignment and has
- * guards at both ends.
+ * Tests of the kernels of each instruction set: against hand-worked values, against naive
+ * references in double, and against the generic variant. Every array starts one float off its
+ * alignment and has guards at both ends.
  *
  * Bounds. A sum of n products rounded to float in any order, with or without fused multiply-adds,
  * is off by at most n * UNIT_ROUNDOFF * (sum of the products' magnitudes), to first order; one unit
@@ -44,7 +44,7 @@ static void guarded_free(guarded *g) {
 
 /* ---- Dense ----------------------------------------------------------------------------------- */
 
-/* Weights, inputs and a gradient of made-up numbers; rows in memory run opposite to their index. */
+/* Weights, inputs and a gradient of random numbers; rows in memory run opposite to their index. */
 typedef struct dense {
     size_t width, num_outputs, num_rows;
     guarded weights, bias, inputs, gradient;

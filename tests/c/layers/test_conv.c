@@ -21,7 +21,7 @@ typedef struct conv_case {
     int is_same, is_pooled, activation, has_bias;
 } conv_case;
 
-/* Everything one stage and its naive twin work on. */
+/* Everything one stage and its naive reference work on. */
 typedef struct conv {
     const fed_stage_ops *ops;
     fed_layer layer, pool;
@@ -204,7 +204,7 @@ static void naive_forward(conv *c) {
             for (size_t o = 0; o < l->out.channels; o++) choose(c, y, x, o);
 }
 
-static double *sums_gradient; /* of the naive twin that for_each_product is visiting */
+static double *sums_gradient; /* of the naive reference that for_each_product is visiting */
 
 static void add_gradient(conv *c, size_t out, size_t flat, size_t image, double value) {
     const double g = sums_gradient[out];
@@ -319,7 +319,7 @@ static void prepare(conv *c) {
         c->ops->derive(fed_active_kernels(), &c->stage, c->packed, c->derived, c->scratch);
 }
 
-/* The interior holds what the twin computed, padding channels hold 0, the border what it held. */
+/* The interior has the reference's values, padding channels are 0, the border is unchanged. */
 static void check_outputs(const conv *c) {
     const fed_shape *shape = &c->stage.shape;
     const fed_buffer *out = &c->stage.out;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of the dense layers, both ways to compute them: against a twin in double that reads the
- * flat parameters, for sizes around those of vectors, tiles and row groups. Arrays have exactly the
- * size that is promised and start one float off their alignment, so that a sanitizer sees any step
- * beyond them.
+ * Tests of the dense layers, both ways to compute them: against a reference in double that reads
+ * the flat parameters, for sizes around those of vectors, tiles and row groups. Arrays have exactly
+ * the size that is promised and start one float off their alignment, so that a sanitizer sees any
+ * step beyond them.
  *
  * Bounds are those of test_kernels.c: a sum of n rounded products is off by at most (n + 1) *
  * UNIT_ROUNDOFF * (sum of the products' magnitudes). relu enlarges no difference.

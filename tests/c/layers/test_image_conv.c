@@ -20,7 +20,7 @@ typedef struct image_case {
     int is_raw;    /* 1: channels of inputs are not padded, and get no gradient */
 } image_case;
 
-/* What a method and its naive twin work on. */
+/* What a method and its naive reference work on. */
 typedef struct twin {
     fed_image_conv conv;
     size_t num_in, num_out, num_weights, num_bias, num_scratch; /* floats */
@@ -51,7 +51,7 @@ static void check_guards(const float *values, size_t num) {
     for (size_t i = 0; i < NUM_GUARDS; i++) CHECK(values[num + i] == GUARD);
 }
 
-/* ---- The naive twin -------------------------------------------------------------------------- */
+/* ---- The naive reference --------------------------------------------------------------------- */
 
 static size_t num_windows(size_t size, size_t window, size_t stride, int is_same) {
     return is_same ? (size + stride - 1) / stride : (size - window) / stride + 1;

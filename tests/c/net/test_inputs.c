@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Input layers at awkward sizes: what they write, and that a model behind them trains. What they
- * compute is held against slow twins in Python (tests/models/test_input_layers.py).
+ * compute is held against slow references in Python (tests/models/test_input_layers.py).
  */
 #include "fixtures.h"
 

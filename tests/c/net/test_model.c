@@ -282,7 +282,7 @@ static void test_packing_there_and_back_is_the_identity(void) {
 
 /* ---- Gradients ------------------------------------------------------------------------------- */
 
-/* One batch of made-up examples, and parameters to differentiate at. */
+/* One batch of random examples, and parameters to differentiate at. */
 typedef struct problem {
     const fed_model *model;
     size_t num_examples;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Tests of shapes.c: that a picture depends on its key alone, the outlines, the coverage of pixels
- * against a naive twin, and the looks of synthetic-shapes. The public functions tested are those of
- * the library; shapes.c is included once more, under another name, to reach its parts.
+ * against a naive reference, and the looks of synthetic-shapes. The public functions tested are
+ * those of the library; shapes.c is included once more, under another name, to reach its parts.
  */
 #include "fed.h"
 #include "test.h"

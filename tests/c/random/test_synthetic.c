@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Tests of synthetic.c and digits.c: that a picture depends on its key alone, the sizes, labels and
- * looks of synthetic-digits, and the canvas against a naive twin. The public functions tested are
- * those of the library; digits.c is included once more, under another name, to reach its parts.
+ * looks of synthetic-digits, and the canvas against a naive reference. The public functions tested
+ * are those of the library; digits.c is included once more, under another name, to reach its parts.
  */
 #include "fed.h"
 #include "test.h"
