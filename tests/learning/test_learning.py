@@ -896,7 +896,9 @@ def test_weights_are_exported_and_loaded() -> None:
     weights.trainable[0][:] = 0.0
     assert back.global_model_weights.any()
     assert state.global_model_weights[:60].any()
-    with pytest.raises(ConfigError, match=r"weights have shapes \[3, 20\], \[3\], but the model needs"):
+    with pytest.raises(
+        ConfigError, match=r"weights have shapes \[3, 20\], \[3\], but the model needs"
+    ):
         process.set_model_weights(state, [weights.trainable[0].T, weights.trainable[1]])
 
 
