@@ -544,7 +544,7 @@ def test_options_that_are_refused(name: str, options: dict[str, Any], words: str
 
 
 def test_a_seed_of_each_client_is_refused_with_secure_sums() -> None:
-    with pytest.raises(ConfigError, match="explicit_seed=true with --secure-sum: clients would send"):
+    with pytest.raises(ConfigError, match="explicit_seed=true with --secure-sum: clients"):
         compression.build("random-k", {"explicit_seed": True}, num_threads=1, sums=SumOptions())
 
 
