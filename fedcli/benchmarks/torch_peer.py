@@ -114,12 +114,8 @@ def build(model: Model) -> Any:
         ConfigError: The kind of a layer is not supported here.
     """
     net = _Graph(model)
-    with torch.no_grad():
-        tensors = model.layout.split(model.initial_params)
-        for mine, values in zip(
-            net.parameters(), torch_files.turned(model.layout, tensors), strict=True
-        ):
-            mine.copy_(torch.from_numpy(np.ascontiguousarray(values)))
+    state = torch_files.state(model.layout, model.layout.split(model.initial_params))
+    net.load_state_dict({name: torch.from_numpy(values.copy()) for name, values in state.items()})
     return net
 
 
@@ -210,6 +206,10 @@ def _modules(layer: Layer) -> list[Any]:
         return [torch.nn.AvgPool2d(layer.window, layer.strides)]
     if layer.kind == "group_normalization" and layer.has_scale and layer.has_bias:
         return [torch.nn.GroupNorm(layer.num_groups, layer.in_shape[2], layer.epsilon)]
+    is_plain = layer.has_scale and layer.has_bias and not layer.is_frozen
+    if layer.kind == "batch_normalization" and is_plain and layer.in_shape[:2] != (1, 1):
+        # PyTorch's momentum is the share of the batch.
+        return [torch.nn.BatchNorm2d(layer.in_shape[2], layer.epsilon, 1 - layer.momentum)]
     if layer.kind == "dropout":
         return [torch.nn.Dropout(layer.rate)]
     if layer.kind in ("activation", "add", "concatenate"):  # of two inputs, they come in merged
