@@ -24,10 +24,14 @@ int fed_rows_valid(int num_threads, const fed_rows *rows) {
     return num_threads >= 1 && num_threads <= FED_MAX_THREADS && rows->num_rows >= 1;
 }
 
+size_t fed_part_end(const fed_slicing *slicing, size_t first) {
+    const size_t begin = first - first % slicing->part_size;
+    return begin + fed_smaller(slicing->part_size, slicing->rows->num_values - begin);
+}
+
 /* The memory and the parts of one call. */
 typedef struct run {
     const fed_slicing *slicing;
-    size_t part_size;
     char *scratch;     /* [num_workers][scratch_bytes] */
     double *part_sums; /* [num_parts][num_sums] */
 } run;
@@ -35,8 +39,7 @@ typedef struct run {
 static void run_part(void *context, size_t part, int worker) {
     const run *r = context;
     const fed_slicing *s = r->slicing;
-    const size_t begin = part * r->part_size, left = s->rows->num_values - begin;
-    const size_t end = begin + (left < r->part_size ? left : r->part_size);
+    const size_t begin = part * s->part_size, end = fed_part_end(s, begin);
     void *scratch = r->scratch + (size_t)worker * s->scratch_bytes;
     double *sums = r->part_sums + part * s->num_sums;
     for (size_t first = begin; first < end; first += s->width)
@@ -48,9 +51,9 @@ int fed_run_slices(int num_threads, fed_slicing slicing, double *sums) {
     run r = {.slicing = &slicing};
     size_t most_parts = num_sums > 0 ? MOST_SUMS / num_sums : MOST_PARTS;
     if (most_parts > MOST_PARTS) most_parts = MOST_PARTS;
-    r.part_size = round_up(num_values / fed_larger(most_parts, FEWEST_PARTS) + 1, FED_LANES);
-    r.part_size = fed_larger(r.part_size, LEAST_PART);
-    const size_t num_parts = (num_values + r.part_size - 1) / r.part_size;
+    slicing.part_size = round_up(num_values / fed_larger(most_parts, FEWEST_PARTS) + 1, FED_LANES);
+    slicing.part_size = fed_larger(slicing.part_size, LEAST_PART);
+    const size_t num_parts = fed_pieces(num_values, slicing.part_size);
     slicing.kernels = fed_active_kernels();
     slicing.width = fed_slice_width(slicing.rows->num_rows);
     slicing.scratch_bytes = round_up(slicing.scratch_bytes + 1, FED_ALIGNMENT);

@@ -21,6 +21,7 @@ struct fed_slicing {
     size_t num_sums;      /* sums over all coordinates */
     const fed_kernels *kernels;
     size_t width; /* largest number of coordinates of a slice, a multiple of FED_LANES */
+    size_t part_size;
 };
 
 /* The width of slices: about 256 KiB of floats, which fit the L2 cache of most machines. */
@@ -28,10 +29,13 @@ size_t fed_slice_width(size_t num_rows);
 /* The distance between rows in scratch. It is not a multiple of 4 KiB, because then all rows of a
  * coordinate would share the same few lines of the L1 cache. */
 size_t fed_scratch_stride(size_t num_rows);
-/* Runs all slices; fills in `kernels` and `width`. Each part of the coordinates has its own sums,
- * and these are added in order. The number of parts depends only on the sizes, so the number of
- * threads changes no sum. */
+/* Runs all slices; fills in `kernels`, `width` and `part_size`. Each part of the coordinates has
+ * its own sums, and these are added in order. The number of parts depends only on the sizes, so the
+ * number of threads changes no sum. */
 int fed_run_slices(int num_threads, fed_slicing slicing, double *sums /* out [num_sums] */);
+
+/* The coordinate after the part that `first` belongs to. */
+size_t fed_part_end(const fed_slicing *slicing, size_t first);
 
 /* 1 if there are rows and the number of threads is allowed. */
 int fed_rows_valid(int num_threads, const fed_rows *rows);

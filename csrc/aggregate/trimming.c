@@ -10,86 +10,104 @@
 
 /* ---- The steps of a sort --------------------------------------------------------------------- */
 
-/* Batcher's odd-even merge sort for any number of rows (K. E. Batcher, "Sorting networks and their
- * applications", 1968): the steps after each group of sixteen rows is sorted. */
-typedef struct merging {
-    size_t num_rows, num_steps;
-    fed_merging_step *steps; /* NULL: they are only counted */
-} merging;
+/* A merge sort by a fixed network, for any number of rows. Two sorted halves are merged by
+ * comparing each row with its mirror image, and then the halves, quarters, ... of the result with
+ * each other: K. E. Batcher, "Sorting networks and their applications", 1968. Layers of far rows
+ * are done for the few rows at a time that they connect, and the last four for a tile of sixteen
+ * rows. */
+typedef struct sorting {
+    size_t num_rows, num_padded, num_steps;
+    size_t first, count;  /* rows of the result that are needed */
+    fed_sort_step *steps; /* NULL: they are only counted */
+} sorting;
 
-static void add_step(merging *made, enum fed_merging_kind kind, size_t first, size_t stride) {
-    if (made->steps != NULL)
-        made->steps[made->num_steps] =
-            (fed_merging_step){(uint32_t)kind, (uint32_t)first, (uint32_t)stride};
+enum { LARGEST_GROUP = 16 };
+
+static void add_step(sorting *made, fed_sort_step step) {
+    if (made->steps != NULL) made->steps[made->num_steps] = step;
     made->num_steps++;
 }
 
-/* Merges the rows first, first + stride, ... below first + span, whose halves are sorted. */
-static void add_merge(merging *made, size_t first, size_t span, size_t stride) {
-    if (first + span / 2 >= made->num_rows) return; /* the second half does not exist */
-    if (span / stride == FED_SORTED_ROWS) {
-        add_step(made, FED_MERGE, first, stride);
+/* Adds the last layers of a merge of the rows from `first` on, for the tiles that are needed. */
+static void add_cleaning(sorting *made, size_t first, size_t span, int is_last) {
+    const size_t low = is_last ? made->first : 0;
+    const size_t high = is_last ? made->first + made->count : made->num_rows;
+    for (size_t at = first; at < first + span && at < high; at += FED_TILE_ROWS)
+        if (at + FED_TILE_ROWS > low)
+            add_step(made, (fed_sort_step){.kind = FED_CLEAN, .first = (uint32_t)at});
+}
+
+/* Adds the first layers of a merge, or of a half of a larger merge. */
+static void add_crossing(sorting *made, enum fed_sort_kind kind, size_t first, size_t span,
+                         int is_last) {
+    const size_t tile = made->first / FED_TILE_ROWS;
+    fed_sort_step step = {(uint32_t)kind, (uint32_t)first, (uint32_t)(span / FED_TILE_ROWS),
+                          FED_TILE_ROWS,  (uint32_t)tile,  0};
+    if (first >= made->num_padded || span == FED_TILE_ROWS) return;
+    if (kind == FED_HALVE || step.group > LARGEST_GROUP) {
+        step.group = 2;
+        step.unit = (uint32_t)(span / 2);
+    } else if (kind == FED_CROSS && is_last &&
+               (made->first + made->count - 1) / FED_TILE_ROWS == tile) {
+        step.kind = FED_NARROW;
+    }
+    add_step(made, step);
+    if (step.unit == FED_TILE_ROWS) return;
+    add_crossing(made, FED_HALVE, first, span / 2, is_last);
+    add_crossing(made, FED_HALVE, first + span / 2, span / 2, is_last);
+}
+
+static void add_sort(sorting *made, size_t first, size_t span, int is_last) {
+    if (first >= made->num_rows) return;
+    if (span == FED_TILE_ROWS) {
+        add_step(made, (fed_sort_step){.kind = FED_SORT, .first = (uint32_t)first});
         return;
     }
-    add_merge(made, first, span, 2 * stride);
-    add_merge(made, first + stride, span, 2 * stride);
-    for (size_t i = first + stride; i + stride < first + span; i += 2 * stride)
-        if (i + stride < made->num_rows) add_step(made, FED_COMPARE, i, stride);
+    add_sort(made, first, span / 2, 0);
+    if (first + span / 2 >= made->num_rows) return; /* the second half does not exist */
+    add_sort(made, first + span / 2, span / 2, 0);
+    add_crossing(made, FED_CROSS, first, span, is_last);
+    add_cleaning(made, first, span, is_last);
 }
 
-static void add_merges(merging *made, size_t first, size_t span) {
-    if (span == FED_SORTED_ROWS) return;
-    add_merges(made, first, span / 2);
-    if (first + span / 2 < made->num_rows) add_merges(made, first + span / 2, span / 2);
-    add_merge(made, first, span, 1);
+/* The number of rows that a step reads. */
+static size_t rows_of(fed_sort_step step) {
+    const size_t num_rows = (size_t)step.group * step.unit;
+    return num_rows > 0 ? num_rows : FED_TILE_ROWS;
 }
 
-/* Drops steps that cannot change any of the rows first..first+count-1. */
-static void prune(merging *made, size_t first, size_t count,
-                  unsigned char *is_needed /* [num_rows], zeros */) {
-    const size_t num = made->num_steps;
-    size_t kept = num;
-    memset(is_needed + first, 1, count);
-    for (size_t k = num; k-- > 0;) {
-        const fed_merging_step each = made->steps[k];
-        const size_t num_each = each.kind == FED_COMPARE ? 2 : FED_SORTED_ROWS;
-        const size_t left = (made->num_rows - each.first + each.stride - 1) / each.stride;
-        const size_t last = each.first + (left < num_each ? left : num_each) * each.stride;
-        unsigned char any = 0;
-        for (size_t r = each.first; r < last; r += each.stride) any |= is_needed[r];
-        if (!any) continue;
-        for (size_t r = each.first; r < last; r += each.stride) is_needed[r] = 1;
-        made->steps[--kept] = each;
+/* Divides the lines of the next block among the steps, in proportion to their rows. */
+static void share_lines(const sorting *made) {
+    const size_t num_lines = made->num_rows * (FED_LANES / FED_PAD);
+    size_t total = 0, done = 0;
+    for (size_t k = 0; k < made->num_steps; k++) total += rows_of(made->steps[k]);
+    for (size_t k = 0; k < made->num_steps; k++) {
+        const size_t before = done * num_lines / total;
+        done += rows_of(made->steps[k]);
+        made->steps[k].num_lines = (uint32_t)(done * num_lines / total - before);
     }
-    made->num_steps = num - kept;
-    memmove(made->steps, made->steps + kept, made->num_steps * sizeof *made->steps);
 }
 
 /* The steps that bring rows first..first+count-1 of the sorted order to their places. */
-static int merging_init(merging *made, size_t num_rows, size_t first, size_t count) {
-    size_t span = FED_SORTED_ROWS;
-    *made = (merging){.num_rows = num_rows};
-    if (num_rows > UINT32_MAX / 2) return FED_ERR_NO_MEMORY;
+static int sorting_init(sorting *made, size_t num_rows, size_t first, size_t count) {
+    size_t span = FED_TILE_ROWS;
+    *made = (sorting){.num_rows = num_rows, .first = first, .count = count};
+    if (num_rows > UINT32_MAX / 4) return FED_ERR_NO_MEMORY;
+    made->num_padded = (num_rows + 3) / 4 * 4;
     while (span < num_rows) span *= 2;
-    add_merges(made, 0, span);
-    unsigned char *is_needed = calloc(num_rows, 1);
+    add_sort(made, 0, span, 1);
     made->steps = fed_allocate(made->num_steps * sizeof *made->steps);
-    if (is_needed == NULL || made->steps == NULL) {
-        free(is_needed);
-        free(made->steps);
-        return FED_ERR_NO_MEMORY;
-    }
+    if (made->steps == NULL) return FED_ERR_NO_MEMORY;
     made->num_steps = 0;
-    add_merges(made, 0, span);
-    prune(made, first, count, is_needed);
-    free(is_needed);
+    add_sort(made, 0, span, 1);
+    share_lines(made);
     return FED_OK;
 }
 
 /* ---- Sorted slices --------------------------------------------------------------------------- */
 
 typedef struct trimming {
-    merging merging;
+    sorting sorting;
     size_t first,
         count; /* the sorted values whose mean is wanted; or those nearest to the median */
     double *mean;
@@ -97,46 +115,53 @@ typedef struct trimming {
 
 /* A worker's scratch. */
 typedef struct sorted {
-    int32_t *values;  /* [num_rows][stride] */
-    double *mean;     /* [width] */
-    uint8_t *has_tie; /* [width] */
+    int32_t *values; /* [num_padded + 1, FED_LANES] */
+    double *mean;    /* [width] */
 } sorted;
 
 static size_t carve_sorted(sorted *s, size_t num_rows, char *base) {
     fed_carver carver = {base, 0};
-    s->values = fed_carve(&carver, num_rows, fed_scratch_stride(num_rows) * sizeof *s->values);
+    s->values = fed_carve(&carver, num_rows + 4, FED_LANES * sizeof *s->values);
     s->mean = fed_carve(&carver, fed_slice_width(num_rows), sizeof *s->mean);
-    s->has_tie = fed_carve(&carver, fed_slice_width(num_rows), sizeof *s->has_tie);
     return carver.used;
 }
 
-/* Sorts a slice; returns its number of columns with the padding, which holds zeros. */
-static size_t sort_slice(const fed_slicing *slicing, size_t first, size_t count, const merging *how,
-                         const sorted *s) {
-    const fed_rows *rows = slicing->rows;
-    const size_t stride = fed_scratch_stride(rows->num_rows);
-    const size_t num_columns = (count + FED_LANES - 1) / FED_LANES * FED_LANES;
-    for (size_t r = 0; r < rows->num_rows; r += FED_SORTED_ROWS) {
-        const size_t left = rows->num_rows - r;
-        slicing->kernels->sort_sixteen(rows->rows + r,
-                                       left < FED_SORTED_ROWS ? left : FED_SORTED_ROWS, first,
-                                       count, s->values + r * stride, stride);
-    }
-    slicing->kernels->merge_rows(s->values, stride, rows->num_rows, num_columns, how->steps,
-                                 how->num_steps);
-    return num_columns;
+/* The values that the slice after this one reads; none after the last one of a part. */
+static fed_ahead after_slice(const fed_slicing *slicing, size_t first, size_t count) {
+    const size_t next = first + count, end = fed_part_end(slicing, first);
+    return (fed_ahead){.rows = slicing->rows->rows,
+                       .num_rows = next < end ? slicing->rows->num_rows : 0,
+                       .first = next,
+                       .end = fed_smaller(next + slicing->width, end),
+                       .at = next};
+}
+
+/* Sorts the columns first..first+count-1, at most FED_LANES. */
+static void sort_block(const fed_slicing *slicing, size_t first, size_t count, const sorting *how,
+                       const sorted *s, fed_ahead *ahead) {
+    const fed_sort_block block = {.rows = slicing->rows->rows,
+                                  .num_rows = slicing->rows->num_rows,
+                                  .num_padded = how->num_padded,
+                                  .first = first,
+                                  .num_values = count,
+                                  .ordered = s->values,
+                                  .none = s->values + how->num_padded * FED_LANES};
+    slicing->kernels->sort_rows(&block, how->steps, how->num_steps, ahead);
 }
 
 static void trim_slice(const fed_slicing *slicing, size_t first, size_t count, void *scratch,
                        double *sums) {
     const trimming *job = slicing->job;
     const fed_rows *rows = slicing->rows;
-    const size_t stride = fed_scratch_stride(rows->num_rows);
+    fed_ahead ahead = after_slice(slicing, first, count);
     sorted s;
     carve_sorted(&s, rows->num_rows, scratch);
-    const size_t num_columns = sort_slice(slicing, first, count, &job->merging, &s);
-    slicing->kernels->mean_of_ordered(s.values + job->first * stride, stride, job->count,
-                                      num_columns, s.mean);
+    for (size_t c = 0; c < count; c += FED_LANES) {
+        sort_block(slicing, first + c, fed_smaller(count - c, FED_LANES), &job->sorting, &s,
+                   &ahead);
+        slicing->kernels->mean_of_ordered(s.values + job->first * FED_LANES, job->count,
+                                          s.mean + c);
+    }
     memcpy(job->mean + first, s.mean, count * sizeof *s.mean);
     for (size_t r = 0; r < slicing->num_sums; r++)
         sums[r] += slicing->kernels->square_distance(rows->rows[r] + first, s.mean, count);
@@ -147,7 +172,7 @@ int fed_trimmed_mean(int num_threads, const fed_rows *rows, size_t trim, double 
     if (!fed_rows_valid(num_threads, rows) || trim > (rows->num_rows - 1) / 2)
         return FED_ERR_ARGUMENT;
     trimming job = {.first = trim, .count = rows->num_rows - 2 * trim, .mean = mean};
-    int status = merging_init(&job.merging, rows->num_rows, job.first, job.count);
+    int status = sorting_init(&job.sorting, rows->num_rows, job.first, job.count);
     if (status != FED_OK) return status;
     sorted s;
     const fed_slicing slicing = {.rows = rows,
@@ -156,7 +181,7 @@ int fed_trimmed_mean(int num_threads, const fed_rows *rows, size_t trim, double 
                                  .scratch_bytes = carve_sorted(&s, rows->num_rows, NULL),
                                  .num_sums = squares != NULL ? rows->num_rows : 0};
     status = fed_run_slices(num_threads, slicing, squares);
-    free(job.merging.steps);
+    free(job.sorting.steps);
     return status;
 }
 
@@ -173,7 +198,8 @@ static double value_of(int32_t ordered) {
  * nearer than the farthest chosen one count; of those equally far, the values of the first rows
  * count. */
 static double mean_of_first(const fed_rows *rows, size_t coordinate, const int32_t *ordered,
-                            size_t stride, size_t num_nearest) {
+                            size_t num_nearest) {
+    const size_t stride = FED_LANES;
     const size_t n = rows->num_rows;
     const double median =
         (value_of(ordered[(n - 1) / 2 * stride]) + value_of(ordered[n / 2 * stride])) / 2;
@@ -206,24 +232,29 @@ static void near_slice(const fed_slicing *slicing, size_t first, size_t count, v
                        double *sums) {
     const trimming *job = slicing->job;
     const fed_rows *rows = slicing->rows;
-    const size_t stride = fed_scratch_stride(rows->num_rows);
+    fed_ahead ahead = after_slice(slicing, first, count);
+    uint8_t has_tie[FED_LANES];
     sorted s;
     (void)sums;
     carve_sorted(&s, rows->num_rows, scratch);
-    const size_t num_columns = sort_slice(slicing, first, count, &job->merging, &s);
-    slicing->kernels->mean_near_median(s.values, stride, rows->num_rows, num_columns, job->count,
-                                       s.mean, s.has_tie);
+    for (size_t c = 0; c < count; c += FED_LANES) {
+        const size_t num_columns = fed_smaller(count - c, FED_LANES);
+        sort_block(slicing, first + c, num_columns, &job->sorting, &s, &ahead);
+        slicing->kernels->mean_near_median(s.values, rows->num_rows, job->count, s.mean + c,
+                                           has_tie);
+        if (memchr(has_tie, 1, num_columns) == NULL) continue;
+        for (size_t l = 0; l < num_columns; l++)
+            if (has_tie[l])
+                s.mean[c + l] = mean_of_first(rows, first + c + l, s.values + l, job->count);
+    }
     memcpy(job->mean + first, s.mean, count * sizeof *s.mean);
-    for (size_t c = 0; c < count; c++)
-        if (s.has_tie[c])
-            job->mean[first + c] = mean_of_first(rows, first + c, s.values + c, stride, job->count);
 }
 
 int fed_mean_near_median(int num_threads, const fed_rows *rows, size_t num_nearest, double *mean) {
     if (!fed_rows_valid(num_threads, rows) || num_nearest < 1 || num_nearest > rows->num_rows)
         return FED_ERR_ARGUMENT;
     trimming job = {.count = num_nearest, .mean = mean};
-    int status = merging_init(&job.merging, rows->num_rows, 0, rows->num_rows);
+    int status = sorting_init(&job.sorting, rows->num_rows, 0, rows->num_rows);
     if (status != FED_OK) return status;
     sorted s;
     const fed_slicing slicing = {.rows = rows,
@@ -231,7 +262,7 @@ int fed_mean_near_median(int num_threads, const fed_rows *rows, size_t num_neare
                                  .job = &job,
                                  .scratch_bytes = carve_sorted(&s, rows->num_rows, NULL)};
     status = fed_run_slices(num_threads, slicing, NULL);
-    free(job.merging.steps);
+    free(job.sorting.steps);
     return status;
 }
 

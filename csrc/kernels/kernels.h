@@ -240,18 +240,41 @@ typedef struct fed_gemm_gradient {
     size_t panel_size;
 } fed_gemm_gradient;
 
-/* A step in sorting each column of a block of rows, sixteen of which at a time are sorted already.
- * It works on the rows first, first + stride, and so on; rows that do not exist hold the largest
- * number. */
-enum fed_merging_kind {
-    FED_COMPARE = 0, /* of two rows, the first gets the smaller values */
-    FED_MERGE,       /* sorts FED_SORTED_ROWS rows, whose first half and second half are sorted */
+/* FED_LANES columns of some rows, which are sorted. */
+typedef struct fed_sort_block {
+    const float *const *rows;    /* [num_rows][first + num_values] */
+    size_t num_rows, num_padded; /* num_padded: rounded up to a multiple of 4 */
+    size_t first, num_values;    /* the columns, 1..FED_LANES */
+    /* Integers in the order of the values, with -0 before 0. Rows up to num_padded that do not
+     * exist hold the largest integer, columns that do not exist hold zeros. */
+    int32_t *ordered; /* out [num_padded, FED_LANES] */
+    int32_t *none;    /* out [FED_LANES], in place of rows beyond these */
+} fed_sort_block;
+
+/* A step in sorting a block. Rows are sorted sixteen at a time and then merged. */
+enum fed_sort_kind {
+    FED_SORT,   /* the tile of rows that begins with `first`, as they are given */
+    FED_CROSS,  /* the first layers of a merge of two sorted halves, see below */
+    FED_HALVE,  /* the next layer of such a merge: two groups are compared row by row */
+    FED_NARROW, /* FED_CROSS, of which only the rows of `tile` are needed; unit is FED_TILE_ROWS */
+    FED_CLEAN,  /* the last layers of a merge, of the tile of rows that begins with `first` */
 };
-enum { FED_SORTED_ROWS = 16 };
-typedef struct fed_merging_step {
-    uint32_t kind; /* enum fed_merging_kind */
-    uint32_t first, stride;
-} fed_merging_step;
+enum { FED_TILE_ROWS = 16 };
+typedef struct fed_sort_step {
+    uint32_t kind; /* enum fed_sort_kind */
+    uint32_t first;
+    uint32_t group, unit; /* a merge of group * unit rows; group is 2, 4, 8 or 16 */
+    uint32_t tile;
+    uint32_t num_lines; /* to prefetch meanwhile */
+} fed_sort_step;
+
+/* The values first..end-1 of rows that are read next: those from `at` of row `row` on are not
+ * prefetched yet. */
+typedef struct fed_ahead {
+    const float *const *rows;
+    size_t num_rows, first, end;
+    size_t row, at;
+} fed_ahead;
 
 /* The kernels of one instruction set. */
 typedef struct fed_kernels {

@@ -246,28 +246,22 @@ KERNEL(void, add_delta, double *sum, const float *params, const float *server, s
 KERNEL(void, add_vectors, double *sum, const float *const *vectors, const double *weights,
        size_t num_vectors, size_t first, size_t num_values)
 
-/* Rows of a cohort's deltas. Blocks are [num_rows][num_columns], rows `stride` apart; num_columns
- * is a multiple of FED_LANES.
- *
- * ordered = integers in the order of the values, with -0 before 0, sorted by column. Columns up to
- * a multiple of FED_LANES are filled. */
-KERNEL(void, sort_sixteen, const float *const *rows, /* [num_rows][first + num_values] */
-       size_t num_rows,                              /* 1..FED_SORTED_ROWS */
-       size_t first, size_t num_values, int32_t *ordered /* out [num_rows][..] */, size_t stride)
-/* Does the steps one after another. */
-KERNEL(void, merge_rows, int32_t *ordered /* in-out */, size_t stride, size_t num_rows,
-       size_t num_columns, const fed_merging_step *steps, size_t num_steps)
+/* Sorts each column of a block of rows. Between the steps it prefetches what is read next. */
+KERNEL(void, sort_rows, const fed_sort_block *block, const fed_sort_step *steps, size_t num_steps,
+       fed_ahead *ahead /* in-out */)
 /* The mean of each column, added from the first row to the last. */
-KERNEL(void, mean_of_ordered, const int32_t *rows, size_t stride, size_t num_rows,
-       size_t num_columns, double *mean /* out */)
+KERNEL(void, mean_of_ordered, const int32_t *rows /* [num_rows, FED_LANES] */, size_t num_rows,
+       double *mean /* out [FED_LANES] */)
 /* The mean of the num_nearest values (1 to num_rows) nearest to each column's median. has_tie is 1
  * where two different values are equally near; then the choice between them is not made yet. */
-KERNEL(void, mean_near_median, const int32_t *sorted, size_t stride, size_t num_rows,
-       size_t num_columns, size_t num_nearest, double *mean /* out */, uint8_t *has_tie /* out */)
+KERNEL(void, mean_near_median, const int32_t *sorted /* [num_rows, FED_LANES] */, size_t num_rows,
+       size_t num_nearest, double *mean /* out [FED_LANES] */,
+       uint8_t *has_tie /* out [FED_LANES] */)
 /* votes += sign(values - origin); origin NULL: zeros. */
 KERNEL(void, add_signs, int32_t *votes /* in-out */, const float *values, const double *origin,
        size_t num_values)
-/* sums[i][j] += the squared distance, or the product, of rows i and j, for i <= j. */
+/* sums[i][j] += the squared distance, or the product, of rows i and j, for i <= j. Rows are
+ * `stride` apart; num_columns is a multiple of FED_LANES. */
 KERNEL(void, add_pair_squares, const double *rows, size_t stride, size_t num_rows,
        size_t num_columns, double *sums /* in-out [num_rows, num_rows] */)
 KERNEL(void, add_pair_products, const double *rows, size_t stride, size_t num_rows,

@@ -6,12 +6,12 @@
  */
 #include "fixtures.h"
 
-enum { MOST_ROWS = 70 };
+enum { MOST_ROWS = 600 };
 static const int THREADS[] = {1, 2, 7};
 /* Rows and values. A part has 4,096 values or more, a slice at most 1,024. */
-static const size_t SHAPES[][2] = {{1, 1},    {2, 31},    {3, 32},          {4, 33},
-                                   {5, 1023}, {6, 1025},  {7, 17},          {9, 4097},
-                                   {16, 70},  {33, 2500}, {MOST_ROWS, 1000}};
+static const size_t SHAPES[][2] = {
+    {1, 1},   {2, 31},    {3, 32},  {4, 33},    {5, 1023}, {6, 1025}, {7, 17},   {9, 4097},
+    {16, 70}, {33, 2500}, {64, 40}, {70, 1000}, {100, 99}, {129, 64}, {257, 33}, {MOST_ROWS, 33}};
 
 typedef struct matrix {
     float *values; /* exactly the memory that it needs */
