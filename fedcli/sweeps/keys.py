@@ -16,7 +16,8 @@ from fedcli.core.native import CancelFlag
 from fedcli.digest import blake2b
 from fedcli.federation.cohorts import parse_clients
 from fedcli.files import json_text
-from fedcli.runs.provenance import file_digest, files_of, recorded_digest
+from fedcli.runs.provenance import attack_data_of, file_digest, files_of, recorded_digest
+from fedcli.settings.data_source import DataSource
 from fedcli.settings.run_config import (
     DATA_FIELDS,
     OPTIONS,
@@ -27,6 +28,7 @@ from fedcli.settings.run_config import (
 from fedcli.version import __version__
 
 _DIGEST_BYTES = 10
+_ATTACK_DATA = "attack_data"  # the name of its fingerprint, as in provenance
 # These options do not change the weights, but they change metrics.jsonl and evaluation.json.
 _RECORDED = ("eval_split", "metrics")
 _LEFT_OUT = {*DATA_FIELDS, *WITHOUT_EFFECT} - {*_RECORDED}
@@ -50,7 +52,7 @@ class Keys:
         """
         return _digest(
             config,
-            self._fingerprint(config),
+            self._fingerprint(config.data_source),
             self._contents(config),
             {"fedcli": __version__, "isa": native.isa_name()},
         )
@@ -60,18 +62,20 @@ class Keys:
 
         Returns:
             None if the key is not known, because the version that made the run did not record
-            digests of its files of initial weights, class weights or a model.
+            digests of its files of initial weights, class weights or a model, or of the dataset
+            of its attackers.
         """
         origin = {name: str(provenance.get(name)) for name in ("fedcli", "isa")}
         fingerprint = provenance.get("data")
         files = {name: recorded_digest(provenance, name) for name, _ in files_of(config)}
+        if attack_data_of(config) is not None:
+            files[_ATTACK_DATA] = provenance.get(_ATTACK_DATA)
         if not isinstance(fingerprint, str) or None in files.values():
             return None
         contents = {**files, **_code_of_record(config, provenance)}
         return _digest(config, fingerprint, contents, origin)
 
-    def _fingerprint(self, config: RunConfig) -> str:
-        source = config.data_source
+    def _fingerprint(self, source: DataSource) -> str:
         name = repr([getattr(source, each) for each in DATA_FIELDS])
         if name not in self._data:
             cancel = self._cancel
@@ -82,6 +86,8 @@ class Keys:
     def _contents(self, config: RunConfig) -> dict[str, str]:
         """Returns the fingerprints of the files that options name, by option."""
         contents = {name: self._file(value, name) for name, value in files_of(config)}
+        if (attack_data := attack_data_of(config)) is not None:
+            contents[_ATTACK_DATA] = self._fingerprint(attack_data)
         if may_have_code(config):
             from fedcli.settings.own import permission  # lazy: few runs have code
 
@@ -131,6 +137,8 @@ def _digest(
         for name, value in vars(config).items()
         if name not in _LEFT_OUT and name not in contents
     }
+    if _ATTACK_DATA in contents:  # the name of the dataset; the key has its content
+        options["attack_options"] = {**config.attack_options, "data": None}
     facts = {"options": options, "data": data, "files": dict(contents), **origin}
     text = json_text(_sorted(facts))
     return blake2b(text.encode(), digest_size=_DIGEST_BYTES).hexdigest()

@@ -11,11 +11,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import fedcli
 from fedcli.core.machine import num_processors
 from fedcli.core.native import CancelFlag, Cancelled
+from fedcli.datasets.batches import ClientDataset
+from fedcli.datasets.sources import store_writer
+from fedcli.datasets.sources.store import StoreInfo
 from fedcli.errors import ConfigError, DataError, RunError
 from fedcli.models.weights_files import save_npz
 from fedcli.runs.files.folder import checkpoint_rounds
@@ -141,6 +145,37 @@ def test_runs_with_files_of_weights_are_reused(tmp_path: Path) -> None:
     with StudyFolder.create(tmp_path / "study", study) as folder:
         run_study(folder, SweepOptions(reuse=(tmp_path / "alone",)), study_progress=study_progress)
     assert study_progress.reused == 1
+
+
+def _write_sevens(path: Path, ink: int) -> None:
+    """Writes a dataset of four images of the class 7."""
+    images = np.full((4, 28, 28), ink, np.uint8)
+    client = ClientDataset("a", images, np.full(4, 7, np.int32), 1 / 255, 0.0, "drawn")
+    info = StoreInfo(num_classes=10, pixel_convention="ink", same_people=True)
+    store_writer.create(path, {"train": [client]}, info)
+
+
+def test_runs_are_reused_if_the_attackers_dataset_has_the_same_content(tmp_path: Path) -> None:
+    for name, ink in (("first.h5", 60), ("same.h5", 60), ("other.h5", 120)):
+        _write_sevens(tmp_path / name, ink)
+    run = {**RUN, "attack": "edge-case", "attackers": 0.3}
+
+    def reused(name: str, study_name: str) -> int:
+        options = {"attack_options": {"data": str(tmp_path / name)}}
+        study_progress = StudyProgress()
+        study = study_file.read({"run": {**run, **options}}, "")
+        with StudyFolder.create(tmp_path / study_name, study) as folder:
+            run_study(
+                folder, SweepOptions(reuse=(tmp_path / "alone",)), study_progress=study_progress
+            )
+        return study_progress.reused
+
+    config = fedcli.RunConfig(**run, attack_options={"data": str(tmp_path / "first.h5")})
+    fedcli.train(config, tmp_path / "alone")
+    assert reused("same.h5", "one") == 1
+    assert reused("other.h5", "two") == 0
+    (tmp_path / "other.h5").replace(tmp_path / "first.h5")
+    assert reused("first.h5", "three") == 0
 
 
 @pytest.mark.skipif(num_processors() < 2, reason="needs two processors")
