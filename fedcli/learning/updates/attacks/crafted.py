@@ -7,18 +7,47 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedcli.dataclass import dataclass
 from fedcli.learning.updates.attacks import known_updates
 from fedcli.learning.updates.attacks.stage import AttackView
 from fedcli.settings.vocabulary import AUTO
 
+Made = tuple[NDArray[np.float64], dict[str, Any]]
+
 # Metrics of a round in which the attack could not be made: the attackers sent their own updates.
 NOT_MADE: Mapping[str, Any] = {"is_made": 0}
 
 
+class CraftedUpdate:
+    """The base of these attacks, which have no state.
+
+    If the attackers know no update, they send their own.
+    """
+
+    def init(self, num_params: int) -> dict[str, Any]:
+        """Returns an empty state."""
+        return {}
+
+    def send(
+        self, view: AttackView, state: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See `UpdateAttack.send`."""
+        made = self.make(view) if len(view.known) else None
+        if made is None:
+            return {}, dict(NOT_MADE)
+        update, metrics = made
+        view.send_alike(update)
+        return {}, {"is_made": 1, **metrics}
+
+    def make(self, view: AttackView) -> Made | None:
+        """Returns the update [num_params] and its metrics; None if it cannot be made."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class LittleIsEnough:
+class LittleIsEnough(CraftedUpdate):
     """The mean minus z standard deviations by coordinate.
 
     Baruch, Baruch and Goldberg, "A Little Is Enough: Circumventing Defenses For Distributed
@@ -32,25 +61,16 @@ class LittleIsEnough:
 
     z: str | float
 
-    def init(self, num_params: int) -> dict[str, Any]:
-        """Returns an empty state."""
-        return {}
-
-    def send(
-        self, view: AttackView, state: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """See `UpdateAttack.send`; the metric `z` is the number of deviations."""
-        if not len(view.known):
-            return {}, dict(NOT_MADE)
+    def make(self, view: AttackView) -> Made | None:
+        """See `CraftedUpdate.make`; the metric `z` is the number of deviations."""
         if self.z != AUTO:
             z = float(self.z)
         elif 2 * view.num_attackers < view.num_counted:
             z = hiding_deviations(view.num_counted, view.num_attackers)
         else:
-            return {}, dict(NOT_MADE)
+            return None
         center, std = known_updates.mean_and_std(view)
-        view.send_alike(center - z * std)
-        return {}, {"is_made": 1, "z": z}
+        return center - z * std, {"z": z}
 
 
 def hiding_deviations(num_updates: int, num_attackers: int) -> float:
@@ -72,7 +92,7 @@ def hiding_deviations(num_updates: int, num_attackers: int) -> float:
 
 
 @dataclass(frozen=True)
-class InnerProduct:
+class InnerProduct(CraftedUpdate):
     """Minus `epsilon` times the mean of the known updates.
 
     Xie, Koyejo and Gupta, "Fall of Empires: Breaking Byzantine-tolerant SGD by Inner Product
@@ -81,22 +101,13 @@ class InnerProduct:
 
     epsilon: float
 
-    def init(self, num_params: int) -> dict[str, Any]:
-        """Returns an empty state."""
-        return {}
-
-    def send(
-        self, view: AttackView, state: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """See `UpdateAttack.send`."""
-        if not len(view.known):
-            return {}, dict(NOT_MADE)
-        view.send_alike(-self.epsilon * known_updates.mean(view))
-        return {}, {"is_made": 1}
+    def make(self, view: AttackView) -> Made | None:
+        """See `CraftedUpdate.make`."""
+        return -self.epsilon * known_updates.mean(view), {}
 
 
 @dataclass(frozen=True)
-class FangTrimmed:
+class FangTrimmed(CraftedUpdate):
     """Values just beyond the extremes of the known updates, opposite to the sign of their mean.
 
     In each coordinate, lo is the smallest known value. Where the mean is positive, the value is
@@ -109,16 +120,8 @@ class FangTrimmed:
 
     factor: float
 
-    def init(self, num_params: int) -> dict[str, Any]:
-        """Returns an empty state."""
-        return {}
-
-    def send(
-        self, view: AttackView, state: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """See `UpdateAttack.send`."""
-        if not len(view.known):
-            return {}, dict(NOT_MADE)
+    def make(self, view: AttackView) -> Made | None:
+        """See `CraftedUpdate.make`."""
         drawn = view.noise_of()
         sent = np.empty(view.num_params)
         for chosen, values in view.slices():
@@ -127,5 +130,4 @@ class FangTrimmed:
             is_shrunk = (near > 0.0) == is_positive
             far = np.where(is_shrunk, near / self.factor, near * self.factor)
             sent[chosen] = near + drawn.uniform(len(near)) * (far - near)
-        view.send_alike(sent)
-        return {}, {"is_made": 1}
+        return sent, {}

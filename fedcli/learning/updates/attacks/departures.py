@@ -7,8 +7,7 @@ optimal tries values on the run's aggregator.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from fedcli.core import native
 from fedcli.dataclass import dataclass
 from fedcli.learning.engines.deltas import Deltas
 from fedcli.learning.updates.attacks import known_updates
-from fedcli.learning.updates.attacks.crafted import NOT_MADE
+from fedcli.learning.updates.attacks.crafted import CraftedUpdate, Made
 from fedcli.learning.updates.attacks.known_updates import DistancesFromLine
 from fedcli.learning.updates.attacks.stage import AttackView
 
@@ -29,7 +28,7 @@ _CONTRACTION = 0.8  # of the search of `line_maximum`
 
 
 @dataclass(frozen=True)
-class Departure:
+class Departure(CraftedUpdate):
     """The base of these attacks.
 
     Attributes:
@@ -38,20 +37,11 @@ class Departure:
 
     deviation: str
 
-    def init(self, num_params: int) -> dict[str, Any]:
-        """Returns an empty state."""
-        return {}
-
-    def send(
-        self, view: AttackView, state: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """See `UpdateAttack.send`; the metric `gamma` is the factor that was chosen."""
-        if not len(view.known):
-            return {}, dict(NOT_MADE)
+    def make(self, view: AttackView) -> Made | None:
+        """See `CraftedUpdate.make`; the metric `gamma` is the factor that was chosen."""
         center, direction = known_updates.deviation(view, self.deviation)
         gamma, metrics = self.choose(view, center, direction)
-        view.send_alike(center - gamma * direction)
-        return {}, {"is_made": 1, "gamma": gamma, **metrics}
+        return center - gamma * direction, {"gamma": gamma, **metrics}
 
     def choose(
         self, view: AttackView, center: Vector, direction: Vector
