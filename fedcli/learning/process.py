@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fedcli import models
 from fedcli.core.native import CancelFlag
-from fedcli.errors import ConfigError, DataError
+from fedcli.errors import ConfigError, DataError, PartError
 from fedcli.lazy import ExplainsNames
 from fedcli.learning.engines import choosing
 from fedcli.learning.engines.contract import Engine
@@ -211,8 +211,22 @@ def check_parts(state: ServerState, num_params: int, names: Mapping[str, list[st
             raise DataError(
                 f"state is not one of this process: its {part} holds "
                 f"{', '.join(held) or 'nothing'}, that of initialize() "
-                f"{', '.join(names[part]) or 'nothing'}; {remedy}; a part of your own must keep "
-                "the names that it began with"
+                f"{', '.join(names[part]) or 'nothing'}; {remedy}"
+            )
+
+
+def check_names_kept(state: ServerState, names: Mapping[str, list[str]]) -> None:
+    """Checks that the parts of the state after a round have the names that they began with.
+
+    Raises:
+        PartError: A part, which the user wrote, has returned a state with other names.
+    """
+    for part, held in names_in_parts(state).items():
+        if held != names[part]:
+            raise PartError(
+                f"the {part} returned a state with {', '.join(held) or 'no values'}, but its "
+                f"first one has {', '.join(names[part]) or 'no values'}; a part of your own must "
+                "keep the names of its state"
             )
 
 

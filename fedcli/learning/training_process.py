@@ -26,6 +26,7 @@ from fedcli.learning.process import (
     LearningProcess,
     ModelLike,
     check_call,
+    check_names_kept,
     check_parts,
     count_empty,
     names_in_parts,
@@ -254,6 +255,7 @@ class TrainingProcess(LearningProcess):
             updates=state.updates if passage is None else passage.state,
             evaluated=evaluated or self._next_evaluated(state.evaluated, params, is_rejected),
         )
+        check_names_kept(next_state, self._names_in_parts)
         timings = {"train": trained - started, "aggregate": perf_counter() - trained}
         num_empty = count_empty(deltas.stats)
         payloads = None if passage is None else passage.payloads
