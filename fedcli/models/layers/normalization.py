@@ -155,10 +155,10 @@ class LayerNorm(Spec):
 class BatchNorm(Spec):
     """Values become (value - mean) / root(variance + epsilon), by channel over a whole batch.
 
-    Training takes mean and variance of the batch; after each local step the moving ones become
-    momentum * moving + (1 - momentum) * that of the batch. Evaluation takes the moving ones. As in
-    Keras 3 the variance is the biased one. `fedcli help models` says how the moving ones are
-    averaged.
+    In training, mean and variance are those of the batch. After each local step the moving mean and
+    variance become momentum * moving + (1 - momentum) * that of the batch. Evaluation uses the
+    moving ones. As in Keras 3 the variance is the biased one. `fedcli help models` says how the
+    server averages the moving ones.
 
     Attributes:
         momentum: From 0 to 1.
