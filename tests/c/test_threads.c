@@ -182,7 +182,7 @@ static void test_threads_that_share_parts_of_batches_change_no_byte(void) {
     build(&WIDE, &t);
     fed_net net;
     CHECK_EQUAL(fed_net_init(&net, &t.model), FED_OK);
-    const size_t part = fed_net_part_size(&net, BATCH);
+    const size_t part = fed_net_part_size(&net, BATCH, 1);
     fed_net_free(&net);
     CHECK(part >= NUM_EXAMPLES - BATCH && part < BATCH && BATCH % part != 0);
     fed_team *teams[] = {fed_team_new(3), fed_team_new(2)};
