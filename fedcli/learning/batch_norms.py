@@ -18,6 +18,9 @@ from fedcli.settings.tables import AlgorithmEntry
 if TYPE_CHECKING:
     from fedcli.learning.updates.contract import UpdateStage
 
+# Options that are aggregators of their own.
+_OPTIONS = {"PrivateMean": "--dp", "SecureSum": "--secure-sum"}
+
 
 def check_batch_norms(model: Model, algorithm: Algorithm, stages: Sequence[UpdateStage]) -> None:
     """Refuses parts that would do more to the moving statistics of a model than average them.
@@ -34,11 +37,11 @@ def check_batch_norms(model: Model, algorithm: Algorithm, stages: Sequence[Updat
         raise _refusal(model, f"algorithm {entry.name}", f"choose {fitting}")
     aggregator = type(algorithm.aggregator)
     if not getattr(aggregator, "averages_coordinates", False):
+        name = _OPTIONS.get(aggregator.__name__, f"the aggregator {aggregator.__name__}")
         choice = "choose --aggregator mean, median, trimmed-mean or meamed alone"
-        raise _refusal(model, f"the aggregator {aggregator.__name__}", choice)
+        raise _refusal(model, name, choice)
     if stages:
-        stage = type(stages[0]).__name__
-        raise _refusal(model, f"a stage that changes updates ({stage})", "leave it out")
+        raise _refusal(model, f"--{stages[0].name}", "leave it out")
 
 
 def _averages(entry: AlgorithmEntry) -> bool:
