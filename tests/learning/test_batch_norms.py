@@ -208,6 +208,6 @@ def test_aggregators_that_do_more_than_average_are_refused(name: str) -> None:
 
 def test_stages_that_change_updates_are_refused() -> None:
     stage = build_compression("top-k", {"fraction": 0.1}, num_threads=1)
-    expected = "averaged, and --compress does more: leave it out"
+    expected = "averaged, and compress does more: leave it out"
     with pytest.raises(ConfigError, match=expected):
         process_of(make_model(), stages=[stage])
