@@ -221,7 +221,7 @@ class WeightedSum:
         return self._sum.total()
 
 
-_SHARED_BYTES = 1 << 20  # waking a sleeping thread takes longer than reading this many bytes
+_SHARED_BYTES = 1 << 22  # waking a sleeping thread takes longer than reading this many bytes
 
 
 class Rows:
