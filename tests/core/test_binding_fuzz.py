@@ -249,7 +249,7 @@ def test_vectors(data: st.DataObject) -> None:
 
 def test_noise_needs_factors() -> None:
     with pytest.raises(TypeError):
-        _core.noised_mean([(1, 2, 3, 4, 5)], None, None, True, np.zeros(3), 1.0, 1)
+        _core.noised_mean([(1, 2, 3, 4, 5)], None, None, True, np.zeros(3), 1.0, 1)  # type: ignore[arg-type]
 
 
 @fuzzed
