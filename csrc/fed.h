@@ -525,16 +525,20 @@ typedef struct fed_rows {
     size_t num_values;
 } fed_rows;
 
+/* Where a mean by coordinate goes: one of two arrays [num_values]; the other is NULL. */
+typedef struct fed_mean {
+    double *exact;
+    float *rounded;
+} fed_mean;
+
 /* mean = by coordinate, the mean without the `trim` smallest and the `trim` largest values, where
  * 2 * trim < num_rows; with trim = (num_rows - 1) / 2 it is the median. squares receives each row's
- * squared distance to it. */
-int fed_trimmed_mean(int num_threads, const fed_rows *rows, size_t trim,
-                     double *mean /* out [num_values] */,
+ * squared distance to it, before it is rounded. */
+int fed_trimmed_mean(int num_threads, const fed_rows *rows, size_t trim, fed_mean mean,
                      double *squares /* out [num_rows], or NULL */);
 /* mean = by coordinate, the mean of the num_nearest values nearest to the median, where num_nearest
  * is 1..num_rows. Of equally near values, those of earlier rows are taken. */
-int fed_mean_near_median(int num_threads, const fed_rows *rows, size_t num_nearest,
-                         double *mean /* out [num_values] */);
+int fed_mean_near_median(int num_threads, const fed_rows *rows, size_t num_nearest, fed_mean mean);
 /* votes = by coordinate, the sum of the signs of values minus origin; num_rows <= INT32_MAX. */
 int fed_sign_votes(int num_threads, const fed_rows *rows, const double *origin /* NULL: zeros */,
                    int32_t *votes /* out [num_values] */);

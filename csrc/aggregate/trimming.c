@@ -110,7 +110,7 @@ typedef struct trimming {
     sorting sorting;
     size_t first,
         count; /* the sorted values whose mean is wanted; or those nearest to the median */
-    double *mean;
+    fed_mean mean;
 } trimming;
 
 /* A worker's scratch. */
@@ -134,6 +134,13 @@ static fed_ahead after_slice(const fed_slicing *slicing, size_t first, size_t co
                        .first = next,
                        .end = fed_smaller(next + slicing->width, end),
                        .at = next};
+}
+
+/* Writes the means of the coordinates from `first` on. */
+static void write_means(const trimming *job, size_t first, const double *means, size_t count) {
+    if (job->mean.exact != NULL) memcpy(job->mean.exact + first, means, count * sizeof *means);
+    if (job->mean.rounded == NULL) return;
+    for (size_t c = 0; c < count; c++) job->mean.rounded[first + c] = (float)means[c];
 }
 
 /* Sorts the columns first..first+count-1, at most FED_LANES. */
@@ -162,12 +169,12 @@ static void trim_slice(const fed_slicing *slicing, size_t first, size_t count, v
         slicing->kernels->mean_of_ordered(s.values + job->first * FED_LANES, job->count,
                                           s.mean + c);
     }
-    memcpy(job->mean + first, s.mean, count * sizeof *s.mean);
+    write_means(job, first, s.mean, count);
     for (size_t r = 0; r < slicing->num_sums; r++)
         sums[r] += slicing->kernels->square_distance(rows->rows[r] + first, s.mean, count);
 }
 
-int fed_trimmed_mean(int num_threads, const fed_rows *rows, size_t trim, double *mean,
+int fed_trimmed_mean(int num_threads, const fed_rows *rows, size_t trim, fed_mean mean,
                      double *squares) {
     if (!fed_rows_valid(num_threads, rows) || trim > (rows->num_rows - 1) / 2)
         return FED_ERR_ARGUMENT;
@@ -247,10 +254,10 @@ static void near_slice(const fed_slicing *slicing, size_t first, size_t count, v
             if (has_tie[l])
                 s.mean[c + l] = mean_of_first(rows, first + c + l, s.values + l, job->count);
     }
-    memcpy(job->mean + first, s.mean, count * sizeof *s.mean);
+    write_means(job, first, s.mean, count);
 }
 
-int fed_mean_near_median(int num_threads, const fed_rows *rows, size_t num_nearest, double *mean) {
+int fed_mean_near_median(int num_threads, const fed_rows *rows, size_t num_nearest, fed_mean mean) {
     if (!fed_rows_valid(num_threads, rows) || num_nearest < 1 || num_nearest > rows->num_rows)
         return FED_ERR_ARGUMENT;
     trimming job = {.count = num_nearest, .mean = mean};

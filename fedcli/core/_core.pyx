@@ -894,26 +894,35 @@ cdef class Rows:
         """Returns the memory of float64 [num_rows]; None if they are None."""
         return hold_vector(values, c"d", self.table.num_rows, what, is_written)
 
-    def trimmed_mean(self, size_t trim, mean not None, squares=None):
+    def trimmed_mean(self, size_t trim, mean=None, rounded=None, squares=None):
         """Writes the mean of each coordinate without the `trim` smallest and largest values.
 
+        It is written to mean, float64, or to rounded, float32 [num_values]; one may be None.
         squares float64 [num_rows] receive the rows' squared distances to it.
         """
         cdef int status
         cdef Array to_mean = self.hold_values(mean, "means", True)
+        cdef Array to_rounded = hold_vector(rounded, c"f", self.table.num_values, "means", True)
         cdef Array to_squares = self.hold_of_rows(squares, "squares", True)
+        cdef fed_mean out
+        out.exact, out.rounded = doubles(to_mean), floats(to_rounded)
         with nogil:
-            status = fed_trimmed_mean(self.num_threads, &self.table, trim, doubles(to_mean),
+            status = fed_trimmed_mean(self.num_threads, &self.table, trim, out,
                                       doubles(to_squares))
         check(status)
 
-    def mean_near_median(self, size_t num_nearest, mean not None):
-        """Writes the mean of the values of each coordinate that are nearest to the median."""
+    def mean_near_median(self, size_t num_nearest, mean=None, rounded=None):
+        """Writes the mean of the values of each coordinate that are nearest to the median.
+
+        It is written to mean or rounded, as by trimmed_mean.
+        """
         cdef int status
         cdef Array to_mean = self.hold_values(mean, "means", True)
+        cdef Array to_rounded = hold_vector(rounded, c"f", self.table.num_values, "means", True)
+        cdef fed_mean out
+        out.exact, out.rounded = doubles(to_mean), floats(to_rounded)
         with nogil:
-            status = fed_mean_near_median(self.num_threads, &self.table, num_nearest,
-                                          doubles(to_mean))
+            status = fed_mean_near_median(self.num_threads, &self.table, num_nearest, out)
         check(status)
 
     def sign_votes(self, origin=None):

@@ -180,8 +180,11 @@ cdef extern from "fed.h" nogil:
     ctypedef struct fed_rows:
         const float *const *rows
         size_t num_rows, num_values
-    int fed_trimmed_mean(int, const fed_rows *, size_t, double *, double *)
-    int fed_mean_near_median(int, const fed_rows *, size_t, double *)
+    ctypedef struct fed_mean:
+        double *exact
+        float *rounded
+    int fed_trimmed_mean(int, const fed_rows *, size_t, fed_mean, double *)
+    int fed_mean_near_median(int, const fed_rows *, size_t, fed_mean)
     int fed_sign_votes(int, const fed_rows *, const double *, int32_t *)
     int fed_move_by_rows(int, const fed_rows *, double, const double *, double *, double *)
     int fed_mix_rows(int, const fed_rows *, const double *, const double *, const double *, size_t,

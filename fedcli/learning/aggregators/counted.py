@@ -90,6 +90,11 @@ class CountedDeltas:
         scaled = row if self.deltas.scale == 1.0 else row * self.deltas.scale
         return scaled if self.deltas.shift is None else scaled + self.deltas.shift
 
+    @property
+    def are_rows(self) -> bool:
+        """Whether each delta is its row: it is neither scaled nor shifted."""
+        return self.deltas.scale == 1.0 and self.deltas.shift is None
+
     def to_rows(self, delta: NDArray[np.float64]) -> NDArray[np.float64]:
         """Returns the row of a delta [num_params]."""
         shifted = delta if self.deltas.shift is None else delta - self.deltas.shift

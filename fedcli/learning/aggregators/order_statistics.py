@@ -22,7 +22,7 @@ from fedcli.learning.aggregators.counted import CountedDeltas
 from fedcli.learning.aggregators.robust import RobustRule
 from fedcli.learning.engines.deltas import ALL_ROWS, DeltaRequest, Deltas
 
-Combined = tuple[NDArray[np.float64] | None, dict[str, Any], dict[str, Any]]
+Combined = tuple[NDArray[np.floating] | None, dict[str, Any], dict[str, Any]]
 
 
 class _ByCoordinate:
@@ -44,10 +44,10 @@ class _ByCoordinate:
         if counted is None:
             return np.full(len(deltas.delta_sum), np.nan, np.float32), dict(state), {}
         with np.errstate(over="ignore"):
-            return self.combine(counted).astype(np.float32), dict(state), {}
+            return self.combine(counted).astype(np.float32, copy=False), dict(state), {}
 
-    def combine(self, counted: CountedDeltas) -> NDArray[np.float64]:
-        """Returns the combined delta, float64 [num_params]."""
+    def combine(self, counted: CountedDeltas) -> NDArray[np.floating]:
+        """Returns the combined delta [num_params], in float64 or rounded to float32."""
         raise NotImplementedError
 
 
@@ -57,16 +57,16 @@ class Median(_ByCoordinate):
 
     averages_coordinates: ClassVar[bool] = True
 
-    def combine(self, counted: CountedDeltas) -> NDArray[np.float64]:
+    def combine(self, counted: CountedDeltas) -> NDArray[np.floating]:
         """See the class."""
-        return counted.from_rows(counted.rows.trimmed_mean((counted.num - 1) // 2))
+        return _trimmed_mean(counted, (counted.num - 1) // 2)
 
 
 @dataclass(frozen=True)
 class SignMajority(_ByCoordinate):
     """The sign of most deltas in each coordinate, 0 on a tie; the server rate sets the step."""
 
-    def combine(self, counted: CountedDeltas) -> NDArray[np.float64]:
+    def combine(self, counted: CountedDeltas) -> NDArray[np.floating]:
         """See the class."""
         return np.sign(counted.rows.sign_votes(counted.origin)).astype(np.float64)
 
@@ -83,7 +83,13 @@ class TrimmedMean(RobustRule):
         self, counted: CountedDeltas, num_byzantine: int, state: Mapping[str, Any]
     ) -> Combined:
         """See the class."""
-        return counted.from_rows(counted.rows.trimmed_mean(num_byzantine)), {}, {}
+        return _trimmed_mean(counted, num_byzantine), {}, {}
+
+
+def _trimmed_mean(counted: CountedDeltas, trim: int) -> NDArray[np.floating]:
+    if counted.are_rows:
+        return counted.rows.rounded_trimmed_mean(trim)
+    return counted.from_rows(counted.rows.trimmed_mean(trim))
 
 
 def trimmed_mean(trim: float) -> TrimmedMean:
@@ -101,5 +107,7 @@ class MeanAroundMedian(RobustRule):
         self, counted: CountedDeltas, num_byzantine: int, state: Mapping[str, Any]
     ) -> Combined:
         """See the class."""
-        nearest = counted.rows.mean_near_median(counted.num - num_byzantine)
-        return counted.from_rows(nearest), {}, {}
+        num_nearest = counted.num - num_byzantine
+        if counted.are_rows:
+            return counted.rows.rounded_mean_near_median(num_nearest), {}, {}
+        return counted.from_rows(counted.rows.mean_near_median(num_nearest)), {}, {}

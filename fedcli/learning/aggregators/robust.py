@@ -50,7 +50,7 @@ class RobustRule:
 
     def combine(
         self, counted: CountedDeltas, num_byzantine: int, state: Mapping[str, Any]
-    ) -> tuple[NDArray[np.float64] | None, dict[str, Any], dict[str, Any]]:
+    ) -> tuple[NDArray[np.floating] | None, dict[str, Any], dict[str, Any]]:
         """Returns the combined delta or None, the changes of the state, and the metrics.
 
         A round with None is skipped.
@@ -93,7 +93,7 @@ class RobustRule:
         if combined is None:
             return skipped(state, deltas)
         with np.errstate(over="ignore"):
-            mean_delta = combined.astype(np.float32)
+            mean_delta = combined.astype(np.float32, copy=False)
         return mean_delta, {**state, **changes}, {"skipped": 0, **metrics}
 
 
