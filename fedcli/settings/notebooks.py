@@ -1,4 +1,4 @@
-"""How objects show themselves in notebooks: small tables of HTML, and data frames of pandas."""
+"""How objects appear in notebooks: as small HTML tables, and as data frames of pandas."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ def _reddi(
     server: Mapping[str, Any],
     published: float,
 ) -> Preset:
-    """A column of the paper's EMNIST character recognition, with the best rates of its grid."""
+    """One optimizer in the paper's EMNIST character recognition, with its best learning rates."""
     return Preset(
         f"reddi-2021-{name}",
         f"{title} on EMNIST characters, 62 classes: ten clients a round, 1,500 rounds.",

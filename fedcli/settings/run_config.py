@@ -317,8 +317,8 @@ class RunConfig:
     batch_norm: str = option(
         BATCH_NORMS[0],
         one_of(BATCH_NORMS),
-        help="Moving statistics of batch normalization. average: with the clients' models. frozen: "
-        "as they start; training normalizes by them, too.",
+        help="How the moving statistics of batch normalization change. average: the server "
+        "averages those of the clients. frozen: not at all; training normalizes by them, too.",
         section=MODEL,
     )
     fresh_weights: bool = option(
@@ -814,7 +814,7 @@ def absolute_paths(config: RunConfig, folder: str) -> RunConfig:
         is_path = declared.kind.is_path
         if is_path is not None and values[name] is not None and is_path(values[name]):
             values[name] = os.path.normpath(os.path.join(folder, values[name]))  # noqa: PTH118
-    other = config.attack_options.get("data")  # of the attack edge-case
+    other = config.attack_options.get("data")  # the other dataset of the attack edge-case
     if isinstance(other, str) and other and _is_data_file(other):
         path = os.path.normpath(os.path.join(folder, other))  # noqa: PTH118
         values["attack_options"] = {**config.attack_options, "data": path}

@@ -43,7 +43,7 @@ class CodeOptions(TypedDict, total=False):
 def code_in(values: Mapping[str, Any]) -> dict[str, str]:
     """Returns the FILE.py or FILE.py:NAME of each field whose value names code.
 
-    Transformations that follow a partition's code are left out.
+    Changes that are joined to a partition's code by + are left out.
     """
     codes = {}
     for name in CODE_FIELDS:

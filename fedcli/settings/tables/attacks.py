@@ -22,8 +22,8 @@ class AttackEntry(Entry):
     options that have the names of its fields.
 
     Attributes:
-        poisons: The class that poisons the attackers' examples, in the form of `code`; empty: the
-            attackers train on their own examples. It takes options as `code` does.
+        poisons: The Python class that changes the attackers' examples, written as `code`; empty:
+            the attackers train on their own examples. It takes options as `code` does.
     """
 
     poisons: str = field(default="", kw_only=True)
@@ -331,14 +331,14 @@ ATTACKS = table(
             Option(
                 "rare",
                 _RARE,
-                "Share of the class's images that are rare, without data.",
+                "Share of the class's images that count as rare; not used with data.",
                 0.001,
                 1.0,
             ),
             Option(
                 "data",
                 "",
-                "Dataset, a name or a path as of --data, whose images of the class source are the "
+                "Dataset, a name or a path as for --data, whose images of the class source are the "
                 "rare ones (the paper's way); empty: the attackers' own images.",
             ),
             *_BOOST,

@@ -85,7 +85,7 @@ COMPRESSORS = table(
             Option(
                 "coding",
                 "gamma",
-                "gamma: runs of zeros by Elias gamma; fixed: equal bits per value.",
+                "gamma: runs of zeros and levels in Elias gamma code; fixed: equal bits per value.",
                 choices=("gamma", "fixed"),
             ),
         ),

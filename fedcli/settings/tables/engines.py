@@ -17,18 +17,23 @@ ENGINES = table(
             Option(
                 "address",
                 "local",
-                "local: a cluster on this machine only; auto: the cluster that it belongs to; or "
+                "local: a cluster on this machine only; auto: the cluster to which it belongs; or "
                 "HOST:PORT.",
             ),
             Option("workers", 0, "Number of workers; 0: one on each node.", 0, 4096),
             Option(
-                "threads", 0, "Threads of a worker; 0: all processors of its node.", 0, MAX_THREADS
+                "threads",
+                0,
+                "Threads of a worker; 0: the processors of the smallest node, which local workers "
+                "share.",
+                0,
+                MAX_THREADS,
             ),
             Option("start_seconds", 60.0, "How long to wait for workers.", 1.0, 86400.0),
             Option(
                 "data",
                 "read",
-                "read: workers read the data from the same path; ship: the clients are sent.",
+                "read: workers read the data from the same path; ship: they are sent the examples.",
                 choices=("read", "ship"),
             ),
         ),

@@ -80,7 +80,7 @@ FORMATS = table(
     ),
     Entry(
         "cifar-python",
-        "The Python version of CIFAR-10 and CIFAR-100, read without running it.",
+        "The Python version of CIFAR-10 and CIFAR-100: pickles, parsed but never executed.",
         "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
         code="fedcli.datasets.importers.cifar_python",
     ),

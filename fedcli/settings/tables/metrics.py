@@ -82,7 +82,7 @@ def key_of(measure: str) -> str:
 
 
 def more_is_better(measure: str) -> bool:
-    """Returns whether a larger value of a metric is better; so it is for a user's own metric."""
+    """Returns whether a larger value of a metric is better; true for every user's own metric."""
     return METRICS[measure].more_is_better if measure in METRICS else measure != "loss"
 
 

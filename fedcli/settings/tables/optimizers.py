@@ -117,7 +117,7 @@ OPTIMIZERS = table(
             _BETA_1,
             _BETA_2,
             _epsilon(1e-7),
-            Option("weight_decay", 0.004, "Strength of the shrinking; 0: Adam.", 0.0, MAX_FLOAT),
+            Option("weight_decay", 0.004, "Strength of the weight decay; 0: Adam.", 0.0, MAX_FLOAT),
         ),
         rates="client 0.0003 to 0.003",
         example=(

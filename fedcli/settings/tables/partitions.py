@@ -55,7 +55,7 @@ DEALS = table(
         "Class by class: a draw from Dir(alpha) over the clients divides the class among them. "
         "Sizes differ. Not the same as dirichlet-client.",
         "Yurochkin et al. 2019, arXiv 1905.12022; Li et al. 2022 (NIID-Bench), arXiv 2102.02079",
-        _alpha(0.5, "Larger is more even; over clients, not over classes."),
+        _alpha(0.5, "Larger is more even; the parameter of each client, not of each class."),
         _MIN_EXAMPLES,
         Option("balanced", False, "Give no further class to a client that has its equal share."),
     ),
@@ -179,7 +179,7 @@ def find_partition(name: str) -> Entry:
 
 
 def opened_partition(name: str) -> Entry:
-    """Returns the same with all options; the file of a deal is run.
+    """Returns the row of `find_partition`; runs the file of a deal to learn its options.
 
     Raises:
         ConfigError: See `find_partition`.
@@ -239,7 +239,7 @@ def split_code_of_deal(name: str) -> tuple[str | None, list[str]]:
 def describe_partition(name: str, options: Mapping[str, Value]) -> str:
     """Returns a partition with its options on one line, for provenance.
 
-    Of a user's function it gives the name alone, because its file may be moved.
+    A user's function appears with its name alone, because its file may be moved.
     """
     code, changes = split_code_of_deal(name)
     if code is not None:

@@ -1,7 +1,7 @@
 """Names of TFF, FedJAX, Flower and Keras that fedcli does not have, and what to write instead.
 
 The errors about unknown names (`fedcli.lazy.UnknownName`) and about unknown arguments
-(`fedcli.errors.refuse_unknown`) load these tables. Tests hold the manual's page coming-from against
+(`fedcli.errors.refuse_unknown`) load these tables. Tests compare the manual's page coming-from with
 them. The code in an answer assumes `import fedcli` and `from fedcli import aggregators, datasets,
 layers, learning, models, optimizers, own_models`.
 """
@@ -23,8 +23,8 @@ class PeerName(NamedTuple):
 
     Attributes:
         program: The program.
-        code: What to write in fedcli instead; empty: `why` says what to do.
-        why: More that a user must know; empty: nothing.
+        code: What to write in fedcli instead; if empty, `why` says what to do.
+        why: What else a user must know; empty if nothing.
     """
 
     program: str
@@ -84,7 +84,7 @@ NAMES: Mapping[str, PeerName] = MappingProxyType(
         "dataset_computation": PeerName(TFF, "data.client(client_id)"),
         "serializable_dataset_fn": PeerName(TFF, "data.client(client_id)"),
         "train_test_client_split": PeerName(TFF, "datasets.load(data, validation=0.1)"),
-        # The same of tf.data.
+        # TFF: methods of tf.data.Dataset.
         "preprocess": PeerName(
             TFF, "data.client(client_id).preprocess(epochs=5, shuffle_buffer=100, batch_size=20)"
         ),

@@ -39,8 +39,8 @@ SECURE_SUMS = table(
             Option(
                 "rounding",
                 NEAREST,
-                "To the nearest level, halves to even, or to one of the two next at random, which "
-                "is unbiased.",
+                "nearest: to the nearest level, ties to even; stochastic: to one of the two "
+                "adjacent levels at random, which is unbiased.",
                 choices=(NEAREST, STOCHASTIC),
             ),
         ),
