@@ -83,7 +83,7 @@ class Attack:
         return AttackStage(attack, self.attackers, self.rounds, knowledge)
 
     def max_distances(self, round_num: int, client_ids: Sequence[str]) -> dict[str, float] | None:
-        """Returns the largest distance of each attacker's model from the global one; None for any.
+        """Returns the largest allowed distance of each attacker's model from the global model.
 
         An attacker with a `radius` projects its parameters after each of its epochs, so that its
         boosted update is at most that long (Wang et al. 2020, arXiv 2007.05084). The weights in the
@@ -93,6 +93,9 @@ class Attack:
         Args:
             round_num: Rounds completed so far.
             client_ids: The clients that train in this round.
+
+        Returns:
+            L2 distances by client id; None if there is no limit.
         """
         radius: Any = self.options.get("radius")
         attackers = [each for each in client_ids if each in self.attackers]

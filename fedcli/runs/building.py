@@ -67,7 +67,7 @@ def build_stages(
 
 
 def behind_secure_sum(algorithm: Algorithm, config: RunConfig) -> Algorithm:
-    """Returns the algorithm; with `secure_sum` in the config, its aggregator gets secure sums."""
+    """Returns the algorithm; its aggregator uses secure sums if the config has `secure_sum`."""
     options = _sum_options(config)
     if options is None:
         return algorithm

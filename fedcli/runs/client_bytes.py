@@ -85,8 +85,8 @@ class ByteRule:
             reports: The positions among them of clients whose report was used.
             unused: The positions of clients whose report was sent but not used. With compression
                 they count with the mean payload of the round, because they were never encoded.
-            payloads: The bytes of the encoded update of each report, 0 if it was not sent; None if
-                updates are not compressed.
+            payloads: The bytes of the encoded update of each report, int64 [reports], 0 if it was
+                not sent; None if updates are not compressed.
         """
         down = np.full(num_selected, self.down, np.int64)
         up = np.zeros(num_selected, np.int64)

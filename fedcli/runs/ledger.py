@@ -113,7 +113,7 @@ def _num_params(run: RunRecord) -> int | None:
 
 @dataclass(frozen=True)
 class _Rule:
-    """The bytes of a round.
+    """The rule by which the bytes of a round are counted.
 
     Attributes:
         each: The rule for one client.

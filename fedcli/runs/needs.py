@@ -74,7 +74,7 @@ class Needs:
 
     Attributes:
         memory: Bytes by purpose: parameters, threads, clients, batches, shuffling.
-        disk: Bytes in the run's folder by purpose: checkpoints, client states.
+        disk: Bytes in the run's folder by purpose: checkpoints, clients (their states).
         scratch: Bytes of temporary files in a round.
         seconds: Seconds of a round, roughly.
         summary: Describes the model and the training, for messages.

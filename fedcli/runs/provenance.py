@@ -45,8 +45,8 @@ def provenance_of(
         fingerprint: The fingerprint of its data.
         config: The config. The files of the user's code that it names are fingerprinted.
         num_params: Number of parameters of its model, which determines the bytes of its rounds.
-        class_weights: Weights of the classes in the training loss, float32 [num_classes]; None:
-            there are none.
+        class_weights: Weights of the classes in the training loss, float32 [num_classes]; None
+            if there are none.
     """
     inputs: dict[str, Value] = {}
     if may_have_code(config):

@@ -62,10 +62,10 @@ def start(
         config: The options; they are validated here.
         out: The run's folder.
         force: Replace an existing run.
-        is_numbered: Append another number to `out` if another run has taken that name meanwhile.
+        is_numbered: Append the first free number to `out` if it exists.
         expected_data: The fingerprint of the data that the config was used with; None for any.
-        expected_code: The fingerprints of the files of a user's code, by field. Code without one
-            may be any.
+        expected_code: The fingerprints of the files of a user's code, by field. A file without a
+            fingerprint is not compared.
         data: Opened data in place of those that the config names.
         model: An object that is a model or makes one, in place of what the config names.
         cancel: A flag that any thread may set to stop the training within a local step.
@@ -200,7 +200,7 @@ def _absolute(config: RunConfig) -> RunConfig:
 
 
 def _paths_of(value: Any) -> list[Any]:
-    """The values of a field that holds one path, several, or options among which is one."""
+    """The texts in a field that holds one path, a tuple of paths, or options with a path."""
     if isinstance(value, Mapping):
         return [each for each in value.values() if isinstance(each, str)]
     return list(value) if isinstance(value, tuple) else [value]

@@ -222,7 +222,7 @@ def load_weights(path: str | Path) -> dict[str, NDArray[np.float32]]:
 def load_weights_and_layout(
     path: str | Path,
 ) -> tuple[dict[str, NDArray[np.float32]], ParamLayout | None]:
-    """As `load_weights`, with the layout of the weights; None: the model is code."""
+    """Returns the result of `load_weights`, and its layout, which is None if the model is code."""
     file = checkpoint_file(Path(path))
     return _weights_of(checkpoint.load(file), file)
 

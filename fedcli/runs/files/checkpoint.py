@@ -10,9 +10,9 @@ Layout (format "fedcli-checkpoint", version 1):
   file can be used without that file. Early versions lack it. If the model is a user's code,
   `tensors` takes its place: the JSON list of the names of the weights in their order.
 - Attributes: `round_num`, `fedcli_version`; `input_shape`, `num_classes` and `pixel_convention` of
-  the model, so that it can be used without its data; and, if clients keep vectors, the digest
-  `client_states` of the file that holds them (learning.client_states). Early versions lack it. The
-  digest of a further file has the name of that file.
+  the model, so that it can be used without its data; and, for each file of vectors
+  that clients keep, its digest under the file's name without suffix: one of `KINDS` in
+  learning.client_states. Early versions lack these digests.
 
 A trailer follows the HDF5 image: 16 bytes of name and the BLAKE2b of all bytes before it. It
 detects a truncated file or a changed byte before anything is parsed. HDF5 tools ignore it.

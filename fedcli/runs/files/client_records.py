@@ -148,7 +148,7 @@ class RecordWriter:
             round_num: The round.
             client_ids: The cohort.
             stats: One row for each client that trained, as the engine returns them, with norms.
-            num_bytes: The bytes that each client of the cohort received, and those it sent.
+            num_bytes: The bytes that each client received, and those it sent, int64 [cohort] each.
             round_reports: The outcomes of the cohort; None if all trained and reported.
 
         Raises:

@@ -40,7 +40,7 @@ def require() -> None:
 
 
 class EventFiles:
-    """The event files of one process. They replace those of earlier processes for equal rounds."""
+    """The event files of one process. They replace earlier processes' events of the same rounds."""
 
     def __init__(self, folder: Path, round_num: int, *, has_histograms: bool) -> None:
         """Opens nothing yet.

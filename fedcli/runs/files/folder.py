@@ -325,7 +325,7 @@ def find_checkpoints(path: Path) -> list[Path]:
 
 
 def checkpoint_rounds(path: Path) -> list[int]:
-    """Returns the rounds of those checkpoints, ascending."""
+    """Returns the rounds of the checkpoints of the run at `path`, ascending."""
     return [round_num for round_num, _ in _numbered_checkpoints(path)]
 
 

@@ -19,7 +19,7 @@ _NUMBERS = (int, float)
 _MOST = 1e300  # the largest number that is accepted; numbers that are not finite are null
 
 _PARTS = ("aggregator", "client_work", "evaluation", "finalizer", "participation", "updates")
-# The counts that readers use, by part and group: those that each has, and those that it may have.
+# The counts that readers use, by part and group: first those that are required, then optional ones.
 _COUNTS: dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "updates": {
         "attack": (("attackers_in_cohort",), ("attackers_kept",)),

@@ -40,8 +40,8 @@ class LoggedRound:
         client_ids: The cohort; empty if this is not a round of training.
         client_stats: One row for each client that trained, as the engine returns them.
         round_reports: The outcomes of the cohort; None if all trained.
-        payloads: The bytes of the encoded update of each client that trained; None if updates are
-            not compressed.
+        payloads: The bytes of the encoded update of each client that trained, int64; None if
+            updates are not compressed.
         is_closing: Whether the line is the closing evaluation, which is not in metrics.jsonl.
     """
 
