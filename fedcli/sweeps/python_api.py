@@ -108,7 +108,7 @@ class StudyRecord:
         )
 
     def to_pandas(self) -> Any:
-        """Returns the trials as a pandas DataFrame, an option or metric a column.
+        """Returns the trials as a pandas DataFrame, with a column for each option and metric.
 
         Raises:
             ConfigError: pandas is not installed.

@@ -1,4 +1,4 @@
-"""The progress of a study: one thread runs the study and writes it, another one displays it."""
+"""The progress of a study: the thread that runs the study updates it, another displays it."""
 
 from __future__ import annotations
 

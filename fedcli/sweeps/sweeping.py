@@ -115,7 +115,7 @@ def check_selection(study: Study, config: RunConfig) -> None:
     """Checks that the data have the split whose results decide the course of a study.
 
     Raises:
-        ConfigError: The data lack the split.
+        ConfigError: The data lack the split, or the runs do not compute the metric.
         DataError: The data cannot be opened.
     """
     metric = study.select.metric
@@ -228,7 +228,7 @@ class _Sweep:
                 self._pool.stop()
                 raise Cancelled
             while queue and self._pool.num_free:
-                share = self._pool.num_free // len(queue)  # of the processors, for the last runs
+                share = self._pool.num_free // len(queue)  # above 1 for the last runs alone
                 trial = queue.pop(0)
                 tries[trial.number] += 1
                 self._study_progress.begin(trial)
@@ -305,7 +305,7 @@ class _Sweep:
 
 
 class _Stage:
-    """The trials of a stage without lines yet. Trials of the same run share its outcome."""
+    """The trials of a stage that have no line yet. Trials of the same run share its outcome."""
 
     def __init__(self, trials: Sequence[Trial], write: Callable[[Trial, Outcome], None]) -> None:
         self._waiting = list(trials)

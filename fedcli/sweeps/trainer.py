@@ -103,7 +103,7 @@ def _opened(task: Mapping[str, Any], cancel: CancelFlag) -> Training:
         training = starting.start(config, path, force=task["anew"], cancel=cancel)
         if task["threads"] == config.threads:
             return training
-        training.close()  # config.toml says the same for any number of threads
+        training.close()  # resumed below, so that config.toml does not depend on the threads
     code: Any = {}
     if may_have_code(config):
         code = {name: getattr(config, name) for name in CODE_FIELDS if _is_code(config, name)}
