@@ -1,6 +1,6 @@
 """The connection to a Ray cluster: joins one, or starts one on this machine alone.
 
-Only this module and the two that import it use Ray.
+Only this module and the two that import it, `cluster.ray_workers` and `sweeps.ray_pool`, use Ray.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Connection:
             raise self._errors[0]
 
     def _hold(self, address: str) -> None:
-        """Connects, and disconnects after `close`; in another thread Ray would take 5 s for it."""
+        """Connects, and disconnects after `close` in the same thread: in another, Ray takes 5 s."""
         with contextlib.ExitStack() as stack:
             try:
                 self._connect(address, stack)
@@ -112,7 +112,7 @@ class Connection:
             options |= {
                 "object_store_memory": _STORE_BYTES,
                 "_temp_dir": folder,
-                # Version 1 takes a second to end, for which Ctrl-C would wait.
+                # Version 1 of the autoscaler takes a second to end, for which Ctrl-C would wait.
                 "_system_config": {"enable_autoscaler_v2": True},
             }
         else:

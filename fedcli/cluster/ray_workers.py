@@ -34,7 +34,8 @@ class Placement:
         address: `local` for a cluster on this machine alone, `auto` for the one to which this
             machine belongs, or HOST:PORT.
         num_workers: The number of workers; None for one on each node.
-        num_threads: The threads of a worker; None for the processors of its node.
+        num_threads: The threads of a worker; None for the processors of the smallest node, which
+            the workers share if `address` is `local`.
         start_seconds: How long to wait for a worker.
     """
 
@@ -57,7 +58,7 @@ class _Actor:
 
 
 class RayWorkers:
-    """A context manager: the workers of one run."""
+    """The workers of one run. As a context manager it ends them."""
 
     def __init__(
         self, place: Placement, setup: WorkerSetup, check: Check, cancel: CancelFlag | None = None
@@ -347,14 +348,15 @@ def _check_not_cancelled(cancel: CancelFlag | None) -> None:
 
 
 class _LostError(Exception):
-    """The worker of a call was lost before it answered, or its answer was."""
+    """The worker of a call was lost before it answered, or its answer was lost."""
 
 
 def _answer(ray: Any, call: Any) -> Any:
     """The result of a finished call.
 
     Raises:
-        FedcliError: The worker's own error; MemoryError likewise.
+        FedcliError: The worker raised it.
+        MemoryError: The worker raised it.
         _LostError: The worker or the result was lost.
         RunError: The worker failed in another way.
     """
