@@ -88,7 +88,7 @@ def success_rate_of(run: RunRecord) -> float | None:
 
 
 def partner_of(run: RunRecord, runs: Sequence[RunRecord]) -> RunRecord | None:
-    """Returns the first run without attack that else equals an attacked run; None if none does."""
+    """Returns the first run without attack that otherwise equals `run`; None if there is none."""
     setting = _without_attack(run)
     for other in runs:
         if not is_attacked(other) and _without_attack(other) == setting:

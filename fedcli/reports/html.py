@@ -389,7 +389,7 @@ def _pictures(sample: PredictedExamples, convention: str) -> list[tuple[str, int
 
 
 def png(picture: NDArray[np.uint8]) -> bytes:
-    """Returns an RGB picture [H, W, 3] as a PNG file."""
+    """Returns an RGB picture, uint8 [H, W, 3], as the bytes of a PNG file."""
     height, width = picture.shape[:2]
     rows = np.zeros((height, 1 + 3 * width), np.uint8)  # each row begins with its filter, 0: none
     rows[:, 1:] = picture.reshape(height, -1)

@@ -39,7 +39,7 @@ def short_names(names: Sequence[str], limit: int = 32) -> list[str]:
 
 def size_text(num_bytes: int) -> str:
     """Returns a size with its unit: 950 B, 12.3 kB, 149 MB, 1.4 GB."""
-    rounded = float(f"{num_bytes:.3g}")  # first, or 999,999 would be 1e+03 kB
+    rounded = float(f"{num_bytes:.3g}")  # before the unit is chosen; else 999,999 is 1e+03 kB
     for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if rounded >= factor:
             return f"{rounded / factor:.4g} {unit}"

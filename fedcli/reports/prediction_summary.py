@@ -41,7 +41,7 @@ class PredictionSummary:
         num_counted: Number of examples in the confusion matrix.
         num_examples: Number of examples of all evaluated clients.
         samples: Some examples of several clients.
-        pixel_convention: The meaning of the pixel value 1.0 in `samples`, such as ink or paper.
+        pixel_convention: The meaning of the pixel value 1.0 in `samples`: "ink" or "background".
     """
 
     split: str
