@@ -140,7 +140,7 @@ class BatchedDataset(ExplainsNames):
     def in_round(
         self, round_num: int = 0, occurrence: int = 0
     ) -> Iterator[dict[str, NDArray[Any]]]:
-        """Yields the batches of any round as iterating does; arguments as `order`."""
+        """Yields the batches of any round as iterating does; the arguments are those of `order`."""
         client = self.client
         order = self.order(round_num, occurrence)
         first = 0

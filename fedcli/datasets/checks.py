@@ -28,7 +28,7 @@ def is_name(text: str) -> bool:
 
 
 def check_num_classes(num_classes: int, what: str) -> int:
-    """Returns a number of classes.
+    """Returns a number of classes after checking it.
 
     Raises:
         ConfigError: It is below 1 or absurdly large. The message starts with `what`, the name of

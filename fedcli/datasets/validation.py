@@ -46,9 +46,9 @@ def num_held_out(num_examples: int, share: float) -> int:
 
 
 class _PartOfClients(ClientData):
-    """One of the two parts.
+    """The train examples that are left, or the validation examples.
 
-    A client's examples are gathered from the whole client when it is read.
+    A client's part is gathered from the whole client when it is read.
     """
 
     def __init__(self, whole: ClientData, split: str, share: float) -> None:

@@ -116,7 +116,7 @@ def fetch(
     except OSError as err:  # an error of the disk; `transport` handles those of the network
         raise DataError(
             f"cannot write {err.filename or target}: {err.strerror or err}; what was fetched is "
-            "kept: mend the cause and run the same command again"
+            "kept: correct this and run the same command again"
         ) from err
 
 

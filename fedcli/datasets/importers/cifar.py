@@ -37,7 +37,8 @@ class _Kind:
 
     Attributes:
         title: Its name.
-        label_sizes: How many labels each leading byte can hold; the last byte is the one used.
+        label_sizes: For each label byte at the start of a record, its number of possible labels.
+            The label in the last of these bytes is used.
         names_file: The file of class names, one per line.
     """
 

@@ -364,7 +364,7 @@ def _check_once(placed: Sequence[_Placed], title: str) -> None:
 
 @dataclass(frozen=True)
 class _Range:
-    """An example of a file with a certain range of pixels, if possible one with fractional pixels.
+    """One file out of those with the same range of pixels, if possible with fractional pixels.
 
     Attributes:
         path: The file.

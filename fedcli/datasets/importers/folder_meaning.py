@@ -321,7 +321,7 @@ def _take_splits(meaning: Meaning, root: Path) -> None:
     if found is None:
         return
     _cut(meaning, pictures, found, level)
-    where = "" if level == 0 else "  within each outer folder"
+    where = "" if level == 0 else " within each outer folder"
     listed = ", ".join(f"{name} is {split}" for name, split in found.items())
     why = f"by the names of folders{where}: {listed}"
     alone = split_names.held_out_alone(found)

@@ -366,7 +366,7 @@ def _useful_tables(listed: _Listed, meaning: Meaning, root: Path) -> list[Tables
 
 
 def _say_nothing(meaning: Meaning) -> bool:
-    """Whether the train split has no class folders: no folders, or one that holds everything."""
+    """Whether the train split has no class folders: no folders, or one with all pictures."""
     names = {picture.dirs for picture in meaning.splits.get("train", ())}
     return len(names) == 1 and len(next(iter(names))) <= 1
 

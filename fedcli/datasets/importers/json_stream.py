@@ -62,7 +62,7 @@ class JsonStream:
             yield key
 
     def items(self) -> Iterator[None]:
-        """Yields before each item of the list that comes next."""
+        """Yields None before each item of the list that comes next, for the caller to read it."""
         yield from self._members("[", "]")
 
     def string(self) -> str:

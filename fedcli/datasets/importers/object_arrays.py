@@ -78,7 +78,7 @@ def unpickled(archive: Members, path: Path) -> Members:
 
 
 def _arrays(found: Any) -> dict[str, Any]:
-    """The arrays and lists of numbers of a dictionary."""
+    """The items of a dictionary as arrays. Raises ValueError for anything but numbers and texts."""
     if not isinstance(found, dict):
         raise ValueError("its only object is not a dictionary of arrays")  # noqa: TRY004
     arrays = {name: np.asarray(value) for name, value in found.items()}

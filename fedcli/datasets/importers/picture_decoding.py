@@ -1,6 +1,6 @@
 """Decodes picture files.
 
-All get the same channels and, unless they are resized later, the same size.
+All images get the same channels. They must have the same size, unless they are resized later.
 """
 
 from __future__ import annotations

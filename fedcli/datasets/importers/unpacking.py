@@ -1,6 +1,6 @@
 """Archives as sources: zip and tar, unpacked to a temporary folder while they are read.
 
-A tar file may be packed by gzip, bzip2 or xz.
+A tar file may be compressed with gzip, bzip2 or xz.
 
 An archive is untrusted. Only regular files are written, under names that stay in the folder; links,
 devices and hidden files are left out. The unpacked size is limited by the free space on the disk

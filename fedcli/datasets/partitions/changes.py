@@ -31,12 +31,12 @@ _SYMMETRIC = 1e-6  # tolerance for a symmetric range of pixels, which is inverte
 
 @dataclass(frozen=True, eq=False)
 class Rotation(Change):
-    """Turns the images of client j by angle j mod m, anticlockwise (IFCA's rotated MNIST).
+    """Turns the images of client j anticlockwise by `angles[j mod m]`, where m is their number.
 
     Multiples of 90 degrees are exact if the image is square or the angle is 180 degrees. Other
     angles are interpolated bilinearly about the centre. Pixels from outside the image get the
-    median of the image's border, so the background stays the same for either meaning of 1.0. The
-    original uses 0, 90, 180 and 270.
+    median of the image's border, so the background stays the same for either meaning of 1.0. This
+    is IFCA's rotated MNIST, whose angles are 0, 90, 180 and 270 degrees.
     """
 
     client_ids: Sequence[str]
@@ -52,8 +52,8 @@ class Rotation(Change):
 class FeatureNoise(Change):
     """Adds N(0, (std j / (K - 1))^2) to every pixel of client j of K, as float32.
 
-    This is NIID-Bench's noise-based feature skew as its code has it: `std` is a standard deviation,
-    and pixels may leave the range 0 to 1. A single client has the deviation `std`.
+    This is NIID-Bench's noise-based feature skew as in its code: `std` is a standard deviation, and
+    pixels may leave the range 0 to 1. A single client has the deviation `std`.
     """
 
     client_ids: Sequence[str]
@@ -113,10 +113,13 @@ class Inversion(Change):
 class LabelNoise(Change):
     """Changes each train label to another class with probability `rate`.
 
-    symmetric: each of the other C - 1 classes has the same probability (Patrini et al. 2017; many
-        implementations draw from all C, so that for C = 10 a tenth of the noise changes nothing).
-        pair: the label becomes the next class, and the last class becomes the first (Han et al.
-        2018). Test labels are not changed, so accuracy is measured on true labels.
+    "symmetric": each of the other C - 1 classes has the same probability (Patrini et al. 2017; many
+    implementations draw from all C, so that for C = 10 a tenth of the noise changes nothing).
+
+    "pair": the label becomes the next class, and the last class becomes the first (Han et al.
+    2018).
+
+    Test labels are not changed, so accuracy is measured on true labels.
 
     Attributes:
         classes: The labels that occur, int64 [C], sorted; new labels are among them.
@@ -157,7 +160,7 @@ def build(
     Args:
         names: Keys of `tables.CHANGES`.
         options: The options of all these changes, with defaults filled in.
-        client_ids: All clients, sorted; client j is the j-th of these.
+        client_ids: All clients, sorted; client j is `client_ids[j]`.
         classes: The labels that occur, int64 [C], sorted.
 
     Raises:

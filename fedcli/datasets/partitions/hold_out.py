@@ -67,7 +67,7 @@ def within(deal: Deal, fraction: float, seed: int) -> HeldOut:
 def clients(deal: Deal, fraction: float, seed: int) -> HeldOut:
     """Sets aside whole clients: those with the smallest random numbers.
 
-    Each side gets at least one.
+    Each side gets at least one client.
 
     Args:
         deal: Who holds what.
@@ -96,7 +96,7 @@ def central(
     The owners of examples are ignored. Each side has at least one example.
 
     Args:
-        labels: Int32 [n], at least 0.
+        labels: int32 [n], at least 0.
         fraction: Share of the examples to set aside, above 0 and below 1.
         seed: Equal seeds set the same examples aside.
 

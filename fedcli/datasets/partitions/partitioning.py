@@ -145,7 +145,7 @@ def _follow(
         holders: The client that holds each of these examples, int64 [n].
         num_clients: Holders are 0 to num_clients - 1.
         other_labels: int32 [m].
-        stream: Shuffles the classes.
+        stream: Shuffles the other examples.
     """
     everything = np.bincount(holders, minlength=num_clients)
     by_label = np.argsort(labels, kind="stable")

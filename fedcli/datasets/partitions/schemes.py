@@ -4,8 +4,8 @@ A scheme takes the labels and returns the client of each example. Each example i
 client, and each client gets at least one example. The examples of a class are shuffled before they
 are divided. Time is linear in the number of examples (times the number of classes if clients have
 label mixes). K is the number of clients, C the number of classes that occur, n the number of
-examples, n_c that of class c. `tables.DEALS` has the options and `SCHEMES` the functions, under the
-same names.
+examples, n_c that of class c, and 1_K a vector of K ones. `tables.DEALS` has the options and
+`SCHEMES` the functions, under the same names.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def deal_quantity_dirichlet(task: Task) -> Counts:
 
     Contents are iid.
 
-    This is NIID-Bench's quantity skew; it has alpha 0.5 and at least 10 examples.
+    This is NIID-Bench's quantity skew, which uses alpha 0.5 and min_examples 10.
     """
     alpha = np.full(task.num_clients, task.options["alpha"])
     total = np.array([len(task.labels)])
@@ -289,7 +289,7 @@ def cut(shares: NDArray[np.float64], totals: Counts) -> Counts:
     """Divides each row's total by cutting it at floor(cumsum(shares) total): int64 [rows, k].
 
     Args:
-        shares: Float64 [rows, k], at least 0, no row all 0; they need not sum to 1.
+        shares: float64 [rows, k], at least 0, no row all 0; they need not sum to 1.
         totals: int64 [rows].
     """
     edges = np.cumsum(shares, axis=1)

@@ -61,7 +61,7 @@ class GivenSplit(ClientData):
         """Takes the arrays or functions of the clients.
 
         Args:
-            clients: By id.
+            clients: For each id, a function that returns the client's examples.
             sizes: Number of examples of each client for which it is known.
             split: The name of this split.
             source: The name of the data in messages.

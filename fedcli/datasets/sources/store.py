@@ -6,11 +6,12 @@ Root attributes: format, version, the fields of `StoreInfo`, info_fingerprint (a
 and fingerprint. Group /splits/<name>:
 
     client_ids      fixed-length UTF-8 [num_clients], sorted, unique, padded with zero bytes
-    client_offsets int64 [num_clients + 1], from 0 to n; client i holds examples [i], [i + 1] pixels
-    uint8 or float32 [n, H, W] or [n, H, W, C], attributes scale and offset labels          int32
-    [n]
+    client_offsets  int64 [num_clients + 1], from 0 to n; client i holds the examples from
+                    client_offsets[i] up to, not including, client_offsets[i + 1]
+    pixels          uint8 or float32 [n, H, W] or [n, H, W, C], attributes scale and offset
+    labels          int32 [n]
 
-The fingerprint is a BLAKE2b over this whole group, split by split in the order of their names.
+The fingerprint is a BLAKE2b over the group /splits, split by split in the order of their names.
 Equal data have equal fingerprints, whatever their metadata.
 """
 

@@ -1,9 +1,7 @@
-"""The synthetic datasets: pictures of artificial clients.
+"""The synthetic datasets: pictures of artificial clients, which the C core draws.
 
-The C core draws them when a client is read.
-
-A client's examples are a pure function of the data's options and the client's id, so a large
-population costs nothing until clients are read.
+A client's examples are a pure function of the data's options and the client's id. They are drawn
+when the client is read, so a large population costs nothing until then.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ class Pictures(NamedTuple):
     """The pictures of one synthetic dataset.
 
     Attributes:
-        number: Number of the pictures in the core.
+        number: The number by which the core knows these pictures (enum fed_synthetic_pictures).
         shape: Shape of one, [H, W] or [H, W, C].
         scale: Decodes a stored value, with `offset`: scale * value + offset.
         offset: See `scale`.
