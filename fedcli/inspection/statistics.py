@@ -212,7 +212,7 @@ class MeanImages:
 
         Args:
             pixels: [n, ...], decoded by `scale * pixels + offset`.
-            labels: int32 [n], of the classes.
+            labels: int32 [n], 0 to num_classes - 1.
             scale: See `pixels`.
             offset: See `pixels`.
         """
@@ -392,7 +392,7 @@ def _jensen_shannon(q: NDArray[np.float64], p: NDArray[np.float64]) -> NDArray[n
 
 
 def _x_log_y(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """X log y, 0 where x is 0."""
+    """Returns x log y, or 0 where x is 0."""
     product: NDArray[np.float64] = x * np.log(np.where(x > 0, y, 1.0))
     return product
 

@@ -326,7 +326,11 @@ class _Reading:
 
 
 def _survey(reading: _Reading) -> tuple[ExampleIndex, NDArray[np.bool_], _Rows]:
-    """Returns the index of all examples, which are blank, and the original of each copy, or -1."""
+    """Reads all examples once; returns their index and two arrays [n].
+
+    The first array says whether an image is blank. The second has, for each copy, the index of its
+    original in the client, and -1 for other images.
+    """
     labels, blanks, originals = [], [], []
     for client in reading.clients():
         blank = _is_blank(client)
@@ -399,7 +403,7 @@ def _judge(
 def _spare(is_doubtful: NDArray[np.bool_], codes: _Rows) -> NDArray[np.bool_]:
     """Returns which doubtful examples to leave out, bool [n].
 
-    If a label has too many, none of its are.
+    If more than the share `_MAX_DOUBTFUL` of a label's examples is doubtful, all of them are kept.
     """
     shares = np.bincount(codes, is_doubtful) / np.bincount(codes)
     return is_doubtful & (shares <= _MAX_DOUBTFUL)[codes]

@@ -76,7 +76,7 @@ class Grid:
 
     num_columns: int
     num_rows: int
-    zoom: int  # dots a pixel
+    zoom: int  # dots per pixel
     tile_height: int
     tile_width: int
     gap: tuple[int, int]  # below and right of a tile
@@ -89,7 +89,7 @@ class Grid:
         limit: int = TILE,
         num_rows: int | None = None,
     ) -> Grid:
-        """Lays out tiles [k, h, w, 3]. Names are above the grid if `num_rows`, else below each."""
+        """Lays out tiles [k, h, w, 3]. Names are below each tile, with `num_rows` above all."""
         height, width = tiles.shape[1:3]
         zoom = max(1, limit // max(height, width))
         across = min(max(6, widest(names) + 6 - width * zoom), 30)
@@ -129,7 +129,7 @@ class Panels:
 
     num_panels: int
     num_across: int
-    slot: int  # of a bar
+    slot: int  # width of a bar with its gap
     size: tuple[int, int]  # width, height
     names_height: int
     left_margin: int = 80
