@@ -31,12 +31,12 @@ class Published:
 
     Attributes:
         model: The registry name of its model.
-        num_classes: Classes.
+        num_classes: Number of classes.
         num_clients: Clients with training examples.
         num_train: Number of training examples of all of them.
         num_test: Number of test examples of all clients.
         batch_size: Number of examples in a batch, also in tests.
-        client_lr: Learning rate.
+        client_lr: Learning rate of the clients' SGD.
         num_rounds: Number of rounds that are run here.
         test_every: Rounds from one test to the next; 0: no tests.
         dataset: The name of the real dataset in fedcli.

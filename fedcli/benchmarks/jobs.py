@@ -38,7 +38,7 @@ class Setting:
         max_threads: Largest number of threads.
         is_quick: Whether to do as little work as possible.
         folder: A folder for files, which the caller removes.
-        cancel: If it is raised, a call stops within a local step.
+        cancel: A flag. Once it is set, a call stops within a local step.
     """
 
     max_threads: int
@@ -144,7 +144,7 @@ def _here_first(jobs: Iterable[Job]) -> dict[str, Job]:
     return {job.name: job for job in here or listed}
 
 
-# ---- Of tasks that others can do too ----
+# ---- Jobs that other programs can do, too ----
 
 
 def _of_task(task: Task, setting: Setting) -> Work:
@@ -202,7 +202,7 @@ def _averaging(setting: Setting) -> Work:
     return _of_task(Task(AVERAGE, "mlp-2nn", (1,) * (10 if setting.is_quick else 100)), setting)
 
 
-# ---- Of data ----
+# ---- Jobs that draw or open data ----
 
 
 def _drawing(setting: Setting) -> Work:
@@ -231,7 +231,7 @@ def _opening(setting: Setting) -> Work:
     return Work(lambda _: lambda: datasets.load(str(path)), num_clients, has_threads=False)
 
 
-# ---- Of the public table ----
+# ---- Jobs of FLUTE's public table ----
 
 _REAL = {"flute-lr-mnist": flute.LR, "flute-cnn-emnist-62": flute.CNN}
 

@@ -1,4 +1,4 @@
-"""A model in plain float32 NumPy: forward, backward, products by BLAS.
+"""A model in plain float32 NumPy: forward and backward passes, whose matrix products use BLAS.
 
 Values and their gradients are numbered as in the core: 0 is the image, l + 1 the output of layer l.
 
@@ -41,7 +41,10 @@ class Net:
         self.sources = model.layout.sources
 
     def logits(self, x: Values, tensors: Sequence[Values], *, is_training: bool = False) -> Values:
-        """Returns the logits [n, classes] of images [n, ...]; `tensors` as `ParamLayout.split`."""
+        """Returns the logits [n, classes] of images [n, ...].
+
+        `tensors` are the parameters as `ParamLayout.split` returns them.
+        """
         place = 0
         values = [x]
         for layer, sources in zip(self.layers, self.sources, strict=True):

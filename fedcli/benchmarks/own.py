@@ -25,7 +25,7 @@ def prepare(task: Task, num_threads: int, cancel: CancelFlag) -> Callable[[], ob
     Args:
         task: The task.
         num_threads: Number of threads; an average always uses one.
-        cancel: If it is raised, a call stops within a local step.
+        cancel: A flag. Once it is set, a call stops within a local step.
 
     Raises:
         ConfigError: There is no such model.
@@ -58,7 +58,7 @@ def _sum(
 
 
 def prepare_round(task: Task, num_threads: int, cancel: CancelFlag) -> Callable[[], object]:
-    """Returns a whole round of a learning process: also server optimizer and metrics."""
+    """Returns a function that does a whole round, with server optimizer and metrics."""
     process = learning.build_weighted_fed_avg(
         tasks.build_model(task),
         optimizers.sgd(task.client_lr),

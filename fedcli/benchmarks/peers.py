@@ -65,8 +65,9 @@ class Peer:
             name: A key of `PEERS`.
             task: The task.
             num_threads: Threads of its BLAS or operators.
-            module: The module that Python runs. It takes name, threads and task, prints `READY`,
-                and answers a number of calls with the seconds that they took.
+            module: The module that Python runs with the arguments name, threads and task. It prints
+                `READY`. Then, for each line on stdin with a number of calls, it makes these calls
+                and prints the seconds that they took.
             environment: Its environment.
             poll: Called repeatedly while it works; may raise to end it.
             resources: The stack that ends the process.

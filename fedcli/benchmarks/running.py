@@ -135,7 +135,7 @@ def run(job: Job, how: Conditions, tell: Tell, cancel: CancelFlag) -> Result:
         cancel: Ends fedcli's own calls within a local step.
 
     Raises:
-        Cancelled: `cancel` was raised, or `tell` raised it.
+        Cancelled: The flag `cancel` was set, or `tell` raised this exception.
         DataError: The job's data are not downloaded.
         ConfigError: A peer cannot do the job.
     """
@@ -162,7 +162,7 @@ def run(job: Job, how: Conditions, tell: Tell, cancel: CancelFlag) -> Result:
 
 
 class _Last:
-    """Passes progress on. Repeating the last call makes `tell` notice a signal in time."""
+    """Passes progress on to `tell`. `repeat` calls it again, so that it notices Ctrl-C in time."""
 
     def __init__(self, tell: Tell) -> None:
         self._tell = tell

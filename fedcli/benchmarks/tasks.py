@@ -110,9 +110,10 @@ def even_sizes(total: int, num_clients: int) -> tuple[int, ...]:
 def cut_clients(
     sizes: tuple[int, ...], split: str = "train", data: str = DIGITS
 ) -> Iterator[ClientDataset]:
-    """Yields clients of given sizes, filled with the examples of a synthetic dataset's clients.
+    """Yields clients of given sizes, filled with the examples of a synthetic dataset.
 
-    If the sizes are those of the dataset's clients, these are the clients.
+    The dataset's clients are read in order, and their examples joined and cut to the sizes. With
+    the sizes of the dataset's own clients, each client gets exactly the examples of one of them.
     """
     source = datasets.DataSource(data, data_options={"clients": 10_000})
     writers = datasets.open_splits(source)[split]

@@ -208,11 +208,11 @@ def _modules(layer: Layer) -> list[Any]:
         return [torch.nn.GroupNorm(layer.num_groups, layer.in_shape[2], layer.epsilon)]
     is_plain = layer.has_scale and layer.has_bias and not layer.is_frozen
     if layer.kind == "batch_normalization" and is_plain and layer.in_shape[:2] != (1, 1):
-        # PyTorch's momentum is the share of the batch.
+        # PyTorch's momentum is the weight of the new batch, ours that of the old statistics.
         return [torch.nn.BatchNorm2d(layer.in_shape[2], layer.epsilon, 1 - layer.momentum)]
     if layer.kind == "dropout":
         return [torch.nn.Dropout(layer.rate)]
-    if layer.kind in ("activation", "add", "concatenate"):  # of two inputs, they come in merged
+    if layer.kind in ("activation", "add", "concatenate"):  # `_Graph` has merged two inputs
         return []
     raise ConfigError(
         f"layer {layer.name}: the PyTorch program has no {layer.kind} of this form; leave torch "
