@@ -126,10 +126,10 @@ cdef Array hold(values, char kind, int num_axes, what, bint is_written=False):
     PyObject_GetBuffer(values, buffer, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT
                        | (PyBUF_WRITABLE if is_written else 0))
     format = buffer.format
-    if format != NULL and format[0] == OWN_ORDER:  # of an array whose byte order was named
+    if format != NULL and format[0] == OWN_ORDER:  # the dtype names the native byte order
         format += 1
     found = format[0] if format != NULL and format[0] != 0 and format[1] == 0 else 0
-    if found == c"l":  # NumPy's name for one of the two
+    if found == c"l":  # C long, which NumPy uses for one of the two
         found = c"i" if buffer.itemsize == 4 else c"q"
     if found != kind or buffer.itemsize != size:
         raise ValueError(f"{what} are not {np.dtype(chr(kind))}")
@@ -503,7 +503,7 @@ cdef class Sum(Exclusive):
         fed_sum_free(self.sum)
 
     def reset(self):
-        """Empties the sum, keeps its memory."""
+        """Sets the sum to zero and keeps its memory."""
         self.take()
         fed_sum_reset(self.sum)
         self.give_back()
@@ -539,7 +539,7 @@ cdef class VectorSum(Sum):
             raise MemoryError
 
     def add(self, vectors, weights):
-        """Adds the vectors of a list in turn."""
+        """Adds weights[i] * vectors[i], float32 [num_values], in turn; weights are float64."""
         cdef Array of_weights = hold(weights, c"d", 1, "weights"), vector
         cdef size_t i, num_vectors
         cdef const float **starts
@@ -601,9 +601,10 @@ cdef class _Matrix:
 
 
 def bound_rows(rows, bounds, int num_threads):
-    """Brings the finite rows of float32 [m, P] within bounds (largest entry, L2 norm), or None.
+    """Brings the finite rows of float32 [m, P] within bounds, in place.
 
-    Returns SIZES [m]; without bounds only is_finite is set.
+    bounds is (largest entry, L2 norm), or None for no bounds. Returns SIZES [m]; without bounds
+    only is_finite is set.
     """
     cdef _Matrix held = _Matrix(rows, True)
     cdef fed_bounds table
@@ -624,7 +625,10 @@ def bound_rows(rows, bounds, int num_threads):
 
 
 def sum_rows(rows, weights not None, int num_threads):
-    """Returns the sum of weight * row, float64 [P], as VectorSum adds them."""
+    """Returns the sum of weights[r] * rows[r], float64 [P], as VectorSum computes it.
+
+    rows are float32 [m, P], weights float64 [m].
+    """
     cdef _Matrix held = _Matrix(rows, False)
     cdef Array of_weights = hold_vector(weights, c"d", held.num_rows, "weights")
     cdef int status
@@ -753,7 +757,7 @@ cdef class Team(Exclusive):
 
     def evaluate(self, Model model not None, params, Cohort cohort not None,
                  CancelFlag cancel not None, starts=None):
-        """Evaluates `params` on each client, or the client's row of starts float32
+        """Evaluates each client with `params`, or with its row of `starts` float32
         [num_clients, P]; returns the clients' STATS."""
         cdef int status
         cdef fed_fault fault
@@ -834,7 +838,7 @@ cdef void give_all_back(Exclusive first, Exclusive second, Exclusive third=None)
 
 
 def next_client_vector(double scale, sent, delta):
-    """Replaces delta by scale * delta - sent; returns whether all values are finite."""
+    """Replaces delta by scale * delta - sent, float32 [P]; returns whether all are finite."""
     cdef Array to_delta = hold(delta, c"f", 1, "deltas", True)
     cdef Array of_sent = hold(sent, c"f", 1, "values sent")
     of_sent.check_shape(to_delta.length)
@@ -842,7 +846,7 @@ def next_client_vector(double scale, sent, delta):
 
 
 def add_change(before, after, change):
-    """Adds after - before to change."""
+    """Adds after - before, float32 [P], to change, float64 [P]."""
     cdef Array to_change = hold(change, c"d", 1, "changes", True)
     cdef Array of_before = hold(before, c"f", 1, "values before")
     cdef Array of_after = hold(after, c"f", 1, "values after")
@@ -937,7 +941,11 @@ cdef class Rows:
         return votes
 
     def move(self, double kept, factors not None, vector not None, squares=None):
-        """Replaces vector by kept * vector + the sum of factors * rows; factors are at least 0."""
+        """Replaces vector by kept * vector + the sum of factors[r] * row r.
+
+        factors float64 [num_rows] are at least 0. squares float64 [num_rows] receive the rows'
+        squared distances to the result.
+        """
         cdef int status
         cdef Array of_factors = self.hold_of_rows(factors, "factors")
         cdef Array to_vector = self.hold_values(vector, "values of the vector", True)
@@ -948,7 +956,11 @@ cdef class Rows:
         check(status)
 
     def mix(self, factors, offsets, offset, out):
-        """Writes out[o] = the sum over r of factors[o, r] * row r, plus offsets[o] * offset."""
+        """Writes out[o] = the sum over r of factors[o, r] * row r, plus offsets[o] * offset.
+
+        factors are float64 [num_out, num_rows], offsets float64 [num_out] or None, and out is
+        float32 [num_out, num_values].
+        """
         cdef int status
         cdef Array to_out = hold(out, c"f", 2, "mixed rows", True)
         cdef Array of_factors = hold(factors, c"d", 2, "factors")
@@ -967,8 +979,8 @@ cdef class Rows:
         check(status)
 
     def measure(self, origin=None, direction=None):
-        """Returns the rows' squared distances to origin, and their products with direction (after
-        origin is subtracted; 0 without a direction): float64 [num_rows] each."""
+        """Returns the squared norms of row - origin, and its products with direction (0 without
+        one): float64 [num_rows] each. origin None means zeros."""
         cdef int status
         squares, products = np.zeros(self.table.num_rows), np.zeros(self.table.num_rows)
         cdef double *to_squares = <double *> memory_of(squares)
@@ -982,7 +994,8 @@ cdef class Rows:
         return squares, products
 
     def pairs(self, bint is_product):
-        """Returns all squared distances, or products, of two rows: float64 [num_rows, num_rows]."""
+        """Returns the squared distances, or the inner products, of all pairs of rows: float64
+        [num_rows, num_rows]."""
         cdef int status
         pairs = np.zeros((self.table.num_rows, self.table.num_rows))
         cdef double *to_pairs = <double *> memory_of(pairs)
@@ -993,7 +1006,8 @@ cdef class Rows:
 
 
 def least_diameter(distances, size_t num_chosen):
-    """Returns the rows whose largest distance is least, in ascending order: int64 [num_chosen]."""
+    """Returns the num_chosen rows whose largest distance from each other is least, in ascending
+    order: int64 [num_chosen]. distances are float64 [m, m]."""
     cdef int status
     cdef size_t c
     cdef size_t *chosen
@@ -1337,8 +1351,8 @@ def secure_sum(rows, weights, factors, coins, masks, levels, *, center=None, int
 
 
 def noised_mean(keys, factors, groups, bint takes_halves, total, double divisor, int num_threads):
-    """Returns (total + noise) / divisor, float32 [n]; see fed_noise. groups are float64 [g, n] for
-    at least as many levels as there are keys, or None."""
+    """Returns (total + noise) / divisor, float32 [n]; see fed_noise. groups are float64 [g, n], one
+    row for each level and at least one for each key, or None; the last key's row is written."""
     cdef fed_key each[64]
     cdef fed_noise noise
     cdef size_t num_keys = len(keys), k
@@ -1355,7 +1369,7 @@ def noised_mean(keys, factors, groups, bint takes_halves, total, double divisor,
                              f"{held.length} values")
         noise.groups = doubles(of_groups)
     if not 1 <= num_keys <= (1 if groups is None else min(64, of_groups.length)):
-        raise ValueError(f"{num_keys} keys, more or less than there may be")
+        raise ValueError(f"{num_keys} keys; give 1, or with groups at most 64 and one per row")
     for k in range(num_keys):
         each[k] = make_key(keys[k])
     mean = np.empty(held.length, np.float32)
@@ -1374,8 +1388,8 @@ cdef fed_synthetic make_synthetic(options):
 
 
 def synthetic_count(options, uint64_t client_key, int split):
-    """Returns the number of examples of a client of a synthetic data set; options are (pictures,
-    seed, spread, label noise, sizes)."""
+    """Returns the number of examples of a client of a synthetic data set; options are the fields
+    of fed_synthetic in order."""
     cdef fed_synthetic made = make_synthetic(options)
     return fed_synthetic_count(&made, client_key, split)
 

@@ -97,7 +97,7 @@ class Stream:
         Logarithms of gamma draws are used, because they do not underflow for tiny alphas.
 
         Args:
-            alpha: Float64 [k], at least 0 and not all 0; an alpha of 0 gives share 0.
+            alpha: float64 [k], at least 0 and not all 0; an alpha of 0 gives share 0.
             rows: The number of draws.
         """
         logs = self._log_gamma(np.tile(alpha, rows)).reshape(rows, len(alpha))

@@ -17,8 +17,8 @@ _ROOT = Path("/")
 def num_processors(root: Path = _ROOT) -> int:
     """Returns the number of processors that this process may use, 1 or more.
 
-    It is the number in the process's affinity, or its quota of processor time rounded up if that is
-    smaller.
+    It is the number of processors in the process's affinity mask, or the process's quota of
+    processor time, rounded up, if that is smaller.
 
     Args:
         root: The root of the file system; tests give another folder.

@@ -114,7 +114,7 @@ __all__ = [
 T = TypeVar("T")
 
 StepRow = tuple[int, tuple[float, ...]]
-# One layer: the fields of struct fed_layer in order, with the kind's name and nested shapes.
+# One layer: the fields of struct fed_layer in order. The kind is its name; a shape is a tuple.
 ModelRow = tuple[str | int | float | tuple[int, int, int], ...]
 
 
@@ -228,7 +228,8 @@ class Rows:
     """Some rows of a matrix, which the core reads in slices and on threads.
 
     The matrix may be a mapped file that is larger than memory. Its values must be finite. Results
-    are in float64 and do not depend on the number of threads.
+    do not depend on the number of threads. A coordinate is a column of the matrix. Unless stated
+    otherwise, vectors and means are float64 [num_values], and factors and norms float64 [num_rows].
     """
 
     def __init__(
@@ -271,7 +272,7 @@ class Rows:
         return mean
 
     def median_and_distances(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Returns the median of each coordinate, and each row's distance to it [num_rows]."""
+        """Returns the coordinates' medians, and each row's distance to them, float64 [num_rows]."""
         median, squares = np.empty(self._num_values), np.empty(self._num_rows)
         trim = (self._num_rows - 1) // 2
         self._call(lambda: self._rows.trimmed_mean(trim, median, squares=squares))
@@ -296,11 +297,11 @@ class Rows:
         return mean
 
     def sign_votes(self, origin: NDArray[np.float64] | None = None) -> NDArray[np.int32]:
-        """Returns the sums of the signs of the rows minus `origin` (None: zeros)."""
+        """Returns the sum of sign(row - origin) over rows, int32 [num_values]; None: zeros."""
         return self._call(lambda: self._rows.sign_votes(origin))
 
     def weighted_sum(self, factors: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Returns the sum of factor * row, for factors [num_rows] of at least 0."""
+        """Returns the sum of factor * row; factors are at least 0."""
         total = np.empty(self._num_values)
         self._call(lambda: self._rows.move(0.0, factors, total))
         return total
@@ -308,7 +309,7 @@ class Rows:
     def move(
         self, vector: NDArray[np.float64], kept: float, factors: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Replaces a vector by kept * vector + the sum of factor * row.
+        """Replaces `vector` by kept * vector + the sum of factor * row; factors are at least 0.
 
         Returns:
             The distance of each row to the new vector, from the same pass: float64 [num_rows].
@@ -324,13 +325,13 @@ class Rows:
         offset: NDArray[np.float64] | None = None,
         offset_factors: NDArray[np.float64] | None = None,
     ) -> None:
-        """Writes sums of the rows: out[o] = the sum of factors[o, r] * row r.
+        """Writes out[o] = the sum over r of factors[o, r] * row r, plus offset_factors[o] * offset.
 
         Args:
             factors: At least 0, float64 [num_out, num_rows].
             out: Overwritten, float32 [num_out, num_values].
-            offset: A further vector, which is added after multiplication; None: zeros.
-            offset_factors: Its factors, float64 [num_out].
+            offset: A further vector; None: nothing is added.
+            offset_factors: The factors of `offset`, float64 [num_out]; None exactly if it is None.
         """
         self._call(lambda: self._rows.mix(factors, offset_factors, offset, out))
 
@@ -341,7 +342,7 @@ class Rows:
     def measure(
         self, direction: NDArray[np.float64], origin: NDArray[np.float64] | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Returns the norms of the rows minus `origin`, and their products with `direction`."""
+        """Returns norms of row - origin, and products with `direction`, float64 [num_rows] each."""
         squares, products = self._call(lambda: self._rows.measure(origin, direction))
         return np.sqrt(squares), products
 
@@ -393,11 +394,12 @@ def sum_rows(
 
 
 class Helpers:
-    """Runs calls of the core that use several threads, always from the same thread.
+    """Runs calls of the core that use several threads outside the main thread.
 
-    OpenMP keeps the threads that help a thread for its next call. Calls of the main thread run on
-    another one, which is kept: a process forked from a thread with helpers would wait for helpers
-    that it does not have, and new helpers for each call would take about a millisecond.
+    OpenMP keeps the helper threads of a calling thread for its next call. A process that is forked
+    from such a thread would wait forever for helpers that it does not have. Calls by the main
+    thread therefore run on one other thread. It is kept, because starting new helpers for each call
+    would take about a millisecond. Calls by any other thread run on that thread itself.
     """
 
     def __init__(self) -> None:
@@ -405,7 +407,7 @@ class Helpers:
         self._pool: ThreadPoolExecutor | None = None
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
-        """Starts work on the thread that is kept."""
+        """Starts work on the kept thread."""
         if self._pool is None:
             from concurrent.futures import ThreadPoolExecutor  # lazy: only a main thread needs it
 
@@ -413,15 +415,16 @@ class Helpers:
         return self._pool.submit(work)
 
     def run(self, work: Callable[[], T]) -> T:
-        """Returns the result of work; an interrupt waits for its end."""
+        """Runs work and returns its result. An interrupt (Ctrl-C) is raised after it has ended."""
         if threading.current_thread() is not threading.main_thread():
             return work()
         return _result_of(self.submit(work))
 
     def start(self, work: Callable[[], T]) -> Callable[[], T]:
-        """Starts work beside the main thread; returns what waits for its end, as `run` does.
+        """Starts work and returns a function that waits for its end and returns its result.
 
-        It has begun when this returns: a thread that goes on could keep it from its first step.
+        Waits until the work has begun, because the main thread, if it continued at once, could
+        delay its first step. If another thread calls this, the work is done when it returns.
         """
         if threading.current_thread() is not threading.main_thread():
             result = work()
@@ -438,7 +441,7 @@ class Helpers:
 
 
 def _result_of(future: Future[T]) -> T:
-    """Returns the result of work that has started; an interrupt waits for its end."""
+    """Returns the result of started work. An interrupt is raised after the work has ended."""
     try:
         return future.result()
     finally:
@@ -464,21 +467,24 @@ def example_order(plan: Plan, num_examples: int, key: StreamKey) -> NDArray[np.u
 
 
 class Noise(NamedTuple):
-    """The noise that one round adds to a sum: fresh normal numbers, or those of a tree of rounds.
+    """The noise that one round adds to a sum: independent normal numbers, or tree noise.
 
-    Normal numbers are those of Box and Muller's method on the words of a key's stream; see
-    csrc/fed.h. They do not depend on the number of values, except for the last 256.
+    A key's stream gives standard normal numbers by Box and Muller's method; see csrc/fed.h. Apart
+    from the last 256, they do not depend on how many are drawn.
 
-    In a tree, a round completes groups of 1, 2, 4, ... rounds, and the last one replaces the
-    others. The noise is the value of the last group times its factor, minus those of the others.
+    Tree noise has one value, a vector, for each of some groups of consecutive rounds. A round
+    completes groups of 1, 2, 4, ... rounds; the last group contains the others and replaces them.
+    The noise of the round is the value of the last group times its factor, minus the sum of the
+    values of the groups that it replaces, each times its factor.
 
     Attributes:
         keys: One key; in a tree, one for each group that the round completes.
-        factors: Those of the normal numbers or of the groups' values, float64 [num_keys].
-        groups: The values of the complete groups by level, float64 [num_levels, num_values], of
-            which the last one is written; None: there is no tree.
-        takes_halves: Whether a group's value is its normal numbers plus half the sum of the values
-            of its halves.
+        factors: For each key, the factor of its normal numbers or of its group's value, float64
+            [num_keys].
+        groups: The values of the complete groups, float64 [num_levels, num_values]; row l is for
+            2^l rounds. The row of the last group is overwritten. None: there is no tree.
+        takes_halves: Whether half the sum of the values of a group's two halves is added to its
+            normal numbers, to give its value.
     """
 
     keys: Sequence[StreamKey]
@@ -508,7 +514,7 @@ def random_u64(key: StreamKey, count: int) -> NDArray[np.uint64]:
 
 
 class Levels(NamedTuple):
-    """How a secure sum makes whole numbers of coordinates.
+    """How a secure sum converts coordinates to whole numbers.
 
     A coordinate x of a client with the factor f becomes the level round((y - low) * top_level /
     (high - low)), where y is f * (x - center) clipped to [low, high].
@@ -552,8 +558,8 @@ def secure_sum(
         factors: The factor of each client, at least 0: [num_clients].
         coins: For each client the stream that rounds its levels at random; None: they are rounded
             to the nearest, halves to even.
-        masks: The key of the masks. Each pair adds its numbers to the fields `client` and
-            `occurrence`.
+        masks: The key from which the keys of the masks are made: for clients i < j of the cohort, i
+            is added to its field `client` and j to `occurrence`.
         levels: See `Levels`.
         center: Subtracted from each row, [num_params]; None: zeros.
         num_threads: Number of threads; it changes no result.
