@@ -14,10 +14,10 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-# A spreadsheet takes a cell that starts with one of these for a formula. The last four are the
-# full-width forms.
+# A spreadsheet reads a cell that starts with one of these characters as a formula. The last four
+# are full-width forms.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-# Control characters but tab and line ends, and characters that change the direction of text.
+# Control characters except tab and line ends, and characters that change the direction of text.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -64,7 +64,7 @@ def visible(text: str) -> str:
 
 
 def shown_cell(cell: Any) -> Any:
-    r"""Returns a cell; in a text, makes control characters visible and formulas harmless.
+    r"""Returns a cell as it is written: control characters and formulas in a text are harmless.
 
     A control character becomes `\x1b` or the like. A formula gets an apostrophe in front.
     """

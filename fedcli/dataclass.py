@@ -1,4 +1,4 @@
-"""Dataclasses that cost little to define and to make, for a program that uses a few of many.
+"""Dataclasses that are cheap to define, for a program that defines many and uses only a few.
 
 `dataclasses.dataclass` reads the fields and compiles five or six methods of each class at import
 time, which takes 0.4 ms. Here the fields are read when they are first needed, and the methods are
@@ -61,7 +61,9 @@ Fields = tuple[dataclasses.Field[Any], ...]
 class _FieldsOnDemand:
     """The fields of a class. Replaces itself by the standard table of fields when it is read."""
 
-    _lock = RLock()  # while a class is read, its attributes change; its bases may be read for it
+    # Reading the fields changes attributes of the class for a moment. Reentrant, because it may
+    # first read the fields of a base class.
+    _lock = RLock()
 
     def __init__(self, cls: type, *, kw_only: bool) -> None:
         """Leaves the class with the defaults as its attributes, as the standard decorator does."""
@@ -124,7 +126,7 @@ def _init_of(cls: type, *, is_frozen: bool) -> Callable[..., None]:
 def _values_of(
     fields: Fields, args: tuple[Any, ...], named: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    """Returns the values of all fields, by name; None if the arguments are not those of a class."""
+    """Returns the values of all fields, by name; None if the arguments do not match the fields."""
     places = [each.name for each in fields if not each.kw_only]
     given = dict(zip(places, args, strict=False))
     if len(args) > len(places) or not given.keys().isdisjoint(named):

@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 
 from fedcli.lazy import load
 
-# What the user can do about an error of a write, by errno.
+# What the user can do after a failed write, by errno.
 _REMEDIES = {
     errno.ENOSPC: "make room there",
     errno.EDQUOT: "make room there",
     errno.EROFS: "choose another place",
-    errno.EACCES: "choose another place, or have it made yours to write",
-    errno.EPERM: "choose another place, or have it made yours to write",
+    errno.EACCES: "choose another place, or get permission to write there",
+    errno.EPERM: "choose another place, or get permission to write there",
 }
 
 
@@ -152,7 +152,7 @@ def speaks_python(*more: str, **renamed: str) -> Callable[[Function], Function]:
 
     Args:
         more: Names of arguments that the function takes as `**named`.
-        renamed: For options with another name in the function, the names of its parameters.
+        renamed: For each option whose name differs in the function, the name of its parameter.
     """
 
     def decorate(function: Function) -> Function:
@@ -184,12 +184,12 @@ def parameters_of(function: Callable[..., Any]) -> list[str]:
 def refuse_unknown(
     function: str, given: Collection[str], known: Collection[str], noun: str = "argument"
 ) -> None:
-    """Raises TypeError for an unknown argument, with its name in fedcli or another hint.
+    """Raises TypeError for an unknown argument. The message says which name fedcli uses, if known.
 
     Args:
         function: The function or class.
         given: Names of the given keyword arguments.
-        known: Names of its arguments.
+        known: Names of the arguments that the function has.
         noun: What messages call an argument.
     """
     for name in given:

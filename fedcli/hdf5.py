@@ -24,7 +24,7 @@ STORE_FORMAT = "fedcli-store"  # the root attribute `format` of a fedcli store
 # Deflate compresses by at most 1032 to 1. A file that claims more than this is not complete.
 _MAX_PACKING = 2000
 _SMALL_BYTES = 1 << 20
-MAX_NAMES = 200_000  # in a group, as a TFF file has one for each client
+MAX_NAMES = 200_000  # names in a group; a TFF file has one for each client
 # HDF5 decompresses a chunk into a buffer that it doubles until all fits. If the stored size of a
 # chunk allows more than this many bytes, it is first decompressed here, up to the allowed size.
 MAX_UNPACKED_BYTES = 256 << 20
@@ -177,9 +177,9 @@ def has_store_format(attrs: Any) -> bool:
 def read_attribute(attrs: Any, name: str) -> object:
     """Returns an attribute that is one number or one text; None for any other.
 
-    Other types are never read: with a damaged type, HDF5 reads from a wild address and the process
-    dies. Texts of variable length are read from the root group only, because `open_file` checks
-    the heaps for these alone.
+    Other types are never read: with a damaged type, HDF5 reads from an invalid address and the
+    process dies. Texts of variable length are read from the root group only, because `open_file`
+    checks the heaps for these alone.
     """
     attribute = attrs.get_id(name)
     kind = attribute.get_type()
@@ -247,7 +247,7 @@ def check_chunks(dataset: Any, where: str) -> None:
 
     Args:
         dataset: An `h5d.DatasetID`.
-        where: Starts the message.
+        where: Prefix of error messages.
 
     Raises:
         DataError: A chunk is larger than its dataset, is compressed twice or by an unknown filter,

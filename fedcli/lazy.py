@@ -38,9 +38,9 @@ def hand_on(
         package: The package's `__name__`.
         homes: By public name, the module that defines it.
         modules: By public name, the module that it is an alias of.
-        former_modules: A reference, as `load` takes it, to a table of modules by their former names
-            below the package, under which they can still be imported. The table is loaded when such
-            a name is first imported.
+        former_modules: A reference, as `load` takes it, to a table that maps former names of
+            modules, relative to the package, to present ones. They can still be imported under
+            their former names. The table is loaded when such a name is first imported.
     """
 
     def get(name: str) -> Any:
@@ -96,7 +96,7 @@ def refuse_others(package: str, names: Sequence[str]) -> Callable[[str], Any]:
 
 
 class ExplainsNames:
-    """A base of classes: to read a missing attribute raises an `UnknownName`."""
+    """A base class: reading an attribute that does not exist raises `UnknownName`."""
 
     if not TYPE_CHECKING:  # a checker must go on to find wrong names itself
 
@@ -150,9 +150,9 @@ class _FormerModules:
         """Does nothing; the alias imports its target itself."""
 
     def _home(self, name: str) -> str | None:
-        """The module's present name; a submodule of a module that has moved is below its new name.
+        """The present name of a module; None if `name` is not a former name.
 
-        None: the name is not a former one.
+        A submodule is found through its parent: if a has become b, then a.c is b.c.
         """
         known: dict[str, str] = {**self._aliases, **load(self._table)}
         above, below = name, ""

@@ -17,8 +17,8 @@ from fedcli.files import check_mode, open_regular
 from fedcli.progress import Remark, Tell, remark_to_nobody, tell_nobody
 
 _POLL_SECONDS = 0.1
-# `is_locked` holds a shared lock for an instant. `_lock` waits this many milliseconds for it to
-# end.
+# `is_locked` holds a shared lock for an instant. `_lock` waits up to this many milliseconds until
+# it is released.
 _MAX_INSTANTS = 100
 
 
@@ -69,7 +69,8 @@ def _lock(descriptor: int) -> None:
     for _ in range(_MAX_INSTANTS):
         if _is_taken(descriptor):
             return
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # raises: held exclusively
+        # Raises BlockingIOError if another process holds an exclusive lock.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         fcntl.flock(descriptor, fcntl.LOCK_UN)
         time.sleep(0.001)
     raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))

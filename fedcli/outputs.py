@@ -56,7 +56,7 @@ def check_output(path: Path) -> None:
     if is_stream:
         return
     if not os.access(target.parent, os.W_OK | os.X_OK):
-        raise RunError(f"cannot write {path}: there is no such folder, or it is not yours to write")
+        raise RunError(f"cannot write {path}: there is no such folder, or no permission to write")
 
 
 def link_note(path: Path) -> str | None:
@@ -144,7 +144,7 @@ def _resolve(path: Path) -> tuple[Path, bool]:
 
 def _bad_kind(path: Path, mode: int) -> RunError:
     return RunError(
-        f"{path} is not a regular file; choose another name (this one is of {kind_of(mode)})"
+        f"{path} is not a regular file; choose another name (this one is a {kind_of(mode)})"
     )
 
 
