@@ -127,7 +127,7 @@ static int qsgd_decode(const fed_codec *codec, fed_draws *draws, const uint8_t *
     (void)draws;
     fed_bit_reader reader = {.at = payload, .end = payload + num_bytes};
     const float norm = fed_get_float(&reader);
-    if (reader.has_failed || !isfinite(norm) || norm < 0) return FED_ERR_PAYLOAD;
+    if (reader.has_failed || !fed_is_scale(norm)) return FED_ERR_PAYLOAD;
     const double step = (double)norm / codec->levels;
     if (codec->is_short) return decode_gamma(codec, &reader, step, values);
     const unsigned bits = level_bits(codec);

@@ -484,13 +484,14 @@ static void test_impossible_codes_are_refused(void) {
     CHECK_EQUAL(fed_codec_decode(&codec, &key, payload, 9, decoded), FED_ERR_PAYLOAD);
     payload[8] = 1 | 3 << 3 | 1 << 6; /* filling that is not zero */
     CHECK_EQUAL(fed_codec_decode(&codec, &key, payload, 9, decoded), FED_ERR_PAYLOAD);
-    const char *const scaled[] = {"terngrad", "sign", "drive"};
+    const char *const scaled[] = {"terngrad", "sign", "drive", "qsgd"};
     for (size_t k = 0; k < LENGTH(scaled); k++) {
         static const float zeros[N] = {0};
         const float scale = -0.0f;
         size_t num_bytes;
         codec = small_codec(scaled[k]);
         codec.block = N;
+        codec.levels = 4;
         CHECK_EQUAL(fed_codec_encode(&codec, &key, zeros, payload, &num_bytes), FED_OK);
         CHECK_EQUAL(fed_codec_decode(&codec, &key, payload, num_bytes, decoded), FED_OK);
         memcpy(payload, &scale, sizeof scale);
