@@ -301,7 +301,8 @@ enum fed_step_kind {
  *   FED_STEP_DECAY:    strength; adds strength * params to the gradient
  *   FED_STEP_LINEAR:   none; adds the client's linear term (fed_own) to the gradient
  *   FED_STEP_ANCHOR:   none; subtracts the gradient of the same batch at the server's parameters.
- *                      It is always done first, wherever the row is
+ *                      It is always done first, wherever the row is; not for models with moving
+ *                      statistics
  *   FED_STEP_ADAFACTOR: learning rate, beta_2_decay (below 0), epsilon_1 (above 0), epsilon_2,
  *                      clip threshold (above 0), relative step (0 or 1); see adafactor.c. It treats
  *                      each of the model's tensors separately (fed_tensors)
@@ -371,8 +372,8 @@ typedef struct fed_own {
     /* [P]: parameters that replace the server's in training and scoring; then delta_factor must be
      * 0. NULL: the server's are used. */
     const float *start;
-    /* After each of its epochs, and at the end, the client moves its parameters straight towards
-     * those it started from until their L2 distance is at most this, but not for
+    /* After each of its epochs, and at the end, the client moves its trained parameters straight
+     * towards those it started from until their L2 distance is at most this, but not for
      * FED_STEP_GRADIENT. At least 0; 0: no limit. */
     double max_distance;
 } fed_own;
@@ -411,7 +412,8 @@ typedef struct fed_client_stats {
     int32_t is_finite; /* 0: the delta had a NaN or infinity; it was dropped, the metrics reset */
 } fed_client_stats;
 
-/* Bounds on each client's delta; infinity for none. */
+/* Bounds on each client's delta; infinity for none. Moving statistics are not measured, but scaled
+ * or replaced with the rest of the delta. */
 typedef struct fed_bounds {
     double max_abs; /* a delta with a larger entry is replaced by zeros; its weight stays */
     double norm;    /* a delta with a larger L2 norm (over all tensors) is scaled to this norm */
@@ -504,7 +506,7 @@ int fed_predict(fed_team *team, const fed_model *model, const float *params /* [
 
 /* ---- The single deltas of a cohort (aggregate/) ---------------------------------------------- */
 
-/* The size of a row, as fed_train_cohort measures a delta. */
+/* The size of a row, as fed_train_cohort measures a delta without moving statistics. */
 typedef struct fed_measured {
     double max_abs;
     double norm;       /* 0 for a row that is replaced by zeros */

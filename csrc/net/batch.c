@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The forward and backward pass of a batch through the stages of a net. Example stages process one
- * example at a time, all stages in turn. The others process the batch stage by stage: dense stages
+ * example at a time, all stages in turn. The others process the batch stage by stage: dense stages,
  * batch norms, and convolutions that take images at once do so in one call, the rest one example
  * after the other. Where stages of the front process single examples in the backward pass, each
  * fixed block of examples has its own sum of gradients by parameters; these sums are then added in
