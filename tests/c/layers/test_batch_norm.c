@@ -48,8 +48,7 @@ static void make_net(const norm_case *is, layers *of) {
     CHECK_EQUAL(fed_net_init(&of->net, &of->model), FED_OK);
 }
 
-/* ---- The twin: values [num_images, pixels, channels]
- * ----------------------------------------- */
+/* ---- The twin: values [num_images, pixels, channels] ----------------------------------------- */
 
 typedef struct twin {
     norm_case is;
@@ -175,9 +174,7 @@ static double slope_at(twin *t, const double *by_out, double *place) {
     return (above - below) / (2 * step);
 }
 
-/* ---- The core
- * --------------------------------------------------------------------------------
- */
+/* ---- The core -------------------------------------------------------------------------------- */
 
 /* What a pass of the core reads and writes, with guards behind what it writes.
  */
@@ -351,9 +348,7 @@ static void check_case(const norm_case *is) {
     fed_net_free(&of.net);
 }
 
-/* ---- Tests
- * -----------------------------------------------------------------------------------
- */
+/* ---- Tests ----------------------------------------------------------------------------------- */
 
 static void test_the_twin_has_the_slopes_of_its_loss(void) {
     for (int is_frozen = 0; is_frozen < 2; is_frozen++) {
