@@ -35,10 +35,11 @@ def export(
     """Write the model of RUN, a run directory or a checkpoint file, to FILE.
 
     \b
-    The suffix of FILE chooses the format: .npz         its weights: one array for each tensor, in
-      layer order .keras       the whole model, for keras.models.load_model of Keras 3 .weights.h5
-      its weights, for load_weights of the same model in Keras 3 .pt          its weights, for
-      load_state_dict of the same model in PyTorch
+    The suffix of FILE chooses the format:
+      .npz         the weights: one array for each tensor, in layer order
+      .keras       the whole model, for keras.models.load_model of Keras 3
+      .weights.h5  the weights, for load_weights of the same model in Keras 3
+      .pt          the weights, for load_state_dict of the same model in PyTorch
 
     Tensors have Keras's layout, kernel before bias; those for PyTorch have PyTorch's (fedcli help
     models). The model in a .keras file ends in a softmax, so that predict() gives probabilities,

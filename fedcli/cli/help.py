@@ -22,7 +22,7 @@ TOPICS = (
     *("reports", "metrics", "inspecting"),
     *("cluster", "extending", "numbers", "files", "limits", "changes"),
 )
-# The page on a program whose name somebody gives as a topic.
+# For names of other programs, the page that covers them.
 ALIASES = {
     **dict.fromkeys(("tff", "tensorflow", "fedjax", "flower"), "coming-from"),
     **dict.fromkeys(("keras", "pytorch", "torch"), "models"),

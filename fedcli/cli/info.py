@@ -77,8 +77,8 @@ _OPTIONS: Mapping[str, tuple[str, str]] = {
     "audits": ("fedcli audit RUN", "--option"),
 }
 
-# Counts for each layer of a model and in total: parameters, and multiply-adds of one example.
 _INFO_BATCH = 20  # examples in the batch whose memory is shown
+# Counts for each layer of a model and in total: parameters, and multiply-adds of one example.
 _MODEL_TOTALS = ("num_params", "forward_multiply_adds", "training_multiply_adds")
 
 
@@ -94,8 +94,8 @@ def info(*, name: str | None, as_json: bool, quiet: bool, verbose: bool) -> None
 
     With NAME, show its description, its source, its options with defaults and ranges, the learning
     rates to start from, and an example command. NAME may also be a whole table: datasets,
-    partitions, samplers, models, algorithms, aggregators, pre-aggregators, attacks, secure-sums,
-    privacy, metrics, optimizers, schedules, engines, compressors, presets or audits.
+    partitions, samplers, models, augmentations, algorithms, aggregators, pre-aggregators, attacks,
+    secure-sums, privacy, metrics, optimizers, schedules, engines, compressors, presets or audits.
 
     \b
     Examples:

@@ -122,10 +122,11 @@ def group(ctx: click.Context) -> None:
     \b
     Examples:
       fedcli train                              ten rounds on the embedded digits
-      fedcli preprocess photos --out photos.h5  your own data, in any format fedcli train --data
-      photos.h5             the same rounds on these data fedcli inspect-clients
-      who the clients are fedcli COMMAND -h                         options and examples of one
-      command fedcli help                               the manual: tutorial, data, models, ...
+      fedcli preprocess photos --out photos.h5  your own data, in any format
+      fedcli train --data photos.h5             the same rounds on these data
+      fedcli inspect-clients                    who the clients are
+      fedcli COMMAND -h                         options and examples of one command
+      fedcli help                               the manual: tutorial, data, models, ...
 
     \b
     Tab completion (put the line for your shell in its startup file):

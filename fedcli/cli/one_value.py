@@ -1,4 +1,4 @@
-"""Answers a list of values for an option of a run with the sweep that runs each of them."""
+"""Refuses a list of values for an option that takes one, and suggests a sweep over them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from fedcli.cli import options as opt
 
 
 class OneValueCommand(opt.SectionCommand):
-    """A command that refuses a list of values of an option of a run, and says what runs each.
+    """A command that refuses a list of values for an option that takes one, and suggests a sweep.
 
     Attributes:
-        sweep: The command before --grid in the answer; empty in `fedcli sweep` itself.
-        named: Options, beside choices and numbers, whose value never has a comma here.
+        sweep: The command that is suggested, before --grid; empty in `fedcli sweep` itself.
+        named: Options whose value never has a comma in this command, besides choices and numbers.
     """
 
     sweep = ""

@@ -37,8 +37,9 @@ def new_study(
 ) -> Study:
     """Returns the study of a study.toml, overridden by the given options.
 
-    If the data of its preset are not downloaded, drawn images stand in for them. That stays so when
-    the study is resumed, because their options become a part of it. `note` is called with a line.
+    If the data of its preset are not downloaded, synthetic images replace them, and `note` is
+    called with a line about it. Their options become part of the study, so that it keeps these
+    images when it is resumed.
 
     Raises:
         ConfigError: Something is not allowed, or the study runs code that was not named.

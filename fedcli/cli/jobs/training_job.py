@@ -27,7 +27,7 @@ def _read_config(
 ) -> RunConfig:
     """Returns a new run's config: given options, else values of a file or preset, else defaults.
 
-    `note` is called with a line if drawn images stand in for the data of the preset.
+    `note` is called with a line if synthetic images replace the data of the preset.
     """
     from fedcli import settings as config
     from fedcli.runs.files import folder
@@ -156,7 +156,7 @@ def continued_run(run: Path, given: Mapping[str, Any], others: Mapping[str, Any]
 
 
 class FinishedRun(NamedTuple):
-    """A run that this command has trained: its folder, its config, and its code by option."""
+    """A run that this command has trained: its folder, config, and Python files by option."""
 
     path: Path
     config: RunConfig

@@ -97,7 +97,7 @@ def _show_canary(screen: Screen, result: Canary) -> None:
         screen.line("The run reports no epsilon: it was trained without differential privacy.")
         return
     epsilon, delta = result.privacy
-    verdict = "which is proved wrong" if result.proves_fault else "which the bound does not reach"
+    verdict = "which is proved too low" if result.proves_fault else "which agrees with the bound"
     screen.line(f"The run reports epsilon {epsilon:.6f} at delta {delta:g}, {verdict}.")
 
 

@@ -108,7 +108,7 @@ def show_training_images(
 
 
 def _of_one_size(groups: Sequence[Pictures]) -> list[Pictures]:
-    """Groups of pictures in an empty margin where another group's pictures are larger."""
+    """Pads the pictures of all groups with empty margins to the size of the largest."""
     height, width = (max(group.shape[axis] for group in groups) for axis in (1, 2))
     return [_in_middle(group, height, width) for group in groups]
 
