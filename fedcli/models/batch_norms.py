@@ -9,12 +9,12 @@ from fedcli.models.model import Model
 
 
 def with_frozen_statistics(model: Model) -> Model:
-    """Returns a model whose batch norms take their moving statistics in training, too.
+    """Returns a copy whose batch norms normalise by their moving statistics in training, too.
 
-    The statistics stay as they are; see `layers.BatchNorm`.
+    Training then leaves these statistics as they are; see `frozen` of `layers.BatchNorm`.
 
     Raises:
-        ConfigError: The model has no batch norm.
+        ConfigError: The model has no `BatchNorm` layer.
     """
     layout = model.layout
     specs = [
@@ -22,7 +22,6 @@ def with_frozen_statistics(model: Model) -> Model:
     ]
     if not any(isinstance(spec, BatchNorm) for spec in specs):
         raise ConfigError(
-            f"--batch-norm frozen: model {model.name} has no batch normalization of fedcli's; "
-            "leave the option out"
+            f"--batch-norm frozen: model {model.name} has no layer BatchNorm; leave the option out"
         )
     return Model(model.name, lay_out(specs, layout.input_shape), model.initial_params)

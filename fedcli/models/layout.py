@@ -56,8 +56,9 @@ class ParamLayout:
         layers: The layers that the core computes, from pixels to logits. Flattening and dropout of
             rate 0 are left out. An activation layer is merged into the previous layer, unless that
             already has an activation.
-        tensors: Those that are trained in the order of the layers, kernel before bias, gamma before
-            beta; then the moving statistics in the order of the layers, mean before variance.
+        tensors: First the trained tensors in the order of the layers, kernel before bias and gamma
+            before beta; then the moving statistics of batch norms in the order of the layers, mean
+            before variance.
         num_params: Length P of the flat vector.
         input_shape: Shape of one example as the model gets it, before any flattening.
         num_classes: Number of logits.

@@ -4,7 +4,7 @@ A tensor's name consists of its layer's name, a dot and PyTorch's name: `conv2d.
 those of `Linear` [out, in], `Conv2d` [out, in, height, width] and `GroupNorm`. The inputs of a
 dense layer after an image are in the order of PyTorch's Flatten, [C, H, W], not in Keras's [H, W,
 C]. A batch norm also has PyTorch's count of batches, `num_batches_tracked`, which is 0; PyTorch
-reads it only without a momentum.
+uses it only if the momentum is None.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def save(path: Path, tensors: Sequence[Tensor], layout: ParamLayout) -> dict[str
 
 
 def state(layout: ParamLayout, tensors: Sequence[Tensor]) -> dict[str, NDArray[Any]]:
-    """Returns tensors by PyTorch's names, and with its order of axes.
+    """Returns the tensors by PyTorch's names and with its order of axes.
+
+    They are float32, except for a batch norm's `num_batches_tracked`, which is int64 [].
 
     Args:
         layout: The model's layout.

@@ -1,4 +1,4 @@
-"""Files of weights: one array per trainable tensor, in layer order and in Keras's shape.
+"""Files of weights: one array for each of `ParamLayout.tensors`, in order and in Keras's shape.
 
 Arrays of `.npz` archives are read by position; their names do not matter. Files are not trusted: no
 pickle is read, and no array is unpacked that is larger than the model needs.

@@ -171,7 +171,7 @@ def lenet5_cifar(
 def cnn_cifar(
     input_shape: Sequence[int] = (24, 24, 3), num_classes: int = 10, seed: int = 0
 ) -> Model:
-    """Returns the CNN of McMahan et al. 2017 for CIFAR-10, the TensorFlow tutorial's of 2016.
+    """Returns the CNN of McMahan et al. 2017 for CIFAR-10: that of TensorFlow's 2016 tutorial.
 
     1,068,298 parameters for crops of 24 x 24 x 3 pixels and 10 classes, "about 10^6" in the paper.
     The tutorial's local response normalization, which has no parameters, is left out. Kernels start
@@ -239,7 +239,7 @@ def resnet20_bn(
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C].
         num_classes: Number of classes.
-        seed: Seed of the initial weights, which depend on it and on the shapes only.
+        seed: Seed of the initial weights, which depend only on it and on the shapes.
         norm_momentum: Momentum of the moving statistics; see `layers.BatchNorm`.
 
     Raises:
@@ -353,7 +353,8 @@ def mobilenet_v1(
 ) -> Model:
     """Returns the MobileNet of Howard et al. 2017 for CIFAR, with group normalization.
 
-    3,217,226 parameters for 10 classes, as with batch normalization (without its moving averages).
+    3,217,226 parameters for 10 classes, as many as with batch normalization if moving statistics
+    are not counted.
     The first convolution has stride 1; thirteen pairs of a depthwise 3 x 3 convolution and a 1 x 1
     convolution follow, with 64 to 1024 channels. Kernels start Glorot uniform.
 
@@ -374,7 +375,8 @@ def mobilenet_v2(
 ) -> Model:
     """Returns the MobileNetV2 of Sandler et al. 2018 for CIFAR, with group normalization.
 
-    2,236,682 parameters for 10 classes, as with batch normalization (without its moving averages).
+    2,236,682 parameters for 10 classes, as many as with batch normalization if moving statistics
+    are not counted.
     The first convolution and the blocks of 24 channels have stride 1, for images of 32 x 32.
     Otherwise the model is that of the paper: seventeen inverted residual blocks. Kernels start
     Glorot uniform.

@@ -162,7 +162,7 @@ def test_frozen_statistics_stay_and_are_used_in_training() -> None:
 
 def test_models_without_batch_norm_have_nothing_to_freeze() -> None:
     model = models.sequential([Dense(3)], SHAPE)
-    with pytest.raises(ConfigError, match="has no batch normalization of fedcli's"):
+    with pytest.raises(ConfigError, match="has no layer BatchNorm"):
         with_frozen_statistics(model)
 
 

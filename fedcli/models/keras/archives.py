@@ -316,11 +316,12 @@ def _load_legacy(file: Any, places: Places, num_bytes: int) -> list[Tensors]:
 def _sorted_by_layer(
     datasets: Sequence[Any], layers: Sequence[tuple[Shapes, int]]
 ) -> tuple[list[list[Any]], Sequence[Any]]:
-    """Returns the datasets of each layer, as far as there are some, and those that are too many.
+    """Returns the datasets of each layer, fewer if some are missing, and the surplus datasets.
 
     Args:
-        datasets: Those that are trained, layer by layer, then the others, layer by layer.
-        layers: For each layer its shapes, and how many of them are trained.
+        datasets: The trained tensors of all layers, layer by layer, then the others, layer by
+            layer.
+        layers: For each layer the shapes of its tensors, and how many of these are trained.
     """
     owners = [place for place, (_, num) in enumerate(layers) for _ in range(num)]
     owners += [place for place, (shapes, num) in enumerate(layers) for _ in shapes[num:]]

@@ -113,10 +113,10 @@ class Layer:
         activation: A key of `ACTIVATIONS`; linear in the last layer, whose outputs are logits.
         has_scale: Whether it has gamma.
         has_bias: Whether it has a bias, or beta.
-        window: (height, width) of a convolution's or pool's window. This and the next two are (0,
-            0) for other layers.
-        strides: Distances from one window to the next.
-        pads: Padding at the top and left of the image.
+        window: (height, width) of the window of a convolution or pool, or of the square of a
+            cutout; (0, 0) for other layers.
+        strides: Distances from one window of a convolution or pool to the next, else (0, 0).
+        pads: Padding at the top and left of the image; (0, 0) without padding.
         skips: For each of two inputs, the number of layers between it and this one: 0 is the output
             of the layer before. Additions and concatenations have a second input.
         num_groups: Groups of a group norm, else 0.
@@ -224,7 +224,7 @@ class Spec:
             Keras's class in snake case.
         keras_class: Name of the class in Keras.
         tensors: The tensors of layers of the kind, in Keras's order.
-        checks: For each field but the name, a function that refuses a wrong value.
+        checks: For each field except `name` and `inputs`, a function that refuses a wrong value.
         takes_vector: Whether Keras needs a Flatten between an image and the layer.
         gives_vector: Whether its output is never an image.
         needs_channels: Whether Keras needs images with channels here, [H, W, C].
@@ -404,10 +404,7 @@ class Spec:
 
 
 def _with_own_activation(layer: Layer) -> list[Layer]:
-    """The layer.
-
-    Its activation becomes a separate layer if the activation's gradient needs its inputs.
-    """
+    """Returns the layer; an activation whose gradient needs its inputs becomes a second layer."""
     if layer.activation not in SEE_INPUTS or layer.kind == "activation":
         return [layer]
     shape = layer.out_shape

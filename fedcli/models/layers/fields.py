@@ -25,7 +25,7 @@ MAX_AMOUNT = 100.0
 # Allowed only in the last layer. The loss computes it, not a layer of the C core.
 SOFTMAX = "softmax"
 PADDINGS = ("valid", "same")
-# The largest dimension of a layer, or of a kernel, so that products of a few do not overflow.
+# Largest size of a dimension of a layer or kernel; the product of two such sizes fits in int64.
 MAX_SIZE = 1 << 24
 MAX_NORMALIZED = 4  # FED_MAX_NORMALIZED of the core: channels that are normalised one by one
 MAX_NAME = 100  # characters

@@ -215,7 +215,7 @@ def _numbers(label: str, value: Any) -> list[float]:
 
 @reads("Rescaling")
 def _rescaling(options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
-    """X * scale + offset, as a normalization."""
+    """Reads Keras's Rescaling, x * scale + offset, as a `Normalization`."""
     scale = check_number(f"{options.label}: scale", options.number("scale"), 1e-6, MAX_MEAN)
     offset = check_number(
         f"{options.label}: offset", options.number("offset", 0.0), -MAX_MEAN, MAX_MEAN

@@ -64,9 +64,9 @@ class Options:
         return value
 
     def number(self, key: str, default: Any = _MISSING) -> Any:
-        """Returns an option that is a number: a whole number as a float.
+        """Returns an option that is a number; a whole number becomes a float.
 
-        Other values are unchanged.
+        Values that are not numbers are returned unchanged.
 
         Raises:
             ConfigError: It is missing and has no default.

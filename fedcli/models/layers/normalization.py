@@ -94,7 +94,8 @@ class GroupNorm(Spec):
 class LayerNorm(Spec):
     """Values become (value - mean) / root(variance + epsilon), over the channels of each pixel.
 
-    This is Keras's layer of that name with its axis -1; of a vector, over all of its values.
+    This is Keras's LayerNormalization with axis -1. For a vector, mean and variance are those of
+    all its values.
 
     Attributes:
         epsilon: Added inside the root.
@@ -156,18 +157,20 @@ class BatchNorm(Spec):
     """Values become (value - mean) / root(variance + epsilon), by channel over a whole batch.
 
     In training, mean and variance are those of the batch. After each local step the moving mean and
-    variance become momentum * moving + (1 - momentum) * that of the batch. Evaluation uses the
-    moving ones. As in Keras 3 the variance is the biased one. `fedcli help models` says how the
-    server averages the moving ones.
+    the moving variance become momentum * moving + (1 - momentum) * batch, where batch is the mean
+    or the variance of that batch. Evaluation normalises by these moving statistics. As in Keras 3
+    the variance is the biased one, divided by the number of values. `fedcli help models` says what
+    the server does with the moving statistics of the clients.
 
     Attributes:
-        momentum: From 0 to 1.
+        momentum: Weight of the old moving statistics in each update, from 0 to 1. PyTorch's
+            momentum is 1 minus this one.
         epsilon: Added inside the root.
         center: Whether beta is added.
         scale: Whether the values are multiplied by gamma.
-        frozen: Whether training, too, takes the moving mean and variance, which then never change.
-            Gamma and beta are trained all the same. Keras has no such option.
-        name: Its own in the model; "": as Keras names it.
+        frozen: Whether training, too, normalises by the moving mean and variance, which then never
+            change. Gamma and beta are trained in any case. Keras has no such option.
+        name: Its name in the model; "": the name that Keras would give it.
         inputs: See `Spec.inputs`.
     """
 

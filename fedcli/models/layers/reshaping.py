@@ -20,7 +20,12 @@ __all__ = ["Flatten", "ZeroPad2D"]
 
 @dataclass(frozen=True)
 class Flatten(Spec):
-    """Makes an image a vector: row by row, with the channels of a pixel together."""
+    """Makes an image a vector: row by row, with the channels of a pixel together.
+
+    Attributes:
+        name: Its name in the model; "": the name that Keras would give it.
+        inputs: See `Spec.inputs`.
+    """
 
     kind = "flatten"
     keras_class = "Flatten"

@@ -261,9 +261,10 @@ def _lay_out(
 
 
 def _try(network: Network) -> OwnMetrics:
-    """Calls every method of the contract once, on a batch of grey ramps; returns the metrics.
+    """Calls every method of the contract on a trial batch and returns the metrics.
 
-    Thus a wrong model is refused before training starts. Afterwards the metrics are reset.
+    Thus a wrong model is refused before training starts. The pixels of the batch rise evenly from 0
+    to 1. Afterwards the metrics are reset.
     """
     num_values = _TRIAL_EXAMPLES * prod(network.x_shape)
     images = np.linspace(0, 1, num_values, dtype=np.float32).reshape(_TRIAL_EXAMPLES, -1)
