@@ -11,7 +11,7 @@ from fedcli.errors import ConfigError
 from fedcli.privacy import renyi
 from fedcli.privacy.schemes import Epsilon, Scheme
 
-LEAST_DELTA = 1e-10  # below it, the rounding of the Fourier transform would show
+LEAST_DELTA = 1e-10  # a smaller one is lost in the rounding errors of the Fourier transform
 
 # The range of noise multipliers that are tried for a target epsilon, and their step.
 _LEAST_NOISE, _MOST_NOISE, _NOISE_STEP = 0.1, 1000.0, 0.001
@@ -106,7 +106,10 @@ def noise_for(
 
 
 def _first(is_enough: Callable[[int], bool], low: int, high: int) -> int:
-    """Returns the smallest whole number from `low` to `high` that is enough, as `high` is."""
+    """Returns the smallest n from `low` to `high` for which `is_enough(n)` holds.
+
+    It must hold for `high`, and for every number above one for which it holds.
+    """
     while low < high:
         middle = (low + high) // 2
         if is_enough(middle):

@@ -22,15 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 STEP = 1e-4  # between two losses of the grid, as in dp-accounting
-_LOG_TAIL = math.log(1e20)  # outputs beyond this tail count as an infinite loss
+_LOG_TAIL = math.log(1e20)  # the largest outputs, of mass below 1e-20, count as infinite losses
 _WINDOW_TAIL = 1e-15  # mass of a sum of losses beyond the window
 _LAMBDAS = np.geomspace(0.05, 400.0, 60)  # exponents of the Chernoff bounds of the window
 _BLOCK = 512  # losses that are summed at a time in the search for epsilon
 _LEAST_CAPACITY = 16  # number of rounds that the first window covers
-_FARTHEST = 1.5  # the smaller direction is computed ahead, for at most this multiple of the rounds
+# Epsilon of adding a client is computed ahead, for up to this multiple of the current rounds.
+_FARTHEST = 1.5
 _LOG_LEAST = math.log(1e-20)  # frequencies with smaller coefficients are left out
-_FEW = 16  # epsilon is solved for with frequencies if at most 1 / _FEW of them are left
-_NEWTON_STEPS = 20  # afterwards by bisection
+_FEW = 16  # `_solve` is used if at most 1 / _FEW of the frequencies matter, else `_search`
+_NEWTON_STEPS = 20  # largest number of Newton's steps; bisection follows
 
 Floats = NDArray[np.float64]
 
@@ -39,8 +40,8 @@ class ComposedLoss:
     """The loss of one direction (add or remove a client) after up to `max_rounds` rounds.
 
     It stores the spectrum of one round. The distribution of a sum of many losses is smooth, so only
-    its lowest frequencies matter, and epsilon is solved for with these. If too many frequencies are
-    left, epsilon is searched on the masses.
+    its lowest frequencies matter, and epsilon is computed from these. If too many frequencies
+    matter, as after few rounds, epsilon is found by a search over the masses.
     """
 
     def __init__(
@@ -201,7 +202,7 @@ class SampledGaussianLoss:
             noise_multiplier: z, standard deviation of the noise over the clipping norm; above 0.
         """
         self._losses = removed_and_added(rate, noise_multiplier)
-        # The windows of all capacities follow from them.
+        # The window for any number of rounds is computed from these moments.
         self._moments = [moments_of(each.masses, each.first) for each in self._losses]
         self._capacity = 0
         self._bound = (0, math.inf)  # a number of rounds, and epsilon of adding a client after them

@@ -46,7 +46,7 @@ class Scheme(Protocol):
         ...
 
     def __hash__(self) -> int:
-        """Returns a hash of the scheme, because the noise of a target is computed once for each."""
+        """Returns a hash of the scheme, which is part of the cache key of `noise_for`."""
         ...
 
 

@@ -17,7 +17,10 @@ def height(num_rounds: int) -> int:
 
 
 def squared_sensitivity(num_rounds: int, participations: int) -> int:
-    """Returns the squared sensitivity: the largest sum over all groups of (participations)^2.
+    """Returns the squared sensitivity of a tree.
+
+    This is the sum over all groups of the squared number of rounds in the group in which the client
+    takes part, for the worst choice of its rounds.
 
     Args:
         num_rounds: Rounds of the tree.
