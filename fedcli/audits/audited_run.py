@@ -90,6 +90,8 @@ class AuditedRun:
     def candidate(self, client_id: str, option: str) -> str:
         """Returns a client that may take part: `client_id`, or the first if it is empty.
 
+        `option` is the name of the audit's option that gave the id, for messages.
+
         Raises:
             ConfigError: This client may not take part, or no client may.
         """

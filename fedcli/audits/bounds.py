@@ -26,15 +26,15 @@ def largest_advantage(privacy: Privacy) -> float:
 
 
 def clopper_pearson(num_hits: int, num_trials: int, risk: float = 0.025) -> tuple[float, float]:
-    """Returns a lower and an upper bound on a probability, each wrong at most with `risk`.
+    """Returns a lower and an upper bound on a probability.
 
-    (Clopper and Pearson, "The use of confidence or fiducial limits illustrated in the case of the
-    binomial", 1934.)
+    Each is wrong with probability at most `risk`. (Clopper and Pearson, "The use of confidence or
+    fiducial limits illustrated in the case of the binomial", 1934.)
 
     Args:
         num_hits: Number of successes, 0 to `num_trials`.
         num_trials: Number of trials, at least 1.
-        risk: The risk on each side.
+        risk: The largest probability that one of the bounds is wrong, above 0 and below 1.
     """
     lower = 0.0 if num_hits == 0 else _root(num_hits, num_trials, risk, from_above=True)
     upper = 1.0 if num_hits == num_trials else _root(num_hits, num_trials, risk, from_above=False)
@@ -42,7 +42,10 @@ def clopper_pearson(num_hits: int, num_trials: int, risk: float = 0.025) -> tupl
 
 
 def _root(num_hits: int, num_trials: int, risk: float, *, from_above: bool) -> float:
-    """The p with P(X >= num_hits) = risk, or P(X <= num_hits) = risk; by bisection."""
+    """The p at which P(X >= num_hits) = risk if `from_above`, else P(X <= num_hits) = risk.
+
+    X is the number of hits, binomial with probability p. The p is found by bisection.
+    """
     counts = np.arange(num_hits, num_trials + 1) if from_above else np.arange(num_hits + 1)
     log_factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, num_trials + 1)))])
     left = num_trials - counts
@@ -66,8 +69,9 @@ def least_epsilon(
 ) -> float:
     """Returns a lower bound on the epsilon of a mechanism whose outputs were distinguished.
 
-    ln((TPR - delta) / FPR) with the lower bound of the TPR and the upper bound of the FPR, at least
-    0: it is above the true epsilon with probability at most 2 * `risk`.
+    The bound is ln((TPR - delta) / FPR), but at least 0, with a lower bound on the true positive
+    rate (TPR) and an upper bound on the false positive rate (FPR). It exceeds the true epsilon with
+    probability at most 2 * `risk`.
 
     Args:
         members: Number of runs with the client that were recognised, and of all runs with it.

@@ -45,14 +45,14 @@ class Inversion:
         client_id: The client.
         indices: The indices of the client's examples that it trained on.
         labels: Their labels, int32 [n].
-        label_read: The label that the update reveals; exact for one example.
+        label_read: The label that the update reveals; for a single example, its label.
         originals: The examples as the model sees them, float32 [n, H, W] or [n, H, W, C].
         images: The images that were read, in the same shape. For several examples, each is the
             mixture nearest to the example. Not clipped.
         psnr: The peak signal-to-noise ratio of each, in dB for a range of 1: float64 [n]; infinite
             if all pixels are equal.
         num_steps: Number of local steps.
-        round_num: Number of rounds before this one.
+        round_num: Number of completed rounds after which the client computed its update.
         has_secure_sum: Whether the server of the run sees only sums of updates.
         compress: How the run's clients compress their updates; None if they do not. The images were
             read from the update before compression.

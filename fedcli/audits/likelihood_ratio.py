@@ -4,8 +4,8 @@ Each shadow run is trained like the audited one, but a random half of the audite
 examples in it. A client's score in a run is the mean confidence ln(p / (1 - p)) of its train
 examples. One normal density is fitted to the client's scores in the shadow runs with it, another to
 those in the runs without it. The result for the client is the log ratio of these densities at its
-score x in the audited run. Offline, it is P(score without the client < x), which needs only the
-runs without it.
+score x in the audited run. With the option `offline`, the result is instead P(score without the
+client < x), which needs only the runs without it.
 
 (Carlini, Chien, Nasr, Song, Terzis and Tramèr, "Membership Inference Attacks From First
 Principles", IEEE S&P 2022, https://arxiv.org/abs/2112.03570; there for examples, here for clients.
@@ -77,8 +77,8 @@ def audit(
         run: The run.
         tell: Called with the number of shadow runs trained so far, for progress.
         shadows: Number of shadow runs.
-        clients: The largest number of clients of each kind to score: that took part, and that did
-            not.
+        clients: The largest number of clients to score among those that took part, and among those
+            that did not.
         offline: Whether only the shadow runs without a client are used.
         shared_variance: Whether one variance is estimated from all clients' scores.
 

@@ -59,7 +59,7 @@ def audit(run: AuditedRun, tell: Tell, *, others: str) -> LossThreshold:
             clients that did not take part.
 
     Raises:
-        ConfigError: There are no such others.
+        ConfigError: There are no such others, or one of the two groups has no examples.
     """
     members = sorted(run.seen)
     data, ids = _others(run, others)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fedcli.dataclass import dataclass
 
 LOW_RATES = (0.001, 0.01)  # false positive rates, as Carlini et al. 2022 report
-MAX_CONFIDENCE = 100.0  # p and 1 - p of e^-100; the authors add 1e-45, about e^-104
+MAX_CONFIDENCE = 100.0  # reached if p or 1 - p is e^-100; the authors add 1e-45 (e^-104) to both
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def mean_scores(losses: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
     al. 2022), kept within +-`MAX_CONFIDENCE`.
 
     Args:
-        losses: For each client -ln(p) of its examples, at least one.
+        losses: For each client, the losses -ln(p) of its examples, float64 [n], n at least 1.
     """
     return np.array([float(np.mean(confidence(each))) for each in losses])
 

@@ -30,7 +30,7 @@ from fedcli.runs import starting
 from fedcli.settings.data_source import IN_MEMORY, DataSource
 from fedcli.settings.run_config import RunConfig
 
-_SEED_BITS = 31  # TFF's sampler accepts no longer seeds
+_SEED_BITS = 31  # so that TFF's sampler accepts every seed
 _NAME = "shadow"
 
 
@@ -130,7 +130,7 @@ def without_examples(client: ClientDataset) -> ClientDataset:
 
 
 def some_of(client_ids: Collection[str], limit: int, seed: int) -> list[str]:
-    """Returns the clients, sorted; of more than `limit`, a random choice of that many."""
+    """Returns all clients, or `limit` of them chosen at random if there are more; sorted."""
     ordered = sorted(client_ids)
     order = Stream(stream_key(seed, Purpose.AUDIT, occurrence=1)).permutation(len(ordered))
     return sorted(ordered[place] for place in order[:limit].tolist())
