@@ -97,6 +97,7 @@ class PredictionCounts:
         """Counts predictions.
 
         Raises:
+            PartError: A user's metric fails.
             RunError: The temporary file for scores cannot be written.
         """
         classes, labels = predicted.classes, predicted.labels
@@ -116,6 +117,7 @@ class PredictionCounts:
         """Returns the metrics by name; without examples all are NaN.
 
         Raises:
+            PartError: A user's metric fails, or returns no number.
             RunError: The temporary file cannot be read.
         """
         if not self.labels.any():
@@ -246,7 +248,8 @@ class Measuring:
             is_seen: Which clients took part in the training, bool [num_clients]; None: not known.
 
         Raises:
-            ConfigError: See `check_names`.
+            ConfigError: See `check_metrics`.
+            PartError: See `check_metrics`.
         """
         check_names(names, model)
         self._num_classes = model.layout.num_classes
@@ -278,6 +281,7 @@ class Measuring:
             pieces: Its predictions.
 
         Raises:
+            PartError: A user's metric fails, or returns no number.
             RunError: The temporary file for scores cannot be written.
         """
         counts = [self._all]
@@ -295,7 +299,7 @@ class Measuring:
             of_client.close()
 
     def result(self) -> Measured:
-        """Returns the metrics of all added clients. Raises RunError if the temporary file fails."""
+        """Returns the metrics of all added clients. Raises as `PredictionCounts.values` does."""
         groups = {name: each.values() for name, each in self._groups.items()}
         return Measured(self._all.values(), self._by_client, groups)
 
@@ -339,9 +343,10 @@ def measure(
 
     Raises:
         Cancelled: `cancel` was raised.
-        ConfigError: See `check_names`.
+        ConfigError: See `check_metrics`.
         DataError: A client's data are invalid.
         ModelError: A user's model fails.
+        PartError: A user's metric fails, or breaks its contract.
         RunError: The temporary file for scores cannot be written.
     """
     model, engine = evaluator.model, evaluator.engine

@@ -126,6 +126,7 @@ def evaluate_personalization(
         ConfigError: A strategy has the reserved name, an optimizer takes no local steps, or there
             is no client to evaluate.
         DataError: A client is not in both splits, or its data do not fit the model.
+        ModelError: A user's model fails, or breaks its contract.
     """
     if BASELINE in strategies:
         raise ConfigError(
@@ -196,6 +197,9 @@ def fine_tuned_stats(
         Cancelled: `cancel` was raised.
         ConfigError: The optimizer takes no local steps.
         DataError: A client is not in both splits, or its data do not fit the model.
+        ModelError: A user's model fails, or breaks its contract.
+        PartError: See `Measuring.add`.
+        RunError: See `Measuring.add`.
     """
     optimizer = strategy.optimizer.at(round_num)
     task = ClientTask(

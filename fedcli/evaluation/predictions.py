@@ -42,7 +42,7 @@ class Predicted:
 
     Attributes:
         client_id: The client.
-        first: Index of the first of the examples in the client.
+        first: Index of the first of these examples among all examples of the client.
         labels: int32 [n].
         classes: The predicted classes, int32 [n]; `NO_CLASS` if a score is NaN.
         probabilities: The probability of each class, float32 [n, K].
@@ -99,7 +99,8 @@ class WorstMistakes:
 
         Args:
             predicted: The predictions.
-            classes: Count only mistakes in which these classes are predicted, int32 [n]; None: all.
+            classes: One class per example, int32 [n]. Counts an example only if this class is
+                predicted; None: counts every mistake.
         """
         is_wrong = predicted.classes != predicted.labels
         if classes is not None:
@@ -163,7 +164,8 @@ def predict_by_client(
 ) -> Iterator[tuple[int, Iterator[Predicted]]]:
     """Yields, for each client, its index in the group and an iterator of its predictions.
 
-    Clients without examples are left out. Consume each iterator before taking the next client.
+    Clients without examples are left out. Consume each iterator before taking the next client. See
+    `predict` for the arguments and the errors.
     """
     num_classes = model.layout.num_classes
     max_rows = max(1, _MAX_SCORES // num_classes)
@@ -310,7 +312,13 @@ def _pieces(
 
 
 class _Piece(NamedTuple):
-    """Some examples of a client: `place` is its index in the group, `first` that of the first."""
+    """Consecutive examples of one client.
+
+    Attributes:
+        place: The client's index in the group.
+        first: Index of the first of these examples among all examples of the client.
+        dataset: The examples.
+    """
 
     place: int
     first: int

@@ -101,7 +101,11 @@ class ScoreRanks:
         return areas
 
     def mean_area(self) -> float:
-        """Returns the mean area over the classes whose area is not NaN; NaN if there is none."""
+        """Returns the mean area over the classes whose area is not NaN; NaN if there is none.
+
+        Raises:
+            RunError: The file cannot be read.
+        """
         areas = self.areas()
         known = areas[~np.isnan(areas)]
         return float(known.mean()) if len(known) else float("nan")

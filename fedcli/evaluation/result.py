@@ -55,9 +55,10 @@ class Evaluation:
         process_metrics: The metrics in TFF's structure.
         client_ids: The evaluated clients.
         client_stats: One row per client, as the engine returns them.
-        measure: Computes metrics by name from some of those rows.
+        measure: Computes metrics by name from some rows of `client_stats`.
         data: The split.
-        is_seen: Which of them took part in the training, bool [num_clients]; None: not known.
+        is_seen: Which of the evaluated clients took part in the training, bool [num_clients]; None:
+            not known.
         fine_tuned: The results after fine-tuning; None: not requested.
         worst: The worst mistakes; None: not requested.
         measured: Further metrics; None: not requested.
@@ -240,7 +241,7 @@ def evaluate_group(
     state: ServerState,
     cancel: CancelFlag | None,
 ) -> Evaluation:
-    """Evaluates a state on the clients of one split."""
+    """Evaluates a state on the clients of one split. Raises as `EvaluationGroup.evaluate` does."""
     scores = group.evaluate(evaluator, state, cancel)
     return Evaluation(
         source=group.data.source,

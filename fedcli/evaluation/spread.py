@@ -56,8 +56,8 @@ def metric_over_clients(values: NDArray[np.float64], *, more_is_better: bool) ->
     """Returns the spread of a metric over the clients for which it is defined.
 
     Args:
-        values: One for each client; NaN if it is not defined.
-        more_is_better: Whether the lowest values are the worst.
+        values: The metric of each client, float64 [num_clients]; NaN where it is not defined.
+        more_is_better: Whether high values are good, so that the lowest are the worst.
     """
     known = values[~np.isnan(values)]
     return {"num_clients": len(known), **_spread(known, -1 if more_is_better else 1)}
