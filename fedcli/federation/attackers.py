@@ -49,7 +49,7 @@ def choose_attackers(
         seed: The run's seed.
 
     Raises:
-        ConfigError: An id does not exist, or there are no more clients than attackers.
+        ConfigError: An id does not exist, or no honest client would be left.
     """
     population: Sequence[str] = cohorts.population
     if cohorts.fixed is not None:

@@ -131,7 +131,9 @@ def resolve_ids(
 
 
 def default_selection(client_ids: Sequence[str], source: str) -> tuple[ClientSelection, str | None]:
-    """Returns the selection without `--clients`: ten clients, or all of fewer with a note.
+    """Returns the selection if `--clients` is not given, and a note for the user or None.
+
+    It is `DEFAULT_COHORT_SIZE` clients or, if there are fewer, all of them and a note.
 
     Raises:
         ConfigError: There are no clients.
@@ -171,6 +173,7 @@ def plan_cohorts(
     Raises:
         ConfigError: See `resolve_ids` and `samplers.build`. Also if cohorts are to be sampled and
             the population is empty or the selection names ids.
+        PartError: The user's own sampler fails, or breaks the contract.
     """
     if sampling == "fixed":
         return Cohorts(client_ids, tuple(resolve_ids(selection, client_ids, source)), None)

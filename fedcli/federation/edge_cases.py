@@ -24,8 +24,8 @@ from fedcli.federation.poisoning import (
 from fedcli.settings.data_source import DataSource
 from fedcli.settings.shares import rounded_down
 
-EDGE_CASES = "edge cases"  # the client that has the images of another dataset
-_MAX_RARE = 1_000  # largest number of images that are read of another dataset
+EDGE_CASES = "edge cases"  # id of the client that has the images of another dataset
+_MAX_RARE = 1_000  # largest number of images that are read from another dataset
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class EdgeCase(AimsAtClients):
         rare: The attackers' rare images in stored values, [n, H, W] or [n, H, W, C].
         seed: The run's seed.
         center: The mean image of the class, as the model sees it, float32 [H, W] or [H, W, C].
-        least_distance: Images of the class are rare if their distance from `center` exceeds this.
+        least_distance: Images of the class are rare if they are at least this far from `center`.
     """
 
     source: int
@@ -69,6 +69,7 @@ class EdgeCase(AimsAtClients):
 
         Raises:
             ConfigError: No attacker has an example of the class, or that dataset does not fit.
+            DataError: An attacker's data are invalid, or that dataset cannot be read.
         """
         source = options["source"]
         if options["data"]:
@@ -102,7 +103,7 @@ class EdgeCase(AimsAtClients):
         return replaced(client, places, self.rare, self.target)
 
     def probe(self, client: ClientDataset) -> ClientDataset:
-        """Returns the client's examples of the class that are rare by the same distance."""
+        """Returns the client's examples of the class at `least_distance` or more from `center`."""
         of_class = chosen_examples(client, client.labels == self.source)
         distances = _distances(of_class.images(), self.center)
         return chosen_examples(of_class, distances >= self.least_distance)
@@ -181,7 +182,7 @@ class OtherDataEdgeCase:
     def probes(
         self, data: ClientData, client_ids: Sequence[str]
     ) -> tuple[ClientData, Sequence[str]]:
-        """See `Poisoning.probes`: one client, whoever is evaluated."""
+        """See `Poisoning.probes`; always the same one client, whichever clients are evaluated."""
         likeness = data.client(data.client_ids[0])
         labels = np.full(len(self.held_out), self.source, np.int32)
         pixels, labels = read_only(self.held_out), read_only(labels)

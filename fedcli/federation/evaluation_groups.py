@@ -64,6 +64,9 @@ class EvaluationGroup:
         """Makes a group.
 
         Small groups are read at once, so that invalid data fail before any work.
+
+        Raises:
+            DataError: A client's data are invalid.
         """
         self.split = split
         self.data = data
@@ -81,6 +84,12 @@ class EvaluationGroup:
 
         The evaluation process runs one round per block of clients, from a new state. Its totals
         over all rounds are therefore the metrics of this evaluation.
+
+        Raises:
+            Cancelled: `cancel` was set.
+            DataError: A client's data are invalid.
+            ModelError: A user's model fails.
+            RunError: The clients' own models cannot be read.
         """
         state = evaluator.initialize()
         if trained.has_own_models:
@@ -117,7 +126,7 @@ def make_group(
         data: The split.
         wanted: The requested ids, at least one.
         plan: How a client's examples become batches.
-        seed: Seed for a sample of all clients if they are too many.
+        seed: Seed of the sample that is drawn if the split has too many clients to evaluate all.
     """
     present = _find_present(data, wanted)
     num_absent = len(wanted) - len(present)

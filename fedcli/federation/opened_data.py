@@ -46,7 +46,7 @@ def note_of_replaced_test(splits: Mapping[str, ClientData]) -> tuple[str, ...]:
 
 
 def notes_on(splits: Mapping[str, ClientData]) -> tuple[str, ...]:
-    """Returns notes for the user of opened data, one line each.
+    """Returns notes for the user about opened data, one line each.
 
     They say if --test-data replaces a test split of --data, and which properties of the data make
     training difficult.
@@ -97,8 +97,8 @@ class PendingFingerprint:
     def join(self) -> None:
         """Waits until the thread has ended.
 
-        If Python exits while the thread runs, the thread may hold h5py's lock, and the exit waits
-        for it.
+        Call it before Python exits: if the thread still runs and holds h5py's lock, the exit waits
+        for that lock.
         """
         self._thread.join()
 

@@ -74,7 +74,7 @@ def build(
 
     Raises:
         ConfigError: An option does not fit the data.
-        DataError: The attackers' data are invalid.
+        DataError: The attackers' data are invalid, or another dataset cannot be read.
     """
     if not entry.poisons:
         return None
@@ -104,7 +104,7 @@ class AimsAtClients:
 
 @dataclass(frozen=True)
 class LabelFlip(AimsAtClients):
-    """Wrong labels: class y becomes K - 1 - y, or class `source` becomes `target`.
+    """Wrong labels: of K classes, y becomes K - 1 - y; or class `source` becomes `target`.
 
     Attributes:
         new_labels: The label that replaces each label, int32 [num_classes].
@@ -198,7 +198,7 @@ class Backdoor(AimsAtClients):
         return replace(chosen, pixels=read_only(pixels))
 
     def aims(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Returns the target for each."""
+        """Returns the target class for each example."""
         return np.full_like(labels, self.target)
 
     def _stamp(self, pixels: Pixels, client: ClientDataset) -> None:
@@ -223,7 +223,7 @@ class ChangedClients(ClientData):
         Args:
             data: The split.
             change: Returns a client with changed examples.
-            changed: The ids of the clients that it changes; None: all.
+            changed: The ids of the clients that are changed; None: all.
         """
         for name in ClientData.__annotations__:
             setattr(self, name, getattr(data, name))
@@ -255,7 +255,10 @@ class ChangedClients(ClientData):
 def replaced(
     client: ClientDataset, places: NDArray[np.int64], images: Pixels, label: int
 ) -> ClientDataset:
-    """Returns the client with examples at some places replaced by images of one label, in turn."""
+    """Returns the client with the examples at `places` replaced by `images`, labelled `label`.
+
+    The images are used in order, and again from the first one if there are fewer than places.
+    """
     labels, pixels = client.labels.copy(), client.pixels.copy()
     labels[places] = label
     pixels[places] = images[np.arange(len(places)) % len(images)]

@@ -12,7 +12,7 @@ from fedcli.datasets.batches import BatchedDataset, ClientDataset
 from fedcli.datasets.client_data import ClientData
 from fedcli.errors import ConfigError
 
-# If a client has this name, only the keys of the shuffles are equal, which does no harm.
+# A client with the same id would have the same keys for its shuffles, which does no harm.
 ROOT_ID = "root set of the server"
 
 

@@ -87,6 +87,7 @@ def open_sampled_clients(
     Raises:
         Cancelled: `cancel` was set while the clients' examples were counted.
         ConfigError: The clients or the sampling do not fit the data.
+        PartError: The user's own sampler fails, or breaks the contract.
     """
     config, selection = _resolve_clients(config, train, notes)
 
