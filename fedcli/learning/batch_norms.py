@@ -1,7 +1,7 @@
-"""What models with batch normalisation can be trained by.
+"""Checks that a model with batch normalization is trained only by parts that support it.
 
-Their moving statistics travel with the model deltas. They are averages of what clients saw, which
-can only be averaged: not corrected like gradients, bounded, covered by noise, or compressed.
+The moving statistics of such a model are sent in the model deltas. They may be averaged, but must
+not be corrected like gradients, bounded, covered by noise, or compressed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fedcli.settings.tables import AlgorithmEntry
 if TYPE_CHECKING:
     from fedcli.learning.updates.contract import UpdateStage
 
-# Options that are aggregators of their own.
+# Aggregators that an option selects, with that option.
 _OPTIONS = {"PrivateMean": "--dp", "SecureSum": "--secure-sum"}
 
 

@@ -79,8 +79,8 @@ def build_process(
         class_weights: Factors of the training loss by class, [num_classes], finite and not
             negative, as Keras's `class_weight`. The loss of a batch is the sum of the weighted
             losses over its number of examples. None for 1 in all classes.
-        label_smoothing: The share of each label that all classes divide equally, in [0, 1), as
-            Keras's `label_smoothing`. The training loss includes it; evaluations do not.
+        label_smoothing: The share of each label that is spread equally over all classes, in [0, 1),
+            as Keras's `label_smoothing`. The training loss includes it; evaluations do not.
         stages: The stages that change the individual updates of a cohort before aggregation, in
             order.
         seed: The seed of all random numbers of stages and aggregators.

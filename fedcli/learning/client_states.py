@@ -510,11 +510,9 @@ class ClientStates:
         return np.zeros(num_params, np.float32) if vector is None else vector.copy()
 
     def borrow(self, client_id: str, num_params: int) -> NDArray[np.float32] | None:
-        """Returns a client's vector without a copy, or None instead of zeros.
+        """Returns a client's vector as `read` does, but without a copy, and None instead of zeros.
 
-        See `read`.
-
-        It is valid until a vector is written to this version or a later one.
+        The vector is valid until one is written to this version or a later one.
         """
         if not self.version:
             return None

@@ -17,6 +17,9 @@ def cohort_data(client_data: Iterable[Any], num_passes: int = 1) -> Iterable[Bat
 
     Sequences are converted at once, other iterables lazily. An iterator can be read only once, so
     for several passes it is read into a list.
+
+    Raises:
+        DataError: `client_data` or one of its elements is of another type.
     """
     if isinstance(client_data, Mapping | str) or not isinstance(client_data, Iterable):
         kind = type(client_data).__name__

@@ -36,7 +36,7 @@ from fedcli.settings.tables.secure_sums import AUTO_BOUND, STOCHASTIC
 LEAST_SURVIVORS = 2  # the sum of one client is its update
 _MAX_MASK_BITS = 62  # sums are 64-bit words of the core
 _KEY_BYTES = 32  # a public key of X25519, and a secret
-_TAG_BYTES = 16  # of the encryption of shares between two clients
+_TAG_BYTES = 16  # of the authentication tag of encrypted shares
 _APART = 1 << 32  # distance of the keys of two sums of a round, larger than any number of clients
 
 
@@ -112,7 +112,7 @@ class MaskedSums:
     Attributes:
         reports: Which of the clients with a row report, bool [num_rows].
         num_selected: The number of clients, those without a row included.
-        num_needed: The number that must report.
+        num_needed: The number of clients that must report.
         payload_bytes: Bytes of all that a client has sent in these sums.
         rounding: The largest error that rounding one client's coordinate leaves in the last sum.
         num_clipped: The number of coordinates that were clipped in all sums.
@@ -139,7 +139,7 @@ class MaskedSums:
             num_threads: The number of threads, which changes no result.
             places: The cohort positions of the clients; None for all.
             num_absent: The number of selected clients without a row; None for that of the round.
-            first_sum: The number of sums of the round before these.
+            first_sum: The number of sums that were computed earlier in this round.
             largest_group: The number of clients for which the modulus is chosen, if it is larger
                 than the number of these clients.
         """
@@ -173,10 +173,10 @@ class MaskedSums:
     def metrics(self) -> dict[str, Any]:
         """The metrics of the sums so far.
 
-        `num_selected`, `num_dropped_out`, `num_needed`, `is_skipped`, `num_clipped`, `bits`;
-        `mask_bits` of the last sum;
-        `payload_bytes` of one client; `all_setup_bytes_up` and `all_setup_bytes_down` of all
-        selected.
+        `num_selected`, `num_dropped_out`, `num_needed`, `is_skipped`, `num_clipped` and `bits`;
+        `mask_bits` of the last sum; `payload_bytes`, which one client has sent in the sums; and
+        `all_setup_bytes_up` and `all_setup_bytes_down`, which all selected clients together send
+        and receive for the masks.
         """
         up, down = setup_bytes(self.num_selected)
         return {
@@ -211,7 +211,8 @@ class MaskedSums:
             bound: The bound on coordinates of rows.
 
         Raises:
-            ConfigError: A weight does not fit in the bits, or is not whole.
+            ConfigError: A weight does not fit in the bits or is not whole, or the sum needs more
+                than 62 bits.
         """
         whole = self._whole(weights)
         unit = next_power(max(whole, default=0))
@@ -308,7 +309,7 @@ class MaskedSums:
         self.payload_bytes += number * -(-mask_bits(1, self._group) // 8)
 
     def has_weights(self, weights: Sequence[float]) -> bool:
-        """Whether the clients send their weights: a client with weight 1 need not."""
+        """Whether the clients send their weights; they need not if no weight is above 1."""
         return any(each > 1.0 for each in weights)
 
     def _levels(self, low: float, high: float, top_level: int) -> Levels:

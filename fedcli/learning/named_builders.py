@@ -34,7 +34,7 @@ class AlgorithmParts(TypedDict, total=False):
 
     Attributes:
         weighting: Client weights, `num-examples` or `uniform`; by default as in the paper.
-        aggregator: Combines the deltas of a cohort to one, as `fedcli.aggregators.build` returns
+        aggregator: Combines the deltas of a cohort into one, as `fedcli.aggregators.build` returns
             it; by default their weighted mean.
         metrics_aggregator: See `build_process`.
         engine: See `build_process`.
@@ -153,7 +153,7 @@ def build_fed_adagrad(
     server_options: Mapping[str, Value] | None = None,
     **parts: Unpack[AlgorithmParts],
 ) -> LearningProcess:
-    """Returns FedAdagrad; `server_options` may set epsilon=0.001. See `algorithms.fedopt`."""
+    """Returns FedAdagrad; `server_options` can change epsilon (0.001). See `algorithms.fedopt`."""
     server = _server_of("fedadagrad", server_learning_rate, server_options)
     return _build("fedadagrad", model, client_optimizer, server, {}, parts)
 
@@ -166,7 +166,7 @@ def build_fed_adam(
     server_options: Mapping[str, Value] | None = None,
     **parts: Unpack[AlgorithmParts],
 ) -> LearningProcess:
-    """Returns FedAdam; `server_options` may set epsilon=0.001. See `algorithms.fedopt`."""
+    """Returns FedAdam; `server_options` can change epsilon (0.001). See `algorithms.fedopt`."""
     server = _server_of("fedadam", server_learning_rate, server_options)
     return _build("fedadam", model, client_optimizer, server, {}, parts)
 
@@ -179,7 +179,7 @@ def build_fed_yogi(
     server_options: Mapping[str, Value] | None = None,
     **parts: Unpack[AlgorithmParts],
 ) -> LearningProcess:
-    """Returns FedYogi; `server_options` may set epsilon=0.001. See `algorithms.fedopt`."""
+    """Returns FedYogi; `server_options` can change epsilon (0.001). See `algorithms.fedopt`."""
     server = _server_of("fedyogi", server_learning_rate, server_options)
     return _build("fedyogi", model, client_optimizer, server, {}, parts)
 
@@ -204,7 +204,7 @@ def build_own(
         client_optimizer: The optimizer that your class gets.
         server_optimizer: Applies the mean delta.
         options: Options of your algorithm; missing ones take their defaults.
-        num_clients: Number of clients that may take part, if it keeps a vector for each client.
+        num_clients: Number of clients that may take part, if your algorithm keeps vectors for them.
         parts: See `AlgorithmParts`.
 
     Raises:

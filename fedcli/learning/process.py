@@ -63,12 +63,17 @@ class LearningProcess(ExplainsNames, abc.ABC):
             cancel: A flag that any thread may set; the call then stops within a local step.
             num_absent: Number of clients that were selected for the round but did not report; a
                 secure sum recovers their masks.
-            max_distances: By client id, the largest L2 distance of its model from the global model,
-                above 0; a client projects its model to it after each of its epochs.
+            max_distances: The largest L2 distance of a client's model from the global model, by
+                client id, above 0. After each of its epochs, such a client projects its model to
+                within this distance.
 
         Raises:
-            DataError: An element of `client_data` is of another type, or does not fit the model.
             Cancelled: The flag was set; `state` can still be used.
+            ConfigError: The algorithm or the aggregator cannot compute this round.
+            DataError: An element of `client_data` is of another type, or does not fit the model.
+            ModelError: A user's model fails, or breaks its contract.
+            PartError: Another part that a user wrote fails, or breaks its contract.
+            RunError: Vectors that clients keep, or individual deltas, cannot be read or written.
         """
 
     def check_resumed(self, state: ServerState) -> None:
@@ -181,7 +186,7 @@ def check_call(state: object, client_data: object) -> None:
 
 
 def names_in_parts(state: ServerState) -> dict[str, list[str]]:
-    """Returns the names of the values in each part of a state; they stay the same."""
+    """Returns the names of the values in each part; all states of a process have the same."""
     parts = ("client_work", "aggregator", "finalizer", "updates")
     return {part: sorted(getattr(state, part)) for part in parts}
 
@@ -259,6 +264,6 @@ def _as_model(model: Any) -> Model:
 
 
 def count_empty(stats: NDArray[Any]) -> int:
-    """Returns the number of clients without examples; clients with a NaN do not count here."""
+    """Returns the number of clients without examples; not those whose delta is not finite."""
     is_empty = (stats["num_examples"] == 0) & (stats["is_finite"] != 0)
     return int(np.count_nonzero(is_empty))

@@ -1,4 +1,4 @@
-"""The input and the output of a round: server state, model weights, and their types."""
+"""The input and the output of a round: server state, model weights and process output."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
 """The weighted mean of clipped deltas: with a fixed norm, or with TFF's adaptive bounds.
 
-TFF's chain (learning/model_update_aggregator.py: robust_aggregator) replaces a delta whose largest
-entry is above a bound by zeros and keeps its weight. It then clips each delta to an L2 norm over
-all tensors, and takes the mean. Both bounds follow quantiles of the clients' deltas (Andrew,
-Thakkar, McMahan and Ramaswamy, "Differentially Private Learning with Adaptive Clipping", NeurIPS
-2021, https://arxiv.org/abs/1905.03871; TFF aggregators/quantile_estimation.py, without noise).
+TFF's chain (learning/model_update_aggregator.py: robust_aggregator) replaces a delta by zeros if
+the largest magnitude of its entries is above a bound, and keeps its weight. It then clips each
+delta to an L2 norm over all tensors, and takes the mean. Both bounds follow quantiles of the
+clients' deltas (Andrew, Thakkar, McMahan and Ramaswamy, "Differentially Private Learning with
+Adaptive Clipping", NeurIPS 2021, https://arxiv.org/abs/1905.03871; TFF
+aggregators/quantile_estimation.py, without noise).
 After each round an estimate C becomes
 
     C * exp(-rate * (share of clients at or below C - target))
@@ -99,6 +100,9 @@ class NormBound:
 
     A defence against a few clients with large deltas (Sun, Kairouz, Suresh and McMahan, "Can You
     Really Backdoor Federated Learning?", 2019, https://arxiv.org/abs/1911.07963).
+
+    Attributes:
+        max_norm: The largest L2 norm of a delta, over all tensors.
     """
 
     max_norm: float

@@ -2,12 +2,12 @@
 
 Geometric median: Pillutla, Kakade and Harchaoui, "Robust Aggregation for Federated Learning", IEEE
 Transactions on Signal Processing 2022, https://arxiv.org/abs/1912.13445, which smooths Weiszfeld's
-method. The paper starts at the weighted mean. From there, four steps are still drawn towards a
-delta that is far away, so the default start is the coordinate median.
+method. The paper starts at the weighted mean. A delta that is far away pulls the mean towards it,
+and four steps do not undo that, so the default start is the coordinate median.
 
 Centered clipping: Karimireddy, He and Jaggi, "Learning from History for Byzantine Robust
 Optimization", ICML 2021, https://arxiv.org/abs/2012.10333. The center starts at the result of the
-last round that was not skipped, first at 0.
+last round that was not skipped; in the first round it starts at 0.
 
 Each step reads the deltas once: the distances for the next step come from the same pass.
 """
@@ -50,7 +50,7 @@ class GeometricMedian(RobustRule):
         rows = counted.rows
         weights = counted.weights if self.weighted else np.ones(counted.num)
         weights = weights / weights.sum()
-        smoothing = self.smoothing / counted.deltas.scale  # distances are those of rows
+        smoothing = self.smoothing / counted.deltas.scale  # distances are between rows
         if self.start == "median":
             center, distances = rows.median_and_distances()
         else:
@@ -69,7 +69,7 @@ class CenteredClipping(RobustRule):
 
     Attributes:
         radius: The norm to which differences are clipped (tau).
-        iterations: How often the center moves in a round (L).
+        iterations: Number of steps of the center in a round (L).
     """
 
     radius: float = 10.0

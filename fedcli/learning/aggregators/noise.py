@@ -19,10 +19,10 @@ class NoiseSource(Protocol):
     def mean(
         self, round_num: int, scale: float, total: Floats, divisor: float, num_threads: int = 1
     ) -> NDArray[np.float32]:
-        """Returns a sum plus the noise of the round after `round_num` rounds, over a divisor.
+        """Returns (total + scale * noise of the round) / divisor, float32 [num_params].
 
         Args:
-            round_num: Rounds completed.
+            round_num: Rounds completed before this one.
             scale: The factor of the noise.
             total: The sum, float64 [num_params].
             divisor: The divisor of the noised sum, above 0.
@@ -47,14 +47,13 @@ class FreshNoise:
 
 
 class TreeNoise:
-    """Tree noise: each round adds the change of the noise of the sum over the rounds so far.
+    """Tree noise: the sum over the rounds so far has noise N_t; round t adds N_t - N_(t-1).
 
     The first t rounds of a tree are divided into complete groups of 1, 2, 4, ... rounds. Each group
     has a standard normal value, and their sum is the noise N_t of the first t rounds. With
     `efficient`, a group of 2^level rounds also uses the values of the two halves inside it: v =
     (own + (left + right) / 2) / (2 - 2^-level) (Honaker, "Efficient Use of Differentially Private
-    Binary Trees", 2015). A round adds N_t - N_(t-1); the first one after a restart adds N_1 of the
-    next tree.
+    Binary Trees", 2015). The first round after a restart adds N_1 of the next tree.
 
     The values of the current groups are kept between consecutive rounds. After a jump, as when a
     run is resumed, they are drawn again.
@@ -66,7 +65,7 @@ class TreeNoise:
         self._restart_every = restart_every
         self._efficient = efficient
         self._num_rounds = 0  # the number of rounds to which `_groups` belongs
-        self._groups = np.empty((0, 0))  # the value of the group of each level, if there is one
+        self._groups = np.empty((0, 0))  # [levels, num_params]: the current group of each level
 
     def mean(
         self, round_num: int, scale: float, total: Floats, divisor: float, num_threads: int = 1

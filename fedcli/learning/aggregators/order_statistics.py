@@ -53,7 +53,7 @@ class _ByCoordinate:
 
 @dataclass(frozen=True)
 class Median(_ByCoordinate):
-    """The median of each coordinate; the mean of the two middle values if their number is even."""
+    """The median of each coordinate; of an even number of values, the mean of the middle two."""
 
     averages_coordinates: ClassVar[bool] = True
 

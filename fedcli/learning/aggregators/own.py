@@ -52,13 +52,21 @@ class OwnAggregator:
         return cls(aggregator, entry.file)
 
     def init(self) -> dict[str, Any]:
-        """Returns the state before the first round."""
+        """Returns the state before the first round.
+
+        Raises:
+            PartError: The user's code fails, or breaks the contract.
+        """
         with user_code.running("init", self.file, NOUN, passing=_PASSING):
             state = self.aggregator.init()
         return checked_state(self._where("init"), state, None)
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
-        """Returns the aggregator's request for the coming round."""
+        """Returns the aggregator's request for the coming round.
+
+        Raises:
+            PartError: The user's code fails, or breaks the contract.
+        """
         with user_code.running("request", self.file, NOUN, passing=_PASSING):
             request = self.aggregator.request(copied_state(state))
         if not isinstance(request, DeltaRequest):

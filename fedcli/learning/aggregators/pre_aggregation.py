@@ -39,7 +39,8 @@ class Mixing(NamedTuple):
     """The new deltas as sums of the old ones.
 
     Attributes:
-        factors: float64 [num_new, num]; those of a new delta sum to 1, unless it is clipped.
+        factors: The share of each old delta in each new one, float64 [num_new, num]. Rows sum to 1
+            unless the delta is clipped.
         clients: The clients behind each new delta.
         metrics: Numbers by name.
     """
@@ -131,7 +132,7 @@ class NearestNeighbourMixing(_OfEach):
         """See `PreAggregator`."""
         num_near = counted.num - count_of(self.num_byzantine, counted.num)
         distances = counted.rows.square_distances()
-        np.fill_diagonal(distances, -1.0)  # itself first, also beside equal deltas
+        np.fill_diagonal(distances, -1.0)  # each delta itself comes first, even if others equal it
         nearest = np.argsort(distances, axis=1, kind="stable")[:, :num_near]
         factors = np.zeros_like(distances)
         np.put_along_axis(factors, nearest, 1.0 / num_near, axis=1)
@@ -140,7 +141,7 @@ class NearestNeighbourMixing(_OfEach):
 
 @dataclass(frozen=True)
 class AdaptiveClipping(_OfEach):
-    """The k largest deltas are clipped to the norm of the next one, k = floor(2 f / n (n - f))."""
+    """The k largest deltas are clipped to the norm of the next one, k = floor(2 f (n - f) / n)."""
 
     def mix(self, counted: CountedDeltas) -> Mixing:
         """See `PreAggregator`."""
@@ -225,9 +226,9 @@ def deltas_of_rows(deltas: Deltas, rows: NDArray[np.float32], clients: tuple[str
     """Returns new deltas of weight 1 in place of those of a round.
 
     Args:
-        deltas: Those of the round.
+        deltas: The deltas of the round.
         rows: The new deltas, float32 [num_new, num_params].
-        clients: The clients behind each.
+        clients: The clients behind each new delta.
     """
     num_new = len(rows)
     stats = np.zeros(num_new, native.STATS)

@@ -17,8 +17,8 @@ Adaptive Clipping", NeurIPS 2021, https://arxiv.org/abs/1905.03871) C follows a 
 and the noise on the sum of deltas is z_v C with 1 / z_v^2 = 1 / z^2 - 1 / (2 s)^2, so that both
 releases together spend as much as one with z.
 
-A secure sum rounds each client's part, which can make it longer than C by a norm that is known
-beforehand. The noise is then in proportion to the sum of both.
+A secure sum rounds what each client sends, which can make its norm larger than C. The largest
+possible increase is known beforehand, and the noise is then in proportion to C plus this increase.
 
 This is a simulation: whoever knows the seed can subtract the noise, and Gaussian noise in floating
 point can leak what it hides (Mironov, CCS 2012).
@@ -102,7 +102,7 @@ class PrivateMean:
     adaptive: AdaptiveClip | None = None
 
     def init(self) -> dict[str, Any]:
-        """Returns the norm, and what has been spent: number of rounds, z and sampling rate."""
+        """Returns the norm, and what determines epsilon: number of rounds, z and sampling rate."""
         plan = self.plan
         return {
             "clip": self.clip,
@@ -226,7 +226,10 @@ def tree(
     restart_every: int,
     efficient: bool,
 ) -> PrivateMean:
-    """Returns the private mean with tree noise; `restart_every` is that of the plan."""
+    """Returns the private mean with tree noise.
+
+    `restart_every`, the number of rounds of a tree, must be that of the plan's accountant.
+    """
     return PrivateMean(clip, seed, TreeNoise(seed, restart_every, efficient), plan)
 
 

@@ -25,7 +25,7 @@ SomeRule = TypeVar("SomeRule", bound="RobustRule")
 
 
 def count_of(number_or_share: float, num_clients: int) -> int:
-    """Returns a number of clients: of a share below 0.5, rounded down, or the number itself."""
+    """Returns a whole number of clients; a value below 0.5 is a share, rounded down."""
     if number_or_share < 0.5:
         return rounded_down(number_or_share, num_clients)
     return int(number_or_share)

@@ -23,7 +23,7 @@ class Algorithm:
         entry: Its row of the table of algorithms.
         client_work: The work of the clients of a cohort in a round.
         weighting: Client weights, `num-examples` (processed) or `uniform`.
-        aggregator: Combines the deltas of a cohort to one mean delta.
+        aggregator: Combines the deltas of a cohort into one mean delta.
         server_optimizer: Updates the global model with the pseudo-gradient.
         ema_decay: Decay of an exponential moving average of the global weights, which is evaluated
             instead of them. None for no average.
@@ -55,7 +55,7 @@ def apply_mean_delta(
         params: Global parameters [num_params].
         opt_state: The optimizer's state.
         mean_delta: Mean of client minus server parameters [num_params].
-        num_trained: Number of parameters that are trained; moving statistics follow them.
+        num_trained: Number of trained parameters, which come first; the rest are moving statistics.
     """
     if not np.isfinite(mean_delta).all():
         return params, dict(opt_state), {"update_non_finite": 1}

@@ -33,7 +33,7 @@ def build(
         client_optimizer: Takes the local steps; None for an algorithm without local steps.
         server_optimizer: Updates the global model with the pseudo-gradient of each round.
         weighting: Client weights, `num-examples` or `uniform`; some algorithms allow only one.
-        aggregator: Combines the deltas of a cohort to one mean delta.
+        aggregator: Combines the deltas of a cohort into one mean delta.
         options: The algorithm's own options; missing ones take their defaults.
 
     Raises:

@@ -7,9 +7,9 @@ The examples of the cohort are pooled, and one client that holds them all takes 
 A round costs as much as a federated round: it processes as many examples, for as many local epochs,
 in batches of the same size. --max-examples limits the pool to the total that it would allow the
 clients. With --clients all, a round trains `epochs` epochs on all data. With SGD as the client
-optimizer, a run of R rounds is one run of R * epochs epochs. The server optimizer receives the
-pool's model delta as the mean delta; SGD with rate 1 (the default) adds it unchanged. The weight of
-the only client has no effect.
+optimizer, a run of R rounds equals R * epochs epochs of ordinary training. The server optimizer
+receives the pool's model delta as the mean delta; SGD with rate 1 (the default) adds it unchanged.
+The weight of the only client has no effect.
 
 The pooled examples are in cohort order and are shuffled as those of a client named "centralized".
 The shuffle buffer should be `full`; otherwise a batch holds neighbouring examples, of few clients.

@@ -38,19 +38,19 @@ class CohortCall:
         round_num: Rounds completed so far.
         weighting: Client weights, `num-examples` or `uniform`.
         request: What the engine returns about the deltas.
-        aggregator: Combines the cohort's deltas to one mean delta.
+        aggregator: Combines the cohort's deltas into one mean delta.
         aggregator_state: The aggregator's state.
         clients: The cohort's data, which can be iterated `ClientWork.num_passes` times.
         cancel: A flag that stops the call from outside.
         num_clients: The size of the population; None if it is not known.
         evaluated: The `evaluated` part of the server state before the round.
         class_weights: The factor of the loss of each example by its label; see `ClientTask`.
-        label_smoothing: The share of each label that all classes divide; see `ClientTask`.
+        label_smoothing: The share of each label that is spread over all classes; see `ClientTask`.
         passage: Takes the deltas through the update stages to the aggregator. None if the deltas
             are not for the aggregator, or if there are no stages and it needs their sum alone.
         root_data: The server's own examples in batches; None if it has none.
-        max_distances: By client id, the largest distance of its model from the global model; see
-            `ClientTask`.
+        max_distances: The largest distance of a client's model from the global model, by client id;
+            see `ClientTask`.
     """
 
     engine: Engine
@@ -183,7 +183,7 @@ class CohortCall:
                 "the aggregator compares the clients' deltas with that of examples of the server; "
                 "give them as root_data"
             )
-        clients = [self.root_data]  # a list: of a tuple, the engine would keep the decoded pixels
+        clients = [self.root_data]  # a list, because the engine keeps the decoded pixels of a tuple
         inputs = task.inputs if exchange is None else exchange.send(clients)
         alone = replace(task, request=SUM, inputs=inputs, occurrences=None, max_distances=None)
         trained = self.engine.train(self.layout, alone, clients, cancel=self.cancel)

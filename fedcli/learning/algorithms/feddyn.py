@@ -59,7 +59,7 @@ class FedDynWork:
     alpha: float
 
     def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
-        """Returns h, float64 [num_params], and the h_k."""
+        """Returns h, float64 [num_params], as `bend`, and the h_k as `client_bends`."""
         return {"bend": np.zeros(len(params)), "client_bends": ClientStates()}
 
     def run(self, call: CohortCall, state: Mapping[str, Any]) -> WorkResult:

@@ -43,7 +43,11 @@ from fedcli.learning.optimizers.optimizer import Optimizer
 
 @dataclass(frozen=True)
 class FedNovaWork:
-    """Local steps, with each delta divided by a_k."""
+    """Local steps, with each delta divided by a_k.
+
+    Attributes:
+        optimizer: The client optimizer, SGD with or without momentum.
+    """
 
     num_passes: ClassVar[int] = 1
 

@@ -81,7 +81,11 @@ class OwnWork:
         return passes
 
     def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
-        """Returns the state before the first round, for initial parameters [num_params]."""
+        """Returns the state before the first round, for initial parameters [num_params].
+
+        Raises:
+            PartError: The user's code fails, or breaks the contract.
+        """
         with user_code.running("init", self.file, NOUN, passing=_PASSING):
             state = self.work.init(params.copy())
         return checked_state(self._where("init"), state, None)

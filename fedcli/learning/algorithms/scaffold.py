@@ -44,7 +44,11 @@ from fedcli.learning.optimizers.optimizer import Optimizer
 
 @dataclass(frozen=True)
 class ScaffoldWork:
-    """Local steps with control variates, and the update of c and of the c_k."""
+    """Local steps with control variates, and the update of c and of the c_k.
+
+    Attributes:
+        optimizer: The client optimizer, SGD without momentum.
+    """
 
     num_passes: ClassVar[int] = 1
 
@@ -61,7 +65,7 @@ class ScaffoldWork:
             )
 
     def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
-        """Returns c, float64 [num_params], and the c_k."""
+        """Returns c, float64 [num_params], as `control`, and the c_k as `client_controls`."""
         return {"control": np.zeros(len(params)), "client_controls": ClientStates()}
 
     def run(self, call: CohortCall, state: Mapping[str, Any]) -> WorkResult:

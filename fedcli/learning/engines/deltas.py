@@ -27,8 +27,8 @@ from fedcli.files import nameless_file
 T = TypeVar("T")
 
 SLICE_BYTES = 8 << 20  # the part of the individual deltas that is in memory at a time
-# Individual deltas of a cohort up to this size stay in memory: writing them to a file and mapping
-# it would cost more than compressing them.
+# Individual deltas of a cohort up to this size stay in memory, because writing them to a file and
+# mapping it would take longer than a stage such as compression.
 IN_MEMORY_BYTES = 16 << 20
 
 
@@ -195,9 +195,9 @@ class Deltas:
 
 
 def mapped_rows(num_rows: int, num_params: int) -> NDArray[np.float32]:
-    """Returns vectors of zeros, writable, as a `DeltaFile` keeps them.
+    """Returns writable zeros, float32 [num_rows, num_params].
 
-    They are float32 [num_rows, num_params].
+    As in `DeltaFile`, they are in memory if they are few, else in a mapped temporary file.
 
     Raises:
         RunError: The disk is full or fails.
@@ -260,7 +260,7 @@ class DeltaFile:
     def room(self, num_rows: int) -> NDArray[np.float32] | None:
         """Returns memory into which the next rows may be written, float32 [num_rows, num_params].
 
-        `append` takes it without a copy, and may change it. None if they do not stay in memory.
+        `append` takes it without a copy, and may change it. None if the rows will be in a file.
         """
         self._room = None
         if self._stays(num_rows):

@@ -335,7 +335,7 @@ class _LocalSteps:
         return gradient
 
     def _frozen_slots(self) -> Params:
-        """Returns a copy of the slots each step starts from: [num_slots, num_params]; may be 0."""
+        """Returns a copy of the slots that each step starts from: [num_slots, num_params]."""
         assert self._frozen is not None
         slots = self._frozen.slots
         return slots.reshape(len(slots), len(self._server)).copy()

@@ -115,8 +115,8 @@ class ClientTask:
         class_weights: The factor of the loss of each example by its label: float32 [num_classes],
             finite and not negative. The loss of a batch is the sum of the weighted losses over its
             number of examples. None for weights of 1.
-        label_smoothing: The share of each label that all classes divide equally, in [0, 1) (Szegedy
-            et al. 2016, arXiv 1512.00567). The reported loss includes it.
+        label_smoothing: The share of each label that is spread equally over all classes, in [0, 1)
+            (Szegedy et al. 2016, arXiv 1512.00567). The reported loss includes it.
         max_distances: See `ClientInputs`, by client id, each above 0; other clients have no limit.
             None: no client has one.
     """

@@ -322,9 +322,9 @@ def _split(
     vector_bytes: int = 0,
     occurrences: Sequence[int] | None = None,
 ) -> Iterator[_Piece]:
-    """Splits a cohort into pieces of about `PIECE_BYTES` that end with a block.
+    """Splits a cohort into pieces of about `PIECE_BYTES`; all but the last have whole blocks.
 
-    The bytes of a client are its pixels and `vector_bytes`.
+    The bytes of a client are those of its pixels plus `vector_bytes`.
     """
     first = 0
     piece: list[BatchedDataset] = []

@@ -155,7 +155,7 @@ def adamw(
         beta_1: As in `adam`.
         beta_2: As in `adam`.
         epsilon: As in `adam`.
-        weight_decay: >= 0.
+        weight_decay: The factor of the weights that are subtracted, >= 0.
 
     Raises:
         ConfigError: A value is not allowed.
@@ -178,7 +178,7 @@ def adagrad(
     Args:
         learning_rate: Step size, >= 0.
         initial_preconditioner_value: s before the first step, >= 0.
-        epsilon: >= 0.
+        epsilon: Added to s under the root, or with style `reddi` to the root, >= 0.
         style: `tff`, or `reddi` for the divisor `sqrt(s) + epsilon`.
 
     Raises:
@@ -228,7 +228,7 @@ def rmsprop(learning_rate: float, decay: float = 0.9, epsilon: float = 1e-7) -> 
     Args:
         learning_rate: Step size, >= 0.
         decay: Decay of the mean of squared gradients, from 0 to 1.
-        epsilon: >= 0.
+        epsilon: Added to the divisor, >= 0.
 
     Raises:
         ConfigError: A value is not allowed.
@@ -250,7 +250,8 @@ def adafactor(
     See `fedcli.optimizers.factored` for the formula and the state.
 
     Args:
-        learning_rate: Step size relative to that of the weights, >= 0; TFF's default is 0.001.
+        learning_rate: Step size relative to the root mean square of a tensor's weights, >= 0; TFF's
+            default is 0.001.
         beta_2_decay: The decay of the mean of squares in step t is 1 - t^beta_2_decay; below 0.
         epsilon_1: Added to squared gradients, > 0.
         epsilon_2: Lower bound of the root mean square of a tensor's weights, >= 0.

@@ -58,7 +58,7 @@ class Optimizer:
         return super().__new__(cls)
 
     def __repr__(self) -> str:
-        """Returns the call that makes the optimizer; defaults of the last three are left out."""
+        """Returns name and settings; schedule, clip norm and weight decay only if they are set."""
         options = {"learning_rate": self.learning_rate, **self.options}
         arguments = [f"{name}={value!r}" for name, value in options.items()]
         if self.schedule != CONSTANT:
@@ -108,7 +108,7 @@ class Optimizer:
         """Returns the sum of the weights of the gradients in `num_steps` local steps of SGD.
 
         With gradients that are all 1, these steps move a parameter by this many learning rates.
-        Momentum and the schedule by local step count. Only for SGD.
+        Momentum and a schedule by local step are included. Only for SGD.
         """
         momentum, is_ahead = self.options["momentum"], self.options["nesterov"]
         schedule, accumulator, total = self.local_schedule, 0.0, 0.0

@@ -99,4 +99,5 @@ def build(
             no round for the decay.
     """
     schedule = Schedule(name, tables.resolve_schedule(name, options or {}, num_rounds))
-    return CONSTANT if schedule == CONSTANT else schedule  # compared every round: by identity
+    # `Optimizer.at` compares with CONSTANT in every round, which is fast for the same object.
+    return CONSTANT if schedule == CONSTANT else schedule

@@ -57,7 +57,11 @@ class SecureBuckets:
         return problem_of(rule, len(self._sizes(num_clients)))
 
     def aggregate(self, state: Mapping[str, Any], deltas: Deltas) -> Result:
-        """Returns the aggregator's result for the buckets whose sum succeeds."""
+        """Returns the aggregator's result for the buckets whose sum succeeds.
+
+        Raises:
+            ConfigError: A sum needs more than 62 bits.
+        """
         groups = self._groups(deltas)
         largest = max((len(places) + absent for places, absent in groups), default=0)
         sums = [

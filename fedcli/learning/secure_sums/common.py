@@ -14,14 +14,14 @@ Result = tuple[NDArray[np.float32], dict[str, Any], dict[str, Any]]  # of Aggreg
 
 
 def sums_among(options: SumOptions, deltas: Deltas, **of_group: Any) -> MaskedSums:
-    """Returns the sums of a round among all clients, or among those of a group."""
+    """Returns the sums of a round; `of_group` has the arguments of `MaskedSums` for a group."""
     assert deltas.round is not None
     weights, threads = deltas.stats["weight"], deltas.num_threads
     return MaskedSums(options, deltas.round, weights, num_threads=threads, **of_group)
 
 
 def rows_of(deltas: Deltas) -> NDArray[np.float32]:
-    """Returns the individual deltas; none if no client trained."""
+    """Returns the individual deltas [num_clients, num_params]; zeros if no client trained."""
     if deltas.rows is None:
         return np.zeros((len(deltas.stats), len(deltas.delta_sum)), np.float32)
     return deltas.rows

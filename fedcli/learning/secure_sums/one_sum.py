@@ -33,7 +33,7 @@ WeightedSum = tuple[NDArray[np.float64], int]
 
 
 class SumCode(Protocol):
-    """Which numbers clients send for an update, possibly compressed, so that they can be summed."""
+    """How clients encode their updates, compressed or not, so that a secure sum can add them."""
 
     def weighted(
         self, sums: MaskedSums, deltas: Deltas, bound: float, weights: list[float]

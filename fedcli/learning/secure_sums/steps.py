@@ -63,7 +63,11 @@ class SecureSteps:
         return problem_of(self.inner, num_clients)
 
     def aggregate(self, state: Mapping[str, Any], deltas: Deltas) -> Result:
-        """Returns the rule's result; a round is skipped if a sum fails or too few deltas count."""
+        """Returns the rule's result; a round is skipped if a sum fails or too few deltas count.
+
+        Raises:
+            ConfigError: See `MaskedSums.weighted`.
+        """
         sums = sums_among(self.options, deltas)
         steps = _STEPS[type(self.inner)](self.inner, sums, deltas, state)
         num_counted = int(np.count_nonzero(deltas.stats["weight"] > 0.0))

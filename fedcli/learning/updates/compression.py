@@ -369,7 +369,7 @@ class Sent:
 
         Args:
             sent: The records.
-            is_part: Whether these clients will send another part, which counts the update.
+            is_part: Whether these clients send a further part; their updates are counted with that.
         """
         self.num_bytes += int(sent["num_bytes"].sum())
         self.num_rejected += int(np.count_nonzero(sent["is_sent"] == 0))
@@ -406,7 +406,7 @@ class Sent:
 class Clients:
     """The clients of a round whose updates count, and their residuals of earlier rounds.
 
-    After an interrupt, at most one group is finished.
+    An interrupt takes effect after the group that is being encoded.
     """
 
     def __init__(
@@ -524,7 +524,7 @@ class Clients:
         ]
         if not self._has_seed:
             return keys
-        seeds = [int(native.random_u64(key, 1)[0]) for key in keys]  # all that the server knows
+        seeds = [int(native.random_u64(key, 1)[0]) for key in keys]  # the server knows only these
         return [stream_key(seed, self._purpose) for seed in seeds]
 
     def _unsent(self, group: NDArray[np.int64]) -> list[NDArray[np.float32] | None] | None:

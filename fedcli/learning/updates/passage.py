@@ -93,7 +93,8 @@ class Passage:
             bounds = aggregator_request.bounds
             return helpers.run(lambda: _bounded_sum(updates, bounds, deltas.num_threads))
 
-        # One call, because each one waits for two threads to wake up. An interrupt waits for it.
+        # One call for all stages, because each call waits until two threads wake up. An interrupt
+        # takes effect only after the call.
         is_small = updates.rows.nbytes <= IN_MEMORY_BYTES
         delta_sum = helpers.run(change_and_sum) if is_small else change_and_sum()
         if "compress" in self.metrics:

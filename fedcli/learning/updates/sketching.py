@@ -7,7 +7,7 @@ weighted mean S, momentum u with factor m, and the server's accumulated error e:
     the cells of u and e that belong to the update become 0
 
 S, u and e are sketches. Each client sends one sketch and keeps nothing. Like the authors' code,
-this sets cells to 0 and does not subtract the sketch of the update, which they found to diverge.
+this sets cells to 0 instead of subtracting the sketch of the update, which they found to diverge.
 The learning rate is that of the server optimizer, which gets the decoded update.
 
 The server never sees individual updates. Every update that counts is replaced by the decoded
@@ -43,7 +43,7 @@ from fedcli.learning.updates.contract import RoundUpdates
 class Sketch:
     """The stage of the row `sketch`; the options are those of the row.
 
-    The state has `momentum` and `error`: u and e, float32 [depth * cells of a row].
+    The state has `momentum` and `error`: u and e, float32 [depth * number of cells of a row].
     """
 
     depth: int

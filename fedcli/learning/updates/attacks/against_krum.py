@@ -22,8 +22,8 @@ _LEAST_FACTOR = 1e-5  # below it the search has failed
 class FangKrum:
     """Minus lambda times the signs of the mean, with a lambda at which Krum chooses the attackers.
 
-    lambda starts at the paper's upper bound and is halved until Krum with f = a, given the known
-    updates and the a attackers' updates, chooses an attacker's. If honest updates lie close
+    lambda starts at the paper's upper bound. It is halved until Krum chooses an attacker's update
+    among the known updates and those of the a attackers, with f = a. If honest updates lie close
     together, lambda falls below 1e-5 first and the attack fails. Then the attackers send the last
     vector tried.
     Fang, Cao, Jia and Gong, "Local Model Poisoning Attacks to Byzantine-Robust Federated Learning",

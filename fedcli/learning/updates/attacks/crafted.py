@@ -81,7 +81,7 @@ def hiding_deviations(num_updates: int, num_attackers: int) -> float:
 
     Args:
         num_updates: Updates of the cohort that count, n.
-        num_attackers: Those of them that are the attackers', a, fewer than half.
+        num_attackers: How many of these are the attackers', a, fewer than half.
     """
     supporters = num_updates // 2 + 1 - num_attackers
     honest = num_updates - num_attackers

@@ -109,7 +109,7 @@ class Optimal(Departure):
     def choose(
         self, view: AttackView, center: Vector, direction: Vector
     ) -> tuple[float, dict[str, float]]:
-        """See `Departure.choose`; the metric `distance` is that of the result from the mean."""
+        """See `Departure.choose`; the metric `distance` is how far the result is from the mean."""
 
         def distance(gamma: float) -> float:
             view.send_alike(center - gamma * direction)
@@ -154,7 +154,7 @@ def line_maximum(function: Callable[[float], float], evaluations: int) -> tuple[
     """Returns the place, at least 0, of the largest value found on a line, and that value.
 
     As `line_maximize` of ByzantineMomentum: steps from 0 that double while the value rises, then
-    steps to both sides of the best place that shrink to 0.8 each time.
+    steps to both sides of the best place, each 0.8 times as long as the one before.
     """
     best, step = 0.0, 1.0
     value = function(best)

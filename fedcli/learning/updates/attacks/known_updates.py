@@ -23,7 +23,8 @@ def mean(view: AttackView) -> NDArray[np.float64]:
 def mean_and_std(view: AttackView) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns the mean and the standard deviation of the known updates by coordinate.
 
-    The deviation divides by n - 1; it is 0 if only one update is known.
+    Both are float64 [num_params]. The deviation divides by n - 1; it is 0 if only one update is
+    known.
     """
     means, deviations = np.empty(view.num_params), np.zeros(view.num_params)
     for chosen, values in view.slices():
@@ -35,6 +36,8 @@ def mean_and_std(view: AttackView) -> tuple[NDArray[np.float64], NDArray[np.floa
 
 def deviation(view: AttackView, kind: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns the mean of the known updates, and the direction in which an attack moves from it.
+
+    Both are float64 [num_params].
 
     Args:
         view: The round.

@@ -36,7 +36,8 @@ class SignFlip:
 class Gaussian:
     """The attackers send noise N(0, (std * norm)^2 / P); `norm` is the norm of their own update.
 
-    With `std` 1 the noise is about as long as an honest update. Each attacker has its own stream.
+    P is the number of parameters, so with `std` 1 the noise has about this norm. Each attacker has
+    its own stream.
     """
 
     std: float
