@@ -32,8 +32,8 @@ class DataSource:
     """Names federated data and says how to read them. Nothing is opened or checked here.
 
     Attributes:
-        data: Name of an embedded or downloaded dataset, or path of a file. A TFF file has a single
-            split, "train". It may also be data that are already open.
+        data: Name of an embedded or downloaded dataset, path of a file, or data that are already
+            open. A TFF file has a single split, "train".
         data_options: Options of an embedded dataset.
         test_data: A name or file whose examples become the split "test": its split "test" if it
             is a store that has one, else its split "train". It replaces a split "test" of `data`.

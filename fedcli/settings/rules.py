@@ -41,6 +41,7 @@ def validate(config: RunConfig) -> RunConfig:
 
     Raises:
         ConfigError: A value is not allowed. The message names the option and the allowed values.
+        PartError: A part in an installed package cannot be imported.
     """
     values = {
         name: declared.checked(option_name(name), getattr(config, name))
