@@ -27,6 +27,7 @@ def build_algorithm(config: RunConfig) -> Algorithm:
 
     Raises:
         ConfigError: The algorithm does not support the client optimizer.
+        PartError: The user's own code for a part fails.
     """
     assert config.client_weighting is not None
     algorithm = algorithms.build(

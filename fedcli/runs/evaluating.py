@@ -121,6 +121,7 @@ def evaluate_run(
             `model` does not name it; or each client has its own model, and fine-tuning or
             predictions are requested.
         DataError: The data are missing or bad, or do not fit the model.
+        OwnCodeError: Your own code fails.
         RunError: There is no such run or checkpoint, it is damaged, or a file cannot be written.
     """
     outputs = EvaluationOutputs(predictions_file, per_client_file, num_errors, tuple(takers))

@@ -181,6 +181,7 @@ class Training:
         Raises:
             Cancelled: The flag was raised.
             DataError: A client's data are bad.
+            OwnCodeError: The user's own code fails.
             RunError: The run's folder cannot be written.
         """
         try:
@@ -231,6 +232,9 @@ class Training:
 
         Raises:
             Cancelled: The flag was raised; the run itself is saved.
+            DataError: A client's data are bad.
+            OwnCodeError: The user's own model or metric fails.
+            RunError: The run's folder cannot be written.
         """
         stored = self._stored_evaluation()
         if stored is not None:

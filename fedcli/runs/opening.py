@@ -215,6 +215,7 @@ def open_federation(
         ConfigError: An option does not fit another, or the data; or the run does not fit in memory
             or on the disk.
         DataError: The data are missing, bad, or do not fit each other.
+        OwnCodeError: The user's own code fails.
     """
     algorithm = build_algorithm(config)  # first, because it may refuse the config
     splits = open_data(config.data_source if source is None else source, cancel)

@@ -66,6 +66,7 @@ def train(
             list.
         DataError: The data are missing or bad.
         ModelError: `model` is not a model, or fails.
+        PartError: Your own code for another part, such as an algorithm, fails.
         RunError: The folder exists or cannot be written.
     """
     functions = _listed(callbacks)
@@ -101,11 +102,12 @@ def resume(
         progress: As for `train`.
         code: FILE.py or FILE.py:NAME for each other part of the run that is code, which runs only
             if it is named here: `algorithm`, `aggregator`, `server_optimizer`, `sampling`,
-            `partition`.
+            `partition`, `metrics` (several files are separated by commas).
 
     Raises:
         ConfigError: See `starting.resume`.
         DataError: The data are missing or bad.
+        OwnCodeError: Your own code fails.
         RunError: There is no run, it is in use, or its files do not fit together.
     """
     functions = _listed(callbacks)

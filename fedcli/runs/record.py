@@ -147,6 +147,7 @@ class RunRecord:
         Raises:
             ConfigError: The model is code and `code` does not name it, or `code` is given for a
                 model that is not code.
+            ModelError: The model's code fails.
         """
         from fedcli.runs.trained import load_trained
 

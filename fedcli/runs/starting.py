@@ -73,6 +73,7 @@ def start(
     Raises:
         ConfigError: An option is not allowed, or does not fit the data.
         DataError: The data are missing or bad.
+        OwnCodeError: The user's own code cannot be read, or fails.
         RunError: The folder exists or cannot be made.
     """
     path = Path(out)
@@ -144,6 +145,7 @@ def resume(
         ConfigError: config.toml is bad, the data are not those of the run, `rounds` is below the
             number of completed rounds, or a part is code that is not named.
         DataError: The data are missing or bad.
+        OwnCodeError: The user's own code cannot be read, or fails.
         RunError: There is no run, it is in use, or its files do not fit together.
     """
     run = RunDirectory.open(Path(path))

@@ -112,6 +112,7 @@ def load_trained(
     Raises:
         ConfigError: The model is code and `code` does not name it, or `code` is given for a model
             that is not code.
+        ModelError: The model's code fails.
         RunError: There is no such run or checkpoint, or it is damaged.
     """
     file = checkpoint_file(path, best=best)

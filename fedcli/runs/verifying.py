@@ -124,6 +124,7 @@ def verify_run(
         Cancelled: `cancel` was set.
         ConfigError: The config is invalid, or code is not named.
         DataError: The data are missing or bad.
+        OwnCodeError: The user's own code fails.
         RunError: A file is missing or damaged, or the data are not those of the run.
     """
     run_dir.check_is_run(path)
