@@ -47,8 +47,10 @@ class Keys:
         """Returns the key of a valid config, 20 hexadecimal digits.
 
         Raises:
+            Cancelled: `cancel` was set.
             ConfigError: A file cannot be read.
             DataError: The data are missing or cannot be read.
+            OwnCodeError: A file of the user's code cannot be read.
         """
         return _digest(
             config,

@@ -82,8 +82,8 @@ class StudyRecord:
             by: The options whose values define a row; None for all that the study varies, except
                 those in `best`.
             best: Options for which each row has the best values, chosen as study.toml says.
-            columns: Names such as `test.accuracy` and `rounds@0.9`; empty for accuracy and loss on
-                test.
+            columns: Names such as `test.accuracy` and `rounds@0.9`; empty for the study's metric,
+                accuracy and loss, on the split test or else on another one that all runs have.
 
         Raises:
             ConfigError: A name is unknown, or runs of a row differ in further options.
@@ -169,6 +169,7 @@ def sweep(
     Raises:
         ConfigError: A key or value of the study is not allowed.
         DataError: The data are missing or bad.
+        OwnCodeError: A Python file that the study names cannot be read.
         RunError: The folder exists or cannot be written, or another process works on it.
     """
     is_file = isinstance(study, str | Path)

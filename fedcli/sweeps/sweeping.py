@@ -78,6 +78,7 @@ def run_study(
         Cancelled: `cancel` was set.
         ConfigError: A point is not allowed, or the data have no split to choose on.
         DataError: The data are missing or cannot be read.
+        OwnCodeError: A file of the user's code cannot be read.
         RunError: A file of the study or of a run cannot be written; or, with `fail_fast`, a run
             failed.
     """
