@@ -62,7 +62,7 @@ class Connection:
             raise
 
     def nodes(self) -> list[dict[str, Any]]:
-        """Returns the nodes that are alive and have processors."""
+        """Returns the nodes that are alive and have processors, as `ray.nodes` describes them."""
         alive = [each for each in self.ray.nodes() if each["Alive"]]
         return [each for each in alive if each["Resources"].get("CPU", 0) >= 1]
 
