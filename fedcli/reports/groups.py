@@ -259,7 +259,7 @@ def group(
         by: Options whose values define the rows; None for all options that differ, except `best`
             and those that others determine, such as an algorithm's own options.
         best: Options for which each row shows the best values.
-        columns: Columns of results; None for accuracy and loss on test data.
+        columns: Columns of results; None for `usual_columns`.
         select: The column by which to choose; None for validation accuracy, if there is one.
 
     Raises:

@@ -78,7 +78,7 @@ def write_curves(
     Args:
         path: The file. Its suffix determines the format.
         title: Title above all panels.
-        panels: For each metric, the series of (round, value) by name.
+        panels: For each metric, the series by name: points (x, value), x as in `options.across`.
         note: Text below all panels; may be empty.
         options: Size and axes; None for the defaults.
         bands: For each metric, bands of (round, lower end, upper end) by the name of their series.

@@ -59,7 +59,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    r"""Returns a `table` environment, for which the document needs `\\usepackage{booktabs}`."""
+    r"""Returns a `table` environment, for which the document needs `\usepackage{booktabs}`."""
     columns = "".join(
         "l" if index < table.num_texts else "r" for index in range(len(table.headers))
     )
