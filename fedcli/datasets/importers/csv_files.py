@@ -221,13 +221,13 @@ class _Rows:
 
     @property
     def codes(self) -> NDArray[np.int64]:
-        """The labels of the rows so far."""
+        """The labels of the rows so far as codes of `LabelReader.add`, int64 [n]."""
         if len(self._codes) > 1:
             self._codes = [np.concatenate(self._codes)]
         return self._codes[0]
 
     def splits(self) -> dict[str, NDArray[np.bool_]]:
-        """Returns which rows are in each split, train first."""
+        """Returns which rows are in each split, bool [n] each, train first."""
         if not self._splits:
             return {"train": np.ones(len(self.codes), np.bool_)}
         values = list(dict.fromkeys(self._splits))

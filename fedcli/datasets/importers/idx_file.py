@@ -134,7 +134,7 @@ class Values:
         return values.astype(header.dtype.newbyteorder("="), copy=False)
 
     def finish(self) -> None:
-        """Checks that the file ends where its header says."""
+        """Checks that the file ends where its header says. Raises DataError."""
         while self._num_left:
             self._take(min(self._num_left, BLOCK_BYTES))
         with _reading(self._header.path):

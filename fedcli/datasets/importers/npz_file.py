@@ -161,7 +161,7 @@ class Values:
         self._member = member
 
     def read(self, count: int) -> NDArray[Any]:
-        """Returns the next values [count, ...]."""
+        """Returns the next values [count, ...] in native byte order. Raises DataError."""
         array = self._array
         shape = (count, *array.shape[1:])
         num_bytes = math.prod(shape) * array.dtype.itemsize
@@ -184,7 +184,7 @@ class Values:
         return values
 
     def read_ids(self, count: int) -> list[str]:
-        """Returns the next values as client ids, checked."""
+        """Returns the next values as client ids. Raises DataError if one is not allowed."""
         where = self._array.where
         try:
             values = self.read(count).tolist()

@@ -134,9 +134,9 @@ class LabelNoise(Change):
     seed: int
 
     def labels(self, client_id: str, labels: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Returns the labels with noise.
+        """Returns the labels with noise, int32 [n].
 
-        The k-th one depends only on the client's id, k and the label.
+        The k-th one depends only on the seed, the client's id, k and the k-th label.
         """
         stream = Stream(stream_key(self.seed, Purpose.LABEL_NOISE, client=client_key(client_id)))
         drawn = stream.uniform(2 * len(labels)).reshape(-1, 2)

@@ -46,7 +46,11 @@ def choose_scheme(
     options: PrepareOptions,
     notes: list[str],
 ) -> tuple[str, dict[str, Value]]:
-    """Returns the name of the partition, and its resolved options with the seed."""
+    """Returns the name of the partition, and its resolved options with the seed.
+
+    Raises:
+        ConfigError: The partition or one of its options is not allowed.
+    """
     name, given = options.partition, dict(options.partition_options)
     if name is None:
         if len(source.tables["train"].owner_ids):
@@ -93,7 +97,11 @@ def take_central(
 ) -> tuple[dict[str, NDArray[np.int64]], Part]:
     """Takes a pooled test set from train.
 
-    Returns the remaining examples, and the pool as a single client in the split `name`.
+    Returns the indices of the remaining examples by split, int64 [n] each, and the pool as a single
+    client called `name`.
+
+    Raises:
+        DataError: There is only one example.
     """
     table, examples = source.tables["train"], kept["train"]
     left, taken = hold_out.central(table.labels[examples], options.hold_out_fraction, options.seed)
@@ -107,7 +115,7 @@ def deal_examples(
     given: Mapping[str, Value],
     notes: list[str],
 ) -> dict[str, Part]:
-    """Deals the examples of each split."""
+    """Deals the examples `kept` (indices, int64 [n] each) of each split to clients."""
     tables, chosen = dict(source.tables), dict(kept)
     if "test" in tables and not len(tables["test"].owner_ids) and not deals_anew(scheme):
         tables[CENTRAL], chosen[CENTRAL] = tables.pop("test"), chosen.pop("test")
@@ -149,7 +157,11 @@ def drop_small(
     scheme: str,
     notes: list[str],
 ) -> dict[str, Part]:
-    """Drops clients with few train examples, and the same people from test and validation."""
+    """Drops clients with few train examples, and the same people from test and validation.
+
+    Raises:
+        DataError: No client has enough train examples.
+    """
     least = least_examples(options)
     train = parts["train"]
     is_kept = train.deal.sizes >= least

@@ -43,7 +43,7 @@ def _holds(source: Path, folder: Path) -> bool:
 
 
 def check_test_data(sources: Sequence[Path], test_data: Path | None) -> None:
-    """Checks that test data are not the train data."""
+    """Checks that test data are not the train data. Raises DataError."""
     if test_data is None or not test_data.exists():  # a missing file is reported when it is read
         return
     same = next((each for each in sources if each.exists() and each.samefile(test_data)), None)

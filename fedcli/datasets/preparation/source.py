@@ -28,7 +28,12 @@ _SHOWN = 10  # classes named in a note
 def read_source(
     sources: Sequence[Path], options: PrepareOptions, folder: Path | None, tell: Tell
 ) -> Imported:
-    """Returns the source. If the options name test data, they become its test split."""
+    """Returns the source. If the options name test data, they become its test split.
+
+    Raises:
+        ConfigError: An option does not fit the source, or the source has a test split already.
+        DataError: A source cannot be used, or has no train split.
+    """
     import_options = _import_options(options)
     if options.test_data is not None and options.format is None:
         recognising.recognise([options.test_data])  # report a wrong file before any work
@@ -163,7 +168,11 @@ def class_notes(source: Imported) -> list[str]:
 
 
 def limit_to_digits(source: Imported) -> Imported:
-    """Returns the source with the digits as its only classes; the examples are unchanged."""
+    """Returns the source with the digits as its only classes; the examples are unchanged.
+
+    Raises:
+        ConfigError: The classes have names, and the first ten are not the digits.
+    """
     digits = tuple(map(str, range(NUM_DIGITS)))
     if source.class_names and source.class_names[:NUM_DIGITS] != digits:
         raise ConfigError(

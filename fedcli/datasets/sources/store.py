@@ -288,7 +288,7 @@ class StoreSplit(ClientData):
         return last - first
 
     def labels(self, client_id: str) -> NDArray[np.int32]:
-        """Returns one client's labels: a view of the file's mapping."""
+        """Returns one client's labels, int32 [n]: a view of the file's mapping."""
         first, last = self._mapped.bounds(self._client_index(client_id))
         return self._mapped.labels[first:last]
 

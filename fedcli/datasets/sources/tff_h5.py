@@ -101,7 +101,7 @@ class TffH5Split(ClientData):
         return self.cache.get(self.split, client_id, lambda: self._read(client_id, name))
 
     def labels(self, client_id: str) -> NDArray[np.int32]:
-        """Returns one client's labels; its pixels are not decompressed."""
+        """Returns one client's labels, int32 [n]; its pixels are not decompressed."""
         name = self._link_name(client_id)
         where = self._where(client_id)
         with hdf5.reading(where):
@@ -282,7 +282,9 @@ class TffH5Split(ClientData):
 
 @np.errstate(over="ignore", invalid="ignore")  # values too large for float32 are not grey levels
 def quantise(pixels: NDArray[np.float32], scale: float, offset: float) -> NDArray[np.uint8] | None:
-    """Returns grey levels that decode to `pixels` within 6e-8, or None if there are none.
+    """Returns grey levels that decode to `pixels` within 6e-8; None: there are none.
+
+    The levels have the shape of `pixels`.
 
     Args:
         pixels: float32, any shape, C order.
