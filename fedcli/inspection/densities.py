@@ -71,12 +71,12 @@ class LabelScores:
 
 @dataclass(frozen=True, eq=False)
 class Densities:
-    """One density for each label; see `fit`.
+    """One density for each label; see `fit`. Arrays are float64 unless stated otherwise.
 
     Attributes:
         counts: Number of examples of each label, int64 [num_labels].
         centre: Mean of all features, [num_features].
-        basis: Principal components, [num_features, q].
+        basis: The q principal components, [num_features, q].
         rest: Mean variance of the features outside the components.
         means: Projected means, [num_labels, q].
         whiteners: Whitening matrices, [num_labels, q, q]; a row times it has unit covariance.

@@ -229,7 +229,7 @@ class MeanImages:
             self.counts[: len(counts)] += counts
 
     def image(self, label: int) -> NDArray[np.float32]:
-        """Returns the mean image of a label that has examples, float32."""
+        """Returns the mean image of a label that has examples, float32 of the pixel shape."""
         mean: NDArray[np.float32] = (self._sums[label] / self.counts[label]).astype(np.float32)
         return mean
 

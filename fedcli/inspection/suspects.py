@@ -265,6 +265,13 @@ def least_shares(parts: _Rows, wholes: _Rows) -> NDArray[np.float64]:
     Chernoff's bound (Annals of Mathematical Statistics, 1952): if the true share p is below s, the
     probability of an observed share of s or more among n is at most exp(-n D(s, p)), with the
     relative entropy D. The result is the p for which this is `CHANCE`; 0 if `parts` is 0.
+
+    Args:
+        parts: int64 [num_clients].
+        wholes: int64 [num_clients].
+
+    Returns:
+        float64 [num_clients].
     """
     n = np.maximum(wholes, 1).astype(np.float64)
     shares = parts / n
