@@ -648,9 +648,10 @@ def sum_rows(rows, weights not None, int num_threads):
 cdef class Terms:
     """How a cohort is trained and its deltas are added.
 
-    weighting; bounds (largest entry, L2 norm) or None; frozen (slots float32 [num_slots, P], step
-    number) or None; rate_factors float64 by local step or None; class_weights float32 [K], the
-    factors of the losses by class, or None; label_smoothing in [0, 1).
+    weighting is one of enum fed_weighting. bounds are (largest entry, L2 norm), or None. frozen is
+    (slots float32 [num_slots, P], step number), or None. rate_factors float64 multiply the learning
+    rate of each local step; None: 1. class_weights float32 [K] multiply the losses by class; None:
+    1. label_smoothing is in [0, 1).
     """
     cdef fed_terms table
     cdef fed_bounds bounds

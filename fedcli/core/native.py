@@ -517,7 +517,8 @@ class Levels(NamedTuple):
     """How a secure sum converts coordinates to whole numbers.
 
     A coordinate x of a client with the factor f becomes the level round((y - low) * top_level /
-    (high - low)), where y is f * (x - center) clipped to [low, high].
+    (high - low)), where y is f * (x - center) clipped to [low, high]. The factors and `center` are
+    arguments of `secure_sum`.
 
     Attributes:
         low: The least value.
