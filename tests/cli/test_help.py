@@ -55,6 +55,8 @@ def test_group_help_lists_each_command_and_completion(fedcli: Fedcli, arguments:
     assert done.code == 0
     for name in COMMANDS:
         assert f"\n  {name} " in done.out
+    examples = done.out.partition("Examples:\n")[2].partition("\n\n")[0]
+    assert all(line.startswith("    fedcli ") for line in examples.splitlines())
     assert "_FEDCLI_COMPLETE=bash_source" in done.out
 
 
