@@ -239,17 +239,20 @@ class ThreadEngine:
 
     def _run(self, work: Callable[[], T], flag: CancelFlag) -> T:
         """Runs `work` outside the main thread; an interrupt cancels it and waits for its end."""
-        with self._turns.take():
-            if threading.current_thread() is not threading.main_thread():
-                return work()
-            future = self._helpers.submit(lambda: self._turns.run_part(work))
-            try:
-                return future.result()
-            except BaseException:
-                if not future.done():  # this thread was interrupted, and the work goes on
-                    flag.set()
-                    future.exception()
-                raise
+        if threading.current_thread() is not threading.main_thread():
+            return self._turns.run(work)
+        return self._turns.run(lambda: self._run_beside(work, flag))
+
+    def _run_beside(self, work: Callable[[], T], flag: CancelFlag) -> T:
+        """Runs `work` on the thread of the engine, while the main thread waits."""
+        future = self._helpers.submit(lambda: self._turns.run_part(work))
+        try:
+            return future.result()
+        except BaseException:
+            if not future.done():  # this thread was interrupted, and the work goes on
+                flag.set()
+                future.exception()
+            raise
 
     def _load(self, layout: ParamLayout) -> _Loaded:
         """Returns a model as the core takes it; the last one is kept for the next round."""

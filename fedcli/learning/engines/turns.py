@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 from weakref import WeakSet
 
@@ -30,12 +31,36 @@ class Turns:
         self._lock = threading.Lock()
         self._engaged: set[int] = set()  # threads of the running call: its caller's and its own
 
-    def take(self) -> _Turn:
-        """Returns a context that waits until no call is running, then holds the lock.
+    @contextmanager
+    def take(self) -> Iterator[None]:
+        """Waits until no call is running, then holds the lock.
 
         Raises:
             ConfigError: This thread belongs to the running call.
         """
+        caller, engaged = self._caller(), self._engaged
+        with self._lock:
+            engaged.add(caller)
+            try:
+                yield
+            finally:
+                engaged.discard(caller)
+
+    def run(self, work: Callable[[], T]) -> T:
+        """Does `work` within `take`, without a generator, which takes a microsecond of some 30.
+
+        An interrupt never leaves the lock taken, because `with` takes and releases it itself.
+        """
+        caller, engaged = self._caller(), self._engaged
+        with self._lock:
+            engaged.add(caller)
+            try:
+                return work()
+            finally:
+                engaged.discard(caller)
+
+    def _caller(self) -> int:
+        """Returns this thread; raises ConfigError if it belongs to the running call."""
         thread = threading.get_ident()
         if thread in self._engaged:
             raise ConfigError(
@@ -43,7 +68,7 @@ class Turns:
                 "clients, a model's code, or a signal handler); give the inner process an engine "
                 "of its own"
             )
-        return _Turn(self._lock, self._engaged, thread)
+        return thread
 
     def run_part(self, work: Callable[[], T]) -> T:
         """Runs a part of the running call on another thread, which then belongs to the call."""
@@ -59,26 +84,6 @@ class Turns:
         self._forget()
         if self._start_afresh is not None:
             self._start_afresh()
-
-
-class _Turn:
-    """Holds the lock that was current when the call began: a fork replaces it.
-
-    A context manager made from a generator would add a microsecond to a call that takes 30.
-    """
-
-    __slots__ = ("_engaged", "_lock", "_thread")
-
-    def __init__(self, lock: threading.Lock, engaged: set[int], thread: int) -> None:
-        self._lock, self._engaged, self._thread = lock, engaged, thread
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-        self._engaged.add(self._thread)
-
-    def __exit__(self, *_: object) -> None:
-        self._engaged.discard(self._thread)
-        self._lock.release()
 
 
 _ALL: WeakSet[Turns] = WeakSet()
