@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -233,6 +233,8 @@ def _update_of(run: AuditedRun, client: BatchedDataset) -> tuple[NDArray[np.floa
 
 class _UpdateRecorder:
     """An aggregator that stores the individual updates, as an attacking server would."""
+
+    averages_coordinates: ClassVar[bool] = True
 
     def init(self) -> dict[str, Any]:
         return {}

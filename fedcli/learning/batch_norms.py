@@ -35,9 +35,9 @@ def check_batch_norms(model: Model, algorithm: Algorithm, stages: Sequence[Updat
     if not _averages(entry):
         fitting = ", ".join(name for name, each in tables.ALGORITHMS.items() if _averages(each))
         raise _refusal(model, f"algorithm {entry.name}", f"choose {fitting}")
-    aggregator = type(algorithm.aggregator)
-    if not getattr(aggregator, "averages_coordinates", False):
-        name = _OPTIONS.get(aggregator.__name__, f"the aggregator {aggregator.__name__}")
+    if not getattr(algorithm.aggregator, "averages_coordinates", False):
+        kind = type(algorithm.aggregator).__name__
+        name = _OPTIONS.get(kind, f"the aggregator {kind}")
         choice = "choose --aggregator mean, median, trimmed-mean or meamed alone"
         raise _refusal(model, name, choice)
     if stages:

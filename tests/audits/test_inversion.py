@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedcli import models
 from fedcli.audits.auditing import audit_run
 from fedcli.audits.inversion import Inversion, read_images
 from fedcli.errors import ConfigError
+from fedcli.models.keras import formats
+from fedcli.models.layers import BatchNorm, Dense
 from tests.kit.training import trained
 
 
@@ -84,6 +87,19 @@ def test_a_run_of_five_steps_reveals_one_example(
     several = invert(run, examples=3)
     assert several.notes
     assert len(several.psnr) == 3
+
+
+def test_batch_normalization_hides_no_label(tmp_path: Path) -> None:
+    specs = [Dense(12, "tanh"), Dense(8), BatchNorm(), Dense(10)]
+    model = models.sequential(specs, (28, 28), seed=3)
+    file = tmp_path / "model.keras"
+    formats.write_keras(file, model.layout, model.initial_params)
+    run = trained(
+        tmp_path / "run", model=str(file), batch_norm="frozen", rounds=1, batch_size=1, epochs=1
+    )
+    result = invert(run)
+    assert result.label_read == result.labels[0]
+    assert result.psnr[0] > 60.0  # as above, after one step
 
 
 def test_threads_change_no_result(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from fedcli.datasets.batch_plan import BatchPlan
 from fedcli.datasets.batches import BatchedDataset
 from fedcli.errors import ConfigError
 from fedcli.learning import aggregators, algorithms, optimizers
+from fedcli.learning.aggregators.own import OwnAggregator
 from fedcli.learning.engines.task import ClientTask
 from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.learning.updates.compression import build as build_compression
@@ -204,6 +205,18 @@ def test_aggregators_that_do_more_than_average_are_refused(name: str) -> None:
         return
     with pytest.raises(ConfigError, match="can only be averaged, and the aggregator"):
         process_of(make_model(), aggregator=aggregator)
+
+
+class OwnMean:
+    """A user's aggregator, which is not called here."""
+
+    averages_coordinates = True
+
+
+def test_an_own_aggregator_may_say_that_it_averages() -> None:
+    process_of(make_model(), aggregator=OwnAggregator(OwnMean(), "own.py"))
+    with pytest.raises(ConfigError, match="can only be averaged, and the aggregator"):
+        process_of(make_model(), aggregator=OwnAggregator(object(), "own.py"))
 
 
 def test_stages_that_change_updates_are_refused() -> None:

@@ -51,6 +51,11 @@ class OwnAggregator:
             )
         return cls(aggregator, entry.file)
 
+    @property
+    def averages_coordinates(self) -> bool:
+        """What the user's aggregator says; see the contract."""
+        return bool(getattr(self.aggregator, "averages_coordinates", False))
+
     def init(self) -> dict[str, Any]:
         """Returns the state before the first round.
 
