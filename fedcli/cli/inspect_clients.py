@@ -498,7 +498,8 @@ def _draw_training_images(population: Population, request: Request, view: View) 
     num_images = view.num_examples or client_tables.DEFAULT_SHOWN_EXAMPLES
     with load_trained(request.run, None, request.model) as trained:
         check_fit(population.data, trained.model)
-        drawn = [each for each in ids if len(population.data.client(each))]
+        sizes = population.counts.sizes.tolist()
+        drawn = [each for each, size in zip(ids, sizes, strict=True) if size]
         for client_id in drawn if len(ids) <= client_tables.MAX_PANELS else drawn[:1]:
             images = training_images(population.data, client_id, trained, num_images)
             client_pictures.show_training_images(screen, population.data, images, client_id)
