@@ -139,9 +139,10 @@ class ParamLayout:
         shapes = [array.shape for array in arrays]
         required = [tensor.shape for tensor in self.tensors]
         if shapes != required:
+            last = ", moving statistics after all others" * (self.num_trained < self.num_params)
             raise ConfigError(
                 f"weights have shapes {_shapes(shapes)}, but the model needs {_shapes(required)}; "
-                "give one array per tensor in layer order, kernel before bias"
+                f"give one array per tensor in layer order, kernel before bias{last}"
             )
         if any(array.dtype.kind not in "fiu" for array in arrays):
             kinds = ", ".join(str(array.dtype) for array in arrays)
