@@ -269,9 +269,7 @@ def _load_counted(
         if name not in known and _variables(_member(file[container], name, h5py.Group)):
             raise ConfigError(
                 f"has weights of layer {name!r}, which the model does not have; its layers with "
-                "weights "
-                "are "
-                f"{', '.join('/'.join(path) for path in paths)[:300]}"
+                f"weights are {', '.join('/'.join(path) for path in paths)[:300]}"
             )
     return loaded
 
