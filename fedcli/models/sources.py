@@ -17,6 +17,7 @@ from fedcli.models.layout import ParamLayout, from_description
 from fedcli.models.model import Model, sequential
 from fedcli.settings import tables
 from fedcli.settings.options import Value
+from fedcli.settings.vocabulary import FROZEN
 
 
 def open_model(
@@ -64,6 +65,19 @@ def open_model(
             f"or choose {', '.join(tables.MODELS)} or a Python function"
         )
     return _open_keras(text, input_shape, num_classes, seed, fresh_weights=fresh_weights)
+
+
+def with_batch_norms(model: Model, batch_norm: str) -> Model:
+    """Returns the model, with frozen moving statistics if the option --batch-norm is `frozen`.
+
+    Raises:
+        ConfigError: It is, and the model has no batch norm.
+    """
+    if batch_norm != FROZEN:
+        return model
+    from fedcli.models.batch_norms import with_frozen_statistics  # lazy: few runs freeze any
+
+    return with_frozen_statistics(model)
 
 
 def load(path: str | Path, input_shape: Sequence[int] | None = None, *, seed: int = 0) -> Model:

@@ -50,7 +50,6 @@ from fedcli.settings.data_source import DataSource
 from fedcli.settings.options import is_code
 from fedcli.settings.run_config import RunConfig
 from fedcli.settings.tables.engines import RAY
-from fedcli.settings.vocabulary import FROZEN
 from fedcli.version import __version__
 
 if TYPE_CHECKING:
@@ -276,7 +275,7 @@ def open_federation(
         from fedcli.models.augmentation import behind
 
         model = behind(inputs, model, train.pixel_shape)
-    model = _with_batch_norms(model, config)
+    model = sources.with_batch_norms(model, config.batch_norm)
     check_fit(train, model)
     if config.metrics is not None:
         from fedcli.evaluation.measuring import check_metrics  # lazy: few runs have further metrics
@@ -402,15 +401,6 @@ def _shape_after(inputs: list[Spec], shape: tuple[int, ...]) -> tuple[int, ...]:
     from fedcli.models.augmentation import shape_after
 
     return shape_after(inputs, shape)
-
-
-def _with_batch_norms(model: Model, config: RunConfig) -> Model:
-    """The model, with frozen moving statistics if that is wanted."""
-    if config.batch_norm != FROZEN:
-        return model
-    from fedcli.models.batch_norms import with_frozen_statistics  # lazy: few runs freeze any
-
-    return with_frozen_statistics(model)
 
 
 def _class_weights(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,11 @@ from fedcli.learning.updates.compression import build as build_compression
 from fedcli.models.batch_norms import with_frozen_statistics
 from fedcli.models.layers import Activation, BatchNorm, Conv2D, Dense, Dropout, GroupNorm
 from fedcli.models.model import Model
+from fedcli.runs.trained import load_trained
 from fedcli.settings import tables
 from tests.kit import reference, reference_net
 from tests.kit.clients import make_clients
+from tests.kit.training import trained
 
 pytestmark = pytest.mark.numeric
 
@@ -159,6 +162,22 @@ def test_frozen_statistics_stay_and_are_used_in_training() -> None:
     np.testing.assert_allclose(state.global_model_weights, expected, rtol=1e-5, atol=1e-5)
     before = moving(model, model.initial_params)
     np.testing.assert_array_equal(moving(model, state.global_model_weights), before)
+
+
+def test_a_run_s_named_model_is_frozen_after_it_too(tmp_path: Path) -> None:
+    run = trained(
+        tmp_path / "run",
+        data="synthetic-shapes",
+        model="resnet20-bn",
+        batch_norm="frozen",
+        clients="1",
+        rounds=1,
+        max_examples=5,
+    )
+    with load_trained(run, 1) as loaded:
+        norms = [each for each in loaded.model.layout.layers if each.kind == "batch_normalization"]
+    assert norms
+    assert all(each.is_frozen for each in norms)
 
 
 def test_models_without_batch_norm_have_nothing_to_freeze() -> None:

@@ -147,7 +147,8 @@ def _named_model(content: Checkpoint, config: RunConfig, path: Path) -> Model:
             f"of {list(content.input_shape)} and {content.num_classes} classes, has {needed:,}; "
             "use the config it was written with"
         )
-    return models.build(config.model, **arguments, seed=config.seed)
+    model = models.build(config.model, **arguments, seed=config.seed)
+    return sources.with_batch_norms(model, config.batch_norm)
 
 
 def to_components(state: ServerState, model: Model) -> dict[str, dict[str, checkpoint.Part]]:
