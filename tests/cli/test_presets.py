@@ -120,4 +120,4 @@ def test_drawn_images_stand_in_in_a_sweep_too(fedcli: Fedcli, data_folder: Path)
     given = fedcli(*sweep, "--out", "other", "--data", "cifar10")
     assert given.code == 1
     assert "cifar10 has no option 'clients'" in given.err  # its own images are taken
-    assert "stand in" not in given.err
+    assert "synthetic images" not in given.err
