@@ -257,6 +257,22 @@ def test_models_within_models_are_flattened(tmp_path: Path) -> None:
     assert "more than 8 deep" in fault_of(put(path, whole))
 
 
+def test_a_nested_model_has_its_moving_statistics_last_in_legacy_files(tmp_path: Path) -> None:
+    norms = [layer("BatchNormalization", name) for name in ("b", "c")]
+    inner = sequential(image_input(4), *norms, name="inner")
+    whole = sequential(image_input(4), inner, layer("Dense", "a", units=2))
+    kinds = (("gamma", "beta"), ("moving_mean", "moving_variance"))
+    names = [f"{norm}/{each}:0" for kind in kinds for norm in ("b", "c") for each in kind]
+    vectors = [np.full(4, number, np.float32) for number in range(1, 9)]  # of one shape
+    dense = [np.ones((4, 2), np.float32), np.zeros(2, np.float32)]
+    named = {
+        "inner": dict(zip(names, vectors, strict=True)),
+        "a": dict(zip(("a/kernel:0", "a/bias:0"), dense, strict=True)),
+    }
+    model = formats.read_model(put(tmp_path / "m", legacy(named, whole)))
+    check_weights(model.weights, [*vectors[:4], *dense, *vectors[4:]])
+
+
 def test_every_layer_becomes_its_own(tmp_path: Path) -> None:
     pool = {"pool_size": [2, 2], "strides": None, "data_format": "channels_last"}
     model = sequential(
