@@ -241,6 +241,19 @@ def test_the_defaults_of_a_call_are_no_options_of_it(tmp_path: Path) -> None:
     assert len(formats.read_model(put(tmp_path / "m", graph)).specs) == 2
 
 
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_a_batch_norm_that_is_called_for_inference_is_refused(
+    tmp_path: Path, is_nested: bool
+) -> None:
+    norm = layer("BatchNormalization", "z")
+    if is_nested:
+        norm = sequential(image_input(4), norm, name="z")
+    graph = functional([image_input(4), norm, LOGITS], {"z": "input_layer", "a": "z"}, 3)
+    assert len(formats.read_model(put(tmp_path / "m", graph)).specs) == 2
+    graph["config"]["layers"][1]["inbound_nodes"] = [call3("input_layer", training=False)]
+    assert "layer z is called with {'training': False}" in fault_of(put(tmp_path / "m", graph))
+
+
 def test_models_within_models_are_flattened(tmp_path: Path) -> None:
     inner = sequential(image_input(4), HIDDEN, name="inner")
     inner["config"]["layers"][1] = layer("Dense", "a", units=3, activation="relu")

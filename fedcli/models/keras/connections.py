@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from fedcli.errors import ConfigError
 from fedcli.models.layers.keras_options import plain, shown
 
+MAX_DEPTH = 8  # models within models
+
 
 class Applied(NamedTuple):
     """A layer of a model. Each is applied once.
@@ -105,7 +107,8 @@ def _sources_of(item: Mapping[str, Any]) -> tuple[str, ...]:
     node = nodes[0]
     if isinstance(node, Mapping):  # Keras 3
         calls: Any = node.get("kwargs") or {}
-        if isinstance(calls, Mapping) and calls.get("training") is False:
+        is_inference = isinstance(calls, Mapping) and calls.get("training") is False
+        if is_inference and not _has_batch_norm(item):
             calls = {**calls, "training": None}  # Keras writes False for dropout
         args = node.get("args")
         given = args if isinstance(args, list) else []
@@ -125,6 +128,21 @@ def _sources_of(item: Mapping[str, Any]) -> tuple[str, ...]:
             f"layer {shown(name)} is called with {shown(calls)}; call it with its inputs only"
         )
     return tuple(str(each[0]) for each in histories)
+
+
+def _has_batch_norm(item: object, depth: int = MAX_DEPTH) -> bool:
+    """Whether a layer is a batch norm, or a model that contains one, at most `depth` deep.
+
+    For these Keras itself never writes training=False: the user wants the moving statistics.
+    """
+    if not isinstance(item, Mapping):
+        return False
+    config = item.get("config")
+    layers = config.get("layers") if isinstance(config, Mapping) else config
+    inner = layers if isinstance(layers, list) and depth else []
+    return item.get("class_name") == "BatchNormalization" or any(
+        _has_batch_norm(each, depth - 1) for each in inner
+    )
 
 
 def _history(tensor: object) -> list[Any]:

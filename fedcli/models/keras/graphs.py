@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
-from fedcli.models.keras.connections import in_order
+from fedcli.models.keras.connections import MAX_DEPTH, in_order
 from fedcli.models.layers import Flatten
 from fedcli.models.layers.contract import (
     IMAGE,
@@ -34,7 +34,6 @@ MODELS = ("Sequential", "Functional", "Model")
 # The layers that take several inputs.
 _MERGING = {kind.keras_class: kind for kind in KINDS.values() if kind.num_inputs > 1}
 _MAX_LAYERS = 1000  # in total, including the layers of nested models
-_MAX_DEPTH = 8
 
 
 @dataclass(frozen=True)
@@ -161,8 +160,8 @@ class _Builder:
             top: Name of the outermost layer that contains it; "": it is not nested.
             source: Its input; None: the input of the whole model, whose shape is not known yet.
         """
-        if len(path) > _MAX_DEPTH:
-            raise ConfigError(f"models are nested more than {_MAX_DEPTH} deep; flatten the model")
+        if len(path) > MAX_DEPTH:
+            raise ConfigError(f"models are nested more than {MAX_DEPTH} deep; flatten the model")
         class_name, config = _class_of(item)
         applied = in_order(class_name, config)
         self._num_layers += len(applied)
