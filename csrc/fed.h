@@ -7,7 +7,7 @@
  * Folders; each uses only those below it:
  *
  *   aggregate/ one vector from the single deltas of a cohort, or new vectors in their place
- *   cohort/   threads train or score the clients of a cohort; deltas are summed in a fixed order
+ *   cohort/   training and scoring of a cohort on several threads; the sum of its deltas
  *   client/   one client: decoding and batching of examples, local steps, statistics
  *   net/      a model as stages that read each other's values; the passes of a batch through them
  *   layers/   table.c has a row for each kind of layer; each implementation has its own file
@@ -96,13 +96,13 @@ double fed_rng_gamma(fed_rng *rng, double shape); /* scale 1; shape > 0 */
 void fed_rng_fill(const fed_key *key, uint64_t *values /* out [num_values] */, size_t num_values);
 /* Writes the next num_values results of fed_rng_u32. */
 void fed_rng_fill_u32(fed_rng *rng, uint32_t *values /* out [num_values] */, size_t num_values);
-/* The same from output `first` on. */
+/* As fed_rng_fill, but from output `first` of the stream on. */
 void fed_rng_fill_from(const fed_key *key, size_t first, uint64_t *values /* out [num_values] */,
                        size_t num_values);
-/* Adds scale times standard normal numbers of a stream to values: the stream's numbers from `first`
- * on, a multiple of FED_NORMAL_GROUP. Numbers are made in groups of that size, from as many words
- * of the stream. The first half of the words gives radii and the second half angles; the two
- * numbers of a pair go to the first and to the second half of the group. */
+/* Adds scale times standard normal numbers of a stream to values, beginning with the stream's
+ * number `first`, a multiple of FED_NORMAL_GROUP. Each group of that many numbers is computed from
+ * as many words of the stream: the first half of the words gives radii, the second half gives
+ * angles (Box-Muller). A radius and its angle give two numbers, one for each half of the group. */
 enum { FED_NORMAL_GROUP = 256 };
 void fed_rng_add_normal(const fed_key *key, size_t first, double scale,
                         double *values /* in-out [num_values] */, size_t num_values);
@@ -111,18 +111,20 @@ void fed_rng_add_normal(const fed_key *key, size_t first, double scale,
 
 /* The noise that one round adds to a sum.
  *
- * Without groups it is factors[0] times the normal numbers of keys[0].
+ * Without groups (independent noise) it is factors[0] times the normal numbers of keys[0].
  *
- * With them it is that of a tree of rounds. The round completes groups of 1, 2, 4, ... rounds, one
- * for each key, and the last one replaces the others. The value of a group is the normal numbers of
- * its key; with takes_halves, half the sum of the values of its halves is added: the group that it
- * replaces and the one that this round has just completed. The noise is the value of the last group
- * times its factor, minus those of the others. */
+ * With groups it is the noise of a binary tree over the rounds. This round completes groups of 1,
+ * 2, 4, ... rounds, one for each key. The second half of a group is the next smaller group that
+ * this round completes; its first half is an earlier group, whose value is stored. The value of a
+ * group is the normal numbers of its key plus, with takes_halves, half the sum of the values of its
+ * two halves. The largest group replaces the stored ones: the noise is its value times its factor,
+ * minus the stored values times their factors. */
 typedef struct fed_noise {
     size_t num_keys;       /* >= 1 */
     const fed_key *keys;   /* [num_keys] */
     const double *factors; /* [num_keys] */
-    double *groups;        /* [num_keys, num_values]: those replaced; out: the last. Or NULL */
+    double *groups; /* [num_keys, num_values]: the stored values, from the smallest group; out: in
+                       the last row, the value of the largest group. NULL: no tree */
     int takes_halves;
 } fed_noise;
 
@@ -148,7 +150,8 @@ typedef struct fed_plan {
 size_t fed_plan_visits(const fed_plan *plan, size_t num_examples);
 size_t fed_plan_batches(const fed_plan *plan, size_t num_examples);
 
-/* Draws the order of one client's examples a batch at a time. */
+/* Draws the order of one client's examples a batch at a time. order.c describes the units of the
+ * stream and the buffer. */
 typedef struct fed_order {
     const fed_plan *plan;
     size_t num_examples;
@@ -208,8 +211,8 @@ enum { FED_MAX_NORMALIZED = 4 };
 
 /* One row of a model table. Its trained tensors begin at `offset` in the flat parameter vector, in
  * Keras layout (layers/table.c). The moving statistics of batch norms follow those of all layers.
- * Outside the image, a window of a convolution reads zeros. A pool ignores these values; its
- * average is over those inside. */
+ * Where the window of a convolution reaches beyond the image, it reads zeros. A pool ignores these
+ * places: an average is over the values inside the image. */
 typedef struct fed_layer {
     int32_t kind;       /* by fed_layer_kind_named */
     int32_t activation; /* enum fed_activation of the outputs; linear in the last layer */
@@ -227,13 +230,14 @@ typedef struct fed_layer {
     double epsilon;
     /* Dropout: share of values set to 0 in training, in [0, 1), rounded to 65536ths */
     double rate;
-    /* Batch norm: after each local step, moving = momentum * moving + (1 - momentum) * that of the
-     * batch. If it is frozen, training normalises by the moving statistics, too, and they do not
-     * change. The moving mean [channels], then the moving variance, are at moving_offset. */
+    /* Batch norm: after each local step, moving = momentum * moving + (1 - momentum) * the
+     * statistic of the batch. If the layer is frozen, training also normalises by the moving
+     * statistics, and they do not change. The moving mean [channels], then the moving variance, are
+     * at moving_offset. */
     double momentum; /* in [0, 1] */
     int32_t is_frozen;
     size_t moving_offset;
-    /* Of input layers: see layers/augment.c. Of others the first is that of the activation. */
+    /* Input layers: see layers/augment.c. Other layers: amounts[0] is that of the activation. */
     double amounts[2 * FED_MAX_NORMALIZED];
 } fed_layer;
 
@@ -251,18 +255,18 @@ typedef struct fed_model {
  * activation. */
 int fed_model_check(const fed_model *model);
 
-/* Values of one image after a model's input layers. */
+/* The number of values of one image after a model's input layers. */
 size_t fed_inputs_size(const fed_model *model);
-/* Writes the outputs of a model's input layers for some images: as in scoring if key is NULL, else
- * as in training on the visits first_visit and following of the dropout stream `key`. A model
- * without input layers leaves images as they are. */
+/* Writes the outputs of a model's input layers for some images. If key is NULL, they are computed
+ * as in scoring, else as in training, where image i is visit first_visit + i of the dropout stream
+ * `key`. A model without input layers leaves images as they are. */
 int fed_run_inputs(const fed_model *model, const float *images /* [num_images, I] */,
                    size_t num_images, const fed_key *key, size_t first_visit,
                    float *out /* out [num_images, fed_inputs_size] */);
 
 /* Bytes of memory that a thread needs to train a model on batches of batch_size, beside parameters
- * and optimizer state; 0 if the model or the batch is refused, SIZE_MAX if they are more than any
- * memory has. */
+ * and optimizer state; 0 if the model or the batch is refused, SIZE_MAX if no machine has so much
+ * memory. */
 size_t fed_batch_bytes(const fed_model *model, size_t batch_size);
 
 /* ---- The client step (step/step.c) ----------------------------------------------------------- */
@@ -372,9 +376,9 @@ typedef struct fed_own {
     /* [P]: parameters that replace the server's in training and scoring; then delta_factor must be
      * 0. NULL: the server's are used. */
     const float *start;
-    /* After each of its epochs, and at the end, the client moves its trained parameters straight
-     * towards those it started from until their L2 distance is at most this, but not for
-     * FED_STEP_GRADIENT. At least 0; 0: no limit. */
+    /* The largest L2 distance of the client's trained parameters from those it started from. After
+     * each epoch, and at the end, parameters that are farther away are moved straight back to this
+     * distance, except for FED_STEP_GRADIENT. At least 0; 0: no limit. */
     double max_distance;
 } fed_own;
 
@@ -391,12 +395,12 @@ typedef struct fed_client {
     fed_plan plan;
     fed_key shuffle_key;
     fed_key dropout_key;          /* read only by a model with dropout */
-    const fed_prepared *prepared; /* made of these pixels for the model of the call; or NULL */
+    const fed_prepared *prepared; /* fed_prepare of these pixels and the call's model; or NULL */
     const fed_own *own;           /* NULL: no vectors, factor 1 */
 } fed_client;
 
 /* Computes the data of a client that are the same in all rounds: which of its pixels vary, and its
- * decoded images. It takes four bytes per pixel. Without it each call computes the same values
+ * decoded images, which take four bytes per pixel. Without it each call computes the same values
  * again. Borrows the model; the client's pixels must not change. NULL if memory is short or the
  * model is not valid. */
 fed_prepared *fed_prepare(const fed_model *model, const fed_client *client);
@@ -464,8 +468,8 @@ typedef struct fed_terms {
      * client's slots start at their initial values and change from step to step. */
     const float *frozen_slots; /* [slots, P] */
     size_t frozen_step_num;    /* the step number that every such step uses, from 1 */
-    /* The factor of the learning rate by local step, from the first; at least as many as the
-     * client with the most steps takes. NULL: 1. */
+    /* Factors of the learning rate, one for each local step; there must be enough for the client
+     * with the most steps. NULL: all are 1. */
     const double *rate_factors; /* [num_rate_factors], 0 to 1 */
     size_t num_rate_factors;
     /* The model's tensors, for a step table that needs them (and allows no frozen slots). */
@@ -473,7 +477,8 @@ typedef struct fed_terms {
     /* The factor of the loss of each example by its label. The loss of a batch is the sum of the
      * weighted losses over its number of examples. NULL: 1. */
     const float *class_weights; /* [K], finite, not negative */
-    /* The share of each label that all classes divide equally; metrics count it. In [0, 1). */
+    /* The share of each label that is spread equally over all classes, in [0, 1). The losses in the
+     * statistics include it. */
     float label_smoothing;
     /* Incremented for each trained client, so that another thread can show the progress; it changes
      * no result. NULL: not needed. */
@@ -510,7 +515,7 @@ int fed_predict(fed_team *team, const fed_model *model, const float *params /* [
 typedef struct fed_measured {
     double max_abs;
     double norm;       /* 0 for a row that is replaced by zeros */
-    int64_t is_finite; /* 0: the row has a value that is not; then nothing else is known */
+    int64_t is_finite; /* 0: the row has a NaN or infinity; the other members have no meaning */
 } fed_measured;
 
 /* Measures each row, and brings those that are finite within the bounds, if there are any. */
@@ -527,7 +532,8 @@ typedef struct fed_rows {
     size_t num_values;
 } fed_rows;
 
-/* Where a mean by coordinate goes: one of two arrays [num_values]; the other is NULL. */
+/* Where a mean by coordinate is written: one of two arrays [num_values], in float64 or rounded to
+ * float32; the other is NULL. */
 typedef struct fed_mean {
     double *exact;
     float *rounded;
@@ -570,7 +576,7 @@ int fed_least_diameter(const double *distances /* [num_rows, num_rows] */, size_
 
 /* ---- Compression (compress/) ----------------------------------------------------------------- */
 
-enum { FED_MAX_CODED = 0x7fffffff }; /* values of a vector that a codec takes */
+enum { FED_MAX_CODED = 0x7fffffff }; /* the most values that a codec's vector may have */
 
 /* How a vector of P values becomes bytes. Each kind reads the fields that name it. Each file of
  * compress/ says what its payload looks like. */
@@ -591,12 +597,12 @@ typedef struct fed_codec {
     const float *factors; /* powersgd: U, powersgd-left: V of all matrices */
 } fed_codec;
 
-/* The result for one vector. */
+/* The result of encoding one vector. */
 typedef struct fed_sent {
     double squared_norm;  /* of the encoder's input */
     double squared_error; /* of input - decoded */
     int64_t num_bytes;    /* of the payload */
-    int64_t is_sent;      /* 0: the input, or what is decoded, is not finite or too large */
+    int64_t is_sent;      /* 0: the input or the decoded vector is not finite, or is too large */
 } fed_sent;
 
 /* The index of a kind of codec in compress/codec.c by its name; -1 if there is none. */
@@ -642,19 +648,19 @@ typedef struct fed_secure_terms {
     const uint64_t *weights;        /* [m], summed as one more coordinate; 0: drops out */
     const double *factors;          /* [m], at least 0 */
     const double *center;           /* [P]; NULL: zeros */
-    int32_t takes_signs;            /* 1: of x - center only the sign counts, -1, 0 or 1 */
+    int32_t takes_signs;            /* 1: x - center is replaced by its sign, -1, 0 or 1 */
     double clip;                    /* above 0; infinity: none */
     double low, high;               /* low < high */
     uint64_t top_level;             /* 1..2^FED_MAX_LEVEL_BITS */
     uint32_t mask_bits;             /* up to 62: the modulus 2^mask_bits exceeds all sums */
-    const fed_key *coins;           /* [m]: streams that round at random; NULL: halves to even */
-    fed_key masks; /* the pair i < j adds i to its client and j to its occurrence */
+    const fed_key *coins;           /* [m]: streams for random rounding; NULL: halves to even */
+    fed_key masks; /* for the pair i < j, i is added to its client and j to its occurrence */
 } fed_secure_terms;
 
 /* 1 if the terms are valid and no sum can exceed the modulus, else 0. */
 int fed_secure_check(const fed_secure_terms *terms);
-/* Sums the levels of the clients that do not drop out, and their weights in the last place, from
- * masked rows. The result does not depend on the number of threads. */
+/* Sums, from masked rows, the levels of the clients that do not drop out; the last value of the
+ * total is the sum of their weights. The result does not depend on the number of threads. */
 int fed_secure_sum(
     int num_threads, const fed_secure_terms *terms, uint64_t *total /* out [P + 1] */,
     uint64_t *sent /* out [m, P + 1]: masked rows, 0 if not sent; NULL: not needed */,
