@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Rows of a cohort after all stages: those that are not finite are marked, the others are measured
- * and brought within bounds. The unit of work is one row, so threads change no result. */
+ * Bounds the rows of a cohort after everything else that changes them: rows that are not finite are
+ * marked, the others are measured and brought within the bounds. The unit of work is one row, so
+ * the number of threads changes no result. */
 #include "denormals.h"
 #include "fed.h"
 #include "kernels/kernels.h"
@@ -11,7 +12,7 @@
 
 enum { PIECE = 4096 }; /* values per call of a kernel, which stay in the L1 cache */
 
-static const float zeros[PIECE]; /* kernels take the difference of two vectors */
+static const float zeros[PIECE]; /* subtracted from rows, because the kernels measure differences */
 
 typedef struct bounding {
     float *const *rows;

@@ -86,8 +86,8 @@ int fed_measure_rows(int num_threads, const fed_rows *rows, const double *origin
 
 /* ---- The closest rows ------------------------------------------------------------------------ */
 
-/* Tries the subsets in lexicographic order. It abandons a beginning as soon as two of its rows are
- * at least as far apart as the farthest two of the best subset so far. */
+/* Tries the subsets in lexicographic order. A partial subset is abandoned as soon as two of its
+ * rows are at least as far apart as the farthest two of the best subset so far. */
 int fed_least_diameter(const double *distances, size_t num_rows, size_t num_chosen,
                        size_t *chosen) {
     if (num_chosen < 1 || num_chosen > num_rows) return FED_ERR_ARGUMENT;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Rows divided among threads: parts of the coordinates, each read in slices that fit a cache. */
+ * Divides the coordinates of rows among threads. A thread takes a part of the coordinates, and
+ * reads it in slices that fit a cache. */
 #ifndef FED_SLICES_H
 #define FED_SLICES_H
 
@@ -9,7 +10,8 @@
 /* Work on all coordinates of some rows. */
 typedef struct fed_slicing fed_slicing;
 
-/* Processes the coordinates first..first+count-1, 1 <= count <= width; adds to its part's sums. */
+/* Processes a slice, the coordinates first..first+count-1 with 1 <= count <= width, and adds to the
+ * sums of the part that it belongs to. */
 typedef void fed_slice(const fed_slicing *slicing, size_t first, size_t count, void *scratch,
                        double *sums);
 

@@ -10,10 +10,11 @@
 
 /* ---- The steps of a sort --------------------------------------------------------------------- */
 
-/* A merge sort by a fixed network, for any number of rows. Two sorted halves are merged by
- * comparing each row with its mirror image, and then the halves, quarters, ... of the result with
- * each other: K. E. Batcher, "Sorting networks and their applications", 1968. Layers of far rows
- * are done for the few rows at a time that they connect, and the last four for a tile of sixteen
+/* A merge sort by a fixed network, for any number of rows: K. E. Batcher, "Sorting networks and
+ * their applications", 1968. Two sorted halves are merged in layers. The first layer compares each
+ * row with its mirror image in the other half; the next ones compare, row by row, the two halves of
+ * each half, then of each quarter, and so on. Several layers of large distances are computed at
+ * once for the few rows that they connect, and the last four layers at once for a tile of sixteen
  * rows. */
 typedef struct sorting {
     size_t num_rows, num_padded, num_steps;
@@ -76,7 +77,8 @@ static size_t rows_of(fed_sort_step step) {
     return num_rows > 0 ? num_rows : FED_TILE_ROWS;
 }
 
-/* Divides the lines of the next block among the steps, in proportion to their rows. */
+/* Each step also prefetches some cache lines of the values that are read next. Divides the lines of
+ * a block among the steps, in proportion to the rows that they read. */
 static void share_lines(const sorting *made) {
     const size_t num_lines = made->num_rows * (FED_LANES / FED_PAD);
     size_t total = 0, done = 0;
@@ -108,8 +110,8 @@ static int sorting_init(sorting *made, size_t num_rows, size_t first, size_t cou
 
 typedef struct trimming {
     sorting sorting;
-    size_t first,
-        count; /* the sorted values whose mean is wanted; or those nearest to the median */
+    size_t first, count; /* `count` values are averaged: the sorted ones from `first` on, or those
+                            nearest to the median */
     fed_mean mean;
 } trimming;
 
@@ -126,7 +128,7 @@ static size_t carve_sorted(sorted *s, size_t num_rows, char *base) {
     return carver.used;
 }
 
-/* The values that the slice after this one reads; none after the last one of a part. */
+/* The values of the next slice, which are prefetched; none after the last slice of a part. */
 static fed_ahead after_slice(const fed_slicing *slicing, size_t first, size_t count) {
     const size_t next = first + count, end = fed_part_end(slicing, first);
     return (fed_ahead){.rows = slicing->rows->rows,
