@@ -17,11 +17,12 @@
 
 #include <string.h>
 
-/* SGD's options; a proximal term's. */
+/* The options of SGD, and those of a proximal term. */
 enum { LEARNING_RATE, MOMENTUM, NESTEROV };
 enum { STRENGTH };
 
-/* Above this, gradients would be scaled up by 1 / a and down again, which loses digits. */
+/* The largest rate * s. Above it, gradients would be scaled up by a large 1 / a and down again,
+ * which loses digits. */
 static const double max_pull = 0.5;
 
 int fed_affine_init(fed_affine_step *affine, const fed_step *step, const fed_frozen *frozen,

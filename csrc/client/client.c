@@ -19,11 +19,11 @@ enum { IN_PLACE, DECODED_BEFORE, DECODED_PER_BATCH };
 
 /* Everything that a thread needs for one client, carved out of its workspace. */
 typedef struct local {
-    fed_batch batch; /* of the first desk; with the narrow net, if there is one */
+    fed_batch batch; /* of the first desk; its net is the narrow one, if there is one */
     const fed_client *client;
     const fed_narrow *narrow;     /* or NULL */
     size_t batch_size, part_size; /* see fed_net_part_size */
-    size_t num_desks;             /* parts that threads work on at the same time */
+    size_t num_desks;             /* a desk: memory in which a thread processes one part */
     int pixels_mode;
     size_t num_pixels, width;             /* of an image; of a row, padded */
     float *decoded;                       /* [N, width], read-only if it was prepared; or [desks,
@@ -67,7 +67,8 @@ static size_t num_parts(const local *m, size_t num_rows) {
     return fed_pieces(num_rows, m->part_size);
 }
 
-/* Memory for all parts of a batch, which threads process at the same time. */
+/* Memory for the parts of a batch: their scores, the further desks and, if there are several desks,
+ * the gradient of each part. */
 static void carve_desks(local *m, fed_carver *c, size_t desk_bytes) {
     const size_t num = num_parts(m, m->batch_size);
     m->part_scores = fed_carve(c, num, sizeof *m->part_scores);
@@ -113,7 +114,7 @@ static int workspace_reserve(fed_workspace *workspace, size_t num_bytes) {
     return FED_OK;
 }
 
-/* The batch of a desk, whose memory was cleared. */
+/* The batch of a desk after the first, in the desk's own memory. */
 static fed_batch batch_at(const local *m, size_t desk) {
     fed_batch batch = m->batch;
     fed_carver c = {m->desks + (desk - 1) * m->desk_bytes, 0};
@@ -304,7 +305,8 @@ static void run_part(void *context, size_t part, int worker) {
         return;
     }
     if (m->part_size < call->num_rows) {
-        /* Whole pieces of the gradient are added, so that sums do not depend on the desks. */
+        /* Each piece of a part's gradient is completed before it is added to the sum, so that the
+         * order of addition does not depend on the number of desks. */
         adding.params = update.sum;
         if (m->num_desks > 1) {
             adding.params = m->part_gradients + part * size;
@@ -338,8 +340,8 @@ static void add_parts(void *context, size_t piece, int worker) {
                                    fed_smaller(SUM_FLOATS, size - first));
 }
 
-/* A forward and a backward pass with given parameters; the gradient goes to `update`. With several
- * desks it has the same bytes as with one. */
+/* A forward and a backward pass with given parameters; the gradient goes to `update`. The result
+ * has the same bytes for any number of desks. */
 static int go_over_batch(const local *m, const moves *how, const float *params, size_t num_rows,
                          size_t first_visit, float scale, const fed_update *update,
                          fed_score *score) {
@@ -441,8 +443,8 @@ static size_t equal_epochs(const local *m, const moves *how) {
     return how->only_gradient && is_whole && !depends_on_order ? client->plan.epochs : 1;
 }
 
-/* Moving statistics start from the server's, and what leaves is their change, even where all else
- * starts from zeros. */
+/* Lets moving statistics start from the server's, even for FED_STEP_GRADIENT, where all other
+ * parameters start from zeros. subtract_moving then leaves their change. */
 static void copy_moving(const fed_net *net, const float *server, float *params) {
     memcpy(params + net->num_trained, server + net->num_trained,
            (net->size - net->num_trained) * sizeof *params);
@@ -508,7 +510,8 @@ static int run_steps(const local *m, const fed_training *training, const float *
     return FED_OK;
 }
 
-/* 1 if gradients must be added up before they can move the parameters. */
+/* 1 if the client's batches are processed in parts, whose gradients must be added up before they
+ * can move the parameters. */
 static int runs_in_parts(const fed_training *training, const fed_client *client) {
     const size_t num_visits = fed_plan_visits(&client->plan, client->num_examples);
     const size_t batch_size = fed_smaller(client->plan.batch_size, num_visits);
@@ -523,8 +526,9 @@ static needs find_needs(const fed_training *training, const fed_client *client,
     return (needs){
         .is_training = 1,
         .num_workers = training->num_workers,
-        /* Frozen slots also come from other clients' images, where other pixels are fixed. A
-         * narrow net knows only a part of its distance from the server's parameters. */
+        /* The narrow net cannot represent frozen slots: they also come from the images of other
+         * clients, where other pixels are fixed. Nor does it know its whole distance from the
+         * server's parameters, which max_distance bounds. */
         .may_narrow = fed_net_can_narrow(net) && max_distance(client) == 0 &&
                       (affine != NULL || (fed_step_keeps_span(step) && !has_slots)),
         .has_shift = affine != NULL && (affine->strength > 0 || fed_affine_has_vector(affine)),

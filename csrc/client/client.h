@@ -95,7 +95,7 @@ void fed_affine_vector(const fed_affine_step *affine, const fed_net *net, float 
  * `net`. */
 void fed_affine_pull(const fed_affine_step *affine, const fed_net *net, const float *server,
                      float *vector /* in-out */);
-/* The factor of the gradients that are subtracted from the parameters. */
+/* The factor with which gradients are subtracted from the parameters. */
 float fed_affine_gradient_rate(const fed_affine_step *affine, double rate_factor);
 /* The rest of a local step, after the gradients are subtracted. Each call advances `distance` by
  * one step. */

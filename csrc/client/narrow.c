@@ -15,7 +15,8 @@ static size_t pixel_bytes(const fed_client *client) {
     return client->pixel_type == FED_PIXELS_UINT8 ? sizeof(uint8_t) : sizeof(float);
 }
 
-/* Carves the arrays, for images of floats, and the memory of the narrow net, which is returned. */
+/* Carves the arrays, with room for images of floats, and the memory of the narrow net, which it
+ * returns. */
 static void *carve_arrays(fed_narrow *narrow, const fed_model *model, fed_carver *c) {
     const size_t num_groups = model->num_inputs / FED_GROUP;
     narrow->layers = fed_carve(c, model->num_layers, sizeof *narrow->layers);
@@ -150,7 +151,7 @@ static size_t first_kernel_size(const fed_net *net) {
  * local steps is computed as a difference, in which the error cancels; in
  * fed_narrow_subtract_residual the relative error is as small. */
 static float along_direction(const fed_narrow *narrow, const float *weights) {
-    if (narrow->length == 0) return 0; /* images with a border of zeros: there is no direction */
+    if (narrow->length == 0) return 0; /* all fixed pixels are 0: there is no direction */
     const float *const image[] = {narrow->direction};
     const float no_bias = 0;
     float lanes[FED_LANES];
