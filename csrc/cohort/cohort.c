@@ -161,7 +161,8 @@ static void add_waiting(cohort *co, block *blk) {
     blk->being_added = 0;
 }
 
-/* Makes a block's values zeros, if there is a sum; memory that it does not need is used first. */
+/* Makes a block's values zeros, if there is a sum. Memory that the sum does not need is used
+ * first. */
 static int clear_values(cohort *co, double **values /* in-out */) {
     if (co->sum == NULL) return FED_OK;
     const size_t num_bytes = co->team->num_values * sizeof **values;

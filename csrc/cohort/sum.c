@@ -36,7 +36,8 @@ static double *new_zeros(size_t num_values) {
     return values;
 }
 
-/* Of the largest stage, or of all moving statistics. */
+/* The most values that fed_sum_total unpacks at a time: those of a stage, or all moving
+ * statistics. */
 static size_t largest_part(const fed_net *net) {
     size_t most = 0;
     for (size_t s = 0; s < net->num_stages; s++)
@@ -185,7 +186,7 @@ static void fold(const fed_sum *sum, size_t first, size_t num, double *folded /*
             for (size_t v = 0; v < num; v++) folded[v] += sum->levels[l][first + v];
 }
 
-/* One stage at a time, so that no second vector of the whole net is needed. */
+/* Unpacks one stage at a time, so that no second vector of the whole net is needed. */
 static void unpack_total(const fed_sum *sum, double *total) {
     for (size_t s = 0; s < sum->net.num_stages; s++) {
         const fed_stage *stage = &sum->net.stages[s];
@@ -214,8 +215,7 @@ void fed_sum_total(fed_sum *sum, double *total, double *weight) {
     fp_restore(before);
 }
 
-/* ---- Of vectors that are all there ------------------------------------------------------------
- */
+/* ---- A sum of vectors that are all given at once --------------------------------------------- */
 
 typedef struct summing {
     const float *const *vectors;
