@@ -64,7 +64,8 @@ int fed_codec_replace_finite(const fed_codec *codec, const fed_key *key, float *
 /* The sum of squares of values [num_values], in float64; not finite if a value is not. */
 double fed_sum_of_squares(const float *values, size_t num_values);
 
-/* 1 if an encoder may write this number as a scale: it is finite, and not even -0. */
+/* 1 if an encoder may write this number as a scale: it is finite, and its sign bit is 0, so that -0
+ * is refused, too. */
 static inline int fed_is_scale(float number) { return isfinite(number) && !signbit(number); }
 
 static inline size_t fed_bytes_of_bits(size_t num_bits) { return (num_bits + 7) / 8; }

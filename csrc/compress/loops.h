@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { FED_CODEC_PIECE = 2048 }; /* values that a loop finishes before it goes on */
+enum { FED_CODEC_PIECE = 2048 }; /* values that a loop processes at a time */
 
 typedef struct fed_codec_loops {
     /* The sum of squares, which is not finite if a value is not. */
@@ -18,7 +18,7 @@ typedef struct fed_codec_loops {
                          float *restrict values);
     /* values -= decoded. Returns the sum of squares. */
     double (*subtract)(float *restrict values, const float *decoded, size_t num_values);
-    /* values = decoded. Returns the sum of squares of what values were minus decoded. */
+    /* values = decoded. Returns the sum of squares of the old values - decoded. */
     double (*replace)(float *restrict values, const float *decoded, size_t num_values);
     /* The least and the largest of num_values >= 1 finite values. */
     void (*find_range)(const float *values, size_t num_values, float *least, float *most);
@@ -28,7 +28,7 @@ typedef struct fed_codec_loops {
                          double least, double scale, int32_t last, int32_t *restrict levels);
     /* The lowest bytes of the levels. */
     void (*pack_bytes)(const int32_t *levels, size_t num_values, uint8_t *restrict bytes);
-    /* values = least + levels * step; errors = what they were minus what they are. */
+    /* values = least + levels * step; errors = the old values - the new ones. */
     void (*replace_levels)(const int32_t *levels, size_t num_values, double least, double step,
                            float *restrict values /* in-out */, float *restrict errors);
     /* values = least + bytes * step. */

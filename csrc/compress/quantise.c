@@ -52,12 +52,12 @@ static grid put_range(fed_bit_writer *writer, const float *values, size_t size, 
     return (grid){least, (double)most - (double)least, (int32_t)((1u << bits) - 1)};
 }
 
-/* A vector on its way to the payload. */
+/* The state of encoding a vector: values are "passed" one after the other. */
 typedef struct passing {
     fed_draws *draws;
     fed_bit_writer writer;
     const float *values;
-    float *replaced; /* the same memory, if values are to become what is decoded; or NULL */
+    float *replaced; /* the same memory, if decoded values are to replace the values; or NULL */
     size_t num_passed;
     double squared_error;          /* of the whole pieces that have passed */
     float errors[FED_CODEC_PIECE]; /* of the current piece */
@@ -65,7 +65,7 @@ typedef struct passing {
 
 enum { CHUNK = 512 }; /* values that are rounded at a time; divides FED_CODEC_PIECE */
 
-/* Replaces the last num values that have passed, which do not reach beyond a piece. */
+/* Replaces the last num values that were passed, all of one piece, by their decoded values. */
 static void replace_chunk(passing *pass, const grid *of, const int32_t *levels, size_t num) {
     const fed_codec_loops *loops = fed_active_loops();
     const size_t first = pass->num_passed - num;
@@ -75,7 +75,7 @@ static void replace_chunk(passing *pass, const grid *of, const int32_t *levels, 
         pass->squared_error += loops->sum_of_squares(pass->errors, FED_CODEC_PIECE);
 }
 
-/* Passes num values of a tensor. */
+/* Passes the next num values, all of one tensor: rounds them and writes their levels. */
 static void pass_values(passing *pass, const grid *of, size_t num, unsigned bits) {
     const double scale = of->range > 0 ? of->last / of->range : 0;
     uint32_t words[CHUNK];

@@ -39,8 +39,8 @@ static double take_input(const job *all, size_t r, float *values) {
                                           all->codec->num_params, values);
 }
 
-/* Notes what became of a row. FED_ERR_ARGUMENT means that values are too large for the payload's
- * floats, which is no failure. */
+/* Records the result for a row. FED_ERR_ARGUMENT means that values are too large for the payload's
+ * floats; then the row is not sent, which is no failure. */
 static int note(fed_sent *sent, int status, size_t num_bytes, double squared_error) {
     if (status != FED_OK) return status == FED_ERR_ARGUMENT ? FED_OK : status;
     sent->squared_error = squared_error;
@@ -50,7 +50,8 @@ static int note(fed_sent *sent, int status, size_t num_bytes, double squared_err
     return FED_OK;
 }
 
-/* Encodes and decodes a row plus its residual. Values become what is left of them. */
+/* Encodes and decodes a row plus its residual. `values` becomes the input minus the decoded
+ * values. */
 static int pass_with_rest(const job *all, size_t r, float *values, uint8_t *payload) {
     const fed_codec *codec = all->codec;
     fed_sent *sent = &all->sent[r];
@@ -66,7 +67,7 @@ static int pass_with_rest(const job *all, size_t r, float *values, uint8_t *payl
     return note(sent, status, num_bytes, error);
 }
 
-/* Encodes and decodes a row alone, whose rest nobody needs. */
+/* Encodes and decodes a row that has no residual and whose next residual is not needed. */
 static int pass_in_place(const job *all, size_t r, float *values, uint8_t *payload) {
     const fed_codec *codec = all->codec;
     fed_sent *sent = &all->sent[r];
@@ -79,8 +80,9 @@ static int pass_in_place(const job *all, size_t r, float *values, uint8_t *paylo
     return note(sent, status, num_bytes, error);
 }
 
-/* Encodes, decodes and replaces one row. A row that cannot be sent is left as it is, or becomes
- * something that is not finite if its decoded values are not; its next residual is undefined. */
+/* Encodes, decodes and replaces one row. A row that cannot be sent does not change, unless its
+ * decoded values are not finite: then they replace it. In both cases its next residual is
+ * undefined. */
 static int pass_row(const job *all, size_t r, const scratch *own) {
     all->sent[r] = (fed_sent){0};
     if (all->after != NULL) return pass_with_rest(all, r, all->after[r], own->payload);
@@ -111,7 +113,8 @@ static void run_row(void *context, size_t r, int worker) {
     fp_restore(before);
 }
 
-/* Allocates what a thread needs. Payloads that are kept, and rests, have memory of their own. */
+/* Allocates what a thread needs. Payloads that are kept, and next residuals, are in memory of the
+ * caller. */
 static int reserve(const job *all, scratch *own) {
     if (all->after == NULL) {
         own->values = fed_allocate(all->codec->num_params * sizeof *own->values);

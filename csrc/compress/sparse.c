@@ -61,7 +61,7 @@ static uint32_t find_threshold(uint32_t *magnitudes, size_t num, size_t k, size_
 }
 
 /* Estimates, from a sample of the values, a magnitude that slightly more than k of them reach.
- * Returns 0 if there are too few values, or if the sample would need too many of its own. */
+ * Returns 0 if there are too few values, or if k is too large a part of them. */
 static uint32_t guess_threshold(const float *values, size_t num_values, size_t k) {
     enum { NUM_SAMPLED = 4096 };
     const double expected = (double)NUM_SAMPLED * (double)k / (double)num_values;
@@ -69,7 +69,8 @@ static uint32_t guess_threshold(const float *values, size_t num_values, size_t k
     const size_t stride = num_values / NUM_SAMPLED;
     if (stride < 4 || rank > NUM_SAMPLED / 2) return 0;
     uint32_t sample[NUM_SAMPLED];
-    for (uint32_t i = 0; i < NUM_SAMPLED; i++) { /* multiples of the golden ratio, mod 1 */
+    /* One value of each stride; the offsets are multiples of the golden ratio, mod 1. */
+    for (uint32_t i = 0; i < NUM_SAMPLED; i++) {
         const uint64_t fraction = i * 2654435769u;
         sample[i] = fed_magnitude_bits(values + i * stride + (size_t)(fraction * stride >> 32));
     }
@@ -86,8 +87,8 @@ typedef struct largest {
     size_t num_equal;
 } largest;
 
-/* Finds them among the values that reach a magnitude. FED_ERR_ARGUMENT: these are fewer than k, or
- * more than most_places. */
+/* Finds the k largest among the values of magnitude `least` or more. FED_ERR_ARGUMENT: these are
+ * fewer than k, or more than most_places. */
 static int find_among(const float *values, size_t num_values, size_t k, uint32_t least,
                       size_t most_places, largest *found) {
     found->places = fed_allocate((most_places + FED_CODEC_PIECE) * sizeof *found->places);
@@ -104,7 +105,8 @@ static int find_among(const float *values, size_t num_values, size_t k, uint32_t
     return FED_OK;
 }
 
-/* Looks at few values, if a guess is right, else at all. The caller frees the places. */
+/* Finds the k largest values: among those above a guessed threshold, or among all if the guess was
+ * wrong. The caller frees the places. */
 static int find_largest(const float *values, size_t num_values, size_t k, largest *found) {
     const uint32_t guess = guess_threshold(values, num_values, k);
     *found = (largest){0};
