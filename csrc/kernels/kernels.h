@@ -29,13 +29,13 @@ enum { FED_PANEL = 32 };
  */
 typedef struct fed_loss {
     const float *class_weights; /* [K], finite, >= 0; NULL: all are 1 */
-    float smoothing;            /* share of each label that all classes divide, in [0, 1) */
+    float smoothing;            /* share of each label that is spread over all classes, in [0, 1) */
 } fed_loss;
 
 /* Number of blocks of the random generator that are computed together. */
 enum { FED_PHILOX_BLOCKS = 16 };
 
-/* The unfinalised metrics of one block. */
+/* The sums from which metrics are computed. */
 typedef struct fed_score {
     double loss_sum;
     int64_t num_correct;
@@ -240,7 +240,7 @@ typedef struct fed_gemm_gradient {
     size_t panel_size;
 } fed_gemm_gradient;
 
-/* FED_LANES columns of some rows, which are sorted. */
+/* A block that is sorted: FED_LANES columns of some rows. */
 typedef struct fed_sort_block {
     const float *const *rows;    /* [num_rows][first + num_values] */
     size_t num_rows, num_padded; /* num_padded: rounded up to a multiple of 4 */
@@ -248,13 +248,13 @@ typedef struct fed_sort_block {
     /* Integers in the order of the values, with -0 before 0. Rows up to num_padded that do not
      * exist hold the largest integer, columns that do not exist hold zeros. */
     int32_t *ordered; /* out [num_padded, FED_LANES] */
-    int32_t *none;    /* out [FED_LANES], in place of rows beyond these */
+    int32_t *none;    /* out [FED_LANES]: stands for each row from num_padded on */
 } fed_sort_block;
 
 /* A step in sorting a block. Rows are sorted sixteen at a time and then merged. */
 enum fed_sort_kind {
-    FED_SORT,   /* the tile of rows that begins with `first`, as they are given */
-    FED_CROSS,  /* the first layers of a merge of two sorted halves, see below */
+    FED_SORT,   /* sorts the tile of given rows that begins with `first` */
+    FED_CROSS,  /* the first layers of a merge of two sorted halves: see group */
     FED_HALVE,  /* the next layer of such a merge: two groups are compared row by row */
     FED_NARROW, /* FED_CROSS, of which only the rows of `tile` are needed; unit is FED_TILE_ROWS */
     FED_CLEAN,  /* the last layers of a merge, of the tile of rows that begins with `first` */
@@ -265,11 +265,11 @@ typedef struct fed_sort_step {
     uint32_t first;
     uint32_t group, unit; /* a merge of group * unit rows; group is 2, 4, 8 or 16 */
     uint32_t tile;
-    uint32_t num_lines; /* to prefetch meanwhile */
+    uint32_t num_lines; /* cache lines to prefetch meanwhile */
 } fed_sort_step;
 
-/* The values first..end-1 of rows that are read next: those from `at` of row `row` on are not
- * prefetched yet. */
+/* Values that are read next, and must be prefetched: first..end-1 of each row. The next one to
+ * prefetch is value `at` of row `row`. */
 typedef struct fed_ahead {
     const float *const *rows;
     size_t num_rows, first, end;

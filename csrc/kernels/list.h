@@ -127,9 +127,9 @@ KERNEL(void, winograd_outputs, const fed_tile_row *row, const float *points, siz
 KERNEL(void, winograd_outputs_gradient, const fed_tile_row *row,
        const float *gradient /* by the outputs */, size_t row_stride, size_t pixel_stride,
        float *points /* out [36][num_tiles, FED_PAD] */)
-/* The gradient by the inputs, 6x6 of a tile, of which neighbouring tiles share rows or columns:
- * is_above and is_left tell that a tile above, or left of the first one, has been here, and is
- * added to. */
+/* The gradient by the 6x6 inputs of each tile. Neighbouring tiles share rows or columns of inputs.
+ * is_above: a tile above has already written the rows that it shares, and they are added to.
+ * is_left: the same for a tile left of the first one, and columns. */
 KERNEL(void, winograd_inputs_gradient, const fed_tile_row *row,
        const float *points /* [36][num_tiles, FED_PAD] */, int is_above, int is_left,
        float *gradient /* in-out */, size_t row_stride, size_t pixel_stride)
@@ -162,10 +162,10 @@ KERNEL(void, gemm_pack, const float *gradient, const size_t *at /* [num_pixels] 
        float *panels /* out, panel_size apart */, size_t panel_size,
        float *sums /* in-out [num_channels]; or NULL */)
 
-/* Fused softmax cross-entropy of one block: adds loss and hits to score, and turns logits into
- * scale times the gradient of the loss summed over the block's examples. Hits have no weights. A
- * row with a NaN logit counts as wrong and has a NaN loss. Lanes from num_rows on hold nothing of
- * use. */
+/* Fused softmax cross-entropy of one block: adds the loss and the number of correct predictions to
+ * score, and turns logits into scale times the gradient of the loss summed over the block's
+ * examples. Class weights do not change the number of correct predictions. A row with a NaN logit
+ * counts as wrong and has a NaN loss. Lanes from num_rows on have no meaning. */
 KERNEL(void, softmax_xent, float *logits,         /* in: logits, out: gradient [K, FED_LANES] */
        size_t num_classes, const int32_t *labels, /* [num_rows], 0..K-1 */
        size_t num_rows, float scale, const fed_loss *loss, /* NULL: cross-entropy alone */
