@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Activations, of the values of a buffer and as a separate layer. */
+ * Activations: as the end of another layer, and as a layer of their own. */
 #include "layer.h"
 
 /* Padding channels must stay 0, but sigmoid(0) is not 0. */

@@ -29,7 +29,8 @@ typedef struct work {
 
 static void lay_out(fed_stage *stage) {
     stage->packed_size = fed_norm_packed_size(stage);
-    /* The part of the first example has room for the whole batch's. */
+    /* The first example's part of the saved memory has room for the statistics of the whole
+     * batch. */
     stage->saved_bytes = 3 * fed_norm_channels(stage) * sizeof(float);
 }
 
@@ -196,7 +197,7 @@ static void forward(const fed_images_pass *pass) {
 
 /* ---- Backward -------------------------------------------------------------------------------- */
 
-/* The outputs of image b where the gradient counts only if they are above 0, as for relu; NULL: it
+/* For relu, the outputs of image b: the gradient counts only where they are above 0. NULL: it
  * counts everywhere. */
 static const float *mask_of(const fed_images_pass *pass, size_t b) {
     const fed_stage *stage = pass->stage;
@@ -208,8 +209,8 @@ static const float *row_at(const fed_stage *stage, const float *outputs, size_t 
     return outputs != NULL ? outputs + fed_pixel(&stage->out, y, 0) : NULL;
 }
 
-/* Undoes the activation of a block's images. Then, with g the gradient and x the inputs, its sums
- * are those of g, and of g * (x - mean). */
+/* Undoes the activation of a block's images. Then, with g the gradient and x the inputs, sums g and
+ * g * (x - mean) over the block. */
 static void sum_gradient(void *context, size_t block, int worker) {
     const work *w = context;
     const fed_images_pass *pass = w->pass;
@@ -242,7 +243,7 @@ static void add_param_gradient(const work *w, const double *sums, const double *
 }
 
 /* With x' = (x - mean) / deviation: dx = gamma (g - mean(g) - x' mean(g x')) / deviation, with
- * means over the batch; the moving statistics do not depend on x, which leaves gamma g / deviation.
+ * means over the batch. Moving statistics do not depend on x: with them, dx = gamma g / deviation.
  * Writes rows of coefficients: of g, of x - mean, and of 1. */
 static void find_coefficients(const work *w, const double *sums, const double *products) {
     const float *gamma = gamma_of(w->pass);

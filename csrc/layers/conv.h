@@ -29,7 +29,7 @@ typedef struct fed_conv_io {
     float *out;       /* with layout `buffer` */
     int32_t *offsets; /* out [num_rows, num_cells, out_channels]: the source of each pooled value;
                          or NULL */
-    float *scratch;   /* [fed_conv_scratch_floats]; for a single method, its own number */
+    float *scratch;   /* [fed_conv_scratch_floats], or as the method that is called needs it */
 } fed_conv_io;
 
 void fed_conv_init(fed_conv *conv, const fed_stage *stage, const fed_buffer *in);

@@ -67,7 +67,7 @@ static void unpack(const fed_stage *stage, const double *packed, double *flat) {
         memcpy(flat, packed + bias_start(stage), num_outputs * sizeof *flat);
 }
 
-/* Takes a few inputs at a time, so that the flat memory, which is new here, is written in order. */
+/* Takes a few inputs at a time, so that the flat memory is written in order. */
 static void unpack_delta(const fed_stage *stage, const float *after, const float *before,
                          float *flat) {
     const size_t num_inputs = fed_shape_size(&stage->layer->in), run = run_size(stage);

@@ -56,7 +56,8 @@ static double *cleared_sums(const fed_pass *pass) {
     return sums_of(pass);
 }
 
-/* In a fixed order that does not wait for each addition before the next one. */
+/* Adds four sums side by side, in a fixed order, so that an addition need not wait for the one
+ * before it. */
 static double sum_of(const double *values, size_t num) {
     double sums[4] = {0};
     size_t i = 0;
@@ -134,8 +135,8 @@ static void forward(const fed_pass *pass) {
     if (!is_relu) fed_activate_out(pass);
 }
 
-/* The gradient by the outputs before the activation is out_gradient, but for relu only where these
- * outputs are above 0. */
+/* Undoes the activation, except relu, in out_gradient. For relu it returns the outputs: the
+ * gradient counts only where they are above 0. */
 static const float *undo_activation(const fed_pass *pass) {
     if (pass->stage->layer->activation == FED_RELU) return pass->out;
     fed_undo_out(pass);

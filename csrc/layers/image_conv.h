@@ -16,10 +16,11 @@ enum { FED_IMAGE_PANEL = 16 };
 typedef struct fed_image_conv {
     size_t num_images;             /* >= 1 */
     fed_shape in_shape, out_shape; /* without padded channels */
-    fed_buffer in, out; /* of one image; images are num_values apart. A pixel has its padded
-                           channels; `in` has a border of zeros that covers every window. If no
-                           gradient by the inputs is needed, pixels of `in` may have any stride, the
-                           padded I of the weights below: 3 for colours without padding */
+    /* Of one image; images are num_values apart. A pixel has its padded channels; `in` has a border
+     * of zeros that covers every window. If no gradient by the inputs is needed, pixels of `in` may
+     * have any stride. It is then the padded I of the weights below, such as 3 for colours without
+     * padding. */
+    fed_buffer in, out;
     size_t window_height, window_width;
     size_t stride_y, stride_x;
     size_t pad_top, pad_left; /* window (0, 0) begins at pixel (-pad_top, -pad_left) */

@@ -3,7 +3,8 @@
  * Windows are not copied.
  *
  * The gradient by the inputs is computed by phases (phases.h), with the taps of a phase in reversed
- * order ("turned"). No product has a zero as a factor, and each value is written once.
+ * order ("turned"). No product has a factor 0 that the stride put there, and each
+ * value is written once.
  *
  * The gradient by the weights adds up blocks of pixels in order. Every sum has the same order for
  * any number of threads, which share outputs or weights, never the terms of a sum.
@@ -22,7 +23,8 @@ enum {
     BLOCK_FLOATS = 40 * 1024,
     LEAST_BLOCK = 48, /* pixels; a multiple of every tile */
     MOST_BLOCK = 960,
-    /* Pixels of a block of the gradient by the weights, and channels of which it is packed. */
+    /* Pixels in a block of the gradient by the weights, and the channels that are packed at a
+     * time. */
     GRADIENT_PIXELS = 128,
     GRADIENT_CHANNELS = 128,
     /* Runs are cut, so that a part of a panel stays in the cache; and so that threads can share
@@ -33,7 +35,7 @@ enum {
 
 /* ---- Pixels ---------------------------------------------------------------------------------- */
 
-/* A grid of pixels of each image, in a buffer or a stepped part of it. */
+/* Pixels at constant distances in the buffer of each image. */
 typedef struct grid {
     size_t origin, step_y, step_x; /* floats */
     size_t image;                  /* floats from one image to the next */

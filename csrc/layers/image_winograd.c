@@ -20,8 +20,9 @@ enum { PANEL = FED_IMAGE_PANEL, PANEL_SQUARE = PANEL * PANEL, PAIR = 2 };
 /* The point whose value is the sum of a tile's gradient. */
 enum { SUM_POINT = 7 };
 
-/* Sizes of blocks, in floats, tiles or panels. They fit an L2 cache of 512 KiB or more, and the
- * backward pass part of an L3 cache, as it needs two blocks of many tiles at once. */
+/* Sizes of blocks, in floats, tiles or panels. Blocks of the forward pass fit an L2 cache of 512
+ * KiB or more. The backward pass needs two blocks of many tiles at once, which fit a part of an L3
+ * cache. */
 enum {
     FORWARD_FLOATS = 192 * 1024,
     BACKWARD_FLOATS = 768 * 1024,
@@ -113,7 +114,7 @@ typedef struct pass {
 
 /* ---- Tiles ----------------------------------------------------------------------------------- */
 
-/* Adjacent tiles of one row, all of them whole or one that the border cuts. */
+/* Adjacent tiles of one row: whole ones, or a single one that the image's border cuts. */
 typedef struct strip {
     size_t first, num;         /* from the first tile of the group */
     size_t image, row, column; /* of the first tile */
@@ -154,7 +155,7 @@ static size_t output_offset(const pass *p, const strip *s) {
            fed_pixel(&p->conv->out, s->row * p->plan.side, s->column * p->plan.side);
 }
 
-/* A cut tile's pixels of one panel, inside zeros. */
+/* Copies a cut tile's pixels of one panel; the rest of the tile becomes zeros. */
 static void copy_pixels(const fed_buffer *buffer, const float *from, size_t height, size_t width,
                         size_t side, float *to /* out [side][side][16] */) {
     memset(to, 0, side * side * PANEL * sizeof *to);
@@ -164,7 +165,7 @@ static void copy_pixels(const fed_buffer *buffer, const float *from, size_t heig
                    from + y * buffer->row_stride + x * buffer->pixel_stride, PANEL * sizeof *to);
 }
 
-/* A block's odd last row. */
+/* Clears the row after an odd number of tiles. */
 static void clear_padding(const block *b, size_t panel) {
     for (size_t k = 0; b->num < b->num_rows && k < NUM_POINTS; k++)
         memset(b->values + panel * b->panel + k * b->point + b->num * PANEL, 0,
@@ -536,7 +537,8 @@ static void weights_part(const pass *p, size_t part, int worker) {
             plan->in_panels * PANEL_SQUARE);
 }
 
-/* Images of a backward block, or 1 for a part of an image: their tiles do not overlap. */
+/* The number of images in a backward block, or 1 for a part of an image. Threads may take different
+ * images at the same time, because their tiles do not overlap. */
 static size_t images_in(const work_plan *plan, size_t num_tiles) {
     const size_t image = plan->down * plan->across;
     return num_tiles < image ? 1 : num_tiles / image;
@@ -598,7 +600,7 @@ static void backward(const fed_kernels *kernels, const fed_image_conv *conv,
     if (!plan->is_few) rest += p.num_outputs * p.weights_panel;
     if (plan->backward_tiles < plan->num_tiles) p.weights_points = rest;
     for (size_t t = 0, num; t < plan->num_tiles; t += num) {
-        /* A block of parts of images ends with its image. */
+        /* A block that is a part of an image does not reach into the next image. */
         const size_t image = plan->down * plan->across;
         num = fed_smaller(plan->backward_tiles, plan->num_tiles - t);
         if (num < image) num = fed_smaller(num, image - t % image);

@@ -22,7 +22,7 @@ static float *row_of(const fed_pass *pass, size_t row) {
     return (float *)pass->scratch + row * fed_norm_channels(pass->stage);
 }
 
-/* Writes a row of parameters, or of a value where there are none; padding channels are 0. */
+/* Writes a row of parameters, or of `value` if there are none; padding channels are 0. */
 static float *fill_row(const fed_pass *pass, size_t row, const float *params, float value) {
     const size_t channels = fed_norm_channels(pass->stage), num = pass->stage->layer->in.channels;
     float *to = row_of(pass, row);
@@ -44,7 +44,7 @@ static fed_pixel_norm norm_of(const fed_pass *pass) {
     };
 }
 
-/* Where row y of pixels is read, and its statistics are kept. */
+/* Sets where row y of pixels is read, and where its statistics are kept. */
 static void go_to_row(const fed_pass *pass, size_t y, fed_pixel_norm *norm) {
     const fed_stage *stage = pass->stage;
     norm->values = pass->in + fed_pixel(&stage->in, y, 0);

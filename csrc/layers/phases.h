@@ -18,8 +18,8 @@ typedef struct fed_stride_phase {
     size_t window; /* the first coordinate's window in the outputs' gradient with its border */
 } fed_stride_phase;
 
-/* Along one axis: what precedes the outputs' gradient in its border, and its size with both
- * borders. */
+/* The sizes along one axis. The outputs' gradient has `before` zeros before it, and with those on
+ * both sides it has `total` values. */
 typedef struct fed_axis {
     size_t size, out_size, window, stride, pad;
     size_t before, total;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * An image inside a frame of zeros, of its own width on each side. */
+ * An image inside a frame of zeros, whose width may differ from side to side. */
 #include "layer.h"
 
 static void forward(const fed_pass *pass) {
@@ -10,7 +10,7 @@ static void forward(const fed_pass *pass) {
     const size_t right = fed_row_size(&stage->out, &stage->shape) - left - row;
     for (size_t y = 0; y < stage->shape.height; y++) {
         float *out = pass->out + fed_pixel(&stage->out, y, 0);
-        const size_t in_y = y - layer->pad_top; /* of a row above the image: larger than any */
+        const size_t in_y = y - layer->pad_top; /* wraps around above the image */
         if (in_y >= layer->in.height) {
             memset(out, 0, (left + row + right) * sizeof *out);
             continue;
