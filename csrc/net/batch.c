@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The forward and backward pass of a batch through the stages of a net. Example stages process one
  * example at a time, all stages in turn. The others process the batch stage by stage: dense stages,
- * batch norms, and convolutions that take images at once do so in one call, the rest one example
- * after the other. Where stages of the front process single examples in the backward pass, each
- * fixed block of examples has its own sum of gradients by parameters; these sums are then added in
- * order. Threads can therefore share a batch without changing a bit of the result. */
+ * batch norms, and convolutions of feature maps in one call, the rest one example after the other.
+ * Where stages of the front process single examples in the backward pass, each fixed block of
+ * examples has its own sum of gradients by parameters; these sums are then added in order. Threads
+ * can therefore share a batch without changing a bit of the result. */
 #include "net.h"
 #include "threads.h"
 
@@ -18,8 +18,8 @@ static int is_dense(const fed_stage *stage) { return stage->ops->forward_batch !
 
 static int takes_images(const fed_stage *stage) { return stage->ops->forward_images != NULL; }
 
-/* 1 if the values before or after example stages only are those of one example, which all examples
- * use in turn. */
+/* 1 if only example stages read value v. In scoring, its memory then holds one example, and all
+ * examples use it in turn. */
 static int is_inside(const fed_net *net, size_t v) { return v < net->num_example_stages; }
 
 static size_t num_values(const fed_batch *batch, size_t v) {
@@ -260,8 +260,8 @@ static float *target_at(const fed_batch *batch, size_t s, size_t i, size_t b, si
     const size_t v = stage->sources[i];
     if (v <= batch->net->num_input_stages) return NULL;
     if (!stage->adds[i] || stage->ops->adds_gradients) return gradient_at(batch, v, b, block);
-    /* Inside, threads are at different stages of their blocks: places must not depend on the value.
-     * Elsewhere the examples follow each other as in the value. */
+    /* Threads are at different stages of the blocks of example stages: the place of a block must
+     * not depend on the value. For other stages, examples are as far apart as in the value. */
     return element(batch->added_gradient,
                    is_inside(batch->net, v) ? block * batch->added_size : b * num_values(batch, v));
 }

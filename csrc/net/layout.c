@@ -47,7 +47,8 @@ static const fed_stage_ops *choose_ops(const fed_stage *stage, int is_by_batch) 
     return is_by_batch && kind->by_batch != NULL ? kind->by_batch : kind->ops;
 }
 
-/* 1 if the stage of layer l also computes the pool that follows: nobody else may read between. */
+/* 1 if the stage of layer l also computes the pool that follows: nothing else may read the value
+ * between them. */
 static int takes_next(const fed_model *model, size_t l) {
     const fed_layer_kind *kind = fed_kind_of(&model->layers[l]);
     return kind->takes_pool != NULL && l + 1 < model->num_layers &&
@@ -56,7 +57,7 @@ static int takes_next(const fed_model *model, size_t l) {
 }
 
 /* Makes the stage of layer l, or of layers l and l + 1 if one stage computes both; returns their
- * number. places: the value in which each layer's output is, after the image. */
+ * number. places[l] is the value that holds the output of layer l - 1, or the image for l = 0. */
 static size_t set_stage(fed_stage *stage, const fed_model *model, size_t l, int is_by_batch,
                         const size_t *places) {
     const fed_layer *layer = &model->layers[l];
@@ -119,7 +120,7 @@ static unsigned visit_bits(size_t num_draws) {
     return bits;
 }
 
-/* Of a stage's moving statistics in packed vectors. */
+/* Floats of a stage's moving statistics in packed vectors. */
 static size_t moving_size(const fed_stage *stage) {
     return fed_kind_of(stage->layer)->has_moving ? 2 * stage->in.pixel_stride : 0;
 }
@@ -204,7 +205,7 @@ static void place_gradients(fed_net *net) {
             stage->adds[i] = source->gradient_place != NO_PLACE;
             if (stage->adds[i] || stage->sources[i] <= net->num_input_stages) continue;
             if (stage->sources[i] < net->num_example_stages)
-                source->gradient_place = 0; /* its own: the example stages run afterwards */
+                source->gradient_place = 0; /* only marks it: it has memory of its own */
             else
                 source->gradient_place =
                     take_place(net->gradient_places, &net->num_gradient_places, source, 0);
@@ -394,8 +395,8 @@ size_t fed_net_part_size(const fed_net *net, size_t batch_size, int is_training)
         all += stage->out.num_values;
     }
     const size_t size = fed_larger(PART_FLOATS / most, LEAST_PART);
-    /* Each part reads all parameters and adds up their gradients, which only pays if they are fewer
-     * than its values. */
+    /* Each part reads all parameters and adds up their gradients. This pays only if the parameters
+     * are fewer than the part's values. */
     if (size >= batch_size || net->size > size * all) return batch_size;
     return fed_pieces(batch_size, fed_pieces(batch_size, size));
 }

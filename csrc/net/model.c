@@ -85,8 +85,8 @@ size_t fed_num_readers(const fed_model *model, size_t value) {
     return num_readers;
 }
 
-/* 1 if the moving statistics of the layers follow each other, and the `offset` trained parameters;
- * then the sum is the model's size. */
+/* 1 if the moving statistics of all layers, in order, follow the `offset` trained parameters, and
+ * nothing else does. */
 static int moving_follows(const fed_model *model, size_t offset) {
     for (size_t l = 0; l < model->num_layers; l++) {
         const fed_layer *layer = &model->layers[l];

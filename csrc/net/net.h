@@ -24,7 +24,7 @@ typedef struct fed_value {
     fed_shape shape;
     fed_border border; /* that all of its readers need */
     fed_buffer buffer;
-    size_t last_reader;    /* a stage */
+    size_t last_reader;    /* the last stage that reads it */
     size_t gradient_place; /* of a value of a stage that runs by batch: see fed_net */
     size_t scoring_place;  /* the same for the value itself in scoring */
 } fed_value;
@@ -48,8 +48,8 @@ typedef struct fed_net {
     fed_stage *stages; /* [num_stages] */
     fed_value *values; /* [num_stages + 1] */
     size_t num_stages, num_front_stages;
-    size_t num_input_stages;   /* through them no gradient passes */
-    size_t num_example_stages; /* that of the front, or 0 */
+    size_t num_input_stages;   /* no gradient passes through them */
+    size_t num_example_stages; /* all of the front, or 0 if it runs by batch */
     fed_place *gradient_places, *scoring_places;
     size_t num_gradient_places, num_scoring_places;
     size_t num_trained; /* size of the packed parameters that are trained */
@@ -146,8 +146,8 @@ void fed_batch_forward(const fed_batch *batch, const float *params, size_t num_r
 /* The input layers alone, for the first example: writes what the layer after them reads, [height,
  * width, channels]. */
 void fed_batch_forward_inputs(const fed_batch *batch, float *image /* out */);
-/* The same for one stage. The forward pass of earlier stages, or the backward pass of later ones,
- * must be done before. */
+/* fed_batch_derive, and the forward and the backward pass, of one stage. The forward pass of
+ * earlier stages, or the backward pass of later ones, must be done before. */
 void fed_batch_derive_stage(const fed_batch *batch, const float *params, size_t s);
 void fed_batch_forward_stage(const fed_batch *batch, const float *params, size_t s,
                              size_t num_rows);
