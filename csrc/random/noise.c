@@ -10,7 +10,7 @@
 
 enum { PART = 64 * FED_NORMAL_GROUP }; /* values that a thread takes at a time */
 
-/* A call, with the vectors [num_values]. */
+/* The arguments of a call; vectors are [num_values]. */
 typedef struct noising {
     const fed_noise *noise;
     const double *sum;

@@ -8,7 +8,7 @@
 #include <math.h>
 #include <string.h>
 
-/* Some parameters of a local step, as rows get them. */
+/* A part of the parameters in a local step, and what rows need to update it. */
 typedef struct piece {
     const fed_kernels *kernels;
     size_t step_num;
@@ -250,13 +250,13 @@ static const step_ops ops[FED_NUM_STEP_KINDS] = {
     [FED_STEP_ADAGRAD] = {adagrad_check, one_slot, adagrad_initial, adagrad_run, .keeps_span = 0},
     [FED_STEP_RMSPROP] = {rmsprop_check, one_slot, NULL, rmsprop_run, .keeps_span = 0},
     [FED_STEP_GRADIENT] = {no_options_check, no_slots, NULL, gradient_run, .keeps_span = 1},
-    /* In a narrow layer one gradient replaces those of the fixed pixels; its norm is the same. */
+    /* In a narrow layer one gradient replaces those of all fixed pixels; the norm is the same. */
     [FED_STEP_CLIP] = {clip_check, no_slots, NULL, clip_run, .keeps_span = 1, .needs_whole = 1},
     [FED_STEP_LINEAR] = {no_options_check, no_slots, NULL, linear_run, .keeps_span = 0},
-    /* Two passes are added before the update. */
+    /* The gradients of two passes are added before the update. */
     [FED_STEP_ANCHOR] = {no_options_check, no_slots, NULL, anchor_run, .keeps_span = 1,
                          .needs_whole = 1},
-    /* It moves the weights of fixed pixels away from their span. */
+    /* Decay also shrinks the part of the weights that lies outside the span of the gradients. */
     [FED_STEP_DECAY] = {proximal_check, no_slots, NULL, decay_run, .keeps_span = 0},
     [FED_STEP_ADAFACTOR] = {adafactor_check, two_slots, NULL, adafactor_run, .keeps_span = 0,
                             .needs_whole = 1, .needs_tensors = 1},

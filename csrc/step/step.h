@@ -33,7 +33,7 @@ typedef struct fed_local_step {
     float *params;              /* in-out [num_params] */
     const float *server_params; /* [num_params] */
     float *slots;               /* in-out [slots, num_params] */
-    const float *frozen_slots;  /* the slots' values before this step; NULL: those of the last */
+    const float *frozen_slots;  /* the slots before this step; NULL: as the last step left them */
     const float *linear;        /* [num_params], or NULL: zeros */
     double rate_factor;         /* factor of the learning rate */
     const fed_tensors *tensors; /* NULL if the step does not need them */
