@@ -438,8 +438,7 @@ static inline void naive_layer_backward(const fed_layer *layer, const double *pa
                                         double *out_gradient, double *in_gradient,
                                         double *gradient) {
     const size_t size = fed_shape_size(&layer->out);
-    /* Only in a layer that is nothing else does the slope need what the activation was applied to.
-     */
+    /* Only in a separate activation layer may the slope depend on the activation's inputs. */
     for (size_t o = 0; o < size; o++)
         out_gradient[o] *= naive_slope(layer, layer->kind == KIND_ACTIVATION ? in[o] : NAN, out[o]);
     if (layer->kind == KIND_CONCATENATE) { /* passed on as a whole: see naive_pass_on */
@@ -498,9 +497,9 @@ typedef struct naive_net {
     size_t num_examples;
     double *values[FED_MAX_LAYERS + 1]; /* of one example: the pixels, then each layer's outputs */
     double *gradients[FED_MAX_LAYERS + 1]; /* by values */
-    double *part;                          /* of a gradient: by one of the layers that read it */
-    double *masks[FED_MAX_LAYERS];         /* [num_examples, outputs], NULL: no dropout, or idle */
-    naive_margin margin;                   /* over all that was scored */
+    double *part; /* of a gradient: what one of the layers that read the value adds */
+    double *masks[FED_MAX_LAYERS]; /* [num_examples, outputs], NULL: no dropout, or idle */
+    naive_margin margin;           /* over all that was scored */
 } naive_net;
 
 static inline double *naive_doubles(size_t num_values) {
@@ -558,7 +557,7 @@ static inline void naive_draw_masks(naive_net *net, const fed_key *key, size_t f
     }
 }
 
-/* The number of inputs of a layer, and of the value that input i of layer l is. */
+/* The number of inputs of a layer; the index of the value that is input i of layer l. */
 static inline size_t naive_num_inputs(const fed_layer *layer) {
     return layer->kind == KIND_ADD || layer->kind == KIND_CONCATENATE ? 2 : 1;
 }
@@ -567,7 +566,7 @@ static inline size_t naive_source(const fed_model *model, size_t l, size_t i) {
     return l - model->layers[l].skips[i];
 }
 
-/* Leaves every layer's values and returns the logits. */
+/* Computes every layer's values and returns the logits. */
 static inline const double *naive_logits(naive_net *net, const double *params, const float *pixels,
                                          size_t example) {
     const fed_model *model = net->model;
@@ -592,8 +591,8 @@ static inline double naive_loss(naive_net *net, const double *params, const floa
     return loss;
 }
 
-/* Adds input i's part of the gradient that a layer passes on. Of a concatenation that is a part of
- * the channels of its outputs. */
+/* Adds the part of the gradient `passed` that belongs to input i of a layer. For a concatenation
+ * this is a part of the channels of its outputs. */
 static inline void naive_pass_on(const fed_layer *layer, size_t i, const double *passed,
                                  double *gradient) {
     if (layer->kind != KIND_CONCATENATE) {

@@ -309,7 +309,8 @@ static inline fed_layer new_layer(const spec *s, const fed_shape *in, size_t off
         layer.num_groups = s->size;
         layer.epsilon = 1e-3;
     }
-    if (s->kind == KIND_ZERO_PADDING) { /* one row and no column less after the image */
+    /* The padding after the image has one row less than that before it, and as many columns. */
+    if (s->kind == KIND_ZERO_PADDING) {
         layer.pad_top = s->stride_y;
         layer.pad_left = s->stride_x;
         layer.out.height += 2 * s->stride_y - 1;

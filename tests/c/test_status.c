@@ -98,7 +98,7 @@ static void test_unknown_code_has_a_message(void) {
     CHECK(strlen(fed_strerror(INT_MIN)) > 0);
 }
 
-/* Labels that are written to between the check and their use: no index is made of them. */
+/* A label that changes between the check and its use must not become an index. */
 static void test_changed_is_reached(void) {
     fed_team *scoring = fed_team_new(1), *training = fed_team_new(1);
     fed_sum *sum = fed_sum_new_of(&MODEL);

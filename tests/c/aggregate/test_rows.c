@@ -28,9 +28,7 @@ static void matrix_init(matrix *m, size_t num_rows, size_t num_values) {
 
 static double *doubles(size_t count) { return test_alloc(count * sizeof(double)); }
 
-/* ---- Twins
- * -----------------------------------------------------------------------------------
- */
+/* ---- Twins ----------------------------------------------------------------------------------- */
 
 static int ascending(const void *a, const void *b) {
     const double x = *(const double *)a, y = *(const double *)b;
@@ -78,8 +76,7 @@ static double twin_square_distance(const matrix *m, size_t r, const double *orig
 
 static const fed_mean NO_MEAN = {NULL, NULL};
 
-/* ---- Each coordinate
- * ------------------------------------------------------------------------- */
+/* ---- Each coordinate ------------------------------------------------------------------------- */
 
 static void check_trimmed(const matrix *m, size_t trim) {
     const size_t n = m->rows.num_rows, p = m->rows.num_values;
@@ -170,8 +167,7 @@ static void test_votes_of_signs(void) {
     }
 }
 
-/* ---- Sums and distances
- * ---------------------------------------------------------------------- */
+/* ---- Sums and distances ---------------------------------------------------------------------- */
 
 static void test_moves_and_mixtures(void) {
     for (size_t s = 0; s < LENGTH(SHAPES); s++) {
@@ -253,8 +249,7 @@ static void test_distances_and_products(void) {
     }
 }
 
-/* ---- The closest rows
- * ------------------------------------------------------------------------ */
+/* ---- The closest rows ------------------------------------------------------------------------ */
 
 /* Looks at every choice. */
 static void twin_closest(const double *distances, size_t n, size_t k, size_t *chosen) {
@@ -295,9 +290,7 @@ static void test_the_closest_rows(void) {
     CHECK_EQUAL(fed_least_diameter(&one, 1, 2, &chosen), FED_ERR_ARGUMENT);
 }
 
-/* ---- Bounds
- * ----------------------------------------------------------------------------------
- */
+/* ---- Bounds ---------------------------------------------------------------------------------- */
 
 static void test_rows_are_measured_and_bounded(void) {
     enum { NUM = 9000 }; /* more than two pieces */
@@ -333,8 +326,7 @@ static void test_rows_are_measured_and_bounded(void) {
     CHECK_EQUAL(fed_bound_rows(1, rows, 5, NUM, &(fed_bounds){NAN, 1}, sizes), FED_ERR_ARGUMENT);
 }
 
-/* ---- Threads and arguments
- * ------------------------------------------------------------------- */
+/* ---- Threads and arguments ------------------------------------------------------------------- */
 
 /* All results of one number of threads, one after another. */
 static size_t results(int num_threads, const matrix *m, double *out) {

@@ -190,7 +190,7 @@ static int is_narrow(const problem *p) {
 
 typedef struct twin {
     double params[MAX_PARAMS], slot[MAX_PARAMS], gradient[MAX_PARAMS];
-    double loss_sum, largest; /* the largest parameter there ever was */
+    double loss_sum, largest; /* the largest magnitude of a parameter in any step */
     int64_t num_correct, num_steps, num_clipped;
 } twin;
 
@@ -292,9 +292,10 @@ static void twin_train(const problem *p) {
 
 /* ---- Trained as the full net ----------------------------------------------------------------- */
 
-/* Each step rounds a weight once, by at most a unit of the largest; the one weight of the fixed
- * pixels may be longer, but each of them gets only its share of that. Rounded logits add errors of
- * a rate times a pixel times theirs, less again: rates are so small that errors do not grow. */
+/* Each step rounds a weight once, by at most one unit roundoff of the largest parameter. The single
+ * weight of the fixed pixels may be larger than theirs, but its error is divided among them. Errors
+ * of the logits reach weights only times a rate and a pixel, which is less. Rates are so small that
+ * errors do not grow from step to step. */
 static double tolerance(void) { return 8 * UNIT_ROUNDOFF * t.largest * (double)(t.num_steps + 4); }
 
 /* Trains, and holds everything that comes out against the reference. */
@@ -344,7 +345,7 @@ static void test_floats_with_scale_and_offset_train_as_the_full_net(void) {
     check_kind(&SCALED_FLOATS);
 }
 
-/* The narrow gradient is as long as the full one: the same batches are clipped, by as much. */
+/* The narrow gradient has the norm of the full one: the same batches are clipped, by as much. */
 static void test_clipped_gradients_train_as_the_full_net(void) {
     for (size_t k = 0; k < LENGTH(KINDS); k++)
         for (size_t s = 0; s < LENGTH(STEPS); s++) {
@@ -499,8 +500,9 @@ static void test_any_number_of_classes(void) {
         }
 }
 
-/* Of the full row's width the decoded images are too large to keep, of the narrow row's they are
- * not: memory was reserved by the former. Halves seen at scale 2 are exact. */
+/* With the full width of rows, the decoded images are too large to keep; with the narrow width they
+ * are not. Memory is reserved for the full width, which must decide. The stored pixels are halves
+ * of the values and decoded at scale 2, which is exact. */
 static void test_a_large_client_in_place_stays_within_its_memory(void) {
     for (size_t i = 0; i < 2; i++) {
         spec asked = USUAL;
@@ -608,7 +610,8 @@ static void test_a_bad_fixed_pixel_drops_its_client_only(void) {
         }
 }
 
-/* Together longer than any float, each of them is a float: one small step from zero is finite. */
+/* Each fixed pixel is a float, but their norm exceeds any float. One small step from zero is still
+ * finite. */
 static void test_fixed_pixels_may_be_huge(void) {
     static const fed_step_row small = {FED_STEP_SGD, {1e-32f}};
     spec asked = USUAL;

@@ -188,7 +188,8 @@ static void test_an_anchor_takes_the_servers_gradient_off(void) {
 static void test_metrics_are_not_the_anchors(void) {
     set_problem(0);
     CHECK_EQUAL(train(1, &PLAIN, &UNIFORM), FED_OK);
-    const double loss = stats[3].loss_sum; /* one example, two steps of it: one is before any */
+    /* Of one example in two steps, the first of which scores it before any update. */
+    const double loss = stats[3].loss_sum;
     prob.clients[3].plan.epochs = 1;
     CHECK_EQUAL(train(1, &ANCHOR, &UNIFORM), FED_OK);
     CHECK_EQUAL(stats[3].num_examples, 1);
@@ -275,7 +276,8 @@ static void test_bad_largest_distances_are_refused(void) {
     }
 }
 
-/* A client's own start is as the server's parameters to it, for every kind of step. */
+/* For every kind of step, a client trains from its own start as it would from server parameters of
+ * the same values. */
 static void test_a_start_of_its_own_is_the_servers_to_a_client(void) {
     static const fed_step *const steps[] = {&PLAIN, &LINEAR, &ANCHOR, &GRADIENT};
     static float starts[CLIENTS][PARAMS], wanted[CLIENTS][PARAMS];
@@ -375,7 +377,8 @@ static const struct {
     {{{FED_STEP_PROXIMAL, {0.7}}, LINEAR_ROW, LINEAR_ROW, {FED_STEP_SGD, {0.1, 0.5, 1}}}, 4, 1},
 };
 
-/* A bound that nothing meets keeps a step from being affine. */
+/* A bound that no gradient exceeds: the step is no longer computed as affine_step.c does, but has
+ * the same result. */
 static const fed_step_row NO_BOUND = {FED_STEP_CLIP, {1e30}};
 
 static void check_affine_step(size_t d, const fed_terms *terms) {
@@ -425,7 +428,8 @@ static void test_too_few_or_bad_rate_factors_are_refused(void) {
     }
 }
 
-/* Parameters of a million would leave a gradient of 0.1 no digit: it does not travel with them. */
+/* Beside parameters of a million a gradient of 0.1 has no digits left in float32, so the two must
+ * not be added up before the step. */
 static void test_gradients_keep_their_digits_beside_large_parameters(void) {
     set_problem(0);
     for (size_t c = 0; c < CLIENTS; c++)

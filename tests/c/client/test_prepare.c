@@ -297,7 +297,8 @@ static void test_evaluation_takes_no_notice(void) {
 
 /* ---- Refusals -------------------------------------------------------------------------------- */
 
-/* Even an equal table is another one: nobody compares tables. */
+/* A table with equal contents at another address counts as another model, because contents are not
+ * compared. */
 static void test_a_client_prepared_for_another_model_is_refused(void) {
     const fed_model copy = MODEL;
     const fed_model *const others[] = {&MODEL_TWO, &copy};

@@ -422,8 +422,9 @@ static void test_bounds_that_are_no_sizes_are_refused(void) {
     free_cohort(co);
 }
 
-/* The gradient over all batches is the step of one full batch at rate 1, which unlike it is rounded
- * at the size of the parameters, weighted by up to a hundred examples. */
+/* The gradient over all batches equals the step of one full batch at rate 1, up to rounding: unlike
+ * the gradient, the step is rounded relative to the parameters, and the sum multiplies that error
+ * by up to a hundred examples. */
 static void test_gradient_equals_one_full_batch(void) {
     const fed_step_row full_row = {FED_STEP_SGD, {1}};
     const fed_step full = {&full_row, 1};
@@ -717,7 +718,8 @@ static void test_bytes_with_scale_and_offset_equal_the_same_floats(void) {
     free_cohort(co);
 }
 
-/* Halves seen at scale 2 are decoded, wholes at scale 1 are used where they lie: both are exact. */
+/* Halves of the values are decoded at scale 2; whole values at scale 1 are used in place. Both are
+ * exact. */
 static void test_floats_in_place_equal_decoded_floats(void) {
     for (size_t i = 0; i < 2; i++) {
         cohort *co = new_cohort(&MODEL_48, 9, &PLAN);
@@ -825,7 +827,7 @@ static void test_every_label_outside_the_classes_is_refused(void) {
     }
 }
 
-/* Even where the plan never comes to it. */
+/* A bad label is refused even if the plan never visits its example. */
 static void test_label_of_an_unvisited_example_is_refused(void) {
     fed_plan plan = IN_ORDER;
     plan.max_examples = 1;

@@ -659,7 +659,8 @@ static void test_loops_give_the_same_bytes_on_all_instruction_sets(void) {
     CHECK_EQUAL(fed_select_isa(NULL), FED_OK);
 }
 
-/* Of many values, a few are looked at first. Found by counting. */
+/* Of many values, the encoder first examines those above a guessed threshold. The decoded vector
+ * must hold the largest values, and as many as were asked for. */
 static void test_top_k_of_many_values(void) {
     enum { NUM = 20000 };
     static float many[NUM], received[NUM];

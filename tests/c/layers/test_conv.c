@@ -223,7 +223,8 @@ static void naive_backward(conv *c) {
         const size_t pixel = i / l->out.channels, o = i % l->out.channels;
         const size_t at =
             place(&c->stage.out, pixel / c->stage.shape.width, pixel % c->stage.shape.width, o);
-        /* The slope at the value that was put out: its error is not the gradient's. */
+        /* The slope is taken at the core's own output, so that the error of the output does not
+         * count as one of the gradient. */
         const double g = c->out_gradient[at] * activation_slope(l->activation, (double)c->out[at]);
         sums_gradient[c->chosen[i]] += g;
         if (!l->has_bias) continue;

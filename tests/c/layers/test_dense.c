@@ -50,7 +50,8 @@ static float *random_new(size_t num_values, uint64_t seed) {
     return values;
 }
 
-/* What a case is about. A last stage is columns; a first one too, its rows raw. */
+/* The layer of a case and its place in the net. The last stage, and the first one if it reads raw
+ * rows, are computed by dense_ends.c. */
 typedef struct setting {
     const fed_stage_ops *ops;
     fed_shape in;
@@ -255,7 +256,7 @@ static void check_forward(dense *d) {
 
 static void test_forward_equals_twin(void) { for_each_dense(check_forward); }
 
-/* Whatever the activation makes of 0, and the border is not written to. */
+/* Padding is 0 whatever the activation makes of 0, and the border is not written to. */
 static void test_padding_and_border_of_outputs_are_0(void) {
     for (int activation = 0; activation < FED_NUM_ACTIVATIONS; activation++)
         for (int is_first = 0; is_first <= 1; is_first++) {
@@ -370,7 +371,7 @@ static void check_sum(dense *d) {
 
 static void test_sum_of_gradients_equals_twin(void) { for_each_dense(check_sum); }
 
-/* The inputs' gradient is by the weights as they were. */
+/* The gradient by the inputs is that of the weights before the update. */
 static void check_in_place(dense *d) {
     float *gradient = prepare_backward(d);
     run_backward(d, &(fed_update){.sum = d->params});
@@ -381,7 +382,7 @@ static void check_in_place(dense *d) {
 
 static void test_parameters_may_be_the_sum(void) { for_each_dense(check_in_place); }
 
-/* From slots of 0, momentum leaves the gradient itself there. */
+/* After a step from slots of 0, the slots of momentum are the gradient itself. */
 static void check_pieces(dense *d) {
     const size_t num_params = packed_total(d);
     float *gradient = prepare_backward(d);

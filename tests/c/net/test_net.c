@@ -185,7 +185,7 @@ static void test_local_steps_of_small_nets_equal_the_naive_ones(void) {
 
 /* ---- Scores ---------------------------------------------------------------------------------- */
 
-/* Without dropout, whatever the batches; hits where no logit comes close to the label's. */
+/* Scores are without dropout, and do not depend on the batches. */
 static void check_scores(const stack *s, size_t num_examples) {
     table t;
     build(s, &t);
