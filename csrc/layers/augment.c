@@ -40,8 +40,7 @@ static double draw_between(fed_rng *rng, double low, double high) {
 /* No gradient passes through an input layer. */
 static void no_backward(const fed_pass *pass) { (void)pass; }
 
-/* ---- Normalisation: amounts are the channels' means, then their factors -----------------------
- */
+/* ---- Normalisation: amounts are the channels' means, then their factors ---------------------- */
 
 static void normalize(const fed_pass *pass) {
     const double *means = pass->stage->layer->amounts, *factors = means + FED_MAX_NORMALIZED;
@@ -69,8 +68,7 @@ static void standardize(const fed_pass *pass) {
         pixel_out(pass, y, x)[c] = (float)(((double)pixel_in(pass, y, x)[c] - mean) * factor);
 }
 
-/* ---- Places -----------------------------------------------------------------------------------
- */
+/* ---- Places ---------------------------------------------------------------------------------- */
 
 /* Mirrors the image left to right in half of the visits. */
 static void flip(const fed_pass *pass) {
@@ -155,8 +153,7 @@ static void cut_out(const fed_pass *pass) {
         memset(pixel_out(pass, y, x), 0, num_channels(pass) * sizeof *pass->out);
 }
 
-/* ---- Colours ----------------------------------------------------------------------------------
- */
+/* ---- Colours --------------------------------------------------------------------------------- */
 
 /* The grey level of a colour (ITU-R BT.601). */
 static double grey_of(const float *pixel, size_t num_parts) {
@@ -189,8 +186,7 @@ static void jitter(const fed_pass *pass) {
     }
 }
 
-/* ---- The kinds --------------------------------------------------------------------------------
- */
+/* ---- The kinds ------------------------------------------------------------------------------- */
 
 #define INPUT_LAYER(name, function)                                                                \
     const fed_stage_ops name = {.forward = function, .backward = no_backward, .takes_raw = 1}

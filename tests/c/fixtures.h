@@ -94,8 +94,7 @@ static inline void fill_labels(uint64_t seed, size_t num_classes, int32_t *label
         .has_bias = 1,                                                                             \
     }
 
-/* ---- The reference: a stack of dense layers in double, parameters flat ------------------------
- */
+/* ---- The reference: a stack of dense layers in double, parameters flat ----------------------- */
 
 enum { TWIN_MAX_OUTPUTS = 1024 };
 
