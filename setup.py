@@ -17,9 +17,9 @@ from setuptools.command.build_ext import build_ext
 
 # Python's own flags ask for debug information, which takes the compiler a fifth of its time.
 RELEASE_FLAGS, DEBUG_FLAGS = "-g0 -DNDEBUG", "-O1 -g -UNDEBUG"
-# To try in turn. What is left out of -O2 and -O3 gains nothing here, as the kernels are written in
-# vectors and unrolled by hand, and takes the compiler half of its time. The second is for
-# compilers that refuse the names of GCC's options.
+# Tried in turn. The passes of -O2 and -O3 that are switched off gain nothing here, because the
+# kernels are written in vectors and unrolled by hand; they would take half of the compiler's time.
+# The second choice is for compilers that do not know these options of GCC.
 OPTIMIZE_FLAGS = [
     "-O2 -ftree-vectorize -fvect-cost-model=dynamic"
     " -fno-code-hoisting -fno-cprop-registers -fno-crossjumping -fno-forward-propagate -fno-ipa-cp"
@@ -33,8 +33,8 @@ C_FLAGS = "-std=gnu11 -fno-math-errno -fno-trapping-math -fvisibility=hidden -Wn
 # Cython's code only checks arguments and calls the core. Without optimisation a round takes some 15
 # microseconds longer; -O1 takes the compiler a second longer than -Og and gains nothing more.
 GLUE_FLAGS = "-Og -Wno-sign-compare"
-# Per folder. Synthetic data, payloads and quantised values must not depend on what the compiler
-# makes of a * b + c.
+# Further flags by folder. Synthetic data, payloads and quantised values must not depend on whether
+# the compiler contracts a * b + c into one instruction.
 FOLDER_FLAGS = {folder: ["-ffp-contract=off"] for folder in ("random", "compress", "secure")}
 # Folders whose files are compiled as one, which saves a fifth of the time: their static names must
 # differ. Files that are compiled once per instruction set stay apart.
@@ -61,10 +61,10 @@ int main(void) {
 """
 
 
-NO_COMPILER = """fedcli: its core is C, and '{}' cannot compile a C program with Python's headers. \
+NO_COMPILER = """fedcli: the core is C, but '{}' cannot compile a C program with Python's headers. \
 Install a C compiler and the headers, then try again. Debian, Ubuntu: apt install gcc libc6-dev \
-python3-dev. Fedora: dnf install gcc python3-devel. macOS: xcode-select --install. A compiler of \
-another name is used when the environment variable CC holds its name."""
+python3-dev. Fedora: dnf install gcc python3-devel. macOS: xcode-select --install. To use a \
+compiler of another name, set the environment variable CC."""
 
 
 def say(text: str) -> None:
@@ -87,7 +87,7 @@ def core_files(isas: Collection[str], folder: Path) -> list[Path]:
     kernels = ["generic", *ISA_FLAGS]
     absent = {*ISA_FLAGS} - {*isas}
     united: dict[str, list[Path]] = {}
-    sizes: dict[Path, int] = {}  # in bytes, of what is compiled
+    sizes: dict[Path, int] = {}  # bytes of the source that each file compiles
     for path in sorted(Path("csrc").rglob("*.c")):
         if path.parent.name in UNITED and path.stem not in kernels:
             united.setdefault(path.parent.name, []).append(path)
@@ -107,14 +107,14 @@ def core_files(isas: Collection[str], folder: Path) -> list[Path]:
 
 
 class Build(build):
-    """Compiles first: without a compiler the files of the package need not be copied."""
+    """Compiles before it copies the package's files, so that a missing compiler shows at once."""
 
     sub_commands = sorted(build.sub_commands, key=lambda command: command[0] != "build_ext")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What this compiler is told."""
+    """The flags for this compiler."""
 
     common: list[str]  # for all files
     optimize: list[str]
@@ -131,7 +131,7 @@ class BuildCore(build_ext):
     """Compiles csrc/ file by file, each with its own flags, and links it into the extension."""
 
     def build_extension(self, ext: Extension) -> None:
-        """Builds the core, always anew: files do not tell with what settings they were made."""
+        """Builds the core, always anew: object files do not record their flags."""
         debug = os.environ.get("FEDCLI_DEBUG") == "1"
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             asked = pool.submit(self.ask_compiler, debug)
