@@ -1,7 +1,7 @@
 """SCAFFOLD, FedNova, FedDyn, Mime and FedOpt in float64 NumPy, written from the papers' formulas.
 
 A problem is given as gradients: a client is a list of local steps, each a function from parameters
-to the gradient of that step's batch. So the same code goes over dense models and quadratics.
+to the gradient of that step's batch. The same code thus serves dense models and quadratics.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class FedDyn:
 def fednova_round(
     params: Vector, cohort: Sequence[Client], rate: float, momentum: float, is_weighted: bool
 ) -> Vector:
-    """Section 2.4 of the reference, with the closed form of a_k."""
+    """One round of FedNova, with the closed form of a_k for momentum."""
     weights = np.array([client.num_examples if is_weighted else 1 for client in cohort], float)
     shares = weights / weights.sum()
     directions, counted = [], []
@@ -148,7 +148,7 @@ class Mime:
 
 
 def fedopt_step(name: str, rate: float, state: Any, mean_delta: Vector) -> tuple[Vector, Any]:
-    """What Algorithm 2 of Reddi et al. adds to w; beta_1 0.9, beta_2 0.99, tau 0.001."""
+    """The update and next state in Algorithm 2 of Reddi et al.: betas 0.9, 0.99, tau 0.001."""
     if name == "fedavgm":
         velocity = (0.0 if state is None else state) * 0.9 - mean_delta
         return -rate * velocity, velocity

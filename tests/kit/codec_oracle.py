@@ -1,4 +1,4 @@
-"""The codecs of compression in float64 NumPy, written from the papers' formulas for the eye.
+"""The codecs of compression in float64 NumPy, written from the papers' formulas to be read.
 
 Each function takes one vector x, float64 [P], and `words`, the uint32 words that the core draws, in
 order; it returns the decoded vector. Scales that a payload holds are rounded to float32 as there.
@@ -42,7 +42,7 @@ def coins(words: Words) -> Vector:
 
 
 def tensors(x: Vector, shapes: Shapes) -> Iterator[slice]:
-    """Yields where each tensor is."""
+    """Yields the place of each tensor in the vector."""
     first = 0
     for shape in shapes:
         yield slice(first, first + math.prod(shape))
@@ -103,7 +103,7 @@ def top_k(x: Vector, k: int) -> Vector:
 
 
 def hadamard(x: Vector) -> Vector:
-    """Returns H x / sqrt(d), by the definition: entry (i, j) is -1 to the number of common bits."""
+    """Returns H x / sqrt(d): entry (i, j) of H is -1 to the number of bits common to i and j."""
     made = x.copy()
     half = 1
     while half < len(x):

@@ -1,4 +1,4 @@
-"""Fixtures of all tests that run a command: in this process, in a folder of its own, or in another.
+"""Fixtures of all tests that run a command, in this process or in another, in a folder of its own.
 
 tests/conftest.py loads them, so that a test need not import them.
 """
@@ -21,7 +21,7 @@ import pytest
 from fedcli.cli import main as cli
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PATIENCE_SECONDS = 30.0  # of a test on a busy machine; what is waited for takes milliseconds
+PATIENCE_SECONDS = 30.0  # for busy machines; what tests wait for takes milliseconds
 
 
 @dataclass(frozen=True)

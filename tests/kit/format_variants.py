@@ -1,4 +1,4 @@
-"""Each file format in several variants: twelve images written in other ways, and a wrong one each.
+"""Each file format in variants: the same twelve images in different ways, and a file to refuse.
 
 Every right variant holds `GREY` (or `COLOUR`) with `LABELS` as its train split.
 """
@@ -38,12 +38,12 @@ class Variants:
     """How a format is written.
 
     Attributes:
-        right: By name: what writes it into a folder and returns the source.
-        wrong: What writes one that is refused.
-        words: What the refusal holds.
-        images: What right ones hold.
-        module: What is needed to read or write it; "": nothing but what fedcli needs.
-        options: Of `ImportOptions`, by the name of a variant.
+        right: Variants that are read, by name: each writes one into a folder, returns the source.
+        wrong: Writes a source that is refused.
+        words: Part of the error message.
+        images: The images of the right variants; None: `GREY` or `COLOUR`.
+        module: Package that reads or writes the format; "": none besides what fedcli needs.
+        options: `ImportOptions` by the name of the variant that needs them.
     """
 
     right: dict[str, Maker]

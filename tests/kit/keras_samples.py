@@ -36,7 +36,7 @@ def sequential(*layers: Any, name: str = "sequential") -> dict[str, Any]:
 def functional(layers: Sequence[Any], sources: Mapping[str, str], keras: int) -> dict[str, Any]:
     """The layers as a functional model.
 
-    `sources` says what each layer but the input follows: a name, or names with spaces between.
+    `sources` names what each layer but the input reads: one layer, or several with spaces between.
     """
     items = []
     for each in layers:
@@ -96,7 +96,7 @@ def counted(tensors: Mapping[str, Sequence[Any]], container: str = "layers") -> 
 def legacy(
     tensors: Mapping[str, Mapping[str, Any]], model: Any = None, *, fixed: bool = True
 ) -> bytes:
-    """A `.h5` of old: by layer, its weights by name; texts of fixed or of variable length."""
+    """An older `.h5`: for each layer its weights by name; texts of fixed or variable length."""
 
     def fill(file: Any) -> None:
         root = file

@@ -1,7 +1,8 @@
-"""Replicas of the image sets that people bring most, as they are when they are unpacked.
+"""Replicas of the image sets that users are most likely to bring, as they are when unpacked.
 
 Names of files and folders, columns, types and shapes are those of the published sets; there are a
-dozen small images in each. `KNOWN` are read, `REFUSED` are told what to do instead.
+dozen small images in each. The sets in `KNOWN` are read; for those in `REFUSED` an error says what
+to do instead.
 """
 
 from __future__ import annotations
@@ -550,7 +551,7 @@ def _hugging_face(root: Path) -> None:
     _lines(root / "README.md", "# a card")
 
 
-EXTRAS = {  # what some need besides Pillow
+EXTRAS = {  # packages that some sets need besides Pillow
     "scipy": ("SVHN, older .mat", "EMNIST, .mat", "Flowers-102"),
     "pyarrow": ("CIFAR-10 of Hugging Face",),
 }

@@ -1,4 +1,4 @@
-"""A web server on this machine that does to each request what a test has written in its script."""
+"""A local web server that answers each request as the script of a test says."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Behaviour = Callable[["Handler", bytes], None]
 
 @dataclass
 class Request:
-    """What was asked: the path and the headers that matter."""
+    """A request: its path and its headers."""
 
     path: str
     headers: Mapping[str, str]
@@ -29,7 +29,7 @@ class Request:
 
 @dataclass
 class Script:
-    """Contents by path; what happens to the first requests of a path; the others are served."""
+    """Files by path, and how the first requests of a path are answered; the others are served."""
 
     contents: dict[str, bytes] = field(default_factory=dict)
     behaviours: dict[str, list[Behaviour]] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def rest(self, content: bytes, etag: str, *, checks_if_range: bool = True) -> tuple[int, bytes]:
-        """The status and the bytes that a request is due: all, or those from its range on."""
+        """The right status and bytes for a request: all, or those from its range on."""
         match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
         condition = self.headers.get("If-Range")
         if match is None or (checks_if_range and condition not in (None, etag)):
@@ -94,7 +94,7 @@ def serve(
     pause: float = 0.0,
     block_bytes: int = 1 << 16,
 ) -> Behaviour:
-    """Serves the content, or most of it: see the names of the arguments."""
+    """Serves the content, with the faults that the arguments name."""
 
     def behave(handler: Handler, content: bytes) -> None:
         code, body = handler.rest(content, etag, checks_if_range=checks_if_range)
@@ -127,7 +127,7 @@ def serve(
 
 
 def lie_less(num_bytes: int) -> Behaviour:
-    """Announces and sends fewer bytes than there are, as if that were all."""
+    """Announces fewer bytes than the content has, as if that were all."""
 
     def behave(handler: Handler, content: bytes) -> None:
         handler.head(200, {"Content-Length": num_bytes})
@@ -196,7 +196,7 @@ def chunked_cut(num_bytes: int) -> Behaviour:
 
 @contextlib.contextmanager
 def running(tls: ssl.SSLContext | None = None) -> Iterator[Script]:
-    """A server for the time of a test; its script can be changed at any moment."""
+    """Runs a server during a test, which can change the script at any moment."""
     script = Script()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Scripted", (Handler,), {"script": script}))
     server.daemon_threads = True

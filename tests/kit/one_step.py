@@ -17,7 +17,8 @@ from tests.kit import reference, reference_net
 from tests.kit.reference import Batch, Vector
 
 SEED = 5
-# Exact to divide by, and the parameters before the step are lost beside it.
+# A power of two, so that dividing by it is exact; so large that the parameters before the step
+# vanish beside the step.
 RATE = 2.0**20
 
 
@@ -51,10 +52,10 @@ def gradient(
     """Returns the gradient of the mean loss, float64 [num_params], from a step of plain SGD.
 
     Args:
-        model: The model, at whose parameters the gradient is.
+        model: The model; the gradient is taken at its initial parameters.
         drawn: The batch.
         num_threads: Threads that share it.
-        before: Rows of the step table before the last.
+        before: Rows of the step table that precede plain SGD.
     """
     rows = (*before, (StepKind.SGD, (RATE, 0.0, 0.0)))
     task = ClientTask(rows, model.initial_params, round_num=0, weighting="uniform")

@@ -1,7 +1,7 @@
-"""Small replicas of how people keep images and labels: what is right and what cannot be read.
+"""Small replicas of how people keep images and labels: those that are read, and those refused.
 
-Each maker writes a source into an empty folder. Images are 8 x 8; the brightness of one of their
-quarters is their class, so that a model learns them.
+Each maker writes a source into an empty folder. Images are 8 x 8; which quarter is bright tells the
+class, so that a model can learn it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SIDE = 8
 
 @dataclass(frozen=True)
 class Replica:
-    """A source and what it must be taken to be.
+    """A source and the data set that it must be read as.
 
     Attributes:
         make: Writes it into a folder.
@@ -108,7 +108,7 @@ def splits(*names: str, inner: str = "", counts: Sequence[int] = (4, 2, 2)) -> M
 
 
 def both(*makers: Maker) -> Maker:
-    """All of these in one folder."""
+    """What all of these makers write, in one folder."""
 
     def make(root: Path) -> None:
         for each in makers:
@@ -118,7 +118,7 @@ def both(*makers: Maker) -> Maker:
 
 
 def within(folder: str, maker: Maker) -> Maker:
-    """The same in a folder of the folder."""
+    """What a maker writes, in a subfolder."""
 
     def make(root: Path) -> None:
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -320,7 +320,7 @@ def _gtsrb_original(root: Path) -> None:
 
 
 def _domains(root: Path) -> None:
-    """Office-31: a domain each a client, with a folder images in it."""
+    """Office-31: a folder for each domain, which is a client; in it a folder `images`."""
     for domain in ("amazon", "dslr", "webcam"):
         class_folders(root / domain / "images", 2)
 
@@ -332,7 +332,7 @@ def _masks(root: Path) -> None:
 
 
 def class_folders_twice(root: Path) -> None:
-    """A folder a class with one in it that repeats its name."""
+    """A folder for each class, with a folder in it that repeats the class's name."""
     for label, name in enumerate(CLASSES):
         for index in range(4):
             picture(root / name / f"{name}_images" / f"{index}.png", label, index)

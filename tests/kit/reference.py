@@ -1,8 +1,8 @@
 """Slow, obvious federated averaging of dense models in float64: the source of truth.
 
 A client is a list of batches (x, y), x float64 [b, I] and y int [b]. `hidden` are the widths of
-layers with ReLU before the logits, none for softmax regression; parameters are one vector, of each
-layer the kernel [I, O] by rows and then the bias [O].
+layers with ReLU before the logits, none for softmax regression. Parameters are one vector: for each
+layer the kernel [I, O] by rows, then the bias [O].
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class RmsProp:
 
 @dataclass(frozen=True)
 class Adafactor:
-    """Algorithms 4 and 5 of Shazeer and Stern 2018, with sums where these stand in the paper."""
+    """Algorithms 4 and 5 of Shazeer and Stern 2018, with sums as in the paper, not means."""
 
     learning_rate: float
     shapes: tuple[tuple[int, ...], ...]
@@ -214,7 +214,7 @@ def score(
     """Returns the stats of one batch, and the gradient of its mean loss.
 
     With weights an example's loss is multiplied with that of its label, and the mean is still over
-    the number of examples. `smoothing` is the share of each label that all classes divide.
+    the number of examples. `smoothing` is the share of each label that is spread over all classes.
     """
     x, y = batch
     size = len(y)

@@ -18,15 +18,15 @@ from fedcli.models.layers.contract import Layer
 from fedcli.models.layout import ParamLayout
 from tests.kit.reference import Batch, Optimizer, Stats, Vector
 
-DROPOUT_STEPS = 65536  # a rate is taken in these
-VISIT_BLOCKS = 1 << 20  # from one visit's blocks of the dropout stream to the next visit's
+DROPOUT_STEPS = 65536  # a dropout rate is rounded to a multiple of 1 / 65536
+VISIT_BLOCKS = 1 << 20  # blocks of the dropout stream for each visit
 # Where the slope of an activation jumps.
 KINKS = {"relu": (0,), "relu6": (0, 6), "leaky_relu": (0,), "elu": (0,), "hard_silu": (-3, 3)}
 NORMS = ("group_normalization", "layer_normalization", "batch_normalization")
-FAR = 1e-3  # from a kink: no rounding of float32 takes a value of order 1 there
+FAR = 1e-3  # a value of order 1 so far from a kink is not rounded across it in float32
 
-# A layer, its trained tensors, what came in, what came out before and after the activation, and its
-# dropout mask, or the moving mean and variance that a batch norm takes; None: there are none.
+# A layer, its trained tensors, its inputs, its outputs before and after the activation, and its
+# dropout mask, or the moving mean and variance that a batch norm uses; None: there are none.
 Seen = tuple[Layer, list[Vector], Vector, Vector, Vector, Any]
 Places = Iterator[tuple[tuple[int, int], tuple[slice, slice], tuple[slice, slice]]]
 
@@ -173,9 +173,9 @@ def kink_distance(
     """Returns how far the value nearest to a kink of the loss is from it; no kinks: infinity.
 
     The loss has a kink where a ReLU's input is 0 and where the two greatest values of a max pool's
-    window are equal. There the gradient jumps: by as much as one place contributes to it, not by
-    a rounding. A value counts if the gradient sees it: what a max pool leaves far behind, a ReLU
-    holds far below 0 or dropout drops has a say in nothing.
+    window are equal. There the gradient jumps by as much as one place contributes to it, which is
+    more than a rounding. A value counts only if the gradient depends on it: not if its window in a
+    max pool has a much larger one, if a ReLU's input is far below 0, or if dropout drops it.
     """
     nearest = math.inf
     applied = list(_layer_by_layer(layout, params, batch[0], masks))
@@ -193,7 +193,7 @@ def kink_distance(
         elif layer.kind == "dropout" and mask is not None:
             is_seen = is_seen & (mask > 0)
         elif layer.kind not in ("dropout", "activation", "add"):
-            is_seen = np.ones(1, np.bool_)  # of padding, too: more counts than must
+            is_seen = np.ones(1, np.bool_)  # also of padding: more than necessary
         for source in layout.sources[place]:
             seen[source] = seen[source] | is_seen
     return nearest
@@ -202,9 +202,9 @@ def kink_distance(
 def _pool_kinks(
     layer: Layer, inputs: Vector, greatest: Vector, is_seen: NDArray[np.bool_]
 ) -> tuple[float, NDArray[np.bool_]]:
-    """Returns the least lead of a window's greatest value, and which inputs are near theirs.
+    """Returns the least lead of a window's greatest value, and which inputs are near it.
 
-    Zeros are no rivals of each other: they are what a ReLU made, whose own kink is counted.
+    Two equal zeros do not count: they are outputs of a ReLU, whose own kink is counted.
     """
     nearest, is_near = math.inf, np.zeros(inputs.shape, np.bool_)
     for (y, x), (rows, columns), _ in _places(layer):
@@ -279,7 +279,7 @@ def _hard_silu_slope(x: Vector) -> Vector:
     return np.where(np.abs(x) < 3, (2 * x + 3) / 6, (x > 0).astype(np.float64))
 
 
-# Of the sums x that an activation is applied to, and the amount a: the outputs, the slopes.
+# Each activation's output and slope, as functions of its input x and its amount a.
 _Function = Callable[[Any, float], Any]
 _ACTIVATIONS: dict[str, tuple[_Function, _Function]] = {
     "linear": (lambda x, a: x, lambda x, a: np.ones_like(x)),
@@ -306,7 +306,7 @@ _ACTIVATIONS: dict[str, tuple[_Function, _Function]] = {
 
 
 def _places(layer: Layer) -> Places:
-    """Of each output: where it is, the part of the image it sees, and that part of its window."""
+    """Yields each output's place, the part of the image it reads, and that part of its window."""
     for place in np.ndindex(layer.out_shape[:2]):
         image, window = [], []
         for at, size, length, stride, pad in zip(

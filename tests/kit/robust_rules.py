@@ -17,7 +17,7 @@ Vector = NDArray[np.float64]
 
 
 def median(deltas: Matrix) -> Vector:
-    """Coordinate by coordinate."""
+    """The coordinate-wise median."""
     return np.median(deltas, axis=0)
 
 
@@ -42,12 +42,12 @@ def meamed(deltas: Matrix, f: int) -> Vector:
 
 
 def square_distances(deltas: Matrix) -> Matrix:
-    """By differences."""
+    """All pairs, from the differences of the rows."""
     return np.array([[((a - b) ** 2).sum() for b in deltas] for a in deltas])
 
 
 def scores(deltas: Matrix, f: int) -> Vector:
-    """Krum's."""
+    """Krum's scores: sums of the squared distances to the nearest other rows."""
     distances = square_distances(deltas)
     found = []
     for index, row in enumerate(distances):
@@ -114,7 +114,7 @@ def weiszfeld(
 
 
 def centered_clipping(deltas: Matrix, radius: float, center: Vector, steps: int = 1) -> Vector:
-    """Moves the center."""
+    """Moves the center by the mean of the clipped differences from it."""
     for _ in range(steps):
         moves = deltas - center
         norms = np.linalg.norm(moves, axis=1)
@@ -137,7 +137,7 @@ def sign_majority(deltas: Matrix) -> Vector:
 
 
 def trust_scores(deltas: Matrix, root: Vector) -> Vector:
-    """FLTrust's."""
+    """FLTrust's scores: cosines with the root's delta, at least 0."""
     norms = np.linalg.norm(deltas, axis=1) * np.linalg.norm(root)
     return np.array([max(0.0, each @ root / n) for each, n in zip(deltas, norms, strict=True)])
 
@@ -150,7 +150,7 @@ def fltrust(deltas: Matrix, root: Vector) -> Vector:
 
 
 def foolsgold_factors(histories: Matrix) -> Vector | None:
-    """FoolsGold's, as in the authors' code; None if nobody would count."""
+    """FoolsGold's factors, as in the authors' code; None if all would be 0."""
     n = len(histories)
     cosines = np.zeros((n, n))
     for i, j in itertools.permutations(range(n), 2):

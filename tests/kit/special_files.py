@@ -10,7 +10,7 @@ KINDS = ("named pipe", "socket", "link to /dev/zero", "folder", "ring of links")
 
 
 def place(path: Path, kind: str) -> None:
-    """Makes what no file of a run, and no data file, may be."""
+    """Makes a file of a kind that files of a run, and data files, must not have."""
     if kind == "named pipe":
         os.mkfifo(path)
     elif kind == "socket":

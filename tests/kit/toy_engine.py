@@ -1,4 +1,4 @@
-"""An engine that knows the contract of engines alone; and any other could be as small.
+"""An engine that knows nothing but the contract of engines; others could be as small.
 
 It computes one client after another, as if each were in another process: its task is pickled, and
 its delta and stats come back.

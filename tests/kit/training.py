@@ -286,6 +286,6 @@ def results(path: Path) -> dict[str, bytes]:
 
 
 def picture(path: Path) -> dict[str, tuple[int, bytes]]:
-    """Returns every file below a folder: when it was changed, and its bytes."""
+    """Returns each file below a folder, with its time of change and its bytes."""
     files = [each for each in path.rglob("*") if each.is_file()]
     return {str(each): (each.stat().st_mtime_ns, each.read_bytes()) for each in files}
