@@ -49,8 +49,7 @@ FLOORS = {
             *("info", "inspect_clients", "preprocess", "report", "runs", "sweep", "train"),
             "verify",
         ),
-        ("jobs", "one_value", "group_report"),
-        ("options",),
+        ("jobs", "options", "group_report"),
         ("habits", "run_folders", "screen", "bench_peer"),
     ),
     "runs": (

@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from fedcli.cli import options as opt
-from fedcli.cli.one_value import OneValueCommand
 
 STUDY = "Study"
 _RESUMED = ("jobs", "cluster", "reuse", "fail_fast", "code", "spread")
@@ -87,7 +86,7 @@ def _study_options(function: Any) -> Any:
     )(function)
 
 
-class _SweepCommand(OneValueCommand):
+class _SweepCommand(opt.OneValueCommand):
     named = ("clients", "model")
 
 

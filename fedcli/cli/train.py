@@ -8,12 +8,11 @@ from typing import Any
 import click
 
 from fedcli.cli import options as opt
-from fedcli.cli.one_value import OneValueCommand
 from fedcli.settings.declaration import option_name
 from fedcli.settings.run_config import RESUME_FIELDS
 
 
-class _TrainCommand(OneValueCommand):
+class _TrainCommand(opt.OneValueCommand):
     sweep = "fedcli sweep "
     named = ("model",)
 

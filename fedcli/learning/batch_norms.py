@@ -23,14 +23,16 @@ _OPTIONS = {"PrivateMean": "--dp", "SecureSum": "--secure-sum"}
 
 
 def check_batch_norms(model: Model, algorithm: Algorithm, stages: Sequence[UpdateStage]) -> None:
-    """Refuses parts that would do more to the moving statistics of a model than average them.
+    """Refuses parts that would do more to a model's moving statistics than average them.
+
+    Args:
+        model: A model with batch normalization.
+        algorithm: The algorithm, with its aggregator.
+        stages: What changes individual updates before they are aggregated.
 
     Raises:
-        ConfigError: The model has batch normalization, and the algorithm, the aggregator or a stage
-            is such a part.
+        ConfigError: The algorithm, the aggregator or a stage is such a part.
     """
-    if model.layout.num_trained == model.layout.num_params:
-        return
     entry = algorithm.entry
     if not _averages(entry):
         fitting = ", ".join(name for name, each in tables.ALGORITHMS.items() if _averages(each))

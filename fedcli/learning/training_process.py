@@ -17,7 +17,6 @@ from fedcli.learning.aggregators.contract import first_state
 from fedcli.learning.algorithms.base import Algorithm, apply_mean_delta
 from fedcli.learning.algorithms.client_work import CohortCall
 from fedcli.learning.algorithms.evaluated import Evaluated
-from fedcli.learning.batch_norms import check_batch_norms
 from fedcli.learning.client_states import ClientStates
 from fedcli.learning.cohort_data import cohort_data
 from fedcli.learning.engines.contract import Engine
@@ -82,7 +81,10 @@ class TrainingProcess(LearningProcess):
                 f"{entry.name} does not evaluate the global model, so a running mean of the global "
                 "weights has no use; leave out ema_decay"
             )
-        check_batch_norms(self.model, algorithm, stages)
+        if self.model.layout.num_trained < self.model.layout.num_params:
+            from fedcli.learning.batch_norms import check_batch_norms  # lazy: few models have any
+
+            check_batch_norms(self.model, algorithm, stages)
         self.algorithm = replace(algorithm, server_optimizer=server_optimizer)
         self.num_clients = num_clients
         self.class_weights = _checked_weights(class_weights, self.model.layout.num_classes)

@@ -108,8 +108,9 @@ def test_unknown_option_is_usage(fedcli: Fedcli) -> None:
         (
             ["--model", "mlp-2n"],
             "unknown --model 'mlp-2n'; choose one of cnn-cifar, cnn-mcmahan, cnn-reddi, "
-            "leaf-femnist, lenet5, lenet5-cifar, mlp-2nn, mobilenet-v1, mobilenet-v2, resnet18-gn, "
-            "resnet20, resnet32, resnet56, softmax-regression, vgg11, vgg9, or a file: ./mlp-2n; "
+            "leaf-femnist, lenet5, lenet5-cifar, mlp-2nn, mobilenet-v1, mobilenet-v2, "
+            "mobilenet-v2-bn, resnet18-gn, resnet20, resnet20-bn, resnet32, resnet32-bn, resnet56, "
+            "resnet56-bn, softmax-regression, vgg11, vgg11-bn, vgg9, or a file: ./mlp-2n; "
             "did you mean mlp-2nn?",
         ),
         (

@@ -49,11 +49,15 @@ def test_classes_that_are_the_same(tmp_path: Path, ours: Any, theirs: Any) -> No
 @pytest.mark.parametrize(
     ("ours", "theirs", "fault"),
     [
-        (PETS, ("dog", "cat", "emu"), "class 0 is 'cat' in train .* but 'dog' in test .*by name"),
-        (PETS, ("cat", "dog", "gnu"), "class 2 is 'emu' in train"),
+        (
+            PETS,
+            ("dog", "cat", "emu"),
+            "class 0 is called 'cat' in train .* but 'dog' in test .*by name",
+        ),
+        (PETS, ("cat", "dog", "gnu"), "class 2 is called 'emu' in train"),
         (PETS, (), "train names its classes (cat, dog, emu; .*test numbers them"),
         ((), PETS, "test names its classes .*train numbers them"),
-        (PETS, ("0", "1", "2"), "class 0 is 'cat' in train"),
+        (PETS, ("0", "1", "2"), "class 0 is called 'cat' in train"),
     ],
 )
 def test_labels_are_never_matched_by_position(

@@ -49,6 +49,9 @@ _NEWER = (
         f"train --model {each}"
         for each in ("vgg11", "vgg9", "mobilenet-v1", "mobilenet-v2", "cnn-cifar", "lenet5-cifar")
     ),
+    *(f"train --model {each}-bn" for each in ("resnet20", "resnet32", "resnet56", "vgg11")),
+    *("train --model mobilenet-v2-bn", "train --batch-norm", "train --batch-norm average"),
+    "train --batch-norm frozen",
     *("train --pre-aggregator", "train --pre-aggregator-option"),
     *("train --metrics", "train --monitor", "train --class-weights", "eval --metrics"),
     *("preprocess --file-column", "preprocess --splits", "preprocess --pixel-range"),
@@ -80,6 +83,7 @@ NOT_COMPARED = {
     "inspect-clients --show": "draws on the terminal",
     "inspect-clients --examples": "draws on the terminal",
     "inspect-clients --means": "draws on the terminal",
+    "inspect-clients --augmented": "draws on the terminal",
     "inspect-clients --sort": "orders the table on the terminal",
     "inspect-clients --top": "cuts the table on the terminal",
     "inspect-clients --plot": "pictures, as matplotlib writes them",

@@ -656,7 +656,7 @@ REFUSED: dict[str, Wrong] = {
         _domains("color", "grayscale", "segmented"), ("color", "--folders client/class")
     ),
     "HAM10000 without a column": Wrong(_ham, ("--label-column dx",)),
-    "ChestMNIST, several labels an image": Wrong(
+    "ChestMNIST, several labels per image": Wrong(
         lambda root: np.savez(
             root / "chestmnist.npz",
             train_images=images(6),

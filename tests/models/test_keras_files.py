@@ -278,7 +278,7 @@ def test_a_nested_model_has_its_moving_statistics_last_in_legacy_files(tmp_path:
     names = [f"{norm}/{each}:0" for kind in kinds for norm in ("b", "c") for each in kind]
     vectors = [np.full(4, number, np.float32) for number in range(1, 9)]  # of one shape
     dense = [np.ones((4, 2), np.float32), np.zeros(2, np.float32)]
-    named = {
+    named: dict[str, dict[str, Any]] = {
         "inner": dict(zip(names, vectors, strict=True)),
         "a": dict(zip(("a/kernel:0", "a/bias:0"), dense, strict=True)),
     }

@@ -67,7 +67,7 @@ def test_clients_of_mime_receive_the_optimizer_s_state(tmp_path: Path, momentum:
 def test_pooled_clients_have_no_ledger(tmp_path: Path) -> None:
     run = _trained(tmp_path / "run", algorithm="centralized")
     assert ledger_of(run) is None
-    with pytest.raises(ConfigError, match=r"clients send no models.*--x round$"):
+    with pytest.raises(ConfigError, match=r"they send no models.*use --x round$"):
         megabytes.known_ledger(run)
 
 

@@ -240,6 +240,7 @@ NAMES: Mapping[str, PeerName] = MappingProxyType(
         "AveragePooling2D": PeerName(KERAS, "layers.AveragePool2D"),
         "GlobalAveragePooling2D": PeerName(KERAS, "layers.GlobalAveragePool2D"),
         "GlobalMaxPooling2D": PeerName(KERAS, "layers.GlobalMaxPool2D"),
+        "BatchNormalization": PeerName(KERAS, "layers.BatchNorm"),
         "GroupNormalization": PeerName(KERAS, "layers.GroupNorm"),
         "LayerNormalization": PeerName(KERAS, "layers.LayerNorm"),
         "ZeroPadding2D": PeerName(KERAS, "layers.ZeroPad2D"),
