@@ -148,8 +148,8 @@ static size_t first_kernel_size(const fed_net *net) {
 /* Returns direction . weights of one output, computed as a dense layer without bias on one image.
  * Its float sum has an error of at most (width / lanes + 6) 2^-24 |weights|, since |direction| = 1.
  * Times `length`, this is the error of the full layer's own sum over these pixels. The change by
- * local steps is computed as a difference, in which the error cancels; in
- * fed_narrow_subtract_residual the relative error is as small. */
+ * local steps is computed as a difference, in which the error cancels. In
+ * fed_narrow_subtract_residual it remains, times `distance`. */
 static float along_direction(const fed_narrow *narrow, const float *weights) {
     if (narrow->length == 0) return 0; /* all fixed pixels are 0: there is no direction */
     const float *const image[] = {narrow->direction};

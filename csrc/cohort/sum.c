@@ -23,8 +23,8 @@ struct fed_sum {
     int closed; /* the last block was short: no other may follow */
     double weight;
     double *levels[MAX_LEVELS]; /* level l has a value if bit l of num_blocks is set */
-    double *partial; /* the unfinished block of fed_sum_add; if packed, fed_sum_total's scratch of
-                        the largest part */
+    double *partial; /* the unfinished block of fed_sum_add; if packed, scratch of fed_sum_total
+                        for one part: see largest_part */
     double partial_weight;
     size_t num_partial;
 };

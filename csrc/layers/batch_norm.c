@@ -95,8 +95,8 @@ static void sum_deviations(void *context, size_t block, int worker) {
                                        w->rows, sums, sums + w->channels);
 }
 
-/* The mean over all images of the pixel in the middle. Deviations from it are small, which keeps
- * their squares from cancelling. */
+/* The mean over all images of the pixel in the middle. Deviations from it are small, so `measure`
+ * loses little precision when it subtracts the squared mean from the mean square. */
 static void find_shifts(const work *w, float *shifts) {
     const fed_images_pass *pass = w->pass;
     const fed_stage *stage = pass->stage;

@@ -54,7 +54,7 @@ def prepare(task: Task, num_threads: int) -> Callable[[], Params]:
 
 
 def _seconds_of(job: Callable[[], Params]) -> float:
-    """The shorter of two calls after a first one, which makes PyTorch's plans."""
+    """Returns the seconds of the faster of two calls, after a first one in which PyTorch plans."""
     job()
     seconds = []
     for _ in range(2):
@@ -120,7 +120,7 @@ def build(model: Model) -> Any:
 
 
 class _Graph(torch.nn.Module):  # type: ignore[misc]  # PyTorch need not be installed
-    """The layers of a model, each applied to the outputs of those that it reads.
+    """The layers of a model, each applied to the outputs of its source layers.
 
     A layer's module with its weights has the layer's name, as in the files of `torch_files`.
     """

@@ -15,7 +15,7 @@ import time
 def main() -> None:
     """Prints that it is ready, then answers until stdin ends."""
     name, num_threads, text = sys.argv[1:]
-    importlib.import_module(name)  # before fedcli, which has its own settings for threads
+    importlib.import_module(name)  # before fedcli's C core, which changes a setting of OpenMP
     peer = importlib.import_module(f"fedcli.benchmarks.{name}_peer")
     from fedcli.benchmarks import peers, tasks
 

@@ -54,8 +54,8 @@ TABLES: Mapping[str, Mapping[str, Entry]] = {
     "presets": PRESETS,
     "audits": AUDITS,
 }
-# For each table, the option of `fedcli train` that takes a name, and the one for its options. The
-# names of audits are for another command.
+# For each table, the option of `fedcli train` that takes the name of an entry, and the option that
+# takes the entry's own options ("" if none does). Audits belong to `fedcli audit`.
 _OPTIONS: Mapping[str, tuple[str, str]] = {
     "datasets": ("--data", "--data-option"),
     "partitions": ("--partition", "--partition-option"),
@@ -194,7 +194,7 @@ def _example(table: str, entry: Entry) -> str:
     """Returns a row's example command, by default one with its name and its first option."""
     if entry.example:
         return entry.example
-    if table == "optimizers":  # of an installed package: only the server can use it
+    if table == "optimizers":  # it is from an installed package; only the server can use it
         option, detail_option = "--server-optimizer", "--server-option"
     else:
         option, detail_option = _OPTIONS[table]

@@ -26,7 +26,7 @@ def find(typed: str, *, has_parents: bool) -> list[str]:
 
 
 def _runs_at(typed: str) -> Iterator[str]:
-    """Yields the paths of runs that start with the typed text, relative if that is."""
+    """Yields the paths of runs that start with the typed text; relative if the text is relative."""
     folder, name = os.path.split(typed)
     budget = [MAX_FOLDERS]
     for child in _folders_in(folder, budget):

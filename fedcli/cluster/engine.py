@@ -188,7 +188,7 @@ class ClusterEngine:
         return None
 
     def _part_size(self, cohort: Cohort, vector_bytes: int) -> int:
-        """The number of clients of a part, whose vectors have `vector_bytes` for each client."""
+        """Returns the number of clients in a part; each client needs `vector_bytes` for vectors."""
         most = _MAX_PART
         if vector_bytes:
             most = min(most, max(BLOCK_CLIENTS, PIECE_BYTES // vector_bytes))
@@ -211,7 +211,7 @@ class Cohort(NamedTuple):
     ships_data: bool
 
     def part(self, number: int, size: int) -> Cohort:
-        """Returns part `number` of parts of `size` clients."""
+        """Returns the part with index `number`, if each part has `size` clients."""
         return self._replace(client_ids=self.client_ids[number * size : (number + 1) * size])
 
     def parts(self, size: int) -> Iterator[Cohort]:
@@ -230,7 +230,7 @@ class Cohort(NamedTuple):
         """Returns datasets with the clients' ids and numbers of examples, but blank pixels."""
         data, plan, seed = self.batches.data, self.batches.plan, self.batches.seed
         return [
-            BatchedDataset(_blank(data, each), plan, seed)  # whose examples take no memory
+            BatchedDataset(_blank(data, each), plan, seed)  # blank examples take no memory
             for each in self.client_ids
         ]
 

@@ -92,7 +92,9 @@ def _read_only(array: NDArray[Any]) -> NDArray[Any]:
 def makers(
     names: Sequence[str], num_classes: int, options: Mapping[str, Value]
 ) -> Mapping[str, Callable[[], CheckedMetric]]:
-    """Returns functions that make the users' own metrics among the named ones, by short name.
+    """Returns a mapping from the short name of each own metric to a function that makes it.
+
+    Built-in metrics among `names` are left out.
 
     Args:
         names: Names of metrics.

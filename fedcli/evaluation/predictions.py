@@ -99,8 +99,8 @@ class WorstMistakes:
 
         Args:
             predicted: The predictions.
-            classes: One class per example, int32 [n]. Counts an example only if this class is
-                predicted; None: counts every mistake.
+            classes: One class per example, int32 [n]: a mistake counts only if this class was
+                predicted. If None, every mistake counts.
         """
         is_wrong = predicted.classes != predicted.labels
         if classes is not None:
@@ -236,8 +236,8 @@ def writing(path: Path, num_classes: int) -> Iterator[Callable[[Predicted], None
 
     If the block raises, no file appears. An example has the values client_id, index (in the
     client), label, predicted, and the probability of each class. `.csv` has a row for each example
-    and is written continuously. `.npz` has an array of each value, `probabilities` float32 [N, K],
-    and is held in memory until the end.
+    and is written continuously. `.npz` has an array of each value (`probabilities` is float32
+    [N, K]) and is held in memory until the end.
 
     Args:
         path: The file. An existing regular file is replaced; a pipe or device is written to.

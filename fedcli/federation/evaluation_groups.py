@@ -120,7 +120,9 @@ class EvaluationGroup:
 def make_group(
     data: ClientData, wanted: Sequence[str], plan: BatchPlan, seed: int
 ) -> EvaluationGroup:
-    """Returns a group of the requested clients that a split has, or of all clients if it has none.
+    """Returns a group of the requested clients that are in a split.
+
+    If none of them is, the group has the split's clients: all, or a sample if they are too many.
 
     Args:
         data: The split.

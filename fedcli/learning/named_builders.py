@@ -1,4 +1,4 @@
-"""A `build_` function for each algorithm without one in TFF, and for your own algorithms.
+"""A `build_` function for each algorithm that has none in `builders`, and for your own ones.
 
 `AlgorithmParts` lists their common arguments. Any algorithm can also be built with
 `fedcli.algorithms.build` and `build_process`.

@@ -19,8 +19,8 @@ def height(num_rounds: int) -> int:
 def squared_sensitivity(num_rounds: int, participations: int) -> int:
     """Returns the squared sensitivity of a tree.
 
-    This is the sum over all groups of the squared number of rounds in the group in which the client
-    takes part, for the worst choice of its rounds.
+    Count, in each group, the rounds in which the client takes part. The result is the sum of the
+    squares of these counts over all groups, for the worst choice of the client's rounds.
 
     Args:
         num_rounds: Rounds of the tree.

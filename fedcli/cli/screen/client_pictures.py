@@ -40,7 +40,10 @@ def show_client_means(
 def show_means_of_each(
     screen: Screen, population: Population, together: MeanImages, whose: str
 ) -> None:
-    """Prints the mean images of each client and those of all of `whose`, cropped to one size."""
+    """Prints the mean image of each label, per client and for all clients, cropped to one size.
+
+    The title of the images of all clients starts with `whose`, such as "10 clients".
+    """
     data, counts = population.data, population.counts
     all_means = {
         f"{client_id}: mean image of each label": _means_of(data, data.client(client_id))

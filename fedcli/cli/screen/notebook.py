@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# The file with a user's model that a page imports from; its class is defined on another page.
+# The module with the user's model that some pages import; another page defines its class.
 MODEL_FILE = "my_model"
 
 # Put after a block that writes figures: a page names the files, a notebook shows them.
@@ -63,7 +63,7 @@ def _cells(page: str, sources: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _file_cell(module: str, source: str) -> str:
-    """Code that writes the block with a page's class to a file, which can then be imported."""
+    """Returns code that writes a page's class to a file, so that other cells can import it."""
     code = next(block[1] for block in _BLOCK.finditer(source) if "\nclass " in block[1])
     return (
         "import sys\nfrom pathlib import Path\n\n"

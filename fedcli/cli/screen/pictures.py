@@ -60,7 +60,7 @@ def shrink(pictures: Pictures, factor: int) -> Pictures:
 
 
 def stretch(pictures: Pictures) -> Pictures:
-    """Returns pictures of ink, each scaled so that its darkest pixel is 1, because means are faint.
+    """Returns pictures of ink, each scaled so that its darkest pixel is 1: mean images are faint.
 
     Coloured pictures are returned unchanged.
     """

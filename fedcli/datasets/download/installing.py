@@ -96,7 +96,7 @@ def fetch_files(
         bases: Addresses of folders to try first.
         force: Download all files again.
         is_offline: Use files that are there; do not use the network.
-        tell: Called with the number of bytes of the whole dataset.
+        tell: Called with the bytes done and the bytes of the whole dataset, if they are known.
         remark: Called with a line about each retry or wait.
         patience: Time limits and number of tries.
 
@@ -356,7 +356,7 @@ def _known_hashes(dataset: PublicDataset) -> dict[str, str]:
 
 
 def _largest(file: RemoteFile) -> int:
-    """The largest size of a file, unpacked, or of a member of it."""
+    """Returns the largest size of a file as published or unpacked, or of one of its members."""
     unpacked = MAX_DEFLATE_RATIO * file.limit if file.unpacked_sha256 is not None else 0
     return max(file.limit, unpacked, *(member.limit for member in file.members), 0)
 

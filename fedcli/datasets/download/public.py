@@ -47,7 +47,7 @@ class RemoteFile:
 
     Attributes:
         name: Its name, also at the end of each address.
-        folder: The folder below the downloads that keeps files of equal names apart.
+        folder: The folder below the downloads; it keeps files of equal names apart.
         urls: Addresses, in the order in which they are tried.
         sha256: Its hash.
         max_bytes: Largest number of bytes it may have.

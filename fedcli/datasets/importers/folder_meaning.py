@@ -11,7 +11,7 @@ The input is the list of folders above each picture, from the root down. Three k
 If one folder remains, it is the class, or the client with `--folders client`. Two folders are
 client and class. If none remains, labels come from a table, or with `--folders name` from the file
 names. If two interpretations are equally plausible, the error names the options that choose one.
-Omniglot's file names NUMBER_DRAWER state the drawer; there is one number per character.
+Omniglot names a file NUMBER_DRAWER: one number for each drawn character, and one for its drawer.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LAYOUTS = {
     "client/class": "one folder per client, and in it one folder per class",
     "name": "one folder; the names of the files begin with the class",
 }
-# Generic names of folders with pictures, and names of folders beside them with other pictures.
+# Generic names of folders with pictures, and names of sibling folders with masks and the like.
 _PLAIN = re.compile(
     r"(?:(?:all|raw|original|cropped|resized|aligned|color|colour|rgb|jpe?g)[-_ ]?)?"
     r"(?:images?|imgs?|pictures?|pics?|photos?|frames?|faces?|crops?|samples?|data|dataset|raw|"
@@ -368,7 +368,7 @@ def _top_splits(meaning: Meaning, pictures: list[Picture], root: Path) -> dict[s
 def _labelled(
     pictures: list[Picture], found: Mapping[str, str], others: Sequence[str]
 ) -> list[str]:
-    """Returns the folders beside splits that have inner folders, and so may have labels."""
+    """Returns the folders beside the splits that may have labels, judged by depth and name."""
     train = next(name for name, split in found.items() if split == "train")
     depth = min(len(each.dirs) for each in pictures if each.dirs[0] == train)
     labelled = []
@@ -464,7 +464,7 @@ def _has_train(names: Iterable[str]) -> bool:
 def _judge_inner_folders(meaning: Meaning, root: Path, folders: str | None) -> None:
     """Interprets two levels of folders if each outer folder holds only one inner folder.
 
-    The inner folders have either all the same name or all different names.
+    This applies only if the inner folders all have the same name, or all have different names.
 
     Raises:
         DataError: `folders` is not given, and there are several outer folders.
@@ -521,9 +521,9 @@ def _take_drawers(meaning: Meaning) -> bool:
     """Makes the drawers of Omniglot's characters the clients; returns whether this is Omniglot.
 
     The pictures are Omniglot's if each folder alphabet/character has one number and each number one
-    folder, if all characters of an alphabet have the same drawers, if alphabets have characters of
-    equal names, and if no folder is a split. A client is a drawer of one alphabet, because other
-    alphabets were drawn by other people.
+    folder, if all characters of an alphabet have the same drawers, if some names of characters
+    occur in several alphabets, and if no folder is a split. A client is a drawer of one alphabet,
+    because other alphabets were drawn by other people.
     """
     numbers: dict[tuple[str, ...], set[str]] = {}
     drawers: dict[tuple[str, ...], set[str]] = {}

@@ -67,7 +67,10 @@ def recognises(path: Path) -> bool:
 def read(
     sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
 ) -> Imported:
-    """Returns the images of some files. A file's name gives its split; without one it is train.
+    """Returns the images of some files.
+
+    The names of the files give the splits; in a single file, the names of its structures do. If
+    these give none, the file is the train split.
 
     In files with SVHN's names, labels 1 to 10 are digits, and 10 is the digit 0.
 
@@ -265,7 +268,7 @@ def _arrays_of_hdf5(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _add_arrays(group: Any, start: str, path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    """Adds the arrays of a group, and those arrays in subgroups whose names are used."""
+    """Adds all arrays of a group, and of its subgroups the arrays with names in `_WANTED`."""
     for name in hdf5.link_names(group, str(path))[:_MAX_NAMES]:
         where = f"{path}: array {start + name!r}"
         if name.startswith("#"):

@@ -37,7 +37,7 @@ def recognises(path: Path) -> bool:
 def read(
     sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
 ) -> Imported:
-    """Returns the images of a folder or of some files. The name of a file is that of its split.
+    """Returns the images of a folder or of some files. A file's name gives its split.
 
     Args:
         sources: A folder or the files of images; labels and names are found beside them.

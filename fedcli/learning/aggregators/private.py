@@ -112,7 +112,7 @@ class PrivateMean:
         }
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
-        """Requests the sum of deltas within the norm.
+        """Requests the sum of the deltas, each scaled down to the clipping norm if it is larger.
 
         Raises:
             ConfigError: The rounds so far had other noise or another sampling rate.

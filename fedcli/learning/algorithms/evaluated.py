@@ -38,7 +38,7 @@ class Evaluated:
         return self if self.weights is None else replace(self, weights=params.copy())
 
     def after_update(self, decay: float, params: NDArray[np.float32]) -> Evaluated:
-        """Returns the running mean after an accepted update to the weights `params`.
+        """Returns the running mean after an accepted update whose result is `params`.
 
         The mean e changes by `(1 - d) (params - e)`. After j earlier updates d is the smaller of
         `decay` and (1 + j) / (10 + j), as in pfl-research, pfl/model/ema.py.

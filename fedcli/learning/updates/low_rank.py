@@ -28,7 +28,8 @@ from fedcli.learning.updates.compression import STAGE, Clients, Sent, Total, rep
 from fedcli.learning.updates.contract import RoundUpdates
 from fedcli.models.layout import ParamLayout
 
-# A column counts as dependent on those before it if their removal leaves this share of it or less.
+# A column counts as dependent on the columns before it if at most this share of its norm is left
+# after its projections on them are subtracted.
 _LEAST_SHARE = 1e-6
 _NO_KEY = stream_key(0, Purpose.ROTATION)  # required, but the codec draws no random numbers
 
@@ -76,9 +77,9 @@ class PowerSGD:
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """See `UpdateStage.run`.
 
-        The metrics are those of `Sent`, `extra_bytes_down`, the bytes of V and U that a client
-        receives, and those of secure sums. With secure sums the server has only the common update,
-        which replaces all.
+        The metrics are those of `Sent`, those of secure sums, and `extra_bytes_down`: the bytes of
+        V and U that a client receives. With secure sums the server has only the common update,
+        which replaces the update of each client.
         """
         layout = updates.layout
         matrices = list(_matrices(layout, self.rank))

@@ -41,8 +41,8 @@ def model_of(content: Checkpoint, config: RunConfig, path: Path, code: Any = Non
         content: The checkpoint.
         config: Config of its run.
         path: The checkpoint's file, for messages.
-        code: The only code that may be run, as the user named it with --model: FILE.py, with the
-            run's function, or FILE.py:FUNCTION. A program may give an object that is a model.
+        code: The only code that may be run, as given with --model: FILE.py:FUNCTION, or FILE.py for
+            the function that the run used. A Python program may give a model object instead.
 
     Raises:
         CheckpointError: Description, weights and shapes do not fit each other.
@@ -97,7 +97,7 @@ def model_of(content: Checkpoint, config: RunConfig, path: Path, code: Any = Non
 
 
 def needs_code(content: Checkpoint, config: RunConfig) -> bool:
-    """Returns whether the model of a checkpoint is a user's code; models of layers are stored."""
+    """Returns whether the model is a user's code. A model of layers is stored in the checkpoint."""
     return content.description is None and is_code(config.model)
 
 
@@ -188,7 +188,7 @@ def _evaluated_parts(
 def _take_evaluated(
     initial: Evaluated | None, client_work: dict[str, Any], finalizer: dict[str, Any]
 ) -> Evaluated | None:
-    """Removes the parts of `evaluated` from the two components and returns it.
+    """Makes an `Evaluated` of its parts in the two components, and removes them there.
 
     `initial` has the same parts, from the initial state.
     """
@@ -294,7 +294,7 @@ def open_client_states(
 
 
 def _to_part(part: Any) -> checkpoint.Part:
-    """The value of a part of a state in a checkpoint. For client states it is their version."""
+    """Returns what a checkpoint stores for a part of a state; for client states, their version."""
     value: checkpoint.Part = part.version if isinstance(part, ClientStates) else part
     return value
 
