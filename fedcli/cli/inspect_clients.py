@@ -188,6 +188,8 @@ def inspect_clients(
         csv_file=csv_file,
     )
     request.check()
+    if is_augmented and as_json:
+        raise ConfigError("--augmented draws pictures, which JSON has no place for; drop --json")
     if is_augmented:
         _check_input_layers(request)
     data_given = opt.given(data)

@@ -18,9 +18,6 @@ from fedcli.settings.tables import AlgorithmEntry
 if TYPE_CHECKING:
     from fedcli.learning.updates.contract import UpdateStage
 
-# Aggregators that an option selects, with that option.
-_OPTIONS = {"PrivateMean": "--dp", "SecureSum": "--secure-sum"}
-
 
 def check_batch_norms(model: Model, algorithm: Algorithm, stages: Sequence[UpdateStage]) -> None:
     """Refuses parts that would do more to a model's moving statistics than average them.
@@ -37,9 +34,9 @@ def check_batch_norms(model: Model, algorithm: Algorithm, stages: Sequence[Updat
     if not _averages(entry):
         fitting = ", ".join(name for name, each in tables.ALGORITHMS.items() if _averages(each))
         raise _refusal(model, f"algorithm {entry.name}", f"choose {fitting}")
-    if not getattr(algorithm.aggregator, "averages_coordinates", False):
-        kind = type(algorithm.aggregator).__name__
-        name = _OPTIONS.get(kind, f"the aggregator {kind}")
+    aggregator = algorithm.aggregator
+    if not getattr(aggregator, "averages_coordinates", False):
+        name = getattr(aggregator, "selected_by", f"the aggregator {type(aggregator).__name__}")
         choice = "choose --aggregator mean, median, trimmed-mean or meamed alone"
         raise _refusal(model, name, choice)
     if stages:

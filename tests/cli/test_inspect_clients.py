@@ -591,6 +591,7 @@ def test_more_classes_than_bars_are_summed_up(fedcli: Fedcli, write_tff: WriteTf
         (("--run", "nowhere"), "--run nowhere: there is no such run"),
         (("--augmented",), "of a run gets them, so it needs --run RUN; add it"),
         (("--augmented", "--quick"), "--augmented needs pixels, which --quick does not read"),
+        (("--augmented", "--run", ".", "--json"), "which JSON has no place for; drop --json"),
     ],
 )
 def test_what_cannot_be_is_one_line(

@@ -87,36 +87,23 @@ def test_mistakes_are_one_line(fedcli: Fedcli, arguments: tuple[str, ...], words
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "words"),
+    ("command", "option", "value", "words"),
     [
-        ("--client-lr", "0.1,1", "--client-lr takes one value; --grid client_lr=0.1,1 runs each"),
-        ("--algorithm", "mime,fedavg", "--grid algorithm=mime,fedavg runs each of them"),
-        ("--seed", "0,1", "--seed takes one value; --seeds 0,1 runs each of them"),
+        ("sweep", "--client-lr", "0.1,1", "takes one value; --grid client_lr=0.1,1 runs each"),
+        ("sweep", "--algorithm", "mime,fedavg", "--grid algorithm=mime,fedavg runs each of them"),
+        ("sweep", "--seed", "0,1", "--seed takes one value; --seeds 0,1 runs each of them"),
+        ("train", "--client-lr", "0.1,1", "; fedcli sweep --grid client_lr=0.1,1 runs each"),
+        ("train", "--model", "lenet5,mlp-2nn", "fedcli sweep --grid model=lenet5,mlp-2nn runs"),
+        ("train", "--seed", "0,1", "--seed takes one value; fedcli sweep --seeds 0,1 runs each"),
     ],
 )
 def test_a_list_of_values_is_answered_with_the_grid(
-    fedcli: Fedcli, option: str, value: str, words: str
+    fedcli: Fedcli, command: str, option: str, value: str, words: str
 ) -> None:
     for arguments in ((option, value), (f"{option}={value}",)):
-        done = fedcli("sweep", *arguments)
+        done = fedcli(command, *arguments)
         assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
         assert words in done.err
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "words"),
-    [
-        ("--client-lr", "0.1,1", "takes one value; fedcli sweep --grid client_lr=0.1,1 runs each"),
-        ("--model", "lenet5,mlp-2nn", "fedcli sweep --grid model=lenet5,mlp-2nn runs each of them"),
-        ("--seed", "0,1", "--seed takes one value; fedcli sweep --seeds 0,1 runs each of them"),
-    ],
-)
-def test_train_answers_a_list_of_values_with_the_sweep(
-    fedcli: Fedcli, option: str, value: str, words: str
-) -> None:
-    done = fedcli("train", option, value)
-    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
-    assert words in done.err
 
 
 def test_resume_takes_the_study_from_its_folder(fedcli: Fedcli) -> None:

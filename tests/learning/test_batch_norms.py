@@ -19,6 +19,7 @@ from fedcli.learning import aggregators, algorithms, optimizers
 from fedcli.learning.aggregators.own import OwnAggregator
 from fedcli.learning.engines.task import ClientTask
 from fedcli.learning.engines.threads import ThreadEngine
+from fedcli.learning.secure_sums.one_sum import SecureSum
 from fedcli.learning.updates.compression import build as build_compression
 from fedcli.models.batch_norms import with_frozen_statistics
 from fedcli.models.layers import Activation, BatchNorm, Conv2D, Dense, Dropout, GroupNorm
@@ -243,3 +244,9 @@ def test_stages_that_change_updates_are_refused() -> None:
     expected = "averaged, and compress does more: leave it out"
     with pytest.raises(ConfigError, match=expected):
         process_of(make_model(), stages=[stage])
+
+
+def test_a_refusal_names_the_option_that_selects_the_aggregator() -> None:
+    secured = SecureSum(aggregators.build("mean"))
+    with pytest.raises(ConfigError, match="can only be averaged, and secure_sum does more"):
+        process_of(make_model(), aggregator=secured)

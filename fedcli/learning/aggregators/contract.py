@@ -30,7 +30,8 @@ class Aggregator(Protocol):
     combined, or None if they can; a run with such cohorts does not begin. `for_cohort(num_clients)`
     returns the aggregator for cohorts of `num_clients`, with shares of clients turned into numbers
     of clients. A class whose attribute `averages_coordinates` is true averages values of the deltas
-    by coordinate, some or all of them; others are refused for models with batch normalization.
+    by coordinate, some or all of them; others are refused for models with batch normalization. The
+    attribute `selected_by` is the option that selects the class, if that is not --aggregator.
     """
 
     def init(self) -> dict[str, Any]:

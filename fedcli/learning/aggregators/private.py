@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +94,8 @@ class PrivateMean:
         plan: The values of the run; None where a stored run is evaluated and not trained.
         adaptive: How the norm changes; None if it stays the same.
     """
+
+    selected_by: ClassVar[str] = "--dp"
 
     clip: float
     seed: int

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,8 @@ class SecureBuckets:
         inner: Bucketing before the aggregator.
         options: The options of the sums.
     """
+
+    selected_by: ClassVar[str] = "--secure-sum"
 
     inner: PreAggregated
     options: SumOptions = SumOptions()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,6 +117,8 @@ class SecureSum:
             clipping norm, or else a bound that clips nothing.
         code: Which numbers clients send for their updates.
     """
+
+    selected_by: ClassVar[str] = "--secure-sum"
 
     inner: Aggregator
     options: SumOptions = SumOptions()

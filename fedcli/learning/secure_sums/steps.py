@@ -10,7 +10,7 @@ skipped: the mean is NaN.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,8 @@ class SecureSteps:
         inner: The rule.
         options: The options of the sums.
     """
+
+    selected_by: ClassVar[str] = "--secure-sum"
 
     inner: SteppingRule
     options: SumOptions = SumOptions()
