@@ -17,7 +17,7 @@ from fedcli.files import check_mode, open_regular
 from fedcli.progress import Remark, Tell, remark_to_nobody, tell_nobody
 
 _POLL_SECONDS = 0.1
-# `is_locked` holds a shared lock for an instant. `_lock` waits up to this many milliseconds until
+# `check_unlocked` holds a shared lock for an instant. `_lock` waits up to this many milliseconds until
 # it is released.
 _MAX_INSTANTS = 100
 
@@ -55,13 +55,25 @@ def lock_now(path: Path) -> int:
 def is_locked(path: Path) -> bool:
     """Tells whether another process holds the lock of a file. `lock_now` is not disturbed by it."""
     try:
-        with open_regular(path) as file:
-            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)  # closing releases it
+        check_unlocked(path)
     except BlockingIOError:
         return True
     except OSError:
         return False
     return False
+
+
+def check_unlocked(path: Path) -> None:
+    """Checks that nobody holds the lock of a file. `lock_now` is not disturbed by it.
+
+    A file that does not exist is not locked.
+
+    Raises:
+        BlockingIOError: Another process, or another thread of this one, holds the lock.
+        OSError: The file cannot be opened.
+    """
+    with contextlib.suppress(FileNotFoundError), open_regular(path) as file:
+        fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)  # closing releases it
 
 
 def _lock(descriptor: int) -> None:

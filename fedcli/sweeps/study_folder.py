@@ -10,7 +10,7 @@ from types import TracebackType
 
 from fedcli.errors import RunError, why_not_written
 from fedcli.files import make_folders, sync_folder, write_synced
-from fedcli.locks import ReplacedError, lock_now
+from fedcli.locks import ReplacedError, check_unlocked, lock_now
 from fedcli.outputs import TEMPORARY_NAME, locked_folder, sweep_folders, temporary_name
 from fedcli.runs.files.folder import free_path
 from fedcli.sweeps import study as study_file
@@ -130,7 +130,7 @@ def _is_left_over(folder: Path) -> bool:
     """Whether a folder with a temporary name is a study whose process was killed at its start."""
     if not (folder / RUNS).is_dir():
         return False
-    os.close(lock_now(folder / LOCK))  # raises OSError if a process uses it
+    check_unlocked(folder / LOCK)  # raises OSError if a process uses it
     return True
 
 

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import fedcli
+from fedcli.runs.files.folder import RunDirectory
 
 
 def test_runs_in_several_threads_have_the_bytes_of_runs_alone(tmp_path: Path) -> None:
@@ -35,3 +36,23 @@ def test_runs_in_several_threads_have_the_bytes_of_runs_alone(tmp_path: Path) ->
         together = tmp_path / f"together{number}"
         names = ["metrics.jsonl", "evaluation.json", "checkpoints/round-000006.h5"]
         assert all((alone / name).read_bytes() == (together / name).read_bytes() for name in names)
+
+
+def test_a_folder_that_is_being_made_can_be_locked_while_others_look_for_left_overs(
+    tmp_path: Path,
+) -> None:
+    failures: list[BaseException] = []
+
+    def create(number: int) -> None:
+        try:
+            for count in range(100):
+                RunDirectory.create(tmp_path / f"{number}-{count}", "", b"").close()
+        except BaseException as err:
+            failures.append(err)
+
+    threads = [threading.Thread(target=create, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []

@@ -27,7 +27,7 @@ from fedcli.files import (
     sync_folder,
     write_synced,
 )
-from fedcli.locks import ReplacedError, lock_now
+from fedcli.locks import ReplacedError, check_unlocked, lock_now
 from fedcli.outputs import (
     TEMPORARY_NAME,
     locked_folder,
@@ -508,7 +508,7 @@ def _is_left_over(folder: Path) -> bool:
     is_new = not metrics.exists() or not metrics.stat().st_size
     if not is_new and not os.path.lexists(folder.with_name(match[1])):
         return False
-    os.close(lock_now(folder / LOCK))  # raises OSError if a process uses it
+    check_unlocked(folder / LOCK)  # raises OSError if a process uses it
     return True
 
 
