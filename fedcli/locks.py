@@ -17,8 +17,8 @@ from fedcli.files import check_mode, open_regular
 from fedcli.progress import Remark, Tell, remark_to_nobody, tell_nobody
 
 _POLL_SECONDS = 0.1
-# `check_unlocked` holds a shared lock for an instant. `_lock` waits up to this many milliseconds until
-# it is released.
+# `check_unlocked` holds a shared lock for an instant. `_lock` waits up to this many milliseconds
+# until it is released.
 _MAX_INSTANTS = 100
 
 
