@@ -49,7 +49,7 @@ def hand_on(
         elif name in modules:
             value = import_module(modules[name])
         else:
-            raise UnknownName(f"module '{package}'", name, names)
+            raise UnknownName.of_module(package, name, names)
         setattr(sys.modules[package], name, value)
         return value
 
@@ -74,6 +74,11 @@ class UnknownName(AttributeError):  # noqa: N818 - named like what it is about
         """Takes a description of the owner, the missing name, and the names that exist."""
         super().__init__(owner, name, known)
 
+    @classmethod
+    def of_module(cls, module: str, name: str, known: Sequence[str]) -> UnknownName:
+        """Returns the error for a module, which the message calls by its public name."""
+        return cls(f"module '{_public_name(module)}'", name, known)
+
     def __str__(self) -> str:
         """Returns the message."""
         owner, name, known = self.args
@@ -90,7 +95,7 @@ def refuse_others(package: str, names: Sequence[str]) -> Callable[[str], Any]:
     """
 
     def get(name: str) -> Any:
-        raise UnknownName(f"module '{package}'", name, names)
+        raise UnknownName.of_module(package, name, names)
 
     return get
 
@@ -111,10 +116,12 @@ class ExplainsNames:
 class _Alias(ModuleType):
     """A module under a second name. The module is imported when an attribute is first read."""
 
-    def __init__(self, name: str, target: str) -> None:
+    def __init__(self, name: str, target: str, *, is_former: bool = False) -> None:
+        """Takes the second name, and the name of the module."""
         super().__init__(name)
         self.__path__ = []  # empty, so that submodules are imported once, below the target
         self._stands_for = target
+        self._is_former = is_former
 
     def __getattr__(self, name: str) -> Any:
         return getattr(import_module(self._stands_for), name)
@@ -144,7 +151,7 @@ class _FormerModules:
         return ModuleSpec(name, self, loader_state=home, is_package=True)  # type: ignore[arg-type]
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return _Alias(spec.name, spec.loader_state)
+        return _Alias(spec.name, spec.loader_state, is_former=True)
 
     def exec_module(self, module: ModuleType) -> None:
         """Does nothing; the alias imports its target itself."""
@@ -172,7 +179,14 @@ def _refuse_peer_name(path: str) -> None:
     """
     owner, _, name = path.rpartition(".")
     if name in load(f"{_PEER_NAMES}:NAMES"):
-        raise ImportError(str(UnknownName(f"module '{owner}'", name, ())), name=path)
+        raise ImportError(str(UnknownName.of_module(owner, name, ())), name=path)
+
+
+def _public_name(module: str) -> str:
+    """The name under which a package hands a module on, such as fedcli.optimizers; else its own."""
+    aliases = ((name, each) for name, each in sys.modules.items() if isinstance(each, _Alias))
+    public = (name for name, each in aliases if each._stands_for == module and not each._is_former)
+    return next(public, module)
 
 
 def _is_there(module: str) -> bool:

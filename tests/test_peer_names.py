@@ -137,13 +137,13 @@ def test_each_layer_is_found_by_the_name_of_its_class_in_keras() -> None:
         (
             "from fedcli.layers import MaxPooling2D",
             ImportError,
-            "module 'fedcli.models.layers' has no attribute 'MaxPooling2D'; in place of Keras's, "
+            "module 'fedcli.layers' has no attribute 'MaxPooling2D'; in place of Keras's, "
             "write layers.MaxPool2D",
         ),
         (
             "fedcli.learning.algorithms.build_weighted_fed_avg",
             AttributeError,
-            "module 'fedcli.learning.algorithms' has no attribute 'build_weighted_fed_avg'; it is "
+            "module 'fedcli.algorithms' has no attribute 'build_weighted_fed_avg'; it is "
             "fedcli.learning.build_weighted_fed_avg",
         ),
         (
