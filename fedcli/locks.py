@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedcli.files import check_mode, open_regular
-from fedcli.progress import Remark, Tell, remark_to_nobody, tell_nobody
+from fedcli.progress import ProgressCallback, RemarkCallback, ignore_progress, ignore_remark
 
 _POLL_SECONDS = 0.1
 # `check_unlocked` holds a shared lock for an instant. `_lock` waits up to this many milliseconds
@@ -99,7 +99,7 @@ def _is_taken(descriptor: int) -> bool:
 
 @contextlib.contextmanager
 def locked(
-    path: Path, tell: Tell = tell_nobody, remark: Remark = remark_to_nobody
+    path: Path, tell: ProgressCallback = ignore_progress, remark: RemarkCallback = ignore_remark
 ) -> Iterator[None]:
     """Holds a lock for which other processes wait. The lock file is removed at the end.
 
@@ -120,7 +120,7 @@ def locked(
         os.close(descriptor)
 
 
-def _wait_for(path: Path, tell: Tell, remark: Remark) -> int:
+def _wait_for(path: Path, tell: ProgressCallback, remark: RemarkCallback) -> int:
     has_remarked = False
     while True:
         try:

@@ -10,7 +10,7 @@ from fedcli.audits.audited_run import open_audited_run
 from fedcli.core.native import CancelFlag
 from fedcli.errors import ConfigError
 from fedcli.lazy import load
-from fedcli.progress import Tell, tell_nobody
+from fedcli.progress import ProgressCallback, ignore_progress
 from fedcli.settings.options import Value, choose, resolve
 from fedcli.settings.tables.audits import AUDITS
 
@@ -32,7 +32,7 @@ def audit_run(
     path: str | Path,
     name: str,
     options: Mapping[str, Value] | None = None,
-    tell: Tell = tell_nobody,
+    tell: ProgressCallback = ignore_progress,
     *,
     threads: int | None = None,
     model: str | None = None,

@@ -25,7 +25,7 @@ from fedcli.audits.shadows import train_shadow, without_examples
 from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import ClientDataset
 from fedcli.errors import ConfigError
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 
 _PILOT = 4  # one run in 4 is used to choose the threshold
 _TRIED = 64  # largest number of thresholds that are tried
@@ -82,7 +82,7 @@ class Canary:
         }
 
 
-def audit(run: AuditedRun, tell: Tell, *, canary: str, shadows: int) -> Canary:
+def audit(run: AuditedRun, tell: ProgressCallback, *, canary: str, shadows: int) -> Canary:
     """Trains runs with and without the canary and bounds epsilon.
 
     Args:

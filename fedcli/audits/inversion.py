@@ -32,7 +32,7 @@ from fedcli.datasets.client_data import ClientData
 from fedcli.errors import ConfigError
 from fedcli.learning.engines.deltas import ALL_ROWS, DeltaRequest, Deltas
 from fedcli.models.layout import ParamLayout
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 from fedcli.runs.building import build_algorithm
 
 
@@ -111,7 +111,9 @@ class Inversion:
         }
 
 
-def audit(run: AuditedRun, tell: Tell, *, client: str, first: int, examples: int) -> Inversion:
+def audit(
+    run: AuditedRun, tell: ProgressCallback, *, client: str, first: int, examples: int
+) -> Inversion:
     """Trains one client for a round and reads its examples from the update.
 
     The client starts from the global weights and trains as in the run, but only on the given

@@ -27,7 +27,7 @@ from fedcli.audits.separation import Separation, mean_scores, separation
 from fedcli.audits.shadows import Shadow, halves, some_of, train_shadow, without_examples
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 
 _LEAST_STD = 1e-30  # as in the authors' code
 _LEAST_RUNS = 2  # runs with a client, and without it; a variance needs two scores
@@ -64,7 +64,7 @@ class LikelihoodRatio:
 
 def audit(
     run: AuditedRun,
-    tell: Tell,
+    tell: ProgressCallback,
     *,
     shadows: int,
     clients: int,
@@ -183,7 +183,9 @@ def _both_kinds(run: AuditedRun, limit: int) -> tuple[list[str], list[str]]:
     return some_of(members, most, seed), some_of(others, most, seed)
 
 
-def _train_shadows(run: AuditedRun, ids: list[str], num_shadows: int, tell: Tell) -> list[Shadow]:
+def _train_shadows(
+    run: AuditedRun, ids: list[str], num_shadows: int, tell: ProgressCallback
+) -> list[Shadow]:
     """Trains the shadow runs on the given clients, each run without half of them."""
     chosen = halves(num_shadows, len(ids), run.trained.config.seed)
     shadows = []

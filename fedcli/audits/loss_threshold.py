@@ -19,7 +19,7 @@ from fedcli.dataclass import dataclass
 from fedcli.datasets.client_data import ClientData
 from fedcli.errors import ConfigError
 from fedcli.federation.cohorts import contains
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class LossThreshold:
         return {**self.separation.to_json(), "mean_loss": mean_loss}
 
 
-def audit(run: AuditedRun, tell: Tell, *, others: str) -> LossThreshold:
+def audit(run: AuditedRun, tell: ProgressCallback, *, others: str) -> LossThreshold:
     """Compares the losses of the examples of clients that took part with those of others.
 
     Args:

@@ -14,7 +14,7 @@ from fedcli.core.native import Phase
 from fedcli.dataclass import dataclass
 from fedcli.models import costs
 from fedcli.models.model import Model
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,9 @@ class LayerTimes:
         return {"model": self.model, "batch_size": self.batch_size, "stages": stages}
 
 
-def measure(model: Model, batch_size: int, pace: Pace, timer: Timer, tell: Tell) -> LayerTimes:
+def measure(
+    model: Model, batch_size: int, pace: Pace, timer: Timer, tell: ProgressCallback
+) -> LayerTimes:
     """Measures the time of each phase of each stage, in turns with the machine's peak.
 
     Each phase is repeated alone, so its weights may be in a faster cache than in a local step.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedcli.benchmarks.timing import Pace, Runner, Spread, Timer, in_turn, timed
 from fedcli.core import native
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 
 PEAK = "peak"
 Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -46,7 +46,12 @@ def rates(peak: Peak, seconds: Spread) -> Spread:
 
 
 def measure(
-    thread_counts: tuple[int, ...], pace: Pace, timer: Timer, tell: Tell, *, num_bytes: int
+    thread_counts: tuple[int, ...],
+    pace: Pace,
+    timer: Timer,
+    tell: ProgressCallback,
+    *,
+    num_bytes: int,
 ) -> dict[str, dict[int, Spread]]:
     """Measures the limits of the machine, by name and number of threads.
 

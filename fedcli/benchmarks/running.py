@@ -14,7 +14,7 @@ from fedcli.benchmarks.timing import Pace, Runner, Spread, Timer, in_turn, ratio
 from fedcli.core.native import CancelFlag
 from fedcli.dataclass import dataclass
 from fedcli.outputs import scratch_folder
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 
 OWN = "fedcli"
 
@@ -123,7 +123,7 @@ def thread_counts(num_threads: int) -> tuple[int, ...]:
     return tuple(sorted(counts))
 
 
-def run(job: Job, how: Conditions, tell: Tell, cancel: CancelFlag) -> Result:
+def run(job: Job, how: Conditions, tell: ProgressCallback, cancel: CancelFlag) -> Result:
     """Measures a job with fedcli and with the peers that can do it.
 
     fedcli runs on each number of threads, peers on the smallest and the largest.
@@ -164,7 +164,7 @@ def run(job: Job, how: Conditions, tell: Tell, cancel: CancelFlag) -> Result:
 class _Last:
     """Passes progress on to `tell`. `repeat` calls it again, so that it notices Ctrl-C in time."""
 
-    def __init__(self, tell: Tell) -> None:
+    def __init__(self, tell: ProgressCallback) -> None:
         self._tell = tell
         self._latest: tuple[int, int | None] = 0, None
 

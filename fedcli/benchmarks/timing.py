@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from fedcli.dataclass import dataclass
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 
 _TICK = 1e-9  # seconds; below the resolution of clocks
 MAX_CALLS = 100_000  # largest number of calls in one turn
@@ -96,7 +96,9 @@ def timed(timer: Timer, work: Callable[[], object]) -> Callable[[int], float]:
     return run
 
 
-def in_turn(runners: Sequence[Runner], pace: Pace, timer: Timer, tell: Tell) -> list[Spread]:
+def in_turn(
+    runners: Sequence[Runner], pace: Pace, timer: Timer, tell: ProgressCallback
+) -> list[Spread]:
     """Returns the seconds of one call of each runner, one value for each turn.
 
     Each runner warms up first, which does not count. Then they take turns, `pace.repeats` times.

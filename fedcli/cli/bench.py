@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fedcli.cli.screen.output import Remarks
     from fedcli.core.native import CancelFlag
     from fedcli.models.model import Model
-    from fedcli.progress import Tell
+    from fedcli.progress import ProgressCallback
 
 Measured = TypeVar("Measured")
 
@@ -203,7 +203,9 @@ def _measure_layers(model: Model, batch_size: int, how: Conditions, remarks: Rem
     )
 
 
-def _run(title: str, measure: Callable[[Tell, CancelFlag], Measured], remarks: Remarks) -> Measured:
+def _run(
+    title: str, measure: Callable[[ProgressCallback, CancelFlag], Measured], remarks: Remarks
+) -> Measured:
     """Runs a measurement in a thread, with a progress bar on stderr. Ctrl-C ends the command."""
     from fedcli.cli.jobs.long_job import run_job
     from fedcli.core.native import CancelFlag

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fedcli.inspection import population
     from fedcli.inspection.population import Population
     from fedcli.inspection.suspects import Suspects
-    from fedcli.progress import Tell
+    from fedcli.progress import ProgressCallback
 
 SUSPECTS = "Suspects"  # a heading of the help text
 DEFAULT_TOP = 10
@@ -515,7 +515,7 @@ def _rank(population: Population, request: Request, remarks: Remarks) -> Suspect
     data, ids, run = population.data, population.counts.client_ids, request.run
     top = request.num_suspects or DEFAULT_SUSPECTS
 
-    def job(tell: Tell) -> Suspects:
+    def job(tell: ProgressCallback) -> Suspects:
         if run is None:
             return suspects.rank_examples(data, ids, tell, top=top)
         return suspects_by_loss.rank_with_run(data, ids, run, tell, top=top, model=request.model)
@@ -534,7 +534,7 @@ def _plot(population: Population, folder: Path, request: Request, remarks: Remar
     from fedcli.cli.jobs.long_job import run_job
     from fedcli.inspection import figures
 
-    def job(tell: Tell) -> list[Path]:
+    def job(tell: ProgressCallback) -> list[Path]:
         return figures.write_figures(
             folder,
             population.data,

@@ -141,14 +141,14 @@ def _select_instruction_set(runs: Sequence[Path]) -> None:
 def _verify(run: Path, options: dict[str, Any], remarks: Remarks) -> Verification:
     from fedcli.cli.jobs.long_job import run_job
     from fedcli.core.native import CancelFlag
-    from fedcli.progress import Tell
+    from fedcli.progress import ProgressCallback
     from fedcli.runs import verifying
     from fedcli.runs.files import folder
 
     num_rounds = int(folder.read_config(run).get("rounds", 0)) or None
     cancel = CancelFlag()
 
-    def job(tell: Tell) -> Verification:
+    def job(tell: ProgressCallback) -> Verification:
         return verifying.verify_run(
             run,
             **options,

@@ -15,7 +15,7 @@ from fedcli.datasets.batches import ArraySpec, ClientDataset, example_spec
 from fedcli.datasets.cache import ClientCache
 from fedcli.errors import DataError
 from fedcli.lazy import ExplainsNames
-from fedcli.progress import Tell, tell_nobody
+from fedcli.progress import ProgressCallback, ignore_progress
 from fedcli.settings.vocabulary import NATURAL
 
 if TYPE_CHECKING:
@@ -113,7 +113,9 @@ class ClientData(ExplainsNames, abc.ABC):
         """Returns the number of examples of all clients. This may need a pass over all clients."""
         return sum(map(self.num_examples, self.client_ids))
 
-    def to_table(self, folder: Path | None = None, tell: Tell = tell_nobody) -> ExampleTable:
+    def to_table(
+        self, folder: Path | None = None, tell: ProgressCallback = ignore_progress
+    ) -> ExampleTable:
         """Returns all examples as a table in which each client owns its examples.
 
         Args:

@@ -18,7 +18,7 @@ from fedcli.datasets.client_data import ClientData
 from fedcli.digest import blake2b
 from fedcli.errors import ConfigError, DataError, speaks_python
 from fedcli.files import open_regular
-from fedcli.progress import Tell, tell_nobody
+from fedcli.progress import ProgressCallback, ignore_progress
 from fedcli.settings import tables as registry
 from fedcli.settings.data_source import IN_MEMORY, DataSource, OpenedData
 from fedcli.settings.options import Value, did_you_mean, resolve
@@ -80,7 +80,7 @@ def load(
 
 
 def open_splits(
-    source: DataSource, *, cache_bytes: int = CACHE_BYTES, tell: Tell = tell_nobody
+    source: DataSource, *, cache_bytes: int = CACHE_BYTES, tell: ProgressCallback = ignore_progress
 ) -> dict[str, ClientData]:
     """Opens a dataset and returns its splits by name.
 
@@ -237,7 +237,7 @@ def _open_synthetic(source: DataSource, cache: ClientCache) -> dict[str, ClientD
 
 
 def _partitioned(
-    splits: dict[str, ClientData], name: str, options: Mapping[str, Value], tell: Tell
+    splits: dict[str, ClientData], name: str, options: Mapping[str, Value], tell: ProgressCallback
 ) -> dict[str, ClientData]:
     """The splits after a partition of train and test; other splits are unchanged."""
     from fedcli.datasets.partitions import partitioning as partition

@@ -155,7 +155,7 @@ class OtherDataEdgeCase:
             splits = open_splits(DataSource(options["data"], pixels=data.pixel_convention))
         except DataError as err:
             raise DataError(f"--attack-option data: {err}") from err
-        source, likeness = options["source"], data.client(attackers[0])
+        source, template = options["source"], data.client(attackers[0])
         train = splits.get("train")
         if train is None:
             raise DataError(
@@ -163,9 +163,9 @@ class OtherDataEdgeCase:
                 "dataset"
             )
         _check_shape(train, data.pixel_shape)
-        rare = _images_of(train, source, likeness)
+        rare = _images_of(train, source, template)
         held = next((splits[name] for name in ("test", "central") if name in splits), None)
-        held_out = rare[1::2] if held is None else _images_of(held, source, likeness)
+        held_out = rare[1::2] if held is None else _images_of(held, source, template)
         rare = rare[::2] if held is None else rare
         if not (len(rare) and len(held_out)):
             raise ConfigError(
@@ -183,10 +183,10 @@ class OtherDataEdgeCase:
         self, data: ClientData, client_ids: Sequence[str]
     ) -> tuple[ClientData, Sequence[str]]:
         """See `Poisoning.probes`; always the same one client, whichever clients are evaluated."""
-        likeness = data.client(data.client_ids[0])
+        template = data.client(data.client_ids[0])
         labels = np.full(len(self.held_out), self.source, np.int32)
         pixels, labels = read_only(self.held_out), read_only(labels)
-        alone = replace(likeness, client_id=EDGE_CASES, labels=labels, pixels=pixels)
+        alone = replace(template, client_id=EDGE_CASES, labels=labels, pixels=pixels)
         return _OneClient(data, alone), (EDGE_CASES,)
 
     def aims(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -226,24 +226,24 @@ def _check_shape(other: ClientData, shape: tuple[int, ...]) -> None:
         )
 
 
-def _images_of(data: ClientData, label: int, likeness: ClientDataset) -> Pixels:
+def _images_of(data: ClientData, label: int, template: ClientDataset) -> Pixels:
     """The first images of a class, at most `_MAX_RARE`, in the stored values of the run's data.
 
     Args:
         data: Their split.
         label: Their class.
-        likeness: A client of the run's data, which shows how stored values are decoded.
+        template: A client of the run's data, which shows how stored values are decoded.
     """
-    found, num_left = [np.empty((0, *likeness.pixels.shape[1:]), np.float32)], _MAX_RARE
+    found, num_left = [np.empty((0, *template.pixels.shape[1:]), np.float32)], _MAX_RARE
     for client_id in data.client_ids:
         client = data.client(client_id)
         images = client.images()[client.labels == label][:num_left]
-        found.append(images.reshape(-1, *likeness.pixels.shape[1:]))
+        found.append(images.reshape(-1, *template.pixels.shape[1:]))
         num_left -= len(images)
         if not num_left:
             break
-    values = (np.concatenate(found).astype(np.float64) - likeness.offset) / likeness.scale
-    if likeness.pixels.dtype == np.uint8:
+    values = (np.concatenate(found).astype(np.float64) - template.offset) / template.scale
+    if template.pixels.dtype == np.uint8:
         return np.clip(np.rint(values), 0, 255).astype(np.uint8)
     return values.astype(np.float32)
 

@@ -14,7 +14,7 @@ from fedcli.datasets.batches import ClientDataset
 from fedcli.datasets.client_data import ClientData
 from fedcli.federation import samplers
 from fedcli.inspection.statistics import MeanImages, SplitCounts, count_labels
-from fedcli.progress import Tell, tell_nobody
+from fedcli.progress import ProgressCallback, ignore_progress
 
 # Selected clients are compared with all clients of their split or, if there are more than
 # MAX_COMPARED, with a random sample of them. A thousand clients give the shares of labels to a
@@ -87,7 +87,7 @@ def choose_compared(data: ClientData, client_ids: Sequence[str]) -> Sequence[str
 
 
 def read_populations(
-    tasks: Mapping[str, Task], tell: Tell = tell_nobody, *, is_quick: bool = False
+    tasks: Mapping[str, Task], tell: ProgressCallback = ignore_progress, *, is_quick: bool = False
 ) -> dict[str, Population]:
     """Reads and counts all splits. Time is linear; memory holds the counts and one client.
 
@@ -106,7 +106,7 @@ def read_populations(
 class _Reader:
     """Reads clients one after the other and reports progress."""
 
-    def __init__(self, tell: Tell, total: int, *, is_quick: bool) -> None:
+    def __init__(self, tell: ProgressCallback, total: int, *, is_quick: bool) -> None:
         self._tell = tell
         self._total = total
         self._done = 0

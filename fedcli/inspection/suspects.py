@@ -29,7 +29,7 @@ from fedcli.datasets.batches import ClientDataset, Pixels, decode
 from fedcli.datasets.client_data import ClientData
 from fedcli.errors import DataError
 from fedcli.inspection.densities import Densities, LabelScores, Moments, fit
-from fedcli.progress import Tell, tell_nobody
+from fedcli.progress import ProgressCallback, ignore_progress
 
 DEFAULT_TOP = 20
 
@@ -166,7 +166,7 @@ class ExampleIndex:
 def rank_examples(
     data: ClientData,
     client_ids: Sequence[str],
-    tell: Tell = tell_nobody,
+    tell: ProgressCallback = ignore_progress,
     *,
     top: int = DEFAULT_TOP,
 ) -> Suspects:
@@ -296,7 +296,7 @@ def _relative_entropy(shares: NDArray[np.float64], others: NDArray[np.float64]) 
 class _Reading:
     """Reads the same clients several times, in the same order, and reports progress."""
 
-    def __init__(self, data: ClientData, client_ids: Sequence[str], tell: Tell) -> None:
+    def __init__(self, data: ClientData, client_ids: Sequence[str], tell: ProgressCallback) -> None:
         self.data = data
         self.client_ids = client_ids
         self._tell = tell

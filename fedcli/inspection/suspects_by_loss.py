@@ -19,7 +19,7 @@ from fedcli.inspection.suspects import (
     rank_clients,
     worst,
 )
-from fedcli.progress import Tell, tell_nobody
+from fedcli.progress import ProgressCallback, ignore_progress
 from fedcli.runs.trained import Trained, load_trained
 
 
@@ -27,7 +27,7 @@ def rank_with_run(
     data: ClientData,
     client_ids: Sequence[str],
     run: str | Path,
-    tell: Tell = tell_nobody,
+    tell: ProgressCallback = ignore_progress,
     *,
     top: int = DEFAULT_TOP,
     threads: int | None = None,
@@ -67,7 +67,7 @@ def _examine(
     trained: Trained,
     run: str | Path,
     *,
-    tell: Tell,
+    tell: ProgressCallback,
     top: int,
 ) -> Suspects:
     check_fit(data, trained.model)

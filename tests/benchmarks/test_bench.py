@@ -21,7 +21,7 @@ from fedcli.benchmarks.timing import Pace, Runner, Spread, Timer, in_turn, ratio
 from fedcli.cli.screen import bench_tables
 from fedcli.core.native import CancelFlag, Cancelled, Phase
 from fedcli.errors import ConfigError, DataError
-from fedcli.progress import tell_nobody
+from fedcli.progress import ignore_progress
 from fedcli.settings import tables
 from tests.kit.command_line import Fedcli
 
@@ -75,7 +75,7 @@ def test_calls_of_a_turn_are_bounded_when_nothing_can_be_measured() -> None:
         seen.append(num_calls)
         return 0.0
 
-    in_turn([Runner("a", 1, run)], Pace(1, 1.0, 0.0), FakeClock().timer, tell_nobody)
+    in_turn([Runner("a", 1, run)], Pace(1, 1.0, 0.0), FakeClock().timer, ignore_progress)
     assert max(seen) <= 400_000
 
 
@@ -423,7 +423,7 @@ def test_layers_count_the_operations_of_each_phase() -> None:
     clock = FakeClock()
     ticks = iter(range(1_000_000))
     timer = Timer(lambda: float(next(ticks)), clock.paused.append)  # each call takes one second
-    times = layer_times.measure(models.build("mlp-2nn"), 10, NO_PACE, timer, tell_nobody)
+    times = layer_times.measure(models.build("mlp-2nn"), 10, NO_PACE, timer, ignore_progress)
     assert [each.phase for each in times.stages] == list(Phase) * 3
     assert times.stages[2].share_of_peak is None
     assert times.stages[0].layers == ("dense",)
@@ -433,7 +433,7 @@ def test_what_took_no_time_has_no_share_of_the_peak() -> None:
     clock = FakeClock()
     ticks = iter(range(1_000_000))
     timer = Timer(lambda: float(next(ticks)), clock.paused.append)  # whatever it does
-    times = layer_times.measure(models.build("mlp-2nn"), 10, NO_PACE, timer, tell_nobody)
+    times = layer_times.measure(models.build("mlp-2nn"), 10, NO_PACE, timer, ignore_progress)
     assert [each.seconds.most for each in times.stages] == [0.0] * len(times.stages)
     assert [each.share_of_peak for each in times.stages] == [None] * len(times.stages)
 

@@ -22,7 +22,7 @@ from fedcli.datasets.batches import ClientDataset
 from fedcli.datasets.opening import DataSource, open_splits
 from fedcli.datasets.sources import store, store_writer
 from fedcli.inspection import figures, population, statistics
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 from tests.kit.command_line import Fedcli, Outcome, WriteTff
 
 Labels = Mapping[str, list[int]]
@@ -702,7 +702,7 @@ def test_stopped_while_drawing_says_what_is_there(
 ) -> None:
     pytest.importorskip("matplotlib")
 
-    def draw(*_: object, tell: Tell, **__: object) -> None:
+    def draw(*_: object, tell: ProgressCallback, **__: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         for done in range(600):
             tell(done, None)

@@ -21,7 +21,7 @@ from fedcli.cli.jobs.signals import Stopped, stop_on_sigterm
 from fedcli.cli.screen.output import Remarks, Verbosity
 from fedcli.core.native import Cancelled
 from fedcli.errors import DataError
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 from tests.kit.command_line import PATIENCE_SECONDS, draw_on_terminal
 
 # A command line whose one command counts to a hundred, or forever.
@@ -124,7 +124,7 @@ def test_next_part_of_a_job_starts_its_own_rate() -> None:
 def test_returns_what_the_job_returns_in_silence(
     verbosity: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def job(tell: Tell) -> tuple[str, bool]:
+    def job(tell: ProgressCallback) -> tuple[str, bool]:
         tell(1, 2)
         tell(2, None)
         return "result", threading.current_thread() is threading.main_thread()
@@ -135,7 +135,7 @@ def test_returns_what_the_job_returns_in_silence(
 
 @pytest.mark.parametrize("error", [DataError("broken"), ValueError("bug"), KeyboardInterrupt()])
 def test_raises_what_the_job_raises(error: BaseException) -> None:
-    def job(tell: Tell) -> None:
+    def job(tell: ProgressCallback) -> None:
         raise error
 
     with pytest.raises(type(error)) as caught:
@@ -159,7 +159,7 @@ def test_the_thread_of_a_job_has_ended_before_its_result_is_there(error: DataErr
     """Else Python's exit cuts it off, perhaps while it holds a lock that the exit waits for."""
     events: list[str] = []
 
-    def job(tell: Tell) -> None:
+    def job(tell: ProgressCallback) -> None:
         kept = threading.local()  # goes with its thread
         kept.slow = _Slow(events)
         jobs.append((threading.current_thread(), kept))
@@ -179,7 +179,7 @@ def test_a_job_ends_before_what_went_wrong_beside_it_is_told(
     """A terminal that is closed, for one."""
     events = []
 
-    def job(tell: Tell) -> None:
+    def job(tell: ProgressCallback) -> None:
         try:
             while True:
                 tell(1, 1)
@@ -247,7 +247,7 @@ def test_signal_handlers_are_restored() -> None:
 def test_signal_ends_the_job_where_it_tells(signal_num: signal.Signals) -> None:
     events = []
 
-    def job(tell: Tell) -> None:
+    def job(tell: ProgressCallback) -> None:
         tell(1, 1)
         os.kill(os.getpid(), signal_num)
         try:
@@ -281,7 +281,7 @@ def test_verbose_writes_a_line_now_and_then(
 
     monkeypatch.setattr(remarks, "detail", detail_and_tell)
 
-    def job(tell: Tell) -> None:
+    def job(tell: ProgressCallback) -> None:
         tell(3, 9)
         assert written.wait(PATIENCE_SECONDS)
 

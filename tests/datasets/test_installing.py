@@ -35,7 +35,7 @@ from fedcli.datasets.download.fetching import FetchError, Patience
 from fedcli.datasets.download.public import CATALOGUE, Expected, Member, PublicDataset, RemoteFile
 from fedcli.datasets.sources import store
 from fedcli.errors import DataError
-from fedcli.progress import tell_nobody
+from fedcli.progress import ignore_progress
 from fedcli.settings import tables
 from fedcli.settings.options import Entry
 from tests.kit import misbehaving_server as web
@@ -453,7 +453,7 @@ def test_a_raw_real_file_is_known_by_its_hash(shared_data: Path, tmp_path: Path)
     raw.write_bytes(gzip.decompress(labels.read_bytes()))
     known = installing._known_hashes(mnist)
     for path in (labels, raw):
-        assert known[installing._hash(path, tell_nobody)] == labels.name
+        assert known[installing._hash(path, ignore_progress)] == labels.name
 
 
 def test_offline_a_damaged_file_is_the_one_that_failed(idx: PublicDataset, tmp_path: Path) -> None:

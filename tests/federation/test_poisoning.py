@@ -181,8 +181,8 @@ def test_without_held_out_data_every_second_image_is_kept_for_measuring(
     images = np.arange(5 * 784).reshape(5, 28, 28).astype(np.uint8)
     data = _store(tmp_path / "other.h5", images, [3, 7, 7, 7, 7])
     made = _made("edge-case", train, source=7, target=1, data=data)
-    likeness = train.client(ATTACKERS[0])
-    shown = [decode(each, likeness.scale, likeness.offset) for each in (made.rare, made.held_out)]
+    template = train.client(ATTACKERS[0])
+    shown = [decode(each, template.scale, template.offset) for each in (made.rare, made.held_out)]
     for found, places in zip(shown, ([1, 3], [2, 4]), strict=True):
         expected = images[places] / 255
         if train.pixel_convention == "background":

@@ -13,7 +13,7 @@ from fedcli.cli.jobs.live_line import LiveLine, Part, can_redraw
 from fedcli.cli.jobs.worker import Worker, run_stoppable
 from fedcli.cli.screen.output import Remarks, Verbosity
 from fedcli.core.native import CancelFlag, Cancelled
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 
 Result = TypeVar("Result")
 
@@ -55,7 +55,7 @@ class Meter:
 def run_job(
     title: str,
     unit: str,
-    job: Callable[[Tell], Result],
+    job: Callable[[ProgressCallback], Result],
     *,
     remarks: Remarks,
     describe_stop: Callable[[], str] = lambda: "stopped; nothing was written",

@@ -22,7 +22,7 @@ from fedcli.datasets.download.public import Member
 from fedcli.datasets.importers.tar_headers import BoundedHeader
 from fedcli.errors import DataError
 from fedcli.files import open_regular
-from fedcli.progress import Tell, tell_nobody
+from fedcli.progress import ProgressCallback, ignore_progress
 
 _BLOCK_BYTES = 1 << 20
 _MAX_OTHER_BYTES = 64 << 20  # unpacked size of all other members
@@ -33,7 +33,7 @@ _DAMAGE = (
 
 
 def extract(
-    archive: Path, members: Sequence[Member], folder: Path, tell: Tell = tell_nobody
+    archive: Path, members: Sequence[Member], folder: Path, tell: ProgressCallback = ignore_progress
 ) -> dict[str, Path]:
     """Unpacks some members of an archive below a folder, all or none, and returns their paths.
 
@@ -118,7 +118,9 @@ class _Bounded:
 class _Writer:
     """The files unpacked so far, under temporary names."""
 
-    def __init__(self, archive: Path, members: Sequence[Member], folder: Path, tell: Tell) -> None:
+    def __init__(
+        self, archive: Path, members: Sequence[Member], folder: Path, tell: ProgressCallback
+    ) -> None:
         self.archive = archive
         self.members = {member.name: member for member in members}
         self.others: list[str] = []

@@ -20,7 +20,7 @@ from fedcli.datasets.download.public import RemoteFile
 from fedcli.datasets.download.transport import Exchange, Head, TryError
 from fedcli.errors import DataError
 from fedcli.locks import locked
-from fedcli.progress import Remark, Tell, remark_to_nobody, tell_nobody
+from fedcli.progress import ProgressCallback, RemarkCallback, ignore_progress, ignore_remark
 
 _POLL_SECONDS = 0.1  # between two checks whether the user has cancelled
 _PROGRESS_BYTES = 1 << 20  # a try that transfers this many new bytes does not count as failed
@@ -74,8 +74,8 @@ def fetch(
     *,
     bases: Sequence[str] = (),
     force: bool = False,
-    tell: Tell = tell_nobody,
-    remark: Remark = remark_to_nobody,
+    tell: ProgressCallback = ignore_progress,
+    remark: RemarkCallback = ignore_remark,
     patience: Patience = USUAL_PATIENCE,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
@@ -165,8 +165,8 @@ class _Download:
         self,
         file: RemoteFile,
         part: PartFile,
-        tell: Tell,
-        remark: Remark,
+        tell: ProgressCallback,
+        remark: RemarkCallback,
         patience: Patience,
         sleep: Callable[[float], None],
     ) -> None:

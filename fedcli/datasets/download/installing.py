@@ -32,7 +32,7 @@ from fedcli.datasets.sources.store import StoreSplit
 from fedcli.errors import ConfigError, DataError
 from fedcli.files import sync_folder
 from fedcli.locks import locked
-from fedcli.progress import Remark, Tell, remark_to_nobody, tell_nobody
+from fedcli.progress import ProgressCallback, RemarkCallback, ignore_progress, ignore_remark
 
 MAX_DEFLATE_RATIO = 1032  # largest ratio of unpacked to gzipped size
 
@@ -84,8 +84,8 @@ def fetch_files(
     bases: Sequence[str] = (),
     force: bool = False,
     is_offline: bool = False,
-    tell: Tell = tell_nobody,
-    remark: Remark = remark_to_nobody,
+    tell: ProgressCallback = ignore_progress,
+    remark: RemarkCallback = ignore_remark,
     patience: Patience = USUAL_PATIENCE,
 ) -> tuple[dict[str, Path], int]:
     """Downloads missing files; returns the paths of all files by name, and the bytes transferred.
@@ -128,7 +128,10 @@ def fetch_files(
 
 
 def find_given(
-    dataset: PublicDataset, folder: Path, given: Sequence[Path], tell: Tell = tell_nobody
+    dataset: PublicDataset,
+    folder: Path,
+    given: Sequence[Path],
+    tell: ProgressCallback = ignore_progress,
 ) -> dict[str, Path]:
     """Identifies the files or members of a dataset among given paths by their hashes.
 
@@ -174,8 +177,8 @@ def install(
     folder: Path,
     *,
     force: bool = False,
-    tell: Tell = tell_nobody,
-    remark: Remark = remark_to_nobody,
+    tell: ProgressCallback = ignore_progress,
+    remark: RemarkCallback = ignore_remark,
 ) -> Path:
     """Makes the store of a dataset from its checked files, and returns its path.
 
@@ -232,7 +235,7 @@ def find_files(datasets: Sequence[PublicDataset], folder: Path) -> list[Path]:
     return [each for each in dict.fromkeys(found) if each.is_file() and not each.is_symlink()]
 
 
-def remove(files: Sequence[Path], folder: Path, remark: Remark = remark_to_nobody) -> None:
+def remove(files: Sequence[Path], folder: Path, remark: RemarkCallback = ignore_remark) -> None:
     """Removes files of `find_files`, and then the folders that are empty.
 
     If another process is downloading or making a file, the file is removed after that process ends.
@@ -255,7 +258,9 @@ def remove(files: Sequence[Path], folder: Path, remark: Remark = remark_to_nobod
     remove_empty_folders(folder)
 
 
-def verify(dataset: PublicDataset, folder: Path, tell: Tell = tell_nobody) -> list[Finding]:
+def verify(
+    dataset: PublicDataset, folder: Path, tell: ProgressCallback = ignore_progress
+) -> list[Finding]:
     """Reads the files and then the store of a dataset, and returns the result for each.
 
     Raises:
@@ -328,7 +333,7 @@ def _target(folder: Path, file: RemoteFile) -> Path:
 
 
 def _tell_of_all(
-    tell: Tell, before: int, total: int | None, done: int, total_of_file: int | None
+    tell: ProgressCallback, before: int, total: int | None, done: int, total_of_file: int | None
 ) -> None:
     """Reports the bytes of one file as bytes of the whole dataset, if its size is known."""
     if total is None:
@@ -337,7 +342,7 @@ def _tell_of_all(
         tell(before + done, total)
 
 
-def _require_whole(file: RemoteFile, target: Path, tell: Tell) -> None:
+def _require_whole(file: RemoteFile, target: Path, tell: ProgressCallback) -> None:
     try:
         problem = find_mismatch(target, file, tell)
     except OSError as err:
@@ -373,7 +378,7 @@ def _candidates(path: Path, dataset: PublicDataset) -> list[Path]:
     return [path / name for name in sorted(names) if (path / name).is_file()]
 
 
-def _hash(path: Path, tell: Tell) -> str:
+def _hash(path: Path, tell: ProgressCallback) -> str:
     try:
         return hash_file(path, tell)
     except OSError as err:
@@ -381,7 +386,7 @@ def _hash(path: Path, tell: Tell) -> str:
 
 
 def _unknown_file(
-    dataset: PublicDataset, path: Path, candidates: Sequence[Path], tell: Tell
+    dataset: PublicDataset, path: Path, candidates: Sequence[Path], tell: ProgressCallback
 ) -> str:
     """The message for a path that is not a file of the dataset."""
     for each, file in itertools.product(candidates, dataset.files):
@@ -413,7 +418,9 @@ def _empty_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _stage(dataset: PublicDataset, files: Mapping[str, Path], stage: Path, tell: Tell) -> Path:
+def _stage(
+    dataset: PublicDataset, files: Mapping[str, Path], stage: Path, tell: ProgressCallback
+) -> Path:
     """Makes a folder with all files and members under their published names."""
     place = stage / "source"
     place.mkdir()
@@ -433,7 +440,11 @@ def _check_room(members: Sequence[Member], place: Path) -> None:
 
 
 def _make_store(
-    dataset: PublicDataset, files: Mapping[str, Path], stage: Path, tell: Tell, remark: Remark
+    dataset: PublicDataset,
+    files: Mapping[str, Path],
+    stage: Path,
+    tell: ProgressCallback,
+    remark: RemarkCallback,
 ) -> Path:
     """Makes the store in the folder of the stage and removes everything else there."""
     place = _stage(dataset, files, stage, tell)

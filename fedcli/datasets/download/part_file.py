@@ -14,7 +14,7 @@ from fedcli.datasets.download.public import RemoteFile
 from fedcli.datasets.download.transport import Head
 from fedcli.files import json_text, open_regular, read_bounded, sync_folder
 from fedcli.outputs import check_own
-from fedcli.progress import Tell, tell_nobody
+from fedcli.progress import ProgressCallback, ignore_progress
 from fedcli.version import __version__
 
 _BLOCK_BYTES = 1 << 20
@@ -29,7 +29,7 @@ class PartFile:
         size: Its size in bytes.
     """
 
-    def __init__(self, target: Path, file: RemoteFile, tell: Tell) -> None:
+    def __init__(self, target: Path, file: RemoteFile, tell: ProgressCallback) -> None:
         """Opens or makes the file, and reads it to the end. Raises OSError and Cancelled."""
         self.path = target.with_name(f"{target.name}.part")
         self._origin_path = target.with_name(f"{target.name}.part.json")
@@ -119,7 +119,9 @@ def _read_origin(path: Path) -> dict[str, str]:
     return origin if is_plain else {}
 
 
-def find_mismatch(path: Path, file: RemoteFile, tell: Tell = tell_nobody) -> str | None:
+def find_mismatch(
+    path: Path, file: RemoteFile, tell: ProgressCallback = ignore_progress
+) -> str | None:
     """Returns how a file differs from the expected size or hash, or None if it agrees.
 
     Raises:
@@ -131,7 +133,7 @@ def find_mismatch(path: Path, file: RemoteFile, tell: Tell = tell_nobody) -> str
     return _mismatch(file, size, hash_file(path, tell))
 
 
-def hash_file(path: Path, tell: Tell = tell_nobody) -> str:
+def hash_file(path: Path, tell: ProgressCallback = ignore_progress) -> str:
     """Returns the sha256 of a file in hexadecimal digits.
 
     Raises:

@@ -23,7 +23,7 @@ from fedcli.datasets.importers.source_files import any_file, files_of, start_of
 from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.errors import DataError
 from fedcli.files import open_regular
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 
 _SIDE, _CHANNELS = 32, 3
 _IMAGE_BYTES = _SIDE * _SIDE * _CHANNELS
@@ -67,7 +67,7 @@ def recognises(path: Path) -> bool:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
+    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
 ) -> Imported:
     """Returns the records of a folder or of several files; those with "test" in the name are test.
 
@@ -166,7 +166,7 @@ def _read_split(
     kind: _Kind,
     options: ImportOptions,
     folder: Path | None,
-    tell: Tell,
+    tell: ProgressCallback,
 ) -> ExampleTable:
     """The records of some files, one file after the other."""
     source = str(paths[0] if len(paths) == 1 else paths[0].parent)

@@ -22,7 +22,7 @@ from fedcli.datasets.importers.source_files import any_file, files_of, start_of
 from fedcli.datasets.labels import LabelReader
 from fedcli.datasets.table import TableWriter
 from fedcli.errors import DataError
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 
 _LABELS = ("labels", "fine_labels")
 _NAMES = ("label_names", "fine_label_names")
@@ -40,7 +40,7 @@ def recognises(path: Path) -> bool:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
+    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
 ) -> Imported:
     """Returns the images of some files. Files with "test" in the name are the split test.
 

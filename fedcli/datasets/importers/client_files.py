@@ -30,7 +30,7 @@ from fedcli.datasets.importers.picture_files import walk
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.errors import ConfigError, DataError
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 from fedcli.settings.vocabulary import SPLITS
 
 _MAX_DEPTH = 4  # largest number of folders above a file
@@ -114,7 +114,7 @@ def recognises(path: Path) -> bool:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
+    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
 ) -> Imported:
     """Returns the examples of all files, each owned by the client that its path names.
 
@@ -239,7 +239,7 @@ def _read_alone(
     left_out: Sequence[str],
     options: ImportOptions,
     folder: Path | None,
-    tell: Tell,
+    tell: ProgressCallback,
 ) -> Imported:
     """Reads the only data file of a folder, and adds a note that says so."""
     imported: Imported = _READERS[unit.reader].read(list(unit.paths), options, folder, tell)
@@ -398,7 +398,11 @@ class _Found:
 
 
 def _read_all(
-    placed: Sequence[_Placed], title: str, options: ImportOptions, folder: Path | None, tell: Tell
+    placed: Sequence[_Placed],
+    title: str,
+    options: ImportOptions,
+    folder: Path | None,
+    tell: ProgressCallback,
 ) -> _Found:
     """Reads all files, each with its own range of pixels."""
     labels = _Labels()
@@ -480,8 +484,11 @@ def _copy(table: ExampleTable, codes: Any, writer: TableWriter, placed: _Placed)
         )
 
 
-def _no_tell(tell: Tell, done: int) -> Tell:
-    """Returns a `Tell` for one file, after `done` examples of earlier files; total unknown."""
+def _no_tell(tell: ProgressCallback, done: int) -> ProgressCallback:
+    """Returns a callback for one file that adds the `done` examples of earlier files.
+
+    The total that it reports is unknown.
+    """
     return lambda count, _: tell(done + count, None)
 
 

@@ -37,7 +37,7 @@ from fedcli.datasets.spool import PixelSpool
 from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.errors import DataError
 from fedcli.files import open_regular
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 from fedcli.settings.vocabulary import SPLITS
 
 _GZIP = b"\x1f\x8b"
@@ -103,7 +103,7 @@ def has_labels(path: Path, options: ImportOptions) -> bool:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
+    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
 ) -> Imported:
     """Returns the rows of one file. Without a column of ids, rows have no owner.
 
@@ -172,7 +172,7 @@ def _write(
     splits: Mapping[str, NDArray[np.bool_]],
     rows: _Rows,
     pixel_range: str | None,
-    tell: Tell,
+    tell: ProgressCallback,
 ) -> Coding:
     """Writes the rows of each split, with the range that follows from the pixels of all splits."""
     survey = Survey(pixel_range)

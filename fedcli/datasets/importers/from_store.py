@@ -11,7 +11,7 @@ from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.importers.source_files import one_file
 from fedcli.datasets.sources.store import StoreSplit, open_store, read_info, verify
 from fedcli.datasets.table import ExampleTable, TableWriter
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 
 
 def recognises(path: Path) -> bool:
@@ -20,7 +20,7 @@ def recognises(path: Path) -> bool:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
+    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
 ) -> Imported:
     """Returns all splits of a store. Nothing is copied unless images must be resized.
 
@@ -65,7 +65,7 @@ def read(
 
 
 def _fitted(
-    split: StoreSplit, options: ImportOptions, folder: Path | None, tell: Tell
+    split: StoreSplit, options: ImportOptions, folder: Path | None, tell: ProgressCallback
 ) -> ExampleTable:
     """Returns a split with all images resized."""
     with TableWriter(split.source, folder, fit=options.fit) as writer:

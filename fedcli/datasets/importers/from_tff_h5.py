@@ -14,7 +14,7 @@ from fedcli.datasets.importers.scales import rescale
 from fedcli.datasets.importers.source_files import one_file
 from fedcli.datasets.sources.tff_h5 import TffH5Split
 from fedcli.datasets.table import TableWriter
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 
 
 def recognises(path: Path) -> bool:
@@ -23,7 +23,7 @@ def recognises(path: Path) -> bool:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
+    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
 ) -> Imported:
     """Returns one file as the split "train". The file's name has no meaning.
 

@@ -26,7 +26,7 @@ from fedcli.datasets.importers.source_files import any_file, files_of
 from fedcli.datasets.labels import CHARACTER_NAMES, check_classes, whole_numbers
 from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.errors import DataError
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 
 _TABLE_COLUMNS = 8
 _CLASS, _WRITER = 0, 2  # columns
@@ -50,7 +50,7 @@ def recognises(path: Path) -> bool:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
+    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
 ) -> Imported:
     """Returns the images of a folder or of several files with their labels and writers.
 
@@ -263,7 +263,7 @@ def _checked(files: _Set) -> _Set:
 # ---- Contents of the files -----------------------------------------------------------------------
 
 
-def _survey(images: Sequence[IdxFile], pixel_range: str | None, tell: Tell) -> Coding:
+def _survey(images: Sequence[IdxFile], pixel_range: str | None, tell: ProgressCallback) -> Coding:
     """How the images of all splits are stored."""
     survey = Survey(pixel_range)
     for each in images:
@@ -275,7 +275,7 @@ def _survey(images: Sequence[IdxFile], pixel_range: str | None, tell: Tell) -> C
 
 
 def _read_set(
-    files: _Set, coding: Coding, options: ImportOptions, folder: Path | None, tell: Tell
+    files: _Set, coding: Coding, options: ImportOptions, folder: Path | None, tell: ProgressCallback
 ) -> ExampleTable:
     """The images of one split with labels and owners."""
     images = files.images

@@ -37,7 +37,7 @@ from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.labels import name_key
 from fedcli.datasets.table import TableWriter
 from fedcli.errors import ConfigError, DataError
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 from fedcli.settings.vocabulary import SPLITS, VALIDATION
 
 FOLDERS = tuple(LAYOUTS)
@@ -98,7 +98,7 @@ def _is_aside(folder: Path) -> bool:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
+    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
 ) -> Imported:
     """Returns the pictures of a folder.
 
@@ -125,7 +125,11 @@ def read(
 
 
 def read_pictures(
-    labelled: LabelledSplits, source: Path, options: ImportOptions, folder: Path | None, tell: Tell
+    labelled: LabelledSplits,
+    source: Path,
+    options: ImportOptions,
+    folder: Path | None,
+    tell: ProgressCallback,
 ) -> Imported:
     """Returns the pixels of pictures whose labels are known.
 

@@ -30,7 +30,7 @@ from fedcli.datasets.polarity import are_emnist_writers
 from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.errors import DataError
 from fedcli.files import open_regular
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 
 _SPLITS = ("train", "test")
 _KEYS = re.compile(rb'"(users|num_samples|user_data)"\s*:')
@@ -55,7 +55,7 @@ def recognises(path: Path) -> bool:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
+    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
 ) -> Imported:
     """Returns the examples of a folder's shards. Its folders train/ and test/ become splits.
 
@@ -102,7 +102,7 @@ def _read_arrays(
     sources: Sequence[Path],
     options: ImportOptions,
     folder: Path | None,
-    tell: Tell,
+    tell: ProgressCallback,
 ) -> Imported:
     """The shards of each split, whose `x` are pixels."""
     reader = _ShardReader(options, tell)
@@ -179,7 +179,7 @@ class _ShardReader:
         why_shape: The evidence for the shape of an image.
     """
 
-    def __init__(self, options: ImportOptions, tell: Tell) -> None:
+    def __init__(self, options: ImportOptions, tell: ProgressCallback) -> None:
         self.labels = LabelReader()
         self.why_shape = "a square of all pixels"
         if options.image_shape:

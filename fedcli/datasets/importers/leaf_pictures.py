@@ -20,7 +20,7 @@ from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.labels import LabelReader, whole_numbers
 from fedcli.errors import DataError
 from fedcli.files import open_regular
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 
 _FOLDERS = ("", "img_align_celeba", "raw/img_align_celeba", "raw", "images", "data")
 _LEVELS = 4  # number of folders above a shard that are searched
@@ -32,7 +32,7 @@ def read(
     source: Path,
     options: ImportOptions,
     folder: Path | None,
-    tell: Tell,
+    tell: ProgressCallback,
 ) -> Imported:
     """Returns the pictures that shards name, with their users and labels.
 

@@ -32,7 +32,7 @@ from fedcli.datasets.importers.source_files import any_file, files_of, start_of
 from fedcli.datasets.labels import LabelReader, whole_numbers
 from fedcli.datasets.table import TableWriter
 from fedcli.errors import ConfigError, DataError
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 from fedcli.settings.vocabulary import SPLITS
 
 SIGNATURES = (b"MATLAB 5.0", b"MATLAB 7.3")
@@ -65,7 +65,7 @@ def recognises(path: Path) -> bool:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
+    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
 ) -> Imported:
     """Returns the images of some files.
 

@@ -25,7 +25,7 @@ from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.importers.source_files import any_file, files_of, start_of
 from fedcli.errors import DataError
 from fedcli.files import open_regular
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 
 _SIGNATURE = b"\x93NUMPY"
 
@@ -137,7 +137,7 @@ def recognises(path: Path) -> bool:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
+    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
 ) -> Imported:
     """Returns the splits that the files of a folder hold.
 

@@ -41,7 +41,7 @@ from fedcli.datasets.importers.source_files import one_file
 from fedcli.datasets.labels import LabelReader, count_rows
 from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.errors import ConfigError, DataError
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 from fedcli.settings.vocabulary import SPLITS, VALIDATION
 
 # Names of arrays, with the split as prefix or suffix: x_train, test_images, y.
@@ -84,7 +84,7 @@ def recognises(path: Path) -> bool:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
+    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
 ) -> Imported:
     """Returns the splits of an archive.
 
@@ -105,7 +105,11 @@ def read(
 
 
 def read_arrays(
-    archive: Members, path: Path, options: ImportOptions, folder: Path | None, tell: Tell
+    archive: Members,
+    path: Path,
+    options: ImportOptions,
+    folder: Path | None,
+    tell: ProgressCallback,
 ) -> Imported:
     """Returns the splits that named arrays hold.
 
@@ -334,7 +338,9 @@ def _image_shape(images: Array, options: ImportOptions) -> tuple[tuple[int, ...]
 # ---- Contents of the arrays ----------------------------------------------------------------------
 
 
-def _survey(archive: Members, sets: dict[str, _Set], pixel_range: str | None, tell: Tell) -> Coding:
+def _survey(
+    archive: Members, sets: dict[str, _Set], pixel_range: str | None, tell: ProgressCallback
+) -> Coding:
     """How the images of all splits are stored."""
     images = [each.images for each in sets.values()]
     survey = Survey(pixel_range)
@@ -353,7 +359,7 @@ def _read_set(
     label_reader: LabelReader,
     options: ImportOptions,
     folder: Path | None,
-    tell: Tell,
+    tell: ProgressCallback,
 ) -> ExampleTable:
     """The images of one split with codes of labels and owners."""
     images, owners = arrays.images, arrays.owners

@@ -29,7 +29,7 @@ from fedcli.datasets.importers.source_files import any_file, files_of, start_of
 from fedcli.datasets.labels import LabelReader, value_of
 from fedcli.datasets.table import TableWriter
 from fedcli.errors import ConfigError, DataError
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 from fedcli.settings.vocabulary import SPLITS
 
 _SIGNATURE = b"PAR1"
@@ -96,7 +96,7 @@ def _part_of(stem: str) -> str:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
+    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
 ) -> Imported:
     """Returns the rows of some files. The name of a file is that of its split.
 
@@ -160,7 +160,7 @@ def read(
 class _Reader:
     """Reads images, labels and owners from batches of rows."""
 
-    def __init__(self, columns: _Columns, options: ImportOptions, tell: Tell) -> None:
+    def __init__(self, columns: _Columns, options: ImportOptions, tell: ProgressCallback) -> None:
         self.labels = LabelReader()
         self._columns = columns
         self._options = options

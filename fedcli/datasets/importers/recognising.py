@@ -23,7 +23,7 @@ from fedcli.datasets.importers.source_files import start_of
 from fedcli.datasets.table import ExampleTable
 from fedcli.errors import ConfigError, DataError
 from fedcli.lazy import load
-from fedcli.progress import Tell, tell_nobody
+from fedcli.progress import ProgressCallback, ignore_progress
 from fedcli.settings.tables.formats import FORMATS
 from fedcli.settings.vocabulary import PIXEL_CONVENTIONS, PIXEL_RANGES, SPLITS
 
@@ -161,7 +161,7 @@ def read(
     sources: Sequence[Path],
     options: ImportOptions | None = None,
     folder: Path | None = None,
-    tell: Tell = tell_nobody,
+    tell: ProgressCallback = ignore_progress,
 ) -> Imported:
     """Returns the contents of the sources. Memory does not grow with the number of pixels.
 
@@ -197,7 +197,7 @@ def read(
 
 
 def _read_archive(
-    archive: Path, options: ImportOptions, folder: Path | None, tell: Tell
+    archive: Path, options: ImportOptions, folder: Path | None, tell: ProgressCallback
 ) -> Imported:
     """Reads an archive; messages name the archive in place of the folder it is unpacked to."""
 

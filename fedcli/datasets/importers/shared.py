@@ -16,7 +16,7 @@ from fedcli.datasets.labels import CHARACTER_NAMES, Classes, LabelReader
 from fedcli.datasets.polarity import Border
 from fedcli.datasets.table import ExampleTable
 from fedcli.errors import DataError
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 
 BLOCK_BYTES = 8 << 20  # bytes of pixels read at a time
 _BLOCK_IMAGES = 1 << 16  # largest number of images read at a time
@@ -193,8 +193,8 @@ def blocks(num_images: int, shape: Sequence[int], itemsize: int = 1) -> Iterator
         yield first, min(first + size, num_images)
 
 
-def tell_after(tell: Tell, done: int, total: int | None) -> Tell:
-    """Returns a `Tell` for a later part of a job, of which `done` of `total` is done already."""
+def tell_after(tell: ProgressCallback, done: int, total: int | None) -> ProgressCallback:
+    """Returns a callback for a later part of a job that adds `done`; `total` is that of the job."""
     return lambda count, _: tell(done + count, total)
 
 

@@ -19,7 +19,7 @@ from fedcli.datasets.importers.source_files import any_file, files_of, start_of
 from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.errors import DataError
 from fedcli.files import open_regular
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 from fedcli.settings.vocabulary import SPLITS
 
 _SIDE, _CHANNELS, _NUM_CLASSES = 96, 3, 10
@@ -35,7 +35,7 @@ def recognises(path: Path) -> bool:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
+    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
 ) -> Imported:
     """Returns the images of a folder or of some files. A file's name gives its split.
 
@@ -107,7 +107,7 @@ def _labels_of(path: Path) -> Path | None:
 
 
 def _read_split(
-    images: Path, labels: Path, options: ImportOptions, folder: Path | None, tell: Tell
+    images: Path, labels: Path, options: ImportOptions, folder: Path | None, tell: ProgressCallback
 ) -> ExampleTable:
     with (
         TableWriter(str(images), folder, fit=options.fit) as writer,

@@ -32,7 +32,7 @@ from fedcli.datasets.table import TableWriter
 from fedcli.errors import DataError
 from fedcli.files import open_regular
 from fedcli.outputs import scratch_folder
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 
 _SIGNATURE = b"SQLite format 3\0"
 _HEADER_BYTES = 100
@@ -65,7 +65,7 @@ def recognises(path: Path) -> bool:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
+    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
 ) -> Imported:
     """Returns the splits of one database.
 
@@ -94,7 +94,7 @@ def _read_splits(
     source: str,
     options: ImportOptions,
     folder: Path | None,
-    tell: Tell,
+    tell: ProgressCallback,
 ) -> Imported:
     counts = _read_metadata(connection, source)
     present = sorted({split for split, _ in counts})
@@ -387,7 +387,7 @@ def _cancellable(connection: sqlite3.Connection, look: Callable[[], None]) -> It
 
 
 @contextlib.contextmanager
-def _database(path: Path, folder: Path | None, tell: Tell) -> Iterator[Path]:
+def _database(path: Path, folder: Path | None, tell: ProgressCallback) -> Iterator[Path]:
     """Yields the database: the file itself, or a decompressed file that is removed afterwards."""
     start = start_of(path, _HEADER_BYTES)
     if start.startswith(_SIGNATURE):
@@ -403,7 +403,11 @@ def _database(path: Path, folder: Path | None, tell: Tell) -> Iterator[Path]:
 
 
 def _unpack(
-    packed: BinaryIO, file: BinaryIO, path: Path, free_bytes: Callable[[], int], tell: Tell
+    packed: BinaryIO,
+    file: BinaryIO,
+    path: Path,
+    free_bytes: Callable[[], int],
+    tell: ProgressCallback,
 ) -> None:
     """Decompresses a database; refuses one that would fill the disk before it does."""
     most = path.stat().st_size * _MAX_RATIO

@@ -29,7 +29,7 @@ from fedcli.datasets.importers.xz import XzReader
 from fedcli.errors import DataError
 from fedcli.files import open_regular
 from fedcli.outputs import scratch_folder
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 from fedcli.zips import open_zip
 
 MAX_GROWTH = 200  # largest ratio of unpacked to archive size; text of blank images reaches 100
@@ -79,7 +79,7 @@ def is_archive(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def unpacked(archive: Path, folder: Path | None, tell: Tell) -> Iterator[Unpacked]:
+def unpacked(archive: Path, folder: Path | None, tell: ProgressCallback) -> Iterator[Unpacked]:
     """Unpacks an archive for as long as the context lasts.
 
     Args:
@@ -194,7 +194,7 @@ class _Bounded:
 class _Writer:
     """The files unpacked so far."""
 
-    def __init__(self, archive: Path, place: Path, tell: Tell) -> None:
+    def __init__(self, archive: Path, place: Path, tell: ProgressCallback) -> None:
         self.num_files = 0
         self.num_left_out = 0
         self._archive = archive

@@ -38,7 +38,7 @@ from fedcli.datasets.preparation.source import (
 from fedcli.datasets.preparation.writing import Prepared, dealt_split, describe, summarise
 from fedcli.datasets.sources import store_writer
 from fedcli.errors import DataError
-from fedcli.progress import Tell, tell_nobody
+from fedcli.progress import ProgressCallback, ignore_progress
 from fedcli.settings.vocabulary import VALIDATION
 
 __all__ = ["Interpretation", "PrepareOptions", "Prepared", "interpret", "prepare"]
@@ -62,7 +62,7 @@ class Interpretation:
 
 
 def interpret(
-    sources: Sequence[Path], options: PrepareOptions, tell: Tell = tell_nobody
+    sources: Sequence[Path], options: PrepareOptions, tell: ProgressCallback = ignore_progress
 ) -> Interpretation:
     """Reads a source as `prepare` does and returns its interpretation; writes no store.
 
@@ -92,7 +92,7 @@ def prepare(
     sources: Sequence[Path],
     out: Path,
     options: PrepareOptions,
-    tell: Tell = tell_nobody,
+    tell: ProgressCallback = ignore_progress,
 ) -> Prepared:
     """Converts a source to a store, which is written atomically, and returns its summary.
 
@@ -135,7 +135,7 @@ def prepare(
 
 
 def _read(
-    sources: Sequence[Path], options: PrepareOptions, folder: Path | None, tell: Tell
+    sources: Sequence[Path], options: PrepareOptions, folder: Path | None, tell: ProgressCallback
 ) -> tuple[Imported, list[str]]:
     """Reads the whole source, and returns it with notes for the user."""
     source = read_source(sources, options, folder, tell)

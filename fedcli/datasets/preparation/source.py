@@ -16,7 +16,7 @@ from fedcli.datasets.preparation import joining
 from fedcli.datasets.preparation.prepare_options import PrepareOptions
 from fedcli.datasets.table import ExampleTable
 from fedcli.errors import ConfigError, DataError
-from fedcli.progress import Tell
+from fedcli.progress import ProgressCallback
 from fedcli.settings.vocabulary import HELD_OUT, VALIDATION
 
 _GREATEST_PIXEL = 1.5  # a larger decoded pixel means that the range is not 0 to 1
@@ -26,7 +26,7 @@ _SHOWN = 10  # classes named in a note
 
 
 def read_source(
-    sources: Sequence[Path], options: PrepareOptions, folder: Path | None, tell: Tell
+    sources: Sequence[Path], options: PrepareOptions, folder: Path | None, tell: ProgressCallback
 ) -> Imported:
     """Returns the source. If the options name test data, they become its test split.
 
@@ -113,7 +113,7 @@ def _import_options(options: PrepareOptions) -> ImportOptions:
     )
 
 
-def pixel_notes(source: Imported, tell: Tell) -> list[str]:
+def pixel_notes(source: Imported, tell: ProgressCallback) -> list[str]:
     """Returns notes if all images are equal, or if pixels of a store are not in 0 to 1."""
     notes = []
     for name, table in source.tables.items():

@@ -43,7 +43,7 @@ from fedcli.datasets.table import ExampleTable
 from fedcli.digest import blake2b
 from fedcli.errors import ConfigError, DataError
 from fedcli.files import open_regular
-from fedcli.progress import Tell, tell_nobody
+from fedcli.progress import ProgressCallback, ignore_progress
 from fedcli.settings.tables.partitions import describe_partition
 from fedcli.settings.vocabulary import NATURAL, PIXEL_CONVENTIONS, SPLITS
 
@@ -169,7 +169,7 @@ class Digest:
 class Progress:
     """Reports the sum of all added amounts."""
 
-    def __init__(self, total: int, tell: Tell) -> None:
+    def __init__(self, total: int, tell: ProgressCallback) -> None:
         """Takes the total, and the function to which progress is reported."""
         self._done, self._total, self._tell = 0, total, tell
 
@@ -307,7 +307,9 @@ class StoreSplit(ClientData):
         """Returns the examples of all clients."""
         return len(self._mapped.labels)
 
-    def to_table(self, folder: Path | None = None, tell: Tell = tell_nobody) -> ExampleTable:
+    def to_table(
+        self, folder: Path | None = None, tell: ProgressCallback = ignore_progress
+    ) -> ExampleTable:
         """Returns the arrays of the file without copying them. Checks float32 pixels."""
         mapped = self._mapped
         if mapped.pixels.dtype == np.float32:
@@ -395,7 +397,7 @@ def stored_fingerprint(path: Path) -> str:
         return fingerprint
 
 
-def verify(path: Path, tell: Tell = tell_nobody) -> str:
+def verify(path: Path, tell: ProgressCallback = ignore_progress) -> str:
     """Returns the fingerprint of a store after computing it from the data, block by block.
 
     Args:
@@ -585,7 +587,7 @@ def _check_ids(encoded: NDArray[np.bytes_], where: str) -> None:
         hdf5.decode_names(encoded.tolist(), where)
 
 
-def _fingerprint(splits: Sequence[SplitArrays], source: str, tell: Tell) -> str:
+def _fingerprint(splits: Sequence[SplitArrays], source: str, tell: ProgressCallback) -> str:
     """Computes the fingerprint of mapped splits. Also checks float32 pixels."""
     arrays = [(split, getattr(split, name)) for split in splits for name in ARRAYS]
     progress = Progress(sum(array.nbytes for _, array in arrays), tell)

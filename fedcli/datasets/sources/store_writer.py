@@ -36,7 +36,7 @@ from fedcli.datasets.sources.store import (
 from fedcli.datasets.spool import PixelSpool
 from fedcli.errors import DataError, RunError
 from fedcli.outputs import replacing, resolve_output
-from fedcli.progress import Tell, tell_nobody
+from fedcli.progress import ProgressCallback, ignore_progress
 
 _ALIGNMENT = 64  # alignment of arrays in the file in bytes: a cache line
 _MAX_TEXT_BYTES = 32 << 10  # HDF5 allows 64 KiB for an attribute with its name and type
@@ -46,7 +46,7 @@ def create(
     path: Path,
     splits: Mapping[str, Iterable[ClientDataset] | DealtSplit],
     info: StoreInfo,
-    tell: Tell = tell_nobody,
+    tell: ProgressCallback = ignore_progress,
 ) -> str:
     """Writes a store atomically, and returns its fingerprint.
 
@@ -117,7 +117,7 @@ class _Spool:
         self._pixels.close()
 
     def collect(
-        self, name: str, clients: Iterable[ClientDataset] | DealtSplit, tell: Tell
+        self, name: str, clients: Iterable[ClientDataset] | DealtSplit, tell: ProgressCallback
     ) -> SplitArrays:
         """Returns all clients as the split `name`, its pixels mapped."""
         total = None
@@ -201,7 +201,7 @@ def _no_clients(name: str) -> DataError:
     return DataError(f"split {name!r} holds no clients; give at least one")
 
 
-def _write(path: Path, splits: list[SplitArrays], info: StoreInfo, tell: Tell) -> str:
+def _write(path: Path, splits: list[SplitArrays], info: StoreInfo, tell: ProgressCallback) -> str:
     """Writes into an empty file and returns the fingerprint."""
     if not splits:
         raise DataError("no splits were given; give the clients of at least one")

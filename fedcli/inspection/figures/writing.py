@@ -20,7 +20,7 @@ from fedcli.errors import ConfigError, RunError
 from fedcli.files import make_folders
 from fedcli.inspection.statistics import SplitCounts
 from fedcli.outputs import write_output
-from fedcli.progress import Tell, tell_nobody
+from fedcli.progress import ProgressCallback, ignore_progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,7 +49,7 @@ def write_figures(
     counts: SplitCounts,
     *,
     file_format: str = "png",
-    tell: Tell = tell_nobody,
+    tell: ProgressCallback = ignore_progress,
 ) -> list[Path]:
     """Draws figures of a population and of some of its clients; returns the files in order.
 
