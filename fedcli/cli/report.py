@@ -14,6 +14,7 @@ from fedcli.cli import options as opt
 from fedcli.cli.screen.output import Remarks, one_line
 from fedcli.errors import ConfigError, DataError, RunError
 from fedcli.reports.text import FORMATS
+from fedcli.settings.vocabulary import ACCURACY
 
 if TYPE_CHECKING:
     from fedcli.cli.screen.render import Screen
@@ -267,18 +268,39 @@ def report(
 
         print_json(report_tables.as_json(records, wanted))
         return
-    one = len(records) == 1
-    tables = _tables_of(records, targets, wanted, text_format)
     if text_format is not None:
-        _print_text(tables, text_format)
+        _print_text(_tables_of(records, targets, wanted, text_format), text_format)
         return
+    _show(records, targets, wanted, x_axis)
+
+
+def _show(
+    records: Sequence[RunRecord], targets: Sequence[float], wanted: Sequence[float], x_axis: str
+) -> None:
+    """Prints curves and tables on the screen. Of many runs, it prints those that are the best."""
+    from fedcli.cli.screen.group_screen import MAX_ROWS
     from fedcli.cli.screen.render import Screen
+    from fedcli.reports import tables as report_tables
 
     screen = Screen()
-    if one:
+    if len(records) == 1:
         screen.prose(report_tables.summary(records[0]))
+    if len(records) > MAX_ROWS:
+        records = sorted(records, key=_accuracy, reverse=True)
+        screen.line(f"{len(records):,} runs, the highest accuracy first", "bold")
     _show_curves(screen, records, x_axis)
-    _show_tables(screen, tables)
+    for table in _tables_of(records, targets, wanted, None):
+        screen.title(table.title)
+        screen.table(table.headers, table.rows[:MAX_ROWS], left=table.num_texts)
+        if len(table.rows) > MAX_ROWS:
+            of_all = f"The first {MAX_ROWS} of {len(table.rows):,} rows"
+            screen.line(f"{of_all}; --format markdown prints all", "dim")
+
+
+def _accuracy(run: RunRecord) -> float:
+    """The last accuracy by which a run is judged; -1 if there is none."""
+    accuracy = run.final(run.judged_by, ACCURACY)
+    return -1.0 if accuracy is None else accuracy
 
 
 def _tables_of(
@@ -512,12 +534,6 @@ def _show_diff(
         screen.line("The two runs do not differ in any option, version or data")
     else:
         screen.line(table.title, style="bold")
-        screen.table(table.headers, table.rows, left=table.num_texts)
-
-
-def _show_tables(screen: Screen, tables: Sequence[Table]) -> None:
-    for table in tables:
-        screen.title(table.title)
         screen.table(table.headers, table.rows, left=table.num_texts)
 
 

@@ -90,6 +90,32 @@ def test_report_of_several_runs(fedcli: Fedcli, tmp_path: Path) -> None:
     assert [run["run"] for run in told["runs"]] == ["s0", "s1"]
 
 
+def test_of_many_runs_the_best_are_shown_and_the_formats_have_all(
+    fedcli: Fedcli, tmp_path: Path
+) -> None:
+    for index in range(70):
+        accuracy = (index * 37 % 70) / 100
+        config = f"client_lr = {1 + index}.0"
+        write_run(tmp_path / "runs" / f"r{index:02}", [accuracy, accuracy + 0.2], config=config)
+    done = fedcli("report", "runs")
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
+    assert lines[0] == "70 runs, the highest accuracy first"
+    table = lines[lines.index("Runs") :]
+    assert "The first 60 of 70 rows; --format markdown prints all" in table
+    shown = [line.split()[0] for line in table[3:63]]
+    ranked = sorted(range(70), key=lambda index: -(index * 37 % 70))
+    assert shown == [f"runs/r{index:02}" for index in ranked[:60]]
+    assert len(lines) < 220
+    for text_format in ("markdown", "csv"):
+        whole = fedcli("report", "runs", "--format", text_format).out
+        assert all(f"runs/r{index:02}" in whole for index in range(70))
+    assert len(json.loads(fedcli("report", "runs", "--json").out)["runs"]) == 70
+    some = fedcli("report", *(f"runs/r{index:02}" for index in range(60))).out
+    assert "The first 60" not in some
+    assert "highest accuracy first" not in some
+
+
 @pytest.mark.parametrize("target", ["nan", "-0.1", "1.1", "x"])
 def test_a_target_is_an_accuracy(fedcli: Fedcli, tmp_path: Path, target: str) -> None:
     write_run(tmp_path / "a", [0.3, 0.7])
