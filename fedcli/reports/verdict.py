@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from fedcli.reports.rows import RoundRow, round_row
 from fedcli.settings.run_config import RunConfig
+from fedcli.settings.vocabulary import ACCURACY
 
 if TYPE_CHECKING:
     from fedcli.runs.record import RunRecord
 
 _GROWTH = 10.0  # a model has diverged if its loss is this many times that of the first round
+_ABOVE_CHANCE = 1.5  # an accuracy of at most this many times 1 / K is no better than guessing
 
 
 def verdict(
@@ -51,9 +53,14 @@ def verdict(
 def has_diverged(run: RunRecord) -> bool:
     """Returns whether a run's model is useless.
 
-    It is useless if its last loss is not finite, if no round changed it because no update was
-    finite, or if its last loss in training or in an evaluation is more than ten times the loss of
-    the first round.
+    It is useless in any of these cases:
+
+    - Its last loss is not finite.
+    - No round changed it, because no update was finite.
+    - Its last loss in training or in an evaluation is more than ten times the loss of the first
+      round.
+    - The loss of the first round is more than ten times ln(K), the loss of guessing among K
+      classes, and no series has a better accuracy than guessing at the end.
     """
     lines = [line for line in run.metrics if "train" in line.get("client_work", {})]
     if not lines or not _is_finite(round_row(lines[-1]), run.newest_evaluation):
@@ -63,9 +70,23 @@ def has_diverged(run: RunRecord) -> bool:
     if first.is_rejected and all(row.is_rejected for row in rows):
         return True
     loss = first.online.loss if first.online is not None and first.online.num_examples else None
-    bound = math.inf if loss is None else _GROWTH * loss
+    if loss is None:
+        return False
     lasts = (run.final(name, "loss") for name in run.series_names)
-    return any(last is not None and last > bound for last in lasts)
+    if any(last is not None and last > _GROWTH * loss for last in lasts):
+        return True
+    return _has_exploded_at_once(run, loss)
+
+
+def _has_exploded_at_once(run: RunRecord, first_loss: float) -> bool:
+    """Whether the model diverged within its first round and has not recovered since."""
+    if first_loss <= _GROWTH * math.log(2):  # the usual case, for which no checkpoint is read
+        return False
+    num_classes = run.num_classes
+    if num_classes is None or first_loss <= _GROWTH * math.log(num_classes):
+        return False
+    accuracies = (run.final(name, ACCURACY) for name in run.series_names)
+    return all(each is None or each <= _ABOVE_CHANCE / num_classes for each in accuracies)
 
 
 def _why_skipped(config: RunConfig) -> str:

@@ -160,6 +160,16 @@ class RunRecord:
 
         return client_records.load(self.path)
 
+    @cached_property
+    def num_classes(self) -> int | None:
+        """Number of classes, from the newest checkpoint; None if there is no readable one."""
+        from fedcli.runs.files import checkpoint  # lazy: it loads h5py, and few reports need it
+
+        try:
+            return checkpoint.load(run_dir.latest_checkpoint(self.path)).num_classes
+        except RunError:
+            return None
+
     @property
     def round_num(self) -> int:
         """The last round in metrics.jsonl; 0 before the first."""

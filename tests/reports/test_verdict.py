@@ -1,0 +1,60 @@
+"""Which runs are marked as diverged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fedcli
+from fedcli.reports.verdict import has_diverged
+from fedcli.runs.record import load_run
+from tests.kit.runs import write_run
+
+
+def train(path: Path, **options: Any) -> Path:
+    small = {"data": "synthetic-digits", "data_options": {"clients": 20}, "rounds": 3}
+    fedcli.train(fedcli.RunConfig(**{**small, "eval_every": 1, **options}), out=path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("model", "rate", "is_marked"),
+    [
+        ("mlp-2nn", 1.0, True),  # its units died: the loss falls to that of guessing, 2.3
+        ("mlp-2nn", 10.0, True),
+        ("softmax-regression", 100.0, False),  # its loss stays above 5,000, but it learns
+        ("softmax-regression", 0.1, False),
+    ],
+)
+def test_a_run_that_diverges_in_its_first_round_is_marked_unless_it_learns(
+    tmp_path: Path, model: str, rate: float, *, is_marked: bool
+) -> None:
+    path = train(tmp_path / "run", model=model, client_lr=rate)
+    run = load_run(path)
+    first = run.series("online", "loss")[0][1]
+    assert (first > 23.1) == (rate >= 1)  # 10 ln 10 is 23.03
+    assert max(each for _, each in run.series("online", "loss")) == first  # it grows no further
+    assert has_diverged(run) == is_marked
+
+
+def test_without_a_checkpoint_the_number_of_classes_is_unknown(tmp_path: Path) -> None:
+    path = train(tmp_path / "run", model="mlp-2nn", client_lr=1.0)
+    assert load_run(path).num_classes == 10
+    shutil.rmtree(path / "checkpoints")
+    (path / "checkpoints").mkdir()
+    run = load_run(path)
+    assert run.num_classes is None
+    assert not has_diverged(run)
+
+
+def test_a_loss_that_grows_tenfold_is_marked_without_a_checkpoint(tmp_path: Path) -> None:
+    for loss, is_marked in ((4.9, False), (5.1, True)):
+        path = write_run(tmp_path / f"{loss}", [0.5, 0.5])
+        lines = [json.loads(each) for each in (path / "metrics.jsonl").read_text().splitlines()]
+        lines[1]["client_work"]["train"]["loss"] = loss
+        (path / "metrics.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in lines))
+        assert has_diverged(load_run(path)) == is_marked
