@@ -6,10 +6,10 @@
  *
  * Folders; each uses only those below it:
  *
- *   aggregate/ one vector from the single deltas of a cohort, or new vectors in their place
+ *   aggregate/ the single deltas of a cohort: rules that combine them, or replace each of them
  *   cohort/   training and scoring of a cohort on several threads; the sum of its deltas
  *   client/   one client: decoding and batching of examples, local steps, statistics
- *   net/      a model as stages that read each other's values; the passes of a batch through them
+ *   net/      a model as stages that read earlier stages' values; the passes of a batch
  *   layers/   table.c has a row for each kind of layer; each implementation has its own file
  *   compress/ codecs: a client's vector as few bytes, and back
  *   secure/   the sum of masked integers of a secure aggregation
@@ -114,11 +114,11 @@ void fed_rng_add_normal(const fed_key *key, size_t first, double scale,
  * Without groups (independent noise) it is factors[0] times the normal numbers of keys[0].
  *
  * With groups it is the noise of a binary tree over the rounds. This round completes groups of 1,
- * 2, 4, ... rounds, one for each key. The second half of a group is the next smaller group that
- * this round completes; its first half is an earlier group, whose value is stored. The value of a
- * group is the normal numbers of its key plus, with takes_halves, half the sum of the values of its
- * two halves. The largest group replaces the stored ones: the noise is its value times its factor,
- * minus the stored values times their factors. */
+ * 2, 4, ... rounds, one for each key. A group has two halves: the second is the next smaller group
+ * that this round completes; the first is an earlier group, whose value is stored. The value of a
+ * group is the normal numbers of its key. With takes_halves, half the sum of the values of its two
+ * halves is added. The largest group takes the place of the stored groups, so the noise is its
+ * value times its factor, minus the stored values times their factors. */
 typedef struct fed_noise {
     size_t num_keys;       /* >= 1 */
     const fed_key *keys;   /* [num_keys] */
@@ -157,7 +157,7 @@ typedef struct fed_order {
     size_t num_examples;
     size_t visits_left;  /* in the whole stream */
     size_t next_index;   /* the input's next index, 0..N-1 */
-    size_t untaken;      /* indices of the current unit that are not in the buffer yet */
+    size_t untaken;      /* indices of the current unit that have not entered the buffer yet */
     uint32_t *buffer;    /* [fed_order_capacity], borrowed */
     size_t num_buffered; /* 0: the next visit starts a unit */
     fed_rng rng;
@@ -177,8 +177,8 @@ enum { FED_MAX_LAYERS = 512 };
 /* The index of a kind of layer in layers/table.c by its name; -1 if there is none. */
 int fed_layer_kind_named(const char *name);
 
-/* The derivatives of FED_SILU and the following ones cannot be computed from the outputs: only a
- * layer of the kind "activation", which keeps its inputs, may have them. */
+/* The derivatives of FED_SILU and of the activations after it cannot be computed from the outputs.
+ * Only a layer of the kind "activation", which keeps its inputs, may have one of these. */
 enum fed_activation {
     FED_LINEAR = 0,
     FED_RELU,
@@ -237,12 +237,13 @@ typedef struct fed_layer {
     double momentum; /* in [0, 1] */
     int32_t is_frozen;
     size_t moving_offset;
-    /* Input layers: see layers/augment.c. Other layers: amounts[0] is that of the activation. */
+    /* Input layers: see layers/augment.c. Other layers: amounts[0] is the parameter of the
+     * activation. */
     double amounts[2 * FED_MAX_NORMALIZED];
 } fed_layer;
 
-/* A model: layers in an order in which each comes after those that it reads. The last layer's
- * outputs are logits; the loss is softmax cross-entropy. */
+/* A model: layers in an order in which each layer comes after the layers that it reads. The last
+ * layer's outputs are logits; the loss is softmax cross-entropy. */
 typedef struct fed_model {
     const fed_layer *layers; /* [num_layers] */
     size_t num_layers, num_inputs, num_classes;
@@ -301,7 +302,8 @@ enum fed_step_kind {
  *                      parameters, and the model delta is minus the mean gradient over all
  *                      examples; moving statistics move as in other steps
  *   FED_STEP_CLIP:     norm, above 0. A gradient with a larger L2 norm (over all parameters, summed
- *                      in float64) is scaled to it. A NaN or infinity in it leaves a NaN
+ *                      in float64) is scaled to this norm. If it has a NaN or infinity, it still
+ *                      has a NaN afterwards
  *   FED_STEP_DECAY:    strength; adds strength * params to the gradient
  *   FED_STEP_LINEAR:   none; adds the client's linear term (fed_own) to the gradient
  *   FED_STEP_ANCHOR:   none; subtracts the gradient of the same batch at the server's parameters.
@@ -410,7 +412,7 @@ void fed_prepared_free(fed_prepared *prepared);
 typedef struct fed_client_stats {
     double loss_sum; /* over the examples processed, each times its class weight */
     double weight;   /* the client weight of its delta in the sum */
-    double max_abs;  /* the delta's largest entry; this and norm are 0 without bounds */
+    double max_abs;  /* largest magnitude in the delta; max_abs and norm are 0 without bounds */
     double norm;     /* the delta's L2 norm; 0 if the delta was replaced by zeros */
     int64_t num_correct, num_examples, num_batches;
     int32_t is_finite; /* 0: the delta had a NaN or infinity; it was dropped, the metrics reset */
@@ -419,7 +421,7 @@ typedef struct fed_client_stats {
 /* Bounds on each client's delta; infinity for none. Moving statistics are not measured, but scaled
  * or replaced with the rest of the delta. */
 typedef struct fed_bounds {
-    double max_abs; /* a delta with a larger entry is replaced by zeros; its weight stays */
+    double max_abs; /* a delta with an entry of larger magnitude becomes zeros; its weight stays */
     double norm;    /* a delta with a larger L2 norm (over all tensors) is scaled to this norm */
 } fed_bounds;
 
@@ -524,7 +526,7 @@ int fed_bound_rows(int num_threads, float *const *rows /* in-out [num_rows][num_
                    fed_measured *sizes /* out [num_rows] */);
 
 /* Vectors of finite values. They may be rows of a mapped file: all functions read them in slices of
- * coordinates, on num_threads threads, each as few times as it can. Sums are in float64 and in an
+ * coordinates, on num_threads threads, and as few times as possible. Sums are in float64 and in an
  * order that depends on the sizes alone. */
 typedef struct fed_rows {
     const float *const *rows; /* [num_rows][num_values] */
@@ -541,7 +543,7 @@ typedef struct fed_mean {
 
 /* mean = by coordinate, the mean without the `trim` smallest and the `trim` largest values, where
  * 2 * trim < num_rows; with trim = (num_rows - 1) / 2 it is the median. squares receives each row's
- * squared distance to it, before it is rounded. */
+ * squared distance to the mean before rounding. */
 int fed_trimmed_mean(int num_threads, const fed_rows *rows, size_t trim, fed_mean mean,
                      double *squares /* out [num_rows], or NULL */);
 /* mean = by coordinate, the mean of the num_nearest values nearest to the median, where num_nearest
@@ -561,12 +563,12 @@ int fed_mix_rows(int num_threads, const fed_rows *rows,
                  const double *offsets, /* [num_out] */
                  const double *offset,  /* [num_values]; NULL: zeros */
                  size_t num_out, float *out /* out [num_out, num_values] */);
-/* Each row's squared distance to origin, and the product of their difference with direction. */
+/* Each row's squared distance to origin, and the inner product of row - origin with direction. */
 int fed_measure_rows(int num_threads, const fed_rows *rows,
                      const double *origin,    /* [num_values]; NULL: zeros */
                      const double *direction, /* [num_values]; NULL: no products */
                      double *squares /* out [num_rows] */, double *products /* out, or NULL */);
-/* The squared distances, or with is_product the products, of all pairs of rows. */
+/* The squared distances, or with is_product the inner products, of all pairs of rows. */
 int fed_row_pairs(int num_threads, const fed_rows *rows, int is_product,
                   double *pairs /* out [num_rows, num_rows] */);
 /* Chooses num_chosen of num_rows rows (1 <= num_chosen) so that their largest pairwise distance is
@@ -641,7 +643,7 @@ int fed_codec_encode_rows(const fed_codec *codec, int num_threads, const fed_key
  * coordinate x of a client becomes the level round((y - low) * top_level / (high - low)), where y
  * is the client's factor times (x - center) clipped to [-clip, clip], itself clipped to [low,
  * high]. */
-enum { FED_MAX_LEVEL_BITS = 51 }; /* sums of a level and 2^52 are exact */
+enum { FED_MAX_LEVEL_BITS = 51 }; /* the sum of a level and 2^52 is exact */
 typedef struct fed_secure_terms {
     size_t num_clients, num_params; /* m; P, at least 1 */
     const float *const *rows;       /* [m], [P] each and finite; not read for clients of weight 0 */
@@ -654,7 +656,7 @@ typedef struct fed_secure_terms {
     uint64_t top_level;             /* 1..2^FED_MAX_LEVEL_BITS */
     uint32_t mask_bits;             /* up to 62: the modulus 2^mask_bits exceeds all sums */
     const fed_key *coins;           /* [m]: streams for random rounding; NULL: halves to even */
-    fed_key masks; /* for the pair i < j, i is added to its client and j to its occurrence */
+    fed_key masks; /* for clients i < j: i is added to the key's client, j to its occurrence */
 } fed_secure_terms;
 
 /* 1 if the terms are valid and no sum can exceed the modulus, else 0. */
@@ -669,8 +671,8 @@ int fed_secure_sum(
 /* ---- For benchmarks (exercise.c) ------------------------------------------------------------- */
 
 /* The phases of a stage (a layer, or a convolution with its pool) in a local step: forward,
- * backward with the update by plain SGD, and computing transformed copies of the updated weights
- * for the next forward pass. */
+ * backward with the update by plain SGD, and derive, which computes transformed copies of the
+ * updated weights for the next forward pass. */
 enum fed_phase { FED_FORWARD = 0, FED_BACKWARD, FED_DERIVE, FED_NUM_PHASES };
 
 /* Writes the index of the first layer of each stage; returns the number of stages, 0 if the model

@@ -92,7 +92,8 @@ int fed_least_diameter(const double *distances, size_t num_rows, size_t num_chos
                        size_t *chosen) {
     if (num_chosen < 1 || num_chosen > num_rows) return FED_ERR_ARGUMENT;
     size_t *trial = malloc(num_chosen * sizeof *trial);
-    double *diameters = malloc((num_chosen + 1) * sizeof *diameters); /* of the first k of trial */
+    double *diameters = malloc((num_chosen + 1) * sizeof *diameters); /* [k]: of the first k rows of
+                                                                         trial */
     const int status = trial != NULL && diameters != NULL ? FED_OK : FED_ERR_NO_MEMORY;
     double best = HUGE_VAL;
     size_t k = 0, next = 0; /* trial has k rows; `next` is the row to try as the next one */

@@ -204,8 +204,8 @@ static double value_of(int32_t ordered) {
 }
 
 /* The mean for a coordinate where two different values are equally far from the median. All values
- * nearer than the farthest chosen one count; of those equally far, the values of the first rows
- * count. */
+ * that are nearer than the farthest chosen value count. Of the values at the same distance as that
+ * one, those of the first rows count. */
 static double mean_of_first(const fed_rows *rows, size_t coordinate, const int32_t *ordered,
                             size_t num_nearest) {
     const size_t stride = FED_LANES;

@@ -7,12 +7,12 @@
  *        = a * (w - rate * c / a * g) - rate * (v - s * server),   where a = 1 - rate * s
  *
  * As in plain SGD, g is therefore accumulated directly into the parameters. The rest of the step is
- * applied to each piece of them as soon as its gradient is complete.
+ * applied to each piece of the parameters as soon as its gradient is complete.
  *
  * In a narrow layer (narrow.c) gradients move the weights of fixed pixels along `direction` only,
  * but v also has a part that the narrow layer cannot represent. Its effect does not depend on
- * images: each step moves these weights along that part, to a total distance d <- a * d + rate. It
- * is subtracted once, after the last step. */
+ * images: each step moves these weights against that part, by a total distance d <- a * d + rate.
+ * After the last step, d times that part is subtracted once. */
 #include "client.h"
 
 #include <string.h>

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A client's pixels are decoded once, not once per visit, if they are at most this many. */
+/* If a client has at most this many pixels in all, they are decoded once and not at each visit. */
 static const size_t max_decoded_floats = (size_t)2 << 20;
 /* Examples scored at a time. */
 enum { SCORE_BATCH = 2 * FED_LANES };
@@ -33,7 +33,7 @@ typedef struct local {
     int32_t *labels;                      /* [desks, part] */
     char *desks;                          /* memory of the other desks' batches */
     size_t desk_bytes;                    /* of each */
-    float *gradient;                      /* packed; only for a step that needs the whole one */
+    float *gradient;                      /* packed; for a step that needs the whole gradient */
     float *part_gradients;                /* packed, of each part; only for several desks */
     fed_score *part_scores;               /* [parts] */
     float *slots;                         /* [slots, packed] */
@@ -67,8 +67,8 @@ static size_t num_parts(const local *m, size_t num_rows) {
     return fed_pieces(num_rows, m->part_size);
 }
 
-/* Memory for the parts of a batch: their scores, the further desks and, if there are several desks,
- * the gradient of each part. */
+/* Memory for the parts of a batch: their scores, the desks after the first and, if there are
+ * several desks, the gradient of each part. */
 static void carve_desks(local *m, fed_carver *c, size_t desk_bytes) {
     const size_t num = num_parts(m, m->batch_size);
     m->part_scores = fed_carve(c, num, sizeof *m->part_scores);
@@ -133,7 +133,7 @@ static int choose_decoding(const fed_client *client, size_t width, size_t num_vi
                : DECODED_PER_BATCH;
 }
 
-/* Reserves memory for the full net; a narrow one does not need more. */
+/* Reserves memory for the full net; a narrow net does not need more. */
 static int local_init(local *m, const fed_net *net, const fed_client *client, size_t batch_size,
                       size_t num_visits, const needs *need, fed_workspace *workspace) {
     memset(m, 0, sizeof *m);
@@ -188,7 +188,8 @@ static void local_narrow(local *m, const fed_narrow *narrow, size_t num_visits) 
     m->width = fed_padded(narrow->model.num_inputs);
 }
 
-/* Uses the prepared images if there are any; else decodes all images if that is done in advance. */
+/* Uses the prepared images if there are any; else decodes all images if the mode is
+ * DECODED_BEFORE. */
 static void local_decode(local *m, const fed_prepared *prepared) {
     if (prepared != NULL) {
         m->pixels_mode = DECODED_BEFORE;
@@ -426,15 +427,15 @@ static void project(const local *m, const moves *how, const fed_local_step *at) 
     if (m->flat_params != NULL) fed_net_flatten(net, at->params, m->flat_scratch, m->flat_params);
 }
 
-/* 1 if a batch was the last one of an epoch, or of all. */
+/* 1 if a batch was the last one of an epoch, or of the whole stream. */
 static int ends_epoch(const fed_order *order, size_t visits_before, size_t visits_after) {
     return order->visits_left == 0 ||
            visits_before / order->num_examples != visits_after / order->num_examples;
 }
 
-/* The number of epochs that a single pass over the data represents. For FED_STEP_GRADIENT all whole
- * epochs give the same gradient if neither dropout nor a batch norm makes it depend on the order;
- * else it is 1. */
+/* The number of epochs that a single pass over the data represents. It is more than 1 only for
+ * FED_STEP_GRADIENT with whole epochs: these give the same gradient, unless dropout or a batch norm
+ * makes it depend on the order. */
 static size_t equal_epochs(const local *m, const moves *how) {
     const fed_client *client = m->client;
     const int is_whole = how->num_visits == client->plan.epochs * client->num_examples;
@@ -443,8 +444,9 @@ static size_t equal_epochs(const local *m, const moves *how) {
     return how->only_gradient && is_whole && !depends_on_order ? client->plan.epochs : 1;
 }
 
-/* Lets moving statistics start from the server's, even for FED_STEP_GRADIENT, where all other
- * parameters start from zeros. subtract_moving then leaves their change. */
+/* Makes moving statistics start from the server's, even for FED_STEP_GRADIENT, where all other
+ * parameters start from zeros. For that step, subtract_moving afterwards reduces them to their
+ * change. */
 static void copy_moving(const fed_net *net, const float *server, float *params) {
     memcpy(params + net->num_trained, server + net->num_trained,
            (net->size - net->num_trained) * sizeof *params);
@@ -527,7 +529,7 @@ static needs find_needs(const fed_training *training, const fed_client *client,
         .is_training = 1,
         .num_workers = training->num_workers,
         /* The narrow net cannot represent frozen slots: they also come from the images of other
-         * clients, where other pixels are fixed. Nor does it know its whole distance from the
+         * clients, in which other pixels are fixed. Nor can it measure the whole distance from the
          * server's parameters, which max_distance bounds. */
         .may_narrow = fed_net_can_narrow(net) && max_distance(client) == 0 &&
                       (affine != NULL || (fed_step_keeps_span(step) && !has_slots)),

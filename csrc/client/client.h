@@ -23,7 +23,7 @@ typedef struct fed_narrow {
     fed_model model;
     fed_layer *layers;
     const fed_client *client;
-    size_t num_pixels, num_tail; /* of an image; pixels after its last whole group, always kept */
+    size_t num_pixels, num_tail; /* pixels; those after the last whole group, always kept */
     size_t num_kept, num_fixed;  /* groups */
     uint32_t *kept_groups;       /* [num_kept], ascending */
     uint32_t *fixed_groups;      /* [num_fixed], ascending */
@@ -82,7 +82,7 @@ typedef struct fed_affine_step {
     const float *linear; /* flat, or NULL */
     const float *slot;   /* packed for the full net, or NULL */
     double linear_factor, slot_factor;
-    double distance; /* that the parameters have moved along the vector so far */
+    double distance; /* how far the parameters have moved along the vector so far */
 } fed_affine_step;
 
 /* 1 if the step has this form. `linear` is the client's own, or NULL. */
@@ -91,8 +91,8 @@ int fed_affine_init(fed_affine_step *affine, const fed_step *step, const fed_fro
 int fed_affine_has_vector(const fed_affine_step *affine);
 /* Writes the constant vector v, packed for the full net. */
 void fed_affine_vector(const fed_affine_step *affine, const fed_net *net, float *vector /* out */);
-/* Turns the vector v into v - strength * server, as fed_affine_shift needs it; both are packed for
- * `net`. */
+/* Turns the vector v into v - strength * server, as fed_affine_shift needs it. Both vectors are
+ * packed for `net`. */
 void fed_affine_pull(const fed_affine_step *affine, const fed_net *net, const float *server,
                      float *vector /* in-out */);
 /* The factor with which gradients are subtracted from the parameters. */

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Replaces a client's fixed pixels by one input. In a writer's hundred digits the paper around the
  * ink has the same value in every image, and a dense layer spends a third of its work on it. Let c
- * be the vector of those pixels, the same in all images, and u = c / |c|. The layer depends on
- * their weights w only through c . w = |c| (u . w), and the gradient by w is always a multiple of
- * c. Training by gradients therefore moves w along u only. One input of value |c| with weight u . w
- * gives the same result up to rounding. The weights are projected before training; afterwards the
- * change of u . w is mapped back to w. */
+ * be the vector of the fixed pixels, w the weights by which an output multiplies them, and u = c /
+ * |c|. The layer depends on w only through c . w = |c| (u . w), and the gradient by w is always a
+ * multiple of c. Training by gradients therefore moves w along u only. One input of value |c| with
+ * weight u . w gives the same result up to rounding. The weights are projected before training;
+ * afterwards the change of u . w is mapped back to w. */
 #include "client.h"
 
 #include <math.h>
@@ -106,12 +106,12 @@ int fed_narrow_init(fed_narrow *narrow, const fed_net *net, const fed_client *cl
      * */
     if (fed_padded(num_kept_pixels(narrow) + 1) > fed_padded(narrow->num_pixels) / 8 * 7) return 0;
     set_direction(narrow);
-    if (!isfinite(narrow->length)) return 0; /* NaN and infinity spread as in the full net */
+    if (!isfinite(narrow->length)) return 0; /* in the full net NaN and infinity spread */
     set_net(narrow, net, net_memory);
     return 1;
 }
 
-/* Copies the kept ones of num_pixels values to contiguous memory. Callers pass value_bytes as a
+/* Copies the values of the kept pixels to contiguous memory. Callers pass value_bytes as a
  * constant, so that the copy of a group compiles to one move. */
 static inline void gather_kept(const fed_narrow *narrow, const void *values, size_t value_bytes,
                                void *gathered) {

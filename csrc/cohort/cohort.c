@@ -3,10 +3,10 @@
  *
  * Threads take single clients. Blocks of 8 consecutive clients fix the order of addition. A window
  * of blocks is open at a time: as many as there are threads, at least two. A thread takes the
- * largest client in the window that no other has taken. The parameters of a trained client wait
- * until all earlier clients of the block are trained; the thread that trains the last missing one
- * then adds them in order. Threads therefore decide who trains a client and when, but not the order
- * of addition. Memory is bounded by the window, for a cohort of any size. */
+ * largest client in the window that no other thread has taken. The parameters of a trained client
+ * wait until all earlier clients of the block are trained; the thread that trains the last missing
+ * client then adds all of them in order. Threads therefore decide who trains a client and when, but
+ * not the order of addition. Memory is bounded by the window, for a cohort of any size. */
 #include "cohort.h"
 #include "denormals.h"
 #include "threads.h"

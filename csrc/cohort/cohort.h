@@ -19,7 +19,7 @@ struct fed_team {
     float *server;       /* packed server parameters of the current call */
     float *zeros;        /* [num_values]; NULL until they are needed */
     float *frozen_slots; /* packed frozen slots of the call, one after another; NULL: none */
-    double **window;     /* [num_window]: sums of the open blocks; between calls NULL, or unused */
+    double **window;     /* [num_window]: sums of open blocks; between calls NULL or spare memory */
     size_t num_window;
 };
 
@@ -42,7 +42,7 @@ int fed_check_clients(const fed_model *model, const fed_client *clients, size_t 
 
 /* Appends a finished block, *values [net.size], and keeps its memory; *values becomes other memory
  * of that size, with undefined values, or NULL. closed: 1 if the block has fewer than
- * FED_BLOCK_CLIENTS clients, so that no other may follow. */
+ * FED_BLOCK_CLIENTS clients, so that no block may follow. */
 void fed_sum_push(fed_sum *sum, double **values /* in-out */, double weight, int closed);
 /* Returns memory for a block that the sum does not need now, with undefined values, or NULL. */
 double *fed_sum_take_unused(fed_sum *sum);

@@ -16,11 +16,11 @@
 enum { MAX_LEVELS = 48 };
 
 struct fed_sum {
-    int is_packed; /* 1: of packed parameters of `net` */
+    int is_packed; /* 1: the vectors are packed parameters of `net` */
     fed_net net;
     size_t num_values;
     size_t num_blocks;
-    int closed; /* the last block was short: no other may follow */
+    int closed; /* the last block was short: no block may follow */
     double weight;
     double *levels[MAX_LEVELS]; /* level l has a value if bit l of num_blocks is set */
     double *partial; /* the unfinished block of fed_sum_add; if packed, scratch of fed_sum_total
@@ -102,8 +102,8 @@ static void add_older(const double *older, size_t num_values, double *values /* 
     for (size_t v = 0; v < num_values; v++) values[v] = older[v] + values[v];
 }
 
-/* Adds a range of a finished block, which follows num_blocks others, to the tree, and sets the
- * values to zero. */
+/* Adds a range of a finished block to the tree, which has num_blocks blocks, and sets the values of
+ * the range to zero. */
 static void push_range(const fed_sum *sum, size_t num_blocks, double *values, size_t first,
                        size_t count) {
     size_t level = 0;
@@ -179,7 +179,8 @@ int fed_sum_add(fed_sum *sum, const float *const *vectors, const double *weights
     return FED_OK;
 }
 
-/* Adds values first..first+num-1 of the finished blocks to those of the unfinished one. */
+/* Adds values first..first+num-1 of the finished blocks to the same values of the unfinished
+ * block. */
 static void fold(const fed_sum *sum, size_t first, size_t num, double *folded /* in-out [num] */) {
     for (size_t l = 0; sum->num_blocks >> l != 0; l++)
         if (sum->num_blocks >> l & 1)

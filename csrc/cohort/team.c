@@ -17,7 +17,7 @@ fed_team *fed_team_new(int num_threads) {
     team->workspaces = calloc((size_t)num_threads, sizeof *team->workspaces);
     team->num_window = (size_t)(num_threads < 2 ? 2 : num_threads);
     team->window = calloc(team->num_window, sizeof *team->window);
-    /* each client of each open block may hold one */
+    /* each client of each open block may hold one vector */
     team->free_params = calloc(team->num_window * FED_BLOCK_CLIENTS, sizeof *team->free_params);
     if (team->workspaces == NULL || team->window == NULL || team->free_params == NULL) {
         fed_team_free(team);

@@ -52,79 +52,79 @@ static grid put_range(fed_bit_writer *writer, const float *values, size_t size, 
     return (grid){least, (double)most - (double)least, (int32_t)((1u << bits) - 1)};
 }
 
-/* The state of encoding a vector: values are "passed" one after the other. */
-typedef struct passing {
+/* The state of encoding a vector, one value after the other. */
+typedef struct encoding {
     fed_draws *draws;
     fed_bit_writer writer;
     const float *values;
     float *replaced; /* the same memory, if decoded values are to replace the values; or NULL */
-    size_t num_passed;
-    double squared_error;          /* of the whole pieces that have passed */
+    size_t num_encoded;
+    double squared_error;          /* of the pieces that are complete */
     float errors[FED_CODEC_PIECE]; /* of the current piece */
-} passing;
+} encoding;
 
 enum { CHUNK = 512 }; /* values that are rounded at a time; divides FED_CODEC_PIECE */
 
-/* Replaces the last num values that were passed, all of one piece, by their decoded values. */
-static void replace_chunk(passing *pass, const grid *of, const int32_t *levels, size_t num) {
+/* Replaces the last num encoded values, all of one piece, by their decoded values. */
+static void replace_chunk(encoding *state, const grid *of, const int32_t *levels, size_t num) {
     const fed_codec_loops *loops = fed_active_loops();
-    const size_t first = pass->num_passed - num;
-    loops->replace_levels(levels, num, of->least, of->range / of->last, pass->replaced + first,
-                          pass->errors + first % FED_CODEC_PIECE);
-    if (pass->num_passed % FED_CODEC_PIECE == 0)
-        pass->squared_error += loops->sum_of_squares(pass->errors, FED_CODEC_PIECE);
+    const size_t first = state->num_encoded - num;
+    loops->replace_levels(levels, num, of->least, of->range / of->last, state->replaced + first,
+                          state->errors + first % FED_CODEC_PIECE);
+    if (state->num_encoded % FED_CODEC_PIECE == 0)
+        state->squared_error += loops->sum_of_squares(state->errors, FED_CODEC_PIECE);
 }
 
-/* Passes the next num values, all of one tensor: rounds them and writes their levels. */
-static void pass_values(passing *pass, const grid *of, size_t num, unsigned bits) {
+/* Encodes the next num values, all of one tensor: rounds them and writes their levels. */
+static void encode_values(encoding *state, const grid *of, size_t num, unsigned bits) {
     const double scale = of->range > 0 ? of->last / of->range : 0;
     uint32_t words[CHUNK];
     int32_t levels[CHUNK];
-    for (const size_t end = pass->num_passed + num; pass->num_passed < end;) {
-        const size_t first = pass->num_passed;
+    for (const size_t end = state->num_encoded + num; state->num_encoded < end;) {
+        const size_t first = state->num_encoded;
         const size_t count = fed_smaller(end - first, CHUNK - first % CHUNK);
-        fed_draw(pass->draws, words, count);
-        fed_active_loops()->round_levels(pass->values + first, words, count, of->least, scale,
+        fed_draw(state->draws, words, count);
+        fed_active_loops()->round_levels(state->values + first, words, count, of->least, scale,
                                          of->last, levels);
-        put_levels(&pass->writer, levels, count, bits);
-        pass->num_passed += count;
-        if (pass->replaced != NULL) replace_chunk(pass, of, levels, count);
+        put_levels(&state->writer, levels, count, bits);
+        state->num_encoded += count;
+        if (state->replaced != NULL) replace_chunk(state, of, levels, count);
     }
 }
 
-/* Passes all values. Returns the size of the payload. */
-static size_t pass_tensors(passing *pass, const fed_codec *codec, uint8_t *payload) {
-    pass->writer = (fed_bit_writer){.at = payload};
-    pass->num_passed = 0;
-    pass->squared_error = 0;
+/* Encodes all values. Returns the size of the payload. */
+static size_t encode_tensors(encoding *state, const fed_codec *codec, uint8_t *payload) {
+    state->writer = (fed_bit_writer){.at = payload};
+    state->num_encoded = 0;
+    state->squared_error = 0;
     for (size_t t = 0; t < codec->tensors.num; t++) {
         const size_t size = fed_tensor_size(&codec->tensors.each[t]);
         const grid of =
-            put_range(&pass->writer, pass->values + pass->num_passed, size, codec->bits);
-        pass_values(pass, &of, size, codec->bits);
-        fed_end_byte(&pass->writer);
+            put_range(&state->writer, state->values + state->num_encoded, size, codec->bits);
+        encode_values(state, &of, size, codec->bits);
+        fed_end_byte(&state->writer);
     }
-    return (size_t)(pass->writer.at - payload);
+    return (size_t)(state->writer.at - payload);
 }
 
 static int uniform_encode(const fed_codec *codec, fed_draws *draws, const float *values,
                           uint8_t *payload, size_t *num_bytes) {
-    passing pass;
-    pass.draws = draws;
-    pass.values = values;
-    pass.replaced = NULL;
-    *num_bytes = pass_tensors(&pass, codec, payload);
+    encoding state;
+    state.draws = draws;
+    state.values = values;
+    state.replaced = NULL;
+    *num_bytes = encode_tensors(&state, codec, payload);
     return FED_OK;
 }
 
 static int uniform_replace(const fed_codec *codec, fed_draws *draws, float *values,
                            uint8_t *payload, size_t *num_bytes, double *squared_error) {
-    passing pass;
-    pass.draws = draws;
-    pass.values = pass.replaced = values;
-    *num_bytes = pass_tensors(&pass, codec, payload);
-    *squared_error = pass.squared_error + fed_active_loops()->sum_of_squares(
-                                              pass.errors, pass.num_passed % FED_CODEC_PIECE);
+    encoding state;
+    state.draws = draws;
+    state.values = state.replaced = values;
+    *num_bytes = encode_tensors(&state, codec, payload);
+    *squared_error = state.squared_error + fed_active_loops()->sum_of_squares(
+                                               state.errors, state.num_encoded % FED_CODEC_PIECE);
     return FED_OK;
 }
 

@@ -52,7 +52,7 @@ static int note(fed_sent *sent, int status, size_t num_bytes, double squared_err
 
 /* Encodes and decodes a row plus its residual. `values` becomes the input minus the decoded
  * values. */
-static int pass_with_rest(const job *all, size_t r, float *values, uint8_t *payload) {
+static int compress_with_residual(const job *all, size_t r, float *values, uint8_t *payload) {
     const fed_codec *codec = all->codec;
     fed_sent *sent = &all->sent[r];
     sent->squared_norm = take_input(all, r, values);
@@ -68,7 +68,7 @@ static int pass_with_rest(const job *all, size_t r, float *values, uint8_t *payl
 }
 
 /* Encodes and decodes a row that has no residual and whose next residual is not needed. */
-static int pass_in_place(const job *all, size_t r, float *values, uint8_t *payload) {
+static int compress_in_place(const job *all, size_t r, float *values, uint8_t *payload) {
     const fed_codec *codec = all->codec;
     fed_sent *sent = &all->sent[r];
     sent->squared_norm = fed_active_loops()->sum_of_squares(all->rows[r], codec->num_params);
@@ -83,11 +83,12 @@ static int pass_in_place(const job *all, size_t r, float *values, uint8_t *paylo
 /* Encodes, decodes and replaces one row. A row that cannot be sent does not change, unless its
  * decoded values are not finite: then they replace it. In both cases its next residual is
  * undefined. */
-static int pass_row(const job *all, size_t r, const scratch *own) {
+static int compress_row(const job *all, size_t r, const scratch *own) {
     all->sent[r] = (fed_sent){0};
-    if (all->after != NULL) return pass_with_rest(all, r, all->after[r], own->payload);
-    if (residual_of(all, r) != NULL) return pass_with_rest(all, r, own->values, own->payload);
-    return pass_in_place(all, r, own->values, own->payload);
+    if (all->after != NULL) return compress_with_residual(all, r, all->after[r], own->payload);
+    if (residual_of(all, r) != NULL)
+        return compress_with_residual(all, r, own->values, own->payload);
+    return compress_in_place(all, r, own->values, own->payload);
 }
 
 /* Encodes one row and keeps the payload. */
@@ -109,7 +110,8 @@ static int encode_row(const job *all, size_t r, const scratch *own) {
 static void run_row(void *context, size_t r, int worker) {
     const job *all = context;
     const fp_mode before = denormals_off();
-    all->statuses[r] = (all->payloads != NULL ? encode_row : pass_row)(all, r, &all->each[worker]);
+    all->statuses[r] =
+        (all->payloads != NULL ? encode_row : compress_row)(all, r, &all->each[worker]);
     fp_restore(before);
 }
 

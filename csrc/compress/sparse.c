@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Codecs that send only some of the values: top-k, those of largest magnitude (Aji and Heafield
- * 2017, arXiv 1704.05021; of equal ones those with a lower index), and random-k, a random subset
- * that the receiver draws again from the same key (Konecny et al. 2016, arXiv 1610.05492).
+ * 2017, arXiv 1704.05021; of equal magnitudes, those with lower indices), and random-k, a random
+ * subset that the receiver draws again from the same key (Konecny et al. 2016, arXiv 1610.05492).
  *
  * Payload of top-k: the k values as floats in order of their index, then either the indices in
  * ceil(log2 P) bits each, or one bit for each of the P values, whichever is shorter (indices if
@@ -35,8 +35,9 @@ static size_t top_k_capacity(const fed_codec *codec) {
     return fed_bytes_of_bits(32 * codec->count + places);
 }
 
-/* Finds the k-th largest of some magnitudes, digit by digit from the highest; *num_equal is how
- * many of those that equal it are among the k. The magnitudes are overwritten. */
+/* Finds the k-th largest of some magnitudes, digit by digit from the highest. *num_equal becomes
+ * the number of magnitudes that are equal to it and among the k largest. The magnitudes are
+ * overwritten. */
 static uint32_t find_threshold(uint32_t *magnitudes, size_t num, size_t k, size_t *num_equal) {
     enum { DIGIT_BITS = 11, NUM_DIGITS = 3 };
     static const unsigned SHIFTS[NUM_DIGITS] = {20, 9, 0};
@@ -49,7 +50,7 @@ static uint32_t find_threshold(uint32_t *magnitudes, size_t num, size_t k, size_
         uint32_t digit = mask;
         for (; counts[digit] < k; digit--) k -= counts[digit];
         threshold |= digit << SHIFTS[d];
-        size_t num_kept = 0; /* those that have this digit, too */
+        size_t num_kept = 0; /* magnitudes that have this digit, too */
         for (size_t m = 0; m < num; m++) {
             magnitudes[num_kept] = magnitudes[m];
             num_kept += (magnitudes[m] >> SHIFTS[d] & mask) == digit;
@@ -60,7 +61,7 @@ static uint32_t find_threshold(uint32_t *magnitudes, size_t num, size_t k, size_
     return threshold;
 }
 
-/* Estimates, from a sample of the values, a magnitude that slightly more than k of them reach.
+/* Estimates, from a sample of the values, a magnitude that slightly more than k values reach.
  * Returns 0 if there are too few values, or if k is too large a part of them. */
 static uint32_t guess_threshold(const float *values, size_t num_values, size_t k) {
     enum { NUM_SAMPLED = 4096 };
@@ -78,8 +79,8 @@ static uint32_t guess_threshold(const float *values, size_t num_values, size_t k
     return find_threshold(sample, NUM_SAMPLED, rank, &num_equal);
 }
 
-/* The values that are sent: those at `places` of a magnitude above the threshold, and the first
- * num_equal of those that have it. */
+/* The values that are sent. Of the values at `places`, these are all with a magnitude above the
+ * threshold, and the first num_equal with a magnitude equal to it. */
 typedef struct largest {
     uint32_t *places; /* in order */
     size_t num_places;

@@ -3,7 +3,7 @@
  *
  * TernGrad: a scale s for each tensor, and for each value -1, 0 or 1, which is not 0 with
  * probability |x| / s (Wen et al. 2017, arXiv 1705.07878). Values are first clipped to `clip`
- * standard deviations of their tensor (0: not); s is the largest magnitude that is left.
+ * standard deviations of their tensor (0: no clipping); s is the largest magnitude after that.
  *
  * Payload, for each tensor: s as a float; then codes 0, 1 for +1 and 2 for -1 in two bits per
  * value, or five values per byte as digits of base 3, the first one the lowest. */

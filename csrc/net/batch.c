@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The forward and backward pass of a batch through the stages of a net. Example stages process one
- * example at a time, all stages in turn. The others process the batch stage by stage: dense stages,
- * batch norms, and convolutions of feature maps in one call, the rest one example after the other.
- * Where stages of the front process single examples in the backward pass, each fixed block of
- * examples has its own sum of gradients by parameters; these sums are then added in order. Threads
- * can therefore share a batch without changing a bit of the result. */
+ * example at a time, all stages in turn. The other stages process the batch stage by stage: dense
+ * stages, batch norms and convolutions of feature maps take all examples in one call, the rest take
+ * one example after the other. Where stages of the front process single examples in the backward
+ * pass, each fixed block of examples has its own sum of gradients by parameters; these sums are
+ * then added in order. Threads can therefore share a batch without changing a bit of the result. */
 #include "net.h"
 #include "threads.h"
 
@@ -36,16 +36,16 @@ static float *element(float *values, size_t offset) {
     return values == NULL ? NULL : values + offset;
 }
 
-/* The gradient by value v of example b. Inside the example stages there is one per block, which the
- * block's examples use in turn. */
+/* The gradient by value v of example b. Inside the example stages there is one gradient per block,
+ * which the block's examples use in turn. */
 static float *gradient_at(const fed_batch *batch, size_t v, size_t b, size_t block) {
     if (v <= batch->net->num_input_stages) return NULL;
     const size_t place = is_inside(batch->net, v) ? block : b;
     return element(batch->gradients[v], place * num_values(batch, v));
 }
 
-/* Few blocks, so that their gradients fit into the cache; small ones, so that threads can share a
- * usual batch of 10 or 20, or a part of one (fed_net_part_size). */
+/* There are few blocks, so that their gradients fit into the cache. They are small, so that threads
+ * can share a usual batch of 10 or 20 examples, or a part of a batch (fed_net_part_size). */
 enum { BLOCK_ROWS = 5, PART_BLOCK_ROWS = 2, MAX_BLOCKS = 8 };
 
 static size_t num_example_blocks(const fed_net *net, size_t num_rows) {
@@ -53,7 +53,7 @@ static size_t num_example_blocks(const fed_net *net, size_t num_rows) {
     return fed_smaller(fed_pieces(num_rows, block), MAX_BLOCKS);
 }
 
-/* Blocks of examples of stage s where it processes single examples of a whole batch. */
+/* The number of blocks of stage s, if it processes the examples of a batch one by one. */
 static size_t num_stage_blocks(const fed_net *net, size_t s, size_t num_rows) {
     const int is_shared = s >= net->num_example_stages && s < net->num_front_stages;
     return is_shared ? num_example_blocks(net, num_rows) : 1;
@@ -89,7 +89,8 @@ static void carve_gradients(fed_batch *batch, fed_carver *c) {
     }
 }
 
-/* Room for a second part of a gradient, unless all stages that would need it add it themselves. */
+/* Memory for a second part of a gradient, by a value that several stages read, unless these stages
+ * can add their parts themselves. */
 static void carve_added_gradient(fed_batch *batch, fed_carver *c) {
     const fed_net *net = batch->net;
     for (size_t s = 0; s < net->num_stages; s++) {
@@ -102,8 +103,8 @@ static void carve_added_gradient(fed_batch *batch, fed_carver *c) {
     batch->added_gradient = fed_carve(c, batch->batch_size * batch->added_size, sizeof(float));
 }
 
-/* The gradients by parameters of example stages are all alive at once, those of the other stages
- * one at a time. */
+/* The gradients by parameters of example stages are all needed at the same time, those of the other
+ * stages one after the other. */
 static void carve_by_params(fed_batch *batch, fed_carver *c) {
     const fed_net *net = batch->net;
     size_t size = 0;
@@ -135,7 +136,7 @@ static void carve_training(fed_batch *batch, fed_carver *c) {
     if (net->has_dropout) batch->dropout = fed_carve(c, batch->batch_size, sizeof *batch->dropout);
 }
 
-/* Scratch of one example for each worker, or of all images together. */
+/* Scratch for one example of each worker, or for all images together. */
 static void carve_scratch(fed_batch *batch, fed_carver *c) {
     const fed_net *net = batch->net;
     size_t of_images = 0;
@@ -253,20 +254,21 @@ static const float *value_at(const fed_batch *batch, size_t v, size_t b) {
     return batch->values[v] + b * value_stride(batch, v);
 }
 
-/* Where stage s writes its gradient by source i: into that gradient, or next to it if the stage
- * cannot add; NULL for the image. */
+/* Where stage s writes its part of the gradient by source i: into that gradient, or into
+ * added_gradient if the stage cannot add; NULL for the image. */
 static float *target_at(const fed_batch *batch, size_t s, size_t i, size_t b, size_t block) {
     const fed_stage *stage = &batch->net->stages[s];
     const size_t v = stage->sources[i];
     if (v <= batch->net->num_input_stages) return NULL;
     if (!stage->adds[i] || stage->ops->adds_gradients) return gradient_at(batch, v, b, block);
-    /* Threads are at different stages of the blocks of example stages: the place of a block must
-     * not depend on the value. For other stages, examples are as far apart as in the value. */
+    /* Threads run different example stages at the same time, each for its own block, so the place
+     * of a block must not depend on the value. For other stages, examples are as far apart as in
+     * the value. */
     return element(batch->added_gradient,
                    is_inside(batch->net, v) ? block * batch->added_size : b * num_values(batch, v));
 }
 
-/* Adds what stage s wrote next to a gradient. */
+/* Adds the part that stage s wrote to added_gradient to the gradient itself. */
 static void add_beside(const fed_batch *batch, size_t s, size_t b, size_t block) {
     const fed_stage *stage = &batch->net->stages[s];
     for (size_t i = 0; i < 2; i++)

@@ -88,7 +88,7 @@ int fed_net_has_value(const fed_net *net, size_t value) {
     return value < net->num_stages || net->stages[value - 1].ops->forward_batch == NULL;
 }
 
-/* Each value gets the border that its readers need together. */
+/* Each value gets a border that is large enough for all of its readers. */
 static void lay_out_values(fed_net *net) {
     fed_value *values = net->values;
     values[0] = (fed_value){.shape = net->model->layers[0].in};
@@ -189,7 +189,7 @@ static size_t take_place(fed_place *places, size_t *num_places, const fed_value 
 
 enum { NO_PLACE = FED_MAX_LAYERS + 1 };
 
-/* Gives the gradients of the values of stages that run by batch their places. In backward order a
+/* Assigns places to the gradients by the values of stages that run by batch. In backward order a
  * gradient is alive from the first stage that writes it until the stage that computes its value. */
 static void place_gradients(fed_net *net) {
     fed_value *values = net->values;
@@ -215,8 +215,8 @@ static void place_gradients(fed_net *net) {
     }
 }
 
-/* The same for values in scoring, where nothing is kept for a backward pass. The borders of a place
- * stay zeros, so its values must have the same layout. */
+/* Assigns places to the values in scoring, where nothing is kept for a backward pass. The borders
+ * of a place stay zeros, so its values must have the same layout. */
 static void place_scored_values(fed_net *net) {
     net->num_scoring_places = 0;
     for (size_t v = net->num_example_stages; v <= net->num_stages; v++) {
@@ -275,8 +275,8 @@ void fed_net_lay_out(fed_net *net, const fed_model *model, void *memory) {
     place_scored_values(net);
 }
 
-/* Offsets in a buffer are int32_t (layers/table.c). Borders of two readers together can be more
- * than that of each. */
+/* Offsets in a buffer are int32_t (layers/table.c). The border that two readers need together can
+ * be larger than the border that each needs. */
 static int borders_fit(const fed_net *net) {
     for (size_t v = 0; v <= net->num_stages; v++) {
         const fed_border *border = &net->values[v].border;
@@ -381,8 +381,9 @@ void fed_net_unpack_delta(const fed_net *net, const float *after, const float *b
 
 int fed_net_can_share(const fed_net *net) { return net->num_front_stages > 0; }
 
-/* Floats of the inputs and outputs of a stage in a part of a batch: they stay in an L2 cache of 512
- * KiB or more. Even if they do not, fewer images than LEAST_PART would be slower. */
+/* A part of a batch has at most PART_FLOATS floats in the inputs and outputs of a stage, which stay
+ * in an L2 cache of 512 KiB or more. It has at least LEAST_PART images, because smaller parts are
+ * slower even if the cache is too small. */
 enum { PART_FLOATS = 96 * 1024, LEAST_PART = 2 };
 
 size_t fed_net_part_size(const fed_net *net, size_t batch_size, int is_training) {

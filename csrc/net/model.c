@@ -7,7 +7,7 @@
 static int shape_is_valid(const fed_shape *shape) {
     if (!fed_is_size(shape->height) || !fed_is_size(shape->width) || !fed_is_size(shape->channels))
         return 0;
-    /* The size must not overflow with padded channels, and with a border, either. */
+    /* With padded channels, or with a border, the size must not overflow either. */
     return shape->height <= FED_MAX_VALUES / shape->width &&
            fed_padded(shape->channels) <= FED_MAX_VALUES / (shape->height * shape->width);
 }
@@ -65,7 +65,7 @@ size_t fed_num_input_layers(const fed_model *model) {
     return l;
 }
 
-/* 1 if all input layers stand at the start, each read by the next layer alone. */
+/* 1 if all input layers are at the start, and each is read by the next layer alone. */
 static int inputs_are_first(const fed_model *model) {
     const size_t num_first = fed_num_input_layers(model);
     for (size_t l = 0; l < model->num_layers; l++) {

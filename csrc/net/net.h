@@ -8,7 +8,8 @@
 
 /* ---- Models (model.c) ------------------------------------------------------------------------ */
 
-/* Number of inputs of layers that are the output of layer `value` - 1, or the image if it is 0. */
+/* The number of layer inputs that read the output of layer `value` - 1, or the image if value is
+ * 0. */
 size_t fed_num_readers(const fed_model *model, size_t value);
 
 /* Number of the flat parameters that are trained; the moving statistics of all layers follow. */
@@ -22,11 +23,11 @@ size_t fed_num_input_layers(const fed_model *model);
 /* What a stage reads or writes for one example. */
 typedef struct fed_value {
     fed_shape shape;
-    fed_border border; /* that all of its readers need */
+    fed_border border; /* large enough for all of its readers */
     fed_buffer buffer;
     size_t last_reader;    /* the last stage that reads it */
-    size_t gradient_place; /* of a value of a stage that runs by batch: see fed_net */
-    size_t scoring_place;  /* the same for the value itself in scoring */
+    size_t gradient_place; /* place of its gradient, if its stage runs by batch */
+    size_t scoring_place;  /* place of the value itself, in scoring */
 } fed_value;
 
 /* Memory that values use in turn, for each example of a batch. */
@@ -36,12 +37,12 @@ typedef struct fed_place {
     int is_free;       /* while places are assigned */
 } fed_place;
 
-/* A model laid out for the kernels. Stages come after those that they read. Value 0 is the image,
- * value s + 1 the output of stage s. The stages before the first dense one are the front. Either
- * the front runs by example: each example passes through all of its stages before the next one
- * does, so that its values stay in the cache; these are then the example stages. Or it runs by
- * batch, as all other stages do: each takes all examples before the next stage does, so that its
- * weights stay in the cache. */
+/* A model laid out for the kernels. A stage comes after the stages that it reads. Value 0 is the
+ * image, value s + 1 the output of stage s. The stages before the first dense one are the front.
+ * Either the front runs by example: each example passes through all of its stages before the next
+ * one does, so that its values stay in the cache; these are then the example stages. Or it runs by
+ * batch, as all other stages do: each stage takes all examples before the next stage does, so that
+ * its weights stay in the cache. */
 typedef struct fed_net {
     const fed_model *model;
     const fed_kernels *kernels;
@@ -59,8 +60,8 @@ typedef struct fed_net {
     void *memory;        /* of fed_net_init */
 } fed_net;
 
-/* Checks a model and lays it out, in memory of its own: see fed_net_free. On an error there is
- * still something to free. */
+/* Checks a model and lays it out, in new memory. Call fed_net_free afterwards, also after an
+ * error. */
 int fed_net_init(fed_net *net, const fed_model *model);
 void fed_net_free(fed_net *net);
 /* The same for a model that was checked, in memory that is borrowed. */
@@ -116,13 +117,13 @@ typedef struct fed_batch {
     float *lanes[FED_MAX_LAYERS];     /* [blocks, O, FED_LANES] of the first and last stage */
     fed_rng *dropout;                 /* [B]: streams of the masks; NULL: there is no dropout */
     float *pieces;                    /* [num_workers, piece_size] */
-    char *scratch;                    /* [num_workers, scratch_bytes], or that of all images */
+    char *scratch;                    /* [num_workers, scratch_bytes], or for all images at once */
     size_t piece_size, scratch_bytes; /* largest of all stages */
     size_t added_size;                /* floats of added_gradient for an example or a block */
 } fed_batch;
 
-/* Convert between rows [num_rows, stride] and blocks of lanes [num_values, FED_LANES]. To rows,
- * values beyond num_values become zeros. */
+/* Convert between rows [num_rows, stride] and blocks of lanes [num_values, FED_LANES]. In rows that
+ * are written, values beyond num_values are zeros. */
 void fed_rows_to_lanes(const float *rows, size_t stride, size_t num_rows, size_t num_values,
                        float *lanes /* out */);
 void fed_lanes_to_rows(const float *lanes, size_t num_values, size_t num_rows,

@@ -15,7 +15,7 @@
 
 #define PI 3.14159265358979323846
 
-/* Purposes of streams. The table of all is Purpose in fedcli/core/seeds.py, which has these too. */
+/* Purposes of streams. The class Purpose in fedcli/core/seeds.py has all purposes, also these. */
 enum fed_purpose {
     FED_SYNTHETIC_STYLE = 16,
     FED_SYNTHETIC_PICTURE = 17,
@@ -26,8 +26,9 @@ enum fed_purpose {
 /* Room for the style of a client, in doubles; each kind of pictures has its own struct for it. */
 enum { FED_STYLE_SIZE = 800 };
 
-/* A kind of pictures. A style is a pure function of (seed, client), a picture one of its style, its
- * label and the stream, so pictures can be drawn in any order and by any number of threads. */
+/* A kind of pictures. A style is a pure function of (seed, client), and a picture is a pure
+ * function of its style, its label and the stream. So pictures can be drawn in any order and by any
+ * number of threads. */
 typedef struct fed_pictures {
     size_t num_bytes; /* of a picture */
     void (*draw_style)(const fed_synthetic *options, uint64_t client,
@@ -74,8 +75,8 @@ float fed_grain(fed_rng *rng);
  * edge. */
 enum { FED_CANVAS_SIDE = 32, FED_CANVAS_LANES = 8 };
 
-/* A square of pixels, each with its squared distance to the nearest of the segments that reach it;
- * without one it is very large. */
+/* A square of pixels, each with its squared distance to the nearest of the segments that reach it.
+ * If none does, the distance is very large. */
 typedef struct fed_canvas {
     size_t side; /* in pixels, at most FED_CANVAS_SIDE */
     float reach; /* the distance to which segments reach */

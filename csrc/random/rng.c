@@ -111,8 +111,9 @@ double fed_rng_gamma(fed_rng *rng, double shape) {
     return larger * pow(1.0 - fed_rng_uniform(rng), 1.0 / shape);
 }
 
-/* Makes whole groups of blocks from the counter on, which is advanced. Returns the number of words.
- * Blocks that are computed together need not wait for their own products. */
+/* Makes whole groups of blocks, beginning at the counter, and advances it. Returns the number of
+ * words. The blocks of a group are computed together, so that the processor need not wait for the
+ * products of one block. */
 static size_t fill_groups(uint64_t counter[4], const uint64_t key[2], uint64_t *words,
                           size_t num_words) {
     const fed_kernels *kernels = fed_active_kernels();

@@ -123,7 +123,7 @@ static float wave_at(const wave *made, size_t x, size_t y) {
     return part < 0.5f ? 2.0f * part : 2.0f - 2.0f * part;
 }
 
-/* Sharper than a wave: 0 or 1 with short ramps between them. */
+/* A wave with sharper edges: 0 or 1, with short ramps between them. */
 static float band_at(const wave *made, size_t x, size_t y) {
     const float ramp = 2.0f * wave_at(made, x, y) - 0.5f;
     return ramp < 0.0f ? 0.0f : ramp > 1.0f ? 1.0f : ramp;

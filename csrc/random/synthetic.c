@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The synthetic data sets: how many examples a client has and of which labels. All are pure
+ * The synthetic data sets: how many examples a client has, and their labels. Both are pure
  * functions of (seed, client, split), as the pictures are (drawing.h).
- */
+ * */
 #include "drawing.h"
 
 enum { NUM_CLASSES = 10, MAX_EXAMPLES = 400, NUM_CENTRAL_EXAMPLES = 100 };

@@ -29,7 +29,8 @@ static void keep_rows(const fed_adafactor *how, const float *gradient, const fed
     }
 }
 
-/* Processes some columns at a time, so that their sums fit into a local array. */
+/* Updates the mean squares of the columns, some columns at a time, so that their sums fit into a
+ * local array. */
 static void keep_columns(const fed_adafactor *how, const float *gradient, const fed_tensor *matrix,
                          float *columns) {
     for (size_t first = 0; first < matrix->num_columns; first += FED_PAD) {

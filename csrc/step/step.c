@@ -13,7 +13,7 @@ typedef struct piece {
     const fed_kernels *kernels;
     size_t step_num;
     size_t num_params;  /* in this piece */
-    size_t slot_stride; /* from a slot to the same place in the next */
+    size_t slot_stride; /* distance from a slot to the same place in the next slot */
     float *params;      /* in-out [num_params], as all below */
     const float *server_params;
     float *gradient;     /* in, scratch */
@@ -250,7 +250,8 @@ static const step_ops ops[FED_NUM_STEP_KINDS] = {
     [FED_STEP_ADAGRAD] = {adagrad_check, one_slot, adagrad_initial, adagrad_run, .keeps_span = 0},
     [FED_STEP_RMSPROP] = {rmsprop_check, one_slot, NULL, rmsprop_run, .keeps_span = 0},
     [FED_STEP_GRADIENT] = {no_options_check, no_slots, NULL, gradient_run, .keeps_span = 1},
-    /* In a narrow layer one gradient replaces those of all fixed pixels; the norm is the same. */
+    /* In a narrow layer one gradient replaces the gradients of all fixed pixels; the norm is the
+     * same. */
     [FED_STEP_CLIP] = {clip_check, no_slots, NULL, clip_run, .keeps_span = 1, .needs_whole = 1},
     [FED_STEP_LINEAR] = {no_options_check, no_slots, NULL, linear_run, .keeps_span = 0},
     /* The gradients of two passes are added before the update. */

@@ -22,7 +22,8 @@ int fed_step_is_elementwise(const fed_step *step);
 /* 1 if a row treats each of the model's tensors separately; its local steps then use flat vectors.
  */
 int fed_step_needs_tensors(const fed_step *step);
-/* 1 if the step needs no tensors, or if these are valid and have num_params parameters together. */
+/* 1 if the step needs no tensors, or if the tensors are valid and have num_params parameters
+ * together. */
 int fed_step_takes_tensors(const fed_step *step, const fed_tensors *tensors, size_t num_params);
 
 /* A local step of a client. */
@@ -33,7 +34,7 @@ typedef struct fed_local_step {
     float *params;              /* in-out [num_params] */
     const float *server_params; /* [num_params] */
     float *slots;               /* in-out [slots, num_params] */
-    const float *frozen_slots;  /* the slots before this step; NULL: as the last step left them */
+    const float *frozen_slots;  /* where this step starts; NULL: at the slots after the last step */
     const float *linear;        /* [num_params], or NULL: zeros */
     double rate_factor;         /* factor of the learning rate */
     const fed_tensors *tensors; /* NULL if the step does not need them */
