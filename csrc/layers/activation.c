@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Activations: as the end of another layer, and as a layer of their own. */
+ * Activations: at the end of another layer, and as a separate layer. */
 #include "layer.h"
 
 /* Padding channels must stay 0, but sigmoid(0) is not 0. */

@@ -3,14 +3,14 @@
  * al. 2016). Both inputs get the gradient of the sum. */
 #include "layer.h"
 
-/* A row of pixels as an image, for its activation. */
+/* The shape of one row of pixels, for the activation of a row. */
 static fed_shape row_of(const fed_stage *stage) {
     fed_shape row = stage->shape;
     row.height = 1;
     return row;
 }
 
-/* Each row passes all steps while it is in the cache. */
+/* All steps are done for a row while it is in the cache. */
 static void forward(const fed_pass *pass) {
     const fed_stage *stage = pass->stage;
     const fed_shape row = row_of(stage);
@@ -24,7 +24,7 @@ static void forward(const fed_pass *pass) {
     }
 }
 
-/* Writes a row of the gradient of the sum to that of an input, or adds it. */
+/* Writes a row of the sum's gradient to the gradient of an input, or adds it there. */
 static void pass_on(const fed_pass *pass, const fed_buffer *in, int adds, size_t y,
                     float *in_gradient) {
     const fed_stage *stage = pass->stage;

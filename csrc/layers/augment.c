@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Input layers, which change an image before the first layer with parameters. They stand at the
- * start of a model, have no parameters, and no gradient passes through them. Some change each visit
- * of a training example at random (augmentation); their numbers come from the visit's dropout
- * stream, one 64-bit draw each. In scoring there is no stream: a crop takes the middle, and the
- * others change nothing. */
+ * Input layers, which change an image before the first layer with parameters. They are at the start
+ * of a model, have no parameters, and no gradient passes through them. Some change a training
+ * example at random at each visit (augmentation). Their random numbers come from the visit's
+ * dropout stream, one 64-bit draw each. In scoring there is no stream: a crop takes the middle, and
+ * the other random layers change nothing. */
 #include "layer.h"
 
 #include <math.h>
@@ -94,7 +94,7 @@ static void crop(const fed_pass *pass) {
     }
     EACH_PIXEL(pass, y, x) {
         const size_t from_y = top + y - layer->pad_top, from_x = left + x - layer->pad_left;
-        /* Before the image the difference wraps around to a large number. */
+        /* Above or left of the image, the unsigned difference wraps around to a large number. */
         if (from_y < layer->in.height && from_x < layer->in.width)
             copy_pixel(pass, pixel_in(pass, from_y, from_x), pixel_out(pass, y, x));
         else

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Batch normalisation: shifts and scales each channel to mean 0 and variance 1, then applies gamma
  * and beta per channel. In training, mean and variance are those over all pixels of the batch; in
- * scoring, and if the layer is frozen, they are the moving ones. As in Keras 3, the variance is the
- * biased one everywhere, and epsilon is inside the root.
+ * scoring, and if the layer is frozen, they are the moving mean and variance. As in Keras 3,
+ * variances are always the biased ones, and epsilon is inside the root.
  *
  * Threads share blocks of images. The number of blocks, and so the order in which their sums are
  * added, depends on the number of images alone. */
@@ -74,7 +74,7 @@ static double *cleared_sums(const work *w, size_t block) {
     return sums;
 }
 
-/* Adds the sums of all blocks to those of the first. */
+/* Adds the sums of the other blocks to the sums of the first. */
 static void add_blocks(const work *w) {
     const size_t size = 2 * w->channels;
     for (size_t block = 1; block < num_blocks(w->pass); block++)
@@ -128,7 +128,7 @@ static void measure(work *w) {
         const double mean = sums[c] * share;
         const double variance = (squares[c] - sums[c] * mean) * share;
         w->found.means[c] = (float)((double)shifts[c] + mean);
-        /* Rounding may leave less than 0; NaN must stay. */
+        /* Rounding may give a value below 0; NaN must stay NaN. */
         w->found.variances[c] = (float)(variance < 0 ? 0 : variance);
     }
     set_inverses(w);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The channels of two images of one height and width, one after the other. */
+ * Joins the channels of two images with the same height and width. */
 #include "layer.h"
 
-/* Channels from `first` on of each pixel of the outputs belong to one input. */
+/* The channels that come from one input: those from `first` on in each pixel of the outputs. */
 typedef struct piece {
     const fed_buffer *buffer; /* of the input */
     size_t first, num;

@@ -35,9 +35,9 @@ typedef struct fed_conv_io {
 void fed_conv_init(fed_conv *conv, const fed_stage *stage, const fed_buffer *in);
 /* Widens a border so that the layer's windows lie within it. */
 void fed_conv_widen_border(const fed_layer *layer, fed_border *border /* in-out */);
-/* 1 if Winograd's tiles can compute it and are faster. */
+/* 1 if Winograd's tiles can compute the convolution and are faster. */
 int fed_conv_is_winograd(const fed_conv *conv);
-/* Floats of the kernel as fed_conv_run needs it: in panels (list.h), or transformed. */
+/* Floats of the kernel in the form that fed_conv_run needs: in panels (list.h), or transformed. */
 size_t fed_conv_kernel_floats(const fed_conv *conv);
 size_t fed_conv_scratch_floats(const fed_conv *conv);
 void fed_conv_run(const fed_kernels *kernels, const fed_conv *conv, const fed_conv_io *io);

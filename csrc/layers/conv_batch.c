@@ -41,8 +41,8 @@ static void lay_out(fed_stage *stage) {
     stage->packed_size = num_weights(stage) + fed_padded(stage->layer->out.channels);
 }
 
-/* The packed index of the weights from an input channel, in a place of the window, to the first
- * channel of a panel. */
+/* The packed index of the weight that connects an input channel, at a place of the window, with the
+ * first output channel of a panel. */
 static size_t packed_index(const fed_layer *layer, size_t panel, size_t place, size_t channel) {
     const size_t num_places = layer->window_height * layer->window_width;
     return ((panel * num_places + place) * fed_padded(layer->in.channels) + channel) *
@@ -96,7 +96,8 @@ static void unpack(const fed_stage *stage, const double *packed, double *flat) {
 
 /* ---- The passes ------------------------------------------------------------------------------ */
 
-/* The largest of all groups of up to num_images: a method may need more for fewer images. */
+/* The largest size for groups of up to num_images images: a method may need more for fewer
+ * images. */
 static size_t images_scratch(const fed_stage *stage, size_t num_images, int num_workers) {
     size_t most = 0;
     for (size_t num = 1; num <= fed_smaller(num_images, MOST_IMAGES); num++) {
@@ -110,7 +111,7 @@ static size_t group_size(const fed_images_pass *pass, size_t first) {
     return fed_smaller(pass->num_images - first, MOST_IMAGES);
 }
 
-/* For the images from `first` on. */
+/* The inputs and outputs of the images from `first` on. */
 static fed_image_conv_io io_of(const fed_images_pass *pass, size_t first) {
     const fed_stage *stage = pass->stage;
     const size_t in = first * stage->in.num_values, out = first * stage->out.num_values;

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * A convolution of feature maps. The backward pass uses that most of the gradient is 0: three
  * quarters after a max-pool, and much of the rest after relu. It lists the non-zero gradients of
- * each output channel and computes only with those. Without a pool, the gradient by the inputs is
+ * each output channel and computes only with these. Without a pool, the gradient by the inputs is
  * computed as a convolution of the gradient with the flipped ("turned") kernel.
  *
  * Packed: kernel [O][window height][window width * padded I], bias [padded O]. Derived: the kernel
- * as fed_conv_run needs it and, if it is used, the flipped one. Saved: the source of each pooled
- * value. Scratch: that of fed_conv_run, or the lists of a strip of rows.
+ * in the form that fed_conv_run needs and, if it is used, the flipped kernel. Saved: the source of
+ * each pooled value. Scratch: that of fed_conv_run, or the lists of a strip of rows.
  */
 #include "conv.h"
 
@@ -41,7 +41,8 @@ static void widen_border(const fed_stage *stage, fed_border *border) {
 static int init_turned(fed_conv *turned, const fed_stage *stage, const fed_conv *conv) {
     const fed_layer *l = stage->layer;
     if (stage->pool != NULL || l->stride_x != 1 || l->stride_y != 1 || stage->is_first) return 0;
-    const size_t num_channels = conv->out_channels; /* its inputs are the gradient of our outputs */
+    const size_t num_channels = conv->out_channels; /* its inputs are the gradient by conv's
+                                                       outputs */
     const size_t width = l->in.width + l->window_width - 1;
     const size_t height = l->in.height + l->window_height - 1;
     const size_t row_stride = width * num_channels;

@@ -67,7 +67,7 @@ static void unpack(const fed_stage *stage, const double *packed, double *flat) {
         memcpy(flat, packed + bias_start(stage), num_outputs * sizeof *flat);
 }
 
-/* Takes a few inputs at a time, so that the flat memory is written in order. */
+/* Unpacks a few inputs at a time, so that the flat memory is written in order. */
 static void unpack_delta(const fed_stage *stage, const float *after, const float *before,
                          float *flat) {
     const size_t num_inputs = fed_shape_size(&stage->layer->in), run = run_size(stage);
@@ -136,7 +136,7 @@ static void forward_batch(const fed_batch_pass *pass) {
     if (!stage->is_last) finish_outputs(pass);
 }
 
-/* Adds the gradient of outputs o.. to their weights and biases. */
+/* Adds the gradient by the weights and biases of num_outputs outputs from o on. */
 static void accumulate(const fed_batch_pass *pass, size_t o, size_t num_outputs, float *weights,
                        float *bias) {
     for (size_t first = 0; first < pass->num_rows; first += FED_LANES)
@@ -170,7 +170,8 @@ static void backward_batch(const fed_batch_pass *pass, const fed_update *update)
     const fed_stage *stage = pass->stage;
     const size_t num_outputs = num_outputs_of(stage), width = stage->in.num_values;
     if (!stage->is_last) begin_gradient(pass);
-    /* This must be complete before the first accumulation, as the sum may be the parameters. */
+    /* The gradient by the inputs must be complete before the first accumulation, because the sum
+     * may be the parameters. */
     if (pass->in_gradient != NULL)
         for (size_t first = 0; first < pass->num_rows; first += FED_LANES)
             pass->kernels->dense_backward_inputs(

@@ -78,7 +78,7 @@ static size_t num_parts(const fed_batch_pass *pass, size_t num_values, size_t va
     return pass->num_workers > 1 ? (num_values + values_each - 1) / values_each : 1;
 }
 
-/* Number of values in a part; all of them if there is only one part. */
+/* Number of values in a part: all values if there is only one part. */
 static size_t part_size(const fed_batch_pass *pass, size_t first, size_t num_values,
                         size_t values_each) {
     const size_t left = num_values - first;
@@ -106,8 +106,8 @@ static void forward_batch(const fed_batch_pass *pass) {
                              pass->outputs + b * stage->out.num_values);
 }
 
-/* Backward through the activation: turns the gradient by its outputs into that by its inputs, with
- * zeros in the padding. */
+/* Backward through the activation: turns the gradient by its outputs into the gradient by its
+ * inputs, with zeros in the padding. */
 static void undo_activation(const fed_batch_pass *pass) {
     const fed_stage *stage = pass->stage;
     const size_t stride = stage->out.num_values, num_outputs = stage->layer->out.channels;
@@ -126,7 +126,8 @@ typedef struct backward_call {
     const fed_update *update;
 } backward_call;
 
-/* Computes the gradients for inputs first..first+num-1; the one by parameters goes to target. */
+/* Computes the gradients by inputs first..first+num-1 and by their weights; the latter goes to
+ * target. */
 static void backward_inputs(const fed_batch_pass *pass, size_t first, size_t num, float *target,
                             int is_fresh) {
     const fed_stage *stage = pass->stage;

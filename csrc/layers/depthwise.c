@@ -42,7 +42,7 @@ static void lay_out(fed_stage *stage) {
                            num_taps(l) * sizeof(size_t);
 }
 
-/* Rows of channels: those of the taps, then the bias. */
+/* Packs rows of channels: one for each tap, then the bias. */
 static void pack(const fed_stage *stage, const float *flat, float *packed) {
     const fed_layer *layer = stage->layer;
     const size_t channels = layer->in.channels;

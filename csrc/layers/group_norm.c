@@ -89,8 +89,9 @@ static void center(const float *shifts, double num_pixels, size_t channels, doub
     }
 }
 
-/* One pass over the image sums the deviations from the first pixel, which keeps the squares from
- * cancelling; channels are then combined into groups (Chan et al. 1979). */
+/* One pass over the image sums the deviations from the first pixel. They are small, so little
+ * precision is lost when the squared mean is subtracted from the mean square. Channels are then
+ * combined into groups (Chan et al. 1979). */
 static void measure(const fed_pass *pass, const statistics *found) {
     const fed_stage *stage = pass->stage;
     const fed_layer *layer = stage->layer;
@@ -107,7 +108,7 @@ static void measure(const fed_pass *pass, const statistics *found) {
         for (size_t c = first; c < first + size; c++)
             squares[c] += num_pixels * (sums[c] - mean) * (sums[c] - mean);
         const double variance = sum_of(squares + first, size) / (num_pixels * (double)size);
-        /* Rounding may leave less than 0; NaN must stay. */
+        /* Rounding may give a value below 0; NaN must stay NaN. */
         const float inverse = (float)(1 / sqrt((variance < 0 ? 0 : variance) + layer->epsilon));
         for (size_t c = first; c < first + size; c++) {
             found->means[c] = (float)mean;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A convolution of a group of images at once, for layers whose weights, or whose transforms, are
- * worth keeping in the cache across images. The methods below compute the same; they differ in
- * what they can compute and in speed. */
+ * A convolution of a group of images at once, for layers whose weights, or the transforms of whose
+ * weights, are worth keeping in the cache across images. The methods below give the same results,
+ * up to rounding. They differ in speed, and in the sizes that they can compute. */
 #ifndef FED_LAYERS_IMAGE_CONV_H
 #define FED_LAYERS_IMAGE_CONV_H
 
@@ -16,10 +16,10 @@ enum { FED_IMAGE_PANEL = 16 };
 typedef struct fed_image_conv {
     size_t num_images;             /* >= 1 */
     fed_shape in_shape, out_shape; /* without padded channels */
-    /* Of one image; images are num_values apart. A pixel has its padded channels; `in` has a border
-     * of zeros that covers every window. If no gradient by the inputs is needed, pixels of `in` may
-     * have any stride. It is then the padded I of the weights below, such as 3 for colours without
-     * padding. */
+    /* Layouts of one image; images are num_values apart. The channels of a pixel are padded; `in`
+     * has a border of zeros that covers every window. If no gradient by the inputs is needed,
+     * pixels of `in` may have any stride. This stride is then the "padded I" of the weights below,
+     * such as 3 for colours without padding. */
     fed_buffer in, out;
     size_t window_height, window_width;
     size_t stride_y, stride_x;
@@ -35,7 +35,7 @@ typedef struct fed_image_conv_io {
     const float *in;      /* [num_images] buffer `in` */
     const float *weights; /* [fed_image_conv_weights] */
     const float *bias;    /* [padded O]; NULL: zeros */
-    float *out;           /* [num_images] buffer `out`; the border is left alone */
+    float *out;           /* [num_images] buffer `out`; the border is not written */
     /* backward only */
     const float *out_gradient; /* [num_images] buffer `out`, by the outputs before `least`; the
                                   border is undefined */
@@ -61,7 +61,7 @@ typedef struct fed_image_conv_method {
 
 /* 3x3 or 5x5 windows with stride 1, by Winograd's F(4x4, 3x3) or F(2x2, 5x5) (image_winograd.c). */
 extern const fed_image_conv_method fed_image_winograd;
-/* Any window and stride over images of at most 2x2 pixels, whose windows are mostly border
+/* Any window and stride over images of at most 2x2 pixels. Most of each window is in the border
  * (image_small.c). */
 extern const fed_image_conv_method fed_image_small;
 /* Any window and stride, as a product with a table of offsets (image_gemm.c). */

@@ -3,8 +3,8 @@
  * Windows are not copied.
  *
  * The gradient by the inputs is computed by phases (phases.h), with the taps of a phase in reversed
- * order ("turned"). No product has a factor 0 that the stride put there, and each
- * value is written once.
+ * order ("turned"). No factor of a product is a zero that the stride inserted, and each value is
+ * written once.
  *
  * The gradient by the weights adds up blocks of pixels in order. Every sum has the same order for
  * any number of threads, which share outputs or weights, never the terms of a sum.
@@ -27,8 +27,8 @@ enum {
      * time. */
     GRADIENT_PIXELS = 128,
     GRADIENT_CHANNELS = 128,
-    /* Runs are cut, so that a part of a panel stays in the cache; and so that threads can share
-     * the gradient by the weights. */
+    /* Runs are cut so that a part of a panel stays in the cache, and so that threads can share the
+     * gradient by the weights. */
     MOST_RUN = 768,
     LEAST_RUN = 96,
 };
@@ -55,8 +55,8 @@ static void list_pixels(const grid *of, size_t height, size_t width, size_t firs
     }
 }
 
-/* Runs of a window: num_rows rows of `length` values, row_stride apart, each cut to pieces. Returns
- * their number. */
+/* Lists the runs of a window: num_rows rows of `length` values, row_stride apart, each cut into
+ * pieces of at most `most` values. Returns the number of runs. */
 static size_t list_runs(size_t num_rows, size_t length, size_t row_stride, size_t most,
                         fed_run *runs /* out */) {
     size_t num = 0;
@@ -176,7 +176,7 @@ typedef struct pass {
     plan plan;
     size_t num_blocks; /* of pixels or images */
     size_t num_pieces; /* of channels or taps, per block */
-    size_t piece;      /* size of one */
+    size_t piece;      /* size of a piece */
 } pass;
 
 static grid windows_of(const fed_image_conv *conv) {
@@ -335,7 +335,7 @@ static void inputs_part(void *context, size_t part, int worker) {
 
 /* ---- The gradient by the weights ------------------------------------------------------------- */
 
-/* The gradient of some panels of channels by some runs. */
+/* A part: the gradient by the weights between some panels of outputs and some runs. */
 static void weights_part(void *context, size_t part, int worker) {
     const pass *c = context;
     const fed_image_conv *conv = c->conv;

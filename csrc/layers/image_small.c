@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Convolutions of images of at most 2x2 pixels. Most of a window is border there: of the 36 pairs
- * of an output and a tap of a 3x3 window, only 16 read a pixel. Only these are computed, each as a
- * product of all images' values of one pixel with the weights of one tap. */
+ * Convolutions of images of at most 2x2 pixels. Most of a window is in the border: of the 36 pairs
+ * of an output and a tap of a 3x3 window, only 16 read a pixel. Only these 16 are computed. Each is
+ * a product of the values of one pixel in all images with the weights of one tap. */
 #include "image_conv.h"
 #include "threads.h"
 
@@ -25,7 +25,7 @@ typedef struct pass {
     const fed_image_conv_io *io;
     size_t num_taps, in_panels, out_panels, in_pixels, out_pixels;
     size_t num_rows;            /* images, rounded up to an even number; the last may be zeros */
-    size_t in_panel, out_panel; /* floats from one to the next */
+    size_t in_panel, out_panel; /* floats from one panel to the next */
     size_t tap_floats;          /* of a panel of weights: from one tap to the next */
     size_t num_runs;
     run runs[MOST_RUNS];
@@ -50,7 +50,7 @@ static void find_runs(pass *p) {
     const fed_image_conv *c = p->conv;
     for (size_t tap = 0; tap < p->num_taps; tap++)
         for (size_t out = 0; out < p->out_pixels; out++) {
-            /* wraps around above and left of the image, where it is larger than any size */
+            /* above and left of the image it wraps around to a number larger than any size */
             const size_t y =
                 out / c->out_shape.width * c->stride_y + tap / c->window_width - c->pad_top;
             const size_t x =
@@ -127,7 +127,7 @@ static void scatter(const pass *p, const fed_shape *shape, const fed_buffer *buf
 
 /* ---- Forward --------------------------------------------------------------------------------- */
 
-/* Parts: the inputs of a panel; a pair of panels of outputs. */
+/* There are two kinds of parts: the inputs of a panel, and a pair of panels of outputs. */
 static void inputs_part(void *context, size_t part, int worker) {
     (void)worker;
     const pass *p = context;
@@ -155,7 +155,7 @@ static void outputs_part(void *context, size_t part, int worker) {
             .rows_panel = p->in_panel,
             .weights = p->io->weights + (output * p->num_taps + r->tap) * p->tap_floats,
             .weights_panel = p->num_taps * p->tap_floats,
-            .weights_point = p->tap_floats, /* the next tap is fetched */
+            .weights_point = p->tap_floats, /* prefetches the next tap */
             .out = products + r->out * p->num_rows * PANEL,
             .out_panel = p->out_panel,
         };
@@ -218,8 +218,8 @@ static void weights_part(const pass *p, size_t part) {
     }
 }
 
-/* Multiplies the gradient of some outputs with the weights of one tap, for a pair of panels of
- * inputs; runs[0..num_runs) are those of the tap. */
+/* Multiplies the gradient by some outputs with the weights of one tap, for a pair of panels of
+ * inputs. runs[0..num_runs) are the runs of the tap. */
 static void multiply_turned(const pass *p, const run *runs, size_t num_runs, size_t input,
                             size_t output, float *turned, float *products) {
     const size_t num_outputs = fed_smaller(TURNED_PANELS, p->out_panels - output);
@@ -231,7 +231,7 @@ static void multiply_turned(const pass *p, const run *runs, size_t num_runs, siz
                                    (input + i) * PANEL_SQUARE;
             p->kernels->transpose(weights, NULL, PANEL, PANEL, PANEL,
                                   turned + (i * TURNED_PANELS + o) * PANEL_SQUARE, PANEL);
-            /* those that are turned next */
+            /* the panels that are turned next */
             const float *next = weights + TURNED_PANELS * p->num_taps * p->tap_floats;
             for (size_t v = 0; v < PANEL_SQUARE && output + o + TURNED_PANELS < p->out_panels;
                  v += FED_PAD)
@@ -255,7 +255,7 @@ static void multiply_turned(const pass *p, const run *runs, size_t num_runs, siz
     }
 }
 
-/* A part: the gradient by the inputs of a pair of panels. */
+/* A part: the gradient by the inputs, for a pair of panels. */
 static void inputs_gradient_part(const pass *p, size_t part, int worker) {
     float *products = scratch_of(p, worker);
     float *turned = products + p->worker_floats - PAIR * TURNED_PANELS * PANEL_SQUARE;

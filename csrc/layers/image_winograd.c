@@ -55,14 +55,16 @@ static size_t block_floats(size_t num_tiles, size_t num_panels) {
 
 /* How the work is cut. */
 typedef struct work_plan {
-    size_t side, window, num_taps;  /* outputs of a tile in each direction; 3 or 5; its square */
-    size_t down, across, num_tiles; /* tiles in an image, in all */
+    size_t side, window, num_taps;  /* outputs of a tile in each direction; 3 or 5; window
+                                       squared */
+    size_t down, across, num_tiles; /* tiles in an image; in all images */
     size_t in_panels, out_panels;
     int is_few;                           /* 1: weights are transformed when they are needed */
     size_t forward_tiles, backward_tiles; /* of a block */
 } work_plan;
 
-/* The tiles of a backward block: whole images, or some rows of tiles of one. */
+/* The number of tiles in a backward block: those of whole images, or of some rows of tiles of one
+ * image. */
 static size_t backward_tiles(const work_plan *p) {
     const size_t image = p->down * p->across;
     const size_t tile = NUM_POINTS * PANEL * (p->in_panels + p->out_panels);
@@ -114,9 +116,9 @@ typedef struct pass {
 
 /* ---- Tiles ----------------------------------------------------------------------------------- */
 
-/* Adjacent tiles of one row: whole ones, or a single one that the image's border cuts. */
+/* Adjacent tiles of one row: whole tiles, or a single tile that the image's border cuts. */
 typedef struct strip {
-    size_t first, num;         /* from the first tile of the group */
+    size_t first, num;         /* counted from the first tile of the group */
     size_t image, row, column; /* of the first tile */
     size_t height, width;      /* of the outputs of a tile */
     int is_cut;
@@ -214,7 +216,7 @@ static void transform_gradients(const pass *p, const block *b, size_t panel) {
     clear_padding(b, panel);
 }
 
-/* products: [36][rows, 16] of a panel, for the tiles of the block. */
+/* Transforms the products of a panel, [36][rows, 16], back to the outputs of the block's tiles. */
 static void put_outputs(const pass *p, const block *products, size_t panel) {
     static const float no_bias[PANEL];
     const fed_buffer *out = &p->conv->out;
@@ -238,7 +240,7 @@ static void put_outputs(const pass *p, const block *products, size_t panel) {
     }
 }
 
-/* Adds a cut tile's pixels to those that tiles above and left of it have written. */
+/* Adds a cut tile's pixels to the pixels that tiles above and left of it have written. */
 static void add_pixels(const pass *p, const strip *s, const float *from, float *to) {
     const fed_buffer *in = &p->conv->in;
     const size_t shared = p->plan.window - 1; /* rows and columns of neighbouring tiles */
@@ -274,15 +276,15 @@ static void put_inputs_gradient(const pass *p, const block *products, size_t pan
 
 /* ---- Products -------------------------------------------------------------------------------- */
 
-/* Floats of scratch of a worker: transformed weights of a pair of panels, which the gradient by
- * the weights uses, too; weights to transform; products. */
+/* Floats of a worker's scratch. It holds transformed weights of a pair of panels (the gradient by
+ * the weights uses the same memory), weights to transform, and products. */
 static size_t points_floats(void) {
     return PAIR * NUM_POINTS * point_floats(WEIGHT_PANELS * PANEL_SQUARE);
 }
 enum { TAPS_FLOATS = MOST_TAPS * WEIGHT_PANELS * PANEL_SQUARE };
 
-/* The offset of the weights of one tap and one panel each of inputs and outputs, which are
- * contiguous. */
+/* The offset of the weights between one panel of inputs and one panel of outputs, for one tap. They
+ * are contiguous. */
 static size_t square_offset(const work_plan *plan, size_t output, size_t input, size_t tap) {
     return ((output * plan->num_taps + tap) * plan->in_panels + input) * PANEL_SQUARE;
 }
@@ -317,7 +319,7 @@ static void fetch_weights(const work_plan *plan, const float *weights, size_t ou
     }
 }
 
-/* The same for the weights that transform_weights will read. */
+/* Fetches a 36th of the weights that transform_weights will read. */
 static void fetch_next(const pass *p, size_t output, size_t input, size_t point) {
     if (output >= p->num_outputs) return;
     const size_t num_outputs = fed_smaller(PAIR, p->num_outputs - output);
@@ -341,8 +343,8 @@ static void transform_part(void *context, size_t part, int worker) {
             p->weights + part * p->weights_panel + i * PANEL_SQUARE, p->weights_point);
 }
 
-/* Computes the products with some inputs at a time: transforms their weights, and then, while it
- * multiplies, fetches the next ones. */
+/* Computes the products with some inputs at a time: transforms their weights, and then multiplies.
+ * Meanwhile it fetches the weights of the next inputs. */
 static void multiply_just_in_time(const pass *p, fed_products *at, size_t output, float *points,
                                   float *taps) {
     fed_products all = *at;
@@ -369,7 +371,8 @@ static void multiply_just_in_time(const pass *p, fed_products *at, size_t output
     }
 }
 
-/* The products of a block, or of some of its tiles, with a pair of panels, or the last one. */
+/* The products of a block, or of some of its tiles, with a pair of panels, or with the last panel
+ * alone. */
 static void multiply(const pass *p, const block *rows, size_t output, size_t first, size_t num,
                      int worker) {
     const size_t num_outputs = fed_smaller(PAIR, p->num_outputs - output);
@@ -406,7 +409,8 @@ static void multiply(const pass *p, const block *rows, size_t output, size_t fir
 
 /* ---- Forward --------------------------------------------------------------------------------- */
 
-/* Parts if there are few tiles: the inputs of a panel; a pair of panels of outputs. */
+/* With few tiles there are two kinds of parts: the inputs of a panel, and a pair of panels of
+ * outputs. */
 static void inputs_part(void *context, size_t part, int worker) {
     (void)worker;
     const pass *p = context;
@@ -418,7 +422,7 @@ static void outputs_part(void *context, size_t part, int worker) {
     multiply(p, &p->inputs, part * PAIR, p->inputs.first, p->inputs.num, worker);
 }
 
-/* A part if there are many: a block of tiles. */
+/* A part with many tiles: a block of tiles. */
 static void block_part(void *context, size_t part, int worker) {
     const pass *p = context;
     const size_t most = p->plan.forward_tiles, first = part * most;
@@ -493,7 +497,8 @@ static size_t weight_parts(const work_plan *plan) {
     return fed_pieces(plan->out_panels, PAIR) * fed_pieces(plan->in_panels, WEIGHT_PANELS);
 }
 
-/* A part: the gradient by the weights of a pair of panels of outputs and some of inputs. */
+/* A part: the gradient by the weights between a pair of panels of outputs and some panels of
+ * inputs. */
 static void weights_part(const pass *p, size_t part, int worker) {
     const work_plan *plan = &p->plan;
     const size_t num_chunks = fed_pieces(plan->in_panels, WEIGHT_PANELS);
@@ -537,14 +542,15 @@ static void weights_part(const pass *p, size_t part, int worker) {
             plan->in_panels * PANEL_SQUARE);
 }
 
-/* The number of images in a backward block, or 1 for a part of an image. Threads may take different
- * images at the same time, because their tiles do not overlap. */
+/* The number of images in a backward block; 1 if the block is a part of an image. Threads may take
+ * different images at the same time, because their tiles do not overlap. */
 static size_t images_in(const work_plan *plan, size_t num_tiles) {
     const size_t image = plan->down * plan->across;
     return num_tiles < image ? 1 : num_tiles / image;
 }
 
-/* A part: the gradient by the inputs of a pair of panels, of one image or, with few tiles, all. */
+/* A part: the gradient by the inputs, for a pair of panels, of one image or, with few tiles, of all
+ * images. */
 static void inputs_gradient_part(const pass *p, size_t part, int worker) {
     const block *rows = &p->gradients;
     const size_t num_images = p->plan.is_few ? 1 : images_in(&p->plan, rows->num);

@@ -16,10 +16,10 @@ typedef struct fed_stage {
     const fed_layer *layer;
     const fed_layer
         *pool;    /* a 2x2 max-pool with stride 2, computed with its convolution; or NULL */
-    int is_first; /* 1 if it alone reads the image, or the output of the input layers */
+    int is_first; /* 1 if only this stage reads the image, or the output of the input layers */
     int is_last;
     size_t sources[2]; /* the values that it reads: see fed_net */
-    int adds[2];       /* 1: the gradient by that source has its first part already; add to it */
+    int adds[2];       /* 1: another stage has written the gradient by that source; add to it */
     fed_shape shape;   /* of the outputs, after the pool if there is one */
     fed_buffer in;     /* of its first source; the image may be raw: see takes_raw */
     fed_buffer in_2;   /* of its second source, if it has one */
@@ -88,13 +88,14 @@ typedef struct fed_batch_pass {
 
 /* An implementation of a kind of layer; a kind may have several. */
 struct fed_stage_ops {
-    /* Widens the border of the inputs so that the stage can read them; NULL: it needs none. Of the
-     * stage only layer and pool are set. */
+    /* Widens the border of the inputs so that the stage can read them; NULL: it needs no border. Of
+     * the stage's members only layer and pool are set. */
     void (*widen_border)(const fed_stage *stage, fed_border *border /* in-out */);
     /* Sets packed_size, saved_bytes, scratch_bytes, derived_size and piece_size, which are 0
-     * before; NULL: they stay 0. The other members are set before, except adds and start. */
+     * before; NULL: they stay 0. Other members have been set, except adds and start. */
     void (*lay_out)(fed_stage *stage);
-    /* Both are NULL if there are no parameters. flat is the whole model's: see layer->offset. */
+    /* Both are NULL if there are no parameters. flat has the parameters of the whole model: see
+     * layer->offset. */
     void (*pack)(const fed_stage *stage, const float *flat, float *packed /* its own */);
     void (*unpack)(const fed_stage *stage, const double *packed /* its own */, double *flat);
     /* Unpacks after - before; NULL: the caller unpacks it as doubles. */
@@ -110,8 +111,8 @@ struct fed_stage_ops {
     /* For a batch; NULL except for dense stages. */
     void (*forward_batch)(const fed_batch_pass *pass);
     void (*backward_batch)(const fed_batch_pass *pass, const fed_update *update);
-    /* For the images of a batch; NULL except for batch norms, and convolutions that take them at
-     * once. Scratch is counted in floats; fewer images or workers do not need more. */
+    /* For the images of a batch; NULL except for batch norms, and for convolutions that take all
+     * images at once. Scratch is counted in floats; fewer images or workers do not need more. */
     size_t (*images_scratch)(const fed_stage *stage, size_t num_images, int num_workers);
     void (*forward_images)(const fed_images_pass *pass);
     void (*backward_images)(const fed_images_pass *pass);
@@ -120,7 +121,7 @@ struct fed_stage_ops {
     int adds_gradients; /* 1 if backward itself obeys stage->adds */
     /* 1 if, as the first stage, it reads a decoded image without padded channels or border. */
     int takes_raw;
-    int can_narrow; /* 1 if packed parameters begin with the kernel [O, padded I], for narrow.c */
+    int can_narrow; /* for narrow.c: 1 if packed parameters begin with the kernel [O, padded I] */
 };
 
 /* The layout of a stage's inputs where it is their only reader. */
@@ -146,11 +147,11 @@ typedef struct fed_layer_kind {
     size_t num_inputs;                 /* 0 stands for 1 */
     fed_shape (*second_input)(const fed_layer *layer); /* its shape; NULL: as the first */
     int keeps_inputs; /* 1 if the slope of its activation may need the inputs */
-    int is_input;     /* 1 if it stands before all others, and no gradient passes through it */
+    int is_input;     /* 1 if it is before all other layers, and no gradient passes through it */
     /* 1 if it has a moving mean and a moving variance, [channels] each, which are not trained. In
      * training it needs whole batches. In packed vectors, channels are padded. */
     int has_moving;
-    /* 1 if one stage can compute the layer and the `next` one, a pool; NULL: never. */
+    /* 1 if one stage can compute the layer and the layer `next`, a pool; NULL: never. */
     int (*takes_pool)(const fed_layer *next);
     /* Number of 64-bit draws from fed_pass.dropout for a visit of an example; NULL: none. */
     size_t (*num_draws)(const fed_layer *layer);
@@ -170,7 +171,7 @@ size_t fed_num_moving(const fed_layer *layer);
 /* 1 or 2, for a kind that exists. */
 size_t fed_num_inputs(const fed_layer *layer);
 
-/* Larger sizes could overflow; no image classifier comes near. */
+/* Larger sizes could overflow; no image classifier needs so many values. */
 static const size_t FED_MAX_VALUES = (size_t)1 << 31;
 
 static inline int fed_is_size(size_t size) { return size >= 1 && size <= FED_MAX_VALUES; }
@@ -182,11 +183,12 @@ static inline int fed_is_size(size_t size) { return size >= 1 && size <= FED_MAX
 void fed_apply_activation(const fed_kernels *kernels, const fed_layer *layer,
                           const fed_buffer *buffer, const fed_shape *shape,
                           float *values /* in-out */);
-/* Backward: turns the gradient by the activation's outputs into that by its inputs, in place. */
+/* Backward: turns the gradient by the activation's outputs into the gradient by its inputs, in
+ * place. */
 void fed_undo_activation(const fed_kernels *kernels, const fed_layer *layer,
                          const fed_buffer *buffer, const fed_shape *shape, const float *outputs,
                          float *gradient /* in-out */);
-/* The same for a pass: the end of its forward and the beginning of its backward. */
+/* The same for the outputs of a pass: at the end of forward, and at the beginning of backward. */
 void fed_activate_out(const fed_pass *pass);
 void fed_undo_out(const fed_pass *pass);
 

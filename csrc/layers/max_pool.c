@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Max-pool: the largest value of each window, the first of equal ones; a NaN counts as largest.
- * Saved for backward: the index of each output value in its window. */
+ * Max-pool: the largest value of each window, or the first of several equal values; a NaN counts as
+ * largest. Saved for backward: the index of each output value in its window. */
 #include "pools.h"
 
 static void lay_out(fed_stage *stage) {

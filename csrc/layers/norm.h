@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What the normalisations share: their parameters. Packed they are gamma, then beta, [padded
- * channels] each, if the layer has them. */
+ * The parameters of all normalisations. Packed, they are gamma, then beta, [padded channels] each,
+ * if the layer has them. */
 #ifndef FED_LAYERS_NORM_H
 #define FED_LAYERS_NORM_H
 

@@ -2,8 +2,8 @@
  * The phases of a strided window, for the gradient by its inputs. With stride s, input rows y with
  * the same (y + pad_top) mod s are reached by the same rows of the window, and likewise columns.
  * For the pixels of one phase the gradient is a convolution of the outputs' gradient, surrounded by
- * zeros, with stride 1 and the taps of that phase in reversed order. No product is with a zero that
- * the stride put there. */
+ * zeros, with stride 1 and the taps of that phase in reversed order. No factor of a product is a
+ * zero that the stride inserted. */
 #ifndef FED_LAYERS_PHASES_H
 #define FED_LAYERS_PHASES_H
 
@@ -18,7 +18,7 @@ typedef struct fed_stride_phase {
     size_t window; /* the first coordinate's window in the outputs' gradient with its border */
 } fed_stride_phase;
 
-/* The sizes along one axis. The outputs' gradient has `before` zeros before it, and with those on
+/* The sizes along one axis. The outputs' gradient has `before` zeros before it; with the zeros on
  * both sides it has `total` values. */
 typedef struct fed_axis {
     size_t size, out_size, window, stride, pad;

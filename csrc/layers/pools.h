@@ -12,7 +12,8 @@ typedef struct fed_span {
 
 static inline fed_span fed_clipped_span(size_t o, size_t stride, size_t pad, size_t window,
                                         size_t size) {
-    const size_t start = o * stride, end = start + window; /* counted from the padding's start */
+    const size_t start = o * stride, end = start + window; /* counted from the start of the
+                                                              padding */
     const size_t first = start > pad ? start - pad : 0;
     return (fed_span){first, (end - pad < size ? end - pad : size) - first};
 }

@@ -153,7 +153,7 @@ static size_t no_params(const fed_layer *layer) { return (void)layer, (size_t)0;
 
 /* ---- Inputs ---------------------------------------------------------------------------------- */
 
-/* The channels of the outputs that are not those of the first input. */
+/* The shape of the second input: the channels of the outputs that do not come from the first. */
 static fed_shape other_channels(const fed_layer *layer) {
     const fed_shape *in = &layer->in;
     return (fed_shape){in->height, in->width, layer->out.channels - in->channels};
@@ -161,7 +161,8 @@ static fed_shape other_channels(const fed_layer *layer) {
 
 /* ---- Stages of two layers -------------------------------------------------------------------- */
 
-/* A convolution also computes the usual pool: 2x2 with stride 2, of whole windows only. */
+/* A convolution can also compute the most common pool: 2x2 with stride 2, whose windows are all
+ * whole. */
 static int conv_takes_pool(const fed_layer *next) {
     return fed_kind_of(next)->ops == &fed_max_pool && next->activation == FED_LINEAR &&
            next->window_height == 2 && next->window_width == 2 && next->stride_y == 2 &&

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * An image inside a frame of zeros, whose width may differ from side to side. */
+ * An image inside a border of zeros, which may have a different width on each side. */
 #include "layer.h"
 
 static void forward(const fed_pass *pass) {
