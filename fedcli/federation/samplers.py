@@ -130,12 +130,12 @@ class Cyclic(Sampler):
     def indices(self, round_num: int) -> list[int]:
         """Returns sorted indices; keeps the order of one pass in memory, 8 bytes per client."""
         first = round_num * self.size
-        dealt: list[int] = []
-        while len(dealt) < self.size:
-            pass_num, place = divmod(first + len(dealt), self.population)
-            rest = self.size - len(dealt)
-            dealt.extend(self._pass(pass_num)[place : place + rest].tolist())
-        return sorted(dealt)
+        chosen: list[int] = []
+        while len(chosen) < self.size:
+            pass_num, place = divmod(first + len(chosen), self.population)
+            rest = self.size - len(chosen)
+            chosen.extend(self._pass(pass_num)[place : place + rest].tolist())
+        return sorted(chosen)
 
     def _pass(self, pass_num: int) -> NDArray[np.int64]:
         """Returns the order of the clients in one pass."""

@@ -68,7 +68,7 @@ CREATE TABLE states (
     PRIMARY KEY (client, version)
 )
 """
-# The index is that of the primary key.
+# SQLite makes the index for the primary key.
 _SCHEMA = [
     ("index", "sqlite_autoindex_states_1", None),
     ("table", "states", " ".join(_TABLE.split())),
@@ -84,7 +84,7 @@ SELECT EXISTS (
 
 
 class Store:
-    """The open file. Only one thread at a time may use it.
+    """An open file of client vectors. Only one thread at a time may use it.
 
     Attributes:
         path: Its path; None for a temporary file.
@@ -187,7 +187,7 @@ class Store:
             return sum(_hash_of_row(*row) for row in newest) % _DIGEST_RANGE
 
     def memory(self, num_params: int) -> NDArray[np.float32]:
-        """Returns memory for a vector that `write` is to take."""
+        """Returns memory, float32 [num_params], for a vector that is then passed to `write`."""
         return self._pending.memory(num_params)
 
     def write(self, client_id: str, version: int, vector: NDArray[np.float32]) -> bool:
@@ -208,7 +208,8 @@ class Store:
         """Writes the vectors that wait in memory to the file.
 
         Returns:
-            For each, its version, and the change of the digests of that version and later ones.
+            For each vector: its version, and the number by which it changes the digests of this
+            and all later versions.
 
         Raises:
             RunError: The file cannot be written, or an earlier change failed.
@@ -224,10 +225,10 @@ class Store:
         return changes
 
     def _insert(self, client_id: str, version: int, vector: NDArray[np.float32]) -> int:
-        """Writes a row and drops those of the client that are no longer needed.
+        """Writes a row, and deletes the client's rows that are no longer needed.
 
         Returns:
-            The change of the digest.
+            The number by which the row changes the digest.
         """
         content = np.ascontiguousarray(vector, np.float32).data.cast("B")
         checksum = _checksum(client_id, version, content)
@@ -257,7 +258,7 @@ class Store:
                 self.version = version
 
     def save(self) -> None:
-        """Commits what was flushed to the disk.
+        """Commits the flushed vectors to the disk.
 
         Raises:
             RunError: The file cannot be written, or an earlier change failed.
@@ -303,7 +304,7 @@ class Store:
             )
 
     def _check_types(self) -> None:
-        """Rejects values of other types. SQLite stores any type in any column, of any length."""
+        """Rejects values of other types, because SQLite stores any type in any column."""
         if self._one(_OTHER_TYPES):
             raise RunError(f"{self.path} {_DAMAGED} (a value in it has another type)")
 
@@ -348,7 +349,7 @@ class Store:
 
 
 class _Pending:
-    """Vectors that are newer than those of their clients in the file.
+    """Vectors that are not written to the file yet, and are newer than their clients' rows in it.
 
     Memory of dropped vectors is used again, because fresh pages cost time.
     """
@@ -381,7 +382,7 @@ class _Pending:
     def add(
         self, client_id: str, version: int, vector: NDArray[np.float32], needed_at: Sequence[int]
     ) -> None:
-        """Adds a vector, and drops those of the client that are not the newest at some version."""
+        """Adds a vector, and drops the client's vectors that `_unneeded` returns."""
         vectors = self._vectors.setdefault(client_id, {})
         self._drop(vectors, [each for each in vectors if each == version])
         vectors[version] = vector
@@ -407,7 +408,10 @@ class _Pending:
 
 
 def _unneeded(versions: Iterable[int], version: int, needed_at: Sequence[int]) -> list[int]:
-    """Returns all versions except `version` that are not the newest up to any of `needed_at`."""
+    """Returns the versions that nobody will read.
+
+    Someone may read `version`, and for each of `needed_at` the newest version up to it.
+    """
     needed = {version}
     for kept in needed_at:
         needed.add(max((each for each in versions if each <= kept), default=version))
@@ -448,7 +452,7 @@ class _Token:
 
 @dataclass
 class _Holder:
-    """The store that the states of one process share; it is opened when it is first needed."""
+    """The store that all states of one learning process share; opened when it is first needed."""
 
     path: Path | None = None
     store: Store | None = None
@@ -512,7 +516,7 @@ class ClientStates:
     def borrow(self, client_id: str, num_params: int) -> NDArray[np.float32] | None:
         """Returns a client's vector as `read` does, but without a copy, and None instead of zeros.
 
-        The vector is valid until one is written to this version or a later one.
+        The result is valid until any vector is written to this version or a later one.
         """
         if not self.version:
             return None
@@ -626,13 +630,21 @@ class NextClientStates:
         return holder.memory[: num_clients * num_params].reshape(num_clients, num_params)
 
     def write(self, client_id: str, vector: NDArray[np.float32]) -> None:
-        """Sets a client's vector [num_params]. Raises RunError."""
+        """Sets a client's vector [num_params] to a copy of `vector`.
+
+        Raises:
+            RunError: See `take`.
+        """
         copy = self.store.memory(len(vector))
         copy[:] = vector
         self.take(client_id, copy)
 
     def take(self, client_id: str, vector: NDArray[np.float32]) -> None:
-        """Sets a client's vector to memory that came from `vectors`. Raises RunError."""
+        """Sets a client's vector without a copy. Its memory must come from `vectors`.
+
+        Raises:
+            RunError: An earlier change of the file failed, or the file cannot be written.
+        """
         if self.store.write(client_id, self.after.version, vector):
             self.after._holder.flush()
 

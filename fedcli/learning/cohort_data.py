@@ -27,7 +27,7 @@ def cohort_data(client_data: Iterable[Any], num_passes: int = 1) -> Iterable[Bat
     if isinstance(client_data, tuple) and all(type(each) is BatchedDataset for each in client_data):
         return client_data  # the same object: the engine recognises a tuple from an earlier round
     if isinstance(client_data, ClientBatches):
-        return client_data  # the same object: an engine may have its clients read elsewhere
+        return client_data  # the same object: an engine may let other machines read the clients
     if isinstance(client_data, Sequence) or (num_passes > 1 and isinstance(client_data, Iterator)):
         return [_one_client(element, index) for index, element in enumerate(client_data)]
     return _LazyCohort(client_data)

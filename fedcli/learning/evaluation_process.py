@@ -36,14 +36,14 @@ class EvaluationProcess(LearningProcess):
         """See `LearningProcess.next`; `timings` has the key `evaluate`.
 
         `total_rounds_metrics` cover all rounds that led to the returned state. If the state has a
-        model for each client (`evaluated`), each client is scored with its own.
+        model for each client (`evaluated`), each client is scored with its own model.
         """
         check_call(state, client_data)
         if state.client_work.keys() != self._own_metrics.zero().keys():
             raise DataError(
-                "state is not of this evaluation; give the result of its own "
-                "set_model_weights(initialize(), weights), with the weights that get_model_weights "
-                "of the training process returns"
+                "state does not belong to this evaluation process; give what its "
+                "set_model_weights(initialize(), weights) returns, with weights from the training "
+                "process's get_model_weights(state)"
             )
         started = perf_counter()
         layout = self.model.layout

@@ -33,11 +33,13 @@ from fedcli.learning.engines.deltas import RoundContext
 from fedcli.settings.shares import rounded_up
 from fedcli.settings.tables.secure_sums import AUTO_BOUND, STOCHASTIC
 
-LEAST_SURVIVORS = 2  # the sum of one client is its update
+MIN_REPORTS = 2  # the sum of a single report would reveal that client's update
 _MAX_MASK_BITS = 62  # sums are 64-bit words of the core
 _KEY_BYTES = 32  # a public key of X25519, and a secret
 _TAG_BYTES = 16  # of the authentication tag of encrypted shares
-_APART = 1 << 32  # distance of the keys of two sums of a round, larger than any number of clients
+# Distance of the occurrence numbers that two sums of a round use in their stream keys. It is larger
+# than any number of clients, so no two sums share a key.
+_APART = 1 << 32
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,9 @@ class MaskedSums:
         reports: Which of the clients with a row report, bool [num_rows].
         num_selected: The number of clients, those without a row included.
         num_needed: The number of clients that must report.
-        payload_bytes: Bytes of all that a client has sent in these sums.
-        rounding: The largest error that rounding one client's coordinate leaves in the last sum.
+        payload_bytes: Number of bytes that one client has sent in these sums so far.
+        rounding: The largest error in the last sum that comes from rounding a coordinate of one
+            client.
         num_clipped: The number of coordinates that were clipped in all sums.
     """
 
@@ -138,7 +141,8 @@ class MaskedSums:
             weights: The client weights of the cohort; 0 for a client without a valid update.
             num_threads: The number of threads, which changes no result.
             places: The cohort positions of the clients; None for all.
-            num_absent: The number of selected clients without a row; None for that of the round.
+            num_absent: The number of selected clients without a row; None for the number in
+                `context`.
             first_sum: The number of sums that were computed earlier in this round.
             largest_group: The number of clients for which the modulus is chosen, if it is larger
                 than the number of these clients.
@@ -149,7 +153,7 @@ class MaskedSums:
         absent = context.num_absent if num_absent is None else num_absent
         self.reports = (weights[self._places] > 0.0) | options.sends_zeros
         self.num_selected = len(self._places) + absent
-        minimum = 0 if options.sends_zeros else LEAST_SURVIVORS
+        minimum = 0 if options.sends_zeros else MIN_REPORTS
         self.num_needed = max(minimum, rounded_up(options.threshold, self.num_selected))
         self._num_threads = num_threads
         self._num_sums = first_sum
@@ -193,7 +197,7 @@ class MaskedSums:
         }
 
     def keep_only(self, reports: NDArray[np.bool_]) -> None:
-        """Keeps only these of the clients that report: bool [num_rows]."""
+        """Counts all other clients as dropped out; `reports` is bool [num_rows]."""
         self.reports &= reports
 
     def weighted(
@@ -245,7 +249,7 @@ class MaskedSums:
         self.rounding = 0.0  # whole numbers stay as they are
         return sums
 
-    def pulled(
+    def sum_of_differences(
         self,
         rows: NDArray[np.float32],
         center: NDArray[np.float64],
@@ -258,13 +262,13 @@ class MaskedSums:
             rows: float32 [num_rows, num_values].
             center: The vector that the server has sent to the clients, [num_values].
             factors: Each client's factor, at least 0, [num_rows].
-            bound: The bound on coordinates of what is sent.
+            bound: The bound on the coordinates that clients send.
         """
         levels = self._levels(-bound, bound, self.options.top_level)
         sums = self._sum(rows, self.reports.astype(int).tolist(), factors, levels, center)
         return None if sums is None else sums[0]
 
-    def pulled_by_weight(
+    def mean_difference(
         self,
         rows: NDArray[np.float32],
         center: NDArray[np.float64],
@@ -278,7 +282,7 @@ class MaskedSums:
 
         Args:
             rows: float32 [num_rows, num_values].
-            center: As in `pulled`.
+            center: As in `sum_of_differences`.
             factors: Above 0 for clients that report, [num_rows].
             distances: The distances of the rows from the center, [num_rows].
         """
@@ -305,11 +309,11 @@ class MaskedSums:
         return None if sums is None else sums[0]
 
     def add_counts(self, number: int) -> None:
-        """Counts the bytes of further sums, of one bit from each client."""
+        """Counts the bytes of `number` further sums, for each of which a client sends one bit."""
         self.payload_bytes += number * -(-mask_bits(1, self._group) // 8)
 
     def has_weights(self, weights: Sequence[float]) -> bool:
-        """Whether the clients send their weights; they need not if no weight is above 1."""
+        """Returns whether the clients send their weights; not needed if no weight is above 1."""
         return any(each > 1.0 for each in weights)
 
     def _levels(self, low: float, high: float, top_level: int) -> Levels:
@@ -325,7 +329,7 @@ class MaskedSums:
         *,
         sends_weights: bool = False,
     ) -> tuple[NDArray[np.float64], int] | None:
-        """Computes one secure sum; returns the sum of the values and that of the weights."""
+        """Computes one secure sum; returns the sum of the values and the sum of the weights."""
         num_values = rows.shape[1]
         self.payload_bytes += -(-num_values * levels.mask_bits // 8)
         self.payload_bytes += sends_weights * -(-levels.mask_bits // 8)
@@ -339,7 +343,7 @@ class MaskedSums:
             rows,
             [*weights, *[0] * num_absent],
             np.concatenate([np.asarray(factors, np.float64), np.zeros(num_absent)]),
-            self._coins(number, num_absent),
+            self._rounding_keys(number, num_absent),
             self._key(Purpose.MASKS, number * _APART, 0),
             levels,
             center=center,
@@ -351,8 +355,8 @@ class MaskedSums:
         values = total[:-1].astype(np.float64) * step
         return values + self.num_reports * levels.low, int(total[-1])
 
-    def _coins(self, number: int, num_absent: int) -> list[StreamKey] | None:
-        """The stream of each selected client that rounds its levels at random."""
+    def _rounding_keys(self, number: int, num_absent: int) -> list[StreamKey] | None:
+        """Returns the random stream by which each selected client rounds its levels, or None."""
         if not self.options.is_stochastic:
             return None
         context = self._context

@@ -86,7 +86,8 @@ class LearningProcess(ExplainsNames, abc.ABC):
     def num_trainings(self, num_clients: int) -> int:
         """Returns how many times `next` trains a client in a round of `num_clients`.
 
-        `CancelFlag.num_trained` counts up to it. 0 if the algorithm does not count.
+        `CancelFlag.num_trained` counts up to this number. 0 if the algorithm does not count
+        trainings.
         """
         return num_clients
 
@@ -126,7 +127,7 @@ class LearningProcess(ExplainsNames, abc.ABC):
         )
 
     def _metrics(self, stats: metrics.ClientStats) -> dict[str, Any]:
-        """Returns metrics over some clients: those of the aggregator, then the model's own."""
+        """Returns metrics over some clients: the metrics aggregator's, then the model's own."""
         built_in = self.metrics_aggregator(stats)
         if not self._own_metrics.rows:
             return built_in
@@ -214,8 +215,8 @@ def check_parts(state: ServerState, num_params: int, names: Mapping[str, list[st
     for part, held in names_in_parts(state).items():
         if held != names[part]:
             raise DataError(
-                f"state is not one of this process: its {part} holds "
-                f"{', '.join(held) or 'nothing'}, that of initialize() "
+                f"state does not belong to this process: its {part} holds "
+                f"{', '.join(held) or 'nothing'}, but the state of initialize() has "
                 f"{', '.join(names[part]) or 'nothing'}; {remedy}"
             )
 

@@ -28,7 +28,8 @@ class ServerState(ExplainsNames):
         distributor: The distributor's state: arrays, ints or floats by name. The next four parts
             are of the same kind.
         client_work: The client work's state. It may also hold `ClientStates`, one vector per
-            client; `aggregator` and `updates` too. In evaluation, the sums over all rounds so far.
+            client, and so may `aggregator` and `updates`. In an evaluation process it holds the
+            sums over all rounds so far.
         aggregator: The aggregator's state.
         finalizer: The server optimizer's state.
         updates: The state of the stages that change individual updates before they are aggregated.
@@ -56,12 +57,12 @@ class ServerState(ExplainsNames):
         return {"global_model_weights": weights, **parts, **evaluated}
 
     def __repr__(self) -> str:
-        """Returns the round and the parts that hold something, without their values."""
+        """Returns the round, and the shapes of the values in each part that is not empty."""
         parts = "; ".join(f"{name}: {text}" for name, text in self._about().items() if text)
         return f"<ServerState after round {self.round_num}; {parts}>"
 
     def _repr_html_(self) -> str:
-        """Returns the same as a table."""
+        """Returns the round and all parts as an HTML table."""
         from fedcli.settings import notebooks  # lazy: notebooks alone need it
 
         rows = [(name, text or "-") for name, text in self._about().items()]

@@ -39,7 +39,7 @@ from fedcli.settings.vocabulary import MAX_SMOOTHING
 if TYPE_CHECKING:
     from fedcli.datasets.batches import BatchedDataset
     from fedcli.learning.updates.contract import UpdateStage
-    from fedcli.learning.updates.passage import Passage
+    from fedcli.learning.updates.pipeline import UpdatePipeline
 
 
 class TrainingProcess(LearningProcess):
@@ -141,15 +141,16 @@ class TrainingProcess(LearningProcess):
             return request._replace(bounds=NO_BOUNDS)
         return request
 
-    def _passage(
+    def _pipeline(
         self, state: ServerState, request: DeltaRequest, num_absent: int
-    ) -> Passage | None:
-        """Returns the `Passage` of this round's updates; None if only a sum is needed."""
+    ) -> UpdatePipeline | None:
+        """Returns the pipeline of this round's updates; None if only their sum is needed."""
         if not self._stages and not request.all_rows:
             return None
-        from fedcli.learning.updates.passage import Passage  # lazy: most runs need sums alone
+        # lazy: most runs need only sums
+        from fedcli.learning.updates.pipeline import UpdatePipeline
 
-        return Passage(
+        return UpdatePipeline(
             self._stages,
             state.updates,
             self.model.layout,
@@ -162,7 +163,7 @@ class TrainingProcess(LearningProcess):
         """Returns the `updates` part of the initial state."""
         if not self._stages:
             return {}
-        from fedcli.learning.updates.passage import initial_state
+        from fedcli.learning.updates.pipeline import initial_state
 
         return initial_state(self._stages, num_params)
 
@@ -200,7 +201,7 @@ class TrainingProcess(LearningProcess):
         started = perf_counter()
         algorithm, params = self.algorithm, state.global_model_weights
         request = self._request(state)
-        passage = self._passage(state, request, num_absent)
+        pipeline = self._pipeline(state, request, num_absent)
         call = CohortCall(
             engine=self.engine,
             layout=self.model.layout,
@@ -216,7 +217,7 @@ class TrainingProcess(LearningProcess):
             evaluated=state.evaluated,
             class_weights=self.class_weights,
             label_smoothing=self.label_smoothing,
-            passage=passage,
+            pipeline=pipeline,
             root_data=self._root_data,
             max_distances=max_distances,
         )
@@ -244,8 +245,8 @@ class TrainingProcess(LearningProcess):
             "finalizer": finalizer_metrics,
         }
         if self._stages:
-            assert passage is not None
-            round_metrics["updates"] = passage.metrics
+            assert pipeline is not None
+            round_metrics["updates"] = pipeline.metrics
         is_rejected = bool(finalizer_metrics["update_non_finite"])
         next_state = replace(
             state,
@@ -254,13 +255,13 @@ class TrainingProcess(LearningProcess):
             client_work=work_state,
             aggregator=aggregator_state,
             finalizer=opt_state,
-            updates=state.updates if passage is None else passage.state,
+            updates=state.updates if pipeline is None else pipeline.state,
             evaluated=evaluated or self._next_evaluated(state.evaluated, params, is_rejected),
         )
         check_names_kept(next_state, self._names_in_parts)
         timings = {"train": trained - started, "aggregate": perf_counter() - trained}
         num_empty = count_empty(deltas.stats)
-        payloads = None if passage is None else passage.payloads
+        payloads = None if pipeline is None else pipeline.payloads
         return ProcessOutput(next_state, round_metrics, timings, num_empty, deltas.stats, payloads)
 
 

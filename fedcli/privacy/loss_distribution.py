@@ -157,20 +157,20 @@ class _GeometricSums:
     def __init__(self, size: int, last: int) -> None:
         """Prepares sums of losses that repeat after `size` steps."""
         self._size, self._last = size, last
-        self._turns = np.arange(1, max(2, size // _FEW))
-        angles = 2j * math.pi / size * self._turns
+        self._frequencies = np.arange(1, max(2, size // _FEW))
+        angles = 2j * math.pi / size * self._frequencies
         # 1 - e^x is written with expm1, because it is small. The factor 2 is that of two equal
         # terms, of a frequency and its negative.
         of_masses = -2.0 / size / np.expm1(angles)
         of_shrunk = 2.0 / size * np.exp(-angles) / np.expm1(STEP - angles)
         self._factors = np.stack([of_masses, of_shrunk])
-        self._after = self._waves(last, len(self._turns))
+        self._after = self._root_powers(last, len(self._frequencies))
 
-    def _waves(self, place: int, num: int) -> NDArray[np.complex128]:
+    def _root_powers(self, place: int, num: int) -> NDArray[np.complex128]:
         """Returns w^((place + 1) k) for each frequency k from 1 to `num`."""
-        turns = self._turns[:num] * (place + 1) % self._size
-        waves: NDArray[np.complex128] = np.exp(2j * math.pi / self._size * turns)
-        return waves
+        multiples = self._frequencies[:num] * (place + 1) % self._size
+        powers: NDArray[np.complex128] = np.exp(2j * math.pi / self._size * multiples)
+        return powers
 
     def of(self, power: NDArray[np.complex128]) -> Callable[[int], tuple[float, float]]:
         """Returns a function of `place`, which returns both sums."""
@@ -181,7 +181,7 @@ class _GeometricSums:
         rest, shrunk_rest = (parts * self._after[:num]).sum(axis=1).real.tolist()
 
         def at(place: int) -> tuple[float, float]:
-            own, shrunk_own = (parts * self._waves(place, num)).sum(axis=1).real.tolist()
+            own, shrunk_own = (parts * self._root_powers(place, num)).sum(axis=1).real.tolist()
             num_above = self._last - place
             decayed = math.exp(-STEP * num_above)
             total = num_above * mean + own - rest

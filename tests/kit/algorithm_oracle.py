@@ -85,23 +85,23 @@ class FedDyn:
     rate: float
     alpha: float
     population_size: int
-    bend: Any = 0.0
-    bends: dict[str, Any] = field(default_factory=dict)
+    mean_gradient: Any = 0.0
+    gradients: dict[str, Any] = field(default_factory=dict)
     evaluated: Any = None
 
     def round(self, params: Vector, cohort: dict[str, Client]) -> Vector:
         locals_ = []
         for name, client in cohort.items():
-            own = self.bends.get(name, np.zeros_like(params))
+            own = self.gradients.get(name, np.zeros_like(params))
             local = params.copy()
             for step in client.steps:
                 local = local - self.rate * (step(local) - own + self.alpha * (local - params))
-            self.bends[name] = own - self.alpha * (local - params)
+            self.gradients[name] = own - self.alpha * (local - params)
             locals_.append(local)
         moved = np.sum([local - params for local in locals_], axis=0)
-        self.bend = self.bend - self.alpha / self.population_size * moved
+        self.mean_gradient = self.mean_gradient - self.alpha / self.population_size * moved
         self.evaluated = np.mean(locals_, axis=0)
-        return self.evaluated - self.bend / self.alpha
+        return self.evaluated - self.mean_gradient / self.alpha
 
 
 def fednova_round(

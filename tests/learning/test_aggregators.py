@@ -299,9 +299,11 @@ def test_feddyn_shifts_each_delta_and_evaluates_the_median() -> None:
     deltas = np.array([each.global_model_weights for each in alone], np.float64)
     middle = np.median(deltas, axis=0)
     np.testing.assert_allclose(state.evaluated_weights, middle, rtol=1e-4, atol=1e-6)
-    bend = state.client_work["bend"]
-    np.testing.assert_allclose(bend, -0.01 * deltas.sum(axis=0) / len(SIZES), rtol=1e-4, atol=1e-7)
-    expected = middle - bend / 0.01
+    mean_gradient = state.client_work["bend"]
+    np.testing.assert_allclose(
+        mean_gradient, -0.01 * deltas.sum(axis=0) / len(SIZES), rtol=1e-4, atol=1e-7
+    )
+    expected = middle - mean_gradient / 0.01
     np.testing.assert_allclose(state.global_model_weights, expected, rtol=1e-4, atol=1e-5)
 
 

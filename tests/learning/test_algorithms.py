@@ -131,8 +131,8 @@ def test_feddyn_follows_the_paper() -> None:
         params = slow.round(params, chosen)
         _assert_close(state.global_model_weights, params)
         _assert_close(state.evaluated_weights, slow.evaluated)
-        for name, bend in slow.bends.items():
-            _assert_close(state.client_work["client_bends"].read(name, len(params)), bend)
+        for name, gradient in slow.gradients.items():
+            _assert_close(state.client_work["client_bends"].read(name, len(params)), gradient)
 
 
 @pytest.mark.parametrize("weighting", ["num-examples", "uniform"])

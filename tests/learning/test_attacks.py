@@ -14,18 +14,18 @@ from fedcli.learning import aggregators
 from fedcli.learning.engines.deltas import Deltas, RoundContext
 from fedcli.learning.updates.attacks import stage
 from fedcli.learning.updates.attacks.against_krum import FangKrum, is_chosen_by_krum
-from fedcli.learning.updates.attacks.crafted import (
-    FangTrimmed,
-    InnerProduct,
-    LittleIsEnough,
-    hiding_deviations,
-)
-from fedcli.learning.updates.attacks.departures import (
+from fedcli.learning.updates.attacks.deviations import (
     MinMax,
     MinSum,
     Optimal,
     greatest_factor,
     line_maximum,
+)
+from fedcli.learning.updates.attacks.malicious import (
+    FangTrimmed,
+    InnerProduct,
+    LittleIsEnough,
+    hiding_deviations,
 )
 from fedcli.learning.updates.attacks.mimic import Mimic
 from fedcli.learning.updates.attacks.single import Boost, Gaussian, NotFinite, SignFlip, Zero

@@ -438,8 +438,8 @@ def test_powersgd_equals_its_formula() -> None:
 
 def test_columns_without_direction_become_zeros() -> None:
     columns = np.array([[1.0, 2.0, 0.0], [1.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
-    basis, is_alive = low_rank.orthonormal(columns)
-    assert is_alive.tolist() == [True, False, False]
+    basis, is_nonzero = low_rank.orthonormal(columns)
+    assert is_nonzero.tolist() == [True, False, False]
     np.testing.assert_allclose(basis[:, 0], [0.5**0.5, 0.5**0.5, 0], rtol=1e-6)
     assert not basis[:, 1:].any()
 

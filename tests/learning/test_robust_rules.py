@@ -632,7 +632,8 @@ def test_wrong_deltas_do_not_become_fewer_in_buckets() -> None:
     """A share of 0.3 of 10 clients is 3 wrong deltas, also among 5 buckets."""
     aggregator = aggregators.build_after("bucketing", "krum", {"num_byzantine": 0.3}, {"size": 2})
     assert problem_of(aggregator, 10) == (
-        "the 10 deltas of a round become 5; with 3 wrong deltas it needs 9 in a round, not 5; "
+        "the 10 deltas of a round become 5; with 3 wrong deltas "
+        "it needs at least 9 deltas in a round, not 5; "
         "choose more clients or a smaller num_byzantine"
     )
     fewer = aggregators.build_after("bucketing", "krum", {"num_byzantine": 0.1}, {"size": 2})

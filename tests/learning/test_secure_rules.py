@@ -24,7 +24,7 @@ from fedcli.learning.secure_sums.buckets import SecureBuckets
 from fedcli.learning.secure_sums.one_sum import Multiples, SecureSum, SomeCoordinates, SumCode
 from fedcli.learning.secure_sums.steps import SecureSteps, SteppingRule
 from fedcli.learning.updates import compression
-from fedcli.learning.updates.compression import RandomPlaces, SharedSteps
+from fedcli.learning.updates.compression import RandomCoordinates, SharedSteps
 from fedcli.learning.updates.contract import RoundUpdates
 from fedcli.models import zoo
 from fedcli.privacy.accountant import Accountant
@@ -291,7 +291,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 CODES: dict[str, SumCode] = {
     "fixed-step": Multiples(SharedSteps(0.01, 12)),
-    "random-k": SomeCoordinates(RandomPlaces(0.25)),
+    "random-k": SomeCoordinates(RandomCoordinates(0.25)),
 }
 
 

@@ -64,22 +64,23 @@ def _process(
     [
         (
             {"aggregator": "krum", "aggregator_options": {"num_byzantine": 1}},
-            "--aggregator krum: with 1 wrong delta it needs 5 in a round, not 4; "
+            "--aggregator krum: with 1 wrong delta it needs at least 5 deltas in a round, not 4; "
             "choose more clients or a smaller num_byzantine",
         ),
         (
             {"aggregator": "trimmed-mean", "aggregator_options": {"trim": 2}},
-            "--aggregator trimmed-mean: with 2 wrong deltas it needs 5 in a round, not 4; "
+            "--aggregator trimmed-mean: with 2 wrong deltas "
+            "it needs at least 5 deltas in a round, not 4; "
             "choose more clients or a smaller trim",
         ),
         (
             {"aggregator": "bulyan", "aggregator_options": {"num_byzantine": 0.25}},
-            "--aggregator bulyan: with 1 wrong delta it needs 7 in a round, not 4; "
+            "--aggregator bulyan: with 1 wrong delta it needs at least 7 deltas in a round, not 4; "
             "choose more clients or a smaller num_byzantine",
         ),
         (
             {"aggregator": "krum", "algorithm": "centralized"},
-            "--aggregator krum: with 0 wrong deltas it needs 3 in a round, not 1; "
+            "--aggregator krum: with 0 wrong deltas it needs at least 3 deltas in a round, not 1; "
             "choose more clients or a smaller num_byzantine",
         ),
         (
@@ -94,7 +95,8 @@ def _process(
                 "pre_aggregator_options": {"size": 3},
             },
             "--pre-aggregator bucketing and --aggregator krum: the 4 deltas of a round become 2; "
-            "with 0 wrong deltas it needs 3 in a round, not 2; choose more clients or a smaller "
+            "with 0 wrong deltas "
+            "it needs at least 3 deltas in a round, not 2; choose more clients or a smaller "
             "num_byzantine",
         ),
         (
@@ -103,7 +105,7 @@ def _process(
         ),
         (
             {"aggregator": "foolsgold", "clients": "1"},
-            "--aggregator foolsgold: it compares clients, and a round has 1; choose 2 clients or "
+            "--aggregator foolsgold: it compares clients, but a round has 1; choose 2 clients or "
             "more",
         ),
         (
@@ -300,7 +302,7 @@ def test_the_root_set_goes_with_every_algorithm(algorithm: str) -> None:
 
 def test_a_root_set_must_be_given() -> None:
     process = _process(aggregators.build("fltrust"))
-    with pytest.raises(ConfigError, match="give them as root_data"):
+    with pytest.raises(ConfigError, match="give these examples as root_data"):
         process.next(process.initialize(), _clients(2))
 
 

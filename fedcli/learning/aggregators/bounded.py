@@ -10,8 +10,8 @@ After each round an estimate C becomes
 
     C * exp(-rate * (share of clients at or below C - target))
 
-and applies to the next round. Every client counts once in the share. A client whose delta was
-dropped, or that had no example, counts as a delta of zeros.
+and applies to the next round. Every client counts once in the share. If a client's delta was not
+finite, or the client had no example, its delta counts as zeros.
 
 The engine measures and clips each delta while it adds it, so no delta is stored.
 """
@@ -50,7 +50,7 @@ class Quantile(NamedTuple):
         return estimate * math.exp(-self.rate * (share_below - self.target))
 
 
-# TFF's defaults. A delta is zeroed above 2 * estimate + 1.
+# TFF's defaults. A delta is replaced by zeros if an entry is larger than 2 * estimate + 1.
 ZEROING = Quantile(initial=10.0, target=0.98, rate=math.log(10.0))
 CLIPPING = Quantile(initial=1.0, target=0.8, rate=0.2)
 

@@ -2,7 +2,7 @@
 
 Geometric median: Pillutla, Kakade and Harchaoui, "Robust Aggregation for Federated Learning", IEEE
 Transactions on Signal Processing 2022, https://arxiv.org/abs/1912.13445, which smooths Weiszfeld's
-method. The paper starts at the weighted mean. A delta that is far away pulls the mean towards it,
+method. The paper starts at the weighted mean. A delta that is far away moves the mean towards it,
 and four steps do not undo that, so the default start is the coordinate median.
 
 Centered clipping: Karimireddy, He and Jaggi, "Learning from History for Byzantine Robust
@@ -50,15 +50,15 @@ class GeometricMedian(RobustRule):
         rows = counted.rows
         weights = counted.weights if self.weighted else np.ones(counted.num)
         weights = weights / weights.sum()
-        smoothing = self.smoothing / counted.deltas.scale  # distances are between rows
+        smoothing = self.smoothing / counted.deltas.scale  # distances of rows, not of deltas
         if self.start == "median":
             center, distances = rows.median_and_distances()
         else:
             center = np.empty(counted.num_params)
             distances = rows.move(center, 0.0, weights)
         for _ in range(self.iterations):
-            pulls = weights / np.maximum(smoothing, distances)
-            distances = rows.move(center, 0.0, pulls / pulls.sum())
+            factors = weights / np.maximum(smoothing, distances)
+            distances = rows.move(center, 0.0, factors / factors.sum())
         objective = float(weights @ distances) * counted.deltas.scale
         return counted.from_rows(center), {}, {"mean_distance": objective}
 

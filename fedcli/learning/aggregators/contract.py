@@ -25,13 +25,16 @@ class Aggregator(Protocol):
     It holds settings only. Its state between rounds is part of the server state: arrays, ints,
     floats and `ClientStates` by name, which keep their names, shapes and types from round to round.
 
-    Three more methods are optional. `init_for(num_params)` returns the initial state if it has
-    vectors. `problem(num_clients)` returns why the deltas of `num_clients` clients cannot be
-    combined, or None if they can; a run with such cohorts does not begin. `for_cohort(num_clients)`
-    returns the aggregator for cohorts of `num_clients`, with shares of clients turned into numbers
-    of clients. A class whose attribute `averages_coordinates` is true averages values of the deltas
-    by coordinate, some or all of them; others are refused for models with batch normalization. The
-    attribute `selected_by` is the option that selects the class, if that is not --aggregator.
+    Three more methods are optional. An aggregator whose state has vectors defines
+    `init_for(num_params)`, which is called instead of `init`. `problem(num_clients)` returns why
+    the deltas of `num_clients` clients cannot be combined, or None if they can; a run whose cohorts
+    have a problem does not begin. `for_cohort(num_clients)` returns the aggregator for cohorts of
+    `num_clients`, with shares of clients turned into numbers of clients.
+
+    Two attributes are optional. `averages_coordinates` is true if each coordinate of the mean delta
+    is a mean of the values that some or all deltas have there. Only such an aggregator is allowed
+    for a model with batch normalization. `selected_by` is the option that selects the class, if
+    that is not --aggregator.
     """
 
     def init(self) -> dict[str, Any]:
@@ -51,8 +54,8 @@ class Aggregator(Protocol):
     ) -> tuple[NDArray[np.float32], dict[str, Any], dict[str, Any]]:
         """Returns the mean delta [num_params], the next state, and metrics: numbers by name.
 
-        A mean delta that is not finite is rejected, and the round changes nothing. `Deltas`
-        describes what it offers: the sum, the mean and the rows.
+        A mean delta that is not finite is rejected, and the round does not change the model. The
+        class `Deltas` describes the sum, the mean and the individual deltas that it offers.
         """
         ...
 

@@ -27,7 +27,7 @@ class CountedDeltas:
 
     Attributes:
         deltas: The deltas of the cohort.
-        places: The positions in the cohort of those that count, int64 [num].
+        places: The positions in the cohort of the deltas that count, int64 [num].
     """
 
     deltas: Deltas
@@ -63,7 +63,7 @@ class CountedDeltas:
 
     @property
     def client_ids(self) -> list[str]:
-        """The clients of the deltas; their positions in the cohort where clients have no names."""
+        """The ids of the deltas' clients; if there are no ids, the positions in the cohort."""
         context = self.deltas.round
         if context is None or not context.client_ids:
             return [str(place) for place in self.places]
@@ -77,7 +77,7 @@ class CountedDeltas:
 
     @property
     def origin(self) -> NDArray[np.float64] | None:
-        """The row whose delta is 0, float64 [num_params]; None for zeros."""
+        """The row whose delta is 0, float64 [num_params]; None if it consists of zeros."""
         shift = self.deltas.shift
         return None if shift is None else -shift / self.deltas.scale
 

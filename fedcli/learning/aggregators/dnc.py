@@ -38,7 +38,7 @@ class DivideAndConquer(RobustRule):
     def combine(
         self, counted: CountedDeltas, num_byzantine: int, state: Mapping[str, Any]
     ) -> tuple[NDArray[np.float64] | None, dict[str, Any], dict[str, Any]]:
-        """Returns the mean; None if every delta is dropped in some pass."""
+        """Returns the mean; None if the passes drop all deltas."""
         is_kept = np.ones(counted.num, bool)
         for number in range(self.iterations):
             deviations = _deviations(self._sampled(counted, number))

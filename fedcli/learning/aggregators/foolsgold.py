@@ -33,10 +33,10 @@ class FoolsGold(RobustRule):
     """The mean of the deltas, weighted by how different the histories of the clients are."""
 
     def problem(self, num_clients: int) -> str | None:
-        """Returns why the delta of one client alone cannot be combined; None for more."""
+        """Returns why the deltas of fewer than two clients cannot be combined, or None."""
         if num_clients > 1:
             return None
-        return f"it compares clients, and a round has {num_clients}; choose 2 clients or more"
+        return f"it compares clients, but a round has {num_clients}; choose 2 clients or more"
 
     def init(self) -> dict[str, Any]:
         """Returns the state before the first round: no client has a history."""

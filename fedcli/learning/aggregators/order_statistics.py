@@ -64,7 +64,10 @@ class Median(_ByCoordinate):
 
 @dataclass(frozen=True)
 class SignMajority(_ByCoordinate):
-    """The sign of most deltas in each coordinate, 0 on a tie; the server rate sets the step."""
+    """The sign of most deltas in each coordinate, 0 on a tie.
+
+    The server learning rate is therefore the size of the step in each coordinate.
+    """
 
     def combine(self, counted: CountedDeltas) -> NDArray[np.floating]:
         """See the class."""

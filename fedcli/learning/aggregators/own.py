@@ -53,7 +53,7 @@ class OwnAggregator:
 
     @property
     def averages_coordinates(self) -> bool:
-        """What the user's aggregator says; see the contract."""
+        """The attribute of the user's aggregator, by default False; see the contract."""
         return bool(getattr(self.aggregator, "averages_coordinates", False))
 
     def init(self) -> dict[str, Any]:

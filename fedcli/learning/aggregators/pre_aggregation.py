@@ -39,9 +39,9 @@ class Mixing(NamedTuple):
     """The new deltas as sums of the old ones.
 
     Attributes:
-        factors: The share of each old delta in each new one, float64 [num_new, num]. Rows sum to 1
-            unless the delta is clipped.
-        clients: The clients behind each new delta.
+        factors: The factor of each old delta in each new one, float64 [num_new, num]. A row sums to
+            1 unless it clips a delta.
+        clients: For each new delta, the ids of the clients whose deltas it contains.
         metrics: Numbers by name.
     """
 
@@ -51,10 +51,10 @@ class Mixing(NamedTuple):
 
 
 class PreAggregator(Protocol):
-    """Makes new deltas from those that count."""
+    """Makes new deltas from the deltas that count."""
 
     def num_out(self, num_clients: int) -> int:
-        """Returns the number of new deltas made from those of `num_clients` clients."""
+        """Returns the number of new deltas that are made from `num_clients` deltas."""
         ...
 
     def problem(self, num_clients: int) -> str | None:
@@ -104,7 +104,7 @@ class Bucketing:
 
 
 @dataclass(frozen=True)
-class _OfEach:
+class _OnePerDelta:
     """A pre-aggregator that makes one new delta from each delta; up to f of them may be wrong."""
 
     num_byzantine: float = 0.1
@@ -125,7 +125,7 @@ class _OfEach:
 
 
 @dataclass(frozen=True)
-class NearestNeighbourMixing(_OfEach):
+class NearestNeighbourMixing(_OnePerDelta):
     """Each delta becomes the mean of the n - f deltas nearest to it, itself included."""
 
     def mix(self, counted: CountedDeltas) -> Mixing:
@@ -140,7 +140,7 @@ class NearestNeighbourMixing(_OfEach):
 
 
 @dataclass(frozen=True)
-class AdaptiveClipping(_OfEach):
+class AdaptiveClipping(_OnePerDelta):
     """The k largest deltas are clipped to the norm of the next one, k = floor(2 f (n - f) / n)."""
 
     def mix(self, counted: CountedDeltas) -> Mixing:
@@ -157,7 +157,7 @@ class AdaptiveClipping(_OfEach):
 
 @dataclass(frozen=True)
 class PreAggregated:
-    """An aggregator whose deltas pass a pre-aggregator first.
+    """A pre-aggregator, and the aggregator that combines the new deltas.
 
     Attributes:
         before: The pre-aggregator.
@@ -223,12 +223,12 @@ def _mixed(counted: CountedDeltas, mixing: Mixing) -> Deltas:
 
 
 def deltas_of_rows(deltas: Deltas, rows: NDArray[np.float32], clients: tuple[str, ...]) -> Deltas:
-    """Returns new deltas of weight 1 in place of those of a round.
+    """Returns the deltas of a round with other rows, each of weight 1.
 
     Args:
         deltas: The deltas of the round.
         rows: The new deltas, float32 [num_new, num_params].
-        clients: The clients behind each new delta.
+        clients: For each new delta, the ids of the clients whose deltas it contains.
     """
     num_new = len(rows)
     stats = np.zeros(num_new, native.STATS)
@@ -252,7 +252,7 @@ def build_after(
     options: Mapping[str, Value] | None = None,
     pre_options: Mapping[str, Value] | None = None,
 ) -> Aggregator:
-    """Returns an aggregator whose deltas pass a pre-aggregator first.
+    """Returns a pre-aggregator together with an aggregator that combines its new deltas.
 
     Args:
         pre_aggregator: A key of `tables.PRE_AGGREGATORS`.
@@ -276,7 +276,7 @@ def _check_goes_with(name: str, aggregator_name: str, aggregator: Aggregator) ->
     """Refuses an aggregator that needs the clients' own deltas.
 
     Raises:
-        ConfigError: It bounds individual deltas, or keeps what individual clients sent.
+        ConfigError: The aggregator bounds individual deltas, or keeps the deltas of each client.
     """
     if aggregator_name == "foolsgold":
         why = "keeps the delta of each client, and mixed deltas belong to no single client"

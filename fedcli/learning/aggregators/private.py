@@ -14,8 +14,8 @@ Adaptive Clipping", NeurIPS 2021, https://arxiv.org/abs/1905.03871) C follows a 
     b = clamp((sum over k of (1[|D_k| <= C] - 1/2) + N(0, s^2)) / m + 1/2, 0, 1)
     C <- C * exp(-rate * (b - target)),   from the next round on
 
-and the noise on the sum of deltas is z_v C with 1 / z_v^2 = 1 / z^2 - 1 / (2 s)^2, so that both
-releases together spend as much as one with z.
+and the noise on the sum of deltas is z_v C with 1 / z_v^2 = 1 / z^2 - 1 / (2 s)^2. Both releases
+together then spend as much privacy as a single release with noise multiplier z.
 
 A secure sum rounds what each client sends, which can make its norm larger than C. The largest
 possible increase is known beforehand, and the noise is then in proportion to C plus this increase.
@@ -230,13 +230,14 @@ def tree(
 ) -> PrivateMean:
     """Returns the private mean with tree noise.
 
-    `restart_every`, the number of rounds of a tree, must be that of the plan's accountant.
+    `restart_every`, the number of rounds of a tree, must be the number that the plan's accountant
+    uses.
     """
     return PrivateMean(clip, seed, TreeNoise(seed, restart_every, efficient), plan)
 
 
 def _check_same(state: Mapping[str, Any], plan: PrivacyPlan) -> None:
-    """Refuses rounds that spend privacy at a rate other than that of the earlier rounds."""
+    """Refuses further rounds if their noise or sampling rate differs from the earlier rounds'."""
     now = {
         "noise_multiplier": plan.accountant.noise_multiplier,
         "sampling_rate": plan.sampling_rate,
@@ -245,6 +246,6 @@ def _check_same(state: Mapping[str, Any], plan: PrivacyPlan) -> None:
         if state["num_rounds"] and state[name] != value:
             raise ConfigError(
                 f"--dp: the first {state['num_rounds']:,} rounds had {name.replace('_', ' ')} "
-                f"{state[name]:g}, further ones would have {value:g}, because the number of rounds "
-                "or of clients has changed; start another run"
+                f"{state[name]:g}, but further rounds would have {value:g}, because the number of "
+                "rounds or of clients has changed; start another run"
             )

@@ -1,6 +1,6 @@
 """The base class of robust rules: the number of wrong deltas, and skipped rounds.
 
-An option says how many deltas of a round may be wrong, as a number or as a share of those that
+An option says how many deltas of a round may be wrong, as a number or as a share of the deltas that
 count. To tolerate them, a rule needs a minimum number of deltas. If the configured cohort is too
 small, a run does not begin. If too few deltas of a round count, the round is skipped: the
 aggregator returns NaN, so weights and optimizer stay as they are, and the state counts the skipped
@@ -53,7 +53,7 @@ class RobustRule:
     ) -> tuple[NDArray[np.floating] | None, dict[str, Any], dict[str, Any]]:
         """Returns the combined delta or None, the changes of the state, and the metrics.
 
-        A round with None is skipped.
+        If the delta is None, the round is skipped.
         """
         raise NotImplementedError
 
@@ -65,8 +65,8 @@ class RobustRule:
             return None
         wrong = f"{num_bad} wrong {'delta' if num_bad == 1 else 'deltas'}"
         return (
-            f"with {wrong} it needs {needed:,} in a round, not {num_clients:,}; choose more "
-            f"clients or a smaller {self.OPTION}"
+            f"with {wrong} it needs at least {needed:,} deltas in a round, not {num_clients:,}; "
+            f"choose more clients or a smaller {self.OPTION}"
         )
 
     def for_cohort(self: SomeRule, num_clients: int) -> SomeRule:

@@ -47,8 +47,9 @@ def apply_mean_delta(
     """Returns parameters, optimizer state and finalizer metrics after one server step.
 
     A mean delta with a NaN or an infinity is rejected: parameters and state do not change and
-    `update_non_finite` is 1 (TFF learning/templates/apply_optimizer_finalizer.py). Moving
-    statistics become the mean of the clients', whatever the optimizer and its learning rate.
+    `update_non_finite` is 1 (TFF learning/templates/apply_optimizer_finalizer.py). The moving
+    statistics of batch norms become the mean of the clients' statistics; the optimizer and its
+    learning rate do not affect them.
 
     Args:
         server_optimizer: The optimizer.

@@ -5,14 +5,16 @@ The examples of the cohort are pooled, and one client that holds them all takes 
     w <- y, where y is the result of the client optimizer's steps from w over the pooled batches
 
 A round costs as much as a federated round: it processes as many examples, for as many local epochs,
-in batches of the same size. --max-examples limits the pool to the total that it would allow the
-clients. With --clients all, a round trains `epochs` epochs on all data. With SGD as the client
+in batches of the same size. --max-examples limits the pool to as many examples as the clients
+together would process with this limit. With --clients all, a round trains `epochs` epochs on all
+data. With SGD as the client
 optimizer, a run of R rounds equals R * epochs epochs of ordinary training. The server optimizer
 receives the pool's model delta as the mean delta; SGD with rate 1 (the default) adds it unchanged.
 The weight of the only client has no effect.
 
-The pooled examples are in cohort order and are shuffled as those of a client named "centralized".
-The shuffle buffer should be `full`; otherwise a batch holds neighbouring examples, of few clients.
+The pooled examples are in cohort order, and are shuffled like the examples of a client named
+"centralized". The shuffle buffer should be `full`; with a smaller buffer the examples of a batch
+come from few clients.
 
 Differences from an ordinary training loop: the client optimizer's state is reset each round, so
 momentum builds up anew; and with the repeat-shuffle pipeline no batch spans two rounds.

@@ -24,7 +24,7 @@ from fedcli.models.layout import ParamLayout
 from fedcli.settings import tables
 
 if TYPE_CHECKING:
-    from fedcli.learning.updates.passage import Passage
+    from fedcli.learning.updates.pipeline import UpdatePipeline
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +46,9 @@ class CohortCall:
         evaluated: The `evaluated` part of the server state before the round.
         class_weights: The factor of the loss of each example by its label; see `ClientTask`.
         label_smoothing: The share of each label that is spread over all classes; see `ClientTask`.
-        passage: Takes the deltas through the update stages to the aggregator. None if the deltas
-            are not for the aggregator, or if there are no stages and it needs their sum alone.
+        pipeline: Runs the update stages on the deltas before they are aggregated. None if the
+            deltas are not for the aggregator, or if there are no stages and it needs only their
+            sum.
         root_data: The server's own examples in batches; None if it has none.
         max_distances: The largest distance of a client's model from the global model, by client id;
             see `ClientTask`.
@@ -67,7 +68,7 @@ class CohortCall:
     evaluated: Evaluated | None = None
     class_weights: NDArray[np.float32] | None = None
     label_smoothing: float = 0.0
-    passage: Passage | None = None
+    pipeline: UpdatePipeline | None = None
     root_data: BatchedDataset | None = None
     max_distances: Mapping[str, float] | None = None
 
@@ -86,7 +87,7 @@ class CohortCall:
 
     def for_gradients(self) -> CohortCall:
         """Returns a call that requests a plain sum: gradients are not for the aggregator."""
-        return replace(self, request=SUM, passage=None)
+        return replace(self, request=SUM, pipeline=None)
 
     def measuring(self) -> CohortCall:
         """Returns a call whose stats contain the sizes of the deltas: `norm` and `max_abs`."""
@@ -124,7 +125,7 @@ class CohortCall:
         return self._run(rows, frozen, optimizer.local_schedule, inputs, exchange)
 
     def take_gradients(self) -> Deltas:
-        """Returns minus each client's mean gradient at the global parameters, as its delta."""
+        """Returns deltas that are minus each client's mean gradient at the global parameters."""
         return self._run(((StepKind.GRADIENT, ()),))
 
     def _run(
@@ -135,13 +136,13 @@ class CohortCall:
         inputs: ClientInputs = NO_INPUTS,
         exchange: ClientExchange | None = None,
     ) -> Deltas:
-        passage = self.passage
+        pipeline = self.pipeline
         task = ClientTask(
             rows=rows,
             params=self.params,
             round_num=self.round_num,
             weighting=self.weighting,
-            request=self.request if passage is None else passage.request(self.request),
+            request=self.request if pipeline is None else pipeline.request(self.request),
             frozen=frozen,
             schedule=schedule,
             inputs=inputs,
@@ -149,18 +150,18 @@ class CohortCall:
             label_smoothing=self.label_smoothing,
             max_distances=self.max_distances,
         )
-        if passage is None:
+        if pipeline is None:
             return self.engine.train(
                 self.layout, task, self.clients, exchange=exchange, cancel=self.cancel
             )
         deltas = self.engine.train(
             self.layout,
             task,
-            passage.noting(self.clients),
+            pipeline.recording_ids(self.clients),
             exchange=exchange,
             cancel=self.cancel,
         )
-        received = passage.take(deltas, self.request)
+        received = pipeline.run(deltas, self.request)
         if not self.request.root_examples:
             return received
         return replace(received, root=self._root_delta(task, exchange))
@@ -170,18 +171,18 @@ class CohortCall:
     ) -> NDArray[np.float64] | None:
         """Returns the delta of the server's own examples, by the local steps of a client.
 
-        The engine trains them after the clients, as a cohort of one client. An exchange sends to it
-        what it sends to a client that never took part, and does not receive its delta, so the
-        vectors that clients keep do not change. No stage changes the delta, as it never leaves the
-        server. None if the delta is not finite.
+        After the clients, the engine trains a cohort whose only client has these examples. An
+        exchange sends this client the inputs of a client that never took part. It does not receive
+        the delta, so the vectors that clients keep do not change. No stage changes the delta,
+        because it is not sent to anyone. None if the delta is not finite.
 
         Raises:
             ConfigError: There are no examples.
         """
         if self.root_data is None:
             raise ConfigError(
-                "the aggregator compares the clients' deltas with that of examples of the server; "
-                "give them as root_data"
+                "the aggregator compares the clients' deltas with the delta of examples that the "
+                "server has; give these examples as root_data"
             )
         clients = [self.root_data]  # a list, because the engine keeps the decoded pixels of a tuple
         inputs = task.inputs if exchange is None else exchange.send(clients)
@@ -221,7 +222,9 @@ class ClientWork(Protocol):
         ...
 
     def run(self, call: CohortCall, state: Mapping[str, Any]) -> WorkResult:
-        """Computes the cohort; returns the deltas and the next state. Raises as `Engine` does.
+        """Does the work of a cohort; returns the deltas and the next state.
+
+        It raises the same errors as `Engine.train`.
 
         `call.train(optimizer)` trains the clients, and `call.take_gradients()` computes their
         gradients. The deltas that they return may be `scaled` by a factor above 0 or `shifted` by

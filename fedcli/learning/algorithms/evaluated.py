@@ -12,7 +12,7 @@ from fedcli.learning.client_states import ClientStates
 
 NO_COMMON_MODEL = (
     "each client of a local-only run has a model of its own, and there is no common model to "
-    "export, fine-tune or predict with; fedcli eval scores each client with its own"
+    "export, fine-tune or predict with; fedcli eval scores each client with its own model"
 )
 
 

@@ -43,6 +43,10 @@ from fedcli.learning.algorithms.own_vectors import OwnVectors
 from fedcli.learning.client_states import ClientStates
 from fedcli.learning.optimizers.optimizer import Optimizer
 
+# Keys of the state. They are stored in checkpoints, so they keep their first names: "bend" holds h,
+# the mean of the clients' gradients, and "client_bends" holds the gradient h_k of each client.
+_MEAN, _BY_CLIENT = "bend", "client_bends"
+
 
 @dataclass(frozen=True)
 class FedDynWork:
@@ -59,22 +63,22 @@ class FedDynWork:
     alpha: float
 
     def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
-        """Returns h, float64 [num_params], as `bend`, and the h_k as `client_bends`."""
-        return {"bend": np.zeros(len(params)), "client_bends": ClientStates()}
+        """Returns h, float64 [num_params], and the h_k."""
+        return {_MEAN: np.zeros(len(params)), _BY_CLIENT: ClientStates()}
 
     def run(self, call: CohortCall, state: Mapping[str, Any]) -> WorkResult:
         """Trains the cohort once."""
         population_size = call.population_size
         nothing = np.zeros(len(call.params), np.float32)
-        bends = OwnVectors(state["client_bends"], nothing, lambda _: -self.alpha)
+        gradients = OwnVectors(state[_BY_CLIENT], nothing, lambda _: -self.alpha)
         terms = (StepKind.PROXIMAL, (self.alpha,)), (StepKind.LINEAR, ())
-        trained = call.train(self.optimizer, terms, exchange=bends)
-        bend = np.divide(bends.change, population_size, out=bends.change)
-        bend += state["bend"]
+        trained = call.train(self.optimizer, terms, exchange=gradients)
+        mean_gradient = np.divide(gradients.change, population_size, out=gradients.change)
+        mean_gradient += state[_MEAN]
         mean_params = call.params + call.mean_delta(trained)
         is_finite = bool(np.isfinite(mean_params).all())
         return WorkResult(
-            trained.shifted(-(bend / self.alpha)),
-            {"bend": bend, "client_bends": bends.after},
+            trained.shifted(-(mean_gradient / self.alpha)),
+            {_MEAN: mean_gradient, _BY_CLIENT: gradients.after},
             Evaluated(mean_params) if is_finite else call.evaluated,
         )

@@ -70,10 +70,10 @@ class FedNovaWork:
         steps = cache(self.optimizer.at(call.round_num).unit_steps)
         trained = call.train(self.optimizer, exchange=_StepShares(steps))
         weights = trained.stats["weight"]
-        counted = [steps(num_batches) for num_batches in trained.stats["num_batches"].tolist()]
+        weight_sums = [steps(each) for each in trained.stats["num_batches"].tolist()]  # the a_k
         if not trained.weight_sum:
             return WorkResult(trained, dict(state))
-        effective = float(np.dot(weights, counted)) / trained.weight_sum
+        effective = float(np.dot(weights, weight_sums)) / trained.weight_sum
         return WorkResult(trained.scaled(effective), dict(state))
 
 
@@ -93,9 +93,9 @@ class _StepShares:
     def send(self, clients: Sequence[BatchedDataset]) -> ClientInputs:
         """Returns the factors 1 / a_k, and 0 for a client that takes no step."""
         num_steps = (each.plan.num_batches(len(each.client)) for each in clients)
-        counted = np.array([self.unit_steps(each) for each in num_steps])
+        weight_sums = np.array([self.unit_steps(each) for each in num_steps])
         factors: NDArray[np.float64] = np.zeros(len(clients))
-        np.divide(1.0, counted, out=factors, where=counted > 0.0)
+        np.divide(1.0, weight_sums, out=factors, where=weight_sums > 0.0)
         return ClientInputs(delta_factors=factors)
 
     def receive(

@@ -21,7 +21,7 @@ from fedcli.settings.own.parts import make
 
 NOUN = "algorithm"
 
-# Errors that the engine raises, which are not the user's.
+# Exceptions of the engine. They are passed on, because the user's code did not cause them.
 _PASSING = (FedcliError, Cancelled)
 
 
@@ -91,7 +91,7 @@ class OwnWork:
         return checked_state(self._where("init"), state, None)
 
     def run(self, call: CohortCall, state: Mapping[str, Any]) -> WorkResult:
-        """Computes the cohort; returns the deltas and the next state.
+        """Does the work of a cohort; returns the deltas and the next state.
 
         Raises:
             PartError: The user's code fails, or breaks the contract.

@@ -125,7 +125,7 @@ def numbered(
     Args:
         clients: The clients of a call, in order, each read once.
         occurrences: These numbers, if the clients are only a part of the cohort (see `ClientTask`).
-            None: they are counted here.
+            None to count the copies among `clients`.
     """
     if occurrences is not None:
         yield from zip(clients, occurrences, strict=True)
@@ -144,7 +144,7 @@ class _CopyCounter:
     """Counts the copies of clients. A call returns the number of earlier calls with its client."""
 
     def __init__(self) -> None:
-        """Starts with none."""
+        """No client has been counted yet."""
         self._seen: dict[str, int] = {}
 
     def __call__(self, client_id: str) -> int:

@@ -115,8 +115,8 @@ class Deltas:
             None if it was not requested, or is not finite.
         bounds: The bounds that were applied to rows and sum, if all rows were requested; None if
             there were none.
-        rounding_norm: The largest L2 norm by which rounding in a secure sum changes what one
-            client adds to it.
+        rounding_norm: The largest L2 norm of the error that rounding for a secure sum makes in the
+            contribution of one client; 0 without a secure sum.
     """
 
     delta_sum: NDArray[np.float64]
@@ -205,7 +205,9 @@ def mapped_rows(num_rows: int, num_params: int) -> NDArray[np.float32]:
     block = np.zeros((1, num_params), np.float32)
     stats = np.ones(1, [("is_finite", "i4")])
     with DeltaFile(num_params) as file:
-        for _ in range(num_rows):  # written, because a full disk would end the process later
+        # The zeros are written now, so that a full disk raises an error here. If pages were first
+        # allocated through the memory map, it would kill the process.
+        for _ in range(num_rows):
             file.append(block, np.ones(1), stats)
         return file.mapped(are_writable=True)
 

@@ -1,8 +1,8 @@
 """The engine for models in Python; `choosing.make_engine` makes it.
 
-It follows the round of the C core with the forward pass of a user's model. The order of examples,
-the step table, the bounds, the weights, and the rule for non-finite clients are the same. Deltas
-are added in the same order in float64.
+It computes a round as the C core does, but the user's model computes the predictions, losses and
+gradients. The order of examples, the step table, the bounds, the weights, and the rule for
+non-finite clients are the same. Deltas are added in the same order in float64.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from fedcli.datasets import batches
 from fedcli.datasets.batch_plan import BatchPlan
 from fedcli.datasets.batches import BatchedDataset
 from fedcli.errors import ConfigError, DataError
+from fedcli.learning.engines.call_lock import CallLock
 from fedcli.learning.engines.contract import (
     Scores,
     Starts,
@@ -30,7 +31,6 @@ from fedcli.learning.engines.contract import (
 )
 from fedcli.learning.engines.deltas import DeltaBounds, DeltaFile, Deltas
 from fedcli.learning.engines.task import ClientExchange, ClientTask
-from fedcli.learning.engines.turns import Turns
 from fedcli.learning.optimizers.optimizer import clipped
 from fedcli.models.layout import ParamLayout
 from fedcli.models.metrics import are_probabilities
@@ -52,7 +52,7 @@ class PythonEngine:
     def __init__(self, model: PythonModel) -> None:
         """Makes the engine of one model."""
         self._model = model
-        self._turns = Turns()
+        self._call_lock = CallLock()
         own = [(row.column, "f8", (row.num_sums,)) for row in model.metrics.rows]
         stats = native.STATS
         self._stats = np.dtype([*((name, stats[name]) for name in stats.names or ()), *own])
@@ -113,7 +113,7 @@ class PythonEngine:
         """Trains the only client of a task; returns its model delta [num_params] and its record."""
         steps = _LocalSteps(network, task, layout.shapes, cancel)
         stats = self._start(network, dataset, task.round_num, occurrence)
-        with np.errstate(over="ignore", invalid="ignore"):  # infinity - infinity
+        with np.errstate(over="ignore", invalid="ignore"):  # a diverged client may give inf - inf
             delta = steps.run(dataset, task.round_num, occurrence, stats)
         if np.isfinite(delta).all():
             self._finish(network, stats)
@@ -197,7 +197,7 @@ class PythonEngine:
                 "give the engine of your model"
             )
         network = self._model.network
-        with self._turns.take():
+        with self._call_lock.hold():
             try:
                 yield network
             finally:
@@ -314,7 +314,7 @@ class _LocalSteps:
         )
 
     def _project(self, params: Params) -> None:
-        """Moves the parameters in place to within the largest distance from the server's."""
+        """Projects the parameters in place to the largest distance from the starting ones."""
         if not self._max_distance:
             return
         moved = params.astype(np.float64) - self._server
@@ -323,7 +323,7 @@ class _LocalSteps:
             params[:] = self._server + moved * (self._max_distance / distance)
 
     def _with_terms(self, params: Params, gradient: Params) -> Params:
-        """Returns the gradient after all rows but the optimizer's, in their order."""
+        """Returns the gradient after all rows of the step table except the optimizer's."""
         with np.errstate(over="ignore", invalid="ignore"):
             for kind, options in self._rows[:-1]:
                 if kind == StepKind.CLIP:

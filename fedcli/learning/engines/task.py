@@ -100,7 +100,7 @@ class ClientTask:
     """The work of the clients of a cohort; it holds no code and can be pickled.
 
     Attributes:
-        rows: The step table: rows (kind, options), the optimizer's last.
+        rows: The step table: rows (kind, options). The last row is that of the optimizer.
         params: Server parameters, float32 [num_params].
         round_num: Rounds completed so far, part of the keys of the clients' shuffles.
         weighting: `num-examples` or `uniform`.
@@ -111,14 +111,14 @@ class ClientTask:
             for a factor of 1 in every step.
         inputs: Inputs of individual clients, for all clients of a call without a `ClientExchange`.
         occurrences: The number of earlier copies of each client in the cohort, if the call has only
-            a part of it. None to count copies within the call.
+            a part of the cohort. None to count copies within the call.
         class_weights: The factor of the loss of each example by its label: float32 [num_classes],
             finite and not negative. The loss of a batch is the sum of the weighted losses over its
             number of examples. None for weights of 1.
         label_smoothing: The share of each label that is spread equally over all classes, in [0, 1)
             (Szegedy et al. 2016, arXiv 1512.00567). The reported loss includes it.
-        max_distances: See `ClientInputs`, by client id, each above 0; other clients have no limit.
-            None: no client has one.
+        max_distances: The limits of `ClientInputs.max_distances` by client id, each above 0.
+            Clients without an entry have no limit. None if no client has a limit.
     """
 
     rows: tuple[StepRow, ...]
@@ -141,8 +141,8 @@ class ClientTask:
             clients: At least one.
 
         Returns:
-            float64 [num_steps], with the largest number of steps that a client takes; None if no
-            schedule counts local steps.
+            float64 [num_steps], where num_steps is the largest number of local steps of a client.
+            None if no schedule counts local steps.
         """
         if self.schedule is None:
             return None

@@ -17,6 +17,7 @@ from fedcli.core.seeds import Purpose, StreamKey, client_key
 from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import BatchedDataset
 from fedcli.errors import DataError
+from fedcli.learning.engines.call_lock import CallLock
 from fedcli.learning.engines.contract import (
     BLOCK_CLIENTS,
     PIECE_BYTES,
@@ -28,7 +29,6 @@ from fedcli.learning.engines.contract import (
 )
 from fedcli.learning.engines.deltas import DeltaFile, Deltas
 from fedcli.learning.engines.task import ClientExchange, ClientTask
-from fedcli.learning.engines.turns import Turns
 from fedcli.models.layout import ParamLayout
 from fedcli.settings.vocabulary import WEIGHTINGS
 
@@ -103,7 +103,7 @@ class ThreadEngine:
         self.num_threads = resolve_threads(num_threads)
         self._start_afresh()
         engine = ref(self)  # a strong reference would be a cycle
-        self._turns = Turns(lambda: _start_afresh(engine))
+        self._call_lock = CallLock(lambda: _start_afresh(engine))
 
     def _start_afresh(self) -> None:
         """Drops all threads and memory of earlier calls."""
@@ -240,12 +240,12 @@ class ThreadEngine:
     def _run(self, work: Callable[[], T], flag: CancelFlag) -> T:
         """Runs `work` outside the main thread; an interrupt cancels it and waits for its end."""
         if threading.current_thread() is not threading.main_thread():
-            return self._turns.run(work)
-        return self._turns.run(lambda: self._run_beside(work, flag))
+            return self._call_lock.run(work)
+        return self._call_lock.run(lambda: self._run_beside(work, flag))
 
     def _run_beside(self, work: Callable[[], T], flag: CancelFlag) -> T:
         """Runs `work` on the thread of the engine, while the main thread waits."""
-        future = self._helpers.submit(lambda: self._turns.run_part(work))
+        future = self._helpers.submit(lambda: self._call_lock.run_part(work))
         try:
             return future.result()
         except BaseException:
@@ -255,7 +255,7 @@ class ThreadEngine:
             raise
 
     def _load(self, layout: ParamLayout) -> _Loaded:
-        """Returns a model as the core takes it; the last one is kept for the next round."""
+        """Returns a model in the core's form; the last model is kept for the next round."""
         if self._loaded is None or self._loaded.layout is not layout:
             model = native.Model(layout.core_rows(), layout.num_params)
             self._loaded = _Loaded(layout, model, native.DeltaSum(model))
@@ -264,9 +264,11 @@ class ThreadEngine:
     def _deltas(
         self, shape: tuple[int, int], run: _CohortRun, file: DeltaFile | None
     ) -> NDArray[np.float32]:
-        """Returns memory for a piece's deltas: that of the rows to be returned, if possible.
+        """Returns memory for a piece's deltas, float32 `shape`.
 
-        Other memory is reused, because fresh pages cost time. An exchange may overwrite deltas.
+        If possible, it is the memory of the rows that the call will return. That is not possible
+        with an exchange that receives deltas, because it may overwrite them. Other memory is used
+        again for later pieces, because fresh pages cost time.
         """
         if file is not None and not (run.exchange is not None and run.exchange.receives):
             room = file.room(shape[0])
@@ -279,7 +281,7 @@ class ThreadEngine:
     def _pieces(
         self, clients: Iterable[BatchedDataset], loaded: _Loaded, run: _CohortRun
     ) -> Iterable[_Piece]:
-        """Returns the cohort in pieces; those of a tuple are kept for the next round."""
+        """Returns the cohort in pieces; the pieces of a tuple are kept for the next round."""
         occurrences, vector_bytes = run.task.occurrences, run.vector_bytes
         if not isinstance(clients, tuple):
             return _split(clients, loaded.layout, vector_bytes, occurrences)
@@ -325,9 +327,10 @@ def _split(
     vector_bytes: int = 0,
     occurrences: Sequence[int] | None = None,
 ) -> Iterator[_Piece]:
-    """Splits a cohort into pieces of about `PIECE_BYTES`; all but the last have whole blocks.
+    """Splits a cohort into pieces of about `PIECE_BYTES`.
 
-    The bytes of a client are those of its pixels plus `vector_bytes`.
+    All pieces except the last consist of whole blocks of `BLOCK_CLIENTS`. The bytes of a client are
+    the bytes of its pixels plus `vector_bytes`.
     """
     first = 0
     piece: list[BatchedDataset] = []

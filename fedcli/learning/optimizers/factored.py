@@ -101,7 +101,7 @@ def _mean_of_squares(gradient: Vector, decay: float, epsilon: float, slots: list
     rows[...] = decay * rows + (1.0 - decay) * squares.mean(axis=-1)
     columns[...] = decay * columns + (1.0 - decay) * squares.mean(axis=-2)
     shares = rows.astype(np.float64) / rows.mean(axis=-1, keepdims=True)
-    # In float64, because a row and a column without gradient give 1e-60 and less.
+    # In float64: if a row and a column have no gradient, the product is 1e-60 or less.
     product: Vector = shares[..., np.newaxis] * columns[..., np.newaxis, :].astype(np.float64)
     return product
 

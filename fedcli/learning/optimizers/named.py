@@ -33,7 +33,7 @@ def build(name: str, learning_rate: float, options: Mapping[str, Value] | None =
 
     Args:
         name: A key of `tables.OPTIMIZERS`; for the server also FILE.py or FILE.py:NAME, which is
-            run, or the name of one in an installed package.
+            run, or the name of an optimizer in an installed package.
         learning_rate: Step size, >= 0.
         options: Its options; those not given take their defaults.
 

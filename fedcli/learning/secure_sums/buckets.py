@@ -2,8 +2,8 @@
 
 Buckets (Karimireddy, He and Jaggi, "Byzantine-Robust Learning on Heterogeneous Datasets via
 Bucketing", ICLR 2022, https://arxiv.org/abs/2006.09365) are formed of the selected clients, before
-any drops out. A last bucket of one client is merged with the bucket before it. A bucket of which
-too few clients report is left out.
+any client drops out. If the last bucket has only one client, it is merged with the bucket before
+it. A bucket is left out if too few of its clients report.
 """
 
 from __future__ import annotations

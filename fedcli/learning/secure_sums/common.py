@@ -1,4 +1,4 @@
-"""Functions that all aggregators behind secure sums use."""
+"""Functions that all aggregators with secure sums use."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ def rows_of(deltas: Deltas) -> NDArray[np.float32]:
 
 
 def largest_power(rows: NDArray[np.float32]) -> float:
-    """Returns the smallest power of two that no magnitude exceeds."""
+    """Returns the smallest power of two that no magnitude in the rows exceeds."""
     return next_power(max((float(np.max(np.abs(row))) for row in rows), default=0.0))

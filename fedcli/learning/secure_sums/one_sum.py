@@ -27,7 +27,7 @@ from fedcli.learning.secure_sums.common import (
     rows_of,
     sums_among,
 )
-from fedcli.learning.updates.compression import RandomPlaces, SharedSteps, num_chosen
+from fedcli.learning.updates.compression import RandomCoordinates, SharedSteps, num_chosen
 
 WeightedSum = tuple[NDArray[np.float64], int]
 
@@ -63,16 +63,16 @@ class AllCoordinates:
 
 @dataclass(frozen=True)
 class SomeCoordinates:
-    """Updates that are zero except at places that the whole cohort shares."""
+    """Updates that are zero except at certain coordinates, the same for all clients of a round."""
 
-    places: RandomPlaces
+    coordinates: RandomCoordinates
 
     def weighted(
         self, sums: MaskedSums, deltas: Deltas, bound: float, weights: list[float]
     ) -> WeightedSum | None:
         """See `SumCode`."""
         assert deltas.round is not None
-        chosen = self.places.of(deltas.round, len(deltas.delta_sum))
+        chosen = self.coordinates.of(deltas.round, len(deltas.delta_sum))
         partial = sums.weighted(np.ascontiguousarray(rows_of(deltas)[:, chosen]), weights, bound)
         if partial is None:
             return None
@@ -82,7 +82,7 @@ class SomeCoordinates:
 
     def num_values(self, num_params: int) -> int:
         """See `SumCode`."""
-        return num_chosen(self.places.fraction, num_params)
+        return num_chosen(self.coordinates.fraction, num_params)
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Multiples:
 
 @dataclass(frozen=True)
 class SecureSum:
-    """Gives another aggregator the secure sum of the updates in place of the plain one.
+    """Gives another aggregator the secure sum of the updates in place of the plain sum.
 
     Attributes:
         inner: The other aggregator, which needs only the sum.

@@ -1,4 +1,4 @@
-"""Puts an aggregator behind secure sums."""
+"""Chooses how an aggregator gets secure sums instead of individual updates."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from fedcli.learning.secure_sums.one_sum import (
     SumCode,
 )
 from fedcli.learning.secure_sums.steps import SecureSteps
-from fedcli.learning.updates.compression import RandomPlaces, SharedSteps
+from fedcli.learning.updates.compression import RandomCoordinates, SharedSteps
 
 
 def secured(inner: Aggregator, options: SumOptions, code: SumCode) -> Aggregator:
-    """Returns an aggregator behind secure sums.
+    """Returns an aggregator that computes the same rule from secure sums of the updates.
 
     Args:
         inner: The aggregator.
@@ -50,7 +50,7 @@ def code_of(compress: str | None, options: Mapping[str, Any]) -> SumCode | None:
     if compress is None:
         return AllCoordinates()
     if compress == "random-k":
-        return SomeCoordinates(RandomPlaces(float(options["fraction"])))
+        return SomeCoordinates(RandomCoordinates(float(options["fraction"])))
     if compress == "fixed-step":
         return Multiples(SharedSteps(float(options["step"]), int(options["bits"])))
     return None

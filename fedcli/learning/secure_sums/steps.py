@@ -97,8 +97,8 @@ def _geometric_median(
     for _ in range(rule.iterations):
         center = _as_sent(center)
         distances = _distances(rows, center)
-        pulls = weights / np.maximum(rule.smoothing, distances)
-        moved = sums.pulled_by_weight(rows, center, pulls, distances)
+        factors = weights / np.maximum(rule.smoothing, distances)
+        moved = sums.mean_difference(rows, center, factors, distances)
         assert moved is not None  # the first sum succeeded
         center = center + moved
     return center, {}, {"broadcasts": rule.iterations}
@@ -113,10 +113,10 @@ def _centered_clipping(
         center = _as_sent(center)
         distances = _distances(rows, center)
         factors = rule.radius / np.maximum(distances, rule.radius)
-        pull = sums.pulled(rows, center, factors, rule.radius)
-        if pull is None:
+        total = sums.sum_of_differences(rows, center, factors, rule.radius)
+        if total is None:
             return None
-        center = center + pull / sums.num_reports
+        center = center + total / sums.num_reports
     return center, {"center": center}, {"broadcasts": rule.iterations}
 
 

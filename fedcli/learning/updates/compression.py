@@ -180,10 +180,10 @@ def random_k(
 ) -> Compression:
     """Returns the stage of the row `random-k`, unbiased only without error feedback.
 
-    For a secure sum all clients of a round send the same places.
+    For a secure sum all clients of a round send the same coordinates.
 
     Raises:
-        ConfigError: Each client would draw its own places by a seed.
+        ConfigError: Each client would draw its own coordinates, but they are to be summed.
     """
     if explicit_seed and sums is not None:
         raise ConfigError(
@@ -237,8 +237,8 @@ def num_chosen(fraction: float, num_params: int) -> int:
     return min(num_params, max(1, rounded_up(fraction, num_params)))
 
 
-class RandomPlaces(NamedTuple):
-    """The places that all clients of a round send with `random-k` and secure sums.
+class RandomCoordinates(NamedTuple):
+    """The coordinates that all clients of a round send with `random-k` and secure sums.
 
     Attributes:
         fraction: The share of the values that are sent.
@@ -247,7 +247,7 @@ class RandomPlaces(NamedTuple):
     fraction: float
 
     def of(self, context: RoundContext, num_params: int) -> NDArray[np.int64]:
-        """Returns the places in a round, ascending."""
+        """Returns the indices of the coordinates in a round, ascending: int64 [num_chosen]."""
         count = num_chosen(self.fraction, num_params)
         codec = native.Codec("random-k", [(num_params,)], count=count, is_unbiased=False)
         key = shared_key(context, Purpose.QUANTISATION)
@@ -278,7 +278,7 @@ class SharedSteps(NamedTuple):
         return -self.low - 1
 
     def code(self, values: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-        """Writes the nearest number of each value, halves to even."""
+        """Writes the number nearest to each value; halves are rounded to even."""
         out[:] = np.clip(np.rint(values.astype(np.float64) / self.step), self.low, self.high)
 
 
@@ -369,7 +369,8 @@ class Sent:
 
         Args:
             sent: The records.
-            is_part: Whether these clients send a further part; their updates are counted with that.
+            is_part: Whether the clients will send another part of their updates. The updates are
+                then counted with that part, not now.
         """
         self.num_bytes += int(sent["num_bytes"].sum())
         self.num_rejected += int(np.count_nonzero(sent["is_sent"] == 0))

@@ -30,12 +30,12 @@ class RoundUpdates:
         stats: One record per client, in cohort order, with the fields of `Deltas.stats`. An update
             counts if its `weight` is above 0: it is finite and comes from at least one example.
         rows: The updates (final minus initial parameters, unbounded and unweighted), float32
-            [num_clients, num_params], in memory or in a mapped temporary file. Those that do not
-            count are zeros. A stage that reads all of them does so in slices, because the file may
+            [num_clients, num_params], in memory or in a mapped temporary file. Updates that do not
+            count are zeros. A stage that reads all updates does so in slices, because the file may
             be larger than memory.
         helpers: Runs calls of the core that share their work among threads.
-        sent_bytes: The bytes of the payloads of clients by cohort position; a stage that encodes
-            updates adds them with `note_sent`.
+        sent_bytes: The number of bytes that each client sends, by cohort position; a stage that
+            encodes updates adds them with `note_sent`.
     """
 
     round: RoundContext
@@ -46,11 +46,11 @@ class RoundUpdates:
     sent_bytes: dict[int, int] = field(default_factory=dict)
 
     def note_sent(self, index: int, num_bytes: int) -> None:
-        """Adds the bytes of a payload of a client."""
+        """Adds the size of a payload of the client at a cohort position."""
         self.sent_bytes[index] = self.sent_bytes.get(index, 0) + num_bytes
 
     def reject(self, index: int) -> None:
-        """Drops the update of a client: it is zeros and its weight is 0."""
+        """Rejects the update of the client at a cohort position: it becomes zeros of weight 0."""
         self.rows[index] = 0.0
         self.stats["is_finite"][index] = 0
         self.stats["weight"][index] = 0.0
@@ -75,5 +75,5 @@ class UpdateStage(Protocol):
     def run(
         self, state: Mapping[str, Any], updates: RoundUpdates
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Changes the updates in place; returns the next state and metrics: values for JSON."""
+        """Changes the updates in place; returns the next state, and metrics as JSON values."""
         ...

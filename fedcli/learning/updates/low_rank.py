@@ -93,8 +93,8 @@ class PowerSGD:
         payload = self._mean_payload(clients, codec, sent, sums)
         after = {"right": right, **clients.next_state}
         if payload is not None:
-            alive = [each for _, each in lefts]
-            after["right"] = _next_right(right, payload, layout, matrices, alive)
+            nonzero = [each for _, each in lefts]
+            after["right"] = _next_right(right, payload, layout, matrices, nonzero)
         elif sums is not None:
             after = dict(state)
         if sums is not None:
@@ -107,9 +107,11 @@ class PowerSGD:
     def _mean_payload(
         self, clients: Clients, codec: native.Codec, sent: Sent, sums: MaskedSums | None
     ) -> NDArray[np.float32] | None:
-        """Makes the second exchange; returns the mean of W_k and of the vectors, or None.
+        """Makes the second exchange: replaces each update by the decoded one.
 
-        The decoded updates replace the updates.
+        Returns:
+            The mean payload, float32 [codec.capacity / 4]: the mean of the W_k of each matrix, and
+            of the uncompressed vectors. None if no update was sent or the secure sum failed.
         """
         updates = clients.updates
         summed = Total(codec.capacity // 4, len(updates.rows), sums)
@@ -150,7 +152,7 @@ class PowerSGD:
     ) -> list[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
         """Makes the first exchange; returns U of each matrix and which of its columns are not 0."""
         updates = clients.updates
-        parts = [_part(right, each, each.num_columns) for each in matrices]
+        parts = [_part(right, each) for each in matrices]
         codec = self._codec("powersgd-left", updates.layout, parts)
         total = Total(codec.capacity // 4, len(updates.rows), sums)
         for group in clients.groups():
@@ -176,22 +178,22 @@ def orthonormal(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Returns orthonormal columns by Gram and Schmidt's method, and which of them are not 0.
 
-    A column that depends on those before it becomes zeros.
+    A column that depends on earlier columns becomes zeros.
 
     Args:
         columns: float64 [a, q].
     """
     basis = columns.copy()
-    is_alive = np.zeros(basis.shape[1], np.bool_)
+    is_nonzero = np.zeros(basis.shape[1], np.bool_)
     for c in range(basis.shape[1]):
         column = basis[:, c]
         before = np.sqrt(np.sum(column * column))
         for earlier in basis[:, :c].T:
             column -= np.sum(earlier * column) * earlier
         left = np.sqrt(np.sum(column * column))
-        is_alive[c] = left > _LEAST_SHARE * before
-        column[:] = column / left if is_alive[c] else 0.0
-    return basis.astype(np.float32), is_alive
+        is_nonzero[c] = left > _LEAST_SHARE * before
+        column[:] = column / left if is_nonzero[c] else 0.0
+    return basis.astype(np.float32), is_nonzero
 
 
 def _matrices(layout: ParamLayout, rank: int) -> Iterator[_Matrix]:
@@ -206,10 +208,10 @@ def _matrices(layout: ParamLayout, rank: int) -> Iterator[_Matrix]:
         place += size
 
 
-def _part(right: NDArray[np.float32], matrix: _Matrix, num_rows: int) -> NDArray[np.float32]:
-    """Returns a view of V [b, rank] of a matrix."""
-    values = right[matrix.place : matrix.place + num_rows * matrix.rank]
-    return values.reshape(num_rows, matrix.rank)
+def _part(right: NDArray[np.float32], matrix: _Matrix) -> NDArray[np.float32]:
+    """Returns V of a matrix, float32 [b, rank], as a view of `right`."""
+    values = right[matrix.place : matrix.place + matrix.num_columns * matrix.rank]
+    return values.reshape(matrix.num_columns, matrix.rank)
 
 
 def _without_zeros(
@@ -221,7 +223,7 @@ def _without_zeros(
     key = stream_key(round_.seed, Purpose.ROTATION, round_num=round_.round_num)
     stream = draws.Stream(key)
     for matrix in matrices:
-        part = _part(right, matrix, matrix.num_columns)
+        part = _part(right, matrix)
         for column in part.T:
             if not column.any():
                 column[:] = stream.normal(matrix.num_columns)
@@ -233,20 +235,22 @@ def _next_right(
     values: NDArray[np.float32],
     layout: ParamLayout,
     matrices: list[_Matrix],
-    alive: list[NDArray[np.bool_]],
+    nonzero: list[NDArray[np.bool_]],
 ) -> NDArray[np.float32]:
-    """Returns the next V, the mean of M_k^T U; a column of V stays if that of U is 0.
+    """Returns the next V, the mean of M_k^T U.
+
+    A column of V stays as it is if the same column of U or of the mean consists of zeros.
 
     Args:
         right: The last V.
-        values: The mean of what clients sent: W_k, and vectors uncompressed.
+        values: The mean payload; see `_mean_payload`.
         layout: The model's tensors.
         matrices: The matrices that are compressed.
-        alive: Which columns of U are not 0, for each matrix.
+        nonzero: Which columns of U are not 0, for each matrix.
     """
     after, first = right.copy(), 0
     by_place = {
-        each.place: (each, is_alive) for each, is_alive in zip(matrices, alive, strict=True)
+        each.place: (each, is_nonzero) for each, is_nonzero in zip(matrices, nonzero, strict=True)
     }
     place = 0
     for shape in layout.shapes:
@@ -254,11 +258,11 @@ def _next_right(
         if place not in by_place:
             first += size  # a vector, which the payload holds uncompressed
         else:
-            matrix, is_alive = by_place[place]
+            matrix, is_nonzero = by_place[place]
             num_values = matrix.num_columns * matrix.rank
             mean_right = values[first : first + num_values].reshape(matrix.num_columns, matrix.rank)
-            part = _part(after, matrix, matrix.num_columns)
-            is_kept = ~(is_alive & mean_right.any(axis=0))
+            part = _part(after, matrix)
+            is_kept = ~(is_nonzero & mean_right.any(axis=0))
             part[:] = np.where(is_kept, part, mean_right)
             first += num_values
         place += size

@@ -6,8 +6,9 @@ weighted mean S, momentum u with factor m, and the server's accumulated error e:
     u = m u + S;  e = e + u;  update = the k largest of the values that e estimates
     the cells of u and e that belong to the update become 0
 
-S, u and e are sketches. Each client sends one sketch and keeps nothing. Like the authors' code,
-this sets cells to 0 instead of subtracting the sketch of the update, which they found to diverge.
+S, u and e are sketches. Each client sends one sketch and keeps nothing. Cells are set to 0, as in
+the authors' code. The sketch of the update could be subtracted instead, but the authors found that
+this diverges.
 The learning rate is that of the server optimizer, which gets the decoded update.
 
 The server never sees individual updates. Every update that counts is replaced by the decoded
@@ -67,8 +68,8 @@ class Sketch:
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """See `UpdateStage.run`.
 
-        The metrics are those of `Sent`, but `compression_error` compares the decoded update with
-        the mean of the clients' updates; and those of secure sums.
+        The metrics are those of `Sent` and those of secure sums. Here `compression_error` compares
+        the decoded update with the mean of the clients' updates.
         """
         layout = updates.layout
         num_params = layout.num_params

@@ -31,7 +31,7 @@ def _merged(own: Layer, before: Layer) -> Layer | None:
     None if it already has one, or if the activation's gradient needs its inputs.
     """
     is_free = before.activation == "linear" and KINDS[before.kind].takes_activation
-    if not is_free or own.activation in fields.SEE_INPUTS:
+    if not is_free or own.activation in fields.NEED_INPUTS:
         return None
     return replace(before, activation=own.activation, amounts=own.amounts)
 

@@ -29,7 +29,7 @@ from fedcli.models.layers.fields import (
     ACTIVATIONS,
     AMOUNTS,
     MAX_NORMALIZED,
-    SEE_INPUTS,
+    NEED_INPUTS,
     SOFTMAX,
     Check,
     Pair,
@@ -405,7 +405,7 @@ class Spec:
 
 def _with_own_activation(layer: Layer) -> list[Layer]:
     """Returns the layer; an activation whose gradient needs its inputs becomes a second layer."""
-    if layer.activation not in SEE_INPUTS or layer.kind == "activation":
+    if layer.activation not in NEED_INPUTS or layer.kind == "activation":
         return [layer]
     shape = layer.out_shape
     own = Layer("activation", layer.name, shape, shape, layer.activation)

@@ -18,7 +18,7 @@ ACTIVATIONS = {
 }
 # Activations whose derivative cannot be computed from the output: the C core has separate layers
 # for them.
-SEE_INPUTS = ("silu", "gelu", "gelu_tanh", "hard_silu")
+NEED_INPUTS = ("silu", "gelu", "gelu_tanh", "hard_silu")
 # Keras's default factors for values below 0.
 AMOUNTS = {"leaky_relu": 0.2, "elu": 1.0}
 MAX_AMOUNT = 100.0

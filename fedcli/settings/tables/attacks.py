@@ -188,7 +188,7 @@ ATTACKS = table(
         _check_when,
         requirement="fewer than half of the updates of a round are the attackers'",
         cost="one pass over the known updates",
-        code=f"{_UPDATES}.crafted:LittleIsEnough",
+        code=f"{_UPDATES}.malicious:LittleIsEnough",
     ),
     AttackEntry(
         "ipm",
@@ -204,7 +204,7 @@ ATTACKS = table(
         _check_when,
         requirement="a known update",
         cost="one pass over the known updates",
-        code=f"{_UPDATES}.crafted:InnerProduct",
+        code=f"{_UPDATES}.malicious:InnerProduct",
     ),
     AttackEntry(
         "min-max",
@@ -215,7 +215,7 @@ ATTACKS = table(
         _check_when,
         requirement="a known update",
         cost="n^2 distances, and two passes over the known updates",
-        code=f"{_UPDATES}.departures:MinMax",
+        code=f"{_UPDATES}.deviations:MinMax",
     ),
     AttackEntry(
         "min-sum",
@@ -237,7 +237,7 @@ ATTACKS = table(
         _check_when,
         requirement="a known update",
         cost="n^2 distances, and two passes over the known updates",
-        code=f"{_UPDATES}.departures:MinSum",
+        code=f"{_UPDATES}.deviations:MinSum",
     ),
     AttackEntry(
         "fang-trimmed",
@@ -252,7 +252,7 @@ ATTACKS = table(
         _check_when,
         requirement="a known update",
         cost="one pass over the known updates",
-        code=f"{_UPDATES}.crafted:FangTrimmed",
+        code=f"{_UPDATES}.malicious:FangTrimmed",
     ),
     AttackEntry(
         "fang-krum",
@@ -296,7 +296,7 @@ ATTACKS = table(
         _check_when,
         requirement="mean, or an aggregator of individual updates",
         cost="as many calls of the aggregator as evaluations",
-        code=f"{_UPDATES}.departures:Optimal",
+        code=f"{_UPDATES}.deviations:Optimal",
     ),
     AttackEntry(
         "backdoor",

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from fedcli.dataclass import dataclass
 from fedcli.learning.updates.attacks import known_updates
-from fedcli.learning.updates.attacks.crafted import NOT_MADE
 from fedcli.learning.updates.attacks.known_updates import DistancesFromLine
+from fedcli.learning.updates.attacks.malicious import NOT_MADE
 from fedcli.learning.updates.attacks.stage import AttackView
 
 _LEAST_FACTOR = 1e-5  # below it the search has failed
@@ -22,10 +22,10 @@ _LEAST_FACTOR = 1e-5  # below it the search has failed
 class FangKrum:
     """Minus lambda times the signs of the mean, with a lambda at which Krum chooses the attackers.
 
-    lambda starts at the paper's upper bound. It is halved until Krum chooses an attacker's update
-    among the known updates and those of the a attackers, with f = a. If honest updates lie close
-    together, lambda falls below 1e-5 first and the attack fails. Then the attackers send the last
-    vector tried.
+    lambda starts at the paper's upper bound. It is halved until Krum with f = a chooses an
+    attacker's update, among the known updates and the updates of the a attackers. If honest updates
+    lie close together, lambda falls below 1e-5 first and the attack fails. Then the attackers send
+    the last vector tried.
     Fang, Cao, Jia and Gong, "Local Model Poisoning Attacks to Byzantine-Robust Federated Learning",
     USENIX Security 2020, https://arxiv.org/abs/1911.11815, section 4.3.
     """
@@ -79,7 +79,7 @@ def is_chosen_by_krum(
     Args:
         between_known: Squared distances between the known updates, [known, known].
         to_known: Squared distances from the vector to them, [known].
-        num_attackers: How many send the vector, at least 1.
+        num_attackers: The number of attackers, all of which send the vector; at least 1.
     """
     num_nearest = len(to_known) - 2  # n - f - 2 of n = known + a and f = a
     own = np.concatenate([np.zeros(num_attackers - 1), to_known])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedcli.dataclass import dataclass
 from fedcli.learning.updates.attacks import known_updates
-from fedcli.learning.updates.attacks.crafted import NOT_MADE
+from fedcli.learning.updates.attacks.malicious import NOT_MADE
 from fedcli.learning.updates.attacks.stage import AttackView
 
 

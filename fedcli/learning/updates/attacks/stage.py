@@ -49,7 +49,7 @@ class AttackView:
     Attributes:
         updates: The updates of the round.
         attackers: Cohort positions of the attackers whose updates count, at least one.
-        known: Cohort positions of the updates that they know, among those that count: all honest
+        known: Cohort positions of the updates that count and that the attackers know: all honest
             updates, or the attackers' own.
         num_counted: Number of updates of the cohort that count.
     """
@@ -81,13 +81,17 @@ class AttackView:
 
     def send_alike(self, vector: NDArray[np.float64]) -> None:
         """Replaces the updates of all attackers by one vector [num_params]."""
-        with np.errstate(over="ignore"):  # an infinity is dropped like that of any client
+        with np.errstate(over="ignore"):  # an infinite update is rejected, as from any client
             single = vector.astype(np.float32)
         for place in self.attackers:
             self.updates.rows[place] = single
 
     def noise_of(self, place: int | None = None) -> Stream:
-        """Returns the random stream of an attacker in this round, or that of all attackers."""
+        """Returns the random stream of an attacker in this round, or one stream for all of them.
+
+        Args:
+            place: The attacker's position in the cohort; None for the common stream.
+        """
         context = self.updates.round
         client = 0 if place is None else client_key(context.client_ids[place])
         occurrence = 0 if place is None else context.occurrences[place]

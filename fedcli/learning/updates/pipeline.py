@@ -1,4 +1,4 @@
-"""Passes the updates of one round through the stages to the aggregator."""
+"""Runs the stages on the updates of one round, before the aggregator combines them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from fedcli.learning.updates.contract import RoundUpdates, UpdateStage
 from fedcli.models.layout import ParamLayout
 
 
-class Passage:
-    """Takes the updates of one round through the stages.
+class UpdatePipeline:
+    """Runs the stages on the updates of one round.
 
     Attributes:
-        state: The state of the stages: at first that before the round, after `take` that after it.
-        metrics: The metrics of the stages by their names; empty before `take`.
+        state: The state of the stages; `run` replaces it by the state after the round.
+        metrics: The metrics of the stages by their names; empty before `run`.
         payloads: The bytes of each client's encoded update, int64 [num_clients], 0 if it was not
             sent; None if no stage encodes updates.
     """
@@ -53,25 +53,25 @@ class Passage:
         self._seed = seed
         self._round_num = round_num
         self._num_absent = num_absent
-        self._seen: list[str] = []
+        self._client_ids: list[str] = []
 
     def request(self, aggregator_request: DeltaRequest) -> DeltaRequest:
-        """Returns the request to the engine that serves the aggregator's request."""
+        """Returns what to request from the engine: all rows for stages, else the aggregator's."""
         if not self._stages:
             return aggregator_request
         return DeltaRequest(all_rows=True, are_writable=True, needs_sum=False)
 
-    def noting(self, clients: Iterable[BatchedDataset]) -> Iterable[BatchedDataset]:
+    def recording_ids(self, clients: Iterable[BatchedDataset]) -> Iterable[BatchedDataset]:
         """Returns the same clients, and records their ids, at once or while they are read."""
         if isinstance(clients, ClientBatches):
-            self._seen = list(clients.client_ids)
+            self._client_ids = list(clients.client_ids)
             return clients
         if isinstance(clients, tuple):
-            self._seen = [each.client.client_id for each in clients]
+            self._client_ids = [each.client.client_id for each in clients]
             return clients
-        return _Noted(clients, self._seen)
+        return _Recorded(clients, self._client_ids)
 
-    def take(self, deltas: Deltas, aggregator_request: DeltaRequest) -> Deltas:
+    def run(self, deltas: Deltas, aggregator_request: DeltaRequest) -> Deltas:
         """Returns the deltas for the aggregator, after all stages.
 
         Args:
@@ -79,7 +79,12 @@ class Passage:
             aggregator_request: The aggregator's request.
         """
         round_ = RoundContext(
-            *(self._seed, self._round_num, tuple(self._seen), occurrences_of(self._seen)),
+            *(
+                self._seed,
+                self._round_num,
+                tuple(self._client_ids),
+                occurrences_of(self._client_ids),
+            ),
             num_absent=self._num_absent,
         )
         if not self._stages or deltas.rows is None:
@@ -89,12 +94,12 @@ class Passage:
 
         def change_and_sum() -> NDArray[np.float64]:
             for stage in self._stages:
-                self._run(stage, updates)
+                self._run_stage(stage, updates)
             bounds = aggregator_request.bounds
             return helpers.run(lambda: _bounded_sum(updates, bounds, deltas.num_threads))
 
-        # One call for all stages, because each call waits until two threads wake up. An interrupt
-        # takes effect only after the call.
+        # If the updates are small, one call runs all stages, because each call of `helpers.run`
+        # waits for two threads to wake up. An interrupt takes effect only after the call.
         is_small = updates.rows.nbytes <= IN_MEMORY_BYTES
         delta_sum = helpers.run(change_and_sum) if is_small else change_and_sum()
         if "compress" in self.metrics:
@@ -111,7 +116,7 @@ class Passage:
             bounds=aggregator_request.bounds,
         )
 
-    def _run(self, stage: UpdateStage, updates: RoundUpdates) -> None:
+    def _run_stage(self, stage: UpdateStage, updates: RoundUpdates) -> None:
         """Runs a stage with its part of the state."""
         prefix = f"{stage.name}."
         before = {
@@ -132,17 +137,17 @@ def initial_state(stages: Iterable[UpdateStage], num_params: int) -> dict[str, A
     }
 
 
-class _Noted:
+class _Recorded:
     """Clients whose ids are recorded in each pass over them."""
 
-    def __init__(self, clients: Iterable[BatchedDataset], seen: list[str]) -> None:
+    def __init__(self, clients: Iterable[BatchedDataset], client_ids: list[str]) -> None:
         self._clients = clients
-        self._seen = seen
+        self._client_ids = client_ids
 
     def __iter__(self) -> Iterator[BatchedDataset]:
-        self._seen.clear()
+        self._client_ids.clear()
         for each in self._clients:
-            self._seen.append(each.client.client_id)
+            self._client_ids.append(each.client.client_id)
             yield each
 
 
@@ -152,7 +157,7 @@ def _bounded_sum(
     """Drops the updates that a stage has made non-finite, and measures and bounds the others.
 
     Returns:
-        Their weighted sum, in the engine's order.
+        The weighted sum of the updates, float64 [num_params], added in the engine's order.
     """
     weights = updates.stats["weight"]
     if bounds is None and (weights > 0.0).all():

@@ -20,10 +20,10 @@ Made = tuple[NDArray[np.float64], dict[str, Any]]
 NOT_MADE: Mapping[str, Any] = {"is_made": 0}
 
 
-class CraftedUpdate:
+class MaliciousUpdate:
     """The base of these attacks, which have no state.
 
-    If the attackers know no update, they send their own.
+    If the attackers know no update, each sends its own update unchanged.
     """
 
     def init(self, num_params: int) -> dict[str, Any]:
@@ -47,13 +47,13 @@ class CraftedUpdate:
 
 
 @dataclass(frozen=True)
-class LittleIsEnough(CraftedUpdate):
+class LittleIsEnough(MaliciousUpdate):
     """The mean minus z standard deviations by coordinate.
 
     Baruch, Baruch and Goldberg, "A Little Is Enough: Circumventing Defenses For Distributed
-    Learning", NeurIPS 2019, https://arxiv.org/abs/1902.06156. Implementations differ in the sign;
-    both are equally far from the mean. In a round in which half of the updates or more are the
-    attackers', z is not defined and the attack is not made.
+    Learning", NeurIPS 2019, https://arxiv.org/abs/1902.06156. Implementations differ in the sign of
+    z; both vectors are equally far from the mean. If half of the updates of a round or more come
+    from attackers, z is not defined and the attack is not made in that round.
 
     Attributes:
         z: The number of deviations, or `auto` for `hiding_deviations`.
@@ -62,7 +62,7 @@ class LittleIsEnough(CraftedUpdate):
     z: str | float
 
     def make(self, view: AttackView) -> Made | None:
-        """See `CraftedUpdate.make`; the metric `z` is the number of deviations."""
+        """See `MaliciousUpdate.make`; the metric `z` is the number of deviations."""
         if self.z != AUTO:
             z = float(self.z)
         elif 2 * view.num_attackers < view.num_counted:
@@ -81,7 +81,7 @@ def hiding_deviations(num_updates: int, num_attackers: int) -> float:
 
     Args:
         num_updates: Updates of the cohort that count, n.
-        num_attackers: How many of these are the attackers', a, fewer than half.
+        num_attackers: The number a of attackers among them, fewer than half.
     """
     supporters = num_updates // 2 + 1 - num_attackers
     honest = num_updates - num_attackers
@@ -92,7 +92,7 @@ def hiding_deviations(num_updates: int, num_attackers: int) -> float:
 
 
 @dataclass(frozen=True)
-class InnerProduct(CraftedUpdate):
+class InnerProduct(MaliciousUpdate):
     """Minus `epsilon` times the mean of the known updates.
 
     Xie, Koyejo and Gupta, "Fall of Empires: Breaking Byzantine-tolerant SGD by Inner Product
@@ -102,12 +102,12 @@ class InnerProduct(CraftedUpdate):
     epsilon: float
 
     def make(self, view: AttackView) -> Made | None:
-        """See `CraftedUpdate.make`."""
+        """See `MaliciousUpdate.make`."""
         return -self.epsilon * known_updates.mean(view), {}
 
 
 @dataclass(frozen=True)
-class FangTrimmed(CraftedUpdate):
+class FangTrimmed(MaliciousUpdate):
     """Values just beyond the extremes of the known updates, opposite to the sign of their mean.
 
     In each coordinate, lo is the smallest known value. Where the mean is positive, the value is
@@ -121,7 +121,7 @@ class FangTrimmed(CraftedUpdate):
     factor: float
 
     def make(self, view: AttackView) -> Made | None:
-        """See `CraftedUpdate.make`."""
+        """See `MaliciousUpdate.make`."""
         drawn = view.noise_of()
         sent = np.empty(view.num_params)
         for chosen, values in view.slices():

@@ -1,7 +1,8 @@
 """Attacks that send the mean of the known updates minus gamma times a deviation.
 
-They differ in how they choose gamma: min-max and min-sum stay hidden among the known updates, and
-optimal tries values on the run's aggregator.
+They differ in how they choose gamma. Min-max and min-sum take the largest gamma at which the vector
+is not farther from the known updates than these are from each other. Optimal calls the run's
+aggregator to try values of gamma.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from fedcli.core import native
 from fedcli.dataclass import dataclass
 from fedcli.learning.engines.deltas import Deltas
 from fedcli.learning.updates.attacks import known_updates
-from fedcli.learning.updates.attacks.crafted import CraftedUpdate, Made
 from fedcli.learning.updates.attacks.known_updates import DistancesFromLine
+from fedcli.learning.updates.attacks.malicious import Made, MaliciousUpdate
 from fedcli.learning.updates.attacks.stage import AttackView
 
 Rule = Callable[[Deltas], NDArray[np.float32]]
@@ -28,7 +29,7 @@ _CONTRACTION = 0.8  # of the search of `line_maximum`
 
 
 @dataclass(frozen=True)
-class Departure(CraftedUpdate):
+class MeanMinusDeviation(MaliciousUpdate):
     """The base of these attacks.
 
     Attributes:
@@ -38,7 +39,7 @@ class Departure(CraftedUpdate):
     deviation: str
 
     def make(self, view: AttackView) -> Made | None:
-        """See `CraftedUpdate.make`; the metric `gamma` is the factor that was chosen."""
+        """See `MaliciousUpdate.make`; the metric `gamma` is the factor that was chosen."""
         center, direction = known_updates.deviation(view, self.deviation)
         gamma, metrics = self.choose(view, center, direction)
         return center - gamma * direction, {"gamma": gamma, **metrics}
@@ -51,10 +52,10 @@ class Departure(CraftedUpdate):
 
 
 @dataclass(frozen=True)
-class MinMax(Departure):
-    """The largest gamma at which distances to the known updates do not stand out.
+class MinMax(MeanMinusDeviation):
+    """The largest gamma at which no distance to a known update is conspicuous.
 
-    The vector is no farther from any known update than the two farthest of these are apart.
+    The vector is not farther from any known update than the largest distance between two of them.
     Shejwalkar and Houmansadr, "Manipulating the Byzantine: Optimizing Model Poisoning Attacks and
     Defenses for Federated Learning", NDSS 2021.
     """
@@ -62,14 +63,14 @@ class MinMax(Departure):
     def choose(
         self, view: AttackView, center: Vector, direction: Vector
     ) -> tuple[float, dict[str, float]]:
-        """See `Departure.choose`."""
+        """See `MeanMinusDeviation.choose`."""
         limit = float(known_updates.squared_distances(view).max())
         line = DistancesFromLine(view, center, direction)
         return greatest_factor(lambda gamma: bool(line.at(gamma).max() <= limit)), {}
 
 
 @dataclass(frozen=True)
-class MinSum(Departure):
+class MinSum(MeanMinusDeviation):
     """As `MinMax`, but bounds the sum of the squared distances to the known updates.
 
     Attributes:
@@ -82,7 +83,7 @@ class MinSum(Departure):
     def choose(
         self, view: AttackView, center: Vector, direction: Vector
     ) -> tuple[float, dict[str, float]]:
-        """See `Departure.choose`."""
+        """See `MeanMinusDeviation.choose`."""
         sums = known_updates.squared_distances(view).sum(axis=1)
         limit = float(sums.max() if self.limit == "max" else sums.min())
         line = DistancesFromLine(view, center, direction)
@@ -90,7 +91,7 @@ class MinSum(Departure):
 
 
 @dataclass(frozen=True)
-class Optimal(Departure):
+class Optimal(MeanMinusDeviation):
     """The gamma that moves the rule's result most, found by calls of the rule.
 
     A line search like that of the authors' code makes `evaluations` calls. A rule with a state is
@@ -109,7 +110,10 @@ class Optimal(Departure):
     def choose(
         self, view: AttackView, center: Vector, direction: Vector
     ) -> tuple[float, dict[str, float]]:
-        """See `Departure.choose`; the metric `distance` is how far the result is from the mean."""
+        """See `MeanMinusDeviation.choose`.
+
+        The metric `distance` is the L2 distance of the rule's result from the mean.
+        """
 
         def distance(gamma: float) -> float:
             view.send_alike(center - gamma * direction)
@@ -138,7 +142,7 @@ def greatest_factor(is_allowed: Callable[[float], bool]) -> float:
 
 
 def _deltas(view: AttackView) -> Deltas:
-    """The updates as the rule would get them if no other stage followed."""
+    """Returns the updates in the form in which the rule gets them if no other stage follows."""
     updates = view.updates
     weights = updates.stats["weight"]
     return Deltas(
@@ -151,10 +155,11 @@ def _deltas(view: AttackView) -> Deltas:
 
 
 def line_maximum(function: Callable[[float], float], evaluations: int) -> tuple[float, float]:
-    """Returns the place, at least 0, of the largest value found on a line, and that value.
+    """Returns the point x >= 0 at which the largest value was found, and this value.
 
-    As `line_maximize` of ByzantineMomentum: steps from 0 that double while the value rises, then
-    steps to both sides of the best place, each 0.8 times as long as the one before.
+    This is `line_maximize` of ByzantineMomentum. It steps from 0, and doubles the step while the
+    value rises. Then it steps to both sides of the best point; each of these steps is 0.8 times as
+    long as the one before.
     """
     best, step = 0.0, 1.0
     value = function(best)

@@ -1,4 +1,4 @@
-"""Individual updates on their way through the stages to the aggregator."""
+"""The pipeline of stages that changes individual updates before the aggregator combines them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A lock that lets an engine run one call at a time; it is released in a forked process."""
+"""A lock by which an engine runs one call at a time. It is released in a forked process."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from fedcli.errors import ConfigError
 T = TypeVar("T")
 
 
-class Turns:
-    """Makes calls wait for each other, and rejects a call that would wait for itself."""
+class CallLock:
+    """A lock that calls of an engine hold one after the other.
+
+    A call from inside the running call would wait for ever, so it is rejected.
+    """
 
     def __init__(self, start_afresh: Callable[[], None] | None = None) -> None:
         """Makes a lock that is free.
@@ -24,45 +27,46 @@ class Turns:
             start_afresh: Called in a forked process, in which no call is running.
         """
         self._start_afresh = start_afresh
-        self._forget()
+        self._reset()
         _ALL.add(self)
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._engaged: set[int] = set()  # threads of the running call: its caller's and its own
+        self._threads: set[int] = set()  # threads of the running call: its caller's and its own
 
     @contextmanager
-    def take(self) -> Iterator[None]:
+    def hold(self) -> Iterator[None]:
         """Waits until no call is running, then holds the lock.
 
         Raises:
             ConfigError: This thread belongs to the running call.
         """
-        caller, engaged = self._caller(), self._engaged
+        caller, threads = self._caller(), self._threads
         with self._lock:
-            engaged.add(caller)
+            threads.add(caller)
             try:
                 yield
             finally:
-                engaged.discard(caller)
+                threads.discard(caller)
 
     def run(self, work: Callable[[], T]) -> T:
-        """Does `work` within `take`, without a generator, which takes a microsecond of some 30.
+        """Runs `work` while it holds the lock, and returns the result.
 
-        An interrupt never leaves the lock taken, because `with` takes and releases it itself.
+        `hold` would do the same, but its generator adds about 1 microsecond to a call of some 30.
+        An interrupt never leaves the lock held, because `with` acquires and releases it itself.
         """
-        caller, engaged = self._caller(), self._engaged
+        caller, threads = self._caller(), self._threads
         with self._lock:
-            engaged.add(caller)
+            threads.add(caller)
             try:
                 return work()
             finally:
-                engaged.discard(caller)
+                threads.discard(caller)
 
     def _caller(self) -> int:
         """Returns this thread; raises ConfigError if it belongs to the running call."""
         thread = threading.get_ident()
-        if thread in self._engaged:
+        if thread in self._threads:
             raise ConfigError(
                 "an engine was called from inside one of its own calls (by the iterable of "
                 "clients, a model's code, or a signal handler); give the inner process an engine "
@@ -73,26 +77,26 @@ class Turns:
     def run_part(self, work: Callable[[], T]) -> T:
         """Runs a part of the running call on another thread, which then belongs to the call."""
         thread = threading.get_ident()
-        self._engaged.add(thread)
+        self._threads.add(thread)
         try:
             return work()
         finally:
-            self._engaged.discard(thread)
+            self._threads.discard(thread)
 
-    def begin_in_fork(self) -> None:
+    def reset_in_fork(self) -> None:
         """Frees the lock in a process just forked, where this is the only thread."""
-        self._forget()
+        self._reset()
         if self._start_afresh is not None:
             self._start_afresh()
 
 
-_ALL: WeakSet[Turns] = WeakSet()
+_ALL: WeakSet[CallLock] = WeakSet()
 
 
-def _begin_all_in_fork() -> None:
-    for turns in list(_ALL):
-        turns.begin_in_fork()
+def _reset_all_in_fork() -> None:
+    for lock in list(_ALL):
+        lock.reset_in_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_all_in_fork)
+    os.register_at_fork(after_in_child=_reset_all_in_fork)
