@@ -77,12 +77,12 @@ typedef struct fed_tiles_backward {
  * FED_PAD, except in the first stage. */
 typedef struct fed_sweep {
     size_t height;     /* rows of a window */
-    size_t run;        /* contiguous in each: width * channels */
+    size_t run;        /* contiguous floats in each row: width * channels */
     size_t row_stride; /* from one row of a window to the next */
     size_t step;       /* from one window to the next in a row */
 } fed_sweep;
 
-/* Offsets of windows in their input: the first one, and the distances to the next. */
+/* Offsets of windows in their input: of the first window, and from a window to the next. */
 typedef struct fed_offsets {
     int32_t first, step_x, step_y;
 } fed_offsets;
@@ -130,8 +130,8 @@ typedef struct fed_cells {
 } fed_cells;
 
 /* Products of rows with panels of weights, for several points. Inputs and outputs are in panels of
- * FED_PAD values. Strides are in floats; `panel` ones lead from a panel to the next, `point` ones
- * from a point to the next. */
+ * FED_PAD values. Members that end in `panel` or `point` are the floats from a panel, or a point,
+ * to the next. */
 typedef struct fed_products {
     size_t num_points, num_rows;    /* num_rows is even */
     size_t num_inputs, num_outputs; /* panels */
@@ -144,7 +144,7 @@ typedef struct fed_products {
     size_t out_panel, out_point;
 } fed_products;
 
-/* The same for the gradient by the weights; num_rows is any number. */
+/* The operands of the gradient by the weights; num_rows is any number. */
 typedef struct fed_products_gradient {
     size_t num_points, num_rows;
     size_t num_inputs, num_outputs; /* panels */
@@ -256,7 +256,7 @@ enum fed_sort_kind {
     FED_SORT,   /* sorts the tile of given rows that begins with `first` */
     FED_CROSS,  /* the first layers of a merge of two sorted halves: see group */
     FED_HALVE,  /* the next layer of such a merge: two groups are compared row by row */
-    FED_NARROW, /* FED_CROSS, of which only the rows of `tile` are needed; unit is FED_TILE_ROWS */
+    FED_NARROW, /* as FED_CROSS, if only the rows of `tile` are needed; unit is FED_TILE_ROWS */
     FED_CLEAN,  /* the last layers of a merge, of the tile of rows that begins with `first` */
 };
 enum { FED_TILE_ROWS = 16 };
@@ -268,8 +268,8 @@ typedef struct fed_sort_step {
     uint32_t num_lines; /* cache lines to prefetch meanwhile */
 } fed_sort_step;
 
-/* Values that are read next, and must be prefetched: first..end-1 of each row. The next one to
- * prefetch is value `at` of row `row`. */
+/* Values that are read next, and must be prefetched: first..end-1 of each row. The next value to
+ * prefetch is `at` of row `row`. */
 typedef struct fed_ahead {
     const float *const *rows;
     size_t num_rows, first, end;

@@ -29,16 +29,16 @@ KERNEL(void, tiles_forward, const float *weights, /* [I][O], weights_stride apar
        size_t num_inputs, size_t num_outputs, const float *const *rows, /* [num_rows][I] */
        size_t num_rows, float *outputs, /* out [num_rows][O], stride apart */
        size_t stride)
-/* Both gradients of such a layer for some of its inputs: see fed_tiles_backward. */
+/* Both gradients of a layer as in tiles_forward, for some of its inputs: see fed_tiles_backward. */
 KERNEL(void, tiles_backward, const fed_tiles_backward *backward)
 
 /* Activations (enum fed_activation); NaN stays NaN. num_values is a multiple of FED_PAD. Relative
  * errors are at most 2e-6; below -87 sigmoid is constant, exp(-87). */
 KERNEL(void, activate, int activation, float amount, const float *values, size_t num_values,
        float *out /* out; may be values */)
-/* Turns the gradient by an activation's outputs into that by its inputs. `seen` are the outputs or,
- * for those of fed_activation_sees_inputs, the inputs. For relu the gradient is 0 where the output
- * is 0. */
+/* Turns the gradient by an activation's outputs into the gradient by its inputs. `seen` are the
+ * outputs or, for activations with fed_activation_sees_inputs, the inputs. For relu the gradient is
+ * 0 where the output is 0. */
 KERNEL(void, undo_activation, int activation, float amount, const float *seen, size_t num_values,
        float *gradient /* in-out */)
 /* out[i] = bits[i] >= threshold ? scale * values[i] : 0. */
@@ -80,17 +80,18 @@ KERNEL(void, norm_pixels_gradient, const fed_pixel_norm *of, const fed_pixel_nor
 /* Convolutions. Channels are padded to multiples of FED_PAD. A panel is [taps][panel_width],
  * where taps are the window's values in order and panel_width is FED_PANEL or FED_PAD.
  *
- * out[p][c] = max(least, bias[c] + sum_t panel[t][c] * window p's t) for a row of pixels; NaN stays
+ * out[p][c] = max(least, bias[c] + sum_t panel[t][c] * window_p[t]) for a row of pixels; NaN stays
  * NaN. */
 KERNEL(void, conv_row, const fed_sweep *sweep, const float *in /* the first window */,
        const float *panel, size_t panel_width, const float *bias, size_t num_pixels, float least,
        float *out /* out [num_pixels][out_step] */, size_t out_step)
-/* The largest of 2x2 pixels, the first of equal ones or a NaN, and the offset of its window. */
+/* The largest of 2x2 pixels (the first of equal values; a NaN if there is one), and the offset of
+ * its window. */
 KERNEL(void, conv_pool, const float *rows /* 2 * [2 * num_cells or more][panel_width] */,
        size_t row_size, size_t panel_width, size_t num_cells, float least,
        float *out /* out [num_cells][out_step] */, size_t out_step, const fed_offsets *at,
        int32_t *offsets /* out, as out; or NULL */)
-/* Panels from the weights of each channel; absent channels are zeros. */
+/* Copies the weights of each channel to panels; channels that do not exist become zeros. */
 KERNEL(void, conv_panels, const float *weights /* [num_channels, num_taps] */, size_t num_channels,
        size_t num_taps, float *panels /* out */)
 /* Adds a row of cells to the lists. If outputs are given, cells with an output of 0 or less are
@@ -101,7 +102,7 @@ KERNEL(void, conv_list_row, const float *outputs /* or NULL */, const float *gra
 /* gradient += the sum over the list of each gradient times its window. */
 KERNEL(void, conv_list_gradient, const fed_sweep *sweep, const float *in, const fed_entry *entries,
        size_t num_entries, float *gradient /* in-out [height, run] */)
-/* Each window of the list += its gradient times the channel's weights. */
+/* Adds to each window of the list its gradient times the channel's weights. */
 KERNEL(void, conv_list_inputs, const fed_sweep *sweep, const float *weights /* [height, run] */,
        const fed_entry *entries, size_t num_entries, float *in_gradient /* in-out */)
 /* Sets gradients of outputs of 0 or less to 0; then sums += the row's gradients. */
@@ -110,8 +111,8 @@ KERNEL(void, conv_mask_row, const float *outputs /* or NULL */, float *gradient 
 /* gradient += the gradient by the weights, in panels; for any run and number of taps. */
 KERNEL(void, conv_taps_gradient, const fed_taps *taps, float *gradient /* in-out */)
 
-/* Winograd's convolution. The transformed inputs of a row of tiles: [36][num_tiles,
- * num_channels], the 36 point_stride apart. */
+/* Winograd's convolution. The transformed inputs of a row of tiles: [36][num_tiles, num_channels],
+ * the 36 points point_stride apart. */
 KERNEL(void, winograd_inputs, const fed_tile_row *row, const float *in, size_t row_stride,
        size_t pixel_stride, size_t num_channels, float *points /* out */)
 /* The transformed weights of num_values windows side by side, a multiple of FED_PAD. */
@@ -147,8 +148,8 @@ KERNEL(void, products_gradient, const fed_products_gradient *at)
 /* out[c] = max(least, bias[c] + sum_t weights[t][c] * in[taps[t] + c]) for each pixel. */
 KERNEL(void, depthwise_row, const fed_depthwise *row, const float *in /* the first window */,
        float *out /* out */)
-/* target[t][c] += the sum over pixels of in[taps[t] + c] * gradient[c], and bias[c] that of the
- * gradient. */
+/* Adds sums over pixels: to target[t][c] that of in[taps[t] + c] * gradient[c], and to bias[c] that
+ * of gradient[c]. */
 KERNEL(void, depthwise_gradient, const fed_depthwise *row, const float *in, const float *gradient,
        float *target /* in-out [num_taps, num_channels] */,
        float *bias /* in-out [num_channels]; or NULL */)
