@@ -20,7 +20,7 @@ from fedcli.errors import ConfigError, DataError, speaks_python
 from fedcli.files import open_regular
 from fedcli.progress import ProgressCallback, ignore_progress
 from fedcli.settings import tables as registry
-from fedcli.settings.data_source import IN_MEMORY, DataSource, OpenedData
+from fedcli.settings.data_source import IN_MEMORY, DataSource, OpenedData, shown_data
 from fedcli.settings.options import Value, did_you_mean, resolve
 from fedcli.settings.vocabulary import PIXELS, VALIDATION
 
@@ -162,7 +162,8 @@ def note_of_change(
     """
     if before in (None, now):
         return ()
-    return (f"{' or '.join(source.names)} has changed since the run began; {consequence}",)
+    names = " or ".join(map(shown_data, source.names))
+    return (f"{names} has changed since the run began; {consequence}",)
 
 
 def _classes_of(splits: Mapping[str, ClientData]) -> int | None:

@@ -18,6 +18,7 @@ from fedcli.reports.verdict import has_diverged
 from fedcli.runs.files.client_records import OUTCOMES, ClientRecords
 from fedcli.runs.ledger import Ledger, ledger_of
 from fedcli.runs.record import ONLINE, RunRecord, measures_of
+from fedcli.settings.data_source import shown_data
 from fedcli.settings.declaration import option_name
 from fedcli.settings.tables.algorithms import AGGREGATORS
 from fedcli.settings.tables.metrics import JUDGING
@@ -45,7 +46,7 @@ def summary(run: RunRecord) -> list[tuple[str, str]]:
     done = f"{run.round_num:,} of {rounds:,}" if run.round_num != rounds else f"{rounds:,}"
     rows = [
         ("run", str(run.path)),
-        ("data", str(config.get("data", _UNSET))),
+        ("data", shown_data(str(config.get("data", _UNSET)))),
         ("model", str(config.get("model", _UNSET))),
         ("algorithm", str(config.get("algorithm", _UNSET))),
         ("client optimizer", _optimizer(config, "client")),
@@ -504,12 +505,16 @@ def _attack(config: Mapping[str, Any]) -> str:
 
 
 def _options_of(config: Mapping[str, Any], prefix: str) -> list[str]:
-    """The options whose names have a prefix, each as k=v."""
+    """Returns the options whose names have a prefix, each as k=v; 2.0 is shown as 2."""
     return [
-        f"{key.removeprefix(prefix)}={_value(value)}"
+        f"{key.removeprefix(prefix)}={_value(int(value) if _is_whole(value) else value)}"
         for key, value in config.items()
         if key.startswith(prefix)
     ]
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, float) and value.is_integer()
 
 
 def _value(value: object) -> str:

@@ -14,6 +14,7 @@ from fedcli.errors import ConfigError, DataError, RunError, speaks_python
 from fedcli.runs.files import folder as run_dir
 from fedcli.runs.stopping import Best
 from fedcli.settings import config_file
+from fedcli.settings.data_source import shown_data
 from fedcli.settings.run_config import RunConfig
 from fedcli.settings.tables.metrics import JUDGING, METRICS, key_of, own_names
 from fedcli.settings.vocabulary import ACCURACY, JUDGES, MEASURES
@@ -52,9 +53,14 @@ class RunRecord:
     options: dict[str, Any]
     provenance: dict[str, Any]
 
+    @property
+    def _about(self) -> str:
+        """The algorithm and the data."""
+        return f"{self.options.get('algorithm')} on {shown_data(str(self.options.get('data')))}"
+
     def __repr__(self) -> str:
         """Returns the folder, what was trained and, if they can be read, the last figures."""
-        about = f"{self.options.get('algorithm')} on {self.options.get('data')}"
+        about = self._about
         try:
             accuracies = "".join(
                 f", {split} {accuracy:.4f}"
@@ -74,7 +80,7 @@ class RunRecord:
         for split in self.series_names:
             finals = (notebooks.number(self.final(split, each)) for each in MEASURES)
             rows.append((split, self.final_round(split), *finals))
-        title = f"{self.path}: {self.options.get('algorithm')} on {self.options.get('data')}"
+        title = f"{self.path}: {self._about}"
         note = f"{self.round_num} of {self.options.get('rounds')} rounds; {ABOUT_ONLINE}."
         return notebooks.table(title, ("split", "round", *MEASURES), rows, note)
 

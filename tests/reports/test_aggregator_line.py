@@ -19,7 +19,8 @@ EQUAL = "; all clients have equal weights"
         ("mean", {}, None),
         ("median", {}, f"median{EQUAL}"),
         ("trimmed-mean", {"trim": 0.2}, f"trimmed-mean (trim=0.2){EQUAL}"),
-        ("norm-bound", {"max_norm": 2.0}, "norm-bound (max_norm=2.0)"),
+        ("krum", {"num_byzantine": 1}, f"krum (num_byzantine=1){EQUAL}"),
+        ("norm-bound", {"max_norm": 2.0}, "norm-bound (max_norm=2)"),
         (
             "geometric-median",
             {"weighted": True},

@@ -49,6 +49,7 @@ def test_a_run_of_arrays_is_that_of_the_same_data_by_name(given: Any, tmp_path: 
     )
     assert list(run.evaluation) == list(same.evaluation)
     assert run.options["data"] == "memory:mine"
+    assert " on mine in memory, " in repr(run)
     assert run.provenance["data"].startswith("memory:")
 
 
@@ -80,7 +81,7 @@ def test_other_data_at_resume_are_reported(
     changed = {name: (pixels, 9 - labels) for name, (pixels, labels) in arrays["train"].items()}
     with caplog.at_level(logging.WARNING):
         fedcli.resume(tmp_path / "run", data=datasets.from_arrays(changed))
-    assert "memory:memory has changed since the run began" in caplog.text
+    assert "data in memory has changed since the run began" in caplog.text
 
 
 def test_the_command_line_says_what_such_a_run_needs(

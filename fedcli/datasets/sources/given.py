@@ -27,10 +27,9 @@ from fedcli.datasets.labels import whole_numbers
 from fedcli.datasets.polarity import Border, can_measure
 from fedcli.digest import blake2b
 from fedcli.errors import ConfigError, DataError
-from fedcli.settings.data_source import IN_MEMORY
+from fedcli.settings.data_source import IN_MEMORY, UNNAMED
 from fedcli.settings.vocabulary import VALIDATION
 
-MEMORY = "memory"  # name of data in memory if none is given
 CACHE_BYTES = 256 << 20  # size of the cache for clients that functions make
 
 # Pairs (pixels, labels) by client, or functions that return them.
@@ -168,7 +167,7 @@ class GivenData:
     """
 
     splits: Mapping[str, ClientData]
-    name: str = MEMORY
+    name: str = UNNAMED
 
     def __str__(self) -> str:
         """Returns the name of the data in a config."""
@@ -220,7 +219,7 @@ def from_arrays(
     validation: Clients | None = None,
     classes: int | Sequence[str] | None = None,
     pixels: str | None = None,
-    name: str = MEMORY,
+    name: str = UNNAMED,
 ) -> tuple[ClientData, ClientData | None]:
     """Returns arrays in memory as federated data: the train split, and the test split or None.
 
@@ -272,7 +271,7 @@ def from_examples(
     test_owners: Sequence[Any] | None = None,
     classes: int | Sequence[str] | None = None,
     pixels: str | None = None,
-    name: str = MEMORY,
+    name: str = UNNAMED,
 ) -> tuple[ClientData, ClientData | None]:
     """Returns a sequence of (image, label) as federated data: train, and test or None.
 
@@ -316,7 +315,7 @@ def from_examples(
     return _splits(readers, sizes, num_classes, class_names, pixels, name)
 
 
-def as_given(data: Any, name: str = MEMORY) -> GivenData:
+def as_given(data: Any, name: str = UNNAMED) -> GivenData:
     """Converts the `data` of `fedcli.train`, if it is not a string, to splits in memory.
 
     Args:
