@@ -17,9 +17,9 @@ from setuptools.command.build_ext import build_ext
 
 # Python's own flags ask for debug information, which takes the compiler a fifth of its time.
 RELEASE_FLAGS, DEBUG_FLAGS = "-g0 -DNDEBUG", "-O1 -g -UNDEBUG"
-# Tried in turn. The passes of -O2 and -O3 that are switched off gain nothing here, because the
-# kernels are written in vectors and unrolled by hand; they would take half of the compiler's time.
-# The second choice is for compilers that do not know these options of GCC.
+# Choices, tried in turn. The passes of -O2 and -O3 that are switched off gain nothing here, because
+# the kernels are written in vectors and unrolled by hand; they would take half of the compiler's
+# time. The second choice is for compilers that do not know these options of GCC.
 OPTIMIZE_FLAGS = [
     "-O2 -ftree-vectorize -fvect-cost-model=dynamic"
     " -fno-code-hoisting -fno-cprop-registers -fno-crossjumping -fno-forward-propagate -fno-ipa-cp"
@@ -31,13 +31,14 @@ OPTIMIZE_FLAGS = [
 # Contraction into FMA stays allowed, hence gnu11; NaN checks must work, hence no -ffast-math.
 C_FLAGS = "-std=gnu11 -fno-math-errno -fno-trapping-math -fvisibility=hidden -Wno-psabi"
 # Cython's code only checks arguments and calls the core. Without optimisation a round takes some 15
-# microseconds longer; -O1 takes the compiler a second longer than -Og and gains nothing more.
+# microseconds longer. With -O1 the compiler takes a second longer than with -Og, and the code is
+# not faster.
 GLUE_FLAGS = "-Og -Wno-sign-compare"
 # Further flags by folder. Synthetic data, payloads and quantised values must not depend on whether
 # the compiler contracts a * b + c into one instruction.
 FOLDER_FLAGS = {folder: ["-ffp-contract=off"] for folder in ("random", "compress", "secure")}
-# Folders whose files are compiled as one, which saves a fifth of the time: their static names must
-# differ. Files that are compiled once per instruction set stay apart.
+# Folders whose files are compiled as one file, which saves a fifth of the time. So their static
+# names must differ. Files that are compiled once per instruction set are compiled separately.
 UNITED = {"csrc", "aggregate", "client", "cohort", "compress", "net", "random", "step"}
 # Per instruction set, flags to try in turn: GCC < 11 and Clang < 12 lack the levels' names.
 ISA_FLAGS = {
@@ -81,8 +82,8 @@ def wanted_isas() -> list[str]:
 def core_files(isas: Collection[str], folder: Path) -> list[Path]:
     """Returns the files that are compiled for these instruction sets.
 
-    Those that include all files of a folder of csrc/ are written to `folder`. What takes longest
-    comes first, so that no processor waits for it at the end.
+    A file that includes all files of a folder of csrc/ is written to `folder`. The files that take
+    longest come first, so that no processor waits for one of them at the end.
     """
     kernels = ["generic", *ISA_FLAGS]
     absent = {*ISA_FLAGS} - {*isas}
@@ -134,9 +135,9 @@ class BuildCore(build_ext):
         """Builds the core, always anew: object files do not record their flags."""
         debug = os.environ.get("FEDCLI_DEBUG") == "1"
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            asked = pool.submit(self.ask_compiler, debug)
-            glue = pool.submit(self.compile_glue, ext, debug, asked)
-            settings = asked.result()
+            probing = pool.submit(self.find_settings, debug)
+            glue = pool.submit(self.compile_glue, ext, debug, probing)
+            settings = probing.result()
             paths = core_files(settings.isas, Path(self.build_temp, "united"))
             say(f"compiling {len(paths)} C files for {', '.join(['generic', *settings.isas])}")
             each = [pool.submit(self.compile_file, p, settings.flags_of(p)) for p in paths]
@@ -146,8 +147,8 @@ class BuildCore(build_ext):
         self.force = True
         super().build_extension(ext)
 
-    def ask_compiler(self, debug: bool) -> Settings:
-        """Finds out what this compiler can do."""
+    def find_settings(self, debug: bool) -> Settings:
+        """Finds the flags that this compiler accepts."""
         includes = [f"-I{folder}" for folder in self.compiler.include_dirs]
         if not self.compiles(PYTHON_PROGRAM, includes):
             raise SystemExit(NO_COMPILER.format(self.compiler.compiler[0]))
@@ -160,12 +161,12 @@ class BuildCore(build_ext):
         optimize = None if debug else self.probe(ANY_PROGRAM, OPTIMIZE_FLAGS)
         return Settings(common, optimize or [], isas, link_openmp)
 
-    def compile_glue(self, ext: Extension, debug: bool, asked: Future[Settings]) -> str:
+    def compile_glue(self, ext: Extension, debug: bool, probing: Future[Settings]) -> str:
         """Compiles the Cython module; returns its object file."""
         say("translating the Cython module to C")
         path = self.translate(ext, debug)
         flags = [] if debug else GLUE_FLAGS.split()
-        return self.compile_file(path, [*asked.result().common, *flags])
+        return self.compile_file(path, [*probing.result().common, *flags])
 
     def translate(self, ext: Extension, debug: bool) -> Path:
         """Translates the Cython module; returns its C file."""
@@ -191,12 +192,12 @@ class BuildCore(build_ext):
         return self.compiler.compile([str(path)], self.build_temp, extra_postargs=flags)[0]
 
     def probe(self, program: str, choices: list[str]) -> list[str] | None:
-        """Returns the first flags with which this compiler builds a program, None if none do."""
+        """Returns the first flags with which the compiler accepts a program, or None."""
         each = map(str.split, choices)
         return next((flags for flags in each if self.compiles(program, flags)), None)
 
     def probe_openmp(self) -> tuple[list[str], list[str]]:
-        """Returns compile and link flags with which an OpenMP program runs, empty if none do."""
+        """Returns compile and link flags for OpenMP; empty if no OpenMP program runs."""
         if os.environ.get("FEDCLI_NO_OPENMP") == "1":
             return [], []
         for prefix in ("", "/opt/homebrew/opt/libomp", "/usr/local/opt/libomp"):
@@ -225,10 +226,10 @@ class BuildCore(build_ext):
     def succeeds(self, command: list[str], given: str = "") -> bool:
         """Tells whether a command that reads `given` exits with 0."""
         try:
-            told = subprocess.run(command, input=given, capture_output=True, text=True)
+            done = subprocess.run(command, input=given, capture_output=True, text=True)
         except OSError:  # no such compiler
             return False
-        return told.returncode == 0
+        return done.returncode == 0
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Compares two fedcli executables byte by byte over the configurations; from the repository:
+"""Compares the results of two fedcli executables byte by byte. Run it in the repository:
 
 python -m tests.equality BEFORE AFTER [--only NAME] [--jobs 2] [--leave-out PATTERN]
 python -m tests.equality FEDCLI --self-check
 python -m tests.equality FEDCLI --list
 
 BEFORE and AFTER are the `fedcli` of two installations on one machine, with the same NumPy and h5py.
-Exit code 0: all that was compared is the same, and the configurations use all that AFTER offers.
+The exit code is 0 if everything that was compared is the same, and the configurations use
+everything that AFTER offers.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from tests.equality.running import Comparison, Program, Result, StepError, run_c
 
 MOST_SHOWN = 8
 
-# Changed as `_changed` says, each must show differences in these outputs.
+# If their steps are changed by `_changed`, these configurations must differ in these outputs.
 SELF_CHECK = {
     "model-mlp-2nn": ("run/metrics.jsonl", "run/evaluation.json", "weights.npz:*"),
     "algorithm-scaffold": ("run/clients.h5:*", "run/client_states.sqlite:*", "run/checkpoints/*"),
@@ -96,7 +97,7 @@ def _steps(configuration: Configuration) -> list[str]:
 
 
 def _run(options: argparse.Namespace, chosen: list[Configuration], scratch: Path) -> int:
-    """Runs what was chosen and prints what is found."""
+    """Runs the chosen configurations and prints the differences; returns the exit code."""
     start = time.monotonic()
     inputs = scratch / "inputs"
     inputs.mkdir()
@@ -128,7 +129,7 @@ def _run(options: argparse.Namespace, chosen: list[Configuration], scratch: Path
 
 
 def _changed(step: str) -> str:
-    """A step with another seed, of what is drawn for the first time, or with other clients."""
+    """Returns a step with another seed or, for `eval`, with other clients."""
     command = step.split()[0]
     if command == "eval":
         return f"{step} --clients 2"
@@ -137,7 +138,7 @@ def _changed(step: str) -> str:
 
 
 def _common_isas(before: Path, after: Path, folder: Path) -> set[str]:
-    """The instruction sets that both programs can use here."""
+    """Returns the instruction sets that both programs can use on this machine."""
     told = [json.loads(run_command(each, ["info", "--json"], folder)) for each in (before, after)]
     for name in ("numpy", "h5py", "python"):
         if told[0][name] != told[1][name]:
@@ -153,7 +154,7 @@ def _not_used(fedcli: Path, folder: Path) -> list[str]:
 
 
 def _without(result: Result, patterns: Sequence[str]) -> Result:
-    """The result without differences that may be; a note of each of them is printed."""
+    """Returns the result without the differences that are allowed, and prints a note for each."""
     kept = {}
     for name, text in result.differences.items():
         if any(fnmatchcase(name, pattern) for pattern in patterns):
@@ -183,7 +184,7 @@ def _print(result: Result) -> None:
 
 
 def _judge(results: Sequence[Result], not_used: Sequence[str], seconds: float) -> int:
-    """Prints the sums; returns the exit code."""
+    """Prints the totals; returns the exit code."""
     for each in not_used:
         print(f"not used   by any configuration: {each}")
     equal = sum(each.is_equal for each in results)
@@ -198,7 +199,7 @@ def _judge(results: Sequence[Result], not_used: Sequence[str], seconds: float) -
 
 
 def _judge_self_check(results: Sequence[Result]) -> int:
-    """Whether another seed has changed what it must; the exit code."""
+    """Checks that another seed has changed each output that it must; returns the exit code."""
     lacking = [
         f"{result.name}: {pattern}"
         for result in results

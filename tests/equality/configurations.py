@@ -1,7 +1,7 @@
-"""What the equality check runs: command lines of fedcli, each set of them small.
+"""The configurations of the equality check: small sets of command lines of fedcli.
 
-A configuration runs in a folder of its own, in which `inputs/` holds the files of `inputs.py`.
-Every file that is left is compared, and what commands with --json print.
+A configuration runs in its own folder, in which `inputs/` has the files of `inputs.py`. All files
+that it leaves are compared, and so is the output of commands with --json.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class Configuration:
     """Command lines without `fedcli`.
 
     Attributes:
-        name: Unique; `-` between words, the kind first.
-        steps: Done by each program.
-        later: Done by both programs with what the steps of BEFORE left: what was written before
-            must still be read.
-        environment: Variables set for all of them.
+        name: A unique name; the kind comes first, with `-` between words.
+        steps: Command lines that each program runs.
+        later: Command lines that both programs run on the files that BEFORE left, because AFTER
+            must still be able to read them.
+        environment: Environment variables for all command lines.
     """
 
     name: str
@@ -40,7 +40,7 @@ def _trained(
     later: tuple[str, ...] = (),
     **environment: str,
 ) -> Configuration:
-    """A training of these options into `run`, its weights exported, then `more`."""
+    """Trains a run with these options in the folder `run`, exports its weights, and runs `more`."""
     train = f"train {small} {options} --out run -q"
     return Configuration(name, (train, EXPORT, *more), later, environment)
 
@@ -48,7 +48,7 @@ def _trained(
 def _continued(
     name: str, options: str, *later: str, small: str = SMALL, code: str = ""
 ) -> Configuration:
-    """A training of two rounds; later it is evaluated and reported, then it goes on to four."""
+    """Trains two rounds. `later` evaluates the run, reports it, and resumes it to four rounds."""
     recorded = f"train {small} --checkpoint-every 1 --eval-every 1 {options} --out run -q"
     model = f"--model {code}" if code else ""
     exported = () if "local-only" in options else (EXPORT,)
@@ -79,7 +79,7 @@ ALGORITHMS = (
     _trained("algorithm-fedadagrad", "--algorithm fedadagrad"),
     _trained("algorithm-fedadam", "--algorithm fedadam --server-option beta_1=0.5"),
     _trained("algorithm-fedyogi", "--algorithm fedyogi --client-weighting uniform"),
-    # Those with states of clients, on a model of two layers.
+    # Algorithms with client states, on a model of two layers.
     _continued(
         "algorithm-scaffold",
         "--algorithm scaffold --model mlp-2nn --sampling uniform --record-clients",
@@ -96,7 +96,7 @@ ALGORITHMS = (
 
 
 def _optimizers() -> Iterator[Configuration]:
-    """Each optimizer on the clients and on the server; its options on one of the two sides."""
+    """Yields each optimizer on clients and on the server; its options are set on one side only."""
     options = {
         "sgd": "--client-option momentum=0.9 --client-option nesterov=true",
         "adam": "--server-option style=reddi",
@@ -258,7 +258,7 @@ _DEALT = {
 
 
 def _partitions() -> Iterator[Configuration]:
-    """Each scheme dealt while training, then written to a store with one half held out."""
+    """Yields each partition: made while training, then written to a store with a test split."""
     for name, options in _DEALT.items():
         more = " ".join(f"--partition-option {each}" for each in options.split())
         yield _trained(
@@ -270,7 +270,7 @@ def _partitions() -> Iterator[Configuration]:
 
 
 def _formats() -> Iterator[Configuration]:
-    """Each format made a store with other options, verified, trained on and looked at."""
+    """Yields each format: converted to a store, verified, trained on and inspected."""
     sources = {
         "tff-h5": "inputs/train.h5 --test-data inputs/test.h5",
         "tff-sqlite": "inputs/digits.sqlite --min-examples 42",
@@ -380,7 +380,7 @@ RUNS = (
 
 
 def _presets() -> Iterator[Configuration]:
-    """Each preset on a small file in place of its public data, for two rounds."""
+    """Yields each preset, for two rounds on a small file in place of its public data."""
     files = "--data inputs/train.h5 --test-data inputs/test.h5 --rounds 2"
     dealt = "--partition-option clients=12"
     options = {

@@ -1,13 +1,13 @@
-"""What commands left in a folder, taken apart so that two folders can be compared.
+"""The contents of a folder, split into parts so that two folders can be compared.
 
-Compared byte by byte: every file but those below, and of containers every part: each member of a
-zip archive (.npz, .keras), each dataset (type, shape, bytes) and attribute of an HDF5 file, each
-row of an SQLite file. How a container packs its parts (compression, order on disk, time stamps)
-is not compared.
+Files are compared byte by byte. Containers are compared part by part: each member of a zip archive
+(.npz, .keras), each dataset (type, shape, bytes) and attribute of an HDF5 file, each row of an
+SQLite file. How a container stores its parts (compression, order on disk, time stamps) is not
+compared.
 
-Left out, because it differs between two runs of the same program: `timings.jsonl` and `lock` whole,
-of `config.toml` who made the run (all of [provenance] but the data's fingerprint and the
-instruction set), and in JSON that is printed the values of VOLATILE.
+These are left out, because they differ between two runs of the same program: the files
+`timings.jsonl` and `lock`; in `config.toml` all of [provenance] except the data's fingerprint and
+the instruction set; and in printed JSON the values of VOLATILE.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ Contents = dict[str, bytes]
 
 
 def of_folder(folder: Path, skipped: frozenset[str] = frozenset()) -> Contents:
-    """Returns the contents of every file below `folder`, by name; the parts of files after a `:`.
+    """Returns the contents of every file below `folder`, by name; a part's name follows a `:`.
 
     Args:
-        folder: What to read; links are not followed.
+        folder: The folder to read; links are not followed.
         skipped: Names of entries of `folder` to leave out.
     """
     found: Contents = {}
@@ -51,7 +51,7 @@ def of_folder(folder: Path, skipped: frozenset[str] = frozenset()) -> Contents:
 
 
 def of_printed(text: str) -> bytes:
-    """Returns JSON that a command printed without what differs from run to run."""
+    """Returns the JSON that a command printed, without the values that differ from run to run."""
     return json.dumps(_without_volatile(json.loads(text)), indent=1).encode()
 
 
@@ -96,7 +96,7 @@ def _of_hdf5(name: str, content: bytes) -> Contents:
 
 
 def _value(value: Any, dtype: np.dtype) -> bytes:
-    """Type and shape in a line of text, then the bytes; texts of variable length as they print."""
+    """Returns a line with type and shape, then the bytes; texts of variable length as text."""
     if isinstance(value, h5py.Empty):
         return f"{dtype} empty".encode()
     array = np.asarray(value)
@@ -118,14 +118,14 @@ def _of_sqlite(name: str, path: Path) -> Contents:
 
 
 def _config(content: bytes) -> bytes:
-    """A config.toml without what [provenance] says of the program and the machine."""
+    """Returns a config.toml without what [provenance] says about the program and the machine."""
     head, mark, tail = content.decode().partition("[provenance]\n")
     kept = [line for line in tail.splitlines() if line.partition(" = ")[0] in _KEPT_PROVENANCE]
     return (head + mark + "\n".join(kept)).encode()
 
 
 def differences(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> dict[str, str]:
-    """Returns by name what differs, in a few words; empty if the two are the same."""
+    """Returns the differences in words, by name; empty if both are the same."""
     found = {}
     for name in sorted(before.keys() | after.keys()):
         if name not in after:

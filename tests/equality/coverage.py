@@ -1,7 +1,8 @@
-"""Whether the configurations use everything that fedcli offers, by what fedcli says it offers.
+"""Checks that the configurations use everything that fedcli says it offers.
 
-What there is comes from `fedcli info --json` (algorithms, optimizers, ...) and from the help texts
-(options, and the values of those that are a choice); what is used, from the command lines.
+`fedcli info --json` lists algorithms, optimizers and so on; the help texts list the options, and
+the values of options with a choice. The command lines of the configurations show which of them are
+used.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from tests.equality.configurations import Configuration
 
 COMMANDS = ("train", "eval", "export", "preprocess", "inspect-clients", "report")
 
-# Lists of `fedcli info --json`, and the options of train by which their entries are chosen; an
-# entry must be given by each of these options.
+# Lists of `fedcli info --json`, and the options of train that choose their entries. Each entry must
+# be used with each of these options.
 TABLES = {
     "algorithms": ("--algorithm",),
     "aggregators": ("--aggregator",),
@@ -30,8 +31,7 @@ TABLES = {
     "presets": ("--preset",),
 }
 
-# What cannot be compared, or has nothing to compare. All else must be used.
-# What came after the programs that the configurations were written to compare.
+# Options that are newer than the programs for whose comparison the configurations were written.
 _NEWER = (
     *("train --sampling-option", "train --secure-sum", "train --secure-sum-option"),
     *("train --eval-split validation", "preprocess --dry-run"),
@@ -71,6 +71,8 @@ _NEWER = (
     *("report --spread", *(f"report --spread {each}" for each in ("interval", "none", "std"))),
     *(f"report --x {each}" for each in ("round", "megabytes", "megabytes-up")),
 )
+# Options that cannot be compared, or have nothing to compare, with the reason. All others must be
+# used.
 NOT_COMPARED = {
     **{
         f"{command} {name}": "changes no result"
@@ -100,7 +102,7 @@ _OPTION = re.compile(
 
 
 def offered(run: Callable[[str], str]) -> set[str]:
-    """Returns all that is to be used, as `command --option` or `command --option value`.
+    """Returns everything that must be used, as `command --option` or `command --option value`.
 
     Args:
         run: Runs a command line of fedcli and returns what it prints.
@@ -120,7 +122,7 @@ def offered(run: Callable[[str], str]) -> set[str]:
 
 
 def used(configurations: Iterable[Configuration]) -> dict[str, list[str]]:
-    """Returns by key, as in `offered`, the names of the configurations that use it."""
+    """Returns the names of the configurations that use each key; keys are as in `offered`."""
     found: dict[str, list[str]] = defaultdict(list)
     for each in configurations:
         for step in (*each.steps, *each.later):
@@ -143,5 +145,5 @@ def _keys(step: str) -> Iterator[str]:
 
 
 def missing(run: Callable[[str], str], configurations: Iterable[Configuration]) -> list[str]:
-    """Returns what no configuration uses, sorted."""
+    """Returns the keys that no configuration uses, sorted."""
     return sorted(offered(run) - used(configurations).keys())

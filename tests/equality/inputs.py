@@ -44,8 +44,8 @@ def build(input_shape, num_classes, filters=4):
     return models.sequential(stack, input_shape=input_shape)
 """
 
-# In place of MY_MODEL's import from fedcli, so that both programs read one file: by the public name
-# (people's files hold it), and by none.
+# MY_MODEL's import from fedcli: by the public name, which users' files have, and a substitute that
+# imports nothing from fedcli. So both programs can read one file.
 _PUBLIC_CLASSES = "from fedcli.own_models import ArraySpec, BatchOutput"
 _OWN_CLASSES = """from collections import namedtuple
 from types import SimpleNamespace as BatchOutput
@@ -55,7 +55,7 @@ ArraySpec = namedtuple("ArraySpec", ["shape", "dtype"])
 
 
 def write_inputs(folder: Path) -> None:
-    """Writes every input into `folder`, an empty one."""
+    """Writes all inputs into `folder`, which is empty."""
     rng = np.random.default_rng(7)
     train, test = _clients(rng, 6, 40), _clients(rng, 6, 5)
     pixels, labels, owners = _flat(train)
@@ -74,9 +74,10 @@ def write_inputs(folder: Path) -> None:
 def _clients(
     rng: np.random.Generator, count: int, size: int
 ) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]:
-    """Clients by id: grey images uint8 [n, SIDE, SIDE], n growing by client, and labels int64 [n].
+    """Returns clients by id: grey images uint8 [n, SIDE, SIDE] and labels int64 [n]; n varies.
 
-    The rows that a label lights up can be learned, so figures move from round to round.
+    The label decides which rows are bright. A model can learn that, so metrics change between
+    rounds.
     """
     clients = {}
     for index in range(count):
@@ -90,14 +91,14 @@ def _clients(
 def _flat(
     clients: dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]],
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.str_]]:
-    """All examples in one row: pixels, labels, and the id of whom each belongs to."""
+    """Returns the pixels, the labels and the client ids of all examples."""
     owners = [name for name, (_, labels) in clients.items() for _ in labels]
     pixels, labels = (np.concatenate(parts) for parts in zip(*clients.values(), strict=True))
     return pixels, labels, np.array(owners)
 
 
 def _paper(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """As TFF stores EMNIST: float32, 1.0 is background."""
+    """Returns pixels as TFF stores EMNIST: float32, 1.0 is background."""
     return (1 - pixels / 255).astype(np.float32)
 
 
@@ -109,7 +110,7 @@ def _write_tff(path: Path, clients: dict[str, Any]) -> None:
 
 
 def _field(number: int, content: bytes) -> bytes:
-    """A length-delimited field of a protocol buffer."""
+    """Encodes a length-delimited field of a protocol buffer."""
     size, head = len(content), [number << 3 | 2]
     while size > 0x7F:
         head.append(size & 0x7F | 0x80)
@@ -118,7 +119,7 @@ def _field(number: int, content: bytes) -> bytes:
 
 
 def _example(pixels: NDArray[np.float32], label: int) -> bytes:
-    """A tf.train.Example of a feature `pixels` of floats and a feature `label` of one integer."""
+    """Encodes a tf.train.Example: the feature `pixels` of floats, `label` of one integer."""
     floats = _field(2, _field(1, pixels.astype("<f4").tobytes()))
     integers = _field(3, _field(1, bytes([label])))
     features = {b"pixels": floats, b"label": integers}
@@ -159,7 +160,7 @@ def _write_leaf(folder: Path, splits: dict[str, Any]) -> None:
 
 
 def _write_idx(folder: Path, splits: dict[str, Any]) -> None:
-    """The training files packed, as they are published, the test files raw."""
+    """Writes the training files packed by gzip, as they are published, and the test files raw."""
     folder.mkdir()
     for prefix, (pixels, labels) in splits.items():
         arrays = {"images-idx3-ubyte": pixels, "labels-idx1-ubyte": labels.astype(np.uint8)}
@@ -189,7 +190,7 @@ def _write_cifar(folder: Path, rng: np.random.Generator) -> None:
 
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:
-    """A grey image [h, w] or an RGB one [h, w, 3]."""
+    """Encodes a grey image [h, w] or an RGB image [h, w, 3]."""
     height, width = pixels.shape[:2]
     head = struct.pack(">IIBBBBB", width, height, 8, 0 if pixels.ndim == 2 else 2, 0, 0, 0)
     rows = b"".join(b"\0" + row.tobytes() for row in pixels)
@@ -205,7 +206,7 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def _write_images(folder: Path, pixels: Any, labels: Any, owners: Any) -> None:
-    """Three layouts: a folder a class, one a client with the class in the name, one of both."""
+    """Writes folders by class, by client (with the class in file names), and by both."""
     for index, (image, label, owner) in enumerate(zip(pixels, labels, owners, strict=True)):
         if index % 3:  # enough of them
             continue

@@ -1,6 +1,7 @@
-"""Runs the configurations with two programs and compares what they leave.
+"""Runs the configurations with two programs and compares the files that they leave.
 
-Both programs work in turn in one folder, so that absolute paths which get into files are the same.
+Both programs work in the same folder, one after the other, so that absolute paths in files are the
+same.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ class StepError(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """What the comparison of one configuration found.
+    """The result of comparing one configuration.
 
     Attributes:
-        name: The configuration's.
-        differences: In words, by name of the output that differs.
-        num_compared: Files, parts of files and printed JSON that were compared.
-        failure: The command that failed and what it said; None if none did.
-        skipped: Why nothing was run; None if it was.
-        seconds: Of wall-clock time.
+        name: Name of the configuration.
+        differences: Differences in words, by the name of the output.
+        num_compared: Number of files, parts of files and printed JSON that were compared.
+        failure: The command that failed, and its message; None if none failed.
+        skipped: Why the configuration was not run; None if it was run.
+        seconds: Wall-clock time in seconds.
     """
 
     name: str
@@ -47,7 +48,7 @@ class Result:
 
     @property
     def is_equal(self) -> bool:
-        """Whether it ran and nothing differs."""
+        """Whether the configuration was run and nothing differs."""
         return not self.differences and self.failure is None and self.skipped is None
 
 
@@ -55,7 +56,7 @@ def run_command(fedcli: Path, words: Sequence[str], folder: Path, **environment:
     """Returns what a command prints on stdout.
 
     Raises:
-        StepError: It failed, or took longer than TIMEOUT_SECONDS.
+        StepError: The command failed, or took longer than TIMEOUT_SECONDS.
     """
     command = f"{fedcli} {shlex.join(words)}"
     try:
@@ -77,7 +78,7 @@ def run_command(fedcli: Path, words: Sequence[str], folder: Path, **environment:
 
 
 def _environment(folder: Path, more: dict[str, str]) -> dict[str, str]:
-    """Ours without what steers fedcli or Python, and with caches of its own."""
+    """Returns our environment without variables of fedcli, Python and OpenMP; caches are new."""
     ours = {
         name: value
         for name, value in os.environ.items()
@@ -89,11 +90,11 @@ def _environment(folder: Path, more: dict[str, str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Program:
-    """One of the two that are compared.
+    """One of the two programs that are compared.
 
     Attributes:
-        fedcli: Its executable.
-        change: What each step becomes before it is run, to show that differences are found.
+        fedcli: The executable.
+        change: Changes each step before it is run; the self-check uses it to make differences.
     """
 
     fedcli: Path
@@ -102,11 +103,11 @@ class Program:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two programs and where they work.
+    """Two programs, and the folders in which they work.
 
     Attributes:
-        before: The one that is right.
-        after: The other.
+        before: The program whose results are right.
+        after: The program that is compared with it.
         inputs: Folder of the inputs, copied for each configuration.
         scratch: Folder in which a folder for each configuration is made and removed.
     """
@@ -129,10 +130,10 @@ class Comparison:
         return Result(configuration.name, found, count, seconds=time.monotonic() - start)
 
     def _differences(self, each: Configuration, folder: Path) -> tuple[dict[str, str], int]:
-        """What differs, by name, and how much was compared.
+        """Returns the differences by name, and the number of outputs compared.
 
-        AFTER does `later` with what BEFORE left, not with its own: both are the same to the byte,
-        or that is a difference already.
+        AFTER runs `later` on the files that BEFORE left, not on its own files. If the two differ,
+        this has been found before.
         """
         work, kept = folder / "work", folder / "kept"
         self._set_up(work)
@@ -161,7 +162,7 @@ class Comparison:
 def _results(
     program: Program, steps: Sequence[str], configuration: Configuration, work: Path
 ) -> Contents:
-    """Runs the steps; returns what those with --json print, and all that is in the folder."""
+    """Runs the steps; returns what steps with --json print, and the contents of the folder."""
     found = {}
     for step in steps:
         words = shlex.split(program.change(step))

@@ -1,4 +1,4 @@
-"""The equality check itself: what it covers, what it sees, and what it says. Nothing is trained."""
+"""Tests of the equality check: what it covers, finds and prints. Nothing is trained."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_times_and_makers_are_left_out(tmp_path: Path) -> None:
 
 # ---- What is run ---------------------------------------------------------------------------------
 
-# Stands for fedcli: `train` writes a number, `eval` prints it and a score of the program's own.
+# A substitute for fedcli: `train` writes a number; `eval` prints it, and a score of the program.
 _PROGRAM = """#!{python}
 import json, pathlib, sys
 run = pathlib.Path("run.json")
@@ -199,7 +199,7 @@ def _program(folder: Path, name: str, written: str, score: int, seconds: int) ->
 
 @pytest.fixture
 def programs(tmp_path: Path) -> dict[str, Path]:
-    """Executables: the second like the first, the others not."""
+    """Returns executables: "same" has the results of "first", the other two have not."""
     values = {"first": ("1", 5, 1), "same": ("1", 5, 2), "writes": ("2", 5, 1)}
     values |= {"scores": ("1", 6, 1)}
     return {name: _program(tmp_path, name, *value) for name, value in values.items()}

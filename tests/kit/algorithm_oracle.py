@@ -1,7 +1,8 @@
 """SCAFFOLD, FedNova, FedDyn, Mime and FedOpt in float64 NumPy, written from the papers' formulas.
 
-A problem is given as gradients: a client is a list of local steps, each a function from parameters
-to the gradient of that step's batch. The same code thus serves dense models and quadratics.
+A problem is given by its gradients: a client is a list of local steps, and each step is a function
+that maps parameters to the gradient of the step's batch. So the same code works for dense models
+and for quadratic functions.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def dense_client(
 
 @dataclass
 class Scaffold:
-    """Lines 6 to 17 of Algorithm 1; the cohort is a dict of clients by name."""
+    """SCAFFOLD, lines 6 to 17 of Algorithm 1; the cohort is a dict of clients by name."""
 
     rate: float
     population_size: int
@@ -148,7 +149,7 @@ class Mime:
 
 
 def fedopt_step(name: str, rate: float, state: Any, mean_delta: Vector) -> tuple[Vector, Any]:
-    """The update and next state in Algorithm 2 of Reddi et al.: betas 0.9, 0.99, tau 0.001."""
+    """Returns update and next state by Algorithm 2 of Reddi et al.; betas 0.9, 0.99, tau 0.001."""
     if name == "fedavgm":
         velocity = (0.0 if state is None else state) * 0.9 - mean_delta
         return -rate * velocity, velocity

@@ -1,4 +1,4 @@
-"""Little clients in memory, whose images and labels follow from their number alone."""
+"""Small clients in memory, whose images and labels follow from the client's number alone."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def draw(
 
     Args:
         size: Number of examples.
-        seed: Of NumPy's generator.
-        shape: Of an image.
-        num_classes: Labels are below it.
-        is_learnable: Whether the first pixels say which class it is.
+        seed: Seed of NumPy's generator.
+        shape: Shape of an image.
+        num_classes: Labels are 0 to num_classes - 1.
+        is_learnable: Whether the first pixels depend on the class.
     """
     random = np.random.default_rng(seed)
     labels = random.integers(0, num_classes, size, dtype=np.int32)
@@ -55,12 +55,12 @@ def make_clients(
 
     Args:
         sizes: Numbers of examples; 0 is allowed.
-        shape: Of an image.
-        num_classes: Labels are below it.
-        plan: How they batch; None: as `from_arrays` has it.
-        client_id: Their names, with {} for the number.
+        shape: Shape of an image.
+        num_classes: Labels are 0 to num_classes - 1.
+        plan: How the examples are batched; None: as `from_arrays` does by default.
+        client_id: The names of the clients, with {} for the number.
         is_learnable: As in `draw`.
-        change: Changes the pixels of the client of a number in place.
+        change: Changes the pixels of a client in place; it gets the client's number, too.
     """
     made = []
     for number, size in enumerate(sizes):

@@ -1,7 +1,7 @@
-"""The codecs of compression in float64 NumPy, written from the papers' formulas to be read.
+"""The codecs of compression in float64 NumPy, written plainly from the papers' formulas.
 
 Each function takes one vector x, float64 [P], and `words`, the uint32 words that the core draws, in
-order; it returns the decoded vector. Scales that a payload holds are rounded to float32 as there.
+order; it returns the decoded vector. Scales are rounded to float32, as in the payload.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def coins(words: Words) -> Vector:
 
 
 def tensors(x: Vector, shapes: Shapes) -> Iterator[slice]:
-    """Yields the place of each tensor in the vector."""
+    """Yields the slice of each tensor in the vector."""
     first = 0
     for shape in shapes:
         yield slice(first, first + math.prod(shape))
@@ -50,7 +50,7 @@ def tensors(x: Vector, shapes: Shapes) -> Iterator[slice]:
 
 
 def round_up(place: Vector, coin: Vector) -> Vector:
-    """Returns places on a grid, rounded to the next level where the coin is below the fraction."""
+    """Returns positions on a grid, rounded up where the coin is below the fraction, else down."""
     below = np.floor(place)
     return below + (coin < place - below)
 
@@ -103,7 +103,7 @@ def top_k(x: Vector, k: int) -> Vector:
 
 
 def hadamard(x: Vector) -> Vector:
-    """Returns H x / sqrt(d): entry (i, j) of H is -1 to the number of bits common to i and j."""
+    """Returns H x / sqrt(d), where H[i, j] = (-1)^(number of bits that are 1 in both i and j)."""
     made = x.copy()
     half = 1
     while half < len(x):

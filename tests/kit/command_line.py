@@ -1,4 +1,4 @@
-"""Fixtures of all tests that run a command, in this process or in another, in a folder of its own.
+"""Fixtures of all tests that run a command in a folder of its own, in this process or another.
 
 tests/conftest.py loads them, so that a test need not import them.
 """
@@ -21,7 +21,7 @@ import pytest
 from fedcli.cli import main as cli
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PATIENCE_SECONDS = 30.0  # for busy machines; what tests wait for takes milliseconds
+PATIENCE_SECONDS = 30.0  # so long only for busy machines; tests usually wait for milliseconds
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ WriteTff = Callable[..., Path]
 def fedcli(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Fedcli:
-    """Runs `fedcli ARGUMENTS` in tmp_path; nothing is a terminal there."""
+    """Runs `fedcli ARGUMENTS` in tmp_path; stdin, stdout and stderr are no terminals."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object) -> Outcome:
@@ -51,7 +51,7 @@ def fedcli(
 
 
 def assert_is_one_line(done: Outcome, *words: str) -> None:
-    """A command failed with nothing but one line that holds these words."""
+    """Asserts that a command failed and printed only one line, which holds these words."""
     assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
     assert done.err.startswith("fedcli: error: ")
     for word in words:
@@ -78,7 +78,7 @@ def write_tff(tmp_path: Path, seed: int) -> WriteTff:
 
 @pytest.fixture
 def process_arguments() -> dict[str, object]:
-    """What a subprocess of `sys.executable -m fedcli` needs to find this package."""
+    """Arguments of subprocess.run with which `sys.executable -m fedcli` finds this package."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "NO_COLOR": "1"}
     return {"env": environment, "text": True}
 
@@ -92,7 +92,7 @@ def draw_on_terminal(arguments: list[str], **process_arguments: Any) -> tuple[st
     """Runs a command whose stderr is a terminal.
 
     Returns:
-        What it wrote on stdout and what the terminal showed.
+        What it wrote to stdout, and what the terminal showed.
     """
     process_arguments["env"] = {**process_arguments["env"], "TERM": "xterm", "COLUMNS": "100"}
     keyboard, terminal = pty.openpty()
@@ -110,7 +110,7 @@ def draw_on_terminal(arguments: list[str], **process_arguments: Any) -> tuple[st
 
 
 def _read_terminal(descriptor: int) -> bytes:
-    """Returns what was written, b"" once nobody has the terminal open any more."""
+    """Returns what was written; b"" as soon as no process has the terminal open any more."""
     try:
         return os.read(descriptor, 4096)
     except OSError:

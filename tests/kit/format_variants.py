@@ -1,6 +1,6 @@
-"""Each file format in variants: the same twelve images in different ways, and a file to refuse.
+"""Variants of each file format: the same twelve images in different ways, and a refused file.
 
-Every right variant holds `GREY` (or `COLOUR`) with `LABELS` as its train split.
+Every right variant has the images `GREY` (or `COLOUR`) and `LABELS` as its train split.
 """
 
 from __future__ import annotations
@@ -38,12 +38,13 @@ class Variants:
     """How a format is written.
 
     Attributes:
-        right: Variants that are read, by name: each writes one into a folder, returns the source.
+        right: Variants that are read, by name. Each function writes one into a folder and returns
+            its path.
         wrong: Writes a source that is refused.
         words: Part of the error message.
         images: The images of the right variants; None: `GREY` or `COLOUR`.
-        module: Package that reads or writes the format; "": none besides what fedcli needs.
-        options: `ImportOptions` by the name of the variant that needs them.
+        module: Package that reads or writes the format; "": only what fedcli itself needs.
+        options: `ImportOptions` by the name of the variant that they belong to.
     """
 
     right: dict[str, Maker]

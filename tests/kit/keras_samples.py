@@ -1,4 +1,4 @@
-"""Small files as Keras 2 and Keras 3 write them, made by hand."""
+"""Small files as Keras 2 and Keras 3 write them, made without Keras."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def sequential(*layers: Any, name: str = "sequential") -> dict[str, Any]:
 def functional(layers: Sequence[Any], sources: Mapping[str, str], keras: int) -> dict[str, Any]:
     """The layers as a functional model.
 
-    `sources` names what each layer but the input reads: one layer, or several with spaces between.
+    `sources` names, for each layer except the input, the layers that it reads, separated by spaces.
     """
     items = []
     for each in layers:
@@ -79,7 +79,7 @@ def hdf5(fill: Change) -> bytes:
 
 
 def counted(tensors: Mapping[str, Sequence[Any]], container: str = "layers") -> bytes:
-    """A `.weights.h5`; keys are names below the container, nested ones with slashes."""
+    """Returns a `.weights.h5`; keys are names below the container, with slashes if nested."""
 
     def fill(file: Any) -> None:
         for path, arrays in tensors.items():
@@ -96,7 +96,7 @@ def counted(tensors: Mapping[str, Sequence[Any]], container: str = "layers") -> 
 def legacy(
     tensors: Mapping[str, Mapping[str, Any]], model: Any = None, *, fixed: bool = True
 ) -> bytes:
-    """An older `.h5`: for each layer its weights by name; texts of fixed or variable length."""
+    """Returns an `.h5` of Keras 2: weights by layer and name; texts of fixed or variable length."""
 
     def fill(file: Any) -> None:
         root = file
@@ -118,7 +118,7 @@ def legacy(
 def archive(
     model: Any, image: bytes, method: int = zipfile.ZIP_STORED, more: Mapping[str, bytes] = {}
 ) -> bytes:
-    """A `.keras`."""
+    """Returns a `.keras` file."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as opened:
         opened.writestr("metadata.json", json.dumps({"keras_version": "3.0.0"}))

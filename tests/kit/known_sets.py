@@ -1,4 +1,4 @@
-"""Replicas of the image sets that users are most likely to bring, as they are when unpacked.
+"""Replicas of the image sets that users most often have, as they are when unpacked.
 
 Names of files and folders, columns, types and shapes are those of the published sets; there are a
 dozen small images in each. The sets in `KNOWN` are read; for those in `REFUSED` an error says what
@@ -28,14 +28,14 @@ _DIGITS = 10
 
 
 def images(count: int, first: int = 0, classes: int = 3, channels: int = 1, side: int = 8) -> Any:
-    """uint8 [count, side, side] or [count, side, side, channels], classes in turn."""
+    """Returns uint8 [count, side, side] or [count, side, side, channels], classes in turn."""
     drawn = [draw(index % classes, index, channels) for index in range(first, first + count)]
     times = side // 8
     return np.stack(drawn).repeat(times, axis=1).repeat(times, axis=2)
 
 
 def labels(count: int, first: int = 0, classes: int = 3) -> Any:
-    """int64 [count], classes in turn."""
+    """Returns int64 [count], classes in turn."""
     return np.arange(first, first + count) % classes
 
 
@@ -49,7 +49,7 @@ def _lines(path: Path, *lines: str) -> None:
 
 
 def _planar(pixels: Any) -> Any:
-    """Rows [n, 3 * H * W] of images [n, H, W, 3], all red values first."""
+    """Returns rows [n, 3 * H * W] of images [n, H, W, 3]; all red values come first."""
     return pixels.transpose(0, 3, 1, 2).reshape(len(pixels), -1)
 
 

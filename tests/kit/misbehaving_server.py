@@ -1,4 +1,4 @@
-"""A local web server that answers each request as the script of a test says."""
+"""A local web server that answers each request as a test prescribes, also wrongly."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Request:
 
 @dataclass
 class Script:
-    """Files by path, and how the first requests of a path are answered; the others are served."""
+    """Files by path, and how the first requests for each are answered; later ones get the file."""
 
     contents: dict[str, bytes] = field(default_factory=dict)
     behaviours: dict[str, list[Behaviour]] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Script:
     url: str = ""
 
     def add(self, name: str, content: bytes, *behaviours: Behaviour) -> str:
-        """Puts a file there, and returns its address."""
+        """Adds a file to the server, and returns its address."""
         self.contents[f"/{name}"] = content
         self.behaviours[f"/{name}"] = list(behaviours)
         return f"{self.url}/{name}"
@@ -69,7 +69,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def rest(self, content: bytes, etag: str, *, checks_if_range: bool = True) -> tuple[int, bytes]:
-        """The right status and bytes for a request: all, or those from its range on."""
+        """Returns the right status and bytes for a request: all bytes, or those of its range."""
         match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
         condition = self.headers.get("If-Range")
         if match is None or (checks_if_range and condition not in (None, etag)):
@@ -77,7 +77,7 @@ class Handler(BaseHTTPRequestHandler):
         return 206, content[int(match[1]) :]
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 def serve(
@@ -127,17 +127,17 @@ def serve(
 
 
 def lie_less(num_bytes: int) -> Behaviour:
-    """Announces fewer bytes than the content has, as if that were all."""
+    """Announces fewer bytes than the content has, and sends all."""
 
     def behave(handler: Handler, content: bytes) -> None:
         handler.head(200, {"Content-Length": num_bytes})
-        handler.wfile.write(content)  # the rest goes beyond what was announced
+        handler.wfile.write(content)  # more bytes than announced
 
     return behave
 
 
 def status(code: int, **headers: object) -> Behaviour:
-    """Answers with a status and headers, `Retry_After` for Retry-After."""
+    """Answers with a status and headers; `Retry_After` stands for Retry-After."""
 
     def behave(handler: Handler, _: bytes) -> None:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -147,29 +147,29 @@ def status(code: int, **headers: object) -> Behaviour:
 
 
 def hang_up(handler: Handler, _: bytes) -> None:
-    """Ends the connection without a word."""
+    """Ends the connection without an answer."""
     handler.connection.close()
 
 
 def talk_nonsense(handler: Handler, _: bytes) -> None:
-    """Sends what is not HTTP."""
+    """Sends bytes that are not HTTP."""
     handler.wfile.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
 
 
 def endless(handler: Handler, _: bytes) -> None:
-    """Sends zeros as long as anybody listens, without saying how many."""
+    """Sends zeros until the client disconnects, without announcing how many."""
     handler.head(200, {})
     while not handler.script.is_over.is_set():
         handler.wfile.write(bytes(1 << 16))
 
 
 def silent(handler: Handler, _: bytes) -> None:
-    """Takes the request and says nothing."""
+    """Accepts the request and never answers."""
     handler.script.is_over.wait(20)
 
 
 def trickle_head(handler: Handler, _: bytes) -> None:
-    """Sends a head without end, a byte at a time, so that no byte is waited for for long."""
+    """Sends an endless header, a byte at a time, so that the client never waits long for a byte."""
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
     while not handler.script.is_over.wait(0.02):
         handler.wfile.write(b"x")
@@ -177,14 +177,14 @@ def trickle_head(handler: Handler, _: bytes) -> None:
 
 
 def continue_for_ever(handler: Handler, _: bytes) -> None:
-    """Says again and again that the answer will come."""
+    """Sends `100 Continue` again and again, but no answer."""
     while not handler.script.is_over.wait(0.02):
         handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         handler.wfile.flush()
 
 
 def chunked_cut(num_bytes: int) -> Behaviour:
-    """Sends some bytes in chunks, then ends the connection within one."""
+    """Sends some bytes in chunks, then ends the connection within a chunk."""
 
     def behave(handler: Handler, content: bytes) -> None:
         handler.head(200, {"Transfer-Encoding": "chunked", "ETag": '"one"'})

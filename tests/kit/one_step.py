@@ -1,4 +1,4 @@
-"""One local step on one batch, by an engine and by the float64 network."""
+"""One local step on one batch, for an engine and for the float64 network."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.kit import reference, reference_net
 from tests.kit.reference import Batch, Vector
 
 SEED = 5
-# A power of two, so that dividing by it is exact; so large that the parameters before the step
-# vanish beside the step.
+# A power of two, so that division by it is exact. It is so large that the parameters before the
+# step are negligible compared with the step.
 RATE = 2.0**20
 
 
@@ -54,7 +54,7 @@ def gradient(
     Args:
         model: The model; the gradient is taken at its initial parameters.
         drawn: The batch.
-        num_threads: Threads that share it.
+        num_threads: Threads that share the batch.
         before: Rows of the step table that precede plain SGD.
     """
     rows = (*before, (StepKind.SGD, (RATE, 0.0, 0.0)))

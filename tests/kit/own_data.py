@@ -1,7 +1,7 @@
-"""Small replicas of how people keep images and labels: those that are read, and those refused.
+"""Small replicas of the ways in which people store images and labels, read or refused.
 
-Each maker writes a source into an empty folder. Images are 8 x 8; which quarter is bright tells the
-class, so that a model can learn it.
+Each maker writes a source into an empty folder. Images are 8 x 8. The class decides which quarter
+is bright, so that a model can learn it.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class Replica:
     """A source and the data set that it must be read as.
 
     Attributes:
-        make: Writes it into a folder.
+        make: Writes the source into a folder.
         train: Examples in train.
         test: Examples in test or central.
         validation: Examples in validation.
         classes: The number of classes.
-        clients: Clients in train as the source names them; 0: it names none.
-        options: Of `fedcli preprocess`.
-        source: Its path in the folder; "": the folder itself.
+        clients: Number of clients in train that the source names; 0: it names none.
+        options: Options of `fedcli preprocess`.
+        source: The source's path in the folder; "": the folder itself.
     """
 
     make: Maker
@@ -53,10 +53,10 @@ class Wrong:
     """A source that is refused in one line.
 
     Attributes:
-        make: Writes it into a folder.
-        words: What the line must hold.
-        options: Of `fedcli preprocess`.
-        source: As `Replica`.
+        make: Writes the source into a folder.
+        words: Words that the line must have.
+        options: Options of `fedcli preprocess`.
+        source: As in `Replica`.
     """
 
     make: Maker
@@ -67,14 +67,14 @@ class Wrong:
 
 @dataclass(frozen=True)
 class Layout:
-    """One way to keep a data set: variants that are read, and others that are not."""
+    """One way to store a data set: variants that are read, and variants that are refused."""
 
     right: dict[str, Replica] = field(default_factory=dict)
     wrong: dict[str, Wrong] = field(default_factory=dict)
 
 
 def draw(label: int, index: int, channels: int = 1) -> np.ndarray:
-    """uint8 [8, 8] or [8, 8, channels]: a bright quarter tells the class, noise the example."""
+    """Returns uint8 [8, 8] or [8, 8, channels]: a quarter that is bright by class, and noise."""
     rng = np.random.default_rng([label, index])
     image = rng.integers(0, 40, (SIDE, SIDE)).astype(np.uint8)
     row, column = divmod(label % 4, 2)
@@ -83,7 +83,7 @@ def draw(label: int, index: int, channels: int = 1) -> np.ndarray:
 
 
 def picture(path: Path, label: int, index: int, channels: int = 1) -> None:
-    """Writes one picture file, in the format that its name's ending says."""
+    """Writes one picture file, in the format of its name's ending."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(draw(label, index, channels)).save(path)
 
@@ -91,14 +91,14 @@ def picture(path: Path, label: int, index: int, channels: int = 1) -> None:
 def class_folders(
     root: Path, count: int, first: int = 0, *, ending: str = ".png", inner: str = ""
 ) -> None:
-    """Writes `count` pictures a class below one folder a class."""
+    """Writes one folder per class, with `count` pictures in each."""
     for label, name in enumerate(CLASSES):
         for index in range(first, first + count):
             picture(root / name / inner / f"{name}_{index}{ending}", label, index)
 
 
 def splits(*names: str, inner: str = "", counts: Sequence[int] = (4, 2, 2)) -> Maker:
-    """Folders of splits with a folder a class in each."""
+    """Makes folders of splits, with a folder per class in each."""
 
     def make(root: Path) -> None:
         for place, (name, count) in enumerate(zip(names, counts, strict=False)):
@@ -108,7 +108,7 @@ def splits(*names: str, inner: str = "", counts: Sequence[int] = (4, 2, 2)) -> M
 
 
 def both(*makers: Maker) -> Maker:
-    """What all of these makers write, in one folder."""
+    """Makes what all of these makers write, in one folder."""
 
     def make(root: Path) -> None:
         for each in makers:
@@ -118,7 +118,7 @@ def both(*makers: Maker) -> Maker:
 
 
 def within(folder: str, maker: Maker) -> Maker:
-    """What a maker writes, in a subfolder."""
+    """Makes what a maker writes, in a subfolder."""
 
     def make(root: Path) -> None:
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ def within(folder: str, maker: Maker) -> Maker:
 
 
 def text(name: str, lines: Iterable[str]) -> Maker:
-    """A text file."""
+    """Makes a text file."""
     content = "".join(f"{line}\n" for line in lines)
 
     def make(root: Path) -> None:
@@ -139,7 +139,7 @@ def text(name: str, lines: Iterable[str]) -> Maker:
 
 
 def flat(folder: str, count: int = 12, first: int = 0, ending: str = ".png") -> Maker:
-    """Pictures in one folder: number i shows class i mod 3."""
+    """Makes pictures in one folder; picture i has class i mod 3."""
 
     def make(root: Path) -> None:
         for index in range(first, first + count):
@@ -149,19 +149,19 @@ def flat(folder: str, count: int = 12, first: int = 0, ending: str = ".png") -> 
 
 
 def rows(count: int = 12, first: int = 0) -> list[tuple[int, str]]:
-    """Number and class of the pictures that `flat` writes."""
+    """Returns the number and the class of each picture that `flat` makes."""
     return [(index, CLASSES[index % 3]) for index in range(first, first + count)]
 
 
 def arrays(path: Path, count: int, first: int = 0, *, scale: float = 1.0) -> None:
-    """An npz file of images and labels, 0 to 2 in turn."""
+    """Writes an npz file of images and labels, which are 0, 1 and 2 in turn."""
     path.parent.mkdir(parents=True, exist_ok=True)
     images, labels = _images(count, first)
     np.savez(path, x=images if scale == 1 else (images * scale).astype(np.float32), y=labels)
 
 
 def table(path: Path, count: int, first: int = 0, *, owners: bool = False) -> None:
-    """A CSV file of pixels with a column of labels."""
+    """Writes a CSV file of pixels with a column of labels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     images, labels = _images(count, first)
     header = ["client_id"] * owners + ["label", *(f"p{i}" for i in range(SIDE * SIDE))]
@@ -173,7 +173,7 @@ def table(path: Path, count: int, first: int = 0, *, owners: bool = False) -> No
 
 
 def packed(kind: str, maker: Maker) -> Maker:
-    """What a maker writes, in an archive source.KIND (zip, tar, tar.gz, tar.bz2, tar.xz)."""
+    """Makes an archive source.KIND (zip, tar, tar.gz, tar.bz2, tar.xz) of what a maker writes."""
 
     def make(root: Path) -> None:
         inside = root / "inside"
@@ -199,7 +199,7 @@ def _images(count: int, first: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _per_client(name: str, count: int = 6) -> Maker:
-    """An npz or CSV file for each of three clients; `{}` in the name is the client."""
+    """Makes an npz or CSV file for each of three clients; `{}` in the name is the client."""
 
     def make(root: Path) -> None:
         for number, client in enumerate(("ann", "bob", "eve")):
@@ -211,7 +211,7 @@ def _per_client(name: str, count: int = 6) -> Maker:
 
 
 def _npy(*names: str) -> Maker:
-    """Pairs of .npy files: `{}` in a name is x or y."""
+    """Makes pairs of .npy files; `{}` in a name is x or y."""
 
     def make(root: Path) -> None:
         for number, name in enumerate(names):
@@ -320,7 +320,7 @@ def _gtsrb_original(root: Path) -> None:
 
 
 def _domains(root: Path) -> None:
-    """Office-31: a folder for each domain, which is a client; in it a folder `images`."""
+    """Office-31: a folder for each domain, which is a client, with a folder `images` in it."""
     for domain in ("amazon", "dslr", "webcam"):
         class_folders(root / domain / "images", 2)
 
@@ -346,7 +346,7 @@ def class_folders_flat(root: Path) -> None:
 
 
 def _half(line: str) -> str:
-    """The split of a line of `_LABELS`: the first eight pictures are train."""
+    """Returns the split of a line of `_LABELS`: the first eight pictures are train."""
     return "train" if int(line.partition(".")[0].removeprefix("img")) < 8 else "test"
 
 

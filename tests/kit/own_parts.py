@@ -12,14 +12,14 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def example(word: str) -> str:
-    """Returns the block of the page that defines a function or class."""
+    """Returns the block of the page that defines the function or class `word`."""
     text = (MANUAL / "extending.md").read_text(encoding="utf-8")
     (code,) = (each for each in BLOCK.findall(text) if re.search(rf"(def|class) {word}\b", each))
     return code
 
 
 def write_example(folder: Path, word: str, name: str) -> Path:
-    """Writes that block to a file."""
+    """Writes the block that defines `word` to a file."""
     file = folder / name
     file.write_text(example(word), encoding="utf-8")
     return file

@@ -1,8 +1,8 @@
-"""Slow, obvious federated averaging of dense models in float64: the source of truth.
+"""Slow and simple federated averaging of dense models in float64, as the reference for tests.
 
-A client is a list of batches (x, y), x float64 [b, I] and y int [b]. `hidden` are the widths of
-layers with ReLU before the logits, none for softmax regression. Parameters are one vector: for each
-layer the kernel [I, O] by rows, then the bias [O].
+A client is a list of batches (x, y), with x float64 [b, I] and y int [b]. `hidden` has the widths
+of the hidden layers, which have ReLU; it is empty for softmax regression. Parameters are one
+vector: for each layer the kernel [I, O] row by row, then the bias [O].
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def make_batches(
 def shuffle_buffer_order(
     source: Sequence[int], buffer_size: int, draw_below: Callable[[int], int]
 ) -> list[int]:
-    """Emits a random slot of a buffer and refills it from the source, or from the last slot."""
+    """Returns indices in shuffled order: a random slot of a buffer is emitted and then refilled."""
     waiting = list(source)
     buffer = [waiting.pop(0) for _ in range(min(buffer_size, len(waiting)))]
     order = []
@@ -213,8 +213,9 @@ def score(
 ) -> tuple[Stats, Vector]:
     """Returns the stats of one batch, and the gradient of its mean loss.
 
-    With weights an example's loss is multiplied with that of its label, and the mean is still over
-    the number of examples. `smoothing` is the share of each label that is spread over all classes.
+    With weights, an example's loss is multiplied by the weight of its label. The mean still divides
+    by the number of examples. `smoothing` is the share of each label that is spread over all
+    classes.
     """
     x, y = batch
     size = len(y)
@@ -223,7 +224,7 @@ def score(
     for kernel, bias in layers[:-1]:
         inputs.append(np.maximum(inputs[-1] @ kernel + bias, 0.0))
     logits = inputs[-1] @ layers[-1][0] + layers[-1][1]
-    # float32 cannot hold more: from here on it is infinite, as in the core.
+    # float32 cannot hold larger values, so they become infinite, as in the core.
     logits = np.where(np.abs(logits) > FLOAT32_MAX, np.copysign(np.inf, logits), logits)
     with np.errstate(invalid="ignore"):
         shifted = logits - logits.max(axis=1, keepdims=True)
@@ -244,7 +245,7 @@ def score(
     gradients: list[Vector] = []
     for (kernel, _), layer_inputs in zip(reversed(layers), reversed(inputs), strict=True):
         gradients = [(layer_inputs.T @ error).ravel(), error.sum(axis=0), *gradients]
-        error = (error @ kernel.T) * (layer_inputs > 0)  # of no use below the first layer
+        error = (error @ kernel.T) * (layer_inputs > 0)  # not used after the first layer
     stats = Stats(float(losses.sum()), int(correct.sum()), size, 1)
     return stats, np.concatenate(gradients)
 
@@ -298,7 +299,7 @@ def fedavg_round(
     hidden: Sequence[int] = (),
     clip_norm: float = np.inf,
 ) -> Round:
-    """One round; a client that is empty or whose delta float32 cannot hold has weight 0."""
+    """Computes a round. A client without examples, or with a delta beyond float32, has weight 0."""
     total, weight_sum = np.zeros_like(params), 0.0
     stats, num_non_finite = Stats(), 0
     for batches in cohort:

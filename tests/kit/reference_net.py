@@ -1,4 +1,4 @@
-"""Slow, obvious training of any model in float64, place by place: the source of truth.
+"""Slow and simple training of any model in float64, as the reference for tests.
 
 Values between layers are [B, height, width, channels]; windows are visited one by one.
 """
@@ -23,24 +23,24 @@ VISIT_BLOCKS = 1 << 20  # blocks of the dropout stream for each visit
 # Where the slope of an activation jumps.
 KINKS = {"relu": (0,), "relu6": (0, 6), "leaky_relu": (0,), "elu": (0,), "hard_silu": (-3, 3)}
 NORMS = ("group_normalization", "layer_normalization", "batch_normalization")
-FAR = 1e-3  # a value of order 1 so far from a kink is not rounded across it in float32
+FAR = 1e-3  # float32 does not round a value of order 1 across a kink at this distance
 
-# A layer, its trained tensors, its inputs, its outputs before and after the activation, and its
-# dropout mask, or the moving mean and variance that a batch norm uses; None: there are none.
+# A layer, its trained tensors, its inputs, its outputs before and after the activation, and one
+# more value: the mask of a dropout, the moving mean and variance that a batch norm uses, or None.
 Seen = tuple[Layer, list[Vector], Vector, Vector, Vector, Any]
 Places = Iterator[tuple[tuple[int, int], tuple[slice, slice], tuple[slice, slice]]]
 
 
 @dataclass(frozen=True)
 class Client:
-    """A client's batches, and the name of the stream that its dropout masks come from."""
+    """A client's batches, and the key of the stream from which its dropout masks are drawn."""
 
     batches: Sequence[Batch]
     dropout_key: StreamKey
 
 
 class NearKinkError(Exception):
-    """A value came so near a kink of the loss that rounding decides on which side it is."""
+    """A value is so near a kink of the loss that rounding decides on which side it is."""
 
 
 def fedavg_round(
@@ -50,7 +50,7 @@ def fedavg_round(
     client_optimizer: Optimizer,
     kink_margin: float = 0.0,
 ) -> tuple[Vector, Stats]:
-    """Returns the mean of the clients' models, weighted by examples, and their online stats.
+    """Returns the mean of the clients' models, weighted by their examples, and the online stats.
 
     Raises:
         NearKinkError: In some local step `kink_distance` is less than kink_margin.
@@ -100,13 +100,13 @@ def moved_statistics(
 
 
 def draw_masks(layout: ParamLayout, key: StreamKey, visit: int) -> list[Vector]:
-    """Returns what each dropout multiplies a visited example by, [height, width, channels] each.
+    """Returns the factors of each dropout layer for one visit, [height, width, channels] each.
 
-    Four values come from each 64 bits, the lowest first; each layer begins with new ones.
+    Each 64-bit word gives four values, from its lowest bits up. Each layer begins with a new word.
     """
     counter = visit * VISIT_BLOCKS + (key.round_num << 64) + (key.purpose << 128)
     counter += key.occurrence << 192
-    # NumPy counts up before it draws.
+    # NumPy increments its counter before it draws.
     philox = np.random.Philox(counter=(counter - 1) % (1 << 256), key=key.seed + (key.client << 64))
     masks = []
     for layer in layout.layers:
@@ -137,9 +137,9 @@ def softmax(values: Vector) -> Vector:
 def score(
     layout: ParamLayout, params: Vector, batch: Batch, masks: Sequence[Vector] | None = None
 ) -> tuple[Stats, Vector]:
-    """Returns the stats of one batch, and the gradient of its mean loss; no masks: as evaluated.
+    """Returns the stats of one batch, and the gradient of its mean loss.
 
-    The gradient by moving statistics is left 0.
+    Without masks, the batch is computed as in evaluation. The gradient by moving statistics is 0.
     """
     x, y = batch
     seen = list(_layer_by_layer(layout, params, x, masks))
@@ -170,12 +170,12 @@ def score(
 def kink_distance(
     layout: ParamLayout, params: Vector, batch: Batch, masks: Sequence[Vector] | None = None
 ) -> float:
-    """Returns how far the value nearest to a kink of the loss is from it; no kinks: infinity.
+    """Returns the smallest distance of a value from a kink of the loss; infinity without kinks.
 
-    The loss has a kink where a ReLU's input is 0 and where the two greatest values of a max pool's
-    window are equal. There the gradient jumps by as much as one place contributes to it, which is
-    more than a rounding. A value counts only if the gradient depends on it: not if its window in a
-    max pool has a much larger one, if a ReLU's input is far below 0, or if dropout drops it.
+    The loss has a kink where a ReLU's input is 0, and where the two greatest values of a max pool's
+    window are equal. There the gradient jumps by more than a rounding error. A value counts only if
+    the gradient depends on it. It does not if the window of a max pool has a much larger value, if
+    the input of a ReLU is far below 0, or if dropout drops the value.
     """
     nearest = math.inf
     applied = list(_layer_by_layer(layout, params, batch[0], masks))
@@ -193,7 +193,7 @@ def kink_distance(
         elif layer.kind == "dropout" and mask is not None:
             is_seen = is_seen & (mask > 0)
         elif layer.kind not in ("dropout", "activation", "add"):
-            is_seen = np.ones(1, np.bool_)  # also of padding: more than necessary
+            is_seen = np.ones(1, np.bool_)  # counts all inputs, more than necessary
         for source in layout.sources[place]:
             seen[source] = seen[source] | is_seen
     return nearest
@@ -202,9 +202,9 @@ def kink_distance(
 def _pool_kinks(
     layer: Layer, inputs: Vector, greatest: Vector, is_seen: NDArray[np.bool_]
 ) -> tuple[float, NDArray[np.bool_]]:
-    """Returns the least lead of a window's greatest value, and which inputs are near it.
+    """Returns the smallest gap of a window's two greatest values, and which inputs are near those.
 
-    Two equal zeros do not count: they are outputs of a ReLU, whose own kink is counted.
+    Two zeros do not count: they are outputs of a ReLU, whose own kink is counted.
     """
     nearest, is_near = math.inf, np.zeros(inputs.shape, np.bool_)
     for (y, x), (rows, columns), _ in _places(layer):
@@ -220,7 +220,7 @@ def _pool_kinks(
 def _layer_by_layer(
     layout: ParamLayout, params: Vector, images: Vector, masks: Sequence[Vector] | None
 ) -> Iterator[Seen]:
-    """No masks: as in evaluation."""
+    """Yields each layer with its values; without masks, as in evaluation."""
     values = [images.reshape(len(images), *layout.layers[0].in_shape)]
     named = _by_name(layout, params)
     left = list(masks or [])
@@ -246,7 +246,7 @@ def _by_name(layout: ParamLayout, params: Vector) -> dict[str, Vector]:
 
 
 def _moving(layer: Layer, named: dict[str, Vector]) -> tuple[Vector, Vector]:
-    """The moving mean and the moving variance of a batch norm."""
+    """Returns the moving mean and the moving variance of a batch norm."""
     return named[f"{layer.name}/moving_mean"], named[f"{layer.name}/moving_variance"]
 
 
@@ -306,7 +306,7 @@ _ACTIVATIONS: dict[str, tuple[_Function, _Function]] = {
 
 
 def _places(layer: Layer) -> Places:
-    """Yields each output's place, the part of the image it reads, and that part of its window."""
+    """Yields each output pixel, the slices of the image that it reads, and those of its window."""
     for place in np.ndindex(layer.out_shape[:2]):
         image, window = [], []
         for at, size, length, stride, pad in zip(
@@ -355,7 +355,7 @@ def _forward(layer: Layer, tensors: list[Vector], values: Vector, mask: Any) -> 
 def _backward(
     layer: Layer, tensors: list[Vector], values: Vector, error: Vector, mask: Any
 ) -> tuple[Vector, list[Vector]]:
-    """Returns the gradients by a layer's inputs and by its tensors, given that by its outputs."""
+    """Returns the gradients by a layer's inputs and tensors, given the gradient by its outputs."""
     size = len(values)
     if layer.kind == "dense":
         by_outputs: Vector = error.reshape(size, -1)
@@ -399,15 +399,15 @@ def _gamma_beta(layer: Layer, tensors: list[Vector]) -> tuple[Any, Any]:
 
 
 def _interior(layer: Layer) -> tuple[slice, slice]:
-    """Where the image is inside the frame of a zero padding."""
+    """Returns the slices of the image inside the border of a zero padding."""
     (top, left), (height, width) = layer.pads, layer.in_shape[:2]
     return slice(top, top + height), slice(left, left + width)
 
 
 def _grouped(layer: Layer, values: Vector) -> Vector:
-    """[B, places, groups, values of a group]; averages over the second and last are a group's.
+    """Reshapes values to [B, pixels, groups, values of a group]; a group is axes 1 and 3.
 
-    A layer norm's groups are its pixels, a batch norm's its channels in all examples.
+    A group of a layer norm is a pixel; a group of a batch norm is a channel in all examples.
     """
     if layer.kind == "batch_normalization":
         return values.reshape(1, -1, values.shape[-1], 1)
@@ -419,7 +419,7 @@ def _grouped(layer: Layer, values: Vector) -> Vector:
 def _normalized(
     layer: Layer, values: Vector, moving: tuple[Vector, Vector] | None
 ) -> tuple[Vector, NDArray[np.float64]]:
-    """The values with mean 0 and variance near 1 in each group, and what they were divided by."""
+    """Returns values of mean 0 and variance near 1 in each group, and their divisors."""
     grouped = _grouped(layer, values)
     if moving is None:
         mean = grouped.mean(axis=(1, 3), keepdims=True)
@@ -442,7 +442,7 @@ def _normalize_backward(
     own = [(error * scaled).sum(axis=(0, 1, 2))] if layer.has_scale else []
     own += [error.sum(axis=(0, 1, 2))] if layer.has_bias else []
     inner, unit = _grouped(layer, error * gamma), _grouped(layer, scaled)
-    if moving is not None:  # constants
+    if moving is not None:  # the statistics are constants
         return (inner / root).reshape(values.shape), own
     mean = inner.mean(axis=(1, 3), keepdims=True)
     along = (inner * unit).mean(axis=(1, 3), keepdims=True)

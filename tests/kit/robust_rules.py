@@ -1,4 +1,4 @@
-"""Robust rules and pre-aggregators in float64 NumPy, as slow and plain as their definitions.
+"""Robust rules and pre-aggregators in float64 NumPy, written as slowly and simply as defined.
 
 Deltas are the rows of a matrix [n, num_params]; f of them may be wrong.
 """
@@ -22,12 +22,12 @@ def median(deltas: Matrix) -> Vector:
 
 
 def trimmed_mean(deltas: Matrix, trim: int) -> Vector:
-    """Sorts, then sums: a total minus extremes would keep the rounding of the extremes."""
+    """Returns the mean of the sorted values without `trim` at each end."""
     return np.sort(deltas, axis=0)[trim : len(deltas) - trim].mean(axis=0)
 
 
 def near_median(deltas: Matrix, num_nearest: int) -> Vector:
-    """The values nearest to the median; of ties, those of the first rows."""
+    """Returns the mean of the values nearest to the median; of ties, those of the first rows."""
     found = np.empty(deltas.shape[1])
     for coordinate, values in enumerate(deltas.T):
         distances = np.abs(values - np.median(values))
@@ -37,17 +37,17 @@ def near_median(deltas: Matrix, num_nearest: int) -> Vector:
 
 
 def meamed(deltas: Matrix, f: int) -> Vector:
-    """The mean around the median."""
+    """Returns the mean of the n - f values nearest to the median."""
     return near_median(deltas, len(deltas) - f)
 
 
 def square_distances(deltas: Matrix) -> Matrix:
-    """All pairs, from the differences of the rows."""
+    """Returns the squared distances of all pairs, from the differences of the rows."""
     return np.array([[((a - b) ** 2).sum() for b in deltas] for a in deltas])
 
 
 def scores(deltas: Matrix, f: int) -> Vector:
-    """Krum's scores: sums of the squared distances to the nearest other rows."""
+    """Returns Krum's scores: sums of the squared distances to the nearest other rows."""
     distances = square_distances(deltas)
     found = []
     for index, row in enumerate(distances):
@@ -57,38 +57,39 @@ def scores(deltas: Matrix, f: int) -> Vector:
 
 
 def ranked(deltas: Matrix, f: int) -> list[int]:
-    """Rows by their scores; of equal ones, the first."""
+    """Returns the rows by their scores; of equal scores, the first row first."""
     values = scores(deltas, f)
     return sorted(range(len(deltas)), key=lambda index: (values[index], index))
 
 
 def krum(deltas: Matrix, f: int) -> Vector:
-    """The best row."""
+    """Returns the row with the lowest score."""
     return deltas[ranked(deltas, f)[0]]
 
 
 def multi_krum(
     deltas: Matrix, f: int, select: int = 0, weights: Sequence[float] | None = None
 ) -> Vector:
-    """The mean of the best rows."""
+    """Returns the mean of the rows with the lowest scores."""
     chosen = ranked(deltas, f)[: select or len(deltas) - f]
     given = None if weights is None else np.array(weights)[chosen]
     return np.average(deltas[chosen], axis=0, weights=given)
 
 
 def bulyan_picks(deltas: Matrix, f: int) -> list[int]:
-    """Repeated Krum."""
+    """Returns the rows that repeated Krum chooses."""
     left = list(range(len(deltas)))
     return [left.pop(ranked(deltas[left], f)[0]) for _ in range(len(deltas) - 2 * f)]
 
 
 def bulyan(deltas: Matrix, f: int) -> Vector:
-    """Repeated Krum, then the mean around the median."""
+    """Repeated Krum, then the mean of the values nearest to the median."""
     return near_median(deltas[sorted(bulyan_picks(deltas, f))], len(deltas) - 4 * f)
 
 
 def mda(deltas: Matrix, f: int) -> Vector:
-    """The subset of least diameter; of equal ones, the first in lexicographic order."""
+    """Returns the mean of the subset of smallest diameter; of several, the lexicographically
+    first."""
     distances = square_distances(deltas)
     subsets = itertools.combinations(range(len(deltas)), len(deltas) - f)
     best = min(subsets, key=lambda subset: distances[np.ix_(subset, subset)].max())
@@ -103,7 +104,7 @@ def weiszfeld(
     smoothing: float = 1e-6,
     start: Vector | None = None,
 ) -> Vector:
-    """RFA: `steps` smoothed steps from the weighted mean, or from `start`."""
+    """Geometric median: smoothed Weiszfeld steps from the weighted mean, or from `start`."""
     shares = np.ones(len(deltas)) if weights is None else np.array(weights, float)
     shares = shares / shares.sum()
     center = shares @ deltas if start is None else start
@@ -124,7 +125,7 @@ def centered_clipping(deltas: Matrix, radius: float, center: Vector, steps: int 
 
 
 def dnc(deltas: Matrix, f: int) -> Vector:
-    """One pass over all coordinates, by the singular value decomposition."""
+    """DnC in one pass over all coordinates, by the singular value decomposition."""
     centered = deltas - deltas.mean(axis=0)
     top = np.linalg.svd(centered, full_matrices=False)[2][0]
     order = sorted(range(len(deltas)), key=lambda index: ((centered[index] @ top) ** 2, index))
@@ -143,7 +144,7 @@ def trust_scores(deltas: Matrix, root: Vector) -> Vector:
 
 
 def fltrust(deltas: Matrix, root: Vector) -> Vector:
-    """The trusted mean."""
+    """Returns the mean of the scaled deltas, weighted by their trust scores."""
     trust = trust_scores(deltas, root)
     scaled = deltas * (np.linalg.norm(root) / np.linalg.norm(deltas, axis=1))[:, np.newaxis]
     return trust @ scaled / trust.sum()
@@ -161,7 +162,7 @@ def foolsgold_factors(histories: Matrix) -> Vector | None:
         if most[i] < most[j]:
             cosines[i, j] *= most[i] / most[j]
     factors = np.clip(1.0 - cosines.max(axis=1), 0.0, 1.0)
-    if factors.max() < 1e-12:  # alike but for rounding
+    if factors.max() < 1e-12:  # equal up to rounding
         return None
     factors = factors / factors.max()
     factors[factors == 1.0] = 0.99
@@ -170,20 +171,20 @@ def foolsgold_factors(histories: Matrix) -> Vector | None:
 
 
 def foolsgold(deltas: Matrix, histories: Matrix) -> Vector:
-    """The weighted mean."""
+    """Returns the mean of the deltas, weighted by FoolsGold's factors."""
     factors = foolsgold_factors(histories)
     factors = np.ones(len(deltas)) if factors is None else factors
     return factors @ deltas / factors.sum()
 
 
 def bucketing(deltas: Matrix, size: int, order: Sequence[int]) -> Matrix:
-    """Means of consecutive rows in an order."""
+    """Returns means of `size` rows that follow each other in `order`."""
     rows = deltas[list(order)]
     return np.array([rows[i : i + size].mean(axis=0) for i in range(0, len(rows), size)])
 
 
 def nnm(deltas: Matrix, f: int) -> Matrix:
-    """Means of the nearest rows."""
+    """Returns, for each row, the mean of the n - f rows nearest to it."""
     distances = square_distances(deltas)
     mixed = []
     for index in range(len(deltas)):

@@ -1,4 +1,4 @@
-"""Folders of runs written by hand, so that it is known what a report must say of them."""
+"""Folders of runs with given metrics, so that tests know what a report must say about them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def write_run(
     eval_every: int = 1,
     closing: float | None = None,
 ) -> Path:
-    """Writes a run whose online accuracy is given and whose loss is 1 minus that.
+    """Writes a run with these online accuracies; each loss is 1 minus the accuracy.
 
-    Accuracy on test is 0.1 higher, and evaluated every `eval_every` rounds. `closing`, if given, is
-    that of the closing evaluation.
+    The accuracy on test is 0.1 higher; it is evaluated every `eval_every` rounds. `closing` is the
+    accuracy of the closing evaluation; None: there is no such evaluation.
     """
     (path / "checkpoints").mkdir(parents=True)
     text = f'[run]\ndata = "made"\nrounds = {len(accuracies) or 1}\n{config}'

@@ -1,4 +1,4 @@
-"""Files of other kinds than regular: pipes, sockets, links, and one of holes alone."""
+"""Files that are not regular (pipes, sockets, links), and a large file that is one hole."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ KINDS = ("named pipe", "socket", "link to /dev/zero", "folder", "ring of links")
 
 
 def place(path: Path, kind: str) -> None:
-    """Makes a file of a kind that files of a run, and data files, must not have."""
+    """Makes a file of a kind that is refused for files of a run and for data files."""
     if kind == "named pipe":
         os.mkfifo(path)
     elif kind == "socket":
@@ -25,4 +25,4 @@ def place(path: Path, kind: str) -> None:
         path.symlink_to(path.name)
     else:
         path.touch()
-        os.truncate(path, 200 << 30)  # all holes
+        os.truncate(path, 200 << 30)  # one hole of 200 GiB

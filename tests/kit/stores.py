@@ -1,4 +1,4 @@
-"""Small stores of clients whose examples matter little."""
+"""Small stores of clients, for tests to which the examples do not matter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedcli.datasets.sources.store import StoreInfo
 
 
 def write_counted_store(path: Path, *, same_people: bool = True, **splits: dict[str, int]) -> Path:
-    """Writes a store of black images: for each split the number of examples of its clients."""
+    """Writes a store of black images. `splits` has the number of examples of each client."""
     info = StoreInfo(num_classes=10, pixel_convention="ink", same_people=same_people)
 
     def client(name: str, count: int) -> ClientDataset:

@@ -10,7 +10,7 @@ import numpy as np
 
 
 def varint(number: int) -> bytes:
-    """The wire form of a number, 64-bit two's complement."""
+    """Encodes a number as a varint, in 64-bit two's complement."""
     number %= 1 << 64
     parts = []
     while number > 0x7F:
@@ -20,12 +20,12 @@ def varint(number: int) -> bytes:
 
 
 def part(field: int, content: bytes) -> bytes:
-    """A length-delimited field."""
+    """Encodes a length-delimited field."""
     return varint(field << 3 | 2) + varint(len(content)) + content
 
 
 def feature(values: Any) -> bytes:
-    """A packed Feature: float32 arrays become floats, whole numbers ints, bytes bytes."""
+    """Encodes a packed Feature: of floats, of ints or of bytes, by the type of the values."""
     if isinstance(values, bytes):
         return part(1, part(1, values))
     if isinstance(values, np.ndarray) and values.dtype == np.float32:
@@ -42,7 +42,7 @@ def example(**features: Any) -> bytes:
 
 
 def emnist_rows(pixels: np.ndarray, labels: Any) -> list[bytes]:
-    """Examples of pixels float32 [n, ...]."""
+    """Encodes examples with pixels float32 [n, ...]."""
     return [
         example(label=[label], pixels=image) for image, label in zip(pixels, labels, strict=True)
     ]
@@ -55,7 +55,7 @@ def write(
     counts: dict[tuple[str, str], Any] | None = None,
     sql: str = "",
 ) -> Path:
-    """Writes a database: by split and client the blobs."""
+    """Writes a database from the blobs of each split and client."""
     with sqlite3.connect(path) as connection:
         connection.executescript(
             "CREATE TABLE examples (split_name TEXT, client_id TEXT, "

@@ -1,7 +1,7 @@
-"""An engine that knows nothing but the contract of engines; others could be as small.
+"""A minimal engine that uses only the contract of engines.
 
-It computes one client after another, as if each were in another process: its task is pickled, and
-its delta and stats come back.
+It computes one client after another, as if each were in another process: the task is pickled, and
+the client's delta and stats are sent back.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from fedcli.models.layout import ParamLayout
 
 
 class ToyEngine:
-    """One client after another, each task by pickle."""
+    """Computes one client after another; each task passes through pickle."""
 
     def __init__(self, num_threads: int | None = None) -> None:
-        self.num_threads = num_threads or 1  # what a run's config.toml says; it computes on one
+        self.num_threads = num_threads or 1  # only recorded; it computes on one thread
         self._core = ThreadEngine(1)
         self.num_tasks = 0
 
@@ -100,7 +100,7 @@ class ToyEngine:
 
 
 class _Returned:
-    """Passes on what the one client of a task is sent, and keeps its delta."""
+    """Gives the only client of a task its inputs, and keeps its delta."""
 
     num_vectors = 0
     receives = True

@@ -1,4 +1,4 @@
-"""Small runs that really train: to their end, for some rounds, or until their process is killed."""
+"""Small runs: trained to their end, for some rounds, or until their process is killed."""
 
 from __future__ import annotations
 
@@ -185,13 +185,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "2nn": {"model": "mlp-2nn", "seed": 5, "client_lr": 0.1, "pixels": "ink"},
 }
 
-# A process whose children have everything imported as soon as they are forked.
+# Children are forked from a process that has already imported everything.
 _CHILDREN = multiprocessing.get_context("forkserver")
 _CHILDREN.set_forkserver_preload(["tests.kit.training"])
 
 
 def make_config(**values: Any) -> RunConfig:
-    """Returns `SMALL` with these values in place of its own."""
+    """Returns the config `SMALL` with some values replaced."""
     return settings.from_options({**SMALL, **values})
 
 
@@ -210,7 +210,7 @@ def trained(path: Path, **values: Any) -> Path:
 
 
 def trained_with_a_stop(path: Path, after: int, **values: Any) -> Path:
-    """As `trained`, but stopped within a round, as Ctrl-C does, and continued."""
+    """As `trained`, but the run is stopped within a round, as by Ctrl-C, and then resumed."""
     cancel: CancelFlag = CancelFlag()
     with starting.start(make_config(**values), path, cancel=cancel) as training:
         done = training.run()
@@ -224,7 +224,7 @@ def trained_with_a_stop(path: Path, after: int, **values: Any) -> Path:
 
 
 def last_weights(path: Path) -> list[bytes]:
-    """Every tensor of a run's last checkpoint."""
+    """Returns the bytes of each tensor of a run's last checkpoint."""
     parts = checkpoint.load(folder.latest_checkpoint(path)).components["global_model_weights"]
     return [np.asarray(each).tobytes() for each in parts.values()]
 
@@ -238,13 +238,13 @@ def go_on(path: Path, **options: Any) -> None:
 
 
 def train_rounds(path: Path, config: RunConfig, num_rounds: int) -> None:
-    """Starts a run and leaves it after so many results of rounds, as Ctrl-C between them does."""
+    """Starts a run and stops it after `num_rounds` rounds, as Ctrl-C between two rounds does."""
     with starting.start(config, path) as training:
         _take(training, num_rounds)
 
 
 def resume_rounds(path: Path, num_rounds: int, **options: Any) -> None:
-    """Goes on with a run for so many results of rounds."""
+    """Resumes a run for `num_rounds` rounds, and stops it."""
     with starting.resume(path, **options) as training:
         _take(training, num_rounds)
 
@@ -256,7 +256,7 @@ def _take(training: Training, num_rounds: int) -> None:
 
 
 def train_and_vanish(path: Path, values: Mapping[str, Any], num_rounds: int) -> None:
-    """Trains in another process, which ends as a killed one does: no handler, flush or save."""
+    """Trains in another process, which ends as if killed: it runs no handler, flush or save."""
     child = _CHILDREN.Process(target=_vanish, args=(path, dict(values), num_rounds))
     child.start()
     child.join()
@@ -272,7 +272,7 @@ def _vanish(path: Path, values: Mapping[str, Any], num_rounds: int) -> None:
 
 
 def figures(path: Path) -> dict[str, bytes]:
-    """What a run computed: metrics, evaluation and exported weights."""
+    """Returns what a run computed: metrics, evaluation and exported weights."""
     weights = path.with_suffix(".npz")
     export_run(path, weights)
     files = [path / name for name in ("metrics.jsonl", "evaluation.json")]
@@ -280,12 +280,12 @@ def figures(path: Path) -> dict[str, bytes]:
 
 
 def results(path: Path) -> dict[str, bytes]:
-    """All of a run that does not depend on the clock: `figures`, config and last checkpoint."""
+    """Returns what does not depend on the clock: `figures`, config and last checkpoint."""
     files = [path / "config.toml", folder.latest_checkpoint(path)]
     return {**figures(path), **{file.name: file.read_bytes() for file in files}}
 
 
 def picture(path: Path) -> dict[str, tuple[int, bytes]]:
-    """Returns each file below a folder, with its time of change and its bytes."""
+    """Returns the modification time and the bytes of each file below a folder."""
     files = [each for each in path.rglob("*") if each.is_file()]
     return {str(each): (each.stat().st_mtime_ns, each.read_bytes()) for each in files}
