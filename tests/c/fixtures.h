@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the tests of kernels, models and cohorts share: a main that runs every test on each
- * instruction set, random numbers, and the same model in double, written to be read easily and
- * not to be fast.
+ * Shared by the tests of kernels, models and cohorts: a main that runs every test on each
+ * instruction set, random numbers, and a simple reference of dense models in double.
  */
 #ifndef FED_FIXTURES_H
 #define FED_FIXTURES_H
@@ -43,7 +42,8 @@ static const double UNIT_ROUNDOFF = 0x1p-24;
 
 static const char *const ISA_NAMES[] = {"generic", "avx2", "avx512"};
 
-/* Runs the tests once for each instruction set; one that cannot run is skipped, and says so. */
+/* Runs the tests once for each instruction set. A set that cannot run here is reported as
+ * skipped. */
 static inline int run_on_each_isa(const test_case *tests, size_t num_tests, int argc, char **argv) {
     int worst = 0;
     for (size_t i = 0; i < LENGTH(ISA_NAMES); i++) {

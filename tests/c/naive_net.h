@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The forward and backward pass of any model table in double, written to be read easily and not to
- * be fast. The values of an image are in height, width, channel order without padding; parameters
- * are flat and in Keras layout; examples are computed one at a time. test_net.c compares its
- * gradients with central differences, and then the core with it.
+ * The forward and backward pass of any model table in double, written simply, not to be fast. The
+ * values of an image are in height, width, channel order without padding; parameters are flat and
+ * in Keras layout; examples are computed one at a time. test_net.c compares its gradients with
+ * central differences, and then the core with this network.
  */
 #ifndef FED_NAIVE_NET_H
 #define FED_NAIVE_NET_H
@@ -12,9 +12,8 @@
 
 /* ---- Layers ---------------------------------------------------------------------------------- */
 
-/* The smallest distance of an example to a point where float32 could decide differently from
- * double: of a relu's input to 0, and of the second largest value in a max-pool's window to the
- * largest. */
+/* The smallest distance to a point at which float32 could decide differently from double: from a
+ * relu's input to 0, and between the two largest values in a max-pool's window. */
 typedef struct naive_margin {
     double smallest;
 } naive_margin;
@@ -23,7 +22,7 @@ static inline void naive_note(naive_margin *margin, double distance) {
     if (distance > 0 && distance < margin->smallest) margin->smallest = distance;
 }
 
-/* A kink of the loss: where the slope on one side is not that on the other. */
+/* Notes the distance to a kink of the loss, a point where the slopes on both sides differ. */
 static inline void naive_note_kinks(int activation, double z, naive_margin *margin) {
     if (activation == FED_RELU || activation == FED_RELU6 || activation == FED_LEAKY_RELU ||
         activation == FED_ELU)
@@ -75,7 +74,7 @@ static inline double naive_gated_slope(double x, double z, double z_slope) {
     return s + x * s * (1 - s) * z_slope;
 }
 
-/* The slope at input z with this output. */
+/* The slope of the activation at input z, given its output. */
 static inline double naive_slope(const fed_layer *layer, double z, double output) {
     switch (layer->activation) {
     case FED_RELU:
@@ -115,7 +114,7 @@ typedef struct naive_tap {
 
 /* Sets the input pixel; false if it is outside the image. */
 static inline bool naive_reach(const fed_layer *layer, naive_tap *t) {
-    /* In the padding before the image the difference wraps around and is too large. */
+    /* In the padding before the image the unsigned difference wraps around to a large number. */
     t->in_y = t->out_y * layer->stride_y + t->tap_y - layer->pad_top;
     t->in_x = t->out_x * layer->stride_x + t->tap_x - layer->pad_left;
     return t->in_y < layer->in.height && t->in_x < layer->in.width;
@@ -258,7 +257,7 @@ static inline size_t naive_group(const fed_layer *layer, size_t i) {
     return i % layer->in.channels / (layer->in.channels / layer->num_groups);
 }
 
-/* The mean of a[i] * b[i] over a group; b NULL: of a[i]. */
+/* The mean of a[i] * b[i] over a group; b NULL: the mean of a[i]. */
 static inline double naive_group_mean(const fed_layer *layer, size_t group, const double *a,
                                       const double *b) {
     double sum = 0, count = 0;
@@ -274,7 +273,8 @@ static inline double naive_scale(const fed_layer *layer, const double *params, s
     return layer->has_scale ? params[layer->offset + i % layer->in.channels] : 1;
 }
 
-/* Mean 0 and variance 1, before gamma and beta. Returns the group's 1 / deviation in inverses. */
+/* Normalises to mean 0 and variance 1, before gamma and beta. inverses receives each group's 1 /
+ * deviation. */
 static inline void naive_normalise(const fed_layer *layer, const double *in, double *normal,
                                    double *inverses /* out [groups] */) {
     const size_t size = fed_shape_size(&layer->in);
@@ -298,7 +298,7 @@ static inline void naive_norm(const fed_layer *layer, const double *params, cons
     free(inverses);
 }
 
-/* The output of a zero padding that is input i. */
+/* The index of the output of a zero padding that equals input i. */
 static inline size_t naive_padded_at(const fed_layer *layer, size_t i) {
     const size_t pixel = i / layer->in.channels;
     return naive_at(&layer->out, pixel / layer->in.width + layer->pad_top,
@@ -441,7 +441,7 @@ static inline void naive_layer_backward(const fed_layer *layer, const double *pa
     /* Only in a separate activation layer may the slope depend on the activation's inputs. */
     for (size_t o = 0; o < size; o++)
         out_gradient[o] *= naive_slope(layer, layer->kind == KIND_ACTIVATION ? in[o] : NAN, out[o]);
-    if (layer->kind == KIND_CONCATENATE) { /* passed on as a whole: see naive_pass_on */
+    if (layer->kind == KIND_CONCATENATE) { /* the whole gradient is passed on: see naive_pass_on */
         memcpy(in_gradient, out_gradient, size * sizeof(*in_gradient));
         return;
     }
@@ -480,7 +480,8 @@ static inline void naive_layer_backward(const fed_layer *layer, const double *pa
 
 /* ---- Dropout --------------------------------------------------------------------------------- */
 
-/* One example's mask of a dropout: 16 bits a value, from the lowest of a 64-bit draw up. */
+/* Draws one example's mask of a dropout layer: 16 bits per value, from the lowest bits of a 64-bit
+ * draw up. */
 static inline void naive_draw_mask(const fed_layer *layer, fed_rng *rng, double *mask) {
     const uint64_t threshold = (uint64_t)floor(layer->rate * 65536 + 0.5);
     uint64_t bits = 0;
@@ -497,9 +498,9 @@ typedef struct naive_net {
     size_t num_examples;
     double *values[FED_MAX_LAYERS + 1]; /* of one example: the pixels, then each layer's outputs */
     double *gradients[FED_MAX_LAYERS + 1]; /* by values */
-    double *part; /* of a gradient: what one of the layers that read the value adds */
-    double *masks[FED_MAX_LAYERS]; /* [num_examples, outputs], NULL: no dropout, or idle */
-    naive_margin margin;           /* over all that was scored */
+    double *part; /* a part of a gradient: one layer that reads the value adds it */
+    double *masks[FED_MAX_LAYERS]; /* [num_examples, outputs]; NULL: not a dropout, or not drawn */
+    naive_margin margin;           /* over all examples that were scored */
 } naive_net;
 
 static inline double *naive_doubles(size_t num_values) {
@@ -508,7 +509,7 @@ static inline double *naive_doubles(size_t num_values) {
     return values;
 }
 
-/* Of value 0, the image, or of the output of layer v - 1. */
+/* The size of value v: value 0 is the image, value v the output of layer v - 1. */
 static inline size_t naive_value_size(const fed_model *model, size_t v) {
     return v > 0 ? fed_shape_size(&model->layers[v - 1].out) : model->num_inputs;
 }
@@ -541,7 +542,7 @@ static inline double *naive_mask(const naive_net *net, size_t l, size_t example)
 }
 
 /* Draws the masks of a batch whose first example is the client's visit number first_visit: each
- * visit has 2^20 blocks of the stream, which its dropouts draw from in turn. */
+ * visit has 2^20 blocks of the stream, from which its dropout layers draw one after the other. */
 static inline void naive_draw_masks(naive_net *net, const fed_key *key, size_t first_visit) {
     for (size_t e = 0; e < net->num_examples; e++) {
         fed_rng rng;
@@ -605,8 +606,8 @@ static inline void naive_pass_on(const fed_layer *layer, size_t i, const double 
         gradient[k] += passed[k / num * channels + first + k % num];
 }
 
-/* The gradients of an example by all values but the last, whose gradient is set, and its share of
- * the gradient by parameters. */
+/* Computes an example's gradients by all values except the last, whose gradient is already set, and
+ * adds the example's part of the gradient by parameters. */
 static inline void naive_backward(naive_net *net, const double *params, size_t example,
                                   double *gradient /* in-out */) {
     const fed_model *model = net->model;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Stacks of layers of every kind, as tables for the core, and problems to train them on: what the
- * tests of whole networks share.
+ * Shared by the tests of whole networks: stacks of layers of every kind, as tables for the core,
+ * and problems on which they are trained.
  */
 #ifndef FED_STACKS_H
 #define FED_STACKS_H
@@ -47,7 +47,7 @@ typedef struct stack {
 #define CONV_OF(back, filters, h, w, sy, sx, act) {true, KIND_CONV2D, (act), (filters), h, w, sy, sx, true, false, 0, (back), 0}
 /* clang-format on */
 
-/* Few parameters: every one of them is differentiated. */
+/* Stacks of few parameters: the loss is differentiated by each of them. */
 static const stack SMALL[] = {
     {"dense", {1, 1, 5}, {FULL(4, FED_LINEAR)}},
     {"dense of an image", {2, 3, 2}, {FULL(5, FED_TANH), FULL_PLAIN(3, FED_LINEAR)}},
@@ -280,7 +280,7 @@ typedef struct table {
     fed_model model;
 } table;
 
-/* "same" as TensorFlow has it: the larger half of the padding comes last. */
+/* "same" padding as in TensorFlow: the larger half of the padding is at the end. */
 static inline size_t out_size(size_t in, size_t window, size_t stride, bool same, size_t *pad) {
     *pad = 0;
     if (!same) return in < window ? 0 : (in - window) / stride + 1;
@@ -309,7 +309,8 @@ static inline fed_layer new_layer(const spec *s, const fed_shape *in, size_t off
         layer.num_groups = s->size;
         layer.epsilon = 1e-3;
     }
-    /* The padding after the image has one row less than that before it, and as many columns. */
+    /* After the image there is one padding row less than before it, and the same number of
+     * columns. */
     if (s->kind == KIND_ZERO_PADDING) {
         layer.pad_top = s->stride_y;
         layer.pad_left = s->stride_x;
@@ -334,7 +335,7 @@ static inline size_t num_layer_params(const fed_layer *layer) {
     return naive_num_weights(layer) + (layer->has_bias ? layer->out.channels : 0);
 }
 
-/* A pool of a 1x1 image by 2x2 has no output: such specs are left out. */
+/* Builds the table of a stack. A 2x2 pool of a 1x1 image has no output, so it is left out. */
 static inline void build(const stack *s, table *t) {
     size_t offset = 0, num_layers = 0;
     fed_shape shape = s->in;
@@ -358,7 +359,7 @@ static inline void build(const stack *s, table *t) {
 
 /* ---- Problems -------------------------------------------------------------------------------- */
 
-/* Examples and parameters of a size that keeps values of order 1. */
+/* Examples and parameters that are scaled so that values are of order 1. */
 typedef struct problem {
     const fed_model *model;
     size_t num_examples;

@@ -6,8 +6,8 @@
  *     static const test_case TESTS[] = {TEST(test_sum)};
  *     int main(int argc, char **argv) { return TEST_MAIN(TESTS, argc, argv); }
  *
- * With no argument every test runs; with arguments, the tests of those names. A failed check ends
- * its test, is reported with file and line, and makes the program return 1.
+ * Without arguments every test runs; arguments name the tests to run. A failed check ends its test,
+ * is reported with file and line, and makes the program return 1.
  */
 #ifndef FED_TEST_H
 #define FED_TEST_H
@@ -64,7 +64,7 @@ static inline void test_check_close(double actual, double expected, double toler
 }
 
 #define CHECK(condition) test_check((condition), __FILE__, __LINE__, #condition)
-/* Integers, compared as bit patterns of 64 bits: any mix of widths, size_t included. */
+/* Compares integers as bit patterns of 64 bits, so their types may differ, size_t included. */
 #define CHECK_EQUAL(actual, expected)                                                              \
     test_check_equal((intmax_t)(actual), (intmax_t)(expected), __FILE__, __LINE__,                 \
                      #actual " == " #expected)
@@ -103,7 +103,7 @@ static inline bool test_is_asked(const char *name, int argc, char **argv) {
     return is_asked;
 }
 
-/* Returns 0 when every test asked for passed, 1 when one failed, 2 when the names match none. */
+/* Returns 0 if every chosen test passed, 1 if one failed, 2 if no test has one of the names. */
 static inline int test_run(const test_case *tests, size_t num_tests, int argc, char **argv) {
     size_t num_run = 0, num_failed = 0;
     for (size_t i = 0; i < num_tests; i++) {

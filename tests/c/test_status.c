@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of status.c: a sentence for each code, and a call that returns each code. To test calls
- * that get no memory, this program replaces posix_memalign, the only function by which the core
- * gets large blocks of memory.
+ * Tests of status.c: each code has a message, and some call returns it. To test calls that get no
+ * memory, this program replaces posix_memalign, the only function by which the core gets large
+ * blocks of memory.
  */
 #include "fixtures.h"
 
@@ -15,11 +15,11 @@ static const int CODES[] = {FED_OK,          FED_ERR_NO_MEMORY, FED_ERR_ARGUMENT
 
 /* ---- Memory that runs out -------------------------------------------------------------------- */
 
-/* Allocations that still succeed; the team's threads share it. */
+/* How many more allocations succeed; the threads of the team share the counter. */
 static atomic_long allocations_left = LONG_MAX;
-/* The value that an allocation writes to labels[1], as another thread could; -1: nothing. The
- * first allocation of a call, for its net, is made before labels are checked, the next ones after
- * that. */
+/* The value that an allocation writes to labels[1], as another thread could; -1: nothing is
+ * written. The first allocation of a call, for its net, is made before labels are checked; the
+ * later ones are made after it. */
 static int32_t label_to_write = -1;
 static int is_net_allocated;
 static int32_t labels[] = {0, 1, 1};
@@ -34,8 +34,8 @@ int posix_memalign(void **memory, size_t alignment, size_t num_bytes) {
 
 /* ---- A small cohort -------------------------------------------------------------------------- */
 
-/* Clients with many more blocks than a team keeps open, so that an allocation between blocks can
- * fail, too. */
+/* So many clients that they need more blocks than a team keeps open. So an allocation between
+ * blocks can fail, too. */
 enum { NUM_CLIENTS = 83, NUM_EXAMPLES = 3, NUM_INPUTS = 2, NUM_CLASSES = 2, NUM_PARAMS = 6 };
 
 static const fed_layer LAYER = DENSE(NUM_INPUTS, NUM_CLASSES, 0, FED_LINEAR);
@@ -72,7 +72,7 @@ static int evaluate(fed_team *team) {
     return fed_evaluate(team, &MODEL, SERVER, clients, NUM_CLIENTS, &cancel, stats, &fault);
 }
 
-/* Trains a new team on the cohort; the status of whatever failed first. */
+/* Trains the cohort with a new team. Returns the status of the first failure. */
 static int train_afresh(int num_threads) {
     fed_team *team = fed_team_new(num_threads);
     fed_sum *sum = fed_sum_new_of(&MODEL);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The results must be the same byte for byte with any number of threads, both if clients are
- * distributed over the threads, and if there are too few clients and batches are (threads.c).
+ * The results must be the same byte for byte with any number of threads, if clients are distributed
+ * over the threads, and also if there are too few clients, so that threads share the batches
+ * (threads.c).
  */
 #include "net/net.h"
 #include "stacks.h"
@@ -148,8 +149,8 @@ static void check_shared(fed_team *const *teams, size_t num_teams, const problem
 }
 
 /* The same teams train one model after the other, so that values of an earlier model are left in
- * their memory. Without OpenMP all teams are alike. A step depends only on the whole gradient, so
- * each step is tested with half of the stacks. */
+ * their memory. Without OpenMP all teams are alike. A step sees only the whole gradient, so each
+ * step is tested with half of the stacks. */
 static void test_threads_that_share_batches_change_no_byte(void) {
     fed_team *teams[] = {fed_team_new(3), fed_team_new(1), fed_team_new(7)};
     const size_t num_teams = fed_has_openmp() ? LENGTH(teams) : 1;
@@ -168,8 +169,8 @@ static void test_threads_that_share_batches_change_no_byte(void) {
     for (size_t i = 0; i < LENGTH(teams); i++) fed_team_free(teams[i]);
 }
 
-/* Too wide for a whole batch (fed_net_part_size): threads take parts of it, the last one shorter.
- * The four examples that are left then are one part. */
+/* This stack is too wide for a whole batch (fed_net_part_size): threads take parts of the batch,
+ * and the last part is shorter. The last batch, of four examples, is one part. */
 static const stack WIDE = {"a batch in parts",
                            {9, 10, 2},
                            {CONV(48, 3, 3, 1, 1, true, FED_RELU), DROP(0.3),
@@ -221,7 +222,7 @@ static void test_prepared_clients_of_a_convolution_give_the_same_bytes(void) {
     free_problem(&p);
 }
 
-/* A NaN of one client must not stay in the memory that the next one uses. */
+/* A NaN of one client must not stay in the memory that the next client uses. */
 static void test_a_bad_client_leaves_nothing_behind(void) {
     fed_team *team = fed_team_new(3);
     for (size_t s = 0; s < LENGTH(SHARED); s++) {

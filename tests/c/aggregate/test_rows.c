@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of aggregate/: each function against a plain reference in double, at
- * sizes on both sides of a block of lanes, of a slice and of a part; the same
- * bytes on any number of threads; and arguments that are refused.
+ * Tests of aggregate/: each function against a simple reference in double, at sizes just below and
+ * above a block of lanes, a slice and a part; the same bytes on any number of threads; arguments
+ * that are refused.
  */
 #include "fixtures.h"
 
@@ -14,7 +14,7 @@ static const size_t SHAPES[][2] = {
     {16, 70}, {33, 2500}, {64, 40}, {70, 1000}, {100, 99}, {129, 64}, {257, 33}, {MOST_ROWS, 33}};
 
 typedef struct matrix {
-    float *values; /* exactly the memory that it needs */
+    float *values; /* in exactly the memory that is needed */
     const float *starts[MOST_ROWS];
     fed_rows rows;
 } matrix;
@@ -47,7 +47,8 @@ static double twin_trimmed(const double *sorted, size_t num_rows, size_t trim) {
     return sum / (double)(num_rows - 2 * trim);
 }
 
-/* Takes the nearest value, again and again; of ties the first row's. */
+/* The mean of the nearest values, which it chooses one after the other; of ties, the first row's
+ * value. */
 static double twin_near(const matrix *m, size_t c, const double *sorted, size_t num_nearest) {
     const size_t n = m->rows.num_rows;
     const double median = (sorted[(n - 1) / 2] + sorted[n / 2]) / 2;
@@ -130,7 +131,7 @@ static void test_means_near_the_median(void) {
         check_near(&m, 1);
         check_near(&m, (n + 1) / 2);
         check_near(&m, n);
-        /* few different values: many are equally near */
+        /* few different values, so that many are equally near */
         for (size_t i = 0; i < n * m.rows.num_values; i++) m.values[i] = roundf(4 * m.values[i]);
         check_near(&m, (n + 1) / 2);
         check_near(&m, n - n / 4);
@@ -147,7 +148,7 @@ static void test_votes_of_signs(void) {
         const size_t n = m.rows.num_rows, p = m.rows.num_values;
         double *origin = doubles(p);
         int32_t *votes = test_alloc(p * sizeof *votes);
-        for (size_t i = 0; i < n * p; i++) m.values[i] = roundf(m.values[i]); /* zeros, too */
+        for (size_t i = 0; i < n * p; i++) m.values[i] = roundf(m.values[i]); /* some are 0 */
         for (size_t c = 0; c < p; c++) origin[c] = 0;
         for (int has_origin = 0; has_origin < 2; has_origin++) {
             CHECK_EQUAL(fed_sign_votes(2, &m.rows, has_origin ? origin : NULL, votes), FED_OK);
@@ -196,7 +197,7 @@ static void test_moves_and_mixtures(void) {
             const double expected = twin_square_distance(&m, r, vector);
             CHECK_CLOSE(squares[r], expected, 1e-13 * expected);
         }
-        for (size_t c = 0; c < p; c++) vector[c] = NAN; /* nothing is kept of it */
+        for (size_t c = 0; c < p; c++) vector[c] = NAN; /* its old values must not matter */
         CHECK_EQUAL(fed_move_by_rows(2, &m.rows, 0, factors, vector, NULL), FED_OK);
         for (size_t c = 0; c < p; c++) CHECK(isfinite(vector[c]));
         free(mixed);
@@ -251,13 +252,14 @@ static void test_distances_and_products(void) {
 
 /* ---- The closest rows ------------------------------------------------------------------------ */
 
-/* Looks at every choice. */
+/* Tries all subsets. */
 static void twin_closest(const double *distances, size_t n, size_t k, size_t *chosen) {
     double best = HUGE_VAL;
     for (uint32_t set = 0; set < 1u << n; set++) {
         size_t members[16], num = 0;
         double diameter = 0;
-        for (size_t i = 0; i < n; i++) /* the highest bit is row 0: larger sets come first */
+        for (size_t i = 0; i < n; i++) /* row 0 is the highest bit, so larger numbers come first in
+                                          lexicographic order */
             if (~set >> (n - 1 - i) & 1) members[num++] = i;
         if (num != k) continue;
         for (size_t i = 0; i < k; i++)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of narrow.c: a client whose images have pixels in common trains as the full net does,
- * against a reference in double that knows nothing of narrow layers; when a layer is narrow; and
- * what becomes of pixels and sizes at the edge.
+ * Tests of narrow.c: a client whose images have fixed pixels trains as the full net does, compared
+ * with a reference in double without narrow layers; when a layer is narrow; and extreme pixels and
+ * sizes.
  */
 #include "fixtures.h"
 
@@ -11,7 +11,7 @@ enum { NUM_HIDDEN = 9, MAX_CLIENTS = 3 };
 
 static const size_t SIZES[] = {7, 30, 32, 49, 96, MAX_INPUTS};
 
-/* Learning rates are for an image of one pixel: images have the length of their number of
+/* Learning rates for an image of one pixel. The squared norm of an image grows with its number of
  * pixels. */
 static const fed_step_row PLAIN = {FED_STEP_SGD, {0.5f}};
 static const fed_step_row MOMENTUM = {FED_STEP_SGD, {0.1f, 0.9f}};
@@ -23,21 +23,22 @@ static fed_fault fault;
 
 /* ---- Clients --------------------------------------------------------------------------------- */
 
-/* What a client's stored pixels mean. */
+/* How a client's pixels are stored, and what they stand for. */
 typedef struct pixel_kind {
     int32_t type;
     float scale, offset;
-    int is_blank; /* fixed pixels are stored as 0; else each has a value of its own */
+    int is_blank; /* 1: fixed pixels are stored as 0; 0: each has a different value */
 } pixel_kind;
 
 static const pixel_kind BACKGROUND = {FED_PIXELS_UINT8, -1.0f / 255, 1, 1}; /* fixed: 1.0 */
 static const pixel_kind INK = {FED_PIXELS_UINT8, 1.0f / 255, 0, 1};         /* fixed: 0.0 */
 static const pixel_kind GREY = {FED_PIXELS_UINT8, 1.0f / 255, 0.25f, 0};
-static const pixel_kind FLOATS = {FED_PIXELS_FLOAT32, 1, 0, 0}; /* in place, if the width allows */
+static const pixel_kind FLOATS = {FED_PIXELS_FLOAT32, 1, 0, 0}; /* used in place, if the width
+                                                                   allows it */
 static const pixel_kind SCALED_FLOATS = {FED_PIXELS_FLOAT32, -0.5f, 1, 0};
 static const pixel_kind *const KINDS[] = {&BACKGROUND, &INK, &GREY, &FLOATS, &SCALED_FLOATS};
 
-/* A model and a client, as a test asks for them. */
+/* The model and the client of a test. */
 typedef struct spec {
     size_t num_inputs, num_hidden /* 0: one layer */, num_classes;
     size_t num_examples, num_kept; /* groups of four pixels, not counting the tail */
@@ -63,7 +64,7 @@ typedef struct problem {
     spec asked;
     fed_layer layers[2];
     fed_model model;
-    fed_step_row rows[2]; /* clipping, if that is asked for, and the optimizer */
+    fed_step_row rows[2]; /* clipping, if there is any, and the optimizer */
     fed_step step;
     fed_client client;
     float server[MAX_PARAMS];
@@ -84,7 +85,7 @@ static void set_model(problem *p) {
     fill_floats(5, 0.1, p->server, num_params);
 }
 
-/* Kept groups lie spread out between the fixed ones; not all of their pixels need vary. */
+/* Kept groups are spread among the fixed groups. Not all of their pixels vary. */
 static int is_varying(const spec *asked, size_t pixel) {
     const size_t group = pixel / FED_GROUP, num_groups = asked->num_inputs / FED_GROUP;
     if (group == num_groups) return 1; /* the tail */
@@ -96,7 +97,8 @@ static uint8_t stored_byte(const spec *asked, size_t example, size_t pixel) {
     uint64_t of_pixel = 1000 + pixel, of_both = example * MAX_INPUTS + pixel;
     if (is_varying(asked, pixel))
         return example != 1 ? (uint8_t)next_bits(&of_both)
-                            : (uint8_t)~stored_byte(asked, 0, pixel); /* never as in image 0 */
+                            : (uint8_t)~stored_byte(asked, 0, pixel); /* always different from image
+                                                                         0 */
     return asked->kind->is_blank ? 0 : (uint8_t)next_bits(&of_pixel);
 }
 
@@ -142,7 +144,7 @@ static void free_problem(problem *p) {
     free(p);
 }
 
-/* The core must not write pixels; the test, that owns them, may. */
+/* The core must not write pixels; the test owns them and may. */
 static float *floats_of(problem *p) { return (float *)(uintptr_t)p->client.pixels; }
 
 /* ---- Runs ------------------------------------------------------------------------------------ */
@@ -170,7 +172,8 @@ static void train_clients(const problem *p, const fed_client *clients, size_t nu
 
 static void train(const problem *p, outcome *out) { train_clients(p, &p->client, 1, out); }
 
-/* Whether the client's first layer is narrow, and if so that it has the groups asked for. */
+/* Returns whether the client's first layer is narrow, and checks that it then has the right
+ * groups. */
 static int is_narrow(const problem *p) {
     fed_net net;
     fed_narrow narrow;
@@ -215,7 +218,7 @@ static void twin_forward(const fed_model *model, double values[][TWIN_MAX_OUTPUT
     }
 }
 
-/* by_outputs, the gradient by a layer's outputs, becomes that by its inputs. */
+/* Turns the gradient by a layer's outputs, by_outputs, into the gradient by its inputs. */
 static void twin_backward(const fed_layer *layer, const double *inputs, double *by_outputs) {
     const size_t num_outputs = layer->out.channels;
     const double *kernel = t.params + layer->offset;
@@ -249,7 +252,7 @@ static void twin_example(const problem *p, size_t example, double factor) {
         twin_backward(&p->model.layers[l], values[l], by_outputs);
 }
 
-/* Returns 1 if the gradient was too long. */
+/* Clips the gradient; returns 1 if it was too long. */
 static int twin_clip(const problem *p) {
     double sum_of_squares = 0;
     for (size_t i = 0; i < p->model.num_params; i++)
@@ -293,12 +296,12 @@ static void twin_train(const problem *p) {
 /* ---- Trained as the full net ----------------------------------------------------------------- */
 
 /* Each step rounds a weight once, by at most one unit roundoff of the largest parameter. The single
- * weight of the fixed pixels may be larger than theirs, but its error is divided among them. Errors
- * of the logits reach weights only times a rate and a pixel, which is less. Rates are so small that
- * errors do not grow from step to step. */
+ * weight that stands for all fixed pixels may be larger than their weights, but its error is
+ * divided among them. Errors of the logits are multiplied by a rate and a pixel before they reach a
+ * weight, so they are smaller. Rates are so small that errors do not grow from step to step. */
 static double tolerance(void) { return 8 * UNIT_ROUNDOFF * t.largest * (double)(t.num_steps + 4); }
 
-/* Trains, and holds everything that comes out against the reference. */
+/* Trains, and compares all results with the reference. */
 static void check_against_twin(const problem *p) {
     train(p, &outcomes[0]);
     twin_train(p);
@@ -314,7 +317,7 @@ static void check_against_twin(const problem *p) {
         CHECK_CLOSE(outcomes[0].total[i], delta, tolerance());
         farthest = fmax(farthest, fabs(delta));
     }
-    CHECK(farthest > 100 * tolerance()); /* or the comparison says nothing */
+    CHECK(farthest > 100 * tolerance()); /* otherwise the comparison would prove nothing */
 }
 
 static void check_trained(const spec *asked, int expect_narrow) {
@@ -324,7 +327,8 @@ static void check_trained(const spec *asked, int expect_narrow) {
     free_problem(p);
 }
 
-/* Every size, every step; a fourth of the groups are kept. Below 32 inputs nothing can be saved. */
+/* Checks every size and every step; a quarter of the groups are kept. Below 32 inputs no work can
+ * be saved. */
 static void check_kind(const pixel_kind *kind) {
     for (size_t i = 0; i < LENGTH(SIZES); i++)
         for (size_t s = 0; s < LENGTH(STEPS); s++) {
@@ -345,7 +349,8 @@ static void test_floats_with_scale_and_offset_train_as_the_full_net(void) {
     check_kind(&SCALED_FLOATS);
 }
 
-/* The narrow gradient has the norm of the full one: the same batches are clipped, by as much. */
+/* The narrow gradient has the norm of the full gradient, so the same batches are clipped, by the
+ * same factor. */
 static void test_clipped_gradients_train_as_the_full_net(void) {
     for (size_t k = 0; k < LENGTH(KINDS); k++)
         for (size_t s = 0; s < LENGTH(STEPS); s++) {
@@ -407,8 +412,8 @@ static void test_identical_examples_are_all_fixed(void) {
     for (size_t k = 0; k < LENGTH(KINDS); k++) {
         spec asked = USUAL;
         asked.kind = KINDS[k];
-        asked.num_kept = 0;               /* and 96 pixels have no tail */
-        if (asked.kind == &INK) continue; /* black on black: only biases move */
+        asked.num_kept = 0;               /* no pixel varies: 96 have no tail */
+        if (asked.kind == &INK) continue; /* all pixels are 0, so only biases change */
         check_trained(&asked, 1);
     }
 }
@@ -435,7 +440,8 @@ static void test_a_client_without_fixed_pixels_is_not_narrow(void) {
     }
 }
 
-/* Rows of 128, 64 and 144 floats may be at most 112, 48 and 112 long: an eighth is to be saved. */
+/* Narrow rows must save an eighth: rows of 128, 64 and 144 floats may become at most 112, 48 and
+ * 112 long. */
 static void test_narrow_from_an_eighth_of_the_row_on(void) {
     static const struct {
         size_t num_inputs, longest;
@@ -476,7 +482,7 @@ static void test_batches_beyond_one_block_of_lanes(void) {
         }
 }
 
-/* Decoded once, and with one epoch a batch at a time. */
+/* With several epochs, pixels are decoded once; with one epoch, a batch at a time. */
 static void test_epochs_and_pipelines(void) {
     for (int32_t pipeline = FED_REPEAT_SHUFFLE; pipeline <= FED_PER_EPOCH; pipeline++)
         for (size_t epochs = 1; epochs <= 5; epochs += 2)
@@ -500,9 +506,9 @@ static void test_any_number_of_classes(void) {
         }
 }
 
-/* With the full width of rows, the decoded images are too large to keep; with the narrow width they
- * are not. Memory is reserved for the full width, which must decide. The stored pixels are halves
- * of the values and decoded at scale 2, which is exact. */
+/* Decoded images of the full width are too large to keep; those of the narrow width are not. Memory
+ * is reserved for the full width, so the full width must decide. The stored pixels are halves of
+ * the values and decoded at scale 2, which is exact. */
 static void test_a_large_client_in_place_stays_within_its_memory(void) {
     for (size_t i = 0; i < 2; i++) {
         spec asked = USUAL;
@@ -577,7 +583,7 @@ static void test_learning_rate_0_moves_nothing(void) {
 
 /* ---- Numbers that are not finite, or barely -------------------------------------------------- */
 
-/* The client between two others has a bad pixel in all of its images: it alone is dropped. */
+/* The second of three clients has a bad pixel in all of its images. Only this client is dropped. */
 static void check_is_dropped(const fed_step_row *row, float bad, size_t pixel) {
     spec asked = USUAL;
     asked.kind = &FLOATS;
@@ -606,11 +612,11 @@ static void test_a_bad_fixed_pixel_drops_its_client_only(void) {
     for (size_t i = 0; i < LENGTH(bad); i++)
         for (size_t s = 0; s < LENGTH(STEPS); s++) {
             check_is_dropped(STEPS[s], bad[i], 0);
-            check_is_dropped(STEPS[s], bad[i], 14); /* fixed, of a kept group */
+            check_is_dropped(STEPS[s], bad[i], 14); /* a fixed pixel of a kept group */
         }
 }
 
-/* Each fixed pixel is a float, but their norm exceeds any float. One small step from zero is still
+/* Each fixed pixel fits into a float, but their norm does not. One small step from zero is still
  * finite. */
 static void test_fixed_pixels_may_be_huge(void) {
     static const fed_step_row small = {FED_STEP_SGD, {1e-32f}};

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of order.c: the three pipelines' streams and batches, against counts worked out by hand and
- * against a naive reference that writes each shuffled unit out as a list.
+ * Tests of order.c: the streams and batches of the three pipelines, against counts worked out by
+ * hand, and against a naive reference that makes each shuffled unit as a list.
  */
 #include "fed.h"
 #include "test.h"
@@ -48,9 +48,9 @@ static void draw(const fed_plan *plan, size_t num_examples, const fed_key *key) 
     free(buffer);
 }
 
-/* The definition, word for word, on a list: emit a uniform slot of the buffer, replace it by the
- * next input, or by the last slot once the input is exhausted. A buffer of one index is not
- * worth a draw. */
+/* The definition, applied to a list: a random slot of the buffer is emitted and replaced by the
+ * next input, or by the last slot when the input is used up. A buffer of one index needs no
+ * draw. */
 static void shuffle_naively(fed_rng *rng, const uint32_t *input, size_t length,
                             size_t buffer_length, uint32_t *output) {
     uint32_t buffer[MAX_VISITS];
@@ -171,7 +171,7 @@ static void test_no_shuffle(void) {
     }
 }
 
-/* An index can leave a buffer of b no earlier than b - 1 places before its own. */
+/* An index cannot leave a buffer of b indices more than b - 1 places before its own place. */
 static void test_buffer_limits_how_far_ahead(void) {
     const fed_plan plan = plan_of(FED_REPEAT_SHUFFLE, 1, 20, 10);
     draw(&plan, 1000, &KEY);
@@ -186,7 +186,7 @@ static void test_buffer_limits_how_far_ahead(void) {
 static void test_full_buffer_is_a_uniform_permutation(void) {
     enum { NUM_DRAWS = 24000 };
     const fed_plan plan = plan_of(FED_SHUFFLE_REPEAT, 1, 4, SIZE_MAX);
-    size_t counts[256] = {0}; /* by the four indices as base-4 digits */
+    size_t counts[256] = {0}; /* indexed by the four indices as digits of base 4 */
     for (uint64_t round = 0; round < NUM_DRAWS; round++) {
         const fed_key key = {.seed = 9, .round = round, .purpose = 1};
         draw(&plan, 4, &key);
@@ -199,7 +199,7 @@ static void test_full_buffer_is_a_uniform_permutation(void) {
         const double off = (double)counts[i] - 1000.0;
         chi_squared += counts[i] > 0 ? off * off / 1000.0 : 0.0;
     }
-    CHECK(chi_squared < 59.0); /* 23 degrees of freedom: fewer than 1 in 10,000 is above */
+    CHECK(chi_squared < 59.0); /* 23 degrees of freedom: exceeded with a probability below 1e-4 */
 }
 
 static void test_streams_differ_by_key(void) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What a round gives to and takes of one client alone, and shares of the learning rate by local
- * step, against a softmax regression in double. */
+ * The inputs and outputs of a single client in a round (fed_own), and factors of the learning rate
+ * by local step, compared with a softmax regression in double. */
 #include "fixtures.h"
 
 enum { INPUTS = 37, CLASSES = 5, PARAMS = (INPUTS + 1) * CLASSES, CLIENTS = 11, MAX_EXAMPLES = 40 };
@@ -35,7 +35,7 @@ static fed_client_stats stats[CLIENTS];
 static atomic_int cancel;
 static fed_fault fault;
 
-/* With fixed_pixels most pixels are alike in all images: plain SGD then trains a narrow layer. */
+/* With fixed_pixels most pixels are the same in all images, so plain SGD trains a narrow layer. */
 static void set_problem(int fixed_pixels) {
     memset(&prob, 0, sizeof prob);
     fill_floats(1, 0.5, prob.server, PARAMS);
@@ -90,7 +90,7 @@ static void add_gradient(const float *pixels, int32_t label, const double *param
     }
 }
 
-/* Moves parameters to within a distance of the server's; 0: leaves them. */
+/* Moves parameters to at most max_distance from the server's; 0: does not change them. */
 static void twin_project(double *params, const double *server, double max_distance) {
     double squares = 0;
     for (size_t p = 0; p < PARAMS; p++)
@@ -100,8 +100,8 @@ static void twin_project(double *params, const double *server, double max_distan
         params[p] = server[p] + (params[p] - server[p]) * max_distance / sqrt(squares);
 }
 
-/* A client's delta after its local steps at rate 0.1 times the factors; factors and weights of
- * classes may be NULL. */
+/* Computes a client's delta after its local steps, with rate 0.1 times the factors. factors and
+ * class_weights may be NULL. */
 static void twin_delta(size_t c, int has_linear, int has_anchor, const double *factors,
                        const float *class_weights, double *delta /* out [PARAMS] */) {
     double params[PARAMS], server[PARAMS];
@@ -129,7 +129,7 @@ static void twin_delta(size_t c, int has_linear, int has_anchor, const double *f
     for (size_t p = 0; p < PARAMS; p++) delta[p] = params[p] - server[p];
 }
 
-/* Every client's delta, and their sum, equal the reference's. */
+/* Checks that every client's delta, and their sum, equal the reference's. */
 static void check_weighted_deltas(const fed_step *step, int has_linear, int has_anchor,
                                   const double *factors, const float *class_weights) {
     const fed_terms terms = {.weighting = FED_WEIGHT_UNIFORM,
@@ -188,7 +188,7 @@ static void test_an_anchor_takes_the_servers_gradient_off(void) {
 static void test_metrics_are_not_the_anchors(void) {
     set_problem(0);
     CHECK_EQUAL(train(1, &PLAIN, &UNIFORM), FED_OK);
-    /* Of one example in two steps, the first of which scores it before any update. */
+    /* The loss of one example in two steps; the first step scores it before any update. */
     const double loss = stats[3].loss_sum;
     prob.clients[3].plan.epochs = 1;
     CHECK_EQUAL(train(1, &ANCHOR, &UNIFORM), FED_OK);
@@ -236,7 +236,8 @@ static void test_factors_multiply_deltas_in_the_sum(void) {
     set_problem(0);
     for (size_t c = 0; c < CLIENTS; c++) prob.own[c].delta_factor = 0.25 * (double)c;
     check_deltas(&PLAIN, 0, 0, NULL);
-    CHECK(weight == CLIENTS - 1); /* the empty client's is 0, the others' is not the factor */
+    CHECK(weight == CLIENTS - 1); /* the weight of the empty client is 0; factors do not change the
+                                     other weights */
 }
 
 static void test_bad_factors_are_refused(void) {
@@ -263,7 +264,7 @@ static void test_each_epoch_ends_within_the_largest_distance(void) {
                 CHECK(sqrt(squares) <= prob.own[c].max_distance * (1 + 1e-6));
                 num_moved += sqrt(squares) > 0.999 * prob.own[c].max_distance;
             }
-            CHECK(num_moved > 3); /* else the bound changed nothing */
+            CHECK(num_moved > 3); /* so the bound had an effect */
         }
 }
 
@@ -276,8 +277,8 @@ static void test_bad_largest_distances_are_refused(void) {
     }
 }
 
-/* For every kind of step, a client trains from its own start as it would from server parameters of
- * the same values. */
+/* With every kind of step, a client with its own start trains as if the server's parameters were
+ * this start. */
 static void test_a_start_of_its_own_is_the_servers_to_a_client(void) {
     static const fed_step *const steps[] = {&PLAIN, &LINEAR, &ANCHOR, &GRADIENT};
     static float starts[CLIENTS][PARAMS], wanted[CLIENTS][PARAMS];
@@ -377,8 +378,8 @@ static const struct {
     {{{FED_STEP_PROXIMAL, {0.7}}, LINEAR_ROW, LINEAR_ROW, {FED_STEP_SGD, {0.1, 0.5, 1}}}, 4, 1},
 };
 
-/* A bound that no gradient exceeds: the step is no longer computed as affine_step.c does, but has
- * the same result. */
+/* A bound that no gradient exceeds. With it, affine_step.c does not compute the step, but the
+ * result must be the same. */
 static const fed_step_row NO_BOUND = {FED_STEP_CLIP, {1e30}};
 
 static void check_affine_step(size_t d, const fed_terms *terms) {
@@ -389,7 +390,8 @@ static void check_affine_step(size_t d, const fed_terms *terms) {
     memcpy(rows + 1, DRIFTS[d].rows, sizeof DRIFTS[d].rows);
     CHECK_EQUAL(train(2, &(fed_step){rows, 1 + DRIFTS[d].num_rows}, terms), FED_OK);
     for (size_t c = 0; c < CLIENTS; c++)
-        for (size_t p = 0; p < PARAMS; p++) /* ten steps, two roundings of parameters of 4 */
+        for (size_t p = 0; p < PARAMS; p++) /* ten steps, each with two rounding errors of
+                                               parameters up to 4 */
             CHECK_CLOSE(deltas[c][p], prob.deltas[c][p], 5e-6);
 }
 
@@ -428,8 +430,8 @@ static void test_too_few_or_bad_rate_factors_are_refused(void) {
     }
 }
 
-/* Beside parameters of a million a gradient of 0.1 has no digits left in float32, so the two must
- * not be added up before the step. */
+/* Added to parameters of a million, a gradient of 0.1 would lose all digits in float32. So the two
+ * must not be added before the step. */
 static void test_gradients_keep_their_digits_beside_large_parameters(void) {
     set_problem(0);
     for (size_t c = 0; c < CLIENTS; c++)
@@ -439,7 +441,7 @@ static void test_gradients_keep_their_digits_beside_large_parameters(void) {
     double expected[PARAMS];
     CHECK_EQUAL(train(2, &GRADIENT, &UNIFORM), FED_OK);
     memcpy(expected, total, sizeof expected);
-    for (size_t k = 0; k < CLASSES; k++) prob.server[k] = 1e6f; /* of the pixel that is 0 */
+    for (size_t k = 0; k < CLASSES; k++) prob.server[k] = 1e6f; /* weights of the pixel that is 0 */
     for (size_t k = 0; k < CLASSES; k++) prob.server[INPUTS * CLASSES + k] += 1024;
     CHECK_EQUAL(train(2, &GRADIENT, &UNIFORM), FED_OK);
     for (size_t p = 0; p < PARAMS; p++) CHECK_CLOSE(total[p], expected[p], 1e-3); /* of logits */

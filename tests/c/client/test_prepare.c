@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of prepare.c: what is prepared changes no byte, only the time; what it must not be used
- * for; and what becomes of it when memory runs out, simulated as in
- * test_status.c.
+ * Tests of prepare.c: prepared data change no byte of the results; steps that must not use them;
+ * and allocations that fail, which are simulated as in test_status.c.
  */
 #include "fixtures.h"
 
@@ -26,12 +25,13 @@ static const fed_step_row ROWS[] = {
     {FED_STEP_SGD, {0.01f}},
     {FED_STEP_SGD, {0.01f, 0.9f}},
     {FED_STEP_SGD, {0.01f, 0.9f, 1}},
-    /* These leave the span of the gradients, so what was prepared must not be used. */
+    /* These steps leave the span of the gradients, so prepared data must not be used. */
     {FED_STEP_ADAM, {0.01, 0.9, 0.999, 0}},
     {FED_STEP_ADAGRAD, {0.01, 1e-7, 0, 0.1}},
 };
 
-/* One epoch is decoded a batch at a time, several before the first step. */
+/* With one epoch images are decoded a batch at a time, with several epochs before the first
+ * step. */
 static const fed_plan PLANS[] = {
     {FED_REPEAT_SHUFFLE, 3, 20, 50, SIZE_MAX}, {FED_SHUFFLE_REPEAT, 1, 33, SIZE_MAX, SIZE_MAX},
     {FED_PER_EPOCH, 2, 7, 10, SIZE_MAX},       {FED_REPEAT_SHUFFLE, 1, 20, 1, 15},
@@ -43,7 +43,7 @@ static fed_fault fault;
 
 /* ---- Memory that runs out -------------------------------------------------------------------- */
 
-/* Allocations that still succeed; the team's threads share it. */
+/* How many more allocations succeed; the threads of the team share the counter. */
 static atomic_long allocations_left = LONG_MAX;
 
 int posix_memalign(void **memory, size_t alignment, size_t num_bytes) {
@@ -56,7 +56,8 @@ int posix_memalign(void **memory, size_t alignment, size_t num_bytes) {
 
 static const size_t COUNTS[] = {20, 0, 200, 1, 21, 2, 64};
 
-/* Clients of all kinds: bytes and floats, in place and not, narrow and not, small and empty. */
+/* Makes clients of all kinds: with bytes or floats, used in place or not, narrow or not, small and
+ * empty. */
 static void fill_client(size_t c, fed_client *client) {
     const size_t num_examples = COUNTS[c % LENGTH(COUNTS)];
     const int is_float = c % 2 == 1, is_in_place = c % 4 == 1, has_fixed_pixels = c % 3 != 2;
@@ -117,7 +118,7 @@ static void free_cohort(fed_client *clients) {
 
 /* ---- Runs ------------------------------------------------------------------------------------ */
 
-/* All that comes out of some rounds, comparable byte by byte. */
+/* All results of some rounds, comparable byte by byte. */
 typedef struct outcome {
     float server[NUM_PARAMS]; /* after the last round */
     double total[NUM_ROUNDS][NUM_PARAMS], weight[NUM_ROUNDS];
@@ -130,7 +131,7 @@ static void check_equal_outcomes(void) {
     CHECK_BYTES(&outcomes[1], &outcomes[0], sizeof(outcomes[0]));
 }
 
-/* Averages deltas over several rounds on one team; each round shuffles anew. */
+/* Trains several rounds of federated averaging on one team; each round has another shuffle. */
 static void train_rounds(const fed_model *model, const fed_step_row *row, int num_threads,
                          fed_client *clients, size_t num_clients, outcome *out) {
     memset(out, 0, sizeof(*out));
@@ -207,7 +208,7 @@ static void test_some_prepared_clients_give_the_same_bytes(void) {
     free_cohort(clients);
 }
 
-/* Among the clients there must be all sorts, or the tests above say little. */
+/* The clients must be of all kinds; otherwise the tests above would prove little. */
 static void test_clients_of_the_cohort_are_of_all_kinds(void) {
     size_t num_narrow = 0, num_full = 0;
     for (size_t c = 0; c < NUM_CLIENTS; c++) {
@@ -220,7 +221,7 @@ static void test_clients_of_the_cohort_are_of_all_kinds(void) {
     CHECK(num_narrow >= 5 && num_full >= 5);
 }
 
-/* One client drawn many times: its copies read the same memory at once. */
+/* One client takes part many times; its copies read the same memory at the same time. */
 static void test_copies_share_what_is_prepared(void) {
     fed_client clients[NUM_CLIENTS];
     for (size_t c = 0; c < NUM_CLIENTS; c++) {
@@ -237,10 +238,10 @@ static void test_copies_share_what_is_prepared(void) {
     free_client(&clients[0]);
 }
 
-/* The core takes denormals for zero, and so it must where it prepares: 1e-39 * 1e39 is 0 or 1. */
+/* The core treats denormals as zero, so preparing must, too: 1e-39 * 1e39 must be 0, not 1. */
 static void test_denormal_pixels_are_zero_when_prepared(void) {
     fed_client client;
-    fill_client(7, &client); /* floats not in place, fixed pixels */
+    fill_client(7, &client); /* floats that are not used in place, with fixed pixels */
     CHECK(client.pixel_type == FED_PIXELS_FLOAT32 && client.offset != 0);
     float *pixels = (float *)(uintptr_t)client.pixels;
     for (size_t i = 0; i < client.num_examples * NUM_INPUTS; i++)
@@ -335,7 +336,7 @@ static void test_nothing_is_prepared_for_a_bad_model(void) {
 static void test_more_examples_than_memory_can_hold_are_not_prepared(void) {
     fed_client client = new_client();
     client.num_examples = SIZE_MAX / sizeof(float) / fed_padded(NUM_INPUTS) + 2;
-    CHECK(fed_prepare(&MODEL, &client) == NULL); /* the product would wrap to some 300 bytes */
+    CHECK(fed_prepare(&MODEL, &client) == NULL); /* the product would overflow to some 300 bytes */
     client.num_examples = SIZE_MAX;
     CHECK(fed_prepare(&MODEL, &client) == NULL);
     free_client(&client);
@@ -343,7 +344,7 @@ static void test_more_examples_than_memory_can_hold_are_not_prepared(void) {
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
 
-/* AddressSanitizer watches that nothing is lost. */
+/* AddressSanitizer reports memory that is not freed. */
 static void test_each_failing_allocation_of_preparing_is_reported(void) {
     for (size_t c = 0; c < NUM_CLIENTS; c++) {
         fed_client client;
@@ -354,7 +355,7 @@ static void test_each_failing_allocation_of_preparing_is_reported(void) {
             allocations_left = LONG_MAX;
             CHECK(prepared == NULL);
         }
-        allocations_left = 3; /* the narrow net, the images; before them the net */
+        allocations_left = 3; /* the net, the narrow net and the images */
         client.prepared = fed_prepare(&MODEL, &client);
         allocations_left = LONG_MAX;
         CHECK(client.prepared != NULL);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of cohort.c and client.c: training and scoring whole cohorts. That threads change no byte,
- * that a cohort is the sum of its clients, what happens to bad labels, bad numbers and a raised
- * cancel flag, and that the numbers are right, against a reference in double.
+ * Tests of cohort.c and client.c: training and scoring whole cohorts. Threads change no byte, and a
+ * cohort is the sum of its clients. Invalid labels, numbers that are not finite and a raised cancel
+ * flag are handled. The numbers equal those of a reference in double.
  */
 #include "fixtures.h"
 
@@ -47,7 +47,7 @@ static fed_fault fault;
 
 /* ---- Cohorts --------------------------------------------------------------------------------- */
 
-/* Random clients, each with exactly the memory that it needs. */
+/* Random clients, each in exactly the memory that it needs. */
 typedef struct cohort {
     const fed_model *model;
     size_t num_clients;
@@ -80,7 +80,7 @@ static void add_client(cohort *co, size_t num_examples, const fed_plan *plan) {
     };
 }
 
-/* Clients of the sizes of UNEVEN, over and over. */
+/* Makes clients with the sizes in UNEVEN, which are repeated. */
 static cohort *new_cohort(const fed_model *model, size_t num_clients, const fed_plan *plan) {
     cohort *co = test_alloc(sizeof(*co));
     co->model = model;
@@ -107,12 +107,12 @@ static void free_cohort(cohort *co) {
     free(co);
 }
 
-/* Labels and pixels belong to the tests, though the core must not write them. */
+/* The tests own labels and pixels and may write them; the core must not. */
 static int32_t *labels_of(cohort *co, size_t c) {
     return (int32_t *)(uintptr_t)co->clients[c].labels;
 }
 
-/* The client's pixels, bytes until now, become float32: factor times the byte. */
+/* Converts the client's pixels from bytes to float32: factor times the byte. */
 static float *make_floats(cohort *co, size_t c, float factor) {
     fed_client *client = &co->clients[c];
     const uint8_t *bytes = client->pixels;
@@ -127,7 +127,7 @@ static float *make_floats(cohort *co, size_t c, float factor) {
 
 /* ---- Runs ------------------------------------------------------------------------------------ */
 
-/* All that comes out of a cohort, comparable byte by byte. */
+/* All results of a cohort, comparable byte by byte. */
 typedef struct outcome {
     int status;
     double total[MAX_PARAMS], weight;
@@ -174,7 +174,7 @@ static void check_equal_outcomes(void) {
     CHECK_BYTES(&outcomes[1], &outcomes[0], sizeof(outcomes[0]));
 }
 
-/* Client c's model delta, found by training it alone. */
+/* Computes client c's model delta by training the client alone. */
 static void lone_delta(const cohort *co, size_t c, const fed_step *step, float *delta /* out [P] */,
                        fed_client_stats *stats /* out */) {
     static outcome lone;
@@ -206,7 +206,7 @@ static void twin_pixels(const cohort *co, const fed_client *client, size_t examp
     }
 }
 
-/* Scores one example and adds its gradient, of a one-layer model, times factor. */
+/* Scores one example on a one-layer model, and adds factor times its gradient. */
 static void twin_example(const cohort *co, const fed_client *client, size_t example, double factor,
                          twin *t) {
     const size_t num_inputs = co->model->num_inputs;
@@ -241,7 +241,7 @@ static twin twin_start(const cohort *co) {
     return t;
 }
 
-/* Walks the client's batches; row NULL scores without an update. */
+/* Processes the client's batches; if row is NULL, it scores them without an update. */
 static void twin_run(const cohort *co, size_t c, const fed_step_row *row, twin *t) {
     const fed_client *client = &co->clients[c];
     const size_t capacity = fed_order_capacity(&client->plan, client->num_examples);
@@ -289,8 +289,8 @@ static void test_threads_change_no_byte_for_any_model_step_and_weighting(void) {
     }
 }
 
-/* Tiny clients: threads meet in every block, and each slot of the window is used many times over.
- */
+/* Tiny clients: several threads work on every block, and each slot of the window is used many
+ * times. */
 static void test_threads_change_no_byte_of_many_tiny_clients(void) {
     const fed_plan plan = {.epochs = 1, .batch_size = 2, .max_examples = SIZE_MAX};
     cohort *co = new_cohort(&MODEL_7, 0, &plan);
@@ -356,7 +356,8 @@ static void sizes_of(const float *delta, size_t num_params, double *max_abs, dou
     *norm = sqrt(sum);
 }
 
-/* Some clients are zeroed, some clipped and some neither, and the sum is that of what is left. */
+/* Some deltas are replaced by zeros, some clipped and some unchanged. The sum is that of the
+ * resulting deltas. */
 static void check_bounds(const cohort *co, fed_bounds bounds) {
     double expected[MAX_PARAMS] = {0}, weight = 0;
     train_bounded(2, co, bounds, &outcomes[0]);
@@ -422,8 +423,8 @@ static void test_bounds_that_are_no_sizes_are_refused(void) {
     free_cohort(co);
 }
 
-/* The gradient over all batches equals the step of one full batch at rate 1, up to rounding: unlike
- * the gradient, the step is rounded relative to the parameters, and the sum multiplies that error
+/* The gradient over all batches equals the step of one full batch at rate 1, up to rounding. Unlike
+ * the gradient, the step is rounded relative to the parameters, and the sum multiplies this error
  * by up to a hundred examples. */
 static void test_gradient_equals_one_full_batch(void) {
     const fed_step_row full_row = {FED_STEP_SGD, {1}};
@@ -451,7 +452,7 @@ static void test_gradient_equals_one_full_batch(void) {
 
 /* ---- Frozen slots ---------------------------------------------------------------------------- */
 
-/* Walks a client's batches, each step from the same slot. */
+/* Processes a client's batches; each step starts from the same slot. */
 static void twin_run_frozen(const cohort *co, size_t c, const fed_step_row *row, const float *slot,
                             twin *t) {
     const fed_client *client = &co->clients[c];
@@ -499,7 +500,7 @@ static void test_frozen_slots_start_every_step(void) {
     free_cohort(co);
 }
 
-/* Of Adam only the bias correction sees the number. */
+/* Only Adam's bias correction depends on the step number. */
 static void test_frozen_step_number_reaches_the_rows(void) {
     const fed_step_row row = {FED_STEP_ADAM, {0.01, 0.9, 0.999, 1e-7}};
     float slots[2 * MAX_PARAMS] = {0};
@@ -538,7 +539,7 @@ static void test_frozen_step_number_0_is_refused(void) {
     free_cohort(co);
 }
 
-/* Without the model's tensors, or from frozen slots, which have another form. */
+/* It is refused without the model's tensors, and with frozen slots, which have another layout. */
 static void test_adafactor_is_refused_without_tensors_and_with_frozen_slots(void) {
     const fed_step_row row = {FED_STEP_ADAFACTOR, {0.1, -0.8, 1e-30, 1e-3, 1, 1}};
     const float slots[2 * MAX_PARAMS] = {0};
@@ -611,8 +612,8 @@ static void test_team_of_no_or_too_many_threads_is_refused(void) {
 
 /* ---- Training: values ------------------------------------------------------------------------ */
 
-/* Parameters and losses stay below 10 and every step rounds them a few dozen times: 1e-5 is ample.
- */
+/* Parameters and losses stay below 10, and every step has a few dozen rounding errors, so 1e-5 is
+ * ample. */
 static void check_trained(const cohort *co, const fed_step *step) {
     train(2, co, step, FED_WEIGHT_NUM_EXAMPLES, &outcomes[0]);
     CHECK_EQUAL(outcomes[0].status, FED_OK);
@@ -718,8 +719,8 @@ static void test_bytes_with_scale_and_offset_equal_the_same_floats(void) {
     free_cohort(co);
 }
 
-/* Halves of the values are decoded at scale 2; whole values at scale 1 are used in place. Both are
- * exact. */
+/* Once the stored pixels are half of the values and are decoded at scale 2; once they are the
+ * values, at scale 1, and are used in place. Both are exact. */
 static void test_floats_in_place_equal_decoded_floats(void) {
     for (size_t i = 0; i < 2; i++) {
         cohort *co = new_cohort(&MODEL_48, 9, &PLAN);
@@ -733,7 +734,8 @@ static void test_floats_in_place_equal_decoded_floats(void) {
     check_equal_outcomes();
 }
 
-/* Two epochs are decoded once, one epoch of the doubled data is decoded a batch at a time. */
+/* The data of two epochs are decoded once; the doubled data of one epoch are decoded a batch at a
+ * time. */
 static void test_decoded_once_equals_decoded_per_batch(void) {
     enum { NUM = 50 };
     const fed_plan twice = {.epochs = 2, .batch_size = 20, .max_examples = SIZE_MAX};
@@ -758,7 +760,7 @@ static void test_decoded_once_equals_decoded_per_batch(void) {
 
 /* ---- Refusals -------------------------------------------------------------------------------- */
 
-/* Trains or scores, and requires both to fail alike. */
+/* Checks that training and scoring fail with the same status. */
 static void check_both_fail(const cohort *co, int status) {
     for (size_t t = 0; t < LENGTH(THREADS); t++) {
         train(THREADS[t], co, &PLAIN, FED_WEIGHT_UNIFORM, &outcomes[0]);
@@ -785,7 +787,7 @@ static void test_label_fault_names_the_lowest_client_and_its_example(void) {
     free_cohort(co);
 }
 
-/* The deltas and stats of a cohort whose sum nobody needs are those of one with a sum. */
+/* A cohort gives the same deltas and stats with and without a sum. */
 static void test_cohort_without_a_sum(void) {
     enum { NUM = 21 };
     static float deltas[2][NUM][MAX_PARAMS];
@@ -946,7 +948,7 @@ static void test_flag_raised_beforehand_stops_everything(void) {
     free_cohort(co);
 }
 
-/* Runs something that lasts for hours, and has it stopped. */
+/* Starts work that would take hours, and stops it. */
 static void check_is_stopped(const cohort *co, fed_team *team, int is_training, long nanoseconds) {
     pthread_t thread;
     cancel = 0;
@@ -960,11 +962,12 @@ static void check_is_stopped(const cohort *co, fed_team *team, int is_training, 
     pthread_join(thread, NULL);
     cancel = 0;
     CHECK_EQUAL(outcomes[1].status, FED_ERR_CANCELLED);
-    /* A local step takes microseconds: this is for slow machines and sanitizers. */
+    /* A local step takes microseconds; the limit allows for slow machines and sanitizers. */
     CHECK(returned_at - raised_at < 1.0);
 }
 
-/* Small clients around the endless one: some wait, some are added, some blocks are done. */
+/* Small clients before and after the endless one, so that some wait, some are added, and some
+ * blocks are finished. */
 static void test_flag_raised_from_another_thread_stops_training(void) {
     fed_plan endless = PLAN;
     endless.epochs = (size_t)1 << 40;
@@ -988,7 +991,8 @@ static void test_flag_raised_from_another_thread_stops_training(void) {
 static void test_flag_raised_from_another_thread_stops_evaluation(void) {
     fed_plan endless = PLAN;
     endless.epochs = (size_t)1 << 40;
-    endless.max_examples = ((size_t)1 << 40) + 1; /* part of an epoch: the order must be drawn */
+    endless.max_examples = ((size_t)1 << 40) + 1; /* the last epoch is cut short, so the order must
+                                                     be drawn */
     fed_team *team = fed_team_new(3);
     cohort *co = new_cohort(&MODEL_7, 17, &PLAN);
     co->clients[4].plan = endless;
@@ -999,7 +1003,7 @@ static void test_flag_raised_from_another_thread_stops_evaluation(void) {
 
 /* ---- Numbers that are not finite ------------------------------------------------------------- */
 
-/* Client `bad` must be dropped, and the others must not notice. */
+/* Client `bad` must be dropped, without an effect on the others. */
 static void check_is_dropped(const cohort *co, size_t bad, const fed_step *step) {
     train(3, co, step, FED_WEIGHT_UNIFORM, &outcomes[0]);
     CHECK_EQUAL(outcomes[0].status, FED_OK);
@@ -1019,7 +1023,7 @@ static void test_client_with_a_bad_pixel_is_dropped_and_reset(void) {
         cohort *co = new_cohort(&MODEL_48, 17, &PLAN);
         for (size_t c = 0; c < 17; c++) {
             float *pixels = make_floats(co, c, 1.0f / 255);
-            if (c == 0) pixels[19 * 48 + 47] = bad[i]; /* the very last */
+            if (c == 0) pixels[19 * 48 + 47] = bad[i]; /* the very last pixel */
         }
         check_is_dropped(co, 0, &PLAIN);
         check_is_dropped(co, 0, &MOMENTUM);
@@ -1027,7 +1031,7 @@ static void test_client_with_a_bad_pixel_is_dropped_and_reset(void) {
     }
 }
 
-/* Byte pixels at an enormous scale: with any learning rate the first steps overflow. */
+/* Byte pixels with an enormous scale, so that the first steps overflow with any learning rate. */
 static void test_client_that_overflows_is_dropped_and_reset(void) {
     cohort *co = new_cohort(&MODEL_17, 17, &PLAN);
     co->clients[2].scale = 1e38f;
@@ -1128,7 +1132,8 @@ static void test_empty_cohort_is_evaluated(void) {
     free_cohort(co);
 }
 
-/* A two-layer stack; the reference's gradient knows one layer only, so it is not asked for one. */
+/* A stack of two layers. It is only evaluated, because the reference computes gradients for one
+ * layer only. */
 static void test_two_layers_are_evaluated(void) {
     cohort *co = new_cohort(&MODEL_TWO, 9, &IN_ORDER);
     evaluate(2, co, &outcomes[0]);
@@ -1148,7 +1153,7 @@ static void test_two_layers_are_evaluated(void) {
 /* ---- Floating-point mode --------------------------------------------------------------------- */
 
 #if defined(__x86_64__)
-enum { MODE_BITS = 0xffc0 }; /* all but the sticky exception flags */
+enum { MODE_BITS = 0xffc0 }; /* all bits except the sticky exception flags */
 static uint64_t get_mode(void) { return _mm_getcsr() & MODE_BITS; }
 static void set_mode(uint64_t mode) { _mm_setcsr((unsigned)mode); }
 static const uint64_t FLUSHING = 0x8040;
@@ -1187,7 +1192,8 @@ static void test_floating_point_mode_is_restored(void) {
     check_mode_is_restored(get_mode() | FLUSHING);
 }
 
-/* From zero parameters one step of a denormal size: flushed inside, wherever the caller stands. */
+/* One step of denormal size from zero parameters: the core flushes it to zero, whatever mode the
+ * caller has. */
 static void test_denormals_are_zero_inside(void) {
     const fed_step_row row = {FED_STEP_SGD, {1e-39f}};
     cohort *co = new_lone_client(&MODEL_7, 20, &IN_ORDER);

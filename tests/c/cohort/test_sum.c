@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of sum.c: the order of addition, bit for bit against a recursive reference, and when a sum
- * may grow.
+ * Tests of sum.c: the order of addition, bit for bit against a recursive reference, and when more
+ * may be added to a sum.
  */
 #include "fixtures.h"
 
@@ -48,13 +48,14 @@ static void twin_block(size_t first, size_t num_deltas, double *total) {
     for (size_t p = 0; p < NUM_PARAMS; p++) total[p] = 0;
     for (size_t d = first; d < num_deltas && d < first + FED_BLOCK_CLIENTS; d++)
         for (size_t p = 0; p < NUM_PARAMS; p++) {
-            const double term = weights[d] * (double)deltas[d][p]; /* exact: weights are whole */
+            const double term = weights[d] * (double)deltas[d][p]; /* exact, because weights are
+                                                                      whole numbers */
             total[p] += term;
         }
 }
 
-/* Blocks first..first+num-1: the largest power of two below num on the left, the rest on the right.
- */
+/* Adds blocks first..first+num-1: the left half has the largest power of two below num, the right
+ * half the rest. */
 static void twin_tree(size_t first, size_t num, size_t num_deltas, double *total) {
     if (num <= 1) {
         twin_block(first * FED_BLOCK_CLIENTS, num_deltas, total);
@@ -90,7 +91,7 @@ static void test_order_is_the_tree_bit_for_bit(void) {
     }
 }
 
-/* The test above would mean little if a plain sum had the same bits. */
+/* Without this, the test above would prove little: a plain sum must have other bits. */
 static void test_tree_differs_from_a_plain_sum(void) {
     make_deltas();
     double total[NUM_PARAMS], plain[NUM_PARAMS] = {0};
@@ -160,7 +161,8 @@ static void test_vectors_that_are_all_there_are_added_in_the_same_order(void) {
     CHECK_EQUAL(fed_sum_vectors(0, &vector, weights, 1, NUM_PARAMS, total), FED_ERR_ARGUMENT);
 }
 
-/* Around the range that is taken of all vectors at once; values of a vector are alike. */
+/* Lengths around the range that is added for all vectors at once. All values of a vector are
+ * equal. */
 static void test_sums_of_any_length(void) {
     static const size_t lengths[] = {0, 1, 4095, 4096, 4097, 9000};
     enum { NUM_VECTORS = 19 };
@@ -191,7 +193,7 @@ static void test_sums_of_any_length(void) {
     }
 }
 
-/* A delta of weight 0 takes its place in a block, and nothing else of it counts. */
+/* A delta of weight 0 takes a place in a block, but adds nothing. */
 static void test_weight_0_adds_nothing_of_its_delta(void) {
     const float poison[NUM_PARAMS] = {NAN, INFINITY, -INFINITY};
     make_deltas();
@@ -268,7 +270,7 @@ static void test_short_block_closes_a_sum_until_it_is_reset(void) {
     fed_sum_free(sum);
 }
 
-/* As in the sum that fed_train_cohort makes, and in what a client keeps of it. */
+/* Denormals are zero in sums, as in fed_train_cohort, and in the vectors that clients keep. */
 static void test_denormals_are_zero_in_sums(void) {
 #if defined(__x86_64__) || defined(__aarch64__)
     const float denormal = 1e-40f, zero = 0;
@@ -283,7 +285,7 @@ static void test_denormals_are_zero_in_sums(void) {
     CHECK(delta == 0);
     fed_add_change(1, &zero, &denormal, &change);
     CHECK(change == 0);
-    CHECK(denormal * 2 != 0); /* out here they are not */
+    CHECK(denormal * 2 != 0); /* outside the core they are not zero */
 #else
     printf("skip: mode is not touched here\n");
 #endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of compress/: values worked out by hand from each paper's formula with given random words,
- * sizes around those of a chunk and a block, bytes that no encoder writes, and rows on threads. The
- * folder is not compiled for an instruction set of its own, hence no test on each.
+ * Tests of compress/: values worked out by hand from each paper's formula with given random words;
+ * sizes around those of a chunk and a block; bytes that no encoder writes; and rows on threads. The
+ * codecs are compiled once, so only their loops are tested on each instruction set.
  */
 #include "compress/codec.h"
 #include "compress/loops.h"
@@ -13,7 +13,7 @@ enum { N = 8, MAX_VALUES = 1200, MAX_BYTES = 16 * MAX_VALUES };
 static const float X[N] = {.3f, -1.2f, .05f, 2, -.7f, 0, 1.1f, -.4f};
 static const double COINS[N] = {.5, .1, .9, .3, .6, .2, .8, .4};
 static const double SQUARES = 7.3925; /* |X|^2 */
-/* A float of the payload or of the result was rounded once or twice. */
+/* The tolerance for one or two rounding errors of a float. */
 static const double ROUNDED = 4e-7;
 
 static uint8_t payload[MAX_BYTES];
@@ -80,7 +80,7 @@ static void test_fixed_step_rounds_to_multiples_and_saturates(void) {
     codec.bits = 3; /* multiples -4..3 */
     codec.step = .5;
     CHECK_EQUAL(pass_with_coins(&codec), 3);
-    /* x / step is .6 -2.4 .1 4 -1.4 0 2.2 -.8 in exact numbers; -.7f lies just above -.7 */
+    /* x / step is .6 -2.4 .1 4 -1.4 0 2.2 -.8 exactly; but -.7f is slightly above -.7 */
     const double multiples[N] = {1, -2, 0, 3, -1, 0, 2, -1};
     for (size_t i = 0; i < N; i++) CHECK_CLOSE(decoded[i], .5 * multiples[i], 0);
 }
@@ -94,7 +94,7 @@ static void test_qsgd(void) {
     codec.is_short = 1;
     CHECK_EQUAL(pass_with_coins(&codec), 4 + 4); /* 25 bits */
     for (size_t i = 0; i < N; i++) CHECK_CLOSE(decoded[i], step * levels[i], ROUNDED);
-    CHECK(payload[7] <= 1); /* bit 25 and above are filling */
+    CHECK(payload[7] <= 1); /* bits from 25 on are padding */
 }
 
 static void test_terngrad(void) {
@@ -153,7 +153,7 @@ static void test_top_k_takes_the_lower_of_equal_indices(void) {
 }
 
 static void test_error_feedback_of_top_k(void) {
-    /* What is sent of the same X in three rounds, and what is left. */
+    /* What is sent in three rounds, each with the same X. */
     static const double sent[3][N] = {
         {0, -1.2, 0, 2}, {0, 0, 0, 2, 0, 0, 2.2}, {0, -2.4, 0, 0, -2.1}};
     static const double left[N] = {.9, 0, .15, 2, 0, 0, 1.1, -1.2};
@@ -260,7 +260,7 @@ typedef struct variant {
     fed_codec options;
 } variant;
 
-/* Options that do not depend on the size; count 0 stands for a third of the values. */
+/* Options for all sizes; count 0 stands for a third of the values. */
 static const variant VARIANTS[] = {
     {"uniform", {.bits = 8}},
     {"uniform", {.bits = 1}},
@@ -318,7 +318,8 @@ static void for_each_codec(examine *run) {
         }
 }
 
-/* Encodes `values` into memory of just the capacity, for a sanitizer to watch. */
+/* Encodes `values` into memory of exactly the capacity, so that a sanitizer finds any access
+ * outside it. */
 static uint8_t *encoded(const fed_codec *codec, const fed_key *key, size_t *num_bytes) {
     uint8_t *bytes = test_alloc(fed_codec_capacity(codec));
     CHECK_EQUAL(fed_codec_encode(codec, key, values, bytes, num_bytes), FED_OK);
@@ -343,7 +344,7 @@ static void check_round_trip(const fed_codec *codec, const fed_key *key) {
 
 static void test_round_trips_of_all_sizes(void) { for_each_codec(check_round_trip); }
 
-/* A row without a residual is replaced by what encoding and decoding make of it. */
+/* Checks that a row without a residual is replaced by its encoded and decoded values. */
 static void check_replaced(const fed_codec *codec, const fed_key *key) {
     const size_t num = codec->num_params;
     size_t num_bytes;
@@ -371,7 +372,7 @@ static void check_replaced(const fed_codec *codec, const fed_key *key) {
 
 static void test_rows_are_replaced_by_decoded_values(void) { for_each_codec(check_replaced); }
 
-/* The squares of a vector are added up in pieces, which do not end where tensors do. */
+/* The squares of a vector are added up in pieces, whose ends are not those of tensors. */
 static void test_uniform_replaces_many_tensors(void) {
     enum { NUM = 3 * FED_CODEC_PIECE + 700 };
     static float all[NUM], rows[2][NUM], left[NUM];
@@ -434,7 +435,8 @@ static void test_nothing_is_sent_of_values_that_are_not_finite(void) {
     for_each_codec(check_not_finite);
 }
 
-/* Too short, too long, and changed bytes: an error or finite values, and no access outside. */
+/* Payloads that are too short, too long, or changed give an error or finite values, and no access
+ * outside. */
 static void check_malformed(const fed_codec *codec, const fed_key *key) {
     size_t num_bytes;
     uint8_t *bytes = encoded(codec, key, &num_bytes);
@@ -446,7 +448,8 @@ static void check_malformed(const fed_codec *codec, const fed_key *key) {
         uint8_t *shorter = test_alloc(num);
         memcpy(shorter, bytes, num);
         const int status = fed_codec_decode(codec, key, shorter, num, decoded);
-        CHECK(status == FED_ERR_PAYLOAD || codec->is_short); /* gamma may end at any level */
+        CHECK(status == FED_ERR_PAYLOAD || codec->is_short); /* with gamma codes a payload may end
+                                                                after any level */
         free(shorter);
     }
     uint64_t state = key->seed + 1;
@@ -467,7 +470,7 @@ static void test_impossible_codes_are_refused(void) {
     const fed_key key = {0};
     fed_codec codec = small_codec("terngrad");
     pass_with_coins(&codec);
-    payload[4] = 3; /* two bits, of which 3 stands for nothing */
+    payload[4] = 3; /* 3 is not a code of two bits */
     CHECK_EQUAL(fed_codec_decode(&codec, &key, payload, 6, decoded), FED_ERR_PAYLOAD);
     codec.is_short = 1;
     payload[4] = 243;
@@ -475,14 +478,14 @@ static void test_impossible_codes_are_refused(void) {
     codec = small_codec("qsgd");
     codec.levels = 4;
     pass_with_coins(&codec);
-    payload[4] = 9; /* of 0..8 */
+    payload[4] = 9; /* levels are 0..8 */
     CHECK_EQUAL(fed_codec_decode(&codec, &key, payload, 8, decoded), FED_ERR_PAYLOAD);
     codec = small_codec("top-k");
     codec.count = 2;
     pass_x(&codec, NULL, 0);
     payload[8] = 3 | 1 << 3; /* descending */
     CHECK_EQUAL(fed_codec_decode(&codec, &key, payload, 9, decoded), FED_ERR_PAYLOAD);
-    payload[8] = 1 | 3 << 3 | 1 << 6; /* filling that is not zero */
+    payload[8] = 1 | 3 << 3 | 1 << 6; /* padding bits that are not zero */
     CHECK_EQUAL(fed_codec_decode(&codec, &key, payload, 9, decoded), FED_ERR_PAYLOAD);
     const char *const scaled[] = {"terngrad", "sign", "drive", "qsgd"};
     for (size_t k = 0; k < LENGTH(scaled); k++) {
@@ -576,7 +579,7 @@ static void test_threads_change_nothing(void) { for_each_codec(check_threads); }
 
 enum { MOST = 4500 }; /* more than two of the pieces that loops work on */
 
-/* What the loops make of num values, one result after another. */
+/* Writes the results of all loops for num values, one after another. */
 static size_t run_loops(const fed_codec_loops *loops, const float *given, const float *others,
                         const uint32_t *words, size_t num, void *out) {
     uint8_t *at = out, bytes[MOST];
@@ -630,7 +633,7 @@ static size_t run_loops(const fed_codec_loops *loops, const float *given, const 
     size_t expected = 0;
     for (size_t v = 0; v < num; v++)
         if (fabsf(given[v]) >= least) CHECK_EQUAL(((uint32_t *)at)[expected++], v);
-    if (expected > 10) /* more than there is room for */
+    if (expected > 10) /* there are more than fit */
         CHECK(loops->find_large(given, num, fed_magnitude_bits(&least), 10, room) > 10);
     CHECK_EQUAL(num_large, expected);
     return (size_t)(at - (uint8_t *)out) + num_large * sizeof(uint32_t);
@@ -660,7 +663,7 @@ static void test_loops_give_the_same_bytes_on_all_instruction_sets(void) {
 }
 
 /* Of many values, the encoder first examines those above a guessed threshold. The decoded vector
- * must hold the largest values, and as many as were asked for. */
+ * must have the k largest values, and no others. */
 static void test_top_k_of_many_values(void) {
     enum { NUM = 20000 };
     static float many[NUM], received[NUM];
@@ -670,7 +673,7 @@ static void test_top_k_of_many_values(void) {
     const fed_key key = {0};
     for (int kind = 0; kind < 3; kind++) {
         fill_floats(5, 1, many, NUM);
-        for (size_t v = 0; v < NUM && kind > 0; v++) /* many are equal; or zeros, but for a few */
+        for (size_t v = 0; v < NUM && kind > 0; v++) /* many equal values; or almost only zeros */
             many[v] = kind == 1 ? (float)(int)(4 * many[v]) : (v % 1000 == 7 ? many[v] : 0);
         for (size_t c = 0; c < LENGTH(counts); c++) {
             const fed_codec codec = {.kind = fed_codec_kind_named("top-k"),

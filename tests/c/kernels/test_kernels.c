@@ -5,9 +5,9 @@
  * alignment and has guards at both ends.
  *
  * Bounds. A sum of n products rounded to float in any order, with or without fused multiply-adds,
- * is off by at most n * UNIT_ROUNDOFF * (sum of the products' magnitudes), to first order; one unit
- * more is allowed for the second. A forgotten term is 1/n of that sum, far above the bound for
- * every n here.
+ * has an error of at most n * UNIT_ROUNDOFF * (sum of the products' magnitudes), to first order;
+ * one unit more is allowed for the second order. A forgotten term is about 1/n of that sum, which
+ * is far above the bound for every n here.
  */
 #include "fixtures.h"
 
@@ -44,7 +44,7 @@ static void guarded_free(guarded *g) {
 
 /* ---- Dense ----------------------------------------------------------------------------------- */
 
-/* Weights, inputs and a gradient of random numbers; rows in memory run opposite to their index. */
+/* Weights, inputs and a gradient of random numbers. The order of the rows in memory is reversed. */
 typedef struct dense {
     size_t width, num_outputs, num_rows;
     guarded weights, bias, inputs, gradient;
@@ -130,7 +130,8 @@ static void check_accumulate(dense *d) {
 
 static void test_dense_accumulate_equals_twin(void) { for_each_dense(check_accumulate); }
 
-/* The rows' gradients lie further apart than they are long; what is between them stays. */
+/* The stride of the rows' gradients is larger than their length; the memory between them must not
+ * change. */
 static void check_backward_inputs(dense *d) {
     const size_t stride = d->width + d->num_rows % FED_PAD, num_values = d->num_rows * stride;
     guarded out = guarded_new(num_values, 5, 1), before = guarded_new(num_values, 5, 1);
@@ -182,7 +183,7 @@ static void check_dense_agrees(dense *d) {
                                         d->rows, d->num_rows, out.values);
     fed_kernels_generic.dense_forward(d->weights.values, d->bias.values, d->width, d->num_outputs,
                                       d->rows, d->num_rows, expected.values);
-    /* Each is off by width + 2 roundings of a magnitude below width + 1. */
+    /* Each value has at most width + 2 rounding errors, of magnitudes below width + 1. */
     const double bound = 2.0 * (double)((d->width + 2) * (d->width + 1)) * UNIT_ROUNDOFF;
     for (size_t i = 0; i < num_values; i++) CHECK_CLOSE(out.values[i], expected.values[i], bound);
     guarded_free(&out);
@@ -191,7 +192,7 @@ static void check_dense_agrees(dense *d) {
 
 static void test_dense_forward_agrees_with_generic(void) { for_each_dense(check_dense_agrees); }
 
-/* A lane that holds no example may hold anything. */
+/* A lane without an example may have any value. */
 static void test_dense_accumulate_ignores_lanes_without_rows(void) {
     dense d = dense_new(48, 10, 9), expected = dense_new(48, 10, 9);
     for (size_t o = 0; o < 10; o++)
@@ -209,7 +210,7 @@ static void test_dense_accumulate_ignores_lanes_without_rows(void) {
 
 /* ---- Softmax cross-entropy ------------------------------------------------------------------- */
 
-/* One block: the logits given and what the kernel makes of them. */
+/* One block: the logits, and the kernel's results. */
 typedef struct block {
     size_t num_classes, num_rows;
     int32_t labels[FED_LANES];
@@ -218,7 +219,8 @@ typedef struct block {
     fed_score score;
 } block;
 
-/* Lanes without a row are filled with NaN: they must not matter. Weights end at a guard page. */
+/* Lanes without a row are filled with NaN, which must not affect the result. Weights end at a guard
+ * page. */
 static void run_loss(const fed_kernels *kernels, block *blk, float scale,
                      const float *class_weights /* [K] or NULL */, float smoothing) {
     guarded lanes = guarded_new(blk->num_classes * FED_LANES, 0, 0);
@@ -316,7 +318,7 @@ static void test_score_is_added_to(void) {
     CHECK_EQUAL(score.num_correct, 8);
 }
 
-/* Row `bad` has a poisoned logit; the other rows must be scored as if it were not there. */
+/* Row `bad` has a logit that is not finite; the other rows must be scored as without it. */
 static void check_poisoned(float poison, size_t bad, size_t k, int32_t label) {
     block blk = random_block(10, 20, 1, 7), clean = random_block(10, 20, 1, 7);
     blk.logits[bad][k] = poison;
@@ -370,8 +372,8 @@ static void test_largest_floats_do_not_overflow(void) {
     CHECK_CLOSE(blk.gradient[0][1], -1, 1e-7);
 }
 
-/* A loss is off by u (K + 4 + ln s + 2 |loss|) at most: K sums and exponentials within an ulp each.
- */
+/* A loss has an error of at most u (K + 4 + ln s + 2 |loss|): K sums and exponentials, each right
+ * to an ulp. */
 static void check_losses(size_t num_classes, double scale, uint64_t seed) {
     block blk = random_block(num_classes, 1, scale, seed);
     const int32_t label = blk.labels[0];
@@ -416,7 +418,7 @@ static void test_block_of_rows_scores_as_its_rows(void) {
     }
 }
 
-/* Of K values that add up to 0, each is rounded a few times. */
+/* K values add up to 0; each has a few rounding errors. */
 static void test_gradient_rows_sum_to_zero(void) {
     for (uint64_t seed = 0; seed < 20; seed++) {
         block blk = random_block(62, FED_LANES, 5, seed);
@@ -472,8 +474,8 @@ static void test_softmax_agrees_with_generic(void) {
     }
 }
 
-/* Each row's loss and gradient are those without weights times the weight of its label, to a
- * rounding; its hit is the same. */
+/* With weights, each row's loss and gradient are multiplied by the weight of its label, up to a
+ * rounding; whether the row is correct does not change. */
 static void check_weighted(size_t num_classes, size_t num_rows, const float *class_weights) {
     block blk = random_block(num_classes, num_rows, 3, num_rows), plain = blk;
     run_weighted(fed_active_kernels(), &blk, 0.5f, class_weights);
@@ -633,7 +635,7 @@ static void check_momentum(size_t num, int nesterov) {
         const double g = gradient.values[p];
         const double a = (double)momentum * slot_before.values[p] + g;
         const double step = (double)rate * (nesterov ? g + (double)momentum * a : a);
-        /* magnitudes are below 3, and no more than 5 roundings meet in one value */
+        /* magnitudes are below 3, and a value has at most 5 rounding errors */
         CHECK_CLOSE(slot.values[p], a, 2 * 2 * UNIT_ROUNDOFF);
         CHECK_CLOSE(params.values[p], before.values[p] - step, 5 * 3 * UNIT_ROUNDOFF);
     }
@@ -717,7 +719,7 @@ static double twin_preconditioner(int which, coordinate c) {
     return c.s + (square - c.s) * share;
 }
 
-/* One step; *size is what its rounding errors are relative to. */
+/* Takes one step. Rounding errors are relative to *size. */
 static coordinate twin_adaptive(int which, coordinate c, double *size) {
     const int has_accumulator = which == ADAM || which == ADAMW || which == YOGI;
     const double rate = (double)MOMENTS.rate, epsilon = (double)MOMENTS.epsilon;
@@ -734,7 +736,7 @@ static coordinate twin_adaptive(int which, coordinate c, double *size) {
     return c;
 }
 
-/* No value is the result of more than 16 roundings. */
+/* Each value has at most 16 rounding errors. */
 static void check_adaptive(int which, size_t num) {
     adaptive a = adaptive_new(num), before = adaptive_new(num);
     run_adaptive(which, &MOMENTS, &a);
@@ -757,11 +759,12 @@ static void test_adaptive_optimizers_equal_their_twins(void) {
         for (size_t s = 0; s < LENGTH(SIZES); s++) check_adaptive(which, SIZES[s]);
 }
 
-/* Padding is such a coordinate. AdamW's decay moves it in proportion to itself: not from 0. */
+/* Padding has such coordinates. AdamW's decay is proportional to the value, so it does not change a
+ * 0. */
 static void test_coordinate_without_gradient_stays_though_epsilon_is_0(void) {
     fed_moments moments = MOMENTS;
     moments.epsilon = 0;
-    moments.rate = INFINITY; /* as the bias correction is when beta_1 is 1 */
+    moments.rate = INFINITY; /* as with the bias correction for beta_1 = 1 */
     for (int which = 0; which < NUM_ADAPTIVE; which++) {
         adaptive a = adaptive_new(35);
         for (size_t p = 0; p < 35; p++) {
@@ -863,7 +866,7 @@ static void test_add_delta_is_exact_on_every_variant(void) {
     }
 }
 
-/* As above: exact products, added in the order of the vectors. */
+/* Again the products are exact; they are added in the order of the vectors. */
 static void test_add_vectors_is_add_delta_in_turn_on_every_variant(void) {
     static const double weights[] = {3, 0, 1, 12345, 7, 0, 2, 5, 11, 13, 1, 1};
     enum { NUM_VECTORS = LENGTH(weights), FIRST = 1 };
@@ -894,7 +897,7 @@ static void test_add_vectors_is_add_delta_in_turn_on_every_variant(void) {
     }
 }
 
-/* Decoding and the steps differ by fused multiply-adds only. */
+/* Decoding and the steps differ from the generic variant only by fused multiply-adds. */
 static void test_elementwise_agrees_with_generic(void) {
     enum { NUM = 77 };
     const fed_kernels *active = fed_active_kernels(), *generic = &fed_kernels_generic;
@@ -924,7 +927,7 @@ static void test_elementwise_agrees_with_generic(void) {
     guarded_free(&slot_generic);
 }
 
-/* NaN stays, -0 may become 0; where the output is 0 no gradient passes. */
+/* NaN stays NaN, and -0 may become 0. Where the output is 0, the gradient becomes 0. */
 static void test_relu_keeps_what_is_positive_and_nan(void) {
     enum { NUM = 3 * FED_PAD };
     guarded values = guarded_new(NUM, 7, 1), before = guarded_new(NUM, 7, 1);
@@ -949,7 +952,8 @@ static void test_relu_keeps_what_is_positive_and_nan(void) {
 
 /* ---- Transposes ------------------------------------------------------------------------------ */
 
-/* Rows lie 3 floats apart in what is read, 2 in what is written, whose gaps must stay. */
+/* There are gaps of 3 floats between the rows that are read, and of 2 floats between the rows that
+ * are written; the latter gaps must not change. */
 static void check_transpose(size_t num_rows, size_t num_columns, int has_less) {
     const size_t from_stride = num_columns + 3, to_stride = num_rows + 2;
     guarded from = guarded_new(num_rows * from_stride, 1, 1);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Times convolutions of a group of images; tests/bench/bench_layers_deep.py drives it. Reads
- * commands, one a line, and answers each with a line:
+ * Times convolutions of a group of images, for tests/bench/bench_layers_deep.py. Reads commands,
+ * one per line, and answers each with a line:
  *
  *     conv METHOD IMAGES HEIGHT WIDTH IN OUT WINDOW STRIDE   sets the layer up; "ok", or "no" if
  *                                                            METHOD cannot compute it
@@ -40,7 +40,7 @@ static fed_buffer bordered(const fed_shape *shape, size_t border) {
     return buffer;
 }
 
-/* Values are random everywhere, borders and padding too: the time does not depend on them. */
+/* All values are random, also in borders and padding: the time does not depend on them. */
 static int set_up(layer *l, const char *name, const size_t *sizes) {
     const size_t window = sizes[5], stride = sizes[6];
     l->method = strcmp(name, "winograd") == 0 ? &fed_image_winograd

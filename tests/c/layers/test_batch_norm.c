@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Batch norms against a twin in double, on batches of odd sizes; on each
- * instruction set. The twin's gradients are held to central differences.
+ * Batch norms against a reference ("twin") in double, on batches of unusual sizes and on each
+ * instruction set. The twin's gradients are compared with central differences.
  */
 #include "fixtures.h"
 #include "net/net.h"
@@ -14,7 +14,7 @@ typedef struct norm_case {
     int activation, has_scale, has_bias, is_frozen, is_scoring;
 } norm_case;
 
-/* The layer as the first of a net; the second gives the logits. */
+/* A net in which the batch norm is the first layer; the second layer gives the logits. */
 typedef struct layers {
     fed_layer each[2];
     fed_model model;
@@ -53,7 +53,7 @@ static void make_net(const norm_case *is, layers *of) {
 typedef struct twin {
     norm_case is;
     size_t num_pixels, num_values;                     /* of all images */
-    double *values, *gamma, *beta, *means, *variances; /* the last two move */
+    double *values, *gamma, *beta, *means, *variances; /* the last two are moving statistics */
     double *out, *normal, *inverses, *batch_means, *batch_variances;
 } twin;
 
@@ -69,7 +69,7 @@ static twin new_twin(const norm_case *is, uint64_t seed) {
     for (size_t i = 0; i < LENGTH(rows); i++) *rows[i] = test_alloc(c * 8);
     float *drawn = test_alloc((t.num_values + 4 * c) * sizeof *drawn);
     fill_floats(seed, 1, drawn, t.num_values + 4 * c);
-    for (size_t i = 0; i < t.num_values; i++) /* far from 0, as behind a bias */
+    for (size_t i = 0; i < t.num_values; i++) /* far from 0, as after a bias */
         t.values[i] = (double)(drawn[i] + 3 + (float)(i % c % 5));
     const float *more = drawn + t.num_values;
     for (size_t i = 0; i < c; i++) {
@@ -134,8 +134,7 @@ static void twin_forward(twin *t) {
     }
 }
 
-/* The gradients by values, gamma and beta of the sum of by_out * out; from the
- * formula. */
+/* The gradients of the sum of by_out * out by values, gamma and beta, computed by the formula. */
 static void twin_backward(const twin *t, const double *by_out, double *by_values, double *by_gamma,
                           double *by_beta) {
     const size_t channels = t->is.channels;
@@ -176,8 +175,7 @@ static double slope_at(twin *t, const double *by_out, double *place) {
 
 /* ---- The core -------------------------------------------------------------------------------- */
 
-/* What a pass of the core reads and writes, with guards behind what it writes.
- */
+/* The arrays that a pass of the core reads and writes, with guards after those that it writes. */
 typedef struct run {
     const twin *twin;
     size_t channels;                                     /* padded */
@@ -198,7 +196,7 @@ static void check_guards(const float *values, size_t num) {
     for (size_t i = 0; i < NUM_GUARDS; i++) CHECK(values[num + i] == GUARD);
 }
 
-/* The place of a twin's value in a buffer's. */
+/* The index in a buffer of the twin's value i. */
 static size_t place_of(const run *r, size_t i) {
     const size_t channels = r->twin->is.channels, c = i % channels;
     return i / channels * r->channels + c; /* the buffers have no border */
@@ -260,8 +258,7 @@ static void pass_through(run *r, const fed_stage *stage, int num_workers) {
     stage->ops->move(stage, r->saved, r->moving);
 }
 
-/* Rounding is of the values, which are far from 0, so that their differences
- * lose digits. */
+/* Values are far from 0, so their rounding errors are large compared with their differences. */
 static void check_near(double found, double right, double scale) {
     CHECK_CLOSE(found, right, 4e-5 * scale);
 }
@@ -303,7 +300,7 @@ static void check_run(const run *r, const fed_stage *stage, const double *by_out
     check_guards(r->saved, r->num_saved);
     check_guards(r->scratch, stage->ops->images_scratch(stage, t->is.num_images, 7));
     for (size_t i = t->num_values / channels * r->channels; i < r->num_values; i++)
-        CHECK(r->out[i] == 0); /* beyond the last pixel */
+        CHECK(r->out[i] == 0); /* after the last pixel */
     free(by_values);
     free(by_gamma);
     free(by_beta);
@@ -314,7 +311,7 @@ static double *drawn_gradient(const twin *t) {
     double *by_out = new_row(t->num_values);
     fill_floats(77, 1, floats, t->num_values);
     for (size_t i = 0; i < t->num_values; i++) {
-        /* Near the kink the two could choose different sides. */
+        /* Near the kink, core and twin could choose different sides. */
         const double z = input_of_activation(t, i);
         by_out[i] = t->is.activation == FED_RELU && fabs(z) < 1e-4 ? 0 : (double)floats[i];
     }
@@ -400,7 +397,7 @@ static void test_frozen_layers_and_scoring_take_the_moving_statistics(void) {
         }
 }
 
-/* Values of which the whole batch has one, far from 0, have a variance of 0. */
+/* If all values of the batch are equal, and far from 0, the variance is 0. */
 static void test_equal_values_become_beta(void) {
     const norm_case is = {4, 3, 3, 5, FED_LINEAR, 1, 1, 0, 0};
     layers of;
@@ -420,8 +417,7 @@ static void test_equal_values_become_beta(void) {
     fed_net_free(&of.net);
 }
 
-/* A net with such a layer trains on whole batches, and packs moving statistics
- * last. */
+/* A net with a batch norm trains on whole batches, and its moving statistics are packed last. */
 static void test_moving_statistics_are_packed_last(void) {
     const norm_case is = {1, 2, 2, 3, FED_LINEAR, 1, 1, 0, 0};
     layers of;

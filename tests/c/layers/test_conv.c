@@ -5,9 +5,10 @@
  *
  * Bounds. A sum of n products rounded to float in any order is off by at most n * UNIT_ROUNDOFF *
  * (sum of the products' magnitudes), to first order; two units more are allowed for the bias and
- * the second. Winograd's transforms cost some ten units more; it is used from 32 channels of 3x3
- * windows on, n = 288, whose errors do not come near their bound. A largest value that is within
- * the bound of another one, or of relu's edge, may fall either way: such outputs get no gradient.
+ * for the second order. Winograd's transforms add some ten units; they are used from 32 channels of
+ * 3x3 windows on, where n = 288 and errors stay far below the bound. If the largest value is within
+ * the bound of another value, or of 0 for relu, rounding may decide either way; such outputs get no
+ * gradient.
  */
 #include "fixtures.h"
 
@@ -21,7 +22,7 @@ typedef struct conv_case {
     int is_same, is_pooled, activation, has_bias;
 } conv_case;
 
-/* Everything one stage and its naive reference work on. */
+/* All arrays of a stage and of its naive reference. */
 typedef struct conv {
     const fed_stage_ops *ops;
     fed_layer layer, pool;
@@ -31,7 +32,7 @@ typedef struct conv {
     void *saved, *scratch;
     /* naive, [out height, width, channels] before the pool */
     double *sums, *bounds;
-    /* naive, by what the stage puts out */
+    /* naive, for each output of the stage */
     double *outputs, *output_bounds;
     size_t *chosen; /* index into sums */
     /* naive, flat, and by the image */
@@ -55,7 +56,7 @@ static void set_layers(conv *c, const conv_case *of) {
         .out = {num_windows(of->height, of->window_height, of->stride_y, of->is_same),
                 num_windows(of->width, of->window_width, of->stride_x, of->is_same),
                 of->out_channels},
-        .offset = 3, /* not the first parameters */
+        .offset = 3, /* other parameters come first */
         .has_bias = of->has_bias,
         .window_height = of->window_height,
         .window_width = of->window_width,
@@ -161,8 +162,8 @@ static double activation_slope(int activation, double y) {
                                        : 1;
 }
 
-/* What one output of the stage is, and which value of the convolution it comes from. Its gradient
- * is put to 0 where rounding may decide that. */
+/* Computes one output of the stage, and which value of the convolution it comes from. Its gradient
+ * becomes 0 where rounding may decide that. */
 static void choose(conv *c, size_t y, size_t x, size_t o) {
     const fed_shape *shape = &c->stage.shape, *full = &c->layer.out;
     const size_t scale = c->stage.pool != NULL ? 2 : 1;
@@ -204,7 +205,7 @@ static void naive_forward(conv *c) {
             for (size_t o = 0; o < l->out.channels; o++) choose(c, y, x, o);
 }
 
-static double *sums_gradient; /* of the naive reference that for_each_product is visiting */
+static double *sums_gradient; /* of the reference whose products for_each_product visits */
 
 static void add_gradient(conv *c, size_t out, size_t flat, size_t image, double value) {
     const double g = sums_gradient[out];
@@ -223,8 +224,8 @@ static void naive_backward(conv *c) {
         const size_t pixel = i / l->out.channels, o = i % l->out.channels;
         const size_t at =
             place(&c->stage.out, pixel / c->stage.shape.width, pixel % c->stage.shape.width, o);
-        /* The slope is taken at the core's own output, so that the error of the output does not
-         * count as one of the gradient. */
+        /* The slope is taken at the core's own output, so that the output's error does not count as
+         * an error of the gradient. */
         const double g = c->out_gradient[at] * activation_slope(l->activation, (double)c->out[at]);
         sums_gradient[c->chosen[i]] += g;
         if (!l->has_bias) continue;
@@ -349,14 +350,15 @@ static void check_gradients(const conv *c, const float *before) {
     float *again = guards(c->stage.packed_size);
     for (size_t i = 0; i < c->stage.packed_size; i++) packed[i] = c->gradient[i];
     c->ops->unpack(&c->stage, packed, flat);
-    /* Slopes of tanh and sigmoid are rounded too: four units of a product. */
+    /* Slopes of tanh and sigmoid have rounding errors, too: four units of a product. */
     const double share = (double)(num_outputs / l->out.channels + 8) * UNIT_ROUNDOFF;
     for (size_t i = l->offset; i < c->num_flat; i++)
         CHECK_CLOSE(flat[i], before[i] + c->flat_gradient[i],
                     share * (c->flat_bounds[i] + fabs((double)before[i])));
     for (size_t i = 0; i < c->num_flat; i++) unpacked[i] = (float)flat[i];
     c->ops->pack(&c->stage, unpacked, again);
-    CHECK_BYTES(again, c->gradient, c->stage.packed_size * sizeof(float)); /* padding got nothing */
+    CHECK_BYTES(again, c->gradient, c->stage.packed_size * sizeof(float)); /* padding gets no
+                                                                              gradient */
     free(packed);
     free(flat);
     free(unpacked);
@@ -436,8 +438,8 @@ static void test_taps_equal_naive_convolution(void) {
     for (size_t i = 0; i < LENGTH(CASES); i++) check_case(&CASES[i], &fed_conv_first);
 }
 
-/* On an image of one colour all four values of a cell are equal: the first one is chosen. Which one
- * was shows in the gradient by the weights once the image is another. */
+/* On an image of one colour all four values of a cell are equal, and the first one must be chosen.
+ * The gradient by the weights, computed with another image, shows which one was. */
 static void check_ties(const fed_stage_ops *ops, size_t in_channels, size_t window) {
     const conv_case of = {12, 12, in_channels, 32, window, window, 1, 1, 0, 1, FED_LINEAR, 0};
     conv c = conv_new(&of, ops);

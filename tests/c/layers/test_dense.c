@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of the dense layers, both ways to compute them: against a reference in double that reads
- * the flat parameters, for sizes around those of vectors, tiles and row groups. Arrays have exactly
- * the size that is promised and start one float off their alignment, so that a sanitizer sees any
- * step beyond them.
+ * Tests of both implementations of dense layers: against a reference in double that reads the flat
+ * parameters, for sizes around those of vectors, tiles and groups of rows. Arrays have exactly the
+ * promised size and start one float off their alignment, so that a sanitizer finds any access
+ * outside them.
  *
- * Bounds are those of test_kernels.c: a sum of n rounded products is off by at most (n + 1) *
- * UNIT_ROUNDOFF * (sum of the products' magnitudes). relu enlarges no difference.
+ * Bounds are those of test_kernels.c: a sum of n rounded products has an error of at most (n + 1) *
+ * UNIT_ROUNDOFF * (sum of the products' magnitudes). relu makes no error larger.
  */
 #include "fixtures.h"
 
@@ -21,10 +21,10 @@ typedef struct dense {
     fed_stage stage;
     size_t num_inputs, num_outputs, num_rows, num_flat;
     float *flat;         /* [OFFSET + num_flat] */
-    float *params;       /* [start + packed_size], as all that is packed */
-    float *images;       /* [num_rows, num_inputs]: what the rows hold, without padding */
+    float *params;       /* [start + packed_size], like all packed arrays */
+    float *images;       /* [num_rows, num_inputs]: the values of the rows, without padding */
     float *inputs;       /* [num_rows, stage.in.num_values] */
-    const float **rows;  /* their order in memory is the opposite */
+    const float **rows;  /* in memory their order is reversed */
     float *outputs;      /* [num_rows, stage.out.num_values] */
     float *out_gradient; /* the same */
     float *in_gradient;  /* [num_rows, stage.in.num_values] */
@@ -73,7 +73,7 @@ static size_t input_at(const dense *d, size_t i) {
            pixel % in->width * d->stage.in.pixel_stride + i % in->channels;
 }
 
-/* The next stage's inputs lie inside a border; the layer's parameters after another's. */
+/* The next stage's inputs have a border; another layer's parameters come before this layer's. */
 static void lay_out_dense(dense *d, const setting *s) {
     d->layer = (fed_layer){.kind = KIND_DENSE,
                            .activation = s->activation,
@@ -150,7 +150,7 @@ static void run_forward(dense *d) {
     d->stage.ops->forward_batch(&pass);
 }
 
-/* The gradient goes in by rows, or for the last stage by lanes; sum as in fed_update. */
+/* The gradient is given in rows, or in lanes for the last stage; for `sum` see fed_update. */
 static void run_backward(dense *d, const fed_update *update) {
     const fed_batch_pass pass = pass_of(d);
     d->stage.ops->backward_batch(&pass, update);
@@ -171,7 +171,7 @@ static float weight(const dense *d, size_t i, size_t o) {
 
 /* ---- The cases ------------------------------------------------------------------------------- */
 
-/* A layer in each of its places: between others, first, last. */
+/* Checks a layer in each possible place: between other layers, first, and last. */
 static void for_each_place(void (*check)(dense *), const setting *base) {
     const setting settings[] = {
         {&fed_dense_hidden, base->in, base->num_outputs, base->num_rows, FED_RELU, 1, 0, 0},
@@ -197,16 +197,17 @@ static void for_each_dense(void (*check)(dense *)) {
                                                  .num_outputs = sizes[o],
                                                  .num_rows = batches[b]});
     static const setting others[] = {
-        {.in = {3, 2, 5}, .num_outputs = 7, .num_rows = 3},     /* images, channels padded */
-        {.in = {2, 2, 16}, .num_outputs = 40, .num_rows = 20},  /* and not */
-        {.in = {1, 1, 40}, .num_outputs = 530, .num_rows = 11}, /* more outputs than at a time */
+        {.in = {3, 2, 5}, .num_outputs = 7, .num_rows = 3},     /* images with padded channels */
+        {.in = {2, 2, 16}, .num_outputs = 40, .num_rows = 20},  /* images without padding */
+        {.in = {1, 1, 40}, .num_outputs = 530, .num_rows = 11}, /* more outputs than are computed at
+                                                                   a time */
         {.in = {1, 1, 530}, .num_outputs = 24, .num_rows = 19}};
     for (size_t s = 0; s < LENGTH(others); s++) for_each_place(check, &others[s]);
 }
 
 /* ---- Packing --------------------------------------------------------------------------------- */
 
-/* Numbers of the flat vector before the layer's own stay as they are. */
+/* The flat values before the layer's own must not change. */
 static void check_packing(dense *d) {
     const size_t num_flat = OFFSET + d->num_flat;
     double *packed = test_alloc(d->stage.packed_size * sizeof(*packed));
@@ -256,7 +257,7 @@ static void check_forward(dense *d) {
 
 static void test_forward_equals_twin(void) { for_each_dense(check_forward); }
 
-/* Padding is 0 whatever the activation makes of 0, and the border is not written to. */
+/* Padding is 0 even if the activation of 0 is not, and the border is not written to. */
 static void test_padding_and_border_of_outputs_are_0(void) {
     for (int activation = 0; activation < FED_NUM_ACTIVATIONS; activation++)
         for (int is_first = 0; is_first <= 1; is_first++) {
@@ -276,7 +277,7 @@ static void test_padding_and_border_of_outputs_are_0(void) {
         }
 }
 
-/* Rows are counted in groups; which group a row is in must not matter to its NaN. */
+/* Rows are computed in groups. A NaN in a row must stay in this row, whatever its group. */
 static void check_nan_row(dense *d) {
     const size_t bad = d->num_rows / 2;
     run_forward(d);
@@ -297,7 +298,7 @@ static void test_nan_spoils_its_row_only(void) { for_each_dense(check_nan_row); 
 
 /* ---- Backward -------------------------------------------------------------------------------- */
 
-/* The gradient by what the activation was applied to, as [num_rows, O]; call before backward. */
+/* The gradient by the inputs of the activation, [num_rows, O]. Call it before backward. */
 static float *inner_gradient(const dense *d) {
     float *gradient = test_alloc(d->num_rows * d->num_outputs * sizeof(*gradient));
     for (size_t b = 0; b < d->num_rows; b++)
@@ -311,7 +312,7 @@ static float *inner_gradient(const dense *d) {
     return gradient;
 }
 
-/* Runs forward so that there are outputs; the last stage's lanes then get a gradient. */
+/* Runs forward to compute the outputs. For the last stage, the lanes then get a gradient. */
 static float *prepare_backward(dense *d) {
     run_forward(d);
     if (d->stage.is_last) fill_floats(6, 1, d->lanes, num_lane_values(d));
@@ -332,7 +333,7 @@ static void check_in_gradient(const dense *d, const float *gradient) {
         }
 }
 
-/* That `after`, packed, is `before` plus the gradient, and that its padding is 0. */
+/* Checks that `after` (packed) is `before` plus the gradient, and that its padding is 0. */
 static void check_moved(const dense *d, const float *before, const float *after,
                         const float *gradient) {
     double *flat = test_alloc((OFFSET + d->num_flat) * sizeof(*flat));
@@ -371,7 +372,7 @@ static void check_sum(dense *d) {
 
 static void test_sum_of_gradients_equals_twin(void) { for_each_dense(check_sum); }
 
-/* The gradient by the inputs is that of the weights before the update. */
+/* The gradient by the inputs must use the weights before the update. */
 static void check_in_place(dense *d) {
     float *gradient = prepare_backward(d);
     run_backward(d, &(fed_update){.sum = d->params});
@@ -389,7 +390,8 @@ static void check_pieces(dense *d) {
     float *sum = zeros_new(num_params), *slots = zeros_new(num_params);
     float *params = random_new(num_params, 7), *server = zeros_new(num_params);
     float *piece = random_new(d->stage.piece_size, 8);
-    float *moved = d->params; /* of the step; weights are read from a copy while pieces move them */
+    float *moved = d->params; /* updated by the step in pieces, while the weights are read from a
+                                 copy */
     const size_t out_size = d->num_rows * d->stage.out.num_values;
     float *out_gradient = floats_new(out_size);
     memcpy(out_gradient, d->out_gradient, out_size * sizeof(*out_gradient));

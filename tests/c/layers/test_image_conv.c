@@ -16,11 +16,11 @@ typedef struct image_case {
     size_t num_images, height, width, in_channels, out_channels;
     size_t window_height, window_width, stride_y, stride_x;
     int is_same, is_relu, has_bias;
-    size_t border; /* of the inputs, beyond what windows cover; and of the outputs */
-    int is_raw;    /* 1: channels of inputs are not padded, and get no gradient */
+    size_t border; /* of the inputs, in addition to what windows cover; and of the outputs */
+    int is_raw;    /* 1: inputs have no padded channels and get no gradient */
 } image_case;
 
-/* What a method and its naive reference work on. */
+/* The arrays of a method and of its naive reference. */
 typedef struct twin {
     fed_image_conv conv;
     size_t num_in, num_out, num_weights, num_bias, num_scratch; /* floats */
@@ -32,7 +32,7 @@ typedef struct twin {
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
 
-/* Floats aligned to 64 bytes, and guards behind them. */
+/* Floats aligned to 64 bytes, with guards after them. */
 static float *guarded_floats(size_t num, float value) {
     float *values = aligned_alloc(64, fed_padded(num + NUM_GUARDS) * sizeof *values);
     CHECK(values != NULL);
@@ -89,7 +89,7 @@ static void visit_window(twin *t, size_t image, size_t oy, size_t ox, size_t o,
     const size_t out = image * c->out.num_values + fed_pixel(&c->out, oy, ox) + o;
     for (size_t y = 0; y < c->window_height; y++)
         for (size_t x = 0; x < c->window_width; x++) {
-            /* wraps around above and left of the image, where it is larger than any size */
+            /* above and left of the image it wraps around to a number larger than any size */
             const size_t iy = oy * c->stride_y + y - c->pad_top;
             const size_t ix = ox * c->stride_x + x - c->pad_left;
             if (iy >= c->in_shape.height || ix >= c->in_shape.width) continue;
@@ -162,7 +162,7 @@ static void set_conv(fed_image_conv *conv, const image_case *of) {
     conv->out = bordered(&conv->out_shape, fed_padded(of->out_channels), of->border, of->border);
 }
 
-/* Random numbers in the pixels of images; other values stay. */
+/* Writes random numbers to the pixels of images; other values do not change. */
 static void fill_pixels(const fed_shape *shape, const fed_buffer *buffer, size_t num_images,
                         uint64_t *state, float *values) {
     for (size_t n = 0; n < num_images; n++)
@@ -173,7 +173,7 @@ static void fill_pixels(const fed_shape *shape, const fed_buffer *buffer, size_t
                         next_float(state, 1);
 }
 
-/* Padded channels of the gradient are zeros, as a layer's always are. */
+/* Makes padded channels of the gradient zeros, as in every layer. */
 static void clear_padded_channels(twin *t, size_t offset) {
     for (size_t c = t->conv.out_shape.channels; c < t->conv.out.pixel_stride; c++)
         t->out_gradient[offset + c] = 0;
@@ -211,7 +211,7 @@ static void set_up(twin *t, const image_case *of, const fed_image_conv_method *m
     t->in_gradient = of->is_raw ? NULL : guarded_floats(t->num_in, NAN);
     t->weights_gradient = guarded_floats(t->num_weights, 0);
     t->bias_gradient = guarded_floats(t->num_bias, 0);
-    t->weights_gradient[0] = t->bias_gradient[0] = 2; /* is added to */
+    t->weights_gradient[0] = t->bias_gradient[0] = 2; /* the gradient is added to these */
     t->scratch = guarded_floats(t->num_scratch, NAN);
 
     t->right_out = zero_doubles(t->num_out);
@@ -241,7 +241,7 @@ static void run(twin *t, const fed_image_conv_method *method, int num_workers) {
                                   .num_workers = num_workers};
     method->forward(fed_active_kernels(), &t->conv, &io);
     check_guards(t->scratch, t->num_scratch);
-    /* The backward pass starts from any scratch. */
+    /* The backward pass must not depend on what the scratch holds. */
     for (size_t i = 0; i < t->num_scratch; i++) t->scratch[i] = NAN;
     method->backward(fed_active_kernels(), &t->conv, &io);
     check_guards(t->scratch, t->num_scratch);
@@ -259,7 +259,7 @@ static void check_values(const float *actual, const double *expected, size_t num
     for (size_t i = 0; i < num; i++) CHECK_CLOSE(actual[i], expected[i], bound * largest);
 }
 
-/* The border of the gradient by the inputs holds anything. */
+/* The border of the gradient by the inputs is undefined, so it is cleared. */
 static void clear_input_border(twin *t) {
     const fed_image_conv *c = &t->conv;
     float *clean = guarded_floats(t->num_in, 0);
@@ -308,8 +308,8 @@ static const image_case THREE_BY_THREE[] = {
     {2, 7, 6, 16, 48, 3, 3, 1, 1, 1, 0, 1, 0, 0},    {2, 5, 9, 20, 16, 3, 3, 1, 1, 0, 1, 1, 1, 0},
     {1, 6, 6, 16, 16, 3, 3, 1, 1, 0, 0, 0, 0, 0},    {1, 3, 3, 1, 16, 3, 3, 1, 1, 0, 0, 0, 0, 0},
     {20, 4, 4, 80, 96, 3, 3, 1, 1, 1, 1, 1, 0, 0},   /* few tiles */
-    {97, 4, 3, 17, 20, 3, 3, 1, 1, 1, 1, 1, 0, 0},   /* many, one a image */
-    {3, 30, 26, 33, 40, 3, 3, 1, 1, 1, 1, 1, 1, 0},  /* many, cut at the border */
+    {97, 4, 3, 17, 20, 3, 3, 1, 1, 1, 1, 1, 0, 0},   /* many tiles, one per image */
+    {3, 30, 26, 33, 40, 3, 3, 1, 1, 1, 1, 1, 1, 0},  /* many tiles, cut at the border */
     {4, 32, 32, 16, 96, 3, 3, 1, 1, 1, 1, 1, 1, 0},  /* several blocks backward */
     {1, 36, 100, 16, 96, 3, 3, 1, 1, 1, 0, 1, 0, 0}, /* an image in several blocks */
 };

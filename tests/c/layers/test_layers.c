@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of the layers that work value by value or window by window: activations, pools,
- * normalisations, padding, dropout. Each is run by itself on one example, forward and back, against
- * the naive network, on shapes with and without padding channels and with an output inside a
- * border, which must stay as it was.
+ * Tests of the layers that treat single values or windows: activations, pools, normalisations,
+ * padding, dropout. Each is run alone on one example, forward and backward, and compared with the
+ * naive network, on shapes with and without padding channels. The output is inside a border, which
+ * must not change.
  */
 #include "naive_net.h"
 
 extern const fed_stage_ops fed_max_pool, fed_group_norm, fed_dropout;
 
-/* One layer laid out, with memory of exactly the size it asks for. */
+/* One layer laid out, in memory of exactly the size that it requests. */
 typedef struct bench {
     fed_stage stage;
     float *params, *in, *out, *out_gradient, *in_gradient, *gradient;
@@ -17,9 +17,10 @@ typedef struct bench {
 } bench;
 
 static const fed_key DROPOUT_KEY = {1, 2, 3, 4, 5};
-static const float BORDER = 7; /* what a border holds; the core's are 0, but nobody may read them */
+static const float BORDER = 7; /* the values of a border; the core has zeros there, but no layer may
+                                  read them */
 
-/* As an output that a later convolution wants inside a border. */
+/* The layout of an output that a later convolution reads with a border. */
 static fed_buffer bordered(const fed_shape *shape, size_t border) {
     const size_t channels = fed_padded(shape->channels),
                  row = (shape->width + 2 * border) * channels;
@@ -42,7 +43,7 @@ static float *new_floats(size_t num_values, float value) {
     return values;
 }
 
-/* Writes values into a buffer's interior, zeros into its padding channels. */
+/* Writes values to a buffer's interior, and zeros to its padding channels. */
 static void put_values(const fed_buffer *buffer, const fed_shape *shape, const double *values,
                        float *to) {
     for (size_t y = 0; y < shape->height; y++)
@@ -85,7 +86,7 @@ static void free_bench(bench *b) {
     free(b->scratch);
 }
 
-/* Everything but the interior's real channels: borders as they were, padding 0. */
+/* Checks that borders have not changed, and that padding channels are 0. */
 static void check_surroundings(const bench *b) {
     const fed_buffer *buffer = &b->stage.out;
     const fed_shape *shape = &b->stage.shape;
@@ -124,8 +125,8 @@ static void check_values(const fed_buffer *buffer, const fed_shape *shape, const
         CHECK_CLOSE(values[position(buffer, shape, i)], expected[i], tolerance);
 }
 
-/* Values and gradients are of order 1. A value is a sum of up to `terms` of them with one rounding
- * each, and activations add a few; parameter gradients sum over all pixels. */
+/* Values and gradients are of order 1. A value is a sum of up to `terms` values, with one rounding
+ * error each; activations add a few. Parameter gradients are sums over all pixels. */
 static void check_layer(const fed_layer *layer, double terms) {
     const size_t in_size = fed_shape_size(&layer->in), size = fed_shape_size(&layer->out);
     double params[256], gradient[256] = {0}, unpacked[256] = {0};
@@ -192,7 +193,7 @@ static void test_activations_equal_the_naive_ones(void) {
                         1);
 }
 
-/* The values at which the formulas change, and far out on both sides. */
+/* Tests values at which the formulas change, and values far from 0 on both sides. */
 static void test_tanh_and_sigmoid_are_right_to_a_few_roundings(void) {
     enum { NUM = 1 << 14 };
     float *values = new_floats(NUM, 0), *sigmoids = new_floats(NUM, 0);
@@ -230,8 +231,9 @@ static void test_activations_at_the_ends(void) {
     CHECK(sigmoids[4] == 0.5f && sigmoids[5] == 0.5f);
 }
 
-/* Every 2^-9 up to 13 either way, and small numbers, whose digits exp(x) - 1 would lose. The
- * exponent is rounded, too: |x|^2 / 2, or for gelu by tanh up to |x|^3 / 12, roundings of it. */
+/* Tests every multiple of 2^-9 from -13 to 13, and small numbers, for which exp(x) - 1 would lose
+ * digits. The exponent is rounded, too, which counts as |x|^2 / 2 rounding errors, or for gelu by
+ * tanh up to |x|^3 / 12. */
 static void test_smooth_activations_are_right_to_a_few_roundings(void) {
     enum { NUM = 1 << 14 };
     float *values = new_floats(NUM, 0), *outputs = new_floats(NUM, 0), *slopes = new_floats(NUM, 0);
@@ -249,7 +251,7 @@ static void test_smooth_activations_are_right_to_a_few_roundings(void) {
             const double x = (double)values[i], y = naive_activation(&layer, x, &margin);
             const double slope = naive_slope(&layer, x, y);
             const double share = (10 + x * x + fabs(x * x * x) / 6) * UNIT_ROUNDOFF;
-            /* No exponent is below -87, where exp is 2e-38. */
+            /* Exponents are not below -87, where exp is 2e-38. */
             CHECK_CLOSE(outputs[i], y, share * fabs(y) + 1e-36);
             /* Near its minimum a slope is a difference of larger numbers. */
             CHECK_CLOSE(slopes[i], slope,
@@ -261,7 +263,7 @@ static void test_smooth_activations_are_right_to_a_few_roundings(void) {
     free(slopes);
 }
 
-/* Far out they are 0 or the input itself, with slopes of 0 and 1; NaN stays NaN. */
+/* Far from 0 the outputs are 0 or the input, with slopes of 0 or 1; NaN stays NaN. */
 static void test_smooth_activations_at_the_ends(void) {
     const float ends[FED_PAD] = {NAN, 1e20f, -1e20f, 3e38f, -3e38f, 100, -100, 0};
     for (int32_t a = FED_SILU; a < FED_NUM_ACTIVATIONS; a++) {
@@ -272,7 +274,7 @@ static void test_smooth_activations_at_the_ends(void) {
         CHECK(isnan(outputs[0]) && isnan(slopes[0]));
         for (size_t i = 1; i < 7; i++) {
             const double limit = i % 2 ? (double)ends[i] : 0;
-            /* The sigmoid of -87 and less is 2e-38. */
+            /* At -87 and below the sigmoid is 2e-38. */
             CHECK_CLOSE(outputs[i], limit, i % 2 ? 0 : 2e-38 * (double)fabsf(ends[i]));
             CHECK_CLOSE(slopes[i], i % 2, i % 2 ? 2 * UNIT_ROUNDOFF : 1e-24);
         }
@@ -286,7 +288,7 @@ static size_t pooled(size_t size, size_t window, size_t stride, size_t pad_both)
     return size + pad_both < window ? 0 : (size + pad_both - window) / stride + 1;
 }
 
-/* As many windows as fit, with `pad` before and after. */
+/* Checks a pool with as many windows as fit, with `pad` before and after the image. */
 static void check_pool(int32_t kind, fed_shape in, size_t height, size_t width, size_t stride_y,
                        size_t stride_x, size_t pad, int32_t activation) {
     fed_layer layer = {.kind = kind,
@@ -387,7 +389,8 @@ static void test_group_norm_equals_the_naive_one(void) {
         }
 }
 
-/* Values far from 0 compared with their spread: the mean must go before the squares are summed. */
+/* Values are far from 0 compared with their spread, so the mean must be subtracted before squares
+ * are summed. */
 static void test_group_norm_of_a_distant_mean_keeps_its_digits(void) {
     const fed_layer layer = group_norm((fed_shape){8, 8, 2}, 1, 0, 1e-3);
     double in[128], out_gradient[128] = {0}, expected[128], params[256] = {0};
@@ -398,7 +401,7 @@ static void test_group_norm_of_a_distant_mean_keeps_its_digits(void) {
     const fed_pass pass = pass_of(&b, NULL);
     fed_group_norm.forward(&pass);
     naive_layer_forward(&layer, params, in, NULL, NULL, expected, &margin);
-    /* The mean is rounded to 2^-15 of 1, the deviation is about 0.58. */
+    /* The mean is rounded to 2^-15; the deviation is about 0.58. */
     check_values(&b.stage.out, &layer.out, b.out, expected, 0x1p-15 / 0.5);
     free_bench(&b);
 }
@@ -461,7 +464,7 @@ static void test_depthwise_convolutions_equal_the_naive_ones(void) {
                                     pooled(layer.in.width, window[1], window[3], 2 * pad_x),
                                     layer.in.channels};
             if (layer.out.height == 0 || layer.out.width == 0) continue;
-            if ((num_taps + 1) * layer.in.channels > 256) continue; /* parameters of a test */
+            if ((num_taps + 1) * layer.in.channels > 256) continue; /* too many parameters */
             check_layer(&layer, (double)num_taps);
         }
 }
@@ -481,7 +484,8 @@ static void test_dropout_equals_the_naive_one(void) {
                         8);
 }
 
-/* 12544 values: the share dropped has a deviation of 0.004 around 0.3, the mean one of 0.006. */
+/* For 12,544 values the dropped share has a standard deviation of 0.004 around 0.3, and the mean
+ * one of 0.006. */
 static void test_dropout_drops_its_share_and_keeps_the_mean(void) {
     const fed_shape shape = {14, 14, 64};
     enum { SIZE = 14 * 14 * 64 };

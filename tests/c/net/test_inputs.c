@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Input layers at awkward sizes: what they write, and that a model behind them trains. What they
- * compute is held against slow references in Python (tests/models/test_input_layers.py).
+ * Input layers at unusual sizes: where they write, and that a model that begins with them can be
+ * trained. tests/models/test_input_layers.py compares their results with slow references in Python.
  */
 #include "fixtures.h"
 
@@ -23,7 +23,7 @@ static void add_layer(table *t, fed_layer layer) {
     t->model.num_params += fed_kind_of(&layer)->num_params(&layer);
 }
 
-/* All input layers, in front of a convolution with a dense layer behind it, or of that alone. */
+/* All input layers, followed by a convolution and a dense layer, or by a dense layer alone. */
 static void build(table *t, const fed_shape *shape, const fed_shape *part, bool is_dense) {
     *t = (table){0};
     t->model.layers = t->layers;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of model.c: which tables are refused, packing there and back, and the gradient of a stack,
- * seen through one local step of one client, against central differences of a loss in double.
+ * Tests of model.c: which tables are refused; packing and unpacking; and the gradient of a stack,
+ * computed from one local step of one client, against central differences of a loss in double.
  */
 #include "fixtures.h"
 
@@ -93,7 +93,7 @@ static void test_broken_chains_are_refused(void) {
     CHECK_EQUAL(check_changed(1, (fed_layer)DENSE(6, 5, 60, FED_LINEAR)), FED_ERR_ARGUMENT);
 }
 
-/* Dense layers of 4 values whose second one is changed, then a sum. */
+/* Three dense layers of 4 values, then a sum. `skips` are those of the second layer. */
 static int check_graph(const size_t *skips, const size_t *skips_of_sum, size_t num_layers) {
     fed_layer layers[4] = {DENSE(4, 4, 0, FED_LINEAR), DENSE(4, 4, 20, FED_LINEAR),
                            DENSE(4, 4, 40, FED_LINEAR), DENSE(4, 4, 60, FED_LINEAR)};
@@ -113,8 +113,9 @@ static void test_inputs_that_are_not_before_a_layer_are_refused(void) {
     CHECK_EQUAL(check_graph(none, beyond, 4), FED_ERR_ARGUMENT);
     CHECK_EQUAL(check_graph(none, far, 4), FED_ERR_ARGUMENT);
     CHECK_EQUAL(check_graph(far, shortcut, 4), FED_ERR_ARGUMENT);
-    CHECK_EQUAL(check_graph(second, shortcut, 4), FED_ERR_ARGUMENT); /* it has one input */
-    CHECK_EQUAL(check_graph(back, none, 4), FED_ERR_ARGUMENT);       /* nobody reads layer 0 */
+    CHECK_EQUAL(check_graph(second, shortcut, 4), FED_ERR_ARGUMENT); /* a dense layer has one
+                                                                        input */
+    CHECK_EQUAL(check_graph(back, none, 4), FED_ERR_ARGUMENT);       /* no layer reads layer 0 */
     CHECK_EQUAL(check_graph(back, shortcut, 4), FED_OK);
     CHECK_EQUAL(check_graph(back, none, 3), FED_ERR_ARGUMENT);
 }
@@ -186,7 +187,8 @@ static void test_models_without_parameters_are_refused(void) {
     CHECK_EQUAL(fed_model_check(&(fed_model){&layer, 1, 3, 3, 0}), FED_ERR_ARGUMENT);
 }
 
-/* One convolution to logits, from one window that reaches all but a pixel beyond the image. */
+/* A convolution with one window, of which all but one pixel is beyond the image; its outputs are
+ * logits. */
 static int check_one_window(fed_shape in, size_t height, size_t width, size_t stride) {
     const fed_layer layer = {.kind = KIND_CONV2D,
                              .in = in,
@@ -212,8 +214,8 @@ static void test_windows_and_strides_beyond_any_image_are_refused(void) {
     CHECK_EQUAL(check_one_window((fed_shape){1, 1, 1}, 1, 1, 1 << 30), FED_ERR_ARGUMENT);
 }
 
-/* Each size is allowed, but not the memory of as many such layers for so large a batch: in bytes
- * more than a size_t counts. */
+/* Each size is allowed. But the memory of so many layers for so large a batch has more bytes than a
+ * size_t can hold. */
 static void test_workspaces_beyond_any_memory_are_refused(void) {
     enum { SIDE = 1 << 13, CHANNELS = 32, LARGEST_BATCH = 1 << 24 };
     const fed_shape image = {SIDE, SIDE, CHANNELS};
@@ -243,7 +245,7 @@ static void test_workspaces_beyond_any_memory_are_refused(void) {
 
 /* ---- Packing --------------------------------------------------------------------------------- */
 
-/* Flat to packed to flat is the identity, and packed holds nothing else but zeros. */
+/* Packing and unpacking gives the same flat vector, and the rest of the packed vector is zeros. */
 static void check_packing(const fed_model *model) {
     fed_net net;
     CHECK_EQUAL(fed_net_init(&net, model), FED_OK);
@@ -311,7 +313,7 @@ static double mean_loss(const problem *p, const double *params) {
     return loss / (double)p->num_examples;
 }
 
-/* The delta of one local step of plain or heavy-ball SGD, whose first step is the same, at rate 1.
+/* The delta of one local step at rate 1, of plain SGD or with momentum; the first step is the same.
  */
 static void one_step_delta(const problem *p, float momentum, double *delta) {
     const fed_step_row row = {FED_STEP_SGD, {1, momentum}};
@@ -340,7 +342,8 @@ static void one_step_delta(const problem *p, float momentum, double *delta) {
     fed_team_free(team);
 }
 
-/* Central differences are off by some 1e-10; float32 gradients by 1e-4 of themselves plus 1e-6. */
+/* Central differences have errors of some 1e-10. Gradients in float32 have relative errors of up to
+ * 1e-4, plus 1e-6. */
 static void check_gradient(const fed_model *model, size_t num_examples) {
     const problem p = new_problem(model, num_examples);
     const double h = 1e-5;
@@ -359,7 +362,7 @@ static void check_gradient(const fed_model *model, size_t num_examples) {
     }
 }
 
-/* Up to three blocks of 32 examples, whole and ragged. */
+/* Up to three blocks of 32 examples, whole and incomplete. */
 static void check_gradients(const fed_model *model) {
     static const size_t counts[] = {1, 5, 32, 33, 65};
     for (size_t i = 0; i < LENGTH(counts); i++) check_gradient(model, counts[i]);
@@ -411,7 +414,7 @@ static void test_visits_share_no_masks(void) {
         size_t num_dropouts, height, width;
         unsigned bits;
     } CASES[] = {
-        {1, 28, 28, 20},     {1, 4096, 4096, 20}, /* 2^24 values, all that 2^20 blocks hold */
+        {1, 28, 28, 20},     {1, 4096, 4096, 20}, /* 2^24 values, as many as 2^20 blocks hold */
         {1, 4096, 4097, 21}, {2, 4096, 2048, 20}, {2, 4096, 2049, 21}, {3, 8192, 8192, 24},
     };
     fed_net net;

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Whole networks. First the naive network in double is held to central differences of its own loss,
- * layer kind by layer kind. Then the core is held to it, through the public calls, on every
- * instruction set: one gradient, some local steps, scores.
+ * Whole networks. First the gradients of the naive network in double are compared with central
+ * differences of its loss, for each kind of layer. Then the core is compared with the naive
+ * network, through the public functions, on every instruction set: one gradient, some local steps,
+ * and scores.
  */
 #include "stacks.h"
 
 /* ---- The naive network ----------------------------------------------------------------------- */
 
-/* Central differences of steps of 1e-6 are off by 1e-12 times a third derivative and by 1e-16 /
- * 1e-6 of the loss: far below 1e-7. No relu or max may switch within a step. */
+/* Central differences with steps of 1e-6 have two errors: 1e-12 times a third derivative, and 1e-16
+ * / 1e-6 of the loss. Both are far below 1e-7. No relu or max may switch within a step. */
 static void check_naive(const stack *s, size_t num_examples) {
     table t;
     build(s, &t);
@@ -62,8 +63,8 @@ static fed_client_stats train(const problem *p, const fed_step *step, size_t bat
     return stats;
 }
 
-/* How the naive network moves: batches in order, momentum 0 for plain SGD. Returns the losses' sum
- * and leaves the delta. */
+/* Trains the naive network on the batches in order; momentum 0 is plain SGD. Returns the sum of the
+ * losses, and writes the delta. */
 static double naive_train(const problem *p, double momentum, size_t batch_size, double *delta,
                           naive_margin *margin) {
     const fed_model *model = p->model;
@@ -90,7 +91,8 @@ static double naive_train(const problem *p, double momentum, size_t batch_size, 
     return loss;
 }
 
-/* Each layer's entries within `share` of the layer's largest, and a rounding of the parameters. */
+/* Each entry of a layer must be right to `share` of the layer's largest entry, plus a rounding
+ * error of the parameters. */
 static void check_delta(const problem *p, const char *name, const double *delta, double factor,
                         const double *expected, double share) {
     for (size_t l = 0; l < p->model->num_layers; l++) {
@@ -110,8 +112,8 @@ static void check_delta(const problem *p, const char *name, const double *delta,
     }
 }
 
-/* Makes problems until one is clear of near-ties, at which float32 may rightly choose the other
- * side: values carry errors of some 1e-7 each. */
+/* Makes problems until one has no near-ties. At a near-tie float32 may rightly decide differently,
+ * because values have errors of some 1e-7. */
 static problem clear_problem(const stack *s, const fed_model *model, size_t num_examples,
                              size_t batch_size, double momentum, double *delta, double *loss) {
     for (uint64_t seed = 21;; seed += 1000) {
@@ -125,9 +127,9 @@ static problem clear_problem(const stack *s, const fed_model *model, size_t num_
     }
 }
 
-/* A gradient entry is a sum of products, each off by the roundings of what it was made of: some
- * sqrt(terms) * depth * 6e-8 of the largest entries, up to 1e-5 for the largest of these stacks. A
- * wrong tap, border or mask shows at 1e-2. */
+/* A gradient entry is a sum of products, each of which has the rounding errors of its factors. The
+ * error is some sqrt(terms) * depth * 6e-8 of the largest entries, up to 1e-5 for the largest of
+ * these stacks. A wrong tap, border or mask gives errors of 1e-2. */
 static void check_gradient(const stack *s, size_t num_examples) {
     table t;
     build(s, &t);
@@ -159,8 +161,8 @@ static void test_gradients_of_large_nets_equal_the_naive_ones(void) {
     }
 }
 
-/* Three local steps, the last of a smaller batch, with masks that go on from step to step. Errors
- * of a step enter the next ones, hence the wider tolerance. */
+/* Three local steps, the last with a smaller batch; the stream of masks continues from step to
+ * step. Errors of a step affect the next steps, so the tolerance is wider. */
 static void check_local_steps(const stack *s, double momentum) {
     table t;
     build(s, &t);
@@ -185,7 +187,7 @@ static void test_local_steps_of_small_nets_equal_the_naive_ones(void) {
 
 /* ---- Scores ---------------------------------------------------------------------------------- */
 
-/* Scores are without dropout, and do not depend on the batches. */
+/* Scores are computed without dropout and do not depend on the batches. */
 static void check_scores(const stack *s, size_t num_examples) {
     table t;
     build(s, &t);

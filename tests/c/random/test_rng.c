@@ -132,7 +132,7 @@ static void test_below_is_uniform(void) {
         const double off = counts[k] - (double)NUM_DRAWS / BOUND;
         chi_squared += off * off / ((double)NUM_DRAWS / BOUND);
     }
-    CHECK(chi_squared < 33.7); /* 9 degrees of freedom: 1 in 10,000 is above */
+    CHECK(chi_squared < 33.7); /* 9 degrees of freedom: exceeded with probability 1e-4 */
 }
 
 /* Without rejection, with bound 3 * 2^30, a third of the values would be drawn twice as often. */
@@ -209,7 +209,7 @@ static void test_gamma(void) {
     }
 }
 
-/* The same with the mathematical library, one value at a time. */
+/* The same numbers by the mathematical library, one value at a time. */
 static double plain_normal(const uint64_t *words, size_t place) {
     const size_t half = FED_NORMAL_GROUP / 2, in_group = place % FED_NORMAL_GROUP;
     const uint64_t *group = words + (place - in_group);
@@ -223,7 +223,7 @@ static double plain_normal(const uint64_t *words, size_t place) {
     return sqrt(-2.0 * log(uniform)) * (is_negative ? -leg : leg);
 }
 
-/* All sizes around a group, on every instruction set; what follows the values is not touched. */
+/* Sizes around a group, on every instruction set. The memory after the values must not change. */
 static void test_add_normal(void) {
     static const char *const isas[] = {"generic", "avx2", "avx512"};
     static const size_t sizes[] = {0, 1, 2, 127, 128, 129, 255, 256, 257, 511, 512, 513, 5000};
@@ -249,7 +249,7 @@ static void test_add_normal(void) {
     CHECK_EQUAL(fed_select_isa(NULL), FED_OK);
 }
 
-/* The ends of the words' range: the largest number, and 0 where the uniform number is 1. */
+/* Words at the ends of their range give the largest number, and 0 where the uniform number is 1. */
 static void test_add_normal_at_the_ends(void) {
     uint64_t words[4] = {ALL_ONES, 0, ALL_ONES >> 2, 0};
     double values[4] = {0};
@@ -276,5 +276,5 @@ static const test_case TESTS[] = {
     TEST(test_add_normal_at_the_ends),
 };
 
-/* Groups of blocks are made by kernels. */
+/* Kernels make the groups of blocks, so the tests run on each instruction set. */
 int main(int argc, char **argv) { return RUN_ON_EACH_ISA(TESTS, argc, argv); }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of shapes.c: that a picture depends on its key alone, the outlines, the coverage of pixels
- * against a naive reference, and the looks of synthetic-shapes. The public functions tested are
- * those of the library; shapes.c is included once more, under another name, to reach its parts.
+ * Tests of shapes.c: a picture depends on its key alone; the outlines; the coverage of pixels
+ * against a naive reference; and what synthetic-shapes looks like. The public functions are those
+ * of the library; shapes.c is also included under another name, to test its static functions.
  */
 #include "fed.h"
 #include "test.h"
@@ -59,8 +59,8 @@ static void test_pictures_depend_on_their_key_alone(void) {
     CHECK(memcmp(drawn.pixels, other.pixels, NUM_VALUES) != 0);
 }
 
-/* The first pictures of a client, summed, as version 1 draws them. A libm that rounds another way
- * may move a value by one level; a changed data set must change its version name. */
+/* The sums of a client's first pictures, as version 1 draws them. Another libm may change a value
+ * by one level. If the data set changes, it needs another version name. */
 static void test_version_1(void) {
     static const int32_t sums[] = {141578, 190775, 123543, 83398, 153761, 96811, 123051, 137704};
     static const int32_t labels[] = {2, 9, 2, 1, 5, 1, 7, 9};
@@ -73,7 +73,7 @@ static void test_version_1(void) {
     }
 }
 
-/* At the widest spread shapes leave the picture; nothing may be written outside it. */
+/* At the largest spread shapes extend beyond the picture; nothing may be written outside it. */
 static void test_extreme_spreads(void) {
     fed_synthetic options = OPTIONS;
     for (int i = 0; i < 2; i++) {
@@ -97,7 +97,7 @@ static void test_outlines_have_room(void) {
     }
 }
 
-/* The winding of a point within straight outlines, by summed angles; near 0 outside. */
+/* Whether a point is inside straight outlines, by the sum of angles, which is near 0 outside. */
 static int naive_is_inside(const outline *line, double x, double y) {
     int is_inside = 0;
     for (size_t r = 0, first = 0; r < line->num_rings; first = line->ends[r++]) {
@@ -167,7 +167,7 @@ static void test_hues(void) {
     check_colour(0.4, 0.0, 0.3, (const float[]){0.3f, 0.3f, 0.3f});
 }
 
-/* Clients differ: in the mean colour of their pictures by more than their pictures' own spread
+/* The mean colours of clients' pictures differ by more than the spread of one client's pictures
  * would explain. */
 static void test_clients_have_palettes(void) {
     enum { NUM_CLIENTS = 40 };

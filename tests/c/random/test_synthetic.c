@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of synthetic.c and digits.c: that a picture depends on its key alone, the sizes, labels and
- * looks of synthetic-digits, and the canvas against a naive reference. The public functions tested
- * are those of the library; digits.c is included once more, under another name, to reach its parts.
+ * Tests of synthetic.c and digits.c: a picture depends on its key alone; the sizes, labels and
+ * pictures of synthetic-digits; and the canvas against a naive reference. The public functions are
+ * those of the library; digits.c is also included under another name, to test its static functions.
  */
 #include "fed.h"
 #include "test.h"
@@ -28,7 +28,7 @@ typedef struct drawing {
 
 static drawing drawn, other; /* too large for a stack frame */
 
-/* Client ids are hashed to 64 bits, so keys look like this. */
+/* Keys that look like client ids hashed to 64 bits. */
 static uint64_t key_of(size_t client) { return (client + 1) * UINT64_C(0x9E3779B97F4A7C15); }
 
 static void draw_all(drawing *out, const fed_synthetic *options, uint64_t client, int split) {
@@ -94,7 +94,8 @@ static void check_images_differ(uint64_t client) {
     }
 }
 
-/* Several clients: were train and test to share streams, only images of one digit would repeat. */
+/* Several clients are compared: if train and test shared streams, only images of the same digit
+ * would repeat. */
 static void test_images_do_not_repeat(void) {
     for (size_t client = 0; client < 10; client++) {
         check_images_differ(key_of(client));
@@ -113,8 +114,8 @@ static void test_range_equals_one_by_one(void) {
     }
 }
 
-/* Ink of the first images of a client, summed by image, as version 1 draws them. A libm that rounds
- * another way may move a pixel by one level; a changed data set must change its version name. */
+/* The sum of the ink of each of a client's first images, as version 1 draws them. Another libm may
+ * change a pixel by one level. If the data set changes, it needs another version name. */
 static void test_version_1(void) {
     static const int32_t inks[] = {19037, 20195, 22737, 11709, 17423,
                                    14286, 16488, 25374, 21061, 25612};
@@ -174,7 +175,7 @@ static void test_options(void) {
     }
 }
 
-/* At the widest spread shapes leave the image; nothing may be written outside it. */
+/* At the largest spread shapes extend beyond the image; nothing may be written outside it. */
 static void test_extreme_spreads(void) {
     fed_synthetic options = NATURAL;
     options.style_spread = 10.0;
@@ -210,7 +211,8 @@ static void check_sizes(const fed_synthetic *options, size_t least, size_t most,
 
 static void test_sizes(void) {
     check_sizes(&NATURAL, 8, 117, 100.1, 14.7);
-    check_sizes(&SKEWED, 10, 400, 95.0, 60.0); /* the log-normal's, less what the clip takes */
+    check_sizes(&SKEWED, 10, 400, 95.0, 60.0); /* those of the log-normal distribution after
+                                                  clipping */
     CHECK_EQUAL(fed_synthetic_count(&SKEWED, 1, FED_SPLIT_CENTRAL), 100);
 }
 
@@ -285,7 +287,7 @@ static void test_label_noise_changes_labels_only(void) {
         }
         num_examples += drawn.num_examples;
     }
-    /* One noisy label in ten is the true one. */
+    /* One random label in ten equals the true label. */
     CHECK_CLOSE((double)num_changed / (double)num_examples, 0.45, 0.04);
 }
 
@@ -301,10 +303,10 @@ static void test_ink(void) {
         most = ink > most ? ink : most;
     }
     CHECK_CLOSE(sum / NUM_WRITERS, 0.10, 0.02);
-    CHECK(least > 0.02 && most > 0.14 && most < 0.3); /* thin pens and thick ones */
+    CHECK(least > 0.02 && most > 0.14 && most < 0.3); /* thin and thick pens */
 }
 
-/* Almost everybody prefers one allograph of a digit, and every allograph is somebody's. */
+/* Each allograph is the preferred one of at least a sixth of the writers. */
 static void test_allographs(void) {
     size_t num_preferring[NUM_GLYPHS] = {0};
     for (size_t client = 0; client < NUM_WRITERS; client++) {
@@ -352,7 +354,7 @@ static void test_glyphs(void) {
 static void test_curve_goes_through_its_points(void) {
     CHECK_CLOSE(catmull_rom(3.0, 1.0, 4.0, 1.5, 0.0), 1.0, 1e-15);
     CHECK_CLOSE(catmull_rom(3.0, 1.0, 4.0, 1.5, 1.0), 4.0, 1e-15);
-    CHECK_CLOSE(catmull_rom(0.0, 1.0, 2.0, 3.0, 0.3), 1.3, 1e-15); /* straight stays straight */
+    CHECK_CLOSE(catmull_rom(0.0, 1.0, 2.0, 3.0, 0.3), 1.3, 1e-15); /* points on a line stay on it */
     CHECK_CLOSE(catmull_rom(0.0, 0.0, 1.0, 1.0, 0.5), 0.5, 1e-15);
     CHECK_CLOSE(catmull_rom(1.0, 0.0, 0.0, 1.0, 0.5), -0.125, 1e-15);
 }
@@ -398,7 +400,7 @@ static void test_stamps_equal_naive_distances(void) {
         enum { NUM_SEGMENTS = 8 };
         fed_point from[NUM_SEGMENTS], to[NUM_SEGMENTS];
         for (size_t i = 0; i < NUM_SEGMENTS;
-             i++) { /* some inside, some across an edge, some beyond */
+             i++) { /* some inside, some across an edge, some outside */
             from[i] = (fed_point){uniform(&rng, -8.0, 36.0), uniform(&rng, -8.0, 36.0)};
             const fed_point step = normal_point(&rng, trial % 2 ? 2.0 : 15.0);
             to[i] = (fed_point){from[i].x + step.x, from[i].y + step.y};

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of secure_sum.c: sums against a loop without masks, sizes around those of slices,
- * drop-outs, threads, and terms that are refused. tests/learning/test_secure_sums.py compares
+ * Tests of secure_sum.c: sums against a loop without masks, for sizes around the size of a slice;
+ * drop-outs; threads; and terms that are refused. tests/learning/test_secure_sums.py compares
  * masked rows. */
 #include "fed.h"
 #include "test.h"
@@ -90,7 +90,7 @@ static void test_centers_signs_and_ranges(void) {
         if (kind == 1) { /* votes: the sum of signs, exactly */
             terms.takes_signs = 1, terms.factors = ones;
             terms.low = -1, terms.high = 1, terms.top_level = 2, terms.mask_bits = 5;
-        } else if (kind == 2) { /* a range that is not symmetric */
+        } else if (kind == 2) { /* an asymmetric range */
             terms.takes_signs = 0, terms.factors = factors;
             terms.low = -0.25, terms.high = 0.5, terms.top_level = 3;
         }
@@ -144,7 +144,7 @@ static void test_sent_rows_hide_levels_and_add_up(void) {
         uint64_t sum = 0;
         for (size_t i = 0; i < MAX_CLIENTS; i++) sum += sent[i * (MAX_PARAMS + 1) + p];
         CHECK_EQUAL(sum % 32768, total[p]);
-        num_open += sent[p] < 4096; /* a level would always be */
+        num_open += sent[p] < 4096; /* without a mask it always would be */
     }
     CHECK(num_open < MAX_PARAMS / 4); /* an eighth is expected */
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of step.c: which tables are refused, and every optimizer's steps against values worked out
- * beforehand.
+ * Tests of step.c: which tables are refused, and the steps of every optimizer, compared with known
+ * values.
  */
 #include "fixtures.h"
 
@@ -14,8 +14,9 @@ static int check_sgd(float learning_rate, float momentum, float nesterov) {
     return check_row(&(fed_step_row){FED_STEP_SGD, {learning_rate, momentum, nesterov}});
 }
 
-/* A row of every kind but SGD with options of every range. 'a': an amount, from 0 to what float
- * holds; 's': a share, from 0 to 1; 'f': a flag, 0 or 1; 'p': an amount above 0; 'n': minus one. */
+/* A row of every kind except SGD, with the range of each option. 'a': an amount, from 0 to the
+ * largest float; 's': a share, from 0 to 1; 'f': a flag, 0 or 1; 'p': an amount above 0; 'n': a
+ * negative amount. */
 static const struct {
     fed_step_row row;
     const char *ranges;
@@ -33,7 +34,8 @@ static const struct {
     {{FED_STEP_ADAFACTOR, {0.1, -0.8, 1e-30, 1e-3, 1, 1}}, "anpapf", 2},
 };
 
-/* The row of a kind with one option replaced, by minus the value where it is below 0. */
+/* Checks the row of a kind with one option replaced: by minus the value if the option is
+ * negative. */
 static int check_with(size_t kind, size_t option, double value) {
     fed_step_row row = KINDS[kind].row;
     row.options[option] = KINDS[kind].ranges[option] == 'n' ? -value : value;
@@ -102,7 +104,7 @@ static void test_each_kind_has_its_slots(void) {
         CHECK_EQUAL(fed_step_slots(&(fed_step){&KINDS[k].row, 1}), KINDS[k].num_slots);
 }
 
-/* Zeros, but for the preconditioners of Yogi and Adagrad. */
+/* Slots start at 0, except the preconditioners of Yogi and Adagrad. */
 static void test_slots_start_at_the_rows_initial_values(void) {
     const fed_step_row rows[] = {{FED_STEP_PROXIMAL, {0.1}},
                                  {FED_STEP_SGD, {0.1, 0.9}},
@@ -121,7 +123,7 @@ static void test_slots_start_at_the_rows_initial_values(void) {
     CHECK(slots[NUM_SLOTS * NUM_PARAMS] == -1);
 }
 
-/* Momentum follows the gradients' span; a division coordinate by coordinate does not. */
+/* Momentum stays in the span of the gradients; a division by coordinate leaves it. */
 static void test_only_what_adds_gradients_keeps_the_span(void) {
     for (size_t k = 0; k < LENGTH(KINDS); k++) {
         const int32_t kind = KINDS[k].row.kind;
@@ -207,8 +209,8 @@ static void test_refused_step_moves_nothing(void) {
 enum { MAX_PARAMS = 37, MAX_SLOTS = 2 };
 static const float UNTOUCHED = -7;
 
-/* From 1, three steps on each of num_params equal coordinates; the values after each step in
- * double. A few roundings of numbers near 1 a step make 1e-6 ample for three steps. */
+/* Takes three steps from 1 on num_params equal coordinates, and compares the value after each step.
+ * Each step has a few rounding errors of numbers near 1, so 1e-6 is ample. */
 static void check_num_steps(const fed_step *step, size_t num_params, const double *expected) {
     const float server[MAX_PARAMS] = {0};
     float params[MAX_PARAMS], slots[MAX_SLOTS * MAX_PARAMS], gradient[MAX_PARAMS];
@@ -247,7 +249,8 @@ static void test_nesterov_equals_hand_worked_steps(void) {
                 (const double[]){0.905, 0.912, 0.7058});
 }
 
-/* From here on the values come from TFF's rules in double; those of reddi from the paper's. */
+/* The following values are computed in double by TFF's rules, those of reddi by the paper's
+ * rules. */
 static void test_adam_equals_known_steps(void) {
     check_steps((fed_step_row){FED_STEP_ADAM, {LEARNING_RATE, 0.9, 0.999, 1e-7}},
                 (const double[]){0.900000632, 0.873367079, 0.807556101});
@@ -289,15 +292,16 @@ static void test_proximal_term_equals_hand_worked_steps(void) {
         check_num_steps(&(fed_step){rows, 2}, num_params, (const double[]){0.9, 0.88, 0.736});
 }
 
-/* A proximal term pulls to the server's parameters, a decay to 0: with a server at 0 they agree. */
+/* A proximal term pulls to the server's parameters, and decay pulls to 0. If the server's
+ * parameters are 0, both agree. */
 static void test_decay_equals_a_proximal_term_from_zero(void) {
     const fed_step_row rows[] = {{FED_STEP_DECAY, {0.5}}, {FED_STEP_SGD, {LEARNING_RATE}}};
     for (size_t num_params = 0; num_params <= MAX_PARAMS; num_params++)
         check_num_steps(&(fed_step){rows, 2}, num_params, (const double[]){0.9, 0.88, 0.736});
 }
 
-/* A matrix of squares that rows and columns stand for exactly, and a vector: each coordinate moves
- * by the rate, in proportion to its tensor's size. */
+/* A matrix whose squares are represented exactly by rows and columns, and a vector. Each coordinate
+ * moves by the rate times the size of its tensor. */
 static void test_adafactor_equals_hand_worked_tensors(void) {
     static const fed_tensor each[] = {{1, 2, 2}, {1, 0, 3}};
     static const fed_tensors tensors = {each, 2};
@@ -325,7 +329,7 @@ static void test_adafactor_takes_all_parameters_as_tensors(void) {
     CHECK(fed_step_takes_tensors(&plain, NULL, 5));
 }
 
-/* What a clip row of norm 5 makes of a gradient: SGD of rate 1 from 0 moves by minus that. */
+/* Clips a gradient to norm 5: SGD of rate 1 from 0 moves by minus the clipped gradient. */
 static void clipped(size_t num_params, const float *gradient, float *result /* out [P] */) {
     const fed_step_row rows[] = {{FED_STEP_CLIP, {5}}, {FED_STEP_SGD, {1}}};
     float params[MAX_PARAMS + 1] = {0}, scratch[MAX_PARAMS];
@@ -339,7 +343,7 @@ static void clipped(size_t num_params, const float *gradient, float *result /* o
     for (size_t p = 0; p < num_params; p++) result[p] = -params[p];
 }
 
-/* The length of all coordinates together, whatever their number. */
+/* The norm is that of all coordinates together, for any number of coordinates. */
 static void test_clipping_scales_long_gradients_to_the_norm(void) {
     for (size_t num_params = 1; num_params <= MAX_PARAMS; num_params++) {
         float gradient[MAX_PARAMS], result[MAX_PARAMS];
@@ -369,7 +373,7 @@ static void test_clipping_leaves_short_gradients_alone(void) {
     CHECK(result[0] < 3 && result[1] == 0 && result[2] > -4.01f);
 }
 
-/* Squares beyond float: they are summed in double. */
+/* Squares that exceed float are summed in double. */
 static void test_clipping_holds_the_largest_gradients(void) {
     float result[2];
     clipped(2, (const float[]){3e38f, -3e38f}, result);
@@ -416,7 +420,7 @@ static void test_rows_act_in_turn_with_slots_of_their_own(void) {
     CHECK(params[0] == -4.75f && params[1] == -9.5f);
 }
 
-/* 1e-30 * 1e-10 is a denormal, which the training loop takes for zero. */
+/* 1e-30 * 1e-10 is a denormal, which the training loop treats as zero. */
 static void test_denormals_are_zero_in_a_step(void) {
 #if defined(__x86_64__) || defined(__aarch64__)
     const fed_step_row row = {FED_STEP_SGD, {1e-30f}};
@@ -426,7 +430,7 @@ static void test_denormals_are_zero_in_a_step(void) {
         fed_step_apply(&(fed_step){&row, 1}, NULL, 1, 1, &param, &server_param, &gradient, NULL),
         FED_OK);
     CHECK(param == 0);
-    CHECK(1e-30f * gradient != 0); /* out here they are not */
+    CHECK(1e-30f * gradient != 0); /* outside the core they are not zero */
 #else
     printf("skip: mode is not touched here\n");
 #endif
