@@ -18,6 +18,8 @@ from typing import Any
 from fedcli.core.native import CancelFlag, Cancelled
 from fedcli.errors import ConfigError
 
+_LOGGER = logging.getLogger(__name__)
+
 LOCAL, AUTO = "local", "auto"
 
 _CONNECT_SECONDS = 10.0
@@ -37,8 +39,8 @@ class Connection:
         """Connects. A process that is connected already stays in its cluster.
 
         Args:
-            address: `local` for a cluster on this machine alone, `auto` for the one to which this
-                machine belongs, or HOST:PORT.
+            address: `local` for a cluster on this machine alone, `auto` for the cluster to which
+                this machine belongs, or HOST:PORT.
             cancel: Ends the wait for the connection.
 
         Raises:
@@ -86,16 +88,27 @@ class Connection:
             raise self._errors[0]
 
     def _hold(self, address: str) -> None:
-        """Connects, and disconnects after `close` in the same thread: in another, Ray takes 5 s."""
-        with contextlib.ExitStack() as stack:
-            try:
-                self._connect(address, stack)
-            except BaseException as err:  # raised in the thread that waits for the connection
-                self._errors.append(err)
-                return
-            finally:
-                self._is_open.set()
-            self._is_closed.wait()
+        """Connects, and disconnects after `close`, in the same thread: in another, Ray takes 5 s.
+
+        An error of the disconnection is logged in one line.
+        """
+        try:
+            with contextlib.ExitStack() as stack:
+                try:
+                    self._connect(address, stack)
+                except BaseException as err:  # raised in the thread that waits for the connection
+                    self._errors.append(err)
+                    return
+                finally:
+                    self._is_open.set()
+                self._is_closed.wait()
+        except Exception as err:  # Ray may raise errors of any class
+            _LOGGER.warning(
+                "could not end the connection to the Ray cluster at the address %s: %s; saved "
+                "results are complete",
+                address,
+                last_line(err),
+            )
 
     def _connect(self, address: str, stack: contextlib.ExitStack) -> None:
         """Connects; `stack` undoes it."""

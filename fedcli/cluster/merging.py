@@ -17,8 +17,8 @@ from fedcli.learning.engines.contract import BLOCK_CLIENTS
 def part_size(num_clients: int, num_workers: int, max_clients: int) -> int:
     """Returns the number of clients in each part of a cohort: 8 * 2**k.
 
-    It is the largest that gives each worker at least two parts and is at most `max_clients`, but at
-    least one block.
+    The number is the largest that gives each worker at least two parts and is at most
+    `max_clients`, but at least one block.
     """
     size = BLOCK_CLIENTS
     while 2 * size * 2 * num_workers <= num_clients and 2 * size <= max_clients:

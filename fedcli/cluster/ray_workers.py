@@ -31,7 +31,7 @@ class Placement:
     """Where the workers run.
 
     Attributes:
-        address: `local` for a cluster on this machine alone, `auto` for the one to which this
+        address: `local` for a cluster on this machine alone, `auto` for the cluster to which this
             machine belongs, or HOST:PORT.
         num_workers: The number of workers; None for one on each node.
         num_threads: The threads of a worker; None for the processors of the smallest node, which
@@ -49,7 +49,7 @@ Check = Callable[[WorkerDescription], None]
 
 
 class _Actor:
-    """A worker as the driver sees it."""
+    """The driver's record of a worker."""
 
     def __init__(self, handle: Any) -> None:
         self.handle = handle
@@ -307,8 +307,8 @@ class _Call:
                 self._take_probe(probes[call])
             else:
                 self._take(call)
-        is_anybody = any(actor.probe is None for actor in self._workers._actors)
-        if ready or is_anybody:
+        is_any_alive = any(actor.probe is None for actor in self._workers._actors)
+        if ready or is_any_alive:
             self._alone_since = monotonic()
         elif monotonic() - self._alone_since > self._workers._place.start_seconds:
             raise RunError(

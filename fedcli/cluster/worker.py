@@ -45,7 +45,7 @@ class Worker:
         """Opens the data.
 
         Raises:
-            DataError: The data are missing or bad on this machine.
+            DataError: The data are missing or invalid on this machine.
         """
         self._setup = setup
         self._engine = ThreadEngine(setup.num_threads)
@@ -70,7 +70,7 @@ class Worker:
         return os.getpid()
 
     def cancel(self, call: int) -> None:
-        """Stops the work of a call and of all before it after at most one local step.
+        """Stops the work of a call and of all earlier calls after at most one local step.
 
         It may be called during `compute`, in another thread.
         """

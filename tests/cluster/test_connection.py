@@ -85,3 +85,22 @@ def test_an_error_of_ray_is_raised_where_the_connection_is_opened(
     with pytest.raises(ConfigError, match="at the address local: nobody answers; start one"):
         Connection(LOCAL)
     await_end()
+
+
+def test_an_error_while_the_cluster_ends_is_one_line(
+    ray: SlowRay, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("Traceback of Ray\n  line 1\nthe store is gone\n")
+
+    monkeypatch.setattr(ray, "shutdown", fail)
+    ray.may_start.set()
+    Connection(LOCAL).close()
+    await_end()  # an exception in the thread would make pytest fail
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "could not end the connection to the Ray cluster at the address local: the store is gone; "
+        "saved results are complete"
+    )
+    assert record.exc_info is None
+    assert not ray.folder.exists()
