@@ -1,10 +1,10 @@
 """The jobs of FLUTE's public table, which compares it with Flower and FedML.
 
-https://github.com/microsoft/msrflute, README, "Benchmarking": The work is the same; the machines
-and the data differ. "LR on MNIST": 1,000 clients, 10 per round, batches of 10, SGD with learning
-rate 0.03, 1 local epoch, 100 rounds, a test every 20 rounds. "CNN on federated EMNIST": 3,400
-clients, 10 per round, batches of 20, SGD with learning rate 0.1, 1 local epoch, 1,500 rounds (here:
-the time of one round without tests).
+https://github.com/microsoft/msrflute, README, "Benchmarking". The work here is the same; the
+machines and the data differ. "LR on MNIST": 1,000 clients, 10 per round, batches of 10, SGD with
+learning rate 0.03, 1 local epoch, 100 rounds, a test every 20 rounds. "CNN on federated EMNIST":
+3,400 clients, 10 per round, batches of 20, SGD with learning rate 0.1, 1 local epoch, 1,500 rounds
+(here: the time of one round without tests).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Published:
         model: The registry name of its model.
         num_classes: Number of classes.
         num_clients: Clients with training examples.
-        num_train: Number of training examples of all of them.
+        num_train: Number of training examples of all clients.
         num_test: Number of test examples of all clients.
         batch_size: Number of examples in a batch, also in tests.
         client_lr: Learning rate of the clients' SGD.
@@ -106,7 +106,7 @@ class Data:
     population: int
 
 
-def like_data(job: Published) -> Data:
+def synthetic_data(job: Published) -> Data:
     """Returns clients of synthetic-digits.
 
     All have the same size; in total there are as many examples as in the real dataset.
@@ -125,11 +125,11 @@ def real_data(job: Published) -> Data:
     Raises:
         DataError: It has not been downloaded. The message says how to do so.
     """
-    is_dealt = job.partition != "natural"
+    is_partitioned = job.partition != "natural"
     train, test = datasets.load(
         job.dataset,
         partition=job.partition,
-        partition_options={"clients": job.num_clients} if is_dealt else {},
+        partition_options={"clients": job.num_clients} if is_partitioned else {},
         num_classes=job.num_classes,
     )
     ids = train.client_ids
@@ -141,7 +141,7 @@ def real_data(job: Published) -> Data:
 
 
 def num_visits(job: Published, data: Data) -> int:
-    """Returns the training examples of all rounds."""
+    """Returns the number of training examples that all rounds process."""
     rounds = range(job.num_rounds)
     sampler = _sampler(data.population)
     return sum(len(data.clients[index]) for r in rounds for index in sampler.indices(r))
@@ -168,8 +168,8 @@ def prepare(
             state = training.next(state, cohort, cancel=cancel).state
             if tested and (round_num + 1) % job.test_every == 0:
                 weights = training.get_model_weights(state)
-                judged = evaluation.set_model_weights(evaluation.initialize(), weights)
-                metrics = evaluation.next(judged, tested, cancel=cancel).metrics
+                eval_state = evaluation.set_model_weights(evaluation.initialize(), weights)
+                metrics = evaluation.next(eval_state, tested, cancel=cancel).metrics
                 current = metrics["client_work"]["eval"]["current_round_metrics"]
                 accuracy = float(current["sparse_categorical_accuracy"])
         return accuracy

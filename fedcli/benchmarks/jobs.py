@@ -77,7 +77,7 @@ class Job:
         make: Prepares the job.
         published: Published seconds, by program, on other machines and, unless the job uses a real
             dataset, on other data.
-        peers: Names of the other programs that can do it, if it is a task.
+        peers: Names of the other programs that can do the job, if it is a task.
     """
 
     name: str
@@ -133,11 +133,11 @@ def choose(names: str | None) -> list[Job]:
         if not found:
             raise ConfigError(f"--jobs '{name}': no such job; choose from {', '.join(known)}")
         exact = {name: known[name]} if name in known else found
-        chosen.update(exact if name in known else _here_first(found.values()))
+        chosen.update(exact if name in known else _here_or_all(found.values()))
     return list(chosen.values())
 
 
-def _here_first(jobs: Iterable[Job]) -> dict[str, Job]:
+def _here_or_all(jobs: Iterable[Job]) -> dict[str, Job]:
     """The jobs whose data are there; all jobs if none are, so that the error names the data."""
     listed = list(jobs)
     here = [job for job in listed if is_here(job)]
@@ -251,7 +251,7 @@ def _published(name: str, job: flute.Published, title: str) -> list[Job]:
     on_synthetic = f"{title}; on synthetic-digits of the same sizes and steps"
     on_real = f"{title}; on {job.dataset}"
     return [
-        Job(name, on_synthetic, "examples", make_from(flute.like_data), job.seconds),
+        Job(name, on_synthetic, "examples", make_from(flute.synthetic_data), job.seconds),
         Job(f"{name}-{job.dataset}", on_real, "examples", make_from(flute.real_data), job.seconds),
     ]
 

@@ -25,8 +25,8 @@ class StageTime:
         layers: Names of the stage's layers.
         phase: The phase.
         seconds: Seconds for one example on one thread.
-        share_of_peak: Multiply-adds as a share of those that a thread could do in that time; None
-            for a stage without any, for `DERIVE`, and if a turn was too short for the clock.
+        share_of_peak: Multiply-adds as a share of the number that a thread could do in that time;
+            None for a stage without any, for `DERIVE`, and if a turn was too short for the clock.
     """
 
     layers: tuple[str, ...]

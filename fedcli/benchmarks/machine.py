@@ -20,7 +20,7 @@ def describe(thread_counts: tuple[int, ...], packages: Iterable[str]) -> dict[st
 
     Args:
         thread_counts: The numbers of threads that are measured.
-        packages: Names of installed packages whose versions count.
+        packages: Names of installed packages whose versions are listed.
     """
     return {
         "cpu": cpu_name(_CPUINFO),

@@ -103,11 +103,11 @@ class _Part(abc.ABC):
     def backward(
         self, flow: Values, tensors: Sequence[Values], has_before: bool
     ) -> tuple[Values, list[Values]]:
-        """Returns the gradients of its inputs and of its tensors from those of its outputs."""
+        """Returns the gradients of its inputs and its tensors from the gradients of its outputs."""
 
 
 class _Product(_Part):
-    """Inputs as rows of a matrix, times the kernel: dense, and the base of a convolution."""
+    """A dense layer: a matrix of inputs times the kernel. Also the base class of convolutions."""
 
     def forward(self, x: Values, tensors: Sequence[Values], is_training: bool) -> Values:
         self.in_shape = x.shape
@@ -138,7 +138,7 @@ class _Product(_Part):
         return x.reshape(len(x), -1)
 
     def scatter(self, rows: Values) -> Values:
-        """Returns the gradient of the inputs from that of the rows."""
+        """Returns the gradient of the inputs from the gradient of the rows."""
         return rows.reshape(self.in_shape)
 
 

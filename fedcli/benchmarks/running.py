@@ -62,10 +62,10 @@ class Row:
         threads: Number of threads.
         seconds: Seconds of one call.
         num_units: Number of units that a call processes.
-        share_of_peak: Multiply-adds as a share of those that as many threads could do in that
+        share_of_peak: Multiply-adds as a share of the number that as many threads could do in that
             time; None if the work is not arithmetic.
-        speedup: For fedcli on several threads, its seconds on one thread divided by these.
-        ratio: For peers, fedcli's seconds on as many threads divided by these.
+        speedup: For fedcli on several threads, its seconds on one thread divided by `seconds`.
+        ratio: For peers, fedcli's seconds on as many threads divided by `seconds`.
     """
 
     by: str

@@ -131,9 +131,8 @@ def cut_clients(
             num_held += len(writer)
         pixels = np.concatenate([each for each, _ in parts])
         labels = np.concatenate([each for _, each in parts])
-        pixels.flags.writeable = (
-            False  # read-only as in a dataset, so that they are decoded once for all rounds
-        )
+        # Read-only as in a dataset, so that the pixels are decoded once for all rounds.
+        pixels.flags.writeable = False
         yield ClientDataset(
             f"s{index:07d}", pixels[:size], labels[:size], scale, offset, writers.source
         )

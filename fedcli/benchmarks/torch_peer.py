@@ -20,7 +20,7 @@ from fedcli.models.model import Model
 
 Params = NDArray[np.float32]
 _LAYOUTS = (torch.contiguous_format, torch.channels_last)
-# Each takes the constant of a layer's activation, `Layer.activation_amount`.
+# Each function takes the constant of a layer's activation, `Layer.activation_amount`.
 _ACTIVATIONS: dict[str, Callable[[float], Any]] = {
     "relu": lambda _: torch.nn.ReLU(),
     "tanh": lambda _: torch.nn.Tanh(),
@@ -208,7 +208,7 @@ def _modules(layer: Layer) -> list[Any]:
         return [torch.nn.GroupNorm(layer.num_groups, layer.in_shape[2], layer.epsilon)]
     is_plain = layer.has_scale and layer.has_bias and not layer.is_frozen
     if layer.kind == "batch_normalization" and is_plain and layer.in_shape[:2] != (1, 1):
-        # PyTorch's momentum is the weight of the new batch, ours that of the old statistics.
+        # PyTorch's momentum is the weight of the new batch; ours is that of the old statistics.
         return [torch.nn.BatchNorm2d(layer.in_shape[2], layer.epsilon, 1 - layer.momentum)]
     if layer.kind == "dropout":
         return [torch.nn.Dropout(layer.rate)]

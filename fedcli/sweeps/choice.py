@@ -12,7 +12,7 @@ from fedcli.sweeps.trials import DONE
 
 
 def value_of(select: Select, line: Mapping[str, Any]) -> float | None:
-    """Returns the metric by which a trial is judged; None if it failed, diverged or lacks it."""
+    """Returns the metric by which a trial is ranked; None if it failed, diverged or lacks it."""
     if line["state"] != DONE:
         return None
     value = line["result"].get(select.on, {}).get(select.metric)

@@ -27,7 +27,7 @@ class PlannedRun(NamedTuple):
     Attributes:
         point: Its point.
         config: The run's config.
-        final_config: The config of the run with all its rounds, from which its folder is named.
+        final_config: The config of the run with all its rounds. Its key names the run's folder.
     """
 
     point: Point

@@ -83,7 +83,7 @@ class StudyRecord:
                 those in `best`.
             best: Options for which each row has the best values, chosen as study.toml says.
             columns: Names such as `test.accuracy` and `rounds@0.9`; empty for the study's metric,
-                accuracy and loss, on the split test or else on another one that all runs have.
+                accuracy and loss, on the test split or else on another split that all runs have.
 
         Raises:
             ConfigError: A name is unknown, or runs of a row differ in further options.
@@ -168,7 +168,7 @@ def sweep(
 
     Raises:
         ConfigError: A key or value of the study is not allowed.
-        DataError: The data are missing or bad.
+        DataError: The data are missing or invalid.
         OwnCodeError: A Python file that the study names cannot be read.
         RunError: The folder exists or cannot be written, or another process works on it.
     """
@@ -192,7 +192,7 @@ def load_study(path: str | Path) -> StudyRecord:
     """Returns the record of a study, also while it runs.
 
     Raises:
-        ConfigError: Its study.toml is bad.
+        ConfigError: Its study.toml is invalid.
         RunError: There is no study.
     """
     check_is_study(Path(path))

@@ -2,8 +2,8 @@
 
 Bergstra et al. 2011, Algorithms for Hyper-Parameter Optimization, NeurIPS. No state of Optuna is
 stored. For each generation, a new Optuna study is filled with all results so far and proposes the
-next points. Its seed belongs to the generation, so an interrupted search continues with the same
-points, for any number of processes.
+next points. Its seed depends only on the study, the case and the generation, so an interrupted
+search continues with the same points, for any number of processes.
 """
 
 from __future__ import annotations

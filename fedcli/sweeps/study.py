@@ -117,7 +117,7 @@ class Study:
         search: Number of points of a search by TPE; None for no search.
         generation: Number of points that a search draws before it reads their results.
         search_seed: Seed of the draws of `random` and `search`.
-        seeds: Seeds of each point. A seed never draws options.
+        seeds: Seeds of each point. They do not influence which options are drawn.
         redraw_partition: Whether each seed is also the seed of the partition.
         select: How points are ranked.
         halving: The settings of successive halving; None if each run has all its rounds.

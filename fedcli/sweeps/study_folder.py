@@ -101,7 +101,7 @@ class StudyFolder:
 
 
 def is_study(path: Path) -> bool:
-    """Tells whether a folder is that of a study."""
+    """Returns whether a folder is the folder of a study."""
     return (path / STUDY).is_file() and (path / RUNS).is_dir()
 
 

@@ -1,4 +1,4 @@
-"""The progress of a study: the thread that runs the study updates it, another displays it."""
+"""The progress of a study: the thread of the study updates it, and another one displays it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Running:
         text: Its options in words.
         rounds: Rounds in total.
         round_num: Rounds done.
-        loss: Online loss of the last round; None before the first, and if it is not finite.
+        loss: Online loss of the last round; None before the first round, and if it is not finite.
     """
 
     number: int

@@ -73,13 +73,13 @@ def tables_of(study: Study, lines: Sequence[Mapping[str, Any]], spread: str) -> 
 
 
 def points_csv(study: Study, lines: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the content of table.csv: all points, with bare numbers."""
+    """Returns the content of table.csv: all points, as plain numbers."""
     members = members_of(lines)
     return text.to_csv(group_tables.to_csv_table(groups_of(study, members)[-1]))
 
 
 def note_of_selection(study: Study, members: Sequence[Member]) -> str | None:
-    """Returns a note if no point was chosen, or if other than validation data decided."""
+    """Returns a note if no point was chosen, or if data other than validation data decided."""
     on = study.select.on
     if selection(study, members) is None:
         return (

@@ -140,7 +140,7 @@ def has_split(config: RunConfig, name: str) -> bool:
 
 
 class _Sweep:
-    """One run of a study."""
+    """The execution of a study by one command."""
 
     def __init__(
         self,
@@ -229,7 +229,7 @@ class _Sweep:
                 self._pool.stop()
                 raise Cancelled
             while queue and self._pool.num_free:
-                share = self._pool.num_free // len(queue)  # above 1 for the last runs alone
+                share = self._pool.num_free // len(queue)  # above 1 only for the last runs
                 trial = queue.pop(0)
                 tries[trial.number] += 1
                 self._study_progress.begin(trial)
@@ -322,7 +322,7 @@ class _Stage:
         return list(firsts.values())
 
     def end(self, trial: Trial, outcome: Outcome) -> None:
-        """Stores an outcome; writes the lines of all trials up to the first one without one."""
+        """Stores an outcome. Writes the lines of all trials before the first without an outcome."""
         self._outcomes[trial.run] = outcome
         while self._waiting and self._waiting[0].run in self._outcomes:
             first = self._waiting.pop(0)

@@ -96,7 +96,7 @@ class Trainer:
 
 
 def _opened(task: Mapping[str, Any], cancel: CancelFlag) -> Training:
-    """The training of a task: a new run, or one that is continued."""
+    """The training of a task: a new run, or a continued run."""
     path = Path(task["path"])
     config = RunConfig(**task["config"])
     if not run_dir.looks_like_run(path) or task["anew"]:

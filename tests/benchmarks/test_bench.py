@@ -271,7 +271,7 @@ def test_a_job_without_its_data_says_what_fetches_them(
 
 
 def test_flute_jobs_have_the_published_sizes() -> None:
-    smaller = flute.like_data(flute.CNN)
+    smaller = flute.synthetic_data(flute.CNN)
     assert sorted(map(len, smaller.clients.values()))[0] == 671_585 // 3400
     assert len(smaller.clients) == 10
     assert flute.num_visits(flute.CNN, smaller) == sum(map(len, smaller.clients.values()))
@@ -279,7 +279,7 @@ def test_flute_jobs_have_the_published_sizes() -> None:
 
 
 def test_flute_lr_learns_on_synthetic_digits() -> None:
-    data = flute.like_data(flute.LR)
+    data = flute.synthetic_data(flute.LR)
     assert sum(map(len, data.tested)) == 7_371
     accuracy = flute.prepare(flute.LR, data, 2, CancelFlag())()
     assert 0.6 < accuracy <= 1.0  # 100 rounds of 10 clients; a guess is right in 0.1
