@@ -37,7 +37,7 @@ class ArraySpec:
 
 @dataclass(frozen=True, eq=False)
 class ClientDataset(ExplainsNames):
-    """One client's examples. Arrays are borrowed (a cache or a file mapping) and read-only.
+    """One client's examples. The arrays are read-only, and may be borrowed from a cache or a file.
 
     Attributes:
         client_id: The client's name in its population.
@@ -61,7 +61,7 @@ class ClientDataset(ExplainsNames):
         return len(self.labels)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yields the examples in file order as {"label": int32, "pixels": float32 [H, W]}."""
+        """Yields the examples in file order as {"label": int32, "pixels": float32 [H, W(, C)]}."""
         for index in range(len(self)):
             pixels = decode(self.pixels[index], self.scale, self.offset)
             yield {"label": self.labels[index], "pixels": pixels}
@@ -73,7 +73,7 @@ class ClientDataset(ExplainsNames):
 
     @property
     def element_spec(self) -> dict[str, ArraySpec]:
-        """The spec of what iterating yields: of `label` and of `pixels`."""
+        """The specs of the two values that iterating yields: `label` and `pixels`."""
         return example_spec(self.pixels.shape[1:])
 
     def images(self) -> NDArray[np.float32]:
@@ -140,7 +140,7 @@ class BatchedDataset(ExplainsNames):
     def in_round(
         self, round_num: int = 0, occurrence: int = 0
     ) -> Iterator[dict[str, NDArray[Any]]]:
-        """Yields the batches of any round as iterating does; the arguments are those of `order`."""
+        """Yields the batches of a round as `__iter__` does. For the arguments see `order`."""
         client = self.client
         order = self.order(round_num, occurrence)
         first = 0
@@ -162,7 +162,7 @@ class BatchedDataset(ExplainsNames):
 
     @property
     def element_spec(self) -> dict[str, ArraySpec]:
-        """What iterating yields: the spec of `x` and of `y`."""
+        """The specs of the two arrays that iterating yields: `x` and `y`."""
         num_inputs = math.prod(self.client.pixels.shape[1:])
         return {
             "x": ArraySpec((None, num_inputs), "float32"),
@@ -194,7 +194,7 @@ def example_spec(pixel_shape: tuple[int, ...]) -> dict[str, ArraySpec]:
 def from_arrays(
     pixels: ArrayLike, labels: ArrayLike, *, client_id: str = "", source: str = "arrays"
 ) -> BatchedDataset:
-    """Returns a pair of arrays as the batches of one client: 20 examples each, in order.
+    """Returns the batches of one client with the given examples: 20 per batch, in order.
 
     Args:
         pixels: [n, H, W] or [n, H, W, C] (or flat [n, I]). The model sees floating-point pixels

@@ -33,7 +33,7 @@ class ClientCache:
         return len(self._clients)
 
     def get(self, split: str, client_id: str, read: Callable[[], ClientDataset]) -> ClientDataset:
-        """Returns a client of a split, calling `read` for one that is not kept."""
+        """Returns a client of a split. Calls `read` if the client is not in the cache."""
         key = (split, client_id)
         with self._lock:
             client = self._clients.get(key)

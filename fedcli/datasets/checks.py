@@ -31,8 +31,8 @@ def check_num_classes(num_classes: int, what: str) -> int:
     """Returns a number of classes after checking it.
 
     Raises:
-        ConfigError: It is below 1 or absurdly large. The message starts with `what`, the name of
-            the option.
+        ConfigError: It is below 1 or above `MAX_CLASSES`. The message starts with `what`, the
+            name of the option.
     """
     if not 1 <= num_classes <= MAX_CLASSES:
         raise ConfigError(f"{what} {num_classes}: choose a whole number from 1 to {MAX_CLASSES}")
@@ -53,7 +53,7 @@ def check_labels(labels: NDArray[Any], num_classes: int, where: str) -> None:
 def bad_label(
     label: int, index: int, num_classes: int, where: str, largest: int | None = None
 ) -> DataError:
-    """Returns the error for one label outside the classes; `largest` is the largest one known."""
+    """Returns the error for one label outside the classes; `largest` is the largest label known."""
     enough = 1 + (label if largest is None else largest)
     remedy = f"pass --num-classes {enough} or more, or correct" if label >= 0 else "correct"
     return DataError(
@@ -74,7 +74,8 @@ def check_pixel_shape(shape: tuple[int, ...], where: str) -> None:
     """Checks the shape of an array of images.
 
     Raises:
-        DataError: It is not [n, H, W] or [n, H, W, C], or the images are absurdly large.
+        DataError: It is not [n, H, W] or [n, H, W, C], or the images exceed `MAX_SIDE` or
+            `MAX_CHANNELS`.
     """
     if len(shape) not in (3, 4) or 0 in shape[1:]:
         raise DataError(
@@ -105,14 +106,14 @@ def check_pixel_array(shape: tuple[int, ...], itemsize: int, where: str) -> None
     if num_bytes > MAX_CLIENT_BYTES:
         raise DataError(
             f"{where}: pixels of shape {list(shape)} take {num_bytes} bytes; a client may have at "
-            f"most {MAX_CLIENT_BYTES}, so divide it into several"
+            f"most {MAX_CLIENT_BYTES}, so divide it into several clients"
         )
 
 
 def check_examples(
     pixels: NDArray[Any], labels: NDArray[Any], shape: tuple[int, ...] | None, where: str
 ) -> None:
-    """Checks that examples agree with each other and with earlier ones, except label values.
+    """Checks that pixels and labels fit each other and earlier images, but not label values.
 
     Args:
         pixels: uint8 or float32 [n, H, W] or [n, H, W, C].
@@ -131,7 +132,7 @@ def check_examples(
         )
     if len(labels) != len(pixels):
         raise DataError(
-            f"{where}: {len(pixels)} images but {len(labels)} labels; each image needs one"
+            f"{where}: {len(pixels)} images but {len(labels)} labels; each image needs one label"
         )
     if pixels.dtype != np.uint8:
         check_finite(pixels, where)

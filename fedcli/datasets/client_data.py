@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CENTRAL = "central"  # the split whose clients are not part of the federation
 
-_CLIENTS_WEIGHED = 20
+_CLIENTS_SAMPLED = 20  # whose sizes `table_bytes` averages
 _NEIGHBOURS = 500  # ids on each side of an unknown one that are searched for similar ids
 
 
@@ -40,8 +40,8 @@ class ClientData(ExplainsNames, abc.ABC):
         pixel_shape: (H, W) or (H, W, C) of every example.
         pixel_convention: Meaning of the pixel value 1.0 in the model's input: "ink" or
             "background".
-        partition: The partition that dealt the examples to clients, with its parameters; "natural"
-            if each client has its own examples.
+        partition: The partition that assigned the examples to clients, with its parameters;
+            "natural" if each client has its own examples.
         same_people: Whether clients of train and test with equal ids are the same people.
         has_default_classes: Whether the number of classes is a default, neither given nor stored.
         replaces: For a test split given by --test-data, the source of the test split that it
@@ -142,9 +142,9 @@ class ClientData(ExplainsNames, abc.ABC):
             DataError: See `client`.
         """
         num_clients = len(self.client_ids)
-        step = max(1, num_clients // _CLIENTS_WEIGHED)
-        weighed = [self.client(client_id).pixels.nbytes for client_id in self.client_ids[::step]]
-        return sum(weighed) * num_clients // len(weighed)
+        step = max(1, num_clients // _CLIENTS_SAMPLED)
+        sizes = [self.client(client_id).pixels.nbytes for client_id in self.client_ids[::step]]
+        return sum(sizes) * num_clients // len(sizes)
 
     def class_name(self, label: int) -> str:
         """Returns the name of a class, or its number if it has no name."""
@@ -179,7 +179,7 @@ def decoding(scale: float, offset: float, convention: str, pixels: str) -> tuple
 
 
 def unknown_client(data: ClientData, client_id: object) -> DataError:
-    """Returns the error for an id that is not in `data`, naming the nearest ids that are."""
+    """Returns the error for an id that is not in `data`. The message names similar ids."""
     import difflib  # lazy: only mistakes need it
 
     ids = data.client_ids

@@ -79,7 +79,7 @@ def leaving_no_empty_folders(data_folder: Path) -> Iterator[None]:
 
 
 def remove_empty_folders(data_folder: Path) -> None:
-    """Removes the empty folders in a data folder, and itself if it is then empty."""
+    """Removes the empty folders in a data folder, and then the data folder if it is empty."""
     for each in sorted(_folders(data_folder), reverse=True):
         with contextlib.suppress(OSError):  # something is in it
             each.rmdir()

@@ -97,7 +97,7 @@ def from_json(text: str, where: str) -> SourceDescription:
         where: Prefix of error messages.
 
     Raises:
-        DataError: The text is not such an object.
+        DataError: The text is not the JSON object of a description.
     """
     try:
         values = json.loads(text)

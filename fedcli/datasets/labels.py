@@ -158,7 +158,7 @@ class LabelReader:
                 if code >= _MAX_TEXTS:
                     raise DataError(
                         f"{place(index)}: there are more than {_MAX_TEXTS} different labels, so "
-                        "this is probably not the column of labels; name that with --label-column"
+                        "this is probably not the column of labels; choose it with --label-column"
                     )
                 self._places.append(place(index))
             codes[index] = code
@@ -168,7 +168,7 @@ class LabelReader:
         if self._num_hot not in (0, width):
             raise DataError(
                 f"{where}: one-hot labels have {width} columns but earlier ones {self._num_hot}; "
-                "give all the same number"
+                "give all rows the same number of columns"
             )
         self._num_hot = width
 
@@ -238,7 +238,7 @@ def count_rows(shape: tuple[int, ...], where: str) -> int:
     """Returns how many labels an array of a shape holds: [n], [n, 1] or one-hot [n, k].
 
     Raises:
-        DataError: It is none of these.
+        DataError: The shape is none of these.
     """
     if not shape or (len(shape) > 2 and math.prod(shape[1:]) != 1):
         raise DataError(
@@ -284,7 +284,7 @@ def _as_array(values: Any, place: Callable[[int], str]) -> NDArray[Any]:
     except (ValueError, OverflowError):
         array = np.empty(0, object)
     if array.dtype.kind == "O":
-        index = _first_strange(values)
+        index = _first_invalid(values)
         raise DataError(
             f"{place(index)}: label {values[index]!r:.40} cannot be a class; give a whole number "
             "or a name"
@@ -292,8 +292,8 @@ def _as_array(values: Any, place: Callable[[int], str]) -> NDArray[Any]:
     return array if len(values) else array.astype(np.int64)
 
 
-def _first_strange(values: Sequence[Any]) -> int:
-    """The index of the first value that is no 64-bit number, or whose length differs."""
+def _first_invalid(values: Sequence[Any]) -> int:
+    """The index of the first value that is no 64-bit number, or a list of another length."""
     length = len(values[0]) if isinstance(values[0], list) else None
     for index, value in enumerate(values):
         if isinstance(value, list):
@@ -308,7 +308,7 @@ def _first_strange(values: Sequence[Any]) -> int:
 def _as_texts(array: NDArray[Any], where: str, place: Callable[[int], str]) -> list[str]:
     if array.ndim == 0 or math.prod(array.shape[1:]) != 1:
         raise DataError(
-            f"{where}: labels are texts of shape {list(array.shape)}; give one per image, [n]"
+            f"{where}: labels are texts of shape {list(array.shape)}; give one label per image, [n]"
         )
     texts = []
     for index, value in enumerate(array.reshape(-1).tolist()):
@@ -327,7 +327,9 @@ def _from_one_hot(
 ) -> NDArray[np.int64]:
     """The labels of one-hot rows."""
     if values.shape[1] == 0:
-        raise DataError(f"{where}: labels have shape {list(values.shape)}; give one per image, [n]")
+        raise DataError(
+            f"{where}: labels have shape {list(values.shape)}; give one label per image, [n]"
+        )
     is_one = values == 1
     num_ones = is_one.sum(axis=1)
     is_hot = (num_ones == 1) & ((values == 0).sum(axis=1) == values.shape[1] - 1)
@@ -362,8 +364,10 @@ def _canonical(text: str) -> str:
 
 def _missing(text: str, place: str) -> DataError:
     if not text:
-        return DataError(f"{place}: has no label; give each row one, or remove the row")
-    return DataError(f"{place}: label {text!r} is missing; give each row one, or remove the row")
+        return DataError(f"{place}: has no label; give each row a label, or remove the row")
+    return DataError(
+        f"{place}: label {text!r} is missing; give each row a label, or remove the row"
+    )
 
 
 def _not_whole(text: str, place: str) -> DataError:

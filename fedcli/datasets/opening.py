@@ -128,7 +128,7 @@ def fingerprint(source: DataSource, *, is_cancelled: Callable[[], bool] = lambda
     A store contains its fingerprint. Any other file is read completely (1 s for a GB). Generated
     data are identified by version and options. Test data follow after "; test ", a partition with
     all its options after "; partition ", the share of validation data after "; validation ".
-    Options that only change how examples are read do not change it.
+    Options that only change how examples are read do not change the fingerprint.
 
     Args:
         source: The data source.
@@ -156,8 +156,8 @@ def note_of_change(
 
     Args:
         source: The data source.
-        before: Their fingerprint when the run began, or None if it is unknown.
-        now: Their fingerprint.
+        before: The data's fingerprint when the run began, or None if it is unknown.
+        now: The data's fingerprint now.
         consequence: The end of the note.
     """
     if before in (None, now):
@@ -345,7 +345,7 @@ def _check_names(train: ClientData, test: ClientData) -> None:
     if train.source == test.source or ours == theirs:
         return
     together = (
-        f"make one store, which matches them by name: fedcli preprocess {train.source} "
+        f"make one store, which matches classes by name: fedcli preprocess {train.source} "
         f"--test-data {test.source} --out FILE"
     )
     if ours and theirs:

@@ -1,6 +1,6 @@
 """Measures whether 1.0 is ink or background in images: compares the border with the centre.
 
-EMNIST's convention (1.0 is paper) is assumed only for EMNIST's own files.
+EMNIST's convention (1.0 is the background) is assumed only for EMNIST's own files.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Border:
         return self._num_light / max(self._num_border, 1)
 
     def decide(self) -> str | None:
-        """Returns "ink" or "background"; None if border and centre leave it open."""
+        """Returns "ink" or "background"; None if neither border nor centre decides."""
         if not 1 - _CLEAR_SHARE < self.share < _CLEAR_SHARE:
             return "background" if self.share > 0.5 else "ink"
         step = self._sum_border / max(self._num_border, 1)

@@ -27,7 +27,7 @@ class ExampleTable:
         scale: Pixels decode to `scale * pixels + offset`.
         offset: See `scale`.
         owner_ids: The owners in the source, sorted; empty if there are none.
-        owners: The index in `owner_ids` of each example's owner, int64 [n]; [0] if there are none.
+        owners: The index in `owner_ids` of each example's owner, int64 [n]; empty if none.
     """
 
     source: str
@@ -113,7 +113,8 @@ class TableWriter:
             where: Prefix of error messages; by default the source.
 
         Raises:
-            DataError: They do not agree with earlier ones, or a label or a pixel is not allowed.
+            DataError: The examples do not agree with earlier ones, or a label or a pixel is not
+                allowed.
             OSError: The disk is full.
         """
         where = where or self.source

@@ -1,4 +1,4 @@
-"""Splits each client's train examples into those it trains on and validation examples."""
+"""Splits each client's train examples into training examples and validation examples."""
 
 from __future__ import annotations
 

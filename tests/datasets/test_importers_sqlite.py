@@ -107,7 +107,7 @@ def test_all_characters_are_preferred_to_digits(tmp_path: Path) -> None:
     assert imported.tables["train"].labels.tolist() == [7, 10, 61]
     assert imported.num_classes == 62
     assert imported.class_names[61] == "z"
-    assert imported.notes == ("not read: digits_only_train",)
+    assert imported.notes == ("splits that were not read: digits_only_train",)
 
 
 def test_cifar_keeps_its_bytes_and_its_clients_are_other_people(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_mat_of_grey_images(tmp_path: Path, labels: Any) -> None:
 
 def test_mat_that_cannot_be_read(tmp_path: Path) -> None:
     path = write_mat(tmp_path / "a.mat", np.moveaxis(GREY, 0, -1), LABELS, ("A", "B"))
-    assert "A [8, 8, 20], B [20], and 0 of these names count as 'x'" in message_of(path)
+    assert "A [8, 8, 20], B [20]; 0 of these arrays have a name like 'x', but" in message_of(path)
     path = write_mat(tmp_path / "b.mat", np.moveaxis(GREY, 0, -1), LABELS[:7])
     assert "does not fit 7 labels" in message_of(path)
     path = write_mat(tmp_path / "c.mat", np.moveaxis(GREY, 0, -1), LABELS)

@@ -467,7 +467,7 @@ FORMATS: dict[str, Variants] = {
             ),
         },
         _mat_5(lambda: {"A": GREY, "B": LABELS}),
-        "0 of these names count as 'x'",
+        "0 of these arrays have a name like 'x', but there must be exactly one",
         module="scipy",
     ),
 }

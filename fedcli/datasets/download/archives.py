@@ -25,7 +25,7 @@ from fedcli.files import open_regular
 from fedcli.progress import ProgressCallback, ignore_progress
 
 _BLOCK_BYTES = 1 << 20
-_MAX_OTHER_BYTES = 64 << 20  # unpacked size of all other members
+_MAX_OTHER_BYTES = 64 << 20  # unpacked size of all members that are not wanted
 _DAMAGE = (
     *(EOFError, gzip.BadGzipFile, zlib.error, tarfile.TarError),
     *(ValueError, OverflowError),  # numbers in headers
@@ -59,7 +59,7 @@ def extract(
             "fetch it again"
         ) from err
     except OSError as err:
-        if err.errno is None:  # bz2 raises no errors of its own class
+        if err.errno is None:  # bz2 reports damaged data by an OSError without number
             raise DataError(f"{archive}: damaged archive ({err}); fetch it again") from err
         raise DataError(f"cannot unpack {archive} in {folder}: {err.strerror}") from err
     finally:
@@ -95,7 +95,7 @@ def _unpack_tar(plain: Any, writer: _Writer) -> None:
 
 
 class _Bounded:
-    """A decompressed stream that raises an error when it is absurdly long."""
+    """A decompressed stream that raises an error when it exceeds the expected size."""
 
     def __init__(self, plain: Any, writer: _Writer) -> None:
         self._plain = plain

@@ -39,7 +39,7 @@ class Patience:
         window_bytes: See `window_seconds`.
         num_tries: Number of tries of one address without progress.
         pause_seconds: Pause before the second try; doubled before each later one.
-        max_pause_seconds: Longest pause by a server's Retry-After.
+        max_pause_seconds: Longest pause that a server's Retry-After header can cause.
     """
 
     connect_seconds: float = 10.0
@@ -98,7 +98,7 @@ def fetch(
     Raises:
         FetchError: The file could not be downloaded from any address.
         DataError: The file cannot be written, or the disk is too full.
-        Cancelled: `tell` raised it; what was fetched so far stays.
+        Cancelled: `tell` raised it; the bytes fetched so far are kept.
     """
     make_folder(target.parent)
     try:
@@ -113,7 +113,7 @@ def fetch(
                 download.run(_addresses(file, bases))
                 part.install(target)
             return download.num_transferred
-    except OSError as err:  # an error of the disk; `transport` handles those of the network
+    except OSError as err:  # an error of the disk; `transport` handles network errors
         raise DataError(
             f"cannot write {err.filename or target}: {err.strerror or err}; what was fetched is "
             "kept: correct this and run the same command again"
@@ -227,7 +227,7 @@ class _Download:
         raise TryError(problem, is_final=True)
 
     def _request(self, url: str) -> int:
-        """Appends the bytes of one request, and returns the number of bytes before it."""
+        """Appends the bytes of one request, and returns the size of the part before it."""
         part = self._part
         with Exchange(
             url,
@@ -266,7 +266,7 @@ class _Download:
         raise TryError("has another file than the one whose first part is here")
 
     def _prepare_part(self, url: str, head: Head) -> int | None:
-        """Makes the part ready for the bytes of a response; returns the size it announces."""
+        """Makes the part ready for the bytes of a response; returns the file size it announces."""
         part = self._part
         if head.status == 200:
             part.restart()
@@ -280,7 +280,7 @@ class _Download:
         return head.range_total
 
     def _check_total(self, total: int | None) -> None:
-        """Records the size that a server announces; refuses a wrong or absurd one."""
+        """Records the size that a server announces; refuses a wrong or too large one."""
         file = self._file
         if total is not None:
             if file.size not in (None, total):

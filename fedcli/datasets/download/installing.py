@@ -1,6 +1,6 @@
 """Installs public datasets: from the publishers' files to a store that `--data NAME` opens.
 
-A store gets its name only after its clients, examples and classes were counted and are as expected.
+A store gets its name only if its counts of clients and examples are as expected.
 """
 
 from __future__ import annotations
@@ -446,7 +446,7 @@ def _make_store(
     tell: ProgressCallback,
     remark: RemarkCallback,
 ) -> Path:
-    """Makes the store in the folder of the stage and removes everything else there."""
+    """Makes the store in the folder `stage` and removes the source files there."""
     place = _stage(dataset, files, stage, tell)
     made = stage / "made.h5"
     options = PrepareOptions(

@@ -102,8 +102,8 @@ class PublicDataset:
         sources: Names of the files or members to import, or of a folder of members.
         test_source: Name of the member that becomes the split "test"; None: the importer decides.
         central_sources: Names of files that become the split "central", which has its own owners.
-        hold_out: How a test split is held out, if the source has none for the same clients.
-        partition: How examples are dealt to clients.
+        hold_out: How a test split is held out, if the source has no test split of the same clients.
+        partition: The partition that assigns examples to clients.
         partition_options: The options of the partition.
         num_classes: Labels are 0 to num_classes - 1.
         class_names: A name for each class, or none.
@@ -191,7 +191,7 @@ def _idx_files(
     )
 
 
-def _dealt(
+def _partitioned(
     name: str,
     files: tuple[RemoteFile, ...],
     image_format: str,
@@ -199,7 +199,7 @@ def _dealt(
     num_examples: tuple[int, int],
     class_names: tuple[str, ...] = (),
 ) -> PublicDataset:
-    """A dataset without owners, dealt evenly to 100 clients as in McMahan et al. 2017."""
+    """A dataset without owners, divided evenly among 100 clients as in McMahan et al. 2017."""
     return PublicDataset(
         entry=PUBLIC_DATASETS[name],
         files=files,
@@ -440,8 +440,8 @@ CATALOGUE: Mapping[str, PublicDataset] = {
             central_sources=_names((*_MNIST[2:], *_QMNIST[1:])),
             hold_out="within",
         ),
-        _dealt("mnist", _MNIST, "idx", _names(_MNIST), _MNIST_COUNTS),
-        _dealt(
+        _partitioned("mnist", _MNIST, "idx", _names(_MNIST), _MNIST_COUNTS),
+        _partitioned(
             "fashion-mnist",
             _FASHION,
             "idx",
@@ -452,8 +452,8 @@ CATALOGUE: Mapping[str, PublicDataset] = {
                 *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
             ),
         ),
-        _dealt("kmnist", _KMNIST, "idx", _names(_KMNIST), _MNIST_COUNTS),
-        _dealt(
+        _partitioned("kmnist", _KMNIST, "idx", _names(_KMNIST), _MNIST_COUNTS),
+        _partitioned(
             "cifar10",
             (_CIFAR10,),
             "cifar",

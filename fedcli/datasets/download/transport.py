@@ -58,8 +58,8 @@ class Head:
     Attributes:
         status: 200: the whole file follows; 206: the missing part follows; 416: no part is missing.
         length: Announced number of bytes that follow; None: not stated.
-        range_start: Their offset in the file.
-        range_total: Number of bytes of the whole file.
+        range_start: Offset of these bytes in the file; None: not stated.
+        range_total: Number of bytes of the whole file; None: not stated.
         validator: Identifies the version of the file, for If-Range; "": there is none.
     """
 
@@ -87,7 +87,7 @@ class Exchange:
     ) -> None:
         """Prepares a request. Proxies are those of the environment.
 
-        Time limits apply to a silent server and to one that sends too slowly.
+        Time limits apply to a server that sends nothing and to a server that sends too slowly.
 
         Args:
             url: An http or https address.
@@ -95,9 +95,10 @@ class Exchange:
             connect_seconds: Time limit for the connection.
             stall_seconds: Time limit for the next byte.
             head_seconds: Time limit for the head, redirects included.
-            window_seconds: In each such time at least `window_bytes` of the body must arrive.
+            window_seconds: Length of the time windows in each of which at least `window_bytes` of
+                the body must arrive.
             window_bytes: See `window_seconds`.
-            wait: Called repeatedly while no bytes are there; may raise.
+            wait: Called repeatedly while no bytes arrive; may raise.
         """
         self._open = partial(_open, url, dict(headers), connect_seconds, stall_seconds)
         self._wait = wait
@@ -139,7 +140,7 @@ class Exchange:
         """Returns the next bytes; b"" at the end.
 
         Raises:
-            TryError: The server fell silent, or the connection broke.
+            TryError: The server sends nothing or too slowly, or the connection broke.
         """
         block = self._take(self._window_end)
         assert isinstance(block, bytes)
@@ -221,7 +222,7 @@ def _seconds_to_wait(text: str | None) -> float | None:
 
 
 def _as_try_error(err: Exception) -> TryError:
-    """Converts an exception of the network to a TryError."""
+    """Converts an exception of urllib to a TryError."""
     if isinstance(err, TryError):
         return err
     reason = err.reason if isinstance(err, urllib.error.URLError) else err
@@ -291,7 +292,7 @@ class _Http(http.client.HTTPConnection):
 
 
 class _Https(_Http, http.client.HTTPSConnection):
-    """The same over TLS."""
+    """The same kind of connection over TLS."""
 
 
 class _Web(urllib.request.AbstractHTTPHandler):

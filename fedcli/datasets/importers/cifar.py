@@ -27,7 +27,7 @@ from fedcli.progress import ProgressCallback
 
 _SIDE, _CHANNELS = 32, 3
 _IMAGE_BYTES = _SIDE * _SIDE * _CHANNELS
-_LOOKED_AT = 64  # records whose labels tell whether a file is CIFAR
+_NUM_SAMPLED = 64  # records whose labels show whether a file is of CIFAR
 _MAX_NAMES_BYTES = 1 << 16
 
 
@@ -69,7 +69,7 @@ def recognises(path: Path) -> bool:
 def read(
     sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
 ) -> Imported:
-    """Returns the records of a folder or of several files; those with "test" in the name are test.
+    """Returns the records of some files. Files with "test" in the name are the test split.
 
     Args:
         sources: A folder or the files; class names are found beside them.
@@ -101,7 +101,7 @@ def read(
         evidence={
             "splits": "files with test in the name are test",
             "classes": f"the set is {kind.title}",
-            "owners": "the records name none",
+            "owners": "the records name no owners",
             "shape": f"the records of {kind.title}",
             "polarity": "light is 1.0 in colour images",
         },
@@ -124,7 +124,8 @@ def _choose_files(sources: Sequence[Path]) -> tuple[_Kind, list[Path]]:
         other = kinds[path] or kind
         if other is not kind:
             raise DataError(
-                f"{first} is of {kind.title} but {path} is of {other.title}; give the files of one"
+                f"{first} is of {kind.title} but {path} is of {other.title}; give the files of one "
+                "set"
             )
         if path.stat().st_size % kind.record_bytes:
             raise DataError(
@@ -139,10 +140,10 @@ def _kind_of(path: Path) -> _Kind | None:
     size = path.stat().st_size
     with open_regular(path) as file:
         for kind in _KINDS:
-            num_records = min(_LOOKED_AT, size // kind.record_bytes)
+            num_records = min(_NUM_SAMPLED, size // kind.record_bytes)
             # A few labels may be valid by chance, so all sampled labels are required if the last
             # record is incomplete.
-            if num_records < (_LOOKED_AT if size % kind.record_bytes else 1):
+            if num_records < (_NUM_SAMPLED if size % kind.record_bytes else 1):
                 continue
             places = range(0, num_records * kind.record_bytes, kind.record_bytes)
             if all(_has_labels(file, place, kind) for place in places):
@@ -157,7 +158,7 @@ def _has_labels(file: BinaryIO, place: int, kind: _Kind) -> bool:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Sorts data_batch_2 before data_batch_10."""
+    """The key that sorts data_batch_2 before data_batch_10."""
     return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", name)]
 
 
@@ -202,7 +203,7 @@ def _unpack(
 
 
 def _class_names(path: Path) -> list[str]:
-    """Returns the names in a file, one per line, or none if there is no such file."""
+    """Returns the names in a file, one per line; empty if there is no such file."""
     if not path.is_file():
         return []
     lines = start_of(path, _MAX_NAMES_BYTES).decode(errors="replace").splitlines()

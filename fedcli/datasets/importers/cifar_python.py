@@ -1,7 +1,8 @@
 """The Python version of CIFAR-10 and CIFAR-100: pickles, which are parsed but never executed.
 
-A file is a dictionary: `data`, uint8 [n, 3072] with all red values first, and `labels` or
-`fine_labels`. The file with `label_names` or `fine_label_names` has the names of the classes.
+A file is a dictionary of `data`, uint8 [n, 3072], and of `labels` or `fine_labels`. Each row of
+`data` has all red values first. The file with `label_names` or `fine_label_names` has the names of
+the classes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from fedcli.progress import ProgressCallback
 _LABELS = ("labels", "fine_labels")
 _NAMES = ("label_names", "fine_label_names")
 _SHAPE = (32, 32, 3)
-_LOOKED_AT = 1 << 16
+_MAX_SEARCHED_BYTES = 1 << 16
 _PROTOCOLS = range(6)
 _CONVERSION = "save the arrays with numpy.savez('data.npz', x=images, y=labels)"
 
@@ -42,7 +43,7 @@ def recognises(path: Path) -> bool:
 def read(
     sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
 ) -> Imported:
-    """Returns the images of some files. Files with "test" in the name are the split test.
+    """Returns the images of some files. Files with "test" in the name are the test split.
 
     Args:
         sources: A folder, or the files.
@@ -81,7 +82,7 @@ def read(
         evidence={
             "splits": "files with test in the name are test",
             "classes": "the label names beside the files" if names else "the labels of the files",
-            "owners": "the files name none",
+            "owners": "the files name no owners",
             "shape": "CIFAR's images are 32 x 32",
             "channels": "planes of red, green and blue in each row",
             "polarity": "light is 1.0 in colour images",
@@ -95,14 +96,14 @@ def _find_files(sources: Sequence[Path]) -> tuple[dict[str, list[Path]], list[st
     paths = [path for path in files_of(sources) if path in sources or _is_of_cifar(path)]
     names: list[str] = []
     splits: dict[str, list[Path]] = {"train": [], "test": []}
-    places = [path for path in paths if "meta" not in path.name.lower()]
-    beside = paths if len(places) < len(paths) else files_of([paths[0].parent] if paths else [])
-    for path in beside:
+    with_images = [path for path in paths if "meta" not in path.name.lower()]
+    has_names = len(with_images) < len(paths)
+    for path in paths if has_names else files_of([paths[0].parent] if paths else []):
         if "meta" in path.name.lower() and _is_pickle(path):
             names = _label_names(_dictionary(path), path)
-    for path in sorted(places, key=lambda each: _natural(each.name)):
+    for path in sorted(with_images, key=lambda each: _natural(each.name)):
         splits["test" if "test" in path.name.lower() else "train"].append(path)
-    if not places:
+    if not with_images:
         raise DataError(
             f"{sources[0]}: holds no file with images of CIFAR-10 or CIFAR-100; give data_batch_1 "
             "or train"
@@ -162,10 +163,11 @@ def _is_pickle(path: Path) -> bool:
 
 
 def _is_of_cifar(path: Path) -> bool:
-    """Whether a file of a folder is a pickle that begins with CIFAR's keys."""
-    return _is_pickle(path) and re.search(rb"data|label", start_of(path, _LOOKED_AT)) is not None
+    """Whether a file is a pickle with one of CIFAR's keys near its start."""
+    start = start_of(path, _MAX_SEARCHED_BYTES)
+    return _is_pickle(path) and re.search(rb"data|label", start) is not None
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Sorts data_batch_2 before data_batch_10."""
+    """The key that sorts data_batch_2 before data_batch_10."""
     return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", name)]

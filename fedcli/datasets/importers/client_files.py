@@ -35,7 +35,7 @@ from fedcli.settings.vocabulary import SPLITS
 
 _MAX_DEPTH = 4  # largest number of folders above a file
 _SHOWN = 8  # names in a note
-_LOOKED_AT = 1000  # largest number of files of a folder that `recognises` opens
+_MAX_OPENED = 1000  # largest number of files of a folder that `recognises` opens
 _READERS: Mapping[str, Any] = {
     "csv": csv_files,
     "npz": npz,
@@ -108,7 +108,7 @@ def recognises(path: Path) -> bool:
         for number, file in enumerate(walk(path, _MAX_DEPTH)):
             if _reader_of(file) is not None:
                 return True
-            if number > _LOOKED_AT:
+            if number > _MAX_OPENED:
                 break
     return False
 
@@ -217,7 +217,7 @@ def _number_first(name: str) -> tuple[int, str]:
 
 
 def _with_labels(units: list[_Unit], options: ImportOptions) -> tuple[list[_Unit], tuple[str, ...]]:
-    """Leaves out CSV files that lack labels or pixels if others have them; also returns notes."""
+    """Leaves out CSV files without labels or pixels if other files have both; adds notes."""
     if len(units) < 2:
         return units, ()
     missing: dict[Path, str] = {}
@@ -283,14 +283,16 @@ def _place(
     _check_once(placed, title)
     listed = ", ".join(f"{name} is {split}" for name, split in found.items())
     why = {
-        "owners": "one file per client, named after it" if has_clients else "no file names any",
+        "owners": (
+            "one file per client, named after it" if has_clients else "the files name no owners"
+        ),
         **({"splits": f"by names: {listed}"} if found else {}),
     }
     return placed, why
 
 
 def _without_common(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Returns paths without the names that all share at a position from the front or the back."""
+    """Returns paths without the names at their start and end that are equal in all paths."""
     cut = list(rows)
     while all(cut) and len({row[0] for row in cut}) == 1:
         cut = [row[1:] for row in cut]
@@ -302,7 +304,7 @@ def _without_common(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
 def _find_splits(
     rows: Sequence[tuple[str, ...]], title: str, given: Mapping[str, str] | None
 ) -> tuple[dict[str, str], int | None]:
-    """Returns the split of each name, and the level of these names; {} and None without splits."""
+    """Returns the split of each name, and the position of these names in a path; or {} and None."""
     if given is not None and not given:
         return {}, None
     depth = min(map(len, rows))
@@ -364,12 +366,12 @@ def _check_once(placed: Sequence[_Placed], title: str) -> None:
 
 @dataclass(frozen=True)
 class _Range:
-    """One file out of those with the same range of pixels, if possible with fractional pixels.
+    """One of the files with the same range of pixels; preferably a file with fractional pixels.
 
     Attributes:
         path: The file.
-        has_fractions: Whether a pixel is not a whole number. Then the pixels cannot be grey levels
-            of a wider range.
+        has_fractions: Whether some pixel of the file is not a whole number. Then its pixels are
+            not grey levels of a wider range.
     """
 
     path: Path
@@ -418,7 +420,7 @@ def _read_all(
                 list(each.unit.paths),
                 unchecked,
                 folder,
-                _no_tell(tell, done),
+                _tell_from(tell, done),
             )
             description = imported.description
             value = description.range.value
@@ -484,10 +486,10 @@ def _copy(table: ExampleTable, codes: Any, writer: TableWriter, placed: _Placed)
         )
 
 
-def _no_tell(tell: ProgressCallback, done: int) -> ProgressCallback:
+def _tell_from(tell: ProgressCallback, done: int) -> ProgressCallback:
     """Returns a callback for one file that adds the `done` examples of earlier files.
 
-    The total that it reports is unknown.
+    It leaves out the total.
     """
     return lambda count, _: tell(done + count, None)
 

@@ -1,4 +1,4 @@
-"""CSV with a header: a column of labels, optionally one of client ids, and one per pixel.
+"""CSV with a header: a column of labels, a column for each pixel, and perhaps one of client ids.
 
 The file may be compressed with gzip, begin with a byte order mark, have quotes, and use semicolons
 or tabs instead of commas.
@@ -41,7 +41,7 @@ from fedcli.progress import ProgressCallback
 from fedcli.settings.vocabulary import SPLITS
 
 _GZIP = b"\x1f\x8b"
-_LOOKED_AT = 1 << 20  # bytes read to recognise a file
+_START_BYTES = 1 << 20  # read to recognise a file
 _BLOCK_ROWS = 512
 _SAMPLED_ROWS = 8  # rows from which the roles of the columns follow
 _SHOWN = 5  # columns in a message
@@ -61,16 +61,19 @@ class _Row(NamedTuple):
 
 
 def recognises(path: Path) -> bool:
-    """Returns whether a file is text with a header and as many columns of numbers below it."""
+    """Returns whether a file is text with a header and, below it, a row of as many fields.
+
+    At least half of these fields must be numbers, or one field must hold the pixels of an image.
+    """
     if not path.is_file() or looks_like_table(path):
         return False
     with open_regular(path) as file:
-        start = file.read(_LOOKED_AT)
+        start = file.read(_START_BYTES)
     with suppress(zlib.error, UnicodeDecodeError, csv.Error):
         if start.startswith(_GZIP):
             # decompressobj accepts a stream that is cut off, and unpacks it up to there.
-            start = zlib.decompressobj(31).decompress(start, _LOOKED_AT)
-        is_whole = len(start) < _LOOKED_AT
+            start = zlib.decompressobj(31).decompress(start, _START_BYTES)
+        is_whole = len(start) < _START_BYTES
         text = start.decode("utf-8-sig", "strict" if is_whole else "ignore")
         lines = [line for line in text.splitlines() if line.strip()][:3]
         if len(lines) < 2 or "\0" in text:
@@ -95,7 +98,10 @@ def holds_pixels(path: Path) -> bool:
 
 
 def has_labels(path: Path, options: ImportOptions) -> bool:
-    """Returns whether a file has a column of labels. `read` reports all other faults."""
+    """Returns whether a file has a column of labels.
+
+    Also returns True if the file cannot be read; then `read` reports the error.
+    """
     with suppress(csv.Error, OSError), _readable(path) as file:
         header = file.readline(MAX_LINE).rstrip("\r\n")
         return csv_layout.has_label_column(header, options)
@@ -261,8 +267,8 @@ class _Rows:
         )
         self._describe(layout)
         where = f"{self._source}: line {number}: the header"
-        if layout.aside:
-            where += f" without column {', '.join(layout.aside[:_SHOWN])}"
+        if layout.left_out:
+            where += f" without column {', '.join(layout.left_out[:_SHOWN])}"
         shape, self._order = flat_shape(layout.num_pixels, self._options.image_shape, where)
         longest = max(len(line) for line in (header, *(line for _, line in first)))
         size = max(1, min(_BLOCK_ROWS, shared.BLOCK_BYTES // longest))
@@ -327,7 +333,7 @@ class _Rows:
         return self._read_pixels(numbers, [row.line for row in rows], layout)
 
     def _cut(self, number: int, line: str, layout: Layout) -> _Row:
-        """Splits a line, with as many fields as the header, into label, id and pixels."""
+        """Splits a line into its pixels, label, owner and split. Checks its number of fields."""
         where = f"{self._source}: line {number}"
         fields: list[str] | None = None
         if '"' in line:
@@ -424,7 +430,7 @@ def _readable(path: Path) -> Iterator[IO[str]]:
 
 def _fault_of_pixel(text: str) -> str | None:
     """Returns the fault of a pixel field, to follow its text in a message, or None."""
-    if not (is_number(text) and any(char.isdigit() for char in text)):  # "nan" and "inf" are words
+    if not (is_number(text) and any(char.isdigit() for char in text)):  # float() reads "nan"
         return (
             "is not a pixel; give a number in each row, or remove the column if it holds no pixels"
         )
@@ -445,7 +451,7 @@ def _block(lines: Iterator[tuple[int, str]], size: int) -> list[tuple[int, str]]
 
 
 def _field(line: str, place: int, layout: Layout) -> str:
-    """One field of a line without quotes. The line is split from its nearer end."""
+    """One field of a line without quotes. The line is split from the end nearer to the field."""
     after = len(layout.columns) - 1 - place
     if place <= after:
         return line.split(layout.delimiter, place + 1)[place].strip()

@@ -20,7 +20,7 @@ _FIRST_LABELS = ("label", "y", "class", "target", "digit")
 LABEL_COLUMNS = tuple(dict.fromkeys((*_FIRST_LABELS, *picture_tables.LABEL_COLUMNS)))
 SPLIT_COLUMNS = ("split", "usage", "set", "subset", "partition", "phase")
 # Columns that are never pixels: row numbers, names, and usual names of splits and labels.
-_ASIDE = re.compile(
+_NEVER_PIXELS = re.compile(
     r"(?:unnamed[:_ ]*\d+|(?:row|image|img|sample|example)?[-_ ]?(?:id|idx|index|name|number)|"
     r"file(?:[-_ ]?name)?|path|source|date|time(?:stamp)?|fold|weight|"
     rf"{'|'.join(SPLIT_COLUMNS)})?",
@@ -28,7 +28,7 @@ _ASIDE = re.compile(
 )
 _LEAST_ALIKE = 0.9  # share of the pixel columns whose names must be equal except for their numbers
 LEAST_COLUMNS = 16  # with fewer columns, their names prove nothing
-_LEAST_PACKED = 4  # a field with at least so many numbers holds an image
+_LEAST_PACKED = 4  # a field with at least this many numbers holds an image
 _DELIMITERS = ",;\t"
 _BETWEEN = str.maketrans(dict.fromkeys("[](),", " "))
 MAX_COLUMNS = 1 << 20
@@ -49,7 +49,7 @@ class Layout:
         is_packed: Whether all pixels of an image are in one field, separated by spaces.
         num_pixels: The number of pixels of an image.
         notes: A line about columns that were left out, if there are any.
-        aside: The names of these columns.
+        left_out: The names of these columns.
     """
 
     columns: list[str]
@@ -61,7 +61,7 @@ class Layout:
     is_packed: bool
     num_pixels: int
     notes: tuple[str, ...]
-    aside: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def read_layout(header: str, rows: Sequence[str], options: ImportOptions, where: str) -> Layout:
@@ -111,11 +111,11 @@ def read_layout(header: str, rows: Sequence[str], options: ImportOptions, where:
     no_pixels = sorted(
         set(places).difference(pixels)
     )  # a set, because there may be a million columns
-    aside = [columns[i] or "(without a name)" for i in no_pixels]
+    left_out = [columns[i] or "(without a name)" for i in no_pixels]
     notes: tuple[str, ...] = ()
-    if aside:
+    if left_out:
         notes = (
-            f"columns that are not pixels were left out: {_some(aside)} ({len(aside)} of "
+            f"columns that are not pixels were left out: {_some(left_out)} ({len(left_out)} of "
             f"{len(columns)} columns)",
         )
     num_pixels = len(pixels) if packed is None else len(spaced(fields[0][packed]).split())
@@ -129,12 +129,12 @@ def read_layout(header: str, rows: Sequence[str], options: ImportOptions, where:
         packed is not None,
         num_pixels,
         notes,
-        tuple(aside),
+        tuple(left_out),
     )
 
 
 def has_label_column(header: str, options: ImportOptions) -> bool:
-    """Returns whether a header has the column that --label-column names, or one of a usual name."""
+    """Returns whether a header has the column that --label-column names, or else a usual one."""
     columns = [name.strip() for name in split_line(header, delimiter_of(header))]
     if options.label_column is not None:
         return options.label_column in columns
@@ -146,7 +146,7 @@ def splits_of(values: Sequence[str], splits: dict[str, str] | None, where: str) 
 
     Raises:
         ConfigError: --splits names a value that does not occur.
-        DataError: A value names no split, or two name the same one.
+        DataError: A value names no split, or two values name the same split.
     """
     if splits is not None:
         by_value = {value: split for split, value in splits.items()}
@@ -247,13 +247,13 @@ def _pixel_columns(columns: Sequence[str], places: Sequence[int]) -> list[int]:
     is_regular = len(places) >= LEAST_COLUMNS and count >= _LEAST_ALIKE * len(places)
     if is_regular:
         return [i for i in places if stems[i] == stem]
-    return [i for i in places if not _ASIDE.fullmatch(columns[i])]
+    return [i for i in places if not _NEVER_PIXELS.fullmatch(columns[i])]
 
 
 def _find_column(
     columns: list[str], wanted: str | None, usual: tuple[str, ...], option: str, where: str
 ) -> int | None:
-    """Returns the index of the column that an option names, or of the first usual name."""
+    """Returns the index of the column that an option names, or of the first usual name, or None."""
     if wanted is not None and wanted not in columns:
         raise ConfigError(f"{option} {wanted}: no such column in {where}; it has {_some(columns)}")
     lower = [name.lower() for name in columns]
@@ -268,7 +268,7 @@ def _find_column(
 
 
 def _looks_like_data(columns: list[str]) -> bool:
-    """Whether most names are numbers that do not count the columns. Then the line is a data row."""
+    """Whether a header is a row of data: most names are numbers, and these are not rising."""
     numbers = [float(name) for name in columns if is_number(name)]
     is_rising = all(one < next_one for one, next_one in pairwise(numbers))
     return 2 * len(numbers) > len(columns) and not is_rising

@@ -33,7 +33,7 @@ def describe(
     evidence: Mapping[str, str],
     overrides: Mapping[str, str],
 ) -> SourceDescription:
-    """Returns the description of a source, without its format, which `recognising.read` knows.
+    """Returns the description of a source, without its format, which `recognising.read` adds.
 
     Args:
         source: The file or folder.
@@ -63,7 +63,7 @@ def describe(
     }
     usual = {name: why for name, (_, why) in _USUAL.items()}
     if not owners:
-        usual["owners"] = "the source names none"
+        usual["owners"] = "the source names no owners"
     if len(tables) == 1:
         usual["splits"] = "the source is one split"
     findings = {

@@ -57,7 +57,7 @@ class Fit:
         return pixels
 
 
-def _paper(image: NDArray[Any]) -> NDArray[Any]:
+def _border_median(image: NDArray[Any]) -> NDArray[Any]:
     """Returns the lower median of the border, [C] or [].
 
     It is a value that occurs in the border.
@@ -89,23 +89,23 @@ def _resized(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 def _padded(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     """The image padded to `size` on all sides with the median of its border."""
-    sheet = np.empty((*size, *image.shape[2:]), image.dtype)
-    sheet[...] = _paper(image)
+    padded = np.empty((*size, *image.shape[2:]), image.dtype)
+    padded[...] = _border_median(image)
     top, left = ((most - side) // 2 for side, most in zip(image.shape, size, strict=False))
-    sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
-    return sheet
+    padded[top : top + image.shape[0], left : left + image.shape[1]] = image
+    return padded
 
 
 def _centred(image: NDArray[Any]) -> NDArray[Any]:
     """The image with its ink's centre of mass moved to the middle, by whole pixels."""
-    paper = _paper(image)
-    ink = np.abs(image - paper.astype(np.float64))
+    background = _border_median(image)
+    ink = np.abs(image - background.astype(np.float64))
     ink = ink.reshape(*image.shape[:2], -1).sum(axis=2)
     mass = ink.sum()
     if not mass:
         return image
     shifted = np.empty_like(image)
-    shifted[...] = paper
+    shifted[...] = background
     to: list[slice] = []
     source: list[slice] = []
     for axis, side in enumerate(image.shape[:2]):

@@ -21,9 +21,9 @@ _FAR_SMOOTHER = 0.5  # the other order is suggested below this ratio of neighbou
 def flat_shape(
     num_values: int, given: tuple[int, ...] | None, where: str
 ) -> tuple[tuple[int, ...], str]:
-    """Returns shape and order of an image with `num_values` values: those given, or a grey square.
+    """Returns the shape and order of an image of `num_values` values: as given, or a grey square.
 
-    A given (3, 32, 32) is planar: all red values first, then all green and all blue ones.
+    A given (3, 32, 32) is planar: all red values come first, then all green, then all blue values.
 
     Returns:
         (H, W) or (H, W, C), and CHANNELS_LAST or CHANNELS_FIRST.
@@ -44,7 +44,7 @@ def flat_shape(
 def is_flat(shape: tuple[int, ...]) -> bool:
     """Returns whether the images in an array are flat: [n, p], or for example [n, 1, 784].
 
-    With further sides of 1, the values must make a square image, grey or of three colours.
+    If there are further sides of 1, the values must make a square image, grey or of three colours.
     """
     if len(shape) == 2:
         return True
@@ -54,7 +54,7 @@ def is_flat(shape: tuple[int, ...]) -> bool:
 
 
 def shaped(rows: NDArray[Any], shape: tuple[int, ...], order: str) -> NDArray[Any]:
-    """Returns images [n, H, W] or [n, H, W, C] of rows [n, ...] of their values."""
+    """Returns rows of values [n, ...] as images [n, H, W] or [n, H, W, C]."""
     if order == CHANNELS_LAST or len(shape) < 3:
         return rows.reshape(-1, *shape)
     planes = rows.reshape(-1, shape[2], *shape[:2])

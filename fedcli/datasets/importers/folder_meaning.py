@@ -1,6 +1,6 @@
 """The meaning of folders of pictures: splits, clients and classes, from their names and depth.
 
-    read_places(pictures, root, folders, splits) -> Meaning
+    read_folders(pictures, root, folders, splits) -> Meaning
 
 The input is the list of folders above each picture, from the root down. Three kinds are removed:
 
@@ -35,13 +35,13 @@ LAYOUTS = {
     "name": "one folder; the names of the files begin with the class",
 }
 # Generic names of folders with pictures, and names of sibling folders with masks and the like.
-_PLAIN = re.compile(
+_GENERIC = re.compile(
     r"(?:(?:all|raw|original|cropped|resized|aligned|color|colour|rgb|jpe?g)[-_ ]?)?"
     r"(?:images?|imgs?|pictures?|pics?|photos?|frames?|faces?|crops?|samples?|data|dataset|raw|"
     r"jpe?gs?|pngs?|ppms?|bmps?|jpegimages|rgb)(?:[-_ ]?\d+(?:x\d+)?)?",
     re.IGNORECASE,
 )
-_ASIDE = re.compile(
+_MASKS = re.compile(
     r"(?:annotations?|masks?|labels?|segmentations?|thumb(?:nail)?s?|depth|bbox(?:es)?|"
     r"heatmaps?|previews?)",
     re.IGNORECASE,
@@ -91,18 +91,18 @@ class Meaning:
             (client, class).
         evidence: The evidence for each subject of a `SourceDescription`.
         notes: A line for each kind of pictures that was left out.
-        plain: The names of folders that are generic, such as "images".
+        generic: The names of folders that are generic, such as "images".
         folders: All folders that directly hold pictures.
     """
 
     splits: dict[str, list[Picture]]
     evidence: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    plain: set[str] = field(default_factory=set)
+    generic: set[str] = field(default_factory=set)
     folders: set[Path] = field(default_factory=set)
 
 
-def read_places(
+def read_folders(
     pictures: Sequence[Picture],
     root: Path,
     folders: str | None,
@@ -127,11 +127,11 @@ def read_places(
             return drawn
     meaning = read_splits(pictures, root, folders, splits)
     for split, inside in meaning.splits.items():
-        inside = _without_plain(meaning, _without_repeated(inside, meaning), folders)
-        meaning.splits[split] = _without_echo(inside, folders)
+        inside = _without_generic(meaning, _without_inner_split(inside, meaning), folders)
+        meaning.splits[split] = _without_repeated_names(inside, folders)
     if folders is None:
         _refuse_renderings(meaning, root)
-    _judge_inner_folders(meaning, root, folders)
+    _interpret_lone_folders(meaning, root, folders)
     return meaning
 
 
@@ -143,7 +143,7 @@ def read_splits(
 ) -> Meaning:
     """Returns only the split of each picture; its other folders remain in `dirs`.
 
-    Arguments and errors are those of `read_places`.
+    Arguments and errors are those of `read_folders`.
     """
     meaning = Meaning({"train": list(pictures)}, folders={each.path.parent for each in pictures})
     meaning.splits["train"] = _unwrapped(meaning, meaning.splits["train"], root, folders)
@@ -198,9 +198,9 @@ def check_depths(meaning: Meaning, root: Path, folders: str | None) -> int:
     return depth
 
 
-def without_aside(pictures: Sequence[Picture]) -> list[Picture]:
+def without_masks(pictures: Sequence[Picture]) -> list[Picture]:
     """Leaves out pictures in folders of masks and the like, if there are pictures elsewhere."""
-    kept = [each for each in pictures if not any(map(_ASIDE.fullmatch, each.dirs))]
+    kept = [each for each in pictures if not any(map(_MASKS.fullmatch, each.dirs))]
     return kept or list(pictures)
 
 
@@ -225,9 +225,9 @@ def class_in_name(path: Path) -> str | None:
     return match[1] if match else None
 
 
-def is_plain(name: str) -> bool:
+def is_generic(name: str) -> bool:
     """Returns whether a folder's name is generic, such as "images"."""
-    return _PLAIN.fullmatch(name) is not None
+    return _GENERIC.fullmatch(name) is not None
 
 
 # ---- Outer folders -------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ def is_plain(name: str) -> bool:
 def _unwrapped(
     meaning: Meaning, pictures: list[Picture], root: Path, folders: str | None
 ) -> list[Picture]:
-    """Removes outer folders that hold all pictures, and so distinguish none."""
+    """Removes outer folders that hold all pictures, and so distinguish no pictures."""
     left_out: list[str] = []
     deepest = 2 if folders == "client/class" else 1
     while pictures:
@@ -254,8 +254,8 @@ def _unwrapped(
     return pictures
 
 
-def _without_repeated(pictures: list[Picture], meaning: Meaning) -> list[Picture]:
-    """Removes a folder with a split's name that lies within a split and holds all its pictures."""
+def _without_inner_split(pictures: list[Picture], meaning: Meaning) -> list[Picture]:
+    """Removes a folder with a split's name if it lies in a split and holds all of its pictures."""
     while len(meaning.splits) > 1 and pictures and len(pictures[0].dirs) > 0:
         name = pictures[0].dirs[0]
         is_around = all(each.dirs[:1] == (name,) for each in pictures)
@@ -265,23 +265,25 @@ def _without_repeated(pictures: list[Picture], meaning: Meaning) -> list[Picture
     return pictures
 
 
-def _without_echo(pictures: list[Picture], folders: str | None) -> list[Picture]:
+def _without_repeated_names(pictures: list[Picture], folders: str | None) -> list[Picture]:
     """Removes folders of a split that all repeat the name of their parent.
 
     "cat/cat_images" counts as a repetition, too.
     """
-    is_echo = folders in (None, "class") and all(
+    are_repeated = folders in (None, "class") and all(
         len(each.dirs) == 2 and _repeats(*each.dirs) for each in pictures
     )
-    return [_drop(each, 1) for each in pictures] if is_echo else pictures
+    return [_drop(each, 1) for each in pictures] if are_repeated else pictures
 
 
 def _repeats(outer: str, inner: str) -> bool:
     rest = inner.replace(outer, "", 1).strip("-_ .") if outer in inner else inner
-    return not rest or (outer in inner and is_plain(rest))
+    return not rest or (outer in inner and is_generic(rest))
 
 
-def _without_plain(meaning: Meaning, pictures: list[Picture], folders: str | None) -> list[Picture]:
+def _without_generic(
+    meaning: Meaning, pictures: list[Picture], folders: str | None
+) -> list[Picture]:
     """Removes folders of a split with generic names such as "images".
 
     With --folders class or client, they are kept if there is no other level.
@@ -290,20 +292,20 @@ def _without_plain(meaning: Meaning, pictures: list[Picture], folders: str | Non
     while pictures and all(len(each.dirs) > level for each in pictures):
         names = {each.dirs[level] for each in pictures}
         is_last = folders in ("class", "client") and min(len(each.dirs) for each in pictures) == 1
-        is_plain_level = all(is_plain(name) or _ASIDE.fullmatch(name) for name in names)
-        plain = {name for name in names if is_plain(name)}
-        if is_last or not is_plain_level or len(plain) != 1:
+        is_generic_level = all(is_generic(name) or _MASKS.fullmatch(name) for name in names)
+        generic = {name for name in names if is_generic(name)}
+        if is_last or not is_generic_level or len(generic) != 1:
             level += 1
             continue
-        kept = [each for each in pictures if each.dirs[level] in plain]
+        kept = [each for each in pictures if each.dirs[level] in generic]
         if len(kept) < len(pictures):
-            aside = ", ".join(sorted(names - plain))
+            masks = ", ".join(sorted(names - generic))
             meaning.notes.append(
-                f"{len(pictures) - len(kept):,} pictures in folders {aside} were left out, "
-                f"because {', '.join(plain)} beside them hold the pictures"
+                f"{len(pictures) - len(kept):,} pictures in folders {masks} were left out, "
+                f"because folder {', '.join(generic)} beside them holds the pictures"
             )
         pictures = [_drop(each, level) for each in kept]
-        meaning.plain.update(plain)
+        meaning.generic.update(generic)
     return pictures
 
 
@@ -311,7 +313,7 @@ def _without_plain(meaning: Meaning, pictures: list[Picture], folders: str | Non
 
 
 def _take_splits(meaning: Meaning, root: Path) -> None:
-    """Takes out the first level of folders that name splits."""
+    """Divides the pictures by the first level of folders that name splits; removes this level."""
     pictures = meaning.splits["train"]
     found = _top_splits(meaning, pictures, root)
     level = 0
@@ -375,15 +377,15 @@ def _labelled(
     for name in others:
         inside = [each for each in pictures if each.dirs[0] == name]
         around = {each.dirs[1:] for each in inside}
-        is_flat = len(around) == 1 and depth > 1 and _says_nothing(next(iter(around)), name)
-        if not (is_flat or _UNLABELLED.fullmatch(name) or _ASIDE.fullmatch(name)):
+        is_flat = len(around) == 1 and depth > 1 and _are_redundant(next(iter(around)), name)
+        if not (is_flat or _UNLABELLED.fullmatch(name) or _MASKS.fullmatch(name)):
             labelled.append(name)
     return labelled
 
 
-def _says_nothing(dirs: tuple[str, ...], name: str) -> bool:
+def _are_redundant(dirs: tuple[str, ...], name: str) -> bool:
     """Whether all folders within a folder repeat its name or have generic names."""
-    return all(each == name or is_plain(each) for each in dirs)
+    return all(each == name or is_generic(each) for each in dirs)
 
 
 def _refuse_held_out_alone(pictures: list[Picture], names: Sequence[str], root: Path) -> None:
@@ -448,10 +450,10 @@ def _cut(
     meaning: Meaning, pictures: Iterable[Picture], found: Mapping[str, str], level: int
 ) -> None:
     """Groups pictures by the split that the name at a level gives, and removes that name."""
-    dealt: dict[str, list[Picture]] = {split: [] for split in SPLITS}
+    by_split: dict[str, list[Picture]] = {split: [] for split in SPLITS}
     for each in pictures:
-        dealt[found[each.dirs[level]]].append(_drop(each, level))
-    meaning.splits = {split: inside for split, inside in dealt.items() if inside}
+        by_split[found[each.dirs[level]]].append(_drop(each, level))
+    meaning.splits = {split: inside for split, inside in by_split.items() if inside}
 
 
 def _has_train(names: Iterable[str]) -> bool:
@@ -461,7 +463,7 @@ def _has_train(names: Iterable[str]) -> bool:
 # ---- Folders of classes and clients --------------------------------------------------------------
 
 
-def _judge_inner_folders(meaning: Meaning, root: Path, folders: str | None) -> None:
+def _interpret_lone_folders(meaning: Meaning, root: Path, folders: str | None) -> None:
     """Interprets two levels of folders if each outer folder holds only one inner folder.
 
     This applies only if the inner folders all have the same name, or all have different names.
@@ -549,7 +551,7 @@ def _take_drawers(meaning: Meaning) -> bool:
         meaning.splits[split] = [_drawn(each) for each in pictures]
     meaning.evidence["owners"] = "the drawers, from the number after _ in the names of the files"
     meaning.evidence["classes"] = (
-        "alphabets and characters, a number in the names of files for each"
+        "the folders alphabet/character; each has its own number in the names of its files"
     )
     return True
 

@@ -264,7 +264,7 @@ def _checked(files: _Set) -> _Set:
 
 
 def _survey(images: Sequence[IdxFile], pixel_range: str | None, tell: ProgressCallback) -> Coding:
-    """How the images of all splits are stored."""
+    """Returns how the pixels of all splits are to be coded."""
     survey = Survey(pixel_range)
     for each in images:
         with open_values(each) as values:
@@ -279,7 +279,7 @@ def _read_set(
 ) -> ExampleTable:
     """The images of one split with labels and owners."""
     images = files.images
-    is_turned = "emnist" in _parts(images)
+    is_transposed = "emnist" in _parts(images)
     where = str((files.labels or images).path)
     with (
         TableWriter(str(images.path), folder, fit=options.fit) as writer,
@@ -298,7 +298,7 @@ def _read_set(
             check_classes(labels, where, first)
             pixels = coding.pack(pixel_values.read(last - first))
             writer.add(
-                pixels.swapaxes(1, 2) if is_turned else pixels,
+                pixels.swapaxes(1, 2) if is_transposed else pixels,
                 labels,
                 scale=coding.scale,
                 offset=coding.offset,

@@ -94,7 +94,7 @@ def read_header(path: Path) -> IdxFile:
             )
         sizes = stream.read(4 * rank)
     if len(sizes) < 4 * rank:
-        raise _cut(path)
+        raise _cut_error(path)
     shape = tuple(np.frombuffer(sizes, ">u4").tolist())
     header = IdxFile(path, np.dtype(_TYPES[start[2]]), shape, is_packed)
     _check_length(header)
@@ -149,7 +149,7 @@ class Values:
         with _reading(self._header.path):
             content = self._stream.read(num_bytes)
         if len(content) != num_bytes:
-            raise _cut(self._header.path)
+            raise _cut_error(self._header.path)
         self._num_left -= num_bytes
         return content
 
@@ -162,7 +162,7 @@ def _check_length(header: IdxFile) -> None:
     if not is_possible:
         raise DataError(
             f"{path}: its shape {list(header.shape)} needs {declared} bytes but the file has "
-            f"{size}{' packed' if header.is_packed else ''}; fetch it again"
+            f"{size}{' compressed' if header.is_packed else ''}; fetch it again"
         )
     if header.shape[0] > MAX_COUNT:
         raise DataError(
@@ -190,5 +190,5 @@ def _reading(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: truncated or damaged gzip file ({err}); fetch it again") from err
 
 
-def _cut(path: Path) -> DataError:
+def _cut_error(path: Path) -> DataError:
     return DataError(f"{path}: ends too early; fetch it again")

@@ -43,7 +43,7 @@ from fedcli.settings.vocabulary import SPLITS, VALIDATION
 FOLDERS = tuple(LAYOUTS)
 COLORS = ("grey", "rgb")
 
-_LOOKED_AT = 1000  # number of entries of a folder that `recognises` examines
+_MAX_EXAMINED = 1000  # number of entries of a folder that `recognises` examines
 Tables = Path | picture_tables.Table  # a text file, or the content of a MATLAB file
 
 
@@ -84,15 +84,15 @@ def recognises(path: Path) -> bool:
     if not path.is_dir():
         return picture_tables.looks_like_table(path)
     with suppress(DataError):  # `read` reports the error
-        files = islice(walk(path), _LOOKED_AT)
+        files = islice(walk(path), _MAX_EXAMINED)
         first = next(filter(looks_like_picture, files), None)
-        return first is not None and not (first.parent == path and _is_aside(path))
+        return first is not None and not (first.parent == path and _is_beside_csv(path))
     return False
 
 
-def _is_aside(folder: Path) -> bool:
+def _is_beside_csv(folder: Path) -> bool:
     """Whether all pictures lie directly in a folder beside CSV files of pixels, as at Kaggle."""
-    files = list(islice(walk(folder), _LOOKED_AT))
+    files = list(islice(walk(folder), _MAX_EXAMINED))
     are_loose = all(each.parent == folder for each in files if looks_like_picture(each))
     return are_loose and any(map(csv_files.holds_pixels, files))
 
@@ -104,7 +104,7 @@ def read(
 
     Classes are numbered in the order of their sorted names (numbers sort by value).
 
-    Files that are not pictures, by content and by name, are left out and counted in a note.
+    Files that are pictures neither by content nor by name are left out and counted in a note.
 
     Args:
         sources: One folder, or the table that names pictures in its folder.
@@ -253,18 +253,18 @@ def find_pictures(source: Path, options: ImportOptions) -> LabelledSplits:
     if source != root:
         return _by_tables(Meaning({"train": pictures}), [source], root, options)
     if any((options.label_column, options.file_column, options.id_column)):
-        kept = folder_meaning.without_aside(pictures)
+        kept = folder_meaning.without_masks(pictures)
         meaning = folder_meaning.read_splits(kept, root, options.folders, options.splits)
         return _by_tables(meaning, _useful_tables(listed, meaning, root), root, options)
-    meaning = folder_meaning.read_places(pictures, root, options.folders, options.splits)
-    if options.folders is None and _say_nothing(meaning):
+    meaning = folder_meaning.read_folders(pictures, root, options.folders, options.splits)
+    if options.folders is None and _lacks_class_folders(meaning):
         useful = _useful_tables(listed, meaning, root)
         if useful:
             return _by_tables(meaning, useful, root, options)
-    return _by_places(meaning, listed, root, options)
+    return _by_class_folders(meaning, listed, root, options)
 
 
-def _by_places(
+def _by_class_folders(
     meaning: Meaning, listed: _Listed, root: Path, options: ImportOptions
 ) -> LabelledSplits:
     """Returns the pictures labelled by their folders.
@@ -290,7 +290,7 @@ def _by_places(
         rows = picture_tables.match_pictures(tables, paths, root, None, meaning.folders)
         _check_tables_agree(labelled, rows, root)
         if options.splits is None and len(labelled.splits) == 1:
-            labelled = _dealt_by_lists(labelled, rows)
+            labelled = _split_by_lists(labelled, rows)
     if options.folders is None:
         folder_meaning.refuse_parts(meaning, root)
     return replace(labelled, notes=(*notes, *labelled.notes))
@@ -356,7 +356,7 @@ def _list_files(root: Path) -> _Listed:
 
 
 def _useful_tables(listed: _Listed, meaning: Meaning, root: Path) -> list[Tables]:
-    """Returns the usable text tables, and those in MATLAB files if no text names a picture."""
+    """Returns the usable tables of text files; if none names a picture, also of MATLAB files."""
     if not listed.mats and all(map(picture_tables.is_meant, listed.tables)):
         return [*listed.tables]
     paths = [each.path for inside in meaning.splits.values() for each in inside]
@@ -369,7 +369,7 @@ def _useful_tables(listed: _Listed, meaning: Meaning, root: Path) -> list[Tables
     return [*tables, *picture_mats.read_tables(listed.mats, paths)]
 
 
-def _say_nothing(meaning: Meaning) -> bool:
+def _lacks_class_folders(meaning: Meaning) -> bool:
     """Whether the train split has no class folders: no folders, or one with all pictures."""
     names = {picture.dirs for picture in meaning.splits.get("train", ())}
     return len(names) == 1 and len(next(iter(names))) <= 1
@@ -407,7 +407,7 @@ def _without_unlabelled(
 
 
 def _rename_alone(meaning: Meaning, flat: dict[str, list[Picture]]) -> None:
-    """Makes the validation pictures the split test if the test pictures have no labels."""
+    """Makes the validation split the test split if the test pictures have no labels."""
     if "test" in meaning.splits or "test" in flat:
         return
     for splits in (meaning.splits, flat):
@@ -439,7 +439,7 @@ def _by_folders(meaning: Meaning, root: Path, folders: str | None) -> LabelledSp
         split: [_describe(each, folders) for each in pictures]
         for split, pictures in meaning.splits.items()
     }
-    generic = ", ".join(sorted(meaning.plain))
+    generic = ", ".join(sorted(meaning.generic))
     plain = f" (folders {generic} have generic names)" if generic else ""
     of_class = f"the names of folders{plain}"
     owners = "each folder is a class, none is a client"
@@ -479,8 +479,8 @@ def _describe(picture: Picture, folders: str | None) -> Labelled:
     return Labelled(path, class_name, shared.check_id(dirs[0], str(path.parent)))
 
 
-def _dealt_by_lists(labelled: LabelledSplits, rows: picture_tables.Rows) -> LabelledSplits:
-    """Divides pictures labelled by folders into splits, by tables with names of splits."""
+def _split_by_lists(labelled: LabelledSplits, rows: picture_tables.Rows) -> LabelledSplits:
+    """Divides pictures labelled by folders into splits, by tables that are named after splits."""
     (pictures,) = labelled.splits.values()
     of_list = picture_tables.splits_by_lists(rows, len(pictures))
     if not of_list:
@@ -489,7 +489,7 @@ def _dealt_by_lists(labelled: LabelledSplits, rows: picture_tables.Rows) -> Labe
         split: [each for each in pictures if of_list.get(each.path) == split] for split in SPLITS
     }
     num_without = sum(each.path not in of_list for each in pictures)
-    notes = [_on_no_list(num_without)] if num_without else []
+    notes = [_unlisted_note(num_without)] if num_without else []
     return replace(
         labelled,
         splits={split: files for split, files in splits.items() if files},
@@ -503,7 +503,7 @@ def _why_lists(rows: picture_tables.Rows) -> str:
     return f"the tables {picture_tables.listed(names)} name the pictures of each"
 
 
-def _on_no_list(count: int) -> str:
+def _unlisted_note(count: int) -> str:
     return (
         f"{count:,} pictures that no table of a split names were left out; --splits none keeps all "
         "pictures"
@@ -520,7 +520,7 @@ def _by_tables(
     options: ImportOptions,
     known: Sequence[str] = (),
 ) -> LabelledSplits:
-    """The pictures of some splits labelled by tables; `known` are classes that folders show."""
+    """The pictures of some splits labelled by tables; `known` are the classes of folders."""
     splits = meaning.splits
     pictures = [each for inside in splits.values() for each in inside]
     rows = picture_tables.match_pictures(
@@ -530,8 +530,8 @@ def _by_tables(
         first = picture_tables.path_of(tables[0]) if tables else root
         raise DataError(
             f"{first}: none of the {len(pictures):,} pictures in {root} is named in a table; give "
-            "a CSV file with a column of file names, relative to the file's folder, and a column "
-            "of labels"
+            "a CSV file with a column of file names, relative to the CSV file's folder, and a "
+            "column of labels"
         )
     where = ", ".join(each.path.name for each in rows.tables)
     owner = picture_tables.find_column(
@@ -548,7 +548,7 @@ def _by_tables(
     label, why = picture_tables.find_labels(
         rows, options.label_column, (owner, split_column), known, where
     )
-    dealt: dict[str, list[Labelled]] = {split: [] for split in SPLITS}
+    by_split: dict[str, list[Labelled]] = {split: [] for split in SPLITS}
     num_without = num_unlisted = 0
     for split, inside in splits.items():
         for each in inside:
@@ -561,8 +561,8 @@ def _by_tables(
                 num_unlisted += 1
                 continue
             of_row = of_list.get(each.path, of_row)
-            dealt[of_row].append(_from_row(each.path, fields, label, owner, known))
-    labelled = {split: files for split, files in dealt.items() if files}
+            by_split[of_row].append(_from_row(each.path, fields, label, owner, known))
+    labelled = {split: files for split, files in by_split.items() if files}
     evidence = {
         "classes": why,
         "owners": f"column {owner} of {where}" if owner else f"no column of owners in {where}",
@@ -582,14 +582,14 @@ def _by_tables(
         {"classes": "--label-column", "owners": "--id-column"},
         (
             *meaning.notes,
-            *([_on_no_list(num_unlisted)] if num_unlisted else []),
+            *([_unlisted_note(num_unlisted)] if num_unlisted else []),
             *_table_notes(num_without, rows.num_unknown, unused, where),
         ),
     )
 
 
 def _check_tables_agree(labelled: LabelledSplits, rows: picture_tables.Rows, root: Path) -> None:
-    """Refuses folders that name other classes than a table's column of labels does.
+    """Refuses class folders that disagree with a table's column of labels.
 
     Raises:
         DataError: A table names at least half of the pictures, and pictures of one folder have
@@ -613,8 +613,8 @@ def _check_tables_agree(labelled: LabelledSplits, rows: picture_tables.Rows, roo
     if 2 * num_named >= len(paths) and not len(pairs) == num_labels == len(dict(pairs)):
         raise DataError(
             f"{root}: folders name {len(dict(pairs)):,} classes, but column {label} of {where} "
-            f"names {num_labels:,} others; choose --label-column {label} if the table is right, or "
-            "--folders class or client/class if the folders are right"
+            f"names {num_labels:,} other classes; choose --label-column {label} if the table is "
+            "right, or --folders class or client/class if the folders are right"
         )
 
 

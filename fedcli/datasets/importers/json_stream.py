@@ -21,7 +21,7 @@ _PLAIN_END_WITHIN = re.compile(r'["\[\]{}]')
 
 
 class JsonStream:
-    """A JSON text that is read once, from front to back. Every fault is a ValueError.
+    """A JSON text that is read once, from front to back. Every fault raises a ValueError.
 
     `keys` and `items` iterate over an object or a list. The value after each key, and each item,
     must be read or skipped before the next step of the iteration.

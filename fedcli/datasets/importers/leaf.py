@@ -1,8 +1,8 @@
 """LEAF's JSON layout (Caldas et al. 2018), as its FEMNIST is written.
 
-A shard is one object: `users`, `num_samples` in the same order, and `user_data`, for each user `x`
-(a list of flat images, 1.0 is paper) and `y` (labels). Memory holds the examples of one user at a
-time, so shards of hundreds of megabytes can be read.
+A shard is one object with three keys: `users`; `num_samples`, in the same order; and `user_data`,
+which has for each user `x` (a list of flat images, where 1.0 is the background) and `y` (labels).
+Memory holds the examples of one user at a time, so shards of hundreds of megabytes can be read.
 """
 
 from __future__ import annotations
@@ -34,14 +34,17 @@ from fedcli.progress import ProgressCallback
 
 _SPLITS = ("train", "test")
 _KEYS = re.compile(rb'"(users|num_samples|user_data)"\s*:')
-_LOOKED_AT = 1 << 16  # the first bytes of a file, among which one of the keys must be
+_START_BYTES = 1 << 16  # the first bytes of a file, among which one of the keys must be
 _TOLERANCE = 0.05  # in grey levels: twice the error of rounding to four digits
 MAX_USERS = 1 << 20  # largest number of users in a shard
 MAX_EXAMPLES = 1 << 20  # largest number of examples of a user
 
 
 def recognises(path: Path) -> bool:
-    """Returns whether a file, or the first *.json of a folder or of its train/, is a LEAF shard."""
+    """Returns whether a path is a LEAF shard, or a folder whose first *.json is one.
+
+    The shards may also be in the folders data/, train/ and test/ below it.
+    """
     if path.is_dir():
         path = _home(path)
         shards = _shards(path) or _shards(path / "train") or _shards(path / "test")
@@ -49,7 +52,7 @@ def recognises(path: Path) -> bool:
     if not path.is_file():
         return False
     with open_regular(path) as file:
-        start = file.read(_LOOKED_AT)
+        start = file.read(_START_BYTES)
     start = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     return start.startswith(b"{") and _KEYS.search(start) is not None
 
@@ -118,7 +121,7 @@ def _read_arrays(
     tables, classes = shared.number_labels(coded, reader.labels)
     owners = [set(table.owner_ids) for table in tables.values()]
     is_emnist = all(map(are_emnist_writers, owners))
-    convention, why = "background", "ids of EMNIST's writers, whose paper is light in LEAF"
+    convention, why = "background", "ids of EMNIST's writers, whose images have a light background"
     if not is_emnist:
         convention, why = shared.polarity_of(tables)
     notes = [] if coding.top == 1 and coding.most <= 1 else [coding.note]
@@ -160,7 +163,7 @@ def _find_shards(sources: Sequence[Path]) -> dict[str, list[Path]]:
 
 
 def _home(folder: Path) -> Path:
-    """Returns the folder of shards: LEAF's scripts make data/ in the folder of a data set."""
+    """Returns the folder of shards: `folder`, or the data/ in it, which LEAF's scripts make."""
     inner = folder / "data"
     return inner if _shards(inner / "train") and not _shards(folder) else folder
 
@@ -250,7 +253,7 @@ class _ShardReader:
         codes = self.labels.add(labels, where)
         if len(images) != len(codes):
             raise DataError(
-                f"{where}: {len(images)} images but {len(codes)} labels; each image needs one"
+                f"{where}: {len(images)} images but {len(codes)} labels; each image needs one label"
             )
         if len(images):
             pixels, scale = _rounded(self._shaped(images, where))
@@ -283,7 +286,7 @@ class _ShardReader:
             if rows and row.shape != rows[0].shape:
                 raise DataError(
                     f"{fault}: has {row.size} pixels but example 0 has {rows[0].size}; give all "
-                    "images the same number"
+                    "images the same number of pixels"
                 )
             rows.append(row)
             if len(rows) > MAX_EXAMPLES or len(rows) * row.nbytes > MAX_CLIENT_BYTES:

@@ -106,7 +106,7 @@ def _read_user(stream: JsonStream, where: str) -> tuple[list[str], list[Any]]:
             stream.skip()
     if len(names) != len(labels):
         raise DataError(
-            f"{where}: {len(names)} pictures but {len(labels)} labels; each picture needs one"
+            f"{where}: {len(names)} pictures but {len(labels)} labels; each picture needs one label"
         )
     if any(isinstance(label, str) for label in labels):
         LabelReader().add(labels, where)  # refuses missing labels

@@ -40,7 +40,7 @@ MAX_ARRAY_BYTES = 4 << 30  # largest array that is read; SVHN's extra set has 1.
 _MAX_DEPTH = 2  # levels of nested structures
 _MAX_NAMES = 64  # number of names of a structure that are examined
 _WANTED = {*IMAGES, *LABELS, "writers"}
-_LOOKED_AT = 1000  # number of files of a folder that are examined
+_MAX_EXAMINED = 1000  # number of files of a folder that are examined
 _SVHN_TEN = 10  # SVHN's label of the digit 0
 
 
@@ -61,7 +61,7 @@ def recognises(path: Path) -> bool:
     """
     if not any_file(path, lambda each: start_of(each, 10) in SIGNATURES):
         return False
-    return path.is_file() or not any(map(looks_like_picture, islice(walk(path), _LOOKED_AT)))
+    return path.is_file() or not any(map(looks_like_picture, islice(walk(path), _MAX_EXAMINED)))
 
 
 def read(
@@ -72,7 +72,7 @@ def read(
     The names of the files give the splits; in a single file, the names of its structures do. If
     these give none, the file is the train split.
 
-    In files with SVHN's names, labels 1 to 10 are digits, and 10 is the digit 0.
+    If the labels that occur are exactly 1 to 10, they are digits as in SVHN, and 10 is the digit 0.
 
     Args:
         sources: A folder, or the files.
@@ -139,7 +139,7 @@ def read(
             "polarity": why,
             "range": coding.evidence,
             "splits": ", ".join(each.place for each in sets.values()),
-            "owners": "the arrays of writers" if any(people) else "the files name none",
+            "owners": "the arrays of writers" if any(people) else "the files name no owners",
             "shape": "given by --image-shape" if options.image_shape else "the arrays' shape",
             "channels": "MATLAB's [H, W, C, n]",
         },
@@ -205,7 +205,7 @@ def _names(arrays: _Set) -> list[str]:
     if len(numbers) != len(arrays.images):
         raise DataError(
             f"{arrays.place}: {len(arrays.images)} images but {len(numbers)} writers; "
-            "each image needs one"
+            "each image needs one writer"
         )
     return [f"w{number:04d}" for number in numbers.tolist()]
 
@@ -307,7 +307,7 @@ def _arrays_of_scipy(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _flatten(name: str, value: Any, arrays: dict[str, NDArray[Any]]) -> None:
-    """Adds an array of numbers, or those in a structure."""
+    """Adds an array of numbers, or all arrays of numbers in a structure."""
     if not isinstance(value, np.ndarray) or not value.size:
         return
     if value.dtype.names and value.size == 1 and name.count("/") < _MAX_DEPTH:
@@ -321,15 +321,16 @@ def _flatten(name: str, value: Any, arrays: dict[str, NDArray[Any]]) -> None:
 def _find(
     arrays: Mapping[str, NDArray[Any]], names: Sequence[str], given: str | None, path: Path
 ) -> str:
-    """Returns the name of the array that an option names, or of the only one with a usual name."""
+    """Returns the array that an option names, or the only one with a usual name, by its name."""
     if given is not None and given not in arrays:
         raise ConfigError(f"--label-column {given}: {path} holds {', '.join(arrays) or 'nothing'}")
     found = [given] if given else [name for name in arrays if _last(name) in names]
     if len(found) != 1:
         shapes = ", ".join(f"{name} {list(each.shape)}" for name, each in arrays.items())
         raise DataError(
-            f"{path}: holds {shapes[:200] or 'no arrays of numbers'}, and {len(found)} of these "
-            f"names count as {names[0]!r}, instead of one; name the images X and the labels y"
+            f"{path}: holds {shapes[:200] or 'no arrays of numbers'}; {len(found)} of these arrays "
+            f"have a name like {names[0]!r}, but there must be exactly one; name the images X and "
+            "the labels y"
         )
     return found[0]
 
@@ -343,8 +344,8 @@ def _images_first(
 ) -> NDArray[Any]:
     """Converts images [H, W, C, n], [H, W, n] or [p, n] to [n, H, W] or [n, H, W, C].
 
-    The axis n may also come first. Flat rows [p, n] have the shape of --image-shape, by default a
-    grey square.
+    The axis n may also come first. Flat images [p, n] get the shape of --image-shape, by default
+    a grey square.
     """
     check_type(images.dtype, where)
     shape = images.shape

@@ -106,7 +106,7 @@ def is_lone(path: Path) -> bool:
 
 
 def has_signature(path: Path) -> bool:
-    """Returns whether a file is one of NumPy's arrays."""
+    """Returns whether a file begins like a .npy file."""
     return start_of(path, len(_SIGNATURE)) == _SIGNATURE
 
 

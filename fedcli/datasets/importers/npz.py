@@ -67,8 +67,8 @@ _MAX_ID_ITEMSIZE = 4 * MAX_ID_BYTES  # NumPy stores four bytes per character
 class _Set:
     """The arrays of one split.
 
-    `image_shape` is the shape of an image, and `order` that of its values, as `flat.shaped` takes
-    them.
+    `image_shape` is the shape of an image, and `order` is the order of its values: the arguments of
+    `flat.shaped`.
     """
 
     images: Array
@@ -115,7 +115,7 @@ def read_arrays(
 
     Args:
         archive: The arrays.
-        path: Where they are.
+        path: The archive, folder or file that holds them.
         options: As `read`.
         folder: As `read`.
         tell: As `read`.
@@ -289,7 +289,7 @@ def _order_notes(sets: Mapping[str, _Set], tables: Mapping[str, ExampleTable]) -
 
 
 def _checked(arrays: Sequence[Array | None], options: ImportOptions) -> _Set:
-    """Images, labels and owners of a split, which must be of fitting types and shapes."""
+    """Returns the arrays of a split after a check of their types and shapes."""
     images, labels, owners = arrays
     assert images is not None
     assert labels is not None
@@ -322,7 +322,7 @@ def _checked(arrays: Sequence[Array | None], options: ImportOptions) -> _Set:
         if array is not None and array.shape[0] != count:
             raise DataError(
                 f"{images.where}: {count} images but {array.shape[0]} {what} in {array.key!r}; "
-                "each image needs one"
+                "give one for each image"
             )
     return set_
 
@@ -341,7 +341,7 @@ def _image_shape(images: Array, options: ImportOptions) -> tuple[tuple[int, ...]
 def _survey(
     archive: Members, sets: dict[str, _Set], pixel_range: str | None, tell: ProgressCallback
 ) -> Coding:
-    """How the images of all splits are stored."""
+    """Returns how the pixels of all splits are to be coded."""
     images = [each.images for each in sets.values()]
     survey = Survey(pixel_range)
     for each in images:

@@ -110,7 +110,7 @@ def read_header(
 ) -> Array:
     """Returns one array's header, checked against the archive's directory.
 
-    The length of an array of objects, if one is allowed, is that of its pickle and is not checked.
+    The length of an array of objects, if one is allowed, is not checked: its values are a pickle.
 
     Raises:
         DataError: It is damaged or encrypted, holds objects, or declares a wrong size.

@@ -79,7 +79,7 @@ def recognises(path: Path) -> bool:
 
 
 def are_clients(files: Sequence[Path]) -> bool:
-    """Returns whether files are one per client: several, named like neither splits nor parts."""
+    """Returns whether each of several files is a client, by names like neither splits nor parts."""
     names = [path.stem for path in files]
     are_parts = all(map(_PART.search, names))
     are_splits = any(split_names.kind_of(_part_of(name)) for name in names)
@@ -98,7 +98,7 @@ def _part_of(stem: str) -> str:
 def read(
     sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
 ) -> Imported:
-    """Returns the rows of some files. The name of a file is that of its split.
+    """Returns the rows of some files. A file's name gives its split.
 
     Args:
         sources: A folder, or the files.

@@ -29,7 +29,7 @@ _READ_WHOLE = 256 << 20  # files up to this size are read into memory before dec
 
 
 class HasPath(Protocol):
-    """A picture: its path, and its bytes if it is not a separate file."""
+    """A picture. If it is not a file of its own, its attribute `content` has its bytes."""
 
     @property
     def path(self) -> Path:
@@ -40,12 +40,12 @@ FileType = TypeVar("FileType", bound=HasPath)
 
 
 class Decoder:
-    """Decodes images with the channels of the first image and, unless fitted, its size."""
+    """Decodes images to equal channels. Sizes must be equal, unless images are resized later."""
 
     def __init__(self, pillow: Any, color: str | None, *, is_fitted: bool) -> None:
         """Takes Pillow, the colours to produce, and whether sizes may differ.
 
-        `color` is "grey" or "rgb"; None means that of the first image.
+        `color` is "grey" or "rgb"; None means the colours of the first image.
         """
         self.num_transparent = 0  # transparent pictures so far, which are drawn on white
         self._pillow = pillow
@@ -156,8 +156,8 @@ class Decoder:
         if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
             image = image.convert("RGBA")
             self.num_transparent += image.getchannel("A").getextrema()[0] < _OPAQUE
-            sheet = self._pillow.new("RGBA", image.size, _WHITE)
-            return self._pillow.alpha_composite(sheet, image).convert("RGB")
+            background = self._pillow.new("RGBA", image.size, _WHITE)
+            return self._pillow.alpha_composite(background, image).convert("RGB")
         return image
 
 

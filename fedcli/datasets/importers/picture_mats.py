@@ -42,7 +42,7 @@ def read_tables(paths: Sequence[Path], pictures: Sequence[Path]) -> list[Table]:
     Raises:
         ConfigError: SciPy is needed and not installed.
         DataError: A file is damaged.
-        OSError: One cannot be read.
+        OSError: A file cannot be read.
     """
     arrays: dict[Path, dict[str, Any]] = {path: matlab.load(path) for path in paths}
     tables = [
@@ -82,7 +82,7 @@ def _number(value: Any) -> str:
 def _table_of_vectors(
     arrays: Mapping[Path, Mapping[str, Any]], pictures: Sequence[Path]
 ) -> Table | None:
-    """Reads vectors with a value for each picture, and vectors of picture numbers by split."""
+    """Makes a table of vectors with a value per picture, and of the picture numbers of splits."""
     by_number = _numbered(pictures)
     if not by_number:
         return None

@@ -2,9 +2,9 @@
 
 A table is text with commas, tabs, semicolons or spaces, with or without a header, or JSON with an
 object per line. The column of file names is the one whose values name existing pictures. Columns of
-labels, owners and splits have usual names; a single column may have any name. Several tables of the
-same pictures (CelebA's attributes, identities and partition) are joined. Tables with names of
-splits (Food-101's meta/train.txt and meta/test.txt) list the pictures of each split. Lines that
+labels, owners and splits have usual names; a table's only other column may have any name. Several
+tables of the same pictures (CelebA's attributes, identities and partition) are joined. Tables that
+are named after splits (Food-101's meta/train.txt and meta/test.txt) list their pictures. Lines that
 begin with "#" are comments. A competition's sample submission is ignored.
 """
 
@@ -45,10 +45,10 @@ _NUMBERED_SPLITS = {"0": "train", "1": "validation", "2": "test"}
 MAX_TABLE_BYTES = 512 << 20
 _MAX_LINE = 1 << 20  # characters
 _MAX_COLUMNS = 4096
-_LOOKED_AT = 1 << 16  # number of bytes from which a table is recognised
+_START_BYTES = 1 << 16  # number of bytes from which a table is recognised
 _MOST_STEM_COLUMNS = 512  # a table of file names without endings has fewer; more are pixels
 _MOST_STEM_LISTS = 64  # if there are more .txt files, each describes a single picture
-_SHEET = re.compile(
+_SUBMISSION = re.compile(
     r"(?:sample|example|gender)?[-_ ]*submi(?:ssion|t)s?(?:[-_ ]?\d+)?", re.IGNORECASE
 )
 _COMMENT = re.compile(r"#(?![,;\t|])")
@@ -66,7 +66,7 @@ class Table:
 
     Attributes:
         path: The file.
-        columns: Their names; without a header, numbers from "1" on.
+        columns: The names of the columns; without a header, numbers from "1" on.
         rows: Fields of each row with its line number.
         has_header: Whether the file has a line of names.
     """
@@ -105,16 +105,16 @@ def looks_like_table(path: Path) -> bool:
     """Returns whether a file is text whose first rows name picture files."""
     if not path.is_file() or path.suffix.lower() not in {*TABLE_SUFFIXES, ""}:
         return False
-    start = start_of(path, _LOOKED_AT)
+    start = start_of(path, _START_BYTES)
     try:
-        text = start.decode("utf-8-sig", "strict" if len(start) < _LOOKED_AT else "ignore")
+        text = start.decode("utf-8-sig", "strict" if len(start) < _START_BYTES else "ignore")
     except UnicodeDecodeError:
         return False
     is_json = path.suffix.lower() == _JSON_LINES
     if "\0" in text or ("{" in text[:1] and not is_json):
         return False
     lines = [line for line in text.splitlines()[:6] if line.strip()]
-    if len(start) == _LOOKED_AT and len(lines) > 1:
+    if len(start) == _START_BYTES and len(lines) > 1:
         lines = lines[:-1]
     return any(
         Path(value.strip().strip('"')).suffix.lower() in SUFFIXES
@@ -128,7 +128,7 @@ def tables_among(paths: Sequence[Path]) -> list[Path]:
 
     Sample submissions of competitions are left out: their labels are invented.
     """
-    named = [path for path in paths if not _SHEET.fullmatch(path.stem)]
+    named = [path for path in paths if not _SUBMISSION.fullmatch(path.stem)]
     lists = [path for path in named if path.suffix.lower() == ".txt"]
     are_few = len(lists) <= _MOST_STEM_LISTS
     return [
@@ -139,7 +139,7 @@ def tables_among(paths: Sequence[Path]) -> list[Path]:
 
 
 def is_meant(path: Path) -> bool:
-    """Returns whether a text file is certainly a table: by its ending, or as it names pictures."""
+    """Returns whether a text file is certainly a table: its ending or first rows say so."""
     return path.suffix.lower() in (".csv", ".tsv") or looks_like_table(path)
 
 
@@ -147,7 +147,7 @@ def _may_name_stems(path: Path) -> bool:
     """Whether a text file may be a table with file names without endings."""
     if path.suffix.lower() not in (".csv", ".tsv", ".txt"):
         return False
-    header = start_of(path, _LOOKED_AT).partition(b"\n")[0]
+    header = start_of(path, _START_BYTES).partition(b"\n")[0]
     return max(map(header.count, (b",", b"\t", b";"))) < _MOST_STEM_COLUMNS
 
 
@@ -155,7 +155,7 @@ def read_table(path: Path) -> Table:
     """Returns the rows of a text file.
 
     Raises:
-        DataError: It is too large or not UTF-8 text, or a row has another number of fields.
+        DataError: It is too large or not UTF-8 text, or its rows differ in their number of fields.
         OSError: It cannot be read.
     """
     if path.stat().st_size > MAX_TABLE_BYTES:
@@ -170,7 +170,7 @@ def read_table(path: Path) -> Table:
         raise DataError(f"{path}: not UTF-8 text ({err.reason}); save it as UTF-8") from err
     first = _plain_number(lines[0][1].strip()) if lines else ""
     if first.isascii() and first.isdigit() and len(first) < 10 and int(first) <= len(lines):
-        del lines[0]  # the number of rows, as CelebA's tables begin
+        del lines[0]  # CelebA's tables begin with their number of rows
     if path.suffix.lower() == _JSON_LINES and lines:
         return _read_json_lines(lines, path)
     lines = _without_comments(lines)
@@ -224,7 +224,7 @@ def match_pictures(
 
     Raises:
         ConfigError: No table has the column that `file_column` names.
-        DataError: A table cannot be read, or a picture has two rows in one.
+        DataError: A table cannot be read, or has two rows for one picture.
     """
     rows = Rows()
     finder = _Finder(pictures, root, folders)
@@ -355,8 +355,8 @@ def splits_by_lists(rows: Rows, num_pictures: int) -> dict[Path, str]:
         if kind is not None:
             found |= dict.fromkeys(rows.named[path], by_stem[stems[kind]])
             num_named += len(rows.named[path])
-    is_dealt = num_named == len(found) >= _LEAST_SHARE * num_pictures
-    return found if is_dealt else {}
+    is_complete = num_named == len(found) >= _LEAST_SHARE * num_pictures
+    return found if is_complete else {}
 
 
 def known_text(text: str, known: Collection[str]) -> str:
@@ -374,7 +374,7 @@ def known_class(name: str, known: Sequence[str], where: str) -> str:
     """Returns the class folder that a label names, by its name or by the value of its number.
 
     Raises:
-        DataError: None has that name or value.
+        DataError: No class folder has that name or value.
     """
     if name in known:
         return name
@@ -425,7 +425,10 @@ def _numbered(file: TextIO, path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _read_json_lines(lines: Sequence[tuple[int, str]], path: Path) -> Table:
-    """A table from one object per line, with those fields of the first that hold plain values."""
+    """Returns a table from one object per line.
+
+    Its columns are the fields of the first object that hold texts or numbers.
+    """
     rows: list[tuple[int, list[str]]] = []
     names: tuple[str, ...] = ()
     for number, line in lines:
@@ -449,7 +452,7 @@ def _read_json_lines(lines: Sequence[tuple[int, str]], path: Path) -> Table:
 def _without_comments(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
     """Leaves out comments.
 
-    The last one is kept as the header if it has as many fields as the rows.
+    A single comment above all rows is kept as the header if it has as many fields as a row.
     """
     marked = [line for line in lines if _COMMENT.match(line[1])]
     plain = [line for line in lines if not _COMMENT.match(line[1])]
@@ -503,7 +506,7 @@ def _is_header(first: Sequence[str], second: Sequence[str]) -> bool:
 
 
 def _plain_number(stem: str) -> str:
-    """Returns a number without leading zeros, as tables often write it; other names unchanged."""
+    """Returns a number without leading zeros, as tables often write it; other names as they are."""
     return stem.lstrip("0") or "0" if stem.isascii() and stem.isdigit() else stem
 
 
@@ -528,10 +531,10 @@ class _Finder:
         self._kinds: dict[str, str | None] = {}  # the split that a folder's or table's name means
 
     def find(self, text: str, table: Path) -> Path | None:
-        """Returns the picture with that name, or None if there are several.
+        """Returns the only picture with that name, or None.
 
-        But in a table that is named after a split, the name means the picture in the folder of that
-        split.
+        If several pictures have it and the table is named after a split, the picture in the folder
+        of that split is meant.
         """
         name = text.replace("\\", "/").removeprefix("./")
         folder = table.parent
@@ -616,7 +619,7 @@ def _join(rows: Rows, table: Table, place: int, finder: _Finder) -> None:
 
 
 def _column_names(table: Table, place: int) -> list[str | None]:
-    """The names of a table's columns, None for that of file names.
+    """The names of a table's columns, None for the column of file names.
 
     A single other column without a name is named after the file.
     """
@@ -658,7 +661,7 @@ def _agree(rows: Rows, one: str, other: str) -> bool:
 def _take_one_hot(rows: Rows, columns: Sequence[str]) -> str | None:
     """Adds a column that holds, for each row, the name of the one-hot column that is 1.
 
-    Returns None, and adds nothing, unless exactly one is 1 in each row.
+    Returns None, and adds nothing, unless exactly one of the columns is 1 in each row.
     """
     if len(columns) < 2:
         return None

@@ -10,7 +10,7 @@ from fedcli.errors import ConfigError
 
 
 def load_pillow(what: str) -> ModuleType:
-    """Returns Pillow's module Image. `what` is what needs it, for the error message.
+    """Returns Pillow's module Image. `what` names what needs it, in the error message.
 
     Raises:
         ConfigError: Pillow is not installed.
@@ -23,7 +23,7 @@ def load_pillow(what: str) -> ModuleType:
 
 
 def turn_upright(image: Any) -> None:
-    """Turns an image in place as its EXIF orientation says; one that cannot be read is ignored."""
+    """Turns an image in place by its EXIF orientation; damaged metadata are ignored."""
     from PIL import ImageOps
 
     # Damaged metadata can raise any exception, and the pixels are usable without them.

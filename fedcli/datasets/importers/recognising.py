@@ -1,4 +1,4 @@
-"""Reads a source in any format of `tables.FORMATS`, whose rows name the module for each.
+"""Reads a source in any format of `tables.FORMATS`. Its rows name the module of each format.
 
 Code that these modules share (number of classes, meaning of 1.0, ids) is in `shared`.
 """
@@ -35,7 +35,7 @@ _MOST_FILES = 1000  # largest number of files of a folder that are examined
 _HDF5 = b"\x89HDF\r\n"
 _PICKLE_PROTOCOLS = (b"\2", b"\3", b"\4", b"\5")
 _TORCH_HEAD = 256  # the first bytes of a PyTorch zip file, with the first name in it
-_LOOKED_AT = 1 << 16  # bytes that decide whether a file is text
+_START_BYTES = 1 << 16  # bytes that decide whether a file is text
 _FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
@@ -52,7 +52,8 @@ class ImportOptions:
         splits: The folder or file of each split, such as {"train": "Training"}; empty: there are no
             splits; None: inferred from names.
         image_shape: The shape (H, W) or (H, W, C) of images that are flat rows.
-        folders: The meaning of folders of images: "class", "client" or "client/class".
+        folders: The meaning of folders of images, a key of `folder_meaning.LAYOUTS`; None:
+            inferred.
         color: The colours of the images to store: "grey" or "rgb".
         pixel_range: The range of pixels in the source, one of PIXEL_RANGES; None: inferred from the
             pixels.
@@ -106,7 +107,7 @@ class Imported:
         source: Where the data come from.
         licence: The licence that the source states, or "".
         notes: Lines about decisions that the user may want to know.
-        are_numbered: Whether the source has numbers as labels, and any names only describe them.
+        are_numbered: Whether the labels in the source are numbers, which names may describe.
             Then equal numbers in another source mean the same classes.
         is_guessed: Whether the number of classes was derived from the largest label.
     """
@@ -147,8 +148,8 @@ def recognise(sources: Sequence[Path]) -> str:
     if found:
         listed = ", ".join(f"{path} is {name}" for name, path in found.items())
         raise DataError(f"the sources differ in format: {listed}; give sources of one format")
-    with _telling(sources[0], None):
-        reason = _nothing_in(sources[0])
+    with _naming_source(sources[0], None):
+        reason = _why_unreadable(sources[0])
     raise DataError(
         f"{sources[0]}: {reason}"
         if reason
@@ -182,12 +183,12 @@ def read(
         raise ConfigError("no source given; give a file or folder")
     for path in sources:
         _check_exists(path)
-    with _telling(sources[0], folder):
+    with _naming_source(sources[0], folder):
         if len(sources) == 1 and unpacking.is_archive(sources[0]):
             return _read_archive(sources[0], options, folder, tell)
     sources = [_inner_source(path, options) for path in sources]
     format_name = options.format or recognise(sources)
-    with _telling(sources[0], folder):
+    with _naming_source(sources[0], folder):
         imported: Imported = _module(format_name).read(
             sources, replace(options, format=format_name), folder, tell
         )
@@ -244,21 +245,21 @@ def _is_one_file_a_client(name: str, sources: Sequence[Path]) -> bool:
 
 def _recognised(path: Path) -> str | None:
     """Returns the format of one source, or None."""
-    with _telling(path, None):
+    with _naming_source(path, None):
         return next((name for name in FORMATS if _module(name).recognises(path)), None)
 
 
-def _nothing_in(path: Path) -> str | None:
+def _why_unreadable(path: Path) -> str | None:
     """Returns why a folder or text file cannot be read, or None for any other source."""
     if path.is_dir():
-        return _nothing_in_folder(path)
+        return _why_folder_unreadable(path)
     if not path.is_file():  # such as a pipe, which is not read
         return None
-    start = start_of(path, _LOOKED_AT)
+    start = start_of(path, _START_BYTES)
     if not start:
         return "is empty; give a file with data"
     try:
-        text = start.decode("utf-8-sig", "strict" if len(start) < _LOOKED_AT else "ignore")
+        text = start.decode("utf-8-sig", "strict" if len(start) < _START_BYTES else "ignore")
     except UnicodeDecodeError:
         return None
     if "\0" in text:
@@ -272,7 +273,7 @@ def _nothing_in(path: Path) -> str | None:
     )
 
 
-def _nothing_in_folder(folder: Path) -> str | None:
+def _why_folder_unreadable(folder: Path) -> str | None:
     """Returns why a folder cannot be read, from its first file with a known problem."""
     with suppress(DataError):  # such as a link that leads out of the folder
         for file in islice(walk(folder), _MOST_FILES):
@@ -317,7 +318,7 @@ def _module(name: str | None) -> Any:
 
 
 @contextmanager
-def _telling(source: Path, folder: Path | None) -> Iterator[None]:
+def _naming_source(source: Path, folder: Path | None) -> Iterator[None]:
     """Turns an OSError into a DataError that names the file."""
     try:
         yield
@@ -339,7 +340,7 @@ def _check_exists(path: Path) -> None:
     if not is_there:
         raise DataError(f"{path}: there is no such file or folder; check the path")
     if path.is_file():
-        with _telling(path, None):
+        with _naming_source(path, None):
             is_of_torch = _is_of_torch(path)
         if is_of_torch:
             raise DataError(f"{path}: {_torch_advice(path)}")

@@ -29,7 +29,8 @@ _TOPS = (1, 15, 16, 255, 4095, 65535)  # the value of white for 1, 4, 8, 12 and 
 _OVERSHOOT = 0.25
 _FEW_GREYS = 16  # whole numbers up to this may also come from dark images of 8 bits
 _LEAST_PIXELS = 1000  # fewer pixels of 8 bits may all be dark by chance
-# If this share of the non-zero pixels is within a smaller range, the larger pixels may be faults.
+# If this share of the non-zero pixels is within 0 to 255, or within 0 to 1, the larger ones may be
+# faults.
 _NEARLY_ALL = 0.999
 _MOST_SHARES = 0.95
 # The mean and standard deviation of standardised pixels, (x - mean) / deviation.
@@ -48,7 +49,7 @@ class Coding:
         evidence: The evidence for `top`.
         least: The smallest pixel.
         most: The largest pixel.
-        is_plain: Whether they are uint8 from 0 to 255, which needs no note.
+        is_plain: Whether the pixels are uint8 from 0 to 255, which needs no note.
     """
 
     top: int | None
@@ -117,7 +118,7 @@ class _Part(NamedTuple):
 
 
 class Survey:
-    """Collects facts about all pixels of a source, block by block, before any is kept."""
+    """Collects facts about all pixels of a source, block by block, before any block is stored."""
 
     def __init__(self, pixel_range: str | None = None) -> None:
         """Starts before the first block; `pixel_range` is the value of --pixel-range."""
@@ -313,7 +314,7 @@ class Survey:
         )
 
     def _refuse_outliers(self, top: int) -> None:
-        """Refuses a range that only a few pixels need: these may be faults, or the others dark."""
+        """Refuses a range that few pixels need: these may be faults, or the other pixels dark."""
         for smaller, share in ((1, _MOST_SHARES), (255, _NEARLY_ALL)):
             is_possible = smaller < top and not (smaller == 1 and self._are_whole)
             num_beyond = self._num_not_0 - self._num_within[smaller]

@@ -48,12 +48,12 @@ def imported(
 
     Args:
         tables: The tables by split, "train" first.
-        options: The options; a number of classes in them overrides others.
+        options: The options. If they give a number of classes, it overrides `own_classes`.
         source: A text that says where the data come from.
         pixel_convention: The meaning of 1.0.
         own_classes: The number of classes that the source states, if it does.
         class_names: A name for each class, or no names.
-        are_numbered: Whether the source has numbers as labels, and names that only describe them.
+        are_numbered: Whether the labels in the source are numbers, which names may describe.
         is_emnist: Whether the examples are EMNIST's, so that 62 classes are its characters.
         same_people: Whether equal ids in train and test are the same people.
         licence: The licence that the source states.
@@ -112,7 +112,7 @@ def check_table_labels(table: ExampleTable, num_classes: int) -> None:
 
     Raises:
         DataError: A label is outside the classes. The message names the source, the owner and the
-            index of the example (among its owner's, if it has one).
+            index of the example (within its owner, if it has one).
     """
     index = first_outside(table.labels, num_classes)
     if index is None:
@@ -128,7 +128,7 @@ def check_table_labels(table: ExampleTable, num_classes: int) -> None:
 def number_labels(
     tables: Mapping[str, ExampleTable], reader: LabelReader
 ) -> tuple[dict[str, ExampleTable], Classes]:
-    """Returns tables with a number for each class, and the classes.
+    """Returns the tables with class numbers as labels, and the classes.
 
     Args:
         tables: The tables by split, whose labels are codes of the reader.
@@ -171,10 +171,11 @@ def check_class_name(name: str, where: str) -> str:
 
 
 def polarity_of(tables: Mapping[str, ExampleTable]) -> tuple[str, str]:
-    """Estimates from images whether 1.0 is "ink" or "background"; returns that and the evidence.
+    """Estimates from images whether 1.0 is "ink" or "background"; also returns the evidence.
 
-    Colour images are "ink". Grey images are "background" if most pixels of their borders are light
-    or, if that is so for about half of them, if the borders are lighter than the centres.
+    Colour images are "ink". Grey images are "background" if most pixels of their borders are light.
+    If about half of these pixels are light, they are "background" if the borders are lighter than
+    the centres.
     """
     border = Border()
     for table in tables.values():

@@ -10,7 +10,7 @@ from fedcli.errors import DataError
 from fedcli.files import open_regular
 
 UNPACKED = ".fedcli-unpacked-"  # prefix of the names of folders with unpacked files
-_MANY_FILES = 256  # a set of files that are archives has fewer files than this
+_MAX_EXAMINED = 256  # number of files of a folder that are examined
 
 
 def files_of(sources: Sequence[Path]) -> list[Path]:
@@ -34,7 +34,7 @@ def any_file(path: Path, is_wanted: Callable[[Path], bool]) -> bool:
     if not path.is_dir():
         return False
     inside = (each for each in path.iterdir() if not each.name.startswith("."))
-    return any(is_wanted(each) for each in islice(inside, _MANY_FILES) if each.is_file())
+    return any(is_wanted(each) for each in islice(inside, _MAX_EXAMINED) if each.is_file())
 
 
 def one_file(sources: Sequence[Path], what: str) -> Path:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from fedcli.errors import DataError
 from fedcli.settings.vocabulary import VALIDATION
 
-EITHER = "test or validation"  # what "eval" means: the one of the two that no other name means
+EITHER = "test or validation"  # of "eval": test, or validation if another name means test
 _STEMS = {
     **dict.fromkeys(("train", "training", "trn", "trainval"), "train"),
     **dict.fromkeys(("test", "testing", "tst"), "test"),

@@ -73,7 +73,7 @@ def read(
         evidence={
             "splits": "files " + ", ".join(images.name for images, _ in splits.values()),
             "classes": "the set is STL-10, whose labels 1 to 10 become 0 to 9",
-            "owners": "the files name none",
+            "owners": "the files name no owners",
             "shape": "the records of STL-10",
             "polarity": "light is 1.0 in colour images",
         },
@@ -149,4 +149,4 @@ def _notes(sources: Sequence[Path], splits: Mapping[str, tuple[Path, Path]]) -> 
         for path in files_of(sources)
         if path.stem.endswith(_IMAGES) and path.suffix.lower() == ".bin" and path not in used
     ]
-    return [f"{', '.join(left)} left out, because there are no labels for it"] if left else []
+    return [f"not used, because they have no labels: {', '.join(left)}"] if left else []

@@ -5,9 +5,8 @@ from __future__ import annotations
 import tarfile
 from typing import Any
 
-_MAX_HEADER_BYTES = (
-    1 << 20
-)  # bytes of a long name or similar header, which tarfile reads into memory
+# Size of a long name or similar header, which tarfile reads into memory.
+_MAX_HEADER_BYTES = 1 << 20
 _NO_DATA = (
     *(tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE),
     *(tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE),
@@ -23,6 +22,6 @@ class BoundedHeader(tarfile.TarInfo):
         info = super().frombuf(buf, encoding, errors)
         is_data = info.type in (*tarfile.REGULAR_TYPES, *_NO_DATA)
         if not is_data and info.size > _MAX_HEADER_BYTES:
-            # Not an error of tarfile, which it would treat as the end of the archive.
+            # tarfile would treat an error of its own class as the end of the archive.
             raise ValueError(f"a header of {info.size:,} bytes")
         return info

@@ -1,7 +1,7 @@
 """Reads serialized tf.train.Example messages without protobuf.
 
-Such a message uses this part of the wire format (before each field is a varint, field number << 3 |
-wire type):
+Such a message uses this part of the wire format. Each field begins with a varint: field number << 3
+| wire type.
 
     Example {1: Features}; Features {1: entry, repeated}; entry {1: name, 2: Feature}
     Feature {1: BytesList | 2: FloatList | 3: Int64List}; each list has the one field 1

@@ -140,9 +140,11 @@ def _read_splits(
         pixel_convention=CONVENTIONS[reader.feature.encode()],
         own_classes=_FAMILIES[family],
         is_emnist=bool(family),
-        # In TFF's EMNIST, equal ids in both splits are the same writers; in its CIFAR-100 not.
+        # Equal ids in both splits are the same writers in TFF's EMNIST, but not in its CIFAR-100.
         same_people=bool(family),
-        notes=(*notes, f"not read: {', '.join(others)}") if others else tuple(notes),
+        notes=(*notes, f"splits that were not read: {', '.join(others)}")
+        if others
+        else tuple(notes),
         evidence={
             "splits": f"splits {', '.join(names)} of the database",
             "owners": "the client ids of the database",
@@ -228,7 +230,7 @@ class _GroupReader:
         if num_values != self.num_values:
             raise DataError(
                 f"{where}: has {num_values} pixels but earlier rows have {self.num_values}; give "
-                "all rows the same number"
+                "all rows the same number of pixels"
             )
 
 
@@ -340,7 +342,7 @@ def _connected(database: Path, source: str) -> Iterator[sqlite3.Connection]:
 
 
 def _check_tables(connection: sqlite3.Connection, source: str) -> None:
-    """Refuses anything but two plain tables with plain columns."""
+    """Refuses a database without the two tables and their columns; views do not count."""
     for table, columns in _TABLES.items():
         query = "SELECT type, sql FROM sqlite_master WHERE name = ?"
         kind, text = connection.execute(query, [table]).fetchone() or (None, None)
@@ -409,7 +411,7 @@ def _unpack(
     free_bytes: Callable[[], int],
     tell: ProgressCallback,
 ) -> None:
-    """Decompresses a database; refuses one that would fill the disk before it does."""
+    """Decompresses a database. Stops with an error before it would fill the disk."""
     most = path.stat().st_size * _MAX_RATIO
     decoder = lzma.LZMADecompressor(memlimit=MAX_DECODER_BYTES)
     num_bytes, expected = 0, None

@@ -84,7 +84,7 @@ def unpacked(archive: Path, folder: Path | None, tell: ProgressCallback) -> Iter
 
     Args:
         archive: A file that `is_archive` recognises.
-        folder: The folder in which to make one for its files; None: the system's folder for
+        folder: The folder in which a temporary folder is made; None: the system's folder for
             temporary files.
         tell: Called now and then; it may raise an exception to end the work.
 
@@ -261,8 +261,8 @@ class _Writer:
         is_drive = len(path.parts) > 0 and path.parts[0][1:2] == ":"
         if path.is_absolute() or ".." in path.parts or is_drive:
             raise DataError(
-                f"{self._archive}: {_short(name)} in it leads out of its folder; nothing of it was "
-                "used"
+                f"{self._archive}: {_short(name)} in it leads out of its folder; the archive was "
+                "not used"
             )
         if not path.parts or len(name) > _MAX_NAME or len(path.parts) > _MAX_PARTS:
             raise DataError(f"{self._archive}: {_short(name)!r} in it is not the name of a file")

@@ -31,7 +31,7 @@ _SYMMETRIC = 1e-6  # tolerance for a symmetric range of pixels, which is inverte
 
 @dataclass(frozen=True, eq=False)
 class Rotation(Change):
-    """Turns the images of client j anticlockwise by `angles[j mod m]`, where m is their number.
+    """Turns the images of client j anticlockwise by `angles[j mod m]`, for m angles.
 
     Multiples of 90 degrees are exact if the image is square or the angle is 180 degrees. Other
     angles are interpolated bilinearly about the centre. Pixels from outside the image get the
@@ -136,7 +136,7 @@ class LabelNoise(Change):
     def labels(self, client_id: str, labels: NDArray[np.int32]) -> NDArray[np.int32]:
         """Returns the labels with noise, int32 [n].
 
-        The k-th one depends only on the seed, the client's id, k and the k-th label.
+        The k-th label depends only on the seed, the client's id, k and the k-th label.
         """
         stream = Stream(stream_key(self.seed, Purpose.LABEL_NOISE, client=client_key(client_id)))
         drawn = stream.uniform(2 * len(labels)).reshape(-1, 2)

@@ -137,8 +137,8 @@ def deal_dirichlet_class(task: Task) -> Counts:
     Yurochkin et al. 2019 and NIID-Bench use alpha 0.5; if a client gets fewer than 10 examples,
     everything is drawn again. `balanced` is Yurochkin's variant: p_j = 0 for a client that already
     has n / K examples, and p is renormalised. Flower cuts without shuffling and gives up after 10
-    tries. FedLab requires one example of each class. The first versions of both may repeat forever.
-    Here it is an error if 100 draws do not suffice.
+    tries. FedLab requires one example of each class. NIID-Bench and FedLab may draw forever; here
+    an error is raised if 100 draws do not suffice.
     """
     alpha, class_sizes = task.options["alpha"], task.class_sizes()
     draw = _balanced_shares if task.options["balanced"] else _free_shares

@@ -22,7 +22,7 @@ def match_classes(
     Args:
         train: The source whose class numbers are kept.
         test: The other source.
-        table: Its examples.
+        table: The examples of test.
 
     Raises:
         DataError: One source names its classes and the other numbers them, or test has a class that
@@ -66,7 +66,7 @@ def _renamed(train: Imported, test: Imported, table: ExampleTable) -> ExampleTab
 
 
 def _by_value(train: Imported, numbers: list[int], table: ExampleTable) -> ExampleTable:
-    """The test examples, whose labels are numbers, with the labels of the same numbers in train."""
+    """The test examples, relabelled with train's numbers of the classes with the same values."""
     present = np.unique(table.labels).tolist()
     places: dict[int, int] = {}
     for place, value in enumerate(numbers):

@@ -19,7 +19,7 @@ def join_test(train: Imported, test: Imported) -> Imported:
     Classes are matched by name or value.
 
     Raises:
-        DataError: The other has neither split, or its classes are not those of train.
+        DataError: The other source has neither split, or its classes are not those of train.
     """
     table = test.tables.get("test", test.tables.get("train"))
     if table is None:
@@ -65,7 +65,7 @@ def check_shapes(tables: Mapping[str, ExampleTable]) -> None:
     """Checks that the images of all splits have the same shape.
 
     Raises:
-        DataError: They are not; the message names both sources.
+        DataError: The shapes differ. The message names both sources.
     """
     train = tables["train"]
     for name, table in tables.items():

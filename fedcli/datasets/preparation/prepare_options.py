@@ -29,7 +29,8 @@ class PrepareOptions:
         splits: The folder or file of each split; empty: there are no splits; None: recognised by
             their names.
         image_shape: Shape of the image in a row of a CSV file, (H, W) or (H, W, C).
-        folders: The meaning of folders of images: "class", "client" or "client/class".
+        folders: The meaning of folders of images, a key of `folder_meaning.LAYOUTS`; None:
+            inferred.
         color: Colour of the images, "grey" or "rgb"; None: unchanged.
         pixel_range: Range of the pixels in the source, one of `vocabulary.PIXEL_RANGES`; None:
             decided by the largest pixel.
@@ -39,8 +40,8 @@ class PrepareOptions:
         centre: Whether ink is moved to the middle of each image.
         digits_only: Keep only examples with labels 0 to 9.
         invert: Replace each pixel x by 1 - x.
-        min_examples: Clients with fewer train examples, counted before any are held out within
-            them, are left out.
+        min_examples: Clients with fewer train examples are left out. Examples are counted before
+            any are held out.
         test_data: A source whose test split, else train split, becomes the test split. It becomes
             the split central if its examples have no owners and the partition is natural.
         hold_out: One of `vocabulary.HOLD_OUTS`; None: nothing is held out.
@@ -48,11 +49,11 @@ class PrepareOptions:
             None: test if the source has none, else validation.
         hold_out_fraction: The share to hold out.
         seed: Seed of all random choices, unless the partition's options have one.
-        partition: A scheme, or several joined by "+"; None: natural, or iid if the examples have no
-            owners.
+        partition: A scheme, changes to examples, or both, joined by "+"; None: natural, or iid if
+            the examples have no owners.
         partition_options: Options of the partition.
-        source: The origin of the data, recorded in the store; None: that of the source.
-        licence: The licence of the data; None: that of the source.
+        source: The origin of the data, recorded in the store; None: as the source states it.
+        licence: The licence of the data; None: as the source states it.
         class_names: A name for each class; empty: those of the source.
         same_people: Whether clients of train and test with equal ids are the same people; None: as
             in the source.

@@ -100,7 +100,8 @@ def prepare(
         sources: A file or folder, or the files of one set.
         out: The store to write or replace. Its folder needs room for the pixels twice.
         options: The options.
-        tell: Called with the number of examples read of each source, then with those written.
+        tell: Called with the number of examples read of each source, then with the number of
+            examples written.
 
     Raises:
         ConfigError: An option does not suit the source.

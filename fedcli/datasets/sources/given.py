@@ -34,7 +34,7 @@ CACHE_BYTES = 256 << 20  # size of the cache for clients that functions make
 
 # Pairs (pixels, labels) by client, or functions that return them.
 Clients = Mapping[Any, Any]
-# Which members of an example that is a mapping are its image and its label.
+# The keys of the image and of the label, if an example is a mapping.
 IMAGE_KEYS = ("image", "img", "pixels", "x")
 LABEL_KEYS = ("label", "labels", "fine_label", "character", "target", "y")
 
@@ -42,7 +42,7 @@ LABEL_KEYS = ("label", "labels", "fine_label", "character", "target", "y")
 class GivenSplit(ClientData):
     """One split of clients in memory. Arrays are borrowed."""
 
-    beside: Mapping[str, ClientData] = MappingProxyType({})  # other splits of the same call
+    beside: Mapping[str, ClientData] = MappingProxyType({})  # the validation split of a train split
 
     def __init__(
         self,

@@ -73,7 +73,7 @@ class StoreInfo:
         same_people: Whether clients of train and test with equal ids are the same people.
         source: The origin of the data.
         licence: The licence of the data.
-        partition: How examples were dealt to clients; "natural" for real owners.
+        partition: How examples were assigned to clients; "natural" if clients are the real owners.
         partition_parameters: The parameters of the partition, a JSON object.
         description: How its source was interpreted; None in older stores.
     """
@@ -228,7 +228,7 @@ class StoredIds(Sequence[str]):
     @overload
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
-        """Returns an id, or a list of those in a slice."""
+        """Returns an id, or the list of the ids in a slice."""
         if isinstance(index, slice):
             return [name.decode() for name in self._encoded[index].tolist()]
         name: bytes = self._encoded[index]
@@ -266,7 +266,7 @@ class StoreSplit(ClientData):
         self.same_people = info.same_people
         if info.partition != NATURAL:  # natural data have no partition parameters, only other steps
             given = json.loads(info.partition_parameters).items()
-            # Leave out filters and hold-outs, which do not deal examples to clients.
+            # Leave out filters and hold-outs, which do not assign examples to clients.
             own = {
                 key: value for key, value in given if key == "before" or not isinstance(value, dict)
             }
@@ -553,12 +553,13 @@ def _check_split(mapped: _MappedSplit, num_classes: int, source: str) -> None:
     if sizes.max() > MAX_COUNT:
         raise DataError(
             f"{where}: a client has {sizes.max()} examples; at most {MAX_COUNT} are allowed, so "
-            "divide it into several"
+            "divide it into several clients"
         )
     check_pixel_shape(mapped.pixels.shape, where)
     if len(mapped.pixels) != num_examples:
         raise DataError(
-            f"{where}: {len(mapped.pixels)} images but {num_examples} labels; each image needs one"
+            f"{where}: {len(mapped.pixels)} images but {num_examples} labels; each image needs one "
+            "label"
         )
     example = first_outside(mapped.labels, num_classes)
     if example is not None:

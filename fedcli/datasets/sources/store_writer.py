@@ -51,7 +51,7 @@ def create(
     """Writes a store atomically, and returns its fingerprint.
 
     The pixels of a `DealtSplit` without changes are gathered from its table block by block. Other
-    clients are read one at a time and their pixels copied to an unnamed temporary file beside
+    clients are read one at a time, and their pixels are copied to an unnamed temporary file beside
     `path`; memory holds one client's pixels, and all ids and labels. Pixels stay uint8 if all
     clients of a split have the same scale and offset, and become float32 otherwise.
 
@@ -180,7 +180,8 @@ def _gathered(name: str, split: DealtSplit, num_classes: int) -> SplitArrays:
     deal = split.deal
     if deal.sizes.max() > MAX_COUNT:
         raise DataError(
-            f"split {name!r}: a client has more than {MAX_COUNT} examples; divide it into several"
+            f"split {name!r}: a client has more than {MAX_COUNT} examples; divide it into "
+            "several clients"
         )
     labels = split.table.labels[deal.order]
     example = first_outside(labels, num_classes)
@@ -255,7 +256,7 @@ def _lay_out(path: Path, splits: list[SplitArrays], info: StoreInfo) -> dict[tup
 def _as_stored(value: str | int) -> Any:
     """Returns an attribute as h5py writes it: a text gets a fixed length, if it is short enough.
 
-    HDF5 stores a text of variable length in a heap, and to find heaps readers scan the whole file.
+    HDF5 stores a text of variable length in a heap, and readers scan the whole file to find heaps.
     """
     if not isinstance(value, str) or "\0" in value:  # h5py refuses zero bytes in a text
         return value

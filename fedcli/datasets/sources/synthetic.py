@@ -28,7 +28,7 @@ class Pictures(NamedTuple):
 
     Attributes:
         number: The number by which the core knows these pictures (enum fed_synthetic_pictures).
-        shape: Shape of one, [H, W] or [H, W, C].
+        shape: Shape of a picture, [H, W] or [H, W, C].
         scale: Decodes a stored value, with `offset`: scale * value + offset.
         offset: See `scale`.
         convention: Meaning of the decoded value 1.0: "ink" or "background".
@@ -42,7 +42,7 @@ class Pictures(NamedTuple):
 
 
 PICTURES: Mapping[str, Pictures] = {
-    # As in TFF's EMNIST: stored 255 is ink, decoded 1.0 is paper.
+    # As in TFF's EMNIST: stored 255 is ink, decoded 1.0 is the background.
     "synthetic-digits": Pictures(0, (28, 28), -1 / 255, 1.0, "background"),
     "synthetic-shapes": Pictures(1, (32, 32, 3), 1 / 255, 0.0, "ink"),
 }
@@ -66,7 +66,7 @@ class GeneratedIds(Sequence[str]):
     @overload
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
-        """Returns an id, or a list of those in a slice."""
+        """Returns an id, or the list of the ids in a slice."""
         if isinstance(index, slice):
             return [self._name(number) for number in self._numbers[index]]
         return self._name(self._numbers[index])

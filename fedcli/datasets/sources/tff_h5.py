@@ -28,8 +28,8 @@ from fedcli.errors import DataError
 GROUP = b"examples"
 DEFAULT_NUM_CLASSES = 10
 
-# The meaning of 1.0 by the name of the feature in TFF: in EMNIST's `pixels` 1 is white paper, in
-# CIFAR-100's `image` 1 is light.
+# The meaning of 1.0 by the name of the feature in TFF: in EMNIST's `pixels` it is the white
+# background, in CIFAR-100's `image` it is light.
 CONVENTIONS = {b"pixels": "background", b"image": "ink"}
 # Possible decodings of grey levels, as (scale, offset). The first reproduces every correctly
 # rounded k / 255 and also 1 - k / 255; the second reproduces 1 - k * float32(1 / 255).
@@ -164,7 +164,7 @@ class TffH5Split(ClientData):
         return CONVENTIONS[self._feature] == "background"
 
     def examine(self) -> tuple[str, ...]:
-        """Returns what a user should know before training; see `examining.examine`."""
+        """Returns notes for the user before training; see `examining.examine`."""
         return examine(
             self,
             has_default_classes=self.has_default_classes,
@@ -234,7 +234,7 @@ class TffH5Split(ClientData):
             )
         if shape[0] != num_labels:
             raise DataError(
-                f"{where}: {shape[0]} images but {num_labels} labels; each image needs one"
+                f"{where}: {shape[0]} images but {num_labels} labels; each image needs one label"
             )
         stored: NDArray[Any] = hdf5.read_whole(dataset, where)
         if has_channels_first(shape):
