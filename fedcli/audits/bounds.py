@@ -34,7 +34,8 @@ def clopper_pearson(num_hits: int, num_trials: int, risk: float = 0.025) -> tupl
     Args:
         num_hits: Number of successes, 0 to `num_trials`.
         num_trials: Number of trials, at least 1.
-        risk: The largest probability that one of the bounds is wrong, above 0 and below 1.
+        risk: The largest probability that the lower bound is wrong, and the same for the upper
+            bound; above 0 and below 1.
     """
     lower = 0.0 if num_hits == 0 else _root(num_hits, num_trials, risk, from_above=True)
     upper = 1.0 if num_hits == num_trials else _root(num_hits, num_trials, risk, from_above=False)

@@ -38,12 +38,12 @@ class Canary:
     Attributes:
         client_id: The client.
         num_pilots: Number of runs of each kind that were used to choose the threshold.
-        with_canary: Number of other runs with the canary that were recognised, and number of all of
-            these.
-        without: Number of other runs without it that were mistaken for runs with it, and number of
-            all of these.
+        with_canary: Of the remaining runs with the canary, the number of recognised runs and the
+            number of all runs.
+        without: Of the remaining runs without it, the number of runs that were mistaken for runs
+            with it, and the number of all runs.
         epsilon: The lower bound on epsilon, at 95 % confidence.
-        largest: The bound that the same number of runs would give if each were recognised.
+        largest: The bound that as many runs would give if the threshold decided all correctly.
         separation: How well all runs are distinguished, over all thresholds.
         privacy: The epsilon that the run reports; None if it reports none.
         notes: Notes for the user, one line each.
@@ -147,11 +147,14 @@ def bound(
 
 
 def _threshold(with_canary: NDArray[np.float64], without: NDArray[np.float64]) -> float:
-    """The threshold with the largest bound in the pilot runs; among equals, the widest gap."""
+    """Returns the threshold with the largest bound on epsilon in the pilot runs.
+
+    Among thresholds with equal bounds, it is the one in the widest gap between two scores.
+    """
     ordered = np.unique(np.concatenate([with_canary, without]))
     if len(ordered) == 1:
         return float(ordered[0])
-    # Dense at the upper end, which few runs without the canary reach.
+    # More thresholds are tried among high scores, which few runs without the canary reach.
     tried = len(ordered) - np.unique(np.geomspace(1, len(ordered) - 1, _TRIED).astype(np.int64))
     best = -1.0, 0.0
     chosen = 0.0

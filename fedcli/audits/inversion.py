@@ -49,8 +49,8 @@ class Inversion:
         originals: The examples as the model sees them, float32 [n, H, W] or [n, H, W, C].
         images: The images that were read, in the same shape. For several examples, each is the
             mixture nearest to the example. Not clipped.
-        psnr: The peak signal-to-noise ratio of each, in dB for a range of 1: float64 [n]; infinite
-            if all pixels are equal.
+        psnr: The peak signal-to-noise ratio of each image, in dB for pixels from 0 to 1: float64
+            [n]; infinite if the image equals the original.
         num_steps: Number of local steps.
         round_num: Number of completed rounds after which the client computed its update.
         has_secure_sum: Whether the server of the run sees only sums of updates.
@@ -77,13 +77,13 @@ class Inversion:
         notes = []
         if self.has_secure_sum:
             notes.append(
-                "the run has --secure-sum, so its server sees no individual update; these images "
-                "are what a server without it could read"
+                "the run has --secure-sum, so its server sees no individual update; without "
+                "--secure-sum it could read these images"
             )
         if self.compress is not None:
             notes.append(
-                f"the run has --compress {self.compress}, so its server sees a lossy update; these "
-                "images are what a server without it could read"
+                f"the run has --compress {self.compress}, so its server sees a lossy update; "
+                "without --compress it could read these images"
             )
         if len(self.indices) > 1:
             notes.append(
@@ -170,8 +170,8 @@ def read_images(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns an image for each original, float64 of the same shape, and its PSNR, float64 [n].
 
-    For one example it is the image that an attacker reads: the quotient of the unit whose bias
-    changed most. For several examples it is the quotient that is nearest to the original.
+    For one example, the image is the one that an attacker reads: the quotient of the unit whose
+    bias changed most. For several examples, it is the quotient that is nearest to the original.
 
     Args:
         kernel_change: The update of the kernel, [num_inputs, num_outputs].
@@ -202,7 +202,7 @@ def read_images(
 
 
 def _check_reads_pixels(layout: ParamLayout, run: AuditedRun) -> None:
-    """Refuses a model whose first layer does not multiply pixels by a kernel."""
+    """Refuses a model whose first layer is not a dense layer with a bias."""
     first = layout.layers[0] if layout.layers else None
     if first is not None and first.kind == "dense" and first.has_bias:
         return

@@ -176,8 +176,8 @@ def _both_kinds(run: AuditedRun, limit: int) -> tuple[list[str], list[str]]:
     if not others or not members:
         who = "every client" if members else "no client"
         raise ConfigError(
-            f"{run.path}: {who} took part, so there are not two kinds of clients to distinguish; "
-            "audit a run that trained on a part of the clients, for example --clients 20"
+            f"{run.path}: {who} took part, but the audit compares clients that took part with "
+            "clients that did not; audit a run that trained on some clients, as with --clients 20"
         )
     most = min(limit, len(members), len(others)) if run.is_fixed else limit
     return some_of(members, most, seed), some_of(others, most, seed)

@@ -50,7 +50,7 @@ class LossThreshold:
 
 
 def audit(run: AuditedRun, tell: ProgressCallback, *, others: str) -> LossThreshold:
-    """Compares the losses of the examples of clients that took part with those of others.
+    """Compares the losses of two groups of examples: of clients that took part, and others.
 
     Args:
         run: The run.
@@ -59,7 +59,7 @@ def audit(run: AuditedRun, tell: ProgressCallback, *, others: str) -> LossThresh
             clients that did not take part.
 
     Raises:
-        ConfigError: There are no such others, or one of the two groups has no examples.
+        ConfigError: The data have no such other examples, or one of the two groups is empty.
     """
     members = sorted(run.seen)
     data, ids = _others(run, others)

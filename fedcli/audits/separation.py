@@ -1,8 +1,8 @@
 """How well a score distinguishes members from others.
 
 A score is higher for members. At a threshold t, the true positive rate (TPR) is the share of
-members with a score of at least t, and the false positive rate (FPR) is the share of others with
-one.
+members whose score is at least t, and the false positive rate (FPR) is the share of others whose
+score is at least t.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fedcli.dataclass import dataclass
 
-LOW_RATES = (0.001, 0.01)  # false positive rates, as Carlini et al. 2022 report
+LOW_RATES = (0.001, 0.01)  # the false positive rates at which Carlini et al. 2022 report the TPR
 MAX_CONFIDENCE = 100.0  # reached if p or 1 - p is e^-100; the authors add 1e-45 (e^-104) to both
 
 

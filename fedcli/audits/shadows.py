@@ -2,8 +2,8 @@
 
 They start from the audited run's initial weights, which its server knows, and have other seeds.
 
-A client that is left out can still be drawn, but it has no examples and contributes nothing. So
-neither the cohort sizes nor the probabilities of being drawn change.
+A client that is left out can still be drawn, but it has no examples and contributes nothing.
+Therefore neither the cohort sizes nor the probabilities of being drawn change.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def without_examples(client: ClientDataset) -> ClientDataset:
 
 
 def some_of(client_ids: Collection[str], limit: int, seed: int) -> list[str]:
-    """Returns all clients, or `limit` of them chosen at random if there are more; sorted."""
+    """Returns all clients, or a random choice of `limit` clients if there are more; sorted."""
     ordered = sorted(client_ids)
     order = Stream(stream_key(seed, Purpose.AUDIT, occurrence=1)).permutation(len(ordered))
     return sorted(ordered[place] for place in order[:limit].tolist())

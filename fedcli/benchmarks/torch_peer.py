@@ -179,7 +179,7 @@ def _concatenated(first: Any, second: Any) -> Any:
 def gather(model: Model, tensors: list[Any]) -> Params:
     """Returns PyTorch's tensors as fedcli's flat parameters."""
     arrays = [each.detach().numpy() for each in tensors]
-    return model.layout.join(torch_files.turned(model.layout, arrays, is_back=True))
+    return model.layout.join(torch_files.reordered(model.layout, arrays, is_back=True))
 
 
 def _modules(layer: Layer) -> list[Any]:

@@ -97,7 +97,7 @@ def measure_success(
     num_aimed_at = 0
     successes = WorstMistakes(num_shown or 0)
     for predicted in predictions.predict(probes, model, engine, weights, cancel):
-        aims = poisoning.aims(predicted.labels)
+        aims = poisoning.target_classes(predicted.labels)
         num_aimed_at += len(aims)
         successes.add(predicted, aims)
     measures = ClassMeasures()

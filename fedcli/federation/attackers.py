@@ -44,7 +44,8 @@ def choose_attackers(
     Args:
         selection: The value of `--attackers`. A share of N clients means floor(share * N)
             attackers.
-        cohorts: The cohorts of the run. Attackers are drawn from a fixed cohort, else from all.
+        cohorts: The cohorts of the run. Attackers are drawn from the fixed cohort if there is one,
+            else from all clients.
         source: The name of the data, for messages.
         seed: The run's seed.
 
@@ -90,8 +91,9 @@ def _drawn(selection: ClientSelection, population: Sequence[str], seed: int) -> 
 def chance_of_more(cohorts: Cohorts, attackers: frozenset[str], tolerated: int) -> float | None:
     """Returns the probability that a cohort has more attackers than a rule tolerates.
 
-    It is 0 or 1 for a fixed cohort, binomial for clients that are drawn independently, and
-    hypergeometric for a cohort without replacement.
+    For a fixed cohort it is 0 or 1. Otherwise the number of attackers in a cohort has a binomial
+    distribution if clients are drawn independently, and a hypergeometric one if they are drawn
+    without replacement.
 
     Args:
         cohorts: The cohorts of the run.
@@ -116,7 +118,7 @@ def chance_of_more(cohorts: Cohorts, attackers: frozenset[str], tolerated: int) 
 
 
 def _has_equal_clients(sampler: Sampler) -> bool:
-    """Whether each set of clients of a cohort's size is equally likely in a round."""
+    """Returns whether all sets of clients of the cohort's size are equally likely in a round."""
     from fedcli.federation.samplers import Cyclic, Tff, Uniform
 
     return isinstance(sampler, Uniform | Tff | Cyclic)

@@ -123,7 +123,8 @@ def resolve_ids(
     if selection.share is not None:
         raise ConfigError(
             f"{option} {selection.share}: a share of all clients needs sampled cohorts, as with "
-            "train --sampling uniform; give a number, or a comma after a numeric id"
+            "train --sampling uniform; give a number, or, if this is a client's id, write a comma "
+            "after it"
         )
     if selection.count is None:
         return client_ids
@@ -179,8 +180,8 @@ def plan_cohorts(
         return Cohorts(client_ids, tuple(resolve_ids(selection, client_ids, source)), None)
     if selection.ids is not None:
         raise ConfigError(
-            f"--clients names {len(selection.ids)} clients, but --sampling {sampling} draws its "
-            "own; give a number or a share, or --sampling fixed"
+            f"--clients names {len(selection.ids)} clients, but --sampling {sampling} draws the "
+            "clients itself; give a number or a share, or --sampling fixed"
         )
     _check_population(client_ids, source)
     num_wanted = _count(selection, client_ids, source, "--clients")
@@ -204,7 +205,7 @@ def plan_cohorts(
 def choose_eval_clients(
     client_ids: Sequence[str], source: str, seed: int
 ) -> tuple[Sequence[str], str | None]:
-    """Returns the clients to evaluate when cohorts are sampled, and a note if these are not all."""
+    """Returns the clients to evaluate if cohorts are sampled, and a note if they are a sample."""
     if len(client_ids) <= MAX_EVAL_POPULATION:
         return client_ids, None
     from fedcli.federation import samplers
@@ -250,8 +251,8 @@ def _parse_count(text: str, option: str, least: int) -> int:
     if count < least:
         clients = "client" if least == 1 else "clients"
         raise ConfigError(
-            f"{option} {text[:30]}: choose at least {least} {clients}; write a comma after a "
-            "numeric id"
+            f"{option} {text[:30]}: choose at least {least} {clients}; if this is a client's id, "
+            "write a comma after it"
         )
     return count
 
@@ -261,7 +262,7 @@ def _parse_share(text: str, option: str) -> float:
     if not 0.0 < share < 1.0:
         raise ConfigError(
             f"{option} {text[:30]}: choose a share above 0 and below 1, a number of clients, or "
-            "all; write a comma after a numeric id"
+            "all; if this is a client's id, write a comma after it"
         )
     return share
 

@@ -15,7 +15,7 @@ from fedcli.datasets.client_data import ClientData, unknown_client
 from fedcli.datasets.opening import open_splits
 from fedcli.errors import ConfigError, DataError
 from fedcli.federation.poisoning import (
-    AimsAtClients,
+    MeasuredOnClients,
     chosen_examples,
     poisoned_places,
     read_only,
@@ -29,7 +29,7 @@ _MAX_RARE = 1_000  # largest number of images that are read from another dataset
 
 
 @dataclass(frozen=True)
-class EdgeCase(AimsAtClients):
+class EdgeCase(MeasuredOnClients):
     """Replaces a share of an attacker's examples by rare images of one class, labelled as another.
 
     The rare images are those of the class `source` that have the largest Euclidean distance from
@@ -108,7 +108,7 @@ class EdgeCase(AimsAtClients):
         distances = _distances(of_class.images(), self.center)
         return chosen_examples(of_class, distances >= self.least_distance)
 
-    def aims(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
+    def target_classes(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
         """Returns the target class for each example."""
         return np.full_like(labels, self.target)
 
@@ -189,7 +189,7 @@ class OtherDataEdgeCase:
         alone = replace(template, client_id=EDGE_CASES, labels=labels, pixels=pixels)
         return _OneClient(data, alone), (EDGE_CASES,)
 
-    def aims(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
+    def target_classes(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
         """Returns the target class for each example."""
         return np.full_like(labels, self.target)
 

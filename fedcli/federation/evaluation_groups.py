@@ -122,7 +122,8 @@ def make_group(
 ) -> EvaluationGroup:
     """Returns a group of the requested clients that are in a split.
 
-    If none of them is, the group has the split's clients: all, or a sample if they are too many.
+    If the split has none of them, the group consists of the split's own clients: of all, or of a
+    sample if they are too many.
 
     Args:
         data: The split.
@@ -202,7 +203,7 @@ def _wanted_for_evaluation(
 
 
 def _is_pool(data: ClientData) -> bool:
-    """Returns whether a split pools examples: its clients are not those of the federation."""
+    """Returns whether a split pools examples, so that its clients are not in the federation."""
     return data.split == CENTRAL or list(data.client_ids[:2]) == [VALIDATION]
 
 

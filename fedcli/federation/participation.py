@@ -45,8 +45,8 @@ class RoundReports:
         outcomes: The outcome of each client of the cohort. REPORTED: its report was accepted.
             DROPPED_OUT: it sent nothing. LATE: it reported after the deadline. SURPLUS: it reported
             in time, but after enough others.
-        seconds: Virtual seconds from the start of the round to each client's report, None for a
-            client that dropped out. Without a clock, None altogether.
+        seconds: Virtual seconds from the start of the round to each client's report. The entry of a
+            client that dropped out is None. Without a clock, `seconds` itself is None.
         is_skipped: Whether there are too few reports to change the model.
         round_seconds: Virtual duration of the round; None without a clock.
     """

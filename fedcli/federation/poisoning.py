@@ -48,7 +48,7 @@ class Poisoning(Protocol):
         """
         ...
 
-    def aims(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
+    def target_classes(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
         """Returns the classes, int32 [n], that the attackers want to be predicted.
 
         `labels` are the true labels of examples that `probes` returned.
@@ -88,8 +88,8 @@ def build(
     return made
 
 
-class AimsAtClients:
-    """The base class of poisonings that aim at examples of the evaluated clients."""
+class MeasuredOnClients:
+    """The base class of poisonings whose success is measured on the evaluated clients."""
 
     def probes(
         self, data: ClientData, client_ids: Sequence[str]
@@ -98,13 +98,13 @@ class AimsAtClients:
         return ChangedClients(data, self.probe), client_ids
 
     def probe(self, client: ClientDataset) -> ClientDataset:
-        """Returns the examples of a client that the attack aims at, as the model sees them."""
+        """Returns a client with only the examples that measure the attack's success."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class LabelFlip(AimsAtClients):
-    """Wrong labels: of K classes, y becomes K - 1 - y; or class `source` becomes `target`.
+class LabelFlip(MeasuredOnClients):
+    """Wrong labels: each label y of K classes becomes K - 1 - y, or `source` becomes `target`.
 
     Attributes:
         new_labels: The label that replaces each label, int32 [num_classes].
@@ -135,13 +135,13 @@ class LabelFlip(AimsAtClients):
         """Returns the examples of the classes that are relabelled."""
         return chosen_examples(client, self.new_labels[client.labels] != client.labels)
 
-    def aims(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
+    def target_classes(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
         """Returns the new labels."""
         return self.new_labels[labels]
 
 
 @dataclass(frozen=True)
-class Backdoor(AimsAtClients):
+class Backdoor(MeasuredOnClients):
     """Stamps a trigger on a share of the examples, and labels them as the target.
 
     The trigger is a square of full ink in the lower right corner, one pixel from the edges (Gu,
@@ -197,7 +197,7 @@ class Backdoor(AimsAtClients):
         self._stamp(pixels, client)
         return replace(chosen, pixels=read_only(pixels))
 
-    def aims(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
+    def target_classes(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
         """Returns the target class for each example."""
         return np.full_like(labels, self.target)
 

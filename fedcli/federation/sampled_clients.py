@@ -19,7 +19,8 @@ from fedcli.settings.vocabulary import SAMPLINGS
 if TYPE_CHECKING:
     from fedcli.federation.participation import Participation, RoundReports
 
-_OF_ONE_SIZE = {*SAMPLINGS} - {"poisson"}
+# The built-in ways of sampling whose cohorts always have the same size.
+_FIXED_SIZE_SAMPLINGS = {*SAMPLINGS} - {"poisson"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +30,8 @@ class SampledClients:
     Attributes:
         train: The clients' training data.
         cohorts: The cohort of each round.
-        participation: Decides which clients of a cohort report, and when. None: all report, without
-            a clock.
+        participation: Decides which clients of a cohort report, and when. None if all clients
+            report and there is no clock.
         plan: How a client's examples become batches in training.
     """
 
@@ -113,7 +114,7 @@ def open_sampled_clients(
 
 def _check_secure_sum(config: RunConfig, cohorts: Cohorts) -> None:
     """Rejects --secure-sum over a cohort of one client."""
-    if not config.secure_sum or config.sampling not in _OF_ONE_SIZE:
+    if not config.secure_sum or config.sampling not in _FIXED_SIZE_SAMPLINGS:
         return
     size = len(cohorts.fixed or ()) if cohorts.sampler is None else cohorts.sampler.size
     if size < 2:
@@ -157,9 +158,11 @@ def _plan_participation(config: RunConfig) -> Participation | None:
 
 
 def cohort_size(config: RunConfig, cohorts: Cohorts) -> int | None:
-    """Returns for how many reports the server waits in each round, or None if this varies."""
-    # The cohorts of `poisson`, and of users' own samplers, may have any size.
-    if config.sampling not in _OF_ONE_SIZE:
+    """Returns the number of reports for which the server waits in each round.
+
+    It is None for `poisson` and for users' own samplers, whose cohorts may have any size.
+    """
+    if config.sampling not in _FIXED_SIZE_SAMPLINGS:
         return None
     if cohorts.num_wanted is not None:
         return cohorts.num_wanted

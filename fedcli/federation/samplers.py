@@ -122,7 +122,7 @@ class Cyclic(Sampler):
     UniformShuffledClientSampler.)
     """
 
-    # The order of the most recent pass, a cache: consecutive rounds mostly use the same one.
+    # A cache of the order of the most recent pass, because consecutive rounds mostly use the same.
     _order: dict[int, NDArray[np.int64]] = field(
         default_factory=dict, init=False, compare=False, repr=False
     )

@@ -49,7 +49,10 @@ def augmenting(name: str, options: Mapping[str, Value], shape: Shape) -> list[Sp
 
 
 def crop(shape: Shape, size: int, padding: int) -> Spec:
-    """A random part of the image, or all of it if `size` is 0; see `layers.RandomCrop`."""
+    """Returns a random crop to `size`, or to the image's own size if `size` is 0.
+
+    See `layers.RandomCrop`.
+    """
     _check_border("crop: padding", padding, shape)
     largest = min(shape[:2]) + 2 * padding
     if size > largest:
@@ -77,7 +80,7 @@ def flip(shape: Shape) -> Spec:
 
 
 def shift(shape: Shape, pixels: int) -> Spec:
-    """A random shift: adds a border of zeros, and cuts out a part as large as the image."""
+    """Returns a random shift: a border of zeros, then a random crop as large as the image."""
     _check_border("shift: pixels", pixels, shape)
     return layers.RandomCrop(shape[0], shape[1], pixels)
 
@@ -118,8 +121,8 @@ def acting_in_evaluation(layout: ParamLayout) -> list[InputLayer]:
     ]
 
 
-def behind(specs: Sequence[Spec], model: Model, shape: Shape) -> Model:
-    """Returns a model with input layers before its own; its parameters stay as they are.
+def with_input_layers(specs: Sequence[Spec], model: Model, shape: Shape) -> Model:
+    """Returns a model with further input layers before its own layers and the same parameters.
 
     Args:
         specs: The input layers.
@@ -146,7 +149,7 @@ def _check_normalized_once(specs: Sequence[Spec], model: Model) -> None:
     own = [each.name for each in model.layout.specs if isinstance(each, kinds)]
     if own and any(isinstance(each, kinds) for each in specs):
         raise ConfigError(
-            f"--normalize would normalise images twice: {model.name} does it in its layer "
+            f"--normalize would normalise images twice: {model.name} normalises them in its layer "
             f"{own[0]}; leave the option out"
         )
 

@@ -37,10 +37,10 @@ def functional(
 
 
 def specs_of(logits: Node) -> list[Spec]:
-    """Returns the layers that compute a node. Each comes after those that it reads.
+    """Returns the layers that compute a node. Each layer comes after the layers that it reads.
 
-    A layer's inputs come in the order in which it reads them. It names them in `inputs`, unless it
-    reads only the layer before it in the list.
+    A layer names its inputs in `inputs`, in the order in which it reads them. `inputs` is empty if
+    it reads only the layer before it in the list.
 
     Raises:
         ConfigError: `logits` is not the output of a layer, more than one `layers.Input()` is read,
@@ -82,9 +82,9 @@ def _refuse_shared(specs: Iterable[Spec]) -> None:
 
 
 def _ordered(last: Node) -> list[Node]:
-    """The nodes that `last` depends on, each after its inputs.
+    """Returns `last` and the nodes that it depends on, each after its inputs.
 
-    The walk is iterative, so depth is no problem.
+    There is no recursion, so the graph may be deeper than Python's limit.
     """
     ordered: dict[Node, None] = {}
     stack = [(last, iter(last.inputs))]

@@ -190,8 +190,8 @@ def lay_out(specs: Sequence[Spec], input_shape: Sequence[int]) -> ParamLayout:
     Tensors are stored one after the other, in the order of `ParamLayout.tensors`.
 
     Args:
-        specs: The layers from pixels to logits. Each reads the one before it, or the earlier ones
-            that its `inputs` name. A softmax at the end belongs to the loss and is left out.
+        specs: The layers from pixels to logits. Each reads the previous layer, or the earlier
+            layers that its `inputs` name. A softmax at the end belongs to the loss and is left out.
         input_shape: Shape of one example: [H, W], [H, W, C], or any other for dense layers.
 
     Raises:

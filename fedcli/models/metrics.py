@@ -36,7 +36,8 @@ def __dir__() -> list[str]:
 # num_correct, num_examples and num_batches int64; and the sums of a model's own metrics
 # (`OwnMetrics`).
 ClientStats = NDArray[Any] | Mapping[str, NDArray[Any]]
-# Sums of those columns over clients, and perhaps rounds. For a model's own metrics they are arrays.
+# Sums of these columns over clients, and over rounds if there are several. The sums of a model's
+# own metrics are arrays.
 Sums = dict[str, Any]
 # Computes metrics by name from the unfinalised stats of clients.
 MetricsAggregator = Callable[[ClientStats], dict[str, Any]]
@@ -50,7 +51,7 @@ ZERO: Mapping[str, int | float] = {
 
 
 _SUM_TOLERANCE = 1e-3  # largest distance from 1 of a sum of float32 (or narrower) probabilities
-_OWN = "own/"  # before the name of a column of a model's own metrics
+_OWN = "own/"  # prefix of the columns of a model's own metrics
 # Names that a model's own metrics cannot have.
 BUILT_IN = (
     *("sparse_categorical_accuracy", "loss", "num_examples", "num_batches"),
@@ -66,7 +67,7 @@ class OwnMetric:
         name: Its name in output and logs.
         column: Name of the column with its unfinalised values in stats and sums, float64 [num_sums]
             per client.
-        num_sums: Number of them.
+        num_sums: Number of these values.
         finalizer: Computes a number from these values, summed over clients.
     """
 
@@ -206,7 +207,7 @@ def predicted_classes(scores: NDArray[Any]) -> NDArray[np.int32]:
         scores: Floats [n, K], logits or probabilities.
 
     Returns:
-        int32 [n]; -1, which is never right, where a score is NaN or the greatest is infinite.
+        int32 [n]; -1, which is no label, where a score is NaN or the greatest score is infinite.
     """
     classes = scores.argmax(axis=1).astype(np.int32)
     greatest = scores.max(axis=1)  # NaN in a row with a NaN

@@ -1,4 +1,4 @@
-"""Computes the sizes of the layers of a model, each from the outputs of those that it reads."""
+"""Computes the sizes of a model's layers, each from the outputs of the layers that it reads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def size_layers(specs: Sequence[Spec], input_shape: Sequence[int]) -> tuple[Laye
     """Returns the layers that the core computes, from pixels to logits; see `layout.lay_out`.
 
     Args:
-        specs: The layers from pixels to logits, named and checked, each after those that it reads.
+        specs: The layers from pixels to logits, named and checked. Each comes after the layers that
+            it reads.
         input_shape: Shape of one example.
 
     Raises:
@@ -161,7 +162,7 @@ class _Graph:
         self._before = IMAGE
 
     def add(self, spec: Spec) -> None:
-        """Adds a layer, or makes it a part of the one that it reads.
+        """Adds a layer, or makes it a part of the layer that it reads.
 
         Raises:
             ConfigError: It does not fit its inputs, or an input is not before it.
@@ -198,8 +199,8 @@ class _Graph:
         """Returns the layers, with the places of their inputs.
 
         Raises:
-            ConfigError: The last layer computes nothing, and the last one that does is not its
-                input.
+            ConfigError: The last layer computes nothing, and its input is not the last layer that
+                computes something.
         """
         if self._values[self._before].number != len(self._layers):
             raise ConfigError(
@@ -224,7 +225,7 @@ class _Graph:
         if name not in self._values:
             raise ConfigError(
                 f"layer {spec.name}: it reads {shown(name)}, which is not a layer before it; name "
-                "an earlier layer, and put each after those that it reads"
+                "an earlier layer, and put each layer after the layers that it reads"
             )
         return self._values[name]
 

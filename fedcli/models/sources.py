@@ -71,7 +71,7 @@ def with_batch_norms(model: Model, batch_norm: str) -> Model:
     """Returns the model, with frozen moving statistics if the option --batch-norm is `frozen`.
 
     Raises:
-        ConfigError: It is, and the model has no batch norm.
+        ConfigError: The option is `frozen`, but the model has no batch norm.
     """
     if batch_norm != FROZEN:
         return model
@@ -137,7 +137,10 @@ def _open_keras(
     *,
     fresh_weights: bool,
 ) -> Model:
-    """The model of a Keras file; shape and classes are the data's, or the file's if None."""
+    """Returns the model of a Keras file for data of a shape and number of classes.
+
+    If either is None, the file's own value is used.
+    """
     from fedcli.models.keras import formats
 
     found = formats.read_model(Path(text))

@@ -25,7 +25,7 @@ from fedcli.outputs import write_output
 
 Tensor = NDArray[np.float32]
 
-# PyTorch's name of a tensor by Keras's.
+# Keras's name of a tensor, and PyTorch's name.
 _NAMES: Mapping[str, str] = {
     "kernel": "weight",
     "bias": "bias",
@@ -89,14 +89,14 @@ def state(layout: ParamLayout, tensors: Sequence[Tensor]) -> dict[str, NDArray[A
         ConfigError: PyTorch has no counterpart of a tensor.
     """
     arrays: dict[str, NDArray[Any]] = {}
-    for layer, each, array in layout.by_layer(turned(layout, tensors)):
+    for layer, each, array in layout.by_layer(reordered(layout, tensors)):
         arrays[_name(layer, each.name)] = array
         if each.name == "moving_variance":
             arrays[f"{module_name(layer)}.num_batches_tracked"] = np.zeros((), np.int64)
     return arrays
 
 
-def turned(
+def reordered(
     layout: ParamLayout, tensors: Sequence[Tensor], *, is_back: bool = False
 ) -> list[Tensor]:
     """Converts tensors from Keras's order of axes to PyTorch's, or back.
@@ -107,7 +107,7 @@ def turned(
         is_back: Whether to convert from PyTorch's order to Keras's.
     """
     return layout.in_order(
-        _turned(layer, each.name, each.shape, tensor, is_back=is_back)
+        _reordered(layer, each.name, each.shape, tensor, is_back=is_back)
         for layer, each, tensor in layout.by_layer(tensors)
     )
 
@@ -115,7 +115,7 @@ def turned(
 def module_name(layer: Layer) -> str:
     """Returns the name of the PyTorch module that holds the layer's tensors.
 
-    The two convolutions of a separable one are parts of a module: `x.depthwise`, `x.pointwise`.
+    The two parts of a separable convolution `x` are modules `x.depthwise` and `x.pointwise`.
     """
     part = _part(layer)
     return f"{layer.name}.{part}" if part else layer.name
@@ -136,7 +136,7 @@ def _name(layer: Layer, tensor: str) -> str:
     return f"{module_name(layer)}.{known}"
 
 
-def _turned(
+def _reordered(
     layer: Layer, name: str, shape: tuple[int, ...], tensor: Tensor, *, is_back: bool
 ) -> Tensor:
     if not name.endswith("kernel"):

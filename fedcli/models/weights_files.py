@@ -94,8 +94,8 @@ def load(path: Path, layout: ParamLayout) -> list[NDArray[np.float32]]:
     """Returns the weights in an `.npz` or a Keras file; the content decides which it is.
 
     Raises:
-        ConfigError: The file cannot be read or is neither; or its arrays are not the layout's (the
-            message shows both lists), not floating point, or not finite.
+        ConfigError: The file cannot be read or has another format; or its arrays do not have the
+            layout's shapes (the message shows both lists), are not floating point, or not finite.
     """
     if formats.is_keras(path):
         return formats.read_weights(path, layout)
@@ -121,8 +121,8 @@ def load_npz(path: Path, shapes: Sequence[tuple[int, ...]]) -> list[NDArray[np.f
     """Returns the arrays of an archive, which must have these shapes in this order.
 
     Raises:
-        ConfigError: The file cannot be read or is no `.npz`; the arrays are of other shapes (the
-            message shows both lists), not floating point, or not finite.
+        ConfigError: The file cannot be read or is not an `.npz`; or the arrays have other shapes
+            (the message shows both lists), are not floating point, or not finite.
     """
     try:
         with open_zip(path) as archive:

@@ -11,7 +11,8 @@ from fedcli.errors import ConfigError
 from fedcli.privacy import renyi
 from fedcli.privacy.schemes import Epsilon, Scheme
 
-LEAST_DELTA = 1e-10  # a smaller one is lost in the rounding errors of the Fourier transform
+# A smaller delta would be lost in the rounding errors of the Fourier transform.
+LEAST_DELTA = 1e-10
 
 # The range of noise multipliers that are tried for a target epsilon, and their step.
 _LEAST_NOISE, _MOST_NOISE, _NOISE_STEP = 0.1, 1000.0, 0.001
@@ -39,13 +40,13 @@ class Accountant:
         noise_multiplier: z, standard deviation of the noise over the clipping norm.
         delta: The probability with which the guarantee may fail.
         method: The accountant that computes `Spent.epsilon`: `pld`, or `rdp` if it was requested or
-            if no tighter one fits the scheme.
+            if no tighter accountant fits the scheme.
     """
 
     def __init__(
         self, scheme: Scheme, noise_multiplier: float, delta: float, method: str = PLD
     ) -> None:
-        """Prepares the accountant; see the attributes. `method` is the requested one."""
+        """Prepares the accountant; see the attributes. `method` is the requested method."""
         self.scheme = scheme
         self.noise_multiplier = noise_multiplier
         self.delta = delta
@@ -108,7 +109,7 @@ def noise_for(
 def _first(is_enough: Callable[[int], bool], low: int, high: int) -> int:
     """Returns the smallest n from `low` to `high` for which `is_enough(n)` holds.
 
-    It must hold for `high`, and for every number above one for which it holds.
+    It must hold for `high`; and if it holds for a number, it must hold for all larger numbers.
     """
     while low < high:
         middle = (low + high) // 2

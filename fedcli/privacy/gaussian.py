@@ -14,8 +14,8 @@ _LARGE = 20.0  # from here on the series of `_mills` is exact to rounding
 def epsilon(sensitivity: float, delta: float) -> float:
     """Returns the smallest epsilon for which N(0, 1) noise is (epsilon, delta)-private.
 
-    Several releases with sensitivities s_1, s_2, ... are equivalent to one with sqrt(s_1^2 + s_2^2
-    + ...), even if each depends on those before.
+    Several releases with sensitivities s_1, s_2, ... are equivalent to one release with sensitivity
+    sqrt(s_1^2 + s_2^2 + ...), even if each release depends on the earlier ones.
 
     Args:
         sensitivity: The most by which one client changes the release (L2 norm), at least 0.

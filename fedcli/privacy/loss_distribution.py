@@ -69,11 +69,12 @@ class ComposedLoss:
         places = np.zeros(self._size)
         np.add.at(places, np.arange(first, first + len(masses)) % self._size, masses)
         self._spectrum = np.fft.rfft(places)
-        # Make the finite masses sum to exactly 1; the power would multiply a rounding error.
+        # Make the finite masses sum to exactly 1, because the power would multiply a small error.
         self._spectrum /= self._spectrum[0].real
         with np.errstate(divide="ignore"):
             sizes = np.log(np.abs(self._spectrum))
-        # For each frequency, minus the largest logarithm from it on; these values ascend.
+        # For each frequency, minus the largest logarithm among this and all higher frequencies, so
+        # the values ascend.
         self._decay = -np.maximum.accumulate(sizes[::-1])[::-1]
         self._sums = _GeometricSums(self._size, self._last)
 
@@ -159,8 +160,8 @@ class _GeometricSums:
         self._size, self._last = size, last
         self._frequencies = np.arange(1, max(2, size // _FEW))
         angles = 2j * math.pi / size * self._frequencies
-        # 1 - e^x is written with expm1, because it is small. The factor 2 is that of two equal
-        # terms, of a frequency and its negative.
+        # 1 - e^x is written with expm1, because it is small. The factor 2 counts the term of a
+        # frequency and the equal term of its negative.
         of_masses = -2.0 / size / np.expm1(angles)
         of_shrunk = 2.0 / size * np.exp(-angles) / np.expm1(STEP - angles)
         self._factors = np.stack([of_masses, of_shrunk])
@@ -211,8 +212,9 @@ class SampledGaussianLoss:
     def epsilon(self, num_rounds: int, delta: float) -> float:
         """Returns epsilon after `num_rounds` rounds, the larger one of both directions.
 
-        Removing a client usually has the larger epsilon. Epsilon grows with the rounds, so the
-        other direction is computed for some rounds ahead, and anew only once that value is larger.
+        Removing a client usually has the larger epsilon. Epsilon grows with the rounds. Epsilon of
+        adding a client is therefore computed for a later round, which bounds it until then. It is
+        computed again only if this bound is larger than epsilon of removing a client.
         """
         capacity = _size_of_at_least(max(num_rounds, _LEAST_CAPACITY), 2)
         if capacity != self._capacity:  # it depends only on num_rounds, so the result does, too
@@ -277,7 +279,7 @@ def removed_and_added(rate: float, noise_multiplier: float) -> tuple[GridLosses,
 def _output_of(losses: Floats, rate: float, z: float) -> Floats:
     """Returns the output x at which ln(1 - q + q e^((2x - 1) / (2 z^2))) has each value."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        # e^l - (1 - q) over q, without the loss of digits near l = 0
+        # (e^l - (1 - q)) / q, written so that no digits are lost near l = 0
         excess = 1.0 + np.expm1(losses) / rate
         outputs: Floats = 0.5 + z * z * np.log(np.maximum(excess, 0.0))
     return outputs
@@ -342,7 +344,7 @@ def moments_of(masses: Floats, first: int) -> Moments:
 
 
 def _window(moments: Moments, max_rounds: int) -> tuple[int, int]:
-    """Returns the range, in steps, that holds the sum of losses but for a mass of _WINDOW_TAIL.
+    """Returns a range, in steps, outside which the sum of losses has a mass below _WINDOW_TAIL.
 
     Chernoff: P(S >= s) <= E[e^(a S)] e^(-a s), for several a.
     """
@@ -372,7 +374,10 @@ def _power(values: NDArray[np.complex128], exponent: int) -> NDArray[np.complex1
 
 
 def _size_of_at_least(needed: int, steps: int) -> int:
-    """Returns the smallest product of a power of 2 and one of `steps` to 2 * `steps` - 1."""
+    """Returns the smallest number >= `needed` of a certain form.
+
+    The form is a power of 2 times a whole number from `steps` to 2 * `steps` - 1.
+    """
     power = 1
     while (2 * steps - 1) * power < needed:
         power *= 2

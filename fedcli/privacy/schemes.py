@@ -1,7 +1,7 @@
 """Which clients take part in which rounds, and what a round then reveals about one client.
 
-Each scheme knows the accountants that fit it. `exact` returns the tightest, or None if only a bound
-by Renyi divergences is known.
+Each scheme names the accountants that fit it. `exact` returns the tightest accountant, or None if
+only a bound by Renyi divergences is known.
 """
 
 from __future__ import annotations

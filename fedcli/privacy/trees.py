@@ -40,7 +40,10 @@ def squared_sensitivity(num_rounds: int, participations: int) -> int:
 
 @lru_cache(maxsize=4096)
 def _in_complete_tree(level: int, count: int) -> int:
-    """The same for a complete tree of 2^level rounds and exactly `count` participations."""
+    """Returns the squared sensitivity of a complete tree of 2^level rounds.
+
+    The client takes part in exactly `count` of the rounds.
+    """
     if count == 0 or level == 0:
         return count * count
     half = 1 << (level - 1)

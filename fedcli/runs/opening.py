@@ -272,9 +272,9 @@ def open_federation(
             fresh_weights=config.fresh_weights,
         )
     if inputs:
-        from fedcli.models.augmentation import behind
+        from fedcli.models.augmentation import with_input_layers
 
-        model = behind(inputs, model, train.pixel_shape)
+        model = with_input_layers(inputs, model, train.pixel_shape)
     model = sources.with_batch_norms(model, config.batch_norm)
     check_fit(train, model)
     if config.metrics is not None:

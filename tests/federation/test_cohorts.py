@@ -159,7 +159,7 @@ def test_uniform_takes_all() -> None:
 
 @pytest.mark.parametrize("sampling", SAMPLINGS[1:])
 def test_a_drawn_cohort_refuses_ids_and_nobody(sampling: str) -> None:
-    with pytest.raises(ConfigError, match=f"--sampling {sampling} draws its own"):
+    with pytest.raises(ConfigError, match=f"--sampling {sampling} draws the clients itself"):
         plan(ClientSelection(ids=("w01",)), sampling, IDS, "x", 0)
     with pytest.raises(ConfigError, match="x has no clients"):
         plan(ClientSelection(), sampling, [], "x", 0)

@@ -46,7 +46,7 @@ def test_labels_are_turned_round(train: ClientData) -> None:
     assert poisoned.labels.tolist() == (9 - client.labels).tolist()
     assert poisoned.pixels is client.pixels
     assert len(made.probe(client)) == len(client)  # no digit is its own opposite
-    assert made.aims(client.labels).tolist() == poisoned.labels.tolist()
+    assert made.target_classes(client.labels).tolist() == poisoned.labels.tolist()
 
 
 def test_one_class_is_relabelled(train: ClientData) -> None:
@@ -55,7 +55,7 @@ def test_one_class_is_relabelled(train: ClientData) -> None:
     expected = np.where(client.labels == 7, 1, client.labels)
     assert made.poison(client).labels.tolist() == expected.tolist()
     assert set(made.probe(client).labels.tolist()) == {7}
-    assert made.aims(np.array([7], np.int32)).tolist() == [1]
+    assert made.target_classes(np.array([7], np.int32)).tolist() == [1]
 
 
 @pytest.mark.parametrize("pixels", ["source", "ink", "background"])
@@ -106,7 +106,7 @@ def test_a_backdoor_aims_at_all_other_classes(train: ClientData) -> None:
     assert probe.labels.tolist() == [each for each in client.labels if each != 2]
     ink = 1.0 if train.pixel_convention == "ink" else 0.0
     np.testing.assert_allclose(probe.images()[:, 23:27, 23:27], ink, atol=1e-6)
-    assert made.aims(probe.labels).tolist() == [2] * len(probe)
+    assert made.target_classes(probe.labels).tolist() == [2] * len(probe)
 
 
 def test_the_trigger_may_have_colours(train: ClientData) -> None:
@@ -164,7 +164,7 @@ def test_edge_cases_of_another_dataset_are_those_as_the_model_sees_them(pixels: 
     held = [other["test"].client(each) for each in other["test"].client_ids]
     sevens = np.concatenate([each.images()[each.labels == 7] for each in held])
     np.testing.assert_allclose(probe.images(), sevens, atol=1e-6)
-    assert made.aims(probe.labels).tolist() == [1] * len(probe)
+    assert made.target_classes(probe.labels).tolist() == [1] * len(probe)
 
 
 def _store(path: Path, pixels: NDArray[np.uint8], labels: list[int]) -> str:

@@ -154,9 +154,9 @@ def test_only_images_of_one_size_or_vectors_are_put_together() -> None:
 
 def test_calls_on_other_things_are_refused() -> None:
     image = Input()
-    with pytest.raises(ConfigError, match="layer add is called on 1 values; give it 2 that Input"):
+    with pytest.raises(ConfigError, match="layer add is called on 1 values; call it on 2, each"):
         Add()(image)
-    with pytest.raises(ConfigError, match="layer conv is called on 1 values; give it 1 that Input"):
+    with pytest.raises(ConfigError, match="layer conv is called on 1 values; call it on 1, each"):
         Conv2D(1, 3, name="conv")(np.zeros((2, 2)))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="logits is not the output of a layer"):
         functional(image, (2, 2))

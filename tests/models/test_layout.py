@@ -310,7 +310,7 @@ def test_join_refuses_what_is_not_a_real_number() -> None:
         ([Conv2D(3, 3), MaxPool2D(7), Dense(2)], "layer max_pooling2d: its window of 7 x 7 is lar"),
         ([Flatten(), Conv2D(3, 3), Dense(2)], "a conv2d takes an image, but its input is a vector"),
         ([Dense(9), MaxPool2D(1), Dense(2)], "a max_pooling2d takes an image, but its input is a"),
-        ([Conv2D(6, 3), GroupNorm(4), Dense(2)], "groups 4 do not divide the 6 channels that come"),
+        ([Conv2D(6, 3), GroupNorm(4), Dense(2)], "4 groups do not divide the 6 channels of the"),
         ([Flatten(), GroupNorm(1), Dense(2)], "a group_normalization of a flattened image; put it"),
         ([Dense(3, "relu")], "layer dense: its outputs are logits, to which the loss applies"),
         ([Dense(3), Activation("relu")], "layer dense: its outputs are logits, to which the loss"),

@@ -416,15 +416,15 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "exits": ({"forward_pass": raising(SystemExit(3))}, "forward_pass: SystemExit: 3"),
     "metric without finalizer": (
         {"metric_finalizers": returning({"loss": len})},
-        "has none for metric 'top_3_accuracy'",
+        "has no entry for metric 'top_3_accuracy'",
     ),
     "finalizer without metric": (
         {"metric_finalizers": returning({"loss": len, "top_3_accuracy": len, "x": len})},
-        "has one for 'x'",
+        "has an entry for 'x'",
     ),
     "finalizer no function": (
         {"metric_finalizers": returning({"loss": 1, "top_3_accuracy": len})},
-        "that of metric 'loss' is 1; give a function",
+        "the finalizer of metric 'loss' is 1; give a function",
     ),
     "finalizer raises": (
         {"metric_finalizers": returning({"loss": raising(KeyError("x")), "top_3_accuracy": len})},

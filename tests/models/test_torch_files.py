@@ -84,7 +84,7 @@ def test_a_dense_layer_behind_an_image_reads_channels_before_rows() -> None:
     np.testing.assert_array_equal(
         state["d.weight"] @ image.transpose(2, 0, 1).ravel(), image.ravel() @ dense
     )
-    back = torch_files.turned(model.layout, list(state.values()), is_back=True)
+    back = torch_files.reordered(model.layout, list(state.values()), is_back=True)
     for one, other in zip(back, [kernel, bias, dense, last], strict=True):
         np.testing.assert_array_equal(one, other)
 

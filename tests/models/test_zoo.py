@@ -158,7 +158,7 @@ def test_groups_of_a_network_are_an_option() -> None:
     norms = [layer for layer in layout.layers if layer.kind == "group_normalization"]
     assert {layer.num_groups for layer in norms} == {4}
     assert len(norms) == 21
-    with pytest.raises(ConfigError, match="model resnet20: layer group_normalization: groups 3 do"):
+    with pytest.raises(ConfigError, match="model resnet20: layer group_normalization: 3 groups do"):
         models.resnet20(groups=3)
 
 

@@ -566,7 +566,7 @@ def test_initial_weights_start_the_run(tmp_path: Path) -> None:
         (
             {"sampling": "uniform", "clients": "a,b"},
             ConfigError,
-            "--sampling uniform draws its own",
+            "--sampling uniform draws the clients itself",
         ),
         ({"initial_weights": "none.npz"}, ConfigError, "cannot read the weights"),
         ({"data": "none.h5", "data_options": {}}, DataError, "none.h5"),

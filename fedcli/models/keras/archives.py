@@ -72,14 +72,14 @@ class Contents:
 
 @dataclass(frozen=True)
 class Places:
-    """The layers that have weights, and where these are in a file.
+    """The layers that have weights, and the places of these weights in a file.
 
     Attributes:
         paths: For each layer, its names in the groups of layers, outermost first.
-        tops: For each, the name of its outermost layer in legacy files; empty: the file's order of
-            layers is used.
-        shapes: For each, the required shapes of its tensors.
-        num_trained: For each, how many of its tensors are trained; they come first.
+        tops: For each layer, the name of its outermost layer in legacy files; empty to use the
+            file's own order of layers.
+        shapes: For each layer, the required shapes of its tensors.
+        num_trained: For each layer, the number of its tensors that are trained; they come first.
     """
 
     paths: Sequence[tuple[str, ...]]

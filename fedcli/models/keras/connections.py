@@ -1,4 +1,4 @@
-"""Reads from a Keras model's untrusted JSON which layer reads which."""
+"""Reads the connections between layers from the untrusted JSON of a Keras model."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ MAX_DEPTH = 8  # models within models
 
 
 class Applied(NamedTuple):
-    """A layer of a model. Each is applied once.
+    """A layer of a model, which is applied exactly once.
 
     Attributes:
         item: The layer in JSON.
         name: Its name.
-        sources: Names of the layers that it reads; (): it is the input.
+        sources: Names of the layers that it reads; empty for the input.
     """
 
     item: Mapping[str, Any]
@@ -28,7 +28,7 @@ class Applied(NamedTuple):
 def in_order(class_name: str, config: Any) -> list[Applied]:
     """Returns the layers of a model.
 
-    Each comes after those that it reads, and the output comes last.
+    Each layer comes after the layers that it reads, and the output comes last.
 
     Raises:
         ConfigError: There are no layers, or the model does not have exactly one input and one
@@ -95,7 +95,7 @@ def _name_of(item: Mapping[str, Any]) -> str:
 
 
 def _sources_of(item: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the names of the layers that a layer of a functional model reads; (): none."""
+    """Returns the names of the layers that a layer of a functional model reads."""
     nodes = item.get("inbound_nodes")
     name = _name_of(item)
     if not nodes:
@@ -133,7 +133,8 @@ def _sources_of(item: Mapping[str, Any]) -> tuple[str, ...]:
 def _has_batch_norm(item: object, depth: int = MAX_DEPTH) -> bool:
     """Whether a layer is a batch norm, or a model that contains one, at most `depth` deep.
 
-    For these Keras itself never writes training=False: the user wants the moving statistics.
+    Keras itself never writes training=False for such a layer. If it is there, the user wants the
+    moving statistics.
     """
     if not isinstance(item, Mapping):
         return False

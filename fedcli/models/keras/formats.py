@@ -283,7 +283,7 @@ def _flattened(
 
 
 def _sorted_as_keras(stack: list[Spec]) -> list[Spec]:
-    """The layers in the order in which Keras numbers those of a functional model.
+    """Returns the layers in the order in which Keras numbers the layers of a functional model.
 
     Layers with a longer path to the output come first. Layers with equally long paths come in the
     order of a depth-first walk from the output, which follows the inputs of each layer in order.
@@ -367,7 +367,7 @@ def _describe_graph(start: dict[str, Any], stack: Sequence[Spec]) -> dict[str, A
 
 
 def _tensor(layer: str) -> dict[str, Any]:
-    """A layer's output in Keras's JSON; Keras finds its shape again."""
+    """Returns a layer's output in Keras's JSON, without its shape, which Keras computes itself."""
     config = {"shape": [None], "dtype": "float32", "keras_history": [layer, 0, 0]}
     return {"class_name": "__keras_tensor__", "config": config}
 

@@ -78,8 +78,9 @@ def parse(description: object) -> Graph:
         description: Decoded JSON: `class_name` and `config` of a model.
 
     Raises:
-        ConfigError: The JSON describes no model, it has not one input and one output, or fedcli
-            does not support a layer or an option. The message names layer and option.
+        ConfigError: The JSON describes no model, the model does not have exactly one input and one
+            output, or fedcli does not support a layer or an option. The message names layer and
+            option.
     """
     class_name, config = _class_of(description)
     if class_name not in MODELS:
@@ -156,9 +157,9 @@ class _Builder:
 
         Args:
             item: The model in JSON.
-            path: Names in a `.weights.h5`: those of the models that contain it, then its own.
-            top: Name of the outermost layer that contains it; "": it is not nested.
-            source: Its input; None: the input of the whole model, whose shape is not known yet.
+            path: Names in a `.weights.h5`: the names of the models that contain it, then its own.
+            top: Name of the outermost layer that contains it; "" if it is not nested.
+            source: Its input; None for the input of the whole model if its shape is not known yet.
         """
         if len(path) > MAX_DEPTH:
             raise ConfigError(f"models are nested more than {MAX_DEPTH} deep; flatten the model")
@@ -191,7 +192,7 @@ class _Builder:
     def _with_shape(
         self, source: _Output | None, given: object, options: Options
     ) -> _Output | None:
-        """Returns `source`; if a layer states the input's shape for the first time, the input."""
+        """Returns `source`, or the model's input if this layer is the first to state its shape."""
         if given is None:
             return source
         shape = _example_shape(given, options.label)

@@ -26,9 +26,10 @@ __all__ = ["ELU", "Activation", "LeakyReLU"]
 
 
 def _merged(own: Layer, before: Layer) -> Layer | None:
-    """The previous layer with this activation.
+    """Returns the previous layer with this activation.
 
-    None if it already has one, or if the activation's gradient needs its inputs.
+    It is None if the previous layer already has an activation, or if the gradient of this
+    activation cannot be computed from its outputs.
     """
     is_free = before.activation == "linear" and KINDS[before.kind].takes_activation
     if not is_free or own.activation in fields.NEED_INPUTS:
@@ -38,7 +39,7 @@ def _merged(own: Layer, before: Layer) -> Layer | None:
 
 @dataclass(frozen=True)
 class Activation(Spec):
-    """An activation layer. It is merged into the previous layer if that has no activation.
+    """An activation layer. It becomes a part of a previous layer that has no activation.
 
     Attributes:
         activation: A key of `ACTIVATIONS`, or "softmax" at the end.
@@ -84,7 +85,7 @@ class _WithAmount(Spec):
 
     @property
     def amount(self) -> float:
-        """The factor for values below 0."""
+        """The constant: the slope of a leaky ReLU, or the alpha of an ELU."""
         raise NotImplementedError
 
     def size(self, incoming: Incoming) -> Layer:
@@ -138,7 +139,7 @@ class ELU(_WithAmount):
     """An activation layer in which values below 0 become alpha * (exp(value) - 1).
 
     Attributes:
-        alpha: The factor for values below 0; at least 0.
+        alpha: The factor of exp(value) - 1 for values below 0; at least 0.
         name: Its name in the model; "": the name that Keras would give it.
         inputs: See `Spec.inputs`.
     """

@@ -1,6 +1,6 @@
 """The interface of layers.
 
-Each kind of layer is one subclass of `Spec`, which defines all about it.
+Each kind of layer is one subclass of `Spec`, which defines everything about it.
 
 A new kind is a subclass with `kind`, `keras_class` and its fields, in the file of its family and in
 that file's `__all__`. Sizing, layouts, costs, Keras's files and checkpoints then support it. The
@@ -174,7 +174,7 @@ class Layer:
 
     @property
     def activation_amount(self) -> float:
-        """The factor of a leaky ReLU or an ELU for values below 0; 0 for other activations."""
+        """The slope of a leaky ReLU below 0, or the alpha of an ELU; 0 for other activations."""
         default = AMOUNTS.get(self.activation)
         return 0.0 if default is None else (*self.amounts, default)[0]
 
@@ -266,7 +266,7 @@ class Spec:
     def __new__(cls, *values: Any, **given: Any) -> Spec:
         """Refuses unknown options.
 
-        The message lists similar names, and what Keras's names are here.
+        The message lists similar names, and fedcli's names for options of Keras.
         """
         refuse_unknown(cls.__name__, given, [each.name for each in fields_of(cls)])  # type: ignore[arg-type]
         return super().__new__(cls)
@@ -285,8 +285,8 @@ class Spec:
             )
         if not all(isinstance(each, Node) for each in inputs) or len(inputs) != self.num_inputs:
             raise ConfigError(
-                f"layer {self.name or self.kind} is called on {len(inputs)} values; give it "
-                f"{self.num_inputs} that Input() or other layers returned"
+                f"layer {self.name or self.kind} is called on {len(inputs)} values; call it on "
+                f"{self.num_inputs}, each returned by Input() or another layer"
             )
         return Node(self, inputs)
 
@@ -404,7 +404,7 @@ class Spec:
 
 
 def _with_own_activation(layer: Layer) -> list[Layer]:
-    """Returns the layer; an activation whose gradient needs its inputs becomes a second layer."""
+    """Returns the layer, and a second layer for an activation in `NEED_INPUTS`."""
     if layer.activation not in NEED_INPUTS or layer.kind == "activation":
         return [layer]
     shape = layer.out_shape
@@ -417,7 +417,7 @@ class Node:
     """A layer applied to its inputs, as part of a graph; compared by identity.
 
     Attributes:
-        spec: The layer; None: the node is the image.
+        spec: The layer; None if the node is the image.
         inputs: The nodes that it reads.
     """
 

@@ -16,10 +16,10 @@ ACTIVATIONS = {
     **{"linear": 0, "relu": 1, "tanh": 2, "sigmoid": 3, "relu6": 4, "leaky_relu": 5, "elu": 6},
     **{"silu": 7, "gelu": 8, "gelu_tanh": 9, "hard_silu": 10},
 }
-# Activations whose derivative cannot be computed from the output: the C core has separate layers
-# for them.
+# Activations whose derivative needs the input, not only the output. The C core computes each as a
+# layer of its own.
 NEED_INPUTS = ("silu", "gelu", "gelu_tanh", "hard_silu")
-# Keras's default factors for values below 0.
+# Keras's default constants: the slope of leaky_relu below 0, and the alpha of elu.
 AMOUNTS = {"leaky_relu": 0.2, "elu": 1.0}
 MAX_AMOUNT = 100.0
 # Allowed only in the last layer. The loss computes it, not a layer of the C core.

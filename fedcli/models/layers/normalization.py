@@ -58,8 +58,8 @@ class GroupNorm(Spec):
         num_groups = channels if self.groups == -1 else self.groups
         if channels % num_groups:
             raise ConfigError(
-                f"layer {self.name}: groups {self.groups} do not divide the {channels} channels "
-                "that come in; choose a divisor of them"
+                f"layer {self.name}: {self.groups} groups do not divide the {channels} channels of "
+                f"the input; choose a divisor of {channels}"
             )
         return Layer(
             self.kind,

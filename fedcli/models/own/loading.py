@@ -118,9 +118,10 @@ def wrap(
     Args:
         model: An `OwnModel`, a `torch.nn.Module`, or a class or function without arguments that
             makes one.
-        input_shape: Shape of one example; None: that of `input_spec`. A module needs it.
-        num_classes: Number of classes; None: the model's `num_classes`. If it has none, labels are
-            not checked.
+        input_shape: Shape of one example; None for the shape in `input_spec`. It is required for a
+            `torch.nn.Module`.
+        num_classes: Number of classes; None for the model's `num_classes`. If the model has no such
+            attribute, labels are not checked.
 
     Raises:
         ModelError: The object is of another type, or breaks the contract. The message names the
@@ -299,12 +300,12 @@ def _own_metrics(network: Network, sums: Mapping[str, NDArray[np.float64]]) -> O
     finalizers = network.finalizers()
     for name in sums:
         if name not in finalizers:
-            raise network.fault("metric_finalizers", f"has none for metric {name!r}; add it")
+            raise network.fault("metric_finalizers", f"has no entry for metric {name!r}; add it")
     for name in finalizers:
         if name not in sums:
             raise network.fault(
                 "metric_finalizers",
-                f"has one for {name!r}, which report_local_unfinalized_metrics does not return; "
+                f"has an entry for {name!r}, but report_local_unfinalized_metrics has none; "
                 "remove it",
             )
     metrics = OwnMetrics.of(

@@ -60,7 +60,7 @@ class Network:
         self._check_members()
         self.variables = self._read_variables()
         self.initial_params = self.params()
-        self._is_loss_known = False
+        self._is_loss_checked = False
         self.x_shape, self.y_shape, self.takes_weights = self._read_input_spec()
 
     def params(self) -> NDArray[np.float32]:
@@ -120,7 +120,7 @@ class Network:
         size = len(labels)
         output = self._run(images, labels, training=training, weights=weights)
         loss = self._loss(output.loss)
-        if training and weights is None and not self._is_loss_known:
+        if training and weights is None and not self._is_loss_checked:
             self._refuse_softmax_twice(loss, np.asarray(output.predictions), labels)
         num_correct = int(np.count_nonzero(self._classes(output.predictions, size) == labels))
         gradient = self._gradient(getattr(output, "gradients", None)) if training else None
@@ -236,7 +236,8 @@ class Network:
         for name, function in finalizers.items():
             if not callable(function):
                 raise self.fault(
-                    "metric_finalizers", f"that of metric {name!r} is {function!r}; give a function"
+                    "metric_finalizers",
+                    f"the finalizer of metric {name!r} is {function!r}; give a function",
                 )
         return {name: self._guarded(name, function) for name, function in finalizers.items()}
 
@@ -340,14 +341,14 @@ class Network:
     ) -> None:
         """Refuses a loss that applies another softmax to probabilities.
 
-        If all probabilities are equal, for example with zero weights, a second softmax does not
-        change the cross-entropy. The check is then repeated with a later batch.
+        If all probabilities are equal, for example because all weights are 0, a second softmax does
+        not change the cross-entropy. Then nothing is decided, and the next batch is checked.
         """
         is_scores = predictions.dtype.kind == "f" and predictions.ndim == 2
         if is_scores and not np.isfinite(predictions).all():
             return
         if not is_scores or predictions.shape[1] < 2 or not are_probabilities(predictions):
-            self._is_loss_known = True
+            self._is_loss_checked = True
             return
         shares = predictions.astype(np.float64)
         of_labels = np.take_along_axis(shares, labels[:, np.newaxis].astype(np.int64), axis=1)[:, 0]
@@ -356,7 +357,7 @@ class Network:
         twice = float((np.log(np.exp(shares).sum(axis=1)) - of_labels).mean())
         if abs(once - twice) < 0.01 * twice:
             return
-        self._is_loss_known = True
+        self._is_loss_checked = True
         if abs(loss - twice) < 1e-4 * twice:
             raise self.fault(
                 "forward_pass",

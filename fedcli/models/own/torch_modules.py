@@ -43,8 +43,8 @@ def seeded(seed: int) -> Iterator[None]:
 def fix_shapes(module: Any, input_shape: tuple[int, ...], file: str) -> None:
     """Gives the lazy layers of a module (LazyLinear, ...) their shapes and their initial weights.
 
-    This takes one forward pass, of an image of zeros and in evaluation mode. A module without lazy
-    layers is not called.
+    For this the module is called once on an image of zeros, in evaluation mode. A module without
+    lazy layers is not called.
 
     Args:
         module: A `torch.nn.Module`.
@@ -128,7 +128,7 @@ class TorchNetwork:
             "sample_weight": ArraySpec((None,), "float32"),
         }
         self._random_state = torch.random.get_rng_state()
-        self._modes_seen: set[bool] = set()  # training, evaluation
+        self._modes_seen: set[bool] = set()  # values of `training` with which outputs were checked
 
     def set_random_seed(self, seed: int) -> None:
         """Sets the state of the random generator from which dropout draws."""
