@@ -65,8 +65,9 @@ const char *fed_isa_name(void);
 int fed_isa_runs(const char *name);
 /* 1 when the core was built with OpenMP, else 0. */
 int fed_has_openmp(void);
-/* Runs num_steps dependent groups of fused multiply-adds on one thread and returns the number of
- * floating-point operations. Benchmarks time it to measure the arithmetic peak. */
+/* Runs num_steps groups of fused multiply-adds on one thread and returns the number of
+ * floating-point operations. The operations of a group are independent; each group depends on the
+ * one before. Benchmarks time it to measure the arithmetic peak. */
 double fed_fma_chain(size_t num_steps);
 
 /* ---- Random numbers (random/rng.c) ----------------------------------------------------------- */
@@ -438,10 +439,10 @@ fed_sum *fed_sum_new(size_t num_values);
  * valid. Borrows the model. */
 fed_sum *fed_sum_new_of(const fed_model *model);
 void fed_sum_free(fed_sum *sum);
-/* Sets the sum to zero and keeps its memory. Also needed after a call on it has failed. */
+/* Sets the sum to zero and keeps its memory. Call it also after a call on the sum has failed. */
 void fed_sum_reset(fed_sum *sum);
 /* Adds vectors in order, as fed_train_cohort adds the deltas of its clients. A vector of weight 0
- * counts for the blocks and adds nothing, even if it is not finite. */
+ * takes a place in its block and adds nothing, even if it is not finite. */
 int fed_sum_add(fed_sum *sum, const float *const *vectors /* [num_vectors], [num_values] each */,
                 const double *weights /* [num_vectors], >= 0 */, size_t num_vectors);
 /* Writes the sum of weight * vector and the sum of the weights. Another cohort may be added

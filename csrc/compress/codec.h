@@ -30,7 +30,7 @@ static inline double fed_coin(uint32_t word) { return (double)word * 0x1p-32; }
 /* A kind of codec. Encoders get finite values and a payload of fed_codec_capacity bytes. Decoders
  * get any bytes; they return FED_ERR_PAYLOAD for those that no encoder writes. Both may return
  * FED_ERR_NO_MEMORY. `replace` encodes values and replaces them by what is decoded, piece by piece;
- * it is NULL for a kind that can only encode all of them and then decode. */
+ * it is NULL for a kind that must encode all values before it decodes them. */
 typedef struct fed_codec_ops {
     int (*is_valid)(const fed_codec *codec);
     size_t (*capacity)(const fed_codec *codec);

@@ -282,5 +282,5 @@ KERNEL(void, philox_group, const uint64_t *counter /* [4] */, const uint64_t *ke
 KERNEL(void, add_normal, const uint64_t *words, /* [2 * num_pairs] */
        size_t num_pairs, double scale, double *values /* in-out [2 * num_pairs] */)
 
-/* Runs num_steps rounds of independent fused multiply-adds; returns the number of operations. */
+/* See fed_fma_chain. */
 KERNEL(double, fma_chain, size_t num_steps)

@@ -422,7 +422,7 @@ static void outputs_part(void *context, size_t part, int worker) {
     multiply(p, &p->inputs, part * PAIR, p->inputs.first, p->inputs.num, worker);
 }
 
-/* A part with many tiles: a block of tiles. */
+/* With many tiles, a part is a block of tiles. */
 static void block_part(void *context, size_t part, int worker) {
     const pass *p = context;
     const size_t most = p->plan.forward_tiles, first = part * most;

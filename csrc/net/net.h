@@ -76,7 +76,7 @@ void fed_net_unpack(const fed_net *net, const double *packed, double *flat /* ou
 /* Unpacks the moving statistics alone. */
 void fed_net_unpack_moving(const fed_net *net, const double *moving /* [size - num_trained] */,
                            double *flat /* out [P] */);
-/* Unpacks floats instead of doubles. */
+/* As fed_net_unpack, from floats. */
 void fed_net_flatten(const fed_net *net, const float *packed,
                      double *scratch /* [packed size + P] */, float *flat /* out [P] */);
 /* Writes after - before in flat layout. */

@@ -5,8 +5,8 @@
  * vary from picture to picture, and lines and dots lie behind the shape and across it. No single
  * pixel tells the shape, so a linear model learns little.
  *
- * A shape is one or two closed outlines. A pixel is inside where a ray to its left crosses them an
- * odd number of times; near an outline the shape fades over the camera's softness.
+ * A shape is one or two closed outlines. A pixel is inside the shape if a ray to its left crosses
+ * the outlines an odd number of times; near an outline the shape fades over the camera's softness.
  */
 #include "drawing.h"
 

@@ -74,7 +74,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--self-check",
         action="store_true",
-        help="let BEFORE run against itself with another seed, and demand the differences",
+        help="compare BEFORE with itself with another seed, and require differences",
     )
     options = parser.parse_args(arguments)
     if options.after is None and not (options.list or options.self_check):
@@ -209,7 +209,7 @@ def _judge_self_check(results: Sequence[Result]) -> int:
     for each in lacking:
         print(f"NOT FOUND  {each} should differ with another seed")
     if not lacking:
-        print("self-check: another seed was found out in each of these outputs")
+        print("self-check: with another seed, each of these outputs differs, as it must")
     return int(bool(lacking))
 
 
