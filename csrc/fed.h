@@ -79,10 +79,12 @@ typedef struct fed_key {
     uint64_t round, purpose, occurrence; /* occurrence: which copy of the client in its cohort */
 } fed_key;
 
+enum { FED_RNG_WORDS = 64 };
+
 typedef struct fed_rng {
     uint64_t key[2], counter[4];
-    uint64_t block[4];  /* the current output block */
-    unsigned next_half; /* 0..8: the next unread 32-bit half of block */
+    uint64_t words[FED_RNG_WORDS];  /* output that has been computed */
+    unsigned next_half, num_halves; /* the next unread 32-bit half of words; how many there are */
 } fed_rng;
 
 void fed_rng_init(fed_rng *rng, const fed_key *key);

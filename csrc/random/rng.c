@@ -13,8 +13,8 @@
 #include <math.h>
 #include <string.h>
 
-enum { NUM_HALVES = 8, BLOCK_WORDS = 4 }; /* 32-bit halves and words of a block */
-enum { GROUP_WORDS = BLOCK_WORDS * FED_PHILOX_BLOCKS };
+enum { BLOCK_WORDS = 4, GROUP_WORDS = BLOCK_WORDS * FED_PHILOX_BLOCKS };
+_Static_assert((size_t)GROUP_WORDS == (size_t)FED_RNG_WORDS, "a stream buffers a group of blocks");
 #define TWO_PI 6.283185307179586476925
 
 static inline void philox(const uint64_t counter[4], const uint64_t key[2], uint64_t block[4]) {
@@ -27,38 +27,47 @@ static inline void philox(const uint64_t counter[4], const uint64_t key[2], uint
     }
 }
 
-static void next_block(fed_rng *rng) {
-    philox(rng->counter, rng->key, rng->block);
-    rng->counter[0]++;
+/* Makes the next words of a stream: one block at its beginning, because many streams are short, and
+ * then whole groups. The blocks of a group are computed together, so that the processor need not
+ * wait for the products of one block. */
+static void next_words(fed_rng *rng) {
+    const unsigned num_blocks = rng->counter[0] == 0 ? 1 : FED_PHILOX_BLOCKS;
+    if (num_blocks == 1)
+        philox(rng->counter, rng->key, rng->words);
+    else
+        fed_active_kernels()->philox_group(rng->counter, rng->key, rng->words);
+    rng->counter[0] += num_blocks;
+    rng->num_halves = 2 * BLOCK_WORDS * num_blocks;
     rng->next_half = 0;
 }
 
 void fed_rng_init(fed_rng *rng, const fed_key *key) {
-    *rng = (fed_rng){
-        .key = {key->seed, key->client},
-        .counter = {0, key->round, key->purpose, key->occurrence},
-        .next_half = NUM_HALVES, /* the first draw makes the first block */
-    };
+    rng->key[0] = key->seed;
+    rng->key[1] = key->client;
+    rng->counter[0] = 0;
+    rng->counter[1] = key->round;
+    rng->counter[2] = key->purpose;
+    rng->counter[3] = key->occurrence;
+    rng->next_half = rng->num_halves = 0; /* the first draw makes the first block */
 }
 
 static inline uint32_t next_u32(fed_rng *rng) {
-    if (rng->next_half >= NUM_HALVES) {
-        next_block(rng);
+    if (rng->next_half >= rng->num_halves) {
+        next_words(rng);
     }
     const unsigned half = rng->next_half++;
-    return (uint32_t)(rng->block[half / 2] >> (32 * (half % 2)));
+    return (uint32_t)(rng->words[half / 2] >> (32 * (half % 2)));
 }
 
 /* Skips the upper half of a word whose lower half has been read. */
 static inline uint64_t next_u64(fed_rng *rng) {
-    const unsigned word = (rng->next_half + 1) / 2;
-    if (word < NUM_HALVES / 2) {
-        rng->next_half = 2 * word + 2;
-        return rng->block[word];
+    unsigned word = (rng->next_half + 1) / 2;
+    if (2 * word >= rng->num_halves) {
+        next_words(rng);
+        word = 0;
     }
-    next_block(rng);
-    rng->next_half = 2;
-    return rng->block[0];
+    rng->next_half = 2 * word + 2;
+    return rng->words[word];
 }
 
 uint32_t fed_rng_u32(fed_rng *rng) { return next_u32(rng); }
@@ -112,8 +121,7 @@ double fed_rng_gamma(fed_rng *rng, double shape) {
 }
 
 /* Makes whole groups of blocks, beginning at the counter, and advances it. Returns the number of
- * words. The blocks of a group are computed together, so that the processor need not wait for the
- * products of one block. */
+ * words. */
 static size_t fill_groups(uint64_t counter[4], const uint64_t key[2], uint64_t *words,
                           size_t num_words) {
     const fed_kernels *kernels = fed_active_kernels();
@@ -147,7 +155,7 @@ void fed_rng_fill_from(const fed_key *key, size_t first, uint64_t *values, size_
 void fed_rng_fill_u32(fed_rng *rng, uint32_t *values, size_t num_values) {
     size_t i = 0;
     while (i < num_values) {
-        if (rng->next_half < NUM_HALVES || num_values - i < 2 * GROUP_WORDS) {
+        if (rng->next_half < rng->num_halves || num_values - i < 2 * GROUP_WORDS) {
             values[i++] = next_u32(rng);
             continue;
         }

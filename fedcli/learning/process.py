@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # The models that a process accepts; see `build_process`.
 ModelLike: TypeAlias = "str | Model | OwnModel | Callable[[], Model | OwnModel]"
 
+_PARTS = ("client_work", "aggregator", "finalizer", "updates")  # of a server state
+
 
 class LearningProcess(ExplainsNames, abc.ABC):
     """A federated computation over a server state; made by the package's `build_` functions."""
@@ -186,13 +188,12 @@ def check_call(state: object, client_data: object) -> None:
         raise DataError("client_data is empty; give one element per client")
 
 
-def names_in_parts(state: ServerState) -> dict[str, list[str]]:
+def names_in_parts(state: ServerState) -> dict[str, frozenset[str]]:
     """Returns the names of the values in each part; all states of a process have the same."""
-    parts = ("client_work", "aggregator", "finalizer", "updates")
-    return {part: sorted(getattr(state, part)) for part in parts}
+    return {part: frozenset(getattr(state, part)) for part in _PARTS}
 
 
-def check_parts(state: ServerState, num_params: int, names: Mapping[str, list[str]]) -> None:
+def check_parts(state: ServerState, num_params: int, names: Mapping[str, frozenset[str]]) -> None:
     """Checks that a state can be one of a process.
 
     Args:
@@ -212,26 +213,32 @@ def check_parts(state: ServerState, num_params: int, names: Mapping[str, list[st
             f"state has {len(state.global_model_weights):,} weights, but the model has "
             f"{num_params:,}; give a state of this process, or one with a model of this size"
         )
-    for part, held in names_in_parts(state).items():
+    for part in _PARTS:
+        held = getattr(state, part).keys()
         if held != names[part]:
             raise DataError(
                 f"state does not belong to this process: its {part} holds "
-                f"{', '.join(held) or 'nothing'}, but the state of initialize() has "
-                f"{', '.join(names[part]) or 'nothing'}; {remedy}"
+                f"{_listed(held) or 'nothing'}, but the state of initialize() has "
+                f"{_listed(names[part]) or 'nothing'}; {remedy}"
             )
 
 
-def check_names_kept(state: ServerState, names: Mapping[str, list[str]]) -> None:
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def check_names_kept(state: ServerState, names: Mapping[str, frozenset[str]]) -> None:
     """Checks that the parts of the state after a round have the names that they began with.
 
     Raises:
         PartError: A part, which the user wrote, has returned a state with other names.
     """
-    for part, held in names_in_parts(state).items():
+    for part in _PARTS:
+        held = getattr(state, part).keys()
         if held != names[part]:
             raise PartError(
-                f"the {part} returned a state with {', '.join(held) or 'no values'}, but its "
-                f"first one has {', '.join(names[part]) or 'no values'}; a part of your own must "
+                f"the {part} returned a state with {_listed(held) or 'no values'}, but its "
+                f"first one has {_listed(names[part]) or 'no values'}; a part of your own must "
                 "keep the names of its state"
             )
 

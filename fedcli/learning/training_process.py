@@ -120,7 +120,7 @@ class TrainingProcess(LearningProcess):
         )
 
     @cached_property
-    def _names_in_parts(self) -> dict[str, list[str]]:
+    def _names_in_parts(self) -> dict[str, frozenset[str]]:
         """The names of the values in the parts of this process's states."""
         return names_in_parts(self.initialize())
 

@@ -61,9 +61,12 @@ def apply_mean_delta(
     if not np.isfinite(mean_delta).all():
         return params, dict(opt_state), {"update_non_finite": 1}
     pseudo_gradient = -mean_delta
-    pseudo_gradient[num_trained:] = 0.0
+    has_moving = num_trained < len(params)
+    if has_moving:
+        pseudo_gradient[num_trained:] = 0.0
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         updates, next_state = server_optimizer.update(pseudo_gradient, dict(opt_state), params)
         stepped = params + updates
-        stepped[num_trained:] = params[num_trained:] + mean_delta[num_trained:]
+        if has_moving:
+            stepped[num_trained:] = params[num_trained:] + mean_delta[num_trained:]
         return stepped, next_state, {"update_non_finite": 0}

@@ -339,7 +339,7 @@ static void test_the_first_maximum_of_a_window_takes_the_gradient(void) {
     const double in[8] = {3, 3, -1, -2, 3, 1, -2, -1}, out_gradient[2] = {5, 7}, params[256] = {0};
     const double expected[8] = {5, 0, 7, 0, 0, 0, 0, 0};
     bench b = new_bench(&layer, params, in, out_gradient);
-    fed_rng rng = {.next_half = 8};
+    fed_rng rng = {.next_half = 0};
     const fed_pass pass = pass_of(&b, &rng);
     fed_max_pool.forward(&pass);
     fed_max_pool.backward(&pass);
