@@ -201,8 +201,40 @@ def fine_tuned_stats(
         PartError: See `Measuring.add`.
         RunError: See `Measuring.add`.
     """
+    task = _training_task(
+        strategy, weights, round_num, class_weights=class_weights, label_smoothing=label_smoothing
+    )
+    scored: list[NDArray[Any]] = []
+    block = _num_models_at_once(len(weights))
+    for first in range(0, len(client_ids), block):
+        ids = client_ids[first : first + block]
+        own = [train.client(each) for each in ids]
+        tuned = _TunedModels(weights, ids)
+        batches = [BatchedDataset(each, strategy.plan_for(len(each)), seed) for each in own]
+        engine.train(model.layout, task, batches, exchange=tuned, cancel=cancel)
+        tested = [BatchedDataset(test.client(each), scoring) for each in ids]
+        stats = engine.evaluate(model.layout, weights, tested, starts=tuned.starts, cancel=cancel)
+        scored += tuned.rows_of(stats)
+        if measuring is not None:
+            group = EvaluationGroup(test.split, test, ids, scoring)
+            starts = tuned.starts_or_nan
+            found = predict_by_client(group, model, engine, weights, cancel, starts)
+            for place, pieces in found:
+                measuring.add(first + place, pieces)
+    return np.concatenate(scored)
+
+
+def _training_task(
+    strategy: FineTuning,
+    weights: NDArray[np.float32],
+    round_num: int,
+    *,
+    class_weights: NDArray[np.float32] | None,
+    label_smoothing: float,
+) -> ClientTask:
+    """The task of all clients: local steps from the same weights, as after `round_num` rounds."""
     optimizer = strategy.optimizer.at(round_num)
-    task = ClientTask(
+    return ClientTask(
         rows=tuple(optimizer.client_rows()),
         params=weights,
         round_num=round_num,
@@ -211,32 +243,6 @@ def fine_tuned_stats(
         class_weights=class_weights,
         label_smoothing=label_smoothing,
     )
-    scored: list[NDArray[Any]] = []
-    block = _num_models_at_once(len(weights))
-    for first in range(0, len(client_ids), block):
-        ids = client_ids[first : first + block]
-        own = [train.client(each) for each in ids]
-        tuned = _TunedModels(weights, ids)
-        engine.train(
-            model.layout,
-            task,
-            [BatchedDataset(each, strategy.plan_for(len(each)), seed) for each in own],
-            exchange=tuned,
-            cancel=cancel,
-        )
-        tested = [BatchedDataset(test.client(each), scoring) for each in ids]
-        stats = engine.evaluate(model.layout, weights, tested, starts=tuned.starts, cancel=cancel)
-        scored += [
-            stats[row : row + 1] if is_finite else _lost(stats[row : row + 1])
-            for row, is_finite in enumerate(tuned.is_finite)
-        ]
-        if measuring is not None:
-            group = EvaluationGroup(test.split, test, ids, scoring)
-            starts = tuned.starts_or_nan
-            found = predict_by_client(group, model, engine, weights, cancel, starts)
-            for place, pieces in found:
-                measuring.add(first + place, pieces)
-    return np.concatenate(scored)
 
 
 def _num_models_at_once(num_params: int) -> int:
@@ -284,10 +290,21 @@ class _TunedModels:
         return self._models[self._places_of(clients)]
 
     def starts_or_nan(self, clients: Sequence[BatchedDataset]) -> NDArray[np.float32]:
-        """Returns the same, but with NaN for models that are not finite; they predict nothing."""
+        """Returns the result of `starts`, with NaN for models that are not finite.
+
+        A model of NaN predicts no class.
+        """
         models = self.starts(clients)
         models[[not self.is_finite[place] for place in self._places_of(clients)]] = np.nan
         return models
+
+    def rows_of(self, stats: NDArray[Any]) -> list[NDArray[Any]]:
+        """Returns the stats of each client, one row each; see `_lost` for models not finite."""
+        rows = [stats[row : row + 1] for row in range(len(self.is_finite))]
+        return [
+            row if is_finite else _lost(row)
+            for row, is_finite in zip(rows, self.is_finite, strict=True)
+        ]
 
     def _places_of(self, clients: Sequence[BatchedDataset]) -> list[int]:
         return [self._places[each.client.client_id] for each in clients]

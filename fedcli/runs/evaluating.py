@@ -126,45 +126,63 @@ def evaluate_run(
     """
     outputs = EvaluationOutputs(predictions_file, per_client_file, num_errors, tuple(takers))
     outputs.check_names()
-    memory = None
-    if data is not None and not isinstance(data, str | DataSource):
-        from fedcli.datasets.sources.given import as_given  # lazy: few data are in memory
-
-        memory = as_given(data)
-    overrides = {
-        **_data_fields(data if memory is None else str(memory), of_data),
-        "batch_size": batch_size,
-        "epochs": epochs,
-    }
-    overrides = {name: value for name, value in overrides.items() if value is not None}
+    memory = _in_memory(data)
+    given = _data_fields(data if memory is None else str(memory), of_data)
+    given.update(batch_size=batch_size, epochs=epochs)
+    overrides = {name: value for name, value in given.items() if value is not None}
     with load_trained(Path(path), threads, model, best=best) as trained:
-        if may_have_code(trained.config):
-            from fedcli.settings.own.permission import with_partition  # lazy: few runs have code
-
-            config, overrides = with_partition(trained.config, overrides)
-            trained = replace(trained, config=config)
-        if memory is not None and _is_of(trained, memory):
-            del overrides["data"]
-        moved = found_elsewhere(trained.config, overrides, trained.fingerprint)
-        if moved is not None:
-            trained = replace(trained, config=moved)
-            overrides = {name: value for name, value in overrides.items() if name not in PLACES}
-        elif "data" not in overrides:
-            source = source_of(trained.config, memory)
-            check_places(source, "(and --test-data, if the run has test data)")
+        trained, overrides = _with_data(trained, overrides, memory)
         if outputs.has_predictions or fine_tuning is not None:
             _ = trained.state.evaluated_weights  # raises if each client has its own model
-        data_of_evaluation = _evaluated_data(trained, overrides, split, clients)
+        evaluated = _evaluated_data(trained, overrides, split, clients)
         if memory is not None:
-            source = replace(data_of_evaluation.source, data=memory)
-            data_of_evaluation = replace(data_of_evaluation, source=source)
-        inputs = [*files_of_run(trained.file), *data_of_evaluation.source.paths]
-        outputs.check_is_no_input(inputs)
+            evaluated = replace(evaluated, source=replace(evaluated.source, data=memory))
+        outputs.check_is_no_input([*files_of_run(trained.file), *evaluated.source.paths])
         options = trained.config.metric_options if metric_options is None else metric_options
         requested, notes = _requested_metrics(trained, metrics, metric_options or {})
-        request = _Request(data_of_evaluation, fine_tuning, outputs, requested, options, cancel)
+        request = _Request(evaluated, fine_tuning, outputs, requested, options, cancel)
         evaluation = _evaluate(trained, request)
         return replace(evaluation, notes=(*notes, *evaluation.notes)) if notes else evaluation
+
+
+def _in_memory(data: Any) -> OpenedData | None:
+    """Returns the data that the caller has in memory; None if `data` names them."""
+    if data is None or isinstance(data, str | DataSource):
+        return None
+    from fedcli.datasets.sources.given import as_given  # lazy: few data are in memory
+
+    return as_given(data)
+
+
+def _with_data(
+    trained: Trained, overrides: dict[str, Any], memory: OpenedData | None
+) -> tuple[Trained, dict[str, Any]]:
+    """Moves the caller's fields that only say where the run's own data are into its config.
+
+    They are the permission to run a partition's code, and new places of data that were moved.
+
+    Returns:
+        The model with that config, and the fields that change the data.
+
+    Raises:
+        ConfigError: The partition is code, and the caller did not name it.
+        DataError: The run's data are needed and missing.
+    """
+    if may_have_code(trained.config):
+        from fedcli.settings.own.permission import with_partition  # lazy: few runs have code
+
+        config, overrides = with_partition(trained.config, overrides)
+        trained = replace(trained, config=config)
+    if memory is not None and _is_of(trained, memory):
+        del overrides["data"]
+    moved = found_elsewhere(trained.config, overrides, trained.fingerprint)
+    if moved is not None:
+        changes = {name: value for name, value in overrides.items() if name not in PLACES}
+        return replace(trained, config=moved), changes
+    if "data" not in overrides:
+        source = source_of(trained.config, memory)
+        check_places(source, "(and --test-data, if the run has test data)")
+    return trained, overrides
 
 
 def _requested_metrics(
