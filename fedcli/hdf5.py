@@ -28,7 +28,7 @@ MAX_NAMES = 200_000  # names in a group; a TFF file has one for each client
 # HDF5 decompresses a chunk into a buffer that it doubles until all fits. If the stored size of a
 # chunk allows more than this many bytes, it is first decompressed here, up to the allowed size.
 MAX_UNPACKED_BYTES = 256 << 20
-MAX_CHUNK_BYTES = 64 << 20  # of one decompressed chunk, unless its dataset is as large
+MAX_CHUNK_BYTES = 64 << 20  # of one decompressed chunk; more only if the whole dataset has more
 _DEFLATE_RATIO = 1032  # the largest there is
 _CHUNK_OVERHEAD = 1 << 12  # bytes that a filter may add to data that do not compress
 # The filters that are read: deflate, shuffle, Fletcher's checksum, LZF.

@@ -30,8 +30,8 @@ AUDIT = "Audit"
 @opt.option(
     "--plot",
     "plot_file",
-    help="Write the images that gradient-inversion reads to this file, beside the originals: .png, "
-    ".svg or .pdf; needs matplotlib.",
+    help="Write the images that gradient-inversion reconstructs, beside the originals, to this "
+    "file: .png, .svg or .pdf; needs matplotlib.",
     section=AUDIT,
     type=click.Path(path_type=Path),
     metavar="FILE",
@@ -61,9 +61,10 @@ def audit(
 ) -> None:
     """Attack the privacy of RUN, a run directory or a checkpoint file, on its own data.
 
-    NAME is gradient-inversion (reads a client's example from its update), loss-threshold (finds
-    trained examples among others), lira (finds clients that took part among others), or canary (a
-    lower bound on epsilon). lira and canary train shadow runs like RUN. Nothing in RUN changes.
+    NAME is gradient-inversion (reconstructs a client's examples from its update), loss-threshold
+    (tells trained examples from others), lira (tells clients that took part from others), or canary
+    (gives a lower bound on epsilon). lira and canary train shadow runs with the config of RUN.
+    Nothing in RUN changes.
 
     \b
     Examples:
@@ -145,5 +146,5 @@ def _plot(result: AuditResult, file: Path) -> None:
         result.originals,
         result.images.astype(result.originals.dtype),
         captions=captions(result),
-        title=f"Above: examples of {result.client_id}; below: read from its update",
+        title=f"Above: examples of {result.client_id}; below: reconstructed from its update",
     )

@@ -77,7 +77,7 @@ _PEER_MODULE = "fedcli.cli.bench_peer"
 )
 @opt.option(
     "--repeats",
-    help=f"Number of turns that each program has in each job. [default: {DEFAULT_REPEATS}]",
+    help=f"Number of measurements of each program in each job. [default: {DEFAULT_REPEATS}]",
     section=WORK,
     type=click.IntRange(1, 10_000),
     metavar="N",
@@ -225,7 +225,7 @@ def _run(
 
 
 def _choose_peers(compare: str | None, remarks: Remarks) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The peers that are installed, and those that are not. A note says how to install those."""
+    """The peers that are installed, and those that are not. A note says how to install them."""
     from fedcli.benchmarks import peers
 
     names, missing = peers.choose(compare) if compare is not None else ([], [])

@@ -139,4 +139,5 @@ def _show(screen: TextScreen, made: Plan, num_runs: int) -> None:
         count = f"{len(made.kept):,} {'run' if len(made.kept) == 1 else 'runs'}"
         screen.line(f"Kept: {kept} of client states of {count}; --client-states also removes them")
     if made.notes:
-        screen.line(f"{len(made.notes):,} unchanged: stopped, training or damaged (-v lists them)")
+        count = f"{len(made.notes):,} {'run' if len(made.notes) == 1 else 'runs'}"
+        screen.line(f"Unchanged: {count}, stopped, training or damaged (-v says which)")

@@ -61,7 +61,7 @@ _AGAIN = "run the same command again to continue"
 )
 @opt.option(
     "--mirror",
-    help="Address of a folder to try before the publisher's own.",
+    help="Address of a folder that is tried before the publisher's addresses.",
     section=FETCH,
     metavar="URL",
 )

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     data="A name or file to evaluate on. Default: the run's own data.",
     partition=f"{OPTIONS['partition'].help} Default: the run's for its own data, natural for other "
     "data.",
-    clients="Clients to evaluate. seen: those that took part in the training; unseen: those that "
-    "never did. Default: the run's fixed cohort; all clients if there is none, or if the split has "
-    "none of its clients.",
+    clients="Clients to evaluate. seen: clients that took part in the training. unseen: clients "
+    "that never did. Default: the run's fixed cohort, or all clients if the run has no fixed "
+    "cohort or the split has none of its clients.",
     clients_metavar="all|seen|unseen|N|ID,ID|@FILE",
 )
 @opt.option(
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 @opt.code_option(section=opt.MODEL)
 @opt.option(
     "--epochs",
-    help="Passes over the data.",
+    help="Number of times that each example is evaluated.",
     section=opt.EVALUATION,
     type=int,
     default=1,
@@ -100,7 +100,7 @@ if TYPE_CHECKING:
 )
 @opt.option(
     "--finetune-epochs",
-    help="Fine-tune for N local epochs instead.",
+    help="Fine-tune for N local epochs, instead of K steps.",
     section=opt.FINE_TUNING,
     type=int,
     metavar="N",
@@ -129,7 +129,7 @@ if TYPE_CHECKING:
 @opt.pairs_option(
     "--finetune-option",
     "finetune_options",
-    help="Option of that optimizer, such as momentum=0.9. Default: the run's.",
+    help="Option of the optimizer of fine-tuning, such as momentum=0.9. Default: the run's.",
     section=opt.FINE_TUNING,
 )
 @opt.option(

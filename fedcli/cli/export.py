@@ -41,9 +41,9 @@ def export(
       .weights.h5  the weights, for load_weights of the same model in Keras 3
       .pt          the weights, for load_state_dict of the same model in PyTorch
 
-    Tensors have Keras's layout, kernel before bias; those for PyTorch have PyTorch's (fedcli help
+    Tensors have Keras's layout, kernel before bias; in a .pt file they have PyTorch's (fedcli help
     models). The model in a .keras file ends in a softmax, so that predict() gives probabilities,
-    even if the model was read from a file without one. An existing file is replaced.
+    even if the model was read from a file without a softmax. An existing file is replaced.
 
     \b
     Examples:

@@ -216,16 +216,14 @@ def plot(figure: GroupFigure, path: Path, options: PlotOptions) -> None:
 
 
 def _made_by(members: Sequence[Member]) -> list[str]:
-    """The version and instruction set of the runs, if all have the same."""
-    done = [each for each in members if not each.has_failed]
-    if not done:
-        return []
-    origin = done[0].record.provenance
-    return [
-        f"fedcli {origin[name]}" if name == "fedcli" else str(origin[name])
-        for name in ("fedcli", "isa")
-        if name in origin
-    ]
+    """The version and the instruction set of the runs, each only if all runs have the same."""
+    origins = [each.record.provenance for each in members if not each.has_failed]
+    common = {}
+    for name in ("fedcli", "isa"):
+        values = {str(origin.get(name, "")) for origin in origins}
+        if len(values) == 1 and "" not in values:
+            common[name] = values.pop()
+    return [f"fedcli {text}" if name == "fedcli" else text for name, text in common.items()]
 
 
 def _names(flag: str, text_given: str | None) -> list[str]:

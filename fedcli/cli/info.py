@@ -372,9 +372,10 @@ def _show_layers(screen: Screen, entry: Mapping[str, Any]) -> None:
         screen.line(f"{entry['num_trained']:,} parameters are trained; {moving:,} are the moving")
         screen.line("statistics of batch normalization.")
     of_example, workspace = (entry[key] / 2**20 for key in ("example_bytes", "workspace_bytes"))
-    screen.line(f"The values of an example take {of_example:,.1f} MiB. To train on batches of")
+    screen.line(f"The outputs of all layers for one example take {of_example:,.1f} MiB.")
     screen.line(
-        f"{_INFO_BATCH} a thread needs {workspace:,.1f} MiB, beside parameters and optimizer state."
+        f"For batches of {_INFO_BATCH}, each thread needs {workspace:,.1f} MiB, beside parameters "
+        "and optimizer state."
     )
 
 

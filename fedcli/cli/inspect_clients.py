@@ -55,8 +55,8 @@ CACHE_BYTES = 64 << 20  # size of the client cache; most clients are read once
 )
 @opt.option(
     "--sort",
-    help="Order of that table: by id, or the largest value first. JSON and CSV are in the order "
-    "of ids.",
+    help="Order of the table of clients: by id, or the largest value first. JSON and CSV are in "
+    "the order of ids.",
     section=opt.PICTURES,
     type=click.Choice(["id", "size", "tv", "js", "classes"]),
     default="id",

@@ -141,14 +141,14 @@ def group(ctx: click.Context) -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command line and ends the process with its code."""
     put_off_collection()
-    _say_nothing_of_arithmetic()
+    _hide_arithmetic_warnings()
     code = run(arguments)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is saved, so Ctrl-C may end it
     end_process(code)
 
 
-def _say_nothing_of_arithmetic() -> None:
+def _hide_arithmetic_warnings() -> None:
     """Hides NumPy's warnings about fedcli's own arithmetic, because users cannot act on them.
 
     Numbers that must be finite are checked. Warnings from users' code are shown.

@@ -191,13 +191,13 @@ class HoldOut(click.ParamType["tuple[str | None, str, float | None]"]):
 @opt.option(
     "--folders",
     help="Meaning of the folders of images: classes, clients, or clients with a folder for each "
-    "class. name: none, because file names state the classes. Default: recognised.",
+    "class. name: folders mean nothing, because file names state the classes. Default: recognised.",
     section=SOURCE,
     type=click.Choice(["class", "client", "client/class", "name"]),
 )
 @opt.option(
     "--color",
-    help="Convert image files to grey or RGB. Default: that of the first file.",
+    help="Convert image files to grey or RGB. Default: as the first file is.",
     section=SOURCE,
     type=click.Choice(["grey", "rgb"]),
 )
@@ -239,7 +239,7 @@ class HoldOut(click.ParamType["tuple[str | None, str, float | None]"]):
 )
 @opt.option(
     "--hold-out",
-    help="Make a test split; if there is one, a validation split. within: a share of each "
+    help="Make a test split or, if SOURCE has one, a validation split. within: a share of each "
     "client's examples. clients: a share of the clients. central: a share of all examples as "
     "one pool, stratified by label. validation= or test= before the word names the split, "
     "and :X after it sets the share, as in validation=within:0.1. Default: only the splits "
@@ -256,8 +256,9 @@ class HoldOut(click.ParamType["tuple[str | None, str, float | None]"]):
 )
 @opt.option(
     "--partition",
-    help="Divide the examples among clients anew: " + ", ".join(PARTITIONS) + ", or some joined by "
-    "+. fedcli info NAME describes each. Default: the clients of SOURCE, iid if it names none.",
+    help="Divide the examples among clients anew: " + ", ".join(PARTITIONS) + ", or several names "
+    "joined by +. fedcli info NAME describes each. Default: the clients of SOURCE, or iid if "
+    "SOURCE names no clients.",
     section=PARTITION,
     metavar="NAME[+NAME]",
     type=opt.Name(lambda: PARTITIONS),

@@ -105,7 +105,7 @@ class _Accuracy(click.FloatRange):
     "--plot",
     "plot_file",
     help="Draw the curves into this file, .png, .svg or .pdf. If there are more than 7 runs, "
-    "those that differ only in their seeds become one curve, their mean, with a band.",
+    "runs that differ only in their seeds become one curve, their mean, with a band.",
     section=opt.PICTURES,
     type=opt.OutputFile(),
     metavar="FILE",
@@ -114,28 +114,29 @@ class _Accuracy(click.FloatRange):
     "--x",
     "x_axis",
     help="The x axis of the curves: rounds, the megabytes that clients received and sent so far, "
-    "or those that they sent.  [default: round]",
+    "or the megabytes that they sent.  [default: round]",
     section=opt.PICTURES,
     type=click.Choice(("round", "megabytes", "megabytes-up")),
     default="round",
 )
 @opt.option(
     "--plot-size",
-    help="Width and height of that figure in inches, such as 6.5x3. Default: as large as needed.",
+    help="Width and height of the figure of --plot in inches, such as 6.5x3. Default: as large as "
+    "needed.",
     section=opt.PICTURES,
     metavar="WxH",
 )
 @opt.option(
     "--plot-log",
-    help="Logarithmic axes of that figure: x (rounds), y (losses), xy or none. Default: y if one "
-    "curve would flatten all others.",
+    help="Logarithmic axes of the figure of --plot: x (rounds), y (losses), xy or none. Default: "
+    "y if one curve would flatten all others.",
     section=opt.PICTURES,
     type=click.Choice(("x", "y", "xy", "none")),
 )
 @opt.option(
     "--by",
     help="Options whose values define the rows of a table, as in algorithm,client_lr. Runs that "
-    "differ only in their seeds are one row. Default: those that differ.",
+    "differ only in their seeds are one row. Default: the options that differ.",
     section=opt.PICTURES,
     metavar="K,K",
 )
@@ -162,7 +163,7 @@ class _Accuracy(click.FloatRange):
 @opt.option(
     "--select-on",
     "split",
-    help="Split whose metric is used; the table says so if it is not validation.",
+    help="Split whose metric is used; a note appears if it is not the validation split.",
     section=opt.PICTURES,
     metavar="SPLIT",
 )
@@ -176,7 +177,8 @@ class _Accuracy(click.FloatRange):
 @opt.option(
     "--heat-map",
     "heat_map_file",
-    help="Draw the first column over the two options of --by into this file.",
+    help="Draw a heat map of the first column of results over the two options of --by into this "
+    "file.",
     section=opt.PICTURES,
     type=click.Path(path_type=Path),
     metavar="FILE",
@@ -554,7 +556,7 @@ def _print_text(tables: Sequence[Table], text_format: str) -> None:
 
 
 def _show_curves(screen: Screen, records: Sequence[RunRecord], x_axis: str) -> None:
-    """Draws all series of one run. Of several runs it draws only the metric that ranks rounds."""
+    """Draws all series of one run. Of several runs it draws the series `judged_by` of each."""
     from fedcli.cli.screen import curves
     from fedcli.reports import group_curves, megabytes
     from fedcli.reports import tables as report_tables

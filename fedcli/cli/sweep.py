@@ -11,7 +11,7 @@ from fedcli.cli import options as opt
 
 STUDY = "Study"
 _RESUMED = ("jobs", "cluster", "reuse", "fail_fast", "code", "spread")
-_REPORT_OPTIONS = ("interval", "std", "none")
+_SPREADS = ("interval", "std", "none")
 
 
 def _study_options(function: Any) -> Any:
@@ -78,7 +78,7 @@ def _study_options(function: Any) -> Any:
         opt.option(
             "--select-on",
             "split",
-            help="Split whose metric is used; the table says so if it is the test split.  "
+            help="Split whose metric is used; a note appears if it is the test split.  "
             "[default: validation]",
             section=STUDY,
             metavar="SPLIT",
@@ -117,8 +117,8 @@ class _SweepCommand(opt.OneValueCommand):
 )
 @opt.option(
     "--cluster",
-    help="Train the runs on a Ray cluster instead: local, auto (the one that this machine belongs "
-    "to) or HOST:PORT. It changes no result.",
+    help="Train the runs on a Ray cluster instead: local, auto (the cluster that this machine "
+    "belongs to) or HOST:PORT. It changes no result.",
     section=opt.RUN,
     metavar="ADDRESS",
 )
@@ -146,7 +146,7 @@ class _SweepCommand(opt.OneValueCommand):
     help="The number after a mean over seeds: half the width of the 95 % interval, the standard "
     "deviation, or nothing.",
     section=opt.OUTPUT,
-    type=click.Choice(_REPORT_OPTIONS),
+    type=click.Choice(_SPREADS),
     default="interval",
     show_default=True,
 )
@@ -170,10 +170,10 @@ def sweep(  # one parameter for each option that is not a field of RunConfig
 ) -> None:
     """Run a study of many runs on all processors, and print the table of its results.
 
-    STUDY.toml defines the runs. Options override it, also those of fedcli train; without a file,
-    options define the study. An interrupted study continues with --resume, and finished runs are
-    not run again. The table has the mean over seeds of each combination, the best first, chosen
-    on validation data. fedcli help sweeps has an example and all keys of the file.
+    STUDY.toml defines the runs. The options of this command and of fedcli train override it;
+    without a file, they define the study. An interrupted study continues with --resume, and
+    finished runs are not run again. The table has the mean over seeds of each combination, the best
+    first, chosen on validation data. fedcli help sweeps has an example and all keys of the file.
 
     \b
     Examples:

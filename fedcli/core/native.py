@@ -331,7 +331,7 @@ class Rows:
             factors: At least 0, float64 [num_out, num_rows].
             out: Overwritten, float32 [num_out, num_values].
             offset: A further vector; None: nothing is added.
-            offset_factors: The factors of `offset`, float64 [num_out]; None exactly if it is None.
+            offset_factors: The factors of `offset`, float64 [num_out]; None if `offset` is None.
         """
         self._call(lambda: self._rows.mix(factors, offset_factors, offset, out))
 

@@ -18,7 +18,7 @@ class ClassMeasures:
 
     Attributes:
         confusion: Number of examples by label and predicted class, int64 [K, K]; [0, 0] before the
-            first. An example without a prediction is in no cell.
+            first call of `add`. An example without a prediction is in no cell.
         labels: Number of examples of each label, int64 [K], including those without a prediction.
     """
 

@@ -228,7 +228,7 @@ def seen_in(data: ClientData, client_ids: Sequence[str], seen: frozenset[str]) -
     """Returns which clients of a split took part in the training, bool [num_clients].
 
     `seen` has the ids of the clients that took part. If the split's clients are not the same people
-    as those of train, none of them did, even if ids are equal.
+    as those of train, none of them took part, even if ids are equal.
     """
     if data.split != "train" and not data.same_people:
         return np.zeros(len(client_ids), np.bool_)

@@ -72,7 +72,7 @@ def gain_over_clients(before: Any, after: Any) -> dict[str, Any]:
 
     Args:
         before: One row for each client, as the engine returns them.
-        after: The same for the same clients in the same order.
+        after: The rows of the same clients after fine-tuning, in the same order.
     """
     has_examples = np.asarray(before["num_examples"]) > 0
     gains = {}

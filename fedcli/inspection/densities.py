@@ -183,9 +183,9 @@ def _without_itself(
 ) -> Matrix:
     """Squared distances [n] from the own label, estimated without the example itself.
 
-    The difference from the mean grows by n / (n - 1), and the covariance loses one product (Sherman
-    and Morrison 1950); the pooled covariance is not corrected. Without this correction a single
-    outlier would determine the covariance of its label.
+    The difference from the mean grows by the factor n / (n - 1), and the covariance loses one
+    product (Sherman and Morrison 1950); the pooled covariance is not corrected. Without this
+    correction a single outlier would determine the covariance of its label.
     """
     factors = np.where(is_member & (counts > 1), counts / np.maximum(counts - 1, 1), 1.0)
     weights = np.maximum(counts + MIXED_PER_COMPONENT * num_components, 1.0)

@@ -114,7 +114,7 @@ class LabelSkew:
     Attributes:
         tv: Total variation distance, half of the EMD of Zhao et al.; 0 (equal) to 1. float64
             [num_clients], as all others except `num_present`.
-        tv_floor: The mean TV of as many examples drawn at random from the population.
+        tv_floor: The mean TV of the same number of examples, drawn at random from the population.
         js: Jensen-Shannon divergence in bits, 0 to 1.
         effective_classes: exp of the entropy of the client's labels, 1 to the number of classes.
         num_present: Classes of which the client has an example, int64.

@@ -186,7 +186,7 @@ def rank_examples(
     """
     reading = _Reading(data, client_ids, tell)
     index, blank, originals = _survey(reading)
-    label_scores = _judge(reading, index.labels, ~blank)
+    label_scores = _score_labels(reading, index.labels, ~blank)
     faults = {
         "blank": blank,
         "far": (label_scores.distances > FAR_DISTANCE) & ~blank,
@@ -383,7 +383,7 @@ def _find_originals(pixels: Pixels) -> _Rows:
     return np.where(originals < np.arange(len(pixels)), originals, -1)
 
 
-def _judge(
+def _score_labels(
     reading: _Reading, example_labels: NDArray[np.int32], is_member: NDArray[np.bool_]
 ) -> LabelScores:
     """Scores all members by the densities of the labels. Other examples get score 0.
@@ -397,7 +397,7 @@ def _judge(
     factor = _shrink_factor(reading.data, len(labels))
     densities = _estimate(reading, factor, codes, is_member, len(labels))
     scores = _compare(reading, factor, codes, is_member, densities).scores
-    is_trusted = is_member & ~_spare(scores > SUSPICIOUS_NATS, codes)
+    is_trusted = is_member & ~_left_out(scores > SUSPICIOUS_NATS, codes)
     densities = _estimate(reading, factor, codes, is_trusted, len(labels))
     label_scores = _compare(reading, factor, codes, is_trusted, densities)
     return LabelScores(
@@ -407,8 +407,8 @@ def _judge(
     )
 
 
-def _spare(is_doubtful: NDArray[np.bool_], codes: _Rows) -> NDArray[np.bool_]:
-    """Returns which doubtful examples to leave out, bool [n].
+def _left_out(is_doubtful: NDArray[np.bool_], codes: _Rows) -> NDArray[np.bool_]:
+    """Returns the doubtful examples that are left out of the densities, bool [n].
 
     If more than the share `_MAX_DOUBTFUL` of a label's examples is doubtful, all of them are kept.
     """

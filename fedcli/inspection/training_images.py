@@ -41,8 +41,8 @@ def training_images(
 ) -> TrainingImages:
     """Returns a client's images as the model of a run sees them at the start of round 1.
 
-    The order of the examples and the random numbers of the augmentation are those of the run. A
-    client that took no part in round 1 gets what it would have got.
+    The order of the examples and the random numbers of the augmentation are those of the run. If
+    the client took no part in round 1, they are those that it would have had.
 
     Args:
         data: The training split, which fits the model.

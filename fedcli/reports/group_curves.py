@@ -83,7 +83,8 @@ def figure_of(groups: Groups, spread: str) -> GroupFigure:
     note = about_band(spread)
     num_left_out = sum(row.num_diverged + row.num_failed for row in groups.rows)
     if num_left_out:
-        note += f"; without {num_left_out} that diverged or failed"
+        runs = "run" if num_left_out == 1 else "runs"
+        note += f"; without {num_left_out} {runs} that diverged or failed"
     curves = {measure: _curves(rows, split, measure, spread) for measure in MEASURES}
     return GroupFigure(f"{title_of(groups)}: {split}", note, curves)
 

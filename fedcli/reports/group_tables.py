@@ -56,7 +56,7 @@ def to_table(groups: Groups, spread: str = INTERVAL, *, label: str = "tab:runs")
     }
     title = f"{title_of(groups)}; {_ABOUT_SPREAD[spread]}"
     if has_differences and spread == STD:
-        title += ", of differences half the 95 % interval"
+        title += "; for differences ± half the 95 % confidence interval"
     return Table(title, headers, body, max(1, len(options)), label=label, bold=frozenset(bold))
 
 
@@ -100,7 +100,7 @@ def _values_at_an_end(row: Row) -> list[str]:
             end, beyond = ends[value]
             where = f" of {', '.join(map(value_text, row.by.values()))}" if row.by else ""
             text = f"{name} {value_text(value)}{where} is the {end} value that was tried"
-            notes.append(f"{text}; {beyond} ones may be better")
+            notes.append(f"{text}; {beyond} values may be better")
     return notes
 
 

@@ -348,7 +348,7 @@ def _check_candidates(
 
 
 def _choose(candidates: Sequence[list[Member]], select: Column) -> list[Member]:
-    """Returns the best configuration. Those with a run that failed or diverged come last."""
+    """Returns the best configuration. Configurations with a failed or diverged run come last."""
     sign = -1.0 if select.is_more_better else 1.0
 
     def key(members: Sequence[Member]) -> tuple[bool, float]:

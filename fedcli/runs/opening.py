@@ -210,7 +210,7 @@ def open_federation(
         folder: The folder for the run's files, which must have room for them.
 
     Raises:
-        Cancelled: `cancel` was set while data were dealt to clients or counted.
+        Cancelled: `cancel` was set while data were assigned to clients or counted.
         ConfigError: An option does not fit another, or the data; or the run does not fit in memory
             or on the disk.
         DataError: The data are missing, bad, or do not fit each other.
@@ -441,7 +441,7 @@ def _root_data(
 
 
 def _wrapped(model: Any, train: ClientData) -> Model:
-    """Returns the model that a program gave, made for some data if necessary."""
+    """Returns the model that a program gave, built for the train data's shape if it is not yet."""
     if isinstance(model, Model):
         return model
     from fedcli.models import own  # lazy: few models are code

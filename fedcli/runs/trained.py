@@ -48,7 +48,7 @@ _OWN_NAMES = (
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A checkpoint with its model. As a context manager it closes the file of client states.
+    """A checkpoint with its model. As a context manager it closes the files of client states.
 
     Attributes:
         file: The checkpoint.

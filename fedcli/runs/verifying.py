@@ -150,7 +150,7 @@ def verify_run(
 
 
 def _copy_beginning(path: Path, again: Path) -> int:
-    """Copies a run as it was at its oldest checkpoint, and returns the round of that.
+    """Copies a run as it was at its oldest checkpoint, and returns the round of this checkpoint.
 
     Raises:
         RunError: There is only one checkpoint.
@@ -216,7 +216,7 @@ def _check_data(config: RunConfig, path: Path, origin: Mapping[str, Any]) -> Non
 def _train_to(
     training: Training, last: int, on_round: OnRound | None, *, is_evaluated: bool
 ) -> None:
-    """Trains up to a round, and evaluates as at the end of a run if that run was evaluated."""
+    """Trains up to a round; makes the closing evaluation if the verified run has one."""
     with closing(training.run()) as results:
         for result in results:
             if on_round is not None:

@@ -59,12 +59,12 @@ def _check_updates(start: str, values: Mapping[str, Any]) -> None:
     if values["pre_aggregator"] is not None:
         raise ConfigError(
             f"{start} with --pre-aggregator {values['pre_aggregator']}: it mixes updates, so one "
-            "client could change several; leave it out"
+            "client could change several of them; leave it out"
         )
     if values["compress"] in _MIXING:
         raise ConfigError(
             f"{start} with --compress {values['compress']}: one update is decoded together with "
-            "the others, so one client could change several; choose uniform"
+            "the others, so one client could change several of them; choose --compress uniform"
         )
     if values["secure_sum"]:
         _check_secure_sum(start, values)
@@ -79,7 +79,7 @@ def _check_secure_sum(start: str, values: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"{start} with --secure-sum and {option_name(name)} {values[name]:g}: a sum fails "
                 "if few clients report, and then no client counts, which no accountant covers; "
-                "give --secure-sum-option threshold=0, or leave it out"
+                f"give --secure-sum-option threshold=0, or leave out {option_name(name)}"
             )
 
 

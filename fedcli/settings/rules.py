@@ -123,8 +123,8 @@ def _resolve_server(values: dict[str, Any], entry: tables.AlgorithmEntry) -> Non
         values["server_lr"] = entry.server_lr
     if values["server_ema"] is not None and entry.has_own_weights:
         raise ConfigError(
-            f"--server-ema with {entry.name}: that evaluates other weights than the global model's "
-            "already; leave it out"
+            f"--server-ema with {entry.name}, which already evaluates weights other than the "
+            "global model's; leave it out"
         )
     prescribed = entry.server_optimizer
     if prescribed is None:

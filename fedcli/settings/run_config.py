@@ -138,7 +138,7 @@ class RunConfig:
     test_data: str | None = option(
         None,
         name_or_path(lambda: tables.DATASETS, _is_data_file),
-        help="File or named dataset with the test split, in place of any that --data has.",
+        help="File or named dataset with the test split. It replaces the test split of --data.",
         section=DATA,
         changes=EXAMPLES,
         on_resume=EDIT,
@@ -182,7 +182,7 @@ class RunConfig:
     clients: Clients = option(
         None,
         client_selection("all|N|ID,ID|@FILE|SHARE"),
-        help="The cohort: all clients, the first N in sorted order, or those listed. If cohorts "
+        help="The cohort: all clients, the first N in sorted order, or the listed ones. If cohorts "
         "are drawn: how many clients, as N or as a share of all, such as 0.1.",
         section=DATA,
         usual=10,
@@ -193,8 +193,8 @@ class RunConfig:
         help="How the cohort is chosen. fixed: the same clients in every round. The others draw N "
         "clients for each round. uniform: without replacement. tff: as TFF draws with this seed. "
         "with-replacement: a client may be drawn twice. poisson: each client with probability N "
-        "/ all, so that the number varies. cyclic: all clients in turn, in a new order each "
-        "time. "
+        "/ all, so that the number varies. cyclic: all clients in turn, in a new order in each "
+        "pass. "
         "by-size: with replacement, in proportion to the number of examples. Or a class of your "
         "own in a Python file.",
         section=COHORT,
@@ -255,7 +255,7 @@ class RunConfig:
     shuffle_buffer: int | str = option(
         100,
         SHUFFLE_BUFFER,
-        help="Examples in the shuffle buffer. 0 or 1: no shuffling; full: all of a client's.",
+        help="Examples in the shuffle buffer. 0 or 1: no shuffling; full: all of the client.",
         section=LOCAL,
     )
     pipeline: str = option(
@@ -283,7 +283,8 @@ class RunConfig:
     label_smoothing: float = option(
         0.0,
         number(0.0, MAX_SMOOTHING),
-        help="Share of each label that all classes divide equally in the training loss.",
+        help="Share of each label's weight that is divided equally among all classes in the "
+        "training loss.",
         section=LOCAL,
     )
     model: str = option(
@@ -309,16 +310,17 @@ class RunConfig:
     normalize: str | None = option(
         None,
         NORMALIZATION,
-        help="Subtract each channel's mean and divide by its standard deviation: those of the "
-        "train split, as published for the dataset, of each image, or numbers. The model stores "
-        "them.",
+        help="Subtract each channel's mean and divide by its standard deviation. train: computed "
+        "from the train split; published: as published for the dataset; image: computed from each "
+        "image; or given numbers. The model stores them.",
         section=MODEL,
     )
     batch_norm: str = option(
         BATCH_NORMS[0],
         one_of(BATCH_NORMS),
         help="How the moving statistics of batch normalization change. average: the server "
-        "averages those of the clients. frozen: not at all; training normalizes by them, too.",
+        "averages the clients' statistics. frozen: they do not change, and training normalizes by "
+        "them, too.",
         section=MODEL,
     )
     fresh_weights: bool = option(
@@ -441,8 +443,8 @@ class RunConfig:
         None,
         EMA_DECAY,
         help="Evaluate and export a running mean of the global weights. Each round keeps the "
-        "share DECAY of it, less in the first rounds. Default: the weights of the last "
-        "round.",
+        "share DECAY of the mean, and a smaller share in the first rounds. Default: the weights of "
+        "the last round.",
         section=ALGORITHM,
         acts_on=GLOBAL_MODEL,
     )
@@ -488,7 +490,7 @@ class RunConfig:
         None,
         client_selection("N|SHARE|ID,ID|@FILE"),
         help="Which clients attack: N, or a share of all such as 0.1, drawn once from the clients "
-        "that may take part; or those listed. 0: none.",
+        "that may take part; or the listed clients. 0: none.",
         section=ATTACK,
         usual="0.1",
         needs=_ATTACK,
@@ -499,7 +501,7 @@ class RunConfig:
     compress: str | None = option(
         None,
         name_in(lambda: tables.COMPRESSORS),
-        help="Encode the clients' model deltas in fewer bytes, count these, and aggregate the "
+        help="Encode the clients' model deltas in fewer bytes, count the bytes, and aggregate the "
         "decoded deltas. fedcli info compressors lists the methods. Default: 4 bytes per "
         "parameter.",
         section=ALGORITHM,

@@ -15,7 +15,7 @@ from fedcli.settings.tables.secure_sums import AUTO_BOUND
 
 _SINGLE = "needs the individual updates, which the server does not see"
 _SCALES = "gives each client a scale of its own, so its codes cannot be added"
-_MORE_VECTORS = "sends or needs more than the sum of the updates, which is not simulated"
+_MORE_VECTORS = "sends or needs more than updates, and only sums of updates are simulated"
 
 # Aggregators that need one weighted sum, and those that need other sums.
 _OF_SUM = ("mean", "norm-bound", "tff-robust")
@@ -25,7 +25,7 @@ _AGGREGATORS = (*_OF_SUM, *_OF_STEPS)
 _OF_UPDATES = ("fixed-step", "random-k")
 _COMPRESSORS = (*_OF_UPDATES, "powersgd", "sketch")
 _WHY_NOT_COMPRESS: Mapping[str, str] = {
-    "top-k": "sends other coordinates for each client, so they cannot be added",
+    "top-k": "sends different coordinates for each client, so they cannot be added",
     "": _SCALES,
 }
 _ALGORITHMS = ("fedavg", "fedprox", "fedsgd", "fedavgm", "fedadagrad", "fedadam", "fedyogi")

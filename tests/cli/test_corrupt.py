@@ -1,4 +1,4 @@
-"""Files of a run that were damaged, cut or edited: one line, or results that are the same."""
+"""Damaged, cut or edited files of a run: each gives one line of error, or the same results."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(made: Path, tmp_path: Path) -> Path:
-    """A finished run of four rounds, at ./run of the command lines."""
+    """A finished run of four rounds, which the command lines find at ./run."""
     return Path(shutil.copytree(made, tmp_path / "run"))
 
 
@@ -52,7 +52,7 @@ def flipped(content: bytes, place: int) -> bytes:
 
 
 def test_every_region_of_a_checkpoint(fedcli: Fedcli, run: Path) -> None:
-    """Superblock, heads of objects, attributes, config, weights, optimizer state and checksum."""
+    """They are superblock, object headers, attributes, config, weights, state and checksum."""
     file = run_dir.latest_checkpoint(run)
     whole = file.read_bytes()
     commands = [RESUME, EVAL, EXPORT, ("eval", file), ("export", file, "weights.npz")]
@@ -89,8 +89,8 @@ def test_a_damaged_newest_checkpoint_is_not_the_end_of_a_run(
     assert (one.rows.tobytes(), one.client_ids) == (other.rows.tobytes(), other.client_ids)
 
 
-# Changes what is signed and signs it again, so that HDF5 parses it: in a process of its own, which
-# a fault of the library would end.
+# Changes bytes that the checksum covers and computes the checksum again, so that HDF5 parses them.
+# This runs in a process of its own, because a fault of the library would end it.
 SIGNED = """
 import os, random, sys
 from hashlib import blake2b
@@ -165,7 +165,7 @@ def test_an_edited_config_is_told(fedcli: Fedcli, run: Path, fault: str) -> None
     file.write_text(change(file.read_text()))
     more = () if fault == "fewer rounds" else ("--rounds", 9)
     assert_is_one_line(fedcli(*RESUME, *more), words)
-    assert fedcli(*EVAL).code == 0  # checkpoints have a config of their own
+    assert fedcli(*EVAL).code == 0  # checkpoints contain the config, too
     if fault not in ("out of range", "no such name", "fewer rounds", "another run"):
         assert_is_one_line(fedcli(*REPORT), "config.toml")
 
@@ -205,7 +205,7 @@ def test_damaged_metrics_are_told(fedcli: Fedcli, run: Path, fault: str) -> None
     before = file.read_bytes()
     assert_is_one_line(fedcli(*RESUME, "--rounds", 6), "metrics.jsonl")
     assert file.read_bytes() == before
-    if fault not in ("cut after a line", "gone"):  # a report tells as many rounds as there are
+    if fault not in ("cut after a line", "gone"):  # a report shows the rounds that exist
         assert_is_one_line(fedcli(*REPORT), "metrics.jsonl")
     assert fedcli(*EVAL).code == 0
 
@@ -258,13 +258,14 @@ def test_random_damage_is_one_line_or_none(
         done = fedcli(*commands[number % len(commands)])
         if done.code:
             assert_is_one_line(done, "run")
-    # What resuming may have changed was mended, not made worse.
+    # No command has damaged another file of the run: with the whole file it works again.
     (run / name).write_bytes(whole)
-    assert fedcli(*EVAL).out == fedcli(*EVAL).out
+    done = fedcli(*EVAL)
+    assert done.code == 0, done.err
 
 
 def _damaged(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yields the value with each of its entries, at any depth, left out or of another kind."""
+    """Yields copies of the value with one entry, at any depth, missing or of another type."""
     wrongs: list[Any] = [None, -1, "x", [], {}]
     for name, entry in value.items():
         yield {other: each for other, each in value.items() if other != name}

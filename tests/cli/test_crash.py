@@ -1,7 +1,7 @@
-"""Training that is killed at random moments, and resumed, ends in the bytes of the straight run.
+"""A run that is killed at random moments and resumed has the bytes of an uninterrupted run.
 
-FEDCLI_TEST_KILLS says how many times each kind of run is killed (6 if it is not set; one that has
-begun is, whatever it says), and FEDCLI_TEST_SEED when:
+FEDCLI_TEST_KILLS is the number of times that each kind of run is killed. The default is 6. Each
+kind is killed at least once after its run has begun. FEDCLI_TEST_SEED determines the moments:
 
     FEDCLI_TEST_KILLS=100 pytest tests/cli/test_crash.py -s
 """
@@ -30,7 +30,7 @@ NUM_KILLS = int(os.environ.get("FEDCLI_TEST_KILLS", "6"))
 
 HAS_TENSORBOARD = all(map(find_spec, ("tensorboard", "tensorboardX")))
 
-# Every kind keeps state from round to round, and saves every round, so that kills meet saving.
+# Every kind keeps state from round to round. It saves every round, so that kills interrupt saving.
 SHARED = ("--data-option", "clients=30", "--checkpoint-every", "1", "--seed", "7", "-q")
 MOMENTUM = ("--client-option", "momentum=0.5", "--server-option", "momentum=0.9")
 RUNS: dict[str, tuple[str, ...]] = {
@@ -52,7 +52,7 @@ RUNS: dict[str, tuple[str, ...]] = {
 
 
 def contents(run: Path) -> dict[str, Any]:
-    """All that a run comes to, but for what it took: files as bytes, records as rows."""
+    """The results of a run without its timings: files as bytes, records as rows."""
     names = ("config.toml", "metrics.jsonl", "metrics.csv", "evaluation.json")
     files = {name: (run / name).read_bytes() for name in names if (run / name).exists()}
     weights = run.with_suffix(".npz")
@@ -72,7 +72,7 @@ def contents(run: Path) -> dict[str, Any]:
 
 
 def scalars(folder: Path) -> dict[str, dict[int, float]]:
-    """What TensorBoard shows of a run, by series and name: values by step."""
+    """The values that TensorBoard shows of a run: by series and name, then by step."""
     if not folder.exists():
         return {}
     with warnings.catch_warnings():
@@ -89,9 +89,9 @@ def scalars(folder: Path) -> dict[str, dict[int, float]]:
 
 
 def check_what_a_kill_left(run: Path) -> None:
-    """Others can read the folder as it is, and every checkpoint in it is whole.
+    """After a kill the folder can be read, and every checkpoint in it is whole.
 
-    A run that stands there has a checkpoint, and a line is written before its round is saved.
+    A run that exists has a checkpoint, and the line of a round is written before its checkpoint.
     """
     rounds = [line["round"] for line in run_dir.read_metrics(run)]
     first, last = (rounds[0], rounds[-1]) if rounds else (1, 0)
@@ -102,7 +102,7 @@ def check_what_a_kill_left(run: Path) -> None:
 
 
 def check_what_the_end_left(run: Path) -> None:
-    """No round and no closing evaluation is timed twice, and nothing temporary stays."""
+    """At the end no round or closing evaluation is timed twice, and no temporary file is left."""
     timed = [each.get("round") for each in run_dir.read_timings(run)]
     assert None not in timed[:-1]
     numbers = [number for number in timed if number is not None]
@@ -134,12 +134,12 @@ def test_killed_runs_end_in_the_bytes_of_the_straight_run(
     moments = random.Random(f"{seed} {kind}")
     run = tmp_path / "run"
     num_kills, killed_at = 0, []
-    num_begun = num_compared = 0  # kills of a run that stands there; ends that were compared
+    num_begun = num_compared = 0  # kills of a run that exists; finished runs that were compared
     while num_kills < NUM_KILLS or run.exists() or not num_begun or not num_compared:
         arguments = ("--resume", "run", "-q") if run.exists() else (*SHARED, *RUNS[kind])
         process = begin(*arguments, *(() if run.exists() else ("--out", "run")))
         try:
-            if moments.random() < 0.5:  # else it may be killed while it starts or ends, too
+            if moments.random() < 0.5:  # otherwise it may also be killed while it starts or ends
                 wait_for_a_round(process, run)
             is_patient = num_kills >= NUM_KILLS and num_begun
             patience = None if is_patient else moments.uniform(0, seconds)
@@ -169,12 +169,12 @@ def wait_for_a_round(process: subprocess.Popen[str], run: Path) -> None:
 
     before = num_bytes()
     while process.poll() is None and num_bytes() <= before:
-        before = min(before, num_bytes())  # what lies behind the checkpoint is cut off first
+        before = min(before, num_bytes())  # lines after the checkpoint are removed first
         time.sleep(0.002)
 
 
 def describe(run: Path) -> str:
-    """Where a kill met a run: before it appeared, after so many rounds, while it saved."""
+    """When a run was killed: before its folder existed, after a number of rounds, or in saving."""
     if not run.exists():
         return "before round 0"
     num_lines = (run / "metrics.jsonl").read_bytes().count(b"\n")

@@ -1,4 +1,4 @@
-"""Curves in characters: where lines, marks and ticks stand, and whose colour each piece has."""
+"""Curves in characters: the places of lines, marks and ticks, and the colour of each piece."""
 
 from __future__ import annotations
 

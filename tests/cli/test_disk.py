@@ -1,4 +1,4 @@
-"""A disk that is full or read-only, and files that may not grow: one line, and nothing is lost."""
+"""Full or read-only disks, and a limit on file sizes: one line of error, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Mount = Callable[[int], Path]
 
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Mount]:
-    """Mounts a disk of so many KiB at tmp_path/disk."""
+    """Mounts a disk of the given number of KiB at tmp_path/disk."""
     disk = tmp_path / "disk"
 
     def make(kibibytes: int) -> Path:
@@ -44,7 +44,7 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
 
 
 def fill(disk: Path, *, leaving: int) -> Path:
-    """Fills a disk but for so many bytes, in whole pages."""
+    """Fills a disk except for `leaving` bytes, in whole pages."""
     ballast = disk / "ballast"
     left = os.statvfs(disk)
     with ballast.open("wb") as file:
@@ -53,7 +53,7 @@ def fill(disk: Path, *, leaving: int) -> Path:
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """What a run comes to, from its files."""
+    """The results in the files of a run."""
     names = ("metrics.jsonl", "metrics.csv", "evaluation.json")
     files = {name: (run / name).read_bytes() for name in names}
     records = client_records.load(run)
@@ -77,7 +77,7 @@ def test_no_run_begins_on_a_disk_that_cannot_hold_it(
     assert list(disk.iterdir()) == []
 
 
-# tensorboardX leaves its file open where it cannot flush it.
+# tensorboardX leaves its file open if it cannot flush it.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_goes_on_once_a_full_disk_has_room(fedcli: Fedcli, mount: Mount, kind: str) -> None:
@@ -165,7 +165,7 @@ def test_a_file_that_may_not_grow_stops_a_run_that_goes_on_later(
     process_arguments: dict[str, Any],
     kibibytes: int,
 ) -> None:
-    """As with a quota: metrics.jsonl outgrows the limit in the midst of a line."""
+    """As with a quota: metrics.jsonl reaches the limit within a line."""
     arguments = ("train", *DATA, "--rounds", "300", "--csv", "--record-clients", "--out")
     assert fedcli(*arguments, "straight").code == 0
     limit = 1024 * kibibytes

@@ -1,4 +1,4 @@
-"""`fedcli download` as a command: a small public set from a server to a trained model."""
+"""`fedcli download`: a small public dataset, from a server to a trained model."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def fake(server: web.Script, write_tff: WriteTff) -> PublicDataset:
-    """A TFF pair in an archive, under a name that --data knows: three clients a, b, c."""
+    """A pair of TFF files in an archive, under a name that --data knows; clients a, b and c."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:bz2") as tar:
         for name in ("train.h5", "test.h5"):
@@ -94,7 +94,7 @@ def test_from_a_server_to_a_trained_model(
     assert len(json.loads(done.out)["rounds"]) == 2
     assert fedcli("eval", "run", "--json").code == 0
     assert fedcli("inspect-clients", "--data", "emnist-digits", "--json").code == 0
-    assert 'data = "emnist-digits"' in Path("run/config.toml").read_text()  # by name, not path
+    assert 'data = "emnist-digits"' in Path("run/config.toml").read_text()  # the name, not the path
     done = fedcli("train", "--data", "emnist-digits", "--data-option", "clients=3")
     assert done.err == (
         "fedcli: error: --data-option: emnist-digits has no option 'clients'; it takes none\n"
@@ -199,7 +199,7 @@ def test_verify_reads_everything_and_fails_on_damage(
     run_acquire(fake, folder)
     capsys.readouterr()
     done = fedcli("download", "emnist-digits", "--verify", "--json")
-    (row,) = json.loads(done.out)["files"]  # the archive is not the real one's: not looked at
+    (row,) = json.loads(done.out)["files"]  # only the store: the archive is not the published one
     assert row["path"].endswith("emnist-digits.h5")
     assert "expected 3,383 clients in train, got 3" in row["problem"]
     assert done.code == 1

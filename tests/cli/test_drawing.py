@@ -146,7 +146,8 @@ def test_bars_take_the_scale_they_are_given() -> None:
 
 def test_blocks_stand_in_rows_of_equal_length() -> None:
     output = io.StringIO()
-    screen_on(output, width=80).beside([[Text("x" * 18)]] * 6)  # four have room, three are even
+    # There is room for four in a row; three make equal rows.
+    screen_on(output, width=80).beside([[Text("x" * 18)]] * 6)
     lines = output.getvalue().splitlines()
     assert [line.count("x" * 18) for line in lines] == [3, 0, 3]
 
@@ -218,7 +219,8 @@ def test_speed_and_time_left() -> None:
 
 def test_speed_within_a_long_round() -> None:
     speed = Speed()
-    for tick in range(100):  # the window is three seconds, or a round if that takes longer
+    # The speed is averaged over three seconds, or over one round if that takes longer.
+    for tick in range(100):
         speed.observe(tick, Snapshot(0, 4), tick / 200)
     examples, left = speed.observe(100.0, Snapshot(0, 4), 0.5)
     assert examples is None
@@ -277,7 +279,7 @@ def test_a_window_made_narrower_leaves_no_copies_of_the_line(
     live = LiveLine(stream, Remarks(1))
     monkeypatch.setenv("COLUMNS", "100")
     live.show("round 1/2", PARTS)
-    monkeypatch.setenv("COLUMNS", "20")  # the line of 44 columns is three rows now
+    monkeypatch.setenv("COLUMNS", "20")  # the line of 44 columns now fills three rows
     live.show("round 1/2", PARTS)
     live.show("round 2/2", PARTS)
     stream.seek(0)
@@ -347,7 +349,7 @@ def test_a_table_of_many_texts_is_turned() -> None:
     ]
     lines = table_at(60, [*options, "seeds", "test accuracy"], rows, 3)
     starts = [line for line in lines if line.startswith(options[0])]
-    assert len(starts) == 4  # one configuration fits beside the names
+    assert len(starts) == 4  # one configuration fits beside the names of the options
     text = "\n".join(lines)
     for row in range(4):
         assert f"0.{row}234 ± 0.0123 (2 of 3)" in text

@@ -1,4 +1,4 @@
-"""What can be wrong with data, runs and checkpoints: one line, exit 1, nothing left behind."""
+"""Faults of data, runs and checkpoints give one line and exit code 1, and leave no file."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def drop_labels(path: Path) -> None:
         del file["examples/b/label"]
 
 
-# What is done to the file, and what the line says.
+# For each fault, the change of the file and the words of the error.
 FAULTS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "not HDF5": (lambda path: path.write_text("label,pixels\n1,0\n"), ["train.h5"]),
     "truncated": (truncate, ["train.h5"]),
@@ -206,7 +206,7 @@ ODD_NAMES = {"not UTF-8": b"odd \xff\xfe", "control characters": b"odd \x01\n\x1
 def odd_folder(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """The working directory, of a name that neither TOML nor a terminal can hold."""
+    """A working directory whose name neither TOML nor a terminal can represent."""
     folder = tmp_path / os.fsdecode(ODD_NAMES[request.param])
     try:
         folder.mkdir()

@@ -16,12 +16,12 @@ from fedcli.settings.sections import SECTIONS
 from fedcli.version import __version__
 from tests.kit.command_line import Fedcli
 
-# Options of train that no field of RunConfig stands for.
+# Options of train that are not fields of RunConfig.
 _OTHER_TRAIN_OPTIONS = {
     f"--{name}" for name in ["out", "force", "resume", "config", "json", "quiet", "verbose"]
 }
 
-# Runs command lines one after the other and says what each wrote and what is loaded after it.
+# Runs command lines one after the other; returns the output of each, and the modules loaded then.
 _RUN_ALL = """
 import contextlib, io, json, os, sys
 from fedcli.cli.main import run
@@ -65,7 +65,7 @@ def test_version(fedcli: Fedcli) -> None:
 
 
 def test_help_and_completion_import_nothing_heavy(process_arguments: dict[str, Any]) -> None:
-    """The list of commands and its completion not even what commands are made of."""
+    """The list of commands and its completion do not even import the modules of commands."""
     completing = {"COMP_WORDS": "fedcli e", "COMP_CWORD": "1", "_FEDCLI_COMPLETE": "bash_complete"}
     lines = [({}, ["--help"]), (completing, []), *(({}, [name, "--help"]) for name in COMMANDS)]
     done = subprocess.run(
@@ -140,7 +140,7 @@ def test_help_shows_the_defaults_of_a_run(fedcli: Fedcli) -> None:
         ("fedcli train --preset tff", {"tff-tutorial"}),
         ("fedcli train --client-schedule-by lo", {"local-step"}),
         ("fedcli train --client-drop", {"--client-dropout"}),
-        ("fedcli train --model soft", {"softmax-regression", "soft"}),  # or files that begin so
+        ("fedcli train --model soft", {"softmax-regression", "soft"}),  # or a file of that name
         (
             "fedcli train --partition shards+label-noise --partition-option s",
             {"shards=", "seed="},

@@ -17,7 +17,7 @@ OUT = "run\033[31m"
 
 @pytest.fixture
 def hostile(fedcli: Fedcli, tmp_path: Path) -> None:
-    """A store and a run whose clients, classes and folder have such names."""
+    """A store and a run whose clients, classes and folder have hostile names."""
     rows = ["client_id,label,a,b,c,d"]
     for index, name in enumerate(IDS * 2):
         rows += [f'"{name}","{ESCAPES}",1,2,3,{index}', f'"{name}",=dog,4,5,6,{index}']

@@ -1,4 +1,4 @@
-"""`fedcli runs` and `fedcli clean`: what runs there are, and what of them can go."""
+"""`fedcli runs` lists runs, and `fedcli clean` removes files that they no longer need."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def scaffold(fedcli: Fedcli, name: str = "scaffold") -> Path:
 
 
 def stopped(path: Path) -> Path:
-    """Takes from a run the closing evaluation, as a signal does."""
+    """Removes the closing evaluation of a run, so that it looks stopped by a signal."""
     (path / "evaluation.json").unlink()
     return path
 
@@ -125,7 +125,7 @@ def test_a_file_that_goes_while_sizes_are_added_is_passed_over(tmp_path: Path) -
     found = listing.files_with_sizes(tmp_path)
     first, _ = next(found)
     gone, *_ = (each for each in tmp_path.iterdir() if each != first)
-    gone.unlink()  # as a checkpoint's temporary file of a run that trains
+    gone.unlink()  # as a temporary file of a run that is training
     ((kept, size),) = found
     assert ({first, gone, kept}, size) == ({tmp_path / name for name in "abc"}, 3)
 
@@ -158,7 +158,7 @@ def test_a_folder_without_runs_and_none(fedcli: Fedcli) -> None:
 
 @pytest.fixture
 def cleaned(fedcli: Fedcli) -> Iterator[Path]:
-    """A run with old checkpoints and a left-over, cleaned; what is needed works as before."""
+    """A cleaned run, which had old checkpoints and a temporary file; the rest works as before."""
     options = ("--checkpoint-every", 1, "--keep-checkpoints", 9, "--eval-every", 1)
     run = train(fedcli, "a", *options, "--keep-best", "loss", "--client-lr", 0.5)
     (run / "checkpoints" / ".round-000009.h5.0123456789ab.tmp").write_bytes(b"half")
@@ -218,7 +218,7 @@ def test_runs_that_are_not_finished_are_left_alone(fedcli: Fedcli) -> None:
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
     done = fedcli("clean", "--client-states", "--yes", "-v")
     assert f"fedcli: {run} stays as it is: it is not finished\n" in done.err
-    assert "1 unchanged: stopped, training or damaged" in done.out
+    assert "Unchanged: 1 run, stopped, training or damaged" in done.out
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
 
 

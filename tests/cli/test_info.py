@@ -152,7 +152,8 @@ def test_model_has_layers_and_parameter_counts(fedcli: Fedcli) -> None:
 def test_cost_of_a_convolutional_model_is_shown_layer_by_layer(fedcli: Fedcli) -> None:
     (row,) = json.loads(fedcli("info", "cnn-mcmahan", "--json").out)["models"]
     assert (row["num_params"], row["forward_multiply_adds"]) == (1_663_370, 12_273_152)
-    # Backward is twice forward, but for the first layer's 627,200, whose inputs need no gradient.
+    # Backward takes twice as many as forward, less 627,200: the first layer's inputs need no
+    # gradient.
     assert row["training_multiply_adds"] == 3 * 12_273_152 - 627_200
     lines = fedcli("info", "cnn-mcmahan").out.splitlines()
     told = [line.split()[-3:] for line in lines if line.startswith(("in all ", "conv2d_1 "))]

@@ -35,7 +35,7 @@ FIGURES = (
 
 @pytest.fixture
 def write_store(tmp_path: Path, seed: int) -> WriteStore:
-    """Writes a store of clients with the labels given; images are noise."""
+    """Writes a store of clients with the given labels; images are noise."""
 
     def write(
         splits: Mapping[str, Labels],
@@ -64,7 +64,7 @@ def write_store(tmp_path: Path, seed: int) -> WriteStore:
 
 
 def said(done: Outcome) -> list[str]:
-    """The lines on stderr but for what the file was taken to be."""
+    """The lines on stderr, without the lines on how the file was interpreted."""
     return [line for line in done.err.splitlines() if "is read as format tff-h5; " not in line]
 
 
@@ -158,7 +158,7 @@ def test_quick_counts_the_same(fedcli: Fedcli, write_tff: WriteTff) -> None:
     quick, full = (
         json.loads(fedcli(*arguments, *more).out)["splits"]["train"] for more in (["--quick"], [])
     )
-    assert quick["heterogeneity"].pop("mean_ink") is None  # it takes pixels
+    assert quick["heterogeneity"].pop("mean_ink") is None  # it needs pixels
     assert full["heterogeneity"].pop("mean_ink") is not None
     for client in quick["clients"]:
         assert client.pop("mean_ink") is None
@@ -215,7 +215,7 @@ def test_population_view(fedcli: Fedcli, write_store: WriteStore) -> None:
         "Sizes: mean 4.0, std 1.0 (0.250 of the mean), skewness 0.00, Gini 0.125\n"
         "Labels differ less than at random: mean TV is 0.83 times its floor.\n"
         "TV: total variation distance of a client's labels from all labels, half the EMD.\n"
-        "Floor: mean TV of as many examples drawn at random from all clients.\n"
+        "Floor: mean TV of the same number of examples, drawn at random from all clients.\n"
         "Effective classes: exp of the entropy; n if n classes are equally frequent.\n"
         "\n"
         "Clients by number of examples (train)\n"
@@ -416,7 +416,7 @@ def test_one_client_with_its_examples_and_mean_images(
     with h5py.File(data, "r+") as file:
         for name, column in (("a", 0), ("b", 3)):
             pixels = np.ones_like(file[f"examples/{name}/pixels"][()])
-            pixels[:, :, column] = 0  # ink: a draws on the left, b on the right
+            pixels[:, :, column] = 0  # 0 is ink: client a draws on the left, b on the right
             file[f"examples/{name}/pixels"][...] = pixels
     out = fedcli("inspect-clients", "--data", data, "--show", "a", "--examples", 2).out
     lines = out.splitlines()
@@ -505,11 +505,11 @@ def test_pictures_side_by_side_are_cut_alike(fedcli: Fedcli, write_tff: WriteTff
     with h5py.File(data, "r+") as file:
         for name, column in (("a", 1), ("b", 2)):
             pixels = np.ones_like(file[f"examples/{name}/pixels"][()])
-            pixels[:, :, column] = 0  # ink: the outer columns are empty in all
+            pixels[:, :, column] = 0  # 0 is ink: the outer columns are empty in all images
             file[f"examples/{name}/pixels"][...] = pixels
     arguments = ("--clients", "a,b", "--means", "--examples", 1)
     out = fedcli("inspect-clients", "--data", data, *arguments).out
-    panels = lines_under(out, "Label counts and examples (train)")[14]  # below ten bars
+    panels = lines_under(out, "Label counts and examples (train)")[14]  # the line below ten bars
     assert panels == "█" + " " * 26 + "█"  # panels are 26 columns apart
     assert lines_under(out, "a: mean image of each label")[1].startswith("█   █")
     assert lines_under(out, "b: mean image of each label")[1].startswith(" █   █")
@@ -523,7 +523,7 @@ def test_a_drawing_shows_ink_where_the_file_has_it(
     pixels[:, 0, :] = pixels[:, 3, 1] = pixels[:, 5, 3] = 0
     with h5py.File(data, "r+") as file:
         file["examples/a/pixels"][...] = pixels
-    for convention in ("source", "ink", "background"):  # what the model sees changes no picture
+    for convention in ("source", "ink", "background"):  # it changes no picture
         done = fedcli(
             *("inspect-clients", "--data", data, "--show", "a", "--examples", 1),
             *("--pixels", convention),
@@ -792,7 +792,7 @@ def test_bars_beside_each_other_share_their_scale(fedcli: Fedcli, write_store: W
 
 
 def read_until(terminal: int, text: bytes, seconds: float = 60.0) -> bytes:
-    """Reads what a command writes to its terminal until a text has come."""
+    """Reads the output of a command on its terminal until it contains a text."""
     seen = b""
     end = time.monotonic() + seconds
     while text not in seen:
@@ -822,7 +822,7 @@ def test_a_million_clients_show_progress_and_stop_at_once(
         process.send_signal(signal.SIGINT)
         seen = read_until(terminal, b"stopped")
         out, _ = process.communicate(timeout=60)
-        assert time.monotonic() - start < 5  # at once, however busy the machine
+        assert time.monotonic() - start < 5  # at once, even on a busy machine
     finally:
         process.kill()
         os.close(terminal)
@@ -844,5 +844,5 @@ def test_real_writers_are_the_same_from_the_file_and_from_a_store(
     )
     assert (of_file["num_clients"], of_file["num_examples"]) == (539, 5_997)
     assert of_store["splits"] == of_file["splits"]
-    skew = of_file["splits"]["train"]["heterogeneity"]  # each wrote each digit about as often
+    skew = of_file["splits"]["train"]["heterogeneity"]  # all digits are about equally frequent
     assert skew["tv"]["mean"] < skew["tv_floor"]["mean"]

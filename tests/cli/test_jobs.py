@@ -1,4 +1,4 @@
-"""Long jobs: what their line says, and a real process that draws, stays silent or is stopped."""
+"""Long jobs: the text of their line, and a real process that draws, is silent or is stopped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fedcli.errors import DataError
 from fedcli.progress import ProgressCallback
 from tests.kit.command_line import PATIENCE_SECONDS, draw_on_terminal
 
-# A command line whose one command counts to a hundred, or forever.
+# A program with one command, which counts to a hundred or without end.
 PROGRAM = """
 import sys, time
 from fedcli.cli import main as cli
@@ -81,7 +81,7 @@ def test_rate_and_time_left() -> None:
     meter.total = None
     meter.done = 500
     assert meter.describe(18.0, "examples") == "500 examples  50 examples/s"
-    meter.total = 400  # it was an estimate
+    meter.total = 400  # the former total was an estimate
     assert meter.describe(18.0, "examples").endswith("  0:00 left")
 
 
@@ -144,7 +144,7 @@ def test_raises_what_the_job_raises(error: BaseException) -> None:
 
 
 class _Slow:
-    """Takes a while to go, as a file that is closed last does."""
+    """An object that takes a while to be destroyed, such as a file that is closed last."""
 
     def __init__(self, events: list[str]) -> None:
         self.events = events
@@ -156,11 +156,11 @@ class _Slow:
 
 @pytest.mark.parametrize("error", [None, DataError("broken")])
 def test_the_thread_of_a_job_has_ended_before_its_result_is_there(error: DataError | None) -> None:
-    """Else Python's exit cuts it off, perhaps while it holds a lock that the exit waits for."""
+    """Otherwise Python's exit could wait for a lock that the thread holds."""
     events: list[str] = []
 
     def job(tell: ProgressCallback) -> None:
-        kept = threading.local()  # goes with its thread
+        kept = threading.local()  # is destroyed with its thread
         kept.slow = _Slow(events)
         jobs.append((threading.current_thread(), kept))
         if error is not None:
@@ -176,7 +176,7 @@ def test_the_thread_of_a_job_has_ended_before_its_result_is_there(error: DataErr
 def test_a_job_ends_before_what_went_wrong_beside_it_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A terminal that is closed, for one."""
+    """An example is a terminal that was closed."""
     events = []
 
     def job(tell: ProgressCallback) -> None:
@@ -198,7 +198,7 @@ def test_a_job_ends_before_what_went_wrong_beside_it_is_told(
 
 
 class _Deaf:
-    """Is sent a signal where Python drops exceptions, as h5py's objects often are."""
+    """Receives a signal in `__del__`, where Python drops exceptions, as h5py's objects often do."""
 
     def __init__(self, signal_num: signal.Signals) -> None:
         self.signal_num = signal_num
@@ -362,7 +362,7 @@ def test_terminal_shows_a_bar_that_does_not_stay(process_arguments: dict[str, An
         assert word in drawn
     shares = re.findall(r"(━*)[╸╺]? *(\d+)/100 example", drawn)
     assert len(shares) > 2
-    for bar, done in shares[1:]:  # the first may come before the job has told its total
+    for bar, done in shares[1:]:  # the first may be drawn before the job has reported its total
         assert abs(len(bar) - int(done) / 5) <= 1
     assert drawn.endswith("\x1b[2K")  # the line is erased
     assert out == "started\ncounted\n"

@@ -46,7 +46,7 @@ def test_a_model_of_keras_goes_through_training_and_back(
     assert [each["name"] for each in json.loads(done.out)["tensors"]] == [
         *("first/kernel", "first/bias", "last/kernel", "last/bias"),
     ]
-    # Its evaluation is that of a run which starts from what was exported and does not move.
+    # The evaluation equals that of a run that starts from the exported weights with rate 0.
     stay = ("--client-lr", 0, "--model", "m.keras", "--initial-weights", exported)
     again = fedcli(*given, "again", *stay)
     assert again.code == 0, again.err

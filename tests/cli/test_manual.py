@@ -1,4 +1,4 @@
-"""`fedcli help`: pages, list, search, and what the package holds."""
+"""`fedcli help`: pages, list and search; and the pages in the package."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_page_in_a_terminal_is_drawn_and_paged(
 def _read(descriptor: int) -> bytes:
     try:
         return os.read(descriptor, 4096)
-    except OSError:  # nobody has the terminal open any more
+    except OSError:  # no process has the terminal open any more
         return b""
 
 
@@ -123,7 +123,7 @@ def test_a_search_takes_no_topic(fedcli: Fedcli) -> None:
 
 
 def test_a_page_is_written_as_a_notebook(fedcli: Fedcli) -> None:
-    """tests/test_readme.py runs the cells of the tutorial's."""
+    """tests/test_readme.py runs the cells of the notebook of the tutorial."""
     done = fedcli("help", "models", "--notebook", "models.ipynb")
     assert (done.code, done.err) == (0, "")
     assert done.out == "Wrote models.ipynb; to open it: jupyter lab models.ipynb\n"

@@ -1,4 +1,4 @@
-"""What is said of own data and of runs that cannot be as their user meant them."""
+"""Messages about users' own data, and about runs that cannot do what the user intends."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def write_tff(
     return path
 
 
-# ---- What a foreign file holds -------------------------------------------------------------------
+# ---- Files of other programs ---------------------------------------------------------------------
 
 
 def test_pixels_of_another_range_are_told(fedcli: Fedcli, tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_training_that_moves_nothing_says_so(fedcli: Fedcli, tmp_path: Path) -> 
 def test_of_warnings_about_arithmetic_those_of_users_code_are_shown_alone() -> None:
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
-        cli._say_nothing_of_arithmetic()
+        cli._hide_arithmetic_warnings()
         for module in ("fedcli.learning.state", "my_model", "numpy.linalg"):
             warnings.warn_explicit(module, RuntimeWarning, "file.py", 1, module)
         warnings.warn_explicit("deprecated", DeprecationWarning, "file.py", 1, "fedcli.learning")

@@ -1,4 +1,4 @@
-"""Metrics beside loss and accuracy, wherever they are shown, and nowhere unless asked for."""
+"""Metrics beside loss and accuracy are shown everywhere if requested, and nowhere otherwise."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_eval_computes_what_training_did_and_more(
 
 
 def test_clients_of_one_class_have_no_area(runs: Path, tmp_path: Path) -> None:
-    """Shards of one class each: the area of all examples is there, that of no client is."""
+    """With clients of one class each, the area over all examples is defined, but of no client."""
     told = evaluating.evaluate_run(
         runs / "plain",
         data="synthetic-digits",
@@ -108,8 +108,8 @@ def test_clients_of_one_class_have_no_area(runs: Path, tmp_path: Path) -> None:
         balanced, accuracy = file["balanced_accuracy"][()], file["sparse_categorical_accuracy"][()]
     lone = np.isnan(areas)
     assert lone.sum() == told.num_clients - spread["num_clients"]
-    np.testing.assert_allclose(balanced[lone], accuracy[lone])  # of the one class there is
-    assert (recalls[lone] <= balanced[lone]).all()  # what is predicted counts, too, with 0
+    np.testing.assert_allclose(balanced[lone], accuracy[lone])  # the client has only this class
+    assert (recalls[lone] <= balanced[lone]).all()  # classes that are only predicted count as 0
 
 
 def test_reports_show_them(runs: Path, fedcli: Fedcli, tmp_path: Path) -> None:
@@ -126,9 +126,9 @@ def test_reports_show_them(runs: Path, fedcli: Fedcli, tmp_path: Path) -> None:
     assert list(finals[1]["test"]) == ["loss", "accuracy", "macro_f1", "auc"]
     assert list(finals[2]["test"]) == ["loss", "accuracy"]
     assert list(finals[0]["online"]) == ["loss", "accuracy"]
-    assert len(told["groups"]) == 1  # metrics are no part of what a run does
+    assert len(told["groups"]) == 1  # metrics do not change the configuration
     mean = told["groups"][0]["final"]["test"]["auc"]
-    assert mean["count"] == 2  # the third has none
+    assert mean["count"] == 2  # the third run has no such metric
     names = ("rounds.csv", "page.html", "curves.svg")
     options = [
         each
@@ -143,7 +143,7 @@ def test_reports_show_them(runs: Path, fedcli: Fedcli, tmp_path: Path) -> None:
     page = (tmp_path / "page.html").read_text()
     assert "auc by round" in page
     assert "test macro_f1" in page
-    assert "balanced_accuracy by round" in (tmp_path / "curves.svg").read_text()  # second has none
+    assert "balanced_accuracy by round" in (tmp_path / "curves.svg").read_text()  # of one run
     plain_text = fedcli("report", plain).out
     assert "macro" not in plain_text
     assert "auc" not in plain_text
@@ -193,7 +193,7 @@ def test_every_client_s_own_model_is_measured(fedcli: Fedcli) -> None:
 
 
 def test_fine_tuned_models_are_measured_on_their_own_clients(runs: Path, fedcli: Fedcli) -> None:
-    """Fine-tuning that changes nothing leaves every metric as it was."""
+    """Fine-tuning with rate 0 leaves every metric as it was."""
     eval_all = ("eval", runs / "first", "--clients", "all", "--json")
     still = json.loads(fedcli(*eval_all, "--finetune", "1", "--finetune-lr", "1e-30").out)
     tuned = still["fine_tuned"]

@@ -1,4 +1,4 @@
-"""What is read is never written over: the files of a run, its data, one output by another."""
+"""No output replaces a file of a run, its data, or another output of the command."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_file_of_ones_own_in_a_run_is_replaced(fedcli: Fedcli, inputs: dict[Pa
         assert fedcli("report", "run", "--html", "run/page.html").code == 0
 
 
-# ---- Every output: what it replaces, and what it does not ----------------------------------------
+# ---- Every output: files that it replaces, and others -------------------------------------------
 
 OUTPUTS = {
     "eval run --per-client": ".csv",
@@ -121,6 +121,6 @@ def test_a_device_is_never_replaced_nor_a_folder(
     assert_is_one_line(done, "is not a regular file; choose another name")
     (tmp_path / f"null{ending}").symlink_to("/dev/null")
     done = fedcli(*command.split(), f"null{ending}")
-    assert done.code == (1 if ending == ".h5" else 0)  # a store is read again
+    assert done.code == (1 if ending == ".h5" else 0)  # preprocess reads the store again
     assert (tmp_path / f"null{ending}").is_symlink()
     assert Path("/dev/null").is_char_device()

@@ -1,4 +1,4 @@
-"""People's own data: each usual layout goes through preprocess and two rounds of train."""
+"""Users' own data: preprocess and two rounds of train accept each usual layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fedcli preprocess` from each format to a store; killed, stopped and refused."""
+"""`fedcli preprocess` makes a store of each format; it may be killed, stopped, or refuse."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PATIENCE_SECONDS = 60.0  # of a test on a busy machine
 
 
 def made(fedcli: Fedcli, *arguments: object, out: str = "out.h5") -> dict[str, Any]:
-    """Runs preprocess and returns what --json tells; the store is whole."""
+    """Runs preprocess, checks that the store is whole, and returns the output of --json."""
     done = fedcli("preprocess", *arguments, "--out", out, "--json")
     assert done.code == 0, done.err
     told: dict[str, Any] = json.loads(done.out)
@@ -44,7 +44,7 @@ def sizes(told: dict[str, Any]) -> dict[str, tuple[int, int]]:
 
 
 def refusal(fedcli: Fedcli, *arguments: object, code: int = 1) -> str:
-    """The one line that says why nothing was done."""
+    """The line of error of a preprocess that must fail."""
     before = sorted(os.listdir())  # noqa: PTH208
     done = fedcli("preprocess", *arguments)
     assert (done.code, done.out, done.err.count("\n")) == (code, "", 1), done.err
@@ -123,14 +123,14 @@ def sort_key(example: tuple[np.ndarray, int]) -> int:
 def assert_nearest_within_one_level(
     mine: list[tuple[np.ndarray, int]], theirs: list[tuple[np.ndarray, int]]
 ) -> None:
-    """Each image has a twin of its label there that is off by at most one grey level."""
+    """For each image there is one with its label that differs by at most one grey level."""
     for image, label in mine:
         twins = [other for other, other_label in theirs if other_label == label]
         assert min(int(np.abs(image - other).max()) for other in twins) <= 1
 
 
 def test_real_samples_agree(fedcli: Fedcli, shared_data: Path) -> None:
-    """The writers of the SQLite and LEAF samples, as they are in the HDF5 files."""
+    """The writers of the SQLite and LEAF samples have the same images as in the HDF5 files."""
     made(
         fedcli,
         shared_data / "mnist_writers_train.h5",
@@ -478,7 +478,7 @@ def test_killed_at_any_moment_and_run_again(
 
 
 def wait_for_temporary(folder: Path, process: subprocess.Popen[str]) -> None:
-    """Waits until the store is being written, which others' remains do not count for."""
+    """Waits until the process writes the store. Temporary files of other processes do not count."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     before = set(folder.glob(".out.h5.*.tmp"))
     while not set(folder.glob(".out.h5.*.tmp")) - before:
@@ -516,7 +516,7 @@ def test_full_disk(
     process_arguments: dict[str, Any],
     blocks: int,
 ) -> None:
-    """Limits of the file's size hit the pixels read, the layout, and the pixels written."""
+    """The limits are reached by the pixels that are read, the store's layout, and its pixels."""
     line = f"ulimit -f {blocks}; exec {shlex.join([*command, *long_job('out.h5')])}"
     done = subprocess.run(
         ["bash", "-c", line], cwd=tmp_path, check=False, capture_output=True, **process_arguments

@@ -11,7 +11,7 @@ from tests.kit.command_line import Fedcli, WriteTff
 
 @pytest.fixture
 def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where public datasets are looked for; there is none."""
+    """The data folder, which has no dataset."""
     folder = tmp_path / "folder"
     (folder / "datasets").mkdir(parents=True)
     monkeypatch.setenv("FEDCLI_DATA_DIR", str(folder))
@@ -63,7 +63,7 @@ def test_other_data_are_told_and_no_figure_is_shown(fedcli: Fedcli) -> None:
     flags = ("--data", "synthetic-digits", "--rounds", 1, "--out", "run")
     done = fedcli("train", "--preset", "tff-tutorial", *flags)
     assert done.code == 0
-    assert "This run uses other data, so its figures are not compared with those.\n" in done.out
+    assert "This run uses other data, so no published figures are shown.\n" in done.out
     assert "3.11937" not in done.out
 
 
@@ -101,7 +101,7 @@ def test_drawn_images_stand_in_for_data_that_are_not_downloaded(
         "(synthetic-shapes) are used instead; the results are not those of the paper. To fetch it: "
         "fedcli download cifar10\n"
     ) in done.err
-    assert "This run uses other data, so its figures are not compared with those." in done.out
+    assert "This run uses other data, so no published figures are shown." in done.out
     config = Path("run/config.toml").read_text()
     assert 'data = "synthetic-shapes"' in config
     assert 'preset = "blazefl-cifar10-cnn"' in config
@@ -119,5 +119,5 @@ def test_drawn_images_stand_in_in_a_sweep_too(fedcli: Fedcli, data_folder: Path)
     assert 'data = "synthetic-shapes"' in Path("study/study.toml").read_text()
     given = fedcli(*sweep, "--out", "other", "--data", "cifar10")
     assert given.code == 1
-    assert "cifar10 has no option 'clients'" in given.err  # its own images are taken
+    assert "cifar10 has no option 'clients'" in given.err  # the downloaded images are used
     assert "synthetic images" not in given.err

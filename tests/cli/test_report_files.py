@@ -1,4 +1,4 @@
-"""The page and the pictures of `fedcli report`, the page also in a browser."""
+"""The HTML page and the figures of `fedcli report`; the page is also opened in a browser."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 class Outline(html.parser.HTMLParser):
-    """Counts tags and keeps what a page refers to."""
+    """Counts the tags of a page and keeps the addresses in it."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -230,7 +230,7 @@ def test_a_page_suits_narrow_screens_and_the_night(fedcli: Fedcli, tmp_path: Pat
     page = (tmp_path / "a.html").read_text()
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in page
     assert "@media (prefers-color-scheme: dark)" in page
-    assert not re.search(r'<svg[^>]* width="\d', page)  # they take the room that there is
+    assert not re.search(r'<svg[^>]* width="\d', page)  # drawings are as wide as their container
     for title in ("round", "loss", "accuracy"):
         assert f'text-anchor="middle">{title}</text>' in page
 

@@ -1,4 +1,4 @@
-"""What a plain `fedcli train` imports: nothing that it does not use."""
+"""A plain `fedcli train` imports no module that it does not use."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ print(*loaded, file=sys.stderr)
 sys.exit(code)
 """
 
-# Each is for data, models, algorithms, files or output that a plain run does not have.
+# Each module is for data, models, algorithms, files or output that a plain run does not have.
 NOT_USED = (
     *("fedcli.benchmarks", "fedcli.inspection", "fedcli.datasets.importers"),
     *("fedcli.datasets.download", "fedcli.datasets.preparation", "fedcli.datasets.partitions"),
@@ -62,7 +62,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 
 def test_a_plain_run_imports_nothing_that_it_does_not_use(plain: set[str]) -> None:
-    assert {"fedcli.runs.loop", "numpy", "h5py", "click"} < plain  # it has looked at the right one
+    assert {"fedcli.runs.loop", "numpy", "h5py", "click"} < plain  # it is the list of a training
     found = {
         name
         for name in plain
@@ -80,7 +80,7 @@ def test_garbage_is_collected_again_once_a_job_begins() -> None:
     before = gc.get_threshold()
     try:
         collection.begin_collection()
-        assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)  # nothing was put off
+        assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)  # nothing to enable
         collection.put_off_collection()
         assert gc.get_threshold()[0] > 10**9
         assert run_stoppable(gc.get_threshold, cancel=CancelFlag(), describe_stop=str) == before
@@ -91,7 +91,7 @@ def test_garbage_is_collected_again_once_a_job_begins() -> None:
 
 
 class _Interrupted(types.ModuleType):
-    """A module whose import Ctrl-C ends."""
+    """A module whose import raises KeyboardInterrupt."""
 
     def __getattr__(self, name: str) -> object:
         raise KeyboardInterrupt

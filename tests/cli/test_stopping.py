@@ -1,4 +1,4 @@
-"""Signals in a real process: it saves, ends at once with the right code, and can be resumed."""
+"""Signals to a real process: it saves, ends soon with the right code, and can be resumed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RECORDS = ("--csv", "--record-clients", "--checkpoint-every", "7")
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`LONG_RUN` without an interruption; the records change nothing of the other files."""
+    """`LONG_RUN` without an interruption. Client records do not change the other files."""
     out = tmp_path_factory.mktemp("straight") / "run"
     assert cli.run([*LONG_RUN, *RECORDS, "-q", "--out", str(out)]) == 0
     return out
@@ -68,7 +68,7 @@ def test_stopped_run_resumes_to_the_same_bytes(
 def test_a_second_signal_leaves_at_once_without_harm(
     tmp_path: Path, command: list[str], process_arguments: dict[str, Any], straight: Path
 ) -> None:
-    """Both come while the process stands still, so it has next to no time to save between them."""
+    """Both signals arrive while the process is stopped, so it has almost no time to save."""
     start = [*command, *LONG_RUN, *RECORDS, "-q", "--out", "run"]
     process = subprocess.Popen(start, cwd=tmp_path, stderr=subprocess.PIPE, **process_arguments)
     wait_until_rounds(tmp_path / "run", 10)
@@ -86,7 +86,7 @@ def test_a_second_signal_leaves_at_once_without_harm(
 def test_two_processes_do_not_train_one_run(
     tmp_path: Path, command: list[str], process_arguments: dict[str, Any]
 ) -> None:
-    """The second is refused, whatever it would do, and a lock dies with its process."""
+    """The second is refused, whether it resumes or replaces, and a lock ends with its process."""
 
     def second(*arguments: str) -> tuple[int, str, str]:
         done = subprocess.run(
@@ -124,7 +124,7 @@ def test_ctrl_c_stops_within_one_long_round(
     while not (tmp_path / "run").exists():
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    time.sleep(0.2)  # into the round
+    time.sleep(0.2)  # until it is within a round
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130

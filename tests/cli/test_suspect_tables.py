@@ -1,4 +1,4 @@
-"""What is printed of suspects."""
+"""The tables of suspicious examples and clients."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ def test_ctrl_c_saves_all_runs_and_stops(
     while not any((tmp_path / "study").glob("runs/*/metrics.jsonl")):
         time.sleep(0.02)
     time.sleep(0.3)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the processes of the pool, too
+    os.killpg(process.pid, signal.SIGINT)  # also to the processes of the pool, as a terminal does
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (130, "")
     assert err.splitlines()[-1].startswith("fedcli: stopped and saved after ")

@@ -1,7 +1,7 @@
-"""A study that is killed at random moments, and resumed, ends as one that was never killed.
+"""A study that is killed at random moments and resumed equals an uninterrupted study.
 
-FEDCLI_TEST_KILLS says how many times each kind of study is killed (4 if it is not set), and
-FEDCLI_TEST_SEED when:
+FEDCLI_TEST_KILLS is the number of times that each kind of study is killed; the default is 4.
+FEDCLI_TEST_SEED determines the moments:
 
     FEDCLI_TEST_KILLS=30 pytest tests/cli/test_sweep_crash.py -s
 """
@@ -33,10 +33,10 @@ STUDIES: dict[str, tuple[str, ...]] = {
 
 
 def contents(study: Path) -> dict[str, Any]:
-    """All that a study comes to, but for what it took.
+    """The results of a study, without its timings.
 
-    The pages of the database of client states may lie in another order; the checkpoints and metrics
-    of later rounds tell that its content is the same.
+    The pages of the database of client states may be in another order. Equal checkpoints and
+    metrics of later rounds show that its content is the same.
     """
     without = ("trials.jsonl", "timings.jsonl", "lock", "client_states.sqlite")
     lines = [json.loads(line) for line in (study / "trials.jsonl").read_text().splitlines()]

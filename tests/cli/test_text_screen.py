@@ -1,4 +1,4 @@
-"""What is printed into a pipe without rich is what rich prints there."""
+"""The output in a pipe without rich has the same bytes as with rich."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def test_without_a_terminal_each_evaluation_is_a_line(fedcli: Fedcli) -> None:
         for split, each in evaluation.items()
     ]
     assert [line.split()[0] for line in done.out.splitlines()[3:6]] == ["0", "2", "4"]
-    assert "... the evaluated ones of 5 rounds; all are in run/metrics.jsonl" in done.out
+    assert "... 3 evaluated rounds of 5; all are in run/metrics.jsonl" in done.out
     again = fedcli("train", "--resume", "run", "--rounds", 6).err.splitlines()
     assert again[0] == (
         "fedcli: run run: continues after round 5 of 6 rounds, fedavg on synthetic-digits"
@@ -271,7 +271,7 @@ def test_long_run_shows_a_thinned_table(fedcli: Fedcli, write_tff: WriteTff) -> 
     table = done.out.partition("-\n")[2].partition("\n...")[0]
     shown = [int(line.split()[0]) for line in table.splitlines()]
     assert shown == [1, 5, 10, 15, 20, 25, 30, 35, 40, 45]
-    assert "... of 45 rounds; all are in run/metrics.jsonl" in done.out
+    assert "... 10 rounds of 45; all are in run/metrics.jsonl" in done.out
 
 
 def test_eval_agrees_with_the_closing_evaluation(fedcli: Fedcli, write_tff: WriteTff) -> None:

@@ -1,4 +1,4 @@
-"""`fedcli verify` and `fedcli bundle`: whether others find the same bytes."""
+"""`fedcli verify` and `fedcli bundle`: others can check that a run gives the same bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fine-tuning in `fedcli eval`: as many steps as asked, those the client would take in a round."""
+"""Fine-tuning in `fedcli eval`: the requested number of steps, taken as in a round."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_what_a_schedule_has_become_does_not_count(tmp_path: Path) -> None:
         evaluating.evaluate_run(run, fine_tuning=fine_tuning).metrics["fine_tuned"]
         for run in (with_schedule, without)
     ]
-    assert told[0] == told[1]  # the schedule's first round has the whole rate
+    assert told[0] == told[1]  # in the first round of the schedule the rate is the full rate
 
 
 def test_baseline_and_fine_tuned_stand_side_by_side(fedcli: Fedcli, tmp_path: Path) -> None:

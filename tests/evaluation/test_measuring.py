@@ -1,4 +1,4 @@
-"""Metrics beside loss and accuracy, against slow and obvious formulas in float64."""
+"""Metrics beside loss and accuracy, compared with slow, simple formulas in float64."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Labels = NDArray[np.int32]
 
 
 def slow_rates(classes: Sequence[int], labels: Sequence[int], one: int) -> tuple[float, ...]:
-    """Precision, recall and F1 of a class, 0 where there is nothing to divide by."""
+    """Precision, recall and F1 of a class; 0 if the denominator is 0."""
     right = sum(c == one and y == one for c, y in zip(classes, labels, strict=True))
     said, there = sum(c == one for c in classes), sum(y == one for y in labels)
     precision, recall = (right / total if total else 0.0 for total in (said, there))
@@ -41,7 +41,7 @@ def slow_rates(classes: Sequence[int], labels: Sequence[int], one: int) -> tuple
 
 
 def slow_area(scores: Sequence[float], is_one: Sequence[bool]) -> float:
-    """The share of pairs that are in order, over all pairs."""
+    """The share of all pairs in which the example of the class has the higher score."""
     inside = [s for s, one in zip(scores, is_one, strict=True) if one]
     outside = [s for s, one in zip(scores, is_one, strict=True) if not one]
     if not inside or not outside:
@@ -95,7 +95,7 @@ def predicted(scores: Scores, labels: Labels, first: int = 0) -> Predicted:
 
 
 def draw(num: int, num_classes: int, seed: int, *, digits: int = 9) -> tuple[Scores, Labels]:
-    """Probabilities, rounded so that there are ties, and labels that they often agree with."""
+    """Probabilities, rounded so that some are equal, and labels, often the most probable ones."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, num_classes, num).astype(np.int32)
     logits = random.normal(size=(num, num_classes))
@@ -125,7 +125,7 @@ def test_metrics_equal_the_slow_reference(num: int, num_classes: int, digits: in
 
 
 def test_hand_worked_metrics_of_three_classes() -> None:
-    labels = np.array([0, 0, 0, 1], np.int32)  # class 2 is predicted and never there
+    labels = np.array([0, 0, 0, 1], np.int32)  # class 2 is predicted, but is no label
     scores = np.array([[0.8, 0.1, 0.1], [0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [0.7, 0.2, 0.1]])
     found = counted(scores.astype(np.float32), labels)
     assert found["macro_precision"] == pytest.approx((2 / 3 + 0 + 0) / 3)
@@ -133,9 +133,9 @@ def test_hand_worked_metrics_of_three_classes() -> None:
     assert found["balanced_accuracy"] == pytest.approx((2 / 3 + 0) / 2)
     assert found["weighted_recall"] == pytest.approx(0.5)
     assert found["weighted_f1"] == pytest.approx(3 / 4 * 2 / 3)
-    # class 0: 0.8 and 0.5 and 0.1 against 0.7 has 1 of 3; class 1: 0.2 against 0.1, 0.3, 0.1.
+    # Class 0: of 0.8, 0.5 and 0.1, one is above 0.7. Class 1: 0.2 is above two of 0.1, 0.3, 0.1.
     assert found["auc"] == pytest.approx((1 / 3 + 2 / 3) / 2)
-    # 0.8 twice, once right; 0.5 right; 0.7 wrong: bins (.73, .8], (.466, .533], (.666, .733].
+    # 0.8 twice, once correct; 0.5 correct; 0.7 wrong: bins (.73, .8], (.466, .533], (.666, .733].
     assert found["ece"] == pytest.approx((0.6 + 0.5 + 0.7) / 4, abs=1e-7)
 
 
@@ -152,7 +152,8 @@ def test_one_class_alone_has_no_area() -> None:
     scores = np.array([[0.9, 0.1], [0.4, 0.6]], np.float32)
     found = counted(scores, np.zeros(2, np.int32))
     assert math.isnan(found["auc"])
-    assert found["macro_recall"] == 0.25  # of class 0 a half, of class 1, which is predicted, none
+    # The recall is 0.5 for class 0, and 0 for class 1, which is only predicted.
+    assert found["macro_recall"] == 0.25
     assert found["balanced_accuracy"] == 0.5
 
 
@@ -224,7 +225,7 @@ def test_areas_are_exact_however_little_is_held(
 
 
 def test_scores_alike_in_their_upper_bits_are_told_apart() -> None:
-    """All are in one range, which holds more than may be sorted."""
+    """All scores are in one range, which has more scores than are sorted at a time."""
     bits = np.float32(0.5).view(np.uint32) + np.arange(200, dtype=np.uint32) % 50
     scores = np.stack([bits.view(np.float32)] * 2, axis=1)
     labels = (np.arange(200) % 7 == 0).astype(np.int32)
@@ -248,7 +249,7 @@ def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     ranks.close()
 
 
-# ---- Of clients ----------------------------------------------------------------------------------
+# ---- By client -----------------------------------------------------------------------------------
 
 
 def evaluated(num_threads: int, **asked: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Predictions of examples: they are the evaluation's, whole or in pieces, whatever the weights."""
+"""Predictions of examples agree with the evaluation, whole or in pieces, for any weights."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_pieces_change_nothing(data_file: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 class Own:
-    """A linear model in NumPy that says what it predicts in one of several ways."""
+    """A linear model in NumPy that returns its predictions in one of several forms."""
 
     num_classes = NUM_CLASSES
 

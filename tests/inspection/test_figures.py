@@ -1,4 +1,4 @@
-"""Figures are looked at by people; what is tested is what they hold, and that they are drawn."""
+"""Figures: the tests check their content and that they are drawn, not their looks."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def test_mean_images_stand_beside_the_populations_with_gaps_where_nothing_is() -
     assert texts[:2] == ["0", "1"]
     assert texts[2::2] == ["2 clients", "a", "b"]
     assert texts[3::2] == ["2 examples", "1 example", "1 example"]
-    picture = np.asarray(axes.images[0].get_array())[::90, ::90, 0]  # a dot of each tile
+    picture = np.asarray(axes.images[0].get_array())[::90, ::90, 0]  # one dot of each tile
     assert picture.tolist() == [[128, 240], [255, 240], [0, 240]]
 
 

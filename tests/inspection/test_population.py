@@ -1,4 +1,4 @@
-"""Clients read and counted."""
+"""Clients are read and counted; progress is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Suspects: flipped labels are found, and what no label can tell stays a number."""
+"""Suspects: flipped labels and broken images are found, and all scores are finite."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def make_client(client_id: str, pixels: Pixels, labels: object) -> ClientDataset
 
 
 def flip(data: ClientData, rng: np.random.Generator, share: float) -> tuple[ArrayData, Flips]:
-    """A share of each client's labels becomes another one of ten, every one alike."""
+    """Changes a share of each client's labels to another of ten, all equally probable."""
     clients, flips = {}, {}
     for client_id in data.client_ids:
         client = data.client(client_id)
@@ -79,7 +79,7 @@ def digits() -> ClientData:
 
 @pytest.fixture
 def few_digits(digits: ClientData) -> ArrayData:
-    """For what holds of any clients; shares that are found need all of them."""
+    """Few clients, for tests that do not depend on the number of clients."""
     return ArrayData({client_id: digits.client(client_id) for client_id in digits.client_ids[:5]})
 
 
@@ -114,7 +114,7 @@ def test_finds_a_mistake_made_often(shared_data: Path) -> None:
         clients[client_id], flips[client_id] = replace(client, labels=labels), is_flipped
     noisy = ArrayData(clients)
     found = rank_examples(noisy, noisy.client_ids, top=num_flipped(flips))
-    # 0.4 without estimating the densities once more.
+    # It would be 0.4 if the densities were not estimated a second time.
     assert precision(found, flips) > 0.5
 
 
@@ -129,7 +129,7 @@ def test_order_of_clients_and_size_of_blocks_change_no_score(
     def scores(found: Suspects) -> dict[tuple[str, int], float]:
         return {(each.client_id, each.index): each.score for each in found.examples}
 
-    # Sums in another order differ in the last digits; a score is a difference of such.
+    # Sums in another order differ in the last digits, and a score is a difference of sums.
     assert scores(blocked) == pytest.approx(scores(whole), rel=1e-6, abs=1e-6)
     assert {each.client_id for each in blocked.clients} == {e.client_id for e in whole.clients}
 
@@ -258,7 +258,7 @@ def test_rare_label_is_not_proposed(seed: int, num_rare: int, is_proposed: bool)
     pixels = np.random.default_rng(seed).integers(0, 256, (300, 4, 4)).astype(np.uint8)
     labels = np.arange(300) % 2
     labels[:num_rare] = 2
-    pixels[:num_rare] = pixels[:num_rare] // 8  # dark ones, and one more that is said to be 0
+    pixels[:num_rare] = pixels[:num_rare] // 8  # dark images, and one more that is labelled 0
     pixels[10] = pixels[10] // 8
     found = rank_examples(ArrayData({"a": make_client("a", pixels, labels)}), ["a"])
     assert (2 in {each.likelier_label for each in found.examples}) == is_proposed
@@ -324,7 +324,8 @@ def test_shrink_averages_squares(height: int, width: int, channels: int, factor:
 
 
 def test_scores_are_those_of_the_t_density() -> None:
-    rng = np.random.default_rng(7)  # the densities written out; any data will do
+    """The expected densities are computed here by their formulas."""
+    rng = np.random.default_rng(7)
     features = rng.normal(size=(600, 3)) @ rng.normal(size=(3, 3))
     labels = np.arange(600) % 2
     features[labels == 1] += 2.0
@@ -341,7 +342,7 @@ def test_scores_are_those_of_the_t_density() -> None:
         covariance = (300 * covariances[k] + 15 * pooled) / 315
         offsets = features - parts[k].mean(axis=0)
         squared = np.einsum("ij,jk,ik->i", offsets, np.linalg.inv(covariance), offsets)
-        for i in np.flatnonzero(labels == k):  # the covariance loses the example itself
+        for i in np.flatnonzero(labels == k):  # the covariance is computed without the example
             rest = covariance - 300 / 299 / 315 * np.outer(offsets[i], offsets[i])
             squared[i] = (300 / 299) ** 2 * offsets[i] @ np.linalg.solve(rest, offsets[i])
         log_det = np.linalg.slogdet(covariance)[1]

@@ -1,4 +1,4 @@
-"""Suspects by a run: losses are the model's, whatever the pixels of the data mean."""
+"""Suspects by a run: losses under its model, for either meaning of the pixel value 1.0."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NUM_CLIENTS = 12
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of twenty rounds on writers whose labels are right."""
+    """A run of twenty rounds on writers with correct labels."""
     path = tmp_path_factory.mktemp("runs") / "run"
     config = RunConfig(
         data_options={"clients": NUM_CLIENTS, "label_noise": 0.0},
@@ -53,7 +53,7 @@ def is_flipped(client_id: str, index: int) -> bool:
 def test_a_run_finds_flipped_labels(run: Path) -> None:
     data = open_data()
     found = rank_with_run(data, data.client_ids, run, top=30)
-    # A random pick has 0.1; a softmax regression finds clean digits hard, too.
+    # A random choice has 0.1. The losses of clean digits are also high under softmax regression.
     assert np.mean([is_flipped(each.client_id, each.index) for each in found.examples]) > 0.5
     assert 0 < found.num_suspicious < found.num_examples == data.total_examples()
     assert found.fault_counts == {}

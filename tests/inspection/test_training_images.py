@@ -1,4 +1,4 @@
-"""What inspect-clients --augmented draws is what training computes with."""
+"""inspect-clients --augmented draws the images with which training computes."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_the_figures_of_an_attack(attacked: RunRecord) -> None:
     assert found.attackers_mean == 2.0
     assert found.attackers_max == 4
     assert found.kept_share == 0.5
-    assert found.accuracy == 0.5  # of the closing evaluation
+    assert found.accuracy == 0.5  # that of the closing evaluation
     assert found.worst_accuracy == pytest.approx(0.4)
     assert found.worst_round == 3
     assert found.success_rate == 0.75

@@ -165,7 +165,7 @@ def test_a_partition_drawn_anew_for_each_seed_is_a_repetition(tmp_path: Path) ->
     runs = [dealt(tmp_path / f"run{seed}", seed, partition_seed=10 + seed) for seed in (1, 2, 3)]
     (group,) = comparison.group_by_config(runs)
     assert group.runs == runs
-    # A seed whose examples are dealt in two ways makes the partition a configuration.
+    # If one seed has two partitions, the seed of the partition belongs to the configuration.
     more = [*runs, dealt(tmp_path / "again", 1, partition_seed=12)]
     groups = comparison.group_by_config(more)
     assert [[run.path.name for run in group.runs] for group in groups] == [

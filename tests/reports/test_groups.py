@@ -83,8 +83,8 @@ def test_the_best_is_chosen_by_validation_and_never_by_test() -> None:
     ]
     said = group_tables.notes_on(found)
     assert (
-        "client_lr 0.1 of fedprox is the smallest value that was tried; smaller ones may be better"
-        in said
+        "client_lr 0.1 of fedprox is the smallest value that was tried; smaller values may be "
+        "better" in said
     )
     notes = group_tables.notes_on(on_test)
     assert any("chosen by test.accuracy, not by validation data" in note for note in notes)
@@ -134,7 +134,7 @@ def test_means_intervals_and_paired_differences() -> None:
         "6 seeds are needed"
     )
     assert any(note.endswith(text) for note in notes)
-    # Of three rows by Holm: 3 * 2 / 2^5, and 3 * 2 / 2^7, the first below 0.05.
+    # The smallest p of three rows by Holm is 3 * 2 / 2^seeds: with 7 seeds it is below 0.05.
     endings = {
         5: "for 3 rows 0.188, so no difference can be significant at 5 %; 7 seeds are needed",
         7: "adjusted for 3 rows 0.0469",
@@ -256,5 +256,6 @@ def test_rounds_to_a_target_count_the_runs_that_reach_it(tmp_path: Path) -> None
     found = group(members_of(map(load_run, sorted(tmp_path.iterdir()))), columns=columns)
     table = group_tables.to_table(found, "none")
     assert table.headers[:3] == ["client_lr", "seeds", "rounds to 0.5"]
-    # 0.3: from 0.4, 0.41, 0.5, 0.51 on; 0.1: from 0.2, 0.21, 0.3, 0.31 on; in steps of 0.1.
+    # Accuracies grow by 0.1 a round: at rate 0.3 from 0.4, 0.41, 0.5 and 0.51, at rate 0.1 from
+    # 0.2, 0.21, 0.3 and 0.31.
     assert [row[2] for row in table.rows] == ["1.5", "3.0 (2 of 4)"]

@@ -56,7 +56,8 @@ def test_many_rounds_show_first_every_kth_and_last() -> None:
 def test_of_a_run_with_evaluations_those_rounds_alone_are_shown() -> None:
     lines = [line(number, evaluation=number % 25 == 12) for number in range(1, 101)]
     assert [row.round_num for row in report.round_rows(lines)] == [12, 37, 62, 87]
-    lines = [line(number, evaluation=number == 12) for number in range(1, 21)]  # one is no curve
+    # One evaluation alone is no curve.
+    lines = [line(number, evaluation=number == 12) for number in range(1, 21)]
     assert len(report.round_rows(lines)) == 20
 
 

@@ -271,7 +271,7 @@ def test_a_schedule_must_fit_the_rounds(side: str) -> None:
     with pytest.raises(ConfigError, match=f"^--{side}-schedule-option: cosine: .* 5 rounds"):
         settings.from_options({**values, "rounds": 5})
     config = settings.from_options({**values, "rounds": 6})
-    # What the run's rounds stand for is not written down: a continued run may have more.
+    # config.toml keeps 0, which stands for all rounds, because a continued run may have more.
     assert getattr(config, f"{side}_schedule_options")["decay_rounds"] == 0
 
 
@@ -321,7 +321,7 @@ def test_a_file_that_gives_fedsgd_a_client_rate_is_refused_with_fedsgd_named_aga
         settings.from_options(settings.merge(base, {"algorithm": "fedsgd"}))
 
 
-# ---- Algorithms that say more of the server, the weights or the schedule -------------------------
+# ---- Algorithms that prescribe server optimizer, weights or schedule -----------------------------
 
 
 def test_a_named_server_optimizer_brings_its_options_and_takes_others() -> None:

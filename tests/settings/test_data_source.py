@@ -1,4 +1,4 @@
-"""The data of a run as one value."""
+"""`DataSource`: the options that name the data of a run, as one object."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def test_a_private_run_has_uniform_weights_and_its_options_are_complete() -> Non
         ({"aggregator": "norm-bound"}, "choose --aggregator mean"),
         ({"pre_aggregator": "nnm"}, "--pre-aggregator nnm: it mixes updates"),
         ({"compress": "sketch"}, "--compress sketch: one update is decoded together"),
-        ({"compress": "powersgd"}, "choose uniform"),
+        ({"compress": "powersgd"}, "choose --compress uniform"),
         ({"secure_sum": True, "client_dropout": 0.1}, "then no client counts, which no accountant"),
         ({"client_weighting": "num-examples"}, "choose --client-weighting uniform"),
         ({"sampling": "with-replacement"}, "several times in one round; choose --sampling poisson"),
@@ -86,7 +86,7 @@ def test_what_breaks_the_guarantee_is_refused(values: dict[str, Any], words: str
 
 @pytest.mark.parametrize("algorithm", tables.ALGORITHMS)
 def test_algorithms_that_tell_more_than_one_mean_are_refused(algorithm: str) -> None:
-    """Control variates, full gradients, numbers of steps and own models are not noised."""
+    """Control variates, full gradients, numbers of steps and own models would get no noise."""
     values: dict[str, Any] = {"algorithm": algorithm}
     if algorithm in ("fedavg", "fedprox", "fedsgd", "fedavgm", "fedadagrad", "fedadam", "fedyogi"):
         assert config(**values).dp == "gaussian"

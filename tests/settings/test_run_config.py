@@ -13,8 +13,8 @@ from fedcli.settings.declaration import GLOBAL_MODEL, LOCAL_STEPS, option_name
 from fedcli.settings.run_config import OPTIONS, RunConfig
 from fedcli.settings.sections import SECTIONS
 
-# A value with an effect for options that need another one, or that not all algorithms have. For
-# the other options, 0.5 is such a value.
+# Values other than the default, for options that need another option or that not all algorithms
+# have. For options that are not listed, 0.5 is used.
 _VALUES: dict[str, Any] = {
     "attack": "alie",
     **{"communication_seconds": 1.0, "deadline": 2.5, "over_selection": 0.3},

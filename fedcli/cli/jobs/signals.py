@@ -57,8 +57,8 @@ def _resending_dropped_signals() -> Iterator[None]:
         else:
             before(unraisable)
             return
-        # Not a threading.Timer: its start() waits for the thread, and on a busy machine the signal
-        # would come before it returns, here, where Python drops exceptions as well.
+        # threading.Timer is not used, because its start() waits until the thread runs. On a busy
+        # machine the signal could arrive meanwhile, and in this function Python drops exceptions.
         _thread.start_new_thread(_send_later, (arrived,))
 
     sys.unraisablehook = send_again

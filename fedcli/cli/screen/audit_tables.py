@@ -50,7 +50,7 @@ def _show_inversion(screen: Screen, result: Inversion) -> None:
     screen.table(["example", "label", "PSNR dB"], rows, left=2)
     label_read = result.data.class_name(result.label_read)
     screen.line(f"The label that the update reveals: {label_read}")
-    screen.title("Above: the example; below: the image read from the update")
+    screen.title("Above: the example; below: the image reconstructed from the update")
     convention = result.data.pixel_convention
     images = np.nan_to_num(result.images).astype(np.float32)
     screen.pictures(
@@ -84,21 +84,21 @@ def _show_likelihood_ratio(screen: Screen, result: LikelihoodRatio) -> None:
 def _show_canary(screen: Screen, result: Canary) -> None:
     screen.line(f"Bound on epsilon by the canary {result.client_id}", style="bold")
     rows = [
-        ["with the canary, recognised", *map(str, result.with_canary)],
-        ["without it, mistaken", *map(str, result.without)],
+        ["with the canary, and recognised", *map(str, result.with_canary)],
+        ["without the canary, but taken for one with it", *map(str, result.without)],
     ]
     screen.table(["runs", "number", "of"], rows, left=1)
     screen.line("")
     screen.line(
-        f"epsilon is at least {result.epsilon:.6f} at 95 % confidence; so many runs can show at "
-        f"most {result.largest:.6f}"
+        f"epsilon is at least {result.epsilon:.6f} at 95 % confidence; the largest bound that this "
+        f"number of runs can give is {result.largest:.6f}"
     )
     if result.privacy is None:
         screen.line("The run reports no epsilon: it was trained without differential privacy.")
         return
     epsilon, delta = result.privacy
-    verdict = "which is proved too low" if result.proves_fault else "which agrees with the bound"
-    screen.line(f"The run reports epsilon {epsilon:.6f} at delta {delta:g}, {verdict}.")
+    verdict = "is less than the bound" if result.proves_fault else "agrees with the bound"
+    screen.line(f"The run reports epsilon {epsilon:.6f} at delta {delta:g}, which {verdict}.")
 
 
 def captions(result: Inversion) -> list[str]:
@@ -124,8 +124,8 @@ def _show_separation(screen: Screen, found: Separation, members: str, others: st
     least = 1.0 / found.num_others
     if least > LOW_RATES[0]:
         screen.line(
-            f"With {found.num_others:,} others the least FPR above 0 is {least:.4f}; below that, "
-            "TPR is at FPR 0",
+            f"With {found.num_others:,} others the smallest FPR above 0 is {least:.4f}; for a "
+            "lower FPR, the TPR at FPR 0 is shown",
             style="dim",
         )
 

@@ -42,9 +42,9 @@ def show_report(report: Report) -> None:
 
 
 _EXPLANATIONS = (
-    "of peak: the textbook's multiply-adds as a share of those that as many threads do in",
-    "registers in the same turn. 1 thread /: how many times faster than fedcli on one thread.",
-    "fedcli /: fedcli's time as a share of this program's, on as many threads. Medians of turns.",
+    "of peak: multiply-adds per second, counted as in the textbook algorithm, as a share of the",
+    "peak of as many threads. 1 thread /: how many times faster than fedcli on one thread.",
+    "fedcli /: fedcli's time as a share of this program's time, on as many threads. All medians.",
 )
 
 
@@ -118,7 +118,7 @@ def _show_limits(screen: Screen, report: Report) -> None:
     cached, memory = limits.CACHED_BYTES / 1e6, 2 * report.memory_bytes / 1e6
     for line in (
         "multiply-adds: float32 in registers. read: bytes that NumPy's dot product of two arrays",
-        f"takes in, {cached:,.1f} MB a thread (as the McMahan CNN's large kernel) or "
+        f"takes in, {cached:,.1f} MB a thread (the size of the large kernel of McMahan's CNN) or "
         f"{memory:,.0f} MB in all.",
         f"copy: bytes read plus bytes written by NumPy, {memory / 2:,.0f} MB in all.",
         f"NumPy's BLAS, one thread, 1024 x 1024 matrices: {report.sgemm_share:.0%} of the peak.",
@@ -167,7 +167,7 @@ def _show_layers(screen: Screen, times: LayerTimes) -> None:
     )
     for line in (
         f"All phases: {format_seconds(times.total_seconds)} an example. backward: with the update",
-        "by plain SGD. derive: moved weights made ready for the next step, where that takes time.",
+        "by plain SGD. derive: computes transformed copies of updated weights for the next step.",
     ):
         screen.line(line, style="dim")
 

@@ -37,7 +37,7 @@ _TABLE_GAP = 2
 
 _LEGEND = (
     "TV: total variation distance of a client's labels from all labels, half the EMD.",
-    "Floor: mean TV of as many examples drawn at random from all clients.",
+    "Floor: mean TV of the same number of examples, drawn at random from all clients.",
     "Effective classes: exp of the entropy; n if n classes are equally frequent.",
 )
 _ALIKE = 0.1  # the mean TV of random labels may differ from its floor by this share

@@ -1,4 +1,4 @@
-"""The output of `fedcli preprocess` and `fedcli download`, as a table or JSON."""
+"""The output of `fedcli preprocess`, as tables or JSON."""
 
 from __future__ import annotations
 

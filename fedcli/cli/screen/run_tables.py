@@ -49,8 +49,9 @@ def show_run(
     show_rounds(screen, rows)
     num_rounds = lines[-1]["round"]
     if len(rows) < len(lines):
-        which = "the evaluated ones " if all(row.evaluation for row in rows) else ""
-        screen.line(f"... {which}of {num_rounds:,} rounds; all are in {path}/metrics.jsonl", "dim")
+        which = "evaluated rounds" if all(row.evaluation for row in rows) else "rounds"
+        shown = f"... {len(rows)} {which} of {num_rounds:,}"
+        screen.line(f"{shown}; all are in {path}/metrics.jsonl", "dim")
     screen.title(f"Federated evaluation of the model after round {num_rounds}")
     show_evaluation(screen, report.evaluation_rows(evaluation))
     if comparison is not None:
@@ -144,7 +145,7 @@ def show_comparison(screen: TextScreen, comparison: Comparison) -> None:
         ]
         screen.table(["figure", "published", "this run"], rows)
     elif comparison.has_other_data:
-        screen.line("This run uses other data, so its figures are not compared with those.")
+        screen.line("This run uses other data, so no published figures are shown.")
     else:
         screen.line("fedcli has no published figures for this preset.")
     if comparison.differs_in:

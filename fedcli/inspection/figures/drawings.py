@@ -39,7 +39,7 @@ MAX_HISTOGRAMS = 6  # clients whose label counts are drawn
 MAX_MEANS = 5  # clients whose mean images are drawn
 MAX_LABELS = 100  # labels in a figure; if there are more, only the most common are drawn
 MAX_COLUMNS = 1000  # clients in the heat map; if there are more, an evenly spaced selection
-MAX_POINTS = 5000  # clients in the plot of label skew; if there are more, as in the heat map
+MAX_POINTS = 5000  # clients in the plot of label skew; if there are more, an even selection, too
 
 _SMALL_TILE = 56  # dots of a tile if there are many
 _LEAST_KEY = 60  # smallest height of a colour bar, in dots

@@ -181,7 +181,7 @@ def is_evaluation(value: Any) -> bool:
 
 
 def _is_attack_success(value: dict[str, Any]) -> bool:
-    """Whether a value has the figures of an attack. Raises if its structure is another."""
+    """Whether a value has the figures of an attack. Raises if its structure is different."""
     numbers = [value["attack_success_rate"], *value.get("class_recall", ())]
     return all(each is None or is_number(each) for each in numbers)
 

@@ -35,7 +35,7 @@ class LoggedRound:
     """One round whose line is in metrics.jsonl, or the evaluation of the initial model.
 
     Attributes:
-        line: That line, with NaN for null.
+        line: Its line in metrics.jsonl, with NaN for null.
         weights: The global weights after the round, float32 [num_params].
         client_ids: The cohort; empty if this is not a round of training.
         client_stats: One row for each client that trained, as the engine returns them.

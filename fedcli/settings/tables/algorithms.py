@@ -308,7 +308,7 @@ _MOST_CLIENTS = 1e9
 _NUM_BYZANTINE = Option(
     "num_byzantine",
     0.1,
-    "Deltas that may be wrong (f): a whole number, or below 0.5 a share of the n that count.",
+    "Deltas that may be wrong (f): a whole number, or a share of the n deltas, below 0.5.",
     0.0,
     _MOST_CLIENTS,
 )
@@ -402,7 +402,7 @@ AGGREGATORS = table(
             Option(
                 "trim",
                 0.2,
-                "Values dropped at each end: a whole number, or below 0.5 a share of the deltas.",
+                "Values dropped at each end: a whole number, or a share of the deltas, below 0.5.",
                 0.0,
                 _MOST_CLIENTS,
             ),

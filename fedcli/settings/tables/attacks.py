@@ -43,7 +43,7 @@ _KNOWN = Option(
     "knowledge",
     OMNISCIENT,
     "Updates that the attackers know: those of all honest clients of the cohort (omniscient), or "
-    "their own honest ones (colluders).",
+    "only those that they would send themselves if they were honest (colluders).",
     choices=(OMNISCIENT, COLLUDERS),
 )
 _DEVIATION = Option(
@@ -58,8 +58,8 @@ _BOOST = (
     Option(
         "boost",
         AUTO,
-        "Factor of the attackers' updates, a number; auto: the sum of all weights over theirs, "
-        "which replaces the model.",
+        "Factor of the attackers' updates, a number; auto: the sum of all weights divided by the "
+        "attackers' weights, so that they replace the model.",
         0.0,
         MAX_FLOAT,
         (AUTO,),
@@ -176,7 +176,7 @@ ATTACKS = table(
             Option(
                 "z",
                 AUTO,
-                "Number of deviations; auto: the paper's, from the cohort.",
+                "Number of deviations; auto: the paper's, for this cohort size.",
                 0.0,
                 MAX_FLOAT,
                 (AUTO,),
@@ -208,8 +208,8 @@ ATTACKS = table(
     ),
     AttackEntry(
         "min-max",
-        "As far from the mean as possible, but no farther from any known update than the farthest "
-        "two of these are from each other.",
+        "As far from the mean as possible, but no farther from any known update than the two "
+        "farthest known updates are from each other.",
         "Shejwalkar and Houmansadr 2021, NDSS, algorithm 1",
         (_DEVIATION, _KNOWN, *_WHEN),
         _check_when,
@@ -219,8 +219,8 @@ ATTACKS = table(
     ),
     AttackEntry(
         "min-sum",
-        "As far from the mean as possible, with a sum of squared distances to the known updates "
-        "that is not larger than that of one of these updates.",
+        "As far from the mean as possible, but its sum of squared distances to the known updates "
+        "is at most the sum that one of them has; see limit.",
         "Shejwalkar and Houmansadr 2021, NDSS",
         (
             _DEVIATION,
@@ -245,7 +245,7 @@ ATTACKS = table(
         "opposite to the sign of their mean.",
         "Fang et al. 2020, arXiv 1911.11815, section 4.4",
         (
-            Option("factor", 2.0, "How far beyond, at least 1: the paper's b.", 1.0, MAX_FLOAT),
+            Option("factor", 2.0, "How far beyond the extremes: the paper's b.", 1.0, MAX_FLOAT),
             _KNOWN,
             *_WHEN,
         ),

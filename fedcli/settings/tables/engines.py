@@ -17,8 +17,8 @@ ENGINES = table(
             Option(
                 "address",
                 "local",
-                "local: a cluster on this machine only; auto: the cluster to which it belongs; or "
-                "HOST:PORT.",
+                "local: a cluster on this machine only; auto: the cluster to which this machine "
+                "belongs; or HOST:PORT.",
             ),
             Option("workers", 0, "Number of workers; 0: one on each node.", 0, 4096),
             Option(

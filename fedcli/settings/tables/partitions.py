@@ -70,7 +70,7 @@ DEALS = table(
     _deal(
         "dirichlet-prior",
         "As dirichlet-client, but with Dir(alpha * p), where p holds the share of each class in "
-        "all examples. With 10 equal classes, alpha=1 here is alpha=0.1 there.",
+        "all examples. With 10 equal classes, alpha=1 is alpha=0.1 of dirichlet-client.",
         "Hsu et al. 2019, arXiv 1909.06335",
         _alpha(0.5, "Larger is more even; the sum of the parameters of all classes."),
     ),
@@ -206,7 +206,7 @@ def split_partition(name: str) -> tuple[str, tuple[str, ...]]:
         if each not in CHANGES and DEALS.find(each) is None:
             raise ConfigError(
                 f"unknown --partition '{each}'; choose one of {', '.join(PARTITIONS)}; "
-                "those that change examples go after another with +"
+                "a partition that changes examples can be joined to another one with +"
                 f"{did_you_mean(each, PARTITIONS)}"
             )
     if code is not None:

@@ -100,8 +100,8 @@ PRIVACY = table(
     ),
     PrivacyEntry(
         "gaussian-adaptive",
-        "The same with a norm that follows a quantile of the updates' norms, estimated with noise "
-        "from part of the budget.",
+        "As gaussian, but the clipping norm follows a quantile of the updates' norms, which is "
+        "estimated with noise from part of the privacy budget.",
         "Andrew et al. 2021, arXiv 1905.03871",
         (
             _clip("L2 norm of an update in the first round."),

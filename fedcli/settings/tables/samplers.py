@@ -7,7 +7,7 @@ from fedcli.settings.options import Entry, table
 SAMPLERS = table(
     Entry(
         "fixed",
-        "The same clients in every round: all, the first N, or those listed.",
+        "The same clients in every round: all, the first N, or the listed ones.",
         "TFF tutorial, Federated Learning for Image Classification",
     ),
     Entry(

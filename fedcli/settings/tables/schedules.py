@@ -94,8 +94,8 @@ SCHEDULES = table(
         "Loshchilov and Hutter 2017 (SGDR), arXiv 1608.03983, without restarts",
         (
             _decay_rounds(
-                "Rounds of the decay; 0: all rounds of the run after the warm-up, so that other "
-                "--rounds on resuming change its end.",
+                "Rounds of the decay; 0: all rounds of the run after the warm-up. If the run is "
+                "resumed with other --rounds, the decay ends with the new last round.",
                 RUN_S_ROUNDS,
                 RUN_S_ROUNDS,
             ),
