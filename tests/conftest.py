@@ -1,4 +1,4 @@
-"""What all tests share: the seed, data that may stand beside the checkout, hypothesis profiles."""
+"""Fixtures of all tests: the seed and data beside the checkout; and hypothesis profiles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytest_plugins = ["tests.kit.command_line", "tests.kit.misbehaving_server"]
 SEED = int(os.environ.get("FEDCLI_TEST_SEED", "42"))
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
-# A slow or busy machine is not a failure, hence no deadline.
+# There is no deadline, because a slow or busy machine is not a failure.
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("local", deadline=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
@@ -25,13 +25,13 @@ def pytest_report_header() -> str:
 
 @pytest.fixture
 def seed() -> int:
-    """The seed of whatever a test draws; FEDCLI_TEST_SEED sets another."""
+    """The seed of all random numbers of a test; FEDCLI_TEST_SEED sets another."""
     return SEED
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real data beside the checkout; a test that asks for it skips where there is none."""
+    """The folder of real data beside the checkout; tests that use it are skipped without it."""
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no real data at {SHARED_DATA}")
     return SHARED_DATA

@@ -1,4 +1,4 @@
-"""What the build promises: declared dependencies, pins, flags, and the variants that were built."""
+"""Checks of the build: declared dependencies, pinned versions, flags, and built variants."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def requirement_name(requirement: str) -> str:
 
 
 def executed_nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """Yields a node and those below it, without what only type checkers read."""
+    """Yields a node and all nodes below it, without code that only type checkers read."""
     yield node
     for child in ast.iter_child_nodes(node):
         if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
@@ -46,7 +46,7 @@ def executed_nodes(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def imported_distributions() -> set[str]:
-    """Returns what fedcli imports that is neither its own nor Python's."""
+    """Returns the distributions of other packages that fedcli imports."""
     names = set()
     for path in (ROOT / "fedcli").rglob("*.py"):
         for node in executed_nodes(ast.parse(path.read_text())):
@@ -67,7 +67,7 @@ def test_dependencies_are_what_is_imported(project: dict[str, Any]) -> None:
     required = [*project["dependencies"], *itertools.chain(*extras)]
     declared = set(map(requirement_name, required))
     imported = imported_distributions() | {"tomli"}  # loaded by name where tomllib is missing
-    assert declared - {"tensorboard"} == imported  # what reads the event files, for a user
+    assert declared - {"tensorboard"} == imported  # users read event files with it; fedcli does not
 
 
 def test_lint_tools_are_pinned(project: dict[str, Any]) -> None:
@@ -104,7 +104,7 @@ def test_unknown_variant_is_refused() -> None:
 
 @pytest.mark.parametrize("path", ["setup.py", "tests/c/Makefile"])
 def test_flags(path: str) -> None:
-    """The C tests compile with the flags that matter to results as the extension does."""
+    """The C tests are compiled with those flags of the extension that affect results."""
     text = (ROOT / path).read_text()
     for flag in [
         *("-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),

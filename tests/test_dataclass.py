@@ -1,4 +1,4 @@
-"""Dataclasses whose fields and methods are made on demand are those of the standard decorator."""
+"""`fedcli.dataclass` makes the same classes as the standard decorator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.kit.command_line import REPOSITORY
 
 
 def _define(decorate: Callable[..., Any], **options: bool) -> tuple[Any, Any]:
-    """A class with fields of all kinds and one that inherits from it, made by either decorator."""
+    """Returns a class with fields of all kinds and a subclass, made by the given decorator."""
 
     class Base:
         first: int
@@ -48,7 +48,7 @@ ARGUMENTS: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...] = (
 
 
 def _outcome(make: Any, args: tuple[Any, ...], named: dict[str, Any]) -> object:
-    """All that can be seen of an object, or of the error."""
+    """Returns everything that is visible of a new object, or of the error."""
     try:
         made = make(*args, **named)
     except TypeError as err:

@@ -1,4 +1,4 @@
-"""Files that nobody vouches for: regular ones are read, no more of them than there can be."""
+"""Files from untrusted sources: only regular files are read, and a bounded number of bytes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_thousand_folders_are_made(tmp_path: Path) -> None:
     deep = tmp_path.joinpath(*["y"] * 1100)
     make_folders(deep)
     assert deep.is_dir()
-    while deep != tmp_path:  # pytest's own removal gives up at a thousand
+    while deep != tmp_path:  # pytest's own removal fails at a depth of a thousand
         deep.rmdir()
         deep = deep.parent
     (tmp_path / "file").touch()

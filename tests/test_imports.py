@@ -1,4 +1,4 @@
-"""What the package imports, and when: one process takes steps, each of which may load so much."""
+"""Modules that the package imports at each step of a program, all in one process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from fedcli.settings.tables.former_modules import FORMER_MODULES
 from tests.kit.command_line import REPOSITORY
 
-# From the lightest to the heaviest: what a step does, and what is not loaded after it.
+# From the lightest to the heaviest: the code of a step, and modules that are not loaded after it.
 STEPS = {
     "tables of names": (
         "import fedcli; from fedcli.settings import tables; fedcli.FedcliError; tables.MODELS",
@@ -67,7 +67,7 @@ def test_a_step_loads_nothing_that_it_does_not_use(loaded: dict[str, set[str]], 
 
 
 def test_the_steps_load_what_they_use(loaded: dict[str, set[str]]) -> None:
-    """So that the names above are those that modules have."""
+    """This shows that the names in `STEPS` are names of real modules."""
     assert "fedcli.settings.tables" in loaded["tables of names"]
     assert {"numpy", "fedcli.core._core"} <= loaded["generated data"]
     assert "matplotlib" in loaded["figures"]
@@ -75,7 +75,7 @@ def test_the_steps_load_what_they_use(loaded: dict[str, set[str]]) -> None:
 
 @pytest.mark.parametrize(("former", "now"), FORMER_MODULES.items())
 def test_a_module_is_found_by_its_former_name(former: str, now: str) -> None:
-    """Scripts written before modules had rooms go on working."""
+    """Scripts that import modules from their former places still work."""
     found, module = import_module(f"fedcli.{former}"), import_module(now)
     public = [name for name in vars(module) if not name.startswith("__")]
     assert public

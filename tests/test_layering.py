@@ -1,4 +1,4 @@
-"""Who may import whom: data flow one way, and each outside library has few users."""
+"""Rules of imports: they go one way, and each outside library has few users."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ USERS: dict[str, set[str]] = {
     "numpy.random": {"federation.tff_sampling"},  # TFF draws with NumPy's frozen RandomState
     **{name: set() for name in ("pickle", "marshal", "shelve", "dill", "joblib")},
 }
-# What runs before the work is known.
+# Modules that run before the command is known; they must not import NumPy.
 NO_NUMPY = {
     *("__main__", "settings", "runs.stopping", "runs.files.folder", "runs.files.lines"),
     *("dataclass", "digest", "errors", "files", "lazy", "locks", "progress", "version"),
@@ -175,13 +175,13 @@ FLOOR_OF_ROOM = {room: depth for depth, rooms in enumerate(ROOMS) for room in ro
 
 
 def module_name(path: Path) -> str:
-    """Returns the name below fedcli: "datasets.client_data"; a folder's face is "datasets"."""
+    """Returns the name below fedcli: "datasets.client_data"; of a folder, "datasets"."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Yields line and absolute dotted name of each import, those within functions included."""
+    """Yields line and absolute dotted name of each import, also of imports in functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -201,7 +201,7 @@ def is_within(name: str, names: Iterable[str]) -> bool:
 
 
 def import_fault(module: str, name: str) -> str | None:
-    """Returns what is wrong with an import by a module, None if nothing."""
+    """Returns the reason why a module may not import a name; None if it may."""
     if name.startswith("."):
         return "an import is written in full"
     for library, users in USERS.items():
@@ -221,14 +221,14 @@ def order_fault(module: list[str], other: list[str]) -> str | None:
     if module[0] == other[0] and module[0] not in GROUND:
         return floor_fault(module, other)
     if module[0] in GROUND and other[0] in GROUND:
-        return None  # circles are looked for by themselves
+        return None  # another test looks for circular imports
     if FLOOR_OF_ROOM[other[0]] > FLOOR_OF_ROOM[module[0]]:
         return None
     return f"fedcli.{other[0]} is not below {module[0]}"
 
 
 def floor_fault(module: list[str], other: list[str]) -> str | None:
-    """The same for two modules of one room."""
+    """Returns the result of `order_fault` for two modules of one room."""
     room, floors = module[0], FLOORS.get(module[0])
     if floors is None:
         return None
@@ -241,7 +241,7 @@ def floor_fault(module: list[str], other: list[str]) -> str | None:
 
 
 def find_faults(module: str, source: str) -> list[str]:
-    """Returns "line: what is wrong" for each breach of the order in a module's source."""
+    """Returns "line: reason" for each forbidden import in the source of a module."""
     tree = ast.parse(source)
     faults = []
     for line, name in imports(tree):
@@ -261,7 +261,7 @@ def find_faults(module: str, source: str) -> list[str]:
 
 
 def owners(imported: Iterable[tuple[int, str]], modules: set[str]) -> Iterator[str]:
-    """Yields the modules among `modules` that the imported names stand in."""
+    """Yields the modules among `modules` that define the imported names."""
     for _, name in imported:
         parts = name.split(".")[1:] if name.startswith("fedcli.") else []
         ends = range(len(parts), 0, -1)
@@ -269,7 +269,7 @@ def owners(imported: Iterable[tuple[int, str]], modules: set[str]) -> Iterator[s
 
 
 def sources() -> list[Path]:
-    """The modules; the faces of folders only hand names on, and have a test of their own."""
+    """The modules. An `__init__` that only re-exports names is left out; it has its own test."""
     return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 
 
@@ -315,7 +315,7 @@ def test_modules_import_each_other_in_no_circle() -> None:
         module_name(path): set(owners(imports(ast.parse(path.read_text())), modules))
         for path in sources()
     }
-    order = tuple(TopologicalSorter(graph).static_order())  # a circle: CycleError, which names it
+    order = tuple(TopologicalSorter(graph).static_order())  # else a CycleError
     assert len(order) == len(modules)
 
 
@@ -408,7 +408,7 @@ def test_checker_allows(module: str, source: str) -> None:
 
 
 def test_no_test_module_imports_another() -> None:
-    """What several need is in tests/kit."""
+    """Helpers that several test modules need are in tests/kit."""
     other = re.compile(r"\s*(from|import) tests\.(\w+\.)*test_")
     found = [
         f"{path.name}: {line.strip()}"

@@ -1,4 +1,4 @@
-"""The manual's page of limits says what the code enforces."""
+"""The limits in the manual are those that the code enforces."""
 
 from __future__ import annotations
 

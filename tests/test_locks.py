@@ -1,4 +1,4 @@
-"""Locks on files: one holder at a time, waited for or not, and nothing left behind."""
+"""Locks on files: one holder at a time, with and without waiting, and no file is left behind."""
 
 from __future__ import annotations
 

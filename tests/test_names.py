@@ -1,4 +1,4 @@
-"""Names of the package that texts mention: docstrings, messages, comments, README and manual."""
+"""Names in docstrings, messages, comments, README and manual exist in the package."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedcli.settings.own.parts import FAMILIES
 from fedcli.settings.tables.former_modules import FORMER_MODULES
 
 ROOT = Path(__file__).resolve().parents[1]
-# A dotted name in running text: not part of a path, an address or a file's name.
+# A dotted name in a text that is not part of a path, an address or a file name.
 NAME = re.compile(r"(?<![\w./@-])fedcli(?:\.[A-Za-z_]\w*)+(?![\w-]*/)")
 # Groups of entry points, which are named like modules.
 GROUPS = {family.group for family in FAMILIES.values()}
@@ -27,13 +27,13 @@ def mentioned(text: str) -> set[str]:
 
 
 def exists(name: str) -> bool:
-    """Whether it is a name that `import fedcli` is enough for, or one in a module of its path."""
+    """Whether a name exists after `import fedcli`, or after the import of a module in its path."""
     _, *parts = name.split(".")
     return _is_reached(fedcli, parts) or _is_in_a_module(name)
 
 
 def _is_reached(found: object, parts: list[str]) -> bool:
-    """What a face does not hand on can only be reached if somebody has imported it before."""
+    """Whether the parts can be read as attributes; of a module only the names in `__all__`."""
     for part in parts:
         handed_on = getattr(found, "__all__", None) if isinstance(found, ModuleType) else None
         if (handed_on is not None and part not in handed_on) or not hasattr(found, part):
@@ -56,7 +56,7 @@ def _is_in_a_module(name: str) -> bool:
 def _is_module(path: str) -> bool:
     try:
         return find_spec(path) is not None and not _is_former(path)
-    except (ModuleNotFoundError, ValueError):  # ValueError: what a face hands on as if it were one
+    except (ModuleNotFoundError, ValueError):  # ValueError: a re-exported object, not a module
         return False
 
 
@@ -83,7 +83,7 @@ def test_a_name_that_does_not_exist_is_found() -> None:
 
 
 def test_readme_and_manual_name_what_import_fedcli_is_enough_for() -> None:
-    """But for the pages on limits, which names constants, and on where things are."""
+    """Exceptions are the pages on limits, which names constants, and on the files."""
     pages = [ROOT / "README.md", *(ROOT / "fedcli" / "manual").glob("*.md")]
     found = [
         f"{page.name}: {name}"
@@ -103,7 +103,7 @@ def test_every_public_module_lists_its_names_and_nothing_else_is_completed() -> 
         names = getattr(module, "__all__", [])
         assert len(names) > 1, module.__name__
         assert all(hasattr(module, name) for name in names), module.__name__
-        if module is not fedcli.layers:  # whose families stand in it
+        if module is not fedcli.layers:  # it re-exports the layers of several modules
             assert dir(module) == sorted(names), module.__name__
 
 

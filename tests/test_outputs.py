@@ -1,4 +1,4 @@
-"""Outputs: what may be replaced, what is written through to, what a killed process leaves."""
+"""Outputs: files that are replaced, pipes and devices, and the files of killed processes."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_in_a_folder_of_ours_nothing_is_written_through_a_link(tmp_path: Path) -
     assert outside.read_bytes() == b"precious"
 
 
-# ---- What killed processes leave -----------------------------------------------------------------
+# ---- Files of killed processes -----------------------------------------------------------------
 
 
 KILLED = """

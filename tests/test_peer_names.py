@@ -1,4 +1,4 @@
-"""Names of TFF, FedJAX, Flower and Keras: what errors say about them, and what the manual says."""
+"""Names of TFF, FedJAX, Flower and Keras: errors about them agree with the manual."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ PLACES: dict[str, Any] = {
     **{"learning": learning, "models": models, "optimizers": optimizers},
     **{"own_models": own_models, "data": ClientData, "process": learning.LearningProcess},
 }
-# On the page's left side: commands and the user's own names.
+# Entries of the left column of the page that are commands or the user's own names.
 NOT_NAMES = {"run", "MnistModel", "model_fn", "summary", "start", "Dense", "type_signature", "flwr"}
 
 
 def _rows() -> Iterator[tuple[str, str]]:
-    """The rows of the page's tables: names of the other program, and all that stands for them."""
+    """The rows of the page's tables: names of the other program, and the text beside them."""
     for line in PAGE.read_text().splitlines():
         if line.startswith("| `"):
             theirs, ours = line.strip("|").split("|", 1)
@@ -40,7 +40,7 @@ def _rows() -> Iterator[tuple[str, str]]:
 
 
 def _names(cell: str) -> Iterator[str]:
-    """The functions, classes and attributes in a cell, each without the path to it."""
+    """The functions, classes and attributes in a cell, each without the modules before it."""
     for code in re.findall(r"`([^`]+)`", cell):
         for part in re.split(r", (?![^(]*\))|\)\.", code.removeprefix(".")):
             path = re.match(r"[\w.]+", part)
@@ -76,7 +76,7 @@ def test_the_page_says_what_the_errors_say() -> None:
 
 
 def _found(path: str) -> Any:
-    """What a dotted path in an answer stands for; None: something of Python or Keras."""
+    """The object that a dotted path in an answer names; None: it belongs to Python or Keras."""
     if path.endswith(".preprocess"):
         return ClientDataset.preprocess
     place, *rest = path.split(".")

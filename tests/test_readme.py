@@ -1,8 +1,9 @@
 """The Python of the README and of the manual, run page by page, prints what the page says.
 
-Each page is run in an interpreter of its own, from its first block to its last. What stands right
-below a block is what it prints: words and counts to the letter, numbers with decimals to TOLERANCE,
-as the last digits differ between instruction sets; `...` is anything. Commands are parsed.
+Each page is run in an interpreter of its own, from its first block to its last. The text right
+below a block must be its output. Words and whole numbers must be equal. Numbers with decimals may
+differ by TOLERANCE, because the last digits differ between instruction sets. `...` stands for any
+text. Commands are parsed.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ MODELS, ALGORITHMS_PAGE = MANUAL / "models.md", MANUAL / "algorithms.md"
 TUTORIAL = MANUAL / "tutorial.md"
 PAGES = [README, *(MANUAL / f"{topic}.md" for topic in TOPICS)]
 MAX_README_LINES = 220
-# One example of 905 more or less is right: 0.0011. Of the 100 for test, losses are shown alone.
+# One correct prediction more or less among 905 examples changes an accuracy by 0.0011. For the 100
+# test examples only losses are shown.
 TOLERANCE = 0.0015
-# What only an extra can run, by what stands in a block.
+# By a word in a block, the optional package that the block needs.
 EXTRAS = {"tensorboardX": "tensorboardX", "write_figures": "matplotlib"}
 
 SAVED = re.compile(
@@ -48,7 +50,7 @@ SAVED = re.compile(
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^    (fedcli (?:.*\\\n)*.*)$", re.MULTILINE)
 PART = re.compile(r"(\.\.\.)|(\d+\.\d+)")
-# Runs blocks one after the other and says what each prints.
+# Runs blocks one after the other and returns the output of each.
 PROGRAM = """
 import contextlib, io, json, sys
 names, printed = {"__name__": "page"}, []
@@ -62,7 +64,7 @@ json.dump(printed, sys.stdout)
 
 @dataclass(frozen=True)
 class Block:
-    """Code with the line it starts at, and what it prints; None if the page does not say."""
+    """Code with its first line number and its output; None if the page does not show the output."""
 
     line: int
     code: str
@@ -75,7 +77,7 @@ def blocks_of(text: str) -> Iterator[Block]:
 
 
 def check_printed(shown: str, printed: str) -> None:
-    """Compares what was printed with what the page shows."""
+    """Compares the output of a block with the output that the page shows."""
     pattern, numbers, end = "", [], 0
     for part in PART.finditer(shown):
         pattern += re.escape(shown[end : part.start()]) + (".*?" if part[1] else r"(\d+\.\d+)")
@@ -88,14 +90,14 @@ def check_printed(shown: str, printed: str) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder that is worked in and imported from."""
+    """An empty working folder, which is on the import path."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 
 
 def write_model(folder: Path) -> str:
-    """Writes the manual's model as my_model.py, and returns what a run of it is said to print."""
+    """Writes the manual's model as my_model.py; returns the output that the page shows for it."""
     text = MODELS.read_text()
     (code,) = (block.code for block in blocks_of(text) if "class MnistModel" in block.code)
     (folder / "my_model.py").write_text(code)
@@ -113,7 +115,7 @@ def test_python_prints_what_the_page_says(
     page: Path, folder: Path, process_arguments: dict[str, Any]
 ) -> None:
     blocks, absent = [], []
-    if page != TUTORIAL:  # whose notebook writes the file
+    if page != TUTORIAL:  # the tutorial's notebook writes the file itself
         write_model(folder)
     for name, code in SAVED.findall(page.read_text()):
         (folder / name).write_text(code)
@@ -153,8 +155,8 @@ def test_python_prints_what_the_page_says(
 def cells_of_notebook(folder: Path, blocks: list[Block]) -> list[tuple[str, str]]:
     """The code of the notebook of the tutorial; "" labels a cell that is no block of the page.
 
-    Cells of blocks that are not among `blocks`, as an extra is missing, are left out, and so is
-    the cell that displays figures if IPython, which every notebook has, is missing.
+    Left out are cells of blocks that are not in `blocks` because an optional package is missing,
+    and the cell that displays figures if IPython is missing. Every notebook has IPython.
     """
     file = folder / "tutorial.ipynb"
     assert cli.run(["help", "tutorial", "--notebook", str(file), "-q"]) == 0
@@ -231,7 +233,7 @@ def test_commands_of_a_page_parse(page: Path) -> None:
         with cli.group.make_context("fedcli", ["-h"], resilient_parsing=True) as parent:
             command = cli.group.get_command(parent, name)
             assert command is not None, name
-            command.make_context(name, arguments, parent)  # a parent's -h is kept from then on
+            command.make_context(name, arguments, parent)  # stores the parent's -h in the context
 
 
 def test_a_wrong_command_is_found(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Zip archives: what their end claims, and the headers of the arrays in them."""
+"""Zip archives: the sizes that their last records state, and the headers of arrays in them."""
 
 from __future__ import annotations
 

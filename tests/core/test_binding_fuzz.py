@@ -1,8 +1,8 @@
-"""The binding of the core on whatever Python can give: an exception or a result, never a crash.
+"""The binding of the core with arbitrary arguments: an exception or a result, never a crash.
 
-Arrays of any type, shape, strides and alignment, numbers of any size, None. The checks are in the
-process itself, so that a crash ends the tests; CI runs them on a core built with AddressSanitizer
-and UBSan, too. FEDCLI_FUZZ_EXAMPLES is the number of examples of each test.
+The arguments are arrays of any type, shape, strides and alignment, numbers of any size, and None.
+The calls are made in this process, so that a crash ends the tests. CI also runs them on a core
+built with AddressSanitizer and UBSan. FEDCLI_FUZZ_EXAMPLES is the number of examples of each test.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fedcli.core import _core, native
 from fedcli.models import zoo
 from fedcli.models.layout import ParamLayout
 
-# What the binding may raise. CoreError: a status that its caller did not rule out beforehand.
+# The exceptions that the binding may raise. CoreError is an error status of the core.
 REFUSALS = (
     *(TypeError, ValueError, OverflowError, MemoryError, BufferError, AttributeError),
     *(_core.CoreError, _core.Cancelled),
@@ -39,14 +39,14 @@ MODELS = {
     "cnn": zoo.build("cnn-reddi", input_shape=(12, 12), num_classes=3).layout,
 }
 
-# ---- What is given -------------------------------------------------------------------------------
+# ---- Arguments -----------------------------------------------------------------------------------
 
 DTYPES = ("f4", "f8", "i4", "i8", "u1", "u4", ">f4", "f2", "?", "O")
 WAYS = ("plain", "strided", "reversed", "fortran", "shifted", "read-only", "broadcast")
 
 
 def _given(dtype: str, shape: tuple[int, ...], way: str, fill: float) -> NDArray[Any]:
-    """An array of a type and shape that lies in memory in one of several ways."""
+    """An array of a type and shape, with one of several layouts in memory."""
     if dtype == "O":
         return np.full(shape, None)
     with np.errstate(all="ignore"):
@@ -85,7 +85,7 @@ odd_arrays = st.builds(_given, st.sampled_from(DTYPES), shapes, st.sampled_from(
 
 
 class Hand:
-    """Gives arguments that fit, but for a share of them that an example has from the start."""
+    """Makes arguments, of which a share that is drawn once for each example does not fit."""
 
     def __init__(self, data: st.DataObject) -> None:
         self.draw = data.draw
@@ -95,11 +95,11 @@ class Hand:
         return self.draw(st.integers(0, 31)) < self.num_odd
 
     def __call__(self, value: Any, *others: st.SearchStrategy[Any]) -> Any:
-        """A value that fits, or what `others` make, or anything."""
+        """Returns the fitting value, or a value of one of `others`, or an arbitrary value."""
         return self.draw(st.one_of(*others, oddities)) if self.is_odd() else value
 
     def array(self, dtype: str, *shape: int) -> Any:
-        """An array that fits, or one of another type, shape or way, or no array at all."""
+        """Returns a fitting array; or one of another type, shape or layout; or another object."""
         if self.is_odd():
             resized = st.builds(
                 _given, st.just(dtype), st.just(shape), st.sampled_from(WAYS), fills
@@ -108,7 +108,7 @@ class Hand:
         return _given(dtype, shape, "plain", self.draw(fills))
 
     def maybe(self, dtype: str, *shape: int) -> Any:
-        """The same, or None."""
+        """Returns the result of `array`, or None."""
         return self.array(dtype, *shape) if self.draw(st.booleans()) else None
 
     def key(self) -> Any:
@@ -116,7 +116,7 @@ class Hand:
 
 
 def attempt(call: Callable[..., Any], *arguments: Any) -> Any:
-    """What a call returns; None: it refused."""
+    """Returns the result of a call; None if it raised an allowed exception."""
     try:
         return call(*arguments)
     except REFUSALS:
@@ -124,7 +124,7 @@ def attempt(call: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def layer_rows(layout: ParamLayout) -> st.SearchStrategy[list[Any]]:
-    """The rows of a model, with some of their fields made others, and some rows left out."""
+    """The rows of a model with some fields changed and some rows left out."""
 
     def change(changes: list[tuple[int, int, Any]], dropped: int) -> list[Any]:
         rows = [list(row) for row in layout.core_rows()]
@@ -160,7 +160,7 @@ ROWS: list[list[tuple[int, tuple[float, ...]]]] = [
 @given(st.data())
 @pytest.mark.parametrize("name", MODELS)
 def test_models(name: str, data: st.DataObject) -> None:
-    """What is taken for a model can be laid out, summed and run."""
+    """Any model that the binding accepts can be summed and run without a crash."""
     layout, hand = MODELS[name], Hand(data)
     rows = data.draw(st.one_of(st.just(layout.core_rows()), layer_rows(layout)))
     model = attempt(_core.Model, hand(rows), hand(layout.num_params, counts))
@@ -206,7 +206,7 @@ def test_plans(data: st.DataObject) -> None:
     num_examples = hand(7, counts)
     visits = attempt(plan.visits, num_examples)
     assert (visits is None) == (attempt(plan.batches, num_examples) is None)
-    if visits is None or max(visits, num_examples) > 10_000:  # memory is as the plan says
+    if visits is None or max(visits, num_examples) > 10_000:  # the plan determines the memory
         return
     num_buffered = int(epochs) * int(num_examples)
     if (num_buffered if buffer < 0 else min(num_buffered, buffer)) > 10_000:
@@ -302,7 +302,7 @@ def test_synthetic_digits(data: st.DataObject) -> None:
 
 
 def _clients(hand: Hand) -> list[Any]:
-    """Clients of data of all kinds; most of them fit the model."""
+    """Clients with data of many types and shapes; most of them fit the model."""
     clients: list[Any] = []
     for _ in range(hand.draw(st.integers(1, 10))):
         num = hand.draw(sizes)
@@ -338,9 +338,8 @@ def test_calls(name: str, data: st.DataObject) -> None:
     model = _core.Model(layout.core_rows(), num_params)
     clients = _clients(hand)
     given = hand(clients)
-    num_clients = (
-        len(given) if isinstance(given, Sized) else 0
-    )  # what has no length holds no client
+    # An argument without a length has no client.
+    num_clients = len(given) if isinstance(given, Sized) else 0
     cohort = attempt(_core.Cohort, given)
     team = attempt(_core.Team, hand(1, st.sampled_from([-1, 0, 2, 1025, 2**40])))
     if cohort is None or team is None:

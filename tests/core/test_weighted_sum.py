@@ -1,4 +1,4 @@
-"""The weighted sum of vectors: its order of addition, against a recursive twin in NumPy."""
+"""The weighted sum of vectors adds in the order of a recursive reference in NumPy."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from fedcli.core.native import WeightedSum
 
 pytestmark = pytest.mark.numeric
 
-NUM_VALUES = 5_000  # more than the core takes of each vector at once
+NUM_VALUES = 5_000  # more than the core adds of each vector at a time
 BLOCK = 8
 
 Vectors = NDArray[np.float32]
 
 
 def block_of(vectors: Vectors, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Left to right; a product of float32 and a whole number is exact."""
+    """The sum of a block, left to right. A product of float32 and a whole number is exact."""
     total = np.zeros(vectors.shape[1])
     for vector, weight in zip(vectors, weights, strict=True):
         if weight > 0:
@@ -31,7 +31,7 @@ def block_of(vectors: Vectors, weights: NDArray[np.float64]) -> NDArray[np.float
 
 
 def twin(vectors: Vectors, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Blocks by a binary tree: the largest power of two of them on the left."""
+    """The sum of all blocks by a binary tree, whose left half has a power of two of them."""
     num_blocks = math.ceil(len(vectors) / BLOCK)
     if num_blocks <= 1:
         return block_of(vectors, weights)
@@ -40,7 +40,7 @@ def twin(vectors: Vectors, weights: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def draw(seed: int, count: int) -> tuple[Vectors, NDArray[np.float64]]:
-    """Of very different sizes, so that another order of addition gives other bytes."""
+    """Vectors of very different sizes, so that another order of addition gives other bytes."""
     random = np.random.default_rng(seed)
     sizes = 10.0 ** random.integers(-6, 7, (count, 1))
     vectors = (sizes * random.standard_normal((count, NUM_VALUES))).astype(np.float32)
@@ -114,7 +114,7 @@ def test_no_values_have_an_empty_sum() -> None:
 
 
 def test_vectors_whose_byte_order_is_named_are_read() -> None:
-    """As after reading files that name it; the buffer protocol then says "<f" and not "f"."""
+    """Arrays from files may name it; the buffer protocol then has the format "<f", not "f"."""
     named: Any = np.dtype("f4").newbyteorder("<" if sys.byteorder == "little" else ">")
     vector: Any = np.arange(5).astype(named)
     assert memoryview(vector).format in ("<f", ">f")

@@ -359,7 +359,7 @@ def test_the_attackers_in_buckets_that_a_rule_keeps_are_counted(
 
 
 def test_a_model_in_python_is_attacked_like_one_of_layers(tmp_path: Path) -> None:
-    """Every engine returns rows that a stage may change."""
+    """An engine returns deltas as rows that the stage of the attack may change."""
     values = {**SAMPLED, "attack": "sign-flip", "attackers": "4"}
     code = Path(__file__).parents[1] / "data" / "my_model.py"
     layers = trained(tmp_path / "layers", **values)
@@ -391,7 +391,7 @@ def _max_distances(round_num: int, **options: Any) -> dict[str, float] | None:
 
 
 def test_attackers_project_their_steps_to_the_radius_of_what_they_send() -> None:
-    """With boost=auto the factor is the clients over the attackers of the round, 10 / 2."""
+    """With boost=auto the factor is the number of clients over that of attackers: 10 / 2."""
     assert set((_max_distances(0, radius=0.3) or {}).values()) == {0.3 / 5}
     assert len(_max_distances(0, radius=0.3) or {}) == 2
     assert set((_max_distances(0, radius=0.3, boost=4) or {}).values()) == {0.3 / 4}
@@ -422,7 +422,8 @@ def test_edge_cases_of_another_dataset(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path / "1")
     success = evaluate_run(runs[0]).attack
     assert success is not None
-    assert (success.num_aimed_at, success.rate) == (4, 1.0)  # every second of nine
+    # Every second of the nine images is held out.
+    assert (success.num_aimed_at, success.rate) == (4, 1.0)
     assert _weights(runs[0]) == _weights(runs[1])
     with starting.resume(runs[0], rounds=3) as training:
         assert not any("other.h5" in note for note in training.notes)
@@ -433,7 +434,7 @@ def test_edge_cases_of_another_dataset(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_run_with_a_radius_projects_in_the_training(tmp_path: Path) -> None:
-    """The sent update is bounded without it, too, but then it is another one."""
+    """Without the projection the sent update is also bounded, but it is another update."""
     values = {**SAMPLED, "epochs": 3, "attack": "backdoor", "attackers": "4"}
     options = {"radius": 0.05, "boost": 2}
     run = trained(tmp_path / "run", **values, attack_options=options)

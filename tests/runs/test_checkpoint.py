@@ -269,7 +269,7 @@ def test_the_description_of_the_model_is_kept_as_text(
 
 def test_an_address_far_outside_the_file_is_reported(file: Path) -> None:
     image = bytearray(file.read_bytes()[:-48])
-    image[51] = 31  # of the superblock's address of a driver block, which is "none"
+    image[51] = 31  # in the superblock: the address of a driver block, which was "none"
     digest = blake2b(image, digest_size=32).digest()
     file.write_bytes(bytes(image) + b"\nfedcli-blake2b\n" + digest)
     with pytest.raises(CheckpointError, match="it points outside itself"):

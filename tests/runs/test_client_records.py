@@ -70,7 +70,7 @@ def test_update_norm_is_the_length_of_the_delta(tmp_path: Path) -> None:
 
 
 def test_an_update_that_float32_cannot_hold_is_infinite_in_silence(tmp_path: Path) -> None:
-    """Its coordinates are finite, so the update counts."""
+    """The update counts, because its coordinates are finite."""
     much = {"client_lr": 3e38, "client_optimizer": "adam", "max_examples": 1}
     path = trained(tmp_path / "run", record_clients=True, clients="1", rounds=1, **much)
     (row,) = client_records.load(path).rows
@@ -182,7 +182,7 @@ def test_without_a_clock_everyone_reports_at_no_time(run: Path) -> None:
 
 
 def test_a_run_killed_at_its_end_is_closed_by_resuming(run: Path, tmp_path: Path) -> None:
-    """After its last round is saved, before its closing evaluation is written."""
+    """It is killed after its last round is saved, before its closing evaluation is written."""
     path = tmp_path / "killed"
     training = starting.start(replace(UNIFORM, record_clients=True, csv=True), path)
     list(training.run())
@@ -236,7 +236,7 @@ def test_damaged_journals_are_one_error_or_whole_rounds(run: Path, tmp_path: Pat
         with pytest.raises(RunError, match=r"clients\.journal (was written by another|is damaged)"):
             client_records.load(path)
     head = content[: content.index(b"\n") + 1]
-    for name in (r"\ud800", r"a\u0000"):  # nothing that clients.h5 could keep
+    for name in (r"\ud800", r"a\u0000"):  # clients.h5 cannot store such a text
         journal.write_bytes(head + b'{"clients": ["%s"], "num_rows": 0}\n' % name.encode())
         with pytest.raises(RunError, match=r"clients\.journal is damaged at byte"):
             client_records.load(path)
@@ -259,7 +259,7 @@ def test_damaged_files_are_one_error(run: Path, tmp_path: Path) -> None:
         with pytest.raises(RunError, match=r"clients\.h5"):
             client_records.load(tmp_path)
     step = max(1, len(content) // 60)
-    for first in range(0, len(content), step):  # either refused or read, never another error
+    for first in range(0, len(content), step):  # each is refused or read; there is no other error
         flipped = bytes(255 - each for each in content[first : first + 8])
         file.write_bytes(content[:first] + flipped + content[first + 8 :])
         try:
@@ -368,7 +368,7 @@ def test_bytes_of_clients_add_up_to_the_ledger(tmp_path: Path, name: str) -> Non
 
 
 def test_files_and_journals_of_older_versions_are_read(run: Path, tmp_path: Path) -> None:
-    """They have one column of bytes: a model down, and as many up unless the report was lost."""
+    """Their one column of bytes counts a model down, and as much up unless the report was lost."""
     now = client_records.load(run)
     names = [name for name in now.rows.dtype.names or () if not name.startswith("bytes")]
     old = np.zeros(len(now.rows), client_records._OLD_ROW)

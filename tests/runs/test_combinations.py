@@ -41,7 +41,7 @@ CLIENTS = {"by-size": "0.5", "poisson": "3"}
 
 
 def combinations(algorithm: str) -> list[tuple[dict[str, Any], type[Engine]]]:
-    """All aggregators; over all algorithms, each value of one kind meets each of another kind."""
+    """Configs of an algorithm with all aggregators. All algorithms together have all pairs."""
     place = ALGORITHMS.index(algorithm)
     made: list[tuple[dict[str, Any], type[Engine]]] = []
     for number in range(len(AGGREGATORS)):
@@ -62,7 +62,7 @@ def combinations(algorithm: str) -> list[tuple[dict[str, Any], type[Engine]]]:
 
 
 def try_out(path: Path, values: dict[str, Any]) -> str | None:
-    """Trains and returns None; or returns the refusal, which comes before there is a run."""
+    """Trains and returns None; or returns the error, if the config is refused before the run."""
     try:
         training = starting.start(settings.from_options({**TINY, **values}), path)
     except ConfigError as err:
@@ -86,7 +86,7 @@ def assert_is_finite(path: Path) -> None:
 
 
 def without_what_is_refused(values: dict[str, Any], refusal: str) -> dict[str, Any]:
-    """Leaves out the option that a refusal names, by itself or by its value."""
+    """Leaves out the option that an error names, or whose value it names."""
     assert "\n" not in refusal
     for option in ("server_optimizer", "client_optimizer", "aggregator", "compress"):
         words = option.replace("_", " "), option_name(option)
@@ -115,7 +115,8 @@ def test_every_combination_trains_or_is_refused_in_one_line(
 
 
 def test_each_value_meets_each_of_another_kind() -> None:
-    """Algorithms, samplers, aggregators and engines meet; optimizers meet the first three."""
+    """All pairs of algorithms, samplers, aggregators and engines occur, and of optimizers with the
+    first three."""
     met = set()
     for algorithm in ALGORITHMS:
         for values, engine in combinations(algorithm):

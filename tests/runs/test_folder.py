@@ -184,7 +184,7 @@ with RunDirectory.open(Path(sys.argv[1])) as run:
 
 @pytest.mark.parametrize("length", [70, 71, 72, 73, 79, 170, 2000])
 def test_a_full_disk_leaves_whole_lines_alone(path: Path, length: int) -> None:
-    """In a process of its own, because the limit cannot be raised again."""
+    """The run is in a process of its own, because the limit cannot be raised again."""
     create(path)
     arguments = [sys.executable, "-c", APPEND_UNTIL_FULL, str(path), str(length)]
     done = subprocess.run(arguments, check=True, capture_output=True, text=True)
@@ -193,7 +193,7 @@ def test_a_full_disk_leaves_whole_lines_alone(path: Path, length: int) -> None:
     lines = content.splitlines(keepends=True)
     assert [json.loads(line)["round"] for line in lines] == list(range(1, len(lines) + 1))
     assert all(line.endswith(b"\n") for line in lines)
-    assert len(content) + (len(lines[-1]) if lines else length) > 1000 - 3  # it did fill up
+    assert len(content) + (len(lines[-1]) if lines else length) > 1000 - 3  # the limit was reached
 
 
 def test_a_line_without_its_end_is_not_taken_for_whole(path: Path) -> None:

@@ -1,7 +1,7 @@
 """Any mixture of algorithm, aggregator, attack, privacy, compression, secure sum and sampler.
 
-It trains to finite numbers, has the same bytes for any number of threads and after a resume, or one
-line refuses it before there is a run.
+Each mixture is refused in one line before there is a run, or it trains to finite numbers and has
+the same bytes for any number of threads and after a resume.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SIZES = {"by-size": "0.75", "poisson": "10", "cyclic": "8"}  # 8 divides the pop
 
 
 def options_of(table: Any, rarely: int = 1) -> st.SearchStrategy[str | None]:
-    """Draws a row of a table, or no row with the probability of `rarely` rows."""
+    """Draws the name of a row of a table or None, which is as probable as `rarely` rows."""
     return st.sampled_from([*[None] * rarely, *table])
 
 
@@ -62,8 +62,8 @@ MIXTURES = st.fixed_dictionaries(
     }
 )
 
-# Mixtures of parts that only sums and noise are known to go with: of the others nearly all are
-# refused as soon as they are drawn with --secure-sum or --dp.
+# Mixtures of parts that are compatible with --secure-sum or --dp. Of mixtures of arbitrary parts
+# with one of these two options, nearly all are refused.
 SUMMED = st.fixed_dictionaries(
     {
         "algorithm": st.sampled_from(["fedavg", "fedprox", "fedsgd", "fedadam"]),
@@ -101,7 +101,8 @@ def config_of(drawn: dict[str, Any]) -> RunConfig:
         given["dp_options"] = {"noise_multiplier": 0.8, "delta": 1e-3}
     if given.get("secure_sum"):
         if given["aggregator"] == "geometric-median" and "pre_aggregator" not in given:
-            given["aggregator_options"] = {"start": "mean"}  # the only start that sums can make
+            # The only start that needs no individual updates.
+            given["aggregator_options"] = {"start": "mean"}
         if "dp" in given:
             given["secure_sum_options"] = {"threshold": 0.0}  # so that clients may drop out
     return settings.from_options({**TINY, **given})
@@ -130,7 +131,7 @@ def assert_is_finite(path: Path) -> None:
 
 
 def refused(config_or_mixture: Any, path: Path) -> ConfigError | None:
-    """Returns the refusal of a mixture, by its check or the start of its run; None if it trains."""
+    """Returns the error by which a mixture is refused, in its check or at the start of the run."""
     try:
         train(config_of(config_or_mixture), path)
     except ConfigError as err:

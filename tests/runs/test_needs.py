@@ -1,4 +1,4 @@
-"""What a run will need: compared with what runs took, and the messages about it."""
+"""Estimates of what a run needs, compared with measurements of runs; and the messages."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def test_it_resumes_and_is_evaluated_with_the_data_given_again(
         fedcli.evaluate_run(run.path)
     again = fedcli.evaluate_run(run.path, data=given)
     assert again.metrics["client_work"] == run.evaluation["test"]["client_work"]
-    assert len(again.client_ids) == 3  # the run's cohort, as the data are its own
+    assert len(again.client_ids) == 3  # the run's cohort, because the data are those of the run
     other = fedcli.evaluate_run(run.path, data=arrays["test"], clients="all")
     assert len(other.client_ids) == 6
 

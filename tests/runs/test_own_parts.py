@@ -26,8 +26,7 @@ from fedcli.settings.run_config import RunConfig
 from tests.kit.command_line import Fedcli, assert_is_one_line
 from tests.kit.own_parts import MAX_EXAMPLE_LINES, example, write_example
 
-# By field of a config: the example that is one, its file, an option with two values, and the words
-# of which one is not allowed.
+# For each field of a config, an example of an own part: its name, its file, and its options.
 EXAMPLES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "algorithm": ("FedExP", "fedexp.py", {"epsilon": 1e-6}),
     "aggregator": ("Median", "median.py", {}),
@@ -102,7 +101,7 @@ def test_a_run_is_evaluated_and_exported_without_the_code(
     field, file = part
     run = package.train(config_with(field, file), tmp_path / "run")
     of_data: Any = {}
-    if field == "partition":  # which says whose examples there are
+    if field == "partition":  # another partition gives other examples to the clients
         with pytest.raises(ConfigError, match=r"partition is code in .*pass partition="):
             evaluate_run(run.path)
         of_data = {"partition": str(file)}
@@ -197,7 +196,7 @@ def test_a_metric_of_ones_own_is_measured_beside_others(metric: Path, tmp_path: 
     for line in (run.metrics[0], run.metrics[2]):
         for scores in line["evaluation"].values():
             assert 0 <= scores["MyF1"] <= 1
-            # The mean over fewer classes: those that are predicted alone count with 0 in the other.
+            # MyF1 is a mean over fewer classes: macro_f1 counts those that are only predicted as 0.
             assert scores["MyF1"] >= scores["macro_f1"] - 1e-12
     closing = run.evaluation["train"]
     assert closing["client_work"]["eval"]["current_round_metrics"]["MyF1"] > 0
@@ -745,7 +744,7 @@ def test_what_is_installed_is_chosen_by_its_name(installed: Path, tmp_path: Path
     )
     run = package.train(config, tmp_path / "run")
     assert run.config.algorithm_options == {"epsilon": 1e-3}
-    package.resume(run.path, num_rounds=4)  # nothing has to be named: it is installed
+    package.resume(run.path, num_rounds=4)  # no code has to be named, because the part is installed
     assert evaluate_run(run.path).round_num == 4
     with pytest.raises(ConfigError, match="exp has no option 'rate'; its options are epsilon"):
         settings.from_options({"algorithm": "exp", "algorithm_options": {"rate": 1}})

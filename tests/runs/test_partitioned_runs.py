@@ -372,7 +372,7 @@ def test_a_store_needs_no_room_to_be_dealt(tmp_path: Path, tff_file: Path) -> No
 
 
 def test_a_full_disk_is_told_in_one_line() -> None:
-    """In a process of its own, because the limit on file sizes cannot be raised again."""
+    """The run has its own process, because the limit on file sizes cannot be raised again."""
     program = """
 import resource, signal
 from fedcli import datasets

@@ -248,7 +248,7 @@ def test_histories_have_a_file_of_their_own(tmp_path: Path) -> None:
 
 
 def test_fltrust_compares_with_the_delta_of_the_root_set() -> None:
-    """Computed by hand from single deltas; the root set is trained like a client."""
+    """The expected delta is computed here from single deltas; the root trains like a client."""
     clients = _clients(4)
     root = from_arrays(*draw(15, 99, SHAPE, NUM_CLASSES), client_id=ROOT_ID)
     root_data = root.client.preprocess(batch_size=10, seed=5)
@@ -294,7 +294,7 @@ def test_the_root_set_goes_with_every_algorithm(algorithm: str) -> None:
     if algorithm == "centralized":  # the cohort's examples are those of three clients
         assert np.isfinite(found[1]).all()
         return
-    if algorithm in ("scaffold", "feddyn"):  # a client's own vector is not the root set's
+    if algorithm in ("scaffold", "feddyn"):  # the root set has no vector of a client
         np.testing.assert_allclose(found[1], found[0], rtol=0.5, atol=0.05)
         return
     np.testing.assert_allclose(found[1], found[0], rtol=1e-3, atol=1e-5)

@@ -114,11 +114,11 @@ def test_a_killed_and_resumed_run_equals_the_straight_run(tmp_path: Path, varian
     values = {**SMALL, **VARIANTS[variant], "checkpoint_every": 2}
     train(tmp_path / "straight", settings.from_options(values))
     out = tmp_path / "killed"
-    # Five rounds are done when it vanishes; round 0 counts where it is evaluated.
+    # Five rounds are done when the process ends. Round 0 counts if it is evaluated.
     train_and_vanish(out, values, 6 if "eval_every" in values else 5)
     num_lines = len(folder.read_metrics(out))
     with starting.resume(out) as training:
-        # Saved every second round: what came after is trained again.
+        # Every second round is saved; later rounds are trained again.
         assert training.round_num == 4
         assert len(folder.read_metrics(out)) < num_lines
         list(training.run())
@@ -237,7 +237,7 @@ def test_more_rounds_equal_a_longer_straight_run(tmp_path: Path) -> None:
     train(tmp_path / "long", make_config(**VARIANTS["uniform"]))
     out = tmp_path / "short"
     train(out, make_config(**{**VARIANTS["uniform"], "rounds": 4}))
-    with starting.resume(out, rounds=6) as training:  # broken off before its first round
+    with starting.resume(out, rounds=6) as training:  # ended before its first round
         assert not training.is_finished
     go_on(out)
     assert results(out) == results(tmp_path / "long")
@@ -283,13 +283,13 @@ def test_fewer_rounds_than_completed_are_refused(tmp_path: Path) -> None:
     train(tmp_path / "run", make_config())
     with pytest.raises(ConfigError, match=r"--rounds 5: .* has completed 6 rounds"):
         starting.resume(tmp_path / "run", rounds=5)
-    go_on(tmp_path / "run")  # the refusal has given up the lock
+    go_on(tmp_path / "run")  # the refused command has released the lock
 
 
 @pytest.mark.numeric
 @pytest.mark.parametrize("side", ["client", "server"])
 def test_a_run_follows_its_schedule(tmp_path: Path, side: str) -> None:
-    """From round 3 on nothing moves; before, nothing differs."""
+    """From round 3 on the weights stay. Before, they equal those of a run without a schedule."""
     stops = {"boundaries": 2, "factors": 0.0}
     values = {f"{side}_schedule": "step", f"{side}_schedule_options": stops, "rounds": 4}
     evaluations = []
@@ -312,7 +312,7 @@ def test_a_decay_over_the_run_s_rounds_follows_a_new_total(tmp_path: Path) -> No
     with starting.resume(tmp_path / "run", rounds=6) as training:
         assert training.notes[-1].startswith("--client-schedule ended after 3 rounds and ")
         training.complete()
-    # Round 4 of 6 is halfway down; had the decay ended with round 3, nothing would move.
+    # In round 4 of 6 the rate is half. If the decay had ended with round 3, no weight would change.
     lines = folder.read_metrics(tmp_path / "run")
     losses = [line["client_work"]["train"]["loss"] for line in lines]
     assert losses[5] < losses[4] < losses[3]
@@ -325,7 +325,7 @@ def test_a_decay_over_the_run_s_rounds_follows_a_new_total(tmp_path: Path) -> No
 
 @pytest.mark.numeric
 def test_a_run_clips_gradients(tmp_path: Path) -> None:
-    """Each batch moves the model by at most the rate times the norm."""
+    """Each batch changes the model by at most the rate times the clipping norm."""
     values = {"clients": "1", "rounds": 1, "client_lr": 0.1, "client_clip_norm": 0.01}
     train(tmp_path / "run", make_config(**values))
     export_run(tmp_path / "run", tmp_path / "weights.npz")
@@ -352,7 +352,7 @@ def test_config_toml_repeats_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.numeric
 def test_every_client_as_a_cohort_does_not_depend_on_sampling(tmp_path: Path) -> None:
-    """Drawing 12 of 12 is taking all of them, in the same order."""
+    """Drawing 12 of 12 clients takes all of them, in the same order."""
     train(tmp_path / "all", make_config(clients="all"))
     train(tmp_path / "drawn", make_config(clients="12", sampling="uniform"))
     assert (tmp_path / "all/metrics.jsonl").read_bytes() == (
@@ -372,7 +372,7 @@ def test_results_do_not_depend_on_threads_or_blocks_of_evaluation(
     assert [line["client_work"] for line in one[1:]] == [line["client_work"] for line in seven]
     for split, values in one[-1]["evaluation"].items():
         blocks = evaluation[split]["client_work"]["eval"]["current_round_metrics"]
-        # Only the sum of losses is formed in another order.
+        # Only the order in which losses are added differs.
         assert blocks.pop("loss") == pytest.approx(values.pop("loss"), rel=1e-12)
         assert blocks == values
 
@@ -442,7 +442,7 @@ def test_the_seed_shuffles_a_fixed_cohort(tmp_path: Path) -> None:
 def test_a_large_file_is_not_read_through_after_a_stop_or_an_error(tmp_path: Path) -> None:
     data = write_tff(tmp_path / "train.h5", {"a": 3})
     with data.open("r+b") as file:
-        file.truncate(1 << 40)  # a hole that takes minutes to hash; HDF5 ignores what follows
+        file.truncate(1 << 40)  # an empty region that takes minutes to hash; HDF5 ignores it
     config = make_config(data=str(data), data_options={}, clients="1")
     cancel = native.CancelFlag()
     threading.Timer(0.2, cancel.set).start()
@@ -540,7 +540,7 @@ def test_a_damaged_checkpoint_is_reported_by_every_reader(tmp_path: Path) -> Non
         for path in (out, file) if attempt is not starting.resume else (out,):
             with pytest.raises(CheckpointError, match="is damaged"):
                 attempt(path)
-    file.unlink()  # the one before it is still there
+    file.unlink()  # the checkpoint before it still exists
     go_on(out)
 
 
@@ -604,7 +604,7 @@ def test_absent_clients_are_skipped_and_counted(tmp_path: Path) -> None:
     assert (closing["test"]["num_clients"], closing["test"]["num_absent_clients"]) == (2, 1)
     values = closing["test"]["client_work"]["eval"]["current_round_metrics"]
     assert values["num_examples"] == 12
-    # The same clients in the file itself, and then all of them: 20 a batch, never across clients.
+    # The same clients, read from the file; then all clients. A batch has 20 examples of one client.
     assert evaluation.evaluate_run(tmp_path / "run", data=str(test)).values == values
     assert evaluation.evaluate_run(tmp_path / "run").notes == (
         f"1 of the 3 clients are not in the test split of {test} and are skipped",

@@ -114,7 +114,7 @@ def test_patience_watches_the_metric_that_is_monitored() -> None:
 
 
 def test_a_line_without_the_metric_decides_nothing() -> None:
-    """As after a resumption with another metric."""
+    """A resumed run that watches another metric has such lines."""
     progress = progress_for("auc=0.5", None)
     assert progress is not None
     assert progress.after_all(curve(0.9)).target_round is None
