@@ -213,9 +213,9 @@ static inline size_t fed_shape_size(const fed_shape *shape) {
 enum { FED_MAX_NORMALIZED = 4 };
 
 /* One row of a model table. Its trained tensors begin at `offset` in the flat parameter vector, in
- * Keras layout (layers/table.c). The moving statistics of batch norms follow those of all layers.
- * Where the window of a convolution reaches beyond the image, it reads zeros. A pool ignores these
- * places: an average is over the values inside the image. */
+ * Keras layout (layers/table.c). The moving statistics of batch norms come after the trained
+ * tensors of all layers. Where the window of a convolution reaches beyond the image, it reads
+ * zeros. A pool ignores these places: an average is over the values inside the image. */
 typedef struct fed_layer {
     int32_t kind;       /* by fed_layer_kind_named */
     int32_t activation; /* enum fed_activation of the outputs; linear in the last layer */

@@ -96,7 +96,7 @@ int fed_least_diameter(const double *distances, size_t num_rows, size_t num_chos
                                                                          trial */
     const int status = trial != NULL && diameters != NULL ? FED_OK : FED_ERR_NO_MEMORY;
     double best = HUGE_VAL;
-    size_t k = 0, next = 0; /* trial has k rows; `next` is the row to try as the next one */
+    size_t k = 0, next = 0; /* trial has k rows; `next` is the row that is tried next */
     if (status == FED_OK) diameters[0] = 0;
     for (size_t i = 0; i < num_chosen; i++) chosen[i] = i; /* in case all distances are infinite */
     while (status == FED_OK) {

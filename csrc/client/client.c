@@ -19,7 +19,7 @@ enum { IN_PLACE, DECODED_BEFORE, DECODED_PER_BATCH };
 
 /* Everything that a thread needs for one client, carved out of its workspace. */
 typedef struct local {
-    fed_batch batch; /* of the first desk; its net is the narrow one, if there is one */
+    fed_batch batch; /* of the first desk; its net is the narrow net, if there is one */
     const fed_client *client;
     const fed_narrow *narrow;     /* or NULL */
     size_t batch_size, part_size; /* see fed_net_part_size */

@@ -36,7 +36,7 @@ size_t fed_narrow_num_bytes(const fed_net *net);
 /* Compares all images. Returns 1 if the narrow net saves enough work, else 0. */
 int fed_narrow_init(fed_narrow *narrow, const fed_net *net, const fed_client *client,
                     void *memory /* [fed_narrow_num_bytes], borrowed */);
-/* Projects packed parameters of the full ("wide") net onto the narrow one. */
+/* Projects packed parameters of the full ("wide") net onto the narrow net. */
 void fed_narrow_params(const fed_narrow *narrow, const fed_net *net, const float *wide,
                        float *packed /* out */);
 /* Maps narrow parameters back after training: wide = server, moved by after - before. */

@@ -88,7 +88,7 @@ static double put_drive(const fed_codec *codec, fed_bit_writer *writer, const fl
     return codec->is_unbiased ? squares / sum : sum / (double)codec->block;
 }
 
-/* The same for EDEN. */
+/* Writes a rotated block for EDEN, as put_drive does for DRIVE. */
 static double put_eden(const fed_codec *codec, fed_bit_writer *writer, const float *z,
                        double squares) {
     const double *centroids = CENTROIDS[codec->bits - 1];

@@ -128,8 +128,8 @@ const fed_codec_ops fed_ternary_codec = {ternary_is_valid, ternary_capacity, ter
 
 /* ---- Sign ------------------------------------------------------------------------------------ */
 
-/* The mean magnitude of each tensor and the sign of each value; that of 0 is +. Biased, made for
- * error feedback (Karimireddy et al. 2019, arXiv 1901.09847).
+/* The mean magnitude of each tensor and the sign of each value; the sign of 0 is +. Biased, made
+ * for error feedback (Karimireddy et al. 2019, arXiv 1901.09847).
  *
  * Payload, for each tensor: the mean magnitude as a float, then a bit per value, 1 for negative. */
 

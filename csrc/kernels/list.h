@@ -129,8 +129,9 @@ KERNEL(void, winograd_outputs_gradient, const fed_tile_row *row,
        const float *gradient /* by the outputs */, size_t row_stride, size_t pixel_stride,
        float *points /* out [36][num_tiles, FED_PAD] */)
 /* The gradient by the 6x6 inputs of each tile. Neighbouring tiles share rows or columns of inputs.
- * is_above: a tile above has already written the rows that it shares, and they are added to.
- * is_left: the same for a tile left of the first one, and columns. */
+ * With is_above, a tile above has already written the rows that it shares, and the gradient is
+ * added to them. With is_left, a tile left of the first one has written the columns that it
+ * shares. */
 KERNEL(void, winograd_inputs_gradient, const fed_tile_row *row,
        const float *points /* [36][num_tiles, FED_PAD] */, int is_above, int is_left,
        float *gradient /* in-out */, size_t row_stride, size_t pixel_stride)
@@ -148,8 +149,8 @@ KERNEL(void, products_gradient, const fed_products_gradient *at)
 /* out[c] = max(least, bias[c] + sum_t weights[t][c] * in[taps[t] + c]) for each pixel. */
 KERNEL(void, depthwise_row, const fed_depthwise *row, const float *in /* the first window */,
        float *out /* out */)
-/* Adds sums over pixels: to target[t][c] that of in[taps[t] + c] * gradient[c], and to bias[c] that
- * of gradient[c]. */
+/* target[t][c] += the sum over pixels of in[taps[t] + c] * gradient[c], and bias[c] += the sum over
+ * pixels of gradient[c]. */
 KERNEL(void, depthwise_gradient, const fed_depthwise *row, const float *in, const float *gradient,
        float *target /* in-out [num_taps, num_channels] */,
        float *bias /* in-out [num_channels]; or NULL */)

@@ -188,7 +188,8 @@ void fed_apply_activation(const fed_kernels *kernels, const fed_layer *layer,
 void fed_undo_activation(const fed_kernels *kernels, const fed_layer *layer,
                          const fed_buffer *buffer, const fed_shape *shape, const float *outputs,
                          float *gradient /* in-out */);
-/* The same for the outputs of a pass: at the end of forward, and at the beginning of backward. */
+/* Call these two on the outputs of a pass: the first at the end of forward, the second at the
+ * beginning of backward. */
 void fed_activate_out(const fed_pass *pass);
 void fed_undo_out(const fed_pass *pass);
 

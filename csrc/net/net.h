@@ -64,7 +64,7 @@ typedef struct fed_net {
  * error. */
 int fed_net_init(fed_net *net, const fed_model *model);
 void fed_net_free(fed_net *net);
-/* The same for a model that was checked, in memory that is borrowed. */
+/* Lays out a model that was checked before, in borrowed memory. */
 size_t fed_net_num_bytes(size_t num_layers);
 void fed_net_lay_out(fed_net *net, const fed_model *model, void *memory /* [fed_net_num_bytes] */);
 /* 1 if there is memory for a value: images that are rows, and logits in lanes, need none. */

@@ -3,8 +3,8 @@
  * Random numbers: the counter-based generator Philox-4x64-10 and the distributions that the core
  * uses. A stream is a pure function of its key, so results do not depend on the order of draws. The
  * raw output equals that of numpy.random.Philox, which increments its counter before the first
- * block: our block b is NumPy's with a counter one lower. Built with -ffp-contract=off, like
- * synthetic.c, so that draws are the same on all machines.
+ * block: our block b is NumPy's block for a counter that is lower by one. Built with
+ * -ffp-contract=off, like synthetic.c, so that draws are the same on all machines.
  */
 #include "fed.h"
 #include "kernels/kernels.h"

@@ -26,8 +26,8 @@ static int is_valid(const fed_synthetic *options, int split) {
            (split == FED_SPLIT_TRAIN || split == FED_SPLIT_TEST || split == FED_SPLIT_CENTRAL);
 }
 
-/* Natural sizes follow the digits of FEMNIST: mean 100, standard deviation 15, a tail of small
- * ones. */
+/* Natural sizes follow the digits of FEMNIST: mean 100, standard deviation 15, and a tail of small
+ * clients. */
 static size_t draw_num_examples(const fed_synthetic *options, uint64_t client) {
     const fed_key key = {.seed = options->seed, .client = client, .purpose = FED_SYNTHETIC_SIZE};
     fed_rng rng;

@@ -141,7 +141,7 @@ static void sum_slice(void *context, size_t part, int worker) {
         if (job->sent != NULL) memcpy(job->sent + i * num_values + first, row, count * sizeof *row);
         add(total, row, count);
     }
-    /* The keys of clients that dropped out are recovered from the shares of the others. */
+    /* The keys of clients that dropped out are recovered from the shares of the other clients. */
     for (size_t i = 0; i < num_clients; i++) {
         for (size_t j = i + 1; j < num_clients; j++) {
             if (reports(terms, i) == reports(terms, j)) continue;

@@ -82,8 +82,8 @@ typedef struct fed_adafactor {
     double epsilon_1, epsilon_2, clip_threshold;
 } fed_adafactor;
 
-/* Updates one tensor, and the mean squares of its rows and columns; those of a vector are in
- * `rows`. */
+/* Updates one tensor, and the mean squares of its rows and columns. For a vector the mean squares
+ * are in `rows`. */
 void fed_adafactor_move(const fed_adafactor *how, const fed_kernels *kernels,
                         const fed_tensor *tensor, float *params /* in-out */,
                         float *gradient /* in, scratch */, float *rows /* in-out, as all below */,

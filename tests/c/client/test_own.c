@@ -357,7 +357,7 @@ static void test_rates_follow_their_factors_step_by_step(void) {
     }
 }
 
-/* ---- Drifts: the same as what step.c does row by row ----------------------------------------- */
+/* ---- Steps of affine_step.c have the results of step.c --------------------------------------- */
 
 enum { MOST_ROWS = 4 };
 #define LINEAR_ROW {FED_STEP_LINEAR, {0}}
