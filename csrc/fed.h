@@ -268,10 +268,14 @@ int fed_run_inputs(const fed_model *model, const float *images /* [num_images, I
                    size_t num_images, const fed_key *key, size_t first_visit,
                    float *out /* out [num_images, fed_inputs_size] */);
 
-/* Bytes of memory that a thread needs to train a model on batches of batch_size, beside parameters
- * and optimizer state; 0 if the model or the batch is refused, SIZE_MAX if no machine has so much
- * memory. */
-size_t fed_batch_bytes(const fed_model *model, size_t batch_size);
+/* The largest number of examples of a batch; with more, the number of bytes could overflow. */
+enum { FED_MAX_BATCH = 1 << 24 };
+
+/* Bytes of memory for the batches that num_threads threads process at a time when they train
+ * num_clients clients, beside parameters, optimizer state and decoded images; 0 if an argument is
+ * refused, SIZE_MAX if no machine has so much memory. */
+size_t fed_batch_bytes(const fed_model *model, size_t batch_size, size_t num_clients,
+                       int num_threads);
 
 /* ---- The client step (step/step.c) ----------------------------------------------------------- */
 

@@ -34,7 +34,8 @@ typedef struct local {
     char *desks;                          /* memory of the other desks' batches */
     size_t desk_bytes;                    /* of each */
     float *gradient;                      /* packed; for a step that needs the whole gradient */
-    float *part_gradients;                /* packed, of each part; only for several desks */
+    float *part_gradients;                /* packed, of the parts of a wave but its first; zeros
+                                             between waves */
     fed_score *part_scores;               /* [parts] */
     float *slots;                         /* [slots, packed] */
     float *flat_params, *flat_server;     /* [P] each, only for a step that needs tensors */
@@ -67,26 +68,25 @@ static size_t num_parts(const local *m, size_t num_rows) {
     return fed_pieces(num_rows, m->part_size);
 }
 
-/* Memory for the parts of a batch: their scores, the desks after the first and, if there are
- * several desks, the gradient of each part. */
-static void carve_desks(local *m, fed_carver *c, size_t desk_bytes) {
-    const size_t num = num_parts(m, m->batch_size);
-    m->part_scores = fed_carve(c, num, sizeof *m->part_scores);
-    m->desk_bytes = fed_pieces(desk_bytes, FED_ALIGNMENT) * FED_ALIGNMENT;
+/* Memory for a batch: the choice of its examples, the desks, and the scores and gradients of its
+ * parts. */
+static void carve_batch(local *m, fed_carver *c) {
+    m->indices = fed_carve(c, m->batch_size, sizeof *m->indices);
+    m->labels = fed_carve(c, m->num_desks * m->part_size, sizeof *m->labels);
+    const size_t used = c->used;
+    fed_batch_carve(&m->batch, c);
+    m->desk_bytes = c->used - used;
+    m->part_scores = fed_carve(c, num_parts(m, m->batch_size), sizeof *m->part_scores);
     m->desks = fed_carve(c, m->num_desks - 1, m->desk_bytes);
-    if (m->num_desks > 1)
-        m->part_gradients = fed_carve(c, num * m->batch.net->size, sizeof *m->part_gradients);
+    m->part_gradients =
+        fed_carve(c, (m->num_desks - 1) * m->batch.net->size, sizeof *m->part_gradients);
 }
 
 static void carve_local(local *m, fed_carver *c, size_t num_decoded, const needs *need) {
     const size_t size = m->batch.net->size;
     m->decoded = fed_carve(c, num_decoded * m->width, sizeof *m->decoded);
     m->order_buffer = fed_carve(c, need->order_capacity, sizeof *m->order_buffer);
-    m->indices = fed_carve(c, m->batch_size, sizeof *m->indices);
-    m->labels = fed_carve(c, m->num_desks * m->part_size, sizeof *m->labels);
-    const size_t used = c->used;
-    fed_batch_carve(&m->batch, c);
-    carve_desks(m, c, c->used - used);
+    carve_batch(m, c);
     if (need->whole_gradient) m->gradient = fed_carve(c, size, sizeof *m->gradient);
     if (need->on_tensors) carve_flat(m, c);
     if (need->num_slots > 0) m->slots = fed_carve(c, need->num_slots * size, sizeof *m->slots);
@@ -133,19 +133,25 @@ static int choose_decoding(const fed_client *client, size_t width, size_t num_vi
                : DECODED_PER_BATCH;
 }
 
+/* Divides a batch into parts, and the parts among desks. */
+static void choose_parts(local *m, const fed_net *net, size_t batch_size, int is_training,
+                         int num_workers) {
+    m->batch_size = batch_size;
+    m->part_size = fed_net_part_size(net, batch_size, is_training);
+    const size_t parts = num_parts(m, batch_size);
+    m->num_desks = fed_smaller(parts, (size_t)num_workers);
+    m->batch.net = net;
+    m->batch.batch_size = m->part_size;
+    m->batch.is_training = is_training;
+    m->batch.num_workers = parts > 1 ? 1 : num_workers;
+}
+
 /* Reserves memory for the full net; a narrow net does not need more. */
 static int local_init(local *m, const fed_net *net, const fed_client *client, size_t batch_size,
                       size_t num_visits, const needs *need, fed_workspace *workspace) {
     memset(m, 0, sizeof *m);
     m->client = client;
-    m->batch_size = batch_size < num_visits ? batch_size : num_visits;
-    m->batch.net = net;
-    m->part_size = fed_net_part_size(net, m->batch_size, need->is_training);
-    const size_t parts = num_parts(m, m->batch_size);
-    m->num_desks = fed_smaller(parts, (size_t)need->num_workers);
-    m->batch.batch_size = m->part_size;
-    m->batch.is_training = need->is_training;
-    m->batch.num_workers = parts > 1 ? 1 : need->num_workers;
+    choose_parts(m, net, fed_smaller(batch_size, num_visits), need->is_training, need->num_workers);
     m->num_pixels = net->model->num_inputs;
     m->width = fed_padded(m->num_pixels);
     m->pixels_mode = choose_decoding(client, m->width, num_visits);
@@ -161,12 +167,32 @@ static int local_init(local *m, const fed_net *net, const fed_client *client, si
     if (status != FED_OK) return status;
     fed_carver hand_out = {workspace->base, 0};
     carve_local(m, &hand_out, num_decoded, need);
+    memset(m->part_gradients, 0, (m->num_desks - 1) * net->size * sizeof *m->part_gradients);
     fed_batch_clear(&m->batch);
     for (size_t desk = 1; desk < m->num_desks; desk++) {
         const fed_batch batch = batch_at(m, desk);
         fed_batch_clear(&batch);
     }
     return FED_OK;
+}
+
+size_t fed_batch_bytes(const fed_model *model, size_t batch_size, size_t num_clients,
+                       int num_threads) {
+    if (batch_size < 1 || batch_size > FED_MAX_BATCH) return 0;
+    if (num_clients < 1 || num_threads < 1 || num_threads > FED_MAX_THREADS) return 0;
+    fed_net net;
+    fed_carver of_client = {NULL, 0}, of_all = {NULL, 0};
+    if (fed_net_init(&net, model) == FED_OK) {
+        local m = {0};
+        const int num_workers = fed_net_num_workers(&net, num_clients, num_threads);
+        choose_parts(&m, &net, batch_size, 1, num_workers);
+        carve_batch(&m, &of_client);
+        if (m.part_size < batch_size) fed_carve(&of_client, net.size, sizeof *m.gradient);
+        const size_t num_at_once = fed_smaller(num_clients, (size_t)(num_threads / num_workers));
+        fed_carve(&of_all, num_at_once, of_client.used);
+    }
+    fed_net_free(&net);
+    return of_all.used;
 }
 
 /* ---- Decoding -------------------------------------------------------------------------------- */
@@ -273,21 +299,27 @@ static float choose_scale(const moves *how, double rate_factor, size_t num_rows)
     return 1.0f / (float)num_rows;
 }
 
-/* A batch that is processed in parts: the context of each part in fed_share. */
+/* A wave of a batch's parts: the context of each part in fed_share. */
 typedef struct parts_call {
     const local *m;
     const moves *how;
     const float *params;
     size_t num_rows, first_visit;
+    size_t first_part, num_parts; /* of the wave, at most one for each desk */
     float scale;
     const fed_update *update;
     atomic_int status;
 } parts_call;
 
+/* The gradient of a part of the wave, from 1: the first part adds its own to the sum. */
+static float *part_gradient(const local *m, size_t part) {
+    return m->part_gradients + (part - 1) * m->batch.net->size;
+}
+
 static void run_part(void *context, size_t part, int worker) {
     parts_call *call = context;
     const local *m = call->m;
-    const size_t desk = (size_t)worker, first = part * m->part_size, size = m->batch.net->size;
+    const size_t desk = (size_t)worker, first = (call->first_part + part) * m->part_size;
     const size_t num = fed_smaller(m->part_size, call->num_rows - first);
     static const fed_step_row row = {.kind = FED_STEP_GRADIENT};
     static const fed_step subtraction = {.rows = &row, .num_rows = 1};
@@ -309,10 +341,7 @@ static void run_part(void *context, size_t part, int worker) {
         /* Each piece of a part's gradient is completed before it is added to the sum, so that the
          * order of addition does not depend on the number of desks. */
         adding.params = update.sum;
-        if (m->num_desks > 1) {
-            adding.params = m->part_gradients + part * size;
-            memset(adding.params, 0, size * sizeof *adding.params);
-        }
+        if (part > 0) adding.params = part_gradient(m, part);
         update = (fed_update){.step = &subtraction,
                               .at = &adding,
                               .piece = batch->pieces,
@@ -322,27 +351,43 @@ static void run_part(void *context, size_t part, int worker) {
     fed_batch_open_dropout(batch, &m->client->dropout_key, call->first_visit + first);
     fed_batch_derive(batch, call->params);
     fed_batch_forward(batch, call->params, num, labels_at(m, desk), scale, call->how->loss,
-                      &m->part_scores[part], NULL);
+                      &m->part_scores[call->first_part + part], NULL);
     fed_batch_backward(batch, call->params, num, &update);
 }
 
 /* Floats of the gradient that a thread adds up at a time. */
 enum { SUM_FLOATS = 1 << 14 };
 
-/* Adds a piece of all parts' gradients, in order. */
+/* Adds a piece of the gradients of a wave's other parts, in order, and sets them to zero again. */
 static void add_parts(void *context, size_t piece, int worker) {
     const parts_call *call = context;
     const local *m = call->m;
-    const size_t size = m->batch.net->size, first = piece * SUM_FLOATS;
+    const size_t first = piece * SUM_FLOATS;
+    const size_t num = fed_smaller(SUM_FLOATS, m->batch.net->size - first);
     (void)worker;
-    for (size_t part = 0; part < num_parts(m, call->num_rows); part++)
-        m->batch.net->kernels->add(call->update->sum + first,
-                                   m->part_gradients + part * size + first,
-                                   fed_smaller(SUM_FLOATS, size - first));
+    for (size_t part = 1; part < call->num_parts; part++) {
+        float *gradient = part_gradient(m, part) + first;
+        m->batch.net->kernels->add(call->update->sum + first, gradient, num);
+        memset(gradient, 0, num * sizeof *gradient);
+    }
 }
 
-/* A forward and a backward pass with given parameters; the gradient goes to `update`. The result
- * has the same bytes for any number of desks. */
+/* Runs the next parts of a batch, one at each desk, and adds up their gradients. */
+static void run_wave(parts_call *call, size_t num_left) {
+    const local *m = call->m;
+    const int num_workers = (int)m->num_desks;
+    call->num_parts = fed_smaller(num_left, m->num_desks);
+    fed_share(num_workers, call->num_parts, run_part, call);
+    if (call->num_parts > 1 && call->status == FED_OK)
+        fed_share(num_workers, fed_pieces(m->batch.net->size, SUM_FLOATS), add_parts, call);
+    call->first_part += call->num_parts;
+}
+
+/* A forward and a backward pass with given parameters; the gradient goes to `update`. Parts run in
+ * waves of one part for each desk, so that memory is needed for the gradients of one wave.
+ * Gradients are added up in the order of the parts, so the result has the same bytes for any number
+ * of desks.
+ */
 static int go_over_batch(const local *m, const moves *how, const float *params, size_t num_rows,
                          size_t first_visit, float scale, const fed_update *update,
                          fed_score *score) {
@@ -354,14 +399,11 @@ static int go_over_batch(const local *m, const moves *how, const float *params, 
                        .scale = scale,
                        .update = update,
                        .status = FED_OK};
-    const int num_workers = (int)m->num_desks;
     const size_t num = num_parts(m, num_rows);
     for (size_t part = 0; part < num; part++)
         m->part_scores[part] = part == 0 ? *score : (fed_score){0, 0};
-    fed_share(num_workers, num, run_part, &call);
+    while (call.first_part < num && call.status == FED_OK) run_wave(&call, num - call.first_part);
     if (call.status != FED_OK) return call.status;
-    if (m->num_desks > 1 && num > 1)
-        fed_share(num_workers, fed_pieces(m->batch.net->size, SUM_FLOATS), add_parts, &call);
     *score = m->part_scores[0];
     for (size_t part = 1; part < num; part++) {
         score->loss_sum += m->part_scores[part].loss_sum;

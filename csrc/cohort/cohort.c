@@ -332,7 +332,7 @@ static int train_cohort(fed_team *team, const fed_net *net, const fed_step *step
     if (status != FED_OK || num_clients == 0) return status;
 
     const fed_frozen frozen = {team->frozen_slots, terms->frozen_step_num};
-    const int shares = num_clients < (size_t)team->num_threads && fed_net_can_share(net);
+    const int num_workers = fed_net_num_workers(net, num_clients, team->num_threads);
     const fed_training training = {.net = net,
                                    .step = step,
                                    .frozen = terms->frozen_slots != NULL ? &frozen : NULL,
@@ -343,7 +343,7 @@ static int train_cohort(fed_team *team, const fed_net *net, const fed_step *step
                                    .origin =
                                        fed_step_is_gradient(step) ? team->zeros : team->server,
                                    .cancel = cancel,
-                                   .num_workers = shares ? team->num_threads : 1,
+                                   .num_workers = num_workers,
                                    .bounds = terms->bounds};
     cohort co = {.team = team,
                  .net = net,
@@ -356,7 +356,7 @@ static int train_cohort(fed_team *team, const fed_net *net, const fed_step *step
     co.num_blocks = (num_clients + FED_BLOCK_CLIENTS - 1) / FED_BLOCK_CLIENTS;
     co.status = open_window(&co);
     omp_init_lock(&co.lock);
-    if (co.status == FED_OK) work_together(&co, shares ? 1 : team->num_threads);
+    if (co.status == FED_OK) work_together(&co, num_workers > 1 ? 1 : team->num_threads);
     omp_destroy_lock(&co.lock);
     close_window(&co);
     return co.status;

@@ -175,21 +175,6 @@ void fed_batch_carve(fed_batch *batch, fed_carver *c) {
     carve_scratch(batch, c);
 }
 
-size_t fed_batch_bytes(const fed_model *model, size_t batch_size) {
-    fed_net net = {0};
-    fed_carver measure = {NULL, 0};
-    if (batch_size >= 1 && batch_size <= FED_MAX_BATCH && fed_net_init(&net, model) == FED_OK) {
-        fed_batch batch = {.net = &net,
-                           .batch_size = fed_net_part_size(&net, batch_size, 1),
-                           .is_training = 1,
-                           .num_workers = 1};
-        fed_batch_carve(&batch, &measure);
-        if (batch.batch_size < batch_size) fed_carve(&measure, net.size, sizeof(float));
-    }
-    fed_net_free(&net);
-    return measure.used;
-}
-
 void fed_batch_clear(const fed_batch *batch) {
     const fed_net *net = batch->net;
     for (size_t v = 0; v <= net->num_stages; v++)

@@ -379,7 +379,9 @@ void fed_net_unpack_delta(const fed_net *net, const float *after, const float *b
                             flat + first_flat);
 }
 
-int fed_net_can_share(const fed_net *net) { return net->num_front_stages > 0; }
+int fed_net_num_workers(const fed_net *net, size_t num_clients, int num_threads) {
+    return num_clients < (size_t)num_threads && net->num_front_stages > 0 ? num_threads : 1;
+}
 
 /* A part of a batch has at most PART_FLOATS floats in the inputs and outputs of a stage, which stay
  * in an L2 cache of 512 KiB or more. It has at least LEAST_PART images, because smaller parts are

@@ -82,8 +82,9 @@ void fed_net_flatten(const fed_net *net, const float *packed,
 /* Writes after - before in flat layout. */
 void fed_net_unpack_delta(const fed_net *net, const float *after, const float *before,
                           double *scratch /* [packed size + P] */, float *flat /* out [P] */);
-/* 1 if threads can share a batch: the net has stages before the first dense one. */
-int fed_net_can_share(const fed_net *net);
+/* The number of threads that share one client: all, if there are fewer clients than threads and the
+ * net has stages before the first dense one, else 1. */
+int fed_net_num_workers(const fed_net *net, size_t num_clients, int num_threads);
 /* 1 if the first layer can be trained on fewer inputs (narrow.c). */
 int fed_net_can_narrow(const fed_net *net);
 /* 1 if a layer has moving statistics. */
@@ -93,9 +94,6 @@ int fed_net_has_moving(const fed_net *net);
 size_t fed_net_part_size(const fed_net *net, size_t batch_size, int is_training);
 
 /* ---- A batch (batch.c) ----------------------------------------------------------------------- */
-
-/* The largest number of examples of a batch; with more, the number of bytes could overflow. */
-enum { FED_MAX_BATCH = 1 << 24 };
 
 /* The memory of a batch's forward pass and, in training, of its backward pass. Arrays are by stage
  * or by value. [B] means one for each example of the batch, or one that all examples use in turn.

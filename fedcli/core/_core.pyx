@@ -78,6 +78,7 @@ choose_isa()
 ISA = fed_isa_name().decode()
 HAS_OPENMP = bool(fed_has_openmp())
 MAX_LAYERS = FED_MAX_LAYERS
+MAX_BATCH = FED_MAX_BATCH
 
 
 def fma_chain(size_t num_steps):
@@ -1056,11 +1057,13 @@ def run_inputs(Model model not None, images, key, size_t first_visit):
     return out
 
 
-def batch_bytes(Model model not None, size_t batch_size):
-    """Returns the bytes that a thread needs to train on batches of a given size."""
-    num_bytes = fed_batch_bytes(&model.table, batch_size)
+def batch_bytes(Model model not None, size_t batch_size, size_t num_clients, int num_threads):
+    """Returns the bytes of the batches that a team of num_threads processes at a time."""
+    num_bytes = fed_batch_bytes(&model.table, batch_size, num_clients, num_threads)
     if num_bytes == 0:
-        raise CoreError(f"a batch of {batch_size} examples")
+        raise CoreError(
+            f"batches of {batch_size} examples, {num_clients} clients and {num_threads} threads"
+        )
     return num_bytes
 
 

@@ -86,7 +86,9 @@ cdef extern from "fed.h" nogil:
         FED_MAX_NORMALIZED
     size_t fed_inputs_size(const fed_model *)
     int fed_run_inputs(const fed_model *, const float *, size_t, const fed_key *, size_t, float *)
-    size_t fed_batch_bytes(const fed_model *, size_t)
+    size_t fed_batch_bytes(const fed_model *, size_t, size_t, int)
+    enum:
+        FED_MAX_BATCH
 
     ctypedef struct fed_step_row:
         int32_t kind

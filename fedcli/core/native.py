@@ -32,6 +32,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 try:
     from fedcli.core import _core
     from fedcli.core._core import (
+        MAX_BATCH,
         MAX_LAYERS,
         STATS,
         CancelFlag,
@@ -64,6 +65,7 @@ finally:
         del os.environ["GOMP_SPINCOUNT"]
 
 __all__ = [
+    "MAX_BATCH",
     "MAX_LAYERS",
     "STATS",
     "CancelFlag",
@@ -684,15 +686,28 @@ def run_inputs(
     return _core.run_inputs(_core.Model(rows, num_params), images, key, first_visit)
 
 
-def batch_bytes(rows: Sequence[ModelRow], num_params: int, batch_size: int) -> int:
-    """Returns the bytes that a thread needs to train a model, beside its parameters.
+def batch_bytes(
+    rows: Sequence[ModelRow],
+    num_params: int,
+    batch_size: int,
+    *,
+    num_clients: int = 1,
+    num_threads: int = 1,
+) -> int:
+    """Returns the bytes of the batches that threads process at a time in training.
+
+    Parameters, optimizer state and decoded images are not counted.
 
     Args:
         rows: The model table, as `ParamLayout.core_rows` makes it.
         num_params: Number of parameters of all layers.
-        batch_size: Number of examples in a batch.
+        batch_size: Number of examples in a batch, 1 to `MAX_BATCH`.
+        num_clients: Number of clients in the cohort, at least 1.
+        num_threads: Number of threads. They share a client if there are fewer clients, and if the
+            model begins with other than dense layers.
     """
-    return _core.batch_bytes(_core.Model(rows, num_params), batch_size)
+    model = _core.Model(rows, num_params)
+    return _core.batch_bytes(model, batch_size, num_clients, num_threads)
 
 
 def exercise(

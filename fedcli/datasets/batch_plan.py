@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from fedcli.core.native import Plan
+from fedcli.core.native import MAX_BATCH, Plan
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
 from fedcli.settings.vocabulary import PIPELINES
@@ -74,6 +74,27 @@ class BatchPlan:
         """Returns how many examples a client of `num_examples` processes, counting repetitions."""
         visits = self.epochs * num_examples
         return visits if self.max_examples is None else min(visits, self.max_examples)
+
+    def largest_batch(self, num_examples: float, owner: str) -> int:
+        """Returns the number of examples that the largest batch may have, at least 1.
+
+        Args:
+            num_examples: Number of examples of the client, or its mean over clients.
+            owner: The client, for the message.
+
+        Raises:
+            ConfigError: It is more than `MAX_BATCH`.
+        """
+        visits = self.epochs * num_examples
+        if self.max_examples is not None:
+            visits = min(visits, self.max_examples)
+        size = max(1, math.ceil(min(visits, self.batch_size)))
+        if size > MAX_BATCH:
+            raise ConfigError(
+                f"--batch-size {self.batch_size}: a batch of {owner} would have {size:,} examples; "
+                f"choose at most {MAX_BATCH:,}"
+            )
+        return size
 
     def num_buffered(self, num_examples: int) -> int:
         """Returns the number of indices in the shuffle buffer of a client of `num_examples`."""

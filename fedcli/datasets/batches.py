@@ -129,9 +129,10 @@ class BatchedDataset(ExplainsNames):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Checks the seed."""
+        """Checks the seed and the largest batch."""
         if not 0 <= self.seed < 2**64:
             raise ConfigError(f"seed {self.seed}: choose a whole number from 0 to {2**64 - 1}")
+        self.plan.largest_batch(len(self.client), f"client {self.client.client_id!r}")
 
     def __iter__(self) -> Iterator[dict[str, NDArray[Any]]]:
         """Yields the first round's batches as {"x": float32 [b, H*W*C], "y": int32 [b, 1]}."""

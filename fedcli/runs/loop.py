@@ -148,6 +148,11 @@ class Training:
         return self._federation.engine.num_threads
 
     @property
+    def batch_bytes(self) -> int:
+        """Bytes of the batches that all threads process at a time; 0 if the core has none here."""
+        return self._federation.batch_bytes
+
+    @property
     def code(self) -> dict[str, str]:
         """The user's code that must be named again to continue the run, by option.
 

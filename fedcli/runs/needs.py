@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # Numbers of float32 vectors with one value for each parameter.
 _FIXED = 11  # two states, sums in float64, and a checkpoint while it is written
-_PER_THREAD = 4  # for each thread: parameters, and sums in float64
+_PER_THREAD = 3.9  # for each thread: parameters, and sums in float64
 _PER_STATE_PART = 4  # for each vector of the state: two states, and a checkpoint being written
 _PER_CLIENT = 2.5  # for each client in a block, if clients keep vectors: old, sent and new ones
 _PER_DELTA = 2  # for each client in a block, if the aggregator needs all deltas
@@ -173,6 +173,9 @@ def estimate(
         layout: Layout of the model's parameters.
         plan: How a client's examples become batches.
         load: The size of the training.
+
+    Raises:
+        ConfigError: Batches have more examples than the core takes.
     """
     vector = 4 * layout.num_params
     parts = _state_parts(algorithm, stages)
@@ -184,13 +187,13 @@ def estimate(
     needs_rows = request.all_rows or bool(stages)
     in_block = min(load.cohort, BLOCK_CLIENTS)
     visits = _visits(config, load.examples)
-    batch_size = max(1, math.ceil(min(visits, plan.batch_size)))
+    batch_size = plan.largest_batch(load.examples, f"a client of {load.examples:,.0f} examples")
     workers = max(1, min(load.threads, load.cohort))
     memory = {
         "parameters": int(vector * (_FIXED + _PER_STATE_PART * num_state)),
-        "threads": vector * _PER_THREAD * workers,
+        "threads": int(vector * _PER_THREAD * workers),
         "clients": int(vector * in_block * (_PER_CLIENT * keeps or _PER_DELTA * needs_rows)),
-        "batches": 4 * workers * batch_size * sum(layer.num_outputs for layer in layout.layers),
+        "batches": _batch_bytes(layout, batch_size, load),
         "shuffling": _INDEX_BYTES * workers * plan.num_buffered(math.floor(load.examples)),
     }
     num_kept = config.keep_checkpoints + (config.keep_best is not None)
@@ -226,6 +229,19 @@ def workload(train: ClientData, cohort: int, population: int, threads: int) -> W
     counts = [train.num_examples(each) for each in ids[:: max(1, len(ids) // _CLIENTS_SAMPLED)]]
     mean = sum(counts) / max(1, len(counts))
     return Workload(max(1, cohort), population, mean, threads)
+
+
+def _batch_bytes(layout: ParamLayout, batch_size: int, load: Workload) -> int:
+    """The bytes of the batches that are processed at a time; 0 for a model that is Python code."""
+    if not layout.layers:
+        return 0
+    return native.batch_bytes(
+        layout.core_rows(),
+        layout.num_params,
+        batch_size,
+        num_clients=load.cohort,
+        num_threads=load.threads,
+    )
 
 
 def _state_parts(algorithm: Algorithm, stages: Iterable[UpdateStage]) -> list[object]:

@@ -108,6 +108,8 @@ class Federation:
         poisoned_batches: `fixed_batches` with the attackers' poisoned examples; None if there are
             none.
         notes: Notes for the user, one line each.
+        batch_bytes: Bytes of the batches that all threads process at a time in training; 0 if this
+            process or the core does not compute them.
         workers: The workers of a cluster that `engine` uses; None if it computes in this process.
     """
 
@@ -124,6 +126,7 @@ class Federation:
     attack: Attack | None
     poisoned_batches: tuple[BatchedDataset, ...] | None
     notes: list[str]
+    batch_bytes: int
     workers: RayWorkers | None = None
 
     def cohort_data(self, round_num: int) -> CohortData:
@@ -244,10 +247,10 @@ def open_federation(
     )
 
     @cache  # most models have the layout that was checked before their weights were drawn
-    def check_needs(layout: ParamLayout) -> list[str]:
+    def check_needs(layout: ParamLayout) -> needs.Needs:
         needed = needs.estimate(config, algorithm, stages, layout, plan, load)
         needed.check(folder)
-        return needed.notes()
+        return needed
 
     is_stored = model is not None  # with its input layers
     if given_model is not None:
@@ -281,7 +284,8 @@ def open_federation(
         from fedcli.evaluation.measuring import check_metrics  # lazy: few runs have further metrics
 
         check_metrics(config.metrics, model, config.metric_options)
-    notes += check_needs(model.layout)
+    needed = check_needs(model.layout)
+    notes += needed.notes()
     engine, workers = _open_engine(config, model, splits, notes, cancel)
     fixed_batches = poisoned_batches = None
     if workers is None and cohorts.fixed is not None and _fit_in_cache(train, cohorts.fixed):
@@ -315,6 +319,7 @@ def open_federation(
         attack=attack,
         poisoned_batches=poisoned_batches,
         notes=notes,
+        batch_bytes=needed.memory["batches"] if workers is None else 0,
         workers=workers,
     )
 

@@ -4,7 +4,7 @@
  * over the threads, and also if there are too few clients, so that threads share the batches
  * (threads.c).
  */
-#include "net/net.h"
+#include "cohort/cohort.h"
 #include "stacks.h"
 
 /* ---- Clients shared out ---------------------------------------------------------------------- */
@@ -124,7 +124,7 @@ static int train_few(fed_team *team, const problem *p, const fed_step *step,
     const fed_terms terms = {.weighting = FED_WEIGHT_NUM_EXAMPLES, .tensors = &tensors};
     const int status = fed_train_cohort(team, p->model, step, p->params, clients, num_clients,
                                         &terms, &cancel, sum, stats, &fault);
-    if (status == FED_OK) fed_sum_total(sum, delta, &weight);
+    if (status == FED_OK && delta != NULL) fed_sum_total(sum, delta, &weight);
     fed_sum_free(sum);
     return status;
 }
@@ -186,7 +186,7 @@ static void test_threads_that_share_parts_of_batches_change_no_byte(void) {
     const size_t part = fed_net_part_size(&net, BATCH, 1);
     fed_net_free(&net);
     CHECK(part >= NUM_EXAMPLES - BATCH && part < BATCH && BATCH % part != 0);
-    fed_team *teams[] = {fed_team_new(3), fed_team_new(2)};
+    fed_team *teams[] = {fed_team_new(3), fed_team_new(2), fed_team_new(7)};
     problem p = new_problem(&t.model, NUM_EXAMPLES, 55);
     fed_client client = client_of(&p, BATCH);
     client.plan.shuffle_buffer = SIZE_MAX;
@@ -194,6 +194,54 @@ static void test_threads_that_share_parts_of_batches_change_no_byte(void) {
     for (size_t r = 0; r < LENGTH(steps); r++)
         check_shared(teams, fed_has_openmp() ? LENGTH(teams) : 1, &p, steps[r], &client, 1);
     for (size_t i = 0; i < LENGTH(teams); i++) fed_team_free(teams[i]);
+    free_problem(&p);
+}
+
+/* The first workspace of a team, after it trained one client on one batch, has the batch's memory,
+ * and beside it a velocity, the order of the examples and decoded images. */
+static void check_batch_bytes(const fed_net *net, const problem *p, size_t batch_size,
+                              int num_threads) {
+    const size_t part = fed_net_part_size(net, batch_size, 1);
+    const size_t num_desks = fed_smaller(fed_pieces(batch_size, part), (size_t)num_threads);
+    fed_carver beside = {NULL, 0};
+    fed_carve(&beside, net->size, sizeof(float));
+    fed_carve(&beside, batch_size, sizeof(uint32_t));
+    fed_carve(&beside, num_desks * part * fed_padded(p->model->num_inputs), sizeof(float));
+    fed_client client = client_of(p, batch_size);
+    client.num_examples = batch_size;
+    client.plan.shuffle_buffer = SIZE_MAX;
+    fed_client_stats stats;
+    fed_team *team = fed_team_new(num_threads);
+    CHECK_EQUAL(train_few(team, p, &MOMENTUM, &client, 1, 0, NULL, &stats), FED_OK);
+    CHECK_EQUAL(team->workspaces[0].num_bytes,
+                beside.used + fed_batch_bytes(p->model, batch_size, 1, num_threads));
+    fed_team_free(team);
+}
+
+static void test_the_memory_of_a_batch_is_what_its_threads_reserve(void) {
+    enum { MOST_EXAMPLES = 40 };
+    static const int threads[] = {1, 2, 3, 7};
+    table t;
+    build(&WIDE, &t);
+    fed_net net;
+    CHECK_EQUAL(fed_net_init(&net, &t.model), FED_OK);
+    problem p = new_problem(&t.model, MOST_EXAMPLES, 57);
+    for (size_t i = 0; i < (fed_has_openmp() ? LENGTH(threads) : 1); i++)
+        for (size_t batch_size = 1; batch_size <= MOST_EXAMPLES; batch_size += 13)
+            check_batch_bytes(&net, &p, batch_size, threads[i]);
+    /* Gradients are kept for the parts of a wave, not for all parts of a batch. */
+    const size_t gradient = net.size * sizeof(float);
+    const size_t growth = fed_batch_bytes(&t.model, 40, 1, 2) - fed_batch_bytes(&t.model, 20, 1, 2);
+    CHECK(fed_net_part_size(&net, 40, 1) == fed_net_part_size(&net, 20, 1) && growth < gradient);
+    const size_t once = fed_batch_bytes(&t.model, 10, 1, 1);
+    CHECK_EQUAL(fed_batch_bytes(&t.model, 10, 3, 3), 3 * once);
+    CHECK_EQUAL(fed_batch_bytes(&t.model, 10, 8, 3), 3 * once);
+    CHECK_EQUAL(fed_batch_bytes(&t.model, 0, 1, 1), 0);
+    CHECK_EQUAL(fed_batch_bytes(&t.model, FED_MAX_BATCH + 1, 1, 1), 0);
+    CHECK_EQUAL(fed_batch_bytes(&t.model, 1, 0, 1), 0);
+    CHECK_EQUAL(fed_batch_bytes(&t.model, 1, 1, 0), 0);
+    CHECK_EQUAL(fed_batch_bytes(&t.model, 1, 1, FED_MAX_THREADS + 1), 0);
+    fed_net_free(&net);
     free_problem(&p);
 }
 
@@ -264,6 +312,7 @@ static const test_case TESTS[] = {
     TEST(test_threads_change_no_byte),
     TEST(test_threads_that_share_batches_change_no_byte),
     TEST(test_threads_that_share_parts_of_batches_change_no_byte),
+    TEST(test_the_memory_of_a_batch_is_what_its_threads_reserve),
     TEST(test_prepared_clients_of_a_convolution_give_the_same_bytes),
     TEST(test_a_bad_client_leaves_nothing_behind),
     TEST(test_flag_stops_threads_that_share_batches),

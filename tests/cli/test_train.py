@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,7 @@ def test_what_the_user_should_know_is_on_stderr(fedcli: Fedcli, write_tff: Write
     }
     loud = fedcli(*arguments, "-v", "--out", "loud", "--threads", 1).err
     assert "fedcli: 1 thread\n" in loud
+    assert re.search(r"^fedcli: memory for batches: 0\.\d MiB$", loud, re.MULTILINE)
     assert f"fedcli: run loud: 1 round, fedavg on {data}\n" in loud
     assert "fedcli: client cache: 3 clients, " in loud
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from fedcli.core.native import MAX_BATCH
 from fedcli.datasets.batch_plan import FULL, BatchPlan
+from fedcli.datasets.batches import from_arrays
+from fedcli.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -50,3 +54,28 @@ def test_a_shuffle_keeps_as_many_as_it_draws_from(
     plan: BatchPlan, num_examples: int, num_buffered: int
 ) -> None:
     assert plan.num_buffered(num_examples) == num_buffered
+
+
+@pytest.mark.parametrize(
+    ("plan", "num_examples", "largest"),
+    [
+        (BatchPlan(5, 20), 94, 20),
+        (BatchPlan(5, 2**31 - 1), 94, 470),
+        (BatchPlan(5, 1000, max_examples=7), 94, 7),
+        (BatchPlan(3, 1000), 0.4, 2),
+        (BatchPlan(), 0, 1),
+        (BatchPlan(2**31 - 1, MAX_BATCH), 94, MAX_BATCH),
+    ],
+)
+def test_the_largest_batch(plan: BatchPlan, num_examples: float, largest: int) -> None:
+    assert plan.largest_batch(num_examples, "client 'a'") == largest
+
+
+def test_a_client_with_a_batch_above_the_limit_of_the_core_is_refused() -> None:
+    batches = from_arrays(np.zeros((2, 4, 4), np.float32), np.zeros(2, np.int32), client_id="a")
+    batches.client.preprocess(epochs=MAX_BATCH // 2, batch_size=MAX_BATCH)
+    words = r"^batch_size=16777217: a batch of client 'a' would have 16,777,217 examples; choose at"
+    with pytest.raises(ConfigError, match=words):
+        batches.client.preprocess(
+            epochs=MAX_BATCH, batch_size=MAX_BATCH + 1, max_examples=MAX_BATCH + 1
+        )

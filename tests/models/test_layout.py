@@ -363,7 +363,7 @@ def test_the_memory_of_a_thread_grows_with_the_batch_and_holds_its_values() -> N
     values = 4 * sum(layer.num_outputs for layer in layout.layers)
     assert large - small > 10 * values
     assert large - small < 30 * values
-    with pytest.raises(_core.CoreError, match="a batch of 0 examples"):
+    with pytest.raises(_core.CoreError, match="batches of 0 examples"):
         native.batch_bytes(rows, num_params, 0)
 
 
@@ -372,7 +372,8 @@ def test_a_network_that_takes_batches_in_parts_has_memory_for_a_part() -> None:
     rows, num_params = layout.core_rows(), layout.num_params
     small, large = (native.batch_bytes(rows, num_params, size) for size in (10, 20))
     values = 4 * sum(layer.num_outputs for layer in layout.layers)
-    assert small == large
+    # Beside a part there is an index of each example and a score of each part.
+    assert 0 < large - small < 1024
     assert 2 * values < large < 10 * values
 
 

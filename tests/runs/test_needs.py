@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fedcli import settings
+from fedcli.core import native
 from fedcli.datasets.batch_plan import plan_of
 from fedcli.errors import ConfigError
 from fedcli.models import zoo
@@ -176,6 +177,35 @@ def test_a_run_that_cannot_fit_is_refused_before_any_of_it_is_made(
     large += " --threads 64 --clients 64 --data-option clients=64"
     done = fedcli("train", *large.split(), "--out", "run")
     assert_is_one_line(done, "of memory, but", remedy)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_for_batches_is_what_the_core_counts() -> None:
+    config = settings.validate(settings.from_options({"batch_size": 64, "epochs": 1, "threads": 3}))
+    layout = zoo.build_layout("resnet20", input_shape=(32, 32, 3))
+    algorithm = build_algorithm(config)
+
+    def of_batches(cohort: int, examples: float) -> int:
+        load = Workload(cohort, 100, examples, 3)
+        needed = needs.estimate(config, algorithm, [], layout, plan_of(config), load)
+        return needed.memory["batches"]
+
+    rows, num_params = layout.core_rows(), layout.num_params
+    shared = native.batch_bytes(rows, num_params, 64, num_clients=1, num_threads=3)
+    assert of_batches(1, 100.0) == shared
+    assert of_batches(20, 100.0) == 3 * native.batch_bytes(rows, num_params, 64)
+    assert of_batches(20, 9.5) == 3 * native.batch_bytes(rows, num_params, 10)
+
+
+def test_a_batch_that_the_core_does_not_take_is_refused_before_any_work(
+    fedcli: Fedcli, tmp_path: Path
+) -> None:
+    done = fedcli(
+        *("train", "--batch-size", 20_000_000, "--epochs", 200_000, "--rounds", 1, "--out", "run")
+    )
+    assert_is_one_line(
+        done, "--batch-size 20000000: a batch of a client of", "choose at most 16,777,216"
+    )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -204,6 +204,8 @@ def _follow(training: Training, monitor: Any, remarks: Remarks) -> None:
     """Runs all rounds and the closing evaluation, and reports notes and progress."""
     threads = "1 thread" if training.num_threads == 1 else f"{training.num_threads} threads"
     remarks.detail(threads)
+    if training.batch_bytes:
+        remarks.detail(f"memory for batches: {training.batch_bytes / 2**20:,.1f} MiB")
     for note in training.notes:
         remarks.note(note)
     training.complete([monitor.update])
