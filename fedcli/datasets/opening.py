@@ -242,7 +242,7 @@ def _partitioned(
 ) -> dict[str, ClientData]:
     """The splits after a partition of train and test; other splits are unchanged."""
     from fedcli.datasets.partitions import partitioning as partition
-    from fedcli.datasets.partitions.dealt import DealtSplit
+    from fedcli.datasets.partitions.partitioned_split import PartitionedSplit
 
     main = {split: data for split, data in splits.items() if split in partition.MAIN_SPLITS}
     _check_room(main, name)
@@ -259,16 +259,16 @@ def _partitioned(
     num_classes = next(iter(main.values())).num_classes
     resolved = resolve(registry.opened_partition(name), options)
     described = registry.describe_partition(name, dict(sorted(resolved.items())))
-    for split, dealt in partition.apply(tables, num_classes, name, options, seed=0).items():
+    for split, partitioned in partition.apply(tables, num_classes, name, options, seed=0).items():
         data = main[split]
-        splits[split] = DealtSplit(
+        splits[split] = PartitionedSplit(
             tables[split],
-            dealt.deal,
+            partitioned.assignment,
             split=split,
             num_classes=data.num_classes,
             class_names=data.class_names,
             pixel_convention=data.pixel_convention,
-            changes=dealt.changes,
+            changes=partitioned.changes,
             partition=(
                 described
                 if data.partition == registry.NATURAL

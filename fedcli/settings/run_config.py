@@ -102,7 +102,7 @@ def _is_model_file(text: str) -> bool:
 
 
 def _is_partition_file(text: str) -> bool:
-    return tables.split_code_of_deal(text)[0] is not None
+    return tables.split_code_of_scheme(text)[0] is not None
 
 
 @dataclass(frozen=True, kw_only=True)

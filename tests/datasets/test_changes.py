@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fedcli.datasets.batches import ClientDataset
 from fedcli.datasets.partitions import changes
-from fedcli.datasets.partitions.dealt import Change
+from fedcli.datasets.partitions.partitioned_split import Change
 from fedcli.errors import ConfigError
 from fedcli.settings import tables
 from fedcli.settings.options import resolve

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fedcli.core.draws import Stream
 from fedcli.core.seeds import Purpose, stream_key
 from fedcli.datasets.partitions import label_mixes, partitioning, schemes
-from fedcli.datasets.partitions.deal import Deal
+from fedcli.datasets.partitions.assignment import Assignment
 from fedcli.datasets.table import ExampleTable
 from fedcli.errors import ConfigError
 from fedcli.settings import tables as registry
@@ -35,13 +35,13 @@ def table(labels: np.ndarray | list[int], owners: list[str] | None = None) -> Ex
     )
 
 
-def deal(labels: np.ndarray, name: str, seed: int = 0, **options: Any) -> Deal:
-    return partitioning.apply({"train": table(labels)}, 10, name, options, seed)["train"].deal
+def assign(labels: np.ndarray, name: str, seed: int = 0, **options: Any) -> Assignment:
+    return partitioning.apply({"train": table(labels)}, 10, name, options, seed)["train"].assignment
 
 
-def label_counts(labels: np.ndarray, dealt: Deal, num_classes: int = 10) -> np.ndarray:
-    cells = dealt.holders * num_classes + labels[dealt.order]
-    counts = np.bincount(cells, minlength=len(dealt.client_ids) * num_classes)
+def label_counts(labels: np.ndarray, assignment: Assignment, num_classes: int = 10) -> np.ndarray:
+    cells = assignment.holders * num_classes + labels[assignment.order]
+    counts = np.bincount(cells, minlength=len(assignment.client_ids) * num_classes)
     return counts.reshape(-1, num_classes)
 
 
@@ -56,12 +56,12 @@ def effective_classes(counts: np.ndarray) -> float:
     return float(np.exp(-(mixes * np.log(np.where(mixes > 0, mixes, 1.0))).sum(axis=1)).mean())
 
 
-def assert_whole(dealt: Deal, num_examples: int) -> None:
-    assert np.array_equal(np.sort(dealt.order), np.arange(num_examples))
-    assert dealt.offsets[0] == 0
-    assert dealt.offsets[-1] == num_examples
-    assert dealt.sizes.min() > 0
-    assert list(dealt.client_ids) == sorted(set(dealt.client_ids))
+def assert_whole(assignment: Assignment, num_examples: int) -> None:
+    assert np.array_equal(np.sort(assignment.order), np.arange(num_examples))
+    assert assignment.offsets[0] == 0
+    assert assignment.offsets[-1] == num_examples
+    assert assignment.sizes.min() > 0
+    assert list(assignment.client_ids) == sorted(set(assignment.client_ids))
 
 
 # --- reference values ---------------------------------------------------------------------------
@@ -91,7 +91,7 @@ def mnist_labels(shared_data: Path) -> np.ndarray:
         ("dirichlet-client", {"alpha": 0.1}, (6.0, 0.8), (0.66, 0.055), (3.0, 0.5)),
     ],
 )
-def test_mnist_is_dealt_as_others_deal_it(
+def test_mnist_is_partitioned_as_by_other_programs(
     mnist_labels: np.ndarray,
     seed: int,
     name: str,
@@ -100,11 +100,11 @@ def test_mnist_is_dealt_as_others_deal_it(
     tv: tuple[float, float],
     effective: tuple[float, float],
 ) -> None:
-    dealt = deal(mnist_labels, name, seed, clients=100, **options)
-    assert_whole(dealt, 60_000)
-    counts = label_counts(mnist_labels, dealt)
+    assignment = assign(mnist_labels, name, seed, clients=100, **options)
+    assert_whole(assignment, 60_000)
+    counts = label_counts(mnist_labels, assignment)
     if name != "dirichlet-class":
-        assert set(dealt.sizes.tolist()) == {600}
+        assert set(assignment.sizes.tolist()) == {600}
     assert (counts > 0).sum(axis=1).mean() == pytest.approx(num_classes[0], abs=num_classes[1])
     assert mean_tv(counts) == pytest.approx(tv[0], abs=tv[1])
     assert effective_classes(counts) == pytest.approx(effective[0], abs=effective[1])
@@ -122,7 +122,7 @@ def test_sizes_of_dirichlet_class(
     rng = np.random.default_rng(seed)
     ours, theirs = [], []
     for each in range(seed, seed + 10):
-        ours.append(deal(mnist_labels, "dirichlet-class", each, alpha=alpha).sizes)
+        ours.append(assign(mnist_labels, "dirichlet-class", each, alpha=alpha).sizes)
         sizes = np.zeros(100)
         while sizes.min() < 10:
             sizes = class_sizes @ rng.dirichlet(np.full(100, alpha), size=10)
@@ -161,9 +161,9 @@ def test_alpha_means_what_each_scheme_says(
         drawn.append(mixes)
         return np.repeat(np.arange(len(mixes)), 10)
 
-    monkeypatch.setattr(label_mixes, "deal_mixes", keep)
+    monkeypatch.setattr(label_mixes, "assign_by_mixes", keep)
     labels = np.repeat(np.arange(10), 4000).astype(np.int32)
-    deal(labels, name, clients=4000, alpha=alpha)
+    assign(labels, name, clients=4000, alpha=alpha)
     assert 0.5 * np.abs(drawn[0] - 0.1).sum(axis=1).mean() == pytest.approx(tv, abs=0.008)
 
 
@@ -172,7 +172,7 @@ def test_alpha_means_what_each_scheme_says(
 )
 def test_lognormal_sizes_have_their_gini(sigma: float, gini: float) -> None:
     sizes = np.sort(
-        deal(np.zeros(2_000_000), "quantity-lognormal", clients=4000, sigma=sigma).sizes
+        assign(np.zeros(2_000_000), "quantity-lognormal", clients=4000, sigma=sigma).sizes
     )
     ranks = 2 * np.arange(1, 4001) - 4001
     assert (ranks * sizes).sum() / (4000 * sizes.sum()) == pytest.approx(gini, rel=0.06)
@@ -183,20 +183,20 @@ def test_lognormal_sizes_have_their_gini(sigma: float, gini: float) -> None:
 
 def test_iid_and_label_mixes_have_even_sizes() -> None:
     for name in ("iid", "dirichlet-client", "dirichlet-prior"):
-        assert sorted(set(deal(LABELS, name, clients=7).sizes.tolist())) == [428, 429]
+        assert sorted(set(assign(LABELS, name, clients=7).sizes.tolist())) == [428, 429]
 
 
 def test_shards_hold_runs_of_labels() -> None:
-    dealt = deal(LABELS, "shards", clients=10, shards=1)
-    counts = label_counts(LABELS, dealt)
+    assignment = assign(LABELS, "shards", clients=10, shards=1)
+    counts = label_counts(LABELS, assignment)
     assert sorted(counts.argmax(axis=1).tolist()) == list(range(10))
     assert counts.max(axis=1).tolist() == [300] * 10
-    assert set(deal(LABELS, "shards", clients=7, shards=3).sizes.tolist()) <= {426, 427, 428, 429}
+    assert set(assign(LABELS, "shards", clients=7, shards=3).sizes.tolist()) <= {426, 427, 428, 429}
 
 
 def test_classes_per_client_are_those_of_niid_bench() -> None:
-    dealt = deal(LABELS, "classes-per-client", clients=25, classes=3)
-    counts = label_counts(LABELS, dealt)
+    assignment = assign(LABELS, "classes-per-client", clients=25, classes=3)
+    counts = label_counts(LABELS, assignment)
     assert ((counts > 0).sum(axis=1) == 3).all()
     assert all(counts[client, client % 10] > 0 for client in range(25))
     for column in counts.T:  # a class is shared equally
@@ -207,7 +207,7 @@ def test_classes_per_client_are_those_of_niid_bench() -> None:
 
 
 def test_few_clients_still_hold_every_class() -> None:
-    counts = label_counts(LABELS, deal(LABELS, "classes-per-client", clients=4, classes=3))
+    counts = label_counts(LABELS, assign(LABELS, "classes-per-client", clients=4, classes=3))
     assert ((counts > 0).sum(axis=1) == 3).all()
     assert (counts.sum(axis=0) == 300).all()
 
@@ -215,7 +215,7 @@ def test_few_clients_still_hold_every_class() -> None:
 def test_balanced_clients_get_no_further_class_once_full() -> None:
     for seed in range(20):
         counts = label_counts(
-            LABELS, deal(LABELS, "dirichlet-class", seed, clients=6, alpha=0.3, balanced=True)
+            LABELS, assign(LABELS, "dirichlet-class", seed, clients=6, alpha=0.3, balanced=True)
         )
         before = np.cumsum(counts, axis=1) - counts
         assert not counts[before >= 500].any()
@@ -224,37 +224,37 @@ def test_balanced_clients_get_no_further_class_once_full() -> None:
 def test_a_class_whose_clients_are_all_full_goes_to_the_others() -> None:
     """At tiny alpha a class is one client's: who has its share cannot take another."""
     for seed in range(20):
-        dealt = deal(
+        assignment = assign(
             LABELS, "dirichlet-class", seed, clients=3, alpha=1e-6, min_examples=1, balanced=True
         )
-        assert_whole(dealt, 3000)
+        assert_whole(assignment, 3000)
 
 
 def test_sizes_of_the_quantity_schemes() -> None:
-    linear = deal(LABELS, "quantity-linear", clients=10).sizes
+    linear = assign(LABELS, "quantity-linear", clients=10).sizes
     assert linear == pytest.approx(3000 * np.arange(1, 11) / 55, abs=2)
-    steep = deal(LABELS, "quantity-exponential", clients=5).sizes
+    steep = assign(LABELS, "quantity-exponential", clients=5).sizes
     assert steep[1:] / steep[:-1] == pytest.approx(np.full(4, np.e), rel=0.05)
-    drawn = deal(LABELS, "quantity-dirichlet", clients=5, min_examples=50).sizes
+    drawn = assign(LABELS, "quantity-dirichlet", clients=5, min_examples=50).sizes
     assert drawn.min() >= 50
     for sizes_of in ("quantity-linear", "quantity-lognormal"):
-        counts = label_counts(LABELS, deal(LABELS, sizes_of, clients=5))
+        counts = label_counts(LABELS, assign(LABELS, sizes_of, clients=5))
         assert mean_tv(counts) < 0.2, "contents are iid"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_order_of_the_source_decides_nothing(name: str) -> None:
     options = {"classes": 1} if name == "classes-per-client" else {}
-    dealt = deal(np.zeros(1000, np.int32), name, clients=2, **options)
-    held = dealt.indices(int(dealt.sizes.argmin()))
+    assignment = assign(np.zeros(1000, np.int32), name, clients=2, **options)
+    held = assignment.indices(int(assignment.sizes.argmin()))
     assert np.ptp(held) > len(held) + 20, "not one stretch of the file"
 
 
 def test_a_client_s_classes_are_mixed() -> None:
     """Batches are drawn from a short buffer: sorted examples would be poor ones."""
     for name in NAMES:
-        dealt = deal(LABELS, name, clients=5)
-        labels = LABELS[dealt.indices(4)]
+        assignment = assign(LABELS, name, clients=5)
+        labels = LABELS[assignment.indices(4)]
         if len(set(labels.tolist())) > 1:
             assert (np.diff(labels) < 0).any()
             assert (np.diff(labels) > 0).any()
@@ -263,10 +263,12 @@ def test_a_client_s_classes_are_mixed() -> None:
 # --- rules for all -------------------------------------------------------------------------------
 
 
-def outcome(labels: np.ndarray, name: str, seed: int, options: Mapping[str, Any]) -> Deal | None:
-    """The deal, or None if it was refused in one line."""
+def outcome(
+    labels: np.ndarray, name: str, seed: int, options: Mapping[str, Any]
+) -> Assignment | None:
+    """The assignment, or None if it was refused in one line."""
     try:
-        return deal(labels, name, seed, **options)
+        return assign(labels, name, seed, **options)
     except ConfigError as err:
         message = str(err)
     assert "\n" not in message
@@ -283,51 +285,51 @@ def outcome(labels: np.ndarray, name: str, seed: int, options: Mapping[str, Any]
     st.sampled_from([1e-9, 1e-6, 1e-3, 0.1, 0.5, 10.0, 1e6, 1e9]),
     st.integers(0, 2**32),
 )
-def test_every_deal_is_whole_or_refused(
+def test_every_assignment_is_whole_or_refused(
     name: str, num: int, classes: list[int], clients: int, alpha: float, seed: int
 ) -> None:
     labels = np.array(classes, np.int32)[
         np.random.default_rng(seed).integers(len(classes), size=num)
     ]
-    known = {option.name for option in registry.DEALS[name].options}
+    known = {option.name for option in registry.SCHEMES[name].options}
     given_options = {"clients": clients, "alpha": alpha, "min_examples": 1, "sigma": 5.0}
     options = {key: value for key, value in given_options.items() if key in known}
-    dealt = outcome(labels, name, seed, options)
+    assignment = outcome(labels, name, seed, options)
     if clients > num:
-        assert dealt is None
+        assert assignment is None
     if name in ("iid", "dirichlet-client", "dirichlet-prior", "quantity-lognormal"):
-        assert (dealt is None) == (clients > num)
-    if dealt is not None:
-        assert_whole(dealt, num)
-        assert len(dealt.client_ids) == clients
+        assert (assignment is None) == (clients > num)
+    if assignment is not None:
+        assert_whole(assignment, num)
+        assert len(assignment.client_ids) == clients
         again = outcome(labels, name, seed, options)
         assert again is not None
-        assert again.order.tobytes() == dealt.order.tobytes()
-        assert again.offsets.tobytes() == dealt.offsets.tobytes()
+        assert again.order.tobytes() == assignment.order.tobytes()
+        assert again.offsets.tobytes() == assignment.offsets.tobytes()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_another_seed_deals_otherwise(name: str) -> None:
-    orders = {deal(LABELS, name, seed, clients=5).order.tobytes() for seed in range(4)}
+def test_another_seed_gives_another_assignment(name: str) -> None:
+    orders = {assign(LABELS, name, seed, clients=5).order.tobytes() for seed in range(4)}
     assert len(orders) == 4
     in_options = partitioning.apply(
         {"train": table(LABELS)}, 10, name, {"clients": 5, "seed": 2}, seed=0
     )
-    assert in_options["train"].deal.order.tobytes() in orders
+    assert in_options["train"].assignment.order.tobytes() in orders
 
 
 @pytest.mark.parametrize("alpha", [1e-9, 1e-6, 1e6, 1e9])
 @pytest.mark.parametrize("name", ["dirichlet-client", "dirichlet-prior"])
-def test_extreme_alphas_deal_everything(name: str, alpha: float) -> None:
-    dealt = deal(LABELS, name, clients=30, alpha=alpha)
-    assert_whole(dealt, 3000)
-    tv = mean_tv(label_counts(LABELS, dealt))
+def test_extreme_alphas_assign_everything(name: str, alpha: float) -> None:
+    assignment = assign(LABELS, name, clients=30, alpha=alpha)
+    assert_whole(assignment, 3000)
+    tv = mean_tv(label_counts(LABELS, assignment))
     assert tv > 0.6 if alpha < 1 else tv < 0.15
 
 
 def test_late_clients_do_not_get_the_leftovers() -> None:
     """With turns, the last tenth of the clients is as uneven as the first."""
-    counts = label_counts(LABELS, deal(LABELS, "dirichlet-client", clients=100, alpha=0.2))
+    counts = label_counts(LABELS, assign(LABELS, "dirichlet-client", clients=100, alpha=0.2))
     firsts = [effective_classes(counts[:30]), effective_classes(counts[-30:])]
     assert firsts[0] == pytest.approx(firsts[1], rel=0.4)
 
@@ -378,40 +380,40 @@ def test_late_clients_do_not_get_the_leftovers() -> None:
         ),
     ],
 )
-def test_what_cannot_be_dealt_is_refused(
+def test_impossible_partitions_are_refused(
     name: str, options: dict[str, Any], message: str | None
 ) -> None:
     if message is None:
-        assert_whole(deal(LABELS, name, **options), 3000)
+        assert_whole(assign(LABELS, name, **options), 3000)
         return
     with pytest.raises(ConfigError) as error:
-        deal(LABELS, name, **options)
+        assign(LABELS, name, **options)
     assert str(error.value) == f"--partition {name}: {message}"
 
 
 def test_nobody_is_left_without_an_example() -> None:
     labels = np.array([0] * 20 + [1] * 2, np.int32)
     with pytest.raises(ConfigError, match=r"of 20 clients would have no example; choose fewer"):
-        deal(labels, "classes-per-client", clients=20, classes=1)
+        assign(labels, "classes-per-client", clients=20, classes=1)
 
 
-def test_the_memory_of_a_deal_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_of_a_partition_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schemes, "_MAX_CELLS", 99)
     with pytest.raises(ConfigError, match=r"10 clients times 10 classes is more than 99"):
-        deal(LABELS, "iid", clients=10)
+        assign(LABELS, "iid", clients=10)
 
 
 def test_the_e_fold_limit_is_where_the_first_client_has_an_example() -> None:
     for num, most in [(2, 1), (5, 2), (60_000, 11)]:
         labels = np.zeros(num, np.int32)
-        assert_whole(deal(labels, "quantity-exponential", clients=most), num)
+        assert_whole(assign(labels, "quantity-exponential", clients=most), num)
         with pytest.raises(ConfigError, match=f"choose clients={most} or fewer|examples; choose"):
-            deal(labels, "quantity-exponential", clients=most + 1)
+            assign(labels, "quantity-exponential", clients=most + 1)
 
 
 def test_ids_grow_with_the_population() -> None:
-    assert deal(LABELS, "iid", clients=3).client_ids == ["p0000", "p0001", "p0002"]
-    many = deal(np.zeros(10_001), "iid", clients=10_001).client_ids
+    assert assign(LABELS, "iid", clients=3).client_ids == ["p0000", "p0001", "p0002"]
+    many = assign(np.zeros(10_001), "iid", clients=10_001).client_ids
     assert (many[0], many[-1]) == ("p00000", "p10000")
     assert many == sorted(many)
 
@@ -419,10 +421,10 @@ def test_ids_grow_with_the_population() -> None:
 # --- label mixes against drawing one by one ------------------------------------------------------
 
 
-def deal_one_by_one(
+def assign_one_by_one(
     mixes: np.ndarray, class_sizes: np.ndarray, sizes: np.ndarray, stream: Stream, at_a_time: int
 ) -> list[int]:
-    """The plain loop that `label_mixes.deal_mixes` stands for, in float64."""
+    """The plain loop that `label_mixes.assign_by_mixes` stands for, in float64."""
     num_clients, num_classes = mixes.shape
     ends = np.cumsum(class_sizes).tolist()
     left = class_sizes.tolist()
@@ -469,10 +471,10 @@ def test_label_mixes_are_those_of_drawing_one_by_one(
     key = stream_key(seed, Purpose.PARTITION)
     mixes = Stream(key).dirichlet(np.full(len(counts), alpha), clients)
     at_a_time = max(1, cells // len(counts))
-    naive = deal_one_by_one(mixes, counts, sizes, Stream(key), at_a_time)
+    naive = assign_one_by_one(mixes, counts, sizes, Stream(key), at_a_time)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(label_mixes, "_CELLS", cells)
-        ours = label_mixes.deal_mixes(mixes, counts, sizes, Stream(key))
+        ours = label_mixes.assign_by_mixes(mixes, counts, sizes, Stream(key))
     assert ours.tolist() == naive
 
 
@@ -480,7 +482,7 @@ def test_a_used_up_mix_draws_from_what_is_left_in_proportion() -> None:
     """One client wants class 0 alone and gets all of it, then 2 : 1 of the others."""
     mixes = np.array([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]])
     counts = np.array([100, 8000, 4000])
-    takers = label_mixes.deal_mixes(
+    takers = label_mixes.assign_by_mixes(
         mixes, counts, np.array([6050, 6050]), Stream(stream_key(1, Purpose.PARTITION))
     )
     assert (takers[:100] == 0).all()
@@ -495,60 +497,67 @@ def test_a_used_up_mix_draws_from_what_is_left_in_proportion() -> None:
 def test_test_follows_train_class_by_class(name: str) -> None:
     test = (np.arange(700) * 3 % 10).astype(np.int32)
     tables = {"train": table(LABELS), "test": table(test)}
-    dealt = partitioning.apply(tables, 10, name, {"clients": 5}, 3)
-    train_counts = label_counts(LABELS, dealt["train"].deal)
-    deal_of_test = dealt["test"].deal
-    assert np.array_equal(np.sort(deal_of_test.order), np.arange(700))
+    partitioned = partitioning.apply(tables, 10, name, {"clients": 5}, 3)
+    train_counts = label_counts(LABELS, partitioned["train"].assignment)
+    assignment_of_test = partitioned["test"].assignment
+    assert np.array_equal(np.sort(assignment_of_test.order), np.arange(700))
     test_counts = np.zeros((5, 10))
-    rows = [dealt["train"].deal.client_ids.index(each) for each in deal_of_test.client_ids]
-    test_counts[rows] = label_counts(test, deal_of_test)
+    rows = [
+        partitioned["train"].assignment.client_ids.index(each)
+        for each in assignment_of_test.client_ids
+    ]
+    test_counts[rows] = label_counts(test, assignment_of_test)
     expected = train_counts / train_counts.sum(axis=0) * 70
     assert np.abs(test_counts - expected).max() <= 1.0
     assert not test_counts[train_counts == 0].any()
     alone = partitioning.apply({"train": table(LABELS)}, 10, name, {"clients": 5}, 3)
-    assert alone["train"].deal.order.tobytes() == dealt["train"].deal.order.tobytes()
+    assert (
+        alone["train"].assignment.order.tobytes() == partitioned["train"].assignment.order.tobytes()
+    )
 
 
 def test_test_is_shuffled_by_draws_of_its_own() -> None:
     same = table(np.zeros(100, np.int32))
-    dealt = partitioning.apply({"train": same, "test": same}, 10, "iid", {"clients": 4}, 0)
-    assert not np.array_equal(dealt["train"].deal.order, dealt["test"].deal.order)
+    partitioned = partitioning.apply({"train": same, "test": same}, 10, "iid", {"clients": 4}, 0)
+    assert not np.array_equal(
+        partitioned["train"].assignment.order, partitioned["test"].assignment.order
+    )
     for split in ("train", "test"):
-        deal_of_split = dealt[split].deal
-        assert np.ptp(deal_of_split.indices(0)) > 40
+        assignment_of_split = partitioned[split].assignment
+        assert np.ptp(assignment_of_split.indices(0)) > 40
 
 
 def test_classes_that_train_lacks_go_by_size() -> None:
     train, test = np.zeros(100, np.int32), np.full(50, 4, np.int32)
     tables = {"train": table(train), "test": table(test)}
-    dealt = partitioning.apply(tables, 10, "quantity-linear", {"clients": 4}, 0)
-    sizes = dealt["train"].deal.sizes
-    assert dealt["test"].deal.sizes == pytest.approx(sizes / 2, abs=1)
+    partitioned = partitioning.apply(tables, 10, "quantity-linear", {"clients": 4}, 0)
+    sizes = partitioned["train"].assignment.sizes
+    assert partitioned["test"].assignment.sizes == pytest.approx(sizes / 2, abs=1)
 
 
 def test_clients_without_test_examples_are_not_in_test() -> None:
     tables = {"train": table(LABELS), "test": table(np.arange(10))}
-    dealt = partitioning.apply(tables, 10, "iid", {"clients": 50}, 0)["test"].deal
-    assert 0 < len(dealt.client_ids) <= 10
-    assert dealt.sizes.min() > 0
-    assert np.array_equal(np.sort(dealt.order), np.arange(10))
+    assignment = partitioning.apply(tables, 10, "iid", {"clients": 50}, 0)["test"].assignment
+    assert 0 < len(assignment.client_ids) <= 10
+    assert assignment.sizes.min() > 0
+    assert np.array_equal(np.sort(assignment.order), np.arange(10))
 
 
-def test_test_alone_is_dealt_itself_and_other_splits_stay() -> None:
+def test_test_alone_is_partitioned_and_other_splits_keep_their_owners() -> None:
     tables = {"test": table(LABELS), "central": table(LABELS), "more": table([1, 2], ["b", "a"])}
-    dealt = partitioning.apply(tables, 10, "iid", {"clients": 5}, 0)
-    assert len(dealt["test"].deal.client_ids) == 5
-    assert dealt["central"].deal.client_ids == ["central"]
-    assert dealt["central"].deal.order.tolist() == list(range(3000))
-    assert dealt["more"].deal.client_ids == ["a", "b"]
+    partitioned = partitioning.apply(tables, 10, "iid", {"clients": 5}, 0)
+    assert len(partitioned["test"].assignment.client_ids) == 5
+    assert partitioned["central"].assignment.client_ids == ["central"]
+    assert partitioned["central"].assignment.order.tolist() == list(range(3000))
+    assert partitioned["more"].assignment.client_ids == ["a", "b"]
 
 
 def test_natural_gives_owners_their_own() -> None:
     tables = {"train": table([3, 4, 5], ["b", "a", "b"])}
-    dealt = partitioning.apply(tables, 10, "natural", {}, 9)["train"]
-    assert dealt.deal.client_ids == ["a", "b"]
-    assert dealt.deal.order.tolist() == [1, 0, 2]
-    assert dealt.changes == ()
+    assignment = partitioning.apply(tables, 10, "natural", {}, 9)["train"]
+    assert assignment.assignment.client_ids == ["a", "b"]
+    assert assignment.assignment.order.tolist() == [1, 0, 2]
+    assert assignment.changes == ()
 
 
 @pytest.mark.parametrize("name", ["natural", "label-noise"])
@@ -563,9 +572,9 @@ def test_natural_needs_owners(name: str) -> None:
 
 
 def test_every_scheme_has_code_under_its_name() -> None:
-    assert {registry.NATURAL, *schemes.SCHEMES} == registry.DEALS.keys()
+    assert {registry.NATURAL, *schemes.SCHEMES} == registry.SCHEMES.keys()
     for name in schemes.SCHEMES:
-        options = [option.name for option in registry.DEALS[name].options]
+        options = [option.name for option in registry.SCHEMES[name].options]
         assert {"clients", "seed"} <= set(options)
 
 
@@ -601,7 +610,7 @@ def test_wrong_names_are_refused(name: str, message: str) -> None:
 
 
 def test_the_three_dirichlets_tell_themselves_apart() -> None:
-    told = {name: registry.DEALS[name].doc for name in registry.DEALS if "dirichlet" in name}
+    told = {name: registry.SCHEMES[name].doc for name in registry.SCHEMES if "dirichlet" in name}
     assert "over the clients" in told["dirichlet-class"]
     assert "over the classes" in told["dirichlet-client"]
     assert "Dir(alpha * p)" in told["dirichlet-prior"]

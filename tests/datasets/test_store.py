@@ -25,8 +25,8 @@ from fedcli import datasets
 from fedcli.core.native import Cancelled
 from fedcli.datasets import checks
 from fedcli.datasets.batches import ClientDataset
-from fedcli.datasets.partitions.deal import deal_lists
-from fedcli.datasets.partitions.dealt import Change, DealtSplit
+from fedcli.datasets.partitions.assignment import assign_lists
+from fedcli.datasets.partitions.partitioned_split import Change, PartitionedSplit
 from fedcli.datasets.sources import store, store_writer
 from fedcli.datasets.sources.store import StoreInfo
 from fedcli.datasets.table import ExampleTable
@@ -459,10 +459,10 @@ def test_name_taken_while_it_was_locked_is_given_up(
 
 # Written at 4 kB: the layout; 200 kB: the pixels, passed through a spool or gathered.
 @pytest.mark.parametrize("limit", [100, 4000, 200_000])
-@pytest.mark.parametrize("is_dealt", [False, True])
-def test_full_disk_leaves_nothing(tmp_path: Path, limit: int, is_dealt: bool) -> None:
+@pytest.mark.parametrize("is_partitioned", [False, True])
+def test_full_disk_leaves_nothing(tmp_path: Path, limit: int, is_partitioned: bool) -> None:
     path = tmp_path / "s.h5"
-    splits = {"train": deal(400_000) if is_dealt else [make_client("a", 40_000)]}
+    splits = {"train": partitioned_split(400_000) if is_partitioned else [make_client("a", 40_000)]}
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
@@ -474,11 +474,13 @@ def test_full_disk_leaves_nothing(tmp_path: Path, limit: int, is_dealt: bool) ->
     assert not any(tmp_path.iterdir())
 
 
-# ---- Dealt splits --------------------------------------------------------------------------------
+# ---- Partitioned splits --------------------------------------------------------------------------
 
 
-def deal(num_examples: int, *changes: Change, num_clients: int = 3) -> DealtSplit:
-    """Some of a table's examples dealt in random order to clients, one of which has none."""
+def partitioned_split(
+    num_examples: int, *changes: Change, num_clients: int = 3
+) -> PartitionedSplit:
+    """A split with some of a table's examples in random order; one client has none."""
     rng = np.random.default_rng(num_examples)
     table = ExampleTable(
         source="table",
@@ -491,13 +493,13 @@ def deal(num_examples: int, *changes: Change, num_clients: int = 3) -> DealtSpli
     )
     order = rng.permutation(num_examples)[: num_examples * 3 // 4]
     cuts = np.sort(rng.integers(0, len(order) + 1, num_clients - 1))
-    dealt = deal_lists(
+    assignment = assign_lists(
         [f"c{index}" for index in range(num_clients + 1)],
         [*np.split(order, cuts), np.empty(0, np.int64)],
     )
-    return DealtSplit(
+    return PartitionedSplit(
         table,
-        dealt,
+        assignment,
         split="train",
         num_classes=10,
         class_names=None,
@@ -509,7 +511,7 @@ def deal(num_examples: int, *changes: Change, num_clients: int = 3) -> DealtSpli
 
 @given(num_examples=st.integers(2, 300), num_clients=st.integers(1, 8))
 def test_gathered_store_is_that_of_its_clients(num_examples: int, num_clients: int) -> None:
-    split = deal(num_examples, num_clients=num_clients)
+    split = partitioned_split(num_examples, num_clients=num_clients)
     with tempfile.TemporaryDirectory() as folder:
         gathered, taken = Path(folder) / "gathered.h5", Path(folder) / "taken.h5"
         store_writer.create(gathered, {"train": split}, INFO)
@@ -530,7 +532,7 @@ class Shift(Change):
 
 
 def test_changed_clients_are_stored_changed(tmp_path: Path) -> None:
-    split = deal(100, Shift())
+    split = partitioned_split(100, Shift())
     store_writer.create(tmp_path / "s.h5", {"train": split}, INFO)
     stored = store.open_store(tmp_path / "s.h5")["train"]
     for client_id in split.client_ids:
@@ -539,8 +541,8 @@ def test_changed_clients_are_stored_changed(tmp_path: Path) -> None:
         np.testing.assert_array_equal(client.images(), split.client(client_id).images())
 
 
-def test_dealt_split_that_cannot_be_stored(tmp_path: Path) -> None:
-    split = deal(50)
+def test_partitioned_split_that_cannot_be_stored(tmp_path: Path) -> None:
+    split = partitioned_split(50)
     few = dataclasses.replace(INFO, num_classes=2, class_names=())
     with pytest.raises(DataError, match=r"table: example \d+: label \d is outside 0 to 1"):
         store_writer.create(tmp_path / "s.h5", {"train": split}, few)
@@ -559,7 +561,7 @@ def test_dealt_split_that_cannot_be_stored(tmp_path: Path) -> None:
 def test_create_and_verify_tell_how_far_they_are_and_can_be_ended(tmp_path: Path) -> None:
     path = tmp_path / "s.h5"
     told: list[tuple[int, int | None]] = []
-    split = deal(3_000_000)  # pixels of 13 MB: more than a block
+    split = partitioned_split(3_000_000)  # pixels of 13 MB: more than a block
     store_writer.create(path, {"train": split}, INFO, lambda *figures: told.append(figures))
     assert told[-1] == (2_250_000, 2_250_000)
     assert len({done for done, _ in told}) > 2

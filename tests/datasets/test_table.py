@@ -1,4 +1,4 @@
-"""Tables of examples, deals of them to clients, and the splits those make, against naive loops."""
+"""Tables of examples, assignments to clients, and partitioned splits, against naive loops."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from fedcli import datasets
 from fedcli.datasets.batches import ClientDataset, decode
-from fedcli.datasets.partitions.deal import Deal, deal_lists, deal_to_owners
-from fedcli.datasets.partitions.dealt import Change, DealtSplit
+from fedcli.datasets.partitions.assignment import Assignment, assign_lists, assign_to_owners
+from fedcli.datasets.partitions.partitioned_split import Change, PartitionedSplit
 from fedcli.datasets.sources import store, store_writer
 from fedcli.datasets.spool import PixelSpool
 from fedcli.datasets.table import ExampleTable, TableWriter
@@ -44,7 +44,7 @@ def table_of(owners: list[str], held: list[int] | None = None) -> ExampleTable:
         return writer.table()
 
 
-# ---- Writing a table ----------------------------------------------------------------------------
+# ---- Writing a table -----------------------------------------------------------------------------
 
 
 def test_examples_keep_the_order_they_are_added_in(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_examples_that_nobody_owns() -> None:
         writer.add(images(2), labels(0, 1), **GREY)
         table = writer.table()
     assert (list(table.owner_ids), table.owners.tolist()) == ([], [])
-    assert deal_to_owners(table).client_ids == []
+    assert assign_to_owners(table).client_ids == []
 
 
 def test_owner_without_examples_is_an_owner() -> None:
@@ -76,8 +76,8 @@ def test_owner_without_examples_is_an_owner() -> None:
         writer.add(images(0), labels(), **GREY, owners="a")
         writer.add(images(1), labels(4), **GREY, owners="c")
         writer.add(images(0), labels(), **GREY, owners="b")
-        deal = deal_to_owners(writer.table())
-    assert (list(deal.client_ids), deal.sizes.tolist()) == (["a", "b", "c"], [0, 0, 1])
+        assignment = assign_to_owners(writer.table())
+    assert (list(assignment.client_ids), assignment.sizes.tolist()) == (["a", "b", "c"], [0, 0, 1])
 
 
 ONES = np.ones((1, 2, 3), np.float32)
@@ -204,16 +204,16 @@ def test_table_outlives_its_writer() -> None:
     assert table.pixels[1].tolist() == [[1, 1, 1], [1, 1, 1]]
 
 
-# ---- Tables of splits ---------------------------------------------------------------------------
+# ---- Tables of splits ----------------------------------------------------------------------------
 
 
 def assert_table_holds(table: ExampleTable, split: datasets.ClientData) -> None:
     """Every client owns its examples, in its order, and they decode alike."""
     assert list(table.owner_ids) == list(split.client_ids)
-    deal = deal_to_owners(table)
-    assert deal.order.tolist() == list(range(len(table)))  # source order is client order
+    assignment = assign_to_owners(table)
+    assert assignment.order.tolist() == list(range(len(table)))  # source order is client order
     for index, client_id in enumerate(split.client_ids):
-        client, chosen = split.client(client_id), deal.indices(index)
+        client, chosen = split.client(client_id), assignment.indices(index)
         assert table.labels[chosen].tolist() == client.labels.tolist()
         seen = decode(table.pixels[chosen], table.scale, table.offset)
         np.testing.assert_array_equal(seen, client.images())
@@ -270,15 +270,17 @@ def test_table_of_synthetic_digits(tmp_path: Path, name: str) -> None:
     assert told[-1] == (len(split.client_ids), len(split.client_ids))
 
 
-# ---- Deals --------------------------------------------------------------------------------------
+# ---- Assignments ---------------------------------------------------------------------------------
 
-Holdings = dict[str, list[int]]  # client -> examples, what a deal is
+Holdings = dict[str, list[int]]  # client -> examples: an assignment
 
 
-def as_holdings(deal: Deal) -> Holdings:
-    assert deal.offsets[0] == 0
-    assert deal.offsets.dtype == deal.order.dtype == np.int64
-    return {name: deal.indices(index).tolist() for index, name in enumerate(deal.client_ids)}
+def as_holdings(assignment: Assignment) -> Holdings:
+    assert assignment.offsets[0] == 0
+    assert assignment.offsets.dtype == assignment.order.dtype == np.int64
+    return {
+        name: assignment.indices(index).tolist() for index, name in enumerate(assignment.client_ids)
+    }
 
 
 @st.composite
@@ -292,64 +294,64 @@ def holdings(draw: Callable[..., Any]) -> Holdings:
     return held
 
 
-def make_deal(held: Holdings) -> Deal:
-    return deal_lists(list(held), [np.array(each, np.int64) for each in held.values()])
+def make_assignment(held: Holdings) -> Assignment:
+    return assign_lists(list(held), [np.array(each, np.int64) for each in held.values()])
 
 
 @given(holdings())
-def test_deal_of_lists(held: Holdings) -> None:
-    deal = make_deal(held)
-    assert as_holdings(deal) == held
-    assert deal.sizes.tolist() == [len(each) for each in held.values()]
+def test_assignment_of_lists(held: Holdings) -> None:
+    assignment = make_assignment(held)
+    assert as_holdings(assignment) == held
+    assert assignment.sizes.tolist() == [len(each) for each in held.values()]
     naive = [index for index, each in enumerate(held.values()) for _ in each]
-    assert deal.holders.tolist() == naive
+    assert assignment.holders.tolist() == naive
 
 
 @given(holdings(), st.data())
 def test_keep_drops_entries_and_no_client(held: Holdings, data: st.DataObject) -> None:
-    deal = make_deal(held)
-    is_kept = np.array([data.draw(st.booleans()) for _ in deal.order], bool)
-    kept = set(deal.order[is_kept].tolist())
+    assignment = make_assignment(held)
+    is_kept = np.array([data.draw(st.booleans()) for _ in assignment.order], bool)
+    kept = set(assignment.order[is_kept].tolist())
     expected = {name: [k for k in each if k in kept] for name, each in held.items()}
-    assert as_holdings(deal.keep(is_kept)) == expected
-    assert as_holdings(deal) == held
+    assert as_holdings(assignment.keep(is_kept)) == expected
+    assert as_holdings(assignment) == held
 
 
 @given(holdings(), st.data())
 def test_choose_drops_clients_whole(held: Holdings, data: st.DataObject) -> None:
-    deal = make_deal(held)
+    assignment = make_assignment(held)
     is_chosen = np.array([data.draw(st.booleans()) for _ in held], bool)
     expected = {
         name: each for (name, each), chosen in zip(held.items(), is_chosen, strict=True) if chosen
     }
-    assert as_holdings(deal.choose(is_chosen)) == expected
+    assert as_holdings(assignment.choose(is_chosen)) == expected
 
 
 @given(st.lists(st.sampled_from(["ann", "bob", "é", "z"]), min_size=1, max_size=30))
-def test_natural_deal_gives_to_each_owner_its_own_in_order(owners: list[str]) -> None:
+def test_natural_assignment_gives_each_owner_its_examples_in_order(owners: list[str]) -> None:
     expected: Holdings = {name: [] for name in sorted(set(owners))}
     for index, name in enumerate(owners):
         expected[name].append(index)
-    assert as_holdings(deal_to_owners(table_of(owners))) == expected
+    assert as_holdings(assign_to_owners(table_of(owners))) == expected
 
 
-# ---- Dealt splits -------------------------------------------------------------------------------
+# ---- Partitioned splits --------------------------------------------------------------------------
 
 
-def dealt(table: ExampleTable, held: Holdings, **options: Any) -> DealtSplit:
+def split_of(table: ExampleTable, held: Holdings, **options: Any) -> PartitionedSplit:
     defaults: dict[str, Any] = {
         "split": "train",
         "num_classes": 100,
         "class_names": None,
         "pixel_convention": "ink",
     }
-    return DealtSplit(table, make_deal(held), **{**defaults, **options})
+    return PartitionedSplit(table, make_assignment(held), **{**defaults, **options})
 
 
 @given(holdings())
-def test_client_holds_what_it_is_dealt_in_that_order(held: Holdings) -> None:
+def test_client_holds_the_assigned_examples_in_that_order(held: Holdings) -> None:
     table = table_of(["x"] * 30)
-    split = dealt(table, held)
+    split = split_of(table, held)
     assert list(split.client_ids) == list(held)
     assert split.total_examples() == sum(map(len, held.values()))
     for name, examples in held.items():
@@ -385,7 +387,7 @@ class Double(Change):
 
 
 def test_changes_are_applied_once_and_in_order() -> None:
-    split = dealt(table_of(["x"] * 3), {"a": [2, 0], "b": [1]}, changes=[Add(1), Double()])
+    split = split_of(table_of(["x"] * 3), {"a": [2, 0], "b": [1]}, changes=[Add(1), Double()])
     client = split.client("a")
     assert client.labels.tolist() == split.labels("a").tolist() == [6, 2]
     assert client.pixels[:, 0, 0].tolist() == [3, 1]
@@ -396,7 +398,7 @@ def test_changes_are_applied_once_and_in_order() -> None:
 
 
 def test_a_change_that_changes_nothing() -> None:
-    split = dealt(table_of(["x"] * 2), {"a": [1, 0]}, changes=[Change()])
+    split = split_of(table_of(["x"] * 2), {"a": [1, 0]}, changes=[Change()])
     assert split.client("a").labels.tolist() == [1, 0]
 
 
@@ -404,7 +406,7 @@ def test_a_change_that_changes_nothing() -> None:
 @pytest.mark.parametrize("pixels", ["source", "ink", "background"])
 def test_pixels_show_what_was_asked_for(convention: str, pixels: str) -> None:
     table = table_of(["x"] * 2)
-    split = dealt(table, {"a": [0, 1]}, pixel_convention=convention, pixels=pixels)
+    split = split_of(table, {"a": [0, 1]}, pixel_convention=convention, pixels=pixels)
     seen = split.client("a").images()
     own = decode(table.pixels, table.scale, table.offset)
     is_flipped = pixels not in ("source", convention)
@@ -413,13 +415,13 @@ def test_pixels_show_what_was_asked_for(convention: str, pixels: str) -> None:
 
 
 def test_unknown_client_is_an_error_that_names_neighbours() -> None:
-    split = dealt(table_of(["x"]), {"ann": [0], "bob": []})
+    split = split_of(table_of(["x"]), {"ann": [0], "bob": []})
     for name in ("anna", "", "zzz"):
         for method in (split.client, split.labels, split.num_examples):
             with pytest.raises(DataError, match=f"^made: no client '{name}' among the 2 of split"):
                 method(name)
 
 
-def test_table_of_a_dealt_split_is_dealt_again() -> None:
-    split = dealt(table_of(["x"] * 4), {"a": [3], "b": [], "c": [0, 2]}, changes=[Add(5)])
+def test_table_of_a_partitioned_split_is_partitioned_again() -> None:
+    split = split_of(table_of(["x"] * 4), {"a": [3], "b": [], "c": [0, 2]}, changes=[Add(5)])
     assert_table_holds(split.to_table(), split)

@@ -16,7 +16,7 @@ import pytest
 from fedcli import datasets, settings
 from fedcli.core.native import CancelFlag, Cancelled
 from fedcli.datasets.partitions import partitioning
-from fedcli.datasets.partitions.dealt import DealtSplit
+from fedcli.datasets.partitions.partitioned_split import PartitionedSplit
 from fedcli.datasets.preparation.prepare_options import PrepareOptions
 from fedcli.datasets.preparation.preparing import prepare
 from fedcli.datasets.sources import store, store_writer
@@ -186,9 +186,9 @@ def test_a_store_of_a_partition_equals_the_one_on_the_fly(
     dealt = partitioning.apply(tables, 10, name, options, seed=7)
     convention = natural["train"].pixel_convention
     splits = {
-        split: DealtSplit(
+        split: PartitionedSplit(
             tables[split],
-            each.deal,
+            each.assignment,
             split=split,
             num_classes=10,
             class_names=None,

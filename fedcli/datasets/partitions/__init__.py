@@ -1,1 +1,1 @@
-"""Partitions: how the examples of a dataset are dealt to clients."""
+"""Partitions: how the examples of a dataset are assigned to clients."""

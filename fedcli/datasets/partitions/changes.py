@@ -19,7 +19,7 @@ from fedcli.core.draws import Stream
 from fedcli.core.seeds import Purpose, client_key, stream_key
 from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import ClientDataset, Pixels
-from fedcli.datasets.partitions.dealt import Change
+from fedcli.datasets.partitions.partitioned_split import Change
 from fedcli.errors import ConfigError
 from fedcli.settings.options import Value
 from fedcli.settings.shares import rounded_down

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fedcli.core.draws import Stream
 from fedcli.core.seeds import Purpose, client_key, stream_key
 from fedcli.dataclass import dataclass
-from fedcli.datasets.partitions.deal import Deal
+from fedcli.datasets.partitions.assignment import Assignment
 from fedcli.errors import DataError
 from fedcli.settings.vocabulary import HOLD_OUTS
 
@@ -22,7 +22,7 @@ DEFAULT_FRACTION = 0.1
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """A deal that was split in two.
+    """An assignment that was split in two.
 
     Attributes:
         train: The examples that are left for training.
@@ -30,12 +30,12 @@ class HeldOut:
         num_whole: Number of clients that have a single example, so that it stays in `train`.
     """
 
-    train: Deal
-    test: Deal
+    train: Assignment
+    test: Assignment
     num_whole: int = 0
 
 
-def within(deal: Deal, fraction: float, seed: int) -> HeldOut:
+def within(assignment: Assignment, fraction: float, seed: int) -> HeldOut:
     """Sets aside a random share of each client's examples.
 
     The number is rounded, but at least one example goes to each side. A client with a single
@@ -43,54 +43,54 @@ def within(deal: Deal, fraction: float, seed: int) -> HeldOut:
     except for sorting each client's draws.
 
     Args:
-        deal: Who holds what.
+        assignment: The clients and their examples.
         fraction: Share of each client's examples to set aside, above 0 and below 1.
         seed: Equal seeds set the same examples aside.
 
     Raises:
         DataError: No client has two examples.
     """
-    is_test = np.zeros(len(deal.order), np.bool_)
-    sizes = deal.sizes
+    is_test = np.zeros(len(assignment.order), np.bool_)
+    sizes = assignment.sizes
     for index in np.flatnonzero(sizes >= 2).tolist():
-        size, first = int(sizes[index]), int(deal.offsets[index])
-        drawn = _stream(seed, deal.client_ids[index]).permutation(size)
+        size, first = int(sizes[index]), int(assignment.offsets[index])
+        drawn = _stream(seed, assignment.client_ids[index]).permutation(size)
         is_test[first + drawn[: _share(size, fraction)]] = True
     if not is_test.any():
         raise DataError(
             "--hold-out within: no client has two examples; choose --hold-out clients instead"
         )
-    test = deal.keep(is_test)
-    return HeldOut(deal.keep(~is_test), test.choose(test.sizes > 0), int((sizes == 1).sum()))
+    test = assignment.keep(is_test)
+    return HeldOut(assignment.keep(~is_test), test.choose(test.sizes > 0), int((sizes == 1).sum()))
 
 
-def clients(deal: Deal, fraction: float, seed: int) -> HeldOut:
+def clients(assignment: Assignment, fraction: float, seed: int) -> HeldOut:
     """Sets aside whole clients: those with the smallest random numbers.
 
     Each side gets at least one client.
 
     Args:
-        deal: Who holds what.
+        assignment: The clients and their examples.
         fraction: Share of the clients to set aside, above 0 and below 1, rounded.
         seed: A client's random number depends only on the seed and its id.
 
     Raises:
         DataError: There is only one client.
     """
-    if len(deal.client_ids) < 2:
+    if len(assignment.client_ids) < 2:
         raise DataError(
             "--hold-out clients: there is only one client; choose --hold-out within instead"
         )
-    drawn = np.concatenate([_stream(seed, each).uniform(1) for each in deal.client_ids])
+    drawn = np.concatenate([_stream(seed, each).uniform(1) for each in assignment.client_ids])
     is_test = np.zeros(len(drawn), np.bool_)
     is_test[np.argsort(drawn, kind="stable")[: _share(len(drawn), fraction)]] = True
-    return HeldOut(deal.choose(~is_test), deal.choose(is_test))
+    return HeldOut(assignment.choose(~is_test), assignment.choose(is_test))
 
 
 def central(
     labels: NDArray[np.int32], fraction: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Returns the examples to train on and those of a pooled test set, stratified by label.
+    """Returns the indices of the training examples and of a pooled test set, stratified by label.
 
     The test set has the share `fraction` of each label, rounded so that the total is also right.
     The owners of examples are ignored. Each side has at least one example.

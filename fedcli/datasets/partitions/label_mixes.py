@@ -1,4 +1,4 @@
-"""Deals examples to clients that have label mixes (Dirichlet schemes over classes).
+"""Assigns examples to clients by label mixes (Dirichlet schemes over classes).
 
 A label mix is a client's distribution over the classes. Clients take turns, in a new random order
 in each round, so that the last client is not left with the remainder (Google's `use_rotate_draw`).
@@ -26,7 +26,7 @@ _CELLS = 1 << 18  # largest number of turns x classes computed at a time
 Counts = NDArray[np.int64]
 
 
-def deal_mixes(
+def assign_by_mixes(
     mixes: NDArray[np.float64], class_sizes: Counts, sizes: Counts, stream: Stream
 ) -> Counts:
     """Returns the client of each example, with the examples ordered by class: int64 [n].
@@ -40,7 +40,7 @@ def deal_mixes(
     left = class_sizes.copy()
     spare = class_sizes.copy()  # examples of each class that were left when a class last ran out
     ends = np.cumsum(class_sizes)
-    takers = np.empty(int(ends[-1]), np.int64)
+    holders = np.empty(int(ends[-1]), np.int64)
     at_a_time = max(1, _CELLS // len(left))
     for turns in _turns(sizes, at_a_time, stream):
         drawn = stream.uniform(len(turns))
@@ -48,18 +48,18 @@ def deal_mixes(
         while done < len(turns):
             clients = turns[done : done + at_a_time]
             chosen = _choose(mixes[clients], spare, drawn[done : done + at_a_time])
-            num_served = _num_served(chosen, left)
-            chosen, clients = chosen[:num_served], clients[:num_served]
+            num_valid = _num_valid(chosen, left)
+            chosen, clients = chosen[:num_valid], clients[:num_valid]
             taken = np.bincount(chosen, minlength=len(left))
             # The k-th client that drew a class takes its k-th remaining example.
             firsts = np.repeat(ends - left - np.cumsum(taken) + taken, taken)
             by_class = np.argsort(chosen, kind="stable")
-            takers[firsts + np.arange(num_served)] = clients[by_class]
+            holders[firsts + np.arange(num_valid)] = clients[by_class]
             left -= taken
             if ((left == 0) & (spare > 0)).any():
                 spare = left.copy()
-            done += num_served
-    return takers
+            done += num_valid
+    return holders
 
 
 def _turns(sizes: Counts, at_a_time: int, stream: Stream) -> Iterator[Counts]:
@@ -81,7 +81,7 @@ def _choose(mixes: NDArray[np.float64], spare: Counts, drawn: NDArray[np.float64
     return chosen
 
 
-def _num_served(chosen: Counts, left: Counts) -> int:
+def _num_valid(chosen: Counts, left: Counts) -> int:
     """How many of the choices [k] are valid: all up to the first that uses up a class."""
     requested = np.bincount(chosen, minlength=len(left))
     places = [

@@ -19,10 +19,10 @@ NOUN = "partition"
 
 
 class Partition(Protocol):
-    """A function that deals examples to clients.
+    """A function that assigns examples to clients.
 
-    It may leave out any of these arguments, and is called with those that it has and with its
-    options. Every partition has the options `clients` and `seed`.
+    The function may leave out any of these arguments. It is called with the arguments that it
+    declares and with its options. Every partition has the options `clients` and `seed`.
     """
 
     def __call__(
@@ -30,8 +30,8 @@ class Partition(Protocol):
     ) -> NDArray[np.int64]:
         """Returns which client holds each example: whole numbers [n], 0 to num_clients - 1.
 
-        Each client must have an example. Only train data are dealt by this function: of each class,
-        a client gets the same share of the test examples as of the train examples.
+        Each client must have an example. The function divides only the train examples: of each
+        class, a client gets the same share of the test examples as of the train examples.
 
         Args:
             labels: int64 [n], 0 to num_classes - 1, each of which occurs.
@@ -42,13 +42,13 @@ class Partition(Protocol):
         ...
 
 
-def deal(task: Task) -> NDArray[np.int64]:
+def assign(task: Task) -> NDArray[np.int64]:
     """Returns which client holds each example, int64 [n].
 
     Raises:
-        PartError: The user's function fails, or its result is not of this form.
+        PartError: The user's function fails, or its result is not such an array.
     """
-    entry = opened(tables.DEALS[task.name])
+    entry = opened(tables.SCHEMES[task.name])
     options = {option.name: task.options[option.name] for option in entry.options}
     offered: dict[str, Any] = {
         "labels": task.labels.copy(),

@@ -1,6 +1,7 @@
-"""Applies a named partition to tables: deals the examples to clients, and changes them.
+"""Applies a named partition to tables: assigns the examples to clients, and changes them.
 
-The name consists of a deal, one or more changes, or both, joined by "+"; see `tables.PARTITIONS`.
+The name consists of a scheme, one or more changes, or both, joined by "+"; see
+`tables.PARTITIONS`.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from fedcli.core.draws import Stream
 from fedcli.core.seeds import Purpose, stream_key
 from fedcli.dataclass import dataclass
 from fedcli.datasets.partitions import changes, schemes
-from fedcli.datasets.partitions.deal import Deal, deal_lists, deal_to_owners
-from fedcli.datasets.partitions.dealt import Change
+from fedcli.datasets.partitions.assignment import Assignment, assign_lists, assign_to_owners
+from fedcli.datasets.partitions.partitioned_split import Change
 from fedcli.datasets.table import ExampleTable
 from fedcli.errors import ConfigError
 from fedcli.settings import tables as registry
@@ -26,15 +27,15 @@ MAIN_SPLITS = SPLITS
 
 
 @dataclass(frozen=True, eq=False)
-class Dealt:
+class Partitioned:
     """The result of a partition for one split.
 
     Attributes:
-        deal: Which client holds which example.
+        assignment: Which client holds which example.
         changes: The changes to the examples.
     """
 
-    deal: Deal
+    assignment: Assignment
     changes: tuple[Change, ...] = ()
 
 
@@ -44,13 +45,14 @@ def apply(
     name: str,
     options: Mapping[str, Value],
     seed: int,
-) -> dict[str, Dealt]:
+) -> dict[str, Partitioned]:
     """Applies a partition to each split. Pixels are not read.
 
-    A scheme deals the train examples. Test and validation are dealt accordingly: of each class, a
-    client gets the same share of the test examples as of the train examples (for a class that train
-    lacks, its share of all train examples). Clients without test examples are not in test. Without
-    a train split, the test split is dealt by the scheme. Other splits keep their owners.
+    A scheme divides the train examples among the clients. The test examples follow: of each class,
+    a client gets the same share of the test examples as of the train examples. If train lacks the
+    class, the client's share of all train examples is used. Clients without test examples are not
+    in test. The validation examples follow in the same way. Without a train split, the scheme
+    divides the test examples. Other splits keep their owners.
 
     Args:
         tables: The splits by name.
@@ -71,64 +73,67 @@ def apply(
     if scheme == registry.NATURAL:
         if VALIDATION in main and not len(main[VALIDATION].owner_ids):
             del main[VALIDATION]  # without owners it is a pooled set, like central
-        deals = {split: _deal_natural(table) for split, table in main.items()}
+        assignments = {split: _assign_natural(table) for split, table in main.items()}
     else:
-        deals = _deal_artificial(main, scheme, values)
+        assignments = _assign_by_scheme(main, scheme, values)
     occurring = [np.unique(table.labels) for table in main.values()]
     classes = np.unique(np.concatenate(occurring)).astype(np.int64)
-    made = _build_changes(change_names, values, list(deals.values()), classes)
-    dealt = {
-        split: Dealt(deal, made if split == "train" else changes.for_testing(made))
-        for split, deal in deals.items()
+    made = _build_changes(change_names, values, list(assignments.values()), classes)
+    partitioned = {
+        split: Partitioned(assignment, made if split == "train" else changes.for_testing(made))
+        for split, assignment in assignments.items()
     }
     others = {split: table for split, table in tables.items() if split not in main}
-    return {**dealt, **{split: Dealt(_pool(split, table)) for split, table in others.items()}}
+    return {
+        **partitioned,
+        **{split: Partitioned(_pool(split, table)) for split, table in others.items()},
+    }
 
 
-def _deal_natural(table: ExampleTable) -> Deal:
+def _assign_natural(table: ExampleTable) -> Assignment:
     if not len(table.owner_ids):
         raise ConfigError(
             f"{table.source}: its examples have no owners, so there is no natural partition; "
             "choose another, for example --partition iid"
         )
-    return deal_to_owners(table)
+    return assign_to_owners(table)
 
 
-def _pool(split: str, table: ExampleTable) -> Deal:
-    """The natural deal; if the examples have no owners, one client with all of them."""
+def _pool(split: str, table: ExampleTable) -> Assignment:
+    """The natural assignment; if the examples have no owners, one client with all of them."""
     if len(table.owner_ids):
-        return deal_to_owners(table)
-    return deal_lists([split], [np.arange(len(table))])
+        return assign_to_owners(table)
+    return assign_lists([split], [np.arange(len(table))])
 
 
-def _deal_artificial(
+def _assign_by_scheme(
     tables: Mapping[str, ExampleTable], scheme: str, options: Mapping[str, Value]
-) -> dict[str, Deal]:
-    """Deals the first split by a scheme, and the others so that clients get the same shares."""
+) -> dict[str, Assignment]:
+    """Assigns the first split by a scheme, and the others so that clients get the same shares."""
     num_clients, seed = options["clients"], options["seed"]
     assert isinstance(num_clients, int)
     assert isinstance(seed, int)
     width = max(4, len(str(num_clients - 1)))
     client_ids = [f"p{index:0{width}}" for index in range(num_clients)]
-    deals: dict[str, Deal] = {}
+    assignments: dict[str, Assignment] = {}
     for number, (split, table) in enumerate(tables.items()):
         stream = Stream(stream_key(seed, Purpose.PARTITION, occurrence=number))
-        if not deals:
-            first, holders = table, schemes.deal(scheme, table.labels, options, stream)
-            deals[split] = _gather(client_ids, holders, stream)
+        if not assignments:
+            first, holders = table, schemes.assign(scheme, table.labels, options, stream)
+            assignments[split] = _gather(client_ids, holders, stream)
         else:
             followed = _follow(first.labels, holders, num_clients, table.labels, stream)
-            deal = _gather(client_ids, followed, stream)
-            deals[split] = deal.choose(deal.sizes > 0)
-    return deals
+            assignment = _gather(client_ids, followed, stream)
+            assignments[split] = assignment.choose(assignment.sizes > 0)
+    return assignments
 
 
-def _gather(client_ids: Sequence[str], holders: NDArray[np.int64], stream: Stream) -> Deal:
-    """The deal that puts each client's examples in random order, so that classes are mixed."""
+def _gather(client_ids: Sequence[str], holders: NDArray[np.int64], stream: Stream) -> Assignment:
+    """The assignment with each client's examples in random order, so that classes are mixed."""
     order = stream.permutation(len(holders))
     sizes = np.bincount(holders, minlength=len(client_ids))
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
-    return Deal(client_ids, order[np.argsort(holders[order], kind="stable")], offsets)
+    return Assignment(client_ids, order[np.argsort(holders[order], kind="stable")], offsets)
 
 
 def _follow(
@@ -166,11 +171,11 @@ def _follow(
 def _build_changes(
     names: Sequence[str],
     options: Mapping[str, Value],
-    deals: Sequence[Deal],
+    assignments: Sequence[Assignment],
     classes: NDArray[np.int64],
 ) -> tuple[Change, ...]:
-    """Changes for the clients of all deals. Clients are numbered in the order of their ids."""
+    """Changes for the clients of all splits. Clients are numbered in the order of their ids."""
     if not names:
         return ()
-    client_ids = sorted({each for deal in deals for each in deal.client_ids})
+    client_ids = sorted({each for split in assignments for each in split.client_ids})
     return changes.build(names, options, client_ids, classes)

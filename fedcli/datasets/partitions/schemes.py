@@ -1,10 +1,10 @@
-"""The schemes that deal examples to artificial clients, each as published.
+"""The schemes that assign examples to artificial clients, each as published.
 
-A scheme takes the labels and returns the client of each example. Each example is dealt to one
-client, and each client gets at least one example. The examples of a class are shuffled before they
-are divided. Time is linear in the number of examples (times the number of classes if clients have
-label mixes). K is the number of clients, C the number of classes that occur, n the number of
-examples, n_c that of class c, and 1_K a vector of K ones. `tables.DEALS` has the options and
+A scheme takes the labels and returns the client of each example. Each example is assigned to
+one client, and each client gets at least one example. The examples of a class are shuffled before
+they are divided. Time is linear in the number of examples (times the number of classes if clients
+have label mixes). K is the number of clients, C the number of classes that occur, n the number of
+examples, n_c that of class c, and 1_K a vector of K ones. `tables.SCHEMES` has the options and
 `SCHEMES` the functions, under the same names.
 """
 
@@ -65,7 +65,7 @@ class Task:
         return even_sizes(len(self.labels), self.num_clients)
 
 
-def deal(
+def assign(
     name: str, labels: NDArray[np.int32], options: Mapping[str, Value], stream: Stream
 ) -> Counts:
     """Returns the client of each example, int64 [n]. Each of the clients 0 to K - 1 has an example.
@@ -92,7 +92,7 @@ def deal(
             f"{_MAX_CELLS}; choose fewer clients"
         )
     task = Task(name, numbers.astype(np.int64), len(classes), num_clients, options, stream)
-    scheme = SCHEMES.get(name) or load("fedcli.datasets.partitions.own:deal")
+    scheme = SCHEMES.get(name) or load("fedcli.datasets.partitions.own:assign")
     holders: Counts = scheme(task)
     num_empty = num_clients - len(np.unique(holders))
     if num_empty:
@@ -103,15 +103,15 @@ def deal(
     return holders
 
 
-def deal_iid(task: Task) -> Counts:
+def assign_iid(task: Task) -> Counts:
     """A permutation of all examples, cut into K equal parts (McMahan et al. 2017).
 
     Sizes differ by at most one. Flower's IidPartitioner cuts without shuffling.
     """
-    return _deal_sizes(task, task.even_sizes())
+    return _assign_by_sizes(task, task.even_sizes())
 
 
-def deal_shards(task: Task) -> Counts:
+def assign_shards(task: Task) -> Counts:
     """Examples sorted by label and cut into K s shards, s of them per client (McMahan et al. 2017).
 
     In the paper: MNIST, K = 100, s = 2, 200 shards of 300 examples. Shards differ by at most one
@@ -128,10 +128,12 @@ def deal_shards(task: Task) -> Counts:
         )
     owners = np.empty(num_shards, np.int64)
     owners[task.stream.permutation(num_shards)] = np.repeat(np.arange(task.num_clients), per_client)
-    return _hold(task.sort(), np.repeat(owners, even_sizes(num_examples, num_shards)))
+    return _holders_of_examples(
+        task.sort(), np.repeat(owners, even_sizes(num_examples, num_shards))
+    )
 
 
-def deal_dirichlet_class(task: Task) -> Counts:
+def assign_dirichlet_class(task: Task) -> Counts:
     """Draws p ~ Dir(alpha 1_K) for each class, and cuts its examples at floor(cumsum(p) n_c).
 
     Yurochkin et al. 2019 and NIID-Bench use alpha 0.5; if a client gets fewer than 10 examples,
@@ -146,31 +148,31 @@ def deal_dirichlet_class(task: Task) -> Counts:
     def counts() -> Counts:
         return draw(task, alpha, class_sizes)
 
-    dealt = _until_enough(task, counts)
+    held = _until_enough(task, counts)
     clients = np.tile(np.arange(task.num_clients), task.num_classes)
-    return _hold(task.sort(), np.repeat(clients, dealt.ravel()))
+    return _holders_of_examples(task.sort(), np.repeat(clients, held.ravel()))
 
 
-def deal_dirichlet_client(task: Task) -> Counts:
+def assign_dirichlet_client(task: Task) -> Counts:
     """Draws a label mix q ~ Dir(alpha 1_C) over the classes for each client, all of size n / K.
 
     Acar et al. 2021 (FedDyn), Flower's InnerDirichletPartitioner; `label_mixes` says how examples
     are drawn. pfl-research sometimes adds 0.02 to each q, which makes clients more alike.
     """
-    return _deal_mixes(task, np.full(task.num_classes, task.options["alpha"]))
+    return _assign_by_mixes(task, np.full(task.num_classes, task.options["alpha"]))
 
 
-def deal_dirichlet_prior(task: Task) -> Counts:
+def assign_dirichlet_prior(task: Task) -> Counts:
     """Draws a label mix q ~ Dir(alpha p), p_c = n_c / n, for each client, all of size n / K.
 
     Hsu et al. 2019: CIFAR-10, 100 clients with 500 examples each. With C classes of equal size this
     is Dir(alpha / C 1_C), which is far less even than dirichlet-client with the same alpha. Google
-    published two programs: one uses p, the other 1 for each class.
+    published two programs: one uses p, the other one uses 1 for each class.
     """
-    return _deal_mixes(task, task.options["alpha"] * task.class_sizes() / len(task.labels))
+    return _assign_by_mixes(task, task.options["alpha"] * task.class_sizes() / len(task.labels))
 
 
-def deal_classes_per_client(task: Task) -> Counts:
+def assign_classes_per_client(task: Task) -> Counts:
     """Each client has exactly k classes.
 
     The clients of a class share it equally (NIID-Bench, #C = k).
@@ -207,46 +209,50 @@ def deal_classes_per_client(task: Task) -> Counts:
         np.repeat(np.flatnonzero(holds), even_sizes(size, int(holds.sum())))
         for holds, size in zip(is_holder, task.class_sizes().tolist(), strict=True)
     ]
-    return _hold(task.sort(), np.concatenate(parts))
+    return _holders_of_examples(task.sort(), np.concatenate(parts))
 
 
-def deal_quantity_dirichlet(task: Task) -> Counts:
+def assign_quantity_dirichlet(task: Task) -> Counts:
     """Sizes p n with p ~ Dir(alpha 1_K), redrawn until each is at least min_examples.
 
-    Contents are iid.
+    The examples are drawn iid.
 
     This is NIID-Bench's quantity skew, which uses alpha 0.5 and min_examples 10.
     """
     alpha = np.full(task.num_clients, task.options["alpha"])
     total = np.array([len(task.labels)])
-    return _deal_sizes(
+    return _assign_by_sizes(
         task, _until_enough(task, lambda: cut(task.stream.dirichlet(alpha), total))[0]
     )
 
 
-def deal_quantity_lognormal(task: Task) -> Counts:
+def assign_quantity_lognormal(task: Task) -> Counts:
     """Sizes proportional to exp(sigma z_j), z_j ~ N(0, 1).
 
-    Contents are iid (FedLab's unbalance_sgm).
+    The examples are drawn iid (FedLab's unbalance_sgm).
 
     Each client gets one example, and the remaining ones are divided. FedLab allows empty clients,
     and corrects rounding errors one example at a time.
     """
     logs = task.options["sigma"] * task.stream.normal(task.num_clients)
-    return _deal_weights(task, np.exp(logs - logs.max()))
+    return _assign_by_weights(task, np.exp(logs - logs.max()))
 
 
-def deal_quantity_linear(task: Task) -> Counts:
-    """Sizes proportional to j + 1 for client j. Contents are iid (Flower's LinearPartitioner).
+def assign_quantity_linear(task: Task) -> Counts:
+    """Sizes proportional to j + 1 for client j (Flower's LinearPartitioner).
+
+    The examples are drawn iid.
 
     Each client gets one example, and the remaining ones are divided. Flower gives the rounding
     remainder to the last client.
     """
-    return _deal_weights(task, np.arange(1.0, task.num_clients + 1.0))
+    return _assign_by_weights(task, np.arange(1.0, task.num_clients + 1.0))
 
 
-def deal_quantity_exponential(task: Task) -> Counts:
-    """Sizes proportional to e^j for client j. Contents are iid (Flower's ExponentialPartitioner).
+def assign_quantity_exponential(task: Task) -> Counts:
+    """Sizes proportional to e^j for client j (Flower's ExponentialPartitioner).
+
+    The examples are drawn iid.
 
     Sizes grow so fast that n examples suffice for only a few clients: 60,000 examples for 11
     clients. More clients are an error here; in Flower they are empty.
@@ -261,20 +267,20 @@ def deal_quantity_exponential(task: Task) -> Counts:
             f"the examples of the one before, so {num_examples} examples suffice for {most}; "
             f"choose clients={most} or fewer"
         )
-    return _deal_weights(task, np.exp(np.arange(num_clients) - (num_clients - 1.0)))
+    return _assign_by_weights(task, np.exp(np.arange(num_clients) - (num_clients - 1.0)))
 
 
 SCHEMES: dict[str, Callable[[Task], Counts]] = {
-    "iid": deal_iid,
-    "shards": deal_shards,
-    "dirichlet-class": deal_dirichlet_class,
-    "dirichlet-client": deal_dirichlet_client,
-    "dirichlet-prior": deal_dirichlet_prior,
-    "classes-per-client": deal_classes_per_client,
-    "quantity-dirichlet": deal_quantity_dirichlet,
-    "quantity-lognormal": deal_quantity_lognormal,
-    "quantity-linear": deal_quantity_linear,
-    "quantity-exponential": deal_quantity_exponential,
+    "iid": assign_iid,
+    "shards": assign_shards,
+    "dirichlet-class": assign_dirichlet_class,
+    "dirichlet-client": assign_dirichlet_client,
+    "dirichlet-prior": assign_dirichlet_prior,
+    "classes-per-client": assign_classes_per_client,
+    "quantity-dirichlet": assign_quantity_dirichlet,
+    "quantity-lognormal": assign_quantity_lognormal,
+    "quantity-linear": assign_quantity_linear,
+    "quantity-exponential": assign_quantity_exponential,
 }
 
 
@@ -299,31 +305,31 @@ def cut(shares: NDArray[np.float64], totals: Counts) -> Counts:
     return counts
 
 
-def _hold(order: Counts, holders_in_order: Counts) -> Counts:
+def _holders_of_examples(order: Counts, holders_in_order: Counts) -> Counts:
     """The holder of each example, given the holder of each entry of `order`."""
     holders = np.empty(len(order), np.int64)
     holders[order] = holders_in_order
     return holders
 
 
-def _deal_sizes(task: Task, sizes: Counts) -> Counts:
-    """Deals random examples to clients of these sizes."""
+def _assign_by_sizes(task: Task, sizes: Counts) -> Counts:
+    """Assigns random examples to clients of these sizes."""
     order = task.stream.permutation(len(task.labels))
-    return _hold(order, np.repeat(np.arange(task.num_clients), sizes))
+    return _holders_of_examples(order, np.repeat(np.arange(task.num_clients), sizes))
 
 
-def _deal_weights(task: Task, weights: NDArray[np.float64]) -> Counts:
-    """Deals random examples to clients in proportion to their weights, at least one each."""
+def _assign_by_weights(task: Task, weights: NDArray[np.float64]) -> Counts:
+    """Assigns random examples to clients in proportion to their weights, at least one each."""
     spare = np.array([len(task.labels) - task.num_clients])
-    return _deal_sizes(task, 1 + cut(weights[None], spare)[0])
+    return _assign_by_sizes(task, 1 + cut(weights[None], spare)[0])
 
 
-def _deal_mixes(task: Task, alpha: NDArray[np.float64]) -> Counts:
-    """Deals examples to clients of even sizes by label mixes from Dir(alpha), float64 [C]."""
+def _assign_by_mixes(task: Task, alpha: NDArray[np.float64]) -> Counts:
+    """Assigns examples to clients of even sizes by label mixes from Dir(alpha), float64 [C]."""
     mixes = task.stream.dirichlet(alpha, task.num_clients)
     order, sizes = task.sort(), task.even_sizes()
-    clients = label_mixes.deal_mixes(mixes, task.class_sizes(), sizes, task.stream)
-    return _hold(order, clients)
+    clients = label_mixes.assign_by_mixes(mixes, task.class_sizes(), sizes, task.stream)
+    return _holders_of_examples(order, clients)
 
 
 def _first_share(num_clients: int) -> float:
@@ -334,18 +340,18 @@ def _first_share(num_clients: int) -> float:
 def _until_enough(task: Task, counts: Callable[[], Counts]) -> Counts:
     """Draws counts [rows, K] until each client has at least `min_examples`."""
     least = task.options["min_examples"]
-    clash = f"--partition {task.name}: clients={task.num_clients} with min_examples={least}"
+    prefix = f"--partition {task.name}: clients={task.num_clients} with min_examples={least}"
     if least * task.num_clients > len(task.labels):
         raise ConfigError(
-            f"{clash} need more than {len(task.labels)} examples; choose fewer clients or a "
+            f"{prefix} need more than {len(task.labels)} examples; choose fewer clients or a "
             "smaller min_examples"
         )
     for _ in range(MAX_TRIES):
-        dealt = counts()
-        if dealt.sum(axis=0).min() >= least:
-            return dealt
+        drawn = counts()
+        if drawn.sum(axis=0).min() >= least:
+            return drawn
     raise ConfigError(
-        f"{clash} and alpha={task.options['alpha']:g}: none of {MAX_TRIES} draws gave each client "
+        f"{prefix} and alpha={task.options['alpha']:g}: none of {MAX_TRIES} draws gave each client "
         "so many examples; choose a larger alpha, fewer clients or a smaller min_examples"
     )
 
@@ -359,11 +365,12 @@ def _balanced_shares(task: Task, alpha: float, class_sizes: Counts) -> Counts:
     """Like `_free_shares`, but clients with n / K examples or more get none of the next class."""
     over_clients = np.full(task.num_clients, alpha)
     shares = task.stream.dirichlet(over_clients, task.num_classes)
-    dealt = np.zeros(shares.shape, np.int64)
+    counts = np.zeros(shares.shape, np.int64)
     for index in range(task.num_classes):
-        is_open = dealt.sum(axis=0) * task.num_clients < len(task.labels)
+        is_open = counts.sum(axis=0) * task.num_clients < len(task.labels)
         row = np.where(is_open, shares[index], 0.0)
-        if row.sum() < LEAST_TOTAL:  # its clients are full, so others share it
+        # If the clients with a share of the class are full, the other clients share it equally.
+        if row.sum() < LEAST_TOTAL:
             row = is_open.astype(np.float64)
-        dealt[index] = cut(row[None], class_sizes[index : index + 1])[0]
-    return dealt
+        counts[index] = cut(row[None], class_sizes[index : index + 1])[0]
+    return counts

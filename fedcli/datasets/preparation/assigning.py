@@ -12,10 +12,10 @@ from fedcli.dataclass import dataclass
 from fedcli.datasets.client_data import CENTRAL
 from fedcli.datasets.importers.recognising import Imported
 from fedcli.datasets.partitions import hold_out, partitioning
+from fedcli.datasets.partitions.assignment import Assignment, assign_lists
 from fedcli.datasets.partitions.changes import for_testing
-from fedcli.datasets.partitions.deal import Deal, deal_lists
-from fedcli.datasets.partitions.dealt import Change
 from fedcli.datasets.partitions.hold_out import POOLED, WITHIN
+from fedcli.datasets.partitions.partitioned_split import Change
 from fedcli.datasets.preparation.prepare_options import PrepareOptions
 from fedcli.datasets.table import ExampleTable
 from fedcli.errors import ConfigError, DataError
@@ -33,10 +33,10 @@ _DEFAULT_SCHEME = "iid"  # for examples without owners
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One split in preparation: a table, the deal of its examples, and changes to them."""
+    """One split in preparation: a table, the clients of its examples, and changes to them."""
 
     table: ExampleTable
-    deal: Deal
+    assignment: Assignment
     changes: tuple[Change, ...] = ()
 
 
@@ -105,32 +105,32 @@ def take_central(
     """
     table, examples = source.tables["train"], kept["train"]
     left, taken = hold_out.central(table.labels[examples], options.hold_out_fraction, options.seed)
-    return {**kept, "train": examples[left]}, Part(table, deal_lists([name], [examples[taken]]))
+    return {**kept, "train": examples[left]}, Part(table, assign_lists([name], [examples[taken]]))
 
 
-def deal_examples(
+def assign_examples(
     source: Imported,
     kept: Mapping[str, NDArray[np.int64]],
     scheme: str,
     given: Mapping[str, Value],
     notes: list[str],
 ) -> dict[str, Part]:
-    """Deals the examples `kept` (indices, int64 [n] each) of each split to clients."""
+    """Assigns the examples `kept` (indices, int64 [n] each) of each split to clients."""
     tables, chosen = dict(source.tables), dict(kept)
-    if "test" in tables and not len(tables["test"].owner_ids) and not deals_anew(scheme):
+    if "test" in tables and not len(tables["test"].owner_ids) and not reassigns_examples(scheme):
         tables[CENTRAL], chosen[CENTRAL] = tables.pop("test"), chosen.pop("test")
         notes.append(
             "the test split names no owners: stored as the pooled split 'central', which "
             "'fedcli eval RUN --split central' reads; for example "
-            "--partition iid deals train and test to the same clients"
+            "--partition iid divides train and test among the same clients"
         )
     seed = given.get("seed", 0)  # a partition without the option seed draws no random numbers
     assert isinstance(seed, int)
     bare = {name: _without_pixels(table, chosen[name]) for name, table in tables.items()}
-    dealt = partitioning.apply(bare, source.num_classes, scheme, given, seed)
+    partitioned = partitioning.apply(bare, source.num_classes, scheme, given, seed)
     return {
-        name: Part(tables[name], _through(chosen[name], each.deal), each.changes)
-        for name, each in dealt.items()
+        name: Part(tables[name], _in_table(chosen[name], each.assignment), each.changes)
+        for name, each in partitioned.items()
     }
 
 
@@ -140,13 +140,13 @@ def _without_pixels(table: ExampleTable, kept: NDArray[np.int64]) -> ExampleTabl
     return replace(table, pixels=table.pixels[:0], labels=table.labels[kept], owners=owners)
 
 
-def _through(kept: NDArray[np.int64], deal: Deal) -> Deal:
-    """Converts a deal of some examples to a deal of the table from which they were chosen."""
-    return Deal(deal.client_ids, kept[deal.order], deal.offsets)
+def _in_table(kept: NDArray[np.int64], assignment: Assignment) -> Assignment:
+    """Converts indices into chosen examples to indices into the table they were chosen from."""
+    return Assignment(assignment.client_ids, kept[assignment.order], assignment.offsets)
 
 
-def deals_anew(scheme: str) -> bool:
-    """Returns whether a partition deals examples to clients other than their owners."""
+def reassigns_examples(scheme: str) -> bool:
+    """Returns whether a partition assigns examples to clients other than their owners."""
     return registry.split_partition(scheme)[0] != registry.NATURAL
 
 
@@ -164,28 +164,30 @@ def drop_small(
     """
     least = least_examples(options)
     train = parts["train"]
-    is_kept = train.deal.sizes >= least
+    is_kept = train.assignment.sizes >= least
     if not is_kept.any():
         raise DataError(
             f"no client of {train.table.source} has {max(1, least)} or more train examples; "
             "choose a smaller --min-examples" + (" or drop --digits-only" * options.digits_only)
         )
-    kept_parts = {**parts, "train": replace(train, deal=train.deal.choose(is_kept))}
+    kept_parts = {**parts, "train": replace(train, assignment=train.assignment.choose(is_kept))}
     if not is_kept.all():
         notes.append(
             f"left out {np.count_nonzero(~is_kept):,} of {len(is_kept):,} clients, which have "
             f"fewer than {least} train examples"
         )
-    left_out = {train.deal.client_ids[index] for index in np.flatnonzero(~is_kept).tolist()}
+    left_out = {train.assignment.client_ids[index] for index in np.flatnonzero(~is_kept).tolist()}
     for split in SPLITS[1:]:
         if split not in parts:
             continue
-        deal = parts[split].deal
-        is_wanted = deal.sizes >= (1 if options.digits_only else 0)
-        if source.same_people or deals_anew(scheme):
-            is_wanted &= np.array([each not in left_out for each in deal.client_ids], np.bool_)
+        assignment = parts[split].assignment
+        is_wanted = assignment.sizes >= (1 if options.digits_only else 0)
+        if source.same_people or reassigns_examples(scheme):
+            is_wanted &= np.array(
+                [each not in left_out for each in assignment.client_ids], np.bool_
+            )
         if is_wanted.any():
-            kept_parts[split] = replace(parts[split], deal=deal.choose(is_wanted))
+            kept_parts[split] = replace(parts[split], assignment=assignment.choose(is_wanted))
         else:
             del kept_parts[split]
             notes.append(f"the {split} split was left out, because none of its clients is left")
@@ -203,7 +205,7 @@ def set_aside(
         return parts
     split = hold_out.within if options.hold_out == WITHIN else hold_out.clients
     train = parts["train"]
-    held_out = split(train.deal, options.hold_out_fraction, options.seed)
+    held_out = split(train.assignment, options.hold_out_fraction, options.seed)
     if held_out.num_whole:
         notes.append(
             f"{held_out.num_whole:,} clients of one example are in train alone: "
@@ -211,7 +213,7 @@ def set_aside(
         )
     return {
         **parts,
-        "train": replace(train, deal=held_out.train),
+        "train": replace(train, assignment=held_out.train),
         name: Part(train.table, held_out.test, for_testing(train.changes)),
     }
 

@@ -1,4 +1,4 @@
-"""Converts a source of any format to a fedcli store: read, filter, deal, hold out, write.
+"""Converts a source of any format to a fedcli store: read, filter, assign, hold out, write.
 
 All steps except the first and the last work on indices. Pixels are copied once, to an unnamed file
 beside the store, and gathered from there client by client.
@@ -19,10 +19,10 @@ from fedcli.datasets.importers.recognising import Imported
 from fedcli.datasets.partitions.hold_out import POOLED
 from fedcli.datasets.preparation.assigning import (
     Part,
+    assign_examples,
     choose_scheme,
-    deal_examples,
-    deals_anew,
     drop_small,
+    reassigns_examples,
     set_aside,
     take_central,
 )
@@ -35,7 +35,7 @@ from fedcli.datasets.preparation.source import (
     pixel_notes,
     read_source,
 )
-from fedcli.datasets.preparation.writing import Prepared, dealt_split, describe, summarise
+from fedcli.datasets.preparation.writing import Prepared, describe, partitioned_split, summarise
 from fedcli.datasets.sources import store_writer
 from fedcli.errors import DataError
 from fedcli.progress import ProgressCallback, ignore_progress
@@ -123,12 +123,12 @@ def prepare(
         if options.hold_out == POOLED:
             pool = CENTRAL if held_out == "test" else VALIDATION
             kept, pooled[pool] = take_central(source, kept, options, pool)
-        parts = deal_examples(source, kept, scheme, given, notes)
+        parts = assign_examples(source, kept, scheme, given, notes)
         parts = drop_small(parts, source, options, scheme, notes)
         parts = {**parts, **pooled} if pooled else set_aside(parts, held_out, options, notes)
-        source = replace(source, same_people=source.same_people or deals_anew(scheme))
+        source = replace(source, same_people=source.same_people or reassigns_examples(scheme))
         info = describe(sources, source, options, scheme, given, held_out)
-        splits = {name: dealt_split(name, part, source, info) for name, part in parts.items()}
+        splits = {name: partitioned_split(name, part, source, info) for name, part in parts.items()}
         fingerprint = store_writer.create(out, splits, info, tell)
     except OSError as err:  # an error of the temporary file of pixels
         raise DataError(f"cannot write {out}: {err.strerror or err}") from err

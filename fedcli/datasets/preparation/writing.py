@@ -13,9 +13,9 @@ import numpy as np
 from fedcli.dataclass import dataclass
 from fedcli.datasets.description import SourceDescription
 from fedcli.datasets.importers.recognising import Imported
-from fedcli.datasets.partitions.dealt import DealtSplit
 from fedcli.datasets.partitions.hold_out import CLIENTS, WITHIN
-from fedcli.datasets.preparation.assigning import Part, deals_anew, least_examples
+from fedcli.datasets.partitions.partitioned_split import PartitionedSplit
+from fedcli.datasets.preparation.assigning import Part, least_examples, reassigns_examples
 from fedcli.datasets.preparation.prepare_options import PrepareOptions
 from fedcli.datasets.sources import store
 from fedcli.datasets.sources.store import StoreInfo
@@ -90,7 +90,7 @@ def describe(
     if options.invert:
         convention = next(each for each in PIXEL_CONVENTIONS if each != convention)
     parameters: dict[str, object] = {**given, **_steps(options, held_out)}
-    if source.format == "store" and not deals_anew(scheme):
+    if source.format == "store" and not reassigns_examples(scheme):
         scheme, parameters = _continue_history(store.read_info(sources[0]), scheme, parameters)
     return StoreInfo(
         num_classes=source.num_classes,
@@ -156,11 +156,11 @@ def _title(sources: Sequence[Path], source: str) -> str:
     return os.fsencode(path.resolve().name).decode(errors="replace")
 
 
-def dealt_split(name: str, part: Part, source: Imported, info: StoreInfo) -> DealtSplit:
+def partitioned_split(name: str, part: Part, source: Imported, info: StoreInfo) -> PartitionedSplit:
     """Returns a split in the form that `store_writer` writes."""
-    return DealtSplit(
+    return PartitionedSplit(
         part.table,
-        part.deal,
+        part.assignment,
         split=name,
         num_classes=info.num_classes,
         class_names=info.class_names or None,

@@ -282,7 +282,7 @@ def from_examples(
     Args:
         examples: The train data.
         owners: The id of the owner of each example. None: a single client, "everyone", owns all; a
-            partition (`RunConfig(partition="iid")`) can then deal them to clients.
+            partition (`RunConfig(partition="iid")`) can then assign them to clients.
         test: The test data in the same form.
         test_owners: The id of the owner of each test example.
         classes: Number of classes, or a name for each; None: as the sequence declares (`classes`,

@@ -19,7 +19,7 @@ from fedcli import hdf5
 from fedcli.datasets.batch_plan import MAX_COUNT
 from fedcli.datasets.batches import ClientDataset, Pixels, first_outside
 from fedcli.datasets.checks import MAX_ID_BYTES, bad_label, check_examples, check_labels
-from fedcli.datasets.partitions.dealt import DealtSplit
+from fedcli.datasets.partitions.partitioned_split import PartitionedSplit
 from fedcli.datasets.sources.store import (
     ARRAYS,
     VERSION,
@@ -44,16 +44,16 @@ _MAX_TEXT_BYTES = 32 << 10  # HDF5 allows 64 KiB for an attribute with its name 
 
 def create(
     path: Path,
-    splits: Mapping[str, Iterable[ClientDataset] | DealtSplit],
+    splits: Mapping[str, Iterable[ClientDataset] | PartitionedSplit],
     info: StoreInfo,
     tell: ProgressCallback = ignore_progress,
 ) -> str:
     """Writes a store atomically, and returns its fingerprint.
 
-    The pixels of a `DealtSplit` without changes are gathered from its table block by block. Other
-    clients are read one at a time, and their pixels are copied to an unnamed temporary file beside
-    `path`; memory holds one client's pixels, and all ids and labels. Pixels stay uint8 if all
-    clients of a split have the same scale and offset, and become float32 otherwise.
+    The pixels of a `PartitionedSplit` without changes are gathered from its table block by block.
+    Other clients are read one at a time, and their pixels are copied to an unnamed temporary file
+    beside `path`; memory holds one client's pixels, and all ids and labels. Pixels stay uint8 if
+    all clients of a split have the same scale and offset, and become float32 otherwise.
 
     Equal arguments give equal bytes. Temporary files of killed writers of `path` are removed.
 
@@ -75,7 +75,7 @@ def create(
             collected = []
             for name in sorted(splits):
                 clients = splits[name]
-                if isinstance(clients, DealtSplit) and clients.is_plain:
+                if isinstance(clients, PartitionedSplit) and clients.is_plain:
                     collected.append(_gathered(name, clients, info.num_classes))
                 else:
                     spool = stack.enter_context(_Spool(info.num_classes, target.parent))
@@ -117,11 +117,11 @@ class _Spool:
         self._pixels.close()
 
     def collect(
-        self, name: str, clients: Iterable[ClientDataset] | DealtSplit, tell: ProgressCallback
+        self, name: str, clients: Iterable[ClientDataset] | PartitionedSplit, tell: ProgressCallback
     ) -> SplitArrays:
         """Returns all clients as the split `name`, its pixels mapped."""
         total = None
-        if isinstance(clients, DealtSplit):
+        if isinstance(clients, PartitionedSplit):
             total = clients.total_examples()
             clients = map(clients.client, clients.client_ids)
         for client in clients:
@@ -170,28 +170,30 @@ class _Ids:
         self.encoded.append(name)
 
 
-def _gathered(name: str, split: DealtSplit, num_classes: int) -> SplitArrays:
-    """The checked arrays of a `DealtSplit` without changes."""
+def _gathered(name: str, split: PartitionedSplit, num_classes: int) -> SplitArrays:
+    """The checked arrays of a `PartitionedSplit` without changes."""
     ids = _Ids()
     for client_id in split.client_ids:
         ids.add(client_id, f"{split.source}: client {client_id!r}")
     if not ids.encoded:
         raise _no_clients(name)
-    deal = split.deal
-    if deal.sizes.max() > MAX_COUNT:
+    assignment = split.assignment
+    if assignment.sizes.max() > MAX_COUNT:
         raise DataError(
             f"split {name!r}: a client has more than {MAX_COUNT} examples; divide it into "
             "several clients"
         )
-    labels = split.table.labels[deal.order]
+    labels = split.table.labels[assignment.order]
     example = first_outside(labels, num_classes)
     if example is not None:
-        raise bad_label(int(labels[example]), int(deal.order[example]), num_classes, split.source)
+        raise bad_label(
+            int(labels[example]), int(assignment.order[example]), num_classes, split.source
+        )
     return SplitArrays(
         name=name,
         client_ids=np.array(ids.encoded),
-        client_offsets=deal.offsets,
-        pixels=_GatheredPixels(split.table.pixels, deal.order),
+        client_offsets=assignment.offsets,
+        pixels=_GatheredPixels(split.table.pixels, assignment.order),
         labels=labels,
         scale=split.scale,
         offset=split.offset,

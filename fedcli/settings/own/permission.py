@@ -116,7 +116,7 @@ def allowed_code(field: str, of_run: Any, by_user: str | None) -> Any:
         return _allowed_metrics(code, named, of_run)
     text = _with_name(named, code)
     if field == PARTITION:
-        text = "+".join([text, *tables.split_code_of_deal(of_run)[1]])
+        text = "+".join([text, *tables.split_code_of_scheme(of_run)[1]])
     return text
 
 
@@ -322,7 +322,7 @@ def _code_of(field: str, text: Any) -> str | None:
     if field == METRICS:
         return ",".join(each for each in _listed(text) if split_code(each) is not None) or None
     if field == PARTITION:
-        return tables.split_code_of_deal(text)[0]
+        return tables.split_code_of_scheme(text)[0]
     return None if split_code(text) is None else text
 
 

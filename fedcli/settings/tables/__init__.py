@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     from fedcli.settings.tables.optimizers import check_clip_norm as check_clip_norm
     from fedcli.settings.tables.optimizers import check_learning_rate as check_learning_rate
     from fedcli.settings.tables.partitions import CHANGES as CHANGES
-    from fedcli.settings.tables.partitions import DEALS as DEALS
     from fedcli.settings.tables.partitions import PARTITIONS as PARTITIONS
+    from fedcli.settings.tables.partitions import SCHEMES as SCHEMES
     from fedcli.settings.tables.partitions import describe_partition as describe_partition
     from fedcli.settings.tables.partitions import find_partition as find_partition
     from fedcli.settings.tables.partitions import opened_partition as opened_partition
-    from fedcli.settings.tables.partitions import split_code_of_deal as split_code_of_deal
+    from fedcli.settings.tables.partitions import split_code_of_scheme as split_code_of_scheme
     from fedcli.settings.tables.partitions import split_partition as split_partition
     from fedcli.settings.tables.privacy import PRIVACY as PRIVACY
     from fedcli.settings.tables.samplers import SAMPLERS as SAMPLERS
@@ -65,7 +65,7 @@ else:
             "COMPRESSORS": "fedcli.settings.tables.compressors",
             "CONSTANT": "fedcli.settings.vocabulary",
             "DATASETS": "fedcli.settings.tables.datasets",
-            "DEALS": "fedcli.settings.tables.partitions",
+            "SCHEMES": "fedcli.settings.tables.partitions",
             "EMBEDDED_DATASETS": "fedcli.settings.tables.datasets",
             "ENGINES": "fedcli.settings.tables.engines",
             "FORMATS": "fedcli.settings.tables.formats",
@@ -98,7 +98,7 @@ else:
             "opened_partition": "fedcli.settings.tables.partitions",
             "resolve_schedule": "fedcli.settings.tables.schedules",
             "short_name": "fedcli.settings.tables.metrics",
-            "split_code_of_deal": "fedcli.settings.tables.partitions",
+            "split_code_of_scheme": "fedcli.settings.tables.partitions",
             "split_model_file": "fedcli.settings.tables.models",
             "split_partition": "fedcli.settings.tables.partitions",
         },

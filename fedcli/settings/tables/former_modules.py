@@ -36,7 +36,7 @@ _RENAMED = {
     "config.fields": "fedcli.settings.run_config",
     "config.files": "fedcli.settings.config_file",
     "datasets.changes": "fedcli.datasets.partitions.changes",
-    "datasets.deal": "fedcli.datasets.partitions.deal",
+    "datasets.deal": "fedcli.datasets.partitions.assignment",
     "datasets.hdf5": "fedcli.hdf5",
     "datasets.hold_out": "fedcli.datasets.partitions.hold_out",
     "datasets.label_mixes": "fedcli.datasets.partitions.label_mixes",

@@ -1,4 +1,4 @@
-"""The partitions: tables of deals (which client gets which example) and of changes to examples."""
+"""The partitions: tables of schemes (which client gets which example) and changes of examples."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ def _alpha(default: float, doc: str) -> Option:
     return Option("alpha", default, doc, _LEAST_ALPHA, _MAX_ALPHA)
 
 
-def _deal(name: str, doc: str, source: str, *options: Option) -> Entry:
+def _scheme(name: str, doc: str, source: str, *options: Option) -> Entry:
     return Entry(name, doc, source, (_CLIENTS, *options, _PARTITION_SEED))
 
 
-# Deals: which client gets which example. A partition has at most one; the default is "natural".
-DEALS = table(
+# Schemes: which client gets which example. A partition has at most one; the default is "natural".
+SCHEMES = table(
     Entry(
         "natural",
         "As in the source: each client keeps its own examples.",
         "TFF simulation/datasets; Caldas et al. 2018 (LEAF), arXiv 1812.01097",
     ),
-    _deal(
+    _scheme(
         "iid",
         "Equal shares of all examples, in random order.",
         "McMahan et al. 2017, arXiv 1602.05629",
     ),
-    _deal(
+    _scheme(
         "shards",
         "Sorts the examples by label, cuts them into equal shards, and gives each client some "
         "shards.",
         "McMahan et al. 2017, arXiv 1602.05629: 100 clients, 2 shards each",
         Option("shards", 2, "Shards per client.", 1, 1_000_000),
     ),
-    _deal(
+    _scheme(
         "dirichlet-class",
         "Class by class: a draw from Dir(alpha) over the clients divides the class among them. "
         "Sizes differ. Not the same as dirichlet-client.",
@@ -59,7 +59,7 @@ DEALS = table(
         _MIN_EXAMPLES,
         Option("balanced", False, "Give no further class to a client that has its equal share."),
     ),
-    _deal(
+    _scheme(
         "dirichlet-client",
         "Client by client: a draw from Dir(alpha) over the classes, with the same alpha for "
         "each class, is the client's label mix. Sizes are equal. Not the same as "
@@ -67,14 +67,14 @@ DEALS = table(
         "Acar et al. 2021 (FedDyn), arXiv 2111.04263",
         _alpha(0.5, "Larger is more even; the parameter of each class."),
     ),
-    _deal(
+    _scheme(
         "dirichlet-prior",
         "As dirichlet-client, but with Dir(alpha * p), where p holds the share of each class in "
         "all examples. With 10 equal classes, alpha=1 is alpha=0.1 of dirichlet-client.",
         "Hsu et al. 2019, arXiv 1909.06335",
         _alpha(0.5, "Larger is more even; the sum of the parameters of all classes."),
     ),
-    _deal(
+    _scheme(
         "classes-per-client",
         "Each client has a fixed number of classes. The clients that have a class share it "
         "equally.",
@@ -87,13 +87,13 @@ DEALS = table(
         "Li et al. 2022 (NIID-Bench), arXiv 2102.02079, quantity skew",
         (_FEW_CLIENTS, _alpha(0.5, "Larger is more even."), _MIN_EXAMPLES, _PARTITION_SEED),
     ),
-    _deal(
+    _scheme(
         "quantity-lognormal",
         "Only sizes differ: they are proportional to log-normal random numbers.",
         "Zeng et al. 2023 (FedLab), JMLR 24",
         Option("sigma", 0.3, "Standard deviation of the logarithm; 0: equal sizes.", 0.0, 20.0),
     ),
-    _deal(
+    _scheme(
         "quantity-linear",
         "Only sizes differ: that of client j is proportional to j + 1.",
         "Beutel et al. 2020 (Flower), arXiv 2007.14390, LinearPartitioner",
@@ -108,7 +108,7 @@ DEALS = table(
     family="partition",
 )
 
-# Changes to the examples of clients. "+" joins them to a deal or to each other.
+# Changes to the examples of clients. "+" joins them to a scheme or to each other.
 CHANGES = table(
     Entry(
         "feature-rotation",
@@ -159,43 +159,43 @@ CHANGES = table(
     ),
 )
 
-PARTITIONS = table(*DEALS.values(), *CHANGES.values(), family=DEALS.family)
+PARTITIONS = table(*SCHEMES.values(), *CHANGES.values(), family=SCHEMES.family)
 
-# A deal in a user's file, and the changes after it.
+# A scheme in a user's file, and the changes after it.
 _CODE = re.compile(r"(.*\.py(?::[^:+]*)?)((?:\+.*)?)", re.DOTALL)
 
 
 def find_partition(name: str) -> Entry:
     """Returns the row of a partition: one of `PARTITIONS`, or several of them joined by "+".
 
-    A joined row has the options of all its parts; they share one seed. A deal may be FILE.py or
+    A joined row has the options of all its parts; they share one seed. A scheme may be FILE.py or
     FILE.py:NAME, whose options are those of its file, which is not run here.
 
     Raises:
-        ConfigError: A name is unknown or given twice, or a deal is not first.
+        ConfigError: A name is unknown or given twice, or a scheme is not first.
     """
-    deal, changes = split_partition(name)
-    return _joined(name, DEALS[deal], changes)
+    scheme, changes = split_partition(name)
+    return _joined(name, SCHEMES[scheme], changes)
 
 
 def opened_partition(name: str) -> Entry:
-    """Returns the row of `find_partition`; runs the file of a deal to learn its options.
+    """Returns the row of `find_partition`; runs the file of a scheme to learn its options.
 
     Raises:
         ConfigError: See `find_partition`.
         PartError: The file fails.
     """
-    deal, changes = split_partition(name)
-    return _joined(name, opened(DEALS[deal]), changes)
+    scheme, changes = split_partition(name)
+    return _joined(name, opened(SCHEMES[scheme]), changes)
 
 
 def split_partition(name: str) -> tuple[str, tuple[str, ...]]:
-    """Returns the name of the deal and the names of the changes of a partition.
+    """Returns the name of the scheme and the names of the changes of a partition.
 
     Raises:
         ConfigError: See `find_partition`.
     """
-    code, names = split_code_of_deal(name)
+    code, names = split_code_of_scheme(name)
     for each in names:
         if not each:
             where = "beside +" if "+" in name else "after --partition"
@@ -203,16 +203,16 @@ def split_partition(name: str) -> tuple[str, tuple[str, ...]]:
                 f"--partition '{name}': a name is missing {where}; "
                 f"choose one of {', '.join(PARTITIONS)}"
             )
-        if each not in CHANGES and DEALS.find(each) is None:
+        if each not in CHANGES and SCHEMES.find(each) is None:
             raise ConfigError(
                 f"unknown --partition '{each}'; choose one of {', '.join(PARTITIONS)}; "
                 "a partition that changes examples can be joined to another one with +"
                 f"{did_you_mean(each, PARTITIONS)}"
             )
     if code is not None:
-        deal, changes = code, names
+        scheme, changes = code, names
     else:
-        deal, changes = (NATURAL, names) if names[0] in CHANGES else (names[0], names[1:])
+        scheme, changes = (NATURAL, names) if names[0] in CHANGES else (names[0], names[1:])
     for each in changes:
         if each not in CHANGES:
             raise ConfigError(
@@ -221,10 +221,10 @@ def split_partition(name: str) -> tuple[str, tuple[str, ...]]:
             )
     if len(set(changes)) < len(changes):
         raise ConfigError(f"--partition {name}: give each change once")
-    return deal, tuple(changes)
+    return scheme, tuple(changes)
 
 
-def split_code_of_deal(name: str) -> tuple[str | None, list[str]]:
+def split_code_of_scheme(name: str) -> tuple[str | None, list[str]]:
     """Returns the FILE.py or FILE.py:NAME that a partition begins with, if it does, and the rest.
 
     Args:
@@ -241,19 +241,19 @@ def describe_partition(name: str, options: Mapping[str, Value]) -> str:
 
     A user's function appears with its name alone, because its file may be moved.
     """
-    code, changes = split_code_of_deal(name)
+    code, changes = split_code_of_scheme(name)
     if code is not None:
         file, _, function = code.replace("\\", "/").rpartition("/")[2].partition(":")
         name = "+".join([function or file, *changes])
     return " ".join([name, *(f"{key}={value}" for key, value in options.items())])
 
 
-def _joined(name: str, deal: Entry, changes: tuple[str, ...]) -> Entry:
+def _joined(name: str, scheme: Entry, changes: tuple[str, ...]) -> Entry:
     """Returns the entry that combines a partition with changes of its examples or labels."""
-    parts = [deal, *(CHANGES[each] for each in changes)]
+    parts = [scheme, *(CHANGES[each] for each in changes)]
     options = {option.name: option for part in parts for option in part.options}
     return replace(
-        deal,
+        scheme,
         name=name,
         doc=" Then: ".join(part.doc for part in parts),
         source="; ".join(part.source for part in parts),

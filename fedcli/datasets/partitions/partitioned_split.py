@@ -1,4 +1,4 @@
-"""`DealtSplit`: a split whose clients hold the examples that a `Deal` assigns to them."""
+"""`PartitionedSplit`: a split whose clients hold the examples that are assigned to them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedcli.datasets.batches import ClientDataset
 from fedcli.datasets.client_data import ClientData, decoding, unknown_client
-from fedcli.datasets.partitions.deal import Deal
+from fedcli.datasets.partitions.assignment import Assignment
 from fedcli.datasets.table import ExampleTable
 from fedcli.settings.vocabulary import NATURAL
 
@@ -31,12 +31,12 @@ class Change:
         return client
 
 
-class DealtSplit(ClientData):
-    """The clients of a deal. `client` gathers the examples of a client from the table.
+class PartitionedSplit(ClientData):
+    """The clients of an assignment. `client` gathers the examples of a client from the table.
 
     Attributes:
         table: The examples.
-        deal: Which client holds which example.
+        assignment: Which client holds which example.
         scale: Pixels of the table decode to `scale * pixels + offset`, in the convention that
             `pixels` requests.
         offset: See `scale`.
@@ -46,7 +46,7 @@ class DealtSplit(ClientData):
     def __init__(
         self,
         table: ExampleTable,
-        deal: Deal,
+        assignment: Assignment,
         *,
         split: str,
         num_classes: int,
@@ -61,7 +61,7 @@ class DealtSplit(ClientData):
 
         Args:
             table: The examples.
-            deal: Which client holds which example.
+            assignment: Which client holds which example.
             split: The name of the split.
             num_classes: Labels are 0 to num_classes - 1.
             class_names: A name for each class, or None.
@@ -69,17 +69,17 @@ class DealtSplit(ClientData):
                 "background".
             pixels: "source", "ink" or "background".
             changes: Changes to every client, in this order.
-            partition: A text that names the partition (deal and changes) and its parameters.
+            partition: A text that names the partition (scheme and changes) and its parameters.
             same_people: Whether clients of train and test with equal ids are the same people.
         """
         self.source = table.source
         self.split = split
         self.num_classes = num_classes
         self.class_names = class_names
-        self.client_ids = deal.client_ids
+        self.client_ids = assignment.client_ids
         self.pixel_shape = table.pixels.shape[1:]
         self.table = table
-        self.deal = deal
+        self.assignment = assignment
         self.is_plain = not changes
         self.partition = partition
         self.same_people = same_people
@@ -112,10 +112,10 @@ class DealtSplit(ClientData):
 
     def total_examples(self) -> int:
         """Returns the examples of all clients."""
-        return len(self.deal.order)
+        return len(self.assignment.order)
 
     def _indices(self, client_id: str) -> NDArray[np.int64]:
         place = bisect_left(self.client_ids, client_id)
         if place == len(self.client_ids) or self.client_ids[place] != client_id:
             raise unknown_client(self, client_id)
-        return self.deal.indices(place)
+        return self.assignment.indices(place)
