@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fedcli.core.native import CancelFlag, Cancelled
 from fedcli.csv_text import read_rows
@@ -53,6 +53,29 @@ def load_class_weights(
     if not weights.any():
         raise ConfigError(
             f"{label}: all weights are 0, so nothing would be learnt; give at least one above 0"
+        )
+    return weights
+
+
+def checked_weights(class_weights: ArrayLike, num_classes: int) -> NDArray[np.float32]:
+    """Returns a caller's weights as float32 [num_classes].
+
+    Raises:
+        ConfigError: They are not one finite weight, at least 0, for each class.
+    """
+    try:
+        with np.errstate(over="ignore"):  # an infinity is rejected below
+            weights = np.array(class_weights, np.float32)
+    except (TypeError, ValueError) as err:
+        raise ConfigError(f"class_weights are not numbers ({err}); give one per class") from err
+    if weights.shape != (num_classes,):
+        raise ConfigError(
+            f"class_weights have shape {list(weights.shape)}, but the model has {num_classes} "
+            "classes; give one weight per class"
+        )
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ConfigError(
+            "class_weights contain a negative or non-finite number; give finite weights, at least 0"
         )
     return weights
 

@@ -87,7 +87,11 @@ class TrainingProcess(LearningProcess):
             check_batch_norms(self.model, algorithm, stages)
         self.algorithm = replace(algorithm, server_optimizer=server_optimizer)
         self.num_clients = num_clients
-        self.class_weights = _checked_weights(class_weights, self.model.layout.num_classes)
+        self.class_weights: NDArray[np.float32] | None = None
+        if class_weights is not None:
+            from fedcli.learning.class_weights import checked_weights  # lazy: few runs have them
+
+            self.class_weights = checked_weights(class_weights, self.model.layout.num_classes)
         self.label_smoothing = _checked_smoothing(label_smoothing, self.model)
         self._measures_deltas = measures_deltas
         self._stages = tuple(stages)
@@ -186,6 +190,41 @@ class TrainingProcess(LearningProcess):
             return before
         return before.after_update(decay, params)
 
+    def _call(
+        self,
+        state: ServerState,
+        client_data: Iterable[Any],
+        cancel: CancelFlag | None,
+        num_absent: int,
+        max_distances: Mapping[str, float] | None,
+    ) -> CohortCall:
+        """Returns what the client work of this round needs."""
+        request = self._request(state)
+        return CohortCall(
+            engine=self.engine,
+            layout=self.model.layout,
+            params=state.global_model_weights,
+            round_num=state.round_num,
+            weighting=self.algorithm.weighting,
+            request=request,
+            aggregator=self.algorithm.aggregator,
+            aggregator_state=state.aggregator,
+            clients=cohort_data(client_data, self.algorithm.client_work.num_passes),
+            cancel=cancel,
+            num_clients=self.num_clients,
+            evaluated=state.evaluated,
+            class_weights=self.class_weights,
+            label_smoothing=self.label_smoothing,
+            pipeline=self._pipeline(state, request, num_absent),
+            root_data=self._root_data,
+            max_distances=max_distances,
+        )
+
+    def _train_metrics(self, stats: NDArray[Any]) -> dict[str, Any]:
+        """Returns the metrics of the cohort's training, and its number of non-finite clients."""
+        num_non_finite = np.count_nonzero(stats["is_finite"] == 0)
+        return {**self._metrics(stats), "num_non_finite_clients": int(num_non_finite)}
+
     def next(
         self,
         state: ServerState,
@@ -199,28 +238,9 @@ class TrainingProcess(LearningProcess):
         check_call(state, client_data)
         check_parts(state, self.model.layout.num_params, self._names_in_parts)
         started = perf_counter()
-        algorithm, params = self.algorithm, state.global_model_weights
-        request = self._request(state)
-        pipeline = self._pipeline(state, request, num_absent)
-        call = CohortCall(
-            engine=self.engine,
-            layout=self.model.layout,
-            params=params,
-            round_num=state.round_num,
-            weighting=algorithm.weighting,
-            request=request,
-            aggregator=algorithm.aggregator,
-            aggregator_state=state.aggregator,
-            clients=cohort_data(client_data, algorithm.client_work.num_passes),
-            cancel=cancel,
-            num_clients=self.num_clients,
-            evaluated=state.evaluated,
-            class_weights=self.class_weights,
-            label_smoothing=self.label_smoothing,
-            pipeline=pipeline,
-            root_data=self._root_data,
-            max_distances=max_distances,
-        )
+        algorithm = self.algorithm
+        call = self._call(state, client_data, cancel, num_absent, max_distances)
+        pipeline = call.pipeline
         deltas, work_state, evaluated = algorithm.client_work.run(call, state.client_work)
         trained = perf_counter()
         mean_delta, aggregator_state, aggregator_metrics = algorithm.aggregator.aggregate(
@@ -228,19 +248,14 @@ class TrainingProcess(LearningProcess):
         )
         params, opt_state, finalizer_metrics = apply_mean_delta(
             algorithm.server_optimizer.at(state.round_num),
-            params,
+            state.global_model_weights,
             state.finalizer,
             mean_delta,
             self.model.layout.num_trained,
         )
-        num_non_finite = np.count_nonzero(deltas.stats["is_finite"] == 0)
-        train_metrics = {
-            **self._metrics(deltas.stats),
-            "num_non_finite_clients": int(num_non_finite),
-        }
         round_metrics = {
             "distributor": {},
-            "client_work": {"train": train_metrics},
+            "client_work": {"train": self._train_metrics(deltas.stats)},
             "aggregator": aggregator_metrics,
             "finalizer": finalizer_metrics,
         }
@@ -263,29 +278,6 @@ class TrainingProcess(LearningProcess):
         num_empty = count_empty(deltas.stats)
         payloads = None if pipeline is None else pipeline.payloads
         return ProcessOutput(next_state, round_metrics, timings, num_empty, deltas.stats, payloads)
-
-
-def _checked_weights(
-    class_weights: ArrayLike | None, num_classes: int
-) -> NDArray[np.float32] | None:
-    """Returns class weights as float32 [num_classes], or None for None."""
-    if class_weights is None:
-        return None
-    try:
-        with np.errstate(over="ignore"):  # an infinity is rejected below
-            weights = np.array(class_weights, np.float32)
-    except (TypeError, ValueError) as err:
-        raise ConfigError(f"class_weights are not numbers ({err}); give one per class") from err
-    if weights.shape != (num_classes,):
-        raise ConfigError(
-            f"class_weights have shape {list(weights.shape)}, but the model has {num_classes} "
-            "classes; give one weight per class"
-        )
-    if not (np.isfinite(weights) & (weights >= 0)).all():
-        raise ConfigError(
-            "class_weights contain a negative or non-finite number; give finite weights, at least 0"
-        )
-    return weights
 
 
 def _checked_smoothing(share: float, model: Model) -> float:
