@@ -148,8 +148,9 @@ def _values_of(
 def _compiled_init(cls: type, *, is_frozen: bool) -> Callable[..., None]:
     """Compiles the `__init__` of a class, sets it on the class, and returns it."""
     fields = dataclasses.fields(cls)
-    scope: dict[str, Any] = {"_set": object.__setattr__, "_factory": _FACTORY}
-    parameters, body = ["self"], []
+    scope: dict[str, Any] = {"_factory": _FACTORY}
+    # A frozen object refuses assignments; its dictionary is also faster than object.__setattr__.
+    parameters, body = ["self"], ["_fields = self.__dict__"] if is_frozen else []
     for each in sorted(fields, key=lambda field: bool(field.kw_only)):
         name, value = each.name, each.name
         if each.kw_only and "*" not in parameters:
@@ -163,7 +164,7 @@ def _compiled_init(cls: type, *, is_frozen: bool) -> Callable[..., None]:
             value = f"_make_{name}() if {name} is _factory else {name}"
         else:
             parameters.append(name)
-        body.append(f"_set(self, {name!r}, {value})" if is_frozen else f"self.{name} = {value}")
+        body.append(f"_fields[{name!r}] = {value}" if is_frozen else f"self.{name} = {value}")
     if hasattr(cls, "__post_init__"):
         body.append("self.__post_init__()")
     source = f"def __init__({', '.join(parameters)}):\n " + "\n ".join(body or ["pass"])
