@@ -55,7 +55,7 @@ def test_loss_threshold_compares_the_examples_that_were_trained_on(tmp_path: Pat
     assert test.others == "test examples"
 
 
-# Clients of few examples are remembered after many local steps.
+# After many local steps on few examples, a model fits each of them.
 FITTED: dict[str, Any] = {**SMALL, "epochs": 20, "max_examples": None, "client_lr": 0.1}
 
 
@@ -65,7 +65,7 @@ def lira(run: Path, threads: int = 1, **options: Any) -> LikelihoodRatio:
     return result
 
 
-def test_lira_tells_clients_of_a_small_cohort_apart(tmp_path: Path) -> None:
+def test_lira_distinguishes_clients_of_a_small_cohort(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", clients="4", **FITTED)
     result = lira(run, shadows=8)
     assert result.separation.auc > 0.7

@@ -14,16 +14,16 @@ from fedcli.core.seeds import Purpose, stream_key
 
 
 @pytest.mark.parametrize(
-    ("found", "mistaken", "epsilon"),
+    ("hits", "false_alarms", "epsilon"),
     [((60, 100), (5, 100), 1.483065), ((100, 100), (0, 100), 3.281336)],
 )
 def test_lower_bounds_of_small_examples(
-    found: tuple[int, int], mistaken: tuple[int, int], epsilon: float
+    hits: tuple[int, int], false_alarms: tuple[int, int], epsilon: float
 ) -> None:
-    assert least_epsilon(found, mistaken, 1e-5) == pytest.approx(epsilon, abs=1e-6)
+    assert least_epsilon(hits, false_alarms, 1e-5) == pytest.approx(epsilon, abs=1e-6)
 
 
-def test_no_bound_where_runs_cannot_be_told_apart() -> None:
+def test_no_bound_where_runs_cannot_be_distinguished() -> None:
     assert least_epsilon((5, 100), (60, 100), 0.0) == 0.0
     assert least_epsilon((0, 10), (0, 10), 0.0) == 0.0
     assert least_epsilon((10, 10), (0, 10), 0.9) == 0.0  # delta above the TPR's bound

@@ -24,7 +24,7 @@ def invert(path: Path, **options: Any) -> Inversion:
 
 
 def test_the_quotient_of_a_small_example_is_the_input() -> None:
-    """The input x, label 1 and probabilities are written by hand: a gradient step of rate -1."""
+    """The update is one gradient step of rate -1 on x with label 1, with made-up probabilities."""
     x = np.array([0.2, 0.0, 0.9, 0.5])
     bias = np.array([0.161572, -0.299392, 0.137820])
     images, psnr = read_images(np.outer(x, bias), bias, x[np.newaxis].astype(np.float32))
@@ -89,7 +89,7 @@ def test_a_run_of_five_steps_reveals_one_example(
     assert len(several.psnr) == 3
 
 
-def test_batch_normalization_hides_no_label(tmp_path: Path) -> None:
+def test_labels_are_read_through_batch_normalization(tmp_path: Path) -> None:
     specs = [Dense(12, "tanh"), Dense(8), BatchNorm(), Dense(10)]
     model = models.sequential(specs, (28, 28), seed=3)
     file = tmp_path / "model.keras"
@@ -132,16 +132,16 @@ def test_what_cannot_be_read_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "note"),
     [
         ({}, ""),
         ({"secure_sum": True}, "the run has --secure-sum, so its server sees no individual update"),
         ({"compress": "top-k"}, "the run has --compress top-k, so its server sees a lossy"),
     ],
 )
-def test_updates_that_the_server_does_not_see_are_refused(
-    tmp_path: Path, options: dict[str, Any], told: str
+def test_updates_that_the_server_does_not_see_are_noted(
+    tmp_path: Path, options: dict[str, Any], note: str
 ) -> None:
     notes = invert(trained(tmp_path / "run", rounds=1, **options)).notes
-    assert len(notes) == bool(told)
-    assert all(each.startswith(told) for each in notes)
+    assert len(notes) == bool(note)
+    assert all(each.startswith(note) for each in notes)

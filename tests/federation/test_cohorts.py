@@ -18,7 +18,7 @@ IDS = [f"w{index:02d}" for index in range(30)]
 
 
 class Generated(Sequence[str]):
-    """Sorted ids that are made when asked for; counts how often that is."""
+    """Sorted ids, each made when it is read; counts these reads."""
 
     def __init__(self, size: int) -> None:
         self.size = size

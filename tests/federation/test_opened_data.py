@@ -25,12 +25,12 @@ def _fail_to_open() -> None:
 
 
 def test_nothing_reads_on_once_opening_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread that Python's exit cuts off keeps h5py's lock, and the exit waits for it."""
+    """A thread that reads when Python exits may keep h5py's lock, and the exit waits for it."""
 
     def slow(source: DataSource, *, is_cancelled: Callable[[], bool]) -> str:
         while not is_cancelled():
             time.sleep(0.001)
-        time.sleep(0.1)  # the rest of its block
+        time.sleep(0.1)  # as long as reading the rest of a block
         return ""
 
     monkeypatch.setattr(datasets, "fingerprint", slow)

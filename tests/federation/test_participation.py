@@ -32,8 +32,10 @@ def ten(client_id: str) -> int:
 
 
 def test_the_share_that_drops_out_is_the_chance() -> None:
-    people = Participation(seed=3, dropout=0.25)
-    counts = [people.report(each, IDS, ten).outcomes.count(DROPPED_OUT) for each in range(100)]
+    participation = Participation(seed=3, dropout=0.25)
+    counts = [
+        participation.report(each, IDS, ten).outcomes.count(DROPPED_OUT) for each in range(100)
+    ]
     # 20,000 draws: a standard deviation of the mean is 0.0031.
     assert abs(np.mean(counts) / len(IDS) - 0.25) < 0.0123
     assert len(set(counts)) > 5
@@ -49,42 +51,46 @@ def test_all_or_nobody_reports(chance: float, num_reports: int) -> None:
 
 
 def test_who_drops_out_depends_on_nobody_else() -> None:
-    people = Participation(seed=3, dropout=0.5)
-    whole = {IDS[place] for place in people.report(7, IDS, ten).reports}
+    participation = Participation(seed=3, dropout=0.5)
+    whole = {IDS[place] for place in participation.report(7, IDS, ten).reports}
     some = IDS[40:60]
-    assert {some[place] for place in people.report(7, some, ten).reports} == whole & set(some)
-    assert {IDS[place] for place in people.report(8, IDS, ten).reports} != whole
+    assert {some[place] for place in participation.report(7, some, ten).reports} == whole & set(
+        some
+    )
+    assert {IDS[place] for place in participation.report(8, IDS, ten).reports} != whole
 
 
 def test_copies_of_a_client_drop_out_together() -> None:
-    people = Participation(seed=1, dropout=0.5)
+    participation = Participation(seed=1, dropout=0.5)
     twice = sorted([*IDS[:20], *IDS[:20]])
-    reports = people.report(0, twice, ten).reports
+    reports = participation.report(0, twice, ten).reports
     assert 0 < len(reports) < 40
     assert {place ^ 1 for place in reports} == set(reports)
 
 
 def test_tiers_are_kept_and_evenly_filled() -> None:
-    people = Participation(seed=5, speeds=(1.0, 2.0, 4.0))
-    many = [people.speed(f"c{index}") for index in range(3000)]
+    participation = Participation(seed=5, speeds=(1.0, 2.0, 4.0))
+    many = [participation.speed(f"c{index}") for index in range(3000)]
     assert all(abs(many.count(speed) - 1000) < 100 for speed in (1.0, 2.0, 4.0))
     again = Participation(seed=5, dropout=0.5, speeds=(1.0, 2.0, 4.0))
     assert [again.speed(f"c{index}") for index in range(3000)] == many
 
 
 def test_time_is_examples_over_speed_and_communication() -> None:
-    people = Participation(seed=5, speeds=(1.0, 4.0), communication_seconds=0.5)
+    participation = Participation(seed=5, speeds=(1.0, 4.0), communication_seconds=0.5)
     for client_id in IDS[:20]:
-        assert people.report_seconds(client_id, 12) == 12 / people.speed(client_id) + 0.5
-    round_reports = people.report(0, IDS, ten)
+        assert (
+            participation.report_seconds(client_id, 12) == 12 / participation.speed(client_id) + 0.5
+        )
+    round_reports = participation.report(0, IDS, ten)
     assert round_reports.round_seconds == 10.5
     assert round_reports.metrics(2.0)["virtual_seconds"] == 12.5
 
 
-def test_reports_after_the_deadline_are_late_and_it_is_waited_for() -> None:
-    people = Participation(seed=5, speeds=(1.0, 4.0), deadline=5.0)
-    round_reports = people.report(0, IDS, ten)
-    fast = [place for place, each in enumerate(IDS) if people.speed(each) == 4.0]
+def test_reports_after_the_deadline_are_late_and_the_round_lasts_until_it() -> None:
+    participation = Participation(seed=5, speeds=(1.0, 4.0), deadline=5.0)
+    round_reports = participation.report(0, IDS, ten)
+    fast = [place for place, each in enumerate(IDS) if participation.speed(each) == 4.0]
     assert list(round_reports.reports) == fast
     assert (round_reports.outcomes.count(LATE), round_reports.round_seconds) == (
         200 - len(fast),
@@ -94,27 +100,27 @@ def test_reports_after_the_deadline_are_late_and_it_is_waited_for() -> None:
     assert (len(at_once.reports), at_once.round_seconds) == (200, 10.0)
 
 
-def test_the_first_to_report_are_taken_and_ties_go_by_place() -> None:
-    people = Participation(seed=5, speeds=(1.0, 4.0))
-    fast = [place for place, each in enumerate(IDS) if people.speed(each) == 4.0]
-    round_reports = people.report(0, IDS, ten, 20)
+def test_the_first_reports_are_used_and_ties_go_by_position() -> None:
+    participation = Participation(seed=5, speeds=(1.0, 4.0))
+    fast = [place for place, each in enumerate(IDS) if participation.speed(each) == 4.0]
+    round_reports = participation.report(0, IDS, ten, 20)
     assert list(round_reports.reports) == fast[:20]
     assert (round_reports.outcomes.count(SURPLUS), round_reports.round_seconds) == (180, 2.5)
-    more = people.report(0, IDS, ten, len(fast) + 1)
-    slow = next(place for place, each in enumerate(IDS) if people.speed(each) == 1.0)
+    more = participation.report(0, IDS, ten, len(fast) + 1)
+    slow = next(place for place, each in enumerate(IDS) if participation.speed(each) == 1.0)
     assert list(more.reports) == sorted([*fast, slow])
     assert more.round_seconds == 10.0
 
 
 def test_every_client_has_its_outcome_and_time() -> None:
-    people = Participation(seed=5, dropout=0.4, speeds=(1.0, 2.0, 4.0), deadline=8.0)
-    round_reports = people.report(3, IDS, ten, 50)
+    participation = Participation(seed=5, dropout=0.4, speeds=(1.0, 2.0, 4.0), deadline=8.0)
+    round_reports = participation.report(3, IDS, ten, 50)
     assert set(round_reports.outcomes) == {REPORTED, DROPPED_OUT, LATE, SURPLUS}
     assert round_reports.seconds is not None
     for client_id, outcome, at in zip(
         IDS, round_reports.outcomes, round_reports.seconds, strict=True
     ):
-        expected = None if outcome == DROPPED_OUT else people.report_seconds(client_id, 10)
+        expected = None if outcome == DROPPED_OUT else participation.report_seconds(client_id, 10)
         assert at == expected
         assert (outcome == LATE) == (at is not None and at > 8.0)
     assert round_reports.outcomes.count(REPORTED) == 50
@@ -125,14 +131,14 @@ def test_every_client_has_its_outcome_and_time() -> None:
     ]
 
 
-def test_too_few_reports_are_no_round() -> None:
-    people = Participation(seed=3, dropout=0.5, min_reports=5)
+def test_a_round_with_too_few_reports_is_skipped() -> None:
+    participation = Participation(seed=3, dropout=0.5, min_reports=5)
     for round_num in range(50):
-        round_reports = people.report(round_num, IDS[:8], ten)
+        round_reports = participation.report(round_num, IDS[:8], ten)
         assert round_reports.is_skipped == (len(round_reports.reports) < 5)
 
 
-def test_an_empty_cohort_has_an_attendance() -> None:
+def test_an_empty_cohort_has_an_outcome() -> None:
     round_reports = Participation(seed=0, speeds=(1.0,), min_reports=1).report(0, [], ten)
     assert (round_reports.reports, round_reports.round_seconds) == ((), 0.0)
     assert round_reports.is_skipped
@@ -146,14 +152,14 @@ def test_a_run_counts_who_reports_and_keeps_a_clock(tmp_path: Path) -> None:
     train(tmp_path / "run", make_config(**CLOCK, rounds=8))
     clock = 0.0
     for line in lines_of(tmp_path / "run"):
-        told = line["participation"]
-        assert told["num_selected"] == 6  # 4 wanted and half as many again
+        metrics = line["participation"]
+        assert metrics["num_selected"] == 6  # 4 wanted and half as many again
         parts = ("num_reports", "num_dropped_out", "num_late", "num_surplus")
-        assert sum(told[name] for name in parts) == 6
-        assert told["num_reports"] <= 4
-        clock += told["round_seconds"]
-        assert told["virtual_seconds"] == clock
-        assert told["round_seconds"] <= 30.0
+        assert sum(metrics[name] for name in parts) == 6
+        assert metrics["num_reports"] <= 4
+        clock += metrics["round_seconds"]
+        assert metrics["virtual_seconds"] == clock
+        assert metrics["round_seconds"] <= 30.0
 
 
 def test_without_its_options_there_is_no_participation(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What poisoning makes of the attackers' examples, and which examples an attack aims at."""
+"""Poisoned examples of attackers, and the examples that an attack targets."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _made(name: str, train: ClientData, **given: Any) -> Any:
     return made
 
 
-def test_labels_are_turned_round(train: ClientData) -> None:
+def test_labels_are_reversed(train: ClientData) -> None:
     client = train.client(ATTACKERS[0])
     made = _made("label-flip", train)
     poisoned = made.poison(client)
@@ -140,10 +140,10 @@ def test_edge_cases_are_the_images_farthest_from_the_mean(train: ClientData) -> 
 
 
 @pytest.mark.parametrize("pixels", ["ink", "background"])
-def test_edge_cases_of_another_dataset_are_those_as_the_model_sees_them(pixels: str) -> None:
+def test_edge_cases_of_another_dataset_have_the_pixels_of_the_model(pixels: str) -> None:
     source = DataSource(data_options={"clients": 8}, pixels=pixels)
     train = open_splits(source)["train"]
-    other = open_splits(DataSource(pixels=pixels))  # 200 other writers and more of these
+    other = open_splits(DataSource(pixels=pixels))  # the default number of clients
     made = _made("edge-case", train, source=7, target=1, data="synthetic-digits")
     client = train.client(ATTACKERS[1])
     poisoned = made.poison(client)

@@ -48,12 +48,12 @@ def build(name: str, population: int, size: int, seed: int) -> samplers.Sampler:
 def check_chances(
     outcomes: Iterable[tuple[int, ...]], chances: Mapping[tuple[int, ...], float]
 ) -> None:
-    """Holds the numbers of outcomes against the chance of each one that there is."""
+    """Compares the counts of outcomes with the chances of all possible ones."""
     seen = Counter(outcomes)
     assert seen.keys() <= chances.keys()
     assert sum(chances.values()) == pytest.approx(1)
     total = sum(seen.values())
-    assert total * min(chances.values()) > 50  # or chi-square is no chi-square
+    assert total * min(chances.values()) > 50  # fewer are not distributed as chi-square
     distance = sum(
         (seen[outcome] - total * chance) ** 2 / (total * chance)
         for outcome, chance in chances.items()
@@ -107,7 +107,7 @@ def test_poisson_cohorts_of_a_large_population(seed: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 30])
-def test_poisson_goes_on_where_its_first_draws_do_not_suffice(seed: int, size: int) -> None:
+def test_poisson_draws_more_if_its_first_draws_do_not_suffice(seed: int, size: int) -> None:
     sampler = samplers.Poisson(1000, size, seed)
     for round_num in range(1000):
         stream = Stream(stream_key(seed, Purpose.COHORT, round_num=round_num))
@@ -143,8 +143,8 @@ def test_cyclic_passes_train_each_client_as_often(seed: int, size: int) -> None:
 
 def test_cyclic_orders_are_equally_likely_and_new_in_each_pass(seed: int) -> None:
     sampler = samplers.Cyclic(3, 1, seed)
-    dealt = [sampler.indices(round_num)[0] for round_num in range(3 * 4000)]
-    passes = [tuple(dealt[first : first + 3]) for first in range(0, len(dealt), 3)]
+    drawn = [sampler.indices(round_num)[0] for round_num in range(3 * 4000)]
+    passes = [tuple(drawn[first : first + 3]) for first in range(0, len(drawn), 3)]
     check_chances(passes, dict.fromkeys(itertools.permutations(range(3)), 1 / 6))
     is_same = Counter((int(before == after),) for before, after in itertools.pairwise(passes))
     assert is_same[1,] == pytest.approx(4000 / 6, abs=5 * math.sqrt(4000 * 5 / 36))

@@ -1,4 +1,4 @@
-"""Who took part in a run, worked out from its seed, against what the run itself wrote down."""
+"""The clients that took part in a run: those computed from its seed and those it recorded."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _train(path: Path, **options: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("options", PARTICIPATION.values(), ids=PARTICIPATION.keys())
-def test_seen_are_those_that_the_records_name(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_seen_clients_are_those_of_the_records(tmp_path: Path, options: dict[str, Any]) -> None:
     closing = _train(tmp_path / "run", **options, record_clients=True)
     records = client_records.load(tmp_path / "run")
     reported = records.rows["outcome"] == client_records.OUTCOMES.index(participation.REPORTED)
@@ -55,13 +55,13 @@ def test_seen_are_those_that_the_records_name(tmp_path: Path, options: dict[str,
     rows = zip(found.client_ids, found.is_seen, strict=True)
     assert {client_id for client_id, is_seen in rows if is_seen} == wanted
     assert 0 < len(wanted) <= 30
-    told = evaluating.evaluate_run(tmp_path / "run").metrics
-    assert told == closing["test"]
-    if told["num_clients"] == 30:
-        assert told["num_seen_clients"] == len(wanted)
+    metrics = evaluating.evaluate_run(tmp_path / "run").metrics
+    assert metrics == closing["test"]
+    if metrics["num_clients"] == 30:
+        assert metrics["num_seen_clients"] == len(wanted)
 
 
-def test_the_two_groups_make_up_the_whole(fedcli: Fedcli, tmp_path: Path) -> None:
+def test_seen_and_unseen_clients_are_all_clients(fedcli: Fedcli, tmp_path: Path) -> None:
     _train(tmp_path / "run")
     command = ("eval", "run", "--finetune", 2, "--json", "--clients")
     whole = json.loads(fedcli(*command, "all", "--per-client", "all.csv").out)
@@ -98,9 +98,9 @@ def test_before_the_first_round_nobody_is_seen(tmp_path: Path) -> None:
     first = tmp_path / "run"
     with starting.start(RunConfig(**UNIFORM), first):
         pass
-    told = evaluating.evaluate_run(first, clients="all").metrics
-    assert (told["num_seen_clients"], told["num_clients"]) == (0, 30)
-    assert "seen" not in told
+    metrics = evaluating.evaluate_run(first, clients="all").metrics
+    assert (metrics["num_seen_clients"], metrics["num_clients"]) == (0, 30)
+    assert "seen" not in metrics
     with pytest.raises(ConfigError, match=r"clients=seen: the split test .* among its 30"):
         evaluating.evaluate_run(first, clients="seen")
 
@@ -113,8 +113,8 @@ def test_clients_held_out_are_unseen(fedcli: Fedcli, tmp_path: Path) -> None:
     assert fedcli("preprocess", source, *hold_out).code == 0
     train = ("--data", "held.h5", "--clients", "all", "--rounds", 1, "--out", "run", "-q")
     assert fedcli("train", *train).code == 0
-    told = json.loads(fedcli("eval", "run", "--clients", "unseen", "--json").out)
-    assert (told["num_clients"], told["num_seen_clients"]) == (2, 0)
+    metrics = json.loads(fedcli("eval", "run", "--clients", "unseen", "--json").out)
+    assert (metrics["num_clients"], metrics["num_seen_clients"]) == (2, 0)
     assert fedcli("eval", "run", "--clients", "seen").code == 1
     done = fedcli("eval", "run", "--finetune", 3)
     assert done.code == 1
@@ -129,11 +129,11 @@ def test_other_people_of_the_same_name_are_unseen(tmp_path: Path) -> None:
         )
         run = tmp_path / f"run-{is_same}"
         _train(run, data=str(data), data_options={}, clients="2", sampling="fixed", rounds=1)
-        told = evaluating.evaluate_run(run, clients="all").metrics
-        assert told["num_seen_clients"] == num_seen
-        told = evaluating.evaluate_run(run, clients="all", split="train").metrics
-        assert told["num_seen_clients"] == 2
-        # Noise on the labels changes no owner; who deals anew makes the owners the same.
+        metrics = evaluating.evaluate_run(run, clients="all").metrics
+        assert metrics["num_seen_clients"] == num_seen
+        metrics = evaluating.evaluate_run(run, clients="all", split="train").metrics
+        assert metrics["num_seen_clients"] == 2
+        # Label noise keeps the owners; a partition that redistributes examples makes them the same.
         noisy = {"partition": "label-noise", "partition_options": {"rate": 0.1}}
         run = tmp_path / f"noisy-{is_same}"
         _train(
@@ -142,7 +142,7 @@ def test_other_people_of_the_same_name_are_unseen(tmp_path: Path) -> None:
         assert evaluating.evaluate_run(run, clients="all").metrics["num_seen_clients"] == num_seen
 
 
-def test_a_client_may_have_that_name(fedcli: Fedcli, tmp_path: Path) -> None:
+def test_a_client_may_be_named_seen(fedcli: Fedcli, tmp_path: Path) -> None:
     data = write_counted_store(tmp_path / "a.h5", train={"a": 20, "seen": 20, "z": 20})
     train = ("--data", data, "--clients", "a,z", "--rounds", 1, "--out", "run", "-q")
     assert fedcli("train", *train).code == 0
@@ -153,7 +153,7 @@ def test_a_client_may_have_that_name(fedcli: Fedcli, tmp_path: Path) -> None:
         assert [row["client"] for row in rows] == ids
 
 
-def test_of_other_data_it_is_not_known(tmp_path: Path) -> None:
+def test_seen_clients_of_other_data_are_not_known(tmp_path: Path) -> None:
     _train(tmp_path / "run")
     for other in ({"data": "synthetic-digits"}, {"data_options": {"seed": 5}}):
         found = evaluating.evaluate_run(tmp_path / "run", clients="all", **other)
@@ -163,7 +163,7 @@ def test_of_other_data_it_is_not_known(tmp_path: Path) -> None:
             evaluating.evaluate_run(tmp_path / "run", clients="unseen", **other)
 
 
-def test_of_data_that_have_shrunk_it_is_not_known(tmp_path: Path) -> None:
+def test_seen_clients_of_data_that_have_shrunk_are_not_known(tmp_path: Path) -> None:
     data = write_counted_store(tmp_path / "a.h5", train={"a": 20, "b": 20, "c": 20})
     options = {"data": str(data), "data_options": {}, "clients": "3", "sampling": "fixed"}
     _train(tmp_path / "run", **options, rounds=1)
@@ -173,8 +173,8 @@ def test_of_data_that_have_shrunk_it_is_not_known(tmp_path: Path) -> None:
     assert "has changed" in found.notes[0]
 
 
-def test_of_data_that_have_grown_it_is_not_known(tmp_path: Path) -> None:
-    """One more client, and the seed draws others than those who trained."""
+def test_seen_clients_of_data_that_have_grown_are_not_known(tmp_path: Path) -> None:
+    """With one more client, the seed draws other clients than those that were trained."""
     before = {f"c{each:02}": 20 for each in range(12)}
     data = write_counted_store(tmp_path / "a.h5", train=before)
     options = {**UNIFORM, "data": str(data), "data_options": {}, "rounds": 2}

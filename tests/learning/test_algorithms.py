@@ -115,7 +115,7 @@ def test_scaffold_follows_the_paper(by: str | None) -> None:
         _assert_close(state.global_model_weights, params)
         _assert_close(state.client_work["control"], slow.control)
         for name, control in slow.controls.items():
-            # A delta over its rates: the rounding of a parameter over at least 0.1.
+            # A control is a delta divided by at least 0.1, so its rounding error is larger.
             found = state.client_work["client_controls"].read(name, len(params))
             _assert_close(found, control, scale=2.0)
 
@@ -300,7 +300,7 @@ def _run(algorithm: Algorithm, clients: Sequence[Any], num_rounds: int = 3) -> N
 def test_the_first_round_of_scaffold_is_fedavg() -> None:
     clients = _clients()
     found = _run(_build("scaffold"), clients, 1)
-    # Not to the byte: a gradient is formed before it is scaled.
+    # Bytes differ: SCAFFOLD forms the gradient before it multiplies it by the rate.
     expected = _run(_build("fedavg", weighting="uniform"), clients, 1)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 

@@ -170,10 +170,10 @@ def test_fang_trimmed_draws_beyond_the_extremes() -> None:
     np.testing.assert_allclose(drawn.max(axis=0), highs, atol=0.1 * 0.85)
 
 
-def test_fang_trimmed_leaves_zero_behind() -> None:
+def test_fang_trimmed_sends_zero_where_all_updates_are_zero() -> None:
     rows = np.array([[-1, 1, 0], [3, -3, 0], [0, 0, 0]], np.float32)
     row, _ = _sent(FangTrimmed(2.0), _updates(rows, ("a", "b", "c6"), np.ones(3)))
-    assert -2.0 <= row[0] <= -1.0  # the mean is 1, the least -1
+    assert -2.0 <= row[0] <= -1.0  # the mean is 1, the smallest value -1
     assert 1.0 <= row[1] <= 2.0
     assert row[2] == 0.0
 
@@ -224,7 +224,7 @@ def test_fang_krum_needs_a_majority_and_three_known_updates() -> None:
 
 def test_krum_chooses_by_the_nearest_others() -> None:
     between = np.array([[0, 1, 4], [1, 0, 1], [4, 1, 0]], float)
-    assert is_chosen_by_krum(between, np.array([0.5, 2.0, 3.0]), 1) is False  # score .5 twice
+    assert is_chosen_by_krum(between, np.array([0.5, 2.0, 3.0]), 1) is False  # two scores of 0.5
     assert is_chosen_by_krum(between, np.array([0.9, 2.0, 3.0]), 2) is True  # its copy is nearest
 
 
@@ -255,12 +255,12 @@ def test_mimic_finds_the_direction_of_the_greatest_variance_and_keeps_it() -> No
 def test_optimal_moves_the_rule_farther_than_other_factors(rule: str) -> None:
     aggregator = aggregators.build(rule)
 
-    def ask(deltas: Deltas) -> NDArray[np.float32]:
+    def rule_result(deltas: Deltas) -> NDArray[np.float32]:
         return aggregator.aggregate(aggregator.init(), deltas)[0]
 
     attackers = ("c5", "c6")
     updates = _updates()
-    made = _stage(Optimal("std", 16, ask), attackers)
+    made = _stage(Optimal("std", 16, rule_result), attackers)
     metrics = made.run({}, updates)[1]
     known = ROWS[:5].astype(np.float64)
     mean, std = known.mean(axis=0), known.std(axis=0, ddof=1)
@@ -279,16 +279,16 @@ def test_optimal_moves_the_rule_farther_than_other_factors(rule: str) -> None:
 
 
 def test_the_line_search_makes_all_its_trials_and_keeps_the_best() -> None:
-    asked: list[float] = []
+    points: list[float] = []
 
     def hill(x: float) -> float:
-        asked.append(x)
+        points.append(x)
         return -((x - 5.0) ** 2)
 
     best, value = line_maximum(hill, 20)
-    assert len(asked) == 20
-    assert min(asked) >= 0.0
-    assert value == max(-((x - 5.0) ** 2) for x in asked) == -((best - 5.0) ** 2)
+    assert len(points) == 20
+    assert min(points) >= 0.0
+    assert value == max(-((x - 5.0) ** 2) for x in points) == -((best - 5.0) ** 2)
     assert best == pytest.approx(5.0, abs=0.2)
     assert line_maximum(lambda x: -x, 1) == (0.0, 0.0)
 
@@ -385,7 +385,7 @@ def test_an_honest_update_that_does_not_count_is_not_known() -> None:
     np.testing.assert_allclose(row, expected, **CLOSE)
 
 
-def test_colluders_know_their_own_updates_alone() -> None:
+def test_colluders_know_only_their_own_updates() -> None:
     made = _stage(InnerProduct(1.0), ("c5", "c6"), knowledge="colluders")
     updates = _updates()
     made.run({}, updates)

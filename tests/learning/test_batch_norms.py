@@ -90,7 +90,9 @@ def test_the_server_optimizer_does_not_act_on_moving_statistics(server: Any) -> 
     found = moving(model, state.global_model_weights)
     np.testing.assert_allclose(found, moving(model, mean), rtol=1e-5, atol=1e-5)
     trained = state.global_model_weights[: model.layout.num_trained]
-    assert np.abs(trained - mean[: model.layout.num_trained]).max() > 1e-3  # it acted on these
+    assert (
+        np.abs(trained - mean[: model.layout.num_trained]).max() > 1e-3
+    )  # the optimizer changed these
 
 
 def test_federated_sgd_takes_gradients_and_moves_statistics() -> None:
@@ -107,7 +109,7 @@ def test_federated_sgd_takes_gradients_and_moves_statistics() -> None:
     np.testing.assert_allclose(state.global_model_weights, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("num_clients", [1, 4])  # one is shared by the threads
+@pytest.mark.parametrize("num_clients", [1, 4])  # threads share the work of one client
 @pytest.mark.parametrize("client", ["sgd", "adam", "clipped", "adafactor"])
 def test_threads_change_no_bit(num_clients: int, client: str) -> None:
     rows: dict[str, Any] = {
@@ -127,7 +129,7 @@ def test_threads_change_no_bit(num_clients: int, client: str) -> None:
 
 
 @pytest.mark.parametrize("terms", ["proximal", "decay"])
-def test_terms_of_the_loss_do_not_pull_moving_statistics(terms: str) -> None:
+def test_terms_of_the_loss_do_not_change_moving_statistics(terms: str) -> None:
     kinds = {"proximal": StepKind.PROXIMAL, "decay": StepKind.DECAY}
     model, (client, *_) = make_model(), clients()
     deltas = []
@@ -165,7 +167,7 @@ def test_frozen_statistics_stay_and_are_used_in_training() -> None:
     np.testing.assert_array_equal(moving(model, state.global_model_weights), before)
 
 
-def test_a_run_s_named_model_is_frozen_after_it_too(tmp_path: Path) -> None:
+def test_a_named_model_of_a_run_is_frozen_after_the_run(tmp_path: Path) -> None:
     run = trained(
         tmp_path / "run",
         data="synthetic-shapes",
@@ -187,7 +189,7 @@ def test_models_without_batch_norm_have_nothing_to_freeze() -> None:
         with_frozen_statistics(model)
 
 
-def test_every_client_may_keep_its_own() -> None:
+def test_every_client_may_keep_its_own_statistics() -> None:
     model = make_model()
     process = process_of(model, "local-only")
     state = process.next(process.initialize(), clients()).state
@@ -197,7 +199,7 @@ def test_every_client_may_keep_its_own() -> None:
         np.testing.assert_allclose(own, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_weights_are_told_apart_by_training() -> None:
+def test_weights_are_split_into_trained_and_not_trained() -> None:
     model = make_model()
     process = process_of(model)
     state = process.next(process.initialize(), clients()).state

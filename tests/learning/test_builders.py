@@ -119,7 +119,7 @@ def test_an_own_algorithm_is_a_class_or_a_file(tmp_path: Path, cohort: Any) -> N
     np.testing.assert_array_equal(moved[0], moved[1])
     np.testing.assert_array_equal(moved[2], moved[3])
     np.testing.assert_allclose(moved[0], 2 * moved[2], rtol=1e-5, atol=1e-8)
-    assert "." not in cell["SEEN"][0]  # nothing beside the class is there to be imported
+    assert "." not in cell["SEEN"][0]  # a class without a file adds no folder to sys.path
     named = learning.build_own("fedavg", MODEL, client)
     assert isinstance(named, TrainingProcess)
     assert named.algorithm.weighting == "num-examples"

@@ -53,7 +53,7 @@ def test_balanced_is_the_examples_over_classes_times_their_examples() -> None:
     assert load("balanced") == pytest.approx([8 / (3 * 5), 8 / (3 * 1), 8 / (3 * 2)], rel=1e-6)
 
 
-def test_balanced_counts_classes_that_occur_alone() -> None:
+def test_balanced_counts_only_classes_that_occur() -> None:
     counts = np.array([5, 0, 1, 2])
     found = balanced(counts)
     assert found.tolist() == pytest.approx([8 / 15, 1.0, 8 / 3, 8 / 6])
@@ -176,7 +176,7 @@ def test_a_run_keeps_its_weights_and_says_when_they_change(fedcli: Fedcli, tmp_p
         each["rounds"][0]["client_work"]["train"] for each in (json.loads(done.out), plain)
     )
     assert first["num_correct" if "num_correct" in first else "num_examples"]
-    assert first["loss"] > 2 * other["loss"]  # weights are 4.5 in the mean
+    assert first["loss"] > 2 * other["loss"]  # the mean weight is 4.5
     resumed = fedcli("train", "--resume", "run", "--rounds", "3", "-q")
     assert (resumed.code, resumed.err) == (0, "")
     again = fedcli(
@@ -191,14 +191,14 @@ def test_a_run_keeps_its_weights_and_says_when_they_change(fedcli: Fedcli, tmp_p
     assert "the weights have changed since the run began" in changed.err
 
 
-def test_fine_tuning_is_with_the_run_s_weights(fedcli: Fedcli, tmp_path: Path) -> None:
+def test_fine_tuning_uses_the_class_weights_of_the_run(fedcli: Fedcli, tmp_path: Path) -> None:
     rare = [0.0] * 9 + [1.0]
     (tmp_path / "rare.json").write_text(json.dumps(rare))
     assert fedcli("train", *SMALL, "--class-weights", "rare.json", "--out", "run", "-q").code == 0
-    told = json.loads(
+    reported = json.loads(
         fedcli("eval", "run", "--finetune", "30", "--finetune-lr", "0.5", "--json").out
     )
-    assert told["fine_tuned"]["metrics"]["sparse_categorical_accuracy"] < 0.3
+    assert reported["fine_tuned"]["metrics"]["sparse_categorical_accuracy"] < 0.3
 
 
 def test_a_bad_file_of_weights_is_refused_before_any_work(fedcli: Fedcli, tmp_path: Path) -> None:

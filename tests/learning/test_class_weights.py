@@ -37,7 +37,7 @@ RATE = 0.1
 
 
 class Weighing(Softmax):
-    """The same model with weights of examples, which its spec declares."""
+    """`Softmax` whose spec declares weights of examples."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,9 +173,9 @@ def test_the_loss_that_is_reported_is_the_sum_of_weighted_losses_over_the_exampl
     for model in (softmax(), wrap(Softmax), wrap(Weighing)):
         process = learning.build_process(still, model, class_weights=WEIGHTS)
         output = process.next(process.initialize(), data)
-        told = output.metrics["client_work"]["train"]
-        assert told["loss"] == pytest.approx(expected, rel=1e-6)
-        assert told["num_examples"] == 6
+        reported = output.metrics["client_work"]["train"]
+        assert reported["loss"] == pytest.approx(expected, rel=1e-6)
+        assert reported["num_examples"] == 6
         evaluator = learning.build_fed_eval(model)
         evaluated = evaluator.next(evaluator.initialize(), data).metrics["client_work"]["eval"]
         assert evaluated["current_round_metrics"]["loss"] == pytest.approx(np.log(3), rel=1e-6)
@@ -189,7 +189,7 @@ def test_weights_of_1_change_nothing_but_the_last_digit_of_losses() -> None:
         assert one == pytest.approx(other, rel=1e-12)
 
 
-def test_a_model_that_weighs_examples_is_given_weights_in_training_alone() -> None:
+def test_a_model_with_example_weights_gets_them_only_in_training() -> None:
     model = Weighing()
     wrapped = wrap(model)
     assert True in model.seen  # tried before any work

@@ -93,7 +93,7 @@ def test_a_file_holds_few_versions_of_each_client(tmp_path: Path) -> None:
             kept = [number - 10, number]
             states.save([number - 10])
     assert kept == [30, 40]
-    # Those of two checkpoints, and of the last two rounds.
+    # Rows of two checkpoints, and of the last two rounds.
     assert _num_rows(tmp_path / FILE) <= 2 * 4
     states.close()
     again = ClientStates(30).open_in(tmp_path, [30, 40])
@@ -111,7 +111,7 @@ def test_what_was_not_saved_is_lost_and_what_was_is_there(tmp_path: Path) -> Non
 
 
 def test_versions_after_a_checkpoint_are_undone(tmp_path: Path) -> None:
-    """As when a process is killed between saving these and writing its checkpoint."""
+    """A process killed after saving states and before writing its checkpoint leaves such a file."""
     first = _next(ClientStates().open_in(tmp_path, [0]), {"a": 1.0})
     first.save([0])
     second = _next(first, {"a": 2.0, "b": 2.0})
@@ -142,7 +142,7 @@ os._exit(9)
 
 
 def test_a_killed_process_leaves_the_last_save_whole(tmp_path: Path) -> None:
-    """With more unsaved states than the cache holds, so that the file has been written to."""
+    """It has more unsaved states than the cache holds, so the file has been written to."""
     command = [sys.executable, "-c", KILLED, str(tmp_path)]
     assert subprocess.run(command, check=False).returncode == 9
     states = ClientStates(3).open_in(tmp_path, [0, 3])
@@ -206,7 +206,7 @@ def test_every_flipped_byte_is_reported_or_changes_nothing(tmp_path: Path) -> No
     states.close()
     path = tmp_path / FILE
     whole = path.read_bytes()
-    told = []
+    messages = []
     for place in range(0, len(whole), 61):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x24]) + whole[place + 1 :])
         try:
@@ -216,11 +216,11 @@ def test_every_flipped_byte_is_reported_or_changes_nothing(tmp_path: Path) -> No
             finally:
                 again.close()
         except RunError as err:
-            told.append(str(err))
+            messages.append(str(err))
         else:
             assert read == values
-    assert len(told) > 20  # of 8 vectors of 200 bytes, and keys
-    assert all(FILE in line and "\n" not in line for line in told)
+    assert len(messages) > 20  # of 8 vectors of 200 bytes, and keys
+    assert all(FILE in line and "\n" not in line for line in messages)
 
 
 def test_every_byte_of_a_vector_is_checked(tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_after_a_change_that_failed_nothing_is_saved(tmp_path: Path) -> None:
     second = _next(first, {"a": 2.0})
     _fill(second)
     coming = second.next_version()
-    coming.write("b", np.ones(100_000, np.float32))  # which no page already there has room for
+    coming.write("b", np.ones(100_000, np.float32))  # it needs new pages of the file
     with pytest.raises(RunError, match="disk is full"):
         coming.after.save([0, 1])
     second._holder.open()._file.execute("PRAGMA max_page_count = 1000000")  # room again
@@ -425,7 +425,7 @@ def _swap_two_clients(path: Path) -> None:
 def test_states_of_another_time_or_run_are_refused(
     tmp_path: Path, kind: str, algorithm: str
 ) -> None:
-    """Also by eval, of an algorithm whose clients have models of their own."""
+    """Eval refuses it too if the algorithm keeps a model for each client."""
     run = tmp_path / "run"
     config = settings.from_options({**VALUES, "algorithm": algorithm, "rounds": 4})
     with starting.start(config, run) as training:
@@ -461,7 +461,7 @@ def test_states_of_another_time_or_run_are_refused(
     ],
 )
 def test_a_file_with_further_tables_or_triggers_is_refused(tmp_path: Path, added: str) -> None:
-    """Its rows are right, but a trigger would change what is written."""
+    """Its rows are valid, but a trigger would change what is written."""
     path = tmp_path / FILE
     Store(path).close()
     Store(path).close()

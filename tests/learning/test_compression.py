@@ -166,9 +166,8 @@ def test_random_rounding_is_unbiased(kind: str) -> None:
     x = _x().clip(-3, 3)
     num = 4000
     errors = np.stack([_passed(codec, x, KEY._replace(round_num=r)) - x for r in range(num)])
-    spread = (
-        errors.max(axis=0) - errors.min(axis=0)
-    ).max()  # a level that a coordinate was never rounded to
+    # The largest over coordinates: one of them may have been rounded to only one of its levels.
+    spread = (errors.max(axis=0) - errors.min(axis=0)).max()
     log = math.log(2 / 1e-9)
     bound = np.sqrt(2 * errors.var(axis=0) * log / num) + 7 * spread * log / (3 * (num - 1))
     assert (np.abs(errors.mean(axis=0)) <= bound + 1e-6).all()
@@ -234,7 +233,7 @@ def test_relative_errors_after_a_rotation(
     x = _x(2, 8192)
     decoded = _passed(native.Codec(kind, [(8192,)], block=8192, **fields), x)
     error = np.sum((decoded - x).astype(float) ** 2) / np.sum(x.astype(float) ** 2)
-    assert error == pytest.approx(expected, rel=0.05)  # one draw; a block has 8,192 values
+    assert error == pytest.approx(expected, rel=0.05)  # one block of 8,192 values
 
 
 @given(st.integers(1, 200), st.integers(0, 2**32 - 1), st.sampled_from([1, 4, 32, 128]))
@@ -304,12 +303,12 @@ def test_threads_and_groups_change_nothing(name: str, monkeypatch: pytest.Monkey
     for threads, group_bytes in ((1, 1 << 20), (2, 1 << 20), (7, 3 * 4 * LAYOUT.num_params)):
         monkeypatch.setattr(compression, "GROUP_BYTES", group_bytes)
         stage = _stage(name, threads)
-        state, told = stage.init(LAYOUT.num_params), []
+        state, results = stage.init(LAYOUT.num_params), []
         for round_num in range(3):
             updates = _updates(LAYOUT, [3, 1, 0, 5, 2, 8, 4, 9], round_num)
             state, metrics = stage.run(state, updates)
-            told.append((updates.rows.tobytes(), metrics))
-        made.append(told)
+            results.append((updates.rows.tobytes(), metrics))
+        made.append(results)
     assert made[0] == made[1] == made[2]
 
 

@@ -72,7 +72,7 @@ def _in_fork(work: Callable[[], bytes]) -> bytes:
         child.join()
 
 
-forks = pytest.mark.skipif(sys.platform != "linux", reason="forks are safe on Linux alone")
+forks = pytest.mark.skipif(sys.platform != "linux", reason="forks are safe only on Linux")
 
 
 @forks
@@ -130,8 +130,8 @@ def test_client_states_cannot_be_used_in_a_fork() -> None:
     )
     process = learning.build_process(algorithm, MODEL, num_clients=12)
     state = process.next(process.initialize(), _clients()).state
-    said = _in_fork(lambda: str(process.next(state, _clients())).encode())
-    assert said.startswith(b"RunError: client states in a temporary file were opened before")
+    message = _in_fork(lambda: str(process.next(state, _clients())).encode())
+    assert message.startswith(b"RunError: client states in a temporary file were opened before")
     assert process.next(state, _clients()).state.round_num == 2
 
 
@@ -248,14 +248,14 @@ def test_labels_that_another_thread_writes_to_index_nothing() -> None:
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        said = [_said(client) for _ in range(20)]
+        messages = [_error_of_round(client) for _ in range(20)]
     finally:
         stop.set()
         writer.join()
-    assert all("label" in each for each in said if each)
+    assert all("label" in each for each in messages if each)
 
 
-def _said(client: BatchedDataset) -> str:
+def _error_of_round(client: BatchedDataset) -> str:
     """Returns the error message of a round of one client, or an empty text."""
     try:
         _train(ThreadEngine(1), [client])

@@ -159,7 +159,7 @@ def _algorithm(name: str, client: optimizers.Optimizer | None, **options: Any) -
 
 
 def _letter(size: int, seed: int) -> Arrays:
-    """Returns a client whose images share most pixels; SGD and FedProx train only the others."""
+    """Returns a client whose images share most pixels: SGD and FedProx compute with the others."""
     random = np.random.default_rng(seed)
     pixels = np.ones((size, 16, 16), np.float32)
     pixels[:, 6:10, 4:12] = random.random((size, 4, 8), dtype=np.float32)
@@ -369,7 +369,7 @@ def test_mime_lite_steps_from_the_servers_state(base: Any, slow: reference.Optim
             num_examples += len(pair[1])
         frozen = slow.step(np.zeros_like(params), frozen, gradient / num_examples)[1]
         params = params + total / num_examples
-        # Adam's division brings out roundings of small gradients.
+        # Adam's division enlarges the rounding errors of small gradients.
         np.testing.assert_allclose(state.global_model_weights, params, rtol=2e-3, atol=2e-5)
     assert result.metrics["client_work"]["train"]["num_examples"] == num_examples
 
@@ -449,8 +449,8 @@ def test_schedules_count_the_rounds_of_both_sides() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    # Of the others the server moves the model though no client did, by its state or FedDyn's h, or
-    # there is no common model that moves.
+    # With the other algorithms, the state of the server or FedDyn's h moves the model without
+    # clients, or no common model is trained.
     [
         name
         for name, entry in tables.ALGORITHMS.items()
@@ -509,7 +509,7 @@ def test_mime_lite_with_plain_sgd_is_fedavg() -> None:
     assert first.global_model_weights.tobytes() == second.global_model_weights.tobytes()
 
 
-def test_a_dropped_client_moves_no_part_of_mime_lite() -> None:
+def test_a_dropped_client_changes_no_part_of_mime_lite() -> None:
     pair = _client(30, 1)
     bad = from_arrays(np.full_like(pair[0], 1e38), pair[1]).client.preprocess(epochs=3)
     process = learning.build_mime_lite_with_optimizer(_model(), optimizers.sgd(0.1, momentum=0.9))
@@ -525,7 +525,7 @@ def test_a_dropped_client_moves_no_part_of_mime_lite() -> None:
 
 
 def test_a_dropped_copy_leaves_the_other_copies_of_its_client_as_they_were() -> None:
-    """The first copy draws twice the example that makes it overflow, the second draws the other."""
+    """The first copy draws the example that overflows twice, the second draws the other one."""
     pixels, labels = _client(2, 1)
     pixels[0] = 1e38
     pair = from_arrays(pixels, labels, client_id="twice")
@@ -649,12 +649,12 @@ def test_threads_change_no_byte(num_threads: int) -> None:
         process = learning.build_weighted_fed_avg(
             _model(), optimizers.sgd(0.1, momentum=0.5), engine=ThreadEngine(threads)
         )
-        state, told = process.initialize(), []
+        state, metrics = process.initialize(), []
         for _ in range(3):
             result = process.next(state, _cohort())
             state = result.state
-            told.append(result.metrics)
-        return state.global_model_weights.tobytes(), repr(told)
+            metrics.append(result.metrics)
+        return state.global_model_weights.tobytes(), repr(metrics)
 
     assert run(num_threads) == run(1)
 
@@ -677,7 +677,7 @@ def test_pieces_of_a_cohort_change_no_byte(collect: Any, monkeypatch: pytest.Mon
     assert train() == whole
 
 
-def test_a_kept_cohort_does_not_stand_in_for_another_or_another_model() -> None:
+def test_a_kept_cohort_is_not_used_for_another_cohort_or_another_model() -> None:
     engine = ThreadEngine(2)
     first, second = (
         tuple(from_arrays(*_client(20, seed)) for seed in seeds) for seeds in ((1, 2), (3, 4))
@@ -808,8 +808,8 @@ def test_evaluation_follows_the_reference() -> None:
     result = process.next(state, cohort)
     params = np.concatenate([array.ravel() for array in weights.trainable]).astype(np.float64)
     expected = reference.evaluate(params, [_in_order(pair) for pair in cohort], NUM_CLASSES)
-    told = result.metrics["client_work"]["eval"]["current_round_metrics"]
-    _assert_same_metrics(told, expected)
+    reported = result.metrics["client_work"]["eval"]["current_round_metrics"]
+    _assert_same_metrics(reported, expected)
     assert result.state.global_model_weights.tobytes() == state.global_model_weights.tobytes()
 
 
@@ -820,8 +820,8 @@ def test_total_rounds_metrics_cover_the_states_passed_on() -> None:
 
     def evaluate(state: learning.ServerState, cohort: list[Arrays]) -> Any:
         result = process.next(state, cohort)
-        told = result.metrics["client_work"]["eval"]
-        return result.state, told["current_round_metrics"], told["total_rounds_metrics"]
+        reported = result.metrics["client_work"]["eval"]
+        return result.state, reported["current_round_metrics"], reported["total_rounds_metrics"]
 
     state, current, total = evaluate(fresh, first)
     assert current == total
@@ -837,9 +837,9 @@ def test_total_rounds_metrics_cover_the_states_passed_on() -> None:
 def test_evaluating_no_clients_gives_nan() -> None:
     process = learning.build_fed_eval(_model())
     result = process.next(process.initialize(), [_client(0, 0)])
-    told = result.metrics["client_work"]["eval"]["current_round_metrics"]
-    assert told["num_examples"] == 0
-    assert math.isnan(told["loss"])
+    reported = result.metrics["client_work"]["eval"]["current_round_metrics"]
+    assert reported["num_examples"] == 0
+    assert math.isnan(reported["loss"])
     assert result.num_empty_clients == 1
 
 
@@ -848,23 +848,26 @@ def test_evaluating_no_clients_gives_nan() -> None:
 
 def test_metrics_have_the_structure_of_tff() -> None:
     training = learning.build_weighted_fed_avg(_model(), optimizers.sgd(0.1))
-    told = training.next(training.initialize(), _cohort()).metrics
-    assert list(told) == ["distributor", "client_work", "aggregator", "finalizer"]
-    assert told["distributor"] == {}
-    assert list(told["client_work"]["train"]) == [
+    reported = training.next(training.initialize(), _cohort()).metrics
+    assert list(reported) == ["distributor", "client_work", "aggregator", "finalizer"]
+    assert reported["distributor"] == {}
+    assert list(reported["client_work"]["train"]) == [
         "sparse_categorical_accuracy",
         "loss",
         "num_examples",
         "num_batches",
         "num_non_finite_clients",
     ]
-    assert told["aggregator"] == {"mean_value": {}, "mean_weight": {}}
-    assert told["finalizer"] == {"update_non_finite": 0}
+    assert reported["aggregator"] == {"mean_value": {}, "mean_weight": {}}
+    assert reported["finalizer"] == {"update_non_finite": 0}
     evaluation = learning.build_fed_eval(_model())
-    told = evaluation.next(evaluation.initialize(), _cohort()).metrics
-    assert list(told["client_work"]["eval"]) == ["current_round_metrics", "total_rounds_metrics"]
-    assert told["aggregator"] == {"mean_value": {}, "mean_weight": {}}
-    assert told["finalizer"] == {}
+    reported = evaluation.next(evaluation.initialize(), _cohort()).metrics
+    assert list(reported["client_work"]["eval"]) == [
+        "current_round_metrics",
+        "total_rounds_metrics",
+    ]
+    assert reported["aggregator"] == {"mean_value": {}, "mean_weight": {}}
+    assert reported["finalizer"] == {}
 
 
 def test_a_metrics_aggregator_sees_every_client() -> None:
@@ -874,8 +877,8 @@ def test_a_metrics_aggregator_sees_every_client() -> None:
     training = learning.build_weighted_fed_avg(
         _model(), optimizers.sgd(0.1), metrics_aggregator=largest
     )
-    told = training.next(training.initialize(), _cohort()).metrics
-    assert told["client_work"]["train"] == {"largest": 50, "num_non_finite_clients": 0}
+    reported = training.next(training.initialize(), _cohort()).metrics
+    assert reported["client_work"]["train"] == {"largest": 50, "num_non_finite_clients": 0}
 
 
 def test_timings_are_separate() -> None:
@@ -1091,18 +1094,18 @@ def test_the_tutorial_s_flow() -> None:
     for round_num in range(1, 11):
         result = training.next(state, cohort)
         state = result.state
-        told = result.metrics["client_work"]["train"]
-        losses.append(told["loss"])
+        reported = result.metrics["client_work"]["train"]
+        losses.append(reported["loss"])
         assert state.round_num == round_num
-        assert told["num_examples"] == sum(5 * len(dataset.client) for dataset in cohort)
+        assert reported["num_examples"] == sum(5 * len(dataset.client) for dataset in cohort)
     assert losses[-1] < 0.7 * losses[0]
 
     evaluation = fedcli.learning.build_fed_eval("softmax-regression")
     weights = training.get_model_weights(state)
     eval_state = evaluation.set_model_weights(evaluation.initialize(), weights)
     for data in (train, test):
-        told = evaluation.next(eval_state, make_federated_data(data)).metrics
-        scores = told["client_work"]["eval"]
+        reported = evaluation.next(eval_state, make_federated_data(data)).metrics
+        scores = reported["client_work"]["eval"]
         assert scores["current_round_metrics"] == scores["total_rounds_metrics"]
         assert scores["current_round_metrics"]["sparse_categorical_accuracy"] > 0.5
 
@@ -1111,10 +1114,10 @@ def test_the_tutorial_s_flow() -> None:
 class _FakeEngine:
     """Another engine: records its arguments and computes on threads."""
 
-    asked: list[tuple[int, str]]
+    calls: list[tuple[int, str]]
 
     def train(self, layout: ParamLayout, task: ClientTask, *args: Any, **others: Any) -> Any:
-        self.asked.append((task.round_num, task.weighting))
+        self.calls.append((task.round_num, task.weighting))
         return ThreadEngine(1).train(layout, task, *args, **others)
 
 
@@ -1127,7 +1130,7 @@ def test_another_engine_can_compute_the_clients() -> None:
     )
     state = process.next(process.initialize(), _cohort()).state
     process.next(state, _cohort())
-    assert engine.asked == [(0, "num-examples"), (1, "num-examples")]
+    assert engine.calls == [(0, "num-examples"), (1, "num-examples")]
 
 
 def test_a_function_in_place_of_a_model_or_a_rate_is_refused() -> None:

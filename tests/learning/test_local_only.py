@@ -1,4 +1,4 @@
-"""Clients with models of their own, against each client trained alone in float64."""
+"""Clients that keep their own models, compared with each client trained alone in float64."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def own_models(path: Path, num_clients: int = 12) -> list[bytes]:
 
 
 def outcome(path: Path) -> list[bytes]:
-    """Returns all of a run that does not depend on the clock, with the clients' models."""
+    """Returns the files of a run that hold no times, and the models of its clients."""
     files = [path / name for name in ("metrics.jsonl", "evaluation.json", "config.toml")]
     files.append(folder.latest_checkpoint(path))
     return [*(file.read_bytes() for file in files), *own_models(path)]
@@ -104,9 +104,9 @@ def test_models_are_those_of_clients_that_train_alone(num_threads: int) -> None:
             num_examples += stats.num_examples
         for found, wanted in zip(models_of(state), models, strict=True):
             np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
-        told = output.metrics["client_work"]["train"]
-        assert told["num_examples"] == num_examples
-        assert told["sparse_categorical_accuracy"] == pytest.approx(num_correct / num_examples)
+        reported = output.metrics["client_work"]["train"]
+        assert reported["num_examples"] == num_examples
+        assert reported["sparse_categorical_accuracy"] == pytest.approx(num_correct / num_examples)
     assert not state.global_model_weights.any()
     assert not models[3].any()
 
@@ -166,7 +166,7 @@ def test_a_client_that_comes_twice_keeps_the_second_of_two_trainings_from_its_mo
         for cohort in ([client], [client, client])
     ]
     np.testing.assert_allclose(once, before + deltas[0], rtol=0, atol=1e-6)
-    second = 2 * deltas[1] - deltas[0]  # the mean of both is all that averaging tells
+    second = 2 * deltas[1] - deltas[0]  # averaging shows only the mean of both
     np.testing.assert_allclose(twice, before + second, rtol=0, atol=1e-5)
     assert np.abs(deltas[1] - deltas[0]).max() > 1e-4  # another order
 
@@ -275,14 +275,14 @@ def test_what_needs_one_model_is_refused_before_anything_is_evaluated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(tmp_path / "run", make_config(**LOCAL))
-    monkeypatch.setattr(evaluating, "open_data", None)  # nobody reads data
-    asked: tuple[dict[str, Any], ...] = (
+    monkeypatch.setattr(evaluating, "open_data", None)  # no data are read
+    options: tuple[dict[str, Any], ...] = (
         {"fine_tuning": evaluating.FineTuningOptions()},
         {"predictions_file": tmp_path / "p.csv"},
         {"num_errors": 3},
         {"takers": [print]},
     )
-    for each in asked:
+    for each in options:
         with pytest.raises(ConfigError, match="there is no common model"):
             evaluating.evaluate_run(tmp_path / "run", **each)
 
@@ -305,7 +305,7 @@ def test_a_central_split_is_not_evaluated(tmp_path: Path, fedcli: Fedcli) -> Non
     )
 
 
-def test_a_run_is_looked_at_client_by_client(fedcli: Fedcli, tmp_path: Path) -> None:
+def test_a_run_can_be_examined_client_by_client(fedcli: Fedcli, tmp_path: Path) -> None:
     config = RunConfig(
         data_options={"clients": 12}, clients="4", rounds=2, algorithm="local-only", client_lr=0.005
     )

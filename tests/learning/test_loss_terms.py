@@ -119,7 +119,7 @@ def test_the_reported_loss_is_that_under_smoothed_labels() -> None:
     _, rounds = trained(still, model, label_smoothing=SMOOTHING)
     assert rounds[0]["loss"] == pytest.approx(np.log(NUM_CLASSES), rel=1e-6)
     far = replace(model, initial_params=model.initial_params + np.float32(0))
-    far.initial_params[-NUM_CLASSES:] = (3.0, 0.0, -1.0)  # the biases alone
+    far.initial_params[-NUM_CLASSES:] = (3.0, 0.0, -1.0)  # only the biases
     _, rounds = trained(still, far, label_smoothing=SMOOTHING)
     logs = -np.array([3.0, 0.0, -1.0]) + np.log(np.exp([3.0, 0.0, -1.0]).sum())
     labels = np.concatenate([each.client.labels for each in clients()])

@@ -278,7 +278,7 @@ def test_terms_of_an_algorithm_come_after_clipping() -> None:
     ]
 
 
-def test_clipping_holds_the_largest_gradients() -> None:
+def test_clipping_works_for_the_largest_gradients() -> None:
     """Squares beyond float32 are summed in float64."""
     clipping = optimizers.clip_gradients(optimizers.sgd(1.0), 37.0)
     gradient, start = _constant(1e38, np.float32), _constant(0.0, np.float32)
@@ -304,7 +304,7 @@ def test_the_state_does_not_depend_on_the_rate(
 
 
 @conformance
-def test_a_schedule_changes_the_rate_alone(
+def test_a_schedule_changes_only_the_rate(
     name: str, options: dict[str, Any], expected: tuple[float, ...]
 ) -> None:
     del expected

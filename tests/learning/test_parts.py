@@ -1,4 +1,4 @@
-"""Wide networks take a batch in parts (`fed_net_part_size`): gradients are those of the batch."""
+"""Wide networks process a batch in parts (`fed_net_part_size`) with the gradient of the batch."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from tests.kit.clients import draw
 
 pytestmark = pytest.mark.numeric
 
-P = 100_000  # of the noise that is measured
+P = 100_000  # coordinates of the noise that is measured
 STATS = np.dtype([("weight", "f8"), ("norm", "f8")])
 
 
@@ -135,7 +135,7 @@ def test_sums_of_tree_noise_have_the_published_deviations(
     total = np.zeros(P)
     for round_num, deviation in enumerate(deviations):
         total += drawn(source, round_num)
-        # The standard error of a standard deviation is 1 / sqrt(2 P) of it.
+        # The relative standard error of a standard deviation is 1 / sqrt(2 P).
         assert np.std(total) == pytest.approx(deviation, rel=5 / math.sqrt(2 * P))
     after = drawn(source, 8)  # the first of the next tree
     assert np.std(after) == pytest.approx(1, rel=5 / math.sqrt(2 * P))
@@ -309,7 +309,7 @@ def test_rounds_that_spend_at_another_rate_are_refused() -> None:
 
 @pytest.mark.parametrize("name", ["fedavg", "fedprox", "fedsgd"])
 def test_what_one_client_adds_to_a_round_is_at_most_the_norm(name: str) -> None:
-    """A cohort with and without each client: the sums differ by at most C."""
+    """The sums of a cohort with and without any of its clients differ by at most C."""
     clip = 0.02
     cohort = [draw(size, size, (4, 4), 3) for size in (30, 1, 50)]
 
@@ -338,7 +338,10 @@ def test_what_one_client_adds_to_a_round_is_at_most_the_norm(name: str) -> None:
 
 
 def lower_bound(hits: int, false_alarms: int, trials: int, delta: float) -> float:
-    """Returns the epsilon that these rates of a test refute (Clopper and Pearson, 97.5 % each)."""
+    """Returns a lower bound on epsilon from the hits and false alarms of an attack.
+
+    Each rate is within its Clopper-Pearson bound with a probability of 97.5 %.
+    """
     detected = _first(lambda p: _at_least(trials, hits, p) > 0.025)
     alarmed = _first(lambda p: 1 - _at_least(trials, false_alarms + 1, p) < 0.025)
     if false_alarms == trials:
@@ -381,7 +384,7 @@ def canary_bound(noise_over_claim: float, trials: int = 1500) -> tuple[float, fl
     sees all means, adds them up in that direction and compares the sum with a threshold.
 
     Args:
-        noise_over_claim: The noise that is added over the noise that epsilon is computed from.
+        noise_over_claim: The added noise divided by the noise that epsilon is computed from.
         trials: Number of runs with the canary, and of runs without.
 
     Returns:
@@ -407,7 +410,7 @@ def canary_bound(noise_over_claim: float, trials: int = 1500) -> tuple[float, fl
 
 
 class ScaledNoise(NamedTuple):
-    """A noise source that adds a share of the noise."""
+    """A noise source that adds its noise times a factor."""
 
     source: NoiseSource
     factor: float

@@ -213,7 +213,7 @@ CASES: dict[str, tuple[str, dict[str, Any], Callable[[Matrix], Any]]] = {
     ),
     "foolsgold": ("foolsgold", {}, lambda d: plain.foolsgold(d, d)),
 }
-# Rules without an equal in `CASES` when all deltas are scaled or shifted.
+# Cases whose result does not scale and shift with all deltas.
 NOT_EQUIVARIANT = {"signs", "clipping", "clipping 3", "foolsgold"}
 
 
@@ -258,7 +258,7 @@ def test_krum_scores_and_choices_are_the_golden_ones() -> None:
         assert kept == [f"c{i}" for i in range(6)]
 
 
-def test_weights_count_where_they_are_asked_for() -> None:
+def test_weights_count_if_the_option_is_set() -> None:
     deltas = _deltas(D, WEIGHTS)
     found = _aggregated("multi-krum", deltas, num_byzantine=1, select=4, weighted=True)[0]
     np.testing.assert_allclose(found, [1.05, 1.965, -0.97], atol=1e-6)
@@ -312,9 +312,9 @@ def test_rules_see_scaled_and_shifted_deltas(case: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_order_of_clients_does_not_matter_without_ties(case: str) -> None:
-    """With f < 3, the last choices of bulyan are between two deltas that are nearest to each other.
+    """With f < 3, bulyan chooses at last between two deltas that are nearest to each other.
 
-    These tie, so more of its deltas are wrong here.
+    These have the same score, so f is 3 for it here.
     """
     name, options, _ = CASES[case]
     random = np.random.default_rng(9)
@@ -337,7 +337,7 @@ def test_the_order_of_clients_does_not_matter_without_ties(case: str) -> None:
     ],
 )
 def test_one_wrong_delta_has_bounded_influence(case: str, scale: float) -> None:
-    """However far away it is, the result stays near the others."""
+    """The result stays near the other deltas, whatever the distance of the wrong one."""
     name, options, _ = CASES[case]
     matrix = D.copy()
     matrix[6] *= scale
@@ -428,14 +428,14 @@ def test_krum_returns_a_row_and_multi_krum_lies_between_it_and_the_mean() -> Non
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_at_the_geometric_median_the_pulls_cancel(weighted: bool) -> None:
+def test_at_the_geometric_median_the_unit_vectors_to_deltas_sum_to_zero(weighted: bool) -> None:
     matrix = np.random.default_rng(8).standard_normal((9, 20)).astype(np.float32)
     weights = np.arange(1.0, 10.0)
     options = {"iterations": 3000, "weighted": weighted}
     found = _aggregated("geometric-median", _deltas(matrix, weights), **options)[0]
     shares = (weights if weighted else np.ones(9)) / (weights.sum() if weighted else 9)
-    ways = matrix.astype(float) - found
-    unit = ways / np.linalg.norm(ways, axis=1)[:, np.newaxis]
+    differences = matrix.astype(float) - found
+    unit = differences / np.linalg.norm(differences, axis=1)[:, np.newaxis]
     assert np.linalg.norm(shares @ unit) < 1e-6
 
 
@@ -753,7 +753,7 @@ def test_one_delta_is_its_own_result(name: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_threads_change_no_byte(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedcli.core.native._SHARED_BYTES", 0)  # else one thread reads so few
+    monkeypatch.setattr("fedcli.core.native._SHARED_BYTES", 0)  # else one thread reads all
     name, options, _ = CASES[case]
     matrix = np.random.default_rng(19).standard_normal((13, 20_011)).astype(np.float32)
     found = {
@@ -769,7 +769,7 @@ import numpy as np
 from fedcli.core import native
 from fedcli.core.native import Rows
 
-native._SHARED_BYTES = 0  # else one thread reads so few
+native._SHARED_BYTES = 0  # else one thread reads all
 matrix = np.linspace(-1.0, 1.0, 9 * 50_000, dtype=np.float32).reshape(9, -1)
 before = Rows(matrix, np.arange(9), 2).trimmed_mean(4)
 child = os.fork()

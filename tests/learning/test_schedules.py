@@ -13,7 +13,7 @@ pytestmark = pytest.mark.numeric
 
 ROUNDS = 40
 
-# Each schedule with the shares it must have, written out round by round.
+# Each schedule with its factors, written out round by round.
 ROWS: list[tuple[str, dict[str, Any], list[float]]] = [
     ("constant", {}, [1.0] * ROUNDS),
     ("step", {"boundaries": 7, "factors": 0.5}, [1.0] * 7 + [0.5] * (ROUNDS - 7)),
@@ -61,8 +61,8 @@ def test_each_round_has_its_share(
     name: str, options: dict[str, Any], expected: list[float]
 ) -> None:
     schedule = schedules.build(name, options)
-    shares = [schedule.factor(round_num) for round_num in range(ROUNDS)]
-    assert shares == pytest.approx(expected, rel=1e-12, abs=1e-15)
+    factors = [schedule.factor(round_num) for round_num in range(ROUNDS)]
+    assert factors == pytest.approx(expected, rel=1e-12, abs=1e-15)
 
 
 def test_every_schedule_has_a_row() -> None:
@@ -70,7 +70,7 @@ def test_every_schedule_has_a_row() -> None:
 
 
 @pytest.mark.parametrize("name", tables.SCHEDULES)
-def test_shares_stay_between_0_and_1_however_long_the_run(name: str) -> None:
+def test_factors_stay_between_0_and_1_in_runs_of_any_length(name: str) -> None:
     schedule = schedules.build(name, num_rounds=100)
     for round_num in (0, 1, 99, 100, 101, 10**6, 2**31):
         assert 0.0 <= schedule.factor(round_num) <= 1.0
@@ -79,7 +79,9 @@ def test_shares_stay_between_0_and_1_however_long_the_run(name: str) -> None:
 @pytest.mark.parametrize(
     ("options", "decay_rounds"), [({}, 30), ({"warmup_rounds": 10}, 20), ({"decay_rounds": 5}, 5)]
 )
-def test_cosine_ends_with_the_run_unless_told(options: dict[str, Any], decay_rounds: int) -> None:
+def test_cosine_ends_with_the_run_unless_decay_rounds_is_set(
+    options: dict[str, Any], decay_rounds: int
+) -> None:
     schedule = schedules.build("cosine", options, num_rounds=30)
     assert schedule.options["decay_rounds"] == decay_rounds
     warmup_rounds = options.get("warmup_rounds", 0)
@@ -108,7 +110,7 @@ def test_cosine_ends_with_the_run_unless_told(options: dict[str, Any], decay_rou
         ("step", {"factors": 1.5}, "step option factors 1.5: choose .* from 0 to 1"),
     ],
 )
-def test_a_schedule_with_a_hole_or_a_contradiction_is_refused(
+def test_a_schedule_with_missing_or_contradictory_options_is_refused(
     name: str, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message) as error:

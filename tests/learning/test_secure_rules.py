@@ -1,4 +1,4 @@
-"""Robust rules, buckets, privacy and compression behind secure sums, against their plain forms."""
+"""Robust rules, buckets, privacy and compression on secure sums, compared with plain sums."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_the_geometric_median_has_the_published_values(
     found = secure.aggregate(secure.init_for(3), deltas_of(EXAMPLE, WEIGHTS))
     np.testing.assert_allclose(found[0], expected, atol=1e-6)
     sums = found[2]["secure_sum"]
-    # A coordinate has 35 bits for 7 clients; the first of the sums has weights if they count.
+    # A coordinate has 35 bits for 7 clients. The first sum has weights only if they are used.
     assert sums["payload_bytes"] == 14 + 5 * weighted + iterations * (14 + 5)
     assert sums["extra_bytes_down"] == iterations * 4 * 3
 
@@ -152,7 +152,7 @@ def test_rules_equal_their_plain_forms_when_clients_drop_out(
 
 
 def test_a_far_client_does_not_make_the_levels_coarse() -> None:
-    """The messages of a geometric median are of its steps, so a huge update stays harmless."""
+    """Clients send clipped differences to the current result, so a huge update is bounded too."""
     rows = EXAMPLE.copy()
     for scale in (1e2, 1e4, 1e6):
         rows[6] = EXAMPLE[6] * np.float32(scale)
@@ -189,7 +189,7 @@ def test_buckets_equal_plain_ones_if_nobody_drops_out(rule: str, size: int) -> N
 
 
 def test_no_bucket_has_one_client_or_shows_one() -> None:
-    """A last one is joined to the bucket before; a bucket with one report is left out."""
+    """A single last client joins the bucket before; a bucket with one report is left out."""
     secure = SecureBuckets(bucketed("mean"))
     found = secure.aggregate(secure.init_for(4), deltas_of(noise((7, 4))))[2]["secure_sum"]
     assert found["num_buckets"] == 3
@@ -199,7 +199,7 @@ def test_no_bucket_has_one_client_or_shows_one() -> None:
     mean, _, metrics = secure.aggregate(secure.init_for(4), deltas_of(rows, weights))
     assert metrics["secure_sum"]["num_buckets"] == 3
     assert metrics["secure_sum"]["num_failed_buckets"] == 1
-    partners = [  # of client 1: without it, the others' mean is found
+    partners = [  # clients that may share the bucket of client 1: without both, the mean is equal
         each
         for each in range(8)
         if each != 1
@@ -328,7 +328,7 @@ def test_sums_of_payloads_decode_to_the_plain_mean(name: str) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert secure["compression_error"] == pytest.approx(plain["compression_error"], rel=1e-5)
     assert "payload_bytes" in plain
-    assert "payload_bytes" not in secure  # that of the sum counts
+    assert "payload_bytes" not in secure  # the metrics of the sum have it
 
 
 def test_multiples_of_the_step_are_summed_exactly() -> None:
@@ -338,7 +338,7 @@ def test_multiples_of_the_step_are_summed_exactly() -> None:
     np.testing.assert_array_equal(found, expected.astype(np.float32))
 
 
-def test_clients_send_the_same_random_places_and_nothing_else() -> None:
+def test_clients_send_the_same_random_coordinates_and_nothing_else() -> None:
     found, metrics, updates = compressed("random-k", FINE)
     count = math.ceil(0.25 * SIZE)
     sent = [np.flatnonzero(row) for row in np.delete(updates.rows, 2, axis=0)]
@@ -348,19 +348,18 @@ def test_clients_send_the_same_random_places_and_nothing_else() -> None:
     weights = np.array(SEEN)[:, None]
     expected = (weights * updates.rows.astype(np.float64)).sum(axis=0) / sum(SEEN)
     np.testing.assert_allclose(found, expected, atol=1e-7)
-    # 32 bits and 3 for 8 clients, of which two are absent; and a weight.
+    # A coordinate has 32 bits, and 3 more for 8 clients with the 2 absent ones; then a weight.
     assert metrics["secure_sum"]["payload_bytes"] == math.ceil(count * 35 / 8) + 5
 
 
 @pytest.mark.parametrize(
-    ("name", "num_values"), [("powersgd", 2 * (30 + 4) + 2 * 4), ("sketch", 5 * 62)]
+    ("name", "exchanges"), [("powersgd", [2 * 30, 2 * 4 + 4]), ("sketch", [5 * 62])]
 )
-def test_the_bytes_are_those_of_the_values_that_are_summed(name: str, num_values: int) -> None:
-    """PowerSGD sums the left factor, then the right one and the bias, which it sends twice over."""
+def test_the_bytes_are_those_of_the_values_that_are_summed(name: str, exchanges: list[int]) -> None:
+    """PowerSGD sums the left factor of the weights, then the right one together with the bias."""
     sums = compressed(name, FINE)[1]["secure_sum"]
     assert sums["num_selected"] == 8
     assert sums["num_dropped_out"] == 3
-    exchanges = [2 * 30, 2 * 4 + 4] if name == "powersgd" else [num_values]
     assert sums["payload_bytes"] == sum(math.ceil(each * 35 / 8) + 5 for each in exchanges)
 
 

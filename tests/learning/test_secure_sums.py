@@ -26,12 +26,12 @@ from fedcli.runs.record import load_run
 from tests.kit.training import figures, make_config, train, trained, trained_with_a_stop
 
 MASKS = stream_key(5, Purpose.MASKS, round_num=3)
-COINS = [
+ROUNDING_KEYS = [
     stream_key(5, Purpose.SECURE_ROUNDING, round_num=3, client=client) for client in range(1, 40)
 ]
 
 
-class Twin(NamedTuple):
+class SlowSum(NamedTuple):
     """The same arithmetic with Python's integers, client by client and pair by pair."""
 
     bits: int
@@ -40,7 +40,7 @@ class Twin(NamedTuple):
     weight_unit: int
 
     def levels(
-        self, row: NDArray[np.float32], weight: int, coins: NDArray[np.uint64] | None
+        self, row: NDArray[np.float32], weight: int, draws: NDArray[np.uint64] | None
     ) -> list[int]:
         scale = (2**self.bits - 1) / (2 * self.bound)
         result = []
@@ -48,11 +48,11 @@ class Twin(NamedTuple):
             clipped = min(max(x, -self.bound), self.bound)
             level = (weight / self.weight_unit * clipped + self.bound) * scale
             level = min(level, 2**self.bits - 1)
-            if coins is None:
+            if draws is None:
                 result.append(round(level))  # halves to even
             else:
-                coin = (int(coins[place]) >> 11) * 2.0**-53
-                result.append(int(level) + (coin < level - int(level)))
+                uniform = (int(draws[place]) >> 11) * 2.0**-53
+                result.append(int(level) + (uniform < level - int(level)))
         return [*result, weight]
 
     def sent(
@@ -91,14 +91,14 @@ def draw_masks(num_clients: int, num_values: int) -> dict[tuple[int, int], list[
 
 
 def secure(
-    rows: NDArray[np.float32], weights: list[int], twin: Twin, **more: Any
+    rows: NDArray[np.float32], weights: list[int], slow: SlowSum, **more: Any
 ) -> tuple[NDArray[np.uint64], int, NDArray[np.uint64] | None]:
     levels = native.Levels(
-        *(-twin.bound, twin.bound, 2**twin.bits - 1, twin.mask_bits), clip=twin.bound
+        *(-slow.bound, slow.bound, 2**slow.bits - 1, slow.mask_bits), clip=slow.bound
     )
-    options: dict[str, Any] = {"coins": None, "num_threads": 1, **more}
-    coins, factors = options.pop("coins"), np.array(weights, np.float64) / twin.weight_unit
-    return native.secure_sum(rows, weights, factors, coins, MASKS, levels, **options)
+    options: dict[str, Any] = {"keys": None, "num_threads": 1, **more}
+    keys, factors = options.pop("keys"), np.array(weights, np.float64) / slow.weight_unit
+    return native.secure_sum(rows, weights, factors, keys, MASKS, levels, **options)
 
 
 def decode(
@@ -113,15 +113,15 @@ EXAMPLE = np.array([[0.5, -0.25], [-0.9, 0.1], [1.3, 0.3]], np.float32)
 
 
 def test_values_of_a_small_example() -> None:
-    twin = Twin(4, mask_bits(2**4 - 1, 3), 1.0, 1)
-    assert twin.mask_bits == 6
-    levels = {client: twin.levels(row, 1, None) for client, row in enumerate(EXAMPLE)}
+    slow = SlowSum(4, mask_bits(2**4 - 1, 3), 1.0, 1)
+    assert slow.mask_bits == 6
+    levels = {client: slow.levels(row, 1, None) for client, row in enumerate(EXAMPLE)}
     assert [row[:2] for row in levels.values()] == [[11, 6], [1, 8], [15, 10]]
     masks = {(0, 1): [37, 5, 0], (0, 2): [60, 11, 0], (1, 2): [3, 50, 0]}
-    sent = twin.sent(levels, masks)
+    sent = slow.sent(levels, masks)
     assert [row[:2] for row in sent.values()] == [[44, 22], [31, 53], [16, 13]]
-    assert twin.received(sent, masks)[:2] == [27, 24]
-    total, num_clipped, _ = secure(EXAMPLE, [1, 1, 1], twin)
+    assert slow.received(sent, masks)[:2] == [27, 24]
+    total, num_clipped, _ = secure(EXAMPLE, [1, 1, 1], slow)
     assert total.tolist() == [27, 24, 3]
     assert num_clipped == 1
     np.testing.assert_allclose(decode(total[:2], 3, 1.0, 4), [0.6, 0.2], atol=1e-12)
@@ -129,7 +129,7 @@ def test_values_of_a_small_example() -> None:
     assert np.abs(decode(total[:2], 3, 1.0, 4) - clipped).max() <= 3 / (2 * 7.5) + 1e-12
 
 
-@pytest.mark.parametrize("has_coins", [False, True])
+@pytest.mark.parametrize("is_stochastic", [False, True])
 @pytest.mark.parametrize(
     ("weights", "num_rows"),
     [
@@ -142,26 +142,26 @@ def test_values_of_a_small_example() -> None:
     ],
 )
 def test_sums_and_masked_rows_equal_the_slow_ones(
-    weights: list[int], num_rows: int, has_coins: bool
+    weights: list[int], num_rows: int, is_stochastic: bool
 ) -> None:
     num_params = 37
     rng = native.random_u64(stream_key(1, Purpose.AUDIT), num_rows * num_params)
     rows = (rng / 2.0**63 - 1.0).astype(np.float32).reshape(num_rows, num_params)
-    twin = Twin(11, mask_bits(2**11 - 1, len(weights)), 0.7, 8)
-    coins = COINS[: len(weights)] if has_coins else None
-    draws = [native.random_u64(key, num_params) for key in COINS] if has_coins else [None] * 39
+    slow = SlowSum(11, mask_bits(2**11 - 1, len(weights)), 0.7, 8)
+    keys = ROUNDING_KEYS[: len(weights)] if is_stochastic else None
+    draws = [native.random_u64(key, num_params) if is_stochastic else None for key in ROUNDING_KEYS]
     levels = {
-        client: twin.levels(rows[client], weight, draws[client])
+        client: slow.levels(rows[client], weight, draws[client])
         for client, weight in enumerate(weights)
         if weight
     }
     masks = draw_masks(len(weights), num_params + 1)
-    sent = twin.sent(levels, masks)
-    total, num_clipped, masked = secure(rows, weights, twin, coins=coins, returns_sent=True)
+    sent = slow.sent(levels, masks)
+    total, num_clipped, masked = secure(rows, weights, slow, keys=keys, returns_sent=True)
     plain = [sum(values) for values in zip(*levels.values(), strict=True)]
-    assert total.tolist() == (plain or [0] * (num_params + 1))  # not even the modulus is seen
+    assert total.tolist() == (plain or [0] * (num_params + 1))  # below the modulus
     if levels:
-        assert twin.received(sent, masks) == plain
+        assert slow.received(sent, masks) == plain
     assert num_clipped == sum(int(np.count_nonzero(np.abs(rows[each]) > 0.7)) for each in levels)
     for client in range(len(weights)):
         assert masked is not None
@@ -174,9 +174,9 @@ def test_threads_change_no_bit(num_params: int) -> None:
     words = native.random_u64(stream_key(2, Purpose.AUDIT), num_clients * num_params)
     rows = (words / 2.0**63 - 1.0).astype(np.float32).reshape(num_clients, num_params)
     weights = [1, 2, 3, 0, 5, 6, 0, 8, 9]
-    twin = Twin(24, mask_bits(2**24 - 1, num_clients), 1.0, 16)
+    slow = SlowSum(24, mask_bits(2**24 - 1, num_clients), 1.0, 16)
     results = [
-        secure(rows, weights, twin, coins=COINS[:num_clients], num_threads=threads)[0]
+        secure(rows, weights, slow, keys=ROUNDING_KEYS[:num_clients], num_threads=threads)[0]
         for threads in (1, 2, 7)
     ]
     assert results[0].tobytes() == results[1].tobytes() == results[2].tobytes()
@@ -184,24 +184,26 @@ def test_threads_change_no_bit(num_params: int) -> None:
 
 
 def test_one_masked_row_is_uniform() -> None:
-    """Chi-square over 64 cells: mean 63, standard deviation 11.2; five of them are allowed."""
+    """Chi-square over 64 cells has mean 63 and standard deviation 11.2; the limit is 5 of these."""
     rows = np.zeros((2, 64_000), np.float32)
-    twin = Twin(5, 6, 1.0, 1)
-    *_, sent = secure(rows, [1, 1], twin, returns_sent=True)
+    slow = SlowSum(5, 6, 1.0, 1)
+    *_, sent = secure(rows, [1, 1], slow, returns_sent=True)
     assert sent is not None
     for row in sent:
         counts = np.bincount(row.astype(np.int64), minlength=64)
         assert np.sum(np.square(counts - row.size / 64)) / (row.size / 64) < 63 + 5 * 11.2
-    assert np.unique((sent[0] + sent[1])[:-1] % 64).tolist() == [32]  # 16 + 16: a half to even
+    assert np.unique((sent[0] + sent[1])[:-1] % 64).tolist() == [32]  # 16 + 16, from 15.5
 
 
 def test_random_rounding_is_unbiased_and_nearest_is_not() -> None:
     value, num_values = 0.01, 40_000
     rows = np.full((2, num_values), value, np.float32)
-    twin = Twin(4, 5, 1.0, 1)
+    slow = SlowSum(4, 5, 1.0, 1)
     step = 2 / 15
-    nearest = decode(secure(rows, [1, 1], twin)[0][:-1], 2, 1.0, 4).mean() / 2
-    at_random = decode(secure(rows, [1, 1], twin, coins=COINS[:2])[0][:-1], 2, 1.0, 4).mean() / 2
+    nearest = decode(secure(rows, [1, 1], slow)[0][:-1], 2, 1.0, 4).mean() / 2
+    at_random = (
+        decode(secure(rows, [1, 1], slow, keys=ROUNDING_KEYS[:2])[0][:-1], 2, 1.0, 4).mean() / 2
+    )
     fraction = (value + 1) / step % 1
     error = step * np.sqrt(fraction * (1 - fraction) / (2 * num_values))  # standard error
     assert abs(at_random - value) < 5 * error
@@ -218,7 +220,7 @@ def deltas_of(
     context = RoundContext(
         5, 3, tuple(f"c{each}" for each in range(len(rows))), (0,) * len(rows), num_absent
     )
-    unused = np.full(rows.shape[1], np.nan)  # a secure sum must not look at the plain one
+    unused = np.full(rows.shape[1], np.nan)  # a secure sum must not read the plain one
     return Deltas(unused, np.nan, stats, rows, round=context, **more)
 
 
@@ -345,17 +347,17 @@ def test_the_core_refuses_what_could_overflow(change: str, value: Any) -> None:
 
 @pytest.mark.parametrize(
     "changed",
-    [{"weights": [1, 1]}, {"weights": [1, 1, 1, 1]}, {"coins": []}, {"center": [0.0]}],
+    [{"weights": [1, 1]}, {"weights": [1, 1, 1, 1]}, {"keys": []}, {"center": [0.0]}],
 )
 def test_rows_weights_and_keys_must_agree(changed: dict[str, Any]) -> None:
-    parts: dict[str, Any] = {"weights": [1, 1, 1], "coins": None, "center": [0.0, 0.0], **changed}
+    parts: dict[str, Any] = {"weights": [1, 1, 1], "keys": None, "center": [0.0, 0.0], **changed}
     weights = parts["weights"]
     with pytest.raises(ValueError, match=r"clients|row|center"):
         native.secure_sum(
             EXAMPLE,
             weights,
             np.ones(len(weights)),
-            parts["coins"],
+            parts["keys"],
             MASKS,
             native.Levels(-1.0, 1.0, 15, 8),
             center=np.array(parts["center"]),
@@ -393,7 +395,9 @@ def test_a_run_is_the_same_for_any_threads_and_when_resumed(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("aggregator", ["mean", "norm-bound", "tff-robust"])
 @pytest.mark.parametrize("algorithm", ["fedavg", "fedprox", "fedsgd", "fedadam"])
-def test_a_run_is_close_to_one_without(tmp_path: Path, aggregator: str, algorithm: str) -> None:
+def test_a_run_is_close_to_one_without_secure_sum(
+    tmp_path: Path, aggregator: str, algorithm: str
+) -> None:
     values = {"aggregator": aggregator, "algorithm": algorithm, "rounds": 2}
     plain = train(tmp_path / "plain", make_config(**values))
     masked = train(tmp_path / "secure", make_config(**values, secure_sum=True))
@@ -431,9 +435,9 @@ def test_a_run_whose_rounds_are_all_skipped_says_so(tmp_path: Path) -> None:
     values = {**SECURE, "secure_sum_options": {"threshold": 1.0}, "client_dropout": 0.9}
     run = load_run(trained(tmp_path / "run", **values))
     assert all(each["is_skipped"] for each in secure_sums_of(tmp_path / "run"))
-    told = verdict(run.metrics, run.evaluation, run.config)
-    assert told is not None
-    assert "fewer clients reported than --secure-sum-option threshold=1 " in told
+    text = verdict(run.metrics, run.evaluation, run.config)
+    assert text is not None
+    assert "fewer clients reported than --secure-sum-option threshold=1 " in text
 
 
 ALLOWED = {"fedavg", "fedprox", "fedsgd", "fedavgm", "fedadagrad", "fedadam", "fedyogi"}
@@ -475,6 +479,6 @@ def test_a_cohort_of_one_is_refused(tmp_path: Path) -> None:
 
 
 def test_bounds_reach_the_aggregator() -> None:
-    """The engine keeps rows within them, and says so."""
+    """The bound of a coordinate is that of the deltas, to which the engine has clipped them."""
     deltas = deltas_of(EXAMPLE, [1, 1, 1], bounds=DeltaBounds(5.0, 7.0))
     assert SecureSum(Mean()).aggregate({}, deltas)[2]["secure_sum"]["bound"] == 5.0

@@ -1,4 +1,4 @@
-"""Clients that are evaluated at their own parameters: as each would be alone."""
+"""Clients evaluated in one call at their own parameters have the results of calls of one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Input layers: what they do to an image, and training and evaluation behind them."""
+"""Input layers: the images they give, and training and evaluation of models that have them."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Draws:
         return low + (high - low) * float(self._words.pop(0) >> np.uint64(11)) * 2.0**-53
 
 
-# Slow twins of the core's layers, as fed.h and layers/augment.c describe them; draws is None in
-# scoring.
+# Slow references of the core's layers, as fed.h and layers/augment.c describe them; draws is None
+# in evaluation.
 
 
 def normalized(image: Image, spec: Any, draws: Draws | None) -> Image:
@@ -123,7 +123,7 @@ def jittered(image: Image, spec: Any, draws: Draws | None) -> Image:
     return grey(contrasted) + factors[2] * (contrasted - grey(contrasted))
 
 
-TWINS = {
+REFERENCES = {
     "normalization": normalized,
     "image_standardization": standardized,
     "random_flip": flipped,
@@ -163,21 +163,21 @@ def stacks(shape: tuple[int, ...]) -> list[list[Spec]]:
     ]
 
 
-def behind(specs: Sequence[Spec], shape: tuple[int, ...]) -> Model:
+def with_dense(specs: Sequence[Spec], shape: tuple[int, ...]) -> Model:
     return sequential([*specs, layers.Flatten(), layers.Dense(2)], shape)
 
 
 def expected_image(image: Image, specs: Sequence[Spec], draws: Draws | None) -> Image:
     for spec in specs:
-        image = TWINS[spec.kind](image, spec, draws)
+        image = REFERENCES[spec.kind](image, spec, draws)
     return image
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_layers_follow_their_slow_twins(shape: tuple[int, ...]) -> None:
+def test_layers_equal_their_slow_references(shape: tuple[int, ...]) -> None:
     images = np.random.default_rng(3).random((2, *shape), np.float32)
     for specs in stacks(shape):
-        layout = behind(specs, shape).layout
+        layout = with_dense(specs, shape).layout
         table = (layout.core_rows(), layout.num_params, images.reshape(2, -1))
         found = native.run_inputs(*table)
         for image, row in zip(images.astype(np.float64), found, strict=True):
@@ -191,7 +191,7 @@ def test_layers_follow_their_slow_twins(shape: tuple[int, ...]) -> None:
 
 
 def test_each_visit_has_its_own_draws() -> None:
-    layout = behind([layers.RandomCrop(8, 8, 4), layers.Cutout(3)], (8, 8, 1)).layout
+    layout = with_dense([layers.RandomCrop(8, 8, 4), layers.Cutout(3)], (8, 8, 1)).layout
     images = np.repeat(np.random.default_rng(1).random((1, 64), np.float32), 8, axis=0)
     key = StreamKey(1, 2, 3, Purpose.DROPOUT, 0)
     found = native.run_inputs(layout.core_rows(), layout.num_params, images, key)
@@ -266,7 +266,7 @@ def test_threads_change_no_byte() -> None:
 
 
 def test_evaluation_draws_nothing() -> None:
-    """It scores the middle of each image, normalised."""
+    """It uses the normalized center crop of each image."""
     plan = BatchPlan(batch_size=4)
     model = sequential([*AUGMENTING, *CONVOLUTION], SHAPE)
     plain = Model("plain", sequential(CONVOLUTION, (8, 8, 3)).layout, model.initial_params)

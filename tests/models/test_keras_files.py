@@ -340,7 +340,7 @@ def test_forms_of_a_layer_that_mean_the_same(
 
 
 @pytest.mark.parametrize("target", [[2, 3, 1], [2, -1, 1], {"class_name": "__tuple__"}])
-def test_reshaping_the_input_tells_how_pixels_come(tmp_path: Path, target: Any) -> None:
+def test_reshaping_the_input_sets_the_form_of_pixels(tmp_path: Path, target: Any) -> None:
     if isinstance(target, dict):
         target["items"] = [2, 3, 1]
     flat = layer("Flatten", "f", data_format="channels_last")
@@ -462,7 +462,7 @@ def test_sizes_of_a_description_are_bounded(tmp_path: Path) -> None:
     assert "is not a file" in fault_of(tmp_path)
     assert "is not a file" in fault_of(tmp_path / "none")
     with (tmp_path / "m").open("wb") as file:
-        file.truncate((4 << 30) + 1)  # of holes
+        file.truncate((4 << 30) + 1)  # a sparse file
     assert "is larger than 4,294,967,296 bytes" in fault_of(tmp_path / "m")
 
 
@@ -487,7 +487,7 @@ def test_archives_are_not_unpacked_beyond_the_model(tmp_path: Path) -> None:
 
 
 def change(what: str) -> bytes:
-    """A `.weights.h5` of the MLP's in which one thing is as it must not be."""
+    """A `.weights.h5` of the MLP with one fault."""
 
     def fill(file: Any) -> None:
         for name, arrays in COUNTED.items():
@@ -752,36 +752,36 @@ def test_content_not_suffix_says_what_a_file_is(tmp_path: Path) -> None:
     assert not formats.is_keras(tmp_path)
 
 
-def garble(content: bytes, dice: random.Random) -> bytes:
+def garble(content: bytes, rng: random.Random) -> bytes:
     """The content, cut or with some bytes changed."""
-    if dice.random() < 0.1:
-        return content[: dice.randrange(len(content))]
+    if rng.random() < 0.1:
+        return content[: rng.randrange(len(content))]
     garbled = bytearray(content)
-    for _ in range(dice.choice([1, 1, 2, 5, 20])):
-        place = dice.randrange(len(content))
-        garbled[place] = dice.choice([0, 255, garbled[place] ^ 1 << dice.randrange(8)])
+    for _ in range(rng.choice([1, 1, 2, 5, 20])):
+        place = rng.randrange(len(content))
+        garbled[place] = rng.choice([0, 255, garbled[place] ^ 1 << rng.randrange(8)])
     return bytes(garbled)
 
 
 def read_anyhow(path: Path, layout: ParamLayout) -> None:
-    """Reads a damaged file, which succeeds or tells the damage in a line."""
-    told: list[str] = []
-    with contextlib.suppress(FedcliError), noting(told):
+    """Reads a damaged file, which succeeds or fails with a message of one line."""
+    messages: list[str] = []
+    with contextlib.suppress(FedcliError), recording_errors(messages):
         formats.read_model(path)
-    with contextlib.suppress(FedcliError), noting(told):
+    with contextlib.suppress(FedcliError), recording_errors(messages):
         formats.read_weights(path, layout)
-    for message in told:
+    for message in messages:
         assert message.isprintable()
         assert len(message) < 1000
 
 
 @contextlib.contextmanager
-def noting(told: list[str]) -> Iterator[None]:
-    """Keeps the message of an error that passes."""
+def recording_errors(messages: list[str]) -> Iterator[None]:
+    """Appends the message of an error, which it raises again."""
     try:
         yield
     except FedcliError as err:
-        told.append(str(err))
+        messages.append(str(err))
         raise
 
 
@@ -790,10 +790,10 @@ def noting(told: list[str]) -> Iterator[None]:
     [archive(MLP, counted(COUNTED)), legacy(NAMED, MLP, fixed=False), legacy(NAMED)],
     ids=["keras", "legacy", "legacy weights"],
 )
-def test_damage_is_told_in_a_line(tmp_path: Path, content: bytes, seed: int) -> None:
-    dice = random.Random(seed)
+def test_messages_of_damage_have_one_line(tmp_path: Path, content: bytes, seed: int) -> None:
+    rng = random.Random(seed)
     for _ in range(150):
-        read_anyhow(put(tmp_path / "m", garble(content, dice)), LAYOUT)
+        read_anyhow(put(tmp_path / "m", garble(content, rng)), LAYOUT)
 
 
 FIXTURES = [
@@ -858,14 +858,14 @@ def test_the_core_gives_the_outputs_of_real_keras(shared_data: Path, name: str) 
 
 
 @pytest.mark.parametrize("name", FIXTURES)
-def test_damaged_files_of_real_keras_are_told_in_a_line(
+def test_messages_of_damaged_files_of_real_keras_have_one_line(
     shared_data: Path, tmp_path: Path, name: str, seed: int
 ) -> None:
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     found = fixtures(shared_data / "keras", name)
     model = formats.read_model(found[0])
     layout = lay_out(model.specs, model.input_shape)
     for path in found:
         content = path.read_bytes()
         for _ in range(25):
-            read_anyhow(put(tmp_path / "m", garble(content, dice)), layout)
+            read_anyhow(put(tmp_path / "m", garble(content, rng)), layout)

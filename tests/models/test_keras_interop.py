@@ -1,4 +1,4 @@
-"""What fedcli writes is loaded by the real Keras 3, and what that writes is read by fedcli.
+"""Keras 3 loads the files that fedcli writes, and fedcli reads the files that Keras 3 writes.
 
 Needs Keras 3 and a backend of it, which `KERAS_BACKEND` names: `pip install keras jax`.
 """
@@ -170,7 +170,7 @@ def run_keras(layout: ParamLayout, params: object, images: object, folder: Path,
 
 
 def _with_variances(layout: ParamLayout, params: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Moves moving variances to where variances are: above 0."""
+    """Makes the moving variances positive."""
     for tensor, values in zip(layout.tensors, layout.split(params), strict=True):
         if tensor.name.endswith("/moving_variance"):
             values[:] = 0.5 + np.abs(values)
@@ -181,9 +181,9 @@ def _with_variances(layout: ParamLayout, params: NDArray[np.float32]) -> NDArray
 def test_keras_predicts_what_fedcli_computes(tmp_path: Path, backend: str, name: str) -> None:
     shape, specs = MODELS[name]
     layout = lay_out(specs, shape)
-    dice = np.random.RandomState(1)
-    params = _with_variances(layout, dice.normal(0, 0.3, layout.num_params).astype(np.float32))
-    images = dice.uniform(0, 1, (5, *shape)).astype(np.float32)
+    rng = np.random.RandomState(1)
+    params = _with_variances(layout, rng.normal(0, 0.3, layout.num_params).astype(np.float32))
+    images = rng.uniform(0, 1, (5, *shape)).astype(np.float32)
     needs_channels = name == "cnn"  # Keras has no windows over images without
     given = images[..., None] if needs_channels else images
     run_keras(layout, params, given, tmp_path, backend)
@@ -223,9 +223,9 @@ def test_keras_trains_batch_norms_to_the_same_weights(
 ) -> None:
     shape, specs = MODELS[name]
     model = models.sequential(specs, shape, seed=3)
-    dice = np.random.default_rng(5)
-    images = dice.random((16, *shape), np.float32)
-    labels = dice.integers(0, 5, 16, np.int32)
+    rng = np.random.default_rng(5)
+    images = rng.random((16, *shape), np.float32)
+    labels = rng.integers(0, 5, 16, np.int32)
     files = [tmp_path / each for each in ("m.keras", "images.npy", "labels.npy", "m.weights.h5")]
     formats.write_keras(files[0], model.layout, model.initial_params)
     np.save(files[1], images)

@@ -66,7 +66,7 @@ def test_descriptions_of_graphs_give_them_back() -> None:
     ]
 
 
-def test_an_activation_joins_only_a_layer_that_nobody_else_reads() -> None:
+def test_an_activation_joins_only_a_layer_without_other_readers() -> None:
     image = Input()
     conv = Conv2D(3, 3, padding="same")(image)
     relu = Activation("relu")(conv)
@@ -76,7 +76,7 @@ def test_an_activation_joins_only_a_layer_that_nobody_else_reads() -> None:
     assert layout.sources == ((0,), (1,), (2, 1), (3,))
 
 
-def test_layers_that_compute_nothing_stand_for_their_input() -> None:
+def test_layers_that_compute_nothing_are_replaced_by_their_input() -> None:
     image = Input()
     conv = Conv2D(3, 3, padding="same")(image)
     kept = Dropout(0.0)(conv)

@@ -65,7 +65,7 @@ EVERY_KIND: list[Spec] = [
     LeakyReLU(0.1, "leaky"),
     ELU(0.5, "exponential"),
 ]
-# Keras has them under other names, or not at all.
+# Layers that Keras lacks or has under other names.
 INPUT_LAYERS: list[Spec] = [
     Normalization(0.5, 0.25, name="scaled"),
     ImageStandardization("standard"),

@@ -142,13 +142,13 @@ def test_the_core_refuses_statistics_elsewhere(wrong: int) -> None:
         native.Model([layout.layers[0].core_row(0, wrong), rows[1]], layout.num_params)
 
 
-# size, window, stride, then outputs and the padding before: as TensorFlow documents them.
+# Number of outputs and padding before the input, by TensorFlow's documentation.
 @pytest.mark.parametrize(
     ("size", "window", "stride", "padding", "outputs", "pad"),
     [
         (28, 5, 1, "same", 28, 2),
         (28, 2, 2, "same", 14, 0),
-        (7, 2, 2, "same", 4, 0),  # one beyond, at the end
+        (7, 2, 2, "same", 4, 0),  # the padding of 1 is at the end
         (7, 3, 2, "same", 4, 1),
         (8, 3, 2, "same", 4, 0),
         (5, 4, 1, "same", 5, 1),

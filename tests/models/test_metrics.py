@@ -29,7 +29,7 @@ def test_names_stand_in_tff_s_order_and_values_are_plain_numbers() -> None:
     assert [type(value) for value in result.values()] == [float, float, int, int]
 
 
-def test_a_mean_over_nobody_is_nan() -> None:
+def test_a_mean_over_no_clients_is_nan() -> None:
     result = metrics.finalize(metrics.ZERO)
     assert math.isnan(result["loss"])
     assert math.isnan(result["sparse_categorical_accuracy"])

@@ -94,7 +94,7 @@ STACKS: dict[str, tuple[tuple[int, ...], list[Spec]]] = {
             MaxPool2D(3, 2, "same"),
             GroupNorm(2, 0.1, center=False),
             Conv2D(18, 3, 2, "same"),
-            # Norms of 4 values, not of 1: those are 0, and so is every gradient before them.
+            # Each norm has 4 values: with 1 its output and all gradients before it would be 0.
             GroupNorm(-1, 0.1, scale=False),
             Dense(NUM_CLASSES),
         ],
@@ -170,7 +170,7 @@ STACKS: dict[str, tuple[tuple[int, ...], list[Spec]]] = {
             Dense(NUM_CLASSES),
         ],
     ),
-    # Without kinks, which in networks of this depth no data keep far from.
+    # No kinks: in networks of this depth, all data have values near one.
     "residual blocks": (
         (8, 7, 3),
         [
@@ -277,7 +277,7 @@ class NumpyForm:
         return params + updates, state
 
 
-# The least squares of Adafactor and Adam hide what rounding makes of gradients that are 0.
+# These epsilons of Adafactor and Adam hide the rounding errors of gradients that are 0.
 ADAFACTOR = optimizers.adafactor(0.01, epsilon_1=1e-6)
 OPTIMIZERS: dict[str, tuple[optimizers.Optimizer, Callable[[ParamLayout], Any]]] = {
     "sgd": (optimizers.sgd(0.05), lambda _: reference.Sgd(0.05)),
@@ -293,9 +293,9 @@ OPTIMIZERS: dict[str, tuple[optimizers.Optimizer, Callable[[ParamLayout], Any]]]
 }
 
 
-# ReLU and max pooling give the loss kinks, where its gradient jumps. Of float32 and float64, a
-# rounding apart, one may be on either side of a kink; then their gradients differ by what one place
-# contributes and both are right. (With data seed 2 a ReLU of McMahan's CNN has the input -5e-7 in
+# ReLU and max pooling give the loss kinks, where its gradient jumps. By rounding, float32 and
+# float64 may be on different sides of a kink; then their gradients differ by the contribution of
+# one position, and both are right. (With data seed 2 a ReLU of McMahan's CNN has the input -5e-7 in
 # float64 and 2e-7 in AVX2's float32, and a kernel's gradient jumps by 1.5e-2.) No tolerance can
 # tell that from a fault, so the data keep float64 this far from every kink: three times the
 # greatest error of a ReLU's input in 200 images, 2.5e-6 (Winograd's convolutions; 5e-7 in PyTorch).
@@ -340,7 +340,7 @@ def test_the_gradient_is_the_reference_s(name: str, clip: tuple[StepRow, ...]) -
                 continue
             own = slice(tensor.offset, tensor.offset + tensor.size)
             # Float32 in NumPy is off by 2e-7 to 2e-6 of a tensor's greatest; a bias before an
-            # instance norm has the gradient 0, of which the terms that cancel leave a rounding.
+            # instance norm has the gradient 0, computed with a rounding error of its terms.
             atol = 5e-6 * np.abs(expected[own]).max() + 1e-6 * np.abs(expected).max()
             np.testing.assert_allclose(
                 found[own], expected[own], rtol=0, atol=atol, err_msg=tensor.name
@@ -378,7 +378,7 @@ def test_rounds_of_any_network_follow_the_reference(name: str, optimizer: str) -
         assert correct == pytest.approx(stats.num_correct, abs=1e-6)
 
 
-@pytest.mark.parametrize("num_clients", [1, 3])  # one is shared by the threads
+@pytest.mark.parametrize("num_clients", [1, 3])  # threads share the work of one client
 def test_adafactor_is_the_same_to_the_byte_for_any_number_of_threads(num_clients: int) -> None:
     model = _a_model("cnn-mcmahan's")
     clients = _clients(model.layout.input_shape)[:num_clients]
@@ -426,7 +426,7 @@ def test_the_reference_s_gradient_is_the_slope_of_its_loss(name: str) -> None:
             for step in (1e-6, -1e-6)
         ]
         slope = (losses[0] - losses[1]) / (2e-6 * len(y))
-        # Central differences: rounding 1e-16 / 1e-6 a unit of loss.
+        # Central differences have a rounding error of 1e-16 / 1e-6 times the loss.
         assert gradient @ direction == pytest.approx(slope, rel=1e-5, abs=1e-8)
 
 
@@ -442,7 +442,7 @@ def test_masks_come_from_the_stream_of_the_client_and_round() -> None:
 
 
 def test_an_anchor_s_gradient_sees_the_same_masks() -> None:
-    """In a client's first step both gradients are at the same parameters: nothing is left."""
+    """In a client's first step both gradients are at the same parameters and cancel."""
     layout: ParamLayout = models.sequential(
         [Dense(6, "relu"), Dropout(0.5), Dense(2)], (3, 2)
     ).layout

@@ -132,8 +132,8 @@ def test_a_model_of_one_s_own_is_fine_tuned_and_kept_by_each_client(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(EXAMPLE, "my_model.py")
-    told: dict[str, list[dict[str, Any]]] = {"softmax-regression": [], "my_model.py:build": []}
-    for model, found in told.items():
+    results: dict[str, list[dict[str, Any]]] = {"softmax-regression": [], "my_model.py:build": []}
+    for model, found in results.items():
         code = ["--model", "my_model.py"] if "py" in model else []
         for algorithm in ("fedavg", "local-only"):
             train = ["train", "--model", model, "--algorithm", algorithm, "--rounds", "2"]
@@ -142,7 +142,7 @@ def test_a_model_of_one_s_own_is_fine_tuned_and_kept_by_each_client(
             tuning = ["--finetune", "3"] if algorithm == "fedavg" else []
             assert cli.run(["eval", "run", *code, *tuning, "--json"]) == 0
             found.append(json.loads(capsys.readouterr().out))
-    built_in, own = told.values()
+    built_in, own = results.values()
     assert own[0]["fine_tuned"]["metrics"]["loss"] == pytest.approx(
         built_in[0]["fine_tuned"]["metrics"]["loss"], rel=1e-5
     )
@@ -217,7 +217,7 @@ def test_mean_gradients_keep_their_digits_beside_large_weights(is_own: bool) -> 
         rows=((StepKind.GRADIENT, ()),), params=params, round_num=0, weighting="uniform"
     )
     result = engine.train(model.layout, task, (dataset,))
-    # All weights alike, so are the probabilities.
+    # All weights are equal, so all probabilities are.
     residuals = 1.0 / NUM_CLASSES - np.eye(NUM_CLASSES)[labels]
     images = pixels.reshape(40, -1).astype(np.float64)
     kernel, bias = images.T @ residuals / 40, residuals.mean(axis=0)
@@ -342,7 +342,7 @@ def test_label_and_image_faults_name_the_client() -> None:
 
 
 def output_with(**changes: Any) -> Callable[..., Any]:
-    """A forward pass whose output is changed; a function changes what stands there."""
+    """A forward pass with changed output: each change is a value or a function of the value."""
 
     def forward_pass(self: Any, batch: Any, training: bool = True) -> Any:
         output = MnistModel.forward_pass(self, batch, training)
@@ -482,7 +482,7 @@ def test_wrong_model_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(ModelError, match=message) as caught:
         learning.build_weighted_fed_avg(Wrong, optimizers.sgd(0.1))
     assert "\n" not in str(caught.value)
-    assert str(caught.value).startswith((__file__, str(EXAMPLE)))  # no line of ours
+    assert str(caught.value).startswith((__file__, str(EXAMPLE)))  # not a line of this package
 
 
 @pytest.mark.numeric
@@ -503,18 +503,18 @@ def test_clients_are_scored_at_starts_of_their_own() -> None:
 
 
 def test_a_call_within_a_call_is_refused() -> None:
-    """It would wait for itself."""
+    """It would wait for the lock of the call that makes it."""
     model = wrap(Small)
     assert isinstance(model, PythonModel)
     engine, clients = PythonEngine(model), cohort()
     params = np.zeros(model.layout.num_params, np.float32)
 
-    def asks_again() -> Iterator[BatchedDataset]:
+    def calls_again() -> Iterator[BatchedDataset]:
         yield clients[0]
         engine.evaluate(model.layout, params, clients)
 
     with pytest.raises(ConfigError, match="engine of its own"):
-        engine.evaluate(model.layout, params, asks_again())
+        engine.evaluate(model.layout, params, calls_again())
     engine.evaluate(model.layout, params, clients)
 
 
@@ -763,17 +763,17 @@ def test_run_knows_its_file_and_whether_it_has_changed(
     expected = "my_model.py has changed since the run began; the current version is used"
     with starting.resume("run", rounds=2, model="my_model.py") as training:
         assert [note for note in training.notes if expected in note]
-    told = evaluating.evaluate_run("run", model="my_model.py")
-    assert [note for note in told.notes if expected in note]
+    evaluation = evaluating.evaluate_run("run", model="my_model.py")
+    assert [note for note in evaluation.notes if expected in note]
     Path("my_model.py").rename("moved.py")
-    assert evaluating.evaluate_run("run", model="moved.py:build").values == told.values
+    assert evaluating.evaluate_run("run", model="moved.py:build").values == evaluation.values
     with pytest.raises(ModelError, match=r"cannot read the model .*my_model.py"):
         evaluating.evaluate_run("run", model="my_model.py")
 
 
 @pytest.fixture
 def code_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run whose model is code that from now on must not run unasked: it leaves a file."""
+    """A run whose model is code that now makes a file when it runs; without --model it must not."""
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "my_model.py"
     text = EXAMPLE.read_text().replace("def build(input_shape", "def tall(input_shape")
@@ -825,8 +825,8 @@ def test_hint_after_a_run_names_its_code(
     code_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.run(["train", "--resume", "run", "--model", "my_model.py"]) == 0
-    told = " ".join(capsys.readouterr().out.split())
-    assert f"fedcli eval run --model {code_run.parent / 'my_model.py'}:tall --clients all" in told
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"fedcli eval run --model {code_run.parent / 'my_model.py'}:tall --clients all" in text
 
 
 def test_export_of_a_model_in_python_runs_nothing_and_keeps_the_order(
@@ -874,8 +874,8 @@ def test_a_checkpoint_that_claims_a_larger_model_is_told_before_it_is_made(
     content = replace(checkpoint.load(file), input_shape=(1000, 1000), num_classes=60)
     file.write_bytes(checkpoint.encode(content))
     assert cli.run(["export", "run", "w.npz"]) == 1
-    told = capsys.readouterr().err
-    assert "holds 7,850 weights, but softmax-regression of its config, for examples of" in told
+    message = capsys.readouterr().err
+    assert "holds 7,850 weights, but softmax-regression of its config, for examples of" in message
 
 
 def test_code_beside_a_run_that_needs_none_is_refused(
@@ -1279,7 +1279,7 @@ def test_torch_module_of_the_api_needs_an_input_shape(torch_file: Path) -> None:
 
 
 class Twice(Small):
-    """Its loss is the cross-entropy of a softmax of probabilities."""
+    """Its loss takes probabilities as logits: it applies the softmax twice."""
 
     def forward_pass(self, batch: Any, training: bool = True) -> Any:
         x, labels = batch["x"], batch["y"].reshape(-1)
@@ -1308,7 +1308,7 @@ class Squared(Twice):
 
 
 def test_a_softmax_of_probabilities_is_refused_as_soon_as_it_shows() -> None:
-    """From zeros all probabilities are alike, and the two losses are the same."""
+    """With parameters of 0 all probabilities are equal, and so are the two losses."""
     process = learning.build_weighted_fed_avg(Twice, optimizers.sgd(0.5))
     message = (
         r"test_own_models\.py:\d+: forward_pass: the predictions are probabilities, but the loss"

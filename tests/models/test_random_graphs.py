@@ -49,7 +49,7 @@ pytestmark = pytest.mark.numeric
 NUM_GRAPHS = int(os.environ.get("FEDCLI_TEST_GRAPHS", "20"))
 NUM_CLASSES = 3
 SMOOTH = ("tanh", "sigmoid", "silu", "gelu", "gelu_tanh")
-# Layers with a kink come after sums with a bias alone: elsewhere zeros would lie in the kink.
+# Layers with a kink come only after sums with a bias: elsewhere zeros would be at the kink.
 KINKED = ("relu", "relu6", "leaky_relu", "elu", "hard_silu")
 KINK_MARGIN = 7.5e-6  # as in test_networks.py
 
@@ -98,7 +98,7 @@ def _met(random: Random, values: list[Value]) -> list[Value]:
 
 
 def _applied(layers: list[Spec], value: Value) -> Value:
-    """What layers give, one after the other."""
+    """The output of layers, one after the other."""
     for layer in layers:
         parts = layer.changed(name="x").parts(value.incoming)
         shape = parts[-1].out_shape if parts else value.incoming.shape
@@ -119,7 +119,7 @@ def _ended(random: Random, last: Value) -> Node:
 
 
 def _layer(random: Random, incoming: Incoming) -> list[Spec]:
-    """A layer that fits, perhaps with a kinked activation behind it."""
+    """A layer that fits; an activation with kinks may follow it."""
     kinds = _OF_IMAGES if incoming.is_image else _OF_VECTORS
     return kinds[random.integers(len(kinds))](random, incoming)
 
@@ -225,7 +225,7 @@ def _model(number: int) -> Model:
 
 
 def _clear_of_kinks(number: int) -> tuple[Model, one_step.Drawn]:
-    """A graph and a batch of which no value is where rounding decides the slope.
+    """A graph and a batch without values so near a kink that rounding decides the slope.
 
     In a graph with constants, such as windows of zeros, equal values may meet in a max pool,
     whatever the batch; then another graph takes its place.
@@ -270,7 +270,7 @@ def test_a_random_graph_follows_the_reference_on_any_number_of_threads(number: i
 
 
 def test_the_graphs_have_every_kind_of_layer_and_activation() -> None:
-    """Graphs alone, without a step: what the test above draws from."""
+    """The graphs of the test above, without a step."""
     layouts = [_model(number).layout for number in range(100)]
     kinds = {layer.kind for layout in layouts for layer in layout.layers}
     assert kinds >= {

@@ -58,7 +58,7 @@ def test_names_are_built_with_their_options() -> None:
         ("a:b.keras", True, ("a:b.keras", None)),
     ],
 )
-def test_files_are_told_from_names_and_functions_from_files(
+def test_names_files_and_functions_are_distinguished(
     text: str, is_file: bool, parts: tuple[str, str | None]
 ) -> None:
     assert tables.is_model_file(text) is is_file

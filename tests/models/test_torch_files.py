@@ -39,7 +39,7 @@ def separable(name: str) -> Model:
 
 @pytest.mark.parametrize("name", [*tables.MODELS, "separable"])
 def test_a_module_of_the_same_layers_computes_the_same(name: str, tmp_path: Path) -> None:
-    """In PyTorch the module is that of `fedcli bench --compare torch`, under the layers' names."""
+    """The PyTorch module is that of `fedcli bench --compare torch`, with the layers' names."""
     torch = pytest.importorskip("torch")
     from fedcli.benchmarks import torch_peer
 
@@ -62,12 +62,12 @@ def test_a_module_of_the_same_layers_computes_the_same(name: str, tmp_path: Path
 
 
 def logits(model: Model, images: Any) -> Any:
-    """What the core gives for each image."""
+    """The core's logits of each image."""
     client = from_arrays(images, np.zeros(len(images), np.int32))
     return ThreadEngine(1).predict(model.layout, model.initial_params, [client]).values
 
 
-def test_a_dense_layer_behind_an_image_reads_channels_before_rows() -> None:
+def test_a_dense_layer_after_an_image_reads_channels_before_rows() -> None:
     """PyTorch's names need no PyTorch."""
     model = models.sequential(
         [layers.Conv2D(5, (2, 1), name="c"), layers.Flatten(), layers.Dense(2, name="d")], (4, 3, 2)

@@ -104,7 +104,7 @@ def test_bad_arrays_are_refused(
 
 def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
     path = tmp_path / "w.npz"
-    # 100 MB of zeros behind a header that declares the right shape.
+    # 100 MB of zeros after a header that declares the right shape.
     write_zip(path, npy(KERNEL) + bytes(100_000_000), npy(BIAS), method=zipfile.ZIP_DEFLATED)
     with pytest.raises(ConfigError, match="does not hold the array that its header declares"):
         weights_files.load_npz(path, SHAPES)

@@ -117,7 +117,7 @@ def test_kernels_start_glorot_uniform_and_biases_0(name: str) -> None:
     tensors = model.layout.split(model.initial_params)
     for kernel, bias, limit in zip(tensors[::2], tensors[1::2], GLOROT_LIMITS[name], strict=True):
         assert not bias.any()
-        # The largest of n draws falls short of the limit by 1 / n of it (n >= 288), 5 times that.
+        # The largest of n draws is about 1 / n of the limit below it; 5 times that are allowed.
         assert np.abs(kernel).max() == pytest.approx(limit, rel=5 / kernel.size + 2e-3)
         # Uniform: variance limit^2 / 3, whose standard error is sqrt(4 / (5 n)) of itself.
         error = np.sqrt(0.8 / kernel.size)
@@ -190,7 +190,9 @@ def test_rates_that_leave_nothing_are_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "least"), [("cnn-mcmahan", 4), ("cnn-reddi", 6), ("lenet5", 12), ("leaf-femnist", 4)]
 )
-def test_an_image_that_is_too_small_is_told_by_layer(name: str, least: int) -> None:
+def test_the_message_about_an_image_that_is_too_small_names_the_layer(
+    name: str, least: int
+) -> None:
     models.build(name, input_shape=(least, least, 3))
     message = rf"model {name}: layer .*: its window of \d x \d is larger than the \d x \d image"
     with pytest.raises(ConfigError, match=message):

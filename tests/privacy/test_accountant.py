@@ -102,21 +102,23 @@ def precise_delta(loss: GridLosses, num_rounds: int, epsilon: float) -> float:
     """Delta of composed rounds by sums over all losses, in long double."""
     size, num = 1 << 14, 100  # further frequencies are below 1e-20
     steps = np.arange(loss.first, loss.first + len(loss.masses))
-    turns = np.outer(np.arange(num), steps) % size
-    angles = turns.astype(np.longdouble) * (np.longdouble(8) * np.arctan(np.longdouble(1)) / size)
+    exponents = np.outer(np.arange(num), steps) % size
+    angles = exponents.astype(np.longdouble) * (
+        np.longdouble(8) * np.arctan(np.longdouble(1)) / size
+    )
     masses = loss.masses / loss.masses.astype(np.longdouble).sum()
-    # Less 1, because most terms are near 1.
+    # The sum minus 1, computed without cancellation: most terms are near 1.
     real, imaginary = -2 * np.sin(angles / 2) ** 2 @ masses, -np.sin(angles) @ masses
     power = np.exp(num_rounds * np.log(1 + (real + 1j * imaginary)))
     later = np.arange(math.ceil(epsilon / STEP), size // 2)
     weights = -np.expm1(epsilon - later * STEP)
-    waves = np.exp(2j * np.pi / size * (np.outer(np.arange(num), later) % size)) @ weights
-    parts = (power * waves).real
+    transform = np.exp(2j * np.pi / size * (np.outer(np.arange(num), later) % size)) @ weights
+    parts = (power * transform).real
     return float((2 * parts.sum() - parts[0]) / size)
 
 
 def test_many_rounds_against_sums_in_long_double() -> None:
-    """Epsilon is solved for with few frequencies; delta is that of all of them."""
+    """Epsilon is found with few frequencies and has the delta of all frequencies."""
     losses = removed_and_added(0.01, 2.0)[0]
     loss = SampledGaussianLoss(0.01, 2.0)
     for delta in (1e-5, 1e-8):
@@ -135,15 +137,15 @@ def test_few_and_many_frequencies_give_the_same_epsilon() -> None:
             assert composed._search(power, delta) == pytest.approx(solved, rel=1e-8)
 
 
-def test_epsilon_does_not_depend_on_earlier_questions() -> None:
+def test_epsilon_does_not_depend_on_earlier_calls() -> None:
     rounds = [1, 2, 3, 40, 63, 64, 65, 128, 129, 130, 200, 64, 1]
-    asked = SampledGaussianLoss(0.05, 1.3)
+    reused = SampledGaussianLoss(0.05, 1.3)
     for num_rounds in rounds:
         fresh = SampledGaussianLoss(0.05, 1.3)
-        assert asked.epsilon(num_rounds, 1e-4) == fresh.epsilon(num_rounds, 1e-4)
+        assert reused.epsilon(num_rounds, 1e-4) == fresh.epsilon(num_rounds, 1e-4)
     accountant = Accountant(PoissonSampled(0.05), 1.3, 1e-4)
-    assert accountant.spent(8).epsilon == asked.epsilon(8, 1e-4)
-    assert accountant.spent(7).epsilon == asked.epsilon(7, 1e-4)
+    assert accountant.spent(8).epsilon == reused.epsilon(8, 1e-4)
+    assert accountant.spent(7).epsilon == reused.epsilon(7, 1e-4)
 
 
 def schemes_by_rate() -> list[Scheme]:
@@ -264,10 +266,10 @@ def test_no_client_spends_more_than_a_scheme_of_trees_says(a_pass: int, a_tree: 
     scheme = tree_scheme(a_pass, 1, a_tree)
     assert isinstance(scheme, Unsampled)
     for num_rounds in range(13):
-        told = scheme.squared_sensitivity(num_rounds)
+        found = scheme.squared_sensitivity(num_rounds)
         slow = slow_tree_spending(num_rounds, a_pass, a_tree)
-        # Where a tree spans several passes, two participations may be closer than they can be.
-        assert told == slow if a_tree <= a_pass else told >= slow
+        # For a tree of several passes, the scheme also counts participations closer than possible.
+        assert found == slow if a_tree <= a_pass else found >= slow
 
 
 def test_passes() -> None:
