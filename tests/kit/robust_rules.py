@@ -1,4 +1,4 @@
-"""Robust rules and pre-aggregators in float64 NumPy, written as slowly and simply as defined.
+"""Robust rules and pre-aggregators in float64 NumPy, written directly from their definitions.
 
 Deltas are the rows of a matrix [n, num_params]; f of them may be wrong.
 """
