@@ -39,7 +39,7 @@ class EdgeCase(MeasuredOnClients):
 
     Attributes:
         source: The true class of the rare images.
-        target: The class as which they are to be predicted.
+        target: The class that attackers want predicted for them.
         poison_share: Share of an attacker's examples that are replaced.
         rare: The attackers' rare images in stored values, [n, H, W] or [n, H, W, C].
         seed: The run's seed.
@@ -123,7 +123,7 @@ class OtherDataEdgeCase:
 
     Attributes:
         source: The class of the images in that dataset, which counts as their true class.
-        target: The class as which they are to be predicted.
+        target: The class that attackers want predicted for them.
         poison_share: Share of an attacker's examples that are replaced.
         rare: The attackers' images in stored values of the run's data, [n, H, W] or [n, H, W, C].
         seed: The run's seed.
@@ -195,10 +195,10 @@ class OtherDataEdgeCase:
 
 
 class _OneClient(ClientData):
-    """A split that is replaced by a single client."""
+    """A split that consists of a single client."""
 
     def __init__(self, data: ClientData, client: ClientDataset) -> None:
-        """Takes everything but the clients from a split."""
+        """Copies everything but the clients from another split."""
         for name in ClientData.__annotations__:
             setattr(self, name, getattr(data, name))
         self.client_ids = (client.client_id,)

@@ -148,7 +148,7 @@ class Backdoor(MeasuredOnClients):
     Dolan-Gavitt and Garg, "BadNets", 2017, https://arxiv.org/abs/1708.06733).
 
     Attributes:
-        target: The class as which images with the trigger are to be predicted.
+        target: The class that attackers want predicted for images with the trigger.
         poison_share: Share of an attacker's examples that are stamped.
         size: Side of the square in pixels.
         ink: The value of ink as the model sees it: 1 or 0.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def check_batch_norms(model: Model, algorithm: Algorithm, stages: Sequence[UpdateStage]) -> None:
-    """Refuses parts that would do more to a model's moving statistics than average them.
+    """Refuses parts that change a model's moving statistics other than by averaging them.
 
     Args:
         model: A model with batch normalization.

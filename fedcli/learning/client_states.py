@@ -194,7 +194,7 @@ class Store:
         """Sets a client's vector of a version, without a copy.
 
         Returns:
-            Whether the vectors in memory take so much room that the caller should `flush` them.
+            Whether the vectors take so much memory that the caller should `flush` them.
 
         Raises:
             RunError: An earlier change failed.
@@ -408,9 +408,9 @@ class _Pending:
 
 
 def _unneeded(versions: Iterable[int], version: int, needed_at: Sequence[int]) -> list[int]:
-    """Returns the versions that nobody will read.
+    """Returns the versions that can be dropped.
 
-    Someone may read `version`, and for each of `needed_at` the newest version up to it.
+    Later reads need `version`, and for each of `needed_at` the newest version up to it.
     """
     needed = {version}
     for kept in needed_at:

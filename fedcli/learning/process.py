@@ -153,7 +153,7 @@ class LearningProcess(ExplainsNames, abc.ABC):
     @property
     def state_signature(self) -> str:
         """The type of `initialize` in TFF's notation."""
-        from fedcli.learning.signatures import format_type, state_types  # lazy: few ask for types
+        from fedcli.learning.signatures import format_type, state_types  # lazy: rarely used
 
         state = state_types(self.initialize(), self.model.layout)
         return f"( -> {format_type(state)}@SERVER)"
@@ -194,7 +194,7 @@ def names_in_parts(state: ServerState) -> dict[str, frozenset[str]]:
 
 
 def check_parts(state: ServerState, num_params: int, names: Mapping[str, frozenset[str]]) -> None:
-    """Checks that a state can be one of a process.
+    """Checks that a state has the values that a process needs.
 
     Args:
         state: A state.
@@ -228,7 +228,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def check_names_kept(state: ServerState, names: Mapping[str, frozenset[str]]) -> None:
-    """Checks that the parts of the state after a round have the names that they began with.
+    """Checks that the values in each part of the state after a round have their initial names.
 
     Raises:
         PartError: A part, which the user wrote, has returned a state with other names.

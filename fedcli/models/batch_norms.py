@@ -9,7 +9,7 @@ from fedcli.models.model import Model
 
 
 def with_frozen_statistics(model: Model) -> Model:
-    """Returns a copy whose batch norms normalise by their moving statistics in training, too.
+    """Returns the model with batch norms that use their moving statistics in training, too.
 
     Training then leaves these statistics as they are; see `frozen` of `layers.BatchNorm`.
 

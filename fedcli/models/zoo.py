@@ -354,9 +354,9 @@ def mobilenet_v1(
     """Returns the MobileNet of Howard et al. 2017 for CIFAR, with group normalization.
 
     3,217,226 parameters for 10 classes, as many as with batch normalization if moving statistics
-    are not counted.
-    The first convolution has stride 1; thirteen pairs of a depthwise 3 x 3 convolution and a 1 x 1
-    convolution follow, with 64 to 1024 channels. Kernels start Glorot uniform.
+    are not counted. The first convolution has stride 1; thirteen pairs of a depthwise 3 x 3
+    convolution and a 1 x 1 convolution follow, with 64 to 1024 channels. Kernels start Glorot
+    uniform.
 
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C].
@@ -376,10 +376,9 @@ def mobilenet_v2(
     """Returns the MobileNetV2 of Sandler et al. 2018 for CIFAR, with group normalization.
 
     2,236,682 parameters for 10 classes, as many as with batch normalization if moving statistics
-    are not counted.
-    The first convolution and the blocks of 24 channels have stride 1, for images of 32 x 32.
-    Otherwise the model is that of the paper: seventeen inverted residual blocks. Kernels start
-    Glorot uniform.
+    are not counted. The first convolution and the blocks of 24 channels have stride 1, for images
+    of 32 x 32. Otherwise the model is that of the paper: seventeen inverted residual blocks.
+    Kernels start Glorot uniform.
 
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C].

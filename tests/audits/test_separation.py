@@ -16,7 +16,7 @@ SCORES = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=12)
 
 
 def test_values_of_a_small_example() -> None:
-    """Losses written by hand: the AUC is 12/16; three members and one other are below 0.35."""
+    """The AUC is 12/16; losses of three of four members and one of four others are at most 0.35."""
     found = separation(-np.array([0.1, 0.2, 0.35, 0.9]), -np.array([0.15, 0.5, 1.1, 2.0]))
     assert found.auc == 0.75
     assert found.advantage == 0.5

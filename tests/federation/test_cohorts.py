@@ -147,7 +147,7 @@ def test_uniform_cohorts_are_distinct_sorted_and_depend_on_round_and_seed(seed: 
     assert len({tuple(ids) for ids in drawn}) == 50
     other = plan(ClientSelection(count=10), "uniform", IDS, "x", seed + 1)
     assert other.for_round(0) != drawn[0]
-    # Round 7 does not depend on the rounds before it: that is what makes a resumed run exact.
+    # Round 7 does not depend on earlier rounds, so a resumed run draws the same cohorts.
     again = plan(ClientSelection(count=10), "uniform", IDS, "x", seed)
     assert again.for_round(7) == drawn[7]
 
@@ -209,7 +209,7 @@ def test_everyone_is_evaluated_up_to_a_bound_then_a_draw() -> None:
     assert "1,000 of the 10,001 clients in x.h5" in note
     assert cohorts.choose_eval_clients(Generated(10_001), "x.h5", 5)[0] == many
     first_cohort = cohorts.Cohorts(Generated(10_001), None, Uniform(10_001, 1000, 5)).for_round(0)
-    assert many != first_cohort  # a stream of its own
+    assert many != first_cohort  # the two draws use different streams
 
 
 def test_contains_searches_a_sorted_sequence() -> None:

@@ -62,7 +62,7 @@ def check_chances(
 
 
 def multiset_chances(chances: list[float], size: int) -> dict[tuple[int, ...], float]:
-    """The chance of each sorted cohort of independent draws, by going through all of them."""
+    """Returns the chance of each sorted cohort of independent draws, by enumeration."""
     totals: defaultdict[tuple[int, ...], float] = defaultdict(float)
     for drawn in itertools.product(range(len(chances)), repeat=size):
         totals[tuple(sorted(drawn))] += math.prod(chances[each] for each in drawn)
@@ -101,7 +101,7 @@ def test_poisson_cohorts_of_a_large_population(seed: int) -> None:
     assert abs(sizes.var() - variance) < 5 * variance * math.sqrt(2 / rounds)
     counts = np.bincount(np.concatenate(drawn), minlength=population)
     expected = rounds * size / population
-    # The first and last tenth are as likely as any: no client is lost at the end of a block.
+    # Clients at either end are as likely as others: none is lost at the end of a block.
     for tenth in (counts[:100], counts[-100:]):
         assert abs(tenth.mean() - expected) < 5 * math.sqrt(expected / 100)
 
@@ -135,7 +135,7 @@ def test_cyclic_passes_train_each_client_as_often(seed: int, size: int) -> None:
     assert all(cohort == sorted(cohort) for cohort in cohorts)
     counts = Counter(itertools.chain.from_iterable(cohorts))
     assert counts == dict.fromkeys(range(population), size)  # ten rounds are `size` passes
-    # Any round by itself, and in any order, is the one of the straight run.
+    # A new sampler draws the same cohorts, in any order of the rounds.
     for round_num in (9, 0, 5):
         assert samplers.Cyclic(population, size, seed).indices(round_num) == cohorts[round_num]
         assert sampler.indices(round_num) == cohorts[round_num]
@@ -213,7 +213,7 @@ def test_what_lists_the_population_has_a_bound(name: str) -> None:
         ConfigError, match=f"--sampling {name} stores .* at most 10,000,000 clients, not 10,000,001"
     ):
         build(name, 10_000_001, 10, 0)
-    if name != "by-size":  # which would now count ten million
+    if name != "by-size":  # it would read the sizes of ten million clients
         build(name, 10_000_000, 10, 0)
 
 

@@ -87,11 +87,11 @@ def _process(algorithm: Algorithm, num_threads: int = 2) -> learning.LearningPro
 
 
 def _assert_close(found: NDArray[Any], expected: NDArray[np.float64], scale: float = 1.0) -> None:
-    # Float32 steps against float64, over several rounds; parameters are of the order of 1.
+    # The rounding errors of several rounds in float32; parameters are of the order of 1.
     np.testing.assert_allclose(found, expected, rtol=0.0, atol=1e-5 * scale)
 
 
-# Cohorts of changing clients, so that clients keep their state over rounds without them.
+# Cohorts of different clients, so a client keeps its state over rounds that it misses.
 COHORTS = ([0, 2, 4], [1, 2, 8, 6], [0, 2, 3, 4, 5], [7, 1], [2, 4, 6, 8])
 
 # ---- Against the papers' formulas ----------------------------------------------------------------
@@ -260,7 +260,7 @@ def _find_optimum(
     state = process.initialize()
     for _ in range(num_rounds):
         state = process.next(state, cohort).state
-    assert np.ptp(state.evaluated_weights) == 0.0  # kernel and bias have the same loss
+    assert np.ptp(state.evaluated_weights) == 0.0  # all parameters have the same loss
     return float(state.evaluated_weights[0])
 
 
@@ -330,7 +330,7 @@ def test_mime_with_one_full_batch_is_fedavg() -> None:
 def test_one_client_with_everything_is_centralized_sgd(name: str) -> None:
     """With one client, SCAFFOLD's c equals c_k, and Mime's correction is a mean over its data."""
     (client,) = _clients((50,))
-    if name == "mime":  # only a full batch has no variance to reduce
+    if name == "mime":  # the gradient of a full batch has no variance
         client = client.client.preprocess(epochs=1, batch_size=50)
     algorithm = _build(name)
     process = learning.build_process(algorithm, _model(), num_clients=1)
@@ -372,7 +372,7 @@ def test_clients_without_examples_or_finite_deltas_keep_their_state(name: str) -
     num_params = len(state.global_model_weights)
     before = [part.read(f"client {index}", num_params).copy() for index in (0, 1, 2)]
     poisoned = clients[1].client.images().copy()
-    poisoned[0, 0, 0] = 3e38  # beyond float32 in the logits
+    poisoned[0, 0, 0] = 3e38  # logits overflow float32
     bad = from_arrays(poisoned, clients[1].client.labels, client_id="client 1").client.preprocess(
         epochs=3, batch_size=2
     )

@@ -165,7 +165,7 @@ def test_fang_trimmed_draws_beyond_the_extremes() -> None:
     lows, highs = np.array([0.375, 0.85, -0.6]), np.array([0.75, 1.7, -0.3])
     assert (drawn >= lows - 1e-6).all()
     assert (drawn <= highs + 1e-6).all()
-    # Uniform: of 300 draws the extremes are nearer to the ends than a tenth of the interval.
+    # The extremes of 300 uniform draws are within a tenth of the interval from its ends.
     np.testing.assert_allclose(drawn.min(axis=0), lows, atol=0.1 * 0.85)
     np.testing.assert_allclose(drawn.max(axis=0), highs, atol=0.1 * 0.85)
 
@@ -201,7 +201,7 @@ def test_fang_krum_sends_what_krum_chooses(seed: int) -> None:
     known = np.delete(rows.astype(np.float64), [0, 4, 9], axis=0)
     signs = np.sign(known.mean(axis=0))
     np.testing.assert_allclose(updates.rows[0], -metrics["lambda"] * signs, rtol=1e-6)
-    # The start is the paper's bound, which is halved as long as Krum chooses another.
+    # lambda is the paper's bound, halved until Krum chooses the attackers.
     distances = np.sqrt(((known[:, None] - known) ** 2).sum(axis=2))
     nearest = np.sort(distances, axis=1)[:, 1:6].sum(axis=1).min()
     bound = nearest / (3 * np.sqrt(6)) + np.sqrt((known**2).sum(axis=1)).max() / np.sqrt(6)
@@ -415,7 +415,7 @@ def test_without_known_updates_the_attack_is_not_made() -> None:
 def test_slices_do_not_change_what_is_sent(
     attack: UpdateAttack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sums over all coordinates change by no more than rounding."""
+    """Sums over all coordinates differ only by rounding."""
     random = np.random.default_rng(2)
     rows = random.normal(size=(7, 101)).astype(np.float32)
     made = _stage(attack)
@@ -427,8 +427,7 @@ def test_slices_do_not_change_what_is_sent(
 
 
 def test_the_search_survives_a_client_a_million_times_as_large() -> None:
-    """Distances are sums of squared differences, so small clients keep their digits beside a large
-    one."""
+    """Distances are sums of squared differences, so one large update costs no digits of others."""
     rows = ROWS.copy()
     rows[0] *= 1e6
     row, metrics = _sent(MinMax("unit"), _updates(rows))

@@ -243,7 +243,7 @@ def test_the_digest_depends_only_on_the_rows(tmp_path: Path) -> None:
     assert states.digest == 0
     first = _next(states, {"a": 1.0, "b": 2.0})
     coming = first.next_version()
-    for value in (3.0, 4.0):  # twice in one cohort
+    for value in (3.0, 4.0):  # the client is twice in the cohort
         coming.write("a", _vector(value))
     second = coming.after
     second.save([0])
@@ -267,7 +267,7 @@ def test_what_is_replaced_before_it_is_saved_is_never_written(tmp_path: Path) ->
     assert borrowed[0] == 5.0
     assert states.borrow("c", NUM_PARAMS) is None
     states.save([0])
-    assert _num_rows(tmp_path / FILE) == 4  # the last two versions of each
+    assert _num_rows(tmp_path / FILE) == 4  # the last two versions of each client
     assert (_read(states, "a"), _read(states, "b")) == (5.0, -5.0)
     states.close()
 
@@ -316,11 +316,13 @@ def test_after_a_change_that_failed_nothing_is_saved(tmp_path: Path) -> None:
     coming.write("b", np.ones(100_000, np.float32))  # it needs new pages of the file
     with pytest.raises(RunError, match="disk is full"):
         coming.after.save([0, 1])
-    second._holder.open()._file.execute("PRAGMA max_page_count = 1000000")  # room again
+    second._holder.open()._file.execute(
+        "PRAGMA max_page_count = 1000000"
+    )  # the disk has room again
     for call in (
         lambda: second.save([0, 1]),
         lambda: coming.write("a", _vector(4.0)),
-        lambda: second.read("a", NUM_PARAMS),  # its 2.0 is lost
+        lambda: second.read("a", NUM_PARAMS),  # SQLite has rolled back its 2.0
         second.next_version,
     ):
         with pytest.raises(RunError, match="disk is full"):

@@ -107,8 +107,8 @@ def test_a_codec_equals_its_reference(name: str) -> None:
     x = _x()
     decoded = _passed(native.Codec(kind, SHAPES, **fields), x)
     expected = reference(x.astype(np.float64), oracle.words_of(KEY, 5 * SIZE))
-    # float32 payloads and results: a few roundings of numbers up to about 4 standard deviations,
-    # in rotations of log2(block) additions each way.
+    # Payloads and results are rounded to float32; values are up to about 4 standard deviations, and
+    # a rotation and its inverse have log2(block) additions each.
     np.testing.assert_allclose(decoded, expected, rtol=2e-6, atol=5e-6)
 
 
@@ -334,7 +334,7 @@ def test_what_cannot_be_sent_is_rejected_and_changes_no_residual(name: str, valu
     state, metrics = stage.run(state, updates)
     assert np.isfinite(updates.rows).all()
     if value == 3e38 and metrics["num_rejected"] == 0:
-        return  # some codecs can send it
+        return  # some codecs can send 3e38
     assert updates.stats["weight"].tolist() == [40.0, 0.0, 60.0]
     assert updates.stats["is_finite"].tolist() == [1, 0, 1]
     assert not updates.rows[1].any()
@@ -378,7 +378,7 @@ def test_what_was_sent_and_what_is_left_add_up(name: str, options: dict[str, Any
             sent[each] += row
     for each, total in wanted.items():
         left = state["residuals"].read(each, LAYOUT.num_params)
-        # Each round rounds D + e and e' once to float32; residuals stay below 30.
+        # D + e and e' are rounded to float32 once in each round; residuals stay below 30.
         np.testing.assert_allclose(sent[each] + left, total, atol=2e-5)
 
 
@@ -423,7 +423,7 @@ def test_powersgd_equals_its_formula() -> None:
             )
             right = start[: b * 2].reshape(b, 2).astype(np.float64)
         mean = (20 * matrices[0] + 60 * matrices[1]) / 80
-        basis = np.linalg.qr(mean @ right)[0]  # the same space as by Gram and Schmidt
+        basis = np.linalg.qr(mean @ right)[0]  # spans the same space as Gram and Schmidt's
         expected = total.copy()
         expected[:, : a * b] = (basis @ (basis.T @ matrices)).reshape(2, -1)
         state, _ = stage.run(state, updates)

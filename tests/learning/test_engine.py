@@ -52,7 +52,7 @@ def _train(engine: ThreadEngine, clients: object) -> bytes:
 
 
 def _in_fork(work: Callable[[], bytes]) -> bytes:
-    """Returns what `work` returns in a forked process; fails if that hangs."""
+    """Returns the result of `work` in a forked process; fails if the process hangs."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
 
@@ -80,7 +80,7 @@ forks = pytest.mark.skipif(sys.platform != "linux", reason="forks are safe only 
 @pytest.mark.parametrize("num_threads", [1, 2])
 @pytest.mark.parametrize("is_main", [True, False])
 def test_a_fork_after_a_round_computes_the_same(num_threads: int, is_main: bool) -> None:
-    """This holds too if a thread other than the main one computed before, and forks."""
+    """This holds too if a thread other than the main one computes and forks."""
     engine, clients = ThreadEngine(num_threads), _clients()
 
     def before_and_after() -> tuple[bytes, bytes]:
@@ -92,13 +92,13 @@ def test_a_fork_after_a_round_computes_the_same(num_threads: int, is_main: bool)
         with ThreadPoolExecutor(1) as pool:
             before, after = pool.submit(before_and_after).result()
     assert after == before
-    assert _train(engine, clients) == before  # the parent's engine is as it was
+    assert _train(engine, clients) == before  # the parent's engine still works
 
 
 @forks
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_while_a_round_runs_computes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The child has no copy of the thread that computes in the parent, and its locks are free."""
+    """The child has no copy of the thread that computes in the parent, so its locks are freed."""
     engine, clients = ThreadEngine(1), _clients()
     expected = _train(engine, clients)
     is_reading, may_go_on = threading.Event(), threading.Event()
@@ -194,7 +194,7 @@ def test_threads_share_data_whose_cache_is_full() -> None:
 
 
 def test_pixels_written_to_between_rounds_are_seen() -> None:
-    """This holds too for the same tuple of clients: only read-only pixels stay decoded."""
+    """The engine keeps decoded pixels of a tuple of clients only if their arrays are read-only."""
     labels = np.arange(30, dtype=np.int32) % 3
     pixels = _pixels(1)
     engine, clients = ThreadEngine(1), (from_arrays(pixels, labels), from_arrays(pixels, labels))

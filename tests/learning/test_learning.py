@@ -28,7 +28,7 @@ from tests.kit.clients import NUM_CLASSES, SHAPE, Arrays, draw
 
 pytestmark = pytest.mark.numeric
 
-# Two clients of one example, ragged last batches, and one whole batch.
+# Among them are two clients of one example, partial last batches, and one full batch.
 SIZES = (1, 7, 40, 23, 1, 20, 33, 12, 50, 9, 26)
 
 
@@ -49,7 +49,7 @@ def _in_order(pair: Arrays, batch_size: int = 20) -> list[reference.Batch]:
 
 
 def _assert_same_params(state: learning.ServerState, expected: NDArray[np.float64]) -> None:
-    # One float32 forward and backward against float64.
+    # The rounding errors of float32.
     np.testing.assert_allclose(state.global_model_weights, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -58,7 +58,7 @@ def _assert_same_metrics(found: dict[str, Any], expected: reference.Stats) -> No
     assert found["num_batches"] == expected.num_batches
     num_correct = found["sparse_categorical_accuracy"] * found["num_examples"]
     assert num_correct == pytest.approx(expected.num_correct, abs=1e-6)
-    # Sums of float32 losses, each good to a few units in the last place.
+    # Each float32 loss has an error of a few units in the last place.
     assert found["loss"] == pytest.approx(expected.loss_sum / expected.num_examples, rel=1e-5)
 
 
@@ -120,7 +120,7 @@ def test_shuffled_epochs_follow_the_order_of_each_round_and_occurrence() -> None
         )
         for index, pair in enumerate(pairs)
     ]
-    # The second client comes twice: each copy has an order of its own.
+    # The second client is in the cohort twice: each copy has its own order of examples.
     chosen = [(0, 0), (1, 0), (1, 1), (2, 0)]
     process = learning.build_weighted_fed_avg(_model(), optimizers.sgd(0.1))
     state, params = process.initialize(), np.zeros(63)
@@ -380,8 +380,7 @@ def test_mime_lite_steps_from_the_servers_state(base: Any, slow: reference.Optim
 def test_clipping_is_of_the_loss_s_gradient_over_all_tensors(
     clip_norm: float, momentum: float, strength: float
 ) -> None:
-    """This holds too for clients with many fixed pixels, whose first layer is computed with fewer
-    inputs."""
+    """This includes clients with many constant pixels: their first layer has fewer inputs."""
     client = optimizers.clip_gradients(optimizers.sgd(0.01, momentum=momentum), clip_norm)
     options = {"proximal_strength": strength} if strength else {}
     algorithm = _algorithm("fedprox" if strength else "fedavg", client, **options)
@@ -494,7 +493,7 @@ def test_mime_lite_clips_local_gradients_and_the_mean() -> None:
     process = learning.build_mime_lite_with_optimizer(_model(), base)
     cohort = _cohort((40, 20))
     state = process.next(process.initialize(), cohort).state
-    # From zeros, one step of a full batch moves by the rate times the clipped gradient.
+    # The first step of a full batch is the rate times the clipped gradient.
     assert np.linalg.norm(state.client_work["accumulator"]) == pytest.approx(0.05, rel=1e-5)
     steps = np.linalg.norm(state.global_model_weights) / 0.1
     assert 0.05 < steps < 2 * 0.05

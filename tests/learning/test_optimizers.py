@@ -14,8 +14,8 @@ from fedcli.settings import tables
 
 pytestmark = pytest.mark.numeric
 
-# Every optimizer runs through the tests below: a new one is a new row. Values: w from 1 with rate
-# 0.1 after each of the gradients, in float64, by TFF's rules; style reddi by `_reddi_path`.
+# The tests below run for every optimizer in `ROWS`. The values of a row are the parameter w after
+# each of these gradients, in float64 by TFF's rules; w starts at 1, and the rate is 0.1.
 GRADIENTS = (0.5, -0.25, 1.0)
 
 
@@ -142,7 +142,7 @@ def test_both_forms_agree_on_random_gradients(
     double = _numpy_path(
         optimizer, start.astype(np.float64), [g.astype(np.float64) for g in gradients]
     )
-    # 20 steps, each rounding a value of about 1 to 2^-24.
+    # Each of 20 steps rounds a value of about 1 to 2^-24.
     np.testing.assert_allclose(single, double, rtol=1e-6, atol=20 * 2**-23)
 
 
@@ -239,7 +239,7 @@ def test_both_forms_clip_gradients_first(
     doubles = [gradient.astype(np.float64) for gradient in gradients]
     double = _numpy_path(clipping, start.astype(np.float64), doubles)
     np.testing.assert_allclose(double, slow, rtol=1e-13)
-    # As without clipping, with one more rounding of each gradient.
+    # Each gradient is rounded once more than without clipping.
     single = _core_path(clipping, start, gradients)
     np.testing.assert_allclose(single, slow, rtol=2e-6, atol=20 * 2**-23)
     np.testing.assert_allclose(
@@ -291,7 +291,7 @@ def test_clipping_works_for_the_largest_gradients() -> None:
 def test_the_state_does_not_depend_on_the_rate(
     name: str, options: dict[str, Any], expected: tuple[float, ...]
 ) -> None:
-    """So schedules need no state, and Mime Lite can update the state at any rate."""
+    """Schedules therefore need no state, and Mime Lite can update the state at any rate."""
     del expected
     states = []
     for rate in (0.0, 0.1, 3.0):

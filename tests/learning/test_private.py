@@ -97,7 +97,7 @@ def test_noise_takes_float64_vectors_and_groups_that_fit() -> None:
 
 @pytest.mark.parametrize("source", [FreshNoise(4), TreeNoise(4, 8, efficient=True)])
 def test_threads_change_no_noise(source: NoiseSource) -> None:
-    total = np.linspace(-3.0, 3.0, 40_000)  # more than two of the parts that threads take
+    total = np.linspace(-3.0, 3.0, 40_000)  # threads share more than two parts
     for round_num in range(4):
         means = [source.mean(round_num, 0.5, total, 3.0, threads) for threads in (1, 2, 7)]
         assert (means[0] == means[1]).all()
@@ -105,11 +105,11 @@ def test_threads_change_no_noise(source: NoiseSource) -> None:
 
 
 def test_noise_has_the_moments_of_a_standard_normal(seed: int) -> None:
-    """Bounds are five standard errors: the moments are means of P independent values."""
+    """Moments are means of P independent values; the bounds are five standard errors."""
     noise = drawn(FreshNoise(seed), 0).astype(np.float64)
     for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
         assert abs(np.mean(noise**power) - moment) < 5 * math.sqrt(variance / P)
-    # Kolmogorov and Smirnov: beyond 2.2 / sqrt(P) once in 8,000 seeds.
+    # Kolmogorov and Smirnov's distance exceeds 2.2 / sqrt(P) for one seed in 8,000.
     phi = np.array([0.5 * math.erfc(-x / math.sqrt(2)) for x in np.sort(noise)])
     assert np.abs(phi - (np.arange(P) + 0.5) / P).max() < 2.2 / math.sqrt(P)
 
@@ -278,7 +278,7 @@ def test_counts_get_their_share_of_the_noise(z: float, expected: int, on_deltas:
     assert aggregator.adaptive is not None
     split = aggregator.adaptive.noise_on_deltas(z)
     assert split == pytest.approx(on_deltas, rel=1e-5)
-    # Both releases together: sensitivities 1 / z_v and 1/2 / s.
+    # The two releases have sensitivities of 1 / z_v and 1/2 / s.
     both = math.hypot(1 / split, 0.5 / aggregator.adaptive.count_stddev)
     assert both == pytest.approx(1 / z, rel=1e-12)
 

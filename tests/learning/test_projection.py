@@ -24,9 +24,9 @@ pytestmark = pytest.mark.numeric
 
 RADIUS = 0.05
 SIZES = (23, 7, 40)
-BATCH_SIZE = 10  # an epoch of 23 or 7 examples ends within a batch
+BATCH_SIZE = 10  # epochs of 23 or 7 examples end with a partial batch
 TENSORS = ((SHAPE[0] * SHAPE[1], NUM_CLASSES), (NUM_CLASSES,))
-# By client optimizer, with a radius that each epoch exceeds. Adafactor takes whole tensors.
+# Client optimizers, each with a radius that every epoch exceeds.
 CLIENTS: dict[str, tuple[Optimizer, Any, float]] = {
     "sgd": (optimizers.sgd(0.1), reference.Sgd(0.1), RADIUS),
     "adam": (optimizers.adam(0.01), reference.Adam(0.01), RADIUS),
@@ -105,7 +105,7 @@ def test_a_radius_that_is_never_reached_changes_no_byte() -> None:
 @pytest.mark.parametrize("algorithm", ["scaffold", "feddyn", "mime", "fednova", "fedprox"])
 def test_every_algorithm_s_steps_are_bounded(algorithm: str) -> None:
     client = _clients()[0]
-    if algorithm in ("feddyn", "fednova"):  # their mean delta has a factor of its own
+    if algorithm in ("feddyn", "fednova"):  # they scale or shift deltas, so the delta may be longer
         free, bound = (_delta(client, optimizers.sgd(0.1), each, algorithm) for each in (1e9, 1e-6))
         assert np.linalg.norm(bound) < 1e-3 * np.linalg.norm(free)
         return

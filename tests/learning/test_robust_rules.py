@@ -226,7 +226,7 @@ def test_rules_equal_their_references(case: str, shape: tuple[int, int]) -> None
     matrix[-1] *= 30.0
     found = _aggregated(name, _deltas(matrix), **options)[0]
     assert found.dtype == np.float32
-    # one rounding to float32, and a little more where a rule has square roots
+    # one rounding to float32, and the rounding errors of square roots
     np.testing.assert_allclose(found, reference(matrix.astype(float)), rtol=1e-7, atol=1e-7)
 
 
@@ -236,7 +236,7 @@ def test_rules_equal_their_references_on_the_golden_deltas(case: str) -> None:
     found = _aggregated(name, _deltas(D), **options)[0]
     rounded = D.astype(np.float32).astype(float)
     np.testing.assert_allclose(found, reference(rounded), rtol=1e-7, atol=1e-7)
-    if case != "mda":  # two subsets of the golden deltas tie, and rounding decides
+    if case != "mda":  # two subsets have the same diameter, so rounding decides
         np.testing.assert_allclose(found, reference(D), rtol=2e-6, atol=1e-6)
 
 
@@ -380,7 +380,7 @@ def _hard_cases(num: int, f: int) -> list[Matrix]:
 
 
 def _worst(found: NDArray[np.float32], matrix: Matrix, f: int) -> float:
-    """Returns the largest squared distance to the mean of n - f deltas over their variance."""
+    """Returns the largest squared distance to the mean of n - f deltas, divided by the variance."""
     worst = 0.0
     for subset in itertools.combinations(range(len(matrix)), len(matrix) - f):
         chosen = matrix[list(subset)]
@@ -393,7 +393,7 @@ def _worst(found: NDArray[np.float32], matrix: Matrix, f: int) -> float:
 @pytest.mark.parametrize("name", ROBUST)
 @pytest.mark.parametrize(("num", "f"), [(7, 1), (7, 2), (9, 3)])
 def test_rules_are_within_their_robustness_coefficients(name: str, num: int, f: int) -> None:
-    """Allouah et al. 2023: for every choice of n - f deltas that may be the correct ones."""
+    """The bound holds for every choice of n - f correct deltas (Allouah et al. 2023)."""
     option, bound = ROBUST[name]
     options = {option: f} if option else {"iterations": 50} if name == "geometric-median" else {}
     for matrix in _hard_cases(num, f):
@@ -648,7 +648,7 @@ def test_wrong_deltas_do_not_become_fewer_in_buckets() -> None:
 
 
 def test_krum_sees_differences_far_below_the_weights() -> None:
-    """Weights of std 0.05 whose differences are of std 1e-5: norms minus products would fail."""
+    """Weights have std 0.05, differences 1e-5: |a|^2 + |b|^2 - 2 a b would lose all digits."""
     random = np.random.default_rng(14)
     weights = (0.05 * random.standard_normal(20_000)).astype(np.float32)
     matrix = weights + (1e-5 * random.standard_normal((9, 20_000))).astype(np.float32)
@@ -660,7 +660,7 @@ def test_krum_sees_differences_far_below_the_weights() -> None:
     kept = _aggregated("multi-krum", _deltas(matrix), num_byzantine=3)[1]["kept"]
     assert kept == [f"c{index}" for index in range(3, 9)]
     norms = np.sum(matrix * matrix, axis=1)
-    products = norms[:, np.newaxis] + norms - 2 * matrix @ matrix.T  # what Flower does, in float32
+    products = norms[:, np.newaxis] + norms - 2 * matrix @ matrix.T  # as in Flower, in float32
     off = ~np.eye(9, dtype=bool)
     assert np.median(np.abs(products - exact)[off] / exact[off]) > 0.1
 

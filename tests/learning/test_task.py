@@ -128,8 +128,8 @@ def test_inputs_come_from_the_task_or_from_an_exchange(
     np.testing.assert_allclose(exchanged.delta_sum, total, rtol=1e-9, atol=1e-9)
 
 
-def test_a_part_of_a_cohort_is_told_which_copies_its_clients_are() -> None:
-    """A cohort drawn with replacement, cut after a whole block as an engine may cut it."""
+def test_a_part_of_a_cohort_has_the_numbers_of_its_clients_copies() -> None:
+    """A cohort drawn with replacement is split after a whole block, as an engine may split it."""
     clients = _clients([12], same_name=True) * 11
     whole = ENGINE.train(MODEL.layout, _task(), clients)
     parts = [

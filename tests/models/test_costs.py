@@ -8,7 +8,7 @@ from fedcli.models.layers import Conv2D, Dense, Dropout, MaxPool2D
 from fedcli.models.layout import lay_out
 
 
-# Multiply-adds of an example, forward, for 28 x 28 pixels and 10 classes, worked out by hand.
+# Forward multiply-adds of an example of 28 x 28 pixels and 10 classes, computed by hand.
 @pytest.mark.parametrize(
     ("name", "forward"),
     [

@@ -135,7 +135,7 @@ REFERENCES = {
 
 
 def stacks(shape: tuple[int, ...]) -> list[list[Spec]]:
-    """Input layers for images of a shape, alone and together."""
+    """Lists of input layers for images of a shape: each layer alone, and several together."""
     height, width, channels = shape
     means, stds = tuple(np.linspace(0.1, 0.5, channels)), tuple(np.linspace(0.2, 0.9, channels))
     return [
@@ -235,8 +235,8 @@ def trained(model: Model, cohort: Sequence[BatchedDataset], threads: int = 1) ->
 
 
 @pytest.mark.parametrize("own", [CONVOLUTION, DENSE])
-def test_training_is_that_on_images_changed_before(own: list[Spec]) -> None:
-    """One epoch in order: visit v is example v, so the changed images can be made in advance."""
+def test_training_equals_training_on_images_changed_in_advance(own: list[Spec]) -> None:
+    """In one epoch without shuffling, visit v is example v, so its random changes are known."""
     plan = BatchPlan(epochs=1, batch_size=4, shuffle_buffer=1)
     model = sequential([*AUGMENTING, *own], SHAPE)
     plain = Model("plain", sequential(own, (8, 8, 3)).layout, model.initial_params)

@@ -82,7 +82,7 @@ def fault_of(path: Path) -> str:
         formats.read_model(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
-    assert message.isprintable()  # one line, too
+    assert message.isprintable()  # so it is one line
     assert len(message) < 800
     return message
 
@@ -276,7 +276,7 @@ def test_a_nested_model_has_its_moving_statistics_last_in_legacy_files(tmp_path:
     whole = sequential(image_input(4), inner, layer("Dense", "a", units=2))
     kinds = (("gamma", "beta"), ("moving_mean", "moving_variance"))
     names = [f"{norm}/{each}:0" for kind in kinds for norm in ("b", "c") for each in kind]
-    vectors = [np.full(4, number, np.float32) for number in range(1, 9)]  # of one shape
+    vectors = [np.full(4, number, np.float32) for number in range(1, 9)]  # all of the same shape
     dense = [np.ones((4, 2), np.float32), np.zeros(2, np.float32)]
     named: dict[str, dict[str, Any]] = {
         "inner": dict(zip(names, vectors, strict=True)),
@@ -610,7 +610,9 @@ def test_other_hdf5_files_are_no_weights(tmp_path: Path) -> None:
 def test_a_heap_that_would_be_walked_for_ever_is_refused(tmp_path: Path) -> None:
     image = bytearray(legacy(NAMED, MLP, fixed=False))
     first = image.index(b"GCOL") + 16
-    image[first : first + 16] = bytes(16)  # a free object of no length
+    image[first : first + 16] = bytes(
+        16
+    )  # a free object of length 0, so a reader makes no progress
     assert "garbled heap" in fault_of(put(tmp_path / "m", bytes(image)))
 
 
@@ -827,7 +829,7 @@ def test_files_of_real_keras_give_its_outputs(shared_data: Path, name: str) -> N
         outputs = reference_net.logits(layout, weights, images)
         if "mlp" not in name:
             outputs = reference_net.softmax(outputs)
-        # Keras computes in float32: its own rounding is some 1e-7 of outputs around 1.
+        # Keras computes in float32, with errors of about 1e-7 for outputs around 1.
         np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-5)
 
 
@@ -839,7 +841,7 @@ def test_the_core_gives_the_outputs_of_real_keras(shared_data: Path, name: str) 
     expected = np.load(folder / f"{name}.outputs.npy")
     if "mlp" in name:
         expected = reference_net.softmax(expected)
-    # The loss of one image taken for class k is -log of its k-th output.
+    # The loss of an image with label k is -log of its k-th output.
     clients = [
         from_arrays(images[index : index + 1], np.array([label])).client.preprocess()
         for index, label in np.ndindex(expected.shape)

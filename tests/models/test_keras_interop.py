@@ -50,7 +50,7 @@ from tests.kit import reference_net
 
 BACKENDS = ("jax", "torch", "tensorflow")
 
-# What Keras does with a model of ours, in a process of its own: its backends keep threads.
+# Keras loads and writes a model of fedcli in another process, because its backends keep threads.
 PROGRAM = """
 import sys, numpy as np, keras
 whole, weights, images, folder = sys.argv[1:]
@@ -75,7 +75,7 @@ keras.Model(start, end).save(f"{folder}/functional.h5")
 
 
 def _residual() -> Node:
-    """Blocks whose layers Keras counts in another order than fedcli."""
+    """Returns blocks whose layers Keras numbers in another order than fedcli."""
     x = Activation("relu")(GroupNorm(2)(Conv2D(6, 3, padding="same", name="start")(Input())))
     y = Activation("relu")(GroupNorm(3)(Conv2D(6, 3, padding="same", use_bias=False)(x)))
     x = Activation("relu")(Add()(Conv2D(6, 3, padding="same")(y), x))
@@ -184,13 +184,13 @@ def test_keras_predicts_what_fedcli_computes(tmp_path: Path, backend: str, name:
     rng = np.random.RandomState(1)
     params = _with_variances(layout, rng.normal(0, 0.3, layout.num_params).astype(np.float32))
     images = rng.uniform(0, 1, (5, *shape)).astype(np.float32)
-    needs_channels = name == "cnn"  # Keras has no windows over images without
+    needs_channels = name == "cnn"  # Keras's convolutions need a channel axis
     given = images[..., None] if needs_channels else images
     run_keras(layout, params, given, tmp_path, backend)
     weights = layout.split(params)
     expected = reference_net.softmax(reference_net.logits(layout, weights, images))
     for file in ("loaded.npy", "weights.npy"):
-        # float32 against float64: some 1e-7 of probabilities, a few times that through layers.
+        # Float32 has errors of about 1e-7 in probabilities, and layers add up a few of them.
         np.testing.assert_allclose(np.load(tmp_path / file), expected, rtol=0, atol=1e-5)
     for file in ("again.keras", "again.h5", "nested.keras", "functional.keras", "functional.h5"):
         model = formats.read_model(tmp_path / file)
@@ -204,7 +204,7 @@ def test_keras_predicts_what_fedcli_computes(tmp_path: Path, backend: str, name:
         np.testing.assert_array_equal(array, wanted)
 
 
-# Steps of SGD on batches of 6, in order.
+# SGD on batches of 6, without shuffling.
 TRAINING = """
 import sys, numpy as np, keras
 whole, images, labels, weights = sys.argv[1:]

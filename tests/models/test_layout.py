@@ -372,7 +372,7 @@ def test_a_network_that_takes_batches_in_parts_has_memory_for_a_part() -> None:
     rows, num_params = layout.core_rows(), layout.num_params
     small, large = (native.batch_bytes(rows, num_params, size) for size in (10, 20))
     values = 4 * sum(layer.num_outputs for layer in layout.layers)
-    # Beside a part there is an index of each example and a score of each part.
+    # Beyond one part, only an index for each example and a score for each part are stored.
     assert 0 < large - small < 1024
     assert 2 * values < large < 10 * values
 

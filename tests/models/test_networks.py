@@ -1,4 +1,4 @@
-"""Whole rounds of every kind of layer, from pixels to metrics, against float64 place by place."""
+"""Whole rounds of every kind of layer, from pixels to metrics, against a float64 reference."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ STACKS: dict[str, tuple[tuple[int, ...], list[Spec]]] = {
             Dense(NUM_CLASSES),
         ],
     ),
-    # Its convolutions have more than 65,536 parameters: they run by batch.
+    # Its convolutions have more than 65,536 parameters, so they are computed by batch.
     "batch norms": (
         (6, 5, 3),
         [
@@ -236,7 +236,7 @@ STACKS: dict[str, tuple[tuple[int, ...], list[Spec]]] = {
 def _a_model(name: str) -> Model:
     shape, specs = STACKS[name]
     model = models.sequential(specs, shape, NUM_CLASSES, seed=1)
-    # Biases and betas that are 0 and gammas that are 1 would hide faults.
+    # Biases and betas of 0 and gammas of 1 would hide faults.
     noise = np.random.default_rng(7).normal(0, 0.1, model.layout.num_params)
     return Model(model.name, model.layout, (model.initial_params + noise).astype(np.float32))
 
@@ -263,7 +263,7 @@ def _reference_client(dataset: BatchedDataset, round_num: int) -> reference_net.
 
 @dataclass(frozen=True)
 class NumpyForm:
-    """The form of test_optimizers.py, in float64."""
+    """The optimizer's NumPy implementation, which test_optimizers.py checks, in float64."""
 
     optimizer: optimizers.Optimizer
 
@@ -297,10 +297,11 @@ OPTIMIZERS: dict[str, tuple[optimizers.Optimizer, Callable[[ParamLayout], Any]]]
 # float64 may be on different sides of a kink; then their gradients differ by the contribution of
 # one position, and both are right. (With data seed 2 a ReLU of McMahan's CNN has the input -5e-7 in
 # float64 and 2e-7 in AVX2's float32, and a kernel's gradient jumps by 1.5e-2.) No tolerance can
-# tell that from a fault, so the data keep float64 this far from every kink: three times the
-# greatest error of a ReLU's input in 200 images, 2.5e-6 (Winograd's convolutions; 5e-7 in PyTorch).
+# distinguish that from a fault, so in float64 the data are at least this far from every kink. It is
+# three times 2.5e-6, the largest error of a ReLU's input in 200 images (by Winograd's convolutions;
+# 5e-7 in PyTorch).
 KINK_MARGIN = 7.5e-6
-# Seeds of such data where it is not 2. After a `NearKinkError` look for another one.
+# Seeds of such data, 2 if there is no entry. After a `NearKinkError`, look for another seed.
 DATA_SEEDS: dict[tuple[str, str], int] = {
     ("cnn-mcmahan's", "sgd"): 413,
     ("cnn-mcmahan's", "momentum"): 21,
@@ -323,12 +324,12 @@ DATA_SEEDS: dict[tuple[str, str], int] = {
 @pytest.mark.parametrize("name", list(STACKS))
 @pytest.mark.parametrize("clip", [(), ((StepKind.CLIP, (1e30,)),)], ids=["at once", "kept"])
 def test_the_gradient_is_the_reference_s(name: str, clip: tuple[StepRow, ...]) -> None:
-    """One step from the same parameters: no optimizer stands between the two gradients."""
+    """Both gradients are those of one batch at the same parameters, without an optimizer."""
     model = _a_model(name)
     params = model.initial_params.astype(np.float64)
     data_seeds, num_compared = iter(range(20, 30)), 0
     while num_compared < 3:
-        # no more seeds: `StopIteration` fails the test
+        # `StopIteration` fails the test if there are no more seeds
         drawn = one_step.draw(model, 8, next(data_seeds))
         batch, masks = drawn.batch, drawn.masks
         if reference_net.kink_distance(model.layout, params, batch, masks) < KINK_MARGIN:
@@ -336,11 +337,11 @@ def test_the_gradient_is_the_reference_s(name: str, clip: tuple[StepRow, ...]) -
         _, expected = reference_net.score(model.layout, params, batch, masks)
         found = one_step.gradient(model, drawn, 2, clip)
         for tensor in model.layout.tensors:
-            if not tensor.is_trained:  # it moves, but not by the learning rate
+            if not tensor.is_trained:  # a moving statistic, which has no gradient
                 continue
             own = slice(tensor.offset, tensor.offset + tensor.size)
-            # Float32 in NumPy is off by 2e-7 to 2e-6 of a tensor's greatest; a bias before an
-            # instance norm has the gradient 0, computed with a rounding error of its terms.
+            # Float32 in NumPy has errors of 2e-7 to 2e-6 of a tensor's largest value. A bias before
+            # an instance norm has the gradient 0, computed with a rounding error of its terms.
             atol = 5e-6 * np.abs(expected[own]).max() + 1e-6 * np.abs(expected).max()
             np.testing.assert_allclose(
                 found[own], expected[own], rtol=0, atol=atol, err_msg=tensor.name
@@ -365,10 +366,10 @@ def test_rounds_of_any_network_follow_the_reference(name: str, optimizer: str) -
         params, stats = reference_net.fedavg_round(
             model.layout, params, cohort, theirs, KINK_MARGIN
         )
-        # Two rounds of at most ten local steps in float32 against float64: 1e-7 to 5e-7 of
-        # parameters of order 1, which moved by 1e-2 to 1e-1. Layers that run by batch have
-        # Winograd's F(4x4, 3x3), whose error is ten times that of sums of products. A batch norm
-        # divides by the deviation in a batch of few examples, which is small.
+        # Two rounds of at most ten local steps in float32 have errors of 1e-7 to 5e-7; parameters
+        # are of order 1 and change by 1e-2 to 1e-1. Layers computed by batch use Winograd's
+        # F(4x4, 3x3), whose error is ten times that of sums of products. A batch norm divides by
+        # the deviation in a batch of few examples, which is small.
         atol = 1e-5 if name in ("wide residual block", "batch norms") else 2e-6
         np.testing.assert_allclose(state.global_model_weights, params, rtol=0, atol=atol)
         online = result.metrics["client_work"]["train"]
@@ -449,10 +450,10 @@ def test_an_anchor_s_gradient_sees_the_same_masks() -> None:
     params = np.random.default_rng(5).normal(size=layout.num_params).astype(np.float32)
     images = np.random.default_rng(6).normal(size=(9, 3, 2)).astype(np.float32)
     client = from_arrays(images, np.arange(9) % 2, client_id="client").client
-    for clip in (), ((StepKind.CLIP, (1e9,)),):  # into the parameters at once, or with a gradient
+    for clip in (), ((StepKind.CLIP, (1e9,)),):  # without and with a stored gradient
         rows = ((StepKind.ANCHOR, ()), *clip, (StepKind.SGD, (0.5, 0.0, 0.0)))
         task = ClientTask(rows=rows, params=params, round_num=3, weighting="uniform")
         clients = [client.preprocess(epochs=1, batch_size=9, shuffle_buffer=9)]
         result = ThreadEngine(2).train(layout, task, clients)
-        # a rounding of parameters below 4 each way
+        # One gradient is subtracted and one added; each time parameters below 4 are rounded.
         np.testing.assert_allclose(result.delta_sum, 0, atol=5e-7)

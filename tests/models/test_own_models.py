@@ -40,7 +40,19 @@ from tests.kit.training import train
 
 EXAMPLE = Path(__file__).parents[1] / "data" / "my_model.py"
 SHAPE, NUM_CLASSES = (5, 4), 3
-SIZES = (1, 7, 40, 23, 0, 20, 33, 12, 50, 9, 26)  # one is empty; more than a block of 8
+SIZES = (
+    1,
+    7,
+    40,
+    23,
+    0,
+    20,
+    33,
+    12,
+    50,
+    9,
+    26,
+)  # one is empty, and there is more than one block of 8
 
 
 def example_class() -> Any:
@@ -116,7 +128,7 @@ def test_example_has_the_figures_of_the_built_in_model(
             assert list(own)[:4] == list(names)
             for name in names:
                 assert own[name] == pytest.approx(built_in[name], abs=1e-5)
-            # The model's own sum of the same losses; float32 against float64 additions.
+            # The model adds the same losses in float32, fedcli in float64.
             assert own["model_loss"] == pytest.approx(own["loss"], rel=1e-6)
             assert own["sparse_categorical_accuracy"] <= own["top_3_accuracy"] <= 1
     assert len(read_lines("own")) == 11
@@ -192,8 +204,8 @@ def test_rounds_are_those_of_the_core(name: str, algorithm: str) -> None:
     )
     expected = run_rounds(built_in)
     found = run_rounds(learning.build_process(built, Small, num_clients=num_clients))
-    # Products in another order, float32; adaptive optimizers magnify rounding where gradients
-    # are small.
+    # Float32 products are in another order; adaptive optimizers enlarge the rounding errors of
+    # small gradients.
     np.testing.assert_allclose(
         found[0].global_model_weights, expected[0].global_model_weights, rtol=2e-3, atol=2e-5
     )
@@ -205,7 +217,7 @@ def test_rounds_are_those_of_the_core(name: str, algorithm: str) -> None:
 @pytest.mark.numeric
 @pytest.mark.parametrize("is_own", [False, True], ids=["core", "own model"])
 def test_mean_gradients_keep_their_digits_beside_large_weights(is_own: bool) -> None:
-    """Gradients of 1e-6 beside weights of 8, whose last bit is 1e-6."""
+    """The gradients are about 1e-6, as is the last bit of the weights of 8."""
     random = np.random.default_rng(5)
     labels = random.integers(0, NUM_CLASSES, 40, dtype=np.int32)
     pixels = 1e-5 * random.random((40, *SHAPE), dtype=np.float32)
@@ -222,7 +234,7 @@ def test_mean_gradients_keep_their_digits_beside_large_weights(is_own: bool) -> 
     images = pixels.reshape(40, -1).astype(np.float64)
     kernel, bias = images.T @ residuals / 40, residuals.mean(axis=0)
     found = result.delta_sum[: kernel.size].reshape(kernel.shape)
-    # Some forty float32 additions, of numbers that are no larger than this.
+    # About forty float32 additions of numbers that are at most this large.
     largest = np.abs(kernel).max()
     assert largest < 3e-6
     np.testing.assert_allclose(found, -kernel, rtol=0, atol=40 * 2**-24 * largest)
@@ -252,14 +264,14 @@ def test_evaluation_sums_own_metrics_over_rounds() -> None:
     assert groups["current_round_metrics"]["num_examples"] == 8
     for group in groups.values():
         assert group["model_loss"] == pytest.approx(group["loss"], rel=1e-6)
-        assert group["top_3_accuracy"] == 1.0  # of three classes
+        assert group["top_3_accuracy"] == 1.0  # there are three classes
     nobody = process.next(process.initialize(), ())
     assert np.isnan(nobody.metrics["client_work"]["eval"]["current_round_metrics"]["model_loss"])
 
 
 def test_metrics_are_summed_over_clients_then_finalized() -> None:
     class Largest(Small):
-        """Reports how many clients there are, and their sizes squared."""
+        """Reports the squared number of a client's examples, and 1 for the client."""
 
         def report_local_unfinalized_metrics(self) -> dict[str, Any]:
             return {"spread": [self.num_examples**2, 1]}
@@ -575,7 +587,7 @@ def test_what_is_no_model_is_refused(thing: object) -> None:
 
 
 def write_model(folder: Path, build: str, name: str = "my_model.py") -> Path:
-    """A file with the example's class and another end."""
+    """Writes a file with the example's class and another `build`."""
     head = EXAMPLE.read_text().partition("def build(")[0]
     path = folder / name
     path.write_text(head + build)
@@ -714,7 +726,7 @@ def config_of(model: str | Path, **options: Any) -> settings.RunConfig:
 
 
 def files_of(run: Path) -> dict[str, bytes]:
-    """What a run computed."""
+    """Returns the results in a run's folder, and its weights."""
     weights = {}
     newest = max((run / "checkpoints").iterdir())
     with h5py.File(newest, "r") as file:
@@ -1034,7 +1046,7 @@ def test_torch_softmax_has_the_figures_of_the_built_in_model(
     pairs = zip(read_lines(tmp_path / "core"), read_lines(tmp_path / "torch"), strict=True)
     for expected, found in pairs:
         train_metrics = found["client_work"]["train"]
-        # Ten rounds of float32 products in another order.
+        # In ten rounds, float32 products are in another order.
         assert train_metrics == pytest.approx(expected["client_work"]["train"], abs=1e-5)
 
 
@@ -1378,7 +1390,7 @@ def test_torch_sees_channels_first(torch_file: Path) -> None:
 
 
 def keras_model(module: str) -> Any:
-    """An object of a user's subclass of a class with the place of Keras's Sequential."""
+    """Returns an object of a subclass of a class that has the name of Keras's Sequential."""
     of_keras = type("Sequential", (), {"__module__": module})
     return type("Mine", (of_keras,), {"__module__": "mine"})()
 

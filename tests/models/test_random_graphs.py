@@ -1,7 +1,7 @@
-"""Random graphs of every kind of layer: gradients and scores against float64, place by place.
+"""Random graphs of every kind of layer: gradients and scores against a float64 reference.
 
-FEDCLI_TEST_GRAPHS is the number of graphs, each drawn from its own number. A thousand of them take
-minutes; FEDCLI_ISA chooses the instruction set.
+FEDCLI_TEST_GRAPHS is the number of graphs; the number of a graph is its seed. A thousand graphs
+take minutes; FEDCLI_ISA chooses the instruction set.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ Random = np.random.Generator
 
 
 class Value(NamedTuple):
-    """An output of a layer while a graph grows."""
+    """The output of a layer of an unfinished graph."""
 
     node: Node
     incoming: Incoming
@@ -69,7 +69,7 @@ def _grown(random: Random) -> tuple[list[Spec], tuple[int, int, int]]:
     shape = (height, width, int(random.integers(1, 5)))
     values = [Value(Input(), Incoming(shape, is_image=True))]
     for _ in range(int(random.integers(1, 10))):
-        # Mostly the last value: long ways, with branches that may meet again.
+        # Mostly the last value, so that paths are long; branches may be joined again.
         source = values[-1] if random.random() < 0.75 else values[random.integers(len(values))]
         values.append(_applied(_layer(random, source.incoming), source))
         if random.random() < 0.5:
@@ -78,7 +78,7 @@ def _grown(random: Random) -> tuple[list[Spec], tuple[int, int, int]]:
 
 
 def _met(random: Random, values: list[Value]) -> list[Value]:
-    """The sum, or the channels together, of the last value and an earlier one that fits."""
+    """The sum or concatenation of the last value and an earlier one that fits, if there is one."""
     *others, last = values
     alike = [each for each in others if each.incoming == last.incoming]
     if alike and random.random() < 0.7:
@@ -125,7 +125,7 @@ def _layer(random: Random, incoming: Incoming) -> list[Spec]:
 
 
 def _size(random: Random) -> int:
-    """About the widths of vectors and panels; now and then so wide that a front runs by batch."""
+    """A width near those of SIMD vectors and panels, or one that makes a layer run by batch."""
     return int(random.choice([1, 3, 8, 15, 16, 17, 33, 90], p=[0.1, *[0.15] * 5, 0.1, 0.05]))
 
 
@@ -143,7 +143,7 @@ def _window(random: Random, incoming: Incoming) -> tuple[tuple[int, int], tuple[
 
 def _conv(random: Random, incoming: Incoming) -> list[Spec]:
     window, strides, padding = _window(random, incoming)
-    if random.random() < 0.5:  # as Winograd's tiles take them
+    if random.random() < 0.5:  # as Winograd's convolutions need them
         window, strides, padding = (3, 3), (1, 1), "same"
     return [Conv2D(_size(random), window, strides, padding, _activation(random))]
 
@@ -228,7 +228,7 @@ def _clear_of_kinks(number: int) -> tuple[Model, one_step.Drawn]:
     """A graph and a batch without values so near a kink that rounding decides the slope.
 
     In a graph with constants, such as windows of zeros, equal values may meet in a max pool,
-    whatever the batch; then another graph takes its place.
+    whatever the batch; then another graph is drawn.
     """
     for seed in range(number, number + 10**7, 10**6):
         model = _model(seed)
@@ -253,7 +253,7 @@ def test_a_random_graph_follows_the_reference_on_any_number_of_threads(number: i
         if not tensor.is_trained:
             continue
         own = slice(tensor.offset, tensor.offset + tensor.size)
-        # Roundings of 1e-7 of each layer, and Winograd's of 1e-5, grow with the depth.
+        # Each layer has an error of 1e-7, with Winograd 1e-5; errors grow with the depth.
         atol = 5e-5 * np.abs(expected[own]).max() + 5e-6 * largest
         np.testing.assert_allclose(
             found[0][own], expected[own], rtol=0, atol=atol, err_msg=tensor.name

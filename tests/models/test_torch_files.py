@@ -51,7 +51,7 @@ def test_a_module_of_the_same_layers_computes_the_same(name: str, tmp_path: Path
     state = torch.load(file, weights_only=True)
     assert {key: tuple(value.shape) for key, value in state.items()} == shapes
     module = torch_peer.build(Model(name, model.layout, np.zeros_like(model.initial_params)))
-    module.load_state_dict(state)  # strict: every name, every shape
+    module.load_state_dict(state)  # it checks every name and shape
     module.eval()
     images = np.random.default_rng(4).random((3, *model.layout.input_shape), np.float32)
     shaped = images.reshape(3, *(*model.layout.input_shape, 1)[:3])
@@ -68,7 +68,7 @@ def logits(model: Model, images: Any) -> Any:
 
 
 def test_a_dense_layer_after_an_image_reads_channels_before_rows() -> None:
-    """PyTorch's names need no PyTorch."""
+    """`state` does not need PyTorch."""
     model = models.sequential(
         [layers.Conv2D(5, (2, 1), name="c"), layers.Flatten(), layers.Dense(2, name="d")], (4, 3, 2)
     )
@@ -80,7 +80,7 @@ def test_a_dense_layer_after_an_image_reads_channels_before_rows() -> None:
     assert list(state) == ["c.weight", "c.bias", "d.weight", "d.bias"]
     assert state["c.weight"].shape == (5, 2, 2, 1)
     assert state["c.weight"][4, 1, 1, 0] == kernel[1, 0, 1, 4]
-    image = np.arange(45.0).reshape(3, 3, 5)  # what the convolution gives
+    image = np.arange(45.0).reshape(3, 3, 5)  # an output of the convolution
     np.testing.assert_array_equal(
         state["d.weight"] @ image.transpose(2, 0, 1).ravel(), image.ravel() @ dense
     )

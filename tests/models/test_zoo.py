@@ -34,9 +34,8 @@ def test_2nn_has_the_published_layers() -> None:
     assert [layer.activation for layer in model.layout.layers] == ["relu", "relu", "linear"]
 
 
-# Trained parameters as published, for images of the row's example_shape and 10 and 62 classes:
-# resnets as in the usual implementations with projections (272,474 and so on), resnet18 of
-# 11,173,962, FedMA's 3,491,530.
+# Published numbers of trained parameters for 10 and 62 classes; images have the example_shape of
+# the row. Those of resnets are of the usual implementations with projections.
 COUNTS = {
     "softmax-regression": (7_850, 48_670),
     "mlp-2nn": (199_210, 209_662),
@@ -50,19 +49,19 @@ COUNTS = {
     "resnet32": (466_906, 470_286),
     "resnet56": (855_770, 859_150),
     "resnet18-gn": (11_173_962, 11_200_638),
-    # 3,217,226 and 2,236,682 as trained by others with batch normalization.
+    # Published for batch normalization, which has as many trained parameters.
     "mobilenet-v1": (3_217_226, 3_270_526),
     "mobilenet-v2": (2_236_682, 2_303_294),
     "vgg9": (3_491_530, 3_518_206),
     "vgg11": (9_231_114, 9_257_790),
 }
 COUNTS.update({f"{name}-bn": COUNTS[name] for name in COUNTS if f"{name}-bn" in tables.MODELS})
-# Means and variances of all channels that are normalised.
+# Number of moving means and variances.
 MOVING = {
     **{"resnet20-bn": 1_568, "resnet32-bn": 2_464, "resnet56-bn": 4_256},
     **{"mobilenet-v2-bn": 34_112, "vgg11-bn": 5_504},
 }
-# Limits of the uniform draws of each kernel, as published, to four digits.
+# Published limits of the uniform distribution of each kernel, to four digits.
 GLOROT_LIMITS = {
     "mlp-2nn": [0.0781, 0.1225, 0.1690],
     "cnn-mcmahan": [0.0853, 0.0500, 0.0406, 0.1072],
@@ -209,7 +208,7 @@ def test_initial_weights_follow_the_seed() -> None:
     first, again, other = (models.build("mlp-2nn", seed=seed).initial_params for seed in (1, 1, 2))
     assert first.tobytes() == again.tobytes()
     assert (first != other).any()
-    kernels = models.mlp_2nn((200,), 200).layout  # two kernels of one shape
+    kernels = models.mlp_2nn((200,), 200).layout  # two kernels have the same shape
     first_kernel, _, second_kernel, *_ = kernels.split(models.glorot_uniform(kernels, 0))
     assert (first_kernel != second_kernel).any()
 

@@ -58,7 +58,7 @@ def test_epsilon_by_round_and_by_delta() -> None:
         assert accountant.spent(num_rounds).epsilon == pytest.approx(epsilon, abs=PRINTED)
     loss = SampledGaussianLoss(row.rate, row.noise_multiplier)
     for delta, epsilon in BY_DELTA.items():
-        # Rounding of 1e-15 in delta: at 1e-9 it is a millionth.
+        # Rounding errors of 1e-15 are a millionth of a delta of 1e-9.
         assert loss.epsilon(row.num_rounds, delta) == pytest.approx(epsilon, abs=2e-6)
 
 
@@ -122,7 +122,7 @@ def test_many_rounds_against_sums_in_long_double() -> None:
     losses = removed_and_added(0.01, 2.0)[0]
     loss = SampledGaussianLoss(0.01, 2.0)
     for delta in (1e-5, 1e-8):
-        # 1e-15 of the delta is for losses outside the window; 300 rounds are rounded.
+        # Losses outside the window add at most 1e-15 to delta; each of 300 rounds is rounded.
         found = precise_delta(losses, 300, loss.epsilon(300, delta))
         assert found == pytest.approx(delta, abs=1e-15 + 300 * ROUNDED)
 

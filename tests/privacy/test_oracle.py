@@ -15,7 +15,7 @@ from fedcli.privacy.loss_distribution import STEP  # noqa: E402
 from fedcli.privacy.schemes import PoissonSampled, scheme_of  # noqa: E402
 from tests.privacy.golden import FIXED_SIZE, POISSON  # noqa: E402
 
-# Two implementations round differently, most where delta is small and rounds are many.
+# Implementations round differently, most for a small delta and many rounds.
 TOLERANCE = 2e-6
 
 
@@ -42,7 +42,7 @@ def test_pld_equals(rate: float, z: float, num_rounds: int, delta: float) -> Non
 def test_fixed_size_equals(row: tuple[int, int, float, int, float, float, float]) -> None:
     population, cohort_size, z, num_rounds, delta, *_ = row
     accountant = RdpAccountant(renyi.ORDERS, dp_accounting.NeighboringRelation.REPLACE_ONE)
-    # dp-accounting takes z as given for this relation, so the 2 C of a replacement are halved here.
+    # dp-accounting does not count the sensitivity 2 C of a replacement, so z is halved here.
     event = dp_accounting.SampledWithoutReplacementDpEvent(
         population, cohort_size, dp_accounting.GaussianDpEvent(z / 2)
     )
@@ -53,7 +53,7 @@ def test_fixed_size_equals(row: tuple[int, int, float, int, float, float, float]
 
 @pytest.mark.parametrize(("rate", "z", "num_rounds"), [(0.02, 1.5, 50), (0.2, 4.0, 300)])
 def test_rdp_is_no_larger(rate: float, z: float, num_rounds: int) -> None:
-    """Version 0.6.0 is looser at orders between whole numbers, and equal at whole ones."""
+    """Version 0.6.0 has a looser bound between whole orders, and the same one at whole orders."""
     event = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(z))
     theirs = RdpAccountant(renyi.ORDERS).compose(event, num_rounds).get_epsilon(1e-5)
     whole = [order for order in renyi.ORDERS if order == int(order)]

@@ -7,10 +7,9 @@ The examples of the cohort are pooled, and one client that holds them all takes 
 A round costs as much as a federated round: it processes as many examples, for as many local epochs,
 in batches of the same size. --max-examples limits the pool to as many examples as the clients
 together would process with this limit. With --clients all, a round trains `epochs` epochs on all
-data. With SGD as the client
-optimizer, a run of R rounds equals R * epochs epochs of ordinary training. The server optimizer
-receives the pool's model delta as the mean delta; SGD with rate 1 (the default) adds it unchanged.
-The weight of the only client has no effect.
+data. With SGD as the client optimizer, a run of R rounds equals R * epochs epochs of ordinary
+training. The server optimizer receives the pool's model delta as the mean delta; SGD with rate 1
+(the default) adds it unchanged. The weight of the only client has no effect.
 
 The pooled examples are in cohort order, and are shuffled like the examples of a client named
 "centralized". The shuffle buffer should be `full`; with a smaller buffer the examples of a batch

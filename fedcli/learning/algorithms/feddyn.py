@@ -43,7 +43,7 @@ from fedcli.learning.algorithms.own_vectors import OwnVectors
 from fedcli.learning.client_states import ClientStates
 from fedcli.learning.optimizers.optimizer import Optimizer
 
-# Keys of the state. They are stored in checkpoints, so they keep their first names: "bend" holds h,
+# Keys of the state. They are stored in checkpoints, so they never change: "bend" holds h,
 # the mean of the clients' gradients, and "client_bends" holds the gradient h_k of each client.
 _MEAN, _BY_CLIENT = "bend", "client_bends"
 

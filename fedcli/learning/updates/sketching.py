@@ -8,8 +8,7 @@ weighted mean S, momentum u with factor m, and the server's accumulated error e:
 
 S, u and e are sketches. Each client sends one sketch and keeps nothing. Cells are set to 0, as in
 the authors' code. The sketch of the update could be subtracted instead, but the authors found that
-this diverges.
-The learning rate is that of the server optimizer, which gets the decoded update.
+this diverges. The learning rate is that of the server optimizer, which gets the decoded update.
 
 The server never sees individual updates. Every update that counts is replaced by the decoded
 update, so the aggregator combines equal rows. The hash functions are the same in all rounds of a
