@@ -22,7 +22,7 @@ def test_ratio_of_a_small_example() -> None:
     assert found == pytest.approx([17.891169], abs=1e-6)
 
 
-def test_one_client_shares_its_variance_with_nobody() -> None:
+def test_a_single_client_has_its_own_variance() -> None:
     own = likelihood_ratios(X, SCORES, HAS_CLIENT, is_offline=False, shares_variance=False)
     shared = likelihood_ratios(X, SCORES, HAS_CLIENT, is_offline=False, shares_variance=True)
     np.testing.assert_allclose(shared, own, rtol=1e-12)

@@ -117,7 +117,7 @@ def test_attackers_may_be_named(tmp_path: Path) -> None:
         ("@nowhere", "--attackers @nowhere: cannot read the file"),
     ],
 )
-def test_bad_attackers_are_one_line(attackers: str, words: str) -> None:
+def test_messages_about_bad_attackers_have_one_line(attackers: str, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         _chosen(attackers)
     assert str(caught.value).startswith(words)

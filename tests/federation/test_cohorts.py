@@ -95,7 +95,7 @@ def test_parse_refuses_a_file_that_is_not_text(tmp_path: Path) -> None:
         cohorts.parse_clients(f"@{file}")
 
 
-def test_more_than_the_population_says_the_population() -> None:
+def test_the_message_about_too_many_clients_names_the_population() -> None:
     with pytest.raises(ConfigError, match=r"--clients 31 exceeds the 30 clients in x\.h5"):
         cohorts.resolve_ids(ClientSelection(count=31), IDS, "x.h5")
 
@@ -158,14 +158,14 @@ def test_uniform_takes_all() -> None:
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS[1:])
-def test_a_drawn_cohort_refuses_ids_and_nobody(sampling: str) -> None:
+def test_a_drawn_cohort_refuses_ids_and_an_empty_population(sampling: str) -> None:
     with pytest.raises(ConfigError, match=f"--sampling {sampling} draws the clients itself"):
         plan(ClientSelection(ids=("w01",)), sampling, IDS, "x", 0)
     with pytest.raises(ConfigError, match="x has no clients"):
         plan(ClientSelection(), sampling, [], "x", 0)
 
 
-def test_by_size_asks_for_each_clients_examples() -> None:
+def test_by_size_reads_the_size_of_each_client() -> None:
     sizes = dict.fromkeys(IDS, 0) | {"w07": 3, "w29": 1}
     planned = cohorts.plan_cohorts(
         ClientSelection(count=3), "by-size", IDS, "x", 0, sizes.__getitem__

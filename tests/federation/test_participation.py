@@ -240,7 +240,7 @@ def test_participation_goes_to_toml_and_back() -> None:
         ({"min_reports": 0}, "--min-reports 0: choose a whole number from 1"),
     ],
 )
-def test_what_makes_no_sense_is_refused(values: dict[str, Any], message: str) -> None:
+def test_wrong_options_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         settings.from_options(values)
 

@@ -91,7 +91,7 @@ def test_a_share_of_the_examples_is_poisoned(train: ClientData) -> None:
         assert count - num_of_target <= num_changed <= count
 
 
-def test_poisoned_examples_depend_on_seed_and_client_alone(train: ClientData) -> None:
+def test_poisoned_examples_depend_only_on_seed_and_client(train: ClientData) -> None:
     client = train.client(ATTACKERS[0])
     made = _made("backdoor", train)
     assert made.poison(client).pixels.tobytes() == made.poison(client).pixels.tobytes()
@@ -99,7 +99,7 @@ def test_poisoned_examples_depend_on_seed_and_client_alone(train: ClientData) ->
     assert made.poison(client).labels.tobytes() != made.poison(renamed).labels.tobytes()
 
 
-def test_a_backdoor_aims_at_all_other_classes(train: ClientData) -> None:
+def test_a_backdoor_is_measured_on_all_other_classes(train: ClientData) -> None:
     client = train.client("s0000000")
     made = _made("backdoor", train, target=2, trigger_size=4)
     probe = made.probe(client)
@@ -190,7 +190,9 @@ def test_without_held_out_data_every_second_image_is_kept_for_measuring(
         np.testing.assert_allclose(found, expected, atol=0.5 / 255 + 1e-6)
 
 
-def test_another_dataset_that_does_not_fit_is_one_line(train: ClientData, tmp_path: Path) -> None:
+def test_the_message_about_an_unsuitable_dataset_has_one_line(
+    train: ClientData, tmp_path: Path
+) -> None:
     colours = _store(tmp_path / "colours.h5", np.zeros((2, 32, 32, 3), np.uint8), [7, 7])
     few = _store(tmp_path / "few.h5", np.zeros((2, 28, 28), np.uint8), [7, 3])
     for data, words in (
@@ -203,7 +205,7 @@ def test_another_dataset_that_does_not_fit_is_one_line(train: ClientData, tmp_pa
         assert "\n" not in str(caught.value)
 
 
-def test_changed_clients_are_the_attackers_alone(train: ClientData) -> None:
+def test_only_attackers_are_changed(train: ClientData) -> None:
     made = _made("label-flip", train)
     changed = ChangedClients(train, made.poison, frozenset(ATTACKERS))
     assert changed.client_ids == train.client_ids
@@ -254,7 +256,9 @@ def test_an_edge_case_without_examples_is_refused(train: ClientData) -> None:
         ("zero", {"scale": 2}, "zero has no option 'scale'"),
     ],
 )
-def test_bad_options_are_one_line(name: str, given: dict[str, Any], words: str) -> None:
+def test_messages_about_bad_options_have_one_line(
+    name: str, given: dict[str, Any], words: str
+) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
         resolve(ATTACKS[name], given)
     assert "\n" not in str(caught.value)

@@ -162,7 +162,7 @@ def test_by_size_needs_examples() -> None:
         samplers.build("by-size", 3, 2, 0, lambda _: 0)
 
 
-def test_cyclic_holds_one_pass_and_not_those_before(seed: int) -> None:
+def test_cyclic_stores_the_order_of_only_one_pass(seed: int) -> None:
     sampler = samplers.Cyclic(20_000, 19_999, seed)
     tracemalloc.start()
     for round_num in range(10):
@@ -173,7 +173,7 @@ def test_cyclic_holds_one_pass_and_not_those_before(seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
-def test_draws_depend_on_round_and_seed_alone(name: str) -> None:
+def test_draws_depend_only_on_round_and_seed(name: str) -> None:
     sampler = build(name, 100, 20, 3)
     drawn = [tuple(sampler.indices(round_num)) for round_num in range(20)]
     assert len(set(drawn)) == 20

@@ -411,7 +411,7 @@ def test_a_round_without_a_finite_client_changes_nothing_but_its_number() -> Non
         assert process.next(output.state, _clients()).metrics["finalizer"]["update_non_finite"] == 0
 
 
-def test_a_round_can_be_repeated_but_not_a_state_that_was_overtaken() -> None:
+def test_a_round_can_be_repeated_but_a_superseded_state_is_refused() -> None:
     process, clients = _process(_build("scaffold")), _clients()
     first = process.next(process.initialize(), clients[:4]).state
     twice = [process.next(first, clients[2:]).state for _ in range(2)]

@@ -106,7 +106,7 @@ def test_alie() -> None:
     assert metrics == {"is_made": 1, "z": z}
 
 
-def test_alie_works_out_z_from_the_updates_that_count() -> None:
+def test_alie_computes_z_from_the_updates_that_count() -> None:
     rows = np.repeat(ROWS[:6], 2, axis=0)[:10]
     ids = [f"c{index}" for index in range(10)]
     weights = np.ones(10)

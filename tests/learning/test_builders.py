@@ -129,7 +129,7 @@ def test_an_own_algorithm_is_a_class_or_a_file(tmp_path: Path, cohort: Any) -> N
         learning.build_own(cast(Any, object), MODEL, client)
 
 
-def test_parts_of_another_type_are_one_line() -> None:
+def test_messages_about_parts_of_another_type_have_one_line() -> None:
     wrong: Any = object()
     with pytest.raises(ConfigError, match=r"algorithm is of type object; make one with .*build"):
         learning.build_process(wrong, MODEL)
@@ -140,7 +140,7 @@ def test_parts_of_another_type_are_one_line() -> None:
 
 
 @pytest.mark.parametrize("name", ["build_weighted_fed_avg", "build_fed_eval"])
-def test_wrong_arguments_of_next_are_one_line(name: str, cohort: Any) -> None:
+def test_messages_about_wrong_arguments_of_next_have_one_line(name: str, cohort: Any) -> None:
     given = (MODEL,) if name == "build_fed_eval" else (MODEL, optimizers.sgd(0.1))
     process = getattr(learning, name)(*given)
     state = process.initialize()

@@ -60,7 +60,7 @@ def test_rounds_are_epochs_of_sgd_on_all_data() -> None:
     np.testing.assert_allclose(state.global_model_weights, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_it_is_federated_averaging_of_one_client_that_holds_everything() -> None:
+def test_centralized_is_federated_averaging_of_one_client_with_all_examples() -> None:
     plan = BatchPlan(epochs=2, batch_size=8, shuffle_buffer=50, max_examples=30)
     clients = make_clients(SIZES, plan=plan)
     (pooled,) = centralized.pool(clients)

@@ -71,7 +71,7 @@ def test_a_version_being_written_leaves_the_one_before_as_it_is() -> None:
     assert (_read(again.before, "a"), _read(again.after, "a")) == (1.0, 1.0)
 
 
-def test_an_overtaken_version_is_refused() -> None:
+def test_a_superseded_version_is_refused() -> None:
     first = _next(ClientStates(), {"a": 1.0})
     second = _next(first, {"a": 2.0})
     other = _next(first, {"a": 3.0})
@@ -101,7 +101,7 @@ def test_a_file_holds_few_versions_of_each_client(tmp_path: Path) -> None:
     again.close()
 
 
-def test_what_was_not_saved_is_lost_and_what_was_is_there(tmp_path: Path) -> None:
+def test_unsaved_vectors_are_lost_and_saved_ones_remain(tmp_path: Path) -> None:
     first = _next(ClientStates().open_in(tmp_path, [0]), {"a": 1.0})
     first.save([0])
     _next(_next(first, {"a": 2.0}), {"a": 3.0}).close()
@@ -388,7 +388,7 @@ def _straight(tmp_path: Path, algorithm: str) -> Path:
 
 
 @pytest.mark.parametrize("algorithm", ["scaffold", "feddyn", "local-only"])
-def test_a_full_disk_saves_no_checkpoint_that_counts_on_lost_states(
+def test_a_full_disk_saves_no_checkpoint_whose_states_are_lost(
     tmp_path: Path, algorithm: str
 ) -> None:
     wanted = _straight(tmp_path, algorithm)

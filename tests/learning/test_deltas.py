@@ -121,7 +121,7 @@ def test_rows_are_bounded_and_scaled_as_the_sum_is() -> None:
     np.testing.assert_allclose(found.delta_sum, total, rtol=1e-6, atol=1e-6)
 
 
-def test_clients_that_start_elsewhere_have_no_part_in_rows_or_sum() -> None:
+def test_clients_with_their_own_starts_are_not_in_rows_or_sum() -> None:
     starts = np.ones((len(SIZES), NUM_PARAMS), np.float32)
     task = _task(ALL_ROWS, ClientInputs(starts=starts))
     found = ThreadEngine(2).train(MODEL.layout, task, _clients())

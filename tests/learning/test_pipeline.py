@@ -175,7 +175,7 @@ def test_bounds_apply_after_the_stages() -> None:
         )
 
 
-def test_an_aggregator_of_all_rows_learns_the_clients_of_its_round() -> None:
+def test_an_aggregator_of_all_rows_gets_the_clients_of_its_round() -> None:
     seen = []
 
     class Watching:

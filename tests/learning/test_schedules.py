@@ -57,7 +57,7 @@ ROWS: list[tuple[str, dict[str, Any], list[float]]] = [
 @pytest.mark.parametrize(
     ("name", "options", "expected"), ROWS, ids=[f"{name}-{options}" for name, options, _ in ROWS]
 )
-def test_each_round_has_its_share(
+def test_each_round_has_its_factor(
     name: str, options: dict[str, Any], expected: list[float]
 ) -> None:
     schedule = schedules.build(name, options)

@@ -143,7 +143,7 @@ def test_a_part_of_a_cohort_has_the_numbers_of_its_clients_copies() -> None:
     assert uncounted.delta_sum.tobytes() != parts[1].delta_sum.tobytes()
 
 
-def test_a_kept_cohort_is_numbered_anew_where_the_task_says_so() -> None:
+def test_the_task_may_renumber_the_copies_in_a_kept_cohort() -> None:
     clients, engine = tuple(_clients([12, 15], same_name=True)), ThreadEngine(1)
     found = [
         engine.train(MODEL.layout, _task(occurrences=each), clients).delta_sum.tobytes()

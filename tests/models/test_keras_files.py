@@ -286,7 +286,7 @@ def test_a_nested_model_has_its_moving_statistics_last_in_legacy_files(tmp_path:
     check_weights(model.weights, [*vectors[:4], *dense, *vectors[4:]])
 
 
-def test_every_layer_becomes_its_own(tmp_path: Path) -> None:
+def test_each_layer_of_keras_becomes_the_same_layer_of_fedcli(tmp_path: Path) -> None:
     pool = {"pool_size": [2, 2], "strides": None, "data_format": "channels_last"}
     model = sequential(
         image_input(13, 10, 1),
@@ -575,7 +575,7 @@ def test_weights_that_are_no_plain_arrays_are_refused(
 
 
 @pytest.mark.parametrize("name", ["../z/kernel:0", "./kernel:0", "z//kernel:0"])
-def test_names_do_not_lead_elsewhere(tmp_path: Path, name: str) -> None:
+def test_names_that_are_paths_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
     def fill(file: Any) -> None:
         file.attrs["layer_names"] = np.array(["z"], "S")
         file["z/z/kernel:0"] = WEIGHTS[0]
@@ -589,7 +589,7 @@ def test_names_do_not_lead_elsewhere(tmp_path: Path, name: str) -> None:
     "names",
     [np.zeros(3), np.zeros((1, 1), "S3"), np.array(["a\nb"], "S3"), np.zeros(5000, "S1")],
 )
-def test_lists_of_names_are_texts(tmp_path: Path, names: Any) -> None:
+def test_lists_of_names_that_are_not_text_are_refused(tmp_path: Path, names: Any) -> None:
     def fill(file: Any) -> None:
         file.attrs["layer_names"] = names
 
@@ -714,7 +714,7 @@ def test_a_model_without_dense_layers_is_written_with_flat_probabilities(
     )
 
 
-def test_names_say_the_format(tmp_path: Path) -> None:
+def test_the_suffix_of_a_file_decides_its_format(tmp_path: Path) -> None:
     layout, params = small_cnn()
     tensors = dict(enumerate(layout.split(params)))
     arrays = {str(name): array for name, array in tensors.items()}

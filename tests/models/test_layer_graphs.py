@@ -86,7 +86,7 @@ def test_layers_that_compute_nothing_are_replaced_by_their_input() -> None:
     assert layout.sources == ((0,), (1,), (2, 1), (3,))
 
 
-def test_a_graph_deeper_than_python_recurses_is_walked() -> None:
+def test_a_graph_deeper_than_the_limit_of_recursion_is_read() -> None:
     node = Input()
     for _ in range(1001):
         node = Dense(1)(node)

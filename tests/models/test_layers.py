@@ -83,12 +83,12 @@ def test_a_dict_of_a_layer_gives_it_back(spec: Spec) -> None:
     spec.check("layer")
 
 
-def test_every_kind_is_here() -> None:
+def test_every_kind_is_tested() -> None:
     assert {spec.kind for spec in [*EVERY_KIND, *INPUT_LAYERS]} == set(KINDS)
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
-def test_a_class_says_all_of_its_kind(kind: type[Spec]) -> None:
+def test_a_class_defines_checks_tensors_and_names_of_its_kind(kind: type[Spec]) -> None:
     fields = list(inspect.signature(kind).parameters)
     assert [*kind.checks, "name", "inputs"] == fields
     assert {each.field for each in kind.tensors if each.field} <= set(fields)

@@ -201,7 +201,7 @@ def test_activations_become_part_of_the_layer_before_where_it_has_none() -> None
     ]
 
 
-def test_softmax_at_the_end_is_the_loss_s() -> None:
+def test_a_softmax_at_the_end_belongs_to_the_loss() -> None:
     models_of: list[list[Spec]] = [[Dense(3, "softmax")], [Dense(3), Activation("softmax")]]
     for specs in models_of:
         layout = lay_out(specs, (4,))
@@ -251,7 +251,7 @@ def test_a_description_survives_json(name: str) -> None:
         ),
     ],
 )
-def test_descriptions_that_are_none_are_refused(description: Any, message: str) -> None:
+def test_invalid_descriptions_are_refused(description: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         from_description(description)
 

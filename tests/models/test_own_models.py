@@ -877,7 +877,7 @@ def test_tensors_may_be_named_as_they_like(tmp_path: Path, monkeypatch: pytest.M
     assert files_of(Path("again"))["file"] == files_of(Path("run"))["file"]
 
 
-def test_a_checkpoint_that_claims_a_larger_model_is_told_before_it_is_made(
+def test_a_checkpoint_of_a_larger_model_is_refused_before_it_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -890,7 +890,7 @@ def test_a_checkpoint_that_claims_a_larger_model_is_told_before_it_is_made(
     assert "holds 7,850 weights, but softmax-regression of its config, for examples of" in message
 
 
-def test_code_beside_a_run_that_needs_none_is_refused(
+def test_code_for_a_run_that_needs_none_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -1193,7 +1193,7 @@ def test_torch_modules_that_do_not_end_in_softmax_are_taken(
         ("a_class", r"net\.py: a_class returned the class Judging; return an object of it"),
     ],
 )
-def test_torch_mistakes_are_told_at_the_user_s_line_or_layer(
+def test_messages_of_torch_mistakes_name_the_user_s_line_or_layer(
     torch_file: Path, function: str, message: str
 ) -> None:
     torch_file.write_text(TORCH + ENDINGS)
@@ -1235,7 +1235,7 @@ def test_torch_resume_equals_straight_run_with_dropout(torch_file: Path, tmp_pat
 
 
 @pytest.mark.parametrize("wrong", [3, None, [1], {"a": 1}])
-def test_what_is_no_model_is_told_as_what_it_is(wrong: object) -> None:
+def test_the_message_about_an_object_that_is_no_model_names_its_type(wrong: object) -> None:
     with pytest.raises(ModelError, match=r"^model is .*; give a fedcli\.models model, such as"):
         wrap(wrong, input_shape=(2, 2))
 
@@ -1344,7 +1344,7 @@ def test_other_losses_of_probabilities_are_taken(model: Any) -> None:
     assert np.isfinite(state.global_model_weights).all()
 
 
-def test_a_failure_in_another_file_of_the_user_s_is_told_with_its_line(tmp_path: Path) -> None:
+def test_the_message_of_a_failure_in_another_file_names_its_line(tmp_path: Path) -> None:
     (tmp_path / "own_layers_of_mine.py").write_text(
         EXAMPLE.read_text().replace("logits = x @ self.weights", "logits = x @ self.weights.T")
     )

@@ -79,7 +79,7 @@ def test_a_model_s_path_is_kept_absolute_in_the_config() -> None:
         assert settings.absolute_paths(config, "/there").model == kept
 
 
-def test_fresh_weights_are_for_files_alone() -> None:
+def test_fresh_weights_are_only_for_files() -> None:
     assert settings.from_options({"model": "m.keras", "fresh_weights": True}).fresh_weights
     with pytest.raises(ConfigError, match="--fresh-weights is for models from files; mlp-2nn alw"):
         settings.from_options({"model": "mlp-2nn", "fresh_weights": True})
