@@ -58,6 +58,20 @@ static inline int run_on_each_isa(const test_case *tests, size_t num_tests, int 
     return worst;
 }
 
+/* Selects the next instruction set, for tests that compute their naive reference once:
+ *
+ *     for (size_t isa = 0; next_isa(&isa);) ...
+ *
+ * Those that cannot run are skipped. A failed check names the one that is selected. */
+static inline bool next_isa(size_t *isa) {
+    while (*isa < LENGTH(ISA_NAMES)) {
+        test_subject = ISA_NAMES[(*isa)++];
+        if (fed_select_isa(test_subject) == FED_OK) return true;
+    }
+    test_subject = NULL;
+    return false;
+}
+
 /* ---- Random numbers -------------------------------------------------------------------------- */
 
 /* SplitMix64. */

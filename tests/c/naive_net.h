@@ -166,11 +166,11 @@ static inline double naive_bias(const fed_layer *layer, const double *params, si
 
 static inline void naive_dense(const fed_layer *layer, const double *params, const double *in,
                                double *out) {
-    for (size_t o = 0; o < layer->out.channels; o++) {
-        out[o] = naive_bias(layer, params, o);
-        for (size_t i = 0; i < fed_shape_size(&layer->in); i++)
-            out[o] += in[i] * params[layer->offset + i * layer->out.channels + o];
-    }
+    const size_t num_outputs = layer->out.channels;
+    for (size_t o = 0; o < num_outputs; o++) out[o] = naive_bias(layer, params, o);
+    for (size_t i = 0; i < fed_shape_size(&layer->in); i++)
+        for (size_t o = 0; o < num_outputs; o++)
+            out[o] += in[i] * params[layer->offset + i * num_outputs + o];
 }
 
 static inline void naive_conv(const fed_layer *layer, const double *params, const double *in,
@@ -178,11 +178,12 @@ static inline void naive_conv(const fed_layer *layer, const double *params, cons
     for (size_t o = 0; o < fed_shape_size(&layer->out); o++)
         out[o] = naive_bias(layer, params, o % layer->out.channels);
     for (naive_tap t = NAIVE_FIRST_TAP; naive_next_tap(layer, &t);)
-        for (size_t ci = 0; ci < layer->in.channels; ci++)
-            for (size_t co = 0; co < layer->out.channels; co++)
-                out[naive_at(&layer->out, t.out_y, t.out_x, co)] +=
-                    in[naive_at(&layer->in, t.in_y, t.in_x, ci)] *
-                    params[naive_weight(layer, &t, ci, co)];
+        for (size_t ci = 0; ci < layer->in.channels; ci++) {
+            const double value = in[naive_at(&layer->in, t.in_y, t.in_x, ci)];
+            const double *weights = params + naive_weight(layer, &t, ci, 0);
+            double *sums = out + naive_at(&layer->out, t.out_y, t.out_x, 0);
+            for (size_t co = 0; co < layer->out.channels; co++) sums[co] += value * weights[co];
+        }
 }
 
 /* The weight of channel c in the kernel [window height, window width, channels]. */
@@ -358,25 +359,31 @@ static inline void naive_bias_back(const fed_layer *layer, const double *g, doub
 
 static inline void naive_dense_back(const fed_layer *layer, const double *params, const double *in,
                                     const double *g, double *in_gradient, double *gradient) {
-    for (size_t i = 0; i < fed_shape_size(&layer->in); i++)
+    for (size_t i = 0; i < fed_shape_size(&layer->in); i++) {
+        const size_t first = layer->offset + i * layer->out.channels;
+        double by_in = 0;
         for (size_t o = 0; o < layer->out.channels; o++) {
-            const size_t weight = layer->offset + i * layer->out.channels + o;
-            gradient[weight] += in[i] * g[o];
-            in_gradient[i] += params[weight] * g[o];
+            gradient[first + o] += in[i] * g[o];
+            by_in += params[first + o] * g[o];
         }
+        in_gradient[i] += by_in;
+    }
 }
 
 static inline void naive_conv_back(const fed_layer *layer, const double *params, const double *in,
                                    const double *g, double *in_gradient, double *gradient) {
     for (naive_tap t = NAIVE_FIRST_TAP; naive_next_tap(layer, &t);)
-        for (size_t ci = 0; ci < layer->in.channels; ci++)
+        for (size_t ci = 0; ci < layer->in.channels; ci++) {
+            const size_t at = naive_at(&layer->in, t.in_y, t.in_x, ci);
+            const size_t first = naive_weight(layer, &t, ci, 0);
+            const double *by_out = g + naive_at(&layer->out, t.out_y, t.out_x, 0);
+            double by_in = 0;
             for (size_t co = 0; co < layer->out.channels; co++) {
-                const size_t at = naive_at(&layer->in, t.in_y, t.in_x, ci);
-                const size_t weight = naive_weight(layer, &t, ci, co);
-                const double by_out = g[naive_at(&layer->out, t.out_y, t.out_x, co)];
-                gradient[weight] += in[at] * by_out;
-                in_gradient[at] += params[weight] * by_out;
+                gradient[first + co] += in[at] * by_out[co];
+                by_in += params[first + co] * by_out[co];
             }
+            in_gradient[at] += by_in;
+        }
 }
 
 static inline void naive_depthwise_back(const fed_layer *layer, const double *params,

@@ -33,6 +33,8 @@ typedef struct test_case {
 
 /* The running test jumps here when a check fails. */
 static jmp_buf test_failed;
+/* What is tested at the moment, named where a check fails; NULL: nothing in particular. */
+static const char *test_subject;
 
 static inline void test_check(bool holds, const char *file, int line, const char *text) {
     if (holds) {
@@ -86,8 +88,11 @@ static inline void *test_alloc(size_t num_bytes) {
 }
 
 static inline bool test_run_one(const test_case *test) {
+    test_subject = NULL;
     if (setjmp(test_failed) != 0) {
-        printf("FAIL %s\n", test->name);
+        const char *subject = test_subject;
+        printf("FAIL %s%s%s\n", test->name, subject != NULL ? " with " : "",
+               subject != NULL ? subject : "");
         return false;
     }
     test->run();

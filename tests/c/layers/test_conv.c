@@ -104,48 +104,43 @@ static size_t place(const fed_buffer *buffer, size_t y, size_t x, size_t channel
     return buffer->origin + y * buffer->row_stride + x * buffer->pixel_stride + channel;
 }
 
-static double value_in(const conv *c, ptrdiff_t y, ptrdiff_t x, size_t channel) {
-    const fed_shape *in = &c->layer.in;
-    if (y < 0 || x < 0 || y >= (ptrdiff_t)in->height || x >= (ptrdiff_t)in->width) return 0;
-    return c->in[place(&c->stage.in, (size_t)y, (size_t)x, channel)];
-}
+/* One pixel of the outputs and one pixel of the image in its window: the first of the outputs, the
+ * first of the flat weights between the channels of both, and the row and column in the image. */
+typedef struct tap {
+    size_t out, flat, y, x;
+} tap;
 
-/* Calls visit(c, output index, flat index, image index or SIZE_MAX, input value) for every product
- * of the convolution. */
-static void for_each_product(conv *c, void (*visit)(conv *, size_t, size_t, size_t, double)) {
+/* Calls visit(c, tap) for each tap inside the image; outside, the inputs are 0. */
+static void for_each_tap(conv *c, void (*visit)(conv *, const tap *)) {
     const fed_layer *l = &c->layer;
-    size_t out = 0;
-    for (size_t y = 0; y < l->out.height; y++)
-        for (size_t x = 0; x < l->out.width; x++)
-            for (size_t o = 0; o < l->out.channels; o++, out++)
-                for (size_t ky = 0; ky < l->window_height; ky++)
-                    for (size_t kx = 0; kx < l->window_width; kx++)
-                        for (size_t i = 0; i < l->in.channels; i++) {
-                            const ptrdiff_t iy = (ptrdiff_t)(y * l->stride_y + ky - l->pad_top);
-                            const ptrdiff_t ix = (ptrdiff_t)(x * l->stride_x + kx - l->pad_left);
-                            const size_t flat = l->offset +
-                                                ((ky * l->window_width + kx) * l->in.channels + i) *
-                                                    l->out.channels +
-                                                o;
-                            const int is_inside = iy >= 0 && ix >= 0 &&
-                                                  iy < (ptrdiff_t)l->in.height &&
-                                                  ix < (ptrdiff_t)l->in.width;
-                            const size_t image =
-                                is_inside
-                                    ? ((size_t)iy * l->in.width + (size_t)ix) * l->in.channels + i
-                                    : SIZE_MAX;
-                            visit(c, out, flat, image, value_in(c, iy, ix, i));
-                        }
+    const size_t num_taps = l->window_height * l->window_width;
+    for (size_t pixel = 0; pixel < l->out.height * l->out.width; pixel++)
+        for (size_t i = 0; i < num_taps; i++) {
+            /* above and left of the image it wraps around to a number larger than any size */
+            const tap s = {
+                .out = pixel * l->out.channels,
+                .flat = l->offset + i * l->in.channels * l->out.channels,
+                .y = pixel / l->out.width * l->stride_y + i / l->window_width - l->pad_top,
+                .x = pixel % l->out.width * l->stride_x + i % l->window_width - l->pad_left,
+            };
+            if (s.y < l->in.height && s.x < l->in.width) visit(c, &s);
+        }
 }
 
 static size_t num_weights(const fed_layer *l) {
     return l->window_height * l->window_width * l->in.channels * l->out.channels;
 }
 
-static void add_product(conv *c, size_t out, size_t flat, size_t image, double value) {
-    (void)image;
-    c->sums[out] += c->flat[flat] * value;
-    c->bounds[out] += fabs(c->flat[flat] * value);
+static void add_products(conv *c, const tap *s) {
+    const fed_layer *l = &c->layer;
+    for (size_t i = 0; i < l->in.channels; i++) {
+        const double value = c->in[place(&c->stage.in, s->y, s->x, i)];
+        for (size_t o = 0; o < l->out.channels; o++) {
+            const double product = c->flat[s->flat + i * l->out.channels + o] * value;
+            c->sums[s->out + o] += product;
+            c->bounds[s->out + o] += fabs(product);
+        }
+    }
 }
 
 static double activate(int activation, double x) {
@@ -192,7 +187,7 @@ static void choose(conv *c, size_t y, size_t x, size_t o) {
 
 static void naive_forward(conv *c) {
     const fed_layer *l = &c->layer;
-    for_each_product(c, add_product);
+    for_each_tap(c, add_products);
     const double num_terms = (double)(num_weights(l) / l->out.channels + 3);
     for (size_t i = 0; i < fed_shape_size(&l->out); i++) {
         const double bias =
@@ -205,15 +200,25 @@ static void naive_forward(conv *c) {
             for (size_t o = 0; o < l->out.channels; o++) choose(c, y, x, o);
 }
 
-static double *sums_gradient; /* of the reference whose products for_each_product visits */
+static double *sums_gradient; /* of the reference whose products for_each_tap visits */
 
-static void add_gradient(conv *c, size_t out, size_t flat, size_t image, double value) {
-    const double g = sums_gradient[out];
-    c->flat_gradient[flat] += g * value;
-    c->flat_bounds[flat] += fabs(g * value);
-    if (image == SIZE_MAX) return;
-    c->image_gradient[image] += g * c->flat[flat];
-    c->image_bounds[image] += fabs(g * c->flat[flat]);
+static void add_gradients(conv *c, const tap *s) {
+    const fed_layer *l = &c->layer;
+    for (size_t i = 0; i < l->in.channels; i++) {
+        const double value = c->in[place(&c->stage.in, s->y, s->x, i)];
+        double by_image = 0, bound = 0;
+        for (size_t o = 0; o < l->out.channels; o++) {
+            const size_t flat = s->flat + i * l->out.channels + o;
+            const double g = sums_gradient[s->out + o];
+            c->flat_gradient[flat] += g * value;
+            c->flat_bounds[flat] += fabs(g * value);
+            by_image += g * c->flat[flat];
+            bound += fabs(g * c->flat[flat]);
+        }
+        const size_t image = (s->y * l->in.width + s->x) * l->in.channels + i;
+        c->image_gradient[image] += by_image;
+        c->image_bounds[image] += bound;
+    }
 }
 
 static void naive_backward(conv *c) {
@@ -232,7 +237,7 @@ static void naive_backward(conv *c) {
         c->flat_gradient[l->offset + num_weights(l) + o] += g;
         c->flat_bounds[l->offset + num_weights(l) + o] += fabs(g);
     }
-    for_each_product(c, add_gradient);
+    for_each_tap(c, add_gradients);
     free(sums_gradient);
 }
 
@@ -477,7 +482,7 @@ static void check_nan(const conv_case *of, const fed_stage_ops *ops, size_t y, s
     c.in[place(&c.stage.in, y, x, 0)] = NAN;
     prepare(&c);
     fed_pass pass = pass_of(&c);
-    for_each_product(&c, add_product);
+    for_each_tap(&c, add_products);
     ops->forward(&pass);
     const fed_shape *shape = &c.stage.shape, *full = &c.layer.out;
     const size_t scale = of->is_pooled ? 2 : 1;

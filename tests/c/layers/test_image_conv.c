@@ -80,42 +80,57 @@ static size_t weight_at(const fed_image_conv *conv, size_t o, size_t y, size_t x
            o % FED_IMAGE_PANEL;
 }
 
-/* Calls `visit` for each product of an output's sum. */
-typedef void visit_product(twin *t, size_t out, size_t in, size_t weight);
+/* One pixel of the outputs and one pixel of the inputs in its window: the offsets of their
+ * channels, and the row and column in the window. */
+typedef struct tap {
+    size_t out, in, y, x;
+} tap;
 
-static void visit_window(twin *t, size_t image, size_t oy, size_t ox, size_t o,
-                         visit_product *visit) {
+typedef void visit_tap(twin *t, const tap *s);
+
+static void visit_window(twin *t, size_t image, size_t oy, size_t ox, visit_tap *visit) {
     const fed_image_conv *c = &t->conv;
-    const size_t out = image * c->out.num_values + fed_pixel(&c->out, oy, ox) + o;
-    for (size_t y = 0; y < c->window_height; y++)
-        for (size_t x = 0; x < c->window_width; x++) {
+    tap s = {.out = image * c->out.num_values + fed_pixel(&c->out, oy, ox)};
+    for (s.y = 0; s.y < c->window_height; s.y++)
+        for (s.x = 0; s.x < c->window_width; s.x++) {
             /* above and left of the image it wraps around to a number larger than any size */
-            const size_t iy = oy * c->stride_y + y - c->pad_top;
-            const size_t ix = ox * c->stride_x + x - c->pad_left;
+            const size_t iy = oy * c->stride_y + s.y - c->pad_top;
+            const size_t ix = ox * c->stride_x + s.x - c->pad_left;
             if (iy >= c->in_shape.height || ix >= c->in_shape.width) continue;
-            for (size_t i = 0; i < c->in_shape.channels; i++)
-                visit(t, out, image * c->in.num_values + fed_pixel(&c->in, iy, ix) + i,
-                      weight_at(c, o, y, x, i));
+            s.in = image * c->in.num_values + fed_pixel(&c->in, iy, ix);
+            visit(t, &s);
         }
 }
 
-static void visit_products(twin *t, visit_product *visit) {
+static void visit_taps(twin *t, visit_tap *visit) {
     const fed_image_conv *c = &t->conv;
     for (size_t n = 0; n < c->num_images; n++)
         for (size_t y = 0; y < c->out_shape.height; y++)
-            for (size_t x = 0; x < c->out_shape.width; x++)
-                for (size_t o = 0; o < c->out_shape.channels; o++)
-                    visit_window(t, n, y, x, o, visit);
+            for (size_t x = 0; x < c->out_shape.width; x++) visit_window(t, n, y, x, visit);
 }
 
-static void add_output(twin *t, size_t out, size_t in, size_t weight) {
-    t->right_out[out] += (double)t->in[in] * (double)t->weights[weight];
+static void add_outputs(twin *t, const tap *s) {
+    const fed_image_conv *c = &t->conv;
+    for (size_t i = 0; i < c->in_shape.channels; i++) {
+        const double value = (double)t->in[s->in + i];
+        for (size_t o = 0; o < c->out_shape.channels; o++)
+            t->right_out[s->out + o] += value * (double)t->weights[weight_at(c, o, s->y, s->x, i)];
+    }
 }
 
-static void add_gradients(twin *t, size_t out, size_t in, size_t weight) {
-    const double gradient = (double)t->out_gradient[out];
-    t->right_in_gradient[in] += gradient * (double)t->weights[weight];
-    t->right_weights_gradient[weight] += gradient * (double)t->in[in];
+static void add_gradients(twin *t, const tap *s) {
+    const fed_image_conv *c = &t->conv;
+    for (size_t i = 0; i < c->in_shape.channels; i++) {
+        const double value = (double)t->in[s->in + i];
+        double in_gradient = 0;
+        for (size_t o = 0; o < c->out_shape.channels; o++) {
+            const size_t weight = weight_at(c, o, s->y, s->x, i);
+            const double gradient = (double)t->out_gradient[s->out + o];
+            in_gradient += gradient * (double)t->weights[weight];
+            t->right_weights_gradient[weight] += gradient * value;
+        }
+        t->right_in_gradient[s->in + i] += in_gradient;
+    }
 }
 
 /* Calls `visit` for each pixel of the outputs: the offset of its channels. */
@@ -134,6 +149,18 @@ static void finish_output(twin *t, size_t offset) {
         *out = fmax(*out, (double)t->conv.least);
         t->right_bias_gradient[o] += (double)t->out_gradient[offset + o];
     }
+}
+
+/* Computes the reference of the values that set_up has filled. */
+static void set_right(twin *t) {
+    t->right_out = zero_doubles(t->num_out);
+    t->right_in_gradient = zero_doubles(t->num_in);
+    t->right_weights_gradient = zero_doubles(t->num_weights);
+    t->right_bias_gradient = zero_doubles(t->num_bias);
+    t->right_weights_gradient[0] = t->right_bias_gradient[0] = 2;
+    visit_taps(t, add_outputs);
+    visit_taps(t, add_gradients);
+    for_each_output(t, finish_output);
 }
 
 /* ---- Set-up ---------------------------------------------------------------------------------- */
@@ -213,12 +240,6 @@ static void set_up(twin *t, const image_case *of, const fed_image_conv_method *m
     t->bias_gradient = guarded_floats(t->num_bias, 0);
     t->weights_gradient[0] = t->bias_gradient[0] = 2; /* the gradient is added to these */
     t->scratch = guarded_floats(t->num_scratch, NAN);
-
-    t->right_out = zero_doubles(t->num_out);
-    t->right_in_gradient = zero_doubles(t->num_in);
-    t->right_weights_gradient = zero_doubles(t->num_weights);
-    t->right_bias_gradient = zero_doubles(t->num_bias);
-    t->right_weights_gradient[0] = t->right_bias_gradient[0] = 2;
 }
 
 static void tear_down(twin *t) {
@@ -270,34 +291,47 @@ static void clear_input_border(twin *t) {
     t->in_gradient = clean;
 }
 
-static void check_case(const image_case *of, const fed_image_conv_method *method, double bound) {
-    twin t, shared;
-    set_up(&t, of, method, 1);
-    CHECK(method->fits(&t.conv));
-    visit_products(&t, add_output);
-    visit_products(&t, add_gradients);
-    for_each_output(&t, finish_output);
-    run(&t, method, 1);
-    check_values(t.out, t.right_out, t.num_out, bound);
-    if (!of->is_raw) clear_input_border(&t);
-    if (!of->is_raw) check_values(t.in_gradient, t.right_in_gradient, t.num_in, bound);
-    check_values(t.weights_gradient, t.right_weights_gradient, t.num_weights, bound);
-    check_values(t.bias_gradient, t.right_bias_gradient, t.num_bias, bound);
+static void check_right(const twin *t, const twin *right, double bound) {
+    check_values(t->out, right->right_out, t->num_out, bound);
+    if (t->in_gradient != NULL)
+        check_values(t->in_gradient, right->right_in_gradient, t->num_in, bound);
+    check_values(t->weights_gradient, right->right_weights_gradient, t->num_weights, bound);
+    check_values(t->bias_gradient, right->right_bias_gradient, t->num_bias, bound);
+}
 
-    const int workers[] = {2, 7};
-    for (size_t w = 0; w < LENGTH(workers); w++) {
-        set_up(&shared, of, method, workers[w]);
-        run(&shared, method, workers[w]);
-        CHECK_BYTES(shared.out, t.out, t.num_out * sizeof *t.out);
-        if (!of->is_raw) clear_input_border(&shared);
-        if (!of->is_raw)
-            CHECK_BYTES(shared.in_gradient, t.in_gradient, t.num_in * sizeof *t.in_gradient);
-        CHECK_BYTES(shared.weights_gradient, t.weights_gradient,
-                    t.num_weights * sizeof *t.weights_gradient);
-        CHECK_BYTES(shared.bias_gradient, t.bias_gradient, t.num_bias * sizeof *t.bias_gradient);
-        tear_down(&shared);
+static void check_same(const twin *t, const twin *other) {
+    CHECK_BYTES(t->out, other->out, t->num_out * sizeof *t->out);
+    if (t->in_gradient != NULL)
+        CHECK_BYTES(t->in_gradient, other->in_gradient, t->num_in * sizeof *t->in_gradient);
+    CHECK_BYTES(t->weights_gradient, other->weights_gradient,
+                t->num_weights * sizeof *t->weights_gradient);
+    CHECK_BYTES(t->bias_gradient, other->bias_gradient, t->num_bias * sizeof *t->bias_gradient);
+}
+
+static void set_up_and_run(twin *t, const image_case *of, const fed_image_conv_method *method,
+                           int num_workers) {
+    set_up(t, of, method, num_workers);
+    run(t, method, num_workers);
+    if (!of->is_raw) clear_input_border(t);
+}
+
+static void check_case(const image_case *of, const fed_image_conv_method *method, double bound) {
+    static const int workers[] = {2, 7};
+    twin right, t, shared;
+    set_up(&right, of, method, 1);
+    CHECK(method->fits(&right.conv));
+    set_right(&right);
+    for (size_t isa = 0; next_isa(&isa);) {
+        set_up_and_run(&t, of, method, 1);
+        check_right(&t, &right, bound);
+        for (size_t w = 0; w < LENGTH(workers); w++) {
+            set_up_and_run(&shared, of, method, workers[w]);
+            check_same(&shared, &t);
+            tear_down(&shared);
+        }
+        tear_down(&t);
     }
-    tear_down(&t);
+    tear_down(&right);
 }
 
 static const image_case THREE_BY_THREE[] = {
@@ -383,4 +417,4 @@ static void test_the_fastest_method_is_chosen(void) {
 static const test_case TESTS[] = {TEST(test_winograd), TEST(test_small), TEST(test_gemm),
                                   TEST(test_the_fastest_method_is_chosen)};
 
-int main(int argc, char **argv) { return RUN_ON_EACH_ISA(TESTS, argc, argv); }
+int main(int argc, char **argv) { return TEST_MAIN(TESTS, argc, argv); }
