@@ -71,11 +71,11 @@ def audit(run: AuditedRun, tell: ProgressCallback, *, others: str) -> LossThresh
         scores.append(-run.losses(split, client_id, run.trained.state.weights_for(client_id)))
         tell(done, total)
     of_members = _joined(scores[: len(members)], "clients that took part", run)
-    of_others = _joined(scores[len(members) :], f"the others ({others})", run)
+    of_others = _joined(scores[len(members) :], f"the clients of others={others}", run)
     threshold = float(np.mean(of_members))
     return LossThreshold(
         separation=separation(of_members, of_others),
-        others="test examples" if others == "test" else "train examples of clients never seen",
+        others="test examples" if others == "test" else "train examples of unseen clients",
         threshold=-threshold,
         rates=(float(np.mean(of_members >= threshold)), float(np.mean(of_others >= threshold))),
         privacy=run.privacy,
