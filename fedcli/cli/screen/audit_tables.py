@@ -85,7 +85,7 @@ def _show_canary(screen: Screen, result: Canary) -> None:
     screen.line(f"Bound on epsilon by the canary {result.client_id}", style="bold")
     rows = [
         ["with the canary, and recognised", *map(str, result.with_canary)],
-        ["without the canary, but taken for one with it", *map(str, result.without)],
+        ["without the canary, mistaken for a run with it", *map(str, result.without)],
     ]
     screen.table(["runs", "number", "of"], rows, left=1)
     screen.line("")
