@@ -11,7 +11,7 @@
  *   client/   one client: decoding and batching of examples, local steps, statistics
  *   net/      a model as stages that read earlier stages' values; the passes of a batch
  *   layers/   table.c has a row for each kind of layer; each implementation has its own file
- *   compress/ codecs: a client's vector as few bytes, and back
+ *   compress/ codecs, which encode a client's vector in few bytes and decode it
  *   secure/   the sum of masked integers of a secure aggregation
  *   step/     the step table: how a gradient updates the parameters
  *   random/   random numbers, the synthetic data set
@@ -221,8 +221,8 @@ typedef struct fed_layer {
     int32_t activation; /* enum fed_activation of the outputs; linear in the last layer */
     fed_shape in, out;
     size_t offset;
-    /* Input i is the output of the layer 1 + skips[i] rows before, or the image if there is none
-     * so far back: 0 is the row before. Additions and concatenations have a second input. */
+    /* Input i is the output of the layer 1 + skips[i] rows before this one (0: the row before), or
+     * the image if the table has no such row. Additions and concatenations have a second input. */
     size_t skips[2];
     int32_t has_scale, has_bias; /* gamma (norms); bias or beta */
     /* Convolutions and pools: */
@@ -587,8 +587,8 @@ int fed_least_diameter(const double *distances /* [num_rows, num_rows] */, size_
 
 enum { FED_MAX_CODED = 0x7fffffff }; /* the most values that a codec's vector may have */
 
-/* How a vector of P values becomes bytes. Each kind reads the fields that name it. Each file of
- * compress/ says what its payload looks like. */
+/* How a vector of P values becomes bytes. Each kind reads the fields whose comments name it. Each
+ * file of compress/ says what its payload looks like. */
 typedef struct fed_codec {
     int32_t kind;         /* by fed_codec_kind_named */
     size_t num_params;    /* P, 1..FED_MAX_CODED */
@@ -646,10 +646,10 @@ int fed_codec_encode_rows(const fed_codec *codec, int num_threads, const fed_key
 
 /* ---- Secure sums (secure/secure_sum.c) ------------------------------------------------------- */
 
-/* The vectors of a cohort, and how they are quantised, masked and summed. All borrowed. A
- * coordinate x of a client becomes the level round((y - low) * top_level / (high - low)), where y
- * is the client's factor times (x - center) clipped to [-clip, clip], itself clipped to [low,
- * high]. */
+/* The vectors of a cohort, and how they are quantised, masked and summed. All borrowed. For a
+ * coordinate x of a client, let d = x - center, clipped to [-clip, clip], and let y be the client's
+ * factor times d, clipped to [low, high]. The coordinate becomes the level
+ * round((y - low) * top_level / (high - low)). */
 enum { FED_MAX_LEVEL_BITS = 51 }; /* the sum of a level and 2^52 is exact */
 typedef struct fed_secure_terms {
     size_t num_clients, num_params; /* m; P, at least 1 */
@@ -662,7 +662,7 @@ typedef struct fed_secure_terms {
     double low, high;               /* low < high */
     uint64_t top_level;             /* 1..2^FED_MAX_LEVEL_BITS */
     uint32_t mask_bits;             /* up to 62: the modulus 2^mask_bits exceeds all sums */
-    const fed_key *coins;           /* [m]: streams for random rounding; NULL: halves to even */
+    const fed_key *coins;           /* [m]: for random rounding; NULL: to nearest, halves to even */
     fed_key masks; /* for clients i < j: i is added to the key's client, j to its occurrence */
 } fed_secure_terms;
 

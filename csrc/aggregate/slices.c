@@ -9,7 +9,7 @@
 #include <string.h>
 
 enum { SLICE_FLOATS = 65536, WIDEST = 1024, LEAST_PART = 4096, FEWEST_PARTS = 4, MOST_PARTS = 64 };
-enum { MOST_SUMS = 1 << 22 }; /* of all parts together, 32 MiB; FEWEST_PARTS may need more */
+enum { MOST_SUMS = 1 << 22 }; /* doubles of all parts (32 MiB); FEWEST_PARTS may need more */
 
 static size_t round_up(size_t count, size_t unit) { return (count + unit - 1) / unit * unit; }
 

@@ -13,9 +13,9 @@
 /* A merge sort by a fixed network, for any number of rows: K. E. Batcher, "Sorting networks and
  * their applications", 1968. Two sorted halves are merged in layers. The first layer compares each
  * row with its mirror image in the other half; the next ones compare, row by row, the two halves of
- * each half, then of each quarter, and so on. Several layers of large distances are computed at
- * once for the few rows that they connect, and the last four layers at once for a tile of sixteen
- * rows. */
+ * each half, then of each quarter, and so on. Layers that compare distant rows are computed several
+ * at a time, for the few rows that they connect. The last four layers are computed together for a
+ * tile of sixteen rows. */
 typedef struct sorting {
     size_t num_rows, num_padded, num_steps;
     size_t first, count;  /* rows of the result that are needed */
@@ -204,8 +204,8 @@ static double value_of(int32_t ordered) {
 }
 
 /* The mean for a coordinate where two different values are equally far from the median. All values
- * that are nearer than the farthest chosen value count. Of the values at the same distance as that
- * one, those of the first rows count. */
+ * that are nearer than the farthest chosen value count. Of the values at the same distance as the
+ * farthest chosen value, those of the first rows count. */
 static double mean_of_first(const fed_rows *rows, size_t coordinate, const int32_t *ordered,
                             size_t num_nearest) {
     const size_t stride = FED_LANES;

@@ -34,7 +34,7 @@ typedef struct local {
     char *desks;                          /* memory of the other desks' batches */
     size_t desk_bytes;                    /* of each */
     float *gradient;                      /* packed; for a step that needs the whole gradient */
-    float *part_gradients;                /* packed, of the parts of a wave but its first; zeros
+    float *part_gradients;                /* packed, of all parts of a wave except part 0; zeros
                                              between waves */
     fed_score *part_scores;               /* [parts] */
     float *slots;                         /* [slots, packed] */
@@ -311,7 +311,7 @@ typedef struct parts_call {
     atomic_int status;
 } parts_call;
 
-/* The gradient of a part of the wave, from 1: the first part adds its own to the sum. */
+/* The gradient of part 1, 2, ... of the wave. Part 0 adds its gradient directly to the sum. */
 static float *part_gradient(const local *m, size_t part) {
     return m->part_gradients + (part - 1) * m->batch.net->size;
 }
@@ -358,7 +358,7 @@ static void run_part(void *context, size_t part, int worker) {
 /* Floats of the gradient that a thread adds up at a time. */
 enum { SUM_FLOATS = 1 << 14 };
 
-/* Adds a piece of the gradients of a wave's other parts, in order, and sets them to zero again. */
+/* Adds a piece of the gradients of parts 1, 2, ... of a wave, in order, and sets it to zero. */
 static void add_parts(void *context, size_t piece, int worker) {
     const parts_call *call = context;
     const local *m = call->m;
@@ -454,7 +454,7 @@ static int local_step(const local *m, const moves *how, const fed_local_step *at
     return FED_OK;
 }
 
-/* Moves the trained parameters towards the server's until they are near enough. */
+/* Moves the trained parameters towards the server's until they are within max_distance. */
 static void project(const local *m, const moves *how, const fed_local_step *at) {
     const fed_net *net = m->batch.net;
     double max_abs;
@@ -476,8 +476,8 @@ static int ends_epoch(const fed_order *order, size_t visits_before, size_t visit
 }
 
 /* The number of epochs that a single pass over the data represents. It is more than 1 only for
- * FED_STEP_GRADIENT with whole epochs: these give the same gradient, unless dropout or a batch norm
- * makes it depend on the order. */
+ * FED_STEP_GRADIENT with whole epochs: each epoch gives the same gradient, unless dropout or a
+ * batch norm makes the gradient depend on the order. */
 static size_t equal_epochs(const local *m, const moves *how) {
     const fed_client *client = m->client;
     const int is_whole = how->num_visits == client->plan.epochs * client->num_examples;

@@ -326,7 +326,8 @@ static int train_cohort(fed_team *team, const fed_net *net, const fed_step *step
         status = FED_ERR_ARGUMENT;
     if (status == FED_OK && !(has_tensors(terms, step, model) && has_loss(terms, model)))
         status = FED_ERR_ARGUMENT;
-    /* A batch has one set of statistics, not a second one at the server's parameters. */
+    /* FED_STEP_ANCHOR also runs each batch at the server's parameters, but a batch norm keeps only
+     * one set of statistics per batch. */
     if (status == FED_OK && fed_net_has_moving(net) && fed_step_has(step, FED_STEP_ANCHOR))
         status = FED_ERR_ARGUMENT;
     if (status != FED_OK || num_clients == 0) return status;

@@ -25,7 +25,7 @@ struct fed_team {
 
 /* Packs the parameters from which every client starts. */
 int fed_team_set_params(fed_team *team, const fed_net *net, const float *params);
-/* Makes the zeros, from which a client starts that only sums gradients. */
+/* Makes the vector of zeros from which clients start for FED_STEP_GRADIENT. */
 int fed_team_reserve_zeros(fed_team *team);
 /* Packs the parameters from which one client starts into a thread's workspace. */
 int fed_team_pack_start(const fed_team *team, const fed_net *net, const float *start,

@@ -14,7 +14,7 @@ typedef struct fed_bit_writer {
     unsigned num_bits;
 } fed_bit_writer;
 
-/* Appends the num_bits lowest bits of a number that has no higher ones; num_bits 0..32. */
+/* Appends a number below 2^num_bits as num_bits bits; num_bits 0..32. */
 static inline void fed_put_bits(fed_bit_writer *writer, uint32_t number, unsigned num_bits) {
     writer->word |= (uint64_t)number << writer->num_bits;
     writer->num_bits += num_bits;

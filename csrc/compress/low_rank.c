@@ -5,8 +5,8 @@
  * columns to U, which it sends back. Then each client sends M^T U [b, q] (powersgd), and the
  * vectors as they are; the server decodes U (M^T U)^T.
  *
- * A tensor of more than two axes is a matrix over its last axis. q is the rank, or a or b if they
- * are smaller. `factors` holds V of all matrices for powersgd-left, U for powersgd, one after the
+ * A tensor of more than two axes is a matrix over its last axis. q is the smallest of the codec's
+ * rank, a and b. `factors` holds V of all matrices for powersgd-left, U for powersgd, one after the
  * other. All payloads are floats. */
 #include "compress/bits.h"
 #include "compress/codec.h"

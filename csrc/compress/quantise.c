@@ -57,7 +57,7 @@ typedef struct encoding {
     fed_draws *draws;
     fed_bit_writer writer;
     const float *values;
-    float *replaced; /* the same memory, if decoded values are to replace the values; or NULL */
+    float *replaced; /* `values`, if decoded values are to replace them; or NULL */
     size_t num_encoded;
     double squared_error;          /* of the pieces that are complete */
     float errors[FED_CODEC_PIECE]; /* of the current piece */

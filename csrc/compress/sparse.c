@@ -79,8 +79,8 @@ static uint32_t guess_threshold(const float *values, size_t num_values, size_t k
     return find_threshold(sample, NUM_SAMPLED, rank, &num_equal);
 }
 
-/* The values that are sent. Of the values at `places`, these are all with a magnitude above the
- * threshold, and the first num_equal with a magnitude equal to it. */
+/* Describes the values that are sent: of the values at `places`, each one whose magnitude is above
+ * the threshold, and the first num_equal ones whose magnitude equals the threshold. */
 typedef struct largest {
     uint32_t *places; /* in order */
     size_t num_places;
@@ -88,8 +88,8 @@ typedef struct largest {
     size_t num_equal;
 } largest;
 
-/* Finds the k largest among the values of magnitude `least` or more. FED_ERR_ARGUMENT: these are
- * fewer than k, or more than most_places. */
+/* Finds the k largest among the values of magnitude `least` or more. FED_ERR_ARGUMENT: there are
+ * fewer than k such values, or more than most_places. */
 static int find_among(const float *values, size_t num_values, size_t k, uint32_t least,
                       size_t most_places, largest *found) {
     found->places = fed_allocate((most_places + FED_CODEC_PIECE) * sizeof *found->places);

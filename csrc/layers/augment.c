@@ -68,7 +68,7 @@ static void standardize(const fed_pass *pass) {
         pixel_out(pass, y, x)[c] = (float)(((double)pixel_in(pass, y, x)[c] - mean) * factor);
 }
 
-/* ---- Places ---------------------------------------------------------------------------------- */
+/* ---- Geometry -------------------------------------------------------------------------------- */
 
 /* Mirrors the image left to right in half of the visits. */
 static void flip(const fed_pass *pass) {

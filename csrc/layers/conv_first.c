@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The convolution of a decoded image. The image has few channels, so a window has few values. The
- * gradients by their weights, for some output channels, fit into registers. There is no gradient by
- * the image.
+ * gradients by a window's weights, for some output channels, fit into registers. There is no
+ * gradient by the image.
  *
  * Packed: kernel in panels of FED_PANEL output channels (list.h), bias [padded O]. Saved, or
  * scratch in scoring: the image with its border, if it needs one. Saved: the source of each pooled

@@ -51,7 +51,7 @@ typedef struct fed_image_conv_io {
 typedef struct fed_image_conv_method {
     /* 1 if it computes this convolution. */
     int (*fits)(const fed_image_conv *conv);
-    /* For forward and for backward, with any number of workers up to num_workers. */
+    /* Enough for forward and for backward, with any number of workers up to num_workers. */
     size_t (*scratch_floats)(const fed_image_conv *conv, int num_workers);
     void (*forward)(const fed_kernels *kernels, const fed_image_conv *conv,
                     const fed_image_conv_io *io);

@@ -44,8 +44,8 @@ static float *gradient_at(const fed_batch *batch, size_t v, size_t b, size_t blo
     return element(batch->gradients[v], place * num_values(batch, v));
 }
 
-/* There are few blocks, so that their gradients fit into the cache. They are small, so that threads
- * can share a usual batch of 10 or 20 examples, or a part of a batch (fed_net_part_size). */
+/* There are few blocks, so that their gradients fit into the cache. Blocks are small, so that
+ * threads can share a usual batch of 10 or 20 examples, or a part of it (fed_net_part_size). */
 enum { BLOCK_ROWS = 5, PART_BLOCK_ROWS = 2, MAX_BLOCKS = 8 };
 
 static size_t num_example_blocks(const fed_net *net, size_t num_rows) {
@@ -89,8 +89,8 @@ static void carve_gradients(fed_batch *batch, fed_carver *c) {
     }
 }
 
-/* Memory for a second part of a gradient, by a value that several stages read, unless these stages
- * can add their parts themselves. */
+/* Memory for a further part of the gradient by a value that several stages read. It is not needed
+ * if these stages can add their parts themselves. */
 static void carve_added_gradient(fed_batch *batch, fed_carver *c) {
     const fed_net *net = batch->net;
     for (size_t s = 0; s < net->num_stages; s++) {

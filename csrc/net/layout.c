@@ -151,8 +151,8 @@ static void lay_out_stages(fed_net *net) {
 
 /* ---- Memory of values ------------------------------------------------------------------------ */
 
-/* Finds a place whose memory is free for `size` floats, laid out as `buffer` unless that is NULL:
- * the smallest that is large enough, else the largest; SIZE_MAX: there is none. */
+/* Finds a free place, with the layout `buffer` unless that is NULL. Returns the smallest place of
+ * at least `size` floats; if all are smaller, the largest; if none is free, SIZE_MAX. */
 static size_t find_free(const fed_place *places, size_t num_places, size_t size,
                         const fed_buffer *buffer) {
     size_t best = SIZE_MAX;

@@ -19,7 +19,7 @@ typedef struct writer {
     double height, aspect; /* aspect: width over height */
     double stroke_width, edge_softness;
     double darkness;     /* of full ink, 0..1 */
-    fed_point centre;    /* off the middle of the image */
+    fed_point centre;    /* offset from the middle of the image */
     double unsteadiness; /* deviation of a control point from image to image, in glyph boxes */
     double preferences[NUM_GLYPHS]; /* relative weights among the allographs of a digit */
     fed_point offsets[NUM_GLYPHS][MAX_POINTS]; /* of the writer's control points, in glyph boxes */

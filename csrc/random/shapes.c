@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The pictures of synthetic-shapes/v1: one of ten flat shapes in colour, 32 x 32 x 3 pixels. A
- * client has its own palette, ground textures, sizes and camera; place, turn, size and proportions
- * vary from picture to picture, and lines and dots lie behind the shape and across it. No single
- * pixel tells the shape, so a linear model learns little.
+ * client has its own palette, ground textures, sizes and camera; position, rotation, size and
+ * proportions vary from picture to picture, and lines and dots lie behind the shape and across it.
+ * No single pixel tells the shape, so a linear model learns little.
  *
  * A shape is one or two closed outlines. A pixel is inside the shape if a ray to its left crosses
- * the outlines an odd number of times; near an outline the shape fades over the camera's softness.
+ * the outlines an odd number of times; near an outline the shape fades over a distance, the
+ * camera's softness.
  */
 #include "drawing.h"
 
@@ -105,7 +106,7 @@ typedef struct picture {
     colour pixels[SIDE][SIDE];
 } picture;
 
-/* A wave along a direction: from 0 to 1 and back in one period, in straight lines. */
+/* A triangle wave along a direction: from 0 to 1 and back in one period. */
 typedef struct wave {
     float along_x, along_y, start;
 } wave;
@@ -193,7 +194,8 @@ static void add_list(outline *line, const double corners[][2], size_t num_corner
     close_ring(line);
 }
 
-/* An arc of half a circle, back along another one: a crescent, or with depth 0 a half disc. */
+/* Half a circle, and back along half an ellipse with semi-axis `depth`: a crescent, or with depth 0
+ * half a disc. */
 static void add_crescent(outline *line, double depth) {
     enum { NUM_STEPS = 12 };
     for (int i = 0; i <= NUM_STEPS; i++) {

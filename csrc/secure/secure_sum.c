@@ -77,10 +77,10 @@ static uint64_t quantise(const sum_job *job, size_t client, size_t first, size_t
         const double x = terms->takes_signs ? (double)((given > 0) - (given < 0)) : given;
         const double clipped = within(x, -clip, clip), product = factor * clipped;
         const double value = within(product, low, high), exact = (value - low) * scale;
-        const double level = exact < most ? exact : most; /* rounding may exceed it slightly */
+        const double level = exact < most ? exact : most; /* `exact` may be slightly above `most` */
         num_clipped += clipped != x || value != product;
         if (terms->coins == NULL) {
-            const double even = 0x1p52; /* adding it rounds a smaller number, halves to even */
+            const double even = 0x1p52; /* adding it rounds to whole numbers, halves to even */
             values[i] = (uint64_t)((level + even) - even);
         } else {
             const double below = floor(level), coin = (double)(values[i] >> 11) * 0x1p-53;

@@ -233,7 +233,7 @@ static void anchor_run(const double *options, const piece *at, float *slots) {
 
 /* ---- The gradient alone ---------------------------------------------------------------------- */
 
-/* For one batch of all examples. The training loop sums the gradients of several batches itself. */
+/* The step if one batch has all examples. Otherwise the training loop sums the gradients itself. */
 static void gradient_run(const double *options, const piece *at, float *slots) {
     (void)options, (void)slots;
     at->kernels->sgd(at->params, at->gradient, at->num_params, 1);

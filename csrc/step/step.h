@@ -34,7 +34,7 @@ typedef struct fed_local_step {
     float *params;              /* in-out [num_params] */
     const float *server_params; /* [num_params] */
     float *slots;               /* in-out [slots, num_params] */
-    const float *frozen_slots;  /* where this step starts; NULL: at the slots after the last step */
+    const float *frozen_slots;  /* copied to `slots` before this step; NULL: nothing is copied */
     const float *linear;        /* [num_params], or NULL: zeros */
     double rate_factor;         /* factor of the learning rate */
     const fed_tensors *tensors; /* NULL if the step does not need them */
