@@ -6,7 +6,7 @@
  *
  * Folders; each uses only those below it:
  *
- *   aggregate/ the single deltas of a cohort: rules that combine them, or replace each of them
+ *   aggregate/ robust rules, which combine the deltas of a cohort or replace each of them
  *   cohort/   training and scoring of a cohort on several threads; the sum of its deltas
  *   client/   one client: decoding and batching of examples, local steps, statistics
  *   net/      a model as stages that read earlier stages' values; the passes of a batch
@@ -119,9 +119,9 @@ void fed_rng_add_normal(const fed_key *key, size_t first, double scale,
  * With groups it is the noise of a binary tree over the rounds. This round completes groups of 1,
  * 2, 4, ... rounds, one for each key. A group has two halves: the second is the next smaller group
  * that this round completes; the first is an earlier group, whose value is stored. The value of a
- * group is the normal numbers of its key. With takes_halves, half the sum of the values of its two
- * halves is added. The largest group takes the place of the stored groups, so the noise is its
- * value times its factor, minus the stored values times their factors. */
+ * group is the normal numbers of its key, plus, with takes_halves, half the sum of the values of
+ * its two halves. The largest group takes the place of the stored groups, so the noise is its value
+ * times its factor, minus the stored values times their factors. */
 typedef struct fed_noise {
     size_t num_keys;       /* >= 1 */
     const fed_key *keys;   /* [num_keys] */

@@ -2,8 +2,9 @@
  * The internal declarations of compress/: random words, and the table row of a kind of codec. The
  * public ones are in fed.h.
  *
- * Every codec draws 32-bit words in a fixed order, so that a reference can follow it. The folder is
- * compiled once, without contraction into FMA: payloads do not depend on the instruction set. */
+ * Every codec draws 32-bit words in a fixed order, so that a reference can draw the same. The
+ * folder is compiled without contraction into FMA, so payloads do not depend on the instruction
+ * set. */
 #ifndef FED_CODEC_H
 #define FED_CODEC_H
 
