@@ -7,13 +7,13 @@
 Each rule is one call of an aggregator, from the rows of a mapped temporary file (in the page cache)
 to the mean delta. It takes turns with the peers that are installed: the form that one would write
 with NumPy, Flower's functions (flwr.server.strategy.aggregate) and byzfl's classes. Peers get the
-deltas in memory, as they ask for them. Medians are printed, nothing is asserted: machines are
+deltas in memory, as they require. Medians are printed. Nothing is asserted, because machines are
 shared and noisy.
 
-`reads` is the time over that of reading the deltas once: the norms of all rows, on the same
-threads. `fastest` is the time of the fastest peer over ours. `grown` is how far the process's
-anonymous memory grew during our calls, without the mapped file. Peers are left out where the deltas
-have more bytes than --peer-gigabytes.
+`reads` is the time of a rule divided by the time of reading the deltas once: the norms of all rows,
+on the same threads. `fastest` is the time of the fastest peer divided by ours. `grown` is the
+growth of the process's anonymous memory, in MB, during our calls; the mapped file does not count.
+Peers are left out if the deltas have more bytes than --peer-gigabytes.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def seconds_of(call: Callable[[], Any]) -> float:
 
 
 def anonymous_bytes() -> int:
-    """The process's anonymous memory at its peak minus the mapped file, as Linux tells it."""
+    """The present anonymous memory of the process, without mapped files; 0 if it is not known."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) << 10
@@ -164,10 +164,10 @@ def anonymous_bytes() -> int:
 
 
 class Peak:
-    """The growth of anonymous memory, looked at by another thread."""
+    """The largest growth of anonymous memory, which another thread reads every 2 ms."""
 
     def __enter__(self) -> Peak:
-        """Starts to look."""
+        """Starts the thread."""
         import threading
 
         gc.collect()
@@ -182,18 +182,18 @@ class Peak:
             self._most = max(self._most, anonymous_bytes())
 
     def __exit__(self, *error: object) -> None:
-        """Ends."""
+        """Ends the thread."""
         self._ended.set()
         self._thread.join()
 
     @property
     def megabytes(self) -> float:
-        """How far it grew."""
+        """The largest growth."""
         return (self._most - self._first) / 1e6
 
 
 def measure(name: str, deltas: Deltas, peers: dict[str, Peer], repeats: int) -> None:
-    """Measures a rule and its peers in turn, and prints a line."""
+    """Measures a rule and its peers alternately, and prints a line."""
     aggregator = aggregators.build(name, RULES[name])
     state = first_state(aggregator, len(deltas.delta_sum))
     assert deltas.rows is not None
@@ -224,7 +224,7 @@ def measure(name: str, deltas: Deltas, peers: dict[str, Peer], repeats: int) -> 
 
 
 def main() -> None:
-    """Measures what the command line asks for."""
+    """Measures the combinations that the command line requests."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--clients", default="10,50,100,200")
     parser.add_argument("--params", default="7850,199210,1663370")

@@ -1,18 +1,19 @@
-"""Measures each algorithm's round over federated averaging's, on mlp-2nn and real writers.
+"""Measures a round of each algorithm against one of federated averaging: mlp-2nn, real writers.
 
     python tests/bench/bench_algorithms.py TRAIN.h5 [--clients 10] [--epochs 5] [--batch-size 20]
 
 Each round is one call of a learning process, from server state to server state, on a fixed cohort,
-as `fedcli train --clients A,B,...` has it. An algorithm and federated averaging take turns, round
-by round, with the same clients and the same client optimizer; medians are printed, nothing is
-asserted: machines are shared and noisy.
+as with `fedcli train --clients A,B,...`. An algorithm and federated averaging take turns, round by
+round, with the same clients and the same client optimizer. Medians are printed. Nothing is
+asserted, because machines are shared and noisy.
 
-`state` is what clients keep from round to round, stated apart: it is read from its file and sent
-before the clients' work, moved and written after it. `gradients` is how many an algorithm must
-compute for each of federated averaging's: Mime takes two a step, and one more pass over the data
-for the mean gradient, Mime Lite that pass alone. `beyond` is a round without its state over what
-federated averaging's would take with so many gradients, which multiply the time in the core and
-nothing else.
+`state` is the time for the vectors that clients keep from round to round: they are read from their
+file and sent before the clients' work, and updated and written after it. `x` is a round without
+`state`, divided by a round of federated averaging. `gradients` is the number of gradients that an
+algorithm computes for each one of federated averaging. Mime computes two per step, and those of one
+more pass over the data for the mean gradient; Mime Lite adds only that pass. `beyond` is a round
+without `state`, divided by the time that a round of federated averaging would take with that many
+gradients. They multiply the time in the core and nothing else.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ from fedcli.models.zoo import mlp_2nn
 from fedcli.settings import tables
 
 RATE = 0.05
-# Who reads and writes what clients keep, for algorithms that have no `OwnVectors`.
+# The classes that read and write the state of clients, for algorithms without `OwnVectors`.
 KEEPERS: dict[str, Any] = {"local-only": local_only.OwnModels}
 Taken = dict[str, list[float]]
 
 
 class Timer:
-    """Seconds spent in some methods, summed since `take`."""
+    """Sums the seconds spent in some methods since the last `take`."""
 
     def __init__(self) -> None:
         self._spent: defaultdict[str, float] = defaultdict(float)
@@ -63,7 +64,7 @@ class Timer:
         setattr(owner, method, timed)
 
     def take(self) -> dict[str, float]:
-        """Returns the sums, and begins anew."""
+        """Returns the sums and sets them to 0."""
         spent = dict(self._spent)
         self._spent.clear()
         return spent
@@ -72,7 +73,7 @@ class Timer:
 def process_of(
     name: str, momentum: float, model: Model, engine: ThreadEngine, num_clients: int
 ) -> LearningProcess:
-    """The algorithm with its defaults and SGD on clients."""
+    """Returns the algorithm with its default options, and SGD on clients."""
     entry = tables.ALGORITHMS[name]
     options: dict[str, Any] = {"momentum": momentum} if momentum else {}
     algorithm = algorithms.build(
@@ -96,7 +97,7 @@ class Rounds:
         self.taken: Taken = defaultdict(list)
 
     def go(self, *, counts: bool) -> None:
-        """One round; its times are kept if it counts."""
+        """Runs one round; its times are kept if it counts."""
         self._timer.take()
         started = time.perf_counter()
         self._state = self._process.next(self._state, self._clients).state
@@ -112,18 +113,18 @@ class Rounds:
 
 
 def num_gradients(name: str, epochs: int) -> float:
-    """Gradients of an example for each that federated averaging computes; fewer count as one."""
+    """Gradients of an example for each one that federated averaging computes, at least 1."""
     return {"mime": 2 + 1 / epochs, "mime-lite": 1 + 1 / epochs}.get(name, 1.0)
 
 
 def compare(
     name: str, momentum: float, options: argparse.Namespace, clients: tuple[BatchedDataset, ...]
 ) -> str:
-    """Trains by federated averaging and by an algorithm, in turn; returns the table's line."""
+    """Trains alternately by federated averaging and an algorithm; returns a line of the table."""
     timer = Timer()
 
     class Team:
-        """The engine's team, timed."""
+        """The engine's team, whose calls are timed."""
 
         def __init__(self, team: Any) -> None:
             self._team = team
@@ -178,8 +179,8 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=15, help="that are timed, of each")
-    parser.add_argument("--warm-up", type=int, default=3, help="that are not")
+    parser.add_argument("--rounds", type=int, default=15, help="timed rounds of each")
+    parser.add_argument("--warm-up", type=int, default=3, help="rounds before them, not timed")
     parser.add_argument("--threads", type=int, default=native.resolve_threads(None))
     options = parser.parse_args()
     clients = cohort(options)

@@ -3,10 +3,9 @@
     python tests/bench/bench_compression.py [--model mlp-2nn] [--clients 10] [NAME ...]
 
 Each round is one call of a learning process, from state to state, on a fixed cohort: training,
-encoding, decoding, the residuals of error feedback in their file, and aggregation. The ways of
-compression and dense deltas take turns, round by round. Printed are medians of seconds and of
-processor seconds of all threads, which other programs on the machine disturb less. Nothing is
-asserted.
+encoding, decoding, the residuals of error feedback in their file, and aggregation. The compressors
+and dense deltas take turns, round by round. Prints the medians of seconds and of the processor
+seconds of all threads, which other programs on the machine disturb less. Nothing is asserted.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ DENSE = "dense"
 
 
 def process_of(name: str, model: str, clients: int) -> LearningProcess:
-    """Federated averaging with one way of compression."""
+    """Returns federated averaging with one compressor, or with dense deltas."""
     threads = native.resolve_threads()
     stages = [] if name == DENSE else [compression.build(name, {}, num_threads=threads)]
     algorithm = algorithms.build(

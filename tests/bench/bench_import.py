@@ -1,10 +1,10 @@
-"""Measures `preprocess` of a TFF pair the size of EMNIST digits against h5py's bare reading of it.
+"""Measures `preprocess` of a TFF pair of the size of EMNIST digits against only reading it (h5py).
 
     python tests/bench/bench_import.py [--clients 3383] [--repeats 3]
 
-The pair is synthetic-digits in TFF's layout, gzip inside HDF5. Reading takes every pixels and label
-array of both files; the whole command is timed, its start included. They take turns; medians are
-printed, nothing is asserted: machines are shared and noisy.
+The pair is synthetic-digits in TFF's layout, with gzip inside HDF5. h5py reads all arrays of pixels
+and labels of both files. The time of a command includes the start of Python. Reading and commands
+take turns, and medians are printed. Nothing is asserted, because machines are shared and noisy.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SPLITS = ("train", "test")
 
 
 def write_pair(folder: Path, num_clients: int) -> None:
-    """Writes train.h5 and test.h5, one level of groups for clients, gzip as h5py has it."""
+    """Writes train.h5 and test.h5: a group per client, gzip with the defaults of h5py."""
     opened = datasets.open_splits(
         datasets.DataSource("synthetic-digits", data_options={"clients": num_clients})
     )
@@ -43,7 +43,7 @@ def write_pair(folder: Path, num_clients: int) -> None:
 
 
 def read_pair(folder: Path) -> None:
-    """What is to be compared with: h5py reads every array."""
+    """Reads every array with h5py; the commands are compared with its time."""
     for split in SPLITS:
         with h5py.File(folder / f"{split}.h5", "r") as file:
             for group in file["examples"].values():

@@ -4,10 +4,10 @@
     python tests/bench/bench_layers_deep.py [--only 3x3] [--repeats 20]
 
 One thread, 20 images. PyTorch (which must be installed) runs in this process, in both of its memory
-layouts, and the core's program beside it, in turn, each a few times in a row, because whoever comes
-next finds its data and code gone from the caches. Times are those of the thread, so a busy machine
-disturbs less. The smallest of all counts, in microseconds an image. `ratio` is forward and backward
-together over PyTorch's better layout.
+layouts; the core runs in a program of its own. They take turns, and each runs a few times in a row,
+because the other one has replaced its data and code in the caches. Times are those of the thread,
+so a busy machine disturbs less. The smallest time is printed, in microseconds per image. `ratio` is
+the sum of forward and backward, divided by that of PyTorch's faster layout.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ SHAPES = (
 
 
 def torch_phases(shape: Shape, layout: torch.memory_format) -> dict[str, Callable[[], object]]:
-    """Returns PyTorch's forward pass and gradients of a layer; `backward` are both gradients."""
+    """Returns PyTorch's forward pass and gradients of a layer; `backward` is both gradients."""
     generator = torch.Generator().manual_seed(1)
     size = (NUM_IMAGES, shape.num_inputs, shape.side, shape.side)
     x = torch.randn(size, generator=generator).to(memory_format=layout)
@@ -103,7 +103,7 @@ class Core:
     """The core's program, which runs one layer at a time."""
 
     def __init__(self, program: Path) -> None:
-        """Starts it."""
+        """Starts the program."""
         pipe = subprocess.PIPE
         self.process = subprocess.Popen([program], stdin=pipe, stdout=pipe, text=True)
 
@@ -129,7 +129,7 @@ def least(times: dict[str, float], phase: str, seconds: float) -> None:
 
 
 def measure(core: Core, shape: Shape, method: str, repeats: int) -> dict[str, dict[str, float]]:
-    """Returns microseconds an image, by who and phase; empty if the method cannot compute it."""
+    """Returns microseconds per image, by program and phase; empty if the method cannot be used."""
     if not core.set_up(shape, method):
         return {}
     runs = {name: torch_phases(shape, layout) for name, layout in LAYOUTS.items()}
@@ -158,7 +158,7 @@ def row_of(shape: Shape, method: str, times: dict[str, dict[str, float]]) -> str
 
 
 def main() -> None:
-    """Prints a row a layer and method."""
+    """Prints a row for each layer and method."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="shapes whose name contains this")
     parser.add_argument("--repeats", type=int, default=20)

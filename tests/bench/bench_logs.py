@@ -1,11 +1,11 @@
-"""Measures what a run's records cost beside its metrics, and how large they are.
+"""Measures the time and size of a run's additional records.
 
     python tests/bench/bench_logs.py TRAIN.h5 TEST.h5 [--rounds 2000] [--repeats 5]
 
-The tutorial job as its own process, with each set of records in turn: none, --csv and
---record-clients, --tensorboard. Printed are medians of whole processes, of their ratios and
-differences to the plain one of the same turn, of their processor time, and the size of the folder.
-Nothing is asserted: machines are shared and noisy.
+The tutorial job runs in a process of its own, alternately with each set of records: none, --csv and
+--record-clients, --tensorboard. Prints medians: the time of the whole process, its ratio and
+difference to the process without records of the same turn, its processor time, and the size of the
+folder. Nothing is asserted, because machines are shared and noisy.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 
 
 def train(job: list[str], out: Path, more: tuple[str, ...]) -> tuple[float, float, float]:
-    """Returns the seconds of one process, those of its processors, and the MB of its folder."""
+    """Returns the seconds of one process, its processor seconds, and the MB of its folder."""
     command = [sys.executable, "-m", "fedcli", "train", *job, "-q", "--out", str(out), *more]
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)

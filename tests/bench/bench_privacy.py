@@ -1,10 +1,10 @@
-"""Measures what differential privacy adds to a round of federated averaging, epsilon included.
+"""Measures what differential privacy, with its epsilon, adds to a round of federated averaging.
 
     python tests/bench/bench_privacy.py [--model mlp-2nn] [--clients 10] [--population 200]
 
 Each round is one call of a learning process on a fixed cohort: training, clipping, noise, epsilon.
-The mechanisms take turns with the plain mean and with the mean of clipped updates, round by round.
-Printed are medians of seconds and of processor seconds of all threads, which other programs on the
+The mechanisms, the plain mean and the mean of clipped updates take turns, round by round. Prints
+the medians of seconds and of the processor seconds of all threads, which other programs on the
 machine disturb less. Nothing is asserted.
 """
 
@@ -32,7 +32,7 @@ CLIP = 0.5
 
 
 def aggregator_of(name: str, clients: int, population: int) -> Aggregator:
-    """An aggregator by its name in the table."""
+    """Returns an aggregator of `NAMES`."""
     if name == PLAIN:
         return aggregators.build("mean")
     if name == "clipped mean":
@@ -55,7 +55,7 @@ NAMES = (PLAIN, "clipped mean", "gaussian", "gaussian-adaptive", "tree")
 
 
 def process_of(aggregator: Aggregator, model: str) -> LearningProcess:
-    """Federated averaging with an aggregator."""
+    """Returns federated averaging with an aggregator."""
     algorithm = algorithms.build(
         "fedavg",
         optimizers.sgd(0.05),

@@ -1,11 +1,12 @@
-"""Measures many runs: a sweep beside a shell loop, and the report of a thousand runs.
+"""Measures many runs: a sweep against a shell loop, and the report of a thousand runs.
 
     python tests/bench/bench_scale.py [sweep] [report] [--runs 200] [--loop-runs 40] [--turns 2]
 
-sweep: short runs (the tutorial job, ten rounds) as one `fedcli sweep` and as a loop of `fedcli
-train`, one after another, in turns. Printed are runs a minute and CPU seconds a run.
-report: `fedcli report` of 1,000 runs of 100 rounds, copies of one with other options: as a study,
-as a folder of runs, and as that grouped. Nothing is asserted: machines are shared and noisy.
+sweep: short runs (the tutorial job, ten rounds), alternately as one `fedcli sweep` and as a loop of
+`fedcli train`. Prints runs per minute and CPU seconds per run.
+report: `fedcli report` of 1,000 runs of 100 rounds, copies of one run with other options: of a
+study, of a folder of runs, and of that folder grouped. Nothing is asserted, because machines are
+shared and noisy.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SEEDS = 10
 
 
 def fedcli(folder: Path, *arguments: str) -> tuple[float, float]:
-    """Runs a command in a folder; returns its seconds, and those of its processors."""
+    """Runs a command in a folder; returns its seconds and its processor seconds."""
     command = [sys.executable, "-m", "fedcli", *arguments]
     started = time.perf_counter()
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
@@ -38,11 +39,11 @@ def fedcli(folder: Path, *arguments: str) -> tuple[float, float]:
 
 
 def measure_sweep(num_runs: int, num_of_loop: int, turns: int) -> None:
-    """Prints runs a minute and processor seconds of both ways, and the median ratio of turns.
+    """Prints runs per minute and processor seconds of both, and the median ratio of all turns.
 
     Args:
-        num_runs: Runs of the sweep; 0: it is not measured.
-        num_of_loop: Runs of the shell loop, whose time grows with their number; 0: not measured.
+        num_runs: Runs of the sweep; with 0 it is not measured.
+        num_of_loop: Runs of the shell loop; with 0 it is not measured.
         turns: How often both are measured.
     """
     found: dict[str, list[tuple[float, float]]] = {"sweep": [], "shell loop": []}
@@ -68,14 +69,14 @@ def measure_sweep(num_runs: int, num_of_loop: int, turns: int) -> None:
 
 
 def sweep_once(folder: Path, num_runs: int) -> tuple[float, float]:
-    """Runs a study; returns its seconds, and those of its processors."""
+    """Runs a study; returns its seconds and its processor seconds."""
     rates = ",".join(f"{number / 1000:g}" for number in range(1, num_runs // SEEDS + 1))
     grid = ("--grid", f"client_lr={rates}", "--seeds", str(SEEDS))
     return fedcli(folder, "sweep", *grid, "--out", "study", "-q")
 
 
 def loop_once(folder: Path, num_runs: int) -> tuple[float, float]:
-    """Trains the same runs one after another; returns their seconds in all, and of processors."""
+    """Trains the same runs one after another; returns their seconds and processor seconds."""
     times = []
     for number in range(num_runs):
         place, seed = divmod(number, SEEDS)
@@ -99,7 +100,7 @@ def make_runs(folder: Path) -> None:
 
 
 def make_study(folder: Path) -> None:
-    """Makes a study of these runs: its file, and a line for each."""
+    """Makes a study of these runs: its file, and a line for each run."""
     (folder / "study/runs").mkdir(parents=True)
     fedcli(folder, "sweep", "--rounds", "2", "--select-on", "test", "--out", "small", "-q")
     line = json.loads((folder / "small/trials.jsonl").read_text())
@@ -137,8 +138,10 @@ def main() -> None:
     """Reads the command line, measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("parts", nargs="*", choices=["sweep", "report", []], default=[])
-    parser.add_argument("--runs", type=int, default=200, help="Of the sweep: tens; 0: none.")
-    parser.add_argument("--loop-runs", type=int, default=40, help="Of the loop; 0: none.")
+    parser.add_argument(
+        "--runs", type=int, default=200, help="Runs of the sweep, a multiple of 10; 0: none."
+    )
+    parser.add_argument("--loop-runs", type=int, default=40, help="Runs of the loop; 0: none.")
     parser.add_argument("--turns", type=int, default=2)
     given = parser.parse_args()
     parts = given.parts or ["sweep", "report"]

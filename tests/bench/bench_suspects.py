@@ -1,12 +1,12 @@
-"""Measures how well suspects are found: precision at the number of labels flipped, and seconds.
+"""Measures how well flipped labels are found: precision at their number, and seconds.
 
     python tests/bench/bench_suspects.py TRAIN.h5 [--share 0.05] [--seeds 3] [--rounds 100]
 
-A share of all labels becomes another label, each with the same chance. Precision is the share of
-flipped ones among the examples ranked first, as many as were flipped; a random pick has `--share`.
-Ranked are images alone (`rank_examples`), the distance to the label's mean image relative to the
-client's median (the simplest measure, as a yardstick), and the loss under a softmax regression
-trained on the flipped labels themselves (`rank_with_run`).
+A share of all labels is replaced by other labels, each with the same chance. If n labels were
+flipped, precision is the share of flipped labels among the first n examples of a ranking; for a
+random ranking it is `--share`. Three rankings are measured: by images alone (`rank_examples`), by
+the distance to the label's mean image relative to the client's median (the simplest method, as a
+baseline), and by the loss of a softmax regression trained on the flipped labels (`rank_with_run`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Flips = Mapping[str, NDArray[np.bool_]]
 
 
 def write_flipped(data: ClientData, share: float, seed: int, path: Path) -> dict[str, NDArray]:
-    """Writes a store of the same images with flipped labels; returns which are, by client."""
+    """Writes a store with some labels flipped; returns which ones, by client."""
     rng = np.random.default_rng(seed)
     num_examples = data.total_examples()
     is_flipped = np.zeros(num_examples, np.bool_)
@@ -54,7 +54,7 @@ def write_flipped(data: ClientData, share: float, seed: int, path: Path) -> dict
 
 
 def mean_image_precision(data: ClientData, flips: Flips) -> float:
-    """The yardstick: distance to the label's mean image, relative to the client's median."""
+    """The baseline: distance to the label's mean image, relative to the client's median."""
     clients = [data.client(client_id) for client_id in data.client_ids]
     images = [client.images().reshape(len(client), -1) for client in clients]
     labels = [client.labels for client in clients]
@@ -67,7 +67,7 @@ def mean_image_precision(data: ClientData, flips: Flips) -> float:
 
 
 def precision(found: Suspects, flips: Flips) -> float:
-    """The share of flipped examples among those listed."""
+    """The share of the flipped examples that are listed."""
     hits = [flips[each.client_id][each.index] for each in found.examples]
     return sum(hits) / sum(int(each.sum()) for each in flips.values())
 

@@ -2,8 +2,8 @@
 
     python tests/bench/bench_tutorial.py [--data TRAIN.h5 --test-data TEST.h5] [--quick]
 
-What is compared is measured in turn in one run; medians and ratios are printed, nothing is
-asserted: machines are shared and noisy. Needs `fedcli` installed beside this Python.
+Programs that are compared take turns in one run; medians and ratios are printed. Nothing is
+asserted, because machines are shared and noisy. `fedcli` must be installed for this Python.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from fedcli.settings.rules import from_options
 FEDCLI = str(Path(sys.executable).with_name("fedcli"))
 MODEL = softmax_regression()
 SGD_ROWS = ((0, (0.02, 0.0, 0.0)),)
-# Forward and update of one example, a multiply-add counted as two.
+# Forward pass and update of one example; a multiply-add counts as two operations.
 OPERATIONS_AN_EXAMPLE = 784 * 10 * 2 * 2
 
 Work = Callable[[], object]
@@ -50,7 +50,7 @@ def seconds(work: Work) -> float:
 
 
 def in_turn(works: Mapping[str, Work], repeats: int, calls: int = 1) -> dict[str, float]:
-    """Median seconds of a call of each work; they take turns, `calls` calls at a time."""
+    """Median seconds of a call of each work. Works take turns, with `calls` calls per turn."""
     taken: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
         for name, work in works.items():
@@ -59,7 +59,7 @@ def in_turn(works: Mapping[str, Work], repeats: int, calls: int = 1) -> dict[str
 
 
 def off_main(work: Work) -> None:
-    """Runs work as `fedcli train` does: off the main thread, so that no call changes threads."""
+    """Runs work in another thread than the main one, as `fedcli train` does."""
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
@@ -72,7 +72,7 @@ def cohort(data: str, num_clients: int) -> tuple[BatchedDataset, ...]:
 
 
 def train_once(engine: ThreadEngine, clients: Sequence[BatchedDataset]) -> None:
-    """The core's call of a round: training and weighted sum. A list is prepared afresh."""
+    """The core's call of a round: training and weighted sum. A list is prepared in each call."""
     task = ClientTask(
         rows=SGD_ROWS, params=MODEL.initial_params, round_num=0, weighting="num-examples"
     )
@@ -83,7 +83,7 @@ def train_once(engine: ThreadEngine, clients: Sequence[BatchedDataset]) -> None:
 
 
 def step_kernel() -> None:
-    """One thread, pixels that all vary and are decoded once, no shuffle: local steps alone."""
+    """Only local steps: one thread, no constant pixels, one decoding, no shuffle."""
     rng = np.random.default_rng(1)
     pixels = rng.integers(0, 256, (96, 28, 28)).astype(np.uint8)
     labels = rng.integers(0, 10, 96).astype(np.int32)
@@ -121,7 +121,7 @@ def numpy_round(
     weights: NDArray[np.float32],
     bias: NDArray[np.float32],
 ) -> None:
-    """One round; moves weights and bias."""
+    """Runs one round; changes weights and bias in place."""
     sum_weights, sum_bias, num_total = np.zeros_like(weights), np.zeros_like(bias), 0
     rng = np.random.default_rng(0)
     for x, y in clients:
@@ -153,7 +153,7 @@ def run_train(data: str, num_rounds: int, threads: int, out: str) -> None:
 
 
 def rounds_against_numpy(data: str, repeats: int) -> None:
-    """A round of `fedcli train`, everything included: a long run less a short one, by rounds."""
+    """The time of a whole round of `fedcli train`, from the difference of two runs."""
     decoded = [
         (c.client.images().reshape(len(c.client), -1), c.client.labels) for c in cohort(data, 10)
     ]
@@ -175,7 +175,7 @@ def rounds_against_numpy(data: str, repeats: int) -> None:
 
 
 def whole_process(data: str, test_data: str | None, repeats: int) -> None:
-    """Ten rounds from start to exit, beside the imports alone."""
+    """Ten rounds from start to exit, compared with only the imports."""
     imports = [sys.executable, "-c", "import numpy, h5py, click, rich.live"]
     with tempfile.TemporaryDirectory() as tmp:
         command = [FEDCLI, "train", "--data", data, "--out", str(Path(tmp, "run")), "--force"]
@@ -198,7 +198,7 @@ def _measure_into(taken: dict[str, float], works: Mapping[str, Work]) -> None:
 
 
 def scaling(data: str) -> None:
-    """The core's call on one thread over its call on two."""
+    """The time of the core's call on one thread, divided by that on two."""
     for num_clients in (10, 32):
         clients = cohort(data, num_clients)
         works = {str(n): partial(train_once, ThreadEngine(n), clients) for n in (1, 2)}
@@ -244,7 +244,7 @@ def anonymous_kib() -> int:
 
 
 def memory(data: str, sampling: str) -> None:
-    """Anonymous memory after round 100 less after round 10, the client cache subtracted."""
+    """The growth of anonymous memory from round 10 to round 100, without the client cache."""
     with tempfile.TemporaryDirectory() as tmp:
         config = from_options({"data": data, "sampling": sampling, "clients": "10", "rounds": 100})
         with start(config, Path(tmp, "run")) as training:

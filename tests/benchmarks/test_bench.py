@@ -1,4 +1,4 @@
-"""fedcli bench: what it runs, counts and prints. How fast anything is, no test asks."""
+"""fedcli bench: what it runs, counts and prints. No test checks a speed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NO_PACE = Pace(repeats=2, turn_seconds=0.0, pause_seconds=0.0)
 
 
 class FakeClock:
-    """Time that passes only when someone works."""
+    """A clock that the test moves on."""
 
     def __init__(self) -> None:
         self.time = 0.0
@@ -41,10 +41,10 @@ class FakeClock:
         return Timer(lambda: self.time, self.paused.append)
 
 
-# ---- Who takes turns ----
+# ---- Runners take turns ----
 
 
-def test_runners_take_turns_and_seconds_are_those_of_a_call() -> None:
+def test_runners_take_turns_and_seconds_are_per_call() -> None:
     log: list[tuple[str, int]] = []
 
     def runner(name: str, seconds: float) -> Runner:
@@ -63,7 +63,8 @@ def test_runners_take_turns_and_seconds_are_those_of_a_call() -> None:
         lambda done, total: told.append((done, total)),
     )
     assert spreads == [Spread((0.25,) * 3), Spread((2.0,) * 3)]
-    assert log[-6:] == [("a", 4), ("b", 1)] * 3  # as many calls as last a turn, at least one
+    # A turn has as many calls as its seconds allow, at least one.
+    assert log[-6:] == [("a", 4), ("b", 1)] * 3
     assert clock.paused == [0.5] * 6
     assert told == [(done, 8) for done in range(1, 9)]
 
@@ -79,7 +80,7 @@ def test_calls_of_a_turn_are_bounded_when_nothing_can_be_measured() -> None:
     assert max(seen) <= 400_000
 
 
-def test_ratio_is_of_turns_and_not_of_medians() -> None:
+def test_ratios_are_computed_turn_by_turn() -> None:
     found = ratio(Spread((1.0, 2.0, 9.0)), Spread((2.0, 4.0, 3.0)))
     assert found.values == (0.5, 0.5, 3.0)
     assert (found.median, found.least, found.most) == (0.5, 0.5, 3.0)
@@ -88,11 +89,11 @@ def test_ratio_is_of_turns_and_not_of_medians() -> None:
 @pytest.mark.parametrize(
     ("most", "counts"), [(1, (1,)), (2, (1, 2)), (4, (1, 2, 4)), (6, (1, 2, 4, 6))]
 )
-def test_threads_double_up_to_the_most(most: int, counts: tuple[int, ...]) -> None:
+def test_threads_double_up_to_the_maximum(most: int, counts: tuple[int, ...]) -> None:
     assert thread_counts(most) == counts
 
 
-# ---- The same work for everyone ----
+# ---- The same work for fedcli and its peers ----
 
 
 def test_cut_clients_of_natural_sizes_are_the_writers_themselves() -> None:
@@ -107,7 +108,7 @@ def test_cut_clients_of_natural_sizes_are_the_writers_themselves() -> None:
         assert np.array_equal(client.images(), writer.images())
 
 
-def test_cut_clients_have_the_sizes_asked_for_and_share_no_example() -> None:
+def test_cut_clients_have_the_requested_sizes_and_share_no_example() -> None:
     sizes = (1, 250, 0, 7)
     clients = list(tasks.cut_clients(sizes))
     assert tuple(map(len, clients)) == sizes
@@ -127,7 +128,7 @@ def small_task(kind: str, model: str, **options: Any) -> Task:
 
 
 def own_parameters(task: Task) -> np.ndarray:
-    """What fedcli finds, in a peer's form."""
+    """The result of fedcli, in the form of a peer's result."""
     model = tasks.build_model(task)
     found: Any = own.prepare(task, 2, CancelFlag())()
     if task.kind == AVERAGE:
@@ -151,10 +152,11 @@ KINDS = pytest.mark.parametrize("kind", [TRAIN, EVALUATE, AVERAGE])
 
 
 def assert_same_work(task: Task, theirs: np.ndarray) -> None:
-    """Asserts that fedcli moves the parameters, or judges them, as a peer does.
+    """Asserts that fedcli updates or evaluates the parameters as a peer does.
 
-    By length, as a near-tie of a max-pool or a ReLU may round the other way: that moves a few
-    entries of a convolution by some 1e-4; a wrong gradient moves all by as much as the step.
+    The norms of the differences are compared, because a near-tie of a max-pool or a ReLU may round
+    differently: that changes a few entries of a convolution by about 1e-4. A wrong gradient changes
+    all entries by as much as the step.
     """
     start = tasks.build_model(task).initial_params if task.kind == TRAIN else 0
     mine, peer = own_parameters(task) - start, theirs.astype(np.float64) - start
@@ -163,7 +165,7 @@ def assert_same_work(task: Task, theirs: np.ndarray) -> None:
 
 @KINDS
 @pytest.mark.parametrize(("model", "options"), CASES)
-def test_numpy_finds_what_fedcli_finds(kind: str, model: str, options: dict[str, Any]) -> None:
+def test_numpy_computes_the_same_as_fedcli(kind: str, model: str, options: dict[str, Any]) -> None:
     task = tasks.from_json(small_task(kind, model, **options).to_json())
     assert_same_work(task, numpy_peer.prepare(task, 1)())
 
@@ -171,7 +173,7 @@ def test_numpy_finds_what_fedcli_finds(kind: str, model: str, options: dict[str,
 @pytest.mark.skipif(not HAS_TORCH, reason="PyTorch is not installed")
 @KINDS
 @pytest.mark.parametrize(("model", "options"), CASES)
-def test_torch_finds_what_fedcli_finds(kind: str, model: str, options: dict[str, Any]) -> None:
+def test_torch_computes_the_same_as_fedcli(kind: str, model: str, options: dict[str, Any]) -> None:
     from fedcli.benchmarks import torch_peer
 
     task = small_task(kind, model, **options)
@@ -183,8 +185,8 @@ DEEP = [(TRAIN, "resnet20"), (TRAIN, "vgg11"), (TRAIN, "resnet18-gn"), (EVALUATE
 
 @pytest.mark.skipif(not HAS_TORCH, reason="PyTorch is not installed")
 @pytest.mark.parametrize(("kind", "model"), DEEP)
-def test_torch_finds_what_fedcli_finds_in_deep_models(kind: str, model: str) -> None:
-    """Not the gradient of mobilenet-v2, in which PyTorch's roundings add up to half a percent."""
+def test_torch_computes_the_same_as_fedcli_in_deep_models(kind: str, model: str) -> None:
+    """mobilenet-v2 is only evaluated: in its gradient PyTorch's rounding errors reach 0.5 %."""
     from fedcli.benchmarks import torch_peer
 
     task = Task(kind, model, (5, 4), 5, 1, data=tasks.SHAPES)
@@ -206,7 +208,7 @@ def test_numpy_is_left_out_of_the_jobs_that_it_cannot_do(fedcli: Fedcli) -> None
     assert rows == {"resnet20-20": ["fedcli"], "average": ["fedcli", "numpy"]}
 
 
-def test_numpy_drops_out_at_the_rate_and_scales_the_rest() -> None:
+def test_numpy_applies_dropout() -> None:
     with_dropout, without = (
         numpy_peer.prepare(Task(TRAIN, "cnn-reddi", (6,), 3, 1, 0.05, options=options), 1)()
         for options in ({"dropout": [0.9]}, {"dropout": [0.0]})
@@ -215,7 +217,7 @@ def test_numpy_drops_out_at_the_rate_and_scales_the_rest() -> None:
     assert not np.allclose(with_dropout, without, atol=1e-4)
 
 
-def test_numpy_refuses_a_layer_it_has_not() -> None:
+def test_numpy_refuses_an_unknown_layer() -> None:
     from fedcli.benchmarks.numpy_net import Net
     from fedcli.core.draws import Stream
     from fedcli.core.seeds import Purpose, stream_key
@@ -226,7 +228,7 @@ def test_numpy_refuses_a_layer_it_has_not() -> None:
         Net(model, Stream(stream_key(0, Purpose.DROPOUT)))
 
 
-def test_operations_count_two_a_multiply_add() -> None:
+def test_a_multiply_add_counts_as_two_operations() -> None:
     model = models.build("mlp-2nn")
     forward = 784 * 200 + 200 * 200 + 200 * 10
     scored, trained = small_task(EVALUATE, "mlp-2nn"), small_task(TRAIN, "mlp-2nn")
@@ -238,7 +240,7 @@ def test_operations_count_two_a_multiply_add() -> None:
 # ---- Jobs ----
 
 
-def test_choose_takes_names_and_beginnings() -> None:
+def test_choose_takes_names_and_prefixes() -> None:
     def names(text: str) -> list[str]:
         return [job.name for job in jobs.choose(text)]
 
@@ -249,7 +251,7 @@ def test_choose_takes_names_and_beginnings() -> None:
     assert names("flute-lr") == ["flute-lr"]
 
 
-def test_jobs_on_real_data_run_by_default_only_where_they_are(
+def test_jobs_on_real_data_run_by_default_only_if_the_data_are_installed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("FEDCLI_DATA_DIR", str(tmp_path))
@@ -259,7 +261,7 @@ def test_jobs_on_real_data_run_by_default_only_where_they_are(
     assert "flute-lr-mnist" in [job.name for job in jobs.choose(None)]
 
 
-def test_a_job_without_its_data_says_what_fetches_them(
+def test_a_job_without_its_data_names_the_download_command(
     fedcli: Fedcli,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -282,10 +284,10 @@ def test_flute_lr_learns_on_synthetic_digits() -> None:
     data = flute.synthetic_data(flute.LR)
     assert sum(map(len, data.tested)) == 7_371
     accuracy = flute.prepare(flute.LR, data, 2, CancelFlag())()
-    assert 0.6 < accuracy <= 1.0  # 100 rounds of 10 clients; a guess is right in 0.1
+    assert 0.6 < accuracy <= 1.0  # 100 rounds of 10 clients; guessing gives 0.1
 
 
-def test_flute_job_on_real_data_asks_for_the_download(
+def test_flute_job_on_real_data_names_the_download_command(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("FEDCLI_DATA_DIR", str(tmp_path))
@@ -332,7 +334,7 @@ def start_peer(name: str, resources: ExitStack, model: str = "softmax-regression
     )
 
 
-def test_compare_refuses_a_name_it_does_not_know(fedcli: Fedcli) -> None:
+def test_compare_refuses_an_unknown_name(fedcli: Fedcli) -> None:
     done = fedcli("bench", "--compare", "numpy,jax")
     assert done.code == 1
     assert done.err == "fedcli: error: --compare 'jax': choose from numpy, torch\n"
@@ -429,10 +431,10 @@ def test_layers_count_the_operations_of_each_phase() -> None:
     assert times.stages[0].layers == ("dense",)
 
 
-def test_what_took_no_time_has_no_share_of_the_peak() -> None:
+def test_calls_of_no_measurable_time_have_no_share_of_the_peak() -> None:
     clock = FakeClock()
     ticks = iter(range(1_000_000))
-    timer = Timer(lambda: float(next(ticks)), clock.paused.append)  # whatever it does
+    timer = Timer(lambda: float(next(ticks)), clock.paused.append)  # also an empty call
     times = layer_times.measure(models.build("mlp-2nn"), 10, NO_PACE, timer, ignore_progress)
     assert [each.seconds.most for each in times.stages] == [0.0] * len(times.stages)
     assert [each.share_of_peak for each in times.stages] == [None] * len(times.stages)
@@ -449,7 +451,7 @@ def test_what_took_no_time_has_no_share_of_the_peak() -> None:
         (("-q", "-v"), 2, "contradict"),
     ],
 )
-def test_a_wrong_option_is_told_before_anything_is_measured(
+def test_a_wrong_option_is_reported_before_anything_is_measured(
     fedcli: Fedcli,
     arguments: tuple[object, ...],
     code: int,
@@ -488,7 +490,7 @@ def test_a_range_has_one_unit() -> None:
     assert bench_tables.format_range(Spread((0.0005, 0.002))) == "0.50 - 2.00 ms"
 
 
-def test_cpu_has_a_name_everywhere(tmp_path: Path) -> None:
+def test_name_of_the_cpu_and_sizes_of_caches(tmp_path: Path) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     assert machine.cpu_name(cpuinfo)
     cpuinfo.write_text("model name\t: A CPU\ncpu family\t: 6\nmodel\t\t: 1\nstepping\t: 2\n")

@@ -1,4 +1,4 @@
-"""The engine of a cluster against threads, with workers in this process: the same bytes."""
+"""The cluster engine, with workers in this process, has the same bytes as threads."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PLAN = BatchPlan(batch_size=20, max_examples=30)
 
 
 class NearWorkers:
-    """Workers in this process; their arguments and results are pickled, as if sent elsewhere."""
+    """Workers in this process; their arguments and results are pickled, as if they were sent."""
 
     def __init__(self, num_workers: int, source: DataSource | None = SOURCE) -> None:
         self._workers = [Worker(WorkerSetup(source, 1)) for _ in range(num_workers)]
@@ -70,7 +70,7 @@ class NearWorkers:
 def cohort(num_clients: int, *, repeats: bool = False, data: Any = None) -> ClientBatches:
     data = SPLITS["train"] if data is None else data
     ids = list(data.client_ids[:num_clients])
-    if repeats:  # as with replacement: later parts hold further copies
+    if repeats:  # as in sampling with replacement: later parts have the same clients again
         ids = [ids[index * 7 % max(1, num_clients // 2)] for index in range(num_clients)]
     return ClientBatches(data, ids, PLAN, seed=3)
 
@@ -149,13 +149,13 @@ def test_local_models_have_the_bytes_of_threads() -> None:
     assert models[0] == models[1]
 
 
-def test_clients_may_be_sent_with_their_examples() -> None:
+def test_clients_can_be_sent_with_their_examples() -> None:
     clients = cohort(21)
     expected = rounds(process(ThreadEngine(1)), clients)
     assert_equal(rounds(process(cluster(ships_data=True)), clients), expected)
 
 
-def test_no_client_of_the_cohort_is_read_by_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_driver_reads_no_client_of_the_cohort(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = cluster()
     read: list[str] = []
     train = SPLITS["train"]
@@ -199,13 +199,13 @@ def test_evaluation_and_prediction_have_the_bytes_of_threads() -> None:
         assert scores[0].values.tobytes() == scores[1].values.tobytes()
 
 
-def test_other_clients_are_computed_by_the_driver() -> None:
+def test_the_driver_computes_other_clients() -> None:
     engine = cluster()
     clients = tuple(cohort(9))
     assert_equal(rounds(process(engine), clients), rounds(process(ThreadEngine(1)), clients))
 
 
-def test_a_cancelled_call_never_starts_and_the_next_one_does() -> None:
+def test_a_cancelled_call_does_not_start_and_the_next_one_does() -> None:
     worker = Worker(WorkerSetup(SOURCE, 1))
     model = softmax_regression((28, 28), 10)
     shared = SharedWork(model.layout, params=model.initial_params)
@@ -241,7 +241,7 @@ def test_parts_add_up_to_the_bytes_of_one_sum(
     assert total.total().tobytes() == whole.total()[0].tobytes()
 
 
-def test_parts_are_whole_blocks_and_there_are_enough() -> None:
+def test_parts_are_whole_blocks_and_there_are_two_per_worker() -> None:
     for num_clients in range(400):
         for num_workers in (1, 2, 7):
             size = part_size(num_clients, num_workers, 64)
@@ -250,7 +250,9 @@ def test_parts_are_whole_blocks_and_there_are_enough() -> None:
             assert size == 8 or num_parts >= 2 * num_workers
 
 
-def test_the_probe_is_fixed_and_tells_arithmetic_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_probe_is_constant_and_detects_other_arithmetic(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     first = probe.digest()
     assert probe.digest() == first
     original = ThreadEngine.train

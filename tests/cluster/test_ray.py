@@ -1,4 +1,4 @@
-"""Runs on a real Ray cluster of this machine; skipped where Ray is not installed."""
+"""Runs on a real Ray cluster of this machine; skipped if Ray is not installed."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def written(run: Path) -> dict[str, bytes]:
 
 
 def processes() -> list[int]:
-    """The processes of the workers."""
+    """Returns the ids of the processes of the workers."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -142,11 +142,11 @@ def test_cancelling_takes_effect_within_a_second(tmp_path: Path) -> None:
         threading.Timer(2.0, stop).start()
         with pytest.raises(Cancelled):
             training.complete()
-        assert time.monotonic() - seconds[0] < 3.0  # a second, on an idle machine
+        assert time.monotonic() - seconds[0] < 3.0  # on an idle machine within a second
     train(config(rounds=1), tmp_path / "next")  # the cluster can be used again
 
 
-def test_cancelling_waits_for_no_worker_and_leaves_the_next_call_alone() -> None:
+def test_cancelling_waits_for_no_worker_and_does_not_affect_the_next_call() -> None:
     source = DataSource(data_options={"clients": 40})
     splits = datasets.open_splits(source)
     clients = ClientBatches(splits["train"], splits["train"].client_ids, BatchPlan(20), seed=3)
@@ -167,13 +167,13 @@ def test_cancelling_waits_for_no_worker_and_leaves_the_next_call_alone() -> None
             for each in before:
                 os.kill(each, signal.SIGCONT)
         found = engine.evaluate(model.layout, model.initial_params, clients)
-        assert processes_of(workers) == before  # none was ended
+        assert processes_of(workers) == before  # no worker was replaced
     expected = ThreadEngine(1).evaluate(model.layout, model.initial_params, clients)
     for name in native.STATS.names or ():
         assert found[name].tobytes() == expected[name].tobytes()
 
 
-def test_a_run_is_saved_and_free_before_its_workers_end(
+def test_a_run_is_saved_and_unlocked_before_its_workers_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     close = RayWorkers.close
@@ -198,7 +198,7 @@ def test_the_wait_for_workers_can_be_cancelled(tmp_path: Path) -> None:
         RayWorkers(place, WorkerSetup(None, 1), lambda _: None, cancel)
 
 
-def test_a_fault_in_the_data_is_reported_as_on_threads(tmp_path: Path) -> None:
+def test_an_error_in_the_data_is_reported_as_on_threads(tmp_path: Path) -> None:
     told: list[str] = []
     for engine in ({}, {"engine": "ray", "engine_options": {"workers": 2, "threads": 1}}):
         options: dict[str, Any] = {**SMALL, "num_classes": 5, **engine}
@@ -216,13 +216,13 @@ def test_workers_with_another_instruction_set_are_refused(
         pytest.skip("the driver has the lowest instruction set already")
     monkeypatch.setattr("fedcli.core.native.isa_name", lambda: "generic")
     place = Placement("auto", 1, 1, 60.0)
-    hellos: list[WorkerDescription] = []
-    with RayWorkers(place, WorkerSetup(DataSource(), 1), hellos.append):
+    descriptions: list[WorkerDescription] = []
+    with RayWorkers(place, WorkerSetup(DataSource(), 1), descriptions.append):
         pass
     monkeypatch.undo()
-    assert hellos[0].isa == "generic"
+    assert descriptions[0].isa == "generic"
     with pytest.raises(RunError, match="FEDCLI_ISA=generic fedcli train"):
-        _Check(DataSource())(hellos[0])
+        _Check(DataSource())(descriptions[0])
 
 
 def test_workers_with_other_data_or_arithmetic_are_refused() -> None:
@@ -250,7 +250,7 @@ def test_a_model_in_python_is_refused_by_name(tmp_path: Path) -> None:
         train(config(model=str(MY_MODEL)), tmp_path / "run")
 
 
-def test_data_of_a_program_are_refused_unless_they_are_sent(tmp_path: Path) -> None:
+def test_data_in_memory_are_refused_unless_they_are_sent(tmp_path: Path) -> None:
     clients = {
         f"c{number}": (np.full((20, 28, 28), number, np.uint8), np.arange(20) % 10)
         for number in range(12)

@@ -44,14 +44,14 @@ def test_a_node_that_joins_gets_a_worker_and_one_that_leaves_is_replaced(
             numbers.append(workers.num_workers)
             if result.round_num == 2:
                 nodes.append(cluster.add_node(num_cpus=1, object_store_memory=100 << 20))
-            elif result.round_num == 4:  # its worker has been started in round 3
+            elif result.round_num == 4:  # the worker of the new node was started in round 3
                 calls = list(workers._joining)
                 workers._ray.wait(calls, num_returns=len(calls), timeout=JOIN_SECONDS)
             elif result.round_num == 7:
                 cluster.remove_node(nodes.pop(), allow_graceful=False)
 
         training.complete([change])
-    assert numbers == [1] * 4 + [2] * (ROUNDS - 4)  # a lost worker may come back
+    assert numbers == [1] * 4 + [2] * (ROUNDS - 4)  # Ray restarts a lost worker
     names = ("metrics.jsonl", "evaluation.json")
     assert [(tmp_path / "ray" / each).read_bytes() for each in names] == [
         (tmp_path / "threads" / each).read_bytes() for each in names

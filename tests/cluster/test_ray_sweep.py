@@ -1,4 +1,4 @@
-"""Studies on a Ray cluster of this machine: the same lines, table and runs as on processes."""
+"""Studies on a Ray cluster of this machine: same lines, table and runs as with processes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run(path: Path, study: dict[str, Any], cancel: CancelFlag | None = None, **o
 
 
 def written(path: Path) -> dict[str, bytes]:
-    """Returns the table, and what each run computed."""
+    """Returns the table and the results of each run."""
     names = ("metrics.jsonl", "evaluation.json")
     files = [path / "table.csv", *(each for name in names for each in path.rglob(name))]
     assert len(files) == 9
@@ -70,7 +70,7 @@ def test_a_study_has_the_bytes_of_processes(tmp_path: Path) -> None:
     assert written(tmp_path / "far") == written(tmp_path / "near")
 
 
-def test_a_stopped_study_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_stopped_study_is_continued(tmp_path: Path) -> None:
     longer = {**STUDY, "run": {**STUDY["run"], "rounds": 2500}}
     cancel = CancelFlag()
 
@@ -106,7 +106,7 @@ def test_stopping_does_not_wait_for_trainers_that_have_not_started(tmp_path: Pat
         assert pool.num_free == pool.size
 
 
-def test_a_lost_trainer_costs_one_try(tmp_path: Path) -> None:
+def test_a_run_is_tried_again_after_its_trainer_is_lost(tmp_path: Path) -> None:
     def kill() -> None:
         os.kill(find_trainer(), signal.SIGKILL)
 

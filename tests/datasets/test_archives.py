@@ -1,4 +1,4 @@
-"""Archives that nobody vouches for: what is asked for comes out, and nothing else happens."""
+"""Untrusted archives: only the requested members are extracted; nothing else is written."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MEMBERS = tuple(
     Member(name=name, size=len(data), max_bytes=10_000, sha256=hashlib.sha256(data).hexdigest())
     for name, data in WANTED.items()
 )
-Entry = tuple[str, Any]  # a name, and bytes or what to set in the header
+Entry = tuple[str, Any]  # a name, and the content or the header fields to set
 
 
 def tar_bytes(*entries: Entry, mode: str = "w", **options: Any) -> bytes:
@@ -44,7 +44,7 @@ def tar_bytes(*entries: Entry, mode: str = "w", **options: Any) -> bytes:
 
 
 def extract(content: bytes, tmp_path: Path, members: tuple[Member, ...] = MEMBERS) -> Any:
-    archive = tmp_path / "given.archive"  # its name says nothing
+    archive = tmp_path / "given.archive"  # the content decides the format, not the name
     archive.write_bytes(content)
     folder = tmp_path / "out"
     folder.mkdir(exist_ok=True)
@@ -52,7 +52,7 @@ def extract(content: bytes, tmp_path: Path, members: tuple[Member, ...] = MEMBER
 
 
 def check_refused(content: bytes, tmp_path: Path, match: str, **options: Any) -> None:
-    """It is refused in one line, and no file is left or written elsewhere."""
+    """Checks that an archive is refused in one line, and that no file is written."""
     with pytest.raises(DataError, match=match) as caught:
         extract(content, tmp_path, **options)
     assert "\n" not in str(caught.value)
@@ -62,7 +62,7 @@ def check_refused(content: bytes, tmp_path: Path, match: str, **options: Any) ->
 
 
 @pytest.mark.parametrize("pack", [bytes, bz2.compress, gzip.compress])
-def test_takes_only_what_is_asked_for_from_a_tar(
+def test_only_requested_members_are_extracted_from_a_tar(
     tmp_path: Path, pack: Callable[[bytes], bytes]
 ) -> None:
     odd: list[Entry] = [
@@ -90,7 +90,7 @@ def test_takes_only_what_is_asked_for_from_a_tar(
     [gzip.compress(b"x" * 5000), bz2.compress(b"x" * 5000), b"x" * 5000, b"PK\3\4" + bytes(600)],
     ids=["gzip", "bzip2", "text", "zip"],
 )
-def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_other_files_than_tar_are_refused(tmp_path: Path, content: bytes) -> None:
     check_refused(content, tmp_path, "damaged archive")
 
 
@@ -105,7 +105,7 @@ def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes) -> None:
         {"type": tarfile.GNUTYPE_SPARSE},
     ],
 )
-def test_a_member_asked_for_must_be_a_regular_file(
+def test_a_requested_member_must_be_a_regular_file(
     tmp_path: Path, header: dict[str, object]
 ) -> None:
     content = tar_bytes(("folder/b.bin", WANTED["folder/b.bin"]), ("a.bin", header))
@@ -118,7 +118,7 @@ def test_twice_the_same_name_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pack", [bytes, bz2.compress, gzip.compress])
-def test_a_tar_of_before_posix_is_a_tar(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+def test_a_tar_from_before_posix_is_read(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
     """V7's headers have no magic word."""
     content = b""
     for name, data in WANTED.items():
@@ -133,7 +133,7 @@ def test_a_tar_of_before_posix_is_a_tar(tmp_path: Path, pack: Callable[[bytes], 
     assert {name: path.read_bytes() for name, path in paths.items()} == WANTED
 
 
-def test_a_missing_member_is_named_with_what_is_there(tmp_path: Path) -> None:
+def test_a_missing_member_is_named_with_the_existing_ones(tmp_path: Path) -> None:
     content = tar_bytes(("a.bin", WANTED["a.bin"]), ("c.bin", b""))
     check_refused(content, tmp_path, "has no folder/b.bin in it, but c.bin$")
 
@@ -162,7 +162,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(
     )
 
 
-def test_a_bomb_beside_what_is_asked_for_ends_the_reading(
+def test_a_bomb_among_other_members_ends_the_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(archives, "_MAX_OTHER_BYTES", 1_000_000)
@@ -194,7 +194,7 @@ def test_truncated_archives_are_refused(
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_garbled_archives_never_do_harm(tmp_path: Path, data: st.DataObject) -> None:
+def test_damaged_archives_never_give_wrong_files(tmp_path: Path, data: st.DataObject) -> None:
     tar = tar_bytes(*WANTED.items())
     whole = data.draw(st.sampled_from([tar, bz2.compress(tar), gzip.compress(tar)]))
     content = bytearray(whole)
@@ -205,7 +205,7 @@ def test_garbled_archives_never_do_harm(tmp_path: Path, data: st.DataObject) -> 
         paths = extract(bytes(content), tmp_path)
     except DataError:
         assert [each for each in folder.rglob("*") if each.is_file()] == []
-    else:  # what was garbled did not matter
+    else:  # the changed bytes do not affect the content
         assert {name: path.read_bytes() for name, path in paths.items()} == WANTED
         for path in paths.values():
             path.unlink()
@@ -227,6 +227,6 @@ def test_full_disk_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../a", "/a", "a/../../b", "", "a\\b"])
-def test_a_catalogue_cannot_ask_for_a_name_outside(tmp_path: Path, name: str) -> None:
+def test_a_catalogue_cannot_request_a_path_outside_the_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="would lie outside the folder"):
         extract(tar_bytes(), tmp_path, (Member(name=name, max_bytes=1),))

@@ -1,4 +1,4 @@
-"""Plans of batches count as the core does."""
+"""`BatchPlan` counts examples and batches as the core does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedcli.errors import ConfigError
 @pytest.mark.parametrize(
     ("plan", "num_examples", "visits", "num_batches"),
     [
-        # The tutorial: 5 epochs of 94 examples, 20 a batch, cross epochs.
+        # The tutorial: 5 epochs of 94 examples; its batches of 20 cross the ends of epochs.
         (BatchPlan(5, 20, 100), 94, 470, 24),
         (BatchPlan(5, 20, 100, "shuffle-repeat"), 94, 470, 24),
         (BatchPlan(5, 20, 100, "per-epoch"), 94, 470, 25),
@@ -42,7 +42,8 @@ def test_plan_counts(plan: BatchPlan, num_examples: int, visits: int, num_batche
         (BatchPlan(5, 20, 100), 94, 100),
         (BatchPlan(5, 20, 1000), 94, 470),
         (BatchPlan(5, 20, FULL), 94, 470),
-        (BatchPlan(5, 20, FULL, max_examples=3), 94, 470),  # the rest is drawn from all the same
+        # The limit of examples does not shrink the buffer.
+        (BatchPlan(5, 20, FULL, max_examples=3), 94, 470),
         (BatchPlan(5, 20, FULL, "shuffle-repeat"), 94, 94),
         (BatchPlan(5, 20, FULL, "per-epoch"), 94, 94),
         (BatchPlan(5, 20, 0), 94, 1),
@@ -50,9 +51,7 @@ def test_plan_counts(plan: BatchPlan, num_examples: int, visits: int, num_batche
         (BatchPlan(2**31 - 1, 20, FULL), 94, 2**32 - 1),
     ],
 )
-def test_a_shuffle_keeps_as_many_as_it_draws_from(
-    plan: BatchPlan, num_examples: int, num_buffered: int
-) -> None:
+def test_number_of_buffered_examples(plan: BatchPlan, num_examples: int, num_buffered: int) -> None:
     assert plan.num_buffered(num_examples) == num_buffered
 
 

@@ -1,4 +1,4 @@
-"""Batches: orders are permutations, and batches hold what the core sees."""
+"""Batches: orders are permutations, and batches hold the examples that the core uses."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ def grey_client(num_examples: int, client_id: str = "a") -> ClientDataset:
     ),
     num_examples=st.integers(0, 17),
 )
-def test_order_holds_every_example_as_often_as_the_plan_says(
-    plan: BatchPlan, num_examples: int
-) -> None:
+def test_order_has_every_example_once_per_epoch(plan: BatchPlan, num_examples: int) -> None:
     dataset = BatchedDataset(grey_client(num_examples), plan, seed=3)
     order = dataset.order()
     assert len(order) == plan.num_visits(num_examples)

@@ -1,4 +1,4 @@
-"""The client cache: bounded in bytes, least recently used out first."""
+"""The client cache: bounded in bytes; the least recently used clients are removed first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def make_client(client_id: str, num_examples: int = 10) -> ClientDataset:
 
 
 class Source:
-    """Reads clients and remembers which."""
+    """Reads clients and records their ids."""
 
     def __init__(self, cache: ClientCache, split: str = "train") -> None:
         self.cache = cache
@@ -39,9 +39,9 @@ def test_kept_client_is_not_read_again() -> None:
     assert source.cache.bytes == CLIENT_BYTES
 
 
-def test_bytes_stay_bounded_and_the_least_recently_used_goes_first() -> None:
+def test_bytes_stay_bounded_and_the_least_recently_used_is_removed_first() -> None:
     source = Source(ClientCache(2 * CLIENT_BYTES))
-    for client_id in "abac":  # a is used after b, so c drives b out
+    for client_id in "abac":  # a was used after b, so c replaces b
         source.client(client_id)
     assert source.cache.bytes == 2 * CLIENT_BYTES
     source.client("a")

@@ -58,7 +58,7 @@ def test_the_memory_of_a_turn_does_not_grow_with_the_client() -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 2 * pixels.nbytes  # the result and a block's own
+    assert peak < 2 * pixels.nbytes  # the result and the arrays of one block
 
 
 @pytest.mark.parametrize("shape", [(3, 6, 6), (3, 6, 6, 3), (0, 6, 6)])
@@ -77,28 +77,28 @@ def test_a_half_turn_of_an_oblong_image_is_exact(seed: int) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 5, 6])
 @pytest.mark.parametrize("angle", [90.0, 180.0, 270.0])
-def test_the_bilinear_way_agrees_with_quarter_turns(size: int, angle: float, seed: int) -> None:
+def test_bilinear_rotation_agrees_with_quarter_turns(size: int, angle: float, seed: int) -> None:
     pixels = images(seed, (4, size, size)).astype(np.float32)
     near = changes.turn(pixels, angle + 1e-7)
     assert near == pytest.approx(changes.turn(pixels, angle), abs=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_corners_show_the_paper_whatever_its_grey(dtype: type) -> None:
-    for paper, ink in [(0, 200), (255, 3)]:
-        pixels: Any = np.full((1, 9, 9), paper, dtype)
+def test_corners_show_the_background_of_any_grey_level(dtype: type) -> None:
+    for background, ink in [(0, 200), (255, 3)]:
+        pixels: Any = np.full((1, 9, 9), background, dtype)
         pixels[0, 3:6, 3:6] = ink
         pixels[0, 4, 0] = ink  # a stroke may touch the border
         turned = changes.turn(pixels, 45.0)
         assert turned.dtype == dtype
-        assert turned[0, 0, 0] == turned[0, 8, 8] == turned[0, 0, 8] == paper
+        assert turned[0, 0, 0] == turned[0, 8, 8] == turned[0, 0, 8] == background
         assert turned[0, 4, 4] == ink
-        assert turned.min() >= min(paper, ink)
-        assert turned.max() <= max(paper, ink)
+        assert turned.min() >= min(background, ink)
+        assert turned.max() <= max(background, ink)
 
 
 def test_a_turn_by_45_degrees_by_hand() -> None:
-    """A dot one pixel right of the centre comes to lie up and right, between four pixels."""
+    """A dot one pixel right of the centre moves up and right, to a place between four pixels."""
     pixels = np.zeros((1, 5, 5), np.float32)
     pixels[0, 2, 3] = 1.0
     turned = changes.turn(pixels, 45.0)[0]
@@ -136,10 +136,10 @@ def test_noise_grows_from_client_to_client(seed: int) -> None:
         assert after.pixels.dtype == np.float32
         assert (after.scale, after.offset) == (1.0, 0.0)
         noise = after.pixels - before.images()
-        # 19,200 pixels: five deviations of the mean and of the standard deviation.
+        # 19,200 pixels: five standard errors of the mean and of the standard deviation.
         assert noise.mean() == pytest.approx(0.0, abs=5 * 0.1 * index / 138 + 1e-9)
         assert noise.std() == pytest.approx(0.1 * index, rel=0.03, abs=1e-9)
-    assert np.array_equal(before.pixels, pixels), "the table is left alone"
+    assert np.array_equal(before.pixels, pixels), "the table must not change"
 
 
 def test_noise_is_a_function_of_client_seed_and_split(seed: int) -> None:
@@ -154,7 +154,7 @@ def test_noise_is_a_function_of_client_seed_and_split(seed: int) -> None:
         build("feature-noise", ["b", "c", "d"], std=0.4, seed=1).client(client("c", pixels)).pixels,
     ]
     assert not any(np.array_equal(noisy, other) for other in others[:2])
-    assert np.array_equal(noisy, others[2]), "the same place among the clients, the same noise"
+    assert np.array_equal(noisy, others[2]), "noise depends only on the position"
 
 
 def test_no_block_of_images_repeats_another_s_noise() -> None:
@@ -163,7 +163,7 @@ def test_no_block_of_images_repeats_another_s_noise() -> None:
     assert len(np.unique(noise)) > 0.99 * noise.size
 
 
-def test_float_pixels_get_noise_without_being_touched(seed: int) -> None:
+def test_noise_does_not_change_the_float_pixels_of_the_table(seed: int) -> None:
     pixels = images(seed).astype(np.float32)
     kept = pixels.copy()
     build("feature-noise").client(client("e", pixels, 1.0))
@@ -194,11 +194,11 @@ def test_inverted_pixels_are_one_minus_themselves(
     pixels: Any = images(seed).astype(dtype)
     before = client("b", pixels, scale, offset)
     after = build("feature-inversion").client(before)
-    # Decoding is float32: a unit in its last place of 1 to 256.
+    # Decoding to float32 rounds values of up to 1, or up to 256.
     tolerance = 2e-7 if dtype == np.uint8 else 4e-5
     assert after.images() == pytest.approx(1.0 - before.images(), abs=tolerance)
     if dtype == np.uint8 and abs(scale) == 1 / 255:
-        assert after.pixels.dtype == np.uint8, "so a store of it stays small"
+        assert after.pixels.dtype == np.uint8, "a store of these pixels must stay small"
         assert (after.scale, after.offset) == (scale, offset)
 
 
@@ -256,19 +256,19 @@ def test_label_noise_is_keyed_example_by_example(seed: int) -> None:
     assert not np.array_equal(other.labels("a", labels), noisy)
 
 
-def test_test_labels_stay_true() -> None:
+def test_test_labels_do_not_change() -> None:
     made = [build("label-noise"), build("feature-rotation")]
     assert changes.for_testing(made) == (made[1],)
 
 
-def test_one_class_has_no_other() -> None:
+def test_label_noise_needs_two_classes() -> None:
     with pytest.raises(ConfigError, match=r"^--partition label-noise: the data have one class"):
         build("label-noise", num_classes=1)
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 4), (0, 5, 4, 3)])
 @pytest.mark.parametrize("angle", [0.0, 30.0, 90.0, 180.0])
-def test_no_image_is_turned_into_none(shape: tuple[int, ...], angle: float) -> None:
+def test_zero_images_can_be_rotated(shape: tuple[int, ...], angle: float) -> None:
     for dtype in (np.uint8, np.float32):
         pixels: Any = np.zeros(shape, dtype)
         assert changes.turn(pixels, angle).shape[0] == 0

@@ -1,4 +1,4 @@
-"""What a source was taken to be: told by every importer, kept by the store, read back from it."""
+"""Descriptions of sources: every importer makes one, and a store keeps it."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def write(path: Path, info: StoreInfo) -> str:
     return store_writer.create(path, {"train": [client]}, info)
 
 
-def test_a_store_keeps_it_and_one_without_it_is_as_before(tmp_path: Path) -> None:
+def test_a_store_keeps_the_description_and_needs_none(tmp_path: Path) -> None:
     info = StoreInfo(num_classes=2, pixel_convention="ink")
     without = write(tmp_path / "a.h5", info)
     told = replace(info, description=DESCRIPTION)
-    assert write(tmp_path / "b.h5", told) == without  # the data's own fingerprint
+    assert write(tmp_path / "b.h5", told) == without  # the fingerprint covers only the data
     assert store.read_info(tmp_path / "b.h5") == told
     assert store.read_info(tmp_path / "a.h5").description is None
     assert store.verify(tmp_path / "a.h5") == store.verify(tmp_path / "b.h5") == without
@@ -73,7 +73,7 @@ def test_a_store_keeps_it_and_one_without_it_is_as_before(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_a_look_is_what_a_store_keeps(tmp_path: Path, split: str) -> None:
+def test_interpret_gives_the_description_that_prepare_stores(tmp_path: Path, split: str) -> None:
     source = tmp_path / "photos"
     own_data.splits("Training", "Valid", "Testing")(source)
     seen = interpret([source], PrepareOptions())
@@ -90,7 +90,7 @@ def test_a_look_is_what_a_store_keeps(tmp_path: Path, split: str) -> None:
 
 
 @pytest.mark.parametrize("layout", own_data.LAYOUTS)
-def test_every_guess_names_what_decided(tmp_path: Path, layout: str) -> None:
+def test_every_finding_has_evidence(tmp_path: Path, layout: str) -> None:
     for number, replica in enumerate(own_data.LAYOUTS[layout].right.values()):
         if replica.options:
             continue

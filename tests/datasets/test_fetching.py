@@ -1,4 +1,4 @@
-"""Fetching one file from servers that cut, stall and lie, and from processes that are killed."""
+"""Fetching a file from servers that cut, stall or send wrong data, and in killed processes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def fetch(file: RemoteFile, target: Path, **options: Any) -> int:
 
 
 def check_clean(target: Path) -> None:
-    """The file is whole and nothing else is left."""
+    """Checks that the file is complete and that no other file is left."""
     assert target.read_bytes() == CONTENT
     assert [each.name for each in target.parent.iterdir()] == [target.name]
 
@@ -69,7 +69,7 @@ def test_fetches_and_keeps(server: web.Script, tmp_path: Path) -> None:
     assert fetch(file, target, tell=lambda *numbers: told.append(numbers)) == len(CONTENT)
     check_clean(target)
     assert told[-1] == (len(CONTENT), len(CONTENT))
-    assert fetch(file, target) == 0  # it is there
+    assert fetch(file, target) == 0  # the file exists
     assert len(server.requests) == 1
     assert server.requests[0].headers["Accept-Encoding"] == "identity"
     assert fetch(file, target, force=True) == len(CONTENT)
@@ -120,7 +120,7 @@ def test_damaged_file_is_fetched_again(server: web.Script, tmp_path: Path) -> No
         *("416", "no validator"),
     ],
 )
-def test_gets_there_in_the_end(
+def test_a_file_is_fetched_in_spite_of_errors(
     server: web.Script, tmp_path: Path, behaviours: list[web.Behaviour], num_requests: int | None
 ) -> None:
     url = server.add("data.bin", CONTENT, *behaviours)
@@ -148,8 +148,8 @@ def test_weak_etag_gives_way_to_the_date(server: web.Script, tmp_path: Path) -> 
     assert server.requests[1].headers["If-Range"] == date
 
 
-def test_changed_content_is_not_mixed(server: web.Script, tmp_path: Path) -> None:
-    """A server without validators changes its file: the mixture is found out, and fetched anew."""
+def test_old_and_changed_content_are_not_mixed(server: web.Script, tmp_path: Path) -> None:
+    """A server without validators changes its file: the mixed file is found and fetched again."""
     target = tmp_path / "data.bin"
     target.with_name("data.bin.part").write_bytes(b"old" * 1000)
     fetch(remote(server.add("data.bin", CONTENT)), target)
@@ -169,7 +169,7 @@ def test_changed_content_is_not_mixed(server: web.Script, tmp_path: Path) -> Non
     ],
     ids=["whole", "too long", "wrong", "odd note", "garbled note", "empty"],
 )
-def test_any_part_left_behind_is_dealt_with(
+def test_any_partial_file_is_handled(
     server: web.Script, tmp_path: Path, part: bytes, note: bytes, num_requests: int
 ) -> None:
     target = tmp_path / "data.bin"
@@ -205,7 +205,7 @@ def test_complete_part_of_unknown_size_needs_no_second_transfer(
         (web.status(206, Content_Range="bytes 0-9/10"), "another range than was requested"),
     ],
 )
-def test_next_address_after_what_no_retry_mends(
+def test_next_address_after_an_error_that_retries_cannot_repair(
     server: web.Script, tmp_path: Path, behaviour: web.Behaviour, reason: str
 ) -> None:
     url = server.add("data.bin", CONTENT, *[behaviour] * 20)
@@ -250,7 +250,7 @@ def test_all_addresses_fail_with_one_line_of_reasons(server: web.Script, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nobody_there_is_told(tmp_path: Path) -> None:
+def test_an_unreachable_server_is_reported(tmp_path: Path) -> None:
     with pytest.raises(FetchError, match=r"cannot be reached \(Connection refused\)"):
         fetch(remote("http://127.0.0.1:9/a", "http://127.0.0.1:9/b"), tmp_path / "data.bin")
 
@@ -301,7 +301,7 @@ def test_retry_after_is_a_number_or_a_date(text: str | None, seconds: float | No
     assert transport._seconds_to_wait(text) == seconds
 
 
-def test_retry_after_is_a_date_to_come() -> None:
+def test_retry_after_is_a_future_date() -> None:
     date = email.utils.formatdate(time.time() + 1000, usegmt=True)
     assert transport._seconds_to_wait(date) == pytest.approx(1000, abs=60)  # a slow machine
 
@@ -313,14 +313,14 @@ def test_four_tries_without_progress_are_enough(server: web.Script, tmp_path: Pa
     assert len(server.requests) == 4
 
 
-def test_tries_that_get_further_do_not_count(server: web.Script, tmp_path: Path) -> None:
+def test_tries_with_progress_do_not_count(server: web.Script, tmp_path: Path) -> None:
     content = bytes(8 << 20)
     url = server.add("data.bin", content, *[web.serve(cut_after=(1 << 20) + 1)] * 7)
     fetch(remote(url, content=content), tmp_path / "data.bin")
     assert len(server.requests) == 8
 
 
-def test_restarts_that_get_no_further_do_count(server: web.Script, tmp_path: Path) -> None:
+def test_restarts_without_progress_count(server: web.Script, tmp_path: Path) -> None:
     content = bytes(8 << 20)
     cut = web.serve(cut_after=2 << 20, ignores_range=True)
     url = server.add("data.bin", content, *[cut] * 20)
@@ -329,9 +329,7 @@ def test_restarts_that_get_no_further_do_count(server: web.Script, tmp_path: Pat
     assert len(server.requests) <= 5
 
 
-def test_what_was_fetched_stays_when_the_server_gives_up(
-    server: web.Script, tmp_path: Path
-) -> None:
+def test_fetched_bytes_are_kept_after_the_last_error(server: web.Script, tmp_path: Path) -> None:
     target = tmp_path / "data.bin"
     url = server.add("data.bin", CONTENT, web.serve(cut_after=1000), *[web.status(503)] * 3)
     with pytest.raises(FetchError):
@@ -341,9 +339,7 @@ def test_what_was_fetched_stays_when_the_server_gives_up(
     check_clean(target)
 
 
-def test_stopping_takes_a_moment_however_silent_the_server(
-    server: web.Script, tmp_path: Path
-) -> None:
+def test_cancelling_is_quick_while_the_server_is_silent(server: web.Script, tmp_path: Path) -> None:
     url = server.add("data.bin", CONTENT, web.serve(stall_after=1000))
     start = time.monotonic()
 
@@ -357,7 +353,7 @@ def test_stopping_takes_a_moment_however_silent_the_server(
     assert (tmp_path / "data.bin.part").read_bytes() == CONTENT[:1000]
 
 
-def test_what_a_server_says_is_quoted_in_part() -> None:
+def test_a_long_message_of_a_server_is_shortened() -> None:
     error = http.client.BadStatusLine("x" * 60000)
     assert len(str(transport._as_try_error(error))) < 300
 
@@ -375,7 +371,7 @@ def test_https_never_leads_to_http() -> None:
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl for a certificate")
-def test_https_asks_for_a_certificate_that_is_trusted(
+def test_https_requires_a_trusted_certificate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
@@ -404,7 +400,7 @@ def test_redirects_are_followed_with_the_range(server: web.Script, tmp_path: Pat
     assert server.requests[-1].range == "bytes=1000-"
 
 
-def test_proxy_of_the_environment_is_asked(
+def test_proxy_of_the_environment_is_used(
     server: web.Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", server.url)
@@ -427,7 +423,7 @@ def test_a_mirror_is_a_web_address(base: str) -> None:
     assert fetching.check_base("https://host/folder") == "https://host/folder"
 
 
-def test_disk_space_is_looked_at_first(
+def test_disk_space_is_checked_first(
     server: web.Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = type("Usage", (), {"free": 1000})
@@ -482,17 +478,18 @@ def _in_a_process(file: RemoteFile, target: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_once_the_file_is_there_nothing_is_left_for_a_kill_to_leave(
+def test_after_the_rename_no_other_file_is_left(
     server: web.Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[str]] = []
 
-    def look(folder: Path) -> None:  # what is called next after the rename
+    def look(folder: Path) -> None:  # called right after the rename
         seen.append(sorted(each.name for each in folder.iterdir()))
 
     monkeypatch.setattr(part_file, "sync_folder", look)
     fetch(remote(server.add("data.bin", CONTENT)), tmp_path / "data.bin")
-    assert seen == [["data.bin", "data.bin.lock"]]  # and the next to lock removes the lock
+    # The next process that takes the lock removes the file of the lock.
+    assert seen == [["data.bin", "data.bin.lock"]]
 
 
 def test_two_processes_fetch_a_file_once(server: web.Script, tmp_path: Path) -> None:
@@ -506,7 +503,7 @@ def test_two_processes_fetch_a_file_once(server: web.Script, tmp_path: Path) -> 
     check_clean(tmp_path / "data.bin")
 
 
-def test_killed_at_any_moment_it_goes_on(server: web.Script, tmp_path: Path) -> None:
+def test_a_killed_download_is_resumed(server: web.Script, tmp_path: Path) -> None:
     content = CONTENT * 4
     slow = web.serve(pause=0.02, block_bytes=20_000)
     file = remote(server.add("data.bin", content, *[slow] * 20), content=content)
@@ -556,7 +553,7 @@ def test_any_cuts_give_the_same_bytes(
     [web.trickle_head, web.continue_for_ever, web.serve(pause=0.02, block_bytes=10)],
     ids=["head", "continue", "body"],
 )
-def test_a_server_that_keeps_sending_a_little_is_given_up(
+def test_a_very_slow_server_is_given_up(
     server: web.Script, tmp_path: Path, slow: web.Behaviour
 ) -> None:
     url = server.add("data.bin", CONTENT, *[slow] * HASTE.num_tries)
@@ -566,7 +563,7 @@ def test_a_server_that_keeps_sending_a_little_is_given_up(
     assert time.monotonic() - began < 15
 
 
-def test_what_a_slow_server_brought_is_gone_on_from(server: web.Script, tmp_path: Path) -> None:
+def test_the_bytes_of_a_slow_server_are_kept(server: web.Script, tmp_path: Path) -> None:
     url = server.add("data.bin", CONTENT, web.serve(pause=0.02, block_bytes=300))
     fetching.fetch(remote(url), tmp_path / "data.bin", patience=HASTE)
     assert (tmp_path / "data.bin").read_bytes() == CONTENT
@@ -585,7 +582,7 @@ def test_what_a_slow_server_brought_is_gone_on_from(server: web.Script, tmp_path
         "Thu, 01 Jan 1970 00:00:00 -9999999999",
     ],
 )
-def test_an_absurd_retry_after_is_as_none(server: web.Script, tmp_path: Path, date: str) -> None:
+def test_an_invalid_retry_after_is_ignored(server: web.Script, tmp_path: Path, date: str) -> None:
     url = server.add("data.bin", CONTENT, web.status(503, Retry_After=date))
     fetch(remote(url), tmp_path / "data.bin")
     assert (tmp_path / "data.bin").read_bytes() == CONTENT

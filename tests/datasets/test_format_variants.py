@@ -1,4 +1,4 @@
-"""Each format as people write it: several variants that hold the same, and one that is refused."""
+"""Formats as people write them: several variants with the same data, and one that is refused."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ VARIANTS = [
     for name, each in FORMATS.items()
     for variant in each.right
 ]
-# Formats of folders, whose variants are in `own_data`, and that of fedcli's own files.
+# The formats of folders have their variants in `own_data`; store is fedcli's own format.
 OF_FOLDERS = {"images": "class folders", "clients": "one file a client"}
 
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
-def test_variants_hold_the_same(tmp_path: Path, name: str, variant: str) -> None:
+def test_variants_have_the_same_data(tmp_path: Path, name: str, variant: str) -> None:
     each = FORMATS[name]
     if each.module:
         pytest.importorskip(each.module)
@@ -39,7 +39,7 @@ def test_variants_hold_the_same(tmp_path: Path, name: str, variant: str) -> None
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_wrong_one_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
+def test_a_wrong_variant_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
     each = FORMATS[name]
     if each.module:
         pytest.importorskip(each.module)

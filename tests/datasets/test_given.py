@@ -85,20 +85,20 @@ def test_channels_first_are_put_last() -> None:
     assert one.pixel_shape == (8, 7)
 
 
-def test_what_one_means_is_measured_or_said() -> None:
+def test_the_meaning_of_one_is_measured_or_given() -> None:
     dark = np.zeros((30, 8, 8), np.float32)
     dark[:, 2:6, 2:6] = 1.0
     labels = np.arange(30) % 2
     ink, _ = datasets.from_arrays({"a": (dark, labels)})
-    paper, _ = datasets.from_arrays({"a": (1 - dark, labels)})
-    assert (ink.pixel_convention, paper.pixel_convention) == ("ink", "background")
+    inverted, _ = datasets.from_arrays({"a": (1 - dark, labels)})
+    assert (ink.pixel_convention, inverted.pixel_convention) == ("ink", "background")
     said, _ = datasets.from_arrays({"a": (dark, labels)}, pixels="background")
     assert said.pixel_convention == "background"
     opened = as_given(said).open("ink", None)["train"]
     assert np.allclose(opened.client("a").images(), 1 - dark)
 
 
-def test_floats_beyond_one_are_told() -> None:
+def test_floats_above_one_are_an_error() -> None:
     train, _ = datasets.from_arrays({"a": (pair(30, 0)[0].astype(np.float32), pair(30, 0)[1])})
     (note,) = train.examine()
     assert "go from 0 to 255 where 0 to 1 is expected" in note
@@ -106,17 +106,17 @@ def test_floats_beyond_one_are_told() -> None:
 
 
 class Sequence:
-    """As a dataset of PyTorch: an item is a pair."""
+    """Like a dataset of PyTorch, whose items are pairs."""
 
     def __init__(self, examples: list[Any]) -> None:
         self.examples = examples
-        self.asked: list[int] = []
+        self.requested: list[int] = []
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, index: int) -> Any:
-        self.asked.append(index)
+        self.requested.append(index)
         return self.examples[index]
 
 
@@ -129,14 +129,14 @@ def test_a_sequence_is_read_client_by_client() -> None:
     sequence = Sequence(list(zip(pixels, labels.tolist(), strict=True)))
     train, test = datasets.from_examples(sequence, [1, 2, 1, 2, 2, 1], classes=3, pixels="ink")
     assert test is None
-    sequence.asked.clear()
+    sequence.requested.clear()
     assert train.num_examples("2") == 3
-    assert sequence.asked == []
+    assert sequence.requested == []
     assert np.array_equal(train.client("2").pixels, pixels[[1, 3, 4]])
-    assert sequence.asked == [1, 3, 4]
+    assert sequence.requested == [1, 3, 4]
 
 
-def test_examples_may_be_mappings_whose_sequence_says_the_classes() -> None:
+def test_examples_may_be_mappings_and_the_sequence_may_name_the_classes() -> None:
     pixels, labels = pair(6, 0, (3, 6, 5))
     sequence = Sequence(
         [{"image": image, "label": label % 2} for image, label in zip(pixels, labels, strict=True)]
@@ -147,14 +147,14 @@ def test_examples_may_be_mappings_whose_sequence_says_the_classes() -> None:
     assert train.pixel_shape == (6, 5, 3)
 
 
-def test_examples_without_owners_are_one_clients_until_they_are_dealt() -> None:
+def test_examples_without_owners_are_one_client_until_they_are_partitioned() -> None:
     pixels, labels = pair(12, 0)
     train, _ = datasets.from_examples(list(zip(pixels, labels, strict=True)))
     assert train.client_ids == ["everyone"]
     assert train.num_classes == 3
-    dealt, _ = datasets.load(as_given(train), partition="iid", partition_options={"clients": 4})
-    assert len(dealt.client_ids) == 4
-    assert dealt.total_examples() == 12
+    parts, _ = datasets.load(as_given(train), partition="iid", partition_options={"clients": 4})
+    assert len(parts.client_ids) == 4
+    assert parts.total_examples() == 12
 
 
 def test_data_that_differ_have_other_fingerprints() -> None:
@@ -246,6 +246,6 @@ def test_wrong_examples_are_one_line(examples: Any, owners: Any, words: str) -> 
         datasets.from_examples(examples, owners)
 
 
-def test_what_is_no_data_is_refused() -> None:
+def test_other_objects_are_refused() -> None:
     with pytest.raises(DataError, match=r"data is of type int; give a name or file"):
         as_given(7)

@@ -1,4 +1,4 @@
-"""HDF5 files that unpack to far more than they say: refused before the memory is taken."""
+"""HDF5 files that unpack to far more than they declare are refused before memory is allocated."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def packed_zeros(num_mebibytes: int) -> bytes:
-    """What zlib packs so many MiB of zeros to, made of one block again and again."""
+    """Returns so many MiB of zeros as zlib packs them, made by repeating one block."""
     packer = zlib.compressobj(9, wbits=-15)
     block = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
     adler32 = ((num_mebibytes << 20) % 65521 << 16) | 1
     return b"\x78\xda" + block * num_mebibytes + packer.flush() + adler32.to_bytes(4, "big")
 
 
-def test_packed_zeros_are_those_of_zlib() -> None:
+def test_packed_zeros_unpack_to_zeros() -> None:
     assert zlib.decompress(packed_zeros(3)) == bytes(3 << 20)
 
 
 def write(path: Path, chunk: bytes, *filters: str, chunks: Any = SHAPE, shape: Any = SHAPE) -> Path:
-    """Writes client a of 5 images, whose pixels are one chunk that is stored as it is given."""
+    """Writes client a with 5 images; the bytes of `chunk` are stored as their pixels."""
     with h5py.File(path, "w") as file:
         group = file.create_group("examples/a")
         group["label"] = np.arange(5, dtype="i4")
@@ -51,7 +51,7 @@ def write(path: Path, chunk: bytes, *filters: str, chunks: Any = SHAPE, shape: A
     return path
 
 
-# A small process between: the peak of a child counts that of the process it was forked from.
+# The peak of a child includes that of the process that forked it, so a small process forks it.
 MEASURE = """
 import resource, subprocess, sys
 done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
@@ -61,7 +61,7 @@ sys.exit(done.returncode)
 
 
 def read_and_measure(path: Path) -> tuple[str, int]:
-    """What inspect-clients says of it, and the memory that it took, in MiB."""
+    """Returns the output of inspect-clients on a file, and its peak of memory in MiB."""
     command = [sys.executable, "-m", "fedcli", "inspect-clients", "--data", str(path)]
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, *command],
@@ -126,16 +126,16 @@ def test_filters_that_nobody_uses_are_refused(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("is_noise", [False, True])
-def test_what_h5py_writes_is_read(tmp_path: Path, storage: Any, is_noise: bool, seed: int) -> None:
+def test_files_of_h5py_are_read(tmp_path: Path, storage: Any, is_noise: bool, seed: int) -> None:
     rng = np.random.default_rng(seed)
     pixels = np.zeros((20, 28, 28), np.uint8)
-    if is_noise:  # what does not pack becomes larger
+    if is_noise:  # noise becomes larger when it is compressed
         pixels = rng.integers(0, 256, pixels.shape, np.uint8)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         hdf5.check_chunks(file.create_dataset("pixels", data=pixels, **storage).id, "here")
 
 
-def test_a_large_chunk_that_is_honest_is_read(tmp_path: Path, seed: int) -> None:
+def test_a_large_correct_chunk_is_read(tmp_path: Path, seed: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (300, 40, 40), np.uint8)
     pixels[:, ::2] = 0
     with h5py.File(tmp_path / "a.h5", "w") as file:
@@ -145,7 +145,7 @@ def test_a_large_chunk_that_is_honest_is_read(tmp_path: Path, seed: int) -> None
         hdf5.check_chunks(made.id, "here")
 
 
-def test_a_group_of_far_too_many_clients_is_told_at_once(
+def test_a_group_of_far_too_many_clients_is_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with h5py.File(tmp_path / "many.h5", "w") as file:

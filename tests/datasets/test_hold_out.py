@@ -1,4 +1,4 @@
-"""Hold-out: everything is on one side, sides are as large as asked, clients do not matter."""
+"""Hold-out: each example is on one side, sides have the right sizes, clients are independent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ sizes_of_clients = st.lists(st.integers(0, 40), min_size=1, max_size=12)
 
 
 def make_assignment(sizes: list[int]) -> Assignment:
-    """Clients c00, c01, ... hold examples in an order that is not that of the table."""
+    """Clients c00, c01, ... hold the examples in the reverse order of the table."""
     order = np.arange(sum(sizes))[::-1]
     parts = np.split(order, np.cumsum(sizes)[:-1])
     return assign_lists([f"c{index:02d}" for index in range(len(sizes))], parts)
@@ -44,7 +44,7 @@ def test_within_puts_each_example_on_one_side(sizes: list[int], fraction: float,
     for name, mine in held(assignment).items():
         kept, taken = train[name], test.get(name, [])
         assert sorted(kept + taken) == sorted(mine)
-        assert kept == [each for each in mine if each in set(kept)]  # in their order
+        assert kept == [each for each in mine if each in set(kept)]  # in the order of the client
         assert taken == [each for each in mine if each in set(taken)]
         if len(mine) >= 2:
             assert len(taken) == min(max(1, round(len(mine) * fraction)), len(mine) - 1)
@@ -94,7 +94,7 @@ def test_equal_seeds_are_equal_and_others_are_not() -> None:
         assert draw(5) != draw(6)
 
 
-def test_what_is_held_out_of_a_client_does_not_depend_on_the_others() -> None:
+def test_the_held_out_examples_of_a_client_do_not_depend_on_the_others() -> None:
     alone = held(hold_out.within(make_assignment([20]), 0.4, 3).test)["c00"]
     among = make_assignment([7, 20, 9])
     renamed = Assignment(["b", "c00", "z"], among.order, among.offsets)

@@ -1,4 +1,4 @@
-"""What all formats share: which one it is, how many classes, what 1.0 is; TFF files and stores."""
+"""The format, the classes and the meaning of 1.0 in any source; TFF files and stores."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_names_of_characters_and_of_the_source() -> None:
 @pytest.mark.parametrize(
     ("border", "expected"), [(0.0, "ink"), (0.5, "ink"), (0.51, "background"), (1.0, "background")]
 )
-def test_border_tells_what_1_is(border: float, expected: str) -> None:
+def test_the_border_decides_the_meaning_of_1(border: float, expected: str) -> None:
     pixels = np.full((3, 5, 5), 1 - border, np.float32)
     pixels[:, [0, -1], :] = border
     pixels[:, :, [0, -1]] = border
@@ -144,7 +144,7 @@ def test_as_much_light_as_dark_is_ink() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a\0b", "x" * 256, "ä" * 128, "\ud800"])
-def test_ids_that_no_store_keeps(name: str) -> None:
+def test_ids_that_a_store_cannot_keep(name: str) -> None:
     with pytest.raises(DataError, match=r"where: client id .*; rename the client"):
         shared.check_id(name, "where")
     assert shared.check_id("ä" * 127, "where") == "ä" * 127
@@ -160,7 +160,7 @@ def test_blocks_cover_all_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> No
 # ---- Which format --------------------------------------------------------------------------------
 
 
-def test_hdf5_is_told_apart(tmp_path: Path) -> None:
+def test_kinds_of_hdf5_files_are_distinguished(tmp_path: Path) -> None:
     assert recognising.recognise([write_tff(tmp_path / "a.npz")]) == "tff-h5"
     assert recognising.recognise([write_store(tmp_path / "b.csv")]) == "store"
 
@@ -181,7 +181,7 @@ def test_unknown_content(tmp_path: Path) -> None:
         (b"\0\1\2" * 20, "its format was not recognised"),
     ],
 )
-def test_what_holds_nothing_is_called_so(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_sources_without_data_are_named(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "data"
     path.write_bytes(content)
     with pytest.raises(DataError) as caught:
@@ -230,7 +230,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
         (errno.EIO, "cannot be read"),
     ],
 )
-def test_what_the_system_refuses(
+def test_files_that_the_system_cannot_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, fault: str
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -310,7 +310,7 @@ def test_hdf5_of_another_layout(tmp_path: Path) -> None:
 # ---- Stores --------------------------------------------------------------------------------------
 
 
-def test_store_keeps_all_it_says(tmp_path: Path) -> None:
+def test_a_store_keeps_all_of_its_information(tmp_path: Path) -> None:
     path = write_store(
         tmp_path / "a.h5",
         class_names=("n", "e", "s", "w"),

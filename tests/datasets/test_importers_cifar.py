@@ -1,4 +1,4 @@
-"""CIFAR's binary files: planes become pixels, and what is no whole set of records is refused."""
+"""CIFAR's binary files: planes become pixels; files with an incomplete record are refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def images_of(count: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 def packed(images: NDArray[np.uint8], *labels: Any) -> bytes:
-    """Records: a byte of each label, then the planes."""
+    """Returns records: a byte for each label, then the planes."""
     planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
     columns = [np.asarray(each, np.uint8)[:, None] for each in labels]
     return np.concatenate([*columns, planes], axis=1).tobytes()
@@ -128,13 +128,13 @@ def test_a_cut_file(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     message = message_of(folder)
     assert f"{path}: 6145 bytes are not a whole number of CIFAR-10's records of 3073" in message
-    # Alone it is still known by the labels of its first records.
+    # A single file is recognised by the labels of its first records.
     path.write_bytes(packed(images_of(70), range(0, 70) % np.array([10]))[:-5])
     assert cifar.recognises(path)
     assert "not a whole number" in message_of(path)
 
 
-def test_labels_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_that_are_impossible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared, "BLOCK_BYTES", 50 * 3073)
     folder = write_ten(tmp_path / "set")
     labels = np.zeros(70, int)

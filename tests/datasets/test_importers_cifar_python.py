@@ -1,4 +1,4 @@
-"""CIFAR's Python version is read without running it, and no other pickle is."""
+"""CIFAR's Python version is read without executing its pickles; other pickles are refused."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_cifar_100_and_a_file_alone(tmp_path: Path) -> None:
     np.testing.assert_array_equal(alone.tables["train"].pixels, IMAGES)
 
 
-def test_what_python_2_wrote(tmp_path: Path) -> None:
+def test_files_written_by_python_2(tmp_path: Path) -> None:
     small = bytes(3072)
     path = tmp_path / "data_batch_1"
     path.write_bytes(

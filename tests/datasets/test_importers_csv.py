@@ -1,4 +1,4 @@
-"""CSV: columns found, pixels decided over the whole file, faults told by file and line."""
+"""CSV: columns are recognised, the whole file decides the range of pixels, errors name the line."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_texts_are_class_names_in_their_order(tmp_path: Path) -> None:
     assert imported.tables["train"].labels.tolist() == [1, 0, 2, 1]
 
 
-def test_the_whole_file_decides_what_white_is(tmp_path: Path) -> None:
+def test_the_whole_file_decides_the_range_of_pixels(tmp_path: Path) -> None:
     block = ["0,0,1,0,1"] * 600  # more than a block of rows
     header = "y,p0,p1,p2,p3"
     table = table_of(write(tmp_path / "a.csv", header, *block))
@@ -241,7 +241,7 @@ def test_bad_row(tmp_path: Path, line: str, fault: str) -> None:
     assert fault in message_of(write(tmp_path / "a.csv", HEADER, ROWS[0], line, ROWS[1]))
 
 
-def test_a_header_of_very_many_columns_is_read_as_fast_as_it_is_long(tmp_path: Path) -> None:
+def test_a_header_of_very_many_columns_is_read_in_linear_time(tmp_path: Path) -> None:
     columns = ",".join(f"p{index}" for index in range(100_000))
     found = message_of(write(tmp_path / "a.csv", f"label,{columns}", "0" + ",1" * 100_000))
     assert "100000 pixels do not make a square image" in found
@@ -342,7 +342,7 @@ def test_progress_counts_rows(tmp_path: Path) -> None:
     assert told == [(3, None), (3, 3)]
 
 
-def test_empty_lines_without_end_are_told_and_a_stop_is_heard(tmp_path: Path) -> None:
+def test_very_many_empty_lines_are_reported_and_can_be_cancelled(tmp_path: Path) -> None:
     path = tmp_path / "c.csv.gz"
     with gzip.open(path, "wb", 1) as file:
         file.write(b"label,a,b,c,d\n1,0,0,0,0\n")

@@ -1,4 +1,4 @@
-"""Fitting: aspect ratio kept, own paper around, ink in the middle."""
+"""Fitting keeps the aspect ratio, fills with the image's background and centres the ink."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from fedcli.datasets.importers.fit import Fit
 from fedcli.errors import ConfigError
 
 
-def ink_centre(image: np.ndarray, paper: float = 0) -> tuple[float, float]:
-    ink = np.abs(image - float(paper))
+def ink_centre(image: np.ndarray, background: float = 0) -> tuple[float, float]:
+    ink = np.abs(image - float(background))
     rows, columns = np.indices(image.shape)
     return float((ink * rows).sum() / ink.sum()), float((ink * columns).sum() / ink.sum())
 
@@ -31,7 +31,7 @@ def ink_centre(image: np.ndarray, paper: float = 0) -> tuple[float, float]:
     size=st.none() | st.tuples(st.integers(1, 12), st.integers(1, 12)),
     centre=st.booleans(),
 )
-def test_type_count_and_channels_stay_and_nothing_overshoots(
+def test_type_count_and_channels_are_kept_and_nothing_overshoots(
     pixels: Any, size: tuple[int, int] | None, centre: bool
 ) -> None:
     fitted = Fit(size, centre)(pixels)
@@ -58,7 +58,7 @@ def test_reduction_averages_and_keeps_the_aspect_ratio() -> None:
     pixels[:, 10:30, 20:60] = 200
     fitted = Fit((20, 20), centre=False)(pixels)[0]
     rows, columns = np.nonzero(fitted)
-    # 40 x 80 becomes 10 x 20 in the middle; the ink's 20 x 40 become 5 x 10, blurred at the edge.
+    # 40 x 80 becomes 10 x 20 in the middle. The ink, 20 x 40, becomes 5 x 10 with blurred edges.
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (7, 12, 4, 15)
     assert abs(int(fitted.sum()) - 200 * 50) < 200 * 3
     striped = np.zeros((1, 64, 64), np.uint8)
@@ -92,19 +92,19 @@ def test_border_of_two_halves_gives_one_of_them() -> None:
     assert set(np.unique(Fit((4, 4), centre=False)(pixels))) == {0, 255}
 
 
-@pytest.mark.parametrize("paper", [0, 255])
+@pytest.mark.parametrize("background", [0, 255])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_ink_comes_to_the_middle(paper: int, dtype: type) -> None:
-    pixels: Any = np.full((2, 28, 28), paper, dtype)
+def test_ink_is_centred(background: int, dtype: type) -> None:
+    pixels: Any = np.full((2, 28, 28), background, dtype)
     pixels[0, 2:6, 3:5] = 128
     pixels[1, 20:27, 18:27] = 60
     for before, after in zip(pixels, Fit(None, centre=True)(pixels), strict=True):
         assert np.sort(after, axis=None).tolist() == np.sort(before, axis=None).tolist()
-        assert max(abs(place - 13.5) for place in ink_centre(after, paper)) <= 0.5
+        assert max(abs(place - 13.5) for place in ink_centre(after, background)) <= 0.5
 
 
 @pytest.mark.parametrize("place", [0, 4, 8])
-def test_a_dot_comes_to_the_very_middle(place: int) -> None:
+def test_a_dot_is_centred_exactly(place: int) -> None:
     pixels: Pixels = np.zeros((1, 9, 9), np.uint8)
     pixels[0, place, 8 - place] = 255
     rows, columns = np.nonzero(Fit(None, centre=True)(pixels)[0])

@@ -1,4 +1,4 @@
-"""IDX files: read to the byte, put together by name, and refused in one line where they are bad."""
+"""IDX files: exact values, files matched by name, and one line for each bad file."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def read(*sources: Path, **options: Any) -> Imported:
 
 
 def message_of(*sources: Path, **options: Any) -> str:
-    """What reading says: one line that names a file."""
+    """Returns the message of reading, which is one line that names a file."""
     with pytest.raises(DataError) as caught:
         recognising.read(sources, ImportOptions(format="idx", **options))
     message = str(caught.value)
@@ -85,7 +85,7 @@ def test_a_folder_gives_both_splits(tmp_path: Path, ending: str) -> None:
         assert (len(table.owner_ids), len(table.owners)) == (0, 0)
 
 
-def test_a_raw_file_beside_itself_packed_is_read_once(tmp_path: Path) -> None:
+def test_a_file_that_is_there_raw_and_compressed_is_read_once(tmp_path: Path) -> None:
     write_set(tmp_path / "set")
     write_set(tmp_path / "set", ending=".gz")
     assert len(read(tmp_path / "set").tables["train"]) == 3
@@ -125,7 +125,7 @@ def test_the_table_alone_gives_labels_too(tmp_path: Path) -> None:
     assert read(tmp_path).tables["train"].labels.tolist() == [7, 0, 2]
 
 
-def test_a_test_table_may_go_on_and_then_people_differ(tmp_path: Path) -> None:
+def test_a_test_table_may_have_more_rows_than_images(tmp_path: Path) -> None:
     folder = write_set(write_set(tmp_path / "set"), "t10k")
     (folder / "qmnist-train-labels-idx2-int").write_bytes(packed(TABLE))
     longer = np.concatenate([TABLE, TABLE + 1])
@@ -139,7 +139,7 @@ def test_a_test_table_may_go_on_and_then_people_differ(tmp_path: Path) -> None:
     assert "row 0 is of class 0 but the label is 7" in message_of(folder)
 
 
-def test_a_table_of_no_images_is_told(tmp_path: Path) -> None:
+def test_a_table_without_images_is_noted(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "set")
     (folder / "qmnist-test-labels-idx2-int").write_bytes(packed(TABLE))
     found = read(folder)
@@ -178,7 +178,7 @@ def test_colour_and_wide_labels(tmp_path: Path) -> None:
         (IMAGES.astype(np.float32) + np.float32(0.5), np.float32, 1 / 255),
     ],
 )
-def test_other_types_become_levels_or_shares(
+def test_other_types_become_uint8_or_float32(
     tmp_path: Path, pixels: NDArray[Any], kept: type, scale: float
 ) -> None:
     write_set(tmp_path)
@@ -226,7 +226,7 @@ def test_many_blocks_read_like_one(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "row 2 is of class 1 but the label is 2" in message_of(folder)
 
 
-def test_telling_may_end_the_reading(tmp_path: Path) -> None:
+def test_the_progress_callback_may_stop_the_reading(tmp_path: Path) -> None:
     def stop(done: int, total: int | None) -> None:
         raise Cancelled
 
@@ -278,7 +278,7 @@ def test_bad_header(tmp_path: Path, content: bytes, fault: str, is_packed: bool)
         return
     path.unlink()
     path.with_name(path.name + ".gz").write_bytes(gzip.compress(content))
-    message = message_of(path.parent)  # a length is not known before all is unpacked
+    message = message_of(path.parent)  # the length of a gzip file is known only after unpacking
     if "the file has 75" in fault:
         assert "ends too early" in message
     elif "the file has 77" in fault:
@@ -287,7 +287,7 @@ def test_bad_header(tmp_path: Path, content: bytes, fault: str, is_packed: bool)
         assert fault.split(" file has")[0] in message
 
 
-def test_nothing_is_read(tmp_path: Path) -> None:
+def test_files_without_examples(tmp_path: Path) -> None:
     path = tmp_path / "train-images"
     path.write_bytes(struct.pack(">BBBB3I", 0, 0, 8, 3, 0, 4, 5))
     (tmp_path / "train-labels").write_bytes(packed(LABELS[:0]))
@@ -305,7 +305,7 @@ def test_cut_gzip(tmp_path: Path, cut: int) -> None:
 def test_garbled_gzip(tmp_path: Path, is_body: bool) -> None:
     path = write_set(tmp_path / "set", ending=".gz") / "train-images-idx3-ubyte.gz"
     content = bytearray(path.read_bytes())
-    place = 40 if is_body else -6  # a flipped byte of the checksum is seen at the end alone
+    place = 40 if is_body else -6  # a changed checksum is noticed only at the end
     content[place] ^= 0xFF
     path.write_bytes(content)
     assert f"{path}: " in message_of(path.parent)
@@ -318,12 +318,12 @@ def test_gzip_with_garbage_behind(tmp_path: Path) -> None:
     assert "damaged gzip file" in message_of(path.parent)
     path.write_bytes(content + gzip.compress(b"more"))
     assert "is longer than the 60 bytes" in message_of(path.parent)
-    path.write_bytes(content + bytes(512))  # padding, as tapes leave it
+    path.write_bytes(content + bytes(512))  # padding, as tape drives write it
     assert len(read(path.parent).tables["train"]) == 3
 
 
 def deflated(head: bytes, num_zeros: int) -> bytes:
-    """A gzip file of a head and zeros, made without holding the zeros."""
+    """Returns a gzip file of a header and zeros, which are never all in memory."""
     packer = zlib.compressobj(9, wbits=31)
     block = bytes(1 << 20)
     pieces = [packer.compress(head), *(packer.compress(block) for _ in range(num_zeros >> 20))]
@@ -439,7 +439,7 @@ def test_labels_beyond_the_number_of_classes_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -0.5, 256.5, 1e300])
-def test_pixels_that_cannot_be(tmp_path: Path, value: float) -> None:
+def test_pixels_that_are_impossible(tmp_path: Path, value: float) -> None:
     pixels = IMAGES / 255
     pixels[2, 3, 1] = value
     path = images_file(tmp_path / "set")
@@ -490,7 +490,7 @@ def test_mnist_with_its_writers(mnist: Imported) -> None:
     assert table.pixels.shape == (60_000, 28, 28)
     assert len(table.owner_ids) == 539
     assert (table.owner_ids[0], table.owner_ids[-1]) == ("w0000", "w2349")
-    # QMNIST's own figures: size quartiles of the 539 writers of the training set.
+    # Published for QMNIST: quartiles of the numbers of images of the 539 writers in train.
     sizes = np.bincount(table.owners)
     assert [sizes.min(), *np.percentile(sizes, [25, 50, 75]), sizes.max()] == [
         *(19, 103, 116, 123, 131)
@@ -501,8 +501,8 @@ def test_mnist_with_its_writers(mnist: Imported) -> None:
 def test_mnist_equals_the_hdf5_files_of_its_writers(mnist: Imported, shared_data: Path) -> None:
     """Both hold the same images of each writer and label, in another order.
 
-    The nearest image is its partner: each of the HDF5 files is the nearest of just one of ours,
-    and no pixel of it differs by more than the one grey level that the files' description allows.
+    Images are matched with the nearest image. The matching must be one to one, and no pixel of
+    a pair may differ by more than one grey level, as the files' description says.
     """
     ours = mnist.tables["train"]
     halves = [

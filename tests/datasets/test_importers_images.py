@@ -1,4 +1,4 @@
-"""Folders of images: classes and clients by place, pixels by content; damage told by file."""
+"""Folders of images: folders give classes and clients, contents give pixels, errors name files."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_class_whose_name_is_no_text(tmp_path: Path, folders: str) -> None:
 # ---- Layouts -------------------------------------------------------------------------------------
 
 
-def test_one_folder_a_class(tmp_path: Path) -> None:
+def test_one_folder_per_class(tmp_path: Path) -> None:
     save(tmp_path / "dog" / "1.png", GREY + 2)
     save(tmp_path / "cat" / "2.png", GREY + 1)
     save(tmp_path / "cat" / "1.png", GREY)
@@ -79,7 +79,7 @@ def test_one_folder_a_class(tmp_path: Path) -> None:
     assert (table.scale, table.offset, imported.pixel_convention) == (1 / 255, 0.0, "ink")
 
 
-def test_one_folder_a_client_and_in_it_one_a_class(tmp_path: Path) -> None:
+def test_one_folder_per_client_with_one_per_class(tmp_path: Path) -> None:
     for client, name in (("eve", "b"), ("bob", "b"), ("bob", "a")):
         save(tmp_path / client / name / "x.png")
     imported = read(tmp_path)
@@ -89,7 +89,7 @@ def test_one_folder_a_client_and_in_it_one_a_class(tmp_path: Path) -> None:
     assert (table.owners.tolist(), table.labels.tolist()) == ([0, 0, 1], [0, 1, 1])
 
 
-def test_one_folder_a_client_with_classes_in_names(tmp_path: Path) -> None:
+def test_one_folder_per_client_with_classes_in_file_names(tmp_path: Path) -> None:
     for client, name in (("eve", "7_a-b.png"), ("bob", "10-1_2.png"), ("bob", "7-0.png")):
         save(tmp_path / client / name)
     imported = read(tmp_path, folders="client")
@@ -112,7 +112,7 @@ def test_splits(tmp_path: Path, name: str) -> None:
     assert imported.tables["test"].labels.tolist() == [0]
 
 
-def test_train_beside_other_names_is_a_class(tmp_path: Path) -> None:
+def test_train_among_other_names_is_a_class(tmp_path: Path) -> None:
     for name in ("train", "bus"):
         save(tmp_path / name / "1.png")
     assert read(tmp_path).class_names == ("bus", "train")
@@ -164,7 +164,7 @@ def test_mixed_depths_and_wrong_layouts(tmp_path: Path) -> None:
     )
 
 
-def test_names_of_a_number_and_a_drawer_are_omniglots_alone(tmp_path: Path) -> None:
+def test_only_file_names_of_omniglot_give_drawers(tmp_path: Path) -> None:
     for client, numbers in (("ann", (1, 2)), ("bob", (3, 4))):
         for place, number in enumerate(numbers):
             for drawer in (1, 2):
@@ -180,7 +180,7 @@ def test_names_of_a_number_and_a_drawer_are_omniglots_alone(tmp_path: Path) -> N
     assert list(read(tmp_path / "c").tables) == ["train", "test"]
 
 
-def test_images_too_deep_alone(tmp_path: Path) -> None:
+def test_images_nested_too_deeply(tmp_path: Path) -> None:
     for name in ("a/b/c", "a/b/d", "e/f/g", "e/h/i"):
         save(tmp_path / name / "1.png")
     assert f"{tmp_path}/a/b/c: is nested too deeply; " in message_of(tmp_path)
@@ -216,7 +216,7 @@ def test_other_files_are_left_out_and_counted(tmp_path: Path) -> None:
         recognising.recognise([tmp_path])
 
 
-def test_links_are_followed_within_the_folder_alone(tmp_path: Path) -> None:
+def test_links_are_followed_only_within_the_folder(tmp_path: Path) -> None:
     outside = save(tmp_path / "outside" / "a" / "1.png")
     root = tmp_path / "root"
     save(root / "a" / "1.png")
@@ -271,8 +271,8 @@ def test_png_round_trip(
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_what_exif_says_lies_on_its_side_is_turned(tmp_path: Path, orientation: int) -> None:
-    turns: dict[int, Any] = {  # what a viewer does with each, after the standard's table
+def test_images_are_rotated_by_exif(tmp_path: Path, orientation: int) -> None:
+    turns: dict[int, Any] = {  # the rotation for each value, from the standard's table
         1: lambda grey: grey,
         2: np.fliplr,
         3: lambda grey: np.rot90(grey, 2),
@@ -288,12 +288,12 @@ def test_what_exif_says_lies_on_its_side_is_turned(tmp_path: Path, orientation: 
     np.testing.assert_array_equal(first_image(tmp_path), turns[orientation](GREY))
 
 
-def test_garbled_exif_leaves_an_image_as_it_is(tmp_path: Path) -> None:
+def test_damaged_exif_is_ignored(tmp_path: Path) -> None:
     save(tmp_path / "a" / "1.png", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
     np.testing.assert_array_equal(first_image(tmp_path), GREY)
 
 
-def test_colours_and_sizes_that_differ_are_told_at_once(tmp_path: Path) -> None:
+def test_different_colours_and_sizes_are_reported_together(tmp_path: Path) -> None:
     save(tmp_path / "a" / "1.png")
     save(tmp_path / "a" / "2.png", COLOR[:3])
     message = message_of(tmp_path)
@@ -323,7 +323,7 @@ def test_colour_files_without_colours_among_grey_ones(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_transparency_lies_on_white(tmp_path: Path, mode: str) -> None:
+def test_transparent_images_are_drawn_on_white(tmp_path: Path, mode: str) -> None:
     alpha = np.zeros((4, 5), np.uint8)
     alpha[1:] = 255
     image = Image.fromarray(np.dstack([GREY, GREY, GREY, alpha]))
@@ -358,7 +358,7 @@ def test_light_borders_are_background(tmp_path: Path) -> None:
     assert read(tmp_path).pixel_convention == "background"
 
 
-def test_sizes_must_be_alike_or_fitted(tmp_path: Path) -> None:
+def test_sizes_must_be_equal_or_fitted(tmp_path: Path) -> None:
     save(tmp_path / "a" / "1.png")
     save(tmp_path / "a" / "2.png", GREY.T)
     message = message_of(tmp_path)
@@ -382,7 +382,7 @@ def test_many_images_keep_their_order(tmp_path: Path) -> None:
 
 
 def png(width: int, height: int, data: bytes = b"") -> bytes:
-    """A PNG of that size by its header, with other data behind."""
+    """Returns a PNG whose header declares a size that its data need not have."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         check = struct.pack(">I", zlib.crc32(name + content))
@@ -488,7 +488,7 @@ def test_a_json_table_of_nothing_but_objects_is_one_line(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("text", ["9" * 5000, "\u00b2", "\u0663"])
 def test_a_table_of_labels_may_hold_any_number(tmp_path: Path, text: str) -> None:
-    """Python converts no number of more than 4,300 digits, nor every character that is a digit."""
+    """int() refuses more than 4,300 digits, and some characters that isdigit() accepts."""
     save(tmp_path / "a.png")
     save(tmp_path / "b.png")
     (tmp_path / "labels.txt").write_text(f"{text}\na.png -{text}\nb.png {text}\n", "utf-8")

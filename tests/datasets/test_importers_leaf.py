@@ -1,4 +1,4 @@
-"""LEAF's JSON: streamed, checked, rounded to grey levels; damage told by file, user and example."""
+"""LEAF's JSON: streamed, checked, rounded to grey levels; errors name file, user and example."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GREY = np.arange(48, dtype=np.uint8).reshape(3, 16) * 5
 
 
 def user(levels: np.ndarray = GREY, labels: Any = (7, 0, 9), digits: int = 4) -> dict[str, Any]:
-    """A user's data with pixels rounded as LEAF's own files are."""
+    """A user's data, with pixels rounded as in LEAF's own files."""
     return {"x": np.round(levels / 255, digits).tolist(), "y": list(labels)}
 
 
@@ -182,7 +182,7 @@ def test_memory_is_bounded_by_one_user(tmp_path: Path) -> None:
     st.integers(1, 9),
     st.sampled_from([None, 2]),
 )
-def test_whatever_is_skipped_is_gone_past(value: Any, block: int, indent: int | None) -> None:
+def test_skip_moves_past_any_value(value: Any, block: int, indent: int | None) -> None:
     text = json.dumps({"a": value, "b": [1, 2.5], "c": value, "é": value}, indent=indent)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_stream, "_BLOCK_CHARACTERS", block)

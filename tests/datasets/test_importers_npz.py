@@ -1,4 +1,4 @@
-"""NumPy archives: arrays known by name, streamed, and refused in one line where they are bad."""
+"""NumPy archives: arrays recognised by name, streamed, and one line for each bad archive."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def read(path: Path, **options: Any) -> Imported:
 
 
 def message_of(path: Path, kind: type[Exception] = DataError, **options: Any) -> str:
-    """What reading says: one line that names the file."""
+    """Returns the message of reading, which is one line that names the file."""
     with pytest.raises(kind) as caught:
         read(path, format="npz", **options)
     message = str(caught.value)
@@ -144,7 +144,7 @@ def test_options_name_arrays(tmp_path: Path) -> None:
         (IMAGES + 0.25, np.float32, 1 / 255),
     ],
 )
-def test_types_become_levels_or_shares(
+def test_types_become_uint8_or_float32(
     tmp_path: Path, pixels: NDArray[Any], kept: type, scale: float
 ) -> None:
     found = read(save(tmp_path / "a.npz", x=pixels, y=LABELS))
@@ -163,7 +163,7 @@ def test_types_become_levels_or_shares(
 
 
 def test_the_range_is_that_of_all_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A first block, or a test split, that is dark by chance must not be taken for 0 to 1."""
+    """A first block or a test split that is dark by chance must not be read as 0 to 1."""
     monkeypatch.setattr(shared, "BLOCK_BYTES", 80)
     pixels = IMAGES.astype(np.float32)
     pixels[:3] = 1.0
@@ -234,7 +234,7 @@ def test_round_trip(data: st.DataObject, tmp_path_factory: pytest.TempPathFactor
     dtype = data.draw(st.sampled_from(["u1", "<f4", ">f8", "?", "<i2"]))
     rng = np.random.default_rng(data.draw(st.integers(0, 999)))
     levels = rng.integers(0, 256, (count, *sides, *channels)).astype(np.uint8)
-    levels.flat[0] = 255  # else a few dark pixels may be of 0-16, and fedcli asks
+    levels.flat[0] = 255  # a few dark pixels could have the range 0-16, which is an error
     pixels = levels.astype(dtype)
     labels = rng.integers(0, 20, count).astype(data.draw(st.sampled_from(["u1", ">i2", "<i8"])))
     ids = rng.integers(0, 3, count)
@@ -319,7 +319,7 @@ def test_bad_arrays(tmp_path: Path, arrays: dict[str, Any], fault: str) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf, -0.5, 255.5, 1e300])
-def test_pixels_that_cannot_be(
+def test_pixels_that_are_impossible(
     tmp_path: Path, value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared, "BLOCK_BYTES", 2 * 20 * 8)
@@ -391,7 +391,7 @@ def test_encrypted_member(tmp_path: Path) -> None:
 
 
 def test_members_that_lie_about_their_size(tmp_path: Path) -> None:
-    """The directory says another length than the data have; the array's header agrees with it."""
+    """The directory declares a wrong length of the data; the array's header agrees with it."""
     huge = npy(np.empty((60_000, 4, 5), np.uint8))[:128]
     path = write_zip(tmp_path / "a.npz", {"x": huge, "y": npy(np.zeros(60_000, int))})
     patched(path, 24, "<I", 128 + 1_200_000, b"PK\1\2")
@@ -399,7 +399,7 @@ def test_members_that_lie_about_their_size(tmp_path: Path) -> None:
     some = npy(IMAGES)[:-40]
     path = write_zip(tmp_path / "b.npz", {"x": some, "y": npy(LABELS)})
     assert "array 'x': " in message_of(patched(path, 24, "<I", len(some) + 40, b"PK\1\2"))
-    # More is packed than the directory says: what it says is read, and its checksum is wrong.
+    # More is packed than the directory declares: the declared part is read, the checksum fails.
     path = write_zip(tmp_path / "c.npz", {"x": npy(IMAGES) + bytes(9999), "y": npy(LABELS)})
     assert "array 'x': " in message_of(patched(path, 24, "<I", len(npy(IMAGES)), b"PK\1\2"))
 
@@ -462,7 +462,7 @@ def test_other_zip_files_are_not_recognised(tmp_path: Path) -> None:
     assert not npz.recognises(tmp_path)
 
 
-def test_several_archives_are_clients_unless_they_are_said_to_be_one(tmp_path: Path) -> None:
+def test_several_archives_are_clients_unless_the_format_is_npz(tmp_path: Path) -> None:
     paths = [save(tmp_path / name, x=IMAGES, y=LABELS) for name in ("a.npz", "b.npz")]
     assert list(recognising.read(paths).tables["train"].owner_ids) == ["a", "b"]
     with pytest.raises(DataError, match=r"b\.npz: a \.npz archive is a single file"):

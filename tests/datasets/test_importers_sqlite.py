@@ -1,4 +1,4 @@
-"""TFF's SQLite layout: the same examples as from HDF5, damage told by split, client and row."""
+"""TFF's SQLite layout: the same examples as from HDF5; errors name split, client and row."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from tests.kit.tff_databases import emnist_rows, example, part, varint, write
 GREY = np.arange(48, dtype=np.uint8).reshape(3, 4, 4) * 5
 
 
-def paper(levels: np.ndarray = GREY) -> np.ndarray:
+def tff_pixels(levels: np.ndarray = GREY) -> np.ndarray:
     return (1 - levels / 255).astype(np.float32)
 
 
 def small(path: Path, **options: Any) -> Path:
-    rows = emnist_rows(paper(), [7, 0, 9])
+    rows = emnist_rows(tff_pixels(), [7, 0, 9])
     splits = {"digits_only_train": {"b": rows[:1], "a": rows[1:]}, "digits_only_test": {"b": rows}}
     return write(path, splits, **options)
 
@@ -49,7 +49,7 @@ def message_of(path: Path, **options: Any) -> str:
 
 
 def bad_row(tmp_path: Path, blob: Any) -> str:
-    good = emnist_rows(paper(), [1, 2, 3])
+    good = emnist_rows(tff_pixels(), [1, 2, 3])
     path = write(tmp_path / "bad.sqlite", {"digits_only_train": {"a": good[:1], "b": [blob]}})
     return message_of(path)
 
@@ -89,7 +89,7 @@ def test_splits_clients_and_order_of_rows(tmp_path: Path) -> None:
 
 
 def test_rows_of_clients_may_be_mixed(tmp_path: Path) -> None:
-    rows = emnist_rows(paper(), [7, 0, 9])
+    rows = emnist_rows(tff_pixels(), [7, 0, 9])
     path = write(tmp_path / "a.sqlite", {"train": {"a": rows[:2], "b": rows[2:]}})
     connection = sqlite3.connect(path)
     with connection:
@@ -101,7 +101,7 @@ def test_rows_of_clients_may_be_mixed(tmp_path: Path) -> None:
 
 
 def test_all_characters_are_preferred_to_digits(tmp_path: Path) -> None:
-    rows = emnist_rows(paper(), [7, 10, 61])
+    rows = emnist_rows(tff_pixels(), [7, 10, 61])
     splits = {"digits_only_train": {"a": rows[:1]}, "all_train": {"a": rows}}
     imported = read(write(tmp_path / "a.sqlite", splits))
     assert imported.tables["train"].labels.tolist() == [7, 10, 61]
@@ -146,7 +146,7 @@ def test_fit_is_applied(tmp_path: Path) -> None:
 
 
 def test_table_is_scanned_and_nothing_sorted(tmp_path: Path) -> None:
-    # So rare that SQLite by itself would take the index, and then sort the blobs.
+    # Each split is so rare that SQLite would choose the index, and then sort the blobs.
     splits = {str(each): {"a": [b"x"] * 50} for each in range(99)}
     sql = "CREATE INDEX i ON examples (split_name, client_id); ANALYZE"
     path = write(tmp_path / "a.sqlite", splits, sql=sql)
@@ -160,7 +160,7 @@ def test_table_is_scanned_and_nothing_sorted(tmp_path: Path) -> None:
     assert [row[3] for row in plan] == ["SCAN examples"]
 
 
-def test_other_processes_files_are_left_alone(tmp_path: Path) -> None:
+def test_reading_makes_no_other_file(tmp_path: Path) -> None:
     path = small(tmp_path / "a ? # %41.sqlite")
     path.chmod(0o400)
     read(path)
@@ -213,7 +213,7 @@ def test_fast_path_leaves_everything_else_to_the_general_one() -> None:
         changed = bytearray(blob)
         changed[place] ^= 0x80
         assert read_emnist_examples([bytes(changed)]) is None, place
-    # The byte of the label says that another follows, which is the key of the pixels.
+    # The changed byte of the label says that the next byte, the key of the pixels, belongs to it.
     changed = bytearray(blob)
     changed[blob.index(b"\x0a\x01\x05") + 2] = 0x85
     assert read_emnist_examples([bytes(changed)]) is None
@@ -280,18 +280,18 @@ def test_a_changed_byte_is_read_alike_or_refused(place: int, value: int) -> None
     [
         (b"", "must have pixels and label; this one has nothing"),
         (b"garbage", "serialized_example_proto is not a tf.train.Example ("),
-        (emnist_rows(paper(), [1, 2, 3])[0][:-9], "cut short"),
+        (emnist_rows(tff_pixels(), [1, 2, 3])[0][:-9], "cut short"),
         (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "cut short"),
-        (example(label=[1], x=paper()[0]), "this one has 'label', 'x'"),
-        (example(pixels=paper()[0]), "this one has 'pixels'"),
-        (example(label=[], pixels=paper()[0]), "label is not a single whole number"),
-        (example(label=[1, 2], pixels=paper()[0]), "label is not a single whole number"),
+        (example(label=[1], x=tff_pixels()[0]), "this one has 'label', 'x'"),
+        (example(pixels=tff_pixels()[0]), "this one has 'pixels'"),
+        (example(label=[], pixels=tff_pixels()[0]), "label is not a single whole number"),
+        (example(label=[1, 2], pixels=tff_pixels()[0]), "label is not a single whole number"),
         (
-            example(label=np.array([1.5], np.float32), pixels=paper()[0]),
+            example(label=np.array([1.5], np.float32), pixels=tff_pixels()[0]),
             "label 1.5 is not a whole number",
         ),
         (example(label=[1], pixels=b"PNG"), "pixels holds bytes"),
-        (example(label=[1], pixels=paper()[0, :3]), "12 pixels but earlier rows have 16"),
+        (example(label=[1], pixels=tff_pixels()[0, :3]), "12 pixels but earlier rows have 16"),
         (example(label=[1], pixels=[256] * 16), "pixels has a value outside 0 to 255"),
         (example(label=[1], pixels=[-1] * 16), "pixels has a value outside 0 to 255"),
         ("text", "must be a blob of at most"),
@@ -306,7 +306,7 @@ def test_malformed_row(tmp_path: Path, blob: Any, fault: str) -> None:
 
 
 def test_pixel_that_is_not_finite(tmp_path: Path) -> None:
-    pixels = paper()[0].copy()
+    pixels = tff_pixels()[0].copy()
     pixels[1, 1] = np.nan
     message = bad_row(tmp_path, example(label=[1], pixels=pixels))
     assert "client 'b': example 0: a pixel is NaN or infinite" in message
@@ -321,7 +321,7 @@ def test_pixels_that_make_no_square(tmp_path: Path, num_values: int) -> None:
 
 @pytest.mark.parametrize("label", [-1, 10, 2**40, -(2**63)])
 def test_label_outside_the_classes(tmp_path: Path, label: int) -> None:
-    message = bad_row(tmp_path, example(label=[label], pixels=paper()[0]))
+    message = bad_row(tmp_path, example(label=[label], pixels=tff_pixels()[0]))
     assert f"client 'b': example 0: label {label} is outside 0 to" in message
     assert "split 'digits_only_train'" in message
 
@@ -396,7 +396,7 @@ def test_garbled_database(tmp_path: Path) -> None:
 
 
 def test_schema_that_is_no_text(tmp_path: Path) -> None:
-    """SQLite quotes it in its message, which Python then cannot decode."""
+    """SQLite quotes the schema in its message, which Python then cannot decode."""
     path = small(tmp_path / "a.sqlite")
     content = path.read_bytes()
     garbled = content.replace(b"tableexamplesexamples", b"tableexampl\xbasexamples")

@@ -1,4 +1,4 @@
-"""Parquet and MATLAB's files; columns of CSV that are no pixels; arrays in another order."""
+"""Parquet and MATLAB files, CSV columns that are not pixels, and arrays in another order."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def write_mat(path: Path, images: Any, labels: Any, names: tuple[str, str] = ("X
     return path
 
 
-def test_mat_as_svhn_has_it(tmp_path: Path) -> None:
+def test_mat_in_the_layout_of_svhn(tmp_path: Path) -> None:
     tens = np.where(LABELS == 0, 10, LABELS).reshape(-1, 1)
     for name in ("train", "test"):
         write_mat(tmp_path / f"{name}_8x8.mat", np.moveaxis(IMAGES, 0, -1), tens.astype(np.uint8))
@@ -104,7 +104,7 @@ def write_parquet(path: Path, columns: dict[str, Any], features: Any = None) -> 
     return path
 
 
-def test_parquet_as_hugging_face_writes_it(tmp_path: Path) -> None:
+def test_parquet_in_the_layout_of_hugging_face(tmp_path: Path) -> None:
     pictures = [{"bytes": png(image), "path": None} for image in IMAGES]
     names = [f"class {index}" for index in range(10)]
     features = {"img": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": names}}

@@ -1,4 +1,4 @@
-"""The image sets that people bring most: replicas go through preprocess and two rounds of train."""
+"""The most common image sets: replicas are preprocessed and trained for two rounds."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_known_set_is_read_and_trained(fedcli: Fedcli, tmp_path: Path, name: s
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_set_of_images_is_refused_in_one_line(
+def test_other_files_than_image_sets_are_refused_in_one_line(
     fedcli: Fedcli, tmp_path: Path, name: str
 ) -> None:
     wrong = REFUSED[name]

@@ -1,4 +1,4 @@
-"""Labels written in any way are the same labels, and what is no label is refused by its row."""
+"""Labels in any spelling are the same labels; an invalid label is refused with its row."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def classes_of(*blocks: Any) -> tuple[list[list[int]], tuple[str, ...]]:
         np.array([str(value) for value in VALUES], "S"),
     ],
 )
-def test_whole_numbers_however_written(written: Any) -> None:
+def test_whole_numbers_in_any_spelling(written: Any) -> None:
     assert classes_of(written) == ([VALUES], ())
 
 
@@ -84,7 +84,7 @@ def test_splits_of_numbers_and_of_texts_are_matched_by_value() -> None:
         (np.array([1j, 2]), "labels have dtype complex128"),
     ],
 )
-def test_what_is_no_label_is_refused_by_its_row(written: Any, fault: str) -> None:
+def test_an_invalid_label_is_refused_with_its_row(written: Any, fault: str) -> None:
     reader = LabelReader()
     with pytest.raises(DataError) as caught:
         reader.classes([reader.add(written, "a.csv", 7)])
@@ -105,13 +105,13 @@ def test_large_floats_are_not_rounded() -> None:
         whole_numbers(np.array([2.0**53]), "a")
 
 
-def test_very_many_numbers_as_texts_are_looked_at_once_each() -> None:
+def test_very_many_numbers_as_texts_are_converted_once_each() -> None:
     numbers = list(range(100_000))
     assert classes_of([str(number) for number in numbers]) == ([numbers], ())
 
 
 @pytest.mark.parametrize("name", ["L" * 256, "a\0b", "\ud800"])
-def test_a_name_that_no_store_can_keep_is_refused_by_its_row(name: str) -> None:
+def test_a_name_that_a_store_cannot_keep_is_refused_with_its_row(name: str) -> None:
     with pytest.raises(
         DataError, match=r"^a.csv: example 1: class .*: a name must have 1 to 255 bytes"
     ):

@@ -46,7 +46,7 @@ def label_counts(labels: np.ndarray, assignment: Assignment, num_classes: int = 
 
 
 def mean_tv(counts: np.ndarray) -> float:
-    """Total variation of the clients' labels from the population's."""
+    """Mean total variation distance between the labels of a client and of all clients."""
     mixes = counts / counts.sum(axis=1, keepdims=True)
     return float(0.5 * np.abs(mixes - counts.sum(axis=0) / counts.sum()).sum(axis=1).mean())
 
@@ -76,9 +76,11 @@ def mnist_labels(shared_data: Path) -> np.ndarray:
     return labels.astype(np.int32)
 
 
-# Values of independent code at one seed, 100 clients. The TV of one client deviates by 0.13 at
-# alpha 0.5 and 0.12 at 0.1, so the mean of 100 by 0.013 in theirs and in ours: 0.055 is three times
-# the deviation of the difference. Likewise 1.9 effective classes: 0.8. Exact schemes are exact.
+# Values of independent programs at one seed, with 100 clients. The total variation of a client has
+# a standard deviation of 0.13 at alpha 0.5 and of 0.12 at alpha 0.1, so the mean of 100 clients has
+# one of 0.013, in their programs and here. The tolerance 0.055 is three standard deviations of the
+# difference. The number of effective classes has a standard deviation of 1.9, hence the tolerance
+# 0.8. Schemes without random sizes must agree exactly.
 @pytest.mark.parametrize(
     ("name", "options", "num_classes", "tv", "effective"),
     [
@@ -114,9 +116,10 @@ def test_mnist_is_partitioned_as_by_other_programs(
 def test_sizes_of_dirichlet_class(
     mnist_labels: np.ndarray, seed: int, alpha: float, median: int, largest: int
 ) -> None:
-    """Median and largest of the others' one seed; all of the sizes as NumPy's Dirichlet cuts them.
+    """Compares the median and the largest size with other programs, and all sizes with NumPy.
 
-    The least varies most: theirs (209 and 15) are not a yardstick.
+    The other programs were run with one seed. Their smallest sizes (209 and 15) are not compared,
+    because the smallest size varies most.
     """
     class_sizes = np.bincount(mnist_labels)
     rng = np.random.default_rng(seed)
@@ -132,11 +135,11 @@ def test_sizes_of_dirichlet_class(
     one, other = np.sort(np.concatenate(ours)), np.sort(np.concatenate(theirs))
     points = np.concatenate([one, other])
     shares = [np.searchsorted(each, points, side="right") / 1000 for each in (one, other)]
-    # Two equal distributions of 1,000 draws each lie further apart than 0.12 once in 10^6.
+    # Two samples of 1,000 draws from one distribution differ by more than 0.12 once in 10^6.
     assert np.abs(shares[0] - shares[1]).max() < 0.12
 
 
-# What Dir(alpha) itself says, without examples: K = 4000, so the mean TV deviates by 0.002.
+# Values of Dir(alpha) without examples. With K = 4000 the mean TV has a deviation of 0.002.
 @pytest.mark.parametrize(
     ("name", "alpha", "tv"),
     [
@@ -152,7 +155,7 @@ def test_sizes_of_dirichlet_class(
         ("dirichlet-prior", 0.1, 0.871),
     ],
 )
-def test_alpha_means_what_each_scheme_says(
+def test_alpha_has_the_documented_meaning_in_each_scheme(
     name: str, alpha: float, tv: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[np.ndarray] = []
@@ -222,7 +225,7 @@ def test_balanced_clients_get_no_further_class_once_full() -> None:
 
 
 def test_a_class_whose_clients_are_all_full_goes_to_the_others() -> None:
-    """At tiny alpha a class is one client's: who has its share cannot take another."""
+    """At a tiny alpha each class has one client, which is then full and gets no other class."""
     for seed in range(20):
         assignment = assign(
             LABELS, "dirichlet-class", seed, clients=3, alpha=1e-6, min_examples=1, balanced=True
@@ -243,7 +246,7 @@ def test_sizes_of_the_quantity_schemes() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_order_of_the_source_decides_nothing(name: str) -> None:
+def test_examples_are_drawn_independently_of_their_order(name: str) -> None:
     options = {"classes": 1} if name == "classes-per-client" else {}
     assignment = assign(np.zeros(1000, np.int32), name, clients=2, **options)
     held = assignment.indices(int(assignment.sizes.argmin()))
@@ -251,7 +254,7 @@ def test_the_order_of_the_source_decides_nothing(name: str) -> None:
 
 
 def test_a_client_s_classes_are_mixed() -> None:
-    """Batches are drawn from a short buffer: sorted examples would be poor ones."""
+    """Batches are drawn from a short buffer, so sorted examples would give batches of one class."""
     for name in NAMES:
         assignment = assign(LABELS, name, clients=5)
         labels = LABELS[assignment.indices(4)]
@@ -328,7 +331,7 @@ def test_extreme_alphas_assign_everything(name: str, alpha: float) -> None:
 
 
 def test_late_clients_do_not_get_the_leftovers() -> None:
-    """With turns, the last tenth of the clients is as uneven as the first."""
+    """As clients take turns, the last tenth of the clients is as uneven as the first."""
     counts = label_counts(LABELS, assign(LABELS, "dirichlet-client", clients=100, alpha=0.2))
     firsts = [effective_classes(counts[:30]), effective_classes(counts[-30:])]
     assert firsts[0] == pytest.approx(firsts[1], rel=0.4)
@@ -391,7 +394,7 @@ def test_impossible_partitions_are_refused(
     assert str(error.value) == f"--partition {name}: {message}"
 
 
-def test_nobody_is_left_without_an_example() -> None:
+def test_every_client_has_an_example() -> None:
     labels = np.array([0] * 20 + [1] * 2, np.int32)
     with pytest.raises(ConfigError, match=r"of 20 clients would have no example; choose fewer"):
         assign(labels, "classes-per-client", clients=20, classes=1)
@@ -424,7 +427,7 @@ def test_ids_grow_with_the_population() -> None:
 def assign_one_by_one(
     mixes: np.ndarray, class_sizes: np.ndarray, sizes: np.ndarray, stream: Stream, at_a_time: int
 ) -> list[int]:
-    """The plain loop that `label_mixes.assign_by_mixes` stands for, in float64."""
+    """Computes `label_mixes.assign_by_mixes` by a simple loop in float64."""
     num_clients, num_classes = mixes.shape
     ends = np.cumsum(class_sizes).tolist()
     left = class_sizes.tolist()
@@ -478,8 +481,8 @@ def test_label_mixes_are_those_of_drawing_one_by_one(
     assert ours.tolist() == naive
 
 
-def test_a_used_up_mix_draws_from_what_is_left_in_proportion() -> None:
-    """One client wants class 0 alone and gets all of it, then 2 : 1 of the others."""
+def test_a_used_up_mix_draws_from_the_remaining_examples_in_proportion() -> None:
+    """One client draws only class 0 and gets all of it, then the other classes at 2 : 1."""
     mixes = np.array([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]])
     counts = np.array([100, 8000, 4000])
     takers = label_mixes.assign_by_mixes(
@@ -487,7 +490,7 @@ def test_a_used_up_mix_draws_from_what_is_left_in_proportion() -> None:
     )
     assert (takers[:100] == 0).all()
     share = (takers[100:8100] == 0).sum() / 5950
-    assert 0.6 < share < 0.85  # the other client takes equal parts, so class 1 is what remains
+    assert 0.6 < share < 0.85  # the other client takes equal parts of both, so class 1 remains
 
 
 # --- the test split ------------------------------------------------------------------------------
@@ -552,7 +555,7 @@ def test_test_alone_is_partitioned_and_other_splits_keep_their_owners() -> None:
     assert partitioned["more"].assignment.client_ids == ["a", "b"]
 
 
-def test_natural_gives_owners_their_own() -> None:
+def test_natural_gives_owners_their_examples() -> None:
     tables = {"train": table([3, 4, 5], ["b", "a", "b"])}
     assignment = partitioning.apply(tables, 10, "natural", {}, 9)["train"]
     assert assignment.assignment.client_ids == ["a", "b"]
@@ -609,7 +612,7 @@ def test_wrong_names_are_refused(name: str, message: str) -> None:
     assert str(error.value).startswith(message)
 
 
-def test_the_three_dirichlets_tell_themselves_apart() -> None:
+def test_the_docs_of_the_three_dirichlets_name_their_difference() -> None:
     told = {name: registry.SCHEMES[name].doc for name in registry.SCHEMES if "dirichlet" in name}
     assert "over the clients" in told["dirichlet-class"]
     assert "over the classes" in told["dirichlet-client"]

@@ -1,4 +1,4 @@
-"""MATLAB's vectors that say what numbered pictures show."""
+"""MATLAB's vectors with the labels of numbered images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps of a preparation: what is filtered, matched and held out, and what the store says of it."""
+"""Steps of a preparation: filtering, matching, hold-out, and the records of the store."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Clients = dict[str, Sequence[int]]
 
 
 def write_tff(path: Path, labels: Clients, *, scale: float = 1.0) -> Path:
-    """Clients with these labels; every image says by its grey level which example it is."""
+    """Writes clients with these labels; the grey level of an image is the index of its example."""
     with h5py.File(path, "w") as file:
         for client_id, mine in labels.items():
             client = file.create_group(f"examples/{client_id}")
@@ -36,7 +36,7 @@ def write_tff(path: Path, labels: Clients, *, scale: float = 1.0) -> Path:
 
 
 def write_store(path: Path, labels: Clients, **about: Any) -> Path:
-    """As `write_tff`, with what a store says of itself."""
+    """Writes a store with the clients of `write_tff` and more information."""
     clients = [
         ClientDataset(
             client_id,
@@ -58,7 +58,7 @@ def run(tmp_path: Path, source: Path, **options: Any) -> Prepared:
 
 
 def held(tmp_path: Path, split: str) -> dict[str, list[int]]:
-    """Labels of the clients of the store that was written."""
+    """The labels of each client of the written store."""
     data = datasets.open_splits(datasets.DataSource(str(tmp_path / "out.h5")))[split]
     return {each: data.labels(each).tolist() for each in data.client_ids}
 
@@ -71,7 +71,7 @@ def test_digits_only_drops_letters_and_clients_left_with_one(tmp_path: Path) -> 
     test = write_tff(tmp_path / "b.h5", {"a": [5, 20], "b": [3], "c": [50]})
     done = run(tmp_path, train, test_data=test, digits_only=True)
     assert held(tmp_path, "train") == {"a": [1, 2], "c": [7, 8]}
-    assert held(tmp_path, "test") == {"a": [5]}  # b went with its train examples, c is empty
+    assert held(tmp_path, "test") == {"a": [5]}  # b was dropped with its train examples, c is empty
     assert done.info.num_classes == 10
     assert done.info.class_names in ((), tuple("0123456789"))
     assert json.loads(done.info.partition_parameters) == {
@@ -83,7 +83,8 @@ def test_digits_only_drops_letters_and_clients_left_with_one(tmp_path: Path) -> 
         .client("a")
         .images()
     )
-    np.testing.assert_array_equal(np.rint(images[:, 0, 0] * 255), [0, 2])  # pixels went along
+    # Pixels stay with their labels.
+    np.testing.assert_array_equal(np.rint(images[:, 0, 0] * 255), [0, 2])
 
 
 def test_label_noise_after_digits_only_makes_digits(tmp_path: Path) -> None:
@@ -121,17 +122,17 @@ def test_min_examples_counts_train(tmp_path: Path) -> None:
         run(tmp_path, train, min_examples=4)
 
 
-def test_test_clients_that_are_other_people_stay(tmp_path: Path) -> None:
+def test_test_clients_that_are_other_people_are_kept(tmp_path: Path) -> None:
     train = write_store(tmp_path / "a.h5", {"1": [1], "2": [2, 2]}, same_people=False)
     test = write_store(tmp_path / "b.h5", {"1": [3], "2": [4]}, same_people=False)
     done = run(tmp_path, train, test_data=test, min_examples=2)
     assert held(tmp_path, "train") == {"2": [2, 2]}
     assert held(tmp_path, "test") == {"1": [3], "2": [4]}
     assert not done.info.same_people
-    assert run(tmp_path, train, hold_out="within").info.same_people  # each with itself
+    assert run(tmp_path, train, hold_out="within").info.same_people  # a client and itself
 
 
-def test_invert_turns_pixels_and_what_they_mean(tmp_path: Path) -> None:
+def test_invert_changes_pixels_and_their_convention(tmp_path: Path) -> None:
     source = write_tff(tmp_path / "a.h5", {"a": [0, 1, 2]})
     before = datasets.open_splits(datasets.DataSource(str(source)))["train"].client("a").images()
     done = run(tmp_path, source, invert=True)
@@ -203,7 +204,7 @@ def test_more_classes_in_test(tmp_path: Path) -> None:
         run(tmp_path, named, test_data=test)
 
 
-def test_test_store_that_means_the_opposite_is_turned(tmp_path: Path) -> None:
+def test_test_store_of_the_opposite_convention_is_inverted(tmp_path: Path) -> None:
     train = write_store(tmp_path / "a.h5", {"a": [0, 1]})
     test = write_store(tmp_path / "b.h5", {"a": [0, 1]}, pixel_convention="background")
     run(tmp_path, train, test_data=test)
@@ -226,7 +227,7 @@ def test_test_images_of_another_shape(tmp_path: Path) -> None:
         run(tmp_path, train, test_data=test)
 
 
-def test_test_split_without_owners_is_pooled_unless_it_is_dealt(tmp_path: Path) -> None:
+def test_test_split_without_owners_is_pooled_unless_it_is_partitioned(tmp_path: Path) -> None:
     source = tmp_path / "a.npz"
     np.savez(
         source,
@@ -278,7 +279,7 @@ def test_splits_of_one_source_have_images_of_one_shape(tmp_path: Path) -> None:
     assert not (tmp_path / "out.h5").exists()
 
 
-def test_test_data_that_are_not_there_are_missed_before_any_work(tmp_path: Path) -> None:
+def test_missing_test_data_are_reported_before_any_work(tmp_path: Path) -> None:
     train = write_tff(tmp_path / "a.h5", {"a": [0]})
     told: list[int] = []
     options = PrepareOptions(test_data=tmp_path / "none")
@@ -368,7 +369,7 @@ def test_central_hold_out_leaves_the_rest_to_its_owners(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["within", "clients", "central"])
-def test_beside_a_test_split_validation_is_held_out(tmp_path: Path, kind: str) -> None:
+def test_with_a_test_split_validation_is_held_out(tmp_path: Path, kind: str) -> None:
     source = write_tff(tmp_path / "a.h5", {"a": [0, 1] * 5, "b": [1, 0] * 5, "c": [0, 1] * 5})
     test = write_tff(tmp_path / "b.h5", {"a": [0, 1], "b": [1]})
     prepared = run(tmp_path, source, test_data=test, hold_out=kind, hold_out_fraction=0.2)
@@ -386,7 +387,7 @@ def test_beside_a_test_split_validation_is_held_out(tmp_path: Path, kind: str) -
         prepare([tmp_path / "out.h5"], tmp_path / "o.h5", PrepareOptions(hold_out=kind))
 
 
-def test_a_dealt_source_has_its_validation_dealt_too(tmp_path: Path) -> None:
+def test_a_partition_also_divides_the_validation_split(tmp_path: Path) -> None:
     made = run(
         tmp_path,
         write_tff(tmp_path / "a.h5", {"a": [0, 1] * 20}),
@@ -394,12 +395,15 @@ def test_a_dealt_source_has_its_validation_dealt_too(tmp_path: Path) -> None:
         hold_out_split="validation",
     )
     assert [each.name for each in made.splits] == ["train", "validation"]
-    dealt = prepare(
+    prepared = prepare(
         [tmp_path / "out.h5"],
-        tmp_path / "dealt.h5",
+        tmp_path / "partitioned.h5",
         PrepareOptions(partition="iid", partition_options={"clients": 2}),
     )
-    assert {each.name: each.num_clients for each in dealt.splits} == {"train": 2, "validation": 2}
+    assert {each.name: each.num_clients for each in prepared.splits} == {
+        "train": 2,
+        "validation": 2,
+    }
 
 
 def test_central_hold_out_leaves_no_client_empty(tmp_path: Path) -> None:
@@ -440,7 +444,7 @@ def test_a_change_of_natural_clients_has_one_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["x" * 5000, "other.h5"])
-def test_what_a_store_says_of_its_source_is_no_path(
+def test_the_source_that_a_store_records_is_not_a_path(
     tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -450,7 +454,7 @@ def test_what_a_store_says_of_its_source_is_no_path(
     assert run(tmp_path, source).info.source == text
 
 
-def test_a_source_whose_name_is_no_text(tmp_path: Path) -> None:
+def test_a_source_whose_name_is_not_unicode(tmp_path: Path) -> None:
     source = write_tff(tmp_path / os.fsdecode(b"caf\xe9.h5"), {"a": [0, 1]})
     assert run(tmp_path, source).info.source == "caf\ufffd.h5"
 

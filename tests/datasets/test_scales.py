@@ -1,4 +1,4 @@
-"""The range of pixels is decided from all of them, and what does not decide is asked for."""
+"""The range of pixels is found from all pixels; if it is ambiguous, an error names the option."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_range_is_found(pixels: Any, top: int | None) -> None:
         (with_pixel(SHARES, np.nan), "example 3: a pixel is NaN or infinite"),
     ],
 )
-def test_what_does_not_decide_is_asked_for(pixels: Any, fault: str) -> None:
+def test_an_ambiguous_range_is_an_error_that_names_the_option(pixels: Any, fault: str) -> None:
     with pytest.raises(DataError) as caught:
         coding_of(pixels)
     assert fault in str(caught.value)

@@ -1,4 +1,4 @@
-"""Names of splits in their usual spellings, and names that are none."""
+"""Names of splits in their usual spellings, and other names."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_spellings(names: list[str], kind: str | None) -> None:
         ([], {}),
     ],
 )
-def test_names_beside_each_other(names: list[str], expected: dict[str, str]) -> None:
+def test_names_that_occur_together(names: list[str], expected: dict[str, str]) -> None:
     assert split_names.assign(names, "here") == expected
 
 
@@ -159,7 +159,7 @@ def test_two_names_of_one_split_are_refused(names: list[str]) -> None:
         split_names.assign(names, "here")
 
 
-def test_what_alone_is_held_out_is_told() -> None:
+def test_a_held_out_split_without_train_is_reported() -> None:
     splits = split_names.assign(["train", "val"], "here")
     assert split_names.held_out_alone(splits) == "val"
     splits = split_names.assign(["train", "test"], "here")

@@ -1,4 +1,4 @@
-"""The fedcli store: what goes in comes out, mapped; what is inconsistent is refused."""
+"""The fedcli store: written data are read back, mapped; inconsistent files are refused."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def assert_same(read: ClientDataset, written: ClientDataset) -> None:
 # ---- Round trip ----------------------------------------------------------------------------------
 
 
-def test_what_goes_in_comes_out(path: Path) -> None:
+def test_written_data_are_read_back(path: Path) -> None:
     splits = datasets.open_splits(datasets.DataSource(str(path)))
     train, test = splits["train"], splits["test"]
     assert list(splits) == ["train", "test"]
@@ -108,7 +108,7 @@ def client_ids() -> st.SearchStrategy[str]:
     | st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3)),
     is_float=st.booleans(),
 )
-def test_any_small_population_makes_the_round_trip(
+def test_any_small_population_is_read_back(
     sizes: dict[str, int], image: tuple[int, ...], is_float: bool
 ) -> None:
     clients = [make_client(name, sizes[name], image) for name in sorted(sizes, key=str.encode)]
@@ -126,7 +126,7 @@ def test_any_small_population_makes_the_round_trip(
         assert list(data.client_ids) == [client.client_id for client in clients]
         for client in clients:
             assert client.client_id in data.client_ids
-            if not len(client) and not data.total_examples():  # says nothing of how it decodes
+            if not len(client) and not data.total_examples():  # has no scale and offset
                 assert data.num_examples(client.client_id) == 0
                 continue
             assert_same(data.client(client.client_id), client)
@@ -158,11 +158,11 @@ def test_ids_are_a_lazy_sorted_sequence(path: Path) -> None:
 
 
 def test_pixels_option_flips_by_scale_and_offset(path: Path) -> None:
-    paper = datasets.open_splits(datasets.DataSource(str(path), pixels="background"))["train"]
+    background = datasets.open_splits(datasets.DataSource(str(path), pixels="background"))["train"]
     ink = datasets.open_splits(datasets.DataSource(str(path), pixels="ink"))["train"]
-    assert (paper.pixel_convention, ink.pixel_convention) == ("background", "ink")
-    paper_images, ink_images = paper.client("a").images(), ink.client("a").images()
-    np.testing.assert_allclose(paper_images, 1 - ink_images, rtol=0, atol=1.2e-7)
+    assert (background.pixel_convention, ink.pixel_convention) == ("background", "ink")
+    background_images, ink_images = background.client("a").images(), ink.client("a").images()
+    np.testing.assert_allclose(background_images, 1 - ink_images, rtol=0, atol=1.2e-7)
 
 
 def test_store_opens_whatever_its_suffix_and_as_test_data(path: Path, tmp_path: Path) -> None:
@@ -178,12 +178,12 @@ def test_store_opens_whatever_its_suffix_and_as_test_data(path: Path, tmp_path: 
 
 def test_clients_that_decode_differently_become_float32(tmp_path: Path) -> None:
     ink = make_client("a", 3)
-    paper = make_client("b", 2, scale=-1 / 255, offset=1.0)
+    inverted = make_client("b", 2, scale=-1 / 255, offset=1.0)
     real = make_client("c", 2, pixels=np.full((2, 4, 3), 0.3, np.float32), scale=1.0)
     path = tmp_path / "mixed.h5"
-    create(path, ink, paper, real)
+    create(path, ink, inverted, real)
     train = store.open_store(path)["train"]
-    for client in (ink, paper, real):
+    for client in (ink, inverted, real):
         read = train.client(client.client_id)
         assert read.pixels.dtype == np.float32
         np.testing.assert_array_equal(read.images(), client.images())
@@ -264,8 +264,8 @@ def test_verify_finds_a_changed_attribute(path: Path, name: str, value: Any) -> 
         store.verify(path)
 
 
-def test_an_attribute_of_a_garbled_type_is_not_asked_for(path: Path) -> None:
-    """Its strings become lists of strings: HDF5 would read beyond its memory, and die."""
+def test_an_attribute_of_a_damaged_type_is_not_read(path: Path) -> None:
+    """The attribute's strings become lists of strings, with which HDF5 would crash."""
     with h5py.File(path, "r+") as file:
         file.attrs["format"] = "fedcli-store"  # of variable length
     content = bytearray(path.read_bytes())
@@ -282,7 +282,7 @@ def test_an_attribute_of_a_garbled_type_is_not_asked_for(path: Path) -> None:
     assert "is not a fedcli store" in done.stderr
 
 
-def test_a_heap_that_would_be_walked_for_ever_is_refused(path: Path) -> None:
+def test_a_heap_with_an_endless_list_is_refused(path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file.attrs["source"] = "a text of variable length, which lies in a heap"
     store.open_store(path)
@@ -300,7 +300,7 @@ def test_a_heap_that_would_be_walked_for_ever_is_refused(path: Path) -> None:
     assert "garbled heap of texts" in done.stderr
 
 
-def test_a_garbled_root_is_damage(path: Path) -> None:
+def test_a_damaged_root_is_reported(path: Path) -> None:
     content = bytearray(path.read_bytes())
     root = int.from_bytes(content[64:72], "little")  # of its symbol table entry
     content[root : root + 16] = b"\xff" * 16
@@ -310,7 +310,7 @@ def test_a_garbled_root_is_damage(path: Path) -> None:
 
 
 def test_a_text_of_variable_length_beside_the_pixels_is_not_read(path: Path) -> None:
-    """Opening looks through heaps only for those of the file itself."""
+    """Opening reads only those texts of variable length that the format has."""
     with h5py.File(path, "r+") as file:
         file["splits/train/pixels"].attrs["scale"] = "1"
     with pytest.raises(
@@ -320,7 +320,7 @@ def test_a_text_of_variable_length_beside_the_pixels_is_not_read(path: Path) -> 
 
 
 def test_texts_of_a_store_are_in_no_heap(path: Path) -> None:
-    """So opening one looks through none of its pixels."""
+    """Otherwise opening a store would search its pixels for heaps."""
     assert b"GCOL" not in path.read_bytes()
 
 
@@ -401,7 +401,7 @@ def test_info_that_contradicts_itself(change: dict[str, Any], message: str) -> N
 
 def test_equal_arguments_give_equal_bytes(tmp_path: Path) -> None:
     create(tmp_path / "one.h5", make_client("a", 5), make_client("b", 3))
-    time.sleep(1.1)  # HDF5 keeps times in seconds where it is not told not to
+    time.sleep(1.1)  # by default HDF5 writes times in seconds
     create(tmp_path / "two.h5", make_client("a", 5), make_client("b", 3))
     assert (tmp_path / "one.h5").read_bytes() == (tmp_path / "two.h5").read_bytes()
 
@@ -425,7 +425,7 @@ def test_file_of_a_killed_writer_is_removed_and_that_of_a_live_one_is_not(tmp_pa
     assert sorted(tmp_path.iterdir()) == sorted([of_another, unlike, path])
 
 
-def test_writers_of_one_file_do_not_remove_each_others(tmp_path: Path) -> None:
+def test_writers_of_one_file_do_not_remove_each_others_files(tmp_path: Path) -> None:
     path = tmp_path / "s.h5"
 
     def clients() -> Iterator[ClientDataset]:
@@ -457,7 +457,7 @@ def test_name_taken_while_it_was_locked_is_given_up(
     assert os.listdir(tmp_path) == ["s.h5"]  # noqa: PTH208
 
 
-# Written at 4 kB: the layout; 200 kB: the pixels, passed through a spool or gathered.
+# The limit of 4 kB is reached in the layout, that of 200 kB in the pixels (copied or gathered).
 @pytest.mark.parametrize("limit", [100, 4000, 200_000])
 @pytest.mark.parametrize("is_partitioned", [False, True])
 def test_full_disk_leaves_nothing(tmp_path: Path, limit: int, is_partitioned: bool) -> None:
@@ -510,7 +510,7 @@ def partitioned_split(
 
 
 @given(num_examples=st.integers(2, 300), num_clients=st.integers(1, 8))
-def test_gathered_store_is_that_of_its_clients(num_examples: int, num_clients: int) -> None:
+def test_a_gathered_store_has_the_bytes_of_its_clients(num_examples: int, num_clients: int) -> None:
     split = partitioned_split(num_examples, num_clients=num_clients)
     with tempfile.TemporaryDirectory() as folder:
         gathered, taken = Path(folder) / "gathered.h5", Path(folder) / "taken.h5"
@@ -584,7 +584,7 @@ def test_create_and_verify_tell_how_far_they_are_and_can_be_ended(tmp_path: Path
 
 
 def test_verify_finds_pixels_that_are_no_numbers(tmp_path: Path) -> None:
-    """Whoever wrote them may have computed a fingerprint that fits."""
+    """The writer of such pixels may also have computed their fingerprint."""
     path = tmp_path / "s.h5"
     create(path, make_client("a", 3, (2, 2), pixels=np.zeros((3, 2, 2), np.float32)))
     with h5py.File(path, "r+") as file:
@@ -710,7 +710,7 @@ PIXELS = np.zeros((7, 4, 3), np.uint8)
         (replace("client_ids", np.array([b"", b"a", b"b"])), "a client id is empty or holds"),
         (replace("client_ids", np.array([b"a", b"b\0b", b"c"])), "a client id is empty or holds"),
         (replace("client_ids", np.array([b"a", b"b", b"\xff"])), "is not UTF-8"),
-        # Each is half a character: only together are they UTF-8.
+        # Each text is half a character: only together they are UTF-8.
         (replace("client_ids", np.array([b"a", b"\xc3", b"\xc4"])), "is not UTF-8"),
         (replace("client_ids", np.zeros(0, "S1")), "holds no clients"),
         (replace("client_ids", ["a", "b", "c"]), "client_ids has the unexpected type object"),
@@ -743,7 +743,7 @@ def test_truncated_store(path: Path, share: float) -> None:
         datasets.open_splits(datasets.DataSource(str(path)))
 
 
-def test_a_truncated_store_says_how_much_is_there(path: Path) -> None:
+def test_the_message_of_a_truncated_store_has_its_size(path: Path) -> None:
     whole = path.stat().st_size
     os.truncate(path, whole - 100)
     with pytest.raises(DataError) as caught:
@@ -783,7 +783,7 @@ def test_bad_pixel_of_a_float_store_is_found_when_its_client_is_read(tmp_path: P
             train.client("b")
 
 
-def test_other_hdf5_files_are_no_stores(tmp_path: Path) -> None:
+def test_other_hdf5_files_are_not_recognised_as_stores(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.h5"
     with h5py.File(path, "w") as file:
         file.attrs["format"] = "fedcli-checkpoint"
@@ -797,7 +797,7 @@ def test_other_hdf5_files_are_no_stores(tmp_path: Path) -> None:
 # ---- Real data -----------------------------------------------------------------------------------
 
 
-def test_real_writers_make_the_round_trip(shared_data: Path, tmp_path: Path) -> None:
+def test_real_writers_are_read_back(shared_data: Path, tmp_path: Path) -> None:
     source = datasets.open_splits(datasets.DataSource(str(shared_data / "mnist_writers_test.h5")))[
         "train"
     ]

@@ -1,4 +1,4 @@
-"""The synthetic datasets: drawn on demand, pure functions of options and client, at any size."""
+"""The synthetic datasets: clients of any population, drawn when they are read."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_client_holds_as_many_examples_as_counted(split: str) -> None:
         assert not client.pixels.flags.writeable
 
 
-def test_paper_is_one_and_ink_is_little_as_in_emnist() -> None:
+def test_background_is_one_and_there_is_little_ink_as_in_emnist() -> None:
     images = open_splits()["train"].client("s0000000").images()
     assert images.min() >= 0
     assert images.max() <= 1
@@ -66,7 +66,7 @@ def test_a_writer_is_the_same_in_any_population_and_order() -> None:
     np.testing.assert_array_equal(alone.labels, crowd.client("s0000007").labels)
 
 
-def test_shapes_are_colour_pictures_of_the_same_population() -> None:
+def test_shapes_are_colour_images_of_the_same_population() -> None:
     splits = datasets.open_splits(datasets.DataSource("synthetic-shapes"))
     assert list(splits) == ["train", "test", "central"]
     digits = open_splits()["train"]
@@ -113,7 +113,7 @@ def test_skewed_sizes_vary_more() -> None:
     assert spreads["skewed"] > 1.5 * spreads["natural"]
 
 
-def test_a_million_clients_cost_nothing_until_asked() -> None:
+def test_a_million_clients_cost_nothing_until_they_are_read() -> None:
     open_splits()  # imports what is needed
     tracemalloc.start()
     try:
@@ -130,7 +130,7 @@ def test_a_million_clients_cost_nothing_until_asked() -> None:
     assert peak < 1 << 20
 
 
-def test_generated_ids_answer_as_a_list_would() -> None:
+def test_generated_ids_behave_like_a_list() -> None:
     ids = GeneratedIds("s", 12)
     listed = [f"s{number:07d}" for number in range(12)]
     assert list(ids) == listed

@@ -37,7 +37,7 @@ def labels(*values: int) -> NDArray[np.int32]:
 
 
 def table_of(owners: list[str], held: list[int] | None = None) -> ExampleTable:
-    """A table of one numbered image an owner's name; labels are the numbers unless given."""
+    """A table with one image for each owner named; labels are the image numbers by default."""
     with TableWriter("made") as writer:
         values = range(len(owners)) if held is None else held
         writer.add(images(len(owners)), labels(*values), **GREY, owners=owners)
@@ -63,7 +63,7 @@ def test_examples_keep_the_order_they_are_added_in(tmp_path: Path) -> None:
     assert (table.owners.tolist(), str(table.owners.dtype)) == ([1, 1, 2, 1, 0], "int64")
 
 
-def test_examples_that_nobody_owns() -> None:
+def test_examples_without_owners() -> None:
     with TableWriter("made") as writer:
         writer.add(images(2), labels(0, 1), **GREY)
         table = writer.table()
@@ -138,7 +138,7 @@ def test_disk_full_while_widening_leaves_nothing_open(
     monkeypatch.setattr("fedcli.datasets.spool.decode", fail)
     with pytest.raises(OSError, match="No space left"), writer:
         writer.add(images(2), labels(0, 0), scale=1.0, offset=0.0)
-    del writer  # a file left open would be a ResourceWarning, which is an error here
+    del writer  # an open file gives a ResourceWarning, which is an error here
 
 
 def test_fit_brings_every_image_to_one_size() -> None:
@@ -172,7 +172,7 @@ NAN = np.full((3, 2, 3), np.nan, np.float32)
     ids=["labels", "shape", "negative", "nan", "rank", "few-owners", "many-owners"],
 )
 @pytest.mark.parametrize(("where", "start"), [(None, "made: "), ("made: row 7", "made: row 7: ")])
-def test_examples_that_cannot_be_are_refused(
+def test_invalid_examples_are_refused(
     pixels: Any, held: list[int], owners: list[str] | None, text: str, where: str | None, start: str
 ) -> None:
     with TableWriter("made") as writer:
@@ -208,7 +208,7 @@ def test_table_outlives_its_writer() -> None:
 
 
 def assert_table_holds(table: ExampleTable, split: datasets.ClientData) -> None:
-    """Every client owns its examples, in its order, and they decode alike."""
+    """Checks that owners, their examples, the order and the pixels are those of the split."""
     assert list(table.owner_ids) == list(split.client_ids)
     assignment = assign_to_owners(table)
     assert assignment.order.tolist() == list(range(len(table)))  # source order is client order
@@ -230,7 +230,7 @@ def test_table_of_a_tff_file(tmp_path: Path, seed: int) -> None:
         for name, count in (("b", 3), ("a", 0), ("c", 2)):
             group = file.create_group(f"examples/{name}")
             group["label"] = rng.integers(0, 10, count).astype(np.int32)
-            # Such grey levels are read as 1 - k / 255, which those of no image are not.
+            # These grey levels are read as 1 - k / 255.
             levels = rng.integers(1, 255, (count, 4, 3)).astype(np.float32)
             group["pixels"] = 1 - levels * np.float32(1 / 255)
     split = datasets.open_splits(datasets.DataSource(str(tmp_path / "train.h5")))["train"]
@@ -285,7 +285,7 @@ def as_holdings(assignment: Assignment) -> Holdings:
 
 @st.composite
 def holdings(draw: Callable[..., Any]) -> Holdings:
-    """Some clients, some of them empty, that hold some of the examples."""
+    """Returns clients that hold some of the examples; some clients are empty."""
     order = draw(st.permutations(range(draw(st.integers(0, 30)))))
     names = sorted(draw(st.sets(st.text("abcé", min_size=1, max_size=3), max_size=6)))
     held: Holdings = {name: [] for name in names}
@@ -380,7 +380,7 @@ class Add(Change):
 
 
 class Double(Change):
-    """Doubles labels alone."""
+    """Doubles only the labels."""
 
     def labels(self, client_id: str, labels: NDArray[np.int32]) -> NDArray[np.int32]:
         return (2 * labels).astype(np.int32)
@@ -404,7 +404,7 @@ def test_a_change_that_changes_nothing() -> None:
 
 @pytest.mark.parametrize("convention", ["ink", "background"])
 @pytest.mark.parametrize("pixels", ["source", "ink", "background"])
-def test_pixels_show_what_was_asked_for(convention: str, pixels: str) -> None:
+def test_pixels_have_the_requested_convention(convention: str, pixels: str) -> None:
     table = table_of(["x"] * 2)
     split = split_of(table, {"a": [0, 1]}, pixel_convention=convention, pixels=pixels)
     seen = split.client("a").images()

@@ -1,4 +1,4 @@
-"""TFF's HDF5 layout: values read right, every bad file refused in one line that says where."""
+"""TFF's HDF5 layout: exact values, and one line that names the place in each bad file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedcli.datasets.sources.tff_h5 import quantise
 from fedcli.errors import ConfigError, DataError
 
 GREY = np.arange(48, dtype=np.uint8).reshape(3, 4, 4) * 5  # three images of 4 x 4, all levels
-PAPER = (1 - GREY / 255).astype(np.float32)  # as TFF stores EMNIST: 1.0 is background
+TFF_PIXELS = (1 - GREY / 255).astype(np.float32)  # as TFF stores EMNIST: 1.0 is background
 LABELS = np.array([7, 0, 9], np.int32)
 
 
@@ -32,7 +32,7 @@ def write(path: Path, clients: dict[str, dict[str, Any]], **storage: Any) -> Pat
 
 
 def one_client(tmp_path: Path, **features: Any) -> Path:
-    return write(tmp_path / "one.h5", {"a": {"pixels": PAPER, "label": LABELS} | features})
+    return write(tmp_path / "one.h5", {"a": {"pixels": TFF_PIXELS, "label": LABELS} | features})
 
 
 def open_train(path: Path, **options: Any) -> ClientData:
@@ -40,7 +40,7 @@ def open_train(path: Path, **options: Any) -> ClientData:
 
 
 def message_of(path: Path, client_id: str = "a", **options: Any) -> str:
-    """What reading a client says; it must name the file and be one line."""
+    """Returns the message of reading a client, which is one line that names the file."""
     with pytest.raises(DataError) as caught:
         open_train(path, **options).client(client_id)
     message = str(caught.value)
@@ -58,7 +58,7 @@ def test_emnist_pixels_become_grey_levels_that_decode_to_the_source(tmp_path: Pa
     np.testing.assert_array_equal(client.pixels, 255 - GREY)
     assert client.pixels.dtype == np.uint8
     assert (client.scale, client.offset) == (1 / 255, 0.0)
-    np.testing.assert_allclose(client.images(), PAPER, rtol=0, atol=6e-8)
+    np.testing.assert_allclose(client.images(), TFF_PIXELS, rtol=0, atol=6e-8)
     assert client.labels.tolist() == [7, 0, 9]
     assert client.labels.dtype == np.int32
     assert (data.pixel_convention, data.pixel_shape) == ("background", (4, 4))
@@ -72,7 +72,7 @@ def test_float_pixels_of_any_width_and_order_read_alike(tmp_path: Path, dtype: s
 
 
 def test_pixels_that_are_no_grey_levels_stay_float32(tmp_path: Path) -> None:
-    pixels = PAPER.copy()
+    pixels = TFF_PIXELS.copy()
     pixels[2, 3, 3] = 1.25
     client = open_train(one_client(tmp_path, pixels=pixels)).client("a")
     assert client.pixels.dtype == np.float32
@@ -94,7 +94,7 @@ def test_cifar_images_are_ink_and_coarse_labels_are_ignored(tmp_path: Path) -> N
 def test_pixels_option_flips_by_scale_and_offset_alone(
     tmp_path: Path, pixels: str, is_grey: bool
 ) -> None:
-    source = PAPER if is_grey else PAPER * np.float32(0.9)
+    source = TFF_PIXELS if is_grey else TFF_PIXELS * np.float32(0.9)
     data = open_train(one_client(tmp_path, pixels=source), pixels=pixels)
     client = data.client("a")
     expected = 1 - source if pixels == "ink" else source
@@ -104,8 +104,8 @@ def test_pixels_option_flips_by_scale_and_offset_alone(
 
 
 def test_client_ids_are_sorted_and_sizes_come_without_reading(tmp_path: Path) -> None:
-    features = {"pixels": PAPER, "label": LABELS}
-    bad = {"pixels": PAPER, "label": [7, 0, 55]}
+    features = {"pixels": TFF_PIXELS, "label": LABELS}
+    bad = {"pixels": TFF_PIXELS, "label": [7, 0, 55]}
     data = open_train(write(tmp_path / "ids.h5", {"b": bad, "ä": features, "B": features}))
     assert list(data.client_ids) == ["B", "b", "ä"]
     assert [data.num_examples(client_id) for client_id in data.client_ids] == [3, 3, 3]
@@ -128,8 +128,8 @@ def test_empty_client_is_a_client(tmp_path: Path) -> None:
     path = write(
         tmp_path / "empty.h5",
         {
-            "a": {"pixels": PAPER, "label": LABELS},
-            "b": {"pixels": PAPER[:0], "label": LABELS[:0]},
+            "a": {"pixels": TFF_PIXELS, "label": LABELS},
+            "b": {"pixels": TFF_PIXELS[:0], "label": LABELS[:0]},
         },
     )
     client = open_train(path).client("b")
@@ -139,7 +139,7 @@ def test_empty_client_is_a_client(tmp_path: Path) -> None:
 
 
 def test_compressed_chunks_read_alike(tmp_path: Path) -> None:
-    features = {"pixels": PAPER, "label": LABELS}
+    features = {"pixels": TFF_PIXELS, "label": LABELS}
     path = write(tmp_path / "gzip.h5", {"a": features}, compression="gzip", shuffle=True)
     np.testing.assert_array_equal(open_train(path).client("a").pixels, 255 - GREY)
 
@@ -153,7 +153,7 @@ def test_quantise_recovers_every_grey_level(scale: float, offset: float) -> None
 
 
 @pytest.mark.parametrize("pixel", [3e38, -3e38, np.inf, np.nan])
-def test_quantise_refuses_what_leaves_float32_in_silence(pixel: float) -> None:
+def test_quantise_refuses_values_beyond_float32(pixel: float) -> None:
     pixels = np.array([0.0, pixel, -pixel, 1.0], np.float32)
     assert quantise(pixels, 1 / 255, 0.0) is None
     assert quantise(pixels, -1 / 255, 1.0) is None
@@ -177,7 +177,7 @@ def test_real_writers_read_within_rounding(shared_data: Path) -> None:
     assert test is not None
     assert (len(train.client_ids), train.client_ids[0], test.split) == (539, "w0000", "test")
     assert list(train.client_ids) == list(test.client_ids)
-    # 4,685 examples a round of 5 epochs: the figure of the design's speed table.
+    # 4,685 examples in a round of 5 epochs.
     assert sum(map(train.num_examples, train.client_ids[:10])) * 5 == 4685
     with h5py.File(path) as file:
         for client_id in ("w0000", "w2349"):
@@ -191,7 +191,7 @@ def test_real_writers_read_within_rounding(shared_data: Path) -> None:
 # ---- What is refused -----------------------------------------------------------------------------
 
 
-def test_unknown_name_says_what_is_known(tmp_path: Path) -> None:
+def test_the_message_of_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"neither an existing file nor a known dataset; .*synthetic-digits"
     ):
@@ -258,21 +258,30 @@ def test_hdf5_file_without_examples(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("features", "fault"),
     [
-        ({"pixels": PAPER[:2]}, "client 'a': 2 images but 3 labels"),
+        ({"pixels": TFF_PIXELS[:2]}, "client 'a': 2 images but 3 labels"),
         ({"label": np.array([1, 2], np.int32)}, "client 'a': 3 images but 2 labels"),
         ({"label": LABELS + 0.5}, "client 'a': example 0: label 7.5 is not a whole number"),
         ({"label": np.full(3, np.nan)}, "client 'a': example 0: label 'nan' is missing"),
         ({"label": np.ones((3, 2))}, "example 0: labels have shape [n, 2], and this row is not"),
         ({"label": np.int32(1)}, "client 'a': labels have shape []"),
         ({"label": np.array([b"7", b"0", b"9"])}, "client 'a': labels have dtype |S1"),
-        ({"pixels": PAPER.astype(np.float16)}, "client 'a': pixels have dtype float16; give uint8"),
-        ({"pixels": PAPER.astype(np.int32)}, "client 'a': pixels have dtype int32; give uint8"),
-        ({"pixels": PAPER.astype(complex)}, "client 'a': pixels have dtype complex128; give"),
         (
-            {"pixels": PAPER.reshape(3, 16)},
+            {"pixels": TFF_PIXELS.astype(np.float16)},
+            "client 'a': pixels have dtype float16; give uint8",
+        ),
+        (
+            {"pixels": TFF_PIXELS.astype(np.int32)},
+            "client 'a': pixels have dtype int32; give uint8",
+        ),
+        ({"pixels": TFF_PIXELS.astype(complex)}, "client 'a': pixels have dtype complex128; give"),
+        (
+            {"pixels": TFF_PIXELS.reshape(3, 16)},
             "client 'a': pixels have shape [3, 16]; give images [n, H, W]",
         ),
-        ({"pixels": PAPER.reshape(3, 2, 2, 2, 2)}, "client 'a': pixels have shape [3, 2, 2, 2, 2]"),
+        (
+            {"pixels": TFF_PIXELS.reshape(3, 2, 2, 2, 2)},
+            "client 'a': pixels have shape [3, 2, 2, 2, 2]",
+        ),
         ({"pixels": np.zeros((3, 0, 4), np.float32)}, "client 'a': pixels have shape [3, 0, 4]"),
         (
             {"pixels": np.zeros((3, 1, 5000), np.uint8)},
@@ -290,7 +299,7 @@ def test_wrong_shape_or_type(tmp_path: Path, features: dict[str, Any], fault: st
     [
         (np.array([0, 10, 11], np.int32), 1, 10),
         (np.array([0, 1, -1], np.int8), 2, -1),
-        # These are 1 once narrowed to int32: checked before, in their own type.
+        # As int32 these would be 1, so labels must be checked in their own type.
         (np.array([2**32 + 1, 0, 0], np.int64), 0, 2**32 + 1),
         (np.array([0, 2**63 + 1, 0], np.uint64), 1, 2**63 + 1),
     ],
@@ -318,7 +327,7 @@ def test_num_classes_widens_the_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_pixel_that_is_not_finite(tmp_path: Path, value: float, dtype: type) -> None:
-    pixels: np.ndarray = PAPER.astype(dtype)
+    pixels: np.ndarray = TFF_PIXELS.astype(dtype)
     pixels[1, 2, 3] = value
     message = message_of(one_client(tmp_path, pixels=pixels))
     assert "client 'a': example 1: a pixel is NaN or infinite" in message
@@ -328,21 +337,21 @@ def test_images_of_different_shapes(tmp_path: Path) -> None:
     path = write(
         tmp_path / "shapes.h5",
         {
-            "a": {"pixels": PAPER, "label": LABELS},
-            "b": {"pixels": PAPER[:, :3], "label": LABELS},
+            "a": {"pixels": TFF_PIXELS, "label": LABELS},
+            "b": {"pixels": TFF_PIXELS[:, :3], "label": LABELS},
         },
     )
     message = message_of(path, "b")
     assert "client 'b': images have shape [3, 4] but those of client 'a' have [4, 4]" in message
 
 
-def test_missing_feature_says_what_is_there(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.h5", {"a": {"x": PAPER, "label": LABELS}})
+def test_the_message_of_a_missing_feature_lists_the_existing_ones(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.h5", {"a": {"x": TFF_PIXELS, "label": LABELS}})
     assert "client 'a': has no 'pixels'; it holds 'label', 'x'" in message_of(path)
 
 
 def test_unknown_client_names_the_nearest(tmp_path: Path) -> None:
-    features = {"pixels": PAPER, "label": LABELS}
+    features = {"pixels": TFF_PIXELS, "label": LABELS}
     path = write(tmp_path / "ids.h5", {f"w{number:04d}": features for number in range(30)})
     message = message_of(path, "w0013x")
     assert "no client 'w0013x' among the 30 of split 'train'" in message
@@ -365,7 +374,7 @@ def test_links_are_never_followed(tmp_path: Path) -> None:
     for feature in ("pixels", "label"):
         with h5py.File(path, "w") as file:
             group = file.create_group("examples/a")
-            group.create_dataset("pixels", data=PAPER)
+            group.create_dataset("pixels", data=TFF_PIXELS)
             group.create_dataset("label", data=LABELS)
             del group[feature]
             group[feature] = h5py.ExternalLink(str(target), f"/examples/a/{feature}")
@@ -403,7 +412,7 @@ def test_variable_length_and_object_types_are_refused(tmp_path: Path) -> None:
     with h5py.File(path, "w") as file:
         group = file.create_group("examples/a")
         group.create_dataset("label", (3,), h5py.ref_dtype)
-        group.create_dataset("pixels", data=PAPER)
+        group.create_dataset("pixels", data=TFF_PIXELS)
     assert "labels have dtype object; give whole numbers" in message_of(path)
 
 
@@ -423,7 +432,7 @@ def test_claim_of_far_more_than_the_file_holds(tmp_path: Path) -> None:
 
 def test_test_data_become_the_test_split(tmp_path: Path) -> None:
     train = one_client(tmp_path)
-    test = write(tmp_path / "two.h5", {"a": {"pixels": PAPER[:1], "label": LABELS[:1]}})
+    test = write(tmp_path / "two.h5", {"a": {"pixels": TFF_PIXELS[:1], "label": LABELS[:1]}})
     splits = datasets.open_splits(datasets.DataSource(str(train), test_data=str(test)))
     assert {name: data.total_examples() for name, data in splits.items()} == {
         "train": 3,
@@ -437,7 +446,7 @@ def test_test_data_become_the_test_split(tmp_path: Path) -> None:
 
 def test_train_and_test_of_different_shapes(tmp_path: Path) -> None:
     train = one_client(tmp_path)
-    test = write(tmp_path / "two.h5", {"a": {"pixels": PAPER[:, :2], "label": LABELS}})
+    test = write(tmp_path / "two.h5", {"a": {"pixels": TFF_PIXELS[:, :2], "label": LABELS}})
     with pytest.raises(
         DataError, match=r"images have shape \[4, 4\] in train.* but \[2, 4\] in test"
     ):

@@ -1,4 +1,4 @@
-"""Train and test data of two files: their classes must be the same, by name or by number."""
+"""Train and test data of two files: their classes must be the same names or numbers."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_tff_file_has_as_many_classes_as_the_store_beside_it(tmp_path: Path) -
         test.labels("f0000_10")
 
 
-def test_names_of_a_store_say_nothing_of_the_numbers_in_a_tff_file(tmp_path: Path) -> None:
+def test_names_of_a_store_do_not_match_numbers_of_a_tff_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train names its classes .*test numbers them"):
         opened(store(tmp_path / "a.h5", PETS), tff(tmp_path / "t.h5"), pixels="ink")
     digits = store(tmp_path / "b.h5", tuple("0123456789"), num_classes=10)

@@ -62,12 +62,12 @@ def test_examples_are_held_out_after_a_partition() -> None:
     assert abs(sizes[0] - sizes[1]) <= 1
 
 
-def test_the_fingerprint_says_it() -> None:
+def test_the_fingerprint_contains_the_hold_out() -> None:
     text = datasets.fingerprint(DataSource(data_options=DIGITS, validation=0.2))
     assert text == datasets.fingerprint(DataSource(data_options=DIGITS)) + "; validation 0.2"
 
 
-def test_validation_data_of_their_own_are_no_second_time_held_out() -> None:
+def test_given_validation_data_are_not_held_out_again() -> None:
     images, labels = np.zeros((4, 4, 4), np.uint8), np.arange(4)
     pair = {"a": (images, labels)}
     given = as_given(datasets.from_arrays(pair, validation=pair))

@@ -14,13 +14,13 @@ from fedcli.datasets.importers.xz import XzReader
 
 
 @given(st.lists(st.binary(max_size=3000), min_size=1, max_size=3), st.integers(1, 5000))
-def test_what_was_packed_is_read(parts: list[bytes], step: int) -> None:
+def test_packed_data_are_read_back(parts: list[bytes], step: int) -> None:
     with XzReader(io.BytesIO(b"".join(map(lzma.compress, parts)))) as reader:
         read = iter(lambda: reader.read(step), b"")
         assert b"".join(read) == b"".join(parts)
 
 
-def test_a_file_that_wants_gigabytes_to_be_unpacked_is_told(tmp_path: Path) -> None:
+def test_a_file_that_needs_gigabytes_to_unpack_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.tar.xz"
     packed = lzma.compress(b"x" * 1000)
     large = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 20}]
@@ -40,7 +40,7 @@ def test_a_file_that_wants_gigabytes_to_be_unpacked_is_told(tmp_path: Path) -> N
             reader.read(1)
 
 
-def test_a_cut_file_is_told() -> None:
+def test_a_truncated_file_is_refused() -> None:
     with XzReader(io.BytesIO(lzma.compress(b"x" * 1000)[:-5])) as reader:
         assert reader.read(1000) == b"x" * 1000
         with pytest.raises(EOFError):

@@ -1,17 +1,18 @@
-"""Runs commands on a disk that fails, and looks at what is left and how it goes on.
+"""Runs commands on a disk that fails, and checks the files that remain and the next run.
 
     python -m tests.faults [--seconds S] [--seed N] [--only NAME] [--fault CALL] [--list]
 
 For each scenario, each kind of call (write, half a write, fsync, rename, open, unlink, truncate,
-mkdir) and each n, the n-th such call in the scenario's folder fails, once with EIO and with ENOSPC,
-or from there on. Then:
+mkdir) and each n, the n-th such call in the scenario's folder fails: once with EIO, once with
+ENOSPC, and for writes also together with all later calls. Then these are checked:
 
-  * the command ends, with status 0, or 1 and one line, within a minute;
-  * of a status of 0 the results are those of a run in which nothing fails;
-  * run again (of a run's folder: resumed), it gives those results or one line that refuses, and
-    leaves no temporary file.
+  * The command ends within a minute, with status 0, or with status 1 and one line.
+  * If the status is 0, the results are those of a run without a fault.
+  * If the command is run again (a run is resumed), it gives those results or refuses in one line,
+    and leaves no temporary file.
 
-Without --seconds all are done; with it, as many as fit, in an order that --seed decides. Linux.
+Without --seconds all faults are injected; with it, as many as the time allows, in an order that
+--seed decides. This program needs Linux.
 """
 
 from __future__ import annotations
@@ -41,15 +42,15 @@ from pathlib import Path
 LIBRARY = "FEDCLI_FAULT_LIBRARY"
 KINDS = ("write", "short write", "fsync", "rename", "open", "unlink", "truncate", "mkdir")
 CODES = (errno.ENOSPC, errno.EIO)
-SECONDS = 60  # after which a command hangs
+SECONDS = 60  # a command that takes longer hangs
 CRASHED = 99  # the status of a command that raised
 
-# What may stay after a command went through: nothing that another start would have to sweep.
+# No such file may remain after a command that succeeded.
 LEFT_OVERS = ("**/*.tmp", "**/*-journal", "**/*.part", "**/.*.tmp*")
 
 
 def _preload() -> None:
-    """Starts this program again with the library before all others, compiled for it."""
+    """Compiles the library and starts this program again with it preloaded."""
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "inject.so"
         source = Path(__file__).with_name("inject.c")
@@ -64,9 +65,9 @@ def _preload() -> None:
 
 if LIBRARY not in os.environ:
     _preload()
-os.environ.pop("LD_PRELOAD", None)  # of no process that a command starts
+os.environ.pop("LD_PRELOAD", None)  # the processes of commands do not load it
 
-from tests.faults import scenarios  # noqa: E402 - only once the library is there
+from tests.faults import scenarios  # noqa: E402 - after the library is loaded
 from tests.faults.scenarios import Scenario, Work  # noqa: E402
 
 _library = ctypes.CDLL(os.environ[LIBRARY])
@@ -75,7 +76,7 @@ _library.fault_count.restype = ctypes.c_long
 
 @dataclass(frozen=True)
 class Fault:
-    """Which call fails."""
+    """The call that fails, and its error."""
 
     kind: int
     nth: int
@@ -92,7 +93,7 @@ COUNT_ONLY = Fault(0, 0)
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended, what it wrote to stderr, and its calls of each kind."""
+    """The exit status of a command, its text on stderr, and its number of calls of each kind."""
 
     status: int
     said: str
@@ -100,7 +101,7 @@ class Ended:
 
     @property
     def problem(self) -> str | None:
-        """What is wrong with that; None: nothing."""
+        """What is wrong with the status or the text; None if nothing is."""
         if self.status == 0:
             return None
         lines = self.said.splitlines()
@@ -114,7 +115,7 @@ class Ended:
 
 
 def _run(work: Work, folder: Path, fault: Fault, said: Path) -> Ended:
-    """Runs work in a child of this process, in a folder in which one call fails."""
+    """Runs work in a child process, in a folder in which one call fails."""
     receiver, sender = os.pipe()
     child = os.fork()
     if child == 0:
@@ -127,7 +128,7 @@ def _run(work: Work, folder: Path, fault: Fault, said: Path) -> Ended:
 
 
 def _be_child(work: Work, folder: Path, fault: Fault, said: Path, sender: int) -> None:
-    """Never returns."""
+    """Runs the work and ends the process."""
     signal.alarm(SECONDS)
     status = CRASHED
     try:
@@ -154,13 +155,13 @@ def _be_child(work: Work, folder: Path, fault: Fault, said: Path, sender: int) -
 
 
 def _results(scenario: Scenario, folder: Path) -> dict[str, bytes]:
-    """The files that count, by name."""
+    """The contents of the result files, by name."""
     found = itertools.chain.from_iterable(map(folder.glob, scenario.results))
     return {str(each.relative_to(folder)): each.read_bytes() for each in found if each.is_file()}
 
 
 class Bench:
-    """Where scenarios are run: straight once, then with faults."""
+    """Runs scenarios in a folder: once without a fault, then with faults."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -169,7 +170,7 @@ class Bench:
         self.problems: list[str] = []
 
     def straight(self, scenario: Scenario) -> tuple[dict[str, bytes], tuple[int, ...]]:
-        """The results where nothing fails, and the calls of each kind."""
+        """Runs a scenario without a fault; returns its results and its numbers of calls."""
         case = self._fresh()
         ended = _run(scenario.command, case, COUNT_ONLY, self._said)
         results = _results(scenario, case)
@@ -178,7 +179,7 @@ class Bench:
         return results, ended.counts
 
     def try_fault(self, scenario: Scenario, fault: Fault, expected: dict[str, bytes]) -> None:
-        """Runs a scenario with a fault and again without, and notes how that went."""
+        """Runs a scenario with a fault and again without it, and records the outcome."""
         case = self._fresh()
         ended = _run(scenario.command, case, fault, self._said)
         outcome = "went through" if ended.status == 0 else "failed"
@@ -216,7 +217,7 @@ class Bench:
 def _difference(
     found: dict[str, bytes], expected: dict[str, bytes], when: str, *, some: bool = False
 ) -> str | None:
-    """Where results differ; `some`: not all of them need be there."""
+    """Describes how results differ; with `some`, not all of them must exist."""
     missing = set() if some else expected.keys() - found.keys()
     more = found.keys() - expected.keys()
     other = {name for name in found.keys() & expected.keys() if found[name] != expected[name]}
@@ -233,7 +234,7 @@ def _left_overs(case: Path) -> str | None:
 
 
 def _faults(counts: tuple[int, ...]) -> Iterator[Fault]:
-    """All faults of a scenario with these calls."""
+    """Yields all faults of a scenario with these numbers of calls."""
     for kind, num in enumerate(counts):
         for nth, code in itertools.product(range(1, num + 1), CODES):
             yield Fault(kind, nth, code)
@@ -243,16 +244,18 @@ def _faults(counts: tuple[int, ...]) -> Iterator[Fault]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--seconds", type=float, help="stop after so many; default: all faults")
-    parser.add_argument("--seed", type=int, default=42, help="order of the sample")
-    parser.add_argument("--only", default="", help="scenarios whose name holds this")
-    parser.add_argument("--fault", default="", help="those that are told so: 'fsync 3: EIO'")
-    parser.add_argument("--list", action="store_true", help="count the calls, inject nothing")
+    parser.add_argument("--seconds", type=float, help="stop after this time; default: all faults")
+    parser.add_argument("--seed", type=int, default=42, help="seed of the order; default: 42")
+    parser.add_argument("--only", default="", help="only scenarios whose name contains this")
+    parser.add_argument(
+        "--fault", default="", help="only faults whose text begins so, as in 'fsync 3: EIO'"
+    )
+    parser.add_argument("--list", action="store_true", help="only count the calls")
     return parser.parse_args()
 
 
 def main() -> int:
-    """Runs what was asked for; returns 1 if anything is wrong."""
+    """Injects the requested faults; returns 1 if anything is wrong."""
     given = _arguments()
     _import_all()
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -280,18 +283,18 @@ def main() -> int:
 
 
 def _import_all() -> None:
-    """Imports here what each child would import anew."""
+    """Imports the modules that each child would otherwise have to import."""
     rooms = ("cli", "reports", "inspection", "runs", "evaluation", "federation", "learning")
     for room in (*rooms, "models", "datasets", "core", "settings"):
         package = importlib.import_module(f"fedcli.{room}")
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            with contextlib.suppress(ImportError):  # of what is not installed
+            with contextlib.suppress(ImportError):  # an extra that is not installed
                 importlib.import_module(module.name)
     importlib.import_module("sqlite3")
 
 
 def _made(inputs: Path, url: str) -> list[Scenario]:
-    """The scenarios; their inputs are made in a child, so that this process starts no thread."""
+    """Returns the scenarios; a child makes their inputs, so that this process has no threads."""
     child = os.fork()
     if child == 0:
         os.dup2(os.open(os.devnull, os.O_RDWR), 1)

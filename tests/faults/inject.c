@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A library to be preloaded: the n-th call of a kind that concerns a folder fails, as on a disk
- * that is full or broken. Calls on other files (the terminal, libraries, pipes) pass.
+ * A library to be preloaded. It makes the n-th call of a kind on files of a folder fail, as on a
+ * disk that is full or broken. Calls on other files (the terminal, libraries, pipes) succeed.
  *
- *   fault_arm(folder, kind, nth, code, lasts)   from now on; nth 0 only counts
- *   fault_count(kind)                           calls of a kind since then
+ *   fault_arm(folder, kind, nth, code, lasts)   sets the call that fails; nth 0: only count calls
+ *   fault_count(kind)                           returns the calls of a kind since fault_arm
  *
- * A failing write may write half of its bytes first (FAULT_SHORT), which is what a full disk does.
- * `lasts`: later calls of the kind fail, too.
+ * A write of kind SHORT writes half of its bytes, as on a disk that becomes full. If `lasts`, later
+ * calls of the kind fail, too.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -47,7 +47,7 @@ static int is_inside(const char *path) {
            (path[folder_length] == '/' || path[folder_length] == 0);
 }
 
-/* A path that is not absolute is taken from the current folder, or from that of a descriptor. */
+/* A relative path begins at the current folder, or at the folder of the descriptor `at`. */
 static int concerns(int at, const char *path) {
     char whole[2 * PATH_MAX], link[64];
     if (armed_kind < 0 || path == NULL) return 0;
@@ -75,7 +75,7 @@ static int concerns_open(int descriptor) {
     return is_inside(path);
 }
 
-/* Counts a call; 1 if it is to fail. */
+/* Counts a call; returns whether it must fail. */
 static int fails(int kind) {
     const long nth = atomic_fetch_add(&counts[kind], 1) + 1;
     if (kind != armed_kind || armed_nth == 0) return 0;
@@ -93,7 +93,7 @@ static int refuse(void) {
 
 /* ---- Writes ---------------------------------------------------------------------------------- */
 
-/* How many of a write's bytes go through; -1: none, and it fails. */
+/* Returns how many bytes a write may write; -1: the write fails. */
 static ssize_t allowed(int descriptor, size_t num_bytes) {
     if (!concerns_open(descriptor)) return (ssize_t)num_bytes;
     if (fails(WRITE)) return -1;

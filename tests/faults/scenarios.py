@@ -1,4 +1,4 @@
-"""What is run while a disk fails: commands with their inputs, and what they must leave behind."""
+"""The commands that are run while a disk fails, their inputs and the results they must have."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ class Scenario:
     """A command, run in a folder of its own, in which calls fail.
 
     Attributes:
-        name: What the report calls it.
-        command: Runs it, in that folder; returns its exit status.
-        again: Runs it after a failure: the same or, where `resumes` is there, what goes on.
-        resumes: A path; once it is there `again` is run instead of `command`.
-        results: Patterns of the files that must be as if nothing had failed.
+        name: Its name in the report.
+        command: Runs the command in the current folder; returns its exit status.
+        again: Continues after a failure, if the path `resumes` exists; otherwise `command` is run
+            again.
+        resumes: See `again`.
+        results: Patterns of the files that must have the same content as without a fault.
     """
 
     name: str
@@ -46,7 +47,7 @@ class Scenario:
     resumes: str | None = None
 
     def next_work(self, folder: Path) -> Work:
-        """What a user would run after a failure."""
+        """Returns the work that a user would run after a failure."""
         if self.again is not None and self.resumes and (folder / self.resumes).exists():
             return self.again
         return self.command
@@ -64,7 +65,7 @@ def _train(name: str, *options: str, results: Sequence[str] = ()) -> Scenario:
         *("train", *small.split(), "--rounds", "4", "--threads", "1", "-q", "--out", "run"),
         *options,
     )
-    last = "checkpoints/round-000004.h5"  # which are kept besides depends on where a run stopped
+    last = "checkpoints/round-000004.h5"  # whether others are kept depends on where a run stopped
     told = ("metrics.jsonl", "evaluation.json", "config.toml", last, *results)
     return Scenario(
         f"train {name}",
@@ -126,7 +127,7 @@ def _write_csv(path: Path) -> None:
 
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 def serve(folder: Path) -> tuple[str, multiprocessing.process.BaseProcess]:
@@ -139,7 +140,7 @@ def serve(folder: Path) -> tuple[str, multiprocessing.process.BaseProcess]:
 
 
 def write_inputs(inputs: Path) -> None:
-    """Writes what scenarios read to an empty folder, in which no call fails."""
+    """Writes the inputs of the scenarios to an empty folder, in which no call fails."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:bz2") as tar:
         for name in ("train.h5", "test.h5"):
@@ -155,8 +156,8 @@ def listed(inputs: Path, url: str) -> list[Scenario]:
     """Returns all scenarios.
 
     Args:
-        inputs: What `write_inputs` filled.
-        url: Its address.
+        inputs: The folder that `write_inputs` filled.
+        url: The address at which the folder is served.
     """
     trained = str(inputs / "trained")
     return [

@@ -1,4 +1,4 @@
-"""A sample of all faults of a disk; `.ci/run faults` injects them all."""
+"""A sample of the faults of a disk; `.ci/run faults` injects all of them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_sample_of_faults() -> None:
     done = _run("--seconds", str(SECONDS))
     assert done.returncode == 0, done.stdout + done.stderr
-    print(done.stdout)  # the counts, for those who look
+    print(done.stdout)  # the counts, shown by pytest -s
 
 
 def test_calls_of_every_kind_are_seen() -> None:
-    """Else the sample above would find nothing, whatever there is."""
+    """Otherwise the sample above could not find any fault."""
     done = _run("--list", "--only", "train scaffold")
     assert done.returncode == 0, done.stderr
     counts = json.loads(done.stdout.splitlines()[0].removeprefix("train scaffold: "))

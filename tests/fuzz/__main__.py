@@ -10,17 +10,20 @@ from pathlib import Path
 
 
 def main() -> int:
-    """Fuzzes each target for its share of the time; returns 1 if anything was found."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # no threads here: children are forked
+    """Fuzzes each target for its share of the time; returns 1 if there are findings."""
+    # Children are forked, so this process must have no threads.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from tests.fuzz.runner import fuzz, import_all
     from tests.fuzz.targets import TARGETS
 
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("seconds", type=float, nargs="?", default=60.0, help="of all targets")
-    parser.add_argument("--inputs", type=int, help="of each target, instead of SECONDS")
+    parser.add_argument(
+        "seconds", type=float, nargs="?", default=60.0, help="for all targets together; default: 60"
+    )
+    parser.add_argument("--inputs", type=int, help="inputs of each target, instead of SECONDS")
     parser.add_argument("--target", action="append", choices=sorted(TARGETS), help="default: all")
-    parser.add_argument("--seed", type=int, default=0, help="of the changes; default: 0")
-    parser.add_argument("--keep", type=Path, help="a folder for inputs that led to findings")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the changes; default: 0")
+    parser.add_argument("--keep", type=Path, help="a folder for inputs with findings")
     options = parser.parse_args()
     import_all()
     names = options.target or list(TARGETS)

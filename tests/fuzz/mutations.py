@@ -1,4 +1,4 @@
-"""Changes of bytes that a seed alone decides: flips, numbers at the edge, cuts, splices, tokens."""
+"""Random changes of bytes: flips, extreme numbers, cuts, splices, tokens. The seed decides them."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _WORD = re.compile(rb"[-+\w.]+|\"[^\"\n]*\"")
 
 
 def mutate(content: bytes, rng: random.Random) -> bytes:
-    """Returns the content after one to four changes; often of another length."""
+    """Returns the content after one to four changes, which may also change its length."""
     for _ in range(rng.choice((1, 1, 2, 4))):
         content = rng.choice(_CHANGES)(content, rng)
     return content
 
 
 def _place(content: bytes, rng: random.Random) -> int:
-    """A place, more often near the beginning, where formats say what they are."""
+    """Returns a position; half of them are in the first 512 bytes, where formats have headers."""
     most = len(content) if rng.random() < 0.5 else min(len(content), 512)
     return rng.randrange(most) if most else 0
 

@@ -1,8 +1,8 @@
-"""Runs changed inputs, each in a child process with bounds on time and memory, and judges the end.
+"""Runs changed inputs, each in a child process with limits of time and memory, and checks its end.
 
-What an input may end in: exit code 0, 1 or 2, and where it is not 0 one line on stderr that says
-why. Anything else is a finding: another exit code, a signal, a traceback, more lines or text
-without end, no end within `MAX_SECONDS`, or more memory than `MAX_MEBIBYTES`.
+The child must end with exit code 0, 1 or 2, and with one line on stderr that says why if it is not
+0. Anything else is a finding: another exit code, a signal, a traceback, more lines, a very long
+line, a run of more than `MAX_SECONDS`, or more memory than `MAX_MEBIBYTES`.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ import fedcli
 from tests.fuzz.targets import Part, Target, write_input
 
 MAX_SECONDS = 20
-MAX_MEBIBYTES = 1024  # beside what Python and its libraries take
-_ROOM = 1 << 30  # bytes that inputs and outputs may take
-_MAX_LINE = 1100  # characters of a message and what stands before it
+MAX_MEBIBYTES = 1024  # in addition to the memory of Python and its libraries
+_ROOM = 1 << 30  # free bytes needed for inputs and outputs
+_MAX_LINE = 1100  # characters of a message with its prefix
 _PYTHONS_INSIDES = re.compile(r"Traceback|object at 0x|<built-in|<class '")
 _CRASHED = 70
 
 
 @dataclass
 class Report:
-    """What became of the inputs of a target."""
+    """The results of the inputs of a target: how they ended, and the findings."""
 
     name: str
     ends: Counter[str] = field(default_factory=Counter)
@@ -49,7 +49,7 @@ class Report:
         return sum(self.ends.values())
 
     def line(self) -> str:
-        """One line: inputs, how they ended, findings."""
+        """Returns a line: the number of inputs, how they ended, and the number of findings."""
         ends = ", ".join(f"{count} {end}" for end, count in sorted(self.ends.items()))
         return f"{self.name:15} {self.num_inputs:6} inputs, {len(self.findings)} findings ({ends})"
 
@@ -62,15 +62,15 @@ def fuzz(
     keep: Path | None = None,
     most: int = sys.maxsize,
 ) -> Report:
-    """Runs inputs of a target for some time; at least one, whatever that takes.
+    """Runs inputs of a target for some time, at least one input.
 
     Args:
-        name: Its name: what an input is depends on seed, name and number alone.
-        target: What to run.
-        seconds: How long, without the making of the inputs.
-        seed: Of the changes.
-        keep: Where inputs that led to findings are kept; None: nowhere.
-        most: How many inputs.
+        name: The name of the target. An input depends only on seed, name and number.
+        target: The target.
+        seconds: The time, without that for making the inputs.
+        seed: The seed of the changes.
+        keep: A folder for inputs with findings, or None.
+        most: The largest number of inputs.
     """
     report = Report(name)
     with tempfile.TemporaryDirectory(prefix="fedcli-fuzz-", dir=_in_memory()) as folder:
@@ -95,14 +95,14 @@ def fuzz(
 
 
 def _in_memory() -> str | None:
-    """A folder in memory, so that no end waits for a disk; None: there is none of some size."""
+    """Returns a folder in memory, so that no child waits for a disk; None if there is no room."""
     memory = Path("/dev/shm")
     is_there = memory.is_dir() and os.access(memory, os.W_OK)
     return str(memory) if is_there and shutil.disk_usage(memory).free > _ROOM else None
 
 
 def import_all() -> None:
-    """Imports all of fedcli, so that no child needs to: it would take most of its time."""
+    """Imports all of fedcli. Children would otherwise spend most of their time on imports."""
     for module in pkgutil.walk_packages(fedcli.__path__, "fedcli."):
         if not module.name.endswith("__main__"):
             with contextlib.suppress(ImportError):  # an extra that is not installed
@@ -110,7 +110,7 @@ def import_all() -> None:
 
 
 def _made(folder: Path, target: Target) -> list[dict[str, Part]]:
-    """The inputs before any change."""
+    """Returns the inputs without changes."""
     folder.mkdir()
     before = Path.cwd()
     os.chdir(folder)
@@ -123,7 +123,7 @@ def _made(folder: Path, target: Target) -> list[dict[str, Part]]:
 def _run(
     place: Path, target: Target, parts: Mapping[str, Part], rng: random.Random
 ) -> tuple[str, str | None]:
-    """How one input ended, and what is wrong with that."""
+    """Runs one input; returns how it ended, and the finding or None."""
     child = os.fork()
     if child == 0:
         os._exit(_be_the_child(place, target, parts, rng))
@@ -160,17 +160,17 @@ def _be_the_child(
 
 
 def _bound_memory() -> None:
-    """Lets this process have so much more memory than it has now."""
+    """Limits the memory of this process to `MAX_MEBIBYTES` more than it has now."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
-    except OSError:  # no Linux: the most that was taken is looked at afterwards
+    except OSError:  # not Linux: the peak of memory is checked afterwards
         return
     most = pages * resource.getpagesize() + (MAX_MEBIBYTES << 20)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def _judge(code: int, said: str, mebibytes: int) -> str | None:
-    """What is wrong with an end; None: nothing."""
+    """Returns the finding, or None."""
     lines = said.splitlines()
     last = lines[-1][:200] if lines else ""
     if code == -signal.SIGALRM:

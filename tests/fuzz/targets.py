@@ -1,4 +1,4 @@
-"""What is fuzzed: for each reader small whole inputs, the part that is changed, what reads it."""
+"""The targets of the fuzzer: small correct inputs, their parts to be changed, and the readers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LABELS = (np.arange(12) % 3).astype(np.int32)
 
 @dataclass(frozen=True)
 class Part:
-    """A file of an input: what is changed of it, and how that is packed into the file."""
+    """A file of an input: the content that is changed, and the function that packs it."""
 
     content: bytes
     pack: Pack = bytes
@@ -50,10 +50,9 @@ class Target:
     """A reader.
 
     Attributes:
-        make: Returns inputs, each its parts by the name of the file; called once, in a folder that
-            is empty.
-        run: Reads an input that stands in the current folder; returns the exit code, what was said
-            goes to stderr.
+        make: Returns inputs. Each one maps the names of files to their parts. It is called once, in
+            an empty folder.
+        run: Reads the input in the current folder and returns the exit code; messages go to stderr.
     """
 
     make: Callable[[], list[dict[str, Part]]]
@@ -71,7 +70,7 @@ def write_input(parts: Mapping[str, Part], rng: random.Random) -> None:
 
 
 def commands(*lines: str) -> Callable[[random.Random], int]:
-    """Returns what runs one of some command lines."""
+    """Returns a function that runs one of some command lines."""
 
     def run(rng: random.Random) -> int:
         return cli.run(rng.choice(lines).split())
@@ -80,13 +79,13 @@ def commands(*lines: str) -> Callable[[random.Random], int]:
 
 
 def prepares(name: str, *more: str) -> Callable[[random.Random], int]:
-    """Returns what makes a store of a file, or looks into it."""
+    """Returns a function that makes a store of a file, in some calls with more options."""
     made = f"preprocess {name} --out made.h5 -q"
     return commands(made, made, *(f"{made} {each}" for each in more))
 
 
 def _fedcli(*arguments: str) -> None:
-    """Runs a command in a process of its own: after a fork there must be no threads here."""
+    """Runs a command in a process of its own, because this one forks and must have no threads."""
     command = [sys.executable, "-m", "fedcli", *arguments]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
@@ -253,7 +252,7 @@ def _images() -> list[dict[str, Part]]:
 
 
 def _variants(name: str) -> Callable[[], list[dict[str, Part]]]:
-    """Returns what makes the variants of a format, each in a folder `v`."""
+    """Returns a function that makes the variants of a format, each in a folder `v`."""
 
     def make() -> list[dict[str, Part]]:
         found = []
@@ -269,7 +268,7 @@ def _variants(name: str) -> Callable[[], list[dict[str, Part]]]:
 
 
 def _client_files() -> list[dict[str, Part]]:
-    """A file a client, of each of the kinds that are read."""
+    """Inputs with a file for each client, one input for each kind of file."""
     header = "label," + ",".join(f"p{index}" for index in range(16))
     made = {}
     for name, rows in (("a", slice(0, 6)), ("b", slice(6, 12))):
@@ -284,7 +283,7 @@ def _client_files() -> list[dict[str, Part]]:
 
 
 def _picture_tables() -> list[dict[str, Part]]:
-    """Pictures in one folder beside a table in each of the kinds that are read."""
+    """Inputs with images in one folder and a table, one input for each kind of table."""
     pictures = {
         f"img/p{index}.png": Part(part.content) for index, part in enumerate(_images()[0].values())
     }
@@ -355,7 +354,7 @@ _SMALL = "--data-option clients=3 --clients 2 --max-examples 9 --rounds 2 --eval
 
 
 def _train(name: str, *options: str) -> dict[str, bytes]:
-    """The files of a run."""
+    """Trains a run and returns its files."""
     _fedcli("train", *_SMALL.split(), *options, "--out", name)
     files = (each for each in Path(name).rglob("*") if each.is_file())
     return {str(each): each.read_bytes() for each in files}
@@ -381,7 +380,7 @@ def _run_folder() -> list[dict[str, Part]]:
     files = _train("run", "--algorithm", "scaffold", "--csv")
     parts = {name: Part(content) for name, content in files.items() if not name.endswith("/lock")}
     for name, content in files.items():
-        if "/checkpoints/" in name:  # signed again, or nobody looks further
+        if "/checkpoints/" in name:  # with a new digest; otherwise nothing else is read
             parts[name] = Part(content[:-48], _signed)
     return [parts]
 
@@ -400,7 +399,7 @@ def _client_records() -> list[dict[str, Part]]:
 
 
 def _unchanged(parts: Mapping[str, Part]) -> dict[str, Part]:
-    """The same files, whatever is changed of them."""
+    """Returns the same files as parts that no change affects."""
 
     def same(content: bytes) -> Pack:
         return lambda _: content
@@ -469,7 +468,7 @@ def _download(rng: random.Random) -> int:
 
 
 def _serve(server: socket.socket, answer: bytes) -> None:
-    """Gives everybody the same answer, until the server is closed."""
+    """Sends the same answer to each connection until the server is closed."""
     while server.fileno() >= 0:
         with contextlib.suppress(OSError):
             connection, _ = server.accept()

@@ -1,4 +1,4 @@
-"""The fuzzer: its inputs are whole before they are changed, and it finds what it is to find."""
+"""The fuzzer: its unchanged inputs are correct, and it finds planted faults."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets the commands that make inputs find fedcli wherever they run."""
+    """Lets the commands that make inputs import fedcli in any folder."""
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_inputs_are_whole_before_they_are_changed(
+def test_unchanged_inputs_are_correct(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -39,13 +39,13 @@ def test_inputs_are_whole_before_they_are_changed(
         how, finding = runner._run(place, target, parts, random.Random(0))
         assert finding is None
         ends.append((how, (place / "stderr").read_text()))
-    if name == "download":  # of the answers two bring the file, or the rest of it
+    if name == "download":  # two of the answers have the file or the rest of it
         assert [how for how, _ in ends].count("exit 0") == 2
     else:
         assert {how for how, _ in ends} == {"exit 0"}, ends
 
 
-def test_a_change_is_decided_by_the_seed_alone() -> None:
+def test_a_change_depends_only_on_the_seed() -> None:
     content = bytes(range(256)) * 8
     changed = [mutate(content, random.Random(f"{seed}/x")) for seed in range(200)]
     assert changed == [mutate(content, random.Random(f"{seed}/x")) for seed in range(200)]
@@ -64,7 +64,7 @@ def _hang() -> int:
 
 
 def _crash() -> int:
-    faulthandler.disable()  # pytest's would print what the threads do
+    faulthandler.disable()  # the one of pytest would print the stacks
     os.kill(os.getpid(), signal.SIGSEGV)
     return 0
 
@@ -88,7 +88,7 @@ def _crash() -> int:
         (lambda: len(bytearray(1 << 31)) * 0, "exit code 70: MemoryError"),
     ],
 )
-def test_what_must_not_be_is_found(
+def test_planted_faults_are_found(
     run: Callable[[], int], finding: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if finding is not None and "Memory" in finding and not Path("/proc/self/statm").exists():

@@ -33,7 +33,7 @@ def test_a_search_without_optuna_is_refused(
 
 
 @pytest.mark.skipif(find_spec("optuna") is None, reason="Optuna is not installed")
-def test_an_interrupted_search_goes_on_with_the_same_points(tmp_path: Path) -> None:
+def test_an_interrupted_search_continues_with_the_same_points(tmp_path: Path) -> None:
     fedcli.sweep(STUDY, tmp_path / "one", jobs=2)
     lines = read_trials(tmp_path / "one")
     assert len(lines) == 10
@@ -52,7 +52,7 @@ def test_an_interrupted_search_goes_on_with_the_same_points(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(find_spec("optuna") is None, reason="Optuna is not installed")
-def test_each_case_is_searched_by_itself(tmp_path: Path) -> None:
+def test_each_case_is_searched_separately(tmp_path: Path) -> None:
     cases = [{"name": "a"}, {"name": "b", "algorithm": "fedprox"}]
     study = {**STUDY, "case": cases, "search": 3, "generation": 2}
     record = fedcli.sweep(study, tmp_path / "study")

@@ -1,4 +1,4 @@
-"""The contents that a study.toml may have, and a message of one line for each kind of mistake."""
+"""The contents of study.toml, and one line for each kind of mistake."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def read(text: str) -> study_file.Study:
     return study_file.read(parse_toml(text, "study.toml"), "study.toml")
 
 
-def test_a_study_is_crossed_in_its_order() -> None:
+def test_points_are_the_product_of_the_grid_in_order() -> None:
     study = read(WHOLE)
     points = grid_points(study)
     assert [each.text for each in points] == [
@@ -96,7 +96,7 @@ def test_paths_become_absolute(tmp_path: Path) -> None:
     assert study.grid["model"] == (str(tmp_path / "b.keras"), "mlp-2nn")
 
 
-def test_none_stands_for_a_name_that_is_not_given() -> None:
+def test_none_stands_for_an_absent_name() -> None:
     text = '[run]\ncompress = "none"\n[grid]\naugment = ["none", "flip"]\nnormalize = ["none"]\n'
     study = read(text)
     assert read(study_file.to_toml(study)) == study
@@ -109,13 +109,13 @@ def test_none_stands_for_a_name_that_is_not_given() -> None:
     ("name", "text", "values"),
     [
         ("client_lr", "0.1, 1e-2", [0.1, 0.01]),
-        ("client_lr", "0.1,x", [0.1, "x"]),  # which is refused later
+        ("client_lr", "0.1,x", [0.1, "x"]),  # refused later
         (
             "normalize",
             "train,0.5,0.4,0.3:0.2,0.2,0.1,none",
             ["train", "0.5,0.4,0.3:0.2,0.2,0.1", "none"],
         ),
-        ("normalize", "0.5,0.4:0.2", [0.5, "0.4:0.2"]),  # likewise
+        ("normalize", "0.5,0.4:0.2", [0.5, "0.4:0.2"]),  # refused later
         ("augment", "none,crop+flip", ["none", "crop+flip"]),
         ("clients", '["a,b", "c"]', ["a,b", "c"]),
     ],
@@ -132,7 +132,7 @@ def test_seeds(given: Any, seeds: tuple[int, ...]) -> None:
     assert read_seeds(given, "seeds") == seeds
 
 
-def test_ranges_reach_their_ends_and_nothing_beyond() -> None:
+def test_ranges_include_their_ends_and_nothing_beyond() -> None:
     whole = read_range("epochs", "linear:1..3", "range")
     assert [whole.at(share) for share in (0.0, 0.34, 0.67, 0.999999)] == [1, 2, 3, 3]
     log = read_range("client_lr", "log:1e-3..10", "range")

@@ -52,7 +52,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_each_run_is_an_ordinary_one(straight: Path, tmp_path: Path) -> None:
+def test_each_run_is_the_same_as_by_train(straight: Path, tmp_path: Path) -> None:
     lines = read_trials(straight)
     assert [(line["point"], line["seed"]) for line in lines] == [(1, 0), (1, 1), (2, 0), (2, 1)]
     for line in lines:
@@ -71,7 +71,7 @@ def test_the_number_of_processes_changes_nothing(straight: Path, tmp_path: Path)
     assert (tmp_path / "one/table.csv").read_bytes() == (straight / "table.csv").read_bytes()
 
 
-def test_progress_is_a_line_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_one_line_per_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fedcli.sweep({"run": RUN, "seeds": 2}, tmp_path / "study", progress=True)
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in lines] == ["run 1", "run 2"]
@@ -80,7 +80,7 @@ def test_progress_is_a_line_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == ""
 
 
-def test_the_record_knows_the_best_and_the_table(straight: Path) -> None:
+def test_the_record_has_the_best_point_and_the_table(straight: Path) -> None:
     record = fedcli.load_study(straight)
     lines = read_trials(straight)
     means = {
@@ -210,7 +210,7 @@ def test_equal_points_share_a_run(tmp_path: Path) -> None:
     assert len(list((record.path / "runs").iterdir())) == 1
 
 
-def test_a_failed_run_is_reported_and_the_others_go_on(
+def test_a_failed_run_is_reported_and_the_others_continue(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     study = {"run": RUN, "grid": {"clients": ["5", "500", "6"]}}
@@ -239,7 +239,7 @@ def test_missing_data_stop_the_study_before_any_run(tmp_path: Path) -> None:
         fedcli.sweep(study, tmp_path / "study")
 
 
-def test_a_choice_on_missing_data_is_refused(tmp_path: Path) -> None:
+def test_selecting_on_missing_data_is_refused(tmp_path: Path) -> None:
     run = {name: value for name, value in RUN.items() if name != "validation"}
     study = {"run": run, "grid": {"client_lr": [0.02, 0.1]}, "halving": {"min_rounds": 1}}
     with pytest.raises(ConfigError, match="choose by the split validation, which the data lack"):
@@ -249,7 +249,7 @@ def test_a_choice_on_missing_data_is_refused(tmp_path: Path) -> None:
         fedcli.sweep({**study, "select": {"metric": "auc"}}, tmp_path / "auc")
 
 
-def test_halving_goes_on_with_the_best(tmp_path: Path) -> None:
+def test_halving_continues_the_best_points(tmp_path: Path) -> None:
     study = {
         "run": {**RUN, "rounds": 9},
         "grid": {"client_lr": [0.001, 0.02, 0.05, 0.1]},
@@ -271,7 +271,7 @@ def test_halving_goes_on_with_the_best(tmp_path: Path) -> None:
     assert fedcli.load_run(record.path / last["run"]).metrics == alone.metrics
 
 
-def test_a_random_search_repeats(tmp_path: Path) -> None:
+def test_a_random_search_is_repeatable(tmp_path: Path) -> None:
     study = {
         "run": RUN,
         "random": 3,
@@ -325,7 +325,7 @@ def test_a_killed_process_interrupts_one_run(tmp_path: Path, kills: int) -> None
             time.sleep(0.02)
         if kills == 1:
             while not any(each.round_num for each in study_progress.running.values()):
-                time.sleep(0.02)  # another process has taken the run up again
+                time.sleep(0.02)  # another process has resumed the run
             assert not set(processes_of(folder.path)) & killed
             for process in processes_of(folder.path):
                 os.kill(process, signal.SIGKILL)
@@ -374,7 +374,7 @@ def test_two_sweeps_of_one_folder_are_refused(
     StudyFolder.open(tmp_path / "study").close()
 
 
-def test_a_half_written_line_of_a_run_is_no_fault(straight: Path, tmp_path: Path) -> None:
+def test_a_half_written_line_of_a_run_is_ignored(straight: Path, tmp_path: Path) -> None:
     study = tmp_path / "study"
     shutil.copytree(straight, study)
     run = next((study / "runs").iterdir())
@@ -408,7 +408,7 @@ def test_lines_of_other_data_are_dropped(straight: Path, tmp_path: Path) -> None
     assert lines_of(study) == lines_of(straight)
 
 
-def test_code_of_one_s_own_is_run_if_it_is_named(tmp_path: Path) -> None:
+def test_own_code_is_run_if_it_is_named(tmp_path: Path) -> None:
     file = tmp_path / "own.py"
     file.write_text(
         "class Half:\n"
