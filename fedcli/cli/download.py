@@ -389,7 +389,7 @@ _HERE: Mapping[str, str] = {
 def _describe(dataset: PublicDataset, folder: Path) -> dict[str, Any]:
     from fedcli.datasets.download import installing
 
-    state = installing.look(dataset, folder)
+    state = installing.state_of(dataset, folder)
     has_all = state.num_files == len(dataset.files)
     partly = "fetched" if has_all else "part" if state.num_files else "none"
     return {

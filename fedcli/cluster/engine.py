@@ -120,7 +120,7 @@ class ClusterEngine:
                     factors = replace(task, inputs=part.inputs).sum_factors(result.stats)
                     file.append(result.deltas, factors, result.stats)
                 if exchange is not None and exchange.receives:
-                    members = cohort.part(number, size).stand_ins()
+                    members = cohort.part(number, size).blank_clients()
                     exchange.receive(members, _writable(result.deltas), result.stats)
             rows = None if file is None else file.mapped(are_writable=request.are_writable)
         return Deltas(total.total(), weight_sum, np.concatenate(stats), rows)
@@ -174,7 +174,7 @@ class ClusterEngine:
 
         def parts() -> Iterator[Part]:
             for part in cohort.parts(size):
-                own = None if starts is None else starts(part.stand_ins()).copy()
+                own = None if starts is None else starts(part.blank_clients()).copy()
                 yield Part(part.clients(), (), NO_INPUTS, own)
 
         return (result for _, result in self._workers.run(shared, parts(), cancel))
@@ -226,7 +226,7 @@ class Cohort(NamedTuple):
             return tuple(replace(self.batches, client_ids=self.client_ids))
         return NamedClients(self.split, self.client_ids, plan, seed)
 
-    def stand_ins(self) -> list[BatchedDataset]:
+    def blank_clients(self) -> list[BatchedDataset]:
         """Returns datasets with the clients' ids and numbers of examples, but blank pixels."""
         data, plan, seed = self.batches.data, self.batches.plan, self.batches.seed
         return [
@@ -252,7 +252,7 @@ def _training_parts(
         last = first + len(part.client_ids)
         inputs = task.inputs.of(first, last)
         if exchange is not None:
-            inputs = exchange.send(part.stand_ins())
+            inputs = exchange.send(part.blank_clients())
         yield Part(part.clients(), occurrences[first:last], inputs)
 
 

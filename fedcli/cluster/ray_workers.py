@@ -21,7 +21,7 @@ from fedcli.dataclass import dataclass
 from fedcli.errors import FedcliError, RunError
 
 _IN_FLIGHT = 2  # parts that each worker has, so that it need not wait for the driver
-MOST_OPEN = 4  # unfinished parts per worker, which bounds the driver's memory
+MAX_OPEN = 4  # unfinished parts per worker, which bounds the driver's memory
 _POLL_SECONDS = 0.05
 _MAX_LOSSES = 3  # after this many losses of a part, its clients are assumed to be the cause
 
@@ -253,21 +253,21 @@ class _Call:
     def results(self) -> Iterator[tuple[Part, PartResult]]:
         """Yields each part with its result, in order."""
         while True:
-            self._hand_out()
+            self._submit_parts()
             while self._num_yielded in self._done:
                 number = self._num_yielded
                 self._num_yielded += 1
                 yield self._taken.pop(number), self._done.pop(number)
             if self._is_exhausted and not self._taken:
                 return
-            self._hand_out()
+            self._submit_parts()
             self._await()
 
     def _next_number(self) -> int | None:
         """Returns the number of the next part to hand out; None if there is none now."""
         if self._waiting:
             return self._waiting.popleft()
-        if self._is_exhausted or len(self._taken) >= MOST_OPEN * self._workers.num_workers:
+        if self._is_exhausted or len(self._taken) >= MAX_OPEN * self._workers.num_workers:
             return None
         part = next(self._parts, None)
         if part is None:
@@ -278,7 +278,7 @@ class _Call:
         self._num_taken += 1
         return number
 
-    def _hand_out(self) -> None:
+    def _submit_parts(self) -> None:
         """Gives parts to workers that have room, the least busy first."""
         while True:
             free = [

@@ -118,11 +118,11 @@ def _config(study: Study, case: Case, options: Mapping[str, Any], seed: int) -> 
         merged["partition_options"] = {**merged.get("partition_options", {}), "seed": seed}
     config = settings.from_options(merged)
     if study.halving is not None:
-        check_can_go_on(config)
+        check_can_continue(config)
     return config
 
 
-def check_can_go_on(config: RunConfig) -> None:
+def check_can_continue(config: RunConfig) -> None:
     """Refuses schedules that end with the run, because a longer run then has other first rounds."""
     for side in ("client", "server"):
         options = getattr(config, f"{side}_schedule_options") or {}

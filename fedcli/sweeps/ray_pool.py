@@ -67,7 +67,7 @@ class RayPool:
         self._tasks.append((number, dict(task)))
         if len(self._tasks) > len(self._idle) + len(self._starting):
             self._start()
-        self._hand_out()
+        self._submit_tasks()
 
     def wait(self, seconds: float) -> list[Event]:
         """Returns the messages that arrive within `seconds`, as soon as there are any."""
@@ -78,7 +78,7 @@ class RayPool:
         events = []
         for call in ready:
             events += self._started(call) if call in self._starting else [self._ended(call)]
-        self._hand_out()
+        self._submit_tasks()
         return events
 
     def stop(self) -> None:
@@ -99,9 +99,9 @@ class RayPool:
             runtime_env={"env_vars": {"FEDCLI_ISA": native.isa_name()}},
         )
         trainer = actor_class.remote()
-        self._starting[trainer.hello.remote()] = trainer
+        self._starting[trainer.confirm_start.remote()] = trainer
 
-    def _hand_out(self) -> None:
+    def _submit_tasks(self) -> None:
         """Gives tasks to idle trainers. A trainer that still waits for a processor gets none."""
         while self._tasks and self._idle:
             number, task = self._tasks.popleft()
@@ -114,7 +114,7 @@ class RayPool:
         try:
             self._ray.get(call)
         except self._ray.exceptions.RayError as err:
-            return [_died(self._tasks.popleft()[0], err)] if self._tasks else []
+            return [_failed(self._tasks.popleft()[0], err)] if self._tasks else []
         self._idle.append(trainer)
         return []
 
@@ -124,7 +124,7 @@ class RayPool:
         try:
             message, files = self._ray.get(call)
         except self._ray.exceptions.RayError as err:
-            return _died(number, err)
+            return _failed(number, err)
         self._idle.append(trainer)
         if files:
             write_files(path, files)
@@ -150,7 +150,7 @@ class RayPool:
         self._connection.close()
 
 
-def _died(task: int, error: Exception) -> Event:
+def _failed(task: int, error: Exception) -> Event:
     return Event(task, {"ended": "died", "error": f"its trainer failed: {last_line(error)}"})
 
 
@@ -203,8 +203,8 @@ def _trainer_class(ray: Any) -> Any:
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
 
-        def hello(self) -> None:
-            pass  # an answer shows that it has started
+        def confirm_start(self) -> None:
+            """Returns at once: a result shows that the trainer has started."""
 
         @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
         def stop(self) -> None:

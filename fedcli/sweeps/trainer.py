@@ -46,7 +46,7 @@ class Trainer:
         threading.Thread(target=self._listen, args=(lines, tasks), daemon=True).start()
         while True:
             task = tasks.get()
-            self._say(self.do(task))
+            self._send(self.do(task))
 
     def _listen(self, lines: TextIO, tasks: SimpleQueue[dict[str, Any]]) -> None:
         for line in lines:
@@ -88,9 +88,9 @@ class Trainer:
             self._reported_at = now
             loss = result.metrics.get("client_work", {}).get("train", {}).get("loss")
             is_finite = isinstance(loss, float) and loss - loss == 0
-            self._say({"round": result.round_num, "loss": loss if is_finite else None})
+            self._send({"round": result.round_num, "loss": loss if is_finite else None})
 
-    def _say(self, message: Mapping[str, Any]) -> None:
+    def _send(self, message: Mapping[str, Any]) -> None:
         self._out.write(json.dumps(message) + "\n")
         self._out.flush()
 

@@ -2,14 +2,15 @@
 
     python tests/bench/bench_cluster.py [rounds] [population] [--engine threads|ray] [--rounds 40]
 
-rounds: a round of 16 clients of one example, by two threads and by two Ray workers of one thread,
-for models of four sizes. There is next to nothing to compute, so the difference is what Ray costs.
-population: rounds of up to 10,000 clients of synthetic-digits, with the 2NN, from a population of
-up to a million. Printed are seconds a round, and the peaks of anonymous memory (that of no file and
-no object store) of the driver and of the largest worker. On Ray the sums that the driver holds are
-bounded by (parts in flight + log2 of the cohort) * 8 bytes a parameter. What the driver needs more
-for the largest cohort than for the smallest is printed beside this bound.
-Nothing is asserted: machines are shared and noisy.
+rounds: a round of 16 clients with one example each, by two threads and by two Ray workers with one
+thread each, for models of four sizes. There is almost nothing to compute, so the difference is the
+overhead of Ray.
+population: rounds of up to 10,000 clients of synthetic-digits, with mlp-2nn, from a population of
+up to a million. Prints the seconds per round, and the peaks of anonymous memory (without files and
+the object store) of the driver and of the largest worker. On Ray, the sums that the driver holds
+take at most (parts in flight + log2 of the cohort) * 8 bytes per parameter. The additional memory
+of the driver for the largest cohort, compared with the smallest, is printed beside this bound.
+Nothing is asserted, because machines are shared and noisy.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fedcli.cluster.ray_workers import MOST_OPEN
+from fedcli.cluster.ray_workers import MAX_OPEN
 
 WIDE = "wide.py"
 WIDE_MODEL = """from fedcli.models import layers, sequential
@@ -54,7 +55,7 @@ SAMPLE_SECONDS = 0.02
 
 
 class Trained(NamedTuple):
-    """A run that has ended: its seconds by round, and peaks of anonymous memory in bytes."""
+    """A finished run: the seconds of each round, and the peaks of anonymous memory in bytes."""
 
     seconds: list[float]
     driver: int
@@ -79,7 +80,7 @@ JOBS = (
 
 
 def train(folder: Path, options: Iterable[str], *, is_watched: bool = False) -> Trained:
-    """Trains in a folder; watches the memory of all its processes if asked for."""
+    """Trains in a folder; if `is_watched`, measures the memory of all processes of the run."""
     command = [sys.executable, "-m", "fedcli", "train", "-q", "--out", "run", *options]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
     driver = worker = 0
@@ -118,7 +119,7 @@ def is_worker(process: int) -> bool:
 
 
 def read(process: int, name: str) -> str:
-    """A file about a process; empty if it has ended."""
+    """Returns a file of /proc about a process; empty if the process has ended."""
     try:
         return Path(f"/proc/{process}", name).read_text(errors="replace")
     except OSError:
@@ -167,7 +168,7 @@ def measure_population(engines: Sequence[str]) -> None:
             )
         growth = drivers[max(drivers)] - drivers[min(drivers)]
         print(f"{engine}: the largest cohort takes {growth / 2**20:.1f} MiB more than the smallest")
-    bound = (MOST_OPEN * NUM_WORKERS + math.log2(JOBS[-1].cohort)) * 8 * MODELS["mlp-2nn"]
+    bound = (MAX_OPEN * NUM_WORKERS + math.log2(JOBS[-1].cohort)) * 8 * MODELS["mlp-2nn"]
     print(f"(parts in flight + log2 cohort) * 8P is {bound / 2**20:.1f} MiB")
 
 
@@ -184,7 +185,7 @@ def main() -> None:
     """Reads the command line, measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("parts", nargs="*", choices=["rounds", "population", []], default=[])
-    parser.add_argument("--engine", choices=list(ENGINES), help="Measure this one alone.")
+    parser.add_argument("--engine", choices=list(ENGINES), help="Measure only this engine.")
     parser.add_argument("--rounds", type=int, default=40)
     given = parser.parse_args()
     parts = given.parts or ["rounds", "population"]

@@ -1,6 +1,6 @@
-"""Public datasets: the catalogue, files given by hand, import, and the numbers that must come out.
+"""Public datasets: the catalogue, files given by the user, import, and the expected numbers.
 
-Small sets of the same kinds stand in for the real ones, whose files no test can have.
+The real files are too large for tests, so small sets of the same kinds are used.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def tff_bytes(path: Path, num_clients: int, num_each: int, first_label: int = 1)
 
 @pytest.fixture
 def tff(server: web.Script, tmp_path: Path) -> PublicDataset:
-    """A pair of TFF files in an archive: 12 clients of 6 train and 2 test examples."""
+    """A pair of TFF files in an archive: 12 clients with 6 train and 2 test examples each."""
     contents = {
         "fake_train.h5": tff_bytes(tmp_path / "a.h5", 12, 6),
         "fake_test.h5": tff_bytes(tmp_path / "b.h5", 12, 2),
@@ -119,7 +119,7 @@ def tff(server: web.Script, tmp_path: Path) -> PublicDataset:
 
 @pytest.fixture
 def idx(server: web.Script) -> PublicDataset:
-    """MNIST's six files in small: 20 writers of 10 images, and 5 others of 4."""
+    """Six small files like those of MNIST: 20 writers with 10 images each, 5 others with 4 each."""
     rng = np.random.default_rng(3)
     files = []
     for stem, table_stem, num_writers, num_each, first in (
@@ -169,7 +169,7 @@ def test_the_catalogue_is_the_registry() -> None:
         assert dataset.entry.licence
 
 
-def test_what_is_known_of_emnist_digits_is_checked() -> None:
+def test_the_published_numbers_of_emnist_digits_are_checked() -> None:
     train, test = CATALOGUE["emnist-digits"].expected
     assert (train.num_clients, train.num_examples) == (3_383, 341_873)
     assert (train.num_examples_of_ten, train.first_label) == (972, 1)
@@ -177,7 +177,7 @@ def test_what_is_known_of_emnist_digits_is_checked() -> None:
 
 
 @pytest.mark.parametrize("dataset", CATALOGUE.values(), ids=CATALOGUE)
-def test_every_file_can_be_had_and_checked(dataset: PublicDataset) -> None:
+def test_every_file_has_addresses_and_checksums(dataset: PublicDataset) -> None:
     for file in dataset.files:
         assert file.urls
         assert all(url.endswith(f"/{file.name}") for url in file.urls)
@@ -197,7 +197,7 @@ def _parts(name: str) -> set[str]:
     return {name, name.partition("/")[0]}
 
 
-def test_equal_file_names_of_different_sets_lie_apart(tmp_path: Path) -> None:
+def test_equal_file_names_of_different_sets_have_different_folders(tmp_path: Path) -> None:
     files = {file.sha256: file for each in CATALOGUE.values() for file in each.files}
     places = {installing._target(tmp_path, file) for file in files.values()}
     assert len(places) == len(files)
@@ -238,11 +238,11 @@ def test_writers_become_clients_and_others_the_central_test(
     store.verify(path)
 
 
-def test_a_set_without_owners_is_dealt_evenly_and_says_so(
+def test_a_set_without_owners_is_divided_evenly_and_has_a_note(
     idx: PublicDataset, tmp_path: Path
 ) -> None:
     files = tuple(file for file in idx.files if not file.name.startswith("qmnist"))
-    dealt = replace(
+    dataset = replace(
         idx,
         files=files,
         sources=tuple(file.name for file in files),
@@ -256,7 +256,7 @@ def test_a_set_without_owners_is_dealt_evenly_and_says_so(
             Expected(splits=("test",), num_clients=2, num_examples=20),
         ),
     )
-    path = get(dealt, tmp_path)
+    path = get(dataset, tmp_path)
     info = store.read_info(path)
     assert info.partition == "iid"
     assert json.loads(info.partition_parameters)["clients"] == 2
@@ -265,8 +265,8 @@ def test_a_set_without_owners_is_dealt_evenly_and_says_so(
     assert {splits["train"].num_examples(each) for each in splits["train"].client_ids} == {100}
 
 
-def test_cifar_batches_come_out_of_an_archive(server: web.Script, tmp_path: Path) -> None:
-    """CIFAR-10's own layout with batches of 20 records, and a file that nobody asked for."""
+def test_cifar_batches_are_read_from_an_archive(server: web.Script, tmp_path: Path) -> None:
+    """The layout of CIFAR-10 with batches of 20 records, and a file that is not a member."""
     rng = np.random.default_rng(5)
     names = [each.name for each in CATALOGUE["cifar10"].files[0].members]
     contents = {"cifar-10-batches-bin/readme.html": b"<html>"}
@@ -312,7 +312,7 @@ def test_full_disk_while_importing_leaves_nothing(tff: PublicDataset, tmp_path: 
     get(tff, tmp_path)
 
 
-def test_different_people_under_equal_ids_are_said_to_be(
+def test_the_store_records_whether_equal_ids_are_the_same_people(
     tff: PublicDataset, tmp_path: Path
 ) -> None:
     path = get(replace(tff, same_people=False), tmp_path)
@@ -338,7 +338,7 @@ def test_other_numbers_than_expected_install_nothing(
     assert list((tmp_path / "data" / "datasets").iterdir()) == []
 
 
-def test_what_is_there_is_taken_and_force_makes_it_again(
+def test_an_existing_store_is_kept_unless_force_is_given(
     tff: PublicDataset, server: web.Script, tmp_path: Path
 ) -> None:
     path = get(tff, tmp_path)
@@ -366,11 +366,11 @@ def test_verify_finds_every_damage(tff: PublicDataset, tmp_path: Path) -> None:
     assert installing.verify(tff, tmp_path / "elsewhere") == []
 
 
-def test_look_tells_what_is_here(tff: PublicDataset, tmp_path: Path) -> None:
-    state = installing.look(tff, tmp_path)
+def test_state_of_an_installed_set(tff: PublicDataset, tmp_path: Path) -> None:
+    state = installing.state_of(tff, tmp_path)
     assert (state.has_store, state.num_files, state.num_bytes) == (False, 0, 0)
     get(tff, tmp_path)
-    state = installing.look(tff, tmp_path)
+    state = installing.state_of(tff, tmp_path)
     assert (state.has_store, state.num_files) == (True, 1)
     assert state.num_bytes > (tff.num_bytes or 0) > 0
 
@@ -424,10 +424,10 @@ def test_a_wrong_file_is_refused(idx: PublicDataset, tmp_path: Path) -> None:
         installing.find_given(idx, tmp_path, [Path("/no/such")])
 
 
-def test_rebuilt_mnist_is_not_taken_for_the_published_one(
+def test_a_rebuilt_mnist_is_not_accepted_as_the_published_one(
     shared_data: Path, server: web.Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its images differ by a grey level here and there; a folder and a mirror are told apart."""
+    """Some pixels differ by a grey level; the message depends on a given folder or a mirror."""
     mnist, folder = CATALOGUE["mnist"], shared_data / "mnist-idx"
     with pytest.raises(
         DataError, match=r"mnist also needs train-images-idx3-ubyte.gz, t10k-images"
@@ -437,7 +437,7 @@ def test_rebuilt_mnist_is_not_taken_for_the_published_one(
     with pytest.raises(DataError, match="has 9,475,657 bytes, expected 9,912,422; it is not the"):
         installing.find_given(mnist, tmp_path, [images])
     for name in ("http_proxy", "https_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")  # so that nothing real is asked
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # so that no real server is reached
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     server.add(images.name, images.read_bytes())
     with pytest.raises(FetchError, match="offers 9,475,657 bytes, expected 9,912,422"):
@@ -445,8 +445,8 @@ def test_rebuilt_mnist_is_not_taken_for_the_published_one(
     assert not any(each.is_file() for each in tmp_path.rglob("*"))
 
 
-def test_a_raw_real_file_is_known_by_its_hash(shared_data: Path, tmp_path: Path) -> None:
-    """The label files beside the checkout are the published ones, gz or raw."""
+def test_a_raw_real_file_is_recognised_by_its_hash(shared_data: Path, tmp_path: Path) -> None:
+    """The label files beside the checkout are the published ones, compressed or raw."""
     mnist = CATALOGUE["mnist"]
     labels = shared_data / "mnist-idx" / "train-labels-idx1-ubyte.gz"
     raw = tmp_path / "raw"
@@ -465,7 +465,7 @@ def test_offline_a_damaged_file_is_the_one_that_failed(idx: PublicDataset, tmp_p
     assert caught.value.file is damaged
 
 
-def test_offline_uses_what_is_here_and_asks_nobody(
+def test_offline_uses_only_existing_files(
     tff: PublicDataset, server: web.Script, tmp_path: Path
 ) -> None:
     with pytest.raises(FetchError, match=r"fake.tar.bz2 is not here, and FEDCLI_OFFLINE") as caught:
@@ -479,7 +479,9 @@ def test_offline_uses_what_is_here_and_asks_nobody(
 # ---- The name in --data --------------------------------------------------------------------------
 
 
-def test_a_name_not_fetched_yet_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_name_of_a_missing_set_is_an_error_with_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(data_folder.VARIABLE, str(tmp_path))
     for name in tables.PUBLIC_DATASETS:
         with pytest.raises(
@@ -488,7 +490,7 @@ def test_a_name_not_fetched_yet_says_how(tmp_path: Path, monkeypatch: pytest.Mon
             datasets.open_splits(datasets.DataSource(name))
 
 
-def test_a_name_fetched_opens_its_store(
+def test_the_name_of_an_installed_set_opens_its_store(
     tff: PublicDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(data_folder.VARIABLE, str(tmp_path))
@@ -500,7 +502,7 @@ def test_a_name_fetched_opens_its_store(
     assert datasets.fingerprint(datasets.DataSource("mnist")) == store.stored_fingerprint(path)
 
 
-def test_the_folder_is_given_or_set_or_the_users_own(
+def test_the_folder_is_given_or_from_the_environment_or_of_the_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(data_folder.VARIABLE, str(tmp_path / "set"))
@@ -544,7 +546,7 @@ def _start(dataset: PublicDataset, folder: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_killed_at_any_moment_of_the_import_it_is_made_by_the_next(
+def test_after_a_killed_import_the_next_process_makes_the_store(
     idx: PublicDataset, tmp_path: Path
 ) -> None:
     folder = tmp_path / "data"
@@ -556,7 +558,7 @@ def test_killed_at_any_moment_of_the_import_it_is_made_by_the_next(
         time.sleep(moment)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        if path.exists():  # then it is whole
+        if path.exists():  # then the store is complete
             assert installing.find_miscount(idx, path) is None
             path.unlink()
     get(idx, folder)
@@ -569,7 +571,7 @@ def test_a_kill_at_the_last_moment_leaves_nothing_large(
 ) -> None:
     seen: list[list[str]] = []
 
-    def look(folder: Path) -> None:  # what is called next after the rename
+    def look(folder: Path) -> None:  # called right after the rename
         seen.append([each.name for each in folder.rglob("*") if each.is_file()])
 
     monkeypatch.setattr(installing, "sync_folder", look)

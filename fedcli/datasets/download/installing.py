@@ -67,7 +67,7 @@ class Finding:
     problem: str | None
 
 
-def look(dataset: PublicDataset, folder: Path) -> State:
+def state_of(dataset: PublicDataset, folder: Path) -> State:
     """Returns the state of a dataset, by the names and sizes of its files."""
     paths = [_target(folder, file) for file in dataset.files]
     there = [path for path in paths if path.is_file()]

@@ -305,10 +305,10 @@ class _Web(urllib.request.AbstractHTTPHandler):
         self._stall_seconds = stall_seconds
 
     def http_open(self, req: Any) -> http.client.HTTPResponse:
-        return self.do_open(self._patient(_Http), req)
+        return self.do_open(self._with_timeout(_Http), req)
 
     def https_open(self, req: Any) -> http.client.HTTPResponse:
-        return self.do_open(self._patient(_Https), req, context=ssl.create_default_context())
+        return self.do_open(self._with_timeout(_Https), req, context=ssl.create_default_context())
 
-    def _patient(self, kind: type[_Http]) -> Any:
+    def _with_timeout(self, kind: type[_Http]) -> Any:
         return partial(kind, stall_seconds=self._stall_seconds)

@@ -14,8 +14,8 @@ from fedcli.errors import DataError
 CHANNELS_LAST, CHANNELS_FIRST = "last", "first"
 _COLOURS = 3
 _LEAST_FLAT = 64  # least number of values of a flat image whose shape has further sides of 1
-_COMPARED = 256  # number of images on which two orders are compared
-_FAR_SMOOTHER = 0.5  # the other order is suggested below this ratio of neighbour differences
+_NUM_COMPARED = 256  # number of images on which two orders are compared
+_MAX_ROUGHNESS_RATIO = 0.5  # the other order is suggested below this ratio of neighbour differences
 
 
 def flat_shape(
@@ -78,8 +78,8 @@ def order_notes(images: NDArray[Any], order: str, where: str) -> list[str]:
     """
     if images.ndim != 4 or images.shape[3] != _COLOURS or not len(images):
         return []
-    step = max(1, len(images) // _COMPARED)
-    chosen = images[::step][:_COMPARED].astype(np.float32)
+    step = max(1, len(images) // _NUM_COMPARED)
+    chosen = images[::step][:_NUM_COMPARED].astype(np.float32)
     count, height, width, _ = chosen.shape
     if order == CHANNELS_LAST:
         other: NDArray[Any] = chosen.reshape(count, _COLOURS, height, width).transpose(0, 2, 3, 1)
@@ -87,7 +87,7 @@ def order_notes(images: NDArray[Any], order: str, where: str) -> list[str]:
     else:
         other = chosen.transpose(0, 3, 1, 2).reshape(chosen.shape)
         option = f"{height}x{width}x{_COLOURS}, the colours of a pixel together"
-    if _roughness(other) >= _FAR_SMOOTHER * _roughness(chosen):
+    if _roughness(other) >= _MAX_ROUGHNESS_RATIO * _roughness(chosen):
         return []
     return [
         f"{where}: neighbouring pixels differ far less if the channels are read in the other "

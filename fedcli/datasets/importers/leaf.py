@@ -46,7 +46,7 @@ def recognises(path: Path) -> bool:
     The shards may also be in the folders data/, train/ and test/ below it.
     """
     if path.is_dir():
-        path = _home(path)
+        path = _folder_of_shards(path)
         shards = _shards(path) or _shards(path / "train") or _shards(path / "test")
         return bool(shards) and recognises(shards[0])
     if not path.is_file():
@@ -151,7 +151,7 @@ def _read_arrays(
 def _find_shards(sources: Sequence[Path]) -> dict[str, list[Path]]:
     if len(sources) > 1 or sources[0].is_file():
         return {"train": list(sources)}
-    folder = _home(sources[0])
+    folder = _folder_of_shards(sources[0])
     shards = _shards(folder)
     if shards:
         return {"train": shards}
@@ -162,7 +162,7 @@ def _find_shards(sources: Sequence[Path]) -> dict[str, list[Path]]:
     return splits
 
 
-def _home(folder: Path) -> Path:
+def _folder_of_shards(folder: Path) -> Path:
     """Returns the folder of shards: `folder`, or the data/ in it, which LEAF's scripts make."""
     inner = folder / "data"
     return inner if _shards(inner / "train") and not _shards(folder) else folder

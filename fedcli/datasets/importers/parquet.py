@@ -71,7 +71,7 @@ def recognises(path: Path) -> bool:
     Files that are named neither like splits nor like parts are one file per client, which
     `client_files` reads.
     """
-    home = _home(path)
+    home = _folder_of_files(path)
     if path.is_file() or not home.is_dir():
         return any_file(home, _has_signature)
     files = [each for each in files_of([home]) if _has_signature(each)]
@@ -113,7 +113,7 @@ def read(
         OSError: A file cannot be read, or the disk is full.
     """
     parquet = _load()
-    files = files_of([_home(each) for each in sources])
+    files = files_of([_folder_of_files(each) for each in sources])
     paths = [path for path in files if start_of(path, 4) == _SIGNATURE]
     if not paths:
         raise DataError(f"{sources[0]}: holds no Parquet files; give some")
@@ -242,7 +242,7 @@ def _load() -> Any:
     return pyarrow.parquet
 
 
-def _home(path: Path) -> Path:
+def _folder_of_files(path: Path) -> Path:
     """Returns the folder of the files: Hugging Face puts them into data/."""
     inner = path / "data"
     if path.is_dir() and inner.is_dir() and not any(path.glob("*.parquet")):

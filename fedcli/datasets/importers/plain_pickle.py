@@ -127,19 +127,19 @@ class _Machine:
         elif name == "MEMOIZE":
             self._memory[len(self._memory)] = self._top()
         elif name in ("BINGET", "LONG_BINGET", "GET"):
-            self._recall(int(argument))
+            self._push_stored(int(argument))
         elif name not in ("PROTO", "FRAME"):
             self._build(name, argument)
 
     def _build(self, name: str, argument: Any) -> None:
         """Interprets an instruction that makes one value from others."""
         if name in ("APPEND", "APPENDS"):
-            items = [self.pop()] if name == "APPEND" else self._to_mark()
+            items = [self.pop()] if name == "APPEND" else self._pop_to_mark()
             self._top(list).extend(items)
         elif name in ("SETITEM", "SETITEMS"):
             self._set_items([self.pop(), self.pop()][::-1] if name == "SETITEM" else None)
         elif name in ("TUPLE", "LIST"):
-            items = self._to_mark()
+            items = self._pop_to_mark()
             self._stack.append(tuple(items) if name == "TUPLE" else items)
         elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
             items = [self.pop() for _ in range(int(name[-1]))]
@@ -163,12 +163,12 @@ class _Machine:
             raise ValueError("is damaged (it adds a value to something that is not a container)")
         return self._stack[-1]
 
-    def _recall(self, place: int) -> None:
+    def _push_stored(self, place: int) -> None:
         if place not in self._memory:
             raise ValueError("is damaged (it reads a value that it never stored)")
         self._stack.append(self._memory[place])
 
-    def _to_mark(self) -> list[Any]:
+    def _pop_to_mark(self) -> list[Any]:
         items: list[Any] = []
         while self._stack and self._stack[-1] is not _MARK:
             items.append(self._stack.pop())
@@ -178,7 +178,7 @@ class _Machine:
         return items[::-1]
 
     def _set_items(self, items: list[Any] | None) -> None:
-        items = self._to_mark() if items is None else items
+        items = self._pop_to_mark() if items is None else items
         target = self._top(dict)
         if len(items) % 2:
             raise ValueError("is damaged (a key has no value)")

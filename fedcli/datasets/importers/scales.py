@@ -24,7 +24,8 @@ from fedcli.settings.vocabulary import PIXEL_RANGES, STANDARDISED
 
 _KINDS = "biuf"
 _MAX_ITEMSIZE = 8
-_TOPS = (1, 15, 16, 255, 4095, 65535)  # the value of white for 1, 4, 8, 12 and 16 bits
+# White in images of 1, 4, 8, 12 and 16 bits, and 16 in the digits of scikit-learn.
+_WHITE_VALUES = (1, 15, 16, 255, 4095, 65535)
 # Resampling with a cubic or Lanczos kernel exceeds the range of values by at most this share of it.
 _OVERSHOOT = 0.25
 _FEW_GREYS = 16  # whole numbers up to this may also come from dark images of 8 bits
@@ -131,7 +132,7 @@ class Survey:
         self._sum = self._sum_of_squares = 0.0
         self._num_pixels = 0
         self._num_not_0 = self._num_below_0 = 0
-        self._num_within = dict.fromkeys(_TOPS, 0)  # number of pixels up to each top
+        self._num_within = dict.fromkeys(_WHITE_VALUES, 0)  # number of pixels up to each top
         self._place_of_most = ""
         self._place_of_least = ""
         self._parts: dict[str, _Part] = {}
@@ -211,11 +212,11 @@ class Survey:
         if self._least < 0:
             self._num_below_0 += int(np.count_nonzero(pixels < 0))
         if self._most > 1 + _OVERSHOOT:
-            for top in _TOPS:
+            for top in _WHITE_VALUES:
                 within = (pixels != 0) & (pixels <= top * (1 + _OVERSHOOT))
                 self._num_within[top] += int(np.count_nonzero(within))
         else:
-            for top in _TOPS:
+            for top in _WHITE_VALUES:
                 self._num_within[top] += int(np.count_nonzero(pixels))
 
     def _extend(self, least: float, most: float, where: str, *, are_whole: bool) -> None:
@@ -255,7 +256,9 @@ class Survey:
             if self._are_whole and self._most in (15, 16):
                 return int(self._most), why
             raise self._ambiguous("0-1", "0-16" if self._are_whole else "0-255")
-        top = next((each for each in _TOPS[3:] if self._most <= each * (1 + _OVERSHOOT)), None)
+        top = next(
+            (each for each in _WHITE_VALUES[3:] if self._most <= each * (1 + _OVERSHOOT)), None
+        )
         if top == 4095 * (self._most > 4095):
             top = 65535
         if top is None:

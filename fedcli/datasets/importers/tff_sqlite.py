@@ -363,8 +363,8 @@ def _check_tables(connection: sqlite3.Connection, source: str) -> None:
 
 
 @contextlib.contextmanager
-def _cancellable(connection: sqlite3.Connection, look: Callable[[], None]) -> Iterator[None]:
-    """Calls `look` at intervals while SQLite works.
+def _cancellable(connection: sqlite3.Connection, check: Callable[[], None]) -> Iterator[None]:
+    """Calls `check` at intervals while SQLite works.
 
     If it raises an exception, the query is stopped.
     """
@@ -372,7 +372,7 @@ def _cancellable(connection: sqlite3.Connection, look: Callable[[], None]) -> It
 
     def stops() -> bool:
         try:
-            look()
+            check()
         except BaseException as err:  # SQLite does not pass the exception on
             raised.append(err)
         return bool(raised)
