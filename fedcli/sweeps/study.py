@@ -166,7 +166,7 @@ def read(document: Mapping[str, Any], source: str) -> Study:
     for key in document:
         if key not in _READERS:
             raise ConfigError(
-                f"{source} has the key '{shown(key)}'; a study has {', '.join(_READERS)}"
+                f"{source}: unknown key '{shown(key)}'; choose one of {', '.join(_READERS)}"
                 f"{did_you_mean(str(key), _READERS)}"
             )
     read_keys = {
@@ -373,7 +373,9 @@ def _check_table(value: Any, label: str, keys: tuple[str, ...]) -> None:
         raise ConfigError(f"{label} {shown(value)}: give a table with {' and '.join(keys)}")
     for key in value:
         if key not in keys:
-            raise ConfigError(f"{label} has the key '{shown(key)}'; it has {' and '.join(keys)}")
+            raise ConfigError(
+                f"{label}: unknown key '{shown(key)}'; choose one of {', '.join(keys)}"
+            )
 
 
 def _check_choice(label: str, value: Any, words: tuple[str, ...]) -> None:

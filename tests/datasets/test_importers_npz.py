@@ -343,21 +343,21 @@ def test_labels_beyond_the_number_of_classes_asked_for(tmp_path: Path) -> None:
     [
         (npy(IMAGES)[:-1], "needs 248 bytes but it has 247"),
         (npy(IMAGES) + b"\0", "needs 248 bytes but it has 249"),
-        (npy(IMAGES)[:100], "not a whole .npz archive"),
-        (b"", "not a whole .npz archive"),
-        (b"PK" + npy(IMAGES), "not a whole .npz archive"),
-        (npy(IMAGES, version=(3, 0)), "not a whole .npz archive (.npy version (3, 0))"),
+        (npy(IMAGES)[:100], "not a complete .npz archive"),
+        (b"", "not a complete .npz archive"),
+        (b"PK" + npy(IMAGES), "not a complete .npz archive"),
+        (npy(IMAGES, version=(3, 0)), "not a complete .npz archive (.npy version (3, 0))"),
         (
             npy(IMAGES).replace(b"(6, 4, 5)", b"(6, 4,-5)"),
-            "not a whole .npz archive (its header is garbled)",
+            "not a complete .npz archive (its header is garbled)",
         ),
         (
             npy(IMAGES).replace(b"(6, 4, 5)", b"(-6,4,-5)"),
-            "not a whole .npz archive (its header is garbled)",
+            "not a complete .npz archive (its header is garbled)",
         ),
-        (npy(IMAGES).replace(b"(6, 4, 5)", b"(6, 4.,5)"), "not a whole .npz archive"),
-        (npy(IMAGES).replace(b"|u1", b"|u9"), "not a whole .npz archive"),
-        (npy(IMAGES).replace(b"{'descr'", b"exit(  )"), "not a whole .npz archive"),
+        (npy(IMAGES).replace(b"(6, 4, 5)", b"(6, 4.,5)"), "not a complete .npz archive"),
+        (npy(IMAGES).replace(b"|u1", b"|u9"), "not a complete .npz archive"),
+        (npy(IMAGES).replace(b"{'descr'", b"exit(  )"), "not a complete .npz archive"),
         (
             npy(IMAGES).replace(b"(6, 4, 5), }" + b" " * 19, b"(4294967296, 4294967296, 64), }"),
             "its shape [4294967296, 4294967296, 64]",
@@ -432,7 +432,7 @@ def test_cut_archive(tmp_path: Path) -> None:
     for cut in (4, 100, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:cut])
         assert npz.recognises(path)
-        assert "not a whole .npz archive" in message_of(path)
+        assert "not a complete .npz archive" in message_of(path)
 
 
 @given(data=st.data())

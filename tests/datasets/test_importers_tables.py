@@ -79,7 +79,7 @@ def test_older_mat(tmp_path: Path) -> None:
     io_module.savemat(path, {"X": np.moveaxis(IMAGES, 0, -1), "y": LABELS.reshape(-1, 1)})
     np.testing.assert_array_equal(read(path).tables["train"].pixels, IMAGES)
     path.write_bytes(path.read_bytes()[:400])
-    assert "not a whole .mat file" in message_of(path)
+    assert "not a complete .mat file" in message_of(path)
 
 
 # ---- Parquet -------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ def test_parquet_that_cannot_be_read(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "c.parquet", {"image": [png(GREY[0]), b"no"], "label": [0, 1]})
     assert "c.parquet: row 1: not a complete image" in message_of(path)
     path.write_bytes(path.read_bytes()[:-30])
-    assert "not a whole Parquet file" in message_of(path)
+    assert "not a complete Parquet file" in message_of(path)
 
 
 # ---- CSV of Kaggle and FER2013 -------------------------------------------------------------------

@@ -356,7 +356,7 @@ def test_clients_of_one_example_are_counted(tmp_path: Path) -> None:
     done = run(tmp_path, source, hold_out="within")
     assert list(held(tmp_path, "train")) == ["a", "b", "c"]
     assert list(held(tmp_path, "test")) == ["b"]
-    assert any(note.startswith("2 clients of one example") for note in done.notes)
+    assert any(note.startswith("2 clients have a single example") for note in done.notes)
 
 
 def test_central_hold_out_leaves_the_rest_to_its_owners(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_the_message_of_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> 
         datasets.open_splits(datasets.DataSource(str(tmp_path / "absent.h5")))
     with pytest.raises(DataError, match="is a folder, not a file"):
         datasets.open_splits(datasets.DataSource(str(tmp_path)))
-    with pytest.raises(DataError, match="cannot be looked up"):
+    with pytest.raises(DataError, match="cannot be accessed"):
         datasets.open_splits(datasets.DataSource("a" * 5000))
 
 

@@ -434,7 +434,7 @@ FORMATS: dict[str, Variants] = {
             "labels as texts": _parquet(lambda: {"x": _rows(GREY), "y": list(map(str, LABELS))}),
         },
         _parquet(lambda: {"x": _rows(GREY), "y": LABELS}, cut=20),
-        "not a whole Parquet file",
+        "not a complete Parquet file",
         module="pyarrow",
     ),
     "mat": Variants(

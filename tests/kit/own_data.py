@@ -738,7 +738,7 @@ LAYOUTS: dict[str, Layout] = {
             ),
             "a damaged file": Wrong(
                 both(_per_client("{}.npz"), lambda root: _cut(root / "eve.npz")),
-                ("eve.npz", "not a whole .npz"),
+                ("eve.npz", "not a complete .npz"),
             ),
         },
     ),

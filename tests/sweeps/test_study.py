@@ -149,7 +149,7 @@ def test_ranges_include_their_ends_and_nothing_beyond() -> None:
 
 MISTAKES = {
     "no TOML": ("[run", "study.toml is not TOML"),
-    "a key": ("seed = 1", "has the key 'seed'", "did you mean seeds"),
+    "a key": ("seed = 1", "unknown key 'seed'", "did you mean seeds"),
     "an option": ("[run]\nclient_rl = 1", "run: there is no option 'client_rl'", "client_lr"),
     "a value": ("[run]\nrounds = 0", "run: rounds 0: choose a whole number"),
     "a type": ("run = 3", "run 3: give a table"),
@@ -189,7 +189,7 @@ MISTAKES = {
     "the value of a range": ('random = 1\n[range]\nepochs = "linear:0..2"', "epochs 0"),
     "a metric": ('[select]\nmetric = "acc"', "select: metric acc: choose one of", "accuracy"),
     "a split": ('[select]\non = "valid"', "select: on valid: choose one of validation"),
-    "a key of select": ("[select]\nsplit = 1", "select has the key 'split'"),
+    "a key of select": ("[select]\nsplit = 1", "select: unknown key 'split'"),
     "halving without rounds": ("[halving]\neta = 3", "halving: it needs min_rounds"),
     "eta": ("[halving]\nmin_rounds = 2\neta = 1", "eta 1: choose a whole number from 2"),
     "too few rounds": ("[halving]\nmin_rounds = 10", "min_rounds 10 is not below the 10 rounds"),

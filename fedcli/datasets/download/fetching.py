@@ -223,7 +223,7 @@ class _Download:
             return
         part.restart()
         if kept_bytes:  # an earlier try fetched the first part, perhaps of another file
-            raise TryError(f"{problem}, in two pieces")
+            raise TryError(f"{problem}, perhaps because its two parts are of different files")
         raise TryError(problem, is_final=True)
 
     def _request(self, url: str) -> int:
@@ -263,7 +263,7 @@ class _Download:
         if self._part.size and head.range_total == self._part.size:
             return True
         self._part.restart()
-        raise TryError("has another file than the one whose first part is here")
+        raise TryError("now has another file than the one that was fetched in part")
 
     def _prepare_part(self, url: str, head: Head) -> int | None:
         """Makes the part ready for the bytes of a response; returns the file size it announces."""

@@ -163,7 +163,7 @@ def _sets(headers: Sequence[IdxFile]) -> tuple[dict[str, _Set], list[str]]:
                 f"{each.path}: labels without images; give the file of images too, or leave it out"
             )
     notes = [
-        f"{each.path}: not used, there are no images of its writers"
+        f"{each.path}: not used, because there are no images of its writers"
         for each in writers
         if each not in used
     ]

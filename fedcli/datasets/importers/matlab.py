@@ -298,7 +298,7 @@ def _arrays_of_scipy(path: Path) -> dict[str, NDArray[Any]]:
         found: Mapping[str, Any] = loadmat(path)
     except Exception as err:  # for damaged bytes, SciPy may raise errors of any class
         raise DataError(
-            f"{path}: not a whole .mat file ({hdf5.one_line(err)[:80]}); fetch it again"
+            f"{path}: not a complete .mat file ({hdf5.one_line(err)[:80]}); fetch it again"
         ) from err
     arrays: dict[str, NDArray[Any]] = {}
     for name, value in found.items():

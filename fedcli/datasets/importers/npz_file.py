@@ -219,5 +219,5 @@ def reading(where: object) -> Iterator[None]:
     except _DAMAGE as err:
         reason = " ".join(str(err).split())[:_MAX_REASON] or type(err).__name__
         raise DataError(
-            f"{where}: not a whole .npz archive ({reason}); fetch or save it again"
+            f"{where}: not a complete .npz archive ({reason}); fetch or save it again"
         ) from err

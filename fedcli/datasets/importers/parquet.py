@@ -379,4 +379,4 @@ def _owner(value: object, where: str) -> str:
 
 def _damaged(path: Path, err: BaseException) -> DataError:
     reason = " ".join(str(err).split())[:100]
-    return DataError(f"{path}: not a whole Parquet file ({reason}); fetch it again")
+    return DataError(f"{path}: not a complete Parquet file ({reason}); fetch it again")

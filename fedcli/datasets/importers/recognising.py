@@ -336,7 +336,7 @@ def _check_exists(path: Path) -> None:
     try:
         is_there = path.exists()
     except OSError as err:  # the name is too long, or a folder forbids access
-        raise DataError(f"{path}: cannot be looked up ({err.strerror})") from err
+        raise DataError(f"{path}: cannot be accessed ({err.strerror})") from err
     if not is_there:
         raise DataError(f"{path}: there is no such file or folder; check the path")
     if path.is_file():

@@ -207,10 +207,9 @@ def set_aside(
     train = parts["train"]
     held_out = split(train.assignment, options.hold_out_fraction, options.seed)
     if held_out.num_whole:
-        notes.append(
-            f"{held_out.num_whole:,} clients of one example are in train alone: "
-            "one example cannot be held out"
-        )
+        num = held_out.num_whole
+        have = "1 client has" if num == 1 else f"{num:,} clients have"
+        notes.append(f"{have} a single example, which stays in train")
     return {
         **parts,
         "train": replace(train, assignment=held_out.train),

@@ -32,7 +32,7 @@ def check_place(out: Path, sources: Sequence[Path]) -> None:
                 f"--out {out} lies in the source {inside}; choose a place outside that folder"
             )
     except OSError as err:
-        raise DataError(f"--out {out}: cannot be looked up ({err.strerror})") from err
+        raise DataError(f"--out {out}: cannot be accessed ({err.strerror})") from err
     except RunError as err:
         raise DataError(f"--out {err}") from err
 
