@@ -203,9 +203,9 @@ static double value_of(int32_t ordered) {
     return (double)value;
 }
 
-/* The mean for a coordinate where two different values are equally far from the median. All values
- * that are nearer than the farthest chosen value count. Of the values at the same distance as the
- * farthest chosen value, those of the first rows count. */
+/* The mean for a coordinate where two different values are equally far from the median. It
+ * includes all values that are nearer than the farthest chosen value. Of the values at the same
+ * distance as the farthest chosen value, it includes those of the first rows. */
 static double mean_of_first(const fed_rows *rows, size_t coordinate, const int32_t *ordered,
                             size_t num_nearest) {
     const size_t stride = FED_LANES;

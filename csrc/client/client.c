@@ -299,7 +299,7 @@ static float choose_scale(const moves *how, double rate_factor, size_t num_rows)
     return 1.0f / (float)num_rows;
 }
 
-/* A wave of a batch's parts: the context of each part in fed_share. */
+/* A wave of a batch's parts. fed_share gives it to each part as the context. */
 typedef struct parts_call {
     const local *m;
     const moves *how;

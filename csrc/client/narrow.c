@@ -15,8 +15,8 @@ static size_t pixel_bytes(const fed_client *client) {
     return client->pixel_type == FED_PIXELS_UINT8 ? sizeof(uint8_t) : sizeof(float);
 }
 
-/* Carves the arrays, with room for images of floats, and the memory of the narrow net, which it
- * returns. */
+/* Carves the arrays, with room for images of floats, and the memory of the narrow net. Returns the
+ * memory of the narrow net. */
 static void *carve_arrays(fed_narrow *narrow, const fed_model *model, fed_carver *c) {
     const size_t num_groups = model->num_inputs / FED_GROUP;
     narrow->layers = fed_carve(c, model->num_layers, sizeof *narrow->layers);

@@ -128,7 +128,7 @@ static int score_items(fed_team *team, const fed_net *net, const fed_client *cli
     return failure;
 }
 
-/* Checks the arguments, lays out the net, for the caller to free, and packs the parameters. On an
+/* Checks the arguments, lays out the net, which the caller frees, and packs the parameters. On an
  * error there is nothing to free. */
 static int prepare_scoring(fed_team *team, const fed_model *model, const float *params,
                            const fed_client *clients, size_t num_clients, fed_net *net,

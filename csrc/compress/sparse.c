@@ -70,7 +70,7 @@ static uint32_t guess_threshold(const float *values, size_t num_values, size_t k
     const size_t stride = num_values / NUM_SAMPLED;
     if (stride < 4 || rank > NUM_SAMPLED / 2) return 0;
     uint32_t sample[NUM_SAMPLED];
-    /* One value of each stride; the offsets are multiples of the golden ratio, mod 1. */
+    /* Takes one value of each stride, at a place that follows multiples of the golden ratio. */
     for (uint32_t i = 0; i < NUM_SAMPLED; i++) {
         const uint64_t fraction = i * 2654435769u;
         sample[i] = fed_magnitude_bits(values + i * stride + (size_t)(fraction * stride >> 32));

@@ -203,7 +203,7 @@ typedef struct fed_depthwise {
     size_t in_step, out_step; /* from one pixel's window, or outputs, to the next */
 } fed_depthwise;
 
-/* Contiguous values of a window: floats from its beginning, and their number. */
+/* Contiguous values of a window: their offset from its beginning and their number, in floats. */
 typedef struct fed_run {
     size_t offset, length;
 } fed_run;

@@ -244,7 +244,7 @@ static void add_param_gradient(const work *w, const double *sums, const double *
 
 /* With x' = (x - mean) / deviation: dx = gamma (g - mean(g) - x' mean(g x')) / deviation, with
  * means over the batch. Moving statistics do not depend on x: with them, dx = gamma g / deviation.
- * Writes rows of coefficients: of g, of x - mean, and of 1. */
+ * Writes rows of coefficients: of g, of x - mean, and the constant terms. */
 static void find_coefficients(const work *w, const double *sums, const double *products) {
     const float *gamma = gamma_of(w->pass);
     const double share = uses_moving(w->pass) ? 0 : 1 / num_pixels(w->pass);

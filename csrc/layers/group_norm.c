@@ -56,8 +56,8 @@ static double *cleared_sums(const fed_pass *pass) {
     return sums_of(pass);
 }
 
-/* Adds four sums side by side, in a fixed order, so that an addition need not wait for the one
- * before it. */
+/* Adds up the values in four partial sums, in a fixed order, so that an addition need not wait for
+ * the one before it. */
 static double sum_of(const double *values, size_t num) {
     double sums[4] = {0};
     size_t i = 0;
@@ -174,7 +174,7 @@ static void add_param_gradient(const fed_pass *pass, const double *sums, const d
 }
 
 /* dx = (gamma g - mean(gamma g) - x' mean(gamma g x')) / deviation, with means over the group.
- * Writes three rows of coefficients: of g, of x - mean, and of 1. */
+ * Writes three rows of coefficients: of g, of x - mean, and the constant terms. */
 static void find_coefficients(const fed_pass *pass, const statistics *found, double *sums,
                               double *products) {
     const size_t channels = fed_norm_channels(pass->stage);

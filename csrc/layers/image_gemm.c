@@ -168,7 +168,7 @@ static size_t scratch_floats(const fed_image_conv *conv, int num_workers) {
     return turned_floats(&p) + (size_t)num_workers * workspace_floats(&p);
 }
 
-/* A pass: the context of each part in fed_share. */
+/* A pass. fed_share gives it to each part as the context. */
 typedef struct pass {
     const fed_kernels *kernels;
     const fed_image_conv *conv;

@@ -108,7 +108,7 @@ typedef struct pass {
     size_t weights_point, weights_panel;
     float *weights;          /* all transformed weights, or NULL with few tiles */
     block inputs, gradients; /* transformed; gradients only in the backward pass */
-    float *weights_points;   /* their gradient, if there are several blocks */
+    float *weights_points;   /* gradient of `weights`, if there are several blocks */
     int is_first, is_last;   /* of the blocks */
     float *shared;           /* scratch of the worker: see worker_floats */
     size_t worker_floats;

@@ -59,7 +59,7 @@ static size_t num_stage_blocks(const fed_net *net, size_t s, size_t num_rows) {
     return is_shared ? num_example_blocks(net, num_rows) : 1;
 }
 
-/* In scoring, values of stages that run by batch use memory in turn. */
+/* In scoring, the values of stages that run by batch share memory, one after the other. */
 static void carve_scored_values(fed_batch *batch, fed_carver *c) {
     const fed_net *net = batch->net;
     float *places[FED_MAX_LAYERS + 1];
@@ -342,7 +342,8 @@ static void expand(const fed_batch *batch, size_t b) {
 
 /* ---- Forward --------------------------------------------------------------------------------- */
 
-/* The context of each part in fed_share: a pass through the example stages, or through stage s. */
+/* The context that fed_share passes to each part: a pass through the example stages, or through
+ * stage s. */
 typedef struct stages_call {
     const fed_batch *batch;
     const float *params;
