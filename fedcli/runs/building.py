@@ -1,17 +1,24 @@
-"""Builds the algorithm of a config, with its optimizers, aggregator and schedules."""
+"""Builds the model of a config, and its algorithm with optimizers, aggregator and schedules."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from fedcli import models
 from fedcli.core import native
+from fedcli.core.native import CancelFlag
+from fedcli.datasets.client_data import ClientData
 from fedcli.lazy import load
 from fedcli.learning import aggregators, algorithms, optimizers
 from fedcli.learning.aggregators.contract import Aggregator
 from fedcli.learning.algorithms.base import Algorithm
 from fedcli.learning.optimizers import schedules
 from fedcli.learning.optimizers.optimizer import Optimizer
+from fedcli.models import sources
+from fedcli.models.layout import ParamLayout
+from fedcli.models.model import Model
 from fedcli.settings import tables
 from fedcli.settings.run_config import RunConfig
 from fedcli.settings.vocabulary import BY_ROUND
@@ -19,6 +26,7 @@ from fedcli.settings.vocabulary import BY_ROUND
 if TYPE_CHECKING:
     from fedcli.learning.masked_sums import SumOptions
     from fedcli.learning.updates.contract import UpdateStage
+    from fedcli.models.layers import Spec
     from fedcli.runs.attacking import Attack
 
 
@@ -80,6 +88,45 @@ def behind_secure_sum(algorithm: Algorithm, config: RunConfig) -> Algorithm:
     return replace(algorithm, aggregator=securing.secured(algorithm.aggregator, options, code))
 
 
+def build_model(
+    config: RunConfig,
+    train: ClientData,
+    stored: Model | None,
+    given: Any,
+    check_needs: Callable[[ParamLayout], object],
+    notes: list[str],
+    cancel: CancelFlag | None,
+) -> Model:
+    """Returns the model of a run, with its input layers and its kind of batch normalization.
+
+    Args:
+        config: A valid config.
+        train: The train data, which give the shape of the images and the number of classes.
+        stored: The model of a checkpoint, which has its input layers; None for a new model.
+        given: An object that is a model or makes one, in place of what the config names; None for
+            none. See `models.own.wrap`.
+        check_needs: Raises an error if a model of a layout is too large. It is called before
+            weights are drawn.
+        notes: Notes for the user are added to it.
+        cancel: A flag that any thread may set to stop the counting of pixel values.
+
+    Raises:
+        Cancelled: `cancel` was set.
+        ConfigError: An option does not fit the model or the data, or `check_needs` refused.
+        DataError: The train data are bad.
+        OwnCodeError: The user's own model fails.
+    """
+    model = stored if given is None else _wrapped(given, train)
+    inputs = _input_layers(config, train, notes, cancel) if stored is None else []
+    if model is None:
+        model = _new_model(config, train, _shape_after(inputs, train.pixel_shape), check_needs)
+    if inputs:
+        from fedcli.models.augmentation import with_input_layers
+
+        model = with_input_layers(inputs, model, train.pixel_shape)
+    return sources.with_batch_norms(model, config.batch_norm)
+
+
 def _sum_options(config: RunConfig) -> SumOptions | None:
     """Returns the options of secure sums; None without `secure_sum`."""
     if not config.secure_sum:
@@ -133,3 +180,57 @@ def _build_server_optimizer(config: RunConfig) -> Optimizer:
         config.server_schedule, config.server_schedule_options, num_rounds=config.rounds
     )
     return replace(optimizer, schedule=schedule)
+
+
+def _new_model(
+    config: RunConfig,
+    train: ClientData,
+    shape: tuple[int, ...],
+    check_needs: Callable[[ParamLayout], object],
+) -> Model:
+    """Returns the model that the config names, for images of a shape."""
+    if not tables.is_model_file(config.model):  # check before drawing weights
+        layout = models.build_layout(
+            config.model,
+            input_shape=shape,
+            num_classes=train.num_classes,
+            options=config.model_options,
+        )
+        check_needs(layout)
+    return sources.open_model(
+        config.model,
+        input_shape=shape,
+        num_classes=train.num_classes,
+        options=config.model_options,
+        seed=config.seed,
+        fresh_weights=config.fresh_weights,
+    )
+
+
+def _input_layers(
+    config: RunConfig, train: ClientData, notes: list[str], cancel: CancelFlag | None
+) -> list[Spec]:
+    """The layers that augment and normalise images, before those of the model."""
+    if config.augment is None and config.normalize is None:
+        return []
+    from fedcli.runs.input_layers import input_layers  # lazy: few runs have them
+
+    return input_layers(config, train, notes, cancel)
+
+
+def _shape_after(inputs: list[Spec], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of an image after the input layers."""
+    if not inputs:
+        return shape
+    from fedcli.models.augmentation import shape_after
+
+    return shape_after(inputs, shape)
+
+
+def _wrapped(model: Any, train: ClientData) -> Model:
+    """Returns the model that a program gave, built for the train data's shape if it is not yet."""
+    if isinstance(model, Model):
+        return model
+    from fedcli.models import own  # lazy: few models are code
+
+    return own.wrap(model, input_shape=train.pixel_shape, num_classes=train.num_classes)

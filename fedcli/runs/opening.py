@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli import learning, models
+from fedcli import learning
 from fedcli.core.native import CancelFlag, Cancelled, resolve_threads
 from fedcli.dataclass import dataclass
 from fedcli.datasets.batch_plan import BatchPlan, plan_of
@@ -41,11 +41,10 @@ from fedcli.models import sources
 from fedcli.models.layout import ParamLayout
 from fedcli.models.model import Model
 from fedcli.runs import needs
-from fedcli.runs.building import behind_secure_sum, build_algorithm, build_stages
+from fedcli.runs.building import behind_secure_sum, build_algorithm, build_model, build_stages
 from fedcli.runs.files import checkpoint
 from fedcli.runs.files.checkpoint import Checkpoint
 from fedcli.runs.files.saved_states import digests_of, to_components
-from fedcli.settings import tables
 from fedcli.settings.data_source import DataSource
 from fedcli.settings.options import is_code
 from fedcli.settings.run_config import RunConfig
@@ -55,7 +54,6 @@ from fedcli.version import __version__
 if TYPE_CHECKING:
     from fedcli.cluster.ray_workers import RayWorkers
     from fedcli.federation.participation import RoundReports
-    from fedcli.models.layers import Spec
     from fedcli.runs.attacking import Attack
 
 
@@ -252,33 +250,7 @@ def open_federation(
         needed.check(folder)
         return needed
 
-    is_stored = model is not None  # with its input layers
-    if given_model is not None:
-        model = _wrapped(given_model, train)
-    inputs = [] if is_stored else _input_layers(config, train, notes, cancel)
-    shape = _shape_after(inputs, train.pixel_shape)
-    if model is None and not tables.is_model_file(config.model):  # check before drawing weights
-        layout = models.build_layout(
-            config.model,
-            input_shape=shape,
-            num_classes=train.num_classes,
-            options=config.model_options,
-        )
-        check_needs(layout)
-    if model is None:
-        model = sources.open_model(
-            config.model,
-            input_shape=shape,
-            num_classes=train.num_classes,
-            options=config.model_options,
-            seed=config.seed,
-            fresh_weights=config.fresh_weights,
-        )
-    if inputs:
-        from fedcli.models.augmentation import with_input_layers
-
-        model = with_input_layers(inputs, model, train.pixel_shape)
-    model = sources.with_batch_norms(model, config.batch_norm)
+    model = build_model(config, train, model, given_model, check_needs, notes, cancel)
     check_fit(train, model)
     if config.metrics is not None:
         from fedcli.evaluation.measuring import check_metrics  # lazy: few runs have further metrics
@@ -288,12 +260,10 @@ def open_federation(
     notes += needed.notes()
     engine, workers = _open_engine(config, model, splits, notes, cancel)
     fixed_batches = poisoned_batches = None
-    if workers is None and cohorts.fixed is not None and _fit_in_cache(train, cohorts.fixed):
-        batches = ClientBatches(train, cohorts.fixed, plan, config.seed)
-        fixed_batches = _read_all(batches, cancel, num_threads)
-        if attack is not None and attack.poisoning is not None:
-            poisoned = ClientBatches(attack.poisoned(train), cohorts.fixed, plan, config.seed)
-            poisoned_batches = _read_all(poisoned, cancel, num_threads)
+    if workers is None and cohorts.fixed is not None:
+        fixed_batches, poisoned_batches = _read_fixed(
+            train, cohorts.fixed, attack, plan, config.seed, cancel=cancel, num_threads=num_threads
+        )
     return Federation(
         config=config,
         splits=splits,
@@ -358,6 +328,30 @@ def _open_engine(
     return engine, None
 
 
+def _read_fixed(
+    train: ClientData,
+    client_ids: Sequence[str],
+    attack: Attack | None,
+    plan: BatchPlan,
+    seed: int,
+    *,
+    cancel: CancelFlag | None,
+    num_threads: int,
+) -> tuple[tuple[BatchedDataset, ...] | None, tuple[BatchedDataset, ...] | None]:
+    """The batches of a fixed cohort, and its poisoned ones under an attack on the data.
+
+    Each is None if there is none. Both are None if the data do not fit in the client cache, so that
+    every round must read them again.
+    """
+    if not _fit_in_cache(train, client_ids):
+        return None, None
+    clean = _read_all(ClientBatches(train, client_ids, plan, seed), cancel, num_threads)
+    if attack is None or attack.poisoning is None:
+        return clean, None
+    poisoned = ClientBatches(attack.poisoned(train), client_ids, plan, seed)
+    return clean, _read_all(poisoned, cancel, num_threads)
+
+
 def _read_all(
     batches: ClientBatches, cancel: CancelFlag | None, num_threads: int
 ) -> tuple[BatchedDataset, ...]:
@@ -386,26 +380,6 @@ def _read_all(
         if is_helped:
             helper.join()
     return tuple(read)
-
-
-def _input_layers(
-    config: RunConfig, train: ClientData, notes: list[str], cancel: CancelFlag | None
-) -> list[Spec]:
-    """The layers that augment and normalise images, before those of the model."""
-    if config.augment is None and config.normalize is None:
-        return []
-    from fedcli.runs.input_layers import input_layers  # lazy: few runs have them
-
-    return input_layers(config, train, notes, cancel)
-
-
-def _shape_after(inputs: list[Spec], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of an image after the input layers."""
-    if not inputs:
-        return shape
-    from fedcli.models.augmentation import shape_after
-
-    return shape_after(inputs, shape)
 
 
 def _class_weights(
@@ -443,15 +417,6 @@ def _root_data(
     from fedcli.federation.root_data import draw_root_data  # lazy: few aggregators need it
 
     return draw_root_data(train, num_examples, plan, config.seed)
-
-
-def _wrapped(model: Any, train: ClientData) -> Model:
-    """Returns the model that a program gave, built for the train data's shape if it is not yet."""
-    if isinstance(model, Model):
-        return model
-    from fedcli.models import own  # lazy: few models are code
-
-    return own.wrap(model, input_shape=train.pixel_shape, num_classes=train.num_classes)
 
 
 def _fit_in_cache(data: ClientData, client_ids: Sequence[str]) -> bool:
