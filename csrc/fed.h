@@ -662,7 +662,7 @@ typedef struct fed_secure_terms {
     double low, high;               /* low < high */
     uint64_t top_level;             /* 1..2^FED_MAX_LEVEL_BITS */
     uint32_t mask_bits;             /* up to 62: the modulus 2^mask_bits exceeds all sums */
-    const fed_key *coins;           /* [m]: for random rounding; NULL: to nearest, halves to even */
+    const fed_key *rounding_keys;   /* [m]: for random rounding; NULL: to nearest, halves to even */
     fed_key masks; /* for clients i < j: i is added to the key's client, j to its occurrence */
 } fed_secure_terms;
 

@@ -61,8 +61,8 @@ static double within(double x, double low, double high) {
 }
 
 /* Quantises coordinates of a client: see `fed_secure_terms`. Rounds to nearest with halves to even
- * or, if there are coins, up with a probability equal to the fraction. Returns how many coordinates
- * were clipped. */
+ * or, with `rounding_keys`, up with a probability equal to the fraction. Returns the number of
+ * coordinates that were clipped. */
 static uint64_t quantise(const sum_job *job, size_t client, size_t first, size_t count,
                          uint64_t *values) {
     const fed_secure_terms *terms = job->terms;
@@ -71,7 +71,8 @@ static uint64_t quantise(const sum_job *job, size_t client, size_t first, size_t
     const double factor = terms->factors[client], clip = terms->clip, scale = job->scale;
     const double low = terms->low, high = terms->high, most = (double)terms->top_level;
     uint64_t num_clipped = 0;
-    if (terms->coins != NULL) fed_rng_fill_from(&terms->coins[client], first, values, count);
+    if (terms->rounding_keys != NULL)
+        fed_rng_fill_from(&terms->rounding_keys[client], first, values, count);
     for (size_t i = 0; i < count; i++) {
         const double given = center == NULL ? (double)row[i] : (double)row[i] - center[i];
         const double x = terms->takes_signs ? (double)((given > 0) - (given < 0)) : given;
@@ -79,12 +80,12 @@ static uint64_t quantise(const sum_job *job, size_t client, size_t first, size_t
         const double value = within(product, low, high), exact = (value - low) * scale;
         const double level = exact < most ? exact : most; /* `exact` may be slightly above `most` */
         num_clipped += clipped != x || value != product;
-        if (terms->coins == NULL) {
+        if (terms->rounding_keys == NULL) {
             const double even = 0x1p52; /* adding it rounds to whole numbers, halves to even */
             values[i] = (uint64_t)((level + even) - even);
         } else {
-            const double below = floor(level), coin = (double)(values[i] >> 11) * 0x1p-53;
-            values[i] = (uint64_t)below + (coin < level - below);
+            const double below = floor(level), uniform = (double)(values[i] >> 11) * 0x1p-53;
+            values[i] = (uint64_t)below + (uniform < level - below);
         }
     }
     return num_clipped;

@@ -235,7 +235,7 @@ def secure_sum(
     rows: Float32,
     weights: Sequence[int],
     factors: npt.NDArray[np.float64],
-    coins: Sequence[Key] | None,
+    rounding_keys: Sequence[Key] | None,
     masks: Key,
     levels: tuple[float, float, int, int, float, bool],
     *,

@@ -1292,17 +1292,17 @@ cdef class _CodecCall:
         return payloads[:, :self.codec.capacity], sent
 
 
-def secure_sum(rows, weights, factors, coins, masks, levels, *, center=None, int num_threads,
-               bint returns_sent=False):
+def secure_sum(rows, weights, factors, rounding_keys, masks, levels, *, center=None,
+               int num_threads, bint returns_sent=False):
     """Sums rows float32 [n, P] as fed_secure_sum does, of m >= n clients.
 
     `weights` has a whole number for each client, 0 for those without a row; `factors` is float64
-    [m]; `coins` a key for each, or is None; `levels` are (low, high, top level, mask bits, clip,
-    whether signs are taken). Returns the sums uint64 [P + 1], the number of coordinates that were
-    clipped, and the masked rows uint64 [m, P + 1] or None.
+    [m]; `rounding_keys` has a key for each client, or is None; `levels` are (low, high, top level,
+    mask bits, clip, whether signs are taken). Returns the sums uint64 [P + 1], the number of
+    coordinates that were clipped, and the masked rows uint64 [m, P + 1] or None.
     """
     weights = list(weights)
-    keys = None if coins is None else list(coins)
+    keys = None if rounding_keys is None else list(rounding_keys)
     cdef Array held = hold(rows, c"f", 2, "rows"), of_factors = hold(factors, c"d", 1, "factors")
     cdef Array of_center = None if center is None else hold(center, c"d", 1, "center")
     cdef size_t num_clients = len(weights), num_rows = held.length, i
@@ -1321,14 +1321,14 @@ def secure_sum(rows, weights, factors, coins, masks, levels, *, center=None, int
         raise ValueError(f"a center of {of_center.length} values for rows of {held.width}")
     cdef const float **starts = <const float **> calloc(num_clients + 1, sizeof(float *))
     cdef uint64_t *counts = <uint64_t *> calloc(num_clients + 1, sizeof(uint64_t))
-    cdef fed_key *coin_keys = <fed_key *> calloc(num_clients + 1, sizeof(fed_key))
+    cdef fed_key *rounding = <fed_key *> calloc(num_clients + 1, sizeof(fed_key))
     try:
-        if starts == NULL or counts == NULL or coin_keys == NULL:
+        if starts == NULL or counts == NULL or rounding == NULL:
             raise MemoryError
         for i in range(num_clients):
             counts[i] = weights[i]
             if keys is not None:
-                coin_keys[i] = make_key(keys[i])
+                rounding[i] = make_key(keys[i])
             if i < num_rows:
                 starts[i] = floats(held, i)
         terms.num_clients, terms.num_params = num_clients, held.width
@@ -1336,7 +1336,7 @@ def secure_sum(rows, weights, factors, coins, masks, levels, *, center=None, int
         terms.center = doubles(of_center)
         terms.low, terms.high, terms.top_level, terms.mask_bits, terms.clip = levels[:5]
         terms.takes_signs = levels[5]
-        terms.coins = NULL if keys is None else coin_keys
+        terms.rounding_keys = NULL if keys is None else rounding
         terms.masks = make_key(masks)
         total = np.zeros(held.width + 1, np.uint64)
         to_total = <uint64_t *> memory_of(total)
@@ -1351,7 +1351,7 @@ def secure_sum(rows, weights, factors, coins, masks, levels, *, center=None, int
     finally:
         free(starts)
         free(counts)
-        free(coin_keys)
+        free(rounding)
 
 
 def noised_mean(keys, factors, groups, bint takes_halves, total, double divisor, int num_threads):

@@ -46,7 +46,7 @@ cdef extern from "fed.h" nogil:
         double clip, low, high
         uint64_t top_level
         uint32_t mask_bits
-        const fed_key *coins
+        const fed_key *rounding_keys
         fed_key masks
     int fed_secure_sum(int, const fed_secure_terms *, uint64_t *, uint64_t *, uint64_t *)
 

@@ -544,7 +544,7 @@ def secure_sum(
     rows: NDArray[np.float32],
     weights: Sequence[int],
     factors: NDArray[np.float64],
-    coins: Sequence[StreamKey] | None,
+    rounding_keys: Sequence[StreamKey] | None,
     masks: StreamKey,
     levels: Levels,
     *,
@@ -559,8 +559,8 @@ def secure_sum(
         weights: A whole number for each client, which is summed as one more coordinate; 0: it drops
             out, as all clients without a row do.
         factors: The factor of each client, at least 0: [num_clients].
-        coins: For each client the stream that rounds its levels at random; None: they are rounded
-            to the nearest, halves to even.
+        rounding_keys: For each client the stream that rounds its levels at random. If None, levels
+            are rounded to the nearest whole number, halves to even.
         masks: The key from which the keys of the masks are made: for clients i < j of the cohort, i
             is added to its field `client` and j to `occurrence`.
         levels: See `Levels`.
@@ -576,7 +576,7 @@ def secure_sum(
         rows,
         weights,
         factors,
-        coins,
+        rounding_keys,
         masks,
         levels,
         center=center,

@@ -22,14 +22,14 @@ from fedcli.learning.process import LearningProcess
 from fedcli.learning.state import ServerState
 from fedcli.settings.declaration import option_name
 from fedcli.settings.run_config import RunConfig
-from fedcli.settings.vocabulary import JUDGES, VALIDATION
+from fedcli.settings.vocabulary import SELECTION_SPLITS, VALIDATION
 
 # Clients evaluated in one call, so that not all their data are in memory at once. Losses are summed
 # block by block, so this number affects the last digits of the results.
 EVAL_BLOCK = 256
 
 # Options that compare the rounds of a run by their evaluations.
-_JUDGING = ("stop_at", "patience", "keep_best")
+_SELECTION_OPTIONS = ("stop_at", "patience", "keep_best")
 
 
 class GroupScores(NamedTuple):
@@ -173,13 +173,13 @@ def _check_eval_split(config: RunConfig, evaluated: Sequence[str]) -> None:
             f"--eval-split {VALIDATION}: {config.data} has no such split; make one with fedcli "
             "preprocess --hold-out validation=within, or choose train or held-out"
         )
-    judge = next(split for split in JUDGES if split in evaluated)
-    judging = [name for name in _JUDGING if getattr(config, name) is not None]
-    if judging and judge not in due_splits(config.eval_split, evaluated):
-        other = VALIDATION if judge == VALIDATION else "held-out"
-        option = option_name(judging[0])
+    split = next(each for each in SELECTION_SPLITS if each in evaluated)
+    options = [name for name in _SELECTION_OPTIONS if getattr(config, name) is not None]
+    if options and split not in due_splits(config.eval_split, evaluated):
+        other = VALIDATION if split == VALIDATION else "held-out"
+        option = option_name(options[0])
         raise ConfigError(
-            f"{option} needs evaluations on {judge}, which --eval-split {config.eval_split} leaves "
+            f"{option} needs evaluations on {split}, which --eval-split {config.eval_split} leaves "
             f"out; choose --eval-split {other}"
         )
 

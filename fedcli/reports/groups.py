@@ -23,7 +23,7 @@ from fedcli.reports.significance import holm, sign_flip_p
 from fedcli.reports.verdict import has_diverged
 from fedcli.runs.record import ONLINE, RunRecord, load_run
 from fedcli.settings.options import did_you_mean
-from fedcli.settings.tables.metrics import JUDGING, more_is_better
+from fedcli.settings.tables.metrics import SELECTION_METRICS, more_is_better
 from fedcli.settings.vocabulary import ACCURACY, HELD_OUT, SPLITS, VALIDATION
 
 SECONDS = "seconds"
@@ -202,8 +202,8 @@ def parse_column(text: str) -> Column:
             raise ConfigError(f"--columns {name}: give an accuracy from 0 to 1, as in rounds@0.9")
         return Column(name, target=target)
     split, dot, metric = name.partition(".")
-    if not dot or split not in _SPLITS or metric not in JUDGING:
-        hint = did_you_mean(metric, JUDGING) if split in _SPLITS else ""
+    if not dot or split not in _SPLITS or metric not in SELECTION_METRICS:
+        hint = did_you_mean(metric, SELECTION_METRICS) if split in _SPLITS else ""
         raise ConfigError(
             f"--columns {name}: give SPLIT.METRIC (test.accuracy, validation.loss), rounds@0.9 or "
             f"seconds{hint}"
@@ -217,7 +217,10 @@ def choosing_column(metric: str, split: str) -> Column:
     Raises:
         ConfigError: There is no such metric or split.
     """
-    for flag, name, known in (("--select", metric, JUDGING), ("--select-on", split, _SPLITS)):
+    for flag, name, known in (
+        ("--select", metric, SELECTION_METRICS),
+        ("--select-on", split, _SPLITS),
+    ):
         if name not in known:
             hint = did_you_mean(name, known)
             raise ConfigError(f"{flag} {name!r}: choose one of {', '.join(known)}{hint}")

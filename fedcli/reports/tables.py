@@ -21,7 +21,7 @@ from fedcli.runs.record import ONLINE, RunRecord, measures_of
 from fedcli.settings.data_source import shown_data
 from fedcli.settings.declaration import option_name
 from fedcli.settings.tables.algorithms import AGGREGATORS
-from fedcli.settings.tables.metrics import JUDGING
+from fedcli.settings.tables.metrics import SELECTION_METRICS
 from fedcli.settings.vocabulary import MEASURES
 
 # Names of statistics over clients in JSON, with their column headers.
@@ -149,8 +149,8 @@ def spread(evaluation: Mapping[str, Mapping[str, Any]]) -> Table | None:
 
 
 def _measures_in(over_clients: Mapping[str, Any]) -> dict[str, str]:
-    """Returns the metrics of a spread with their keys: first those of JUDGING, then the user's."""
-    known = {measure: key for measure, key in JUDGING.items() if key in over_clients}
+    """Returns the metrics of a spread with their keys; the user's own metrics come last."""
+    known = {measure: key for measure, key in SELECTION_METRICS.items() if key in over_clients}
     others = (key for key in over_clients if key not in known.values())
     return {**known, **{key: key for key in others if isinstance(over_clients[key], Mapping)}}
 

@@ -75,7 +75,7 @@ def build_stages(
     return tuple(stage for stage in stages if stage is not None)
 
 
-def behind_secure_sum(algorithm: Algorithm, config: RunConfig) -> Algorithm:
+def with_secure_sum(algorithm: Algorithm, config: RunConfig) -> Algorithm:
     """Returns the algorithm; its aggregator uses secure sums if the config has `secure_sum`."""
     options = _sum_options(config)
     if options is None:

@@ -41,7 +41,7 @@ from fedcli.models import sources
 from fedcli.models.layout import ParamLayout
 from fedcli.models.model import Model
 from fedcli.runs import needs
-from fedcli.runs.building import behind_secure_sum, build_algorithm, build_model, build_stages
+from fedcli.runs.building import build_algorithm, build_model, build_stages, with_secure_sum
 from fedcli.runs.files import checkpoint
 from fedcli.runs.files.checkpoint import Checkpoint
 from fedcli.runs.files.saved_states import digests_of, to_components
@@ -233,7 +233,7 @@ def open_federation(
         from fedcli.runs.privacy_plan import make_private  # lazy: few runs are private
 
         algorithm = make_private(algorithm, config, cohorts, notes)
-    secure = behind_secure_sum(algorithm, config)
+    secure = with_secure_sum(algorithm, config)
     _check_cohort(secure, cohort_size(config, cohorts), config)
     config, attack = _open_attack(config, train, cohorts, notes)
     # Attacks are made against the rule itself, without secure sums.

@@ -16,8 +16,8 @@ from fedcli.runs.stopping import Best
 from fedcli.settings import config_file
 from fedcli.settings.data_source import shown_data
 from fedcli.settings.run_config import RunConfig
-from fedcli.settings.tables.metrics import JUDGING, METRICS, key_of, own_names
-from fedcli.settings.vocabulary import ACCURACY, JUDGES, MEASURES
+from fedcli.settings.tables.metrics import METRICS, SELECTION_METRICS, key_of, own_names
+from fedcli.settings.vocabulary import ACCURACY, MEASURES, SELECTION_SPLITS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -204,9 +204,9 @@ class RunRecord:
 
     @cached_property
     def judged_by(self) -> str:
-        """The series that ranks rounds: the first of JUDGES that exists, else `online`."""
+        """The series that ranks rounds: the first existing of SELECTION_SPLITS, else `online`."""
         names = self.series_names
-        return next((name for name in JUDGES if name in names), ONLINE)
+        return next((name for name in SELECTION_SPLITS if name in names), ONLINE)
 
     def series(self, name: str, measure: str) -> Series:
         """Returns (round, value) of `online` or a split; values that are not finite are left out.
@@ -226,11 +226,11 @@ class RunRecord:
         return last[key] if _is_number(last, key) else None
 
     def finals(self, name: str) -> dict[str, float | None]:
-        """Returns `final` of all metrics that a series has, by the keys of JUDGING."""
+        """Returns `final` of all metrics that a series has, by the keys of SELECTION_METRICS."""
         last = self._last_point(name)[1]
         return {
             measure: last[key] if _is_number(last, key) else None
-            for measure, key in JUDGING.items()
+            for measure, key in SELECTION_METRICS.items()
             if key in last
         }
 
@@ -341,10 +341,13 @@ def curves_of(
 
 
 def measures_of(runs: Iterable[RunRecord]) -> list[str]:
-    """Returns the metrics that at least one of the runs has, in the order of JUDGING, own last."""
+    """Returns the metrics that at least one of the runs has.
+
+    They are in the order of SELECTION_METRICS; users' own metrics come last.
+    """
     names = dict.fromkeys(name for run in runs for name in run.measures)
-    own = [name for name in names if name not in JUDGING]
-    return [*(name for name in JUDGING if name in names), *own]
+    own = [name for name in names if name not in SELECTION_METRICS]
+    return [*(name for name in SELECTION_METRICS if name in names), *own]
 
 
 def curve_title(measure: str, across: str = "round") -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from fedcli.dataclass import dataclass
 from fedcli.settings.tables.metrics import key_of, more_is_better
 from fedcli.settings.values import split_target
-from fedcli.settings.vocabulary import ACCURACY, JUDGES
+from fedcli.settings.vocabulary import ACCURACY, SELECTION_SPLITS
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Best:
     """The best round so far.
 
     Attributes:
-        measure: The metric that ranks the rounds: a key of JUDGING, or a user's own.
+        measure: The metric that ranks the rounds: a key of SELECTION_METRICS, or a user's own.
         value: Its value in the best round; None before the first evaluation that has it.
         round_num: The best round; None if `value` is None.
     """
@@ -173,6 +173,6 @@ def _is_better(measure: str, value: float, other: float) -> bool:
 
 
 def deciding_split(evaluation: Mapping[str, Any]) -> str:
-    """Returns the split of an evaluation that ranks rounds: the first of JUDGES that exists."""
-    splits = (each for each in JUDGES if each in evaluation)
+    """Returns the split of an evaluation that ranks rounds: its first of SELECTION_SPLITS."""
+    splits = (each for each in SELECTION_SPLITS if each in evaluation)
     return next(splits, next(iter(evaluation)))

@@ -21,7 +21,7 @@ from fedcli.settings.run_config import (
     OPTIONS,
     RunConfig,
 )
-from fedcli.settings.values import check_judges, in_order, split_target
+from fedcli.settings.values import check_selection_metrics, in_order, split_target
 from fedcli.settings.vocabulary import BY_ROUND, WITHOUT_TRAIN
 
 _MAX_TFF_SEED = 2**32 - 1  # the largest of NumPy's RandomState, with which TFF draws cohorts
@@ -246,11 +246,11 @@ def _resolve_metrics(values: dict[str, Any]) -> None:
 
     The options of a user's own metrics are checked when their files run, by `own.permission`.
     """
-    check_judges(values)
-    judging = {values["monitor"], values["keep_best"]}
+    check_selection_metrics(values)
+    ranking = {values["monitor"], values["keep_best"]}
     if values["stop_at"] is not None:
-        judging.add(split_target(values["stop_at"])[0])
-    names = {*(values["metrics"] or ()), *judging}
+        ranking.add(split_target(values["stop_at"])[0])
+    names = {*(values["metrics"] or ()), *ranking}
     known_or_named = {
         name for name in names if name in tables.METRICS or name in (values["metrics"] or ())
     }

@@ -37,7 +37,6 @@ from fedcli.settings.values import (
     CLIP_NORM,
     COUNT,
     EMA_DECAY,
-    JUDGING_METRIC,
     LEARNING_RATE,
     MAX_SEED,
     MAX_VIRTUAL,
@@ -46,11 +45,12 @@ from fedcli.settings.values import (
     NORMALIZATION,
     PATH,
     PRESET,
+    SELECTION_METRIC,
     SHUFFLE_BUFFER,
     SPEEDS,
     SWITCH,
     TARGET,
-    check_judges,
+    check_selection_metrics,
     client_selection,
     name_in,
     name_or_code,
@@ -629,7 +629,7 @@ class RunConfig:
     )
     monitor: str | None = option(
         None,
-        JUDGING_METRIC,
+        SELECTION_METRIC,
         help="Metric that --patience watches in place of accuracy: loss, macro_f1, auc, ...",
         section=EVALUATION,
         usual=ACCURACY,
@@ -653,7 +653,7 @@ class RunConfig:
     )
     keep_best: str | None = option(
         None,
-        JUDGING_METRIC,
+        SELECTION_METRIC,
         help="Also keep the checkpoint of the best evaluated round, by its loss, accuracy or "
         "another metric on validation data (else test, else train). eval and export use it with "
         "--best.",
@@ -711,7 +711,7 @@ class RunConfig:
             if checked is not value:
                 object.__setattr__(self, name, checked)
         try:
-            check_judges(vars(self))
+            check_selection_metrics(vars(self))
         except ConfigError as err:
             raise ConfigError(worded(str(err))) from err
 
@@ -750,12 +750,12 @@ class RunConfig:
 def _check_name(field: str, declared: RunOption, value: Any) -> None:
     """Refuses an unknown name. Files are not opened.
 
-    A list of names is checked by its kind, and metrics that judge rounds by `check_judges`.
+    The kind of a list checks its names; `check_selection_metrics` checks metrics that rank rounds.
     """
     kind = declared.kind
     if kind.names is None or not isinstance(value, str) or (kind.is_path and kind.is_path(value)):
         return
-    if value.startswith(IN_MEMORY) or kind is JUDGING_METRIC:
+    if value.startswith(IN_MEMORY) or kind is SELECTION_METRIC:
         return
     if field == "partition":
         tables.find_partition(value)

@@ -134,7 +134,7 @@ def parse_target(label: str, value: object) -> str:
             above 0 and up to 1 for other metrics of fedcli.
     """
     name, equals, text = (each.strip() for each in str(value).rpartition("="))
-    is_known = name in tables.JUDGING
+    is_known = name in tables.SELECTION_METRICS
     if not equals or not (is_known or name.isidentifier()):
         raise ConfigError(_not_a_target(label, value))
     low, high = (1e-9, MAX_FLOAT if name == "loss" else 1.0) if is_known else (None, None)
@@ -147,7 +147,7 @@ def parse_target(label: str, value: object) -> str:
     return f"{name}={check_number(f'{label} {name}', target, low, high)!r}"
 
 
-def check_judges(values: Mapping[str, Any]) -> None:
+def check_selection_metrics(values: Mapping[str, Any]) -> None:
     """Checks the names of the metrics by which rounds are ranked.
 
     They are fedcli's metrics, and the user's own by their short names. If `values` names only the
@@ -158,27 +158,32 @@ def check_judges(values: Mapping[str, Any]) -> None:
     """
     stop_at = values["stop_at"]
     target = None if stop_at is None else split_target(stop_at)[0]
-    judges = {"--monitor": values["monitor"], "--keep-best": values["keep_best"]}
-    judges = {**judges, "--stop-at": target}
-    named = {label: name for label, name in judges.items() if name is not None}
+    metrics = {"--monitor": values["monitor"], "--keep-best": values["keep_best"]}
+    metrics = {**metrics, "--stop-at": target}
+    named = {label: name for label, name in metrics.items() if name is not None}
     own = tables.own_names(values["metrics"]) if named else []
     if any(map(is_code, own)):
         return
     for label, name in named.items():
-        if name not in tables.JUDGING and name not in own:
+        if name not in tables.SELECTION_METRICS and name not in own:
             of_target = label == "--stop-at"
-            fault = _not_a_target(label, stop_at, own) if of_target else _no_judge(label, name, own)
-            raise ConfigError(fault + did_you_mean(name, (*tables.JUDGING, *own)))
+            fault = (
+                _not_a_target(label, stop_at, own)
+                if of_target
+                else _unknown_metric(label, name, own)
+            )
+            raise ConfigError(fault + did_you_mean(name, (*tables.SELECTION_METRICS, *own)))
 
 
-def _no_judge(label: str, name: object, own: Collection[str] = ()) -> str:
+def _unknown_metric(label: str, name: object, own: Collection[str] = ()) -> str:
     """Returns the message about an unknown metric."""
-    return f"{label} {shown(name)}: choose one of {', '.join((*tables.JUDGING, *own))}, {_OR_OWN}"
+    known = ", ".join((*tables.SELECTION_METRICS, *own))
+    return f"{label} {shown(name)}: choose one of {known}, {_OR_OWN}"
 
 
 def _not_a_target(label: str, target: object, own: Collection[str] = ()) -> str:
     """Returns the message about a target whose metric is unknown or whose form is wrong."""
-    others = ", ".join(each for each in (*tables.JUDGING, *own) if each != ACCURACY)
+    others = ", ".join(each for each in (*tables.SELECTION_METRICS, *own) if each != ACCURACY)
     return (
         f"{label} {str(target)[:60]!r}: give {ACCURACY}=X, as in {ACCURACY}=0.97, or another "
         f"metric ({others}), {_OR_OWN}"
@@ -236,10 +241,10 @@ def _check_word(label: str, value: object, *, words: tuple[str, ...]) -> str:
     return str(value)
 
 
-def _check_judging(label: str, value: object) -> str:
-    if isinstance(value, str) and (value in tables.JUDGING or value.isidentifier()):
-        return value  # `check_judges` knows whether the run has such a metric
-    raise ConfigError(_no_judge(label, value))
+def _check_selection_metric(label: str, value: object) -> str:
+    if isinstance(value, str) and (value in tables.SELECTION_METRICS or value.isidentifier()):
+        return value  # `check_selection_metrics` knows whether the run has such a metric
+    raise ConfigError(_unknown_metric(label, value))
 
 
 def _check_rate(label: str, value: object) -> float:
@@ -335,7 +340,9 @@ TARGET = Kind(parse_target, metavar="METRIC=X")
 METRIC_NAMES = Kind(
     _check_metrics, metavar="all|NAME,FILE.py[:NAME]", names=lambda: tables.METRICS, takes_code=True
 )
-JUDGING_METRIC = Kind(_check_judging, metavar="METRIC", names=lambda: tables.JUDGING)
+SELECTION_METRIC = Kind(
+    _check_selection_metric, metavar="METRIC", names=lambda: tables.SELECTION_METRICS
+)
 PATH = Kind(_check_text, is_path=lambda _: True)
 NORMALIZATION = Kind(_check_normalization, metavar="train|published|image|MEAN,..:STD,..")
 CLASS_WEIGHTS = Kind(

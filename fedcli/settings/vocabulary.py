@@ -50,4 +50,4 @@ MEASURES = {"loss": "loss", ACCURACY: "sparse_categorical_accuracy"}
 HELD_OUT = ("test", "central")
 # The rounds of a run are ranked by the first of these splits that exists. If there are validation
 # data, test data decide nothing.
-JUDGES = (VALIDATION, *HELD_OUT, "train")
+SELECTION_SPLITS = (VALIDATION, *HELD_OUT, "train")

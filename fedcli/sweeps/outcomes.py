@@ -65,8 +65,8 @@ def outcome_of(record: RunRecord) -> Outcome:
 
 def _metrics(evaluation: dict[str, Any]) -> dict[str, Any]:
     """The metrics of one split, by their names in options."""
-    from fedcli.settings.tables.metrics import JUDGING
+    from fedcli.settings.tables.metrics import SELECTION_METRICS
 
     values = evaluation["client_work"]["eval"]["current_round_metrics"]
-    metrics = {name: values[key] for name, key in JUDGING.items() if key in values}
+    metrics = {name: values[key] for name, key in SELECTION_METRICS.items() if key in values}
     return {"round": evaluation["round"], **metrics}

@@ -38,7 +38,7 @@ from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
 from fedcli.settings.options import did_you_mean
 from fedcli.settings.run_config import OPTIONS, RunConfig
-from fedcli.settings.tables.metrics import JUDGING
+from fedcli.settings.tables.metrics import SELECTION_METRICS
 from fedcli.settings.toml_values import parse_toml
 from fedcli.settings.values import MAX_SEED, check_whole, shown
 from fedcli.settings.vocabulary import ACCURACY, HELD_OUT, VALIDATION
@@ -79,7 +79,7 @@ class Select:
     """How points are ranked.
 
     Attributes:
-        metric: A key of JUDGING.
+        metric: A key of SELECTION_METRICS.
         on: The split whose results decide; validation unless the user requests another.
     """
 
@@ -352,7 +352,7 @@ def _read_cases(value: Any, label: str) -> tuple[Case, ...]:
 def _read_select(value: Any, label: str) -> Select:
     _check_table(value, label, ("metric", "on"))
     metric, split = value.get("metric", Select.metric), value.get("on", Select.on)
-    _check_choice(f"{label}: metric", metric, tuple(JUDGING))
+    _check_choice(f"{label}: metric", metric, tuple(SELECTION_METRICS))
     _check_choice(f"{label}: on", split, SELECTED_ON)
     return Select(metric, split)
 

@@ -19,7 +19,7 @@ from fedcli.settings.options import Value, did_you_mean, opened, resolve, split_
 from fedcli.settings.own import user_code
 from fedcli.settings.own.parts import DEFAULT_NAME, options_for
 from fedcli.settings.run_config import CODE_FIELDS, OPTION_OWNERS, OPTIONS, RunConfig
-from fedcli.settings.values import check_judges, in_order
+from fedcli.settings.values import check_selection_metrics, in_order
 
 MODEL = "model"
 PARTITION = "partition"
@@ -224,7 +224,7 @@ def complete(config: RunConfig) -> RunConfig:
         named = f"{file}:{entry.code.rpartition(':')[2]}"
         changed[field] = named + text.removeprefix(code)
     completed = replace(config, **changed) if changed else config
-    check_judges(vars(completed))  # only now the names of all metrics are known
+    check_selection_metrics(vars(completed))  # only now the names of all metrics are known
     return completed
 
 

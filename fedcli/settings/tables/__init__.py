@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from fedcli.settings.tables.datasets import PUBLIC_DATASETS as PUBLIC_DATASETS
     from fedcli.settings.tables.engines import ENGINES as ENGINES
     from fedcli.settings.tables.formats import FORMATS as FORMATS
-    from fedcli.settings.tables.metrics import JUDGING as JUDGING
     from fedcli.settings.tables.metrics import METRICS as METRICS
+    from fedcli.settings.tables.metrics import SELECTION_METRICS as SELECTION_METRICS
     from fedcli.settings.tables.metrics import MetricEntry as MetricEntry
     from fedcli.settings.tables.metrics import more_is_better as more_is_better
     from fedcli.settings.tables.metrics import own_names as own_names
@@ -69,7 +69,7 @@ else:
             "EMBEDDED_DATASETS": "fedcli.settings.tables.datasets",
             "ENGINES": "fedcli.settings.tables.engines",
             "FORMATS": "fedcli.settings.tables.formats",
-            "JUDGING": "fedcli.settings.tables.metrics",
+            "SELECTION_METRICS": "fedcli.settings.tables.metrics",
             "METRICS": "fedcli.settings.tables.metrics",
             "MODELS": "fedcli.settings.tables.models",
             "MetricEntry": "fedcli.settings.tables.metrics",

@@ -73,12 +73,12 @@ METRICS = table(
 
 # The metrics by which rounds can be ranked, with their names in metrics.jsonl. A run's own metrics
 # come after them; see `own_names`.
-JUDGING = {**MEASURES, **{name: name for name in METRICS}}
+SELECTION_METRICS = {**MEASURES, **{name: name for name in METRICS}}
 
 
 def key_of(measure: str) -> str:
     """Returns the name of a metric in metrics.jsonl; for a user's own metric its short name."""
-    return JUDGING.get(measure, measure)
+    return SELECTION_METRICS.get(measure, measure)
 
 
 def more_is_better(measure: str) -> bool:

@@ -115,14 +115,15 @@ static void test_pairs_of_another_base_have_other_masks(void) {
     CHECK(sent[0] != again[0]);
 }
 
-static void test_threads_and_coins(void) {
+static void test_threads_change_nothing_in_either_rounding(void) {
     static const int counts[] = {2, 3, 7};
-    fed_key coins[MAX_CLIENTS] = {{.seed = 1}, {.seed = 2}, {.seed = 3}, {.seed = 4}, {.seed = 5}};
+    fed_key rounding_keys[MAX_CLIENTS] = {
+        {.seed = 1}, {.seed = 2}, {.seed = 3}, {.seed = 4}, {.seed = 5}};
     fed_secure_terms terms = terms_of(MAX_CLIENTS, MAX_PARAMS);
     uint64_t clipped = 0;
     fill();
-    for (int has_coins = 0; has_coins < 2; has_coins++) {
-        terms.coins = has_coins ? coins : NULL;
+    for (int rounds_randomly = 0; rounds_randomly < 2; rounds_randomly++) {
+        terms.rounding_keys = rounds_randomly ? rounding_keys : NULL;
         CHECK_EQUAL(fed_secure_sum(1, &terms, total, NULL, &clipped), FED_OK);
         for (size_t c = 0; c < 3; c++) {
             CHECK_EQUAL(fed_secure_sum(counts[c], &terms, other, NULL, &clipped), FED_OK);
@@ -218,7 +219,7 @@ static const test_case TESTS[] = {
     TEST(test_sums_for_all_sizes),
     TEST(test_centers_signs_and_ranges),
     TEST(test_pairs_of_another_base_have_other_masks),
-    TEST(test_threads_and_coins),
+    TEST(test_threads_change_nothing_in_either_rounding),
     TEST(test_sent_rows_hide_levels_and_add_up),
     TEST(test_largest_levels_do_not_wrap),
     TEST(test_refused_terms),
