@@ -47,6 +47,16 @@ SMALL: dict[str, Any] = {
 }
 
 
+BATCH_NORM: dict[str, Any] = {
+    "data": "synthetic-shapes",
+    "model": "resnet20-bn",
+    "clients": "3",
+    "rounds": 2,
+    "max_examples": 10,
+    "eval_clients": "2",
+}
+
+
 def config(**options: Any) -> RunConfig:
     workers = {"workers": 2, "threads": 1, **options.pop("engine_options", {})}
     return RunConfig(**{**SMALL, "engine": "ray", "engine_options": workers, **options})
@@ -89,8 +99,13 @@ def processes_of(workers: RayWorkers) -> list[int]:
         {"sampling": "with-replacement"},
         {"engine_options": {"data": "ship"}},
         {"sampling": "fixed", "model": "cnn-reddi", "rounds": 1},
+        {**BATCH_NORM, "batch_norm": "average"},
+        {**BATCH_NORM, "batch_norm": "frozen"},
     ],
-    ids=["plain", "scaffold", "median", "with-replacement", "ship", "cnn"],
+    ids=[
+        *("plain", "scaffold", "median", "with-replacement", "ship", "cnn"),
+        *("averaged-batch-norm", "frozen-batch-norm"),
+    ],
 )
 def test_a_run_has_the_bytes_of_threads(tmp_path: Path, options: dict[str, Any]) -> None:
     train(config(**options), tmp_path / "ray")
