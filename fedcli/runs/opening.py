@@ -259,6 +259,18 @@ def open_federation(
     needed = check_needs(model.layout)
     notes += needed.notes()
     engine, workers = _open_engine(config, model, splits, notes, cancel)
+    process = learning.build_process(  # before clients are read, because it may refuse the config
+        algorithm,
+        model,
+        engine=engine,
+        num_clients=_population_size(cohorts, train),
+        measures_deltas=config.record_clients,
+        class_weights=weights,
+        label_smoothing=config.label_smoothing,
+        stages=stages,
+        seed=config.seed,
+        root_data=_root_data(config, algorithm, train, plan),
+    )
     fixed_batches = poisoned_batches = None
     if workers is None and cohorts.fixed is not None:
         fixed_batches, poisoned_batches = _read_fixed(
@@ -268,18 +280,7 @@ def open_federation(
         config=config,
         splits=splits,
         engine=engine,
-        process=learning.build_process(
-            algorithm,
-            model,
-            engine=engine,
-            num_clients=_population_size(cohorts, train),
-            measures_deltas=config.record_clients,
-            class_weights=weights,
-            label_smoothing=config.label_smoothing,
-            stages=stages,
-            seed=config.seed,
-            root_data=_root_data(config, algorithm, train, plan),
-        ),
+        process=process,
         evaluator=learning.build_fed_eval(model, engine=engine),
         sampled_clients=sampled_clients,
         groups=tuple(make_groups(config, cohorts, splits, notes)),

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from fedcli import datasets
+from fedcli import datasets, settings
 from fedcli.core.native import CancelFlag, Cancelled
 from fedcli.datasets.batch_plan import BatchPlan
 from fedcli.datasets.batches import BatchedDataset
 from fedcli.datasets.client_batches import ClientBatches
-from fedcli.errors import DataError
+from fedcli.errors import ConfigError, DataError
 from fedcli.runs import opening
 from fedcli.settings.data_source import DataSource
 
@@ -48,3 +48,19 @@ def test_a_cancellation_ends_the_thread_that_draws_clients() -> None:
     with pytest.raises(Cancelled):
         opening._read_all(drawn_clients(ClientBatches), cancel, 2)
     assert num_helpers() == 0
+
+
+def test_a_model_that_the_algorithm_refuses_is_refused_before_clients_are_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def read_all(*_: object) -> None:
+        pytest.fail("clients were read")
+
+    monkeypatch.setattr(opening, "_read_all", read_all)
+    config = settings.validate(
+        settings.from_options(
+            {"model": "resnet20-bn", "data": "synthetic-shapes", "algorithm": "scaffold"}
+        )
+    )
+    with pytest.raises(ConfigError, match="has batch normalization"):
+        opening.open_federation(config)
