@@ -48,9 +48,9 @@ static void add_crossing(sorting *made, enum fed_sort_kind kind, size_t first, s
     if (kind == FED_HALVE || step.group > LARGEST_GROUP) {
         step.group = 2;
         step.unit = (uint32_t)(span / 2);
-    } else if (kind == FED_CROSS && is_last &&
+    } else if (kind == FED_CROSS && is_last && tile < step.group / 2 &&
                (made->first + made->count - 1) / FED_TILE_ROWS == tile) {
-        step.kind = FED_NARROW;
+        step.kind = FED_CROSS_TILE;
     }
     add_step(made, step);
     if (step.unit == FED_TILE_ROWS) return;

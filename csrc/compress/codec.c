@@ -94,6 +94,8 @@ int fed_codec_encode_finite(const fed_codec *codec, const fed_key *key, const fl
     return KINDS[codec->kind].ops->encode(codec, &draws, values, payload, num_bytes);
 }
 
+int fed_codec_replaces(const fed_codec *codec) { return KINDS[codec->kind].ops->replace != NULL; }
+
 int fed_codec_replace_finite(const fed_codec *codec, const fed_key *key, float *values,
                              float *scratch, uint8_t *payload, size_t *num_bytes,
                              double *squared_error) {

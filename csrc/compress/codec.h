@@ -56,8 +56,11 @@ int fed_codec_decode_with(const fed_codec *codec, fed_draws *draws, const uint8_
 /* fed_codec_encode of values that are known to be finite, in the caller's floating-point mode. */
 int fed_codec_encode_finite(const fed_codec *codec, const fed_key *key, const float *values,
                             uint8_t *payload, size_t *num_bytes);
+/* 1 if fed_codec_replace_finite needs no scratch. */
+int fed_codec_replaces(const fed_codec *codec);
 /* As fed_codec_encode_finite, and replaces the values by the decoded values. `scratch` [P] is
- * overwritten. *squared_error is that of the decoded values, and not finite if they are not. */
+ * overwritten; NULL if it is not needed. *squared_error is that of the decoded values, and not
+ * finite if they are not. */
 int fed_codec_replace_finite(const fed_codec *codec, const fed_key *key, float *values,
                              float *scratch, uint8_t *payload, size_t *num_bytes,
                              double *squared_error);

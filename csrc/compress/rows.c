@@ -118,7 +118,8 @@ static void run_row(void *context, size_t r, int worker) {
 /* Allocates what a thread needs. Payloads that are kept, and next residuals, are in memory of the
  * caller. */
 static int reserve(const job *all, scratch *own) {
-    if (all->after == NULL) {
+    const int replaces = all->payloads == NULL && all->before == NULL;
+    if (all->after == NULL && !(replaces && fed_codec_replaces(all->codec))) {
         own->values = fed_allocate(all->codec->num_params * sizeof *own->values);
         if (own->values == NULL) return FED_ERR_NO_MEMORY;
     }

@@ -253,11 +253,12 @@ typedef struct fed_sort_block {
 
 /* A step in sorting a block. Rows are sorted sixteen at a time and then merged. */
 enum fed_sort_kind {
-    FED_SORT,   /* sorts the tile of given rows that begins with `first` */
-    FED_CROSS,  /* the first layers of a merge of two sorted halves: see group */
-    FED_HALVE,  /* the next layer of such a merge: two groups are compared row by row */
-    FED_NARROW, /* as FED_CROSS, if only the rows of `tile` are needed; unit is FED_TILE_ROWS */
-    FED_CLEAN,  /* the last layers of a merge, of the tile of rows that begins with `first` */
+    FED_SORT,       /* sorts the tile of given rows that begins with `first` */
+    FED_CROSS,      /* the first layers of a merge of two sorted halves: see group */
+    FED_HALVE,      /* the next layer of such a merge: two groups are compared row by row */
+    FED_CROSS_TILE, /* as FED_CROSS, if only the rows of `tile` are needed, which lies in the first
+                       half; unit is FED_TILE_ROWS */
+    FED_CLEAN,      /* the last layers of a merge, of the tile of rows that begins with `first` */
 };
 enum { FED_TILE_ROWS = 16 };
 typedef struct fed_sort_step {
