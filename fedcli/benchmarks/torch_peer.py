@@ -67,7 +67,7 @@ def _seconds_of(job: Callable[[], Params]) -> float:
 def _job(task: Task, model: Model, layout: Any) -> Callable[[], Params]:
     """The job with images and kernels in a memory layout."""
     net = build(model).to(memory_format=layout)
-    start = [each.detach().clone() for each in net.parameters()]
+    start = [each.detach().clone() for each in _tensors(net)]
     batches = [
         [(x.to(memory_format=layout), labels) for x, labels in client]
         for client in _batches(task, model)
@@ -79,7 +79,7 @@ def _job(task: Task, model: Model, layout: Any) -> Callable[[], Params]:
         total = [torch.zeros_like(each) for each in start]
         for client, size in zip(batches, task.sizes, strict=True):
             with torch.no_grad():
-                for mine, theirs in zip(net.parameters(), start, strict=True):
+                for mine, theirs in zip(_tensors(net), start, strict=True):
                     mine.copy_(theirs)
             optimizer = torch.optim.SGD(net.parameters(), lr=task.client_lr)
             for x, labels in client:
@@ -87,7 +87,7 @@ def _job(task: Task, model: Model, layout: Any) -> Callable[[], Params]:
                 loss_of(net(x), labels).backward()
                 optimizer.step()
             with torch.no_grad():
-                for part, mine, theirs in zip(total, net.parameters(), start, strict=True):
+                for part, mine, theirs in zip(total, _tensors(net), start, strict=True):
                     part.add_(mine - theirs, alpha=float(size))
         scale = 1 / sum(task.sizes)
         return gather(model, [s + t * scale for s, t in zip(start, total, strict=True)])
@@ -174,6 +174,14 @@ class _Graph(torch.nn.Module):  # type: ignore[misc]  # PyTorch need not be inst
 
 def _concatenated(first: Any, second: Any) -> Any:
     return torch.cat((first, second), dim=1)
+
+
+def _tensors(net: Any) -> list[Any]:
+    """The tensors of a network in the order of `ParamLayout.tensors`: moving statistics are last.
+
+    PyTorch's number of batches, an integer, is left out.
+    """
+    return [*net.parameters(), *(each for each in net.buffers() if each.is_floating_point())]
 
 
 def gather(model: Model, tensors: list[Any]) -> Params:

@@ -36,7 +36,8 @@ def export(
 
     \b
     The suffix of FILE chooses the format:
-      .npz         the weights: one array for each tensor, in layer order
+      .npz         the weights: one array for each tensor, in layer order; moving statistics of
+                   batch normalization follow all others
       .keras       the whole model, for keras.models.load_model of Keras 3
       .weights.h5  the weights, for load_weights of the same model in Keras 3
       .pt          the weights, for load_state_dict of the same model in PyTorch

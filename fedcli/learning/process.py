@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 # The models that a process accepts; see `build_process`.
 ModelLike: TypeAlias = "str | Model | OwnModel | Callable[[], Model | OwnModel]"
 
-_PARTS = ("client_work", "aggregator", "finalizer", "updates")  # of a server state
+# The parts of a server state, and what the user may have written that keeps each.
+_PARTS = {
+    "client_work": "client work",
+    "aggregator": "aggregator",
+    "finalizer": "server optimizer",
+    "updates": "stages of updates",
+}
 
 
 class LearningProcess(ExplainsNames, abc.ABC):
@@ -233,11 +239,11 @@ def check_names_kept(state: ServerState, names: Mapping[str, frozenset[str]]) ->
     Raises:
         PartError: A part, which the user wrote, has returned a state with other names.
     """
-    for part in _PARTS:
+    for part, writer in _PARTS.items():
         held = getattr(state, part).keys()
         if held != names[part]:
             raise PartError(
-                f"the {part} returned a state with {_listed(held) or 'no values'}, but its "
+                f"the {writer} returned a state with {_listed(held) or 'no values'}, but its "
                 f"first one has {_listed(names[part]) or 'no values'}; a part of your own must "
                 "keep the names of its state"
             )

@@ -150,7 +150,8 @@ def _members(
         more = ", ..." if len(members) > len(few) else ""
         raise ConfigError(
             f"{path} has arrays of shapes {_listed(found)}{more}, but the model needs "
-            f"{_listed(shapes)}; give one array per tensor in layer order, kernel before bias"
+            f"{_listed(shapes)}; give one array per tensor in layer order, kernel before bias, and "
+            "moving statistics of batch normalization after all others"
         )
     return members
 

@@ -21,6 +21,7 @@ from fedcli.benchmarks.timing import Pace, Runner, Spread, Timer, in_turn, ratio
 from fedcli.cli.screen import bench_tables
 from fedcli.core.native import CancelFlag, Cancelled, Phase
 from fedcli.errors import ConfigError, DataError
+from fedcli.models.model import Model
 from fedcli.progress import ignore_progress
 from fedcli.settings import tables
 from tests.kit.command_line import Fedcli
@@ -178,6 +179,22 @@ def test_torch_computes_the_same_as_fedcli(kind: str, model: str, options: dict[
 
     task = small_task(kind, model, **options)
     assert_same_work(task, torch_peer.prepare(task, 1)())
+
+
+@pytest.mark.skipif(not HAS_TORCH, reason="PyTorch is not installed")
+def test_torch_reports_moving_statistics_after_all_weights() -> None:
+    """Trained weights are not compared: batch norms multiply PyTorch's roundings, to 1 % a step."""
+    from fedcli.benchmarks import torch_peer
+
+    model = tasks.build_model(Task(TRAIN, "resnet20-bn", (5,), data=tasks.SHAPES))
+    counted = np.arange(model.layout.num_params, dtype=np.float32)
+    given = Model(model.name, model.layout, counted)
+    net = torch_peer.build(given)
+    np.testing.assert_array_equal(torch_peer.gather(given, torch_peer._tensors(net)), counted)
+    task = Task(TRAIN, "resnet20-bn", (5, 4), 5, 1, data=tasks.SHAPES)
+    mine, peer = own_parameters(task), torch_peer.prepare(task, 1)()
+    moving = slice(model.layout.num_trained, None)
+    assert np.abs(mine - peer)[moving].max() < 0.01 * np.abs(mine - model.initial_params).max()
 
 
 DEEP = [(TRAIN, "resnet20"), (TRAIN, "vgg11"), (TRAIN, "resnet18-gn"), (EVALUATE, "mobilenet-v2")]

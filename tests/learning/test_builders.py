@@ -13,6 +13,7 @@ from fedcli import aggregators, algorithms, learning, optimizers
 from fedcli.errors import ConfigError, DataError, PartError
 from fedcli.learning import builders
 from fedcli.learning.aggregators.order_statistics import Median
+from fedcli.learning.process import check_names_kept, names_in_parts
 from fedcli.learning.training_process import TrainingProcess
 from fedcli.settings import tables
 from fedcli.settings.tables.algorithms import AlgorithmEntry
@@ -226,3 +227,10 @@ def test_an_aggregator_whose_state_gets_another_name_is_refused(cohort: Any) -> 
     words = "the aggregator returned a state with count, but its first one has no values; .* keep"
     with pytest.raises(PartError, match=words):
         process.next(process.initialize(), cohort)
+
+
+def test_a_server_optimizer_whose_state_gets_another_name_is_named_so() -> None:
+    state = learning.build_weighted_fed_avg(MODEL, optimizers.sgd(0.1)).initialize()
+    names = {**names_in_parts(state), "finalizer": frozenset({"count"})}
+    with pytest.raises(PartError, match=r"the server optimizer returned a state with .* has count"):
+        check_names_kept(state, names)

@@ -292,8 +292,9 @@ class TorchNetwork:
             if name.rpartition(".")[2] in ("running_mean", "running_var"):
                 raise ModelError(
                     f"{self.place}: {self._layer_of(name)} keeps running "
-                    "statistics, which clients cannot average as weights; use GroupNorm, or "
-                    "track_running_stats=False"
+                    "statistics, which are no weights of a module; use GroupNorm or "
+                    "track_running_stats=False, or describe the model by fedcli's layers, which "
+                    "have batch normalization (fedcli help models)"
                 )
 
     def _refuse_changed_buffers(self) -> None:
