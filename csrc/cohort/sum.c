@@ -134,6 +134,23 @@ double *fed_sum_take_unused(fed_sum *sum) {
     return NULL;
 }
 
+/* Adds a range of a whole block, which follows num_blocks others, to the tree. */
+static void add_block(const fed_sum *sum, size_t num_blocks, const float *const *vectors,
+                      const double *weights, size_t from, size_t first, size_t count) {
+    const double *older[MAX_LEVELS];
+    size_t level = 0;
+    for (; num_blocks >> level & 1; level++) older[level] = sum->levels[level] + first;
+    fed_active_kernels()->sum_eight(vectors, weights, from, count, older, level,
+                                    sum->levels[level] + first);
+}
+
+/* 1 if no weight is 0: a vector with weight 0 must not be read, because it may hold NaN. */
+static int weights_are_positive(const double *weights, size_t num_vectors) {
+    for (size_t i = 0; i < num_vectors; i++)
+        if (!(weights[i] > 0)) return 0;
+    return 1;
+}
+
 enum { RANGE = 4096 }; /* 32 KB of each level: fastest of 512 to 16384 */
 
 /* Adds a range of each vector, which begins at `from`, to the range of the sum that begins at
@@ -146,6 +163,11 @@ static void add_range(const fed_sum *sum, const float *const *vectors, const dou
     for (size_t i = 0; i < num_vectors;) {
         const size_t left = num_vectors - i, room = FED_BLOCK_CLIENTS - num_partial;
         const size_t num = left < room ? left : room;
+        if (num == FED_BLOCK_CLIENTS && weights_are_positive(weights + i, num)) {
+            add_block(sum, num_blocks++, vectors + i, weights + i, from, first, count);
+            i += num;
+            continue;
+        }
         kernels->add_vectors(partial, vectors + i, weights + i, num, from, count);
         i += num;
         num_partial += num;

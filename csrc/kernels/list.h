@@ -247,6 +247,10 @@ KERNEL(void, add_delta, double *sum, const float *params, const float *server, s
 /* sum[i] += weights[k] * vectors[k][first + i], with k in order; weights of 0 are skipped. */
 KERNEL(void, add_vectors, double *sum, const float *const *vectors, const double *weights,
        size_t num_vectors, size_t first, size_t num_values)
+/* sum[i] = older[last][i] + (... + (older[0][i] + block)), where block is the sum from k = 0 to 7
+ * of weights[k] * vectors[k][first + i], in order. */
+KERNEL(void, sum_eight, const float *const *vectors, const double *weights, size_t first,
+       size_t num_values, const double *const *older, size_t num_older, double *sum /* out */)
 
 /* Sorts each column of a block of rows. Between the steps it prefetches what is read next. */
 KERNEL(void, sort_rows, const fed_sort_block *block, const fed_sort_step *steps, size_t num_steps,

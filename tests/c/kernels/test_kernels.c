@@ -897,6 +897,39 @@ static void test_add_vectors_is_add_delta_in_turn_on_every_variant(void) {
     }
 }
 
+/* As above; then older sums are added, from the first to the last. */
+static void test_sum_eight_is_add_vectors_and_the_older_sums_on_every_variant(void) {
+    static const double weights[] = {3, 12345, 1, 7, 2, 5, 11, 13};
+    enum { NUM_VECTORS = LENGTH(weights), FIRST = 1, MOST_OLDER = 3 };
+    for (size_t s = 0; s < LENGTH(SIZES); s++) {
+        const size_t num = SIZES[s];
+        guarded vectors[NUM_VECTORS];
+        const float *values[NUM_VECTORS];
+        double *older = test_alloc((MOST_OLDER * num + 1) * sizeof(*older));
+        const double *starts[] = {older, older + num, older + 2 * num};
+        double *sum = test_alloc((num + 1) * sizeof(*sum)), *twin = test_alloc(num * sizeof(*twin));
+        for (size_t k = 0; k < NUM_VECTORS; k++) {
+            vectors[k] = guarded_new(num + FIRST, k, 1);
+            values[k] = vectors[k].values;
+        }
+        for (size_t p = 0; p < MOST_OLDER * num; p++) older[p] = (double)(p * p) / 7;
+        for (size_t num_older = 0; num_older <= MOST_OLDER; num_older++) {
+            for (size_t p = 0; p < num; p++) sum[p] = 1e300, twin[p] = 0;
+            sum[num] = 1;
+            fed_active_kernels()->sum_eight(values, weights, FIRST, num, starts, num_older, sum);
+            fed_active_kernels()->add_vectors(twin, values, weights, NUM_VECTORS, FIRST, num);
+            for (size_t o = 0; o < num_older; o++)
+                for (size_t p = 0; p < num; p++) twin[p] = starts[o][p] + twin[p];
+            CHECK_BYTES(sum, twin, num * sizeof(*sum));
+            CHECK(sum[num] == 1);
+        }
+        for (size_t k = 0; k < NUM_VECTORS; k++) guarded_free(&vectors[k]);
+        free(older);
+        free(sum);
+        free(twin);
+    }
+}
+
 /* Decoding and the steps differ from the generic variant only by fused multiply-adds. */
 static void test_elementwise_agrees_with_generic(void) {
     enum { NUM = 77 };
@@ -1025,6 +1058,7 @@ static const test_case TESTS[] = {
     TEST(test_delta_is_finite_looks_at_the_difference),
     TEST(test_add_delta_is_exact_on_every_variant),
     TEST(test_add_vectors_is_add_delta_in_turn_on_every_variant),
+    TEST(test_sum_eight_is_add_vectors_and_the_older_sums_on_every_variant),
     TEST(test_elementwise_agrees_with_generic),
 };
 
