@@ -157,6 +157,11 @@ typedef struct fed_products_gradient {
     size_t out_panel, out_point;
 } fed_products_gradient;
 
+/* The outputs of an activation that only limits them, such as relu. */
+typedef struct fed_range {
+    float least, most;
+} fed_range;
+
 /* Rows of pixels of an image that is normalised. */
 typedef struct fed_norm_rows {
     size_t num_rows, num_pixels; /* pixels of a row follow each other */
@@ -166,10 +171,11 @@ typedef struct fed_norm_rows {
 
 /* The gradient by the inputs of a normalisation, over pixels that follow each other:
  *   in_gradient = g * by_gradient + (values - means) * by_value + fixed
- * where g is the gradient or, if outputs are given, 0 at outputs of 0 or less. */
+ * where g is the gradient or, if outputs are given, 0 at outputs that are not inside the range. */
 typedef struct fed_norm_gradient {
-    const float *gradient, *values;                      /* [num_pixels, num_channels] */
-    const float *outputs;                                /* the same, or NULL */
+    const float *gradient, *values; /* [num_pixels, num_channels] */
+    const float *outputs;           /* the same, or NULL */
+    fed_range range;
     const float *means, *by_gradient, *by_value, *fixed; /* [num_channels] */
     size_t num_pixels, num_channels;                     /* num_channels a multiple of FED_PAD */
     float *in_gradient;                                  /* out [num_pixels, num_channels] */

@@ -63,14 +63,14 @@ KERNEL(void, mean_window_backward, const float *gradient, const fed_window *wind
 KERNEL(void, norm_deviations, const fed_norm_rows *rows, const float *values, const float *shifts,
        double *sums /* in-out */, double *squares /* in-out */)
 /* sums += g and products += g * (values - means), where g is the gradient or, if outputs are given,
- * 0 at outputs of 0 or less. */
+ * 0 at outputs that are not inside the range. */
 KERNEL(void, norm_products, const fed_norm_rows *rows, const float *gradient,
-       const float *outputs /* or NULL */, const float *values, const float *means,
+       const float *outputs /* or NULL */, fed_range range, const float *values, const float *means,
        double *sums /* in-out */, double *products /* in-out */)
-/* out = max(least, (values - means) * scales + biases) for pixels that follow each other; NaN stays
- * NaN. */
+/* out = (values - means) * scales + biases, but not outside the range, for pixels that follow each
+ * other; NaN stays NaN. */
 KERNEL(void, norm_apply, const float *values, const float *means, const float *scales,
-       const float *biases, float least, size_t num_pixels, size_t num_channels,
+       const float *biases, fed_range range, size_t num_pixels, size_t num_channels,
        float *out /* out */)
 KERNEL(void, norm_gradient, const fed_norm_gradient *at)
 /* out = (values - mean) / deviation * gamma + beta, with mean and deviation of each pixel. */

@@ -170,14 +170,13 @@ static void apply(void *context, size_t b, int worker) {
     const fed_stage *stage = pass->stage;
     const float *in = pass->in + b * stage->in.num_values;
     float *out = pass->out + b * stage->out.num_values;
-    const int is_relu = stage->layer->activation == FED_RELU;
+    const fed_range range = fed_norm_range(stage->layer);
     (void)worker;
     for (size_t y = 0; y < stage->shape.height; y++)
         pass->kernels->norm_apply(in + fed_pixel(&stage->in, y, 0), w->found.means, w->rows,
-                                  w->rows + w->channels, is_relu ? 0 : -HUGE_VALF,
-                                  stage->shape.width, w->channels,
+                                  w->rows + w->channels, range, stage->shape.width, w->channels,
                                   out + fed_pixel(&stage->out, y, 0));
-    if (!is_relu)
+    if (!fed_norm_activates(stage->layer))
         fed_apply_activation(pass->kernels, stage->layer, &stage->out, &stage->shape, out);
 }
 
@@ -197,11 +196,11 @@ static void forward(const fed_images_pass *pass) {
 
 /* ---- Backward -------------------------------------------------------------------------------- */
 
-/* For relu, the outputs of image b: the gradient counts only where they are above 0. NULL: it
- * counts everywhere. */
+/* The outputs of image b, if the kernels undo the activation: the gradient counts only where they
+ * are inside its range. NULL: it counts everywhere. */
 static const float *mask_of(const fed_images_pass *pass, size_t b) {
     const fed_stage *stage = pass->stage;
-    return stage->layer->activation == FED_RELU ? pass->out + b * stage->out.num_values : NULL;
+    return fed_norm_activates(stage->layer) ? pass->out + b * stage->out.num_values : NULL;
 }
 
 /* The row of outputs y; NULL if they are not needed. */
@@ -224,10 +223,11 @@ static void sum_gradient(void *context, size_t block, int worker) {
         if (mask == NULL)
             fed_undo_activation(pass->kernels, stage->layer, &stage->out, &stage->shape,
                                 pass->out + out, pass->out_gradient + out);
-        pass->kernels->norm_products(
-            &rows, row_at(stage, pass->out_gradient + out, 0), row_at(stage, mask, 0),
-            pass->in + b * stage->in.num_values + fed_pixel(&stage->in, 0, 0), w->found.means, sums,
-            sums + w->channels);
+        pass->kernels->norm_products(&rows, row_at(stage, pass->out_gradient + out, 0),
+                                     row_at(stage, mask, 0), fed_norm_range(stage->layer),
+                                     pass->in + b * stage->in.num_values +
+                                         fed_pixel(&stage->in, 0, 0),
+                                     w->found.means, sums, sums + w->channels);
     }
 }
 
@@ -271,6 +271,7 @@ static void find_in_gradient(void *context, size_t b, int worker) {
             .gradient = row_at(stage, pass->out_gradient + b * stage->out.num_values, y),
             .values = pass->in + at,
             .outputs = row_at(stage, mask, y),
+            .range = fed_norm_range(stage->layer),
             .means = w->found.means,
             .by_gradient = w->rows,
             .by_value = w->rows + w->channels,

@@ -128,18 +128,18 @@ static void forward(const fed_pass *pass) {
         scales[c] = gamma != NULL ? gamma[c] * found.inverses[c] : found.inverses[c];
         biases[c] = beta != NULL ? beta[c] : 0;
     }
-    const int is_relu = stage->layer->activation == FED_RELU;
+    const fed_range range = fed_norm_range(stage->layer);
     for (size_t y = 0; y < stage->shape.height; y++)
         pass->kernels->norm_apply(pass->in + fed_pixel(&stage->in, y, 0), found.means, scales,
-                                  biases, is_relu ? 0 : -HUGE_VALF, stage->shape.width, channels,
+                                  biases, range, stage->shape.width, channels,
                                   pass->out + fed_pixel(&stage->out, y, 0));
-    if (!is_relu) fed_activate_out(pass);
+    if (!fed_norm_activates(stage->layer)) fed_activate_out(pass);
 }
 
-/* Undoes the activation, except relu, in out_gradient. For relu it returns the outputs: the
- * gradient counts only where they are above 0. */
+/* Undoes the activation in out_gradient, unless the kernels do so. For them it returns the outputs:
+ * the gradient counts only where they are inside the range. */
 static const float *undo_activation(const fed_pass *pass) {
-    if (pass->stage->layer->activation == FED_RELU) return pass->out;
+    if (fed_norm_activates(pass->stage->layer)) return pass->out;
     fed_undo_out(pass);
     return NULL;
 }
@@ -157,8 +157,9 @@ static void sum_gradient(const fed_pass *pass, const statistics *found, const fl
     const size_t channels = fed_norm_channels(stage);
     const fed_norm_rows rows = fed_norm_rows_of(stage);
     pass->kernels->norm_products(&rows, row_at(pass, pass->out_gradient, 0),
-                                 row_at(pass, outputs, 0), pass->in + fed_pixel(&stage->in, 0, 0),
-                                 found->means, sums, products);
+                                 row_at(pass, outputs, 0), fed_norm_range(stage->layer),
+                                 pass->in + fed_pixel(&stage->in, 0, 0), found->means, sums,
+                                 products);
     for (size_t c = 0; c < channels; c++) products[c] *= (double)found->inverses[c];
 }
 
@@ -210,6 +211,7 @@ static void backward(const fed_pass *pass) {
             .gradient = row_at(pass, pass->out_gradient, y),
             .values = pass->in + at,
             .outputs = row_at(pass, outputs, y),
+            .range = fed_norm_range(stage->layer),
             .means = found.means,
             .by_gradient = row_of(pass, 0),
             .by_value = row_of(pass, 1),

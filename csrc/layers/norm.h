@@ -6,6 +6,8 @@
 
 #include "layer.h"
 
+#include <math.h>
+
 static inline size_t fed_norm_channels(const fed_stage *stage) { return stage->in.pixel_stride; }
 
 static inline size_t fed_norm_packed_size(const fed_stage *stage) {
@@ -19,6 +21,17 @@ static inline fed_norm_rows fed_norm_rows_of(const fed_stage *stage) {
                            .num_channels = fed_norm_channels(stage),
                            .stride = stage->in.row_stride,
                            .out_stride = stage->out.row_stride};
+}
+
+/* 1 if the kernels compute the layer's activation, too. */
+static inline int fed_norm_activates(const fed_layer *layer) {
+    return layer->activation == FED_RELU || layer->activation == FED_RELU6;
+}
+
+/* Their range; everything if they compute none. */
+static inline fed_range fed_norm_range(const fed_layer *layer) {
+    if (!fed_norm_activates(layer)) return (fed_range){-HUGE_VALF, HUGE_VALF};
+    return (fed_range){0, layer->activation == FED_RELU6 ? 6 : HUGE_VALF};
 }
 
 void fed_norm_pack(const fed_stage *stage, const float *flat, float *packed /* out */);
