@@ -243,6 +243,11 @@ static void forward(const fed_kernels *kernels, const fed_image_conv *conv,
 
 /* ---- The gradient by the inputs -------------------------------------------------------------- */
 
+/* Prefetches the weights from 16 input channels to 16 output channels. */
+static void fetch_square(const float *weights) {
+    for (size_t i = 0; i < FED_PAD * FED_PAD; i += FED_PAD) __builtin_prefetch(weights + i);
+}
+
 /* Turned weights of 16 input channels: [taps, phase by phase][O][16]. */
 static void turn_panel(void *context, size_t panel, int worker) {
     const pass *c = context;
@@ -259,9 +264,11 @@ static void turn_panel(void *context, size_t panel, int worker) {
                 const size_t place = tap_y * p->x.window + tap_x;
                 const float *from =
                     c->io->weights + (place * p->in_channels + panel * FED_PAD) * FED_PAD;
-                for (size_t o = 0; o < p->out_channels; o += FED_PAD, from += p->panel_size)
+                for (size_t o = 0; o < p->out_channels; o += FED_PAD, from += p->panel_size) {
+                    fetch_square(from + p->panel_size);
                     c->kernels->transpose(from, NULL, FED_PAD, FED_PAD, FED_PAD, to + o * FED_PAD,
                                           FED_PAD);
+                }
             }
         }
 }

@@ -386,7 +386,7 @@ int fed_net_num_workers(const fed_net *net, size_t num_clients, int num_threads)
 /* A part of a batch has at most PART_FLOATS floats in the inputs and outputs of a stage, which stay
  * in an L2 cache of 512 KiB or more. It has at least LEAST_PART images, because smaller parts are
  * slower even if the cache is too small. */
-enum { PART_FLOATS = 96 * 1024, LEAST_PART = 2 };
+enum { PART_FLOATS = 96 * 1024, LEAST_PART = 5 };
 
 size_t fed_net_part_size(const fed_net *net, size_t batch_size, int is_training) {
     size_t most = 1, all = 0;
