@@ -130,7 +130,7 @@ cdef Array hold(values, char kind, int num_axes, what, bint is_written=False):
     if format != NULL and format[0] == OWN_ORDER:  # the dtype names the native byte order
         format += 1
     found = format[0] if format != NULL and format[0] != 0 and format[1] == 0 else 0
-    if found == c"l":  # C long, which NumPy uses for one of the two
+    if found == c"l":  # C long, which NumPy uses for int32 or int64
         found = c"i" if buffer.itemsize == 4 else c"q"
     if found != kind or buffer.itemsize != size:
         raise ValueError(f"{what} are not {np.dtype(chr(kind))}")
