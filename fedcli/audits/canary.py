@@ -4,7 +4,7 @@ The canary is a client whose labels are all raised by one, so a model learns the
 it. The model's confidence on the canary's examples distinguishes runs with it from runs without it.
 A quarter of the runs is used to choose a threshold on the confidence. In the other runs the right
 and wrong decisions by the threshold are counted, and the counts give a lower bound on epsilon
-(`bounds.least_epsilon`), wrong with probability at most 5 %.
+(`bounds.least_epsilon`). The bound is wrong with probability at most 5 %.
 
 (Jagielski, Ullman and Oprea, "Auditing Differentially Private Machine Learning", NeurIPS 2020,
 https://arxiv.org/abs/2006.07709.)

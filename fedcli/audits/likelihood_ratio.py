@@ -9,8 +9,8 @@ client < x), which needs only the runs without it.
 
 (Carlini, Chien, Nasr, Song, Terzis and Tramèr, "Membership Inference Attacks From First
 Principles", IEEE S&P 2022, https://arxiv.org/abs/2112.03570; there for examples, here for clients.
-If a variance is shared, the authors' code uses that of the scores with the client for both sides;
-here each side has its own.)
+If clients share a variance, the authors' code uses the variance of the scores with the client for
+both densities; here each density has its own.)
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ from fedcli.settings.declaration import option_name
 from fedcli.settings.run_config import RunConfig
 from fedcli.settings.vocabulary import SELECTION_SPLITS, VALIDATION
 
-# Clients evaluated in one call, so that not all their data are in memory at once. Losses are summed
-# block by block, so this number affects the last digits of the results.
+# Number of clients that one call evaluates. Only their data are in memory at a time. Losses are
+# summed block by block, so this number affects the last digits of the results.
 EVAL_BLOCK = 256
 
 # Options that compare the rounds of a run by their evaluations.

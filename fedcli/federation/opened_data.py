@@ -57,7 +57,7 @@ def notes_on(splits: Mapping[str, ClientData]) -> tuple[str, ...]:
 
 
 def notes_of_sources(splits: Mapping[str, ClientData]) -> tuple[str, ...]:
-    """Returns a line on how each imported file was interpreted; a store records this itself."""
+    """Returns a line on how each file of another program was interpreted; none for stores."""
     descriptions = (data.description() for data in splits.values())
     return tuple(dict.fromkeys(each.short() for each in descriptions if each is not None))
 

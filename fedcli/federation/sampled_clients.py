@@ -41,7 +41,7 @@ class SampledClients:
     plan: BatchPlan
 
     def of_round(self, round_num: int) -> tuple[Sequence[str], RoundReports | None]:
-        """Returns the cohort after `round_num` rounds, and its reports, or None if all report."""
+        """Returns the cohort after `round_num` rounds, and its reports (None if all report)."""
         ids = self.cohorts.for_round(round_num)
         if self.participation is None:
             return ids, None

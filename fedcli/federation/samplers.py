@@ -122,7 +122,8 @@ class Cyclic(Sampler):
     UniformShuffledClientSampler.)
     """
 
-    # A cache of the order of the most recent pass, because consecutive rounds mostly use the same.
+    # A cache of the order of the most recent pass, because consecutive rounds mostly use the same
+    # pass.
     _order: dict[int, NDArray[np.int64]] = field(
         default_factory=dict, init=False, compare=False, repr=False
     )

@@ -28,7 +28,7 @@ def check_batch_norms(model: Model, algorithm: Algorithm, stages: Sequence[Updat
         stages: What changes individual updates before they are aggregated.
 
     Raises:
-        ConfigError: The algorithm, the aggregator or a stage is such a part.
+        ConfigError: The algorithm, the aggregator or a stage changes the statistics in another way.
     """
     entry = algorithm.entry
     if not _averages(entry):

@@ -2,7 +2,7 @@
 
 A process is composed as in TFF of a distributor (which sends the unchanged model), client work, an
 aggregator and a finalizer. Each has its own part of the server state. A process holds no state
-itself: a round takes one and returns the next.
+itself: each round takes a state and returns the next one.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ def build_process(
             Wrap a `torch.nn.Module` with `fedcli.own_models.wrap`.
         metrics_aggregator: Computes metrics by name from the clients' statistics. Metrics that the
             model defines are added after them: they are summed over the clients, then finalised.
-        engine: Trains and evaluates the clients. By default on threads of this process; a model in
-            Python runs in the calling thread.
+        engine: Trains and evaluates the clients. The default engine uses threads of this process,
+            or the calling thread for a model in Python.
         num_clients: The size of the population; SCAFFOLD and FedDyn need it.
         measures_deltas: Whether the clients' statistics contain the norm of each delta. This costs
             a pass over each delta and changes no other result.
         class_weights: Factors of the training loss by class, [num_classes], finite and not
             negative, as Keras's `class_weight`. The loss of a batch is the sum of the weighted
-            losses over its number of examples. None for 1 in all classes.
+            losses divided by its number of examples. None for 1 in all classes.
         label_smoothing: The share of each label that is spread equally over all classes, in [0, 1),
             as Keras's `label_smoothing`. The training loss includes it; evaluations do not.
         stages: The stages that change the individual updates of a cohort before aggregation, in

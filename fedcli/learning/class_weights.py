@@ -1,8 +1,8 @@
 """Weights of the training loss by class: balanced, or from a file.
 
 They act as Keras's `class_weight`. The loss of an example is multiplied by the weight of its label.
-The loss of a batch is the sum of these products over the number of its examples, not over the sum
-of the weights.
+The loss of a batch is the sum of these products divided by the number of its examples, not by the
+sum of the weights.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ A damaged file is an error. SQLite checks its pages and keys when a run is resum
 whole file once. Each vector has a CRC-32.
 
 `ClientStates` is the part of a server state that stands for the store. It is an immutable value:
-all vectors as they were after some round. The next round writes the next version beside it. It
+all vectors as they were after some round. The next round writes the next version beside it, and
 drops, client by client, the earlier versions that no kept checkpoint needs. A round that was
 interrupted, or is repeated, leaves a version that is not used: the next round from the same state
 deletes it first.
@@ -421,7 +421,7 @@ def _unneeded(versions: Iterable[int], version: int, needed_at: Sequence[int]) -
 def _check_kind(path: Path) -> None:
     """Rejects pipes, devices and the like, on which SQLite would block or read for ever.
 
-    SQLite also opens the files beside it that hold changes not yet in it.
+    The files beside the database are checked, too, because SQLite reads changes from them.
     """
     for suffix, advice in (("", "restore the file"), *((each, "remove it") for each in _SUFFIXES)):
         named = Path(f"{path}{suffix}")

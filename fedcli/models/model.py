@@ -108,7 +108,7 @@ def glorot_uniform(layout: ParamLayout, seed: int) -> NDArray[np.float32]:
 def _glorot_limit(tensor: Tensor) -> float:
     """The limit of a kernel's uniform distribution.
 
-    Its last two dimensions are inputs and outputs.
+    The kernel's last two dimensions are inputs and outputs.
     """
     places = math.prod(tensor.shape[:-2])
     return math.sqrt(6 / (places * (tensor.shape[-2] + tensor.shape[-1])))

@@ -85,8 +85,8 @@ def load(path: str | Path, input_shape: Sequence[int] | None = None, *, seed: in
 
     Args:
         path: A `.keras`, whole-model `.h5` or `.json` file. Neither Keras nor TensorFlow is needed.
-        input_shape: Shape of one example of the data, [H, W] or [H, W, C]; None: that in the file.
-            A model of flattened images takes every shape with the same number of pixels.
+        input_shape: Shape of one example of the data, [H, W] or [H, W, C]; None: the shape in the
+            file. A model of flattened images takes every shape with the same number of pixels.
         seed: Seed of the initial weights, if the file has none.
 
     Raises:

@@ -35,7 +35,7 @@ def format_of(path: Path, given: str | None = None) -> str:
 
     Args:
         path: The file.
-        given: The format; None: that of the file's suffix.
+        given: The format; None: the one that the file's suffix names.
 
     Raises:
         ConfigError: The suffix is none of `WEIGHTS_FORMATS`, or PyTorch is needed and missing.
@@ -65,7 +65,7 @@ def save(
         path: The file; an existing regular file is replaced.
         tensors: One array for each tensor of the layout, in order.
         layout: The model's layout.
-        file_format: A key of `WEIGHTS_FORMATS`; None: that of the file's suffix.
+        file_format: A key of `WEIGHTS_FORMATS`; None: the one that the file's suffix names.
 
     Returns:
         The shape of each tensor as it was written, by name and in order.

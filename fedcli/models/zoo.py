@@ -194,10 +194,10 @@ def resnet20(
     """Returns the ResNet-20 of He et al. 2016 for CIFAR, with group normalization.
 
     272,474 parameters for 10 classes. There are stages of 16, 32 and 64 channels, each with three
-    blocks of two 3 x 3 convolutions. Where a stage begins, the shortcut is a 1 x 1 convolution of
-    stride 2, which the paper calls option B; option A, zeros for new channels, has 2,752 parameters
-    fewer. The groups are those of Hsieh et al. 2020. Kernels start Glorot uniform; the paper uses
-    He's normal initialiser.
+    blocks of two 3 x 3 convolutions. Where the second and the third stage begin, the shortcut is a
+    1 x 1 convolution of stride 2, which the paper calls option B. Option A, zeros for new channels,
+    has 2,752 parameters fewer. The groups are those of Hsieh et al. 2020. Kernels start Glorot
+    uniform; the paper uses He's normal initialiser.
 
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C].

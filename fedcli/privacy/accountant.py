@@ -37,7 +37,7 @@ class Accountant:
 
     Attributes:
         scheme: The way of choosing the clients of each round.
-        noise_multiplier: z, standard deviation of the noise over the clipping norm.
+        noise_multiplier: z, standard deviation of the noise divided by the clipping norm.
         delta: The probability with which the guarantee may fail.
         method: The accountant that computes `Spent.epsilon`: `pld`, or `rdp` if it was requested or
             if no tighter accountant fits the scheme.

@@ -133,7 +133,7 @@ class ComposedLoss:
         shrink, after = np.exp(-STEP * np.arange(_BLOCK)), math.exp(-STEP * _BLOCK)
         above = _suffix_sums(blocks.sum(axis=1))
         shrunk_above = _decayed_sums(np.einsum("bi,i->b", blocks, shrink), after)
-        # The last block at whose first loss delta is still exceeded.
+        # The last block at whose first loss the sum still exceeds delta.
         exceeded = np.flatnonzero(above[:-1] - shrunk_above[:-1] > delta)
         if not len(exceeded):
             return 0.0
@@ -200,7 +200,8 @@ class SampledGaussianLoss:
 
         Args:
             rate: Probability q that a client takes part, above 0 and below 1.
-            noise_multiplier: z, standard deviation of the noise over the clipping norm; above 0.
+            noise_multiplier: z, standard deviation of the noise divided by the clipping norm; above
+                0.
         """
         self._losses = removed_and_added(rate, noise_multiplier)
         # The window for any number of rounds is computed from these moments.
@@ -213,8 +214,8 @@ class SampledGaussianLoss:
         """Returns epsilon after `num_rounds` rounds, the larger one of both directions.
 
         Removing a client usually has the larger epsilon. Epsilon grows with the rounds. Epsilon of
-        adding a client is therefore computed for a later round, which bounds it until then. It is
-        computed again only if this bound is larger than epsilon of removing a client.
+        adding a client is therefore computed for a later round: the result is an upper bound until
+        then. It is computed again only if this bound is larger than epsilon of removing a client.
         """
         capacity = _size_of_at_least(max(num_rounds, _LEAST_CAPACITY), 2)
         if capacity != self._capacity:  # it depends only on num_rounds, so the result does, too

@@ -74,8 +74,9 @@ def _between(order: float, rate: float, z: float) -> float:
 def fixed_size(rate: float, noise_multiplier: float) -> Floats:
     """Returns a bound on the divergence when one client is replaced, for cohorts of a fixed size.
 
-    Wang, Balle and Kasiviswanathan 2019, https://arxiv.org/abs/1808.00087: theorem 9 with the
-    differences of its proof (as in dp-accounting); between whole orders by their corollary 10.
+    Wang, Balle and Kasiviswanathan 2019, https://arxiv.org/abs/1808.00087: theorem 9, with the
+    differences (P / Q - 1)^l of its proof as in dp-accounting, at whole orders; corollary 10
+    between them.
 
     Args:
         rate: Cohort size divided by population, below 1.

@@ -100,8 +100,9 @@ class Unsampled:
     """A client takes part in a number of rounds that is known beforehand.
 
     Attributes:
-        squared_sensitivity: Returns, after a number of rounds, the sum over all releases of the
-            squared number of times that a client counts in each.
+        squared_sensitivity: Returns the squared sensitivity after a number of rounds. It is the sum
+            over all releases of n^2, where n is the number of times that the client counts in the
+            release.
     """
 
     squared_sensitivity: Callable[[int], int]

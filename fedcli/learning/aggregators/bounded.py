@@ -64,7 +64,7 @@ class AdaptiveRobust:
         return {"zeroing": ZEROING.initial, "clipping": CLIPPING.initial}
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
-        """Requests the sum of deltas within the bounds of the coming round."""
+        """Requests the sum of the deltas, each with the bounds of the coming round applied."""
         return DeltaRequest(_bounds(state))
 
     def aggregate(
@@ -112,7 +112,7 @@ class NormBound:
         return {}
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
-        """Requests the sum of deltas within the bound."""
+        """Requests the sum of the deltas, each clipped to the bound."""
         return DeltaRequest(NO_BOUNDS._replace(norm=self.max_norm))
 
     def aggregate(

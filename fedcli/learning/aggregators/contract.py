@@ -44,8 +44,8 @@ class Aggregator(Protocol):
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
         """Returns what the engine must provide about the deltas of the coming round.
 
-        `SUM` for their weighted sum alone, `ALL_ROWS` for the individual deltas as well, or
-        `DeltaRequest(bounds=DeltaBounds(max_abs, norm))` for a sum of bounded deltas.
+        It returns `SUM` for the weighted sum alone, `ALL_ROWS` for the individual deltas as well,
+        or `DeltaRequest(bounds=DeltaBounds(max_abs, norm))` for a sum of bounded deltas.
         """
         ...
 

@@ -70,7 +70,8 @@ class PreAggregator(Protocol):
 class Bucketing:
     """Means of `size` deltas each (the last may have fewer), in a new random order every round.
 
-    The number of wrong deltas stays the same, because each may be in a different bucket.
+    As many new deltas as old ones may be wrong, because each wrong delta may be in a bucket of its
+    own.
     """
 
     size: int = 2

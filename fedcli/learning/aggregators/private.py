@@ -17,8 +17,9 @@ Adaptive Clipping", NeurIPS 2021, https://arxiv.org/abs/1905.03871) C follows a 
 and the noise on the sum of deltas is z_v C with 1 / z_v^2 = 1 / z^2 - 1 / (2 s)^2. Both releases
 together then spend as much privacy as a single release with noise multiplier z.
 
-A secure sum rounds what each client sends, which can make its norm larger than C. The largest
-possible increase is known beforehand, and the noise is then in proportion to C plus this increase.
+A secure sum rounds the clipped delta of each client, which can make the norm of the delta larger
+than C. The largest possible increase is known beforehand, and the noise is then in proportion to C
+plus this increase.
 
 This is a simulation: whoever knows the seed can subtract the noise, and Gaussian noise in floating
 point can leak what it hides (Mironov, CCS 2012).
@@ -41,7 +42,7 @@ from fedcli.learning.aggregators.noise import FreshNoise, NoiseSource, TreeNoise
 from fedcli.learning.engines.deltas import NO_BOUNDS, DeltaRequest, Deltas
 from fedcli.privacy.accountant import Accountant
 
-_SHARE_OF_COUNT = 0.05  # the noise on counts, relative to the expected clients, as in TFF
+_SHARE_OF_COUNT = 0.05  # standard deviation of the noise on counts / expected clients, as in TFF
 
 
 class PrivacyPlan(NamedTuple):
@@ -143,7 +144,7 @@ class PrivateMean:
         clip, round_num = state["clip"], state["num_rounds"]
         z = plan.accountant.noise_multiplier
         on_deltas = z if self.adaptive is None else self.adaptive.noise_on_deltas(z)
-        sensitivity = clip + deltas.rounding_norm  # what one client can add
+        sensitivity = clip + deltas.rounding_norm  # the largest norm that a client can add
         mean_delta = deltas.start(
             lambda num_threads: self.noise.mean(
                 *(round_num, on_deltas * sensitivity, deltas.delta_sum, plan.cohort_size),

@@ -22,7 +22,7 @@ class Algorithm:
     Attributes:
         entry: Its row of the table of algorithms.
         client_work: The work of the clients of a cohort in a round.
-        weighting: Client weights, `num-examples` (processed) or `uniform`.
+        weighting: Client weights: `num-examples`, the number of processed examples, or `uniform`.
         aggregator: Combines the deltas of a cohort into one mean delta.
         server_optimizer: Updates the global model with the pseudo-gradient.
         ema_decay: Decay of an exponential moving average of the global weights, which is evaluated

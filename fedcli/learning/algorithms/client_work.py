@@ -47,8 +47,8 @@ class CohortCall:
         class_weights: The factor of the loss of each example by its label; see `ClientTask`.
         label_smoothing: The share of each label that is spread over all classes; see `ClientTask`.
         pipeline: Runs the update stages on the deltas before they are aggregated. None if the
-            deltas are not for the aggregator, or if there are no stages and it needs only their
-            sum.
+            deltas are not for the aggregator, or if there are no stages and the aggregator needs
+            only the sum.
         root_data: The server's own examples in batches; None if it has none.
         max_distances: The largest distance of a client's model from the global model, by client id;
             see `ClientTask`.
@@ -169,12 +169,12 @@ class CohortCall:
     def _root_delta(
         self, task: ClientTask, exchange: ClientExchange | None
     ) -> NDArray[np.float64] | None:
-        """Returns the delta of the server's own examples, by the local steps of a client.
+        """Returns the delta that a client with the server's own examples would send.
 
         After the clients, the engine trains a cohort whose only client has these examples. An
         exchange sends this client the inputs of a client that never took part. It does not receive
         the delta, so the vectors that clients keep do not change. No stage changes the delta,
-        because it is not sent to anyone. None if the delta is not finite.
+        because it is not sent to anyone. The result is None if the delta is not finite.
 
         Raises:
             ConfigError: There are no examples.
@@ -184,7 +184,7 @@ class CohortCall:
                 "the aggregator compares the clients' deltas with the delta of examples that the "
                 "server has; give these examples as root_data"
             )
-        clients = [self.root_data]  # a list, because the engine keeps the decoded pixels of a tuple
+        clients = [self.root_data]  # in a tuple, the engine would keep their pixels
         inputs = task.inputs if exchange is None else exchange.send(clients)
         alone = replace(task, request=SUM, inputs=inputs, occurrences=None, max_distances=None)
         trained = self.engine.train(self.layout, alone, clients, cancel=self.cancel)

@@ -4,7 +4,7 @@ Wang, Liu, Liang, Joshi and Poor, "Tackling the Objective Inconsistency Problem 
 Federated Optimization", NeurIPS 2020, https://arxiv.org/abs/2007.07481.
 
 Client k of the cohort trains as in federated averaging. Its model delta y_k - w is -rate times a
-weighted sum of its gradients. Let a_k be the sum of those weights. For plain SGD it is the number
+weighted sum of its gradients. Let a_k be the sum of these weights. For plain SGD it is the number
 of steps tau_k; for momentum m it is
 
     a_k = (tau_k - m (1 - m^tau_k) / (1 - m)) / (1 - m)
@@ -14,10 +14,10 @@ With q_k the client's share of the cohort's weights and tau_eff = sum_k q_k a_k,
     mean_delta = tau_eff sum_k q_k (y_k - w) / a_k
 
 and passes -mean_delta to the server optimizer. If all a_k are equal this is federated averaging.
-Nesterov's momentum and schedules by local step also have an a_k. Other client optimizers do not add
-up gradients and are rejected. Weights: by examples processed (the default), or all the same; in the
-paper they are the clients' shares of all examples. An aggregator's bounds apply to the clients'
-deltas before the division by a_k.
+There is also an a_k for Nesterov's momentum and for schedules by local step. Other client
+optimizers do not add up gradients and are rejected. Weights: by examples processed (the default),
+or all the same; in the paper they are the clients' shares of all examples. An aggregator's bounds
+apply to the clients' deltas before the division by a_k.
 
 Differences from the paper: q_k are shares within the cohort of the round; the server optimizer can
 be any (the paper's is SGD at rate 1); local steps with a proximal term are not supported; and a

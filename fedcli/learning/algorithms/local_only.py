@@ -66,7 +66,7 @@ class OwnModels:
     receives = True
 
     def __init__(self, states: NextClientStates, params: NDArray[np.float32]) -> None:
-        """Starts from the version to write and the initial model [num_params]."""
+        """Takes the version that the round writes, and the initial model [num_params]."""
         self.next = states
         self._params = params
         # The d_k before the round, of each piece that was sent and is not received yet.

@@ -32,7 +32,8 @@ class CallLock:
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._threads: set[int] = set()  # threads of the running call: its caller's and its own
+        # The threads of the running call: the caller's, and those that run a part of it.
+        self._threads: set[int] = set()
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -52,8 +53,9 @@ class CallLock:
     def run(self, work: Callable[[], T]) -> T:
         """Runs `work` while it holds the lock, and returns the result.
 
-        `hold` would do the same, but its generator adds about 1 microsecond to a call of some 30.
-        An interrupt never leaves the lock held, because `with` acquires and releases it itself.
+        `hold` would do the same, but its generator adds about 1 microsecond to a call that takes
+        some 30. An interrupt never leaves the lock held, because `with` acquires and releases it
+        itself.
         """
         caller, threads = self._caller(), self._threads
         with self._lock:

@@ -124,8 +124,8 @@ def numbered(
 
     Args:
         clients: The clients of a call, in order, each read once.
-        occurrences: These numbers, if the clients are only a part of the cohort (see `ClientTask`).
-            None to count the copies among `clients`.
+        occurrences: The numbers of earlier copies, if the clients are only a part of the cohort
+            (see `ClientTask`). None to count the copies among `clients`.
     """
     if occurrences is not None:
         yield from zip(clients, occurrences, strict=True)

@@ -94,7 +94,8 @@ class Deltas:
     """The model deltas of a cohort.
 
     An algorithm may apply an affine map to every delta: it counts as `scale * delta + shift`. The
-    map is kept beside the sum and the rows, because an aggregator uses one or the other.
+    map is not applied to the sum and the rows in advance, because an aggregator uses only one of
+    them.
 
     Attributes:
         delta_sum: Sum of weight * delta, float64 [num_params].
@@ -105,7 +106,7 @@ class Deltas:
             replaced by zeros); else they are 0.
         rows: The individual deltas, float32 [num_clients, num_params], in cohort order, read-only.
             They are bounded as in the sum but not weighted; a non-finite delta is zeros. None if
-            they were not requested, or if no client could train and the sum is of gradients.
+            they were not requested, or if no client could train and the sum is one of gradients.
         scale: The factor of every delta, above 0.
         shift: The vector added to every scaled delta, float64 [num_params]; None for zeros.
         round: The round and its clients, if all rows were requested in a `LearningProcess`.
@@ -149,7 +150,7 @@ class Deltas:
         return replace(self, shift=vector if self.shift is None else self.shift + vector)
 
     def weighted_mean(self) -> NDArray[np.float32]:
-        """Returns the sum of weight * delta over the sum of weights, float32 [num_params].
+        """Returns the sum of weight * delta divided by the sum of weights, float32 [num_params].
 
         The quotient is rounded to float32 once. If all weights are 0 it is NaN, which the finalizer
         rejects.

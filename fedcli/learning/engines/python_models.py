@@ -314,7 +314,7 @@ class _LocalSteps:
         )
 
     def _project(self, params: Params) -> None:
-        """Projects the parameters in place to the largest distance from the starting ones."""
+        """Moves the parameters in place to within the largest distance from the initial ones."""
         if not self._max_distance:
             return
         moved = params.astype(np.float64) - self._server

@@ -113,8 +113,8 @@ class ClientTask:
         occurrences: The number of earlier copies of each client in the cohort, if the call has only
             a part of the cohort. None to count copies within the call.
         class_weights: The factor of the loss of each example by its label: float32 [num_classes],
-            finite and not negative. The loss of a batch is the sum of the weighted losses over its
-            number of examples. None for weights of 1.
+            finite and not negative. The loss of a batch is the sum of the weighted losses divided
+            by its number of examples. None for weights of 1.
         label_smoothing: The share of each label that is spread equally over all classes, in [0, 1)
             (Szegedy et al. 2016, arXiv 1512.00567). The reported loss includes it.
         max_distances: The limits of `ClientInputs.max_distances` by client id, each above 0.

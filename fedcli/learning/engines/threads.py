@@ -77,7 +77,7 @@ class _CohortRun:
 
 @dataclass(frozen=True)
 class _Kept:
-    """The pieces of the last cohort that was a tuple, which may be the same in every round."""
+    """The pieces of the last cohort that was a tuple; later rounds may pass the same tuple."""
 
     clients: tuple[BatchedDataset, ...]
     occurrences: tuple[int, ...] | None

@@ -1,6 +1,6 @@
 """One secure sum for an aggregator that needs only the weighted sum of the deltas.
 
-A client with weight p and update x sends p / W x and p, where W is the smallest power of two that
+A client with weight p and update x sends (p / W) x and p, where W is the smallest power of two that
 no weight exceeds, so p / W is exact. If the sum fails because too few clients report, the
 round is skipped: the mean is NaN.
 """
@@ -113,8 +113,8 @@ class SecureSum:
 
     Attributes:
         inner: The other aggregator, which needs only the sum.
-        options: The options of the sum. If they have no bound, it is the inner aggregator's
-            clipping norm, or else a bound that clips nothing.
+        options: The options of the sum. If they have no bound, the inner aggregator's clipping norm
+            is used, or else a bound that clips nothing.
         code: Which numbers clients send for their updates.
     """
 

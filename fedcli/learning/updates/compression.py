@@ -183,7 +183,7 @@ def random_k(
     For a secure sum all clients of a round send the same coordinates.
 
     Raises:
-        ConfigError: Each client would draw its own coordinates, but they are to be summed.
+        ConfigError: Each client would draw its own coordinates, which a secure sum cannot add.
     """
     if explicit_seed and sums is not None:
         raise ConfigError(

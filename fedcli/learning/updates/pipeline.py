@@ -56,7 +56,7 @@ class UpdatePipeline:
         self._client_ids: list[str] = []
 
     def request(self, aggregator_request: DeltaRequest) -> DeltaRequest:
-        """Returns what to request from the engine: all rows for stages, else the aggregator's."""
+        """Returns the request to the engine: the aggregator's, or all rows if there are stages."""
         if not self._stages:
             return aggregator_request
         return DeltaRequest(all_rows=True, are_writable=True, needs_sum=False)

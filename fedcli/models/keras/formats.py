@@ -275,7 +275,7 @@ def _stack(layout: ParamLayout) -> list[Spec]:
 def _flattened(
     stack: list[Spec], inputs: tuple[str, ...], names: set[str], is_flat: dict[str, bool]
 ) -> tuple[str, ...]:
-    """Adds a Flatten of `inputs` to the stack and returns its name as the input of what follows."""
+    """Adds a Flatten of `inputs` to the stack; returns its name, which the next layer reads."""
     name = _unused("flatten", names)
     stack.append(Flatten(name, inputs))
     is_flat[name] = True

@@ -55,7 +55,8 @@ class TensorKind(NamedTuple):
     Attributes:
         name: Its name in Keras.
         start: Its initial value or initialiser.
-        field: The field of a layer that is true if the layer has it; "": every layer has it.
+        field: The field of a layer that says whether the layer has the tensor; "": every layer has
+            it.
         is_trained: Whether local steps and the server optimizer change it. If not, it is a moving
             statistic of a batch norm.
     """
@@ -67,7 +68,7 @@ class TensorKind(NamedTuple):
 
 
 class LayerTensor(NamedTuple):
-    """A tensor of one layer; the first three as in Keras.
+    """A tensor of one layer; name, shape and start are as in Keras.
 
     Attributes:
         name: Its name.

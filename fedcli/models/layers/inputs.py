@@ -135,7 +135,7 @@ class Normalization(InputLayer):
 
     Attributes:
         mean: The means, one for each channel or one for all.
-        std: The standard deviations, above 0, in the same way.
+        std: The standard deviations, above 0; one for each channel or one for all.
         name: Its name in the model; "": the name that Keras would give it.
         inputs: See `Spec.inputs`.
     """

@@ -223,7 +223,7 @@ class Network:
         return sums
 
     def finalizers(self) -> dict[str, Callable[[list[Any]], Any]]:
-        """Returns the finalizer of each metric. It raises `ModelError` if the user's code fails.
+        """Returns the finalizer of each metric, which raises `ModelError` if the user's code fails.
 
         Raises:
             ModelError: The model fails, or a finalizer is not callable.

@@ -76,7 +76,7 @@ class LittleIsEnough(MaliciousUpdate):
 def hiding_deviations(num_updates: int, num_attackers: int) -> float:
     """Returns the z of Baruch et al., the largest deviation that hides the attackers; at least 0.
 
-    With s = floor(n / 2 + 1) - a honest supporters needed for a majority, it is the quantile
+    For a majority the attackers need s = floor(n / 2 + 1) - a honest supporters. z is the quantile
     (n - a - s) / (n - a) of the normal distribution.
 
     Args:

@@ -98,7 +98,8 @@ class Boost:
     it and a server learning rate of 1, the global model becomes the attackers' model if the others'
     updates are zeros. This is "model replacement" (Bagdasaryan et al., "How To Backdoor Federated
     Learning", AISTATS 2020, https://arxiv.org/abs/1807.00459, section 4.2). With a radius the
-    attackers also project their model to it after each of their epochs.
+    attackers also project their model to within this distance of the global model after each of
+    their epochs.
 
     Attributes:
         boost: The factor, or `auto`.
