@@ -30,8 +30,7 @@ def parse_attackers(attackers: str | Sequence[str]) -> ClientSelection:
     if selection == ClientSelection():
         raise ConfigError(
             f"{OPTION} all would leave no honest client; give a number, a share such as 0.1, ids, "
-            "or "
-            "@file"
+            "or @file"
         )
     return selection
 
@@ -60,8 +59,8 @@ def choose_attackers(
             if not contains(population, client_id):
                 of_cohort = " in the cohort" if cohorts.fixed is not None else ""
                 raise ConfigError(
-                    f"{OPTION} {client_id}: no such client{of_cohort} among the "
-                    f"{len(population):,} of {source} that may take part"
+                    f"{OPTION} {client_id}: no such client{of_cohort}; choose among "
+                    f"the {len(population):,} clients of {source} that may take part"
                 )
         chosen = frozenset(selection.ids)
     else:

@@ -182,7 +182,7 @@ class OtherDataEdgeCase:
     def probes(
         self, data: ClientData, client_ids: Sequence[str]
     ) -> tuple[ClientData, Sequence[str]]:
-        """See `Poisoning.probes`; always the same one client, whichever clients are evaluated."""
+        """See `Poisoning.probes`; returns one client, the same whichever clients are evaluated."""
         template = data.client(data.client_ids[0])
         labels = np.full(len(self.held_out), self.source, np.int32)
         pixels, labels = read_only(self.held_out), read_only(labels)

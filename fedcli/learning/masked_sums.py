@@ -85,7 +85,7 @@ def setup_bytes(num_clients: int) -> tuple[int, int]:
 
 
 def mask_bits(top_level: int, num_clients: int) -> int:
-    """Returns the bits of the modulus: enough for any sum of levels of `num_clients`.
+    """Returns the bits of the modulus: enough for any sum of the levels of `num_clients` clients.
 
     Raises:
         ConfigError: More than 62 bits are needed.

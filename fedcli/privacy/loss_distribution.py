@@ -6,7 +6,7 @@ The losses of rounds add up, so their distributions are convolved, by a Fourier 
 
 Meiser and Mohammadi, "Tight on Budget? Tight Bounds for r-Fold Approximate Differential Privacy",
 CCS 2018, https://eprint.iacr.org/2017/1034; Koskela, Jaelkoe and Honkela, AISTATS 2020,
-https://arxiv.org/abs/1906.03049. Losses are rounded to a grid by connecting the dots (Doroshenko,
+https://arxiv.org/abs/1906.03049. Losses are rounded to a grid by "connecting the dots" (Doroshenko,
 Ghazi, Kamath, Kumar and Manurangsi, PoPETs 2022, https://arxiv.org/abs/2207.04380), so epsilon is
 never too small. Google's dp-accounting uses the same grid.
 """

@@ -153,7 +153,7 @@ def tree_scheme(population: int, cohort_size: int, restart_every: int) -> Scheme
         restart_every: Number of rounds of a tree: a divisor or a multiple of the rounds of a pass.
 
     Raises:
-        ConfigError: `restart_every` is neither of these, or as for `scheme_of`.
+        ConfigError: `restart_every` is neither a divisor nor a multiple; or see `rounds_of_pass`.
     """
     pass_rounds = rounds_of_pass(population, cohort_size)
     if restart_every % pass_rounds and pass_rounds % restart_every:

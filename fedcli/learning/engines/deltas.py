@@ -48,7 +48,7 @@ NO_BOUNDS = DeltaBounds(math.inf, math.inf)
 
 
 class RoundContext(NamedTuple):
-    """The round of individual deltas, for code that depends on clients or draws random numbers.
+    """The round to which deltas belong, for code that needs its clients or random numbers.
 
     Attributes:
         seed: The run's seed.

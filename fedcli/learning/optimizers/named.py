@@ -148,7 +148,7 @@ def adamw(
 ) -> Optimizer:
     """Returns AdamW (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101).
 
-    Adam that also subtracts `learning_rate * weight_decay * w`, with w before the step.
+    It is Adam, and also subtracts `learning_rate * weight_decay * w`, with w before the step.
 
     Args:
         learning_rate: Step size, >= 0.
@@ -200,8 +200,8 @@ def yogi(
 ) -> Optimizer:
     """Returns Yogi (Zaheer, Reddi, Sachan, Kale and Kumar, NeurIPS 2018).
 
-    Adam with `s += (1 - beta_2) * sign(g*g - s) * g*g`, as in the paper and in TFF's code. (TFF's
-    documentation says sign(g - s).)
+    It is Adam with `s += (1 - beta_2) * sign(g*g - s) * g*g`, as in the paper and in TFF's code.
+    (TFF's documentation says sign(g - s).)
 
     Args:
         learning_rate: Step size, >= 0.

@@ -76,8 +76,8 @@ class Places:
 
     Attributes:
         paths: For each layer, its names in the groups of layers, outermost first.
-        tops: For each layer, the name of its outermost layer in legacy files; empty to use the
-            file's own order of layers.
+        tops: For each layer, the name of the outermost layer that contains it in legacy files. If
+            empty, the file's own order of layers is used.
         shapes: For each layer, the required shapes of its tensors.
         num_trained: For each layer, the number of its tensors that are trained; they come first.
     """

@@ -187,8 +187,7 @@ def _python_model(
     if _is_keras(made):
         raise ModelError(
             f"{where}: this is a Keras model, but fedcli reads Keras models only from files; save "
-            "it "
-            'with .save("model.keras") and give fedcli.models.load("model.keras")'
+            'it with .save("model.keras") and give fedcli.models.load("model.keras")'
         )
     if torch_modules.is_module(made):
         if input_shape is None:
