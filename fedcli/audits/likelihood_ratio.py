@@ -186,7 +186,7 @@ def _both_kinds(run: AuditedRun, limit: int) -> tuple[list[str], list[str]]:
 def _train_shadows(
     run: AuditedRun, ids: list[str], num_shadows: int, tell: ProgressCallback
 ) -> list[Shadow]:
-    """Trains the shadow runs on the given clients, each run without half of them."""
+    """Trains the shadow runs, each without a random half of the given clients."""
     chosen = halves(num_shadows, len(ids), run.trained.config.seed)
     shadows = []
     tell(0, num_shadows)

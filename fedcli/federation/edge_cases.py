@@ -221,8 +221,8 @@ def _check_shape(other: ClientData, shape: tuple[int, ...]) -> None:
     if mine != theirs:
         sizes = [" x ".join(map(str, each)) for each in (theirs, mine)]
         raise ConfigError(
-            f"--attack-option data: images of {other.source} have shape {sizes[0]}, but those of "
-            f"the run's data {sizes[1]} (height, width, channels); give data of the same shape"
+            f"--attack-option data: images of {other.source} have shape {sizes[0]}, but images of "
+            f"the run's data have {sizes[1]} (height, width, channels); give data of the same shape"
         )
 
 

@@ -196,7 +196,10 @@ def test_the_message_about_an_unsuitable_dataset_has_one_line(
     colours = _store(tmp_path / "colours.h5", np.zeros((2, 32, 32, 3), np.uint8), [7, 7])
     few = _store(tmp_path / "few.h5", np.zeros((2, 28, 28), np.uint8), [7, 3])
     for data, words in (
-        (colours, "colours.h5 have shape 32 x 32 x 3, but those of the run's data 28 x 28 x 1"),
+        (
+            colours,
+            "colours.h5 have shape 32 x 32 x 3, but images of the run's data have 28 x 28 x 1",
+        ),
         (few, "source=7: .*few.h5 has too few examples of that class"),
         (str(tmp_path / "none.h5"), "--attack-option data: "),
     ):

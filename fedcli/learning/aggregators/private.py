@@ -50,7 +50,7 @@ class PrivacyPlan(NamedTuple):
 
     Attributes:
         cohort_size: m, the expected number of clients of a round.
-        sampling_rate: m over the number of clients that may take part.
+        sampling_rate: m divided by the number of clients that may take part.
         accountant: Computes epsilon, with the noise multiplier z of the run.
     """
 

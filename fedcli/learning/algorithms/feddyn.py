@@ -23,8 +23,9 @@ without examples, or whose delta is not finite, keeps its h_k. An aggregator's b
 model deltas, before h / alpha is subtracted from each; the evaluated weights come from the
 aggregator's mean of these deltas.
 
-Differences from the authors' code: alpha is the same for every client (theirs divides it by the
-client's share of examples), and gradients are clipped only on request (theirs always, to norm 10).
+Differences from the authors' code: alpha is the same for every client (the authors divide it by the
+client's share of examples), and gradients are clipped only on request (the authors always clip them
+to norm 10).
 """
 
 from __future__ import annotations

@@ -15,9 +15,10 @@ mean gradient:
 
     (s, _) <- base(s, 0, sum_k p_k G_k / sum_k p_k)
 
-If the base optimizer clips gradients, it clips those of the local steps and the mean gradient. p_k
-is the number of examples processed (the default), or 1. The first round starts from s = 0, so
-momentum has an effect from the second round on. The gradients cost a second pass over the data.
+If the base optimizer clips gradients, it clips the gradients of the local steps and the mean
+gradient. p_k is the number of examples processed (the default), or 1. The first round starts from
+s = 0, so momentum has an effect from the second round on. The gradients cost a second pass over the
+data.
 
 Differences from TFF: a client whose delta is not finite is left out of both means (TFF multiplies
 its gradient by weight 0, and NaN * 0 is NaN in s). A client with a finite delta and a non-finite

@@ -378,7 +378,7 @@ class Sent:
             self.num_sent += int(np.count_nonzero(sent["is_sent"]))
 
     def measure(self, squared_norm: float, squared_error: float) -> None:
-        """Adds the squared norm of an encoder's input and that of its error."""
+        """Adds the squared norms of an encoder's input and of its error."""
         self._norms += squared_norm
         self._errors += squared_error
 
