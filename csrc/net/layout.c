@@ -384,9 +384,9 @@ int fed_net_num_workers(const fed_net *net, size_t num_clients, int num_threads)
 }
 
 /* A part of a batch has at most PART_FLOATS floats in the inputs and outputs of a stage, which stay
- * in an L2 cache of 512 KiB or more. It has at least LEAST_PART images, because smaller parts are
- * slower even if the cache is too small. */
-enum { PART_FLOATS = 96 * 1024, LEAST_PART = 5 };
+ * in an L2 cache of 512 KiB or more. If that is fewer than LEAST_PART images, the part leaves the
+ * cache in any case, and has LARGE_PART images, because each part reads all weights. */
+enum { PART_FLOATS = 96 * 1024, LEAST_PART = 2, LARGE_PART = 5 };
 
 size_t fed_net_part_size(const fed_net *net, size_t batch_size, int is_training) {
     size_t most = 1, all = 0;
@@ -397,7 +397,8 @@ size_t fed_net_part_size(const fed_net *net, size_t batch_size, int is_training)
         most = fed_larger(most, stage->in.num_values + stage->out.num_values);
         all += stage->out.num_values;
     }
-    const size_t size = fed_larger(PART_FLOATS / most, LEAST_PART);
+    const size_t fitting = PART_FLOATS / most;
+    const size_t size = fitting >= LEAST_PART ? fitting : LARGE_PART;
     /* Each part reads all parameters and adds up their gradients. This pays only if the parameters
      * are fewer than the part's values. */
     if (size >= batch_size || net->size > size * all) return batch_size;
