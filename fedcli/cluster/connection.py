@@ -25,7 +25,7 @@ LOCAL, AUTO = "local", "auto"
 _CONNECT_SECONDS = 10.0
 _POLL_SECONDS = 0.05
 _ENDING = "fedcli-ray-ending"  # the name of a thread
-_STORE_BYTES = 256 << 20  # of a local cluster's object store; it spills to the disk
+_STORE_BYTES = 256 << 20  # size of a local cluster's object store, which spills to the disk
 
 
 class Connection:
@@ -88,8 +88,9 @@ class Connection:
             raise self._errors[0]
 
     def _hold(self, address: str) -> None:
-        """Connects, and disconnects after `close`, in the same thread: in another, Ray takes 5 s.
+        """Connects, waits for `close`, and disconnects.
 
+        All this is done in one thread, because Ray takes 5 s to disconnect in another thread.
         An error of the disconnection is logged in one line.
         """
         try:

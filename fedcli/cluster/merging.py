@@ -36,11 +36,11 @@ class PartSum:
         self._rest: NDArray[np.float64] | None = None
 
     def add(self, part: NDArray[np.float64], *, is_whole: bool) -> None:
-        """Adds the sum of the next part, float64 [num_values], which it may keep and change.
+        """Adds the sum of the next part.
 
         Args:
-            part: The sum; it must be writable.
-            is_whole: Whether the part has the full number of clients. Only the last may be shorter.
+            part: The sum, float64 [num_values], writable. This object may keep and change it.
+            is_whole: Whether the part has the full number of clients. Only the last may have fewer.
         """
         assert self._rest is None
         if not is_whole:

@@ -20,7 +20,7 @@ _MODELS = ("softmax-regression", "cnn-reddi")
 
 
 def digest() -> str:
-    """Returns the BLAKE2b of one round of two models on generated digits."""
+    """Returns the BLAKE2b digest of the results of one round of two models on generated digits."""
     train = datasets.load("synthetic-digits", data_options={"clients": 2})[0]
     plan = BatchPlan(batch_size=8, max_examples=16)
     clients = tuple(BatchedDataset(train.client(each), plan) for each in train.client_ids)

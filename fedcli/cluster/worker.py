@@ -183,7 +183,7 @@ class _Collector:
 
 
 class _Slices:
-    """Returns the next rows for each piece of the clients, in order."""
+    """Called with consecutive pieces of the clients; returns the rows of each piece in turn."""
 
     def __init__(self, rows: NDArray[np.float32]) -> None:
         self._rows = rows

@@ -83,7 +83,7 @@ class BatchPlan:
             owner: The client, for the message.
 
         Raises:
-            ConfigError: It is more than `MAX_BATCH`.
+            ConfigError: The batch would have more than `MAX_BATCH` examples.
         """
         visits = self.epochs * num_examples
         if self.max_examples is not None:

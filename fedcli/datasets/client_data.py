@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CENTRAL = "central"  # the split whose clients are not part of the federation
 
-_CLIENTS_SAMPLED = 20  # whose sizes `table_bytes` averages
+_CLIENTS_SAMPLED = 20  # number of clients whose sizes `table_bytes` averages
 _NEIGHBOURS = 500  # ids on each side of an unknown one that are searched for similar ids
 
 
@@ -74,7 +74,7 @@ class ClientData(ExplainsNames, abc.ABC):
     @property
     def range_remedy(self) -> str:
         """Advice, for a note, if pixels do not lie in the range 0 to 1."""
-        return f"'fedcli preprocess {self.source} --out FILE' makes a store that is scaled"
+        return f"'fedcli preprocess {self.source} --out FILE' makes a store with scaled pixels"
 
     @abc.abstractmethod
     def num_examples(self, client_id: str) -> int:
@@ -171,7 +171,7 @@ def decoding(scale: float, offset: float, convention: str, pixels: str) -> tuple
         offset: The stored offset.
         convention: Meaning of 1.0 with this scale and offset: "ink" or "background".
         pixels: The requested convention: "source" (the stored one), "ink" or "background". If the
-            data are stored in the other one, x is decoded as 1 - x.
+            data are stored in the other convention, x is decoded as 1 - x.
     """
     if pixels in ("source", convention):
         return scale, offset, convention

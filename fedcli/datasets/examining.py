@@ -84,7 +84,7 @@ def examine(
     elif has_default_classes and max(labels) < data.num_classes - 1:
         most = max(labels) + 1
         notes.append(
-            f"{data.source} counts as a source of {data.num_classes} classes, the default for TFF "
+            f"{data.source} is read with {data.num_classes} classes, the default for TFF "
             f"files, but its largest label is {most - 1}; pass --num-classes {most} if it has "
             f"{most} classes"
         )
@@ -104,7 +104,7 @@ def dark_note(data: ClientData, most: int) -> str:
     return (
         f"pixels of {data.split} ({data.source}) reach only {most} of 255: if {most} is white, "
         "'fedcli "
-        f"preprocess {data.source} --out FILE' makes a store that is scaled"
+        f"preprocess {data.source} --out FILE' makes a store with scaled pixels"
     )
 
 

@@ -260,9 +260,9 @@ def value_of(name: str) -> int | None:
 
 
 def are_numbers(names: Sequence[str]) -> bool:
-    """Returns whether class names say no more than the numbers of the classes.
+    """Returns whether data with these class names agree with data that only number the classes.
 
-    That is so if they are these numbers, or EMNIST's characters in their usual order.
+    They agree if the names are the class numbers, or EMNIST's characters in their usual order.
     """
     are_characters = tuple(names) == CHARACTER_NAMES[: len(names)]
     return are_characters or all(value_of(name) == place for place, name in enumerate(names))
@@ -293,7 +293,11 @@ def _as_array(values: Any, place: Callable[[int], str]) -> NDArray[Any]:
 
 
 def _first_invalid(values: Sequence[Any]) -> int:
-    """The index of the first value that is no 64-bit number, or a list of another length."""
+    """The index of the first value that does not fit the others.
+
+    If the first value is a list, all others must be lists of the same length. Else all must be
+    numbers of at most 64 bits.
+    """
     length = len(values[0]) if isinstance(values[0], list) else None
     for index, value in enumerate(values):
         if isinstance(value, list):

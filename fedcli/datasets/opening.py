@@ -177,8 +177,8 @@ def _open_named(
 ) -> dict[str, ClientData]:
     """The splits of `source.data` alone.
 
-    `split` names the only split of a TFF file. `default_classes` is its number of classes if none
-    is given; the default is TFF's.
+    For a TFF file, `split` is the name of its only split, and `default_classes` is the number of
+    classes if the user gives none. None means TFF's default number.
     """
     data, data_options = source.data, source.data_options
     num_classes, pixels = source.num_classes, source.pixels
@@ -339,7 +339,8 @@ def _check_agreement(splits: Mapping[str, ClientData]) -> None:
 def _check_names(train: ClientData, test: ClientData) -> None:
     """Refuses splits of two sources if equal labels mean different classes.
 
-    Numbers agree with names that are these numbers, or EMNIST's characters in order.
+    If only one source names its classes, its names must be the class numbers, or EMNIST's
+    characters in order.
     """
     ours, theirs = train.class_names or (), test.class_names or ()
     if train.source == test.source or ours == theirs:
@@ -358,7 +359,9 @@ def _check_names(train: ClientData, test: ClientData) -> None:
             f"class {place} is called {one} in train ({train.source}) but {other} in test "
             f"({test.source}); {together}"
         )
-    from fedcli.datasets.labels import are_numbers  # lazy: few data have a test split elsewhere
+    from fedcli.datasets.labels import (
+        are_numbers,
+    )  # lazy: few runs have test data of another source
 
     names = ours or theirs
     if are_numbers(names):
@@ -449,7 +452,7 @@ def _require_hdf5(path: Path) -> None:
         what = "is not an HDF5 file" if path.stat().st_size else "is empty"
         raise DataError(
             f"{path}: {what}; give a TFF HDF5 file or a fedcli store, which "
-            "'fedcli preprocess SOURCE --out FILE' makes of other data"
+            "'fedcli preprocess SOURCE --out FILE' makes from other data"
         )
 
 

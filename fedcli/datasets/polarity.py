@@ -70,7 +70,7 @@ class Border:
         centre = self._sum_centre / max(self._num_centre, 1)
         return (
             f"{100 * self.share:.0f} % of the border pixels are light; their mean is {border:.2f}, "
-            f"that of the centre {centre:.2f}"
+            f"the mean of the centre is {centre:.2f}"
         )
 
 

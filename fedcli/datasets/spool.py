@@ -62,7 +62,7 @@ class PixelSpool:
         self.num_images += len(pixels)
 
     def mapped(self) -> Pixels:
-        """Returns all images [num_images, *shape], mapped read-only; there is at least one block.
+        """Returns all images [num_images, *shape], mapped read-only. Call `add` before.
 
         Raises:
             OSError: The disk is full.

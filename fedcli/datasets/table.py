@@ -108,8 +108,8 @@ class TableWriter:
             labels: Integers [k], at least 0.
             scale: Pixels decode to `scale * pixels + offset`.
             offset: See `scale`.
-            owners: The owner of all of them, or the owner of each; None: they have none. In a
-                table either all examples have owners or none has.
+            owners: One owner of all these examples, or a sequence with the owner of each example;
+                None: no owners. In a table either all examples have owners or none has.
             where: Prefix of error messages; by default the source.
 
         Raises:

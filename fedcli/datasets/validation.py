@@ -94,7 +94,7 @@ class _PartOfClients(ClientData):
         return labels[self._rows(client_id, len(labels))]
 
     def examine(self) -> tuple[str, ...]:
-        """Returns the notes on the whole split, once."""
+        """Returns the notes on the whole split for train, and none for validation."""
         return () if self.split == VALIDATION else self._whole.examine()
 
     def _rows(self, client_id: str, count: int) -> NDArray[np.int64]:

@@ -96,7 +96,7 @@ def read(
         own_classes=len(CHARACTER_NAMES) if is_by_class else None,
         are_numbered=True,
         class_names=CHARACTER_NAMES if is_by_class else (),
-        # The writers of MNIST's test digits are not those of its train digits.
+        # MNIST's train digits and test digits were written by different people.
         same_people=not all(each.writers for each in sets.values()) or len(sets) == 1,
         notes=notes,
         pixel_range=coding.range,
@@ -173,7 +173,7 @@ def _sets(headers: Sequence[IdxFile]) -> tuple[dict[str, _Set], list[str]]:
 def _match(
     image: IdxFile, images: Sequence[IdxFile], others: Sequence[IdxFile], what: str
 ) -> IdxFile | None:
-    """Returns the only file among others whose name matches that of the images, or None."""
+    """Returns the only one of `others` whose name matches the name of `image`, or None."""
     same = [each for each in others if _key(each) == _key(image)]
     rivals = [each for each in images if _key(each) == _key(image)]
     if same and len(rivals) > 1:

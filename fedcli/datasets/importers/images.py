@@ -334,7 +334,7 @@ class _Listed:
         pictures: Files that are pictures by content or by name.
         tables: Text files that may hold labels of the pictures.
         mats: MATLAB files that may hold labels of the pictures.
-        others: Files that are not pictures, the tables among them.
+        others: Files that are not pictures, including the tables.
     """
 
     pictures: list[Picture]

@@ -34,7 +34,7 @@ from fedcli.progress import ProgressCallback
 
 _SPLITS = ("train", "test")
 _KEYS = re.compile(rb'"(users|num_samples|user_data)"\s*:')
-_START_BYTES = 1 << 16  # the first bytes of a file, among which one of the keys must be
+_START_BYTES = 1 << 16  # number of first bytes of a file in which a key must occur
 _TOLERANCE = 0.05  # in grey levels: twice the error of rounding to four digits
 MAX_USERS = 1 << 20  # largest number of users in a shard
 MAX_EXAMPLES = 1 << 20  # largest number of examples of a user

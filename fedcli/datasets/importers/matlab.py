@@ -1,7 +1,7 @@
 """MATLAB's .mat files with images and labels, such as SVHN's and EMNIST's, of all versions.
 
-Version 7.3 is HDF5 and is read with h5py; older ones need SciPy, from the extra `matlab`. MATLAB
-stores images as [H, W, C, n] or [H, W, n]; in HDF5 the axes of the same array are reversed. Arrays
+Version 7.3 is HDF5 and is read with h5py. Older versions need SciPy, from the extra `matlab`. In
+MATLAB images are [H, W, C, n] or [H, W, n]; in HDF5 the axes of the same array are reversed. Arrays
 may be in structures, one per split: `dataset.train.images`. In EMNIST's structure, which also has
 `writers`, each row of `images` holds an image column by column.
 """

@@ -79,7 +79,10 @@ def recognises(path: Path) -> bool:
 
 
 def are_clients(files: Sequence[Path]) -> bool:
-    """Returns whether each of several files is a client, by names like neither splits nor parts."""
+    """Returns whether each of several files is a client.
+
+    It is, if no name is the name of a split, and not all names are those of parts of a table.
+    """
     names = [path.stem for path in files]
     are_parts = all(map(_PART.search, names))
     are_splits = any(split_names.kind_of(_part_of(name)) for name in names)

@@ -533,8 +533,8 @@ class _Finder:
     def find(self, text: str, table: Path) -> Path | None:
         """Returns the only picture with that name, or None.
 
-        If several pictures have it and the table is named after a split, the picture in the folder
-        of that split is meant.
+        If several pictures have that name and the table is named after a split, returns the picture
+        in the folder of that split.
         """
         name = text.replace("\\", "/").removeprefix("./")
         folder = table.parent

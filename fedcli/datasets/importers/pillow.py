@@ -10,7 +10,7 @@ from fedcli.errors import ConfigError
 
 
 def load_pillow(what: str) -> ModuleType:
-    """Returns Pillow's module Image. `what` names what needs it, in the error message.
+    """Returns Pillow's module Image. `what` is the name of the task that needs Pillow.
 
     Raises:
         ConfigError: Pillow is not installed.

@@ -317,7 +317,7 @@ class Survey:
         )
 
     def _refuse_outliers(self, top: int) -> None:
-        """Refuses a range that few pixels need: these may be faults, or the other pixels dark."""
+        """Refuses a range that few pixels need: they may be faults, or the others may be dark."""
         for smaller, share in ((1, _MOST_SHARES), (255, _NEARLY_ALL)):
             is_possible = smaller < top and not (smaller == 1 and self._are_whole)
             num_beyond = self._num_not_0 - self._num_within[smaller]

@@ -195,7 +195,7 @@ def blocks(num_images: int, shape: Sequence[int], itemsize: int = 1) -> Iterator
 
 
 def tell_after(tell: ProgressCallback, done: int, total: int | None) -> ProgressCallback:
-    """Returns a callback for a later part of a job that adds `done`; `total` is that of the job."""
+    """Returns a callback for a later part of a job: it adds `done`, and `total` is of all parts."""
     return lambda count, _: tell(done + count, total)
 
 

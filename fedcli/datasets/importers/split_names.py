@@ -12,7 +12,9 @@ from collections.abc import Iterable, Mapping
 from fedcli.errors import DataError
 from fedcli.settings.vocabulary import VALIDATION
 
-EITHER = "test or validation"  # of "eval": test, or validation if another name means test
+EITHER = (
+    "test or validation"  # the meaning of "eval": validation if another name means test, else test
+)
 _STEMS = {
     **dict.fromkeys(("train", "training", "trn", "trainval"), "train"),
     **dict.fromkeys(("test", "testing", "tst"), "test"),

@@ -318,7 +318,7 @@ def _check_counts(
             split, client_id = key
             raise DataError(
                 f"{source}: split {split!r}: client {client_id!r}: {seen[key]} examples but "
-                f"client_metadata says {wanted[key]}; the file is not whole, fetch it again"
+                f"client_metadata says {wanted[key]}; the file is incomplete, so fetch it again"
             )
 
 

@@ -74,7 +74,10 @@ def _turns(sizes: Counts, at_a_time: int, stream: Stream) -> Iterator[Counts]:
 
 
 def _choose(mixes: NDArray[np.float64], spare: Counts, drawn: NDArray[np.float64]) -> Counts:
-    """The class, not used up, that each row of mixes [k, C] draws with its number in [0, 1)."""
+    """The class that each row of mixes [k, C] draws with its number in [0, 1): int64 [k].
+
+    Only classes with examples left are drawn.
+    """
     chances = np.cumsum(np.where(spare > 0, mixes, 0.0), axis=1)
     chances[chances[:, -1] < LEAST_TOTAL] = np.cumsum(spare.astype(np.float64))
     chosen: Counts = (chances <= (drawn * chances[:, -1])[:, None]).sum(axis=1)

@@ -111,7 +111,7 @@ class PartitionedSplit(ClientData):
         return client
 
     def total_examples(self) -> int:
-        """Returns the examples of all clients."""
+        """Returns the number of examples of all clients."""
         return len(self.assignment.order)
 
     def _indices(self, client_id: str) -> NDArray[np.int64]:

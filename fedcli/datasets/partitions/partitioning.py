@@ -143,13 +143,15 @@ def _follow(
     other_labels: NDArray[np.int32],
     stream: Stream,
 ) -> NDArray[np.int64]:
-    """The holders of other examples: each client has the same share of each class as of `labels`.
+    """The holders of other examples, int64 [m].
+
+    Of each class, a client gets the same share of the other examples as of the first ones.
 
     Args:
-        labels: int32 [n].
-        holders: The client that holds each of these examples, int64 [n].
+        labels: The labels of the first examples, int32 [n].
+        holders: The client that holds each of the first examples, int64 [n].
         num_clients: Holders are 0 to num_clients - 1.
-        other_labels: int32 [m].
+        other_labels: The labels of the other examples, int32 [m].
         stream: Shuffles the other examples.
     """
     everything = np.bincount(holders, minlength=num_clients)

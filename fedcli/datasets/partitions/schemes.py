@@ -4,8 +4,8 @@ A scheme takes the labels and returns the client of each example. Each example i
 one client, and each client gets at least one example. The examples of a class are shuffled before
 they are divided. Time is linear in the number of examples (times the number of classes if clients
 have label mixes). K is the number of clients, C the number of classes that occur, n the number of
-examples, n_c that of class c, and 1_K a vector of K ones. `tables.SCHEMES` has the options and
-`SCHEMES` the functions, under the same names.
+examples, n_c the number of examples of class c, and 1_K a vector of K ones. `tables.SCHEMES` has
+the options and `SCHEMES` the functions, under the same names.
 """
 
 from __future__ import annotations

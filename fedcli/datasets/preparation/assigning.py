@@ -121,8 +121,8 @@ def assign_examples(
         tables[CENTRAL], chosen[CENTRAL] = tables.pop("test"), chosen.pop("test")
         notes.append(
             "the test split names no owners: stored as the pooled split 'central', which "
-            "'fedcli eval RUN --split central' reads; for example "
-            "--partition iid divides train and test among the same clients"
+            "'fedcli eval RUN --split central' reads; to divide train and test among the same "
+            "clients, choose a partition, for example --partition iid"
         )
     seed = given.get("seed", 0)  # a partition without the option seed draws no random numbers
     assert isinstance(seed, int)
@@ -135,7 +135,7 @@ def assign_examples(
 
 
 def _without_pixels(table: ExampleTable, kept: NDArray[np.int64]) -> ExampleTable:
-    """Some examples of a table, with placeholders for the pixels, which no partition reads."""
+    """The examples `kept` of a table without their pixels, which no partition reads."""
     owners = table.owners[kept] if len(table.owner_ids) else table.owners
     return replace(table, pixels=table.pixels[:0], labels=table.labels[kept], owners=owners)
 
@@ -199,7 +199,7 @@ def set_aside(
 ) -> dict[str, Part]:
     """Sets aside examples or clients of train as the split `name`.
 
-    If it is None, nothing changes.
+    If `name` is None, nothing changes.
     """
     if name is None:
         return parts

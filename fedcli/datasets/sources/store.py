@@ -304,7 +304,7 @@ class StoreSplit(ClientData):
         return ClientDataset(client_id, pixels, labels, self._scale, self._offset, self.source)
 
     def total_examples(self) -> int:
-        """Returns the examples of all clients."""
+        """Returns the number of examples of all clients."""
         return len(self._mapped.labels)
 
     def to_table(

@@ -159,7 +159,7 @@ class TffH5Split(ClientData):
     def has_same_people(self) -> bool:
         """Whether equal ids in train and test are the same clients.
 
-        They are not in TFF's CIFAR-100.
+        They are different clients in TFF's CIFAR-100.
         """
         return CONVENTIONS[self._feature] == "background"
 
