@@ -120,7 +120,7 @@ def synthetic_data(job: Published) -> Data:
 
 
 def real_data(job: Published) -> Data:
-    """Returns the clients of the real set.
+    """Returns the clients of the real dataset.
 
     Raises:
         DataError: It has not been downloaded. The message says how to do so.

@@ -26,7 +26,8 @@ class StageTime:
         phase: The phase.
         seconds: Seconds for one example on one thread.
         share_of_peak: Multiply-adds as a share of the number that a thread could do in that time;
-            None for a stage without any, for `DERIVE`, and if a turn was too short for the clock.
+            None for a stage without multiply-adds, for `DERIVE`, and if a turn was too short for
+            the clock.
     """
 
     layers: tuple[str, ...]
@@ -74,7 +75,7 @@ class LayerTimes:
 def measure(
     model: Model, batch_size: int, pace: Pace, timer: Timer, tell: ProgressCallback
 ) -> LayerTimes:
-    """Measures the time of each phase of each stage, in turns with the machine's peak.
+    """Measures the time of each phase of each stage, in turns with the measurement of the peak.
 
     Each phase is repeated alone, so its weights may be in a faster cache than in a local step.
 

@@ -22,7 +22,7 @@ class Report:
         results: One result for each job.
         layers: The layer times of a model; None: not requested.
         is_quick: Whether as little work as possible was done. Then the figures mean nothing.
-        missing: Programs to compare with that are not installed.
+        missing: Requested programs for comparison that are not installed.
     """
 
     machine: Mapping[str, Any]
@@ -35,7 +35,7 @@ class Report:
 
     @property
     def sgemm_share(self) -> float:
-        """The BLAS's share of one thread's peak multiply-adds: the median over turns."""
+        """The speed of NumPy's BLAS as a share of one thread's peak: the median over turns."""
         pairs = zip(self.limits["sgemm"][1].values, self.limits["fma"][1].values, strict=True)
         return Spread(tuple(reached / most for reached, most in pairs)).median
 

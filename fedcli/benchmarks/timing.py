@@ -139,5 +139,5 @@ def _calls_of_a_turn(runner: Runner, turn_seconds: float) -> int:
 
 
 def ratio(one: Spread, other: Spread) -> Spread:
-    """Returns one's values divided by the other's of the same turn."""
+    """Returns the values of `one` divided by the values of `other`, turn by turn."""
     return Spread(tuple(a / b for a, b in zip(one.values, other.values, strict=True)))

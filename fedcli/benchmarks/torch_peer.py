@@ -54,7 +54,7 @@ def prepare(task: Task, num_threads: int) -> Callable[[], Params]:
 
 
 def _seconds_of(job: Callable[[], Params]) -> float:
-    """Returns the seconds of the faster of two calls, after a first one in which PyTorch plans."""
+    """Returns the seconds of the faster of two calls, after an untimed call for PyTorch's setup."""
     job()
     seconds = []
     for _ in range(2):
@@ -216,7 +216,7 @@ def _modules(layer: Layer) -> list[Any]:
         return [torch.nn.GroupNorm(layer.num_groups, layer.in_shape[2], layer.epsilon)]
     is_plain = layer.has_scale and layer.has_bias and not layer.is_frozen
     if layer.kind == "batch_normalization" and is_plain and layer.in_shape[:2] != (1, 1):
-        # PyTorch's momentum is the weight of the new batch; ours is that of the old statistics.
+        # PyTorch's momentum is the weight of the new batch; ours is that weight subtracted from 1.
         return [torch.nn.BatchNorm2d(layer.in_shape[2], layer.epsilon, 1 - layer.momentum)]
     if layer.kind == "dropout":
         return [torch.nn.Dropout(layer.rate)]

@@ -28,7 +28,7 @@ from fedcli.settings.run_config import (
 from fedcli.version import __version__
 
 _DIGEST_BYTES = 10
-_ATTACK_DATA = "attack_data"  # the name of its fingerprint, as in provenance
+_ATTACK_DATA = "attack_data"  # the name of the attack data's fingerprint, as in provenance
 # These options do not change the weights, but they change metrics.jsonl and evaluation.json.
 _RECORDED = ("eval_split", "metrics")
 _LEFT_OUT = {*DATA_FIELDS, *WITHOUT_EFFECT} - {*_RECORDED}
@@ -139,7 +139,7 @@ def _digest(
         for name, value in vars(config).items()
         if name not in _LEFT_OUT and name not in contents
     }
-    if _ATTACK_DATA in contents:  # the name of the dataset; the key has its content
+    if _ATTACK_DATA in contents:  # the fingerprint in `contents` replaces the dataset's name
         options["attack_options"] = {**config.attack_options, "data": None}
     facts = {"options": options, "data": data, "files": dict(contents), **origin}
     text = json_text(_sorted(facts))
@@ -147,14 +147,14 @@ def _digest(
 
 
 def _chosen(clients: Any) -> Any:
-    """A selection of clients with the ids that a file lists, as config.toml records it."""
+    """Returns a selection of clients; if it names a file, the ids that the file lists."""
     if clients is None:
         return None
     return parse_clients(clients).ids or clients
 
 
 def _sorted(value: Any) -> Any:
-    """Tables in the order of their keys, so that equal options have equal text."""
+    """Sorts tables by their keys, so that equal options have equal text."""
     if isinstance(value, Mapping):
         return {key: _sorted(value[key]) for key in sorted(value)}
     return [_sorted(each) for each in value] if isinstance(value, list | tuple) else value

@@ -62,7 +62,7 @@ def planned_runs(points: Sequence[Point], rounds: int | None = None) -> list[Pla
 
     Args:
         points: The points.
-        rounds: Rounds of each run; None for those of its config.
+        rounds: Rounds of each run; None for the number in the run's config.
     """
     return [
         PlannedRun(point, config if rounds is None else replace(config, rounds=rounds), config)

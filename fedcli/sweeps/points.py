@@ -114,7 +114,9 @@ def _config(study: Study, case: Case, options: Mapping[str, Any], seed: int) -> 
     merged.update(seed=seed, threads=1)
     if study.redraw_partition:
         if merged.get("partition", RunConfig.partition) == RunConfig.partition:
-            raise ConfigError("redraw_partition: there is no partition; give one, or leave it out")
+            raise ConfigError(
+                "redraw_partition: there is no partition; give a partition, or leave this key out"
+            )
         merged["partition_options"] = {**merged.get("partition_options", {}), "seed": seed}
     config = settings.from_options(merged)
     if study.halving is not None:
@@ -123,7 +125,7 @@ def _config(study: Study, case: Case, options: Mapping[str, Any], seed: int) -> 
 
 
 def check_can_continue(config: RunConfig) -> None:
-    """Refuses schedules that end with the run, because a longer run then has other first rounds."""
+    """Refuses schedules that end with the run: a longer run would have different first rounds."""
     for side in ("client", "server"):
         options = getattr(config, f"{side}_schedule_options") or {}
         if options.get("decay_rounds") == tables.RUN_S_ROUNDS:

@@ -57,7 +57,7 @@ class _Process:
             pass_fds=tuple(kept_open),
         )
         self.task: int | None = None
-        self.num_threads = 1  # of its task
+        self.num_threads = 1  # threads of its task
         self._rest = b""
 
     @property
@@ -108,7 +108,7 @@ class Pool:
         Args:
             size: The largest number of threads at a time, and so of processes.
             kept_open: Descriptors that the processes inherit. If this process is killed, locks on
-                them are held until the last process of the pool has ended, too.
+                these descriptors are held until the last process of the pool has ended.
         """
         self.size = size
         self.max_threads = num_processors()

@@ -52,7 +52,7 @@ class RayPool:
         self._ray = self._connection.ray
         counts = (int(each["Resources"]["CPU"]) for each in self._connection.nodes())
         self.size = jobs or max(1, sum(counts))
-        self._tasks: deque[tuple[int, dict[str, Any]]] = deque()  # that no trainer has yet
+        self._tasks: deque[tuple[int, dict[str, Any]]] = deque()  # tasks that no trainer has yet
         self._starting: dict[Any, Any] = {}  # new trainers, by their first call
         self._idle: list[Any] = []
         self._calls: dict[Any, tuple[int, Any, Path]] = {}  # by call: task, trainer, run's folder
@@ -155,7 +155,7 @@ def _failed(task: int, error: Exception) -> Event:
 
 
 def read_files(path: Path) -> Files:
-    """Returns the files of a run by their names below its folder; nothing if there is no run."""
+    """Returns the files of a run by their names below its folder; {} if there is no run."""
     if not path.is_dir():
         return {}
     files = (each for each in sorted(path.rglob("*")) if each.is_file())

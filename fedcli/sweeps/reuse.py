@@ -15,7 +15,7 @@ from fedcli.sweeps.outcomes import is_complete
 
 
 def find_by_key(folders: Iterable[Path], keys: Keys) -> dict[str, Path]:
-    """Returns the complete runs in some folders and below, by key. Damaged runs are left out.
+    """Returns the complete runs in folders and their subfolders, by key. Leaves out damaged runs.
 
     Raises:
         RunError: One of the folders does not exist.

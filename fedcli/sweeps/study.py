@@ -66,7 +66,7 @@ class Case:
     Attributes:
         name: The name in tables.
         options: Its options by dotted name.
-        grid: Values in place of those of the study's grid.
+        grid: Values by dotted name of an option; they replace the values in the study's grid.
     """
 
     name: str

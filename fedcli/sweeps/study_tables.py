@@ -31,7 +31,7 @@ def members_of(lines: Iterable[Mapping[str, Any]], folder: Path = Path()) -> lis
 
 
 def selection(study: Study, members: Sequence[Member]) -> Column | None:
-    """Returns the column by which a study chooses; None if its runs do not have that split."""
+    """Returns the column by which a study chooses; None if a run lacks the split for the choice."""
     split = study.select.on
     done = [each for each in members if not each.has_failed]
     if not all(split in each.results for each in done):
@@ -48,9 +48,9 @@ def columns_of(study: Study, members: Sequence[Member]) -> tuple[Column, ...]:
 
 
 def groups_of(study: Study, members: Sequence[Member]) -> list[Groups]:
-    """Returns the usual tables: the best point of each case, if there is a choice; all points.
+    """Returns the usual tables: one with the best point of each case, and one with all points.
 
-    In a study without a split to choose on, nothing is chosen.
+    The first table is left out if no case has several points, or if there is no split to choose on.
     """
     select = selection(study, members)
     columns = columns_of(study, members)

@@ -62,7 +62,7 @@ class Range:
         return self.rounded(drawn)
 
     def rounded(self, value: float) -> float:
-        """Returns a value with six digits, which a reader can copy, within the range."""
+        """Returns a value within the range, rounded to six digits so that a reader can copy it."""
         return min(self.high, max(self.low, float(f"{value:.6g}")))
 
     def text(self) -> str:
@@ -131,7 +131,7 @@ def split_values(text: str, name: str = "") -> list[Any]:
 
     Args:
         text: The text.
-        name: The option whose values these are. A value of it may have commas, as in
+        name: The option to which the values belong. Its values may have commas, as in
             `train,0.5,0.5,0.5:0.2,0.2,0.2` for normalize.
     """
     if text.lstrip().startswith("["):
@@ -193,9 +193,11 @@ def read_range(name: str, value: Any, label: str) -> Range:
         return Range(CHOICE, values=values)
     ends: list[Any] = [toml_value(each.strip()) for each in rest.split("..")]
     if len(ends) != 2 or not all(map(_is_finite, ends)) or not ends[0] < ends[1]:
-        raise ConfigError(f"{label} {name} {value}: give two numbers, as in {scale}:0.001..1")
+        raise ConfigError(
+            f"{label} {name} {value}: give two numbers, the smaller first, as in {scale}:0.001..1"
+        )
     if scale == LOG and ends[0] <= 0:
-        raise ConfigError(f"{label} {name} {value}: the ends of a log range are above 0")
+        raise ConfigError(f"{label} {name} {value}: give two numbers above 0 for a log range")
     low, high = (checked(name, each, label) for each in ends)
     is_whole = all(isinstance(each, int) for each in (low, high))
     return Range(scale, float(low), float(high), is_whole=is_whole)

@@ -2,9 +2,9 @@
 
 The process reads tasks from stdin and writes messages to stdout, each a line of JSON: `{"round": 3,
 "loss": 0.5}` while it trains, then `{"ended": "done"}`, `{"ended": "stopped"}` or `{"ended":
-"failed", "error": "..."}`. If the cause is not the run but the folder or the disk, it is `"ended":
-"trouble"`. When stdin ends, the process ends at once, which is safe because a run can be killed at
-any time.
+"failed", "error": "..."}`. If the cause of a failure is not the run but the folder or the disk,
+`"ended"` is `"trouble"`. When stdin ends, the process ends at once, which is safe because a run can
+be killed at any time.
 """
 
 from __future__ import annotations

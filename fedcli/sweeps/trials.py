@@ -90,7 +90,7 @@ class TrialLog:
     """trials.jsonl, open to append. Lines are synced to the disk one by one."""
 
     def __init__(self, folder: Path) -> None:
-        """Opens the file. Drops a half-written last line, and all lines from a failed trial on.
+        """Opens the file. Drops a half-written last line, and all lines from the first failure on.
 
         Failed trials are tried again. The lines after them are written again from their finished
         runs.

@@ -185,7 +185,7 @@ MISTAKES = {
     "ranges alone": ('[range]\nepochs = "linear:1..2"', "lacks a method"),
     "a range": ("random = 1\n[range]\nepochs = 3", "range epochs 3: give log:LOW..HIGH"),
     "the ends of a range": ('random = 1\n[range]\nepochs = "log:2..1"', "give two numbers"),
-    "a log of zero": ('random = 1\n[range]\nclient_lr = "log:0..1"', "log range are above 0"),
+    "a log of zero": ('random = 1\n[range]\nclient_lr = "log:0..1"', "above 0 for a log range"),
     "the value of a range": ('random = 1\n[range]\nepochs = "linear:0..2"', "epochs 0"),
     "a metric": ('[select]\nmetric = "acc"', "select: metric acc: choose one of", "accuracy"),
     "a split": ('[select]\non = "valid"', "select: on valid: choose one of validation"),
