@@ -17,7 +17,7 @@ REPEATS = ("seed",)
 _ENDINGS = ("stop_at", "patience")  # with one of these, eval_every changes results
 # Fingerprints in the provenance: those of the files that options name.
 _FINGERPRINTS = ("data", "model")
-_DEALT_BY = "partition_options.seed"
+_PARTITION_SEED_OPTION = "partition_options.seed"
 # The partition's seed in the fingerprint of the data, whose end describes the partition.
 _PARTITION_SEED = re.compile(r"(; partition [^\";]*?) seed=\d+")
 CHIEF = ("case", "algorithm")  # options that often determine others
@@ -127,7 +127,9 @@ def group_by_config(runs: Sequence[RunRecord]) -> list[Group]:
     groups: dict[str, list[RunRecord]] = {}
     for alike in _by_key(runs, lambda run: _PARTITION_SEED.sub(r"\1", _key(setting(run)))):
         seeds = {run.options.get("seed", 0) for run in alike}
-        seed_pairs = {(run.options.get("seed", 0), run.options.get(_DEALT_BY)) for run in alike}
+        seed_pairs = {
+            (run.options.get("seed", 0), run.options.get(_PARTITION_SEED_OPTION)) for run in alike
+        }
         parts = [alike] if len(seeds) == len(seed_pairs) else _by_key(alike, _strict_key)
         groups.update({_strict_key(part[0]): part for part in parts})
     firsts = [members[0] for members in groups.values()]
@@ -207,19 +209,21 @@ def setting_key(run: RunRecord) -> str:
 
     The seeds are those of the run and of the partition. Options without effect are ignored, too.
     """
-    options = {name: value for name, value in setting(run).items() if name != _DEALT_BY}
+    options = {
+        name: value for name, value in setting(run).items() if name != _PARTITION_SEED_OPTION
+    }
     return _PARTITION_SEED.sub(r"\1", _key(options))
 
 
 def options_with_effect(run: RunRecord) -> dict[str, Any]:
     """Returns the options that define a configuration: no seeds, and none without effect."""
-    left_out = {*REPEATS, *WITHOUT_EFFECT, _DEALT_BY}
+    left_out = {*REPEATS, *WITHOUT_EFFECT, _PARTITION_SEED_OPTION}
     return {name: value for name, value in run.options.items() if name not in left_out}
 
 
 def repeat_of(run: RunRecord) -> tuple[Any, ...]:
     """Returns the seeds of a run and of its partition, which distinguish its repetitions."""
-    return run.options.get("seed", 0), run.options.get(_DEALT_BY)
+    return run.options.get("seed", 0), run.options.get(_PARTITION_SEED_OPTION)
 
 
 def useful_targets(runs: Iterable[RunRecord]) -> list[float]:
