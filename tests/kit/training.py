@@ -50,6 +50,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "batch-norm": {
         "model": "resnet20-bn",
         "model_options": {"norm_momentum": 0.5},
+        "max_examples": 30,  # two batches of the largest model here
+        "eval_clients": "2",
         "sampling": "uniform",
         "clients": "3",
         "server_optimizer": "adam",
