@@ -359,9 +359,7 @@ def _check_names(train: ClientData, test: ClientData) -> None:
             f"class {place} is called {one} in train ({train.source}) but {other} in test "
             f"({test.source}); {together}"
         )
-    from fedcli.datasets.labels import (
-        are_numbers,
-    )  # lazy: few runs have test data of another source
+    from fedcli.datasets.labels import are_numbers  # lazy: few runs have two sources of data
 
     names = ours or theirs
     if are_numbers(names):

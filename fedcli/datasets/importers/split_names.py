@@ -12,9 +12,8 @@ from collections.abc import Iterable, Mapping
 from fedcli.errors import DataError
 from fedcli.settings.vocabulary import VALIDATION
 
-EITHER = (
-    "test or validation"  # the meaning of "eval": validation if another name means test, else test
-)
+# The meaning of "eval": validation if another name means test, else test.
+EITHER = "test or validation"
 _STEMS = {
     **dict.fromkeys(("train", "training", "trn", "trainval"), "train"),
     **dict.fromkeys(("test", "testing", "tst"), "test"),
