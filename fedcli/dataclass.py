@@ -61,8 +61,8 @@ Fields = tuple[dataclasses.Field[Any], ...]
 class _FieldsOnDemand:
     """The fields of a class. Replaces itself by the standard table of fields when it is read."""
 
-    # Reading the fields changes attributes of the class for a moment. Reentrant, because it may
-    # first read the fields of a base class.
+    # Reading the fields changes attributes of the class for a moment. The lock is reentrant,
+    # because the fields of a base class may have to be read first.
     _lock = RLock()
 
     def __init__(self, cls: type, *, kw_only: bool) -> None:

@@ -103,11 +103,11 @@ def refuse_others(package: str, names: Sequence[str]) -> Callable[[str], Any]:
 class ExplainsNames:
     """A base class: reading an attribute that does not exist raises `UnknownName`."""
 
-    if not TYPE_CHECKING:  # a checker must go on to find wrong names itself
+    if not TYPE_CHECKING:  # type checkers must still find wrong names
 
         def __getattr__(self, name: str) -> Any:
             """Raises `UnknownName`, or the AttributeError that a property of that name raised."""
-            if hasattr(type(self), name):  # Python calls this then, too, and drops that error
+            if hasattr(type(self), name):  # a property raised an error, which Python has dropped
                 return object.__getattribute__(self, name)
             known = [each for each in dir(type(self)) if not each.startswith("_")]
             raise UnknownName(f"a {type(self).__name__}", name, known)
@@ -183,7 +183,7 @@ def _refuse_peer_name(path: str) -> None:
 
 
 def _public_name(module: str) -> str:
-    """The name under which a package hands a module on, such as fedcli.optimizers; else its own."""
+    """The name under which a package re-exports a module (fedcli.optimizers), else its own name."""
     aliases = ((name, each) for name, each in sys.modules.items() if isinstance(each, _Alias))
     public = (name for name, each in aliases if each._stands_for == module and not each._is_former)
     return next(public, module)

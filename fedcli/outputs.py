@@ -276,7 +276,7 @@ def _open_locked(path: Path) -> tuple[Path, int]:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         with suppress(OSError):  # a file system without locks, where nothing is ever removed
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # Before it was locked, another writer may have taken it for a dead process's file.
+        # Before it was locked, another writer may have removed it as a dead process's file.
         if os.fstat(descriptor).st_nlink:
             return temporary, descriptor
         os.close(descriptor)
@@ -363,7 +363,7 @@ def _make_locked_folder(path: Path, mode: int) -> int:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
             with suppress(OSError):  # a file system without locks, where nothing is ever removed
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # Before it was locked, another process may have taken it for a dead one's.
+            # Before it was locked, another process may have removed it as a dead process's.
             with suppress(FileNotFoundError):
                 if os.path.samestat(path.lstat(), os.fstat(descriptor)):
                     return descriptor

@@ -1,8 +1,8 @@
 """The `fedcli` command: a group of lazily imported commands inside one error boundary.
 
-Only this module converts errors to one line on stderr and an exit code: 0 success, 1 a
-`FedcliError`, or an error of a file or of memory, 2 wrong usage, 130 Ctrl-C, 141 the reader of the
-output has ended, 143 SIGTERM. A traceback means a bug in fedcli.
+Only this module converts errors to one line on stderr and an exit code. 0: success; 1: a
+`FedcliError`, or an error of a file or of memory; 2: wrong usage; 130: Ctrl-C; 141: the reader of
+the output has ended; 143: SIGTERM. A traceback means a bug in fedcli.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     _hide_arithmetic_warnings()
     code = run(arguments)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is saved, so Ctrl-C may end it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is saved, so Ctrl-C may end Python
     end_process(code)
 
 
@@ -187,7 +187,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _run_unguarded(arguments: Sequence[str] | None) -> int:
     # No command uses NumPy's BLAS. Its threads would compete with the core's while they start.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    # h5py reads all of platform.uname(), for whose last part Python would start a program.
+    # h5py reads platform.uname(). To find its last part, `processor`, Python would start a program.
     vars(platform.uname()).setdefault("processor", "")
     _open_missing_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):

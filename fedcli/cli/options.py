@@ -173,7 +173,7 @@ class OneValueCommand(SectionCommand):
 
 
 def _words_and_values(args: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Each word with the one after it, and the halves of each word with an equals sign."""
+    """Each word with the next word, and the two halves of each word with an equals sign."""
     yield from pairwise(args)
     for each in args:
         word, has_value, value = each.partition("=")

@@ -247,7 +247,7 @@ class Rows:
             matrix: float32 [any, num_values], contiguous; it must not change.
             chosen: The rows, at least one: int64 [num_rows].
             num_threads: The number of threads that compute.
-            helpers: Runs the calls; None: a new one for these rows alone.
+            helpers: Runs the calls; None: a new `Helpers` for these rows alone.
         """
         if 4 * len(chosen) * matrix.shape[1] < _SHARED_BYTES:
             num_threads = 1

@@ -14,7 +14,7 @@ from fedcli.digest import blake2b
 
 @unique
 class Purpose(IntEnum):
-    """The purpose of a stream; this is the table of all. Results depend on them: never reuse one.
+    """The purposes of streams. Results depend on these numbers: never use one for another purpose.
 
     The core draws the synthetic datasets, under numbers that csrc/random/drawing.h repeats.
     """

@@ -79,7 +79,8 @@ class Densities:
         basis: The q principal components, [num_features, q].
         rest: Mean variance of the features outside the components.
         means: Projected means, [num_labels, q].
-        whiteners: Whitening matrices, [num_labels, q, q]; a row times it has unit covariance.
+        whiteners: Whitening matrices, [num_labels, q, q]; a projected row times its
+            label's matrix has unit covariance.
         log_dets: Logarithms of the determinants of the covariances, [num_labels].
     """
 
@@ -136,7 +137,7 @@ class Densities:
         return squared
 
     def _mean_distances(self, centred: Matrix, projected: Matrix, squared: Matrix) -> Matrix:
-        """Squared distance from the nearest label plus that from the components, per feature."""
+        """Squared distance per feature: from the nearest label, plus from the components' space."""
         nearest = squared[:, self.counts > 0].min(axis=1)
         if self.rest > 0.0:
             left = np.einsum("ij,ij->i", centred, centred)

@@ -1,7 +1,7 @@
 """Finds examples that are probably mislabeled or broken, and clients that hold many of them.
 
 Only images and labels are used; no model is needed. Images are shrunk to at most `MAX_FEATURES`
-values by averaging squares of pixels, and a density is estimated for each label
+values by averaging square blocks of pixels, and a density is estimated for each label
 (`fedcli.inspection.densities`). The score of an example is the log density of its image under the
 best other label minus that under its own, in nats: 5 means that another label explains the image
 148 times as well. The densities are then estimated again without the examples with high scores, so

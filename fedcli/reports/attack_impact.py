@@ -25,7 +25,7 @@ class AttackFigures:
 
     Attributes:
         attackers_mean: Mean number of attackers in the cohorts of attacked rounds.
-        attackers_max: The largest such number.
+        attackers_max: Largest number of attackers in one of these cohorts.
         kept_share: Share of the attackers' updates that the aggregator kept; None if it does not
             report this.
         accuracy: Accuracy on clean examples after the last round, on the split

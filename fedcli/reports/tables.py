@@ -532,7 +532,7 @@ def _full_value(value: object) -> str:
 
 
 def _values(values: Sequence[object]) -> list[str]:
-    """Returns values that differ as texts. Of long texts that begin alike, the ends are kept."""
+    """Returns different values as texts. Of long texts that begin alike, the ends are kept."""
     texts = list(map(_full_value, values))
     cuts = list(map(_cut, texts))
     if len(set(cuts)) == len(set(texts)):

@@ -82,7 +82,7 @@ class ByteRule:
         Args:
             line: The round's line of metrics.jsonl.
             num_selected: The number of clients that were selected.
-            reports: The positions among them of clients whose report was used.
+            reports: The positions of clients whose report was used, among those selected.
             unused: The positions of clients whose report was sent but not used. With compression
                 they count with the mean payload of the round, because they were never encoded.
             payloads: The bytes of the encoded update of each report, int64 [reports], 0 if it was

@@ -149,7 +149,7 @@ class Training:
 
     @property
     def batch_bytes(self) -> int:
-        """Bytes of the batches that all threads process at a time; 0 if the core has none here."""
+        """Bytes of the batches that all threads process at a time; see `Federation.batch_bytes`."""
         return self._federation.batch_bytes
 
     @property
@@ -445,7 +445,7 @@ def _call(callback: Callback, result: RoundResult) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class _Timed:
-    """An iterable of clients that adds the seconds to read each of them to `timings`."""
+    """Iterates over clients. The seconds that it takes to read them are added to `timings`."""
 
     batches: Iterable[BatchedDataset]
     timings: dict[str, float]

@@ -12,7 +12,8 @@ from fedcli.runs.files.logs import RunLog
 from fedcli.runs.files.saved_states import client_states_of
 from fedcli.runs.opening import Federation
 
-# Without --checkpoint-every: at most these seconds of work are lost, and saving takes below 0.1 %.
+# Without --checkpoint-every: at most this much work is lost, and saving takes less than 0.1 % of
+# the time.
 CHECKPOINT_SECONDS = 30.0
 
 
