@@ -86,7 +86,8 @@ int fed_exercise(const fed_model *model, const float *params, size_t batch_size,
         const fp_mode before = denormals_off();
         fed_score score = {0, 0};
         fed_batch_derive(&d.batch, d.params);
-        fed_batch_forward(&d.batch, d.params, batch_size, d.labels, -tiny_rate, NULL, &score, NULL);
+        const fed_targets targets = {.labels = d.labels};
+        fed_batch_forward(&d.batch, d.params, batch_size, &targets, -tiny_rate, NULL, &score, NULL);
         fed_batch_backward(&d.batch, d.params, batch_size, &d.update);
         for (size_t r = 0; r < repeats; r++) run_phase(&d, stage, phase);
         fp_restore(before);

@@ -95,6 +95,7 @@ uint32_t fed_rng_below(fed_rng *rng, uint32_t bound);
 double fed_rng_uniform(fed_rng *rng);             /* [0, 1), 53 bits */
 double fed_rng_normal(fed_rng *rng);              /* N(0, 1), Box-Muller */
 double fed_rng_gamma(fed_rng *rng, double shape); /* scale 1; shape > 0 */
+double fed_rng_beta(fed_rng *rng, double shape);  /* Beta(shape, shape); shape > 0 */
 /* Writes the first num_values 64-bit outputs of a stream. */
 void fed_rng_fill(const fed_key *key, uint64_t *values /* out [num_values] */, size_t num_values);
 /* Writes the next num_values results of fed_rng_u32. */
@@ -173,6 +174,16 @@ void fed_order_init(fed_order *order, const fed_plan *plan, size_t num_examples,
 /* Writes the next batch's example indices, each 0..N-1, and returns their number; 0 at the end. */
 size_t fed_order_next(fed_order *order, uint32_t *indices /* out [batch_size] */);
 
+/* ---- MixUp (client/mixup.c) ------------------------------------------------------------------ */
+
+/* Draws how the examples of a training batch are mixed (Zhang, Cisse, Dauphin and Lopez-Paz 2018,
+ * arXiv 1710.09412). Example b of the batch becomes share * example b + (1 - share) * example
+ * partners[b]. The share is Beta(alpha, alpha), one for the batch; partners are a permutation of
+ * it. Returns the share. */
+float fed_mixup_draw(double alpha, const fed_key *key,
+                     size_t first_visit, /* of the batch, in the client's round */
+                     size_t num_rows, uint32_t *partners /* out [num_rows] */);
+
 /* ---- Models (net/model.c) -------------------------------------------------------------------- */
 
 enum { FED_MAX_LAYERS = 512 };
@@ -240,8 +251,8 @@ typedef struct fed_layer {
     double momentum; /* in [0, 1] */
     int32_t is_frozen;
     size_t moving_offset;
-    /* Input layers: see layers/augment.c. Other layers: amounts[0] is the parameter of the
-     * activation. */
+    /* Input layers: see layers/augment.c; "mix_up", the last of them: amounts[0] is alpha, above 0.
+     * Other layers: amounts[0] is the parameter of the activation. */
     double amounts[2 * FED_MAX_NORMALIZED];
 } fed_layer;
 
@@ -263,7 +274,8 @@ int fed_model_check(const fed_model *model);
 size_t fed_inputs_size(const fed_model *model);
 /* Writes the outputs of a model's input layers for some images. If key is NULL, they are computed
  * as in scoring, else as in training, where image i is visit first_visit + i of the dropout stream
- * `key`. A model without input layers leaves images as they are. */
+ * `key`. A model without input layers leaves images as they are. Images are not mixed: see
+ * fed_mixup_draw. */
 int fed_run_inputs(const fed_model *model, const float *images /* [num_images, I] */,
                    size_t num_images, const fed_key *key, size_t first_visit,
                    float *out /* out [num_images, fed_inputs_size] */);
@@ -403,7 +415,8 @@ typedef struct fed_client {
     size_t num_examples;
     fed_plan plan;
     fed_key shuffle_key;
-    fed_key dropout_key;          /* read only by a model with dropout */
+    fed_key dropout_key;          /* read only by a model with dropout or random input layers */
+    fed_key mixup_key;            /* read only by a model with MixUp: see fed_mixup_draw */
     const fed_prepared *prepared; /* fed_prepare of these pixels and the call's model; or NULL */
     const fed_own *own;           /* NULL: no vectors, factor 1 */
 } fed_client;
@@ -417,11 +430,12 @@ void fed_prepared_free(fed_prepared *prepared);
 
 /* A client's statistics. Metrics are online: each batch is scored before its own step. */
 typedef struct fed_client_stats {
-    double loss_sum; /* over the examples processed, each times its class weight */
-    double weight;   /* the client weight of its delta in the sum */
-    double max_abs;  /* largest magnitude in the delta; max_abs and norm are 0 without bounds */
-    double norm;     /* the delta's L2 norm; 0 if the delta was replaced by zeros */
-    int64_t num_correct, num_examples, num_batches;
+    double loss_sum;     /* over the examples processed, as trained: mixed, smoothed, weighted */
+    double weight;       /* the client weight of its delta in the sum */
+    double max_abs;      /* largest magnitude in the delta; max_abs and norm are 0 without bounds */
+    double norm;         /* the delta's L2 norm; 0 if the delta was replaced by zeros */
+    int64_t num_correct; /* predictions of an example's own label, even if it was mixed */
+    int64_t num_examples, num_batches;
     int32_t is_finite; /* 0: the delta had a NaN or infinity; it was dropped, the metrics reset */
 } fed_client_stats;
 

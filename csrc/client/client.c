@@ -27,10 +27,14 @@ typedef struct local {
     int pixels_mode;
     size_t num_pixels, width;             /* of an image; of a row, padded */
     float *decoded;                       /* [N, width], read-only if it was prepared; or [desks,
-                                             part, width] */
+                                             part + most_guests, width] */
     uint32_t *order_buffer;               /* [capacity] */
     uint32_t *indices;                    /* [B] */
     int32_t *labels;                      /* [desks, part] */
+    uint32_t *drawn_partners;             /* [B], places in the batch: see fed_mixup_draw; NULL: the
+                                             model does not mix examples */
+    uint32_t *partners;                   /* [desks, part]: see fed_mixing */
+    int32_t *other_labels;                /* [desks, part], of the partners */
     char *desks;                          /* memory of the other desks' batches */
     size_t desk_bytes;                    /* of each */
     float *gradient;                      /* packed; for a step that needs the whole gradient */
@@ -73,6 +77,11 @@ static size_t num_parts(const local *m, size_t num_rows) {
 static void carve_batch(local *m, fed_carver *c) {
     m->indices = fed_carve(c, m->batch_size, sizeof *m->indices);
     m->labels = fed_carve(c, m->num_desks * m->part_size, sizeof *m->labels);
+    if (m->batch.is_training && m->batch.net->mixup != NULL) {
+        m->drawn_partners = fed_carve(c, m->batch_size, sizeof *m->drawn_partners);
+        m->partners = fed_carve(c, m->num_desks * m->part_size, sizeof *m->partners);
+        m->other_labels = fed_carve(c, m->num_desks * m->part_size, sizeof *m->other_labels);
+    }
     const size_t used = c->used;
     fed_batch_carve(&m->batch, c);
     m->desk_bytes = c->used - used;
@@ -142,6 +151,7 @@ static void choose_parts(local *m, const fed_net *net, size_t batch_size, int is
     m->num_desks = fed_smaller(parts, (size_t)num_workers);
     m->batch.net = net;
     m->batch.batch_size = m->part_size;
+    m->batch.most_guests = is_training && net->mixup != NULL && parts > 1 ? m->part_size : 0;
     m->batch.is_training = is_training;
     m->batch.num_workers = parts > 1 ? 1 : num_workers;
 }
@@ -155,8 +165,9 @@ static int local_init(local *m, const fed_net *net, const fed_client *client, si
     m->num_pixels = net->model->num_inputs;
     m->width = fed_padded(m->num_pixels);
     m->pixels_mode = choose_decoding(client, m->width, num_visits);
-    size_t num_decoded =
-        m->pixels_mode == DECODED_BEFORE ? client->num_examples : m->num_desks * m->part_size;
+    size_t num_decoded = m->pixels_mode == DECODED_BEFORE
+                             ? client->num_examples
+                             : m->num_desks * (m->part_size + m->batch.most_guests);
     if (can_stay_in_place(client, m->num_pixels)) {
         m->pixels_mode = IN_PLACE;
         if (!need->may_narrow) num_decoded = 0;
@@ -230,32 +241,42 @@ static void local_decode(local *m, const fed_prepared *prepared) {
 
 static int32_t *labels_at(const local *m, size_t desk) { return m->labels + desk * m->part_size; }
 
-/* Points the first layer's rows to some of the batch's examples and copies their labels. Labels
- * were checked at the start of the call, but other code may have written to borrowed or mapped
- * memory since. Each label is therefore read once and checked again. */
+/* Copies the label of an example. Labels were checked at the start of the call, but other code may
+ * have written to borrowed or mapped memory since. Each label is therefore read once and checked
+ * again. */
+static int copy_label(const local *m, size_t example, int32_t *out) {
+    const int32_t label = ((const volatile int32_t *)m->client->labels)[example];
+    *out = label;
+    return (uint32_t)label < m->batch.net->model->num_classes ? FED_OK : FED_ERR_CHANGED;
+}
+
+/* Points row b of the first layer to an example. */
+static void place_example(const local *m, const fed_batch *batch, size_t desk, size_t b,
+                          size_t example) {
+    const float **row = &batch->rows[0][b];
+    float *decoded;
+    switch (m->pixels_mode) {
+    case IN_PLACE:
+        *row = (const float *)m->client->pixels + example * m->num_pixels;
+        break;
+    case DECODED_BEFORE:
+        *row = m->decoded + example * m->width;
+        break;
+    default:
+        decoded = m->decoded + (desk * (m->part_size + batch->most_guests) + b) * m->width;
+        decode_example(m, example, decoded);
+        *row = decoded;
+    }
+}
+
+/* Points the first layer's rows to some of the batch's examples and copies their labels. */
 static int gather(const local *m, const fed_batch *batch, size_t desk, size_t first,
                   size_t num_rows) {
-    const float **rows = batch->rows[0];
-    float *decoded = m->decoded;
-    if (m->pixels_mode == DECODED_PER_BATCH) decoded += desk * m->part_size * m->width;
-    const volatile int32_t *labels = m->client->labels;
-    const size_t num_classes = batch->net->model->num_classes;
     for (size_t b = 0; b < num_rows; b++) {
         const size_t example = m->indices[first + b];
-        const int32_t label = labels[example];
-        if ((uint32_t)label >= num_classes) return FED_ERR_CHANGED;
-        labels_at(m, desk)[b] = label;
-        switch (m->pixels_mode) {
-        case IN_PLACE:
-            rows[b] = (const float *)m->client->pixels + example * m->num_pixels;
-            break;
-        case DECODED_BEFORE:
-            rows[b] = decoded + example * m->width;
-            break;
-        default:
-            decode_example(m, example, decoded + b * m->width);
-            rows[b] = decoded + b * m->width;
-        }
+        const int status = copy_label(m, example, &labels_at(m, desk)[b]);
+        if (status != FED_OK) return status;
+        place_example(m, batch, desk, b, example);
     }
     return FED_OK;
 }
@@ -306,7 +327,7 @@ typedef struct parts_call {
     const float *params;
     size_t num_rows, first_visit;
     size_t first_part, num_parts; /* of the wave, at most one for each desk */
-    float scale;
+    float scale, share;           /* share: see fed_mixup_draw */
     const fed_update *update;
     atomic_int status;
 } parts_call;
@@ -314,6 +335,33 @@ typedef struct parts_call {
 /* The gradient of part 1, 2, ... of the wave. Part 0 adds its gradient directly to the sum. */
 static float *part_gradient(const local *m, size_t part) {
     return m->part_gradients + (part - 1) * m->batch.net->size;
+}
+
+/* Mixes the examples of a part, which gather has placed, with their partners, and copies the
+ * partners' labels. */
+static int mix_part(const parts_call *call, const fed_batch *batch, size_t desk, size_t first,
+                    size_t num_rows, fed_targets *targets /* in-out */) {
+    const local *m = call->m;
+    uint32_t *partners = m->partners + desk * m->part_size;
+    int32_t *other_labels = m->other_labels + desk * m->part_size;
+    fed_mixing mixing = {.partners = partners, .share = call->share};
+    for (size_t b = 0; b < num_rows; b++) {
+        const size_t place = m->drawn_partners[first + b], example = m->indices[place];
+        const int status = copy_label(m, example, &other_labels[b]);
+        if (status != FED_OK) return status;
+        if (first <= place && place < first + num_rows) {
+            partners[b] = (uint32_t)(place - first);
+            continue;
+        }
+        const size_t guest = num_rows + mixing.num_guests++;
+        place_example(m, batch, desk, guest, example);
+        fed_batch_open_visit(batch, &m->client->dropout_key, guest, call->first_visit + place);
+        partners[b] = (uint32_t)guest;
+    }
+    fed_batch_mix_inputs(batch, num_rows, &mixing);
+    targets->other_labels = other_labels;
+    targets->share = call->share;
+    return FED_OK;
 }
 
 static void run_part(void *context, size_t part, int worker) {
@@ -332,7 +380,11 @@ static void run_part(void *context, size_t part, int worker) {
     fed_update update = *call->update;
     fed_local_step adding = *update.at;
     float scale = call->scale;
-    const int status = gather(m, batch, desk, first, num);
+    fed_targets targets = {.labels = labels_at(m, desk)};
+    fed_batch_open_dropout(batch, &m->client->dropout_key, call->first_visit + first);
+    int status = gather(m, batch, desk, first, num);
+    if (status == FED_OK && m->drawn_partners != NULL)
+        status = mix_part(call, batch, desk, first, num, &targets);
     if (status != FED_OK) {
         call->status = status;
         return;
@@ -348,9 +400,8 @@ static void run_part(void *context, size_t part, int worker) {
                               .piece_size = batch->piece_size};
         scale = -scale;
     }
-    fed_batch_open_dropout(batch, &m->client->dropout_key, call->first_visit + first);
     fed_batch_derive(batch, call->params);
-    fed_batch_forward(batch, call->params, num, labels_at(m, desk), scale, call->how->loss,
+    fed_batch_forward(batch, call->params, num, &targets, scale, call->how->loss,
                       &m->part_scores[call->first_part + part], NULL);
     fed_batch_backward(batch, call->params, num, &update);
 }
@@ -399,6 +450,9 @@ static int go_over_batch(const local *m, const moves *how, const float *params, 
                        .scale = scale,
                        .update = update,
                        .status = FED_OK};
+    if (m->drawn_partners != NULL)
+        call.share = fed_mixup_draw(m->batch.net->mixup->amounts[0], &m->client->mixup_key,
+                                    first_visit, num_rows, m->drawn_partners);
     const size_t num = num_parts(m, num_rows);
     for (size_t part = 0; part < num; part++)
         m->part_scores[part] = part == 0 ? *score : (fed_score){0, 0};
@@ -476,13 +530,13 @@ static int ends_epoch(const fed_order *order, size_t visits_before, size_t visit
 }
 
 /* The number of epochs that a single pass over the data represents. It is more than 1 only for
- * FED_STEP_GRADIENT with whole epochs: each epoch gives the same gradient, unless dropout or a
- * batch norm makes the gradient depend on the order. */
+ * FED_STEP_GRADIENT with whole epochs: each epoch gives the same gradient, unless dropout, mixed
+ * examples or a batch norm make the gradient depend on the order. */
 static size_t equal_epochs(const local *m, const moves *how) {
     const fed_client *client = m->client;
     const int is_whole = how->num_visits == client->plan.epochs * client->num_examples;
     const fed_net *net = m->batch.net;
-    const int depends_on_order = net->has_dropout || fed_net_has_moving(net);
+    const int depends_on_order = net->has_dropout || net->mixup != NULL || fed_net_has_moving(net);
     return how->only_gradient && is_whole && !depends_on_order ? client->plan.epochs : 1;
 }
 
@@ -726,7 +780,8 @@ int fed_score_client(const fed_net *net, const float *params, const fed_client *
             num_at_once = fed_smaller(m.part_size, num_rows - at);
             status = gather(&m, &m.batch, 0, at, num_at_once);
             if (status != FED_OK) return status;
-            fed_batch_forward(&m.batch, params, num_at_once, m.labels, 1.0f, NULL, score,
+            const fed_targets targets = {.labels = m.labels};
+            fed_batch_forward(&m.batch, params, num_at_once, &targets, 1.0f, NULL, score,
                               logits != NULL ? logits + (done + at) * net->model->num_classes
                                              : NULL);
         }

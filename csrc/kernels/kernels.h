@@ -32,6 +32,14 @@ typedef struct fed_loss {
     float smoothing;            /* share of each label that is spread over all classes, in [0, 1) */
 } fed_loss;
 
+/* The labels of some examples. The loss of a mixed example is share * loss by its label + (1 -
+ * share) * loss by its other label. */
+typedef struct fed_targets {
+    const int32_t *labels;       /* 0..K-1 */
+    const int32_t *other_labels; /* 0..K-1; NULL: examples are not mixed */
+    float share;                 /* in [0, 1] */
+} fed_targets;
+
 /* Number of blocks of the random generator that are computed together. */
 enum { FED_PHILOX_BLOCKS = 16 };
 

@@ -166,11 +166,12 @@ KERNEL(void, gemm_pack, const float *gradient, const size_t *at /* [num_pixels] 
 
 /* Fused softmax cross-entropy of one block: adds the loss and the number of correct predictions to
  * score, and turns logits into scale times the gradient of the loss summed over the block's
- * examples. Class weights do not change the number of correct predictions. A row with a NaN logit
- * counts as wrong and has a NaN loss. Lanes from num_rows on have no meaning. */
-KERNEL(void, softmax_xent, float *logits,         /* in: logits, out: gradient [K, FED_LANES] */
-       size_t num_classes, const int32_t *labels, /* [num_rows], 0..K-1 */
-       size_t num_rows, float scale, const fed_loss *loss, /* NULL: cross-entropy alone */
+ * examples. A prediction is correct if it is the label, whatever the other label and the class
+ * weights are. A row with a NaN logit counts as wrong and has a NaN loss. Lanes from num_rows on
+ * have no meaning. */
+KERNEL(void, softmax_xent, float *logits, /* in: logits, out: gradient [K, FED_LANES] */
+       size_t num_classes, const fed_targets *targets /* of [num_rows] */, size_t num_rows,
+       float scale, const fed_loss *loss, /* NULL: cross-entropy alone */
        fed_score *score /* in-out */)
 
 /* out[i] = scale * pixels[i] + offset. */

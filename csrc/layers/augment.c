@@ -3,7 +3,8 @@
  * of a model, have no parameters, and no gradient passes through them. Some change a training
  * example at random at each visit (augmentation). Their random numbers come from the visit's
  * dropout stream, one 64-bit draw each. In scoring there is no stream: a crop takes the middle, and
- * the other random layers change nothing. */
+ * the other random layers change nothing. The last input layer may mix the examples of a training
+ * batch. */
 #include "layer.h"
 
 #include <math.h>
@@ -186,6 +187,23 @@ static void jitter(const fed_pass *pass) {
     }
 }
 
+/* ---- Mixing ---------------------------------------------------------------------------------- */
+
+/* Mixes the image with its partner (MixUp); fed_batch_mix_inputs chooses the partner. */
+static void mix(const fed_pass *pass) {
+    const float share = pass->share, rest = 1 - share;
+    if (pass->partner == NULL) {
+        copy(pass);
+        return;
+    }
+    EACH_PIXEL(pass, y, x) {
+        const float *own = pixel_in(pass, y, x);
+        const float *other = pass->partner + (own - pass->in);
+        float *out = pixel_out(pass, y, x);
+        for (size_t c = 0; c < num_channels(pass); c++) out[c] = share * own[c] + rest * other[c];
+    }
+}
+
 /* ---- The kinds ------------------------------------------------------------------------------- */
 
 #define INPUT_LAYER(name, function)                                                                \
@@ -198,6 +216,7 @@ INPUT_LAYER(fed_crop, crop);
 INPUT_LAYER(fed_rotate, rotate);
 INPUT_LAYER(fed_cut_out, cut_out);
 INPUT_LAYER(fed_jitter, jitter);
+INPUT_LAYER(fed_mix, mix);
 
 size_t fed_one_draw(const fed_layer *layer) { return (void)layer, (size_t)1; }
 size_t fed_two_draws(const fed_layer *layer) { return (void)layer, (size_t)2; }

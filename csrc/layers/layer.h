@@ -44,6 +44,8 @@ typedef struct fed_pass {
     void *saved;          /* [saved_bytes]; NULL when scoring */
     void *scratch;        /* [scratch_bytes] */
     fed_rng *dropout;     /* NULL when scoring */
+    const float *partner; /* buffer stage->in: the example to mix in; NULL: there is none */
+    float share;          /* of `in` if there is a partner */
     /* backward only */
     float *out_gradient;  /* buffer stage->out, by out; may be overwritten; borders are undefined */
     float *in_gradient;   /* out, buffer stage->in; borders are undefined; NULL: of an image */
@@ -148,6 +150,7 @@ typedef struct fed_layer_kind {
     fed_shape (*second_input)(const fed_layer *layer); /* its shape; NULL: as the first */
     int keeps_inputs; /* 1 if the slope of its activation may need the inputs */
     int is_input;     /* 1 if it is before all other layers, and no gradient passes through it */
+    int mixes;        /* 1 if it mixes the examples of a training batch; the last input layer */
     /* 1 if it has a moving mean and a moving variance, [channels] each, which are not trained. In
      * training it needs whole batches. In packed vectors, channels are padded. */
     int has_moving;

@@ -11,7 +11,7 @@ extern const fed_stage_ops fed_dense_ends, fed_dense_hidden;
 extern const fed_stage_ops fed_conv_first, fed_conv_hidden, fed_conv_batch, fed_depthwise_conv;
 extern const fed_stage_ops fed_max_pool, fed_average_pool;
 extern const fed_stage_ops fed_normalize, fed_standardize, fed_flip, fed_crop, fed_rotate,
-    fed_cut_out, fed_jitter;
+    fed_cut_out, fed_jitter, fed_mix;
 extern const fed_stage_ops fed_group_norm, fed_layer_norm, fed_batch_norm, fed_dropout,
     fed_activate, fed_add, fed_zero_padding, fed_concatenate;
 
@@ -120,6 +120,10 @@ static int jitter_is_valid(const fed_layer *layer) {
     for (size_t i = 0; i < 3; i++)
         if (!(layer->amounts[i] >= 0 && layer->amounts[i] <= 1)) return 0;
     return keeps_shape(layer);
+}
+
+static int mixup_is_valid(const fed_layer *layer) {
+    return keeps_shape(layer) && layer->amounts[0] > 0 && layer->amounts[0] <= 1e6;
 }
 
 /* ---- Flat parameters ------------------------------------------------------------------------- */
@@ -251,6 +255,12 @@ static const fed_layer_kind kinds[] = {
     INPUT("random_rotation", rotation_is_valid, fed_rotate, fed_one_draw),
     INPUT("cutout", cutout_is_valid, fed_cut_out, fed_two_draws),
     INPUT("color_jitter", jitter_is_valid, fed_jitter, fed_three_draws),
+    {.name = "mix_up",
+     .is_valid = mixup_is_valid,
+     .num_params = no_params,
+     .ops = &fed_mix,
+     .is_input = 1,
+     .mixes = 1},
 };
 enum { NUM_KINDS = sizeof kinds / sizeof kinds[0] };
 

@@ -31,6 +31,12 @@ static size_t value_stride(const fed_batch *batch, size_t v) {
     return !batch->is_training && is_inside(batch->net, v) ? 0 : num_values(batch, v);
 }
 
+/* Number of examples that value v has memory for. */
+static size_t num_held(const fed_batch *batch, size_t v) {
+    if (value_stride(batch, v) == 0) return 1;
+    return batch->batch_size + (v < batch->net->num_input_stages ? batch->most_guests : 0);
+}
+
 /* The address of an element; NULL if there is no array, because C allows no offset from NULL. */
 static float *element(float *values, size_t offset) {
     return values == NULL ? NULL : values + offset;
@@ -127,13 +133,15 @@ static void carve_training(fed_batch *batch, fed_carver *c) {
     for (size_t v = 0; v <= net->num_stages; v++)
         if (fed_net_has_value(net, v))
             batch->values[v] =
-                fed_carve(c, batch->batch_size * num_values(batch, v), sizeof(float));
+                fed_carve(c, num_held(batch, v) * num_values(batch, v), sizeof(float));
     carve_gradients(batch, c);
     carve_added_gradient(batch, c);
     carve_by_params(batch, c);
     for (size_t s = 0; s < net->num_stages; s++)
         batch->saved[s] = fed_carve(c, batch->batch_size * net->stages[s].saved_bytes, 1);
-    if (net->has_dropout) batch->dropout = fed_carve(c, batch->batch_size, sizeof *batch->dropout);
+    if (net->has_dropout)
+        batch->dropout =
+            fed_carve(c, batch->batch_size + batch->most_guests, sizeof *batch->dropout);
 }
 
 /* Scratch for one example of each worker, or for all images together. */
@@ -164,8 +172,9 @@ void fed_batch_carve(fed_batch *batch, fed_carver *c) {
     for (size_t s = 0; s < net->num_stages; s++) {
         const fed_stage *stage = &net->stages[s];
         const int is_end = stage->is_first || stage->is_last;
+        const size_t num_rows = batch->batch_size + (s == 0 ? batch->most_guests : 0);
         if (s == 0 || is_dense(stage))
-            batch->rows[s] = fed_carve(c, batch->batch_size, sizeof *batch->rows[s]);
+            batch->rows[s] = fed_carve(c, num_rows, sizeof *batch->rows[s]);
         if ((is_end && is_dense(stage)) || stage->is_last)
             batch->lanes[s] =
                 fed_carve(c, num_blocks(batch->batch_size) * stage->shape.channels * FED_LANES,
@@ -178,10 +187,8 @@ void fed_batch_carve(fed_batch *batch, fed_carver *c) {
 void fed_batch_clear(const fed_batch *batch) {
     const fed_net *net = batch->net;
     for (size_t v = 0; v <= net->num_stages; v++)
-        if (fed_net_has_value(net, v)) {
-            const size_t num_copies = value_stride(batch, v) > 0 ? batch->batch_size : 1;
-            memset(batch->values[v], 0, num_copies * num_values(batch, v) * sizeof(float));
-        }
+        if (fed_net_has_value(net, v))
+            memset(batch->values[v], 0, num_held(batch, v) * num_values(batch, v) * sizeof(float));
     for (size_t s = 1; s < net->num_stages; s++) {
         const size_t source = net->stages[s].sources[0];
         if (is_dense(&net->stages[s]))
@@ -205,10 +212,14 @@ void fed_batch_derive(const fed_batch *batch, const float *params) {
  * which thread draws them and when. */
 void fed_batch_open_dropout(const fed_batch *batch, const fed_key *key, size_t first_visit) {
     if (batch->dropout == NULL) return;
-    for (size_t b = 0; b < batch->batch_size; b++) {
-        fed_rng_init(&batch->dropout[b], key);
-        batch->dropout[b].counter[0] = (uint64_t)(first_visit + b) << batch->net->visit_bits;
-    }
+    for (size_t b = 0; b < batch->batch_size; b++)
+        fed_batch_open_visit(batch, key, b, first_visit + b);
+}
+
+void fed_batch_open_visit(const fed_batch *batch, const fed_key *key, size_t b, size_t visit) {
+    if (batch->dropout == NULL) return;
+    fed_rng_init(&batch->dropout[b], key);
+    batch->dropout[b].counter[0] = (uint64_t)visit << batch->net->visit_bits;
 }
 
 /* ---- Rows and lanes -------------------------------------------------------------------------- */
@@ -349,13 +360,15 @@ typedef struct stages_call {
     const float *params;
     size_t s, num_rows, num_blocks;
     const fed_update *update;
+    const fed_mixing *mixing;
 } stages_call;
 
+/* The example stages from call->s on. */
 static void forward_example(void *context, size_t b, int worker) {
     const stages_call *call = context;
     const fed_net *net = call->batch->net;
     if (!images_are_rows(net)) expand(call->batch, b);
-    for (size_t s = 0; s < net->num_example_stages; s++) {
+    for (size_t s = call->s; s < net->num_example_stages; s++) {
         const fed_pass pass = example_pass(call->batch, call->params, s, b, 0, worker);
         net->stages[s].ops->forward(&pass);
     }
@@ -365,6 +378,30 @@ static void forward_one(void *context, size_t b, int worker) {
     const stages_call *call = context;
     const fed_pass pass = example_pass(call->batch, call->params, call->s, b, 0, worker);
     call->batch->net->stages[call->s].ops->forward(&pass);
+}
+
+/* The input layers before net->mixup, which is stage call->s. */
+static void forward_unmixed(void *context, size_t b, int worker) {
+    const stages_call *call = context;
+    for (size_t s = 0; s < call->s; s++) {
+        const fed_pass pass = example_pass(call->batch, NULL, s, b, 0, worker);
+        call->batch->net->stages[s].ops->forward(&pass);
+    }
+}
+
+static void mix_one(void *context, size_t b, int worker) {
+    const stages_call *call = context;
+    const fed_stage *stage = &call->batch->net->stages[call->s];
+    fed_pass pass = example_pass(call->batch, NULL, call->s, b, 0, worker);
+    pass.partner = value_at(call->batch, stage->sources[0], call->mixing->partners[b]);
+    pass.share = call->mixing->share;
+    stage->ops->forward(&pass);
+}
+
+void fed_batch_mix_inputs(const fed_batch *batch, size_t num_rows, const fed_mixing *mixing) {
+    stages_call call = {.batch = batch, .s = batch->net->num_input_stages - 1, .mixing = mixing};
+    fed_share(batch->num_workers, num_rows + mixing->num_guests, forward_unmixed, &call);
+    fed_share(batch->num_workers, num_rows, mix_one, &call);
 }
 
 void fed_batch_forward_inputs(const fed_batch *batch, float *image) {
@@ -398,14 +435,15 @@ void fed_batch_forward_stage(const fed_batch *batch, const float *params, size_t
 }
 
 void fed_batch_forward(const fed_batch *batch, const float *params, size_t num_rows,
-                       const int32_t *labels, float scale, const fed_loss *loss, fed_score *score,
-                       float *logits) {
+                       const fed_targets *targets, float scale, const fed_loss *loss,
+                       fed_score *score, float *logits) {
     const fed_net *net = batch->net;
     const size_t num_classes = net->model->num_classes, last = net->num_stages;
-    stages_call call = {.batch = batch, .params = params};
-    if (net->num_example_stages > 0 || !images_are_rows(net))
+    const size_t first_stage = targets->other_labels != NULL ? net->num_input_stages : 0;
+    stages_call call = {.batch = batch, .params = params, .s = first_stage};
+    if (net->num_example_stages > first_stage || !images_are_rows(net))
         fed_share(batch->num_workers, num_rows, forward_example, &call);
-    for (size_t s = net->num_example_stages; s < net->num_stages; s++)
+    for (size_t s = fed_larger(net->num_example_stages, first_stage); s < net->num_stages; s++)
         fed_batch_forward_stage(batch, params, s, num_rows);
 
     float *lanes = batch->lanes[last - 1];
@@ -415,7 +453,10 @@ void fed_batch_forward(const fed_batch *batch, const float *params, size_t num_r
     if (logits != NULL) fed_lanes_to_rows(lanes, num_classes, num_rows, logits, num_classes);
     for (size_t first = 0; first < num_rows; first += FED_LANES) {
         const size_t rows_left = num_rows - first;
-        net->kernels->softmax_xent(lanes + first * num_classes, num_classes, labels + first,
+        fed_targets block = *targets;
+        block.labels += first;
+        if (block.other_labels != NULL) block.other_labels += first;
+        net->kernels->softmax_xent(lanes + first * num_classes, num_classes, &block,
                                    rows_left < FED_LANES ? rows_left : FED_LANES, scale, loss,
                                    score);
     }

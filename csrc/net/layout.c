@@ -268,6 +268,10 @@ void fed_net_lay_out(fed_net *net, const fed_model *model, void *memory) {
         if (l <= num_front) net->num_front_stages = net->num_stages;
     }
     net->num_input_stages = fed_num_input_layers(model);
+    if (net->num_input_stages > 0) {
+        const fed_layer *last = &model->layers[net->num_input_stages - 1];
+        net->mixup = fed_kind_of(last)->mixes ? last : NULL;
+    }
     net->num_example_stages = is_by_batch ? 0 : net->num_front_stages;
     lay_out_values(net);
     lay_out_stages(net);

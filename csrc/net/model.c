@@ -65,7 +65,8 @@ size_t fed_num_input_layers(const fed_model *model) {
     return l;
 }
 
-/* 1 if all input layers are at the start, and each is read by the next layer alone. */
+/* 1 if all input layers are at the start, each is read by the next layer alone, and only the last
+ * of them mixes examples. */
 static int inputs_are_first(const fed_model *model) {
     const size_t num_first = fed_num_input_layers(model);
     for (size_t l = 0; l < model->num_layers; l++) {
@@ -73,6 +74,7 @@ static int inputs_are_first(const fed_model *model) {
         if (l >= num_first && fed_kind_of(layer)->is_input) return 0;
         if (l < num_first && (layer->activation != FED_LINEAR || fed_num_readers(model, l) != 1))
             return 0;
+        if (l + 1 < num_first && fed_kind_of(layer)->mixes) return 0;
     }
     return 1;
 }

@@ -53,8 +53,9 @@ typedef struct fed_net {
     size_t num_example_stages; /* all of the front, or 0 if it runs by batch */
     fed_place *gradient_places, *scoring_places;
     size_t num_gradient_places, num_scoring_places;
-    size_t num_trained; /* size of the packed parameters that are trained */
-    size_t size;        /* with the moving statistics, which follow */
+    size_t num_trained;     /* size of the packed parameters that are trained */
+    size_t size;            /* with the moving statistics, which follow */
+    const fed_layer *mixup; /* the input layer that mixes examples; NULL: there is none */
     int has_dropout;
     unsigned visit_bits; /* a visit's dropout masks come from 2^visit_bits Philox blocks */
     void *memory;        /* of fed_net_init */
@@ -101,11 +102,12 @@ size_t fed_net_part_size(const fed_net *net, size_t batch_size, int is_training)
 typedef struct fed_batch {
     const fed_net *net;
     size_t batch_size;
+    size_t most_guests; /* room for guests: see fed_mixing */
     int is_training;
     int num_workers;                      /* threads that share the batch */
     const float **rows[FED_MAX_LAYERS];   /* [B]: inputs of dense stages; for stage 0 the images,
-                                             set by the caller */
-    float *values[FED_MAX_LAYERS + 1];    /* [B] */
+                                             set by the caller, [B + most_guests] */
+    float *values[FED_MAX_LAYERS + 1];    /* [B]; before the mixing [B + most_guests] */
     float *gradients[FED_MAX_LAYERS + 1]; /* [B]: by values; in example stages one per block */
     float *added_gradient;                /* [B] or one per block: a further part of a gradient */
     char *saved[FED_MAX_LAYERS];          /* [B, saved_bytes] */
@@ -113,7 +115,8 @@ typedef struct fed_batch {
     float *by_params[FED_MAX_LAYERS]; /* [blocks, packed_size]: the gradient of a stage that is not
                                          dense; stages that run by batch use the same memory */
     float *lanes[FED_MAX_LAYERS];     /* [blocks, O, FED_LANES] of the first and last stage */
-    fed_rng *dropout;                 /* [B]: streams of the masks; NULL: there is no dropout */
+    fed_rng *dropout;                 /* [B + most_guests]: streams of the masks; NULL: there is no
+                                         dropout */
     float *pieces;                    /* [num_workers, piece_size] */
     char *scratch;                    /* [num_workers, scratch_bytes], or for all images at once */
     size_t piece_size, scratch_bytes; /* largest of all stages */
@@ -136,11 +139,25 @@ void fed_batch_derive(const fed_batch *batch, const float *params);
  * visit number first_visit, from 0. The masks of a visit are drawn, stage by stage, from its own
  * 2^visit_bits blocks of the stream. */
 void fed_batch_open_dropout(const fed_batch *batch, const fed_key *key, size_t first_visit);
+/* The same for example b alone, which may be a guest. */
+void fed_batch_open_visit(const fed_batch *batch, const fed_key *key, size_t b, size_t visit);
+
+/* How the examples of a batch, or of a part of one, are mixed. The partner of an example may be in
+ * another part. It is then a guest: it passes through the input layers here as well. */
+typedef struct fed_mixing {
+    const uint32_t *partners; /* [num_rows]: 0..num_rows + num_guests - 1 */
+    size_t num_guests;        /* they follow the rows */
+    float share;              /* of each example; the rest is its partner's */
+} fed_mixing;
+
+/* The input layers of a training batch whose examples are mixed, up to and with net->mixup. */
+void fed_batch_mix_inputs(const fed_batch *batch, size_t num_rows, const fed_mixing *mixing);
 /* The forward pass from batch->rows[0] to the logits, the loss and the number of correct
- * predictions. In place of the logits it leaves their gradient times `scale` (see softmax_xent). If
- * `logits` is not NULL it gets a copy of the logits. */
+ * predictions. If there are other labels, it starts from what fed_batch_mix_inputs has computed. In
+ * place of the logits it leaves their gradient times `scale` (see softmax_xent). If `logits` is not
+ * NULL it gets a copy of the logits. */
 void fed_batch_forward(const fed_batch *batch, const float *params, size_t num_rows,
-                       const int32_t *labels, float scale, const fed_loss *loss /* or NULL */,
+                       const fed_targets *targets, float scale, const fed_loss *loss /* or NULL */,
                        fed_score *score, float *logits /* out [num_rows, K] or NULL */);
 /* The input layers alone, for the first example: writes what the layer after them reads, [height,
  * width, channels]. */

@@ -120,6 +120,21 @@ double fed_rng_gamma(fed_rng *rng, double shape) {
     return larger * pow(1.0 - fed_rng_uniform(rng), 1.0 / shape);
 }
 
+/* The logarithm of a gamma variable. For a small shape the variable itself can be rounded to 0. */
+static double log_of_gamma(fed_rng *rng, double shape) {
+    if (shape >= 1.0) {
+        return log(gamma_from_one(rng, shape));
+    }
+    const double larger = gamma_from_one(rng, shape + 1.0);
+    return log(larger) + log(1.0 - fed_rng_uniform(rng)) / shape;
+}
+
+double fed_rng_beta(fed_rng *rng, double shape) {
+    const double first = log_of_gamma(rng, shape);
+    const double second = log_of_gamma(rng, shape);
+    return 1.0 / (1.0 + exp(second - first));
+}
+
 /* Makes whole groups of blocks, beginning at the counter, and advances it. Returns the number of
  * words. */
 static size_t fill_groups(uint64_t counter[4], const uint64_t key[2], uint64_t *words,

@@ -377,14 +377,14 @@ cdef check_num_examples(size_t num_examples):
 
 cdef class Client:
     """One client's data. The arrays are referenced, not copied, and must not be written during a
-    call. Each call replaces the round in the two keys by its own."""
+    call. Each call replaces the round in the three keys by its own."""
     cdef fed_client table
     cdef size_t num_values  # pixels of all examples together
     cdef Array pixels
     cdef Array labels
 
     def __cinit__(self, pixels, labels, float scale, float offset, Plan plan not None, shuffle_key,
-                  dropout_key):
+                  dropout_key, mixup_key):
         self.labels = hold(labels, c"i", 1, "labels")
         check_num_examples(self.labels.length)
         self.table.num_examples = self.labels.length
@@ -400,6 +400,7 @@ cdef class Client:
         self.table.plan = plan.plan
         self.table.shuffle_key = make_key(shuffle_key)
         self.table.dropout_key = make_key(dropout_key)
+        self.table.mixup_key = make_key(mixup_key)
         self.num_values = self.pixels.length
 
 
@@ -744,6 +745,7 @@ cdef class Team(Exclusive):
             for c in range(cohort.num_clients):
                 cohort.table[c].shuffle_key.round = round_num
                 cohort.table[c].dropout_key.round = round_num
+                cohort.table[c].mixup_key.round = round_num
             cohort.set_own(model.table.num_params, linear, deltas, factors, starts, max_distances)
             with nogil:
                 status = fed_train_cohort(self.team, &model.table, &step.table,
@@ -1055,6 +1057,20 @@ def run_inputs(Model model not None, images, key, size_t first_visit):
         status = fed_run_inputs(&model.table, floats(held), held.length, at, first_visit, to_out)
     check(status)
     return out
+
+
+def mixup_draw(double alpha, key, size_t first_visit, size_t num_rows):
+    """Returns how a batch is mixed: the share, and the partners uint32 [num_rows]."""
+    cdef fed_key made = make_key(key)
+    cdef float share
+    check_num_examples(num_rows)
+    if not 0 < alpha < math.inf:
+        raise ValueError(f"alpha {alpha}: give a finite number above 0")
+    partners = np.empty(num_rows, np.uint32)
+    cdef uint32_t *to_partners = <uint32_t *> memory_of(partners)
+    with nogil:
+        share = fed_mixup_draw(alpha, &made, first_visit, num_rows, to_partners)
+    return share, partners
 
 
 def batch_bytes(Model model not None, size_t batch_size, size_t num_clients, int num_threads):

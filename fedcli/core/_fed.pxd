@@ -28,6 +28,7 @@ cdef extern from "fed.h" nogil:
     ctypedef struct fed_key:
         uint64_t seed, client, round, purpose, occurrence
     void fed_rng_fill(const fed_key *, uint64_t *, size_t)
+    float fed_mixup_draw(double, const fed_key *, size_t, size_t, uint32_t *)
     ctypedef struct fed_noise:
         size_t num_keys
         const fed_key *keys
@@ -126,7 +127,7 @@ cdef extern from "fed.h" nogil:
         const int32_t *labels
         size_t num_examples
         fed_plan plan
-        fed_key shuffle_key, dropout_key
+        fed_key shuffle_key, dropout_key, mixup_key
         const fed_prepared *prepared
         const fed_own *own
     fed_prepared *fed_prepare(const fed_model *, const fed_client *)

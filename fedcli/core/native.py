@@ -105,6 +105,7 @@ __all__ = [
     "isa_name",
     "isa_names",
     "least_diameter",
+    "mixup_draw",
     "next_client_vector",
     "random_u64",
     "resolve_threads",
@@ -679,11 +680,27 @@ def run_inputs(
     Args:
         rows: The model table, as `ParamLayout.core_rows` makes it.
         num_params: Number of parameters of all layers.
-        images: Decoded pixels, float32 [n, num_inputs].
+        images: Decoded pixels, float32 [n, num_inputs]. They are not mixed: see `mixup_draw`.
         key: Key of the client's dropout stream, for images as in training; None: as in scoring.
         first_visit: Number of the first image's visit in the round, from 0.
     """
     return _core.run_inputs(_core.Model(rows, num_params), images, key, first_visit)
+
+
+def mixup_draw(
+    alpha: float, key: StreamKey, first_visit: int, num_rows: int
+) -> tuple[float, NDArray[np.uint32]]:
+    """Returns how a training batch is mixed by MixUp: a share, and each example's partner.
+
+    The example at place b of the batch becomes share * x[b] + (1 - share) * x[partners[b]].
+
+    Args:
+        alpha: The share is Beta(alpha, alpha) distributed; above 0.
+        key: Key of the client's MixUp stream.
+        first_visit: Number of the batch's first visit in the round, from 0.
+        num_rows: Number of examples in the batch.
+    """
+    return _core.mixup_draw(alpha, key, first_visit, num_rows)
 
 
 def batch_bytes(

@@ -51,6 +51,7 @@ class Purpose(IntEnum):
     ROTATION = 30
     SKETCH_HASHES = 31
     SECURE_ROUNDING = 32
+    MIXUP = 33
 
 
 class StreamKey(NamedTuple):

@@ -103,6 +103,12 @@ def color_jitter(shape: Shape, brightness: float, contrast: float, saturation: f
     return layers.ColorJitter(brightness, contrast, saturation)
 
 
+def mixup(shape: Shape, alpha: float) -> Spec:
+    """See `layers.MixUp`."""
+    del shape
+    return layers.MixUp(alpha)
+
+
 def shape_after(specs: Sequence[Spec], shape: Shape) -> tuple[int, ...]:
     """Returns the shape of an image after input layers."""
     for spec in specs:
@@ -125,7 +131,7 @@ def with_input_layers(specs: Sequence[Spec], model: Model, shape: Shape) -> Mode
     """Returns a model with further input layers before its own layers and the same parameters.
 
     Args:
-        specs: The input layers.
+        specs: The input layers. One that mixes examples acts after the model's own input layers.
         model: A model that takes the output of the input layers.
         shape: Shape of the images that the input layers take.
 
@@ -138,9 +144,18 @@ def with_input_layers(specs: Sequence[Spec], model: Model, shape: Shape) -> Mode
             "Python; change the images in the model's code"
         )
     _check_normalized_once(specs, model)
-    first = _unused_names(specs, model.layout.specs)
-    own = [_reading(spec, first[-1].name) for spec in model.layout.specs]
-    return Model(model.name, lay_out([*first, *own], shape), model.initial_params)
+    own = list(model.layout.specs)
+    named = _unused_names(specs, own)
+    first = [spec for spec in named if not spec.mixes]
+    mixing = [spec for spec in named if spec.mixes]
+    if first:
+        own = [_reading(spec, IMAGE, first[-1].name) for spec in own]
+    num_inputs = max((place + 1 for place, spec in enumerate(own) if spec.is_input), default=0)
+    inputs, others = [*first, *own[:num_inputs]], own[num_inputs:]
+    if mixing:
+        unmixed = inputs[-1].name if inputs else IMAGE
+        others = [_reading(spec, unmixed, mixing[-1].name) for spec in others]
+    return Model(model.name, lay_out([*inputs, *mixing, *others], shape), model.initial_params)
 
 
 def _check_normalized_once(specs: Sequence[Spec], model: Model) -> None:
@@ -167,7 +182,7 @@ def _unused_names(specs: Sequence[Spec], others: Sequence[Spec]) -> list[Spec]:
     return named
 
 
-def _reading(spec: Spec, image: str) -> Spec:
-    """Replaces the image among a layer's inputs by the layer called `image`."""
-    changed: Any = tuple(image if each == IMAGE else each for each in spec.inputs)
+def _reading(spec: Spec, old: str, new: str) -> Spec:
+    """Replaces `old`, the name of a layer or `IMAGE`, among a layer's inputs by `new`."""
+    changed: Any = tuple(new if each == old else each for each in spec.inputs)
     return spec.changed(inputs=changed)

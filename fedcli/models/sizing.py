@@ -220,6 +220,13 @@ class _Graph:
                 f"layer {spec.name}: a layer of kind {spec.kind} changes the image itself; put it "
                 "at the start, before all layers with parameters"
             )
+        mixing = [layer.name for layer in self._layers if KINDS[layer.kind].mixes]
+        if mixing:
+            raise ConfigError(
+                f"layer {spec.name}: it follows {mixing[0]}, which mixes the examples of a batch "
+                "and must be the last layer that changes the image itself; put it before that one, "
+                "or leave it out"
+            )
 
     def _value(self, spec: Spec, name: str) -> _Value:
         if name not in self._values:

@@ -301,7 +301,8 @@ class RunConfig:
         None,
         name_in(lambda: tables.AUGMENTATIONS, "NAME[+NAME]"),
         help="Change training images at random, differently at each use: crop, flip, shift, "
-        "rotation, cutout, color-jitter, or several joined by +, in the order in which they act.",
+        "rotation, cutout, color-jitter, mixup, or several joined by +, in the order in which they "
+        "act.",
         section=MODEL,
     )
     augment_options: Options = options_of(

@@ -31,6 +31,7 @@ enum {
     KIND_RANDOM_ROTATION,
     KIND_CUTOUT,
     KIND_COLOR_JITTER,
+    KIND_MIX_UP,
     NUM_KINDS
 };
 

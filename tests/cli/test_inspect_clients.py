@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import time
@@ -644,6 +645,17 @@ def test_training_images_of_a_run_are_drawn(fedcli: Fedcli, write_tff: WriteTff)
     test = fedcli(*inspect, "run", "--data", "synthetic-digits", "--split", "test")
     assert (test.code, test.err.count("\n")) == (1, 1)
     assert "--augmented draws training images; drop --split test" in test.err
+
+
+def test_mixed_training_images_have_both_labels(fedcli: Fedcli) -> None:
+    digits = ("--data", "synthetic-digits", "--data-option", "clients=3")
+    train = ("train", *digits, "--clients", 1, "--rounds", 1, "--augment", "mixup")
+    done = fedcli(*train, "--max-examples", 20, "--out", "run", "-q")
+    assert done.code == 0, done.err
+    out = fedcli("inspect-clients", "--augmented", "--run", "run", "--examples", 2).out
+    found = re.search(r"\n\d (\d+)% \+ \d (\d+)% ", out)
+    assert found is not None, out
+    assert int(found[1]) + int(found[2]) == 100
 
 
 def test_a_run_is_looked_at_with_its_own_data(fedcli: Fedcli, write_tff: WriteTff) -> None:

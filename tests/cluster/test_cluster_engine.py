@@ -28,6 +28,8 @@ from fedcli.errors import ConfigError
 from fedcli.learning import aggregators, algorithms, optimizers
 from fedcli.learning.engines.task import NO_INPUTS
 from fedcli.learning.engines.threads import ThreadEngine
+from fedcli.models.augmentation import with_input_layers
+from fedcli.models.layers import MixUp, RandomFlip
 from fedcli.models.zoo import softmax_regression
 from fedcli.runs import starting
 from fedcli.settings import RunConfig
@@ -81,7 +83,11 @@ def cluster(num_workers: int = 2, *, ships_data: bool = False) -> ClusterEngine:
 
 
 def process(
-    engine: Any, algorithm: str = "fedavg", aggregator: str = "mean", options: Any = None
+    engine: Any,
+    algorithm: str = "fedavg",
+    aggregator: str = "mean",
+    options: Any = None,
+    model: Any = None,
 ) -> learning.LearningProcess:
     is_even = algorithm in ("scaffold", "feddyn", "local-only")
     made = algorithms.build(
@@ -91,7 +97,7 @@ def process(
         weighting="uniform" if is_even else "num-examples",
         aggregator=aggregators.build(aggregator, options),
     )
-    model = softmax_regression((28, 28), 10)
+    model = softmax_regression((28, 28), 10) if model is None else model
     return learning.build_process(made, model, engine=engine, num_clients=NUM_CLIENTS)
 
 
@@ -138,6 +144,18 @@ def test_any_aggregator_has_the_bytes_of_threads(aggregator: str, options: Any) 
     clients = cohort(21)
     expected = rounds(process(ThreadEngine(1), "fedavg", aggregator, options), clients)
     assert_equal(rounds(process(cluster(), "fedavg", aggregator, options), clients), expected)
+
+
+@pytest.mark.parametrize("repeats", [False, True], ids=["once", "repeated"])
+def test_mixed_batches_have_the_bytes_of_threads(repeats: bool) -> None:
+    clients = cohort(21, repeats=repeats)
+    model = with_input_layers(
+        [RandomFlip(), MixUp(0.5)], softmax_regression((28, 28), 10), (28, 28)
+    )
+    expected = rounds(process(ThreadEngine(2), model=model), clients)
+    assert_equal(rounds(process(cluster(), model=model), clients), expected)
+    plain = rounds(process(ThreadEngine(2)), clients)
+    assert plain.metrics != expected.metrics
 
 
 def test_local_models_have_the_bytes_of_threads() -> None:

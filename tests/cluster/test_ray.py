@@ -101,10 +101,11 @@ def processes_of(workers: RayWorkers) -> list[int]:
         {"sampling": "fixed", "model": "cnn-reddi", "rounds": 1},
         {**BATCH_NORM, "batch_norm": "average"},
         {**BATCH_NORM, "batch_norm": "frozen"},
+        {"augment": "flip+mixup", "sampling": "with-replacement", "epochs": 2},
     ],
     ids=[
         *("plain", "scaffold", "median", "with-replacement", "ship", "cnn"),
-        *("averaged-batch-norm", "frozen-batch-norm"),
+        *("averaged-batch-norm", "frozen-batch-norm", "mixup"),
     ],
 )
 def test_a_run_has_the_bytes_of_threads(tmp_path: Path, options: dict[str, Any]) -> None:

@@ -64,6 +64,7 @@ def test_purposes_never_change_their_numbers() -> None:
         "ROTATION": 30,
         "SKETCH_HASHES": 31,
         "SECURE_ROUNDING": 32,
+        "MIXUP": 33,
     }
 
 

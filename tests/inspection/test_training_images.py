@@ -28,12 +28,18 @@ ONE_STEP = {
 
 @pytest.mark.parametrize(
     ("augment", "options", "normalize"),
-    [("crop+flip", {"size": 24}, "train"), ("rotation+cutout", {}, None), (None, {}, "image")],
+    [
+        ("crop+flip", {"size": 24}, "train"),
+        ("rotation+cutout", {}, None),
+        (None, {}, "image"),
+        ("mixup", {}, None),
+        ("crop+flip+mixup", {"alpha": 0.5}, "image"),
+    ],
 )
 def test_the_images_are_those_of_the_first_step(
     augment: str | None, options: dict[str, int], normalize: str | None, tmp_path: Path
 ) -> None:
-    """With zero weights the first step is the sum of each image times a factor of its label."""
+    """With zero weights the first step is the sum of each image times a factor of its labels."""
     run = trained(
         tmp_path / "run", augment=augment, augment_options=options, normalize=normalize, **ONE_STEP
     )
@@ -45,8 +51,33 @@ def test_the_images_are_those_of_the_first_step(
     assert len(images.labels) == NUM_VISITS
     assert not np.array_equal(images.before, images.after)
     factors = np.eye(NUM_CLASSES)[images.labels] - 1 / NUM_CLASSES
+    if augment is not None and "mixup" in augment:
+        shares = images.shares.astype(np.float64)[:, np.newaxis]
+        assert ((shares > 0) & (shares < 1)).all()
+        assert images.other_labels is not None
+        others = np.eye(NUM_CLASSES)[images.other_labels] - 1 / NUM_CLASSES
+        factors = shares * factors + (1 - shares) * others
+    else:
+        assert images.other_labels is None
+        assert (images.shares == 1).all()
     flat = images.after.reshape(NUM_VISITS, -1).astype(np.float64)
     np.testing.assert_allclose(kernel, RATE * flat.T @ factors / NUM_VISITS, rtol=0, atol=1e-6)
+
+
+def test_fewer_images_than_a_batch_have_the_same_partners(tmp_path: Path) -> None:
+    """Batches of 5, so the first 7 images reach into the second one."""
+    options = {"augment": "flip+mixup", "normalize": "train", **ONE_STEP, "batch_size": 5}
+    run = trained(tmp_path / "run", **options)
+    data = datasets.open_splits(data_of_run(run, {}))["train"]
+    with load_trained(run, 1) as loaded:
+        whole, few = (
+            training_images(data, data.client_ids[0], loaded, num_images)
+            for num_images in (NUM_VISITS, 7)
+        )
+    assert len(few.labels) == 7
+    assert len(set(whole.shares.tolist())) == 3
+    for name in ("labels", "other_labels", "shares", "before", "after"):
+        np.testing.assert_array_equal(getattr(few, name), getattr(whole, name)[:7])
 
 
 def test_a_model_without_input_layers_has_none(tmp_path: Path) -> None:

@@ -67,6 +67,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "sampling": "uniform",
         "eval_every": 2,
     },
+    "mixup": {
+        "augment": "crop+flip+mixup",
+        "augment_options": {"padding": 2, "alpha": 0.4},
+        "normalize": "image",
+        "algorithm": "scaffold",
+        "sampling": "with-replacement",
+        "clients": "6",
+        "eval_every": 2,
+    },
     "mime-lite": {
         "algorithm": "mime-lite",
         "sampling": "uniform",

@@ -32,6 +32,7 @@ from fedcli.models.layers import (
     LayerNorm,
     LeakyReLU,
     MaxPool2D,
+    MixUp,
     Normalization,
     RandomCrop,
     RandomFlip,
@@ -74,6 +75,7 @@ INPUT_LAYERS: list[Spec] = [
     RandomRotation(10.0, "turned"),
     Cutout(2, "cut"),
     ColorJitter(0.1, 0.2, 0.3, "jittered"),
+    MixUp(0.5, "mixed"),
 ]
 
 

@@ -106,8 +106,19 @@ def show_training_images(
     before, after = _of_one_size(
         [pictures.pictures_of(each, data.pixel_convention) for each in groups]
     )
+    screen.pictures(before, _training_captions(data, images), below=after)
+
+
+def _training_captions(data: ClientData, images: TrainingImages) -> list[str]:
+    """The label of each image; where two are mixed, both labels and their shares."""
     captions = [data.class_name(label) for label in images.labels.tolist()]
-    screen.pictures(before, captions, below=after)
+    if images.other_labels is None:
+        return captions
+    others = [data.class_name(label) for label in images.other_labels.tolist()]
+    return [
+        f"{own} {share:.0%} + {other} {1 - share:.0%}"
+        for own, other, share in zip(captions, others, images.shares.tolist(), strict=True)
+    ]
 
 
 def _of_one_size(groups: Sequence[Pictures]) -> list[Pictures]:

@@ -352,9 +352,9 @@ def _split(
 
 def _core_client(dataset: BatchedDataset, occurrence: int) -> native.Client:
     client = dataset.client
-    shuffle_key, dropout_key = (
+    shuffle_key, dropout_key, mixup_key = (
         StreamKey(dataset.seed, client_key(client.client_id), 0, purpose, occurrence)
-        for purpose in (Purpose.SHUFFLE, Purpose.DROPOUT)
+        for purpose in (Purpose.SHUFFLE, Purpose.DROPOUT, Purpose.MIXUP)
     )  # each call sets the round
     return native.Client(
         client.pixels,
@@ -364,6 +364,7 @@ def _core_client(dataset: BatchedDataset, occurrence: int) -> native.Client:
         dataset.plan.for_core(),
         shuffle_key,
         dropout_key,
+        mixup_key,
     )
 
 

@@ -30,7 +30,7 @@ __all__ = [
         "IMAGE",
         "ImageStandardization",
     ),
-    *("Input", "LayerNorm", "LeakyReLU", "MaxPool2D", "Node", "Normalization"),
+    *("Input", "LayerNorm", "LeakyReLU", "MaxPool2D", "MixUp", "Node", "Normalization"),
     *("RandomCrop", "RandomFlip", "RandomRotation", "SeparableConv2D", "Spec", "ZeroPad2D"),
 ]
 __getattr__ = refuse_others(__name__, __all__)

@@ -234,6 +234,7 @@ class Spec:
         num_inputs: Number of inputs, all of one shape.
         joins_channels: Whether the inputs may differ in the number of channels.
         is_input: Whether it may only stand at the start of a model; see `layers.inputs`.
+        mixes: Whether it mixes the examples of a training batch, as the last input layer.
     """
 
     kind: ClassVar[str]
@@ -247,6 +248,7 @@ class Spec:
     num_inputs: ClassVar[int] = 1
     joins_channels: ClassVar[bool] = False
     is_input: ClassVar[bool] = False
+    mixes: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         """Registers the kind under its name and under Keras's."""

@@ -2,7 +2,8 @@
 
 They stand at the start of a model and have no parameters. Random changes are made only in training,
 and drawn anew each time that an example is visited. In evaluation a crop takes the middle of the
-image, and the other random layers change nothing.
+image, and the other random layers change nothing. `MixUp` is the last of them, as it mixes whole
+batches.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ __all__ = [
     "ColorJitter",
     "Cutout",
     "ImageStandardization",
+    "MixUp",
     "Normalization",
     "RandomCrop",
     "RandomFlip",
@@ -42,6 +44,7 @@ __all__ = [
 MAX_MEAN = 1e6
 LEAST_DEVIATION = 1e-6
 MAX_DEGREES = 180.0
+LEAST_ALPHA, MAX_ALPHA = 1e-3, 1e3
 
 
 class InputLayer(Spec):
@@ -119,6 +122,10 @@ def _check_share(label: str, value: object) -> None:
 
 def _check_degrees(label: str, value: object) -> None:
     check_number(label, value, 0.0, MAX_DEGREES)
+
+
+def _check_alpha(label: str, value: object) -> None:
+    check_number(label, value, LEAST_ALPHA, MAX_ALPHA)
 
 
 def _check_mode(label: str, value: object) -> None:
@@ -455,3 +462,50 @@ class ColorJitter(InputLayer):
     def _amounts(self, shape: Shape) -> tuple[float, ...]:
         del shape
         return (float(self.brightness), float(self.contrast), float(self.saturation))
+
+
+@dataclass(frozen=True)
+class MixUp(InputLayer):
+    """Mixes each image and its label with another one of the batch in training.
+
+    A batch has one share s, which is Beta(alpha, alpha) distributed, and a random permutation,
+    which gives each image x a partner x'. The image becomes s * x + (1 - s) * x', and the loss is s
+    times that by the label of x plus 1 - s times that by the label of x'. In training, accuracy
+    counts predictions of the label of x. (Zhang, Cisse, Dauphin and Lopez-Paz, "mixup: Beyond
+    Empirical Risk Minimization", ICLR 2018, https://arxiv.org/abs/1710.09412.)
+
+    Attributes:
+        alpha: From 0.001 to 1000. Small values mix little; 1 gives all shares the same probability.
+        name: Its name in the model; "": its kind with a number.
+        inputs: See `Spec.inputs`.
+    """
+
+    kind = "mix_up"
+    keras_class = "MixUp"
+    mixes = True
+    checks: ClassVar = {"alpha": _check_alpha}
+
+    alpha: float = 1.0
+    name: str = ""
+    inputs: tuple[str, ...] = ()
+
+    def in_evaluation(self, shape: Shape) -> InputLayer | None:
+        """See `InputLayer.in_evaluation`."""
+        del shape
+        return None
+
+    def _amounts(self, shape: Shape) -> tuple[float, ...]:
+        del shape
+        return (float(self.alpha),)
+
+    @classmethod
+    def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
+        """Refuses the layer.
+
+        Raises:
+            ConfigError: Always. Inside a Keras model the layer mixes images, but not their labels.
+        """
+        raise ConfigError(
+            f"{options.label}: inside a Keras model it mixes images without their labels; save the "
+            "model without it, and train with --augment mixup"
+        )

@@ -8,6 +8,8 @@ from dataclasses import replace
 from fedcli.errors import ConfigError
 from fedcli.settings.options import Entry, Option, did_you_mean, table
 
+MIXUP = "mixup"
+
 AUGMENTATIONS = table(
     Entry(
         "crop",
@@ -57,6 +59,21 @@ AUGMENTATIONS = table(
         ),
         code="fedcli.models.augmentation:color_jitter",
     ),
+    Entry(
+        MIXUP,
+        "Mixes each image and its label with another of the batch, after all other changes.",
+        "Zhang et al. 2018, arXiv 1710.09412",
+        (
+            Option(
+                "alpha",
+                1.0,
+                "The share of an image is Beta(alpha, alpha) distributed.",
+                0.001,
+                1000.0,
+            ),
+        ),
+        code="fedcli.models.augmentation:mixup",
+    ),
 )
 
 TRAIN_SPLIT, PUBLISHED, BY_IMAGE = "train", "published", "image"
@@ -104,6 +121,11 @@ def split_augmentation(name: str) -> list[str]:
             )
         if names.count(each) > 1:
             raise ConfigError(f"--augment {name}: {each} is given twice; give it once")
+    if MIXUP in names[:-1]:
+        others = [each for each in names if each != MIXUP]
+        raise ConfigError(
+            f"--augment {name}: {MIXUP} acts after all others; write {'+'.join([*others, MIXUP])}"
+        )
     return names
 
 

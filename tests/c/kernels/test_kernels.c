@@ -214,6 +214,9 @@ static void test_dense_accumulate_ignores_lanes_without_rows(void) {
 typedef struct block {
     size_t num_classes, num_rows;
     int32_t labels[FED_LANES];
+    bool is_mixed; /* with other_labels, which are not read otherwise */
+    int32_t other_labels[FED_LANES];
+    float share;
     float logits[FED_LANES][MAX_CLASSES];
     float gradient[FED_LANES][MAX_CLASSES];
     fed_score score;
@@ -232,7 +235,12 @@ static void run_loss(const fed_kernels *kernels, block *blk, float scale,
     if (class_weights != NULL)
         memcpy(weights.values, class_weights, blk->num_classes * sizeof *class_weights);
     const fed_loss loss = {class_weights != NULL ? weights.values : NULL, smoothing};
-    kernels->softmax_xent(lanes.values, blk->num_classes, blk->labels, blk->num_rows, scale, &loss,
+    const fed_targets targets = {
+        .labels = blk->labels,
+        .other_labels = blk->is_mixed ? blk->other_labels : NULL,
+        .share = blk->share,
+    };
+    kernels->softmax_xent(lanes.values, blk->num_classes, &targets, blk->num_rows, scale, &loss,
                           &blk->score);
     guarded_free(&weights);
     for (size_t k = 0; k < blk->num_classes; k++)
@@ -313,7 +321,8 @@ static void test_single_class_has_no_loss(void) {
 static void test_score_is_added_to(void) {
     float lanes[2 * FED_LANES] = {0};
     fed_score score = {100, 7};
-    fed_active_kernels()->softmax_xent(lanes, 2, (const int32_t[]){0}, 1, 1, NULL, &score);
+    const fed_targets targets = {.labels = (const int32_t[]){0}};
+    fed_active_kernels()->softmax_xent(lanes, 2, &targets, 1, 1, NULL, &score);
     CHECK_CLOSE(score.loss_sum, 100 + log(2), 1e-12);
     CHECK_EQUAL(score.num_correct, 8);
 }
@@ -448,6 +457,86 @@ static void test_gradient_equals_central_differences(void) {
         }
 }
 
+/* The published example with a share of 0.3 and two rows that are each other's partners. */
+static void test_a_mixed_loss_equals_hand_worked_values(void) {
+    block blk = {.num_classes = 3,
+                 .num_rows = 2,
+                 .labels = {0, 1},
+                 .is_mixed = true,
+                 .other_labels = {1, 0},
+                 .share = 0.3f,
+                 .logits = {{2, -1, 0.5f}, {0.3f, 1.2f, -0.7f}}};
+    run_softmax(fed_active_kernels(), &blk, 0.5f);
+    static const double expected[2][3] = {{0.242799, -0.330444, 0.087645},
+                                          {-0.219366, 0.171308, 0.048058}};
+    CHECK_CLOSE(blk.score.loss_sum / 2, 1.706759, 1e-6);
+    CHECK_EQUAL(blk.score.num_correct, 2);
+    for (size_t b = 0; b < 2; b++)
+        for (size_t k = 0; k < 3; k++) CHECK_CLOSE(blk.gradient[b][k], expected[b][k], 1e-6);
+}
+
+static block mixed_block(size_t num_rows, float share, uint64_t seed) {
+    block blk = random_block(10, num_rows, 3, seed);
+    blk.is_mixed = true;
+    blk.share = share;
+    fill_labels(seed + 1, 10, blk.other_labels, num_rows);
+    return blk;
+}
+
+/* The loss of a row by both labels, smoothed and weighted, in double. */
+static double twin_mixed_loss(const double *logits, const block *blk, size_t b,
+                              const float *class_weights, double smoothing) {
+    const int32_t labels[2] = {blk->labels[b], blk->other_labels[b]};
+    const double shares[2] = {(double)blk->share, 1 - (double)blk->share};
+    double mean = 0, loss = 0;
+    for (int32_t k = 0; k < 10; k++) mean += twin_loss(logits, 10, k) / 10;
+    for (size_t i = 0; i < 2; i++)
+        loss += shares[i] * (class_weights == NULL ? 1 : (double)class_weights[labels[i]]) *
+                ((1 - smoothing) * twin_loss(logits, 10, labels[i]) + smoothing * mean);
+    return loss;
+}
+
+static void check_mixed(size_t num_rows, float share, const float *class_weights, float smoothing) {
+    const double h = 1e-5, scale = 0.25;
+    block blk = mixed_block(num_rows, share, num_rows);
+    block plain = random_block(10, num_rows, 3, num_rows);
+    run_loss(fed_active_kernels(), &blk, (float)scale, class_weights, smoothing);
+    run_loss(fed_active_kernels(), &plain, (float)scale, class_weights, smoothing);
+    CHECK_EQUAL(blk.score.num_correct, plain.score.num_correct); /* of its own labels */
+    double loss = 0;
+    for (size_t b = 0; b < num_rows; b++) {
+        double up[MAX_CLASSES], down[MAX_CLASSES];
+        widen_row(&blk, b, up);
+        loss += twin_mixed_loss(up, &blk, b, class_weights, (double)smoothing);
+        for (size_t k = 0; k < 10; k++) {
+            widen_row(&blk, b, up);
+            widen_row(&blk, b, down);
+            up[k] += h;
+            down[k] -= h;
+            const double slope =
+                (twin_mixed_loss(up, &blk, b, class_weights, (double)smoothing) -
+                 twin_mixed_loss(down, &blk, b, class_weights, (double)smoothing)) /
+                (2 * h);
+            CHECK_CLOSE(blk.gradient[b][k], scale * slope, 1e-6);
+        }
+    }
+    CHECK_CLOSE(blk.score.loss_sum, loss, 1e-5 * (double)num_rows);
+}
+
+static void test_mixed_gradients_equal_central_differences(void) {
+    static const size_t num_rows[] = {0, 1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32};
+    static const float shares[] = {0, 0.3f, 1};
+    float class_weights[10];
+    for (size_t k = 0; k < 10; k++) class_weights[k] = (float)k / 4; /* one is 0 */
+    for (size_t i = 0; i < LENGTH(num_rows); i++)
+        for (size_t j = 0; j < LENGTH(shares); j++) {
+            check_mixed(num_rows[i], shares[j], NULL, 0);
+            check_mixed(num_rows[i], shares[j], NULL, 0.2f);
+            check_mixed(num_rows[i], shares[j], class_weights, 0);
+            check_mixed(num_rows[i], shares[j], class_weights, 0.2f);
+        }
+}
+
 /* 5000 classes and 32 rows: the product of the rows' sums must not overflow. */
 static void test_many_classes_do_not_overflow_the_loss(void) {
     enum { MANY = 5000 };
@@ -455,7 +544,8 @@ static void test_many_classes_do_not_overflow_the_loss(void) {
     int32_t labels[FED_LANES];
     for (size_t b = 0; b < FED_LANES; b++) labels[b] = (int32_t)(MANY - 1 - b);
     fed_score score = {0, 0};
-    fed_active_kernels()->softmax_xent(lanes.values, MANY, labels, FED_LANES, 1, NULL, &score);
+    const fed_targets targets = {.labels = labels};
+    fed_active_kernels()->softmax_xent(lanes.values, MANY, &targets, FED_LANES, 1, NULL, &score);
     CHECK_CLOSE(score.loss_sum, FED_LANES * log(MANY), FED_LANES * (MANY + 4) * UNIT_ROUNDOFF);
     CHECK_EQUAL(score.num_correct, 0);
     guarded_free(&lanes);
@@ -1038,6 +1128,8 @@ static const test_case TESTS[] = {
     TEST(test_block_of_rows_scores_as_its_rows),
     TEST(test_gradient_rows_sum_to_zero),
     TEST(test_gradient_equals_central_differences),
+    TEST(test_a_mixed_loss_equals_hand_worked_values),
+    TEST(test_mixed_gradients_equal_central_differences),
     TEST(test_many_classes_do_not_overflow_the_loss),
     TEST(test_softmax_agrees_with_generic),
     TEST(test_class_weights_multiply_losses_and_gradients),

@@ -5,13 +5,14 @@
  */
 #include "fixtures.h"
 
-enum { MOST_LAYERS = 9, NUM_EXAMPLES = 7, NUM_CLASSES = 3 };
+enum { MOST_LAYERS = 10, NUM_EXAMPLES = 7, NUM_CLASSES = 3 };
 
 static const fed_key KEY = {.seed = 1, .client = 2, .round = 3, .purpose = 9};
 
 typedef struct table {
     fed_layer layers[MOST_LAYERS];
     fed_model model;
+    size_t batch_size;
 } table;
 
 static void add_layer(table *t, fed_layer layer) {
@@ -23,9 +24,25 @@ static void add_layer(table *t, fed_layer layer) {
     t->model.num_params += fed_kind_of(&layer)->num_params(&layer);
 }
 
-/* All input layers, followed by a convolution and a dense layer, or by a dense layer alone. */
-static void build(table *t, const fed_shape *shape, const fed_shape *part, bool is_dense) {
-    *t = (table){0};
+/* A convolution that keeps height and width. */
+static fed_layer convolution(const fed_shape *shape, size_t num_channels) {
+    return (fed_layer){.kind = KIND_CONV2D,
+                       .activation = FED_RELU,
+                       .out = {shape->height, shape->width, num_channels},
+                       .has_bias = 1,
+                       .window_height = 3,
+                       .window_width = 3,
+                       .stride_y = 1,
+                       .stride_x = 1,
+                       .pad_top = 1,
+                       .pad_left = 1};
+}
+
+/* All input layers, with or without MixUp, followed by a convolution and a dense layer, or by a
+ * dense layer alone. */
+static void build(table *t, const fed_shape *shape, const fed_shape *part, bool is_dense,
+                  bool is_mixed) {
+    *t = (table){.batch_size = 5};
     t->model.layers = t->layers;
     t->model.num_inputs = fed_shape_size(shape);
     t->model.num_classes = NUM_CLASSES;
@@ -39,17 +56,8 @@ static void build(table *t, const fed_shape *shape, const fed_shape *part, bool 
     add_layer(t, (fed_layer){.kind = KIND_IMAGE_STANDARDIZATION});
     add_layer(t,
               (fed_layer){.kind = KIND_NORMALIZATION, .amounts = {0.1, 0.2, 0.3, 0.4, 1, 2, 3, 4}});
-    if (!is_dense)
-        add_layer(t, (fed_layer){.kind = KIND_CONV2D,
-                                 .activation = FED_RELU,
-                                 .out = {part->height, part->width, 5},
-                                 .has_bias = 1,
-                                 .window_height = 3,
-                                 .window_width = 3,
-                                 .stride_y = 1,
-                                 .stride_x = 1,
-                                 .pad_top = 1,
-                                 .pad_left = 1});
+    if (is_mixed) add_layer(t, (fed_layer){.kind = KIND_MIX_UP, .amounts = {0.5}});
+    if (!is_dense) add_layer(t, convolution(part, 5));
     add_layer(t, (fed_layer){.kind = KIND_DENSE, .out = {1, 1, NUM_CLASSES}, .has_bias = 1});
     CHECK_EQUAL(fed_model_check(&t->model), FED_OK);
 }
@@ -68,11 +76,12 @@ static void train(const table *t, int num_threads, double *delta /* out [P] */) 
                                .labels = labels,
                                .num_examples = NUM_EXAMPLES,
                                .plan = {.epochs = 2,
-                                        .batch_size = 5,
+                                        .batch_size = t->batch_size,
                                         .shuffle_buffer = SIZE_MAX,
                                         .max_examples = SIZE_MAX},
                                .shuffle_key = KEY,
-                               .dropout_key = KEY};
+                               .dropout_key = KEY,
+                               .mixup_key = KEY};
     const fed_step_row row = {FED_STEP_SGD, {0.1}};
     atomic_int cancel = 0;
     fed_client_stats stats;
@@ -110,17 +119,58 @@ static void test_models_behind_input_layers_train_at_any_size(void) {
         {{4, 7, 3}, {6, 9, 3}}, {{9, 6, 4}, {1, 2, 4}}, {{3, 1, 2}, {2, 3, 2}},
     };
     for (size_t i = 0; i < LENGTH(shapes); i++)
-        for (int is_dense = 0; is_dense < 2; is_dense++) {
-            table t;
-            build(&t, &shapes[i][0], &shapes[i][1], is_dense);
-            check_training(&t);
-        }
+        for (int is_dense = 0; is_dense < 2; is_dense++)
+            for (int is_mixed = 0; is_mixed < 2; is_mixed++) {
+                table t;
+                build(&t, &shapes[i][0], &shapes[i][1], is_dense, is_mixed);
+                check_training(&t);
+            }
+}
+
+static void test_examples_are_mixed_without_other_input_layers(void) {
+    for (int is_dense = 0; is_dense < 2; is_dense++) {
+        const fed_shape shape = {5, 4, 3};
+        table t = {.model = {.num_inputs = fed_shape_size(&shape), .num_classes = NUM_CLASSES}};
+        t.model.layers = t.layers;
+        t.batch_size = 5;
+        add_layer(&t, (fed_layer){.kind = KIND_MIX_UP, .in = shape, .amounts = {1}});
+        if (!is_dense) add_layer(&t, convolution(&shape, 5));
+        add_layer(&t, (fed_layer){.kind = KIND_DENSE, .out = {1, 1, NUM_CLASSES}, .has_bias = 1});
+        check_training(&t);
+    }
+}
+
+/* The batch passes in parts, which have partners in each other. */
+static void test_examples_of_parts_are_mixed(void) {
+    const fed_shape shape = {24, 24, 1};
+    table t = {.model = {.num_inputs = fed_shape_size(&shape), .num_classes = NUM_CLASSES}};
+    t.model.layers = t.layers;
+    t.batch_size = 11;
+    add_layer(
+        &t, (fed_layer){
+                .kind = KIND_RANDOM_CROP, .in = shape, .out = shape, .pad_top = 2, .pad_left = 2});
+    add_layer(&t, (fed_layer){.kind = KIND_RANDOM_FLIP});
+    add_layer(&t, (fed_layer){.kind = KIND_MIX_UP, .amounts = {1}});
+    add_layer(&t, convolution(&shape, 64));
+    add_layer(&t, convolution(&shape, 128));
+    add_layer(&t, (fed_layer){.kind = KIND_AVERAGE_POOL,
+                              .out = {1, 1, 128},
+                              .window_height = 24,
+                              .window_width = 24,
+                              .stride_y = 24,
+                              .stride_x = 24});
+    add_layer(&t, (fed_layer){.kind = KIND_DENSE, .out = {1, 1, NUM_CLASSES}, .has_bias = 1});
+    fed_net net;
+    CHECK_EQUAL(fed_net_init(&net, &t.model), FED_OK);
+    CHECK_EQUAL(fed_net_part_size(&net, t.batch_size, 1), 4);
+    fed_net_free(&net);
+    check_training(&t);
 }
 
 /* A sanitizer watches the ends of both blocks. */
 static void test_images_are_written_whole_and_no_further(void) {
     table t;
-    build(&t, &(fed_shape){6, 5, 3}, &(fed_shape){5, 6, 3}, false);
+    build(&t, &(fed_shape){6, 5, 3}, &(fed_shape){5, 6, 3}, false, true);
     const size_t size = fed_inputs_size(&t.model);
     CHECK_EQUAL(size, 5 * 6 * 3);
     float *images = calloc(NUM_EXAMPLES * t.model.num_inputs, sizeof *images);
@@ -139,17 +189,36 @@ static void test_images_are_written_whole_and_no_further(void) {
 
 static void test_input_layers_behind_others_are_refused(void) {
     table t;
-    build(&t, &(fed_shape){4, 4, 1}, &(fed_shape){4, 4, 1}, false);
+    build(&t, &(fed_shape){4, 4, 1}, &(fed_shape){4, 4, 1}, false, false);
     fed_layer before = t.layers[6];
     t.layers[6] = t.layers[7], t.layers[6].in = before.in;
     t.layers[7] = before, t.layers[7].in = t.layers[7].out = t.layers[6].out;
     CHECK_EQUAL(fed_model_check(&t.model), FED_ERR_ARGUMENT);
 }
 
+static void test_examples_are_mixed_once_and_last(void) {
+    static const double bad_alphas[] = {0, -1, 1e7, NAN, INFINITY};
+    table t;
+    build(&t, &(fed_shape){4, 4, 1}, &(fed_shape){4, 4, 1}, false, true);
+    for (size_t i = 0; i < LENGTH(bad_alphas); i++) {
+        t.layers[7].amounts[0] = bad_alphas[i];
+        CHECK_EQUAL(fed_model_check(&t.model), FED_ERR_ARGUMENT);
+    }
+    t.layers[7].amounts[0] = 1;
+    CHECK_EQUAL(fed_model_check(&t.model), FED_OK);
+    t.layers[6] = t.layers[7]; /* twice */
+    CHECK_EQUAL(fed_model_check(&t.model), FED_ERR_ARGUMENT);
+    t.layers[7].kind = KIND_RANDOM_FLIP; /* before another one */
+    CHECK_EQUAL(fed_model_check(&t.model), FED_ERR_ARGUMENT);
+}
+
 static const test_case TESTS[] = {
     TEST(test_models_behind_input_layers_train_at_any_size),
+    TEST(test_examples_are_mixed_without_other_input_layers),
+    TEST(test_examples_of_parts_are_mixed),
     TEST(test_images_are_written_whole_and_no_further),
     TEST(test_input_layers_behind_others_are_refused),
+    TEST(test_examples_are_mixed_once_and_last),
 };
 
 int main(int argc, char **argv) { return RUN_ON_EACH_ISA(TESTS, argc, argv); }

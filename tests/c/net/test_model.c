@@ -60,6 +60,7 @@ static void test_kinds_are_found_by_name(void) {
         [KIND_RANDOM_ROTATION] = "random_rotation",
         [KIND_CUTOUT] = "cutout",
         [KIND_COLOR_JITTER] = "color_jitter",
+        [KIND_MIX_UP] = "mix_up",
     };
     CHECK_EQUAL(LENGTH(names), NUM_KINDS);
     for (int kind = 0; kind < NUM_KINDS; kind++) {

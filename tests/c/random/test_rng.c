@@ -195,6 +195,12 @@ static double draw_gamma(fed_rng *rng, double shape) {
     return value;
 }
 
+static double draw_beta(fed_rng *rng, double shape) {
+    const double value = fed_rng_beta(rng, shape);
+    CHECK(value >= 0.0 && value <= 1.0);
+    return value;
+}
+
 static void test_uniform(void) { check_moments(draw_uniform, 0.0, 0.5, 1.0 / 12.0); }
 
 static void test_normal(void) {
@@ -206,6 +212,13 @@ static void test_gamma(void) {
     static const double shapes[] = {0.35, 1.0, 1.4, 20.0};
     for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
         check_moments(draw_gamma, shapes[i], shapes[i], shapes[i]);
+    }
+}
+
+static void test_beta(void) {
+    static const double shapes[] = {0.001, 0.35, 1.0, 20.0, 1000.0};
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
+        check_moments(draw_beta, shapes[i], 0.5, 0.25 / (2.0 * shapes[i] + 1.0));
     }
 }
 
@@ -272,6 +285,7 @@ static const test_case TESTS[] = {
     TEST(test_uniform),
     TEST(test_normal),
     TEST(test_gamma),
+    TEST(test_beta),
     TEST(test_add_normal),
     TEST(test_add_normal_at_the_ends),
 };
