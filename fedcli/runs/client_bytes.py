@@ -6,9 +6,9 @@ The rule, for a model of P parameters, without transport overhead:
           optimizer state and mean gradient), and the factors that PowerSGD shares
     up:   the model delta, 4 P or the bytes that the encoder made; 4 P for each further vector
           (SCAFFOLD's change of c_k, Mime's full gradient); 4 for the client's weight
-    secure sums: up, the masked coordinates in place of the delta and the weight, for each sum of a
-          round; down, the centers that a rule sends between them; both ways, the keys and shares by
-          which selected clients agree on masks
+    secure sums: up, for each sum of a round, the masked coordinates in place of the delta and the
+          weight; down, the centers that an aggregator sends between two sums; both ways, the keys
+          and shares by which selected clients agree on masks
 
 A selected client always receives. One that drops out sends nothing, nor does one whose update is
 rejected before it is sent. Evaluation is not counted.

@@ -157,7 +157,7 @@ def _in_memory(data: Any) -> OpenedData | None:
 def _with_data(
     trained: Trained, overrides: dict[str, Any], memory: OpenedData | None
 ) -> tuple[Trained, dict[str, Any]]:
-    """Moves the caller's fields that only say where the run's own data are into its config.
+    """Moves the caller's fields that do not change the run's own data into the run's config.
 
     They are the permission to run a partition's code, and new places of data that were moved.
 
