@@ -184,7 +184,8 @@ def _refuse_peer_name(path: str) -> None:
 
 def _public_name(module: str) -> str:
     """The name under which a package re-exports a module (fedcli.optimizers), else its own name."""
-    aliases = ((name, each) for name, each in sys.modules.items() if isinstance(each, _Alias))
+    modules = tuple(sys.modules.items())  # other threads may import modules meanwhile
+    aliases = ((name, each) for name, each in modules if isinstance(each, _Alias))
     public = (name for name, each in aliases if each._stands_for == module and not each._is_former)
     return next(public, module)
 

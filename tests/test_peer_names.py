@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from fedcli.datasets.client_data import ClientData
 from fedcli.lazy import ExplainsNames
 from fedcli.learning.named_builders import AlgorithmParts
 from fedcli.models.layers.contract import KINDS
+from fedcli.settings import tables
 from fedcli.settings.run_config import OPTIONS
 from fedcli.settings.tables.peer_names import ARGUMENTS, KERAS, NAMES
 
@@ -239,6 +242,22 @@ def test_a_name_that_nobody_has_is_looked_up_quietly() -> None:
     for owner in (fedcli, learning, datasets.load()[0], layers):
         assert not hasattr(owner, "_private")
         assert getattr(owner, "zeppelin", None) is None
+
+
+def test_modules_may_be_imported_while_a_name_is_looked_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Importing(ModuleType):
+        """A module that imports another when it is looked at, as lazy modules do."""
+
+        @property  # type: ignore[misc]
+        def __class__(self) -> type:
+            monkeypatch.setitem(sys.modules, f"imported_{len(sys.modules)}", ModuleType("other"))
+            return ModuleType
+
+    monkeypatch.setitem(sys.modules, "importing", Importing("importing"))
+    with pytest.raises(AttributeError, match="has no attribute 'zeppelin'"):
+        _ = tables.zeppelin  # type: ignore[attr-defined]
 
 
 def test_the_error_of_a_property_is_not_hidden() -> None:

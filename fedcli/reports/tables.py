@@ -32,6 +32,7 @@ _UNSET = "-"
 _WEIGHTED = ("mean", "norm-bound", "tff-robust")  # aggregators that use clients' weights
 _MOST_BESIDE = 8  # largest number of runs that are columns of the table of differences
 _MOST_VALUES = 12  # largest number of values of an option that are listed
+_LARGEST_WHOLE = 1e15  # largest float that is shown as a whole number; others have an exponent
 # The columns of client records in CSV after round, client and outcome.
 ROW_COLUMNS = (
     *("num_examples", "loss", "accuracy", "update_norm"),
@@ -514,7 +515,7 @@ def _options_of(config: Mapping[str, Any], prefix: str) -> list[str]:
 
 
 def _is_whole(value: object) -> bool:
-    return isinstance(value, float) and value.is_integer()
+    return isinstance(value, float) and value.is_integer() and abs(value) <= _LARGEST_WHOLE
 
 
 def _value(value: object) -> str:

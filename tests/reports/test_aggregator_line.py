@@ -21,6 +21,7 @@ EQUAL = "; all clients have equal weights"
         ("trimmed-mean", {"trim": 0.2}, f"trimmed-mean (trim=0.2){EQUAL}"),
         ("krum", {"num_byzantine": 1}, f"krum (num_byzantine=1){EQUAL}"),
         ("norm-bound", {"max_norm": 2.0}, "norm-bound (max_norm=2)"),
+        ("norm-bound", {"max_norm": 1e30}, "norm-bound (max_norm=1e+30)"),
         (
             "geometric-median",
             {"weighted": True},
