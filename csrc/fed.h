@@ -179,7 +179,7 @@ size_t fed_order_next(fed_order *order, uint32_t *indices /* out [batch_size] */
 /* Draws how the examples of a training batch are mixed (Zhang, Cisse, Dauphin and Lopez-Paz 2018,
  * arXiv 1710.09412). Example b of the batch becomes share * example b + (1 - share) * example
  * partners[b]. The share is Beta(alpha, alpha), one for the batch; partners are a permutation of
- * it. Returns the share. */
+ * it. Alpha is from 1e-6 to 1e6: below 1e-306 the share could be NaN. Returns the share. */
 float fed_mixup_draw(double alpha, const fed_key *key,
                      size_t first_visit, /* of the batch, in the client's round */
                      size_t num_rows, uint32_t *partners /* out [num_rows] */);
@@ -251,8 +251,8 @@ typedef struct fed_layer {
     double momentum; /* in [0, 1] */
     int32_t is_frozen;
     size_t moving_offset;
-    /* Input layers: see layers/augment.c; "mix_up", the last of them: amounts[0] is alpha, above 0.
-     * Other layers: amounts[0] is the parameter of the activation. */
+    /* Input layers: see layers/augment.c; "mix_up", the last of them: amounts[0] is alpha, 1e-6 to
+     * 1e6. Other layers: amounts[0] is the parameter of the activation. */
     double amounts[2 * FED_MAX_NORMALIZED];
 } fed_layer;
 

@@ -123,7 +123,7 @@ static int jitter_is_valid(const fed_layer *layer) {
 }
 
 static int mixup_is_valid(const fed_layer *layer) {
-    return keeps_shape(layer) && layer->amounts[0] > 0 && layer->amounts[0] <= 1e6;
+    return keeps_shape(layer) && layer->amounts[0] >= 1e-6 && layer->amounts[0] <= 1e6;
 }
 
 /* ---- Flat parameters ------------------------------------------------------------------------- */

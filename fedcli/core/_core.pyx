@@ -1064,8 +1064,8 @@ def mixup_draw(double alpha, key, size_t first_visit, size_t num_rows):
     cdef fed_key made = make_key(key)
     cdef float share
     check_num_examples(num_rows)
-    if not 0 < alpha < math.inf:
-        raise ValueError(f"alpha {alpha}: give a finite number above 0")
+    if not 1e-6 <= alpha <= 1e6:
+        raise ValueError(f"alpha {alpha}: give a number from 1e-6 to 1e6")
     partners = np.empty(num_rows, np.uint32)
     cdef uint32_t *to_partners = <uint32_t *> memory_of(partners)
     with nogil:

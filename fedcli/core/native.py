@@ -695,7 +695,7 @@ def mixup_draw(
     The example at place b of the batch becomes share * x[b] + (1 - share) * x[partners[b]].
 
     Args:
-        alpha: The share is Beta(alpha, alpha) distributed; above 0.
+        alpha: From 1e-6 to 1e6; the share is Beta(alpha, alpha) distributed.
         key: Key of the client's MixUp stream.
         first_visit: Number of the batch's first visit in the round, from 0.
         num_rows: Number of examples in the batch.

@@ -53,7 +53,7 @@ WIDE = [
 ]
 
 
-@pytest.mark.parametrize("alpha", [0.001, 0.2, 1.0, 7.5])
+@pytest.mark.parametrize("alpha", [1e-6, 0.001, 0.2, 1.0, 7.5, 1e6])
 def test_draws_follow_their_slow_twin(alpha: float) -> None:
     for visit, num_rows in ((0, 0), (0, 1), (7, 2), (19, 33), (2**31, 200)):
         key = StreamKey(1, 2**63 + 5, 3, Purpose.MIXUP, 2)
@@ -64,8 +64,8 @@ def test_draws_follow_their_slow_twin(alpha: float) -> None:
 
 
 def test_a_wrong_alpha_is_refused_by_the_core() -> None:
-    for alpha in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="give a finite number above 0"):
+    for alpha in (0.0, 5e-324, -1.0, 1e7, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="give a number from 1e-6 to 1e6"):
             native.mixup_draw(alpha, StreamKey(1, 2, 3, Purpose.MIXUP, 0), 0, 4)
 
 

@@ -197,7 +197,7 @@ static void test_input_layers_behind_others_are_refused(void) {
 }
 
 static void test_examples_are_mixed_once_and_last(void) {
-    static const double bad_alphas[] = {0, -1, 1e7, NAN, INFINITY};
+    static const double bad_alphas[] = {0, 1e-310, -1, 1e7, NAN, INFINITY};
     table t;
     build(&t, &(fed_shape){4, 4, 1}, &(fed_shape){4, 4, 1}, false, true);
     for (size_t i = 0; i < LENGTH(bad_alphas); i++) {
