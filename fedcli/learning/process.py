@@ -195,8 +195,22 @@ def check_call(state: object, client_data: object) -> None:
 
 
 def names_in_parts(state: ServerState) -> dict[str, frozenset[str]]:
-    """Returns the names of the values in each part; all states of a process have the same."""
-    return {part: frozenset(getattr(state, part)) for part in _PARTS}
+    """Returns the names of the values in each part; all states of a process have the same.
+
+    Raises:
+        PartError: A part, which the user wrote, has begun with a state that is not a mapping.
+    """
+    return {part: frozenset(_values(state, part)) for part in _PARTS}
+
+
+def _values(state: ServerState, part: str) -> Mapping[str, Any]:
+    """Returns the values of a part. Raises PartError if they have no names."""
+    values = getattr(state, part)
+    if not isinstance(values, Mapping):
+        raise PartError(
+            f"the {_PARTS[part]} returned a state of type {type(values).__name__}; give a dict"
+        )
+    return values
 
 
 def check_parts(state: ServerState, num_params: int, names: Mapping[str, frozenset[str]]) -> None:
@@ -237,10 +251,11 @@ def check_names_kept(state: ServerState, names: Mapping[str, frozenset[str]]) ->
     """Checks that the values in each part of the state after a round have their initial names.
 
     Raises:
-        PartError: A part, which the user wrote, has returned a state with other names.
+        PartError: A part, which the user wrote, has returned a state with other names, or one
+            that is not a mapping.
     """
     for part, writer in _PARTS.items():
-        held = getattr(state, part).keys()
+        held = _values(state, part).keys()
         if held != names[part]:
             raise PartError(
                 f"the {writer} returned a state with {_listed(held) or 'no values'}, but its "

@@ -229,6 +229,22 @@ def test_an_aggregator_whose_state_gets_another_name_is_refused(cohort: Any) -> 
         process.next(process.initialize(), cohort)
 
 
+@pytest.mark.parametrize(("first", "second"), [([], []), (None, {}), ({}, []), ({}, None)])
+def test_a_state_without_names_is_refused(cohort: Any, first: Any, second: Any) -> None:
+    class Nameless(Median):
+        def init(self) -> Any:
+            return first
+
+        def aggregate(self, state: Any, deltas: Any) -> Any:
+            mean, _, metrics = super().aggregate({}, deltas)
+            return mean, second, metrics
+
+    process = learning.build_own("fedavg", MODEL, optimizers.sgd(0.1), aggregator=Nameless())
+    words = r"the aggregator returned a state of type (list|NoneType); give a dict$"
+    with pytest.raises(PartError, match=words):
+        process.next(process.initialize(), cohort)
+
+
 def test_a_server_optimizer_whose_state_gets_another_name_is_named_so() -> None:
     state = learning.build_weighted_fed_avg(MODEL, optimizers.sgd(0.1)).initialize()
     names = {**names_in_parts(state), "finalizer": frozenset({"count"})}
