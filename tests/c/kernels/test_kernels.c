@@ -1106,6 +1106,51 @@ static void test_transpose_is_exact_for_every_shape(void) {
                 if (SIZES[r] < 784 || SIZES[c] < 63) check_transpose(SIZES[r], SIZES[c], has_less);
 }
 
+/* A norm clamps its outputs and masks their gradient as the activation itself does, also at the
+ * bounds and for NaN. */
+static void test_norms_clamp_as_relu_and_relu6_do(void) {
+    enum { CHANNELS = FED_PAD };
+    static const float edges[] = {-2, -0.0f, 0, 1e-30f, 3, 5.9999995f, 6, 6.0000005f, 1e30f, NAN};
+    static const struct {
+        int activation;
+        fed_range range;
+    } kinds[] = {{FED_RELU, {0, INFINITY}}, {FED_RELU6, {0, 6}}};
+    float zeros[CHANNELS] = {0}, ones[CHANNELS], values[CHANNELS], gradient[CHANNELS];
+    for (size_t c = 0; c < CHANNELS; c++) {
+        ones[c] = 1;
+        values[c] = edges[c % LENGTH(edges)];
+        gradient[c] = (float)c - 7.5f;
+    }
+    for (size_t k = 0; k < LENGTH(kinds); k++) {
+        const fed_kernels *kernels = fed_active_kernels();
+        float out[CHANNELS], twin[CHANNELS], masked[CHANNELS], found[CHANNELS];
+        kernels->norm_apply(values, zeros, ones, zeros, kinds[k].range, 1, CHANNELS, out);
+        kernels->activate(kinds[k].activation, 0, values, CHANNELS, twin);
+        memcpy(masked, gradient, sizeof masked);
+        kernels->undo_activation(kinds[k].activation, 0, twin, CHANNELS, masked);
+        const fed_norm_gradient at = {.gradient = gradient,
+                                      .values = zeros,
+                                      .outputs = out,
+                                      .range = kinds[k].range,
+                                      .means = zeros,
+                                      .by_gradient = ones,
+                                      .by_value = zeros,
+                                      .fixed = zeros,
+                                      .num_pixels = 1,
+                                      .num_channels = CHANNELS,
+                                      .in_gradient = found};
+        kernels->norm_gradient(&at);
+        const fed_norm_rows rows = {1, 1, CHANNELS, CHANNELS, CHANNELS};
+        double sums[CHANNELS] = {0}, products[CHANNELS] = {0};
+        kernels->norm_products(&rows, gradient, out, kinds[k].range, zeros, zeros, sums, products);
+        for (size_t c = 0; c < CHANNELS; c++) {
+            CHECK(out[c] == twin[c] || (isnan(out[c]) && isnan(twin[c])));
+            CHECK(found[c] == masked[c]);
+            CHECK(sums[c] == (double)masked[c]);
+        }
+    }
+}
+
 static const test_case TESTS[] = {
     TEST(test_dense_forward_equals_twin),
     TEST(test_dense_accumulate_equals_twin),
@@ -1151,6 +1196,7 @@ static const test_case TESTS[] = {
     TEST(test_add_delta_is_exact_on_every_variant),
     TEST(test_add_vectors_is_add_delta_in_turn_on_every_variant),
     TEST(test_sum_eight_is_add_vectors_and_the_older_sums_on_every_variant),
+    TEST(test_norms_clamp_as_relu_and_relu6_do),
     TEST(test_elementwise_agrees_with_generic),
 };
 
