@@ -263,7 +263,8 @@ def check_chunks(dataset: Any, where: str) -> None:
             raise DataError(
                 f"{where}: {name} is packed by filter {each}"
                 f"{', twice' if each in _FILTERS else ''}; "
-                f"only {', '.join(_FILTERS.values())} are read, each once: write the file again"
+                f"only {', '.join(_FILTERS.values())} are read, each at most once; write the "
+                "file again"
             )
         packed_for = plist.get_filter(filters.index(each))[2][2:3]  # the buffer that LZF allocates
         if each == _LZF and packed_for and packed_for[0] > MAX_UNPACKED_BYTES:

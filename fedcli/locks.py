@@ -129,7 +129,7 @@ def _wait_for(path: Path, tell: ProgressCallback, remark: RemarkCallback) -> int
             continue
         except BlockingIOError:
             if not has_remarked:
-                remark(f"another process is at {path.stem}; waiting for it to end")
+                remark(f"another process has locked {path.stem}; waiting for it to end")
                 has_remarked = True
         tell(0, None)
         time.sleep(_POLL_SECONDS)

@@ -35,7 +35,7 @@ def test_lock_is_waited_for_and_can_be_given_up(tmp_path: Path) -> None:
         order.append("first")
     thread.join(10)
     assert order == ["first", "second"]
-    assert remarks == ["another process is at data.bin; waiting for it to end"]
+    assert remarks == ["another process has locked data.bin; waiting for it to end"]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -344,7 +344,7 @@ def _list(chosen: Sequence[PublicDataset], folder: Path, *, as_json: bool) -> No
         left=3,
     )
     total = sum(row["bytes_here"] for row in rows) / 1e6
-    screen.line(f"Kept in {folder}: {total:,.1f} MB; --remove removes them")
+    screen.line(f"The files in {folder} take {total:,.1f} MB; --remove removes them")
 
 
 def _remove(

@@ -88,8 +88,10 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
         *("experiment", "exp"),
     ),
     "--resume RUN continues a run": ("checkpoint", "ckpt", "load", "resume-from", "restore"),
-    "--initial-weights gives the model's first ones": ("pretrained", "weights", "init-weights"),
-    "fedcli sweep runs several": ("seeds", "grid", "multirun", "sweep", "grid-search"),
+    "--initial-weights gives the initial weights": ("pretrained", "weights", "init-weights"),
+    "fedcli sweep trains with several seeds or settings": (
+        *("seeds", "grid", "multirun", "sweep", "grid-search"),
+    ),
     "--seed sets it": (
         *("random-seed", "manual-seed", "rng-seed", "random-state", "seed-value", "rng"),
         *("torch-seed", "np-seed", "numpy-seed", "global-seed"),
@@ -97,10 +99,12 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
     "--model names it": ("arch", "net", "network", "model-name"),
     "--model-option dropout=X sets it, for a model that has one": ("dropout",),
     "--client-clip-norm X scales longer gradients": ("clip", "clip-norm", "max-norm", "grad-clip"),
-    "--eval-every says how often": (
+    "--eval-every says after how many rounds to evaluate": (
         *("eval-interval", "test-every", "eval-freq", "eval-gap", "test-interval", "log-interval"),
     ),
-    "--patience says after how many evaluations": ("early-stopping", "early-stop"),
+    "--patience says after how many evaluations without gain to stop": (
+        *("early-stopping", "early-stop"),
+    ),
     "--tensorboard writes event files": ("tb", "wandb", "use-wandb"),
     "--label-column names it": (
         *("label", "labels", "label-col", "label-key", "target", "target-column", "class-column"),

@@ -99,7 +99,7 @@ class SectionCommand(click.Command):
             if value in names:
                 raise click.UsageError(
                     f"Option {word!r} requires an argument, but {value!r} follows; "
-                    f"{word}={value} would take it",
+                    f"if that is the value, write {word}={value}",
                     ctx,
                 )
 

@@ -231,7 +231,7 @@ class HoldOut(click.ParamType["tuple[str | None, str, float | None]"]):
 @opt.option("--digits-only", help="Keep only the labels 0 to 9.", section=FILTERS, is_flag=True)
 @opt.option(
     "--min-examples",
-    help="Leave out clients with fewer train examples, counted before --hold-out within.  "
+    help="Leave out clients with fewer than N train examples, counted before --hold-out within.  "
     "[default: 0; 1 with --hold-out central, 2 with --digits-only]",
     section=FILTERS,
     type=int,

@@ -142,7 +142,7 @@ def _clients_of_group(
         raise ConfigError(
             f"--clients {group}: the clients that took part are known only for the run's own data, "
             "unchanged since it began, and only if no code of yours draws the cohorts; name "
-            "clients, or give all (for a client of this name, add a comma)"
+            "clients, or give all (to name a client {group}, write '{group},')"
         )
     is_in_group = seen_in(data, data.client_ids, seen) == (group == GROUPS[0])
     ids = [data.client_ids[index] for index in np.flatnonzero(is_in_group).tolist()]

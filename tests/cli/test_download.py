@@ -185,7 +185,7 @@ def test_list_shows_every_set_and_what_is_here(
     assert "not stated" in rows["emnist-digits"]
     assert rows["mnist"].split()[1] == "no"
     assert "11.6" in rows["mnist"]
-    assert f"\nKept in {folder}: 0.0 MB; --remove removes them\n" in done.out
+    assert f"\nThe files in {folder} take 0.0 MB; --remove removes them\n" in done.out
     one = json.loads(fedcli("download", "mnist", "--list", "--json").out)
     assert [row["name"] for row in one["datasets"]] == ["mnist"]
 
@@ -396,7 +396,7 @@ def test_what_another_process_makes_is_removed_after_it(folder: Path, fake: Publ
     order.append("removed")
     other.join(10)
     assert order == ["made", "removed"]
-    assert remarks == [f"another process is at {files[0].name}; waiting for it to end"]
+    assert remarks == [f"another process has locked {files[0].name}; waiting for it to end"]
     assert not any(file.exists() for file in files)
 
 

@@ -39,7 +39,7 @@ from tests.kit.command_line import Fedcli, assert_is_one_line
         (
             ["train", "--csv", "--keep-best", "--out", "run"],
             "fedcli train: Option '--keep-best' requires an argument, but '--out' follows; "
-            "--keep-best=--out would take it; see 'fedcli train -h'",
+            "if that is the value, write --keep-best=--out; see 'fedcli train -h'",
         ),
         (
             ["train", "--shuffle-buffer", "some"],

@@ -44,7 +44,8 @@ def show_report(report: Report) -> None:
 _EXPLANATIONS = (
     "of peak: multiply-adds per second, counted as in the textbook algorithm, as a share of the",
     "peak of as many threads. 1 thread /: how many times faster than fedcli on one thread.",
-    "fedcli /: fedcli's time as a share of this program's time, on as many threads. All medians.",
+    "fedcli /: fedcli's time as a share of this program's time, on as many threads. All times are",
+    "medians.",
 )
 
 

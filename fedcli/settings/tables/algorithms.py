@@ -408,7 +408,7 @@ AGGREGATORS = table(
             ),
         ),
         _check_counts("trim"),
-        requirement="more than 2 trim deltas, at most trim of them wrong",
+        requirement="more than 2 * trim deltas, at most trim of them wrong",
         cost="one pass over the deltas, n log n values sorted for each parameter",
         example="fedcli train --aggregator trimmed-mean --aggregator-option trim=0.1",
         code="fedcli.learning.aggregators.order_statistics:trimmed_mean",
@@ -426,7 +426,9 @@ AGGREGATORS = table(
         "The mean of the deltas with the lowest scores by krum's rule.",
         "Blanchard et al. 2017, arXiv 1703.02757",
         (
-            Option("select", 0, "Deltas averaged, at most n - f; 0: n - f.", 0, int(_MOST_CLIENTS)),
+            Option(
+                "select", 0, "Deltas to average, at most n - f; 0: n - f.", 0, int(_MOST_CLIENTS)
+            ),
             Option("weighted", False, "Weigh these deltas by --client-weighting."),
         ),
         requirement="n >= 2 f + 3 deltas, f of them wrong",
@@ -531,7 +533,7 @@ AGGREGATORS = table(
     ),
     Entry(
         "fltrust",
-        "Deltas scaled to the norm of the server's own, weighted by their cosine with it.",
+        "Deltas scaled to the norm of the server's own delta, weighted by their cosine with it.",
         "Cao et al. 2021, arXiv 2012.13995",
         (
             Option(
@@ -549,8 +551,8 @@ AGGREGATORS = table(
     ),
     Entry(
         "foolsgold",
-        "Clients whose sums of past deltas are alike count less; honest clients with similar data "
-        "do, too.",
+        "Clients whose sums of past deltas are alike count less, even honest clients with similar "
+        "data.",
         "Fung et al. 2020, arXiv 1808.04866",
         requirement="n >= 2 deltas",
         cost="a vector kept for each client that ever took part; n^2 products",

@@ -219,8 +219,8 @@ ATTACKS = table(
     ),
     AttackEntry(
         "min-sum",
-        "As far from the mean as possible, but its sum of squared distances to the known updates "
-        "is at most the sum that one of them has; see limit.",
+        "As far from the mean as possible, but with a sum of squared distances to the known "
+        "updates that is at most the sum of a known update; see limit.",
         "Shejwalkar and Houmansadr 2021, NDSS",
         (
             _DEVIATION,
@@ -318,9 +318,9 @@ ATTACKS = table(
     ),
     AttackEntry(
         "edge-case",
-        "A backdoor without trigger: rare images of the class source, the farthest from its mean "
-        "image or those of another dataset, replace a share of the attackers' examples and are "
-        "labelled as the target.",
+        "A backdoor without trigger: rare images of the class source replace a share of the "
+        "attackers' examples and are labelled as the target. They are those farthest from the "
+        "class's mean image, or those of another dataset.",
         "Wang et al. 2020, arXiv 2007.05084; rarity by distance of pixels: this program",
         (
             Option("source", 7, "Class of the rare images.", 0, MAX_CLASSES - 1),

@@ -72,7 +72,9 @@ AUDITS = table(
         "Jagielski, Ullman, Oprea 2020, arXiv 2006.07709; Clopper and Pearson 1934",
         (
             Option("canary", "", "The client; by default the first that may take part."),
-            Option("shadows", 40, "Number of runs with it, and as many without.", 4, 100_000),
+            Option(
+                "shadows", 40, "Number of runs with this client, and of runs without.", 4, 100_000
+            ),
         ),
         requirement="a client that may take part; more shadows can show a larger epsilon",
         cost="twice as many runs as shadows, each like the audited one",

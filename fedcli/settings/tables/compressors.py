@@ -25,7 +25,7 @@ def _feedback(default: bool) -> Option:
     return Option(
         "error_feedback",
         default,
-        "Whether a client adds the part that it did not send to its next update.",
+        "Whether a client adds to its next update the part that it did not send.",
     )
 
 
@@ -68,7 +68,7 @@ COMPRESSORS = table(
         "TFF aggregators/stochastic_discretization.py",
         (
             Option("step", 1e-3, "Distance between two levels.", LEAST_POSITIVE, MAX_FLOAT),
-            Option("bits", 12, "Bits per value; multiples outside are moved to the ends.", 1, 16),
+            Option("bits", 12, "Bits per value; multiples outside their range are clipped.", 1, 16),
         ),
         example="fedcli train --compress fixed-step --compress-option step=0.0005",
         requirement="a step that fits the updates",

@@ -192,7 +192,7 @@ MODELS = table(
     ),
     ModelEntry(
         "mobilenet-v1",
-        "Thirteen pairs of a 3 x 3 convolution of each channel by itself and a 1 x 1 convolution, "
+        "Thirteen pairs of a 3 x 3 depthwise convolution and a 1 x 1 convolution, "
         "64 to 1024 channels, with group normalization and ReLU6; 3,217,226 parameters for 10 "
         "classes.",
         "Howard et al. 2017, arXiv 1704.04861, table 1, with a first stride of 1 for CIFAR",

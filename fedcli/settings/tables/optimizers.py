@@ -66,8 +66,8 @@ _BETA_2 = Option(
 _STYLE = Option(
     "style",
     "tff",
-    "tff: TFF's form; reddi: Algorithm 2 of Reddi et al. 2021, arXiv 2003.00295, w moves by "
-    "learning_rate * m / (sqrt(v) + epsilon) without bias correction.",
+    "tff: TFF's form; reddi: Algorithm 2 of Reddi et al. 2021, arXiv 2003.00295, in which w moves "
+    "by learning_rate * m / (sqrt(v) + epsilon) without bias correction.",
     choices=("tff", "reddi"),
 )
 

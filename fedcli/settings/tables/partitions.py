@@ -16,7 +16,7 @@ _PARTITION_SEED = Option("seed", 0, "Seed of the partition.", 0, 2**63 - 1)
 _MIN_EXAMPLES = Option(
     "min_examples",
     10,
-    "Fewest examples of a client; the partition is drawn again until all have them.",
+    "Fewest examples of a client; the partition is drawn again until all have as many.",
     1,
 )
 # Below this range each client has one class; above it the shares are equal.
@@ -57,7 +57,11 @@ SCHEMES = table(
         "Yurochkin et al. 2019, arXiv 1905.12022; Li et al. 2022 (NIID-Bench), arXiv 2102.02079",
         _alpha(0.5, "Larger is more even; the parameter of each client, not of each class."),
         _MIN_EXAMPLES,
-        Option("balanced", False, "Give no further class to a client that has its equal share."),
+        Option(
+            "balanced",
+            False,
+            "Give no further class to a client that has an equal share of all examples.",
+        ),
     ),
     _scheme(
         "dirichlet-client",
@@ -70,7 +74,7 @@ SCHEMES = table(
     _scheme(
         "dirichlet-prior",
         "As dirichlet-client, but with Dir(alpha * p), where p holds the share of each class in "
-        "all examples. With 10 equal classes, alpha=1 is alpha=0.1 of dirichlet-client.",
+        "all examples. With 10 equal classes, alpha=1 equals alpha=0.1 of dirichlet-client.",
         "Hsu et al. 2019, arXiv 1909.06335",
         _alpha(0.5, "Larger is more even; the sum of the parameters of all classes."),
     ),

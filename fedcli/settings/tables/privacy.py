@@ -131,7 +131,7 @@ PRIVACY = table(
             "fedcli train --dp gaussian-adaptive --dp-option target_epsilon=8 --dp-option "
             "delta=1e-3 --sampling poisson --clients 50 --rounds 50"
         ),
-        requirement="as gaussian, and more than 10 noise_multiplier clients a round",
+        requirement="as gaussian, and more than 10 * noise_multiplier clients a round",
         cost="P normal numbers a round; epsilon is computed while clients train",
         code="fedcli.learning.aggregators.private:gaussian_adaptive",
     ),

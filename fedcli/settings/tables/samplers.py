@@ -34,7 +34,7 @@ SAMPLERS = table(
     ),
     Entry(
         "cyclic",
-        "All clients in turn, N in each round, in a new order each time.",
+        "All clients in turn, N in each round, in a new order in each pass.",
         "FedJAX core/client_samplers.py, UniformShuffledClientSampler",
     ),
     Entry(
