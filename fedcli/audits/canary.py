@@ -99,8 +99,8 @@ def audit(run: AuditedRun, tell: ProgressCallback, *, canary: str, shadows: int)
     own = run.train.client(client_id)
     if not len(own) or run.train.num_classes < 2:
         raise ConfigError(
-            f"--option canary={client_id}: this client has {len(own)} examples of "
-            f"{run.train.num_classes} classes; a canary needs an example and two classes"
+            f"--option canary={client_id}: this client has {len(own)} examples, and the data have "
+            f"{run.train.num_classes} classes; a canary needs at least one example and two classes"
         )
     mislabelled = replace(own, labels=(own.labels + 1) % np.int32(run.train.num_classes))
     scores = np.empty((2, shadows))

@@ -50,5 +50,6 @@ def _averages(entry: AlgorithmEntry) -> bool:
 def _refusal(model: Model, part: str, choice: str) -> ConfigError:
     return ConfigError(
         f"model {model.name} has batch normalization, whose moving statistics can only be "
-        f"averaged, and {part} does more: {choice}, or take a model with group normalization"
+        f"averaged, but {part} does more than average: {choice}, or take a model with group "
+        "normalization"
     )

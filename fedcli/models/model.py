@@ -78,8 +78,8 @@ def sequential(
     if num_classes is not None and layout.num_classes != num_classes:
         raise ConfigError(
             f"model {name} has {layout.num_classes} outputs, but there are {num_classes} classes; "
-            f"give its layer {layout.layers[-1].name} {num_classes} outputs, or, if the labels "
-            f"mean the same, pass --num-classes {layout.num_classes}"
+            f"give its layer {layout.layers[-1].name} {num_classes} outputs, or, if the data's "
+            f"classes are the first ones of the model, pass --num-classes {layout.num_classes}"
         )
     return Model(name, layout, glorot_uniform(layout, seed))
 

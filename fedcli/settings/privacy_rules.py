@@ -100,7 +100,7 @@ def _check_sampling(start: str, entry: PrivacyEntry, values: Mapping[str, Any]) 
     sampling = values["sampling"]
     if sampling not in entry.samplings:
         if "fixed" not in entry.samplings:
-            why = "its noise is shared between rounds, so a client may not take part at random"
+            why = "its noise is shared between rounds, so clients must not be drawn at random"
         else:
             why = _REASONS.get(sampling, "how often a client takes part is not known")
         raise ConfigError(

@@ -269,7 +269,8 @@ def _check_given_once(study: Study, source: str) -> None:
     named = {*varied, *_names_of_cases(study)}
     if study.redraw_partition and "partition_options.seed" in named:
         raise ConfigError(
-            f"{source}: redraw_partition sets the partition's seed; leave that option out"
+            f"{source}: redraw_partition sets the partition's seed; leave partition_options.seed "
+            "out"
         )
 
 

@@ -212,7 +212,7 @@ def test_weights_are_split_into_trained_and_not_trained() -> None:
 
 @pytest.mark.parametrize("name", ["scaffold", "feddyn", "mime", "mime-lite", "fednova"])
 def test_algorithms_that_do_more_than_average_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"statistics can only be averaged, and algorithm {name}"):
+    with pytest.raises(ConfigError, match=f"statistics can only be averaged, but algorithm {name}"):
         process_of(make_model(), name)
     process_of(models.sequential([Dense(4), GroupNorm(2), Dropout(0.5), Dense(3)], SHAPE), name)
 
@@ -225,7 +225,7 @@ def test_aggregators_that_do_more_than_average_are_refused(name: str) -> None:
         state = process.next(process.initialize(), clients()).state
         assert (moving(process.model, state.global_model_weights)[5:10] > 0).all()
         return
-    with pytest.raises(ConfigError, match="can only be averaged, and the aggregator"):
+    with pytest.raises(ConfigError, match="can only be averaged, but the aggregator"):
         process_of(make_model(), aggregator=aggregator)
 
 
@@ -237,18 +237,18 @@ class OwnMean:
 
 def test_an_own_aggregator_may_say_that_it_averages() -> None:
     process_of(make_model(), aggregator=OwnAggregator(OwnMean(), "own.py"))
-    with pytest.raises(ConfigError, match="can only be averaged, and the aggregator"):
+    with pytest.raises(ConfigError, match="can only be averaged, but the aggregator"):
         process_of(make_model(), aggregator=OwnAggregator(object(), "own.py"))
 
 
 def test_stages_that_change_updates_are_refused() -> None:
     stage = build_compression("top-k", {"fraction": 0.1}, num_threads=1)
-    expected = "averaged, and compress does more: leave it out"
+    expected = "averaged, but compress does more than average: leave it out"
     with pytest.raises(ConfigError, match=expected):
         process_of(make_model(), stages=[stage])
 
 
 def test_a_refusal_names_the_option_that_selects_the_aggregator() -> None:
     secured = SecureSum(aggregators.build("mean"))
-    with pytest.raises(ConfigError, match="can only be averaged, and secure_sum does more"):
+    with pytest.raises(ConfigError, match="can only be averaged, but secure_sum does more"):
         process_of(make_model(), aggregator=secured)

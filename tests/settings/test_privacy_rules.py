@@ -48,7 +48,7 @@ def test_a_private_run_has_uniform_weights_and_its_options_are_complete() -> Non
         ({"sampling": "with-replacement"}, "several times in one round; choose --sampling poisson"),
         ({"sampling": "by-size"}, "depends on its number of examples, which is private"),
         ({"sampling": "./mine.py"}, "how often a client takes part is not known"),
-        ({"dp": "tree"}, "may not take part at random; choose --sampling cyclic"),
+        ({"dp": "tree"}, "must not be drawn at random; choose --sampling cyclic"),
         ({"dp": "tree", "sampling": "fixed"}, "choose --sampling cyclic"),
         (
             {"sampling": "uniform", "over_selection": 0.3, "client_speeds": (5.0,)},

@@ -228,7 +228,7 @@ class PythonEngine:
         if returned != expected:
             raise network.fault(
                 "report_local_unfinalized_metrics",
-                f"now returns {', '.join(sorted(returned))} sums, but at first "
+                f"now returns sums {', '.join(sorted(returned))}, but at first "
                 f"{', '.join(sorted(expected))}; return the same each time",
             )
         for row in rows:

@@ -114,7 +114,7 @@ def _check_flip(options: Mapping[str, Value]) -> str | None:
 ATTACKS = table(
     AttackEntry(
         "sign-flip",
-        "The attackers send minus scale times their own update.",
+        "The attackers send their own update multiplied by -scale.",
         "Li et al. 2019, RSA, arXiv 1811.03761",
         (Option("scale", 1.0, "Factor.", 0.0, MAX_FLOAT), *_WHEN),
         _check_when,

@@ -142,8 +142,8 @@ COMPRESSORS = table(
     ),
     Entry(
         "random-k",
-        "A random share of the values, whose positions the server draws from the same seed. They "
-        "are scaled up to be unbiased, but not with error feedback.",
+        "A random share of the values, whose positions the server draws from the same seed. "
+        "Without error feedback they are scaled up, so that they are unbiased.",
         "Konecny et al. 2016, arXiv 1610.05492",
         (_FRACTION, _feedback(False), _DECAY, _SEED),
         example="fedcli train --compress random-k --compress-option fraction=0.1",

@@ -40,8 +40,8 @@ _MOMENTUM = Option(
 MODELS = table(
     ModelEntry(
         "softmax-regression",
-        "One dense layer from pixels to classes, from zeros; num_inputs x num_classes + "
-        "num_classes parameters (7,850 for 28 x 28 pixels and 10 classes).",
+        "One dense layer from pixels to classes, initialized with zeros; num_inputs x num_classes "
+        "+ num_classes parameters (7,850 for 28 x 28 pixels and 10 classes).",
         "TFF tutorial, Federated Learning for Image Classification",
         starts_at_zero=True,
         rates="client SGD 0.02 (the TFF tutorial) to 0.1",

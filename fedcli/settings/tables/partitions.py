@@ -87,7 +87,7 @@ SCHEMES = table(
     ),
     Entry(
         "quantity-dirichlet",
-        "Only sizes differ: a draw from Dir(alpha) over the clients is their shares.",
+        "Only sizes differ: the clients' shares are a draw from Dir(alpha).",
         "Li et al. 2022 (NIID-Bench), arXiv 2102.02079, quantity skew",
         (_FEW_CLIENTS, _alpha(0.5, "Larger is more even."), _MIN_EXAMPLES, _PARTITION_SEED),
     ),
