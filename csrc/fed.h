@@ -103,7 +103,7 @@ void fed_rng_fill_u32(fed_rng *rng, uint32_t *values /* out [num_values] */, siz
 /* As fed_rng_fill, but from output `first` of the stream on. */
 void fed_rng_fill_from(const fed_key *key, size_t first, uint64_t *values /* out [num_values] */,
                        size_t num_values);
-/* Adds scale times standard normal numbers of a stream to values, beginning with the stream's
+/* Adds scale times standard normal numbers of a stream to values. The first of them is the stream's
  * number `first`, a multiple of FED_NORMAL_GROUP. Each group of that many numbers is computed from
  * as many words of the stream: the first half of the words gives radii, the second half gives
  * angles (Box-Muller). A radius and its angle give two numbers, one for each half of the group. */
@@ -179,7 +179,7 @@ size_t fed_order_next(fed_order *order, uint32_t *indices /* out [batch_size] */
 /* Draws how the examples of a training batch are mixed (Zhang, Cisse, Dauphin and Lopez-Paz 2018,
  * arXiv 1710.09412). Example b of the batch becomes share * example b + (1 - share) * example
  * partners[b]. The share is Beta(alpha, alpha), one for the batch; partners are a permutation of
- * it. Alpha is from 1e-6 to 1e6: below 1e-306 the share could be NaN. Returns the share. */
+ * the batch. Alpha is from 1e-6 to 1e6: below 1e-306 the share could be NaN. Returns the share. */
 float fed_mixup_draw(double alpha, const fed_key *key,
                      size_t first_visit, /* of the batch, in the client's round */
                      size_t num_rows, uint32_t *partners /* out [num_rows] */);
@@ -251,7 +251,7 @@ typedef struct fed_layer {
     double momentum; /* in [0, 1] */
     int32_t is_frozen;
     size_t moving_offset;
-    /* Input layers: see layers/augment.c; "mix_up", the last of them: amounts[0] is alpha, 1e-6 to
+    /* Input layers: see layers/augment.c. For the last one, "mix_up", amounts[0] is alpha, 1e-6 to
      * 1e6. Other layers: amounts[0] is the parameter of the activation. */
     double amounts[2 * FED_MAX_NORMALIZED];
 } fed_layer;
@@ -284,8 +284,8 @@ int fed_run_inputs(const fed_model *model, const float *images /* [num_images, I
 enum { FED_MAX_BATCH = 1 << 24 };
 
 /* Bytes of memory for the batches that num_threads threads process at a time when they train
- * num_clients clients, beside parameters, optimizer state and decoded images; 0 if an argument is
- * refused, SIZE_MAX if no machine has so much memory. */
+ * num_clients clients, not counting parameters, optimizer state and decoded images; 0 if an
+ * argument is refused, SIZE_MAX if no machine has so much memory. */
 size_t fed_batch_bytes(const fed_model *model, size_t batch_size, size_t num_clients,
                        int num_threads);
 
@@ -490,7 +490,7 @@ typedef struct fed_terms {
     /* The slots from which every local step starts; the slots after the step are discarded. NULL: a
      * client's slots start at their initial values and change from step to step. */
     const float *frozen_slots; /* [slots, P] */
-    size_t frozen_step_num;    /* the step number that every such step uses, from 1 */
+    size_t frozen_step_num;    /* the step number of each of these steps, from 1 */
     /* Factors of the learning rate, one for each local step; there must be enough for the client
      * with the most steps. NULL: all are 1. */
     const double *rate_factors; /* [num_rate_factors], 0 to 1 */
@@ -541,7 +541,7 @@ typedef struct fed_measured {
     int64_t is_finite; /* 0: the row has a NaN or infinity; the other members have no meaning */
 } fed_measured;
 
-/* Measures each row, and brings those that are finite within the bounds, if there are any. */
+/* Measures each row. If there are bounds, brings the finite rows within them. */
 int fed_bound_rows(int num_threads, float *const *rows /* in-out [num_rows][num_values] */,
                    size_t num_rows, size_t num_values, const fed_bounds *bounds /* or NULL */,
                    fed_measured *sizes /* out [num_rows] */);
@@ -643,8 +643,8 @@ int fed_codec_decode(const fed_codec *codec, const fed_key *key, const uint8_t *
                      size_t num_bytes, float *values /* out [P] */);
 /* Encodes and decodes each row + decay * its residual, replaces the row by the decoded values, and
  * writes the rest as the next residual. If the input cannot be sent, the row does not change; if
- * the decoded values are not finite, it does. In both cases the next residual has no meaning. Rows
- * and residuals may lie anywhere, but none may be the same memory as another. */
+ * the decoded values are not finite, they still replace the row. In both cases the next residual
+ * has no meaning. Rows and residuals may lie anywhere, but no two may be the same memory. */
 int fed_codec_compress_rows(const fed_codec *codec, int num_threads,
                             const fed_key *keys /* [num_rows] */,
                             float *const *rows /* [num_rows][P] */, size_t num_rows,
@@ -668,7 +668,7 @@ enum { FED_MAX_LEVEL_BITS = 51 }; /* the sum of a level and 2^52 is exact */
 typedef struct fed_secure_terms {
     size_t num_clients, num_params; /* m; P, at least 1 */
     const float *const *rows;       /* [m], [P] each and finite; not read for clients of weight 0 */
-    const uint64_t *weights;        /* [m], summed as one more coordinate; 0: drops out */
+    const uint64_t *weights;        /* [m], summed as one more coordinate; 0: client drops out */
     const double *factors;          /* [m], at least 0 */
     const double *center;           /* [P]; NULL: zeros */
     int32_t takes_signs;            /* 1: x - center is replaced by its sign, -1, 0 or 1 */
@@ -716,7 +716,7 @@ typedef struct fed_synthetic {
     int32_t pictures; /* enum fed_synthetic_pictures */
     uint64_t seed;
     double style_spread; /* how much clients' styles differ, 0.9 by default */
-    double label_noise;  /* share of train and test labels drawn at random; none in central */
+    double label_noise;  /* share of train and test labels drawn at random; none in split central */
     int32_t sizes;       /* enum fed_synthetic_sizes */
 } fed_synthetic;
 

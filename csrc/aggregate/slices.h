@@ -28,8 +28,8 @@ struct fed_slicing {
 
 /* The width of slices: about 256 KiB of floats, which fit the L2 cache of most machines. */
 size_t fed_slice_width(size_t num_rows);
-/* The distance between rows in scratch. It is not a multiple of 4 KiB, because then all rows of a
- * coordinate would share the same few lines of the L1 cache. */
+/* The distance between rows in scratch. It is not a multiple of 4 KiB: at such a distance the
+ * values of a coordinate in all rows would share the same few lines of the L1 cache. */
 size_t fed_scratch_stride(size_t num_rows);
 /* Runs all slices; fills in `kernels`, `width` and `part_size`. Each part of the coordinates has
  * its own sums, and these are added in order. The number of parts depends only on the sizes, so the

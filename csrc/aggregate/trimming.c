@@ -14,8 +14,8 @@
  * their applications", 1968. Two sorted halves are merged in layers. The first layer compares each
  * row with its mirror image in the other half; the next ones compare, row by row, the two halves of
  * each half, then of each quarter, and so on. Layers that compare distant rows are computed several
- * at a time, for the few rows that they connect. The last four layers are computed together for a
- * tile of sixteen rows. */
+ * in one step: it takes a few rows at a time, those that the layers connect. The last four layers
+ * are computed together for a tile of sixteen rows. */
 typedef struct sorting {
     size_t num_rows, num_padded, num_steps;
     size_t first, count;  /* rows of the result that are needed */

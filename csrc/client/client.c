@@ -215,8 +215,8 @@ static void decode_example(const local *m, size_t example, float *row) {
         fed_decode(m->batch.net->kernels, m->client, m->num_pixels, example, row);
 }
 
-/* Switches to the narrow net. Whether pixels are decoded in advance depends on the full width, as
- * the reserved memory does. */
+/* Switches to the narrow net. The full width decides whether pixels are decoded in advance, because
+ * memory was reserved for it. */
 static void local_narrow(local *m, const fed_narrow *narrow, size_t num_visits) {
     if (m->pixels_mode == IN_PLACE)
         m->pixels_mode = choose_decoding(m->client, m->width, num_visits);
@@ -308,7 +308,7 @@ static fed_update choose_update(const local *m, const moves *how, const fed_loca
     if (how->affine != NULL || how->only_gradient)
         update.sum = at->params;
     else
-        update.sum = m->gradient; /* NULL: piece by piece */
+        update.sum = m->gradient; /* NULL: pieces go to the step */
     return update;
 }
 
@@ -435,7 +435,7 @@ static void run_wave(parts_call *call, size_t num_left) {
 }
 
 /* A forward and a backward pass with given parameters; the gradient goes to `update`. Parts run in
- * waves of one part for each desk, so that memory is needed for the gradients of one wave.
+ * waves of one part for each desk, so that only the gradients of one wave need memory.
  * Gradients are added up in the order of the parts, so the result has the same bytes for any number
  * of desks.
  */
@@ -686,7 +686,7 @@ static int run_narrow_steps(const local *m, const fed_training *training, float 
     return status;
 }
 
-/* Writes the size of a client's delta, without the moving statistics, if it is requested. Returns
+/* If there are bounds, writes the size of a client's delta without the moving statistics. Returns
  * whether the delta is finite. */
 static int measure(const fed_training *training, const float *params, fed_client_stats *stats) {
     const fed_kernels *kernels = training->net->kernels;

@@ -85,7 +85,8 @@ typedef struct fed_affine_step {
     double distance; /* how far the parameters have moved along the vector so far */
 } fed_affine_step;
 
-/* 1 if the step has this form. `linear` is the client's own, or NULL. */
+/* 1 if the step has the form that affine_step.c describes. `linear` is the client's own linear
+ * term, or NULL. */
 int fed_affine_init(fed_affine_step *affine, const fed_step *step, const fed_frozen *frozen,
                     const float *linear);
 int fed_affine_has_vector(const fed_affine_step *affine);

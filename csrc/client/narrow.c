@@ -106,7 +106,7 @@ int fed_narrow_init(fed_narrow *narrow, const fed_net *net, const fed_client *cl
      * */
     if (fed_padded(num_kept_pixels(narrow) + 1) > fed_padded(narrow->num_pixels) / 8 * 7) return 0;
     set_direction(narrow);
-    if (!isfinite(narrow->length)) return 0; /* in the full net NaN and infinity spread */
+    if (!isfinite(narrow->length)) return 0; /* the full net spreads the NaN or infinity */
     set_net(narrow, net, net_memory);
     return 1;
 }

@@ -198,14 +198,14 @@ static void merge_blocks(cohort *co) {
     co->being_merged = 0;
 }
 
-/* Sleeps a little while other threads train all remaining clients of the window. */
+/* Sleeps for a moment, because other threads are training all remaining clients of the window. */
 static void wait_a_little(void) {
     static const struct timespec pause = {0, 20000};
     nanosleep(&pause, NULL);
 }
 
-/* Starts a client from its own parameters instead of the server's; proximal terms and the delta are
- * relative to them. */
+/* Starts a client from its own parameters instead of the server's. Proximal terms and the delta are
+ * then relative to its own parameters, too. */
 static int start_alone(const cohort *co, const float *start, fed_workspace *workspace,
                        fed_training *training) {
     const int status = fed_team_pack_start(co->team, co->net, start, workspace);

@@ -2,9 +2,9 @@
  * The internal declarations of compress/: random words, and the table row of a kind of codec. The
  * public ones are in fed.h.
  *
- * Every codec draws 32-bit words in a fixed order, so that a reference can draw the same. The
- * folder is compiled without contraction into FMA, so payloads do not depend on the instruction
- * set. */
+ * Every codec draws 32-bit words in a fixed order, so that a reference implementation can draw the
+ * same words. The folder is compiled without contraction into FMA, so payloads do not depend on the
+ * instruction set. */
 #ifndef FED_CODEC_H
 #define FED_CODEC_H
 
@@ -58,9 +58,9 @@ int fed_codec_encode_finite(const fed_codec *codec, const fed_key *key, const fl
                             uint8_t *payload, size_t *num_bytes);
 /* 1 if fed_codec_replace_finite needs no scratch. */
 int fed_codec_replaces(const fed_codec *codec);
-/* As fed_codec_encode_finite, and replaces the values by the decoded values. `scratch` [P] is
- * overwritten; NULL if it is not needed. *squared_error is that of the decoded values, and not
- * finite if they are not. */
+/* Encodes as fed_codec_encode_finite does, then replaces the values by the decoded values.
+ * `scratch` [P] is overwritten; NULL if it is not needed. *squared_error is not finite if the
+ * decoded values are not. */
 int fed_codec_replace_finite(const fed_codec *codec, const fed_key *key, float *values,
                              float *scratch, uint8_t *payload, size_t *num_bytes,
                              double *squared_error);

@@ -26,7 +26,7 @@ typedef struct fed_codec_loops {
      * the fraction is above the coin of the word. */
     void (*round_levels)(const float *values, const uint32_t *words, size_t num_values,
                          double least, double scale, int32_t last, int32_t *restrict levels);
-    /* The lowest bytes of the levels. */
+    /* bytes = the lowest byte of each level. */
     void (*pack_bytes)(const int32_t *levels, size_t num_values, uint8_t *restrict bytes);
     /* values = least + levels * step; errors = the old values - the new ones. */
     void (*replace_levels)(const int32_t *levels, size_t num_values, double least, double step,

@@ -2,10 +2,11 @@
  * QSGD: the vector's L2 norm, and for each value its sign and a level 0..s of |x| s / norm, rounded
  * stochastically (Alistarh et al. 2017, arXiv 1610.02132).
  *
- * Payload: the norm as a float; then for each value level + s in ceil(log2(2s+1)) bits, or, coded
- * by Elias gamma, for each value that is not 0 the number of zeros before it plus 1, a sign bit (1:
- * negative), and the level. Gamma of v: floor(log2 v) zeros, a one, and the bits of v below its
- * highest. Zeros at the end are not sent. */
+ * Payload: the norm as a float; then level + s of each value in ceil(log2(2s+1)) bits. With
+ * is_short the values are instead coded by Elias gamma: for each value that is not 0, gamma of the
+ * number of zeros before it plus 1, a sign bit (1: negative), and gamma of the level. Gamma of v:
+ * floor(log2 v) zeros, a one, and the bits of v below its highest. Zeros at the end are not
+ * sent. */
 #include "compress/bits.h"
 #include "compress/codec.h"
 

@@ -9,7 +9,7 @@
  * approximate, so the result is only approximately unbiased.
  *
  * Payload, for each block: the scale as a float, then b bits per value of the padded block: the
- * index of |c|, and above it a bit for negative values. A block of zeros has scale 0. */
+ * index of |c|, and above it a bit that is 1 for negative values. A block of zeros has scale 0. */
 #include "compress/bits.h"
 #include "compress/codec.h"
 

@@ -20,7 +20,7 @@ typedef struct job {
     const fed_codec *codec;
     const fed_key *keys;
     float *const *rows;         /* [num_rows], each [P] */
-    const float *const *before; /* the residuals [num_rows], NULL for zeros; or NULL */
+    const float *const *before; /* residuals [num_rows]; NULL, or NULL for a row: zeros */
     float *const *after;        /* [num_rows], each [P]; or NULL */
     double decay;
     uint8_t *payloads; /* [num_rows, capacity]; NULL: rows are replaced by what is decoded */

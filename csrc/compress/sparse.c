@@ -5,7 +5,8 @@
  *
  * Payload of top-k: the k values as floats in order of their index, then either the indices in
  * ceil(log2 P) bits each, or one bit for each of the P values, whichever is shorter (indices if
- * equal). Of random-k: the k values; with is_unbiased they are multiplied by P / k when decoded. */
+ * equal). Payload of random-k: the k values; with is_unbiased they are multiplied by P / k when
+ * decoded. */
 #include "compress/bits.h"
 #include "compress/codec.h"
 #include "compress/loops.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Codecs that send little more than signs: terngrad, and sign (below).
  *
- * TernGrad: a scale s for each tensor, and for each value -1, 0 or 1, which is not 0 with
+ * TernGrad: a scale s for each tensor, and for each value x the number -1, 0 or 1. It is not 0 with
  * probability |x| / s (Wen et al. 2017, arXiv 1705.07878). Values are first clipped to `clip`
  * standard deviations of their tensor (0: no clipping); s is the largest magnitude after that.
  *

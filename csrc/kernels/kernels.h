@@ -66,8 +66,9 @@ typedef struct fed_window {
 /* A dense layer's backward pass over some of its inputs; sizes are multiples of FED_PAD.
  *   inputs_gradient[b][i] = sum_o weights[i][o] * gradient[b][o]
  *   target[i][o] += sum_b rows[b][i] * gradient[b][o]     ("=" with is_fresh)
- * target may be the weights, as each is read before it is changed. All pointers except rows point
- * to the first of these inputs. */
+ * target may be the weights, because each weight is read before it is changed. weights, target and
+ * inputs_gradient point to the first of these inputs; each row begins at the layer's first
+ * input. */
 typedef struct fed_tiles_backward {
     const float *weights; /* [I, O] */
     float *target;        /* in-out [I, O] */
@@ -116,7 +117,7 @@ typedef struct fed_taps {
     const float *in;        /* the first window */
     const float *gradient;  /* of cell (0, 0) */
     size_t gradient_stride; /* from one row of cells to the next */
-    const int32_t *offsets; /* [num_rows, num_cells, num_channels] as by conv_pool; NULL: no pool */
+    const int32_t *offsets; /* [num_rows, num_cells, num_channels] from conv_pool; NULL: no pool */
     size_t num_rows, num_cells, num_channels;
 } fed_taps;
 
@@ -133,7 +134,7 @@ typedef struct fed_cells {
     float *out;
     size_t step, row_stride; /* floats from one output to the next, in a row and in a column */
     const fed_offsets *at;   /* from the first tile's first window */
-    int32_t *offsets;        /* as by conv_pool, `step` apart; or NULL */
+    int32_t *offsets;        /* as conv_pool writes them, `step` apart; or NULL */
     size_t offsets_stride;   /* from one row of cells to the next */
 } fed_cells;
 
@@ -143,7 +144,7 @@ typedef struct fed_cells {
 typedef struct fed_products {
     size_t num_points, num_rows;    /* num_rows is even */
     size_t num_inputs, num_outputs; /* panels */
-    int is_added;                   /* 1: out is added to */
+    int is_added;                   /* 1: results are added to out */
     const float *rows;              /* [points][inputs][num_rows, FED_PAD] */
     size_t rows_panel, rows_point;
     const float *weights; /* [points][outputs][inputs][FED_PAD, FED_PAD] */
@@ -156,7 +157,7 @@ typedef struct fed_products {
 typedef struct fed_products_gradient {
     size_t num_points, num_rows;
     size_t num_inputs, num_outputs; /* panels */
-    int is_added;                   /* 1: out is added to */
+    int is_added;                   /* 1: results are added to out */
     const float *rows;              /* [points][inputs][num_rows, FED_PAD] */
     size_t rows_panel, rows_point;
     const float *gradient; /* [points][outputs][num_rows, FED_PAD] */
@@ -174,7 +175,7 @@ typedef struct fed_range {
 typedef struct fed_norm_rows {
     size_t num_rows, num_pixels; /* pixels of a row follow each other */
     size_t num_channels;         /* a multiple of FED_PAD */
-    size_t stride, out_stride;   /* floats from one row to the next of values, and of outputs */
+    size_t stride, out_stride;   /* floats from one row to the next: of values; of outputs */
 } fed_norm_rows;
 
 /* The gradient by the inputs of a normalisation, over pixels that follow each other:
@@ -270,8 +271,8 @@ enum fed_sort_kind {
     FED_SORT,       /* sorts the tile of given rows that begins with `first` */
     FED_CROSS,      /* the first layers of a merge of two sorted halves: see group */
     FED_HALVE,      /* the next layer of such a merge: two groups are compared row by row */
-    FED_CROSS_TILE, /* as FED_CROSS, if only the rows of `tile` are needed, which lies in the first
-                       half; unit is FED_TILE_ROWS */
+    FED_CROSS_TILE, /* as FED_CROSS, but only for the rows of `tile`, which lies in the first half;
+                       unit is FED_TILE_ROWS */
     FED_CLEAN,      /* the last layers of a merge, of the tile of rows that begins with `first` */
 };
 enum { FED_TILE_ROWS = 16 };

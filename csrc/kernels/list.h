@@ -29,7 +29,8 @@ KERNEL(void, tiles_forward, const float *weights, /* [I][O], weights_stride apar
        size_t num_inputs, size_t num_outputs, const float *const *rows, /* [num_rows][I] */
        size_t num_rows, float *outputs, /* out [num_rows][O], stride apart */
        size_t stride)
-/* Both gradients of a layer as in tiles_forward, for some of its inputs: see fed_tiles_backward. */
+/* Both gradients of a layer that tiles_forward computes, for some of its inputs: see
+ * fed_tiles_backward. */
 KERNEL(void, tiles_backward, const fed_tiles_backward *backward)
 
 /* Activations (enum fed_activation); NaN stays NaN. num_values is a multiple of FED_PAD. Relative
@@ -47,7 +48,7 @@ KERNEL(void, drop, const float *values, const uint16_t *bits, size_t num_values,
 
 /* Pools of one window, for each of num_channels channels (a multiple of FED_PAD). argmax receives
  * the index of the largest value, counted row by row: the first of equal values, the last of NaNs.
- * NULL: not needed. Backward kernels add to in_gradient. */
+ * argmax may be NULL. Backward kernels add to in_gradient. */
 KERNEL(void, max_window, const float *in, const fed_window *window, size_t num_channels,
        float *out, /* out [num_channels] */
        int32_t *argmax /* out [num_channels] */)
@@ -67,7 +68,7 @@ KERNEL(void, norm_deviations, const fed_norm_rows *rows, const float *values, co
 KERNEL(void, norm_products, const fed_norm_rows *rows, const float *gradient,
        const float *outputs /* or NULL */, fed_range range, const float *values, const float *means,
        double *sums /* in-out */, double *products /* in-out */)
-/* out = (values - means) * scales + biases, but not outside the range, for pixels that follow each
+/* out = (values - means) * scales + biases, clipped to the range, for pixels that follow each
  * other; NaN stays NaN. */
 KERNEL(void, norm_apply, const float *values, const float *means, const float *scales,
        const float *biases, fed_range range, size_t num_pixels, size_t num_channels,
@@ -90,12 +91,12 @@ KERNEL(void, conv_row, const fed_sweep *sweep, const float *in /* the first wind
 KERNEL(void, conv_pool, const float *rows /* 2 * [2 * num_cells or more][panel_width] */,
        size_t row_size, size_t panel_width, size_t num_cells, float least,
        float *out /* out [num_cells][out_step] */, size_t out_step, const fed_offsets *at,
-       int32_t *offsets /* out, as out; or NULL */)
+       int32_t *offsets /* out, laid out as `out`; or NULL */)
 /* Copies the weights of each channel to panels; channels that do not exist become zeros. */
 KERNEL(void, conv_panels, const float *weights /* [num_channels, num_taps] */, size_t num_channels,
        size_t num_taps, float *panels /* out */)
 /* Adds a row of cells to the lists. If outputs are given, cells with an output of 0 or less are
- * left out. offsets come from conv_pool, or NULL: they are computed from `at`. */
+ * left out. offsets come from conv_pool; if they are NULL, they are computed from `at`. */
 KERNEL(void, conv_list_row, const float *outputs /* or NULL */, const float *gradient,
        const int32_t *offsets, const fed_offsets *at, size_t num_cells, size_t num_channels,
        const fed_lists *lists)

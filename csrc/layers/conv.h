@@ -11,7 +11,7 @@
 typedef struct fed_conv {
     size_t in_channels, out_channels; /* floats of a pixel; out_channels is padded */
     size_t num_taps;                  /* floats of a window */
-    fed_buffer in;                    /* the input with a border that windows cover */
+    fed_buffer in;                    /* the input, with a border where windows need one */
     size_t start;                     /* offset of the first window in `in` */
     fed_sweep sweep;                  /* over `in` */
     size_t step_y;                    /* floats from one row of windows to the next */
@@ -29,7 +29,7 @@ typedef struct fed_conv_io {
     float *out;       /* with layout `buffer` */
     int32_t *offsets; /* out [num_rows, num_cells, out_channels]: the source of each pooled value;
                          or NULL */
-    float *scratch;   /* [fed_conv_scratch_floats], or as the method that is called needs it */
+    float *scratch;   /* [fed_conv_scratch_floats], or what the called method needs */
 } fed_conv_io;
 
 void fed_conv_init(fed_conv *conv, const fed_stage *stage, const fed_buffer *in);

@@ -109,8 +109,8 @@ static void finish_outputs(const fed_batch_pass *pass) {
     }
 }
 
-/* Backward through the activation: converts the gradient by rows of outputs to lanes of the
- * gradient by the activation's inputs. */
+/* Backward through the activation: turns the gradient by the outputs, in rows, into the gradient by
+ * the activation's inputs, in lanes. */
 static void begin_gradient(const fed_batch_pass *pass) {
     const fed_stage *stage = pass->stage;
     const size_t num_outputs = num_outputs_of(stage);
@@ -170,8 +170,8 @@ static void backward_batch(const fed_batch_pass *pass, const fed_update *update)
     const fed_stage *stage = pass->stage;
     const size_t num_outputs = num_outputs_of(stage), width = stage->in.num_values;
     if (!stage->is_last) begin_gradient(pass);
-    /* The gradient by the inputs must be complete before the first accumulation, because the sum
-     * may be the parameters. */
+    /* The gradient by the inputs must be complete before the first accumulation, because the
+     * gradient may be accumulated into the weights themselves. */
     if (pass->in_gradient != NULL)
         for (size_t first = 0; first < pass->num_rows; first += FED_LANES)
             pass->kernels->dense_backward_inputs(

@@ -126,8 +126,8 @@ typedef struct backward_call {
     const fed_update *update;
 } backward_call;
 
-/* Computes the gradients by inputs first..first+num-1 and by their weights; that by weights goes to
- * target. */
+/* Computes the gradients by inputs first..first+num-1 and by their weights; the gradient by the
+ * weights goes to target. */
 static void backward_inputs(const fed_batch_pass *pass, size_t first, size_t num, float *target,
                             int is_fresh) {
     const fed_stage *stage = pass->stage;

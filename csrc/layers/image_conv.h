@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A convolution of a group of images at once, for layers whose weights, or the transforms of whose
- * weights, are worth keeping in the cache across images. The methods below give the same results,
- * up to rounding. They differ in speed, and in the sizes that they can compute. */
+ * A convolution of a group of images at once, for layers that gain if their weights, or their
+ * transformed weights, stay in the cache from image to image. The methods below give the same
+ * results, up to rounding. They differ in speed, and in the sizes that they can compute. */
 #ifndef FED_LAYERS_IMAGE_CONV_H
 #define FED_LAYERS_IMAGE_CONV_H
 
@@ -37,8 +37,8 @@ typedef struct fed_image_conv_io {
     const float *bias;    /* [padded O]; NULL: zeros */
     float *out;           /* [num_images] buffer `out`; the border is not written */
     /* backward only */
-    const float *out_gradient; /* [num_images] buffer `out`, by the outputs before `least`; the
-                                  border is undefined */
+    const float *out_gradient; /* [num_images] buffer `out`, by the outputs before `least` bounds
+                                  them; the border is undefined */
     float *in_gradient;        /* out [num_images] buffer `in`; the border is undefined afterwards;
                                   NULL: not needed */
     float *weights_gradient;   /* in-out [fed_image_conv_weights]: added to */

@@ -82,7 +82,7 @@ typedef struct plan {
     int is_copied;       /* 1 if the outputs' gradient must be copied to get a border of zeros */
     size_t group;        /* images of a part of the gradient by the inputs */
     size_t turned_panel; /* floats of a panel of the turned weights */
-    size_t num_runs;     /* at most */
+    size_t num_runs;     /* an upper bound */
 } plan;
 
 static size_t block_of(const fed_image_conv *conv, const plan *p) {

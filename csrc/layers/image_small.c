@@ -50,7 +50,7 @@ static void find_runs(pass *p) {
     const fed_image_conv *c = p->conv;
     for (size_t tap = 0; tap < p->num_taps; tap++)
         for (size_t out = 0; out < p->out_pixels; out++) {
-            /* above and left of the image it wraps around to a number larger than any size */
+            /* above or left of the image, y or x wraps around to a number larger than any size */
             const size_t y =
                 out / c->out_shape.width * c->stride_y + tap / c->window_width - c->pad_top;
             const size_t x =

@@ -109,7 +109,7 @@ typedef struct pass {
     float *weights;          /* all transformed weights, or NULL with few tiles */
     block inputs, gradients; /* transformed; gradients only in the backward pass */
     float *weights_points;   /* gradient of `weights`, if there are several blocks */
-    int is_first, is_last;   /* of the blocks */
+    int is_first, is_last;   /* 1: the first, the last of the blocks */
     float *shared;           /* scratch of the worker: see worker_floats */
     size_t worker_floats;
 } pass;
@@ -549,8 +549,8 @@ static size_t images_in(const work_plan *plan, size_t num_tiles) {
     return num_tiles < image ? 1 : num_tiles / image;
 }
 
-/* A part: the gradient by the inputs, for a pair of panels, of one image or, with few tiles, of all
- * images. */
+/* A part: the gradient by the inputs for a pair of panels. It covers one image, or all images if
+ * there are few tiles. */
 static void inputs_gradient_part(const pass *p, size_t part, int worker) {
     const block *rows = &p->gradients;
     const size_t num_images = p->plan.is_few ? 1 : images_in(&p->plan, rows->num);

@@ -48,7 +48,7 @@ typedef struct fed_pass {
     float share;          /* of `in` if there is a partner */
     /* backward only */
     float *out_gradient;  /* buffer stage->out, by out; may be overwritten; borders are undefined */
-    float *in_gradient;   /* out, buffer stage->in; borders are undefined; NULL: of an image */
+    float *in_gradient;   /* out, buffer stage->in; borders are undefined; NULL: `in` is an image */
     float *in_2_gradient; /* the same for in_2 */
     float *gradient;      /* packed, the stage's own; the parameters' gradient is *added* to it */
 } fed_pass;
@@ -68,7 +68,7 @@ typedef struct fed_images_pass {
     void *saved;     /* [num_images, saved_bytes]; NULL when scoring */
     /* backward only */
     float *out_gradient; /* buffer stage->out, by out; may be overwritten; borders are undefined */
-    float *in_gradient;  /* out, buffer stage->in; borders are undefined; NULL: of the image */
+    float *in_gradient;  /* out, buffer stage->in; borders are undefined; NULL: `in` is the image */
     float *gradient;     /* packed, the stage's own; the parameters' gradient is *added* to it */
 } fed_images_pass;
 

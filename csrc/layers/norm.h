@@ -28,7 +28,7 @@ static inline int fed_norm_activates(const fed_layer *layer) {
     return layer->activation == FED_RELU || layer->activation == FED_RELU6;
 }
 
-/* Their range; everything if they compute none. */
+/* The range of the activation that the kernels compute; everything if they compute none. */
 static inline fed_range fed_norm_range(const fed_layer *layer) {
     if (!fed_norm_activates(layer)) return (fed_range){-HUGE_VALF, HUGE_VALF};
     return (fed_range){0, layer->activation == FED_RELU6 ? 6 : HUGE_VALF};

@@ -100,7 +100,7 @@ static int normalization_is_valid(const fed_layer *layer) {
     return 1;
 }
 
-/* The part is inside the image with its border. */
+/* 1 if the part that is cut out is inside the image with its border. */
 static int crop_is_valid(const fed_layer *layer) {
     const fed_shape *in = &layer->in, *out = &layer->out;
     return layer->pad_top <= in->height && layer->pad_left <= in->width &&

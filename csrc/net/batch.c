@@ -258,13 +258,13 @@ static float *target_at(const fed_batch *batch, size_t s, size_t i, size_t b, si
     if (v <= batch->net->num_input_stages) return NULL;
     if (!stage->adds[i] || stage->ops->adds_gradients) return gradient_at(batch, v, b, block);
     /* Threads run different example stages at the same time, each for its own block, so the place
-     * of a block must not depend on the value. For other stages, examples are as far apart as in
-     * the value. */
+     * of a block must not depend on the value. For other stages, examples are as far apart here as
+     * those of the value are. */
     return element(batch->added_gradient,
                    is_inside(batch->net, v) ? block * batch->added_size : b * num_values(batch, v));
 }
 
-/* Adds the part that stage s wrote to added_gradient to the gradient itself. */
+/* Adds to the gradient itself the part that stage s wrote to added_gradient. */
 static void add_beside(const fed_batch *batch, size_t s, size_t b, size_t block) {
     const fed_stage *stage = &batch->net->stages[s];
     for (size_t i = 0; i < 2; i++)

@@ -205,7 +205,7 @@ static void place_gradients(fed_net *net) {
             stage->adds[i] = source->gradient_place != NO_PLACE;
             if (stage->adds[i] || stage->sources[i] <= net->num_input_stages) continue;
             if (stage->sources[i] < net->num_example_stages)
-                source->gradient_place = 0; /* only marks it: it has memory of its own */
+                source->gradient_place = 0; /* only a mark: the gradient has memory of its own */
             else
                 source->gradient_place =
                     take_place(net->gradient_places, &net->num_gradient_places, source, 0);

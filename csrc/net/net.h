@@ -40,9 +40,9 @@ typedef struct fed_place {
 /* A model laid out for the kernels. A stage comes after the stages that it reads. Value 0 is the
  * image, value s + 1 the output of stage s. The stages before the first dense one are the front.
  * Either the front runs by example: each example passes through all of its stages before the next
- * one does, so that its values stay in the cache; these are then the example stages. Or it runs by
- * batch, as all other stages do: each stage takes all examples before the next stage does, so that
- * its weights stay in the cache. */
+ * one does, so that its values stay in the cache; the stages of the front are then the example
+ * stages. Or it runs by batch, as all other stages do: each stage takes all examples before the
+ * next stage does, so that its weights stay in the cache. */
 typedef struct fed_net {
     const fed_model *model;
     const fed_kernels *kernels;
@@ -131,7 +131,8 @@ void fed_lanes_to_rows(const float *lanes, size_t num_values, size_t num_rows,
                        float *rows /* out */, size_t stride);
 
 void fed_batch_carve(fed_batch *batch, fed_carver *carver);
-/* Sets borders to zero. Call it before a client's first batch, as the memory was used before. */
+/* Sets borders to zero. Call it before a client's first batch, because the memory may hold older
+ * data. */
 void fed_batch_clear(const fed_batch *batch);
 /* Computes the transformed copies of the parameters that `forward` reads (fed_stage_ops.derive). */
 void fed_batch_derive(const fed_batch *batch, const float *params);
@@ -150,12 +151,12 @@ typedef struct fed_mixing {
     float share;              /* of each example; the rest is its partner's */
 } fed_mixing;
 
-/* The input layers of a training batch whose examples are mixed, up to and with net->mixup. */
+/* The input layers of a training batch whose examples are mixed, up to and including net->mixup. */
 void fed_batch_mix_inputs(const fed_batch *batch, size_t num_rows, const fed_mixing *mixing);
 /* The forward pass from batch->rows[0] to the logits, the loss and the number of correct
- * predictions. If there are other labels, it starts from what fed_batch_mix_inputs has computed. In
- * place of the logits it leaves their gradient times `scale` (see softmax_xent). If `logits` is not
- * NULL it gets a copy of the logits. */
+ * predictions. If the targets have other_labels, it starts from the images that
+ * fed_batch_mix_inputs has mixed. In place of the logits it leaves their gradient times `scale`
+ * (see softmax_xent). If `logits` is not NULL it gets a copy of the logits. */
 void fed_batch_forward(const fed_batch *batch, const float *params, size_t num_rows,
                        const fed_targets *targets, float scale, const fed_loss *loss /* or NULL */,
                        fed_score *score, float *logits /* out [num_rows, K] or NULL */);
@@ -169,7 +170,7 @@ void fed_batch_forward_stage(const fed_batch *batch, const float *params, size_t
                              size_t num_rows);
 void fed_batch_backward_stage(const fed_batch *batch, const float *params, size_t s,
                               size_t num_rows, const fed_update *update);
-/* Moves the moving statistics towards those of the batch that passed last. */
+/* Moves the moving statistics towards the statistics of the batch that passed last. */
 void fed_batch_move_statistics(const fed_batch *batch, float *params /* in-out */);
 /* The backward pass from the gradient of the logits, which `forward` left, to the parameters. */
 void fed_batch_backward(const fed_batch *batch, const float *params, size_t num_rows,

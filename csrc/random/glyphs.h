@@ -17,7 +17,7 @@ typedef struct glyph {
     uint8_t points[MAX_POINTS][2];    /* x, y */
 } glyph;
 
-/* The allographs of digit k are GLYPHS[FIRST_GLYPH[k]] up to before GLYPHS[FIRST_GLYPH[k + 1]]. */
+/* The allographs of digit k are GLYPHS[FIRST_GLYPH[k]] to GLYPHS[FIRST_GLYPH[k + 1] - 1]. */
 static const uint8_t FIRST_GLYPH[NUM_DIGITS + 1] = {0, 2, 5, 7, 9, 11, 13, 15, 18, 20, 22};
 
 /* clang-format off */

@@ -14,7 +14,7 @@ typedef struct piece {
     size_t step_num;
     size_t num_params;  /* in this piece */
     size_t slot_stride; /* distance from a slot to the same place in the next slot */
-    float *params;      /* in-out [num_params], as all below */
+    float *params;      /* in-out; [num_params], like the vectors below */
     const float *server_params;
     float *gradient;     /* in, scratch */
     const float *linear; /* NULL: zeros */

@@ -19,8 +19,7 @@ int fed_step_has(const fed_step *step, int kind);
 /* 1 if every row treats each parameter separately, so that a step can be done in pieces. */
 int fed_step_is_elementwise(const fed_step *step);
 
-/* 1 if a row treats each of the model's tensors separately; its local steps then use flat vectors.
- */
+/* 1 if a row treats each of the model's tensors separately; local steps then use flat vectors. */
 int fed_step_needs_tensors(const fed_step *step);
 /* 1 if the step needs no tensors, or if the tensors are valid and have num_params parameters
  * together. */
@@ -86,7 +85,7 @@ typedef struct fed_adafactor {
  * are in `rows`. */
 void fed_adafactor_move(const fed_adafactor *how, const fed_kernels *kernels,
                         const fed_tensor *tensor, float *params /* in-out */,
-                        float *gradient /* in, scratch */, float *rows /* in-out, as all below */,
+                        float *gradient /* in, scratch */, float *rows /* in-out, like columns */,
                         float *columns);
 
 #endif

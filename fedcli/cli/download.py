@@ -176,7 +176,7 @@ def _acquire(
     path = store_path(folder, dataset.name)
     num_transferred = 0
     if force or not path.is_file():
-        make_folder(path.parent)  # so that an error is not reported after hours of downloading
+        make_folder(path.parent)  # so that an error comes now, not after hours of downloading
         if given:
             files = run_job(
                 f"looking for {dataset.name}",

@@ -206,7 +206,7 @@ def inspect_clients(
     from fedcli.federation.opened_data import note_of_replaced_test, notes_of_sources, notes_on
 
     populations = _count_all(splits, request, remarks)
-    notes = note_of_replaced_test if quick else notes_on  # the latter reads pixels
+    notes = note_of_replaced_test if quick else notes_on  # `notes_on` reads pixels
     for note in (*notes_of_sources(splits), *notes(splits)):
         remarks.note(note)
     if split is None and not quick:

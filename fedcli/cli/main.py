@@ -76,9 +76,9 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Returns the command of a line.
+        """Returns the command that a command line names.
 
-        The usage error for an unknown one suggests similar names.
+        The usage error for an unknown command suggests similar names.
         """
         name = args[0]
         if name in COMMANDS or name.startswith("-") or ctx.resilient_parsing:

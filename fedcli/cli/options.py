@@ -128,7 +128,7 @@ class SectionCommand(click.Command):
             raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes a block for each heading, those of train first, others as they were defined."""
+        """Writes a block for each heading: those of train first, others in order of definition."""
         sections: dict[str, list[tuple[str, str]]] = {title: [] for title in SECTIONS}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
@@ -229,7 +229,7 @@ class RunFolder(click.Path):
 
 
 class OutputFile(click.Path):
-    """The path of a file to write. A path that ends in a slash, of a folder, is refused."""
+    """The path of a file to write. A path that ends in a slash names a folder and is refused."""
 
     def __init__(self) -> None:
         """Makes paths of `pathlib`, which drops a slash at the end."""
@@ -305,7 +305,7 @@ def run_options(function: Function) -> Function:
 def _complete_pair(
     owner: str, ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Completes the options, as `k=`, of the name that another option gives, or of its default."""
+    """Completes `k=` for the options of the row that the value or default of `owner` names."""
     from click.shell_completion import CompletionItem
 
     from fedcli.settings.run_config import OPTIONS

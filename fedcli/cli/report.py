@@ -46,7 +46,7 @@ class _Format(click.Choice[str]):
 
 
 class _Accuracy(click.FloatRange):
-    """A number in a range. Click's own type lets NaN pass, as it is neither below nor above."""
+    """A number in a range. Click's own type accepts NaN, which is neither below nor above."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None

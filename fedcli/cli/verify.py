@@ -110,7 +110,7 @@ def verify(
 
 
 def _runs_in(path: Path, num_sampled: int | None) -> Sequence[Path]:
-    """The runs to verify: those in a folder, or the one that `path` is."""
+    """The runs to verify: those in the folder `path`, or `path` itself if it is a run."""
     from fedcli.errors import RunError
     from fedcli.runs import listing
 

@@ -105,7 +105,7 @@ class BatchPlan:
     def of_steps(self, num_steps: int, num_examples: int) -> BatchPlan:
         """Returns this plan with `epochs` and `max_examples` set for `num_steps` batches.
 
-        The new plan is valid for a client with `num_examples` examples only. A client without
+        The new plan is valid only for a client with `num_examples` examples. A client without
         examples has no batch.
         """
         if not num_examples:

@@ -254,8 +254,8 @@ def first_outside(labels: NDArray[Any], num_classes: int) -> int | None:
 
 def first_non_finite(pixels: NDArray[np.floating[Any]]) -> int | None:
     """Returns the index of the first example holding a NaN or infinite pixel, or None."""
-    # If the sum is finite, every pixel is. A sum may also overflow, so the exact test below
-    # decides.
+    # If the sum is finite, all pixels are finite. A sum of finite pixels may overflow, so the
+    # exact test below decides.
     with np.errstate(over="ignore", invalid="ignore"):
         if math.isfinite(pixels.sum(dtype=np.float64)):
             return None

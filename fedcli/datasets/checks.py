@@ -113,7 +113,7 @@ def check_pixel_array(shape: tuple[int, ...], itemsize: int, where: str) -> None
 def check_examples(
     pixels: NDArray[Any], labels: NDArray[Any], shape: tuple[int, ...] | None, where: str
 ) -> None:
-    """Checks that pixels and labels fit each other and earlier images, but not label values.
+    """Checks that pixels fit the labels and earlier images. Label values are not checked.
 
     Args:
         pixels: uint8 or float32 [n, H, W] or [n, H, W, C].

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CENTRAL = "central"  # the split whose clients are not part of the federation
 
 _CLIENTS_SAMPLED = 20  # number of clients whose sizes `table_bytes` averages
-_NEIGHBOURS = 500  # ids on each side of an unknown one that are searched for similar ids
+_NEIGHBOURS = 500  # on each side of an unknown id, this many ids are compared with it
 
 
 class ClientData(ExplainsNames, abc.ABC):
@@ -89,8 +89,8 @@ class ClientData(ExplainsNames, abc.ABC):
         """Returns one client's examples, checked; arrays are borrowed and read-only.
 
         Raises:
-            DataError: The id is unknown, or the examples cannot be used; names file, client and
-                example.
+            DataError: The id is unknown, or the examples cannot be used; the message names file,
+                client and example.
         """
 
     def labels(self, client_id: str) -> NDArray[np.int32]:

@@ -77,7 +77,7 @@ class SourceDescription:
         return f"{self.source} is read as " + "; ".join(values)
 
     def renamed(self, source: str, rename: Callable[[str], str]) -> SourceDescription:
-        """Returns the description of another source, with paths in the evidence renamed."""
+        """Returns this description for another source, with the paths in the evidence renamed."""
         findings = {
             name: replace(each, evidence=rename(each.evidence))
             for name, each in self.findings().items()

@@ -260,7 +260,7 @@ def value_of(name: str) -> int | None:
 
 
 def are_numbers(names: Sequence[str]) -> bool:
-    """Returns whether data with these class names agree with data that only number the classes.
+    """Returns whether data with these class names agree with data whose classes are numbers.
 
     They agree if the names are the class numbers, or EMNIST's characters in their usual order.
     """

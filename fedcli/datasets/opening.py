@@ -126,9 +126,10 @@ def fingerprint(source: DataSource, *, is_cancelled: Callable[[], bool] = lambda
     """Returns a string that identifies the content of a dataset, for provenance.
 
     A store contains its fingerprint. Any other file is read completely (1 s for a GB). Generated
-    data are identified by version and options. Test data follow after "; test ", a partition with
-    all its options after "; partition ", the share of validation data after "; validation ".
-    Options that only change how examples are read do not change the fingerprint.
+    data are identified by version and options. Further parts may follow: "; test "
+    and the test data, "; partition " and the partition with all its options, "; validation " and
+    the share of validation data. Options that only change how examples are read do not change the
+    fingerprint.
 
     Args:
         source: The data source.
@@ -152,7 +153,7 @@ def fingerprint(source: DataSource, *, is_cancelled: Callable[[], bool] = lambda
 def note_of_change(
     source: DataSource, before: object, now: str, consequence: str
 ) -> tuple[str, ...]:
-    """Returns a note that the data have changed, or () if they have not or this is unknown.
+    """Returns a note that the data have changed; () if they have not, or if `before` is None.
 
     Args:
         source: The data source.
@@ -178,7 +179,7 @@ def _open_named(
     """The splits of `source.data` alone.
 
     For a TFF file, `split` is the name of its only split, and `default_classes` is the number of
-    classes if the user gives none. None means TFF's default number.
+    classes if the user gives none. If it is None, TFF's default applies.
     """
     data, data_options = source.data, source.data_options
     num_classes, pixels = source.num_classes, source.pixels

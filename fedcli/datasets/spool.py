@@ -29,7 +29,7 @@ class PixelSpool:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        """Opens the file in a folder, by default the system's for temporary files.
+        """Opens the file in a folder, by default the system's folder for temporary files.
 
         Raises:
             OSError: The folder cannot be written to.
@@ -46,7 +46,7 @@ class PixelSpool:
         self._file.close()
 
     def add(self, pixels: Pixels, scale: float, offset: float) -> None:
-        """Appends images [k, *shape]. Raises OSError, as on a full disk."""
+        """Appends images [k, *shape]. Raises OSError, for example if the disk is full."""
         block: NDArray[Any] = pixels
         if not self.num_images:
             self.shape = pixels.shape[1:]

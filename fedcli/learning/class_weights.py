@@ -61,7 +61,7 @@ def checked_weights(class_weights: ArrayLike, num_classes: int) -> NDArray[np.fl
     """Returns a caller's weights as float32 [num_classes].
 
     Raises:
-        ConfigError: They are not one finite weight, at least 0, for each class.
+        ConfigError: They do not give each class one finite weight of at least 0.
     """
     try:
         with np.errstate(over="ignore"):  # an infinity is rejected below

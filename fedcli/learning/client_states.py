@@ -1,9 +1,9 @@
 """Vectors that clients keep from round to round: one per client, in an SQLite file.
 
 A store is a table (client id, version, checksum, vector); the version is the round that wrote the
-row. Without a run folder the file is an unnamed temporary one. It takes disk space for the clients
-that took part, and little memory, however large the population is: up to `PENDING_BYTES` of vectors
-wait in memory until they are saved. Many vectors are replaced before that, and are never written.
+row. Without a run folder the file is an unnamed temporary one. A store takes disk space for the
+clients that took part, and little memory, however large the population is: up to `PENDING_BYTES` of
+vectors wait in memory until they are saved. Many of them are replaced earlier and never written.
 
 A damaged file is an error. SQLite checks its pages and keys when a run is resumed, which reads the
 whole file once. Each vector has a CRC-32.
@@ -20,9 +20,9 @@ of the file has failed (the disk is full), every later read, write and save fail
 rolled back the earlier changes, and no round or checkpoint may depend on vectors that are lost.
 
 A checkpoint holds the `digest` of its version: the sum over the clients, mod 2**63, of a hash of
-id, version and checksum. Each row that is written to the file updates it. Opening a file computes
-it from the rows, so a file that is too old, belongs to another run, or lacks rows is rejected
-before any work. The digest protects against mistakes, not against forgery.
+id, version and checksum. Each row that is written to the file updates the digest. When a file is
+opened, its digest is computed from the rows: a file that is too old, belongs to another run, or
+lacks rows is rejected before any work. The digest protects against mistakes, not against forgery.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Store:
         if path is not None:
             _check_kind(path)
         with self._faults():
-            # The thread that computes and the thread that saves both call this.
+            # The thread that computes and the thread that saves both use this connection.
             self._file = sqlite3.connect(
                 "" if path is None else path, isolation_level=None, check_same_thread=False
             )
@@ -172,13 +172,13 @@ class Store:
         return actual
 
     def digest(self, version: int) -> int:
-        """Returns the digest of a version, which reads the key of every row.
+        """Returns the digest of a version; this reads the key of every row.
 
         Raises:
             RunError: The file cannot be read.
         """
         with self._faults():
-            # SQLite takes `checksum` from the row of the group that holds the maximum.
+            # SQLite takes `checksum` from the row with the client's largest version.
             newest = self._file.execute(
                 "SELECT client, max(version), checksum FROM states WHERE version <= ? "
                 "GROUP BY client",
@@ -410,7 +410,7 @@ class _Pending:
 def _unneeded(versions: Iterable[int], version: int, needed_at: Sequence[int]) -> list[int]:
     """Returns the versions that can be dropped.
 
-    Later reads need `version`, and for each of `needed_at` the newest version up to it.
+    Later reads need `version` and, for each v in `needed_at`, the newest version up to v.
     """
     needed = {version}
     for kept in needed_at:
@@ -456,7 +456,7 @@ class _Holder:
 
     path: Path | None = None
     store: Store | None = None
-    # The valid state of each version. A state of that version with another token is superseded.
+    # The token of the valid state of each version; states with other tokens are superseded.
     tokens: dict[int, _Token] = field(default_factory=dict)
     memory: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
@@ -545,7 +545,7 @@ class ClientStates:
         readable = {self.version, *store.kept}
         for version in [each for each in tokens if each not in readable or each > self.version]:
             del tokens[version]
-        # Vectors that are not yet written to the file will change both digests.
+        # Vectors that are not yet written to the file will change the digests of both versions.
         after = replace(self, version=self.version + 1, _token=_Token(self._token.digest))
         tokens[after.version] = after._token
         return NextClientStates(self, after, store)

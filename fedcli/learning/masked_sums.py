@@ -37,8 +37,8 @@ MIN_REPORTS = 2  # the sum of a single report would reveal that client's update
 _MAX_MASK_BITS = 62  # sums are 64-bit words of the core
 _KEY_BYTES = 32  # a public key of X25519, and a secret
 _TAG_BYTES = 16  # of the authentication tag of encrypted shares
-# Distance of the occurrence numbers that two sums of a round use in their stream keys. It is larger
-# than any number of clients, so no two sums share a key.
+# From one sum of a round to the next, the occurrence numbers in stream keys grow by this number. It
+# is larger than any number of clients, so no two sums share a key.
 _APART = 1 << 32
 
 
@@ -52,7 +52,7 @@ class SumOptions:
         threshold: Share of the selected clients that must report.
         is_stochastic: Whether levels are rounded at random, which is unbiased.
         sends_zeros: Whether a client without a valid update sends zeros and one client is enough
-            for a sum. Then no client's data decide whether others count, as privacy requires.
+            for a sum. Privacy requires this: no client's data may decide whether others count.
     """
 
     bits: int = 24
@@ -76,8 +76,8 @@ def sum_options(*, bits: int, bound: float | str, threshold: float, rounding: st
 def setup_bytes(num_clients: int) -> tuple[int, int]:
     """Returns the bytes that each of `num_clients` sends and receives for the masks of a round.
 
-    It sends two public keys, an encrypted pair of shares for each other client, and later a share
-    for each. It receives the keys and the encrypted shares of all others.
+    A client sends two public keys, an encrypted pair of shares for each other client, and later one
+    share for each other client. It receives the keys and the encrypted shares of all others.
     """
     num_others = max(num_clients - 1, 0)
     shares = num_others * (2 * _KEY_BYTES + _TAG_BYTES)
@@ -145,7 +145,7 @@ class MaskedSums:
                 `context`.
             first_sum: The number of sums that were computed earlier in this round.
             largest_group: The number of clients for which the modulus is chosen, if it is larger
-                than the number of these clients.
+                than the number of clients in these sums.
         """
         self.options = options
         self._context = context
@@ -206,8 +206,8 @@ class MaskedSums:
         """Returns the sum of weight * row and the sum of the weights; None if too few report.
 
         A client sends weight / W * row, where W is the smallest power of two that no weight exceeds
-        and each coordinate of the row is clipped to the bound. If weights differ it sends its
-        weight, too.
+        and each coordinate of the row is clipped to the bound. If any weight is above 1, each
+        client sends its weight, too.
 
         Args:
             rows: float32 [num_rows, num_values].
@@ -235,7 +235,7 @@ class MaskedSums:
             codes: Whole numbers from `low` to `high`, float32 [num_rows, num_values].
             weights: As in `weighted`; a client sends its codes times its weight.
             low: The smallest code.
-            high: The largest.
+            high: The largest code.
 
         Raises:
             ConfigError: As in `weighted`.
@@ -277,8 +277,8 @@ class MaskedSums:
     ) -> NDArray[np.float64] | None:
         """Returns the mean of row - center with the clients' factors as weights.
 
-        A client sends its factor as a whole number q, quantised to `bits` bits of the largest
-        factor, and q * (row - center).
+        A client sends its factor, quantised to a whole number q of at most `bits` bits, and
+        q * (row - center).
 
         Args:
             rows: float32 [num_rows, num_values].

@@ -1,4 +1,4 @@
-"""A `build_` function for each algorithm that has none in `builders`, and for your own ones.
+"""A `build_` function for each algorithm that has none in `builders`, and for your own algorithm.
 
 `AlgorithmParts` lists their common arguments. Any algorithm can also be built with
 `fedcli.algorithms.build` and `build_process`.

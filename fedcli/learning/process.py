@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # The models that a process accepts; see `build_process`.
 ModelLike: TypeAlias = "str | Model | OwnModel | Callable[[], Model | OwnModel]"
 
-# The parts of a server state, and what the user may have written that keeps each.
+# The parts of a server state, and for each the code (perhaps the user's own) that returns it.
 _PARTS = {
     "client_work": "client work",
     "aggregator": "aggregator",
@@ -72,8 +72,8 @@ class LearningProcess(ExplainsNames, abc.ABC):
             num_absent: Number of clients that were selected for the round but did not report; a
                 secure sum recovers their masks.
             max_distances: The largest L2 distance of a client's model from the global model, by
-                client id, above 0. After each of its epochs, such a client projects its model to
-                within this distance.
+                client id, above 0. After each epoch, a client whose model is farther away
+                projects it to this distance.
 
         Raises:
             Cancelled: The flag was set; `state` can still be used.
@@ -222,7 +222,7 @@ def check_parts(state: ServerState, num_params: int, names: Mapping[str, frozens
         names: The names in the process's own states; see `names_in_parts`.
 
     Raises:
-        DataError: It has another number of weights, or a part has other names.
+        DataError: The state has another number of weights, or a part of it has other names.
     """
     remedy = (
         "give what this process's initialize() or next() returned; to go on from other weights: "

@@ -27,9 +27,9 @@ class ServerState(ExplainsNames):
         global_model_weights: float32 [num_params].
         distributor: The distributor's state: arrays, ints or floats by name. The next four parts
             are of the same kind.
-        client_work: The client work's state. It may also hold `ClientStates`, one vector per
-            client, and so may `aggregator` and `updates`. In an evaluation process it holds the
-            sums over all rounds so far.
+        client_work: The client work's state. In an evaluation process it holds the sums of the
+            statistics over all rounds so far. This part, `aggregator` and `updates` may also
+            hold `ClientStates`, one vector per client.
         aggregator: The aggregator's state.
         finalizer: The server optimizer's state.
         updates: The state of the stages that change individual updates before they are aggregated.
@@ -98,7 +98,7 @@ class ServerState(ExplainsNames):
         return weights + self.evaluated.own_models.read(client_id, len(weights))
 
     def models_of(self, clients: Sequence[BatchedDataset]) -> NDArray[np.float32]:
-        """Returns `weights_for` each of some clients: float32 [num_clients, num_params].
+        """Returns the weights to evaluate for each client: float32 [num_clients, num_params].
 
         Raises:
             RunError: The file of client states cannot be read.

@@ -63,10 +63,10 @@ class TrainingProcess(LearningProcess):
         """Combines an algorithm with a model; see `build_process`.
 
         Raises:
-            ConfigError: `algorithm` is not an `Algorithm`, `ema_decay` is set for an algorithm that
-                does not evaluate the global model, `class_weights` are not one finite weight, at
-                least 0, for each class, the label smoothing is not allowed, or a part does not go
-                with the model's batch normalization.
+            ConfigError: `algorithm` is not an `Algorithm`; `ema_decay` is set for an algorithm that
+                does not evaluate the global model; `class_weights` do not give each class one
+                finite weight of at least 0; the label smoothing is not allowed; or a part does
+                not support the model's batch normalization.
         """
         if not isinstance(algorithm, Algorithm):
             raise ConfigError(

@@ -86,9 +86,10 @@ class Attack:
         """Returns the largest allowed distance of each attacker's model from the global model.
 
         An attacker with a `radius` projects its parameters after each of its epochs, so that its
-        boosted update is at most that long (Wang et al. 2020, arXiv 2007.05084). The weights in the
-        factor of boost=auto are not known before the training, so the number of clients over the
-        number of attackers is used here. The update that is sent is never longer than the radius.
+        boosted update is not longer than the radius (Wang et al. 2020, arXiv 2007.05084). With
+        boost=auto, the factor depends on weights that are not known before the training; here it is
+        the number of clients divided by the number of attackers. The update that is sent is never
+        longer than the radius.
 
         Args:
             round_num: Rounds completed so far.

@@ -105,8 +105,8 @@ def build_model(
         stored: The model of a checkpoint, which has its input layers; None for a new model.
         given: An object that is a model or makes one, in place of what the config names; None for
             none. See `models.own.wrap`.
-        check_needs: Raises an error if a model of a layout is too large. It is called before
-            weights are drawn.
+        check_needs: It is called with the model's layout before weights are drawn, and raises an
+            error if the model is too large.
         notes: Notes for the user are added to it.
         cancel: A flag that any thread may set to stop the counting of pixel values.
 

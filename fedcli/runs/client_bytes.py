@@ -10,8 +10,8 @@ The rule, for a model of P parameters, without transport overhead:
           weight; down, the centers that an aggregator sends between two sums; both ways, the keys
           and shares by which selected clients agree on masks
 
-A selected client always receives. One that drops out sends nothing, nor does one whose update is
-rejected before it is sent. Evaluation is not counted.
+Each selected client receives. A client that drops out sends nothing, and neither does a client
+whose update is rejected before it is sent. Evaluation is not counted.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class ByteRule:
             line: The round's line of metrics.jsonl.
             num_selected: The number of clients that were selected.
             reports: The positions of clients whose report was used, among those selected.
-            unused: The positions of clients whose report was sent but not used. With compression
-                they count with the mean payload of the round, because they were never encoded.
+            unused: The positions of clients whose report was sent but not used. In a compressed run
+                each counts with the round's mean payload, because its update was never encoded.
             payloads: The bytes of the encoded update of each report, int64 [reports], 0 if it was
                 not sent; None if updates are not compressed.
         """

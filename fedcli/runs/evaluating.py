@@ -107,7 +107,7 @@ def evaluate_run(
             `client_file.write`.
         num_errors: Number of the worst mistakes to return; None for none.
         metrics: Names of metrics beside loss and accuracy (see `fedcli info`); None for the run's.
-        metric_options: Options of your own metrics among them; None for the run's.
+        metric_options: Options of your own metrics in `metrics`; None for the run's.
         takers: Functions that are called with the predictions of one client after another.
         cancel: A flag that any thread may set to stop the evaluation.
         of_data: The other fields of a `DataSource` by name, as for training. For the run's own
@@ -271,7 +271,7 @@ def _evaluate(trained: Trained, request: _Request) -> Evaluation:
 def _evaluate_on(
     trained: Trained, request: _Request, has_changed: Callable[[], bool]
 ) -> Evaluation:
-    """Evaluates; `has_changed` returns whether the run's data have changed, and may wait for it."""
+    """Evaluates; `has_changed` tells, perhaps after a wait, whether the run's data have changed."""
     cancel = request.cancel
     options = request.fine_tuning
     strategy = None if options is None else options.resolve(trained.config)

@@ -159,7 +159,7 @@ def _chosen_ids(
 ) -> Sequence[str]:
     """The ids to evaluate: the selected ones, else the run's fixed cohort, else all of `data`.
 
-    The split central has other clients than the cohort, so all of it is taken.
+    The split central has other clients than the cohort, so all its clients are taken.
     """
     if request.clients is not None:
         return cohorts.resolve_ids(

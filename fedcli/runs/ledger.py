@@ -1,8 +1,8 @@
 """The bytes that the clients of a run receive and send, round by round, from the run's folder.
 
-`fedcli.runs.client_bytes` has the rule. Reports that arrive too late, or after enough others, count
-as sent. In a compressed run they count with the run's mean payload, because they were never
-encoded.
+`fedcli.runs.client_bytes` has the rule. Reports that arrive too late, or after enough other
+reports, count as sent. In a compressed run each of them counts with the run's mean payload, because
+its update was never encoded.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class _Rule:
         return _Rule(each, _mean_payload(run) if is_compressed else float(each.dense))
 
     def of_round(self, line: Mapping[str, Any], cohort: _Cohort) -> RoundBytes:
-        """Returns the bytes of a round with a line of metrics.jsonl."""
+        """Returns the bytes of the round that a line of metrics.jsonl describes."""
         compress = line.get("updates", {}).get("compress")
         secure_sum = secure_sum_of(line)
         if secure_sum is not None:

@@ -91,8 +91,8 @@ class Training:
         process: The learning process.
         state: The server state after the last completed round.
         num_trained_in_round: Number of client trainings in the current round; a client that trains
-            several times counts as often. `CancelFlag.num_trained` counts up to it. 0 if it is not
-            counted.
+            twice counts twice. `CancelFlag.num_trained` counts up to this number. 0 if trainings
+            are not counted.
     """
 
     def __init__(
@@ -208,10 +208,10 @@ class Training:
         """Trains the remaining rounds, calls the callbacks after each, then evaluates.
 
         Args:
-            callbacks: Each is called with each `RoundResult`, including that of round 0, when it
-                is in metrics.jsonl. They cannot change the run. If one raises `StopTraining`, that
-                round is the last (`resume` can continue the run). Any other exception is raised
-                again after the round is saved.
+            callbacks: Each is called with each `RoundResult`, including that of round 0, when its
+                line is in metrics.jsonl. They cannot change the run. If a callback raises
+                `StopTraining`, that round is the last (`resume` can continue the run). Any other
+                exception is raised again after the round is saved.
 
         Returns:
             See `finish`.
@@ -364,7 +364,7 @@ class Training:
         )
 
     def _note(self, line: dict[str, Any]) -> None:
-        """Updates the virtual clock and the early stopping by a line of metrics.jsonl."""
+        """Updates the virtual clock and the early stopping from a line of metrics.jsonl."""
         participation = line.get("participation", {})
         self._virtual_seconds = participation.get("virtual_seconds", self._virtual_seconds)
         self._evaluations.note(line)

@@ -49,7 +49,7 @@ def found_elsewhere(
 ) -> RunConfig | None:
     """Returns the config with these places if the run's own data are now there; else None.
 
-    Data are read only if data of the run are missing from their former place.
+    The new places are read only if data of the run are missing from their former place.
     """
     names = {name for name in places if name in DATA_FIELDS}
     if known is None or not names or not names <= set(PLACES):

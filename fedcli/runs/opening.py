@@ -208,7 +208,7 @@ def open_federation(
         source: The data; None for those that the config names.
         given_model: An object that is a model or makes one, in place of what the config names; see
             `models.own.wrap`.
-        folder: The folder for the run's files, which must have room for them.
+        folder: The folder for the run's files; its disk must have room for them.
 
     Raises:
         Cancelled: `cancel` was set while data were assigned to clients or counted.

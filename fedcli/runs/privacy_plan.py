@@ -21,7 +21,7 @@ _OF_PLAN = ("noise_multiplier", "target_epsilon", "delta", "accountant")
 
 
 def unplanned_mean(config: RunConfig) -> Aggregator:
-    """Returns the aggregator of a private run that is not trained, such as for an evaluation."""
+    """Returns the aggregator of a private run when nothing is trained, as in an evaluation."""
     return _aggregator(config, None, max(1, _restart_every(config)))
 
 

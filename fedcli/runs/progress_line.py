@@ -15,7 +15,7 @@ class ProgressLine:
     """A callback and context manager that writes the round, its loss and its accuracy.
 
     In a terminal or a notebook one line changes with each round. Elsewhere there is a line for the
-    first round, the last, and at most every 10 s.
+    first round and for the last round, and between them at most one line every 10 s.
     """
 
     def __init__(self, num_rounds: int, stream: TextIO | None = None) -> None:

@@ -91,7 +91,7 @@ def check_streams(config: RunConfig, origin: Mapping[str, Any], path: Path) -> N
         path: Its folder.
 
     Raises:
-        RunError: An earlier version began it, which drew other random numbers for its options.
+        RunError: It was begun by an earlier version, which drew other numbers for its options.
     """
     if origin.get("streams") == STREAMS:
         return

@@ -314,13 +314,13 @@ def curves_of(
     measure: str,
     along: Callable[[RunRecord, Series], Points] = _by_round,
 ) -> dict[str, Points]:
-    """Returns the curves of a metric: all series of one run, or one series of each of several.
+    """Returns the curves of a metric: all series of one run, or one series of each of several runs.
 
     `along` maps the points of a run's series, (round, value), to another x axis.
 
-    For several runs the series is `judged_by`. If it has a single point in any run, as without
-    --eval-every, the training metrics of all runs are drawn. Training computes only loss and
-    accuracy; for other metrics, series without points are left out.
+    For several runs the series is `judged_by`. If it has a single point in any run, for
+    example without --eval-every, the training metrics of all runs are drawn. Training computes only
+    loss and accuracy; for other metrics, series without points are left out.
     """
     if len(runs) == 1:
         run = runs[0]

@@ -77,7 +77,7 @@ class RoundEvaluations:
         return {split: self._evaluations[split] for split in splits}
 
     def close(self, state: ServerState, seen: frozenset[str] | None) -> dict[str, Evaluation]:
-        """Returns the closing evaluation by split. Its further metrics are also given by client.
+        """Returns the closing evaluation by split. Further metrics also have values by client.
 
         Args:
             state: The state to evaluate.
@@ -155,7 +155,7 @@ class RoundEvaluations:
         return replace(evaluation, measured=measured)
 
     def note(self, line: Mapping[str, Any]) -> None:
-        """Updates the best round and the early stop by a line of metrics.jsonl."""
+        """Updates the best round and the early stop from a line of metrics.jsonl."""
         if self._progress is not None:
             self._progress = self._progress.after(line)
         if self._best is not None:

@@ -321,7 +321,7 @@ def _continued_config(
 
 
 def _note_of_moved_end(config: RunConfig, content: Checkpoint) -> tuple[str, ...]:
-    """Returns a note if a schedule depends on the number of rounds, and this has changed."""
+    """Returns a note if a schedule depends on the number of rounds and that number has changed."""
     before = _config_of(content).rounds
     schedules = [
         option_name(f"{side}_schedule")

@@ -85,7 +85,7 @@ class Trained:
             states.close()
 
     def as_trained(self, data: ClientData, client_id: str) -> ClientDataset:
-        """Returns a client's examples with the meaning of the pixel value 1.0 as in training.
+        """Returns a client's examples; the pixel value 1.0 means the same as in training.
 
         Raises:
             DataError: The client cannot be read.

@@ -29,7 +29,7 @@ def from_toml(text: str, source: str) -> dict[str, Any]:
     """Returns the fields that a config.toml sets; `source` names the file in errors.
 
     Raises:
-        ConfigError: The text is not TOML, or a key or value is not that of an option.
+        ConfigError: The text is not TOML, a key is no option, or a value is not allowed.
     """
     return read(text, source)[0]
 
@@ -38,7 +38,7 @@ def read(text: str, source: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the fields that a config.toml sets, and its table `[provenance]`.
 
     Raises:
-        ConfigError: The text is not TOML, or a key or value is not that of an option.
+        ConfigError: The text is not TOML, a key is no option, or a value is not allowed.
     """
     document = parse_toml(text, source)
     run = document.get("run")

@@ -76,7 +76,7 @@ class RunOption(NamedTuple):
 
     @property
     def help_with_default(self) -> str:
-        """The help text, then the option that is needed, if any, and a default of one value."""
+        """The help text, then the needed option, if any, and the default if it is one value."""
         needs = f" Needs {option_name(self.needs.option)}." if self.needs else ""
         default = self.usual if self.default is None else self.default
         is_shown = default is not None and not isinstance(default, bool | Mapping)

@@ -13,7 +13,7 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     """Returns the fields of `base`, overridden by those of `changes`.
 
     Maps of `k=v` options are merged key by key if both belong to the same part, such as the same
-    optimizer. If `changes` names another optimizer, the options of the one in `base` are dropped. A
+    optimizer. If `changes` names another optimizer, the optimizer options in `base` are dropped. A
     client weighting in `base` is also dropped if the sampling changes from or to by-size.
     """
     merged = {**base, **changes}

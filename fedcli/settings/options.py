@@ -330,7 +330,7 @@ def choose(table: Mapping[str, T], name: str, what: str) -> T:
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Returns `; did you mean X?` for the names similar to a wrong one; "" if there are none.
 
-    At most three, those that begin with the wrong one first.
+    At most three names; those that begin with the wrong name come first.
     """
     import difflib  # lazy: only mistakes need it
 

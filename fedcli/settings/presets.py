@@ -132,7 +132,7 @@ _FLUTE = Preset(
 def _mcmahan(
     name: str, model: str, epochs: int, kind: str, lr: float, num_rounds: int, published: float
 ) -> Preset:
-    """A row of the paper's tables: 100 clients, ten a round, B = 10; 2NN to 97 %, CNN to 99 %."""
+    """A row of the paper's tables: 10 of 100 clients a round, B = 10, target 97 % (CNN: 99 %)."""
     target = 0.97 if model == "mlp-2nn" else 0.99
     table = "table 1" if (model, epochs) in {("mlp-2nn", 1), ("cnn-mcmahan", 5)} else "table 2"
     is_iid = kind == "IID"
@@ -214,7 +214,7 @@ def _adaptive(optimizer: str, lr: float, epsilon: float, **options: float) -> di
 
 _BETAS = {"beta_1": 0.9, "beta_2": 0.99}
 
-# 555 synthetic clients have some 50,000 images of 32 x 32 x 3 pixels for training, as CIFAR-10.
+# 555 synthetic clients have some 50,000 images of 32 x 32 x 3 pixels for training, like CIFAR-10.
 _DRAWN_CIFAR10 = {"data": "synthetic-shapes", "data_options": {"clients": 555}}
 _BY_EPOCH = {"shuffle_buffer": "full", "pipeline": "per-epoch", "server_lr": 1.0}
 

@@ -71,7 +71,7 @@ def _check_updates(start: str, values: Mapping[str, Any]) -> None:
 
 
 def _check_secure_sum(start: str, values: Mapping[str, Any]) -> None:
-    """Refuses secure sums that fail depending on how many clients report."""
+    """Refuses secure sums that fail if too few clients report."""
     if values["secure_sum_options"].get("threshold") == 0.0:
         return
     for name in ("client_dropout", "deadline"):

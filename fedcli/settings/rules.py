@@ -84,7 +84,7 @@ def _check_engine(values: Mapping[str, Any]) -> None:
 
 
 def _resolve_algorithm(values: dict[str, Any]) -> None:
-    """Sets the algorithm's defaults of the optimizers; refuses local options it does not use."""
+    """Sets the algorithm's defaults of the optimizers; refuses unused options of local steps."""
     entry = choose(tables.ALGORITHMS, values["algorithm"], option_name("algorithm"))
     if entry.has_own_models:
         _check_nothing_shared(values, entry)
@@ -150,7 +150,7 @@ def _check_needs(values: Mapping[str, Any]) -> None:
 
 
 def _check_eval_split(values: Mapping[str, Any]) -> None:
-    """Refuses a split of evaluations during a run without such evaluations."""
+    """Refuses a split for evaluations during the run if there are no such evaluations."""
     split = values["eval_split"]
     if split not in (None, WITHOUT_TRAIN) and not values["eval_every"]:
         raise ConfigError(
@@ -176,7 +176,7 @@ def _check_pre_aggregator(values: Mapping[str, Any]) -> None:
 
 
 def _resolve_attack(values: dict[str, Any]) -> None:
-    """Sets the number of attackers; refuses options without an attack, and pooled clients."""
+    """Sets the number of attackers; refuses options without attack, and attacks on pooled data."""
     if values["attack"] is None:
         if values["attack_options"]:
             raise ConfigError(
@@ -242,7 +242,7 @@ def _resolve_sampling(values: dict[str, Any]) -> None:
 
 
 def _resolve_metrics(values: dict[str, Any]) -> None:
-    """Adds the metrics by which rounds are ranked to those that evaluations compute.
+    """Adds the metrics that rank rounds to the metrics that evaluations compute.
 
     The options of a user's own metrics are checked when their files run, by `own.permission`.
     """

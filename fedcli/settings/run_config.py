@@ -798,7 +798,8 @@ WITHOUT_EFFECT = _declared(changes=NOTHING)
 # The fields that a resumed run keeps, and those that may be given beside --resume.
 KEPT_FIELDS = _declared(on_resume=KEEP)
 RESUME_FIELDS = _declared(on_resume=GIVE)
-# The fields that an algorithm without local steps refuses, and one without a global model.
+# The fields that an algorithm without local steps refuses, and those that an algorithm without a
+# global model refuses.
 LOCAL_FIELDS = _declared(acts_on=LOCAL_STEPS)
 GLOBAL_FIELDS = _declared(acts_on=GLOBAL_MODEL)
 # The fields that may name a user's code.

@@ -1,7 +1,7 @@
 """Options that are compatible with `--secure-sum`: those that need only sums over clients.
 
-Some parts need individual updates, which the server never sees. Others work only with some parts,
-because payloads are added before the server decodes them.
+Some parts need individual updates, which the server never sees. Compressors work only with some
+aggregators, because payloads are added before the server decodes them.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class Kind(NamedTuple):
             ConfigError if the value is not allowed; the message starts with the label.
         read: How the command line reads a text: as `int`, `float` or `str`; `bool` is a switch.
             Any other function raises ValueError with the reason if it cannot read the text.
-        metavar: The placeholder of the value in help; empty for that of click.
+        metavar: The placeholder of the value in help; empty for click's own.
         choices: The allowed words; empty if the value is not one of a few words.
         names: Returns the table whose keys are the allowed names; None if there is no table.
         is_path: Returns whether a valid value is the path of a file; None if it never is.

@@ -11,20 +11,20 @@ STANDARDISED = "standardised"  # pixels minus their mean, divided by their devia
 # Ranges of pixel values in a source of images.
 PIXEL_RANGES = ("0-1", "0-15", "0-16", "0-255", "0-4095", "0-65535", STANDARDISED)
 FROZEN = "frozen"
-BATCH_NORMS = ("average", FROZEN)  # what becomes of the moving statistics
+BATCH_NORMS = ("average", FROZEN)  # what happens to the moving statistics
 PIPELINES = ("repeat-shuffle", "shuffle-repeat", "per-epoch")
 SAMPLINGS = ("fixed", "uniform", "tff", "with-replacement", "poisson", "cyclic", "by-size")
 HOLD_OUTS = ("within", "clients", "central")  # ways to hold out a split from train
 VALIDATION = "validation"
 SPLITS = ("train", "test", VALIDATION)  # splits whose examples belong to clients
-WITHOUT_TRAIN = "without-train"  # every evaluated split but train, at the end of a run, too
+WITHOUT_TRAIN = "without-train"  # each evaluated split except train, also at the end of a run
 EVAL_SPLITS = ("train", "held-out", VALIDATION, WITHOUT_TRAIN)
 WEIGHTINGS = ("num-examples", "uniform")
 BALANCED = "balanced"  # class weights that follow from how often the classes occur
 NONE = "none"  # in place of a name: the option is not set
 NATURAL = "natural"  # the partition that leaves the examples with their own clients
 MAX_CLASSES = 1_000_000
-MAX_SMOOTHING = 0.999  # of labels: the share that all classes divide
+MAX_SMOOTHING = 0.999  # of labels: the share that is divided among all classes
 MAX_THREADS = 1024  # FED_MAX_THREADS of the core
 
 # The formats of files of weights, each with the suffixes of its files' names.

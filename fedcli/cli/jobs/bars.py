@@ -129,7 +129,7 @@ class Monitor:
         return (min(done, total), total) if total > 1 else None
 
     def _note(self, line: Mapping[str, Any]) -> tuple[str, ...]:
-        """Updates the best evaluation from a line of metrics.jsonl; describes last and best."""
+        """Updates the best evaluation from a line of metrics; describes the last and the best."""
         evaluation = line.get("evaluation")
         if not evaluation:
             return ()

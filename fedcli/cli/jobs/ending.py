@@ -15,8 +15,8 @@ def end_process(code: int) -> NoReturn:
     """Ends the process with an exit code, without destroying Python's objects one by one.
 
     Destroying them takes a tenth of a short run. Functions registered with `atexit` are called, and
-    the streams are flushed. The process ends as usual if a user's code has run, whose objects may
-    have to be destroyed (open files), or if other threads still run.
+    the streams are flushed. The process ends as usual if a user's code has run, because its
+    objects, such as open files, may have to be destroyed; or if other threads still run.
     """
     if _USER_CODE in sys.modules or threading.active_count() > 1:
         sys.exit(code)

@@ -38,8 +38,8 @@ def new_study(
     """Returns the study of a study.toml, overridden by the given options.
 
     If the data of its preset are not downloaded, synthetic images replace them, and `note` is
-    called with a line about it. Their options become part of the study, so that it keeps these
-    images when it is resumed.
+    called with a line about it. The options of these images become part of the study, so
+    that it keeps the images when it is resumed.
 
     Raises:
         ConfigError: Something is not allowed, or the study runs code that was not named.
@@ -192,7 +192,7 @@ def show(
 
 
 def check_failures(path: Path, lines: Sequence[Mapping[str, Any]], remarks: Remarks) -> None:
-    """Raises RunError if runs have failed, after a line for each."""
+    """If runs have failed, writes a line for each of them and raises RunError."""
     failed = failures(lines)
     for text in failed:
         remarks.note(text)

@@ -51,7 +51,7 @@ class View:
         top: Number of rows of the table of clients.
         sort: Its order, a key of `SplitCounts.order_by`.
         num_examples: Number of examples drawn of each client; None: depends on the layout.
-        has_means: Whether to draw mean images also in layouts without them by default.
+        has_means: Whether to draw mean images also in layouts that by default have none.
     """
 
     top: int
@@ -211,7 +211,7 @@ def _show_table(screen: Screen, data: ClientData, counts: SplitCounts, view: Vie
 def _table_columns(data: ClientData, sort: str) -> list[tuple[str, ...]]:
     """Sets of columns for the table of clients, widest first.
 
-    Each contains the column of the order.
+    Each set contains the column by which the clients are sorted.
     """
     start = ("client", "examples")
     all_figures = ("TV", "floor", "JS", "effective")

@@ -32,7 +32,7 @@ def notebook_of(page: str, sources: Mapping[str, str]) -> str | None:
     Args:
         page: Markdown.
         sources: For each module that a block imports, the page with the block that defines its
-            class. A cell that writes this block to a file is put before the importing one.
+            class. A cell that writes this block to a file is put before the cell that imports it.
     """
     if not _BLOCK.search(page):
         return None

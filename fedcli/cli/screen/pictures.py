@@ -37,7 +37,10 @@ def are_coloured(pictures: Pictures) -> bool:
 
 
 def crop(pictures: Pictures) -> Pictures:
-    """Returns pictures [n, H, W] without the margin that is empty in all; coloured ones whole."""
+    """Returns pictures [n, H, W] without the margin that is empty in all of them.
+
+    Coloured pictures are returned unchanged, with their margins.
+    """
     drawn = np.any(pictures > _INK_THRESHOLD / 2, axis=0)
     if are_coloured(pictures) or not drawn.any():
         return pictures
@@ -90,6 +93,6 @@ def half_blocks(levels: NDArray[np.uint8]) -> list[str]:
 
 
 def ascii_art(levels: NDArray[np.uint8]) -> list[str]:
-    """Returns cells [rows, W, 2] as rows of ASCII characters, the denser the brighter."""
+    """Returns cells [rows, W, 2] as rows of ASCII characters; brighter cells get denser ones."""
     steps = levels.mean(axis=2) * (len(_ASCII_RAMP) - 1) / 255
     return ["".join(_ASCII_RAMP[step] for step in row) for row in np.rint(steps).astype(int)]

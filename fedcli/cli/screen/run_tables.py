@@ -108,7 +108,7 @@ def show_rounds(screen: TextScreen, rows: Sequence[RoundRow]) -> None:
 def _further_names(
     rows: Sequence[RoundRow], splits: Sequence[str], own: Sequence[str]
 ) -> dict[str, list[str]]:
-    """Returns the further metrics of each split, without the model's own; none if too many."""
+    """Returns the further metrics of each split that are not in `own`; none if too many."""
     further = {split: _own_names(row.evaluation.get(split) for row in rows) for split in splits}
     names = {name for each in further.values() for name in each if name not in own}
     has_room = len(names) <= _MAX_FURTHER_METRICS

@@ -14,7 +14,7 @@ from typing import Protocol
 from fedcli.cli.screen.output import one_line, stdout_line
 
 _MAX_WIDTH = 10_000  # columns; rich wraps wider lines, see `render.Screen`
-_GAP = 3  # columns between those of a table
+_GAP = 3  # blanks between the columns of a table
 _PROSE_GAP = 2
 
 

@@ -28,7 +28,7 @@ _BLOCK_BYTES = 1 << 20
 _MAX_OTHER_BYTES = 64 << 20  # unpacked size of all members that are not wanted
 _DAMAGE = (
     *(EOFError, gzip.BadGzipFile, zlib.error, tarfile.TarError),
-    *(ValueError, OverflowError),  # numbers in headers
+    *(ValueError, OverflowError),  # from invalid numbers in headers
 )
 
 
@@ -203,7 +203,7 @@ def _blocks(content: Any) -> Iterator[bytes]:
 
 
 def _check_name(name: str) -> None:
-    """Refuses a member name that would leave the folder, which is a mistake in the catalogue."""
+    """Refuses a name that leads out of the folder. Such a name is a mistake in the catalogue."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not path.name or "\\" in name:
         raise ValueError(f"member {name!r} would lie outside the folder")

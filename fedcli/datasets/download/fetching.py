@@ -222,12 +222,12 @@ class _Download:
         if problem is None:
             return
         part.restart()
-        if kept_bytes:  # an earlier try fetched the first part, perhaps of another file
+        if kept_bytes:  # an earlier try fetched the first bytes, perhaps of another file
             raise TryError(f"{problem}, perhaps because its two parts are of different files")
         raise TryError(problem, is_final=True)
 
     def _request(self, url: str) -> int:
-        """Appends the bytes of one request, and returns the size of the part before it."""
+        """Appends the bytes of one request; returns the size of the part before the request."""
         part = self._part
         with Exchange(
             url,
@@ -266,7 +266,7 @@ class _Download:
         raise TryError("now has another file than the one that was fetched in part")
 
     def _prepare_part(self, url: str, head: Head) -> int | None:
-        """Makes the part ready for the bytes of a response; returns the file size it announces."""
+        """Prepares the part for the bytes of a response; returns the announced size of the file."""
         part = self._part
         if head.status == 200:
             part.restart()

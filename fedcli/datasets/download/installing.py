@@ -144,7 +144,7 @@ def find_given(
         tell: Called with the number of bytes read.
 
     Raises:
-        DataError: A path is not a file of the dataset, or a file of it is missing.
+        DataError: A path is not a file of the dataset, or a file of the dataset is missing.
     """
     known = _known_hashes(dataset)
     most = max(map(_largest, dataset.files))
@@ -236,7 +236,7 @@ def find_files(datasets: Sequence[PublicDataset], folder: Path) -> list[Path]:
 
 
 def remove(files: Sequence[Path], folder: Path, remark: RemarkCallback = ignore_remark) -> None:
-    """Removes files of `find_files`, and then the folders that are empty.
+    """Removes files that `find_files` found, and then the folders that are empty.
 
     If another process is downloading or making a file, the file is removed after that process ends.
 

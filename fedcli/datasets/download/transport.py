@@ -181,7 +181,7 @@ class Exchange:
             self._put(err)
 
     def _put(self, item: Any) -> bool:
-        """Puts an item in the queue; returns whether the reader still wants more."""
+        """Puts an item in the queue; returns whether the waiting thread still wants more."""
         while not self._is_left.is_set():
             with contextlib.suppress(queue.Full):
                 self._items.put(item, timeout=_POLL_SECONDS)
@@ -210,7 +210,7 @@ def _whole_number(text: str | None) -> int | None:
 
 
 def _seconds_to_wait(text: str | None) -> float | None:
-    """The seconds to wait by a Retry-After header, which has seconds or a date."""
+    """The seconds to wait according to a Retry-After header, which holds seconds or a date."""
     number = _whole_number(text)
     if number is not None or not text:
         return number
@@ -273,7 +273,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
                 f"redirects to {newurl}; only addresses with {schemes[-1]} are followed",
                 is_final=True,
             )
-        known = 307 if code == 308 else code  # urllib knows 308 from Python 3.11
+        known = 307 if code == 308 else code  # urllib knows 308 since Python 3.11
         return super().redirect_request(req, fp, known, msg, headers, newurl)
 
     http_error_308 = urllib.request.HTTPRedirectHandler.http_error_302

@@ -1,8 +1,8 @@
 """CIFAR-10 and CIFAR-100 in their binary version (Krizhevsky 2009).
 
-A file consists of records without a header. A record is one byte of label (CIFAR-100: two, coarse
-and fine), then 32 x 32 bytes of red, of green and of blue, each row by row. For CIFAR-100 the fine
-labels are read.
+A file consists of records without a header. A record is one byte of label (CIFAR-100: two bytes,
+coarse and fine), then 32 x 32 bytes of red, of green and of blue, each row by row. For CIFAR-100
+the fine labels are read.
 """
 
 from __future__ import annotations
@@ -141,8 +141,8 @@ def _kind_of(path: Path) -> _Kind | None:
     with open_regular(path) as file:
         for kind in _KINDS:
             num_records = min(_NUM_SAMPLED, size // kind.record_bytes)
-            # A few labels may be valid by chance, so all sampled labels are required if the last
-            # record is incomplete.
+            # A few labels may be valid by chance, so a file whose last record is incomplete must
+            # have at least `_NUM_SAMPLED` records.
             if num_records < (_NUM_SAMPLED if size % kind.record_bytes else 1):
                 continue
             places = range(0, num_records * kind.record_bytes, kind.record_bytes)

@@ -8,7 +8,7 @@ paths are ignored. A name such as "train" gives the split (see `split_names`). T
 the client. If the files differ only in the name of their split (train.csv, test.csv), they are the
 splits of a source without clients. If a file has a column of owners, the column overrides the
 file's name. A CSV file without a column of labels (a competition's test.csv) or without pixels (a
-sample submission) is left out if other files have them.
+sample submission) is left out if other files have both.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class _Unit:
 
 @dataclass(frozen=True)
 class _Placed:
-    """A unit with its split and its client; None: the path does not name it."""
+    """A unit with its split and its client, each None if the path does not name it."""
 
     unit: _Unit
     split: str | None
@@ -495,7 +495,7 @@ def _tell_from(tell: ProgressCallback, done: int) -> ProgressCallback:
 
 
 def _has_fractions(imported: Imported, pixel_range: str) -> bool:
-    """Whether a pixel in a range that ends at 1 is strictly between 0 and 1."""
+    """Whether the range ends at 1 and some pixel is a fraction, or pixels are standardised."""
     if pixel_range == _STANDARDISED:
         return True
     if _top(pixel_range) > 1:

@@ -429,7 +429,7 @@ def _readable(path: Path) -> Iterator[IO[str]]:
 
 
 def _fault_of_pixel(text: str) -> str | None:
-    """Returns the fault of a pixel field, to follow its text in a message, or None."""
+    """Returns the fault of a pixel field, or None. In a message it follows the field's text."""
     if not (is_number(text) and any(char.isdigit() for char in text)):  # float() reads "nan"
         return (
             "is not a pixel; give a number in each row, or remove the column if it holds no pixels"

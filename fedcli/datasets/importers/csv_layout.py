@@ -134,7 +134,7 @@ def read_layout(header: str, rows: Sequence[str], options: ImportOptions, where:
 
 
 def has_label_column(header: str, options: ImportOptions) -> bool:
-    """Returns whether a header has the column that --label-column names, or else a usual one."""
+    """Returns whether a header has the column of --label-column, by default any usual column."""
     columns = [name.strip() for name in split_line(header, delimiter_of(header))]
     if options.label_column is not None:
         return options.label_column in columns
@@ -240,7 +240,7 @@ def _packed_column(places: Sequence[int], fields: Sequence[Sequence[str]]) -> in
 def _pixel_columns(columns: Sequence[str], places: Sequence[int]) -> list[int]:
     """Returns the indices of the pixel columns.
 
-    These are the columns without another role whose names follow the commonest pattern.
+    A pixel column has no other role, and its name follows the commonest pattern.
     """
     stems = {i: re.sub(r"\d+", "#", columns[i].lower()) for i in places}
     stem, count = Counter(stems.values()).most_common(1)[0] if stems else ("", 0)

@@ -42,8 +42,8 @@ class Fit:
     def __call__(self, pixels: Pixels) -> Pixels:
         """Returns images [k, H, W] or [k, H, W, C] of the same type.
 
-        The aspect ratio is kept: the image is scaled to fit, and the rest is filled with the
-        median of its own border, channel by channel.
+        The aspect ratio is kept: the image is scaled to fit, and the space around it is filled
+        with the median of the image's border, channel by channel.
         """
         if self.size is not None and pixels.shape[1:3] != self.size:
             size = self.size

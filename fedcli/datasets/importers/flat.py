@@ -29,7 +29,8 @@ def flat_shape(
         (H, W) or (H, W, C), and CHANNELS_LAST or CHANNELS_FIRST.
 
     Raises:
-        DataError: The values do not make such an image. The message starts with `where`.
+        DataError: The values do not fill the given shape, or a square; or the shape is not
+            allowed. The message starts with `where`.
     """
     side = math.isqrt(num_values)
     shape = given or (side, side)

@@ -522,10 +522,10 @@ def _refuse_clients_as_classes(meaning: Meaning, root: Path) -> None:
 def _take_drawers(meaning: Meaning) -> bool:
     """Makes the drawers of Omniglot's characters the clients; returns whether this is Omniglot.
 
-    The pictures are Omniglot's if each folder alphabet/character has one number and each number one
-    folder, if all characters of an alphabet have the same drawers, if some names of characters
-    occur in several alphabets, and if no folder is a split. A client is a drawer of one alphabet,
-    because other alphabets were drawn by other people.
+    The pictures are Omniglot's if each folder alphabet/character has one number that no other
+    folder has, if all characters of an alphabet have the same drawers, if some names of characters
+    occur in several alphabets, and if no folder's name means train. A client is a drawer of one
+    alphabet, because other alphabets were drawn by other people.
     """
     numbers: dict[tuple[str, ...], set[str]] = {}
     drawers: dict[tuple[str, ...], set[str]] = {}

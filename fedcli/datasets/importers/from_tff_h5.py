@@ -58,7 +58,7 @@ def read(
         source=str(path),
         pixel_convention=split.pixel_convention,
         is_emnist=split.is_emnist,
-        # CIFAR-100's ids are numbers from 0 in both files, so equal ids are different clients.
+        # Each file of CIFAR-100 numbers its clients from 0, so equal ids are different clients.
         same_people=split.has_same_people,
         notes=notes,
         pixel_range=coding.range,

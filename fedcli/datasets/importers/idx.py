@@ -54,7 +54,7 @@ def read(
 ) -> Imported:
     """Returns the images of a folder or of several files with their labels and writers.
 
-    Files belong together by their names (`train-images…`, `train-labels…`), else by their counts;
+    Files are matched by their names (`train-images…`, `train-labels…`), else by their counts;
     "t10k" or "test" in a name makes the split "test".
 
     Args:

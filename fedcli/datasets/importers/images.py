@@ -356,7 +356,7 @@ def _list_files(root: Path) -> _Listed:
 
 
 def _useful_tables(listed: _Listed, meaning: Meaning, root: Path) -> list[Tables]:
-    """Returns the usable tables of text files; if none names a picture, also of MATLAB files."""
+    """Returns the usable text tables; if none names a picture, also tables of MATLAB files."""
     if not listed.mats and all(map(picture_tables.is_meant, listed.tables)):
         return [*listed.tables]
     paths = [each.path for inside in meaning.splits.values() for each in inside]
@@ -480,7 +480,7 @@ def _describe(picture: Picture, folders: str | None) -> Labelled:
 
 
 def _split_by_lists(labelled: LabelledSplits, rows: picture_tables.Rows) -> LabelledSplits:
-    """Divides pictures labelled by folders into splits, by tables that are named after splits."""
+    """Divides labelled pictures into splits, by tables that are named after splits."""
     (pictures,) = labelled.splits.values()
     of_list = picture_tables.splits_by_lists(rows, len(pictures))
     if not of_list:
@@ -592,8 +592,8 @@ def _check_tables_agree(labelled: LabelledSplits, rows: picture_tables.Rows, roo
     """Refuses class folders that disagree with a table's column of labels.
 
     Raises:
-        DataError: A table names at least half of the pictures, and pictures of one folder have
-            several labels in it, or one label is in several folders.
+        DataError: A table names at least half of the pictures, and it has several labels for
+            the pictures of one folder, or the same label for several folders.
     """
     pictures = [each for files in labelled.splits.values() for each in files]
     paths = [each.path for each in pictures]

@@ -133,7 +133,7 @@ def _read_arrays(
         own_classes=classes.num_hot or None,
         class_names=classes.names,
         is_emnist=is_emnist,
-        # LEAF divides either the images of each writer or the writers into train and test.
+        # Between train and test, LEAF divides either the images of each writer, or the writers.
         same_people=len(owners) == 1 or not owners[0].isdisjoint(owners[1]),
         evidence={
             "splits": "folders " + ", ".join(splits) if len(splits) > 1 else "shards of one split",
@@ -312,7 +312,7 @@ def _rounded(images: NDArray[np.float32]) -> tuple[Pixels, float]:
         levels = images * np.float32(255)
         nearest = np.rint(levels)
         np.abs(levels - nearest, out=levels)
-    # False for NaN, too.
+    # This condition is false for NaN, too.
     if nearest.min() >= 0 and nearest.max() <= 255 and levels.max() <= _TOLERANCE:
         return nearest.astype(np.uint8), 1 / 255
     return images, 1.0

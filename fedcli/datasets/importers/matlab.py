@@ -70,7 +70,7 @@ def read(
     """Returns the images of some files.
 
     The names of the files give the splits; in a single file, the names of its structures do. If
-    these give none, the file is the train split.
+    these name no split, the file is the train split.
 
     If the labels that occur are exactly 1 to 10, they are digits as in SVHN, and 10 is the digit 0.
 
@@ -151,7 +151,7 @@ def load(path: Path) -> dict[str, Any]:
     """Returns the arrays of numbers and the structures of a file under their names.
 
     An array in a structure is `structure/array`. A structure of several rows is one array of
-    NumPy's structured type, whose fields hold objects; files of version 7.3 have none.
+    NumPy's structured type, whose fields hold objects; version 7.3 has no such structures.
 
     Raises:
         ConfigError: SciPy is needed and not installed.
@@ -321,7 +321,7 @@ def _flatten(name: str, value: Any, arrays: dict[str, NDArray[Any]]) -> None:
 def _find(
     arrays: Mapping[str, NDArray[Any]], names: Sequence[str], given: str | None, path: Path
 ) -> str:
-    """Returns the array that an option names, or the only one with a usual name, by its name."""
+    """Returns the name of the array that an option names, or of the only one with a usual name."""
     if given is not None and given not in arrays:
         raise ConfigError(f"--label-column {given}: {path} holds {', '.join(arrays) or 'nothing'}")
     found = [given] if given else [name for name in arrays if _last(name) in names]

@@ -34,7 +34,7 @@ class NpyFiles:
     """Files with one array each, with the interface of an .npz archive.
 
     A file is a .npy file, or an archive with one array, whose name in the archive is ignored. Use
-    it as a context: at its end archives are closed.
+    it as a context manager: the end of the context closes the archives.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:

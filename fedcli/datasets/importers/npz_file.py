@@ -65,7 +65,7 @@ class Array:
 
 
 def has_arrays(path: Path) -> bool:
-    """Returns whether a file is a zip file with an array in it, or begins as one."""
+    """Returns whether a file is a zip file with an array in it, or is a damaged zip file."""
     if start_of(path, 4) not in _ZIP_SIGNATURES:
         return False
     try:

@@ -44,7 +44,7 @@ class PickledArrays:
 
 
 def unpickled(archive: Members, path: Path) -> Members:
-    """Returns the arrays of the dictionary that an archive consists of, else the archive itself.
+    """Returns the arrays of the pickled dictionary in an archive, or the archive if it has none.
 
     Args:
         archive: The archive.

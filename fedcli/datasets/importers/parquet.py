@@ -81,7 +81,7 @@ def recognises(path: Path) -> bool:
 def are_clients(files: Sequence[Path]) -> bool:
     """Returns whether each of several files is a client.
 
-    It is, if no name is the name of a split, and not all names are those of parts of a table.
+    They are clients if no file is named like a split, and not all are named like parts of a table.
     """
     names = [path.stem for path in files]
     are_parts = all(map(_PART.search, names))

@@ -93,7 +93,7 @@ class Decoder:
         try:
             if content is None and path.stat().st_size <= _READ_WHOLE:
                 content = path.read_bytes()
-            # From memory, a damaged length in the file cannot make Pillow read beyond its end.
+            # In memory, a damaged length in the file cannot make Pillow read beyond the file's end.
             file = path if content is None else io.BytesIO(content)
             with self._pillow.open(file, formats=DECODERS) as image:
                 width, height = image.size

@@ -33,7 +33,7 @@ def files_among(paths: Sequence[Path]) -> list[Path]:
 
 
 def read_tables(paths: Sequence[Path], pictures: Sequence[Path]) -> list[Table]:
-    """Returns the labels and splits of pictures that files hold.
+    """Returns tables of the labels and splits of pictures, read from MATLAB files.
 
     Args:
         paths: The MATLAB files.

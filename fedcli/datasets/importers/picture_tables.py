@@ -46,7 +46,7 @@ MAX_TABLE_BYTES = 512 << 20
 _MAX_LINE = 1 << 20  # characters
 _MAX_COLUMNS = 4096
 _START_BYTES = 1 << 16  # number of bytes from which a table is recognised
-_MOST_STEM_COLUMNS = 512  # a table of file names without endings has fewer; more are pixels
+_MOST_STEM_COLUMNS = 512  # a table of file names without endings has fewer columns; more are pixels
 _MOST_STEM_LISTS = 64  # if there are more .txt files, each describes a single picture
 _SUBMISSION = re.compile(
     r"(?:sample|example|gender)?[-_ ]*submi(?:ssion|t)s?(?:[-_ ]?\d+)?", re.IGNORECASE
@@ -544,7 +544,7 @@ class _Finder:
             return found
         *above, last = name.split("/")
         candidates = self._by_name.get(last, [])
-        if not candidates and _names_picture(last):  # perhaps converted to another format
+        if not candidates and _names_picture(last):  # the picture may have been converted
             candidates = self._by_name.get(last.rpartition(".")[0], [])
         if folder in self._folders:
             candidates = [each for each in candidates if folder in each.parents]
@@ -574,7 +574,7 @@ def _file_place(table: Table, finder: _Finder, given: str | None) -> int | None:
     for place in range(len(table.columns)):
         values = [row[place] for _, row in table.rows]
         found = sum(finder.find(value, table.path) is not None for value in values)
-        # A number may equal a picture's name without ending by chance, but not a full name.
+        # By chance a number may equal a picture's name without ending, but not its full name.
         is_named = sum(map(_names_picture, values)) * 2 > len(values)
         shares.append((found / len(values), is_named, -place))
     share, is_named, place = max(shares, key=lambda each: (each[0] >= _LEAST_SHARE, *each[1::-1]))

@@ -244,7 +244,7 @@ def _array(shape: Any, kind: Any, is_fortran: bool, content: Any) -> NDArray[Any
 
 
 def _raw(text: str) -> bytes:
-    """The bytes of a text that Python 2 wrote, or that were written as Latin-1."""
+    """The bytes that a pickle holds as text: Python 2's strings, or bytes written as Latin-1."""
     try:
         return text.encode("latin-1")
     except UnicodeEncodeError as err:

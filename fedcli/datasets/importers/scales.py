@@ -350,7 +350,7 @@ def rescale(
     survey = Survey(pixel_range)
     is_packed = are_shares or any(table.pixels.dtype != np.uint8 for table in tables.values())
     for table in tables.values():
-        # Blocks are small, because counting takes several times their size.
+        # Blocks are small, because counting takes several times as much memory.
         for first, last in blocks(len(table), table.pixels.shape[1:], 8 * table.pixels.itemsize):
             block = np.asarray(table.pixels[first:last])
             if is_packed and block.dtype == np.uint8:

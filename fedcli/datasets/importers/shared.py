@@ -54,7 +54,7 @@ def imported(
         own_classes: The number of classes that the source states, if it does.
         class_names: A name for each class, or no names.
         are_numbered: Whether the labels in the source are numbers, which names may describe.
-        is_emnist: Whether the examples are EMNIST's, so that 62 classes are its characters.
+        is_emnist: Whether the examples are EMNIST's. Then 62 classes are its characters.
         same_people: Whether equal ids in train and test are the same people.
         licence: The licence that the source states.
         notes: The notes so far.
@@ -132,7 +132,7 @@ def number_labels(
 
     Args:
         tables: The tables by split, whose labels are codes of the reader.
-        reader: The reader, which has read the labels of all of them.
+        reader: The reader, which has read the labels of all tables.
 
     Raises:
         DataError: See `LabelReader.classes`.
@@ -174,8 +174,8 @@ def polarity_of(tables: Mapping[str, ExampleTable]) -> tuple[str, str]:
     """Estimates from images whether 1.0 is "ink" or "background"; also returns the evidence.
 
     Colour images are "ink". Grey images are "background" if most pixels of their borders are light.
-    If about half of these pixels are light, they are "background" if the borders are lighter than
-    the centres.
+    If about half of these pixels are light, the images are "background" if their borders are
+    lighter than their centres.
     """
     border = Border()
     for table in tables.values():
@@ -195,7 +195,7 @@ def blocks(num_images: int, shape: Sequence[int], itemsize: int = 1) -> Iterator
 
 
 def tell_after(tell: ProgressCallback, done: int, total: int | None) -> ProgressCallback:
-    """Returns a callback for a later part of a job: it adds `done`, and `total` is of all parts."""
+    """Returns a callback for a later part of a job: it adds `done`, and tells the whole `total`."""
     return lambda count, _: tell(done + count, total)
 
 
@@ -207,7 +207,7 @@ def _guess(tables: Mapping[str, ExampleTable]) -> int:
 
 
 def _refuse_codes(tables: Mapping[str, ExampleTable], largest: int) -> None:
-    """Refuses labels if most classes do not occur, because they may be codes or years."""
+    """Refuses labels if most classes do not occur: the labels may be codes or years."""
     num_present = len(np.unique(np.concatenate([table.labels for table in tables.values()])))
     if 2 * num_present <= largest:
         table = next(each for each in tables.values() if largest in each.labels)

@@ -396,7 +396,7 @@ def _database(path: Path, folder: Path | None, tell: ProgressCallback) -> Iterat
         _check_size(path.stat().st_size, _database_bytes(start), str(path))
         yield path
         return
-    # SQLite opens files by name, so this file needs one.
+    # SQLite opens files by name, so this file needs a name.
     with scratch_folder(folder, UNPACKED) as unpacked:
         database = unpacked / "database"
         with open_regular(path) as packed, database.open("xb") as file:

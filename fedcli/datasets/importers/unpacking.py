@@ -39,7 +39,7 @@ MAX_FILES = 4_000_000
 _MAX_NAME = 4096  # characters
 _MAX_PARTS = 32  # folders above a file
 _BLOCK_BYTES = 1 << 20
-MAX_LISTED_BYTES = 64 << 20  # size of a zip file's directory: over half a million files
+MAX_LISTED_BYTES = 64 << 20  # size of a zip file's directory; enough for over half a million files
 _ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
 _TAR_MAGIC, _TAR_PLACE, _TAR_BLOCK = b"ustar", 257, 512
 _PACKERS: Mapping[bytes, Callable[..., Any]] = {
@@ -110,7 +110,7 @@ def unpacked(archive: Path, folder: Path | None, tell: ProgressCallback) -> Iter
 
 
 def _is_plain_zip(path: Path) -> bool:
-    """Whether a zip file holds anything but arrays at its top level, so that it is not .npz."""
+    """Whether a zip file is not .npz: it holds no arrays, or it holds arrays in folders."""
     try:
         with open_zip(path, MAX_LISTED_BYTES) as file:
             names = [name for name in file.namelist() if not name.endswith("/")]

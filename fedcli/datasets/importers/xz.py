@@ -18,7 +18,7 @@ class XzReader:
     """The bytes in an .xz or .lzma file, from front to back."""
 
     def __init__(self, source: Path | BinaryIO) -> None:
-        """Takes a path, or an open file, which `close` leaves open. Raises OSError."""
+        """Takes a path, or an open file, which the reader never closes. Raises OSError."""
         self._resources = contextlib.ExitStack()
         self._file: BinaryIO
         if isinstance(source, Path):

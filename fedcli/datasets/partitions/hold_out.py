@@ -27,7 +27,7 @@ class HeldOut:
     Attributes:
         train: The examples that are left for training.
         test: The examples that were set aside.
-        num_whole: Number of clients that have a single example, so that it stays in `train`.
+        num_whole: Number of clients that have a single example, which stays in `train`.
     """
 
     train: Assignment
@@ -38,7 +38,7 @@ class HeldOut:
 def within(assignment: Assignment, fraction: float, seed: int) -> HeldOut:
     """Sets aside a random share of each client's examples.
 
-    The number is rounded, but at least one example goes to each side. A client with a single
+    The number to set aside is rounded, but each side gets at least one. A client with a single
     example is only in train. Examples keep their order. Time is linear in the number of examples,
     except for sorting each client's draws.
 
@@ -122,7 +122,7 @@ def central(
 
 
 def _share(size: int, fraction: float) -> int:
-    """The rounded number to set aside of `size` (at least 2), at least one on each side."""
+    """How many of `size` (at least 2) to set aside: rounded, with at least one on each side."""
     return min(max(1, round(size * fraction)), size - 1)
 
 

@@ -154,20 +154,20 @@ def assign_dirichlet_class(task: Task) -> Counts:
 
 
 def assign_dirichlet_client(task: Task) -> Counts:
-    """Draws a label mix q ~ Dir(alpha 1_C) over the classes for each client, all of size n / K.
+    """Draws a label mix q ~ Dir(alpha 1_C) for each client; each client has n / K examples.
 
-    Acar et al. 2021 (FedDyn), Flower's InnerDirichletPartitioner; `label_mixes` says how examples
-    are drawn. pfl-research sometimes adds 0.02 to each q, which makes clients more alike.
+    As in Acar et al. 2021 (FedDyn) and Flower's InnerDirichletPartitioner; `label_mixes` says how
+    examples are drawn. pfl-research sometimes adds 0.02 to each q, which makes clients more alike.
     """
     return _assign_by_mixes(task, np.full(task.num_classes, task.options["alpha"]))
 
 
 def assign_dirichlet_prior(task: Task) -> Counts:
-    """Draws a label mix q ~ Dir(alpha p), p_c = n_c / n, for each client, all of size n / K.
+    """Draws a label mix q ~ Dir(alpha p), p_c = n_c / n, for each client of n / K examples.
 
-    Hsu et al. 2019: CIFAR-10, 100 clients with 500 examples each. With C classes of equal size this
-    is Dir(alpha / C 1_C), which is far less even than dirichlet-client with the same alpha. Google
-    published two programs: one uses p, the other one uses 1 for each class.
+    Hsu et al. 2019 use CIFAR-10 and 100 clients with 500 examples each. With C classes of equal
+    size this is Dir((alpha / C) 1_C), which is far less even than dirichlet-client with the same
+    alpha. Google published two programs: one uses p, the other one uses 1 for each class.
     """
     return _assign_by_mixes(task, task.options["alpha"] * task.class_sizes() / len(task.labels))
 
@@ -295,7 +295,7 @@ def cut(shares: NDArray[np.float64], totals: Counts) -> Counts:
     """Divides each row's total by cutting it at floor(cumsum(shares) total): int64 [rows, k].
 
     Args:
-        shares: float64 [rows, k], at least 0, no row all 0; they need not sum to 1.
+        shares: float64 [rows, k], at least 0, no row all 0; a row need not sum to 1.
         totals: int64 [rows].
     """
     edges = np.cumsum(shares, axis=1)

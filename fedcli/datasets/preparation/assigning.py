@@ -69,7 +69,7 @@ def choose_scheme(
 
 
 def _check_no_options(given: Mapping[str, Value]) -> None:
-    """Refuses options of a partition if none is named and the examples keep their owners."""
+    """Refuses options of a partition if no partition is named and examples keep their owners."""
     for option in given:
         raise ConfigError(
             f"--partition-option {option}: the examples keep their own clients, so there are no "
@@ -141,7 +141,7 @@ def _without_pixels(table: ExampleTable, kept: NDArray[np.int64]) -> ExampleTabl
 
 
 def _in_table(kept: NDArray[np.int64], assignment: Assignment) -> Assignment:
-    """Converts indices into chosen examples to indices into the table they were chosen from."""
+    """The assignment with indices in the table instead of positions in `kept`."""
     return Assignment(assignment.client_ids, kept[assignment.order], assignment.offsets)
 
 

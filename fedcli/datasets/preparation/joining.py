@@ -14,7 +14,7 @@ from fedcli.errors import DataError
 
 
 def join_test(train: Imported, test: Imported) -> Imported:
-    """Returns the train source with the other source's test split, else with its train split.
+    """Returns the train source with the test split, else the train split, of the other source.
 
     Classes are matched by name or value.
 
@@ -78,10 +78,10 @@ def check_shapes(tables: Mapping[str, ExampleTable]) -> None:
 
 
 def _match_convention(train: Imported, test: Imported, table: ExampleTable) -> ExampleTable:
-    """The test examples with the meaning of 1.0 in train.
+    """The test examples, converted to the meaning of 1.0 in train.
 
     Two sources of the same format are assumed to agree, because an estimate from pixels may be
-    wrong for one of them. A store records its meaning.
+    wrong for one of them. This is not assumed of stores, which record the meaning.
     """
     is_alike = train.format == test.format != "store"
     if is_alike or train.pixel_convention == test.pixel_convention:

@@ -42,8 +42,8 @@ class PrepareOptions:
         invert: Replace each pixel x by 1 - x.
         min_examples: Clients with fewer train examples are left out. Examples are counted before
             any are held out.
-        test_data: A source whose test split, else train split, becomes the test split. It becomes
-            the split central if its examples have no owners and the partition is natural.
+        test_data: A source whose test split, else train split, becomes the test split. If its
+            examples have no owners and the partition is natural, it becomes the split central.
         hold_out: One of `vocabulary.HOLD_OUTS`; None: nothing is held out.
         hold_out_split: The split to make, "test" or "validation" (a pooled test is called central);
             None: test if the source has none, else validation.

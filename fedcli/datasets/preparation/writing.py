@@ -135,8 +135,8 @@ def _continue_history(
 ) -> tuple[str, dict[str, object]]:
     """The partition and parameters of a store whose clients are kept.
 
-    The earlier parameters are nested under "before", so that new ones of the same names do not
-    replace them.
+    The earlier parameters are nested under "before", so that new parameters of the same names
+    do not replace them.
     """
     changes = tables.split_partition(scheme)[1]
     names = [info.partition] * (info.partition != tables.NATURAL or not changes)
@@ -148,7 +148,7 @@ def _continue_history(
 def _title(sources: Sequence[Path], source: str) -> str:
     """The name of a source without its folder, so that equal data make equal stores.
 
-    If the source is a store, the name that it records is used unchanged: it is not a path.
+    If the source is a store, the name that it records is used unchanged: that name is not a path.
     """
     path = next((each for each in sources if str(each) == source), None)
     if path is None:

@@ -61,8 +61,8 @@ def create(
         path: The file to write or replace; links are followed.
         splits: For each split its clients, sorted by id.
         info: The metadata of the store.
-        tell: Called with the number of examples read of each split that is read client by client,
-            then with the number of examples written of all splits.
+        tell: Called for each split that is read client by client, with the number of examples
+            read; then for all splits together, with the number of examples written.
 
     Raises:
         DataError: A client cannot be stored (id, order, shape, label or pixel), or the file
@@ -228,7 +228,7 @@ def _write(path: Path, splits: list[SplitArrays], info: StoreInfo, tell: Progres
 def _lay_out(path: Path, splits: list[SplitArrays], info: StoreInfo) -> dict[tuple[str, str], int]:
     """Writes everything except the content of the arrays; returns the offset of each array.
 
-    The arrays are written without HDF5, which is faster and gives an errno if the disk is full.
+    The arrays are written without HDF5: this is faster, and gives an errno if the disk is full.
     """
     places = {}
     with (

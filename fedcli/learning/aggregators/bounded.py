@@ -1,7 +1,7 @@
 """The weighted mean of clipped deltas: with a fixed norm, or with TFF's adaptive bounds.
 
 TFF's chain (learning/model_update_aggregator.py: robust_aggregator) replaces a delta by zeros if
-the largest magnitude of its entries is above a bound, and keeps its weight. It then clips each
+the largest magnitude of its entries is above a bound; the client's weight stays. It then clips each
 delta to an L2 norm over all tensors, and takes the mean. Both bounds follow quantiles of the
 clients' deltas (Andrew, Thakkar, McMahan and Ramaswamy, "Differentially Private Learning with
 Adaptive Clipping", NeurIPS 2021, https://arxiv.org/abs/1905.03871; TFF
@@ -50,7 +50,7 @@ class Quantile(NamedTuple):
         return estimate * math.exp(-self.rate * (share_below - self.target))
 
 
-# TFF's defaults. A delta is replaced by zeros if an entry is larger than 2 * estimate + 1.
+# TFF's defaults. A delta becomes zeros if an entry's magnitude is above 2 * zeroing estimate + 1.
 ZEROING = Quantile(initial=10.0, target=0.98, rate=math.log(10.0))
 CLIPPING = Quantile(initial=1.0, target=0.8, rate=0.2)
 

@@ -2,8 +2,8 @@
 
 Geometric median: Pillutla, Kakade and Harchaoui, "Robust Aggregation for Federated Learning", IEEE
 Transactions on Signal Processing 2022, https://arxiv.org/abs/1912.13445, which smooths Weiszfeld's
-method. The paper starts at the weighted mean. A delta that is far away moves the mean towards it,
-and four steps do not undo that, so the default start is the coordinate median.
+method. The paper starts at the weighted mean, but here the default start is the coordinate median:
+a delta that is far away can move the mean so far that four steps do not undo the shift.
 
 Centered clipping: Karimireddy, He and Jaggi, "Learning from History for Byzantine Robust
 Optimization", ICML 2021, https://arxiv.org/abs/2012.10333. The center starts at the result of the
@@ -65,7 +65,7 @@ class GeometricMedian(RobustRule):
 
 @dataclass(frozen=True)
 class CenteredClipping(RobustRule):
-    """The center plus the mean of the deltas' differences from it, each clipped to a norm.
+    """The center plus the mean of the clipped differences between the deltas and the center.
 
     Attributes:
         radius: The norm to which differences are clipped (tau).

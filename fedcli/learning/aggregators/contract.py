@@ -34,7 +34,7 @@ class Aggregator(Protocol):
     Two attributes are optional. `averages_coordinates` is true if each coordinate of the mean delta
     is a mean of the values that some or all deltas have there. Only such an aggregator is allowed
     for a model with batch normalization. `selected_by` is the option that selects the class, if
-    that is not --aggregator.
+    this option is not --aggregator.
     """
 
     def init(self) -> dict[str, Any]:

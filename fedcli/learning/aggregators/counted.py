@@ -22,8 +22,8 @@ from fedcli.learning.engines.deltas import Deltas
 class CountedDeltas:
     """The deltas that count, as rows of the cohort's memory-mapped file.
 
-    A delta is `scale * row + shift`. Most rules give the same result if they combine the rows and
-    this map is applied to the result, which is cheaper.
+    A delta is `scale * row + shift`. Most rules combine the rows, and apply this map only to the
+    result. This is cheaper and gives the same result.
 
     Attributes:
         deltas: The deltas of the cohort.

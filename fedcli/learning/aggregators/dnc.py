@@ -22,10 +22,10 @@ from fedcli.learning.aggregators.robust import RobustRule
 
 @dataclass(frozen=True)
 class DivideAndConquer(RobustRule):
-    """The mean of the deltas that are dropped in no pass.
+    """The mean of the deltas that no pass drops.
 
     A pass takes some coordinates at random, finds the direction in which the deltas vary most, and
-    drops the f deltas with the largest deviations from the mean along it.
+    drops the f deltas that deviate most from the mean along this direction.
 
     Attributes:
         iterations: Number of passes.

@@ -23,8 +23,8 @@ from fedcli.learning.engines.deltas import DeltaRequest
 class FLTrust(RobustRule):
     """The mean of the deltas, each scaled to the norm of the root set's delta, weighted by trust.
 
-    The trust in a delta is its cosine with the root set's delta, 0 if that is negative. A round in
-    which every trust is 0 is skipped.
+    The trust in a delta is its cosine with the root set's delta, or 0 if the cosine is negative. A
+    round in which every trust is 0 is skipped.
 
     Attributes:
         root_examples: The number of examples of the root set.

@@ -50,13 +50,13 @@ class TreeNoise:
     """Tree noise: the sum over the rounds so far has noise N_t; round t adds N_t - N_(t-1).
 
     The first t rounds of a tree are divided into complete groups of 1, 2, 4, ... rounds. Each group
-    has a standard normal value, and their sum is the noise N_t of the first t rounds. With
+    has a standard normal value; N_t is the sum of the values of these groups. With
     `efficient`, a group of 2^level rounds also uses the values of the two halves inside it: v =
     (own + (left + right) / 2) / (2 - 2^-level) (Honaker, "Efficient Use of Differentially Private
     Binary Trees", 2015). The first round after a restart adds N_1 of the next tree.
 
-    The values of the current groups are kept between consecutive rounds. After a jump, as when a
-    run is resumed, they are drawn again.
+    The values of the current groups are kept between consecutive rounds. They are drawn again if a
+    round does not follow the last one, for example when a run is resumed.
     """
 
     def __init__(self, seed: int, restart_every: int, efficient: bool) -> None:
@@ -96,5 +96,5 @@ class TreeNoise:
 
 
 def _key(seed: int, round_num: int, level: int) -> StreamKey:
-    """Returns the key of the value of the group of 2^level rounds that ends with a round."""
+    """Returns the key for a group's value; the 2^level rounds of the group end with this round."""
     return stream_key(seed, Purpose.DP_NOISE, round_num=round_num, occurrence=level)

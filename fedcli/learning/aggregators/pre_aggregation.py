@@ -70,8 +70,8 @@ class PreAggregator(Protocol):
 class Bucketing:
     """Means of `size` deltas each (the last may have fewer), in a new random order every round.
 
-    As many new deltas as old ones may be wrong, because each wrong delta may be in a bucket of its
-    own.
+    If f old deltas are wrong, up to f new ones are wrong, because each wrong delta may be in a
+    different bucket.
     """
 
     size: int = 2
@@ -142,7 +142,7 @@ class NearestNeighbourMixing(_OnePerDelta):
 
 @dataclass(frozen=True)
 class AdaptiveClipping(_OnePerDelta):
-    """The k largest deltas are clipped to the norm of the next one, k = floor(2 f (n - f) / n)."""
+    """Clips the k deltas of largest norm to the next largest norm; k = floor(2 f (n - f) / n)."""
 
     def mix(self, counted: CountedDeltas) -> Mixing:
         """See `PreAggregator`."""
@@ -203,9 +203,9 @@ class PreAggregated:
         return combined, {**state, **after}, {**metrics, **mixing.metrics}
 
     def aggregator_among(self, num_clients: int) -> Aggregator:
-        """Returns the aggregator for as many wrong deltas as a cohort of `num_clients` may have.
+        """Returns the aggregator, set to the number of wrong deltas in a cohort of `num_clients`.
 
-        Bucketing makes fewer deltas, but as many of them may be wrong as before.
+        Bucketing makes fewer deltas, but the number of wrong deltas may stay the same.
         """
         for_cohort = getattr(self.aggregator, "for_cohort", None)
         chosen: Aggregator = self.aggregator if for_cohort is None else for_cohort(num_clients)

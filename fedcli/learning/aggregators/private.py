@@ -14,8 +14,9 @@ Adaptive Clipping", NeurIPS 2021, https://arxiv.org/abs/1905.03871) C follows a 
     b = clamp((sum over k of (1[|D_k| <= C] - 1/2) + N(0, s^2)) / m + 1/2, 0, 1)
     C <- C * exp(-rate * (b - target)),   from the next round on
 
-and the noise on the sum of deltas is z_v C with 1 / z_v^2 = 1 / z^2 - 1 / (2 s)^2. Both releases
-together then spend as much privacy as a single release with noise multiplier z.
+The noise on the sum of deltas has standard deviation z_v C, where
+1 / z_v^2 = 1 / z^2 - 1 / (2 s)^2. The noised sum and b together then spend as much privacy as one
+release with noise multiplier z.
 
 A secure sum rounds the clipped delta of each client, which can make the norm of the delta larger
 than C. The largest possible increase is known beforehand, and the noise is then in proportion to C

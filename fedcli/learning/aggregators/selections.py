@@ -33,7 +33,7 @@ def krum_scores(distances: NDArray[np.float64], num_byzantine: int) -> NDArray[n
 
     Args:
         distances: Squared distances of all pairs, float64 [n, n].
-        num_byzantine: f. At least one nearest other is summed, even if n - f - 2 is below 1.
+        num_byzantine: f. At least one distance is summed, even if n - f - 2 is below 1.
     """
     num = len(distances)
     num_neighbours = min(max(1, num - num_byzantine - 2), num - 1)
@@ -100,7 +100,7 @@ class MultiKrum(Krum):
 
 @dataclass(frozen=True)
 class Bulyan(RobustRule):
-    """Repeated Krum, then the mean of the values of each coordinate nearest to the median.
+    """Repeated Krum, then in each coordinate the mean of the values nearest to the median.
 
     n - 2 f deltas are chosen one after another, each by its score among the deltas that are left.
     In each coordinate, the n - 4 f chosen values nearest to the median are averaged.

@@ -17,7 +17,7 @@ from fedcli.settings.tables import AlgorithmEntry
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A federated algorithm, as the parts in which algorithms differ.
+    """A federated algorithm, described by the parts in which algorithms differ.
 
     Attributes:
         entry: Its row of the table of algorithms.

@@ -184,7 +184,7 @@ class CohortCall:
                 "the aggregator compares the clients' deltas with the delta of examples that the "
                 "server has; give these examples as root_data"
             )
-        clients = [self.root_data]  # in a tuple, the engine would keep their pixels
+        clients = [self.root_data]  # not a tuple, whose pixels the engine would keep
         inputs = task.inputs if exchange is None else exchange.send(clients)
         alone = replace(task, request=SUM, inputs=inputs, occurrences=None, max_distances=None)
         trained = self.engine.train(self.layout, alone, clients, cancel=self.cancel)
@@ -227,7 +227,7 @@ class ClientWork(Protocol):
         It raises the same errors as `Engine.train`.
 
         `call.train(optimizer)` trains the clients, and `call.take_gradients()` computes their
-        gradients. The deltas that they return may be `scaled` by a factor above 0 or `shifted` by
+        gradients. The deltas from both calls may be `scaled` by a factor above 0 or `shifted` by
         a vector.
         """
         ...

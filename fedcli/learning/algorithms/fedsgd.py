@@ -11,12 +11,12 @@ processes,
 
 and the server passes sum_k p_k G_k / sum_k p_k to its optimizer, by default SGD with rate 0.1. p_k
 is the number of examples processed (the default), or 1. Clients send -G_k in place of a model
-delta, so aggregators apply to it. With one full batch per client and server rate a, this is
+delta, so aggregators combine the -G_k. With one full batch per client and server rate a, this is
 federated averaging with client SGD at rate a and server SGD at rate 1.
 
 Differences from TFF: a client without examples has weight 0 and is not an error (TFF computes 0/0
-and counts it as not finite); the metrics of a client whose gradient is not finite are dropped with
-it.
+and counts it as not finite); if a client's gradient is not finite, its metrics are dropped
+together with the gradient.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class OwnModels:
         """Takes the version that the round writes, and the initial model [num_params]."""
         self.next = states
         self._params = params
-        # The d_k before the round, of each piece that was sent and is not received yet.
+        # The d_k before the round, for each piece of the cohort that is sent but not yet received.
         self._before: deque[list[NDArray[np.float32]]] = deque()
 
     def send(self, clients: Sequence[BatchedDataset]) -> ClientInputs:

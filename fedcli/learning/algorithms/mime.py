@@ -5,7 +5,7 @@ cross-device federated learning", NeurIPS 2021, https://arxiv.org/abs/2008.03606
 algorithms/mime.py.
 
 First each client k of the cohort sends the mean gradient G_k of its data at the global parameters
-w; their weighted mean is G. Then it takes local steps with the base optimizer, each with a
+w; their weighted mean is G. Then client k takes local steps with the base optimizer, each with a
 corrected gradient,
 
     (_, y) <- base(s, y, g(y; b) - g(w; b) + G)

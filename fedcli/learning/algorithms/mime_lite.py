@@ -65,7 +65,7 @@ class MimeLiteWork:
         trained = call.train(self.base, frozen=frozen_slots(state))
         is_finite = trained.stats["is_finite"] != 0
         clients = call.clients
-        if not is_finite.all():  # emptied, not removed, so that copies are counted as before
+        if not is_finite.all():  # emptied, not removed: repeated clients keep their numbers
             clients = (
                 each if is_kept else each.without_examples()
                 for each, is_kept in zip(call.clients, is_finite.tolist(), strict=True)

@@ -53,7 +53,7 @@ class OwnVectors:
         self._next = states.next_version()
         self._base = base
         self._factor_of = factor_of
-        # The s and the v_k of each piece that was sent and is not received yet.
+        # The s and the v_k, for each piece of the cohort that is sent but not yet received.
         self._sent: deque[tuple[NDArray[np.float32], list[NDArray[np.float32]]]] = deque()
         self._moved: set[str] = set()
         self.after = self._next.after

@@ -51,10 +51,10 @@ class CallLock:
                 threads.discard(caller)
 
     def run(self, work: Callable[[], T]) -> T:
-        """Runs `work` while it holds the lock, and returns the result.
+        """Holds the lock while `work` runs, and returns the result of `work`.
 
         `hold` would do the same, but its generator adds about 1 microsecond to a call that takes
-        some 30. An interrupt never leaves the lock held, because `with` acquires and releases it
+        about 30. An interrupt never leaves the lock held, because `with` acquires and releases it
         itself.
         """
         caller, threads = self._caller(), self._threads

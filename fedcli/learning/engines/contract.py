@@ -16,7 +16,7 @@ from fedcli.learning.engines.deltas import Deltas
 from fedcli.learning.engines.task import ClientExchange, ClientTask
 from fedcli.models.layout import ParamLayout
 
-# An engine reads a large cohort in pieces: as many clients at a time as have this many pixel bytes.
+# An engine reads a large cohort in pieces; the pixels of a piece take about this many bytes.
 PIECE_BYTES = 64 << 20
 BLOCK_CLIENTS = 8  # pieces end where blocks of the core end (FED_BLOCK_CLIENTS)
 
@@ -141,7 +141,7 @@ def occurrences_of(client_ids: Iterable[str]) -> tuple[int, ...]:
 
 
 class _CopyCounter:
-    """Counts the copies of clients. A call returns the number of earlier calls with its client."""
+    """Counts the copies of clients. A call returns the number of earlier calls for this client."""
 
     def __init__(self) -> None:
         """No client has been counted yet."""

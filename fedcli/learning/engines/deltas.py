@@ -93,9 +93,9 @@ ALL_ROWS = DeltaRequest(all_rows=True)
 class Deltas:
     """The model deltas of a cohort.
 
-    An algorithm may apply an affine map to every delta: it counts as `scale * delta + shift`. The
-    map is not applied to the sum and the rows in advance, because an aggregator uses only one of
-    them.
+    An algorithm may apply an affine map to every delta, which then counts as `scale * delta +
+    shift`. The map is not applied to the sum and the rows in advance, because an aggregator uses
+    only one of the two.
 
     Attributes:
         delta_sum: Sum of weight * delta, float64 [num_params].
@@ -106,7 +106,7 @@ class Deltas:
             replaced by zeros); else they are 0.
         rows: The individual deltas, float32 [num_clients, num_params], in cohort order, read-only.
             They are bounded as in the sum but not weighted; a non-finite delta is zeros. None if
-            they were not requested, or if no client could train and the sum is one of gradients.
+            they were not requested, or if no client could train and gradients are summed instead.
         scale: The factor of every delta, above 0.
         shift: The vector added to every scaled delta, float64 [num_params]; None for zeros.
         round: The round and its clients, if all rows were requested in a `LearningProcess`.
@@ -134,7 +134,7 @@ class Deltas:
     rounding_norm: float = 0.0
 
     def start(self, work: Callable[[int], T]) -> Callable[[], T]:
-        """Starts work that takes a number of threads; returns a function that waits for its end."""
+        """Starts `work(num_threads)`; returns a function that waits and returns the result."""
         if self.helpers is None or self.num_threads == 1:
             result = work(1)
             return lambda: result
@@ -207,7 +207,7 @@ def mapped_rows(num_rows: int, num_params: int) -> NDArray[np.float32]:
     stats = np.ones(1, [("is_finite", "i4")])
     with DeltaFile(num_params) as file:
         # The zeros are written now, so that a full disk raises an error here. If pages were first
-        # allocated through the memory map, it would kill the process.
+        # allocated through the memory map, a full disk would kill the process.
         for _ in range(num_rows):
             file.append(block, np.ones(1), stats)
         return file.mapped(are_writable=True)
@@ -218,8 +218,8 @@ def _scaled(
 ) -> NDArray[np.float32]:
     """Returns a delta times its factor, or zeros if it is not finite.
 
-    A delta with factor 1 is returned as it is. Other results are written to `row`, which may be the
-    same memory.
+    A delta with factor 1 is returned as it is. Other results are written to `row`, which may be
+    the memory of `delta`.
     """
     if is_finite and factor == 1.0:
         return delta

@@ -165,8 +165,8 @@ class PythonEngine:
     ) -> Scores:
         """Returns the predictions of every example of every client, once each, in stored order.
 
-        A model may return probabilities, which are recognised by rows that sum to 1, or logits. If
-        it returns classes alone, each has probability 1.
+        A model may return logits or probabilities; rows that sum to 1 are taken as probabilities.
+        If it returns only the class of each example, this class has probability 1.
 
         Raises:
             Cancelled: `cancel` was set.
@@ -267,7 +267,7 @@ class _LocalSteps:
     ) -> Params:
         """Returns the client's model delta and adds its loss and counts to `stats`."""
         network, params = self._network, self._server.copy()
-        minus_gradient = np.zeros_like(params)  # not added to params, where it would lose digits
+        minus_gradient = np.zeros_like(params)  # separate: added to params, it would lose digits
         slots = np.empty((0, len(params)), np.float32)
         if self._frozen is None and not self._takes_gradient:
             slots = native.initial_slots(self._rows, len(params))
@@ -314,7 +314,7 @@ class _LocalSteps:
         )
 
     def _project(self, params: Params) -> None:
-        """Moves the parameters in place to within the largest distance from the initial ones."""
+        """Limits, in place, the distance of the parameters from the initial ones."""
         if not self._max_distance:
             return
         moved = params.astype(np.float64) - self._server

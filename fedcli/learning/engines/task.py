@@ -30,7 +30,7 @@ class ClientInputs(NamedTuple):
             num_params], or [1, num_params] if it is the same for all clients.
         delta_factors: The factor of each delta in the sum, >= 0: float64 [num_clients].
         starts: The parameters that each client starts from instead of the server's: float32
-            [num_clients, num_params]. Then no delta enters the sum, and delta_factors is None.
+            [num_clients, num_params]. With them no delta is summed, and delta_factors is None.
         max_distances: The largest L2 distance of each client's parameters from those it starts
             with, float64 [num_clients]; 0 for no limit. Parameters that are farther away are
             projected to this distance after each of the client's epochs.
@@ -107,8 +107,8 @@ class ClientTask:
         request: What the engine returns about the deltas.
         frozen: The optimizer state that every local step starts from. None if each client has its
             own state, which changes from step to step.
-        schedule: The factor of the client optimizer's learning rate by local step, from 0. None
-            for a factor of 1 in every step.
+        schedule: The factor of the client optimizer's learning rate in each local step, counted
+            from 0. None for a factor of 1 in every step.
         inputs: Inputs of individual clients, for all clients of a call without a `ClientExchange`.
         occurrences: The number of earlier copies of each client in the cohort, if the call has only
             a part of the cohort. None to count copies within the call.

@@ -1,4 +1,4 @@
-"""Adafactor: stores the mean of squared gradients as its row and column means.
+"""Adafactor: of the mean of squared gradients, only row means and column means are stored.
 
 Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", ICML 2018,
 https://arxiv.org/abs/1804.04235; TFF learning/optimizers/adafactor.py, which is Keras's form.

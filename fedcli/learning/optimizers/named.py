@@ -63,8 +63,8 @@ def schedule_learning_rate(
 
     By default the schedule counts rounds, on the server and on clients; a client's rate is then
     constant within a round. Rounds with a rejected update are counted, too. With `by="local-step"`
-    it counts a client's local steps, from 0 in each round. That is the behaviour of TFF's function
-    of this name, which counts the calls of an optimizer.
+    the schedule counts a client's local steps, from 0 in each round. TFF's function of the same
+    name behaves in this way: it counts the calls of an optimizer.
 
     Args:
         optimizer: A client or server optimizer; the schedule multiplies its learning rate.

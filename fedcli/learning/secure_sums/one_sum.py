@@ -113,8 +113,8 @@ class SecureSum:
 
     Attributes:
         inner: The other aggregator, which needs only the sum.
-        options: The options of the sum. If they have no bound, the inner aggregator's clipping norm
-            is used, or else a bound that clips nothing.
+        options: The options of the sum. If they have no bound, the inner aggregator's bounds are
+            used; if it has none, a bound that clips nothing.
         code: Which numbers clients send for their updates.
     """
 
@@ -137,7 +137,7 @@ class SecureSum:
         return problem_of(self.inner, num_clients)
 
     def aggregate(self, state: Mapping[str, Any], deltas: Deltas) -> Result:
-        """Returns the inner aggregator's result for the secure sum; NaN if it fails.
+        """Returns the inner aggregator's result for the secure sum; NaN if the sum fails.
 
         Raises:
             ConfigError: A weight does not fit in the bits, or is not whole.

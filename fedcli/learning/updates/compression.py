@@ -4,8 +4,8 @@ The core's encoders (csrc/compress) make the bytes, and the server aggregates th
 Each combination of round, client and copy of the client in its cohort has its own random stream, so
 results depend neither on the number of threads nor on resuming.
 
-Error feedback (Seide et al. 2014; Stich et al. 2018, arXiv 1809.07599): a client adds `decay` times
-what it could not send before to its update D, and keeps what it cannot send now:
+Error feedback (Seide et al. 2014; Stich et al. 2018, arXiv 1809.07599): a client keeps the residual
+e that it could not send, and adds `decay` times this residual to its next update D:
 
     input = D + decay * e;  decoded = C(input);  e' = input - decoded
 
@@ -324,7 +324,7 @@ class Total:
 
 
 def replace_all(updates: RoundUpdates, update: NDArray[np.float32] | None) -> None:
-    """Sets every update that counts to a common one, or rejects them all if there is none."""
+    """Sets every update that counts to `update`, or rejects them all if `update` is None."""
     for index in np.flatnonzero(updates.stats["weight"] > 0.0).tolist():
         if update is None:
             updates.reject(index)

@@ -7,8 +7,8 @@ client k, with its residual of earlier rounds, goes through two exchanges:
     client: W_k = M_k^T U               server: decodes U W_k^T; next V = mean_k W_k
 
 The means have the weights of the clients. All clients have the same U, so the mean of the decoded
-updates is U V^T, as in the paper. V is kept from round to round; the first one is drawn at random.
-Vectors are not compressed. A client receives V and U in addition to the model.
+updates is U V^T with the next V, as in the paper. V is kept from round to round; the first V is
+drawn at random. Vectors are not compressed. A client receives V and U in addition to the model.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ def _part(right: NDArray[np.float32], matrix: _Matrix) -> NDArray[np.float32]:
 def _without_zeros(
     right: NDArray[np.float32], matrices: list[_Matrix], updates: RoundUpdates
 ) -> NDArray[np.float32]:
-    """Returns a copy of V with random numbers in columns of zeros (before round 1: in all)."""
+    """Returns a copy of V, with random numbers in each column of zeros (all before round 1)."""
     right = right.copy()
     round_ = updates.round
     key = stream_key(round_.seed, Purpose.ROTATION, round_num=round_.round_num)

@@ -11,8 +11,8 @@ Layout (format "fedcli-checkpoint", version 1):
   `tensors` takes its place: the JSON list of the names of the weights in their order.
 - Attributes: `round_num`, `fedcli_version`; `input_shape`, `num_classes` and `pixel_convention` of
   the model, so that it can be used without its data; and, for each file of vectors
-  that clients keep, its digest under the file's name without suffix: one of `KINDS` in
-  learning.client_states. Early versions lack these digests.
+  that clients keep, its digest, in an attribute with the file's name without suffix (one of `KINDS`
+  in learning.client_states). Early versions lack these digests.
 
 A trailer follows the HDF5 image: 16 bytes of name and the BLAKE2b of all bytes before it. It
 detects a truncated file or a changed byte before anything is parsed. HDF5 tools ignore it.
@@ -267,7 +267,7 @@ def _read_group(file: h5py.File, component: str, num_bytes: int, path: Path) -> 
     group = _member(file, component, h5py.Group, path)
     parts: dict[str, Part] = {}
     pending = sorted(group, reverse=True)
-    while pending:  # HDF5 makes groups of a name with slashes
+    while pending:  # HDF5 turns a name with slashes into groups
         name = pending.pop()
         if name.count("/") > _MAX_DEPTH:
             raise CheckpointError(f"{path}: {component} is nested too deeply")

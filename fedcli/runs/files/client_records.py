@@ -292,7 +292,7 @@ def _parse(opened: h5py.File, file: Path) -> ClientRecords:
 
 
 def _with_directions(rows: NDArray[Any]) -> NDArray[Any]:
-    """Returns the rows as ROW; old bytes are halved, as model and delta have the same size."""
+    """Returns the rows as ROW; old bytes are halved, because model and delta have the same size."""
     if rows.dtype == ROW:
         return rows
     converted = np.zeros(len(rows), ROW)

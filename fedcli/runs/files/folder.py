@@ -97,7 +97,8 @@ class RunDirectory:
             is_numbered: Whether to append the first free number to the name if `path` exists.
 
         Raises:
-            RunError: `path` exists (with `force`: is not a run, or in use), or cannot be written.
+            RunError: `path` cannot be written, or exists; with `force`, an existing path is refused
+                only if it is not a run or is in use.
         """
         check_target(free_path(path) if is_numbered else path, force=force)
         temporary = temporary_name(path)
@@ -288,7 +289,8 @@ def check_target(path: Path, *, force: bool) -> None:
     """Checks, before any work, that a new run can be made at `path`.
 
     Raises:
-        RunError: `path` exists (with `force`: is not a run, or in use), or cannot be written.
+        RunError: `path` cannot be written, or exists; with `force`, an existing path is refused
+            only if it is not a run or is in use.
     """
     if not os.path.lexists(path):
         _check_writable(path)
@@ -384,7 +386,7 @@ def read_config(path: Path) -> dict[str, Any]:
         path: The file, or the folder of a run.
 
     Raises:
-        ConfigError: The file cannot be read, or a key or value is not that of an option.
+        ConfigError: The file cannot be read, a key is no option, or a value is not allowed.
     """
     file = path / CONFIG if path.is_dir() else path
     return settings.from_toml(read_text(file), str(file))

@@ -13,7 +13,7 @@ from typing import Any
 from fedcli.errors import RunError
 from fedcli.settings.vocabulary import MEASURES
 
-MAX_LINE_BYTES = 1 << 20  # a line of metrics has about 400
+MAX_LINE_BYTES = 1 << 20  # a line of metrics has about 400 bytes
 _MEASURED = set(MEASURES.values())
 _NUMBERS = (int, float)
 _MOST = 1e300  # the largest number that is accepted; numbers that are not finite are null
@@ -187,7 +187,7 @@ def _is_attack_success(value: dict[str, Any]) -> bool:
 
 
 def is_number(value: object) -> bool:
-    """Returns whether this is a finite number; Python's JSON reader accepts others, too."""
+    """Returns whether this is a finite number; Python's JSON reader also accepts NaN."""
     return isinstance(value, _NUMBERS) and -_MOST <= value <= _MOST
 
 

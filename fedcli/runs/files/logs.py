@@ -112,7 +112,7 @@ def open_logs(
 
 
 def _byte_rule(config: RunConfig, layout: ParamLayout) -> ByteRule:
-    """Returns the bytes of a client; for a user's own algorithm those of federated averaging."""
+    """Returns the rule for a client's bytes; for a user's own algorithm, that of FedAvg."""
     from fedcli.runs.client_bytes import ByteRule  # lazy: few runs record clients
 
     entry = tables.ALGORITHMS.find(config.algorithm) or tables.ALGORITHMS["fedavg"]

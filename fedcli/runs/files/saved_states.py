@@ -132,7 +132,7 @@ def _is_own(table: Mapping[str, Entry], name: str) -> bool:
 
 
 def _named_model(content: Checkpoint, config: RunConfig, path: Path) -> Model:
-    """Builds a model of the table, after checking that the checkpoint has weights of its size."""
+    """Builds a model of the table, after checking that the checkpoint's weights have its size."""
     arguments: dict[str, Any] = {
         "input_shape": content.input_shape,
         "num_classes": content.num_classes,

@@ -45,7 +45,7 @@ class Family(NamedTuple):
     options: tuple[Option, ...] = ()
 
 
-# The keys are the nouns for a part of the family in messages.
+# Each key is the noun that messages use for a part of the family.
 FAMILIES: Mapping[str, Family] = {
     "algorithm": Family("--algorithm", "fedcli.algorithms", ("optimizer",)),
     "aggregator": Family("--aggregator", "fedcli.aggregators"),
@@ -161,7 +161,7 @@ def make(
         arguments: Arguments of the run. The part receives those that its signature names.
         options: All options of the row, resolved.
         passing: Exceptions that are not wrapped; see `user_code.running`.
-        part: The part, if the row is one of `row_of`.
+        part: The part, if the row was made by `row_of`.
 
     Raises:
         PartError: The part fails.
@@ -174,7 +174,7 @@ def make(
 
 
 def options_for(entry: Entry, options: Mapping[str, Value]) -> dict[str, Value]:
-    """Returns the options that a part declares, of all that the user gave."""
+    """Returns those of the user's options that a part declares."""
     declared = {option.name for option in entry.options}
     return {name: value for name, value in options.items() if name in declared}
 
@@ -266,7 +266,7 @@ def _declared(part: Callable[..., Any], noun: str) -> tuple[Option, ...]:
 
 
 def _is_numbers(default: Any) -> bool:
-    """Tells whether a default is a list of numbers, which an option may be."""
+    """Tells whether a default is a list of numbers, which an option may have as its value."""
     return (
         isinstance(default, list | tuple)
         and bool(default)

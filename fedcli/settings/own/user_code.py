@@ -134,7 +134,7 @@ def load_module(path: Path, source: bytes, name: str, noun: str = MODEL) -> Modu
         noun: The kind of part; see `running`.
 
     Raises:
-        OwnCodeError: The source does not compile, or fails as it runs.
+        OwnCodeError: The source does not compile, or fails while it runs.
     """
     module = ModuleType(name)
     module.__file__ = str(path)

@@ -36,7 +36,7 @@ class AlgorithmEntry(Entry):
         vectors_down: Vectors of the model's size that a client receives, the model included.
         vectors_up: Vectors of the model's size that a client sends, the model delta included.
         numbers_up: Single numbers that a client sends, its weight included.
-        sends_optimizer_state: Whether a client also receives the state of the base optimizer.
+        sends_optimizer_state: Whether the server also sends the state of the base optimizer.
         needs_exact_delta: Whether the server's own state is computed from uncompressed deltas,
             which are then sent in addition to the compressed ones.
         has_own_models: Whether each client keeps its own model and nothing is shared.

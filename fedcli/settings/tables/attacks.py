@@ -9,8 +9,8 @@ from fedcli.dataclass import dataclass
 from fedcli.settings.options import MAX_FLOAT, Entry, Option, Value, table
 from fedcli.settings.vocabulary import AUTO, COLLUDERS, MAX_CLASSES, OMNISCIENT
 
-_RARE = 0.1  # share of the rare images of a class
-ANY_CLASS = -1  # a class that is not chosen
+_RARE = 0.1  # the default share of a class's images that are rare
+ANY_CLASS = -1  # in place of a class: the user has not chosen one
 _MAX_ROUNDS = 2**31 - 1
 
 
@@ -22,8 +22,8 @@ class AttackEntry(Entry):
     options that have the names of its fields.
 
     Attributes:
-        poisons: The Python class that changes the attackers' examples, written as `code`; empty:
-            the attackers train on their own examples. It takes options as `code` does.
+        poisons: The Python class that changes the attackers' examples, written like `code`; empty
+            if the attackers train on their own examples. It takes options as `code` does.
     """
 
     poisons: str = field(default="", kw_only=True)

@@ -130,7 +130,7 @@ def split_augmentation(name: str) -> list[str]:
 
 
 def moments_in(text: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Returns the means and deviations in MEAN,...:STD,..., or None for a word.
+    """Returns the means and deviations in MEAN,...:STD,...; None for one of `NORMALIZATIONS`.
 
     Raises:
         ConfigError: It is neither one of `NORMALIZATIONS` nor such numbers.

@@ -229,7 +229,7 @@ def split_partition(name: str) -> tuple[str, tuple[str, ...]]:
 
 
 def split_code_of_scheme(name: str) -> tuple[str | None, list[str]]:
-    """Returns the FILE.py or FILE.py:NAME that a partition begins with, if it does, and the rest.
+    """Returns the FILE.py or FILE.py:NAME at the start of a partition, else None; and the rest.
 
     Args:
         name: The name of a partition, of which only the first part is checked.

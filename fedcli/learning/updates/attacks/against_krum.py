@@ -78,7 +78,7 @@ def is_chosen_by_krum(
 
     Args:
         between_known: Squared distances between the known updates, [known, known].
-        to_known: Squared distances from the vector to them, [known].
+        to_known: Squared distances from the vector to the known updates, [known].
         num_attackers: The number of attackers, all of which send the vector; at least 1.
     """
     num_nearest = len(to_known) - 2  # n - f - 2 of n = known + a and f = a

@@ -74,8 +74,8 @@ class MinSum(MeanMinusDeviation):
     """As `MinMax`, but bounds the sum of the squared distances to the known updates.
 
     Attributes:
-        limit: The bound is the `max` of these sums over the known updates, as in the paper, or the
-            `min`, as in the authors' code.
+        limit: Each known update has such a sum, too. The bound is the `max` of these sums, as in
+            the paper, or their `min`, as in the authors' code.
     """
 
     limit: str

@@ -52,8 +52,8 @@ class LittleIsEnough(MaliciousUpdate):
 
     Baruch, Baruch and Goldberg, "A Little Is Enough: Circumventing Defenses For Distributed
     Learning", NeurIPS 2019, https://arxiv.org/abs/1902.06156. Implementations differ in the sign of
-    z; both vectors are equally far from the mean. If half of the updates of a round or more come
-    from attackers, z is not defined and the attack is not made in that round.
+    z; both vectors are equally far from the mean. If at least half of the updates of a round come
+    from attackers, z is not defined and the attack is not made in this round.
 
     Attributes:
         z: The number of deviations, or `auto` for `hiding_deviations`.
@@ -76,8 +76,8 @@ class LittleIsEnough(MaliciousUpdate):
 def hiding_deviations(num_updates: int, num_attackers: int) -> float:
     """Returns the z of Baruch et al., the largest deviation that hides the attackers; at least 0.
 
-    For a majority the attackers need s = floor(n / 2 + 1) - a honest supporters. z is the quantile
-    (n - a - s) / (n - a) of the normal distribution.
+    The number of honest updates that the attackers need for a majority is s = floor(n / 2 + 1) - a.
+    z is the quantile (n - a - s) / (n - a) of the normal distribution.
 
     Args:
         num_updates: Updates of the cohort that count, n.

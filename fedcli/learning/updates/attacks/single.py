@@ -95,10 +95,10 @@ class Boost:
     """The attackers send their update times a factor, projected to a radius.
 
     The factor `auto` is the sum of all weights divided by the sum of the attackers' weights. With
-    it and a server learning rate of 1, the global model becomes the attackers' model if all other
-    updates are zeros. This is "model replacement" (Bagdasaryan et al., "How To Backdoor Federated
-    Learning", AISTATS 2020, https://arxiv.org/abs/1807.00459, section 4.2). With a radius the
-    attackers also project their model to within this distance of the global model after each of
+    `auto` and a server learning rate of 1, the global model becomes the attackers' model if all
+    other updates are zeros. This is "model replacement" (Bagdasaryan et al., "How To Backdoor
+    Federated Learning", AISTATS 2020, https://arxiv.org/abs/1807.00459, section 4.2). With a radius
+    the attackers also project their model to within this distance of the global model after each of
     their epochs.
 
     Attributes:
