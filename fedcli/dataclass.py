@@ -2,9 +2,9 @@
 
 `dataclasses.dataclass` reads the fields and compiles five or six methods of each class at import
 time, which takes 0.4 ms. Here the fields are read when they are first needed, and the methods are
-closures that need no compilation. `__init__` is compiled once several objects of a class are made;
-from then on, making one takes as long as with the standard decorator. `dataclasses.fields`,
-`replace` and `asdict` work, and type checkers see the standard decorator.
+closures that need no compilation. `__init__` is compiled when more than `MOST_UNCOMPILED` objects
+of a class are made; further objects are made as fast as with the standard decorator.
+`dataclasses.fields`, `replace` and `asdict` work, and type checkers see the standard decorator.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _init_of(cls: type, *, is_frozen: bool) -> Callable[..., None]:
         values = None
         if num_made <= MOST_UNCOMPILED:
             values = _values_of(dataclasses.fields(cls), args, named)
-        if values is None:  # if the arguments do not fit, the compiled one says what is wrong
+        if values is None:  # if arguments do not fit, the compiled method says what is wrong
             return _compiled_init(cls, is_frozen=is_frozen)(self, *args, **named)
         set_field = object.__setattr__ if is_frozen else setattr
         for name, value in values.items():
@@ -149,7 +149,8 @@ def _compiled_init(cls: type, *, is_frozen: bool) -> Callable[..., None]:
     """Compiles the `__init__` of a class, sets it on the class, and returns it."""
     fields = dataclasses.fields(cls)
     scope: dict[str, Any] = {"_factory": _FACTORY}
-    # A frozen object refuses assignments; its dictionary is also faster than object.__setattr__.
+    # A frozen object refuses assignments, so fields are set in its dictionary. This is also faster
+    # than object.__setattr__.
     parameters, body = ["self"], ["_fields = self.__dict__"] if is_frozen else []
     for each in sorted(fields, key=lambda field: bool(field.kw_only)):
         name, value = each.name, each.name

@@ -91,7 +91,8 @@ def check_is_no_input(path: Path, inputs: Iterable[Path], label: str) -> None:
     """Refuses an output that is also an input; `label` names the option that gave `path`.
 
     Raises:
-        ConfigError: `path` is one of the inputs, perhaps under another name, or in one of them.
+        ConfigError: `path` is one of the inputs, perhaps under another name, or lies in a folder
+            that is an input.
     """
     for each in inputs:
         with contextlib.suppress(OSError):  # one of the two does not exist

@@ -21,12 +21,13 @@ from fedcli.files import check_regular, open_regular
 
 STORE_FORMAT = "fedcli-store"  # the root attribute `format` of a fedcli store
 
-# Deflate compresses by at most 1032 to 1. A file that claims more than this is not complete.
+# Deflate compresses by at most 1032 to 1. A file that claims more than 2000 to 1 is not complete.
 _MAX_PACKING = 2000
 _SMALL_BYTES = 1 << 20
 MAX_NAMES = 200_000  # names in a group; a TFF file has one for each client
-# HDF5 decompresses a chunk into a buffer that it doubles until all fits. If the stored size of a
-# chunk allows more than this many bytes, it is first decompressed here, up to the allowed size.
+# HDF5 decompresses a chunk into a buffer that it doubles until all fits. If a chunk is stored in so
+# many bytes that it could decompress to more than `MAX_UNPACKED_BYTES`, it is first decompressed
+# here, up to the size that the file declares.
 MAX_UNPACKED_BYTES = 256 << 20
 MAX_CHUNK_BYTES = 64 << 20  # of one decompressed chunk; more only if the whole dataset has more
 _DEFLATE_RATIO = 1032  # the largest there is

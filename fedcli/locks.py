@@ -27,7 +27,7 @@ class ReplacedError(Exception):
 
 
 def lock_now(path: Path) -> int:
-    """Locks a file without waiting and returns its descriptor. Closing that releases the lock.
+    """Locks a file without waiting and returns its descriptor; closing this releases the lock.
 
     The file is created if it does not exist.
 
@@ -53,7 +53,7 @@ def lock_now(path: Path) -> int:
 
 
 def is_locked(path: Path) -> bool:
-    """Tells whether another process holds the lock of a file. `lock_now` is not disturbed by it."""
+    """Tells whether another process holds the lock of a file. This does not disturb `lock_now`."""
     try:
         check_unlocked(path)
     except BlockingIOError:
@@ -64,7 +64,7 @@ def is_locked(path: Path) -> bool:
 
 
 def check_unlocked(path: Path) -> None:
-    """Checks that nobody holds the lock of a file. `lock_now` is not disturbed by it.
+    """Checks that nobody holds the lock of a file. The check does not disturb `lock_now`.
 
     A file that does not exist is not locked.
 

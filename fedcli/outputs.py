@@ -235,9 +235,8 @@ def open_to_append(path: Path) -> Any:
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary file beside `path`. If the block ends without an error, it becomes `path`.
 
-    The file is locked until then, and the system releases the lock if the process dies. The next
-    writer of `path` removes temporary files that are not locked. Write to the file; do not replace
-    it.
+    The file is locked until the end of the block, or until the process dies. The next writer of
+    `path` removes temporary files that are not locked. Write to the file; do not replace it.
 
     Raises:
         OSError: The folder cannot be written to, or the disk is full.
@@ -363,7 +362,7 @@ def _make_locked_folder(path: Path, mode: int) -> int:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
             with suppress(OSError):  # a file system without locks, where nothing is ever removed
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # Before it was locked, another process may have removed it as a dead process's.
+            # Another process may have removed it before it was locked, as if its process were dead.
             with suppress(FileNotFoundError):
                 if os.path.samestat(path.lstat(), os.fstat(descriptor)):
                     return descriptor

@@ -21,8 +21,8 @@ MAX_DIRECTORY_BYTES = 4 << 20
 # Size of the header of a .npy file: more than NumPy writes for arrays of few dimensions.
 MAX_HEADER_BYTES = 4096
 
-# The records at an archive's end (APPNOTE.TXT, 4.3.14 to 4.3.16): signature, size, and the offset
-# in the record of the size of the central directory.
+# The records at an archive's end (APPNOTE.TXT, 4.3.14 to 4.3.16): the signature, the size, and the
+# place in the record where the size of the central directory is written.
 _END, _END_BYTES, _END_SIZE = b"PK\5\6", 22, 12
 _LOCATOR, _LOCATOR_BYTES = b"PK\6\7", 20
 _END64, _END64_BYTES, _END64_SIZE = b"PK\6\6", 56, 40
@@ -39,7 +39,7 @@ def open_zip(
     Args:
         source: The file, or its content.
         max_directory_bytes: Largest size of the central directory, the list of the members.
-            Reading it takes about ten times that in memory.
+            Reading it takes about ten times this size in memory.
 
     Raises:
         OSError: The file cannot be opened, or is a pipe, device or folder.
@@ -87,7 +87,7 @@ def read_npy_header(start: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any],
 
 
 def _directory_bytes(file: BinaryIO) -> int:
-    """The size of the central directory by the records at the end; 0 if there are none."""
+    """The size of the central directory that the records at the end state; 0 without records."""
     size = file.seek(0, io.SEEK_END)
     tail_bytes = min(size, _MAX_COMMENT + _END_BYTES + _LOCATOR_BYTES + _END64_BYTES)
     file.seek(size - tail_bytes)

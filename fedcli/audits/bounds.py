@@ -1,4 +1,4 @@
-"""Bounds that relate epsilon to how often runs with and without a client can be distinguished."""
+"""Bounds on how well runs with a client can be told from runs without it, and on epsilon."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ def least_epsilon(
 ) -> float:
     """Returns a lower bound on the epsilon of a mechanism whose outputs were distinguished.
 
-    The bound is ln((TPR - delta) / FPR), but at least 0, with a lower bound on the true positive
-    rate (TPR) and an upper bound on the false positive rate (FPR). It exceeds the true epsilon with
-    probability at most 2 * `risk`.
+    The bound is ln((TPR - delta) / FPR), but at least 0. Here TPR is a lower bound on the true
+    positive rate, and FPR an upper bound on the false positive rate. The result exceeds the true
+    epsilon with probability at most 2 * `risk`.
 
     Args:
         members: Number of runs with the client that were recognised, and of all runs with it.

@@ -1,4 +1,4 @@
-"""A canary: a lower bound on the epsilon of a run's training, from runs with and without a client.
+"""A canary: a client that is added or left out to get a lower bound on the epsilon of a run.
 
 The canary is a client whose labels are all raised by one, so a model learns these labels only from
 it. The model's confidence on the canary's examples distinguishes runs with it from runs without it.

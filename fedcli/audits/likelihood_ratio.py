@@ -3,12 +3,12 @@
 Each shadow run is trained like the audited one, but a random half of the audited clients has no
 examples in it. A client's score in a run is the mean confidence ln(p / (1 - p)) of its train
 examples. One normal density is fitted to the client's scores in the shadow runs with it, another to
-those in the runs without it. The result for the client is the log ratio of these densities at its
-score x in the audited run. With the option `offline`, the result is instead P(score without the
-client < x), which needs only the runs without it.
+those in the runs without it. The result for the client is the log ratio of these densities at the
+client's score x in the audited run. With the option `offline`, the result is instead P(score in a
+run without the client < x), for which only the runs without it are used.
 
 (Carlini, Chien, Nasr, Song, Terzis and Tramèr, "Membership Inference Attacks From First
-Principles", IEEE S&P 2022, https://arxiv.org/abs/2112.03570; there for examples, here for clients.
+Principles", IEEE S&P 2022, https://arxiv.org/abs/2112.03570. The paper tests examples, not clients.
 If clients share a variance, the authors' code uses the variance of the scores with the client for
 both densities; here each density has its own.)
 """
@@ -30,7 +30,7 @@ from fedcli.errors import ConfigError
 from fedcli.progress import ProgressCallback
 
 _LEAST_STD = 1e-30  # as in the authors' code
-_LEAST_RUNS = 2  # runs with a client, and without it; a variance needs two scores
+_LEAST_RUNS = 2  # of runs with a client, and of runs without it: a variance needs two scores
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def audit(
         shadows: Number of shadow runs.
         clients: The largest number of clients to score among those that took part, and among those
             that did not.
-        offline: Whether only the shadow runs without a client are used.
+        offline: Whether a client is scored only by the shadow runs that it is not in.
         shared_variance: Whether one variance is estimated from all clients' scores.
 
     Raises:
@@ -128,16 +128,16 @@ def likelihood_ratios(
     is_offline: bool,
     shares_variance: bool,
 ) -> NDArray[np.float64]:
-    """Returns the log likelihood ratio of each client, or offline the probability: [num_clients].
+    """Returns the log ratio, or with `is_offline` the probability, of each client: [num_clients].
 
     Args:
         observed: The scores in the audited run, [num_clients].
         scores: The scores in the shadow runs, [num_shadows, num_clients].
         has_client: Whether each shadow run had each client, [num_shadows, num_clients]; each client
             is in some runs and not in others.
-        is_offline: Whether only the runs without a client are used.
-        shares_variance: Whether all clients share one variance of the scores with the client, and
-            one of the scores without it.
+        is_offline: Whether a client is scored only by the runs that it is not in.
+        shares_variance: Whether all clients share one variance of their scores in runs with the
+            client, and another variance of their scores in runs without it.
     """
     mean_out, std_out = _normal(scores, ~has_client, shares_variance)
     if is_offline:
@@ -177,7 +177,7 @@ def _both_kinds(run: AuditedRun, limit: int) -> tuple[list[str], list[str]]:
         who = "every client" if members else "no client"
         raise ConfigError(
             f"{run.path}: {who} took part, but the audit compares clients that took part with "
-            "clients that did not; audit a run that trained on some clients, as with --clients 20"
+            "clients that did not; audit a run that trained on only some of the clients, as with --clients 20"
         )
     most = min(limit, len(members), len(others)) if run.is_fixed else limit
     return some_of(members, most, seed), some_of(others, most, seed)

@@ -29,7 +29,7 @@ class Separation:
         auc: Area under the curve of TPR against FPR: the probability that a member has a higher
             score than a non-member, where a tie counts half.
         advantage: The largest TPR - FPR.
-        tpr: The largest TPR with an FPR of at most each of `LOW_RATES`.
+        tpr: For each of `LOW_RATES`, the largest TPR with at most this FPR.
     """
 
     num_members: int

@@ -50,7 +50,7 @@ class Shadow:
 def halves(num_shadows: int, num_clients: int, seed: int) -> NDArray[np.bool_]:
     """Returns which clients each shadow run trains on: bool [num_shadows, num_clients].
 
-    Each client is in half of the shadow runs, rounded down, drawn independently of other clients.
+    Each client is in half of the runs (rounded down). These are drawn separately per client.
     """
     stream = Stream(stream_key(seed, Purpose.AUDIT))
     chosen = np.zeros((num_shadows, num_clients), np.bool_)

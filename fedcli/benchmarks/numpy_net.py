@@ -134,7 +134,7 @@ class _Product(_Part):
         return self.scatter(flow @ tensors[0].reshape(self.rows.shape[1], -1).T), gradients
 
     def gather(self, x: Values) -> Values:
-        """Returns the rows of the product."""
+        """Returns the matrix that is multiplied by the kernel."""
         return x.reshape(len(x), -1)
 
     def scatter(self, rows: Values) -> Values:

@@ -162,7 +162,7 @@ def run(job: Job, how: Conditions, tell: ProgressCallback, cancel: CancelFlag) -
 
 
 class _Last:
-    """Passes progress on to `tell`. `repeat` calls it again, so that it notices Ctrl-C in time."""
+    """Passes progress on to `tell`. `repeat` passes it again, so that `tell` can notice Ctrl-C."""
 
     def __init__(self, tell: ProgressCallback) -> None:
         self._tell = tell

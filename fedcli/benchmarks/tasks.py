@@ -112,8 +112,8 @@ def cut_clients(
 ) -> Iterator[ClientDataset]:
     """Yields clients of given sizes, filled with the examples of a synthetic dataset.
 
-    The dataset's clients are read in order, and their examples joined and cut to the sizes. With
-    the sizes of the dataset's own clients, each client gets exactly the examples of one of them.
+    The dataset's clients are read in order, and their examples joined and cut to the sizes. If
+    the sizes are those of the dataset's clients, each client gets the examples of one of these.
     """
     source = datasets.DataSource(data, data_options={"clients": 10_000})
     writers = datasets.open_splits(source)[split]

@@ -71,9 +71,9 @@ class Connection:
     def close(self) -> None:
         """Disconnects, and ends the cluster if it was started here.
 
-        This may take seconds on a busy machine, so this method does not wait for it; the next
-        connection and the end of the process do. Meanwhile a command can say that its work is
-        saved.
+        This may take seconds on a busy machine, so this method does not wait for it. The next
+        connection waits for it, and so does the end of the process. Meanwhile a command can say
+        that its work is saved.
         """
         if self._thread.is_alive() and not self._is_closed.is_set():
             self._thread.name = _ENDING

@@ -1,9 +1,9 @@
 """The engine that computes clients on the workers of a cluster.
 
-The workers compute the clients that belong to a split of the run's data. They read them or, with
-`data=ship`, receive them from the driver. Other clients (the pool of centralized training, the
-clients of a fine-tuning) are computed here, on the driver's threads. The vectors that clients keep
-from round to round stay with the driver.
+The workers compute the clients that belong to a split of the run's data. They read these clients
+or, with `data=ship`, receive them from the driver. Other clients (the pool of centralized
+training, the clients of a fine-tuning) are computed here, on the driver's threads. The vectors that
+clients keep from round to round stay with the driver.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class _Actor:
     def __init__(self, handle: Any) -> None:
         self.handle = handle
         self.num_open = 0  # number of unfinished parts that it has
-        self.probe: Any = None  # a call that a lost worker answers once it is back
+        self.probe: Any = None  # a call that a lost worker answers when it is back
 
 
 class RayWorkers:
@@ -213,7 +213,7 @@ class RayWorkers:
             self._check(description)
 
     def _cancel_call(self) -> None:
-        """Stops the work of the current call. It waits for no worker, which may be busy or lost."""
+        """Stops the work of the current call. Does not wait: workers may be busy or lost."""
         for actor in self._actors:
             if actor.num_open:
                 actor.handle.cancel.remote(self._num_calls)

@@ -127,14 +127,14 @@ class Worker:
         return PartResult(stats)
 
     def _layout(self, layout: ParamLayout) -> ParamLayout:
-        """Returns the same object for equal layouts, by which the engine recognises a model."""
+        """Returns one object for equal layouts; the engine recognises a model by this object."""
         key = repr((layout.specs, layout.input_shape, layout.num_classes))
         return self._layouts.setdefault(key, layout)
 
     def _clients(self, clients: Clients) -> Iterable[BatchedDataset]:
         """The clients of a part, which are read when they are used.
 
-        A small part that is requested again gets the same tuple.
+        If a small part is requested again, the same tuple is returned.
         """
         if not isinstance(clients, NamedClients):
             return tuple(clients)

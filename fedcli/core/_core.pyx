@@ -377,7 +377,7 @@ cdef check_num_examples(size_t num_examples):
 
 cdef class Client:
     """One client's data. The arrays are referenced, not copied, and must not be written during a
-    call. Each call replaces the round in the three keys by its own."""
+    call. Training writes the number of the round into the three keys."""
     cdef fed_client table
     cdef size_t num_values  # pixels of all examples together
     cdef Array pixels
@@ -1206,8 +1206,8 @@ cdef class Codec:
         """Encodes and decodes the chosen rows of float32 [m, P] in place, and writes the residuals;
         returns SENT [num_chosen].
 
-        before and after are lists of float32 [P], the residuals; None in `before`, or for it, means
-        zeros. No two arrays may share memory.
+        before and after are lists of residuals, float32 [P]. If before, or an entry of it, is None,
+        the residuals are zeros. No two arrays may share memory.
         """
         return _CodecCall(self, rows, chosen, keys, before, after).compress(decay, num_threads)
 
@@ -1310,7 +1310,7 @@ cdef class _CodecCall:
 
 def secure_sum(rows, weights, factors, rounding_keys, masks, levels, *, center=None,
                int num_threads, bint returns_sent=False):
-    """Sums rows float32 [n, P] as fed_secure_sum does, of m >= n clients.
+    """Sums rows float32 [n, P] of m >= n clients, as fed_secure_sum does.
 
     `weights` has a whole number for each client, 0 for those without a row; `factors` is float64
     [m]; `rounding_keys` has a key for each client, or is None; `levels` are (low, high, top level,
@@ -1371,8 +1371,8 @@ def secure_sum(rows, weights, factors, rounding_keys, masks, levels, *, center=N
 
 
 def noised_mean(keys, factors, groups, bint takes_halves, total, double divisor, int num_threads):
-    """Returns (total + noise) / divisor, float32 [n]; see fed_noise. groups are float64 [g, n], one
-    row for each level and at least one for each key, or None; the last key's row is written."""
+    """Returns (total + noise) / divisor, float32 [n]; see fed_noise. groups are float64 [g, n], a
+    row for each level and at least as many as keys; or None. The last key's row is written."""
     cdef fed_key each[64]
     cdef fed_noise noise
     cdef size_t num_keys = len(keys), k

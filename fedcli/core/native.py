@@ -426,8 +426,8 @@ class Helpers:
     def start(self, work: Callable[[], T]) -> Callable[[], T]:
         """Starts work and returns a function that waits for its end and returns its result.
 
-        Waits until the work has begun, because the main thread, if it continued at once, could
-        delay its first step. If another thread calls this, the work is done when it returns.
+        Waits until the work has begun: if the main thread continued at once, it could delay the
+        first step of the work. In any other thread, the work is done before this method returns.
         """
         if threading.current_thread() is not threading.main_thread():
             result = work()
@@ -455,7 +455,7 @@ def _result_of(future: Future[T]) -> T:
 def least_diameter(distances: NDArray[np.float64], num_chosen: int) -> NDArray[np.int64]:
     """Returns the rows whose largest distance from each other is least, in ascending order.
 
-    Of equally good choices it is the first in lexicographic order.
+    Of equally good sets of rows, the first in lexicographic order is returned.
 
     Args:
         distances: Of all pairs of rows, float64 [num_rows, num_rows], squared or not.
@@ -570,8 +570,9 @@ def secure_sum(
         returns_sent: Whether to return the masked rows.
 
     Returns:
-        The sums of the levels and of the weights [num_params + 1], the number of coordinates that
-        were clipped, and the masked rows [num_clients, num_params + 1], zeros if not sent, or None.
+        The sums of the levels and of the weights [num_params + 1]; the number of coordinates that
+        were clipped; and, with `returns_sent`, the masked rows [num_clients, num_params + 1], with
+        zeros for clients that send nothing, else None.
     """
     return _core.secure_sum(
         rows,
@@ -720,8 +721,8 @@ def batch_bytes(
         num_params: Number of parameters of all layers.
         batch_size: Number of examples in a batch, 1 to `MAX_BATCH`.
         num_clients: Number of clients in the cohort, at least 1.
-        num_threads: Number of threads. They share a client if there are fewer clients, and if the
-            model begins with other than dense layers.
+        num_threads: Number of threads. They share a client if there are fewer clients than threads
+            and the model does not begin with a dense layer.
     """
     model = _core.Model(rows, num_params)
     return _core.batch_bytes(model, batch_size, num_clients, num_threads)

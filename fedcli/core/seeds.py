@@ -16,7 +16,7 @@ from fedcli.digest import blake2b
 class Purpose(IntEnum):
     """The purposes of streams. Results depend on these numbers: never use one for another purpose.
 
-    The core draws the synthetic datasets, under numbers that csrc/random/drawing.h repeats.
+    The core itself draws the synthetic datasets; csrc/random/drawing.h repeats their purposes.
     """
 
     SHUFFLE = 1

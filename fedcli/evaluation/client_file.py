@@ -43,8 +43,8 @@ def write(
     The HDF5 file (format "fedcli-per-client", version 1) has the columns `client_ids`,
     `num_examples`, `num_batches`, `sparse_categorical_accuracy` and `loss`. If it is known which
     clients took part in the training, `is_seen` is 1 or 0. After fine-tuning there are
-    `fine_tuned_sparse_categorical_accuracy` and `fine_tuned_loss`. Further metrics have columns by
-    their names. An undefined value, such as a mean of no example, is NaN in HDF5 and empty in CSV.
+    `fine_tuned_sparse_categorical_accuracy` and `fine_tuned_loss`. Each further metric has a column
+    of its name. An undefined value, such as a mean of no example, is NaN in HDF5 and empty in CSV.
     An existing file is replaced atomically.
 
     Args:

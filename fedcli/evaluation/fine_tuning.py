@@ -1,8 +1,8 @@
 """The options of `fedcli eval --finetune`. Their defaults are those of the run's local training.
 
-By default clients fine-tune as they train in the run: with its client optimizer, options, clipping,
-batches and shuffle. The learning rate is that of the run without its schedule, because schedules
-often end at 0. A limit on the examples in a round (--max-examples) does not apply.
+By default clients fine-tune as they train in the run: with the client optimizer, options, clipping,
+batches and shuffle of the run. The learning rate is that of the run without its schedule, because
+schedules often end at 0. A limit on the examples in a round (--max-examples) does not apply.
 """
 
 from __future__ import annotations

@@ -157,15 +157,15 @@ class PredictionCounts:
         return self._mean(self._f1s())
 
     def weighted_precision(self) -> float:
-        """Returns the mean precision; classes count by their examples."""
+        """Returns the mean precision; classes are weighted by their numbers of examples."""
         return self._weighted(self._precisions())
 
     def weighted_recall(self) -> float:
-        """Returns the mean recall; classes count by their examples."""
+        """Returns the mean recall; classes are weighted by their numbers of examples."""
         return self._weighted(self._recalls())
 
     def weighted_f1(self) -> float:
-        """Returns the mean F1; classes count by their examples."""
+        """Returns the mean F1; classes are weighted by their numbers of examples."""
         return self._weighted(self._f1s())
 
     def balanced_accuracy(self) -> float:

@@ -246,7 +246,7 @@ def _training_task(
 
 
 def _num_models_at_once(num_params: int) -> int:
-    """The number of fine-tuned models that are in memory at once, a multiple of the block size."""
+    """The number of fine-tuned models held in memory at a time, a multiple of the block size."""
     num_blocks = PIECE_BYTES // (4 * num_params * BLOCK_CLIENTS)
     return BLOCK_CLIENTS * max(1, num_blocks)
 

@@ -167,7 +167,7 @@ def make_groups(
 
 
 def _check_eval_split(config: RunConfig, evaluated: Sequence[str]) -> None:
-    """Rejects an --eval-split that does not exist, or leaves out the split that compares rounds."""
+    """Rejects an --eval-split that does not exist, or lacks the split used to compare rounds."""
     if config.eval_split == VALIDATION and VALIDATION not in evaluated:
         raise ConfigError(
             f"--eval-split {VALIDATION}: {config.data} has no such split; make one with fedcli "

@@ -113,7 +113,7 @@ def open_sampled_clients(
 
 
 def _check_secure_sum(config: RunConfig, cohorts: Cohorts) -> None:
-    """Rejects --secure-sum over a cohort of one client."""
+    """Rejects --secure-sum if a cohort has only one client."""
     if not config.secure_sum or config.sampling not in _FIXED_SIZE_SAMPLINGS:
         return
     size = len(cohorts.fixed or ()) if cohorts.sampler is None else cohorts.sampler.size

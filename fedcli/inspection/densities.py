@@ -19,7 +19,7 @@ from fedcli.dataclass import dataclass
 MAX_COMPONENTS = 50
 EXAMPLES_PER_COMPONENT = 10  # number of examples for each component that is used
 MIXED_PER_COMPONENT = 5.0  # weight of the pooled covariance, in examples per component
-RIDGE = 1e-3  # share of a component's mean variance that is added to every variance
+RIDGE = 1e-3  # share of the mean variance of the components that is added to every variance
 TAIL = 10.0  # degrees of freedom
 MIN_RIVAL_EXAMPLES = 5  # a label with fewer examples is not proposed for examples of other labels
 
@@ -137,7 +137,7 @@ class Densities:
         return squared
 
     def _mean_distances(self, centred: Matrix, projected: Matrix, squared: Matrix) -> Matrix:
-        """Squared distance per feature: from the nearest label, plus from the components' space."""
+        """Squared distances to the nearest label and to the components' space: sum per feature."""
         nearest = squared[:, self.counts > 0].min(axis=1)
         if self.rest > 0.0:
             left = np.einsum("ij,ij->i", centred, centred)

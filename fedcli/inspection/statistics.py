@@ -73,7 +73,7 @@ class SplitCounts:
 
     @cached_property
     def class_totals(self) -> NDArray[np.int64]:
-        """Examples of each class over the clients counted, int64 [num_classes]."""
+        """Examples of each class, summed over all counted clients, int64 [num_classes]."""
         totals: NDArray[np.int64] = self.label_counts.sum(axis=0, dtype=np.int64)
         return totals
 
@@ -198,7 +198,7 @@ class MeanImages:
 
     @staticmethod
     def fits(num_classes: int, pixel_shape: tuple[int, ...]) -> bool:
-        """Whether means of that many classes take a bounded amount of memory."""
+        """Returns whether the sums for so many classes take at most `MAX_MEAN_BYTES`."""
         return num_classes * math.prod(pixel_shape) * 8 <= MAX_MEAN_BYTES
 
     def add(
@@ -332,7 +332,7 @@ def label_skew(label_counts: NDArray[np.integer], totals: NDArray[np.int64]) -> 
 
     Args:
         label_counts: Integers [num_clients, num_classes].
-        totals: The population's, int64 [num_classes].
+        totals: Number of examples of each class in the population, int64 [num_classes].
     """
     num_clients, num_classes = label_counts.shape
     p = totals / max(1, int(totals.sum()))

@@ -81,7 +81,7 @@ class Broken:
         index: Its index in the client.
         label: Its label.
         fault: "blank" (all pixels equal), "far" (unlike any label's images) or "copy".
-        original: For a copy, the index of the client's first such image.
+        original: For a copy, the index of the client's first image that is equal.
         distance: For a far one, its value in `LabelScores.distances`.
     """
 
@@ -264,7 +264,7 @@ def least_shares(parts: _Rows, wholes: _Rows) -> NDArray[np.float64]:
 
     Chernoff's bound (Annals of Mathematical Statistics, 1952): if the true share p is below s, the
     probability of an observed share of s or more among n is at most exp(-n D(s, p)), with the
-    relative entropy D. The result is the p for which this is `CHANCE`; 0 if `parts` is 0.
+    relative entropy D. The result is the p whose bound is `CHANCE`; 0 if `parts` is 0.
 
     Args:
         parts: int64 [num_clients].

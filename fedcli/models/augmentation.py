@@ -128,7 +128,7 @@ def acting_in_evaluation(layout: ParamLayout) -> list[InputLayer]:
 
 
 def with_input_layers(specs: Sequence[Spec], model: Model, shape: Shape) -> Model:
-    """Returns a model with further input layers before its own layers and the same parameters.
+    """Returns a model with the same parameters and with further input layers before its layers.
 
     Args:
         specs: The input layers. One that mixes examples acts after the model's own input layers.
@@ -183,6 +183,6 @@ def _unused_names(specs: Sequence[Spec], others: Sequence[Spec]) -> list[Spec]:
 
 
 def _reading(spec: Spec, old: str, new: str) -> Spec:
-    """Replaces `old`, the name of a layer or `IMAGE`, among a layer's inputs by `new`."""
+    """Returns a layer that reads `new` instead of `old`, the name of a layer or `IMAGE`."""
     changed: Any = tuple(new if each == old else each for each in spec.inputs)
     return spec.changed(inputs=changed)

@@ -17,7 +17,7 @@ class LayerCost:
         name: Name of the layer.
         forward: Multiply-adds from its inputs to its outputs.
         backward: Multiply-adds of the gradient with respect to its kernel, and with respect to its
-            inputs if these depend on parameters. Each takes as many as `forward`.
+            inputs if these depend on parameters. Each gradient takes as many as `forward`.
     """
 
     name: str

@@ -32,9 +32,9 @@ def __dir__() -> list[str]:
     return __all__
 
 
-# The results of an engine, or a mapping of such columns, with one row per client: loss_sum float64;
-# num_correct, num_examples and num_batches int64; and the sums of a model's own metrics
-# (`OwnMetrics`).
+# A table with one row per client, as an engine returns it, or a mapping from names to columns. The
+# columns are loss_sum float64; num_correct, num_examples and num_batches int64; and the sums of a
+# model's own metrics (`OwnMetrics`).
 ClientStats = NDArray[Any] | Mapping[str, NDArray[Any]]
 # Sums of these columns over clients, and over rounds if there are several. The sums of a model's
 # own metrics are arrays.
@@ -89,7 +89,7 @@ class OwnMetrics:
     ) -> OwnMetrics:
         """Returns the metrics.
 
-        If a name is also that of a built-in metric, it is shown as model_NAME.
+        A metric with the same name as a built-in metric is shown as model_NAME.
         """
         shown = {name: f"model_{name}" if name in BUILT_IN else name for name in num_sums}
         return OwnMetrics(

@@ -142,8 +142,8 @@ class _Value(NamedTuple):
     Attributes:
         number: The value in the core's table: 0 is the image, l + 1 the output of layer l.
         incoming: Its sizes, for the layers that read it.
-        is_shared: Whether several layers read it, so that none of them may be merged into its
-            layer.
+        is_shared: Whether several layers read it. Then none of them may be merged into the layer
+            that computes it.
     """
 
     number: int

@@ -137,7 +137,7 @@ def _open_keras(
     *,
     fresh_weights: bool,
 ) -> Model:
-    """Returns the model of a Keras file for data of a shape and number of classes.
+    """Returns the model of a Keras file for data of the given shape and number of classes.
 
     If either is None, the file's own value is used.
     """

@@ -109,7 +109,7 @@ def save_npz(path: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
         RunError: The file cannot be written, or `path` is not a regular file.
     """
     buffer = io.BytesIO()
-    # np.savez is not used: a tensor may have the same name as one of its parameters.
+    # np.savez is not used: one of its parameters may have the same name as a tensor.
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, tensor in tensors.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:

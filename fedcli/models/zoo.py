@@ -234,7 +234,7 @@ def resnet20_bn(
     """Returns `resnet20` with batch normalization, as in He et al. 2016.
 
     272,474 parameters for 10 classes, and 1,568 moving statistics. Momentum and epsilon are
-    PyTorch's, 0.9 and 1e-5; Keras has 0.99 and 1e-3, which is slow for a client's few local steps.
+    PyTorch's, 0.9 and 1e-5. Keras has 0.99 and 1e-3; 0.99 is slow for a client's few local steps.
 
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C].
@@ -570,7 +570,7 @@ def vgg11_bn_stack(num_classes: int, norm_momentum: float = 0.9) -> list[Spec]:
 
 
 def _vgg11(num_classes: int, norm: Spec) -> list[Spec]:
-    """The layers of a VGG-11; its pools round sizes up, so that images may be smaller."""
+    """The layers of a VGG-11; its pools round sizes up, so that small images fit, too."""
     layers: list[Spec] = []
     for channels in ((64,), (128,), (256, 256), (512, 512), (512, 512)):
         for each in channels:

@@ -73,8 +73,8 @@ class ComposedLoss:
         self._spectrum /= self._spectrum[0].real
         with np.errstate(divide="ignore"):
             sizes = np.log(np.abs(self._spectrum))
-        # For each frequency, minus the largest logarithm among this and all higher frequencies, so
-        # the values ascend.
+        # For each frequency, minus the largest logarithm among this and all higher frequencies. The
+        # values ascend, because the maximum is over fewer and fewer frequencies.
         self._decay = -np.maximum.accumulate(sizes[::-1])[::-1]
         self._sums = _GeometricSums(self._size, self._last)
 
@@ -141,7 +141,7 @@ class ComposedLoss:
         rest = _suffix_sums(blocks[block]) + above[block + 1]
         shrunk_rest = _suffix_sums(blocks[block] * shrink) + after * shrunk_above[block + 1]
         losses = np.flatnonzero(rest[:-1] - shrunk_rest[:-1] / shrink > delta)
-        # From this loss to the next, the sum has the same terms, so it is solved for l.
+        # From this loss to the next, the sum has the same terms, so `sum = delta` is solved for l.
         place = int(losses[-1]) + 1
         epsilon = block * _BLOCK * STEP + math.log((rest[place] - delta) / shrunk_rest[place])
         return max(0.0, epsilon)
@@ -213,12 +213,12 @@ class SampledGaussianLoss:
     def epsilon(self, num_rounds: int, delta: float) -> float:
         """Returns epsilon after `num_rounds` rounds, the larger one of both directions.
 
-        Removing a client usually has the larger epsilon. Epsilon grows with the rounds. Epsilon of
-        adding a client is therefore computed for a later round: the result is an upper bound until
-        then. It is computed again only if this bound is larger than epsilon of removing a client.
+        Removing a client usually has the larger epsilon. Epsilon of adding a client is computed for
+        a later round. It is an upper bound in all earlier rounds, because epsilon grows with the
+        rounds. It is computed again only if this bound exceeds epsilon of removing a client.
         """
         capacity = _size_of_at_least(max(num_rounds, _LEAST_CAPACITY), 2)
-        if capacity != self._capacity:  # it depends only on num_rounds, so the result does, too
+        if capacity != self._capacity:  # capacity depends only on num_rounds, and so does epsilon
             self._removed, self._added = (
                 ComposedLoss(*losses, capacity, moments)
                 for losses, moments in zip(self._losses, self._moments, strict=True)
@@ -309,7 +309,7 @@ def _above(place: float) -> float:
 
 
 def _on_grid(upper: Floats, lower: Floats, ends: NDArray[np.int64]) -> Floats:
-    """Splits the mass of each bin over its two ends, so that both P and Q keep their masses.
+    """Divides the mass of each bin between its two ends, so that both P and Q keep their masses.
 
     Args:
         upper: Mass under P of the bins between neighbouring ends, [num_bins].

@@ -63,7 +63,7 @@ def _whole(order: float, rate: float, z: float) -> float:
 
 
 def _between(order: float, rate: float, z: float) -> float:
-    # The integrand is smooth within pi z^2 of the real axis, so this step is far below rounding.
+    # The integrand is smooth within pi z^2 of the real axis, so this step's error is negligible.
     step = min(z / 8.0, z * z / 2.0)
     x = np.arange(-_REACH * z, order + _REACH * z, step)
     ratio = np.logaddexp(math.log1p(-rate), math.log(rate) + (2.0 * x - 1.0) / (2.0 * z * z))
@@ -74,9 +74,9 @@ def _between(order: float, rate: float, z: float) -> float:
 def fixed_size(rate: float, noise_multiplier: float) -> Floats:
     """Returns a bound on the divergence when one client is replaced, for cohorts of a fixed size.
 
-    Wang, Balle and Kasiviswanathan 2019, https://arxiv.org/abs/1808.00087: theorem 9, with the
-    differences (P / Q - 1)^l of its proof as in dp-accounting, at whole orders; corollary 10
-    between them.
+    Wang, Balle and Kasiviswanathan 2019, https://arxiv.org/abs/1808.00087: at whole
+    orders theorem 9, with the differences (P / Q - 1)^l of its proof as in dp-accounting; between
+    whole orders corollary 10.
 
     Args:
         rate: Cohort size divided by population, below 1.
@@ -131,7 +131,7 @@ def _log_difference(power: int, z: float) -> float:
 
 
 def _log_binomials(n: int) -> Floats:
-    """Returns the logarithms of n over k for k from 0 to n."""
+    """Returns the logarithms of the binomial coefficients C(n, k) for k from 0 to n."""
     factorials = np.array([math.lgamma(k + 1.0) for k in range(n + 1)])
     logs: Floats = factorials[-1] - factorials - factorials[::-1]
     return logs

@@ -1,7 +1,7 @@
 """The sensitivity of tree aggregation: how far one client can change the sums of a tree.
 
 A tree over n rounds releases a noised sum for every complete group of 1, 2, 4, ... rounds. A client
-that takes part once is in the groups of each size that cover its round. Kairouz, McMahan, Song,
+that takes part once is in every group that contains its round. Kairouz, McMahan, Song,
 Thakkar, Thakurta and Xu, "Practical and Private (Deep) Learning Without Sampling or Shuffling",
 ICML 2021, https://arxiv.org/abs/2103.00039.
 """

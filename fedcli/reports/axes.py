@@ -9,8 +9,8 @@ from statistics import median
 from fedcli.dataclass import dataclass
 
 # The scale is logarithmic if the largest value is more than the first factor times the median of
-# the curves' first values, or more than the second factor times the median of all values. Losses
-# begin near their maximum, so such a value would flatten the other curves.
+# the curves' first values, or more than the second factor times the median of all values. Such a
+# large value would flatten the other curves, because losses normally begin near their maximum.
 _TIMES_BEGINNING, _TIMES_MEDIAN = 5.0, 50.0
 
 

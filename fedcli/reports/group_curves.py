@@ -14,7 +14,7 @@ from fedcli.settings.vocabulary import MEASURES
 
 Band = list[tuple[int, float, float]]
 
-MOST_RUNS = 7  # number of colours; among more runs, those that differ only in seeds share a curve
+MOST_RUNS = 7  # number of colours; for more runs, the seeds of a configuration share one curve
 
 
 @dataclass(frozen=True, eq=False)

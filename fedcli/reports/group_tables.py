@@ -160,7 +160,7 @@ def _plain_estimate(name: str, estimate: Estimate | None) -> dict[str, Any]:
 def _shown_columns(groups: Groups) -> list[Column]:
     """Returns the columns of results.
 
-    The metric by which rows were chosen is put before them if it is not among them.
+    If the metric by which rows were chosen is not one of them, it becomes the first column.
     """
     select = groups.select
     if select is None or select.name in {column.name for column in groups.columns}:

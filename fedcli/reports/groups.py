@@ -116,7 +116,7 @@ class Row:
         by: The values of the options that define the row.
         best: The values of the options that were chosen.
         members: Its runs, the first of each seed.
-        tried: The values of the options in `best` that were compared, by option.
+        tried: For each option in `best`, the values that were compared.
         num_candidates: Number of configurations among which this one was chosen.
         cells: The mean over the runs by column; None if no run has a value.
         selected: The mean of the metric by which it was chosen; None if nothing was chosen.

@@ -40,7 +40,7 @@ _ABOVE, _BELOW = LINE_HEIGHT, 3 * LINE_HEIGHT  # dots for a panel's title and it
 _MAX_ACROSS = 3  # panels side by side
 _LEAST_WIDTH, _LEAST_HEIGHT = 160, 120  # of a panel, in dots
 _LINE = 36  # length of a line in the legend, in dots
-_MOST_MARKED, _FEW_MARKS = 40, 10  # all of up to 40 points are marked; of more, about 10
+_MOST_MARKED, _FEW_MARKS = 40, 10  # up to 40 points are all marked; of more points, about 10 are
 _NAME_LETTERS = 60  # maximum length of a name in the legend
 _MAX_INCHES = 100.0
 

@@ -170,7 +170,7 @@ def _spread_of(run: RunRecord) -> Table | None:
 
 
 def gain(evaluation: Mapping[str, Mapping[str, Any]]) -> Table | None:
-    """Returns the gain of clients by fine-tuning, and the share that gained; None without it."""
+    """Returns clients' gain by fine-tuning, and the share that gained; None: no fine-tuning."""
     rows = [
         [part.name, measure, *_figures(part.gain_over_clients[key], _GAIN)]
         for split, metrics in evaluation.items()
@@ -334,7 +334,7 @@ def shared_series(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def _measures_by_series(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
-    """Returns the series of some runs with their metrics, only loss and accuracy in training."""
+    """Returns each series with each of its metrics; training has only loss and accuracy."""
     measures = measures_of(runs)
     return [
         (name, measure)
@@ -413,7 +413,7 @@ def _bytes(run: RunRecord) -> dict[str, Any] | None:
 
 
 def rounds_csv(runs: Sequence[RunRecord]) -> Table:
-    """Returns one row for each round of each run; columns are paths of metrics.jsonl."""
+    """Returns one row for each round of each run; the columns are the run and flattened metrics."""
     lines = [(str(run.path), flatten(line)) for run in runs for line in run.metrics]
     keys = list(dict.fromkeys(key for _, line in lines for key in line))
     rows = [[name, *(_csv_cell(line.get(key)) for key in keys)] for name, line in lines]

@@ -21,7 +21,7 @@ from typing import IO, Any
 from fedcli.core.machine import num_processors
 from fedcli.dataclass import dataclass
 
-# NumPy's BLAS is hardly used, and its threads would compete with the runs.
+# NumPy's BLAS gets one thread: it is hardly used, and its threads would compete with the runs.
 _PROGRAM = """
 import json, os, sys
 sys.path[:] = json.loads(sys.argv[1])

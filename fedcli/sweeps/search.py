@@ -23,7 +23,7 @@ from fedcli.sweeps.points import NO_CASE, Point, check_size, make_point
 from fedcli.sweeps.study import Case, Select, Study
 from fedcli.sweeps.study_values import CHOICE, LOG, Range
 
-# The options of points, each with its value, or None if a run failed or diverged.
+# The options of each point, with the value of its metric; None if a run failed or diverged.
 _History = list[tuple[dict[str, Any], float | None]]
 
 

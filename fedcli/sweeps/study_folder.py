@@ -22,7 +22,7 @@ TABLE = "table.csv"
 RUNS = "runs"
 LOCK = "lock"
 
-# After a sweep is killed, its processes still hold the lock until they notice and end.
+# After a sweep is killed, its processes still hold the lock until they notice this and end.
 _PATIENCE_SECONDS = 5.0
 _POLL_SECONDS = 0.02
 

@@ -159,7 +159,9 @@ def read_seeds(value: Any, label: str) -> tuple[int, ...]:
         ends: list[Any] = [toml_value(each.strip()) for each in seeds_or_number.split("..", 1)]
         first, last = ends
         if not isinstance(first, int) or not isinstance(last, int) or last < first:
-            raise ConfigError(f"{label} {shown(value)}: give the first and the last, as in 0..4")
+            raise ConfigError(
+                f"{label} {shown(value)}: give the first and the last seed, as in 0..4"
+            )
         if last - first >= MAX_SEEDS:
             raise ConfigError(f"{label} {value}: choose at most {MAX_SEEDS} seeds")
         seeds_or_number = list(range(first, last + 1))

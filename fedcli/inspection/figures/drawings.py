@@ -74,7 +74,7 @@ class DrawnLabels:
 
 
 def examples(data: ClientData, client_id: str) -> Figure:
-    """Draws the first examples of a client in rows of ten, each over its label."""
+    """Draws the first examples of a client in rows of ten, each above its label."""
     client = data.client(client_id)
     num_drawn = min(MAX_EXAMPLES, len(client))
     number = f"First {num_drawn} of {len(client):,}" if num_drawn < len(client) else str(num_drawn)
@@ -255,7 +255,7 @@ def labels_by_client(counts: SplitCounts, drawn_labels: DrawnLabels) -> Figure:
 
 
 def sizes_and_skew(counts: SplitCounts) -> Figure:
-    """Draws a histogram of client sizes, and the label skew of clients by their size."""
+    """Draws a histogram of client sizes, and the label skew of clients against their size."""
     width, height, left_margin, gap = 440, 300, 64, 90
     clients = f"{_plural(len(counts.client_ids), 'client')} ({counts.split})"
     figure = make_page(clients, left_margin + 2 * width + gap, height + 2 * LINE_HEIGHT + 26)

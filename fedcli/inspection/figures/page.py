@@ -89,7 +89,7 @@ class Grid:
         limit: int = TILE,
         num_rows: int | None = None,
     ) -> Grid:
-        """Lays out tiles [k, h, w, 3]. Names are below each tile, with `num_rows` above all."""
+        """Lays out tiles [k, h, w, 3], with room for a name below each if `num_rows` is None."""
         height, width = tiles.shape[1:3]
         zoom = max(1, limit // max(height, width))
         across = min(max(6, widest(names) + 6 - width * zoom), 30)

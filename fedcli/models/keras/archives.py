@@ -285,7 +285,7 @@ def _variables(group: Any) -> list[Any]:
 
 
 def _load_legacy(file: Any, places: Places, num_bytes: int) -> list[Tensors]:
-    """Loads tensors in the order of `tops`, or in the file's order if `tops` is empty.
+    """Loads tensors in the order of `places.tops` or, if that is empty, in the file's order.
 
     The group of a layer that is a model has the trained tensors of all its layers, then the others.
     """

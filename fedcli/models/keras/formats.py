@@ -206,7 +206,7 @@ def _load(image: bytes, graph: Graph, layout: ParamLayout) -> list[NDArray[np.fl
 
 
 def _weighted(layout: ParamLayout) -> dict[str, list[Tensor]]:
-    """Returns the tensors of each layer that has some, by its name and in order."""
+    """Returns the tensors of each layer that has some, by the layer's name and in order."""
     tensors: dict[str, list[Tensor]] = {}
     for layer, _, tensor in layout.by_layer(layout.tensors):
         tensors.setdefault(layer.name, []).append(tensor)

@@ -11,7 +11,7 @@ class defines
     its output shape and its row in the core's table           size
     its name in Keras, reading and writing it there            keras_class, from_keras, to_keras
 
-The row called `kind` in the core's table of kinds (csrc/layers/table.c) computes it.
+The row called `kind` in the core's table of kinds (csrc/layers/table.c) computes the layer.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Layer:
         momentum: Momentum of a batch norm's moving statistics, else 0.
         is_frozen: Whether a batch norm normalises by its moving statistics in training, too, and
             leaves them as they are.
-        amounts: Constants of an input layer, at most 2 * MAX_NORMALIZED. For other layers, the
+        amounts: The constants of an input layer, up to 2 * MAX_NORMALIZED numbers. For others, the
             activation's constant if it differs from the one in `AMOUNTS`.
         tensors: Its tensors in Keras's order.
         multiply_adds: Multiply-adds of one forward pass of one example; 0 if there are only a few

@@ -2,8 +2,8 @@
 
 They stand at the start of a model and have no parameters. Random changes are made only in training,
 and drawn anew each time that an example is visited. In evaluation a crop takes the middle of the
-image, and the other random layers change nothing. `MixUp` is the last of them, as it mixes whole
-batches.
+image, and the other random layers change nothing. `MixUp` comes after all other input layers,
+because it mixes whole batches.
 """
 
 from __future__ import annotations
@@ -469,8 +469,8 @@ class MixUp(InputLayer):
     """Mixes each image and its label with another one of the batch in training.
 
     A batch has one share s, which is Beta(alpha, alpha) distributed, and a random permutation,
-    which gives each image x a partner x'. The image becomes s * x + (1 - s) * x', and the loss is s
-    times that by the label of x plus 1 - s times that by the label of x'. In training, accuracy
+    which gives each image x a partner x'. The image becomes s * x + (1 - s) * x'. The loss becomes
+    s * (loss for the label of x) + (1 - s) * (loss for the label of x'). In training, accuracy
     counts predictions of the label of x. (Zhang, Cisse, Dauphin and Lopez-Paz, "mixup: Beyond
     Empirical Risk Minimization", ICLR 2018, https://arxiv.org/abs/1710.09412.)
 

@@ -18,7 +18,7 @@ __all__ = ["BatchNorm", "GroupNorm", "LayerNorm"]
 
 @dataclass(frozen=True)
 class GroupNorm(Spec):
-    """Values become (value - mean) / root(variance + epsilon), by example and group of channels.
+    """Values become (value - mean) / root(variance + epsilon), per example and group of channels.
 
     Attributes:
         groups: Number of groups, a divisor of the number of channels; -1: one group for each
@@ -154,7 +154,7 @@ class LayerNorm(Spec):
 
 @dataclass(frozen=True)
 class BatchNorm(Spec):
-    """Values become (value - mean) / root(variance + epsilon), by channel over a whole batch.
+    """Values become (value - mean) / root(variance + epsilon), per channel over a whole batch.
 
     In training, mean and variance are those of the batch. After each local step the moving mean and
     the moving variance become momentum * moving + (1 - momentum) * batch, where batch is the mean
