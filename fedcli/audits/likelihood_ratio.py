@@ -177,7 +177,8 @@ def _both_kinds(run: AuditedRun, limit: int) -> tuple[list[str], list[str]]:
         who = "every client" if members else "no client"
         raise ConfigError(
             f"{run.path}: {who} took part, but the audit compares clients that took part with "
-            "clients that did not; audit a run that trained on only some of the clients, as with --clients 20"
+            "clients that did not; audit a run that trained on only some of the clients, as with "
+            "--clients 20"
         )
     most = min(limit, len(members), len(others)) if run.is_fixed else limit
     return some_of(members, most, seed), some_of(others, most, seed)

@@ -163,7 +163,7 @@ MISTAKES = {
     "threads": ("[run]\nthreads = 2", "each run of a study has one thread"),
     "an engine": ('[run]\nengine = "ray"', "the runs of a study are computed by threads"),
     "a seed": ("seeds = [1, 1]", "a seed is given twice"),
-    "seeds": ('seeds = "a..b"', "give the first and the last, as in 0..4"),
+    "seeds": ('seeds = "a..b"', "give the first and the last seed, as in 0..4"),
     "no seeds": ("seeds = 0", "choose 1 to 1000 seeds"),
     "a case without a name": ('[[case]]\nalgorithm = "fedprox"', "case 1: it needs a name"),
     "a case twice": ('[[case]]\nname = "a"\n[[case]]\nname = "a"', "two cases have the name 'a'"),
