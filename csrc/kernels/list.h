@@ -106,7 +106,7 @@ KERNEL(void, conv_list_gradient, const fed_sweep *sweep, const float *in, const 
 /* Adds to each window of the list its gradient times the channel's weights. */
 KERNEL(void, conv_list_inputs, const fed_sweep *sweep, const float *weights /* [height, run] */,
        const fed_entry *entries, size_t num_entries, float *in_gradient /* in-out */)
-/* Sets gradients of outputs of 0 or less to 0; then sums += the row's gradients. */
+/* Zeroes each gradient whose output is not above 0; then sums += the row's gradients. */
 KERNEL(void, conv_mask_row, const float *outputs /* or NULL */, float *gradient /* in-out */,
        size_t num_cells, size_t num_channels, float *sums /* in-out */)
 /* gradient += the gradient by the weights, in panels; for any run and number of taps. */

@@ -136,8 +136,8 @@ static void forward(const fed_pass *pass) {
     if (!fed_norm_activates(stage->layer)) fed_activate_out(pass);
 }
 
-/* Undoes the activation in out_gradient, unless the kernels do so. For them it returns the outputs:
- * the gradient counts only where they are inside the range. */
+/* Undoes the activation in out_gradient and returns NULL. If the kernels undo it themselves, only
+ * returns the outputs: the gradient counts only where the outputs are inside the range. */
 static const float *undo_activation(const fed_pass *pass) {
     if (fed_norm_activates(pass->stage->layer)) return pass->out;
     fed_undo_out(pass);

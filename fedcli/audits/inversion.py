@@ -45,7 +45,8 @@ class Inversion:
         client_id: The client.
         indices: The indices of the client's examples that it trained on.
         labels: Their labels, int32 [n].
-        label_read: The label that the update reveals; for a single example, its label.
+        label_read: The label whose bias in the last layer rises most. If the client trained on a
+            single example, this is the example's label.
         originals: The examples as the model sees them, float32 [n, H, W] or [n, H, W, C].
         images: The images that were read, in the same shape. For several examples, each is the
             mixture nearest to the example. Not clipped.

@@ -246,7 +246,7 @@ def _count(selection: ClientSelection, client_ids: Sequence[str], source: str, o
 
 
 def _parse_count(text: str, option: str, least: int) -> int:
-    # More than 18 digits exceed any population, and int() rejects strings of thousands.
+    # No population has more than 18 digits, and int() raises for thousands of digits.
     count = int(text) if len(text) <= 18 else -1
     if count < least:
         clients = "client" if least == 1 else "clients"

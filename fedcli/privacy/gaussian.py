@@ -36,10 +36,10 @@ def epsilon(sensitivity: float, delta: float) -> float:
 
 
 def _delta(epsilon: float, sensitivity: float) -> float:
-    """Returns Phi(s / 2 - e / s) - e^e Phi(-s / 2 - e / s)."""
+    """Returns Phi(s / 2 - eps / s) - exp(eps) Phi(-s / 2 - eps / s)."""
     near, far = 0.5 * sensitivity - epsilon / sensitivity, 0.5 * sensitivity + epsilon / sensitivity
     density = math.exp(-0.5 * near * near) / math.sqrt(2.0 * math.pi)
-    # e^e Phi(-far) is density * mills(far), because far^2 - near^2 = 2 e.
+    # exp(epsilon) Phi(-far) is density * mills(far), because far^2 - near^2 = 2 epsilon.
     return 0.5 * math.erfc(-near / math.sqrt(2.0)) - density * _mills(far)
 
 

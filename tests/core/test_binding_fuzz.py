@@ -85,7 +85,7 @@ odd_arrays = st.builds(_given, st.sampled_from(DTYPES), shapes, st.sampled_from(
 
 
 class Hand:
-    """Makes arguments, of which a share that is drawn once for each example does not fit."""
+    """Makes arguments. A share of them does not fit; the share is drawn once for each example."""
 
     def __init__(self, data: st.DataObject) -> None:
         self.draw = data.draw

@@ -60,7 +60,7 @@ def create(path: Path, *clients: ClientDataset, info: StoreInfo = INFO) -> str:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A store of two splits, three clients (one empty) and one."""
+    """A store of two splits: train has three clients, one of them empty, and test has one."""
     path = tmp_path / "digits.h5"
     train = [make_client("a", 5), make_client("bé", 0), make_client("c", 2)]
     store_writer.create(path, {"train": train, "test": [make_client("a", 1)]}, INFO)

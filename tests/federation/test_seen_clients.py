@@ -133,7 +133,8 @@ def test_other_people_of_the_same_name_are_unseen(tmp_path: Path) -> None:
         assert metrics["num_seen_clients"] == num_seen
         metrics = evaluating.evaluate_run(run, clients="all", split="train").metrics
         assert metrics["num_seen_clients"] == 2
-        # Label noise keeps the owners; a partition that redistributes examples makes them the same.
+        # Label noise keeps the owners, so equal names may still be different people. (After a
+        # partition that redistributes examples, clients of the same name are the same.)
         noisy = {"partition": "label-noise", "partition_options": {"rate": 0.1}}
         run = tmp_path / f"noisy-{is_same}"
         _train(

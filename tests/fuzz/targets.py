@@ -399,7 +399,7 @@ def _client_records() -> list[dict[str, Part]]:
 
 
 def _unchanged(parts: Mapping[str, Part]) -> dict[str, Part]:
-    """Returns the same files as parts that no change affects."""
+    """Returns parts that always have the content of these files, whatever is changed."""
 
     def same(content: bytes) -> Pack:
         return lambda _: content

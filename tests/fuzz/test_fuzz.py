@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets the commands that make inputs import fedcli in any folder."""
+    """Sets the path so that commands for making inputs can import fedcli in any folder."""
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
 
 

@@ -524,7 +524,7 @@ def test_a_dropped_client_changes_no_part_of_mime_lite() -> None:
 
 
 def test_a_dropped_copy_leaves_the_other_copies_of_its_client_as_they_were() -> None:
-    """The first copy draws the example that overflows twice, the second draws the other one."""
+    """The first copy draws only the example that overflows, the second only the other one."""
     pixels, labels = _client(2, 1)
     pixels[0] = 1e38
     pair = from_arrays(pixels, labels, client_id="twice")

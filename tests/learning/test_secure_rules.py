@@ -348,7 +348,7 @@ def test_clients_send_the_same_random_coordinates_and_nothing_else() -> None:
     weights = np.array(SEEN)[:, None]
     expected = (weights * updates.rows.astype(np.float64)).sum(axis=0) / sum(SEEN)
     np.testing.assert_allclose(found, expected, atol=1e-7)
-    # A coordinate has 32 bits, and 3 more for 8 clients with the 2 absent ones; then a weight.
+    # A coordinate takes 32 + log2(8) bits, for 6 clients and 2 absent ones; a weight follows.
     assert metrics["secure_sum"]["payload_bytes"] == math.ceil(count * 35 / 8) + 5
 
 

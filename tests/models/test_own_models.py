@@ -1046,7 +1046,7 @@ def test_torch_softmax_has_the_figures_of_the_built_in_model(
     pairs = zip(read_lines(tmp_path / "core"), read_lines(tmp_path / "torch"), strict=True)
     for expected, found in pairs:
         train_metrics = found["client_work"]["train"]
-        # In ten rounds, float32 products are in another order.
+        # PyTorch sums float32 products in another order, and differences add up over ten rounds.
         assert train_metrics == pytest.approx(expected["client_work"]["train"], abs=1e-5)
 
 

@@ -487,9 +487,9 @@ def _copy(table: ExampleTable, codes: Any, writer: TableWriter, placed: _Placed)
 
 
 def _tell_from(tell: ProgressCallback, done: int) -> ProgressCallback:
-    """Returns a callback for one file that adds the `done` examples of earlier files.
+    """Returns a callback for the import of one file.
 
-    It leaves out the total.
+    It adds `done`, the examples of earlier files, to the count, and leaves out the total.
     """
     return lambda count, _: tell(done + count, None)
 

@@ -162,8 +162,7 @@ class Options:
         """Returns how Keras initialises each tensor: a constant, or an initialiser's name.
 
         Args:
-            defaults: The initialiser of each tensor without one in the options, by name and in
-                order.
+            defaults: For each tensor by name, in order, its initialiser if the options give none.
         """
         return tuple(self._start(tensor, default) for tensor, default in defaults.items())
 

@@ -43,8 +43,8 @@ class PeerArgument(NamedTuple):
     """A keyword argument of other programs.
 
     Attributes:
-        ours: Its names in fedcli; a function has one of them, or none.
-        why: What to do if the function has none of them.
+        ours: Its possible names in fedcli; the message shows those that the called function takes.
+        why: What to do if the called function takes none of them.
     """
 
     ours: tuple[str, ...]
