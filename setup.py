@@ -37,10 +37,10 @@ GLUE_FLAGS = "-Og -Wno-sign-compare"
 # Further flags by folder. Synthetic data, payloads and quantised values must not depend on whether
 # the compiler contracts a * b + c into one instruction.
 FOLDER_FLAGS = {folder: ["-ffp-contract=off"] for folder in ("random", "compress", "secure")}
-# Folders whose files are compiled as one file, which saves a fifth of the time. So their static
-# names must differ. Files that are compiled once per instruction set are compiled separately.
+# Folders whose files are compiled as one file, which saves a fifth of the time. So the static
+# names of a folder must differ. Files with a version per instruction set are compiled separately.
 UNITED = {"csrc", "aggregate", "client", "cohort", "compress", "net", "random", "step"}
-# Per instruction set, flags to try in turn: GCC < 11 and Clang < 12 lack the levels' names.
+# Per instruction set, flags to try in turn: GCC < 11 and Clang < 12 do not know x86-64-v3 and -v4.
 ISA_FLAGS = {
     "avx2": ["-march=x86-64-v3", "-mavx2 -mfma -mbmi -mbmi2 -mf16c"],
     "avx512": [

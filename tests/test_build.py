@@ -23,7 +23,7 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent
-# The name of the distribution that provides a module, where they differ.
+# The distribution that provides a module, by the module's name, where the two names differ.
 DISTRIBUTIONS = {"tomli_w": "tomli-w", "PIL": "pillow"}
 
 

@@ -67,7 +67,7 @@ def test_a_step_loads_nothing_that_it_does_not_use(loaded: dict[str, set[str]], 
 
 
 def test_the_steps_load_what_they_use(loaded: dict[str, set[str]]) -> None:
-    """This shows that the names in `STEPS` are names of real modules."""
+    """Else the test above could pass because the names in `STEPS` are not those of modules."""
     assert "fedcli.settings.tables" in loaded["tables of names"]
     assert {"numpy", "fedcli.core._core"} <= loaded["generated data"]
     assert "matplotlib" in loaded["figures"]

@@ -34,7 +34,7 @@ ROOMS = (
     ("settings",),
     GROUND,
 )
-# The same inside the large rooms: modules and folders, high to low.
+# The floors inside each large room: its modules and folders, high to low.
 FLOORS = {
     "cluster": (
         ("opening",),
@@ -315,7 +315,7 @@ def test_modules_import_each_other_in_no_circle() -> None:
         module_name(path): set(owners(imports(ast.parse(path.read_text())), modules))
         for path in sources()
     }
-    order = tuple(TopologicalSorter(graph).static_order())  # else a CycleError
+    order = tuple(TopologicalSorter(graph).static_order())  # raises CycleError for a cycle
     assert len(order) == len(modules)
 
 

@@ -51,7 +51,7 @@ def test_who_asks_for_a_lock_does_not_disturb_who_takes_it(tmp_path: Path) -> No
     assert not is_locked(path)
     path.touch()
     asking = os.open(path, os.O_RDONLY)
-    fcntl.flock(asking, fcntl.LOCK_SH)  # `is_locked` is interrupted here for a moment
+    fcntl.flock(asking, fcntl.LOCK_SH)  # as `is_locked` does, but it holds the lock longer
     threading.Timer(0.02, os.close, [asking]).start()
     taken = lock_now(path)
     assert is_locked(path)

@@ -27,13 +27,13 @@ def mentioned(text: str) -> set[str]:
 
 
 def exists(name: str) -> bool:
-    """Whether a name exists after `import fedcli`, or after the import of a module in its path."""
+    """Whether a name exists after `import fedcli`, or after importing the module in its path."""
     _, *parts = name.split(".")
     return _is_reached(fedcli, parts) or _is_in_a_module(name)
 
 
 def _is_reached(found: object, parts: list[str]) -> bool:
-    """Whether the parts can be read as attributes; of a module only the names in `__all__`."""
+    """Whether each part is an attribute of the one before; of a module, a name in its `__all__`."""
     for part in parts:
         handed_on = getattr(found, "__all__", None) if isinstance(found, ModuleType) else None
         if (handed_on is not None and part not in handed_on) or not hasattr(found, part):
@@ -83,7 +83,7 @@ def test_a_name_that_does_not_exist_is_found() -> None:
 
 
 def test_readme_and_manual_name_what_import_fedcli_is_enough_for() -> None:
-    """Exceptions are the pages on limits, which names constants, and on the files."""
+    """An exception is the page on limits: its constants need imports of other modules."""
     pages = [ROOT / "README.md", *(ROOT / "fedcli" / "manual").glob("*.md")]
     found = [
         f"{page.name}: {name}"

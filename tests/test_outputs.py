@@ -194,7 +194,7 @@ def test_the_next_writer_removes_what_a_killed_one_left_and_nothing_else(tmp_pat
     assert len(names(tmp_path)) == len(others) + 1
     with replacing(tmp_path / "out.h5") as living:
         living.write_bytes(b"first")
-        write_atomic(tmp_path / "out.h5", b"second")  # while the first one lives
+        write_atomic(tmp_path / "out.h5", b"second")  # while the first is open
         assert living.exists()
     assert names(tmp_path) == sorted([*others, "out.h5"])
     assert (tmp_path / "out.h5").read_bytes() == b"first"

@@ -79,7 +79,7 @@ def test_the_page_says_what_the_errors_say() -> None:
 
 
 def _found(path: str) -> Any:
-    """The object that a dotted path in an answer names; None: it belongs to Python or Keras."""
+    """The object that a dotted path in an answer names; None if it is Python's or Keras's."""
     if path.endswith(".preprocess"):
         return ClientDataset.preprocess
     place, *rest = path.split(".")
@@ -97,7 +97,7 @@ def test_what_an_error_says_to_write_exists(name: str) -> None:
         path = ast.unparse(call.func)
         function = _found(path)
         if path == "fedcli.RunConfig":
-            eval(code, {"fedcli": fedcli})  # its values are allowed
+            eval(code, {"fedcli": fedcli})  # raises if a value is refused
         elif function is not None:
             known = {*inspect.signature(function).parameters, *AlgorithmParts.__annotations__}
             assert {word.arg for word in call.keywords} <= known

@@ -40,7 +40,7 @@ MAX_README_LINES = 220
 # One correct prediction more or less among 905 examples changes an accuracy by 0.0011. For the 100
 # test examples only losses are shown.
 TOLERANCE = 0.0015
-# By a word in a block, the optional package that the block needs.
+# The optional package that a block needs, by a word in the block that shows the need.
 EXTRAS = {"tensorboardX": "tensorboardX", "write_figures": "matplotlib"}
 
 SAVED = re.compile(
@@ -64,7 +64,7 @@ json.dump(printed, sys.stdout)
 
 @dataclass(frozen=True)
 class Block:
-    """Code with its first line number and its output; None if the page does not show the output."""
+    """Code, its first line number, and the output that the page shows; None if it shows none."""
 
     line: int
     code: str
@@ -153,7 +153,7 @@ def test_python_prints_what_the_page_says(
 
 
 def cells_of_notebook(folder: Path, blocks: list[Block]) -> list[tuple[str, str]]:
-    """The code of the notebook of the tutorial; "" labels a cell that is no block of the page.
+    """Returns (label, code) of the cells of the tutorial's notebook; "" if the page lacks the cell.
 
     Left out are cells of blocks that are not in `blocks` because an optional package is missing,
     and the cell that displays figures if IPython is missing. Every notebook has IPython.
@@ -181,7 +181,7 @@ def test_python_is_run_on_the_pages_that_have_it() -> None:
 
 
 def check_events(folder: Path) -> None:
-    """TensorBoard itself reads ten rounds under the tutorial's names, the last with its loss."""
+    """TensorBoard reads ten rounds under the tutorial's names; the last loss is the tutorial's."""
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     events = reader.EventAccumulator(str(folder))
     events.Reload()

@@ -257,7 +257,7 @@ KERNEL(void, sum_eight, const float *const *vectors, const double *weights, size
 /* Sorts each column of a block of rows. Between the steps it prefetches what is read next. */
 KERNEL(void, sort_rows, const fed_sort_block *block, const fed_sort_step *steps, size_t num_steps,
        fed_ahead *ahead /* in-out */)
-/* The mean of each column, added from the first row to the last. */
+/* The mean of each column; its values are added from the first row to the last. */
 KERNEL(void, mean_of_ordered, const int32_t *rows /* [num_rows, FED_LANES] */, size_t num_rows,
        double *mean /* out [FED_LANES] */)
 /* The mean of the num_nearest values (1 to num_rows) nearest to each column's median. has_tie is 1

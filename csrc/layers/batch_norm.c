@@ -196,8 +196,8 @@ static void forward(const fed_images_pass *pass) {
 
 /* ---- Backward -------------------------------------------------------------------------------- */
 
-/* The outputs of image b, if the kernels undo the activation: the gradient counts only where they
- * are inside its range. NULL: it counts everywhere. */
+/* The outputs of image b, if the kernels undo the activation: the gradient counts only where
+ * outputs are inside the activation's range. NULL: the gradient counts everywhere. */
 static const float *mask_of(const fed_images_pass *pass, size_t b) {
     const fed_stage *stage = pass->stage;
     return fed_norm_activates(stage->layer) ? pass->out + b * stage->out.num_values : NULL;

@@ -62,7 +62,7 @@ static void unpack(const fed_stage *stage, const double *packed, double *flat) {
                channels * sizeof *flat);
 }
 
-/* The parts of scratch, each a multiple of 64 bytes but the last. */
+/* The parts of scratch. The size of each except the last is a multiple of 64 bytes. */
 static float *turned_of(const fed_pass *pass) { return pass->scratch; }
 static float *copy_of(const fed_pass *pass) { return turned_of(pass) + kernel_size(pass->stage); }
 static size_t *taps_of(const fed_pass *pass) {

@@ -15,7 +15,7 @@ typedef struct fed_stride_phase {
     size_t first, num; /* coordinates first, first + stride, ... */
     size_t tap;        /* the first of the taps tap, tap + stride, ... */
     size_t num_taps;
-    size_t window; /* the first coordinate's window in the outputs' gradient with its border */
+    size_t window; /* where the first coordinate's window begins in the gradient with its border */
 } fed_stride_phase;
 
 /* The sizes along one axis. The outputs' gradient has `before` zeros before it; with the zeros on

@@ -89,8 +89,8 @@ class Inversion:
         if len(self.indices) > 1:
             notes.append(
                 f"each unit of the first layer gives one mixture of the {len(self.indices)} "
-                "examples; for each example the nearest mixture is shown, which an attacker, who "
-                "does not know the example, could not choose"
+                "examples; for each example the nearest mixture is shown, but an attacker, who "
+                "does not know the examples, could not tell which mixture that is"
             )
         return tuple(notes)
 

@@ -60,7 +60,7 @@ class Page:
 @opt.option(
     "--search",
     metavar="WORD",
-    help="List the pages that contain WORD, in upper or lower case, with the first lines that do.",
+    help="List the pages that contain WORD, in upper or lower case, and the first lines with WORD.",
     section=SEARCHING,
 )
 @opt.option(

@@ -369,8 +369,8 @@ def _show_layers(screen: Screen, entry: Mapping[str, Any]) -> None:
     )
     if entry["num_trained"] < entry["num_params"]:
         moving = entry["num_params"] - entry["num_trained"]
-        screen.line(f"{entry['num_trained']:,} parameters are trained; {moving:,} are the moving")
-        screen.line("statistics of batch normalization.")
+        screen.line(f"{entry['num_trained']:,} parameters are trained; the other {moving:,} are")
+        screen.line("the moving statistics of batch normalization.")
     of_example, workspace = (entry[key] / 2**20 for key in ("example_bytes", "workspace_bytes"))
     screen.line(f"The outputs of all layers for one example take {of_example:,.1f} MiB.")
     screen.line(

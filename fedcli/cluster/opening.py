@@ -96,8 +96,9 @@ class _Check:
             )
         if description.isa != native.isa_name():
             raise RunError(
-                f"{description.host} computes with {description.isa}, but this machine with "
-                f"{native.isa_name()}; set FEDCLI_ISA to an instruction set that all nodes have: "
+                f"{description.host} computes with {description.isa}, but this machine computes "
+                f"with {native.isa_name()}; set FEDCLI_ISA to an instruction set that all nodes "
+                f"have: "
                 f"FEDCLI_ISA={description.isa} fedcli train ..."
             )
         if description.fingerprint != self._fingerprint:
@@ -108,7 +109,7 @@ class _Check:
             )
         if description.probe != self._probe:
             raise RunError(
-                f"{description.host} computes other bytes than this machine, with the same "
-                "version and instruction set; build fedcli with the same compiler and C library "
-                "on all nodes"
+                f"{description.host} has the same version and instruction set as this machine, but "
+                "computes other bytes; build fedcli with the same compiler and C library on all "
+                "nodes"
             )

@@ -204,8 +204,8 @@ def check_names(names: Sequence[str], model: Model) -> None:
     for name in map(tables.short_name, names):
         if name in own:
             raise ConfigError(
-                f"--metrics {name}: the model {model.name} has a metric of that name; leave it "
-                "out, or rename the model's metric"
+                f"--metrics {name}: the model {model.name} has a metric of that name; leave {name} "
+                "out of --metrics, or rename the model's metric"
             )
 
 

@@ -555,7 +555,7 @@ class ClientStates:
         if self.version and self._holder.tokens.get(self.version) is not self._token:
             raise RunError(
                 f"the clients' states after round {self.version} are no longer kept: the process "
-                "has continued from another state; continue from its last one"
+                "has continued from another state; continue from its last state"
             )
 
     def open_in(self, folder: Path, kept: Sequence[int], digest: int | None = None) -> ClientStates:

@@ -54,7 +54,8 @@ def input_names(specs: Sequence[Spec]) -> list[tuple[str, ...]]:
         if len(inputs) != spec.num_inputs:
             raise ConfigError(
                 f"layer {spec.name}: it reads {shown(', '.join(inputs))}, but a layer of kind "
-                f"{spec.kind} has {spec.num_inputs} inputs; name them in its inputs"
+                f"{spec.kind} has {spec.num_inputs} inputs; name {spec.num_inputs} layers in its "
+                "inputs"
             )
         names.append(inputs)
         before = spec.name
@@ -224,8 +225,8 @@ class _Graph:
         if mixing:
             raise ConfigError(
                 f"layer {spec.name}: it follows {mixing[0]}, which mixes the examples of a batch "
-                "and must be the last layer that changes the image itself; put it before that one, "
-                "or leave it out"
+                "and must be the last layer that changes the image itself; put layer "
+                f"{spec.name} before layer {mixing[0]}, or leave it out"
             )
 
     def _value(self, spec: Spec, name: str) -> _Value:

@@ -159,7 +159,7 @@ def tree_scheme(population: int, cohort_size: int, restart_every: int) -> Scheme
     if restart_every % pass_rounds and pass_rounds % restart_every:
         raise ConfigError(
             f"--dp-option restart_every={restart_every}: a pass over all clients takes "
-            f"{pass_rounds} rounds; choose a divisor or a multiple of that, or leave "
+            f"{pass_rounds} rounds; choose a divisor or a multiple of {pass_rounds}, or leave "
             "restart_every out for one tree per pass"
         )
     return Unsampled(lambda num_rounds: _of_trees(num_rounds, pass_rounds, restart_every))

@@ -208,8 +208,8 @@ def _check_data(config: RunConfig, path: Path, origin: Mapping[str, Any]) -> Non
     now = datasets.fingerprint(config.data_source)
     if origin.get("data") not in (None, now):
         raise RunError(
-            f"{path} was trained on other data: their fingerprint is {origin['data']}, that of "
-            f"{config.data} is {now}; give the run's data with --data"
+            f"{path} was trained on other data: their fingerprint is {origin['data']}, but the "
+            f"fingerprint of {config.data} is {now}; give the run's data with --data"
         )
 
 

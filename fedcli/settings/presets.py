@@ -255,7 +255,7 @@ _CIFAR100 = Preset(
 
 _FEDML = Preset(
     "fedml-cifar10-resnet56",
-    "ResNet-56 on CIFAR-10, ten clients of Dirichlet 0.5, all in each of 100 rounds of 20 epochs.",
+    "ResNet-56 on CIFAR-10: ten clients (Dirichlet 0.5), 100 rounds of 20 epochs, all clients.",
     "FedML (He et al. 2020), arXiv 2007.13518, cross-silo benchmark, CIFAR10, ResNet-56, non-IID",
     values={
         "data": "cifar10",
@@ -284,7 +284,7 @@ _FEDML = Preset(
 
 _NIID = Preset(
     "niid-bench-cifar10",
-    "A simple CNN on CIFAR-10, ten clients of Dirichlet 0.5, all in each of 50 rounds.",
+    "A simple CNN on CIFAR-10: ten clients (Dirichlet 0.5), 50 rounds with all clients.",
     "NIID-Bench (Li et al. 2022), arXiv 2102.02079, table 3, CIFAR-10, p_k ~ Dir(0.5), FedAvg",
     values={
         "data": "cifar10",
@@ -313,7 +313,7 @@ _NIID = Preset(
 
 _BLAZEFL = Preset(
     "blazefl-cifar10-cnn",
-    "The PyTorch tutorial's CNN on CIFAR-10, 100 clients of two shards, all in each of 5 rounds.",
+    "The PyTorch tutorial's CNN on CIFAR-10: 100 clients of two shards, 5 rounds, all clients.",
     "BlazeFL, repository blazefl/benchmarks, blazefl-case with its default config",
     values={
         "data": "cifar10",

@@ -264,7 +264,8 @@ def _check_given_once(study: Study, source: str) -> None:
         if both:
             raise ConfigError(
                 f"{source}: {sorted(both)[0]} is in case {case.name!r} and in the grid or range; "
-                "leave it out of one (a case may have a grid of its own)"
+                "leave it out of the case, or out of the grid or range (a case may have a grid of "
+                "its own)"
             )
     named = {*varied, *_names_of_cases(study)}
     if study.redraw_partition and "partition_options.seed" in named:

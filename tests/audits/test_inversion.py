@@ -24,13 +24,13 @@ def invert(path: Path, **options: Any) -> Inversion:
 
 
 def test_the_quotient_of_a_small_example_is_the_input() -> None:
-    """The update is one gradient step of rate -1 on x with label 1, with made-up probabilities."""
+    """The update is the gradient (a rate of -1) for x with label 1 and made-up probabilities."""
     x = np.array([0.2, 0.0, 0.9, 0.5])
     bias = np.array([0.161572, -0.299392, 0.137820])
     images, psnr = read_images(np.outer(x, bias), bias, x[np.newaxis].astype(np.float32))
     np.testing.assert_allclose(images[0], x, rtol=1e-12)
     assert np.argmin(bias) == 1  # the label
-    assert psnr[0] > 140.0  # the original is float32
+    assert psnr[0] > 140.0  # the original has float32 pixels
 
 
 def softmax_steps(
@@ -99,7 +99,7 @@ def test_labels_are_read_through_batch_normalization(tmp_path: Path) -> None:
     )
     result = invert(run)
     assert result.label_read == result.labels[0]
-    assert result.psnr[0] > 60.0  # as above, after one step
+    assert result.psnr[0] > 60.0  # float32 weights as above, but only one step
 
 
 def test_threads_change_no_result(tmp_path: Path) -> None:

@@ -33,7 +33,8 @@ def test_a_shared_variance_is_the_mean_square_of_each_side() -> None:
     has = np.array([[True, False], [True, True], [False, True], [False, False]])
     observed = np.array([2.0, 4.0])
     found = likelihood_ratios(observed, scores, has, is_offline=False, shares_variance=True)
-    # With: 1, 3 | 6, 2; without: 0, 4 | 5, 4. Squares around the means 2 | 4 and 2 | 4.5.
+    # With the client: 1, 3 | 6, 2 (means 2 | 4); without: 0, 4 | 5, 4 (means 2 | 4.5). A side's
+    # variance is the mean of its four squared differences from these means.
     inside, outside = NormalDist(0, np.sqrt(10 / 4)), NormalDist(0, np.sqrt(8.5 / 4))
     expected = [
         np.log(inside.pdf(0)) - np.log(outside.pdf(0)),

@@ -50,7 +50,7 @@ def test_low_rates_need_many_others() -> None:
     others = np.arange(1000, dtype=np.float64)
     members: NDArray[np.float64] = others + 0.5
     found = separation(members, others)
-    # At most 1 and 10 of the 1,000 others have a score of at least the threshold.
+    # Above the thresholds are 1 and 10 of the 1,000 others, and 2 and 11 of the members.
     assert found.tpr == (0.002, 0.011)
 
 

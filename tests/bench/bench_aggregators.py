@@ -4,15 +4,16 @@
         [--params 7850,199210,1663370] [--rules median,krum] [--threads 2] [--repeats 3]
         [--peer-gigabytes 0.4]
 
-Each rule is one call of an aggregator, from the rows of a mapped temporary file (in the page cache)
-to the mean delta. It takes turns with the peers that are installed: the form that one would write
-with NumPy, Flower's functions (flwr.server.strategy.aggregate) and byzfl's classes. Peers get the
+For each rule one call of an aggregator is timed. It reads the rows of a mapped temporary file (in
+the page cache) and computes the mean delta. The rule takes turns with the installed peers: plain
+NumPy code, Flower's functions (flwr.server.strategy.aggregate) and byzfl's classes. Peers get the
 deltas in memory, as they require. Medians are printed. Nothing is asserted, because machines are
 shared and noisy.
 
-`reads` is the time of a rule divided by the time of reading the deltas once: the norms of all rows,
-on the same threads. `fastest` is the time of the fastest peer divided by ours. `grown` is the
-growth of the process's anonymous memory, in MB, during our calls; the mapped file does not count.
+`reads` is the time of a rule divided by the time of reading the deltas once. Reading means that the
+norms of all rows are computed on the same threads. `fastest` is the time of the fastest peer
+divided by the time of fedcli. `grown` is the growth of the process's anonymous memory, in MB,
+during the calls of fedcli; the mapped file does not count.
 Peers are left out if the deltas have more bytes than --peer-gigabytes.
 """
 
@@ -100,7 +101,7 @@ def _numpy_trimmed_mean(rows: Matrix, trim: int) -> Matrix:
 
 
 def numpy_peers(rows: Matrix) -> Iterator[tuple[str, Peer]]:
-    """NumPy's plain forms by rule."""
+    """Yields the name of a rule and plain NumPy code for it."""
     f = len(rows) // 10
     yield "median", lambda: np.median(rows, axis=0)
     yield "trimmed-mean", lambda: _numpy_trimmed_mean(rows, len(rows) // 5)
@@ -110,7 +111,7 @@ def numpy_peers(rows: Matrix) -> Iterator[tuple[str, Peer]]:
 
 
 def flower_peers(rows: Matrix) -> Iterator[tuple[str, Peer]]:
-    """Flower's functions by rule; none if it is not installed."""
+    """Yields the name of a rule and Flower's function; nothing if Flower is not installed."""
     try:
         flower = importlib.import_module("flwr.server.strategy.aggregate")
     except ImportError:
@@ -124,7 +125,7 @@ def flower_peers(rows: Matrix) -> Iterator[tuple[str, Peer]]:
 
 
 def byzfl_peers(rows: Matrix) -> Iterator[tuple[str, Peer]]:
-    """The classes of byzfl by rule; none if it is not installed."""
+    """Yields the name of a rule and byzfl's class; nothing if byzfl is not installed."""
     try:
         byzfl = importlib.import_module("byzfl")
     except ImportError:
@@ -164,7 +165,7 @@ def anonymous_bytes() -> int:
 
 
 class Peak:
-    """The largest growth of anonymous memory, which another thread reads every 2 ms."""
+    """The largest growth of anonymous memory. A thread reads the memory every 2 ms."""
 
     def __enter__(self) -> Peak:
         """Starts the thread."""
@@ -188,7 +189,7 @@ class Peak:
 
     @property
     def megabytes(self) -> float:
-        """The largest growth."""
+        """The largest growth since the start, in MB."""
         return (self._most - self._first) / 1e6
 
 

@@ -8,12 +8,13 @@ round, with the same clients and the same client optimizer. Medians are printed.
 asserted, because machines are shared and noisy.
 
 `state` is the time for the vectors that clients keep from round to round: they are read from their
-file and sent before the clients' work, and updated and written after it. `x` is a round without
-`state`, divided by a round of federated averaging. `gradients` is the number of gradients that an
-algorithm computes for each one of federated averaging. Mime computes two per step, and those of one
-more pass over the data for the mean gradient; Mime Lite adds only that pass. `beyond` is a round
-without `state`, divided by the time that a round of federated averaging would take with that many
-gradients. They multiply the time in the core and nothing else.
+file and sent before the clients' work, and updated and written after it. `x` is the time of a
+round without `state`, divided by the time of a round of federated averaging. `gradients` is the
+number of gradients that an algorithm computes where federated averaging computes one. Mime
+computes two gradients per step, and makes one more pass over the data for the mean gradient; Mime
+Lite adds only this pass. `beyond` is the time of a round without `state`, divided by the time that
+federated averaging would take with `gradients` times as many gradients. For this time, only the
+part of a round that is spent in the core is multiplied by `gradients`.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ Taken = dict[str, list[float]]
 
 
 class Timer:
-    """Sums the seconds spent in some methods since the last `take`."""
+    """Sums the seconds that the watched methods have taken since the last call of `take`."""
 
     def __init__(self) -> None:
         self._spent: defaultdict[str, float] = defaultdict(float)
@@ -97,7 +98,7 @@ class Rounds:
         self.taken: Taken = defaultdict(list)
 
     def go(self, *, counts: bool) -> None:
-        """Runs one round; its times are kept if it counts."""
+        """Runs one round; its times are kept if `counts`."""
         self._timer.take()
         started = time.perf_counter()
         self._state = self._process.next(self._state, self._clients).state
@@ -113,7 +114,7 @@ class Rounds:
 
 
 def num_gradients(name: str, epochs: int) -> float:
-    """Gradients of an example for each one that federated averaging computes, at least 1."""
+    """Returns how many gradients an algorithm computes where federated averaging computes one."""
     return {"mime": 2 + 1 / epochs, "mime-lite": 1 + 1 / epochs}.get(name, 1.0)
 
 

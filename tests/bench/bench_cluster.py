@@ -3,13 +3,13 @@
     python tests/bench/bench_cluster.py [rounds] [population] [--engine threads|ray] [--rounds 40]
 
 rounds: a round of 16 clients with one example each, by two threads and by two Ray workers with one
-thread each, for models of four sizes. There is almost nothing to compute, so the difference is the
-overhead of Ray.
+thread each, for models of four sizes. There is almost nothing to compute, so the difference
+between threads and workers is the overhead of Ray.
 population: rounds of up to 10,000 clients of synthetic-digits, with mlp-2nn, from a population of
 up to a million. Prints the seconds per round, and the peaks of anonymous memory (without files and
 the object store) of the driver and of the largest worker. On Ray, the sums that the driver holds
-take at most (parts in flight + log2 of the cohort) * 8 bytes per parameter. The additional memory
-of the driver for the largest cohort, compared with the smallest, is printed beside this bound.
+take at most (parts in flight + log2 of the cohort size) * 8 bytes per parameter. Beside this bound
+is printed how much more memory the driver takes for the largest cohort than for the smallest.
 Nothing is asserted, because machines are shared and noisy.
 """
 
@@ -127,7 +127,7 @@ def read(process: int, name: str) -> str:
 
 
 def measure_rounds(engines: Sequence[str], num_rounds: int) -> None:
-    """Prints milliseconds a round for each model and engine."""
+    """Prints the milliseconds per round for each model and engine."""
     print(f"{'parameters':>12} {'engine':8} {'least ms':>10} {'median ms':>10}")
     options = ("--data-option", "clients=64", "--clients", "16", "--max-examples", "1")
     for model, num_params in MODELS.items():

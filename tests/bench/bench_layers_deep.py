@@ -4,10 +4,11 @@
     python tests/bench/bench_layers_deep.py [--only 3x3] [--repeats 20]
 
 One thread, 20 images. PyTorch (which must be installed) runs in this process, in both of its memory
-layouts; the core runs in a program of its own. They take turns, and each runs a few times in a row,
-because the other one has replaced its data and code in the caches. Times are those of the thread,
-so a busy machine disturbs less. The smallest time is printed, in microseconds per image. `ratio` is
-the sum of forward and backward, divided by that of PyTorch's faster layout.
+layouts; the core runs in a program of its own. PyTorch and the core take turns. In a turn each runs
+a few times in a row, because the other one has replaced its data and code in the caches. Processor
+time of the thread is measured, because a busy machine disturbs it less. The smallest time is
+printed, in microseconds per image. `ratio` is the core's time for forward and backward, divided by
+the time of PyTorch's faster layout.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Shape(NamedTuple):
     side: int
 
     def __str__(self) -> str:
-        """Returns how the tables name it."""
+        """Returns the name of the shape in the printed table."""
         stride = f" s{self.stride}" if self.stride > 1 else ""
         window = f"{self.window}x{self.window}"
         return f"{window}{stride} {self.num_inputs}-{self.num_outputs} @{self.side}"
@@ -71,7 +72,7 @@ SHAPES = (
 
 
 def torch_phases(shape: Shape, layout: torch.memory_format) -> dict[str, Callable[[], object]]:
-    """Returns PyTorch's forward pass and gradients of a layer; `backward` is both gradients."""
+    """Returns PyTorch's passes by name; `backward` computes the gradients of inputs and weights."""
     generator = torch.Generator().manual_seed(1)
     size = (NUM_IMAGES, shape.num_inputs, shape.side, shape.side)
     x = torch.randn(size, generator=generator).to(memory_format=layout)
@@ -117,14 +118,14 @@ class Core:
         return stdout.readline().strip()
 
     def set_up(self, shape: Shape, method: str) -> bool:
-        """Tells whether the method can compute the layer."""
+        """Prepares a layer; returns whether the method can compute it."""
         sizes = (NUM_IMAGES, shape.side, shape.side, shape.num_inputs, shape.num_outputs)
         command = " ".join(map(str, ("conv", method, *sizes, shape.window, shape.stride)))
         return self.ask(command) == "ok"
 
 
 def least(times: dict[str, float], phase: str, seconds: float) -> None:
-    """Keeps the smaller time."""
+    """Keeps the smallest time of a phase in `times`, in microseconds per image."""
     times[phase] = min(times.get(phase, 1e9), seconds * 1e6 / NUM_IMAGES)
 
 

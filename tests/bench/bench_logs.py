@@ -3,9 +3,9 @@
     python tests/bench/bench_logs.py TRAIN.h5 TEST.h5 [--rounds 2000] [--repeats 5]
 
 The tutorial job runs in a process of its own, alternately with each set of records: none, --csv and
---record-clients, --tensorboard. Prints medians: the time of the whole process, its ratio and
-difference to the process without records of the same turn, its processor time, and the size of the
-folder. Nothing is asserted, because machines are shared and noisy.
+--record-clients, --tensorboard. Prints medians: the time of the whole process, its processor time,
+and the size of the folder. The time is also compared, as a ratio and a difference, with the time
+without records in the same turn. Nothing is asserted, because machines are shared and noisy.
 """
 
 from __future__ import annotations

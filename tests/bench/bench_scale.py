@@ -4,9 +4,9 @@
 
 sweep: short runs (the tutorial job, ten rounds), alternately as one `fedcli sweep` and as a loop of
 `fedcli train`. Prints runs per minute and CPU seconds per run.
-report: `fedcli report` of 1,000 runs of 100 rounds, copies of one run with other options: of a
-study, of a folder of runs, and of that folder grouped. Nothing is asserted, because machines are
-shared and noisy.
+report: `fedcli report` of 1,000 runs of 100 rounds, which are copies of one run with other options.
+They are reported as a study, as a folder of runs, and as a folder whose runs are grouped. Nothing
+is asserted, because machines are shared and noisy.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ def fedcli(folder: Path, *arguments: str) -> tuple[float, float]:
 
 
 def measure_sweep(num_runs: int, num_of_loop: int, turns: int) -> None:
-    """Prints runs per minute and processor seconds of both, and the median ratio of all turns.
+    """Compares a sweep with a shell loop: runs per minute, processor seconds, median ratio.
 
     Args:
         num_runs: Runs of the sweep; with 0 it is not measured.
         num_of_loop: Runs of the shell loop; with 0 it is not measured.
-        turns: How often both are measured.
+        turns: How often the sweep and the loop are measured.
     """
     found: dict[str, list[tuple[float, float]]] = {"sweep": [], "shell loop": []}
     for turn in range(turns):
@@ -100,7 +100,7 @@ def make_runs(folder: Path) -> None:
 
 
 def make_study(folder: Path) -> None:
-    """Makes a study of these runs: its file, and a line for each run."""
+    """Makes a study of the runs of `make_runs`: study.toml, and a line for each run."""
     (folder / "study/runs").mkdir(parents=True)
     fedcli(folder, "sweep", "--rounds", "2", "--select-on", "test", "--out", "small", "-q")
     line = json.loads((folder / "small/trials.jsonl").read_text())

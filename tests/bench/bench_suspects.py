@@ -67,7 +67,7 @@ def mean_image_precision(data: ClientData, flips: Flips) -> float:
 
 
 def precision(found: Suspects, flips: Flips) -> float:
-    """The share of the flipped examples that are listed."""
+    """The number of flipped examples in `found`, divided by the number of all flipped ones."""
     hits = [flips[each.client_id][each.index] for each in found.examples]
     return sum(hits) / sum(int(each.sum()) for each in flips.values())
 

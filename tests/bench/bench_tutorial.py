@@ -72,7 +72,10 @@ def cohort(data: str, num_clients: int) -> tuple[BatchedDataset, ...]:
 
 
 def train_once(engine: ThreadEngine, clients: Sequence[BatchedDataset]) -> None:
-    """The core's call of a round: training and weighted sum. A list is prepared in each call."""
+    """Calls the core as a round does: training and weighted sum.
+
+    If `clients` is a list, not a tuple, it is prepared for the core in each call.
+    """
     task = ClientTask(
         rows=SGD_ROWS, params=MODEL.initial_params, round_num=0, weighting="num-examples"
     )
@@ -83,7 +86,10 @@ def train_once(engine: ThreadEngine, clients: Sequence[BatchedDataset]) -> None:
 
 
 def step_kernel() -> None:
-    """Only local steps: one thread, no constant pixels, one decoding, no shuffle."""
+    """Compares local steps with the FMA peak of one thread.
+
+    No pixel is constant; images are decoded once and not shuffled, so only steps take time.
+    """
     rng = np.random.default_rng(1)
     pixels = rng.integers(0, 256, (96, 28, 28)).astype(np.uint8)
     labels = rng.integers(0, 10, 96).astype(np.int32)
@@ -110,7 +116,7 @@ def step_kernel() -> None:
 def numpy_rounds(
     clients: list[tuple[NDArray[np.float32], NDArray[np.int32]]], num_rounds: int
 ) -> None:
-    """The tutorial job as a plain float32 NumPy loop, pixels already decoded."""
+    """Runs the tutorial job as a plain float32 NumPy loop. The pixels are already decoded."""
     weights, bias = np.zeros((784, 10), np.float32), np.zeros(10, np.float32)
     for _ in range(num_rounds):
         numpy_round(clients, weights, bias)
@@ -146,14 +152,18 @@ def numpy_round(
 
 
 def run_train(data: str, num_rounds: int, threads: int, out: str) -> None:
-    """`fedcli train` as a process of its own."""
+    """Runs `fedcli train` in a process of its own."""
     command = [FEDCLI, "train", "--data", data, "--rounds", str(num_rounds)]
     command += ["--threads", str(threads), "--out", out, "--force", "--quiet"]
     subprocess.run(command, check=True, capture_output=True)
 
 
 def rounds_against_numpy(data: str, repeats: int) -> None:
-    """The time of a whole round of `fedcli train`, from the difference of two runs."""
+    """Compares the time of a round with a NumPy loop.
+
+    The time of a round of `fedcli train` is the difference between a long run and a short run,
+    divided by the difference of their numbers of rounds.
+    """
     decoded = [
         (c.client.images().reshape(len(c.client), -1), c.client.labels) for c in cohort(data, 10)
     ]
@@ -175,7 +185,7 @@ def rounds_against_numpy(data: str, repeats: int) -> None:
 
 
 def whole_process(data: str, test_data: str | None, repeats: int) -> None:
-    """Ten rounds from start to exit, compared with only the imports."""
+    """Times a process that trains ten rounds, and a process that only imports the packages."""
     imports = [sys.executable, "-c", "import numpy, h5py, click, rich.live"]
     with tempfile.TemporaryDirectory() as tmp:
         command = [FEDCLI, "train", "--data", data, "--out", str(Path(tmp, "run")), "--force"]
@@ -198,7 +208,7 @@ def _measure_into(taken: dict[str, float], works: Mapping[str, Work]) -> None:
 
 
 def scaling(data: str) -> None:
-    """The time of the core's call on one thread, divided by that on two."""
+    """Prints the time of the core's call on one thread, divided by its time on two threads."""
     for num_clients in (10, 32):
         clients = cohort(data, num_clients)
         works = {str(n): partial(train_once, ThreadEngine(n), clients) for n in (1, 2)}
@@ -211,7 +221,10 @@ def scaling(data: str) -> None:
 
 
 def full_pass(num_clients: int) -> None:
-    """One epoch, and one evaluation, over a store; 3,383 clients are EMNIST digits' size."""
+    """Times one epoch and one evaluation of all clients of a store.
+
+    EMNIST digits has 3,383 clients.
+    """
     drawn, _ = datasets.load(data_options={"clients": num_clients})
     with tempfile.TemporaryDirectory() as tmp:
         path = Path(tmp, "store.h5")
@@ -238,7 +251,7 @@ def full_pass(num_clients: int) -> None:
 
 
 def anonymous_kib() -> int:
-    """RssAnon of this process."""
+    """The anonymous memory of this process, in KiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 

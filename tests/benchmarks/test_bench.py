@@ -64,7 +64,7 @@ def test_runners_take_turns_and_seconds_are_per_call() -> None:
         lambda done, total: told.append((done, total)),
     )
     assert spreads == [Spread((0.25,) * 3), Spread((2.0,) * 3)]
-    # A turn has as many calls as its seconds allow, at least one.
+    # A turn of 1 s has four calls of "a" (0.25 s each), and one call of "b", though it takes 2 s.
     assert log[-6:] == [("a", 4), ("b", 1)] * 3
     assert clock.paused == [0.5] * 6
     assert told == [(done, 8) for done in range(1, 9)]
@@ -129,7 +129,7 @@ def small_task(kind: str, model: str, **options: Any) -> Task:
 
 
 def own_parameters(task: Task) -> np.ndarray:
-    """The result of fedcli, in the form of a peer's result."""
+    """Returns the result of fedcli as an array like the result of a peer."""
     model = tasks.build_model(task)
     found: Any = own.prepare(task, 2, CancelFlag())()
     if task.kind == AVERAGE:
@@ -155,9 +155,9 @@ KINDS = pytest.mark.parametrize("kind", [TRAIN, EVALUATE, AVERAGE])
 def assert_same_work(task: Task, theirs: np.ndarray) -> None:
     """Asserts that fedcli updates or evaluates the parameters as a peer does.
 
-    The norms of the differences are compared, because a near-tie of a max-pool or a ReLU may round
-    differently: that changes a few entries of a convolution by about 1e-4. A wrong gradient changes
-    all entries by as much as the step.
+    The norm of the difference must be small beside the norm of the step. Single entries are not
+    compared: a near-tie in a max-pool or a ReLU may round differently, which changes a few entries
+    of a convolution by about 1e-4. A wrong gradient changes all entries by as much as the step.
     """
     start = tasks.build_model(task).initial_params if task.kind == TRAIN else 0
     mine, peer = own_parameters(task) - start, theirs.astype(np.float64) - start
@@ -183,7 +183,10 @@ def test_torch_computes_the_same_as_fedcli(kind: str, model: str, options: dict[
 
 @pytest.mark.skipif(not HAS_TORCH, reason="PyTorch is not installed")
 def test_torch_reports_moving_statistics_after_all_weights() -> None:
-    """Trained weights are not compared: batch norms multiply PyTorch's roundings, to 1 % a step."""
+    """Trained weights are not compared with fedcli's.
+
+    Batch norms multiply PyTorch's rounding errors: they reach 1 % of a step.
+    """
     from fedcli.benchmarks import torch_peer
 
     model = tasks.build_model(Task(TRAIN, "resnet20-bn", (5,), data=tasks.SHAPES))
@@ -250,7 +253,7 @@ def test_a_multiply_add_counts_as_two_operations() -> None:
     forward = 784 * 200 + 200 * 200 + 200 * 10
     scored, trained = small_task(EVALUATE, "mlp-2nn"), small_task(TRAIN, "mlp-2nn")
     assert tasks.operations(scored, model) == 2 * forward * 70
-    # The first layer's inputs need no gradient.
+    # Training costs three forward passes, without the gradient of the first layer's inputs.
     assert tasks.operations(trained, model) == 2 * (3 * forward - 784 * 200) * 70
 
 
@@ -451,7 +454,8 @@ def test_layers_count_the_operations_of_each_phase() -> None:
 def test_calls_of_no_measurable_time_have_no_share_of_the_peak() -> None:
     clock = FakeClock()
     ticks = iter(range(1_000_000))
-    timer = Timer(lambda: float(next(ticks)), clock.paused.append)  # also an empty call
+    # Each call takes one second, also an empty call, so after subtraction 0 seconds remain.
+    timer = Timer(lambda: float(next(ticks)), clock.paused.append)
     times = layer_times.measure(models.build("mlp-2nn"), 10, NO_PACE, timer, ignore_progress)
     assert [each.seconds.most for each in times.stages] == [0.0] * len(times.stages)
     assert [each.share_of_peak for each in times.stages] == [None] * len(times.stages)

@@ -63,7 +63,7 @@ static inline int run_on_each_isa(const test_case *tests, size_t num_tests, int 
  *
  *     for (size_t isa = 0; next_isa(&isa);) ...
  *
- * Those that cannot run are skipped. A failed check names the one that is selected. */
+ * Sets that cannot run here are skipped. A failed check names the selected set. */
 static inline bool next_isa(size_t *isa) {
     while (*isa < LENGTH(ISA_NAMES)) {
         test_subject = ISA_NAMES[(*isa)++];

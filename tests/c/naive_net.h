@@ -33,7 +33,7 @@ static inline void naive_note_kinks(int activation, double z, naive_margin *marg
 
 static inline double naive_normal_share(double z) { return erfc(-z / sqrt(2)) / 2; }
 
-/* The exponent of gelu's approximation by tanh, as x * sigmoid(this). */
+/* Gelu's approximation by tanh equals z * sigmoid(naive_gelu_exponent(z)). */
 static inline double naive_gelu_exponent(double z) {
     return 2 * sqrt(2 / M_PI) * (z + 0.044715 * z * z * z);
 }
@@ -505,7 +505,7 @@ typedef struct naive_net {
     size_t num_examples;
     double *values[FED_MAX_LAYERS + 1]; /* of one example: the pixels, then each layer's outputs */
     double *gradients[FED_MAX_LAYERS + 1]; /* by values */
-    double *part; /* a part of a gradient: one layer that reads the value adds it */
+    double *part; /* the part of a value's gradient that comes from one of its readers */
     double *masks[FED_MAX_LAYERS]; /* [num_examples, outputs]; NULL: not a dropout, or not drawn */
     naive_margin margin;           /* over all examples that were scored */
 } naive_net;

@@ -243,7 +243,7 @@ static const stack LARGE[] = {
       CONV(33, 3, 3, 2, 2, true, FED_RELU), CONV(33, 3, 3, 1, 1, true, FED_LINEAR),
       CONV_OF(2, 33, 1, 1, 2, 2, FED_LINEAR), ADD(1, 0, FED_RELU), MEAN(5, 4, 1, 1, false),
       FULL(10, FED_LINEAR)}},
-    /* More than 65,536 parameters before the first dense layer: by batch. */
+    /* More than 65,536 parameters before the first dense layer, so these layers run by batch. */
     {"wide residual blocks",
      {8, 6, 3},
      {CONV(48, 3, 3, 1, 1, true, FED_LINEAR), NORM(2, FED_RELU),

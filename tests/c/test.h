@@ -108,7 +108,7 @@ static inline bool test_is_asked(const char *name, int argc, char **argv) {
     return is_asked;
 }
 
-/* Returns 0 if every chosen test passed, 1 if one failed, 2 if no test has one of the names. */
+/* Returns 0 if every chosen test passed, 1 if one failed, 2 if no name is that of a test. */
 static inline int test_run(const test_case *tests, size_t num_tests, int argc, char **argv) {
     size_t num_run = 0, num_failed = 0;
     for (size_t i = 0; i < num_tests; i++) {

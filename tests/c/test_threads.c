@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The results must be the same byte for byte with any number of threads, if clients are distributed
- * over the threads, and also if there are too few clients, so that threads share the batches
- * (threads.c).
+ * The results must be the same byte for byte with any number of threads. This is tested for clients
+ * that are distributed over the threads, and for cohorts of so few clients that threads share the
+ * batches (threads.c).
  */
 #include "cohort/cohort.h"
 #include "stacks.h"
 
-/* An emulator is ten times as slow, and its threads are threads of this machine, which the other
- * builds test with all stacks and steps. So it trains every third stack, and every third step. */
+/* An emulator trains only every third stack and every third step, because it is ten times as slow.
+ * Its threads are threads of this machine, which other builds test with every stack and step. */
 #ifdef FED_EMULATED
 enum { STRIDE = 3 };
 #else

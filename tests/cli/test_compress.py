@@ -55,7 +55,7 @@ def test_bad_options_are_refused_before_any_work(
     fedcli: Fedcli, arguments: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
     done = fedcli(*RUN, "--out", "run", *arguments)
-    if done.code == 2:  # the command line itself knows the names
+    if done.code == 2:  # the command line refuses unknown names
         assert "'zip'" in done.err
         assert "uniform" in done.err
     else:

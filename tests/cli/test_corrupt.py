@@ -52,7 +52,7 @@ def flipped(content: bytes, place: int) -> bytes:
 
 
 def test_every_region_of_a_checkpoint(fedcli: Fedcli, run: Path) -> None:
-    """They are superblock, object headers, attributes, config, weights, state and checksum."""
+    """The parts are superblock, object headers, attributes, config, weights, state and checksum."""
     file = run_dir.latest_checkpoint(run)
     whole = file.read_bytes()
     commands = [RESUME, EVAL, EXPORT, ("eval", file), ("export", file, "weights.npz")]
@@ -90,7 +90,7 @@ def test_a_damaged_newest_checkpoint_is_not_the_end_of_a_run(
 
 
 # Changes bytes that the checksum covers and computes the checksum again, so that HDF5 parses them.
-# This runs in a process of its own, because a fault of the library would end it.
+# This runs in a process of its own, because HDF5 might crash and end the whole process.
 SIGNED = """
 import os, random, sys
 from hashlib import blake2b
@@ -165,7 +165,7 @@ def test_an_edited_config_is_told(fedcli: Fedcli, run: Path, fault: str) -> None
     file.write_text(change(file.read_text()))
     more = () if fault == "fewer rounds" else ("--rounds", 9)
     assert_is_one_line(fedcli(*RESUME, *more), words)
-    assert fedcli(*EVAL).code == 0  # checkpoints contain the config, too
+    assert fedcli(*EVAL).code == 0  # it reads the config in the checkpoint
     if fault not in ("out of range", "no such name", "fewer rounds", "another run"):
         assert_is_one_line(fedcli(*REPORT), "config.toml")
 

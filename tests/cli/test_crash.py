@@ -30,7 +30,8 @@ NUM_KILLS = int(os.environ.get("FEDCLI_TEST_KILLS", "6"))
 
 HAS_TENSORBOARD = all(map(find_spec, ("tensorboard", "tensorboardX")))
 
-# Every kind keeps state from round to round. It saves every round, so that kills interrupt saving.
+# Every kind of run keeps state from round to round, and saves a checkpoint after every round, so
+# that some kills interrupt the saving.
 SHARED = ("--data-option", "clients=30", "--checkpoint-every", "1", "--seed", "7", "-q")
 MOMENTUM = ("--client-option", "momentum=0.5", "--server-option", "momentum=0.9")
 RUNS: dict[str, tuple[str, ...]] = {
@@ -134,12 +135,12 @@ def test_killed_runs_end_in_the_bytes_of_the_straight_run(
     moments = random.Random(f"{seed} {kind}")
     run = tmp_path / "run"
     num_kills, killed_at = 0, []
-    num_begun = num_compared = 0  # kills of a run that exists; finished runs that were compared
+    num_begun = num_compared = 0  # kills with a run folder; finished runs that were compared
     while num_kills < NUM_KILLS or run.exists() or not num_begun or not num_compared:
         arguments = ("--resume", "run", "-q") if run.exists() else (*SHARED, *RUNS[kind])
         process = begin(*arguments, *(() if run.exists() else ("--out", "run")))
         try:
-            if moments.random() < 0.5:  # otherwise it may also be killed while it starts or ends
+            if moments.random() < 0.5:  # without this, a kill may come while it starts or ends
                 wait_for_a_round(process, run)
             is_patient = num_kills >= NUM_KILLS and num_begun
             patience = None if is_patient else moments.uniform(0, seconds)
@@ -169,12 +170,12 @@ def wait_for_a_round(process: subprocess.Popen[str], run: Path) -> None:
 
     before = num_bytes()
     while process.poll() is None and num_bytes() <= before:
-        before = min(before, num_bytes())  # lines after the checkpoint are removed first
+        before = min(before, num_bytes())  # resuming first removes lines after the checkpoint
         time.sleep(0.002)
 
 
 def describe(run: Path) -> str:
-    """When a run was killed: before its folder existed, after a number of rounds, or in saving."""
+    """Says when a run was killed: before it had a folder, after some rounds, or while it saved."""
     if not run.exists():
         return "before round 0"
     num_lines = (run / "metrics.jsonl").read_bytes().count(b"\n")

@@ -96,7 +96,7 @@ def test_a_run_goes_on_once_a_full_disk_has_room(fedcli: Fedcli, mount: Mount, k
         assert checkpoint.load(folder.latest_checkpoint(run)).round_num >= before
         assert fedcli("eval", "disk/run").code == 0
         ballast.unlink()
-    assert len(faults) > 2  # it was not always the same file
+    assert len(faults) > 2  # writing failed in different files
     assert begun["last"] == "round-000003.h5"
     assert fedcli("train", "--resume", "disk/run", "--rounds", 15, "-q").code == 0
     assert outcome(run) == outcome(disk.parent / "straight")
@@ -165,7 +165,7 @@ def test_a_file_that_may_not_grow_stops_a_run_that_goes_on_later(
     process_arguments: dict[str, Any],
     kibibytes: int,
 ) -> None:
-    """As with a quota: metrics.jsonl reaches the limit within a line."""
+    """A limit on file sizes, like a quota, is reached in the middle of a line of metrics.jsonl."""
     arguments = ("train", *DATA, "--rounds", "300", "--csv", "--record-clients", "--out")
     assert fedcli(*arguments, "straight").code == 0
     limit = 1024 * kibibytes

@@ -39,7 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def fake(server: web.Script, write_tff: WriteTff) -> PublicDataset:
-    """A pair of TFF files in an archive, under a name that --data knows; clients a, b and c."""
+    """A dataset whose name --data knows; its archive has small TFF files of clients a, b and c."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:bz2") as tar:
         for name in ("train.h5", "test.h5"):

@@ -146,7 +146,7 @@ def test_bars_take_the_scale_they_are_given() -> None:
 
 def test_blocks_stand_in_rows_of_equal_length() -> None:
     output = io.StringIO()
-    # There is room for four in a row; three make equal rows.
+    # Four of the six blocks would fit in a row, but three in each make two equal rows.
     screen_on(output, width=80).beside([[Text("x" * 18)]] * 6)
     lines = output.getvalue().splitlines()
     assert [line.count("x" * 18) for line in lines] == [3, 0, 3]
@@ -349,7 +349,7 @@ def test_a_table_of_many_texts_is_turned() -> None:
     ]
     lines = table_at(60, [*options, "seeds", "test accuracy"], rows, 3)
     starts = [line for line in lines if line.startswith(options[0])]
-    assert len(starts) == 4  # one configuration fits beside the names of the options
+    assert len(starts) == 4  # the table has four parts, with one configuration in each
     text = "\n".join(lines)
     for row in range(4):
         assert f"0.{row}234 ± 0.0123 (2 of 3)" in text

@@ -1,4 +1,4 @@
-"""The end of the process of a command: what it writes, its exit code, and what it leaves out."""
+"""How the process of a command ends: what it writes, its exit code, and what it skips."""
 
 from __future__ import annotations
 

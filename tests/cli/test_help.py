@@ -104,7 +104,7 @@ def test_help_has_the_sections_in_their_order(fedcli: Fedcli) -> None:
 
 
 def test_help_says_what_an_option_needs(fedcli: Fedcli) -> None:
-    text = " ".join(fedcli("train", "-h").out.split()).replace("- ", "-")  # lines end at hyphens
+    text = " ".join(fedcli("train", "-h").out.split()).replace("- ", "-")  # lines break at hyphens
     for name, declared in OPTIONS.items():
         if declared.needs is not None:
             after = text.partition(f" {option_name(name)} ")[2]

@@ -125,7 +125,7 @@ def test_a_file_that_goes_while_sizes_are_added_is_passed_over(tmp_path: Path) -
     found = listing.files_with_sizes(tmp_path)
     first, _ = next(found)
     gone, *_ = (each for each in tmp_path.iterdir() if each != first)
-    gone.unlink()  # as a temporary file of a run that is training
+    gone.unlink()  # as a run in training removes a temporary file
     ((kept, size),) = found
     assert ({first, gone, kept}, size) == ({tmp_path / name for name in "abc"}, 3)
 
@@ -158,7 +158,7 @@ def test_a_folder_without_runs_and_none(fedcli: Fedcli) -> None:
 
 @pytest.fixture
 def cleaned(fedcli: Fedcli) -> Iterator[Path]:
-    """A cleaned run, which had old checkpoints and a temporary file; the rest works as before."""
+    """A run with old checkpoints and a temporary file; the rest of it is checked after the test."""
     options = ("--checkpoint-every", 1, "--keep-checkpoints", 9, "--eval-every", 1)
     run = train(fedcli, "a", *options, "--keep-best", "loss", "--client-lr", 0.5)
     (run / "checkpoints" / ".round-000009.h5.0123456789ab.tmp").write_bytes(b"half")

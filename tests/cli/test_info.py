@@ -84,7 +84,7 @@ def test_each_example_is_a_command_that_is_allowed(example: str) -> None:
     for command in example.split(" && "):
         program, name, *arguments = shlex.split(command)
         assert program == "fedcli"
-        context = click.Context(main.group, help_option_names=["-h", "--help"])  # it is kept
+        context = click.Context(main.group, help_option_names=["-h", "--help"])  # kept by click
         parsed = main.group.get_command(context, name)
         assert parsed is not None
         values = parsed.make_context(name, arguments, parent=context).params
@@ -152,8 +152,8 @@ def test_model_has_layers_and_parameter_counts(fedcli: Fedcli) -> None:
 def test_cost_of_a_convolutional_model_is_shown_layer_by_layer(fedcli: Fedcli) -> None:
     (row,) = json.loads(fedcli("info", "cnn-mcmahan", "--json").out)["models"]
     assert (row["num_params"], row["forward_multiply_adds"]) == (1_663_370, 12_273_152)
-    # Backward takes twice as many as forward, less 627,200: the first layer's inputs need no
-    # gradient.
+    # The backward pass takes twice as many as the forward pass, minus 627,200, because no
+    # gradient of the first layer's inputs is needed.
     assert row["training_multiply_adds"] == 3 * 12_273_152 - 627_200
     lines = fedcli("info", "cnn-mcmahan").out.splitlines()
     told = [line.split()[-3:] for line in lines if line.startswith(("in all ", "conv2d_1 "))]

@@ -277,7 +277,7 @@ def test_eighty_columns_hold_the_labels_of_ten_classes(
     client_tables.show_population(screen, populations, client_tables.View(3, "tv", None, False))
     lines = lines_under(output.getvalue(), "Clients (train), greatest TV first")
     assert lines[0].split() == [*("client", "examples", "TV", "floor"), *"0123456789"]
-    assert max(map(len, output.getvalue().splitlines()[1:])) <= 80  # a path stays whole
+    assert max(map(len, output.getvalue().splitlines()[1:])) <= 80  # line 0 has a path, kept whole
 
 
 def test_csv_has_one_row_a_client_and_split(fedcli: Fedcli, write_store: WriteStore) -> None:
@@ -524,7 +524,7 @@ def test_a_drawing_shows_ink_where_the_file_has_it(
     pixels[:, 0, :] = pixels[:, 3, 1] = pixels[:, 5, 3] = 0
     with h5py.File(data, "r+") as file:
         file["examples/a/pixels"][...] = pixels
-    for convention in ("source", "ink", "background"):  # it changes no picture
+    for convention in ("source", "ink", "background"):  # the pictures stay the same
         done = fedcli(
             *("inspect-clients", "--data", data, "--show", "a", "--examples", 1),
             *("--pixels", convention),
@@ -797,10 +797,10 @@ def test_bars_beside_each_other_share_their_scale(fedcli: Fedcli, write_store: W
     zeros = lines_under(out, "Label counts and examples (train)")[2]
     long, short = (part.count("█") for part in zeros.split(" 20  "))
     assert short > 0
-    assert long == pytest.approx(2 * short, abs=1)  # to an eighth of a column
+    assert long == pytest.approx(2 * short, abs=1)  # 20 against 10 zeros; in whole columns
     out = fedcli("inspect-clients", "--data", data, "--show", "b", "--examples", 0).out
     own, expected = lines_under(out, "b: 15 examples (train)")[2].split(" 10  ")
-    assert expected.count("█") == pytest.approx(1.3 * own.count("█"), abs=1)  # 13 of 15
+    assert expected.count("█") == pytest.approx(1.3 * own.count("█"), abs=1)  # 13 expected; 10 own
 
 
 def read_until(terminal: int, text: bytes, seconds: float = 60.0) -> bytes:

@@ -176,7 +176,7 @@ def test_the_thread_of_a_job_has_ended_before_its_result_is_there(error: DataErr
 def test_a_job_ends_before_what_went_wrong_beside_it_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An example is a terminal that was closed."""
+    """For example, the terminal on which the line of the job is drawn was closed."""
     events = []
 
     def job(tell: ProgressCallback) -> None:
@@ -198,7 +198,7 @@ def test_a_job_ends_before_what_went_wrong_beside_it_is_told(
 
 
 class _Deaf:
-    """Receives a signal in `__del__`, where Python drops exceptions, as h5py's objects often do."""
+    """Like many objects of h5py, it gets a signal in `__del__`, where Python drops exceptions."""
 
     def __init__(self, signal_num: signal.Signals) -> None:
         self.signal_num = signal_num

@@ -28,7 +28,7 @@ def read_lines(run: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs with metrics that differ in their seed, and one without."""
+    """Two runs with metrics, whose seeds differ, and a run without metrics."""
     from fedcli.cli import main
 
     folder = tmp_path_factory.mktemp("runs")
@@ -88,7 +88,7 @@ def test_eval_computes_what_training_did_and_more(
 
 
 def test_clients_of_one_class_have_no_area(runs: Path, tmp_path: Path) -> None:
-    """With clients of one class each, the area over all examples is defined, but of no client."""
+    """If each client has one class, the area over all examples is defined, but no client's area."""
     told = evaluating.evaluate_run(
         runs / "plain",
         data="synthetic-digits",
@@ -193,7 +193,7 @@ def test_every_client_s_own_model_is_measured(fedcli: Fedcli) -> None:
 
 
 def test_fine_tuned_models_are_measured_on_their_own_clients(runs: Path, fedcli: Fedcli) -> None:
-    """Fine-tuning with rate 0 leaves every metric as it was."""
+    """Fine-tuning with a rate of almost 0 leaves every metric as it was."""
     eval_all = ("eval", runs / "first", "--clients", "all", "--json")
     still = json.loads(fedcli(*eval_all, "--finetune", "1", "--finetune-lr", "1e-30").out)
     tuned = still["fine_tuned"]

@@ -123,7 +123,7 @@ def sort_key(example: tuple[np.ndarray, int]) -> int:
 def assert_nearest_within_one_level(
     mine: list[tuple[np.ndarray, int]], theirs: list[tuple[np.ndarray, int]]
 ) -> None:
-    """For each image there is one with its label that differs by at most one grey level."""
+    """Each image of `mine` is in `theirs` with the same label, to within one grey level."""
     for image, label in mine:
         twins = [other for other, other_label in theirs if other_label == label]
         assert min(int(np.abs(image - other).max()) for other in twins) <= 1
@@ -158,7 +158,7 @@ def test_real_samples_agree(fedcli: Fedcli, shared_data: Path) -> None:
             ours, theirs = rounded[name].client(client_id), tff[name].client(client_id)
             exact = theirs.images()[: len(ours)]
             np.testing.assert_array_equal(ours.labels, theirs.labels[: len(ours)])
-            # Written with 4 digits; a grey level is 0.0039, so the stored level is the same.
+            # LEAF's pixels are rounded to 4 digits. Their error is far below a grey level, 0.0039.
             np.testing.assert_allclose(ours.images(), exact, rtol=0, atol=5.1e-5)
 
 
@@ -516,7 +516,7 @@ def test_full_disk(
     process_arguments: dict[str, Any],
     blocks: int,
 ) -> None:
-    """The limits are reached by the pixels that are read, the store's layout, and its pixels."""
+    """A limit is reached when pixels are read, the store is laid out, or its pixels are written."""
     line = f"ulimit -f {blocks}; exec {shlex.join([*command, *long_job('out.h5')])}"
     done = subprocess.run(
         ["bash", "-c", line], cwd=tmp_path, check=False, capture_output=True, **process_arguments

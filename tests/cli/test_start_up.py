@@ -62,7 +62,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 
 def test_a_plain_run_imports_nothing_that_it_does_not_use(plain: set[str]) -> None:
-    assert {"fedcli.runs.loop", "numpy", "h5py", "click"} < plain  # it is the list of a training
+    assert {"fedcli.runs.loop", "numpy", "h5py", "click"} < plain  # the process has trained
     found = {
         name
         for name in plain
@@ -80,7 +80,7 @@ def test_garbage_is_collected_again_once_a_job_begins() -> None:
     before = gc.get_threshold()
     try:
         collection.begin_collection()
-        assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)  # nothing to enable
+        assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)  # it was not put off
         collection.put_off_collection()
         assert gc.get_threshold()[0] > 10**9
         assert run_stoppable(gc.get_threshold, cancel=CancelFlag(), describe_stop=str) == before

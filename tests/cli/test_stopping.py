@@ -13,7 +13,7 @@ import pytest
 from fedcli.cli import main as cli
 from tests.kit.command_line import PATIENCE_SECONDS, draw_on_terminal
 
-# Long enough to be caught in the middle, short enough to be finished several times: a second.
+# It takes about a second: long enough to be interrupted, and short enough to be run several times.
 LONG_RUN = ("train", "--rounds", "100", "--epochs", "50")
 RECORDS = ("--csv", "--record-clients", "--checkpoint-every", "7")
 
@@ -86,7 +86,7 @@ def test_a_second_signal_leaves_at_once_without_harm(
 def test_two_processes_do_not_train_one_run(
     tmp_path: Path, command: list[str], process_arguments: dict[str, Any]
 ) -> None:
-    """The second is refused, whether it resumes or replaces, and a lock ends with its process."""
+    """A second process may not resume or replace the run; a lock ends with its process."""
 
     def second(*arguments: str) -> tuple[int, str, str]:
         done = subprocess.run(

@@ -74,7 +74,7 @@ def test_a_study_file_is_overridden_by_options(fedcli: Fedcli, tmp_path: Path) -
         (("--seeds", "x"), "seeds 'x'"),
         (("--random", "2"), "lacks ranges"),
         (("--random", "2", "--range", "epochs=1..2"), "range epochs 1..2: give log:"),
-        (("--halving", "x"), "--halving x: give rounds"),
+        (("--halving", "x"), "--halving x: give a number of rounds"),
         (("--jobs", "0"), "--jobs 0: choose 1 to"),
         (("none.toml",), "cannot read none.toml"),
         (("--resume", "none"), "there is no study none"),

@@ -1,4 +1,4 @@
-"""The cluster engine, with workers in this process, has the same bytes as threads."""
+"""The cluster engine, with workers in this process, gives the same bytes as the thread engine."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PLAN = BatchPlan(batch_size=20, max_examples=30)
 
 
 class NearWorkers:
-    """Workers in this process; their arguments and results are pickled, as if they were sent."""
+    """Workers in this process. Arguments and results are pickled, as for a remote worker."""
 
     def __init__(self, num_workers: int, source: DataSource | None = SOURCE) -> None:
         self._workers = [Worker(WorkerSetup(source, 1)) for _ in range(num_workers)]
@@ -72,7 +72,7 @@ class NearWorkers:
 def cohort(num_clients: int, *, repeats: bool = False, data: Any = None) -> ClientBatches:
     data = SPLITS["train"] if data is None else data
     ids = list(data.client_ids[:num_clients])
-    if repeats:  # as in sampling with replacement: later parts have the same clients again
+    if repeats:  # clients occur again in later parts, as in sampling with replacement
         ids = [ids[index * 7 % max(1, num_clients // 2)] for index in range(num_clients)]
     return ClientBatches(data, ids, PLAN, seed=3)
 
@@ -233,7 +233,7 @@ def test_a_cancelled_call_does_not_start_and_the_next_one_does() -> None:
     with pytest.raises(Cancelled):
         worker.compute(1, shared, part)
     assert len(worker.compute(2, shared, part).stats) == 3
-    worker.cancel(1)  # late
+    worker.cancel(1)  # call 1 has ended, so this must not cancel anything
     assert len(worker.compute(2, shared, part).stats) == 3
 
 

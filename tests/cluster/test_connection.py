@@ -15,7 +15,7 @@ from fedcli.errors import ConfigError
 
 
 class SlowRay:
-    """The functions of Ray that a connection uses; they wait until the test lets them continue."""
+    """Has the functions of Ray that a connection uses; `init` and `shutdown` wait for the test."""
 
     def __init__(self) -> None:
         self.may_start, self.may_end = threading.Event(), threading.Event()
@@ -34,7 +34,8 @@ class SlowRay:
         assert self.may_start.wait(60)
 
     def shutdown(self) -> None:
-        assert threading.get_ident() == self.thread  # the real one takes 5 s in another thread
+        # Ray's own shutdown takes 5 s if another thread than that of init calls it.
+        assert threading.get_ident() == self.thread
         assert self.may_end.wait(60)
         self._is_initialized = False
 
@@ -54,7 +55,7 @@ def test_closing_does_not_wait_for_ray_and_the_next_connection_does(ray: SlowRay
     assert ray.is_initialized()
     assert folder.is_dir()
     ray.may_end.set()
-    second = Connection(LOCAL)  # of its own: it does not stay in a cluster that is about to end
+    second = Connection(LOCAL)  # starts a new cluster, because the first one is about to end
     assert ray.num_started == 2
     assert not folder.exists()
     second.close()

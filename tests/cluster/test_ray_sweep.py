@@ -1,4 +1,4 @@
-"""Studies on a Ray cluster of this machine: same lines, table and runs as with processes."""
+"""Studies on a Ray cluster of this machine give the same results as with local processes."""
 
 from __future__ import annotations
 

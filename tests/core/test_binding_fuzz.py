@@ -1,8 +1,9 @@
 """The binding of the core with arbitrary arguments: an exception or a result, never a crash.
 
 The arguments are arrays of any type, shape, strides and alignment, numbers of any size, and None.
-The calls are made in this process, so that a crash ends the tests. CI also runs them on a core
-built with AddressSanitizer and UBSan. FEDCLI_FUZZ_EXAMPLES is the number of examples of each test.
+The calls are made in this process, so that a crash ends the tests. CI also runs the tests on a
+core built with AddressSanitizer and UBSan. The environment variable FEDCLI_FUZZ_EXAMPLES sets the
+number of examples of each test.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class Hand:
 
     def __init__(self, data: st.DataObject) -> None:
         self.draw = data.draw
-        self.num_odd = data.draw(st.sampled_from([0, 0, 1, 2, 4]))  # in 32
+        self.num_odd = data.draw(st.sampled_from([0, 0, 1, 2, 4]))  # of 32
 
     def is_odd(self) -> bool:
         return self.draw(st.integers(0, 31)) < self.num_odd
@@ -99,7 +100,7 @@ class Hand:
         return self.draw(st.one_of(*others, oddities)) if self.is_odd() else value
 
     def array(self, dtype: str, *shape: int) -> Any:
-        """Returns a fitting array; or one of another type, shape or layout; or another object."""
+        """Returns an array that fits, or one of another type, shape or layout, or no array."""
         if self.is_odd():
             resized = st.builds(
                 _given, st.just(dtype), st.just(shape), st.sampled_from(WAYS), fills
@@ -206,7 +207,8 @@ def test_plans(data: st.DataObject) -> None:
     num_examples = hand(7, counts)
     visits = attempt(plan.visits, num_examples)
     assert (visits is None) == (attempt(plan.batches, num_examples) is None)
-    if visits is None or max(visits, num_examples) > 10_000:  # the plan determines the memory
+    # A larger plan is not run, because it would need too much memory.
+    if visits is None or max(visits, num_examples) > 10_000:
         return
     num_buffered = int(epochs) * int(num_examples)
     if (num_buffered if buffer < 0 else min(num_buffered, buffer)) > 10_000:
@@ -225,7 +227,7 @@ def test_sums(data: st.DataObject) -> None:
     total = attempt(_core.VectorSum, num_values)
     if total is None:
         return
-    num_values = int(num_values)  # 0.0 is taken for 0
+    num_values = int(num_values)  # the core accepts 0.0 as 0
     vectors = [hand.array("f4", num_values) for _ in range(data.draw(sizes))]
     attempt(total.add, hand(vectors), hand.array("f8", len(vectors)))
     values, _ = total.total()
@@ -255,7 +257,7 @@ def test_noise_needs_factors() -> None:
 @fuzzed
 @given(st.data())
 def test_rows(data: st.DataObject) -> None:
-    """Order statistics, sums and distances of rows; values need not be finite here."""
+    """Order statistics, sums and distances of rows, whose values may be infinite or NaN."""
     hand, num_rows, num_values = Hand(data), data.draw(st.integers(1, 40)), data.draw(sizes)
     chosen = _given("i8", (num_rows,), "plain", 0.0)
     chosen[:] = np.arange(num_rows)

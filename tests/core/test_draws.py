@@ -15,7 +15,8 @@ pytestmark = pytest.mark.numeric
 
 KEY = stream_key(1, Purpose.PARTITION)
 N = 20_000
-# The distance of two samples of N draws of one distribution exceeds this once in 10^6 cases.
+# The `ks_distance` of two samples of N draws each exceeds this limit in one of 10^6 cases, if both
+# are from one distribution.
 KS_LIMIT = math.sqrt(-math.log(1e-6 / 2) / N)
 
 
@@ -59,7 +60,7 @@ def test_the_memory_of_a_stream_does_not_grow_with_what_was_drawn(
 
 
 def test_known_answers() -> None:
-    """All existing partitions depend on these values."""
+    """If these values changed, all existing partitions would change."""
     stream = Stream(KEY)
     assert stream.words(2).tolist() == [4014481089557602655, 16332048300685272199]
     assert stream.permutation(10).tolist() == [2, 0, 6, 4, 5, 8, 3, 1, 9, 7]
@@ -87,7 +88,7 @@ def test_every_permutation_of_four_is_as_likely() -> None:
         counts[order] = counts.get(order, 0) + 1
     assert len(counts) == 24
     chi_squared = sum((count - 200) ** 2 / 200 for count in counts.values())
-    assert chi_squared < 70  # with 23 degrees of freedom it is exceeded once in 10^6 cases
+    assert chi_squared < 70  # with 23 degrees of freedom, one of 10^6 cases exceeds 70
 
 
 @given(st.integers(1, 2**53), st.integers(0, 2**32))
@@ -130,7 +131,7 @@ def test_uniform_and_normal_are_numpy_s(seed: int) -> None:
     assert ks_distance(normal, theirs.normal(size=N)) < KS_LIMIT
     assert normal.mean() == pytest.approx(0.0, abs=5 / math.sqrt(N))
     assert normal.var() == pytest.approx(1.0, abs=5 * math.sqrt(2 / N))
-    halves = normal.reshape(2, -1)  # cosine and sine of the same pairs
+    halves = normal.reshape(2, -1)  # made by cosine and by sine from the same uniform pairs
     assert abs(np.mean(halves[0] * halves[1])) < 5 / math.sqrt(N / 2)
 
 
@@ -165,7 +166,8 @@ def test_dirichlet_rows_sum_to_one(alphas: list[float], seed: int) -> None:
 def test_tiny_alphas_give_one_class_each_time_another(alpha: float) -> None:
     shares = Stream(KEY).dirichlet(np.full(4, alpha), rows=4000)
     assert np.quantile(shares.max(axis=1), 0.05) > 0.9
-    # A count of 4000 draws with probability 1/4 has the standard deviation 27; 137 is five of it.
+    # In 4000 draws, the count of a class with probability 1/4 has a standard deviation of 27.4;
+    # 137 is five standard deviations.
     assert np.bincount(shares.argmax(axis=1), minlength=4) == pytest.approx(1000, abs=137)
 
 

@@ -28,7 +28,7 @@ def _write(root: Path, files: dict[str, str]) -> Path:
 
 
 def _v2(root: Path, group: str, **files: str) -> Path:
-    """A system with version 2: `cpu_max` is of the group, `above_cpu_max` of its parent."""
+    """Writes the files of cgroups version 2: cpu_max for `group`, above_cpu_max for its parent."""
     made = {"proc/self/mountinfo": V2_MOUNT, "proc/self/cgroup": f"0::{group}\n"}
     made["proc/meminfo"] = MEMINFO
     for name, content in files.items():
@@ -62,7 +62,7 @@ def test_quota_of_version_2(tmp_path: Path, files: dict[str, str], quota: float 
 
 @pytest.mark.parametrize("shown", ["/", "/docker/f00"])
 def test_bounds_of_version_1(tmp_path: Path, shown: str) -> None:
-    """The mount may show all groups, or only the group of the container."""
+    """The mounted folder may show all control groups, or only the group of the container."""
     inside = "" if shown != "/" else "/docker/f00"
     cpu, memory = f"sys/fs/cgroup/cpu,cpuacct{inside}", f"sys/fs/cgroup/memory{inside}"
     root = _write(
@@ -117,7 +117,7 @@ def test_default_threads_follow_affinity_and_environment(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("given", [None, "7"])
 def test_processes_that_are_started_inherit_nothing_of_ours(given: str | None) -> None:
-    """GOMP_SPINCOUNT is set while libgomp is loaded, and then has the user's value again."""
+    """fedcli sets GOMP_SPINCOUNT only while libgomp is loaded, then restores the user's value."""
     environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
     if given is not None:
         environment["GOMP_SPINCOUNT"] = given

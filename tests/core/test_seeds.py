@@ -69,7 +69,8 @@ def test_purposes_never_change_their_numbers() -> None:
 
 
 def test_no_two_purposes_share_a_number() -> None:
-    assert len(Purpose) == len(Purpose.__members__)  # an equal number would be an alias
+    # `Purpose.__members__` also has aliases: names whose number another name has already.
+    assert len(Purpose) == len(Purpose.__members__)
 
 
 def test_the_core_s_purposes_are_in_the_table() -> None:

@@ -15,14 +15,14 @@ from fedcli.core.native import WeightedSum
 
 pytestmark = pytest.mark.numeric
 
-NUM_VALUES = 5_000  # more than the core adds of each vector at a time
+NUM_VALUES = 5_000  # more values of a vector than the core adds at a time
 BLOCK = 8
 
 Vectors = NDArray[np.float32]
 
 
 def block_of(vectors: Vectors, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The sum of a block, left to right. A product of float32 and a whole number is exact."""
+    """Sums a block from left to right. Products of float32 and whole weights are exact."""
     total = np.zeros(vectors.shape[1])
     for vector, weight in zip(vectors, weights, strict=True):
         if weight > 0:
@@ -31,7 +31,7 @@ def block_of(vectors: Vectors, weights: NDArray[np.float64]) -> NDArray[np.float
 
 
 def twin(vectors: Vectors, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The sum of all blocks by a binary tree, whose left half has a power of two of them."""
+    """Sums all blocks in a binary tree. In each left branch their number is a power of two."""
     num_blocks = math.ceil(len(vectors) / BLOCK)
     if num_blocks <= 1:
         return block_of(vectors, weights)
@@ -81,8 +81,9 @@ def test_a_common_factor_of_the_weights_changes_no_mean(seed: int) -> None:
         total.add(list(vectors), (factor * weights).tolist())
         weighted, weight = total.total()
         means.append(weighted / weight)
-    assert means[1].tobytes() == means[0].tobytes()  # a power of two
-    spread = 1e-14 * np.abs(vectors).max()  # some roundings in float64
+    # The factor 4 is a power of two, so nothing is rounded differently.
+    assert means[1].tobytes() == means[0].tobytes()
+    spread = 1e-14 * np.abs(vectors).max()  # with the factor 7, float64 rounds differently
     np.testing.assert_allclose(means[2], means[0], rtol=0, atol=spread)
 
 
@@ -114,7 +115,7 @@ def test_no_values_have_an_empty_sum() -> None:
 
 
 def test_vectors_whose_byte_order_is_named_are_read() -> None:
-    """Arrays from files may name it; the buffer protocol then has the format "<f", not "f"."""
+    """Arrays from files may name the byte order. Their buffer format is then "<f", not "f"."""
     named: Any = np.dtype("f4").newbyteorder("<" if sys.byteorder == "little" else ">")
     vector: Any = np.arange(5).astype(named)
     assert memoryview(vector).format in ("<f", ">f")

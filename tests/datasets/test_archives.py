@@ -119,7 +119,7 @@ def test_twice_the_same_name_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pack", [bytes, bz2.compress, gzip.compress])
 def test_a_tar_from_before_posix_is_read(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
-    """V7's headers have no magic word."""
+    """The headers that tar of Unix V7 wrote have no magic word."""
     content = b""
     for name, data in WANTED.items():
         info = tarfile.TarInfo(name)

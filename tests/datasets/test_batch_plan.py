@@ -18,7 +18,7 @@ from fedcli.errors import ConfigError
         (BatchPlan(5, 20, 100), 94, 470, 24),
         (BatchPlan(5, 20, 100, "shuffle-repeat"), 94, 470, 24),
         (BatchPlan(5, 20, 100, "per-epoch"), 94, 470, 25),
-        (BatchPlan(3, 4, 1, "per-epoch", max_examples=11), 5, 11, 5),  # 4+1, 4+1, 1
+        (BatchPlan(3, 4, 1, "per-epoch", max_examples=11), 5, 11, 5),  # by epoch: 4+1, 4+1, 1
         (BatchPlan(3, 4, 1, max_examples=11), 5, 11, 3),
         (BatchPlan(2, 7, max_examples=100), 7, 14, 2),
         (BatchPlan(2, 7, 1, "per-epoch"), 0, 0, 0),

@@ -17,7 +17,7 @@ from fedcli.settings.vocabulary import PIPELINES
 
 
 def grey_client(num_examples: int, client_id: str = "a") -> ClientDataset:
-    """A client whose first pixel of image i is i and whose label is i mod 10."""
+    """Returns a client. The first pixel of its image i is i, and the label is i mod 10."""
     pixels = np.zeros((num_examples, 2, 3), np.uint8)
     pixels[:, 0, 0] = np.arange(num_examples)
     labels = (np.arange(num_examples) % 10).astype(np.int32)

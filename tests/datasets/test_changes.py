@@ -58,7 +58,7 @@ def test_the_memory_of_a_turn_does_not_grow_with_the_client() -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 2 * pixels.nbytes  # the result and the arrays of one block
+    assert peak < 2 * pixels.nbytes  # room for the result and the arrays of one block
 
 
 @pytest.mark.parametrize("shape", [(3, 6, 6), (3, 6, 6, 3), (0, 6, 6)])
@@ -136,7 +136,7 @@ def test_noise_grows_from_client_to_client(seed: int) -> None:
         assert after.pixels.dtype == np.float32
         assert (after.scale, after.offset) == (1.0, 0.0)
         noise = after.pixels - before.images()
-        # 19,200 pixels: five standard errors of the mean and of the standard deviation.
+        # The tolerances are five standard errors, for 19,200 pixels; 138 is their square root.
         assert noise.mean() == pytest.approx(0.0, abs=5 * 0.1 * index / 138 + 1e-9)
         assert noise.std() == pytest.approx(0.1 * index, rel=0.03, abs=1e-9)
     assert np.array_equal(before.pixels, pixels), "the table must not change"
@@ -194,7 +194,7 @@ def test_inverted_pixels_are_one_minus_themselves(
     pixels: Any = images(seed).astype(dtype)
     before = client("b", pixels, scale, offset)
     after = build("feature-inversion").client(before)
-    # Decoding to float32 rounds values of up to 1, or up to 256.
+    # Decoding rounds to float32: values of up to 1 from uint8, and of up to 256 from float32.
     tolerance = 2e-7 if dtype == np.uint8 else 4e-5
     assert after.images() == pytest.approx(1.0 - before.images(), abs=tolerance)
     if dtype == np.uint8 and abs(scale) == 1 / 255:

@@ -69,7 +69,7 @@ def test_fetches_and_keeps(server: web.Script, tmp_path: Path) -> None:
     assert fetch(file, target, tell=lambda *numbers: told.append(numbers)) == len(CONTENT)
     check_clean(target)
     assert told[-1] == (len(CONTENT), len(CONTENT))
-    assert fetch(file, target) == 0  # the file exists
+    assert fetch(file, target) == 0  # nothing is fetched, because the file exists
     assert len(server.requests) == 1
     assert server.requests[0].headers["Accept-Encoding"] == "identity"
     assert fetch(file, target, force=True) == len(CONTENT)
@@ -149,7 +149,7 @@ def test_weak_etag_gives_way_to_the_date(server: web.Script, tmp_path: Path) -> 
 
 
 def test_old_and_changed_content_are_not_mixed(server: web.Script, tmp_path: Path) -> None:
-    """A server without validators changes its file: the mixed file is found and fetched again."""
+    """An old part has no note of its ETag: the mixed file is found wrong and fetched again."""
     target = tmp_path / "data.bin"
     target.with_name("data.bin.part").write_bytes(b"old" * 1000)
     fetch(remote(server.add("data.bin", CONTENT)), target)
@@ -303,7 +303,8 @@ def test_retry_after_is_a_number_or_a_date(text: str | None, seconds: float | No
 
 def test_retry_after_is_a_future_date() -> None:
     date = email.utils.formatdate(time.time() + 1000, usegmt=True)
-    assert transport._seconds_to_wait(date) == pytest.approx(1000, abs=60)  # a slow machine
+    # A slow machine may take up to 60 seconds for this.
+    assert transport._seconds_to_wait(date) == pytest.approx(1000, abs=60)
 
 
 def test_four_tries_without_progress_are_enough(server: web.Script, tmp_path: Path) -> None:
@@ -488,7 +489,7 @@ def test_after_the_rename_no_other_file_is_left(
 
     monkeypatch.setattr(part_file, "sync_folder", look)
     fetch(remote(server.add("data.bin", CONTENT)), tmp_path / "data.bin")
-    # The next process that takes the lock removes the file of the lock.
+    # If this process ended here, the next process that takes the lock would remove the lock file.
     assert seen == [["data.bin", "data.bin.lock"]]
 
 

@@ -20,7 +20,7 @@ VARIANTS = [
     for name, each in FORMATS.items()
     for variant in each.right
 ]
-# The formats of folders have their variants in `own_data`; store is fedcli's own format.
+# Formats that are folders: their variants are in LAYOUTS of `own_data`, under these names.
 OF_FOLDERS = {"images": "class folders", "clients": "one file a client"}
 
 

@@ -106,7 +106,7 @@ def test_floats_above_one_are_an_error() -> None:
 
 
 class Sequence:
-    """Like a dataset of PyTorch, whose items are pairs."""
+    """A sequence of pairs (image, label), like a dataset of PyTorch."""
 
     def __init__(self, examples: list[Any]) -> None:
         self.examples = examples

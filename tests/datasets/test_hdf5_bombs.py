@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def packed_zeros(num_mebibytes: int) -> bytes:
-    """Returns so many MiB of zeros as zlib packs them, made by repeating one block."""
+    """Returns `num_mebibytes` MiB of zeros packed by zlib; one packed block is repeated."""
     packer = zlib.compressobj(9, wbits=-15)
     block = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
     adler32 = ((num_mebibytes << 20) % 65521 << 16) | 1
@@ -51,7 +51,8 @@ def write(path: Path, chunk: bytes, *filters: str, chunks: Any = SHAPE, shape: A
     return path
 
 
-# The peak of a child includes that of the process that forked it, so a small process forks it.
+# A small process starts the command, because the peak memory that the kernel reports for a
+# child includes the memory of the process that forked it.
 MEASURE = """
 import resource, subprocess, sys
 done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
@@ -61,7 +62,7 @@ sys.exit(done.returncode)
 
 
 def read_and_measure(path: Path) -> tuple[str, int]:
-    """Returns the output of inspect-clients on a file, and its peak of memory in MiB."""
+    """Returns what inspect-clients prints for a file, and the command's peak memory in MiB."""
     command = [sys.executable, "-m", "fedcli", "inspect-clients", "--data", str(path)]
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, *command],
@@ -94,7 +95,7 @@ def test_a_chunk_that_unpacks_to_gigabytes(
 
 def test_a_chunk_whose_stored_size_fits_and_which_unpacks_to_more(tmp_path: Path) -> None:
     shape = (5, 1000, 1000)
-    chunk = packed_zeros(2000)  # 2 MB, for 5 MB of pixels
+    chunk = packed_zeros(2000)  # 2 MB, which unpack to 2,000 MiB; the pixels are only 5 MB
     path = write(tmp_path / "bomb.h5", chunk, "deflate", chunks=shape, shape=shape)
     said, peak = read_and_measure(path)
     assert "a chunk of 'pixels' stores or unpacks to more than its 5,000,000 bytes" in said

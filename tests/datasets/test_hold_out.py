@@ -44,7 +44,8 @@ def test_within_puts_each_example_on_one_side(sizes: list[int], fraction: float,
     for name, mine in held(assignment).items():
         kept, taken = train[name], test.get(name, [])
         assert sorted(kept + taken) == sorted(mine)
-        assert kept == [each for each in mine if each in set(kept)]  # in the order of the client
+        # Both sides keep the order of the client.
+        assert kept == [each for each in mine if each in set(kept)]
         assert taken == [each for each in mine if each in set(taken)]
         if len(mine) >= 2:
             assert len(taken) == min(max(1, round(len(mine) * fraction)), len(mine) - 1)
@@ -101,7 +102,8 @@ def test_the_held_out_examples_of_a_client_do_not_depend_on_the_others() -> None
     place = {example: rank for rank, example in enumerate(renamed.indices(1).tolist())}
     test = hold_out.within(renamed, 0.4, 3).test
     taken = [place[each] for each in test.indices(1).tolist()]
-    assert taken == [19 - each for each in alone]  # make_assignment counts down
+    # Example e of `alone` is at position 19 - e: make_assignment reverses the order.
+    assert taken == [19 - each for each in alone]
 
 
 def test_the_order_in_which_clients_are_held_out_does_not_depend_on_the_others() -> None:
@@ -117,5 +119,5 @@ def test_positions_are_drawn_evenly() -> None:
     assignment = make_assignment([10] * 400)
     test = hold_out.within(assignment, 0.5, 0).test
     counts = np.bincount(9 - test.order % 10, minlength=10)
-    # 200 of 400 expected; the deviation is 10.
+    # Of 400 draws of a position, 200 are expected. Five standard deviations of 10 are allowed.
     assert (np.abs(counts - 200) < 50).all()

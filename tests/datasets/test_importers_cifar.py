@@ -58,7 +58,7 @@ def test_cifar_10(tmp_path: Path) -> None:
     assert (found.format, found.num_classes, found.pixel_convention) == ("cifar", 10, "ink")
     assert found.class_names == tuple(NAMES)
     train, test = found.tables["train"], found.tables["test"]
-    # Batches follow each other by number, the tenth after the second.
+    # Batches are sorted by number, not by name: batch 10 comes after batch 2.
     assert train.labels.tolist() == [each for n in range(1, 12) for each in (n % 10, 0)]
     expected = np.concatenate([images_of(2, number) for number in range(1, 12)])
     np.testing.assert_array_equal(train.pixels, expected)

@@ -113,7 +113,7 @@ def test_texts_are_class_names_in_their_order(tmp_path: Path) -> None:
 
 
 def test_the_whole_file_decides_the_range_of_pixels(tmp_path: Path) -> None:
-    block = ["0,0,1,0,1"] * 600  # more than a block of rows
+    block = ["0,0,1,0,1"] * 600  # more rows than are read at a time
     header = "y,p0,p1,p2,p3"
     table = table_of(write(tmp_path / "a.csv", header, *block))
     assert (table.pixels.dtype.str[1:], table.pixels.max(), table.scale) == ("u1", 255, 1 / 255)

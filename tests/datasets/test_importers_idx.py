@@ -51,7 +51,7 @@ def read(*sources: Path, **options: Any) -> Imported:
 
 
 def message_of(*sources: Path, **options: Any) -> str:
-    """Returns the message of reading, which is one line that names a file."""
+    """Returns the error message of reading; checks that it is one line and names the source."""
     with pytest.raises(DataError) as caught:
         recognising.read(sources, ImportOptions(format="idx", **options))
     message = str(caught.value)
@@ -323,7 +323,7 @@ def test_gzip_with_garbage_behind(tmp_path: Path) -> None:
 
 
 def deflated(head: bytes, num_zeros: int) -> bytes:
-    """Returns a gzip file of a header and zeros, which are never all in memory."""
+    """Returns a gzip file of a header and many zeros. The zeros are packed block by block."""
     packer = zlib.compressobj(9, wbits=31)
     block = bytes(1 << 20)
     pieces = [packer.compress(head), *(packer.compress(block) for _ in range(num_zeros >> 20))]
@@ -499,10 +499,11 @@ def test_mnist_with_its_writers(mnist: Imported) -> None:
 
 
 def test_mnist_equals_the_hdf5_files_of_its_writers(mnist: Imported, shared_data: Path) -> None:
-    """Both hold the same images of each writer and label, in another order.
+    """MNIST's IDX files and the HDF5 files hold the same images, in different orders.
 
-    Images are matched with the nearest image. The matching must be one to one, and no pixel of
-    a pair may differ by more than one grey level, as the files' description says.
+    Each IDX image is matched with the nearest HDF5 image of the same writer and label. The
+    matching must be one to one. In a pair, no pixel may differ by more than one grey level,
+    as the description of the HDF5 files says.
     """
     ours = mnist.tables["train"]
     halves = [
@@ -514,7 +515,7 @@ def test_mnist_equals_the_hdf5_files_of_its_writers(mnist: Imported, shared_data
     labels = np.concatenate([half.labels for half in halves])
     owners = np.concatenate([half.owners for half in halves])
     assert {(half.scale, half.offset) for half in halves} == {(1 / 255, 0.0)}
-    theirs = 255 - pixels  # 1.0 is background there
+    theirs = 255 - pixels  # in the HDF5 files 1.0 is background
     groups = ours.owners * 10 + ours.labels
     our_order = np.argsort(groups, kind="stable")
     their_order = np.argsort(owners * 10 + labels, kind="stable")

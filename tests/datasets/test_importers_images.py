@@ -488,7 +488,7 @@ def test_a_json_table_of_nothing_but_objects_is_one_line(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("text", ["9" * 5000, "\u00b2", "\u0663"])
 def test_a_table_of_labels_may_hold_any_number(tmp_path: Path, text: str) -> None:
-    """int() refuses more than 4,300 digits, and some characters that isdigit() accepts."""
+    """int() refuses texts that isdigit() accepts: over 4,300 digits, and some characters."""
     save(tmp_path / "a.png")
     save(tmp_path / "b.png")
     (tmp_path / "labels.txt").write_text(f"{text}\na.png -{text}\nb.png {text}\n", "utf-8")

@@ -166,8 +166,8 @@ def test_memory_is_bounded_by_one_user(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(imported.tables["train"]) == 2400
-    # A user's pixels are 190 kB as float32, a few times that while they are rounded; a block of
-    # text is 262 kB. json.load takes 60 MB.
+    # The pixels of one user take 190 kB as float32, and a few times 190 kB while they are
+    # rounded. A block of text takes 262 kB. json.load would take 60 MB for the whole file.
     assert peak < 4 << 20
 
 

@@ -25,7 +25,8 @@ from fedcli.errors import ConfigError, DataError
 
 IMAGES = np.arange(6 * 4 * 5, dtype=np.uint8).reshape(6, 4, 5) * 2
 LABELS = np.array([7, 0, 2, 7, 1, 3])
-GARBLED = np.array([ord("a")] * 5 + [sys.maxunicode + 1], np.uint32).view("U1")  # six texts
+# Six texts: five times "a", and one that is not a valid character.
+GARBLED = np.array([ord("a")] * 5 + [sys.maxunicode + 1], np.uint32).view("U1")
 
 
 def npy(array: Any, **options: Any) -> bytes:
@@ -51,7 +52,7 @@ def read(path: Path, **options: Any) -> Imported:
 
 
 def message_of(path: Path, kind: type[Exception] = DataError, **options: Any) -> str:
-    """Returns the message of reading, which is one line that names the file."""
+    """Returns the error message of reading; checks that it is one line and names the file."""
     with pytest.raises(kind) as caught:
         read(path, format="npz", **options)
     message = str(caught.value)
@@ -163,7 +164,7 @@ def test_types_become_uint8_or_float32(
 
 
 def test_the_range_is_that_of_all_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A first block or a test split that is dark by chance must not be read as 0 to 1."""
+    """Pixels of 0 and 1 only, in a first block or a test split, must not give the range 0-1."""
     monkeypatch.setattr(shared, "BLOCK_BYTES", 80)
     pixels = IMAGES.astype(np.float32)
     pixels[:3] = 1.0
@@ -378,7 +379,7 @@ def test_unusual_packing(tmp_path: Path) -> None:
 
 
 def patched(path: Path, place_in_entry: int, form: str, value: int, signature: bytes) -> Path:
-    """Writes a number into the first entry that begins with a signature."""
+    """Overwrites a number in the zip file's first entry that begins with `signature`."""
     content = bytearray(path.read_bytes())
     struct.pack_into(form, content, content.index(signature) + place_in_entry, value)
     path.write_bytes(content)
@@ -391,7 +392,7 @@ def test_encrypted_member(tmp_path: Path) -> None:
 
 
 def test_members_that_lie_about_their_size(tmp_path: Path) -> None:
-    """The directory declares a wrong length of the data; the array's header agrees with it."""
+    """The zip directory declares a wrong length, which fits the header of the array."""
     huge = npy(np.empty((60_000, 4, 5), np.uint8))[:128]
     path = write_zip(tmp_path / "a.npz", {"x": huge, "y": npy(np.zeros(60_000, int))})
     patched(path, 24, "<I", 128 + 1_200_000, b"PK\1\2")
@@ -399,7 +400,8 @@ def test_members_that_lie_about_their_size(tmp_path: Path) -> None:
     some = npy(IMAGES)[:-40]
     path = write_zip(tmp_path / "b.npz", {"x": some, "y": npy(LABELS)})
     assert "array 'x': " in message_of(patched(path, 24, "<I", len(some) + 40, b"PK\1\2"))
-    # More is packed than the directory declares: the declared part is read, the checksum fails.
+    # More is packed than the directory declares. Only the declared length is read, so the
+    # checksum is wrong.
     path = write_zip(tmp_path / "c.npz", {"x": npy(IMAGES) + bytes(9999), "y": npy(LABELS)})
     assert "array 'x': " in message_of(patched(path, 24, "<I", len(npy(IMAGES)), b"PK\1\2"))
 

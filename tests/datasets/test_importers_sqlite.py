@@ -146,7 +146,8 @@ def test_fit_is_applied(tmp_path: Path) -> None:
 
 
 def test_table_is_scanned_and_nothing_sorted(tmp_path: Path) -> None:
-    # Each split is so rare that SQLite would choose the index, and then sort the blobs.
+    # Each of 99 splits has 1 % of the rows. For so few rows SQLite by itself would use the
+    # index, and then sort the blobs.
     splits = {str(each): {"a": [b"x"] * 50} for each in range(99)}
     sql = "CREATE INDEX i ON examples (split_name, client_id); ANALYZE"
     path = write(tmp_path / "a.sqlite", splits, sql=sql)
@@ -213,7 +214,8 @@ def test_fast_path_leaves_everything_else_to_the_general_one() -> None:
         changed = bytearray(blob)
         changed[place] ^= 0x80
         assert read_emnist_examples([bytes(changed)]) is None, place
-    # The changed byte of the label says that the next byte, the key of the pixels, belongs to it.
+    # The label's byte is changed so that it continues in the next byte. But the next byte is
+    # the key of the pixels.
     changed = bytearray(blob)
     changed[blob.index(b"\x0a\x01\x05") + 2] = 0x85
     assert read_emnist_examples([bytes(changed)]) is None
@@ -396,7 +398,7 @@ def test_garbled_database(tmp_path: Path) -> None:
 
 
 def test_schema_that_is_no_text(tmp_path: Path) -> None:
-    """SQLite quotes the schema in its message, which Python then cannot decode."""
+    """SQLite's error message quotes the schema, so Python cannot decode the message."""
     path = small(tmp_path / "a.sqlite")
     content = path.read_bytes()
     garbled = content.replace(b"tableexamplesexamples", b"tableexampl\xbasexamples")

@@ -266,7 +266,7 @@ def test_a_set_without_owners_is_divided_evenly_and_has_a_note(
 
 
 def test_cifar_batches_are_read_from_an_archive(server: web.Script, tmp_path: Path) -> None:
-    """The layout of CIFAR-10 with batches of 20 records, and a file that is not a member."""
+    """An archive like CIFAR-10's, with 20 records per batch and one file that is not extracted."""
     rng = np.random.default_rng(5)
     names = [each.name for each in CATALOGUE["cifar10"].files[0].members]
     contents = {"cifar-10-batches-bin/readme.html": b"<html>"}
@@ -301,7 +301,7 @@ def test_cifar_batches_are_read_from_an_archive(server: web.Script, tmp_path: Pa
 def test_full_disk_while_importing_leaves_nothing(tff: PublicDataset, tmp_path: Path) -> None:
     files, _ = installing.fetch_files(tff, tmp_path, patience=PATIENCE)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    for limit in (1_000, 10_000):  # while unpacking, while writing
+    for limit in (1_000, 10_000):  # reached while unpacking, or while writing the store
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
         try:
             with pytest.raises(DataError, match=r"File too large|cannot be written"):
@@ -348,7 +348,7 @@ def test_an_existing_store_is_kept_unless_force_is_given(
     assert path.stat().st_mtime_ns == before
     get(tff, tmp_path, force=True)
     assert path.stat().st_mtime_ns != before
-    assert path.read_bytes() == content  # equal files, equal bytes
+    assert path.read_bytes() == content  # the same sources give the same bytes
     assert len(server.requests) == 1
 
 
@@ -427,7 +427,10 @@ def test_a_wrong_file_is_refused(idx: PublicDataset, tmp_path: Path) -> None:
 def test_a_rebuilt_mnist_is_not_accepted_as_the_published_one(
     shared_data: Path, server: web.Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some pixels differ by a grey level; the message depends on a given folder or a mirror."""
+    """In the rebuilt files some pixels differ by one grey level from the published ones.
+
+    A folder, a file and a mirror that offer them are refused with different messages.
+    """
     mnist, folder = CATALOGUE["mnist"], shared_data / "mnist-idx"
     with pytest.raises(
         DataError, match=r"mnist also needs train-images-idx3-ubyte.gz, t10k-images"
@@ -446,7 +449,7 @@ def test_a_rebuilt_mnist_is_not_accepted_as_the_published_one(
 
 
 def test_a_raw_real_file_is_recognised_by_its_hash(shared_data: Path, tmp_path: Path) -> None:
-    """The label files beside the checkout are the published ones, compressed or raw."""
+    """The shared label file has the hash of the published file, compressed and unpacked."""
     mnist = CATALOGUE["mnist"]
     labels = shared_data / "mnist-idx" / "train-labels-idx1-ubyte.gz"
     raw = tmp_path / "raw"
@@ -542,7 +545,7 @@ def _start(dataset: PublicDataset, folder: Path) -> subprocess.Popen[str]:
     assert process.stdin is not None
     pickle.dump(dataset, process.stdin.buffer)  # type: ignore[attr-defined] # of text
     process.stdin.close()
-    process.stdin = None  # for communicate()
+    process.stdin = None  # otherwise communicate() would use the closed file
     return process
 
 
@@ -558,7 +561,7 @@ def test_after_a_killed_import_the_next_process_makes_the_store(
         time.sleep(moment)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        if path.exists():  # then the store is complete
+        if path.exists():  # a store that exists is complete
             assert installing.find_miscount(idx, path) is None
             path.unlink()
     get(idx, folder)

@@ -76,11 +76,12 @@ def mnist_labels(shared_data: Path) -> np.ndarray:
     return labels.astype(np.int32)
 
 
-# Values of independent programs at one seed, with 100 clients. The total variation of a client has
-# a standard deviation of 0.13 at alpha 0.5 and of 0.12 at alpha 0.1, so the mean of 100 clients has
-# one of 0.013, in their programs and here. The tolerance 0.055 is three standard deviations of the
-# difference. The number of effective classes has a standard deviation of 1.9, hence the tolerance
-# 0.8. Schemes without random sizes must agree exactly.
+# The expected values come from independent programs, run with one seed and 100 clients. The total
+# variation of one client has a standard deviation of 0.13 at alpha 0.5, and of 0.12 at alpha 0.1.
+# So the mean of 100 clients has a standard deviation of 0.013, both in these programs and here.
+# The tolerance 0.055 is three standard deviations of the difference of the two means. The number
+# of effective classes of one client has a standard deviation of 1.9; its tolerance 0.8 is three
+# standard deviations of the difference, too. Sizes that are not random must agree exactly.
 @pytest.mark.parametrize(
     ("name", "options", "num_classes", "tv", "effective"),
     [
@@ -116,10 +117,11 @@ def test_mnist_is_partitioned_as_by_other_programs(
 def test_sizes_of_dirichlet_class(
     mnist_labels: np.ndarray, seed: int, alpha: float, median: int, largest: int
 ) -> None:
-    """Compares the median and the largest size with other programs, and all sizes with NumPy.
+    """Compares the median and the largest size with the results of other programs.
 
-    The other programs were run with one seed. Their smallest sizes (209 and 15) are not compared,
-    because the smallest size varies most.
+    The distribution of all sizes is compared with draws by NumPy. The other programs were run
+    with one seed. Their smallest sizes (209 and 15) are not compared, because the smallest size
+    varies most.
     """
     class_sizes = np.bincount(mnist_labels)
     rng = np.random.default_rng(seed)
@@ -135,11 +137,13 @@ def test_sizes_of_dirichlet_class(
     one, other = np.sort(np.concatenate(ours)), np.sort(np.concatenate(theirs))
     points = np.concatenate([one, other])
     shares = [np.searchsorted(each, points, side="right") / 1000 for each in (one, other)]
-    # Two samples of 1,000 draws from one distribution differ by more than 0.12 once in 10^6.
+    # The distribution functions of two samples of 1,000 draws from one distribution differ by
+    # more than 0.12 in one of 10^6 cases.
     assert np.abs(shares[0] - shares[1]).max() < 0.12
 
 
-# Values of Dir(alpha) without examples. With K = 4000 the mean TV has a deviation of 0.002.
+# The expected mean total variation (TV) of mixes from Dir(alpha), before examples are assigned.
+# The mean TV of 4000 clients has a standard deviation of 0.002.
 @pytest.mark.parametrize(
     ("name", "alpha", "tv"),
     [
@@ -225,7 +229,7 @@ def test_balanced_clients_get_no_further_class_once_full() -> None:
 
 
 def test_a_class_whose_clients_are_all_full_goes_to_the_others() -> None:
-    """At a tiny alpha each class has one client, which is then full and gets no other class."""
+    """At a tiny alpha each class goes to one client. This client is then full."""
     for seed in range(20):
         assignment = assign(
             LABELS, "dirichlet-class", seed, clients=3, alpha=1e-6, min_examples=1, balanced=True
@@ -331,7 +335,7 @@ def test_extreme_alphas_assign_everything(name: str, alpha: float) -> None:
 
 
 def test_late_clients_do_not_get_the_leftovers() -> None:
-    """As clients take turns, the last tenth of the clients is as uneven as the first."""
+    """Clients take turns, so the last 30 of 100 clients are as uneven as the first 30."""
     counts = label_counts(LABELS, assign(LABELS, "dirichlet-client", clients=100, alpha=0.2))
     firsts = [effective_classes(counts[:30]), effective_classes(counts[-30:])]
     assert firsts[0] == pytest.approx(firsts[1], rel=0.4)
@@ -373,13 +377,13 @@ def test_late_clients_do_not_get_the_leftovers() -> None:
         (
             "classes-per-client",
             {"clients": 3000, "classes": 1, "seed": 0},
-            None,  # just enough: one example each
+            None,  # accepted: there is just one example for each client
         ),
         (
             "quantity-exponential",
             {"clients": 100},
-            "100 clients, but each client has e times the examples of the one before, so 3000 "
-            "examples suffice for 8; choose clients=8 or fewer",
+            "100 clients, but each client has e times the examples of the client before, so 3000 "
+            "examples suffice for 8 clients; choose clients=8 or fewer",
         ),
     ],
 )
@@ -482,7 +486,7 @@ def test_label_mixes_are_those_of_drawing_one_by_one(
 
 
 def test_a_used_up_mix_draws_from_the_remaining_examples_in_proportion() -> None:
-    """One client draws only class 0 and gets all of it, then the other classes at 2 : 1."""
+    """Client 0 wants only class 0. After it has all of it, it draws the other two at 2 : 1."""
     mixes = np.array([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]])
     counts = np.array([100, 8000, 4000])
     takers = label_mixes.assign_by_mixes(
@@ -490,7 +494,9 @@ def test_a_used_up_mix_draws_from_the_remaining_examples_in_proportion() -> None
     )
     assert (takers[:100] == 0).all()
     share = (takers[100:8100] == 0).sum() / 5950
-    assert 0.6 < share < 0.85  # the other client takes equal parts of both, so class 1 remains
+    # 2 / 3 at first. It grows, because client 1 takes equal parts of classes 1 and 2, and class 2
+    # is smaller.
+    assert 0.6 < share < 0.85
 
 
 # --- the test split ------------------------------------------------------------------------------

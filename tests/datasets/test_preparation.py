@@ -36,7 +36,7 @@ def write_tff(path: Path, labels: Clients, *, scale: float = 1.0) -> Path:
 
 
 def write_store(path: Path, labels: Clients, **about: Any) -> Path:
-    """Writes a store with the clients of `write_tff` and more information."""
+    """Writes a store with the same clients as `write_tff`; `about` sets fields of its info."""
     clients = [
         ClientDataset(
             client_id,
@@ -71,7 +71,8 @@ def test_digits_only_drops_letters_and_clients_left_with_one(tmp_path: Path) -> 
     test = write_tff(tmp_path / "b.h5", {"a": [5, 20], "b": [3], "c": [50]})
     done = run(tmp_path, train, test_data=test, digits_only=True)
     assert held(tmp_path, "train") == {"a": [1, 2], "c": [7, 8]}
-    assert held(tmp_path, "test") == {"a": [5]}  # b was dropped with its train examples, c is empty
+    # b is dropped because it has one train example left, and c because no test example is left.
+    assert held(tmp_path, "test") == {"a": [5]}
     assert done.info.num_classes == 10
     assert done.info.class_names in ((), tuple("0123456789"))
     assert json.loads(done.info.partition_parameters) == {
@@ -129,7 +130,8 @@ def test_test_clients_that_are_other_people_are_kept(tmp_path: Path) -> None:
     assert held(tmp_path, "train") == {"2": [2, 2]}
     assert held(tmp_path, "test") == {"1": [3], "2": [4]}
     assert not done.info.same_people
-    assert run(tmp_path, train, hold_out="within").info.same_people  # a client and itself
+    # With hold-out, the train and test examples of a client come from the same person.
+    assert run(tmp_path, train, hold_out="within").info.same_people
 
 
 def test_invert_changes_pixels_and_their_convention(tmp_path: Path) -> None:
@@ -327,7 +329,7 @@ def test_classes_that_never_occur_are_noted_where_their_number_is_guessed(tmp_pa
     assert "but 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, ... never occur;" in note
     assert not notes("c.npz", 1, 2, 3, num_classes=4)
     assert not notes("d.npz", 0, 1, 2)
-    # Test data fill the gaps of train.
+    # No note if the test data have the class that the train data lack.
     assert not notes("e.npz", 0, 2, test_data=tmp_path / "d.npz")
 
 

@@ -126,7 +126,8 @@ def test_any_small_population_is_read_back(
         assert list(data.client_ids) == [client.client_id for client in clients]
         for client in clients:
             assert client.client_id in data.client_ids
-            if not len(client) and not data.total_examples():  # has no scale and offset
+            # A split without examples has no scale and offset to compare.
+            if not len(client) and not data.total_examples():
                 assert data.num_examples(client.client_id) == 0
                 continue
             assert_same(data.client(client.client_id), client)
@@ -170,9 +171,9 @@ def test_store_opens_whatever_its_suffix_and_as_test_data(path: Path, tmp_path: 
     train_only = tmp_path / "train.h5"
     create(train_only, make_client("a", 4))
     splits = datasets.open_splits(datasets.DataSource(str(train_only), test_data=str(other)))
-    assert splits["test"].total_examples() == 1  # its own test split
+    assert splits["test"].total_examples() == 1  # the test split of `other`
     splits = datasets.open_splits(datasets.DataSource(str(other), test_data=str(train_only)))
-    assert splits["test"].total_examples() == 4  # its train split: it has no other
+    assert splits["test"].total_examples() == 4  # `train_only` has no split but train
     assert splits["test"].split == "test"
 
 
@@ -288,7 +289,7 @@ def test_a_heap_with_an_endless_list_is_refused(path: Path) -> None:
     store.open_store(path)
     content = bytearray(path.read_bytes())
     first = content.index(b"GCOL") + 16
-    content[first : first + 16] = bytes(16)  # a free object of no length
+    content[first : first + 16] = bytes(16)  # a free object of length 0 leads to itself
     path.write_bytes(content)
     program = (
         f"from fedcli.datasets.sources import store; store.open_store(store.Path({str(path)!r}))"
@@ -302,7 +303,7 @@ def test_a_heap_with_an_endless_list_is_refused(path: Path) -> None:
 
 def test_a_damaged_root_is_reported(path: Path) -> None:
     content = bytearray(path.read_bytes())
-    root = int.from_bytes(content[64:72], "little")  # of its symbol table entry
+    root = int.from_bytes(content[64:72], "little")  # from the root's symbol table entry
     content[root : root + 16] = b"\xff" * 16
     path.write_bytes(content)
     with pytest.raises(DataError, match=f"^{path}: damaged .*; fetch or write"):
@@ -310,7 +311,7 @@ def test_a_damaged_root_is_reported(path: Path) -> None:
 
 
 def test_a_text_of_variable_length_beside_the_pixels_is_not_read(path: Path) -> None:
-    """Opening reads only those texts of variable length that the format has."""
+    """Opening reads a text of variable length only where the format has one."""
     with h5py.File(path, "r+") as file:
         file["splits/train/pixels"].attrs["scale"] = "1"
     with pytest.raises(
@@ -457,7 +458,8 @@ def test_name_taken_while_it_was_locked_is_given_up(
     assert os.listdir(tmp_path) == ["s.h5"]  # noqa: PTH208
 
 
-# The limit of 4 kB is reached in the layout, that of 200 kB in the pixels (copied or gathered).
+# The limit of 4 kB is reached while the layout is written, 200 kB while pixels are written.
+# Pixels are copied, or gathered if the split is partitioned.
 @pytest.mark.parametrize("limit", [100, 4000, 200_000])
 @pytest.mark.parametrize("is_partitioned", [False, True])
 def test_full_disk_leaves_nothing(tmp_path: Path, limit: int, is_partitioned: bool) -> None:
@@ -521,7 +523,7 @@ def test_a_gathered_store_has_the_bytes_of_its_clients(num_examples: int, num_cl
 
 
 class Shift(Change):
-    """Other labels, and other pixels for one client."""
+    """Changes the labels of all clients, and the scale of the pixels of client c1."""
 
     def labels(self, client_id: str, labels: Any) -> Any:
         return (labels + 1) % 10
@@ -561,7 +563,7 @@ def test_partitioned_split_that_cannot_be_stored(tmp_path: Path) -> None:
 def test_create_and_verify_tell_how_far_they_are_and_can_be_ended(tmp_path: Path) -> None:
     path = tmp_path / "s.h5"
     told: list[tuple[int, int | None]] = []
-    split = partitioned_split(3_000_000)  # pixels of 13 MB: more than a block
+    split = partitioned_split(3_000_000)  # 13 MB of pixels, which is more than one block
     store_writer.create(path, {"train": split}, INFO, lambda *figures: told.append(figures))
     assert told[-1] == (2_250_000, 2_250_000)
     assert len({done for done, _ in told}) > 2
@@ -584,7 +586,7 @@ def test_create_and_verify_tell_how_far_they_are_and_can_be_ended(tmp_path: Path
 
 
 def test_verify_finds_pixels_that_are_no_numbers(tmp_path: Path) -> None:
-    """The writer of such pixels may also have computed their fingerprint."""
+    """A right fingerprint is not enough: the writer may have computed it from such pixels."""
     path = tmp_path / "s.h5"
     create(path, make_client("a", 3, (2, 2), pixels=np.zeros((3, 2, 2), np.float32)))
     with h5py.File(path, "r+") as file:
@@ -613,7 +615,7 @@ def drop(name: str) -> Damage:
 
 
 def replace(name: str, values: Any, **storage: Any) -> Damage:
-    """Puts another dataset in the place of one of split train."""
+    """Replaces the dataset `name` of split train by `values`; keeps its attributes."""
 
     def damage(file: Any) -> None:
         group = file["splits/train"]
@@ -710,7 +712,7 @@ PIXELS = np.zeros((7, 4, 3), np.uint8)
         (replace("client_ids", np.array([b"", b"a", b"b"])), "a client id is empty or holds"),
         (replace("client_ids", np.array([b"a", b"b\0b", b"c"])), "a client id is empty or holds"),
         (replace("client_ids", np.array([b"a", b"b", b"\xff"])), "is not UTF-8"),
-        # Each text is half a character: only together they are UTF-8.
+        # The second and the third id are the two halves of a character: neither is UTF-8.
         (replace("client_ids", np.array([b"a", b"\xc3", b"\xc4"])), "is not UTF-8"),
         (replace("client_ids", np.zeros(0, "S1")), "holds no clients"),
         (replace("client_ids", ["a", "b", "c"]), "client_ids has the unexpected type object"),

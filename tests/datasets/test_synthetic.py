@@ -114,7 +114,7 @@ def test_skewed_sizes_vary_more() -> None:
 
 
 def test_a_million_clients_cost_nothing_until_they_are_read() -> None:
-    open_splits()  # imports what is needed
+    open_splits()  # imports modules now, so that their memory is not counted
     tracemalloc.start()
     try:
         ids = open_splits(clients=1_000_000)["train"].client_ids

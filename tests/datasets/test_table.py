@@ -37,7 +37,7 @@ def labels(*values: int) -> NDArray[np.int32]:
 
 
 def table_of(owners: list[str], held: list[int] | None = None) -> ExampleTable:
-    """A table with one image for each owner named; labels are the image numbers by default."""
+    """A table with one image for each of `owners`. Image i has label held[i], or else label i."""
     with TableWriter("made") as writer:
         values = range(len(owners)) if held is None else held
         writer.add(images(len(owners)), labels(*values), **GREY, owners=owners)
@@ -138,7 +138,7 @@ def test_disk_full_while_widening_leaves_nothing_open(
     monkeypatch.setattr("fedcli.datasets.spool.decode", fail)
     with pytest.raises(OSError, match="No space left"), writer:
         writer.add(images(2), labels(0, 0), scale=1.0, offset=0.0)
-    del writer  # an open file gives a ResourceWarning, which is an error here
+    del writer  # if its file were open, a ResourceWarning would make the test fail
 
 
 def test_fit_brings_every_image_to_one_size() -> None:
@@ -151,7 +151,7 @@ def test_fit_brings_every_image_to_one_size() -> None:
         assert writer.table().pixels.shape == (2, 2, 2)
         with pytest.raises(DataError, match="2 images but 1 labels"):
             writer.add(images(2, 0, (9, 9)), labels(0), **GREY)
-        with pytest.raises(DataError, match="pixels have shape"):  # seen before `fit` is
+        with pytest.raises(DataError, match="pixels have shape"):  # before `fit` is called
             writer.add(images(1, 0, ()), labels(0), **GREY)
 
 

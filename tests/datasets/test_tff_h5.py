@@ -40,7 +40,7 @@ def open_train(path: Path, **options: Any) -> ClientData:
 
 
 def message_of(path: Path, client_id: str = "a", **options: Any) -> str:
-    """Returns the message of reading a client, which is one line that names the file."""
+    """Returns the error message of reading a client; checks that it is one line."""
     with pytest.raises(DataError) as caught:
         open_train(path, **options).client(client_id)
     message = str(caught.value)
@@ -177,7 +177,7 @@ def test_real_writers_read_within_rounding(shared_data: Path) -> None:
     assert test is not None
     assert (len(train.client_ids), train.client_ids[0], test.split) == (539, "w0000", "test")
     assert list(train.client_ids) == list(test.client_ids)
-    # 4,685 examples in a round of 5 epochs.
+    # A round of the first ten clients and 5 epochs visits 4,685 examples.
     assert sum(map(train.num_examples, train.client_ids[:10])) * 5 == 4685
     with h5py.File(path) as file:
         for client_id in ("w0000", "w2349"):
@@ -299,7 +299,7 @@ def test_wrong_shape_or_type(tmp_path: Path, features: dict[str, Any], fault: st
     [
         (np.array([0, 10, 11], np.int32), 1, 10),
         (np.array([0, 1, -1], np.int8), 2, -1),
-        # As int32 these would be 1, so labels must be checked in their own type.
+        # These large labels would become 1 in int32, so labels are checked before conversion.
         (np.array([2**32 + 1, 0, 0], np.int64), 0, 2**32 + 1),
         (np.array([0, 2**63 + 1, 0], np.uint64), 1, 2**63 + 1),
     ],

@@ -25,7 +25,8 @@ def test_a_file_that_needs_gigabytes_to_unpack_is_refused(tmp_path: Path) -> Non
     packed = lzma.compress(b"x" * 1000)
     large = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 20}]
     packed += lzma.compress(b"y", filters=large)
-    # The byte of the second stream's dictionary, set to 1.5 GiB; its header is signed again.
+    # In the second stream's block header, the byte of the dictionary's size is set to 3 GiB, and
+    # the checksum is computed again.
     at = len(lzma.compress(b"x" * 1000)) + 12
     header = bytearray(packed[at : at + 8])
     assert header[2] == lzma.FILTER_LZMA2

@@ -5,8 +5,8 @@ python -m tests.equality FEDCLI --self-check
 python -m tests.equality FEDCLI --list
 
 BEFORE and AFTER are the `fedcli` of two installations on one machine, with the same NumPy and h5py.
-The exit code is 0 if everything that was compared is the same, and the configurations use
-everything that AFTER offers.
+The exit code is 0 if two things hold: everything that was compared is the same, and the
+configurations use everything that AFTER offers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from tests.equality.running import Comparison, Program, Result, StepError, run_c
 
 MOST_SHOWN = 8
 
-# If their steps are changed by `_changed`, these configurations must differ in these outputs.
+# The configurations of the self-check, and the outputs of each that must differ if `_changed` has
+# changed its steps.
 SELF_CHECK = {
     "model-mlp-2nn": ("run/metrics.jsonl", "run/evaluation.json", "weights.npz:*"),
     "algorithm-scaffold": ("run/clients.h5:*", "run/client_states.sqlite:*", "run/checkpoints/*"),
@@ -199,7 +200,7 @@ def _judge(results: Sequence[Result], not_used: Sequence[str], seconds: float) -
 
 
 def _judge_self_check(results: Sequence[Result]) -> int:
-    """Checks that another seed has changed each output that it must; returns the exit code."""
+    """Checks that another seed has changed each output in SELF_CHECK; returns the exit code."""
     lacking = [
         f"{result.name}: {pattern}"
         for result in results

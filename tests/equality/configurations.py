@@ -1,7 +1,7 @@
 """The configurations of the equality check: small sets of command lines of fedcli.
 
-A configuration runs in its own folder, in which `inputs/` has the files of `inputs.py`. All files
-that it leaves are compared, and so is the output of commands with --json.
+A configuration runs in its own folder, whose folder `inputs/` has the files that `inputs.py` makes.
+All files that the configuration leaves are compared, and so is what its commands with --json print.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ ALGORITHMS = (
 
 
 def _optimizers() -> Iterator[Configuration]:
-    """Yields each optimizer on clients and on the server; its options are set on one side only."""
+    """Yields each optimizer, used on clients and on the server; an option is set on one side."""
     options = {
         "sgd": "--client-option momentum=0.9 --client-option nesterov=true",
         "adam": "--server-option style=reddi",
@@ -258,7 +258,7 @@ _DEALT = {
 
 
 def _partitions() -> Iterator[Configuration]:
-    """Yields each partition: made while training, then written to a store with a test split."""
+    """Yields each partition, made by `train`, and by `preprocess` with a held-out test split."""
     for name, options in _DEALT.items():
         more = " ".join(f"--partition-option {each}" for each in options.split())
         yield _trained(
@@ -270,7 +270,7 @@ def _partitions() -> Iterator[Configuration]:
 
 
 def _formats() -> Iterator[Configuration]:
-    """Yields each format: converted to a store, verified, trained on and inspected."""
+    """Yields each format: a source is converted to a store, verified, trained on and inspected."""
     sources = {
         "tff-h5": "inputs/train.h5 --test-data inputs/test.h5",
         "tff-sqlite": "inputs/digits.sqlite --min-examples 42",

@@ -32,7 +32,7 @@ Contents = dict[str, bytes]
 
 
 def of_folder(folder: Path, skipped: frozenset[str] = frozenset()) -> Contents:
-    """Returns the contents of every file below `folder`, by name; a part's name follows a `:`.
+    """Returns the contents of all files below `folder`, by name; parts are named `file:part`.
 
     Args:
         folder: The folder to read; links are not followed.
@@ -96,7 +96,7 @@ def _of_hdf5(name: str, content: bytes) -> Contents:
 
 
 def _value(value: Any, dtype: np.dtype) -> bytes:
-    """Returns a line with type and shape, then the bytes; texts of variable length as text."""
+    """Returns a line with type and shape, then the bytes, or the text if its length varies."""
     if isinstance(value, h5py.Empty):
         return f"{dtype} empty".encode()
     array = np.asarray(value)

@@ -18,8 +18,8 @@ from tests.equality.configurations import Configuration
 
 COMMANDS = ("train", "eval", "export", "preprocess", "inspect-clients", "report")
 
-# Lists of `fedcli info --json`, and the options of train that choose their entries. Each entry must
-# be used with each of these options.
+# Lists of `fedcli info --json`, and for each list the options of train whose value is an entry of
+# it. Each entry must be used with each of these options.
 TABLES = {
     "algorithms": ("--algorithm",),
     "aggregators": ("--aggregator",),
@@ -31,7 +31,7 @@ TABLES = {
     "presets": ("--preset",),
 }
 
-# Options that are newer than the programs for whose comparison the configurations were written.
+# Options that are newer than the two programs that the configurations were written to compare.
 _NEWER = (
     *("train --sampling-option", "train --secure-sum", "train --secure-sum-option"),
     *("train --eval-split validation", "preprocess --dry-run"),
@@ -71,8 +71,8 @@ _NEWER = (
     *("report --spread", *(f"report --spread {each}" for each in ("interval", "none", "std"))),
     *(f"report --x {each}" for each in ("round", "megabytes", "megabytes-up")),
 )
-# Options that cannot be compared, or have nothing to compare, with the reason. All others must be
-# used.
+# Options that cannot be compared, or that give nothing to compare, each with the reason. All other
+# options must be used.
 NOT_COMPARED = {
     **{
         f"{command} {name}": "changes no result"
@@ -102,7 +102,7 @@ _OPTION = re.compile(
 
 
 def offered(run: Callable[[str], str]) -> set[str]:
-    """Returns everything that must be used, as `command --option` or `command --option value`.
+    """Returns all that must be used, as keys `command --option` or `command --option value`.
 
     Args:
         run: Runs a command line of fedcli and returns what it prints.

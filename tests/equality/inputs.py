@@ -44,8 +44,8 @@ def build(input_shape, num_classes, filters=4):
     return models.sequential(stack, input_shape=input_shape)
 """
 
-# MY_MODEL's import from fedcli: by the public name, which users' files have, and a substitute that
-# imports nothing from fedcli. So both programs can read one file.
+# MY_MODEL imports two classes from fedcli by their public name, as users' files do. In one of the
+# inputs a substitute replaces this import, so that programs without this name can read the file.
 _PUBLIC_CLASSES = "from fedcli.own_models import ArraySpec, BatchOutput"
 _OWN_CLASSES = """from collections import namedtuple
 from types import SimpleNamespace as BatchOutput
@@ -76,8 +76,8 @@ def _clients(
 ) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]:
     """Returns clients by id: grey images uint8 [n, SIDE, SIDE] and labels int64 [n]; n varies.
 
-    The label decides which rows are bright. A model can learn that, so metrics change between
-    rounds.
+    The label decides which rows of an image are bright. A model can learn the labels from this, so
+    metrics change between rounds.
     """
     clients = {}
     for index in range(count):
@@ -208,7 +208,7 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
 def _write_images(folder: Path, pixels: Any, labels: Any, owners: Any) -> None:
     """Writes folders by class, by client (with the class in file names), and by both."""
     for index, (image, label, owner) in enumerate(zip(pixels, labels, owners, strict=True)):
-        if index % 3:  # enough of them
+        if index % 3:  # a third of the images is enough
             continue
         for name, content in (
             (f"by_class/c{label}/{index}.png", image),

@@ -78,7 +78,10 @@ def run_command(fedcli: Path, words: Sequence[str], folder: Path, **environment:
 
 
 def _environment(folder: Path, more: dict[str, str]) -> dict[str, str]:
-    """Returns our environment without variables of fedcli, Python and OpenMP; caches are new."""
+    """Returns this process's environment for a program, with `more` and with new caches.
+
+    Variables of fedcli, Python and OpenMP are left out.
+    """
     ours = {
         name: value
         for name, value in os.environ.items()
@@ -94,7 +97,7 @@ class Program:
 
     Attributes:
         fedcli: The executable.
-        change: Changes each step before it is run; the self-check uses it to make differences.
+        change: Changes each step before it is run. In the self-check it causes the differences.
     """
 
     fedcli: Path
@@ -132,8 +135,8 @@ class Comparison:
     def _differences(self, each: Configuration, folder: Path) -> tuple[dict[str, str], int]:
         """Returns the differences by name, and the number of outputs compared.
 
-        AFTER runs `later` on the files that BEFORE left, not on its own files. If the two differ,
-        this has been found before.
+        AFTER runs `later` on the files that BEFORE left, not on its own files. Differences between
+        these two sets of files have already been found when `steps` were compared.
         """
         work, kept = folder / "work", folder / "kept"
         self._set_up(work)

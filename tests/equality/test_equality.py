@@ -168,7 +168,7 @@ def test_times_and_makers_are_left_out(tmp_path: Path) -> None:
 
 # ---- What is run ---------------------------------------------------------------------------------
 
-# A substitute for fedcli: `train` writes a number; `eval` prints it, and a score of the program.
+# A substitute for fedcli: `train` writes a number to a file; `eval` prints this number and a score.
 _PROGRAM = """#!{python}
 import json, pathlib, sys
 run = pathlib.Path("run.json")
@@ -199,7 +199,7 @@ def _program(folder: Path, name: str, written: str, score: int, seconds: int) ->
 
 @pytest.fixture
 def programs(tmp_path: Path) -> dict[str, Path]:
-    """Returns executables: "same" has the results of "first", the other two have not."""
+    """Returns executables. "same" gives the results of "first"; "writes" and "scores" do not."""
     values = {"first": ("1", 5, 1), "same": ("1", 5, 2), "writes": ("2", 5, 1)}
     values |= {"scores": ("1", 6, 1)}
     return {name: _program(tmp_path, name, *value) for name, value in values.items()}
@@ -256,7 +256,7 @@ def test_exit_code_and_summary(
     code, text = run("same")
     assert "skipped    two: this machine has no avx2" in text
     assert "1 of 2 configurations equal, 1 skipped, 0 different or failed" in text
-    # Nothing differs, but nothing uses this option.
+    # The exit code is 1 although nothing differs, because no configuration uses this option.
     assert (code, "not used   by any configuration: train --only-of-same" in text) == (1, True)
 
     used = Configuration("three", ("train --only-of-same --only-of-writes",))

@@ -110,7 +110,7 @@ def test_a_lone_client_fine_tunes_as_it_would_in_the_next_round(
     fine_tuning = FineTuningOptions(num_epochs=3)
     tuned = evaluating.evaluate_run(two, fine_tuning=fine_tuning).metrics["fine_tuned"]
     wanted = evaluating.evaluate_run(three).values
-    # The server adds the delta in its own precision: the last bit of a weight may differ.
+    # In round 3 the server adds the delta to the weights, so a weight's last bit may differ.
     assert tuned["metrics"] == pytest.approx(wanted, rel=1e-6)
     assert tuned["metrics"] != pytest.approx(evaluating.evaluate_run(two).values, rel=1e-3)
 
@@ -124,7 +124,7 @@ def test_what_a_schedule_has_become_does_not_count(tmp_path: Path) -> None:
         evaluating.evaluate_run(run, fine_tuning=fine_tuning).metrics["fine_tuned"]
         for run in (with_schedule, without)
     ]
-    assert told[0] == told[1]  # in the first round of the schedule the rate is the full rate
+    assert told[0] == told[1]  # in the schedule's first round the factor of the rate is 1
 
 
 def test_baseline_and_fine_tuned_stand_side_by_side(fedcli: Fedcli, tmp_path: Path) -> None:

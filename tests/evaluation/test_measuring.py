@@ -41,7 +41,7 @@ def slow_rates(classes: Sequence[int], labels: Sequence[int], one: int) -> tuple
 
 
 def slow_area(scores: Sequence[float], is_one: Sequence[bool]) -> float:
-    """The share of all pairs in which the example of the class has the higher score."""
+    """The share of pairs (of the class, not of it) whose first scores higher; a tie counts 0.5."""
     inside = [s for s, one in zip(scores, is_one, strict=True) if one]
     outside = [s for s, one in zip(scores, is_one, strict=True) if not one]
     if not inside or not outside:
@@ -95,7 +95,7 @@ def predicted(scores: Scores, labels: Labels, first: int = 0) -> Predicted:
 
 
 def draw(num: int, num_classes: int, seed: int, *, digits: int = 9) -> tuple[Scores, Labels]:
-    """Probabilities, rounded so that some are equal, and labels, often the most probable ones."""
+    """Probabilities, some equal after rounding, and labels, often those of highest probability."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, num_classes, num).astype(np.int32)
     logits = random.normal(size=(num, num_classes))
@@ -133,9 +133,11 @@ def test_hand_worked_metrics_of_three_classes() -> None:
     assert found["balanced_accuracy"] == pytest.approx((2 / 3 + 0) / 2)
     assert found["weighted_recall"] == pytest.approx(0.5)
     assert found["weighted_f1"] == pytest.approx(3 / 4 * 2 / 3)
-    # Class 0: of 0.8, 0.5 and 0.1, one is above 0.7. Class 1: 0.2 is above two of 0.1, 0.3, 0.1.
+    # Pairs of an example of the class and another one. Class 0: of the scores 0.8, 0.5 and 0.1, one
+    # is above 0.7, so 1/3. Class 1: 0.2 is above two of 0.1, 0.3 and 0.1, so 2/3.
     assert found["auc"] == pytest.approx((1 / 3 + 2 / 3) / 2)
-    # 0.8 twice, once correct; 0.5 correct; 0.7 wrong: bins (.73, .8], (.466, .533], (.666, .733].
+    # Bin (.73, .8] has the confidence 0.8 twice, once correct: |1.6 - 1|. Bin (.466, .533] has 0.5,
+    # which is correct: |0.5 - 1|. Bin (.666, .733] has 0.7, which is wrong: |0.7 - 0|.
     assert found["ece"] == pytest.approx((0.6 + 0.5 + 0.7) / 4, abs=1e-7)
 
 
@@ -225,7 +227,7 @@ def test_areas_are_exact_however_little_is_held(
 
 
 def test_scores_alike_in_their_upper_bits_are_told_apart() -> None:
-    """All scores are in one range, which has more scores than are sorted at a time."""
+    """All 200 scores have the same upper bits, but only `max_sorted` may be sorted at a time."""
     bits = np.float32(0.5).view(np.uint32) + np.arange(200, dtype=np.uint32) % 50
     scores = np.stack([bits.view(np.float32)] * 2, axis=1)
     labels = (np.arange(200) % 7 == 0).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Predictions of examples agree with the evaluation, whole or in pieces, for any weights."""
+"""Predictions agree with the evaluation, computed at once or in pieces, for any weights."""
 
 from __future__ import annotations
 

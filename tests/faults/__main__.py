@@ -45,7 +45,7 @@ CODES = (errno.ENOSPC, errno.EIO)
 SECONDS = 60  # a command that takes longer hangs
 CRASHED = 99  # the status of a command that raised
 
-# No such file may remain after a command that succeeded.
+# Patterns of temporary files; none may remain after a command that succeeded.
 LEFT_OVERS = ("**/*.tmp", "**/*-journal", "**/*.part", "**/.*.tmp*")
 
 
@@ -65,7 +65,7 @@ def _preload() -> None:
 
 if LIBRARY not in os.environ:
     _preload()
-os.environ.pop("LD_PRELOAD", None)  # the processes of commands do not load it
+os.environ.pop("LD_PRELOAD", None)  # processes that commands start must not load the library
 
 from tests.faults import scenarios  # noqa: E402 - after the library is loaded
 from tests.faults.scenarios import Scenario, Work  # noqa: E402
@@ -128,7 +128,7 @@ def _run(work: Work, folder: Path, fault: Fault, said: Path) -> Ended:
 
 
 def _be_child(work: Work, folder: Path, fault: Fault, said: Path, sender: int) -> None:
-    """Runs the work and ends the process."""
+    """Runs the work with the fault, sends the numbers of calls, and ends the process."""
     signal.alarm(SECONDS)
     status = CRASHED
     try:
@@ -179,7 +179,7 @@ class Bench:
         return results, ended.counts
 
     def try_fault(self, scenario: Scenario, fault: Fault, expected: dict[str, bytes]) -> None:
-        """Runs a scenario with a fault and again without it, and records the outcome."""
+        """Runs a scenario with a fault, runs or resumes it without one, and records the outcome."""
         case = self._fresh()
         ended = _run(scenario.command, case, fault, self._said)
         outcome = "went through" if ended.status == 0 else "failed"
@@ -217,7 +217,7 @@ class Bench:
 def _difference(
     found: dict[str, bytes], expected: dict[str, bytes], when: str, *, some: bool = False
 ) -> str | None:
-    """Describes how results differ; with `some`, not all of them must exist."""
+    """Describes how `found` differs from `expected`; with `some`, files may be missing."""
     missing = set() if some else expected.keys() - found.keys()
     more = found.keys() - expected.keys()
     other = {name for name in found.keys() & expected.keys() if found[name] != expected[name]}
@@ -234,7 +234,7 @@ def _left_overs(case: Path) -> str | None:
 
 
 def _faults(counts: tuple[int, ...]) -> Iterator[Fault]:
-    """Yields all faults of a scenario with these numbers of calls."""
+    """Yields all faults of a scenario; counts[kind] is its number of calls of a kind."""
     for kind, num in enumerate(counts):
         for nth, code in itertools.product(range(1, num + 1), CODES):
             yield Fault(kind, nth, code)

@@ -6,8 +6,8 @@
  *   fault_arm(folder, kind, nth, code, lasts)   sets the call that fails; nth 0: only count calls
  *   fault_count(kind)                           returns the calls of a kind since fault_arm
  *
- * A write of kind SHORT writes half of its bytes, as on a disk that becomes full. If `lasts`, later
- * calls of the kind fail, too.
+ * If the kind is SHORT, the n-th write writes only half of its bytes, as on a disk that becomes
+ * full. If `lasts` is set, the same happens in all later calls of this kind.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>

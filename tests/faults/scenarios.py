@@ -34,9 +34,9 @@ class Scenario:
     Attributes:
         name: Its name in the report.
         command: Runs the command in the current folder; returns its exit status.
-        again: Continues after a failure, if the path `resumes` exists; otherwise `command` is run
-            again.
-        resumes: See `again`.
+        again: Continues after a failure, like `train --resume`. It is used if the path `resumes`
+            exists; otherwise `command` is run again.
+        resumes: A path in the folder; see `again`.
         results: Patterns of the files that must have the same content as without a fault.
     """
 
@@ -65,7 +65,8 @@ def _train(name: str, *options: str, results: Sequence[str] = ()) -> Scenario:
         *("train", *small.split(), "--rounds", "4", "--threads", "1", "-q", "--out", "run"),
         *options,
     )
-    last = "checkpoints/round-000004.h5"  # whether others are kept depends on where a run stopped
+    # Only the last checkpoint is compared: which others are kept depends on where a run stopped.
+    last = "checkpoints/round-000004.h5"
     told = ("metrics.jsonl", "evaluation.json", "config.toml", last, *results)
     return Scenario(
         f"train {name}",

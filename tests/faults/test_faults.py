@@ -32,7 +32,7 @@ def test_a_sample_of_faults() -> None:
 
 
 def test_calls_of_every_kind_are_seen() -> None:
-    """Otherwise the sample above could not find any fault."""
+    """If the library saw no calls, the sample above would inject no fault and pass."""
     done = _run("--list", "--only", "train scaffold")
     assert done.returncode == 0, done.stderr
     counts = json.loads(done.stdout.splitlines()[0].removeprefix("train scaffold: "))

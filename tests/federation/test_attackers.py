@@ -79,7 +79,7 @@ def test_rounds_see_as_many_attackers_as_the_chance_says() -> None:
     attackers = _chosen("0.1")
     cohorts = [EVERYONE.for_round(round_num) for round_num in range(2000)]
     more = sum(sum(each in attackers for each in cohort) > 1 for cohort in cohorts) / 2000
-    # Four standard deviations of a share of 0.26 among 2,000.
+    # Four standard deviations of a share of 0.26 in 2,000 rounds.
     assert more == pytest.approx(hypergeometric_tail(200, 20, 10, 1), abs=0.04)
 
 

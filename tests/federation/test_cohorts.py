@@ -18,7 +18,7 @@ IDS = [f"w{index:02d}" for index in range(30)]
 
 
 class Generated(Sequence[str]):
-    """Sorted ids, each made when it is read; counts these reads."""
+    """Sorted ids. An id is made when it is read, and the reads are counted."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -209,7 +209,7 @@ def test_everyone_is_evaluated_up_to_a_bound_then_a_draw() -> None:
     assert "1,000 of the 10,001 clients in x.h5" in note
     assert cohorts.choose_eval_clients(Generated(10_001), "x.h5", 5)[0] == many
     first_cohort = cohorts.Cohorts(Generated(10_001), None, Uniform(10_001, 1000, 5)).for_round(0)
-    assert many != first_cohort  # the two draws use different streams
+    assert many != first_cohort  # evaluation and cohorts use different streams
 
 
 def test_contains_searches_a_sorted_sequence() -> None:

@@ -30,7 +30,7 @@ def test_nothing_reads_on_once_opening_has_failed(monkeypatch: pytest.MonkeyPatc
     def slow(source: DataSource, *, is_cancelled: Callable[[], bool]) -> str:
         while not is_cancelled():
             time.sleep(0.001)
-        time.sleep(0.1)  # as long as reading the rest of a block
+        time.sleep(0.1)  # simulates reading the rest of a block
         return ""
 
     monkeypatch.setattr(datasets, "fingerprint", slow)

@@ -36,7 +36,7 @@ def test_the_share_that_drops_out_is_the_chance() -> None:
     counts = [
         participation.report(each, IDS, ten).outcomes.count(DROPPED_OUT) for each in range(100)
     ]
-    # 20,000 draws: a standard deviation of the mean is 0.0031.
+    # The mean of 20,000 draws has a standard deviation of 0.0031; four of them are allowed.
     assert abs(np.mean(counts) / len(IDS) - 0.25) < 0.0123
     assert len(set(counts)) > 5
 
@@ -153,7 +153,7 @@ def test_a_run_counts_who_reports_and_keeps_a_clock(tmp_path: Path) -> None:
     clock = 0.0
     for line in lines_of(tmp_path / "run"):
         metrics = line["participation"]
-        assert metrics["num_selected"] == 6  # 4 wanted and half as many again
+        assert metrics["num_selected"] == 6  # the 4 clients wanted, and 50 % more
         parts = ("num_reports", "num_dropped_out", "num_late", "num_surplus")
         assert sum(metrics[name] for name in parts) == 6
         assert metrics["num_reports"] <= 4

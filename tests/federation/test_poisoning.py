@@ -45,7 +45,8 @@ def test_labels_are_reversed(train: ClientData) -> None:
     poisoned = made.poison(client)
     assert poisoned.labels.tolist() == (9 - client.labels).tolist()
     assert poisoned.pixels is client.pixels
-    assert len(made.probe(client)) == len(client)  # no digit is its own opposite
+    # All examples are probed, because no digit d equals its new label 9 - d.
+    assert len(made.probe(client)) == len(client)
     assert made.target_classes(client.labels).tolist() == poisoned.labels.tolist()
 
 
@@ -150,7 +151,7 @@ def test_edge_cases_of_another_dataset_have_the_pixels_of_the_model(pixels: str)
     changed = (poisoned.pixels != client.pixels).any(axis=(1, 2))
     assert changed.sum() == round(0.5 * len(client))
     assert (poisoned.labels[changed] == 1).all()
-    assert len(made.rare) == 1000  # more are not read
+    assert len(made.rare) == 1000  # the attack reads at most 1,000 rare examples
     first = other["train"].client("s0000000")
     expected = first.images()[first.labels == 7]
     used = poisoned.images()[changed][: len(expected)]
@@ -168,7 +169,7 @@ def test_edge_cases_of_another_dataset_have_the_pixels_of_the_model(pixels: str)
 
 
 def _store(path: Path, pixels: NDArray[np.uint8], labels: list[int]) -> str:
-    """Writes a store with the split train alone, whose pixels are ink."""
+    """Writes a store that has only the split train, with pixels of which 1.0 is ink."""
     client = ClientDataset("a", pixels, np.array(labels, np.int32), 1 / 255, 0.0, "drawn")
     info = StoreInfo(num_classes=10, pixel_convention="ink", same_people=True)
     store_writer.create(path, {"train": [client]}, info)

@@ -29,14 +29,15 @@ def test_every_client_and_every_pair_is_equally_likely() -> None:
     singles = drawn.sum(axis=0)
     expected = rounds * count / population
     chi_square = float(((singles - expected) ** 2 / expected).sum())
-    assert chi_square < 31.3  # 99.9 % of chi-square with 11 degrees of freedom
+    assert chi_square < 31.3  # the 99.9 % quantile of chi-square, 11 degrees of freedom
     pairs = (drawn.T @ drawn)[np.triu_indices(population, 1)]
     expected = rounds * count * (count - 1) / population / (population - 1)
-    # Five standard deviations of a binomial; 66 pairs exceed them once in 25,000 seeds.
+    # Five standard deviations of a binomial count. One of the 66 pairs exceeds them for one seed
+    # in 25,000.
     assert np.abs(pairs - expected).max() < 5 * np.sqrt(expected)
 
 
-# 99.9 % of chi-square, by degrees of freedom.
+# The 99.9 % quantile of chi-square, by degrees of freedom.
 CHI_SQUARE = {2: 13.8, 3: 16.3, 5: 20.5, 7: 24.3, 9: 27.9}
 
 
@@ -48,12 +49,13 @@ def build(name: str, population: int, size: int, seed: int) -> samplers.Sampler:
 def check_chances(
     outcomes: Iterable[tuple[int, ...]], chances: Mapping[tuple[int, ...], float]
 ) -> None:
-    """Compares the counts of outcomes with the chances of all possible ones."""
+    """Compares how often each outcome occurs with the chances of all possible outcomes."""
     seen = Counter(outcomes)
     assert seen.keys() <= chances.keys()
     assert sum(chances.values()) == pytest.approx(1)
     total = sum(seen.values())
-    assert total * min(chances.values()) > 50  # fewer are not distributed as chi-square
+    # With smaller expected counts, the distance would not be distributed as chi-square.
+    assert total * min(chances.values()) > 50
     distance = sum(
         (seen[outcome] - total * chance) ** 2 / (total * chance)
         for outcome, chance in chances.items()
@@ -96,12 +98,12 @@ def test_poisson_cohorts_of_a_large_population(seed: int) -> None:
         assert set(cohort) <= set(range(population))
     sizes = np.array([len(cohort) for cohort in drawn])
     variance = size * (1 - size / population)
-    # Five standard errors of a mean, and of a variance of nearly normal numbers.
+    # Five standard errors of the mean, and of the variance, as the sizes are nearly normal.
     assert abs(sizes.mean() - size) < 5 * math.sqrt(variance / rounds)
     assert abs(sizes.var() - variance) < 5 * variance * math.sqrt(2 / rounds)
     counts = np.bincount(np.concatenate(drawn), minlength=population)
     expected = rounds * size / population
-    # Clients at either end are as likely as others: none is lost at the end of a block.
+    # The first and the last 100 clients are as likely as others, so no draw is lost at the ends.
     for tenth in (counts[:100], counts[-100:]):
         assert abs(tenth.mean() - expected) < 5 * math.sqrt(expected / 100)
 
@@ -181,7 +183,7 @@ def test_draws_depend_only_on_round_and_seed(name: str) -> None:
     assert tuple(build(name, 100, 20, 4).indices(7)) != drawn[7]
 
 
-# From TFF's and FedJAX's generator, run with NumPy 2.4.6.
+# The cohorts come from the generator of TFF and FedJAX, run with NumPy 2.4.6.
 @pytest.mark.parametrize(
     ("population", "seed", "t", "cohort"),
     [
@@ -213,7 +215,7 @@ def test_what_lists_the_population_has_a_bound(name: str) -> None:
         ConfigError, match=f"--sampling {name} stores .* at most 10,000,000 clients, not 10,000,001"
     ):
         build(name, 10_000_001, 10, 0)
-    if name != "by-size":  # it would read the sizes of ten million clients
+    if name != "by-size":  # by-size would read the sizes of ten million clients
         build(name, 10_000_000, 10, 0)
 
 

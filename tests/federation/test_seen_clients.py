@@ -1,4 +1,4 @@
-"""The clients that took part in a run: those computed from its seed and those it recorded."""
+"""The clients that took part in a run, computed from its seed and read from its records."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PARTICIPATION: dict[str, dict[str, Any]] = {
     "tff": {"sampling": "tff"},
     "with-replacement": {"sampling": "with-replacement"},
     "poisson": {"sampling": "poisson"},
-    "cyclic": {"sampling": "cyclic", "rounds": 9},  # everybody
+    "cyclic": {"sampling": "cyclic", "rounds": 9},  # all clients take part
     "by-size": {"sampling": "by-size"},
     "drop-outs": {"client_dropout": 0.5, "min_reports": 2, "rounds": 7},
     "fixed with drop-outs": {"sampling": "fixed", "client_dropout": 0.7, "rounds": 2},
@@ -175,7 +175,7 @@ def test_seen_clients_of_data_that_have_shrunk_are_not_known(tmp_path: Path) -> 
 
 
 def test_seen_clients_of_data_that_have_grown_are_not_known(tmp_path: Path) -> None:
-    """With one more client, the seed draws other clients than those that were trained."""
+    """Once the data have one more client, the seed no longer draws the clients that trained."""
     before = {f"c{each:02}": 20 for each in range(12)}
     data = write_counted_store(tmp_path / "a.h5", train=before)
     options = {**UNIFORM, "data": str(data), "data_options": {}, "rounds": 2}

@@ -1,7 +1,7 @@
 """Runs changed inputs, each in a child process with limits of time and memory, and checks its end.
 
-The child must end with exit code 0, 1 or 2, and with one line on stderr that says why if it is not
-0. Anything else is a finding: another exit code, a signal, a traceback, more lines, a very long
+The child must end with exit code 0, 1 or 2. If the code is not 0, one line on stderr must say why.
+Anything else is a finding: another exit code, a signal, a traceback, more lines, a very long
 line, a run of more than `MAX_SECONDS`, or more memory than `MAX_MEBIBYTES`.
 """
 
@@ -62,12 +62,12 @@ def fuzz(
     keep: Path | None = None,
     most: int = sys.maxsize,
 ) -> Report:
-    """Runs inputs of a target for some time, at least one input.
+    """Runs changed inputs of a target until the time is over, but at least one input.
 
     Args:
-        name: The name of the target. An input depends only on seed, name and number.
+        name: The name of the target. An input depends only on `seed`, `name` and its number.
         target: The target.
-        seconds: The time, without that for making the inputs.
+        seconds: The time for running inputs; the time for making them does not count.
         seed: The seed of the changes.
         keep: A folder for inputs with findings, or None.
         most: The largest number of inputs.
@@ -110,7 +110,7 @@ def import_all() -> None:
 
 
 def _made(folder: Path, target: Target) -> list[dict[str, Part]]:
-    """Returns the inputs without changes."""
+    """Makes and returns the unchanged inputs of a target."""
     folder.mkdir()
     before = Path.cwd()
     os.chdir(folder)

@@ -70,7 +70,7 @@ def write_input(parts: Mapping[str, Part], rng: random.Random) -> None:
 
 
 def commands(*lines: str) -> Callable[[random.Random], int]:
-    """Returns a function that runs one of some command lines."""
+    """Returns a function that runs one of these command lines, chosen at random."""
 
     def run(rng: random.Random) -> int:
         return cli.run(rng.choice(lines).split())
@@ -79,7 +79,7 @@ def commands(*lines: str) -> Callable[[random.Random], int]:
 
 
 def prepares(name: str, *more: str) -> Callable[[random.Random], int]:
-    """Returns a function that makes a store of a file, in some calls with more options."""
+    """Returns a function that makes a store from a file, with one of `more` in some calls."""
     made = f"preprocess {name} --out made.h5 -q"
     return commands(made, made, *(f"{made} {each}" for each in more))
 
@@ -380,7 +380,7 @@ def _run_folder() -> list[dict[str, Part]]:
     files = _train("run", "--algorithm", "scaffold", "--csv")
     parts = {name: Part(content) for name, content in files.items() if not name.endswith("/lock")}
     for name, content in files.items():
-        if "/checkpoints/" in name:  # with a new digest; otherwise nothing else is read
+        if "/checkpoints/" in name:  # a new digest is computed, because a wrong one ends reading
             parts[name] = Part(content[:-48], _signed)
     return [parts]
 

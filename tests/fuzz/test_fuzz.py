@@ -39,7 +39,7 @@ def test_unchanged_inputs_are_correct(
         how, finding = runner._run(place, target, parts, random.Random(0))
         assert finding is None
         ends.append((how, (place / "stderr").read_text()))
-    if name == "download":  # two of the answers have the file or the rest of it
+    if name == "download":  # only two of the answers give the whole file, or its missing rest
         assert [how for how, _ in ends].count("exit 0") == 2
     else:
         assert {how for how, _ in ends} == {"exit 0"}, ends
@@ -64,7 +64,7 @@ def _hang() -> int:
 
 
 def _crash() -> int:
-    faulthandler.disable()  # the one of pytest would print the stacks
+    faulthandler.disable()  # pytest has enabled it, and it would print the stacks
     os.kill(os.getpid(), signal.SIGSEGV)
     return 0
 

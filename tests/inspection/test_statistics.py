@@ -59,7 +59,7 @@ def reference_skew(row: Sequence[int], totals: Sequence[int]) -> dict[str, float
 
 
 def reference_floor(size: int, p: Sequence[float]) -> float:
-    """Half the mean absolute deviations of the binomials, summed over their outcomes."""
+    """Half the sum over classes of the mean absolute deviation of a binomial share from p."""
     deviations = 0.0
     for share in p:
         for k in range(size + 1):
@@ -160,7 +160,7 @@ def test_label_skew_agrees_with_plain_loops(rows: Rows) -> None:
             if name != "num_present" or any(row)
         }
         if any(row):
-            # JS is a difference of logs: a few units in the last place of 1.
+            # JS is a difference of logs, so its error is a few units in the last place of 1.
             assert found == pytest.approx(reference_skew(row, totals), rel=1e-9, abs=1e-12)
         else:
             assert all(map(math.isnan, found.values()))
@@ -183,8 +183,9 @@ def test_clients_are_compared_with_the_population_they_were_given() -> None:
     assert counts_of([[4, 0]]).skew.tv.tolist() == [0.0]
 
 
-# Published and measured values for Dirichlet label mixes over ten equal classes, without sampling
-# noise: each mix is given as counts of a million examples. Half a percent covers the draw.
+# Published and measured values for Dirichlet label mixes over ten equal classes. The test rounds
+# each mix to counts of a million examples, so sampling adds no noise. The tolerances cover the
+# random draw of 20,000 mixes.
 @pytest.mark.parametrize(
     ("alpha", "tv", "js", "effective"),
     [
@@ -276,7 +277,7 @@ def mean_images(
     pixels: NDArray, labels: NDArray, scale: float = 1.0, offset: float = 0.0
 ) -> MeanImages:
     means = MeanImages(3, pixels.shape[1:])
-    for first in range(0, len(labels), 2):  # in two calls and more
+    for first in range(0, len(labels), 2):  # two images in each call
         part = slice(first, first + 2)
         means.add(pixels[part], labels[part], scale, offset)
     return means
@@ -309,7 +310,7 @@ def test_mean_images_know_what_fits() -> None:
 
 
 def test_real_writers_have_the_known_sizes_and_skew(shared_data: Path) -> None:
-    """MNIST's 60,000 training images by writer: figures computed when the files were made."""
+    """MNIST's 60,000 training images by writer; the numbers are from when the files were made."""
     rows: dict[str, NDArray] = {}
     for name in ("train", "test"):
         with h5py.File(shared_data / f"mnist_writers_{name}.h5") as file:

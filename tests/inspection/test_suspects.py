@@ -49,7 +49,7 @@ def make_client(client_id: str, pixels: Pixels, labels: object) -> ClientDataset
 
 
 def flip(data: ClientData, rng: np.random.Generator, share: float) -> tuple[ArrayData, Flips]:
-    """Changes a share of each client's labels to another of ten, all equally probable."""
+    """Changes a share of each client's labels to one of the other nine, with equal probability."""
     clients, flips = {}, {}
     for client_id in data.client_ids:
         client = data.client(client_id)
@@ -62,7 +62,7 @@ def flip(data: ClientData, rng: np.random.Generator, share: float) -> tuple[Arra
 
 
 def precision(found: Suspects, flips: Flips) -> float:
-    """The share of flipped examples among those listed."""
+    """The share of the listed examples whose labels were flipped."""
     return float(np.mean([flips[each.client_id][each.index] for each in found.examples]))
 
 
@@ -86,7 +86,7 @@ def few_digits(digits: ClientData) -> ArrayData:
 def test_finds_flipped_labels_of_synthetic_digits(digits: ClientData, seed: int) -> None:
     noisy, flips = flip(digits, np.random.default_rng(seed), 0.05)
     found = rank_examples(noisy, noisy.client_ids, top=num_flipped(flips))
-    # A random pick has 0.05; 0.92 to 0.96 were measured on six seeds.
+    # A random pick has a precision of 0.05; 0.92 to 0.96 were measured with six seeds.
     assert precision(found, flips) > 0.85
     right = [
         each.likelier_label == digits.client(each.client_id).labels[each.index]
@@ -114,7 +114,7 @@ def test_finds_a_mistake_made_often(shared_data: Path) -> None:
         clients[client_id], flips[client_id] = replace(client, labels=labels), is_flipped
     noisy = ArrayData(clients)
     found = rank_examples(noisy, noisy.client_ids, top=num_flipped(flips))
-    # It would be 0.4 if the densities were not estimated a second time.
+    # The precision would be 0.4 if the densities were not estimated a second time.
     assert precision(found, flips) > 0.5
 
 
@@ -170,7 +170,8 @@ def test_noisy_client_comes_first_and_a_tiny_one_does_not(digits: ClientData, se
 
 def test_least_share_is_chernoffs_bound() -> None:
     bounds = least_shares(np.array([0, 0, 1, 5, 5]), np.array([0, 5, 1, 5, 10]))
-    # Worked out by hand: all of n gives 0.001^(1/n); half of n is p (1 - p) = 0.001^(2/n) / 4.
+    # Worked out by hand: n of n gives p = 0.001^(1/n); n/2 of n gives p with
+    # p (1 - p) = 0.001^(2/n) / 4.
     half = (1 - (1 - 0.001**0.2) ** 0.5) / 2
     assert bounds == pytest.approx([0.0, 0.0, 0.001, 0.001**0.2, half])
 
@@ -342,7 +343,7 @@ def test_scores_are_those_of_the_t_density() -> None:
         covariance = (300 * covariances[k] + 15 * pooled) / 315
         offsets = features - parts[k].mean(axis=0)
         squared = np.einsum("ij,jk,ik->i", offsets, np.linalg.inv(covariance), offsets)
-        for i in np.flatnonzero(labels == k):  # the covariance is computed without the example
+        for i in np.flatnonzero(labels == k):  # mean and covariance leave example i out
             rest = covariance - 300 / 299 / 315 * np.outer(offsets[i], offsets[i])
             squared[i] = (300 / 299) ** 2 * offsets[i] @ np.linalg.solve(rest, offsets[i])
         log_det = np.linalg.slogdet(covariance)[1]

@@ -39,7 +39,7 @@ ONE_STEP = {
 def test_the_images_are_those_of_the_first_step(
     augment: str | None, options: dict[str, int], normalize: str | None, tmp_path: Path
 ) -> None:
-    """With zero weights the first step is the sum of each image times a factor of its labels."""
+    """From zero weights, the first step is rate x mean of image x (one-hot label - 1 / classes)."""
     run = trained(
         tmp_path / "run", augment=augment, augment_options=options, normalize=normalize, **ONE_STEP
     )
@@ -65,7 +65,7 @@ def test_the_images_are_those_of_the_first_step(
 
 
 def test_fewer_images_than_a_batch_have_the_same_partners(tmp_path: Path) -> None:
-    """Batches of 5, so the first 7 images reach into the second one."""
+    """Batches have 5 images, so the first 7 images end within the second batch."""
     options = {"augment": "flip+mixup", "normalize": "train", **ONE_STEP, "batch_size": 5}
     run = trained(tmp_path / "run", **options)
     data = datasets.open_splits(data_of_run(run, {}))["train"]

@@ -108,7 +108,7 @@ class FedDyn:
 def fednova_round(
     params: Vector, cohort: Sequence[Client], rate: float, momentum: float, is_weighted: bool
 ) -> Vector:
-    """One round of FedNova, with the closed form of a_k for momentum."""
+    """One round of FedNova. The norm of a_k, for SGD with momentum, comes from its closed form."""
     weights = np.array([client.num_examples if is_weighted else 1 for client in cohort], float)
     shares = weights / weights.sum()
     directions, counted = [], []

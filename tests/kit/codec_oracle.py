@@ -32,7 +32,7 @@ CENTROIDS = {
 
 
 def words_of(key: StreamKey, num: int) -> Words:
-    """Returns the first words of a stream: each 64-bit value is its lower, then its upper half."""
+    """Returns a stream's first words: of each 64-bit value first the lower, then the upper half."""
     return native.random_u64(key, -(-num // 2)).view(np.uint32)[:num]
 
 
@@ -114,7 +114,7 @@ def hadamard(x: Vector) -> Vector:
 
 
 def _blocks(x: Vector, words: Words, block: int) -> Iterator[tuple[Vector, Vector]]:
-    """Yields each padded block with the signs of its rotation."""
+    """Yields each block of x, the last one padded with zeros, and the signs of its rotation."""
     padded: Vector = np.concatenate([x, np.zeros(-len(x) % block)])
     per_block = -(-block // 32)
     for number, part in enumerate(padded.reshape(-1, block)):

@@ -23,7 +23,7 @@ from PIL import Image
 from tests.kit.own_data import CLASSES, LAYOUTS, Replica, Wrong, both, draw, picture, text, within
 
 TRAIN, TEST = 12, 6  # examples
-_WORDS = tuple(f"n{label:08d}" for label in range(3))  # WordNet's numbers
+_WORDS = tuple(f"n{label:08d}" for label in range(3))  # like ImageNet's names of classes
 _DIGITS = 10
 
 

@@ -12,12 +12,12 @@ VISIT_BLOCKS = 1 << 20  # blocks of the stream for each visit
 
 
 class Draws:
-    """The draws of a stream from the blocks of a visit on."""
+    """Draws from a stream, beginning with the first block of a visit."""
 
     def __init__(self, key: StreamKey, visit: int) -> None:
         counter = visit * VISIT_BLOCKS + (key.round_num << 64) + (key.purpose << 128)
         counter += key.occurrence << 192
-        # NumPy counts up before it draws.
+        # NumPy increments its counter before it draws, so it starts one lower.
         words = key.seed + (key.client << 64)
         self._philox = np.random.Philox(counter=(counter - 1) % (1 << 256), key=words)
         self._half: int | None = None  # the unread upper half of a word
@@ -63,7 +63,7 @@ class Draws:
 def mixing(
     alpha: float, key: StreamKey, first_visit: int, num_rows: int
 ) -> tuple[float, list[int]]:
-    """Returns the share and the partners of a batch."""
+    """Returns the share of an image in its mix, one for the batch, and each row's partner."""
     draws = Draws(key, first_visit)
     first, second = draws.log_gamma(alpha), draws.log_gamma(alpha)
     share = 1 / (1 + math.exp(min(second - first, 700)))

@@ -346,7 +346,7 @@ def class_folders_flat(root: Path) -> None:
 
 
 def _half(line: str) -> str:
-    """Returns the split of a line of `_LABELS`: the first eight pictures are train."""
+    """Returns the split of the picture in a line of `_LABELS`: train for the first eight."""
     return "train" if int(line.partition(".")[0].removeprefix("img")) < 8 else "test"
 
 

@@ -1,4 +1,4 @@
-"""The examples of the manual's page on extending, written as a user would write them to files."""
+"""The examples of the manual's page on extending, and how a user saves them as files."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from tests.kit.clients import NUM_CLASSES, SHAPE
 
 
 class Softmax:
-    """Softmax regression in NumPy, as a user writes it: the loss is the mean, without weights."""
+    """Softmax regression in NumPy, as a user writes it: the loss is a plain mean of examples."""
 
     num_classes = NUM_CLASSES
 

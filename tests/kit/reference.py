@@ -190,7 +190,7 @@ def make_batches(
 def shuffle_buffer_order(
     source: Sequence[int], buffer_size: int, draw_below: Callable[[int], int]
 ) -> list[int]:
-    """Returns indices in shuffled order: a random slot of a buffer is emitted and then refilled."""
+    """Returns shuffled indices: takes one from a random slot of a buffer, and refills the slot."""
     waiting = list(source)
     buffer = [waiting.pop(0) for _ in range(min(buffer_size, len(waiting)))]
     order = []
@@ -245,7 +245,7 @@ def score(
     gradients: list[Vector] = []
     for (kernel, _), layer_inputs in zip(reversed(layers), reversed(inputs), strict=True):
         gradients = [(layer_inputs.T @ error).ravel(), error.sum(axis=0), *gradients]
-        error = (error @ kernel.T) * (layer_inputs > 0)  # not used after the first layer
+        error = (error @ kernel.T) * (layer_inputs > 0)  # not needed for the first layer
     stats = Stats(float(losses.sum()), int(correct.sum()), size, 1)
     return stats, np.concatenate(gradients)
 

@@ -23,10 +23,10 @@ VISIT_BLOCKS = 1 << 20  # blocks of the dropout stream for each visit
 # Where the slope of an activation jumps.
 KINKS = {"relu": (0,), "relu6": (0, 6), "leaky_relu": (0,), "elu": (0,), "hard_silu": (-3, 3)}
 NORMS = ("group_normalization", "layer_normalization", "batch_normalization")
-FAR = 1e-3  # float32 does not round a value of order 1 across a kink at this distance
+FAR = 1e-3  # if a value of order 1 is so far from a kink, float32 rounds it to the same side
 
-# A layer, its trained tensors, its inputs, its outputs before and after the activation, and one
-# more value: the mask of a dropout, the moving mean and variance that a batch norm uses, or None.
+# A layer, its trained tensors, its inputs, its outputs before and after the activation, and a last
+# item: a dropout's mask, the moving mean and variance if a batch norm uses them, else None.
 Seen = tuple[Layer, list[Vector], Vector, Vector, Vector, Any]
 Places = Iterator[tuple[tuple[int, int], tuple[slice, slice], tuple[slice, slice]]]
 
@@ -139,7 +139,7 @@ def score(
 ) -> tuple[Stats, Vector]:
     """Returns the stats of one batch, and the gradient of its mean loss.
 
-    Without masks, the batch is computed as in evaluation. The gradient by moving statistics is 0.
+    Without masks, the batch is computed as in evaluation. Moving statistics have a gradient of 0.
     """
     x, y = batch
     seen = list(_layer_by_layer(layout, params, x, masks))
@@ -151,7 +151,7 @@ def score(
     error[np.arange(len(y)), y] -= 1.0
     error = (error / len(y)).reshape(last.shape)
     gradients: list[Vector] = []
-    errors: list[Any] = [0.0] * len(seen) + [error]  # by values: the image, then the outputs
+    errors: list[Any] = [0.0] * len(seen) + [error]  # for the image, then each layer's outputs
     for place in reversed(range(len(seen))):
         layer, tensors, inputs, sums, _, mask = seen[place]
         error = errors[place + 1] * _slope(layer, sums)
@@ -193,7 +193,7 @@ def kink_distance(
         elif layer.kind == "dropout" and mask is not None:
             is_seen = is_seen & (mask > 0)
         elif layer.kind not in ("dropout", "activation", "add"):
-            is_seen = np.ones(1, np.bool_)  # counts all inputs, more than necessary
+            is_seen = np.ones(1, np.bool_)  # all inputs; some may not be needed
         for source in layout.sources[place]:
             seen[source] = seen[source] | is_seen
     return nearest
@@ -202,7 +202,7 @@ def kink_distance(
 def _pool_kinks(
     layer: Layer, inputs: Vector, greatest: Vector, is_seen: NDArray[np.bool_]
 ) -> tuple[float, NDArray[np.bool_]]:
-    """Returns the smallest gap of a window's two greatest values, and which inputs are near those.
+    """Returns the least gap of any window's two top values, and which inputs are near a top value.
 
     Two zeros do not count: they are outputs of a ReLU, whose own kink is counted.
     """
@@ -306,7 +306,7 @@ _ACTIVATIONS: dict[str, tuple[_Function, _Function]] = {
 
 
 def _places(layer: Layer) -> Places:
-    """Yields each output pixel, the slices of the image that it reads, and those of its window."""
+    """Yields each output pixel, the image's slices in its window, and the window's in the image."""
     for place in np.ndindex(layer.out_shape[:2]):
         image, window = [], []
         for at, size, length, stride, pad in zip(
@@ -355,7 +355,7 @@ def _forward(layer: Layer, tensors: list[Vector], values: Vector, mask: Any) -> 
 def _backward(
     layer: Layer, tensors: list[Vector], values: Vector, error: Vector, mask: Any
 ) -> tuple[Vector, list[Vector]]:
-    """Returns the gradients by a layer's inputs and tensors, given the gradient by its outputs."""
+    """Returns the gradients of a layer's inputs and tensors, given the gradient of its outputs."""
     size = len(values)
     if layer.kind == "dense":
         by_outputs: Vector = error.reshape(size, -1)
@@ -442,7 +442,7 @@ def _normalize_backward(
     own = [(error * scaled).sum(axis=(0, 1, 2))] if layer.has_scale else []
     own += [error.sum(axis=(0, 1, 2))] if layer.has_bias else []
     inner, unit = _grouped(layer, error * gamma), _grouped(layer, scaled)
-    if moving is not None:  # the statistics are constants
+    if moving is not None:  # moving statistics do not depend on the values
         return (inner / root).reshape(values.shape), own
     mean = inner.mean(axis=(1, 3), keepdims=True)
     along = (inner * unit).mean(axis=(1, 3), keepdims=True)

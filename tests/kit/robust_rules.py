@@ -27,7 +27,7 @@ def trimmed_mean(deltas: Matrix, trim: int) -> Vector:
 
 
 def near_median(deltas: Matrix, num_nearest: int) -> Vector:
-    """Returns the mean of the values nearest to the median; of ties, those of the first rows."""
+    """Returns the mean of the values nearest to the median. The first rows win ties."""
     found = np.empty(deltas.shape[1])
     for coordinate, values in enumerate(deltas.T):
         distances = np.abs(values - np.median(values))
@@ -57,7 +57,7 @@ def scores(deltas: Matrix, f: int) -> Vector:
 
 
 def ranked(deltas: Matrix, f: int) -> list[int]:
-    """Returns the rows by their scores; of equal scores, the first row first."""
+    """Returns the indices of the rows from the lowest score up; of equal scores, by index."""
     values = scores(deltas, f)
     return sorted(range(len(deltas)), key=lambda index: (values[index], index))
 
@@ -77,7 +77,7 @@ def multi_krum(
 
 
 def bulyan_picks(deltas: Matrix, f: int) -> list[int]:
-    """Returns the rows that repeated Krum chooses."""
+    """Returns the indices of the rows that repeated Krum chooses, in that order."""
     left = list(range(len(deltas)))
     return [left.pop(ranked(deltas[left], f)[0]) for _ in range(len(deltas) - 2 * f)]
 
@@ -138,7 +138,7 @@ def sign_majority(deltas: Matrix) -> Vector:
 
 
 def trust_scores(deltas: Matrix, root: Vector) -> Vector:
-    """FLTrust's scores: cosines with the root's delta, at least 0."""
+    """FLTrust's scores: cosines with the root set's delta; negative cosines become 0."""
     norms = np.linalg.norm(deltas, axis=1) * np.linalg.norm(root)
     return np.array([max(0.0, each @ root / n) for each, n in zip(deltas, norms, strict=True)])
 
@@ -196,7 +196,7 @@ def nnm(deltas: Matrix, f: int) -> Matrix:
 
 
 def arc(deltas: Matrix, f: int) -> Matrix:
-    """Clips the largest rows to the norm of the next one."""
+    """Clips the longest rows to the norm of the longest row that is not clipped."""
     n = len(deltas)
     norms = np.linalg.norm(deltas, axis=1)
     bound = np.sort(norms)[::-1][math.floor(2 * f / n * (n - f))]

@@ -44,13 +44,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tff": {"sampling": "tff", "seed": 1},
     "with-replacement": {"sampling": "with-replacement", "clients": "12", **MOMENTUM},
     "poisson": {"sampling": "poisson", "clients": "1", **MOMENTUM},  # some cohorts are empty
-    "cyclic": {"sampling": "cyclic", "clients": "5"},  # passes end within cohorts
+    "cyclic": {"sampling": "cyclic", "clients": "5"},  # a pass over all clients ends in a cohort
     "by-size": {"sampling": "by-size", "clients": "0.4"},
     "fedsgd": {"algorithm": "fedsgd", "sampling": "uniform"},
     "batch-norm": {
         "model": "resnet20-bn",
         "model_options": {"norm_momentum": 0.5},
-        "max_examples": 30,  # two batches of the largest model here
+        "max_examples": 30,  # only two batches: the model is large
         "eval_clients": "2",
         "sampling": "uniform",
         "clients": "3",
@@ -267,7 +267,7 @@ def _take(training: Training, num_rounds: int) -> None:
 
 
 def train_and_vanish(path: Path, values: Mapping[str, Any], num_rounds: int) -> None:
-    """Trains in another process, which ends as if killed: it runs no handler, flush or save."""
+    """Trains in another process, which then ends as if killed: without handlers, flush or save."""
     child = _CHILDREN.Process(target=_vanish, args=(path, dict(values), num_rounds))
     child.start()
     child.join()

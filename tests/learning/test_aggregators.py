@@ -130,7 +130,7 @@ def test_a_dropped_client_counts_as_a_delta_of_zeros() -> None:
     result = process.next(process.initialize(), [bad, (pixels, labels)])
     assert result.metrics["client_work"]["train"]["num_non_finite_clients"] == 1
     state = result.state
-    # Both are at or below the zeroing estimate of 10.
+    # Neither delta exceeds the zeroing estimate of 10, so the estimate falls.
     assert state.aggregator["zeroing"] == pytest.approx(10 * math.exp(-math.log(10) * 0.02))
 
 
@@ -260,7 +260,7 @@ def _built(name: str, aggregator: str) -> learning.LearningProcess:
 
 @pytest.mark.parametrize("name", tables.ALGORITHMS)
 def test_every_algorithm_works_with_the_median(name: str) -> None:
-    """For equal clients each delta equals the mean, and so does the median."""
+    """If all clients are equal, each delta equals their mean and their median."""
     client = from_arrays(*_client(30, 0), client_id="one").client.preprocess(batch_size=10)
     found = []
     for aggregator in ("mean", "median"):
@@ -309,7 +309,7 @@ def test_feddyn_shifts_each_delta_and_evaluates_the_median() -> None:
 
 @pytest.mark.parametrize("aggregator", ["mean", "median"])
 def test_mime_takes_no_gradients_for_deltas(aggregator: str) -> None:
-    """If no gradient is finite no client trains, and the gradients are not mistaken for deltas."""
+    """If no gradient is finite, no client trains, and the gradients are not mistaken for deltas."""
     pixels, labels = _client(6, 0)
     process = _built("mime", aggregator)
     params = np.linspace(-9.0, 9.0, 51).astype(np.float32)

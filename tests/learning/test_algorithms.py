@@ -91,7 +91,7 @@ def _assert_close(found: NDArray[Any], expected: NDArray[np.float64], scale: flo
     np.testing.assert_allclose(found, expected, rtol=0.0, atol=1e-5 * scale)
 
 
-# Cohorts of different clients, so a client keeps its state over rounds that it misses.
+# The cohorts differ, so a client must keep its state during the rounds that it misses.
 COHORTS = ([0, 2, 4], [1, 2, 8, 6], [0, 2, 3, 4, 5], [7, 1], [2, 4, 6, 8])
 
 # ---- Against the papers' formulas ----------------------------------------------------------------
@@ -199,10 +199,10 @@ def test_fedopt_presets_follow_the_paper(name: str) -> None:
 
 
 class _Quadratics:
-    """Clients whose loss is curvature/2 * (w - optimum)^2, with one exact gradient per local step.
+    """An engine for clients with the loss curvature/2 * (w - optimum)^2 and exact gradients.
 
-    It follows the documentation of `Engine` and takes the core's own steps. The parameter is one
-    number.
+    The engine follows the documentation of `Engine`, and its local steps are the core's own. The
+    only parameter is the number w.
     """
 
     def __init__(self, losses: dict[str, tuple[float, float]]) -> None:
@@ -300,7 +300,7 @@ def _run(algorithm: Algorithm, clients: Sequence[Any], num_rounds: int = 3) -> N
 def test_the_first_round_of_scaffold_is_fedavg() -> None:
     clients = _clients()
     found = _run(_build("scaffold"), clients, 1)
-    # Bytes differ: SCAFFOLD forms the gradient before it multiplies it by the rate.
+    # Bytes differ: SCAFFOLD first computes the corrected gradient, then multiplies by the rate.
     expected = _run(_build("fedavg", weighting="uniform"), clients, 1)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
@@ -328,7 +328,7 @@ def test_mime_with_one_full_batch_is_fedavg() -> None:
 
 @pytest.mark.parametrize("name", ["scaffold", "fednova", "mime"])
 def test_one_client_with_everything_is_centralized_sgd(name: str) -> None:
-    """With one client, SCAFFOLD's c equals c_k, and Mime's correction is a mean over its data."""
+    """With one client, SCAFFOLD's c equals c_k, and Mime's mean gradient is this client's."""
     (client,) = _clients((50,))
     if name == "mime":  # the gradient of a full batch has no variance
         client = client.client.preprocess(epochs=1, batch_size=50)
@@ -498,7 +498,7 @@ def test_the_running_mean_of_weights_is_what_is_evaluated() -> None:
         np.testing.assert_allclose(state.evaluated_weights, mean, rtol=1e-6, atol=1e-7)
     before = state.evaluated_weights
     empty = [each.without_examples() for each in clients]
-    state = process.next(state, empty).state  # rejected
+    state = process.next(state, empty).state  # this round is rejected
     assert state.evaluated_weights.tobytes() == before.tobytes()
     plain = _run(_build("fedavg"), clients, 4)
     assert state.global_model_weights.tobytes() == plain.tobytes()

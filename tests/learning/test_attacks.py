@@ -35,7 +35,7 @@ from fedcli.models.zoo import softmax_regression
 
 pytestmark = pytest.mark.numeric
 
-# Seven clients, the last of which is hostile; the first six are known.
+# The updates of seven clients. In most tests the last is the attacker and knows the other six.
 ROWS = np.array(
     [
         *([1, 2, -1], [1.2, 1.8, -0.8], [0.9, 2.15, -1.1], [1.1, 1.9, -0.95]),
@@ -47,7 +47,7 @@ IDS = tuple(f"c{index}" for index in range(7))
 WEIGHTS = np.arange(10.0, 80.0, 10.0)
 LAYOUT = softmax_regression((1, 1), 2).layout
 STATS = np.dtype([("weight", np.float64), ("is_finite", np.uint8)])
-# ROWS and the formulas are rounded to float32 once each.
+# ROWS and the result of each formula are rounded to float32 once.
 CLOSE: Any = {"rtol": 3e-7, "atol": 1e-8}
 
 
@@ -100,7 +100,7 @@ def test_the_z_of_alie(n: int, a: int, z: float) -> None:
 
 
 def test_alie() -> None:
-    z = NormalDist().inv_cdf(0.6)  # 20 clients, 5 of them attackers
+    z = NormalDist().inv_cdf(0.6)  # the z for 20 clients, 5 of them attackers
     row, metrics = _sent(LittleIsEnough(z))
     np.testing.assert_allclose(row, [0.990734026, 1.908676870, -1.019566163], **CLOSE)
     assert metrics == {"is_made": 1, "z": z}
@@ -224,7 +224,7 @@ def test_fang_krum_needs_a_majority_and_three_known_updates() -> None:
 
 def test_krum_chooses_by_the_nearest_others() -> None:
     between = np.array([[0, 1, 4], [1, 0, 1], [4, 1, 0]], float)
-    assert is_chosen_by_krum(between, np.array([0.5, 2.0, 3.0]), 1) is False  # two scores of 0.5
+    assert is_chosen_by_krum(between, np.array([0.5, 2.0, 3.0]), 1) is False  # a tie at 0.5
     assert is_chosen_by_krum(between, np.array([0.9, 2.0, 3.0]), 2) is True  # its copy is nearest
 
 
@@ -397,7 +397,7 @@ def test_a_lone_known_update_has_no_deviation() -> None:
     made = _stage(LittleIsEnough(1.5), knowledge="colluders")
     updates = _updates()
     made.run({}, updates)
-    assert updates.rows.tobytes() == ROWS.tobytes()  # the mean of its own update
+    assert updates.rows.tobytes() == ROWS.tobytes()  # it knows only its own update
 
 
 def test_without_known_updates_the_attack_is_not_made() -> None:
@@ -415,7 +415,7 @@ def test_without_known_updates_the_attack_is_not_made() -> None:
 def test_slices_do_not_change_what_is_sent(
     attack: UpdateAttack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sums over all coordinates differ only by rounding."""
+    """In slices, sums over the coordinates are added in parts: only their rounding differs."""
     random = np.random.default_rng(2)
     rows = random.normal(size=(7, 101)).astype(np.float32)
     made = _stage(attack)
@@ -427,7 +427,7 @@ def test_slices_do_not_change_what_is_sent(
 
 
 def test_the_search_survives_a_client_a_million_times_as_large() -> None:
-    """Distances are sums of squared differences, so one large update costs no digits of others."""
+    """Distances are sums of squared differences, so distances between other updates stay exact."""
     rows = ROWS.copy()
     rows[0] *= 1e6
     row, metrics = _sent(MinMax("unit"), _updates(rows))

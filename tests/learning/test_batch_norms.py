@@ -92,7 +92,7 @@ def test_the_server_optimizer_does_not_act_on_moving_statistics(server: Any) -> 
     trained = state.global_model_weights[: model.layout.num_trained]
     assert (
         np.abs(trained - mean[: model.layout.num_trained]).max() > 1e-3
-    )  # the optimizer changed these
+    )  # the optimizer changed the trained parameters
 
 
 def test_federated_sgd_takes_gradients_and_moves_statistics() -> None:
@@ -105,11 +105,11 @@ def test_federated_sgd_takes_gradients_and_moves_statistics() -> None:
     _, gradient = reference_net.score(model.layout, at, batch, [])
     for one in (batch, again):
         moving(model, at)[:] = reference_net.moved_statistics(model.layout, at, one, [])
-    expected = at - 0.1 * gradient  # which is 0 for moving statistics
+    expected = at - 0.1 * gradient  # the gradient is 0 for moving statistics
     np.testing.assert_allclose(state.global_model_weights, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("num_clients", [1, 4])  # threads share the work of one client
+@pytest.mark.parametrize("num_clients", [1, 4])  # with one client, threads share its work
 @pytest.mark.parametrize("client", ["sgd", "adam", "clipped", "adafactor"])
 def test_threads_change_no_bit(num_clients: int, client: str) -> None:
     rows: dict[str, Any] = {
@@ -143,7 +143,7 @@ def test_terms_of_the_loss_do_not_change_moving_statistics(terms: str) -> None:
 
 
 def test_pixels_that_are_the_same_in_all_images_change_nothing() -> None:
-    """A dense first layer is then trained on fewer inputs; the moving statistics come after it."""
+    """The core then trains a narrower first layer, which shifts moving statistics in memory."""
     specs = [Dense(6), BatchNorm(0.5), Activation("tanh"), Dense(3)]
     model = models.sequential(specs, SHAPE, seed=4)
     blank = lambda _, pixels: pixels.__setitem__((slice(None), slice(0, 4)), 0.25)  # noqa: E731

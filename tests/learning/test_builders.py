@@ -19,7 +19,7 @@ from fedcli.settings import tables
 from fedcli.settings.tables.algorithms import AlgorithmEntry
 
 MODEL = "softmax-regression"
-# Arguments that a function needs besides the model, by its parameters.
+# The arguments that functions need besides the model, by the name of the parameter.
 NEEDED: dict[str, Any] = {
     "client_optimizer": optimizers.sgd(0.1),
     "base_optimizer": optimizers.sgd(0.1),
@@ -52,7 +52,7 @@ def test_each_algorithm_has_a_function_that_builds_it(entry: AlgorithmEntry, coh
     assert made.server_optimizer.options == same.options
     assert made.server_optimizer.learning_rate == same.learning_rate
     assert made.weighting == entry.weightings[0]
-    for option in entry.options:  # its defaults are the table's
+    for option in entry.options:  # the function's defaults are those of the table
         parameters = signature(getattr(learning, entry.builder)).parameters
         if option.name in parameters:
             assert parameters[option.name].default == option.default

@@ -176,7 +176,7 @@ def test_a_run_keeps_its_weights_and_says_when_they_change(fedcli: Fedcli, tmp_p
         each["rounds"][0]["client_work"]["train"] for each in (json.loads(done.out), plain)
     )
     assert first["num_correct" if "num_correct" in first else "num_examples"]
-    assert first["loss"] > 2 * other["loss"]  # the mean weight is 4.5
+    assert first["loss"] > 2 * other["loss"]  # the mean class weight is 4.55
     resumed = fedcli("train", "--resume", "run", "--rounds", "3", "-q")
     assert (resumed.code, resumed.err) == (0, "")
     again = fedcli(

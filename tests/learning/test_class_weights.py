@@ -158,7 +158,7 @@ def test_other_engines_are_given_the_weights_and_threads_change_no_byte() -> Non
 
 
 def test_the_loss_that_is_reported_is_the_sum_of_weighted_losses_over_the_examples() -> None:
-    """At weights of 0 every loss is log 3."""
+    """With all parameters 0, the unweighted loss of each example is log 3."""
     labels = np.array([0, 1, 1, 2, 0, 1], np.int32)
     pixels = np.ones((6, *SHAPE), np.float32)
     data = [from_arrays(pixels, labels).client.preprocess(batch_size=4)]
@@ -192,7 +192,7 @@ def test_weights_of_1_change_nothing_but_the_last_digit_of_losses() -> None:
 def test_a_model_with_example_weights_gets_them_only_in_training() -> None:
     model = Weighing()
     wrapped = wrap(model)
-    assert True in model.seen  # tried before any work
+    assert True in model.seen  # a trial before any work passes weights
     model.seen.clear()
     trained(build("fedavg"), wrapped)
     assert set(model.seen) == {True}

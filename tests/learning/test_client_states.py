@@ -93,7 +93,7 @@ def test_a_file_holds_few_versions_of_each_client(tmp_path: Path) -> None:
             kept = [number - 10, number]
             states.save([number - 10])
     assert kept == [30, 40]
-    # Rows of two checkpoints, and of the last two rounds.
+    # For each of two clients: rows of two checkpoints, and of the last two rounds.
     assert _num_rows(tmp_path / FILE) <= 2 * 4
     states.close()
     again = ClientStates(30).open_in(tmp_path, [30, 40])
@@ -111,7 +111,7 @@ def test_unsaved_vectors_are_lost_and_saved_ones_remain(tmp_path: Path) -> None:
 
 
 def test_versions_after_a_checkpoint_are_undone(tmp_path: Path) -> None:
-    """A process killed after saving states and before writing its checkpoint leaves such a file."""
+    """Such versions remain if a process is killed between saving states and its checkpoint."""
     first = _next(ClientStates().open_in(tmp_path, [0]), {"a": 1.0})
     first.save([0])
     second = _next(first, {"a": 2.0, "b": 2.0})
@@ -142,7 +142,7 @@ os._exit(9)
 
 
 def test_a_killed_process_leaves_the_last_save_whole(tmp_path: Path) -> None:
-    """It has more unsaved states than the cache holds, so the file has been written to."""
+    """The process has more unsaved states than the cache holds, so some are in the file."""
     command = [sys.executable, "-c", KILLED, str(tmp_path)]
     assert subprocess.run(command, check=False).returncode == 9
     states = ClientStates(3).open_in(tmp_path, [0, 3])
@@ -170,7 +170,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 def test_memory_does_not_grow_with_the_clients(tmp_path: Path) -> None:
     peaks = []
-    for num_clients in (350, 700):  # 70 MB and 140 MB a round, and 64 MiB may wait in memory
+    for num_clients in (350, 700):  # 70 or 140 MB a round, of which at most 64 MiB wait in memory
         folder = tmp_path / str(num_clients)
         folder.mkdir()
         command = [sys.executable, "-c", MANY, str(folder), str(num_clients)]
@@ -199,7 +199,7 @@ def test_another_kind_of_file_is_refused(tmp_path: Path, content: bytes | None) 
 
 
 def test_every_flipped_byte_is_reported_or_changes_nothing(tmp_path: Path) -> None:
-    """A few bytes belong to no record: SQLite reserves them."""
+    """SQLite reserves a few bytes that belong to no record: changing them has no effect."""
     values = {f"c{number}": float(number) for number in range(1, 9)}
     states = _next(ClientStates().open_in(tmp_path, [0]), values)
     states.save([0])
@@ -219,7 +219,7 @@ def test_every_flipped_byte_is_reported_or_changes_nothing(tmp_path: Path) -> No
             messages.append(str(err))
         else:
             assert read == values
-    assert len(messages) > 20  # of 8 vectors of 200 bytes, and keys
+    assert len(messages) > 20  # one byte in 61 is flipped; 8 vectors have 200 bytes each
     assert all(FILE in line and "\n" not in line for line in messages)
 
 
@@ -273,11 +273,11 @@ def test_what_is_replaced_before_it_is_saved_is_never_written(tmp_path: Path) ->
 
 
 def _results(folder: Path) -> list[Any]:
-    """Returns states and the last digest; some rounds are saved and some are undone."""
+    """Returns the states of each round, and the last digest; every round is first undone once."""
     states = ClientStates().open_in(folder, [0])
     seen: list[Any] = []
     for number in range(1, 8):
-        undone = _next(states, {"a": 99.0, "d": 98.0})  # this round is repeated
+        undone = _next(states, {"a": 99.0, "d": 98.0})  # dropped: the same round is repeated below
         assert _read(undone, "d") == 98.0
         states = _next(states, {"a": float(number), f"{number % 3}": -float(number)})
         if number % 3 == 0:
@@ -313,7 +313,7 @@ def test_after_a_change_that_failed_nothing_is_saved(tmp_path: Path) -> None:
     second = _next(first, {"a": 2.0})
     _fill(second)
     coming = second.next_version()
-    coming.write("b", np.ones(100_000, np.float32))  # it needs new pages of the file
+    coming.write("b", np.ones(100_000, np.float32))  # this vector needs new pages of the file
     with pytest.raises(RunError, match="disk is full"):
         coming.after.save([0, 1])
     second._holder.open()._file.execute(
@@ -322,7 +322,7 @@ def test_after_a_change_that_failed_nothing_is_saved(tmp_path: Path) -> None:
     for call in (
         lambda: second.save([0, 1]),
         lambda: coming.write("a", _vector(4.0)),
-        lambda: second.read("a", NUM_PARAMS),  # SQLite has rolled back its 2.0
+        lambda: second.read("a", NUM_PARAMS),  # SQLite has rolled back the 2.0 of a
         second.next_version,
     ):
         with pytest.raises(RunError, match="disk is full"):
@@ -427,7 +427,7 @@ def _swap_two_clients(path: Path) -> None:
 def test_states_of_another_time_or_run_are_refused(
     tmp_path: Path, kind: str, algorithm: str
 ) -> None:
-    """Eval refuses it too if the algorithm keeps a model for each client."""
+    """`fedcli eval` refuses them too if the algorithm keeps a model for each client."""
     run = tmp_path / "run"
     config = settings.from_options({**VALUES, "algorithm": algorithm, "rounds": 4})
     with starting.start(config, run) as training:
@@ -463,7 +463,7 @@ def test_states_of_another_time_or_run_are_refused(
     ],
 )
 def test_a_file_with_further_tables_or_triggers_is_refused(tmp_path: Path, added: str) -> None:
-    """Its rows are valid, but a trigger would change what is written."""
+    """The file's rows are valid, but a trigger would change what fedcli writes."""
     path = tmp_path / FILE
     Store(path).close()
     Store(path).close()

@@ -112,7 +112,7 @@ def test_a_codec_equals_its_reference(name: str) -> None:
     np.testing.assert_allclose(decoded, expected, rtol=2e-6, atol=5e-6)
 
 
-# Bytes by model: softmax regression, the 2NN, and the CNN with 1,663,370 parameters.
+# Bytes of one upload of softmax regression, the 2NN, and the CNN with 1,663,370 parameters.
 UPLOADS: dict[str, tuple[str, dict[str, Any], tuple[int, int, int]]] = {
     "uniform 8": ("uniform", {"bits": 8}, (7_866, 199_258, 1_663_434)),
     "uniform 4": ("uniform", {"bits": 4}, (3_941, 99_653, 831_749)),
@@ -157,16 +157,16 @@ def test_the_bytes_of_both_exchanges_of_powersgd(model: int, num_bytes: int) -> 
 
 @pytest.mark.parametrize("kind", STOCHASTIC)
 def test_random_rounding_is_unbiased(kind: str) -> None:
-    """In each coordinate, the mean over keys is near x.
+    """In each coordinate, the mean of the decoded values over 4,000 keys is near x.
 
     The bound is Maurer and Pontil's empirical Bernstein bound (2009), which an unbiased codec
-    exceeds with probability 1e-9 at most; it also holds for levels that are rarely drawn.
+    exceeds with probability 1e-9 at most. It also holds if a level is drawn rarely.
     """
     codec = native.Codec(kind, SHAPES, **STOCHASTIC[kind])
     x = _x().clip(-3, 3)
     num = 4000
     errors = np.stack([_passed(codec, x, KEY._replace(round_num=r)) - x for r in range(num)])
-    # The largest over coordinates: one of them may have been rounded to only one of its levels.
+    # The largest of all coordinates: some may have been rounded to only one of two levels.
     spread = (errors.max(axis=0) - errors.min(axis=0)).max()
     log = math.log(2 / 1e-9)
     bound = np.sqrt(2 * errors.var(axis=0) * log / num) + 7 * spread * log / (3 * (num - 1))
@@ -378,7 +378,7 @@ def test_what_was_sent_and_what_is_left_add_up(name: str, options: dict[str, Any
             sent[each] += row
     for each, total in wanted.items():
         left = state["residuals"].read(each, LAYOUT.num_params)
-        # D + e and e' are rounded to float32 once in each round; residuals stay below 30.
+        # Each round rounds D + e and the new residual e' to float32; residuals stay below 30.
         np.testing.assert_allclose(sent[each] + left, total, atol=2e-5)
 
 

@@ -1,4 +1,4 @@
-"""Deltas of a cohort: rows equal to the terms of the sum, in a file without a name."""
+"""Deltas of a cohort: their rows are the terms of the sum, and lie in a file without a name."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_rows_are_the_deltas_that_clients_made(
     assert not found.rows.flags.writeable
     np.testing.assert_array_equal(found.rows, kept.rows)
     assert not found.rows[BAD].any()
-    assert not found.rows[2].any()  # without examples
+    assert not found.rows[2].any()  # this client has no examples
     assert found.rows[0].any()
     plain = engine.train(MODEL.layout, _task(engine_deltas.SUM), _clients())
     assert plain.rows is None

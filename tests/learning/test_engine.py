@@ -29,7 +29,7 @@ from fedcli.runs.files import folder
 
 MODEL = softmax_regression((4, 4), 3)
 SGD_ROWS = ((0, (0.1, 0.0, 0.0)),)
-SECONDS = 60.0  # after which a call counts as hanging
+SECONDS = 60.0  # a call that takes longer counts as hanging
 
 
 def _pixels(seed: int) -> NDArray[np.float32]:
@@ -98,7 +98,7 @@ def test_a_fork_after_a_round_computes_the_same(num_threads: int, is_main: bool)
 @forks
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_while_a_round_runs_computes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The child has no copy of the thread that computes in the parent, so its locks are freed."""
+    """The child lacks the parent's computing thread, so it must free the locks of that thread."""
     engine, clients = ThreadEngine(1), _clients()
     expected = _train(engine, clients)
     is_reading, may_go_on = threading.Event(), threading.Event()
@@ -235,7 +235,7 @@ def test_labels_written_to_while_a_round_runs_are_an_error() -> None:
 
 
 def test_labels_that_another_thread_writes_to_index_nothing() -> None:
-    """No check before the round can do this: the core checks each label that it uses."""
+    """A check before the round is not enough: the core checks each label when it uses it."""
     labels = np.zeros(3000, np.int32)
     client = from_arrays(np.ones((3000, 4, 4), np.float32), labels).client.preprocess(epochs=5)
     stop = threading.Event()

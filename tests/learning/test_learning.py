@@ -28,7 +28,7 @@ from tests.kit.clients import NUM_CLASSES, SHAPE, Arrays, draw
 
 pytestmark = pytest.mark.numeric
 
-# Among them are two clients of one example, partial last batches, and one full batch.
+# Two clients have one example, one has exactly one batch, most end with a partial batch.
 SIZES = (1, 7, 40, 23, 1, 20, 33, 12, 50, 9, 26)
 
 
@@ -159,7 +159,7 @@ def _algorithm(name: str, client: optimizers.Optimizer | None, **options: Any) -
 
 
 def _letter(size: int, seed: int) -> Arrays:
-    """Returns a client whose images share most pixels: SGD and FedProx compute with the others."""
+    """Returns a client whose images differ in a few pixels; SGD and FedProx use only these."""
     random = np.random.default_rng(seed)
     pixels = np.ones((size, 16, 16), np.float32)
     pixels[:, 6:10, 4:12] = random.random((size, 4, 8), dtype=np.float32)
@@ -380,7 +380,7 @@ def test_mime_lite_steps_from_the_servers_state(base: Any, slow: reference.Optim
 def test_clipping_is_of_the_loss_s_gradient_over_all_tensors(
     clip_norm: float, momentum: float, strength: float
 ) -> None:
-    """This includes clients with many constant pixels: their first layer has fewer inputs."""
+    """The clients have many constant pixels, so their first layer is computed with fewer inputs."""
     client = optimizers.clip_gradients(optimizers.sgd(0.01, momentum=momentum), clip_norm)
     options = {"proximal_strength": strength} if strength else {}
     algorithm = _algorithm("fedprox" if strength else "fedavg", client, **options)
@@ -448,8 +448,8 @@ def test_schedules_count_the_rounds_of_both_sides() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    # With the other algorithms, the state of the server or FedDyn's h moves the model without
-    # clients, or no common model is trained.
+    # In the other algorithms, the server's state or FedDyn's h moves the model even if the deltas
+    # are 0, or no common model is trained.
     [
         name
         for name, entry in tables.ALGORITHMS.items()
@@ -493,7 +493,7 @@ def test_mime_lite_clips_local_gradients_and_the_mean() -> None:
     process = learning.build_mime_lite_with_optimizer(_model(), base)
     cohort = _cohort((40, 20))
     state = process.next(process.initialize(), cohort).state
-    # The first step of a full batch is the rate times the clipped gradient.
+    # The accumulator was 0, so now it is the clipped mean gradient. Local steps are clipped too.
     assert np.linalg.norm(state.client_work["accumulator"]) == pytest.approx(0.05, rel=1e-5)
     steps = np.linalg.norm(state.global_model_weights) / 0.1
     assert 0.05 < steps < 2 * 0.05
@@ -606,7 +606,7 @@ def test_fedprox_without_strength_is_fedavg_to_the_byte() -> None:
 
 
 def test_adaptive_clients_train_without_epsilon() -> None:
-    """Weights without gradient, as the core's padding, divide 0 by 0 and must not change."""
+    """For weights without gradient, such as padding, Adam divides 0 by 0: they must not change."""
     process = learning.build_weighted_fed_avg(_model(), optimizers.adam(0.01, epsilon=0.0))
     result = process.next(process.initialize(), _cohort())
     assert result.metrics["client_work"]["train"]["num_non_finite_clients"] == 0

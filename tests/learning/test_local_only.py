@@ -130,7 +130,7 @@ def test_a_lone_client_trains_as_in_federated_averaging() -> None:
     left, right = own.initialize(), averaged.initialize()
     for _ in range(3):
         left, right = own.next(left, [client]).state, averaged.next(right, [client]).state
-    # The file has the difference to the initial model, so the last bits may differ.
+    # The file stores the difference from the initial model, so the last bits may differ.
     np.testing.assert_allclose(
         left.weights_for("client 2"), right.global_model_weights, rtol=1e-5, atol=1e-6
     )
@@ -166,9 +166,9 @@ def test_a_client_that_comes_twice_keeps_the_second_of_two_trainings_from_its_mo
         for cohort in ([client], [client, client])
     ]
     np.testing.assert_allclose(once, before + deltas[0], rtol=0, atol=1e-6)
-    second = 2 * deltas[1] - deltas[0]  # averaging shows only the mean of both
+    second = 2 * deltas[1] - deltas[0]  # deltas[1] is the mean of both trainings
     np.testing.assert_allclose(twice, before + second, rtol=0, atol=1e-5)
-    assert np.abs(deltas[1] - deltas[0]).max() > 1e-4  # another order
+    assert np.abs(deltas[1] - deltas[0]).max() > 1e-4  # the second training has another order
 
 
 def test_an_empty_cohort_changes_nothing() -> None:

@@ -62,7 +62,7 @@ def trained(
 
 
 def expected_params(decay: float, smoothing: float, weights: Any = None) -> NDArray[np.float64]:
-    """Returns the weights after the same rounds, computed step by step in float64."""
+    """Returns the weights after the rounds of `trained`, computed step by step in float64."""
     params = np.zeros((SHAPE[0] * SHAPE[1] + 1) * NUM_CLASSES)
     for _ in range(3):
         moved, total = np.zeros_like(params), 0
@@ -113,7 +113,7 @@ def test_engines_and_threads_change_no_byte() -> None:
 
 
 def test_the_reported_loss_is_that_under_smoothed_labels() -> None:
-    """At weights of 0 each class has the same probability, so smoothing changes no loss."""
+    """With all parameters 0, classes have equal probabilities, so smoothing changes no loss."""
     model = softmax_regression(SHAPE, NUM_CLASSES)
     still = optimizers.sgd(1e-30)
     _, rounds = trained(still, model, label_smoothing=SMOOTHING)

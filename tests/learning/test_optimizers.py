@@ -73,7 +73,7 @@ ROWS: list[tuple[str, dict[str, Any], tuple[float, ...]]] = [
     ),
     ("adafactor", {}, _adafactor_path()),
 ]
-NUM_PARAMS = 37  # full vectors and a tail in every instruction set
+NUM_PARAMS = 37  # full SIMD vectors and a remainder in every instruction set
 
 conformance = pytest.mark.parametrize(
     ("name", "options", "expected"), ROWS, ids=[f"{name}-{options}" for name, options, _ in ROWS]
@@ -279,7 +279,7 @@ def test_terms_of_an_algorithm_come_after_clipping() -> None:
 
 
 def test_clipping_works_for_the_largest_gradients() -> None:
-    """Squares beyond float32 are summed in float64."""
+    """The squares exceed the largest float32, so they are summed in float64."""
     clipping = optimizers.clip_gradients(optimizers.sgd(1.0), 37.0)
     gradient, start = _constant(1e38, np.float32), _constant(0.0, np.float32)
     for path in (_numpy_path, _core_path):
@@ -291,7 +291,7 @@ def test_clipping_works_for_the_largest_gradients() -> None:
 def test_the_state_does_not_depend_on_the_rate(
     name: str, options: dict[str, Any], expected: tuple[float, ...]
 ) -> None:
-    """Schedules therefore need no state, and Mime Lite can update the state at any rate."""
+    """Schedules rely on this: they keep no state. Mime Lite updates the state at any rate."""
     del expected
     states = []
     for rate in (0.0, 0.1, 3.0):
@@ -395,7 +395,7 @@ def test_adafactor_follows_the_paper(
 ) -> None:
     random = np.random.default_rng(3)
     tensors = [random.normal(size=shape) for shape in SHAPES]
-    tensors[1][:] = 0.0  # weights of size 0 are updated, too
+    tensors[1][:] = 0.0  # a tensor of zeros is updated, too
     gradients = [[random.normal(size=shape) ** 3 for shape in SHAPES] for _ in range(6)]
     expected = _slow_adafactor(tensors, gradients, 0.6, relative_step)
     optimizer = optimizers.adafactor(0.6, relative_step=relative_step).for_tensors(SHAPES)

@@ -48,7 +48,7 @@ def deltas(vectors: list[list[float]], clip: float) -> Deltas:
 
 
 def slow_normal(key: StreamKey, n: int) -> NDArray[np.float64]:
-    """Returns the core's normal numbers, from its random words by the formulas in csrc/fed.h."""
+    """Computes the core's normal numbers from its random words, by the formulas in csrc/fed.h."""
     words = native.random_u64(key, -(-n // 256) * 256).reshape(-1, 2, 128)
     uniform = 1.0 - (words[:, 0] >> np.uint64(12)) * 2.0**-52
     within = ((words[:, 1] << np.uint64(2)) >> np.uint64(12)) * 2.0**-52 - 0.5
@@ -97,7 +97,7 @@ def test_noise_takes_float64_vectors_and_groups_that_fit() -> None:
 
 @pytest.mark.parametrize("source", [FreshNoise(4), TreeNoise(4, 8, efficient=True)])
 def test_threads_change_no_noise(source: NoiseSource) -> None:
-    total = np.linspace(-3.0, 3.0, 40_000)  # threads share more than two parts
+    total = np.linspace(-3.0, 3.0, 40_000)  # threads share more than two parts of these
     for round_num in range(4):
         means = [source.mean(round_num, 0.5, total, 3.0, threads) for threads in (1, 2, 7)]
         assert (means[0] == means[1]).all()
@@ -137,13 +137,13 @@ def test_sums_of_tree_noise_have_the_published_deviations(
         total += drawn(source, round_num)
         # The relative standard error of a standard deviation is 1 / sqrt(2 P).
         assert np.std(total) == pytest.approx(deviation, rel=5 / math.sqrt(2 * P))
-    after = drawn(source, 8)  # the first of the next tree
+    after = drawn(source, 8)  # the first noise of the next tree
     assert np.std(after) == pytest.approx(1, rel=5 / math.sqrt(2 * P))
     assert abs(np.mean(after * total)) < 5 / math.sqrt(P)
 
 
 def slow_tree_sum(seed: int, num_rounds: int, n: int, efficient: bool) -> NDArray[np.float64]:
-    """Returns N_t by the definition of the tree: each node's value from those of its halves."""
+    """Returns N_t by the definition of the tree, computing each node from its two halves."""
 
     def own(first: int, level: int) -> NDArray[np.float64]:
         last = first + (1 << level) - 1
@@ -248,7 +248,7 @@ def test_the_adaptive_norm_without_noise_has_the_published_trajectory() -> None:
 def test_noise_on_counts_moves_the_norm() -> None:
     clip = AdaptiveClip(quantile=0.5, rate=0.2, count_stddev=1.0)
     assert clip.after(0.1, 1 + 0.7, 3 - 0.7, 4) == pytest.approx(0.101511306, abs=1e-9)
-    # The share is clamped to 0 and 1.
+    # The share of unclipped deltas is limited to the range from 0 to 1.
     assert clip.after(0.1, 100.0, -100.0, 4) == pytest.approx(0.1 * math.exp(-0.1))
     assert clip.after(0.1, -100.0, 100.0, 4) == pytest.approx(0.1 * math.exp(0.1))
     aggregator = _adaptive(7, plan(0.5, expected=40), clip=1.0, count_stddev=3.0)
@@ -278,7 +278,7 @@ def test_counts_get_their_share_of_the_noise(z: float, expected: int, on_deltas:
     assert aggregator.adaptive is not None
     split = aggregator.adaptive.noise_on_deltas(z)
     assert split == pytest.approx(on_deltas, rel=1e-5)
-    # The two releases have sensitivities of 1 / z_v and 1/2 / s.
+    # Divided by their noise, the two sensitivities are 1 / split and 0.5 / count_stddev.
     both = math.hypot(1 / split, 0.5 / aggregator.adaptive.count_stddev)
     assert both == pytest.approx(1 / z, rel=1e-12)
 
@@ -378,14 +378,14 @@ def test_the_bound_has_the_published_figures() -> None:
 
 
 def canary_bound(noise_over_claim: float, trials: int = 1500) -> tuple[float, float]:
-    """An attack on a client, the canary, that may take part in all of three rounds.
+    """Attacks a client, the canary, which takes part in all of three rounds or in none.
 
-    It sends a delta of the clipping norm in a direction that the others do not use. The attacker
-    sees all means, adds them up in that direction and compares the sum with a threshold.
+    Its delta has the clipping norm and a direction that the other clients do not use. The attacker
+    sees all means, adds up their parts in this direction and compares the sum with a threshold.
 
     Args:
         noise_over_claim: The added noise divided by the noise that epsilon is computed from.
-        trials: Number of runs with the canary, and of runs without.
+        trials: The number of runs with the canary; as many are without it.
 
     Returns:
         A lower bound of epsilon, and the epsilon that was reported.
@@ -401,7 +401,7 @@ def canary_bound(noise_over_claim: float, trials: int = 1500) -> tuple[float, fl
         for _ in range(3):
             mean, state, metrics = aggregator.aggregate(state, sent[takes_part])
             scores[takes_part, trial] += mean[0]
-    # One half of the trials chooses the threshold, the other measures it.
+    # Half of the trials choose the threshold; the other half count its hits and false alarms.
     choosing, measuring = scores[:, ::2], scores[:, 1::2]
     rates = [(np.mean(choosing >= each, axis=1), each) for each in choosing.ravel()]
     _, threshold = max(((hit - delta) / max(alarm, 0.03), each) for (alarm, hit), each in rates)
@@ -434,7 +434,7 @@ def test_a_canary_refutes_halved_noise_but_not_the_noise_that_is_claimed() -> No
 
 
 def test_the_plain_mean_is_not_private() -> None:
-    """It lacks both the noise and the fixed denominator."""
+    """The plain mean has neither noise nor a fixed denominator."""
     vectors = [[0.5, 0.0], [0.0, 0.5]]
     exact, _, _ = Mean().aggregate({}, deltas(vectors, 1.0))
     aggregator = private.gaussian(7, plan(0.0), clip=1.0)

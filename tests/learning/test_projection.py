@@ -52,7 +52,7 @@ def _delta(
     algorithm: str = "fedavg",
     model: Any = None,
 ) -> NDArray[np.float32]:
-    """Returns the delta of a cohort of one client, by SGD of rate 1 on the server."""
+    """Returns a client's delta, which is the change of the model: the server's rate is 1."""
     process = learning.build_process(
         _algorithm(algorithm, optimizer),
         model or softmax_regression(SHAPE, NUM_CLASSES),
@@ -67,7 +67,7 @@ def _delta(
 def _expected(
     client: BatchedDataset, optimizer: reference.Optimizer, radius: float
 ) -> NDArray[np.float64]:
-    """Returns the delta from zeros, step by step; the last step of each epoch bounds the norm."""
+    """Returns the delta of local steps from zeros; after each epoch, the norm is bounded."""
     data = client.client
     batches = reference.make_batches(
         data.images(), data.labels, list(client.order()), client.plan.batch_size
@@ -105,7 +105,7 @@ def test_a_radius_that_is_never_reached_changes_no_byte() -> None:
 @pytest.mark.parametrize("algorithm", ["scaffold", "feddyn", "mime", "fednova", "fedprox"])
 def test_every_algorithm_s_steps_are_bounded(algorithm: str) -> None:
     client = _clients()[0]
-    if algorithm in ("feddyn", "fednova"):  # they scale or shift deltas, so the delta may be longer
+    if algorithm in ("feddyn", "fednova"):  # they scale or shift deltas, possibly beyond the radius
         free, bound = (_delta(client, optimizers.sgd(0.1), each, algorithm) for each in (1e9, 1e-6))
         assert np.linalg.norm(bound) < 1e-3 * np.linalg.norm(free)
         return

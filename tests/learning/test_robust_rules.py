@@ -50,7 +50,7 @@ HISTORIES = np.array(
 def _deltas(
     matrix: NDArray[np.floating], weights: NDArray[np.float64] | None = None, **more: Any
 ) -> Deltas:
-    """Returns deltas as an engine returns them: float32, so with a rounding of about 6e-8."""
+    """Returns deltas as an engine returns them: rounded to float32, by about 6e-8."""
     rows = np.ascontiguousarray(matrix, np.float32)
     stats = np.zeros(len(rows), native.STATS)
     stats["weight"] = 1.0 if weights is None else weights
@@ -167,7 +167,7 @@ def test_the_references_choose_the_golden_rows() -> None:
     assert plain.ranked(D, 2)[0] == 0
 
 
-# By name: options, and the reference's value.
+# For each case: the rule, its options, and the function that computes the expected result.
 CASES: dict[str, tuple[str, dict[str, Any], Callable[[Matrix], Any]]] = {
     "median": ("median", {}, plain.median),
     "signs": ("sign-majority", {}, plain.sign_majority),
@@ -236,7 +236,7 @@ def test_rules_equal_their_references_on_the_golden_deltas(case: str) -> None:
     found = _aggregated(name, _deltas(D), **options)[0]
     rounded = D.astype(np.float32).astype(float)
     np.testing.assert_allclose(found, reference(rounded), rtol=1e-7, atol=1e-7)
-    if case != "mda":  # two subsets have the same diameter, so rounding decides
+    if case != "mda":  # MDA has two subsets of equal diameter: rounding decides
         np.testing.assert_allclose(found, reference(D), rtol=2e-6, atol=1e-6)
 
 
@@ -312,9 +312,9 @@ def test_rules_see_scaled_and_shifted_deltas(case: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_order_of_clients_does_not_matter_without_ties(case: str) -> None:
-    """With f < 3, bulyan chooses at last between two deltas that are nearest to each other.
+    """With f < 3, bulyan's last choice is between two deltas, each the nearest to the other.
 
-    These have the same score, so f is 3 for it here.
+    Their scores are equal, so their order would decide; here bulyan has f = 3.
     """
     name, options, _ = CASES[case]
     random = np.random.default_rng(9)
@@ -350,7 +350,7 @@ def test_one_wrong_delta_has_bounded_influence(case: str, scale: float) -> None:
 
 @pytest.mark.parametrize("scale", [1e2, 1e4, 1e6])
 def test_from_the_mean_the_geometric_median_follows_a_far_delta(scale: float) -> None:
-    """Four steps, as published, are not enough from the mean; from the median they are."""
+    """The published four steps are enough from the median, but not if they begin at the mean."""
     matrix = D.copy()
     matrix[6] *= scale
     start = _aggregated("geometric-median", _deltas(D))[0]
@@ -380,7 +380,7 @@ def _hard_cases(num: int, f: int) -> list[Matrix]:
 
 
 def _worst(found: NDArray[np.float32], matrix: Matrix, f: int) -> float:
-    """Returns the largest squared distance to the mean of n - f deltas, divided by the variance."""
+    """Returns the largest squared distance to a mean of n - f deltas, over their variance."""
     worst = 0.0
     for subset in itertools.combinations(range(len(matrix)), len(matrix) - f):
         chosen = matrix[list(subset)]
@@ -629,7 +629,7 @@ def test_buckets_change_from_round_to_round_and_not_with_the_call() -> None:
 
 
 def test_wrong_deltas_do_not_become_fewer_in_buckets() -> None:
-    """A share of 0.3 of 10 clients is 3 wrong deltas, also among 5 buckets."""
+    """A share of 0.3 of 10 clients is 3 wrong deltas, even if the 10 deltas become 5."""
     aggregator = aggregators.build_after("bucketing", "krum", {"num_byzantine": 0.3}, {"size": 2})
     assert problem_of(aggregator, 10) == (
         "the 10 deltas of a round become 5; with 3 wrong deltas "

@@ -35,7 +35,7 @@ from tests.kit.training import figures, trained, trained_with_a_stop
 
 pytestmark = pytest.mark.numeric
 
-FINE = SumOptions(bits=32)  # rounds coordinates of the example below 1e-8
+FINE = SumOptions(bits=32)  # changes the coordinates of EXAMPLE by less than 1e-8
 EXAMPLE = np.array(
     [
         [1, 2, -1],
@@ -87,7 +87,7 @@ def test_the_geometric_median_has_the_published_values(
     found = secure.aggregate(secure.init_for(3), deltas_of(EXAMPLE, WEIGHTS))
     np.testing.assert_allclose(found[0], expected, atol=1e-6)
     sums = found[2]["secure_sum"]
-    # A coordinate has 35 bits for 7 clients. The first sum has weights only if they are used.
+    # 3 coordinates of 35 bits are 14 bytes, a weight is 5. The first sum may have no weights.
     assert sums["payload_bytes"] == 14 + 5 * weighted + iterations * (14 + 5)
     assert sums["extra_bytes_down"] == iterations * 4 * 3
 
@@ -152,7 +152,7 @@ def test_rules_equal_their_plain_forms_when_clients_drop_out(
 
 
 def test_a_far_client_does_not_make_the_levels_coarse() -> None:
-    """Clients send clipped differences to the current result, so a huge update is bounded too."""
+    """Clients send clipped differences from the current result, so every update is bounded."""
     rows = EXAMPLE.copy()
     for scale in (1e2, 1e4, 1e6):
         rows[6] = EXAMPLE[6] * np.float32(scale)
@@ -189,7 +189,7 @@ def test_buckets_equal_plain_ones_if_nobody_drops_out(rule: str, size: int) -> N
 
 
 def test_no_bucket_has_one_client_or_shows_one() -> None:
-    """A single last client joins the bucket before; a bucket with one report is left out."""
+    """A last client that is alone joins the bucket before; a bucket with one report is left out."""
     secure = SecureBuckets(bucketed("mean"))
     found = secure.aggregate(secure.init_for(4), deltas_of(noise((7, 4))))[2]["secure_sum"]
     assert found["num_buckets"] == 3
@@ -199,7 +199,7 @@ def test_no_bucket_has_one_client_or_shows_one() -> None:
     mean, _, metrics = secure.aggregate(secure.init_for(4), deltas_of(rows, weights))
     assert metrics["secure_sum"]["num_buckets"] == 3
     assert metrics["secure_sum"]["num_failed_buckets"] == 1
-    partners = [  # clients that may share the bucket of client 1: without both, the mean is equal
+    partners = [  # who shared the bucket of client 1: the mean leaves out both
         each
         for each in range(8)
         if each != 1
@@ -236,7 +236,7 @@ def clipped(rows: NDArray[np.float32], **more: Any) -> Deltas:
 
 
 def test_noise_covers_what_rounding_adds_to_an_update() -> None:
-    """With few bits a rounded update is longer than the norm; the noise grows as much."""
+    """With few bits, rounding lengthens updates beyond the norm; the noise grows with them."""
     secure = SecureSum(private(), SumOptions(bits=4, sends_zeros=True))
     deltas = clipped(noise((10, 50)))
     mean, _, metrics = secure.aggregate(secure.init(), deltas)
@@ -296,7 +296,7 @@ CODES: dict[str, SumCode] = {
 
 
 def compressed(name: str, sums: SumOptions | None, num_absent: int = 2) -> tuple[Any, ...]:
-    """Runs two rounds; returns the mean, the metrics and the compressed updates of the last."""
+    """Returns the mean, the metrics and the compressed updates of the second of two rounds."""
     stage = compression.build(name, OPTIONS[name], num_threads=1, sums=sums)
     state = stage.init(SIZE)
     for seed in (1, 2):
@@ -328,7 +328,7 @@ def test_sums_of_payloads_decode_to_the_plain_mean(name: str) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert secure["compression_error"] == pytest.approx(plain["compression_error"], rel=1e-5)
     assert "payload_bytes" in plain
-    assert "payload_bytes" not in secure  # the metrics of the sum have it
+    assert "payload_bytes" not in secure  # the secure sum reports them
 
 
 def test_multiples_of_the_step_are_summed_exactly() -> None:

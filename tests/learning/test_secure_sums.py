@@ -32,7 +32,7 @@ ROUNDING_KEYS = [
 
 
 class SlowSum(NamedTuple):
-    """The same arithmetic with Python's integers, client by client and pair by pair."""
+    """A secure sum with Python's integers, client by client and pair by pair."""
 
     bits: int
     mask_bits: int
@@ -49,7 +49,7 @@ class SlowSum(NamedTuple):
             level = (weight / self.weight_unit * clipped + self.bound) * scale
             level = min(level, 2**self.bits - 1)
             if draws is None:
-                result.append(round(level))  # halves to even
+                result.append(round(level))  # a half goes to the even level
             else:
                 uniform = (int(draws[place]) >> 11) * 2.0**-53
                 result.append(int(level) + (uniform < level - int(level)))
@@ -159,7 +159,7 @@ def test_sums_and_masked_rows_equal_the_slow_ones(
     sent = slow.sent(levels, masks)
     total, num_clipped, masked = secure(rows, weights, slow, keys=keys, returns_sent=True)
     plain = [sum(values) for values in zip(*levels.values(), strict=True)]
-    assert total.tolist() == (plain or [0] * (num_params + 1))  # below the modulus
+    assert total.tolist() == (plain or [0] * (num_params + 1))  # the sums are below the modulus
     if levels:
         assert slow.received(sent, masks) == plain
     assert num_clipped == sum(int(np.count_nonzero(np.abs(rows[each]) > 0.7)) for each in levels)
@@ -184,7 +184,7 @@ def test_threads_change_no_bit(num_params: int) -> None:
 
 
 def test_one_masked_row_is_uniform() -> None:
-    """Chi-square over 64 cells has mean 63 and standard deviation 11.2; the limit is 5 of these."""
+    """Chi-square of 64 cells has mean 63 and deviation 11.2; the limit is 5 deviations above."""
     rows = np.zeros((2, 64_000), np.float32)
     slow = SlowSum(5, 6, 1.0, 1)
     *_, sent = secure(rows, [1, 1], slow, returns_sent=True)
@@ -192,7 +192,7 @@ def test_one_masked_row_is_uniform() -> None:
     for row in sent:
         counts = np.bincount(row.astype(np.int64), minlength=64)
         assert np.sum(np.square(counts - row.size / 64)) / (row.size / 64) < 63 + 5 * 11.2
-    assert np.unique((sent[0] + sent[1])[:-1] % 64).tolist() == [32]  # 16 + 16, from 15.5
+    assert np.unique((sent[0] + sent[1])[:-1] % 64).tolist() == [32]  # 16 + 16: 0 is level 15.5
 
 
 def test_random_rounding_is_unbiased_and_nearest_is_not() -> None:
@@ -236,7 +236,7 @@ def test_the_mean_is_within_the_largest_error(weights: list[float], is_stochasti
     assert np.abs(mean - exact).max() <= found["largest_error"] + 1e-7
     assert found["largest_error"] < 0.02
     assert state == {}
-    assert found["payload_bytes"] == 3 + 2 * (weights[0] != 1)  # 2 x 12 bits, and 12 of a weight
+    assert found["payload_bytes"] == 3 + 2 * (weights[0] != 1)  # 2 x 12 bits; a weight: 12 bits
 
 
 def test_a_given_bound_clips_and_that_of_the_aggregator_is_taken() -> None:
@@ -250,7 +250,7 @@ def test_a_given_bound_clips_and_that_of_the_aggregator_is_taken() -> None:
     assert request.bounds == inner.request({}).bounds
     found = aggregator.aggregate({}, deltas_of(EXAMPLE, [1, 1, 1], bounds=request.bounds))
     assert found[2]["secure_sum"]["bound"] == 3.0
-    assert found[2]["clipping_norm"] == 3.0  # the inner aggregator's metrics stay
+    assert found[2]["clipping_norm"] == 3.0  # a metric of the inner aggregator is kept
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_a_given_bound_clips_and_that_of_the_aggregator_is_taken() -> None:
         ([1, 1, 1], 3, 3, False),
         ([1, 0, 1], 3, 3, True),
         ([1, 1, 1], 4, 4, True),
-        ([1, 0, 0], 0, 2, True),  # the sum of one client is its update
+        ([1, 0, 0], 0, 2, True),  # a sum of one would reveal its update
         ([0, 0, 0], 0, 2, True),
     ],
 )
@@ -295,7 +295,7 @@ def test_bytes_of_a_client(num_params: int, payload: int) -> None:
         assert found["payload_bytes"] == payload + more
         if num_params > 7850:
             break
-    # Two keys, a pair of shares for each of 9 others, and one share for each of them.
+    # Up: two keys, and for each of 9 others a pair of shares (80 bytes) and one share (32).
     assert setup_bytes(10) == (64 + 9 * 80 + 9 * 32, 9 * 64 + 9 * 80)
     assert setup_bytes(1) == (64, 0)
 
@@ -479,6 +479,6 @@ def test_a_cohort_of_one_is_refused(tmp_path: Path) -> None:
 
 
 def test_bounds_reach_the_aggregator() -> None:
-    """The bound of a coordinate is that of the deltas, to which the engine has clipped them."""
+    """The bound of a coordinate is the bound to which the engine has clipped the deltas."""
     deltas = deltas_of(EXAMPLE, [1, 1, 1], bounds=DeltaBounds(5.0, 7.0))
     assert SecureSum(Mean()).aggregate({}, deltas)[2]["secure_sum"]["bound"] == 5.0

@@ -1,4 +1,4 @@
-"""Clients evaluated in one call at their own parameters have the results of calls of one."""
+"""Evaluating clients in one call, each at its own parameters, equals one call per client."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.kit.clients import make_clients
 pytestmark = pytest.mark.numeric
 
 SHAPE, NUM_CLASSES = (3, 4), 3
-SIZES = (700, 0, 12, 1, 257, 40, 300, 9, 33, 20, 5)  # the largest in three pieces
+SIZES = (700, 0, 12, 1, 257, 40, 300, 9, 33, 20, 5)  # the largest is cut into three pieces
 STARTS = np.random.default_rng(7).standard_normal((len(SIZES), 13 * NUM_CLASSES), np.float32)
 
 

@@ -153,7 +153,7 @@ def test_the_task_may_renumber_the_copies_in_a_kept_cohort() -> None:
 
 
 def test_a_schedule_of_local_steps_becomes_as_many_factors_as_there_are_steps() -> None:
-    clients = _clients((7, 20, 1))  # 40 examples in batches of 5
+    clients = _clients((7, 20, 1))  # the largest sees 40 examples in batches of 5
     factors = _task().rate_factors(clients)
     assert factors is not None
     np.testing.assert_allclose(factors, 0.1 ** (np.arange(8) / 3), rtol=1e-15)

@@ -33,7 +33,7 @@ SHAPES = [(7, 5, 3), (4, 6, 1), (1, 1, 3), (9, 9, 2)]
 
 
 class Draws:
-    """The numbers of one visit, uniform in [0, 1)."""
+    """The random numbers of one visit, from the core's uniform numbers in [0, 1)."""
 
     def __init__(self, key: StreamKey) -> None:
         self._words = list(native.random_u64(key, 16))
@@ -266,7 +266,7 @@ def test_threads_change_no_byte() -> None:
 
 
 def test_evaluation_draws_nothing() -> None:
-    """It uses the normalized center crop of each image."""
+    """Evaluation uses the normalized center crop of each image."""
     plan = BatchPlan(batch_size=4)
     model = sequential([*AUGMENTING, *CONVOLUTION], SHAPE)
     plain = Model("plain", sequential(CONVOLUTION, (8, 8, 3)).layout, model.initial_params)

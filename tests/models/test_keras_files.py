@@ -766,7 +766,7 @@ def garble(content: bytes, rng: random.Random) -> bytes:
 
 
 def read_anyhow(path: Path, layout: ParamLayout) -> None:
-    """Reads a damaged file, which succeeds or fails with a message of one line."""
+    """Reads a damaged file; this must succeed, or fail with a message of one line."""
     messages: list[str] = []
     with contextlib.suppress(FedcliError), recording_errors(messages):
         formats.read_model(path)
@@ -779,7 +779,7 @@ def read_anyhow(path: Path, layout: ParamLayout) -> None:
 
 @contextlib.contextmanager
 def recording_errors(messages: list[str]) -> Iterator[None]:
-    """Appends the message of an error, which it raises again."""
+    """Appends the message of an error to `messages`, and raises the error again."""
     try:
         yield
     except FedcliError as err:

@@ -50,7 +50,7 @@ from tests.kit import reference_net
 
 BACKENDS = ("jax", "torch", "tensorflow")
 
-# Keras loads and writes a model of fedcli in another process, because its backends keep threads.
+# A process of its own loads and writes fedcli's models with Keras, whose backends keep threads.
 PROGRAM = """
 import sys, numpy as np, keras
 whole, weights, images, folder = sys.argv[1:]
@@ -190,7 +190,7 @@ def test_keras_predicts_what_fedcli_computes(tmp_path: Path, backend: str, name:
     weights = layout.split(params)
     expected = reference_net.softmax(reference_net.logits(layout, weights, images))
     for file in ("loaded.npy", "weights.npy"):
-        # Float32 has errors of about 1e-7 in probabilities, and layers add up a few of them.
+        # Each layer adds float32 errors, of about 1e-7 in the probabilities.
         np.testing.assert_allclose(np.load(tmp_path / file), expected, rtol=0, atol=1e-5)
     for file in ("again.keras", "again.h5", "nested.keras", "functional.keras", "functional.h5"):
         model = formats.read_model(tmp_path / file)

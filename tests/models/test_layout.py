@@ -84,13 +84,13 @@ def test_core_rows_hold_the_fields_of_the_core_s_struct_in_order() -> None:
         Flatten(),
         Dense(3),
     ]
-    # kind, activation, in, out, offset; skips, scale, bias; window, strides, pads; groups, epsilon,
-    # rate
+    # The first 18 columns: kind, activation, in, out, offset; skips, scale, bias; window, strides,
+    # pads; groups, epsilon, rate.
     none, no_window = (0, 0, 0, 0), (0, 0, 0, 0, 0, 0)
     small = (2, 2, 4)
     rows = lay_out(specs, (6, 8)).core_rows()
-    assert {row[18:21] for row in rows} == {(0.0, 0, 119)}  # of batch norms
-    assert {row[21:] for row in rows} == {(0.0,) * 8}  # the amounts of input layers
+    assert {row[18:21] for row in rows} == {(0.0, 0, 119)}  # the columns of batch norms
+    assert {row[21:] for row in rows} == {(0.0,) * 8}  # the columns of input layers
     assert [row[:18] for row in rows] == [
         ("conv2d", 1, (6, 8, 1), (6, 4, 4), 0, *(0, 0, 0, 1), *(3, 5, 1, 2, 1, 1), 0, 0.0, 0.0),
         ("max_pooling2d", 0, (6, 4, 4), (3, 2, 4), 64, *none, *(2, 2, 2, 2, 0, 0), 0, 0.0, 0.0),
@@ -120,7 +120,7 @@ def test_moving_statistics_follow_all_trained_tensors() -> None:
     ]
     assert (layout.num_trained, layout.num_params) == (73, 85)
     assert [tensor.is_trained for tensor in layout.tensors] == [True] * 7 + [False] * 4
-    # offset; epsilon; momentum, whether it is frozen, offset of the moving statistics
+    # Columns: offset; epsilon; momentum, whether it is frozen, offset of moving statistics.
     picked = [(row[4], row[16], *row[18:21]) for row in layout.core_rows()]
     assert picked == [
         (0, 0.25, 0.5, 0, 73),

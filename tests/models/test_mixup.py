@@ -1,4 +1,4 @@
-"""MixUp: batches are mixed, and trained, as a slow reference in float64 does it."""
+"""MixUp: mixed batches and the training on them, against a slow reference in float64."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ from tests.kit.toy_engine import ToyEngine
 pytestmark = pytest.mark.numeric
 
 Vector = NDArray[np.float64]
-# Where batches of 5 are whole, uneven, of one example, empty and of less than a batch.
+# The clients have two batches of 5 and one example, two batches, one example, none, and three.
 SIZES, BATCH, SEED, RATE, ALPHA, NUM_CLASSES = (11, 10, 1, 0, 3), 5, 4, 0.2, 0.8, 3
 SHAPE = (9, 8, 3)
 INPUTS = [layers.RandomCrop(8, 8, 2), layers.RandomFlip(), layers.ImageStandardization()]
 DENSE = [layers.Flatten(), layers.Dense(NUM_CLASSES)]
-# Without kinks: a rounding error changes no slope.
+# These layers have no kinks, where a rounding error would change the slope.
 CONVOLUTION = [layers.Conv2D(4, 3, activation="tanh"), *DENSE]
 NORM = [layers.Conv2D(4, 3), layers.BatchNorm(), layers.Activation("tanh"), *DENSE]
-# Its batches of 11 pass in parts of 4 examples.
+# Batches of 11 pass through this network in parts of 4 examples.
 WIDE_SHAPE = (24, 24, 1)
 WIDE = [
     layers.Conv2D(64, 3, padding="same", activation="tanh"),
@@ -122,7 +122,7 @@ def trained(
 def mixed_batches(
     model: Model, dataset: BatchedDataset, round_num: int
 ) -> Iterator[tuple[Vector, NDArray[np.int64], NDArray[np.int64], float]]:
-    """Yields the mixed images of each batch, the labels, the partners' labels, and the share."""
+    """Yields each batch: mixed images, own labels, partners' labels, and the share of the own."""
     visit = 0
     id_key = client_key(dataset.client.client_id)
     keys = [
@@ -211,7 +211,7 @@ def test_an_example_alone_is_mixed_with_itself() -> None:
 
 
 def test_losses_are_smoothed_and_weighted_as_well() -> None:
-    """One step of softmax regression from zeros, by its formula."""
+    """One step of softmax regression from its initial parameters, by the formula."""
     smoothing, decay, weights = 0.3, 0.05, np.array([0.5, 2.0, 0.0])
     plan = BatchPlan(batch_size=100)
     (dataset,) = clients(plan, sizes=(12,))
@@ -305,7 +305,7 @@ def test_full_gradients_are_of_all_mixed_batches() -> None:
 
 
 def test_both_gradients_of_a_mime_step_are_of_the_same_mixed_batch() -> None:
-    """In the first step the two cancel, and the mean gradient is left: that of FedSGD."""
+    """In the first step the two cancel; the mean gradient is left, so the step is FedAvg's."""
     (dataset,) = clients(BatchPlan(batch_size=100), sizes=(12,))
     model = mixed_model(INPUTS, CONVOLUTION, SHAPE)
     process = learning.build_process(algorithm("mime"), model)
@@ -329,7 +329,7 @@ def test_evaluation_mixes_nothing() -> None:
 
 
 def augmented(name: str, model: Model) -> list[str]:
-    """The kinds of layers of a model behind an augmentation."""
+    """Returns the kinds of layers of a model that follows an augmentation."""
     specs = augmenting(name, resolve(find_augmentation(name), {}), SHAPE)
     return [each.kind for each in with_input_layers(specs, model, SHAPE).layout.layers]
 

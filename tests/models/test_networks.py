@@ -94,7 +94,7 @@ STACKS: dict[str, tuple[tuple[int, ...], list[Spec]]] = {
             MaxPool2D(3, 2, "same"),
             GroupNorm(2, 0.1, center=False),
             Conv2D(18, 3, 2, "same"),
-            # Each norm has 4 values: with 1 its output and all gradients before it would be 0.
+            # Each group has 4 values; with 1, the output and all gradients before it would be 0.
             GroupNorm(-1, 0.1, scale=False),
             Dense(NUM_CLASSES),
         ],
@@ -170,7 +170,7 @@ STACKS: dict[str, tuple[tuple[int, ...], list[Spec]]] = {
             Dense(NUM_CLASSES),
         ],
     ),
-    # No kinks: in networks of this depth, all data have values near one.
+    # No kinks: in networks of this depth, any data have values near a kink.
     "residual blocks": (
         (8, 7, 3),
         [
@@ -202,7 +202,6 @@ STACKS: dict[str, tuple[tuple[int, ...], list[Spec]]] = {
             Dense(NUM_CLASSES),
         ],
     ),
-    # Its convolutions have more than 65,536 parameters, so they are computed by batch.
     "batch norms": (
         (6, 5, 3),
         [
@@ -214,6 +213,7 @@ STACKS: dict[str, tuple[tuple[int, ...], list[Spec]]] = {
             Dense(NUM_CLASSES),
         ],
     ),
+    # Its convolutions have more than 65,536 parameters, so they are computed by batch.
     "wide residual block": (
         (6, 6, 3),
         [
@@ -263,7 +263,7 @@ def _reference_client(dataset: BatchedDataset, round_num: int) -> reference_net.
 
 @dataclass(frozen=True)
 class NumpyForm:
-    """The optimizer's NumPy implementation, which test_optimizers.py checks, in float64."""
+    """The NumPy implementation of an optimizer, in float64; test_optimizers.py checks it."""
 
     optimizer: optimizers.Optimizer
 
@@ -277,7 +277,7 @@ class NumpyForm:
         return params + updates, state
 
 
-# These epsilons of Adafactor and Adam hide the rounding errors of gradients that are 0.
+# Some gradients are 0 but for rounding; these epsilons of Adafactor and Adam hide the errors.
 ADAFACTOR = optimizers.adafactor(0.01, epsilon_1=1e-6)
 OPTIMIZERS: dict[str, tuple[optimizers.Optimizer, Callable[[ParamLayout], Any]]] = {
     "sgd": (optimizers.sgd(0.05), lambda _: reference.Sgd(0.05)),
@@ -297,9 +297,9 @@ OPTIMIZERS: dict[str, tuple[optimizers.Optimizer, Callable[[ParamLayout], Any]]]
 # float64 may be on different sides of a kink; then their gradients differ by the contribution of
 # one position, and both are right. (With data seed 2 a ReLU of McMahan's CNN has the input -5e-7 in
 # float64 and 2e-7 in AVX2's float32, and a kernel's gradient jumps by 1.5e-2.) No tolerance can
-# distinguish that from a fault, so in float64 the data are at least this far from every kink. It is
-# three times 2.5e-6, the largest error of a ReLU's input in 200 images (by Winograd's convolutions;
-# 5e-7 in PyTorch).
+# distinguish that from a fault, so all values of the data are, in float64, at least this far from
+# every kink. The margin is three times 2.5e-6, the largest error of a ReLU's input in 200 images
+# (by Winograd's convolutions; PyTorch's largest is 5e-7).
 KINK_MARGIN = 7.5e-6
 # Seeds of such data, 2 if there is no entry. After a `NearKinkError`, look for another seed.
 DATA_SEEDS: dict[tuple[str, str], int] = {
@@ -324,7 +324,7 @@ DATA_SEEDS: dict[tuple[str, str], int] = {
 @pytest.mark.parametrize("name", list(STACKS))
 @pytest.mark.parametrize("clip", [(), ((StepKind.CLIP, (1e30,)),)], ids=["at once", "kept"])
 def test_the_gradient_is_the_reference_s(name: str, clip: tuple[StepRow, ...]) -> None:
-    """Both gradients are those of one batch at the same parameters, without an optimizer."""
+    """The core and the reference compute the gradient of one batch at the same parameters."""
     model = _a_model(name)
     params = model.initial_params.astype(np.float64)
     data_seeds, num_compared = iter(range(20, 30)), 0
@@ -369,7 +369,7 @@ def test_rounds_of_any_network_follow_the_reference(name: str, optimizer: str) -
         # Two rounds of at most ten local steps in float32 have errors of 1e-7 to 5e-7; parameters
         # are of order 1 and change by 1e-2 to 1e-1. Layers computed by batch use Winograd's
         # F(4x4, 3x3), whose error is ten times that of sums of products. A batch norm divides by
-        # the deviation in a batch of few examples, which is small.
+        # the deviation in the batch, which is small if the batch has few examples.
         atol = 1e-5 if name in ("wide residual block", "batch norms") else 2e-6
         np.testing.assert_allclose(state.global_model_weights, params, rtol=0, atol=atol)
         online = result.metrics["client_work"]["train"]
@@ -379,7 +379,7 @@ def test_rounds_of_any_network_follow_the_reference(name: str, optimizer: str) -
         assert correct == pytest.approx(stats.num_correct, abs=1e-6)
 
 
-@pytest.mark.parametrize("num_clients", [1, 3])  # threads share the work of one client
+@pytest.mark.parametrize("num_clients", [1, 3])  # with one client, threads share its work
 def test_adafactor_is_the_same_to_the_byte_for_any_number_of_threads(num_clients: int) -> None:
     model = _a_model("cnn-mcmahan's")
     clients = _clients(model.layout.input_shape)[:num_clients]

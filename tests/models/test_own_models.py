@@ -52,7 +52,7 @@ SIZES = (
     50,
     9,
     26,
-)  # one is empty, and there is more than one block of 8
+)  # one client is empty, and the clients are more than one block of 8
 
 
 def example_class() -> Any:
@@ -128,7 +128,7 @@ def test_example_has_the_figures_of_the_built_in_model(
             assert list(own)[:4] == list(names)
             for name in names:
                 assert own[name] == pytest.approx(built_in[name], abs=1e-5)
-            # The model adds the same losses in float32, fedcli in float64.
+            # The model sums the losses in float32; fedcli sums the same losses in float64.
             assert own["model_loss"] == pytest.approx(own["loss"], rel=1e-6)
             assert own["sparse_categorical_accuracy"] <= own["top_3_accuracy"] <= 1
     assert len(read_lines("own")) == 11
@@ -204,8 +204,8 @@ def test_rounds_are_those_of_the_core(name: str, algorithm: str) -> None:
     )
     expected = run_rounds(built_in)
     found = run_rounds(learning.build_process(built, Small, num_clients=num_clients))
-    # Float32 products are in another order; adaptive optimizers enlarge the rounding errors of
-    # small gradients.
+    # Float32 products are added in another order; adaptive optimizers enlarge the rounding errors
+    # of small gradients.
     np.testing.assert_allclose(
         found[0].global_model_weights, expected[0].global_model_weights, rtol=2e-3, atol=2e-5
     )
@@ -217,7 +217,7 @@ def test_rounds_are_those_of_the_core(name: str, algorithm: str) -> None:
 @pytest.mark.numeric
 @pytest.mark.parametrize("is_own", [False, True], ids=["core", "own model"])
 def test_mean_gradients_keep_their_digits_beside_large_weights(is_own: bool) -> None:
-    """The gradients are about 1e-6, as is the last bit of the weights of 8."""
+    """The gradients are about 1e-6, no larger than the last bit of a weight of 8."""
     random = np.random.default_rng(5)
     labels = random.integers(0, NUM_CLASSES, 40, dtype=np.int32)
     pixels = 1e-5 * random.random((40, *SHAPE), dtype=np.float32)
@@ -229,12 +229,12 @@ def test_mean_gradients_keep_their_digits_beside_large_weights(is_own: bool) -> 
         rows=((StepKind.GRADIENT, ()),), params=params, round_num=0, weighting="uniform"
     )
     result = engine.train(model.layout, task, (dataset,))
-    # All weights are equal, so all probabilities are.
+    # All weights are equal, so all probabilities are equal, too.
     residuals = 1.0 / NUM_CLASSES - np.eye(NUM_CLASSES)[labels]
     images = pixels.reshape(40, -1).astype(np.float64)
     kernel, bias = images.T @ residuals / 40, residuals.mean(axis=0)
     found = result.delta_sum[: kernel.size].reshape(kernel.shape)
-    # About forty float32 additions of numbers that are at most this large.
+    # The error is that of about forty float32 additions of numbers up to this size.
     largest = np.abs(kernel).max()
     assert largest < 3e-6
     np.testing.assert_allclose(found, -kernel, rtol=0, atol=40 * 2**-24 * largest)
@@ -271,7 +271,7 @@ def test_evaluation_sums_own_metrics_over_rounds() -> None:
 
 def test_metrics_are_summed_over_clients_then_finalized() -> None:
     class Largest(Small):
-        """Reports the squared number of a client's examples, and 1 for the client."""
+        """Reports the squared number of a client's examples, and a 1 that counts the client."""
 
         def report_local_unfinalized_metrics(self) -> dict[str, Any]:
             return {"spread": [self.num_examples**2, 1]}
@@ -515,7 +515,7 @@ def test_clients_are_scored_at_starts_of_their_own() -> None:
 
 
 def test_a_call_within_a_call_is_refused() -> None:
-    """It would wait for the lock of the call that makes it."""
+    """The inner call would wait for the lock that the outer call holds."""
     model = wrap(Small)
     assert isinstance(model, PythonModel)
     engine, clients = PythonEngine(model), cohort()
@@ -785,7 +785,7 @@ def test_run_knows_its_file_and_whether_it_has_changed(
 
 @pytest.fixture
 def code_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run whose model is code that now makes a file when it runs; without --model it must not."""
+    """A run whose model code now makes a file when executed; without --model it must not run."""
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "my_model.py"
     text = EXAMPLE.read_text().replace("def build(input_shape", "def tall(input_shape")
@@ -1291,7 +1291,7 @@ def test_torch_module_of_the_api_needs_an_input_shape(torch_file: Path) -> None:
 
 
 class Twice(Small):
-    """Its loss takes probabilities as logits: it applies the softmax twice."""
+    """A model whose loss takes probabilities as logits, and so applies the softmax twice."""
 
     def forward_pass(self, batch: Any, training: bool = True) -> Any:
         x, labels = batch["x"], batch["y"].reshape(-1)
@@ -1320,7 +1320,7 @@ class Squared(Twice):
 
 
 def test_a_softmax_of_probabilities_is_refused_as_soon_as_it_shows() -> None:
-    """With parameters of 0 all probabilities are equal, and so are the two losses."""
+    """With parameters of 0 all probabilities are equal: a second softmax changes no loss."""
     process = learning.build_weighted_fed_avg(Twice, optimizers.sgd(0.5))
     message = (
         r"test_own_models\.py:\d+: forward_pass: the predictions are probabilities, but the loss"
@@ -1390,7 +1390,7 @@ def test_torch_sees_channels_first(torch_file: Path) -> None:
 
 
 def keras_model(module: str) -> Any:
-    """Returns an object of a subclass of a class that has the name of Keras's Sequential."""
+    """Returns an object whose base class has the name of Keras's Sequential, in `module`."""
     of_keras = type("Sequential", (), {"__module__": module})
     return type("Mine", (of_keras,), {"__module__": "mine"})()
 

@@ -143,7 +143,7 @@ def _window(random: Random, incoming: Incoming) -> tuple[tuple[int, int], tuple[
 
 def _conv(random: Random, incoming: Incoming) -> list[Spec]:
     window, strides, padding = _window(random, incoming)
-    if random.random() < 0.5:  # as Winograd's convolutions need them
+    if random.random() < 0.5:  # the form that Winograd's convolutions need
         window, strides, padding = (3, 3), (1, 1), "same"
     return [Conv2D(_size(random), window, strides, padding, _activation(random))]
 
@@ -270,7 +270,7 @@ def test_a_random_graph_follows_the_reference_on_any_number_of_threads(number: i
 
 
 def test_the_graphs_have_every_kind_of_layer_and_activation() -> None:
-    """The graphs of the test above, without a step."""
+    """The graphs are those of the test above; they are not trained."""
     layouts = [_model(number).layout for number in range(100)]
     kinds = {layer.kind for layout in layouts for layer in layout.layers}
     assert kinds >= {

@@ -68,7 +68,7 @@ def logits(model: Model, images: Any) -> Any:
 
 
 def test_a_dense_layer_after_an_image_reads_channels_before_rows() -> None:
-    """`state` does not need PyTorch."""
+    """`state` needs no PyTorch, so this test runs without it."""
     model = models.sequential(
         [layers.Conv2D(5, (2, 1), name="c"), layers.Flatten(), layers.Dense(2, name="d")], (4, 3, 2)
     )

@@ -35,7 +35,7 @@ def test_2nn_has_the_published_layers() -> None:
 
 
 # Published numbers of trained parameters for 10 and 62 classes; images have the example_shape of
-# the row. Those of resnets are of the usual implementations with projections.
+# tables.MODELS. The numbers for resnets are those of the usual implementations with projections.
 COUNTS = {
     "softmax-regression": (7_850, 48_670),
     "mlp-2nn": (199_210, 209_662),
@@ -49,7 +49,7 @@ COUNTS = {
     "resnet32": (466_906, 470_286),
     "resnet56": (855_770, 859_150),
     "resnet18-gn": (11_173_962, 11_200_638),
-    # Published for batch normalization, which has as many trained parameters.
+    # Published for batch norms, which have as many trained parameters as group norms.
     "mobilenet-v1": (3_217_226, 3_270_526),
     "mobilenet-v2": (2_236_682, 2_303_294),
     "vgg9": (3_491_530, 3_518_206),
@@ -116,9 +116,9 @@ def test_kernels_start_glorot_uniform_and_biases_0(name: str) -> None:
     tensors = model.layout.split(model.initial_params)
     for kernel, bias, limit in zip(tensors[::2], tensors[1::2], GLOROT_LIMITS[name], strict=True):
         assert not bias.any()
-        # The largest of n draws is about 1 / n of the limit below it; 5 times that are allowed.
+        # The largest of n draws is about limit / n below the limit; five times this is allowed.
         assert np.abs(kernel).max() == pytest.approx(limit, rel=5 / kernel.size + 2e-3)
-        # Uniform: variance limit^2 / 3, whose standard error is sqrt(4 / (5 n)) of itself.
+        # Uniform draws have the variance limit^2 / 3; its relative error is sqrt(4 / (5 n)).
         error = np.sqrt(0.8 / kernel.size)
         assert kernel.var() == pytest.approx(limit**2 / 3, rel=4 * error + 4e-3)
         assert abs(kernel.mean()) < 4 * limit / np.sqrt(3 * kernel.size)

@@ -48,7 +48,7 @@ BY_DELTA = {1e-3: 1.031388, 1e-7: 2.322478, 1e-9: 2.919488}
 
 
 class FixedSizeRow(NamedTuple):
-    """Cohorts of a fixed size without replacement; `unhalved` is the epsilon of z, not z / 2."""
+    """Cohorts of a fixed size without replacement; `epsilon` is for z / 2, `unhalved` for z."""
 
     population: int
     cohort_size: int

@@ -100,14 +100,14 @@ def test_one_round_against_an_integral(rate: float, z: float) -> None:
 
 def precise_delta(loss: GridLosses, num_rounds: int, epsilon: float) -> float:
     """Delta of composed rounds by sums over all losses, in long double."""
-    size, num = 1 << 14, 100  # further frequencies are below 1e-20
+    size, num = 1 << 14, 100  # at the other frequencies the spectrum is below 1e-20
     steps = np.arange(loss.first, loss.first + len(loss.masses))
     exponents = np.outer(np.arange(num), steps) % size
     angles = exponents.astype(np.longdouble) * (
         np.longdouble(8) * np.arctan(np.longdouble(1)) / size
     )
     masses = loss.masses / loss.masses.astype(np.longdouble).sum()
-    # The sum minus 1, computed without cancellation: most terms are near 1.
+    # The spectrum minus 1, without cancellation: cos(a) - 1 is -2 sin(a / 2)^2.
     real, imaginary = -2 * np.sin(angles / 2) ** 2 @ masses, -np.sin(angles) @ masses
     power = np.exp(num_rounds * np.log(1 + (real + 1j * imaginary)))
     later = np.arange(math.ceil(epsilon / STEP), size // 2)
@@ -118,7 +118,7 @@ def precise_delta(loss: GridLosses, num_rounds: int, epsilon: float) -> float:
 
 
 def test_many_rounds_against_sums_in_long_double() -> None:
-    """Epsilon is found with few frequencies and has the delta of all frequencies."""
+    """An epsilon found with few frequencies has the right delta in an exact sum."""
     losses = removed_and_added(0.01, 2.0)[0]
     loss = SampledGaussianLoss(0.01, 2.0)
     for delta in (1e-5, 1e-8):
@@ -128,7 +128,7 @@ def test_many_rounds_against_sums_in_long_double() -> None:
 
 
 def test_few_and_many_frequencies_give_the_same_epsilon() -> None:
-    """For ten rounds of this mechanism, both ways to find epsilon are used."""
+    """Compares the two ways to find epsilon, for ten rounds of the same mechanism."""
     for losses in removed_and_added(0.3, 1.5):
         composed = ComposedLoss(*losses, 16)
         for delta in (1e-3, 1e-6):
@@ -204,7 +204,7 @@ def test_gaussian_epsilon_solves_its_equation() -> None:
 
 
 def slow_squared_sensitivity(num_rounds: int, participations: int, separation: int) -> int:
-    """Returns the maximum over all placements with at least `separation` rounds between two."""
+    """Returns the largest squared sensitivity if `separation` rounds or more lie between two."""
     groups = [
         range(first, first + (1 << level))
         for level in range(num_rounds.bit_length())
@@ -238,7 +238,7 @@ def test_sensitivity_of_trees_against_all_placements() -> None:
     [(7, 1024, 1, 2.040444), (7, 1024, 3, 3.773467), (4, 128, 1, 3.188992), (4, 128, 3, 5.979008)],
 )
 def test_epsilon_of_trees(z: float, rounds: int, num_trees: int, epsilon: float) -> None:
-    """One tree per pass, for several passes."""
+    """Each pass has a tree of its own; epsilon is that of `num_trees` passes."""
     scheme = tree_scheme(rounds, 1, rounds)
     spent = Accountant(scheme, z, 1e-5).spent(num_trees * rounds)
     assert spent.epsilon_rdp == pytest.approx(epsilon, abs=PRINTED)
@@ -246,7 +246,7 @@ def test_epsilon_of_trees(z: float, rounds: int, num_trees: int, epsilon: float)
 
 
 def slow_tree_spending(num_rounds: int, a_pass: int, a_tree: int) -> int:
-    """Returns the maximum over all choices of one round for each pass."""
+    """Returns the largest squared sensitivity of a client with one round in each pass."""
     passes = [range(first, first + a_pass) for first in range(0, num_rounds, a_pass)]
     best = 0
     for places in itertools.product(*passes):

@@ -41,7 +41,7 @@ def test_a_logarithmic_axis() -> None:
     assert axis.share(50.0) == pytest.approx(0.5)
     assert axis.share(5000.0) == 1
     assert Axis.of([2.0, 3.0, 6.0], is_log=True).ticks(6) == [2, 5]
-    assert Axis.of([2.3, 2.2, 30.0, 31.0], [2.3, 2.3]).is_log  # far above its first values
+    assert Axis.of([2.3, 2.2, 30.0, 31.0], [2.3, 2.3]).is_log  # 31 is far above both first values
     assert not Axis.of([2.3, 0.3, 0.05, 0.04], [2.3]).is_log
     assert not Axis.of([0.0, 1.0, 1.0, 5000.0]).is_log  # zero has no logarithm
     assert not Axis.of([0.5, 1.0, 1.0, 5000.0], is_log=False).is_log

@@ -26,7 +26,7 @@ def runs(tmp_path: Path) -> list[RunRecord]:
 
 
 def test_estimate_is_mean_and_student_interval() -> None:
-    # Worked by hand: std of 1, 2, 3 is 1; t(2) = 4.3027.
+    # Worked by hand: the std of 1, 2, 3 is 1; Student's t for 2 degrees of freedom is 4.3027.
     found = comparison.estimate([1.0, 2.0, 3.0])
     assert found is not None
     assert (found.mean, found.count) == (2.0, 3)
@@ -120,7 +120,7 @@ def test_how_often_is_evaluated_matters_where_it_ends_the_run(tmp_path: Path) ->
 
 
 def of_data(path: Path, name: str, fingerprint: str, seed: int = 1, options: str = "") -> RunRecord:
-    """Returns a run of named data with a fingerprint."""
+    """Returns a run whose data have the given name and fingerprint."""
     write_run(path, [0.5], config=f"seed = {seed}\n{options}")
     file = path / "config.toml"
     text = file.read_text().replace('data = "made"', f'data = "{name}"')
@@ -155,7 +155,7 @@ def test_the_same_data_elsewhere_are_the_same(tmp_path: Path) -> None:
 
 
 def dealt(path: Path, seed: int, partition_seed: int) -> RunRecord:
-    """Returns a run whose partition has a seed."""
+    """Returns a run with the given seed, and the given seed of its partition."""
     data = f"blake2b:{'1' * 64}; partition shards clients=10 seed={partition_seed} shards=2"
     options = f"[run.partition_options]\nseed = {partition_seed}\n"
     return of_data(path, "x.h5", data, seed, options)

@@ -37,7 +37,7 @@ def member(
     return Member(setting, options, (seed, None), results, diverged, False, Path("none"))
 
 
-# By algorithm and rate: validation and test accuracy of seed 0; each seed adds a hundredth.
+# The validation and test accuracy of seed 0, by algorithm and rate. Each next seed has 0.01 more.
 FIGURES = {
     ("fedavg", 0.1): (0.80, 0.90),
     ("fedavg", 0.3): (0.85, 0.70),
@@ -242,7 +242,7 @@ def test_many_runs_are_curves_of_means_unless_all_differ(tmp_path: Path) -> None
     figure = of_many(runs)
     assert figure is not None
     assert set(figure.curves["loss"].series) == {"client_lr=0.1", "client_lr=0.3"}
-    assert of_many(runs[:-1]) is None  # few enough to draw each
+    assert of_many(runs[:-1]) is None  # so few that each has its curve
     assert of_many([*runs, runs[0]]) is None  # one of two equal runs would be missing
     page = html.page(runs, None, [])
     assert page.count("<polyline") == page.count("<polygon") == 4
@@ -256,6 +256,6 @@ def test_rounds_to_a_target_count_the_runs_that_reach_it(tmp_path: Path) -> None
     found = group(members_of(map(load_run, sorted(tmp_path.iterdir()))), columns=columns)
     table = group_tables.to_table(found, "none")
     assert table.headers[:3] == ["client_lr", "seeds", "rounds to 0.5"]
-    # Accuracies grow by 0.1 a round: at rate 0.3 from 0.4, 0.41, 0.5 and 0.51, at rate 0.1 from
-    # 0.2, 0.21, 0.3 and 0.31.
+    # Accuracies grow by 0.1 a round. The four runs at rate 0.3 start from 0.4, 0.41, 0.5 and 0.51,
+    # and those at rate 0.1 from 0.2, 0.21, 0.3 and 0.31.
     assert [row[2] for row in table.rows] == ["1.5", "3.0 (2 of 4)"]

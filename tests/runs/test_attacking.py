@@ -58,7 +58,7 @@ def test_no_attackers_are_no_attack_byte_for_byte(
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_every_attack_trains_and_counts_its_attackers(tmp_path: Path, attack: str) -> None:
-    """The threads change no byte."""
+    """The number of threads changes no byte."""
     values = {**SAMPLED, "attack": attack, "attackers": "4", "aggregator": "median"}
     runs = [trained(tmp_path / str(each), **values, threads=each) for each in (1, 2, 7)]
     assert len({(run / "metrics.jsonl").read_bytes() for run in runs}) == 1
@@ -79,7 +79,7 @@ def test_every_attack_trains_and_counts_its_attackers(tmp_path: Path, attack: st
 
 
 def test_nan_drops_the_attackers(tmp_path: Path) -> None:
-    """The weights equal those of cohorts without the attackers."""
+    """The weights equal those of a round of only the honest clients of the cohort."""
     values = {**SAMPLED, "rounds": 1, "client_weighting": "uniform", "seed": 2}
     run = trained(tmp_path / "nan", **values, attack="nan", attackers="5")
     config = make_config(**values, attack="nan", attackers="5")
@@ -95,7 +95,7 @@ def test_nan_drops_the_attackers(tmp_path: Path) -> None:
     without = open_federation(make_config(**values))
     expected = without.process.next(without.initial_state(), honest).state.global_model_weights
     found = np.concatenate([each.ravel() for each in load_weights(run).values()])
-    # The same sum; with uniform weights only its order in blocks differs.
+    # Both sum the same deltas with equal weights; only the order of the sum differs.
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
     line = folder.read_metrics(run)[0]
     num_dropped = line["client_work"]["train"]["num_non_finite_clients"]
@@ -333,7 +333,7 @@ def test_a_rule_of_distances_never_keeps_an_update_scaled_by_100(
 def test_the_attackers_that_a_rule_keeps_are_counted(tmp_path: Path) -> None:
     values = {**SAMPLED, "attack": "zero", "attackers": "4", "aggregator": "multi-krum"}
     run = trained(tmp_path / "run", **values)
-    lines = _attack_lines(run)  # f is 0 and all are kept
+    lines = _attack_lines(run)  # Multi-Krum's f is 0 here, so it keeps all updates
     assert [each["attackers_kept"] for each in lines] == [
         each["attackers_in_cohort"] for each in lines
     ]
@@ -351,7 +351,7 @@ def test_the_attackers_in_buckets_that_a_rule_keeps_are_counted(
         pre_aggregator="bucketing",
         aggregator="multi-krum",
     )
-    lines = _attack_lines(run)  # f is 0, so that all buckets are kept
+    lines = _attack_lines(run)  # Multi-Krum's f is 0 here, so it keeps all buckets
     assert sum(each["attackers_in_cohort"] for each in lines) > 0
     assert [each["attackers_kept"] for each in lines] == [
         each["attackers_in_cohort"] for each in lines
@@ -359,7 +359,7 @@ def test_the_attackers_in_buckets_that_a_rule_keeps_are_counted(
 
 
 def test_a_model_in_python_is_attacked_like_one_of_layers(tmp_path: Path) -> None:
-    """An engine returns deltas as rows that the stage of the attack may change."""
+    """The attack changes the deltas that the engine returns, whichever engine computes them."""
     values = {**SAMPLED, "attack": "sign-flip", "attackers": "4"}
     code = Path(__file__).parents[1] / "data" / "my_model.py"
     layers = trained(tmp_path / "layers", **values)
@@ -391,7 +391,7 @@ def _max_distances(round_num: int, **options: Any) -> dict[str, float] | None:
 
 
 def test_attackers_project_their_steps_to_the_radius_of_what_they_send() -> None:
-    """With boost=auto the factor is the number of clients over that of attackers: 10 / 2."""
+    """With boost=auto the factor is 10 clients / 2 attackers = 5, so the radius is divided by 5."""
     assert set((_max_distances(0, radius=0.3) or {}).values()) == {0.3 / 5}
     assert len(_max_distances(0, radius=0.3) or {}) == 2
     assert set((_max_distances(0, radius=0.3, boost=4) or {}).values()) == {0.3 / 4}
@@ -402,7 +402,7 @@ def test_attackers_project_their_steps_to_the_radius_of_what_they_send() -> None
 
 
 def test_edge_cases_of_another_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The number of threads changes no byte, and the path is valid from any folder."""
+    """The number of threads changes no byte, and other.h5 is found from any working folder."""
 
     def write(grey: int) -> None:
         pixels, labels = np.full((9, 28, 28), grey, np.uint8), np.full(9, 7, np.int32)
@@ -422,7 +422,7 @@ def test_edge_cases_of_another_dataset(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path / "1")
     success = evaluate_run(runs[0]).attack
     assert success is not None
-    # Every second of the nine images is held out.
+    # Of the nine images every second one, so four, is held out for this measurement.
     assert (success.num_aimed_at, success.rate) == (4, 1.0)
     assert _weights(runs[0]) == _weights(runs[1])
     with starting.resume(runs[0], rounds=3) as training:
@@ -434,7 +434,7 @@ def test_edge_cases_of_another_dataset(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_run_with_a_radius_projects_in_the_training(tmp_path: Path) -> None:
-    """Without the projection the sent update is also bounded, but it is another update."""
+    """A run that bounds only the sent update, not each step, sends another update."""
     values = {**SAMPLED, "epochs": 3, "attack": "backdoor", "attackers": "4"}
     options = {"radius": 0.05, "boost": 2}
     run = trained(tmp_path / "run", **values, attack_options=options)

@@ -46,12 +46,12 @@ def test_of_equal_rounds_the_first_is_the_best(
 def test_held_out_data_choose_the_best_round() -> None:
     for split in ("test", "central"):
         assert Best("loss").after_all(lines(0.1, 0.2, split=split)).round_num == 0
-    # Without these, the split train decides.
+    # Without test and central, the split train decides.
     assert Best("loss").after_all(lines(0.1, 0.2, split="other")).round_num == 1
     assert Best("loss").after({"round": 1}).round_num is None
 
 
-# Rates that vary strongly, so that the best round is neither the first nor the last.
+# Accuracy and loss jump from round to round, so the best round is neither the first nor the last.
 JUMPY: dict[str, Any] = {
     **{"clients": "2", "client_lr": 1.0, "pixels": "ink", "eval_every": 1, "rounds": 9},
     "keep_checkpoints": 1,
@@ -66,7 +66,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def best_of(path: Path) -> int:
-    """Returns the best round by test accuracy or loss, computed again."""
+    """Returns the best round, found anew from the test accuracies or losses in metrics.jsonl."""
     measure = folder.read_config(path)["keep_best"]
     name = {"accuracy": "sparse_categorical_accuracy", "loss": "loss"}[measure]
     values = [line["evaluation"]["test"][name] for line in folder.read_metrics(path)]

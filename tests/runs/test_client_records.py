@@ -70,7 +70,7 @@ def test_update_norm_is_the_length_of_the_delta(tmp_path: Path) -> None:
 
 
 def test_an_update_that_float32_cannot_hold_is_infinite_in_silence(tmp_path: Path) -> None:
-    """The update counts, because its coordinates are finite."""
+    """Only the norm is infinite. The update counts, because its coordinates are finite."""
     much = {"client_lr": 3e38, "client_optimizer": "adam", "max_examples": 1}
     path = trained(tmp_path / "run", record_clients=True, clients="1", rounds=1, **much)
     (row,) = client_records.load(path).rows
@@ -290,7 +290,7 @@ def test_report_writes_them_as_csv(fedcli: Fedcli, run: Path, tmp_path: Path) ->
 
 
 def _rewrite(source: Path, target: Path, ids: list[str], num_rows: int) -> None:
-    """Writes a file of client records by hand: equal rows, compressed."""
+    """Writes a compressed file of client records, all of whose rows are equal."""
     with h5py.File(source) as old, h5py.File(target, "w") as new:
         for name, value in old.attrs.items():
             new.attrs[name] = value
@@ -317,7 +317,7 @@ def test_one_long_id_that_all_rows_share_is_not_unpacked_for_each(
     with h5py.File(path) as file:
         at = file["client_ids"].id.get_offset()
     content = bytearray(path.read_bytes())
-    content[at : at + 16 * num_ids] = content[at : at + 16] * num_ids  # all refer to the first
+    content[at : at + 16 * num_ids] = content[at : at + 16] * num_ids  # all ids point to one text
     path.write_bytes(content)
     with pytest.raises(RunError, match="its ids are longer than the file"):
         client_records.load(tmp_path)
@@ -368,7 +368,7 @@ def test_bytes_of_clients_add_up_to_the_ledger(tmp_path: Path, name: str) -> Non
 
 
 def test_files_and_journals_of_older_versions_are_read(run: Path, tmp_path: Path) -> None:
-    """Their one column of bytes counts a model down, and as much up unless the report was lost."""
+    """Their column `bytes` is the model's size, or twice that size if the report arrived."""
     now = client_records.load(run)
     names = [name for name in now.rows.dtype.names or () if not name.startswith("bytes")]
     old = np.zeros(len(now.rows), client_records._OLD_ROW)

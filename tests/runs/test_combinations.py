@@ -1,6 +1,6 @@
-"""Algorithms, aggregators, samplers, optimizers, engines: any two train, or one line refuses them.
+"""Any two of algorithm, aggregator, sampler, optimizer and engine train, or one line refuses them.
 
-Compressors are spread over these combinations.
+The combinations also have each of the compressors, or none, in turn.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CLIENTS = {"by-size": "0.5", "poisson": "3"}
 
 
 def combinations(algorithm: str) -> list[tuple[dict[str, Any], type[Engine]]]:
-    """Configs of an algorithm with all aggregators. All algorithms together have all pairs."""
+    """A config of the algorithm with each aggregator. Over all algorithms, all pairs occur."""
     place = ALGORITHMS.index(algorithm)
     made: list[tuple[dict[str, Any], type[Engine]]] = []
     for number in range(len(AGGREGATORS)):
@@ -115,8 +115,7 @@ def test_every_combination_trains_or_is_refused_in_one_line(
 
 
 def test_each_value_meets_each_of_another_kind() -> None:
-    """All pairs of algorithms, samplers, aggregators and engines occur, and of optimizers with the
-    first three."""
+    """All pairs of values occur: of algorithm, sampler, aggregator, engine and client optimizer."""
     met = set()
     for algorithm in ALGORITHMS:
         for values, engine in combinations(algorithm):

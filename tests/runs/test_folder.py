@@ -184,7 +184,7 @@ with RunDirectory.open(Path(sys.argv[1])) as run:
 
 @pytest.mark.parametrize("length", [70, 71, 72, 73, 79, 170, 2000])
 def test_a_full_disk_leaves_whole_lines_alone(path: Path, length: int) -> None:
-    """The run is in a process of its own, because the limit cannot be raised again."""
+    """The run has its own process, because the limit on file sizes cannot be raised again."""
     create(path)
     arguments = [sys.executable, "-c", APPEND_UNTIL_FULL, str(path), str(length)]
     done = subprocess.run(arguments, check=True, capture_output=True, text=True)

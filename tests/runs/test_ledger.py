@@ -155,7 +155,7 @@ def test_vectors_beside_a_compressed_delta_are_dense(
 
 
 def test_runs_of_before_there_was_a_ledger(tmp_path: Path) -> None:
-    """They lack the size of the model in the provenance, or of the cohorts in timings.jsonl."""
+    """config.toml lacks the size of the model, and timings.jsonl the sizes of the cohorts."""
     out = tmp_path / "run"
     expected = _ledger(out)
     config = (out / "config.toml").read_text()

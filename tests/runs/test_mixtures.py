@@ -42,7 +42,7 @@ SIZES = {"by-size": "0.75", "poisson": "10", "cyclic": "8"}  # 8 divides the pop
 
 
 def options_of(table: Any, rarely: int = 1) -> st.SearchStrategy[str | None]:
-    """Draws the name of a row of a table or None, which is as probable as `rarely` rows."""
+    """Draws the name of a row of a table, or None. None is as probable as `rarely` of the rows."""
     return st.sampled_from([*[None] * rarely, *table])
 
 
@@ -96,12 +96,12 @@ def config_of(drawn: dict[str, Any]) -> RunConfig:
     if "attack" in given:
         given["attackers"] = "3"
     if given.get("attack") in ("backdoor", "edge-case") and drawn["seed"] % 2:
-        given["attack_options"] = {"radius": 0.1}  # projected in the training, too
+        given["attack_options"] = {"radius": 0.1}  # local steps are projected, too
     if "dp" in given:
         given["dp_options"] = {"noise_multiplier": 0.8, "delta": 1e-3}
     if given.get("secure_sum"):
         if given["aggregator"] == "geometric-median" and "pre_aggregator" not in given:
-            # The only start that needs no individual updates.
+            # Of the starts of the geometric median, only the mean needs no individual updates.
             given["aggregator_options"] = {"start": "mean"}
         if "dp" in given:
             given["secure_sum_options"] = {"threshold": 0.0}  # so that clients may drop out
@@ -131,7 +131,7 @@ def assert_is_finite(path: Path) -> None:
 
 
 def refused(config_or_mixture: Any, path: Path) -> ConfigError | None:
-    """Returns the error by which a mixture is refused, in its check or at the start of the run."""
+    """Returns the error that refuses a mixture, in its check or when the run starts; else None."""
     try:
         train(config_of(config_or_mixture), path)
     except ConfigError as err:
@@ -140,7 +140,7 @@ def refused(config_or_mixture: Any, path: Path) -> ConfigError | None:
 
 
 def mixture(**given: Any) -> dict[str, Any]:
-    """Returns a mixture of the defaults and some other parts."""
+    """Returns a mixture of plain parts, some of which are replaced by the given ones."""
     none = dict.fromkeys(
         ("pre_aggregator", "attack", "compress", "dp", "client_dropout", "server_optimizer")
     )

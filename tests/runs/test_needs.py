@@ -157,7 +157,7 @@ def test_a_full_shuffle_keeps_an_index_of_each_example_of_all_epochs() -> None:
         ({"pipeline": "per-epoch"}, 10),
         ({"shuffle_buffer": 100}, 100),
         ({"shuffle_buffer": 0}, 1),
-        ({"epochs": 2**31 - 1}, 2**32 - 1),  # the largest number that the core can draw from
+        ({"epochs": 2**31 - 1}, 2**32 - 1),  # the core draws positions in 32 bits
     ):
         assert _estimate({**full, **less}).memory["shuffling"] == 2 * 4 * num_indices, less
 
@@ -165,9 +165,9 @@ def test_a_full_shuffle_keeps_an_index_of_each_example_of_all_epochs() -> None:
 @pytest.mark.parametrize(
     ("large", "remedy"),
     [
-        # Some 860 GB: sums for each of 64 threads.
+        # Some 860 GB for the sums, which each of 64 threads has.
         ("--num-classes 1000000", "fewer --threads"),
-        # Some 1,000 GB: 2 ** 32 indices for each.
+        # Some 1,000 GB for the shuffle, 2 ** 32 indices for each of 64 threads.
         ("--epochs 2000000000 --shuffle-buffer full --max-examples 20", "--shuffle-buffer"),
     ],
 )

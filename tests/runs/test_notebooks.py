@@ -71,7 +71,7 @@ def text_of(shown: str) -> list[str]:
 
 
 def check(thing: Any, words: str, *cells: str) -> None:
-    """Checks that a repr is one short line with some words, and a table has some cells."""
+    """Checks that the repr is one short line with `words`, and that the HTML table has `cells`."""
     line = repr(thing)
     assert words in line
     assert len(line) <= MAX_REPR

@@ -26,7 +26,7 @@ from fedcli.settings.run_config import RunConfig
 from tests.kit.command_line import Fedcli, assert_is_one_line
 from tests.kit.own_parts import MAX_EXAMPLE_LINES, example, write_example
 
-# For each field of a config, an example of an own part: its name, its file, and its options.
+# By field of a config: the manual's example of an own part, the file for it, and its options.
 EXAMPLES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "algorithm": ("FedExP", "fedexp.py", {"epsilon": 1e-6}),
     "aggregator": ("Median", "median.py", {}),
@@ -196,7 +196,7 @@ def test_a_metric_of_ones_own_is_measured_beside_others(metric: Path, tmp_path: 
     for line in (run.metrics[0], run.metrics[2]):
         for scores in line["evaluation"].values():
             assert 0 <= scores["MyF1"] <= 1
-            # MyF1 is a mean over fewer classes: macro_f1 counts those that are only predicted as 0.
+            # macro_f1 also has the classes that are predicted but are no label; their F1 is 0.
             assert scores["MyF1"] >= scores["macro_f1"] - 1e-12
     closing = run.evaluation["train"]
     assert closing["client_work"]["eval"]["current_round_metrics"]["MyF1"] > 0
@@ -312,7 +312,8 @@ def test_a_metric_of_ones_own_judges_rounds(weighted: Path, tmp_path: Path, fedc
     assert run.final("test", "FBeta") == values[-1]
     shown = fedcli("report", "run").out
     assert "FBeta by round" in shown
-    assert sum(line.split()[:2] == ["test", "FBeta"] for line in shown.splitlines()) == 1  # spread
+    # The one line is a row of the table of the spread over clients.
+    assert sum(line.split()[:2] == ["test", "FBeta"] for line in shown.splitlines()) == 1
     resumed = fedcli(
         *("train", "--resume", "run", "--rounds", 5, "--metrics", "f_beta.py", "--threads", 1)
     )
@@ -714,7 +715,7 @@ def test_a_client_optimizer_is_no_part_of_ones_own(tmp_path: Path) -> None:
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Installs a package with own parts, one of which fails, in the way of pip."""
+    """Installs a package with own parts as pip does. One of the parts fails."""
     site = tmp_path / "site"
     info = site / "fedcli_more-1.2.dist-info"
     info.mkdir(parents=True)

@@ -150,7 +150,7 @@ def test_eval_takes_the_run_s_partition_for_its_own_data(tmp_path: Path, tff_fil
 
 
 def test_another_partition_has_the_run_s_cohort_by_its_ids(tmp_path: Path) -> None:
-    """The four clients that took part in the training are looked up in the other partition."""
+    """The ids of the run's four clients are looked up in the other partition, which has three."""
     train(tmp_path / "run", make_config())
     found = evaluating.evaluate_run(
         tmp_path / "run", split="train", partition_options={"clients": 3}

@@ -412,7 +412,7 @@ except RunError as err:
 
 
 def test_a_run_that_filled_the_disk_goes_on_once_there_is_room(tmp_path: Path) -> None:
-    """The run is in a process of its own, because the limit cannot be raised again."""
+    """The run has its own process, because the limit on file sizes cannot be raised again."""
     arguments = [sys.executable, "-c", RUN_OUT_OF_ROOM, str(tmp_path / "full")]
     done = subprocess.run(arguments, check=True, capture_output=True, text=True)
     assert done.stdout.endswith("metrics.jsonl: File too large\n"), done

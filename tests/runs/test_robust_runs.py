@@ -198,7 +198,7 @@ def test_each_round_records_the_kept_clients(tmp_path: Path) -> None:
 
 
 def test_a_skipped_round_changes_nothing_and_is_reported(tmp_path: Path) -> None:
-    """Most clients drop out: fewer are left than Krum needs."""
+    """So many clients drop out that fewer are left than Krum needs."""
     values: dict[str, Any] = {
         "aggregator": "krum",
         "client_dropout": 0.9,
@@ -248,7 +248,7 @@ def test_histories_have_a_file_of_their_own(tmp_path: Path) -> None:
 
 
 def test_fltrust_compares_with_the_delta_of_the_root_set() -> None:
-    """The expected delta is computed here from single deltas; the root trains like a client."""
+    """The expected delta is computed here from the deltas of each client and of the root set."""
     clients = _clients(4)
     root = from_arrays(*draw(15, 99, SHAPE, NUM_CLASSES), client_id=ROOT_ID)
     root_data = root.client.preprocess(batch_size=10, seed=5)
@@ -282,7 +282,7 @@ def test_fltrust_compares_with_the_delta_of_the_root_set() -> None:
     [name for name, entry in tables.ALGORITHMS.items() if not entry.has_own_models],
 )
 def test_the_root_set_goes_with_every_algorithm(algorithm: str) -> None:
-    """The trusted mean of clients that all equal the root set is the mean."""
+    """If all clients have the root set's examples, FLTrust gives the same weights as the mean."""
     client = _clients(1)[0]
     found = []
     for name in ("mean", "fltrust"):
@@ -291,10 +291,10 @@ def test_the_root_set_goes_with_every_algorithm(algorithm: str) -> None:
         for _ in range(2):
             state = process.next(state, [client] * 3).state
         found.append(state.global_model_weights)
-    if algorithm == "centralized":  # the cohort's examples are those of three clients
+    if algorithm == "centralized":  # it trains on 3 times the root set
         assert np.isfinite(found[1]).all()
         return
-    if algorithm in ("scaffold", "feddyn"):  # the root set has no vector of a client
+    if algorithm in ("scaffold", "feddyn"):  # these keep a vector per client; the root set has none
         np.testing.assert_allclose(found[1], found[0], rtol=0.5, atol=0.05)
         return
     np.testing.assert_allclose(found[1], found[0], rtol=1e-3, atol=1e-5)

@@ -71,7 +71,7 @@ def test_a_run_has_every_file_and_one_line_a_round(tmp_path: Path) -> None:
     assert "client_work" not in lines[0]
     assert list(lines[1]) == ["round", "distributor", "client_work", "aggregator", "finalizer"]
     assert list(lines[1]["client_work"]["train"]) == [*NAMES, "num_non_finite_clients"]
-    # 12 writers, the first 4 of them, at most 60 examples each.
+    # The cohort is the first 4 of 12 writers, with at most 60 examples each.
     assert lines[1]["client_work"]["train"]["num_examples"] == 240
     assert lines[0]["evaluation"]["train"]["loss"] == pytest.approx(math.log(10))
     assert list(closing) == ["train", "test"]
@@ -114,7 +114,7 @@ def test_a_killed_and_resumed_run_equals_the_straight_run(tmp_path: Path, varian
     values = {**SMALL, **VARIANTS[variant], "checkpoint_every": 2}
     train(tmp_path / "straight", settings.from_options(values))
     out = tmp_path / "killed"
-    # Five rounds are done when the process ends. Round 0 counts if it is evaluated.
+    # The process ends after round 5. `run` yields one result more if round 0 is evaluated.
     train_and_vanish(out, values, 6 if "eval_every" in values else 5)
     num_lines = len(folder.read_metrics(out))
     with starting.resume(out) as training:
@@ -237,7 +237,7 @@ def test_more_rounds_equal_a_longer_straight_run(tmp_path: Path) -> None:
     train(tmp_path / "long", make_config(**VARIANTS["uniform"]))
     out = tmp_path / "short"
     train(out, make_config(**{**VARIANTS["uniform"], "rounds": 4}))
-    with starting.resume(out, rounds=6) as training:  # ended before its first round
+    with starting.resume(out, rounds=6) as training:  # closed before it trains
         assert not training.is_finished
     go_on(out)
     assert results(out) == results(tmp_path / "long")
@@ -289,7 +289,7 @@ def test_fewer_rounds_than_completed_are_refused(tmp_path: Path) -> None:
 @pytest.mark.numeric
 @pytest.mark.parametrize("side", ["client", "server"])
 def test_a_run_follows_its_schedule(tmp_path: Path, side: str) -> None:
-    """From round 3 on the weights stay. Before, they equal those of a run without a schedule."""
+    """Losses equal those without a schedule up to round 2. Then the rate is 0 and they stay."""
     stops = {"boundaries": 2, "factors": 0.0}
     values = {f"{side}_schedule": "step", f"{side}_schedule_options": stops, "rounds": 4}
     evaluations = []
@@ -312,7 +312,8 @@ def test_a_decay_over_the_run_s_rounds_follows_a_new_total(tmp_path: Path) -> No
     with starting.resume(tmp_path / "run", rounds=6) as training:
         assert training.notes[-1].startswith("--client-schedule ended after 3 rounds and ")
         training.complete()
-    # In round 4 of 6 the rate is half. If the decay had ended with round 3, no weight would change.
+    # The decay is now over 6 rounds, so in round 4 the rate is half of the first one. If the decay
+    # had ended with round 3, no weight would change.
     lines = folder.read_metrics(tmp_path / "run")
     losses = [line["client_work"]["train"]["loss"] for line in lines]
     assert losses[5] < losses[4] < losses[3]
@@ -604,7 +605,8 @@ def test_absent_clients_are_skipped_and_counted(tmp_path: Path) -> None:
     assert (closing["test"]["num_clients"], closing["test"]["num_absent_clients"]) == (2, 1)
     values = closing["test"]["client_work"]["eval"]["current_round_metrics"]
     assert values["num_examples"] == 12
-    # The same clients, read from the file; then all clients. A batch has 20 examples of one client.
+    # Read from the file, the same clients have the same values. Then all clients are evaluated; a
+    # batch has examples of only one client.
     assert evaluation.evaluate_run(tmp_path / "run", data=str(test)).values == values
     assert evaluation.evaluate_run(tmp_path / "run").notes == (
         f"1 of the 3 clients are not in the test split of {test} and are skipped",

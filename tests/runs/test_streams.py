@@ -1,4 +1,4 @@
-"""Runs of versions in which streams of random numbers had other purposes."""
+"""Runs of earlier versions, in which some random numbers came from other streams."""
 
 from __future__ import annotations
 

@@ -113,7 +113,8 @@ def test_a_file_may_hold_the_same_data() -> None:
 
 def test_the_published_numbers_are_those_of_the_tutorial() -> None:
     figures = PRESETS["tff-tutorial"].figures
-    # The tutorial's accuracies are whole numbers of 4,860 examples, and of 972 and 116 at the end.
+    # Each accuracy is a whole number of correct predictions, divided by 4,860 examples, or at the
+    # end by the 972 of train or the 116 of test.
     for figure in figures:
         if figure.metric == "accuracy":
             count = {"train": 972, "test": 116}.get(figure.split, 4860)

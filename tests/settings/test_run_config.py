@@ -85,7 +85,7 @@ def test_each_map_has_the_options_of_what_its_owner_names() -> None:
         table = OPTIONS[owner].kind.names
         assert table is not None
         named = OPTIONS[owner].default or OPTIONS[owner].usual
-        if owner == "metrics":  # none by default, and fedcli's own take no options
+        if owner == "metrics":  # there is no default; fedcli's metrics have no options
             assert named is None
             assert name == "metric_options"
             continue

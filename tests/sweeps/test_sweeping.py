@@ -287,7 +287,7 @@ def test_a_random_search_is_repeatable(tmp_path: Path) -> None:
 
 
 def processes_of(study: Path) -> list[int]:
-    """Returns the processes that train runs of a study: those that hold its lock."""
+    """Returns the processes that train runs of a study: they have its lock file open."""
     found = []
     for process in Path("/proc").iterdir():
         if not process.name.isdigit() or int(process.name) == os.getpid():

@@ -302,5 +302,7 @@ def _dotted(table: Mapping[str, Any]) -> dict[str, Any]:
 def _halving(text: str) -> dict[str, Any]:
     first, _, eta = text.partition(",")
     if not first.strip().isdecimal() or (eta and not eta.strip().isdecimal()):
-        raise ConfigError(f"--halving {text}: give rounds, or rounds and a number, as in 10,3")
+        raise ConfigError(
+            f"--halving {text}: give a number of rounds N, or N,ETA, as in 10 or 10,3"
+        )
     return {"min_rounds": int(first), **({"eta": int(eta)} if eta else {})}

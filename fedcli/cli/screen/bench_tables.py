@@ -43,9 +43,9 @@ def show_report(report: Report) -> None:
 
 _EXPLANATIONS = (
     "of peak: multiply-adds per second, counted as in the textbook algorithm, as a share of the",
-    "peak of as many threads. 1 thread /: how many times faster than fedcli on one thread.",
-    "fedcli /: fedcli's time as a share of this program's time, on as many threads. All times are",
-    "medians.",
+    "peak of the same number of threads. 1 thread /: how many times faster than fedcli on one",
+    "thread. fedcli /: fedcli's time as a share of this program's time, on the same number of",
+    "threads. All times are medians.",
 )
 
 

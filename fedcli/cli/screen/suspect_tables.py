@@ -85,7 +85,7 @@ def _show_clients(screen: Screen, suspects: Suspects) -> None:
     ]
     screen.table(["client", "examples", "suspicious", "share", "at least"], rows)
     screen.line(
-        f"At least: a lower bound of the true share, which is wrong 1 time in {1 / CHANCE:,.0f}.",
+        f"At least: a lower bound of the true share; it is too high 1 time in {1 / CHANCE:,.0f}.",
         style="dim",
     )
 

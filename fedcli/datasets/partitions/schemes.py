@@ -264,8 +264,8 @@ def assign_quantity_exponential(task: Task) -> Counts:
     if most < num_clients:
         raise ConfigError(
             f"--partition quantity-exponential: {num_clients} clients, but each client has e times "
-            f"the examples of the one before, so {num_examples} examples suffice for {most}; "
-            f"choose clients={most} or fewer"
+            f"the examples of the client before, so {num_examples} examples suffice for {most} "
+            f"clients; choose clients={most} or fewer"
         )
     return _assign_by_weights(task, np.exp(np.arange(num_clients) - (num_clients - 1.0)))
 

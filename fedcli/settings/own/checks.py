@@ -28,7 +28,10 @@ def checked_state(where: str, state: Any, before: Mapping[str, Any] | None) -> d
     checked = {}
     for name, value in state.items():
         if not isinstance(name, str) or not name.isidentifier():
-            raise PartError(f"{where}: the state has a key {name!r}; use names such as step_size")
+            raise PartError(
+                f"{where}: the state has a key {name!r}, which is not a Python name; use names "
+                "such as step_size"
+            )
         checked[name] = _storable(f"{where}: state {name!r}", value)
     if before is None:
         return checked

@@ -94,9 +94,9 @@ _FEDOPT_OPTIONS: Mapping[str, Value] = {"epsilon": 1e-3, "style": "reddi"}
 ALGORITHMS = table(
     AlgorithmEntry(
         "centralized",
-        "Baseline without federation: one client with all examples of the cohort trains, for as "
-        "many epochs as its clients would. To pool all data, give --clients all and "
-        "--shuffle-buffer full.",
+        "Baseline without federation: all examples of the cohort are pooled in one client, which "
+        "trains for as many epochs as each client would. To pool all data, give --clients all "
+        "and --shuffle-buffer full.",
         "the usual training by minibatch SGD",
         pools_clients=True,
         rates="as those of fedavg",
@@ -533,7 +533,8 @@ AGGREGATORS = table(
     ),
     Entry(
         "fltrust",
-        "Deltas scaled to the norm of the server's own delta, weighted by their cosine with it.",
+        "The server also trains, on a root set. Each client's delta is scaled to the norm of the "
+        "server's delta, and weighted by its cosine with the server's delta.",
         "Cao et al. 2021, arXiv 2012.13995",
         (
             Option(
@@ -551,8 +552,8 @@ AGGREGATORS = table(
     ),
     Entry(
         "foolsgold",
-        "Clients whose sums of past deltas are alike count less, even honest clients with similar "
-        "data.",
+        "Clients whose sums of past deltas are alike get smaller weights. This includes honest "
+        "clients with similar data.",
         "Fung et al. 2020, arXiv 1808.04866",
         requirement="n >= 2 deltas",
         cost="a vector kept for each client that ever took part; n^2 products",
@@ -587,8 +588,8 @@ PRE_AGGREGATORS = table(
     ),
     Entry(
         "arc",
-        "The largest floor(2 f (n - f) / n) deltas are clipped to the norm of the next one "
-        "(adaptive robust clipping).",
+        "The largest floor(2 f (n - f) / n) deltas are clipped to the norm of the next largest "
+        "delta (adaptive robust clipping).",
         "Allouah et al. 2025, arXiv 2405.14432",
         (_NUM_BYZANTINE,),
         _check_counts("num_byzantine"),

@@ -35,9 +35,7 @@ _POISON = "fedcli.federation.poisoning"
 _WHEN = (
     Option("start", 1, "First round of the attack.", 1, _MAX_ROUNDS),
     Option("stop", 0, "Last round of the attack; 0: the last of the run.", 0, _MAX_ROUNDS),
-    Option(
-        "every", 1, "The attack is made in every N-th round from the first one.", 1, _MAX_ROUNDS
-    ),
+    Option("every", 1, "Every N-th round is attacked, beginning with round start.", 1, _MAX_ROUNDS),
 )
 _KNOWN = Option(
     "knowledge",
@@ -219,16 +217,16 @@ ATTACKS = table(
     ),
     AttackEntry(
         "min-sum",
-        "As far from the mean as possible, but with a sum of squared distances to the known "
-        "updates that is at most the sum of a known update; see limit.",
+        "As far from the mean as possible; but the sum of its squared distances to the known "
+        "updates is at most as large as the same sum for a known update; see limit.",
         "Shejwalkar and Houmansadr 2021, NDSS",
         (
             _DEVIATION,
             Option(
                 "limit",
                 "max",
-                "The largest sum of a known update, as in the paper, or the smallest, as in the "
-                "authors' code.",
+                "Bound of this sum: the largest sum for a known update (max, as in the paper), or "
+                "the smallest (min, as in the authors' code).",
                 choices=("max", "min"),
             ),
             _KNOWN,
@@ -261,7 +259,7 @@ ATTACKS = table(
         "Fang et al. 2020, arXiv 1911.11815, section 4.3",
         (_KNOWN, *_WHEN),
         _check_when,
-        requirement="three known updates, and more than 2 a + 1 updates for a attackers",
+        requirement="three known updates; with a attackers, more than 2 a + 1 updates in a round",
         cost="n^2 distances, and three passes over the known updates",
         code=f"{_UPDATES}.against_krum:FangKrum",
     ),
@@ -272,7 +270,11 @@ ATTACKS = table(
         "Karimireddy, He and Jaggi 2022, arXiv 2006.09365",
         (
             Option(
-                "warmup", 10, "Rounds with attackers that estimate the direction.", 1, _MAX_ROUNDS
+                "warmup",
+                10,
+                "The direction is estimated in the first N rounds that have attackers.",
+                1,
+                _MAX_ROUNDS,
             ),
             _KNOWN,
             *_WHEN,
@@ -295,7 +297,7 @@ ATTACKS = table(
         ),
         _check_when,
         requirement="mean, or an aggregator of individual updates",
-        cost="as many calls of the aggregator as evaluations",
+        cost="as many calls of the aggregator as the option evaluations says",
         code=f"{_UPDATES}.deviations:Optimal",
     ),
     AttackEntry(
@@ -346,8 +348,8 @@ ATTACKS = table(
         ),
         _check_edge,
         requirement="an example of the class source among those of the attackers, or in data",
-        cost="all examples of the attackers, or up to 1,000 images of data, are read once; one "
-        "pass over the attackers' updates",
+        cost="all examples of the attackers, or up to 1,000 images of the dataset data=NAME, are "
+        "read once; one pass over the attackers' updates",
         code=f"{_UPDATES}.single:Boost",
         poisons="fedcli.federation.edge_cases:EdgeCase",
     ),

@@ -61,7 +61,8 @@ AUGMENTATIONS = table(
     ),
     Entry(
         MIXUP,
-        "Mixes each image and its label with another of the batch, after all other changes.",
+        "Mixes each image and its label with another image of the batch and its label, after all "
+        "other changes.",
         "Zhang et al. 2018, arXiv 1710.09412",
         (
             Option(

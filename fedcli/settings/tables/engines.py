@@ -24,8 +24,8 @@ ENGINES = table(
             Option(
                 "threads",
                 0,
-                "Threads of a worker; 0: the processors of the smallest node, which local workers "
-                "share.",
+                "Threads of a worker; 0: as many as the smallest node has processors. With "
+                "address=local the workers share the processors.",
                 0,
                 MAX_THREADS,
             ),
@@ -33,7 +33,8 @@ ENGINES = table(
             Option(
                 "data",
                 "read",
-                "read: workers read the data from the same path; ship: they are sent the examples.",
+                "read: each worker reads the data from the path that this machine uses; ship: the "
+                "examples are sent to the workers.",
                 choices=("read", "ship"),
             ),
         ),

@@ -57,7 +57,7 @@ METRICS = table(
         "auc",
         "Area under the ROC curve: how often an example of a class gets a higher probability of "
         "that class than an example of another class; ties count half. Mean over the classes, "
-        "each against the rest. With two classes: that of class 1.",
+        "each against the rest. With two classes: the area of class 1.",
         "Hanley and McNeil 1982, Radiology 143(1); Provost and Domingos 2000, CeDER IS-00-04",
     ),
     MetricEntry(

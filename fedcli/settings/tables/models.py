@@ -74,7 +74,8 @@ MODELS = table(
             Option(
                 "dropout",
                 [0.25, 0.5],
-                "Rates below 1, after the pool and after the 128 units; one sets both, 0: none.",
+                "Rates below 1, after the pool and after the 128 units; a single number sets both. "
+                "0: no dropout.",
                 0.0,
                 1.0,
             ),

@@ -60,7 +60,7 @@ SCHEMES = table(
         Option(
             "balanced",
             False,
-            "Give no further class to a client that has an equal share of all examples.",
+            "Give no further class to a client that has 1 / clients of all examples or more.",
         ),
     ),
     _scheme(
@@ -99,13 +99,13 @@ SCHEMES = table(
     ),
     _scheme(
         "quantity-linear",
-        "Only sizes differ: that of client j is proportional to j + 1.",
+        "Only sizes differ: the size of client j is proportional to j + 1.",
         "Beutel et al. 2020 (Flower), arXiv 2007.14390, LinearPartitioner",
     ),
     Entry(
         "quantity-exponential",
-        "Only sizes differ: that of client j is proportional to e^j. So 60,000 examples reach "
-        "only 11 clients.",
+        "Only sizes differ: the size of client j is proportional to e^j. So 60,000 examples are "
+        "enough for only 11 clients.",
         "Beutel et al. 2020 (Flower), arXiv 2007.14390, ExponentialPartitioner",
         (_FEW_CLIENTS, _PARTITION_SEED),
     ),

@@ -18,7 +18,7 @@ SAMPLERS = table(
     Entry(
         "tff",
         "N clients without replacement, drawn with the random generator of TFF and FedJAX. The "
-        "same seed gives the same cohorts as there.",
+        "same seed gives the same cohorts as in these programs.",
         "TFF simulation/sampling_utils.py; FedJAX core/client_samplers.py",
     ),
     Entry(

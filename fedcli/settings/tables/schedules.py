@@ -117,7 +117,7 @@ SCHEDULES = table(
         "In round r the learning rate divided by the root of 1 + r / decay_rounds.",
         f"{_GRF}, inv_sqrt_decay",
         (
-            _decay_rounds("Rounds after which the rate is 0.71 of its value."),
+            _decay_rounds("Rounds after which the rate is 0.71 of its full value."),
             _warmup_rounds(0),
         ),
         code="fedcli.learning.optimizers.schedules:inverse_sqrt",

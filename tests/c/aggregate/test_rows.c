@@ -8,7 +8,7 @@
 
 enum { MOST_ROWS = 600 };
 static const int THREADS[] = {1, 2, 7};
-/* Rows and values. A part has 4,096 values or more, a slice at most 1,024. */
+/* Numbers of rows and of values. A part has 4,096 values or more, a slice at most 1,024. */
 static const size_t SHAPES[][2] = {
     {1, 1},   {2, 31},    {3, 32},  {4, 33},    {5, 1023}, {6, 1025}, {7, 17},   {9, 4097},
     {16, 70}, {33, 2500}, {64, 40}, {70, 1000}, {100, 99}, {129, 64}, {257, 33}, {MOST_ROWS, 33}};
@@ -47,8 +47,8 @@ static double twin_trimmed(const double *sorted, size_t num_rows, size_t trim) {
     return sum / (double)(num_rows - 2 * trim);
 }
 
-/* The mean of the nearest values, which it chooses one after the other; of ties, the first row's
- * value. */
+/* The mean of the values nearest to the median. They are chosen one after the other; of equally
+ * near values, the one in the first row is chosen. */
 static double twin_near(const matrix *m, size_t c, const double *sorted, size_t num_nearest) {
     const size_t n = m->rows.num_rows;
     const double median = (sorted[(n - 1) / 2] + sorted[n / 2]) / 2;
@@ -330,7 +330,7 @@ static void test_rows_are_measured_and_bounded(void) {
 
 /* ---- Threads and arguments ------------------------------------------------------------------- */
 
-/* All results of one number of threads, one after another. */
+/* Writes all results with one number of threads to `out`, one after another. */
 static size_t results(int num_threads, const matrix *m, double *out) {
     const size_t n = m->rows.num_rows, p = m->rows.num_values;
     double *at = out, factors[MOST_ROWS];

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * How MixUp mixes a batch: partners are a permutation, and batches have draws of their own. The
+ * How MixUp mixes a batch: partners are a permutation, and each batch has its own draws. The
  * numbers are compared with a slow reference in Python (tests/models/test_mixup.py).
  */
 #include "fixtures.h"

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of narrow.c: a client whose images have fixed pixels trains as the full net does, compared
- * with a reference in double without narrow layers; when a layer is narrow; and extreme pixels and
- * sizes.
+ * Tests of narrow.c: a client whose images have fixed pixels gets the results of a reference in
+ * double without narrow layers; when a layer is narrow; and extreme pixels and sizes.
  */
 #include "fixtures.h"
 
@@ -11,8 +10,8 @@ enum { NUM_HIDDEN = 9, MAX_CLIENTS = 3 };
 
 static const size_t SIZES[] = {7, 30, 32, 49, 96, MAX_INPUTS};
 
-/* Learning rates for an image of one pixel. The squared norm of an image grows with its number of
- * pixels. */
+/* Learning rates for an image of one pixel. They are divided by the number of pixels, because the
+ * squared norm of an image grows with it. */
 static const fed_step_row PLAIN = {FED_STEP_SGD, {0.5f}};
 static const fed_step_row MOMENTUM = {FED_STEP_SGD, {0.1f, 0.9f}};
 static const fed_step_row NESTEROV = {FED_STEP_SGD, {0.1f, 0.9f, 1}};
@@ -41,7 +40,7 @@ static const pixel_kind *const KINDS[] = {&BACKGROUND, &INK, &GREY, &FLOATS, &SC
 /* The model and the client of a test. */
 typedef struct spec {
     size_t num_inputs, num_hidden /* 0: one layer */, num_classes;
-    size_t num_examples, num_kept; /* groups of four pixels, not counting the tail */
+    size_t num_examples, num_kept; /* num_kept: groups of four pixels, without the tail */
     const pixel_kind *kind;
     const fed_step_row *row;
     double clip_norm; /* of gradients; 0: they are not clipped */
@@ -85,7 +84,7 @@ static void set_model(problem *p) {
     fill_floats(5, 0.1, p->server, num_params);
 }
 
-/* Kept groups are spread among the fixed groups. Not all of their pixels vary. */
+/* Kept groups are spread among the fixed groups. Not all pixels of a kept group vary. */
 static int is_varying(const spec *asked, size_t pixel) {
     const size_t group = pixel / FED_GROUP, num_groups = asked->num_inputs / FED_GROUP;
     if (group == num_groups) return 1; /* the tail */
@@ -412,7 +411,7 @@ static void test_identical_examples_are_all_fixed(void) {
     for (size_t k = 0; k < LENGTH(KINDS); k++) {
         spec asked = USUAL;
         asked.kind = KINDS[k];
-        asked.num_kept = 0;               /* no pixel varies: 96 have no tail */
+        asked.num_kept = 0;               /* no pixel varies: 96 inputs have no tail */
         if (asked.kind == &INK) continue; /* all pixels are 0, so only biases change */
         check_trained(&asked, 1);
     }
@@ -616,7 +615,7 @@ static void test_a_bad_fixed_pixel_drops_its_client_only(void) {
         }
 }
 
-/* Each fixed pixel fits into a float, but their norm does not. One small step from zero is still
+/* The fixed pixels fit into floats, but their norm does not. One small step from zero is still
  * finite. */
 static void test_fixed_pixels_may_be_huge(void) {
     static const fed_step_row small = {FED_STEP_SGD, {1e-32f}};

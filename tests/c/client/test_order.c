@@ -234,7 +234,7 @@ static void test_batch_sizes(void) {
     check_batches(&plan, 5, 2, (const size_t[]){4, 3});
 }
 
-/* The first ten MNIST-like clients of the tutorial: 5 epochs of 93 examples in batches of 20. */
+/* A client of 93 examples with the tutorial's plan: 5 epochs in batches of 20. */
 static void test_counts(void) {
     fed_plan plan = plan_of(FED_REPEAT_SHUFFLE, 5, 20, 100);
     CHECK_EQUAL(fed_plan_visits(&plan, 93), 465);

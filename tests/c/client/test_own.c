@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The inputs and outputs of a single client in a round (fed_own), and factors of the learning rate
- * by local step, compared with a softmax regression in double. */
+ * The inputs and outputs of a single client in a round (fed_own), and a learning rate with a factor
+ * for each local step. Results are compared with a softmax regression in double. */
 #include "fixtures.h"
 
 enum { INPUTS = 37, CLASSES = 5, PARAMS = (INPUTS + 1) * CLASSES, CLIENTS = 11, MAX_EXAMPLES = 40 };
@@ -188,7 +188,7 @@ static void test_an_anchor_takes_the_servers_gradient_off(void) {
 static void test_metrics_are_not_the_anchors(void) {
     set_problem(0);
     CHECK_EQUAL(train(1, &PLAIN, &UNIFORM), FED_OK);
-    /* The loss of one example in two steps; the first step scores it before any update. */
+    /* The sum of an example's losses in two steps; the first loss is before any update. */
     const double loss = stats[3].loss_sum;
     prob.clients[3].plan.epochs = 1;
     CHECK_EQUAL(train(1, &ANCHOR, &UNIFORM), FED_OK);
@@ -357,7 +357,7 @@ static void test_rates_follow_their_factors_step_by_step(void) {
     }
 }
 
-/* ---- Steps of affine_step.c have the results of step.c --------------------------------------- */
+/* ---- Steps of affine_step.c give the same results as step.c ---------------------------------- */
 
 enum { MOST_ROWS = 4 };
 #define LINEAR_ROW {FED_STEP_LINEAR, {0}}
@@ -430,8 +430,8 @@ static void test_too_few_or_bad_rate_factors_are_refused(void) {
     }
 }
 
-/* Added to parameters of a million, a gradient of 0.1 would lose all digits in float32. So the two
- * must not be added before the step. */
+/* If a gradient of 0.1 were added to a parameter of a million in float32, it would lose almost all
+ * of its digits. So the two must not be added before the step. */
 static void test_gradients_keep_their_digits_beside_large_parameters(void) {
     set_problem(0);
     for (size_t c = 0; c < CLIENTS; c++)

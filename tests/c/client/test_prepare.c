@@ -30,8 +30,8 @@ static const fed_step_row ROWS[] = {
     {FED_STEP_ADAGRAD, {0.01, 1e-7, 0, 0.1}},
 };
 
-/* With one epoch images are decoded a batch at a time, with several epochs before the first
- * step. */
+/* With one epoch, images are decoded a batch at a time; with several epochs, all of them are
+ * decoded before the first step. */
 static const fed_plan PLANS[] = {
     {FED_REPEAT_SHUFFLE, 3, 20, 50, SIZE_MAX}, {FED_SHUFFLE_REPEAT, 1, 33, SIZE_MAX, SIZE_MAX},
     {FED_PER_EPOCH, 2, 7, 10, SIZE_MAX},       {FED_REPEAT_SHUFFLE, 1, 20, 1, 15},
@@ -336,7 +336,7 @@ static void test_nothing_is_prepared_for_a_bad_model(void) {
 static void test_more_examples_than_memory_can_hold_are_not_prepared(void) {
     fed_client client = new_client();
     client.num_examples = SIZE_MAX / sizeof(float) / fed_padded(NUM_INPUTS) + 2;
-    CHECK(fed_prepare(&MODEL, &client) == NULL); /* the product would overflow to some 300 bytes */
+    CHECK(fed_prepare(&MODEL, &client) == NULL); /* the size would wrap around to some 300 bytes */
     client.num_examples = SIZE_MAX;
     CHECK(fed_prepare(&MODEL, &client) == NULL);
     free_client(&client);

@@ -299,7 +299,8 @@ static void test_threads_change_no_byte_of_many_tiny_clients(void) {
     free_cohort(co);
 }
 
-/* One client that takes much longer than a window of others, first, last and in the middle. */
+/* One client takes much longer than a window of other clients. It is the first, one in the middle
+ * or the last. */
 static void test_one_large_client_among_small_ones_changes_no_byte(void) {
     static const size_t places[] = {0, 5, 39};
     for (size_t i = 0; i < LENGTH(places); i++) {
@@ -423,9 +424,9 @@ static void test_bounds_that_are_no_sizes_are_refused(void) {
     free_cohort(co);
 }
 
-/* The gradient over all batches equals the step of one full batch at rate 1, up to rounding. Unlike
- * the gradient, the step is rounded relative to the parameters, and the sum multiplies this error
- * by up to a hundred examples. */
+/* The gradient over all batches equals the step of one full batch at rate 1, up to rounding. The
+ * step, but not the gradient, is rounded to the digits of the parameters. The sum multiplies this
+ * error by up to a hundred examples. */
 static void test_gradient_equals_one_full_batch(void) {
     const fed_step_row full_row = {FED_STEP_SGD, {1}};
     const fed_step full = {&full_row, 1};
@@ -539,7 +540,7 @@ static void test_frozen_step_number_0_is_refused(void) {
     free_cohort(co);
 }
 
-/* It is refused without the model's tensors, and with frozen slots, which have another layout. */
+/* Adafactor is refused without the model's tensors, and with frozen slots, whose layout differs. */
 static void test_adafactor_is_refused_without_tensors_and_with_frozen_slots(void) {
     const fed_step_row row = {FED_STEP_ADAFACTOR, {0.1, -0.8, 1e-30, 1e-3, 1, 1}};
     const float slots[2 * MAX_PARAMS] = {0};
@@ -719,8 +720,8 @@ static void test_bytes_with_scale_and_offset_equal_the_same_floats(void) {
     free_cohort(co);
 }
 
-/* Once the stored pixels are half of the values and are decoded at scale 2; once they are the
- * values, at scale 1, and are used in place. Both are exact. */
+/* One run uses the values in place, as pixels of scale 1. The other decodes halves of the values
+ * at scale 2. Both are exact. */
 static void test_floats_in_place_equal_decoded_floats(void) {
     for (size_t i = 0; i < 2; i++) {
         cohort *co = new_cohort(&MODEL_48, 9, &PLAN);
@@ -872,7 +873,7 @@ static void test_bad_plans_are_refused(void) {
     check_plan_is_refused((fed_plan){.pipeline = FED_PER_EPOCH + 1, .epochs = 1, .batch_size = 1});
 }
 
-/* The bytes of such a batch do not fit in a size_t. */
+/* The number of bytes of such a batch does not fit in a size_t. */
 static void test_batches_beyond_memory_are_refused(void) {
     check_plan_is_refused(
         (fed_plan){.epochs = SIZE_MAX / 64, .batch_size = SIZE_MAX / 64, .max_examples = SIZE_MAX});

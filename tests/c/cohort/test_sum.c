@@ -161,8 +161,8 @@ static void test_vectors_that_are_all_there_are_added_in_the_same_order(void) {
     CHECK_EQUAL(fed_sum_vectors(0, &vector, weights, 1, NUM_PARAMS, total), FED_ERR_ARGUMENT);
 }
 
-/* Lengths around the range that is added for all vectors at once. All values of a vector are
- * equal. */
+/* Lengths around RANGE in sum.c: so many values of all vectors are added before the next values.
+ * Value p of vector d is d + p. */
 static void test_sums_of_any_length(void) {
     static const size_t lengths[] = {0, 1, 4095, 4096, 4097, 9000};
     enum { NUM_VECTORS = 19 };

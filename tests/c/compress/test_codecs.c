@@ -103,12 +103,12 @@ static void test_terngrad(void) {
     for (codec.is_short = 0; codec.is_short < 2; codec.is_short++) {
         CHECK_EQUAL(pass_with_coins(&codec), 4 + 2);
         check_decoded(expected, 0);
-        codec.clip = 2.5; /* 2.3761819 here, above the largest value */
+        codec.clip = 2.5; /* clips at 2.3761819, above the largest value */
         pass_with_coins(&codec);
         check_decoded(expected, 0);
         codec.clip = 0;
     }
-    codec.clip = 1; /* .95047 */
+    codec.clip = 1; /* clips at .95047 */
     pass_with_coins(&codec);
     CHECK_CLOSE(decoded[3], 2.3761819 / 2.5, ROUNDED);
 }
@@ -189,7 +189,7 @@ static void test_power_sgd(void) {
     CHECK_EQUAL(fed_codec_check(&codec), FED_OK);
     CHECK_EQUAL(fed_codec_encode_with(&codec, &draws, M, payload, &num_bytes), FED_OK);
     CHECK_EQUAL(num_bytes, 2 * 4);
-    memcpy(sent, payload, num_bytes); /* M e1; divided by its norm it is LEFT */
+    memcpy(sent, payload, num_bytes); /* M RIGHT; LEFT is this divided by its norm */
     CHECK_CLOSE(sent[0], 1, 0);
     CHECK_CLOSE(sent[1], 4, 0);
     codec.kind = fed_codec_kind_named("powersgd");
@@ -527,7 +527,7 @@ static void test_codecs_that_are_not_valid(void) {
     bad.tensors = (fed_tensors){OVERFLOWING, 2};
     CHECK_EQUAL(fed_codec_check(&bad), FED_ERR_ARGUMENT);
     bad = small_codec("drive");
-    bad.block = 12; /* no power of two */
+    bad.block = 12; /* not a power of two */
     CHECK_EQUAL(fed_codec_check(&bad), FED_ERR_ARGUMENT);
     bad = small_codec("top-k");
     CHECK_EQUAL(fed_codec_check(&bad), FED_ERR_ARGUMENT);

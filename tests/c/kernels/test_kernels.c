@@ -427,7 +427,7 @@ static void test_block_of_rows_scores_as_its_rows(void) {
     }
 }
 
-/* K values add up to 0; each has a few rounding errors. */
+/* A row's gradients add up to 0, except for a few rounding errors of each. */
 static void test_gradient_rows_sum_to_zero(void) {
     for (uint64_t seed = 0; seed < 20; seed++) {
         block blk = random_block(62, FED_LANES, 5, seed);
@@ -849,8 +849,8 @@ static void test_adaptive_optimizers_equal_their_twins(void) {
         for (size_t s = 0; s < LENGTH(SIZES); s++) check_adaptive(which, SIZES[s]);
 }
 
-/* Padding has such coordinates. AdamW's decay is proportional to the value, so it does not change a
- * 0. */
+/* Coordinates of padding have no gradient. AdamW's decay is proportional to the value, so it does
+ * not change a 0. */
 static void test_coordinate_without_gradient_stays_though_epsilon_is_0(void) {
     fed_moments moments = MOMENTS;
     moments.epsilon = 0;

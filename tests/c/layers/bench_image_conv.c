@@ -5,7 +5,7 @@
  *
  *     conv METHOD IMAGES HEIGHT WIDTH IN OUT WINDOW STRIDE   sets the layer up; "ok", or "no" if
  *                                                            METHOD cannot compute it
- *     forward | backward | weights                           runs it once; seconds of the thread.
+ *     forward | backward | weights                           runs it once; the thread's seconds.
  *                                                            `weights` is backward without the
  *                                                            gradient by the inputs
  */

@@ -35,7 +35,7 @@ typedef struct conv {
     /* naive, for each output of the stage */
     double *outputs, *output_bounds;
     size_t *chosen; /* index into sums */
-    /* naive, flat, and by the image */
+    /* naive gradients by the flat parameters and by the image */
     double *flat_gradient, *flat_bounds, *image_gradient, *image_bounds;
 } conv;
 
@@ -104,8 +104,8 @@ static size_t place(const fed_buffer *buffer, size_t y, size_t x, size_t channel
     return buffer->origin + y * buffer->row_stride + x * buffer->pixel_stride + channel;
 }
 
-/* One pixel of the outputs and one pixel of the image in its window: the first of the outputs, the
- * first of the flat weights between the channels of both, and the row and column in the image. */
+/* A pixel of the outputs, and a pixel of the image in its window. out: the output pixel's first
+ * channel; flat: the first of the flat weights between the two; y, x: the pixel of the image. */
 typedef struct tap {
     size_t out, flat, y, x;
 } tap;
@@ -116,7 +116,7 @@ static void for_each_tap(conv *c, void (*visit)(conv *, const tap *)) {
     const size_t num_taps = l->window_height * l->window_width;
     for (size_t pixel = 0; pixel < l->out.height * l->out.width; pixel++)
         for (size_t i = 0; i < num_taps; i++) {
-            /* above and left of the image it wraps around to a number larger than any size */
+            /* above and left of the image, y or x wraps around to a number larger than any size */
             const tap s = {
                 .out = pixel * l->out.channels,
                 .flat = l->offset + i * l->in.channels * l->out.channels,
@@ -157,8 +157,8 @@ static double activation_slope(int activation, double y) {
                                        : 1;
 }
 
-/* Computes one output of the stage, and which value of the convolution it comes from. Its gradient
- * becomes 0 where rounding may decide that. */
+/* Computes one output of the stage, and which value of the convolution it comes from. If rounding
+ * may decide which value this is, the output gets a gradient of 0. */
 static void choose(conv *c, size_t y, size_t x, size_t o) {
     const fed_shape *shape = &c->stage.shape, *full = &c->layer.out;
     const size_t scale = c->stage.pool != NULL ? 2 : 1;
@@ -200,7 +200,7 @@ static void naive_forward(conv *c) {
             for (size_t o = 0; o < l->out.channels; o++) choose(c, y, x, o);
 }
 
-static double *sums_gradient; /* of the reference whose products for_each_tap visits */
+static double *sums_gradient; /* by c->sums; add_gradients reads it for each tap */
 
 static void add_gradients(conv *c, const tap *s) {
     const fed_layer *l = &c->layer;

@@ -150,7 +150,7 @@ static void run_forward(dense *d) {
     d->stage.ops->forward_batch(&pass);
 }
 
-/* The gradient is given in rows, or in lanes for the last stage; for `sum` see fed_update. */
+/* The gradient is given in rows, or in lanes for the last stage. */
 static void run_backward(dense *d, const fed_update *update) {
     const fed_batch_pass pass = pass_of(d);
     d->stage.ops->backward_batch(&pass, update);
@@ -333,7 +333,7 @@ static void check_in_gradient(const dense *d, const float *gradient) {
         }
 }
 
-/* Checks that `after` (packed) is `before` plus the gradient, and that its padding is 0. */
+/* Checks that `after` (packed) is `before` plus the gradient, and 0 in its padding. */
 static void check_moved(const dense *d, const float *before, const float *after,
                         const float *gradient) {
     double *flat = test_alloc((OFFSET + d->num_flat) * sizeof(*flat));
@@ -372,7 +372,7 @@ static void check_sum(dense *d) {
 
 static void test_sum_of_gradients_equals_twin(void) { for_each_dense(check_sum); }
 
-/* The gradient by the inputs must use the weights before the update. */
+/* The gradient by the inputs must be computed from the weights before the update. */
 static void check_in_place(dense *d) {
     float *gradient = prepare_backward(d);
     run_backward(d, &(fed_update){.sum = d->params});

@@ -93,7 +93,7 @@ static void visit_window(twin *t, size_t image, size_t oy, size_t ox, visit_tap 
     tap s = {.out = image * c->out.num_values + fed_pixel(&c->out, oy, ox)};
     for (s.y = 0; s.y < c->window_height; s.y++)
         for (s.x = 0; s.x < c->window_width; s.x++) {
-            /* above and left of the image it wraps around to a number larger than any size */
+            /* above and left of the image, iy or ix wraps around to a number beyond any size */
             const size_t iy = oy * c->stride_y + s.y - c->pad_top;
             const size_t ix = ox * c->stride_x + s.x - c->pad_left;
             if (iy >= c->in_shape.height || ix >= c->in_shape.width) continue;
@@ -133,7 +133,7 @@ static void add_gradients(twin *t, const tap *s) {
     }
 }
 
-/* Calls `visit` for each pixel of the outputs: the offset of its channels. */
+/* Calls `visit` for each pixel of the outputs, with the offset of its channels. */
 static void for_each_output(twin *t, void (*visit)(twin *t, size_t offset)) {
     const fed_image_conv *c = &t->conv;
     for (size_t n = 0; n < c->num_images; n++)

@@ -484,8 +484,8 @@ static void test_dropout_equals_the_naive_one(void) {
                         8);
 }
 
-/* For 12,544 values the dropped share has a standard deviation of 0.004 around 0.3, and the mean
- * one of 0.006. */
+/* For 12,544 values the dropped share has a standard deviation of 0.004 around 0.3. The mean has
+ * a standard deviation of 0.006. */
 static void test_dropout_drops_its_share_and_keeps_the_mean(void) {
     const fed_shape shape = {14, 14, 64};
     enum { SIZE = 14 * 14 * 64 };

@@ -140,7 +140,7 @@ static void test_examples_are_mixed_without_other_input_layers(void) {
     }
 }
 
-/* The batch passes in parts, which have partners in each other. */
+/* The batch is computed in parts. The partner of an example may be in another part. */
 static void test_examples_of_parts_are_mixed(void) {
     const fed_shape shape = {24, 24, 1};
     table t = {.model = {.num_inputs = fed_shape_size(&shape), .num_classes = NUM_CLASSES}};
@@ -167,7 +167,7 @@ static void test_examples_of_parts_are_mixed(void) {
     check_training(&t);
 }
 
-/* A sanitizer watches the ends of both blocks. */
+/* A sanitizer watches the ends of `images` and `out`. */
 static void test_images_are_written_whole_and_no_further(void) {
     table t;
     build(&t, &(fed_shape){6, 5, 3}, &(fed_shape){5, 6, 3}, false, true);

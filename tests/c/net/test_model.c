@@ -314,8 +314,8 @@ static double mean_loss(const problem *p, const double *params) {
     return loss / (double)p->num_examples;
 }
 
-/* The delta of one local step at rate 1, of plain SGD or with momentum; the first step is the same.
- */
+/* The delta of one local step at rate 1. The first step with momentum equals that of plain SGD
+ * (momentum 0). */
 static void one_step_delta(const problem *p, float momentum, double *delta) {
     const fed_step_row row = {FED_STEP_SGD, {1, momentum}};
     const fed_client client = {

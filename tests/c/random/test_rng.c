@@ -262,7 +262,8 @@ static void test_add_normal(void) {
     CHECK_EQUAL(fed_select_isa(NULL), FED_OK);
 }
 
-/* Words at the ends of their range give the largest number, and 0 where the uniform number is 1. */
+/* A word with all bits set gives the largest distance from 0. For the word 0 the uniform number is
+ * 1, and the distance is 0. */
 static void test_add_normal_at_the_ends(void) {
     uint64_t words[4] = {ALL_ONES, 0, ALL_ONES >> 2, 0};
     double values[4] = {0};

@@ -211,8 +211,8 @@ static void check_sizes(const fed_synthetic *options, size_t least, size_t most,
 
 static void test_sizes(void) {
     check_sizes(&NATURAL, 8, 117, 100.1, 14.7);
-    check_sizes(&SKEWED, 10, 400, 95.0, 60.0); /* those of the log-normal distribution after
-                                                  clipping */
+    check_sizes(&SKEWED, 10, 400, 95.0, 60.0); /* mean and deviation of a log-normal
+                                                  distribution after clipping */
     CHECK_EQUAL(fed_synthetic_count(&SKEWED, 1, FED_SPLIT_CENTRAL), 100);
 }
 

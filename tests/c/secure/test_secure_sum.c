@@ -42,7 +42,7 @@ static fed_secure_terms terms_of(size_t num_clients, size_t num_params) {
     };
 }
 
-/* The sum of the levels of one coordinate, half to even. */
+/* The sum of the levels of one coordinate, each rounded half to even. */
 static uint64_t plain(const fed_secure_terms *terms, size_t p, uint64_t *clipped) {
     uint64_t sum = 0;
     const double scale = (double)terms->top_level / (terms->high - terms->low);
@@ -145,7 +145,7 @@ static void test_sent_rows_hide_levels_and_add_up(void) {
         uint64_t sum = 0;
         for (size_t i = 0; i < MAX_CLIENTS; i++) sum += sent[i * (MAX_PARAMS + 1) + p];
         CHECK_EQUAL(sum % 32768, total[p]);
-        num_open += sent[p] < 4096; /* without a mask it always would be */
+        num_open += sent[p] < 4096; /* without masks all values would be */
     }
     CHECK(num_open < MAX_PARAMS / 4); /* an eighth is expected */
 }
@@ -189,7 +189,7 @@ static void test_refused_terms(void) {
     check_refused(terms);
     terms = good, terms.top_level = (UINT64_C(1) << FED_MAX_LEVEL_BITS) + 1, terms.mask_bits = 60;
     check_refused(terms);
-    terms = good, terms.mask_bits = 14; /* five clients */
+    terms = good, terms.mask_bits = 14; /* too few for five clients */
     check_refused(terms);
     terms = good, terms.mask_bits = 63;
     check_refused(terms);

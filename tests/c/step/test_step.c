@@ -209,8 +209,8 @@ static void test_refused_step_moves_nothing(void) {
 enum { MAX_PARAMS = 37, MAX_SLOTS = 2 };
 static const float UNTOUCHED = -7;
 
-/* Takes three steps from 1 on num_params equal coordinates, and compares the value after each step.
- * Each step has a few rounding errors of numbers near 1, so 1e-6 is ample. */
+/* Takes three steps on num_params coordinates that all start at 1, and compares the values after
+ * each step. Each step has a few rounding errors of numbers near 1, so 1e-6 is ample. */
 static void check_num_steps(const fed_step *step, size_t num_params, const double *expected) {
     const float server[MAX_PARAMS] = {0};
     float params[MAX_PARAMS], slots[MAX_SLOTS * MAX_PARAMS], gradient[MAX_PARAMS];
@@ -249,8 +249,8 @@ static void test_nesterov_equals_hand_worked_steps(void) {
                 (const double[]){0.905, 0.912, 0.7058});
 }
 
-/* The following values are computed in double by TFF's rules, those of reddi by the paper's
- * rules. */
+/* The following values are computed in double by TFF's rules, those of the reddi forms by the rules
+ * of the paper. */
 static void test_adam_equals_known_steps(void) {
     check_steps((fed_step_row){FED_STEP_ADAM, {LEARNING_RATE, 0.9, 0.999, 1e-7}},
                 (const double[]){0.900000632, 0.873367079, 0.807556101});
