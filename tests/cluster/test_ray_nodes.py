@@ -51,6 +51,8 @@ def test_a_node_that_joins_gets_a_worker_and_one_that_leaves_is_replaced(
                 cluster.remove_node(nodes.pop(), allow_graceful=False)
 
         training.complete([change])
+    # Until the cluster knows that the node is gone, it may place the actors of later tests there.
+    cluster.wait_for_nodes(JOIN_SECONDS)
     # Still two after the node was removed, because Ray restarts the lost worker.
     assert numbers == [1] * 4 + [2] * (ROUNDS - 4)
     names = ("metrics.jsonl", "evaluation.json")
