@@ -52,6 +52,7 @@ class InputLayer(Spec):
 
     is_input = True
     takes_activation = False
+    is_left_out_of_keras = False  # it acts in training only, and Keras files cannot hold it
 
     def in_evaluation(self, shape: Shape) -> InputLayer | None:
         """Returns the layer as it acts in evaluation, for Keras; None if it changes nothing.
@@ -60,7 +61,7 @@ class InputLayer(Spec):
             shape: Shape of its input.
         """
         del shape
-        return self
+        return None if self.is_left_out_of_keras else self
 
     def acts_in_evaluation(self, sized: Layer) -> bool:
         """Returns whether the layer changes images in evaluation.
@@ -408,17 +409,13 @@ class Cutout(InputLayer):
     """
 
     kind = "cutout"
+    is_left_out_of_keras = True
     keras_class = "Cutout"
     checks: ClassVar = {"side": fields.check_count}
 
     side: int
     name: str = ""
     inputs: tuple[str, ...] = ()
-
-    def in_evaluation(self, shape: Shape) -> InputLayer | None:
-        """See `InputLayer.in_evaluation`."""
-        del shape
-        return None
 
     def _layer(self, shape: Shape) -> Layer:
         return Layer(self.kind, self.name, shape, shape, window=(self.side, self.side))
@@ -441,6 +438,7 @@ class ColorJitter(InputLayer):
     """
 
     kind = "color_jitter"
+    is_left_out_of_keras = True
     keras_class = "ColorJitter"
     checks: ClassVar = {
         "brightness": _check_share,
@@ -453,11 +451,6 @@ class ColorJitter(InputLayer):
     saturation: float = 0.0
     name: str = ""
     inputs: tuple[str, ...] = ()
-
-    def in_evaluation(self, shape: Shape) -> InputLayer | None:
-        """See `InputLayer.in_evaluation`."""
-        del shape
-        return None
 
     def _amounts(self, shape: Shape) -> tuple[float, ...]:
         del shape
@@ -481,6 +474,7 @@ class MixUp(InputLayer):
     """
 
     kind = "mix_up"
+    is_left_out_of_keras = True
     keras_class = "MixUp"
     mixes = True
     checks: ClassVar = {"alpha": _check_alpha}
@@ -488,11 +482,6 @@ class MixUp(InputLayer):
     alpha: float = 1.0
     name: str = ""
     inputs: tuple[str, ...] = ()
-
-    def in_evaluation(self, shape: Shape) -> InputLayer | None:
-        """See `InputLayer.in_evaluation`."""
-        del shape
-        return None
 
     def _amounts(self, shape: Shape) -> tuple[float, ...]:
         del shape
