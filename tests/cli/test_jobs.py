@@ -22,7 +22,8 @@ from fedcli.cli.screen.output import Remarks, Verbosity
 from fedcli.core.native import Cancelled
 from fedcli.errors import DataError
 from fedcli.progress import ProgressCallback
-from tests.kit.command_line import PATIENCE_SECONDS, draw_on_terminal
+from tests.kit.command_line import draw_on_terminal
+from tests.kit.waiting import PATIENCE_SECONDS
 
 # A program with one command, which counts to a hundred or without end.
 PROGRAM = """

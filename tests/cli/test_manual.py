@@ -14,7 +14,8 @@ from rich.console import Console
 
 from fedcli.cli.help import MANUAL, TOPICS
 from fedcli.cli.screen.render import Screen
-from tests.kit.command_line import PATIENCE_SECONDS, Fedcli, assert_is_one_line
+from tests.kit.command_line import Fedcli, assert_is_one_line
+from tests.kit.waiting import PATIENCE_SECONDS
 
 
 def test_each_page_is_a_topic_and_says_what_it_is_about(fedcli: Fedcli) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from fedcli.cli import main as cli
-from tests.kit.command_line import PATIENCE_SECONDS, draw_on_terminal
+from tests.kit.command_line import draw_on_terminal
+from tests.kit.waiting import PATIENCE_SECONDS
 
 # It takes about a second: long enough to be interrupted, and short enough to be run several times.
 LONG_RUN = ("train", "--rounds", "100", "--epochs", "50")

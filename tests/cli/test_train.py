@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.kit.command_line import PATIENCE_SECONDS, Fedcli, WriteTff
+from tests.kit.command_line import Fedcli, WriteTff
+from tests.kit.waiting import PATIENCE_SECONDS
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 
 from fedcli.cli import main as cli
+from tests.kit.waiting import PATIENCE_SECONDS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PATIENCE_SECONDS = 30.0  # so long only for busy machines; tests usually wait for milliseconds
 
 
 @dataclass(frozen=True)

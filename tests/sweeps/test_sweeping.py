@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import threading
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from fedcli.sweeps.study_folder import StudyFolder
 from fedcli.sweeps.study_progress import StudyProgress
 from fedcli.sweeps.sweeping import SweepOptions, run_study
 from fedcli.sweeps.trials import read_trials
-from tests.kit.command_line import PATIENCE_SECONDS
+from tests.kit.waiting import ENDLESS_ROUNDS, PATIENCE_SECONDS, wait_until
 
 RUN: dict[str, Any] = {
     "rounds": 3,
@@ -286,77 +286,108 @@ def test_a_random_search_is_repeatable(tmp_path: Path) -> None:
     assert [line["options"] for line in more[:3]] == [line["options"] for line in first]
 
 
-def processes_of(study: Path) -> list[int]:
-    """Returns the processes that train runs of a study: they have its lock file open."""
-    found = []
-    for process in Path("/proc").iterdir():
-        if not process.name.isdigit() or int(process.name) == os.getpid():
-            continue
+class EndlessStudy:
+    """A study whose runs do not end by themselves. A thread runs it.
+
+    Attributes:
+        path: The study's folder.
+        progress: Its progress.
+        cancel: The flag that stops it.
+        lines: The lines of trials.jsonl that it returned.
+        error: The exception that ended it.
+    """
+
+    def __init__(self, path: Path, num_runs: int) -> None:
+        self.path = path
+        self.progress, self.cancel = StudyProgress(), CancelFlag()
+        self.lines: list[dict[str, Any]] = []
+        self.error: BaseException | None = None
+        endless = {"run": {**RUN, "rounds": ENDLESS_ROUNDS}, "seeds": num_runs}
+        self._study = study_file.read(endless, "the study")
+        self._options = SweepOptions(jobs=num_runs)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
         try:
-            files = [str(each.readlink()) for each in (process / "fd").iterdir()]
-        except OSError:
-            continue
-        if str(study / "lock") in files:
-            found.append(int(process.name))
-    return found
+            with StudyFolder.create(self.path, self._study) as folder:
+                self.lines = run_study(
+                    folder, self._options, cancel=self.cancel, study_progress=self.progress
+                )
+        except Exception as err:
+            self.error = err
+
+    def __enter__(self) -> EndlessStudy:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.cancel.set()
+        self.join()
+
+    def join(self) -> None:
+        self._thread.join(PATIENCE_SECONDS)
+        assert not self._thread.is_alive()
+
+    def wait_until(self, condition: Callable[[], object]) -> None:
+        wait_until(condition, self._thread)
+
+    def rounds(self) -> list[int]:
+        """The numbers of completed rounds of the runs that train now."""
+        return [each.round_num for each in list(self.progress.running.values())]
+
+    def processes(self) -> set[int]:
+        """The processes that train runs: they have the study's lock file open."""
+        found = set()
+        for process in Path("/proc").iterdir():
+            if not process.name.isdigit() or int(process.name) == os.getpid():
+                continue
+            try:
+                files = [str(each.readlink()) for each in (process / "fd").iterdir()]
+            except OSError:
+                continue
+            if str(self.path / "lock") in files:
+                found.add(int(process.name))
+        return found
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux tells what is open")
 @pytest.mark.parametrize("kills", [1, 2])
 def test_a_killed_process_interrupts_one_run(tmp_path: Path, kills: int) -> None:
-    long = {"run": {**RUN, "rounds": 400, "epochs": 20, "max_examples": 2000}, "seeds": 1}
-    study = study_file.read(long, "the study")
-    study_progress = StudyProgress()
-    with StudyFolder.create(tmp_path / "study", study) as folder:
-        lines: list[dict[str, Any]] = []
-        job = threading.Thread(
-            target=lambda: lines.extend(
-                run_study(folder, SweepOptions(jobs=1), study_progress=study_progress)
-            )
-        )
-        job.start()
-        killed: set[int] = set()
-        while len(killed) < kills:
-            alive = [each for each in processes_of(folder.path) if each not in killed]
-            rounds = [each.round_num for each in study_progress.running.values()]
-            if alive and any(rounds):
-                os.kill(alive[0], signal.SIGKILL)
-                killed.add(alive[0])
-            time.sleep(0.02)
+    """Another process continues the run; if it is killed too, the run has failed."""
+    killed: set[int] = set()
+    with EndlessStudy(tmp_path / "study", num_runs=1) as study:
+
+        def trains() -> bool:
+            # The processes first: a round that is seen after a process was not done before it.
+            return bool(study.processes() - killed) and any(study.rounds())
+
+        for _ in range(kills):
+            study.wait_until(trains)
+            (process,) = study.processes() - killed
+            os.kill(process, signal.SIGKILL)
+            killed.add(process)
         if kills == 1:
-            while not any(each.round_num for each in study_progress.running.values()):
-                time.sleep(0.02)  # another process has resumed the run
-            assert not set(processes_of(folder.path)) & killed
-            for process in processes_of(folder.path):
-                os.kill(process, signal.SIGKILL)
-        job.join()
-    assert [line["state"] for line in lines] == ["failed"]
-    assert lines[0]["error"] == "its process was ended by the signal SIGKILL, twice"
+            study.wait_until(trains)
+            assert not study.processes() & killed
+        else:
+            study.join()
+    if kills == 1:
+        assert isinstance(study.error, Cancelled)
+        (run,) = (study.path / "runs").iterdir()
+        assert fedcli.load_run(run).round_num > 0
+    else:
+        assert [line["state"] for line in study.lines] == ["failed"]
+        assert study.lines[0]["error"] == "its process was ended by the signal SIGKILL, twice"
 
 
 def test_a_stopped_study_saves_its_runs(tmp_path: Path) -> None:
-    long = {"run": {**RUN, "rounds": 500}, "seeds": 2}
-    study = study_file.read(long, "the study")
-    study_progress, cancel = StudyProgress(), CancelFlag()
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            run_study(folder, SweepOptions(jobs=2), cancel=cancel, study_progress=study_progress)
-        except Cancelled as err:
-            errors.append(err)
-
-    with StudyFolder.create(tmp_path / "study", study) as folder:
-        job = threading.Thread(target=work)
-        job.start()
-        while not any(each.round_num > 3 for each in study_progress.running.values()):
-            time.sleep(0.01)
-        cancel.set()
-        job.join(PATIENCE_SECONDS)
-        assert not job.is_alive()
-    assert len(errors) == 1
-    assert read_trials(folder.path) == []
-    runs = [fedcli.load_run(run) for run in (folder.path / "runs").iterdir()]
+    with EndlessStudy(tmp_path / "study", num_runs=2) as study:
+        study.wait_until(lambda: any(round_num > 3 for round_num in study.rounds()))
+        study.cancel.set()
+        study.join()
+    assert isinstance(study.error, Cancelled)
+    assert read_trials(study.path) == []
+    runs = [fedcli.load_run(run) for run in (study.path / "runs").iterdir()]
     assert max(run.round_num for run in runs) > 3
     for run in runs:
         assert checkpoint_rounds(run.path)[-1] == run.round_num
