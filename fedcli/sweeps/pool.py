@@ -50,12 +50,17 @@ class _Process:
     """One process. Its `task` is the number of the task that it trains, or None if it is idle."""
 
     def __init__(self, kept_open: Sequence[int]) -> None:
-        self.popen = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, json.dumps(sys.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=tuple(kept_open),
-        )
+        # A process inherits the block. Otherwise Ctrl-C would end it until `main` ignores SIGINT.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, json.dumps(sys.path)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=tuple(kept_open),
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self.task: int | None = None
         self.num_threads = 1  # threads of its task
         self._rest = b""

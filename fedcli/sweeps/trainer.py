@@ -123,6 +123,7 @@ def _is_code(config: RunConfig, name: str) -> bool:
 def main() -> None:
     """Trains for the process that started this one, and ends when that process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and sends "stop"
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # `pool` blocked it until now
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # output of a user's code must not mix with the messages

@@ -7,14 +7,15 @@ import os
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fedcli.runs.files.folder import checkpoint_rounds, read_metrics
 from fedcli.sweeps.trials import read_trials
 from tests.kit.command_line import Fedcli, assert_is_one_line, draw_on_terminal
+from tests.kit.waiting import ENDLESS, PATIENCE_SECONDS, started, wait_until
 
 RUN = ("--rounds", "4", "--validation", "0.2", "--data-option", "clients=12", "--eval-every", "1")
 GRID = ("--grid", "client-lr=0.02,0.1", "--grid", "algorithm=fedavg,scaffold")
@@ -184,31 +185,36 @@ def test_report_draws_curves_with_bands_and_a_heat_map(fedcli: Fedcli, tmp_path:
 def test_ctrl_c_saves_all_runs_and_stops(
     tmp_path: Path, command: list[str], process_arguments: dict[str, Any]
 ) -> None:
-    long = ("--rounds", "500", "--seeds", "4", "--grid", "epochs=5,6", "--jobs", "2")
-    process = subprocess.Popen(
-        [*command, "sweep", *long, "--out", "study"],
+    endless = ("--rounds", str(ENDLESS), "--seeds", "4", "--jobs", "2")
+    with started(
+        [*command, "sweep", *endless, "--out", "study"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
         **process_arguments,
-    )
-    while not any((tmp_path / "study").glob("runs/*/metrics.jsonl")):
-        time.sleep(0.02)
-    time.sleep(0.3)
-    os.killpg(process.pid, signal.SIGINT)  # also to the processes of the pool, as a terminal does
-    out, err = process.communicate(timeout=30)
+    ) as process:
+        wait_until(lambda: any((tmp_path / "study").glob("runs/*/metrics.jsonl")), process)
+        # Also to the processes of the pool, as a terminal does. One of them may only begin now.
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert (process.returncode, out) == (130, "")
-    assert err.splitlines()[-1].startswith("fedcli: stopped and saved after ")
-    assert err.splitlines()[-1].endswith("fedcli sweep --resume study continues")
-    assert len(read_trials(tmp_path / "study")) < 8
+    assert err.splitlines() == [
+        "fedcli: study study",
+        "fedcli: stopped and saved after 0 of 4 runs; fedcli sweep --resume study continues",
+    ]
+    assert read_trials(tmp_path / "study") == []
+    runs = list((tmp_path / "study/runs").iterdir())
+    assert runs
+    for run in runs:
+        assert checkpoint_rounds(run)[-1] == len(read_metrics(run))
 
 
 def test_a_terminal_shows_a_bar_and_a_line_for_each_run(
-    tmp_path: Path, command: list[str], process_arguments: dict[str, Any]
+    tmp_path: Path, lock_step_command: list[str], process_arguments: dict[str, Any]
 ) -> None:
-    arguments = [*command, "sweep", "--rounds", "150", "--seeds", "3", "--jobs", "2"]
+    arguments = [*lock_step_command, "sweep", "--rounds", "5", "--seeds", "3", "--jobs", "2"]
     _, drawn = draw_on_terminal([*arguments, "--out", "study"], cwd=tmp_path, **process_arguments)
     assert re.search(r"run [0-3]/3", drawn)
     assert "  1: seed 0  round " in drawn
-    assert "/150  loss " in drawn
+    assert "/5  loss " in drawn

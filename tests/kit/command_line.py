@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ import numpy as np
 import pytest
 
 from fedcli.cli import main as cli
-from tests.kit.waiting import PATIENCE_SECONDS
+from tests.kit.waiting import PATIENCE_SECONDS, started
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -88,6 +90,12 @@ def command() -> list[str]:
     return [sys.executable, "-m", "fedcli"]
 
 
+@pytest.fixture
+def lock_step_command() -> list[str]:
+    """`fedcli` whose work waits until its progress was drawn; see `lock_step`."""
+    return [sys.executable, "-m", "tests.kit.lock_step"]
+
+
 def draw_on_terminal(arguments: list[str], **process_arguments: Any) -> tuple[str, str]:
     """Runs a command whose stderr is a terminal.
 
@@ -96,22 +104,37 @@ def draw_on_terminal(arguments: list[str], **process_arguments: Any) -> tuple[st
     """
     process_arguments["env"] = {**process_arguments["env"], "TERM": "xterm", "COLUMNS": "100"}
     keyboard, terminal = pty.openpty()
-    process = subprocess.Popen(
+    with started(
         arguments, stdout=subprocess.PIPE, stderr=terminal, **process_arguments
-    )
-    os.close(terminal)
-    drawn = b""
-    while chunk := _read_terminal(keyboard):
-        drawn += chunk
-    os.close(keyboard)
-    out, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    ) as process:
+        os.close(terminal)
+        drawn = read_terminal(keyboard)
+        os.close(keyboard)
+        out, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0
     return out, drawn.decode()
 
 
-def _read_terminal(descriptor: int) -> bytes:
-    """Returns what was written; b"" as soon as no process has the terminal open any more."""
-    try:
-        return os.read(descriptor, 4096)
-    except OSError:
-        return b""
+def read_terminal(descriptor: int, until: bytes | None = None) -> bytes:
+    """Reads what processes write to their terminal.
+
+    Args:
+        descriptor: The other end of the terminal.
+        until: A text after which it returns; None: it returns once no process has the terminal
+            open any more.
+    """
+    read = b""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while until is None or until not in read:
+        ready, _, _ = select.select([descriptor], [], [], PATIENCE_SECONDS)
+        assert ready, read
+        assert time.monotonic() < deadline, read
+        try:
+            chunk = os.read(descriptor, 4096)
+        except OSError:  # no process has the terminal open any more
+            chunk = b""
+        if not chunk:
+            assert until is None, read
+            break
+        read += chunk
+    return read

@@ -25,4 +25,4 @@ def place(path: Path, kind: str) -> None:
         path.symlink_to(path.name)
     else:
         path.touch()
-        os.truncate(path, 200 << 30)  # one hole of 200 GiB
+        os.truncate(path, 4 << 40)  # one hole of 4 TiB

@@ -5,10 +5,13 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 PATIENCE_SECONDS = 120.0  # so long only for busy machines; tests usually wait for milliseconds
-ENDLESS_ROUNDS = 2**31 - 1  # the most that a run can have: it trains for days unless it is stopped
+# The most rounds of a run, and the most epochs of a round: it trains for days unless it is stopped.
+ENDLESS = 2**31 - 1
 
 
 def wait_until(
@@ -34,3 +37,13 @@ def _is_alive(worker: threading.Thread | subprocess.Popen[str]) -> bool:
     if isinstance(worker, threading.Thread):
         return worker.is_alive()
     return worker.poll() is None
+
+
+@contextmanager
+def started(arguments: Sequence[str], **process_arguments: Any) -> Iterator[subprocess.Popen[str]]:
+    """Starts a process. It is killed at the end of the block if it still runs."""
+    with subprocess.Popen(arguments, **process_arguments) as process:
+        try:
+            yield process
+        finally:
+            process.kill()

@@ -25,12 +25,12 @@ from fedcli.models.weights_files import save_npz
 from fedcli.runs.files.folder import checkpoint_rounds
 from fedcli.runs.trained import load_weights
 from fedcli.sweeps import study as study_file
-from fedcli.sweeps.pool import Pool
+from fedcli.sweeps.pool import Event, Pool
 from fedcli.sweeps.study_folder import StudyFolder
 from fedcli.sweeps.study_progress import StudyProgress
 from fedcli.sweeps.sweeping import SweepOptions, run_study
 from fedcli.sweeps.trials import read_trials
-from tests.kit.waiting import ENDLESS_ROUNDS, PATIENCE_SECONDS, wait_until
+from tests.kit.waiting import ENDLESS, PATIENCE_SECONDS, wait_until
 
 RUN: dict[str, Any] = {
     "rounds": 3,
@@ -302,7 +302,7 @@ class EndlessStudy:
         self.progress, self.cancel = StudyProgress(), CancelFlag()
         self.lines: list[dict[str, Any]] = []
         self.error: BaseException | None = None
-        endless = {"run": {**RUN, "rounds": ENDLESS_ROUNDS}, "seeds": num_runs}
+        endless = {"run": {**RUN, "rounds": ENDLESS}, "seeds": num_runs}
         self._study = study_file.read(endless, "the study")
         self._options = SweepOptions(jobs=num_runs)
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -391,6 +391,19 @@ def test_a_stopped_study_saves_its_runs(tmp_path: Path) -> None:
     assert max(run.round_num for run in runs) > 3
     for run in runs:
         assert checkpoint_rounds(run.path)[-1] == run.round_num
+
+
+def test_ctrl_c_does_not_end_a_process_that_has_only_begun(tmp_path: Path) -> None:
+    """A terminal sends SIGINT to all processes. Only the first one has a handler from the start."""
+    task = {"threads": 1, "path": str(tmp_path / "run"), "config": {"data": "none"}, "anew": False}
+    with Pool(1) as pool:
+        pool.submit(1, task)
+        for process in pool._processes:
+            process.popen.send_signal(signal.SIGINT)
+        events: list[Event] = []
+        while not events:
+            events = pool.wait(PATIENCE_SECONDS)
+        assert [event.message["ended"] for event in events] == ["failed"]
 
 
 def test_two_sweeps_of_one_folder_are_refused(

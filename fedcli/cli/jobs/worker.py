@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+_POLL_SECONDS = 0.1
+
 
 class Worker(Generic[Result]):
     """A thread that runs one job. `result` returns the job's result or raises its error."""
@@ -29,7 +31,13 @@ class Worker(Generic[Result]):
         self._thread.start()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Waits for the end of the job, at most `seconds`; returns whether it has ended."""
+        """Waits for the end of the job, at most `seconds`; returns whether it has ended.
+
+        Without a limit it wakes up now and then: a signal that another thread has received, as
+        after SIGSTOP and SIGCONT, does not end the main thread's wait, but Python must handle it.
+        """
+        while seconds is None and not self._done.wait(_POLL_SECONDS):
+            pass
         return self._done.wait(seconds)
 
     def join(self) -> None:
@@ -38,6 +46,7 @@ class Worker(Generic[Result]):
         If Python exits while the thread runs, the thread may hold a lock, such as h5py's, for which
         the exit waits.
         """
+        self.wait()
         self._thread.join()
 
     @property
