@@ -23,7 +23,7 @@ from fedcli.core.native import Cancelled
 from fedcli.errors import DataError
 from fedcli.progress import ProgressCallback
 from tests.kit.command_line import draw_on_terminal
-from tests.kit.waiting import PATIENCE_SECONDS
+from tests.kit.waiting import PATIENCE_SECONDS, started
 
 # A program with one command, which counts to a hundred or without end.
 PROGRAM = """
@@ -31,13 +31,13 @@ import sys, time
 from fedcli.cli import main as cli
 from fedcli.cli.jobs import long_job
 from fedcli.cli.screen.output import Remarks
+from tests.kit.lock_step import wait_until_drawn
 
 def count(tell):
-    for done in range(1, 101 if LIMIT else 10**9):
+    print("started", flush=True)
+    for done in range(20, 101, 20) if LIMIT else range(10**9):
         tell(done, 100 if LIMIT else None)
-        if done == 1:
-            print("started", flush=True)
-        time.sleep(0.01)
+        WAIT
     return "counted"
 
 def main(arguments, **_):
@@ -49,9 +49,11 @@ sys.exit(cli.run([]))
 """
 
 
-def program(limit: bool = True, verbosity: int = 1, more: str = "{}") -> list[str]:
+def program(
+    limit: bool = True, verbosity: int = 1, more: str = "{}", wait: str = "time.sleep(0.01)"
+) -> list[str]:
     text = PROGRAM.replace("LIMIT", str(limit)).replace("VERBOSITY", str(verbosity))
-    return [sys.executable, "-c", text.replace("MORE", more)]
+    return [sys.executable, "-c", text.replace("MORE", more).replace("WAIT", wait)]
 
 
 def meter_at(done: int, total: int | None) -> Meter:
@@ -306,16 +308,16 @@ def test_verbose_writes_a_line_now_and_then(
 def test_stopped_process_has_the_signals_exit_code(
     process_arguments: dict[str, Any], signal_num: signal.Signals, code: int, more: str, line: str
 ) -> None:
-    process = subprocess.Popen(
+    with started(
         program(limit=False, more=more),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         **process_arguments,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "started\n"
-    process.send_signal(signal_num)
-    out, err = process.communicate(timeout=PATIENCE_SECONDS)
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        process.send_signal(signal_num)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert (process.returncode, out, err) == (code, "", line)
 
 
@@ -324,32 +326,39 @@ import sys, time
 from fedcli.cli import main as cli
 from fedcli.cli.jobs import long_job
 from fedcli.cli.screen.output import Remarks
+from fedcli.core.native import CancelFlag
 
 def never_end(tell):
     print("started", flush=True)
+    while not cancel.is_set():
+        time.sleep(0.01)
+    print("heard", flush=True)
     while True:  # without telling, so that no signal ends it
         time.sleep(0.01)
 
-cli.group.main = lambda arguments, **_: long_job.run_job("t", "x", never_end, remarks=Remarks(1))
+def main(arguments, **_):
+    long_job.run_job("t", "x", never_end, remarks=Remarks(1), cancel=cancel)
+
+cancel = CancelFlag()
+cli.group.main = main
 sys.exit(cli.run([]))
 """
 
 
 def test_second_ctrl_c_ends_a_job_that_does_not_listen(process_arguments: dict[str, Any]) -> None:
-    process = subprocess.Popen(
+    with started(
         [sys.executable, "-c", STUBBORN],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         **process_arguments,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "started\n"
-    process.send_signal(signal.SIGINT)
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(timeout=0.5)
-    process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=PATIENCE_SECONDS) == ("", "")
-    assert process.returncode == 130
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "heard\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=PATIENCE_SECONDS) == ("", "")
+        assert process.returncode == 130
 
 
 def test_pipe_shows_nothing(process_arguments: dict[str, Any]) -> None:
@@ -358,12 +367,12 @@ def test_pipe_shows_nothing(process_arguments: dict[str, Any]) -> None:
 
 
 def test_terminal_shows_a_bar_that_does_not_stay(process_arguments: dict[str, Any]) -> None:
-    out, drawn = draw_on_terminal(program(), **process_arguments)
+    out, drawn = draw_on_terminal(program(wait="wait_until_drawn()"), **process_arguments)
     for word in ("counting", "example/s", " left"):
         assert word in drawn
     shares = re.findall(r"(━*)[╸╺]? *(\d+)/100 example", drawn)
-    assert len(shares) > 2
-    for bar, done in shares[1:]:  # the first may be drawn before the job has reported its total
+    assert {int(done) for _, done in shares} >= {20, 40, 60, 80, 100}
+    for bar, done in shares:
         assert abs(len(bar) - int(done) / 5) <= 1
     assert drawn.endswith("\x1b[2K")  # the line is erased
     assert out == "started\ncounted\n"

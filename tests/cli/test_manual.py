@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pty
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from rich.console import Console
 
 from fedcli.cli.help import MANUAL, TOPICS
 from fedcli.cli.screen.render import Screen
-from tests.kit.command_line import Fedcli, assert_is_one_line
-from tests.kit.waiting import PATIENCE_SECONDS
+from tests.kit.command_line import Fedcli, assert_is_one_line, read_terminal
+from tests.kit.waiting import PATIENCE_SECONDS, started
 
 
 def test_each_page_is_a_topic_and_says_what_it_is_about(fedcli: Fedcli) -> None:
@@ -62,27 +61,17 @@ def test_a_page_in_a_terminal_is_drawn_and_paged(
     env = {**process_arguments["env"], "TERM": "xterm", "COLUMNS": "100", "PAGER": str(pager)}
     process_arguments["env"] = env
     keyboard, terminal = pty.openpty()
-    process = subprocess.Popen(
-        [*command, "help", "limits"], stdin=terminal, stdout=terminal, **process_arguments
-    )
-    os.close(terminal)
-    drawn = b""
-    while chunk := _read(keyboard):
-        drawn += chunk
-    os.close(keyboard)
-    assert process.wait(PATIENCE_SECONDS) == 0
+    start = [*command, "help", "limits"]
+    with started(start, stdin=terminal, stdout=terminal, **process_arguments) as process:
+        os.close(terminal)
+        drawn = read_terminal(keyboard)
+        os.close(keyboard)
+        assert process.wait(PATIENCE_SECONDS) == 0
     lines = drawn.decode().splitlines()
     assert lines[0] == "paged"
     text = "\n".join(lines)
     assert "What is trusted, and what is not" in text
     assert "## What is trusted" not in text
-
-
-def _read(descriptor: int) -> bytes:
-    try:
-        return os.read(descriptor, 4096)
-    except OSError:  # no process has the terminal open any more
-        return b""
 
 
 def test_search_lists_pages_and_lines_in_any_case(fedcli: Fedcli) -> None:

@@ -21,12 +21,19 @@ _RATE_WINDOW = 50  # refreshes over which the rate is averaged: five seconds
 
 
 class Meter:
-    """The latest progress of a job. The worker writes it; the main thread reads it."""
+    """The latest progress of a job. The worker writes it; the main thread reads it.
+
+    Attributes:
+        done: The amount done.
+        total: The amount in total; None if it is not known.
+        share: The share done at the last description; None if it was not known.
+    """
 
     def __init__(self) -> None:
         """Starts without progress."""
         self.done = 0
         self.total: int | None = None
+        self.share: float | None = None
         self._observations: deque[tuple[float, int]] = deque(maxlen=_RATE_WINDOW)
 
     def describe(self, now: float, unit: str) -> str:
@@ -37,6 +44,7 @@ class Meter:
             unit: The unit of the amounts. "B" follows the number without a space; "": not known.
         """
         done, total = self.done, self.total
+        self.share = done / total if total else None
         if self._observations and done < self._observations[-1][1]:
             self._observations.clear()  # the next part of the job begins
         self._observations.append((now, done))
@@ -103,5 +111,4 @@ def _draw(worker: Worker[Result], meter: Meter, title: str, unit: str, remarks: 
     with LiveLine(sys.stderr, remarks) as live:
         while not worker.wait(REFRESH_SECONDS):
             details = meter.describe(time.monotonic(), unit)
-            done, total = meter.done, meter.total
-            live.show(title, [Part(details, 0)], done / total if total else None)
+            live.show(title, [Part(details, 0)], meter.share)
