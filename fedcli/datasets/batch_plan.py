@@ -85,7 +85,8 @@ class BatchPlan:
         Raises:
             ConfigError: The batch would have more than `MAX_BATCH` examples.
         """
-        visits = self.epochs * num_examples
+        epochs = 1 if self.pipeline == "per-epoch" else self.epochs  # a batch ends with its epoch
+        visits = epochs * num_examples
         if self.max_examples is not None:
             visits = min(visits, self.max_examples)
         size = max(1, math.ceil(min(visits, self.batch_size)))

@@ -9,9 +9,13 @@ from fedcli.dataclass import dataclass
 from fedcli.runs.stopping import Progress
 from fedcli.settings.declaration import option_name
 from fedcli.settings.presets import Figure, Preset
-from fedcli.settings.run_config import RunConfig
+from fedcli.settings.rules import from_options
+from fedcli.settings.run_config import OPTION_OWNERS, WITHOUT_EFFECT, RunConfig
 from fedcli.settings.tables.datasets import DATASETS
 from fedcli.settings.vocabulary import MEASURES
+
+# Options that count only if the preset sets them.
+_NOT_COMPARED = {"preset", "seed", *WITHOUT_EFFECT}
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,8 @@ class Comparison:
         preset: The preset that it repeats.
         figures: Published numbers, each with the number of this run or None if it has none. Empty
             if the run uses another named dataset.
-        differs_in: Options whose values differ from the preset's.
+        differs_in: Options that change results and whose values differ from the preset's. The
+            seed counts only if the preset sets it.
         has_other_data: Whether the run uses another named dataset.
     """
 
@@ -53,7 +58,7 @@ class Comparison:
 
 def compare(
     preset: Preset,
-    values: Mapping[str, Any],
+    config: RunConfig,
     lines: Sequence[Mapping[str, Any]],
     evaluation: Mapping[str, Mapping[str, Any]],
     progress: Progress | None,
@@ -62,39 +67,28 @@ def compare(
 
     Args:
         preset: The preset of the run.
-        values: The options in the run's config.toml.
+        config: The run's config.
         lines: The lines of its metrics.jsonl.
         evaluation: Its closing evaluation.
         progress: The state of early stopping after all lines; None for a run without a target.
     """
+    expected = vars(from_options(preset.values))
     changed = [
         name
-        for name, expected in preset.values.items()
-        if not _is_equal(values.get(name), expected)
+        for name, value in vars(config).items()
+        if value != expected[name] and (name in preset.values or name not in _NOT_COMPARED)
     ]
-    changed += [name for name in ("test_data", "data_options") if values.get(name)]
     # A file may hold the preset's own data, so only another named dataset counts as other data.
-    has_other_data = "data" in changed and values.get("data", RunConfig.data) in DATASETS
+    has_other_data = "data" in changed and config.data in DATASETS
     rounds = {line["round"]: line for line in lines}
     figures = () if has_other_data else preset.figures
     return Comparison(
         preset,
         tuple((each, _find(each, rounds, evaluation, progress)) for each in figures),
-        tuple(option_name(name) for name in changed),
+        # The options of a part that is another one differ anyway.
+        tuple(option_name(name) for name in changed if OPTION_OWNERS.get(name) not in changed),
         has_other_data,
     )
-
-
-def _is_equal(value: Any, expected: Any) -> bool:
-    """Returns whether a run's value equals the preset's.
-
-    Of tables of options, only the keys that the preset has are compared.
-    """
-    if isinstance(expected, Mapping):
-        return isinstance(value, Mapping) and all(
-            value.get(key) == each for key, each in expected.items()
-        )
-    return bool(value == expected)
 
 
 def _find(

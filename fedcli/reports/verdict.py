@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fedcli.runs.record import RunRecord
 
 _GROWTH = 10.0  # a model has diverged if its loss is this many times that of the first round
-_ABOVE_CHANCE = 1.5  # an accuracy of at most this many times 1 / K is no better than guessing
+_ABOVE_CHANCE = 0.05  # guessing: an accuracy is at most this share of the way from 1 / K to 1
 
 
 def verdict(
@@ -85,8 +85,10 @@ def _has_exploded_at_once(run: RunRecord, first_loss: float) -> bool:
     num_classes = run.num_classes
     if num_classes is None or first_loss <= _GROWTH * math.log(num_classes):
         return False
+    chance = 1 / num_classes
+    guessing = chance + _ABOVE_CHANCE * (1 - chance)
     accuracies = (run.final(name, ACCURACY) for name in run.series_names)
-    return all(each is None or each <= _ABOVE_CHANCE / num_classes for each in accuracies)
+    return all(each is None or each <= guessing for each in accuracies)
 
 
 def _why_skipped(config: RunConfig) -> str:

@@ -73,8 +73,8 @@ def evaluate_run(
     model: Any = None,
     best: bool = False,
     fine_tuning: FineTuningOptions | None = None,
-    predictions_file: Path | None = None,
-    per_client_file: Path | None = None,
+    predictions_file: str | Path | None = None,
+    per_client_file: str | Path | None = None,
     num_errors: int | None = None,
     metrics: Sequence[str] | None = None,
     metric_options: Mapping[str, Value] | None = None,
@@ -124,7 +124,12 @@ def evaluate_run(
         OwnCodeError: Your own code fails.
         RunError: There is no such run or checkpoint, it is damaged, or a file cannot be written.
     """
-    outputs = EvaluationOutputs(predictions_file, per_client_file, num_errors, tuple(takers))
+    outputs = EvaluationOutputs(
+        None if predictions_file is None else Path(predictions_file),
+        None if per_client_file is None else Path(per_client_file),
+        num_errors,
+        tuple(takers),
+    )
     outputs.check_names()
     memory = _in_memory(data)
     given = _data_fields(data if memory is None else str(memory), of_data)

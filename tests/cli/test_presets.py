@@ -57,6 +57,9 @@ def test_what_a_run_has_otherwise_is_told(
     assert "This run differs in --rounds, --client-lr.\n" in done.out
     again = fedcli("train", "--config", "run/config.toml", "--epochs", 1, "--out", "again")
     assert "This run differs in --rounds, --epochs, --client-lr.\n" in again.out
+    flags = ("--max-examples", 20, "--client-schedule", "cosine", "--threads", 1)
+    third = fedcli("train", "--preset", "tff-tutorial", *flags, "--out", "third")
+    assert "This run differs in --max-examples, --client-schedule.\n" in third.out
 
 
 def test_other_data_are_told_and_no_figure_is_shown(fedcli: Fedcli) -> None:

@@ -60,6 +60,8 @@ def test_number_of_buffered_examples(plan: BatchPlan, num_examples: int, num_buf
     [
         (BatchPlan(5, 20), 94, 20),
         (BatchPlan(5, 2**31 - 1), 94, 470),
+        (BatchPlan(5, 1000, pipeline="shuffle-repeat"), 94, 470),
+        (BatchPlan(5, 1000, pipeline="per-epoch"), 94, 94),
         (BatchPlan(5, 1000, max_examples=7), 94, 7),
         (BatchPlan(3, 1000), 0.4, 2),
         (BatchPlan(), 0, 1),

@@ -238,7 +238,7 @@ def show(run: FinishedRun, remarks: Remarks, *, as_json: bool) -> None:
         from fedcli.reports.published import compare
         from fedcli.settings.presets import PRESETS
 
-        comparison = compare(PRESETS[name], folder.read_config(path), lines, evaluation, progress)
+        comparison = compare(PRESETS[name], config, lines, evaluation, progress)
     failure = verdict(lines, evaluation, run.config)
     if remarks.verbosity == Verbosity.QUIET and not as_json:
         print(one_line(str(path)))
