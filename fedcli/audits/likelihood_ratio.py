@@ -109,7 +109,7 @@ def audit(
         shares_variance=shared_variance,
     )
     num_left = len(ids) - len(kept)
-    left_out = f"clients not scored, as they were in too few or too many shadow runs: {num_left}"
+    left_out = f"clients in too few or too many shadow runs, and therefore not scored: {num_left}"
     return LikelihoodRatio(
         separation=separation(ratios[is_member], ratios[~is_member]),
         num_shadows=shadows,

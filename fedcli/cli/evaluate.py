@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     "data.",
     clients="Clients to evaluate. seen: clients that took part in the training. unseen: clients "
     "that never did. Default: the run's fixed cohort, or all clients if the run has no fixed "
-    "cohort or the split has none of its clients.",
+    "cohort, or if no client of the cohort is in the split.",
     clients_metavar="all|seen|unseen|N|ID,ID|@FILE",
 )
 @opt.option(

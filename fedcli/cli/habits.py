@@ -13,17 +13,19 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
         *("base-lr", "step-size"),
     ),
     "--server-lr sets it": ("server-learning-rate", "global-lr", "lr-server", "eta-g"),
-    "--client-option momentum=X sets that of clients, --server-option momentum=X the server's": (
+    "--client-option momentum=X is for the clients, --server-option momentum=X for the server": (
         *("momentum", "client-momentum", "server-momentum", "nesterov"),
     ),
     "--client-option weight_decay=X sets it": ("weight-decay", "wd", "decay", "l2"),
-    "--client-schedule sets how it falls": ("lr-decay", "lr-schedule", "scheduler", "gamma"),
+    "--client-schedule changes the learning rate over rounds": (
+        *("lr-decay", "lr-schedule", "scheduler", "gamma"),
+    ),
     _CPU: (
         *("gpu", "gpus", "gpu-id", "gpu-ids", "num-gpus", "n-gpus", "ngpu", "use-gpu", "no-gpu"),
         *("device", "devices", "cuda", "use-cuda", "no-cuda", "cuda-device", "cuda-id", "mps"),
         *("cpu", "accelerator", "fp16", "amp", "mixed-precision"),
     ),
-    "--threads sets how many": (
+    "--threads sets the number of threads": (
         *("num-workers", "workers", "n-jobs", "jobs", "num-threads", "cpus", "num-cpus", "nproc"),
         *("n-threads", "threads-num", "num-processes", "processes", "parallel"),
     ),
@@ -32,7 +34,7 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
         *("client-epochs", "inner-epochs", "n-epochs", "epochs-per-round", "train-epochs", "e"),
         *("epochs-local", "num-local-epochs", "max-epochs", "local-iters", "local-iterations"),
     ),
-    "--rounds sets it": (
+    "--rounds sets the number of rounds": (
         *("num-rounds", "n-rounds", "comm-rounds", "comm-round", "communication-rounds", "t"),
         *("global-rounds", "global-epochs", "round", "num-iterations", "iterations", "n-iter"),
         *("total-rounds", "max-rounds", "server-rounds", "fl-rounds", "num-global-rounds"),
@@ -46,7 +48,7 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
         *("num-clients", "n-clients", "num-users", "users", "num-parties", "num-client", "clients"),
         *("total-clients", "clients-num", "n-parties", "num-devices", "num-partitions", "n-users"),
     ),
-    "--sampling poisson --clients 0.1 lets each client take part with that probability": (
+    "--sampling poisson --clients 0.1 lets each client take part with probability 0.1": (
         *("fraction", "frac", "fraction-fit", "sample-fraction", "participation", "join-ratio"),
         *("client-fraction", "sample-ratio", "sample-rate", "sampling-rate", "client-ratio", "c"),
         *("participation-rate", "frac-clients"),
@@ -65,7 +67,7 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
         *("bs", "batchsize", "batch", "local-bs", "local-batch-size", "b", "client-batch-size"),
         *("train-batch-size", "mini-batch-size", "minibatch", "batch-sz", "per-device-batch-size"),
     ),
-    "--data names it": (
+    "--data names the data": (
         *("dataset", "dataset-name", "data-path", "data-dir", "datadir", "root", "data-name"),
         *("input", "data-file", "data-folder", "dataset-path", "train-data", "train-file", "train"),
     ),
@@ -73,7 +75,7 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
     "--validation 0.1 holds out a share of each client's train examples": (
         *("val-split", "validation-split", "val-size", "val-ratio", "val-fraction"),
     ),
-    "--hold-out within:0.1 sets that share aside": (
+    "--hold-out within:0.1 holds out a tenth of each client's examples": (
         *("val-split", "test-split", "validation-split", "val-size", "test-size", "val-ratio"),
         *("test-ratio", "train-ratio", "split-ratio", "ratio", "train-size", "train-fraction"),
     ),
@@ -114,7 +116,7 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
         *("writer-column", "group-column", "user-id", "client-key"),
     ),
     "--file-column names it": ("image-column", "filename-column", "path-column", "file-col"),
-    "--splits train=NAME,test=NAME names them": ("split", "train-folder", "split-column"),
+    "--splits train=NAME,test=NAME names the splits": ("split", "train-folder", "split-column"),
     "--folders says what folders mean": ("layout", "folder-structure", "structure"),
     "--size resizes all images": ("resize", "img-size", "image-size", "im-size", "imsize"),
     "--image-shape gives the shape of images in flat rows": (
@@ -123,10 +125,10 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
         "img-shape",
         "image-dims",
     ),
-    "--color grey or --color rgb says it": (
+    "--color grey or --color rgb converts all images": (
         *("gray", "grey", "grayscale", "greyscale", "rgb", "channels", "num-channels", "mode"),
     ),
-    "--pixel-range gives their range": (
+    "--pixel-range gives the range of the pixels": (
         *("normalize", "normalise", "normalization", "scale", "rescale", "max-pixel"),
     ),
     "--invert does it": ("inverse", "invert-colors", "negate"),

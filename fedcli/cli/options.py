@@ -163,7 +163,7 @@ class OneValueCommand(SectionCommand):
         return super().parse_args(ctx, args)
 
     def _takes_one(self, option: SectionOption) -> bool:
-        """Whether it is an option of a run whose value never has a comma."""
+        """Whether an option belongs to a run, and its value never has a comma."""
         from fedcli.settings.run_config import RunConfig  # lazy: only mistakes need it
 
         if option.name not in RunConfig.__dataclass_fields__:

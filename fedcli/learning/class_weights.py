@@ -216,7 +216,7 @@ def _classes_of(keys: Sequence[str], label: str, train: ClientData) -> list[int]
     are_names, are_values = -1 not in by_name, -1 not in by_value
     if are_names and are_values and by_name != by_value:
         raise ConfigError(
-            f"{label}: its keys are ambiguous, as they are both names and numbers of different "
+            f"{label}: its keys are ambiguous: they are both names and numbers of different "
             f"classes; give {_LIST}"
         )
     if are_names:

@@ -18,7 +18,7 @@ _ENDINGS = ("stop_at", "patience")  # with one of these, eval_every changes resu
 # Fingerprints in the provenance: those of the files that options name.
 _FINGERPRINTS = ("data", "model")
 _PARTITION_SEED_OPTION = "partition_options.seed"
-# The partition's seed in the fingerprint of the data, whose end describes the partition.
+# The partition's seed, at the end of the data's fingerprint, which describes the partition.
 _PARTITION_SEED = re.compile(r"(; partition [^\";]*?) seed=\d+")
 CHIEF = ("case", "algorithm")  # options that often determine others
 DEFAULT_TARGETS = (0.8, 0.9, 0.95)
@@ -85,9 +85,8 @@ def estimate(values: Sequence[float]) -> Estimate | None:
 def t_quantile(degrees: int) -> float:
     """Returns the 0.975 quantile of Student's t distribution.
 
-    Above 30 degrees of freedom it is computed by Cornish and Fisher's series:
-
-    Abramowitz and Stegun, "Handbook of Mathematical Functions", 26.7.5.
+    Above 30 degrees of freedom it is computed by Cornish and Fisher's series (Abramowitz and
+    Stegun, "Handbook of Mathematical Functions", 26.7.5).
     """
     if degrees <= len(_T):
         return _T[degrees - 1]

@@ -123,7 +123,7 @@ def with_train_data(group: EvaluationGroup, train: ClientData) -> EvaluationGrou
     if not ids:
         raise ConfigError(
             f"--finetune: none of the {num_without:,} clients of the split {group.split} is "
-            f"{where}, so none can train; choose another --split, or others with --clients"
+            f"{where}, so none can train; choose another --split, or other --clients"
         )
     if not num_without:
         return group
@@ -149,7 +149,7 @@ def _clients_of_group(
     if not ids:
         raise ConfigError(
             f"--clients {group}: the split {data.split} of {data.source} has no such client among "
-            f"its {len(is_in_group):,}; choose others, or another --split"
+            f"its {len(is_in_group):,} clients; choose other --clients, or another --split"
         )
     return EvaluationGroup(data.split, data, ids, plan)
 

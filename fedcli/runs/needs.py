@@ -151,7 +151,7 @@ _MEMORY_REMEDIES = {
     "shuffling": "give a smaller --shuffle-buffer, fewer --epochs, or fewer --threads",
 }
 _DISK_REMEDIES = {
-    "checkpoints": "keep fewer with --keep-checkpoints",
+    "checkpoints": "keep fewer checkpoints (--keep-checkpoints)",
     "clients": "choose an --algorithm whose clients keep nothing",
 }
 

@@ -379,5 +379,5 @@ def _check_is_same(
                 continue
             raise ConfigError(
                 f"{config_file}: {name} is {now!r}, but the rounds so far were trained "
-                f"with {then!r}; put that back, or start another run with --config"
+                f"with {then!r}; put {then!r} back, or start another run with --config"
             )

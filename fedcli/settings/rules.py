@@ -84,7 +84,7 @@ def _check_engine(values: Mapping[str, Any]) -> None:
 
 
 def _resolve_algorithm(values: dict[str, Any]) -> None:
-    """Sets the algorithm's defaults of the optimizers; refuses unused options of local steps."""
+    """Sets an algorithm's optimizer defaults; refuses options of local steps if it has none."""
     entry = choose(tables.ALGORITHMS, values["algorithm"], option_name("algorithm"))
     if entry.has_own_models:
         _check_nothing_shared(values, entry)

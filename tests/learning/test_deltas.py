@@ -160,7 +160,7 @@ def test_a_full_disk_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) ->
     engine = ThreadEngine(1)
     expected = (
         r"^the model deltas of a cohort cannot be written to a temporary file: No space left on "
-        r"device; make room there; TMPDIR may name another folder, with room for 252 bytes per "
+        r"device; make room there; set TMPDIR to another folder, with room for 252 bytes per "
         r"client$"
     )
     with pytest.raises(RunError, match=expected):

@@ -809,7 +809,7 @@ def test_a_config_edited_to_another_run_is_refused(
     assert text in whole
     file.write_text(whole.replace(text, other))
     before = picture(tmp_path / "run")
-    with pytest.raises(ConfigError, match=fault or "server_options is .*; put that back"):
+    with pytest.raises(ConfigError, match=fault or "server_options is .*; put .* back, or start"):
         starting.resume(tmp_path / "run", rounds=2)
     assert picture(tmp_path / "run") == before
     file.write_text(whole)

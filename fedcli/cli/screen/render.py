@@ -363,7 +363,8 @@ class Screen:
         Args:
             shown: The pictures.
             captions: The texts above the pictures, cut to their width.
-            below: A second series of pictures; each is printed below the picture with its index.
+            below: A second series of pictures; each is printed below the picture with the same
+                index.
         """
         factor = self.shrink_factor(len(shown), shown.shape[2])
         rows = [pictures.shrink(each, factor) for each in (shown, below) if each is not None]

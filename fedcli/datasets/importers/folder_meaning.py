@@ -398,7 +398,7 @@ def _refuse_held_out_alone(pictures: list[Picture], names: Sequence[str], root: 
         listed = ", ".join(names)
         raise DataError(
             f"{root}: holds {listed} but no train split; also give the folder of the train "
-            f"split, choose --splits train={names[0]} to train on that, or --splits none if these "
+            f"split, choose --splits train={names[0]} to train on it, or --splits none if these "
             "are classes or clients"
         )
     if held_out and all(len(each.dirs) > 1 for each in pictures):

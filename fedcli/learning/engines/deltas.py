@@ -342,6 +342,6 @@ class DeltaFile:
         except OSError as err:
             raise RunError(
                 "the model deltas of a cohort cannot be written to a temporary file: "
-                f"{why_not_written(err)}; TMPDIR may name another folder, with room for "
+                f"{why_not_written(err)}; set TMPDIR to another folder, with room for "
                 f"{4 * self._num_params:,} bytes per client"
             ) from err

@@ -120,8 +120,8 @@ def _sources_of(item: Mapping[str, Any]) -> tuple[str, ...]:
         calls = {key: each for history in histories for key, each in _calls(history).items()}
     if not histories or not all(each and each[2:3] == [0] for each in histories):
         raise ConfigError(
-            f"layer {shown(name)} takes {len(histories)} inputs, one of which is not the only "
-            "output of a layer; fedcli supports layers with one output"
+            f"layer {shown(name)} takes {len(histories)} inputs, and not each of them is the only "
+            "output of a layer; fedcli supports only layers with one output"
         )
     if not isinstance(calls, Mapping) or any(each is not None for each in calls.values()):
         raise ConfigError(

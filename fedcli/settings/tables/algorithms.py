@@ -126,7 +126,7 @@ ALGORITHMS = table(
             Option(
                 "proximal_strength",
                 0.01,
-                "mu, the weight of half the squared distance; 0: fedavg.",
+                "mu, the weight of half the squared distance to the global model; 0: fedavg.",
                 0.0,
                 MAX_FLOAT,
             ),
@@ -462,7 +462,7 @@ AGGREGATORS = table(
             Option(
                 "start",
                 "median",
-                "The first point; steps from the mean are drawn towards deltas that are far away.",
+                "The first point. The mean is far from correct deltas if wrong ones are far away.",
                 choices=("median", "mean"),
             ),
         ),
@@ -567,7 +567,7 @@ AGGREGATORS = table(
 PRE_AGGREGATORS = table(
     Entry(
         "bucketing",
-        "Means of a few deltas each, in a new random order every round.",
+        "Each group of a few deltas becomes its mean; the groups are drawn anew in each round.",
         "Karimireddy et al. 2022, arXiv 2006.09365",
         (Option("size", 2, "Deltas of a bucket.", 1, int(_MOST_CLIENTS)),),
         requirement="as for the aggregator with n / size deltas, of which up to f are wrong",

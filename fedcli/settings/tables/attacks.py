@@ -254,8 +254,8 @@ ATTACKS = table(
     ),
     AttackEntry(
         "fang-krum",
-        "Against Krum: minus lambda times the signs of the mean, with the largest lambda of a "
-        "halving search that Krum still chooses.",
+        "Against Krum: minus lambda times the signs of the mean. Lambda is halved until Krum "
+        "chooses an attacker.",
         "Fang et al. 2020, arXiv 1911.11815, section 4.3",
         (_KNOWN, *_WHEN),
         _check_when,
@@ -321,8 +321,8 @@ ATTACKS = table(
     AttackEntry(
         "edge-case",
         "A backdoor without trigger: rare images of the class source replace a share of the "
-        "attackers' examples and are labelled as the target. They are those farthest from the "
-        "class's mean image, or those of another dataset.",
+        "attackers' examples and are labelled as the target. Rare images are those farthest from "
+        "the class's mean image, or those of another dataset.",
         "Wang et al. 2020, arXiv 2007.05084; rarity by distance of pixels: this program",
         (
             Option("source", 7, "Class of the rare images.", 0, MAX_CLASSES - 1),

@@ -17,8 +17,8 @@ AUDITS = table(
         "Phong et al. 2018 (IEEE TIFS); Geiping et al. 2020, arXiv 2003.14053",
         (
             Option("client", "", "The client; by default the first that takes part."),
-            Option("first", 0, "Index of its first example that is used.", 0, _MOST),
-            Option("examples", 1, "Number of its examples that it trains on.", 1, 64),
+            Option("first", 0, "Index of the client's first example that is used.", 0, _MOST),
+            Option("examples", 1, "Number of examples that the client trains on.", 1, 64),
         ),
         requirement="a first layer that is dense and has a bias; exact for steps of SGD",
         cost="the training of one client, and one pass over its update",

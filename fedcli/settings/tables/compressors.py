@@ -160,7 +160,7 @@ COMPRESSORS = table(
         example="fedcli train --compress powersgd --compress-option rank=4",
         requirement="matrices; vectors are sent as they are",
         cost=(
-            "4 bytes for rank (rows + columns) of each matrix in two exchanges; P floats kept"
+            "4 rank (rows + columns) bytes for each matrix, in two exchanges; P floats kept"
             " for each client"
         ),
         code="fedcli.learning.updates.low_rank:PowerSGD",

@@ -31,7 +31,7 @@ def check_clip_norm(value: object, label: str = "clip norm") -> float:
     """Returns the norm to which gradients are clipped, as a float.
 
     Raises:
-        ConfigError: It is not positive, NaN, infinite or not a number; the message starts with
+        ConfigError: It is 0, negative, NaN, infinite or not a number; the message starts with
             `label`.
     """
     return check_number(label, value, LEAST_POSITIVE, MAX_FLOAT)

@@ -16,7 +16,7 @@ _PARTITION_SEED = Option("seed", 0, "Seed of the partition.", 0, 2**63 - 1)
 _MIN_EXAMPLES = Option(
     "min_examples",
     10,
-    "Fewest examples of a client; the partition is drawn again until all have as many.",
+    "Fewest examples of a client. The partition is drawn again until no client has fewer.",
     1,
 )
 # Below this range each client has one class; above it the shares are equal.
@@ -60,7 +60,7 @@ SCHEMES = table(
         Option(
             "balanced",
             False,
-            "Give no further class to a client that has 1 / clients of all examples or more.",
+            "Give no further class to a client that already has its equal share of all examples.",
         ),
     ),
     _scheme(

@@ -1,4 +1,4 @@
-"""The table of secure sums; `--secure-sum` turns on the one that there is."""
+"""The table of secure sums. It has one row, which `--secure-sum` turns on."""
 
 from __future__ import annotations
 
