@@ -233,7 +233,7 @@ def test_commands_of_a_page_parse(page: Path) -> None:
         with cli.group.make_context("fedcli", ["-h"], resilient_parsing=True) as parent:
             command = cli.group.get_command(parent, name)
             assert command is not None, name
-            command.make_context(name, arguments, parent)  # stores the parent's -h in the context
+            command.make_context(name, arguments, parent)  # stores the parent's -h in the command
 
 
 def test_a_wrong_command_is_found(tmp_path: Path) -> None:

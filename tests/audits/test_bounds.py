@@ -54,7 +54,7 @@ def test_largest_advantage(epsilon: float, advantage: float) -> None:
 
 @pytest.mark.parametrize(("noise", "proves_fault"), [(1.0, False), (0.5, True)])
 def test_a_bound_finds_halved_noise(noise: float, proves_fault: bool) -> None:
-    """The claim is that of noise multiplier 1: epsilon 4.377178 at delta 1e-5 (see golden.py)."""
+    """The claimed epsilon is that of noise multiplier 1: 4.377178 at delta 1e-5 (see golden.py)."""
     stream = Stream(stream_key(7, Purpose.AUDIT))
     num_runs = 80_000
     without = noise * stream.normal(num_runs)

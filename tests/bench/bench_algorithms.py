@@ -1,4 +1,4 @@
-"""Measures a round of each algorithm against one of federated averaging: mlp-2nn, real writers.
+"""Compares a round of each algorithm with a round of federated averaging (mlp-2nn, real writers).
 
     python tests/bench/bench_algorithms.py TRAIN.h5 [--clients 10] [--epochs 5] [--batch-size 20]
 

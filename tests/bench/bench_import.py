@@ -1,4 +1,4 @@
-"""Measures `preprocess` of a TFF pair of the size of EMNIST digits against only reading it (h5py).
+"""Compares `preprocess` of a TFF pair as large as EMNIST digits with reading the pair by h5py.
 
     python tests/bench/bench_import.py [--clients 3383] [--repeats 3]
 

@@ -1,4 +1,4 @@
-"""Measures what differential privacy, with its epsilon, adds to a round of federated averaging.
+"""Measures the time that differential privacy adds to a round of federated averaging.
 
     python tests/bench/bench_privacy.py [--model mlp-2nn] [--clients 10] [--population 200]
 

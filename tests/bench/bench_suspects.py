@@ -1,4 +1,4 @@
-"""Measures how well flipped labels are found: precision at their number, and seconds.
+"""Measures how well flipped labels are found (precision), and how long this takes (seconds).
 
     python tests/bench/bench_suspects.py TRAIN.h5 [--share 0.05] [--seeds 3] [--rounds 100]
 
@@ -54,7 +54,7 @@ def write_flipped(data: ClientData, share: float, seed: int, path: Path) -> dict
 
 
 def mean_image_precision(data: ClientData, flips: Flips) -> float:
-    """The baseline: distance to the label's mean image, relative to the client's median."""
+    """Precision by distance to the label's mean image, relative to the client's median distance."""
     clients = [data.client(client_id) for client_id in data.client_ids]
     images = [client.images().reshape(len(client), -1) for client in clients]
     labels = [client.labels for client in clients]

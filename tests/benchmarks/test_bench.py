@@ -31,7 +31,7 @@ NO_PACE = Pace(repeats=2, turn_seconds=0.0, pause_seconds=0.0)
 
 
 class FakeClock:
-    """A clock that the test moves on."""
+    """A clock that only the test moves forward."""
 
     def __init__(self) -> None:
         self.time = 0.0

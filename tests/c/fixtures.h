@@ -98,7 +98,7 @@ static inline void fill_labels(uint64_t seed, size_t num_classes, int32_t *label
 
 /* ---- Models of dense layers ------------------------------------------------------------------ */
 
-/* A row of a model table: from num_inputs to num_outputs, with a bias. */
+/* A row of a model table: a dense layer from num_inputs to num_outputs, with a bias. */
 #define DENSE(num_inputs, num_outputs, first_param, activates)                                     \
     {                                                                                              \
         .kind = KIND_DENSE,                                                                        \

@@ -12,8 +12,8 @@
 
 /* ---- Layers ---------------------------------------------------------------------------------- */
 
-/* The smallest distance to a point at which float32 could decide differently from double: from a
- * relu's input to 0, and between the two largest values in a max-pool's window. */
+/* The smallest distance to a point at which float32 could decide differently from double: from an
+ * activation's input to a kink, and between the two largest values in a max-pool's window. */
 typedef struct naive_margin {
     double smallest;
 } naive_margin;
@@ -349,7 +349,7 @@ static inline void naive_layer_forward(const fed_layer *layer, const double *par
     for (size_t i = 0; i < size; i++) out[i] = naive_activation(layer, out[i], margin);
 }
 
-/* ---- Layers, back: g is the gradient by what the activation was applied to ------------------- */
+/* ---- Layers, backward: g is the gradient by the input of the activation ---------------------- */
 
 static inline void naive_bias_back(const fed_layer *layer, const double *g, double *gradient) {
     if (!layer->has_bias) return;
@@ -439,7 +439,8 @@ static inline void naive_norm_back(const fed_layer *layer, const double *params,
     free(inverses);
 }
 
-/* Adds to gradient (flat, the model's) and writes in_gradient; overwrites out_gradient. */
+/* Adds the layer's part to the model's flat gradient; writes in_gradient; overwrites
+ * out_gradient. */
 static inline void naive_layer_backward(const fed_layer *layer, const double *params,
                                         const double *in, const double *out, const double *mask,
                                         double *out_gradient, double *in_gradient,
@@ -487,8 +488,8 @@ static inline void naive_layer_backward(const fed_layer *layer, const double *pa
 
 /* ---- Dropout --------------------------------------------------------------------------------- */
 
-/* Draws one example's mask of a dropout layer: 16 bits per value, from the lowest bits of a 64-bit
- * draw up. */
+/* Draws one example's mask of a dropout layer. Each 64-bit draw gives 16 bits for each of four
+ * values, the lowest bits first. */
 static inline void naive_draw_mask(const fed_layer *layer, fed_rng *rng, double *mask) {
     const uint64_t threshold = (uint64_t)floor(layer->rate * 65536 + 0.5);
     uint64_t bits = 0;

@@ -309,8 +309,8 @@ static inline fed_layer new_layer(const spec *s, const fed_shape *in, size_t off
         layer.num_groups = s->size;
         layer.epsilon = 1e-3;
     }
-    /* After the image there is one padding row less than before it, and the same number of
-     * columns. */
+    /* There is one padding row less below the image than above it, and there are as many padding
+     * columns on the right as on the left. */
     if (s->kind == KIND_ZERO_PADDING) {
         layer.pad_top = s->stride_y;
         layer.pad_left = s->stride_x;

@@ -33,7 +33,7 @@ typedef struct test_case {
 
 /* The running test jumps here when a check fails. */
 static jmp_buf test_failed;
-/* What is tested at the moment, named where a check fails; NULL: nothing in particular. */
+/* What is tested at the moment; the line of a failed test names it. NULL: nothing in particular. */
 static const char *test_subject;
 
 static inline void test_check(bool holds, const char *file, int line, const char *text) {
@@ -108,7 +108,7 @@ static inline bool test_is_asked(const char *name, int argc, char **argv) {
     return is_asked;
 }
 
-/* Returns 0 if every chosen test passed, 1 if one failed, 2 if no name is that of a test. */
+/* Returns 0 if every chosen test passed, 1 if one failed, 2 if no test has a given name. */
 static inline int test_run(const test_case *tests, size_t num_tests, int argc, char **argv) {
     size_t num_run = 0, num_failed = 0;
     for (size_t i = 0; i < num_tests; i++) {

@@ -34,8 +34,8 @@ int posix_memalign(void **memory, size_t alignment, size_t num_bytes) {
 
 /* ---- A small cohort -------------------------------------------------------------------------- */
 
-/* So many clients that they need more blocks than a team keeps open. So an allocation between
- * blocks can fail, too. */
+/* So many clients need more blocks than a team keeps open. Therefore an allocation between blocks
+ * can fail, too. */
 enum { NUM_CLIENTS = 83, NUM_EXAMPLES = 3, NUM_INPUTS = 2, NUM_CLASSES = 2, NUM_PARAMS = 6 };
 
 static const fed_layer LAYER = DENSE(NUM_INPUTS, NUM_CLASSES, 0, FED_LINEAR);

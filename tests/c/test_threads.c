@@ -116,7 +116,7 @@ static const fed_step *const ALL_STEPS[] = {&PLAIN, &MOMENTUM, &CLIP, &ADAM, &GR
 enum { FEW_CLIENTS = 8, SHARED_EXAMPLES = 41 };
 
 /* Sizes of clients and of batches just below and above a block of examples and the number of lanes.
- * 41 examples at once are more than a block usually has. */
+ * A batch of 41 examples has blocks of more than the usual five examples. */
 static void few_clients(const problem *p, fed_client *clients) {
     static const size_t batches[FEW_CLIENTS] = {70, 33, 13, 10, 5, 1, 6, 40};
     for (size_t c = 0; c < FEW_CLIENTS; c++) {
@@ -212,8 +212,8 @@ static void test_threads_that_share_parts_of_batches_change_no_byte(void) {
     free_problem(&p);
 }
 
-/* The first workspace of a team, after it trained one client on one batch, has the batch's memory,
- * and beside it a velocity, the order of the examples and decoded images. */
+/* Trains one client on one batch. Then the team's first workspace must have room for exactly the
+ * batch's memory, a velocity, the order of the examples and decoded images. */
 static void check_batch_bytes(const fed_net *net, const problem *p, size_t batch_size,
                               int num_threads) {
     const size_t part = fed_net_part_size(net, batch_size, 1);

@@ -218,7 +218,7 @@ def test_damaged_client_records_are_told(fedcli: Fedcli, run: Path) -> None:
         assert_is_one_line(done, "run/clients.h5 is damaged", "restore it, or move it away\n")
 
 
-def test_what_stands_behind_the_checkpoint_is_mended(fedcli: Fedcli, run: Path, made: Path) -> None:
+def test_resume_removes_lines_after_the_checkpoint(fedcli: Fedcli, run: Path, made: Path) -> None:
     (run / "evaluation.json").unlink()
     for rest in ('{"round": 5, "client_wo', '{"round": 7}\n', "\0\0\0\0"):
         whole = (made / "metrics.jsonl").read_text()

@@ -189,7 +189,7 @@ def test_columns_stand_closer_where_there_is_no_room(width: int, line: str) -> N
     ("count", "width", "factor"),
     [(1, 28, 1), (4, 28, 1), (5, 28, 2), (10, 32, 2), (1, 224, 3), (10, 224, 14), (1, 1, 1)],
 )
-def test_pictures_shrink_until_two_rows_or_small_ones_do(
+def test_pictures_shrink_until_they_are_small_or_fill_two_rows(
     count: int, width: int, factor: int
 ) -> None:
     assert true_colour(io.StringIO()).shrink_factor(count, width) == factor
@@ -203,7 +203,7 @@ def test_pictures_fit_the_narrowest_terminal(columns: int) -> None:
     assert max(map(len, output.getvalue().splitlines())) <= columns
 
 
-def test_pictures_below_others_stand_under_their_like() -> None:
+def test_each_picture_below_is_in_the_column_of_the_picture_above() -> None:
     output = io.StringIO()
     ink = np.zeros((2, 2, 3), np.float32)
     ink[1] = 1

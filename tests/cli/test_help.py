@@ -21,7 +21,8 @@ _OTHER_TRAIN_OPTIONS = {
     f"--{name}" for name in ["out", "force", "resume", "config", "json", "quiet", "verbose"]
 }
 
-# Runs command lines one after the other; returns the output of each, and the modules loaded then.
+# Runs command lines one after the other. Returns for each its output, and all modules that are
+# loaded after it.
 _RUN_ALL = """
 import contextlib, io, json, os, sys
 from fedcli.cli.main import run

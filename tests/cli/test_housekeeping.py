@@ -234,7 +234,7 @@ def test_nothing_goes_where_nobody_can_be_asked(fedcli: Fedcli) -> None:
     assert told["removed_bytes"] == before - size_of(run) == told["removals"][0]["num_bytes"] > 0
 
 
-def test_who_is_asked_sees_what_would_go(
+def test_the_question_follows_the_list_of_what_would_be_removed(
     fedcli: Fedcli, command: list[str], process_arguments: dict[str, Any], tmp_path: Path
 ) -> None:
     run = train(fedcli, "a")

@@ -84,7 +84,8 @@ def test_each_example_is_a_command_that_is_allowed(example: str) -> None:
     for command in example.split(" && "):
         program, name, *arguments = shlex.split(command)
         assert program == "fedcli"
-        context = click.Context(main.group, help_option_names=["-h", "--help"])  # kept by click
+        # click keeps these names in the command; without -h here, later tests would lack it.
+        context = click.Context(main.group, help_option_names=["-h", "--help"])
         parsed = main.group.get_command(context, name)
         assert parsed is not None
         values = parsed.make_context(name, arguments, parent=context).params

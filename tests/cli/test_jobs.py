@@ -176,7 +176,7 @@ def test_the_thread_of_a_job_has_ended_before_its_result_is_there(error: DataErr
     assert events == ["gone"]
 
 
-def test_a_job_ends_before_what_went_wrong_beside_it_is_told(
+def test_a_job_has_ended_before_an_error_outside_it_is_raised(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """For example, the terminal on which the line of the job is drawn was closed."""

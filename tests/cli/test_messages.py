@@ -205,7 +205,7 @@ def test_training_that_moves_nothing_says_so(fedcli: Fedcli, tmp_path: Path) -> 
     assert "changed the model" not in done.err
 
 
-def test_of_warnings_about_arithmetic_those_of_users_code_are_shown_alone() -> None:
+def test_arithmetic_warnings_of_fedcli_are_hidden_and_others_shown() -> None:
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
         cli._hide_arithmetic_warnings()

@@ -48,7 +48,7 @@ def test_the_tutorial_s_table_stands_beside_the_run_s_own(
     assert told["figures"][0]["found"] == lines[0]["client_work"]["train"]["loss"]
 
 
-def test_what_a_run_has_otherwise_is_told(
+def test_options_that_differ_from_the_preset_are_named(
     fedcli: Fedcli, write_tff: WriteTff, data_folder: Path
 ) -> None:
     write_tff("folder/datasets/emnist-digits.h5", num_clients=12)

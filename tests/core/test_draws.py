@@ -15,8 +15,8 @@ pytestmark = pytest.mark.numeric
 
 KEY = stream_key(1, Purpose.PARTITION)
 N = 20_000
-# The `ks_distance` of two samples of N draws each exceeds this limit in one of 10^6 cases, if both
-# are from one distribution.
+# If two samples of N draws are from one distribution, their `ks_distance` exceeds this limit in one
+# of 10^6 cases.
 KS_LIMIT = math.sqrt(-math.log(1e-6 / 2) / N)
 
 
@@ -171,7 +171,7 @@ def test_tiny_alphas_give_one_class_each_time_another(alpha: float) -> None:
     assert np.bincount(shares.argmax(axis=1), minlength=4) == pytest.approx(1000, abs=137)
 
 
-def test_what_has_no_chance_gets_nothing_even_beside_the_tiniest() -> None:
+def test_alpha_0_gets_no_share_even_beside_the_tiniest_alpha() -> None:
     for seed in range(20):
         shares = Stream(stream_key(seed, Purpose.PARTITION)).dirichlet(np.array([0.0, 1e-300]))
         assert shares.tolist() == [[0.0, 1.0]]

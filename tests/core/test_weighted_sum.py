@@ -63,7 +63,7 @@ def test_order_matters_to_the_bytes(seed: int) -> None:
 
 
 @pytest.mark.parametrize("step", [1, 3, 8, 13])
-def test_how_many_come_at_once_changes_no_byte(seed: int, step: int) -> None:
+def test_the_number_of_vectors_per_call_changes_no_byte(seed: int, step: int) -> None:
     vectors, weights = draw(seed, 50)
     total = WeightedSum(NUM_VALUES)
     for _ in range(2):

@@ -136,7 +136,7 @@ def test_noise_grows_from_client_to_client(seed: int) -> None:
         assert after.pixels.dtype == np.float32
         assert (after.scale, after.offset) == (1.0, 0.0)
         noise = after.pixels - before.images()
-        # The tolerances are five standard errors, for 19,200 pixels; 138 is their square root.
+        # The tolerances are five standard errors. There are 19,200 pixels; 138 is the square root.
         assert noise.mean() == pytest.approx(0.0, abs=5 * 0.1 * index / 138 + 1e-9)
         assert noise.std() == pytest.approx(0.1 * index, rel=0.03, abs=1e-9)
     assert np.array_equal(before.pixels, pixels), "the table must not change"

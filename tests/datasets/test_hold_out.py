@@ -119,5 +119,5 @@ def test_positions_are_drawn_evenly() -> None:
     assignment = make_assignment([10] * 400)
     test = hold_out.within(assignment, 0.5, 0).test
     counts = np.bincount(9 - test.order % 10, minlength=10)
-    # Of 400 draws of a position, 200 are expected. Five standard deviations of 10 are allowed.
+    # Each position is expected in 200 of 400 clients. Five standard deviations of 10 are allowed.
     assert (np.abs(counts - 200) < 50).all()

@@ -486,7 +486,7 @@ def test_label_mixes_are_those_of_drawing_one_by_one(
 
 
 def test_a_used_up_mix_draws_from_the_remaining_examples_in_proportion() -> None:
-    """Client 0 wants only class 0. After it has all of it, it draws the other two at 2 : 1."""
+    """Client 0 wants only class 0. When this class is used up, it draws the other two at 2 : 1."""
     mixes = np.array([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]])
     counts = np.array([100, 8000, 4000])
     takers = label_mixes.assign_by_mixes(

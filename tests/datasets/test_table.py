@@ -37,7 +37,7 @@ def labels(*values: int) -> NDArray[np.int32]:
 
 
 def table_of(owners: list[str], held: list[int] | None = None) -> ExampleTable:
-    """A table with one image for each of `owners`. Image i has label held[i], or else label i."""
+    """A table with one image for each of `owners`. Image i has label held[i]; if None, label i."""
     with TableWriter("made") as writer:
         values = range(len(owners)) if held is None else held
         writer.add(images(len(owners)), labels(*values), **GREY, owners=owners)

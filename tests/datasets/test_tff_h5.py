@@ -15,7 +15,7 @@ from fedcli.datasets.client_data import ClientData
 from fedcli.datasets.sources.tff_h5 import quantise
 from fedcli.errors import ConfigError, DataError
 
-GREY = np.arange(48, dtype=np.uint8).reshape(3, 4, 4) * 5  # three images of 4 x 4, all levels
+GREY = np.arange(48, dtype=np.uint8).reshape(3, 4, 4) * 5  # three images of 4 x 4, levels 0 to 235
 TFF_PIXELS = (1 - GREY / 255).astype(np.float32)  # as TFF stores EMNIST: 1.0 is background
 LABELS = np.array([7, 0, 9], np.int32)
 

@@ -58,7 +58,7 @@ def test_what_nothing_uses_is_named() -> None:
     assert missing == ["preprocess --format leaf", "train --model new"]
 
 
-def test_at_least_fifty_of_names_of_their_own() -> None:
+def test_there_are_fifty_configurations_or_more_with_unique_names() -> None:
     names = [each.name for each in CONFIGURATIONS]
     assert len(set(names)) == len(names) >= 50
     assert set(SELF_CHECK) <= set(names)

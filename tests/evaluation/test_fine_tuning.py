@@ -115,7 +115,7 @@ def test_a_lone_client_fine_tunes_as_it_would_in_the_next_round(
     assert tuned["metrics"] != pytest.approx(evaluating.evaluate_run(two).values, rel=1e-3)
 
 
-def test_what_a_schedule_has_become_does_not_count(tmp_path: Path) -> None:
+def test_fine_tuning_begins_with_the_first_rate_of_a_schedule(tmp_path: Path) -> None:
     schedule = {"client_schedule": "cosine", "client_schedule_options": {"decay_rounds": 1}}
     with_schedule = _train(tmp_path / "a", rounds=1, **schedule)
     without = _train(tmp_path / "b", rounds=1)

@@ -41,7 +41,7 @@ def slow_rates(classes: Sequence[int], labels: Sequence[int], one: int) -> tuple
 
 
 def slow_area(scores: Sequence[float], is_one: Sequence[bool]) -> float:
-    """The share of pairs (of the class, not of it) whose first scores higher; a tie counts 0.5."""
+    """The share of pairs (one in the class, one not) whose first scores higher; ties count 0.5."""
     inside = [s for s, one in zip(scores, is_one, strict=True) if one]
     outside = [s for s, one in zip(scores, is_one, strict=True) if not one]
     if not inside or not outside:
@@ -133,8 +133,8 @@ def test_hand_worked_metrics_of_three_classes() -> None:
     assert found["balanced_accuracy"] == pytest.approx((2 / 3 + 0) / 2)
     assert found["weighted_recall"] == pytest.approx(0.5)
     assert found["weighted_f1"] == pytest.approx(3 / 4 * 2 / 3)
-    # Pairs of an example of the class and another one. Class 0: of the scores 0.8, 0.5 and 0.1, one
-    # is above 0.7, so 1/3. Class 1: 0.2 is above two of 0.1, 0.3 and 0.1, so 2/3.
+    # Each pair has one example of the class and one of another class. Class 0: of the scores 0.8,
+    # 0.5 and 0.1, one is above 0.7, so 1/3. Class 1: 0.2 is above two of 0.1, 0.3, 0.1, so 2/3.
     assert found["auc"] == pytest.approx((1 / 3 + 2 / 3) / 2)
     # Bin (.73, .8] has the confidence 0.8 twice, once correct: |1.6 - 1|. Bin (.466, .533] has 0.5,
     # which is correct: |0.5 - 1|. Bin (.666, .733] has 0.7, which is wrong: |0.7 - 0|.

@@ -43,7 +43,7 @@ LIBRARY = "FEDCLI_FAULT_LIBRARY"
 KINDS = ("write", "short write", "fsync", "rename", "open", "unlink", "truncate", "mkdir")
 CODES = (errno.ENOSPC, errno.EIO)
 SECONDS = 60  # a command that takes longer hangs
-CRASHED = 99  # the status of a command that raised
+CRASHED = 99  # the status of a command that raised an exception
 
 # Patterns of temporary files; none may remain after a command that succeeded.
 LEFT_OVERS = ("**/*.tmp", "**/*-journal", "**/*.part", "**/.*.tmp*")

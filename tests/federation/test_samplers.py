@@ -98,7 +98,7 @@ def test_poisson_cohorts_of_a_large_population(seed: int) -> None:
         assert set(cohort) <= set(range(population))
     sizes = np.array([len(cohort) for cohort in drawn])
     variance = size * (1 - size / population)
-    # Five standard errors of the mean, and of the variance, as the sizes are nearly normal.
+    # Five standard errors of the mean, and of the variance of sizes that are nearly normal.
     assert abs(sizes.mean() - size) < 5 * math.sqrt(variance / rounds)
     assert abs(sizes.var() - variance) < 5 * variance * math.sqrt(2 / rounds)
     counts = np.bincount(np.concatenate(drawn), minlength=population)
@@ -220,5 +220,5 @@ def test_what_lists_the_population_has_a_bound(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["uniform", "with-replacement", "poisson"])
-def test_what_costs_a_cohort_takes_any_population(name: str) -> None:
+def test_samplers_that_draw_only_a_cohort_take_any_population(name: str) -> None:
     assert max(build(name, 10**9, 30, 0).indices(0)) < 10**9

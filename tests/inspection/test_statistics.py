@@ -310,7 +310,7 @@ def test_mean_images_know_what_fits() -> None:
 
 
 def test_real_writers_have_the_known_sizes_and_skew(shared_data: Path) -> None:
-    """MNIST's 60,000 training images by writer; the numbers are from when the files were made."""
+    """MNIST's 60,000 training images by writer; the numbers were noted when the files were made."""
     rows: dict[str, NDArray] = {}
     for name in ("train", "test"):
         with h5py.File(shared_data / f"mnist_writers_{name}.h5") as file:

@@ -63,7 +63,7 @@ class Draws:
 def mixing(
     alpha: float, key: StreamKey, first_visit: int, num_rows: int
 ) -> tuple[float, list[int]]:
-    """Returns the share of an image in its mix, one for the batch, and each row's partner."""
+    """Returns an image's share in its mix (equal in the whole batch), and each row's partner."""
     draws = Draws(key, first_visit)
     first, second = draws.log_gamma(alpha), draws.log_gamma(alpha)
     share = 1 / (1 + math.exp(min(second - first, 700)))

@@ -23,7 +23,7 @@ VISIT_BLOCKS = 1 << 20  # blocks of the dropout stream for each visit
 # Where the slope of an activation jumps.
 KINKS = {"relu": (0,), "relu6": (0, 6), "leaky_relu": (0,), "elu": (0,), "hard_silu": (-3, 3)}
 NORMS = ("group_normalization", "layer_normalization", "batch_normalization")
-FAR = 1e-3  # if a value of order 1 is so far from a kink, float32 rounds it to the same side
+FAR = 1e-3  # float32 rounding moves no value of order 1 so far, so not across a kink
 
 # A layer, its trained tensors, its inputs, its outputs before and after the activation, and a last
 # item: a dropout's mask, the moving mean and variance if a batch norm uses them, else None.
@@ -306,7 +306,10 @@ _ACTIVATIONS: dict[str, tuple[_Function, _Function]] = {
 
 
 def _places(layer: Layer) -> Places:
-    """Yields each output pixel, the image's slices in its window, and the window's in the image."""
+    """Yields each output pixel with the part of its window that is inside the image.
+
+    The part is given by its slices of the image, then by its slices of the window.
+    """
     for place in np.ndindex(layer.out_shape[:2]):
         image, window = [], []
         for at, size, length, stride, pad in zip(

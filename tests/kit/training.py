@@ -44,7 +44,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tff": {"sampling": "tff", "seed": 1},
     "with-replacement": {"sampling": "with-replacement", "clients": "12", **MOMENTUM},
     "poisson": {"sampling": "poisson", "clients": "1", **MOMENTUM},  # some cohorts are empty
-    "cyclic": {"sampling": "cyclic", "clients": "5"},  # a pass over all clients ends in a cohort
+    "cyclic": {"sampling": "cyclic", "clients": "5"},  # a pass ends within a cohort
     "by-size": {"sampling": "by-size", "clients": "0.4"},
     "fedsgd": {"algorithm": "fedsgd", "sampling": "uniform"},
     "batch-norm": {

@@ -201,8 +201,8 @@ def test_fedopt_presets_follow_the_paper(name: str) -> None:
 class _Quadratics:
     """An engine for clients with the loss curvature/2 * (w - optimum)^2 and exact gradients.
 
-    The engine follows the documentation of `Engine`, and its local steps are the core's own. The
-    only parameter is the number w.
+    The engine follows the documentation of `Engine`, and its local steps are the core's own. Each
+    parameter of the model is a number w with this loss.
     """
 
     def __init__(self, losses: dict[str, tuple[float, float]]) -> None:

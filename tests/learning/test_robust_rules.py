@@ -502,7 +502,7 @@ def test_fltrust_gives_the_golden_value_and_names_trusted_clients() -> None:
     assert metrics["num_kept"] == 7
 
 
-def test_fltrust_is_no_longer_than_the_root_and_maps_it_with_the_deltas() -> None:
+def test_fltrust_is_bounded_by_the_root_s_norm_and_scales_and_shifts_the_root_too() -> None:
     random = np.random.default_rng(10)
     matrix, root, vector = (
         random.standard_normal((9, 40)),

@@ -303,7 +303,7 @@ def test_bytes_of_a_client(num_params: int, payload: int) -> None:
 def test_the_modulus_has_room_for_all_clients() -> None:
     top = 2**24 - 1
     assert [mask_bits(top, m) for m in (0, 1, 2, 3, 8, 9)] == [24, 24, 25, 26, 27, 28]
-    assert [mask_bits(2, m) for m in (1, 2, 3, 4, 10)] == [2, 3, 3, 4, 5]  # log2(2 m + 1), up
+    assert [mask_bits(2, m) for m in (1, 2, 3, 4, 10)] == [2, 3, 3, 4, 5]  # ceil(log2(2 m + 1))
     with pytest.raises(ConfigError, match="64 bits, more than 62"):
         mask_bits(2**32 - 1, 2**32 - 1)
 

@@ -785,7 +785,7 @@ def test_run_knows_its_file_and_whether_it_has_changed(
 
 @pytest.fixture
 def code_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run whose model code now makes a file when executed; without --model it must not run."""
+    """A run whose model's code now makes a file; without --model the code must not be executed."""
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "my_model.py"
     text = EXAMPLE.read_text().replace("def build(input_shape", "def tall(input_shape")

@@ -268,7 +268,8 @@ def test_no_client_spends_more_than_a_scheme_of_trees_says(a_pass: int, a_tree: 
     for num_rounds in range(13):
         found = scheme.squared_sensitivity(num_rounds)
         slow = slow_tree_spending(num_rounds, a_pass, a_tree)
-        # For a tree of several passes, the scheme also counts participations closer than possible.
+        # For a tree of several passes, the scheme also counts participations that are closer
+        # together than a client's can be.
         assert found == slow if a_tree <= a_pass else found >= slow
 
 

@@ -53,7 +53,7 @@ def test_fixed_size_equals(row: tuple[int, int, float, int, float, float, float]
 
 @pytest.mark.parametrize(("rate", "z", "num_rounds"), [(0.02, 1.5, 50), (0.2, 4.0, 300)])
 def test_rdp_is_no_larger(rate: float, z: float, num_rounds: int) -> None:
-    """Between whole orders, dp-accounting 0.6.0 has a looser bound; at whole orders it has ours."""
+    """The bound of dp-accounting 0.6.0 equals ours at whole orders, and is looser between them."""
     event = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(z))
     theirs = RdpAccountant(renyi.ORDERS).compose(event, num_rounds).get_epsilon(1e-5)
     whole = [order for order in renyi.ORDERS if order == int(order)]

@@ -42,7 +42,7 @@ SIZES = {"by-size": "0.75", "poisson": "10", "cyclic": "8"}  # 8 divides the pop
 
 
 def options_of(table: Any, rarely: int = 1) -> st.SearchStrategy[str | None]:
-    """Draws the name of a row of a table, or None. None is as probable as `rarely` of the rows."""
+    """Draws the name of a row of a table, or None. None is `rarely` times as probable as a row."""
     return st.sampled_from([*[None] * rarely, *table])
 
 

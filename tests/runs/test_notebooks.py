@@ -159,7 +159,7 @@ def test_progress_is_a_line_at_first_and_last_where_it_cannot_change(
 def test_a_callback_is_called_and_nothing_else_of_it(tmp_path: Path) -> None:
     class Stopwatch:
         rounds: tuple[int, ...] = ()
-        begin = end = None  # its methods use these names themselves
+        begin = end = None  # fedcli must not call these attributes
 
         def __call__(self, result: RoundResult) -> None:
             self.rounds += (result.round_num,)

@@ -605,8 +605,8 @@ def test_absent_clients_are_skipped_and_counted(tmp_path: Path) -> None:
     assert (closing["test"]["num_clients"], closing["test"]["num_absent_clients"]) == (2, 1)
     values = closing["test"]["client_work"]["eval"]["current_round_metrics"]
     assert values["num_examples"] == 12
-    # Read from the file, the same clients have the same values. Then all clients are evaluated; a
-    # batch has examples of only one client.
+    # The test file, given by its path, gives the same values for the same clients. Below, all
+    # clients are evaluated, in batches that each have examples of only one client.
     assert evaluation.evaluate_run(tmp_path / "run", data=str(test)).values == values
     assert evaluation.evaluate_run(tmp_path / "run").notes == (
         f"1 of the 3 clients are not in the test split of {test} and are skipped",

@@ -120,7 +120,7 @@ def test_a_line_without_the_metric_decides_nothing() -> None:
     assert progress.after_all(curve(0.9)).target_round is None
 
 
-def test_what_judges_is_computed() -> None:
+def test_metrics_that_stop_or_choose_are_computed() -> None:
     config = settings.from_options(
         {
             **{"eval_every": 1, "stop_at": "macro_f1=0.9", "patience": 2, "monitor": "ece"},

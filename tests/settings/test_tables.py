@@ -63,7 +63,7 @@ def test_every_row_is_documented_and_allows_its_own_defaults(table: Mapping[str,
         assert entry.source
         assert all(is_one_line(option.doc) for option in entry.options)
         defaults = {option.name: option.default for option in entry.options}
-        # Privacy requires one of its options without a default.
+        # Of its options that have no default, privacy requires one.
         given: dict[str, Value] = {"noise_multiplier": 1.0} if table is tables.PRIVACY else {}
         held = {name: value for name, value in defaults.items() if value is not None}
         assert resolve(entry, given) == resolve(entry, {**held, **given}) == {**held, **given}

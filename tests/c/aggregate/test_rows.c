@@ -35,7 +35,7 @@ static int ascending(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* The values of a coordinate, in order. */
+/* Writes the values of a coordinate in ascending order. */
 static void sort_column(const matrix *m, size_t c, double *sorted) {
     for (size_t r = 0; r < m->rows.num_rows; r++) sorted[r] = (double)m->starts[r][c];
     qsort(sorted, m->rows.num_rows, sizeof *sorted, ascending);

@@ -40,7 +40,7 @@ static const pixel_kind *const KINDS[] = {&BACKGROUND, &INK, &GREY, &FLOATS, &SC
 /* The model and the client of a test. */
 typedef struct spec {
     size_t num_inputs, num_hidden /* 0: one layer */, num_classes;
-    size_t num_examples, num_kept; /* num_kept: groups of four pixels, without the tail */
+    size_t num_examples, num_kept; /* num_kept: groups of four pixels that vary, without the tail */
     const pixel_kind *kind;
     const fed_step_row *row;
     double clip_norm; /* of gradients; 0: they are not clipped */
@@ -326,8 +326,8 @@ static void check_trained(const spec *asked, int expect_narrow) {
     free_problem(p);
 }
 
-/* Checks every size and every step; a quarter of the groups are kept. Below 32 inputs no work can
- * be saved. */
+/* Checks every size and every step; a quarter of the groups are kept. With 7 inputs no work can be
+ * saved: the shortest row has 16 floats. */
 static void check_kind(const pixel_kind *kind) {
     for (size_t i = 0; i < LENGTH(SIZES); i++)
         for (size_t s = 0; s < LENGTH(STEPS); s++) {
@@ -506,8 +506,8 @@ static void test_any_number_of_classes(void) {
 }
 
 /* Decoded images of the full width are too large to keep; those of the narrow width are not. Memory
- * is reserved for the full width, so the full width must decide. The stored pixels are halves of
- * the values and decoded at scale 2, which is exact. */
+ * is reserved for the full width, so the full width must decide whether they are kept. The stored
+ * pixels are halves of the values and decoded at scale 2, which is exact. */
 static void test_a_large_client_in_place_stays_within_its_memory(void) {
     for (size_t i = 0; i < 2; i++) {
         spec asked = USUAL;

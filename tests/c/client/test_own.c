@@ -444,7 +444,8 @@ static void test_gradients_keep_their_digits_beside_large_parameters(void) {
     for (size_t k = 0; k < CLASSES; k++) prob.server[k] = 1e6f; /* weights of the pixel that is 0 */
     for (size_t k = 0; k < CLASSES; k++) prob.server[INPUTS * CLASSES + k] += 1024;
     CHECK_EQUAL(train(2, &GRADIENT, &UNIFORM), FED_OK);
-    for (size_t p = 0; p < PARAMS; p++) CHECK_CLOSE(total[p], expected[p], 1e-3); /* of logits */
+    /* Logits near 1024 have rounding errors of up to 6e-5. */
+    for (size_t p = 0; p < PARAMS; p++) CHECK_CLOSE(total[p], expected[p], 1e-3);
     for (size_t p = 0; p < CLASSES; p++) CHECK(total[p] == 0);
 }
 

@@ -977,7 +977,7 @@ static void test_flag_raised_from_another_thread_stops_training(void) {
         cohort *co = new_cohort(&MODEL_7, 40, &PLAN);
         train(1, co, &PLAIN, FED_WEIGHT_UNIFORM, &outcomes[0]);
         for (long attempt = 0; attempt < 4; attempt++) {
-            const size_t c = attempt % 2 == 0 ? 20 : 3; /* of 200 examples, and of 1 */
+            const size_t c = attempt % 2 == 0 ? 20 : 3; /* clients of 200 examples, and of 1 */
             co->clients[c].plan = endless;
             check_is_stopped(co, team, 1, 1000000 * (1 + 5 * attempt));
             co->clients[c].plan = PLAN;

@@ -54,8 +54,8 @@ static void twin_block(size_t first, size_t num_deltas, double *total) {
         }
 }
 
-/* Adds blocks first..first+num-1: the left half has the largest power of two below num, the right
- * half the rest. */
+/* Adds blocks first..first+num-1. The left part has as many blocks as the largest power of two
+ * below num, the right part has the rest. */
 static void twin_tree(size_t first, size_t num, size_t num_deltas, double *total) {
     if (num <= 1) {
         twin_block(first * FED_BLOCK_CLIENTS, num_deltas, total);
@@ -161,8 +161,8 @@ static void test_vectors_that_are_all_there_are_added_in_the_same_order(void) {
     CHECK_EQUAL(fed_sum_vectors(0, &vector, weights, 1, NUM_PARAMS, total), FED_ERR_ARGUMENT);
 }
 
-/* Lengths around RANGE in sum.c: so many values of all vectors are added before the next values.
- * Value p of vector d is d + p. */
+/* Lengths around RANGE in sum.c: RANGE values of every vector are added before the next RANGE
+ * values. Value p of vector d is d + p. */
 static void test_sums_of_any_length(void) {
     static const size_t lengths[] = {0, 1, 4095, 4096, 4097, 9000};
     enum { NUM_VECTORS = 19 };

@@ -124,7 +124,7 @@ static void test_sign(void) {
 static void test_top_k(void) {
     fed_codec codec = small_codec("top-k");
     codec.count = 2;
-    CHECK_EQUAL(pass_x(&codec, NULL, 0), 2 * 4 + 1); /* two indices of 3 bits are shorter than 8 */
+    CHECK_EQUAL(pass_x(&codec, NULL, 0), 2 * 4 + 1); /* 6 bits of indices: a bitmap has 8 */
     const double expected[N] = {0, -1.2, 0, 2, 0, 0, 0, 0};
     check_decoded(expected, ROUNDED);
     CHECK_CLOSE(squared_error(), 1.9525, 4 * ROUNDED);

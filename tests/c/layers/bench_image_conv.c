@@ -5,9 +5,9 @@
  *
  *     conv METHOD IMAGES HEIGHT WIDTH IN OUT WINDOW STRIDE   sets the layer up; "ok", or "no" if
  *                                                            METHOD cannot compute it
- *     forward | backward | weights                           runs it once; the thread's seconds.
- *                                                            `weights` is backward without the
- *                                                            gradient by the inputs
+ *     forward | backward | weights                           runs this pass once; the thread's
+ *                                                            seconds. `weights` is backward without
+ *                                                            the gradient by the inputs
  */
 #include "fed.h"
 #include "kernels/kernels.h"

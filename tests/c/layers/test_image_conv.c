@@ -3,8 +3,8 @@
  * Convolutions of a group of images, by each method, against a naive convolution in double; on each
  * instruction set.
  *
- * Bounds are on the largest error over the largest value. Winograd's transforms multiply rounding
- * errors by about 10, and a little more for 5x5 windows.
+ * Bounds are on the largest error divided by the largest value. Winograd's transforms multiply
+ * rounding errors by about 10, and a little more for 5x5 windows.
  */
 #include "fixtures.h"
 #include "layers/image_conv.h"

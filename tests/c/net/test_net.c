@@ -91,8 +91,8 @@ static double naive_train(const problem *p, double momentum, size_t batch_size, 
     return loss;
 }
 
-/* Each entry of a layer must be right to `share` of the layer's largest entry, plus a rounding
- * error of the parameters. */
+/* Each entry of a layer may be off by `share` of the layer's largest entry, plus a rounding error
+ * of the parameters. */
 static void check_delta(const problem *p, const char *name, const double *delta, double factor,
                         const double *expected, double share) {
     for (size_t l = 0; l < p->model->num_layers; l++) {

@@ -34,8 +34,8 @@ static const struct {
     {{FED_STEP_ADAFACTOR, {0.1, -0.8, 1e-30, 1e-3, 1, 1}}, "anpapf", 2},
 };
 
-/* Checks the row of a kind with one option replaced: by minus the value if the option is
- * negative. */
+/* Checks the row of a kind with one option set to the value, or to minus the value if the option
+ * must be negative. */
 static int check_with(size_t kind, size_t option, double value) {
     fed_step_row row = KINDS[kind].row;
     row.options[option] = KINDS[kind].ranges[option] == 'n' ? -value : value;
@@ -123,7 +123,8 @@ static void test_slots_start_at_the_rows_initial_values(void) {
     CHECK(slots[NUM_SLOTS * NUM_PARAMS] == -1);
 }
 
-/* Momentum stays in the span of the gradients; a division by coordinate leaves it. */
+/* Steps with momentum stay in the span of the gradients; steps that divide each coordinate by its
+ * own number leave the span. */
 static void test_only_what_adds_gradients_keeps_the_span(void) {
     for (size_t k = 0; k < LENGTH(KINDS); k++) {
         const int32_t kind = KINDS[k].row.kind;
