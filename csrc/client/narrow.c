@@ -115,11 +115,12 @@ int fed_narrow_init(fed_narrow *narrow, const fed_net *net, const fed_client *cl
  * constant, so that the copy of a group compiles to one move. */
 static inline void gather_kept(const fed_narrow *narrow, const void *values, size_t value_bytes,
                                void *gathered) {
-    const size_t group_bytes = FED_GROUP * value_bytes;
+    const size_t group_bytes = FED_GROUP * value_bytes, num_kept = narrow->num_kept;
+    const uint32_t *kept = narrow->kept_groups;
     const uint8_t *from = values;
     uint8_t *to = gathered;
-    for (size_t k = 0; k < narrow->num_kept; k++, to += group_bytes)
-        memcpy(to, from + narrow->kept_groups[k] * group_bytes, group_bytes);
+    for (size_t k = 0; k < num_kept; k++, to += group_bytes)
+        memcpy(to, from + kept[k] * group_bytes, group_bytes);
     memcpy(to, from + (narrow->num_pixels - narrow->num_tail) * value_bytes,
            narrow->num_tail * value_bytes);
 }
@@ -145,32 +146,41 @@ static size_t first_kernel_size(const fed_net *net) {
     return net->model->layers[0].out.channels * fed_padded(net->model->num_inputs);
 }
 
-/* Returns direction . weights of one output, computed as a dense layer without bias on one image.
- * Its float sum has an error of at most (width / lanes + 6) 2^-24 |weights|, since |direction| = 1.
+/* Outputs whose products are computed at a time, because one alone would wait for its own sum. */
+enum { OUTPUTS_AT_ONCE = 10 };
+
+/* Computes direction . weights of each output, as a dense layer without bias does on one image. Its
+ * float sum has an error of at most (width / lanes + 6) 2^-24 |weights|, since |direction| = 1.
  * Times `length`, this is the error of the full layer's own sum over these pixels. The change by
  * local steps is computed as a difference, in which the error cancels. In
- * fed_narrow_subtract_residual it remains, times `distance`. */
-static float along_direction(const fed_narrow *narrow, const float *weights) {
-    if (narrow->length == 0) return 0; /* all fixed pixels are 0: there is no direction */
+ * fed_narrow_subtract_residual it remains, times `distance`. If all fixed pixels are 0, there is no
+ * direction, and the products are 0. */
+static void along_direction(const fed_narrow *narrow, const float *weights, size_t num_outputs,
+                            float *along /* out [num_outputs], stride apart */, size_t stride) {
+    static const float no_bias[OUTPUTS_AT_ONCE];
     const float *const image[] = {narrow->direction};
-    const float no_bias = 0;
-    float lanes[FED_LANES];
-    narrow->net.kernels->dense_forward(weights, &no_bias, fed_padded(narrow->num_pixels), 1, image,
-                                       1, lanes);
-    return lanes[0];
+    const size_t width = fed_padded(narrow->num_pixels);
+    float lanes[OUTPUTS_AT_ONCE * FED_LANES];
+    for (size_t o = 0, num; o < num_outputs; o += num) {
+        num = fed_smaller(num_outputs - o, OUTPUTS_AT_ONCE);
+        narrow->net.kernels->dense_forward(weights + o * width, no_bias, width, num, image, 1,
+                                           lanes);
+        for (size_t i = 0; i < num; i++)
+            along[(o + i) * stride] = narrow->length == 0 ? 0 : lanes[i * FED_LANES];
+    }
 }
 
 void fed_narrow_params(const fed_narrow *narrow, const fed_net *net, const float *wide,
                        float *packed) {
     const size_t wide_width = fed_padded(narrow->num_pixels);
     const size_t num_kept = num_kept_pixels(narrow), width = fed_padded(num_kept + 1);
-    for (size_t o = 0; o < narrow->layers[0].out.channels; o++) {
-        const float *weights = wide + o * wide_width;
+    const size_t num_outputs = narrow->layers[0].out.channels;
+    for (size_t o = 0; o < num_outputs; o++) {
         float *row = packed + o * width;
-        gather_kept(narrow, weights, sizeof *row, row);
-        row[num_kept] = along_direction(narrow, weights);
+        gather_kept(narrow, wide + o * wide_width, sizeof *row, row);
         for (size_t i = num_kept + 1; i < width; i++) row[i] = 0;
     }
+    along_direction(narrow, wide, num_outputs, packed + num_kept, width);
     const size_t start = first_kernel_size(&narrow->net), wide_start = first_kernel_size(net);
     memcpy(packed + start, wide + wide_start, (net->size - wide_start) * sizeof *packed);
 }
@@ -179,17 +189,17 @@ void fed_narrow_widen(const fed_narrow *narrow, const fed_net *net, const float 
                       const float *after, const float *server, float *wide) {
     const size_t wide_width = fed_padded(narrow->num_pixels);
     const size_t num_kept = num_kept_pixels(narrow), width = fed_padded(num_kept + 1);
-    const size_t wide_start = first_kernel_size(net);
-    memcpy(wide, server, wide_start * sizeof *wide);
+    const size_t wide_start = first_kernel_size(net), num_groups = narrow->num_kept;
+    const uint32_t *kept = narrow->kept_groups;
     for (size_t o = 0; o < narrow->layers[0].out.channels; o++) {
         float *weights = wide + o * wide_width;
         const float *row = after + o * width;
         const float move = row[num_kept] - before[o * width + num_kept];
+        memcpy(weights, server + o * wide_width, wide_width * sizeof *weights);
         if (narrow->length != 0) net->kernels->sgd(weights, narrow->direction, wide_width, -move);
-        for (size_t k = 0; k < narrow->num_kept; k++)
-            memcpy(weights + narrow->kept_groups[k] * FED_GROUP, row + k * FED_GROUP,
-                   FED_GROUP * sizeof *row);
-        memcpy(weights + narrow->num_pixels - narrow->num_tail, row + narrow->num_kept * FED_GROUP,
+        for (size_t k = 0; k < num_groups; k++)
+            memcpy(weights + kept[k] * FED_GROUP, row + k * FED_GROUP, FED_GROUP * sizeof *row);
+        memcpy(weights + narrow->num_pixels - narrow->num_tail, row + num_groups * FED_GROUP,
                narrow->num_tail * sizeof *row);
     }
     memcpy(wide + wide_start, after + first_kernel_size(&narrow->net),
@@ -203,7 +213,8 @@ void fed_narrow_subtract_residual(const fed_narrow *narrow, const float *vector,
     for (size_t o = 0; o < narrow->layers[0].out.channels; o++) {
         const float *from = vector + o * width;
         float *weights = wide + o * width;
-        const float along = along_direction(narrow, from);
+        float along;
+        along_direction(narrow, from, 1, &along, 1);
         for (size_t f = 0; f < narrow->num_fixed; f++)
             for (size_t p = 0; p < FED_GROUP; p++) {
                 const size_t pixel = narrow->fixed_groups[f] * FED_GROUP + p;
