@@ -394,8 +394,9 @@ typedef struct fed_own {
     const float *linear; /* [P] for FED_STEP_LINEAR; NULL: zeros */
     float *delta;        /* out [P]: the model delta, written if it is finite; NULL: not needed */
     double delta_factor; /* factor of the delta in the sum, after the bounds; finite, >= 0 */
-    /* [P]: parameters that replace the server's in training and scoring; then delta_factor must be
-     * 0. NULL: the server's are used. */
+    /* [P]: parameters that replace the server's in training and scoring; `delta` is then the
+     * difference from them, but the sum adds the difference from the server's parameters
+     * (FED_STEP_GRADIENT: `delta`). NULL: the server's are used. */
     const float *start;
     /* The largest L2 distance of the client's trained parameters from those it started from. After
      * each epoch, and at the end, parameters that are farther away are moved straight back to this

@@ -111,7 +111,6 @@ static int client_is_valid(const fed_model *model, const fed_client *client) {
         return 0;
     const fed_own *own = client->own;
     if (own != NULL && !(own->delta_factor >= 0 && isfinite(own->delta_factor))) return 0;
-    if (own != NULL && own->start != NULL && own->delta_factor > 0) return 0;
     if (own != NULL && !(own->max_distance >= 0)) return 0;
     if (plan->pipeline < FED_REPEAT_SHUFFLE || plan->pipeline > FED_PER_EPOCH) return 0;
     if (plan->epochs < 1 || plan->batch_size < 1) return 0;

@@ -30,6 +30,7 @@ from fedcli.runs.trained import Trained, data_of_run, load_trained
 from fedcli.settings.data_source import IN_MEMORY
 from fedcli.settings.options import is_code
 from fedcli.settings.tables import ALGORITHMS
+from fedcli.settings.vocabulary import LOCAL_NORMS
 
 
 @dataclass(eq=False)
@@ -122,16 +123,22 @@ class AuditedRun:
         )
 
     def check_is_shared(self) -> None:
-        """Refuses runs in which no client sends an update of its own.
+        """Refuses runs in which no client sends an update from the common model.
 
         Raises:
-            ConfigError: The clients have models of their own, or are pooled.
+            ConfigError: The clients have models or batch norms of their own, or are pooled.
         """
         entry = ALGORITHMS[self.trained.config.algorithm]
         if entry.has_own_models or entry.pools_clients:
             raise ConfigError(
                 f"{self.path} was trained with {entry.name}, whose clients send no updates; audit "
                 "a run of another --algorithm"
+            )
+        batch_norm = self.trained.config.batch_norm
+        if batch_norm in LOCAL_NORMS:
+            raise ConfigError(
+                f"{self.path} was trained with --batch-norm {batch_norm}, whose clients start from "
+                "different parameters; audit a run with --batch-norm average"
             )
 
     def losses(

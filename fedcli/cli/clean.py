@@ -24,8 +24,9 @@ REMOVING = "Removing"
 @opt.option(
     "--client-states",
     "has_client_states",
-    help="Also remove the state that clients keep between rounds (SCAFFOLD, FedDyn, local-only). "
-    "Such a run cannot be resumed afterwards. A local-only run cannot be evaluated either.",
+    help="Also remove the state that clients keep between rounds (SCAFFOLD, FedDyn, local-only, "
+    "local batch normalization). Such a run cannot be resumed afterwards. If clients are evaluated "
+    "with what they keep, it cannot be evaluated either.",
     section=REMOVING,
     is_flag=True,
 )

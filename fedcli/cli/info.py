@@ -370,7 +370,7 @@ def _show_layers(screen: Screen, entry: Mapping[str, Any]) -> None:
     if entry["num_trained"] < entry["num_params"]:
         moving = entry["num_params"] - entry["num_trained"]
         screen.line(f"{entry['num_trained']:,} parameters are trained; the other {moving:,} are")
-        screen.line("the moving statistics of batch normalization.")
+        screen.line("the moving statistics of batch normalization; see fedcli train --batch-norm.")
     of_example, workspace = (entry[key] / 2**20 for key in ("example_bytes", "workspace_bytes"))
     screen.line(f"The outputs of all layers for one example take {of_example:,.1f} MiB.")
     screen.line(

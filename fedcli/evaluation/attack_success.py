@@ -96,13 +96,13 @@ def measure_success(
     model, engine, weights = evaluator.model, evaluator.engine, state.evaluated_weights
     num_aimed_at = 0
     successes = WorstMistakes(num_shown or 0)
-    for predicted in predictions.predict(probes, model, engine, weights, cancel):
+    for predicted in predictions.predict(probes, model, engine, weights, cancel, state.starts):
         aims = poisoning.target_classes(predicted.labels)
         num_aimed_at += len(aims)
         successes.add(predicted, aims)
     measures = ClassMeasures()
     if has_recall:
-        for predicted in predictions.predict(group, model, engine, weights, cancel):
+        for predicted in predictions.predict(group, model, engine, weights, cancel, state.starts):
             measures.add(predicted)
     return AttackSuccess(
         num_aimed_at,

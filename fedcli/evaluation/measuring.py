@@ -350,7 +350,7 @@ def measure(
         RunError: The temporary file for scores cannot be written.
     """
     model, engine = evaluator.model, evaluator.engine
-    starts = state.models_of if state.has_own_models else None
+    starts = state.starts
     weights = state.global_model_weights if starts else state.evaluated_weights
     num_clients = len(group.client_ids)
     with Measuring(

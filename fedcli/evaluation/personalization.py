@@ -28,7 +28,7 @@ from fedcli.errors import ConfigError
 from fedcli.evaluation.predictions import predict_by_client
 from fedcli.federation import samplers
 from fedcli.federation.evaluation_groups import EvaluationGroup
-from fedcli.learning.engines.contract import BLOCK_CLIENTS, PIECE_BYTES, Engine
+from fedcli.learning.engines.contract import BLOCK_CLIENTS, PIECE_BYTES, Engine, Starts
 from fedcli.learning.engines.task import NO_INPUTS, ClientInputs, ClientTask
 from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.learning.optimizers.optimizer import Optimizer
@@ -172,6 +172,7 @@ def fine_tuned_stats(
     class_weights: NDArray[np.float32] | None = None,
     label_smoothing: float = 0.0,
     measuring: Measuring | None = None,
+    starts: Starts | None = None,
     cancel: CancelFlag | None = None,
 ) -> NDArray[Any]:
     """Returns the stats of each client's own fine-tuned model, one row for each client.
@@ -191,6 +192,8 @@ def fine_tuned_stats(
         class_weights: Class weights of the training loss; see `ClientTask`.
         label_smoothing: Label smoothing of the training loss; see `ClientTask`.
         measuring: Computes metrics of the fine-tuned models' predictions; None: none are requested.
+        starts: Returns the weights from which each client starts instead of `weights`; None: all
+            start from `weights`.
         cancel: If it is raised, by any thread, the call stops within a local step.
 
     Raises:
@@ -209,7 +212,7 @@ def fine_tuned_stats(
     for first in range(0, len(client_ids), block):
         ids = client_ids[first : first + block]
         own = [train.client(each) for each in ids]
-        tuned = _TunedModels(weights, ids)
+        tuned = _TunedModels(weights, ids, starts)
         batches = [BatchedDataset(each, strategy.plan_for(len(each)), seed) for each in own]
         engine.train(model.layout, task, batches, exchange=tuned, cancel=cancel)
         tested = [BatchedDataset(test.client(each), scoring) for each in ids]
@@ -217,8 +220,7 @@ def fine_tuned_stats(
         scored += tuned.rows_of(stats)
         if measuring is not None:
             group = EvaluationGroup(test.split, test, ids, scoring)
-            starts = tuned.starts_or_nan
-            found = predict_by_client(group, model, engine, weights, cancel, starts)
+            found = predict_by_client(group, model, engine, weights, cancel, tuned.starts_or_nan)
             for place, pieces in found:
                 measuring.add(first + place, pieces)
     return np.concatenate(scored)
@@ -255,35 +257,44 @@ class _TunedModels:
     """The fine-tuned models of some clients, in order; a `ClientExchange`.
 
     Attributes:
+        num_vectors: See `ClientExchange`.
         is_finite: Whether the model of each client is finite. If it is not, the initial weights are
             stored instead.
     """
 
-    num_vectors = 0
     receives = True
 
-    def __init__(self, weights: NDArray[np.float32], client_ids: Sequence[str]) -> None:
-        """Allocates the models of some clients, which start from weights [num_params]."""
-        self._weights = weights
+    def __init__(
+        self, weights: NDArray[np.float32], client_ids: Sequence[str], starts: Starts | None
+    ) -> None:
+        """Allocates the models of some clients, which start from weights [num_params] or `starts`.
+
+        Until a client is trained, its row has the weights from which it starts.
+        """
+        self._starts = starts
+        self.num_vectors = 0 if starts is None else 1
         self._models = np.empty((len(client_ids), len(weights)), np.float32)
+        self._models[:] = weights
         self._places = {client_id: place for place, client_id in enumerate(client_ids)}
         self.is_finite: list[bool] = []
 
     def send(self, clients: Sequence[BatchedDataset]) -> ClientInputs:
-        """Returns `NO_INPUTS`: all clients start from the same weights."""
-        return NO_INPUTS
+        """Returns the weights from which clients start, or `NO_INPUTS` if all start alike."""
+        if self._starts is None:
+            return NO_INPUTS
+        starts = self._starts(clients)
+        self._models[self._places_of(clients)] = starts
+        return ClientInputs(starts=starts)
 
     def receive(
         self, clients: Sequence[BatchedDataset], deltas: NDArray[np.float32], stats: NDArray[Any]
     ) -> None:
-        """Adds the deltas of the next clients to the weights."""
+        """Adds the deltas of the next clients to the weights from which they started."""
         for delta, stat in zip(deltas, stats, strict=True):
             model = self._models[len(self.is_finite)]
             self.is_finite.append(bool(stat["is_finite"]))
             if self.is_finite[-1]:
-                np.add(self._weights, delta, out=model)
-            else:
-                model[:] = self._weights
+                np.add(model, delta, out=model)
 
     def starts(self, clients: Sequence[BatchedDataset]) -> NDArray[np.float32]:
         """Returns the models of clients: float32 [num_clients, num_params]."""

@@ -12,7 +12,14 @@ from fedcli.datasets.client_data import CENTRAL, ClientData
 from fedcli.errors import ConfigError
 from fedcli.settings.run_config import RunConfig
 from fedcli.settings.tables.algorithms import ALGORITHMS
-from fedcli.settings.vocabulary import HELD_OUT, SPLITS, VALIDATION, WITHOUT_TRAIN
+from fedcli.settings.vocabulary import (
+    HELD_OUT,
+    LOCAL_LAYERS,
+    LOCAL_NORMS,
+    SPLITS,
+    VALIDATION,
+    WITHOUT_TRAIN,
+)
 
 
 def evaluated_splits(config: RunConfig, splits: Mapping[str, ClientData]) -> list[str]:
@@ -69,6 +76,12 @@ def notes_of_evaluation(config: RunConfig, splits: Mapping[str, ClientData]) -> 
 
 def note_of_models(config: RunConfig) -> tuple[str, ...]:
     """Returns a line about clients' own models, or nothing if all clients share one model."""
+    if config.batch_norm in LOCAL_NORMS:
+        what = "batch normalization" if config.batch_norm == LOCAL_LAYERS else "moving statistics"
+        return (
+            f"batch norm {config.batch_norm}: each client is evaluated with its own {what}, or "
+            "with the global model's if it never trained",
+        )
     if not _has_own_models(config):
         return ()
     what = "each client is evaluated with its own model, or the initial one if it never trained"

@@ -1,7 +1,9 @@
 """Checks that a model with batch normalization is trained only by parts that support it.
 
 The moving statistics of such a model are sent in the model deltas. They may be averaged, but must
-not be corrected like gradients, bounded, covered by noise, or compressed.
+not be corrected like gradients, bounded, covered by noise, or compressed. If each client keeps
+batch normalization of its own, its deltas are not all from the same parameters, so that the server
+may use nothing but their mean.
 """
 
 from __future__ import annotations
@@ -9,11 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedcli.errors import ConfigError
 from fedcli.learning.algorithms.base import Algorithm
+from fedcli.models.batch_norms import check_has_any, local_places
 from fedcli.models.model import Model
 from fedcli.settings import tables
 from fedcli.settings.tables import AlgorithmEntry
+from fedcli.settings.vocabulary import LOCAL_NORMS
 
 if TYPE_CHECKING:
     from fedcli.learning.updates.contract import UpdateStage
@@ -41,6 +48,46 @@ def check_batch_norms(model: Model, algorithm: Algorithm, stages: Sequence[Updat
         raise _refusal(model, name, choice)
     if stages:
         raise _refusal(model, f"--{stages[0].name}", "leave it out")
+
+
+def own_places(model: Model, algorithm: Algorithm) -> NDArray[np.int64]:
+    """Returns the places of the parameters that each client keeps for itself.
+
+    Args:
+        model: The model; `check_batch_norms` makes further checks.
+        algorithm: The algorithm, with `local_norms`.
+
+    Raises:
+        ConfigError: `local_norms` is unknown, the model has no batch normalization, or the
+            algorithm or the aggregator does not support parameters that clients keep.
+    """
+    if algorithm.local_norms not in LOCAL_NORMS:
+        names = " or ".join(LOCAL_NORMS)
+        raise ConfigError(f"local_norms = {algorithm.local_norms!r}: choose {names}")
+    check_has_any(model, algorithm.local_norms)
+    option, entry = f"--batch-norm {algorithm.local_norms}", algorithm.entry
+    if not _shares_parts(entry):
+        fitting = ", ".join(name for name, each in tables.ALGORITHMS.items() if _shares_parts(each))
+        raise ConfigError(
+            f"{option}: the clients of {entry.name} cannot keep a part of the model for themselves "
+            f"and share the rest; choose --algorithm {fitting}, or leave the option out"
+        )
+    aggregator = algorithm.aggregator
+    if aggregator.request(aggregator.init()).all_rows:
+        raise ConfigError(
+            f"{option}: the clients' deltas start from different parameters, which only "
+            "--aggregator mean supports; choose that"
+        )
+    if algorithm.ema_decay is not None:
+        raise ConfigError(
+            f"{option}: each client is evaluated with its own batch normalization, which does not "
+            "fit a running mean of the other weights; leave out --server-ema"
+        )
+    return local_places(model.layout, algorithm.local_norms)
+
+
+def _shares_parts(entry: AlgorithmEntry) -> bool:
+    return entry.sends_deltas_alone and entry.has_local_steps
 
 
 def _averages(entry: AlgorithmEntry) -> bool:

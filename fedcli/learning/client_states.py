@@ -527,8 +527,8 @@ class ClientStates:
             return None
         if len(vector) != num_params:
             raise RunError(
-                f"{store.path}: client {client_id!r} has {len(vector)} values, the model has "
-                f"{num_params} parameters; restore the file, or start a new run"
+                f"{store.path}: client {client_id!r} has {len(vector)} values instead of "
+                f"{num_params}; restore the file, or start a new run"
             )
         return vector
 

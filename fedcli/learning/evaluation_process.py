@@ -52,7 +52,7 @@ class EvaluationProcess(LearningProcess):
             layout,
             state.global_model_weights,
             clients,
-            starts=state.models_of if state.has_own_models else None,
+            starts=state.starts,
             cancel=cancel,
         )
         totals = dict(state.client_work)

@@ -15,6 +15,7 @@ from fedcli.errors import ConfigError
 from fedcli.lazy import ExplainsNames
 from fedcli.learning.algorithms.evaluated import NO_COMMON_MODEL, Evaluated
 from fedcli.learning.client_states import ClientStates
+from fedcli.learning.engines.contract import Starts
 from fedcli.models.layout import ParamLayout
 
 
@@ -75,11 +76,17 @@ class ServerState(ExplainsNames):
         Raises:
             ConfigError: Every client has a model of its own.
         """
-        if self.evaluated is None:
-            return self.global_model_weights
-        if self.evaluated.weights is None:
+        if not self.has_common_model:
             raise ConfigError(NO_COMMON_MODEL)
+        if self.evaluated is None or self.evaluated.weights is None:
+            return self.global_model_weights
         return self.evaluated.weights
+
+    @property
+    def has_common_model(self) -> bool:
+        """Whether there is a model for clients that have none of their own."""
+        evaluated = self.evaluated
+        return evaluated is None or not self.has_own_models or evaluated.own_places is not None
 
     @property
     def has_own_models(self) -> bool:
@@ -94,19 +101,26 @@ class ServerState(ExplainsNames):
         """
         if self.evaluated is None or self.evaluated.own_models is None:
             return self.evaluated_weights
-        weights = self.global_model_weights
-        return weights + self.evaluated.own_models.read(client_id, len(weights))
+        model = np.empty_like(self.global_model_weights)
+        self.evaluated.write_model(self.global_model_weights, client_id, model)
+        return model
 
     def models_of(self, clients: Sequence[BatchedDataset]) -> NDArray[np.float32]:
-        """Returns the weights to evaluate for each client: float32 [num_clients, num_params].
+        """Returns each client's own model, if it has one: float32 [num_clients, num_params].
 
         Raises:
             RunError: The file of client states cannot be read.
         """
+        assert self.evaluated is not None
         models = np.empty((len(clients), len(self.global_model_weights)), np.float32)
         for row, client in zip(models, clients, strict=True):
-            row[:] = self.weights_for(client.client.client_id)
+            self.evaluated.write_model(self.global_model_weights, client.client.client_id, row)
         return models
+
+    @property
+    def starts(self) -> Starts | None:
+        """Returns each client's own weights, for `Engine.evaluate`; None if it has none."""
+        return self.models_of if self.has_own_models else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,6 +38,7 @@ from fedcli.settings.vocabulary import MAX_SMOOTHING
 
 if TYPE_CHECKING:
     from fedcli.datasets.batches import BatchedDataset
+    from fedcli.learning.algorithms.own_parts import OwnParts
     from fedcli.learning.updates.contract import UpdateStage
     from fedcli.learning.updates.pipeline import UpdatePipeline
 
@@ -66,7 +67,7 @@ class TrainingProcess(LearningProcess):
             ConfigError: `algorithm` is not an `Algorithm`; `ema_decay` is set for an algorithm that
                 does not evaluate the global model; `class_weights` do not give each class one
                 finite weight of at least 0; the label smoothing is not allowed; or a part does
-                not support the model's batch normalization.
+                not support the model's batch normalization, or that clients keep theirs.
         """
         if not isinstance(algorithm, Algorithm):
             raise ConfigError(
@@ -81,6 +82,11 @@ class TrainingProcess(LearningProcess):
                 f"{entry.name} does not evaluate the global model, so a running mean of the global "
                 "weights has no use; leave out ema_decay"
             )
+        self._own_places: NDArray[np.int64] | None = None
+        if algorithm.local_norms is not None:
+            from fedcli.learning.batch_norms import own_places  # lazy: few runs keep any
+
+            self._own_places = own_places(self.model, algorithm)
         if self.model.layout.num_trained < self.model.layout.num_params:
             from fedcli.learning.batch_norms import check_batch_norms  # lazy: few models have any
 
@@ -97,6 +103,13 @@ class TrainingProcess(LearningProcess):
         self._stages = tuple(stages)
         self._seed = seed
         self._root_data = root_data
+
+    @property
+    def _averaged(self) -> slice | NDArray[np.int64]:
+        """The places of parameters that the server averages and its optimizer does not change."""
+        if self._own_places is not None:
+            return self._own_places
+        return slice(self.model.layout.num_trained, None)
 
     def _about(self) -> dict[str, str]:
         work, algorithm = self.algorithm.client_work, self.algorithm
@@ -173,8 +186,8 @@ class TrainingProcess(LearningProcess):
 
     def _start_evaluated(self, params: NDArray[np.float32]) -> Evaluated | None:
         """Returns the `evaluated` part of the initial state."""
-        if self.algorithm.entry.has_own_models:
-            return Evaluated(own_models=ClientStates())
+        if self.algorithm.entry.has_own_models or self._own_places is not None:
+            return Evaluated(own_models=ClientStates(), own_places=self._own_places)
         if self.algorithm.entry.has_own_weights:
             return Evaluated(params.copy())
         if self.algorithm.ema_decay is not None:
@@ -197,6 +210,7 @@ class TrainingProcess(LearningProcess):
         cancel: CancelFlag | None,
         num_absent: int,
         max_distances: Mapping[str, float] | None,
+        own_parts: OwnParts | None,
     ) -> CohortCall:
         """Returns what the client work of this round needs."""
         request = self._request(state)
@@ -218,7 +232,17 @@ class TrainingProcess(LearningProcess):
             pipeline=self._pipeline(state, request, num_absent),
             root_data=self._root_data,
             max_distances=max_distances,
+            own_parts=own_parts,
         )
+
+    def _own_parts(self, state: ServerState) -> OwnParts | None:
+        """Returns what clients keep to themselves in this round; None if they share all or none."""
+        if self._own_places is None:
+            return None
+        from fedcli.learning.algorithms.own_parts import OwnParts  # lazy: few runs keep any
+
+        assert state.evaluated is not None
+        return OwnParts(state.evaluated, state.global_model_weights)
 
     def _train_metrics(self, stats: NDArray[Any]) -> dict[str, Any]:
         """Returns the metrics of the cohort's training, and its number of non-finite clients."""
@@ -239,7 +263,8 @@ class TrainingProcess(LearningProcess):
         check_parts(state, self.model.layout.num_params, self._names_in_parts)
         started = perf_counter()
         algorithm = self.algorithm
-        call = self._call(state, client_data, cancel, num_absent, max_distances)
+        own_parts = self._own_parts(state)
+        call = self._call(state, client_data, cancel, num_absent, max_distances, own_parts)
         pipeline = call.pipeline
         deltas, work_state, evaluated = algorithm.client_work.run(call, state.client_work)
         trained = perf_counter()
@@ -251,7 +276,7 @@ class TrainingProcess(LearningProcess):
             state.global_model_weights,
             state.finalizer,
             mean_delta,
-            self.model.layout.num_trained,
+            self._averaged,
         )
         round_metrics = {
             "distributor": {},
@@ -262,6 +287,8 @@ class TrainingProcess(LearningProcess):
         if self._stages:
             assert pipeline is not None
             round_metrics["updates"] = pipeline.metrics
+        if own_parts is not None:
+            evaluated = own_parts.after
         is_rejected = bool(finalizer_metrics["update_non_finite"])
         next_state = replace(
             state,

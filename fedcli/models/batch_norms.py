@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedcli.errors import ConfigError
 from fedcli.models.layers import BatchNorm
-from fedcli.models.layout import lay_out
+from fedcli.models.layout import ParamLayout, lay_out
 from fedcli.models.model import Model
+from fedcli.settings.vocabulary import FROZEN, LOCAL_LAYERS
 
 
 def with_frozen_statistics(model: Model) -> Model:
@@ -16,12 +20,33 @@ def with_frozen_statistics(model: Model) -> Model:
     Raises:
         ConfigError: The model has no `BatchNorm` layer.
     """
+    check_has_any(model, FROZEN)
     layout = model.layout
     specs = [
         spec.changed(frozen=True) if isinstance(spec, BatchNorm) else spec for spec in layout.specs
     ]
-    if not any(isinstance(spec, BatchNorm) for spec in specs):
-        raise ConfigError(
-            f"--batch-norm frozen: model {model.name} has no layer BatchNorm; leave the option out"
-        )
     return Model(model.name, lay_out(specs, layout.input_shape), model.initial_params)
+
+
+def local_places(layout: ParamLayout, local_norms: str) -> NDArray[np.int64]:
+    """Returns the places of the parameters that each client keeps for itself, in order.
+
+    Args:
+        layout: Layout of the model's parameters.
+        local_norms: `local-statistics` for the moving statistics of batch norms, or `local-layers`
+            for gamma and beta, too.
+    """
+    is_kept = np.zeros(layout.num_params, np.bool_)
+    for layer, _, tensor in layout.by_layer(layout.tensors):
+        if layer.kind == BatchNorm.kind and (local_norms == LOCAL_LAYERS or not tensor.is_trained):
+            is_kept[tensor.offset : tensor.offset + tensor.size] = True
+    return np.flatnonzero(is_kept)
+
+
+def check_has_any(model: Model, batch_norm: str) -> None:
+    """Refuses --batch-norm for a model without `BatchNorm` layers. Raises ConfigError."""
+    if not any(isinstance(spec, BatchNorm) for spec in model.layout.specs):
+        raise ConfigError(
+            f"--batch-norm {batch_norm}: model {model.name} has no layer BatchNorm; leave the "
+            "option out"
+        )

@@ -21,7 +21,7 @@ from fedcli.models.layout import ParamLayout
 from fedcli.models.model import Model
 from fedcli.settings import tables
 from fedcli.settings.run_config import RunConfig
-from fedcli.settings.vocabulary import BY_ROUND
+from fedcli.settings.vocabulary import BY_ROUND, LOCAL_NORMS
 
 if TYPE_CHECKING:
     from fedcli.learning.masked_sums import SumOptions
@@ -46,7 +46,8 @@ def build_algorithm(config: RunConfig) -> Algorithm:
         aggregator=_build_aggregator(config),
         options=config.algorithm_options,
     )
-    return replace(algorithm, ema_decay=config.server_ema)
+    local_norms = config.batch_norm if config.batch_norm in LOCAL_NORMS else None
+    return replace(algorithm, ema_decay=config.server_ema, local_norms=local_norms)
 
 
 def build_stages(

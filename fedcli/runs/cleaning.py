@@ -1,8 +1,9 @@
 """Finds and removes files that finished runs no longer need.
 
 Two checkpoints of a finished run are kept: the newest, which `eval`, `export` and `--resume` use,
-and that of the best round, which `--best` uses. Client states (SCAFFOLD, FedDyn, local-only) are
-kept unless their removal is requested, because the run cannot be resumed without them.
+and that of the best round, which `--best` uses. Client states (SCAFFOLD, FedDyn, local-only, local
+batch normalization) are kept unless their removal is requested, because the run cannot be resumed
+without them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from fedcli.runs.files import folder as run_dir
 from fedcli.runs.files.folder import RunDirectory
 from fedcli.runs.record import RunRecord, load_run
 from fedcli.settings.tables.algorithms import ALGORITHMS
+from fedcli.settings.vocabulary import LOCAL_NORMS
 
 CHECKPOINTS, CLIENT_STATES, LEFT_OVERS = "old checkpoints", "client states", "temporary files"
 
@@ -108,7 +110,9 @@ def _add(result: Plan, record: RunRecord, *, has_client_states: bool) -> None:
     states = [path / name for name in client_states.FILES if (path / name).is_file()]
     if states:
         entry = ALGORITHMS.get(str(record.options.get("algorithm")))
-        is_evaluated = entry is not None and entry.has_own_models
+        is_evaluated = (entry is not None and entry.has_own_models) or (
+            record.options.get("batch_norm") in LOCAL_NORMS
+        )
         then = "can neither be resumed nor evaluated" if is_evaluated else "cannot be resumed"
         removal = _removal(path, CLIENT_STATES, states, f"the run {then}")
         (result.removals if has_client_states else result.kept).append(removal)

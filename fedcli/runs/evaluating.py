@@ -399,6 +399,7 @@ def _fine_tune(
             class_weights=_class_weights(trained.config, train, request.cancel),
             label_smoothing=trained.config.label_smoothing,
             measuring=measuring,
+            starts=trained.state.starts,
             cancel=request.cancel,
         )
         return FineTuned(strategy, stats, None if measuring is None else measuring.result())

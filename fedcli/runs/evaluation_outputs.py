@@ -78,10 +78,13 @@ class EvaluationOutputs:
                 num_classes = trained.model.layout.num_classes
                 file = predictions.writing(self.predictions_file, num_classes)
                 takers.append(stack.enter_context(file))
-            weights = trained.state.evaluated_weights
-            for predicted in predictions.predict(
-                group, trained.model, trained.engine, weights, cancel
-            ):
+            state = trained.state
+            found = predictions.predict(
+                *(group, trained.model, trained.engine, state.evaluated_weights),
+                cancel,
+                state.starts,
+            )
+            for predicted in found:
                 for take in takers:
                     take(predicted)
         return worst

@@ -349,7 +349,7 @@ class Training:
     ) -> RoundResult:
         """The result of the last completed round. Callers cannot change the run through it."""
         params = None
-        if not self.state.has_own_models:
+        if self.state.has_common_model:
             params = self.state.evaluated_weights.view()
             params.flags.writeable = False
         return RoundResult(

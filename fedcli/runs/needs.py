@@ -181,6 +181,11 @@ def estimate(
     parts = _state_parts(algorithm, stages)
     entry = algorithm.entry
     keeps = entry.has_own_models or any(isinstance(part, ClientStates) for part in parts)
+    kept_vector = vector
+    if algorithm.local_norms is not None:
+        from fedcli.models.batch_norms import local_places  # lazy: few runs keep any
+
+        keeps, kept_vector = True, 4 * len(local_places(layout, algorithm.local_norms))
     num_state = sum(part.nbytes / 4 for part in parts if isinstance(part, np.ndarray))
     num_state += entry.has_own_weights or config.server_ema is not None
     request = algorithm.aggregator.request(algorithm.aggregator.init())
@@ -200,7 +205,7 @@ def estimate(
     kept = min(config.rounds + 1, num_kept)
     disk = {
         "checkpoints": int(vector * (1 + num_state) * kept),
-        "clients": vector * _expected_clients(load, config.rounds) * keeps,
+        "clients": kept_vector * _expected_clients(load, config.rounds) * keeps,
     }
     return Needs(
         memory,

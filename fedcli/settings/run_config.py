@@ -320,8 +320,9 @@ class RunConfig:
         BATCH_NORMS[0],
         one_of(BATCH_NORMS),
         help="How the moving statistics of batch normalization change. average: the server "
-        "averages the clients' statistics. frozen: they do not change, and training normalizes by "
-        "them, too.",
+        "averages the clients' statistics. local-statistics: each client keeps its own (SiloBN). "
+        "local-layers: it keeps its own gamma and beta, too (FedBN). frozen: they do not change, "
+        "and training normalizes by them, too.",
         section=MODEL,
     )
     fresh_weights: bool = option(

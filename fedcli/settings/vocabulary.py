@@ -11,7 +11,9 @@ STANDARDISED = "standardised"  # pixels minus their mean, divided by their devia
 # Ranges of pixel values in a source of images.
 PIXEL_RANGES = ("0-1", "0-15", "0-16", "0-255", "0-4095", "0-65535", STANDARDISED)
 FROZEN = "frozen"
-BATCH_NORMS = ("average", FROZEN)  # what happens to the moving statistics
+LOCAL_STATISTICS, LOCAL_LAYERS = "local-statistics", "local-layers"
+LOCAL_NORMS = (LOCAL_STATISTICS, LOCAL_LAYERS)  # what each client keeps of batch norms
+BATCH_NORMS = ("average", *LOCAL_NORMS, FROZEN)  # what happens to the moving statistics
 PIPELINES = ("repeat-shuffle", "shuffle-repeat", "per-epoch")
 SAMPLINGS = ("fixed", "uniform", "tff", "with-replacement", "poisson", "cyclic", "by-size")
 HOLD_OUTS = ("within", "clients", "central")  # ways to hold out a split from train

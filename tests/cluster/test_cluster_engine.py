@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedcli import learning
+from fedcli import learning, models
 from fedcli.cluster import probe
 from fedcli.cluster.engine import ClusterEngine
 from fedcli.cluster.merging import PartSum, part_size
@@ -28,8 +29,9 @@ from fedcli.errors import ConfigError
 from fedcli.learning import aggregators, algorithms, optimizers
 from fedcli.learning.engines.task import NO_INPUTS
 from fedcli.learning.engines.threads import ThreadEngine
+from fedcli.learning.training_process import TrainingProcess
 from fedcli.models.augmentation import with_input_layers
-from fedcli.models.layers import MixUp, RandomFlip
+from fedcli.models.layers import BatchNorm, Dense, MixUp, RandomFlip
 from fedcli.models.zoo import softmax_regression
 from fedcli.runs import starting
 from fedcli.settings import RunConfig
@@ -165,6 +167,22 @@ def test_local_models_have_the_bytes_of_threads() -> None:
     ]
     models = [each.state.models_of(list(clients)).tobytes() for each in outputs]
     assert models[0] == models[1]
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+def test_local_batch_norms_have_the_bytes_of_threads(repeats: bool) -> None:
+    clients = cohort(19, repeats=repeats)
+    model = models.sequential([Dense(5), BatchNorm(0.6), Dense(10)], (28, 28), seed=1)
+    outputs = []
+    for engine in (ThreadEngine(1), cluster()):
+        plain = process(engine, model=model)
+        assert isinstance(plain, TrainingProcess)
+        algorithm = replace(plain.algorithm, local_norms="local-layers")
+        outputs.append(rounds(learning.build_process(algorithm, model, engine=engine), clients))
+    assert_equal(*outputs)
+    found = [each.state.models_of(list(clients)) for each in outputs]
+    assert found[0].tobytes() == found[1].tobytes()
+    assert len(np.unique(found[0], axis=0)) > 5
 
 
 def test_clients_can_be_sent_with_their_examples() -> None:

@@ -101,11 +101,12 @@ def processes_of(workers: RayWorkers) -> list[int]:
         {"sampling": "fixed", "model": "cnn-reddi", "rounds": 1},
         {**BATCH_NORM, "batch_norm": "average"},
         {**BATCH_NORM, "batch_norm": "frozen"},
+        {**BATCH_NORM, "batch_norm": "local-layers", "sampling": "with-replacement"},
         {"augment": "flip+mixup", "sampling": "with-replacement", "epochs": 2},
     ],
     ids=[
         *("plain", "scaffold", "median", "with-replacement", "ship", "cnn"),
-        *("averaged-batch-norm", "frozen-batch-norm", "mixup"),
+        *("averaged-batch-norm", "frozen-batch-norm", "local-batch-norm", "mixup"),
     ],
 )
 def test_a_run_has_the_bytes_of_threads(tmp_path: Path, options: dict[str, Any]) -> None:

@@ -362,7 +362,7 @@ def test_calls(name: str, data: st.DataObject) -> None:
     )
     cancel = hand(_core.CancelFlag())
     starts = hand.maybe("f4", len(clients), num_params)
-    factors = _given("f8", (len(clients),), "plain", 0.0 if starts is not None else 0.5)
+    factors = _given("f8", (len(clients),), "plain", 0.5)
     stats = attempt(
         team.train_cohort,
         hand(model),

@@ -51,6 +51,7 @@ _NEWER = (
     ),
     *(f"train --model {each}-bn" for each in ("resnet20", "resnet32", "resnet56", "vgg11")),
     *("train --model mobilenet-v2-bn", "train --batch-norm", "train --batch-norm average"),
+    *("train --batch-norm local-statistics", "train --batch-norm local-layers"),
     "train --batch-norm frozen",
     *("train --pre-aggregator", "train --pre-aggregator-option"),
     *("train --metrics", "train --monitor", "train --class-weights", "eval --metrics"),

@@ -181,7 +181,7 @@ def test_memory_does_not_grow_with_the_clients(tmp_path: Path) -> None:
 
 def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:
     states = _next(ClientStates().open_in(tmp_path, [0]), {"a": 1.0})
-    with pytest.raises(RunError, match=r"client 'a' has 50 values, the model has 51 parameters"):
+    with pytest.raises(RunError, match=r"client 'a' has 50 values instead of 51; restore"):
         states.read("a", 51)
     states.close()
 

@@ -99,8 +99,9 @@ class _Exchange:
         {"inputs": ClientInputs(linear=_rows(1))},
         {"inputs": ClientInputs(linear=_rows(4), delta_factors=np.array([0.5, 0.0, 2.0, 1.0]))},
         {"inputs": ClientInputs(starts=_rows(4))},
+        {"inputs": ClientInputs(starts=_rows(4), delta_factors=np.ones(4))},
     ],
-    ids=["plain", "bounds", "frozen", "common-linear", "linear-and-factors", "starts"],
+    ids=["plain", "bounds", "frozen", "common-linear", "linear-and-factors", "starts", "summed"],
 )
 def test_a_task_that_was_pickled_is_computed_to_the_same_bytes(changes: dict[str, Any]) -> None:
     task, clients = _task(**changes), _clients((7, 20, 1, 13))

@@ -27,6 +27,7 @@ class Algorithm:
         server_optimizer: Updates the global model with the pseudo-gradient.
         ema_decay: Decay of an exponential moving average of the global weights, which is evaluated
             instead of them. None for no average.
+        local_norms: What each client keeps of batch norms: one of `LOCAL_NORMS`. None: nothing.
     """
 
     entry: AlgorithmEntry
@@ -35,6 +36,7 @@ class Algorithm:
     aggregator: Aggregator
     server_optimizer: Optimizer
     ema_decay: float | None = None
+    local_norms: str | None = None
 
 
 def apply_mean_delta(
@@ -42,31 +44,28 @@ def apply_mean_delta(
     params: NDArray[np.float32],
     opt_state: Mapping[str, Any],
     mean_delta: NDArray[np.float32],
-    num_trained: int,
+    averaged: slice | NDArray[np.int64],
 ) -> tuple[NDArray[np.float32], dict[str, Any], dict[str, Any]]:
     """Returns parameters, optimizer state and finalizer metrics after one server step.
 
     A mean delta with a NaN or an infinity is rejected: parameters and state do not change and
-    `update_non_finite` is 1 (TFF learning/templates/apply_optimizer_finalizer.py). The moving
-    statistics of batch norms become the mean of the clients' statistics; the optimizer and its
-    learning rate do not affect them.
+    `update_non_finite` is 1 (TFF learning/templates/apply_optimizer_finalizer.py). Some parameters,
+    such as the moving statistics of batch norms, become the mean of the clients' values; the
+    optimizer and its learning rate do not affect them.
 
     Args:
         server_optimizer: The optimizer.
         params: Global parameters [num_params].
         opt_state: The optimizer's state.
         mean_delta: Mean of client minus server parameters [num_params].
-        num_trained: Number of trained parameters, which come first; the rest are moving statistics.
+        averaged: The places of the parameters that become the mean of the clients' values.
     """
     if not np.isfinite(mean_delta).all():
         return params, dict(opt_state), {"update_non_finite": 1}
     pseudo_gradient = -mean_delta
-    has_moving = num_trained < len(params)
-    if has_moving:
-        pseudo_gradient[num_trained:] = 0.0
+    pseudo_gradient[averaged] = 0.0
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         updates, next_state = server_optimizer.update(pseudo_gradient, dict(opt_state), params)
         stepped = params + updates
-        if has_moving:
-            stepped[num_trained:] = params[num_trained:] + mean_delta[num_trained:]
+        stepped[averaged] = params[averaged] + mean_delta[averaged]
         return stepped, next_state, {"update_non_finite": 0}

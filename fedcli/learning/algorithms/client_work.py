@@ -52,6 +52,8 @@ class CohortCall:
         root_data: The server's own examples in batches; None if it has none.
         max_distances: The largest distance of a client's model from the global model, by client id;
             see `ClientTask`.
+        own_parts: What each client keeps for itself; None if it shares all parameters or none. The
+            client work must then train the cohort once, without an exchange of its own.
     """
 
     engine: Engine
@@ -71,6 +73,7 @@ class CohortCall:
     pipeline: UpdatePipeline | None = None
     root_data: BatchedDataset | None = None
     max_distances: Mapping[str, float] | None = None
+    own_parts: ClientExchange | None = None
 
     @property
     def population_size(self) -> int:
@@ -136,7 +139,7 @@ class CohortCall:
         inputs: ClientInputs = NO_INPUTS,
         exchange: ClientExchange | None = None,
     ) -> Deltas:
-        pipeline = self.pipeline
+        pipeline, exchange = self.pipeline, exchange or self.own_parts
         task = ClientTask(
             rows=rows,
             params=self.params,

@@ -25,13 +25,39 @@ class Evaluated:
             each client has its own model.
         num_updates: The number of accepted updates in `weights`, if they are a running mean of the
             global weights; None otherwise.
-        own_models: The difference of each client's own model from the global model. None if all
-            clients are evaluated with `weights`.
+        own_models: The difference of each client's own model from the global model; with
+            `own_places`, each client's own values in these places. None if all clients are
+            evaluated with `weights`.
+        own_places: The places of the parameters that each client keeps for itself, int64
+            [num_places], if it shares the others; see `own_parts`. None if it shares all or none.
     """
 
     weights: NDArray[np.float32] | None = None
     num_updates: int | None = None
     own_models: ClientStates | None = None
+    own_places: NDArray[np.int64] | None = None
+
+    def write_model(
+        self, params: NDArray[np.float32], client_id: str, model: NDArray[np.float32]
+    ) -> None:
+        """Writes the weights that are evaluated on a client, if there are `own_models`.
+
+        Args:
+            params: The global weights, float32 [num_params].
+            client_id: The client.
+            model: Receives the weights, float32 [num_params].
+
+        Raises:
+            RunError: The file of client states cannot be read.
+        """
+        assert self.own_models is not None
+        if self.own_places is None:
+            np.add(params, self.own_models.read(client_id, len(params)), out=model)
+            return
+        model[:] = params
+        own = self.own_models.borrow(client_id, len(self.own_places))
+        if own is not None:
+            model[self.own_places] = own
 
     def at(self, params: NDArray[np.float32]) -> Evaluated:
         """Returns a copy with `params` [num_params] as its weights, if it has weights."""

@@ -89,7 +89,9 @@ class PythonEngine:
                 alone = task.piece([dataset], index, exchange)
                 delta, stats = self._train_one(network, layout, alone, dataset, occurrence, cancel)
                 factors = alone.sum_factors(stats)
-                total.add([delta], [float(stats["weight"][0] * factors[0])])
+                starts = alone.inputs.starts
+                moved = delta if starts is None else delta + (starts[0] - task.params)
+                total.add([moved], [float(stats["weight"][0] * factors[0])])
                 if file is not None:
                     file.append(delta[np.newaxis], factors, stats)
                 if exchange is not None and exchange.receives:

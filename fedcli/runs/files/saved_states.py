@@ -27,9 +27,9 @@ from fedcli.settings.options import Entry, is_code
 from fedcli.settings.run_config import RunConfig
 
 # Names of the weights that are evaluated in place of the global model's. The clients' own models
-# and an algorithm's own weights are in client_work. A running mean, with its number of updates, is
-# in finalizer.
-_OWN_MODELS = "own_models"
+# or parts and an algorithm's own weights are in client_work. A running mean, with its number of
+# updates, is in finalizer.
+_OWN_MODELS, _OWN_PARTS = "own_models", "own_parts"
 _EVALUATED_WEIGHTS = "evaluated_weights"
 _NUM_UPDATES = "ema_updates"
 
@@ -177,12 +177,16 @@ def _evaluated_parts(
     if evaluated is None:
         return {}, {}
     if evaluated.own_models is not None:
-        return {_OWN_MODELS: _to_part(evaluated.own_models)}, {}
+        return {_own_name(evaluated): _to_part(evaluated.own_models)}, {}
     assert evaluated.weights is not None
     weights: dict[str, checkpoint.Part] = {_EVALUATED_WEIGHTS: evaluated.weights}
     if evaluated.num_updates is None:
         return weights, {}
     return {}, {**weights, _NUM_UPDATES: evaluated.num_updates}
+
+
+def _own_name(evaluated: Evaluated) -> str:
+    return _OWN_MODELS if evaluated.own_places is None else _OWN_PARTS
 
 
 def _take_evaluated(
@@ -195,7 +199,7 @@ def _take_evaluated(
     if initial is None:
         return None
     if initial.own_models is not None:
-        version = client_work.pop(_OWN_MODELS)
+        version = client_work.pop(_own_name(initial))
         return replace(initial, own_models=_from_part(version, initial.own_models))
     if initial.num_updates is None:
         return Evaluated(client_work.pop(_EVALUATED_WEIGHTS))

@@ -340,10 +340,31 @@ static void test_clients_are_scored_at_their_own_starts(void) {
     }
 }
 
-static void test_a_start_of_its_own_with_a_part_in_the_sum_is_refused(void) {
-    set_problem(0);
-    prob.own[1].start = prob.linear[1];
-    CHECK_EQUAL(train(1, &PLAIN, &UNIFORM), FED_ERR_ARGUMENT);
+static void test_the_sum_is_of_differences_from_the_server_wherever_clients_start(void) {
+    static float starts[CLIENTS][PARAMS];
+    static double first[PARAMS];
+    for (size_t c = 0; c < CLIENTS; c++) fill_floats(70 + c, 0.5, starts[c], PARAMS);
+    for (int fixed = 0; fixed < 2; fixed++)
+        for (int num_threads = 1; num_threads <= 7; num_threads += 3) {
+            set_problem(fixed);
+            for (size_t c = 0; c < CLIENTS; c++) {
+                memcpy(starts[c], prob.server, PARAMS / 2 * sizeof(float)); /* as the server's */
+                prob.own[c].delta_factor = 0.5 * (double)(c % 3);
+                if (c != 4) prob.own[c].start = starts[c];
+            }
+            CHECK_EQUAL(train(num_threads, &PLAIN, &UNIFORM), FED_OK);
+            for (size_t p = 0; p < PARAMS; p++) {
+                double sum = 0;
+                for (size_t c = 0; c < CLIENTS; c++) {
+                    const double own = c == 4 ? prob.server[p] : starts[c][p];
+                    const double moved = SIZES[c] > 0 ? own + prob.deltas[c][p] : prob.server[p];
+                    sum += prob.own[c].delta_factor * (moved - prob.server[p]);
+                }
+                CHECK_CLOSE(total[p], sum, 2e-6);
+            }
+            if (num_threads == 1) memcpy(first, total, sizeof first);
+            CHECK_BYTES(total, first, sizeof first);
+        }
 }
 
 static void test_rates_follow_their_factors_step_by_step(void) {
@@ -497,7 +518,7 @@ static const test_case TESTS[] = {
     TEST(test_bad_largest_distances_are_refused),
     TEST(test_a_start_of_its_own_is_the_servers_to_a_client),
     TEST(test_clients_are_scored_at_their_own_starts),
-    TEST(test_a_start_of_its_own_with_a_part_in_the_sum_is_refused),
+    TEST(test_the_sum_is_of_differences_from_the_server_wherever_clients_start),
     TEST(test_rates_follow_their_factors_step_by_step),
     TEST(test_affine_steps_are_their_rows_steps),
     TEST(test_too_few_or_bad_rate_factors_are_refused),
