@@ -17,9 +17,9 @@ from fedcli.files import check_mode, open_regular
 from fedcli.progress import ProgressCallback, RemarkCallback, ignore_progress, ignore_remark
 
 _POLL_SECONDS = 0.1
-# `check_unlocked` holds a shared lock for an instant. `_lock` waits up to this many milliseconds
-# until it is released.
-_MAX_INSTANTS = 100
+# `check_unlocked` holds a shared lock for an instant, or for seconds on a busy machine. `_lock`
+# waits up to this many milliseconds until it is released.
+_MAX_INSTANTS = 10_000
 
 
 class ReplacedError(Exception):

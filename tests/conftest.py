@@ -8,7 +8,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-pytest_plugins = ["tests.kit.command_line", "tests.kit.misbehaving_server"]
+pytest_plugins = [
+    *("tests.kit.command_line", "tests.kit.misbehaving_server", "tests.kit.special_files")
+]
 
 SEED = int(os.environ.get("FEDCLI_TEST_SEED", "42"))
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -12,6 +12,7 @@ import pytest
 
 from fedcli.core.native import Cancelled
 from fedcli.locks import ReplacedError, is_locked, lock_now, locked
+from tests.kit.waiting import PATIENCE_SECONDS, wait_until
 
 
 def test_lock_is_waited_for_and_can_be_given_up(tmp_path: Path) -> None:
@@ -31,9 +32,9 @@ def test_lock_is_waited_for_and_can_be_given_up(tmp_path: Path) -> None:
             pass
         thread = threading.Thread(target=wait)
         thread.start()
-        time.sleep(0.3)
+        wait_until(lambda: remarks, thread)
         order.append("first")
-    thread.join(10)
+    thread.join(PATIENCE_SECONDS)
     assert order == ["first", "second"]
     assert remarks == ["another process has locked data.bin; waiting for it to end"]
     assert list(tmp_path.iterdir()) == []
@@ -46,14 +47,24 @@ def test_a_lock_held_is_refused_at_once(tmp_path: Path) -> None:
     os.close(lock_now(path))
 
 
-def test_who_asks_for_a_lock_does_not_disturb_who_takes_it(tmp_path: Path) -> None:
+def test_who_asks_for_a_lock_does_not_disturb_who_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "lock"
     assert not is_locked(path)
     path.touch()
     asking = os.open(path, os.O_RDONLY)
     fcntl.flock(asking, fcntl.LOCK_SH)  # as `is_locked` does, but it holds the lock longer
-    threading.Timer(0.02, os.close, [asking]).start()
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3000:
+            os.close(asking)
+
+    monkeypatch.setattr(time, "sleep", pause)
     taken = lock_now(path)
+    assert sum(pauses) == pytest.approx(3.0)  # a process that asks can be held up so long
     assert is_locked(path)
     os.close(taken)
     assert not is_locked(path)

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import tarfile
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from fedcli.settings import tables
 from fedcli.settings.options import Entry
 from tests.kit import misbehaving_server as web
 from tests.kit.command_line import Fedcli, WriteTff, assert_is_one_line
+from tests.kit.waiting import PATIENCE_SECONDS, started, wait_until
 
 DATA = "FEDCLI_DATA_DIR"
 
@@ -309,26 +309,21 @@ def test_stopped_it_keeps_what_it_has_and_says_how_to_go_on(
     code: int,
 ) -> None:
     file = CATALOGUE["mnist"].files[0]
-    server.add(file.name, bytes(file.size or 0), web.serve(pause=0.05, block_bytes=20_000))
+    server.add(file.name, bytes(file.size or 0), web.serve(stall_after=100_000))
     arguments = ["download", "mnist", "--mirror", server.url, "--data-dir", str(tmp_path)]
-    process = subprocess.Popen(
-        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **process_arguments
-    )
     part = tmp_path / "downloads" / "mnist" / f"{file.name}.part"
-    deadline = time.monotonic() + 30
-    while not (part.exists() and part.stat().st_size):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal_num)
-    start = time.monotonic()
-    out, err = process.communicate(timeout=30)
-    assert time.monotonic() - start < 2
+    with started(
+        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **process_arguments
+    ) as process:
+        wait_until(lambda: part.exists() and part.stat().st_size == 100_000, process)
+        process.send_signal(signal_num)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert (process.returncode, out) == (code, "")
     assert err.splitlines()[-1] == (
         f"fedcli: stopped; what was fetched is kept in {tmp_path}; "
         "run the same command again to continue"
     )
-    assert part.stat().st_size > 0
+    assert part.stat().st_size == 100_000
 
 
 def test_a_failed_download_leaves_no_empty_folders(
@@ -385,16 +380,16 @@ def test_what_another_process_makes_is_removed_after_it(folder: Path, fake: Publ
     def make() -> None:
         with locked(files[0].with_name(f"{files[0].name}.lock")):
             is_held.set()
-            time.sleep(0.3)
+            wait_until(lambda: remarks)
             order.append("made")
 
     is_held = threading.Event()
     other = threading.Thread(target=make)
     other.start()
-    is_held.wait(10)
+    assert is_held.wait(PATIENCE_SECONDS)
     installing.remove(files, folder, remarks.append)
     order.append("removed")
-    other.join(10)
+    other.join(PATIENCE_SECONDS)
     assert order == ["made", "removed"]
     assert remarks == [f"another process has locked {files[0].name}; waiting for it to end"]
     assert not any(file.exists() for file in files)

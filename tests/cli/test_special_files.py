@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import signal
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 import pytest
 
@@ -26,7 +23,6 @@ COMMANDS = (
     "train --resume run --rounds 3 -q",
     "train --config run/config.toml --out again --force -q",
 )
-SECONDS = 300  # less than it takes to read a huge file
 
 
 @pytest.fixture(scope="module")
@@ -37,18 +33,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     more = f"--rounds 2 --record-clients --csv -q --out {folder}"
     assert cli.run(["train", *options.split(), *more.split()]) == 0
     return folder
-
-
-@pytest.fixture
-def alarm() -> Iterator[None]:
-    def fail(number: int, frame: FrameType | None) -> None:
-        raise AssertionError(f"no end within {SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, fail)
-    signal.alarm(SECONDS)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.usefixtures("alarm")

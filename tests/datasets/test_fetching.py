@@ -11,6 +11,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -31,13 +32,13 @@ from fedcli.datasets.download.fetching import FetchError, Patience
 from fedcli.datasets.download.public import RemoteFile
 from fedcli.errors import DataError
 from tests.kit import misbehaving_server as web
+from tests.kit.waiting import PATIENCE_SECONDS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONTENT = bytes((index * index) % 251 for index in range(300_000))
-PATIENCE = Patience(
-    connect_seconds=2.0, stall_seconds=0.3, pause_seconds=0.01, max_pause_seconds=0.5
-)
-HASTE = replace(PATIENCE, head_seconds=0.5, window_seconds=0.5, window_bytes=20_000)
+# Servers of these tests answer at once, but a busy machine may take long to run them.
+PATIENCE = Patience(pause_seconds=0.01, max_pause_seconds=0.5)
+HASTE = replace(PATIENCE, stall_seconds=0.5, num_tries=10)
 
 
 def remote(*urls: str, content: bytes = CONTENT, **changes: Any) -> RemoteFile:
@@ -90,8 +91,6 @@ def test_damaged_file_is_fetched_again(server: web.Script, tmp_path: Path) -> No
     ("behaviours", "num_requests"),
     [
         ([web.serve(cut_after=1000), web.serve(cut_after=5000)], 3),
-        ([web.serve(stall_after=1000)], 2),
-        ([web.silent], 2),
         ([web.serve(more_bytes=-10)], None),
         ([web.status(503), web.status(500), web.status(429)], 4),
         ([web.status(408)], 2),
@@ -107,7 +106,7 @@ def test_damaged_file_is_fetched_again(server: web.Script, tmp_path: Path) -> No
         ([web.serve(cut_after=1000, validators={}), web.serve(validators={})], 2),
     ],
     ids=[
-        *("cut twice", "stalls", "silent", "short length", "busy", "timeout", "hangs up"),
+        *("cut twice", "short length", "busy", "timeout", "hangs up"),
         *(
             "no HTTP",
             "chunks cut",
@@ -129,6 +128,17 @@ def test_a_file_is_fetched_in_spite_of_errors(
     check_clean(tmp_path / "data.bin")
     if num_requests is not None:
         assert [request.path for request in server.requests] == ["/data.bin"] * num_requests
+
+
+@pytest.mark.parametrize("stalled", [web.serve(stall_after=1000), web.silent])
+def test_a_file_is_fetched_although_a_server_stalled(
+    server: web.Script, tmp_path: Path, stalled: web.Behaviour
+) -> None:
+    url = server.add("data.bin", CONTENT, stalled)
+    remarks: list[str] = []
+    fetching.fetch(remote(url), tmp_path / "data.bin", patience=HASTE, remark=remarks.append)
+    check_clean(tmp_path / "data.bin")
+    assert remarks[0].startswith(f"{url}: no answer in time; trying again")
 
 
 def test_resumes_where_it_was_cut_if_the_file_is_the_same(
@@ -251,8 +261,11 @@ def test_all_addresses_fail_with_one_line_of_reasons(server: web.Script, tmp_pat
 
 
 def test_an_unreachable_server_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(FetchError, match=r"cannot be reached \(Connection refused\)"):
-        fetch(remote("http://127.0.0.1:9/a", "http://127.0.0.1:9/b"), tmp_path / "data.bin")
+    with socket.socket() as bound:  # nobody else listens on its port
+        bound.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        with pytest.raises(FetchError, match=r"cannot be reached \(Connection refused\)"):
+            fetch(remote(f"{url}/a", f"{url}/b"), tmp_path / "data.bin")
 
 
 @pytest.mark.parametrize("behaviour", [web.endless, web.serve()], ids=["endless", "large"])
@@ -340,17 +353,20 @@ def test_fetched_bytes_are_kept_after_the_last_error(server: web.Script, tmp_pat
     check_clean(target)
 
 
-def test_cancelling_is_quick_while_the_server_is_silent(server: web.Script, tmp_path: Path) -> None:
+def test_a_download_is_cancelled_while_the_server_is_silent(
+    server: web.Script, tmp_path: Path
+) -> None:
     url = server.add("data.bin", CONTENT, web.serve(stall_after=1000))
-    start = time.monotonic()
+    told: list[int] = []
 
     def tell(done: int, total: int | None) -> None:
-        if done == 1000 and time.monotonic() - start > 0.2:
+        told.append(done)
+        if told.count(1000) == 4:  # once when the bytes arrived, and then while none arrive
             raise Cancelled
 
     with pytest.raises(Cancelled):
         fetching.fetch(remote(url), tmp_path / "data.bin", tell=tell)
-    assert time.monotonic() - start < 5
+    assert len(server.requests) == 1
     assert (tmp_path / "data.bin.part").read_bytes() == CONTENT[:1000]
 
 
@@ -384,13 +400,13 @@ def test_https_requires_a_trusted_certificate(
     context.load_cert_chain(certificate, key)
     with web.running(context) as server:
         stalls = web.serve(stall_after=1000)
-        file = remote(server.add("data.bin", CONTENT, stalls))
+        file = remote(server.add("data.bin", CONTENT, *[stalls] * 3))
         with pytest.raises(FetchError, match="CERTIFICATE_VERIFY_FAILED"):
             fetch(file, tmp_path / "out" / "data.bin")
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        fetch(file, tmp_path / "out" / "data.bin")
+        fetching.fetch(file, tmp_path / "out" / "data.bin", patience=HASTE)
     check_clean(tmp_path / "out" / "data.bin")
-    assert [request.range for request in server.requests] == [None, "bytes=1000-"]
+    assert "bytes=1000-" in [request.range for request in server.requests]
 
 
 def test_redirects_are_followed_with_the_range(server: web.Script, tmp_path: Path) -> None:
@@ -497,7 +513,7 @@ def test_two_processes_fetch_a_file_once(server: web.Script, tmp_path: Path) -> 
     slow = web.serve(pause=0.05, block_bytes=20_000)
     file = remote(server.add("data.bin", CONTENT, slow, slow))
     processes = [_in_a_process(file, tmp_path / "data.bin") for _ in range(2)]
-    outputs = [process.communicate(timeout=60)[0].split() for process in processes]
+    outputs = [process.communicate(timeout=PATIENCE_SECONDS)[0].split() for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert sorted(int(output[1]) for output in outputs) == [0, len(CONTENT)]
     assert len(server.requests) == 1
@@ -505,22 +521,31 @@ def test_two_processes_fetch_a_file_once(server: web.Script, tmp_path: Path) -> 
 
 
 def test_a_killed_download_is_resumed(server: web.Script, tmp_path: Path) -> None:
-    content = CONTENT * 4
-    slow = web.serve(pause=0.02, block_bytes=20_000)
-    file = remote(server.add("data.bin", content, *[slow] * 20), content=content)
+    """Each process gets at most 20,000 bytes, so none can complete the file."""
+    file = remote(server.add("data.bin", CONTENT, *[web.serve(stall_after=20_000)] * 20))
     target = tmp_path / "data.bin"
-    for moment in (0.0, 0.05, 0.15, 0.4):
+    part = tmp_path / "data.bin.part"
+
+    def kept() -> int:
+        return part.stat().st_size if part.exists() else 0
+
+    for seconds in (0.0, 0.05, 0.15, 0.4, None, None):
+        wanted = kept() + 1 if seconds is None else 0
         process = _in_a_process(file, target)
         assert process.stdout is not None
         assert process.stdout.readline() == "begins\n"
-        time.sleep(moment)
+        while kept() < wanted:
+            assert process.poll() is None
+            time.sleep(0.005)
+        time.sleep(seconds or 0.0)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert not target.exists()
-    kept = sum(each.stat().st_size for each in tmp_path.glob("*.part"))
-    assert kept > 0
-    assert fetch(file, target) == len(content) - kept
-    assert target.read_bytes() == content
+    server.behaviours["/data.bin"].clear()
+    before = kept()
+    assert before > 0
+    assert fetch(file, target) == len(CONTENT) - before
+    assert target.read_bytes() == CONTENT
     assert [each.name for each in tmp_path.iterdir()] == ["data.bin"]
 
 
@@ -557,18 +582,19 @@ def test_any_cuts_give_the_same_bytes(
 def test_a_very_slow_server_is_given_up(
     server: web.Script, tmp_path: Path, slow: web.Behaviour
 ) -> None:
-    url = server.add("data.bin", CONTENT, *[slow] * HASTE.num_tries)
-    began = time.monotonic()
+    patience = replace(PATIENCE, head_seconds=0.5, window_seconds=0.5, window_bytes=20_000)
+    url = server.add("data.bin", CONTENT, *[slow] * patience.num_tries)
     with pytest.raises(FetchError, match="too slow: almost nothing arrived in a long time"):
-        fetching.fetch(remote(url), tmp_path / "data.bin", patience=HASTE)
-    assert time.monotonic() - began < 15
+        fetching.fetch(remote(url), tmp_path / "data.bin", patience=patience)
 
 
 def test_the_bytes_of_a_slow_server_are_kept(server: web.Script, tmp_path: Path) -> None:
-    url = server.add("data.bin", CONTENT, web.serve(pause=0.02, block_bytes=300))
-    fetching.fetch(remote(url), tmp_path / "data.bin", patience=HASTE)
+    slow = web.serve(pause=0.02, block_bytes=300)
+    url = server.add("data.bin", CONTENT, *[slow] * 3)
+    patience = replace(PATIENCE, num_tries=10, window_seconds=0.5, window_bytes=20_000)
+    fetching.fetch(remote(url), tmp_path / "data.bin", patience=patience)
     assert (tmp_path / "data.bin").read_bytes() == CONTENT
-    assert server.requests[1].range is not None
+    assert server.requests[-1].range is not None
 
 
 @pytest.mark.parametrize(

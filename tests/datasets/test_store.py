@@ -31,6 +31,7 @@ from fedcli.datasets.sources import store, store_writer
 from fedcli.datasets.sources.store import StoreInfo
 from fedcli.datasets.table import ExampleTable
 from fedcli.errors import ConfigError, DataError
+from tests.kit.waiting import PATIENCE_SECONDS
 
 INFO = StoreInfo(
     num_classes=10,
@@ -295,7 +296,11 @@ def test_a_heap_with_an_endless_list_is_refused(path: Path) -> None:
         f"from fedcli.datasets.sources import store; store.open_store(store.Path({str(path)!r}))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
     )
     assert done.returncode == 1, done.returncode
     assert "garbled heap of texts" in done.stderr

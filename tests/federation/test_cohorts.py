@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
@@ -188,15 +187,12 @@ def test_a_million_clients_cost_what_a_cohort_costs(sampling: str) -> None:
     planned.for_round(0)
     ids.num_made = 0
     tracemalloc.start()
-    started = time.perf_counter()
     drawn = planned.for_round(1)
-    seconds = time.perf_counter() - started
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(drawn) == ids.num_made
     assert 50 < len(set(drawn)) <= len(drawn) < 150
     assert peak_bytes < 200_000
-    assert seconds < 0.1
 
 
 def test_everyone_is_evaluated_up_to_a_bound_then_a_draw() -> None:

@@ -121,7 +121,7 @@ def serve(
                 handler.script.is_over.wait(pause)
         handler.wfile.flush()
         if stall_after is not None:
-            handler.script.is_over.wait(20)
+            handler.script.is_over.wait()
 
     return behave
 
@@ -165,7 +165,7 @@ def endless(handler: Handler, _: bytes) -> None:
 
 def silent(handler: Handler, _: bytes) -> None:
     """Accepts the request and never answers."""
-    handler.script.is_over.wait(20)
+    handler.script.is_over.wait()
 
 
 def trickle_head(handler: Handler, _: bytes) -> None:

@@ -26,10 +26,11 @@ from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.models.zoo import softmax_regression
 from fedcli.runs import starting
 from fedcli.runs.files import folder
+from tests.kit.waiting import PATIENCE_SECONDS
 
 MODEL = softmax_regression((4, 4), 3)
 SGD_ROWS = ((0, (0.1, 0.0, 0.0)),)
-SECONDS = 60.0  # a call that takes longer counts as hanging
+SECONDS = PATIENCE_SECONDS  # a call that takes longer counts as hanging
 
 
 def _pixels(seed: int) -> NDArray[np.float32]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -349,14 +348,12 @@ def test_a_store_is_dealt_as_the_file_it_was_made_of(tmp_path: Path, tff_file: P
 
 
 def test_more_pixels_than_the_disk_takes_are_refused_before_they_are_drawn() -> None:
-    started = time.monotonic()
     with pytest.raises(DataError) as caught:
         datasets.open_splits(
             datasets.DataSource(
                 "synthetic-digits", data_options={"clients": 1_000_000_000}, partition="iid"
             )
         )
-    assert time.monotonic() - started < 5
     message = str(caught.value)
     assert message.startswith("--partition iid: copies all pixels of synthetic-digits, about ")
     assert "choose fewer clients" in message

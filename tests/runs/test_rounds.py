@@ -38,6 +38,7 @@ from tests.kit.training import (
     train_and_vanish,
     train_rounds,
 )
+from tests.kit.waiting import ENDLESS, PATIENCE_SECONDS, wait_until
 
 NAMES = ["sparse_categorical_accuracy", "loss", "num_examples", "num_batches"]
 
@@ -454,20 +455,27 @@ def test_a_large_file_is_not_read_through_after_a_stop_or_an_error(tmp_path: Pat
     assert not (tmp_path / "run").exists()
     for thread in threading.enumerate():
         if thread.name.startswith("fedcli-fingerprint"):
-            thread.join(timeout=10)
+            thread.join(PATIENCE_SECONDS)
             assert not thread.is_alive()
 
 
 def test_a_raised_flag_saves_the_last_completed_round(tmp_path: Path) -> None:
-    config = make_config(rounds=100_000)
+    config = make_config(rounds=ENDLESS)
     cancel = native.CancelFlag()
     with starting.start(config, tmp_path / "run", cancel=cancel) as training:
-        threading.Timer(0.2, cancel.set).start()
+
+        def stop_soon() -> None:
+            wait_until(lambda: training.round_num > 2)
+            cancel.set()
+
+        stopping = threading.Thread(target=stop_soon)
+        stopping.start()
         with pytest.raises(native.Cancelled):
             for _ in training.run():
                 pass
+        stopping.join()
         completed = training.round_num
-    assert 0 < completed < 100_000
+    assert completed > 2
     assert folder.latest_checkpoint(tmp_path / "run").name == f"round-{completed:06d}.h5"
     assert folder.read_metrics(tmp_path / "run")[-1]["round"] == completed
     with starting.resume(tmp_path / "run") as training:
