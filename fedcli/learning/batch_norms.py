@@ -23,6 +23,7 @@ from fedcli.settings.tables import AlgorithmEntry
 from fedcli.settings.vocabulary import LOCAL_NORMS
 
 if TYPE_CHECKING:
+    from fedcli.learning.aggregators.contract import Aggregator
     from fedcli.learning.updates.contract import UpdateStage
 
 
@@ -43,9 +44,8 @@ def check_batch_norms(model: Model, algorithm: Algorithm, stages: Sequence[Updat
         raise _refusal(model, f"algorithm {entry.name}", f"choose {fitting}")
     aggregator = algorithm.aggregator
     if not getattr(aggregator, "averages_coordinates", False):
-        name = getattr(aggregator, "selected_by", f"the aggregator {type(aggregator).__name__}")
         choice = "choose --aggregator mean, median, trimmed-mean or meamed alone"
-        raise _refusal(model, name, choice)
+        raise _refusal(model, _name_of(aggregator), choice)
     if stages:
         raise _refusal(model, f"--{stages[0].name}", "leave it out")
 
@@ -75,8 +75,9 @@ def own_places(model: Model, algorithm: Algorithm) -> NDArray[np.int64]:
     aggregator = algorithm.aggregator
     if aggregator.request(aggregator.init()).all_rows:
         raise ConfigError(
-            f"{option}: the clients' deltas start from different parameters, which only "
-            "--aggregator mean supports; choose that"
+            f"{option}: the clients' deltas start from different parameters, so that only their "
+            f"mean can be used, but {_name_of(aggregator)} uses each of them: choose --aggregator "
+            "mean alone"
         )
     if algorithm.ema_decay is not None:
         raise ConfigError(
@@ -92,6 +93,12 @@ def _shares_parts(entry: AlgorithmEntry) -> bool:
 
 def _averages(entry: AlgorithmEntry) -> bool:
     return entry.sends_deltas_alone or entry.pools_clients or entry.has_own_models
+
+
+def _name_of(aggregator: Aggregator) -> str:
+    """Returns the option that selects an aggregator, or its class."""
+    name: str = getattr(aggregator, "selected_by", f"the aggregator {type(aggregator).__name__}")
+    return name
 
 
 def _refusal(model: Model, part: str, choice: str) -> ConfigError:

@@ -365,8 +365,8 @@ def test_clean_and_audit_know_what_clients_keep(run: Path, fedcli: Fedcli) -> No
         ({"name": "local-only"}, "the clients of local-only cannot keep a part"),
         ({"name": "centralized"}, "the clients of centralized cannot keep a part"),
         ({"name": "fedsgd"}, "choose algorithm fedavg, fedprox, fedavgm, fedadagrad, fedadam"),
-        ({"aggregator": "median"}, "which only aggregator mean supports; choose that"),
-        ({"aggregator": "krum"}, "which only aggregator mean supports; choose that"),
+        ({"aggregator": "median"}, "the aggregator Median uses each of them"),
+        ({"aggregator": "krum"}, "the aggregator Krum uses each of them"),
         ({"name": "scaffold"}, "the clients of scaffold cannot keep a part"),
         ({"ema_decay": 0.9}, "leave out server_ema"),
     ],
@@ -391,7 +391,9 @@ def test_the_command_line_refuses_before_any_work(fedcli: Fedcli, small_model: s
     train = ("train", "--data", "synthetic-shapes", "--model", small_model, "--out", "run")
     done = fedcli(*train, "--batch-norm", "local-layers", "--aggregator", "trimmed-mean")
     assert (done.code, done.out, len(done.err.splitlines())) == (1, "", 1)
-    assert "which only --aggregator mean supports" in done.err
+    assert "uses each of them: choose --aggregator mean alone" in done.err
+    done = fedcli(*train, "--batch-norm", "local-layers", "--secure-sum")
+    assert "only their mean can be used, but --secure-sum uses each of them" in done.err
     done = fedcli(*train, "--batch-norm", "local-layers", "--compress", "top-k")
     assert "compress does more than average" in done.err
     done = fedcli(*train, "--batch-norm", "local")
