@@ -6,10 +6,13 @@ Needs Keras 3 and a backend of it, which `KERAS_BACKEND` names: `pip install ker
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,10 +53,29 @@ from tests.kit import reference_net
 
 BACKENDS = ("jax", "torch", "tensorflow")
 
-# A process of its own loads and writes fedcli's models with Keras, whose backends keep threads.
+# A process of its own runs the programs below, because the backends of Keras keep threads. It is
+# one process for all tests, because importing Keras takes longer than most of them. From each line
+# it reads a program and its arguments; its answer is a traceback, or nothing.
+KERAS = """
+import json, os, sys, traceback
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # what Keras prints is no answer
+import keras, numpy as np
+for line in sys.stdin:
+    program, arguments = json.loads(line)
+    keras.utils.clear_session()  # so that names of layers do not depend on earlier programs
+    try:
+        exec(program, {"keras": keras, "np": np, "arguments": arguments})
+        told = ""
+    except Exception:
+        told = traceback.format_exc()
+    print(json.dumps(told), file=answers, flush=True)
+"""
+RunKeras = Callable[..., None]
+
+# Loads and writes fedcli's models.
 PROGRAM = """
-import sys, numpy as np, keras
-whole, weights, images, folder = sys.argv[1:]
+whole, weights, images, folder = arguments
 images = np.load(images)
 model = keras.models.load_model(whole)
 np.save(f"{folder}/loaded.npy", model.predict(images, verbose=0))
@@ -147,9 +169,8 @@ MODELS: dict[str, tuple[tuple[int, ...], list[Spec]]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def backend() -> str:
-    """A backend of Keras 3 that is installed here."""
+def _backend() -> str:
+    """Returns a backend of Keras 3 that is installed here."""
     if importlib.util.find_spec("keras") is None:
         pytest.skip("Keras 3 is not installed")
     wanted = os.environ.get("KERAS_BACKEND")
@@ -159,14 +180,22 @@ def backend() -> str:
     return wanted or found[0]
 
 
-def run_keras(layout: ParamLayout, params: object, images: object, folder: Path, on: str) -> None:
-    given = [folder / name for name in ("m.keras", "m.weights.h5", "images.npy")]
-    formats.write_keras(given[0], layout, np.asarray(params))
-    formats.write_weights(given[1], layout, np.asarray(params))
-    np.save(given[2], np.asarray(images))
-    command = [sys.executable, "-c", PROGRAM, *map(str, given), str(folder)]
-    environment = {**os.environ, "KERAS_BACKEND": on, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    subprocess.run(command, check=True, env=environment, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def run_keras() -> Iterator[RunKeras]:
+    """Runs a program with its arguments in the process that has imported Keras."""
+    environment = {**os.environ, "KERAS_BACKEND": _backend(), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", KERAS], env=environment, **pipes) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        requests, answers = process.stdin, process.stdout
+
+        def run(program: str, *arguments: object) -> None:
+            print(json.dumps([program, list(map(str, arguments))]), file=requests, flush=True)
+            assert json.loads(answers.readline()) == ""
+
+        yield run
+        requests.close()
 
 
 def _with_variances(layout: ParamLayout, params: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -178,7 +207,9 @@ def _with_variances(layout: ParamLayout, params: NDArray[np.float32]) -> NDArray
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_keras_predicts_what_fedcli_computes(tmp_path: Path, backend: str, name: str) -> None:
+def test_keras_predicts_what_fedcli_computes(
+    tmp_path: Path, run_keras: RunKeras, name: str
+) -> None:
     shape, specs = MODELS[name]
     layout = lay_out(specs, shape)
     rng = np.random.RandomState(1)
@@ -186,7 +217,11 @@ def test_keras_predicts_what_fedcli_computes(tmp_path: Path, backend: str, name:
     images = rng.uniform(0, 1, (5, *shape)).astype(np.float32)
     needs_channels = name == "cnn"  # Keras's convolutions need a channel axis
     given = images[..., None] if needs_channels else images
-    run_keras(layout, params, given, tmp_path, backend)
+    files = [tmp_path / each for each in ("m.keras", "m.weights.h5", "images.npy")]
+    formats.write_keras(files[0], layout, params)
+    formats.write_weights(files[1], layout, params)
+    np.save(files[2], given)
+    run_keras(PROGRAM, *files, tmp_path)
     weights = layout.split(params)
     expected = reference_net.softmax(reference_net.logits(layout, weights, images))
     for file in ("loaded.npy", "weights.npy"):
@@ -206,8 +241,7 @@ def test_keras_predicts_what_fedcli_computes(tmp_path: Path, backend: str, name:
 
 # SGD on batches of 6, without shuffling.
 TRAINING = """
-import sys, numpy as np, keras
-whole, images, labels, weights = sys.argv[1:]
+whole, images, labels, weights = arguments
 model = keras.models.load_model(whole)
 model.compile(keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy())
 images, labels = np.load(images), np.load(labels)
@@ -219,7 +253,7 @@ model.save_weights(weights)
 
 @pytest.mark.parametrize("name", ["batch norms", "residual network with batch norms"])
 def test_keras_trains_batch_norms_to_the_same_weights(
-    tmp_path: Path, backend: str, name: str
+    tmp_path: Path, run_keras: RunKeras, name: str
 ) -> None:
     shape, specs = MODELS[name]
     model = models.sequential(specs, shape, seed=3)
@@ -230,8 +264,7 @@ def test_keras_trains_batch_norms_to_the_same_weights(
     formats.write_keras(files[0], model.layout, model.initial_params)
     np.save(files[1], images)
     np.save(files[2], labels)
-    program = [sys.executable, "-c", TRAINING, *map(str, files)]
-    subprocess.run(program, check=True, env={**os.environ, "KERAS_BACKEND": backend})
+    run_keras(TRAINING, *files)
     data = from_arrays(images, labels).client.preprocess(1, shuffle_buffer=1, batch_size=6)
     rows = ((StepKind.SGD, (0.1, 0.0, 0.0)),)
     task = ClientTask(rows, model.initial_params, round_num=0, weighting="uniform")
