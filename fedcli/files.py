@@ -101,7 +101,7 @@ def check_is_no_input(path: Path, inputs: Iterable[Path], label: str) -> None:
 
 
 def text_bytes(text: str) -> bytes:
-    r"""Returns the text as UTF-8, with `\udcff` for each byte of a file name that is not UTF-8."""
+    r"""Returns the text as UTF-8. Surrogate escapes in file names become text such as `\udcff`."""
     return text.encode(errors="backslashreplace")
 
 

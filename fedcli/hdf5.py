@@ -25,11 +25,11 @@ STORE_FORMAT = "fedcli-store"  # the root attribute `format` of a fedcli store
 _MAX_PACKING = 2000
 _SMALL_BYTES = 1 << 20
 MAX_NAMES = 200_000  # names in a group; a TFF file has one for each client
-# HDF5 decompresses a chunk into a buffer that it doubles until all fits. If a chunk is stored in so
-# many bytes that it could decompress to more than `MAX_UNPACKED_BYTES`, it is first decompressed
-# here, up to the size that the file declares.
+# HDF5 decompresses a chunk into a buffer that it doubles until all fits. If the stored bytes of a
+# chunk could decompress to more than `MAX_UNPACKED_BYTES`, the chunk is first decompressed here, up
+# to the size that the file declares.
 MAX_UNPACKED_BYTES = 256 << 20
-MAX_CHUNK_BYTES = 64 << 20  # of one decompressed chunk; more only if the whole dataset has more
+MAX_CHUNK_BYTES = 64 << 20  # size of a decompressed chunk, or the dataset's size if that is larger
 _DEFLATE_RATIO = 1032  # the largest there is
 _CHUNK_OVERHEAD = 1 << 12  # bytes that a filter may add to data that do not compress
 # The filters that are read: deflate, shuffle, Fletcher's checksum, LZF.
@@ -252,7 +252,7 @@ def check_chunks(dataset: Any, where: str) -> None:
 
     Raises:
         DataError: A chunk is larger than its dataset, is compressed twice or by an unknown filter,
-            or its stored or decompressed bytes are more than a chunk has.
+            or has more bytes than declared, stored or decompressed.
     """
     plist = dataset.get_create_plist()
     if plist.get_layout() != h5py.h5d.CHUNKED:

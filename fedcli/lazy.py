@@ -175,7 +175,7 @@ class _FormerModules:
 def _refuse_peer_name(path: str) -> None:
     """Raises ImportError for a name of another program, as in `from fedcli import simulation`.
 
-    Without it, Python would say only that it cannot import the name.
+    Without this function, Python would only say that the name cannot be imported.
     """
     owner, _, name = path.rpartition(".")
     if name in load(f"{_PEER_NAMES}:NAMES"):

@@ -149,7 +149,7 @@ def _bad_kind(path: Path, mode: int) -> RunError:
 
 
 def _descriptor(path: Path) -> int | None:
-    """The descriptor of this process that a path such as /dev/stdout names; None: none."""
+    """The descriptor of this process that a path such as /dev/stdout names; None: it names none."""
     own = re.compile(_OWN_DESCRIPTORS.format(pid=os.getpid()))
     for _ in range(_MAX_LINKS):
         if path.name.isdecimal() and own.fullmatch(os.path.realpath(path.parent)):
@@ -275,7 +275,8 @@ def _open_locked(path: Path) -> tuple[Path, int]:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         with suppress(OSError):  # a file system without locks, where nothing is ever removed
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # Before it was locked, another writer may have removed it as a dead process's file.
+        # Before it was locked, another writer may have taken it for a dead process's file and
+        # removed it.
         if os.fstat(descriptor).st_nlink:
             return temporary, descriptor
         os.close(descriptor)
@@ -362,7 +363,8 @@ def _make_locked_folder(path: Path, mode: int) -> int:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
             with suppress(OSError):  # a file system without locks, where nothing is ever removed
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # Another process may have removed it before it was locked, as if its process were dead.
+            # Before the lock, another process may have taken the folder for a dead one's and
+            # removed it.
             with suppress(FileNotFoundError):
                 if os.path.samestat(path.lstat(), os.fstat(descriptor)):
                     return descriptor

@@ -89,7 +89,7 @@ class AuditedRun:
         return list(cohorts.population if cohorts.fixed is None else cohorts.fixed)
 
     def candidate(self, client_id: str, option: str) -> str:
-        """Returns a client that may take part: `client_id`, or the first if it is empty.
+        """Returns a client that may take part: `client_id`, or the first if `client_id` is empty.
 
         `option` is the name of the audit's option that gave the id, for messages.
 
@@ -144,7 +144,7 @@ class AuditedRun:
     def losses(
         self, data: ClientData, client_id: str, weights: NDArray[np.float32]
     ) -> NDArray[np.float64]:
-        """Returns the loss of each example of a client of a split, in nats: float64 [n]."""
+        """Returns the loss of each example that a client has in `data`, in nats: float64 [n]."""
         return self.losses_of(data.client(client_id), weights)
 
     def losses_of(self, client: ClientDataset, weights: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -43,7 +43,8 @@ class Canary:
         without: Of the remaining runs without it, the number of runs that were mistaken for runs
             with it, and the number of all runs.
         epsilon: The lower bound on epsilon, at 95 % confidence.
-        largest: The bound that as many runs would give if the threshold decided all correctly.
+        largest: The bound that these runs would give if the threshold decided all of them
+            correctly.
         separation: How well all runs are distinguished, over all thresholds.
         privacy: The epsilon that the run reports; None if it reports none.
         notes: Notes for the user, one line each.
@@ -89,10 +90,11 @@ def audit(run: AuditedRun, tell: ProgressCallback, *, canary: str, shadows: int)
         run: The run.
         tell: Called with the number of runs trained so far, for progress.
         canary: The client; empty: the first that may take part.
-        shadows: Number of runs with it, and of runs without it.
+        shadows: Number of runs with the canary; as many runs are trained without it.
 
     Raises:
-        ConfigError: There is no such client, it has no examples, or clients send no updates.
+        ConfigError: There is no such client, it has no examples, the data have a single class, or
+            clients send no updates.
     """
     run.check_is_shared()
     client_id = run.candidate(canary, "canary")

@@ -1,11 +1,11 @@
 """Gradient inversion: the pixels of a client's example, read from its model update.
 
-The gradient of a dense layer's kernel is the outer product of its input x and the gradient of its
-output, which is also the gradient of its bias. A client with a single example has the same input in
-every local step. The update of column j of its kernel is then x times the update of bias j, so
-their quotient is x after any number of steps. With several examples, each quotient is a mixture of
-them, weighted by their gradients. But if there are many hidden units, some react to only one
-example, and their quotient is that example.
+The gradient of a dense layer's kernel is the outer product of the layer's input x and the gradient
+of the layer's output. The gradient of the output is also the gradient of the bias. A client with a
+single example has the same input in every local step. The update of column j of the kernel is then
+x times the update of bias j, so their quotient is x after any number of steps. With several
+examples, each quotient is a mixture of them, weighted by their gradients. But if there are many
+hidden units, some react to only one example, and their quotient is that example.
 
 (Phong, Aono, Hayashi, Wang and Moriai, "Privacy-Preserving Deep Learning via Additively Homomorphic
 Encryption", IEEE TIFS 2018; Geiping, Bauermeister, Dröge and Moeller, "Inverting Gradients",

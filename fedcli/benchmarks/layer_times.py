@@ -75,7 +75,7 @@ class LayerTimes:
 def measure(
     model: Model, batch_size: int, pace: Pace, timer: Timer, tell: ProgressCallback
 ) -> LayerTimes:
-    """Measures the time of each phase of each stage, in turns with the measurement of the peak.
+    """Measures the time of each phase of each stage, in turns with the machine's peak speed.
 
     Each phase is repeated alone, so its weights may be in a faster cache than in a local step.
 

@@ -1,4 +1,4 @@
-"""Runs a job with each program that can do it, in turns with the measurement of the peak."""
+"""Runs a job with each program that can do it, in turns that also measure the machine's peak."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ class Row:
         threads: Number of threads.
         seconds: Seconds of one call.
         num_units: Number of units that a call processes.
-        share_of_peak: Multiply-adds as a share of the number that as many threads could do in that
+        share_of_peak: Multiply-adds as a share of the number that the same threads could do in that
             time; None if the work is not arithmetic.
         speedup: For fedcli on several threads, its seconds on one thread divided by `seconds`.
-        ratio: For peers, fedcli's seconds on as many threads divided by `seconds`.
+        ratio: For peers, fedcli's seconds on the same number of threads, divided by `seconds`.
     """
 
     by: str

@@ -25,7 +25,7 @@ TRAIN, EVALUATE, AVERAGE = "train", "evaluate", "average"
 DIGITS, SHAPES = "synthetic-digits", "synthetic-shapes"
 _EXAMPLE_SHAPES = {DIGITS: (28, 28), SHAPES: (32, 32, 3)}
 ORDER_SEED = 0
-_SHUFFLE_BUFFER = 100  # as in the tutorial
+_SHUFFLE_BUFFER = 100  # as in TFF's tutorial
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def in_turn(
     """Returns the seconds of one call of each runner, one value for each turn.
 
     Each runner warms up first, which does not count. Then they take turns, `pace.repeats` times.
-    Turn i of all runners belongs together: ratios are computed by turn, not from medians.
+    Ratios are computed between the turns with the same index, not between medians.
 
     Args:
         runners: The runners.

@@ -24,7 +24,7 @@ LOCAL, AUTO = "local", "auto"
 
 _CONNECT_SECONDS = 10.0
 _POLL_SECONDS = 0.05
-_ENDING = "fedcli-ray-ending"  # the name of a thread
+_ENDING = "fedcli-ray-ending"  # the name of a thread that is disconnecting
 _STORE_BYTES = 256 << 20  # size of a local cluster's object store, which spills to the disk
 
 

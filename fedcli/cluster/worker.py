@@ -183,7 +183,7 @@ class _Collector:
 
 
 class _Slices:
-    """Called with consecutive pieces of the clients; returns the rows of each piece in turn."""
+    """A function of consecutive pieces of the clients, which returns the rows of each piece."""
 
     def __init__(self, rows: NDArray[np.float32]) -> None:
         self._rows = rows

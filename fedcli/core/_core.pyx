@@ -983,8 +983,8 @@ cdef class Rows:
         check(status)
 
     def measure(self, origin=None, direction=None):
-        """Returns the squared norms of row - origin, and its products with direction (0 without
-        one): float64 [num_rows] each. origin None means zeros."""
+        """Returns the squared norms of row - origin, and its products with direction, which are 0
+        if direction is None: float64 [num_rows] each. origin None means zeros."""
         cdef int status
         squares, products = np.zeros(self.table.num_rows), np.zeros(self.table.num_rows)
         cdef double *to_squares = <double *> memory_of(squares)
@@ -1085,8 +1085,8 @@ def batch_bytes(Model model not None, size_t batch_size, size_t num_clients, int
 
 def exercise(Model model not None, params, size_t batch_size, size_t stage, int phase,
              size_t repeats):
-    """Runs one phase of a stage (0 forward, 1 backward with a plain SGD update, 2 derive)
-    repeatedly on a synthetic batch, on this thread."""
+    """Runs one phase of a stage (0 forward, 1 backward with a plain SGD update, 2 transformed
+    copies of the weights) repeatedly on a synthetic batch, on this thread."""
     cdef int status
     cdef Array of_params = model.hold_params(params)
     with nogil:

@@ -117,7 +117,8 @@ __all__ = [
 T = TypeVar("T")
 
 StepRow = tuple[int, tuple[float, ...]]
-# One layer: the fields of struct fed_layer in order. The kind is its name; a shape is a tuple.
+# One layer: the fields of struct fed_layer in order, with the name of its kind and shapes as
+# tuples.
 ModelRow = tuple[str | int | float | tuple[int, int, int], ...]
 
 
@@ -282,7 +283,7 @@ class Rows:
         return median, np.sqrt(squares)
 
     def mean_near_median(self, num_nearest: int) -> NDArray[np.float64]:
-        """Returns the mean of the values of each coordinate that are nearest to their median.
+        """Returns, for each coordinate, the mean of the values that are nearest to their median.
 
         Of values that are equally near, those of earlier rows are taken.
 
@@ -300,7 +301,7 @@ class Rows:
         return mean
 
     def sign_votes(self, origin: NDArray[np.float64] | None = None) -> NDArray[np.int32]:
-        """Returns the sum of sign(row - origin) over rows, int32 [num_values]; None: zeros."""
+        """Returns the sum of sign(row - origin) over rows, int32 [num_values]; no origin: zeros."""
         return self._call(lambda: self._rows.sign_votes(origin))
 
     def weighted_sum(self, factors: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -377,8 +378,8 @@ def bound_rows(
         num_threads: The number of threads, which changes no result; see `Helpers`.
 
     Returns:
-        A record for each row, with the field `is_finite`, and if there are bounds `max_abs` and
-        `norm`: the row's size before the bounds, with norm 0 if it became zeros.
+        A record for each row, with the field `is_finite`. If there are bounds, it also has
+        `max_abs` and `norm`, the row's size before the bounds; `norm` is 0 if the row became zeros.
     """
     return _core.bound_rows(rows, bounds, num_threads)
 
@@ -386,7 +387,7 @@ def bound_rows(
 def sum_rows(
     rows: NDArray[np.float32], weights: NDArray[np.float64], num_threads: int
 ) -> NDArray[np.float64]:
-    """Returns the total that a `WeightedSum` has of the rows of a matrix, float64 [num_values].
+    """Returns the sum of the rows of a matrix, as `WeightedSum` adds them: float64 [num_values].
 
     Args:
         rows: float32 [num_rows, num_values], contiguous. A row of weight 0 need not be finite.
@@ -486,8 +487,8 @@ class Noise(NamedTuple):
             [num_keys].
         groups: The values of the complete groups, float64 [num_levels, num_values]; row l is for
             2^l rounds. The row of the last group is overwritten. None: there is no tree.
-        takes_halves: Whether half the sum of the values of a group's two halves is added to its
-            normal numbers, to give its value.
+        takes_halves: Whether the value of a group is its normal numbers plus half the sum of the
+            values of its two halves.
     """
 
     keys: Sequence[StreamKey]
@@ -557,8 +558,8 @@ def secure_sum(
 
     Args:
         rows: The vectors of the first clients, [num_rows, num_params], finite.
-        weights: A whole number for each client, which is summed as one more coordinate; 0: it drops
-            out, as all clients without a row do.
+        weights: A whole number for each client, which is summed as one more coordinate; 0: the
+            client drops out. Clients without a row drop out, too.
         factors: The factor of each client, at least 0: [num_clients].
         rounding_keys: For each client the stream that rounds its levels at random. If None, levels
             are rounded to the nearest whole number, halves to even.

@@ -142,7 +142,7 @@ def check_finite(pixels: NDArray[Any], where: str) -> None:
     """Checks floating-point pixels [n, ...].
 
     Raises:
-        DataError: One is NaN or infinite.
+        DataError: A pixel is NaN or infinite.
     """
     index = first_non_finite(pixels)
     if index is not None:

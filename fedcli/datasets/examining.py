@@ -56,7 +56,7 @@ def examine(
 
     Args:
         data: One split.
-        has_default_classes: Whether the number of classes is a default that may exceed the labels.
+        has_default_classes: Whether the number of classes is a default, perhaps larger than needed.
         is_scaled: Whether the pixels are known to be in the range 0 to 1.
         are_bytes: Whether the source has 8-bit grey levels of unknown scale.
     """

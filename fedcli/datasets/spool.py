@@ -62,7 +62,7 @@ class PixelSpool:
         self.num_images += len(pixels)
 
     def mapped(self) -> Pixels:
-        """Returns all images [num_images, *shape], mapped read-only. Call `add` before.
+        """Returns all images [num_images, *shape], mapped read-only; `add` must be called first.
 
         Raises:
             OSError: The disk is full.

@@ -30,7 +30,7 @@ class AttackSuccess:
         num_aimed_at: Number of examples that the attack aims at: for a backdoor, those whose true
             class is not the target.
         num_successes: Number of these for which the attackers' class is predicted.
-        recall: The share of correct predictions of each class among clean examples, [num_classes],
+        recall: The share of each class's clean examples that is predicted correctly, [num_classes],
             NaN without examples; None: not measured.
         shown: Some examples on which the attack succeeded, sorted by the probability of the true
             class, smallest first; None: not collected.
@@ -84,10 +84,10 @@ def measure_success(
         state: The server state that is evaluated.
         has_recall: Whether to measure also the recall of each class on the clean examples.
         num_shown: Number of successes to return; None: none.
-        cancel: If it is raised, by any thread, the next call of the engine stops.
+        cancel: A flag that any thread may set to stop the work within a batch.
 
     Raises:
-        Cancelled: `cancel` was raised.
+        Cancelled: `cancel` was set.
         DataError: A client's data are invalid.
         ModelError: A user's model fails.
     """

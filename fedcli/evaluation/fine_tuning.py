@@ -33,7 +33,7 @@ class FineTuningOptions:
         num_epochs: Number of local epochs.
         optimizer: Name of the optimizer.
         learning_rate: Its learning rate.
-        options: Options of the optimizer. They override the run's, if it is the run's optimizer.
+        options: Options of the optimizer. With the run's optimizer, missing ones are the run's.
         batch_size: Number of examples in a batch.
     """
 

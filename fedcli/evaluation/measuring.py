@@ -339,10 +339,10 @@ def measure(
         options: See `Measuring`.
         by_client: See `Measuring`.
         is_seen: See `Measuring`.
-        cancel: If it is raised, by any thread, the next call of the engine stops.
+        cancel: A flag that any thread may set to stop the work within a batch.
 
     Raises:
-        Cancelled: `cancel` was raised.
+        Cancelled: `cancel` was set.
         ConfigError: See `check_metrics`.
         DataError: A client's data are invalid.
         ModelError: A user's model fails.

@@ -26,8 +26,8 @@ _PASSING = (FedcliError,)
 class Metric(Protocol):
     """Computes a number from a model's predictions for the examples of all clients.
 
-    Each evaluation makes a new object; if metrics by client are requested, also one per client. Its
-    constructor gets the options that the user gave and, if it has that parameter, `num_classes`.
+    Each evaluation makes a new object; if metrics by client are requested, also one per client. The
+    constructor gets the options that the user gave, and `num_classes` if it has this parameter.
     """
 
     def add(

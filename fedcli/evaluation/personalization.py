@@ -84,8 +84,8 @@ class PersonalizationEvaluation:
 
     Attributes:
         client_ids: The evaluated clients, sorted.
-        metrics: `baseline_metrics`, and for each strategy the metrics of the fine-tuned models:
-            each a list by name, in the order of `client_ids`.
+        metrics: `baseline_metrics`, and for each strategy the metrics of the fine-tuned models.
+            Each metric, by name, is a list with one value per client, ordered as `client_ids`.
     """
 
     client_ids: tuple[str, ...]
@@ -119,10 +119,10 @@ def evaluate_personalization(
         batch_size: Batch size of the evaluation; it changes only `num_batches`.
         max_num_clients: Largest number of clients to evaluate.
         engine: The engine; None: threads of this process.
-        cancel: If it is raised, by any thread, the call stops within a local step.
+        cancel: A flag that any thread may set to stop the call within a local step.
 
     Raises:
-        Cancelled: `cancel` was raised.
+        Cancelled: `cancel` was set.
         ConfigError: A strategy has the reserved name, an optimizer takes no local steps, or there
             is no client to evaluate.
         DataError: A client is not in both splits, or its data do not fit the model.
@@ -310,7 +310,7 @@ class _TunedModels:
         return models
 
     def rows_of(self, stats: NDArray[Any]) -> list[NDArray[Any]]:
-        """Returns the stats of each client, one row each; see `_lost` for models not finite."""
+        """Returns one row of stats for each client; see `_lost` for models that are not finite."""
         rows = [stats[row : row + 1] for row in range(len(self.is_finite))]
         return [
             row if is_finite else _lost(row)

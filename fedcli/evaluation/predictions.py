@@ -142,11 +142,11 @@ def predict(
         model: The model.
         engine: The engine.
         weights: The model's weights, float32 [num_params].
-        cancel: If it is raised, by any thread, the next call of the engine stops.
+        cancel: A flag that any thread may set to stop the work within a batch.
         starts: Returns the weights of each client if they have their own; see `Engine.predict`.
 
     Raises:
-        Cancelled: `cancel` was raised.
+        Cancelled: `cancel` was set.
         DataError: A client's data are invalid.
         ModelError: A user's model fails.
     """
@@ -204,10 +204,10 @@ def predict_client(
         model: The model.
         engine: The engine.
         weights: The model's weights, float32 [num_params].
-        cancel: If it is raised, by any thread, the next call of the engine stops.
+        cancel: A flag that any thread may set to stop the work within a batch.
 
     Raises:
-        Cancelled: `cancel` was raised.
+        Cancelled: `cancel` was set.
         DataError: The client's data are invalid.
         ModelError: A user's model fails.
     """

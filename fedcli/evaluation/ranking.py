@@ -154,7 +154,7 @@ class ScoreRanks:
 def _gathered(
     keys: _Keys, first: int = 0, last: int = _NUM_HALVES
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """Returns, of the keys with upper half in first..last-1, those of the class and the others."""
+    """Returns the keys with upper half in first..last-1: those of the class, and the others."""
     inside, outside = [np.empty(0, np.uint32)], [np.empty(0, np.uint32)]
     for values, is_inside in keys():
         halves = values >> _HALF_BITS

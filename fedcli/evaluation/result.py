@@ -130,7 +130,7 @@ class Evaluation:
 
     @property
     def _further_values(self) -> dict[str, float]:
-        """The metrics over all examples other than the four built-in ones."""
+        """The metrics over all examples, without the four built-in metrics."""
         measured = {} if self.measured is None else self.measured.values
         return {**measured, **({} if self.attack is None else self.attack.values)}
 

@@ -124,7 +124,7 @@ def _has_equal_clients(sampler: Sampler) -> bool:
 
 
 def hypergeometric_tail(population: int, attackers: int, size: int, tolerated: int) -> float:
-    """Returns the probability of more than `tolerated` attackers among `size` of `population`."""
+    """Returns the probability of more than `tolerated` attackers in a cohort of `size` clients."""
     most = min(attackers, size)
     least = max(tolerated + 1, attackers + size - population)
     total = _log_choose(population, size)

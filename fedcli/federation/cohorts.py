@@ -134,7 +134,7 @@ def resolve_ids(
 def default_selection(client_ids: Sequence[str], source: str) -> tuple[ClientSelection, str | None]:
     """Returns the selection if `--clients` is not given, and a note for the user or None.
 
-    It is `DEFAULT_COHORT_SIZE` clients or, if there are fewer, all of them and a note.
+    The selection is `DEFAULT_COHORT_SIZE` clients; if there are fewer, all of them, with a note.
 
     Raises:
         ConfigError: There are no clients.

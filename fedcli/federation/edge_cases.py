@@ -65,7 +65,7 @@ class EdgeCase(MeasuredOnClients):
     ) -> EdgeCase | OtherDataEdgeCase:
         """Returns the poisoning with these options; reads the examples of all attackers.
 
-        With the option `data`, it reads examples of that dataset instead.
+        If the option `data` names another dataset, it reads examples of this dataset instead.
 
         Raises:
             ConfigError: No attacker has an example of the class, or that dataset does not fit.
@@ -148,8 +148,8 @@ class OtherDataEdgeCase:
         """Returns the poisoning with these options; reads the other dataset.
 
         Raises:
-            ConfigError: Its images have another shape, or too few are of the class.
-            DataError: It cannot be read, or has no split train.
+            ConfigError: That dataset has images of another shape, or too few of the class.
+            DataError: That dataset cannot be read, or has no split train.
         """
         try:
             splits = open_splits(DataSource(options["data"], pixels=data.pixel_convention))

@@ -63,7 +63,7 @@ class EvaluationGroup:
     ) -> None:
         """Makes a group.
 
-        Small groups are read at once, so that invalid data fail before any work.
+        Small groups are read immediately, so that invalid data fail before any work.
 
         Raises:
             DataError: A client's data are invalid.

@@ -153,7 +153,7 @@ class BySize(Sampler):
     """Each place in the cohort goes to client k with probability n_k / sum n, independently.
 
     The unweighted mean over the cohort is then an unbiased estimate of the mean over all examples.
-    Weighting the cohort by numbers of examples would count these twice (Li et al. 2020, arXiv
+    With weights by numbers of examples, these numbers would count twice (Li et al. 2020, arXiv
     1907.02189, scheme I).
 
     Attributes:

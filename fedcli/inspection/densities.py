@@ -137,7 +137,7 @@ class Densities:
         return squared
 
     def _mean_distances(self, centred: Matrix, projected: Matrix, squared: Matrix) -> Matrix:
-        """Squared distances to the nearest label and to the components' space: sum per feature."""
+        """Squared distance to the nearest label plus that to the components' space, per feature."""
         nearest = squared[:, self.counts > 0].min(axis=1)
         if self.rest > 0.0:
             left = np.einsum("ij,ij->i", centred, centred)

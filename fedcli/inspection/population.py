@@ -1,4 +1,4 @@
-"""Reads the clients of a population and counts labels, ink and mean images."""
+"""Reads the clients of a population; computes label counts, ink and mean images."""
 
 from __future__ import annotations
 

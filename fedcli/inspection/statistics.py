@@ -358,8 +358,9 @@ def sampling_floor(sizes: NDArray[np.int64], p: NDArray[np.float64]) -> NDArray[
     """Returns the mean TV between p and the shares of n examples drawn from p independently.
 
     A class's count X is binomial. The mean TV is half the sum of the mean absolute deviations of
-    all classes, divided by n. De Moivre's closed form of a mean absolute deviation (see Diaconis
-    and Zabell 1991, "Closed form summation for classical distributions"), with m = floor(np) + 1:
+    all classes, divided by n. De Moivre's closed form of a mean absolute deviation is, with m =
+    floor(np) + 1 (see Diaconis and Zabell 1991, "Closed form summation for classical
+    distributions"):
 
         E|X - np| = 2 m C(n, m) p^m (1 - p)^(n - m + 1)
 

@@ -91,7 +91,7 @@ def training_images(
 def _mixing(
     alpha: float, batch_sizes: Iterable[int], num_images: int, key: StreamKey
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The shares of the first `num_images` visits, or a few more, and their partners' visits."""
+    """The shares of at least the first `num_images` visits, and the visits of their partners."""
     shares: list[float] = []
     partners: list[int] = []
     for size in batch_sizes:

@@ -3,7 +3,7 @@
 A store is a table (client id, version, checksum, vector); the version is the round that wrote the
 row. Without a run folder the file is an unnamed temporary one. A store takes disk space for the
 clients that took part, and little memory, however large the population is: up to `PENDING_BYTES` of
-vectors wait in memory until they are saved. Many of them are replaced earlier and never written.
+vectors wait in memory until they are saved. Many are replaced before that and never written.
 
 A damaged file is an error. SQLite checks its pages and keys when a run is resumed, which reads the
 whole file once. Each vector has a CRC-32.
@@ -50,7 +50,7 @@ KINDS = (ALGORITHM, RESIDUALS, HISTORIES)
 SUFFIX = ".sqlite"
 FILES = tuple(f"{kind}{SUFFIX}" for kind in KINDS)
 
-PENDING_BYTES = 64 << 20  # vectors that wait in memory; with more, all are written to the file
+PENDING_BYTES = 64 << 20  # if the waiting vectors take more, all are written to the file
 
 _SUFFIXES = ("-journal", "-wal", "-shm")  # of SQLite's files beside a database
 _PAGE_BYTES = 32768

@@ -15,8 +15,8 @@ from fedcli.errors import DataError
 def cohort_data(client_data: Iterable[Any], num_passes: int = 1) -> Iterable[BatchedDataset]:
     """Returns the datasets of a cohort, which can be iterated `num_passes` times.
 
-    Sequences are converted at once, other iterables lazily. An iterator can be read only once, so
-    for several passes it is read into a list.
+    Sequences are converted immediately, other iterables lazily. An iterator can be read only one
+    time, so for several passes it is read into a list.
 
     Raises:
         DataError: `client_data` or one of its elements is of another type.

@@ -51,7 +51,7 @@ class SumOptions:
         bound: The bound on coordinates; None if it follows from the summed values.
         threshold: Share of the selected clients that must report.
         is_stochastic: Whether levels are rounded at random, which is unbiased.
-        sends_zeros: Whether a client without a valid update sends zeros and one client is enough
+        sends_zeros: Whether a client without a valid update sends zeros; then one client is enough
             for a sum. Privacy requires this: no client's data may decide whether others count.
     """
 
@@ -112,7 +112,7 @@ class MaskedSums:
     """The secure sums of a round among some of its clients.
 
     Attributes:
-        reports: Which of the clients with a row report, bool [num_rows].
+        reports: Whether each client with a row sends its report, bool [num_rows].
         num_selected: The number of clients, those without a row included.
         num_needed: The number of clients that must report.
         payload_bytes: Number of bytes that one client has sent in these sums so far.
@@ -197,7 +197,7 @@ class MaskedSums:
         }
 
     def keep_only(self, reports: NDArray[np.bool_]) -> None:
-        """Counts all other clients as dropped out; `reports` is bool [num_rows]."""
+        """Counts clients as dropped out where `reports`, bool [num_rows], is False."""
         self.reports &= reports
 
     def weighted(

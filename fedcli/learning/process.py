@@ -113,7 +113,7 @@ class LearningProcess(ExplainsNames, abc.ABC):
     ) -> ServerState:
         """Returns a copy of `state` with other model weights.
 
-        They also replace separately evaluated weights, if the state has any.
+        The new weights also replace separately evaluated weights, if the state has any.
 
         Raises:
             ConfigError: The number or the shapes of the arrays do not fit the model.
@@ -195,10 +195,10 @@ def check_call(state: object, client_data: object) -> None:
 
 
 def names_in_parts(state: ServerState) -> dict[str, frozenset[str]]:
-    """Returns the names of the values in each part; all states of a process have the same.
+    """Returns the names of the values in each part, equal in all states of a process.
 
     Raises:
-        PartError: A part, which the user wrote, has begun with a state that is not a mapping.
+        PartError: The first state of a part that the user wrote is not a mapping.
     """
     return {part: frozenset(_values(state, part)) for part in _PARTS}
 
@@ -251,7 +251,7 @@ def check_names_kept(state: ServerState, names: Mapping[str, frozenset[str]]) ->
     """Checks that the values in each part of the state after a round have their initial names.
 
     Raises:
-        PartError: A part, which the user wrote, has returned a state with other names, or one
+        PartError: A part that the user wrote has returned a state with other names, or a state
             that is not a mapping.
     """
     for part, writer in _PARTS.items():
@@ -293,6 +293,6 @@ def _as_model(model: Any) -> Model:
 
 
 def count_empty(stats: NDArray[Any]) -> int:
-    """Returns the number of clients without examples; not those whose delta is not finite."""
+    """Returns the number of clients without examples, apart from those that diverged."""
     is_empty = (stats["num_examples"] == 0) & (stats["is_finite"] != 0)
     return int(np.count_nonzero(is_empty))

@@ -123,7 +123,7 @@ class ParamLayout:
         ]
 
     def split(self, params: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """Returns the tensors of a flat vector [num_params], as views of Keras shape."""
+        """Returns the tensors of a flat vector [num_params], as views with Keras's shapes."""
         return [
             params[tensor.offset : tensor.offset + tensor.size].reshape(tensor.shape)
             for tensor in self.tensors

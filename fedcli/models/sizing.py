@@ -28,7 +28,7 @@ def size_layers(specs: Sequence[Spec], input_shape: Sequence[int]) -> tuple[Laye
 
     Raises:
         ConfigError: Layers do not fit each other or the image, a layer names an input that does not
-            precede it, no layer reads a layer's output, or the last one does not give logits.
+            precede it, the output of a layer is not used, or the last layer does not give logits.
     """
     kept = _without_softmax(specs)
     image = Incoming(_first_shape(input_shape), is_image=len(input_shape) in (2, 3))

@@ -75,7 +75,7 @@ def with_batch_norms(model: Model, batch_norm: str) -> Model:
     """
     if batch_norm != FROZEN:
         return model
-    from fedcli.models.batch_norms import with_frozen_statistics  # lazy: few runs freeze any
+    from fedcli.models.batch_norms import with_frozen_statistics  # lazy: few runs freeze statistics
 
     return with_frozen_statistics(model)
 
@@ -110,7 +110,7 @@ def from_text(text: str, name: str, tensors: Mapping[str, Any]) -> Model:
     Args:
         text: What `to_text` wrote.
         name: The model's name.
-        tensors: Arrays of Keras shape, by name.
+        tensors: Arrays with Keras's shapes, by name.
 
     Raises:
         ConfigError: The text is not a description of a model, or the tensors do not fit it.
@@ -149,7 +149,7 @@ def _open_keras(
     if len(found.input_shape) == 1 < len(input_shape) and found.input_shape[0] == math.prod(
         input_shape
     ):
-        specs = (Flatten("flatten_pixels"), *specs)  # it takes a flattened image
+        specs = (Flatten("flatten_pixels"), *specs)  # the model takes flattened images
     elif _as_image(found.input_shape) != _as_image(input_shape):
         raise ConfigError(
             f"{text} takes images of shape {list(found.input_shape)}, but the data have "

@@ -39,7 +39,7 @@ from fedcli.settings.tables.models import ModelEntry
 def softmax_regression(
     input_shape: Sequence[int] = (28, 28), num_classes: int = 10, seed: int = 0
 ) -> Model:
-    """Returns multinomial logistic regression: one dense layer on the flattened pixels, all zeros.
+    """Returns multinomial logistic regression: one dense layer on the pixels, initially all zeros.
 
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C].
@@ -400,7 +400,7 @@ def build(
     options: Mapping[str, Value] | None = None,
     seed: int = 0,
 ) -> Model:
-    """Returns the model of the table called `name`.
+    """Returns the model that is called `name` in the table.
 
     Args:
         name: A key of `tables.MODELS`.

@@ -41,7 +41,7 @@ class ComposedLoss:
 
     It stores the spectrum of one round. The distribution of a sum of many losses is smooth, so only
     its lowest frequencies matter, and epsilon is computed from these. If too many frequencies
-    matter, as after few rounds, epsilon is found by a search over the masses.
+    matter, for example after few rounds, epsilon is found by a search over the masses.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-# The orders of dp-accounting and Opacus, and three large ones for little noise or few rounds.
+# The orders of dp-accounting and Opacus, and large ones for little noise or few rounds.
 ORDERS: Floats = np.array([*(x / 10 for x in range(11, 110)), *range(11, 64), 128, 256, 512, 1024])
 
 _ORDERS_LESS_1 = ORDERS - 1.0
@@ -42,8 +42,8 @@ def gaussian(noise_multiplier: float) -> Floats:
 def poisson(rate: float, noise_multiplier: float) -> Floats:
     """Returns the divergence at each order if each client takes part with probability `rate`.
 
-    Mironov, Talwar and Zhang 2019, https://arxiv.org/abs/1908.10530: a sum at whole orders, and
-    the integral of E[(1 - q + q e^((2x - 1) / (2 z^2)))^a] over x ~ N(0, z^2) at the others.
+    Mironov, Talwar and Zhang 2019, https://arxiv.org/abs/1908.10530: a sum at whole orders a; at
+    other orders, a quadrature of E[(1 - q + q e^((2x - 1) / (2 z^2)))^a] for x ~ N(0, z^2).
     """
     if rate == 1.0:
         return gaussian(noise_multiplier)
@@ -74,9 +74,9 @@ def _between(order: float, rate: float, z: float) -> float:
 def fixed_size(rate: float, noise_multiplier: float) -> Floats:
     """Returns a bound on the divergence when one client is replaced, for cohorts of a fixed size.
 
-    Wang, Balle and Kasiviswanathan 2019, https://arxiv.org/abs/1808.00087: at whole
-    orders theorem 9, with the differences (P / Q - 1)^l of its proof as in dp-accounting; between
-    whole orders corollary 10.
+    The bounds are those of Wang, Balle and Kasiviswanathan 2019, https://arxiv.org/abs/1808.00087.
+    At whole orders theorem 9 is used, with the differences (P / Q - 1)^l of its proof, as in
+    dp-accounting; between whole orders, corollary 10.
 
     Args:
         rate: Cohort size divided by population, below 1.

@@ -29,12 +29,13 @@ class Scheme(Protocol):
     A noise multiplier z means noise with a standard deviation of z times the clipping norm.
 
     Attributes:
-        neighbours: How two neighbouring data sets differ, between which the guarantee holds.
+        neighbours: The difference between two neighbouring data sets, for which the guarantee
+            holds.
     """
 
     @property
     def neighbours(self) -> str:
-        """How two neighbouring data sets differ, between which the guarantee holds."""
+        """The difference between two neighbouring data sets, for which the guarantee holds."""
         ...
 
     def exact(self, noise_multiplier: float) -> Epsilon | None:

@@ -72,7 +72,7 @@ def summarize_predictions(path: str | Path, cancel: CancelFlag | None = None) ->
     The confusion matrix counts only the examples of an evenly spaced selection of clients.
 
     Raises:
-        Cancelled: The flag was raised.
+        Cancelled: The flag was set.
         ConfigError: The run's config is bad.
         DataError: Its data are missing or bad.
         RunError: There is no such run, or it is damaged.

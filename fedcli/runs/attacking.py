@@ -24,7 +24,7 @@ from fedcli.settings.run_config import RunConfig
 from fedcli.settings.tables.attacks import ATTACKS, AttackEntry
 from fedcli.settings.vocabulary import AUTO, BUCKET_JOINT, OMNISCIENT
 
-# Aggregators that tolerate fewer than half of the updates, whatever their options.
+# Aggregators that tolerate attackers if these send less than half of the updates, with any options.
 _HALF = ("median", "geometric-median", "centered-clipping")
 _SMALL = 1e-4  # a risk below it is not worth a warning
 
@@ -47,7 +47,7 @@ class Attack:
 
     @property
     def rounds(self) -> AttackedRounds:
-        """The rounds in which they attack."""
+        """The rounds in which the attackers attack."""
         return AttackedRounds(*(int(self.options[each]) for each in ("start", "stop", "every")))  # type: ignore[arg-type]
 
     def poisoned(self, train: ClientData) -> ClientData:

@@ -229,7 +229,7 @@ def _shape_after(inputs: list[Spec], shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _wrapped(model: Any, train: ClientData) -> Model:
-    """Returns the model that a program gave, built for the train data's shape if it is not yet."""
+    """Returns the model that a program gave; an object that is no `Model` is wrapped as one."""
     if isinstance(model, Model):
         return model
     from fedcli.models import own  # lazy: few models are code

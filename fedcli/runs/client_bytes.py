@@ -10,8 +10,8 @@ The rule, for a model of P parameters, without transport overhead:
           weight; down, the centers that an aggregator sends between two sums; both ways, the keys
           and shares by which selected clients agree on masks
 
-Each selected client receives. A client that drops out sends nothing, and neither does a client
-whose update is rejected before it is sent. Evaluation is not counted.
+Each selected client receives the bytes down. A client that drops out sends nothing, and neither
+does a client whose update is rejected before it is sent. Evaluation is not counted.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def setup_bytes(sums: Mapping[str, Any], direction: str, num_selected: int) -> i
     Args:
         sums: The result of `secure_sum_of`.
         direction: `up` or `down`.
-        num_selected: Number of clients, because older runs have only the bytes of one client.
+        num_selected: Number of clients; in older runs, `sums` has the bytes of one client only.
     """
     total = sums.get(f"all_setup_bytes_{direction}")
     if total is None:

@@ -91,8 +91,8 @@ def evaluate_run(
         split: The split; None for test if there is one, else central, else train.
         clients: Clients, in the syntax of training; or `seen`, those that took part in the
             training; or `unseen`, those that never did. None for the run's fixed cohort. If there
-            is no fixed cohort, if the split has none of its clients, or for the split central, this
-            means all clients or, of more than 10,000, a random sample.
+            is no fixed cohort, if the split has no client of the cohort, or if the split is
+            central, None means all clients (a random sample if there are more than 10,000).
         epochs: Number of times that each example is scored.
         batch_size: Number of examples in a batch; None for the run's.
         threads: Number of threads; None for as many as the machine has.
@@ -197,7 +197,7 @@ def _requested_metrics(
     if requested:
         names: tuple[str, ...] = METRIC_NAMES.check("--metrics", requested)
         if options or any(map(is_code, names)):
-            from fedcli.settings.own.permission import complete_metrics  # lazy: few have some
+            from fedcli.settings.own.permission import complete_metrics  # lazy: rarely needed
 
             names = complete_metrics(names, options)
         return names, ()

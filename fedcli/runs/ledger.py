@@ -87,8 +87,8 @@ def ledger_of(run: RunRecord) -> Ledger | None:
 
     Returns:
         None if it is not known: clients send no models (centralized), or the run's folder lacks the
-        size of the model or of the cohorts, as for runs of earlier versions with cohorts of varying
-        size.
+        size of the model or of the cohorts. Runs of earlier versions lack the size of cohorts if it
+        varies.
 
     Raises:
         RunError: A file of the run is damaged.
@@ -180,7 +180,7 @@ class _Rule:
 
 
 class _Cohort(NamedTuple):
-    """The number of clients of a round that received and that sent.
+    """The numbers of clients that received and that sent something in a round.
 
     Attributes:
         num_selected: Number of clients that received something.
@@ -217,7 +217,7 @@ def _mean_payload(run: RunRecord) -> float:
 
 
 def _cohort(line: Mapping[str, Any], num_clients: float | None, run: RunRecord) -> _Cohort | None:
-    """Returns the clients of a round from its line in metrics.jsonl; None if not known."""
+    """Returns the numbers of clients in a round from its line in metrics.jsonl; None if unknown."""
     participation = line.get("participation")
     if participation is not None:
         unused = participation["num_late"] + participation["num_surplus"]

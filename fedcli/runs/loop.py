@@ -184,7 +184,7 @@ class Training:
         iteration ends, the last completed round is saved.
 
         Raises:
-            Cancelled: The flag was raised.
+            Cancelled: The flag was set.
             DataError: A client's data are bad.
             OwnCodeError: The user's own code fails.
             RunError: The run's folder cannot be written.
@@ -236,7 +236,7 @@ class Training:
             By split, the values that `fedcli eval --json` prints.
 
         Raises:
-            Cancelled: The flag was raised; the run itself is saved.
+            Cancelled: The flag was set; the run itself is saved.
             DataError: A client's data are bad.
             OwnCodeError: The user's own model or metric fails.
             RunError: The run's folder cannot be written.

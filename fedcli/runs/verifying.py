@@ -80,7 +80,7 @@ class Verification:
         path: The run's folder.
         num_rounds: The number of rounds that were trained again.
         compared: The compared parts: `metrics.jsonl`, `evaluation.json`, `weights`.
-        unlike: Why only numbers within the tolerance are compared; empty if bytes are compared.
+        unlike: Why numbers are compared within the tolerance only; empty if bytes are compared.
         difference: The first difference; None if there is none.
     """
 

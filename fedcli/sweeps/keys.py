@@ -64,8 +64,8 @@ class Keys:
 
         Returns:
             None if the key is not known, because the version that made the run did not record
-            digests of its files of initial weights, class weights or a model, or of the dataset
-            of its attackers.
+            digests of the run's files (initial weights, class weights, a model) or of its
+            attackers' dataset.
         """
         origin = {name: str(provenance.get(name)) for name in ("fedcli", "isa")}
         fingerprint = provenance.get("data")

@@ -27,7 +27,7 @@ class Point:
         number: Its number in the order of the study, from 1.
         case: The name of its case; empty if the study has none.
         options: The options that the study varies, by dotted name, with this point's values.
-        configs: A valid config for each seed of the study, in its order.
+        configs: A valid config for each seed of the study, in the order of the seeds.
     """
 
     number: int

@@ -50,7 +50,7 @@ class _Process:
     """One process. Its `task` is the number of the task that it trains, or None if it is idle."""
 
     def __init__(self, kept_open: Sequence[int]) -> None:
-        # A process inherits the block. Otherwise Ctrl-C would end it until `main` ignores SIGINT.
+        # A process inherits the block. Otherwise Ctrl-C could end it before `main` ignores SIGINT.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self.popen = subprocess.Popen(
@@ -111,7 +111,7 @@ class Pool:
         """Starts no process yet.
 
         Args:
-            size: The largest number of threads at a time, and so of processes.
+            size: The largest number of threads at a time, and therefore also of processes.
             kept_open: Descriptors that the processes inherit. If this process is killed, locks on
                 these descriptors are held until the last process of the pool has ended.
         """

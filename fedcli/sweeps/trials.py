@@ -107,7 +107,7 @@ class TrialLog:
             raise RunError(f"cannot write {self._path}: {why_not_written(err)}") from err
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Adds a line. Raises RunError if it cannot be written, as on a full disk."""
+        """Adds a line. Raises RunError if it cannot be written, for example on a full disk."""
         content = json_text(line).encode() + b"\n"
         before = os.fstat(self._file.fileno()).st_size
         try:

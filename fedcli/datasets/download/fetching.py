@@ -2,7 +2,7 @@
 
 The package pooch 1.9 was considered. It does not resume, takes one URL for each file, has no lock,
 no limit on sizes and no list of allowed archive members, and needs six more packages. So
-`transport` uses urllib, and the rest is here.
+`transport` uses urllib, and this module does the rest.
 """
 
 from __future__ import annotations

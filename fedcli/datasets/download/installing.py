@@ -290,7 +290,7 @@ def find_miscount(dataset: PublicDataset, path: Path) -> str | None:
     """Returns how the counts of a store differ from the expected counts, or None if they agree.
 
     Raises:
-        DataError: It cannot be opened.
+        DataError: The store cannot be opened.
     """
     splits = store.open_store(path)
     for expected in dataset.expected:
@@ -335,7 +335,7 @@ def _target(folder: Path, file: RemoteFile) -> Path:
 def _tell_of_all(
     tell: ProgressCallback, before: int, total: int | None, done: int, total_of_file: int | None
 ) -> None:
-    """Reports the bytes of one file as bytes of the whole dataset, if its size is known."""
+    """Reports the bytes of one file as bytes of the dataset if the dataset's size is known."""
     if total is None:
         tell(done, total_of_file)
     else:
@@ -367,7 +367,7 @@ def _largest(file: RemoteFile) -> int:
 
 
 def _candidates(path: Path, dataset: PublicDataset) -> list[Path]:
-    """The candidate files: a path, or the files in a folder that have a name of the dataset."""
+    """The candidate files: the path, or the files in it with names that the dataset uses."""
     if path.is_file():
         return [path]
     if not path.is_dir():

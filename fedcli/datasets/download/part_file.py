@@ -104,7 +104,7 @@ class PartFile:
     def install(self, target: Path) -> None:
         """Syncs the part to the disk and renames it to the target."""
         os.fsync(self._opened.fileno())
-        self._origin_path.unlink(missing_ok=True)  # first: after the rename nothing would remove it
+        self._origin_path.unlink(missing_ok=True)  # before the rename: nothing removes it later
         os.replace(self.path, target)  # noqa: PTH105
         sync_folder(target.parent)
 

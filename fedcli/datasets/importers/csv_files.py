@@ -61,7 +61,7 @@ class _Row(NamedTuple):
 
 
 def recognises(path: Path) -> bool:
-    """Returns whether a file is text with a header and, below it, a row of as many fields.
+    """Returns whether a file is text with a header and a next row with as many fields.
 
     At least half of these fields must be numbers, or one field must hold the pixels of an image.
     """

@@ -103,7 +103,7 @@ def _roughness(images: NDArray[np.float32]) -> float:
 
 
 def _without_one(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """(H, W) for (H, W, 1)."""
+    """Returns (H, W) for (H, W, 1), and other shapes unchanged."""
     return shape[:2] if shape[2:] == (1,) else shape
 
 

@@ -236,7 +236,7 @@ def is_generic(name: str) -> bool:
 def _unwrapped(
     meaning: Meaning, pictures: list[Picture], root: Path, folders: str | None
 ) -> list[Picture]:
-    """Removes outer folders that hold all pictures, and so distinguish no pictures."""
+    """Removes outer folders that hold all pictures, and therefore distinguish none of them."""
     left_out: list[str] = []
     deepest = 2 if folders == "client/class" else 1
     while pictures:
@@ -370,7 +370,7 @@ def _top_splits(meaning: Meaning, pictures: list[Picture], root: Path) -> dict[s
 def _labelled(
     pictures: list[Picture], found: Mapping[str, str], others: Sequence[str]
 ) -> list[str]:
-    """Returns the folders beside the splits that may have labels, judged by depth and name."""
+    """Returns which folders beside the splits may have labels, judged by depth and name."""
     train = next(name for name, split in found.items() if split == "train")
     depth = min(len(each.dirs) for each in pictures if each.dirs[0] == train)
     labelled = []

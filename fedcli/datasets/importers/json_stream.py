@@ -1,4 +1,4 @@
-"""Reads JSON piece by piece, for files that do not fit into memory once they are parsed."""
+"""Reads JSON piece by piece, for files whose parsed content does not fit into memory."""
 
 from __future__ import annotations
 

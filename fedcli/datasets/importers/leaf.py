@@ -35,7 +35,7 @@ from fedcli.progress import ProgressCallback
 _SPLITS = ("train", "test")
 _KEYS = re.compile(rb'"(users|num_samples|user_data)"\s*:')
 _START_BYTES = 1 << 16  # number of first bytes of a file in which a key must occur
-_TOLERANCE = 0.05  # in grey levels: twice the error of rounding to four digits
+_TOLERANCE = 0.05  # in grey levels: about four times the error of rounding to four digits
 MAX_USERS = 1 << 20  # largest number of users in a shard
 MAX_EXAMPLES = 1 << 20  # largest number of examples of a user
 
@@ -60,7 +60,7 @@ def recognises(path: Path) -> bool:
 def read(
     sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
 ) -> Imported:
-    """Returns the examples of a folder's shards. Its folders train/ and test/ become splits.
+    """Returns the examples of a folder's shards. The folders train/ and test/ in it become splits.
 
     A user's pixels become uint8 grey levels if 255 times each pixel is within 0.05 of a whole
     number. Otherwise they stay float32.
@@ -200,7 +200,7 @@ class _ShardReader:
         try:
             with io.TextIOWrapper(open_regular(path), "utf-8-sig") as file:
                 stream = JsonStream(file, lambda: self._tell(self._done, None))
-                for key in stream.keys():  # noqa: SIM118 - a stream's, not a mapping's
+                for key in stream.keys():  # noqa: SIM118 - a stream is not a mapping
                     if key == "users":
                         users = _read_users(stream)
                     elif key == "num_samples":

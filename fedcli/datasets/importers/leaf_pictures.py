@@ -70,7 +70,7 @@ def _read_shard(path: Path) -> list[Labelled]:
     try:
         with io.TextIOWrapper(open_regular(path), "utf-8-sig") as file:
             stream = JsonStream(file)
-            for key in stream.keys():  # noqa: SIM118 - a stream's, not a mapping's
+            for key in stream.keys():  # noqa: SIM118 - a stream is not a mapping
                 if key != "user_data":
                     stream.skip()
                     continue

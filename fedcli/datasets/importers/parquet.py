@@ -59,7 +59,7 @@ class _Columns:
 
 @dataclass(frozen=True)
 class _Picture:
-    """An encoded picture; `path` is its position in messages."""
+    """An encoded picture; `path` is the text that names it in messages."""
 
     path: Path
     content: bytes

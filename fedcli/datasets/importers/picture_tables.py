@@ -498,7 +498,7 @@ def _check_unique(names: Sequence[str], path: Path) -> None:
 
 
 def _is_header(first: Sequence[str], second: Sequence[str]) -> bool:
-    """Whether the first of two rows is a header: it names no picture and has no numbers."""
+    """Whether the first of two rows is a header: no picture's name, and no number above one."""
     return not any(map(_names_picture, first)) and not any(
         _NUMBER.fullmatch(one) and _NUMBER.fullmatch(other)
         for one, other in zip(first, second, strict=False)
@@ -621,7 +621,7 @@ def _join(rows: Rows, table: Table, place: int, finder: _Finder) -> None:
 def _column_names(table: Table, place: int) -> list[str | None]:
     """The names of a table's columns, None for the column of file names.
 
-    A single other column without a name is named after the file.
+    If there is no header and only one other column, this column is named after the file.
     """
     names: list[str | None] = list(table.columns)
     names[place] = None
@@ -679,7 +679,7 @@ def _take_one_hot(rows: Rows, columns: Sequence[str]) -> str | None:
 
 
 def _is_measure(rows: Rows, column: str) -> bool:
-    """Whether a column holds measures or ids: many different numbers, or a value for each row."""
+    """Whether a column names no classes: one value, mostly unequal values, or many numbers."""
     values = list(_texts(rows, column))
     distinct = len(set(values))
     if distinct < 2 or distinct * 2 > len(values):

@@ -2,7 +2,7 @@
 
 A pickle is a program for a stack machine. Here `pickletools` lists its instructions, and those that
 build plain values are interpreted on a stack of our own. Of all functions that a pickle may call,
-only four of NumPy's and `_codecs.encode` are accepted, and their results are built here without a
+only three of NumPy's and `_codecs.encode` are accepted, and their results are built here without a
 call; a file with any other call is refused. No module that a file names is imported, and no object
 of its classes is made.
 """
@@ -184,7 +184,7 @@ class _Machine:
             raise ValueError("is damaged (a key has no value)")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, str | bytes | int):
-                raise ValueError("has a key that is not text")  # noqa: TRY004 - of the file
+                raise ValueError("has a key that is not text")  # noqa: TRY004 - bad content
             target[key] = value
 
 
@@ -201,7 +201,7 @@ def _called(function: Any, arguments: Any) -> Any:
     """Returns the value that a call would return; nothing is called."""
     name = function.text if isinstance(function, _Name) else type(function).__name__
     if not isinstance(arguments, tuple):
-        raise ValueError("is damaged (a call has no arguments)")  # noqa: TRY004 - of the file
+        raise ValueError("is damaged (a call has no arguments)")  # noqa: TRY004 - bad content
     if name in ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"):
         return _Array()
     if name == "numpy.dtype" and arguments and isinstance(_text(arguments[0]), str):

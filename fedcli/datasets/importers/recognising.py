@@ -1,4 +1,4 @@
-"""Reads a source in any format of `tables.FORMATS`. Its rows name the module of each format.
+"""Reads a source in any format of `tables.FORMATS`, whose rows name the module of each format.
 
 Code that these modules share (number of classes, meaning of 1.0, ids) is in `shared`.
 """

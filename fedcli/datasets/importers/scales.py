@@ -371,7 +371,7 @@ def check_type(dtype: np.dtype[Any], where: str) -> None:
     """Checks the type that pixels are stored in.
 
     Raises:
-        DataError: It is not a real number type.
+        DataError: It is not a type of real numbers.
     """
     if dtype.kind not in _KINDS or dtype.itemsize > _MAX_ITEMSIZE:
         raise DataError(f"{where}: pixels are {dtype}; give uint8, or float32 from 0 to 1")

@@ -21,7 +21,7 @@ NOUN = "partition"
 class Partition(Protocol):
     """A function that assigns examples to clients.
 
-    The function may leave out any of these arguments. It is called with the arguments that it
+    The function need not have all arguments of `__call__`. It is called with those that it
     declares and with its options. Every partition has the options `clients` and `seed`.
     """
 

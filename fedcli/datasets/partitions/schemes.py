@@ -115,8 +115,8 @@ def assign_shards(task: Task) -> Counts:
     """Examples sorted by label and cut into K s shards, s of them per client (McMahan et al. 2017).
 
     In the paper: MNIST, K = 100, s = 2, 200 shards of 300 examples. Shards differ by at most one
-    example; Flower and FedLab drop the remainder or give it to one shard. Equal labels are shuffled
-    first; the paper keeps the order of the file.
+    example; Flower and FedLab drop the remainder or give it to one shard. Before the cut, examples
+    of a label are shuffled; the paper keeps the order of the file.
     """
     per_client = task.options["shards"]
     num_shards = task.num_clients * per_client

@@ -62,7 +62,7 @@ def read_source(
 
 
 def hold_out_split(source: Imported, options: PrepareOptions, notes: list[str]) -> str | None:
-    """Returns the split to hold out from train: test, or validation if there is a test split.
+    """Returns the split to hold out, by default validation if there is a test split, else test.
 
     Raises:
         ConfigError: The source has that split already.

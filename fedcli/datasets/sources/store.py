@@ -158,7 +158,7 @@ class Digest:
         self._hash.update(json.dumps([split.name, split.scale, split.offset, layout]).encode())
 
     def add(self, block: NDArray[Any]) -> None:
-        """Adds the next bytes of its arrays, in the order of `ARRAYS`."""
+        """Adds the next bytes of the split's arrays, in the order of `ARRAYS`."""
         self._hash.update(bytes_of(block))
 
     def text(self) -> str:

@@ -154,7 +154,7 @@ class SyntheticSplit(ClientData):
         pixels, labels = native.draw_synthetic(
             self._drawing, seeds.client_key(client_id), self._split_number, 0, count
         )
-        pixels.flags.writeable = False  # so that training decodes client by client
+        pixels.flags.writeable = False  # so that an engine may keep the decoded pixels
         pixels = pixels.reshape(count, *self.pixel_shape)
         labels.flags.writeable = False
         return ClientDataset(client_id, pixels, labels, self._scale, self._offset, self.source)

@@ -34,7 +34,7 @@ CONVENTIONS = {b"pixels": "background", b"image": "ink"}
 # Possible decodings of grey levels, as (scale, offset). The first reproduces every correctly
 # rounded k / 255 and also 1 - k / 255; the second reproduces 1 - k * float32(1 / 255).
 _GREY_LEVELS = ((1 / 255, 0.0), (-1 / 255, 1.0))
-_TOLERANCE = 6e-8  # half a unit in the last place of float32 just below 1
+_TOLERANCE = 6e-8  # one unit in the last place of float32 just below 1
 _BLOCK = 1 << 15  # pixels quantised at a time; two such float32 blocks fit in the L2 cache
 
 

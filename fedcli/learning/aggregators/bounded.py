@@ -43,7 +43,7 @@ class Quantile(NamedTuple):
     rate: float
 
     def after(self, estimate: float, values: NDArray[np.float64]) -> float:
-        """Returns the estimate after a round with these values of the clients [num_clients]."""
+        """Returns the next estimate; `values` [num_clients] are those of the round's clients."""
         if not len(values):
             return estimate
         share_below = float(np.mean(values <= estimate))
@@ -60,7 +60,7 @@ class AdaptiveRobust:
     """TFF's robust aggregator with all its defaults."""
 
     def init(self) -> dict[str, Any]:
-        """Returns both estimates."""
+        """Returns the first estimate of each of the two quantiles."""
         return {"zeroing": ZEROING.initial, "clipping": CLIPPING.initial}
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:

@@ -50,7 +50,7 @@ class GeometricMedian(RobustRule):
         rows = counted.rows
         weights = counted.weights if self.weighted else np.ones(counted.num)
         weights = weights / weights.sum()
-        smoothing = self.smoothing / counted.deltas.scale  # distances of rows, not of deltas
+        smoothing = self.smoothing / counted.deltas.scale  # a bound on distances of rows
         if self.start == "median":
             center, distances = rows.median_and_distances()
         else:

@@ -61,7 +61,7 @@ class Aggregator(Protocol):
 
 
 def first_state(aggregator: Aggregator, num_params: int) -> dict[str, Any]:
-    """Returns an aggregator's state before the first round of a model of `num_params`."""
+    """Returns an aggregator's state before the first round, for a model of `num_params`."""
     init_for = getattr(aggregator, "init_for", None)
     state: dict[str, Any] = aggregator.init() if init_for is None else init_for(num_params)
     return state

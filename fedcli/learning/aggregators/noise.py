@@ -47,7 +47,7 @@ class FreshNoise:
 
 
 class TreeNoise:
-    """Tree noise: the sum over the rounds so far has noise N_t; round t adds N_t - N_(t-1).
+    """Tree noise: after round t the sum of all rounds has noise N_t; round t adds N_t - N_(t-1).
 
     The first t rounds of a tree are divided into complete groups of 1, 2, 4, ... rounds. Each group
     has a standard normal value; N_t is the sum of the values of these groups. With

@@ -106,7 +106,7 @@ class Bucketing:
 
 @dataclass(frozen=True)
 class _OnePerDelta:
-    """A pre-aggregator that makes one new delta from each delta; up to f of them may be wrong."""
+    """A pre-aggregator that makes one new delta from each delta; up to f deltas may be wrong."""
 
     num_byzantine: float = 0.1
 

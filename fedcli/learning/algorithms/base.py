@@ -25,8 +25,8 @@ class Algorithm:
         weighting: Client weights: `num-examples`, the number of processed examples, or `uniform`.
         aggregator: Combines the deltas of a cohort into one mean delta.
         server_optimizer: Updates the global model with the pseudo-gradient.
-        ema_decay: Decay of an exponential moving average of the global weights, which is evaluated
-            instead of them. None for no average.
+        ema_decay: Decay of an exponential moving average of the global weights. The average is
+            evaluated instead of the weights. None for no average.
         local_norms: What each client keeps of batch norms: one of `LOCAL_NORMS`. None: nothing.
     """
 

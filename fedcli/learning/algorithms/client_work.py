@@ -187,7 +187,7 @@ class CohortCall:
                 "the aggregator compares the clients' deltas with the delta of examples that the "
                 "server has; give these examples as root_data"
             )
-        clients = [self.root_data]  # not a tuple, whose pixels the engine would keep
+        clients = [self.root_data]  # a list: the engine would keep the pixels of a tuple
         inputs = task.inputs if exchange is None else exchange.send(clients)
         alone = replace(task, request=SUM, inputs=inputs, occurrences=None, max_distances=None)
         trained = self.engine.train(self.layout, alone, clients, cancel=self.cancel)

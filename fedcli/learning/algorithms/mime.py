@@ -14,7 +14,7 @@ and sends its model delta. Every step starts from the server's state s; the new 
 discarded. The server passes the mean delta to its own optimizer as in federated averaging, and
 updates s with the mean gradient: (s, _) <- base(s, 0, G).
 
-If the base optimizer clips gradients, it clips the corrected ones and G. Weights: by examples
+If the base optimizer clips gradients, it clips corrected gradients and G. Weights: by examples
 processed (the default), or all the same. The first round starts from s = 0, so momentum has an
 effect from the second round on. With one full batch per client and one step, g(y; b) - g(w; b) is
 0. G costs one more pass over the data, and g(w; b) one more gradient per step. `mime_lite` leaves

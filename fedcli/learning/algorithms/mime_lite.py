@@ -20,8 +20,8 @@ gradient. p_k is the number of examples processed (the default), or 1. The first
 s = 0, so momentum has an effect from the second round on. The gradients cost a second pass over the
 data.
 
-Differences from TFF: a client whose delta is not finite is left out of both means (TFF multiplies
-its gradient by weight 0, and NaN * 0 is NaN in s). A client with a finite delta and a non-finite
+Differences from TFF: a client whose delta is not finite is left out of both means (TFF gives its
+gradient weight 0, and a NaN times 0 makes s NaN). A client with a finite delta and a non-finite
 gradient counts in the mean delta only. The aggregator's bounds apply to deltas only. Metrics are
 those of the local steps, as in TFF.
 """
@@ -65,7 +65,7 @@ class MimeLiteWork:
         trained = call.train(self.base, frozen=frozen_slots(state))
         is_finite = trained.stats["is_finite"] != 0
         clients = call.clients
-        if not is_finite.all():  # emptied, not removed: repeated clients keep their numbers
+        if not is_finite.all():  # clients stay, but empty: copies of a client keep their numbers
             clients = (
                 each if is_kept else each.without_examples()
                 for each, is_kept in zip(call.clients, is_finite.tolist(), strict=True)

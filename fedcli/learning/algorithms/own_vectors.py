@@ -26,7 +26,7 @@ class OwnVectors:
     """The v_k of the current round, as a `ClientExchange`.
 
     Attributes:
-        after: The v_k of the next server state; complete once the round is trained.
+        after: The v_k of the next server state; complete when the round has been trained.
         change: The sum of v_k' - v_k so far, float64 [num_params].
     """
 

@@ -104,9 +104,10 @@ class Deltas:
             `num_correct`, `num_examples`, `num_batches`, `is_finite`, `max_abs` and `norm`. The
             last two measure the delta if bounds are requested (`norm` is 0 for a delta that was
             replaced by zeros); else they are 0.
-        rows: The individual deltas, float32 [num_clients, num_params], in cohort order, read-only.
-            They are bounded as in the sum but not weighted; a non-finite delta is zeros. None if
-            they were not requested, or if no client could train and gradients are summed instead.
+        rows: The individual deltas, float32 [num_clients, num_params], in cohort order. They are
+            read-only unless `are_writable` was requested. They are bounded as in the sum but not
+            weighted; a non-finite delta is zeros. None if they were not requested, or if
+            `delta_sum` is a sum of gradients because no client could train.
         scale: The factor of every delta, above 0.
         shift: The vector added to every scaled delta, float64 [num_params]; None for zeros.
         round: The round and its clients, if all rows were requested in a `LearningProcess`.
@@ -233,7 +234,7 @@ def _scaled(
 class DeltaFile:
     """A context manager: vectors that are added one after another, in memory or in a file.
 
-    Up to `IN_MEMORY_BYTES` they stay in memory; with more, all are in an unnamed temporary file.
+    Up to `IN_MEMORY_BYTES` of vectors stay in memory; beyond that, all are in an unnamed file.
     The array that `mapped` returns remains readable after the file is closed.
     """
 

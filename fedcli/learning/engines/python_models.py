@@ -269,7 +269,7 @@ class _LocalSteps:
     ) -> Params:
         """Returns the client's model delta and adds its loss and counts to `stats`."""
         network, params = self._network, self._server.copy()
-        minus_gradient = np.zeros_like(params)  # separate: added to params, it would lose digits
+        minus_gradient = np.zeros_like(params)  # a separate sum: added to params, it loses digits
         slots = np.empty((0, len(params)), np.float32)
         if self._frozen is None and not self._takes_gradient:
             slots = native.initial_slots(self._rows, len(params))

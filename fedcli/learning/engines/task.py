@@ -61,7 +61,7 @@ class ClientExchange(Protocol):
     """Makes the inputs of individual clients and receives their deltas, in the caller's process.
 
     An engine goes through the cohort in order, in pieces. It calls `send` for each piece, and
-    `receive` once the piece is trained, in the same order. It may call `send` for several pieces
+    `receive` when the piece is trained, in the same order. It may call `send` for several pieces
     before it calls `receive` for the first. The arrays that `send` returns do not change until
     their piece is received.
 

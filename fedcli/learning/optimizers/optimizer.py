@@ -35,8 +35,8 @@ class Optimizer:
         schedule_by: What the schedule counts: `round`, or `local-step` from 0 in each round.
         clip_norm: A gradient with a larger L2 norm over all tensors is first scaled to this norm.
             None if gradients are not clipped.
-        weight_decay: This factor times the parameters is added to the gradient after it is clipped,
-            as by the weight decay of PyTorch's SGD: an L2 penalty of half the factor.
+        weight_decay: This factor times the parameters is added to the clipped gradient. PyTorch's
+            SGD applies weight decay in this way: it is an L2 penalty of half the factor.
         shapes: Shapes of the tensors, for an optimizer that treats each separately; see
             `for_tensors`. If empty, the parameters are one vector.
         rule: The rule of a user's own optimizer; None for the rule in the table.
@@ -82,7 +82,7 @@ class Optimizer:
         return replace(self, shapes=tuple(shapes))
 
     def at(self, round_num: int) -> Optimizer:
-        """Returns the optimizer after `round_num` rounds, with the learning rate of that round.
+        """Returns the optimizer with the learning rate that applies after `round_num` rounds.
 
         No optimizer's state depends on its learning rate, so the state can be used in all rounds.
         """

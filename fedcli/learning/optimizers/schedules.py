@@ -4,7 +4,7 @@ A schedule is a pure function of the round index r, from 0, so a run's state nee
 number. A client's schedule may count the local steps of a round instead, from 0 in each round. The
 schedules are those of Google Research's federated code (utils/optimizers/optimizer_utils.py), plus
 a step and a cosine schedule. Google's inverse square root has a second constant that scales
-r / decay_rounds; it is left out here, as decay_rounds has the same effect. During W rounds of
+r / decay_rounds; it is left out here, because decay_rounds has the same effect. In W rounds of
 warm-up the factor is (r + 1) / W. Afterwards the schedule starts from 0: decay(r - W).
 """
 

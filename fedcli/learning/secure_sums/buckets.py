@@ -32,7 +32,7 @@ class SecureBuckets:
     """Gives an aggregator the means of buckets of clients, each from a secure sum of its own.
 
     Attributes:
-        inner: Bucketing before the aggregator.
+        inner: The aggregator, with bucketing before it.
         options: The options of the sums.
     """
 

@@ -217,7 +217,7 @@ def _part(right: NDArray[np.float32], matrix: _Matrix) -> NDArray[np.float32]:
 def _without_zeros(
     right: NDArray[np.float32], matrices: list[_Matrix], updates: RoundUpdates
 ) -> NDArray[np.float32]:
-    """Returns a copy of V, with random numbers in each column of zeros (all before round 1)."""
+    """Returns a copy of V, with random numbers in columns of zeros (in round 1, in all)."""
     right = right.copy()
     round_ = updates.round
     key = stream_key(round_.seed, Purpose.ROTATION, round_num=round_.round_num)

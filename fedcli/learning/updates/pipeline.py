@@ -62,7 +62,7 @@ class UpdatePipeline:
         return DeltaRequest(all_rows=True, are_writable=True, needs_sum=False)
 
     def recording_ids(self, clients: Iterable[BatchedDataset]) -> Iterable[BatchedDataset]:
-        """Returns the same clients, and records their ids, at once or while they are read."""
+        """Returns the same clients, and records their ids, now or while they are read."""
         if isinstance(clients, ClientBatches):
             self._client_ids = list(clients.client_ids)
             return clients

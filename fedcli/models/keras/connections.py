@@ -59,7 +59,7 @@ def in_order(class_name: str, config: Any) -> list[Applied]:
 def _chain(layers: list[Mapping[str, Any]]) -> list[Applied]:
     """Connects each layer to the one before it.
 
-    Since layers may lack names, positions are used as names.
+    Positions are used as names, because layers may lack names.
     """
     return [
         Applied(each, str(place), (str(place - 1),) if place else ())

@@ -246,7 +246,7 @@ def _as_evaluated(layout: ParamLayout) -> ParamLayout:
 
 
 def _stack(layout: ParamLayout) -> list[Spec]:
-    """Returns the layers for Keras and in its order, each with the names of its inputs.
+    """Returns the layers for Keras, in Keras's order, each with the names of its inputs.
 
     There is a Flatten before a dense layer and a softmax at the end.
     """

@@ -11,7 +11,7 @@ class defines
     its output shape and its row in the core's table           size
     its name in Keras, reading and writing it there            keras_class, from_keras, to_keras
 
-The row called `kind` in the core's table of kinds (csrc/layers/table.c) computes the layer.
+The core computes the layer with the functions in the row `kind` of csrc/layers/table.c.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class Dense(Spec):
 
     @classmethod
     def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
-        """See `Spec.from_keras`; an image is refused, as Keras would treat it pixel by pixel."""
+        """See `Spec.from_keras`; an image is refused: Keras would treat it pixel by pixel."""
         units = options.take("units")
         spec = cls(units, options.activation(), options.take("use_bias", True), name)
         options.finish(free=cls.initializers())

@@ -52,7 +52,7 @@ class InputLayer(Spec):
 
     is_input = True
     takes_activation = False
-    is_left_out_of_keras = False  # it acts in training only, and Keras files cannot hold it
+    is_left_out_of_keras = False  # True: acts in training only, and Keras files cannot hold it
 
     def in_evaluation(self, shape: Shape) -> InputLayer | None:
         """Returns the layer as it acts in evaluation, for Keras; None if it changes nothing.
@@ -459,7 +459,7 @@ class ColorJitter(InputLayer):
 
 @dataclass(frozen=True)
 class MixUp(InputLayer):
-    """Mixes each image and its label with another one of the batch in training.
+    """In training, mixes each image and its label with another image of the batch and its label.
 
     A batch has one share s, which is Beta(alpha, alpha) distributed, and a random permutation,
     which gives each image x a partner x'. The image becomes s * x + (1 - s) * x'. The loss becomes

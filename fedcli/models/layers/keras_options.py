@@ -12,7 +12,7 @@ from fedcli.models.layers.fields import ACTIVATIONS, SOFTMAX, Pair
 _FREE = ("name", "batch_input_shape", "batch_shape", "input_shape", "input_dtype", "autocast")
 _INITIALIZER = "_initializer"  # suffix of options that initialise a tensor
 _CONSTANTS = {"Zeros": 0.0, "Ones": 1.0}
-# Other names of activations: TensorFlow's, which Keras 2 uses as its own, and Keras's own.
+# Other names of activations: one of TensorFlow's, which Keras 2 also writes, and two of Keras's.
 _ALIASES = {"softmax_v2": "softmax", "swish": "silu", "hard_swish": "hard_silu"}
 _MISSING = object()
 

@@ -10,9 +10,9 @@ Layout (format "fedcli-checkpoint", version 1):
   file can be used without that file. Early versions lack it. If the model is a user's code,
   `tensors` takes its place: the JSON list of the names of the weights in their order.
 - Attributes: `round_num`, `fedcli_version`; `input_shape`, `num_classes` and `pixel_convention` of
-  the model, so that it can be used without its data; and, for each file of vectors
-  that clients keep, its digest, in an attribute with the file's name without suffix (one of `KINDS`
-  in learning.client_states). Early versions lack these digests.
+  the model, so that it can be used without its data; and the digest of each file of vectors that
+  clients keep, in an attribute that has the file's name without the suffix (one of `KINDS` in
+  learning.client_states). Early versions lack these digests.
 
 A trailer follows the HDF5 image: 16 bytes of name and the BLAKE2b of all bytes before it. It
 detects a truncated file or a changed byte before anything is parsed. HDF5 tools ignore it.

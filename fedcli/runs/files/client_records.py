@@ -152,7 +152,7 @@ class RecordWriter:
             round_reports: The outcomes of the cohort; None if all trained and reported.
 
         Raises:
-            RunError: It cannot be written, as on a full disk.
+            RunError: It cannot be written, for example because the disk is full.
         """
         different = list(dict.fromkeys(client_ids))
         places = {client_id: place for place, client_id in enumerate(different)}

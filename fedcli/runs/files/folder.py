@@ -151,7 +151,7 @@ class RunDirectory:
         """Adds one whole line to metrics.jsonl. Non-finite numbers become null.
 
         Raises:
-            RunError: It cannot be written, as on a full disk.
+            RunError: It cannot be written, for example because the disk is full.
         """
         self._append(self._metrics, METRICS, line)
 
@@ -161,7 +161,7 @@ class RunDirectory:
         The line of the closing evaluation has no round.
 
         Raises:
-            RunError: It cannot be written, as on a full disk.
+            RunError: It cannot be written, for example because the disk is full.
         """
         self._append(self._timings, TIMINGS, line)
 

@@ -40,7 +40,7 @@ class FangKrum:
         """See `UpdateAttack.send`; metrics: `lambda`, and whether Krum would choose the vector.
 
         Krum needs three known updates, and the bound needs more than 2a + 1 updates in the cohort.
-        In a round with fewer, the attack is not made.
+        In a round with fewer updates, the attack is not made.
         """
         num_known = len(view.known)
         if num_known < 3 or view.num_counted <= 2 * view.num_attackers + 1:

@@ -52,8 +52,8 @@ class LittleIsEnough(MaliciousUpdate):
 
     Baruch, Baruch and Goldberg, "A Little Is Enough: Circumventing Defenses For Distributed
     Learning", NeurIPS 2019, https://arxiv.org/abs/1902.06156. Implementations differ in the sign of
-    z; both vectors are equally far from the mean. If at least half of the updates of a round come
-    from attackers, z is not defined and the attack is not made in this round.
+    z; with either sign the vector is equally far from the mean. If at least half of the updates of
+    a round come from attackers, z is not defined and the attack is not made in this round.
 
     Attributes:
         z: The number of deviations, or `auto` for `hiding_deviations`.
@@ -113,7 +113,7 @@ class FangTrimmed(MaliciousUpdate):
     In each coordinate, lo is the smallest known value. Where the mean is positive, the value is
     drawn uniformly between lo and lo / factor if lo > 0, else between lo and factor * lo. Where the
     mean is negative, it is drawn above the largest known value in the same way. All attackers send
-    one such vector, which is drawn anew in each round. Fang, Cao, Jia and Gong, "Local Model
+    the same vector of such values, drawn anew in each round. Fang, Cao, Jia and Gong, "Local Model
     Poisoning Attacks to Byzantine-Robust Federated Learning", USENIX Security 2020,
     https://arxiv.org/abs/1911.11815.
     """

@@ -21,8 +21,8 @@ class Mimic:
     The copied client then counts several times, and clients that differ from it count too little.
     No rule can tell a copy from an honest update. The direction is found by power iteration: one
     step in each of the first `warmup` rounds with attackers, and none afterwards. The first step
-    starts at the known update that is farthest from the mean. Because cohorts change, the copied
-    client is chosen anew in each round. Karimireddy, He and Jaggi, "Byzantine-Robust Learning on
+    starts at the known update that is farthest from the mean. The copied client is chosen anew in
+    each round, because cohorts change. Karimireddy, He and Jaggi, "Byzantine-Robust Learning on
     Heterogeneous Datasets via Bucketing", ICLR 2022, https://arxiv.org/abs/2006.09365.
     """
 
