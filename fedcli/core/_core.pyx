@@ -720,8 +720,9 @@ cdef class Team(Exclusive):
         linear float32 [num_clients or 1, P] is added to gradients by the LINEAR row. deltas float32
         [num_clients, P] receives the deltas. factors float64 [num_clients] multiply the deltas in
         the sum. starts float32 [num_clients, P] replace server_params; then no delta enters the
-        sum unless there are factors (see fed_own). max_distances float64 [num_clients] bound the L2
-        distance from these parameters after each epoch, 0 for no bound.
+        sum unless there are factors (see fed_own). max_distances float64 [num_clients] bound,
+        after each epoch, the L2 distance from the parameters with which a client starts; 0 for no
+        bound.
         """
         cdef int status
         cdef fed_fault fault

@@ -194,10 +194,10 @@ def fine_tuned_stats(
         measuring: Computes metrics of the fine-tuned models' predictions; None: none are requested.
         starts: Returns the weights from which each client starts instead of `weights`; None: all
             start from `weights`.
-        cancel: If it is raised, by any thread, the call stops within a local step.
+        cancel: A flag that any thread may set to stop the call within a local step.
 
     Raises:
-        Cancelled: `cancel` was raised.
+        Cancelled: `cancel` was set.
         ConfigError: The optimizer takes no local steps.
         DataError: A client is not in both splits, or its data do not fit the model.
         ModelError: A user's model fails, or breaks its contract.
