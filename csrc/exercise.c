@@ -10,7 +10,7 @@
 /* A rate so small that thousands of local steps do not change the model. */
 static const float tiny_rate = 1e-9f;
 
-typedef struct drill {
+typedef struct benchmark {
     fed_net net;
     fed_batch batch;
     void *memory;
@@ -18,9 +18,9 @@ typedef struct drill {
     float *images; /* [B, padded pixels] */
     int32_t *labels;
     fed_update update;
-} drill;
+} benchmark;
 
-static void carve_drill(drill *d, fed_carver *c) {
+static void carve_benchmark(benchmark *d, fed_carver *c) {
     const size_t width = fed_padded(d->net.model->num_inputs);
     d->params = fed_carve(c, d->net.size, sizeof *d->params);
     d->images = fed_carve(c, d->batch.batch_size * width, sizeof *d->images);
@@ -29,7 +29,7 @@ static void carve_drill(drill *d, fed_carver *c) {
 }
 
 /* Draws images in which a fifth of the pixels are ink, as in a digit. */
-static void draw_images(drill *d) {
+static void draw_images(benchmark *d) {
     const size_t num_pixels = d->net.model->num_inputs, width = fed_padded(num_pixels);
     const fed_key key = {.seed = 1};
     fed_rng rng;
@@ -43,18 +43,19 @@ static void draw_images(drill *d) {
     }
 }
 
-static int drill_init(drill *d, const fed_model *model, const float *params, size_t batch_size) {
-    *d = (drill){
+static int benchmark_init(benchmark *d, const fed_model *model, const float *params,
+                          size_t batch_size) {
+    *d = (benchmark){
         .batch = {.net = &d->net, .batch_size = batch_size, .is_training = 1, .num_workers = 1}};
     const int status = fed_net_init(&d->net, model);
     if (status != FED_OK) return status;
     fed_carver measure = {NULL, 0};
-    carve_drill(d, &measure);
+    carve_benchmark(d, &measure);
     d->memory = fed_allocate(measure.used);
     if (d->memory == NULL) return FED_ERR_NO_MEMORY;
     memset(d->memory, 0, measure.used);
     fed_carver hand_out = {d->memory, 0};
-    carve_drill(d, &hand_out);
+    carve_benchmark(d, &hand_out);
     fed_batch_clear(&d->batch);
     fed_net_pack(&d->net, params, d->params);
     draw_images(d);
@@ -65,7 +66,7 @@ static int drill_init(drill *d, const fed_model *model, const float *params, siz
     return FED_OK;
 }
 
-static void run_phase(drill *d, size_t stage, int phase) {
+static void run_phase(benchmark *d, size_t stage, int phase) {
     const size_t num_rows = d->batch.batch_size;
     if (phase == FED_FORWARD)
         fed_batch_forward_stage(&d->batch, d->params, stage, num_rows);
@@ -79,8 +80,8 @@ int fed_exercise(const fed_model *model, const float *params, size_t batch_size,
                  int phase, size_t repeats) {
     if (batch_size < 1 || batch_size > FED_MAX_BATCH || phase < 0 || phase >= FED_NUM_PHASES)
         return FED_ERR_ARGUMENT;
-    drill d;
-    int status = drill_init(&d, model, params, batch_size);
+    benchmark d;
+    int status = benchmark_init(&d, model, params, batch_size);
     if (status == FED_OK && stage >= d.net.num_stages) status = FED_ERR_ARGUMENT;
     if (status == FED_OK) {
         const fp_mode before = denormals_off();

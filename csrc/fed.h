@@ -389,7 +389,7 @@ void fed_add_change(size_t num_params, const float *before /* [P] */, const floa
 
 typedef struct fed_prepared fed_prepared;
 
-/* Inputs and outputs of a single client in a round, beside its data. All borrowed. */
+/* Inputs and outputs of a single client in a round, apart from its data. All borrowed. */
 typedef struct fed_own {
     const float *linear; /* [P] for FED_STEP_LINEAR; NULL: zeros */
     float *delta;        /* out [P]: the model delta, written if it is finite; NULL: not needed */
@@ -435,13 +435,13 @@ typedef struct fed_client_stats {
     double weight;       /* the client weight of its delta in the sum */
     double max_abs;      /* largest magnitude in the delta; max_abs and norm are 0 without bounds */
     double norm;         /* the delta's L2 norm; 0 if the delta was replaced by zeros */
-    int64_t num_correct; /* predictions of an example's own label, even if it was mixed */
+    int64_t num_correct; /* predictions equal to the example's own label, even if it was mixed */
     int64_t num_examples, num_batches;
     int32_t is_finite; /* 0: the delta had a NaN or infinity; it was dropped, the metrics reset */
 } fed_client_stats;
 
-/* Bounds on each client's delta; infinity for none. Moving statistics are not measured, but scaled
- * or replaced with the rest of the delta. */
+/* Bounds on each client's delta; infinity for none. Moving statistics are not measured, but they
+ * are scaled, or become zeros, together with the rest of the delta. */
 typedef struct fed_bounds {
     double max_abs; /* a delta with an entry of larger magnitude becomes zeros; its weight stays */
     double norm;    /* a delta with a larger L2 norm (over all tensors) is scaled to this norm */
@@ -633,7 +633,7 @@ typedef struct fed_sent {
 int fed_codec_kind_named(const char *name);
 /* FED_OK if the fields of the kind are valid and the tensors make up the vector. */
 int fed_codec_check(const fed_codec *codec);
-/* The largest number of bytes of a payload. All kinds but qsgd with is_short always use it. */
+/* The largest number of bytes of a payload. Only a payload of qsgd with is_short can be shorter. */
 size_t fed_codec_capacity(const fed_codec *codec);
 /* Writes a payload. FED_ERR_ARGUMENT: a value is not finite, or too large for the payload. */
 int fed_codec_encode(const fed_codec *codec, const fed_key *key, const float *values /* [P] */,
@@ -678,7 +678,7 @@ typedef struct fed_secure_terms {
     uint64_t top_level;             /* 1..2^FED_MAX_LEVEL_BITS */
     uint32_t mask_bits;             /* up to 62: the modulus 2^mask_bits exceeds all sums */
     const fed_key *rounding_keys;   /* [m]: for random rounding; NULL: to nearest, halves to even */
-    fed_key masks; /* for clients i < j: i is added to the key's client, j to its occurrence */
+    fed_key masks; /* of pair i < j: this key with i added to its client, j to its occurrence */
 } fed_secure_terms;
 
 /* 1 if the terms are valid and no sum can exceed the modulus, else 0. */

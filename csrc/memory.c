@@ -18,7 +18,7 @@ static const size_t huge_page = (size_t)1 << 21, least_huge = (size_t)1 << 22;
 
 static void prefer_huge_pages(void *memory, size_t num_bytes) {
 #if defined(MADV_HUGEPAGE)
-    madvise(memory, num_bytes, MADV_HUGEPAGE); /* a wish: without huge pages nothing is lost */
+    madvise(memory, num_bytes, MADV_HUGEPAGE); /* may fail: huge pages change only the speed */
 #else
     (void)memory, (void)num_bytes;
 #endif

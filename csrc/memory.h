@@ -15,9 +15,9 @@ static inline size_t fed_pieces(size_t n, size_t size) { return (n + size - 1) /
 /* Returns memory aligned to FED_ALIGNMENT, to be released with free(), or NULL. */
 void *fed_allocate(size_t num_bytes);
 
-/* A position in a block of memory. The same code runs twice: first with base NULL, when `used`
- * becomes the size to allocate; then with base set to the allocated block, when it returns the
- * arrays. */
+/* A position in a block of memory. The same code runs twice. In the first run base is NULL, and
+ * `used` becomes the size to allocate. In the second run base is the allocated block, and fed_carve
+ * returns the arrays. */
 typedef struct fed_carver {
     char *base;
     size_t used;

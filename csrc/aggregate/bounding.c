@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Bounds the rows of a cohort, as the last change to them. Rows that are not finite are marked; the
- * others are measured and brought within the bounds. The unit of work is one row, so the number of
- * threads changes no result. */
+ * Bounds the rows of a cohort. Nothing changes them afterwards. Rows that are not finite are
+ * marked; the others are measured and brought within the bounds. The unit of work is one row, so
+ * the number of threads changes no result. */
 #include "denormals.h"
 #include "fed.h"
 #include "kernels/kernels.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Distances and products: of all pairs of rows, and of each row with a vector; and the choice of
- * rows that lie closest together. Distances are computed from differences of the rows. The formula
- * |a|^2 + |b|^2 - 2 a.b would lose all digits for deltas that differ little from each other. */
+ * Computes distances and products of all pairs of rows, and of each row with a vector. Also chooses
+ * the rows that lie closest together. Distances are computed from differences of the rows. The
+ * formula |a|^2 + |b|^2 - 2 a.b would lose all digits for deltas that differ only little. */
 #include "memory.h"
 #include "slices.h"
 

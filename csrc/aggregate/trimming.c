@@ -13,9 +13,9 @@
 /* A merge sort by a fixed network, for any number of rows: K. E. Batcher, "Sorting networks and
  * their applications", 1968. Two sorted halves are merged in layers. The first layer compares each
  * row with its mirror image in the other half; the next ones compare, row by row, the two halves of
- * each half, then of each quarter, and so on. Layers that compare distant rows are computed several
- * in one step: it takes a few rows at a time, those that the layers connect. The last four layers
- * are computed together for a tile of sixteen rows. */
+ * each half, then of each quarter, and so on. One step computes several of the layers that compare
+ * distant rows. It takes a few rows at a time: rows that these layers compare with each other. The
+ * last four layers are computed together for a tile of sixteen rows. */
 typedef struct sorting {
     size_t num_rows, num_padded, num_steps;
     size_t first, count;  /* rows of the result that are needed */

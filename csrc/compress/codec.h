@@ -26,12 +26,12 @@ typedef struct fed_draws {
 void fed_draw(fed_draws *draws, uint32_t *words /* out [num_words] */, size_t num_words);
 
 /* A word as a number in [0, 1), which is below p with probability p. */
-static inline double fed_coin(uint32_t word) { return (double)word * 0x1p-32; }
+static inline double fed_unit_uniform(uint32_t word) { return (double)word * 0x1p-32; }
 
 /* A kind of codec. Encoders get finite values and a payload of fed_codec_capacity bytes. Decoders
  * get any bytes; they return FED_ERR_PAYLOAD for those that no encoder writes. Both may return
- * FED_ERR_NO_MEMORY. `replace` encodes values and replaces them by what is decoded, piece by piece;
- * it is NULL for a kind that must encode all values before it decodes them. */
+ * FED_ERR_NO_MEMORY. `replace` encodes values and replaces them by what is decoded, piece by piece.
+ * If it is NULL, all values are encoded before they are decoded. */
 typedef struct fed_codec_ops {
     int (*is_valid)(const fed_codec *codec);
     size_t (*capacity)(const fed_codec *codec);

@@ -23,7 +23,7 @@ typedef struct fed_codec_loops {
     /* The least and the largest of num_values >= 1 finite values. */
     void (*find_range)(const float *values, size_t num_values, float *least, float *most);
     /* levels = (values - least) * scale, which are 0..last, rounded up or down at random: up if
-     * the fraction is above the coin of the word. */
+     * the fraction is above the word as a number in [0, 1). */
     void (*round_levels)(const float *values, const uint32_t *words, size_t num_values,
                          double least, double scale, int32_t last, int32_t *restrict levels);
     /* bytes = the lowest byte of each level. */

@@ -49,7 +49,7 @@ static void round_chunk(const float *values, const uint32_t *words, size_t num_v
     for (size_t v = 0; v < num_values; v++) {
         const double place = fabs((double)values[v]) * scale;
         const int32_t below = (int32_t)place;
-        const int32_t level = below + (fed_coin(words[v]) < place - (double)below);
+        const int32_t level = below + (fed_unit_uniform(words[v]) < place - (double)below);
         const int32_t inside = level < last ? level : last;
         levels[v] = values[v] < 0 ? -inside : inside;
     }

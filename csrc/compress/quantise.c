@@ -177,7 +177,8 @@ static int fixed_step_encode(const fed_codec *codec, fed_draws *draws, const flo
             const double place = (double)values[first + v] / codec->step + middle;
             const double inside = place > 0 ? (place < most ? place : most) : 0;
             const uint32_t below = (uint32_t)inside;
-            fed_put_bits(&writer, below + (fed_coin(words[v]) < inside - below), codec->bits);
+            fed_put_bits(&writer, below + (fed_unit_uniform(words[v]) < inside - below),
+                         codec->bits);
         }
     }
     fed_end_byte(&writer);

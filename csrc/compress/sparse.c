@@ -71,7 +71,8 @@ static uint32_t guess_threshold(const float *values, size_t num_values, size_t k
     const size_t stride = num_values / NUM_SAMPLED;
     if (stride < 4 || rank > NUM_SAMPLED / 2) return 0;
     uint32_t sample[NUM_SAMPLED];
-    /* Takes one value of each stride, at a place that follows multiples of the golden ratio. */
+    /* Takes one value from each `stride` values. Its place among them is the fractional part of a
+     * multiple of the golden ratio, times stride. */
     for (uint32_t i = 0; i < NUM_SAMPLED; i++) {
         const uint64_t fraction = i * 2654435769u;
         sample[i] = fed_magnitude_bits(values + i * stride + (size_t)(fraction * stride >> 32));
@@ -107,8 +108,8 @@ static int find_among(const float *values, size_t num_values, size_t k, uint32_t
     return FED_OK;
 }
 
-/* Finds the k largest values: among those above a guessed threshold, or among all if the guess was
- * wrong. The caller frees the places. */
+/* Finds the k largest values: among those that reach a guessed threshold, or among all if the guess
+ * was wrong. The caller frees the places. */
 static int find_largest(const float *values, size_t num_values, size_t k, largest *found) {
     const uint32_t guess = guess_threshold(values, num_values, k);
     *found = (largest){0};
@@ -190,8 +191,8 @@ const fed_codec_ops fed_top_k_codec = {sparse_is_valid, top_k_capacity, top_k_en
 
 static size_t random_k_capacity(const fed_codec *codec) { return 4 * codec->count; }
 
-/* Whether the next value belongs to the subset, of which `wanted` of the remaining `left` values
- * are still to be chosen (selection sampling; Knuth, volume 2, algorithm S). */
+/* Whether the next value belongs to the subset: `wanted` of the `left` remaining values must still
+ * be chosen (selection sampling; Knuth, volume 2, algorithm S). */
 static int is_drawn(fed_draws *draws, size_t wanted, size_t left) {
     return wanted > 0 && fed_rng_below(&draws->rng, (uint32_t)left) < wanted;
 }

@@ -71,7 +71,7 @@ static int ternary_encode(const fed_codec *codec, fed_draws *draws, const float 
             fed_draw(draws, words, num);
             for (size_t v = 0; v < num; v++) {
                 const double value = values[first + v];
-                const int is_one = fed_coin(words[v]) * scale < fabs(value);
+                const int is_one = fed_unit_uniform(words[v]) * scale < fabs(value);
                 codes[v] = is_one ? (value < 0 ? 2 : 1) : 0;
             }
             put_codes(&writer, codes, num, codec->is_short);

@@ -101,7 +101,7 @@ static double catmull_rom(double before, double from, double to, double after, d
 
 /* ---- Ink ------------------------------------------------------------------------------------- */
 
-/* Draws a Catmull-Rom curve through the points, in five straight segments from each to the next. */
+/* Draws a Catmull-Rom curve through the points: five straight segments from a point to the next. */
 static void stamp_stroke(fed_canvas *paper, const placement *place, const fed_point *points,
                          size_t num_stroke_points) {
     enum { NUM_STEPS = 5 };
@@ -134,7 +134,7 @@ static void ink_pixels(const fed_canvas *paper, float softness, float darkness, 
             uint8_t level = 0;
             if (squared < squared_reach) {
                 const float edge = (paper->reach - sqrtf(squared)) / softness;
-                float ink = (edge < 1.0f ? edge : 1.0f) * darkness + 0.02f * fed_grain(rng);
+                float ink = (edge < 1.0f ? edge : 1.0f) * darkness + 0.02f * fed_pixel_noise(rng);
                 ink = ink > 0.0f ? ink : 0.0f;
                 ink = ink < 1.0f ? ink : 1.0f;
                 level = (uint8_t)(255.0f * ink + 0.5f);

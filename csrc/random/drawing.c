@@ -18,7 +18,7 @@ size_t fed_pick(fed_rng *rng, const double *weights, size_t num_weights) {
     return choice;
 }
 
-float fed_grain(fed_rng *rng) {
+float fed_pixel_noise(fed_rng *rng) {
     const uint64_t even_bytes = UINT64_C(0x00FF00FF00FF00FF), ones = UINT64_C(0x0001000100010001);
     const uint64_t bytes = fed_rng_u64(rng);
     const uint64_t pair_sums = (bytes & even_bytes) + ((bytes >> 8) & even_bytes);

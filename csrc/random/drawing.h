@@ -67,7 +67,7 @@ static inline fed_point normal_point(fed_rng *rng, double deviation) {
 size_t fed_pick(fed_rng *rng, const double *weights /* [num_weights] */, size_t num_weights);
 /* Noise with deviation 1: the sum of eight uniform bytes, which is nearly normal and the same on
  * all machines. */
-float fed_grain(fed_rng *rng);
+float fed_pixel_noise(fed_rng *rng);
 
 /* ---- Canvas ---------------------------------------------------------------------------------- */
 

@@ -3,11 +3,11 @@
  * The pictures of synthetic-shapes/v1: one of ten flat shapes in colour, 32 x 32 x 3 pixels. A
  * client has its own palette, ground textures, sizes and camera; position, rotation, size and
  * proportions vary from picture to picture, and lines and dots lie behind the shape and across it.
- * No single pixel tells the shape, so a linear model learns little.
+ * No single pixel shows which shape it is, so a linear model learns little.
  *
  * A shape is one or two closed outlines. A pixel is inside the shape if a ray to its left crosses
- * the outlines an odd number of times; near an outline the shape fades over a distance, the
- * camera's softness.
+ * the outlines an odd number of times. Near an outline the shape fades over a distance, which is
+ * the softness of the camera.
  */
 #include "drawing.h"
 
@@ -351,7 +351,8 @@ static void take(const style *own, fed_rng *rng, const picture *scene, uint8_t *
     for (size_t y = 0; y < SIDE; y++) {
         for (size_t x = 0; x < SIDE; x++) {
             for (int c = 0; c < NUM_CHANNELS; c++) {
-                float level = gains[c] * scene->pixels[y][x].part[c] + own->noise * fed_grain(rng);
+                float level =
+                    gains[c] * scene->pixels[y][x].part[c] + own->noise * fed_pixel_noise(rng);
                 level = level > 0.0f ? level : 0.0f;
                 level = level < 1.0f ? level : 1.0f;
                 *pixels++ = (uint8_t)(255.0f * level + 0.5f);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The synthetic data sets: how many examples a client has, and their labels. Both are pure
- * functions of (seed, client, split), as the pictures are (drawing.h).
+ * functions of the options, the client and the split, and so are the pictures (drawing.h).
  * */
 #include "drawing.h"
 
@@ -65,8 +65,8 @@ size_t fed_synthetic_count(const fed_synthetic *options, uint64_t client, int sp
 
 /* Draws labels 0-9 in equal numbers, shuffled. The first class is random, so that none is
  * favoured if the number of labels is not a multiple of ten. */
-static void deal_even_labels(fed_rng *rng, uint8_t *labels /* out [num_labels] */,
-                             size_t num_labels) {
+static void draw_balanced_labels(fed_rng *rng, uint8_t *labels /* out [num_labels] */,
+                                 size_t num_labels) {
     const size_t first_class = fed_rng_below(rng, NUM_CLASSES);
     for (size_t i = 0; i < num_labels; i++) {
         labels[i] = (uint8_t)((first_class + i) % NUM_CLASSES);
@@ -81,7 +81,7 @@ static void deal_even_labels(fed_rng *rng, uint8_t *labels /* out [num_labels] *
 
 /* Draws labels from a client's own distribution, which is drawn from Dir(1), uniform over all
  * distributions. */
-static void deal_skewed_labels(fed_rng *rng, uint8_t *labels /* out [num_labels] */,
+static void draw_skewed_labels(fed_rng *rng, uint8_t *labels /* out [num_labels] */,
                                size_t num_labels) {
     double weights[NUM_CLASSES];
     for (size_t k = 0; k < NUM_CLASSES; k++) {
@@ -94,7 +94,7 @@ static void deal_skewed_labels(fed_rng *rng, uint8_t *labels /* out [num_labels]
 
 /* Draws the labels of train and test together, train first. Returns the index at which the split
  * begins. */
-static size_t deal_labels(const fed_synthetic *options, uint64_t client, int split,
+static size_t draw_labels(const fed_synthetic *options, uint64_t client, int split,
                           uint8_t labels[MAX_EXAMPLES]) {
     const int is_central = split == FED_SPLIT_CENTRAL;
     const fed_key key = {.seed = options->seed,
@@ -106,9 +106,9 @@ static size_t deal_labels(const fed_synthetic *options, uint64_t client, int spl
     const size_t num_examples =
         is_central ? NUM_CENTRAL_EXAMPLES : draw_num_examples(options, client);
     if (is_central || options->sizes == FED_SIZES_NATURAL) {
-        deal_even_labels(&rng, labels, num_examples);
+        draw_balanced_labels(&rng, labels, num_examples);
     } else {
-        deal_skewed_labels(&rng, labels, num_examples);
+        draw_skewed_labels(&rng, labels, num_examples);
     }
     return split == FED_SPLIT_TEST ? num_examples - num_test_examples(num_examples) : 0;
 }
@@ -130,7 +130,7 @@ int fed_synthetic_draw(const fed_synthetic *options, uint64_t client, int split,
         return FED_ERR_ARGUMENT;
     }
     uint8_t shown[MAX_EXAMPLES];
-    const size_t split_begin = deal_labels(options, client, split, shown);
+    const size_t split_begin = draw_labels(options, client, split, shown);
     const double noise = split == FED_SPLIT_CENTRAL ? 0.0 : options->label_noise;
     const fed_pictures *pictures = PICTURES[options->pictures];
     double style[FED_STYLE_SIZE];

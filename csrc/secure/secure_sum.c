@@ -60,9 +60,9 @@ static double within(double x, double low, double high) {
     return x > high ? high : x < low ? low : x;
 }
 
-/* Quantises coordinates of a client: see `fed_secure_terms`. Rounds to nearest with halves to even
- * or, with `rounding_keys`, up with a probability equal to the fraction. Returns the number of
- * coordinates that were clipped. */
+/* Quantises coordinates of a client: see `fed_secure_terms`. Rounds to nearest, halves to even.
+ * With `rounding_keys` it rounds at random: up with a probability equal to the fraction. Returns
+ * the number of coordinates that were clipped. */
 static uint64_t quantise(const sum_job *job, size_t client, size_t first, size_t count,
                          uint64_t *values) {
     const fed_secure_terms *terms = job->terms;

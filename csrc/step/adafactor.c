@@ -4,7 +4,7 @@
  * d = 1 - t^decay, each tensor x is updated separately:
  *
  *     q = g^2 + epsilon_1;  r <- d r + (1 - d) mean of q over columns;  c likewise over rows
- *     u = g / sqrt(r / mean of r * c);    u <- u / max(1, rms(u) / clip threshold)
+ *     u = g / sqrt(r * c / mean(r));      u <- u / max(1, rms(u) / clip threshold)
  *     x <- x - max(epsilon_2, rms(x)) * rate * u
  *
  * For a vector the mean of q itself is stored. Sums are double, stored means are float. */
@@ -16,23 +16,23 @@ static double square(const fed_adafactor *how, float gradient) {
     return (double)gradient * (double)gradient + how->epsilon_1;
 }
 
-static void keep(const fed_adafactor *how, double mean, float *kept) {
+static void update_mean(const fed_adafactor *how, double mean, float *kept) {
     *kept = (float)(how->kept * (double)*kept + (1 - how->kept) * mean);
 }
 
-static void keep_rows(const fed_adafactor *how, const float *gradient, const fed_tensor *matrix,
-                      float *rows) {
+static void update_row_means(const fed_adafactor *how, const float *gradient,
+                             const fed_tensor *matrix, float *rows) {
     for (size_t r = 0; r < matrix->num_rows; r++, gradient += matrix->num_columns) {
         double sum = 0;
         for (size_t c = 0; c < matrix->num_columns; c++) sum += square(how, gradient[c]);
-        keep(how, sum / (double)matrix->num_columns, &rows[r]);
+        update_mean(how, sum / (double)matrix->num_columns, &rows[r]);
     }
 }
 
 /* Updates the mean squares of the columns, some columns at a time, so that their sums fit into a
  * local array. */
-static void keep_columns(const fed_adafactor *how, const float *gradient, const fed_tensor *matrix,
-                         float *columns) {
+static void update_column_means(const fed_adafactor *how, const float *gradient,
+                                const fed_tensor *matrix, float *columns) {
     for (size_t first = 0; first < matrix->num_columns; first += FED_PAD) {
         const size_t left = matrix->num_columns - first, num = left < FED_PAD ? left : FED_PAD;
         double sums[FED_PAD] = {0};
@@ -40,7 +40,7 @@ static void keep_columns(const fed_adafactor *how, const float *gradient, const 
             for (size_t c = 0; c < num; c++)
                 sums[c] += square(how, gradient[r * matrix->num_columns + first + c]);
         for (size_t c = 0; c < num; c++)
-            keep(how, sums[c] / (double)matrix->num_rows, &columns[first + c]);
+            update_mean(how, sums[c] / (double)matrix->num_rows, &columns[first + c]);
     }
 }
 
@@ -59,7 +59,7 @@ static void divide_matrix(const fed_tensor *matrix, const float *rows, const flo
 static void divide_vector(const fed_adafactor *how, size_t num_values, float *squares,
                           float *gradient) {
     for (size_t i = 0; i < num_values; i++) {
-        keep(how, square(how, gradient[i]), &squares[i]);
+        update_mean(how, square(how, gradient[i]), &squares[i]);
         gradient[i] = (float)((double)gradient[i] / sqrt((double)squares[i]));
     }
 }
@@ -76,8 +76,8 @@ void fed_adafactor_move(const fed_adafactor *how, const fed_kernels *kernels,
     if (num_values == 0) return;
     if (tensor->num_rows == 0) divide_vector(how, num_values, rows, gradient);
     for (size_t m = 0; m < num_values && matrix_size > 0; m += matrix_size) {
-        keep_rows(how, gradient + m, tensor, rows + m);
-        keep_columns(how, gradient + m, tensor, columns + m);
+        update_row_means(how, gradient + m, tensor, rows + m);
+        update_column_means(how, gradient + m, tensor, columns + m);
         divide_matrix(tensor, rows + m, columns + m, gradient + m);
     }
     const double excess = root_mean_square(kernels, gradient, num_values) / how->clip_threshold;

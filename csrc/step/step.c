@@ -233,7 +233,8 @@ static void anchor_run(const double *options, const piece *at, float *slots) {
 
 /* ---- The gradient alone ---------------------------------------------------------------------- */
 
-/* The step if one batch has all examples. Otherwise the training loop sums the gradients itself. */
+/* For fed_step_apply, and for the parts of a batch (client.c). In local steps, gradients are added
+ * to the parameters directly. */
 static void gradient_run(const double *options, const piece *at, float *slots) {
     (void)options, (void)slots;
     at->kernels->sgd(at->params, at->gradient, at->num_params, 1);
@@ -337,7 +338,8 @@ int fed_step_takes_tensors(const fed_step *step, const fed_tensors *tensors, siz
     return num_left == 0;
 }
 
-static void thaw(const fed_step *step, const fed_local_step *at, size_t start, size_t num) {
+static void copy_frozen_slots(const fed_step *step, const fed_local_step *at, size_t start,
+                              size_t num) {
     for (size_t s = 0; s < fed_step_slots(step); s++) {
         const size_t first = s * at->num_params + start;
         memcpy(at->slots + first, at->frozen_slots + first, num * sizeof *at->slots);
@@ -356,7 +358,7 @@ void fed_step_run(const fed_step *step, const fed_local_step *at, size_t start, 
                          .linear = at->linear != NULL ? at->linear + start : NULL,
                          .rate_factor = at->rate_factor,
                          .tensors = at->tensors};
-    if (at->frozen_slots != NULL) thaw(step, at, start, num);
+    if (at->frozen_slots != NULL) copy_frozen_slots(step, at, start, num);
     size_t slot = 0;
     for (size_t r = 0; r < step->num_rows; r++) {
         const fed_step_row *row = &step->rows[r];

@@ -10,8 +10,8 @@
 
 /* 1 if the step only accumulates gradients: see FED_STEP_GRADIENT. */
 int fed_step_is_gradient(const fed_step *step);
-/* 1 if parameters move only within the span of their gradients, so that a layer may be trained
- * narrow (narrow.c). */
+/* 1 if parameters move only within the span of their gradients, so that the first layer may be
+ * trained on fewer inputs (narrow.c). */
 int fed_step_keeps_span(const fed_step *step);
 /* 1 if a row of that kind is in the table. */
 int fed_step_has(const fed_step *step, int kind);
