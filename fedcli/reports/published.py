@@ -76,7 +76,8 @@ def compare(
     changed = [
         name
         for name, value in vars(config).items()
-        if value != expected[name] and (name in preset.values or name not in _NOT_COMPARED)
+        if _differs(value, expected[name], preset.values.get(name))
+        and (name in preset.values or name not in _NOT_COMPARED)
     ]
     # A file may hold the preset's own data, so only another named dataset counts as other data.
     has_other_data = "data" in changed and config.data in DATASETS
@@ -89,6 +90,16 @@ def compare(
         tuple(option_name(name) for name in changed if OPTION_OWNERS.get(name) not in changed),
         has_other_data,
     )
+
+
+def _differs(value: Any, expected: Any, given: Any) -> bool:
+    """Returns whether a run's value differs from the one that the preset leads to.
+
+    If the preset gives some keys of a table of options, only these keys are compared.
+    """
+    if isinstance(given, Mapping):
+        return any(value.get(key) != expected[key] for key in given)
+    return bool(value != expected)
 
 
 def _find(

@@ -57,8 +57,8 @@ def test_options_that_differ_from_the_preset_are_named(
     assert "This run differs in --rounds, --client-lr.\n" in done.out
     again = fedcli("train", "--config", "run/config.toml", "--epochs", 1, "--out", "again")
     assert "This run differs in --rounds, --epochs, --client-lr.\n" in again.out
-    flags = ("--max-examples", 20, "--client-schedule", "cosine", "--threads", 1)
-    third = fedcli("train", "--preset", "tff-tutorial", *flags, "--out", "third")
+    others = ("--max-examples", 20, "--client-schedule", "cosine", "--threads", 1)
+    third = fedcli("train", "--preset", "tff-tutorial", *others, "--out", "third")
     assert "This run differs in --max-examples, --client-schedule.\n" in third.out
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -13,11 +12,11 @@ from fedcli.settings import tables
 from fedcli.settings.presets import PRESETS
 
 
-def resolved(name: str, **given: Any) -> Mapping[str, Any]:
-    """Returns the content of config.toml of a run with a preset."""
+def resolved(name: str, **given: Any) -> settings.RunConfig:
+    """Returns the config of a run with a preset, as it is read from config.toml."""
     merged = settings.merge(PRESETS[name].values, {"preset": name, **given})
-    config = settings.from_options(merged)
-    return settings.from_toml(settings.to_toml(config, {}), "config.toml")
+    written = settings.to_toml(settings.from_options(merged), {})
+    return settings.from_options(settings.from_toml(written, "config.toml"))
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -28,11 +27,11 @@ def test_every_preset_is_a_valid_run(name: str) -> None:
     assert preset.source
     assert preset.values["data"] in tables.PUBLIC_DATASETS
     assert preset.values["model"] in tables.MODELS
-    values = resolved(name)
-    assert compare(preset, values, [], {}, None).differs_in == ()
+    config = resolved(name)
+    assert compare(preset, config, [], {}, None).differs_in == ()
     known = {figure.metric for figure in preset.figures}
     assert known <= {"loss", "accuracy", "rounds_to_target"}
-    assert ("rounds_to_target" in known) == ("stop_at" in values)
+    assert ("rounds_to_target" in known) == (config.stop_at is not None)
 
 
 @pytest.mark.parametrize("name", [name for name, each in PRESETS.items() if each.stand_in])
@@ -41,26 +40,28 @@ def test_drawn_images_can_stand_in_for_data_that_are_not_downloaded(name: str) -
     values = settings.merge(preset.values, {"preset": name, **preset.stand_in})
     config = settings.from_options(values)
     assert config.data in tables.EMBEDDED_DATASETS
-    found = compare(preset, vars(config), [], {}, None)
+    found = compare(preset, config, [], {}, None)
     assert found.has_other_data
     assert found.figures == ()
 
 
 def test_the_tutorial_s_preset_is_what_runs_by_default() -> None:
-    plain = settings.from_toml(settings.to_toml(settings.from_options({}), {}), "config.toml")
-    tutorial = dict(resolved("tff-tutorial"))
+    plain = dict(vars(settings.from_options({})))
+    tutorial = dict(vars(resolved("tff-tutorial")))
     assert tutorial.pop("preset") == "tff-tutorial"
     assert tutorial.pop("data") == "emnist-digits"
     assert tutorial.pop("clients") == "10"
-    del plain["data"], plain["data_options"]
+    for name in ("preset", "data", "data_options", "clients"):
+        plain.pop(name)
+    tutorial.pop("data_options")
     assert tutorial == plain
 
 
 def test_options_beside_a_preset_override_it() -> None:
-    values = resolved("mcmahan-2017-2nn-iid", client_lr=0.3, partition_options={"seed": 4})
-    assert values["client_lr"] == 0.3
-    assert values["partition_options"] == {"clients": 100, "seed": 4}
-    found = compare(PRESETS["mcmahan-2017-2nn-iid"], values, [], {}, None)
+    config = resolved("mcmahan-2017-2nn-iid", client_lr=0.3, partition_options={"seed": 4})
+    assert config.client_lr == 0.3
+    assert config.partition_options == {"clients": 100, "seed": 4}
+    found = compare(PRESETS["mcmahan-2017-2nn-iid"], config, [], {}, None)
     assert found.differs_in == ("--client-lr",)
     assert not found.has_other_data
 
@@ -98,15 +99,15 @@ def test_rounds_to_target_stand_beside_the_paper_s() -> None:
 
 @pytest.mark.parametrize("data", ["synthetic-digits", "mnist"])
 def test_other_named_data_are_not_set_beside_the_published(data: str) -> None:
-    values = resolved("tff-tutorial", data=data)
-    found = compare(PRESETS["tff-tutorial"], values, [], {}, None)
+    config = resolved("tff-tutorial", data=data)
+    found = compare(PRESETS["tff-tutorial"], config, [], {}, None)
     assert found.has_other_data
     assert found.figures == ()
 
 
 def test_a_file_may_hold_the_same_data() -> None:
-    values = resolved("tff-tutorial", data="train.h5", test_data="test.h5")
-    found = compare(PRESETS["tff-tutorial"], values, [], {}, None)
+    config = resolved("tff-tutorial", data="train.h5", test_data="test.h5")
+    found = compare(PRESETS["tff-tutorial"], config, [], {}, None)
     assert found.differs_in == ("--data", "--test-data")
     assert len(found.figures) == 24
 
