@@ -175,19 +175,27 @@ typedef struct fed_range {
 typedef struct fed_norm_rows {
     size_t num_rows, num_pixels; /* pixels of a row follow each other */
     size_t num_channels;         /* a multiple of FED_PAD */
-    size_t stride, out_stride;   /* floats from one row to the next: of values; of outputs */
+    size_t stride, out_stride;   /* floats from one row to the next: of values; of gradients */
 } fed_norm_rows;
 
+/* What a normalisation does to each channel:
+ *   (value - mean) * scale + bias, clipped to the range
+ * The range of a normalisation without clipping is everything, from -HUGE_VALF on. */
+typedef struct fed_norm_map {
+    const float *means, *scales, *biases; /* [num_channels] */
+    fed_range range;
+} fed_norm_map;
+
 /* The gradient by the inputs of a normalisation, over pixels that follow each other:
- *   in_gradient = g * by_gradient + (values - means) * by_value + fixed
- * where g is the gradient or, if outputs are given, 0 at outputs that are not inside the range. */
+ *   in_gradient = g * scales + (values - means) * by_value + fixed
+ * where g is the gradient by the outputs or, where the map clips them, 0. The outputs are computed
+ * again, which takes less time than reading them. */
 typedef struct fed_norm_gradient {
     const float *gradient, *values; /* [num_pixels, num_channels] */
-    const float *outputs;           /* the same, or NULL */
-    fed_range range;
-    const float *means, *by_gradient, *by_value, *fixed; /* [num_channels] */
-    size_t num_pixels, num_channels;                     /* num_channels a multiple of FED_PAD */
-    float *in_gradient;                                  /* out [num_pixels, num_channels] */
+    const fed_norm_map *map;
+    const float *by_value, *fixed;   /* [num_channels] */
+    size_t num_pixels, num_channels; /* num_channels a multiple of FED_PAD */
+    float *in_gradient;              /* out [num_pixels, num_channels] */
 } fed_norm_gradient;
 
 /* The normalisation of each pixel over its channels. Rows of channels are 0 in padding channels. */

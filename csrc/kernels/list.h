@@ -63,16 +63,14 @@ KERNEL(void, mean_window_backward, const float *gradient, const fed_window *wind
  * sums += d and squares += d^2 for d = values - shifts, over all pixels. */
 KERNEL(void, norm_deviations, const fed_norm_rows *rows, const float *values, const float *shifts,
        double *sums /* in-out */, double *squares /* in-out */)
-/* sums += g and products += g * (values - means), where g is the gradient or, if outputs are given,
- * 0 at outputs that are not inside the range. */
-KERNEL(void, norm_products, const fed_norm_rows *rows, const float *gradient,
-       const float *outputs /* or NULL */, fed_range range, const float *values, const float *means,
-       double *sums /* in-out */, double *products /* in-out */)
-/* out = (values - means) * scales + biases, clipped to the range, for pixels that follow each
- * other; NaN stays NaN. */
-KERNEL(void, norm_apply, const float *values, const float *means, const float *scales,
-       const float *biases, fed_range range, size_t num_pixels, size_t num_channels,
-       float *out /* out */)
+/* sums += g and products += g * (values - means), where g is the gradient by the outputs or, where
+ * the map clips them, 0. */
+KERNEL(void, norm_products, const fed_norm_rows *rows, const fed_norm_map *map,
+       const float *gradient, const float *values, double *sums /* in-out */,
+       double *products /* in-out */)
+/* For pixels that follow each other; NaN stays NaN. */
+KERNEL(void, norm_apply, const fed_norm_map *map, const float *values, size_t num_pixels,
+       size_t num_channels, float *out /* out */)
 KERNEL(void, norm_gradient, const fed_norm_gradient *at)
 /* out = (values - mean) / deviation * gamma + beta, with mean and deviation of each pixel. */
 KERNEL(void, norm_pixels, const fed_pixel_norm *of, float *out /* out [num_pixels, num_channels] */)

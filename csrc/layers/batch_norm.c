@@ -11,7 +11,7 @@
 
 #include <math.h>
 
-enum { MAX_BLOCKS = 8, NUM_COEFFICIENTS = 3 };
+enum { MAX_BLOCKS = 8, NUM_COEFFICIENTS = 4 };
 
 /* [padded channels] each; the inverse deviation of a padding channel is 0. Saved for backward. */
 typedef struct statistics {
@@ -24,6 +24,7 @@ typedef struct work {
     size_t channels; /* padded */
     double *sums;    /* [blocks, 2, channels] */
     float *rows;     /* [NUM_COEFFICIENTS, channels] */
+    fed_norm_map map;
     statistics found;
 } work;
 
@@ -164,18 +165,27 @@ static const float *beta_of(const fed_images_pass *pass) {
     return pass->params + (layer->has_scale ? fed_norm_channels(pass->stage) : 0);
 }
 
+/* Makes the map of the channels from the statistics. */
+static void make_map(work *w) {
+    const float *gamma = gamma_of(w->pass), *beta = beta_of(w->pass);
+    float *scales = w->rows, *biases = scales + w->channels;
+    for (size_t c = 0; c < w->channels; c++) {
+        scales[c] = gamma != NULL ? gamma[c] * w->found.inverses[c] : w->found.inverses[c];
+        biases[c] = beta != NULL ? beta[c] : 0;
+    }
+    w->map = (fed_norm_map){w->found.means, scales, biases, fed_norm_range(w->pass->stage->layer)};
+}
+
 static void apply(void *context, size_t b, int worker) {
     const work *w = context;
     const fed_images_pass *pass = w->pass;
     const fed_stage *stage = pass->stage;
     const float *in = pass->in + b * stage->in.num_values;
     float *out = pass->out + b * stage->out.num_values;
-    const fed_range range = fed_norm_range(stage->layer);
     (void)worker;
     for (size_t y = 0; y < stage->shape.height; y++)
-        pass->kernels->norm_apply(in + fed_pixel(&stage->in, y, 0), w->found.means, w->rows,
-                                  w->rows + w->channels, range, stage->shape.width, w->channels,
-                                  out + fed_pixel(&stage->out, y, 0));
+        pass->kernels->norm_apply(&w->map, in + fed_pixel(&stage->in, y, 0), stage->shape.width,
+                                  w->channels, out + fed_pixel(&stage->out, y, 0));
     if (!fed_norm_activates(stage->layer))
         fed_apply_activation(pass->kernels, stage->layer, &stage->out, &stage->shape, out);
 }
@@ -186,30 +196,14 @@ static void forward(const fed_images_pass *pass) {
         take_moving(&w);
     else
         measure(&w);
-    const float *gamma = gamma_of(pass), *beta = beta_of(pass);
-    for (size_t c = 0; c < w.channels; c++) {
-        w.rows[c] = gamma != NULL ? gamma[c] * w.found.inverses[c] : w.found.inverses[c];
-        w.rows[w.channels + c] = beta != NULL ? beta[c] : 0;
-    }
+    make_map(&w);
     fed_share(pass->num_workers, pass->num_images, apply, &w);
 }
 
 /* ---- Backward -------------------------------------------------------------------------------- */
 
-/* The outputs of image b, if the kernels undo the activation: the gradient counts only where
- * outputs are inside the activation's range. NULL: the gradient counts everywhere. */
-static const float *mask_of(const fed_images_pass *pass, size_t b) {
-    const fed_stage *stage = pass->stage;
-    return fed_norm_activates(stage->layer) ? pass->out + b * stage->out.num_values : NULL;
-}
-
-/* The row of outputs y; NULL if they are not needed. */
-static const float *row_at(const fed_stage *stage, const float *outputs, size_t y) {
-    return outputs != NULL ? outputs + fed_pixel(&stage->out, y, 0) : NULL;
-}
-
-/* Undoes the activation of a block's images. Then, with g the gradient and x the inputs, sums g and
- * g * (x - mean) over the block. */
+/* Undoes the activation of a block's images, unless the map clips the outputs. Then, with g the
+ * gradient and x the inputs, sums g and g * (x - mean) over the block. */
 static void sum_gradient(void *context, size_t block, int worker) {
     const work *w = context;
     const fed_images_pass *pass = w->pass;
@@ -218,16 +212,13 @@ static void sum_gradient(void *context, size_t block, int worker) {
     double *sums = cleared_sums(w, block);
     (void)worker;
     for (size_t b = first_of_block(pass, block); b < first_of_block(pass, block + 1); b++) {
-        const size_t out = b * stage->out.num_values;
-        const float *mask = mask_of(pass, b);
-        if (mask == NULL)
+        const size_t in = b * stage->in.num_values, out = b * stage->out.num_values;
+        if (!fed_norm_activates(stage->layer))
             fed_undo_activation(pass->kernels, stage->layer, &stage->out, &stage->shape,
                                 pass->out + out, pass->out_gradient + out);
-        pass->kernels->norm_products(&rows, row_at(stage, pass->out_gradient + out, 0),
-                                     row_at(stage, mask, 0), fed_norm_range(stage->layer),
-                                     pass->in + b * stage->in.num_values +
-                                         fed_pixel(&stage->in, 0, 0),
-                                     w->found.means, sums, sums + w->channels);
+        pass->kernels->norm_products(
+            &rows, &w->map, pass->out_gradient + out + fed_pixel(&stage->out, 0, 0),
+            pass->in + in + fed_pixel(&stage->in, 0, 0), sums, sums + w->channels);
     }
 }
 
@@ -244,16 +235,15 @@ static void add_param_gradient(const work *w, const double *sums, const double *
 
 /* With x' = (x - mean) / deviation: dx = gamma (g - mean(g) - x' mean(g x')) / deviation, with
  * means over the batch. Moving statistics do not depend on x: with them, dx = gamma g / deviation.
- * Writes rows of coefficients: of g, of x - mean, and the constant terms. */
+ * Writes rows of coefficients: of x - mean, and the constant terms. Those of g are the map's
+ * scales. */
 static void find_coefficients(const work *w, const double *sums, const double *products) {
     const float *gamma = gamma_of(w->pass);
     const double share = uses_moving(w->pass) ? 0 : 1 / num_pixels(w->pass);
-    float *by_gradient = w->rows, *by_value = by_gradient + w->channels;
-    float *fixed = by_value + w->channels;
+    float *by_value = w->rows + 2 * w->channels, *fixed = by_value + w->channels;
     for (size_t c = 0; c < w->channels; c++) {
         const double inverse = (double)w->found.inverses[c];
         const double scale = gamma != NULL ? (double)gamma[c] * inverse : inverse;
-        by_gradient[c] = (float)scale;
         by_value[c] = (float)(-scale * inverse * products[c] * share);
         fixed[c] = (float)(-scale * sums[c] * share);
     }
@@ -263,19 +253,16 @@ static void find_in_gradient(void *context, size_t b, int worker) {
     const work *w = context;
     const fed_images_pass *pass = w->pass;
     const fed_stage *stage = pass->stage;
-    const float *mask = mask_of(pass, b);
     (void)worker;
     for (size_t y = 0; y < stage->shape.height; y++) {
         const size_t at = b * stage->in.num_values + fed_pixel(&stage->in, y, 0);
+        const size_t out = b * stage->out.num_values + fed_pixel(&stage->out, y, 0);
         const fed_norm_gradient gradient = {
-            .gradient = row_at(stage, pass->out_gradient + b * stage->out.num_values, y),
+            .gradient = pass->out_gradient + out,
             .values = pass->in + at,
-            .outputs = row_at(stage, mask, y),
-            .range = fed_norm_range(stage->layer),
-            .means = w->found.means,
-            .by_gradient = w->rows,
-            .by_value = w->rows + w->channels,
-            .fixed = w->rows + 2 * w->channels,
+            .map = &w->map,
+            .by_value = w->rows + 2 * w->channels,
+            .fixed = w->rows + 3 * w->channels,
             .num_pixels = stage->shape.width,
             .num_channels = w->channels,
             .in_gradient = pass->in_gradient + at,
@@ -287,6 +274,7 @@ static void find_in_gradient(void *context, size_t b, int worker) {
 static void backward(const fed_images_pass *pass) {
     work w = work_of(pass);
     double *sums = w.sums, *products = w.sums + w.channels;
+    make_map(&w);
     fed_share(pass->num_workers, num_blocks(pass), sum_gradient, &w);
     add_blocks(&w);
     for (size_t c = 0; c < w.channels; c++) products[c] *= (double)w.found.inverses[c];

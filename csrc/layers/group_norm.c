@@ -13,12 +13,13 @@ typedef struct statistics {
     float *means, *inverses;
 } statistics;
 
-/* Scratch holds two sums, three rows of coefficients, and the statistics if they are not saved. */
+/* Scratch holds two sums and four rows of coefficients. Without a backward pass the last two rows
+ * hold the statistics. */
 static void lay_out(fed_stage *stage) {
     const size_t channels = fed_norm_channels(stage);
     stage->packed_size = fed_norm_packed_size(stage);
     stage->saved_bytes = 2 * channels * sizeof(float);
-    stage->scratch_bytes = 2 * channels * sizeof(double) + 5 * channels * sizeof(float);
+    stage->scratch_bytes = 2 * channels * sizeof(double) + 4 * channels * sizeof(float);
 }
 
 void fed_norm_pack(const fed_stage *stage, const float *flat, float *packed) {
@@ -47,7 +48,7 @@ static float *row_of(const fed_pass *pass, size_t row) {
 }
 
 static statistics statistics_of(const fed_pass *pass) {
-    float *means = pass->saved != NULL ? pass->saved : row_of(pass, 3);
+    float *means = pass->saved != NULL ? pass->saved : row_of(pass, 2);
     return (statistics){means, means + fed_norm_channels(pass->stage)};
 }
 
@@ -117,49 +118,39 @@ static void measure(const fed_pass *pass, const statistics *found) {
     }
 }
 
-static void forward(const fed_pass *pass) {
+/* Makes the map of the channels from the statistics. */
+static fed_norm_map map_of(const fed_pass *pass, const statistics *found) {
     const fed_stage *stage = pass->stage;
-    const size_t channels = fed_norm_channels(stage);
-    const statistics found = statistics_of(pass);
-    measure(pass, &found);
     const float *gamma = fed_norm_gamma(pass), *beta = fed_norm_beta(pass);
     float *scales = row_of(pass, 0), *biases = row_of(pass, 1);
-    for (size_t c = 0; c < channels; c++) {
-        scales[c] = gamma != NULL ? gamma[c] * found.inverses[c] : found.inverses[c];
+    for (size_t c = 0; c < fed_norm_channels(stage); c++) {
+        scales[c] = gamma != NULL ? gamma[c] * found->inverses[c] : found->inverses[c];
         biases[c] = beta != NULL ? beta[c] : 0;
     }
-    const fed_range range = fed_norm_range(stage->layer);
+    return (fed_norm_map){found->means, scales, biases, fed_norm_range(stage->layer)};
+}
+
+static void forward(const fed_pass *pass) {
+    const fed_stage *stage = pass->stage;
+    const statistics found = statistics_of(pass);
+    measure(pass, &found);
+    const fed_norm_map map = map_of(pass, &found);
     for (size_t y = 0; y < stage->shape.height; y++)
-        pass->kernels->norm_apply(pass->in + fed_pixel(&stage->in, y, 0), found.means, scales,
-                                  biases, range, stage->shape.width, channels,
+        pass->kernels->norm_apply(&map, pass->in + fed_pixel(&stage->in, y, 0), stage->shape.width,
+                                  fed_norm_channels(stage),
                                   pass->out + fed_pixel(&stage->out, y, 0));
     if (!fed_norm_activates(stage->layer)) fed_activate_out(pass);
 }
 
-/* Undoes the activation in out_gradient and returns NULL. If the kernels undo it themselves, only
- * returns the outputs: the gradient counts only where the outputs are inside the range. */
-static const float *undo_activation(const fed_pass *pass) {
-    if (fed_norm_activates(pass->stage->layer)) return pass->out;
-    fed_undo_out(pass);
-    return NULL;
-}
-
-/* The row of outputs y; NULL if they are not needed. */
-static const float *row_at(const fed_pass *pass, const float *outputs, size_t y) {
-    return outputs != NULL ? outputs + fed_pixel(&pass->stage->out, y, 0) : NULL;
-}
-
 /* With x' = (x - mean) / deviation: sums[c] = sum of g, products[c] = sum of g * x', the gradients
  * of beta and gamma. */
-static void sum_gradient(const fed_pass *pass, const statistics *found, const float *outputs,
+static void sum_gradient(const fed_pass *pass, const statistics *found, const fed_norm_map *map,
                          double *sums, double *products) {
     const fed_stage *stage = pass->stage;
     const size_t channels = fed_norm_channels(stage);
     const fed_norm_rows rows = fed_norm_rows_of(stage);
-    pass->kernels->norm_products(&rows, row_at(pass, pass->out_gradient, 0),
-                                 row_at(pass, outputs, 0), fed_norm_range(stage->layer),
-                                 pass->in + fed_pixel(&stage->in, 0, 0), found->means, sums,
-                                 products);
+    pass->kernels->norm_products(&rows, map, pass->out_gradient + fed_pixel(&stage->out, 0, 0),
+                                 pass->in + fed_pixel(&stage->in, 0, 0), sums, products);
     for (size_t c = 0; c < channels; c++) products[c] *= (double)found->inverses[c];
 }
 
@@ -175,15 +166,14 @@ static void add_param_gradient(const fed_pass *pass, const double *sums, const d
 }
 
 /* dx = (gamma g - mean(gamma g) - x' mean(gamma g x')) / deviation, with means over the group.
- * Writes three rows of coefficients: of g, of x - mean, and the constant terms. */
+ * Writes two rows of coefficients: of x - mean, and the constant terms. Those of g are the map's
+ * scales. */
 static void find_coefficients(const fed_pass *pass, const statistics *found, double *sums,
                               double *products) {
     const size_t channels = fed_norm_channels(pass->stage);
     const float *gamma = fed_norm_gamma(pass);
-    float *by_gradient = row_of(pass, 0), *by_value = row_of(pass, 1), *fixed = row_of(pass, 2);
-    for (size_t c = 0; c < channels; c++) {
-        by_gradient[c] = found->inverses[c] * (gamma != NULL ? gamma[c] : 1);
-        if (gamma == NULL) continue;
+    float *by_value = row_of(pass, 2), *fixed = row_of(pass, 3);
+    for (size_t c = 0; gamma != NULL && c < channels; c++) {
         sums[c] *= (double)gamma[c];
         products[c] *= (double)gamma[c];
     }
@@ -200,22 +190,20 @@ static void backward(const fed_pass *pass) {
     const fed_stage *stage = pass->stage;
     const statistics found = statistics_of(pass);
     double *sums = cleared_sums(pass), *products = sums + fed_norm_channels(stage);
-    const float *outputs = undo_activation(pass);
-    sum_gradient(pass, &found, outputs, sums, products);
+    const fed_norm_map map = map_of(pass, &found);
+    if (!fed_norm_activates(stage->layer)) fed_undo_out(pass);
+    sum_gradient(pass, &found, &map, sums, products);
     add_param_gradient(pass, sums, products);
     if (pass->in_gradient == NULL) return;
     find_coefficients(pass, &found, sums, products);
     for (size_t y = 0; y < stage->shape.height; y++) {
         const size_t at = fed_pixel(&stage->in, y, 0);
         const fed_norm_gradient gradient = {
-            .gradient = row_at(pass, pass->out_gradient, y),
+            .gradient = pass->out_gradient + fed_pixel(&stage->out, y, 0),
             .values = pass->in + at,
-            .outputs = row_at(pass, outputs, y),
-            .range = fed_norm_range(stage->layer),
-            .means = found.means,
-            .by_gradient = row_of(pass, 0),
-            .by_value = row_of(pass, 1),
-            .fixed = row_of(pass, 2),
+            .map = &map,
+            .by_value = row_of(pass, 2),
+            .fixed = row_of(pass, 3),
             .num_pixels = stage->shape.width,
             .num_channels = fed_norm_channels(stage),
             .in_gradient = pass->in_gradient + at,

@@ -1124,16 +1124,14 @@ static void test_norms_clamp_as_relu_and_relu6_do(void) {
     for (size_t k = 0; k < LENGTH(kinds); k++) {
         const fed_kernels *kernels = fed_active_kernels();
         float out[CHANNELS], twin[CHANNELS], masked[CHANNELS], found[CHANNELS];
-        kernels->norm_apply(values, zeros, ones, zeros, kinds[k].range, 1, CHANNELS, out);
+        const fed_norm_map map = {zeros, ones, zeros, kinds[k].range};
+        kernels->norm_apply(&map, values, 1, CHANNELS, out);
         kernels->activate(kinds[k].activation, 0, values, CHANNELS, twin);
         memcpy(masked, gradient, sizeof masked);
         kernels->undo_activation(kinds[k].activation, 0, twin, CHANNELS, masked);
         const fed_norm_gradient at = {.gradient = gradient,
-                                      .values = zeros,
-                                      .outputs = out,
-                                      .range = kinds[k].range,
-                                      .means = zeros,
-                                      .by_gradient = ones,
+                                      .values = values,
+                                      .map = &map,
                                       .by_value = zeros,
                                       .fixed = zeros,
                                       .num_pixels = 1,
@@ -1142,13 +1140,76 @@ static void test_norms_clamp_as_relu_and_relu6_do(void) {
         kernels->norm_gradient(&at);
         const fed_norm_rows rows = {1, 1, CHANNELS, CHANNELS, CHANNELS};
         double sums[CHANNELS] = {0}, products[CHANNELS] = {0};
-        kernels->norm_products(&rows, gradient, out, kinds[k].range, zeros, zeros, sums, products);
+        kernels->norm_products(&rows, &map, gradient, values, sums, products);
         for (size_t c = 0; c < CHANNELS; c++) {
             CHECK(out[c] == twin[c] || (isnan(out[c]) && isnan(twin[c])));
-            CHECK(found[c] == masked[c]);
+            CHECK(isnan(values[c]) ? isnan(found[c]) : found[c] == masked[c]);
             CHECK(sums[c] == (double)masked[c]);
         }
     }
+}
+
+/* The backward kernels compute the outputs again. The gradient must count exactly where the outputs
+ * that norm_apply wrote are inside the range. */
+static void check_norm_kernels(size_t num_pixels, size_t num_channels, fed_range range) {
+    const size_t num = num_pixels * num_channels;
+    const int has_range = range.least > -INFINITY;
+    guarded values = guarded_new(num, 1, 1), gradient = guarded_new(num, 2, 1);
+    guarded rows = guarded_new(5 * num_channels, 3, 1);
+    guarded out = guarded_new(num, 4, 1), found = guarded_new(num, 5, 1);
+    double *sums = calloc(2 * num_channels, sizeof *sums), *products = sums + num_channels;
+    const float *means = rows.values, *scales = means + num_channels,
+                *biases = scales + num_channels;
+    const float *by_value = biases + num_channels, *fixed = by_value + num_channels;
+    const fed_kernels *kernels = fed_active_kernels();
+    const fed_norm_map map = {means, scales, biases, range};
+    kernels->norm_apply(&map, values.values, num_pixels, num_channels, out.values);
+    const fed_norm_rows all = {1, num_pixels, num_channels, num, num};
+    kernels->norm_products(&all, &map, gradient.values, values.values, sums, products);
+    const fed_norm_gradient at = {.gradient = gradient.values,
+                                  .values = values.values,
+                                  .map = &map,
+                                  .by_value = by_value,
+                                  .fixed = fixed,
+                                  .num_pixels = num_pixels,
+                                  .num_channels = num_channels,
+                                  .in_gradient = found.values};
+    kernels->norm_gradient(&at);
+    for (size_t c = 0; c < num_channels; c++) {
+        double sum = 0, product = 0;
+        for (size_t p = 0; p < num_pixels; p++) {
+            const size_t i = p * num_channels + c;
+            const double deviation = (double)values.values[i] - (double)means[c];
+            double y = deviation * (double)scales[c] + (double)biases[c];
+            if (has_range) y = fmin(fmax(y, (double)range.least), (double)range.most);
+            CHECK_CLOSE(out.values[i], y, 1e-6);
+            const int counts =
+                !has_range || (out.values[i] > range.least && out.values[i] < range.most);
+            const double g = counts ? (double)gradient.values[i] : 0;
+            CHECK_CLOSE(found.values[i],
+                        g * (double)scales[c] + deviation * (double)by_value[c] + (double)fixed[c],
+                        1e-6);
+            sum += g;
+            product += g * deviation;
+        }
+        CHECK_CLOSE(sums[c], sum, 1e-4);
+        CHECK_CLOSE(products[c], product, 1e-4);
+    }
+    guarded_free(&values);
+    guarded_free(&gradient);
+    guarded_free(&rows);
+    guarded_free(&out);
+    guarded_free(&found);
+    free(sums);
+}
+
+static void test_norms_equal_twin(void) {
+    static const size_t pixels[] = {0, 1, 7, 8, 9, 300}, panels[] = {1, 2, 3, 4, 5, 9};
+    static const fed_range ranges[] = {{-INFINITY, INFINITY}, {0, INFINITY}, {0, 0.25f}};
+    for (size_t p = 0; p < LENGTH(pixels); p++)
+        for (size_t n = 0; n < LENGTH(panels); n++)
+            for (size_t r = 0; r < LENGTH(ranges); r++)
+                check_norm_kernels(pixels[p], panels[n] * FED_PAD, ranges[r]);
 }
 
 static const test_case TESTS[] = {
@@ -1197,6 +1258,7 @@ static const test_case TESTS[] = {
     TEST(test_add_vectors_is_add_delta_in_turn_on_every_variant),
     TEST(test_sum_eight_is_add_vectors_and_the_older_sums_on_every_variant),
     TEST(test_norms_clamp_as_relu_and_relu6_do),
+    TEST(test_norms_equal_twin),
     TEST(test_elementwise_agrees_with_generic),
 };
 
