@@ -214,16 +214,18 @@ typedef struct fed_pixel_norm_gradient {
     float *by_gamma, *by_beta; /* in-out [num_channels]: added to */
 } fed_pixel_norm_gradient;
 
-/* A row of pixels of a depthwise convolution. Sizes are in floats. */
+/* The pixels of a depthwise convolution of an image. Sizes are in floats. */
 typedef struct fed_depthwise {
-    const size_t *taps; /* [num_taps]: offsets in a pixel's window */
-    size_t num_taps;
-    size_t num_channels;  /* a multiple of FED_PAD */
-    const float *weights; /* [num_taps, num_channels] */
-    const float *bias;    /* [num_channels] or NULL: zeros */
-    float least;          /* lower bound of the outputs */
-    size_t num_pixels;
-    size_t in_step, out_step; /* from one pixel's window, or outputs, to the next */
+    size_t window_rows, window_columns;
+    size_t tap_row, tap_column; /* from a window's pixel to the one below; to the next in its row */
+    size_t num_channels;        /* a multiple of FED_PAD */
+    const float *weights;       /* [window_rows, window_columns, num_channels] */
+    const float *bias;          /* [num_channels] or NULL: zeros */
+    float least;                /* lower bound of the outputs */
+    size_t num_rows, num_pixels; /* of the outputs: rows, and pixels in a row */
+    size_t in_row, in_step;      /* from one window to the one below; to the next in its row: a
+                                    multiple of tap_column */
+    size_t out_row, out_step;    /* the same for outputs */
 } fed_depthwise;
 
 /* Contiguous values of a window: their offset from its beginning and their number, in floats. */

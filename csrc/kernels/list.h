@@ -145,14 +145,14 @@ KERNEL(void, products, const fed_products *at)
 /* out[panel][i][o] = sum_row rows[row][i] * gradient[panel][row][o]. */
 KERNEL(void, products_gradient, const fed_products_gradient *at)
 
-/* out[c] = max(least, bias[c] + sum_t weights[t][c] * in[taps[t] + c]) for each pixel. */
-KERNEL(void, depthwise_row, const fed_depthwise *row, const float *in /* the first window */,
+/* out[c] = max(least, bias[c] + sum_t weights[t][c] * window[t][c]) for each pixel, with taps t in
+ * the order of the weights. */
+KERNEL(void, depthwise_outputs, const fed_depthwise *of, const float *in /* the first window */,
        float *out /* out */)
-/* target[t][c] += the sum over pixels of in[taps[t] + c] * gradient[c], and bias[c] += the sum over
+/* target[t][c] += the sum over pixels of window[t][c] * gradient[c], and bias[c] += the sum over
  * pixels of gradient[c]. */
-KERNEL(void, depthwise_gradient, const fed_depthwise *row, const float *in, const float *gradient,
-       float *target /* in-out [num_taps, num_channels] */,
-       float *bias /* in-out [num_channels]; or NULL */)
+KERNEL(void, depthwise_gradient, const fed_depthwise *of, const float *in, const float *gradient,
+       float *target /* in-out, as the weights */, float *bias /* in-out [num_channels]; or NULL */)
 
 /* Convolutions of a group of images (layers/image_gemm.c). */
 KERNEL(void, gemm_outputs, const fed_gemm *gemm)

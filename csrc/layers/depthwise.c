@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * A depthwise convolution: each channel has its own window (Keras's DepthwiseConv2D with one output
  * per channel). Packed: kernel [window height, window width, padded channels], bias [padded
- * channels]. Scratch: offsets of the taps; for the gradient by the inputs also the weights of a
- * phase and the outputs' gradient inside a border of zeros (phases.h). */
+ * channels]. Scratch, for the gradient by the inputs: the weights of a phase, and the outputs'
+ * gradient inside a border of zeros (phases.h). */
 #include "conv.h"
 #include "phases.h"
 
@@ -35,11 +35,8 @@ static void widen_border(const fed_stage *stage, fed_border *border) {
 }
 
 static void lay_out(fed_stage *stage) {
-    const fed_layer *l = stage->layer;
-    const size_t channels = num_channels(stage);
-    stage->packed_size = kernel_size(stage) + channels;
-    stage->scratch_bytes = (kernel_size(stage) + bordered_of(stage).num_values) * sizeof(float) +
-                           num_taps(l) * sizeof(size_t);
+    stage->packed_size = kernel_size(stage) + num_channels(stage);
+    stage->scratch_bytes = (kernel_size(stage) + bordered_of(stage).num_values) * sizeof(float);
 }
 
 /* Packs rows of channels: one for each tap, then the bias. */
@@ -62,63 +59,53 @@ static void unpack(const fed_stage *stage, const double *packed, double *flat) {
                channels * sizeof *flat);
 }
 
-/* The parts of scratch. The size of each except the last is a multiple of 64 bytes. */
+/* The parts of scratch. */
 static float *turned_of(const fed_pass *pass) { return pass->scratch; }
 static float *copy_of(const fed_pass *pass) { return turned_of(pass) + kernel_size(pass->stage); }
-static size_t *taps_of(const fed_pass *pass) {
-    return (size_t *)(copy_of(pass) + bordered_of(pass->stage).num_values);
-}
 
-/* Lists a window's offsets in a buffer. */
-static void list_taps(size_t height, size_t width, const fed_buffer *buffer, size_t *taps) {
-    for (size_t y = 0; y < height; y++)
-        for (size_t x = 0; x < width; x++)
-            *taps++ = y * buffer->row_stride + x * buffer->pixel_stride;
-}
-
-/* The kernel's arguments for the rows of outputs. */
+/* The kernel's arguments for the outputs. */
 static fed_depthwise outputs_of(const fed_pass *pass) {
     const fed_stage *stage = pass->stage;
     const fed_layer *layer = stage->layer;
-    list_taps(layer->window_height, layer->window_width, &stage->in, taps_of(pass));
     return (fed_depthwise){
-        .taps = taps_of(pass),
-        .num_taps = num_taps(layer),
+        .window_rows = layer->window_height,
+        .window_columns = layer->window_width,
+        .tap_row = stage->in.row_stride,
+        .tap_column = stage->in.pixel_stride,
         .num_channels = num_channels(stage),
         .weights = pass->params,
         .bias = pass->params + kernel_size(stage),
         .least = layer->activation == FED_RELU ? 0.0f : -HUGE_VALF,
+        .num_rows = layer->out.height,
         .num_pixels = layer->out.width,
+        .in_row = layer->stride_y * stage->in.row_stride,
         .in_step = layer->stride_x * stage->in.pixel_stride,
+        .out_row = stage->out.row_stride,
         .out_step = stage->out.pixel_stride,
     };
 }
 
-/* The offset of the first window of a row. */
-static size_t window_at(const fed_stage *stage, size_t y) {
-    const fed_layer *layer = stage->layer;
-    const fed_buffer *in = &stage->in;
-    return in->origin + y * layer->stride_y * in->row_stride - layer->pad_top * in->row_stride -
+/* The first window. */
+static const float *windows_of(const fed_pass *pass) {
+    const fed_layer *layer = pass->stage->layer;
+    const fed_buffer *in = &pass->stage->in;
+    return pass->in + in->origin - layer->pad_top * in->row_stride -
            layer->pad_left * in->pixel_stride;
 }
 
 static void forward(const fed_pass *pass) {
-    const fed_stage *stage = pass->stage;
-    const fed_depthwise row = outputs_of(pass);
-    for (size_t y = 0; y < stage->shape.height; y++)
-        pass->kernels->depthwise_row(&row, pass->in + window_at(stage, y),
-                                     pass->out + fed_pixel(&stage->out, y, 0));
-    if (stage->layer->activation != FED_RELU) fed_activate_out(pass);
+    const fed_depthwise outputs = outputs_of(pass);
+    pass->kernels->depthwise_outputs(&outputs, windows_of(pass),
+                                     pass->out + pass->stage->out.origin);
+    if (pass->stage->layer->activation != FED_RELU) fed_activate_out(pass);
 }
 
 static void add_param_gradient(const fed_pass *pass) {
     const fed_stage *stage = pass->stage;
-    const fed_depthwise row = outputs_of(pass);
-    float *bias = stage->layer->has_bias ? pass->gradient + kernel_size(stage) : NULL;
-    for (size_t y = 0; y < stage->shape.height; y++)
-        pass->kernels->depthwise_gradient(&row, pass->in + window_at(stage, y),
-                                          pass->out_gradient + fed_pixel(&stage->out, y, 0),
-                                          pass->gradient, bias);
+    const fed_depthwise outputs = outputs_of(pass);
+    pass->kernels->depthwise_gradient(
+        &outputs, windows_of(pass), pass->out_gradient + stage->out.origin, pass->gradient,
+        stage->layer->has_bias ? pass->gradient + kernel_size(stage) : NULL);
 }
 
 /* Copies the weights of a phase's taps in reversed order. */
@@ -139,24 +126,27 @@ static void run_phase(const fed_pass *pass, const fed_buffer *bordered, const fe
                       const fed_stride_phase *x) {
     const fed_stage *stage = pass->stage;
     const fed_layer *layer = stage->layer;
+    if (y->num == 0 || x->num == 0) return;
     turn(pass, y, x);
-    list_taps(y->num_taps, x->num_taps, bordered, taps_of(pass));
-    const fed_depthwise row = {
-        .taps = taps_of(pass),
-        .num_taps = y->num_taps * x->num_taps,
+    const fed_depthwise inputs = {
+        .window_rows = y->num_taps,
+        .window_columns = x->num_taps,
+        .tap_row = bordered->row_stride,
+        .tap_column = bordered->pixel_stride,
         .num_channels = num_channels(stage),
         .weights = turned_of(pass),
         .least = -HUGE_VALF,
+        .num_rows = y->num,
         .num_pixels = x->num,
+        .in_row = bordered->row_stride,
         .in_step = bordered->pixel_stride,
+        .out_row = layer->stride_y * stage->in.row_stride,
         .out_step = layer->stride_x * stage->in.pixel_stride,
     };
-    for (size_t i = 0; i < y->num && x->num > 0; i++)
-        pass->kernels->depthwise_row(
-            &row,
-            copy_of(pass) + (y->window + i) * bordered->row_stride +
-                x->window * bordered->pixel_stride,
-            pass->in_gradient + fed_pixel(&stage->in, y->first + i * layer->stride_y, x->first));
+    pass->kernels->depthwise_outputs(&inputs,
+                                     copy_of(pass) + y->window * bordered->row_stride +
+                                         x->window * bordered->pixel_stride,
+                                     pass->in_gradient + fed_pixel(&stage->in, y->first, x->first));
 }
 
 static void backward(const fed_pass *pass) {

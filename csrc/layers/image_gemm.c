@@ -179,6 +179,17 @@ typedef struct pass {
     size_t piece;      /* size of a piece */
 } pass;
 
+/* Floats of a row of a window, or of a phase's taps. Padding channels are zeros; they are left out
+ * if the window is a single pixel, whose weights then are contiguous all the same. */
+static size_t row_floats(size_t num_rows, size_t num_columns, size_t padded, size_t channels) {
+    return num_rows == 1 && num_columns == 1 ? fed_smaller(padded, channels) : num_columns * padded;
+}
+
+static size_t window_row(const fed_image_conv *conv) {
+    return row_floats(conv->window_height, conv->window_width, conv->in.pixel_stride,
+                      conv->in_shape.channels);
+}
+
 static grid windows_of(const fed_image_conv *conv) {
     const fed_buffer *in = &conv->in;
     return (grid){.origin = in->origin - conv->pad_top * in->row_stride -
@@ -212,8 +223,8 @@ static void forward_part(void *context, size_t part, int worker) {
         .to = w.to,
         .num_pixels = num,
         .runs = w.runs,
-        .num_runs = list_runs(conv->window_height, conv->window_width * p->in_channels,
-                              conv->in.row_stride, MOST_RUN, w.runs),
+        .num_runs =
+            list_runs(conv->window_height, window_row(conv), conv->in.row_stride, MOST_RUN, w.runs),
         .weights = io->weights + channel / FED_PAD * p->panel_size,
         .panel_size = p->panel_size,
         .num_channels = fed_smaller(c->piece, p->out_channels - channel),
@@ -299,8 +310,10 @@ static void run_phase(const pass *c, const phase_pixels *of, const workspace *w)
         .from = w->from,
         .to = w->to,
         .runs = w->runs,
-        .num_runs = list_runs(y->num_taps, x->num_taps * p->out_channels, bordered->row_stride,
-                              MOST_RUN, w->runs),
+        .num_runs = list_runs(
+            y->num_taps,
+            row_floats(y->num_taps, x->num_taps, p->out_channels, conv->out_shape.channels),
+            bordered->row_stride, MOST_RUN, w->runs),
         .weights = of->turned,
         .panel_size = p->turned_panel,
         .num_channels = p->in_channels,
@@ -350,8 +363,8 @@ static void weights_part(void *context, size_t part, int worker) {
     const plan *p = &c->plan;
     const workspace w = workspace_of(p, io, worker);
     const size_t channel = part / c->num_pieces * GRADIENT_CHANNELS;
-    const size_t num_runs = list_runs(conv->window_height, conv->window_width * p->in_channels,
-                                      conv->in.row_stride, c->piece, w.runs);
+    const size_t num_runs =
+        list_runs(conv->window_height, window_row(conv), conv->in.row_stride, c->piece, w.runs);
     const size_t piece = part % c->num_pieces;
     const size_t first_run = piece * num_runs / c->num_pieces;
     const size_t end_run = (piece + 1) * num_runs / c->num_pieces;
@@ -387,10 +400,10 @@ static void weights_part(void *context, size_t part, int worker) {
 static void add_weights_gradient(pass *c) {
     const plan *p = &c->plan;
     const int is_shared = c->io->num_workers > 1;
-    c->piece = is_shared ? LEAST_RUN : c->conv->window_width * p->in_channels;
+    const size_t row = window_row(c->conv);
+    c->piece = is_shared ? LEAST_RUN : row;
     c->num_blocks = fed_pieces(p->out_channels, GRADIENT_CHANNELS);
-    const size_t num_runs =
-        c->conv->window_height * fed_pieces(c->conv->window_width * p->in_channels, c->piece);
+    const size_t num_runs = c->conv->window_height * fed_pieces(row, c->piece);
     const size_t wanted = is_shared ? 2 * (size_t)c->io->num_workers : 1;
     c->num_pieces = fed_smaller(num_runs, fed_pieces(wanted, c->num_blocks));
     fed_share(c->io->num_workers, c->num_blocks * c->num_pieces, weights_part, c);
