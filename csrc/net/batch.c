@@ -184,11 +184,32 @@ void fed_batch_carve(fed_batch *batch, fed_carver *c) {
     carve_scratch(batch, c);
 }
 
+/* Clears the border of an image, whose pixels each forward pass writes. Pixels with padding
+ * channels are cleared, too. */
+static void clear_border(const fed_value *value, float *values) {
+    const fed_buffer *buffer = &value->buffer;
+    const int is_padded = buffer->pixel_stride > value->shape.channels;
+    size_t from = 0;
+    for (size_t y = 0; y < value->shape.height && !is_padded; y++) {
+        const size_t row = fed_pixel(buffer, y, 0);
+        memset(values + from, 0, (row - from) * sizeof *values);
+        from = row + fed_row_size(buffer, &value->shape);
+    }
+    memset(values + from, 0, (buffer->num_values - from) * sizeof *values);
+}
+
+/* In scoring, several values share memory, so all of it is cleared. */
+static void clear_value(const fed_batch *batch, size_t v) {
+    const size_t num_examples = num_held(batch, v), size = num_values(batch, v);
+    if (!batch->is_training) memset(batch->values[v], 0, num_examples * size * sizeof(float));
+    for (size_t b = 0; b < num_examples && batch->is_training; b++)
+        clear_border(&batch->net->values[v], batch->values[v] + b * size);
+}
+
 void fed_batch_clear(const fed_batch *batch) {
     const fed_net *net = batch->net;
     for (size_t v = 0; v <= net->num_stages; v++)
-        if (fed_net_has_value(net, v))
-            memset(batch->values[v], 0, num_held(batch, v) * num_values(batch, v) * sizeof(float));
+        if (fed_net_has_value(net, v)) clear_value(batch, v);
     for (size_t s = 1; s < net->num_stages; s++) {
         const size_t source = net->stages[s].sources[0];
         if (is_dense(&net->stages[s]))
