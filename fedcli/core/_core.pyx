@@ -513,7 +513,7 @@ cdef class Sum(Exclusive):
     def total(self):
         """The sum of weight * vector, float64 [num_values], and the sum of the weights."""
         cdef double weight
-        total = np.zeros(self.num_values, np.float64)
+        total = np.empty(self.num_values, np.float64)
         self.take()
         fed_sum_total(self.sum, <double *> memory_of(total), &weight)
         self.give_back()

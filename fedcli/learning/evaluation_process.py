@@ -10,7 +10,7 @@ from typing import Any
 from fedcli.core.native import CancelFlag
 from fedcli.errors import DataError
 from fedcli.learning.cohort_data import cohort_data
-from fedcli.learning.process import LearningProcess, check_call, count_empty
+from fedcli.learning.process import LearningProcess, check_call
 from fedcli.learning.state import ProcessOutput, ServerState
 from fedcli.models import metrics
 
@@ -71,4 +71,4 @@ class EvaluationProcess(LearningProcess):
         }
         next_state = replace(state, round_num=state.round_num + 1, client_work=totals)
         timings = {"evaluate": perf_counter() - started}
-        return ProcessOutput(next_state, round_metrics, timings, count_empty(stats), stats)
+        return ProcessOutput(next_state, round_metrics, timings, stats)

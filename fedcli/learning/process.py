@@ -290,9 +290,3 @@ def _as_model(model: Any) -> Model:
     from fedcli.models import own as own_models
 
     return own_models.wrap(model)
-
-
-def count_empty(stats: NDArray[Any]) -> int:
-    """Returns the number of clients without examples, apart from those that diverged."""
-    is_empty = (stats["num_examples"] == 0) & (stats["is_finite"] != 0)
-    return int(np.count_nonzero(is_empty))

@@ -151,7 +151,6 @@ class ProcessOutput(ExplainsNames):
         state: The next state.
         metrics: Metrics with TFF's structure and names; a mean over no example is NaN.
         timings: Seconds spent in each part of the round.
-        num_empty_clients: Number of clients of this cohort without examples, whose weight is 0.
         client_stats: The engine's statistics, one row per client, in cohort order.
         payloads: The bytes of the encoded update of each client, int64 [num_clients], 0 if it was
             not sent; None if updates are not compressed.
@@ -160,9 +159,15 @@ class ProcessOutput(ExplainsNames):
     state: ServerState
     metrics: dict[str, Any]
     timings: dict[str, float]
-    num_empty_clients: int
     client_stats: NDArray[Any]
     payloads: NDArray[np.int64] | None = None
+
+    @property
+    def num_empty_clients(self) -> int:
+        """Number of clients without examples, apart from those that diverged."""
+        stats = self.client_stats
+        is_empty = (stats["num_examples"] == 0) & (stats["is_finite"] != 0)
+        return int(np.count_nonzero(is_empty))
 
     def _scores(self) -> dict[str, Any]:
         """Returns the metrics of training or evaluation by name."""

@@ -27,7 +27,6 @@ from fedcli.learning.process import (
     check_call,
     check_names_kept,
     check_parts,
-    count_empty,
     names_in_parts,
 )
 from fedcli.learning.state import ProcessOutput, ServerState
@@ -246,8 +245,8 @@ class TrainingProcess(LearningProcess):
 
     def _train_metrics(self, stats: NDArray[Any]) -> dict[str, Any]:
         """Returns the metrics of the cohort's training, and its number of non-finite clients."""
-        num_non_finite = np.count_nonzero(stats["is_finite"] == 0)
-        return {**self._metrics(stats), "num_non_finite_clients": int(num_non_finite)}
+        num_non_finite = stats["is_finite"].tolist().count(0)
+        return {**self._metrics(stats), "num_non_finite_clients": num_non_finite}
 
     def next(
         self,
@@ -290,10 +289,10 @@ class TrainingProcess(LearningProcess):
         if own_parts is not None:
             evaluated = own_parts.after
         is_rejected = bool(finalizer_metrics["update_non_finite"])
-        next_state = replace(
-            state,
+        next_state = ServerState(
             round_num=state.round_num + 1,
             global_model_weights=params,
+            distributor=state.distributor,
             client_work=work_state,
             aggregator=aggregator_state,
             finalizer=opt_state,
@@ -302,9 +301,8 @@ class TrainingProcess(LearningProcess):
         )
         check_names_kept(next_state, self._names_in_parts)
         timings = {"train": trained - started, "aggregate": perf_counter() - trained}
-        num_empty = count_empty(deltas.stats)
         payloads = None if pipeline is None else pipeline.payloads
-        return ProcessOutput(next_state, round_metrics, timings, num_empty, deltas.stats, payloads)
+        return ProcessOutput(next_state, round_metrics, timings, deltas.stats, payloads)
 
 
 def _checked_smoothing(share: float, model: Model) -> float:

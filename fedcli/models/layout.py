@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -71,12 +72,12 @@ class ParamLayout:
     input_shape: tuple[int, ...]
     num_classes: int
 
-    @property
+    @cached_property
     def num_inputs(self) -> int:
         """Number of pixels of one example."""
         return math.prod(self.input_shape)
 
-    @property
+    @cached_property
     def num_trained(self) -> int:
         """Number of parameters that are trained; the moving statistics follow them."""
         return self.num_params - sum(each.size for each in self.tensors if not each.is_trained)
@@ -86,7 +87,7 @@ class ParamLayout:
         """Shapes of the tensors, in their order."""
         return tuple(tensor.shape for tensor in self.tensors)
 
-    @property
+    @cached_property
     def trained_shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shapes of the tensors that are trained, in their order."""
         return tuple(tensor.shape for tensor in self.tensors if tensor.is_trained)

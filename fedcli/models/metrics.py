@@ -48,7 +48,7 @@ ZERO: Mapping[str, int | float] = {
     "num_examples": 0,
     "num_batches": 0,
 }
-
+_COUNTS = ("num_correct", "num_examples", "num_batches")
 
 _SUM_TOLERANCE = 1e-3  # largest distance from 1 of a sum of float32 (or narrower) probabilities
 _OWN = "own/"  # prefix of the columns of a model's own metrics
@@ -127,7 +127,9 @@ class OwnMetrics:
 def sum_stats(stats: ClientStats) -> Sums:
     """Returns each column of `stats` summed over its clients, in their order."""
     names = stats.keys() if isinstance(stats, Mapping) else stats.dtype.names or ()
-    sums: Sums = {name: np.add.reduce(stats[name]).item() for name in ZERO}
+    sums: Sums = {"loss_sum": np.add.reduce(stats["loss_sum"]).item()}
+    # NumPy takes longer to begin than Python to add the counts of a usual cohort.
+    sums.update((name, sum(stats[name].tolist())) for name in _COUNTS)
     sums.update((name, np.add.reduce(stats[name])) for name in names if name.startswith(_OWN))
     return sums
 
