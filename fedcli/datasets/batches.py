@@ -132,7 +132,8 @@ class BatchedDataset(ExplainsNames):
         """Checks the seed and the largest batch."""
         if not 0 <= self.seed < 2**64:
             raise ConfigError(f"seed {self.seed}: choose a whole number from 0 to {2**64 - 1}")
-        self.plan.largest_batch(len(self.client), f"client {self.client.client_id!r}")
+        if self.plan.batch_size > native.MAX_BATCH:
+            self.plan.largest_batch(len(self.client), f"client {self.client.client_id!r}")
 
     def __iter__(self) -> Iterator[dict[str, NDArray[Any]]]:
         """Yields the first round's batches as {"x": float32 [b, H*W*C], "y": int32 [b, 1]}."""

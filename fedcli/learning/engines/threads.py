@@ -34,6 +34,8 @@ from fedcli.settings.vocabulary import WEIGHTINGS
 
 # The decoded pixels of a fixed cohort are kept from round to round up to this many bytes.
 PREPARED_BYTES = 64 << 20
+# The purposes of a client's streams in the core's order.
+_CLIENT_PURPOSES = (Purpose.SHUFFLE, Purpose.DROPOUT, Purpose.MIXUP)
 
 T = TypeVar("T")
 
@@ -352,19 +354,17 @@ def _split(
 
 def _core_client(dataset: BatchedDataset, occurrence: int) -> native.Client:
     client = dataset.client
-    shuffle_key, dropout_key, mixup_key = (
-        StreamKey(dataset.seed, client_key(client.client_id), 0, purpose, occurrence)
-        for purpose in (Purpose.SHUFFLE, Purpose.DROPOUT, Purpose.MIXUP)
-    )  # each call sets the round
+    number = client_key(client.client_id)
+    keys = [
+        StreamKey(dataset.seed, number, 0, purpose, occurrence) for purpose in _CLIENT_PURPOSES
+    ]  # each call sets the round
     return native.Client(
         client.pixels,
         client.labels,
         client.scale,
         client.offset,
         dataset.plan.for_core(),
-        shuffle_key,
-        dropout_key,
-        mixup_key,
+        *keys,
     )
 
 
