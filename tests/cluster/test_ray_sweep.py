@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,16 @@ import pytest
 
 from fedcli.core.native import CancelFlag, Cancelled
 from fedcli.errors import ConfigError
+from fedcli.runs.files.folder import LOCK, METRICS, checkpoint_rounds, read_metrics
 from fedcli.settings import RunConfig
 from fedcli.sweeps import study as study_file
 from fedcli.sweeps.ray_pool import RayPool, read_files, write_files
 from fedcli.sweeps.study_folder import StudyFolder
 from fedcli.sweeps.sweeping import SweepOptions, run_study
+from fedcli.sweeps.trials import read_trials
+from tests.cluster.conftest import MARKER
+from tests.kit.training import train_rounds
+from tests.kit.waiting import ENDLESS, wait_until
 
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("cluster")]
@@ -29,6 +34,7 @@ STUDY: dict[str, Any] = {
     "seeds": 2,
     "select": {"on": "test"},
 }
+ENDLESS_STUDY = {**STUDY, "run": {**STUDY["run"], "rounds": ENDLESS}}
 
 
 def run(path: Path, study: dict[str, Any], cancel: CancelFlag | None = None, **options: Any) -> Any:
@@ -50,17 +56,63 @@ def without_seconds(lines: Any) -> Any:
     return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
 
-def find_trainer() -> int:
-    """Waits until a trainer trains, and returns its process."""
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with suppress(OSError):
-                    if (entry / "cmdline").read_bytes().startswith(b"ray::RemoteTrainer.train"):
-                        return int(entry.name)
-        time.sleep(0.02)
-    raise AssertionError("no trainer has begun")
+def training_processes() -> dict[int, Path]:
+    """Returns the trainers of this test's cluster that train, each with its run's folder."""
+    marker = f"{MARKER}={os.environ[MARKER]}".encode()
+    found: dict[int, Path] = {}
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if not (entry / "cmdline").read_bytes().startswith(b"ray::RemoteTrainer.train"):
+                continue
+            if marker not in (entry / "environ").read_bytes().split(b"\0"):
+                continue
+            files = [each.readlink() for each in (entry / "fd").iterdir()]
+            folders = [each.parent for each in files if each.name == LOCK]
+            found |= {int(entry.name): each for each in folders if (each / METRICS).exists()}
+    return found
+
+
+@contextmanager
+def endless_study(path: Path, **options: Any) -> Iterator[Callable[..., int]]:
+    """Runs a study whose runs do not end by themselves, and stops it at the end of the block.
+
+    Yields:
+        A function that waits until a trainer has completed rounds, and returns its process. Its
+        argument is a process that does not count.
+    """
+    cancel = CancelFlag()
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            run(path, ENDLESS_STUDY, cancel, cluster="auto", **options)
+        except BaseException as err:
+            errors.append(err)
+
+    thread = threading.Thread(target=work, daemon=True)
+
+    def find(other: int = 0) -> int:
+        found: list[int] = []
+
+        def look() -> bool:
+            with suppress(OSError):  # a trainer has ended, and its folder is gone
+                found.extend(
+                    process
+                    for process, folder in training_processes().items()
+                    if process != other and len(read_metrics(folder)) > 2
+                )
+            return bool(found)
+
+        wait_until(look, thread)
+        return found[0]
+
+    thread.start()
+    try:
+        yield find
+    finally:
+        cancel.set()
+        thread.join()
+    assert [type(error) for error in errors] == [Cancelled]
 
 
 def test_a_study_has_the_bytes_of_processes(tmp_path: Path) -> None:
@@ -70,22 +122,30 @@ def test_a_study_has_the_bytes_of_processes(tmp_path: Path) -> None:
     assert written(tmp_path / "far") == written(tmp_path / "near")
 
 
+def test_a_stopped_study_saves_its_runs(tmp_path: Path) -> None:
+    with endless_study(tmp_path / "far") as find:
+        find()
+    assert read_trials(tmp_path / "far") == []
+    runs = list((tmp_path / "far/runs").iterdir())
+    done = [len(read_metrics(run)) for run in runs]
+    assert max(done) > 2
+    assert [checkpoint_rounds(run)[-1] for run in runs] == done
+
+
 def test_a_stopped_study_is_continued(tmp_path: Path) -> None:
-    longer = {**STUDY, "run": {**STUDY["run"], "rounds": 2500}}
-    cancel = CancelFlag()
-
-    def stop() -> None:
-        find_trainer()
-        time.sleep(0.5)
-        cancel.set()
-
-    threading.Thread(target=stop).start()
-    with pytest.raises(Cancelled):
-        run(tmp_path / "far", longer, cancel, cluster="auto")
-    lines = run(tmp_path / "far", longer, cluster="auto")
-    near = run(tmp_path / "near", longer)
-    assert without_seconds(lines) == without_seconds(near)
+    near = run(tmp_path / "near", STUDY)
+    StudyFolder.create(tmp_path / "far", study_file.read(STUDY, "the study")).close()
+    begun: dict[Path, str] = {}
+    for line in near:
+        config = RunConfig(**STUDY["run"], seed=line["seed"], threads=1, **line["options"])
+        train_rounds(tmp_path / "far" / line["run"], config, 2)
+        timings = tmp_path / "far" / line["run"] / "timings.jsonl"
+        begun[timings] = timings.read_text()
+    far = run(tmp_path / "far", STUDY, cluster="auto")
+    assert without_seconds(far) == without_seconds(near)
     assert written(tmp_path / "far") == written(tmp_path / "near")
+    for timings, text in begun.items():  # these rounds were not trained again
+        assert timings.read_text().startswith(text)
 
 
 def test_runs_do_not_wait_for_trainers_without_a_processor(tmp_path: Path) -> None:
@@ -94,7 +154,7 @@ def test_runs_do_not_wait_for_trainers_without_a_processor(tmp_path: Path) -> No
 
 
 def test_stopping_does_not_wait_for_trainers_that_have_not_started(tmp_path: Path) -> None:
-    config = RunConfig(clients="4", rounds=100_000)
+    config = RunConfig(clients="4", rounds=ENDLESS)
     with RayPool("auto", 5) as pool:
         for number in range(5):
             path = str(tmp_path / f"run{number}")
@@ -107,15 +167,12 @@ def test_stopping_does_not_wait_for_trainers_that_have_not_started(tmp_path: Pat
 
 
 def test_a_run_is_tried_again_after_its_trainer_is_lost(tmp_path: Path) -> None:
-    def kill() -> None:
-        os.kill(find_trainer(), signal.SIGKILL)
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    longer = {**STUDY, "run": {**STUDY["run"], "rounds": 2000}}
-    lines = run(tmp_path / "far", longer, cluster="auto")
-    thread.join()
-    assert [line["state"] for line in lines] == ["done"] * 4
+    with endless_study(tmp_path / "far", jobs=1) as find:
+        lost = find()
+        os.kill(lost, signal.SIGKILL)
+        find(lost)
+    (saved,) = (tmp_path / "far/runs").iterdir()
+    assert len(read_metrics(saved)) > 2
 
 
 def test_files_are_written_whole(tmp_path: Path) -> None:
