@@ -438,10 +438,10 @@ def _download(rng: random.Random) -> int:
 
     answer = Path("answer").read_bytes()
     patience = Patience(
-        connect_seconds=1.0,
-        stall_seconds=0.3,
-        head_seconds=1.0,
-        window_seconds=1.0,
+        connect_seconds=3.0,
+        stall_seconds=3.0,
+        head_seconds=3.0,
+        window_seconds=3.0,
         num_tries=2,
         pause_seconds=0.0,
         max_pause_seconds=0.01,
@@ -473,7 +473,7 @@ def _serve(server: socket.socket, answer: bytes) -> None:
         with contextlib.suppress(OSError):
             connection, _ = server.accept()
             with connection:
-                connection.settimeout(1.0)
+                connection.settimeout(10.0)
                 connection.recv(4096)
                 connection.sendall(answer)
 
