@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -16,8 +17,12 @@ SEED = int(os.environ.get("FEDCLI_TEST_SEED", "42"))
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 # There is no deadline, because a slow or busy machine is not a failure.
-hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
-hypothesis.settings.register_profile("local", deadline=None)
+PATIENT: dict[str, Any] = {
+    "deadline": None,
+    "suppress_health_check": [hypothesis.HealthCheck.too_slow],
+}
+hypothesis.settings.register_profile("ci", derandomize=True, **PATIENT)
+hypothesis.settings.register_profile("local", **PATIENT)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
