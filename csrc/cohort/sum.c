@@ -14,6 +14,9 @@
 #include <string.h>
 
 enum { MAX_LEVELS = 48 };
+/* Values of each vector that are added at a time. The caches hold the 512 KiB that each of the
+ * lowest levels takes; in shorter ranges, finding the vectors' next pages takes longer. */
+enum { RANGE = 65536 };
 
 struct fed_sum {
     int is_packed; /* 1: the vectors are packed parameters of `net` */
@@ -22,7 +25,8 @@ struct fed_sum {
     size_t num_blocks;
     int closed; /* the last block was short: no block may follow */
     double weight;
-    double *levels[MAX_LEVELS]; /* level l has a value if bit l of num_blocks is set */
+    double *levels[MAX_LEVELS];  /* level l has a value if bit l of num_blocks is set */
+    double *between[MAX_LEVELS]; /* [RANGE] each, or NULL: see level_range */
     double *partial; /* the unfinished block of fed_sum_add; if packed, scratch of fed_sum_total
                         for one part: see largest_part */
     double partial_weight;
@@ -70,7 +74,10 @@ fed_sum *fed_sum_new_of(const fed_model *model) {
 
 void fed_sum_free(fed_sum *sum) {
     if (sum == NULL) return;
-    for (int l = 0; l < MAX_LEVELS; l++) free(sum->levels[l]);
+    for (int l = 0; l < MAX_LEVELS; l++) {
+        free(sum->levels[l]);
+        free(sum->between[l]);
+    }
     free(sum->partial);
     fed_net_free(&sum->net);
     free(sum);
@@ -89,27 +96,25 @@ int fed_sum_takes(const fed_sum *sum, const fed_net *net) {
     return sum->is_packed && sum->num_values == net->size && !sum->closed;
 }
 
-/* Allocates the levels that num_blocks blocks need. */
+static int reserve(double **values /* in-out */, size_t num_values) {
+    if (*values == NULL && num_values <= PTRDIFF_MAX / sizeof **values)
+        *values = fed_allocate(num_values * sizeof **values);
+    return *values != NULL ? FED_OK : FED_ERR_NO_MEMORY;
+}
+
+/* Allocates the levels that have a value after num_blocks blocks, and ranges of the others. */
 static int reserve_levels(fed_sum *sum, size_t num_blocks) {
-    for (size_t l = 0; num_blocks >> l != 0; l++) {
-        if (sum->levels[l] == NULL) sum->levels[l] = new_zeros(sum->num_values);
-        if (sum->levels[l] == NULL) return FED_ERR_NO_MEMORY;
+    int status = FED_OK;
+    for (size_t l = 0; status == FED_OK && num_blocks >> l != 0; l++) {
+        status = reserve(&sum->between[l], fed_smaller(RANGE, sum->num_values));
+        if (status == FED_OK && num_blocks >> l & 1)
+            status = reserve(&sum->levels[l], sum->num_values);
     }
-    return FED_OK;
+    return status;
 }
 
 static void add_older(const double *older, size_t num_values, double *values /* in-out */) {
     for (size_t v = 0; v < num_values; v++) values[v] = older[v] + values[v];
-}
-
-/* Adds a range of a finished block to the tree, which has num_blocks blocks, and sets the values of
- * the range to zero. */
-static void push_range(const fed_sum *sum, size_t num_blocks, double *values, size_t first,
-                       size_t count) {
-    size_t level = 0;
-    for (; num_blocks >> level & 1; level++) add_older(sum->levels[level] + first, count, values);
-    memcpy(sum->levels[level] + first, values, count * sizeof *values);
-    memset(values, 0, count * sizeof *values);
 }
 
 void fed_sum_push(fed_sum *sum, double **values, double weight, int closed) {
@@ -134,16 +139,6 @@ double *fed_sum_take_unused(fed_sum *sum) {
     return NULL;
 }
 
-/* Adds a range of a whole block, which follows num_blocks others, to the tree. */
-static void add_block(const fed_sum *sum, size_t num_blocks, const float *const *vectors,
-                      const double *weights, size_t from, size_t first, size_t count) {
-    const double *older[MAX_LEVELS];
-    size_t level = 0;
-    for (; num_blocks >> level & 1; level++) older[level] = sum->levels[level] + first;
-    fed_active_kernels()->sum_eight(vectors, weights, from, count, older, level,
-                                    sum->levels[level] + first);
-}
-
 /* 1 if no weight is 0: a vector with weight 0 must not be read, because it may hold NaN. */
 static int weights_are_positive(const double *weights, size_t num_vectors) {
     for (size_t i = 0; i < num_vectors; i++)
@@ -151,28 +146,75 @@ static int weights_are_positive(const double *weights, size_t num_vectors) {
     return 1;
 }
 
-enum { RANGE = 4096 }; /* 32 KB of each level: fastest of 512 to 16384 */
+/* Vectors that one call adds to a sum. */
+typedef struct adding {
+    const fed_sum *sum;
+    const float *const *vectors;
+    const double *weights;
+    size_t num_vectors;
+    size_t num_blocks; /* of the sum after the call */
+} adding;
+
+/* The range of a level's value once num_blocks blocks are in the tree. Only values that are there
+ * before or after the call are stored for all ranges. The others use `between` in turn, unless
+ * there is only one range in all. */
+static double *level_range(const adding *call, size_t level, size_t num_blocks, size_t first) {
+    const size_t value = num_blocks >> level;
+    const int is_stored = call->sum->between[level] == NULL ||
+                          value == call->sum->num_blocks >> level ||
+                          value == call->num_blocks >> level;
+    return is_stored ? call->sum->levels[level] + first : call->sum->between[level];
+}
+
+/* Finds the ranges that a block is added to which follows num_blocks others. Returns their number,
+ * which is also the level of the result. */
+static size_t older_ranges(const adding *call, size_t num_blocks, size_t first,
+                           const double **older /* out [MAX_LEVELS] */) {
+    size_t level = 0;
+    for (; num_blocks >> level & 1; level++)
+        older[level] = level_range(call, level, num_blocks, first);
+    return level;
+}
+
+/* Adds a range of the finished block `values` to the tree, and sets the values to zero. */
+static void push_range(const adding *call, size_t num_blocks, double *values, size_t first,
+                       size_t count) {
+    const double *older[MAX_LEVELS];
+    const size_t level = older_ranges(call, num_blocks, first, older);
+    for (size_t l = 0; l < level; l++) add_older(older[l], count, values);
+    memcpy(level_range(call, level, num_blocks + 1, first), values, count * sizeof *values);
+    memset(values, 0, count * sizeof *values);
+}
+
+/* Adds a range of a whole block, the vectors i..i+7, to the tree. They begin at `from`. */
+static void add_block(const adding *call, size_t num_blocks, size_t i, size_t from, size_t first,
+                      size_t count) {
+    const double *older[MAX_LEVELS];
+    const size_t level = older_ranges(call, num_blocks, first, older);
+    fed_active_kernels()->sum_eight(call->vectors + i, call->weights + i, from, count, older, level,
+                                    level_range(call, level, num_blocks + 1, first));
+}
 
 /* Adds a range of each vector, which begins at `from`, to the range of the sum that begins at
  * `first`. The range of all levels stays in the cache. */
-static void add_range(const fed_sum *sum, const float *const *vectors, const double *weights,
-                      size_t num_vectors, size_t from, size_t first, size_t count) {
+static void add_range(const adding *call, size_t from, size_t first, size_t count) {
     const fed_kernels *kernels = fed_active_kernels();
-    double *partial = sum->partial + first;
-    size_t num_blocks = sum->num_blocks, num_partial = sum->num_partial;
-    for (size_t i = 0; i < num_vectors;) {
-        const size_t left = num_vectors - i, room = FED_BLOCK_CLIENTS - num_partial;
-        const size_t num = left < room ? left : room;
-        if (num == FED_BLOCK_CLIENTS && weights_are_positive(weights + i, num)) {
-            add_block(sum, num_blocks++, vectors + i, weights + i, from, first, count);
+    double *partial = call->sum->partial + first;
+    size_t num_blocks = call->sum->num_blocks, num_partial = call->sum->num_partial;
+    for (size_t i = 0; i < call->num_vectors;) {
+        const double *weights = call->weights + i;
+        const size_t num =
+            fed_smaller(call->num_vectors - i, (size_t)FED_BLOCK_CLIENTS - num_partial);
+        if (num == FED_BLOCK_CLIENTS && weights_are_positive(weights, num)) {
+            add_block(call, num_blocks++, i, from, first, count);
             i += num;
             continue;
         }
-        kernels->add_vectors(partial, vectors + i, weights + i, num, from, count);
+        kernels->add_vectors(partial, call->vectors + i, weights, num, from, count);
         i += num;
         num_partial += num;
         if (num_partial < FED_BLOCK_CLIENTS) break;
-        push_range(sum, num_blocks++, partial, first, count);
+        push_range(call, num_blocks++, partial, first, count);
         num_partial = 0;
     }
 }
@@ -187,26 +229,31 @@ int fed_sum_add(fed_sum *sum, const float *const *vectors, const double *weights
                 size_t num_vectors) {
     if (sum->is_packed || !weights_are_valid(weights, num_vectors)) return FED_ERR_ARGUMENT;
     const size_t num_whole = (sum->num_partial + num_vectors) / FED_BLOCK_CLIENTS;
-    const int status = reserve_levels(sum, sum->num_blocks + num_whole);
+    const adding call = {sum, vectors, weights, num_vectors, sum->num_blocks + num_whole};
+    const int status = reserve_levels(sum, call.num_blocks);
     if (status != FED_OK) return status;
     const fp_mode before = denormals_off();
-    for (size_t first = 0; first < sum->num_values; first += RANGE) {
-        const size_t left = sum->num_values - first;
-        add_range(sum, vectors, weights, num_vectors, first, first, left < RANGE ? left : RANGE);
-    }
+    for (size_t first = 0; first < sum->num_values; first += RANGE)
+        add_range(&call, first, first, fed_smaller(sum->num_values - first, RANGE));
     fp_restore(before);
     for (size_t i = 0; i < num_vectors; i++) sum->partial_weight += weights[i];
-    sum->num_blocks += num_whole;
+    sum->num_blocks = call.num_blocks;
     sum->num_partial = (sum->num_partial + num_vectors) % FED_BLOCK_CLIENTS;
     return FED_OK;
 }
 
-/* Adds values first..first+num-1 of the finished blocks to the same values of the unfinished
- * block. */
-static void fold(const fed_sum *sum, size_t first, size_t num, double *folded /* in-out [num] */) {
-    for (size_t l = 0; sum->num_blocks >> l != 0; l++)
-        if (sum->num_blocks >> l & 1)
-            for (size_t v = 0; v < num; v++) folded[v] += sum->levels[l][first + v];
+/* Writes values first..first+num-1 of the finished blocks, added to `start`; NULL: zeros. */
+static void fold(const fed_sum *sum, const double *start, size_t first, size_t num,
+                 double *folded /* out [num] */) {
+    enum { COUNT = 512 }; /* few enough for an L1 cache */
+    for (size_t at = 0; at < num; at += COUNT) {
+        const size_t count = fed_smaller(num - at, COUNT);
+        double values[COUNT] = {0};
+        if (start != NULL) memcpy(values, start + at, count * sizeof *values);
+        for (size_t l = 0; sum->num_blocks >> l != 0; l++)
+            if (sum->num_blocks >> l & 1) add_older(sum->levels[l] + first + at, count, values);
+        memcpy(folded + at, values, count * sizeof *values);
+    }
 }
 
 /* Unpacks one stage at a time, so that no second vector of the whole net is needed. */
@@ -214,14 +261,12 @@ static void unpack_total(const fed_sum *sum, double *total) {
     for (size_t s = 0; s < sum->net.num_stages; s++) {
         const fed_stage *stage = &sum->net.stages[s];
         if (stage->packed_size == 0) continue;
-        memset(sum->partial, 0, stage->packed_size * sizeof *sum->partial);
-        fold(sum, stage->start, stage->packed_size, sum->partial);
+        fold(sum, NULL, stage->start, stage->packed_size, sum->partial);
         stage->ops->unpack(stage, sum->partial, total);
     }
     const size_t first = sum->net.num_trained, num = sum->net.size - first;
     if (num == 0) return;
-    memset(sum->partial, 0, num * sizeof *sum->partial);
-    fold(sum, first, num, sum->partial);
+    fold(sum, NULL, first, num, sum->partial);
     fed_net_unpack_moving(&sum->net, sum->partial, total);
 }
 
@@ -232,8 +277,7 @@ void fed_sum_total(fed_sum *sum, double *total, double *weight) {
     if (sum->is_packed) {
         unpack_total(sum, total);
     } else {
-        memcpy(total, sum->partial, sum->num_values * sizeof *total);
-        fold(sum, 0, sum->num_values, total);
+        fold(sum, sum->partial, 0, sum->num_values, total);
     }
     fp_restore(before);
 }
@@ -244,42 +288,55 @@ typedef struct summing {
     const float *const *vectors;
     const double *weights;
     size_t num_vectors, num_values;
+    size_t range_size;
     double *total;
-    fed_sum **sums; /* [num_threads], of RANGE values each */
+    size_t num_levels;
+    double *memory; /* [num_threads][num_levels][range_size] */
 } summing;
+
+/* Threads share ranges, so there are a few for each thread. */
+static size_t choose_range_size(int num_threads, size_t num_values) {
+    enum { LEAST = 4096, FOR_EACH = 4 };
+    const size_t shared = fed_pieces(num_values, FOR_EACH * (size_t)num_threads);
+    if (num_threads == 1) return fed_smaller(RANGE, num_values);
+    return fed_larger(LEAST, fed_smaller(RANGE, shared));
+}
 
 static void sum_range(void *context, size_t range, int worker) {
     const summing *all = context;
-    fed_sum *sum = all->sums[worker];
-    const size_t first = range * RANGE, left = all->num_values - first;
-    const size_t count = left < RANGE ? left : RANGE;
-    sum->num_blocks = 0;
-    memset(sum->partial, 0, count * sizeof *sum->partial);
-    add_range(sum, all->vectors, all->weights, all->num_vectors, first, 0, count);
-    sum->num_blocks = all->num_vectors / FED_BLOCK_CLIENTS;
-    memcpy(all->total + first, sum->partial, count * sizeof *all->total);
-    fold(sum, 0, count, all->total + first);
+    const size_t size = all->range_size, first = range * size;
+    const size_t count = fed_smaller(all->num_values - first, size);
+    fed_sum sum = {.num_values = size, .partial = all->total + first};
+    for (size_t l = 0; l < all->num_levels; l++)
+        sum.levels[l] = all->memory + ((size_t)worker * all->num_levels + l) * size;
+    const adding call = {&sum, all->vectors, all->weights, all->num_vectors,
+                         all->num_vectors / FED_BLOCK_CLIENTS};
+    memset(sum.partial, 0, count * sizeof *sum.partial);
+    add_range(&call, first, 0, count);
+    sum.num_blocks = call.num_blocks;
+    fold(&sum, sum.partial, 0, count, sum.partial);
 }
 
 int fed_sum_vectors(int num_threads, const float *const *vectors, const double *weights,
                     size_t num_vectors, size_t num_values, double *total) {
     if (num_threads < 1 || num_threads > FED_MAX_THREADS) return FED_ERR_ARGUMENT;
     if (!weights_are_valid(weights, num_vectors)) return FED_ERR_ARGUMENT;
-    int status = FED_OK;
-    fed_sum **sums = calloc((size_t)num_threads, sizeof *sums);
-    if (sums == NULL) return FED_ERR_NO_MEMORY;
-    for (int t = 0; status == FED_OK && t < num_threads; t++) {
-        sums[t] = fed_sum_new(RANGE);
-        status = sums[t] == NULL ? FED_ERR_NO_MEMORY
-                                 : reserve_levels(sums[t], num_vectors / FED_BLOCK_CLIENTS);
-    }
-    summing all = {vectors, weights, num_vectors, num_values, total, sums};
+    if (num_values == 0) return FED_OK;
+    summing all = {.vectors = vectors,
+                   .weights = weights,
+                   .num_vectors = num_vectors,
+                   .num_values = num_values,
+                   .range_size = choose_range_size(num_threads, num_values),
+                   .total = total};
+    while (num_vectors / FED_BLOCK_CLIENTS >> all.num_levels != 0) all.num_levels++;
+    all.memory =
+        fed_allocate((size_t)num_threads * all.num_levels * all.range_size * sizeof *all.memory);
+    if (all.memory == NULL) return FED_ERR_NO_MEMORY;
     const fp_mode before = denormals_off();
-    if (status == FED_OK) fed_share(num_threads, (num_values + RANGE - 1) / RANGE, sum_range, &all);
+    fed_share(num_threads, fed_pieces(num_values, all.range_size), sum_range, &all);
     fp_restore(before);
-    for (int t = 0; t < num_threads; t++) fed_sum_free(sums[t]);
-    free(sums);
-    return status;
+    free(all.memory);
+    return FED_OK;
 }
 
 int fed_next_client_vector(size_t num_params, double scale, const float *sent, float *delta) {

@@ -11,7 +11,8 @@ from fedcli import learning
 from fedcli.benchmarks import tasks
 from fedcli.benchmarks.numpy_peer import models_to_average
 from fedcli.benchmarks.tasks import Task
-from fedcli.core.native import CancelFlag, WeightedSum
+from fedcli.core import native
+from fedcli.core.native import CancelFlag
 from fedcli.learning import optimizers
 from fedcli.learning.engines.task import ClientTask
 from fedcli.learning.engines.threads import ThreadEngine
@@ -33,8 +34,7 @@ def prepare(task: Task, num_threads: int, cancel: CancelFlag) -> Callable[[], ob
     model = tasks.build_model(task)
     if task.kind == tasks.AVERAGE:
         clients, weights = models_to_average(model.initial_params, len(task.sizes))
-        total = WeightedSum(model.layout.num_params)
-        return lambda: _sum(total, clients, weights)
+        return lambda: _mean(clients, np.array(weights))
     cohort = tasks.make_cohort(task)
     engine = ThreadEngine(num_threads)
     if task.kind == tasks.EVALUATE:
@@ -48,13 +48,10 @@ def prepare(task: Task, num_threads: int, cancel: CancelFlag) -> Callable[[], ob
     return lambda: engine.train(model.layout, training, cohort, cancel=cancel)
 
 
-def _sum(
-    total: WeightedSum, vectors: list[NDArray[np.float32]], weights: list[float]
-) -> NDArray[np.float64]:
-    total.reset()
-    total.add(vectors, weights)
-    weighted, weight = total.total()
-    return weighted / weight
+def _mean(vectors: list[NDArray[np.float32]], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    mean = native.sum_vectors(vectors, weights, len(vectors[0]), num_threads=1)
+    mean /= float(weights.sum())
+    return mean
 
 
 def prepare_round(task: Task, num_threads: int, cancel: CancelFlag) -> Callable[[], object]:

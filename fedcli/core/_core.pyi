@@ -94,6 +94,9 @@ SIZES: np.dtype[np.void]
 def bound_rows(
     rows: Float32, bounds: tuple[float, float] | None, num_threads: int
 ) -> npt.NDArray[np.void]: ...
+def sum_vectors(
+    vectors: Sequence[Float32], weights: Float64, num_values: int, num_threads: int
+) -> npt.NDArray[np.float64]: ...
 def sum_rows(rows: Float32, weights: Float64, num_threads: int) -> npt.NDArray[np.float64]: ...
 
 class Terms:

@@ -531,6 +531,33 @@ cdef class DeltaSum(Sum):
             raise MemoryError
 
 
+cdef class _Vectors:
+    """Vectors float32 [num_values], with weights float64, as the core takes them."""
+    cdef list held
+    cdef Array weights
+    cdef const float **starts
+    cdef size_t num_vectors
+
+    def __cinit__(self, vectors, weights, size_t num_values):
+        cdef Array vector
+        cdef size_t i
+        self.weights = hold(weights, c"d", 1, "weights")
+        self.held = [hold(each, c"f", 1, f"values of vector {v}") for v, each in enumerate(vectors)]
+        self.num_vectors = len(self.held)
+        if self.weights.length != self.num_vectors:
+            raise ValueError(f"{self.weights.length} weights for {self.num_vectors} vectors")
+        self.starts = <const float **> malloc(max(self.num_vectors, 1) * sizeof(float *))
+        if self.starts == NULL:
+            raise MemoryError
+        for i, vector in enumerate(self.held):
+            if vector.length != num_values:
+                raise ValueError(f"vector {i} is [{vector.length}], not [{num_values}]")
+            self.starts[i] = floats(vector)
+
+    def __dealloc__(self):
+        free(self.starts)
+
+
 cdef class VectorSum(Sum):
     """The sum of vectors that are added in turn."""
 
@@ -542,31 +569,14 @@ cdef class VectorSum(Sum):
 
     def add(self, vectors, weights):
         """Adds weights[i] * vectors[i], float32 [num_values], in turn; weights are float64."""
-        cdef Array of_weights = hold(weights, c"d", 1, "weights"), vector
-        cdef size_t i, num_vectors
-        cdef const float **starts
+        cdef _Vectors given = _Vectors(vectors, weights, self.num_values)
         cdef int status
-        held = [hold(each, c"f", 1, f"values of vector {v}") for v, each in enumerate(vectors)]
-        num_vectors = len(held)
-        if of_weights.length != num_vectors:
-            raise ValueError(f"{of_weights.length} weights for {num_vectors} vectors")
-        for v, vector in enumerate(held):
-            if vector.length != self.num_values:
-                raise ValueError(f"vector {v} is [{vector.length}], not [{self.num_values}]")
-        if num_vectors == 0 or self.num_values == 0:
+        if given.num_vectors == 0 or self.num_values == 0:
             return
-        starts = <const float **> malloc(num_vectors * sizeof(float *))
-        if starts == NULL:
-            raise MemoryError
-        try:
-            for i, vector in enumerate(held):
-                starts[i] = floats(vector)
-            self.take()
-            with nogil:
-                status = fed_sum_add(self.sum, starts, <double *> of_weights.start, num_vectors)
-            self.give_back()
-        finally:
-            free(starts)
+        self.take()
+        with nogil:
+            status = fed_sum_add(self.sum, given.starts, doubles(given.weights), given.num_vectors)
+        self.give_back()
         check(status)
 
 
@@ -624,6 +634,24 @@ def bound_rows(rows, bounds, int num_threads):
                                 to_sizes)
     check(status)
     return sizes
+
+
+def sum_vectors(vectors, weights not None, size_t num_values, int num_threads):
+    """Returns the sum of weights[i] * vectors[i], float64 [num_values], as VectorSum computes it.
+
+    vectors are float32 [num_values] each, weights float64.
+    """
+    cdef _Vectors given = _Vectors(vectors, weights, num_values)
+    cdef int status
+    total = np.empty(num_values)
+    if num_values == 0:
+        return total
+    cdef double *to_total = <double *> memory_of(total)
+    with nogil:
+        status = fed_sum_vectors(num_threads, given.starts, doubles(given.weights),
+                                 given.num_vectors, num_values, to_total)
+    check(status)
+    return total
 
 
 def sum_rows(rows, weights not None, int num_threads):

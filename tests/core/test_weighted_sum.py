@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fedcli.core import native
 from fedcli.core._core import CoreError
 from fedcli.core.native import WeightedSum
 
 pytestmark = pytest.mark.numeric
 
-NUM_VALUES = 5_000  # more values of a vector than the core adds at a time
+NUM_VALUES = 66_000  # more values of a vector than the core adds at a time
 BLOCK = 8
 
 Vectors = NDArray[np.float32]
@@ -55,6 +56,9 @@ def test_order_is_the_tree_to_the_byte(seed: int, count: int) -> None:
     found, weight = total.total()
     assert found.tobytes() == twin(vectors, weights).tobytes()
     assert weight == weights.sum()
+    for num_threads in 1, 2, 3, 7:
+        whole = native.sum_vectors(list(vectors), weights, NUM_VALUES, num_threads)
+        assert whole.tobytes() == found.tobytes()
 
 
 def test_order_matters_to_the_bytes(seed: int) -> None:
@@ -92,6 +96,8 @@ def test_nothing_of_a_vector_of_weight_0_counts() -> None:
     poison = np.array([np.nan, np.inf, 1], np.float32)
     total.add([poison, np.ones(3, np.float32)], [0.0, 2.0])
     assert total.total()[0].tolist() == [2, 2, 2]
+    vectors, weights = [poison, np.ones(3, np.float32)], np.array([0.0, 2.0])
+    assert native.sum_vectors(vectors, weights, 3, 1).tolist() == [2, 2, 2]
 
 
 def test_what_does_not_fit_is_refused_and_adds_nothing() -> None:
@@ -106,12 +112,19 @@ def test_what_does_not_fit_is_refused_and_adds_nothing() -> None:
     found, weight = total.total()
     assert not found.any()
     assert weight == 0
+    with pytest.raises(ValueError, match=r"1 weights for 2 vectors"):
+        native.sum_vectors([ones, ones], np.ones(1), 3, 1)
+    with pytest.raises(ValueError, match=r"vector 1 is \[2\], not \[3\]"):
+        native.sum_vectors([ones, ones[:2]], np.ones(2), 3, 1)
+    with pytest.raises(CoreError, match="FED_ERR_ARGUMENT"):
+        native.sum_vectors([ones], -np.ones(1), 3, 1)
 
 
 def test_no_values_have_an_empty_sum() -> None:
     total = WeightedSum(0)
     total.add([np.zeros(0, np.float32)], [1.0])
     assert total.total()[0].shape == (0,)
+    assert native.sum_vectors([np.zeros(0, np.float32)], np.ones(1), 0, 1).shape == (0,)
 
 
 def test_vectors_whose_byte_order_is_named_are_read() -> None:

@@ -164,7 +164,7 @@ static void test_vectors_that_are_all_there_are_added_in_the_same_order(void) {
 /* Lengths around RANGE in sum.c: RANGE values of every vector are added before the next RANGE
  * values. Value p of vector d is d + p. */
 static void test_sums_of_any_length(void) {
-    static const size_t lengths[] = {0, 1, 4095, 4096, 4097, 9000};
+    static const size_t lengths[] = {0, 1, 65535, 65536, 65537, 140000};
     enum { NUM_VECTORS = 19 };
     for (size_t i = 0; i < LENGTH(lengths); i++) {
         const size_t length = lengths[i];
