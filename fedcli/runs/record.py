@@ -157,7 +157,7 @@ class RunRecord:
         """
         from fedcli.runs.trained import load_trained
 
-        trained = load_trained(self.path, threads=None, code=code)
+        trained = load_trained(self.path, threads=None, code=code, has_client_states=False)
         return replace(trained.model, initial_params=trained.state.evaluated_weights.copy())
 
     def client_records(self) -> ClientRecords:

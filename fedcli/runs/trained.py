@@ -98,7 +98,12 @@ class Trained:
 
 
 def load_trained(
-    path: Path, threads: int | None, code: Any = None, *, best: bool = False
+    path: Path,
+    threads: int | None,
+    code: Any = None,
+    *,
+    best: bool = False,
+    has_client_states: bool = True,
 ) -> Trained:
     """Loads a checkpoint with its model, but without data.
 
@@ -108,6 +113,8 @@ def load_trained(
         code: FILE.py or FILE.py:FUNCTION, as the user named it with --model; in a program also the
             object that is the run's model.
         best: Take the checkpoint of the run's best round, not the newest.
+        has_client_states: Whether what clients keep and are evaluated with is opened. Without it,
+            only the weights of the common model can be used.
 
     Raises:
         ConfigError: The model is code and `code` does not name it, or `code` is given for a model
@@ -116,10 +123,18 @@ def load_trained(
         RunError: There is no such run or checkpoint, or it is damaged.
     """
     file = checkpoint_file(path, best=best)
-    return _trained(checkpoint.load(file), file, threads, code)
+    content = checkpoint.load(file)
+    return _trained(content, file, threads, code, has_client_states=has_client_states)
 
 
-def _trained(content: Checkpoint, file: Path, threads: int | None, code: Any = None) -> Trained:
+def _trained(
+    content: Checkpoint,
+    file: Path,
+    threads: int | None,
+    code: Any = None,
+    *,
+    has_client_states: bool = True,
+) -> Trained:
     config = _config_of(content, file)
     model = model_of(content, config, file, code)
     engine = choosing.make_engine(model, threads)
@@ -129,7 +144,7 @@ def _trained(content: Checkpoint, file: Path, threads: int | None, code: Any = N
         bare, components={**bare.components, "updates": {}}
     )  # evaluation needs no state of stages
     state = to_state(bare, process, file)
-    if state.has_own_models:
+    if state.has_own_models and has_client_states:
         state = open_client_states(state, file.parent.parent, content.client_states)
     origin = settings.read_provenance(content.config, str(file))
     notes: tuple[str, ...] = ()
@@ -284,9 +299,9 @@ def _weights_of(
     """The evaluated weights by name, and their layout, which is None if the model is code."""
     if content.tensor_names is not None:
         return _evaluated_tensors(content, content.tensor_names), None
-    with _trained(content, file, threads=1) as trained:
-        layout = trained.model.layout
-        tensors = layout.split(trained.state.evaluated_weights)
+    trained = _trained(content, file, threads=1, has_client_states=False)
+    layout = trained.model.layout
+    tensors = layout.split(trained.state.evaluated_weights)
     names = (each.name for each in layout.tensors)
     return dict(zip(names, tensors, strict=True)), layout
 

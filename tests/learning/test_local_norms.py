@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from fedcli.models.layout import ParamLayout
 from fedcli.models.model import Model
 from fedcli.runs import evaluating
 from fedcli.runs.files import folder
+from fedcli.runs.record import load_run
 from fedcli.runs.trained import export_run, load_trained
 from fedcli.settings import tables
 from fedcli.settings.vocabulary import LOCAL_NORMS
@@ -345,6 +347,23 @@ def test_a_run_without_its_client_states_is_refused(run: Path, tmp_path: Path) -
     alone.write_bytes(file.read_bytes())
     with pytest.raises(RunError, match=r"client_states.sqlite is missing, and the run needs it"):
         evaluating.evaluate_run(alone)
+
+
+def test_the_global_model_is_read_without_what_clients_keep(
+    run: Path, tmp_path: Path, fedcli: Fedcli
+) -> None:
+    cleaned = tmp_path / "cleaned"
+    shutil.copytree(run, cleaned)
+    assert fedcli("clean", cleaned, "--client-states", "--yes").code == 0
+    assert not (cleaned / "client_states.sqlite").exists()
+    for path, name in ((run, "whole.npz"), (cleaned, "cleaned.npz")):
+        assert fedcli("export", path, tmp_path / name).code == 0
+    with np.load(tmp_path / "whole.npz") as whole, np.load(tmp_path / "cleaned.npz") as found:
+        assert set(found) == set(whole)
+        for name in whole:
+            np.testing.assert_array_equal(found[name], whole[name])
+    model = load_run(cleaned).model()
+    np.testing.assert_array_equal(model.initial_params, load_run(run).model().initial_params)
 
 
 def test_clean_and_audit_know_what_clients_keep(run: Path, fedcli: Fedcli) -> None:
