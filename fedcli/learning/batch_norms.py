@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from fedcli.errors import ConfigError
 from fedcli.learning.algorithms.base import Algorithm
-from fedcli.models.batch_norms import check_has_any, local_places
+from fedcli.models.batch_norms import check_has_any, has_moving_statistics, local_places
 from fedcli.models.model import Model
 from fedcli.settings import tables
 from fedcli.settings.tables import AlgorithmEntry
-from fedcli.settings.vocabulary import LOCAL_NORMS
+from fedcli.settings.vocabulary import LOCAL_NORMS, LOCAL_STATISTICS
 
 if TYPE_CHECKING:
     from fedcli.learning.aggregators.contract import Aggregator
@@ -58,14 +58,20 @@ def own_places(model: Model, algorithm: Algorithm) -> NDArray[np.int64]:
         algorithm: The algorithm, with `local_norms`.
 
     Raises:
-        ConfigError: `local_norms` is unknown, the model has no batch normalization, or the
-            algorithm or the aggregator does not support parameters that clients keep.
+        ConfigError: `local_norms` is unknown, the model has no batch normalization or none that
+            clients would change, or the algorithm or the aggregator does not support parameters
+            that clients keep.
     """
     if algorithm.local_norms not in LOCAL_NORMS:
         names = " or ".join(LOCAL_NORMS)
         raise ConfigError(f"local_norms = {algorithm.local_norms!r}: choose {names}")
     check_has_any(model, algorithm.local_norms)
     option, entry = f"--batch-norm {algorithm.local_norms}", algorithm.entry
+    if algorithm.local_norms == LOCAL_STATISTICS and not has_moving_statistics(model):
+        raise ConfigError(
+            f"{option}: all layers BatchNorm of model {model.name} are frozen, so that no client "
+            "changes their statistics; leave the option out"
+        )
     if not _shares_parts(entry):
         fitting = ", ".join(name for name, each in tables.ALGORITHMS.items() if _shares_parts(each))
         raise ConfigError(
@@ -96,7 +102,7 @@ def _averages(entry: AlgorithmEntry) -> bool:
 
 
 def _name_of(aggregator: Aggregator) -> str:
-    """Returns the option that selects an aggregator, or its class."""
+    """Returns what messages call an aggregator."""
     name: str = getattr(aggregator, "selected_by", f"the aggregator {type(aggregator).__name__}")
     return name
 

@@ -50,3 +50,8 @@ def check_has_any(model: Model, batch_norm: str) -> None:
             f"--batch-norm {batch_norm}: model {model.name} has no layer BatchNorm; leave the "
             "option out"
         )
+
+
+def has_moving_statistics(model: Model) -> bool:
+    """Whether training changes the moving statistics of a `BatchNorm` layer."""
+    return any(isinstance(spec, BatchNorm) and not spec.frozen for spec in model.layout.specs)

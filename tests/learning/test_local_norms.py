@@ -406,13 +406,48 @@ def test_models_without_batch_norm_have_nothing_to_keep() -> None:
         process_of("local")
 
 
-def test_the_command_line_refuses_before_any_work(fedcli: Fedcli, small_model: str) -> None:
+def test_statistics_that_never_change_are_not_kept() -> None:
+    """A model whose norms are all frozen has local layers, but no local statistics."""
+    frozen, mixed = (
+        models.sequential([Dense(4), BatchNorm(frozen=True), norm, Dense(3)], SHAPE)
+        for norm in (BatchNorm(frozen=True), BatchNorm())
+    )
+    with pytest.raises(ConfigError, match="are frozen, so that no client changes their statistics"):
+        process_of("local-statistics", model=frozen)
+    for local_norms, model in (("local-layers", frozen), ("local-statistics", mixed)):
+        assert rounds(process_of(local_norms, model=model), COHORTS[:1]).has_own_models
+
+
+MINE = """
+from fedcli.aggregators import SUM
+
+class Mine:
+    def init(self):
+        return {}
+
+    def request(self, state):
+        return SUM
+
+    def aggregate(self, state, deltas):
+        return deltas.delta_sum / deltas.weight_sum, state, {}
+"""
+
+
+def test_the_command_line_refuses_before_any_work(
+    fedcli: Fedcli, small_model: str, tmp_path: Path
+) -> None:
     train = ("train", "--data", "synthetic-shapes", "--model", small_model, "--out", "run")
     done = fedcli(*train, "--batch-norm", "local-layers", "--aggregator", "trimmed-mean")
     assert (done.code, done.out, len(done.err.splitlines())) == (1, "", 1)
     assert "uses each of them: choose --aggregator mean alone" in done.err
     done = fedcli(*train, "--batch-norm", "local-layers", "--secure-sum")
     assert "only their mean can be used, but --secure-sum uses each of them" in done.err
+    done = fedcli(*train, "--batch-norm", "local-layers", "--pre-aggregator", "bucketing")
+    assert "but --pre-aggregator uses each of them" in done.err
+    mine = tmp_path / "mine.py"
+    mine.write_text(MINE)
+    done = fedcli(*train, "--batch-norm", "local-layers", "--aggregator", mine)
+    assert "but the aggregator Mine does more than average" in done.err
     done = fedcli(*train, "--batch-norm", "local-layers", "--compress", "top-k")
     assert "compress does more than average" in done.err
     done = fedcli(*train, "--batch-norm", "local")

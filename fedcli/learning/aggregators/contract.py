@@ -33,8 +33,8 @@ class Aggregator(Protocol):
 
     Two attributes are optional. `averages_coordinates` is true if each coordinate of the mean delta
     is a mean of the values that some or all deltas have there. Only such an aggregator is allowed
-    for a model with batch normalization. `selected_by` is the option that selects the class, if
-    this option is not --aggregator.
+    for a model with batch normalization. `selected_by` is what messages call the aggregator, such
+    as the option that selects it. By default they name its class.
     """
 
     def init(self) -> dict[str, Any]:

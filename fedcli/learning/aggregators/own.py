@@ -56,6 +56,11 @@ class OwnAggregator:
         """The attribute of the user's aggregator, by default False; see the contract."""
         return bool(getattr(self.aggregator, "averages_coordinates", False))
 
+    @property
+    def selected_by(self) -> str:
+        """What messages call the user's aggregator."""
+        return f"the aggregator {type(self.aggregator).__name__}"
+
     def init(self) -> dict[str, Any]:
         """Returns the state before the first round.
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,6 +164,8 @@ class PreAggregated:
         before: The pre-aggregator.
         aggregator: Combines the new deltas, all of which have weight 1.
     """
+
+    selected_by: ClassVar[str] = "--pre-aggregator"
 
     before: PreAggregator
     aggregator: Aggregator
