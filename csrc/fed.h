@@ -385,6 +385,11 @@ int fed_next_client_vector(size_t num_params, double scale, const float *sent /*
 void fed_add_change(size_t num_params, const float *before /* [P] */, const float *after /* [P] */,
                     double *change /* in-out [P] */);
 
+/* ---- The mean of a sum (cohort/sum.c) -------------------------------------------------------- */
+
+/* quotient[i] = sum[i] / divisor, rounded to float once; denormals are kept. */
+void fed_divide(size_t num_values, const double *sum, double divisor, float *quotient /* out */);
+
 /* ---- Clients and cohorts (client/client.c, cohort/) ------------------------------------------ */
 
 typedef struct fed_prepared fed_prepared;

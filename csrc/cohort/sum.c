@@ -352,3 +352,7 @@ void fed_add_change(size_t num_params, const float *before, const float *after, 
     fed_active_kernels()->add_change(change, after, before, num_params);
     fp_restore(mode);
 }
+
+void fed_divide(size_t num_values, const double *sum, double divisor, float *quotient) {
+    fed_active_kernels()->divide(sum, divisor, num_values, quotient);
+}

@@ -236,6 +236,9 @@ KERNEL(void, to_floats, const double *from, size_t num_values, float *to /* out 
 KERNEL(int, next_client_vector, float *delta, const float *sent, size_t num_params, float scale)
 /* change += after - before. */
 KERNEL(void, add_change, double *change, const float *after, const float *before, size_t num_params)
+/* quotient[i] = sum[i] / divisor, rounded to float once. */
+KERNEL(void, divide, const double *sum, double divisor, size_t num_values,
+       float *quotient /* out */)
 /* 1 if every params[i] - server[i] is finite, else 0. */
 KERNEL(int, delta_is_finite, const float *params, const float *server, size_t num_params)
 /* Returns the sum of squares of params[i] - server[i], in float64; all values must be finite. */

@@ -888,6 +888,15 @@ def add_change(before, after, change):
     fed_add_change(to_change.length, floats(of_before), floats(of_after), doubles(to_change))
 
 
+def divide(total, double divisor):
+    """Returns total / divisor, rounded to float32 once: total is float64 [n]."""
+    cdef Array held = hold(total, c"d", 1, "total")
+    quotient = np.empty(held.length, np.float32)
+    if held.length > 0:
+        fed_divide(held.length, doubles(held), divisor, <float *> memory_of(quotient))
+    return quotient
+
+
 cdef class Rows:
     """Some rows of a matrix of finite values, float32 [any, num_values], which is referenced.
 

@@ -147,6 +147,7 @@ cdef extern from "fed.h" nogil:
     void fed_sum_reset(fed_sum *)
     int fed_next_client_vector(size_t, double, const float *, float *)
     void fed_add_change(size_t, const float *, const float *, double *)
+    void fed_divide(size_t, const double *, double, float *)
     void fed_sum_total(fed_sum *, double *, double *)
 
     enum:

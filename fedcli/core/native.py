@@ -96,6 +96,7 @@ __all__ = [
     "batch_bytes",
     "bound_rows",
     "count_synthetic",
+    "divide",
     "draw_synthetic",
     "example_order",
     "exercise",
@@ -200,6 +201,11 @@ def add_change(
 ) -> None:
     """Adds `after - before` to `change`; each is [num_params] and contiguous."""
     _core.add_change(before, after, change)
+
+
+def divide(total: NDArray[np.float64], divisor: float) -> NDArray[np.float32]:
+    """Returns total / divisor, [num_values]; each quotient is rounded to float32 once."""
+    return _core.divide(total, divisor)
 
 
 class WeightedSum:

@@ -245,6 +245,7 @@ def test_vectors(data: st.DataObject) -> None:
     sent, delta, change = hand.array("f4", size), hand.array("f4", size), hand.array("f8", size)
     attempt(_core.next_client_vector, hand(1.0, amounts), sent, delta)
     attempt(_core.add_change, sent, delta, change)
+    attempt(_core.divide, change, hand(1.0, amounts))
     attempt(_core.random_u64, hand.key(), hand(3, st.integers(-1, 100)))
     keys = [hand.key() for _ in range(data.draw(sizes))]
     factors, groups = hand.array("f8", len(keys)), hand.maybe("f8", len(keys) + 1, size)

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli.core import native
 from fedcli.core.native import Helpers
 from fedcli.dataclass import dataclass
 from fedcli.errors import RunError, why_not_written
@@ -161,7 +162,7 @@ class Deltas:
         total = self.delta_sum if self.scale == 1.0 else self.delta_sum * self.scale
         if self.shift is not None:
             total = total + self.weight_sum * self.shift
-        return (total / self.weight_sum).astype(np.float32)
+        return native.divide(total, self.weight_sum)
 
     def by_coordinate(
         self, rule: Callable[[NDArray[np.floating]], NDArray[np.floating]]

@@ -291,7 +291,23 @@ static void test_denormals_are_zero_in_sums(void) {
 #endif
 }
 
+/* Sizes around the vector widths; the value after the last is not written. */
+static void test_quotients_are_rounded_once(void) {
+    double sum[40];
+    float quotient[41];
+    for (size_t i = 0; i < 40; i++) sum[i] = 1e-3 * (double)i - 0.7;
+    sum[0] = 1e-40; /* a denormal float is kept */
+    for (size_t num = 0; num <= 40; num++) {
+        quotient[num] = 5;
+        fed_divide(num, sum, 3.0, quotient);
+        for (size_t i = 0; i < num; i++) CHECK(quotient[i] == (float)(sum[i] / 3.0));
+        CHECK(quotient[num] == 5);
+    }
+    CHECK(quotient[0] > 0);
+}
+
 static const test_case TESTS[] = {
+    TEST(test_quotients_are_rounded_once),
     TEST(test_order_is_the_tree_bit_for_bit),
     TEST(test_tree_differs_from_a_plain_sum),
     TEST(test_total_may_be_taken_on_the_way),
