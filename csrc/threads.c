@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Shares work among threads: the work on one client, if a cohort has fewer clients than there are
- * threads, and the work on the rows of a cohort. The parts of the work do not depend on the number
- * of threads. */
+ * threads, and work on whole vectors, such as the deltas of a cohort. The results do not depend on
+ * the number of threads. */
 #include "threads.h"
 #include "denormals.h"
 

@@ -10,9 +10,9 @@
  * applied to each piece of the parameters as soon as its gradient is complete.
  *
  * In a narrow layer (narrow.c) gradients move the weights of fixed pixels along `direction` only,
- * but v also has a part that the narrow layer cannot represent. Its effect does not depend on
- * images: each step moves these weights against that part, by a total distance d <- a * d + rate.
- * After the last step, d times that part is subtracted once. */
+ * but v also has a part that the narrow layer cannot represent. The effect of that part does not
+ * depend on images. Each step moves these weights against it, and the total distance d becomes
+ * a * d + rate. After the last step, d times that part is subtracted once. */
 #include "client.h"
 
 #include <string.h>
@@ -23,7 +23,7 @@ enum { STRENGTH };
 
 /* The largest rate * s. Above it, gradients would be scaled up by a large 1 / a and down again,
  * which loses digits. */
-static const double max_pull = 0.5;
+static const double max_rate_strength = 0.5;
 
 int fed_affine_init(fed_affine_step *affine, const fed_step *step, const fed_frozen *frozen,
                     const float *linear) {
@@ -49,7 +49,7 @@ int fed_affine_init(fed_affine_step *affine, const fed_step *step, const fed_fro
             return 0;
     }
     if (affine->linear_factor > 0) affine->linear = linear;
-    return affine->learning_rate * affine->strength <= max_pull;
+    return affine->learning_rate * affine->strength <= max_rate_strength;
 }
 
 int fed_affine_has_vector(const fed_affine_step *affine) {
@@ -68,8 +68,8 @@ void fed_affine_vector(const fed_affine_step *affine, const fed_net *net, float 
         net->kernels->sgd(vector, affine->slot, net->size, -(float)affine->slot_factor);
 }
 
-void fed_affine_pull(const fed_affine_step *affine, const fed_net *net, const float *server,
-                     float *vector) {
+void fed_affine_add_proximal(const fed_affine_step *affine, const fed_net *net, const float *server,
+                             float *vector) {
     if (affine->strength > 0) net->kernels->sgd(vector, server, net->size, (float)affine->strength);
 }
 

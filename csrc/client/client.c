@@ -19,24 +19,24 @@ enum { IN_PLACE, DECODED_BEFORE, DECODED_PER_BATCH };
 
 /* Everything that a thread needs for one client, carved out of its workspace. */
 typedef struct local {
-    fed_batch batch; /* of the first desk; its net is the narrow net, if there is one */
+    fed_batch batch; /* of the first worker; its net is the narrow net, if there is one */
     const fed_client *client;
     const fed_narrow *narrow;     /* or NULL */
     size_t batch_size, part_size; /* see fed_net_part_size */
-    size_t num_desks;             /* a desk: memory in which a thread processes one part */
+    size_t num_part_workers;      /* a worker: memory in which a thread processes one part */
     int pixels_mode;
     size_t num_pixels, width;             /* of an image; of a row, padded */
-    float *decoded;                       /* [N, width], read-only if it was prepared; or [desks,
-                                             part + most_guests, width] */
+    float *decoded;                       /* [N, width], read-only if it was prepared; or [workers,
+                                             part + most_extra_rows, width] */
     uint32_t *order_buffer;               /* [capacity] */
     uint32_t *indices;                    /* [B] */
-    int32_t *labels;                      /* [desks, part] */
+    int32_t *labels;                      /* [workers, part] */
     uint32_t *drawn_partners;             /* [B], places in the batch: see fed_mixup_draw; NULL: the
                                              model does not mix examples */
-    uint32_t *partners;                   /* [desks, part]: see fed_mixing */
-    int32_t *other_labels;                /* [desks, part], of the partners */
-    char *desks;                          /* memory of the other desks' batches */
-    size_t desk_bytes;                    /* of each */
+    uint32_t *partners;                   /* [workers, part]: see fed_mixing */
+    int32_t *other_labels;                /* [workers, part], of the partners */
+    char *worker_memory;                  /* memory of the other workers' batches */
+    size_t worker_bytes;                  /* of each */
     float *gradient;                      /* packed; for a step that needs the whole gradient */
     float *part_gradients;                /* packed, of all parts of a wave except part 0; zeros
                                              between waves */
@@ -72,23 +72,23 @@ static size_t num_parts(const local *m, size_t num_rows) {
     return fed_pieces(num_rows, m->part_size);
 }
 
-/* Memory for a batch: the choice of its examples, the desks, and the scores and gradients of its
- * parts. */
+/* Memory for a batch: the choice of its examples, the workers, and the scores and gradients
+ * of its parts. */
 static void carve_batch(local *m, fed_carver *c) {
     m->indices = fed_carve(c, m->batch_size, sizeof *m->indices);
-    m->labels = fed_carve(c, m->num_desks * m->part_size, sizeof *m->labels);
+    m->labels = fed_carve(c, m->num_part_workers * m->part_size, sizeof *m->labels);
     if (m->batch.is_training && m->batch.net->mixup != NULL) {
         m->drawn_partners = fed_carve(c, m->batch_size, sizeof *m->drawn_partners);
-        m->partners = fed_carve(c, m->num_desks * m->part_size, sizeof *m->partners);
-        m->other_labels = fed_carve(c, m->num_desks * m->part_size, sizeof *m->other_labels);
+        m->partners = fed_carve(c, m->num_part_workers * m->part_size, sizeof *m->partners);
+        m->other_labels = fed_carve(c, m->num_part_workers * m->part_size, sizeof *m->other_labels);
     }
     const size_t used = c->used;
     fed_batch_carve(&m->batch, c);
-    m->desk_bytes = c->used - used;
+    m->worker_bytes = c->used - used;
     m->part_scores = fed_carve(c, num_parts(m, m->batch_size), sizeof *m->part_scores);
-    m->desks = fed_carve(c, m->num_desks - 1, m->desk_bytes);
+    m->worker_memory = fed_carve(c, m->num_part_workers - 1, m->worker_bytes);
     m->part_gradients =
-        fed_carve(c, (m->num_desks - 1) * m->batch.net->size, sizeof *m->part_gradients);
+        fed_carve(c, (m->num_part_workers - 1) * m->batch.net->size, sizeof *m->part_gradients);
 }
 
 static void carve_local(local *m, fed_carver *c, size_t num_decoded, const needs *need) {
@@ -123,10 +123,10 @@ static int workspace_reserve(fed_workspace *workspace, size_t num_bytes) {
     return FED_OK;
 }
 
-/* The batch of a desk after the first, in the desk's own memory. */
-static fed_batch batch_at(const local *m, size_t desk) {
+/* The batch of a worker after the first, in the worker's own memory. */
+static fed_batch batch_at(const local *m, size_t worker) {
     fed_batch batch = m->batch;
-    fed_carver c = {m->desks + (desk - 1) * m->desk_bytes, 0};
+    fed_carver c = {m->worker_memory + (worker - 1) * m->worker_bytes, 0};
     fed_batch_carve(&batch, &c);
     return batch;
 }
@@ -142,16 +142,16 @@ static int choose_decoding(const fed_client *client, size_t width, size_t num_vi
                : DECODED_PER_BATCH;
 }
 
-/* Divides a batch into parts, and the parts among desks. */
+/* Divides a batch into parts, and the parts among workers. */
 static void choose_parts(local *m, const fed_net *net, size_t batch_size, int is_training,
                          int num_workers) {
     m->batch_size = batch_size;
     m->part_size = fed_net_part_size(net, batch_size, is_training);
     const size_t parts = num_parts(m, batch_size);
-    m->num_desks = fed_smaller(parts, (size_t)num_workers);
+    m->num_part_workers = fed_smaller(parts, (size_t)num_workers);
     m->batch.net = net;
     m->batch.batch_size = m->part_size;
-    m->batch.most_guests = is_training && net->mixup != NULL && parts > 1 ? m->part_size : 0;
+    m->batch.most_extra_rows = is_training && net->mixup != NULL && parts > 1 ? m->part_size : 0;
     m->batch.is_training = is_training;
     m->batch.num_workers = parts > 1 ? 1 : num_workers;
 }
@@ -167,7 +167,7 @@ static int local_init(local *m, const fed_net *net, const fed_client *client, si
     m->pixels_mode = choose_decoding(client, m->width, num_visits);
     size_t num_decoded = m->pixels_mode == DECODED_BEFORE
                              ? client->num_examples
-                             : m->num_desks * (m->part_size + m->batch.most_guests);
+                             : m->num_part_workers * (m->part_size + m->batch.most_extra_rows);
     if (can_stay_in_place(client, m->num_pixels)) {
         m->pixels_mode = IN_PLACE;
         if (!need->may_narrow) num_decoded = 0;
@@ -178,10 +178,10 @@ static int local_init(local *m, const fed_net *net, const fed_client *client, si
     if (status != FED_OK) return status;
     fed_carver hand_out = {workspace->base, 0};
     carve_local(m, &hand_out, num_decoded, need);
-    memset(m->part_gradients, 0, (m->num_desks - 1) * net->size * sizeof *m->part_gradients);
+    memset(m->part_gradients, 0, (m->num_part_workers - 1) * net->size * sizeof *m->part_gradients);
     fed_batch_clear(&m->batch);
-    for (size_t desk = 1; desk < m->num_desks; desk++) {
-        const fed_batch batch = batch_at(m, desk);
+    for (size_t worker = 1; worker < m->num_part_workers; worker++) {
+        const fed_batch batch = batch_at(m, worker);
         fed_batch_clear(&batch);
     }
     return FED_OK;
@@ -215,8 +215,8 @@ static void decode_example(const local *m, size_t example, float *row) {
         fed_decode(m->batch.net->kernels, m->client, m->num_pixels, example, row);
 }
 
-/* Switches to the narrow net. The full width decides whether pixels are decoded in advance, because
- * memory was reserved for it. */
+/* Switches to the narrow net. Whether pixels are decoded in advance still depends on the full
+ * width, because memory was reserved for that width. */
 static void local_narrow(local *m, const fed_narrow *narrow, size_t num_visits) {
     if (m->pixels_mode == IN_PLACE)
         m->pixels_mode = choose_decoding(m->client, m->width, num_visits);
@@ -239,7 +239,9 @@ static void local_decode(local *m, const fed_prepared *prepared) {
 
 /* ---- Batches --------------------------------------------------------------------------------- */
 
-static int32_t *labels_at(const local *m, size_t desk) { return m->labels + desk * m->part_size; }
+static int32_t *labels_at(const local *m, size_t worker) {
+    return m->labels + worker * m->part_size;
+}
 
 /* Copies the label of an example. Labels were checked at the start of the call, but other code may
  * have written to borrowed or mapped memory since. Each label is therefore read once and checked
@@ -251,7 +253,7 @@ static int copy_label(const local *m, size_t example, int32_t *out) {
 }
 
 /* Points row b of the first layer to an example. */
-static void place_example(const local *m, const fed_batch *batch, size_t desk, size_t b,
+static void place_example(const local *m, const fed_batch *batch, size_t worker, size_t b,
                           size_t example) {
     const float **row = &batch->rows[0][b];
     float *decoded;
@@ -263,20 +265,20 @@ static void place_example(const local *m, const fed_batch *batch, size_t desk, s
         *row = m->decoded + example * m->width;
         break;
     default:
-        decoded = m->decoded + (desk * (m->part_size + batch->most_guests) + b) * m->width;
+        decoded = m->decoded + (worker * (m->part_size + batch->most_extra_rows) + b) * m->width;
         decode_example(m, example, decoded);
         *row = decoded;
     }
 }
 
 /* Points the first layer's rows to some of the batch's examples and copies their labels. */
-static int gather(const local *m, const fed_batch *batch, size_t desk, size_t first,
+static int gather(const local *m, const fed_batch *batch, size_t worker, size_t first,
                   size_t num_rows) {
     for (size_t b = 0; b < num_rows; b++) {
         const size_t example = m->indices[first + b];
-        const int status = copy_label(m, example, &labels_at(m, desk)[b]);
+        const int status = copy_label(m, example, &labels_at(m, worker)[b]);
         if (status != FED_OK) return status;
-        place_example(m, batch, desk, b, example);
+        place_example(m, batch, worker, b, example);
     }
     return FED_OK;
 }
@@ -292,7 +294,7 @@ static double max_distance(const fed_client *client) {
 }
 
 /* How a client's local steps update its parameters. */
-typedef struct moves {
+typedef struct step_settings {
     const fed_step *step;
     int only_gradient;       /* gradients at the server's parameters: see FED_STEP_GRADIENT */
     fed_affine_step *affine; /* gradients are accumulated into the parameters; or NULL */
@@ -300,12 +302,15 @@ typedef struct moves {
     size_t num_visits;       /* examples processed in the round */
     const fed_loss *loss;
     double max_distance; /* see fed_own */
-} moves;
+} step_settings;
 
-static fed_update choose_update(const local *m, const moves *how, const fed_local_step *at) {
-    fed_update update = {
-        .step = how->step, .at = at, .piece = m->batch.pieces, .piece_size = m->batch.piece_size};
-    if (how->affine != NULL || how->only_gradient)
+static fed_update choose_update(const local *m, const step_settings *settings,
+                                const fed_local_step *at) {
+    fed_update update = {.step = settings->step,
+                         .at = at,
+                         .piece = m->batch.pieces,
+                         .piece_size = m->batch.piece_size};
+    if (settings->affine != NULL || settings->only_gradient)
         update.sum = at->params;
     else
         update.sum = m->gradient; /* NULL: pieces go to the step */
@@ -313,20 +318,20 @@ static fed_update choose_update(const local *m, const moves *how, const fed_loca
 }
 
 /* The factor of the gradient of the logits. */
-static float choose_scale(const moves *how, double rate_factor, size_t num_rows) {
-    if (how->affine != NULL)
-        return -fed_affine_gradient_rate(how->affine, rate_factor) / (float)num_rows;
-    if (how->only_gradient) return -1.0f / (float)how->num_visits;
+static float choose_scale(const step_settings *settings, double rate_factor, size_t num_rows) {
+    if (settings->affine != NULL)
+        return -fed_affine_gradient_rate(settings->affine, rate_factor) / (float)num_rows;
+    if (settings->only_gradient) return -1.0f / (float)settings->num_visits;
     return 1.0f / (float)num_rows;
 }
 
-/* A wave of a batch's parts. fed_share gives it to each part as the context. */
+/* A wave of a batch's parts: the context that fed_share passes to each part. */
 typedef struct parts_call {
     const local *m;
-    const moves *how;
+    const step_settings *settings;
     const float *params;
     size_t num_rows, first_visit;
-    size_t first_part, num_parts; /* of the wave, at most one for each desk */
+    size_t first_part, num_parts; /* of the wave, at most one for each worker */
     float scale, share;           /* share: see fed_mixup_draw */
     const fed_update *update;
     atomic_int status;
@@ -339,11 +344,11 @@ static float *part_gradient(const local *m, size_t part) {
 
 /* Mixes the examples of a part, which gather has placed, with their partners, and copies the
  * partners' labels. */
-static int mix_part(const parts_call *call, const fed_batch *batch, size_t desk, size_t first,
+static int mix_part(const parts_call *call, const fed_batch *batch, size_t worker, size_t first,
                     size_t num_rows, fed_targets *targets /* in-out */) {
     const local *m = call->m;
-    uint32_t *partners = m->partners + desk * m->part_size;
-    int32_t *other_labels = m->other_labels + desk * m->part_size;
+    uint32_t *partners = m->partners + worker * m->part_size;
+    int32_t *other_labels = m->other_labels + worker * m->part_size;
     fed_mixing mixing = {.partners = partners, .share = call->share};
     for (size_t b = 0; b < num_rows; b++) {
         const size_t place = m->drawn_partners[first + b], example = m->indices[place];
@@ -353,10 +358,10 @@ static int mix_part(const parts_call *call, const fed_batch *batch, size_t desk,
             partners[b] = (uint32_t)(place - first);
             continue;
         }
-        const size_t guest = num_rows + mixing.num_guests++;
-        place_example(m, batch, desk, guest, example);
-        fed_batch_open_visit(batch, &m->client->dropout_key, guest, call->first_visit + place);
-        partners[b] = (uint32_t)guest;
+        const size_t extra = num_rows + mixing.num_extra_rows++;
+        place_example(m, batch, worker, extra, example);
+        fed_batch_open_visit(batch, &m->client->dropout_key, extra, call->first_visit + place);
+        partners[b] = (uint32_t)extra;
     }
     fed_batch_mix_inputs(batch, num_rows, &mixing);
     targets->other_labels = other_labels;
@@ -364,34 +369,34 @@ static int mix_part(const parts_call *call, const fed_batch *batch, size_t desk,
     return FED_OK;
 }
 
-static void run_part(void *context, size_t part, int worker) {
+static void run_part(void *context, size_t part, int thread) {
     parts_call *call = context;
     const local *m = call->m;
-    const size_t desk = (size_t)worker, first = (call->first_part + part) * m->part_size;
+    const size_t worker = (size_t)thread, first = (call->first_part + part) * m->part_size;
     const size_t num = fed_smaller(m->part_size, call->num_rows - first);
     static const fed_step_row row = {.kind = FED_STEP_GRADIENT};
     static const fed_step subtraction = {.rows = &row, .num_rows = 1};
     fed_batch other; /* has pointers for each layer: copying them takes a tenth of a small step */
     const fed_batch *batch = &m->batch;
-    if (desk > 0) {
-        other = batch_at(m, desk);
+    if (worker > 0) {
+        other = batch_at(m, worker);
         batch = &other;
     }
     fed_update update = *call->update;
     fed_local_step adding = *update.at;
     float scale = call->scale;
-    fed_targets targets = {.labels = labels_at(m, desk)};
+    fed_targets targets = {.labels = labels_at(m, worker)};
     fed_batch_open_dropout(batch, &m->client->dropout_key, call->first_visit + first);
-    int status = gather(m, batch, desk, first, num);
+    int status = gather(m, batch, worker, first, num);
     if (status == FED_OK && m->drawn_partners != NULL)
-        status = mix_part(call, batch, desk, first, num, &targets);
+        status = mix_part(call, batch, worker, first, num, &targets);
     if (status != FED_OK) {
         call->status = status;
         return;
     }
     if (m->part_size < call->num_rows) {
         /* Each piece of a part's gradient is completed before it is added to the sum, so that the
-         * order of addition does not depend on the number of desks. */
+         * order of addition does not depend on the number of workers. */
         adding.params = update.sum;
         if (part > 0) adding.params = part_gradient(m, part);
         update = (fed_update){.step = &subtraction,
@@ -401,7 +406,7 @@ static void run_part(void *context, size_t part, int worker) {
         scale = -scale;
     }
     fed_batch_derive(batch, call->params);
-    fed_batch_forward(batch, call->params, num, &targets, scale, call->how->loss,
+    fed_batch_forward(batch, call->params, num, &targets, scale, call->settings->loss,
                       &m->part_scores[call->first_part + part], NULL);
     fed_batch_backward(batch, call->params, num, &update);
 }
@@ -423,11 +428,11 @@ static void add_parts(void *context, size_t piece, int worker) {
     }
 }
 
-/* Runs the next parts of a batch, one at each desk, and adds up their gradients. */
+/* Runs the next parts of a batch, one at each worker, and adds up their gradients. */
 static void run_wave(parts_call *call, size_t num_left) {
     const local *m = call->m;
-    const int num_workers = (int)m->num_desks;
-    call->num_parts = fed_smaller(num_left, m->num_desks);
+    const int num_workers = (int)m->num_part_workers;
+    call->num_parts = fed_smaller(num_left, m->num_part_workers);
     fed_share(num_workers, call->num_parts, run_part, call);
     if (call->num_parts > 1 && call->status == FED_OK)
         fed_share(num_workers, fed_pieces(m->batch.net->size, SUM_FLOATS), add_parts, call);
@@ -435,15 +440,15 @@ static void run_wave(parts_call *call, size_t num_left) {
 }
 
 /* A forward and a backward pass with given parameters; the gradient goes to `update`. Parts run in
- * waves of one part for each desk, so that only the gradients of one wave need memory.
+ * waves of one part for each worker, so that only the gradients of one wave need memory.
  * Gradients are added up in the order of the parts, so the result has the same bytes for any number
- * of desks.
+ * of workers.
  */
-static int go_over_batch(const local *m, const moves *how, const float *params, size_t num_rows,
-                         size_t first_visit, float scale, const fed_update *update,
+static int go_over_batch(const local *m, const step_settings *settings, const float *params,
+                         size_t num_rows, size_t first_visit, float scale, const fed_update *update,
                          fed_score *score) {
     parts_call call = {.m = m,
-                       .how = how,
+                       .settings = settings,
                        .params = params,
                        .num_rows = num_rows,
                        .first_visit = first_visit,
@@ -467,7 +472,8 @@ static int go_over_batch(const local *m, const moves *how, const float *params, 
 }
 
 /* A step on flat tensors: unpacks the gradient, and packs the updated parameters again. */
-static void step_on_tensors(const local *m, const moves *how, const fed_local_step *at) {
+static void step_on_tensors(const local *m, const step_settings *settings,
+                            const fed_local_step *at) {
     const fed_net *net = m->batch.net;
     fed_local_step flat = *at;
     flat.num_params = fed_num_trained(net->model);
@@ -475,47 +481,47 @@ static void step_on_tensors(const local *m, const moves *how, const fed_local_st
     flat.server_params = m->flat_server;
     flat.linear = own_linear(m->client);
     fed_net_flatten(net, m->gradient, m->flat_scratch, m->flat_gradient);
-    fed_step_run(how->step, &flat, 0, flat.num_params, m->flat_gradient);
+    fed_step_run(settings->step, &flat, 0, flat.num_params, m->flat_gradient);
     fed_net_pack_trained(net, m->flat_params, at->params);
 }
 
-static int local_step(const local *m, const moves *how, const fed_local_step *at, size_t num_rows,
-                      size_t first_visit, fed_score *score) {
-    const float *params = how->only_gradient ? at->server_params : at->params;
-    fed_update update = choose_update(m, how, at);
+static int local_step(const local *m, const step_settings *settings, const fed_local_step *at,
+                      size_t num_rows, size_t first_visit, fed_score *score) {
+    const float *params = settings->only_gradient ? at->server_params : at->params;
+    fed_update update = choose_update(m, settings, at);
     if (m->gradient != NULL) memset(m->gradient, 0, at->num_params * sizeof *m->gradient);
-    const float scale = choose_scale(how, at->rate_factor, num_rows);
+    const float scale = choose_scale(settings, at->rate_factor, num_rows);
     fed_shift shift;
     const fed_shift *last = NULL;
     if (m->affine_vector != NULL) {
-        shift = fed_affine_shift(how->affine, m->affine_vector, at->rate_factor);
+        shift = fed_affine_shift(settings->affine, m->affine_vector, at->rate_factor);
         last = &shift;
     }
-    update.shift = how->has_anchor ? NULL : last;
-    int status = go_over_batch(m, how, params, num_rows, first_visit, scale, &update, score);
-    if (how->has_anchor && status == FED_OK) {
+    update.shift = settings->has_anchor ? NULL : last;
+    int status = go_over_batch(m, settings, params, num_rows, first_visit, scale, &update, score);
+    if (settings->has_anchor && status == FED_OK) {
         fed_score of_server = {0, 0};
         update.shift = last;
-        status = go_over_batch(m, how, at->server_params, num_rows, first_visit, -scale, &update,
-                               &of_server);
+        status = go_over_batch(m, settings, at->server_params, num_rows, first_visit, -scale,
+                               &update, &of_server);
     }
     if (status != FED_OK) return status;
     if (m->flat_params != NULL)
-        step_on_tensors(m, how, at);
+        step_on_tensors(m, settings, at);
     else if (m->gradient != NULL)
-        fed_step_run(how->step, at, 0, m->batch.net->num_trained, m->gradient);
+        fed_step_run(settings->step, at, 0, m->batch.net->num_trained, m->gradient);
     fed_batch_move_statistics(&m->batch, at->params);
     return FED_OK;
 }
 
 /* Moves the trained parameters towards the server's until they are within max_distance. */
-static void project(const local *m, const moves *how, const fed_local_step *at) {
+static void project(const local *m, const step_settings *settings, const fed_local_step *at) {
     const fed_net *net = m->batch.net;
     double max_abs;
     const double distance =
         sqrt(net->kernels->delta_size(at->params, at->server_params, net->num_trained, &max_abs));
-    if (!(distance > how->max_distance)) return;
-    const double kept = how->max_distance / distance;
+    if (!(distance > settings->max_distance)) return;
+    const double kept = settings->max_distance / distance;
     for (size_t p = 0; p < net->num_trained; p++) {
         const double server = (double)at->server_params[p];
         at->params[p] = (float)(server + kept * ((double)at->params[p] - server));
@@ -532,12 +538,12 @@ static int ends_epoch(const fed_order *order, size_t visits_before, size_t visit
 /* The number of epochs that a single pass over the data represents. It is more than 1 only for
  * FED_STEP_GRADIENT with whole epochs: each epoch gives the same gradient, unless dropout, mixed
  * examples or a batch norm make the gradient depend on the order. */
-static size_t equal_epochs(const local *m, const moves *how) {
+static size_t equal_epochs(const local *m, const step_settings *settings) {
     const fed_client *client = m->client;
-    const int is_whole = how->num_visits == client->plan.epochs * client->num_examples;
+    const int is_whole = settings->num_visits == client->plan.epochs * client->num_examples;
     const fed_net *net = m->batch.net;
     const int depends_on_order = net->has_dropout || net->mixup != NULL || fed_net_has_moving(net);
-    return how->only_gradient && is_whole && !depends_on_order ? client->plan.epochs : 1;
+    return settings->only_gradient && is_whole && !depends_on_order ? client->plan.epochs : 1;
 }
 
 /* Makes moving statistics start from the server's, even for FED_STEP_GRADIENT, where all other
@@ -563,13 +569,13 @@ static int run_steps(const local *m, const fed_training *training, const float *
     memcpy(params, origin, size * sizeof *params);
     copy_moving(m->batch.net, server, params);
     if (m->slots != NULL) fed_step_init_slots(step, size, m->slots);
-    moves how = {.step = step,
-                 .only_gradient = fed_step_is_gradient(step),
-                 .affine = m->affine,
-                 .has_anchor = fed_step_has(step, FED_STEP_ANCHOR),
-                 .num_visits = fed_plan_visits(&client->plan, client->num_examples),
-                 .loss = &training->loss};
-    if (!how.only_gradient) how.max_distance = max_distance(client);
+    step_settings settings = {.step = step,
+                              .only_gradient = fed_step_is_gradient(step),
+                              .affine = m->affine,
+                              .has_anchor = fed_step_has(step, FED_STEP_ANCHOR),
+                              .num_visits = fed_plan_visits(&client->plan, client->num_examples),
+                              .loss = &training->loss};
+    if (!settings.only_gradient) settings.max_distance = max_distance(client);
     fed_local_step at = {.kernels = m->batch.net->kernels,
                          .num_params = size,
                          .params = params,
@@ -580,8 +586,8 @@ static int run_steps(const local *m, const fed_training *training, const float *
                          .rate_factor = 1,
                          .tensors = training->tensors};
 
-    const size_t num_equal = equal_epochs(m, &how);
-    how.num_visits /= num_equal;
+    const size_t num_equal = equal_epochs(m, &settings);
+    settings.num_visits /= num_equal;
     fed_plan plan = client->plan;
     plan.epochs /= num_equal;
     fed_order order;
@@ -593,14 +599,14 @@ static int run_steps(const local *m, const fed_training *training, const float *
         if (training->rate_factors != NULL)
             at.rate_factor = training->rate_factors[stats->num_batches];
         const size_t num_visits = (size_t)stats->num_examples;
-        const int status = local_step(m, &how, &at, num_rows, num_visits, &score);
+        const int status = local_step(m, &settings, &at, num_rows, num_visits, &score);
         if (status != FED_OK) return status;
-        if (how.max_distance > 0 && ends_epoch(&order, num_visits, num_visits + num_rows))
-            project(m, &how, &at);
+        if (settings.max_distance > 0 && ends_epoch(&order, num_visits, num_visits + num_rows))
+            project(m, &settings, &at);
         stats->num_batches++;
         stats->num_examples += (int64_t)num_rows;
     }
-    if (how.only_gradient) subtract_moving(m->batch.net, server, params);
+    if (settings.only_gradient) subtract_moving(m->batch.net, server, params);
     stats->loss_sum = score.loss_sum * (double)num_equal;
     stats->num_correct = score.num_correct * (int64_t)num_equal;
     stats->num_examples *= (int64_t)num_equal;
@@ -668,8 +674,9 @@ static void local_affine_vector(const local *m, const fed_training *training) {
         fed_affine_vector(m->affine, training->net, m->wide_vector);
         fed_narrow_params(m->narrow, training->net, m->wide_vector, m->affine_vector);
     }
-    fed_affine_pull(m->affine, m->batch.net,
-                    m->narrow != NULL ? m->narrow_server : training->server, m->affine_vector);
+    fed_affine_add_proximal(m->affine, m->batch.net,
+                            m->narrow != NULL ? m->narrow_server : training->server,
+                            m->affine_vector);
 }
 
 /* Runs the steps on the narrow net and maps the result back to all pixels. */

@@ -94,8 +94,8 @@ int fed_affine_has_vector(const fed_affine_step *affine);
 void fed_affine_vector(const fed_affine_step *affine, const fed_net *net, float *vector /* out */);
 /* Turns the vector v into v - strength * server, as fed_affine_shift needs it. Both vectors are
  * packed for `net`. */
-void fed_affine_pull(const fed_affine_step *affine, const fed_net *net, const float *server,
-                     float *vector /* in-out */);
+void fed_affine_add_proximal(const fed_affine_step *affine, const fed_net *net, const float *server,
+                             float *vector /* in-out */);
 /* The factor with which gradients are subtracted from the parameters. */
 float fed_affine_gradient_rate(const fed_affine_step *affine, double rate_factor);
 /* The rest of a local step, after the gradients are subtracted. Each call advances `distance` by

@@ -151,10 +151,10 @@ enum { OUTPUTS_AT_ONCE = 10 };
 
 /* Computes direction . weights of each output, as a dense layer without bias does on one image. Its
  * float sum has an error of at most (width / lanes + 6) 2^-24 |weights|, since |direction| = 1.
- * Times `length`, this is the error of the full layer's own sum over these pixels. The change by
- * local steps is computed as a difference, in which the error cancels. In
- * fed_narrow_subtract_residual it remains, times `distance`. If all fixed pixels are 0, there is no
- * direction, and the products are 0. */
+ * Times `length`, this is the error of the full layer's own sum over these pixels. The change that
+ * local steps make is computed as after - before, in which the error cancels. In
+ * fed_narrow_subtract_residual the error remains, times `distance`. If all fixed pixels are 0,
+ * there is no direction, and the products are 0. */
 static void along_direction(const fed_narrow *narrow, const float *weights, size_t num_outputs,
                             float *along /* out [num_outputs], stride apart */, size_t stride) {
     static const float no_bias[OUTPUTS_AT_ONCE];

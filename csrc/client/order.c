@@ -2,9 +2,9 @@
  *
  * The order in which a client's examples are visited, drawn one batch at a time. A stream consists
  * of shuffled units: the whole repeated data (repeat-shuffle), or one epoch each (the other
- * pipelines). A unit passes through a shuffle buffer, as in tf.data: a random slot is emitted and
- * refilled from the input, or with the last slot when the input is used up. Only the
- * buffer needs memory, however long the stream is.
+ * pipelines). A unit passes through a shuffle buffer, as in tf.data: the index in a random slot is
+ * emitted. The slot is then refilled from the input or, when the input is used up, from the last
+ * slot. Only the buffer needs memory, however long the stream is.
  */
 #include "fed.h"
 

@@ -137,8 +137,8 @@ static double bounding_factor(const cohort *co, const fed_client_stats *stats) {
     return stats->norm > co->terms->bounds->norm ? co->terms->bounds->norm / stats->norm : 1;
 }
 
-/* Adds, in order, all clients of the block whose predecessors are added. The caller holds the
- * lock before and after. */
+/* Adds the trained clients of the block in order, up to the first client that is not trained yet.
+ * The caller holds the lock before and after. */
 static void add_waiting(cohort *co, block *blk) {
     if (blk->being_added) return;
     blk->being_added = 1;
@@ -173,8 +173,8 @@ static int clear_values(cohort *co, double **values /* in-out */) {
     return FED_OK;
 }
 
-/* Adds finished blocks to the tree, in order. After a failure it adds none, because the next block
- * may already be in the tree. The caller holds the lock before and after. */
+/* Adds finished blocks to the tree, in order. After a failure it adds none: if clear_values has
+ * failed, the next block is already in the tree. The caller holds the lock before and after. */
 static void merge_blocks(cohort *co) {
     if (co->being_merged || co->status != FED_OK) return;
     co->being_merged = 1;

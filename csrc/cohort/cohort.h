@@ -27,7 +27,7 @@ struct fed_team {
 int fed_team_set_params(fed_team *team, const fed_net *net, const float *params);
 /* Makes the vector of zeros from which clients start for FED_STEP_GRADIENT. */
 int fed_team_reserve_zeros(fed_team *team);
-/* Packs the parameters from which one client starts into a thread's workspace. */
+/* Packs one client's start parameters into a thread's workspace. */
 int fed_team_pack_start(const fed_team *team, const fed_net *net, const float *start,
                         fed_workspace *workspace);
 /* Packs the frozen slots, if there are any. */

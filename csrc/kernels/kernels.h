@@ -268,7 +268,7 @@ typedef struct fed_gemm_gradient {
 /* A block that is sorted: FED_LANES columns of some rows. */
 typedef struct fed_sort_block {
     const float *const *rows;    /* [num_rows][first + num_values] */
-    size_t num_rows, num_padded; /* num_padded: rounded up to a multiple of 4 */
+    size_t num_rows, num_padded; /* num_padded: num_rows rounded up to a multiple of 4 */
     size_t first, num_values;    /* the columns, 1..FED_LANES */
     /* Integers in the order of the values, with -0 before 0. Rows up to num_padded that do not
      * exist hold the largest integer, columns that do not exist hold zeros. */
@@ -280,7 +280,7 @@ typedef struct fed_sort_block {
 enum fed_sort_kind {
     FED_SORT,       /* sorts the tile of given rows that begins with `first` */
     FED_CROSS,      /* the first layers of a merge of two sorted halves: see group */
-    FED_HALVE,      /* the next layer of such a merge: two groups are compared row by row */
+    FED_HALVE,      /* the next layer, in a half of such a merge: compares two units row by row */
     FED_CROSS_TILE, /* as FED_CROSS, but only for the rows of `tile`, which lies in the first half;
                        unit is FED_TILE_ROWS */
     FED_CLEAN,      /* the last layers of a merge, of the tile of rows that begins with `first` */
@@ -289,7 +289,7 @@ enum { FED_TILE_ROWS = 16 };
 typedef struct fed_sort_step {
     uint32_t kind; /* enum fed_sort_kind */
     uint32_t first;
-    uint32_t group, unit; /* a merge of group * unit rows; group is 2, 4, 8 or 16 */
+    uint32_t group, unit; /* a merge of `group` units of `unit` rows; group is 2, 4, 8 or 16 */
     uint32_t tile;
     uint32_t num_lines; /* cache lines to prefetch meanwhile */
 } fed_sort_step;

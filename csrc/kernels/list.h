@@ -122,8 +122,8 @@ KERNEL(void, winograd_weights, const float *taps /* [window * window][num_values
 KERNEL(void, winograd_outputs, const fed_tile_row *row, const float *points, size_t panel_width,
        const float *bias, float least, const fed_cells *cells)
 
-/* Backward through winograd_outputs, winograd_inputs and winograd_weights, without pools, for
- * FED_PAD channels. The gradient by the products. */
+/* The backward passes of winograd_outputs and winograd_inputs, for FED_PAD channels, and of
+ * winograd_weights, all without pools. The first one writes the gradient by the products. */
 KERNEL(void, winograd_outputs_gradient, const fed_tile_row *row,
        const float *gradient /* by the outputs */, size_t row_stride, size_t pixel_stride,
        float *points /* out [36][num_tiles, FED_PAD] */)

@@ -140,7 +140,7 @@ static void rotate(const fed_pass *pass) {
     }
 }
 
-/* Sets a square with window_height pixels per side, whose middle is anywhere in the image, to zero
+/* Sets to zero a square with window_height pixels per side. Its middle is anywhere in the image
  * (DeVries and Taylor 2017, arXiv 1708.04552). */
 static void cut_out(const fed_pass *pass) {
     const fed_layer *layer = pass->stage->layer;

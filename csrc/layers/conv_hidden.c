@@ -41,8 +41,8 @@ static void widen_border(const fed_stage *stage, fed_border *border) {
 static int init_turned(fed_conv *turned, const fed_stage *stage, const fed_conv *conv) {
     const fed_layer *l = stage->layer;
     if (stage->pool != NULL || l->stride_x != 1 || l->stride_y != 1 || stage->is_first) return 0;
-    const size_t num_channels = conv->out_channels; /* its inputs are the gradient by conv's
-                                                       outputs */
+    const size_t num_channels = conv->out_channels; /* `turned` reads the gradient by
+                                                       conv's outputs */
     const size_t width = l->in.width + l->window_width - 1;
     const size_t height = l->in.height + l->window_height - 1;
     const size_t row_stride = width * num_channels;

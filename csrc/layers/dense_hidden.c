@@ -120,7 +120,7 @@ static void undo_activation(const fed_batch_pass *pass) {
     }
 }
 
-/* A backward pass. fed_share gives it to each part as the context. */
+/* A backward pass: the context that fed_share passes to each part. */
 typedef struct backward_call {
     const fed_batch_pass *pass;
     const fed_update *update;

@@ -3,8 +3,8 @@
  * Windows are not copied.
  *
  * The gradient by the inputs is computed by phases (phases.h), with the taps of a phase in reversed
- * order ("turned"). No factor of a product is a zero that the stride inserted, and each value is
- * written once.
+ * order ("turned"). This avoids products with the zeros that a stride would insert into the
+ * gradient, and each value is written once.
  *
  * The gradient by the weights adds up blocks of pixels in order. Every sum has the same order for
  * any number of threads, which share outputs or weights, never the terms of a sum.
@@ -168,7 +168,7 @@ static size_t scratch_floats(const fed_image_conv *conv, int num_workers) {
     return turned_floats(&p) + (size_t)num_workers * workspace_floats(&p);
 }
 
-/* A pass. fed_share gives it to each part as the context. */
+/* A pass: the context that fed_share passes to each part. */
 typedef struct pass {
     const fed_kernels *kernels;
     const fed_image_conv *conv;

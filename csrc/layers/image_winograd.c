@@ -109,8 +109,8 @@ typedef struct pass {
     float *weights;          /* all transformed weights, or NULL with few tiles */
     block inputs, gradients; /* transformed; gradients only in the backward pass */
     float *weights_points;   /* gradient of `weights`, if there are several blocks */
-    int is_first, is_last;   /* 1: the first, the last of the blocks */
-    float *shared;           /* scratch of the worker: see worker_floats */
+    int is_first, is_last;   /* 1: it is the first block; the last block */
+    float *shared;           /* scratch of the workers, worker_floats each */
     size_t worker_floats;
 } pass;
 
@@ -243,7 +243,7 @@ static void put_outputs(const pass *p, const block *products, size_t panel) {
 /* Adds a cut tile's pixels to the pixels that tiles above and left of it have written. */
 static void add_pixels(const pass *p, const strip *s, const float *from, float *to) {
     const fed_buffer *in = &p->conv->in;
-    const size_t shared = p->plan.window - 1; /* rows and columns of neighbouring tiles */
+    const size_t shared = p->plan.window - 1; /* rows or columns that neighbouring tiles share */
     for (size_t y = 0; y < s->height + shared; y++)
         for (size_t x = 0; x < s->width + shared; x++) {
             float *pixel = to + y * in->row_stride + x * in->pixel_stride;
@@ -276,8 +276,8 @@ static void put_inputs_gradient(const pass *p, const block *products, size_t pan
 
 /* ---- Products -------------------------------------------------------------------------------- */
 
-/* Floats of a worker's scratch. It holds transformed weights of a pair of panels (the gradient by
- * the weights uses the same memory), weights to transform, and products. */
+/* A worker's scratch holds transformed weights of a pair of panels (points_floats; the gradient by
+ * the weights uses the same memory), weights to transform (TAPS_FLOATS), and products. */
 static size_t points_floats(void) {
     return PAIR * NUM_POINTS * point_floats(WEIGHT_PANELS * PANEL_SQUARE);
 }
@@ -371,8 +371,8 @@ static void multiply_just_in_time(const pass *p, fed_products *at, size_t output
     }
 }
 
-/* The products of a block, or of some of its tiles, with a pair of panels, or with the last panel
- * alone. */
+/* Multiplies a block, or some of its tiles, by a pair of panels (the last panel may be alone), and
+ * transforms the products back. */
 static void multiply(const pass *p, const block *rows, size_t output, size_t first, size_t num,
                      int worker) {
     const size_t num_outputs = fed_smaller(PAIR, p->num_outputs - output);

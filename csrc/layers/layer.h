@@ -90,11 +90,12 @@ typedef struct fed_batch_pass {
 
 /* An implementation of a kind of layer; a kind may have several. */
 struct fed_stage_ops {
-    /* Widens the border of the inputs so that the stage can read them; NULL: it needs no border. Of
-     * the stage's members only layer and pool are set. */
+    /* Widens the border of the inputs so that the stage can read them; NULL: it needs no border.
+     * The stage's buffers and sizes are not set yet. */
     void (*widen_border)(const fed_stage *stage, fed_border *border /* in-out */);
     /* Sets packed_size, saved_bytes, scratch_bytes, derived_size and piece_size, which are 0
-     * before; NULL: they stay 0. Other members have been set, except adds and start. */
+     * before; NULL: they stay 0. Other members have been set, except adds, start and
+     * moving_start. */
     void (*lay_out)(fed_stage *stage);
     /* Both are NULL if there are no parameters. flat has the parameters of the whole model: see
      * layer->offset. */
@@ -118,7 +119,7 @@ struct fed_stage_ops {
     size_t (*images_scratch)(const fed_stage *stage, size_t num_images, int num_workers);
     void (*forward_images)(const fed_images_pass *pass);
     void (*backward_images)(const fed_images_pass *pass);
-    /* Moves the moving statistics after a local step; NULL if there are none. */
+    /* Updates the moving statistics after a local step; NULL if there are none. */
     void (*move)(const fed_stage *stage, const void *saved, float *moving /* in-out */);
     int adds_gradients; /* 1 if backward itself obeys stage->adds */
     /* 1 if, as the first stage, it reads a decoded image without padded channels or border. */

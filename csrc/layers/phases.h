@@ -2,8 +2,8 @@
  * The phases of a strided window, for the gradient by its inputs. With stride s, input rows y with
  * the same (y + pad_top) mod s are reached by the same rows of the window, and likewise columns.
  * For the pixels of one phase the gradient is a convolution of the outputs' gradient, surrounded by
- * zeros, with stride 1 and the taps of that phase in reversed order. No factor of a product is a
- * zero that the stride inserted. */
+ * zeros, with stride 1 and the taps of that phase in reversed order. This avoids products with the
+ * zeros that a stride would otherwise insert into the gradient. */
 #ifndef FED_LAYERS_PHASES_H
 #define FED_LAYERS_PHASES_H
 

@@ -34,7 +34,7 @@ static size_t value_stride(const fed_batch *batch, size_t v) {
 /* Number of examples that value v has memory for. */
 static size_t num_held(const fed_batch *batch, size_t v) {
     if (value_stride(batch, v) == 0) return 1;
-    return batch->batch_size + (v < batch->net->num_input_stages ? batch->most_guests : 0);
+    return batch->batch_size + (v < batch->net->num_input_stages ? batch->most_extra_rows : 0);
 }
 
 /* The address of an element; NULL if there is no array, because C allows no offset from NULL. */
@@ -141,7 +141,7 @@ static void carve_training(fed_batch *batch, fed_carver *c) {
         batch->saved[s] = fed_carve(c, batch->batch_size * net->stages[s].saved_bytes, 1);
     if (net->has_dropout)
         batch->dropout =
-            fed_carve(c, batch->batch_size + batch->most_guests, sizeof *batch->dropout);
+            fed_carve(c, batch->batch_size + batch->most_extra_rows, sizeof *batch->dropout);
 }
 
 /* Scratch for one example of each worker, or for all images together. */
@@ -172,7 +172,7 @@ void fed_batch_carve(fed_batch *batch, fed_carver *c) {
     for (size_t s = 0; s < net->num_stages; s++) {
         const fed_stage *stage = &net->stages[s];
         const int is_end = stage->is_first || stage->is_last;
-        const size_t num_rows = batch->batch_size + (s == 0 ? batch->most_guests : 0);
+        const size_t num_rows = batch->batch_size + (s == 0 ? batch->most_extra_rows : 0);
         if (s == 0 || is_dense(stage))
             batch->rows[s] = fed_carve(c, num_rows, sizeof *batch->rows[s]);
         if ((is_end && is_dense(stage)) || stage->is_last)
@@ -279,8 +279,8 @@ static float *target_at(const fed_batch *batch, size_t s, size_t i, size_t b, si
     if (v <= batch->net->num_input_stages) return NULL;
     if (!stage->adds[i] || stage->ops->adds_gradients) return gradient_at(batch, v, b, block);
     /* Threads run different example stages at the same time, each for its own block, so the place
-     * of a block must not depend on the value. For other stages, examples are as far apart here as
-     * those of the value are. */
+     * of a block must not depend on the value. For other stages, the distance between two examples
+     * is the value's size. */
     return element(batch->added_gradient,
                    is_inside(batch->net, v) ? block * batch->added_size : b * num_values(batch, v));
 }
@@ -384,7 +384,7 @@ typedef struct stages_call {
     const fed_mixing *mixing;
 } stages_call;
 
-/* The example stages from call->s on. */
+/* Runs the example stages from call->s on for example b. */
 static void forward_example(void *context, size_t b, int worker) {
     const stages_call *call = context;
     const fed_net *net = call->batch->net;
@@ -401,7 +401,7 @@ static void forward_one(void *context, size_t b, int worker) {
     call->batch->net->stages[call->s].ops->forward(&pass);
 }
 
-/* The input layers before net->mixup, which is stage call->s. */
+/* Runs the input layers before net->mixup, which is stage call->s, for example b. */
 static void forward_unmixed(void *context, size_t b, int worker) {
     const stages_call *call = context;
     for (size_t s = 0; s < call->s; s++) {
@@ -421,7 +421,7 @@ static void mix_one(void *context, size_t b, int worker) {
 
 void fed_batch_mix_inputs(const fed_batch *batch, size_t num_rows, const fed_mixing *mixing) {
     stages_call call = {.batch = batch, .s = batch->net->num_input_stages - 1, .mixing = mixing};
-    fed_share(batch->num_workers, num_rows + mixing->num_guests, forward_unmixed, &call);
+    fed_share(batch->num_workers, num_rows + mixing->num_extra_rows, forward_unmixed, &call);
     fed_share(batch->num_workers, num_rows, mix_one, &call);
 }
 
@@ -539,7 +539,7 @@ static void backward_example(const stages_call *call, size_t s, size_t b, size_t
     add_beside(call->batch, s, b, block);
 }
 
-/* Stage s, for the examples of a block. */
+/* Runs the backward pass of stage call->s for the examples of a block. */
 static void backward_stage_block(void *context, size_t block, int worker) {
     const stages_call *call = context;
     clear_by_params(call->batch, call->s, block);
@@ -577,7 +577,7 @@ void fed_batch_backward_stage(const fed_batch *batch, const float *params, size_
     if (stage->adds[0]) fed_share(batch->num_workers, num_rows, add_beside_one, &call);
 }
 
-/* All example stages, for the examples of a block. */
+/* Runs the backward pass of all example stages for the examples of a block. */
 static void backward_block(void *context, size_t block, int worker) {
     const stages_call *call = context;
     const fed_net *net = call->batch->net;

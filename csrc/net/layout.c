@@ -151,7 +151,7 @@ static void lay_out_stages(fed_net *net) {
 
 /* ---- Memory of values ------------------------------------------------------------------------ */
 
-/* Finds a free place, with the layout `buffer` unless that is NULL. Returns the smallest place of
+/* Finds a free place; if `buffer` is not NULL, one with this layout. Returns the smallest place of
  * at least `size` floats; if all are smaller, the largest; if none is free, SIZE_MAX. */
 static size_t find_free(const fed_place *places, size_t num_places, size_t size,
                         const fed_buffer *buffer) {
@@ -388,8 +388,8 @@ int fed_net_num_workers(const fed_net *net, size_t num_clients, int num_threads)
 }
 
 /* A part of a batch has at most PART_FLOATS floats in the inputs and outputs of a stage, which stay
- * in an L2 cache of 512 KiB or more. If that is fewer than LEAST_PART images, the part leaves the
- * cache in any case, and has LARGE_PART images, because each part reads all weights. */
+ * in an L2 cache of 512 KiB or more. If that is fewer than LEAST_PART images, a part does not stay
+ * in the cache anyway. It then has LARGE_PART images, so that fewer parts read all weights. */
 enum { PART_FLOATS = 96 * 1024, LEAST_PART = 2, LARGE_PART = 5 };
 
 size_t fed_net_part_size(const fed_net *net, size_t batch_size, int is_training) {

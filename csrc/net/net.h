@@ -90,8 +90,8 @@ int fed_net_num_workers(const fed_net *net, size_t num_clients, int num_threads)
 int fed_net_can_narrow(const fed_net *net);
 /* 1 if a layer has moving statistics. */
 int fed_net_has_moving(const fed_net *net);
-/* The number of examples that pass through the net at a time: a whole batch, or parts that are so
- * small that the values between stages stay in the cache. Gradients of parts must be added up. */
+/* The number of examples that pass through the net at a time: a whole batch or, where this keeps
+ * more values in the caches, a part of it. Gradients of parts must be added up. */
 size_t fed_net_part_size(const fed_net *net, size_t batch_size, int is_training);
 
 /* ---- A batch (batch.c) ----------------------------------------------------------------------- */
@@ -102,12 +102,12 @@ size_t fed_net_part_size(const fed_net *net, size_t batch_size, int is_training)
 typedef struct fed_batch {
     const fed_net *net;
     size_t batch_size;
-    size_t most_guests; /* room for guests: see fed_mixing */
+    size_t most_extra_rows; /* room for guests: see fed_mixing */
     int is_training;
     int num_workers;                      /* threads that share the batch */
     const float **rows[FED_MAX_LAYERS];   /* [B]: inputs of dense stages; for stage 0 the images,
-                                             set by the caller, [B + most_guests] */
-    float *values[FED_MAX_LAYERS + 1];    /* [B]; before the mixing [B + most_guests] */
+                                             set by the caller, [B + most_extra_rows] */
+    float *values[FED_MAX_LAYERS + 1];    /* [B]; before the mixing [B + most_extra_rows] */
     float *gradients[FED_MAX_LAYERS + 1]; /* [B]: by values; in example stages one per block */
     float *added_gradient;                /* [B] or one per block: a further part of a gradient */
     char *saved[FED_MAX_LAYERS];          /* [B, saved_bytes] */
@@ -115,10 +115,10 @@ typedef struct fed_batch {
     float *by_params[FED_MAX_LAYERS]; /* [blocks, packed_size]: the gradient of a stage that is not
                                          dense; stages that run by batch use the same memory */
     float *lanes[FED_MAX_LAYERS];     /* [blocks, O, FED_LANES] of the first and last stage */
-    fed_rng *dropout;                 /* [B + most_guests]: streams of the masks; NULL: there is no
-                                         dropout */
-    float *pieces;                    /* [num_workers, piece_size] */
-    char *scratch;                    /* [num_workers, scratch_bytes], or for all images at once */
+    fed_rng *dropout; /* [B + most_extra_rows]: streams of the masks; NULL: there is no
+                         dropout */
+    float *pieces;    /* [num_workers, piece_size] */
+    char *scratch;    /* [num_workers, scratch_bytes], or for all images at once */
     size_t piece_size, scratch_bytes; /* largest of all stages */
     size_t added_size;                /* floats of added_gradient for an example or a block */
 } fed_batch;
@@ -140,14 +140,14 @@ void fed_batch_derive(const fed_batch *batch, const float *params);
  * visit number first_visit, from 0. The masks of a visit are drawn, stage by stage, from its own
  * 2^visit_bits blocks of the stream. */
 void fed_batch_open_dropout(const fed_batch *batch, const fed_key *key, size_t first_visit);
-/* The same for example b alone, which may be a guest. */
+/* The same for example b alone, which may be a extra. */
 void fed_batch_open_visit(const fed_batch *batch, const fed_key *key, size_t b, size_t visit);
 
 /* How the examples of a batch, or of a part of one, are mixed. The partner of an example may be in
- * another part. It is then a guest: it passes through the input layers here as well. */
+ * another part. It is then a extra: it passes through the input layers here as well. */
 typedef struct fed_mixing {
-    const uint32_t *partners; /* [num_rows]: 0..num_rows + num_guests - 1 */
-    size_t num_guests;        /* they follow the rows */
+    const uint32_t *partners; /* [num_rows]: 0..num_rows + num_extra_rows - 1 */
+    size_t num_extra_rows;    /* they follow the rows */
     float share;              /* of each example; the rest is its partner's */
 } fed_mixing;
 

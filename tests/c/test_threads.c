@@ -217,11 +217,11 @@ static void test_threads_that_share_parts_of_batches_change_no_byte(void) {
 static void check_batch_bytes(const fed_net *net, const problem *p, size_t batch_size,
                               int num_threads) {
     const size_t part = fed_net_part_size(net, batch_size, 1);
-    const size_t num_desks = fed_smaller(fed_pieces(batch_size, part), (size_t)num_threads);
+    const size_t num_part_workers = fed_smaller(fed_pieces(batch_size, part), (size_t)num_threads);
     fed_carver beside = {NULL, 0};
     fed_carve(&beside, net->size, sizeof(float));
     fed_carve(&beside, batch_size, sizeof(uint32_t));
-    fed_carve(&beside, num_desks * part * fed_padded(p->model->num_inputs), sizeof(float));
+    fed_carve(&beside, num_part_workers * part * fed_padded(p->model->num_inputs), sizeof(float));
     fed_client client = client_of(p, batch_size);
     client.num_examples = batch_size;
     client.plan.shuffle_buffer = SIZE_MAX;
