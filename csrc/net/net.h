@@ -102,7 +102,7 @@ size_t fed_net_part_size(const fed_net *net, size_t batch_size, int is_training)
 typedef struct fed_batch {
     const fed_net *net;
     size_t batch_size;
-    size_t most_extra_rows; /* room for guests: see fed_mixing */
+    size_t most_extra_rows; /* room for mixed images: see fed_mixing */
     int is_training;
     int num_workers;                      /* threads that share the batch */
     const float **rows[FED_MAX_LAYERS];   /* [B]: inputs of dense stages; for stage 0 the images,
@@ -144,7 +144,7 @@ void fed_batch_open_dropout(const fed_batch *batch, const fed_key *key, size_t f
 void fed_batch_open_visit(const fed_batch *batch, const fed_key *key, size_t b, size_t visit);
 
 /* How the examples of a batch, or of a part of one, are mixed. The partner of an example may be in
- * another part. It is then a extra: it passes through the input layers here as well. */
+ * another part. It is then an extra row, which passes through the input layers here as well. */
 typedef struct fed_mixing {
     const uint32_t *partners; /* [num_rows]: 0..num_rows + num_extra_rows - 1 */
     size_t num_extra_rows;    /* they follow the rows */
