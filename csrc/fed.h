@@ -387,7 +387,8 @@ void fed_add_change(size_t num_params, const float *before /* [P] */, const floa
 
 /* ---- The mean of a sum (cohort/sum.c) -------------------------------------------------------- */
 
-/* quotient[i] = sum[i] / divisor, rounded to float once; denormals are kept. */
+/* quotient[i] = sum[i] / divisor, rounded to float once; denormals are kept. A divisor of 0 gives
+ * infinities and NaN. */
 void fed_divide(size_t num_values, const double *sum, double divisor, float *quotient /* out */);
 
 /* ---- Clients and cohorts (client/client.c, cohort/) ------------------------------------------ */
@@ -445,8 +446,8 @@ typedef struct fed_client_stats {
     int32_t is_finite; /* 0: the delta had a NaN or infinity; it was dropped, the metrics reset */
 } fed_client_stats;
 
-/* Bounds on each client's delta; infinity for none. Moving statistics are not measured, but they
- * are scaled, or become zeros, together with the rest of the delta. */
+/* Bounds on each client's delta (fed_own.delta); infinity for none. Moving statistics are not
+ * measured, but they are scaled, or become zeros, together with the rest of the delta. */
 typedef struct fed_bounds {
     double max_abs; /* a delta with an entry of larger magnitude becomes zeros; its weight stays */
     double norm;    /* a delta with a larger L2 norm (over all tensors) is scaled to this norm */

@@ -18,8 +18,8 @@ from fedcli.progress import ProgressCallback, RemarkCallback, ignore_progress, i
 
 _POLL_SECONDS = 0.1
 # `check_unlocked` holds a shared lock for an instant, or for seconds on a busy machine. `_lock`
-# waits up to this many milliseconds until it is released.
-_MAX_INSTANTS = 10_000
+# tries this many times, a millisecond apart, until it is released.
+_MAX_TRIES = 10_000
 
 
 class ReplacedError(Exception):
@@ -27,9 +27,10 @@ class ReplacedError(Exception):
 
 
 def lock_now(path: Path) -> int:
-    """Locks a file without waiting and returns its descriptor; closing this releases the lock.
+    """Locks a file and returns its descriptor; closing this releases the lock.
 
-    The file is created if it does not exist.
+    The file is created if it does not exist. It waits for no other holder, but for a process that
+    only checks the lock, which takes an instant.
 
     Raises:
         BlockingIOError: Another process holds the lock.
@@ -78,7 +79,7 @@ def check_unlocked(path: Path) -> None:
 
 def _lock(descriptor: int) -> None:
     """Takes an exclusive lock. Raises BlockingIOError if another process holds one."""
-    for _ in range(_MAX_INSTANTS):
+    for _ in range(_MAX_TRIES):
         if _is_taken(descriptor):
             return
         # Raises BlockingIOError if another process holds an exclusive lock.

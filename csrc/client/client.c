@@ -23,7 +23,7 @@ typedef struct local {
     const fed_client *client;
     const fed_narrow *narrow;     /* or NULL */
     size_t batch_size, part_size; /* see fed_net_part_size */
-    size_t num_part_workers;      /* a worker: memory in which a thread processes one part */
+    size_t num_part_workers;      /* threads that process parts, each in memory of its own */
     int pixels_mode;
     size_t num_pixels, width;             /* of an image; of a row, padded */
     float *decoded;                       /* [N, width], read-only if it was prepared; or [workers,

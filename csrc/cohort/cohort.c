@@ -205,7 +205,7 @@ static void wait_a_little(void) {
 }
 
 /* Starts a client from its own parameters instead of the server's. Proximal terms and the delta are
- * then relative to its own parameters, too. */
+ * then relative to its own parameters, too; the sum still adds the difference from the server's. */
 static int start_alone(const cohort *co, const float *start, fed_workspace *workspace,
                        fed_training *training) {
     const int status = fed_team_pack_start(co->team, co->net, start, workspace);

@@ -26,7 +26,7 @@ struct fed_sum {
     int closed; /* the last block was short: no block may follow */
     double weight;
     double *levels[MAX_LEVELS];  /* level l has a value if bit l of num_blocks is set */
-    double *between[MAX_LEVELS]; /* [RANGE] each, or NULL: see level_range */
+    double *between[MAX_LEVELS]; /* [RANGE or num_values] each, or NULL: see level_range */
     double *partial; /* the unfinished block of fed_sum_add; if packed, scratch of fed_sum_total
                         for one part: see largest_part */
     double partial_weight;
@@ -156,8 +156,8 @@ typedef struct adding {
 } adding;
 
 /* The range of a level's value once num_blocks blocks are in the tree. Only values that are there
- * before or after the call are stored for all ranges. The others use `between` in turn, unless
- * there is only one range in all. */
+ * before or after the call are stored for all ranges. The others use `between` in turn; without
+ * it, as in fed_sum_vectors, `levels` has room for one range. */
 static double *level_range(const adding *call, size_t level, size_t num_blocks, size_t first) {
     const size_t value = num_blocks >> level;
     const int is_stored = call->sum->between[level] == NULL ||
@@ -294,11 +294,14 @@ typedef struct summing {
     double *memory; /* [num_threads][num_levels][range_size] */
 } summing;
 
-/* Threads share ranges, so there are a few for each thread. */
+/* Threads share ranges, so there are a few for each thread. Only the last range of all has values
+ * that fill no vector of a kernel, so each value is computed alike for any number of threads. */
 static size_t choose_range_size(int num_threads, size_t num_values) {
     enum { LEAST = 4096, FOR_EACH = 4 };
-    const size_t shared = fed_pieces(num_values, FOR_EACH * (size_t)num_threads);
+    enum { VECTORS = 64 }; /* a multiple of the values that a kernel adds at once */
     if (num_threads == 1) return fed_smaller(RANGE, num_values);
+    const size_t each = fed_pieces(num_values, FOR_EACH * (size_t)num_threads);
+    const size_t shared = fed_pieces(each, VECTORS) * VECTORS;
     return fed_larger(LEAST, fed_smaller(RANGE, shared));
 }
 

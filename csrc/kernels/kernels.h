@@ -180,7 +180,8 @@ typedef struct fed_norm_rows {
 
 /* What a normalisation does to each channel:
  *   (value - mean) * scale + bias, clipped to the range
- * The range of a normalisation without clipping is everything, from -HUGE_VALF on. */
+ * The range of a normalisation without clipping is everything, from -HUGE_VALF on; one with
+ * clipping has a finite least value. */
 typedef struct fed_norm_map {
     const float *means, *scales, *biases; /* [num_channels] */
     fed_range range;

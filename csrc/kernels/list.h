@@ -68,7 +68,7 @@ KERNEL(void, norm_deviations, const fed_norm_rows *rows, const float *values, co
 KERNEL(void, norm_products, const fed_norm_rows *rows, const fed_norm_map *map,
        const float *gradient, const float *values, double *sums /* in-out */,
        double *products /* in-out */)
-/* For pixels that follow each other; NaN stays NaN. */
+/* out = the map of the values, for pixels that follow each other; NaN stays NaN. */
 KERNEL(void, norm_apply, const fed_norm_map *map, const float *values, size_t num_pixels,
        size_t num_channels, float *out /* out */)
 KERNEL(void, norm_gradient, const fed_norm_gradient *at)

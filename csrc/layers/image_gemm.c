@@ -182,7 +182,7 @@ typedef struct pass {
 /* Floats of a row of a window, or of a phase's taps. Padding channels are zeros; they are left out
  * if the window is a single pixel, whose weights then are contiguous all the same. */
 static size_t row_floats(size_t num_rows, size_t num_columns, size_t padded, size_t channels) {
-    return num_rows == 1 && num_columns == 1 ? fed_smaller(padded, channels) : num_columns * padded;
+    return num_rows == 1 && num_columns == 1 ? channels : num_columns * padded;
 }
 
 static size_t window_row(const fed_image_conv *conv) {

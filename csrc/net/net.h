@@ -102,7 +102,7 @@ size_t fed_net_part_size(const fed_net *net, size_t batch_size, int is_training)
 typedef struct fed_batch {
     const fed_net *net;
     size_t batch_size;
-    size_t most_extra_rows; /* room for mixed images: see fed_mixing */
+    size_t most_extra_rows; /* room for partners from other parts: see fed_mixing */
     int is_training;
     int num_workers;                      /* threads that share the batch */
     const float **rows[FED_MAX_LAYERS];   /* [B]: inputs of dense stages; for stage 0 the images,
@@ -131,8 +131,8 @@ void fed_lanes_to_rows(const float *lanes, size_t num_values, size_t num_rows,
                        float *rows /* out */, size_t stride);
 
 void fed_batch_carve(fed_batch *batch, fed_carver *carver);
-/* Sets borders to zero. Call it before a client's first batch, because the memory may hold older
- * data. */
+/* Sets borders and padding channels to zero, and points the rows of dense stages to their inputs.
+ * Call it before a client's first batch, because the memory may hold older data. */
 void fed_batch_clear(const fed_batch *batch);
 /* Computes the transformed copies of the parameters that `forward` reads (fed_stage_ops.derive). */
 void fed_batch_derive(const fed_batch *batch, const float *params);
@@ -140,7 +140,7 @@ void fed_batch_derive(const fed_batch *batch, const float *params);
  * visit number first_visit, from 0. The masks of a visit are drawn, stage by stage, from its own
  * 2^visit_bits blocks of the stream. */
 void fed_batch_open_dropout(const fed_batch *batch, const fed_key *key, size_t first_visit);
-/* The same for example b alone, which may be a extra. */
+/* The same for example b alone, which may be an extra row: see fed_mixing. */
 void fed_batch_open_visit(const fed_batch *batch, const fed_key *key, size_t b, size_t visit);
 
 /* How the examples of a batch, or of a part of one, are mixed. The partner of an example may be in

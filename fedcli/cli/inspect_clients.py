@@ -479,7 +479,7 @@ def _check_input_layers(request: Request) -> None:
     from fedcli.runs.trained import load_trained
 
     assert request.run is not None
-    with load_trained(request.run, 1, request.model) as trained:
+    with load_trained(request.run, 1, request.model, has_client_states=False) as trained:
         if not has_input_layers(trained.model.layout):
             raise ConfigError(
                 f"--augmented: the model of {request.run} gets images unchanged; train with "
@@ -498,7 +498,7 @@ def _draw_training_images(population: Population, request: Request, view: View) 
     assert request.run is not None
     screen, ids = Screen(), population.counts.client_ids
     num_images = view.num_examples or client_tables.DEFAULT_SHOWN_EXAMPLES
-    with load_trained(request.run, None, request.model) as trained:
+    with load_trained(request.run, None, request.model, has_client_states=False) as trained:
         check_fit(population.data, trained.model)
         sizes = population.counts.sizes.tolist()
         drawn = [each for each, size in zip(ids, sizes, strict=True) if size]

@@ -82,8 +82,8 @@ def own_places(model: Model, algorithm: Algorithm) -> NDArray[np.int64]:
     if aggregator.request(aggregator.init()).all_rows:
         raise ConfigError(
             f"{option}: the clients' deltas start from different parameters, so that only their "
-            f"mean can be used, but {_name_of(aggregator)} uses each of them: choose --aggregator "
-            "mean alone"
+            f"mean can be used, but {_name_of(aggregator)} needs more than the mean: choose "
+            "--aggregator mean without other options of aggregation"
         )
     if algorithm.ema_decay is not None:
         raise ConfigError(

@@ -119,7 +119,7 @@ class ServerState(ExplainsNames):
 
     @property
     def starts(self) -> Starts | None:
-        """Returns each client's own weights, for `Engine.evaluate`; None if it has none."""
+        """The function that returns clients' own weights, for `Engine.evaluate`; None if none."""
         return self.models_of if self.has_own_models else None
 
 

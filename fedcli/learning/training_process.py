@@ -66,7 +66,7 @@ class TrainingProcess(LearningProcess):
             ConfigError: `algorithm` is not an `Algorithm`; `ema_decay` is set for an algorithm that
                 does not evaluate the global model; `class_weights` do not give each class one
                 finite weight of at least 0; the label smoothing is not allowed; or a part does
-                not support the model's batch normalization, or that clients keep theirs.
+                not support the model's batch normalization, or does not let clients keep their own.
         """
         if not isinstance(algorithm, Algorithm):
             raise ConfigError(

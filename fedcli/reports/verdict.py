@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fedcli.runs.record import RunRecord
 
 _GROWTH = 10.0  # a model has diverged if its loss is this many times that of the first round
-_ABOVE_CHANCE = 0.05  # guessing: an accuracy is at most this share of the way from 1 / K to 1
+_ABOVE_CHANCE = 0.05  # an accuracy of at most 1 / K plus this share of 1 - 1 / K is guessing
 
 
 def verdict(

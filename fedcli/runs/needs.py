@@ -152,7 +152,7 @@ _MEMORY_REMEDIES = {
 }
 _DISK_REMEDIES = {
     "checkpoints": "keep fewer checkpoints (--keep-checkpoints)",
-    "clients": "choose an --algorithm whose clients keep nothing",
+    "clients": "choose an --algorithm and a --batch-norm with which clients keep nothing",
 }
 
 

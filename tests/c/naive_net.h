@@ -31,7 +31,7 @@ static inline void naive_note_kinks(int activation, double z, naive_margin *marg
     if (activation == FED_HARD_SILU) naive_note(margin, fabs(fabs(z) - 3));
 }
 
-static inline double naive_normal_share(double z) { return erfc(-z / sqrt(2)) / 2; }
+static inline double naive_normal_cdf(double z) { return erfc(-z / sqrt(2)) / 2; }
 
 /* Gelu's approximation by tanh equals z * sigmoid(naive_gelu_exponent(z)). */
 static inline double naive_gelu_exponent(double z) {
@@ -58,7 +58,7 @@ static inline double naive_activation(const fed_layer *layer, double z, naive_ma
     case FED_SILU:
         return z * naive_sigmoid(z);
     case FED_GELU:
-        return z * naive_normal_share(z);
+        return z * naive_normal_cdf(z);
     case FED_GELU_TANH:
         return z * naive_sigmoid(naive_gelu_exponent(z));
     case FED_HARD_SILU:
@@ -92,7 +92,7 @@ static inline double naive_slope(const fed_layer *layer, double z, double output
     case FED_SILU:
         return naive_gated_slope(z, z, 1);
     case FED_GELU:
-        return naive_normal_share(z) + z * exp(-z * z / 2) / sqrt(2 * M_PI);
+        return naive_normal_cdf(z) + z * exp(-z * z / 2) / sqrt(2 * M_PI);
     case FED_GELU_TANH:
         return naive_gated_slope(z, naive_gelu_exponent(z),
                                  2 * sqrt(2 / M_PI) * (1 + 3 * 0.044715 * z * z));

@@ -81,10 +81,10 @@ def test_a_second_signal_leaves_at_once_without_harm(
             for signal_num in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
                 process.send_signal(signal_num)
             _, err = process.communicate(timeout=PATIENCE_SECONDS)
-        if process.returncode == 143:
+        if (process.returncode, err) == (143, ""):
             break
-        # Two threads took the signals, and the second was too late.
-        assert (process.returncode, "stopped and saved" in err) == (130, True)
+        # Two threads took the signals: in the other order, or the second one too late.
+        assert process.returncode in {130, 143}
         shutil.rmtree(run)
     assert (process.returncode, err) == (143, "")
     names = ("metrics.jsonl", "metrics.csv", "evaluation.json")

@@ -77,6 +77,16 @@ def test_the_number_of_vectors_per_call_changes_no_byte(seed: int, step: int) ->
         assert total.total()[0].tobytes() == twin(vectors, weights).tobytes()
 
 
+@pytest.mark.parametrize("num_values", [5001, 33001, 66001])
+def test_the_number_of_threads_changes_no_byte_of_rounded_products(num_values: int) -> None:
+    """Products with such weights are rounded or fused, so vectors and single values may differ."""
+    rng = np.random.default_rng(num_values)
+    vectors = list(rng.standard_normal((9, num_values)).astype(np.float32))
+    weights = rng.uniform(0.1, 1, 9)
+    sums = [native.sum_vectors(vectors, weights, num_values, each) for each in (1, 2, 3, 7)]
+    assert len({each.tobytes() for each in sums}) == 1
+
+
 def test_a_common_factor_of_the_weights_changes_no_mean(seed: int) -> None:
     vectors, weights = draw(seed, 20)
     means = []

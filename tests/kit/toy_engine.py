@@ -43,9 +43,13 @@ class ToyEngine:
         with DeltaFile(layout.num_params) as file:
             for index, (client, copy) in enumerate(numbered(clients, task.occurrences)):
                 alone = replace(task.piece([client], index, exchange), occurrences=(copy,))
-                delta, stats = self._train_elsewhere(layout, pickle.dumps(alone), client, cancel)
-                factors = alone.sum_factors(stats)
-                total.add([delta], list(stats["weight"] * factors))
+                delta, found = self._train_elsewhere(layout, pickle.dumps(alone), client, cancel)
+                stats, factors = found.stats, alone.sum_factors(found.stats)
+                weight = float(stats["weight"][0] * factors[0])
+                # A client with a start of its own adds its difference from the server's parameters.
+                own_start = alone.inputs.starts is not None and weight > 0
+                added = (found.delta_sum / weight).astype(np.float32) if own_start else delta
+                total.add([added], [weight])
                 file.append(delta[np.newaxis], factors, stats)
                 if exchange is not None and exchange.receives:
                     exchange.receive([client], delta[np.newaxis], stats)
@@ -60,12 +64,12 @@ class ToyEngine:
 
     def _train_elsewhere(
         self, layout: ParamLayout, sent: bytes, client: BatchedDataset, cancel: CancelFlag | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.void]]:
+    ) -> tuple[NDArray[np.float32], Deltas]:
         self.num_tasks += 1
         task: ClientTask = pickle.loads(sent)
         returned = _Returned(task.inputs)
-        stats = self._core.train(layout, task, [client], exchange=returned, cancel=cancel).stats
-        return returned.delta, stats
+        found = self._core.train(layout, task, [client], exchange=returned, cancel=cancel)
+        return returned.delta, found
 
     def evaluate(
         self,

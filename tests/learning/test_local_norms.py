@@ -384,8 +384,8 @@ def test_clean_and_audit_know_what_clients_keep(run: Path, fedcli: Fedcli) -> No
         ({"name": "local-only"}, "the clients of local-only cannot keep a part"),
         ({"name": "centralized"}, "the clients of centralized cannot keep a part"),
         ({"name": "fedsgd"}, "choose algorithm fedavg, fedprox, fedavgm, fedadagrad, fedadam"),
-        ({"aggregator": "median"}, "the aggregator Median uses each of them"),
-        ({"aggregator": "krum"}, "the aggregator Krum uses each of them"),
+        ({"aggregator": "median"}, "the aggregator Median needs more than the mean"),
+        ({"aggregator": "krum"}, "the aggregator Krum needs more than the mean"),
         ({"name": "scaffold"}, "the clients of scaffold cannot keep a part"),
         ({"ema_decay": 0.9}, "leave out server_ema"),
     ],
@@ -439,11 +439,11 @@ def test_the_command_line_refuses_before_any_work(
     train = ("train", "--data", "synthetic-shapes", "--model", small_model, "--out", "run")
     done = fedcli(*train, "--batch-norm", "local-layers", "--aggregator", "trimmed-mean")
     assert (done.code, done.out, len(done.err.splitlines())) == (1, "", 1)
-    assert "uses each of them: choose --aggregator mean alone" in done.err
+    assert "choose --aggregator mean without other options of aggregation" in done.err
     done = fedcli(*train, "--batch-norm", "local-layers", "--secure-sum")
-    assert "only their mean can be used, but --secure-sum uses each of them" in done.err
+    assert "only their mean can be used, but --secure-sum needs more than the mean" in done.err
     done = fedcli(*train, "--batch-norm", "local-layers", "--pre-aggregator", "bucketing")
-    assert "but --pre-aggregator uses each of them" in done.err
+    assert "but --pre-aggregator needs more than the mean" in done.err
     mine = tmp_path / "mine.py"
     mine.write_text(MINE)
     done = fedcli(*train, "--batch-norm", "local-layers", "--aggregator", mine)

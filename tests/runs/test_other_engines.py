@@ -44,7 +44,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> list[ToyEngine]:
 def test_a_run_on_another_engine_has_the_same_bytes(
     tmp_path: Path, variant: str, request: pytest.FixtureRequest
 ) -> None:
-    config = make_config(**VARIANTS[variant], record_clients=variant != "centralized")
+    config = make_config(**{**VARIANTS[variant], "record_clients": variant != "centralized"})
     train(tmp_path / "threads", config)
     toys = request.getfixturevalue("toys")
     train(tmp_path / "toy", config)

@@ -230,16 +230,16 @@ def show(run: FinishedRun, remarks: Remarks, *, as_json: bool) -> None:
     progress = stopping.progress_for(config.stop_at, config.patience, config.monitor)
     if progress is not None:
         progress = progress.after_all(lines)
-    measure = run.config.keep_best
+    measure = config.keep_best
     best = None if measure is None else stopping.Best(measure).after_all(lines)
-    name = run.config.preset
+    name = config.preset
     comparison = None
     if name is not None:
         from fedcli.reports.published import compare
         from fedcli.settings.presets import PRESETS
 
         comparison = compare(PRESETS[name], config, lines, evaluation, progress)
-    failure = verdict(lines, evaluation, run.config)
+    failure = verdict(lines, evaluation, config)
     if remarks.verbosity == Verbosity.QUIET and not as_json:
         print(one_line(str(path)))
         return

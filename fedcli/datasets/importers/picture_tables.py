@@ -498,7 +498,10 @@ def _check_unique(names: Sequence[str], path: Path) -> None:
 
 
 def _is_header(first: Sequence[str], second: Sequence[str]) -> bool:
-    """Whether the first of two rows is a header: no picture's name, and no number above one."""
+    """Whether the first of two rows is a header.
+
+    A header names no picture, and no column has a number in both rows.
+    """
     return not any(map(_names_picture, first)) and not any(
         _NUMBER.fullmatch(one) and _NUMBER.fullmatch(other)
         for one, other in zip(first, second, strict=False)
