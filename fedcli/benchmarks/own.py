@@ -34,7 +34,8 @@ def prepare(task: Task, num_threads: int, cancel: CancelFlag) -> Callable[[], ob
     model = tasks.build_model(task)
     if task.kind == tasks.AVERAGE:
         clients, weights = models_to_average(model.initial_params, len(task.sizes))
-        return lambda: _mean(clients, np.array(weights))
+        shares = np.array(weights)
+        return lambda: _mean(clients, shares)
     cohort = tasks.make_cohort(task)
     engine = ThreadEngine(num_threads)
     if task.kind == tasks.EVALUATE:

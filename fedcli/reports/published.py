@@ -86,7 +86,7 @@ def compare(
     return Comparison(
         preset,
         tuple((each, _find(each, rounds, evaluation, progress)) for each in figures),
-        # The options of a part that is another one differ anyway.
+        # If a run has another part than the preset, the options of that part are not named, too.
         tuple(option_name(name) for name in changed if OPTION_OWNERS.get(name) not in changed),
         has_other_data,
     )

@@ -26,7 +26,7 @@ from fedcli.datasets.batches import ArraySpec, BatchedDataset, from_arrays
 from fedcli.errors import ConfigError, DataError, ModelError
 from fedcli.learning import aggregators, algorithms, optimizers
 from fedcli.learning.engines.python_models import PythonEngine
-from fedcli.learning.engines.task import ClientTask
+from fedcli.learning.engines.task import ClientInputs, ClientTask
 from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.learning.process import LearningProcess
 from fedcli.models.model import Model
@@ -512,6 +512,28 @@ def test_clients_are_scored_at_starts_of_their_own() -> None:
         alone = engine.evaluate(model.layout, starts[index], [client])
         assert together[index : index + 1].tobytes() == alone.tobytes()
     assert together.tobytes() != engine.evaluate(model.layout, params, clients).tobytes()
+
+
+@pytest.mark.numeric
+def test_the_sum_of_clients_with_own_starts_is_relative_to_the_server() -> None:
+    model = wrap(Small)
+    assert isinstance(model, PythonModel)
+    engine, clients = PythonEngine(model), cohort()
+    shape = len(clients), model.layout.num_params
+    starts = np.random.default_rng(3).normal(0, 0.1, shape).astype(np.float32)
+    task = ClientTask(
+        rows=tuple(optimizers.sgd(0.1).client_rows()),
+        params=model.initial_params,
+        round_num=0,
+        weighting="num-examples",
+    )
+    expected = np.zeros(model.layout.num_params)
+    for start, client in zip(starts, clients, strict=True):
+        alone = engine.train(model.layout, replace(task, params=start), [client])
+        expected += alone.delta_sum + alone.weight_sum * (start - model.initial_params)
+    inputs = ClientInputs(starts=starts, delta_factors=np.ones(len(clients)))
+    together = engine.train(model.layout, replace(task, inputs=inputs), clients)
+    np.testing.assert_allclose(together.delta_sum, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_call_within_a_call_is_refused() -> None:

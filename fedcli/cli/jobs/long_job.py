@@ -39,6 +39,8 @@ class Meter:
     def describe(self, now: float, unit: str) -> str:
         """Returns the amount done, the rate, and the time left, as far as they are known.
 
+        It also sets `share`, so that a bar and these numbers show the same moment.
+
         Args:
             now: Seconds of a clock.
             unit: The unit of the amounts. "B" follows the number without a space; "": not known.
