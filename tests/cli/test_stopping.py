@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -99,6 +100,21 @@ def wait_for_training(process: subprocess.Popen[str]) -> None:
     raise AssertionError("it ended before its training")
 
 
+def processor_seconds(process: subprocess.Popen[str]) -> float:
+    _, _, fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")
+    user, system = fields.split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_for_long_round(process: subprocess.Popen[str]) -> None:
+    """Waits until the process computes: after its first line, only the round takes so much time."""
+    wait_for_training(process)
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("no /proc that tells what another process uses")
+    enough = processor_seconds(process) + 0.5
+    wait_until(lambda: processor_seconds(process) >= enough, process)
+
+
 def test_two_processes_do_not_train_one_run(
     tmp_path: Path, command: list[str], process_arguments: dict[str, Any]
 ) -> None:
@@ -129,7 +145,7 @@ def test_ctrl_c_stops_within_one_long_round(
 ) -> None:
     start = [*command, *LONG_ROUND]
     with started(start, cwd=tmp_path, stderr=subprocess.PIPE, **process_arguments) as process:
-        wait_for_training(process)
+        wait_for_long_round(process)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130

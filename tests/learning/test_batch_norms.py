@@ -241,6 +241,17 @@ def test_an_own_aggregator_may_say_that_it_averages() -> None:
         process_of(make_model(), aggregator=OwnAggregator(object(), "own.py"))
 
 
+class OwnBoundedMean:
+    """A user's aggregator with a name for messages."""
+
+    selected_by = "the bounded mean"
+
+
+def test_an_own_aggregator_may_say_what_messages_call_it() -> None:
+    with pytest.raises(ConfigError, match="but the bounded mean does more than average"):
+        process_of(make_model(), aggregator=OwnAggregator(OwnBoundedMean(), "bounded.py"))
+
+
 def test_stages_that_change_updates_are_refused() -> None:
     stage = build_compression("top-k", {"fraction": 0.1}, num_threads=1)
     expected = "averaged, but compress does more than average: leave it out"

@@ -58,8 +58,9 @@ class OwnAggregator:
 
     @property
     def selected_by(self) -> str:
-        """What messages call the user's aggregator."""
-        return f"the aggregator {type(self.aggregator).__name__}"
+        """What messages call the user's aggregator, by default its class; see the contract."""
+        default = f"the aggregator {type(self.aggregator).__name__}"
+        return str(getattr(self.aggregator, "selected_by", default))
 
     def init(self) -> dict[str, Any]:
         """Returns the state before the first round.
