@@ -13,15 +13,14 @@ from fedcli.settings.vocabulary import NATURAL
 
 # The prefix of the names of data that a Python program has in memory.
 IN_MEMORY = "memory:"
-UNNAMED = "memory"  # the name after the prefix, if the program gave none
+UNNAMED = "data"  # the name after the prefix, if the program gave none
 
 
 def shown_data(data: str) -> str:
     """Returns the name of data for messages: "digits in memory" for "memory:digits"."""
     if not data.startswith(IN_MEMORY):
         return data
-    name = data.removeprefix(IN_MEMORY)
-    return f"{'data' if name == UNNAMED else name} in memory"
+    return f"{data.removeprefix(IN_MEMORY)} in memory"
 
 
 class OpenedData(Protocol):

@@ -157,6 +157,17 @@ def test_examples_without_owners_are_one_client_until_they_are_partitioned() -> 
     assert parts.total_examples() == 12
 
 
+def test_a_pair_is_one_client_that_owns_all_examples() -> None:
+    pixels, labels = pair(6, 0)
+    central = datasets.from_arrays({"a": pair(4, 0)}, test=(pixels, labels))[1]
+    assert central is not None
+    assert central.client_ids == ["everyone"]
+    np.testing.assert_array_equal(central.client("everyone").pixels, pixels)
+    train, _ = datasets.from_arrays((pixels, labels))
+    assert train.client_ids == ["everyone"]
+    assert train.total_examples() == 6
+
+
 def test_data_that_differ_have_other_fingerprints() -> None:
     def name(clients: dict[Any, Any]) -> str:
         return datasets.fingerprint(
@@ -188,7 +199,8 @@ PIXELS, LABELS = pair(4, 0)
 @pytest.mark.parametrize(
     ("clients", "options", "words"),
     [
-        ([], {}, "clients are of type list; give a dict"),
+        ([], {}, "data: train is of type list; give a dict"),
+        ({"a": (PIXELS, LABELS)}, {"test": PIXELS}, "data: test is of type ndarray; give a dict"),
         ({}, {}, "train has no clients; give at least one"),
         ({1.5: (PIXELS, LABELS)}, {}, "a client's id is 1.5; give a text or a whole number"),
         ({1: (PIXELS, LABELS), "1": (PIXELS, LABELS)}, {}, "two clients have the id '1'"),

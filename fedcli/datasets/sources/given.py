@@ -32,8 +32,9 @@ from fedcli.settings.vocabulary import VALIDATION
 
 CACHE_BYTES = 256 << 20  # size of the cache for clients that functions make
 
-# Pairs (pixels, labels) by client, or functions that return them.
-Clients = Mapping[Any, Any]
+# Pairs (pixels, labels) by client, or functions that return them; or one pair without a client.
+Clients = Mapping[Any, Any] | tuple[Any, Any]
+EVERYONE = "everyone"  # the only client of examples without owners
 # The keys of the image and of the label, if an example is a mapping.
 IMAGE_KEYS = ("image", "img", "pixels", "x")
 LABEL_KEYS = ("label", "labels", "fine_label", "character", "target", "y")
@@ -228,8 +229,10 @@ def from_arrays(
             arguments that returns such a pair and is called when the client is used. pixels: uint8,
             which the model sees divided by 255, or floats from 0 to 1, of shape [n, H, W] or [n, H,
             W, C]; [n, C, H, W] with 1 or 3 channels is recognised. labels: whole numbers [n] or [n,
-            1]. Arrays are borrowed, not copied, and must not change.
-        test: The test data in the same form; equal ids mean the same client.
+            1]. Arrays are borrowed, not copied, and must not change. A pair instead of the
+            mapping: a single client, "everyone", owns all examples, as in `from_examples`.
+        test: The test data in the same form; equal ids mean the same client. For test data that
+            belong to no client, give a pair.
         validation: The validation data in the same form; `fedcli.train` finds them in the train
             split.
         classes: Number of classes, or a name for each; None: determined by the labels. It is
@@ -250,7 +253,7 @@ def from_arrays(
     largest = -1
     for split, each in given.items():
         readers[split], sizes[split] = {}, {}
-        for client_id, pair in _by_id(each, name).items():
+        for client_id, pair in _by_id(each, name, split).items():
             if callable(pair):
                 readers[split][client_id] = _maker(client_id, pair, name)
                 continue
@@ -399,12 +402,14 @@ def _first_shape(clients: Mapping[str, Callable[[], ClientDataset]]) -> tuple[in
     return shape
 
 
-def _by_id(clients: Any, name: str) -> dict[str, Any]:
+def _by_id(clients: Any, name: str, split: str) -> dict[str, Any]:
     """The clients by their ids as strings."""
+    if isinstance(clients, tuple) and len(clients) == 2:
+        return {EVERYONE: clients}
     if not isinstance(clients, Mapping):
         raise DataError(
-            f"{name}: clients are of type {type(clients).__name__}; give a dict, "
-            "{client_id: (pixels, labels)}"
+            f"{name}: {split} is of type {type(clients).__name__}; give a dict, "
+            "{client_id: (pixels, labels)}, or a pair (pixels, labels)"
         )
     found: dict[str, Any] = {}
     for key, value in clients.items():
@@ -507,7 +512,7 @@ def _places(examples: Any, owners: Sequence[Any] | None, name: str) -> dict[str,
     if not size:
         raise DataError(f"{name} holds no examples; give at least one")
     if owners is None:
-        return {"everyone": list(range(size))}
+        return {EVERYONE: list(range(size))}
     if len(owners) != size:
         raise DataError(
             f"{name}: {size} examples but {len(owners)} owners; give one owner per example"
