@@ -1,6 +1,7 @@
 """Slow and simple training of any model in float64, as the reference for tests.
 
-Values between layers are [B, height, width, channels]; windows are visited one by one.
+Values between layers are [B, height, width, channels]. Convolutions and pooling read their windows
+from `_windows`, and their gradients go back to the image by `_sum_windows`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ FAR = 1e-3  # float32 rounding moves no value of order 1 so far, so not across a
 # A layer, its trained tensors, its inputs, its outputs before and after the activation, and a last
 # item: a dropout's mask, the moving mean and variance if a batch norm uses them, else None.
 Seen = tuple[Layer, list[Vector], Vector, Vector, Vector, Any]
-Places = Iterator[tuple[tuple[int, int], tuple[slice, slice], tuple[slice, slice]]]
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,13 @@ def _train_client(
         visits = range(stats.num_examples, stats.num_examples + len(batch[1]))
         drawn = [draw_masks(layout, client.dropout_key, visit) for visit in visits]
         masks = [np.stack(each) for each in zip(*drawn, strict=True)]
-        distance = kink_distance(layout, local, batch, masks) if kink_margin else math.inf
+        seen = list(_layer_by_layer(layout, local, batch[0], masks))
+        distance = _kink_distance(layout, seen) if kink_margin else math.inf
         if distance < kink_margin:
             raise NearKinkError(f"{distance:.1e} from a kink; at least {kink_margin} is wanted")
-        own, gradient = score(layout, local, batch, masks)
+        own, gradient = _score(layout, seen, batch[1])
         stats.add(own)
-        moved = moved_statistics(layout, local, batch, masks)
+        moved = _moved_statistics(layout, local, seen)
         local, state = optimizer.step(local, state, gradient)
         local[layout.num_trained :] = moved
     return local, stats
@@ -86,9 +87,13 @@ def moved_statistics(
     layout: ParamLayout, params: Vector, batch: Batch, masks: Sequence[Vector]
 ) -> Vector:
     """Returns the moving statistics of the batch norms after a training step on a batch."""
+    return _moved_statistics(layout, params, list(_layer_by_layer(layout, params, batch[0], masks)))
+
+
+def _moved_statistics(layout: ParamLayout, params: Vector, seen: Sequence[Seen]) -> Vector:
     moved = [np.zeros(0)]
     named = _by_name(layout, params)
-    for layer, _, inputs, _, _, _ in _layer_by_layer(layout, params, batch[0], masks):
+    for layer, _, inputs, _, _, _ in seen:
         if layer.kind == "batch_normalization":
             of_batch = inputs.mean(axis=(0, 1, 2)), inputs.var(axis=(0, 1, 2))
             kept = 1.0 if layer.is_frozen else layer.momentum
@@ -111,10 +116,10 @@ def draw_masks(layout: ParamLayout, key: StreamKey, visit: int) -> list[Vector]:
     masks = []
     for layer in layout.layers:
         if layer.kind == "dropout":
-            words = [int(philox.random_raw()) for _ in range(math.ceil(layer.num_inputs / 4))]
-            values = [word >> 16 * place & 0xFFFF for word in words for place in range(4)]
+            words = philox.random_raw(math.ceil(layer.num_inputs / 4))
+            values = (words[:, None] >> np.arange(0, 64, 16, dtype=np.uint64) & 0xFFFF).ravel()
             share = math.floor(layer.rate * DROPOUT_STEPS + 0.5)
-            is_kept = np.array(values[: layer.num_inputs]).reshape(layer.in_shape) >= share
+            is_kept = values[: layer.num_inputs].reshape(layer.in_shape) >= share
             masks.append(np.where(is_kept, DROPOUT_STEPS / (DROPOUT_STEPS - share), 0.0))
     return masks
 
@@ -141,9 +146,11 @@ def score(
 
     Without masks, the batch is computed as in evaluation. Moving statistics have a gradient of 0.
     """
-    x, y = batch
-    seen = list(_layer_by_layer(layout, params, x, masks))
-    last = seen[-1][4]
+    return _score(layout, list(_layer_by_layer(layout, params, batch[0], masks)), batch[1])
+
+
+def _score(layout: ParamLayout, seen: Sequence[Seen], y: NDArray[np.int64]) -> tuple[Stats, Vector]:
+    last, sources = seen[-1][4], layout.sources
     scores = last.reshape(len(y), -1)
     shifted = scores - scores.max(axis=1, keepdims=True)
     losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(y)), y]
@@ -159,7 +166,7 @@ def score(
         parts = [below] * 2
         if layer.kind == "concatenate":
             parts = np.split(below, [layer.in_shape[2]], axis=-1)
-        for source, part in zip(layout.sources[place], parts, strict=False):
+        for source, part in zip(sources[place], parts, strict=False):
             errors[source] = errors[source] + part
         gradients = [*(each.ravel() for each in own), *gradients]
     num_correct = int((scores.argmax(axis=1) == y).sum())
@@ -177,8 +184,11 @@ def kink_distance(
     the gradient depends on it. It does not if the window of a max pool has a much larger value, if
     the input of a ReLU is far below 0, or if dropout drops the value.
     """
-    nearest = math.inf
-    applied = list(_layer_by_layer(layout, params, batch[0], masks))
+    return _kink_distance(layout, list(_layer_by_layer(layout, params, batch[0], masks)))
+
+
+def _kink_distance(layout: ParamLayout, applied: Sequence[Seen]) -> float:
+    nearest, sources = math.inf, layout.sources
     seen: list[NDArray[np.bool_]] = [np.zeros(1, np.bool_)] * len(applied) + [np.ones(1, np.bool_)]
     for place in reversed(range(len(applied))):
         layer, _, inputs, sums, _, mask = applied[place]
@@ -194,7 +204,7 @@ def kink_distance(
             is_seen = is_seen & (mask > 0)
         elif layer.kind not in ("dropout", "activation", "add"):
             is_seen = np.ones(1, np.bool_)  # all inputs; some may not be needed
-        for source in layout.sources[place]:
+        for source in sources[place]:
             seen[source] = seen[source] | is_seen
     return nearest
 
@@ -206,15 +216,12 @@ def _pool_kinks(
 
     Two zeros do not count: they are outputs of a ReLU, whose own kink is counted.
     """
-    nearest, is_near = math.inf, np.zeros(inputs.shape, np.bool_)
-    for (y, x), (rows, columns), _ in _places(layer):
-        part, top, seen = inputs[:, rows, columns], greatest[:, y, x], is_seen[:, y, x]
-        if part[0, ..., 0].size > 1:
-            second = np.sort(part.reshape(len(part), -1, part.shape[-1]), axis=1)[:, -2]
-            is_lead = seen & ((top != 0) | (second != 0))
-            nearest = min(nearest, (top - second)[is_lead].min(initial=math.inf))
-        is_near[:, rows, columns] |= seen[:, None, None] & (top[:, None, None] - part < FAR)
-    return nearest, is_near
+    parts = _windows(layer, inputs, -math.inf)
+    seconds = -np.partition(-parts.reshape(*greatest.shape, -1), 1)[..., 1]
+    is_lead = is_seen & ((greatest != 0) | (seconds != 0))
+    gaps = (greatest - seconds)[is_lead]
+    near = is_seen[..., None, None] & (greatest[..., None, None] - parts < FAR)
+    return gaps.min(initial=math.inf), _sum_windows(layer, near.astype(np.float64)) > 0
 
 
 def _layer_by_layer(
@@ -305,21 +312,36 @@ _ACTIVATIONS: dict[str, tuple[_Function, _Function]] = {
 }
 
 
-def _places(layer: Layer) -> Places:
-    """Yields each output pixel with the part of its window that is inside the image.
+def _windows(layer: Layer, values: Vector, outside: float) -> Vector:
+    """Returns each output pixel's window, [B, out height, out width, channels, height, width].
 
-    The part is given by its slices of the image, then by its slices of the window.
+    `outside` is the value of what is outside the image.
     """
-    for place in np.ndindex(layer.out_shape[:2]):
-        image, window = [], []
-        for at, size, length, stride, pad in zip(
-            place, layer.in_shape, layer.window, layer.strides, layer.pads, strict=False
-        ):
-            first = at * stride - pad
-            start, end = max(first, 0), min(first + length, size)
-            image.append(slice(start, end))
-            window.append(slice(start - first, end - first))
-        yield (place[0], place[1]), (image[0], image[1]), (window[0], window[1])
+    padded = np.pad(values, _borders(layer), constant_values=outside)
+    by_place = np.lib.stride_tricks.sliding_window_view(padded, layer.window, axis=(1, 2))
+    return by_place[:, :: layer.strides[0], :: layer.strides[1]]
+
+
+def _sum_windows(layer: Layer, windows: Vector) -> Vector:
+    """Returns for each value of the image the sum of what all windows have in its place."""
+    size, num_rows, num_columns, num_channels = windows.shape[:4]
+    (_, (top, bottom), (left, right), _), shape = _borders(layer), layer.in_shape
+    sums = np.zeros((size, top + shape[0] + bottom, left + shape[1] + right, num_channels))
+    for up, across in np.ndindex(*layer.window):
+        rows = slice(up, up + num_rows * layer.strides[0], layer.strides[0])
+        columns = slice(across, across + num_columns * layer.strides[1], layer.strides[1])
+        sums[:, rows, columns] += windows[..., up, across]
+    return sums[:, top : top + shape[0], left : left + shape[1]]
+
+
+def _borders(layer: Layer) -> list[tuple[int, int]]:
+    """Returns, for each axis of [B, height, width, channels], what windows read on both sides."""
+    borders = [(0, 0)]
+    for size, places, length, stride, pad in zip(
+        layer.in_shape, layer.out_shape, layer.window, layer.strides, layer.pads, strict=False
+    ):
+        borders.append((pad, max((places - 1) * stride + length - pad - size, 0)))
+    return [*borders, (0, 0)]
 
 
 def _forward(layer: Layer, tensors: list[Vector], values: Vector, mask: Any) -> Vector:
@@ -335,24 +357,19 @@ def _forward(layer: Layer, tensors: list[Vector], values: Vector, mask: Any) -> 
         return scaled * gamma + beta
     if layer.kind in ("activation", "add", "concatenate"):  # the caller adds the second input
         return values
-    outputs = np.zeros((size, *layer.out_shape))
     if layer.kind == "zero_padding2d":
+        outputs = np.zeros((size, *layer.out_shape))
         rows, columns = _interior(layer)
         outputs[:, rows, columns] = values
         return outputs
-    for (y, x), (rows, columns), (up, across) in _places(layer):
-        part = values[:, rows, columns]
-        if layer.kind == "conv2d":
-            kernel = tensors[0][up, across]
-            outputs[:, y, x] = np.einsum("bhwi,hwio->bo", part, kernel) + sum(tensors[1:])
-        elif layer.kind == "depthwise_conv2d":
-            kernel = tensors[0][up, across, :, 0]
-            outputs[:, y, x] = np.einsum("bhwc,hwc->bc", part, kernel) + sum(tensors[1:])
-        elif layer.kind == "max_pooling2d":
-            outputs[:, y, x] = part.max(axis=(1, 2))
-        else:
-            outputs[:, y, x] = part.mean(axis=(1, 2))
-    return outputs
+    if layer.kind == "max_pooling2d":
+        return _windows(layer, values, -math.inf).max(axis=(4, 5))
+    windows = _windows(layer, values, 0.0)
+    if layer.kind == "conv2d":
+        return np.tensordot(windows, tensors[0], ((4, 5, 3), (0, 1, 2))) + sum(tensors[1:])
+    if layer.kind == "depthwise_conv2d":
+        return np.einsum("byxchw,hwc->byxc", windows, tensors[0][..., 0]) + sum(tensors[1:])
+    return windows.sum(axis=(4, 5)) / _num_averaged(layer)
 
 
 def _backward(
@@ -373,26 +390,29 @@ def _backward(
     if layer.kind == "zero_padding2d":
         rows, columns = _interior(layer)
         return error[:, rows, columns], []
-    below = np.zeros_like(values)
-    own = [np.zeros_like(each) for each in tensors]
-    for (y, x), (rows, columns), (up, across) in _places(layer):
-        part, at = values[:, rows, columns], error[:, y, x]
-        if layer.kind == "conv2d":
-            own[0][up, across] += np.einsum("bhwi,bo->hwio", part, at)
-            below[:, rows, columns] += np.einsum("bo,hwio->bhwi", at, tensors[0][up, across])
-        elif layer.kind == "depthwise_conv2d":
-            own[0][up, across, :, 0] += np.einsum("bhwc,bc->hwc", part, at)
-            kernel = tensors[0][up, across, :, 0]
-            below[:, rows, columns] += np.einsum("bc,hwc->bhwc", at, kernel)
-        elif layer.kind == "max_pooling2d":
-            seen = part.reshape(size, -1, part.shape[-1])
-            is_first = np.arange(seen.shape[1])[:, None] == seen.argmax(axis=1)[:, None]
-            below[:, rows, columns] += (is_first * at[:, None]).reshape(part.shape)
-        else:
-            below[:, rows, columns] += at[:, None, None] / (part.shape[1] * part.shape[2])
-    if len(tensors) == 2:
-        own[1] = error.sum(axis=(0, 1, 2))
-    return below, own
+    own = [error.sum(axis=(0, 1, 2))][: len(tensors) - 1]  # of the bias
+    if layer.kind == "conv2d":
+        kernel_gradient = np.tensordot(_windows(layer, values, 0.0), error, ((0, 1, 2),) * 2)
+        own = [kernel_gradient.transpose(1, 2, 0, 3), *own]
+        windows = np.tensordot(error, tensors[0].transpose(2, 0, 1, 3), ((3,), (3,)))
+    elif layer.kind == "depthwise_conv2d":
+        kernel = tensors[0][..., 0]
+        kernel_gradient = np.einsum("byxchw,byxc->hwc", _windows(layer, values, 0.0), error)
+        own = [kernel_gradient[..., None], *own]
+        windows = np.einsum("byxc,hwc->byxchw", error, kernel)
+    elif layer.kind == "max_pooling2d":
+        seen = _windows(layer, values, -math.inf)
+        seen = seen.reshape(*error.shape, -1)
+        is_first = np.arange(seen.shape[-1]) == seen.argmax(axis=-1)[..., None]
+        windows = (is_first * error[..., None]).reshape(*error.shape, *layer.window)
+    else:
+        windows = (error / _num_averaged(layer))[..., None, None] * np.ones(layer.window)
+    return _sum_windows(layer, windows), own
+
+
+def _num_averaged(layer: Layer) -> Vector:
+    """Returns how many pixels of the image are in each window, [1, out height, out width, 1]."""
+    return _windows(layer, np.ones((1, *layer.in_shape[:2], 1)), 0.0).sum(axis=(4, 5))
 
 
 def _gamma_beta(layer: Layer, tensors: list[Vector]) -> tuple[Any, Any]:
