@@ -502,7 +502,8 @@ typedef struct fed_terms {
      * with the most steps. NULL: all are 1. */
     const double *rate_factors; /* [num_rate_factors], 0 to 1 */
     size_t num_rate_factors;
-    /* The model's tensors, for a step table that needs them (and allows no frozen slots). */
+    /* The model's tensors; NULL if the step table does not need them. A table that needs them
+     * allows no frozen slots. */
     const fed_tensors *tensors;
     /* The factor of the loss of each example by its label. The loss of a batch is the sum of the
      * weighted losses over its number of examples. NULL: 1. */
@@ -519,7 +520,7 @@ typedef struct fed_terms {
  * (NULL: the sum is not needed). A large cohort may be trained in pieces, by several calls with the
  * same `sum`, if every piece but the last has a multiple of 8 clients. Results do not depend on the
  * number of threads. On FED_ERR_LABEL, fault describes the first client with an invalid label.
- * *cancel != 0 stops the call within a local step. */
+ * *cancel != 0 stops each thread before its next local step. */
 int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *step,
                      const float *server_params, /* [P] */
                      const fed_client *clients, size_t num_clients, const fed_terms *terms,
@@ -687,7 +688,7 @@ typedef struct fed_secure_terms {
     fed_key masks; /* of pair i < j: this key with i added to its client, j to its occurrence */
 } fed_secure_terms;
 
-/* 1 if the terms are valid and no sum can exceed the modulus, else 0. */
+/* 1 if the terms are valid and every sum stays below the modulus, else 0. */
 int fed_secure_check(const fed_secure_terms *terms);
 /* Sums, from masked rows, the levels of the clients that do not drop out; the last value of the
  * total is the sum of their weights. The result does not depend on the number of threads. */

@@ -15,7 +15,7 @@ from functools import cache
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
-# Compiling an `__init__` takes as long as making some 30 objects with one that is not compiled.
+# Compiling an `__init__` takes as long as making about 30 objects without compiling it.
 MOST_UNCOMPILED = 15
 
 if TYPE_CHECKING:

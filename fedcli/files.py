@@ -1,4 +1,4 @@
-"""Reads files from untrusted sources, and small helpers for files and JSON.
+"""Reads files from untrusted sources. Also has small helpers for files and JSON.
 
 A folder from somebody else may hold a named pipe, a link to /dev/zero or a file of a terabyte under
 a name that fedcli reads. The functions here open regular files only, never wait, and read a bounded

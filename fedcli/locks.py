@@ -29,8 +29,8 @@ class ReplacedError(Exception):
 def lock_now(path: Path) -> int:
     """Locks a file and returns its descriptor; closing this releases the lock.
 
-    The file is created if it does not exist. It waits for no other holder, but for a process that
-    only checks the lock, which takes an instant.
+    The file is created if it does not exist. This function does not wait for another holder. It
+    waits only for a process that checks the lock, which takes an instant.
 
     Raises:
         BlockingIOError: Another process holds the lock.

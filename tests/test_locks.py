@@ -64,7 +64,7 @@ def test_who_asks_for_a_lock_does_not_disturb_who_takes_it(
 
     monkeypatch.setattr(time, "sleep", pause)
     taken = lock_now(path)
-    assert sum(pauses) == pytest.approx(3.0)  # a process that asks can be held up so long
+    assert sum(pauses) == pytest.approx(3.0)  # as long as the other process held the lock
     assert is_locked(path)
     os.close(taken)
     assert not is_locked(path)

@@ -26,7 +26,8 @@ struct fed_slicing {
     size_t part_size;
 };
 
-/* The width of slices: about 256 KiB of floats, which fit the L2 cache of most machines. */
+/* The width of slices. The slices of 64 to 2048 rows have about 256 KiB of floats, which fit the L2
+ * cache of most machines. Slices are at least FED_LANES and at most 1024 wide. */
 size_t fed_slice_width(size_t num_rows);
 /* The distance between rows in scratch. It is not a multiple of 4 KiB: at such a distance the
  * values of a coordinate in all rows would share the same few lines of the L1 cache. */

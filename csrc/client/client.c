@@ -72,8 +72,8 @@ static size_t num_parts(const local *m, size_t num_rows) {
     return fed_pieces(num_rows, m->part_size);
 }
 
-/* Memory for a batch: the choice of its examples, the workers, and the scores and gradients
- * of its parts. */
+/* Memory for a batch: the indices and labels of its examples, the workers' memory, and the scores
+ * and gradients of its parts. */
 static void carve_batch(local *m, fed_carver *c) {
     m->indices = fed_carve(c, m->batch_size, sizeof *m->indices);
     m->labels = fed_carve(c, m->num_part_workers * m->part_size, sizeof *m->labels);
@@ -376,7 +376,9 @@ static void run_part(void *context, size_t part, int thread) {
     const size_t num = fed_smaller(m->part_size, call->num_rows - first);
     static const fed_step_row row = {.kind = FED_STEP_GRADIENT};
     static const fed_step subtraction = {.rows = &row, .num_rows = 1};
-    fed_batch other; /* has pointers for each layer: copying them takes a tenth of a small step */
+    /* Only workers after the first copy the batch: its pointers for each layer are so many that a
+     * copy takes a tenth of a small step. */
+    fed_batch other;
     const fed_batch *batch = &m->batch;
     if (worker > 0) {
         other = batch_at(m, worker);
@@ -631,8 +633,9 @@ static needs find_needs(const fed_training *training, const fed_client *client,
         .is_training = 1,
         .num_workers = training->num_workers,
         /* The narrow net cannot represent frozen slots: they also come from the images of other
-         * clients, in which other pixels are fixed. Nor can it measure the whole distance from the
-         * server's parameters, which max_distance bounds. */
+         * clients, in which other pixels are fixed. Only affine steps correct for this. Nor can the
+         * narrow net measure the whole distance from the server's parameters, which max_distance
+         * bounds. */
         .may_narrow = fed_net_can_narrow(net) && max_distance(client) == 0 &&
                       (affine != NULL || (fed_step_keeps_span(step) && !has_slots)),
         .has_shift = affine != NULL && (affine->strength > 0 || fed_affine_has_vector(affine)),
@@ -650,8 +653,8 @@ static needs find_needs(const fed_training *training, const fed_client *client,
 static void local_open(local *m, const fed_training *training, const needs *need, size_t num_visits,
                        fed_narrow *found) {
     const fed_net *net = training->net;
-    /* Prepared images are narrow if the net allows it; a step that needs the full net cannot use
-     * them. */
+    /* Prepared images may be narrow if the net allows it, so a step that needs the full net does
+     * not use them. */
     const int can_use = need->may_narrow || !fed_net_can_narrow(net);
     const fed_prepared *prepared = can_use ? m->client->prepared : NULL;
     if (prepared != NULL && prepared->is_narrow)

@@ -174,7 +174,7 @@ static int clear_values(cohort *co, double **values /* in-out */) {
 }
 
 /* Adds finished blocks to the tree, in order. After a failure it adds none: if clear_values has
- * failed, the next block is already in the tree. The caller holds the lock before and after. */
+ * failed, block num_merged is already in the tree. The caller holds the lock before and after. */
 static void merge_blocks(cohort *co) {
     if (co->being_merged || co->status != FED_OK) return;
     co->being_merged = 1;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The ordered, weighted sum of model deltas or other vectors, in float64. Within a block of
- * FED_BLOCK_CLIENTS vectors are added left to right. Blocks are combined by a fixed binary tree
- * over their index. The tree is stored as a binary counter: level l has a value if bit l of the
- * number of blocks is set, and is the sum of 2^l consecutive blocks. Memory therefore grows with
- * the logarithm of the cohort. Coordinates are independent, so ranges of them can be added in any
- * order. */
+ * The ordered, weighted sum of model deltas or other vectors, in float64. A block has
+ * FED_BLOCK_CLIENTS vectors, which are added left to right. Blocks are combined by a fixed binary
+ * tree over their index. The tree is stored as a binary counter: level l has a value if bit l of
+ * the number of blocks is set, and is the sum of 2^l consecutive blocks. Memory therefore grows
+ * with the logarithm of the cohort's size. Coordinates are independent, so ranges of them can be
+ * added in any order. */
 #include "cohort.h"
 #include "denormals.h"
 #include "threads.h"
@@ -102,7 +102,8 @@ static int reserve(double **values /* in-out */, size_t num_values) {
     return *values != NULL ? FED_OK : FED_ERR_NO_MEMORY;
 }
 
-/* Allocates the levels that have a value after num_blocks blocks, and ranges of the others. */
+/* Allocates the levels that have a value after num_blocks blocks, and one range in `between` for
+ * each level up to the highest. */
 static int reserve_levels(fed_sum *sum, size_t num_blocks) {
     int status = FED_OK;
     for (size_t l = 0; status == FED_OK && num_blocks >> l != 0; l++) {
@@ -166,8 +167,8 @@ static double *level_range(const adding *call, size_t level, size_t num_blocks, 
     return is_stored ? call->sum->levels[level] + first : call->sum->between[level];
 }
 
-/* Finds the ranges that a block is added to which follows num_blocks others. Returns their number,
- * which is also the level of the result. */
+/* Finds the ranges of older values to which block number num_blocks, from 0, is added. Returns
+ * their number, which is also the level of the result. */
 static size_t older_ranges(const adding *call, size_t num_blocks, size_t first,
                            const double **older /* out [MAX_LEVELS] */) {
     size_t level = 0;
@@ -186,7 +187,8 @@ static void push_range(const adding *call, size_t num_blocks, double *values, si
     memset(values, 0, count * sizeof *values);
 }
 
-/* Adds a range of a whole block, the vectors i..i+7, to the tree. They begin at `from`. */
+/* Adds a range of a whole block, the vectors i..i+7, to the tree. In each vector the range begins
+ * at `from`. */
 static void add_block(const adding *call, size_t num_blocks, size_t i, size_t from, size_t first,
                       size_t count) {
     const double *older[MAX_LEVELS];
@@ -294,8 +296,8 @@ typedef struct summing {
     double *memory; /* [num_threads][num_levels][range_size] */
 } summing;
 
-/* Threads share ranges, so there are a few for each thread. Only the last range of all has values
- * that fill no vector of a kernel, so each value is computed alike for any number of threads. */
+/* Ranges are distributed among the threads, a few for each. All ranges but the last consist of
+ * whole vectors of a kernel, so each value is computed alike for any number of threads. */
 static size_t choose_range_size(int num_threads, size_t num_values) {
     enum { LEAST = 4096, FOR_EACH = 4 };
     enum { VECTORS = 64 }; /* a multiple of the values that a kernel adds at once */

@@ -40,7 +40,8 @@ typedef struct fed_codec_loops {
                          uint32_t *restrict places /* out [most + FED_CODEC_PIECE] */);
     /* The sum of the magnitudes. */
     double (*sum_of_magnitudes)(const float *values, size_t num_values);
-    /* A bit for each of 8 * num_bytes values, 1 if it is below 0, from the lowest bit of a byte. */
+    /* Writes a bit for each of 8 * num_bytes values, from the lowest bit of a byte: 1 if the value
+     * is below 0. */
     void (*pack_signs)(const float *values, size_t num_bytes, uint8_t *restrict bytes);
     /* values = -magnitude where the bit is 1, else magnitude. */
     void (*expand_signs)(const uint8_t *bytes, size_t num_bytes, float magnitude,

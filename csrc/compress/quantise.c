@@ -37,7 +37,8 @@ static void put_levels(fed_bit_writer *writer, const int32_t *levels, size_t num
     for (size_t v = 0; v < num_values; v++) fed_put_bits(writer, (uint32_t)levels[v], bits);
 }
 
-/* The grid of a tensor: its first level, and the number of levels above it. */
+/* The grid of a tensor: its lowest value, its range of values, and the number of its last level,
+ * from 0. */
 typedef struct grid {
     double least, range;
     int32_t last;

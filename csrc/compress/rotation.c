@@ -4,8 +4,9 @@
  *
  * A block x of d values, padded with zeros, is rotated to z = H S x / sqrt(d): S changes signs at
  * random, H is the Hadamard matrix. Each value of z is replaced by the nearest of a few numbers c
- * (for DRIVE its sign), and a scale makes the inner product of the decoded block and x equal to
- * |x|^2. That identity is exact. The numbers c are optimal for normal values, which rotated values
+ * (for DRIVE its sign), times a scale. The scale of EDEN, and of DRIVE with is_unbiased, makes the
+ * inner product of the decoded block and x exactly |x|^2. DRIVE's other scale is |z|_1 / d, which
+ * minimises the squared error. The numbers c are optimal for normal values, which rotated values
  * approximate, so the result is only approximately unbiased.
  *
  * Payload, for each block: the scale as a float, then b bits per value of the padded block: the

@@ -56,8 +56,8 @@ static int sketch_encode(const fed_codec *codec, fed_draws *draws, const float *
     return is_finite ? FED_OK : FED_ERR_ARGUMENT;
 }
 
-/* The median of 1..MAX_DEPTH numbers, which it sorts. It is the mean of the middle two if their
- * number is even. */
+/* Sorts 1..MAX_DEPTH numbers and returns their median: the mean of the middle two if there is an
+ * even number of them. */
 static double median(double *numbers, size_t num) {
     for (size_t i = 1; i < num; i++) {
         const double number = numbers[i];

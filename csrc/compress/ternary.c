@@ -5,8 +5,9 @@
  * probability |x| / s (Wen et al. 2017, arXiv 1705.07878). Values are first clipped to `clip`
  * standard deviations of their tensor (0: no clipping); s is the largest magnitude after that.
  *
- * Payload, for each tensor: s as a float; then codes 0, 1 for +1 and 2 for -1 in two bits per
- * value, or five values per byte as digits of base 3, the first one the lowest. */
+ * Payload, for each tensor: s as a float; then a code for each value: 0 for 0, 1 for +1, 2 for -1.
+ * A code takes two bits or, with is_short, a byte has five codes as digits of base 3, the first
+ * code as the lowest digit. */
 #include "compress/bits.h"
 #include "compress/codec.h"
 #include "compress/loops.h"

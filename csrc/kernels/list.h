@@ -262,7 +262,8 @@ KERNEL(void, sort_rows, const fed_sort_block *block, const fed_sort_step *steps,
 KERNEL(void, mean_of_ordered, const int32_t *rows /* [num_rows, FED_LANES] */, size_t num_rows,
        double *mean /* out [FED_LANES] */)
 /* The mean of the num_nearest values (1 to num_rows) nearest to each column's median. has_tie is 1
- * where two different values are equally near; then the choice between them is not made yet. */
+ * where two different values are equally near; the mean then has the smaller one, and the caller
+ * must choose between them. */
 KERNEL(void, mean_near_median, const int32_t *sorted /* [num_rows, FED_LANES] */, size_t num_rows,
        size_t num_nearest, double *mean /* out [FED_LANES] */,
        uint8_t *has_tie /* out [FED_LANES] */)

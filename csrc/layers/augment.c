@@ -162,7 +162,7 @@ static double grey_of(const float *pixel, size_t num_parts) {
     return 0.299 * (double)pixel[0] + 0.587 * (double)pixel[1] + 0.114 * (double)pixel[2];
 }
 
-/* Brightness, contrast and saturation, each multiplied by a factor in 1 +- amounts[i]: the image is
+/* Multiplies brightness, contrast and saturation, each by a factor in 1 +- amounts[i]: the image is
  * mixed with black, with its mean grey, and with each pixel's grey. */
 static void jitter(const fed_pass *pass) {
     const double *amounts = pass->stage->layer->amounts;

@@ -235,8 +235,8 @@ static void add_param_gradient(const work *w, const double *sums, const double *
 
 /* With x' = (x - mean) / deviation: dx = gamma (g - mean(g) - x' mean(g x')) / deviation, with
  * means over the batch. Moving statistics do not depend on x: with them, dx = gamma g / deviation.
- * Writes rows of coefficients: of x - mean, and the constant terms. Those of g are the map's
- * scales. */
+ * Writes rows of coefficients: of x - mean, and the constant terms. The coefficients of g are the
+ * map's scales. */
 static void find_coefficients(const work *w, const double *sums, const double *products) {
     const float *gamma = gamma_of(w->pass);
     const double share = uses_moving(w->pass) ? 0 : 1 / num_pixels(w->pass);

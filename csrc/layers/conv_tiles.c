@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Computes convolutions by Winograd's tiles: transforms the inputs, computes 36 products, and
- * transforms back. It processes a strip of rows of tiles at a time, so that all data of a strip
- * stay in the L2 cache. */
+ * transforms back. It processes a strip of rows of tiles at a time. The data of a strip take
+ * about 1 MiB at most, or as much as one row needs, so that they can stay in the L2 cache. */
 #include "conv.h"
 
-/* With fewer channels than LEAST_CHANNELS the transforms cost more than the products save. */
+/* With fewer channels than LEAST_CHANNELS the transforms take longer than the smaller number of
+ * products saves. */
 enum { NUM_POINTS = 36, STRIP_FLOATS = 256 * 1024, LEAST_CHANNELS = 32 };
 
 /* Floats from one of the 36 points to the next. The padding avoids a power of two, with which all

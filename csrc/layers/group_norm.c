@@ -13,8 +13,8 @@ typedef struct statistics {
     float *means, *inverses;
 } statistics;
 
-/* Scratch holds two sums and four rows of coefficients. Without a backward pass the last two rows
- * hold the statistics. */
+/* Scratch holds two rows of sums and four rows of coefficients. Without a backward pass the last
+ * two of the four hold the statistics. */
 static void lay_out(fed_stage *stage) {
     const size_t channels = fed_norm_channels(stage);
     stage->packed_size = fed_norm_packed_size(stage);
@@ -166,8 +166,8 @@ static void add_param_gradient(const fed_pass *pass, const double *sums, const d
 }
 
 /* dx = (gamma g - mean(gamma g) - x' mean(gamma g x')) / deviation, with means over the group.
- * Writes two rows of coefficients: of x - mean, and the constant terms. Those of g are the map's
- * scales. */
+ * Writes two rows of coefficients: of x - mean, and the constant terms. The coefficients of g are
+ * the map's scales. */
 static void find_coefficients(const fed_pass *pass, const statistics *found, double *sums,
                               double *products) {
     const size_t channels = fed_norm_channels(pass->stage);

@@ -6,9 +6,9 @@
  *
  * Values that are transformed lie in blocks: [panels][36 points][tiles][16 channels]. With many
  * tiles, blocks are processed one after the other, each in the L2 cache, and the transformed
- * weights, which are four times as large as the weights, are kept. With few tiles and many
- * channels, weights are transformed when they are needed, a few channels at a time, and then used
- * by all tiles. */
+ * weights, which are four times as large as the weights of 3x3 windows, are kept. With few tiles
+ * and many channels, weights are transformed when they are needed, a few channels at a time, and
+ * then used by all tiles. */
 #include "image_conv.h"
 #include "threads.h"
 
@@ -20,9 +20,9 @@ enum { PANEL = FED_IMAGE_PANEL, PANEL_SQUARE = PANEL * PANEL, PAIR = 2 };
 /* The point whose value is the sum of a tile's gradient. */
 enum { SUM_POINT = 7 };
 
-/* Sizes of blocks, in floats, tiles or panels. Blocks of the forward pass fit an L2 cache of 512
- * KiB or more. The backward pass needs two blocks of many tiles at once, which fit a part of an L3
- * cache. */
+/* Sizes of blocks, in floats, tiles or panels. Blocks of the forward pass take up to 768 KiB,
+ * so that they fit an L2 cache of 1 MiB, or more where PRODUCT_TILES tiles need more. The backward
+ * pass needs two blocks of many tiles at once, which fit a part of an L3 cache. */
 enum {
     FORWARD_FLOATS = 192 * 1024,
     BACKWARD_FLOATS = 768 * 1024,

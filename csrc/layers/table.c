@@ -6,7 +6,8 @@
 #include <math.h>
 #include <string.h>
 
-/* The implementations, each in the file of its name. */
+/* The implementations. Those of input layers are in augment.c, the others in files of the same or
+ * similar names. */
 extern const fed_stage_ops fed_dense_ends, fed_dense_hidden;
 extern const fed_stage_ops fed_conv_first, fed_conv_hidden, fed_conv_batch, fed_depthwise_conv;
 extern const fed_stage_ops fed_max_pool, fed_average_pool;

@@ -39,10 +39,10 @@ typedef struct fed_place {
 
 /* A model laid out for the kernels. A stage comes after the stages that it reads. Value 0 is the
  * image, value s + 1 the output of stage s. The stages before the first dense one are the front.
- * Either the front runs by example: each example passes through all of its stages before the next
- * one does, so that its values stay in the cache; the stages of the front are then the example
- * stages. Or it runs by batch, as all other stages do: each stage takes all examples before the
- * next stage does, so that its weights stay in the cache. */
+ * Either the front runs by example: each example passes through all stages of the front before the
+ * next example does, so that the example's values stay in the cache; the stages of the front are
+ * then the example stages. Or the front runs by batch, as all other stages do: each stage takes
+ * all examples before the next stage does, so that the stage's weights stay in the cache. */
 typedef struct fed_net {
     const fed_model *model;
     const fed_kernels *kernels;
@@ -151,7 +151,8 @@ typedef struct fed_mixing {
     float share;              /* of each example; the rest is its partner's */
 } fed_mixing;
 
-/* The input layers of a training batch whose examples are mixed, up to and including net->mixup. */
+/* Runs the input layers of a training batch whose examples are mixed, up to and including
+ * net->mixup. */
 void fed_batch_mix_inputs(const fed_batch *batch, size_t num_rows, const fed_mixing *mixing);
 /* The forward pass from batch->rows[0] to the logits, the loss and the number of correct
  * predictions. If the targets have other_labels, it starts from the images that

@@ -149,9 +149,10 @@ def bound(
 
 
 def _threshold(with_canary: NDArray[np.float64], without: NDArray[np.float64]) -> float:
-    """Returns the threshold with the largest bound on epsilon in the pilot runs.
+    """Returns the threshold with the largest value in the pilot runs.
 
-    Among thresholds with equal bounds, it is the one in the widest gap between two scores.
+    The value is the bound on epsilon plus the difference of the two rates. Among thresholds with
+    equal values, the one in the widest gap between two scores is returned.
     """
     ordered = np.unique(np.concatenate([with_canary, without]))
     if len(ordered) == 1:
@@ -165,7 +166,7 @@ def _threshold(with_canary: NDArray[np.float64], without: NDArray[np.float64]) -
         middle = (low + high) / 2.0
         recognised = int(np.count_nonzero(with_canary >= middle)), len(with_canary)
         mistaken = int(np.count_nonzero(without >= middle)), len(without)
-        # If there are too few runs for any bound, the larger difference decides.
+        # If there are too few runs for any bound above 0, the difference alone decides.
         difference = (recognised[0] - mistaken[0]) / len(without)
         value = least_epsilon(recognised, mistaken, 0.0) + difference
         if (value, high - low) > best:

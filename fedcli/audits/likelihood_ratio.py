@@ -80,7 +80,7 @@ def audit(
         clients: The largest number of clients to score among those that took part, and among those
             that did not.
         offline: Whether a client is scored only by the shadow runs that it is not in.
-        shared_variance: Whether one variance is estimated from all clients' scores.
+        shared_variance: Whether clients share variances; see `likelihood_ratios`.
 
     Raises:
         ConfigError: Clients send no updates; all or none of them took part; or each client was in

@@ -21,7 +21,7 @@ from fedcli.settings import tables
 _TRAINED = {"mlp-2nn": 20, "cnn-mcmahan": 2, "cnn-reddi": 2}
 # Deep models of images in colour, whose layers the NumPy program lacks.
 _DEEP = ("resnet20", "vgg11", "resnet18-gn", "mobilenet-v2")
-_DIGIT = (28, 28)  # the shape of the examples of all jobs
+_DIGIT = (28, 28)  # the shape of the examples of all evaluation jobs
 _LEAST_CLIENTS = 4
 _CLIENT_EXAMPLES = 100
 _DEEP_EXAMPLES = 20

@@ -12,7 +12,7 @@ from fedcli.progress import ProgressCallback
 
 _TICK = 1e-9  # seconds; below the resolution of clocks
 MAX_CALLS = 100_000  # largest number of calls in one turn
-_CALIBRATION = 10  # the trial that measures a call is this many times shorter than a turn
+_CALIBRATION = 10  # the trial that measures a call takes a turn divided by this, or longer
 
 
 class Timer(NamedTuple):

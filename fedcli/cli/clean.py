@@ -25,8 +25,8 @@ REMOVING = "Removing"
     "--client-states",
     "has_client_states",
     help="Also remove the state that clients keep between rounds (SCAFFOLD, FedDyn, local-only, "
-    "local batch normalization). Such a run cannot be resumed afterwards. If clients are evaluated "
-    "with what they keep, it cannot be evaluated either.",
+    "local batch normalization, error feedback, foolsgold). The run cannot be resumed afterwards. "
+    "If clients are evaluated with what they keep, it cannot be evaluated either.",
     section=REMOVING,
     is_flag=True,
 )

@@ -146,7 +146,7 @@ def acquire(
 
     Raises:
         DataError: It could not be downloaded or imported. If there is no network, instructions are
-            printed before.
+            printed first.
         Stopped: A signal came.
     """
     from fedcli.datasets.data_folder import leaving_no_empty_folders, store_path

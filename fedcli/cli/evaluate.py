@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 )
 @opt.option(
     "--split",
-    help="Split to evaluate. Default: test if the data have it, else central, else train.",
+    help="Split to evaluate. Default: test if the data have it, else central, else validation, "
+    "else train.",
     section=opt.DATA,
     metavar="NAME",
 )

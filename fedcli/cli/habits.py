@@ -100,7 +100,9 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
     ),
     "--model names it": ("arch", "net", "network", "model-name"),
     "--model-option dropout=X sets it, for a model that has one": ("dropout",),
-    "--client-clip-norm X scales longer gradients": ("clip", "clip-norm", "max-norm", "grad-clip"),
+    "--client-clip-norm X scales gradients down to the norm X if they are longer": (
+        *("clip", "clip-norm", "max-norm", "grad-clip"),
+    ),
     "--eval-every says after how many rounds to evaluate": (
         *("eval-interval", "test-every", "eval-freq", "eval-gap", "test-interval", "log-interval"),
     ),

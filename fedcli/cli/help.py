@@ -50,7 +50,7 @@ class Page:
         return self.text.partition("\n")[0].partition(": ")[2]
 
     def lines_with(self, word: str) -> list[tuple[int, str]]:
-        """Returns the lines that contain `word`, in any case, with their numbers from 1."""
+        """Returns the lines that contain `word`, with their numbers from 1; case is ignored."""
         lines = enumerate(self.text.splitlines(), start=1)
         return [(number, line) for number, line in lines if word.lower() in line.lower()]
 

@@ -194,7 +194,7 @@ def _example(table: str, entry: Entry) -> str:
     """Returns a row's example command, by default one with its name and its first option."""
     if entry.example:
         return entry.example
-    if table == "optimizers":  # it is from an installed package; only the server can use it
+    if table == "optimizers":  # an optimizer from a package; only the server can use it
         option, detail_option = "--server-optimizer", "--server-option"
     else:
         option, detail_option = _OPTIONS[table]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fedcli.runs.record import RunRecord
 
 
-_LEGEND_COLUMNS = 44  # of a run's name
+_LEGEND_COLUMNS = 44  # largest number of columns of a run's name
 
 
 class PlotLook(NamedTuple):
@@ -572,7 +572,7 @@ def _show_curves(screen: Screen, records: Sequence[RunRecord], x_axis: str) -> N
             series = dict(reversed(series.items()))  # online below all others
         shown = dict(list(series.items())[: curves.MAX_SERIES])
         has_braille = screen.has_blocks
-        is_loss = measure == "loss"  # an accuracy is never far above another
+        is_loss = measure == "loss"  # accuracies are at most 1, so none flattens the others
         picture = curves.draw(shown, screen.width, has_braille=has_braille, may_be_log=is_loss)
         if picture is None:
             continue

@@ -21,7 +21,7 @@ _CODE = opt.stack(
         opt.option(
             f"--{name.replace('_', '-')}",
             name,
-            help=f"The file to run, if the run has --{name.replace('_', '-')} FILE.py.",
+            help=f"Python file to execute, if the run has --{name.replace('_', '-')} FILE.py.",
             section=opt.MODEL,
             metavar="FILE.py[:NAME]",
         )

@@ -1,6 +1,7 @@
-"""One client's data and its batches. Batches are index arrays; pixels are never copied.
+"""One client's data and its batches.
 
-The core gathers examples itself. The iterators here are for users and for reference tests.
+The core gets the indices of the examples and gathers their pixels itself. The iterators here,
+which copy pixels, are for models in Python, for users and for tests.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class ArraySpec:
 
 @dataclass(frozen=True, eq=False)
 class ClientDataset(ExplainsNames):
-    """One client's examples. The arrays are read-only, and may be borrowed from a cache or a file.
+    """One client's examples. The arrays must not be changed: they may be borrowed.
 
     Attributes:
         client_id: The client's name in its population.

@@ -90,7 +90,7 @@ def gain_over_clients(before: Any, after: Any) -> dict[str, Any]:
 
 
 def jain_index(values: NDArray[np.float64]) -> float:
-    """Returns Jain's index of numbers that are not negative; 1 if all are 0, NaN if none."""
+    """Returns Jain's index of numbers that are not negative; 1 if all are 0, NaN for no numbers."""
     if not len(values):
         return math.nan
     squares = float(np.square(values).sum())

@@ -117,7 +117,10 @@ def chance_of_more(cohorts: Cohorts, attackers: frozenset[str], tolerated: int) 
 
 
 def _has_equal_clients(sampler: Sampler) -> bool:
-    """Returns whether all sets of clients of the cohort's size are equally likely in a round."""
+    """Returns whether all sets of clients of the cohort's size are (nearly) equally likely.
+
+    A cohort of `Cyclic` that extends over two passes may contain a client twice.
+    """
     from fedcli.federation.samplers import Cyclic, Tff, Uniform
 
     return isinstance(sampler, Uniform | Tff | Cyclic)

@@ -33,13 +33,13 @@ _DECIMAL = re.compile(r"-?([0-9]*\.[0-9]+(e-[0-9]+)?|[0-9]+e-[0-9]+)")
 
 @dataclass(frozen=True)
 class ClientSelection:
-    """The parsed value of `--clients`: all clients, a number, a share of the population, or ids.
+    """Parsed --clients, --eval-clients or --attackers: all clients, a number, a share, or ids.
 
     At most one attribute is set; none means all clients.
 
     Attributes:
         count: Number of clients. If cohorts are not sampled, these are the first in sorted order.
-        share: Share of the population, above 0 and below 1; only for sampled cohorts.
+        share: Share of the population, above 0 and below 1; not for fixed cohorts.
         ids: Chosen ids in sorted order.
     """
 

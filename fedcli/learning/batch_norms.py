@@ -2,7 +2,7 @@
 
 The moving statistics of such a model are sent in the model deltas. They may be averaged, but must
 not be corrected like gradients, bounded, covered by noise, or compressed. If each client keeps
-batch normalization of its own, its deltas are not all from the same parameters, so that the server
+batch normalization of its own, the clients' deltas start from different parameters, and the server
 may use nothing but their mean.
 """
 
@@ -33,7 +33,7 @@ def check_batch_norms(model: Model, algorithm: Algorithm, stages: Sequence[Updat
     Args:
         model: A model with batch normalization.
         algorithm: The algorithm, with its aggregator.
-        stages: What changes individual updates before they are aggregated.
+        stages: The stages that change individual updates before they are aggregated.
 
     Raises:
         ConfigError: The algorithm, the aggregator or a stage changes the statistics in another way.

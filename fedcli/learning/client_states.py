@@ -504,7 +504,7 @@ class ClientStates:
         return self._token.digest
 
     def read(self, client_id: str, num_params: int) -> NDArray[np.float32]:
-        """Returns a client's vector [num_params], which must not be changed.
+        """Returns a copy of a client's vector [num_params]; zeros if it has none.
 
         Raises:
             RunError: This state is superseded, the file cannot be read, or its vectors have another
@@ -516,7 +516,8 @@ class ClientStates:
     def borrow(self, client_id: str, num_params: int) -> NDArray[np.float32] | None:
         """Returns a client's vector as `read` does, but without a copy, and None instead of zeros.
 
-        The result is valid until any vector is written to this version or a later one.
+        The result must not be changed. It is valid until any vector is written to this version or a
+        later one.
         """
         if not self.version:
             return None

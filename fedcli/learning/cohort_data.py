@@ -1,4 +1,4 @@
-"""Converts the `client_data` that a caller passes to the datasets that an engine takes."""
+"""Makes the datasets that an engine takes from the `client_data` that a caller gives."""
 
 from __future__ import annotations
 

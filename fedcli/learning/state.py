@@ -119,7 +119,7 @@ class ServerState(ExplainsNames):
 
     @property
     def starts(self) -> Starts | None:
-        """The function that returns clients' own weights, for `Engine.evaluate`; None if none."""
+        """Returns clients' own weights, for `Engine.evaluate`; None if they have none."""
         return self.models_of if self.has_own_models else None
 
 

@@ -55,8 +55,8 @@ class ParamLayout:
     Attributes:
         specs: The layers as they were described, each with its name.
         layers: The layers that the core computes, from pixels to logits. Flattening and dropout of
-            rate 0 are left out. An activation layer is merged into the previous layer, unless that
-            already has an activation.
+            rate 0 are left out. An activation layer is merged into the previous layer if the core
+            can compute both as one layer.
         tensors: First the trained tensors in the order of the layers, kernel before bias and gamma
             before beta; then the moving statistics of batch norms in the order of the layers, mean
             before variance.

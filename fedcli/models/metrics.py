@@ -128,7 +128,7 @@ def sum_stats(stats: ClientStats) -> Sums:
     """Returns each column of `stats` summed over its clients, in their order."""
     names = stats.keys() if isinstance(stats, Mapping) else stats.dtype.names or ()
     sums: Sums = {"loss_sum": np.add.reduce(stats["loss_sum"]).item()}
-    # NumPy takes longer to begin than Python to add the counts of a usual cohort.
+    # Python adds the counts of a usual cohort in less time than a call of NumPy takes to start.
     sums.update((name, sum(stats[name].tolist())) for name in _COUNTS)
     sums.update((name, np.add.reduce(stats[name])) for name in names if name.startswith(_OWN))
     return sums

@@ -233,8 +233,9 @@ def resnet20_bn(
 ) -> Model:
     """Returns `resnet20` with batch normalization, as in He et al. 2016.
 
-    272,474 parameters for 10 classes, and 1,568 moving statistics. Momentum and epsilon are
-    PyTorch's, 0.9 and 1e-5. Keras has 0.99 and 1e-3; 0.99 is slow for a client's few local steps.
+    272,474 parameters for 10 classes, and 1,568 moving statistics. Momentum 0.9 and epsilon 1e-5
+    are PyTorch's defaults; PyTorch calls this momentum 0.1. Keras has 0.99 and 1e-3; 0.99 is slow
+    for a client's few local steps.
 
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C].

@@ -39,7 +39,7 @@ class Estimate:
         mean: The mean.
         half_width: Half the width of its 95 % confidence interval; None for one run.
         count: Number of runs.
-        std: Standard deviation of the runs, with count - 1; None for one run.
+        std: Standard deviation of the runs, with divisor count - 1; None for one run.
     """
 
     mean: float

@@ -99,7 +99,7 @@ class Difference:
 
     Attributes:
         estimate: The mean of the differences with its confidence interval.
-        p: Two-sided p-value of the exact sign-flip test.
+        p: Two-sided p-value of the sign-flip test; see `sign_flip_p`.
         p_holm: The p-value adjusted for the number of rows by Holm's method.
     """
 
@@ -119,7 +119,7 @@ class Row:
         tried: For each option in `best`, the values that were compared.
         num_candidates: Number of configurations among which this one was chosen.
         cells: The mean over the runs by column; None if no run has a value.
-        selected: The mean of the metric by which it was chosen; None if nothing was chosen.
+        selected: The mean in the column `Groups.select`; None without it, or without a value.
         difference: The difference to the first row; None for the first row itself, and if fewer
             than two seeds are in both rows.
     """
@@ -161,8 +161,8 @@ class Groups:
         by: The options whose values define the rows.
         best: The options whose best values were chosen.
         columns: The columns of results.
-        select: The column by which configurations are chosen and rows are sorted; None if nothing
-            was chosen.
+        select: The column by which configurations are chosen and rows are sorted; None if there is
+            none. Rows are then sorted by the first of `columns`.
         rows: The rows.
     """
 

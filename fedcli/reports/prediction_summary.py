@@ -22,7 +22,7 @@ from fedcli.runs import evaluating
 from fedcli.runs.trained import Trained, load_trained
 
 MAX_CLASSES = 100  # largest number of classes for a confusion matrix
-_MAX_EXAMPLES = 2000  # largest number of examples in the confusion matrix
+_MAX_EXAMPLES = 2000  # about the largest number of examples in the confusion matrix
 _NUM_SAMPLES = 40
 
 

@@ -162,7 +162,7 @@ def privacy_spent(line: Mapping[str, Any]) -> PrivacySpent | None:
 def round_rows(
     lines: Sequence[Mapping[str, Any]], max_rows: int = MAX_ROUND_ROWS
 ) -> list[RoundRow]:
-    """Returns the rows of the evaluated rounds of a run or, if there are none, of all rounds.
+    """Returns the rows of the evaluated rounds of a run or, if at most one is, of all rounds.
 
     If there are too many, only the first, every k-th and the last are returned. k is
     `thinning_step` times the distance between two rounds.

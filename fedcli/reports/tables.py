@@ -255,7 +255,7 @@ def side_by_side(runs: Sequence[RunRecord]) -> Table:
 
 
 def what_differs(runs: Sequence[RunRecord]) -> Table | None:
-    """Returns one row for each option that differs between runs; None if none does."""
+    """Returns one row for each option or provenance entry that differs; None if none does."""
     rows = [[flag(name), *_values(values)] for name, values in comparison.differences(runs).items()]
     rows += [
         [f"({name})", *_values(values)]
@@ -268,7 +268,7 @@ def what_differs(runs: Sequence[RunRecord]) -> Table | None:
 
 
 def values_that_differ(runs: Sequence[RunRecord]) -> Table | None:
-    """Returns one row for each option that differs, with its values; None if none does.
+    """Returns the rows of `what_differs`, each with the list of its values; None if none differs.
 
     This is the table for many runs; `what_differs` has a column for each run.
     """

@@ -100,8 +100,8 @@ def _why_skipped(config: RunConfig) -> str:
     if config.secure_sum:
         share = config.secure_sum_options["threshold"]
         return (
-            f"fewer clients reported than --secure-sum-option threshold={share:g} requires, which "
-            "is 2 or more; choose a smaller number, or more --clients"
+            f"fewer clients reported than --secure-sum-option threshold={share:g} requires (always "
+            "at least 2 clients); choose a smaller threshold, or more --clients"
         )
     return (
         f"--aggregator {config.aggregator} got too few valid updates, or trusted none; choose "

@@ -24,7 +24,7 @@ from fedcli.settings.run_config import RunConfig
 from fedcli.settings.tables.attacks import ATTACKS, AttackEntry
 from fedcli.settings.vocabulary import AUTO, BUCKET_JOINT, OMNISCIENT
 
-# Aggregators that tolerate attackers if these send less than half of the updates, with any options.
+# Aggregators that, with any options, tolerate attackers who send less than half of the updates.
 _HALF = ("median", "geometric-median", "centered-clipping")
 _SMALL = 1e-4  # a risk below it is not worth a warning
 
@@ -134,10 +134,10 @@ def _members(kept: Iterable[str], client_ids: Collection[str]) -> list[str]:
 def open_attack(
     config: RunConfig, train: ClientData, cohorts: Cohorts
 ) -> tuple[RunConfig, Attack | None]:
-    """Returns the attack of a valid config, and the config with the attackers' ids in it.
+    """Returns a valid config, with ids in place of a file of attackers' ids, and its attack.
 
     Returns:
-        None for an attack without attackers: such a run is the same as one without attack.
+        No attack (None) if there are no attackers: the run is the same as one without attack.
 
     Raises:
         ConfigError: The attackers do not exist, or an option does not fit the data.

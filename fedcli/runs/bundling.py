@@ -37,7 +37,8 @@ These are the configs and results of {what}, made by fedcli {version}.
 To verify them, train every run again and compare the results:
   pip install fedcli=={version}
   fedcli verify FOLDER_OF_THIS_FILE
-Data are not included; config.toml of a run names them and has their fingerprint (give --data PATH).
+Data are not included; config.toml of a run names them and has their fingerprint. If the data are at
+another path, add --data PATH.
 """
 
 
@@ -79,7 +80,10 @@ def _of_folder(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _of_run(run: Path, folder: Path, *, has_weights: bool) -> Iterator[tuple[str, bytes]]:
-    """Yields the members of one run: its text files, and its weights or their digest."""
+    """Yields the members of one run: its text files and the digest of its weights.
+
+    With `has_weights`, the weights follow.
+    """
     prefix = run.relative_to(folder).as_posix()
     prefix = f"{prefix if prefix != '.' else run.resolve().name}/"
     for name in _OF_RUN:

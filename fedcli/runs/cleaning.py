@@ -49,7 +49,7 @@ class Plan(NamedTuple):
     Attributes:
         removals: The files to remove.
         kept: Client states that would be removed with `has_client_states`.
-        notes: One line for each run from which nothing is removed, with the reason.
+        notes: One line for each run that is damaged, in use or not finished, and so stays as it is.
     """
 
     removals: list[Removal]

@@ -88,7 +88,7 @@ def evaluate_run(
         path: A run's folder, or a checkpoint.
         data: Name or file to evaluate on, a `DataSource`, or data in memory as `fedcli.train` takes
             them; None for the run's own.
-        split: The split; None for test if there is one, else central, else train.
+        split: The split; None for test if there is one, else central, else validation, else train.
         clients: Clients, in the syntax of training; or `seen`, those that took part in the
             training; or `unseen`, those that never did. None for the run's fixed cohort. If there
             is no fixed cohort, if the split has no client of the cohort, or if the split is

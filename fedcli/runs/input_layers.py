@@ -27,7 +27,8 @@ def input_layers(
 ) -> list[Spec]:
     """Returns the input layers of a run; adds a line about computed moments to `notes`.
 
-    Images are augmented first and normalised afterwards, so gaps are filled with pixels of value 0.
+    Images are augmented first and normalised afterwards, so the gaps that a shift or a rotation
+    leaves are filled with pixels of value 0.
 
     Args:
         config: A valid config.

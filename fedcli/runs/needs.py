@@ -48,7 +48,7 @@ _INDEX_BYTES = 4  # for each example in a shuffle buffer
 _NOTED_BYTES = 1 << 30
 _NOTED_SECONDS = 60.0
 _CHECKED_BYTES = 64 << 20  # smaller disk needs are not checked; the write itself reports an error
-_CLIENTS_SAMPLED = 20  # number of clients from which the mean number of examples is estimated
+_CLIENTS_SAMPLED = 20  # the mean number of examples is estimated from this many clients or more
 
 
 @dataclass(frozen=True)

@@ -361,7 +361,7 @@ def _read_all(
     is_over = threading.Event()  # all are read, or reading failed or was cancelled
 
     def draw_from_the_end() -> None:
-        """Draws clients into the cache of their data until all are drawn."""
+        """Generates clients from the last one on, into the cache, until all are generated."""
         num_left = len(batches.client_ids)
         while len(read) < num_left and not is_over.is_set():
             num_left -= 1
@@ -397,7 +397,7 @@ def _class_weights(
 
 
 def _check_cohort(algorithm: Algorithm, size: int | None, config: RunConfig) -> None:
-    """Refuses cohorts that are too small for the aggregator. Cohorts without a size are skipped."""
+    """Refuses cohorts that are too small for the aggregator. Cohorts of varying size pass."""
     num_deltas = 1 if algorithm.entry.pools_clients else size
     if num_deltas is None:
         return

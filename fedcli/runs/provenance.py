@@ -24,9 +24,9 @@ from fedcli.version import __version__
 
 _DIGEST_BYTES = 10
 _MAX_FILE_BYTES = 8 << 30
-# Increased when a purpose in core.seeds gets another number. Since value 2, compression and the
-# noise on counts no longer share numbers with the synthetic datasets. Earlier runs have no such
-# entry.
+# Increased when a purpose in core.seeds gets another number. Since value 2, compression, stochastic
+# rounding and the noise on counts no longer share numbers with the synthetic datasets. In earlier
+# runs, the provenance lacks this value.
 STREAMS = 2
 _DRAW_NOTHING = ("sign", "top-k")  # compressors
 _FILE = "_file"  # the suffix of the names of file digests in the provenance

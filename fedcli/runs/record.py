@@ -111,7 +111,7 @@ class RunRecord:
 
     @cached_property
     def timings(self) -> list[dict[str, float]]:
-        """The lines of timings.jsonl: seconds by part of a round, clients, and peak memory.
+        """The lines of timings.jsonl: seconds by part, number of clients, and peak memory.
 
         A line without `round` has the seconds of the closing evaluation.
         """

@@ -113,8 +113,8 @@ def load_trained(
         code: FILE.py or FILE.py:FUNCTION, as the user named it with --model; in a program also the
             object that is the run's model.
         best: Take the checkpoint of the run's best round, not the newest.
-        has_client_states: Whether what clients keep and are evaluated with is opened. Without it,
-            only the weights of the common model can be used.
+        has_client_states: Whether to open the client states with which clients are evaluated. If
+            not, only the weights of the common model can be used.
 
     Raises:
         ConfigError: The model is code and `code` does not name it, or `code` is given for a model

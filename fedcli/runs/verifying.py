@@ -38,11 +38,11 @@ from fedcli.settings.run_config import CODE_FIELDS, RunConfig
 from fedcli.version import __version__
 
 # The relative difference that is allowed between numbers of different instruction sets or versions,
-# and the absolute difference for numbers near 0. Weights are compared with the largest weight of
-# their tensor.
+# and the absolute difference for numbers near 0. For a weight, the difference is relative to the
+# largest weight of its tensor.
 TOLERANCE = 1e-3
 
-# A bundle has this file in place of the weights of the last round.
+# A bundle has this file, because it may lack the weights of the last round.
 WEIGHTS_DIGEST = Path(run_dir.CHECKPOINTS, "weights.blake2b")
 _MAX_DIGEST_BYTES = 4096
 
@@ -110,7 +110,7 @@ def verify_run(
     """Trains a run again and compares the results. The run itself is not changed.
 
     Args:
-        path: The run's folder, or its folder in a bundle, which has no checkpoints. A run that
+        path: The run's folder, or its folder in a bundle, which may have no checkpoint. A run that
             stopped early is verified up to its last completed round.
         threads: Number of threads, which changes no result; None for that of the config.
         data: The new path of the run's data; None if they were not moved.

@@ -27,7 +27,7 @@ EXAMPLES, RESULTS, NOTHING = "examples", "results", "nothing"
 # config.toml or beside --resume.
 KEEP, EDIT, GIVE = "keep", "edit", "give"
 
-# Parts of a run that some algorithms lack; an option that acts on one needs such an algorithm.
+# Parts of a run that some algorithms lack; these algorithms refuse an option that acts on the part.
 LOCAL_STEPS, GLOBAL_MODEL = "local steps", "global model"
 
 

@@ -214,7 +214,7 @@ def _adaptive(optimizer: str, lr: float, epsilon: float, **options: float) -> di
 
 _BETAS = {"beta_1": 0.9, "beta_2": 0.99}
 
-# 555 synthetic clients have some 50,000 images of 32 x 32 x 3 pixels for training, like CIFAR-10.
+# 555 synthetic clients have about 50,000 images of 32 x 32 x 3 pixels for training, like CIFAR-10.
 _DRAWN_CIFAR10 = {"data": "synthetic-shapes", "data_options": {"clients": 555}}
 _BY_EPOCH = {"shuffle_buffer": "full", "pipeline": "per-epoch", "server_lr": 1.0}
 

@@ -1,7 +1,7 @@
 """Rules between options. A valid config has all values checked and all option maps complete.
 
 If an option needs another one, or needs a part that an algorithm may lack, its declaration says so.
-The other rules are functions in this module.
+The other rules are functions here, in `privacy_rules` and in `secure_sum_rules`.
 """
 
 from __future__ import annotations

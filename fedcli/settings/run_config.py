@@ -453,8 +453,8 @@ class RunConfig:
     client_weighting: str | None = option(
         None,
         one_of(WEIGHTINGS),
-        help="Weight of a client in the mean: its number of examples, or the same for all. "
-        "scaffold, feddyn and --sampling by-size need uniform.",
+        help="Weight of a client in the mean: the number of examples that it processes in the "
+        "round, or the same for all. scaffold, feddyn and --sampling by-size need uniform.",
         section=ALGORITHM,
         usual="num-examples",
     )
@@ -491,8 +491,8 @@ class RunConfig:
     attackers: Clients = option(
         None,
         client_selection("N|SHARE|ID,ID|@FILE"),
-        help="Which clients attack: N, or a share of all such as 0.1, drawn once from the clients "
-        "that may take part; or the listed clients. 0: none.",
+        help="Which clients attack: N, or a share (such as 0.1) of the clients that may take part, "
+        "drawn once from these; or the listed clients. 0: none.",
         section=ATTACK,
         usual="0.1",
         needs=_ATTACK,
@@ -590,9 +590,10 @@ class RunConfig:
     eval_split: str | None = option(
         None,
         one_of(EVAL_SPLITS),
-        help="Split that --eval-every evaluates. held-out: test, else central, else train. At the "
-        "end of the run all splits are evaluated. without-train: all splits except train, also at "
-        "the end; it does not need --eval-every. Default: all splits each time.",
+        help="Split that --eval-every evaluates. held-out: test, else central, else validation, "
+        "else train. At the end of the run all splits are evaluated. without-train: all splits "
+        "except train, also at the end; it does not need --eval-every. Default: all splits each "
+        "time.",
         section=EVALUATION,
         changes=NOTHING,
     )
@@ -616,7 +617,7 @@ class RunConfig:
         None,
         TARGET,
         help="Stop once the accuracy, or another metric, on validation data (else test, else "
-        "train) reaches X, and report how many rounds it took. Default: never.",
+        "central, else train) reaches X, and report how many rounds it took. Default: never.",
         section=EVALUATION,
         on_resume=EDIT,
         needs=_EVALUATIONS,
@@ -657,8 +658,8 @@ class RunConfig:
         None,
         SELECTION_METRIC,
         help="Also keep the checkpoint of the best evaluated round, by its loss, accuracy or "
-        "another metric on validation data (else test, else train). eval and export use it with "
-        "--best.",
+        "another metric on validation data (else test, else central, else train). eval and export "
+        "use it with --best.",
         section=RUN,
         changes=NOTHING,
         needs=_EVALUATIONS,

@@ -62,7 +62,7 @@ def _check_aggregator(values: Mapping[str, Any]) -> None:
                 "--pre-aggregator-option size=1 with --secure-sum: the sum of a bucket of one "
                 "client is its update; choose 2 or more"
             )
-        return  # any rule may follow
+        return  # any aggregator may follow
     if rule not in _AGGREGATORS:
         others = f"one of {', '.join(_AGGREGATORS)}, or give --pre-aggregator bucketing"
         _refuse("aggregator", rule, _SINGLE, others)

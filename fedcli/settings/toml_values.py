@@ -37,8 +37,8 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
 def toml_value(text: str) -> Value:
     """Returns a TOML boolean, number, string or list; any other text is returned unchanged.
 
-    So `style=reddi` gives text, and nothing is an error. Python's True and False, and numbers such
-    as .5 and 2. are accepted, too.
+    So `style=reddi` gives text, and every text is accepted. Python's True and False, and numbers
+    such as .5 and 2. are also read.
     """
     if text in ("True", "False"):
         return text == "True"

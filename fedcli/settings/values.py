@@ -67,7 +67,7 @@ def one_of(words: tuple[str, ...]) -> Kind:
 
 
 def name_in(table: Table, metavar: str = "NAME") -> Kind:
-    """Returns the kind for names in a table. `rules` refuses unknown names."""
+    """Returns the kind for names in a table. `RunConfig` refuses unknown names."""
     return Kind(_check_text, metavar=metavar, names=table)
 
 

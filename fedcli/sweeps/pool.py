@@ -1,7 +1,7 @@
 """A pool of processes that train runs. Each process trains many runs, one by one.
 
 Processes are kept because starting one takes as long as a short run. If a process dies, for example
-because there is too little memory, its run fails, and another process replaces it.
+because there is too little memory, an event says so, and another process replaces it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class _Process:
     """One process. Its `task` is the number of the task that it trains, or None if it is idle."""
 
     def __init__(self, kept_open: Sequence[int]) -> None:
-        # A process inherits the block. Otherwise Ctrl-C could end it before `main` ignores SIGINT.
+        # The new process inherits the blocked SIGINT. Otherwise Ctrl-C could end it before `main`
+        # ignores SIGINT.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self.popen = subprocess.Popen(

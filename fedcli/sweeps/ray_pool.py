@@ -2,7 +2,7 @@
 
 A trainer has one processor and its own temporary folder. It receives the files of a run that is
 continued, trains, and sends the run's files back, so the machines need no common file system. If a
-trainer is lost, one run fails.
+trainer is lost, an event says so.
 """
 
 from __future__ import annotations

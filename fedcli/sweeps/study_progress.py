@@ -48,7 +48,7 @@ class StudyProgress:
 
     Attributes:
         total: Number of runs that are planned so far.
-        finished: Number of complete runs, including earlier and reused ones.
+        finished: Number of runs that have ended, including failed, earlier and reused ones.
         earlier: Number of runs that were complete before this command.
         reused: Number of runs copied from other folders.
         failed: Number of runs that failed.

@@ -78,8 +78,8 @@ def field_name(text: object, label: str, *, may_vary: bool = True) -> str:
     Args:
         text: The name; `client-lr` is also accepted.
         label: The place of the name, for messages.
-        may_vary: Whether a study varies the option; if so, options that a study sets itself are
-            refused.
+        may_vary: Whether a study varies the option; if so, `preset` is refused, too. The other
+            options that a study sets itself are always refused.
 
     Raises:
         ConfigError: There is no such option.

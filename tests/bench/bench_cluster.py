@@ -8,8 +8,8 @@ between threads and workers is the overhead of Ray.
 population: rounds of up to 10,000 clients of synthetic-digits, with mlp-2nn, from a population of
 up to a million. Prints the seconds per round, and the peaks of anonymous memory (without files and
 the object store) of the driver and of the largest worker. On Ray, the sums that the driver holds
-take at most (parts in flight + log2 of the cohort size) * 8 bytes per parameter. Beside this bound
-is printed how much more memory the driver takes for the largest cohort than for the smallest.
+take at most (parts in flight + log2 of the cohort size) * 8 bytes per parameter. This bound is
+printed, and how much more memory the driver takes for the largest cohort than for the smallest.
 Nothing is asserted, because machines are shared and noisy.
 """
 

@@ -257,7 +257,7 @@ def anonymous_kib() -> int:
 
 
 def memory(data: str, sampling: str) -> None:
-    """The growth of anonymous memory from round 10 to round 100, without the client cache."""
+    """Prints the growth of anonymous memory from round 10 to 100, without the client cache."""
     with tempfile.TemporaryDirectory() as tmp:
         config = from_options({"data": data, "sampling": sampling, "clients": "10", "rounds": 100})
         with start(config, Path(tmp, "run")) as training:

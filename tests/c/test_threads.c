@@ -88,7 +88,7 @@ static void test_threads_change_no_byte(void) {
 
 /* ---- Batches shared out ---------------------------------------------------------------------- */
 
-/* Example stages (batch.c) before a dense layer, and in the whole net. */
+/* Stacks with example stages (batch.c): some before a dense layer, some in the whole net. */
 static const stack SHARED[] = {
     {"dropout, norms and dense layers",
      {9, 10, 2},

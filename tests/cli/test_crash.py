@@ -140,7 +140,7 @@ def test_killed_runs_end_in_the_bytes_of_the_straight_run(
         arguments = ("--resume", "run", "-q") if run.exists() else (*SHARED, *RUNS[kind])
         process = begin(*arguments, *(() if run.exists() else ("--out", "run")))
         try:
-            if moments.random() < 0.5:  # without this, a kill may come while it starts or ends
+            if moments.random() < 0.5:  # else a kill may come while it starts or ends
                 wait_for_a_round(process, run)
             is_patient = num_kills >= NUM_KILLS and num_begun
             patience = None if is_patient else moments.uniform(0, seconds)

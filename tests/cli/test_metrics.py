@@ -88,7 +88,7 @@ def test_eval_computes_what_training_did_and_more(
 
 
 def test_clients_of_one_class_have_no_area(runs: Path, tmp_path: Path) -> None:
-    """If each client has one class, the area over all examples is defined, but no client's area."""
+    """If each client has one class, AUC is defined over all examples, but not for a client."""
     told = evaluating.evaluate_run(
         runs / "plain",
         data="synthetic-digits",

@@ -45,7 +45,7 @@ SMALL: dict[str, Any] = {
     "max_examples": 30,
     "eval_clients": "40",
 }
-START_SECONDS = 600.0  # so long only for busy machines
+START_SECONDS = 600.0  # enough for busy machines
 
 BATCH_NORM: dict[str, Any] = {
     "data": "synthetic-shapes",

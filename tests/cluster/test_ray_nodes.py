@@ -23,7 +23,7 @@ SMALL: dict[str, Any] = {
     "eval_clients": "10",
     "model": "mlp-2nn",
 }
-JOIN_SECONDS = 600.0  # so long only for busy machines
+JOIN_SECONDS = 600.0  # enough for busy machines
 
 
 def test_a_node_that_joins_gets_a_worker_and_one_that_leaves_is_replaced(

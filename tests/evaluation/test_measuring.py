@@ -41,7 +41,7 @@ def slow_rates(classes: Sequence[int], labels: Sequence[int], one: int) -> tuple
 
 
 def slow_area(scores: Sequence[float], is_one: Sequence[bool]) -> float:
-    """The share of pairs (one in the class, one not) whose first scores higher; ties count 0.5."""
+    """The share of pairs (one in the class, one not) with the higher score first; ties: 0.5."""
     inside = [s for s, one in zip(scores, is_one, strict=True) if one]
     outside = [s for s, one in zip(scores, is_one, strict=True) if not one]
     if not inside or not outside:

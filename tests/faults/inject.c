@@ -7,7 +7,8 @@
  *   fault_count(kind)                           returns the calls of a kind since fault_arm
  *
  * If the kind is SHORT, the n-th write writes only half of its bytes, as on a disk that becomes
- * full. If `lasts` is set, the same happens in all later calls of this kind.
+ * full; a write of one byte and a writev fail. If `lasts` is set, the same happens in all later
+ * calls of this kind.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>

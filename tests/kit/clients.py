@@ -31,7 +31,7 @@ def draw(
         seed: Seed of NumPy's generator.
         shape: Shape of an image.
         num_classes: Labels are 0 to num_classes - 1.
-        is_learnable: Whether 1 is added to a pixel of the first row, which the class decides.
+        is_learnable: Whether 1 is added to one pixel of the first row, chosen by the class.
     """
     random = np.random.default_rng(seed)
     labels = random.integers(0, num_classes, size, dtype=np.int32)

@@ -20,7 +20,7 @@ _num_drawn = 0
 
 
 def wait_until_drawn() -> None:
-    """Waits until what is known now was drawn: twice, because a drawing may have begun before."""
+    """Waits for two drawings, because the first may have begun before the present progress."""
     with _drawn:
         wanted = _num_drawn + 2
         assert _drawn.wait_for(lambda: _num_drawn >= wanted, PATIENCE_SECONDS)

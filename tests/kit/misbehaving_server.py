@@ -29,7 +29,7 @@ class Request:
 
 @dataclass
 class Script:
-    """Files by path, and the answers to the first requests for each; later ones get the file."""
+    """Files by path, and answers to the first requests for each; later requests get the file."""
 
     contents: dict[str, bytes] = field(default_factory=dict)
     behaviours: dict[str, list[Behaviour]] = field(default_factory=dict)

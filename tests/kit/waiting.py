@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-PATIENCE_SECONDS = 120.0  # so long only for busy machines; tests usually wait for milliseconds
+PATIENCE_SECONDS = 120.0  # enough for busy machines; tests usually wait for milliseconds
 # The most rounds of a run, and the most epochs of a round: it trains for days unless it is stopped.
 ENDLESS = 2**31 - 1
 

@@ -192,7 +192,7 @@ def test_weights_of_1_change_nothing_but_the_last_digit_of_losses() -> None:
 def test_a_model_with_example_weights_gets_them_only_in_training() -> None:
     model = Weighing()
     wrapped = wrap(model)
-    assert True in model.seen  # a trial before any work passes weights
+    assert True in model.seen  # `wrap` tries the model, and then passes weights
     model.seen.clear()
     trained(build("fedavg"), wrapped)
     assert set(model.seen) == {True}

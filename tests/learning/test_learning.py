@@ -159,7 +159,7 @@ def _algorithm(name: str, client: optimizers.Optimizer | None, **options: Any) -
 
 
 def _letter(size: int, seed: int) -> Arrays:
-    """Returns a client whose images differ in a few pixels; SGD and FedProx use only these."""
+    """Returns a client whose images differ in few pixels: SGD and FedProx train a narrow layer."""
     random = np.random.default_rng(seed)
     pixels = np.ones((size, 16, 16), np.float32)
     pixels[:, 6:10, 4:12] = random.random((size, 4, 8), dtype=np.float32)

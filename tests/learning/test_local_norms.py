@@ -319,7 +319,7 @@ def test_predictions_and_reports_use_a_clients_own_statistics(
 
 
 def test_fine_tuning_starts_from_a_clients_own_values(tmp_path: Path) -> None:
-    """With momentum 1 statistics do not move, so that steps of hardly any length change nothing."""
+    """With a momentum of 1, statistics do not move, so steps with a tiny rate change nothing."""
     options = {**RUN, "model": write_model(tmp_path, 1.0), "batch_norm": "local-layers"}
     run = trained(tmp_path / "run", **options, client_lr=0.1)
     still = FineTuningOptions(num_steps=2, learning_rate=1e-30)

@@ -1,4 +1,4 @@
-"""Wide networks process a batch in parts (`fed_net_part_size`) with the gradient of the batch."""
+"""Wide networks process a batch in parts (`fed_net_part_size`) and get the batch's gradient."""
 
 from __future__ import annotations
 

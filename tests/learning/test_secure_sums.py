@@ -192,7 +192,7 @@ def test_one_masked_row_is_uniform() -> None:
     for row in sent:
         counts = np.bincount(row.astype(np.int64), minlength=64)
         assert np.sum(np.square(counts - row.size / 64)) / (row.size / 64) < 63 + 5 * 11.2
-    assert np.unique((sent[0] + sent[1])[:-1] % 64).tolist() == [32]  # 16 + 16: 0 is level 15.5
+    assert np.unique((sent[0] + sent[1])[:-1] % 64).tolist() == [32]  # 0 is level 15.5 -> 16
 
 
 def test_random_rounding_is_unbiased_and_nearest_is_not() -> None:

@@ -35,7 +35,7 @@ from tests.kit.toy_engine import ToyEngine
 pytestmark = pytest.mark.numeric
 
 Vector = NDArray[np.float64]
-# The clients have two batches of 5 and one example, two batches, one example, none, and three.
+# By client: two batches of 5 and one of 1; two batches of 5; one example; none; three examples.
 SIZES, BATCH, SEED, RATE, ALPHA, NUM_CLASSES = (11, 10, 1, 0, 3), 5, 4, 0.2, 0.8, 3
 SHAPE = (9, 8, 3)
 INPUTS = [layers.RandomCrop(8, 8, 2), layers.RandomFlip(), layers.ImageStandardization()]
@@ -122,7 +122,7 @@ def trained(
 def mixed_batches(
     model: Model, dataset: BatchedDataset, round_num: int
 ) -> Iterator[tuple[Vector, NDArray[np.int64], NDArray[np.int64], float]]:
-    """Yields each batch: mixed images, own labels, partners' labels, and the share of the own."""
+    """Yields each batch: mixed images, own labels, partners' labels, the share of an own image."""
     visit = 0
     id_key = client_key(dataset.client.client_id)
     keys = [

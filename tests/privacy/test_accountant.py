@@ -92,7 +92,7 @@ def test_one_round_against_an_integral(rate: float, z: float) -> None:
     for delta in (1e-2, 1e-4, 1e-6):
         epsilon = loss.epsilon(1, delta)
         largest = max(slow_delta(rate, z, epsilon, each) for each in (0, 1))
-        # Rounding losses to a grid of 1e-4 makes epsilon larger, by less than 1e-6.
+        # That losses are rounded to a grid of 1e-4 makes epsilon larger, by less than 1e-6.
         assert largest <= delta * (1 + 1e-6)
         slightly_less = max(slow_delta(rate, z, epsilon - 2e-6, each) for each in (0, 1))
         assert slightly_less >= delta * (1 - 1e-6)
@@ -204,7 +204,7 @@ def test_gaussian_epsilon_solves_its_equation() -> None:
 
 
 def slow_squared_sensitivity(num_rounds: int, participations: int, separation: int) -> int:
-    """Returns the largest squared sensitivity if `separation` rounds or more lie between two."""
+    """Returns the largest squared sensitivity of participations > `separation` rounds apart."""
     groups = [
         range(first, first + (1 << level))
         for level in range(num_rounds.bit_length())

@@ -86,7 +86,7 @@ def assert_is_finite(path: Path) -> None:
 
 
 def without_what_is_refused(values: dict[str, Any], refusal: str) -> dict[str, Any]:
-    """Leaves out the option that an error names, or whose value it names."""
+    """Leaves out the option whose name or value is in the error message."""
     assert "\n" not in refusal
     for option in ("server_optimizer", "client_optimizer", "aggregator", "compress"):
         words = option.replace("_", " "), option_name(option)

@@ -358,7 +358,7 @@ def test_a_killed_process_interrupts_one_run(tmp_path: Path, kills: int) -> None
     with EndlessStudy(tmp_path / "study", num_runs=1) as study:
 
         def trains() -> bool:
-            # The processes first: a round that is seen after a process was not done before it.
+            # Processes first: a round that is seen afterwards was not completed before they began.
             return bool(study.processes() - killed) and any(study.rounds())
 
         for _ in range(kills):

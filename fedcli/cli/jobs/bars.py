@@ -185,8 +185,9 @@ def attend(worker: Worker[Any], monitor: Monitor, remarks: Remarks) -> None:
     """Shows the worker's progress until the worker has ended.
 
     On a terminal, one line is redrawn at most ten times a second; the lines of evaluations stay
-    above it. Without a terminal, a line is written at the start of the run, after each evaluation,
-    and whenever 30 s (10 s with -v) have passed without a line. With -q nothing is shown.
+    above it. Without a terminal, a line is written at the start of the run, after each evaluation
+    (in a run of more than 100 evaluations at most one a second), and whenever 30 s (10 s with -v)
+    have passed without a line. With -q nothing is shown.
     """
     if remarks.verbosity == Verbosity.QUIET:
         worker.wait()
@@ -261,7 +262,7 @@ def describe(
 
 
 def short_number(number: float) -> str:
-    """Returns a number of at least 0.0001 in at most six characters: 0.35, 950, 12.3k, 4.56M."""
+    """Returns a number of at least 0.001 in at most six characters: 0.35, 950, 12.3k, 4.56M."""
     rounded = float(f"{number:.3g}")  # first, or 999,999 would be 1e+03k
     for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if rounded >= factor:

@@ -20,4 +20,4 @@ def begin_collection() -> None:
     """Starts garbage collection and excludes all existing objects. A second call does nothing."""
     if gc.get_threshold()[0] == _NEVER:
         gc.freeze()
-        gc.set_threshold(700, *gc.get_threshold()[1:])  # Python's own default
+        gc.set_threshold(700, *gc.get_threshold()[1:])  # the default of CPython up to 3.12

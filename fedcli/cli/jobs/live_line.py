@@ -16,7 +16,7 @@ from typing import NamedTuple, TextIO
 from fedcli.cli.screen.output import Remarks
 
 _MAX_BAR, _MIN_BAR = 20, 6  # columns of a bar
-_COLUMNS_WITH_BAR = 60  # lines of this many columns keep the bar, and leave out other parts
+_COLUMNS_WITH_BAR = 60  # lines of this many columns or more keep the bar, not other parts
 _GAP = "  "
 _DONE, _REST, _RESET = "\x1b[36m", "\x1b[2m", "\x1b[0m"
 _ERASE = "\r\x1b[2K"

@@ -33,8 +33,9 @@ class Worker(Generic[Result]):
     def wait(self, seconds: float | None = None) -> bool:
         """Waits for the end of the job, at most `seconds`; returns whether it has ended.
 
-        Without a limit it wakes up now and then: a signal that another thread has received, as
-        after SIGSTOP and SIGCONT, does not end the main thread's wait, but Python must handle it.
+        Without a limit it wakes up now and then. A signal that another thread has received, as
+        after SIGSTOP and SIGCONT, does not end the main thread's wait, and Python handles signals
+        in the main thread only.
         """
         while seconds is None and not self._done.wait(_POLL_SECONDS):
             pass
@@ -43,8 +44,8 @@ class Worker(Generic[Result]):
     def join(self) -> None:
         """Waits until the job and its thread have ended.
 
-        If Python exits while the thread runs, the thread may hold a lock, such as h5py's, for which
-        the exit waits.
+        Call it before Python exits: if the thread still runs and holds a lock, such as h5py's, the
+        exit waits for that lock.
         """
         self.wait()
         self._thread.join()

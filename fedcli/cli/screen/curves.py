@@ -40,7 +40,7 @@ class Picture(NamedTuple):
     """The finished drawing.
 
     Attributes:
-        lines: Lines from top to bottom, each as pieces of one colour.
+        lines: Lines from top to bottom, each as pieces. A piece has one colour.
         is_log: Whether the y axis is logarithmic.
     """
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# The module with the user's model that some pages import; another page defines its class.
+# The module with the user's model. Some pages import it; another page defines the model's class.
 MODEL_FILE = "my_model"
 
 # Put after a block that writes figures: a page names the files, a notebook shows them.

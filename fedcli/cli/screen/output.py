@@ -1,4 +1,4 @@
-"""Plain output: JSON results on stdout, remarks on stderr. No rich, so that `--json` is quick."""
+"""Plain output: JSON on stdout, remarks on stderr. It imports no rich, so `--json` is quick."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def print_json(result: Mapping[str, object]) -> None:
 def printable(text: str) -> str:
     """Returns text of several lines in which every code that is not a character is escaped.
 
-    So text from a file cannot move the cursor, set the title or change colours.
+    Therefore text from a file cannot move the cursor, set the title or change colours.
     """
     return "".join(
         char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text

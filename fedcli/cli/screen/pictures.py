@@ -77,7 +77,7 @@ def stretch(pictures: Pictures) -> Pictures:
 def cells(picture: Pictures) -> NDArray[np.uint8]:
     """Returns the levels of one picture [H, W, ...] by cell: uint8 [rows, W, 2, ...], upper first.
 
-    Below an odd last row the cell is empty.
+    If the number of rows is odd, the lower halves of the last cells are empty.
     """
     height, width, *channels = picture.shape
     even = np.pad(picture, [(0, height % 2), (0, 0), *((0, 0) for _ in channels)])

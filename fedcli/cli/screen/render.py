@@ -329,7 +329,7 @@ class Screen:
         ]
 
     def beside(self, blocks: Sequence[Sequence[Text]]) -> None:
-        """Prints blocks of lines side by side, in as few rows as possible, about equally long."""
+        """Prints blocks of lines side by side, in as few rows as possible, evenly filled."""
         widest = max((line.cell_len for block in blocks for line in block), default=0)
         most = max(1, (self.width + _GAP) // (widest + _GAP))
         num_rows = max(1, -(-len(blocks) // most))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fedcli.runs.stopping import Best, Progress
     from fedcli.settings.presets import Figure
 
-_MAX_FURTHER_METRICS = 3  # a table of rounds has room for so many besides loss and accuracy
+_MAX_FURTHER_METRICS = 3  # a table of rounds has room for this many besides loss and accuracy
 _NO_CODE: Mapping[str, str] = {}
 _SCORE_HEADERS = ("loss", "accuracy", "examples", "batches")
 
@@ -157,7 +157,7 @@ def show_comparison(screen: TextScreen, comparison: Comparison) -> None:
 def _in_order(
     figures: Sequence[tuple[Figure, float | None]],
 ) -> list[tuple[Figure, float | None]]:
-    """Sorts figures: losses by round, then accuracies by round, then the others as they are."""
+    """Sorts figures: losses of rounds, accuracies of rounds, the others; else their order stays."""
     return sorted(figures, key=lambda each: (not each[0].round_num, _by_metric(each[0])))
 
 

@@ -227,7 +227,7 @@ class _Download:
         raise TryError(problem, is_final=True)
 
     def _request(self, url: str) -> int:
-        """Appends the bytes of one request; returns the size of the part before the request."""
+        """Appends the bytes of one request; returns how many earlier bytes the part has kept."""
         part = self._part
         with Exchange(
             url,

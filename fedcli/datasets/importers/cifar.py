@@ -73,7 +73,7 @@ def read(
 
     Args:
         sources: A folder or the files; class names are found beside them.
-        options: `num_classes` and `fit` apply.
+        options: `polarity`, `num_classes` and `fit` apply.
         folder: The folder for temporary files of pixels.
         tell: Called with the number of examples read.
 

@@ -47,7 +47,7 @@ def read(
 
     Args:
         sources: A folder, or the files.
-        options: `num_classes` and `fit` apply.
+        options: `polarity`, `num_classes` and `fit` apply.
         folder: The folder for temporary files of pixels.
         tell: Called with the number of examples read.
 

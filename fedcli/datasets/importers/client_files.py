@@ -204,7 +204,7 @@ def _find_units(sources: Sequence[Path]) -> list[_Unit]:
 
 
 def _npy_name(path: Path) -> tuple[str, ...]:
-    """Returns the client in the name of an array's file: "" for x.npy and x_train.npy."""
+    """Returns the client in the name of an array's file; () for x.npy and x_train.npy."""
     role = npy_files.role_of(path.stem)
     rest = path.stem if role is None else role[1]
     return (rest,) if role and rest and split_names.kind_of(rest) is None else ()

@@ -120,7 +120,7 @@ def read(
 
     Args:
         sources: One file.
-        options: `label_column`, `id_column`, `splits`, `image_shape`, `pixel_range`,
+        options: `label_column`, `id_column`, `splits`, `image_shape`, `pixel_range`, `polarity`,
             `num_classes` and `fit` apply.
         folder: The folder for temporary files of pixels.
         tell: Called with the number of rows read.

@@ -240,7 +240,8 @@ def _packed_column(places: Sequence[int], fields: Sequence[Sequence[str]]) -> in
 def _pixel_columns(columns: Sequence[str], places: Sequence[int]) -> list[int]:
     """Returns the indices of the pixel columns.
 
-    A pixel column has no other role, and its name follows the commonest pattern.
+    A pixel column has no other role. Its name follows the commonest pattern; if too few names do,
+    every name that `_NEVER_PIXELS` does not match is that of a pixel column.
     """
     stems = {i: re.sub(r"\d+", "#", columns[i].lower()) for i in places}
     stem, count = Counter(stems.values()).most_common(1)[0] if stems else ("", 0)

@@ -2,7 +2,7 @@
 
     read_folders(pictures, root, folders, splits) -> Meaning
 
-The input is the list of folders above each picture, from the root down. Three kinds are removed:
+The input is the list of folders above each picture, from the root down. Some folders are removed:
 
 1. outer folders that hold everything (such as the top folder of an archive);
 2. folders that name splits, at any depth (see `split_names`); they give the split;

@@ -29,7 +29,7 @@ def read(
 
     Args:
         sources: The store, which must not be written to while its tables are in use.
-        options: `num_classes` and `fit` apply.
+        options: `polarity`, `num_classes` and `fit` apply.
         folder: The folder for temporary files of resized pixels.
         tell: Called with the number of examples checked, then with the number of examples resized.
 

@@ -59,7 +59,7 @@ def read(
 
     Args:
         sources: A folder or the files, raw or gzip.
-        options: `num_classes` and `fit` apply.
+        options: `pixel_range`, `polarity`, `num_classes` and `fit` apply.
         folder: The folder for temporary files of pixels.
         tell: Called with the number of examples read.
 

@@ -76,8 +76,8 @@ def read(
 
     Args:
         sources: A folder, or the files.
-        options: `label_column` names the array of labels; `splits`, `pixel_range`, `num_classes`
-            and `fit` apply.
+        options: `label_column` names the array of labels; `splits`, `image_shape`, `pixel_range`,
+            `polarity`, `num_classes` and `fit` apply.
         folder: The folder for temporary files of pixels.
         tell: Called with the number of examples read.
 

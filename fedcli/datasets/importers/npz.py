@@ -91,7 +91,8 @@ def read(
     Args:
         sources: The archive.
         options: `label_column` and `id_column` name arrays that have no usual name. `image_shape`
-            is the shape of flat rows that are not square images. `num_classes` and `fit` apply.
+            is the shape of flat rows that are not square images. `pixel_range`, `polarity`,
+            `num_classes` and `fit` apply.
         folder: The folder for temporary files of pixels.
         tell: Called with the number of examples read.
 

@@ -106,7 +106,7 @@ def read(
     Args:
         sources: A folder, or the files.
         options: `label_column`, `id_column`, `image_shape`, `color`, `splits`, `pixel_range`,
-            `num_classes` and `fit` apply.
+            `polarity`, `num_classes` and `fit` apply.
         folder: The folder for temporary files of pixels.
         tell: Called with the number of examples read.
 

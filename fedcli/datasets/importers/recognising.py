@@ -107,7 +107,7 @@ class Imported:
         source: Where the data come from.
         licence: The licence that the source states, or "".
         notes: Lines about decisions that the user may want to know.
-        are_numbered: Whether the labels in the source are numbers, which names may describe.
+        are_numbered: Whether the labels in the source are numbers, with or without `class_names`.
             Then equal numbers in another source mean the same classes.
         is_guessed: Whether the number of classes was derived from the largest label.
     """

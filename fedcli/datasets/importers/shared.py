@@ -53,7 +53,7 @@ def imported(
         pixel_convention: The meaning of 1.0.
         own_classes: The number of classes that the source states, if it does.
         class_names: A name for each class, or no names.
-        are_numbered: Whether the labels in the source are numbers, which names may describe.
+        are_numbered: Whether the labels in the source are numbers, with or without names.
         is_emnist: Whether the examples are EMNIST's. Then 62 classes are its characters.
         same_people: Whether equal ids in train and test are the same people.
         licence: The licence that the source states.

@@ -74,7 +74,7 @@ def read(
 
     Args:
         sources: One file.
-        options: `num_classes` and `fit` apply.
+        options: `pixel_range`, `polarity`, `num_classes` and `fit` apply.
         folder: The folder for temporary files: pixels, and a decompressed database.
         tell: Called with the number of bytes decompressed, then with the number of examples read.
 

@@ -1,9 +1,9 @@
 """Client data that a program holds in memory, or makes when they are used.
 
 `from_arrays` takes arrays or functions by client. `from_examples` takes any sequence of (image,
-label), such as datasets of PyTorch and Hugging Face, and the owner of each example. Their results
-can be used like opened data: in `fedcli.train`, `fedcli.evaluate_run`, `fedcli.statistics` and
-`process.next`.
+label), such as datasets of PyTorch and Hugging Face, and the owner of each example. What the two
+functions return can be used like opened data: in `fedcli.train`, `fedcli.evaluate_run`,
+`fedcli.statistics` and `process.next`.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 This module describes and reads the file; `store_writer` writes it.
 
-Root attributes: format, version, the fields of `StoreInfo`, info_fingerprint (a BLAKE2b of these),
-and fingerprint. Group /splits/<name>:
+Root attributes: format, version, the fields of `StoreInfo`, info_fingerprint (a BLAKE2b of these
+fields), and fingerprint. Group /splits/<name>:
 
     client_ids      fixed-length UTF-8 [num_clients], sorted, unique, padded with zero bytes
     client_offsets  int64 [num_clients + 1], from 0 to n; client i holds the examples from

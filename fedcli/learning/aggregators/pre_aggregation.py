@@ -41,7 +41,8 @@ class Mixing(NamedTuple):
     Attributes:
         factors: The factor of each old delta in each new one, float64 [num_new, num]. A row sums to
             1 unless it clips a delta.
-        clients: For each new delta, the ids of the clients whose deltas it contains.
+        clients: For each new delta, the id of the client whose delta it replaces; for a bucket,
+            the ids of the clients in it.
         metrics: Numbers by name.
     """
 
@@ -231,7 +232,7 @@ def deltas_of_rows(deltas: Deltas, rows: NDArray[np.float32], clients: tuple[str
     Args:
         deltas: The deltas of the round.
         rows: The new deltas, float32 [num_new, num_params].
-        clients: For each new delta, the ids of the clients whose deltas it contains.
+        clients: As in `Mixing`.
     """
     num_new = len(rows)
     stats = np.zeros(num_new, native.STATS)

@@ -43,7 +43,7 @@ from fedcli.learning.aggregators.noise import FreshNoise, NoiseSource, TreeNoise
 from fedcli.learning.engines.deltas import NO_BOUNDS, DeltaRequest, Deltas
 from fedcli.privacy.accountant import Accountant
 
-_SHARE_OF_COUNT = 0.05  # standard deviation of the noise on counts / expected clients, as in TFF
+_SHARE_OF_COUNT = 0.05  # default count_stddev per expected client, as in TFF
 
 
 class PrivacyPlan(NamedTuple):
@@ -131,7 +131,7 @@ class PrivateMean:
         """Returns the noised mean, the next state, and metrics with epsilon after this round.
 
         Raises:
-            ConfigError: A client weighs more than 1, or the algorithm changes individual deltas.
+            ConfigError: A client weighs more than 1, or the algorithm scales or shifts its deltas.
         """
         plan = self.plan
         assert plan is not None

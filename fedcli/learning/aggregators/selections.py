@@ -33,7 +33,7 @@ def krum_scores(distances: NDArray[np.float64], num_byzantine: int) -> NDArray[n
 
     Args:
         distances: Squared distances of all pairs, float64 [n, n].
-        num_byzantine: f. At least one distance is summed, even if n - f - 2 is below 1.
+        num_byzantine: f. If n - f - 2 is below 1, one distance is summed; none if n is 1.
     """
     num = len(distances)
     num_neighbours = min(max(1, num - num_byzantine - 2), num - 1)

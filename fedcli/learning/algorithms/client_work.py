@@ -52,8 +52,8 @@ class CohortCall:
         root_data: The server's own examples in batches; None if it has none.
         max_distances: The largest distance of a client's model from the global model, by client id;
             see `ClientTask`.
-        own_parts: What each client keeps for itself; None if it shares all parameters or none. The
-            client work must then train the cohort once, without an exchange of its own.
+        own_parts: What each client keeps for itself; None if it shares all parameters or none. If
+            it is not None, the client work must train the cohort once, and pass no exchange.
     """
 
     engine: Engine
@@ -217,7 +217,7 @@ class ClientWork(Protocol):
 
     @property
     def num_passes(self) -> int:
-        """The number of passes over the cohort's data in a round, one for each call that trains."""
+        """How often a round reads the cohort's data: once for each `train` or `take_gradients`."""
         ...
 
     def init(self, params: NDArray[np.float32]) -> dict[str, Any]:

@@ -65,7 +65,9 @@ class MimeLiteWork:
         trained = call.train(self.base, frozen=frozen_slots(state))
         is_finite = trained.stats["is_finite"] != 0
         clients = call.clients
-        if not is_finite.all():  # clients stay, but empty: copies of a client keep their numbers
+        # The other clients stay in the cohort without examples. If they were left out, further
+        # copies of the same client would have other random numbers.
+        if not is_finite.all():
             clients = (
                 each if is_kept else each.without_examples()
                 for each, is_kept in zip(call.clients, is_finite.tolist(), strict=True)

@@ -38,7 +38,7 @@ class OwnParts:
     """The b_k of the current round, as a `ClientExchange`.
 
     Attributes:
-        after: The `evaluated` part of the next server state; complete once the round is trained.
+        after: The `evaluated` part of the next server state; complete after the round's training.
     """
 
     num_vectors = 1

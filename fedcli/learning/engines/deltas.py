@@ -73,7 +73,7 @@ class DeltaRequest(NamedTuple):
         bounds: Bounds on each delta before it is added to the sum. The engine then also measures
             each delta. None if deltas are neither bounded nor measured.
         all_rows: Whether the individual deltas are returned in `Deltas.rows`.
-        are_writable: Whether these rows can be changed in place, in their temporary file.
+        are_writable: Whether these rows can be changed in place.
         root_examples: The number of examples of the server's own set, whose delta is returned in
             `Deltas.root`; 0 if it is not needed. Engines ignore it: `CohortCall` trains the set.
         needs_sum: Whether `Deltas.delta_sum` is needed; if not, an engine may leave it at zeros.

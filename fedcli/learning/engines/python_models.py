@@ -269,7 +269,8 @@ class _LocalSteps:
     ) -> Params:
         """Returns the client's model delta and adds its loss and counts to `stats`."""
         network, params = self._network, self._server.copy()
-        minus_gradient = np.zeros_like(params)  # a separate sum: added to params, it loses digits
+        # A sum apart from params: adding small gradients to params would lose digits.
+        minus_gradient = np.zeros_like(params)
         slots = np.empty((0, len(params)), np.float32)
         if self._frozen is None and not self._takes_gradient:
             slots = native.initial_slots(self._rows, len(params))

@@ -30,9 +30,9 @@ class ClientInputs(NamedTuple):
             num_params], or [1, num_params] if it is the same for all clients.
         delta_factors: The factor of each delta in the sum, >= 0: float64 [num_clients].
         starts: The parameters that each client starts from instead of the server's: float32
-            [num_clients, num_params]. Its delta is the difference from them. Without delta_factors
-            no delta is summed; with them, the sum adds the differences from the server's
-            parameters.
+            [num_clients, num_params]. A client's delta is the difference from its start. Without
+            delta_factors no delta is summed; with them, the sum adds the differences from the
+            server's parameters.
         max_distances: The largest L2 distance of each client's parameters from those it starts
             with, float64 [num_clients]; 0 for no limit. Parameters that are farther away are
             projected to this distance after each of the client's epochs.

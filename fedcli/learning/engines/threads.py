@@ -268,9 +268,9 @@ class ThreadEngine:
     ) -> NDArray[np.float32]:
         """Returns memory for a piece's deltas, float32 `shape`.
 
-        If possible, it is the memory of the rows that the call will return. This is not possible
-        with an exchange that receives deltas, because an exchange may overwrite them. Otherwise
-        later pieces use the same memory again, because fresh pages cost time.
+        If possible, it is the memory of the rows that the call will return. It is other memory if
+        these rows go to a file, or if an exchange receives the deltas, because an exchange may
+        overwrite them. Later pieces use this other memory again, because fresh pages cost time.
         """
         if file is not None and not (run.exchange is not None and run.exchange.receives):
             room = file.room(shape[0])

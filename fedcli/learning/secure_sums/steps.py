@@ -1,8 +1,8 @@
 """Rules that need several secure sums, or one sum of something other than the updates.
 
 Rules that move a center v step by step broadcast it before each step, and need one sum for each
-step. D_k is the update of client k. The geometric median needs the sums of b_k (D_k - v) and of
-b_k, the weight of client k divided by |D_k - v| (Pillutla et al., whose rule was designed for
+step. D_k is the update of client k, and b_k is its weight divided by |D_k - v|. The geometric
+median needs the sums of b_k (D_k - v) and of b_k (Pillutla et al., whose rule was designed for
 secure sums). Centered clipping needs the sum of the clipped D_k - v. The majority of signs needs
 the sum of the signs. If a sum fails because too few clients report, the round is skipped: the
 mean is NaN.

@@ -1,8 +1,9 @@
 """Compression of individual updates: each is encoded, its bytes are counted, and it is decoded.
 
 The core's encoders (csrc/compress) make the bytes, and the server aggregates the decoded updates.
-Each combination of round, client and copy of the client in its cohort has its own random stream, so
-results depend neither on the number of threads nor on resuming.
+Each combination of round, client and copy of the client in its cohort has its own random stream
+(with a secure sum, all clients of a round may share one), so results depend neither on the number
+of threads nor on resuming.
 
 Error feedback (Seide et al. 2014; Stich et al. 2018, arXiv 1809.07599): a client keeps the residual
 e that it could not send, and adds `decay` times this residual to its next update D:
@@ -483,7 +484,7 @@ class Clients:
     def encode(
         self, codec: native.Codec, group: NDArray[np.int64], key: StreamKey | None = None
     ) -> tuple[NDArray[np.uint8], NDArray[np.void]]:
-        """Encodes the updates of a group, with their residuals, and changes nothing.
+        """Encodes the updates of a group with their residuals, and changes neither.
 
         Args:
             codec: The codec.

@@ -110,7 +110,7 @@ def read_model(path: Path) -> KerasModel:
 
 
 def read_weights(path: Path, layout: ParamLayout) -> list[NDArray[np.float32]]:
-    """Returns the weights in a `.weights.h5`, `.keras` or `.h5`, one for each tensor of a layout.
+    """Returns the weights in a `.weights.h5`, `.keras` or `.h5`, an array for each tensor.
 
     If the file describes a model, its layers may have other names than the layout's, but the
     tensors must have the same shapes in the same order.

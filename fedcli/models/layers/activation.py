@@ -28,8 +28,8 @@ __all__ = ["ELU", "Activation", "LeakyReLU"]
 def _merged(own: Layer, before: Layer) -> Layer | None:
     """Returns the previous layer with this activation.
 
-    It is None if the previous layer already has an activation, or if the gradient of this
-    activation cannot be computed from its outputs.
+    It is None if the previous layer already has an activation or cannot have one, or if the
+    gradient of this activation cannot be computed from the outputs of the activation.
     """
     is_free = before.activation == "linear" and KINDS[before.kind].takes_activation
     if not is_free or own.activation in fields.NEED_INPUTS:

@@ -127,7 +127,7 @@ class Layer:
         is_frozen: Whether a batch norm normalises by its moving statistics in training, too, and
             leaves them as they are.
         amounts: The constants of an input layer, up to 2 * MAX_NORMALIZED numbers. For others, the
-            activation's constant if it differs from the one in `AMOUNTS`.
+            activation's constant; empty for the default in `AMOUNTS`.
         tensors: Its tensors in Keras's order.
         multiply_adds: Multiply-adds of one forward pass of one example; 0 if there are only a few
             for each value.
@@ -347,7 +347,7 @@ class Spec:
         return None
 
     def with_softmax(self) -> Spec | None:
-        """Returns the layer with softmax as its activation, for Keras; None if it has none."""
+        """Returns the layer with softmax as its activation; None if it cannot have one in Keras."""
         return None
 
     def without_softmax(self) -> Spec | None:

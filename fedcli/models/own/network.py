@@ -129,7 +129,7 @@ class Network:
     def _forward_by_weight(
         self, images: NDArray[np.float32], labels: NDArray[np.int32], weights: NDArray[np.float32]
     ) -> BatchResult:
-        """Trains on a weighted batch by one call for each distinct weight, in ascending order.
+        """Runs a weighted training batch: one call for each distinct weight, in ascending order.
 
         The model returns only the gradient of the mean loss, and the gradients of single examples
         cannot be recovered from it.

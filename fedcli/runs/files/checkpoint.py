@@ -77,8 +77,8 @@ class Checkpoint:
         num_classes: Number of classes.
         pixel_convention: The meaning of the pixel value 1.0 in training: "ink" or "background".
         fedcli_version: The version of fedcli that wrote it.
-        description: The model's layers, as JSON text; None if the config names a model of fedcli,
-            or if the model is a user's code.
+        description: The model's layers, as JSON text; None if the model is a user's code, or if an
+            early version wrote the file.
         tensor_names: Names of the weights in order, if the model is a user's code; else None.
         client_states: The digests of the client states by the names of their files, if known.
     """
@@ -130,7 +130,8 @@ def load(path: Path) -> Checkpoint:
     """Returns the content of a checkpoint file.
 
     Raises:
-        CheckpointError: It cannot be read, is damaged, is not a checkpoint, or is newer.
+        CheckpointError: It cannot be read, is damaged, is not a checkpoint, or has another
+            version of the format.
     """
     try:
         with open_regular(path) as file:

@@ -70,7 +70,7 @@ _JOURNAL_HEAD = {"format": "fedcli-client-journal", "version": 2}
 _OLD_JOURNAL_HEAD = {**_JOURNAL_HEAD, "version": 1}
 # Limits on the decompressed size of clients.h5: in bytes, and relative to the size of the file.
 MAX_SMALL_BYTES, MAX_RATIO = 256 << 20, 100
-MAX_JOURNAL_BYTES = 4 << 30  # about 80 million rows; the journal is read whole
+MAX_JOURNAL_BYTES = 4 << 30  # about 75 million rows; the journal is read whole
 _CHUNK_ROWS = 1 << 14
 _MIN_IDS, _MAX_IDS, _IDS_BYTES = 16, 4096, 256 << 20  # ids, and bytes, to read at a time
 _DAMAGE = (

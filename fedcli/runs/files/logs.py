@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class LoggedRound:
-    """One round whose line is in metrics.jsonl, or the evaluation of the initial model.
+    """One round (0 is the evaluation of the initial model), or the closing evaluation.
 
     Attributes:
-        line: Its line in metrics.jsonl, with NaN for null.
+        line: Its line, as in metrics.jsonl, with NaN for null.
         weights: The global weights after the round, float32 [num_params].
         client_ids: The cohort; empty if this is not a round of training.
         client_stats: One row for each client that trained, as the engine returns them.

@@ -1,9 +1,9 @@
 """Finds users' own parts in Python files and in installed packages.
 
 A part is a function or a class. It is called with keyword arguments. Some are values of the run
-(`Family.arguments`). Every other parameter that has a default is an option that the user may set;
-the default's type is the option's type. An attribute `options` of the part, a tuple of `Option`,
-may give ranges and descriptions of its options.
+(`Family.arguments`). Every other parameter whose default is a truth value, a number, a text or a
+list of numbers is an option that the user may set, of the default's type. An attribute `options`
+of the part, a tuple of `Option`, may give ranges and descriptions of its options.
 """
 
 from __future__ import annotations

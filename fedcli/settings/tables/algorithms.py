@@ -429,7 +429,7 @@ AGGREGATORS = table(
             Option(
                 "select", 0, "Deltas to average, at most n - f; 0: n - f.", 0, int(_MOST_CLIENTS)
             ),
-            Option("weighted", False, "Weigh these deltas by --client-weighting."),
+            Option("weighted", False, "Weigh the averaged deltas by --client-weighting."),
         ),
         requirement="n >= 2 f + 3 deltas, f of them wrong",
         cost="n^2 distances from two passes over the deltas",

@@ -157,7 +157,13 @@ ATTACKS = table(
         "Biggio et al. 2012, arXiv 1206.6389; Tolpegin et al. 2020, arXiv 2007.08432",
         (
             Option("source", ANY_CLASS, "Class that is relabelled; -1: all.", -1, MAX_CLASSES - 1),
-            Option("target", ANY_CLASS, "Its new label; -1: K - 1 - y.", -1, MAX_CLASSES - 1),
+            Option(
+                "target",
+                ANY_CLASS,
+                "New label of the class source; -1: each label y becomes K - 1 - y.",
+                -1,
+                MAX_CLASSES - 1,
+            ),
             *_WHEN,
         ),
         _check_flip,
@@ -259,7 +265,7 @@ ATTACKS = table(
         "Fang et al. 2020, arXiv 1911.11815, section 4.3",
         (_KNOWN, *_WHEN),
         _check_when,
-        requirement="three known updates; with a attackers, more than 2 a + 1 updates in a round",
+        requirement="three known updates; with f attackers, more than 2 f + 1 updates in a round",
         cost="n^2 distances, and three passes over the known updates",
         code=f"{_UPDATES}.against_krum:FangKrum",
     ),

@@ -50,7 +50,13 @@ AUDITS = table(
         "this client.",
         "Carlini et al. 2022 (IEEE S&P), arXiv 2112.03570",
         (
-            Option("shadows", 16, "Number of shadow runs; each has half of the clients.", 4, 4096),
+            Option(
+                "shadows",
+                16,
+                "Number of shadow runs; each scored client has examples in half of them.",
+                4,
+                4096,
+            ),
             Option("clients", 50, "Largest number of clients of each kind to score.", 1, _MOST),
             Option("offline", False, "Use only the shadow runs without a client."),
             Option(

@@ -71,7 +71,7 @@ METRICS = table(
     family="metric",
 )
 
-# The metrics by which rounds can be ranked, with their names in metrics.jsonl. A run's own metrics
+# The metrics by which rounds can be ranked, with their names in metrics.jsonl. A user's own metrics
 # come after them; see `own_names`.
 SELECTION_METRICS = {**MEASURES, **{name: name for name in METRICS}}
 

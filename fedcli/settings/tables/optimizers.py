@@ -131,7 +131,18 @@ OPTIMIZERS = table(
         "Divides gradients by the root of the sum of all their squares. Epsilon is inside the "
         "root; with style=reddi it is outside (arXiv 2003.00295).",
         "Duchi, Hazan and Singer 2011, JMLR 12; TFF learning/optimizers/adagrad.py",
-        (_epsilon(1e-7), _initial_preconditioner(0.1), _STYLE),
+        (
+            Option(
+                "epsilon",
+                1e-7,
+                "Added to the sum of squared gradients, or with style=reddi to the root of this "
+                "sum; a larger value is closer to SGD.",
+                0.0,
+                MAX_FLOAT,
+            ),
+            _initial_preconditioner(0.1),
+            _STYLE,
+        ),
         rates="client 0.01 to 0.1; server 0.03 to 0.1",
         example="fedcli train --server-optimizer adagrad --server-lr 0.1",
         code="fedcli.learning.optimizers.rules:ADAGRAD",

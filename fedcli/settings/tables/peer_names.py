@@ -83,7 +83,11 @@ NAMES: Mapping[str, PeerName] = MappingProxyType(
         "element_type_structure": PeerName(TFF, "data.element_spec"),
         "dataset_computation": PeerName(TFF, "data.client(client_id)"),
         "serializable_dataset_fn": PeerName(TFF, "data.client(client_id)"),
-        "train_test_client_split": PeerName(TFF, "datasets.load(data, validation=0.1)"),
+        "train_test_client_split": PeerName(
+            TFF,
+            "",
+            "fedcli preprocess DATA --out FILE --hold-out clients makes a test split of clients",
+        ),
         # TFF: methods of tf.data.Dataset.
         "preprocess": PeerName(
             TFF, "data.client(client_id).preprocess(epochs=5, shuffle_buffer=100, batch_size=20)"

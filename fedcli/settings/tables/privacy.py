@@ -47,8 +47,8 @@ _NOISE = (
     Option(
         "noise_multiplier",
         None,
-        "z, standard deviation of the noise over the clipping norm, at least 0.05; 0: no noise, "
-        "not private.",
+        "z: standard deviation of the noise, divided by the clipping norm; at least 0.05, or 0: no "
+        "noise, not private.",
         0.0,
         1e6,
     ),

@@ -31,8 +31,8 @@ SECURE_SUMS = table(
             Option(
                 "threshold",
                 0.5,
-                "Share of the selected clients that must report, at least 2; with fewer reports "
-                "the masks cannot be recovered and the round is skipped.",
+                "Share of the selected clients that must report; at least 2 clients must. With "
+                "fewer reports the masks cannot be recovered and the round is skipped.",
                 0.0,
                 1.0,
             ),

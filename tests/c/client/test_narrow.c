@@ -40,7 +40,7 @@ static const pixel_kind *const KINDS[] = {&BACKGROUND, &INK, &GREY, &FLOATS, &SC
 /* The model and the client of a test. */
 typedef struct spec {
     size_t num_inputs, num_hidden /* 0: one layer */, num_classes;
-    size_t num_examples, num_kept; /* num_kept: groups of four pixels that vary, without the tail */
+    size_t num_examples, num_kept; /* num_kept: groups of FED_GROUP pixels, not the tail */
     const pixel_kind *kind;
     const fed_step_row *row;
     double clip_norm; /* of gradients; 0: they are not clipped */
@@ -326,7 +326,7 @@ static void check_trained(const spec *asked, int expect_narrow) {
     free_problem(p);
 }
 
-/* Checks every size and every step; a quarter of the groups are kept. With 7 inputs no work can be
+/* Checks every size and every step; an eighth of the groups are kept. With 7 inputs no work can be
  * saved: the shortest row has 16 floats. */
 static void check_kind(const pixel_kind *kind) {
     for (size_t i = 0; i < LENGTH(SIZES); i++)
@@ -580,7 +580,7 @@ static void test_learning_rate_0_moves_nothing(void) {
     }
 }
 
-/* ---- Numbers that are not finite, or barely -------------------------------------------------- */
+/* ---- Numbers that are not finite, or almost too large ---------------------------------------- */
 
 /* The second of three clients has a bad pixel in all of its images. Only this client is dropped. */
 static void check_is_dropped(const fed_step_row *row, float bad, size_t pixel) {

@@ -1102,7 +1102,7 @@ static void test_evaluation_keeps_max_examples_of_each_client(void) {
     }
 }
 
-/* Scored in pieces of 2048 examples, by several threads. */
+/* Large clients are scored in blocks of 256 examples (score.c), by several threads. */
 static void test_large_client_is_evaluated_in_pieces(void) {
     static const size_t sizes[] = {2047, 2048, 2049, 5000};
     cohort *co = new_cohort(&MODEL_7, 0, &IN_ORDER);

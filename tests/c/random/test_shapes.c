@@ -97,7 +97,8 @@ static void test_outlines_have_room(void) {
     }
 }
 
-/* Whether a point is inside straight outlines, by the sum of angles, which is near 0 outside. */
+/* Whether a point is inside the polygons of an outline, by the sum of angles, which is near 0
+ * outside. */
 static int naive_is_inside(const outline *line, double x, double y) {
     int is_inside = 0;
     for (size_t r = 0, first = 0; r < line->num_rings; first = line->ends[r++]) {

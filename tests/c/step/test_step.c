@@ -14,9 +14,9 @@ static int check_sgd(float learning_rate, float momentum, float nesterov) {
     return check_row(&(fed_step_row){FED_STEP_SGD, {learning_rate, momentum, nesterov}});
 }
 
-/* A row of every kind except SGD, with the range of each option. 'a': an amount, from 0 to the
- * largest float; 's': a share, from 0 to 1; 'f': a flag, 0 or 1; 'p': an amount above 0; 'n': a
- * negative amount. */
+/* A row of every kind except SGD, LINEAR and ANCHOR, with the range of each option. 'a': an amount,
+ * from 0 to the largest float; 's': a share, from 0 to 1; 'f': a flag, 0 or 1; 'p': an amount above
+ * 0; 'n': a negative amount. */
 static const struct {
     fed_step_row row;
     const char *ranges;
