@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fedcli.lazy import hand_on
+from fedcli.lazy import reexport
 
 if TYPE_CHECKING:
     from fedcli import datasets as datasets
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from fedcli.sweeps.python_api import sweep as sweep
     from fedcli.version import __version__ as __version__
 else:
-    __getattr__, __dir__, __all__ = hand_on(
+    __getattr__, __dir__, __all__ = reexport(
         __name__,
         {
             "FedcliError": "fedcli.errors",

@@ -23,9 +23,9 @@ def load(reference: str) -> Any:
     return getattr(import_module(module), name) if name else import_module(module)
 
 
-def hand_on(
+def reexport(
     package: str,
-    homes: Mapping[str, str],
+    defining_modules: Mapping[str, str],
     modules: Mapping[str, str] = _NO_MODULES,
     former_modules: str | None = None,
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
@@ -36,7 +36,7 @@ def hand_on(
 
     Args:
         package: The package's `__name__`.
-        homes: By public name, the module that defines it.
+        defining_modules: By public name, the module that defines it.
         modules: By public name, the module that it is an alias of.
         former_modules: A reference, as `load` takes it, to a table that maps former names of
             modules, relative to the package, to present ones. They can still be imported under
@@ -44,8 +44,8 @@ def hand_on(
     """
 
     def get(name: str) -> Any:
-        if name in homes:
-            value = getattr(import_module(homes[name]), name)
+        if name in defining_modules:
+            value = getattr(import_module(defining_modules[name]), name)
         elif name in modules:
             value = import_module(modules[name])
         else:
@@ -59,7 +59,7 @@ def hand_on(
         sys.modules.setdefault(f"{package}.{name}", _Alias(f"{package}.{name}", target))
     if former_modules is not None:
         sys.meta_path.append(_FormerModules(package, former_modules, modules))
-    names = sorted({*homes, *modules})
+    names = sorted({*defining_modules, *modules})
     return get, lambda: names, names
 
 
@@ -143,12 +143,12 @@ class _FormerModules:
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         package, _, rest = name.partition(".")
-        home = self._home(rest) if package == self._package else None
-        if home is None or not _is_there(home):
+        present_name = self._present_name(rest) if package == self._package else None
+        if present_name is None or not _is_there(present_name):
             if package == self._package:
                 _refuse_peer_name(name)
             return None
-        return ModuleSpec(name, self, loader_state=home, is_package=True)  # type: ignore[arg-type]
+        return ModuleSpec(name, self, loader_state=present_name, is_package=True)  # type: ignore[arg-type]
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return _Alias(spec.name, spec.loader_state, is_former=True)
@@ -156,7 +156,7 @@ class _FormerModules:
     def exec_module(self, module: ModuleType) -> None:
         """Does nothing; the alias imports its target itself."""
 
-    def _home(self, name: str) -> str | None:
+    def _present_name(self, name: str) -> str | None:
         """The present name of a module; None if `name` is not a former name.
 
         A submodule is found through its parent: if a has become b, then a.c is b.c.
@@ -164,9 +164,9 @@ class _FormerModules:
         known: dict[str, str] = {**self._aliases, **load(self._table)}
         above, below = name, ""
         while above:
-            home = known.get(above, "") + below
-            if above in known and home != f"{self._package}.{name}":
-                return home
+            present_name = known.get(above, "") + below
+            if above in known and present_name != f"{self._package}.{name}":
+                return present_name
             above, _, last = above.rpartition(".")
             below = f".{last}{below}"
         return None

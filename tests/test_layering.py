@@ -50,7 +50,7 @@ FLOORS = {
             "verify",
         ),
         ("jobs", "options", "group_report"),
-        ("habits", "run_folders", "screen", "bench_peer"),
+        ("peer_options", "run_folders", "screen", "bench_peer"),
     ),
     "runs": (
         ("python_api", "cleaning", "bundling"),

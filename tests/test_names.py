@@ -35,8 +35,8 @@ def exists(name: str) -> bool:
 def _is_reached(found: object, parts: list[str]) -> bool:
     """Whether each part is an attribute of the one before; of a module, a name in its `__all__`."""
     for part in parts:
-        handed_on = getattr(found, "__all__", None) if isinstance(found, ModuleType) else None
-        if (handed_on is not None and part not in handed_on) or not hasattr(found, part):
+        listed = getattr(found, "__all__", None) if isinstance(found, ModuleType) else None
+        if (listed is not None and part not in listed) or not hasattr(found, part):
             return False
         found = getattr(found, part)
     return True

@@ -56,19 +56,21 @@ class Net:
 
     def gradients(self, x: Values, labels: NDArray[np.int32], tensors: Sequence[Values]) -> Any:
         """Returns the gradients of the mean loss, one array per tensor."""
-        flow = softmax(self.logits(x, tensors, is_training=True))
-        flow[np.arange(len(flow)), labels] -= 1
-        flow /= np.float32(len(flow))
+        logit_gradients = softmax(self.logits(x, tensors, is_training=True))
+        logit_gradients[np.arange(len(logit_gradients)), labels] -= 1
+        logit_gradients /= np.float32(len(logit_gradients))
         place = len(tensors)
         found: list[Values] = []
-        flows: list[list[Values]] = [[] for _ in self.layers] + [[flow]]
+        # For each value, a gradient from each layer that reads it.
+        terms: list[list[Values]] = [[] for _ in self.layers] + [[logit_gradients]]
         for index in range(len(self.layers) - 1, -1, -1):
             layer = self.layers[index]
             place -= layer.num_tensors
             mine = tensors[place : place + layer.num_tensors]
-            flow, gradients = layer.backward(_summed(flows.pop()), mine, place > 0)
+            out_gradients = _summed(terms.pop())
+            in_gradients, gradients = layer.backward(out_gradients, mine, place > 0)
             for source in self.sources[index]:
-                flows[source].append(flow)
+                terms[source].append(in_gradients)
             found[:0] = gradients
         return found
 
@@ -83,9 +85,9 @@ def _summed(values: Sequence[Values]) -> Values:
 
 def softmax(logits: Values) -> Values:
     """Returns the probabilities [n, classes]."""
-    chances: Values = np.exp(logits - logits.max(axis=1, keepdims=True))
-    chances /= chances.sum(axis=1, keepdims=True)
-    return chances
+    probabilities: Values = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    return probabilities
 
 
 @dataclass
@@ -101,7 +103,7 @@ class _Part(abc.ABC):
 
     @abc.abstractmethod
     def backward(
-        self, flow: Values, tensors: Sequence[Values], has_before: bool
+        self, out_gradients: Values, tensors: Sequence[Values], has_before: bool
     ) -> tuple[Values, list[Values]]:
         """Returns the gradients of its inputs and its tensors from the gradients of its outputs."""
 
@@ -121,17 +123,17 @@ class _Product(_Part):
         return out.reshape(len(x), *self.layer.out_shape)
 
     def backward(
-        self, flow: Values, tensors: Sequence[Values], has_before: bool
+        self, out_gradients: Values, tensors: Sequence[Values], has_before: bool
     ) -> tuple[Values, list[Values]]:
-        flow = flow.reshape(self.out.shape)
+        out_gradients = out_gradients.reshape(self.out.shape)
         if self.layer.activation == "relu":
-            flow = flow * (self.out > 0)
-        gradients = [(self.rows.T @ flow).reshape(tensors[0].shape)]
+            out_gradients = out_gradients * (self.out > 0)
+        gradients = [(self.rows.T @ out_gradients).reshape(tensors[0].shape)]
         if len(tensors) == 2:
-            gradients.append(flow.sum(axis=0))
+            gradients.append(out_gradients.sum(axis=0))
         if not has_before:
-            return flow, gradients
-        return self.scatter(flow @ tensors[0].reshape(self.rows.shape[1], -1).T), gradients
+            return out_gradients, gradients
+        return self.scatter(out_gradients @ tensors[0].reshape(self.rows.shape[1], -1).T), gradients
 
     def gather(self, x: Values) -> Values:
         """Returns the matrix that is multiplied by the kernel."""
@@ -154,18 +156,18 @@ class _Convolution(_Product):
         (height, width), (out_height, out_width, _) = self.layer.window, self.layer.out_shape
         num, in_height, in_width, channels = self.in_shape
         padding = self._padding(self.in_shape)
-        flow = np.zeros(
+        padded_gradients = np.zeros(
             [size + sum(pads) for size, pads in zip(self.in_shape, padding, strict=True)],
             np.float32,
         )
         each = rows.reshape(num, out_height, out_width, height, width, channels)
         for row in range(height):
             for column in range(width):
-                flow[:, row : row + out_height, column : column + out_width] += each[
+                padded_gradients[:, row : row + out_height, column : column + out_width] += each[
                     :, :, :, row, column
                 ]
         (_, (top, _), (left, _), _) = padding
-        return flow[:, top : top + in_height, left : left + in_width]
+        return padded_gradients[:, top : top + in_height, left : left + in_width]
 
     def _padding(self, shape: Sequence[int]) -> list[tuple[int, int]]:
         """Zeros before and after, along each axis."""
@@ -192,11 +194,11 @@ class _MaxPool(_Part):
         return out.reshape(len(x), *self.layer.out_shape)
 
     def backward(
-        self, flow: Values, tensors: Sequence[Values], has_before: bool
+        self, out_gradients: Values, tensors: Sequence[Values], has_before: bool
     ) -> tuple[Values, list[Values]]:
         (height, width), (out_height, out_width, channels) = self.layer.window, self.layer.out_shape
-        blocks = np.zeros((flow.size, height * width), np.float32)
-        blocks[np.arange(flow.size), self.best] = flow.ravel()
+        blocks = np.zeros((out_gradients.size, height * width), np.float32)
+        blocks[np.arange(out_gradients.size), self.best] = out_gradients.ravel()
         shape = (-1, out_height, out_width, channels, height, width)
         return blocks.reshape(shape).transpose(0, 1, 4, 2, 5, 3).reshape(self.in_shape), []
 
@@ -212,9 +214,9 @@ class _Dropout(_Part):
         return x * self.scale
 
     def backward(
-        self, flow: Values, tensors: Sequence[Values], has_before: bool
+        self, out_gradients: Values, tensors: Sequence[Values], has_before: bool
     ) -> tuple[Values, list[Values]]:
-        return flow.reshape(self.scale.shape) * self.scale, []
+        return out_gradients.reshape(self.scale.shape) * self.scale, []
 
 
 class _Add(_Part):
@@ -226,10 +228,12 @@ class _Add(_Part):
         return self.out
 
     def backward(
-        self, flow: Values, tensors: Sequence[Values], has_before: bool
+        self, out_gradients: Values, tensors: Sequence[Values], has_before: bool
     ) -> tuple[Values, list[Values]]:
-        flow = flow.reshape(self.in_shape)
-        return (flow * (self.out > 0) if self.layer.activation == "relu" else flow), []
+        in_gradients = out_gradients.reshape(self.in_shape)
+        if self.layer.activation == "relu":
+            in_gradients = in_gradients * (self.out > 0)
+        return in_gradients, []
 
 
 def _part(layer: Layer, stream: Stream) -> _Part:

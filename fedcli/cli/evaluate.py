@@ -200,8 +200,12 @@ def evaluate(
             "--finetune gives each client its own model, but --by-class, --top-k, --show-errors "
             "and --predictions are about the run's model; leave them out, or leave --finetune out"
         )
-    takers = () if measures is None else (measures.add,)
-    given = {**opt.given(values), "fine_tuning": fine_tuning, "takers": takers}
+    callbacks = () if measures is None else (measures.add,)
+    given = {
+        **opt.given(values),
+        "fine_tuning": fine_tuning,
+        "prediction_callbacks": callbacks,
+    }
     evaluation = _evaluate(run, given)
     for note in evaluation.notes:
         remarks.note(note)

@@ -50,13 +50,13 @@ class Reported(NamedTuple):
         tables: The tables.
         notes: Lines about all of them.
         members: All runs.
-        is_of_points: Whether the last table has all points of a study.
+        has_all_points: Whether the last table has all points of a study.
     """
 
     tables: list[Groups]
     notes: list[str]
     members: list[Member]
-    is_of_points: bool = False
+    has_all_points: bool = False
 
 
 def expanded(paths: Sequence[Path]) -> list[Path]:
@@ -100,7 +100,7 @@ def _of_study(path: Path, shape: Shape) -> Reported:
     if shape == Shape(None, None, None, None, None):
         note = study_tables.note_of_selection(study, members)
         tables = study_tables.groups_of(study, members)
-        return Reported(tables, [note] if note else [], members, is_of_points=True)
+        return Reported(tables, [note] if note else [], members, has_all_points=True)
     select = study_tables.selection(study, members)
     return Reported([_shaped(members, shape, select, study)], [], members)
 

@@ -85,9 +85,9 @@ class LazyGroup(click.Group):
             return super().resolve_command(ctx, args)
         import difflib  # lazy: only mistakes need it
 
-        from fedcli.cli import habits
+        from fedcli.cli import peer_options
 
-        wanted = habits.COMMANDS.get(name.lower())
+        wanted = peer_options.COMMANDS.get(name.lower())
         near = [wanted] if wanted else difflib.get_close_matches(name.lower(), COMMANDS, n=2)
         hint = f"; did you mean fedcli {' or fedcli '.join(near)}?" if near else ""
         raise click.UsageError(f"No such command '{name}'{hint}", ctx)

@@ -107,7 +107,7 @@ class SectionCommand(click.Command):
         """The error with a suggestion: a similar option, or fedcli's name for another tool's."""
         import difflib  # lazy: few commands need it
 
-        from fedcli.cli.habits import advice_on
+        from fedcli.cli.peer_options import advice_on
 
         known = [name for param in self.get_params(ctx) for name in param.opts]
         advice = advice_on(err.option_name, known)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fedcli.lazy import hand_on
+from fedcli.lazy import reexport
 
 if TYPE_CHECKING:
     from fedcli.datasets.batches import BatchedDataset as BatchedDataset
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fedcli.datasets.sources.given import from_examples as from_examples
     from fedcli.settings.data_source import DataSource as DataSource
 else:
-    __getattr__, __dir__, __all__ = hand_on(
+    __getattr__, __dir__, __all__ = reexport(
         __name__,
         {
             "BatchedDataset": "fedcli.datasets.batches",

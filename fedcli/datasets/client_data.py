@@ -48,8 +48,8 @@ class ClientData(ExplainsNames, abc.ABC):
             replaces, if there is one; else empty.
         notes: Notes on the data for the user, one line each.
         cache: Keeps clients that were decompressed or generated; None if they are memory-mapped.
-        is_drawn: Whether the C core generates clients into `cache`. Several threads can do so at
-            the same time.
+        is_generated: Whether the C core generates clients into `cache`. Several threads can do so
+            at the same time.
     """
 
     source: str
@@ -64,7 +64,7 @@ class ClientData(ExplainsNames, abc.ABC):
     has_default_classes: bool = False
     replaces: str = ""
     cache: ClientCache | None = None
-    is_drawn: bool = False
+    is_generated: bool = False
     notes: tuple[str, ...] = ()
 
     def description(self) -> SourceDescription | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fedcli.lazy import hand_on
+from fedcli.lazy import reexport
 
 if TYPE_CHECKING:
     from fedcli.learning.builders import build_fed_eval as build_fed_eval
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from fedcli.learning.state import ServerState as ServerState
     from fedcli.models.metrics import sum_then_finalize as sum_then_finalize
 else:
-    __getattr__, __dir__, __all__ = hand_on(
+    __getattr__, __dir__, __all__ = reexport(
         __name__,
         {
             "LearningProcess": "fedcli.learning.process",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fedcli.lazy import hand_on
+from fedcli.lazy import reexport
 
 if TYPE_CHECKING:
     from fedcli.models.layer_graphs import functional as functional
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from fedcli.models.zoo import vgg11 as vgg11
     from fedcli.models.zoo import vgg11_bn as vgg11_bn
 else:
-    __getattr__, __dir__, __all__ = hand_on(
+    __getattr__, __dir__, __all__ = reexport(
         __name__,
         {
             "Model": "fedcli.models.model",

@@ -14,7 +14,7 @@ from fedcli.settings.run_config import WITHOUT_EFFECT
 
 # Options that change results; runs that differ only in them are repetitions of each other.
 REPEATS = ("seed",)
-_ENDINGS = ("stop_at", "patience")  # with one of these, eval_every changes results
+_EARLY_STOPPING_OPTIONS = ("stop_at", "patience")  # with one of these, eval_every changes results
 # Fingerprints in the provenance: those of the files that options name.
 _FINGERPRINTS = ("data", "model")
 _PARTITION_SEED_OPTION = "partition_options.seed"
@@ -164,7 +164,7 @@ def _strict_key(run: RunRecord) -> str:
 def setting(run: RunRecord) -> dict[str, Any]:
     """Returns the options and fingerprints that determine a run's results, without its seed."""
     left_out = {*REPEATS, *WITHOUT_EFFECT}
-    if not any(name in run.options for name in _ENDINGS):
+    if not any(name in run.options for name in _EARLY_STOPPING_OPTIONS):
         left_out.add("eval_every")
     files = {f"({name})": run.provenance[name] for name in _FINGERPRINTS if name in run.provenance}
     options = {

@@ -37,7 +37,7 @@ from fedcli.runs.record import (
 # Paul Tol's bright scheme with a darker yellow, whose colours colour-blind readers can distinguish.
 # The second row is for a dark background.
 COLORS = ("#4477aa", "#ee6677", "#228833", "#b09a1e", "#33a6cc", "#aa3377", "#777777")
-_NIGHT_COLORS = ("#77aadd", "#ff8899", "#55bb66", "#ddcc66", "#77ddff", "#dd77aa", "#aaaaaa")
+_DARK_COLORS = ("#77aadd", "#ff8899", "#55bb66", "#ddcc66", "#77ddff", "#dd77aa", "#aaaaaa")
 # The lines of the first seven series are solid, the next seven have the second pattern, and so on.
 _DASHES = ("", "7 3", "2 3", "8 3 2 3", "13 3", "1 5", "9 2 2 2 2 2")
 
@@ -58,7 +58,7 @@ _STYLE = (
   --axis: #888; --shade: #0003; --wrong: #b3223a; {_variables(COLORS)} }}
 @media (prefers-color-scheme: dark) {{
   :root {{ --paper: #16181c; --ink: #e4e4e4; --faint: #a0a4aa; --line: #34383f;
-    --axis: #80858d; --shade: #fff4; --wrong: #ff8f9f; {_variables(_NIGHT_COLORS)} }}
+    --axis: #80858d; --shade: #fff4; --wrong: #ff8f9f; {_variables(_DARK_COLORS)} }}
 }}
 """
     + """

@@ -78,7 +78,7 @@ def evaluate_run(
     num_errors: int | None = None,
     metrics: Sequence[str] | None = None,
     metric_options: Mapping[str, Value] | None = None,
-    takers: Sequence[Callable[[Predicted], None]] = (),
+    prediction_callbacks: Sequence[Callable[[Predicted], None]] = (),
     cancel: CancelFlag | None = None,
     **of_data: Unpack[DataOptions],
 ) -> Evaluation:
@@ -108,7 +108,8 @@ def evaluate_run(
         num_errors: Number of the worst mistakes to return; None for none.
         metrics: Names of metrics beside loss and accuracy (see `fedcli info`); None for the run's.
         metric_options: Options of your own metrics in `metrics`; None for the run's.
-        takers: Functions that are called with the predictions of one client after another.
+        prediction_callbacks: Functions that are called with the predictions of one client after
+            another.
         cancel: A flag that any thread may set to stop the evaluation.
         of_data: The other fields of a `DataSource` by name, as for training. For the run's own
             data, the defaults are the run's values. Other data have by default no test data, the
@@ -128,7 +129,7 @@ def evaluate_run(
         None if predictions_file is None else Path(predictions_file),
         None if per_client_file is None else Path(per_client_file),
         num_errors,
-        tuple(takers),
+        tuple(prediction_callbacks),
     )
     outputs.check_names()
     memory = _in_memory(data)

@@ -24,13 +24,13 @@ class EvaluationOutputs:
     predictions_file: Path | None = None
     per_client_file: Path | None = None
     num_errors: int | None = None
-    takers: tuple[Callable[[Predicted], None], ...] = ()
+    prediction_callbacks: tuple[Callable[[Predicted], None], ...] = ()
 
     @property
     def has_predictions(self) -> bool:
         """Whether any output needs the predictions of single examples."""
         has_results = self.predictions_file is not None or self.num_errors is not None
-        return has_results or bool(self.takers)
+        return has_results or bool(self.prediction_callbacks)
 
     def check_names(self) -> None:
         """Checks, before any work, that the files can be written.
@@ -73,11 +73,11 @@ class EvaluationOutputs:
             return None
         worst = None if self.num_errors is None else WorstMistakes(self.num_errors)
         with ExitStack() as stack:
-            takers = [*self.takers, *([] if worst is None else [worst.add])]
+            callbacks = [*self.prediction_callbacks, *([] if worst is None else [worst.add])]
             if self.predictions_file is not None:
                 num_classes = trained.model.layout.num_classes
                 file = predictions.writing(self.predictions_file, num_classes)
-                takers.append(stack.enter_context(file))
+                callbacks.append(stack.enter_context(file))
             state = trained.state
             found = predictions.predict(
                 *(group, trained.model, trained.engine, state.evaluated_weights),
@@ -85,8 +85,8 @@ class EvaluationOutputs:
                 state.starts,
             )
             for predicted in found:
-                for take in takers:
-                    take(predicted)
+                for callback in callbacks:
+                    callback(predicted)
         return worst
 
     def write_clients(self, evaluation: Evaluation) -> None:

@@ -123,7 +123,7 @@ class Training:
         self._evaluations = RoundEvaluations(federation, cancel)
         self._logs: tuple[RunLog, ...] = ()
         self._virtual_seconds = 0.0
-        if federation.sampled_clients.participation or self._evaluations.need_lines:
+        if federation.sampled_clients.participation or self._evaluations.needs_lines:
             for line in folder.read_completed(run.path, state.round_num):
                 self._note(line)
 

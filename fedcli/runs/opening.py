@@ -360,15 +360,15 @@ def _read_all(
     read: list[BatchedDataset] = []
     is_over = threading.Event()  # all are read, or reading failed or was cancelled
 
-    def draw_from_the_end() -> None:
+    def generate_from_last() -> None:
         """Generates clients from the last one on, into the cache, until all are generated."""
         num_left = len(batches.client_ids)
         while len(read) < num_left and not is_over.is_set():
             num_left -= 1
             batches.data.client(batches.client_ids[num_left])
 
-    helper = threading.Thread(target=draw_from_the_end, name="fedcli-draw", daemon=True)
-    is_helped = batches.data.is_drawn and num_threads > 1
+    helper = threading.Thread(target=generate_from_last, name="fedcli-generate", daemon=True)
+    is_helped = batches.data.is_generated and num_threads > 1
     if is_helped:
         helper.start()
     try:

@@ -30,7 +30,7 @@ class RoundEvaluations:
         self._best = None if config.keep_best is None else Best(config.keep_best)
 
     @property
-    def need_lines(self) -> bool:
+    def needs_lines(self) -> bool:
         """Whether `note` must be called with the lines of all earlier rounds."""
         return self._progress is not None or self._best is not None
 

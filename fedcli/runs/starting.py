@@ -327,7 +327,7 @@ def _note_of_moved_end(config: RunConfig, content: Checkpoint) -> tuple[str, ...
         option_name(f"{side}_schedule")
         for side in ("client", "server")
         for options in [getattr(config, f"{side}_schedule_options")]
-        if (options or {}).get("decay_rounds") == tables.RUN_S_ROUNDS
+        if (options or {}).get("decay_rounds") == tables.ROUNDS_OF_RUN
     ]
     if not content.round_num or not schedules or config.rounds == before:
         return ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fedcli.lazy import hand_on
+from fedcli.lazy import reexport
 
 if TYPE_CHECKING:
     from fedcli.settings.config_file import from_toml as from_toml
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fedcli.settings.run_config import absolute_paths as absolute_paths
     from fedcli.settings.toml_values import parse_options as parse_options
 else:
-    __getattr__, __dir__, __all__ = hand_on(
+    __getattr__, __dir__, __all__ = reexport(
         __name__,
         {
             "DATA_FIELDS": "fedcli.settings.run_config",

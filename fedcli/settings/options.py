@@ -23,7 +23,7 @@ MAX_FLOAT = 3e38
 LEAST_POSITIVE = 1.2e-38
 
 # Names of options in fedcli, each with its names in other tools and papers.
-_HABITS: Mapping[str, tuple[str, ...]] = {
+_PEER_OPTION_NAMES: Mapping[str, tuple[str, ...]] = {
     "proximal_strength": ("mu", "proximal_mu", "prox_mu", "proximal_weight", "lambda", "lam"),
     "beta_1": ("beta1", "b1", "betas"),
     "beta_2": ("beta2", "b2", "betas"),
@@ -303,7 +303,7 @@ def _hint(name: str, known: Collection[str]) -> str:
     word = name.lower().replace("-", "_")
     if word in _RATES:
         return "; learning rates are --client-lr and --server-lr"
-    called = [ours for ours, theirs in _HABITS.items() if word in (ours, *theirs)]
+    called = [ours for ours, theirs in _PEER_OPTION_NAMES.items() if word in (ours, *theirs)]
     here = [ours for ours in called if ours in known]
     if here:
         return f"; {name} is called {' and '.join(here)} here"

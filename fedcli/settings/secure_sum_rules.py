@@ -18,9 +18,9 @@ _SCALES = "gives each client a scale of its own, so its codes cannot be added"
 _MORE_VECTORS = "sends or needs more than updates, and only sums of updates are simulated"
 
 # Aggregators that need one weighted sum, and those that need other sums.
-_OF_SUM = ("mean", "norm-bound", "tff-robust")
-_OF_STEPS = ("geometric-median", "rfa", "centered-clipping", "sign-majority")
-_AGGREGATORS = (*_OF_SUM, *_OF_STEPS)
+_OF_ONE_SUM = ("mean", "norm-bound", "tff-robust")
+_OF_SEVERAL_SUMS = ("geometric-median", "rfa", "centered-clipping", "sign-majority")
+_AGGREGATORS = (*_OF_ONE_SUM, *_OF_SEVERAL_SUMS)
 # Compressors whose payloads can be added. With the last two, the server decodes only the total.
 _OF_UPDATES = ("fixed-step", "random-k")
 _COMPRESSORS = (*_OF_UPDATES, "powersgd", "sketch")
@@ -66,7 +66,8 @@ def _check_aggregator(values: Mapping[str, Any]) -> None:
     if rule not in _AGGREGATORS:
         others = f"one of {', '.join(_AGGREGATORS)}, or give --pre-aggregator bucketing"
         _refuse("aggregator", rule, _SINGLE, others)
-    if rule in _OF_STEPS and values["secure_sum_options"].get("bound", AUTO_BOUND) != AUTO_BOUND:
+    bound = values["secure_sum_options"].get("bound", AUTO_BOUND)
+    if rule in _OF_SEVERAL_SUMS and bound != AUTO_BOUND:
         raise ConfigError(
             f"--secure-sum-option bound with --aggregator {rule}, which sets its own bound; "
             "leave it out"
@@ -85,7 +86,7 @@ def _check_compress(values: Mapping[str, Any]) -> None:
     if compress not in _COMPRESSORS:
         why = _WHY_NOT_COMPRESS.get(compress, _WHY_NOT_COMPRESS[""])
         _refuse("compress", compress, why, f"one of {', '.join(_COMPRESSORS)}")
-    fitting = _OF_SUM if compress in _OF_UPDATES else ("mean",)
+    fitting = _OF_ONE_SUM if compress in _OF_UPDATES else ("mean",)
     if values["pre_aggregator"] is not None or values["aggregator"] not in fitting:
         name = "aggregator" if values["pre_aggregator"] is None else "pre_aggregator"
         raise ConfigError(

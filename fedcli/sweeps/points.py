@@ -128,7 +128,7 @@ def check_can_continue(config: RunConfig) -> None:
     """Refuses schedules that end with the run: a longer run would have different first rounds."""
     for side in ("client", "server"):
         options = getattr(config, f"{side}_schedule_options") or {}
-        if options.get("decay_rounds") == tables.RUN_S_ROUNDS:
+        if options.get("decay_rounds") == tables.ROUNDS_OF_RUN:
             raise ConfigError(
                 f"halving: --{side}-schedule {getattr(config, f'{side}_schedule')} ends with the "
                 f"run; set its length, as in {side}_schedule_options.decay_rounds = 100"

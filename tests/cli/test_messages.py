@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from fedcli.cli import main as cli
-from fedcli.cli.habits import advice_on
+from fedcli.cli.peer_options import advice_on
 from fedcli.cli.screen.output import Remarks, Verbosity
 from fedcli.runs.files import folder
 from tests.kit.command_line import Fedcli
@@ -128,7 +128,7 @@ def test_runs_that_begin_in_one_second_get_names_of_their_own(tmp_path: Path) ->
         run.close()
 
 
-# ---- Options by habit ----------------------------------------------------------------------------
+# ---- Options of other tools ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -168,14 +168,14 @@ def test_no_guess_where_nothing_is_near(fedcli: Fedcli) -> None:
 
 
 def test_options_that_are_advised_exist() -> None:
-    from fedcli.cli import habits
+    from fedcli.cli import peer_options
     from fedcli.cli.preprocess import preprocess
     from fedcli.cli.train import train
 
     known = {name for param in (*train.params, *preprocess.params) for name in param.opts}
     named = {
         word.strip(",;'")
-        for advice in habits._ADVICE
+        for advice in peer_options._ADVICE
         for word in advice.split()
         if word.startswith("-")
     }

@@ -7,8 +7,8 @@ from typing import Any
 import click
 import pytest
 
-from fedcli.cli import habits, options
 from fedcli.cli import main as cli
+from fedcli.cli import options, peer_options
 from fedcli.cli.screen.output import one_line
 from fedcli.errors import ConfigError
 from tests.kit.command_line import Fedcli, assert_is_one_line
@@ -67,8 +67,8 @@ def test_usage_error_is_one_line_and_exit_2(
 
 def test_commands_that_are_advised_exist() -> None:
     known = {*cli.COMMANDS, "--version"}
-    assert {advice.split()[0] for advice in habits.COMMANDS.values()} <= known
-    assert not habits.COMMANDS.keys() & known
+    assert {advice.split()[0] for advice in peer_options.COMMANDS.values()} <= known
+    assert not peer_options.COMMANDS.keys() & known
 
 
 @pytest.mark.parametrize(

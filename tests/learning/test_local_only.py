@@ -280,7 +280,7 @@ def test_what_needs_one_model_is_refused_before_anything_is_evaluated(
         {"fine_tuning": evaluating.FineTuningOptions()},
         {"predictions_file": tmp_path / "p.csv"},
         {"num_errors": 3},
-        {"takers": [print]},
+        {"prediction_callbacks": [print]},
     )
     for each in options:
         with pytest.raises(ConfigError, match="there is no common model"):

@@ -25,20 +25,20 @@ class FailingBatches(ClientBatches):
         raise DataError("the second client is damaged")
 
 
-def drawn_clients(kind: type[ClientBatches]) -> ClientBatches:
+def generated_clients(kind: type[ClientBatches]) -> ClientBatches:
     source = DataSource(data="synthetic-digits", data_options={"clients": 5000})
     train = datasets.open_splits(source)["train"]
-    assert train.is_drawn
+    assert train.is_generated
     return kind(train, train.client_ids, BatchPlan())
 
 
 def num_helpers() -> int:
-    return sum(thread.name == "fedcli-draw" for thread in threading.enumerate())
+    return sum(thread.name == "fedcli-generate" for thread in threading.enumerate())
 
 
 def test_a_failure_ends_the_thread_that_draws_clients() -> None:
     with pytest.raises(DataError, match="the second client is damaged"):
-        opening._read_all(drawn_clients(FailingBatches), None, 2)
+        opening._read_all(generated_clients(FailingBatches), None, 2)
     assert num_helpers() == 0
 
 
@@ -46,7 +46,7 @@ def test_a_cancellation_ends_the_thread_that_draws_clients() -> None:
     cancel = CancelFlag()
     cancel.set()
     with pytest.raises(Cancelled):
-        opening._read_all(drawn_clients(ClientBatches), cancel, 2)
+        opening._read_all(generated_clients(ClientBatches), cancel, 2)
     assert num_helpers() == 0
 
 

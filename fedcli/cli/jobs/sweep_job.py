@@ -58,7 +58,7 @@ def new_study(
     ranges = _pairs(given, "ranges")
     for name, added in (("grid", grid), ("range", ranges)):
         if added:
-            document[name] = {**document.get(name, {}), **_dotted(added)}
+            document[name] = {**document.get(name, {}), **_with_underscores(added)}
     select = {"metric": given.get("metric"), "on": given.get("split")}
     document["select"].update({key: value for key, value in select.items() if value is not None})
     if "halving" in given:
@@ -294,7 +294,7 @@ def _pairs(given: Mapping[str, Any], name: str) -> dict[str, str]:
     return found
 
 
-def _dotted(table: Mapping[str, Any]) -> dict[str, Any]:
+def _with_underscores(table: Mapping[str, Any]) -> dict[str, Any]:
     """A table with underscores in the names of options, as a study.toml has them."""
     return {key.removeprefix("--").replace("-", "_"): value for key, value in table.items()}
 

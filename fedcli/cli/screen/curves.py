@@ -53,7 +53,7 @@ class Picture(NamedTuple):
         return ["".join(piece.text for piece in line).rstrip() for line in self.lines]
 
 
-class _Field:
+class _PlotArea:
     """The plot area: cells with dots and marks. What is drawn later covers earlier drawings."""
 
     def __init__(self, columns: int, rows: int, *, has_braille: bool) -> None:
@@ -136,19 +136,19 @@ def draw(
     points = [point for each in series.values() for point in each]
     if not points:
         return None
-    field = _Field(max(_MIN_COLUMNS, width - _MARGIN - 2), height, has_braille=has_braille)
+    area = _PlotArea(max(_MIN_COLUMNS, width - _MARGIN - 2), height, has_braille=has_braille)
     across = Axis.of((x for x, _ in points), is_log=False)
     beginnings = [each[0][1] for each in series.values() if each]
     up = Axis.of((y for _, y in points), beginnings, is_log=None if may_be_log else False)
     placed = [[(across.share(x), up.share(y)) for x, y in each] for each in series.values()]
     for number in reversed(range(len(placed))):
-        field.line(placed[number], number)
+        area.line(placed[number], number)
     for number in reversed(range(len(placed))):
-        for place in _marked(placed[number], field.columns, number, len(placed)):
-            field.mark(place, mark_of(number, len(placed), has_braille=has_braille), number)
-    lines = _with_scale(field, up, has_braille=has_braille)
+        for place in _marked(placed[number], area.columns, number, len(placed)):
+            area.mark(place, mark_of(number, len(placed), has_braille=has_braille), number)
+    lines = _with_scale(area, up, has_braille=has_braille)
     is_whole = all(float(x).is_integer() for x, _ in points)  # rounds, not megabytes
-    lines += _below(across, field.columns, has_braille=has_braille, is_whole=is_whole)
+    lines += _below(across, area.columns, has_braille=has_braille, is_whole=is_whole)
     return Picture(lines, up.is_log)
 
 
@@ -185,19 +185,19 @@ def _marked(
     return list(dict.fromkeys(marked))
 
 
-def _with_scale(field: _Field, axis: Axis, *, has_braille: bool) -> list[list[Piece]]:
+def _with_scale(area: _PlotArea, axis: Axis, *, has_braille: bool) -> list[list[Piece]]:
     """Returns the rows of the plot area with the y axis on their left."""
     bar, tick = (_LINES if has_braille else _ASCII_LINES)[:2]
-    ticks = axis.ticks(max(2, field.rows // _TICK_ROWS + 1))
+    ticks = axis.ticks(max(2, area.rows // _TICK_ROWS + 1))
     labels = {}
     for value, text in zip(ticks, tick_texts(ticks), strict=True):
-        labels[field.rows - 1 - round(axis.share(value) * (field.rows - 1))] = text
+        labels[area.rows - 1 - round(axis.share(value) * (area.rows - 1))] = text
     return [
         [
             Piece(f"{labels.get(row, ''):>{_MARGIN}} {tick if row in labels else bar}", None),
-            *field.pieces(row),
+            *area.pieces(row),
         ]
-        for row in range(field.rows)
+        for row in range(area.rows)
     ]
 
 

@@ -127,7 +127,7 @@ class _Grid:
             groups[-1].append(index)
         return [self.columns([*keys, *group]) for group in groups]
 
-    def turned(self, left: int) -> _Grid:
+    def transposed(self, left: int) -> _Grid:
         """Returns the transposed table. Its columns may mix texts and numbers."""
         names, *columns = zip(self.headers, *self.rows, strict=True)
         least = max([_MIN_TEXT, *self.widths[left:]])
@@ -238,17 +238,17 @@ class Screen:
         headers = [stdout_line(header) for header in headers]
         body = [[stdout_line(cell) for cell in row] for row in rows]
         leasts = [_MIN_TEXT if index < left else _UNBOUNDED for index in range(len(headers))]
-        self._table(_Grid(headers, body, leasts), left, gap, may_turn=True)
+        self._table(_Grid(headers, body, leasts), left, gap, may_transpose=True)
 
-    def _table(self, grid: _Grid, left: int, gap: int, *, may_turn: bool) -> None:
+    def _table(self, grid: _Grid, left: int, gap: int, *, may_transpose: bool) -> None:
         room = self.console.width
         gaps = (each for each in range(gap, 1, -1) if self.has_room_for(*grid.cells, each))
         gap = next(gaps, 1)
         num_keys = min(max(left, 1), len(grid.headers) - 1)
         if grid.least_width(gap) <= room or not num_keys:
             self._print_table(grid, left, gap)
-        elif may_turn and 2 * grid.columns(range(num_keys)).least_width(gap) > room:
-            self._table(grid.turned(left), 1, gap, may_turn=False)
+        elif may_transpose and 2 * grid.columns(range(num_keys)).least_width(gap) > room:
+            self._table(grid.transposed(left), 1, gap, may_transpose=False)
         else:
             for index, part in enumerate(grid.parts(num_keys, room)):
                 if index:

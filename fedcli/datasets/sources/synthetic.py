@@ -96,7 +96,7 @@ class GeneratedIds(Sequence[str]):
 class SyntheticSplit(ClientData):
     """One split of a synthetic dataset."""
 
-    is_drawn = True
+    is_generated = True
 
     def __init__(
         self,

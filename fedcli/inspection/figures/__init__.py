@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fedcli.lazy import hand_on
+from fedcli.lazy import reexport
 
 if TYPE_CHECKING:
     from fedcli.inspection.figures.writing import FORMATS as FORMATS
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fedcli.inspection.figures.writing import write_figures as write_figures
     from fedcli.inspection.figures.writing import write_pairs as write_pairs
 else:
-    __getattr__, __dir__, __all__ = hand_on(
+    __getattr__, __dir__, __all__ = reexport(
         __name__,
         {
             "FORMATS": "fedcli.inspection.figures.writing",

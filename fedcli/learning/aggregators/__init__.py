@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fedcli.lazy import hand_on
+from fedcli.lazy import reexport
 
 if TYPE_CHECKING:
     from fedcli.learning.aggregators.contract import Aggregator as Aggregator
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fedcli.learning.engines.deltas import DeltaRequest as DeltaRequest
     from fedcli.learning.engines.deltas import Deltas as Deltas
 else:
-    __getattr__, __dir__, __all__ = hand_on(
+    __getattr__, __dir__, __all__ = reexport(
         __name__,
         {
             "ALL_ROWS": "fedcli.learning.engines.deltas",

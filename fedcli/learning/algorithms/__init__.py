@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fedcli.lazy import hand_on
+from fedcli.lazy import reexport
 
 if TYPE_CHECKING:
     from fedcli.core.native import StepKind as StepKind
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fedcli.learning.algorithms.client_work import CohortCall as CohortCall
     from fedcli.learning.algorithms.client_work import WorkResult as WorkResult
 else:
-    __getattr__, __dir__, __all__ = hand_on(
+    __getattr__, __dir__, __all__ = reexport(
         __name__,
         {
             "Algorithm": "fedcli.learning.algorithms.base",

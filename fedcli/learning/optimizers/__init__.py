@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fedcli.lazy import hand_on
+from fedcli.lazy import reexport
 
 if TYPE_CHECKING:
     from fedcli.learning.optimizers.named import adafactor as adafactor
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fedcli.learning.optimizers.optimizer import Optimizer as Optimizer
     from fedcli.learning.optimizers.own import ServerOptimizer as ServerOptimizer
 else:
-    __getattr__, __dir__, __all__ = hand_on(
+    __getattr__, __dir__, __all__ = reexport(
         __name__,
         {
             "Optimizer": "fedcli.learning.optimizers.optimizer",

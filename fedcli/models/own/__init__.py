@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fedcli.lazy import hand_on
+from fedcli.lazy import reexport
 
 if TYPE_CHECKING:
     from fedcli.datasets.batches import ArraySpec as ArraySpec
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fedcli.settings.own.user_code import fingerprint as fingerprint
     from fedcli.settings.own.user_code import trace_lines as trace_lines
 else:
-    __getattr__, __dir__, __all__ = hand_on(
+    __getattr__, __dir__, __all__ = reexport(
         __name__,
         {
             "ArraySpec": "fedcli.datasets.batches",

@@ -214,8 +214,8 @@ def _python_model(
 
 def _is_keras(made: object) -> bool:
     """Returns whether an object is of a Keras class and has no `forward_pass`."""
-    homes = [f"{each.__module__}." for each in type(made).__mro__]
-    return not hasattr(made, "forward_pass") and any(map(_KERAS.match, homes))
+    modules = [f"{each.__module__}." for each in type(made).__mro__]
+    return not hasattr(made, "forward_pass") and any(map(_KERAS.match, modules))
 
 
 def _check_spec(network: Network, input_shape: tuple[int, ...] | None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fedcli.lazy import hand_on
+from fedcli.lazy import reexport
 
 if TYPE_CHECKING:
     from fedcli.datasets.partitions.own import Partition as Partition
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fedcli.learning.optimizers.own import ServerOptimizer as ServerOptimizer
     from fedcli.settings.options import Option as Option
 else:
-    __getattr__, __dir__, __all__ = hand_on(
+    __getattr__, __dir__, __all__ = reexport(
         __name__,
         {
             "Aggregator": "fedcli.learning.aggregators.contract",

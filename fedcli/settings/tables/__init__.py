@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fedcli.lazy import hand_on
+from fedcli.lazy import reexport
 
 if TYPE_CHECKING:
     from fedcli.settings.tables.algorithms import AGGREGATORS as AGGREGATORS
@@ -46,14 +46,14 @@ if TYPE_CHECKING:
     from fedcli.settings.tables.partitions import split_partition as split_partition
     from fedcli.settings.tables.privacy import PRIVACY as PRIVACY
     from fedcli.settings.tables.samplers import SAMPLERS as SAMPLERS
-    from fedcli.settings.tables.schedules import RUN_S_ROUNDS as RUN_S_ROUNDS
+    from fedcli.settings.tables.schedules import ROUNDS_OF_RUN as ROUNDS_OF_RUN
     from fedcli.settings.tables.schedules import SCHEDULES as SCHEDULES
     from fedcli.settings.tables.schedules import resolve_schedule as resolve_schedule
     from fedcli.settings.tables.secure_sums import SECURE_SUMS as SECURE_SUMS
     from fedcli.settings.vocabulary import CONSTANT as CONSTANT
     from fedcli.settings.vocabulary import NATURAL as NATURAL
 else:
-    __getattr__, __dir__, __all__ = hand_on(
+    __getattr__, __dir__, __all__ = reexport(
         __name__,
         {
             "AGGREGATORS": "fedcli.settings.tables.algorithms",
@@ -80,7 +80,7 @@ else:
             "PRIVACY": "fedcli.settings.tables.privacy",
             "PUBLIC_DATASETS": "fedcli.settings.tables.datasets",
             "PRE_AGGREGATORS": "fedcli.settings.tables.algorithms",
-            "RUN_S_ROUNDS": "fedcli.settings.tables.schedules",
+            "ROUNDS_OF_RUN": "fedcli.settings.tables.schedules",
             "SAMPLERS": "fedcli.settings.tables.samplers",
             "SCHEDULES": "fedcli.settings.tables.schedules",
             "SECURE_SUMS": "fedcli.settings.tables.secure_sums",

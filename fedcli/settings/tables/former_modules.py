@@ -1,7 +1,7 @@
 """The present places of modules that were at the top of fedcli before it had its subpackages.
 
 Scripts that import them by their former names go on working; fedcli itself uses no former name.
-`fedcli.lazy.hand_on` reads the table. Submodules of a moved module are found below its new name.
+`fedcli.lazy.reexport` reads the table. Submodules of a moved module are found below its new name.
 """
 
 from __future__ import annotations

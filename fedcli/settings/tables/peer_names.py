@@ -371,7 +371,7 @@ ARGUMENTS: Mapping[str, PeerArgument] = MappingProxyType(
 )
 
 # The modules in which a name that is missing elsewhere may be found.
-_FACES = (
+_PUBLIC_MODULES = (
     *("fedcli", "fedcli.learning", "fedcli.models", "fedcli.datasets", "fedcli.optimizers"),
     *("fedcli.aggregators", "fedcli.algorithms", "fedcli.layers", "fedcli.own_models"),
 )
@@ -386,8 +386,8 @@ def about_name(name: str, known: Collection[str]) -> str:
     """
     if name in NAMES:
         return f"; {NAMES[name]}"
-    places = [face for face in _FACES if name in load(face).__all__]
-    return f"; it is {places[0]}.{name}" if places else did_you_mean(name, known)
+    modules = [module for module in _PUBLIC_MODULES if name in load(module).__all__]
+    return f"; it is {modules[0]}.{name}" if modules else did_you_mean(name, known)
 
 
 def about_argument(name: str, known: Collection[str]) -> str:

@@ -11,7 +11,7 @@ from fedcli.settings.options import LEAST_POSITIVE, Entry, Option, Value, choose
 from fedcli.settings.vocabulary import CONSTANT
 
 # The value of decay_rounds that stands for the number of rounds of the run.
-RUN_S_ROUNDS = 0
+ROUNDS_OF_RUN = 0
 
 _GRF = "google-research/federated, utils/optimizers/optimizer_utils.py"
 _MAX_ROUNDS = 2**31 - 1
@@ -96,8 +96,8 @@ SCHEDULES = table(
             _decay_rounds(
                 "Rounds of the decay; 0: all rounds of the run after the warm-up. If the run is "
                 "resumed with other --rounds, the decay ends with the new last round.",
-                RUN_S_ROUNDS,
-                RUN_S_ROUNDS,
+                ROUNDS_OF_RUN,
+                ROUNDS_OF_RUN,
             ),
             Option("final_factor", 0.0, "Share of the learning rate at the end.", 0.0, 1.0),
             _warmup_rounds(0),
@@ -128,7 +128,7 @@ SCHEDULES = table(
 def resolve_schedule(
     name: str, options: Mapping[str, Value], num_rounds: int | None
 ) -> dict[str, Any]:
-    """Returns all options of a schedule; RUN_S_ROUNDS is replaced by the rounds after the warm-up.
+    """Returns all options of a schedule; ROUNDS_OF_RUN is replaced by the rounds after the warm-up.
 
     Args:
         name: A key of `SCHEDULES`.
@@ -140,7 +140,7 @@ def resolve_schedule(
             all rounds.
     """
     resolved: dict[str, Any] = resolve(choose(SCHEDULES, name, "schedule"), options)
-    if resolved.get("decay_rounds") == RUN_S_ROUNDS:
+    if resolved.get("decay_rounds") == ROUNDS_OF_RUN:
         resolved["decay_rounds"] = _rounds_left(name, resolved, num_rounds)
     return resolved
 
