@@ -121,11 +121,12 @@ typedef struct fed_taps {
     size_t num_rows, num_cells, num_channels;
 } fed_taps;
 
-/* A row of Winograd's tiles, each with 6x6 inputs and 36 transformed values ("points"). */
+/* A row of Winograd's tiles, each with 6x6 inputs and 36 transformed values ("points"); with stride
+ * 2, 9x9 inputs and 81 points. */
 typedef struct fed_tile_row {
     size_t side;         /* outputs of a tile in each direction: 4 for 3x3 windows, 2 for 5x5 */
     size_t num_tiles;    /* adjacent */
-    size_t point_stride; /* floats from one of the 36 points to the next */
+    size_t point_stride; /* floats from one of the points to the next */
 } fed_tile_row;
 
 /* The memory for the outputs, or pooled outputs, of a row of tiles. */
@@ -138,32 +139,32 @@ typedef struct fed_cells {
     size_t offsets_stride;   /* from one row of cells to the next */
 } fed_cells;
 
-/* Products of rows with panels of weights, for several points. Inputs and outputs are in panels of
- * FED_PAD values. Members that end in `panel` or `point` are the floats from a panel, or a point,
- * to the next. */
+/* Products of rows with panels of weights. Inputs and outputs are in panels of FED_PAD values.
+ * Members that end in `panel` are the floats from a panel to the next. Those that end in `point`
+ * are the floats to the operands of the next products, which are prefetched. */
 typedef struct fed_products {
-    size_t num_points, num_rows;    /* num_rows is even */
+    size_t num_rows;                /* even */
     size_t num_inputs, num_outputs; /* panels */
     int is_added;                   /* 1: results are added to out */
-    const float *rows;              /* [points][inputs][num_rows, FED_PAD] */
+    const float *rows;              /* [inputs][num_rows, FED_PAD] */
     size_t rows_panel, rows_point;
-    const float *weights; /* [points][outputs][inputs][FED_PAD, FED_PAD] */
+    const float *weights; /* [outputs][inputs][FED_PAD, FED_PAD] */
     size_t weights_panel, weights_point;
-    float *out; /* out [points][outputs][num_rows, FED_PAD] */
-    size_t out_panel, out_point;
+    float *out; /* out [outputs][num_rows, FED_PAD] */
+    size_t out_panel;
 } fed_products;
 
-/* The operands of the gradient by the weights; num_rows is any number. */
+/* The operands of the gradient by the weights. */
 typedef struct fed_products_gradient {
-    size_t num_points, num_rows;
+    size_t num_rows;
     size_t num_inputs, num_outputs; /* panels */
     int is_added;                   /* 1: results are added to out */
-    const float *rows;              /* [points][inputs][num_rows, FED_PAD] */
-    size_t rows_panel, rows_point;
-    const float *gradient; /* [points][outputs][num_rows, FED_PAD] */
-    size_t gradient_panel, gradient_point;
-    float *out; /* out [points][outputs][inputs][FED_PAD, FED_PAD] */
-    size_t out_panel, out_point;
+    const float *rows;              /* [inputs][num_rows, FED_PAD] */
+    size_t rows_panel;
+    const float *gradient; /* [outputs][num_rows, FED_PAD] */
+    size_t gradient_panel;
+    float *out; /* out [outputs][inputs][FED_PAD, FED_PAD] */
+    size_t out_panel;
 } fed_products_gradient;
 
 /* The outputs of an activation that only limits them, such as relu. */

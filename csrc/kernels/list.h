@@ -139,7 +139,24 @@ KERNEL(void, winograd_weights_gradient, const float *points /* [36][num_values] 
        size_t point_stride, size_t window /* 3 or 5 */, size_t num_values,
        float *taps /* in-out [window * window][num_values] */, size_t tap_stride)
 
-/* Matrix products, one for each of several points. Points are a stride apart.
+/* The same passes with 3x3 windows and stride 2, for FED_PAD channels: tiles have 9x9 inputs, 4x4
+ * outputs, 81 points of values and 36 points of weights (winograd_strided.inc). Values are [81]
+ * [num_tiles, FED_PAD], cells are not pooled, and the weights' taps and points are as above. */
+KERNEL(void, strided_inputs, const fed_tile_row *row, const float *in, size_t row_stride,
+       size_t pixel_stride, float *points /* out */)
+KERNEL(void, strided_weights, const float *taps /* [9][num_values] */, size_t tap_stride,
+       size_t num_values, float *points /* out [36][num_values] */, size_t point_stride)
+KERNEL(void, strided_outputs, const fed_tile_row *row, const float *points, const float *bias,
+       float least, const fed_cells *cells)
+KERNEL(void, strided_outputs_gradient, const fed_tile_row *row, const float *gradient,
+       size_t row_stride, size_t pixel_stride, float *points /* out */)
+KERNEL(void, strided_inputs_gradient, const fed_tile_row *row, const float *points, int is_above,
+       int is_left, float *gradient /* in-out */, size_t row_stride, size_t pixel_stride)
+KERNEL(void, strided_weights_gradient, const float *points /* [36][num_values] */,
+       size_t point_stride, size_t num_values, float *taps /* in-out [9][num_values] */,
+       size_t tap_stride)
+
+/* Matrix products.
  * out[panel][row][o] = sum_i rows[row][i] * weights[panel][i][o]. */
 KERNEL(void, products, const fed_products *at)
 /* out[panel][i][o] = sum_row rows[row][i] * gradient[panel][row][o]. */

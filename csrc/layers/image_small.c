@@ -146,7 +146,6 @@ static void outputs_part(void *context, size_t part, int worker) {
     for (size_t i = 0; i < p->num_runs; i++) {
         const run *r = &p->runs[i];
         const fed_products at = {
-            .num_points = 1,
             .num_rows = r->num * p->num_rows,
             .num_inputs = p->in_panels,
             .num_outputs = num_outputs,
@@ -202,7 +201,6 @@ static void weights_part(const pass *p, size_t part) {
     for (size_t i = 0; i < p->num_runs; i++) {
         const run *r = &p->runs[i];
         const fed_products_gradient at = {
-            .num_points = 1,
             .num_rows = r->num * p->num_rows,
             .num_inputs = p->in_panels,
             .num_outputs = fed_smaller(PAIR, p->out_panels - output),
@@ -239,7 +237,6 @@ static void multiply_turned(const pass *p, const run *runs, size_t num_runs, siz
         }
     for (size_t r = 0; r < num_runs; r++) {
         const fed_products at = {
-            .num_points = 1,
             .num_rows = runs[r].num * p->num_rows,
             .num_inputs = num_outputs,
             .num_outputs = num_inputs,

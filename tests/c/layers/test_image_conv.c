@@ -357,11 +357,22 @@ static const image_case FIVE_BY_FIVE[] = {
     {1, 20, 40, 16, 96, 5, 5, 1, 1, 1, 0, 1, 0, 0}, /* an image in several blocks */
 };
 
+static const image_case STRIDED[] = {
+    {1, 8, 8, 16, 16, 3, 3, 2, 2, 1, 0, 0, 0, 0},    {3, 7, 8, 3, 17, 3, 3, 2, 2, 1, 1, 1, 1, 0},
+    {2, 9, 17, 33, 15, 3, 3, 2, 2, 0, 0, 1, 0, 0},   {3, 9, 9, 1, 1, 3, 3, 2, 2, 0, 0, 0, 2, 0},
+    {2, 14, 16, 20, 33, 3, 3, 2, 2, 1, 0, 1, 1, 0},  {2, 30, 29, 16, 48, 3, 3, 2, 2, 1, 1, 1, 0, 0},
+    {20, 8, 8, 80, 96, 3, 3, 2, 2, 1, 1, 1, 0, 0},   /* few tiles */
+    {97, 8, 8, 17, 20, 3, 3, 2, 2, 1, 1, 1, 1, 0},   /* many tiles, one per image */
+    {9, 32, 32, 16, 96, 3, 3, 2, 2, 1, 1, 1, 1, 0},  /* several blocks backward */
+    {1, 64, 104, 16, 96, 3, 3, 2, 2, 1, 0, 1, 0, 0}, /* an image in several blocks */
+};
+
 static void test_winograd(void) {
     for (size_t i = 0; i < LENGTH(THREE_BY_THREE); i++)
         check_case(&THREE_BY_THREE[i], &fed_image_winograd, 2e-5);
     for (size_t i = 0; i < LENGTH(FIVE_BY_FIVE); i++)
         check_case(&FIVE_BY_FIVE[i], &fed_image_winograd, 4e-5);
+    for (size_t i = 0; i < LENGTH(STRIDED); i++) check_case(&STRIDED[i], &fed_image_winograd, 1e-5);
 }
 
 static const image_case SMALL[] = {
@@ -405,12 +416,18 @@ static void test_the_fastest_method_is_chosen(void) {
     const image_case small = {5, 2, 2, 16, 16, 3, 3, 1, 1, 1, 0, 0, 0, 0};
     const image_case square = {5, 3, 2, 16, 16, 3, 3, 1, 1, 1, 0, 0, 0, 0};
     const image_case wide = {5, 3, 2, 16, 16, 5, 5, 1, 1, 1, 0, 0, 0, 0};
-    const image_case strided = {5, 8, 8, 16, 16, 3, 3, 2, 1, 1, 0, 0, 0, 0};
+    const image_case strided = {5, 8, 8, 16, 16, 3, 3, 2, 2, 1, 0, 0, 0, 0};
+    const image_case uncovered = {5, 10, 10, 16, 16, 3, 3, 2, 2, 0, 0, 0, 0, 0};
+    const image_case cut = {5, 12, 12, 16, 16, 3, 3, 2, 2, 1, 0, 0, 0, 0};
+    const image_case uneven = {5, 8, 8, 16, 16, 3, 3, 2, 1, 1, 0, 0, 0, 0};
     const image_case colours = {5, 8, 8, 3, 16, 3, 3, 1, 1, 1, 0, 0, 0, 1};
     CHECK(choice(&small) == &fed_image_small);
     CHECK(choice(&square) == &fed_image_winograd);
     CHECK(choice(&wide) == &fed_image_winograd);
-    CHECK(choice(&strided) == &fed_image_gemm);
+    CHECK(choice(&strided) == &fed_image_winograd);
+    CHECK(choice(&uncovered) == &fed_image_gemm);
+    CHECK(choice(&cut) == &fed_image_gemm);
+    CHECK(choice(&uneven) == &fed_image_gemm);
     CHECK(choice(&colours) == &fed_image_gemm);
 }
 
