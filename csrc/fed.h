@@ -368,12 +368,13 @@ void fed_step_init_slots(const fed_step *step, size_t num_params,
                          float *slots /* out [slots, P] */);
 /* Takes a client's local step number step_num, counted from 1: updates parameters and slots with
  * the gradient (the mean over the batch). The training loop uses the same code; the function is
- * public so that tests can compare it with NumPy. Rows that need a client do not work here: LINEAR
- * and ANCHOR are rejected, and GRADIENT subtracts the gradient from the parameters. */
+ * public for models that compute gradients themselves, and so that tests can compare it with NumPy.
+ * ANCHOR, which needs a second gradient, is rejected, and GRADIENT subtracts the gradient from the
+ * parameters. */
 int fed_step_apply(const fed_step *step, const fed_tensors *tensors /* NULL: see fed_terms */,
                    size_t step_num, size_t num_params, float *params /* in-out [P] */,
-                   const float *server_params /* [P] */, float *gradient /* in, scratch [P] */,
-                   float *slots /* in-out [slots, P] */);
+                   const float *server_params /* [P] */, const float *linear /* [P]; NULL: zeros */,
+                   float *gradient /* in, scratch [P] */, float *slots /* in-out [slots, P] */);
 
 /* ---- Vectors that clients keep (cohort/sum.c) ------------------------------------------------ */
 

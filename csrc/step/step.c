@@ -370,18 +370,18 @@ void fed_step_run(const fed_step *step, const fed_local_step *at, size_t start, 
 }
 
 int fed_step_apply(const fed_step *step, const fed_tensors *tensors, size_t step_num,
-                   size_t num_params, float *params, const float *server_params, float *gradient,
-                   float *slots) {
+                   size_t num_params, float *params, const float *server_params,
+                   const float *linear, float *gradient, float *slots) {
     const int status = step_num >= 1 ? fed_step_check(step) : FED_ERR_ARGUMENT;
     if (status != FED_OK) return status;
-    if (fed_step_has(step, FED_STEP_LINEAR) || fed_step_has(step, FED_STEP_ANCHOR) ||
-        !fed_step_takes_tensors(step, tensors, num_params))
+    if (fed_step_has(step, FED_STEP_ANCHOR) || !fed_step_takes_tensors(step, tensors, num_params))
         return FED_ERR_ARGUMENT;
     const fed_local_step at = {.kernels = fed_active_kernels(),
                                .step_num = step_num,
                                .num_params = num_params,
                                .params = params,
                                .server_params = server_params,
+                               .linear = linear,
                                .slots = slots,
                                .rate_factor = 1,
                                .tensors = tensors};

@@ -52,6 +52,7 @@ class Step:
         server_params: Float32,
         gradient: Float32,
         slots: Float32,
+        linear: Float32 | None = None,
     ) -> None: ...
 
 class Plan:

@@ -332,19 +332,24 @@ cdef class Step:
             fed_step_init_slots(&self.table, num_params, <float *> memory_of(slots))
         return slots
 
-    def apply(self, size_t step_num, params, server_params, gradient, slots):
+    def apply(self, size_t step_num, params, server_params, gradient, slots, linear=None):
         """Takes local step number step_num in place and overwrites gradient."""
         cdef Array to_params = hold(params, c"f", 1, "params", True)
         cdef Array of_server = hold(server_params, c"f", 1, "server_params")
         cdef Array to_gradient = hold(gradient, c"f", 1, "gradients", True)
         cdef Array to_slots = hold(slots, c"f", 2, "slots", True)
+        cdef Array of_linear = hold(linear, c"f", 1, "linear terms") if linear is not None else None
         of_server.check_shape(to_params.length)
         to_gradient.check_shape(to_params.length)
         to_slots.check_shape(fed_step_slots(&self.table), to_params.length)
+        if of_linear is not None:
+            of_linear.check_shape(to_params.length)
         if to_params.length == 0:
             return
         check(fed_step_apply(&self.table, &self.tensors, step_num, to_params.length,
-                             floats(to_params), floats(of_server), floats(to_gradient),
+                             floats(to_params), floats(of_server),
+                             floats(of_linear) if of_linear is not None else NULL,
+                             floats(to_gradient),
                              floats(to_slots) if to_slots.length > 0 else NULL))
 
 

@@ -106,7 +106,7 @@ cdef extern from "fed.h" nogil:
     size_t fed_step_slots(const fed_step *)
     void fed_step_init_slots(const fed_step *, size_t, float *)
     int fed_step_apply(const fed_step *, const fed_tensors *, size_t, size_t, float *,
-                       const float *, float *, float *)
+                       const float *, const float *, float *, float *)
 
     enum:
         FED_REPEAT_SHUFFLE, FED_PER_EPOCH

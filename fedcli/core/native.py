@@ -162,6 +162,7 @@ def apply_step(
     gradient: NDArray[np.float32],
     slots: NDArray[np.float32],
     shapes: Sequence[tuple[int, ...]] = (),
+    linear: NDArray[np.float32] | None = None,
 ) -> None:
     """Takes one local step of the core in place.
 
@@ -173,8 +174,9 @@ def apply_step(
         gradient: [num_params], overwritten.
         slots: The result of `initial_slots`, updated.
         shapes: Shapes of the tensors that make up `params`; only Adafactor uses them.
+        linear: [num_params], what the LINEAR row adds to the gradient; None for zeros.
     """
-    _core.Step(rows, shapes).apply(step_num, params, server_params, gradient, slots)
+    _core.Step(rows, shapes).apply(step_num, params, server_params, gradient, slots, linear)
 
 
 def initial_slots(rows: Sequence[StepRow], num_params: int) -> NDArray[np.float32]:

@@ -36,6 +36,7 @@ from fedcli.models.zoo import softmax_regression
 from fedcli.runs import evaluating, starting
 from fedcli.runs.files import checkpoint
 from fedcli.runs.trained import export_run
+from fedcli.settings import tables
 from tests.kit.training import train
 
 EXAMPLE = Path(__file__).parents[1] / "data" / "my_model.py"
@@ -212,6 +213,56 @@ def test_rounds_are_those_of_the_core(name: str, algorithm: str) -> None:
     for own, core in zip(found[1], expected[1], strict=True):
         assert own["finalizer"] == core["finalizer"]
         assert own["aggregator"].keys() == core["aggregator"].keys()
+
+
+LOCAL = [
+    name
+    for name in tables.ALGORITHMS.names()
+    if tables.ALGORITHMS[name].has_local_steps
+    and tables.ALGORITHMS[name].server_optimizer in (None, "sgd")  # others are like fedavg
+]
+DECAYED = {"sgd": optimizers.sgd(0.1), "adamw": optimizers.adamw(0.01, weight_decay=0.2)}
+
+
+def decayed_round(algorithm: str, optimizer: optimizers.Optimizer, model: Any) -> Any:
+    """Returns the change of the weights, or of the clients' own weights, in two rounds."""
+    built = algorithms.build(
+        algorithm,
+        optimizer,
+        optimizers.sgd(1.0, 0.9 if algorithm == "fedavgm" else 0.0),
+        weighting="uniform",
+        aggregator=aggregators.build("mean"),
+    )
+    process = learning.build_process(built, model, num_clients=len(SIZES))
+    start = np.random.default_rng(4).normal(0, 0.3, process.model.layout.num_params)
+    params = start.astype(np.float32)
+    state = replace(process.initialize(), global_model_weights=params)
+    for _ in range(2):
+        state = process.next(state, cohort()).state
+    if algorithm != "local-only":
+        return state.global_model_weights - params
+    assert state.evaluated is not None
+    own = state.evaluated.own_models
+    assert own is not None
+    return np.array([own.borrow(str(k), len(params)) for k, size in enumerate(SIZES) if size])
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("name", DECAYED)
+@pytest.mark.parametrize("algorithm", LOCAL)
+def test_weights_decay_as_in_the_core_with_every_algorithm(name: str, algorithm: str) -> None:
+    if name != "sgd" and algorithm in {"scaffold", "fednova"}:
+        pytest.skip(f"{algorithm} is for SGD alone")
+    decayed = replace(DECAYED[name], weight_decay=0.5)
+    if algorithm == "mime":
+        with pytest.raises(ConfigError, match="which the metrics of Small would count twice"):
+            decayed_round(algorithm, decayed, Small)
+        return
+    expected = decayed_round(algorithm, decayed, softmax_regression(SHAPE, NUM_CLASSES))
+    found = decayed_round(algorithm, decayed, Small)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    plain = decayed_round(algorithm, DECAYED[name], Small)
+    assert np.abs(found - plain).max() > 1e-2
 
 
 @pytest.mark.numeric

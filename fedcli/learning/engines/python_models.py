@@ -31,7 +31,6 @@ from fedcli.learning.engines.contract import (
 )
 from fedcli.learning.engines.deltas import DeltaBounds, DeltaFile, Deltas
 from fedcli.learning.engines.task import ClientExchange, ClientTask
-from fedcli.learning.optimizers.optimizer import clipped
 from fedcli.models.layout import ParamLayout
 from fedcli.models.metrics import are_probabilities
 from fedcli.models.own.loading import PythonModel
@@ -254,7 +253,6 @@ class _LocalSteps:
         linear, _, starts, distances = task.inputs
         self._linear: Params | None = None if linear is None else linear[0]
         self._max_distance = 0.0 if distances is None else float(distances[0])
-        self._has_linear = any(kind == StepKind.LINEAR for kind, _ in task.rows)
         self._task = task
         self._network = network
         self._rows = task.rows
@@ -308,12 +306,9 @@ class _LocalSteps:
     ) -> None:
         """Takes one local step with the core; `rate_factor` multiplies the learning rate."""
         kind, (rate, *options) = self._rows[-1]
-        before, last = self._rows[:-1], (kind, (rate * rate_factor, *options))
-        if self._has_linear:  # `native.apply_step` cannot add a linear term
-            gradient = self._with_terms(params, gradient)
-            before = ()
+        rows = [*self._rows[:-1], (kind, (rate * rate_factor, *options))]
         native.apply_step(
-            [*before, last], step_num, params, self._server, gradient, slots, self._shapes
+            *(rows, step_num, params, self._server, gradient, slots, self._shapes, self._linear)
         )
 
     def _project(self, params: Params) -> None:
@@ -324,18 +319,6 @@ class _LocalSteps:
         distance = math.sqrt(float(np.sum(np.square(moved))))
         if distance > self._max_distance:
             params[:] = self._server + moved * (self._max_distance / distance)
-
-    def _with_terms(self, params: Params, gradient: Params) -> Params:
-        """Returns the gradient after all rows of the step table except the optimizer's."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            for kind, options in self._rows[:-1]:
-                if kind == StepKind.CLIP:
-                    gradient = clipped(gradient, options[0])
-                elif kind == StepKind.PROXIMAL:
-                    gradient = gradient + np.float32(options[0]) * (params - self._server)
-                elif kind == StepKind.LINEAR and self._linear is not None:
-                    gradient = gradient + self._linear
-        return gradient
 
     def _frozen_slots(self) -> Params:
         """Returns a copy of the slots that each step starts from: [num_slots, num_params]."""

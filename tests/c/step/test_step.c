@@ -99,7 +99,8 @@ static void test_options_out_of_range_are_refused(void) {
 }
 
 static void test_each_kind_has_its_slots(void) {
-    CHECK_EQUAL(LENGTH(KINDS) + 3, FED_NUM_STEP_KINDS); /* SGD; LINEAR and ANCHOR: test_own.c */
+    CHECK_EQUAL(LENGTH(KINDS) + 3,
+                FED_NUM_STEP_KINDS); /* SGD, LINEAR and ANCHOR have tests of their own */
     for (size_t k = 0; k < LENGTH(KINDS); k++)
         CHECK_EQUAL(fed_step_slots(&(fed_step){&KINDS[k].row, 1}), KINDS[k].num_slots);
 }
@@ -197,11 +198,13 @@ static void test_refused_step_moves_nothing(void) {
     const fed_step_row row = {FED_STEP_SGD, {NAN}};
     float params[] = {1, 2}, gradient[] = {3, 4};
     const float server[] = {0, 0};
-    CHECK_EQUAL(fed_step_apply(&(fed_step){&row, 1}, NULL, 1, 2, params, server, gradient, NULL),
-                FED_ERR_ARGUMENT);
+    CHECK_EQUAL(
+        fed_step_apply(&(fed_step){&row, 1}, NULL, 1, 2, params, server, NULL, gradient, NULL),
+        FED_ERR_ARGUMENT);
     const fed_step_row good = {FED_STEP_SGD, {0.1}};
-    CHECK_EQUAL(fed_step_apply(&(fed_step){&good, 1}, NULL, 0, 2, params, server, gradient, NULL),
-                FED_ERR_ARGUMENT);
+    CHECK_EQUAL(
+        fed_step_apply(&(fed_step){&good, 1}, NULL, 0, 2, params, server, NULL, gradient, NULL),
+        FED_ERR_ARGUMENT);
     CHECK(params[0] == 1 && params[1] == 2);
 }
 
@@ -221,7 +224,7 @@ static void check_num_steps(const fed_step *step, size_t num_params, const doubl
     fed_step_init_slots(step, num_params, slots);
     for (size_t s = 0; s < LENGTH(GRADIENTS); s++) {
         for (size_t p = 0; p < num_params; p++) gradient[p] = GRADIENTS[s];
-        CHECK_EQUAL(fed_step_apply(step, NULL, s + 1, num_params, params, server, gradient,
+        CHECK_EQUAL(fed_step_apply(step, NULL, s + 1, num_params, params, server, NULL, gradient,
                                    fed_step_slots(step) > 0 ? slots : NULL),
                     FED_OK);
         for (size_t p = 0; p < num_params; p++) CHECK_CLOSE(params[p], expected[s], 1e-6);
@@ -311,7 +314,7 @@ static void test_adafactor_equals_hand_worked_tensors(void) {
     float params[] = {2, -2, 2, 2, 0, 0, 0}, gradient[] = {1, 2, -2, 4, 5, -6, 0};
     float slots[14] = {0};
     CHECK_EQUAL(
-        fed_step_apply(&(fed_step){&row, 1}, &tensors, 1, 7, params, server, gradient, slots),
+        fed_step_apply(&(fed_step){&row, 1}, &tensors, 1, 7, params, server, NULL, gradient, slots),
         FED_OK);
     const double expected[] = {1.8, -2.2, 2.2, 1.8, -1e-4, 1e-4, 0};
     for (size_t p = 0; p < 7; p++) CHECK_CLOSE((double)params[p], expected[p], 1e-7);
@@ -337,9 +340,9 @@ static void clipped(size_t num_params, const float *gradient, float *result /* o
     const float server[MAX_PARAMS] = {0};
     params[num_params] = UNTOUCHED;
     memcpy(scratch, gradient, num_params * sizeof(float));
-    CHECK_EQUAL(
-        fed_step_apply(&(fed_step){rows, 2}, NULL, 1, num_params, params, server, scratch, NULL),
-        FED_OK);
+    CHECK_EQUAL(fed_step_apply(&(fed_step){rows, 2}, NULL, 1, num_params, params, server, NULL,
+                               scratch, NULL),
+                FED_OK);
     CHECK(params[num_params] == UNTOUCHED);
     for (size_t p = 0; p < num_params; p++) result[p] = -params[p];
 }
@@ -400,10 +403,26 @@ static void test_a_proximal_term_is_added_to_the_clipped_gradient(void) {
         {FED_STEP_CLIP, {5}}, {FED_STEP_PROXIMAL, {2}}, {FED_STEP_SGD, {1}}};
     float params[] = {100, 0}, gradient[] = {30, 40};
     const float server[] = {0, 0};
-    CHECK_EQUAL(fed_step_apply(&(fed_step){rows, 3}, NULL, 1, 2, params, server, gradient, NULL),
-                FED_OK);
+    CHECK_EQUAL(
+        fed_step_apply(&(fed_step){rows, 3}, NULL, 1, 2, params, server, NULL, gradient, NULL),
+        FED_OK);
     CHECK_CLOSE(params[0], 100 - 3 - 200, 1e-5);
     CHECK_CLOSE(params[1], -4, 1e-6);
+}
+
+/* Rows act in order: decay 0.5 of the parameters, then the linear term, if there is one. */
+static void test_a_linear_term_is_added_after_decay(void) {
+    const fed_step_row rows[] = {
+        {FED_STEP_CLIP, {5}}, {FED_STEP_DECAY, {0.5}}, {FED_STEP_LINEAR, {0}}, {FED_STEP_SGD, {1}}};
+    const float server[] = {0, 0}, linear[] = {7, -9}, *const terms[] = {NULL, linear};
+    for (size_t i = 0; i < LENGTH(terms); i++) {
+        float params[] = {100, 0}, gradient[] = {30, 40};
+        CHECK_EQUAL(fed_step_apply(&(fed_step){rows, 4}, NULL, 1, 2, params, server, terms[i],
+                                   gradient, NULL),
+                    FED_OK);
+        CHECK_CLOSE(params[0], 100 - 3 - 50 - (i == 1 ? 7 : 0), 1e-5);
+        CHECK_CLOSE(params[1], -4 + (i == 1 ? 9 : 0), 1e-6);
+    }
 }
 
 /* Both rows see the same gradient; each keeps its own slot. */
@@ -414,7 +433,7 @@ static void test_rows_act_in_turn_with_slots_of_their_own(void) {
     for (int s = 0; s < 2; s++) {
         float gradient[2] = {1, 2};
         CHECK_EQUAL(
-            fed_step_apply(&(fed_step){rows, 2}, NULL, 1, 2, params, server, gradient, slots),
+            fed_step_apply(&(fed_step){rows, 2}, NULL, 1, 2, params, server, NULL, gradient, slots),
             FED_OK);
     }
     CHECK(slots[0] == 1.5f && slots[1] == 3 && slots[2] == 1.25f && slots[3] == 2.5f);
@@ -427,9 +446,9 @@ static void test_denormals_are_zero_in_a_step(void) {
     const fed_step_row row = {FED_STEP_SGD, {1e-30f}};
     float param = 0, server_param = 0, gradient = 1e-10f;
     CHECK(LENGTH(row.options) > 0 && 1e-30f * gradient != 0);
-    CHECK_EQUAL(
-        fed_step_apply(&(fed_step){&row, 1}, NULL, 1, 1, &param, &server_param, &gradient, NULL),
-        FED_OK);
+    CHECK_EQUAL(fed_step_apply(&(fed_step){&row, 1}, NULL, 1, 1, &param, &server_param, NULL,
+                               &gradient, NULL),
+                FED_OK);
     CHECK(param == 0);
     CHECK(1e-30f * gradient != 0); /* outside the core they are not zero */
 #else
@@ -473,6 +492,7 @@ static const test_case TESTS[] = {
     TEST(test_clipping_holds_the_largest_gradients),
     TEST(test_clipping_lets_what_is_not_finite_through),
     TEST(test_a_proximal_term_is_added_to_the_clipped_gradient),
+    TEST(test_a_linear_term_is_added_after_decay),
     TEST(test_rows_act_in_turn_with_slots_of_their_own),
     TEST(test_denormals_are_zero_in_a_step),
 };
