@@ -474,7 +474,11 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         ("return deltas, {", "return {", r"part.py:9: run returned dict; give WorkResult"),
         ("return deltas", "return 1.0", r"run returned float for the deltas; give what call.train"),
-        ('{"steps": state', '{"stop": state', "the state has stop, but init returned steps; keep"),
+        (
+            '{"steps": state',
+            '{"stop": state',
+            "the state has stop, but the first state has steps; keep",
+        ),
         ('"steps": 0}', '"steps": "a"}', "init: state 'steps' is str; give an array, an int or a"),
         ('state["steps"] + 1', "[1]", "run: state 'steps' is list; give an array"),
         ('state["steps"] + 1', "2**63", "run: state 'steps' is 9223372036854775808; give an int"),
@@ -659,6 +663,115 @@ def test_the_samples_of_faults_are_right_without_them(tmp_path: Path) -> None:
     words = "run's partition, sampler, algorithm, server optimizer and aggregator are code; pass "
     with pytest.raises(ConfigError, match=words):
         package.resume(run.path, num_rounds=5)
+
+
+# ---- Optional methods of an aggregator ----------------------------------------------------------
+
+# Adds half of the last round's mean delta to the mean delta, which is not combined without it.
+OPTIONAL = """
+import numpy as np
+
+from fedcli.aggregators import ALL_ROWS
+
+
+class Part:
+    def __init__(self, least=1, most=100):
+        self.least, self.most = least, most
+
+    def init_for(self, num_params):
+        return {"last": np.zeros(num_params, np.float32)}
+
+    def problem(self, num_clients):
+        if num_clients < self.least:
+            return f"it needs {self.least} deltas, not {num_clients}; choose more clients"
+
+    def for_cohort(self, num_clients):
+        return Part(self.least, num_clients)
+
+    def request(self, state):
+        assert state["last"].ndim == 1
+        return ALL_ROWS
+
+    def aggregate(self, state, deltas):
+        moved = deltas.weighted_mean() + state["last"] / 2
+        return moved, {"last": moved}, {"most": self.most}
+"""
+
+
+@pytest.fixture
+def optional(tmp_path: Path) -> RunConfig:
+    """A small run whose aggregator has all optional methods."""
+    (tmp_path / "part.py").write_text(OPTIONAL)
+    return RunConfig(**{**vars(SMALL), "aggregator": str(tmp_path / "part.py")})
+
+
+def test_the_state_of_an_aggregator_may_have_vectors(optional: RunConfig, tmp_path: Path) -> None:
+    run = package.train(optional, tmp_path / "run")
+    momentum: Any = {"server_optimizer": "sgd", "server_options": {"momentum": 0.5}}
+    same = package.train(RunConfig(**{**vars(SMALL), **momentum}), tmp_path / "same")
+    ours, theirs = (
+        np.concatenate([each.ravel() for each in load_weights(path).values()])
+        for path in (run.path, same.path)
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    package.train(replace(optional, rounds=2), tmp_path / "part")
+    package.resume(tmp_path / "part", num_rounds=3, aggregator=str(optional.aggregator))
+    name = "checkpoints/round-000003.h5"
+    assert (tmp_path / "part" / name).read_bytes() == (run.path / name).read_bytes()
+
+
+def test_a_problem_that_an_aggregator_states_stops_the_run_before_it_begins(
+    optional: RunConfig, tmp_path: Path
+) -> None:
+    config = replace(optional, aggregator_options={"least": 5})
+    with pytest.raises(ConfigError, match=r"part.py.*: it needs 5 deltas, not 4; choose more"):
+        package.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    package.train(replace(optional, aggregator_options={"least": 4}), tmp_path / "run")
+
+
+def test_an_aggregator_is_told_the_size_of_the_cohort_before_its_deltas_are_mixed(
+    optional: RunConfig, tmp_path: Path
+) -> None:
+    run = package.train(optional, tmp_path / "run")
+    assert [line["aggregator"]["most"] for line in run.metrics] == [100] * 3
+    run = package.train(replace(optional, pre_aggregator="bucketing"), tmp_path / "mixed")
+    assert [line["aggregator"]["most"] for line in run.metrics] == [4] * 3
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("return {", "return [", r"part.py:11: init_for returned a state of type list; give a d"),
+        ("np.zeros", "np.zeroes", r"part.py:12: init_for: AttributeError: .*; correct the code of"),
+        ('f"it needs', '1 or f"', r"part.py:14: problem returned int; give a text that says why 2"),
+        (
+            "self.least:",
+            "least:",
+            r"part.py:15: problem: NameError: .*; correct the code of the ag",
+        ),
+        (
+            "return Part(",
+            "print(",
+            r"part.py:18: for_cohort returned NoneType, which has no init, ",
+        ),
+        (
+            "return Part(",
+            "Port(",
+            r"part.py:19: for_cohort: NameError: .*; correct the code of the",
+        ),
+    ],
+)
+def test_a_fault_of_an_optional_method_is_one_line_with_its_place(
+    optional: RunConfig, tmp_path: Path, old: str, new: str, words: str
+) -> None:
+    assert old in OPTIONAL
+    text = OPTIONAL.replace(old, new, 1).replace('["last": np.zeros(num_params, np.float32)}', "[]")
+    (tmp_path / "part.py").write_text(text)
+    config = replace(optional, pre_aggregator="bucketing", aggregator_options={"least": 5})
+    with pytest.raises(PartError, match=words) as caught:
+        package.train(config, tmp_path / "run")
+    assert "\n" not in str(caught.value)
 
 
 def test_parts_that_do_what_fedclis_own_do_make_the_same_rounds(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from fedcli.settings.own.parts import make
 NOUN = "aggregator"
 
 _METHODS = ("init", "request", "aggregate")
+_CONTRACT = "an aggregator has init(), request(state) and aggregate(state, deltas)"
 _PASSING = (FedcliError,)
 
 
@@ -42,12 +43,11 @@ class OwnAggregator:
             PartError: The user's code fails, or lacks a method of the contract.
         """
         aggregator = make(entry, NOUN, {}, options, _PASSING)
-        missing = [name for name in _METHODS if not callable(getattr(aggregator, name, None))]
+        missing = _missing(aggregator)
         if missing:
             raise PartError(
                 f"{user_code.place(aggregator)}: {type(aggregator).__name__} has no "
-                f"{', no '.join(missing)}; "
-                "an aggregator has init(), request(state) and aggregate(state, deltas)"
+                f"{', no '.join(missing)}; {_CONTRACT}"
             )
         return cls(aggregator, entry.file)
 
@@ -63,14 +63,59 @@ class OwnAggregator:
         return str(getattr(self.aggregator, "selected_by", default))
 
     def init(self) -> dict[str, Any]:
-        """Returns the state before the first round.
+        """Returns the state before the first round, for a model without parameters.
 
         Raises:
             PartError: The user's code fails, or breaks the contract.
         """
-        with user_code.running("init", self.file, NOUN, passing=_PASSING):
-            state = self.aggregator.init()
-        return checked_state(self._where("init"), state, None)
+        return self.init_for(0)
+
+    def init_for(self, num_params: int) -> dict[str, Any]:
+        """Returns the state before the first round, for a model of `num_params`.
+
+        Raises:
+            PartError: The user's code fails, or breaks the contract.
+        """
+        name = "init_for" if self._has("init_for") else "init"
+        with user_code.running(name, self.file, NOUN, passing=_PASSING):
+            own = self.aggregator
+            state = own.init() if name == "init" else own.init_for(num_params)
+        return checked_state(self._where(name), state, None)
+
+    def problem(self, num_clients: int) -> str | None:
+        """Returns why `num_clients` deltas cannot be combined; None if the user's code allows it.
+
+        Raises:
+            PartError: The user's code fails, or breaks the contract.
+        """
+        if not self._has("problem"):
+            return None
+        with user_code.running("problem", self.file, NOUN, passing=_PASSING):
+            why = self.aggregator.problem(num_clients)
+        if why is not None and not isinstance(why, str):
+            raise PartError(
+                f"{self._where('problem')} returned {kind(why)}; give a text that says why "
+                f"{num_clients} deltas cannot be combined, or None"
+            )
+        return why
+
+    def for_cohort(self, num_clients: int) -> OwnAggregator:
+        """Returns the aggregator for cohorts of `num_clients`, by default this one.
+
+        Raises:
+            PartError: The user's code fails, or breaks the contract.
+        """
+        if not self._has("for_cohort"):
+            return self
+        with user_code.running("for_cohort", self.file, NOUN, passing=_PASSING):
+            chosen = self.aggregator.for_cohort(num_clients)
+        missing = _missing(chosen)
+        if missing:
+            raise PartError(
+                f"{self._where('for_cohort')} returned {kind(chosen)}, which has no "
+                f"{', no '.join(missing)}; {_CONTRACT}"
+            )
+        return OwnAggregator(chosen, self.file)
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
         """Returns the aggregator's request for the coming round.
@@ -111,5 +156,16 @@ class OwnAggregator:
             single = mean.astype(np.float32)
         return single, checked_state(where, after, state), checked_metrics(where, metrics)
 
+    def _has(self, method: str) -> bool:
+        return getattr(self.aggregator, method, None) is not None
+
     def _where(self, method: str) -> str:
         return user_code.method_place(self.aggregator, method)
+
+
+def _missing(aggregator: object) -> list[str]:
+    """Returns the methods that an aggregator lacks; with `init_for` it needs no `init`."""
+    has = {name for name in _METHODS if callable(getattr(aggregator, name, None))}
+    if callable(getattr(aggregator, "init_for", None)):
+        has.add("init")
+    return [name for name in _METHODS if name not in has]

@@ -191,7 +191,7 @@ class PreAggregated:
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
         """Requests the individual deltas, and what the aggregator requests."""
-        return self.aggregator.request(state)._replace(all_rows=True)
+        return self.aggregator.request(self.rule_state(state))._replace(all_rows=True)
 
     def aggregate(
         self, state: Mapping[str, Any], deltas: Deltas
@@ -202,8 +202,13 @@ class PreAggregated:
             return skipped(state, deltas)
         mixing = self.before.mix(counted)
         mixed = _mixed(counted, mixing)
-        combined, after, metrics = self.aggregator_among(counted.num).aggregate(state, mixed)
+        rule = self.aggregator_among(counted.num)
+        combined, after, metrics = rule.aggregate(self.rule_state(state), mixed)
         return combined, {**state, **after}, {**metrics, **mixing.metrics}
+
+    def rule_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the aggregator's own part of the state."""
+        return {name: state[name] for name in first_state(self.aggregator, 0)}
 
     def aggregator_among(self, num_clients: int) -> Aggregator:
         """Returns the aggregator, set to the number of wrong deltas in a cohort of `num_clients`.

@@ -93,7 +93,9 @@ class SecureBuckets:
             nothing, after, of_skipped = skipped(state, deltas)
             return nothing, after, {**of_skipped, **metrics}
         means = deltas_of_rows(deltas, rows[: len(clients)], tuple(clients))
-        combined, after, of_rule = rule.aggregate(state, replace(means, root=deltas.root))
+        combined, after, of_rule = rule.aggregate(
+            self.inner.rule_state(state), replace(means, root=deltas.root)
+        )
         return combined, {**state, **after}, {**of_rule, **metrics}
 
     def _sizes(self, num_selected: int) -> list[int]:

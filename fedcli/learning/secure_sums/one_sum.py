@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fedcli.dataclass import dataclass
 from fedcli.learning.aggregators.bounded import AdaptiveRobust
-from fedcli.learning.aggregators.contract import Aggregator, problem_of
+from fedcli.learning.aggregators.contract import Aggregator, first_state, problem_of
 from fedcli.learning.aggregators.private import PrivateMean
 from fedcli.learning.engines.deltas import DeltaRequest, Deltas, mapped_rows
 from fedcli.learning.masked_sums import MaskedSums, SumOptions
@@ -124,9 +124,13 @@ class SecureSum:
     options: SumOptions = SumOptions()
     code: SumCode = AllCoordinates()
 
-    def init(self) -> dict[str, Any]:
+    def init_for(self, num_params: int) -> dict[str, Any]:
         """Returns the inner aggregator's state."""
-        return self.inner.init()
+        return first_state(self.inner, num_params)
+
+    def init(self) -> dict[str, Any]:
+        """Returns the inner aggregator's state for a model without parameters."""
+        return self.init_for(0)
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
         """Returns the inner aggregator's request, and requests the individual deltas as well."""

@@ -37,8 +37,8 @@ def checked_state(where: str, state: Any, before: Mapping[str, Any] | None) -> d
         return checked
     if checked.keys() != before.keys():
         raise PartError(
-            f"{where}: the state has {_listed(checked)}, but init returned {_listed(before)}; keep "
-            "these names"
+            f"{where}: the state has {_listed(checked)}, but the first state has "
+            f"{_listed(before)}; keep these names"
         )
     for name, value in checked.items():
         if isinstance(before[name], float) and isinstance(value, int):
