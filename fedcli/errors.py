@@ -33,6 +33,15 @@ def shortened(text: str, most: int = MAX_MESSAGE) -> str:
     return text[: most - len(note) - end] + note + text[-end:]
 
 
+def plural(number: int, noun: str) -> str:
+    """Returns a number with its noun, for messages: "1 client", "2,000 classes"."""
+    if number == 1:
+        return f"1 {noun}"
+    if noun.endswith("y"):
+        return f"{number:,} {noun[:-1]}ies"
+    return f"{number:,} {noun}{'es' if noun.endswith(('s', 'ch')) else 's'}"
+
+
 class FedcliError(Exception):
     """An error that the user can correct. Its message is one line of bounded length."""
 

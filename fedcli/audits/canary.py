@@ -24,7 +24,7 @@ from fedcli.audits.separation import Separation, mean_scores, separation
 from fedcli.audits.shadows import train_shadow, without_examples
 from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import ClientDataset
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, plural
 from fedcli.progress import ProgressCallback
 
 _PILOT = 4  # one run in 4 is used to choose the threshold
@@ -101,8 +101,9 @@ def audit(run: AuditedRun, tell: ProgressCallback, *, canary: str, shadows: int)
     own = run.train.client(client_id)
     if not len(own) or run.train.num_classes < 2:
         raise ConfigError(
-            f"--option canary={client_id}: this client has {len(own)} examples, and the data have "
-            f"{run.train.num_classes} classes; a canary needs at least one example and two classes"
+            f"--option canary={client_id}: this client has {plural(len(own), 'example')}, and the "
+            f"data have {run.train.num_classes} classes; a canary needs at least one example and "
+            "two classes"
         )
     mislabelled = replace(own, labels=(own.labels + 1) % np.int32(run.train.num_classes))
     scores = np.empty((2, shadows))

@@ -29,7 +29,7 @@ from fedcli.dataclass import dataclass
 from fedcli.datasets.batch_plan import plan_of
 from fedcli.datasets.batches import BatchedDataset, decode
 from fedcli.datasets.client_data import ClientData
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, plural
 from fedcli.learning.engines.deltas import ALL_ROWS, DeltaRequest, Deltas
 from fedcli.models.layout import ParamLayout
 from fedcli.progress import ProgressCallback
@@ -139,7 +139,7 @@ def audit(
     if first + examples > len(dataset):
         raise ConfigError(
             f"--option first={first} examples={examples}: client {client_id} has "
-            f"{len(dataset)} examples; choose fewer"
+            f"{plural(len(dataset), 'example')}; choose fewer"
         )
     rows = slice(first, first + examples)
     few = replace(dataset, pixels=dataset.pixels[rows], labels=dataset.labels[rows])

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from fedcli.cli import options as opt
+from fedcli.errors import plural
 
 
 @click.command(cls=opt.SectionCommand)
@@ -47,5 +48,5 @@ def bundle(
         return
     if quiet:
         return
-    runs = "1 run" if packed.num_runs == 1 else f"{packed.num_runs:,} runs"
-    print(f"Wrote {file}: {runs}, {len(packed.members)} files")
+    runs = plural(packed.num_runs, "run")
+    print(f"Wrote {file}: {runs}, {plural(len(packed.members), 'file')}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedcli.cli import options as opt
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, plural
 
 if TYPE_CHECKING:
     from fedcli.cli.screen.text_screen import TextScreen
@@ -134,11 +134,11 @@ def _show(screen: TextScreen, made: Plan, num_runs: int) -> None:
             if consequence:
                 screen.line(f"Without client states {consequence}")
     else:
-        screen.line(f"Nothing to remove from {num_runs:,} {'run' if num_runs == 1 else 'runs'}")
+        screen.line(f"Nothing to remove from {plural(num_runs, 'run')}")
     if made.kept:
         kept = size_text(sum(each.num_bytes for each in made.kept))
-        count = f"{len(made.kept):,} {'run' if len(made.kept) == 1 else 'runs'}"
+        count = plural(len(made.kept), "run")
         screen.line(f"Kept: {kept} of client states of {count}; --client-states also removes them")
     if made.notes:
-        count = f"{len(made.notes):,} {'run' if len(made.notes) == 1 else 'runs'}"
+        count = plural(len(made.notes), "run")
         screen.line(f"Unchanged: {count}, stopped, training or damaged (-v says which)")

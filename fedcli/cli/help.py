@@ -10,7 +10,7 @@ import click
 from fedcli.cli import options as opt
 from fedcli.cli.screen.output import one_line, print_json
 from fedcli.dataclass import dataclass
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, plural
 from fedcli.settings.options import did_you_mean
 
 MANUAL = Path(__file__).parents[1] / "manual"
@@ -195,7 +195,7 @@ def _show_found(word: str, *, as_json: bool) -> None:
 
     screen = open_text_screen()
     for page, lines in found:
-        count = "1 line" if len(lines) == 1 else f"{len(lines)} lines"
+        count = plural(len(lines), "line")
         screen.title(f"{page.name}: {count}")
         for _, line in lines[:_MAX_SHOWN]:
             screen.line(f"  {line.strip()}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedcli.cli import options as opt
+from fedcli.errors import plural
 
 if TYPE_CHECKING:
     from fedcli.runs.listing import ListedRun
@@ -105,7 +106,7 @@ def _show(folder: Path, listed: Sequence[ListedRun]) -> None:
         ],
         left=2,
     )
-    count = "1 run" if len(listed) == 1 else f"{len(listed):,} runs"
+    count = plural(len(listed), "run")
     screen.line("")
     total = size_text(sum(run.num_bytes for run in listed))
     screen.line(f"{count}, {total}; fedcli clean {folder} lists what can be removed")

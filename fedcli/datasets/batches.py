@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from fedcli.core import native, seeds
 from fedcli.dataclass import dataclass
 from fedcli.datasets.batch_plan import BatchPlan, buffer_size
-from fedcli.errors import ConfigError, DataError, speaks_python
+from fedcli.errors import ConfigError, DataError, plural, speaks_python
 from fedcli.lazy import ExplainsNames
 
 MAX_LABEL = 2**31 - 1
@@ -70,7 +70,7 @@ class ClientDataset(ExplainsNames):
     def __repr__(self) -> str:
         """Returns id, size and element spec."""
         spec = ", ".join(f"{name}: {value}" for name, value in self.element_spec.items())
-        return f"<ClientDataset {self.client_id!r}, {len(self)} examples, {{{spec}}}>"
+        return f"<ClientDataset {self.client_id!r}, {plural(len(self), 'example')}, {{{spec}}}>"
 
     @property
     def element_spec(self) -> dict[str, ArraySpec]:
@@ -224,8 +224,8 @@ def from_arrays(
         )
     if len(label_array) != len(checked_pixels):
         raise DataError(
-            f"{where}: {len(checked_pixels)} images but {len(label_array)} labels; "
-            "give one label per image"
+            f"{where}: {plural(len(checked_pixels), 'image')} but "
+            f"{plural(len(label_array), 'label')}; give one label per image"
         )
     index = first_outside(label_array, MAX_LABEL + 1)
     if index is not None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.datasets.batches import first_non_finite, first_outside
-from fedcli.errors import ConfigError, DataError
+from fedcli.errors import ConfigError, DataError, plural
 
 MAX_SIDE = 4096  # pixels; larger images are not supported
 MAX_CHANNELS = 64
@@ -132,7 +132,8 @@ def check_examples(
         )
     if len(labels) != len(pixels):
         raise DataError(
-            f"{where}: {len(pixels)} images but {len(labels)} labels; each image needs one label"
+            f"{where}: {plural(len(pixels), 'image')} but {plural(len(labels), 'label')}; each "
+            "image needs one label"
         )
     if pixels.dtype != np.uint8:
         check_finite(pixels, where)

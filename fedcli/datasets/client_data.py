@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fedcli.datasets.batches import ArraySpec, ClientDataset, example_spec
 from fedcli.datasets.cache import ClientCache
-from fedcli.errors import DataError
+from fedcli.errors import DataError, plural
 from fedcli.lazy import ExplainsNames
 from fedcli.progress import ProgressCallback, ignore_progress
 from fedcli.settings.vocabulary import NATURAL
@@ -159,7 +159,7 @@ class ClientData(ExplainsNames, abc.ABC):
         """Returns source, split, number of clients and shapes."""
         return (
             f"<{type(self).__name__} {self.split!r} of {self.source}: {len(self.client_ids)} "
-            f"clients, {self.num_classes} classes, pixels {list(self.pixel_shape)}>"
+            f"clients, {plural(self.num_classes, 'class')}, pixels {list(self.pixel_shape)}>"
         )
 
 

@@ -13,7 +13,7 @@ from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import MAX_LABEL, ClientDataset, Pixels
 from fedcli.datasets.checks import check_examples, check_labels
 from fedcli.datasets.spool import PixelSpool
-from fedcli.errors import DataError
+from fedcli.errors import DataError, plural
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,8 +125,8 @@ class TableWriter:
         check_labels(labels, MAX_LABEL, where)
         if not (owners is None or isinstance(owners, str) or len(owners) == len(labels)):
             raise DataError(
-                f"{where}: {len(labels)} examples but {len(owners)} owners; give one owner per "
-                "example"
+                f"{where}: {plural(len(labels), 'example')} but {plural(len(owners), 'owner')}; "
+                "give one owner per example"
             )
         self._pixels.add(pixels, scale, offset)
         self._labels.append(labels.astype(np.int32))

@@ -12,6 +12,7 @@ from fedcli import learning
 from fedcli.core.native import CancelFlag
 from fedcli.dataclass import dataclass
 from fedcli.datasets.client_data import ClientData
+from fedcli.errors import plural
 from fedcli.evaluation import spread
 from fedcli.federation.evaluation_groups import EvaluationGroup
 from fedcli.learning.engines import choosing
@@ -97,7 +98,7 @@ class Evaluation:
 
         title = f"{self.source}, split {self.split}, after round {self.round_num}"
         rows = [(name, notebooks.number(value)) for name, value in self.values.items()]
-        return notebooks.table(title, (), rows, f"{self.num_clients:,} clients")
+        return notebooks.table(title, (), rows, plural(self.num_clients, "client"))
 
     def to_pandas(self) -> Any:
         """Returns a pandas DataFrame with a row for each client: examples, accuracy and loss.

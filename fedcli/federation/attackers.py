@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 from fedcli.core.seeds import Purpose
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, plural
 from fedcli.federation import cohorts as cohort
 from fedcli.federation.cohorts import ClientSelection, Cohorts, contains
 from fedcli.federation.samplers import Poisson, Sampler, WithReplacement, sample_indices
@@ -67,8 +67,8 @@ def choose_attackers(
         chosen = _drawn(selection, population, seed)
     if len(chosen) >= len(population):
         raise ConfigError(
-            f"{OPTION} {len(chosen)}: only {len(population):,} clients may take part; choose 0 to "
-            f"{len(population) - 1:,}"
+            f"{OPTION} {len(chosen)}: only {plural(len(population), 'client')} may take part; "
+            f"choose 0 to {len(population) - 1:,}"
         )
     return chosen
 
@@ -80,8 +80,8 @@ def _drawn(selection: ClientSelection, population: Sequence[str], seed: int) -> 
         count = selection.count or 0
     if count >= len(population):
         raise ConfigError(
-            f"{OPTION} {count:,}: only {len(population):,} clients may take part; choose 0 to "
-            f"{len(population) - 1:,}"
+            f"{OPTION} {count:,}: only {plural(len(population), 'client')} may take part; choose 0 "
+            f"to {len(population) - 1:,}"
         )
     indices = sample_indices(len(population), count, seed, Purpose.ATTACKERS, 0)
     return frozenset(population[index] for index in indices)

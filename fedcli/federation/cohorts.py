@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fedcli.core.seeds import Purpose
 from fedcli.dataclass import dataclass
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, plural
 from fedcli.files import read_bounded
 from fedcli.settings.options import Value
 
@@ -180,8 +180,8 @@ def plan_cohorts(
         return Cohorts(client_ids, tuple(resolve_ids(selection, client_ids, source)), None)
     if selection.ids is not None:
         raise ConfigError(
-            f"--clients names {len(selection.ids)} clients, but --sampling {sampling} draws the "
-            "clients itself; give a number or a share, or --sampling fixed"
+            f"--clients names {plural(len(selection.ids), 'client')}, but --sampling {sampling} "
+            "draws the clients itself; give a number or a share, or --sampling fixed"
         )
     _check_population(client_ids, source)
     num_wanted = _count(selection, client_ids, source, "--clients")
@@ -239,8 +239,8 @@ def _count(selection: ClientSelection, client_ids: Sequence[str], source: str, o
         return len(client_ids)
     if selection.count > len(client_ids):
         raise ConfigError(
-            f"{option} {selection.count} exceeds the {len(client_ids)} clients in {source}; "
-            f"choose 1 to {len(client_ids)}, or all"
+            f"{option} {selection.count} exceeds the {plural(len(client_ids), 'client')} in "
+            f"{source}; choose 1 to {len(client_ids)}, or all"
         )
     return selection.count
 
@@ -249,10 +249,9 @@ def _parse_count(text: str, option: str, least: int) -> int:
     # No population has more than 18 digits, and int() raises for thousands of digits.
     count = int(text) if len(text) <= 18 else -1
     if count < least:
-        clients = "client" if least == 1 else "clients"
         raise ConfigError(
-            f"{option} {text[:30]}: choose at least {least} {clients}; if this is a client's id, "
-            "write a comma after it"
+            f"{option} {text[:30]}: choose at least {plural(least, 'client')}; if this is a "
+            "client's id, write a comma after it"
         )
     return count
 

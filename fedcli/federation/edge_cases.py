@@ -13,7 +13,7 @@ from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import ClientDataset, Pixels, decode
 from fedcli.datasets.client_data import ClientData, unknown_client
 from fedcli.datasets.opening import open_splits
-from fedcli.errors import ConfigError, DataError
+from fedcli.errors import ConfigError, DataError, plural
 from fedcli.federation.poisoning import (
     MeasuredOnClients,
     chosen_examples,
@@ -78,8 +78,9 @@ class EdgeCase(MeasuredOnClients):
         pixels = np.concatenate([each.pixels[each.labels == source] for each in clients])
         if not len(pixels):
             raise ConfigError(
-                f"--attack-option source={source}: none of the {len(attackers)} attackers has an "
-                "example of that class; choose another class, or more --attackers"
+                f"--attack-option source={source}: none of the "
+                f"{plural(len(attackers), 'attacker')} has an example of that class; choose "
+                "another class, or more --attackers"
             )
         images = decode(pixels, clients[0].scale, clients[0].offset)
         center = images.mean(axis=0, dtype=np.float64).astype(np.float32)

@@ -14,7 +14,7 @@ from fedcli.datasets.batch_plan import BatchPlan
 from fedcli.datasets.batches import BatchedDataset
 from fedcli.datasets.client_batches import ClientBatches
 from fedcli.datasets.client_data import CENTRAL, ClientData
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, plural
 from fedcli.federation import cohorts as cohort
 from fedcli.federation.cohorts import ClientSelection, Cohorts
 from fedcli.federation.evaluated_splits import due_splits, evaluated_splits
@@ -142,8 +142,10 @@ def make_group(
         present, _ = cohort.choose_eval_clients(data.client_ids, data.source, seed)
         num_clients = len(data.client_ids)
         share = "all" if len(present) == num_clients else f"{len(present):,}, drawn from the seed,"
-        note = f"none of the {len(wanted)} clients is {where}: evaluating on {share} of its "
-        note += f"{num_clients:,} clients"
+        note = (
+            f"none of the {plural(len(wanted), 'client')} is {where}: evaluating on {share} of its "
+        )
+        note += plural(num_clients, "client")
     return EvaluationGroup(data.split, data, present, plan, num_absent=num_absent, notes=(note,))
 
 

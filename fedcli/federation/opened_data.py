@@ -9,7 +9,7 @@ from threading import Event, Thread
 from fedcli import datasets
 from fedcli.core.native import CancelFlag, Cancelled
 from fedcli.datasets.client_data import ClientData
-from fedcli.errors import DataError
+from fedcli.errors import DataError, plural
 from fedcli.models.model import Model
 from fedcli.settings.data_source import DataSource
 
@@ -76,7 +76,7 @@ def check_fit(data: ClientData, model: Model) -> None:
         )
     if data.num_classes != layout.num_classes:
         raise DataError(
-            f"{data.source} has {data.num_classes} classes, but the model has "
+            f"{data.source} has {plural(data.num_classes, 'class')}, but the model has "
             f"{layout.num_classes}; pass --num-classes {layout.num_classes} if the labels mean the "
             "same"
         )

@@ -21,7 +21,7 @@ from fedcli.csv_text import read_rows
 from fedcli.datasets.client_data import ClientData
 from fedcli.datasets.labels import value_of
 from fedcli.digest import blake2b
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, plural
 from fedcli.files import read_bounded
 from fedcli.settings.options import check_number, did_you_mean
 from fedcli.settings.vocabulary import BALANCED
@@ -144,7 +144,7 @@ def _of_file(path: Path, label: str, train: ClientData) -> list[float]:
     if missing is not None or len(by_class) > count:
         lacks = "" if missing is None else f", none for class {train.class_name(missing)}"
         raise ConfigError(
-            f"{label}: has weights for {len(by_class)} classes, but {train.source} has "
+            f"{label}: has weights for {plural(len(by_class), 'class')}, but {train.source} has "
             f"{count}{lacks}; give each class a weight"
         )
     return [

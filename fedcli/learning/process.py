@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fedcli import models
 from fedcli.core.native import CancelFlag
-from fedcli.errors import ConfigError, DataError, PartError
+from fedcli.errors import ConfigError, DataError, PartError, plural
 from fedcli.lazy import ExplainsNames
 from fedcli.learning.engines import choosing
 from fedcli.learning.engines.contract import Engine
@@ -143,7 +143,7 @@ class LearningProcess(ExplainsNames, abc.ABC):
 
     def _about(self) -> dict[str, str]:
         """Returns a description of the process's parts by name."""
-        return {"model": repr(self.model), "engine": f"{self.engine.num_threads} threads"}
+        return {"model": repr(self.model), "engine": plural(self.engine.num_threads, "thread")}
 
     def __repr__(self) -> str:
         """Returns the process's parts on one line."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import BatchedDataset
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, plural
 from fedcli.lazy import ExplainsNames
 from fedcli.learning.algorithms.evaluated import NO_COMMON_MODEL, Evaluated
 from fedcli.learning.client_states import ClientStates
@@ -181,15 +181,15 @@ class ProcessOutput(ExplainsNames):
         """Returns the round, its clients and its metrics."""
         scores = ", ".join(f"{name} {_shown(value)}" for name, value in self._scores().items())
         return (
-            f"<ProcessOutput of round {self.state.round_num}: {len(self.client_stats):,} clients, "
-            f"{scores}>"
+            f"<ProcessOutput of round {self.state.round_num}: "
+            f"{plural(len(self.client_stats), 'client')}, {scores}>"
         )
 
     def _repr_html_(self) -> str:
         """Returns the metrics as an HTML table."""
         from fedcli.settings import notebooks  # lazy: only notebooks need it
 
-        title = f"Round {self.state.round_num}, {len(self.client_stats):,} clients"
+        title = f"Round {self.state.round_num}, {plural(len(self.client_stats), 'client')}"
         rows = [(name, _shown(value)) for name, value in self._scores().items()]
         return notebooks.table(title, (), rows)
 

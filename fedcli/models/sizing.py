@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from fedcli.core.native import MAX_LAYERS
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, plural
 from fedcli.models.layers.contract import IMAGE, KINDS, Incoming, Layer, Shape, Spec
 from fedcli.models.layers.fields import ACTIVATIONS, SOFTMAX, shown
 
@@ -54,8 +54,8 @@ def input_names(specs: Sequence[Spec]) -> list[tuple[str, ...]]:
         if len(inputs) != spec.num_inputs:
             raise ConfigError(
                 f"layer {spec.name}: it reads {shown(', '.join(inputs))}, but a layer of kind "
-                f"{spec.kind} has {spec.num_inputs} inputs; name {spec.num_inputs} layers in its "
-                "inputs"
+                f"{spec.kind} has {plural(spec.num_inputs, 'input')}; name "
+                f"{plural(spec.num_inputs, 'layer')} in its inputs"
             )
         names.append(inputs)
         before = spec.name

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, plural
 from fedcli.privacy import renyi
 from fedcli.privacy.schemes import Epsilon, Scheme
 
@@ -85,9 +85,9 @@ def noise_for(
     least, most = round(_LEAST_NOISE / _NOISE_STEP), round(_MOST_NOISE / _NOISE_STEP)
     if not by_renyi(most):
         raise ConfigError(
-            f"--dp-option target_epsilon={target_epsilon:g}: {num_rounds:,} rounds spend more even "
-            f"with noise_multiplier={_MOST_NOISE:g}; choose a larger target_epsilon, fewer "
-            "--rounds or fewer --clients"
+            f"--dp-option target_epsilon={target_epsilon:g}: {plural(num_rounds, 'round')} spend "
+            f"more even with noise_multiplier={_MOST_NOISE:g}; choose a larger target_epsilon, "
+            "fewer --rounds or fewer --clients"
         )
     enough = _first(by_renyi, least, most)
     exact = scheme.exact(enough * _NOISE_STEP) if method == PLD else None

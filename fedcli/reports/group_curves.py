@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedcli.dataclass import dataclass
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, plural
 from fedcli.reports.comparison import Estimate, estimate
 from fedcli.reports.group_tables import INTERVAL, STD, about_band, title_of
 from fedcli.reports.groups import Groups, Member, Row, group, members_of
@@ -83,8 +83,7 @@ def figure_of(groups: Groups, spread: str) -> GroupFigure:
     note = about_band(spread)
     num_left_out = sum(row.num_diverged + row.num_failed for row in groups.rows)
     if num_left_out:
-        runs = "run" if num_left_out == 1 else "runs"
-        note += f"; without {num_left_out} {runs} that diverged or failed"
+        note += f"; without {plural(num_left_out, 'run')} that diverged or failed"
     curves = {measure: _curves(rows, split, measure, spread) for measure in MEASURES}
     return GroupFigure(f"{title_of(groups)}: {split}", note, curves)
 

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from fedcli.errors import plural
 from fedcli.reports.comparison import Estimate
 from fedcli.reports.groups import SECONDS, Column, Difference, Groups, Row, value_text
 from fedcli.reports.significance import smallest_p
@@ -81,9 +82,9 @@ def notes_on(groups: Groups) -> list[str]:
         notes.append(_about_p(count, len(differences)))
     num_diverged = sum(row.num_diverged for row in groups.rows)
     if num_diverged:
-        runs, are = ("run", "is") if num_diverged == 1 else ("runs", "are")
+        are = "is" if num_diverged == 1 else "are"
         notes.append(
-            f"{num_diverged} {runs} of these rows diverged and {are} left out of the means"
+            f"{plural(num_diverged, 'run')} of these rows diverged and {are} left out of the means"
         )
     return notes
 
@@ -112,7 +113,7 @@ def _about_p(num_seeds: int, num_tests: int) -> str:
         f"seeds p is at least {smallest:.3g}"
     )
     if num_tests > 1:
-        text += f", adjusted for {num_tests} rows {min(1.0, num_tests * smallest):.3g}"
+        text += f", adjusted for {plural(num_tests, 'row')} {min(1.0, num_tests * smallest):.3g}"
     if num_tests * smallest <= _SIGNIFICANT:
         return text
     seeds = itertools.count(num_seeds + 1)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.csv_text import visible
+from fedcli.errors import plural
 from fedcli.inspection.figures.tiles import on_paper, tile_blocks
 from fedcli.reports import megabytes
 from fedcli.reports import tables as report_tables
@@ -291,7 +292,7 @@ def _spread(predictions: PredictionSummary) -> str:
             f'<rect x="{_LEFT + low * width:.1f}" y="{_TOP + height - tall:.1f}" '
             f'width="{width / _NUM_BINS - 1.5:.1f}" height="{tall:.1f}" '
             f'style="fill:var(--c0)"><title>'
-            f"{count:,} clients from {low:.2f} to {high:.2f}</title></rect>"
+            f"{plural(count, 'client')} from {low:.2f} to {high:.2f}</title></rect>"
         )
     texts = [_x_tick(_LEFT + share * width, f"{share:g}") for share in (0, 0.25, 0.5, 0.75, 1)]
     texts += [

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from fedcli.errors import plural
 from fedcli.models.metrics import flatten
 from fedcli.reports import attack_impact, comparison, megabytes
 from fedcli.reports import rows as report
@@ -317,7 +318,7 @@ def over_seeds(runs: Sequence[RunRecord], targets: Sequence[float]) -> Table | N
         options = [_value(group.options[name]) for name in differing] or ["all runs"]
         repeats, num_runs = group.repeats, len(group.runs)
         has_more = num_runs > len(repeats)
-        row = [*options, f"{len(repeats)}" + f" (of {num_runs} runs)" * has_more]
+        row = [*options, f"{len(repeats)}" + f" (of {plural(num_runs, 'run')})" * has_more]
         row += [
             _estimate([run.final(name, measure) for run in repeats], 4)
             for name, measure in measures

@@ -9,7 +9,7 @@ from typing import Any
 from fedcli.dataclass import dataclass
 from fedcli.datasets.batch_plan import plan_of
 from fedcli.datasets.client_data import ClientData
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, plural
 from fedcli.federation import poisoning
 from fedcli.federation.attackers import chance_of_more, choose_attackers, parse_attackers
 from fedcli.federation.cohorts import Cohorts
@@ -182,8 +182,8 @@ def poisoned_splits(
     if attack is None or attack.poisoning is None:
         return dict(splits), ()
     note = (
-        f"train: the examples of {len(attack.attackers):,} attackers are shown as the attack "
-        f"{attack.entry.name} changes them"
+        f"train: the examples of {plural(len(attack.attackers), 'attacker')} are shown as the "
+        f"attack {attack.entry.name} changes them"
     )
     return {**splits, "train": attack.poisoned(splits["train"])}, (note,)
 
@@ -209,7 +209,7 @@ def notes_of(attack: Attack, config: RunConfig, cohorts: Cohorts) -> list[str]:
             f"no round is attacked: --attack-option start={start} is after the last of "
             f"{config.rounds:,} rounds; choose an earlier start, or more --rounds"
         ]
-    notes = [f"{count:,} of {population:,} clients attack: {attack.entry.name}"]
+    notes = [f"{count:,} of {plural(population, 'client')} attack: {attack.entry.name}"]
     size = len(cohorts.fixed) if cohorts.fixed is not None else cohorts.sampler.size  # type: ignore[union-attr]
     f = tolerated(config.aggregator, config.aggregator_options, size)
     if f is None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fedcli.digest import blake2b
-from fedcli.errors import RunError
+from fedcli.errors import RunError, plural
 from fedcli.files import read_bounded
 from fedcli.outputs import write_output
 from fedcli.runs import listing
@@ -66,8 +66,7 @@ def write_bundle(folder: Path, file: Path, *, has_weights: bool = False) -> Bund
     members = dict(_of_folder(folder))
     for run in runs:
         members.update(_of_run(run, folder, has_weights=has_weights))
-    what = "one run" if len(runs) == 1 else f"{len(runs):,} runs"
-    members[README] = _TEXT.format(what=what, version=__version__).encode()
+    members[README] = _TEXT.format(what=plural(len(runs), "run"), version=__version__).encode()
     members[DIGESTS] = _digests(members)
     write_output(file, _zip(members))
     return Bundle(tuple(sorted(members)), len(runs))

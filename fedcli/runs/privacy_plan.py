@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, plural
 from fedcli.federation.cohorts import Cohorts
 from fedcli.lazy import load
 from fedcli.learning.aggregators.contract import Aggregator
@@ -92,7 +92,7 @@ def _notes(config: RunConfig, plan: PrivacyPlan) -> list[str]:
     notes = [
         f"simulated differential privacy of clients: noise_multiplier {z:g} spends epsilon "
         f"{spent.epsilon:.4f} (delta {accountant.delta:g}, {accountant.method}, "
-        f"{accountant.scheme.neighbours}) in {rounds:,} rounds; whoever knows the seed can "
+        f"{accountant.scheme.neighbours}) in {plural(rounds, 'round')}; whoever knows the seed can "
         "subtract the noise"
     ]
     if accountant.scheme.neighbours == REPLACE:

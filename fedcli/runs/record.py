@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedcli import settings
 from fedcli.dataclass import dataclass
-from fedcli.errors import ConfigError, DataError, RunError, speaks_python
+from fedcli.errors import ConfigError, DataError, RunError, plural, speaks_python
 from fedcli.runs.files import folder as run_dir
 from fedcli.runs.stopping import Best
 from fedcli.settings import config_file
@@ -58,6 +58,12 @@ class RunRecord:
         """The algorithm and the data."""
         return f"{self.options.get('algorithm')} on {shown_data(str(self.options.get('data')))}"
 
+    @property
+    def _rounds(self) -> str:
+        """How many rounds are completed."""
+        wanted = self.options.get("rounds", self.round_num)
+        return f"{self.round_num} of {plural(wanted, 'round')}"
+
     def __repr__(self) -> str:
         """Returns the folder, what was trained and, if they can be read, the last figures."""
         about = self._about
@@ -67,7 +73,7 @@ class RunRecord:
                 for split in self.series_names
                 if (accuracy := self.final(split, ACCURACY)) is not None
             )
-            rounds = f"{self.round_num} of {self.options.get('rounds')} rounds; accuracy"
+            rounds = f"{self._rounds}; accuracy"
         except RunError:
             return f"<RunRecord {self.path}: {about}>"
         return f"<RunRecord {self.path}: {about}, {rounds}{accuracies.removeprefix(',')}>"
@@ -81,7 +87,7 @@ class RunRecord:
             finals = (notebooks.number(self.final(split, each)) for each in MEASURES)
             rows.append((split, self.final_round(split), *finals))
         title = f"{self.path}: {self._about}"
-        note = f"{self.round_num} of {self.options.get('rounds')} rounds; {ABOUT_ONLINE}."
+        note = f"{self._rounds}; {ABOUT_ONLINE}."
         return notebooks.table(title, ("split", "round", *MEASURES), rows, note)
 
     def to_pandas(self) -> Any:

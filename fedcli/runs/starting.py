@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fedcli import settings
 from fedcli.core.native import CancelFlag
 from fedcli.datasets.opening import fingerprint, note_of_change
-from fedcli.errors import ConfigError, RunError
+from fedcli.errors import ConfigError, RunError, plural
 from fedcli.federation.opened_data import fingerprinting
 from fedcli.runs.files import checkpoint, folder, logs
 from fedcli.runs.files.checkpoint import Checkpoint
@@ -306,8 +306,8 @@ def _continued_config(
         text = settings.to_toml(config, origin)
     if rounds is not None and rounds < content.round_num:
         raise ConfigError(
-            f"--rounds {rounds}: {run.path} has completed {content.round_num} rounds; give that "
-            "many or more"
+            f"--rounds {rounds}: {run.path} has completed {plural(content.round_num, 'round')}; "
+            "give that many or more"
         )
     if config.rounds < content.round_num and rounds is None:
         raise RunError(
@@ -332,7 +332,7 @@ def _note_of_moved_end(config: RunConfig, content: Checkpoint) -> tuple[str, ...
     if not content.round_num or not schedules or config.rounds == before:
         return ()
     return (
-        f"{' and '.join(schedules)} ended after {before} rounds and now ends after "
+        f"{' and '.join(schedules)} ended after {plural(before, 'round')} and now ends after "
         f"{config.rounds}; the rates differ from those of a run that began with {config.rounds} "
         "rounds",
     )

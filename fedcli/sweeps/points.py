@@ -9,7 +9,7 @@ from typing import Any
 
 from fedcli import settings
 from fedcli.dataclass import dataclass
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, plural
 from fedcli.settings import tables
 from fedcli.settings.run_config import RunConfig
 from fedcli.sweeps.study import MAX_POINTS, Case, Study
@@ -80,8 +80,8 @@ def check_size(study: Study, num_points: int) -> None:
     """Refuses a study with too many runs. Raises ConfigError."""
     if num_points > MAX_POINTS or num_points * len(study.seeds) > _MAX_RUNS:
         raise ConfigError(
-            f"the study has {num_points:,} points with {len(study.seeds)} seeds each; choose at "
-            f"most {MAX_POINTS:,} points and {_MAX_RUNS:,} runs"
+            f"the study has {plural(num_points, 'point')} with {plural(len(study.seeds), 'seed')} "
+            f"each; choose at most {MAX_POINTS:,} points and {_MAX_RUNS:,} runs"
         )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedcli.cli.jobs.bars import REFRESH_SECONDS, clock
 from fedcli.cli.screen.output import Remarks, Verbosity, one_line
-from fedcli.errors import ConfigError, RunError
+from fedcli.errors import ConfigError, RunError, plural
 from fedcli.settings.run_config import CODE_FIELDS, OPTIONS
 from fedcli.sweeps import study as study_file
 from fedcli.sweeps import study_tables
@@ -151,8 +151,8 @@ def carry_out(folder: StudyFolder, options: SweepOptions, remarks: Remarks) -> l
 
     def describe_stop() -> str:
         return (
-            f"stopped and saved after {study_progress.finished} of {study_progress.total} runs; "
-            f"fedcli sweep --resume {folder.path} continues"
+            f"stopped and saved after {study_progress.finished} of "
+            f"{plural(study_progress.total, 'run')}; fedcli sweep --resume {folder.path} continues"
         )
 
     lines = run_stoppable(job, cancel=cancel, describe_stop=describe_stop, attend=attend)
@@ -198,8 +198,8 @@ def check_failures(path: Path, lines: Sequence[Mapping[str, Any]], remarks: Rema
         remarks.note(text)
     if failed:
         raise RunError(
-            f"{len(failed)} of {len(lines)} runs failed; fedcli sweep --resume {path} tries them "
-            "again"
+            f"{len(failed)} of {plural(len(lines), 'run')} failed; fedcli sweep --resume {path} "
+            "tries them again"
         )
 
 

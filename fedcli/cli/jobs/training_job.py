@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from fedcli.cli.screen.output import Remarks, Verbosity, one_line
-from fedcli.errors import RunError
+from fedcli.errors import RunError, plural
 from fedcli.settings.declaration import option_name
 from fedcli.settings.run_config import CODE_FIELDS, DATA_FIELDS, RESUME_FIELDS, RunConfig
 
@@ -202,7 +202,7 @@ def carry_out(start: Start, remarks: Remarks, *, shows_tables: bool) -> Finished
 
 def _follow(training: Training, monitor: Any, remarks: Remarks) -> None:
     """Runs all rounds and the closing evaluation, and reports notes and progress."""
-    threads = "1 thread" if training.num_threads == 1 else f"{training.num_threads} threads"
+    threads = plural(training.num_threads, "thread")
     remarks.detail(threads)
     if training.batch_bytes:
         remarks.detail(f"memory for batches: {training.batch_bytes / 2**20:,.1f} MiB")
@@ -212,7 +212,7 @@ def _follow(training: Training, monitor: Any, remarks: Remarks) -> None:
     cache = training.train.cache
     if cache is not None:
         kept = f"{cache.bytes / 2**20:.1f} of {cache.max_bytes / 2**20:.0f} MiB"
-        remarks.detail(f"client cache: {len(cache)} clients, {kept}, {cache.hits:,} hits")
+        remarks.detail(f"client cache: {plural(len(cache), 'client')}, {kept}, {cache.hits:,} hits")
 
 
 def show(run: FinishedRun, remarks: Remarks, *, as_json: bool) -> None:

@@ -15,6 +15,7 @@ from fedcli.audits.likelihood_ratio import LikelihoodRatio
 from fedcli.audits.loss_threshold import LossThreshold
 from fedcli.audits.separation import LOW_RATES, Separation
 from fedcli.cli.screen.pictures import pictures_of
+from fedcli.errors import plural
 
 if TYPE_CHECKING:
     from fedcli.cli.screen.render import Screen
@@ -35,9 +36,9 @@ def show(screen: Screen, result: AuditResult) -> None:
 
 
 def _show_inversion(screen: Screen, result: Inversion) -> None:
-    steps = "1 local step" if result.num_steps == 1 else f"{result.num_steps:,} local steps"
+    steps = plural(result.num_steps, "local step")
     num = len(result.indices)
-    which = f"example {result.indices[0]}" if num == 1 else f"{num} examples"
+    which = f"example {result.indices[0]}" if num == 1 else plural(num, "example")
     screen.line(
         f"Gradient inversion of client {result.client_id}, {which}, {steps} after round "
         f"{result.round_num}",

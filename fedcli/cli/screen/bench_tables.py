@@ -12,6 +12,7 @@ from fedcli.benchmarks.running import Result, Row
 from fedcli.benchmarks.timing import Spread
 from fedcli.cli.screen.render import Screen
 from fedcli.core.native import Phase
+from fedcli.errors import plural
 
 _HEADERS = ("job", "by", "threads", "median", "least - most", "each", "a second")
 _LAST_HEADERS = ("of peak", "1 thread /", "fedcli /")
@@ -144,7 +145,7 @@ def _cells(result: Result, row: Row) -> list[str]:
 
 
 def _with_threads(row: Row) -> str:
-    return f"{row.by}, {row.threads} {'thread' if row.threads == 1 else 'threads'}"
+    return f"{row.by}, {plural(row.threads, 'thread')}"
 
 
 def _show_layers(screen: Screen, times: LayerTimes) -> None:

@@ -12,6 +12,7 @@ from fedcli.cli.screen import client_pictures, pictures
 from fedcli.cli.screen.client_pictures import MAX_LABELS
 from fedcli.cli.screen.render import Bar, Lines, Screen
 from fedcli.dataclass import dataclass
+from fedcli.errors import plural
 from fedcli.inspection.statistics import (
     LabelSkew,
     SplitCounts,
@@ -92,7 +93,7 @@ def show_panels(screen: Screen, populations: Mapping[str, Population], view: Vie
     screen.beside(_panels(screen, data, counts, view.num_examples))
     if view.has_means and first.means is not None:
         client_pictures.show_means_of_each(
-            screen, first, first.means, _plural(len(first.compared.client_ids), "client")
+            screen, first, first.means, plural(len(first.compared.client_ids), "client")
         )
 
 
@@ -108,13 +109,13 @@ def show_clients(screen: Screen, population: Population, view: View) -> None:
         _show_label_counts(screen, population, row)
         num_drawn = min(wanted, len(client))
         if num_drawn:
-            screen.title(f"First {_plural(num_drawn, 'example')}")
+            screen.title(f"First {plural(num_drawn, 'example')}")
             shown = pictures.crop(client_pictures.first_examples(data, client, num_drawn))
             screen.pictures(shown, [data.class_name(label) for label in client.labels.tolist()])
         if len(client):
             is_compared = population.means is not None
             where = (
-                f"; below it that of {_plural(len(population.compared.client_ids), 'client')}"
+                f"; below it that of {plural(len(population.compared.client_ids), 'client')}"
                 if is_compared
                 else ""
             )
@@ -273,7 +274,7 @@ def _panels(
     )
     skew, panels = counts.skew, []
     for row, (client, bars, examples) in enumerate(zip(clients, charts, shown, strict=True)):
-        title = f"{client.client_id}: {_plural(len(client), 'example')}"
+        title = f"{client.client_id}: {plural(len(client), 'example')}"
         figures = f"TV {_ratio(skew.tv[row])}, floor {_ratio(skew.tv_floor[row])}"
         lines = [screen.text(title, style="bold"), screen.text(figures, style="dim")]
         lines += screen.bar_lines(bars, PANEL_WIDTH, _greatest(charts))
@@ -287,12 +288,12 @@ def _panels(
 
 def _show_heading(screen: Screen, counts: SplitCounts, row: int) -> None:
     size, skew = int(counts.sizes[row]), counts.skew
-    whose = f"{counts.client_ids[row]}: {_plural(size, 'example')} ({counts.split})"
+    whose = f"{counts.client_ids[row]}: {plural(size, 'example')} ({counts.split})"
     screen.line(whose, style="bold")
     if size:
         screen.line(
             f"TV {_ratio(skew.tv[row])} (floor {_ratio(skew.tv_floor[row])}), "
-            f"JS {_ratio(skew.js[row])} bits, {skew.num_present[row]:,} classes, "
+            f"JS {_ratio(skew.js[row])} bits, {plural(skew.num_present[row], 'class')}, "
             f"{_ratio(skew.effective_classes[row], 2)} effective"
         )
 
@@ -303,7 +304,7 @@ def _show_label_counts(screen: Screen, population: Population, row: int) -> None
     own = counts.label_counts[row]
     totals = population.compared.class_totals
     expected = np.rint(totals * (int(counts.sizes[row]) / max(1, int(totals.sum()))))
-    whose = _plural(len(population.compared.client_ids), "client")
+    whose = plural(len(population.compared.client_ids), "client")
     charts = {"label counts": _label_bars(data, own)}
     if counts.sizes[row] and screen.width >= 2 * PANEL_WIDTH:
         charts[f"expected from all {whose}"] = _label_bars(data, expected.astype(np.int64))
@@ -333,7 +334,3 @@ def _ratio(value: float, digits: int = 3) -> str:
 
 def _short(number: float) -> str:
     return f"{number:,.1f}".removesuffix(".0")
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from fedcli.cli.screen.suspect_tables import example_pictures
+from fedcli.errors import plural
 from fedcli.evaluation.predictions import NO_CLASS, Mistake, WorstMistakes
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ def show_attack(screen: Screen, attack: AttackSuccess) -> None:
         screen.pictures(example_pictures(data, shown), captions)
         screen.line("")
     screen.line(
-        f"{attack.num_successes:,} of {attack.num_aimed_at:,} examples are predicted as the "
-        "attackers want",
+        f"{attack.num_successes:,} of {plural(attack.num_aimed_at, 'example')} are predicted as "
+        "the attackers want",
         style="dim",
     )
 

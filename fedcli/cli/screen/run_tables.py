@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedcli.cli.screen.text_screen import TextScreen
+from fedcli.errors import plural
 from fedcli.reports import rows as report
 from fedcli.reports.rows import EvaluationRow, RoundRow, Scores
 
@@ -123,11 +124,15 @@ def show_progress(screen: TextScreen, progress: Progress, num_rounds: int) -> No
     if progress.target is not None:
         what = f"{progress.split} {progress.target_measure} {progress.target:g}"
         reached = progress.target_round
-        how = f"not in {num_rounds:,} rounds" if reached is None else f"after {reached:,} rounds"
+        how = (
+            f"not in {plural(num_rounds, 'round')}"
+            if reached is None
+            else f"after {plural(reached, 'round')}"
+        )
         screen.line(f"Target   {what}: {how}")
     best = progress.best
     if best.value is not None:
-        where = f"after {best.round_num:,} rounds"
+        where = f"after {plural(best.round_num, 'round')}"
         screen.line(f"Best     {progress.split} {best.measure} {best.value:.4f} {where}")
     reason = progress.reason()
     if reason is not None:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fedcli.cli.screen import pictures
+from fedcli.errors import plural
 from fedcli.inspection.suspects import CHANCE
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ def show(screen: Screen, data: ClientData, suspects: Suspects) -> None:
     if suspects.examples:
         _show_examples(screen, data, suspects.examples)
     share = suspects.num_suspicious / max(suspects.num_examples, 1)
-    of_all = f"{suspects.num_suspicious:,} of {suspects.num_examples:,} examples ({share:.1%})"
+    of_all = (
+        f"{suspects.num_suspicious:,} of {plural(suspects.num_examples, 'example')} ({share:.1%})"
+    )
     screen.line(f"{of_all} are suspicious: {suspects.criterion}", style="dim")
     screen.title(f"Clients with more suspicious examples than chance explains ({data.split})")
     _show_clients(screen, suspects)

@@ -22,7 +22,7 @@ from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.importers.source_files import any_file, files_of, start_of
 from fedcli.datasets.labels import LabelReader
 from fedcli.datasets.table import TableWriter
-from fedcli.errors import DataError
+from fedcli.errors import DataError, plural
 from fedcli.progress import ProgressCallback
 
 _LABELS = ("labels", "fine_labels")
@@ -144,7 +144,8 @@ def _contents(content: Mapping[str, Any], path: Path) -> tuple[NDArray[np.uint8]
         )
     if len(labels) != len(data):
         raise DataError(
-            f"{path}: {len(data)} images but {len(labels)} labels; fetch the file again"
+            f"{path}: {plural(len(data), 'image')} but {plural(len(labels), 'label')}; fetch the "
+            "file again"
         )
     return shaped(data, _SHAPE, CHANNELS_FIRST), labels
 

@@ -29,7 +29,7 @@ from fedcli.datasets.importers import csv_files, npy_files, npz, parquet, shared
 from fedcli.datasets.importers.picture_files import walk
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.table import ExampleTable, TableWriter
-from fedcli.errors import ConfigError, DataError
+from fedcli.errors import ConfigError, DataError, plural
 from fedcli.progress import ProgressCallback
 from fedcli.settings.vocabulary import SPLITS
 
@@ -161,7 +161,7 @@ def read(
             "owners": why["owners"] if by_file else contents.why_owners,
             "range": "the largest pixel of all files",
             "polarity": why_polarity,
-            "classes": f"the labels of {len(units):,} files ({', '.join(formats)}) together",
+            "classes": f"all labels of {plural(len(units), 'file')} ({', '.join(formats)})",
         },
         overrides={"splits": "--splits", "range": "--pixel-range", "owners": "--id-column"},
     )
@@ -244,8 +244,7 @@ def _read_alone(
     """Reads the only data file of a folder, and adds a note that says so."""
     imported: Imported = _READERS[unit.reader].read(list(unit.paths), options, folder, tell)
     names = ", ".join(path.name for path in unit.paths[:_SHOWN])
-    count = "one file" if len(unit.paths) == 1 else f"{len(unit.paths)} files"
-    note = f"{title} holds {count} with data: {names}"
+    note = f"{title} holds {plural(len(unit.paths), 'file')} with data: {names}"
     return replace(imported, notes=(note, *left_out, *imported.notes))
 
 

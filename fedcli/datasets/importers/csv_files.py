@@ -35,7 +35,7 @@ from fedcli.datasets.importers.source_files import one_file
 from fedcli.datasets.labels import LabelReader
 from fedcli.datasets.spool import PixelSpool
 from fedcli.datasets.table import ExampleTable, TableWriter
-from fedcli.errors import DataError
+from fedcli.errors import DataError, plural
 from fedcli.files import open_regular
 from fedcli.progress import ProgressCallback
 from fedcli.settings.vocabulary import SPLITS
@@ -397,7 +397,7 @@ class _Rows:
                 parts = csv_layout.spaced(packed).split()
                 if len(parts) != layout.num_pixels:
                     raise DataError(
-                        f"{where}: column {name!r} holds {len(parts)} pixels, but "
+                        f"{where}: column {name!r} holds {plural(len(parts), 'pixel')}, but "
                         f"{layout.num_pixels} in the first row; correct the row"
                     )
                 texts = {f"{name}, pixel {index}": text for index, text in enumerate(parts)}

@@ -9,6 +9,7 @@ import numpy as np
 from fedcli.datasets.description import Finding, SourceDescription
 from fedcli.datasets.importers.recognising import ImportOptions
 from fedcli.datasets.table import ExampleTable
+from fedcli.errors import plural
 
 # The option that overrides each subject, and the evidence, unless an importer gives others.
 _USUAL = {
@@ -48,12 +49,14 @@ def describe(
     first = next(iter(tables.values()))
     height, width, *channels = first.pixels.shape[1:]
     owners = ", ".join(
-        f"{name} {len(table.owner_ids):,} clients"
+        f"{name} {plural(len(table.owner_ids), 'client')}"
         for name, table in tables.items()
         if len(table.owner_ids)
     )
     values = {
-        "splits": ", ".join(f"{name} {len(table):,} examples" for name, table in tables.items()),
+        "splits": ", ".join(
+            f"{name} {plural(len(table), 'example')}" for name, table in tables.items()
+        ),
         "owners": owners or "none",
         "classes": classes,
         "shape": f"{height} x {width}",

@@ -25,7 +25,7 @@ from fedcli.datasets.importers.scales import Coding, Survey
 from fedcli.datasets.importers.source_files import any_file, files_of
 from fedcli.datasets.labels import CHARACTER_NAMES, check_classes, whole_numbers
 from fedcli.datasets.table import ExampleTable, TableWriter
-from fedcli.errors import DataError
+from fedcli.errors import DataError, plural
 from fedcli.progress import ProgressCallback
 
 _TABLE_COLUMNS = 8
@@ -245,8 +245,9 @@ def _checked(files: _Set) -> _Set:
     check_pixel_shape(files.images.shape, str(files.images.path))
     if files.labels is not None and files.labels.shape[0] != count:
         raise DataError(
-            f"{files.images.path}: {count} images but {files.labels.shape[0]} labels in "
-            f"{files.labels.path}; give files that belong together"
+            f"{files.images.path}: {plural(count, 'image')} but "
+            f"{plural(files.labels.shape[0], 'label')} in {files.labels.path}; give files that "
+            "belong together"
         )
     if files.writers is not None:
         rows = files.writers.shape[0]
@@ -254,8 +255,8 @@ def _checked(files: _Set) -> _Set:
         is_longer = rows > count and _split(files.images) == "test"
         if rows != count and not is_longer:
             raise DataError(
-                f"{files.images.path}: {count} images but {rows} rows in {files.writers.path}; "
-                "give files that belong together"
+                f"{files.images.path}: {plural(count, 'image')} but {plural(rows, 'row')} in "
+                f"{files.writers.path}; give files that belong together"
             )
     return files
 

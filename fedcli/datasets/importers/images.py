@@ -36,7 +36,7 @@ from fedcli.datasets.importers.pillow import load_pillow
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.labels import name_key
 from fedcli.datasets.table import TableWriter
-from fedcli.errors import ConfigError, DataError
+from fedcli.errors import ConfigError, DataError, plural
 from fedcli.progress import ProgressCallback
 from fedcli.settings.vocabulary import SPLITS, VALIDATION
 
@@ -301,7 +301,7 @@ def _about_others(others: Sequence[Path], root: Path) -> str:
     first = min(others).relative_to(root)
     if len(others) == 1:
         return f"1 file that is not an image was left out: {first}"
-    return f"{len(others):,} files that are not images were left out, for example {first}"
+    return f"{plural(len(others), 'file')} that are not images were left out, for example {first}"
 
 
 def _named_files(table: Path) -> list[Picture]:

@@ -28,7 +28,7 @@ from fedcli.datasets.importers.scales import rescale
 from fedcli.datasets.labels import LabelReader
 from fedcli.datasets.polarity import are_emnist_writers
 from fedcli.datasets.table import ExampleTable, TableWriter
-from fedcli.errors import DataError
+from fedcli.errors import DataError, plural
 from fedcli.files import open_regular
 from fedcli.progress import ProgressCallback
 
@@ -253,7 +253,8 @@ class _ShardReader:
         codes = self.labels.add(labels, where)
         if len(images) != len(codes):
             raise DataError(
-                f"{where}: {len(images)} images but {len(codes)} labels; each image needs one label"
+                f"{where}: {plural(len(images), 'image')} but {plural(len(codes), 'label')}; each "
+                "image needs one label"
             )
         if len(images):
             pixels, scale = _rounded(self._shaped(images, where))
@@ -333,8 +334,8 @@ def _check_shard(
     assert counts is not None
     if len(users) != len(num_samples):
         raise DataError(
-            f"{source}: has {len(users)} users but {len(num_samples)} entries of num_samples; "
-            "correct the file"
+            f"{source}: has {plural(len(users), 'user')} but {plural(len(num_samples), 'entry')} "
+            "of num_samples; correct the file"
         )
     listed = set()
     for user, count in zip(users, num_samples, strict=True):
@@ -346,8 +347,8 @@ def _check_shard(
             raise DataError(f"{where}: is in users but not in user_data; correct the file")
         if counts[user] != count:
             raise DataError(
-                f"{where}: has {counts[user]} examples but num_samples says {count}; correct the "
-                "file"
+                f"{where}: has {plural(counts[user], 'example')} but num_samples says {count}; "
+                "correct the file"
             )
     for user in counts:
         if user not in listed:

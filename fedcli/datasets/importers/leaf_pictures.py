@@ -18,7 +18,7 @@ from fedcli.datasets.importers.images import Labelled, LabelledSplits
 from fedcli.datasets.importers.json_stream import JsonStream
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.labels import LabelReader, whole_numbers
-from fedcli.errors import DataError
+from fedcli.errors import DataError, plural
 from fedcli.files import open_regular
 from fedcli.progress import ProgressCallback
 
@@ -106,7 +106,8 @@ def _read_user(stream: JsonStream, where: str) -> tuple[list[str], list[Any]]:
             stream.skip()
     if len(names) != len(labels):
         raise DataError(
-            f"{where}: {len(names)} pictures but {len(labels)} labels; each picture needs one label"
+            f"{where}: {len(names)} pictures but {plural(len(labels), 'label')}; each picture "
+            "needs one label"
         )
     if any(isinstance(label, str) for label in labels):
         LabelReader().add(labels, where)  # refuses missing labels

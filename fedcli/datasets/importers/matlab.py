@@ -31,7 +31,7 @@ from fedcli.datasets.importers.scales import Survey, check_type
 from fedcli.datasets.importers.source_files import any_file, files_of, start_of
 from fedcli.datasets.labels import LabelReader, whole_numbers
 from fedcli.datasets.table import TableWriter
-from fedcli.errors import ConfigError, DataError
+from fedcli.errors import ConfigError, DataError, plural
 from fedcli.progress import ProgressCallback
 from fedcli.settings.vocabulary import SPLITS
 
@@ -204,8 +204,8 @@ def _names(arrays: _Set) -> list[str]:
     numbers = whole_numbers(arrays.writers, f"{arrays.place}: writers")
     if len(numbers) != len(arrays.images):
         raise DataError(
-            f"{arrays.place}: {len(arrays.images)} images but {len(numbers)} writers; "
-            "each image needs one writer"
+            f"{arrays.place}: {plural(len(arrays.images), 'image')} but "
+            f"{plural(len(numbers), 'writer')}; each image needs one writer"
         )
     return [f"w{number:04d}" for number in numbers.tolist()]
 

@@ -40,7 +40,7 @@ from fedcli.datasets.importers.scales import Coding, Survey, check_type
 from fedcli.datasets.importers.source_files import one_file
 from fedcli.datasets.labels import LabelReader, count_rows
 from fedcli.datasets.table import ExampleTable, TableWriter
-from fedcli.errors import ConfigError, DataError
+from fedcli.errors import ConfigError, DataError, plural
 from fedcli.progress import ProgressCallback
 from fedcli.settings.vocabulary import SPLITS, VALIDATION
 
@@ -322,8 +322,8 @@ def _checked(arrays: Sequence[Array | None], options: ImportOptions) -> _Set:
     for array, what in ((labels, "labels"), (owners, "client ids")):
         if array is not None and array.shape[0] != count:
             raise DataError(
-                f"{images.where}: {count} images but {array.shape[0]} {what} in {array.key!r}; "
-                "give one for each image"
+                f"{images.where}: {plural(count, 'image')} but {array.shape[0]} {what} in "
+                f"{array.key!r}; give one for each image"
             )
     return set_
 

@@ -29,7 +29,7 @@ from fedcli.datasets.importers.xz import MAX_DECODER_BYTES
 from fedcli.datasets.labels import whole_numbers
 from fedcli.datasets.sources.tff_h5 import CONVENTIONS, pack
 from fedcli.datasets.table import TableWriter
-from fedcli.errors import DataError
+from fedcli.errors import DataError, plural
 from fedcli.files import open_regular
 from fedcli.outputs import scratch_folder
 from fedcli.progress import ProgressCallback
@@ -317,8 +317,8 @@ def _check_counts(
         if seen[key] != wanted[key]:
             split, client_id = key
             raise DataError(
-                f"{source}: split {split!r}: client {client_id!r}: {seen[key]} examples but "
-                f"client_metadata says {wanted[key]}; the file is incomplete, so fetch it again"
+                f"{source}: split {split!r}: client {client_id!r}: {plural(seen[key], 'example')} "
+                f"but client_metadata says {wanted[key]}; the file is incomplete, so fetch it again"
             )
 
 

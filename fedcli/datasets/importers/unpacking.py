@@ -26,7 +26,7 @@ from fedcli.datasets.importers.picture_files import is_junk
 from fedcli.datasets.importers.source_files import UNPACKED, start_of
 from fedcli.datasets.importers.tar_headers import BoundedHeader
 from fedcli.datasets.importers.xz import XzReader
-from fedcli.errors import DataError
+from fedcli.errors import DataError, plural
 from fedcli.files import open_regular
 from fedcli.outputs import scratch_folder
 from fedcli.progress import ProgressCallback
@@ -251,7 +251,7 @@ class _Writer:
         """Returns a note that says what was unpacked."""
         left_out = f"; {self.num_left_out:,} links or hidden files were left out"
         return (
-            f"{self._archive} was unpacked while it was read: {self.num_files:,} files, "
+            f"{self._archive} was unpacked while it was read: {plural(self.num_files, 'file')}, "
             f"{self._num_bytes / 1e6:,.1f} MB" + left_out * bool(self.num_left_out)
         )
 

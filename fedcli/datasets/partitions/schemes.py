@@ -20,7 +20,7 @@ from fedcli.core.draws import Stream
 from fedcli.dataclass import dataclass
 from fedcli.datasets.partitions import label_mixes
 from fedcli.datasets.partitions.label_mixes import LEAST_TOTAL
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, plural
 from fedcli.lazy import load
 from fedcli.settings.options import Value
 
@@ -82,8 +82,8 @@ def assign(
     num_clients: Any = options["clients"]
     if num_clients > len(labels):
         raise ConfigError(
-            f"--partition {name}: {num_clients} clients but {len(labels)} examples; "
-            f"choose clients={len(labels)} or fewer"
+            f"--partition {name}: {plural(num_clients, 'client')} but "
+            f"{plural(len(labels), 'example')}; choose clients={len(labels)} or fewer"
         )
     classes, numbers = np.unique(labels, return_inverse=True)
     if len(classes) * num_clients > _MAX_CELLS:
@@ -188,8 +188,8 @@ def assign_classes_per_client(task: Task) -> Counts:
     )
     if per_client > num_classes:
         raise ConfigError(
-            f"--partition classes-per-client: {per_client} classes per client, but the data have "
-            f"{num_classes}; choose classes={num_classes} or fewer"
+            f"--partition classes-per-client: {plural(per_client, 'class')} per client, but the "
+            f"data have {num_classes}; choose classes={num_classes} or fewer"
         )
     if per_client * num_clients < num_classes:
         raise ConfigError(
@@ -343,8 +343,8 @@ def _until_enough(task: Task, counts: Callable[[], Counts]) -> Counts:
     prefix = f"--partition {task.name}: clients={task.num_clients} with min_examples={least}"
     if least * task.num_clients > len(task.labels):
         raise ConfigError(
-            f"{prefix} need more than {len(task.labels)} examples; choose fewer clients or a "
-            "smaller min_examples"
+            f"{prefix} need more than {plural(len(task.labels), 'example')}; choose fewer clients "
+            "or a smaller min_examples"
         )
     for _ in range(MAX_TRIES):
         drawn = counts()

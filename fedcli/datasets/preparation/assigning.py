@@ -18,7 +18,7 @@ from fedcli.datasets.partitions.hold_out import POOLED, WITHIN
 from fedcli.datasets.partitions.partitioned_split import Change
 from fedcli.datasets.preparation.prepare_options import PrepareOptions
 from fedcli.datasets.table import ExampleTable
-from fedcli.errors import ConfigError, DataError
+from fedcli.errors import ConfigError, DataError, plural
 from fedcli.settings import tables as registry
 from fedcli.settings.options import Value, resolve
 from fedcli.settings.vocabulary import SPLITS
@@ -85,10 +85,10 @@ def _set_default_clients(given: dict[str, Value], num_examples: int, notes: list
         return
     num_clients = min(MAX_DEFAULT_CLIENTS, max(1, num_examples // DEFAULT_CLIENT_EXAMPLES))
     given["clients"] = num_clients
-    has = "1 client" if num_clients == 1 else f"{num_clients:,} clients"
     notes.append(
-        f"the source names no owners: divided at random among {has}, by default one client for "
-        f"{DEFAULT_CLIENT_EXAMPLES} examples, at most {MAX_DEFAULT_CLIENTS} clients; {other}"
+        f"the source names no owners: divided at random among {plural(num_clients, 'client')}, by "
+        f"default one client for {DEFAULT_CLIENT_EXAMPLES} examples, at most "
+        f"{MAX_DEFAULT_CLIENTS} clients; {other}"
     )
 
 

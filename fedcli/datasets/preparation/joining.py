@@ -10,7 +10,7 @@ from fedcli.datasets.description import SourceDescription
 from fedcli.datasets.importers.recognising import Imported
 from fedcli.datasets.preparation.class_matching import match_classes
 from fedcli.datasets.table import ExampleTable
-from fedcli.errors import DataError
+from fedcli.errors import DataError, plural
 
 
 def join_test(train: Imported, test: Imported) -> Imported:
@@ -46,7 +46,7 @@ def _join_descriptions(train: Imported, test: Imported, table: ExampleTable) -> 
     of_train, of_test = train.description, test.description
     splits = replace(
         of_train.splits,
-        value=f"{of_train.splits.value}, test {len(table):,} examples",
+        value=f"{of_train.splits.value}, test {plural(len(table), 'example')}",
         evidence=f"{of_train.splits.evidence}; test: {of_test.source}, given by --test-data",
     )
     return replace(of_train, splits=splits)

@@ -26,7 +26,7 @@ from fedcli.datasets.examining import examine, sampled_ids
 from fedcli.datasets.labels import whole_numbers
 from fedcli.datasets.polarity import Border, can_measure
 from fedcli.digest import blake2b
-from fedcli.errors import ConfigError, DataError
+from fedcli.errors import ConfigError, DataError, plural
 from fedcli.settings.data_source import IN_MEMORY, UNNAMED
 from fedcli.settings.vocabulary import VALIDATION
 
@@ -515,7 +515,8 @@ def _places(examples: Any, owners: Sequence[Any] | None, name: str) -> dict[str,
         return {EVERYONE: list(range(size))}
     if len(owners) != size:
         raise DataError(
-            f"{name}: {size} examples but {len(owners)} owners; give one owner per example"
+            f"{name}: {plural(size, 'example')} but {plural(len(owners), 'owner')}; give one owner "
+            "per example"
         )
     places: dict[str, list[int]] = {}
     for index, owner in enumerate(owners):

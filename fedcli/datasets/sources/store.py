@@ -41,7 +41,7 @@ from fedcli.datasets.description import SourceDescription, from_json
 from fedcli.datasets.examining import examine
 from fedcli.datasets.table import ExampleTable
 from fedcli.digest import blake2b
-from fedcli.errors import ConfigError, DataError
+from fedcli.errors import ConfigError, DataError, plural
 from fedcli.files import open_regular
 from fedcli.progress import ProgressCallback, ignore_progress
 from fedcli.settings.tables.partitions import describe_partition
@@ -542,8 +542,8 @@ def _check_split(mapped: _MappedSplit, num_classes: int, source: str) -> None:
     sizes = np.diff(offsets)
     if len(sizes) != len(mapped.client_ids):
         raise DataError(
-            f"{where}: {len(mapped.client_ids)} clients but {len(sizes)} sizes; write the store "
-            "again"
+            f"{where}: {plural(len(mapped.client_ids), 'client')} but "
+            f"{plural(len(sizes), 'size')}; write the store again"
         )
     if offsets[0] != 0 or offsets[-1] != num_examples or (offsets[1:] < offsets[:-1]).any():
         raise DataError(
@@ -558,8 +558,8 @@ def _check_split(mapped: _MappedSplit, num_classes: int, source: str) -> None:
     check_pixel_shape(mapped.pixels.shape, where)
     if len(mapped.pixels) != num_examples:
         raise DataError(
-            f"{where}: {len(mapped.pixels)} images but {num_examples} labels; each image needs one "
-            "label"
+            f"{where}: {plural(len(mapped.pixels), 'image')} but {plural(num_examples, 'label')}; "
+            "each image needs one label"
         )
     example = first_outside(mapped.labels, num_classes)
     if example is not None:

@@ -23,7 +23,7 @@ from fedcli.datasets.description import Finding, SourceDescription
 from fedcli.datasets.examining import examine, sampled_ids
 from fedcli.datasets.labels import count_rows, whole_numbers
 from fedcli.datasets.polarity import Border, are_emnist_writers, can_measure
-from fedcli.errors import DataError
+from fedcli.errors import DataError, plural
 
 GROUP = b"examples"
 DEFAULT_NUM_CLASSES = 10
@@ -125,7 +125,7 @@ class TffH5Split(ClientData):
             source=self.source,
             format=Finding("tff-h5", "by content", "fedcli preprocess --format"),
             splits=Finding(self.split, why["splits"], "--test-data"),
-            owners=Finding(f"{len(self.client_ids):,} clients", why["owners"], "--partition"),
+            owners=Finding(plural(len(self.client_ids), "client"), why["owners"], "--partition"),
             classes=Finding(
                 f"{self.num_classes:,}",
                 "TFF's default"
@@ -234,7 +234,8 @@ class TffH5Split(ClientData):
             )
         if shape[0] != num_labels:
             raise DataError(
-                f"{where}: {shape[0]} images but {num_labels} labels; each image needs one label"
+                f"{where}: {plural(shape[0], 'image')} but {plural(num_labels, 'label')}; each "
+                "image needs one label"
             )
         stored: NDArray[Any] = hdf5.read_whole(dataset, where)
         if has_channels_first(shape):

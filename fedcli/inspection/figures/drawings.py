@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fedcli.dataclass import dataclass
 from fedcli.datasets.client_data import ClientData
+from fedcli.errors import plural
 from fedcli.inspection.figures.page import (
     LINE_HEIGHT,
     MARGIN,
@@ -77,9 +78,9 @@ def examples(data: ClientData, client_id: str) -> Figure:
     """Draws the first examples of a client in rows of ten, each above its label."""
     client = data.client(client_id)
     num_drawn = min(MAX_EXAMPLES, len(client))
-    number = f"First {num_drawn} of {len(client):,}" if num_drawn < len(client) else str(num_drawn)
-    noun = "example" if len(client) == 1 else "examples"
-    title = f"{number} {noun} of {shortened(client_id)} ({data.split})"
+    count = plural(len(client), "example")
+    drawn = f"First {num_drawn} of {count}" if num_drawn < len(client) else count
+    title = f"{drawn} of {shortened(client_id)} ({data.split})"
     if not num_drawn:
         return make_page(title, 0, 0)
     first = replace(client, pixels=client.pixels[:num_drawn], labels=client.labels[:num_drawn])
@@ -142,7 +143,7 @@ def label_counts(
         axes.set_xlim(-0.6 - spare, len(row) - 0.4 + spare)
         axes.set_ylim(0, 1.05 * highest)
         whole_ticks(axes.yaxis, 4)
-        size = f": {_plural(len(labels[index]), 'example')}"
+        size = f": {plural(len(labels[index]), 'example')}"
         write_title(axes, fitting(client_id, panels.size[0] - text_width(size)) + size)
         name_labels(axes, drawn_labels.names if panels.is_lowest(index) else [], panels.slot)
         if left == panels.left_margin:
@@ -170,9 +171,9 @@ def mean_images(
     )
     tiles = on_paper(means.reshape(-1, *means.shape[2:]), data.pixel_convention)
     tiles = tiles.reshape(*means.shape[:2], *tiles.shape[1:])
-    heads = [_plural(len(counts.client_ids), "client")]
+    heads = [plural(len(counts.client_ids), "client")]
     heads += [shortened(each.client_id) for each in drawn]
-    notes = [_plural(size, "example") for size in (counts.num_examples, *map(len, drawn))]
+    notes = [plural(size, "example") for size in (counts.num_examples, *map(len, drawn))]
     left_margin = max(map(text_width, [*heads, *notes])) + 14
     bands = _bands(len(drawn_labels.labels))
     tile = TILE if len(bands) == 1 else _SMALL_TILE
@@ -216,7 +217,7 @@ def labels_by_client(counts: SplitCounts, drawn_labels: DrawnLabels) -> Figure:
     # Vertical names need the height of a line.
     named = picked.tolist() if cell_width >= 18 else []
     names = [shortened(counts.client_ids[index]) for index in named]
-    clients = _plural(num_clients, "client")
+    clients = plural(num_clients, "client")
     if len(picked) < num_clients:
         clients = f"{len(picked):,} evenly picked of {clients}"
     order_remark = ", sorted by the label they hold most of" if num_clients > 1 else ""
@@ -257,7 +258,7 @@ def labels_by_client(counts: SplitCounts, drawn_labels: DrawnLabels) -> Figure:
 def sizes_and_skew(counts: SplitCounts) -> Figure:
     """Draws a histogram of client sizes, and the label skew of clients against their size."""
     width, height, left_margin, gap = 440, 300, 64, 90
-    clients = f"{_plural(len(counts.client_ids), 'client')} ({counts.split})"
+    clients = f"{plural(len(counts.client_ids), 'client')} ({counts.split})"
     figure = make_page(clients, left_margin + 2 * width + gap, height + 2 * LINE_HEIGHT + 26)
     bins = size_histogram(counts.sizes, max_bins=30)
     edges = np.array([each.low for each in bins] + [bins[-1].high + 1])
@@ -336,7 +337,3 @@ def _bands(num_labels: int) -> list[range]:
 
 def _class_names(data: ClientData, labels: NDArray[np.integer]) -> list[str]:
     return [data.class_name(label) for label in labels.tolist()]
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

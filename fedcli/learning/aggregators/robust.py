@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.dataclass import dataclass
+from fedcli.errors import plural
 from fedcli.learning.aggregators.counted import CountedDeltas
 from fedcli.learning.engines.deltas import ALL_ROWS, DeltaRequest, Deltas
 from fedcli.settings.shares import rounded_down
@@ -63,10 +64,9 @@ class RobustRule:
         needed = self.least_clients(num_bad)
         if num_clients >= needed:
             return None
-        wrong = f"{num_bad} wrong {'delta' if num_bad == 1 else 'deltas'}"
         return (
-            f"with {wrong} it needs at least {needed:,} deltas in a round, not {num_clients:,}; "
-            f"choose more clients or a smaller {self.OPTION}"
+            f"with {plural(num_bad, 'wrong delta')} it needs at least {needed:,} deltas in a "
+            f"round, not {num_clients:,}; choose more clients or a smaller {self.OPTION}"
         )
 
     def for_cohort(self: SomeRule, num_clients: int) -> SomeRule:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, plural
 from fedcli.models.layers.keras_options import plain, shown
 
 MAX_DEPTH = 8  # models within models
@@ -50,8 +50,8 @@ def in_order(class_name: str, config: Any) -> list[Applied]:
     unread = [each.name for each in applied if each.name not in read]
     if len(outputs) != 1 or unread != outputs:
         raise ConfigError(
-            f"has {len(outputs)} outputs and {len(unread)} layers that no layer reads; fedcli "
-            "supports models with a single output that depends on every layer"
+            f"has {plural(len(outputs), 'output')} and {plural(len(unread), 'layer')} that no "
+            "layer reads; fedcli supports models with a single output that depends on every layer"
         )
     return ordered
 

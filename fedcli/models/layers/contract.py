@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from fedcli.core.native import ModelRow
 from fedcli.dataclass import dataclass
-from fedcli.errors import ConfigError, refuse_unknown
+from fedcli.errors import ConfigError, plural, refuse_unknown
 from fedcli.models.layers.fields import (
     ACTIVATIONS,
     AMOUNTS,
@@ -288,8 +288,8 @@ class Spec:
             )
         if not all(isinstance(each, Node) for each in inputs) or len(inputs) != self.num_inputs:
             raise ConfigError(
-                f"layer {self.name or self.kind} is called on {len(inputs)} values; call it on "
-                f"{self.num_inputs}, each returned by Input() or another layer"
+                f"layer {self.name or self.kind} is called on {plural(len(inputs), 'value')}; call "
+                f"it on {self.num_inputs}, each returned by Input() or another layer"
             )
         return Node(self, inputs)
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.datasets.batches import ArraySpec
-from fedcli.errors import ModelError
+from fedcli.errors import ModelError, plural
 from fedcli.models.metrics import are_probabilities
 from fedcli.settings.own import user_code
 
@@ -242,7 +242,7 @@ class TorchNetwork:
         if not is_right or logits.dtype != self._torch.float32:
             shape = list(logits.shape) if hasattr(logits, "shape") else ""
             raise ModelError(
-                f"{self.place}: for {size} images the module returned "
+                f"{self.place}: for {plural(size, 'image')} the module returned "
                 f"{getattr(logits, 'dtype', type(logits).__name__)} {shape}; return float32 logits "
                 f"[{size}, classes], without softmax"
             )
