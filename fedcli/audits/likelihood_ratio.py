@@ -1,7 +1,7 @@
 """LiRA: membership inference of clients by a likelihood ratio over shadow runs.
 
-Each shadow run is trained like the audited one, but a random half of the audited clients has no
-examples in it. A client's score in a run is the mean confidence ln(p / (1 - p)) of its train
+Shadow runs are trained like the audited one, but each audited client has no examples in a random
+half of them. A client's score in a run is the mean confidence ln(p / (1 - p)) of its train
 examples. One normal density is fitted to the client's scores in the shadow runs with it, another to
 those in the runs without it. The result for the client is the log ratio of these densities at the
 client's score x in the audited run. With the option `offline`, the result is instead P(score in a
@@ -83,8 +83,8 @@ def audit(
         shared_variance: Whether clients share variances; see `likelihood_ratios`.
 
     Raises:
-        ConfigError: Clients send no updates; all or none of them took part; or each client was in
-            too few or too many shadow runs.
+        ConfigError: Clients send no updates; all or none of them took part; or all that took part,
+            or all others, were in too few or too many shadow runs.
     """
     run.check_is_shared()
     members, others = _both_kinds(run, clients)
@@ -98,8 +98,8 @@ def audit(
     is_member = np.array([each in members for each in kept], np.bool_)
     if is_member.all() or not is_member.any():
         raise ConfigError(
-            f"--option shadows={shadows}: every client was in too few or too many of the shadow "
-            "runs; choose more shadows"
+            f"--option shadows={shadows}: all that took part, or all others, were in too few or "
+            "too many of the shadow runs; choose more shadows"
         )
     ratios = likelihood_ratios(
         observed[enough],
@@ -187,7 +187,7 @@ def _both_kinds(run: AuditedRun, limit: int) -> tuple[list[str], list[str]]:
 def _train_shadows(
     run: AuditedRun, ids: list[str], num_shadows: int, tell: ProgressCallback
 ) -> list[Shadow]:
-    """Trains the shadow runs, each without a random half of the given clients."""
+    """Trains the shadow runs; each of the given clients is left out of a random half of them."""
     chosen = halves(num_shadows, len(ids), run.trained.config.seed)
     shadows = []
     tell(0, num_shadows)

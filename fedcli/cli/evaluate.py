@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     "data.",
     clients="Clients to evaluate. seen: clients that took part in the training. unseen: clients "
     "that never did. Default: the run's fixed cohort, or all clients if the run has no fixed "
-    "cohort, or if no client of the cohort is in the split.",
+    "cohort. If the split has no client of the cohort: all, or 1,000 drawn from more than 10,000.",
     clients_metavar="all|seen|unseen|N|ID,ID|@FILE",
 )
 @opt.option(
@@ -79,7 +79,8 @@ if TYPE_CHECKING:
 )
 @opt.run_option(
     "metrics",
-    help="Further metrics: macro_f1, auc, ece, ... (see fedcli info). Default: the run's.",
+    help="Further metrics: macro_f1, auc, ece, ... (see fedcli info). Default: the run's, except "
+    "your own.",
 )
 @opt.run_option("metric_options")
 @opt.option(

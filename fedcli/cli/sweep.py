@@ -124,7 +124,7 @@ class _SweepCommand(opt.OneValueCommand):
 )
 @opt.option(
     "--reuse",
-    help="Copy runs that this folder has finished, instead of training them; may be given again.",
+    help="Copy the finished runs of this folder, instead of training them; may be given again.",
     section=opt.RUN,
     type=click.Path(path_type=Path),
     multiple=True,

@@ -50,9 +50,10 @@ class SampledClients:
         )
 
     def seen(self, num_rounds: int, cancel: CancelFlag | None = None) -> frozenset[str]:
-        """Returns the clients whose reports changed the model in the first `num_rounds` rounds.
+        """Returns the clients whose reports were used in the first `num_rounds` rounds.
 
-        The cohorts are sampled again round by round, until every client has taken part.
+        Rounds that the aggregator skipped count, too. The cohorts are sampled again round by
+        round, until every client has taken part.
 
         Raises:
             Cancelled: `cancel` was set.

@@ -495,7 +495,7 @@ def _aggregator(config: Mapping[str, Any]) -> str:
     name = str(config["aggregator"])
     options = _options_of(config, "aggregator_options.")
     is_weighted = name in _WEIGHTED or config.get("aggregator_options.weighted") is True
-    remark = "" if is_weighted or name not in AGGREGATORS else "; all clients have equal weights"
+    remark = "" if is_weighted or name not in AGGREGATORS else "; ignores the clients' weights"
     return f"{name} ({', '.join(options)}){remark}" if options else f"{name}{remark}"
 
 

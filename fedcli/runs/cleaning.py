@@ -2,8 +2,8 @@
 
 Two checkpoints of a finished run are kept: the newest, which `eval`, `export` and `--resume` use,
 and that of the best round, which `--best` uses. Client states (SCAFFOLD, FedDyn, local-only, local
-batch normalization) are kept unless their removal is requested, because the run cannot be resumed
-without them.
+batch normalization, error feedback, foolsgold) are kept unless their removal is requested, because
+the run cannot be resumed without them.
 """
 
 from __future__ import annotations

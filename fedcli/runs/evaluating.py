@@ -91,8 +91,8 @@ def evaluate_run(
         split: The split; None for test if there is one, else central, else validation, else train.
         clients: Clients, in the syntax of training; or `seen`, those that took part in the
             training; or `unseen`, those that never did. None for the run's fixed cohort. If there
-            is no fixed cohort, if the split has no client of the cohort, or if the split is
-            central, None means all clients (a random sample if there are more than 10,000).
+            is no fixed cohort, or if the split is central, None means all clients. If the split
+            has no client of the cohort: all, or 1,000 drawn clients if there are more than 10,000.
         epochs: Number of times that each example is scored.
         batch_size: Number of examples in a batch; None for the run's.
         threads: Number of threads; None for as many as the machine has.
@@ -106,7 +106,8 @@ def evaluate_run(
         per_client_file: Where to write the results of each client, `.csv` or `.h5`; see
             `client_file.write`.
         num_errors: Number of the worst mistakes to return; None for none.
-        metrics: Names of metrics beside loss and accuracy (see `fedcli info`); None for the run's.
+        metrics: Names of metrics beside loss and accuracy (see `fedcli info`); None for those of
+            the run, except your own.
         metric_options: Options of your own metrics in `metrics`; None for the run's.
         prediction_callbacks: Functions that are called with the predictions of one client after
             another.

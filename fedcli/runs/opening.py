@@ -106,8 +106,8 @@ class Federation:
         poisoned_batches: `fixed_batches` with the attackers' poisoned examples; None if there are
             none.
         notes: Notes for the user, one line each.
-        batch_bytes: Bytes of the batches that all threads process at a time in training; 0 if this
-            process or the core does not compute them.
+        batch_bytes: Bytes of the batches that all threads process at a time in training; 0 if the
+            workers of a cluster or a model in Python compute them.
         workers: The workers of a cluster that `engine` uses; None if it computes in this process.
     """
 

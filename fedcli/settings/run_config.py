@@ -454,7 +454,7 @@ class RunConfig:
         None,
         one_of(WEIGHTINGS),
         help="Weight of a client in the mean: the number of examples that it processes in the "
-        "round, or the same for all. scaffold, feddyn and --sampling by-size need uniform.",
+        "round, or the same for all. scaffold, feddyn, --dp and --sampling by-size need uniform.",
         section=ALGORITHM,
         usual="num-examples",
     )

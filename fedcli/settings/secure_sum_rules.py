@@ -21,7 +21,7 @@ _MORE_VECTORS = "sends or needs more than updates, and only sums of updates are 
 _OF_ONE_SUM = ("mean", "norm-bound", "tff-robust")
 _OF_SEVERAL_SUMS = ("geometric-median", "rfa", "centered-clipping", "sign-majority")
 _AGGREGATORS = (*_OF_ONE_SUM, *_OF_SEVERAL_SUMS)
-# Compressors whose payloads can be added. With the last two, the server decodes only the total.
+# Compressors whose payloads can be added. Of `powersgd` and `sketch` only the total is decoded.
 _OF_UPDATES = ("fixed-step", "random-k")
 _COMPRESSORS = (*_OF_UPDATES, "powersgd", "sketch")
 _WHY_NOT_COMPRESS: Mapping[str, str] = {

@@ -76,7 +76,7 @@ class StudyRecord:
         best: Sequence[str] = (),
         columns: Sequence[str] = (),
     ) -> list[dict[str, Any]]:
-        """Returns the rows of a table, the best first; means, deviations and p-values by name.
+        """Returns the rows of a table, the best first: means, deviations and p-values by name.
 
         Args:
             by: The options whose values define a row; None for all that the study varies, except

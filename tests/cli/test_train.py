@@ -376,7 +376,7 @@ def test_the_summary_tells_rounds_to_target(fedcli: Fedcli) -> None:
     told = json.loads(fedcli("train", "--resume", "run", "--json").out)["stopping"]
     reached = told["rounds_to_target"]
     assert 0 < reached < 6
-    assert f"Target   test accuracy 0.3: after {reached} rounds\n" in done.out
+    assert f"Target   test accuracy 0.3: after {reached} round" in done.out
     assert f"Ended    after round {reached}: test accuracy reached 0.3\n" in done.out
     assert told["ended_by"] == "test accuracy reached 0.3"
     assert told["best_accuracy"] >= 0.3

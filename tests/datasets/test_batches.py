@@ -148,7 +148,7 @@ def test_from_arrays_converts_other_types_and_layouts() -> None:
 @pytest.mark.parametrize(
     ("pixels", "labels", "message"),
     [
-        (np.zeros((2, 2, 2)), [1], "2 images but 1 labels"),
+        (np.zeros((2, 2, 2)), [1], "2 images but 1 label"),
         (np.zeros((2, 2, 2)), [0.0, 1.0], "labels are float64"),
         (np.zeros((2, 2, 2)), [0, -1], "example 1: label -1 is outside"),
         (np.zeros((2, 2, 2)), np.array([0, 2**40]), "example 1: label 1099511627776 is outside"),

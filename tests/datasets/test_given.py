@@ -246,7 +246,7 @@ def test_wrong_arrays_are_one_line(clients: Any, options: dict[str, Any], words:
     [
         (7, None, "train is of type int; give a sequence"),
         ([], None, "train holds no examples"),
-        ([(PIXELS[0], 1)], ["a", "b"], "1 examples but 2 owners"),
+        ([(PIXELS[0], 1)], ["a", "b"], "1 example but 2 owners"),
         ([PIXELS[0]], ["a"], r"an example is of type ndarray; give \(image, label\)"),
         ([{"image": PIXELS[0]}], ["a"], "an example has the keys image; give image and label"),
         ([(PIXELS[0], 1), (PIXELS[0], [0, 1])], ["a", "a"], "labels: is a list whose items differ"),

@@ -239,7 +239,7 @@ def with_x(*rows: Any) -> str:
         (broken(users=["a", "a"], num_samples=[3, 3]), "user 'a': occurs twice in users"),
         (broken(users=["a", "b"], num_samples=[3, 3]), "user 'b': is in users but not in user"),
         (broken(users=[], num_samples=[]), "user 'a': is in user_data but not in users"),
-        (broken(num_samples=[3, 1]), "1 users but 2 entries of num_samples"),
+        (broken(num_samples=[3, 1]), "1 user but 2 entries of num_samples"),
         (broken(num_samples=[4]), "user 'a': has 3 examples but num_samples says 4"),
         (broken(users=[1]), "user '1': is in users but not in user_data"),
         (broken(num_samples="x"), "where '[' is expected"),

@@ -344,17 +344,21 @@ def test_late_clients_do_not_get_the_leftovers() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("iid", {"clients": 3001}, "3001 clients but 3000 examples; choose clients=3000 or fewer"),
+        (
+            "iid",
+            {"clients": 3001},
+            "3,001 clients but 3,000 examples; choose clients=3000 or fewer",
+        ),
         (
             "shards",
             {"clients": 2000},
-            "2000 clients with 2 shards each need more than 3000 examples; choose fewer clients or "
-            "shards",
+            "2000 clients with 2 shards each need more than 3,000 examples; choose fewer clients "
+            "or shards",
         ),
         (
             "dirichlet-class",
             {"clients": 301},
-            "clients=301 with min_examples=10 need more than 3000 examples; choose fewer clients "
+            "clients=301 with min_examples=10 need more than 3,000 examples; choose fewer clients "
             "or a smaller min_examples",
         ),
         (

@@ -359,7 +359,7 @@ def test_failed_write_leaves_the_old_store_and_nothing_else(path: Path) -> None:
             r"images have shape \[3, 3\] but earlier ones",
         ),
         ([make_client("a", 1, (9,))], r"pixels have shape \[1, 9\]"),
-        ([make_client("a", 2, labels=np.zeros(1, np.int32))], "2 images but 1 labels"),
+        ([make_client("a", 2, labels=np.zeros(1, np.int32))], "2 images but 1 label"),
         ([make_client("a", 1, labels=np.array([10], np.int32))], "label 10 is outside 0 to 9"),
         (
             [make_client("a", 1, pixels=np.full((1, 2, 2), np.nan, np.float32))],

@@ -149,7 +149,7 @@ def test_fit_brings_every_image_to_one_size() -> None:
         writer.add(images(1, 0, (2, 3)), labels(0), **GREY)
         writer.add(images(1, 1, (5, 4)), labels(0), **GREY)
         assert writer.table().pixels.shape == (2, 2, 2)
-        with pytest.raises(DataError, match="2 images but 1 labels"):
+        with pytest.raises(DataError, match="2 images but 1 label"):
             writer.add(images(2, 0, (9, 9)), labels(0), **GREY)
         with pytest.raises(DataError, match="pixels have shape"):  # before `fit` is called
             writer.add(images(1, 0, ()), labels(0), **GREY)
@@ -161,12 +161,12 @@ NAN = np.full((3, 2, 3), np.nan, np.float32)
 @pytest.mark.parametrize(
     ("pixels", "held", "owners", "text"),
     [
-        (images(2), [1], None, "2 images but 1 labels; each image needs one"),
+        (images(2), [1], None, "2 images but 1 label; each image needs one"),
         (images(1, 0, (3, 3)), [1], None, "images have shape [3, 3] but earlier ones [2, 3]"),
         (images(1), [-1], None, "example 0: label -1 is outside 0 to 2147483646"),
         (NAN, [1, 2, 3], None, "example 0: a pixel is NaN or infinite"),
         (images(1, 0, ()), [1], None, "pixels have shape [1]"),
-        (images(2), [1, 2], ["a"], "2 examples but 1 owners; give one owner per"),
+        (images(2), [1, 2], ["a"], "2 examples but 1 owner; give one owner per"),
         (images(2), [1, 2], ["a", "b", "c"], "2 examples but 3 owners; give one owner per"),
     ],
     ids=["labels", "shape", "negative", "nan", "rank", "few-owners", "many-owners"],

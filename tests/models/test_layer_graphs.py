@@ -103,7 +103,7 @@ def test_a_graph_deeper_than_the_limit_of_recursion_is_read() -> None:
         ),
         (
             [Dense(2, inputs=("a", "b"))],
-            "layer dense: it reads 'a, b', but a layer of kind dense has 1 inputs",
+            "layer dense: it reads 'a, b', but a layer of kind dense has 1 input",
         ),
         (
             [Dense(2, inputs=("later",)), Dense(2, name="later")],
@@ -154,9 +154,9 @@ def test_only_images_of_one_size_or_vectors_are_put_together() -> None:
 
 def test_calls_on_other_things_are_refused() -> None:
     image = Input()
-    with pytest.raises(ConfigError, match="layer add is called on 1 values; call it on 2, each"):
+    with pytest.raises(ConfigError, match="layer add is called on 1 value; call it on 2, each"):
         Add()(image)
-    with pytest.raises(ConfigError, match="layer conv is called on 1 values; call it on 1, each"):
+    with pytest.raises(ConfigError, match="layer conv is called on 1 value; call it on 1, each"):
         Conv2D(1, 3, name="conv")(np.zeros((2, 2)))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="logits is not the output of a layer"):
         functional(image, (2, 2))

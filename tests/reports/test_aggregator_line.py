@@ -10,7 +10,7 @@ import pytest
 import fedcli
 from fedcli.reports import tables
 
-EQUAL = "; all clients have equal weights"
+EQUAL = "; ignores the clients' weights"
 
 
 @pytest.mark.parametrize(

@@ -450,7 +450,7 @@ def test_a_large_file_is_not_read_through_after_a_stop_or_an_error(tmp_path: Pat
     threading.Timer(0.2, cancel.set).start()
     with pytest.raises(native.Cancelled):
         starting.start(config, tmp_path / "run", cancel=cancel)
-    with pytest.raises(ConfigError, match="exceeds the 1 clients"):
+    with pytest.raises(ConfigError, match="exceeds the 1 client "):
         starting.start(make_config(data=str(data), data_options={}, clients="2"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     for thread in threading.enumerate():

@@ -215,7 +215,7 @@ MISTAKES = {
     ),
     "too many runs": (
         "seeds = 1000\n[grid]\nclient_lr = [" + ",".join(f"0.{n:05}" for n in range(1, 2000)) + "]",
-        "points with 1000 seeds each",
+        "points with 1,000 seeds each",
     ),
 }
 

@@ -124,7 +124,7 @@ def assign_shards(task: Task) -> Counts:
     if num_shards > num_examples:
         raise ConfigError(
             f"--partition shards: {task.num_clients} clients with {per_client} shards each need "
-            f"more than {num_examples} examples; choose fewer clients or shards"
+            f"more than {plural(num_examples, 'example')}; choose fewer clients or shards"
         )
     owners = np.empty(num_shards, np.int64)
     owners[task.stream.permutation(num_shards)] = np.repeat(np.arange(task.num_clients), per_client)

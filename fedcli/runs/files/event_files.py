@@ -1,7 +1,7 @@
 """Writes TensorBoard's event files with tensorboardX, an extra that is imported on use.
 
 Each series has its own folder, so that TensorBoard draws all of them in one plot: `train` has the
-training metrics, `eval/train` and `eval/test` have those of evaluations. Scalars have the names of
+training metrics, `eval/SPLIT` has those of the evaluations of a split. Scalars have the names of
 TFF's tutorial: loss, sparse_categorical_accuracy, num_examples, num_batches. For a private run,
 `train` also has privacy/epsilon, privacy/epsilon_rdp, privacy/delta and privacy/clip_norm.
 """
