@@ -131,7 +131,7 @@ def show_progress(screen: TextScreen, progress: Progress, num_rounds: int) -> No
         )
         screen.line(f"Target   {what}: {how}")
     best = progress.best
-    if best.value is not None:
+    if best.value is not None and best.round_num is not None:
         where = f"after {plural(best.round_num, 'round')}"
         screen.line(f"Best     {progress.split} {best.measure} {best.value:.4f} {where}")
     reason = progress.reason()
