@@ -84,10 +84,12 @@ def fixed_size(rate: float, noise_multiplier: float) -> Floats:
             which is twice the clipping norm.
     """
     at_whole: dict[int, float] = {1: 0.0}
+    powers = range(2, _MAX_DIFFERENCES + 2, 2)
+    differences = np.array([_log_difference(power, noise_multiplier) for power in powers])
 
     def log_moment(order: int) -> float:
         if order not in at_whole:
-            at_whole[order] = _fixed_size_moment(order, rate, noise_multiplier)
+            at_whole[order] = _fixed_size_moment(order, rate, noise_multiplier, differences)
         return at_whole[order]
 
     bounds = []
@@ -103,17 +105,19 @@ def fixed_size(rate: float, noise_multiplier: float) -> Floats:
     return np.array(bounds)
 
 
-def _fixed_size_moment(order: int, rate: float, z: float) -> float:
-    """Returns (order - 1) times the bound at a whole order of at least 2."""
+def _fixed_size_moment(order: int, rate: float, z: float, differences: Floats) -> float:
+    """Returns (order - 1) times the bound at a whole order of at least 2.
+
+    `differences` has ln E[(P / Q - 1)^l] for l = 2, 4, ..., `_MAX_DIFFERENCES`.
+    """
     j = np.arange(2, order + 1)
     moments = j * (j - 1.0) / (2.0 * z * z)  # ln E[(P / Q)^j]
     logs = math.log(2.0) + moments
     square = 1.0 / (z * z)
     logs[0] = min(math.log(4.0) + math.log(math.expm1(square)), math.log(2.0) + square)
     if order <= _MAX_DIFFERENCES:
-        # ln E[(P / Q - 1)^l] for even l; an odd one lies between its neighbours.
-        even = np.array([_log_difference(power, z) for power in range(2, order + 2, 2)])
-        pairs = 0.5 * (even[j // 2 - 1] + even[(j + 1) // 2 - 1])
+        # The value for an odd l lies between those of its neighbours.
+        pairs = 0.5 * (differences[j // 2 - 1] + differences[(j + 1) // 2 - 1])
         logs[1:] = np.minimum(logs[1:], math.log(4.0) + pairs[1:])
     logs += j * math.log(rate) + _log_binomials(order)[2:]
     return float(np.logaddexp(0.0, _log_sum(logs)))
