@@ -50,7 +50,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "batch-norm": {
         "model": "resnet20-bn",
         "model_options": {"norm_momentum": 0.5},
-        "max_examples": 30,  # only two batches: the model is large
+        "max_examples": 10,  # only two small batches: the model is large
+        "batch_size": 5,
         "eval_clients": "2",
         "sampling": "uniform",
         "clients": "3",
@@ -62,8 +63,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "model": "resnet20-bn",
         "model_options": {"norm_momentum": 0.5},
         "batch_norm": "local-layers",
-        "max_examples": 30,
-        "eval_clients": "4",
+        "max_examples": 10,
+        "batch_size": 5,
+        "eval_clients": "2",
         "sampling": "with-replacement",
         "clients": "4",
         "client_dropout": 0.2,

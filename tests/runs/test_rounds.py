@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import math
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,25 +98,40 @@ def test_training_learns(tmp_path: Path) -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
+@dataclass(frozen=True)
+class Straight:
+    """The options of a run, and its `results` if nothing interrupts it."""
+
+    values: dict[str, Any]
+    results: dict[str, bytes]
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def straight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Straight:
+    """A run of each variant; tests that use it run variant by variant."""
+    values = {**SMALL, **VARIANTS[request.param], "checkpoint_every": 2}
+    path = tmp_path_factory.mktemp("straight") / "run"
+    train(path, settings.from_options(values))
+    return Straight(values, results(path))
+
+
 @pytest.mark.numeric
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_stopped_and_resumed_run_equals_the_straight_run(tmp_path: Path, variant: str) -> None:
-    config = make_config(**VARIANTS[variant])
-    train(tmp_path / "straight", config)
+def test_a_stopped_and_resumed_run_equals_the_straight_run(
+    tmp_path: Path, straight: Straight
+) -> None:
     out = tmp_path / "stopped"
-    train_rounds(out, config, 1)
+    train_rounds(out, settings.from_options(straight.values), 1)
     resume_rounds(out, 4 - folder.read_metrics(out)[-1]["round"], threads=1)
     go_on(out, threads=3)
-    assert results(out) == results(tmp_path / "straight")
+    assert results(out) == straight.results
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_killed_and_resumed_run_equals_the_straight_run(tmp_path: Path, variant: str) -> None:
-    values = {**SMALL, **VARIANTS[variant], "checkpoint_every": 2}
-    train(tmp_path / "straight", settings.from_options(values))
+def test_a_killed_and_resumed_run_equals_the_straight_run(
+    tmp_path: Path, straight: Straight
+) -> None:
     out = tmp_path / "killed"
     # The process ends after round 5. `run` yields one result more if round 0 is evaluated.
-    train_and_vanish(out, values, 6 if "eval_every" in values else 5)
+    train_and_vanish(out, straight.values, 6 if "eval_every" in straight.values else 5)
     num_lines = len(folder.read_metrics(out))
     with starting.resume(out) as training:
         # Every second round is saved; later rounds are trained again.
@@ -124,7 +139,7 @@ def test_a_killed_and_resumed_run_equals_the_straight_run(tmp_path: Path, varian
         assert len(folder.read_metrics(out)) < num_lines
         list(training.run())
         training.finish()
-    assert results(out) == results(tmp_path / "straight")
+    assert results(out) == straight.results
 
 
 def test_one_split_is_evaluated_between_rounds_and_all_at_the_end(tmp_path: Path) -> None:
