@@ -111,7 +111,7 @@ def _config_of_shadow(run: AuditedRun, index: int, clients: Sequence[str] | None
         )
     }
     return replace(
-        config,
+        config.computed_by_threads(run.trained.engine.num_threads),
         **{
             **of_data,
             **silent,
@@ -119,7 +119,6 @@ def _config_of_shadow(run: AuditedRun, index: int, clients: Sequence[str] | None
             "clients": config.clients if clients is None else tuple(clients),
             "seed": shadow_seed(config.seed, index),
             "rounds": run.trained.state.round_num,
-            "threads": run.trained.engine.num_threads,
         },
     )
 

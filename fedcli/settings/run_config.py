@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from typing import Any
 
 from fedcli.dataclass import dataclass
@@ -743,6 +743,17 @@ class RunConfig:
             default = each.default if each.default is not MISSING else {}
             object.__setattr__(config, each.name, values.get(each.name, default))
         return config
+
+    def computed_by_threads(self, num_threads: int | None) -> RunConfig:
+        """Returns the config with which this machine repeats a run, with the same results.
+
+        The clients of the run itself may have been computed on a cluster, which may no longer
+        exist.
+
+        Args:
+            num_threads: Number of threads; None for as many as the machine has.
+        """
+        return replace(self, threads=num_threads, engine=None, engine_options={})
 
     @property
     def data_source(self) -> DataSource:

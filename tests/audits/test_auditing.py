@@ -21,7 +21,7 @@ from fedcli.federation.sampled_clients import open_sampled_clients
 from fedcli.runs.files import folder
 from fedcli.runs.trained import load_trained
 from tests.kit.stores import write_counted_store
-from tests.kit.training import trained
+from tests.kit.training import move_to_a_lost_cluster, trained
 
 SMALL: dict[str, Any] = {"data_options": {"clients": 12}, "rounds": 2, "max_examples": 60}
 
@@ -103,6 +103,15 @@ def test_a_canary_is_recognised_and_bounds_epsilon(tmp_path: Path) -> None:
     honest = audit_run(run, "canary", {"shadows": 4}, threads=1)
     assert isinstance(honest, Canary)
     assert not honest.proves_fault
+
+
+def test_shadows_of_a_run_on_a_cluster_are_computed_by_threads(tmp_path: Path) -> None:
+    near = trained(tmp_path / "near", clients="4", **SMALL)
+    far = trained(tmp_path / "far", clients="4", **SMALL)
+    move_to_a_lost_cluster(far)
+    assert lira(far, shadows=6).scores == lira(near, shadows=6).scores
+    found = [audit_run(run, "canary", {"shadows": 4}, threads=1) for run in (near, far)]
+    assert found[0].to_json() == found[1].to_json()
 
 
 def test_the_epsilon_of_a_private_run_is_found(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import itertools
 import multiprocessing
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +311,20 @@ def results(path: Path) -> dict[str, bytes]:
     """Returns what does not depend on the clock: `figures`, config and last checkpoint."""
     files = [path / "config.toml", folder.latest_checkpoint(path)]
     return {**figures(path), **{file.name: file.read_bytes() for file in files}}
+
+
+def move_to_a_lost_cluster(path: Path) -> None:
+    """Makes a run look as if it was trained on a Ray cluster that no longer exists.
+
+    The clients of a run are computed to the same bytes on a cluster and by threads.
+    """
+    options = '[run]\nengine = "ray"\nengine_options = { address = "127.0.0.1:1" }\n'
+    file = path / "config.toml"
+    file.write_text(file.read_text().replace("[run]\n", options, 1))
+    for file in folder.find_checkpoints(path):
+        content = checkpoint.load(file)
+        config = content.config.replace("[run]\n", options, 1)
+        file.write_bytes(checkpoint.encode(replace(content, config=config)))
 
 
 def picture(path: Path) -> dict[str, tuple[int, bytes]]:
