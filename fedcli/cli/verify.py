@@ -81,10 +81,11 @@ def verify(
     """Train RUN again, or each run in FOLDER, and compare the results.
 
     The run is repeated in a temporary folder from its config and seed; the run itself is not
-    changed. Its metrics of every round, closing evaluation and weights must be identical. The first
-    value that differs is shown, and the exit code is 1. If the run was made with another
-    instruction set or version of fedcli, numbers may differ by 0.1 %, and the result says so. A
-    folder unpacked from fedcli bundle can be verified, too.
+    changed. Clients are computed by threads, also if the run used a cluster. Its metrics of every
+    round, closing evaluation and weights must be identical. The first value that differs is shown,
+    and the exit code is 1. If the run was made with another instruction set or version of fedcli,
+    numbers may differ by 0.1 %, and the result says so. A folder unpacked from fedcli bundle can be
+    verified, too.
 
     \b
     Examples:

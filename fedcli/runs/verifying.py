@@ -35,6 +35,7 @@ from fedcli.runs.loop import RoundResult, Training
 from fedcli.runs.provenance import check_streams
 from fedcli.settings.data_source import IN_MEMORY
 from fedcli.settings.run_config import CODE_FIELDS, RunConfig
+from fedcli.settings.tables.engines import THREADS
 from fedcli.version import __version__
 
 # The relative difference that is allowed between numbers of different instruction sets or versions,
@@ -107,7 +108,7 @@ def verify_run(
     on_round: OnRound | None = None,
     cancel: CancelFlag | None = None,
 ) -> Verification:
-    """Trains a run again and compares the results. The run itself is not changed.
+    """Trains a run again by threads and compares the results. The run itself is not changed.
 
     Args:
         path: The run's folder, or its folder in a bundle, which may have no checkpoint. A run that
@@ -139,7 +140,13 @@ def verify_run(
             first = _copy_beginning(path, again)
             named: Any = dict(code or {})
             opened = starting.resume(
-                again, threads=threads, data=data, test_data=test_data, cancel=cancel, **named
+                again,
+                threads=threads,
+                engine=THREADS,
+                data=data,
+                test_data=test_data,
+                cancel=cancel,
+                **named,
             )
         else:
             opened = starting.start(config, again, cancel=cancel)
@@ -174,7 +181,7 @@ def _config_of(
     test_data: str | None,
     code: Mapping[str, str],
 ) -> RunConfig:
-    """The config of the repetition; only places of files and the threads may differ."""
+    """The config of the repetition; only places of files, threads and the engine may differ."""
     config = settings.from_options(run_dir.read_config(path))
     for name in ("data", "model"):
         if str(getattr(config, name)).startswith(IN_MEMORY):
@@ -187,8 +194,7 @@ def _config_of(
 
         config = permission.with_code(config, code)
     return replace(
-        config,
-        threads=config.threads if threads is None else threads,
+        config.computed_by_threads(config.threads if threads is None else threads),
         data=config.data if data is None else data,
         test_data=config.test_data if test_data is None else test_data,
     )
