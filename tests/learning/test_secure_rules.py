@@ -363,6 +363,14 @@ def test_the_bytes_are_those_of_the_values_that_are_summed(name: str, exchanges:
     assert sums["payload_bytes"] == sum(math.ceil(each * 35 / 8) + 5 for each in exchanges)
 
 
+def test_each_payload_is_counted_once() -> None:
+    """PowerSGD's clients send the left factor, then the right one together with the bias."""
+    for sums in (None, FINE):
+        *_, updates = compressed("powersgd", sums)
+        counted = {place: 4 * (2 * 30 + 2 * 4 + 4) for place in range(6) if place != 2}
+        assert updates.sent_bytes == counted
+
+
 @pytest.mark.parametrize("name", ["powersgd", "sketch"])
 def test_the_server_has_only_the_common_update(name: str) -> None:
     *_, updates = compressed(name, FINE)

@@ -482,7 +482,12 @@ class Clients:
         return sent
 
     def encode(
-        self, codec: native.Codec, group: NDArray[np.int64], key: StreamKey | None = None
+        self,
+        codec: native.Codec,
+        group: NDArray[np.int64],
+        key: StreamKey | None = None,
+        *,
+        is_counted: bool = True,
     ) -> tuple[NDArray[np.uint8], NDArray[np.void]]:
         """Encodes the updates of a group with their residuals, and changes neither.
 
@@ -490,13 +495,15 @@ class Clients:
             codec: The codec.
             group: Positions in the cohort.
             key: The stream of random words that all clients use; None if each client has its own.
+            is_counted: Whether clients send the payloads. False if `compress` counts their bytes.
 
         Returns:
             Payloads uint8 [len(group), codec.capacity], and a record of the core for each client.
         """
         keys = self._keys(group) if key is None else [key] * len(group)
         payloads, sent = self._call(codec.encode_rows, group, keys, self._unsent(group))
-        self._note(group, sent)
+        if is_counted:
+            self._note(group, sent)
         return payloads, sent
 
     def _note(self, group: NDArray[np.int64], sent: NDArray[np.void]) -> None:

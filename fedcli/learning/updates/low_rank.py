@@ -117,7 +117,9 @@ class PowerSGD:
         summed = Total(codec.capacity // 4, len(updates.rows), sums)
         mean = native.WeightedSum(updates.layout.num_params)
         for group in clients.groups():
-            payloads = None if sums is None else clients.encode(codec, group)[0]
+            payloads = None
+            if sums is not None:
+                payloads, _ = clients.encode(codec, group, is_counted=False)
             records = clients.compress(codec, group)
             sent.add(records)
             is_sent = records["is_sent"] != 0
