@@ -330,15 +330,17 @@ def choose(table: Mapping[str, T], name: str, what: str) -> T:
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Returns `; did you mean X?` for the names similar to a wrong one; "" if there are none.
 
-    At most three names; those that begin with the wrong name come first.
+    At most three names; those that begin with the wrong name come first. If no name is similar,
+    they are names that end with `_` and the wrong one.
     """
     import difflib  # lazy: only mistakes need it
 
     known = list(names)
     begun = [each for each in known if name and each.startswith(name)]
     close = difflib.get_close_matches(name, known)
-    similar = [*dict.fromkeys([*begun, *close])][:_MAX_SIMILAR]
+    similar = [*dict.fromkeys([*begun, *close])]
     similar = similar or [each for each in known if each.endswith(f"_{name}")]
+    similar = similar[:_MAX_SIMILAR]
     is_hint = 0 < len(similar) < len(known)
     return f"; did you mean {' or '.join(similar)}?" if is_hint else ""
 

@@ -131,6 +131,8 @@ def test_names_that_begin_with_the_given_text_come_to_mind_first(name: str, hint
 def test_at_most_three_names_come_to_mind() -> None:
     names = [f"part-{number}" for number in range(5)]
     assert did_you_mean("part", names) == "; did you mean part-0 or part-1 or part-2?"
+    names = [f"{part}_lr" for part in ("client", "server", "finetune", "first", "last")]
+    assert did_you_mean("lr", names) == "; did you mean client_lr or server_lr or finetune_lr?"
 
 
 def test_a_list_is_shown_as_it_is_written() -> None:
