@@ -77,7 +77,8 @@ def test_a_plain_run_imports_few_modules(plain: set[str]) -> None:
 
 
 def test_garbage_is_collected_again_once_a_job_begins() -> None:
-    before = gc.get_threshold()
+    at_first, before = gc.get_threshold(), (1234, 11, 12)
+    gc.set_threshold(*before)
     try:
         collection.begin_collection()
         assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)  # it was not put off
@@ -87,7 +88,7 @@ def test_garbage_is_collected_again_once_a_job_begins() -> None:
         assert gc.get_freeze_count() > 0
     finally:
         gc.unfreeze()
-        gc.set_threshold(*before)
+        gc.set_threshold(*at_first)
 
 
 class _Interrupted(types.ModuleType):

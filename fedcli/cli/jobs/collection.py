@@ -10,14 +10,18 @@ import gc
 
 _NEVER = 1 << 30  # a threshold, in objects, that is never reached
 
+_thresholds: list[tuple[int, int, int]] = []  # those before the collection was put off
+
 
 def put_off_collection() -> None:
     """Stops garbage collection until `begin_collection` is called."""
-    gc.set_threshold(_NEVER, *gc.get_threshold()[1:])
+    _thresholds.append(gc.get_threshold())
+    gc.set_threshold(_NEVER, *_thresholds[-1][1:])
 
 
 def begin_collection() -> None:
     """Starts garbage collection and excludes all existing objects. A second call does nothing."""
-    if gc.get_threshold()[0] == _NEVER:
+    if _thresholds:
         gc.freeze()
-        gc.set_threshold(700, *gc.get_threshold()[1:])  # the default of CPython up to 3.12
+        gc.set_threshold(*_thresholds[0])
+        _thresholds.clear()
