@@ -14,7 +14,14 @@ from fedcli.core.seeds import Purpose
 from fedcli.errors import ConfigError, plural
 from fedcli.federation import cohorts as cohort
 from fedcli.federation.cohorts import ClientSelection, Cohorts, contains
-from fedcli.federation.samplers import Poisson, Sampler, WithReplacement, sample_indices
+from fedcli.federation.samplers import (
+    Cyclic,
+    Poisson,
+    Tff,
+    Uniform,
+    WithReplacement,
+    sample_indices,
+)
 from fedcli.settings.shares import rounded_down
 
 OPTION = "--attackers"
@@ -92,7 +99,8 @@ def chance_of_more(cohorts: Cohorts, attackers: frozenset[str], tolerated: int) 
 
     For a fixed cohort it is 0 or 1. Otherwise the number of attackers in a cohort has a binomial
     distribution if clients are drawn independently, and a hypergeometric one if they are drawn
-    without replacement.
+    without replacement. For `Cyclic` the probability is the mean over rounds, because a cohort that
+    extends over two passes is drawn from each pass separately.
 
     Args:
         cohorts: The cohorts of the run.
@@ -111,35 +119,55 @@ def chance_of_more(cohorts: Cohorts, attackers: frozenset[str], tolerated: int) 
         return binomial_tail(count, size / population, tolerated)
     if isinstance(sampler, WithReplacement):
         return binomial_tail(size, count / population, tolerated)
-    if _has_equal_clients(sampler):
+    if isinstance(sampler, Cyclic):
+        return cyclic_tail(population, count, size, tolerated)
+    if isinstance(sampler, Uniform | Tff):
         return hypergeometric_tail(population, count, size, tolerated)
     return None
 
 
-def _has_equal_clients(sampler: Sampler) -> bool:
-    """Returns whether all sets of clients of the cohort's size are (nearly) equally likely.
+def cyclic_tail(population: int, attackers: int, size: int, tolerated: int) -> float:
+    """Returns the mean probability of more than `tolerated` attackers over the rounds of `Cyclic`.
 
-    A cohort of `Cyclic` that extends over two passes may contain a client twice.
+    After each `population` places the cohorts begin at the same places of their passes again, so
+    the mean is over the multiples of the greatest common divisor of `population` and `size`.
     """
-    from fedcli.federation.samplers import Cyclic, Tff, Uniform
+    step = math.gcd(population, size)
+    inside = hypergeometric_tail(population, attackers, size, tolerated)
+    split = [
+        _tail_of_two(population, attackers, (first, size - first), tolerated)
+        for first in range(step, size, step)
+    ]
+    num_starts = population // step
+    return math.fsum([*split, inside * (num_starts - len(split))]) / num_starts
 
-    return isinstance(sampler, Uniform | Tff | Cyclic)
+
+def _tail_of_two(population: int, attackers: int, sizes: tuple[int, int], tolerated: int) -> float:
+    """Returns the probability of more than `tolerated` attackers in two independent samples."""
+    first, second = sizes
+    counts = range(min(attackers, first) + 1)
+    return math.fsum(
+        _chance(population, attackers, first, count)
+        * hypergeometric_tail(population, attackers, second, tolerated - count)
+        for count in counts
+    )
 
 
 def hypergeometric_tail(population: int, attackers: int, size: int, tolerated: int) -> float:
     """Returns the probability of more than `tolerated` attackers in a cohort of `size` clients."""
-    most = min(attackers, size)
-    least = max(tolerated + 1, attackers + size - population)
-    total = _log_choose(population, size)
-    terms = (
-        math.exp(
-            _log_choose(attackers, count)
-            + _log_choose(population - attackers, size - count)
-            - total
-        )
-        for count in range(max(0, least), most + 1)
+    counts = range(max(0, tolerated + 1), min(attackers, size) + 1)
+    return min(1.0, math.fsum(_chance(population, attackers, size, each) for each in counts))
+
+
+def _chance(population: int, attackers: int, size: int, count: int) -> float:
+    """Returns the hypergeometric probability of `count` attackers in a cohort of `size` clients."""
+    if size - count > population - attackers:
+        return 0.0
+    return math.exp(
+        _log_choose(attackers, count)
+        + _log_choose(population - attackers, size - count)
+        - _log_choose(population, size)
     )
-    return min(1.0, math.fsum(terms))
 
 
 def binomial_tail(trials: int, probability: float, tolerated: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from fedcli.federation.attackers import (
     binomial_tail,
     chance_of_more,
     choose_attackers,
+    cyclic_tail,
     hypergeometric_tail,
     parse_attackers,
 )
@@ -52,6 +53,29 @@ def test_the_tails_are_those_of_all_cohorts() -> None:
     assert binomial_tail(3, 0.25, 3) == 0.0
     assert (binomial_tail(3, 1.0, 2), binomial_tail(3, 1.0, 3)) == (1.0, 0.0)
     assert binomial_tail(3, 0.0, 0) == 0.0
+
+
+def test_a_cohort_of_two_passes_is_drawn_from_each_separately() -> None:
+    assert cyclic_tail(6, 2, 3, 1) == hypergeometric_tail(6, 2, 3, 1)  # no cohort has two passes
+    pairs = list(combinations(range(6), 2))
+    for attackers, tolerated in product(range(7), range(-1, 5)):
+        # Of three cohorts of 4 among 6 clients, two are in one pass, and one has half of each pass.
+        inside = hypergeometric_tail(6, attackers, 4, tolerated)
+        counts = [sum(each < attackers for each in pair) for pair in pairs]
+        more = sum(a + b > tolerated for a, b in product(counts, counts)) / len(pairs) ** 2
+        found = cyclic_tail(6, attackers, 4, tolerated)
+        assert found == pytest.approx((2 * inside + more) / 3, abs=1e-12)
+
+
+def test_cyclic_rounds_see_as_many_attackers_as_the_chance_says() -> None:
+    cohorts = Cohorts(IDS[:15], None, samplers.Cyclic(15, 10, 0))
+    attackers = frozenset(IDS[:5])
+    rounds = [cohorts.for_round(round_num) for round_num in range(3000)]
+    more = sum(sum(each in attackers for each in cohort) > 4 for cohort in rounds) / 3000
+    chance = chance_of_more(cohorts, attackers, 4)
+    # Four standard deviations of a share of 0.13 in 3,000 rounds.
+    assert chance == pytest.approx(more, abs=0.025)
+    assert chance != pytest.approx(hypergeometric_tail(15, 5, 10, 4), abs=0.025)
 
 
 def test_the_chance_follows_from_how_cohorts_are_drawn() -> None:
