@@ -33,7 +33,7 @@ from fedcli.progress import ProgressCallback
 from fedcli.zips import open_zip
 
 MAX_GROWTH = 200  # largest ratio of unpacked to archive size; text of blank images reaches 100
-_FREE_BYTES = 64 << 20  # any archive may unpack to this size, however small it is
+FREE_BYTES = 64 << 20  # any archive may unpack to this size, however small it is
 _RESERVED_BYTES = 256 << 20  # disk space that must stay free
 MAX_FILES = 4_000_000
 _MAX_NAME = 4096  # characters
@@ -201,7 +201,7 @@ class _Writer:
         self._place = place
         self._tell = tell
         self._num_bytes = 0
-        self._most = _FREE_BYTES + MAX_GROWTH * archive.stat().st_size
+        self._most = FREE_BYTES + MAX_GROWTH * archive.stat().st_size
         self._free = shutil.disk_usage(place).free - _RESERVED_BYTES
 
     def check_size(self, num_bytes: int) -> None:
