@@ -21,8 +21,8 @@ from fedcli.files import open_regular
 from fedcli.progress import ProgressCallback, ignore_progress
 from fedcli.settings import tables as registry
 from fedcli.settings.data_source import IN_MEMORY, DataSource, OpenedData, shown_data
-from fedcli.settings.options import Value, did_you_mean, resolve
-from fedcli.settings.vocabulary import PIXELS, VALIDATION
+from fedcli.settings.options import Value, check_number, did_you_mean, resolve
+from fedcli.settings.vocabulary import MAX_VALIDATION, MIN_VALIDATION, PIXELS, VALIDATION
 
 __all__ = [
     "BatchedDataset",
@@ -286,8 +286,7 @@ def _hold_out(splits: dict[str, ClientData], share: float, source: DataSource) -
     """Splits validation examples off train."""
     from fedcli.datasets.validation import split_off  # lazy: few runs need it
 
-    if not 0 < share < 1:
-        raise ConfigError(f"--validation {share:g}: choose a share above 0 and up to 0.9")
+    share = check_number("--validation", share, MIN_VALIDATION, MAX_VALIDATION)
     if VALIDATION in splits:
         raise ConfigError(
             f"--validation {share:g}: {source.data} already has a validation split; leave the "

@@ -70,6 +70,8 @@ from fedcli.settings.vocabulary import (
     MAX_CLASSES,
     MAX_SMOOTHING,
     MAX_THREADS,
+    MAX_VALIDATION,
+    MIN_VALIDATION,
     PIPELINES,
     PIXELS,
     WEIGHTINGS,
@@ -160,7 +162,7 @@ class RunConfig:
     )
     validation: float | None = option(
         None,
-        number(0.001, 0.9, "SHARE"),
+        number(MIN_VALIDATION, MAX_VALIDATION, "SHARE"),
         help="Hold out this share of each client's train examples, after a partition, as the split "
         "validation. Default: the split validation of the data, if they have one.",
         section=DATA,

@@ -26,6 +26,7 @@ BALANCED = "balanced"  # class weights that follow from how often the classes oc
 NONE = "none"  # in place of a name: the option is not set
 NATURAL = "natural"  # the partition that leaves the examples with their own clients
 MAX_CLASSES = 1_000_000
+MIN_VALIDATION, MAX_VALIDATION = 0.001, 0.9  # share of each client's examples
 MAX_SMOOTHING = 0.999  # of labels: the share that is divided among all classes
 MAX_THREADS = 1024  # FED_MAX_THREADS of the core
 

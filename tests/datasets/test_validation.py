@@ -62,6 +62,12 @@ def test_examples_are_held_out_after_a_partition() -> None:
     assert abs(sizes[0] - sizes[1]) <= 1
 
 
+@pytest.mark.parametrize("share", [0, 0.0005, 0.95, 1, float("nan")])
+def test_a_share_that_the_option_refuses_is_refused_in_python(share: float) -> None:
+    with pytest.raises(ConfigError, match=r"--validation .*: choose .*0\.001 to 0\.9"):
+        opened(validation=share)
+
+
 def test_the_fingerprint_contains_the_hold_out() -> None:
     text = datasets.fingerprint(DataSource(data_options=DIGITS, validation=0.2))
     assert text == datasets.fingerprint(DataSource(data_options=DIGITS)) + "; validation 0.2"
