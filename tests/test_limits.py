@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 import fedcli
+from fedcli import settings
+from fedcli.datasets.checks import check_num_classes
+from fedcli.errors import ConfigError
 
 PAGE = Path(fedcli.__file__).parent / "manual" / "limits.md"
 ROW = re.compile(
@@ -43,6 +46,17 @@ def is_module(name: str) -> bool:
     except ImportError:
         return False
     return True
+
+
+def test_the_option_allows_as_many_classes_as_the_data() -> None:
+    options = settings.from_options({"num_classes": 1_048_576})
+    assert options.num_classes == check_num_classes(1_048_576, "classes")
+    for refuse in (
+        lambda: check_num_classes(1_048_577, "classes"),
+        lambda: settings.from_options({"num_classes": 1_048_577}),
+    ):
+        with pytest.raises(ConfigError, match="1048577: choose a whole number from 1 to 1048576"):
+            refuse()
 
 
 def test_the_window_of_a_download_and_the_wait_for_a_reader_are_those_of_the_text() -> None:

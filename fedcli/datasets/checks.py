@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from fedcli.datasets.batches import first_non_finite, first_outside
 from fedcli.errors import ConfigError, DataError, plural
+from fedcli.settings.vocabulary import MAX_CLASSES
 
 MAX_SIDE = 4096  # pixels; larger images are not supported
 MAX_CHANNELS = 64
 MAX_CLIENT_BYTES = 2 << 30  # size of one client's pixels as stored
-MAX_CLASSES = 1 << 20
 MAX_ID_BYTES = 255  # size of a client's or a class's name in UTF-8
 
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import first_outside
-from fedcli.datasets.checks import MAX_CLASSES, bad_class_name, is_name
+from fedcli.datasets.checks import bad_class_name, is_name
 from fedcli.errors import DataError
+from fedcli.settings.vocabulary import MAX_CLASSES
 
 # EMNIST's order: digits, capitals, small letters.
 CHARACTER_NAMES = tuple(string.digits + string.ascii_uppercase + string.ascii_lowercase)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from fedcli import hdf5
 from fedcli.datasets.cache import ClientCache
-from fedcli.datasets.checks import MAX_CLASSES
 from fedcli.datasets.importers import shared
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.importers.scales import rescale
@@ -15,6 +14,7 @@ from fedcli.datasets.importers.source_files import one_file
 from fedcli.datasets.sources.tff_h5 import TffH5Split
 from fedcli.datasets.table import TableWriter
 from fedcli.progress import ProgressCallback
+from fedcli.settings.vocabulary import MAX_CLASSES
 
 
 def recognises(path: Path) -> bool:

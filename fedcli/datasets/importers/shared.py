@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from fedcli.datasets.batches import first_outside
-from fedcli.datasets.checks import MAX_CLASSES, MAX_ID_BYTES, bad_class_name, bad_label, is_name
+from fedcli.datasets.checks import MAX_ID_BYTES, bad_class_name, bad_label, is_name
 from fedcli.datasets.importers import describing
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.labels import CHARACTER_NAMES, Classes, LabelReader
@@ -17,6 +17,7 @@ from fedcli.datasets.polarity import Border
 from fedcli.datasets.table import ExampleTable
 from fedcli.errors import DataError
 from fedcli.progress import ProgressCallback
+from fedcli.settings.vocabulary import MAX_CLASSES
 
 BLOCK_BYTES = 8 << 20  # bytes of pixels read at a time
 _BLOCK_IMAGES = 1 << 16  # largest number of images read at a time

@@ -20,7 +20,7 @@ from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import ClientDataset
 from fedcli.datasets.batches import from_arrays as one_client
 from fedcli.datasets.cache import ClientCache
-from fedcli.datasets.checks import MAX_CLASSES, MAX_ID_BYTES, check_labels, has_channels_first
+from fedcli.datasets.checks import MAX_ID_BYTES, check_labels, has_channels_first
 from fedcli.datasets.client_data import ClientData, decoding, unknown_client
 from fedcli.datasets.examining import examine, sampled_ids
 from fedcli.datasets.labels import whole_numbers
@@ -28,7 +28,7 @@ from fedcli.datasets.polarity import Border, can_measure
 from fedcli.digest import blake2b
 from fedcli.errors import ConfigError, DataError, plural
 from fedcli.settings.data_source import IN_MEMORY, UNNAMED
-from fedcli.settings.vocabulary import VALIDATION
+from fedcli.settings.vocabulary import MAX_CLASSES, VALIDATION
 
 CACHE_BYTES = 256 << 20  # size of the cache for clients that functions make
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from fedcli.errors import ConfigError
 from fedcli.settings.options import Entry, Option, Value, did_you_mean, opened, table
-from fedcli.settings.vocabulary import NATURAL
+from fedcli.settings.vocabulary import MAX_CLASSES, NATURAL
 
 _CLIENTS = Option("clients", 100, "Number of clients.", 1, 10_000_000)
 _FEW_CLIENTS = Option("clients", 10, _CLIENTS.doc, 1, 10_000_000)
@@ -83,7 +83,7 @@ SCHEMES = table(
         "Each client has a fixed number of classes. The clients that have a class share it "
         "equally.",
         "Li et al. 2022 (NIID-Bench), arXiv 2102.02079, #C = k",
-        Option("classes", 2, "Classes per client.", 1, 1_000_000),
+        Option("classes", 2, "Classes per client.", 1, MAX_CLASSES),
     ),
     Entry(
         "quantity-dirichlet",
