@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedcli.files import check_mode, open_regular
-from fedcli.progress import ProgressCallback, RemarkCallback, ignore_progress, ignore_remark
+from fedcli.progress import NoteCallback, ProgressCallback, ignore_note, ignore_progress
 
 _POLL_SECONDS = 0.1
 # `check_unlocked` holds a shared lock for an instant, or for seconds on a busy machine. `_lock`
@@ -100,19 +100,19 @@ def _is_taken(descriptor: int) -> bool:
 
 @contextlib.contextmanager
 def locked(
-    path: Path, tell: ProgressCallback = ignore_progress, remark: RemarkCallback = ignore_remark
+    path: Path, tell: ProgressCallback = ignore_progress, report_note: NoteCallback = ignore_note
 ) -> Iterator[None]:
     """Holds a lock for which other processes wait. The lock file is removed at the end.
 
     Args:
         path: The lock file: the name of the thing that is locked, and a suffix.
         tell: Called with (0, None) while this process waits for another.
-        remark: Called with one line when this process begins to wait for another.
+        report_note: Called with one line when this process begins to wait for another.
 
     Raises:
         OSError: The lock file cannot be made.
     """
-    descriptor = _wait_for(path, tell, remark)
+    descriptor = _wait_for(path, tell, report_note)
     try:
         yield
     finally:
@@ -121,7 +121,7 @@ def locked(
         os.close(descriptor)
 
 
-def _wait_for(path: Path, tell: ProgressCallback, remark: RemarkCallback) -> int:
+def _wait_for(path: Path, tell: ProgressCallback, report_note: NoteCallback) -> int:
     has_remarked = False
     while True:
         try:
@@ -130,7 +130,7 @@ def _wait_for(path: Path, tell: ProgressCallback, remark: RemarkCallback) -> int
             continue
         except BlockingIOError:
             if not has_remarked:
-                remark(f"another process has locked {path.stem}; waiting for it to end")
+                report_note(f"another process has locked {path.stem}; waiting for it to end")
                 has_remarked = True
         tell(0, None)
         time.sleep(_POLL_SECONDS)

@@ -16,9 +16,9 @@ def ignore_progress(done: int, total: int | None) -> None:
     """Ignores progress."""
 
 
-RemarkCallback = Callable[[str], None]
+NoteCallback = Callable[[str], None]
 """Takes one line for the user, to be shown while the job goes on."""
 
 
-def ignore_remark(text: str) -> None:
+def ignore_note(text: str) -> None:
     """Ignores the line."""

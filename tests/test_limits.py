@@ -60,11 +60,11 @@ def test_the_option_allows_as_many_classes_as_the_data() -> None:
 
 
 def test_the_window_of_a_download_and_the_wait_for_a_reader_are_those_of_the_text() -> None:
-    from fedcli.datasets.download.fetching import USUAL_PATIENCE
+    from fedcli.datasets.download.fetching import DEFAULT_LIMITS
     from fedcli.outputs import READER_SECONDS
 
     text = PAGE.read_text()
-    assert f"in which {USUAL_PATIENCE.window_bytes >> 10} KiB must come" in text
+    assert f"in which {DEFAULT_LIMITS.window_bytes >> 10} KiB must come" in text
     assert f"somebody reads it, {READER_SECONDS:g} s at most" in text
 
 

@@ -17,11 +17,11 @@ from tests.kit.waiting import PATIENCE_SECONDS, wait_until
 
 def test_lock_is_waited_for_and_can_be_given_up(tmp_path: Path) -> None:
     path = tmp_path / "data.bin.lock"
-    remarks: list[str] = []
+    notes: list[str] = []
     order: list[str] = []
 
     def wait() -> None:
-        with locked(path, remark=remarks.append):
+        with locked(path, report_note=notes.append):
             order.append("second")
 
     def give_up(done: int, total: int | None) -> None:
@@ -32,11 +32,11 @@ def test_lock_is_waited_for_and_can_be_given_up(tmp_path: Path) -> None:
             pass
         thread = threading.Thread(target=wait)
         thread.start()
-        wait_until(lambda: remarks, thread)
+        wait_until(lambda: notes, thread)
         order.append("first")
     thread.join(PATIENCE_SECONDS)
     assert order == ["first", "second"]
-    assert remarks == ["another process has locked data.bin; waiting for it to end"]
+    assert notes == ["another process has locked data.bin; waiting for it to end"]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -191,7 +191,7 @@ def _acquire(
             f"importing {dataset.name}",
             "",
             lambda tell: installing.install(
-                dataset, files, folder, force=force, tell=tell, remark=remarks.note
+                dataset, files, folder, force=force, tell=tell, report_note=remarks.note
             ),
             remarks=remarks,
             describe_stop=lambda: f"stopped; nothing was imported; {_AGAIN}",
@@ -223,7 +223,7 @@ def _fetch(
                 force=force,
                 is_offline=_is_offline(),
                 tell=tell,
-                remark=remarks.note,
+                report_note=remarks.note,
             ),
             remarks=remarks,
             describe_stop=lambda: f"stopped; what was fetched is kept in {folder}; {_AGAIN}",

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 from fedcli.core.native import Cancelled
 from fedcli.datasets.download import fetching, part_file, transport
-from fedcli.datasets.download.fetching import FetchError, Patience
+from fedcli.datasets.download.fetching import FetchError, TransferLimits
 from fedcli.datasets.download.public import RemoteFile
 from fedcli.errors import DataError
 from tests.kit import misbehaving_server as web
@@ -37,8 +37,8 @@ from tests.kit.waiting import PATIENCE_SECONDS
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONTENT = bytes((index * index) % 251 for index in range(300_000))
 # Servers of these tests answer at once, but a busy machine may take long to run them.
-PATIENCE = Patience(pause_seconds=0.01, max_pause_seconds=0.5)
-HASTE = replace(PATIENCE, stall_seconds=0.5, num_tries=10)
+LIMITS = TransferLimits(pause_seconds=0.01, max_pause_seconds=0.5)
+HASTE = replace(LIMITS, stall_seconds=0.5, num_tries=10)
 
 
 def remote(*urls: str, content: bytes = CONTENT, **changes: Any) -> RemoteFile:
@@ -54,7 +54,7 @@ def remote(*urls: str, content: bytes = CONTENT, **changes: Any) -> RemoteFile:
 
 
 def fetch(file: RemoteFile, target: Path, **options: Any) -> int:
-    return fetching.fetch(file, target, patience=PATIENCE, **options)
+    return fetching.fetch(file, target, limits=LIMITS, **options)
 
 
 def check_clean(target: Path) -> None:
@@ -80,11 +80,11 @@ def test_fetches_and_keeps(server: web.Script, tmp_path: Path) -> None:
 def test_damaged_file_is_fetched_again(server: web.Script, tmp_path: Path) -> None:
     target = tmp_path / "data.bin"
     target.write_bytes(CONTENT[:-1] + b"!")
-    remarks: list[str] = []
-    fetch(remote(server.add("data.bin", CONTENT)), target, remark=remarks.append)
+    notes: list[str] = []
+    fetch(remote(server.add("data.bin", CONTENT)), target, report_note=notes.append)
     check_clean(target)
-    assert "sha256 is " in remarks[0]
-    assert remarks[0].endswith("fetching it again")
+    assert "sha256 is " in notes[0]
+    assert notes[0].endswith("fetching it again")
 
 
 @pytest.mark.parametrize(
@@ -135,10 +135,10 @@ def test_a_file_is_fetched_although_a_server_stalled(
     server: web.Script, tmp_path: Path, stalled: web.Behaviour
 ) -> None:
     url = server.add("data.bin", CONTENT, stalled)
-    remarks: list[str] = []
-    fetching.fetch(remote(url), tmp_path / "data.bin", patience=HASTE, remark=remarks.append)
+    notes: list[str] = []
+    fetching.fetch(remote(url), tmp_path / "data.bin", limits=HASTE, report_note=notes.append)
     check_clean(tmp_path / "data.bin")
-    assert remarks[0].startswith(f"{url}: no answer in time; trying again")
+    assert notes[0].startswith(f"{url}: no answer in time; trying again")
 
 
 def test_resumes_where_it_was_cut_if_the_file_is_the_same(
@@ -220,12 +220,12 @@ def test_next_address_after_an_error_that_retries_cannot_repair(
 ) -> None:
     url = server.add("data.bin", CONTENT, *[behaviour] * 20)
     mirror = server.add("mirror.bin", CONTENT)
-    remarks: list[str] = []
-    fetch(remote(url, mirror), tmp_path / "data.bin", remark=remarks.append)
+    notes: list[str] = []
+    fetch(remote(url, mirror), tmp_path / "data.bin", report_note=notes.append)
     check_clean(tmp_path / "data.bin")
     assert [request.path for request in server.requests][-1] == "/mirror.bin"
-    assert reason in remarks[0]
-    assert len(remarks) == 1
+    assert reason in notes[0]
+    assert len(notes) == 1
 
 
 def test_resumes_from_the_next_address(server: web.Script, tmp_path: Path) -> None:
@@ -284,14 +284,14 @@ def test_pauses_double_and_retry_after_is_honoured_within_bounds(
     server: web.Script, tmp_path: Path
 ) -> None:
     pauses: list[float] = []
-    remarks: list[str] = []
+    notes: list[str] = []
     busy = [web.status(503), web.status(503), web.status(503, Retry_After=0)]
     url = server.add("data.bin", CONTENT, *busy)
-    patience = replace(PATIENCE, pause_seconds=1.0)
-    options: dict[str, Any] = {"patience": patience, "sleep": pauses.append}
-    fetching.fetch(remote(url), tmp_path / "data.bin", remark=remarks.append, **options)
+    limits = replace(LIMITS, pause_seconds=1.0)
+    options: dict[str, Any] = {"limits": limits, "sleep": pauses.append}
+    fetching.fetch(remote(url), tmp_path / "data.bin", report_note=notes.append, **options)
     assert sum(pauses) == pytest.approx(3.0)
-    assert [remark.rpartition(";")[2] for remark in remarks] == [
+    assert [note.rpartition(";")[2] for note in notes] == [
         " trying again in 1 s",
         " trying again in 2 s",
         " trying again in 0 s",
@@ -299,7 +299,7 @@ def test_pauses_double_and_retry_after_is_honoured_within_bounds(
     pauses.clear()
     url = server.add("data.bin", CONTENT, web.status(429, Retry_After=10**6))
     fetching.fetch(remote(url), tmp_path / "other.bin", **options)
-    assert sum(pauses) == pytest.approx(PATIENCE.max_pause_seconds)
+    assert sum(pauses) == pytest.approx(LIMITS.max_pause_seconds)
 
 
 @pytest.mark.parametrize(
@@ -404,7 +404,7 @@ def test_https_requires_a_trusted_certificate(
         with pytest.raises(FetchError, match="CERTIFICATE_VERIFY_FAILED"):
             fetch(file, tmp_path / "out" / "data.bin")
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        fetching.fetch(file, tmp_path / "out" / "data.bin", patience=HASTE)
+        fetching.fetch(file, tmp_path / "out" / "data.bin", limits=HASTE)
     check_clean(tmp_path / "out" / "data.bin")
     assert "bytes=1000-" in [request.range for request in server.requests]
 
@@ -454,13 +454,13 @@ def test_disk_space_is_checked_first(
 def test_full_disk_keeps_what_fits(server: web.Script, tmp_path: Path) -> None:
     target = tmp_path / "data.bin"
     file = remote(server.add("data.bin", CONTENT))
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    old_limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old_limits[1]))
     try:
         with pytest.raises(DataError, match="File too large; what was fetched is kept: "):
             fetch(file, target)
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        resource.setrlimit(resource.RLIMIT_FSIZE, old_limits)
     assert target.with_name("data.bin.part").read_bytes() == CONTENT[:100_000]
     assert fetch(file, target) == len(CONTENT) - 100_000
     check_clean(target)
@@ -569,8 +569,8 @@ def test_any_cuts_give_the_same_bytes(
     ]
     url = server.add("data.bin", content, *cuts)
     target = tmp_path_factory.mktemp("any") / "data.bin"
-    patience = replace(PATIENCE, num_tries=10, pause_seconds=0.0)
-    fetching.fetch(remote(url, content=content), target, patience=patience)
+    limits = replace(LIMITS, num_tries=10, pause_seconds=0.0)
+    fetching.fetch(remote(url, content=content), target, limits=limits)
     assert target.read_bytes() == content
 
 
@@ -582,17 +582,17 @@ def test_any_cuts_give_the_same_bytes(
 def test_a_very_slow_server_is_given_up(
     server: web.Script, tmp_path: Path, slow: web.Behaviour
 ) -> None:
-    patience = replace(PATIENCE, head_seconds=0.5, window_seconds=0.5, window_bytes=20_000)
-    url = server.add("data.bin", CONTENT, *[slow] * patience.num_tries)
+    limits = replace(LIMITS, head_seconds=0.5, window_seconds=0.5, window_bytes=20_000)
+    url = server.add("data.bin", CONTENT, *[slow] * limits.num_tries)
     with pytest.raises(FetchError, match="too slow: almost nothing arrived in a long time"):
-        fetching.fetch(remote(url), tmp_path / "data.bin", patience=patience)
+        fetching.fetch(remote(url), tmp_path / "data.bin", limits=limits)
 
 
 def test_the_bytes_of_a_slow_server_are_kept(server: web.Script, tmp_path: Path) -> None:
     slow = web.serve(pause=0.02, block_bytes=300)
     url = server.add("data.bin", CONTENT, *[slow] * 3)
-    patience = replace(PATIENCE, num_tries=10, window_seconds=0.5, window_bytes=20_000)
-    fetching.fetch(remote(url), tmp_path / "data.bin", patience=patience)
+    limits = replace(LIMITS, num_tries=10, window_seconds=0.5, window_bytes=20_000)
+    fetching.fetch(remote(url), tmp_path / "data.bin", limits=limits)
     assert (tmp_path / "data.bin").read_bytes() == CONTENT
     assert server.requests[-1].range is not None
 

@@ -31,7 +31,7 @@ import pytest
 from fedcli import datasets
 from fedcli.datasets import data_folder
 from fedcli.datasets.download import installing
-from fedcli.datasets.download.fetching import FetchError, Patience
+from fedcli.datasets.download.fetching import FetchError, TransferLimits
 from fedcli.datasets.download.public import CATALOGUE, Expected, Member, PublicDataset, RemoteFile
 from fedcli.datasets.sources import store
 from fedcli.errors import DataError
@@ -42,7 +42,7 @@ from tests.kit import misbehaving_server as web
 from tests.kit.waiting import PATIENCE_SECONDS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PATIENCE = Patience(pause_seconds=0.01)
+LIMITS = TransferLimits(pause_seconds=0.01)
 CIFAR_NAMES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
@@ -156,7 +156,7 @@ def idx(server: web.Script) -> PublicDataset:
 
 
 def get(dataset: PublicDataset, folder: Path, **options: Any) -> Path:
-    files, _ = installing.fetch_files(dataset, folder, patience=PATIENCE)
+    files, _ = installing.fetch_files(dataset, folder, limits=LIMITS)
     return installing.install(dataset, files, folder, **options)
 
 
@@ -300,15 +300,15 @@ def test_cifar_batches_are_read_from_an_archive(server: web.Script, tmp_path: Pa
 
 
 def test_full_disk_while_importing_leaves_nothing(tff: PublicDataset, tmp_path: Path) -> None:
-    files, _ = installing.fetch_files(tff, tmp_path, patience=PATIENCE)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    files, _ = installing.fetch_files(tff, tmp_path, limits=LIMITS)
+    old_limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     for limit in (1_000, 10_000):  # reached while unpacking, or while writing the store
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, old_limits[1]))
         try:
             with pytest.raises(DataError, match=r"File too large|cannot be written"):
                 installing.install(tff, files, tmp_path)
         finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            resource.setrlimit(resource.RLIMIT_FSIZE, old_limits)
         assert list((tmp_path / "datasets").iterdir()) == []
     get(tff, tmp_path)
 
@@ -381,7 +381,7 @@ def test_state_of_an_installed_set(tff: PublicDataset, tmp_path: Path) -> None:
 
 def test_files_are_known_by_hash_whatever_their_names(tff: PublicDataset, tmp_path: Path) -> None:
     data = tmp_path / "data"
-    archive, _ = installing.fetch_files(tff, data, patience=PATIENCE)
+    archive, _ = installing.fetch_files(tff, data, limits=LIMITS)
     by_name = archive["fake.tar.bz2"].rename(tmp_path / "renamed")
     for given in ([by_name], [tmp_path / "a.h5", tmp_path / "b.h5"]):
         files = installing.find_given(tff, data, given)
@@ -390,7 +390,7 @@ def test_files_are_known_by_hash_whatever_their_names(tff: PublicDataset, tmp_pa
 
 
 def test_raw_and_packed_files_and_folders_are_taken(idx: PublicDataset, tmp_path: Path) -> None:
-    files, _ = installing.fetch_files(idx, tmp_path / "elsewhere", patience=PATIENCE)
+    files, _ = installing.fetch_files(idx, tmp_path / "elsewhere", limits=LIMITS)
     packed = installing.find_given(idx, tmp_path, [tmp_path / "elsewhere/downloads/fake"])
     assert packed == files
     raw = tmp_path / "raw"
@@ -445,7 +445,7 @@ def test_a_rebuilt_mnist_is_not_accepted_as_the_published_one(
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     server.add(images.name, images.read_bytes())
     with pytest.raises(FetchError, match="offers 9,475,657 bytes, expected 9,912,422"):
-        installing.fetch_files(mnist, tmp_path, bases=[server.url], patience=PATIENCE)
+        installing.fetch_files(mnist, tmp_path, bases=[server.url], limits=LIMITS)
     assert not any(each.is_file() for each in tmp_path.rglob("*"))
 
 
@@ -461,7 +461,7 @@ def test_a_raw_real_file_is_recognised_by_its_hash(shared_data: Path, tmp_path: 
 
 
 def test_offline_a_damaged_file_is_the_one_that_failed(idx: PublicDataset, tmp_path: Path) -> None:
-    files, _ = installing.fetch_files(idx, tmp_path, patience=PATIENCE)
+    files, _ = installing.fetch_files(idx, tmp_path, limits=LIMITS)
     damaged = idx.files[1]
     files[damaged.name].write_bytes(b"x")
     with pytest.raises(FetchError, match=r"has 1 bytes, expected .*, and FEDCLI_OFF") as caught:
@@ -476,7 +476,7 @@ def test_offline_uses_only_existing_files(
         installing.fetch_files(tff, tmp_path, is_offline=True)
     assert caught.value.file is tff.files[0]
     assert server.requests == []
-    files, _ = installing.fetch_files(tff, tmp_path, patience=PATIENCE)
+    files, _ = installing.fetch_files(tff, tmp_path, limits=LIMITS)
     assert installing.fetch_files(tff, tmp_path, is_offline=True) == (files, 0)
 
 

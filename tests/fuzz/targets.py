@@ -432,12 +432,12 @@ def _answers() -> list[dict[str, Part]]:
 
 
 def _download(rng: random.Random) -> int:
-    from fedcli.datasets.download.fetching import Patience, fetch
+    from fedcli.datasets.download.fetching import TransferLimits, fetch
     from fedcli.datasets.download.public import RemoteFile
     from fedcli.errors import FedcliError
 
     answer = Path("answer").read_bytes()
-    patience = Patience(
+    limits = TransferLimits(
         connect_seconds=3.0,
         stall_seconds=3.0,
         head_seconds=3.0,
@@ -459,7 +459,7 @@ def _download(rng: random.Random) -> int:
         for name in [each for each in os.environ if each.lower().endswith("_proxy")]:
             del os.environ[name]
         try:
-            fetch(file, Path("data.bin"), patience=patience)
+            fetch(file, Path("data.bin"), limits=limits)
         except FedcliError as err:
             cli._complain(str(err), 1)
             return 1

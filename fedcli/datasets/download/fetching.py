@@ -20,14 +20,14 @@ from fedcli.datasets.download.public import RemoteFile
 from fedcli.datasets.download.transport import Exchange, Head, TryError
 from fedcli.errors import DataError
 from fedcli.locks import locked
-from fedcli.progress import ProgressCallback, RemarkCallback, ignore_progress, ignore_remark
+from fedcli.progress import NoteCallback, ProgressCallback, ignore_note, ignore_progress
 
 _POLL_SECONDS = 0.1  # between two checks whether the user has cancelled
 _PROGRESS_BYTES = 1 << 20  # a try that transfers this many new bytes does not count as failed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class TransferLimits:
     """How long to wait for a server, and how often to try.
 
     Attributes:
@@ -52,7 +52,7 @@ class Patience:
     max_pause_seconds: float = 60.0
 
 
-USUAL_PATIENCE = Patience()
+DEFAULT_LIMITS = TransferLimits()
 
 
 class FetchError(DataError):
@@ -75,8 +75,8 @@ def fetch(
     bases: Sequence[str] = (),
     force: bool = False,
     tell: ProgressCallback = ignore_progress,
-    remark: RemarkCallback = ignore_remark,
-    patience: Patience = USUAL_PATIENCE,
+    report_note: NoteCallback = ignore_note,
+    limits: TransferLimits = DEFAULT_LIMITS,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
     """Downloads a file to `target`, checks it, and returns the number of bytes transferred.
@@ -91,8 +91,8 @@ def fetch(
         bases: Addresses of folders that are tried before the file's own addresses.
         force: Download the file again even if it is there.
         tell: Called with the number of bytes.
-        remark: Called with a line about each retry or wait.
-        patience: Time limits and number of tries.
+        report_note: Called with a line about each retry or wait.
+        limits: Time limits and number of tries.
         sleep: Waits between tries.
 
     Raises:
@@ -102,14 +102,14 @@ def fetch(
     """
     make_folder(target.parent)
     try:
-        with locked(target.with_name(f"{target.name}.lock"), tell, remark):
+        with locked(target.with_name(f"{target.name}.lock"), tell, report_note):
             if not force and target.is_file():
                 problem = find_mismatch(target, file, tell)
                 if problem is None:
                     return 0
-                remark(f"{target}: {problem}; fetching it again")
+                report_note(f"{target}: {problem}; fetching it again")
             with PartFile(target, file, tell) as part:
-                download = _Download(file, part, tell, remark, patience, sleep)
+                download = _Download(file, part, tell, report_note, limits, sleep)
                 download.run(_addresses(file, bases))
                 part.install(target)
             return download.num_transferred
@@ -166,8 +166,8 @@ class _Download:
         file: RemoteFile,
         part: PartFile,
         tell: ProgressCallback,
-        remark: RemarkCallback,
-        patience: Patience,
+        report_note: NoteCallback,
+        limits: TransferLimits,
         sleep: Callable[[float], None],
     ) -> None:
         self.num_transferred = 0
@@ -175,8 +175,8 @@ class _Download:
         self._part = part
         self._total = file.size
         self._tell_caller = tell
-        self._remark = remark
-        self._patience = patience
+        self._report_note = report_note
+        self._limits = limits
         self._sleep = sleep
 
     def run(self, urls: Sequence[str]) -> None:
@@ -188,7 +188,7 @@ class _Download:
                 return
             problems.append(f"{url}: {problem}")
             if url != urls[-1]:
-                self._remark(f"{problems[-1]}; trying the next address")
+                self._report_note(f"{problems[-1]}; trying the next address")
         raise FetchError(
             f"{self._file.name} could not be fetched: {'; '.join(problems)}", self._file
         )
@@ -208,7 +208,7 @@ class _Download:
                 furthest = self._part.size
                 num_failed = 0
             num_failed += 1
-            if problem.is_final or num_failed == self._patience.num_tries:
+            if problem.is_final or num_failed == self._limits.num_tries:
                 return problem
             self._pause(url, problem, num_failed)
 
@@ -232,11 +232,11 @@ class _Download:
         with Exchange(
             url,
             part.request_headers(url),
-            connect_seconds=self._patience.connect_seconds,
-            stall_seconds=self._patience.stall_seconds,
-            head_seconds=self._patience.head_seconds,
-            window_seconds=self._patience.window_seconds,
-            window_bytes=self._patience.window_bytes,
+            connect_seconds=self._limits.connect_seconds,
+            stall_seconds=self._limits.stall_seconds,
+            head_seconds=self._limits.head_seconds,
+            window_seconds=self._limits.window_seconds,
+            window_bytes=self._limits.window_bytes,
             wait=self._tell,
         ) as exchange:
             head = exchange.head()
@@ -294,10 +294,10 @@ class _Download:
             check_space(self._part.path.parent, self._total - self._part.size)
 
     def _pause(self, url: str, problem: TryError, num_failed: int) -> None:
-        seconds = self._patience.pause_seconds * 2 ** (num_failed - 1)
+        seconds = self._limits.pause_seconds * 2 ** (num_failed - 1)
         if problem.wait_seconds is not None:
-            seconds = min(problem.wait_seconds, self._patience.max_pause_seconds)
-        self._remark(f"{url}: {problem}; trying again in {seconds:.3g} s")
+            seconds = min(problem.wait_seconds, self._limits.max_pause_seconds)
+        self._report_note(f"{url}: {problem}; trying again in {seconds:.3g} s")
         while seconds > 0:
             self._tell()
             self._sleep(min(seconds, _POLL_SECONDS))

@@ -22,7 +22,7 @@ from fedcli.datasets.data_folder import (
     store_path,
 )
 from fedcli.datasets.download import archives, fetching
-from fedcli.datasets.download.fetching import USUAL_PATIENCE, FetchError, Patience
+from fedcli.datasets.download.fetching import DEFAULT_LIMITS, FetchError, TransferLimits
 from fedcli.datasets.download.part_file import find_mismatch, hash_file
 from fedcli.datasets.download.public import CATALOGUE, Expected, Member, PublicDataset, RemoteFile
 from fedcli.datasets.preparation.prepare_options import PrepareOptions
@@ -32,7 +32,7 @@ from fedcli.datasets.sources.store import StoreSplit
 from fedcli.errors import ConfigError, DataError
 from fedcli.files import sync_folder
 from fedcli.locks import locked
-from fedcli.progress import ProgressCallback, RemarkCallback, ignore_progress, ignore_remark
+from fedcli.progress import NoteCallback, ProgressCallback, ignore_note, ignore_progress
 
 MAX_DEFLATE_RATIO = 1032  # largest ratio of unpacked to gzipped size
 
@@ -85,8 +85,8 @@ def fetch_files(
     force: bool = False,
     is_offline: bool = False,
     tell: ProgressCallback = ignore_progress,
-    remark: RemarkCallback = ignore_remark,
-    patience: Patience = USUAL_PATIENCE,
+    report_note: NoteCallback = ignore_note,
+    limits: TransferLimits = DEFAULT_LIMITS,
 ) -> tuple[dict[str, Path], int]:
     """Downloads missing files; returns the paths of all files by name, and the bytes transferred.
 
@@ -97,8 +97,8 @@ def fetch_files(
         force: Download all files again.
         is_offline: Use files that are there; do not use the network.
         tell: Called with the bytes done and the bytes of the whole dataset, if they are known.
-        remark: Called with a line about each retry or wait.
-        patience: Time limits and number of tries.
+        report_note: Called with a line about each retry or wait.
+        limits: Time limits and number of tries.
 
     Raises:
         FetchError: A file could not be downloaded.
@@ -119,8 +119,8 @@ def fetch_files(
                 bases=bases,
                 force=force,
                 tell=tell_all,
-                remark=remark,
-                patience=patience,
+                report_note=report_note,
+                limits=limits,
             )
         paths[file.name] = target
         before += target.stat().st_size
@@ -178,7 +178,7 @@ def install(
     *,
     force: bool = False,
     tell: ProgressCallback = ignore_progress,
-    remark: RemarkCallback = ignore_remark,
+    report_note: NoteCallback = ignore_note,
 ) -> Path:
     """Makes the store of a dataset from its checked files, and returns its path.
 
@@ -190,7 +190,7 @@ def install(
         folder: The data folder.
         force: Make the store again even if it is there.
         tell: Called with the bytes unpacked, then with the counts of the import.
-        remark: Called with a line about each wait, and with notes for the user.
+        report_note: Called with a line about each wait, and with notes for the user.
 
     Raises:
         DataError: A file cannot be used, the counts are not those expected, or the disk is full.
@@ -199,10 +199,10 @@ def install(
     path = store_path(folder, dataset.name)
     make_folder(path.parent)
     try:
-        with locked(path.with_name(f"{path.name}.lock"), tell, remark):
+        with locked(path.with_name(f"{path.name}.lock"), tell, report_note):
             if force or not path.is_file():
                 with _empty_folder(path.with_name(f".{path.name}.tmp")) as stage:
-                    new = _make_store(dataset, files, stage, tell, remark)
+                    new = _make_store(dataset, files, stage, tell, report_note)
                     problem = find_miscount(dataset, new)
                     if problem is not None:
                         raise DataError(f"{dataset.name}: {problem}; nothing was installed")
@@ -235,7 +235,7 @@ def find_files(datasets: Sequence[PublicDataset], folder: Path) -> list[Path]:
     return [each for each in dict.fromkeys(found) if each.is_file() and not each.is_symlink()]
 
 
-def remove(files: Sequence[Path], folder: Path, remark: RemarkCallback = ignore_remark) -> None:
+def remove(files: Sequence[Path], folder: Path, report_note: NoteCallback = ignore_note) -> None:
     """Removes files that `find_files` found, and then the folders that are empty.
 
     If another process is downloading or making a file, the file is removed after that process ends.
@@ -243,7 +243,7 @@ def remove(files: Sequence[Path], folder: Path, remark: RemarkCallback = ignore_
     Args:
         files: The files.
         folder: The data folder.
-        remark: Called with a line when this process waits for another one.
+        report_note: Called with a line when this process waits for another one.
 
     Raises:
         DataError: A file cannot be removed.
@@ -251,7 +251,7 @@ def remove(files: Sequence[Path], folder: Path, remark: RemarkCallback = ignore_
     try:
         for file in files:
             locked_name = re.sub(r"\.part(\.json)?$", "", file.name)
-            with locked(file.with_name(f"{locked_name}.lock"), remark=remark):
+            with locked(file.with_name(f"{locked_name}.lock"), report_note=report_note):
                 file.unlink(missing_ok=True)
     except OSError as err:
         raise DataError(f"cannot remove {err.filename}: {err.strerror or err}") from err
@@ -444,7 +444,7 @@ def _make_store(
     files: Mapping[str, Path],
     stage: Path,
     tell: ProgressCallback,
-    remark: RemarkCallback,
+    report_note: NoteCallback,
 ) -> Path:
     """Makes the store in the folder `stage` and removes the source files there."""
     place = _stage(dataset, files, stage, tell)
@@ -467,6 +467,6 @@ def _make_store(
     except ConfigError as err:  # it names options that the user has not given
         raise DataError(f"{dataset.name}: {err}") from err
     for note in prepared.notes:
-        remark(note)
+        report_note(note)
     shutil.rmtree(place)  # a process killed from here on leaves nothing large
     return made

@@ -7,7 +7,6 @@ the fine labels are read.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -132,7 +131,7 @@ def _choose_files(sources: Sequence[Path]) -> tuple[_Kind, list[Path]]:
                 f"{path}: {path.stat().st_size} bytes are not a whole number of {kind.title}'s "
                 f"records of {kind.record_bytes}; fetch it again, or leave it out"
             )
-    return kind, sorted(paths, key=lambda path: _natural(path.name))
+    return kind, sorted(paths, key=lambda path: shared.natural_sort_key(path.name))
 
 
 def _kind_of(path: Path) -> _Kind | None:
@@ -155,11 +154,6 @@ def _has_labels(file: BinaryIO, place: int, kind: _Kind) -> bool:
     file.seek(place)
     found = file.read(len(kind.label_sizes))
     return all(label < size for label, size in zip(found, kind.label_sizes, strict=True))
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """The key that sorts data_batch_2 before data_batch_10."""
-    return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", name)]
 
 
 def _read_split(

@@ -101,7 +101,7 @@ def _find_files(sources: Sequence[Path]) -> tuple[dict[str, list[Path]], list[st
     for path in paths if has_names else files_of([paths[0].parent] if paths else []):
         if "meta" in path.name.lower() and _is_pickle(path):
             names = _label_names(_dictionary(path), path)
-    for path in sorted(with_images, key=lambda each: _natural(each.name)):
+    for path in sorted(with_images, key=lambda each: shared.natural_sort_key(each.name)):
         splits["test" if "test" in path.name.lower() else "train"].append(path)
     if not with_images:
         raise DataError(
@@ -167,8 +167,3 @@ def _is_of_cifar(path: Path) -> bool:
     """Whether a file is a pickle with one of CIFAR's keys near its start."""
     start = start_of(path, _MAX_SEARCHED_BYTES)
     return _is_pickle(path) and re.search(rb"data|label", start) is not None
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """The key that sorts data_batch_2 before data_batch_10."""
-    return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", name)]

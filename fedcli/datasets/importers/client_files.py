@@ -172,7 +172,7 @@ def read(
 
 def _reader_of(path: Path) -> str | None:
     """Returns the reader of a file, by its content, or None if no reader recognises it."""
-    if npy_files.has_signature(path) or npy_files.is_lone(path):
+    if npy_files.has_signature(path) or npy_files.holds_one_array(path):
         return "npy"
     names = ("npz", "parquet", "csv")
     return next((name for name in names if _READERS[name].recognises(path)), None)

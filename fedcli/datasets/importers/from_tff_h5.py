@@ -50,8 +50,8 @@ def read(
             writer.add_client(split.client(client_id))
             tell(writer.num_examples, total)
         coded = {"train": writer.table()}
-    tables, coding = rescale(coded, options.pixel_range, are_shares=split.are_floats)
-    notes = [] if coding.is_plain or (coding.top == 1 and coding.most <= 1) else [coding.note]
+    tables, coding = rescale(coded, options.pixel_range, are_unit_levels=split.are_floats)
+    notes = [] if coding.is_plain or (coding.white == 1 and coding.most <= 1) else [coding.note]
     return shared.imported(
         tables,
         options,

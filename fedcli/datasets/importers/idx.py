@@ -122,8 +122,8 @@ def _headers(sources: Sequence[Path]) -> list[IdxFile]:
     for path in paths:
         if path.with_suffix("") in raw and path not in raw:
             continue  # the same file, compressed
-        is_meant = path in sources or re.search(r"idx\d", path.name.lower())
-        if is_meant or has_signature(path):
+        is_named = path in sources or re.search(r"idx\d", path.name.lower())
+        if is_named or has_signature(path):
             headers.append(read_header(path))
     if not headers:
         raise DataError(f"{sources[0]}: holds no IDX files; give images and their labels")

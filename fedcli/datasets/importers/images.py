@@ -357,12 +357,14 @@ def _list_files(root: Path) -> _Listed:
 
 def _useful_tables(listed: _Listed, meaning: Meaning, root: Path) -> list[Tables]:
     """Returns the usable text tables; if none names a picture, also tables of MATLAB files."""
-    if not listed.mats and all(map(picture_tables.is_meant, listed.tables)):
+    if not listed.mats and all(map(picture_tables.is_certainly_table, listed.tables)):
         return [*listed.tables]
     paths = [each.path for inside in meaning.splits.values() for each in inside]
     rows = picture_tables.match_pictures(listed.tables, paths, root, None, meaning.folders)
     tables: list[Tables] = [
-        each for each in listed.tables if each in rows.named or picture_tables.is_meant(each)
+        each
+        for each in listed.tables
+        if each in rows.named or picture_tables.is_certainly_table(each)
     ]
     if rows.tables or not listed.mats:
         return tables

@@ -117,14 +117,14 @@ def _read_arrays(
             for shard in shards:
                 reader.read(shard, writer)
             coded[split] = writer.table()
-    coded, coding = rescale(coded, options.pixel_range, are_shares=True)
+    coded, coding = rescale(coded, options.pixel_range, are_unit_levels=True)
     tables, classes = shared.number_labels(coded, reader.labels)
     owners = [set(table.owner_ids) for table in tables.values()]
     is_emnist = all(map(are_emnist_writers, owners))
     convention, why = "background", "ids of EMNIST's writers, whose images have a light background"
     if not is_emnist:
         convention, why = shared.polarity_of(tables)
-    notes = [] if coding.top == 1 and coding.most <= 1 else [coding.note]
+    notes = [] if coding.white == 1 and coding.most <= 1 else [coding.note]
     return shared.imported(
         tables,
         options,

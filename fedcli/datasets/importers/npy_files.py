@@ -92,7 +92,7 @@ class NpyFiles:
         return open_regular(self._files[name.filename])
 
 
-def is_lone(path: Path) -> bool:
+def holds_one_array(path: Path) -> bool:
     """Returns whether a file is an archive of one array, named like images or labels."""
     if role_of(path.stem) is None or not has_arrays(path):
         return False
@@ -152,7 +152,7 @@ def read(
         DataError: A file is damaged, or the arrays cannot be used.
         OSError: A file cannot be read, or the disk is full.
     """
-    files = [path for path in files_of(sources) if has_signature(path) or is_lone(path)]
+    files = [path for path in files_of(sources) if has_signature(path) or holds_one_array(path)]
     if not files:
         raise DataError(f"{sources[0]}: holds no .npy files; give files of images and of labels")
     where = sources[0] if len(sources) == 1 else files[0].parent

@@ -132,7 +132,7 @@ def read(
                 for first, batch in _batches(parquet, path, columns):
                     reader.add(writer, batch, path, first)
             coded[split] = writer.table()
-    coded, coding = rescale(coded, options.pixel_range, are_shares=False)
+    coded, coding = rescale(coded, options.pixel_range, are_unit_levels=False)
     tables, classes = shared.number_labels(coded, reader.labels)
     convention, why = shared.polarity_of(tables)
     names = classes.names or columns.class_names

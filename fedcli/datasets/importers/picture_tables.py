@@ -138,7 +138,7 @@ def tables_among(paths: Sequence[Path]) -> list[Path]:
     ]
 
 
-def is_meant(path: Path) -> bool:
+def is_certainly_table(path: Path) -> bool:
     """Returns whether a text file is certainly a table: its ending or first rows say so."""
     return path.suffix.lower() in (".csv", ".tsv") or looks_like_table(path)
 
@@ -234,7 +234,7 @@ def match_pictures(
         try:
             table = each if isinstance(each, Table) else read_table(each)
         except DataError:
-            if file_column is not None or (len(tables) == 1 and is_meant(path)):
+            if file_column is not None or (len(tables) == 1 and is_certainly_table(path)):
                 raise
             continue
         if file_column is not None and file_column not in table.columns:

@@ -32,8 +32,8 @@ _FEW_GREYS = 16  # whole numbers up to this may also come from dark images of 8 
 _LEAST_PIXELS = 1000  # fewer pixels of 8 bits may all be dark by chance
 # If this share of the non-zero pixels is within 0 to 255, or within 0 to 1, the larger ones may be
 # faults.
-_NEARLY_ALL = 0.999
-_MOST_SHARES = 0.95
+_MIN_SHARE_UP_TO_255 = 0.999
+_MIN_SHARE_UP_TO_1 = 0.95
 # The mean and standard deviation of standardised pixels, (x - mean) / deviation.
 _LARGEST_MEAN = 2.0
 _DEVIATIONS = (0.05, 5.0)
@@ -45,15 +45,15 @@ class Coding:
     """How the pixels of one source are stored.
 
     Attributes:
-        top: The value of white in the source; None: pixels are standardised and not rescaled.
+        white: The value of white in the source; None: pixels are standardised and not rescaled.
         is_levels: Whether uint8 stores the pixels without loss.
-        evidence: The evidence for `top`.
+        evidence: The evidence for `white`.
         least: The smallest pixel.
         most: The largest pixel.
         is_plain: Whether the pixels are uint8 from 0 to 255, which needs no note.
     """
 
-    top: int | None
+    white: int | None
     is_levels: bool
     evidence: str = ""
     least: float = 0.0
@@ -63,16 +63,16 @@ class Coding:
     @property
     def range(self) -> str:
         """Returns a text with the range of pixels in the source."""
-        if self.top is None:
+        if self.white is None:
             return f"standardised, {self.least:.4g} to {self.most:.4g}"
-        return f"0 to {self.top}"
+        return f"0 to {self.white}"
 
     @property
     def scale(self) -> float:
         """Packed pixels decode to `scale * pixels + offset`."""
-        if self.top is None:
+        if self.white is None:
             return 1.0
-        return 1 / 255 if self.is_levels and self.top == 1 else 1 / self.top
+        return 1 / 255 if self.is_levels and self.white == 1 else 1 / self.white
 
     @property
     def offset(self) -> float:
@@ -83,30 +83,30 @@ class Coding:
         """Returns pixels of the surveyed source as uint8 or float32."""
         if not self.is_levels:
             return pixels.astype(np.float32)
-        if self.top == 1:
+        if self.white == 1:
             return np.rint(pixels * 255.0).astype(np.uint8)
         return pixels.astype(np.uint8)
 
     @property
     def note(self) -> str:
         """The decision, in one line."""
-        if self.top is None:
+        if self.white is None:
             return (
                 f"pixels go from {self.least:.4g} to {self.most:.4g} in the source: they are taken "
                 "to be standardised and stay as they are"
             )
         kept = "as grey levels, without loss" if self.is_levels else "as float32"
-        if self.most > self.top or self.least < 0:
+        if self.most > self.white or self.least < 0:
             return (
-                f"pixels go from 0 to {self.top} in the source and are stored {kept} (from "
+                f"pixels go from 0 to {self.white} in the source and are stored {kept} (from "
                 f"{self.least:.4g} to {self.most:.4g}: values outside are taken to be overshoot of "
                 "resampling)"
             )
-        if self.most == self.top or self.top == 1:
-            return f"pixels go from 0 to {self.top} in the source and are stored {kept}"
+        if self.most == self.white or self.white == 1:
+            return f"pixels go from 0 to {self.white} in the source and are stored {kept}"
         return (
             f"pixels go from {self.least:.4g} to {self.most:.5g} in the source, which is taken as "
-            f"the range 0 to {self.top}, and are stored {kept}"
+            f"the range 0 to {self.white}, and are stored {kept}"
         )
 
 
@@ -126,13 +126,13 @@ class Survey:
         self._given = pixel_range
         self._least = math.inf
         self._most = -math.inf
-        self._are_shares = True  # whether 255 times each pixel is a whole number
+        self._are_unit_levels = True  # whether 255 times each pixel is a whole number
         self._are_whole = True
         self._are_bytes = True  # whether all blocks are uint8
         self._sum = self._sum_of_squares = 0.0
         self._num_pixels = 0
         self._num_not_0 = self._num_below_0 = 0
-        self._num_within = dict.fromkeys(_WHITE_VALUES, 0)  # number of pixels up to each top
+        self._num_within = dict.fromkeys(_WHITE_VALUES, 0)  # number of pixels up to each white
         self._place_of_most = ""
         self._place_of_least = ""
         self._parts: dict[str, _Part] = {}
@@ -172,7 +172,7 @@ class Survey:
         if pixels.dtype != np.uint8:
             self._add_numbers(pixels)
 
-    def add_shares(self, levels: NDArray[Any], where: str) -> None:
+    def add_unit_levels(self, levels: NDArray[Any], where: str) -> None:
         """Adds a block of uint8 grey levels, each 255 times the pixel in the source."""
         if not levels.size:
             return
@@ -189,22 +189,22 @@ class Survey:
         """
         if self._most == -math.inf:
             self._least = self._most = 0.0
-        top, why = self._given_top() if self._given else self._found_top()
+        white, why = self._given_white() if self._given else self._found_white()
         is_levels = False
-        if top == 1:
-            is_levels = self._are_shares if not self._are_bytes else self._least >= 0
-        elif top is not None and top <= 255:
+        if white == 1:
+            is_levels = self._are_unit_levels if not self._are_bytes else self._least >= 0
+        elif white is not None and white <= 255:
             is_levels = self._are_whole and self._least >= 0 and self._most <= 255
-        is_plain = self._are_bytes and top == 255
-        return Coding(top, is_levels, why, self._least, self._most, is_plain)
+        is_plain = self._are_bytes and white == 255
+        return Coding(white, is_levels, why, self._least, self._most, is_plain)
 
     def _add_numbers(self, pixels: NDArray[Any]) -> None:
         self._are_bytes = False
         if self._most > 1:
-            self._are_shares = False
-        elif self._are_shares:
+            self._are_unit_levels = False
+        elif self._are_unit_levels:
             single = np.ascontiguousarray(pixels, np.float32)
-            self._are_shares = quantise(single, 1 / 255, 0.0) is not None
+            self._are_unit_levels = quantise(single, 1 / 255, 0.0) is not None
         self._sum += float(pixels.sum(dtype=np.float64))
         with np.errstate(over="ignore"):
             self._sum_of_squares += float(np.square(pixels, dtype=np.float64).sum())
@@ -212,12 +212,12 @@ class Survey:
         if self._least < 0:
             self._num_below_0 += int(np.count_nonzero(pixels < 0))
         if self._most > 1 + _OVERSHOOT:
-            for top in _WHITE_VALUES:
-                within = (pixels != 0) & (pixels <= top * (1 + _OVERSHOOT))
-                self._num_within[top] += int(np.count_nonzero(within))
+            for white in _WHITE_VALUES:
+                within = (pixels != 0) & (pixels <= white * (1 + _OVERSHOOT))
+                self._num_within[white] += int(np.count_nonzero(within))
         else:
-            for top in _WHITE_VALUES:
-                self._num_within[top] += int(np.count_nonzero(pixels))
+            for white in _WHITE_VALUES:
+                self._num_within[white] += int(np.count_nonzero(pixels))
 
     def _extend(self, least: float, most: float, where: str, *, are_whole: bool) -> None:
         self._least, self._most = min(self._least, least), max(self._most, most)
@@ -227,19 +227,19 @@ class Survey:
         )
 
     def _refuse_beyond_given(self, most: float, where: str) -> None:
-        top = None if self._given in (None, STANDARDISED) else _top_of(self._given)
-        if top is not None and most > top * (1 + _OVERSHOOT):
+        white = None if self._given in (None, STANDARDISED) else _white_of(self._given)
+        if white is not None and most > white * (1 + _OVERSHOOT):
             raise DataError(
-                f"{where}: the largest pixel is {most:g}, but --pixel-range ends at {top}; leave "
+                f"{where}: the largest pixel is {most:g}, but --pixel-range ends at {white}; leave "
                 "that option out, or correct the data"
             )
 
-    def _given_top(self) -> tuple[int | None, str]:
+    def _given_white(self) -> tuple[int | None, str]:
         assert self._given is not None
-        top = None if self._given == STANDARDISED else _top_of(self._given)
-        return top, "given by --pixel-range"
+        white = None if self._given == STANDARDISED else _white_of(self._given)
+        return white, "given by --pixel-range"
 
-    def _found_top(self) -> tuple[int | None, str]:
+    def _found_white(self) -> tuple[int | None, str]:
         """Returns the value of white, and the evidence for it."""
         self._refuse_unlike_parts()
         why = f"the largest pixel is {self._most:g}"
@@ -256,18 +256,18 @@ class Survey:
             if self._are_whole and self._most in (15, 16):
                 return int(self._most), why
             raise self._ambiguous("0-1", "0-16" if self._are_whole else "0-255")
-        top = next(
+        white = next(
             (each for each in _WHITE_VALUES[3:] if self._most <= each * (1 + _OVERSHOOT)), None
         )
-        if top == 4095 * (self._most > 4095):
-            top = 65535
-        if top is None:
+        if white == 4095 * (self._most > 4095):
+            white = 65535
+        if white is None:
             raise DataError(
                 f"{self._place_of_most}: the largest pixel is {self._most:g}, but at most 65535 is "
                 "allowed; scale the pixels to 0 to 1"
             )
-        self._refuse_outliers(top)
-        return top, why
+        self._refuse_outliers(white)
+        return white, why
 
     def _refuse_unlike_parts(self) -> None:
         """Refuses splits whose pixels are scaled differently."""
@@ -290,9 +290,9 @@ class Survey:
 
     def _is_overshoot(self) -> bool:
         """Whether the pixels below 0 are few and small enough to come from resampling."""
-        top = next((each for each in (1, 255) if self._most <= each * (1 + _OVERSHOOT)), 65535)
+        white = next((each for each in (1, 255) if self._most <= each * (1 + _OVERSHOOT)), 65535)
         mean, deviation = self._moments()
-        return self._least >= -_OVERSHOOT * top and mean > 0.05 * deviation
+        return self._least >= -_OVERSHOOT * white and mean > 0.05 * deviation
 
     def _moments(self) -> tuple[float, float]:
         mean = self._sum / max(self._num_pixels, 1)
@@ -316,13 +316,13 @@ class Survey:
             f"{STANDARDISED} to keep them as they are"
         )
 
-    def _refuse_outliers(self, top: int) -> None:
+    def _refuse_outliers(self, white: int) -> None:
         """Refuses a range that few pixels need: they may be faults, or the others may be dark."""
-        for smaller, share in ((1, _MOST_SHARES), (255, _NEARLY_ALL)):
-            is_possible = smaller < top and not (smaller == 1 and self._are_whole)
+        for smaller, share in ((1, _MIN_SHARE_UP_TO_1), (255, _MIN_SHARE_UP_TO_255)):
+            is_possible = smaller < white and not (smaller == 1 and self._are_whole)
             num_beyond = self._num_not_0 - self._num_within[smaller]
             if is_possible and num_beyond < (1 - share) * self._num_not_0:
-                raise self._ambiguous(f"0-{smaller}", f"0-{top}", num_beyond)
+                raise self._ambiguous(f"0-{smaller}", f"0-{white}", num_beyond)
 
     def _ambiguous(self, one: str, other: str, num_beyond: int = 0) -> DataError:
         few = f" but only {num_beyond:,} pixels lie beyond {one[2:]}" if num_beyond else ""
@@ -335,30 +335,30 @@ class Survey:
 
 
 def rescale(
-    tables: Mapping[str, ExampleTable], pixel_range: str | None, *, are_shares: bool
+    tables: Mapping[str, ExampleTable], pixel_range: str | None, *, are_unit_levels: bool
 ) -> tuple[dict[str, ExampleTable], Coding]:
     """Returns tables whose pixels decode to 0 to 1, and the range that they had.
 
     Args:
         tables: Tables of one source, with its original pixels, uint8 or float32.
         pixel_range: The value of --pixel-range.
-        are_shares: Whether uint8 pixels are grey levels whose values in the source are 0 to 1.
+        are_unit_levels: Whether uint8 pixels are grey levels whose values in the source are 0 to 1.
 
     Raises:
         DataError: See `Survey`.
     """
     survey = Survey(pixel_range)
-    is_packed = are_shares or any(table.pixels.dtype != np.uint8 for table in tables.values())
+    is_packed = are_unit_levels or any(table.pixels.dtype != np.uint8 for table in tables.values())
     for table in tables.values():
         # Blocks are small, because counting takes several times as much memory.
         for first, last in blocks(len(table), table.pixels.shape[1:], 8 * table.pixels.itemsize):
             block = np.asarray(table.pixels[first:last])
             if is_packed and block.dtype == np.uint8:
-                survey.add_shares(block, table.source)
+                survey.add_unit_levels(block, table.source)
             else:
                 survey.add(block, first, table.source)
     coding = survey.coding()
-    factor = 1.0 if coding.top is None else (1 if is_packed else 255) / coding.top
+    factor = 1.0 if coding.white is None else (1 if is_packed else 255) / coding.white
     if factor == 1:
         return dict(tables), coding
     return {
@@ -377,5 +377,5 @@ def check_type(dtype: np.dtype[Any], where: str) -> None:
         raise DataError(f"{where}: pixels are {dtype}; give uint8, or float32 from 0 to 1")
 
 
-def _top_of(pixel_range: str) -> int:
+def _white_of(pixel_range: str) -> int:
     return int(pixel_range.partition("-")[2])

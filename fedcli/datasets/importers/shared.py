@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -193,6 +194,11 @@ def blocks(num_images: int, shape: Sequence[int], itemsize: int = 1) -> Iterator
     size = min(max(1, BLOCK_BYTES // max(1, math.prod(shape) * itemsize)), _BLOCK_IMAGES)
     for first in range(0, num_images, size):
         yield first, min(first + size, num_images)
+
+
+def natural_sort_key(name: str) -> list[tuple[int, str]]:
+    """Returns the key that sorts data_batch_2 before data_batch_10."""
+    return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", name)]
 
 
 def tell_after(tell: ProgressCallback, done: int, total: int | None) -> ProgressCallback:

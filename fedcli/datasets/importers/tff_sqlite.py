@@ -130,8 +130,8 @@ def _read_splits(
                 tell(done, total)
         _check_counts(seen, wanted, source)
         coded = {split: writers[name].table() for name, split in names.items()}
-    tables, coding = rescale(coded, options.pixel_range, are_shares=reader.are_floats)
-    notes = [] if coding.is_plain or (coding.top == 1 and coding.most <= 1) else [coding.note]
+    tables, coding = rescale(coded, options.pixel_range, are_unit_levels=reader.are_floats)
+    notes = [] if coding.is_plain or (coding.white == 1 and coding.most <= 1) else [coding.note]
     others = [name for name in present if name not in names]
     return shared.imported(
         tables,
