@@ -20,7 +20,7 @@ from fedcli.models.model import Model
 
 Params = NDArray[np.float32]
 _LAYOUTS = (torch.contiguous_format, torch.channels_last)
-# Each function takes the constant of a layer's activation, `Layer.activation_amount`.
+# Each function takes the constant of a layer's activation, `Layer.activation_constant`.
 _ACTIVATIONS: dict[str, Callable[[float], Any]] = {
     "relu": lambda _: torch.nn.ReLU(),
     "tanh": lambda _: torch.nn.Tanh(),
@@ -140,7 +140,7 @@ class _Graph(torch.nn.Module):  # type: ignore[misc]  # PyTorch need not be inst
                 parts.append(torch.nn.Flatten())
             parts += _modules(layer)
             if layer.activation != "linear":
-                parts.append(_ACTIVATIONS[layer.activation](layer.activation_amount))
+                parts.append(_ACTIVATIONS[layer.activation](layer.activation_constant))
             for place, part in enumerate(parts):
                 has_weights = any(True for _ in part.parameters())
                 name = torch_files.module_name(layer) if has_weights else f"{layer.name} {place}"

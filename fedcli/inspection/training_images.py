@@ -106,7 +106,7 @@ def _mixing(
 
 def _mixup_alpha(layout: ParamLayout) -> float | None:
     """The alpha of the layer that mixes examples; None: there is none."""
-    found = [layer.amounts[0] for layer in layout.layers if KINDS[layer.kind].mixes]
+    found = [layer.constants[0] for layer in layout.layers if KINDS[layer.kind].mixes]
     return found[0] if found else None
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fedcli.errors import ConfigError
 from fedcli.learning.algorithms.base import Algorithm
-from fedcli.models.batch_norms import check_has_any, has_moving_statistics, local_places
+from fedcli.models.batch_norms import check_has_any, has_moving_statistics, local_indices
 from fedcli.models.model import Model
 from fedcli.settings import tables
 from fedcli.settings.tables import AlgorithmEntry
@@ -50,8 +50,8 @@ def check_batch_norms(model: Model, algorithm: Algorithm, stages: Sequence[Updat
         raise _refusal(model, f"--{stages[0].name}", "leave it out")
 
 
-def own_places(model: Model, algorithm: Algorithm) -> NDArray[np.int64]:
-    """Returns the places of the parameters that each client keeps for itself.
+def own_indices(model: Model, algorithm: Algorithm) -> NDArray[np.int64]:
+    """Returns the indices of the parameters that each client keeps for itself.
 
     Args:
         model: The model; `check_batch_norms` makes further checks.
@@ -90,7 +90,7 @@ def own_places(model: Model, algorithm: Algorithm) -> NDArray[np.int64]:
             f"{option}: each client is evaluated with its own batch normalization, which does not "
             "fit a running mean of the other weights; leave out --server-ema"
         )
-    return local_places(model.layout, algorithm.local_norms)
+    return local_indices(model.layout, algorithm.local_norms)
 
 
 def _shares_parts(entry: AlgorithmEntry) -> bool:

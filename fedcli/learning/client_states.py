@@ -444,20 +444,20 @@ def _hash_of_row(client_id: str, version: int, checksum: int) -> int:
 
 
 @dataclass(eq=False)
-class _Token:
+class _StateId:
     """Identifies one state among those with the same version number; holds its digest."""
 
     digest: int = 0
 
 
 @dataclass
-class _Holder:
+class _SharedStore:
     """The store that all states of one learning process share; opened when it is first needed."""
 
     path: Path | None = None
     store: Store | None = None
-    # The token of the valid state of each version; states with other tokens are superseded.
-    tokens: dict[int, _Token] = field(default_factory=dict)
+    # The identity of the valid state of each version; states with other ones are superseded.
+    state_ids: dict[int, _StateId] = field(default_factory=dict)
     memory: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
     def open(self) -> Store:
@@ -470,9 +470,9 @@ class _Holder:
         if self.store is None:
             return
         for version, change in self.store.flush():
-            for later, token in self.tokens.items():
+            for later, state_id in self.state_ids.items():
                 if later >= version:
-                    token.digest = (token.digest + change) % _DIGEST_RANGE
+                    state_id.digest = (state_id.digest + change) % _DIGEST_RANGE
 
 
 @dataclass(frozen=True, eq=False)
@@ -490,8 +490,8 @@ class ClientStates:
 
     version: int = 0
     name: str = ALGORITHM
-    _holder: _Holder = field(default_factory=_Holder)
-    _token: _Token = field(default_factory=_Token)
+    _shared: _SharedStore = field(default_factory=_SharedStore)
+    _state_id: _StateId = field(default_factory=_StateId)
 
     @property
     def digest(self) -> int:
@@ -500,8 +500,8 @@ class ClientStates:
         Raises:
             RunError: The vectors that it depends on cannot be written.
         """
-        self._holder.flush()
-        return self._token.digest
+        self._shared.flush()
+        return self._state_id.digest
 
     def read(self, client_id: str, num_params: int) -> NDArray[np.float32]:
         """Returns a copy of a client's vector [num_params]; zeros if it has none.
@@ -522,7 +522,7 @@ class ClientStates:
         if not self.version:
             return None
         self._check()
-        store = self._holder.open()
+        store = self._shared.open()
         vector = store.read(client_id, self.version)
         if vector is None:
             return None
@@ -540,20 +540,20 @@ class ClientStates:
             RunError: This state is superseded, or the file cannot be opened.
         """
         self._check()
-        store = self._holder.open()
+        store = self._shared.open()
         store.rewind(self.version)
-        tokens = self._holder.tokens
+        state_ids = self._shared.state_ids
         readable = {self.version, *store.kept}
-        for version in [each for each in tokens if each not in readable or each > self.version]:
-            del tokens[version]
+        for version in [each for each in state_ids if each not in readable or each > self.version]:
+            del state_ids[version]
         # Vectors that are not yet written to the file will change the digests of both versions.
-        after = replace(self, version=self.version + 1, _token=_Token(self._token.digest))
-        tokens[after.version] = after._token
+        after = replace(self, version=self.version + 1, _state_id=_StateId(self._state_id.digest))
+        state_ids[after.version] = after._state_id
         return NextClientStates(self, after, store)
 
     def _check(self) -> None:
         """Rejects a superseded state: its vectors were replaced by those of another state."""
-        if self.version and self._holder.tokens.get(self.version) is not self._token:
+        if self.version and self._shared.state_ids.get(self.version) is not self._state_id:
             raise RunError(
                 f"the clients' states after round {self.version} are no longer kept: the process "
                 "has continued from another state; continue from its last state"
@@ -576,17 +576,17 @@ class ClientStates:
                 f"{path} is missing, and the run needs it (fedcli clean --client-states removes "
                 "it); restore it, or start a new run"
             )
-        token = _Token()
-        holder = _Holder(path, tokens={self.version: token})
+        state_id = _StateId()
+        shared = _SharedStore(path, state_ids={self.version: state_id})
         if path.exists():
-            store = holder.open()
+            store = shared.open()
             try:
-                token.digest = store.check_version(self.version, digest)
+                state_id.digest = store.check_version(self.version, digest)
             except BaseException:
                 store.close()
                 raise
             store.kept = tuple(kept)
-        return replace(self, _holder=holder, _token=token)
+        return replace(self, _shared=shared, _state_id=state_id)
 
     def save(self, kept: Sequence[int]) -> None:
         """Commits the file to the disk; call it before a checkpoint of this version is written.
@@ -597,16 +597,16 @@ class ClientStates:
         Raises:
             RunError: The file cannot be written.
         """
-        if self._holder.store is not None:
-            self._holder.store.kept = (*kept, self.version)
-            self._holder.flush()
-            self._holder.store.save()
+        if self._shared.store is not None:
+            self._shared.store.kept = (*kept, self.version)
+            self._shared.flush()
+            self._shared.store.save()
 
     def close(self) -> None:
         """Closes the file if it is open."""
-        if self._holder.store is not None:
-            self._holder.store.close()
-            self._holder.store = None
+        if self._shared.store is not None:
+            self._shared.store.close()
+            self._shared.store = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -625,10 +625,10 @@ class NextClientStates:
 
     def memory(self, num_clients: int, num_params: int) -> NDArray[np.float32]:
         """Returns scratch memory, float32 [num_clients, num_params], which later calls reuse."""
-        holder = self.after._holder
-        if holder.memory.size < num_clients * num_params:
-            holder.memory = np.empty(num_clients * num_params, np.float32)
-        return holder.memory[: num_clients * num_params].reshape(num_clients, num_params)
+        shared = self.after._shared
+        if shared.memory.size < num_clients * num_params:
+            shared.memory = np.empty(num_clients * num_params, np.float32)
+        return shared.memory[: num_clients * num_params].reshape(num_clients, num_params)
 
     def write(self, client_id: str, vector: NDArray[np.float32]) -> None:
         """Sets a client's vector [num_params] to a copy of `vector`.
@@ -647,7 +647,7 @@ class NextClientStates:
             RunError: An earlier change of the file failed, or the file cannot be written.
         """
         if self.store.write(client_id, self.after.version, vector):
-            self.after._holder.flush()
+            self.after._shared.flush()
 
     def vectors(self, num_clients: int, num_params: int) -> list[NDArray[np.float32]]:
         """Returns memory for new vectors, float32 [num_params] each, to be given to `take`."""

@@ -86,7 +86,7 @@ class ServerState(ExplainsNames):
     def has_common_model(self) -> bool:
         """Whether there is a model for clients that have none of their own."""
         evaluated = self.evaluated
-        return evaluated is None or not self.has_own_models or evaluated.own_places is not None
+        return evaluated is None or not self.has_own_models or evaluated.own_indices is not None
 
     @property
     def has_own_models(self) -> bool:

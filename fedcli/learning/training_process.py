@@ -81,11 +81,11 @@ class TrainingProcess(LearningProcess):
                 f"{entry.name} does not evaluate the global model, so a running mean of the global "
                 "weights has no use; leave out ema_decay"
             )
-        self._own_places: NDArray[np.int64] | None = None
+        self._own_indices: NDArray[np.int64] | None = None
         if algorithm.local_norms is not None:
-            from fedcli.learning.batch_norms import own_places  # lazy: few runs keep any
+            from fedcli.learning.batch_norms import own_indices  # lazy: few runs keep any
 
-            self._own_places = own_places(self.model, algorithm)
+            self._own_indices = own_indices(self.model, algorithm)
         if self.model.layout.num_trained < self.model.layout.num_params:
             from fedcli.learning.batch_norms import check_batch_norms  # lazy: few models have any
 
@@ -105,9 +105,9 @@ class TrainingProcess(LearningProcess):
 
     @property
     def _averaged(self) -> slice | NDArray[np.int64]:
-        """The places of parameters that the server averages and its optimizer does not change."""
-        if self._own_places is not None:
-            return self._own_places
+        """The indices of parameters that the server averages and its optimizer does not change."""
+        if self._own_indices is not None:
+            return self._own_indices
         return slice(self.model.layout.num_trained, None)
 
     def _about(self) -> dict[str, str]:
@@ -185,8 +185,8 @@ class TrainingProcess(LearningProcess):
 
     def _start_evaluated(self, params: NDArray[np.float32]) -> Evaluated | None:
         """Returns the `evaluated` part of the initial state."""
-        if self.algorithm.entry.has_own_models or self._own_places is not None:
-            return Evaluated(own_models=ClientStates(), own_places=self._own_places)
+        if self.algorithm.entry.has_own_models or self._own_indices is not None:
+            return Evaluated(own_models=ClientStates(), own_indices=self._own_indices)
         if self.algorithm.entry.has_own_weights:
             return Evaluated(params.copy())
         if self.algorithm.ema_decay is not None:
@@ -236,7 +236,7 @@ class TrainingProcess(LearningProcess):
 
     def _own_parts(self, state: ServerState) -> OwnParts | None:
         """Returns what clients keep to themselves in this round; None if they share all or none."""
-        if self._own_places is None:
+        if self._own_indices is None:
             return None
         from fedcli.learning.algorithms.own_parts import OwnParts  # lazy: few runs keep any
 

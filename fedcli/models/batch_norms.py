@@ -28,8 +28,8 @@ def with_frozen_statistics(model: Model) -> Model:
     return Model(model.name, lay_out(specs, layout.input_shape), model.initial_params)
 
 
-def local_places(layout: ParamLayout, local_norms: str) -> NDArray[np.int64]:
-    """Returns the places of the parameters that each client keeps for itself, in order.
+def local_indices(layout: ParamLayout, local_norms: str) -> NDArray[np.int64]:
+    """Returns the indices of the parameters that each client keeps for itself, in order.
 
     Args:
         layout: Layout of the model's parameters.

@@ -183,9 +183,9 @@ def estimate(
     keeps = entry.has_own_models or any(isinstance(part, ClientStates) for part in parts)
     kept_vector = vector
     if algorithm.local_norms is not None:
-        from fedcli.models.batch_norms import local_places  # lazy: few runs keep any
+        from fedcli.models.batch_norms import local_indices  # lazy: few runs keep any
 
-        keeps, kept_vector = True, 4 * len(local_places(layout, algorithm.local_norms))
+        keeps, kept_vector = True, 4 * len(local_indices(layout, algorithm.local_norms))
     num_state = sum(part.nbytes / 4 for part in parts if isinstance(part, np.ndarray))
     num_state += entry.has_own_weights or config.server_ema is not None
     request = algorithm.aggregator.request(algorithm.aggregator.init())

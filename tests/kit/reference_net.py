@@ -258,11 +258,11 @@ def _moving(layer: Layer, named: dict[str, Vector]) -> tuple[Vector, Vector]:
 
 
 def _activate(layer: Layer, x: Vector) -> Vector:
-    return _ACTIVATIONS[layer.activation][0](x, layer.activation_amount)
+    return _ACTIVATIONS[layer.activation][0](x, layer.activation_constant)
 
 
 def _slope(layer: Layer, x: Vector) -> Vector:
-    return _ACTIVATIONS[layer.activation][1](x, layer.activation_amount)
+    return _ACTIVATIONS[layer.activation][1](x, layer.activation_constant)
 
 
 def _sigmoid(x: Vector) -> Vector:
@@ -286,7 +286,7 @@ def _hard_silu_slope(x: Vector) -> Vector:
     return np.where(np.abs(x) < 3, (2 * x + 3) / 6, (x > 0).astype(np.float64))
 
 
-# Each activation's output and slope, as functions of its input x and its amount a.
+# Each activation's output and slope, as functions of its input x and its constant a.
 _Function = Callable[[Any, float], Any]
 _ACTIVATIONS: dict[str, tuple[_Function, _Function]] = {
     "linear": (lambda x, a: x, lambda x, a: np.ones_like(x)),

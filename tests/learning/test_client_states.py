@@ -304,7 +304,7 @@ def test_vectors_in_memory_and_in_the_file_are_alike(
 
 def _fill(states: ClientStates) -> None:
     """Limits the file to its present pages, so that SQLite fails as on a full disk."""
-    states._holder.open()._file.execute("PRAGMA max_page_count = 1")
+    states._shared.open()._file.execute("PRAGMA max_page_count = 1")
 
 
 def test_after_a_change_that_failed_nothing_is_saved(tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ def test_after_a_change_that_failed_nothing_is_saved(tmp_path: Path) -> None:
     coming.write("b", np.ones(100_000, np.float32))  # this vector needs new pages of the file
     with pytest.raises(RunError, match="disk is full"):
         coming.after.save([0, 1])
-    second._holder.open()._file.execute(
+    second._shared.open()._file.execute(
         "PRAGMA max_page_count = 1000000"
     )  # the disk has room again
     for call in (

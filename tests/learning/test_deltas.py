@@ -52,7 +52,7 @@ def _task(request: DeltaRequest, inputs: ClientInputs = NO_INPUTS) -> ClientTask
     )
 
 
-class _Kept:
+class _CopiedDeltas:
     """Copies the deltas of clients, then overwrites the memory that held them."""
 
     num_vectors = 0
@@ -87,35 +87,35 @@ def test_rows_are_the_deltas_that_clients_made(
     num_threads: int, piece_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fedcli.learning.engines.threads.PIECE_BYTES", piece_bytes)
-    engine, kept = ThreadEngine(num_threads), _Kept()
-    found = engine.train(MODEL.layout, _task(ALL_ROWS), _clients(), exchange=kept)
+    engine, copied = ThreadEngine(num_threads), _CopiedDeltas()
+    found = engine.train(MODEL.layout, _task(ALL_ROWS), _clients(), exchange=copied)
     assert found.rows is not None
     assert found.rows.shape == (len(SIZES), NUM_PARAMS)
     assert not found.rows.flags.writeable
-    np.testing.assert_array_equal(found.rows, kept.rows)
+    np.testing.assert_array_equal(found.rows, copied.rows)
     assert not found.rows[BAD].any()
     assert not found.rows[2].any()  # this client has no examples
     assert found.rows[0].any()
     plain = engine.train(MODEL.layout, _task(engine_deltas.SUM), _clients())
     assert plain.rows is None
     assert plain.delta_sum.tobytes() == found.delta_sum.tobytes()
-    assert _total(kept.rows, found.stats["weight"]) == found.delta_sum.tobytes()
+    assert _total(copied.rows, found.stats["weight"]) == found.delta_sum.tobytes()
 
 
 def test_rows_are_bounded_and_scaled_as_the_sum_is() -> None:
     bounds = DeltaBounds(max_abs=0.3, norm=0.25)
     factors = np.linspace(0.0, 2.0, len(SIZES))
-    kept, clients = _Kept(), _clients()
+    copied, clients = _CopiedDeltas(), _clients()
     task = _task(DeltaRequest(bounds, all_rows=True), ClientInputs(delta_factors=factors))
     found = ThreadEngine(2).train(MODEL.layout, task, clients)
-    ThreadEngine(2).train(MODEL.layout, _task(engine_deltas.SUM), clients, exchange=kept)
-    norms = np.array([np.linalg.norm(row.astype(np.float64)) for row in kept.rows])
-    is_zeroed = np.array([np.abs(row).max() > bounds.max_abs for row in kept.rows])
+    ThreadEngine(2).train(MODEL.layout, _task(engine_deltas.SUM), clients, exchange=copied)
+    norms = np.array([np.linalg.norm(row.astype(np.float64)) for row in copied.rows])
+    is_zeroed = np.array([np.abs(row).max() > bounds.max_abs for row in copied.rows])
     assert 0 < is_zeroed.sum() < 9
     assert ((norms > bounds.norm) & ~is_zeroed).any()
     scale = factors * np.where(is_zeroed, 0.0, np.minimum(1.0, bounds.norm / np.fmax(norms, 1e-9)))
     assert found.rows is not None
-    expected = scale[:, np.newaxis] * np.array(kept.rows, np.float64)
+    expected = scale[:, np.newaxis] * np.array(copied.rows, np.float64)
     np.testing.assert_allclose(found.rows, expected, rtol=1e-6, atol=1e-9)
     total = (found.stats["weight"][:, np.newaxis] * found.rows.astype(np.float64)).sum(axis=0)
     np.testing.assert_allclose(found.delta_sum, total, rtol=1e-6, atol=1e-6)

@@ -20,7 +20,7 @@ from fedcli.errors import ConfigError, RunError
 from fedcli.evaluation.fine_tuning import FineTuningOptions
 from fedcli.learning import aggregators, algorithms, optimizers
 from fedcli.learning.engines.threads import ThreadEngine
-from fedcli.models.batch_norms import local_places
+from fedcli.models.batch_norms import local_indices
 from fedcli.models.keras import formats
 from fedcli.models.layers import Activation, BatchNorm, Conv2D, Dense, GroupNorm
 from fedcli.models.layout import ParamLayout
@@ -128,9 +128,9 @@ class Reference:
         self.params = stepped
 
 
-def names_at(layout: ParamLayout, places: NDArray[Any]) -> set[str]:
+def names_at(layout: ParamLayout, indices: NDArray[Any]) -> set[str]:
     names = np.concatenate([np.full(each.size, each.name) for each in layout.tensors])
-    return set(names[places].tolist())
+    return set(names[indices].tolist())
 
 
 def test_the_kept_parameters_are_those_of_batch_norms() -> None:
@@ -138,10 +138,10 @@ def test_the_kept_parameters_are_those_of_batch_norms() -> None:
     first, second = "batch_normalization/", "batch_normalization_1/"
     moving = {f"{each}moving_{what}" for each in (first, second) for what in ("mean", "variance")}
     trained = {f"{first}gamma", f"{first}beta", f"{second}beta"}
-    assert names_at(layout, local_places(layout, "local-statistics")) == moving
-    assert names_at(layout, local_places(layout, "local-layers")) == moving | trained
-    assert len(local_places(layout, "local-statistics")) == 22
-    assert len(local_places(layout, "local-layers")) == 22 + 10 + 6
+    assert names_at(layout, local_indices(layout, "local-statistics")) == moving
+    assert names_at(layout, local_indices(layout, "local-layers")) == moving | trained
+    assert len(local_indices(layout, "local-statistics")) == 22
+    assert len(local_indices(layout, "local-layers")) == 22 + 10 + 6
 
 
 @pytest.mark.parametrize("local_norms", LOCAL_NORMS)
@@ -149,7 +149,7 @@ def test_the_kept_parameters_are_those_of_batch_norms() -> None:
 def test_rounds_are_those_of_the_reference(local_norms: str, num_threads: int) -> None:
     model = make_model()
     process = process_of(local_norms, num_threads=num_threads)
-    kept = local_places(model.layout, local_norms)
+    kept = local_indices(model.layout, local_norms)
     wanted = Reference(model.layout, model.initial_params, kept)
     state, population = process.initialize(), clients()
     for round_num, cohort in enumerate(COHORTS):
@@ -202,7 +202,7 @@ def test_the_server_optimizer_does_not_act_on_what_clients_keep(name: str) -> No
     server = optimizers.adam(0.1) if name == "fedadam" else optimizers.sgd(0.3, momentum=0.9)
     assert entry.server_optimizer == server.name
     model = make_model()
-    kept = local_places(model.layout, "local-layers")
+    kept = local_indices(model.layout, "local-layers")
     mean = rounds(process_of(None, server=optimizers.sgd(1.0)), COHORTS[:1]).global_model_weights
     found = rounds(process_of("local-layers", name, server=server), COHORTS[:1])
     np.testing.assert_array_equal(found.global_model_weights[kept], mean[kept])
@@ -218,7 +218,7 @@ def test_a_client_that_is_lost_keeps_its_values() -> None:
     cohort = [BatchedDataset(each, population[0].plan, 0) for each in wild]
     output = process.next(state, cohort)
     assert output.metrics["client_work"]["train"]["num_non_finite_clients"] == 1
-    kept = local_places(make_model().layout, "local-layers")
+    kept = local_indices(make_model().layout, "local-layers")
     before, after = (
         [one.weights_for(f"client {number}")[kept] for number in (0, 3)]
         for one in (rounds(process_of("local-layers"), COHORTS[:1]), output.state)
@@ -228,7 +228,7 @@ def test_a_client_that_is_lost_keeps_its_values() -> None:
 
 
 def test_a_client_that_comes_twice_keeps_the_second_of_two_trainings() -> None:
-    kept = local_places(make_model().layout, "local-layers")
+    kept = local_indices(make_model().layout, "local-layers")
     once = rounds(process_of("local-layers"), ((3,), (3,)))
     twice = rounds(process_of("local-layers"), ((3,), (3, 3)))
     assert (once.weights_for("client 3") != twice.weights_for("client 3"))[kept].any()
@@ -245,7 +245,7 @@ def test_the_proximal_term_pulls_to_a_clients_own_values() -> None:
     lone = process_of(None, "fedprox", server=optimizers.sgd(1.0))
     start = replace(lone.initialize(), round_num=2, global_model_weights=before)
     wanted = lone.next(start, [population[3]]).state.global_model_weights
-    kept = local_places(model.layout, "local-layers")
+    kept = local_indices(model.layout, "local-layers")
     np.testing.assert_allclose(
         state.weights_for("client 3")[kept], wanted[kept], rtol=1e-6, atol=1e-6
     )

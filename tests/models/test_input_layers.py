@@ -303,8 +303,8 @@ def test_descriptions_and_keras_files_keep_them(tmp_path: Path) -> None:
     read = formats.read_model(tmp_path / "model.keras")
     again = sequential(read.specs, read.input_shape).layout
     for one, other in zip(again.layers, model.layout.layers, strict=True):
-        assert replace(one, amounts=()) == replace(other, amounts=())
-        assert one.amounts == pytest.approx(other.amounts, rel=1e-9)
+        assert replace(one, constants=()) == replace(other, constants=())
+        assert one.constants == pytest.approx(other.constants, rel=1e-9)
 
 
 @pytest.mark.parametrize("spec", [layers.ImageStandardization(), layers.RandomCrop(10, 8, 1)])

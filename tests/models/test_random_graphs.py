@@ -184,8 +184,8 @@ def _layer_norm(random: Random, incoming: Incoming) -> list[Spec]:
 
 
 def _dense(random: Random, incoming: Incoming) -> list[Spec]:
-    amount = float(random.random())
-    own: list[list[Spec]] = [[], [LeakyReLU(amount)], [ELU(amount)]]
+    constant = float(random.random())
+    own: list[list[Spec]] = [[], [LeakyReLU(constant)], [ELU(constant)]]
     activation = _activation(random)
     more = own[random.integers(3)] if activation == "linear" else []
     return [Dense(_size(random), activation), *more]

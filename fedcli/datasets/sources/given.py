@@ -43,7 +43,8 @@ LABEL_KEYS = ("label", "labels", "fine_label", "character", "target", "y")
 class GivenSplit(ClientData):
     """One split of clients in memory. Arrays are borrowed."""
 
-    beside: Mapping[str, ClientData] = MappingProxyType({})  # the validation split of a train split
+    # Of a train split: the validation split that was given with it.
+    companion_splits: Mapping[str, ClientData] = MappingProxyType({})
 
     def __init__(
         self,
@@ -358,7 +359,7 @@ def _given_pair(pair: tuple[Any, ...]) -> GivenData:
 def _with_others(splits: dict[str, ClientData]) -> dict[str, ClientData]:
     """The splits, with the validation data that were given with train."""
     train = splits["train"]
-    return {**splits, **train.beside} if isinstance(train, GivenSplit) else splits
+    return {**splits, **train.companion_splits} if isinstance(train, GivenSplit) else splits
 
 
 def _splits(
@@ -392,7 +393,7 @@ def _splits(
         )
         convention = made["train"].pixel_convention  # the same for all splits
     if VALIDATION in made:
-        made["train"].beside = {VALIDATION: made[VALIDATION]}
+        made["train"].companion_splits = {VALIDATION: made[VALIDATION]}
     return made["train"], made.get("test")
 
 

@@ -58,7 +58,7 @@ def apply_mean_delta(
         params: Global parameters [num_params].
         opt_state: The optimizer's state.
         mean_delta: Mean of client minus server parameters [num_params].
-        averaged: The places of the parameters that become the mean of the clients' values.
+        averaged: The indices of the parameters that become the mean of the clients' values.
     """
     if not np.isfinite(mean_delta).all():
         return params, dict(opt_state), {"update_non_finite": 1}

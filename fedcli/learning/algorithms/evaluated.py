@@ -26,16 +26,16 @@ class Evaluated:
         num_updates: The number of accepted updates in `weights`, if they are a running mean of the
             global weights; None otherwise.
         own_models: The difference of each client's own model from the global model; with
-            `own_places`, each client's own values in these places. None if all clients are
+            `own_indices`, each client's own values at these indices. None if all clients are
             evaluated with `weights`.
-        own_places: The places of the parameters that each client keeps for itself, int64
-            [num_places], if it shares the others; see `own_parts`. None if it shares all or none.
+        own_indices: The indices of the parameters that each client keeps for itself, int64
+            [num_own], if it shares the others; see `own_parts`. None if it shares all or none.
     """
 
     weights: NDArray[np.float32] | None = None
     num_updates: int | None = None
     own_models: ClientStates | None = None
-    own_places: NDArray[np.int64] | None = None
+    own_indices: NDArray[np.int64] | None = None
 
     def write_model(
         self, params: NDArray[np.float32], client_id: str, model: NDArray[np.float32]
@@ -51,13 +51,13 @@ class Evaluated:
             RunError: The file of client states cannot be read.
         """
         assert self.own_models is not None
-        if self.own_places is None:
+        if self.own_indices is None:
             np.add(params, self.own_models.read(client_id, len(params)), out=model)
             return
         model[:] = params
-        own = self.own_models.borrow(client_id, len(self.own_places))
+        own = self.own_models.borrow(client_id, len(self.own_indices))
         if own is not None:
-            model[self.own_places] = own
+            model[self.own_indices] = own
 
     def at(self, params: NDArray[np.float32]) -> Evaluated:
         """Returns a copy with `params` [num_params] as its weights, if it has weights."""

@@ -48,17 +48,17 @@ class OwnParts:
         """Opens the next version of the b_k.
 
         Args:
-            evaluated: The `evaluated` part of the server state, with `own_places`.
+            evaluated: The `evaluated` part of the server state, with `own_indices`.
             params: w, [num_params].
 
         Raises:
             RunError: The file of the b_k cannot be opened, or `evaluated` is superseded.
         """
         assert evaluated.own_models is not None
-        assert evaluated.own_places is not None
+        assert evaluated.own_indices is not None
         self._before = evaluated
         self._params = params
-        self._places = evaluated.own_places
+        self._own_indices = evaluated.own_indices
         self._next = evaluated.own_models.next_version()
         self.after = replace(evaluated, own_models=self._next.after)
         # The starts of each piece of the cohort that is sent but not yet received.
@@ -85,6 +85,6 @@ class OwnParts:
         ):
             if not (stat["is_finite"] and stat["num_batches"]):
                 continue
-            own = start[self._places] + delta[self._places]
+            own = start[self._own_indices] + delta[self._own_indices]
             if np.isfinite(own).all():
                 self._next.write(each.client.client_id, own)

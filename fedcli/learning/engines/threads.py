@@ -78,7 +78,7 @@ class _CohortRun:
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _LastCohort:
     """The pieces of the last cohort that was a tuple; later rounds may pass the same tuple."""
 
     clients: tuple[BatchedDataset, ...]
@@ -111,7 +111,7 @@ class ThreadEngine:
         """Drops all threads and memory of earlier calls."""
         self._team = native.Team(self.num_threads)
         self._loaded: _Loaded | None = None
-        self._kept: _Kept | None = None
+        self._last_cohort: _LastCohort | None = None
         self._delta_rows: NDArray[np.float32] | None = None
         self._helpers = native.Helpers()
 
@@ -288,18 +288,18 @@ class ThreadEngine:
         if not isinstance(clients, tuple):
             return _split(clients, loaded.layout, vector_bytes, occurrences)
         if (
-            self._kept is None
-            or self._kept.clients is not clients
-            or self._kept.occurrences != occurrences
-            or self._kept.loaded is not loaded
-            or self._kept.vector_bytes != vector_bytes
+            self._last_cohort is None
+            or self._last_cohort.clients is not clients
+            or self._last_cohort.occurrences != occurrences
+            or self._last_cohort.loaded is not loaded
+            or self._last_cohort.vector_bytes != vector_bytes
         ):
             pieces = list(_split(clients, loaded.layout, vector_bytes, occurrences))
-            self._kept = _Kept(clients, occurrences, loaded, vector_bytes, pieces)
+            self._last_cohort = _LastCohort(clients, occurrences, loaded, vector_bytes, pieces)
             if _can_be_prepared(clients):
-                for piece in self._kept.pieces:
+                for piece in self._last_cohort.pieces:
                     piece.cohort.prepare(loaded.model)
-        return self._kept.pieces
+        return self._last_cohort.pieces
 
 
 def _can_be_prepared(clients: Sequence[BatchedDataset]) -> bool:

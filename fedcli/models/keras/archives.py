@@ -62,12 +62,12 @@ class Contents:
 
     Attributes:
         description: Decoded JSON of the model; None if the file has none.
-        image: Bytes of the HDF5 file with the weights, or of the zip that contains it; empty if
-            there are no weights.
+        weights_file: Bytes of the HDF5 file with the weights, or of the zip that contains it; empty
+            if there are no weights.
     """
 
     description: Any
-    image: bytes
+    weights_file: bytes
 
 
 @dataclass(frozen=True)
@@ -140,11 +140,11 @@ def reading() -> Iterator[None]:
         ) from err
 
 
-def load_places(image: bytes, places: Places) -> list[Tensors]:
+def load_places(content: bytes, places: Places) -> list[Tensors]:
     """Returns the tensors of each layer that has weights.
 
     Args:
-        image: `Contents.image`.
+        content: `Contents.weights_file`.
         places: The layers.
 
     Raises:
@@ -153,13 +153,13 @@ def load_places(image: bytes, places: Places) -> list[Tensors]:
     """
     num_params = sum(math.prod(shape) for each in places.shapes for shape in each)
     with reading():
-        if image.startswith(_ZIP):
-            with open_zip(image) as archive:
-                image = _unpack(archive, WEIGHTS, _FIXED_BYTES + _BYTES_PER_PARAM * num_params)
-        with _open(image) as file:
+        if content.startswith(_ZIP):
+            with open_zip(content) as archive:
+                content = _unpack(archive, WEIGHTS, _FIXED_BYTES + _BYTES_PER_PARAM * num_params)
+        with _open(content) as file:
             if _is_legacy(file):
-                return _load_legacy(file, places, len(image))
-            return _load_counted(file, places.paths, places.shapes, len(image))
+                return _load_legacy(file, places, len(content))
+            return _load_counted(file, places.paths, places.shapes, len(content))
 
 
 def _read_whole(path: Path) -> bytes:
@@ -173,12 +173,12 @@ def _read_whole(path: Path) -> bytes:
         raise ConfigError(f"cannot be read: {err.strerror or err}") from err
 
 
-def _open(image: bytes) -> Any:
+def _open(content: bytes) -> Any:
     """Opens an HDF5 file in memory and checks its heaps, so that its texts are safe to read."""
-    if not image.startswith(_HDF5):
+    if not content.startswith(_HDF5):
         raise ConfigError("contains no HDF5 file with weights; save it again")
-    file = h5py.File(io.BytesIO(image), "r")
-    check_heaps(file, image)
+    file = h5py.File(io.BytesIO(content), "r")
+    check_heaps(file, content)
     return file
 
 
@@ -425,7 +425,7 @@ def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
     return ", ".join(str(list(shape)) for shape in shapes) or "none"
 
 
-def weights_image(
+def weights_file_bytes(
     paths: Mapping[str, Sequence[NDArray[np.float32]]], names: Mapping[str, str], name: str
 ) -> bytes:
     """Returns the bytes of a `.weights.h5` file of Keras 3, which is built in memory.
@@ -443,5 +443,5 @@ def weights_image(
                 variables[str(index)] = tensor
         file.create_group("vars").attrs["name"] = name
         file.flush()
-        image: bytes = file.id.get_file_image()
-    return image
+        content: bytes = file.id.get_file_image()
+    return content

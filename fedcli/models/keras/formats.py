@@ -99,7 +99,7 @@ def read_model(path: Path) -> KerasModel:
             )
         graph = graphs.parse(contents.description)
         layout = lay_out(graph.specs, graph.input_shape)
-        weights = _load(contents.image, graph, layout) if contents.image else None
+        weights = _load(contents.weights_file, graph, layout) if contents.weights_file else None
         if weights is None and layout.num_params > MAX_PARAMS:
             raise ConfigError(
                 f"describes {layout.num_params:,} parameters; a file without weights may describe "
@@ -121,7 +121,7 @@ def read_weights(path: Path, layout: ParamLayout) -> list[NDArray[np.float32]]:
     """
     with _about(path):
         contents = archives.read(path)
-        if not contents.image:
+        if not contents.weights_file:
             raise ConfigError("describes a model without weights; give a file with weights")
         if contents.description is None:
             tensors = _weighted(layout)
@@ -130,7 +130,7 @@ def read_weights(path: Path, layout: ParamLayout) -> list[NDArray[np.float32]]:
             named = {spec.name: path for spec, path in zip(stack, counted, strict=True)}
             paths = [(named[name],) for name in tensors]
             places = archives.Places(paths, (), _shapes(tensors), _num_trained(tensors))
-            by_layer = archives.load_places(contents.image, places)
+            by_layer = archives.load_places(contents.weights_file, places)
             return layout.in_order(tensor for tensors in by_layer for tensor in tensors)
         graph = graphs.parse(contents.description)
         own = lay_out(graph.specs, graph.input_shape)
@@ -141,7 +141,7 @@ def read_weights(path: Path, layout: ParamLayout) -> list[NDArray[np.float32]]:
                 f"has weights of shapes {_listed(in_file)}, but the model needs "
                 f"{_listed(required)}; give weights of this model"
             )
-        loaded = dict(zip(own.tensors, _load(contents.image, graph, own), strict=True))
+        loaded = dict(zip(own.tensors, _load(contents.weights_file, graph, own), strict=True))
         by_tensor = {mine: loaded[each] for mine, each in zip(ours, theirs, strict=True)}
         return [by_tensor[tensor] for tensor in layout.tensors]
 
@@ -164,7 +164,7 @@ def write_keras(path: Path, layout: ParamLayout, params: NDArray[np.float32]) ->
     members = {
         "metadata.json": json.dumps({"keras_version": _KERAS_VERSION}).encode(),
         archives.CONFIG: json.dumps(_describe(stack, _batch_shape(layout))).encode(),
-        archives.WEIGHTS: _image(stack, layout, params),
+        archives.WEIGHTS: _weights_file_bytes(stack, layout, params),
     }
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -184,7 +184,7 @@ def write_weights(path: Path, layout: ParamLayout, params: NDArray[np.float32]) 
     Raises:
         RunError: The file cannot be written, or `path` is not a regular file.
     """
-    write_output(path, _image(_stack(layout), layout, params))
+    write_output(path, _weights_file_bytes(_stack(layout), layout, params))
 
 
 @contextmanager
@@ -196,12 +196,12 @@ def _about(path: Path) -> Iterator[None]:
         raise ConfigError(f"{path}: {err}") from err
 
 
-def _load(image: bytes, graph: Graph, layout: ParamLayout) -> list[NDArray[np.float32]]:
+def _load(content: bytes, graph: Graph, layout: ParamLayout) -> list[NDArray[np.float32]]:
     paths = [place.path for place in graph.places]
     tops = [place.top for place in graph.places]
     tensors = _weighted(layout)
     places = archives.Places(paths, tops, _shapes(tensors), _num_trained(tensors))
-    by_layer = archives.load_places(image, places)
+    by_layer = archives.load_places(content, places)
     return layout.in_order(tensor for each in by_layer for tensor in each)
 
 
@@ -381,14 +381,16 @@ def _item(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _image(stack: Sequence[Spec], layout: ParamLayout, params: NDArray[np.float32]) -> bytes:
+def _weights_file_bytes(
+    stack: Sequence[Spec], layout: ParamLayout, params: NDArray[np.float32]
+) -> bytes:
     tensors: dict[str, list[NDArray[np.float32]]] = {}
     for layer, _, array in layout.by_layer(layout.split(params)):
         tensors.setdefault(layer.name, []).append(array)
     paths = container_names([spec.keras_class for spec in stack])
     named = {path: spec.name for path, spec in zip(paths, stack, strict=True)}
     by_path = {path: tensors.get(name, []) for path, name in named.items()}
-    return archives.weights_image(by_path, named, "sequential")
+    return archives.weights_file_bytes(by_path, named, "sequential")
 
 
 def _listed(shapes: Sequence[tuple[int, ...]]) -> str:

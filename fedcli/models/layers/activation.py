@@ -34,7 +34,7 @@ def _merged(own: Layer, before: Layer) -> Layer | None:
     is_free = before.activation == "linear" and KINDS[before.kind].takes_activation
     if not is_free or own.activation in fields.NEED_INPUTS:
         return None
-    return replace(before, activation=own.activation, amounts=own.amounts)
+    return replace(before, activation=own.activation, constants=own.constants)
 
 
 @dataclass(frozen=True)
@@ -78,21 +78,21 @@ class Activation(Spec):
         yield spec, shape
 
 
-class _WithAmount(Spec):
+class _WithConstant(Spec):
     """The base class of activations with a constant; see `LeakyReLU`."""
 
     core_activation: ClassVar[str]
 
     @property
-    def amount(self) -> float:
+    def constant(self) -> float:
         """The constant: the slope of a leaky ReLU, or the alpha of an ELU."""
         raise NotImplementedError
 
     def size(self, incoming: Incoming) -> Layer:
         """See `Spec.size`."""
-        shape, amounts = incoming.shape, (float(self.amount),)
+        shape, constants = incoming.shape, (float(self.constant),)
         return Layer(
-            Activation.kind, self.name, shape, shape, self.core_activation, amounts=amounts
+            Activation.kind, self.name, shape, shape, self.core_activation, constants=constants
         )
 
     def merged_into(self, before: Layer) -> Layer | None:
@@ -101,7 +101,7 @@ class _WithAmount(Spec):
 
 
 @dataclass(frozen=True)
-class LeakyReLU(_WithAmount):
+class LeakyReLU(_WithConstant):
     """An activation layer that multiplies values below 0 by a small number.
 
     Attributes:
@@ -113,15 +113,15 @@ class LeakyReLU(_WithAmount):
     kind = "leaky_re_lu"
     keras_class = "LeakyReLU"
     core_activation = "leaky_relu"
-    checks: ClassVar = {"negative_slope": fields.check_amount}
+    checks: ClassVar = {"negative_slope": fields.check_constant}
 
     negative_slope: float = 0.3
     name: str = ""
     inputs: tuple[str, ...] = ()
 
     @property
-    def amount(self) -> float:
-        """See `_WithAmount.amount`."""
+    def constant(self) -> float:
+        """See `_WithConstant.constant`."""
         return self.negative_slope
 
     @classmethod
@@ -135,7 +135,7 @@ class LeakyReLU(_WithAmount):
 
 
 @dataclass(frozen=True)
-class ELU(_WithAmount):
+class ELU(_WithConstant):
     """An activation layer in which values below 0 become alpha * (exp(value) - 1).
 
     Attributes:
@@ -147,15 +147,15 @@ class ELU(_WithAmount):
     kind = "elu"
     keras_class = "ELU"
     core_activation = "elu"
-    checks: ClassVar = {"alpha": fields.check_amount}
+    checks: ClassVar = {"alpha": fields.check_constant}
 
     alpha: float = 1.0
     name: str = ""
     inputs: tuple[str, ...] = ()
 
     @property
-    def amount(self) -> float:
-        """See `_WithAmount.amount`."""
+    def constant(self) -> float:
+        """See `_WithConstant.constant`."""
         return self.alpha
 
     @classmethod

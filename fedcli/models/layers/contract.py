@@ -27,7 +27,7 @@ from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError, plural, refuse_unknown
 from fedcli.models.layers.fields import (
     ACTIVATIONS,
-    AMOUNTS,
+    DEFAULT_CONSTANTS,
     MAX_NORMALIZED,
     NEED_INPUTS,
     SOFTMAX,
@@ -126,8 +126,8 @@ class Layer:
         momentum: Momentum of a batch norm's moving statistics, else 0.
         is_frozen: Whether a batch norm normalises by its moving statistics in training, too, and
             leaves them as they are.
-        amounts: The constants of an input layer, up to 2 * MAX_NORMALIZED numbers. For others, the
-            activation's constant; empty for the default in `AMOUNTS`.
+        constants: The constants of an input layer, up to 2 * MAX_NORMALIZED numbers. For others,
+            the activation's constant; empty for the default in `DEFAULT_CONSTANTS`.
         tensors: Its tensors in Keras's order.
         multiply_adds: Multiply-adds of one forward pass of one example; 0 if there are only a few
             for each value.
@@ -149,7 +149,7 @@ class Layer:
     rate: float = 0.0
     momentum: float = 0.0
     is_frozen: bool = False
-    amounts: tuple[float, ...] = ()
+    constants: tuple[float, ...] = ()
     tensors: tuple[LayerTensor, ...] = ()
     multiply_adds: int = 0
 
@@ -174,10 +174,10 @@ class Layer:
         return sum(tensor.size for tensor in self.tensors if tensor.is_trained)
 
     @property
-    def activation_amount(self) -> float:
+    def activation_constant(self) -> float:
         """The slope of a leaky ReLU below 0, or the alpha of an ELU; 0 for other activations."""
-        default = AMOUNTS.get(self.activation)
-        return 0.0 if default is None else (*self.amounts, default)[0]
+        default = DEFAULT_CONSTANTS.get(self.activation)
+        return 0.0 if default is None else (*self.constants, default)[0]
 
     def core_row(self, offset: int, moving_offset: int) -> ModelRow:
         """Returns its row in the core's model table.
@@ -186,7 +186,7 @@ class Layer:
             offset: Offset of its trained tensors in the parameter vector.
             moving_offset: Offset of its other tensors.
         """
-        amounts = self.amounts or (self.activation_amount,)
+        constants = self.constants or (self.activation_constant,)
         return (
             self.kind,
             ACTIVATIONS[self.activation],
@@ -205,8 +205,8 @@ class Layer:
             self.momentum,
             int(self.is_frozen),
             moving_offset,
-            *amounts,
-            *[0.0] * (2 * MAX_NORMALIZED - len(amounts)),
+            *constants,
+            *[0.0] * (2 * MAX_NORMALIZED - len(constants)),
         )
 
 

@@ -20,8 +20,8 @@ ACTIVATIONS = {
 # layer of its own.
 NEED_INPUTS = ("silu", "gelu", "gelu_tanh", "hard_silu")
 # Keras's default constants: the slope of leaky_relu below 0, and the alpha of elu.
-AMOUNTS = {"leaky_relu": 0.2, "elu": 1.0}
-MAX_AMOUNT = 100.0
+DEFAULT_CONSTANTS = {"leaky_relu": 0.2, "elu": 1.0}
+MAX_CONSTANT = 100.0
 # Allowed only in the last layer. The loss computes it, not a layer of the C core.
 SOFTMAX = "softmax"
 PADDINGS = ("valid", "same")
@@ -109,9 +109,9 @@ def check_activation(label: str, value: object) -> None:
         )
 
 
-def check_amount(label: str, value: object) -> None:
-    """Refuses a value that is not a number from 0 to `MAX_AMOUNT`."""
-    check_number(label, value, 0.0, MAX_AMOUNT)
+def check_constant(label: str, value: object) -> None:
+    """Refuses a value that is not a number from 0 to `MAX_CONSTANT`."""
+    check_number(label, value, 0.0, MAX_CONSTANT)
 
 
 def check_frame(label: str, value: object) -> None:

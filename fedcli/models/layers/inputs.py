@@ -82,10 +82,10 @@ class InputLayer(Spec):
 
     def _layer(self, shape: Shape) -> Layer:
         """The sized layer for images of a shape. By default the output has the same shape."""
-        return Layer(self.kind, self.name, shape, shape, amounts=self._amounts(shape))
+        return Layer(self.kind, self.name, shape, shape, constants=self._constants(shape))
 
-    def _amounts(self, shape: Shape) -> tuple[float, ...]:
-        """The layer's constants for the C core, `Layer.amounts`."""
+    def _constants(self, shape: Shape) -> tuple[float, ...]:
+        """The layer's constants for the C core, `Layer.constants`."""
         del shape
         return ()
 
@@ -162,7 +162,7 @@ class Normalization(InputLayer):
         del sized
         return True
 
-    def _amounts(self, shape: Shape) -> tuple[float, ...]:
+    def _constants(self, shape: Shape) -> tuple[float, ...]:
         means = self._by_channel("mean", self.mean, shape[2])
         factors = [1 / each for each in self._by_channel("std", self.std, shape[2])]
         unused = [0.0] * (MAX_NORMALIZED - shape[2])
@@ -378,7 +378,7 @@ class RandomRotation(InputLayer):
     name: str = ""
     inputs: tuple[str, ...] = ()
 
-    def _amounts(self, shape: Shape) -> tuple[float, ...]:
+    def _constants(self, shape: Shape) -> tuple[float, ...]:
         del shape
         return (math.radians(self.degrees),)
 
@@ -452,7 +452,7 @@ class ColorJitter(InputLayer):
     name: str = ""
     inputs: tuple[str, ...] = ()
 
-    def _amounts(self, shape: Shape) -> tuple[float, ...]:
+    def _constants(self, shape: Shape) -> tuple[float, ...]:
         del shape
         return (float(self.brightness), float(self.contrast), float(self.saturation))
 
@@ -483,7 +483,7 @@ class MixUp(InputLayer):
     name: str = ""
     inputs: tuple[str, ...] = ()
 
-    def _amounts(self, shape: Shape) -> tuple[float, ...]:
+    def _constants(self, shape: Shape) -> tuple[float, ...]:
         del shape
         return (float(self.alpha),)
 

@@ -186,7 +186,7 @@ def _evaluated_parts(
 
 
 def _own_name(evaluated: Evaluated) -> str:
-    return _OWN_MODELS if evaluated.own_places is None else _OWN_PARTS
+    return _OWN_MODELS if evaluated.own_indices is None else _OWN_PARTS
 
 
 def _take_evaluated(
