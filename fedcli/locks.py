@@ -100,19 +100,19 @@ def _is_taken(descriptor: int) -> bool:
 
 @contextlib.contextmanager
 def locked(
-    path: Path, tell: ProgressCallback = ignore_progress, report_note: NoteCallback = ignore_note
+    path: Path, on_progress: ProgressCallback = ignore_progress, on_note: NoteCallback = ignore_note
 ) -> Iterator[None]:
     """Holds a lock for which other processes wait. The lock file is removed at the end.
 
     Args:
         path: The lock file: the name of the thing that is locked, and a suffix.
-        tell: Called with (0, None) while this process waits for another.
-        report_note: Called with one line when this process begins to wait for another.
+        on_progress: Called with (0, None) while this process waits for another.
+        on_note: Called with one line when this process begins to wait for another.
 
     Raises:
         OSError: The lock file cannot be made.
     """
-    descriptor = _wait_for(path, tell, report_note)
+    descriptor = _wait_for(path, on_progress, on_note)
     try:
         yield
     finally:
@@ -121,7 +121,7 @@ def locked(
         os.close(descriptor)
 
 
-def _wait_for(path: Path, tell: ProgressCallback, report_note: NoteCallback) -> int:
+def _wait_for(path: Path, on_progress: ProgressCallback, on_note: NoteCallback) -> int:
     has_remarked = False
     while True:
         try:
@@ -130,9 +130,9 @@ def _wait_for(path: Path, tell: ProgressCallback, report_note: NoteCallback) -> 
             continue
         except BlockingIOError:
             if not has_remarked:
-                report_note(f"another process has locked {path.stem}; waiting for it to end")
+                on_note(f"another process has locked {path.stem}; waiting for it to end")
                 has_remarked = True
-        tell(0, None)
+        on_progress(0, None)
         time.sleep(_POLL_SECONDS)
 
 

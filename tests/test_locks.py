@@ -21,7 +21,7 @@ def test_lock_is_waited_for_and_can_be_given_up(tmp_path: Path) -> None:
     order: list[str] = []
 
     def wait() -> None:
-        with locked(path, report_note=notes.append):
+        with locked(path, on_note=notes.append):
             order.append("second")
 
     def give_up(done: int, total: int | None) -> None:

@@ -32,7 +32,7 @@ def audit_run(
     path: str | Path,
     name: str,
     options: Mapping[str, Value] | None = None,
-    tell: ProgressCallback = ignore_progress,
+    on_progress: ProgressCallback = ignore_progress,
     *,
     threads: int | None = None,
     model: str | None = None,
@@ -45,7 +45,7 @@ def audit_run(
         path: A run's folder, or a checkpoint.
         name: A key of `AUDITS`.
         options: Its options; those not given take their defaults.
-        tell: Called with the number of shadow runs or clients done so far, for progress.
+        on_progress: Called with the number of shadow runs or clients done so far, for progress.
         threads: Number of threads; None for as many as the machine has.
         model: FILE.py or FILE.py:FUNCTION, for a run whose model is code: no code runs unless it
             is named here.
@@ -65,5 +65,5 @@ def audit_run(
         raise ConfigError(f"--option: {err}") from err
     flag = cancel or CancelFlag()
     with open_audited_run(Path(path), threads=threads, model=model, best=best, cancel=flag) as run:
-        result: AuditResult = load(entry.code)(run, tell, **resolved)
+        result: AuditResult = load(entry.code)(run, on_progress, **resolved)
     return result

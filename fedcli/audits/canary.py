@@ -83,12 +83,12 @@ class Canary:
         }
 
 
-def audit(run: AuditedRun, tell: ProgressCallback, *, canary: str, shadows: int) -> Canary:
+def audit(run: AuditedRun, on_progress: ProgressCallback, *, canary: str, shadows: int) -> Canary:
     """Trains runs with and without the canary and bounds epsilon.
 
     Args:
         run: The run.
-        tell: Called with the number of runs trained so far, for progress.
+        on_progress: Called with the number of runs trained so far, for progress.
         canary: The client; empty: the first that may take part.
         shadows: Number of runs with the canary; as many runs are trained without it.
 
@@ -107,13 +107,13 @@ def audit(run: AuditedRun, tell: ProgressCallback, *, canary: str, shadows: int)
         )
     mislabelled = replace(own, labels=(own.labels + 1) % np.int32(run.train.num_classes))
     scores = np.empty((2, shadows))
-    tell(0, 2 * shadows)
+    on_progress(0, 2 * shadows)
     for index in range(2 * shadows):
         kind, place = index % 2, index // 2
         client = without_examples(own) if kind else mislabelled
         shadow = train_shadow(run, index, None, {client_id: client})
         scores[kind, place] = _score(run, mislabelled, shadow.weights)
-        tell(index + 1, 2 * shadows)
+        on_progress(index + 1, 2 * shadows)
     return bound(client_id, scores[0], scores[1], run.privacy)
 
 

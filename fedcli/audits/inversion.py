@@ -113,7 +113,7 @@ class Inversion:
 
 
 def audit(
-    run: AuditedRun, tell: ProgressCallback, *, client: str, first: int, examples: int
+    run: AuditedRun, on_progress: ProgressCallback, *, client: str, first: int, examples: int
 ) -> Inversion:
     """Trains one client for a round and reads its examples from the update.
 
@@ -122,7 +122,7 @@ def audit(
 
     Args:
         run: The run.
-        tell: Not called, because training one client is short.
+        on_progress: Not called, because training one client is short.
         client: The client; empty: the first that may take part.
         first: Index of the first example.
         examples: Number of examples.

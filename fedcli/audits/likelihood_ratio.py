@@ -64,7 +64,7 @@ class LikelihoodRatio:
 
 def audit(
     run: AuditedRun,
-    tell: ProgressCallback,
+    on_progress: ProgressCallback,
     *,
     shadows: int,
     clients: int,
@@ -75,7 +75,7 @@ def audit(
 
     Args:
         run: The run.
-        tell: Called with the number of shadow runs trained so far, for progress.
+        on_progress: Called with the number of shadow runs trained so far, for progress.
         shadows: Number of shadow runs.
         clients: The largest number of clients to score among those that took part, and among those
             that did not.
@@ -89,7 +89,7 @@ def audit(
     run.check_is_shared()
     members, others = _both_kinds(run, clients)
     ids = sorted((*members, *others))
-    done = _train_shadows(run, ids, shadows, tell)
+    done = _train_shadows(run, ids, shadows, on_progress)
     has_client = np.array([[each in shadow.seen for each in ids] for shadow in done])
     scores = np.array([_scores(run, shadow.weights, ids) for shadow in done])
     observed = _scores(run, run.trained.state.evaluated_weights, ids)
@@ -185,17 +185,17 @@ def _both_kinds(run: AuditedRun, limit: int) -> tuple[list[str], list[str]]:
 
 
 def _train_shadows(
-    run: AuditedRun, ids: list[str], num_shadows: int, tell: ProgressCallback
+    run: AuditedRun, ids: list[str], num_shadows: int, on_progress: ProgressCallback
 ) -> list[Shadow]:
     """Trains the shadow runs; each of the given clients is left out of a random half of them."""
     chosen = halves(num_shadows, len(ids), run.trained.config.seed)
     shadows = []
-    tell(0, num_shadows)
+    on_progress(0, num_shadows)
     for index, row in enumerate(chosen):
         left_out = [each for each, is_in in zip(ids, row, strict=True) if not is_in]
         changed = {each: without_examples(run.train.client(each)) for each in left_out}
         shadows.append(train_shadow(run, index, ids if run.is_fixed else None, changed))
-        tell(index + 1, num_shadows)
+        on_progress(index + 1, num_shadows)
     return shadows
 
 

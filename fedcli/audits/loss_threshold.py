@@ -49,12 +49,12 @@ class LossThreshold:
         return {**self.separation.to_json(), "mean_loss": mean_loss}
 
 
-def audit(run: AuditedRun, tell: ProgressCallback, *, others: str) -> LossThreshold:
+def audit(run: AuditedRun, on_progress: ProgressCallback, *, others: str) -> LossThreshold:
     """Compares the losses of two groups of examples: of clients that took part, and others.
 
     Args:
         run: The run.
-        tell: Called with the number of clients read so far, for progress.
+        on_progress: Called with the number of clients read so far, for progress.
         others: "test" for the test examples of the same clients, "unseen" for the train examples of
             clients that did not take part.
 
@@ -69,7 +69,7 @@ def audit(run: AuditedRun, tell: ProgressCallback, *, others: str) -> LossThresh
         [*((run.train, each) for each in members), *((data, each) for each in ids)], 1
     ):
         scores.append(-run.losses(split, client_id, run.trained.state.weights_for(client_id)))
-        tell(done, total)
+        on_progress(done, total)
     of_members = _joined(scores[: len(members)], "clients that took part", run)
     of_others = _joined(scores[len(members) :], f"the clients of others={others}", run)
     threshold = float(np.mean(of_members))

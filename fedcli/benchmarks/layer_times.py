@@ -73,7 +73,7 @@ class LayerTimes:
 
 
 def measure(
-    model: Model, batch_size: int, pace: Pace, timer: Timer, tell: ProgressCallback
+    model: Model, batch_size: int, pace: Pace, timer: Timer, on_progress: ProgressCallback
 ) -> LayerTimes:
     """Measures the time of each phase of each stage, in turns with the machine's peak speed.
 
@@ -84,7 +84,7 @@ def measure(
         batch_size: Number of examples per batch.
         pace: Number and length of the turns.
         timer: The clock.
-        tell: Called with the number of turns done.
+        on_progress: Called with the number of turns done.
     """
     layers = model.layout.layers
     starts = [*native.stages(model.layout.core_rows(), model.layout.num_params), len(layers)]
@@ -99,7 +99,7 @@ def measure(
                 for stage, phase in parts
             ),
         ]
-        seconds = in_turn(runners, pace, timer, tell)
+        seconds = in_turn(runners, pace, timer, on_progress)
     limit = rates(peak, seconds[0])
     each_cost = costs.layer_costs(model.layout)
     times = []

@@ -49,7 +49,7 @@ def measure(
     thread_counts: tuple[int, ...],
     pace: Pace,
     timer: Timer,
-    tell: ProgressCallback,
+    on_progress: ProgressCallback,
     *,
     num_bytes: int,
 ) -> dict[str, dict[int, Spread]]:
@@ -67,7 +67,7 @@ def measure(
         thread_counts: Numbers of threads.
         pace: Number and length of the turns.
         timer: The clock.
-        tell: Called with the number of turns done.
+        on_progress: Called with the number of turns done.
         num_bytes: Size of each of two arrays in memory; more than the caches hold.
     """
     size = num_bytes // 4
@@ -97,7 +97,7 @@ def measure(
             enter("read_memory", count, 8.0 * each * count, _dots(pool, arrays))
             enter("copy_memory", count, 8.0 * each * count, _copies(pool, arrays))
         enter("sgemm", 1, 2.0 * _SGEMM_SIZE**3, lambda: np.matmul(matrix, matrix, out=product))
-        seconds = in_turn(runners, pace, timer, tell)
+        seconds = in_turn(runners, pace, timer, on_progress)
     for index, peak in enumerate(peaks):
         amounts[index] = peak.operations
     found: dict[str, dict[int, Spread]] = {}

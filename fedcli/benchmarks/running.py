@@ -123,7 +123,7 @@ def thread_counts(num_threads: int) -> tuple[int, ...]:
     return tuple(sorted(counts))
 
 
-def run(job: Job, how: Conditions, tell: ProgressCallback, cancel: CancelFlag) -> Result:
+def run(job: Job, how: Conditions, on_progress: ProgressCallback, cancel: CancelFlag) -> Result:
     """Measures a job with fedcli and with the peers that can do it.
 
     fedcli runs on each number of threads, peers on the smallest and the largest.
@@ -131,15 +131,15 @@ def run(job: Job, how: Conditions, tell: ProgressCallback, cancel: CancelFlag) -
     Args:
         job: The job.
         how: The conditions.
-        tell: Called with the number of turns done; may raise to end the job.
+        on_progress: Called with the number of turns done; may raise to end the job.
         cancel: Ends fedcli's own calls within a local step.
 
     Raises:
-        Cancelled: The flag `cancel` was set, or `tell` raised this exception.
+        Cancelled: The flag `cancel` was set, or `on_progress` raised this exception.
         DataError: The job's data are not downloaded.
         ConfigError: A peer cannot do the job.
     """
-    last = _Last(tell)
+    last = _Last(on_progress)
     timer = how.timer
     with ExitStack() as resources:
         folder = resources.enter_context(scratch_folder(None, "fedcli-bench-"))
@@ -151,7 +151,7 @@ def run(job: Job, how: Conditions, tell: ProgressCallback, cancel: CancelFlag) -
             *(Runner(OWN, count, timed(timer, work.own(count))) for count in counts),
             *_peers(job, work, counts, how.peers, resources, last.repeat),
         ]
-        seconds = in_turn(runners, how.pace, timer, last.tell)
+        seconds = in_turn(runners, how.pace, timer, last.on_progress)
         limits = {
             peak.num_threads: rates(peak, taken)
             for peak, taken in zip(peaks, seconds, strict=False)
@@ -162,18 +162,18 @@ def run(job: Job, how: Conditions, tell: ProgressCallback, cancel: CancelFlag) -
 
 
 class _Last:
-    """Passes progress on to `tell`. `repeat` passes it again, so that `tell` can notice Ctrl-C."""
+    """Passes progress on to a callback. `repeat` passes it again, so that it can notice Ctrl-C."""
 
-    def __init__(self, tell: ProgressCallback) -> None:
-        self._tell = tell
+    def __init__(self, on_progress: ProgressCallback) -> None:
+        self._on_progress = on_progress
         self._latest: tuple[int, int | None] = 0, None
 
-    def tell(self, done: int, total: int | None) -> None:
+    def on_progress(self, done: int, total: int | None) -> None:
         self._latest = done, total
-        self._tell(done, total)
+        self._on_progress(done, total)
 
     def repeat(self) -> None:
-        self._tell(*self._latest)
+        self._on_progress(*self._latest)
 
 
 def _peers(

@@ -97,7 +97,7 @@ def timed(timer: Timer, work: Callable[[], object]) -> Callable[[int], float]:
 
 
 def in_turn(
-    runners: Sequence[Runner], pace: Pace, timer: Timer, tell: ProgressCallback
+    runners: Sequence[Runner], pace: Pace, timer: Timer, on_progress: ProgressCallback
 ) -> list[Spread]:
     """Returns the seconds of one call of each runner, one value for each turn.
 
@@ -108,19 +108,19 @@ def in_turn(
         runners: The runners.
         pace: Number and length of turns.
         timer: The clock.
-        tell: Called with the number of turns done.
+        on_progress: Called with the number of turns done.
     """
     total = len(runners) * (pace.repeats + 1)
     calls = []
     for runner in runners:
         calls.append(_calls_of_a_turn(runner, pace.turn_seconds))
-        tell(len(calls), total)
+        on_progress(len(calls), total)
     taken: list[list[float]] = [[] for _ in runners]
     for turn in range(pace.repeats):
         for index, runner in enumerate(runners):
             timer.pause(pace.pause_seconds)
             taken[index].append(runner.run(calls[index]) / calls[index])
-            tell(len(runners) * (turn + 1) + index + 1, total)
+            on_progress(len(runners) * (turn + 1) + index + 1, total)
     return [Spread(tuple(values)) for values in taken]
 
 

@@ -83,7 +83,7 @@ def audit(
     if plot_file is not None:
         _plot(result, plot_file)
         remarks.note(f"wrote {plot_file}")
-        opt.tell_of_links(remarks, plot_file)
+        opt.note_links(remarks, plot_file)
     if as_json:
         from fedcli.cli.screen.output import print_json
 
@@ -126,7 +126,7 @@ def _audited(
     return run_job(
         name,
         unit,
-        lambda tell: audit_run(run, name, options, tell, cancel=cancel, **how),
+        lambda on_progress: audit_run(run, name, options, on_progress, cancel=cancel, **how),
         remarks=remarks,
         describe_stop=lambda: "stopped before the audit was done; nothing was written",
         cancel=cancel,

@@ -180,7 +180,9 @@ def _measure(
         machine=machine.describe(counts, dict.fromkeys(("numpy", *names))),
         limits=_run(
             "limits",
-            lambda tell, _: limits.measure(counts, how.pace, how.timer, tell, num_bytes=num_bytes),
+            lambda on_progress, _: limits.measure(
+                counts, how.pace, how.timer, on_progress, num_bytes=num_bytes
+            ),
             remarks,
         ),
         memory_bytes=num_bytes,
@@ -198,7 +200,9 @@ def _measure_layers(model: Model, batch_size: int, how: Conditions, remarks: Rem
 
     return _run(
         f"layers of {model.name}",
-        lambda tell, _: layer_times.measure(model, batch_size, how.pace, how.timer, tell),
+        lambda on_progress, _: layer_times.measure(
+            model, batch_size, how.pace, how.timer, on_progress
+        ),
         remarks,
     )
 
@@ -215,7 +219,7 @@ def _run(
     measured = run_job(
         title,
         "turns",
-        lambda tell: measure(tell, cancel),
+        lambda on_progress: measure(on_progress, cancel),
         remarks=remarks,
         describe_stop=lambda: "stopped; nothing was printed",
         cancel=cancel,

@@ -40,7 +40,7 @@ def bundle(
     from fedcli.runs import bundling
 
     packed = bundling.write_bundle(folder, file, has_weights=has_weights)
-    opt.tell_of_links(remarks, file)
+    opt.note_links(remarks, file)
     if as_json:
         from fedcli.cli.screen.output import print_json
 

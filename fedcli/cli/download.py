@@ -181,7 +181,7 @@ def _acquire(
             files = run_job(
                 f"looking for {dataset.name}",
                 "B",
-                lambda tell: installing.find_given(dataset, folder, given, tell),
+                lambda on_progress: installing.find_given(dataset, folder, given, on_progress),
                 remarks=remarks,
                 describe_stop=lambda: "stopped; nothing was imported",
             )
@@ -190,8 +190,8 @@ def _acquire(
         run_job(
             f"importing {dataset.name}",
             "",
-            lambda tell: installing.install(
-                dataset, files, folder, force=force, tell=tell, report_note=remarks.note
+            lambda on_progress: installing.install(
+                dataset, files, folder, force=force, on_progress=on_progress, on_note=remarks.note
             ),
             remarks=remarks,
             describe_stop=lambda: f"stopped; nothing was imported; {_AGAIN}",
@@ -216,14 +216,14 @@ def _fetch(
         return run_job(
             f"fetching {dataset.name}",
             "B",
-            lambda tell: installing.fetch_files(
+            lambda on_progress: installing.fetch_files(
                 dataset,
                 folder,
                 bases=bases,
                 force=force,
                 is_offline=_is_offline(),
-                tell=tell,
-                report_note=remarks.note,
+                on_progress=on_progress,
+                on_note=remarks.note,
             ),
             remarks=remarks,
             describe_stop=lambda: f"stopped; what was fetched is kept in {folder}; {_AGAIN}",
@@ -416,7 +416,7 @@ def _verify(
         found[dataset.name] = run_job(
             f"checking {dataset.name}",
             "B",
-            lambda tell, dataset=dataset: installing.verify(dataset, folder, tell),  # type: ignore[misc]
+            lambda on_progress, dataset=dataset: installing.verify(dataset, folder, on_progress),  # type: ignore[misc]
             remarks=remarks,
             describe_stop=lambda: "stopped; nothing was changed",
         )

@@ -210,7 +210,7 @@ def evaluate(
     evaluation = _evaluate(run, given)
     for note in evaluation.notes:
         remarks.note(note)
-    opt.tell_of_links(remarks, values["predictions_file"], values["per_client_file"])
+    opt.note_links(remarks, values["predictions_file"], values["per_client_file"])
     remarks.detail(f"evaluated split {evaluation.split} of {evaluation.source}")
     if values["per_client_file"] is not None:
         remarks.detail(f"wrote {values['per_client_file']}")

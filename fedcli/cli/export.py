@@ -59,7 +59,7 @@ def export(
     from fedcli.runs import trained
 
     tensors = trained.export_run(run, file, best=best, file_format=file_format, note=remarks.note)
-    opt.tell_of_links(remarks, file)
+    opt.note_links(remarks, file)
     remarks.detail(f"read {run}")
     if as_json:
         from fedcli.cli.screen.output import print_json

@@ -389,7 +389,7 @@ def _count_all(
     populations = run_job(
         "reading clients",
         "clients",
-        lambda tell: read_populations(tasks, tell, is_quick=request.is_quick),
+        lambda on_progress: read_populations(tasks, on_progress, is_quick=request.is_quick),
         remarks=remarks,
         describe_stop=lambda: "stopped",
     )
@@ -414,7 +414,7 @@ def _verify(source: DataSource, populations: Mapping[str, Population], remarks: 
         run_job(
             "checking the store",
             "B",
-            lambda tell: store.verify(path, tell),
+            lambda on_progress: store.verify(path, on_progress),
             remarks=remarks,
             describe_stop=lambda: "stopped",
         )
@@ -438,7 +438,7 @@ def _present(
     if request.csv_file is not None:
         client_export.write_csv(request.csv_file, populations)
         remarks.note(f"wrote {request.csv_file}")
-        opt.tell_of_links(remarks, request.csv_file)
+        opt.note_links(remarks, request.csv_file)
     if request.plot_folder is not None:
         for file in _plot(first, request.plot_folder, request, remarks):
             remarks.note(f"wrote {file}")
@@ -515,10 +515,12 @@ def _rank(population: Population, request: Request, remarks: Remarks) -> Suspect
     data, ids, run = population.data, population.counts.client_ids, request.run
     top = request.num_suspects or DEFAULT_SUSPECTS
 
-    def job(tell: ProgressCallback) -> Suspects:
+    def job(on_progress: ProgressCallback) -> Suspects:
         if run is None:
-            return suspects.rank_examples(data, ids, tell, top=top)
-        return suspects_by_loss.rank_with_run(data, ids, run, tell, top=top, model=request.model)
+            return suspects.rank_examples(data, ids, on_progress, top=top)
+        return suspects_by_loss.rank_with_run(
+            data, ids, run, on_progress, top=top, model=request.model
+        )
 
     return run_job(
         "finding suspects",
@@ -534,14 +536,14 @@ def _plot(population: Population, folder: Path, request: Request, remarks: Remar
     from fedcli.cli.jobs.long_job import run_job
     from fedcli.inspection import figures
 
-    def job(tell: ProgressCallback) -> list[Path]:
+    def job(on_progress: ProgressCallback) -> list[Path]:
         return figures.write_figures(
             folder,
             population.data,
             population.counts.client_ids,
             population.compared,
             file_format=request.plot_format or "png",
-            tell=tell,
+            on_progress=on_progress,
         )
 
     return run_job(

@@ -447,7 +447,7 @@ def check_outputs(*files: Path | None) -> None:
             check_output(file)
 
 
-def tell_of_links(remarks: Remarks, *files: Path | None) -> None:
+def note_links(remarks: Remarks, *files: Path | None) -> None:
     """Writes a remark for each written file that was given as a link."""
     from fedcli.outputs import link_note
 

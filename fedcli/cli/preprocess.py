@@ -309,7 +309,7 @@ def preprocess(
     prepared = _prepare(sources, out, options, remarks)
     for line in prepared.description.lines():
         remarks.note(line)
-    opt.tell_of_links(remarks, out)
+    opt.note_links(remarks, out)
     for note in prepared.notes:
         remarks.note(note)
     from fedcli.cli.screen import preparation_tables
@@ -351,7 +351,7 @@ def _look(
     interpretation = run_job(
         f"reading {sources[0].name}",
         "examples",
-        lambda tell: interpret(sources, prepare_options, tell),
+        lambda on_progress: interpret(sources, prepare_options, on_progress),
         remarks=remarks,
     )
     for note in interpretation.notes:
@@ -382,7 +382,7 @@ def _prepare(
     return run_job(
         f"preparing {out.name}",
         "examples",
-        lambda tell: prepare(sources, out, prepare_options, tell),
+        lambda on_progress: prepare(sources, out, prepare_options, on_progress),
         remarks=remarks,
     )
 
@@ -394,7 +394,7 @@ def _verify(path: Path, remarks: Remarks, *, as_json: bool) -> None:
     fingerprint = run_job(
         f"checking {path.name}",
         "B",
-        lambda tell: store.verify(path, tell),
+        lambda on_progress: store.verify(path, on_progress),
         remarks=remarks,
         describe_stop=lambda: "stopped before everything was read",
     )

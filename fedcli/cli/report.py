@@ -424,7 +424,7 @@ def _write_files(
         write_output(csv_file, text_bytes(text.to_csv(report_tables.rounds_csv(records))))
     if html_file is not None:
         write_output(html_file, text_bytes(_page(records, targets, notes, remarks, look.x)))
-    opt.tell_of_links(remarks, csv_file, clients_file, plot_file, html_file)
+    opt.note_links(remarks, csv_file, clients_file, plot_file, html_file)
     for file in (csv_file, clients_file, plot_file, html_file):
         if file is not None:
             remarks.detail(f"wrote {file}")

@@ -149,11 +149,11 @@ def _verify(run: Path, options: dict[str, Any], remarks: Remarks) -> Verificatio
     num_rounds = int(folder.read_config(run).get("rounds", 0)) or None
     cancel = CancelFlag()
 
-    def job(tell: ProgressCallback) -> Verification:
+    def job(on_progress: ProgressCallback) -> Verification:
         return verifying.verify_run(
             run,
             **options,
-            on_round=lambda result: tell(result.round_num, num_rounds),
+            on_round=lambda result: on_progress(result.round_num, num_rounds),
             cancel=cancel,
         )
 

@@ -114,14 +114,14 @@ class ClientData(ExplainsNames, abc.ABC):
         return sum(map(self.num_examples, self.client_ids))
 
     def to_table(
-        self, folder: Path | None = None, tell: ProgressCallback = ignore_progress
+        self, folder: Path | None = None, on_progress: ProgressCallback = ignore_progress
     ) -> ExampleTable:
         """Returns all examples as a table in which each client owns its examples.
 
         Args:
             folder: The folder of an unnamed temporary file for pixels that must be copied; None:
                 the system's folder for temporary files.
-            tell: Called with the number of clients read.
+            on_progress: Called with the number of clients read.
 
         Raises:
             DataError: See `client`.
@@ -132,7 +132,7 @@ class ClientData(ExplainsNames, abc.ABC):
         with TableWriter(self.source, folder) as writer:
             for done, client_id in enumerate(self.client_ids, 1):
                 writer.add_client(self.client(client_id))
-                tell(done, len(self.client_ids))
+                on_progress(done, len(self.client_ids))
             return writer.table()
 
     def table_bytes(self) -> int:

@@ -80,7 +80,10 @@ def load(
 
 
 def open_splits(
-    source: DataSource, *, cache_bytes: int = CACHE_BYTES, tell: ProgressCallback = ignore_progress
+    source: DataSource,
+    *,
+    cache_bytes: int = CACHE_BYTES,
+    on_progress: ProgressCallback = ignore_progress,
 ) -> dict[str, ClientData]:
     """Opens a dataset and returns its splits by name.
 
@@ -89,7 +92,8 @@ def open_splits(
     Args:
         source: The data source.
         cache_bytes: Size of the cache that all splits share, unless they are memory-mapped.
-        tell: If a partition is applied, called with the number of clients read of each split.
+        on_progress: If a partition is applied, called with the number of clients read of each
+            split.
 
     Raises:
         ConfigError: An option is not allowed.
@@ -116,7 +120,7 @@ def open_splits(
         splits["test"] = other
     _check_agreement(splits)
     if source.partition != registry.NATURAL:
-        splits = _partitioned(splits, source.partition, source.partition_options, tell)
+        splits = _partitioned(splits, source.partition, source.partition_options, on_progress)
     if source.validation is not None and "train" in splits:
         _hold_out(splits, source.validation, source)
     return splits
@@ -239,7 +243,10 @@ def _open_synthetic(source: DataSource, cache: ClientCache) -> dict[str, ClientD
 
 
 def _partitioned(
-    splits: dict[str, ClientData], name: str, options: Mapping[str, Value], tell: ProgressCallback
+    splits: dict[str, ClientData],
+    name: str,
+    options: Mapping[str, Value],
+    on_progress: ProgressCallback,
 ) -> dict[str, ClientData]:
     """The splits after a partition of train and test; other splits are unchanged."""
     from fedcli.datasets.partitions import partitioning as partition
@@ -248,7 +255,7 @@ def _partitioned(
     main = {split: data for split, data in splits.items() if split in partition.MAIN_SPLITS}
     _check_room(main, name)
     try:
-        tables = {split: data.to_table(tell=tell) for split, data in main.items()}
+        tables = {split: data.to_table(on_progress=on_progress) for split, data in main.items()}
     except OSError as err:
         import tempfile  # lazy: few runs need it
 

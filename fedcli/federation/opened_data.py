@@ -22,11 +22,11 @@ def open_data(source: DataSource, cancel: CancelFlag | None = None) -> dict[str,
         DataError: The data are missing or invalid, or the splits do not agree.
     """
 
-    def tell(done: int, total: int | None) -> None:
+    def on_progress(done: int, total: int | None) -> None:
         if cancel is not None and cancel.is_set():
             raise Cancelled
 
-    splits = datasets.open_splits(source, tell=tell)
+    splits = datasets.open_splits(source, on_progress=on_progress)
     if "train" not in splits:
         raise DataError(
             f"{source.data} has no split train, only {', '.join(sorted(splits))}; choose other "

@@ -87,27 +87,30 @@ def choose_compared(data: ClientData, client_ids: Sequence[str]) -> Sequence[str
 
 
 def read_populations(
-    tasks: Mapping[str, Task], tell: ProgressCallback = ignore_progress, *, is_quick: bool = False
+    tasks: Mapping[str, Task],
+    on_progress: ProgressCallback = ignore_progress,
+    *,
+    is_quick: bool = False,
 ) -> dict[str, Population]:
     """Reads and counts all splits. Time is linear; memory holds the counts and one client.
 
     Args:
         tasks: The clients to read, by split.
-        tell: Called with the number of clients read, of all splits.
+        on_progress: Called with the number of clients read, of all splits.
         is_quick: Whether to read labels only: pixels are not checked and ink is unknown.
 
     Raises:
         DataError: A client cannot be read, or there is too much to count.
     """
-    reader = _Reader(tell, sum(task.num_reads for task in tasks.values()), is_quick=is_quick)
+    reader = _Reader(on_progress, sum(task.num_reads for task in tasks.values()), is_quick=is_quick)
     return {name: reader.population(task) for name, task in tasks.items()}
 
 
 class _Reader:
     """Reads clients one after the other and reports progress."""
 
-    def __init__(self, tell: ProgressCallback, total: int, *, is_quick: bool) -> None:
-        self._tell = tell
+    def __init__(self, on_progress: ProgressCallback, total: int, *, is_quick: bool) -> None:
+        self._on_progress = on_progress
         self._total = total
         self._done = 0
         self._is_quick = is_quick
@@ -146,7 +149,7 @@ class _Reader:
                         means.add(client.pixels, client.labels, client.scale, client.offset)
                     yield client.labels
                 self._done += 1
-                self._tell(self._done, self._total)
+                self._on_progress(self._done, self._total)
 
         counts = count_labels(data.split, client_ids, labels(), data.num_classes)
         return counts if ink is None else replace(counts, mean_ink=ink)

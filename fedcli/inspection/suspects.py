@@ -166,7 +166,7 @@ class ExampleIndex:
 def rank_examples(
     data: ClientData,
     client_ids: Sequence[str],
-    tell: ProgressCallback = ignore_progress,
+    on_progress: ProgressCallback = ignore_progress,
     *,
     top: int = DEFAULT_TOP,
 ) -> Suspects:
@@ -178,13 +178,13 @@ def rank_examples(
     Args:
         data: The split.
         client_ids: The clients to examine, each id once.
-        tell: Called with the number of clients read; each is read five times.
+        on_progress: Called with the number of clients read; each is read five times.
         top: Largest number of listed examples, clients, and broken examples of each fault.
 
     Raises:
         DataError: A client cannot be read, or there are too many labels to compare.
     """
-    reading = _Reading(data, client_ids, tell)
+    reading = _Reading(data, client_ids, on_progress)
     index, blank, originals = _survey(reading)
     label_scores = _score_labels(reading, index.labels, ~blank)
     faults = {
@@ -296,10 +296,12 @@ def _relative_entropy(shares: NDArray[np.float64], others: NDArray[np.float64]) 
 class _Reading:
     """Reads the same clients several times, in the same order, and reports progress."""
 
-    def __init__(self, data: ClientData, client_ids: Sequence[str], tell: ProgressCallback) -> None:
+    def __init__(
+        self, data: ClientData, client_ids: Sequence[str], on_progress: ProgressCallback
+    ) -> None:
         self.data = data
         self.client_ids = client_ids
-        self._tell = tell
+        self._on_progress = on_progress
         self._num_read = 0
 
     def clients(self) -> Iterator[ClientDataset]:
@@ -307,7 +309,7 @@ class _Reading:
         for client_id in self.client_ids:
             yield self.data.client(client_id)
             self._num_read += 1
-            self._tell(self._num_read, _NUM_PASSES * len(self.client_ids))
+            self._on_progress(self._num_read, _NUM_PASSES * len(self.client_ids))
 
     def blocks(self, factor: int, num_labels: int) -> Iterator[tuple[slice, Features]]:
         """Yields the features of all examples in blocks, each with the slice of its examples.

@@ -27,7 +27,7 @@ def rank_with_run(
     data: ClientData,
     client_ids: Sequence[str],
     run: str | Path,
-    tell: ProgressCallback = ignore_progress,
+    on_progress: ProgressCallback = ignore_progress,
     *,
     top: int = DEFAULT_TOP,
     threads: int | None = None,
@@ -45,7 +45,7 @@ def rank_with_run(
             training.
         client_ids: The clients to examine.
         run: A run's folder, or a checkpoint.
-        tell: Called with the number of clients read.
+        on_progress: Called with the number of clients read.
         top: Largest number of listed examples and of listed clients.
         threads: Number of threads; None: as many as the machine has.
         model: FILE.py or FILE.py:FUNCTION, required for a run whose model is Python code. No other
@@ -58,7 +58,7 @@ def rank_with_run(
         RunError: There is no such run or checkpoint, or it is damaged.
     """
     with load_trained(Path(run), threads, model) as trained:
-        return _examine(data, client_ids, trained, run, tell=tell, top=top)
+        return _examine(data, client_ids, trained, run, on_progress=on_progress, top=top)
 
 
 def _examine(
@@ -67,7 +67,7 @@ def _examine(
     trained: Trained,
     run: str | Path,
     *,
-    tell: ProgressCallback,
+    on_progress: ProgressCallback,
     top: int,
 ) -> Suspects:
     check_fit(data, trained.model)
@@ -85,7 +85,7 @@ def _examine(
             losses.append(predicted.losses)
             is_wrong.append(predicted.classes != predicted.labels)
             likelier.append(_likelier_labels(predicted))
-        tell(done, len(client_ids))
+        on_progress(done, len(client_ids))
     index = ExampleIndex(client_ids, np.cumsum(sizes, dtype=np.int64), np.concatenate(labels))
     scores, suspicious = np.concatenate(losses), np.concatenate(is_wrong)
     others = np.concatenate(likelier)

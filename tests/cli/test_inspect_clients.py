@@ -716,10 +716,10 @@ def test_stopped_while_drawing_says_what_is_there(
 ) -> None:
     pytest.importorskip("matplotlib")
 
-    def draw(*_: object, tell: ProgressCallback, **__: object) -> None:
+    def draw(*_: object, on_progress: ProgressCallback, **__: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         for done in range(600):
-            tell(done, None)
+            on_progress(done, None)
             time.sleep(0.1)
 
     monkeypatch.setattr(figures, "write_figures", draw)

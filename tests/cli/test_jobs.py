@@ -33,10 +33,10 @@ from fedcli.cli.jobs import long_job
 from fedcli.cli.screen.output import Remarks
 from tests.kit.lock_step import wait_until_drawn
 
-def count(tell):
+def count(on_progress):
     print("started", flush=True)
     for done in range(20, 101, 20) if LIMIT else range(10**9):
-        tell(done, 100 if LIMIT else None)
+        on_progress(done, 100 if LIMIT else None)
         WAIT
     return "counted"
 
@@ -127,9 +127,9 @@ def test_next_part_of_a_job_starts_its_own_rate() -> None:
 def test_returns_what_the_job_returns_in_silence(
     verbosity: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def job(tell: ProgressCallback) -> tuple[str, bool]:
-        tell(1, 2)
-        tell(2, None)
+    def job(on_progress: ProgressCallback) -> tuple[str, bool]:
+        on_progress(1, 2)
+        on_progress(2, None)
         return "result", threading.current_thread() is threading.main_thread()
 
     assert run_job("t", "x", job, remarks=Remarks(verbosity)) == ("result", False)
@@ -138,7 +138,7 @@ def test_returns_what_the_job_returns_in_silence(
 
 @pytest.mark.parametrize("error", [DataError("broken"), ValueError("bug"), KeyboardInterrupt()])
 def test_raises_what_the_job_raises(error: BaseException) -> None:
-    def job(tell: ProgressCallback) -> None:
+    def job(on_progress: ProgressCallback) -> None:
         raise error
 
     with pytest.raises(type(error)) as caught:
@@ -162,7 +162,7 @@ def test_the_thread_of_a_job_has_ended_before_its_result_is_there(error: DataErr
     """Otherwise Python's exit could wait for a lock that the thread holds."""
     events: list[str] = []
 
-    def job(tell: ProgressCallback) -> None:
+    def job(on_progress: ProgressCallback) -> None:
         kept = threading.local()  # is destroyed with its thread
         kept.slow = _Slow(events)
         jobs.append((threading.current_thread(), kept))
@@ -182,10 +182,10 @@ def test_a_job_has_ended_before_an_error_outside_it_is_raised(
     """For example, the terminal on which the line of the job is drawn was closed."""
     events = []
 
-    def job(tell: ProgressCallback) -> None:
+    def job(on_progress: ProgressCallback) -> None:
         try:
             while True:
-                tell(1, 1)
+                on_progress(1, 1)
         finally:
             events.append("cleaned up")
 
@@ -247,7 +247,7 @@ def test_other_exceptions_that_python_drops_are_told_as_ever() -> None:
 
 def test_signal_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    run_job("t", "x", lambda tell: None, remarks=Remarks(0))
+    run_job("t", "x", lambda on_progress: None, remarks=Remarks(0))
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
@@ -255,12 +255,12 @@ def test_signal_handlers_are_restored() -> None:
 def test_signal_ends_the_job_where_it_tells(signal_num: signal.Signals) -> None:
     events = []
 
-    def job(tell: ProgressCallback) -> None:
-        tell(1, 1)
+    def job(on_progress: ProgressCallback) -> None:
+        on_progress(1, 1)
         os.kill(os.getpid(), signal_num)
         try:
             while True:
-                tell(1, 1)
+                on_progress(1, 1)
         except Cancelled:
             events.append("cleaned up")
             raise
@@ -283,14 +283,14 @@ def test_verbose_writes_a_line_now_and_then(
     remarks = Remarks(Verbosity.VERBOSE)
     detail = remarks.detail
 
-    def detail_and_tell(text: str) -> None:
+    def detail_and_report(text: str) -> None:
         detail(text)
         written.set()
 
-    monkeypatch.setattr(remarks, "detail", detail_and_tell)
+    monkeypatch.setattr(remarks, "detail", detail_and_report)
 
-    def job(tell: ProgressCallback) -> None:
-        tell(3, 9)
+    def job(on_progress: ProgressCallback) -> None:
+        on_progress(3, 9)
         assert written.wait(PATIENCE_SECONDS)
 
     run_job("reading", "clients", job, remarks=remarks)
@@ -333,7 +333,7 @@ from fedcli.cli.jobs import long_job
 from fedcli.cli.screen.output import Remarks
 from fedcli.core.native import CancelFlag
 
-def never_end(tell):
+def never_end(on_progress):
     print("started", flush=True)
     while not cancel.is_set():
         time.sleep(0.01)

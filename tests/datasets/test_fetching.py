@@ -67,7 +67,7 @@ def test_fetches_and_keeps(server: web.Script, tmp_path: Path) -> None:
     target = tmp_path / "deep" / "data.bin"
     told: list[tuple[int, int | None]] = []
     file = remote(server.add("data.bin", CONTENT))
-    assert fetch(file, target, tell=lambda *numbers: told.append(numbers)) == len(CONTENT)
+    assert fetch(file, target, on_progress=lambda *numbers: told.append(numbers)) == len(CONTENT)
     check_clean(target)
     assert told[-1] == (len(CONTENT), len(CONTENT))
     assert fetch(file, target) == 0  # nothing is fetched, because the file exists
@@ -81,7 +81,7 @@ def test_damaged_file_is_fetched_again(server: web.Script, tmp_path: Path) -> No
     target = tmp_path / "data.bin"
     target.write_bytes(CONTENT[:-1] + b"!")
     notes: list[str] = []
-    fetch(remote(server.add("data.bin", CONTENT)), target, report_note=notes.append)
+    fetch(remote(server.add("data.bin", CONTENT)), target, on_note=notes.append)
     check_clean(target)
     assert "sha256 is " in notes[0]
     assert notes[0].endswith("fetching it again")
@@ -136,7 +136,7 @@ def test_a_file_is_fetched_although_a_server_stalled(
 ) -> None:
     url = server.add("data.bin", CONTENT, stalled)
     notes: list[str] = []
-    fetching.fetch(remote(url), tmp_path / "data.bin", limits=HASTE, report_note=notes.append)
+    fetching.fetch(remote(url), tmp_path / "data.bin", limits=HASTE, on_note=notes.append)
     check_clean(tmp_path / "data.bin")
     assert notes[0].startswith(f"{url}: no answer in time; trying again")
 
@@ -221,7 +221,7 @@ def test_next_address_after_an_error_that_retries_cannot_repair(
     url = server.add("data.bin", CONTENT, *[behaviour] * 20)
     mirror = server.add("mirror.bin", CONTENT)
     notes: list[str] = []
-    fetch(remote(url, mirror), tmp_path / "data.bin", report_note=notes.append)
+    fetch(remote(url, mirror), tmp_path / "data.bin", on_note=notes.append)
     check_clean(tmp_path / "data.bin")
     assert [request.path for request in server.requests][-1] == "/mirror.bin"
     assert reason in notes[0]
@@ -289,7 +289,7 @@ def test_pauses_double_and_retry_after_is_honoured_within_bounds(
     url = server.add("data.bin", CONTENT, *busy)
     limits = replace(LIMITS, pause_seconds=1.0)
     options: dict[str, Any] = {"limits": limits, "sleep": pauses.append}
-    fetching.fetch(remote(url), tmp_path / "data.bin", report_note=notes.append, **options)
+    fetching.fetch(remote(url), tmp_path / "data.bin", on_note=notes.append, **options)
     assert sum(pauses) == pytest.approx(3.0)
     assert [note.rpartition(";")[2] for note in notes] == [
         " trying again in 1 s",
@@ -359,13 +359,13 @@ def test_a_download_is_cancelled_while_the_server_is_silent(
     url = server.add("data.bin", CONTENT, web.serve(stall_after=1000))
     told: list[int] = []
 
-    def tell(done: int, total: int | None) -> None:
+    def on_progress(done: int, total: int | None) -> None:
         told.append(done)
         if told.count(1000) == 4:  # once when the bytes arrived, and then while none arrive
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        fetching.fetch(remote(url), tmp_path / "data.bin", tell=tell)
+        fetching.fetch(remote(url), tmp_path / "data.bin", on_progress=on_progress)
     assert len(server.requests) == 1
     assert (tmp_path / "data.bin.part").read_bytes() == CONTENT[:1000]
 

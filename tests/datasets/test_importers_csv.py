@@ -357,7 +357,7 @@ def test_very_many_empty_lines_are_reported_and_can_be_cancelled(tmp_path: Path)
         raise StopError
 
     with pytest.raises(StopError):
-        recognising.read([path], tell=stop)
+        recognising.read([path], on_progress=stop)
 
 
 def test_long_rows_are_read_a_few_at_a_time(tmp_path: Path) -> None:

@@ -293,7 +293,7 @@ def test_tells_every_client_and_may_be_cancelled_before_anything_is_written(
     data = make(seed, num_clients=4)
     told = []
     figures.write_figures(
-        tmp_path / "a", data, ["c0001"], counts_of(data), tell=lambda *now: told.append(now)
+        tmp_path / "a", data, ["c0001"], counts_of(data), on_progress=lambda *now: told.append(now)
     )
     assert told[:4] == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
@@ -304,7 +304,7 @@ def test_tells_every_client_and_may_be_cancelled_before_anything_is_written(
 
     calls: list[int] = []
     with pytest.raises(Cancelled):
-        figures.write_figures(tmp_path / "b", data, ["c0001"], counts_of(data), tell=cancel)
+        figures.write_figures(tmp_path / "b", data, ["c0001"], counts_of(data), on_progress=cancel)
     assert list((tmp_path / "b").iterdir()) == []
 
 

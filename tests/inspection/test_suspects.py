@@ -372,11 +372,11 @@ def test_tells_clients_and_can_be_ended(few_digits: ClientData) -> None:
     assert told == [(done, 25) for done in range(1, 26)]
 
     def refuse(after: int) -> Callable[[int, int | None], None]:
-        def tell(done: int, total: int | None) -> None:
+        def on_progress(done: int, total: int | None) -> None:
             if done == after:
                 raise Cancelled
 
-        return tell
+        return on_progress
 
     for after in (1, 9, 25):
         with pytest.raises(Cancelled):

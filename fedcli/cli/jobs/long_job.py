@@ -92,7 +92,7 @@ def run_job(
     meter = Meter()
     flag = cancel or CancelFlag()
 
-    def tell(done: int, total: int | None) -> None:
+    def on_progress(done: int, total: int | None) -> None:
         meter.done, meter.total = done, total
         if flag.is_set():
             raise Cancelled
@@ -104,7 +104,9 @@ def run_job(
             while not worker.wait(LOG_SECONDS):
                 remarks.detail(f"{title}: {meter.describe(time.monotonic(), unit)}")
 
-    return run_stoppable(lambda: job(tell), cancel=flag, describe_stop=describe_stop, attend=attend)
+    return run_stoppable(
+        lambda: job(on_progress), cancel=flag, describe_stop=describe_stop, attend=attend
+    )
 
 
 def _draw(worker: Worker[Result], meter: Meter, title: str, unit: str, remarks: Remarks) -> None:

@@ -33,7 +33,10 @@ _DAMAGE = (
 
 
 def extract(
-    archive: Path, members: Sequence[Member], folder: Path, tell: ProgressCallback = ignore_progress
+    archive: Path,
+    members: Sequence[Member],
+    folder: Path,
+    on_progress: ProgressCallback = ignore_progress,
 ) -> dict[str, Path]:
     """Unpacks some members of an archive below a folder, all or none, and returns their paths.
 
@@ -41,7 +44,7 @@ def extract(
         archive: The file.
         members: The members to unpack.
         folder: The folder. A member keeps its name below it.
-        tell: Called with the number of bytes unpacked.
+        on_progress: Called with the number of bytes unpacked.
 
     Raises:
         DataError: The archive is damaged; or a member is missing, occurs twice, is not a regular
@@ -49,7 +52,7 @@ def extract(
     """
     for member in members:
         _check_name(member.name)
-    writer = _Writer(archive, members, folder, tell)
+    writer = _Writer(archive, members, folder, on_progress)
     try:
         _unpack(archive, writer)
         return writer.finish()
@@ -104,7 +107,7 @@ class _Bounded:
 
     def read(self, num_bytes: int) -> bytes:
         """Returns the next bytes."""
-        self._writer.tell()
+        self._writer.report()
         block: bytes = self._plain.read(num_bytes)
         self._left -= len(block)
         if self._left < 0:
@@ -119,21 +122,21 @@ class _Writer:
     """The files unpacked so far, under temporary names."""
 
     def __init__(
-        self, archive: Path, members: Sequence[Member], folder: Path, tell: ProgressCallback
+        self, archive: Path, members: Sequence[Member], folder: Path, on_progress: ProgressCallback
     ) -> None:
         self.archive = archive
         self.members = {member.name: member for member in members}
         self.others: list[str] = []
         self._folder = folder
-        self._tell = tell
+        self._on_progress = on_progress
         self._unpacked: dict[str, Path] = {}
         sizes = [member.size for member in members]
         self._total = None if None in sizes else sum(size or 0 for size in sizes)
         self._num_done = 0
 
-    def tell(self) -> None:
+    def report(self) -> None:
         """Reports progress."""
-        self._tell(self._num_done, self._total)
+        self._on_progress(self._num_done, self._total)
 
     def check_kind(self, name: str, *, is_regular: bool) -> None:
         """Refuses a member that is not a regular file or that the archive holds twice."""
@@ -158,7 +161,7 @@ class _Writer:
                 digest.update(block)
                 file.write(block)
                 self._num_done += len(block)
-                self.tell()
+                self.report()
         if size != claimed:
             raise self._bad_size(member, f"{size:,}")
         if member.sha256 not in (None, digest.hexdigest()):

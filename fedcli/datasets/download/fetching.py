@@ -74,8 +74,8 @@ def fetch(
     *,
     bases: Sequence[str] = (),
     force: bool = False,
-    tell: ProgressCallback = ignore_progress,
-    report_note: NoteCallback = ignore_note,
+    on_progress: ProgressCallback = ignore_progress,
+    on_note: NoteCallback = ignore_note,
     limits: TransferLimits = DEFAULT_LIMITS,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
@@ -90,26 +90,26 @@ def fetch(
         target: The path to write.
         bases: Addresses of folders that are tried before the file's own addresses.
         force: Download the file again even if it is there.
-        tell: Called with the number of bytes.
-        report_note: Called with a line about each retry or wait.
+        on_progress: Called with the number of bytes.
+        on_note: Called with a line about each retry or wait.
         limits: Time limits and number of tries.
         sleep: Waits between tries.
 
     Raises:
         FetchError: The file could not be downloaded from any address.
         DataError: The file cannot be written, or the disk is too full.
-        Cancelled: `tell` raised it; the bytes fetched so far are kept.
+        Cancelled: `on_progress` raised it; the bytes fetched so far are kept.
     """
     make_folder(target.parent)
     try:
-        with locked(target.with_name(f"{target.name}.lock"), tell, report_note):
+        with locked(target.with_name(f"{target.name}.lock"), on_progress, on_note):
             if not force and target.is_file():
-                problem = find_mismatch(target, file, tell)
+                problem = find_mismatch(target, file, on_progress)
                 if problem is None:
                     return 0
-                report_note(f"{target}: {problem}; fetching it again")
-            with PartFile(target, file, tell) as part:
-                download = _Download(file, part, tell, report_note, limits, sleep)
+                on_note(f"{target}: {problem}; fetching it again")
+            with PartFile(target, file, on_progress) as part:
+                download = _Download(file, part, on_progress, on_note, limits, sleep)
                 download.run(_addresses(file, bases))
                 part.install(target)
             return download.num_transferred
@@ -165,8 +165,8 @@ class _Download:
         self,
         file: RemoteFile,
         part: PartFile,
-        tell: ProgressCallback,
-        report_note: NoteCallback,
+        on_progress: ProgressCallback,
+        on_note: NoteCallback,
         limits: TransferLimits,
         sleep: Callable[[float], None],
     ) -> None:
@@ -174,8 +174,8 @@ class _Download:
         self._file = file
         self._part = part
         self._total = file.size
-        self._tell_caller = tell
-        self._report_note = report_note
+        self._on_progress = on_progress
+        self._on_note = on_note
         self._limits = limits
         self._sleep = sleep
 
@@ -188,7 +188,7 @@ class _Download:
                 return
             problems.append(f"{url}: {problem}")
             if url != urls[-1]:
-                self._report_note(f"{problems[-1]}; trying the next address")
+                self._on_note(f"{problems[-1]}; trying the next address")
         raise FetchError(
             f"{self._file.name} could not be fetched: {'; '.join(problems)}", self._file
         )
@@ -237,7 +237,7 @@ class _Download:
             head_seconds=self._limits.head_seconds,
             window_seconds=self._limits.window_seconds,
             window_bytes=self._limits.window_bytes,
-            wait=self._tell,
+            wait=self._report,
         ) as exchange:
             head = exchange.head()
             if self._is_complete(head):
@@ -251,7 +251,7 @@ class _Download:
                 if part.size > limit:
                     part.restart()
                     raise TryError(f"sends more than {limit:,} bytes", is_final=True)
-                self._tell()
+                self._report()
         if self._total is not None and part.size < self._total:
             raise TryError(f"was cut off after {part.size:,} of {self._total:,} bytes")
         return kept_bytes
@@ -297,11 +297,11 @@ class _Download:
         seconds = self._limits.pause_seconds * 2 ** (num_failed - 1)
         if problem.wait_seconds is not None:
             seconds = min(problem.wait_seconds, self._limits.max_pause_seconds)
-        self._report_note(f"{url}: {problem}; trying again in {seconds:.3g} s")
+        self._on_note(f"{url}: {problem}; trying again in {seconds:.3g} s")
         while seconds > 0:
-            self._tell()
+            self._report()
             self._sleep(min(seconds, _POLL_SECONDS))
             seconds -= _POLL_SECONDS
 
-    def _tell(self) -> None:
-        self._tell_caller(self._part.size, self._total)
+    def _report(self) -> None:
+        self._on_progress(self._part.size, self._total)

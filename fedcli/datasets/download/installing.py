@@ -84,8 +84,8 @@ def fetch_files(
     bases: Sequence[str] = (),
     force: bool = False,
     is_offline: bool = False,
-    tell: ProgressCallback = ignore_progress,
-    report_note: NoteCallback = ignore_note,
+    on_progress: ProgressCallback = ignore_progress,
+    on_note: NoteCallback = ignore_note,
     limits: TransferLimits = DEFAULT_LIMITS,
 ) -> tuple[dict[str, Path], int]:
     """Downloads missing files; returns the paths of all files by name, and the bytes transferred.
@@ -96,30 +96,31 @@ def fetch_files(
         bases: Addresses of folders to try first.
         force: Download all files again.
         is_offline: Use files that are there; do not use the network.
-        tell: Called with the bytes done and the bytes of the whole dataset, if they are known.
-        report_note: Called with a line about each retry or wait.
+        on_progress: Called with the bytes done and the bytes of the whole dataset, if they are
+            known.
+        on_note: Called with a line about each retry or wait.
         limits: Time limits and number of tries.
 
     Raises:
         FetchError: A file could not be downloaded.
         DataError: The disk is full or the folder cannot be written.
-        Cancelled: `tell` raised it; what was fetched is kept.
+        Cancelled: `on_progress` raised it; what was fetched is kept.
     """
     paths: dict[str, Path] = {}
     before, num_transferred = 0, 0
     for file in dataset.files:
         target = _target(folder, file)
-        tell_all = partial(_tell_of_all, tell, before, dataset.num_bytes)
+        report_all = partial(_report_of_all, on_progress, before, dataset.num_bytes)
         if is_offline:
-            _require_whole(file, target, tell_all)
+            _require_whole(file, target, report_all)
         else:
             num_transferred += fetching.fetch(
                 file,
                 target,
                 bases=bases,
                 force=force,
-                tell=tell_all,
-                report_note=report_note,
+                on_progress=report_all,
+                on_note=on_note,
                 limits=limits,
             )
         paths[file.name] = target
@@ -131,7 +132,7 @@ def find_given(
     dataset: PublicDataset,
     folder: Path,
     given: Sequence[Path],
-    tell: ProgressCallback = ignore_progress,
+    on_progress: ProgressCallback = ignore_progress,
 ) -> dict[str, Path]:
     """Identifies the files or members of a dataset among given paths by their hashes.
 
@@ -141,7 +142,7 @@ def find_given(
         dataset: The dataset.
         folder: The data folder.
         given: The archive or files, as published or unpacked, or folders that hold them.
-        tell: Called with the number of bytes read.
+        on_progress: Called with the number of bytes read.
 
     Raises:
         DataError: A path is not a file of the dataset, or a file of the dataset is missing.
@@ -152,15 +153,15 @@ def find_given(
     for path in given:
         candidates = _candidates(path, dataset)
         may_be = (each for each in candidates if each.stat().st_size <= most)
-        names = ((each, known.get(_hash(each, tell))) for each in may_be)
+        names = ((each, known.get(_hash(each, on_progress))) for each in may_be)
         named = {name: each.absolute() for each, name in names if name is not None}
         if not named:
-            raise DataError(_unknown_file(dataset, path, candidates, tell))
+            raise DataError(_unknown_file(dataset, path, candidates, on_progress))
         found.update(named)
     for file in dataset.files:
         target = _target(folder, file)
         is_wanted = not _is_found(file, found) and target.is_file()
-        if is_wanted and find_mismatch(target, file, tell) is None:
+        if is_wanted and find_mismatch(target, file, on_progress) is None:
             found[file.name] = target
     missing = [file.name for file in dataset.files if not _is_found(file, found)]
     if missing:
@@ -177,8 +178,8 @@ def install(
     folder: Path,
     *,
     force: bool = False,
-    tell: ProgressCallback = ignore_progress,
-    report_note: NoteCallback = ignore_note,
+    on_progress: ProgressCallback = ignore_progress,
+    on_note: NoteCallback = ignore_note,
 ) -> Path:
     """Makes the store of a dataset from its checked files, and returns its path.
 
@@ -189,8 +190,8 @@ def install(
         files: Paths by name of file or member, from `fetch_files` or `find_given`.
         folder: The data folder.
         force: Make the store again even if it is there.
-        tell: Called with the bytes unpacked, then with the counts of the import.
-        report_note: Called with a line about each wait, and with notes for the user.
+        on_progress: Called with the bytes unpacked, then with the counts of the import.
+        on_note: Called with a line about each wait, and with notes for the user.
 
     Raises:
         DataError: A file cannot be used, the counts are not those expected, or the disk is full.
@@ -199,10 +200,10 @@ def install(
     path = store_path(folder, dataset.name)
     make_folder(path.parent)
     try:
-        with locked(path.with_name(f"{path.name}.lock"), tell, report_note):
+        with locked(path.with_name(f"{path.name}.lock"), on_progress, on_note):
             if force or not path.is_file():
                 with _empty_folder(path.with_name(f".{path.name}.tmp")) as stage:
-                    new = _make_store(dataset, files, stage, tell, report_note)
+                    new = _make_store(dataset, files, stage, on_progress, on_note)
                     problem = find_miscount(dataset, new)
                     if problem is not None:
                         raise DataError(f"{dataset.name}: {problem}; nothing was installed")
@@ -235,7 +236,7 @@ def find_files(datasets: Sequence[PublicDataset], folder: Path) -> list[Path]:
     return [each for each in dict.fromkeys(found) if each.is_file() and not each.is_symlink()]
 
 
-def remove(files: Sequence[Path], folder: Path, report_note: NoteCallback = ignore_note) -> None:
+def remove(files: Sequence[Path], folder: Path, on_note: NoteCallback = ignore_note) -> None:
     """Removes files that `find_files` found, and then the folders that are empty.
 
     If another process is downloading or making a file, the file is removed after that process ends.
@@ -243,7 +244,7 @@ def remove(files: Sequence[Path], folder: Path, report_note: NoteCallback = igno
     Args:
         files: The files.
         folder: The data folder.
-        report_note: Called with a line when this process waits for another one.
+        on_note: Called with a line when this process waits for another one.
 
     Raises:
         DataError: A file cannot be removed.
@@ -251,7 +252,7 @@ def remove(files: Sequence[Path], folder: Path, report_note: NoteCallback = igno
     try:
         for file in files:
             locked_name = re.sub(r"\.part(\.json)?$", "", file.name)
-            with locked(file.with_name(f"{locked_name}.lock"), report_note=report_note):
+            with locked(file.with_name(f"{locked_name}.lock"), on_note=on_note):
                 file.unlink(missing_ok=True)
     except OSError as err:
         raise DataError(f"cannot remove {err.filename}: {err.strerror or err}") from err
@@ -259,26 +260,26 @@ def remove(files: Sequence[Path], folder: Path, report_note: NoteCallback = igno
 
 
 def verify(
-    dataset: PublicDataset, folder: Path, tell: ProgressCallback = ignore_progress
+    dataset: PublicDataset, folder: Path, on_progress: ProgressCallback = ignore_progress
 ) -> list[Finding]:
     """Reads the files and then the store of a dataset, and returns the result for each.
 
     Raises:
-        Cancelled: `tell` raised it.
+        Cancelled: `on_progress` raised it.
     """
     findings = []
     for file in dataset.files:
         path = _target(folder, file)
         if path.is_file():
             try:
-                problem = find_mismatch(path, file, tell)
+                problem = find_mismatch(path, file, on_progress)
             except OSError as err:
                 problem = f"cannot be read ({err.strerror})"
             findings.append(Finding(path=path, problem=problem))
     path = store_path(folder, dataset.name)
     if path.is_file():
         try:
-            store.verify(path, tell)
+            store.verify(path, on_progress)
             problem = find_miscount(dataset, path)
         except DataError as err:
             problem = str(err).removeprefix(f"{path}: ")
@@ -332,19 +333,23 @@ def _target(folder: Path, file: RemoteFile) -> Path:
     return download_path(folder, file.folder, file.name)
 
 
-def _tell_of_all(
-    tell: ProgressCallback, before: int, total: int | None, done: int, total_of_file: int | None
+def _report_of_all(
+    on_progress: ProgressCallback,
+    before: int,
+    total: int | None,
+    done: int,
+    total_of_file: int | None,
 ) -> None:
     """Reports the bytes of one file as bytes of the dataset if the dataset's size is known."""
     if total is None:
-        tell(done, total_of_file)
+        on_progress(done, total_of_file)
     else:
-        tell(before + done, total)
+        on_progress(before + done, total)
 
 
-def _require_whole(file: RemoteFile, target: Path, tell: ProgressCallback) -> None:
+def _require_whole(file: RemoteFile, target: Path, on_progress: ProgressCallback) -> None:
     try:
-        problem = find_mismatch(target, file, tell)
+        problem = find_mismatch(target, file, on_progress)
     except OSError as err:
         problem = f"cannot be read ({err.strerror})" if target.exists() else "is not here"
     if problem is not None:
@@ -378,20 +383,20 @@ def _candidates(path: Path, dataset: PublicDataset) -> list[Path]:
     return [path / name for name in sorted(names) if (path / name).is_file()]
 
 
-def _hash(path: Path, tell: ProgressCallback) -> str:
+def _hash(path: Path, on_progress: ProgressCallback) -> str:
     try:
-        return hash_file(path, tell)
+        return hash_file(path, on_progress)
     except OSError as err:
         raise DataError(f"--from-file {path}: cannot be read ({err.strerror})") from err
 
 
 def _unknown_file(
-    dataset: PublicDataset, path: Path, candidates: Sequence[Path], tell: ProgressCallback
+    dataset: PublicDataset, path: Path, candidates: Sequence[Path], on_progress: ProgressCallback
 ) -> str:
     """The message for a path that is not a file of the dataset."""
     for each, file in itertools.product(candidates, dataset.files):
         if each.name == file.name:
-            problem = find_mismatch(each, file, tell)
+            problem = find_mismatch(each, file, on_progress)
             return f"--from-file {each}: {problem}; it is not the published file of {dataset.name}"
     names = ", ".join(file.name for file in dataset.files)
     return f"--from-file {path}: its hash is not that of a file of {dataset.name}; give {names}"
@@ -419,7 +424,7 @@ def _empty_folder(path: Path) -> Iterator[Path]:
 
 
 def _stage(
-    dataset: PublicDataset, files: Mapping[str, Path], stage: Path, tell: ProgressCallback
+    dataset: PublicDataset, files: Mapping[str, Path], stage: Path, on_progress: ProgressCallback
 ) -> Path:
     """Makes a folder with all files and members under their published names."""
     place = stage / "source"
@@ -427,7 +432,7 @@ def _stage(
     for file in dataset.files:
         if file.members and file.name in files:
             _check_room(file.members, place)
-            archives.extract(files[file.name], file.members, place, tell)
+            archives.extract(files[file.name], file.members, place, on_progress)
             continue
         for name in [member.name for member in file.members] or [file.name]:
             (place / name).parent.mkdir(parents=True, exist_ok=True)
@@ -443,11 +448,11 @@ def _make_store(
     dataset: PublicDataset,
     files: Mapping[str, Path],
     stage: Path,
-    tell: ProgressCallback,
-    report_note: NoteCallback,
+    on_progress: ProgressCallback,
+    on_note: NoteCallback,
 ) -> Path:
     """Makes the store in the folder `stage` and removes the source files there."""
-    place = _stage(dataset, files, stage, tell)
+    place = _stage(dataset, files, stage, on_progress)
     made = stage / "made.h5"
     options = PrepareOptions(
         format=dataset.format,
@@ -463,10 +468,10 @@ def _make_store(
         same_people=None if dataset.same_people else False,
     )
     try:
-        prepared = prepare([place / name for name in dataset.sources], made, options, tell)
+        prepared = prepare([place / name for name in dataset.sources], made, options, on_progress)
     except ConfigError as err:  # it names options that the user has not given
         raise DataError(f"{dataset.name}: {err}") from err
     for note in prepared.notes:
-        report_note(note)
+        on_note(note)
     shutil.rmtree(place)  # a process killed from here on leaves nothing large
     return made

@@ -29,7 +29,7 @@ class PartFile:
         size: Its size in bytes.
     """
 
-    def __init__(self, target: Path, file: RemoteFile, tell: ProgressCallback) -> None:
+    def __init__(self, target: Path, file: RemoteFile, on_progress: ProgressCallback) -> None:
         """Opens or makes the file, and reads it to the end. Raises OSError and Cancelled."""
         self.path = target.with_name(f"{target.name}.part")
         self._origin_path = target.with_name(f"{target.name}.part.json")
@@ -44,7 +44,7 @@ class PartFile:
             self.size = os.fstat(descriptor).st_size
             if self.size > file.limit:
                 self.restart()
-            _feed(self._opened, self._digest, lambda done: tell(done, file.size))
+            _feed(self._opened, self._digest, lambda done: on_progress(done, file.size))
         except BaseException:
             self._opened.close()
             raise
@@ -120,7 +120,7 @@ def _read_origin(path: Path) -> dict[str, str]:
 
 
 def find_mismatch(
-    path: Path, file: RemoteFile, tell: ProgressCallback = ignore_progress
+    path: Path, file: RemoteFile, on_progress: ProgressCallback = ignore_progress
 ) -> str | None:
     """Returns how a file differs from the expected size or hash, or None if it agrees.
 
@@ -130,10 +130,10 @@ def find_mismatch(
     size = path.stat().st_size
     if file.size not in (None, size):  # a wrong size is known without reading the file
         return _mismatch(file, size, "")
-    return _mismatch(file, size, hash_file(path, tell))
+    return _mismatch(file, size, hash_file(path, on_progress))
 
 
-def hash_file(path: Path, tell: ProgressCallback = ignore_progress) -> str:
+def hash_file(path: Path, on_progress: ProgressCallback = ignore_progress) -> str:
     """Returns the sha256 of a file in hexadecimal digits.
 
     Raises:
@@ -142,7 +142,7 @@ def hash_file(path: Path, tell: ProgressCallback = ignore_progress) -> str:
     size = path.stat().st_size
     digest = hashlib.sha256()
     with open_regular(path) as opened:
-        _feed(opened, digest, lambda done: tell(done, size))
+        _feed(opened, digest, lambda done: on_progress(done, size))
     return digest.hexdigest()
 
 
@@ -152,10 +152,10 @@ def _mismatch(file: RemoteFile, size: int, sha256: str) -> str | None:
     return None if sha256 == file.sha256 else f"sha256 is {sha256}, expected {file.sha256}"
 
 
-def _feed(opened: BinaryIO, digest: Any, tell: Callable[[int], None]) -> None:
+def _feed(opened: BinaryIO, digest: Any, on_progress: Callable[[int], None]) -> None:
     """Updates a digest with the rest of an open file."""
     done = 0
     while block := opened.read(_BLOCK_BYTES):
         digest.update(block)
         done += len(block)
-        tell(done)
+        on_progress(done)

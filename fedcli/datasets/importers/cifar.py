@@ -66,7 +66,10 @@ def recognises(path: Path) -> bool:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
+    sources: Sequence[Path],
+    options: ImportOptions,
+    folder: Path | None,
+    on_progress: ProgressCallback,
 ) -> Imported:
     """Returns the records of some files. Files with "test" in the name are the test split.
 
@@ -74,7 +77,7 @@ def read(
         sources: A folder or the files; class names are found beside them.
         options: `polarity`, `num_classes` and `fit` apply.
         folder: The folder for temporary files of pixels.
-        tell: Called with the number of examples read.
+        on_progress: Called with the number of examples read.
 
     Raises:
         DataError: A file is damaged, or files are of both CIFAR-10 and CIFAR-100.
@@ -86,8 +89,8 @@ def read(
     for split in ("train", "test"):
         of_split = [path for path in paths if ("test" in path.name.lower()) == (split == "test")]
         if of_split:
-            tell_part = shared.tell_after(tell, done, total)
-            tables[split] = _read_split(of_split, kind, options, folder, tell_part)
+            report_part = shared.progress_after(on_progress, done, total)
+            tables[split] = _read_split(of_split, kind, options, folder, report_part)
             done += len(tables[split])
     return shared.imported(
         tables,
@@ -161,7 +164,7 @@ def _read_split(
     kind: _Kind,
     options: ImportOptions,
     folder: Path | None,
-    tell: ProgressCallback,
+    on_progress: ProgressCallback,
 ) -> ExampleTable:
     """The records of some files, one file after the other."""
     source = str(paths[0] if len(paths) == 1 else paths[0].parent)
@@ -173,7 +176,7 @@ def _read_split(
                     content = file.read((last - first) * kind.record_bytes)
                     pixels, labels = _unpack(content, kind, path, first)
                     writer.add(pixels, labels, scale=1 / 255, offset=0.0, where=str(path))
-                    tell(writer.num_examples, None)
+                    on_progress(writer.num_examples, None)
         return writer.table()
 
 

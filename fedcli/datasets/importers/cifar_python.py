@@ -41,7 +41,10 @@ def recognises(path: Path) -> bool:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
+    sources: Sequence[Path],
+    options: ImportOptions,
+    folder: Path | None,
+    on_progress: ProgressCallback,
 ) -> Imported:
     """Returns the images of some files. Files with "test" in the name are the test split.
 
@@ -49,7 +52,7 @@ def read(
         sources: A folder, or the files.
         options: `polarity`, `num_classes` and `fit` apply.
         folder: The folder for temporary files of pixels.
-        tell: Called with the number of examples read.
+        on_progress: Called with the number of examples read.
 
     Raises:
         DataError: A file is damaged, or is not a file of CIFAR. No pickle is ever run.
@@ -68,7 +71,7 @@ def read(
                 codes = labels.add(values, str(path))
                 writer.add(images, codes, scale=1 / 255, offset=0.0, where=str(path))
                 done += len(images)
-                tell(done, None)
+                on_progress(done, None)
             coded[split] = writer.table()
     tables, classes = shared.number_labels(coded, labels)
     return shared.imported(

@@ -114,7 +114,10 @@ def recognises(path: Path) -> bool:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
+    sources: Sequence[Path],
+    options: ImportOptions,
+    folder: Path | None,
+    on_progress: ProgressCallback,
 ) -> Imported:
     """Returns the examples of all files, each owned by the client that its path names.
 
@@ -125,7 +128,7 @@ def read(
         sources: A folder, or the files.
         options: The options of the files' format, and `splits`.
         folder: The folder for temporary files of pixels.
-        tell: Called with the number of examples read.
+        on_progress: Called with the number of examples read.
 
     Raises:
         ConfigError: An option does not fit the files.
@@ -135,13 +138,13 @@ def read(
     title = str(sources[0] if len(sources) == 1 else Path(os.path.commonpath(sources)))
     units, left_out = _with_labels(_find_units(sources), options)
     if len(units) == 1:
-        return _read_alone(units[0], title, left_out, options, folder, tell)
+        return _read_alone(units[0], title, left_out, options, folder, on_progress)
     placed, why = _place(units, title, options.splits)
-    contents = _read_all(placed, title, options, folder, tell)
+    contents = _read_all(placed, title, options, folder, on_progress)
     if len(contents.ranges) > 1:
         widest = _widest(contents.ranges, title)
         options = replace(options, pixel_range=widest.replace(" to ", "-"))
-        contents = _read_all(placed, title, options, folder, tell)
+        contents = _read_all(placed, title, options, folder, on_progress)
     owners = [set(table.owner_ids) for table in contents.tables.values()]
     has_owners = any(owners)
     convention, why_polarity = shared.polarity_of(contents.tables)
@@ -239,10 +242,10 @@ def _read_alone(
     left_out: Sequence[str],
     options: ImportOptions,
     folder: Path | None,
-    tell: ProgressCallback,
+    on_progress: ProgressCallback,
 ) -> Imported:
     """Reads the only data file of a folder, and adds a note that says so."""
-    imported: Imported = _READERS[unit.reader].read(list(unit.paths), options, folder, tell)
+    imported: Imported = _READERS[unit.reader].read(list(unit.paths), options, folder, on_progress)
     names = ", ".join(path.name for path in unit.paths[:_SHOWN])
     note = f"{title} holds {plural(len(unit.paths), 'file')} with data: {names}"
     return replace(imported, notes=(note, *left_out, *imported.notes))
@@ -403,7 +406,7 @@ def _read_all(
     title: str,
     options: ImportOptions,
     folder: Path | None,
-    tell: ProgressCallback,
+    on_progress: ProgressCallback,
 ) -> _Found:
     """Reads all files, each with its own range of pixels."""
     labels = _Labels()
@@ -419,7 +422,7 @@ def _read_all(
                 list(each.unit.paths),
                 unchecked,
                 folder,
-                _tell_from(tell, done),
+                _progress_after(on_progress, done),
             )
             description = imported.description
             value = description.range.value
@@ -442,7 +445,7 @@ def _read_all(
                 codes = labels.encode(table, imported.class_names)
                 _copy(table, codes, writers[split], each)
                 done += len(table)
-                tell(done, None)
+                on_progress(done, None)
         tables = {split: writers[split].table() for split in SPLITS if split in writers}
     return _Found(
         {split: labels.decode(table) for split, table in tables.items()},
@@ -485,12 +488,12 @@ def _copy(table: ExampleTable, codes: Any, writer: TableWriter, placed: _Placed)
         )
 
 
-def _tell_from(tell: ProgressCallback, done: int) -> ProgressCallback:
+def _progress_after(on_progress: ProgressCallback, done: int) -> ProgressCallback:
     """Returns a callback for the import of one file.
 
     It adds `done`, the examples of earlier files, to the count, and leaves out the total.
     """
-    return lambda count, _: tell(done + count, None)
+    return lambda count, _: on_progress(done + count, None)
 
 
 def _has_fractions(imported: Imported, pixel_range: str) -> bool:

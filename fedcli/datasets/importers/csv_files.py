@@ -109,7 +109,10 @@ def has_labels(path: Path, options: ImportOptions) -> bool:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
+    sources: Sequence[Path],
+    options: ImportOptions,
+    folder: Path | None,
+    on_progress: ProgressCallback,
 ) -> Imported:
     """Returns the rows of one file. Without a column of ids, rows have no owner.
 
@@ -123,7 +126,7 @@ def read(
         options: `label_column`, `id_column`, `splits`, `image_shape`, `pixel_range`, `polarity`,
             `num_classes` and `fit` apply.
         folder: The folder for temporary files of pixels.
-        tell: Called with the number of rows read.
+        on_progress: Called with the number of rows read.
 
     Raises:
         ConfigError: An option names a column that does not exist.
@@ -136,9 +139,9 @@ def read(
         spool = PixelSpool(folder)  # pixels in the range of the file
         stack.callback(spool.close)
         with _readable(path) as file:
-            for block in rows.blocks(file, lambda: tell(spool.num_images, None)):
+            for block in rows.blocks(file, lambda: on_progress(spool.num_images, None)):
                 spool.add(block, 1.0, 0.0)
-                tell(spool.num_images, None)
+                on_progress(spool.num_images, None)
         if not spool.num_images:
             raise DataError(f"{path}: holds no rows below its header; give a file with rows")
         splits = rows.splits()
@@ -146,7 +149,7 @@ def read(
             split: stack.enter_context(TableWriter(str(path), folder, fit=options.fit))
             for split in splits
         }
-        coding = _write(writers, spool.mapped(), splits, rows, options.pixel_range, tell)
+        coding = _write(writers, spool.mapped(), splits, rows, options.pixel_range, on_progress)
         coded = {split: writer.table() for split, writer in writers.items()}
     tables, classes = shared.number_labels(coded, rows.labels)
     convention, why = shared.polarity_of(tables)
@@ -178,7 +181,7 @@ def _write(
     splits: Mapping[str, NDArray[np.bool_]],
     rows: _Rows,
     pixel_range: str | None,
-    tell: ProgressCallback,
+    on_progress: ProgressCallback,
 ) -> Coding:
     """Writes the rows of each split, with the range that follows from the pixels of all splits."""
     survey = Survey(pixel_range)
@@ -199,7 +202,7 @@ def _write(
                 offset=coding.offset,
                 owners=[rows.owners[i] for i in places] if rows.owners else None,
             )
-        tell(last, len(raw))
+        on_progress(last, len(raw))
     return coding
 
 

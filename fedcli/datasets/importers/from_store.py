@@ -20,7 +20,10 @@ def recognises(path: Path) -> bool:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
+    sources: Sequence[Path],
+    options: ImportOptions,
+    folder: Path | None,
+    on_progress: ProgressCallback,
 ) -> Imported:
     """Returns all splits of a store. Nothing is copied unless images must be resized.
 
@@ -31,7 +34,8 @@ def read(
         sources: The store, which must not be written to while its tables are in use.
         options: `polarity`, `num_classes` and `fit` apply.
         folder: The folder for temporary files of resized pixels.
-        tell: Called with the number of examples checked, then with the number of examples resized.
+        on_progress: Called with the number of examples checked, then with the number of examples
+            resized.
 
     Raises:
         DataError: The file is not a store of this version, or has changed since it was written.
@@ -40,16 +44,18 @@ def read(
     info = read_info(path)
     splits = open_store(path, num_classes=options.num_classes)
     total = sum(split.total_examples() for split in splits.values())
-    verify(path, lambda read, size: tell(total * read // (size or 1), total))
+    verify(path, lambda read, size: on_progress(total * read // (size or 1), total))
     tables: dict[str, ExampleTable] = {}
     done = 0
     for name, split in splits.items():
         if options.fit is None:
             tables[name] = split.to_table()
         else:
-            tables[name] = _fitted(split, options, folder, shared.tell_after(tell, done, total))
+            tables[name] = _fitted(
+                split, options, folder, shared.progress_after(on_progress, done, total)
+            )
         done += len(tables[name])
-        tell(done, total)
+        on_progress(done, total)
     return shared.imported(
         tables,
         options,
@@ -65,11 +71,11 @@ def read(
 
 
 def _fitted(
-    split: StoreSplit, options: ImportOptions, folder: Path | None, tell: ProgressCallback
+    split: StoreSplit, options: ImportOptions, folder: Path | None, on_progress: ProgressCallback
 ) -> ExampleTable:
     """Returns a split with all images resized."""
     with TableWriter(split.source, folder, fit=options.fit) as writer:
         for client_id in split.client_ids:
             writer.add_client(split.client(client_id))
-            tell(writer.num_examples, None)
+            on_progress(writer.num_examples, None)
         return writer.table()

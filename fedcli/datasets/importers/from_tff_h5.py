@@ -23,7 +23,10 @@ def recognises(path: Path) -> bool:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
+    sources: Sequence[Path],
+    options: ImportOptions,
+    folder: Path | None,
+    on_progress: ProgressCallback,
 ) -> Imported:
     """Returns one file as the split "train". The file's name has no meaning.
 
@@ -31,7 +34,7 @@ def read(
         sources: The file.
         options: `num_classes`, `pixel_range`, `polarity` and `fit` apply.
         folder: The folder for temporary files of pixels.
-        tell: Called with the number of examples read.
+        on_progress: Called with the number of examples read.
 
     Raises:
         DataError: The file is damaged, has another layout, or a client cannot be used.
@@ -48,7 +51,7 @@ def read(
     with TableWriter(str(path), folder, fit=options.fit) as writer:
         for client_id in split.client_ids:
             writer.add_client(split.client(client_id))
-            tell(writer.num_examples, total)
+            on_progress(writer.num_examples, total)
         coded = {"train": writer.table()}
     tables, coding = rescale(coded, options.pixel_range, are_unit_levels=split.are_floats)
     notes = [] if coding.is_plain or (coding.white == 1 and coding.most <= 1) else [coding.note]

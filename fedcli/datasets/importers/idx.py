@@ -50,7 +50,10 @@ def recognises(path: Path) -> bool:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
+    sources: Sequence[Path],
+    options: ImportOptions,
+    folder: Path | None,
+    on_progress: ProgressCallback,
 ) -> Imported:
     """Returns the images of a folder or of several files with their labels and writers.
 
@@ -61,20 +64,22 @@ def read(
         sources: A folder or the files, raw or gzip.
         options: `pixel_range`, `polarity`, `num_classes` and `fit` apply.
         folder: The folder for temporary files of pixels.
-        tell: Called with the number of examples read.
+        on_progress: Called with the number of examples read.
 
     Raises:
         DataError: A file is damaged, or files do not go together.
     """
     sets, notes = _sets(_headers(sources))
     total = sum(each.images.shape[0] for each in sets.values())
-    coding = _survey([each.images for each in sets.values()], options.pixel_range, tell)
+    coding = _survey([each.images for each in sets.values()], options.pixel_range, on_progress)
     if not coding.is_plain:
         notes.append(coding.note)
     tables: dict[str, ExampleTable] = {}
     done = 0
     for split, each in sets.items():
-        table = _read_set(each, coding, options, folder, shared.tell_after(tell, done, total))
+        table = _read_set(
+            each, coding, options, folder, shared.progress_after(on_progress, done, total)
+        )
         done += len(table)
         tables[split] = table
     parts = {part for each in sets.values() for part in _parts(each.images)}
@@ -264,19 +269,25 @@ def _checked(files: _Set) -> _Set:
 # ---- Contents of the files -----------------------------------------------------------------------
 
 
-def _survey(images: Sequence[IdxFile], pixel_range: str | None, tell: ProgressCallback) -> Coding:
+def _survey(
+    images: Sequence[IdxFile], pixel_range: str | None, on_progress: ProgressCallback
+) -> Coding:
     """Returns how the pixels of all splits are to be coded."""
     survey = Survey(pixel_range)
     for each in images:
         with open_values(each) as values:
             for first, last in shared.blocks(each.shape[0], each.shape[1:], each.dtype.itemsize):
                 survey.add(values.read(last - first), first, str(each.path))
-                tell(0, None)
+                on_progress(0, None)
     return survey.coding()
 
 
 def _read_set(
-    files: _Set, coding: Coding, options: ImportOptions, folder: Path | None, tell: ProgressCallback
+    files: _Set,
+    coding: Coding,
+    options: ImportOptions,
+    folder: Path | None,
+    on_progress: ProgressCallback,
 ) -> ExampleTable:
     """The images of one split with labels and owners."""
     images = files.images
@@ -305,7 +316,7 @@ def _read_set(
                 offset=coding.offset,
                 owners=owners,
             )
-            tell(last, None)
+            on_progress(last, None)
         return writer.table()
 
 

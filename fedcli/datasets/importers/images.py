@@ -98,7 +98,10 @@ def _is_beside_csv(folder: Path) -> bool:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
+    sources: Sequence[Path],
+    options: ImportOptions,
+    folder: Path | None,
+    on_progress: ProgressCallback,
 ) -> Imported:
     """Returns the pictures of a folder.
 
@@ -111,7 +114,7 @@ def read(
         options: `folders`, `splits`, `label_column`, `id_column`, `file_column`, `color`,
             `polarity`, `num_classes` and `fit` apply.
         folder: The folder for temporary files of pixels.
-        tell: Called with the number of images read.
+        on_progress: Called with the number of images read.
 
     Raises:
         ConfigError: Pillow is not installed, or an option is not allowed.
@@ -121,7 +124,7 @@ def read(
     load_pillow("reading images")
     _check_options(sources, options)
     labelled = find_pictures(sources[0], options)
-    return read_pictures(labelled, sources[0], options, folder, tell)
+    return read_pictures(labelled, sources[0], options, folder, on_progress)
 
 
 def read_pictures(
@@ -129,7 +132,7 @@ def read_pictures(
     source: Path,
     options: ImportOptions,
     folder: Path | None,
-    tell: ProgressCallback,
+    on_progress: ProgressCallback,
 ) -> Imported:
     """Returns the pixels of pictures whose labels are known.
 
@@ -142,7 +145,7 @@ def read_pictures(
         source: The folder or file that holds or names the pictures.
         options: As `read`.
         folder: As `read`.
-        tell: As `read`.
+        on_progress: As `read`.
 
     Raises:
         ConfigError: As `read`.
@@ -173,7 +176,7 @@ def read_pictures(
                     where=str(block[0].path),
                 )
                 done += len(block)
-                tell(done, total)
+                on_progress(done, total)
             tables[split] = writer.table()
     convention, why = shared.polarity_of(tables)
     notes = list(labelled.notes)

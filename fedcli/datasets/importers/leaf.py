@@ -58,7 +58,10 @@ def recognises(path: Path) -> bool:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
+    sources: Sequence[Path],
+    options: ImportOptions,
+    folder: Path | None,
+    on_progress: ProgressCallback,
 ) -> Imported:
     """Returns the examples of a folder's shards. The folders train/ and test/ in it become splits.
 
@@ -69,7 +72,7 @@ def read(
         sources: One folder, or shards of one split.
         options: `num_classes`, `image_shape`, `pixel_range`, `polarity` and `fit` apply.
         folder: The folder for temporary files of pixels.
-        tell: Called with the number of examples read.
+        on_progress: Called with the number of examples read.
 
     Raises:
         DataError: A shard is damaged or breaks the layout; the message names file, user and
@@ -78,7 +81,7 @@ def read(
     """
     splits = _find_shards(sources)
     try:
-        return _read_arrays(splits, sources, options, folder, tell)
+        return _read_arrays(splits, sources, options, folder, on_progress)
     except _TextsFound as found:
         if not found.is_picture:
             raise DataError(
@@ -87,7 +90,7 @@ def read(
             ) from None
         from fedcli.datasets.importers import leaf_pictures  # lazy: most shards hold pixels
 
-        return leaf_pictures.read(splits, sources[0], options, folder, tell)
+        return leaf_pictures.read(splits, sources[0], options, folder, on_progress)
 
 
 class _TextsFound(Exception):  # noqa: N818 - the data may be right
@@ -105,10 +108,10 @@ def _read_arrays(
     sources: Sequence[Path],
     options: ImportOptions,
     folder: Path | None,
-    tell: ProgressCallback,
+    on_progress: ProgressCallback,
 ) -> Imported:
     """The shards of each split, whose `x` are pixels."""
-    reader = _ShardReader(options, tell)
+    reader = _ShardReader(options, on_progress)
     coded = {}
     with ExitStack() as stack:
         for split, shards in splits.items():
@@ -182,13 +185,13 @@ class _ShardReader:
         why_shape: The evidence for the shape of an image.
     """
 
-    def __init__(self, options: ImportOptions, tell: ProgressCallback) -> None:
+    def __init__(self, options: ImportOptions, on_progress: ProgressCallback) -> None:
         self.labels = LabelReader()
         self.why_shape = "a square of all pixels"
         if options.image_shape:
             self.why_shape = "given by --image-shape"
         self._options = options
-        self._tell = tell
+        self._on_progress = on_progress
         self._done = 0
         self._order: str | None = None  # the order of the values in flat rows
 
@@ -199,7 +202,7 @@ class _ShardReader:
         counts: dict[str, int] | None = None
         try:
             with io.TextIOWrapper(open_regular(path), "utf-8-sig") as file:
-                stream = JsonStream(file, lambda: self._tell(self._done, None))
+                stream = JsonStream(file, lambda: self._on_progress(self._done, None))
                 for key in stream.keys():  # noqa: SIM118 - a stream is not a mapping
                     if key == "users":
                         users = _read_users(stream)
@@ -295,7 +298,7 @@ class _ShardReader:
                     f"{where}: has more than {MAX_EXAMPLES} examples or {MAX_CLIENT_BYTES} bytes "
                     "of pixels; divide it into several users"
                 )
-            self._tell(self._done + len(rows), None)
+            self._on_progress(self._done + len(rows), None)
         return np.stack(rows) if rows else np.empty((0, 0), np.float32)
 
 

@@ -32,7 +32,7 @@ def read(
     source: Path,
     options: ImportOptions,
     folder: Path | None,
-    tell: ProgressCallback,
+    on_progress: ProgressCallback,
 ) -> Imported:
     """Returns the pictures that shards name, with their users and labels.
 
@@ -41,7 +41,7 @@ def read(
         source: The source as the user gave it.
         options: See `images.read`.
         folder: The folder for temporary files of pixels.
-        tell: Called with the number of examples read.
+        on_progress: Called with the number of examples read.
 
     Raises:
         ConfigError: Pillow is not installed, or an option is not allowed.
@@ -59,7 +59,7 @@ def read(
     }
     overrides = {"splits": "", "owners": "", "classes": ""}
     return images.read_pictures(
-        LabelledSplits(pictures, evidence, overrides), source, options, folder, tell
+        LabelledSplits(pictures, evidence, overrides), source, options, folder, on_progress
     )
 
 

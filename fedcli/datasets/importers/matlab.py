@@ -65,7 +65,10 @@ def recognises(path: Path) -> bool:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
+    sources: Sequence[Path],
+    options: ImportOptions,
+    folder: Path | None,
+    on_progress: ProgressCallback,
 ) -> Imported:
     """Returns the images of some files.
 
@@ -79,7 +82,7 @@ def read(
         options: `label_column` names the array of labels; `splits`, `image_shape`, `pixel_range`,
             `polarity`, `num_classes` and `fit` apply.
         folder: The folder for temporary files of pixels.
-        tell: Called with the number of examples read.
+        on_progress: Called with the number of examples read.
 
     Raises:
         ConfigError: SciPy is needed and not installed.
@@ -115,7 +118,7 @@ def read(
                     offset=coding.offset,
                     owners=None if owners is None else owners[first:last],
                 )
-                tell(writer.num_examples, None)
+                on_progress(writer.num_examples, None)
             coded[split] = writer.table()
     tables, classes = shared.number_labels(coded, reader)
     convention, why = shared.polarity_of(tables)

@@ -137,7 +137,10 @@ def recognises(path: Path) -> bool:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
+    sources: Sequence[Path],
+    options: ImportOptions,
+    folder: Path | None,
+    on_progress: ProgressCallback,
 ) -> Imported:
     """Returns the splits that the files of a folder hold.
 
@@ -145,7 +148,7 @@ def read(
         sources: A folder, or the files.
         options: See `npz.read`.
         folder: The folder for temporary files of pixels.
-        tell: Called with the number of examples read.
+        on_progress: Called with the number of examples read.
 
     Raises:
         ConfigError: An option names an array that does not exist.
@@ -157,4 +160,4 @@ def read(
         raise DataError(f"{sources[0]}: holds no .npy files; give files of images and of labels")
     where = sources[0] if len(sources) == 1 else files[0].parent
     with NpyFiles(files) as arrays:
-        return read_arrays(arrays, where, options, folder, tell)
+        return read_arrays(arrays, where, options, folder, on_progress)

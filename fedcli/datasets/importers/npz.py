@@ -84,7 +84,10 @@ def recognises(path: Path) -> bool:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
+    sources: Sequence[Path],
+    options: ImportOptions,
+    folder: Path | None,
+    on_progress: ProgressCallback,
 ) -> Imported:
     """Returns the splits of an archive.
 
@@ -94,7 +97,7 @@ def read(
             is the shape of flat rows that are not square images. `pixel_range`, `polarity`,
             `num_classes` and `fit` apply.
         folder: The folder for temporary files of pixels.
-        tell: Called with the number of examples read.
+        on_progress: Called with the number of examples read.
 
     Raises:
         ConfigError: An option names no array.
@@ -102,7 +105,7 @@ def read(
     """
     path = one_file(sources, ".npz archive")
     with open_archive(path) as archive:
-        return read_arrays(unpickled(archive, path), path, options, folder, tell)
+        return read_arrays(unpickled(archive, path), path, options, folder, on_progress)
 
 
 def read_arrays(
@@ -110,7 +113,7 @@ def read_arrays(
     path: Path,
     options: ImportOptions,
     folder: Path | None,
-    tell: ProgressCallback,
+    on_progress: ProgressCallback,
 ) -> Imported:
     """Returns the splits that named arrays hold.
 
@@ -119,7 +122,7 @@ def read_arrays(
         path: The archive, folder or file that holds them.
         options: As `read`.
         folder: As `read`.
-        tell: As `read`.
+        on_progress: As `read`.
 
     Raises:
         ConfigError: As `read`.
@@ -129,14 +132,14 @@ def read_arrays(
     if set(members) == set(_POSITIONAL):
         members = {_POSITIONAL[key]: info for key, info in members.items()}
     sets = _sets(archive, members, options, path)
-    coding = _survey(archive, sets, options.pixel_range, tell)
+    coding = _survey(archive, sets, options.pixel_range, on_progress)
     total = sum(each.images.shape[0] for each in sets.values())
     tables: dict[str, ExampleTable] = {}
     labels = LabelReader()
     done = 0
     for split, each in sets.items():
-        tell_part = shared.tell_after(tell, done, total)
-        tables[split] = _read_set(archive, each, coding, labels, options, folder, tell_part)
+        report_part = shared.progress_after(on_progress, done, total)
+        tables[split] = _read_set(archive, each, coding, labels, options, folder, report_part)
         done += len(tables[split])
     tables, classes = shared.number_labels(tables, labels)
     convention, why = shared.polarity_of(tables)
@@ -340,7 +343,7 @@ def _image_shape(images: Array, options: ImportOptions) -> tuple[tuple[int, ...]
 
 
 def _survey(
-    archive: Members, sets: dict[str, _Set], pixel_range: str | None, tell: ProgressCallback
+    archive: Members, sets: dict[str, _Set], pixel_range: str | None, on_progress: ProgressCallback
 ) -> Coding:
     """Returns how the pixels of all splits are to be coded."""
     images = [each.images for each in sets.values()]
@@ -349,7 +352,7 @@ def _survey(
         with open_values(archive, each) as values:
             for first, last in shared.blocks(each.shape[0], each.shape[1:], each.dtype.itemsize):
                 survey.add(values.read(last - first), first, each.where)
-                tell(0, None)
+                on_progress(0, None)
     return survey.coding()
 
 
@@ -360,7 +363,7 @@ def _read_set(
     label_reader: LabelReader,
     options: ImportOptions,
     folder: Path | None,
-    tell: ProgressCallback,
+    on_progress: ProgressCallback,
 ) -> ExampleTable:
     """The images of one split with codes of labels and owners."""
     images, owners = arrays.images, arrays.owners
@@ -382,5 +385,5 @@ def _read_set(
                 offset=coding.offset,
                 owners=owner_values.read_ids(last - first) if owner_values else None,
             )
-            tell(last, None)
+            on_progress(last, None)
         return writer.table()

@@ -99,7 +99,10 @@ def _part_of(stem: str) -> str:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
+    sources: Sequence[Path],
+    options: ImportOptions,
+    folder: Path | None,
+    on_progress: ProgressCallback,
 ) -> Imported:
     """Returns the rows of some files. A file's name gives its split.
 
@@ -108,7 +111,7 @@ def read(
         options: `label_column`, `id_column`, `image_shape`, `color`, `splits`, `pixel_range`,
             `polarity`, `num_classes` and `fit` apply.
         folder: The folder for temporary files of pixels.
-        tell: Called with the number of examples read.
+        on_progress: Called with the number of examples read.
 
     Raises:
         ConfigError: PyArrow or Pillow is not installed, or an option names no column.
@@ -122,7 +125,7 @@ def read(
         raise DataError(f"{sources[0]}: holds no Parquet files; give some")
     splits = _split(paths, options)
     columns = _columns(_schema(parquet, splits["train"][0]), options, splits["train"][0])
-    reader = _Reader(columns, options, tell)
+    reader = _Reader(columns, options, on_progress)
     coded = {}
     with ExitStack() as stack:
         for split, files in splits.items():
@@ -163,11 +166,13 @@ def read(
 class _Reader:
     """Reads images, labels and owners from batches of rows."""
 
-    def __init__(self, columns: _Columns, options: ImportOptions, tell: ProgressCallback) -> None:
+    def __init__(
+        self, columns: _Columns, options: ImportOptions, on_progress: ProgressCallback
+    ) -> None:
         self.labels = LabelReader()
         self._columns = columns
         self._options = options
-        self._tell = tell
+        self._on_progress = on_progress
         self._done = 0
         self._decoder = None
         if columns.is_encoded:
@@ -198,7 +203,7 @@ class _Reader:
             )
             done = last
         self._done += done
-        self._tell(self._done, None)
+        self._on_progress(self._done, None)
 
     def _images(self, values: list[Any], path: Path, first: int) -> Iterator[NDArray[Any]]:
         if self._decoder is None:

@@ -162,7 +162,7 @@ def read(
     sources: Sequence[Path],
     options: ImportOptions | None = None,
     folder: Path | None = None,
-    tell: ProgressCallback = ignore_progress,
+    on_progress: ProgressCallback = ignore_progress,
 ) -> Imported:
     """Returns the contents of the sources. Memory does not grow with the number of pixels.
 
@@ -171,8 +171,8 @@ def read(
         options: How to read them.
         folder: The folder for copies of pixels, in files without a name; None: the system's folder
             for temporary files.
-        tell: Called with the number of examples read; the total is None if the format does not give
-            it.
+        on_progress: Called with the number of examples read; the total is None if the format does
+            not give it.
 
     Raises:
         ConfigError: An option does not fit the source, or an extra is not installed.
@@ -185,12 +185,12 @@ def read(
         _check_exists(path)
     with _naming_source(sources[0], folder):
         if len(sources) == 1 and unpacking.is_archive(sources[0]):
-            return _read_archive(sources[0], options, folder, tell)
+            return _read_archive(sources[0], options, folder, on_progress)
     sources = [_inner_source(path, options) for path in sources]
     format_name = options.format or recognise(sources)
     with _naming_source(sources[0], folder):
         imported: Imported = _module(format_name).read(
-            sources, replace(options, format=format_name), folder, tell
+            sources, replace(options, format=format_name), folder, on_progress
         )
     evidence = "given by --format" if options.format else "by content"
     found = Finding(format_name, f"{evidence} ({FORMATS[format_name].doc.rstrip('.')})", "--format")
@@ -198,7 +198,7 @@ def read(
 
 
 def _read_archive(
-    archive: Path, options: ImportOptions, folder: Path | None, tell: ProgressCallback
+    archive: Path, options: ImportOptions, folder: Path | None, on_progress: ProgressCallback
 ) -> Imported:
     """Reads an archive; messages name the archive in place of the folder it is unpacked to."""
 
@@ -207,9 +207,9 @@ def _read_archive(
             str(content.folder), str(archive)
         )
 
-    with unpacking.unpacked(archive, folder, tell) as content:
+    with unpacking.unpacked(archive, folder, on_progress) as content:
         try:
-            imported = read([content.path], options, folder, tell)
+            imported = read([content.path], options, folder, on_progress)
         except (ConfigError, DataError) as err:
             raise type(err)(rename(str(err))) from err
     tables = {

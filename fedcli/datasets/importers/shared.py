@@ -201,9 +201,9 @@ def natural_sort_key(name: str) -> list[tuple[int, str]]:
     return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", name)]
 
 
-def tell_after(tell: ProgressCallback, done: int, total: int | None) -> ProgressCallback:
+def progress_after(on_progress: ProgressCallback, done: int, total: int | None) -> ProgressCallback:
     """Returns a callback for a later part of a job: it adds `done`, and tells the whole `total`."""
-    return lambda count, _: tell(done + count, total)
+    return lambda count, _: on_progress(done + count, total)
 
 
 def _guess(tables: Mapping[str, ExampleTable]) -> int:

@@ -35,7 +35,10 @@ def recognises(path: Path) -> bool:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
+    sources: Sequence[Path],
+    options: ImportOptions,
+    folder: Path | None,
+    on_progress: ProgressCallback,
 ) -> Imported:
     """Returns the images of a folder or of some files. A file's name gives its split.
 
@@ -43,7 +46,7 @@ def read(
         sources: A folder or the files of images; labels and names are found beside them.
         options: `polarity`, `num_classes` and `fit` apply.
         folder: The folder for temporary files of pixels.
-        tell: Called with the number of examples read.
+        on_progress: Called with the number of examples read.
 
     Raises:
         DataError: A file is damaged, or a label is not valid.
@@ -54,8 +57,8 @@ def read(
     tables: dict[str, ExampleTable] = {}
     done = 0
     for split, (images, labels) in splits.items():
-        tell_part = shared.tell_after(tell, done, total)
-        tables[split] = _read_split(images, labels, options, folder, tell_part)
+        report_part = shared.progress_after(on_progress, done, total)
+        tables[split] = _read_split(images, labels, options, folder, report_part)
         done += len(tables[split])
     first = splits[next(iter(splits))][0]
     names = first.with_name(_NAMES)
@@ -107,7 +110,11 @@ def _labels_of(path: Path) -> Path | None:
 
 
 def _read_split(
-    images: Path, labels: Path, options: ImportOptions, folder: Path | None, tell: ProgressCallback
+    images: Path,
+    labels: Path,
+    options: ImportOptions,
+    folder: Path | None,
+    on_progress: ProgressCallback,
 ) -> ExampleTable:
     with (
         TableWriter(str(images), folder, fit=options.fit) as writer,
@@ -122,7 +129,7 @@ def _read_split(
                 raise DataError(f"{images}: became shorter while it was read; fetch it again")
             _check(values, labels, first)
             writer.add(_upright(content), values - 1, scale=1 / 255, offset=0.0)
-            tell(last, None)
+            on_progress(last, None)
         return writer.table()
 
 

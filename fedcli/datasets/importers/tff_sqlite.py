@@ -65,7 +65,10 @@ def recognises(path: Path) -> bool:
 
 
 def read(
-    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: ProgressCallback
+    sources: Sequence[Path],
+    options: ImportOptions,
+    folder: Path | None,
+    on_progress: ProgressCallback,
 ) -> Imported:
     """Returns the splits of one database.
 
@@ -76,7 +79,8 @@ def read(
         sources: One file.
         options: `pixel_range`, `polarity`, `num_classes` and `fit` apply.
         folder: The folder for temporary files: pixels, and a decompressed database.
-        tell: Called with the number of bytes decompressed, then with the number of examples read.
+        on_progress: Called with the number of bytes decompressed, then with the number of examples
+            read.
 
     Raises:
         DataError: The file is damaged, or a row cannot be used; the message names split, client and
@@ -84,9 +88,12 @@ def read(
         OSError: The file cannot be read, or the disk is full.
     """
     path = one_file(sources, "TFF database")
-    with _database(path, folder, tell) as database, _connected(database, str(path)) as connection:
+    with (
+        _database(path, folder, on_progress) as database,
+        _connected(database, str(path)) as connection,
+    ):
         _check_tables(connection, str(path))
-        return _read_splits(connection, str(path), options, folder, tell)
+        return _read_splits(connection, str(path), options, folder, on_progress)
 
 
 def _read_splits(
@@ -94,7 +101,7 @@ def _read_splits(
     source: str,
     options: ImportOptions,
     folder: Path | None,
-    tell: ProgressCallback,
+    on_progress: ProgressCallback,
 ) -> Imported:
     counts = _read_metadata(connection, source)
     present = sorted({split for split, _ in counts})
@@ -118,7 +125,7 @@ def _read_splits(
         reader = _GroupReader(source)
         seen: Counter[tuple[str, str]] = Counter()
         done = 0
-        with _cancellable(connection, lambda: tell(done, total)):
+        with _cancellable(connection, lambda: on_progress(done, total)):
             for (name, client_id), rows in _groups(connection, source, list(names)):
                 pixels, labels, scale, offset = reader.read(rows, name, client_id)
                 seen[name, client_id] += len(rows)
@@ -127,7 +134,7 @@ def _read_splits(
                     pixels, labels, scale=scale, offset=offset, owners=client_id, where=where
                 )
                 done += len(rows)
-                tell(done, total)
+                on_progress(done, total)
         _check_counts(seen, wanted, source)
         coded = {split: writers[name].table() for name, split in names.items()}
     tables, coding = rescale(coded, options.pixel_range, are_unit_levels=reader.are_floats)
@@ -389,7 +396,7 @@ def _cancellable(connection: sqlite3.Connection, check: Callable[[], None]) -> I
 
 
 @contextlib.contextmanager
-def _database(path: Path, folder: Path | None, tell: ProgressCallback) -> Iterator[Path]:
+def _database(path: Path, folder: Path | None, on_progress: ProgressCallback) -> Iterator[Path]:
     """Yields the database: the file itself, or a decompressed file that is removed afterwards."""
     start = start_of(path, _HEADER_BYTES)
     if start.startswith(_SIGNATURE):
@@ -400,7 +407,7 @@ def _database(path: Path, folder: Path | None, tell: ProgressCallback) -> Iterat
     with scratch_folder(folder, UNPACKED) as unpacked:
         database = unpacked / "database"
         with open_regular(path) as packed, database.open("xb") as file:
-            _unpack(packed, file, path, lambda: shutil.disk_usage(unpacked).free, tell)
+            _unpack(packed, file, path, lambda: shutil.disk_usage(unpacked).free, on_progress)
         yield database
 
 
@@ -409,7 +416,7 @@ def _unpack(
     file: BinaryIO,
     path: Path,
     free_bytes: Callable[[], int],
-    tell: ProgressCallback,
+    on_progress: ProgressCallback,
 ) -> None:
     """Decompresses a database. Stops with an error before it would fill the disk."""
     most = path.stat().st_size * _MAX_RATIO
@@ -426,7 +433,7 @@ def _unpack(
             num_bytes += len(written)
             _check_room(max(expected or 0, num_bytes), num_bytes, most, free_bytes, str(path))
             file.write(written)
-            tell(num_bytes, expected)
+            on_progress(num_bytes, expected)
     except lzma.LZMAError as err:
         raise DataError(f"{path}: damaged LZMA data ({err}); fetch the file again") from err
     _check_size(num_bytes, expected, str(path))

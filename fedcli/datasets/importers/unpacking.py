@@ -79,14 +79,16 @@ def is_archive(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def unpacked(archive: Path, folder: Path | None, tell: ProgressCallback) -> Iterator[Unpacked]:
+def unpacked(
+    archive: Path, folder: Path | None, on_progress: ProgressCallback
+) -> Iterator[Unpacked]:
     """Unpacks an archive for as long as the context lasts.
 
     Args:
         archive: A file that `is_archive` recognises.
         folder: The folder in which a temporary folder is made; None: the system's folder for
             temporary files.
-        tell: Called now and then; it may raise an exception to end the work.
+        on_progress: Called now and then; it may raise an exception to end the work.
 
     Raises:
         DataError: The archive is damaged or encrypted, has a name that leads out of the folder, or
@@ -94,7 +96,7 @@ def unpacked(archive: Path, folder: Path | None, tell: ProgressCallback) -> Iter
         OSError: A file cannot be written.
     """
     with scratch_folder(folder, UNPACKED) as place:
-        writer = _Writer(archive, place, tell)
+        writer = _Writer(archive, place, on_progress)
         try:
             _unpack(archive, writer)
         except _DAMAGE as err:
@@ -194,19 +196,19 @@ class _Bounded:
 class _Writer:
     """The files unpacked so far."""
 
-    def __init__(self, archive: Path, place: Path, tell: ProgressCallback) -> None:
+    def __init__(self, archive: Path, place: Path, on_progress: ProgressCallback) -> None:
         self.num_files = 0
         self.num_left_out = 0
         self._archive = archive
         self._place = place
-        self._tell = tell
+        self._on_progress = on_progress
         self._num_bytes = 0
         self._most = FREE_BYTES + MAX_GROWTH * archive.stat().st_size
         self._free = shutil.disk_usage(place).free - _RESERVED_BYTES
 
     def check_size(self, num_bytes: int) -> None:
         """Refuses an archive that unpacks to more bytes than the limits allow."""
-        self._tell(self.num_files, None)
+        self._on_progress(self.num_files, None)
         if num_bytes > self._most:
             raise DataError(
                 f"{self._archive}: unpacks to over {self._most / 1e6:,.0f} MB, more than "

@@ -62,7 +62,9 @@ class Interpretation:
 
 
 def interpret(
-    sources: Sequence[Path], options: PrepareOptions, tell: ProgressCallback = ignore_progress
+    sources: Sequence[Path],
+    options: PrepareOptions,
+    on_progress: ProgressCallback = ignore_progress,
 ) -> Interpretation:
     """Reads a source as `prepare` does and returns its interpretation; writes no store.
 
@@ -71,14 +73,14 @@ def interpret(
     Args:
         sources: As `prepare`.
         options: As `prepare`.
-        tell: Called with the number of examples read of each source.
+        on_progress: Called with the number of examples read of each source.
 
     Raises:
         ConfigError: As `prepare`.
         DataError: As `prepare`.
     """
     check_test_data(sources, options.test_data)
-    source, notes = _read(sources, options, None, tell)
+    source, notes = _read(sources, options, None, on_progress)
     hold_out_split(source, options, notes)
     return Interpretation(
         source.description,
@@ -92,7 +94,7 @@ def prepare(
     sources: Sequence[Path],
     out: Path,
     options: PrepareOptions,
-    tell: ProgressCallback = ignore_progress,
+    on_progress: ProgressCallback = ignore_progress,
 ) -> Prepared:
     """Converts a source to a store, which is written atomically, and returns its summary.
 
@@ -100,7 +102,7 @@ def prepare(
         sources: A file or folder, or the files of one set.
         out: The store to write or replace. Its folder needs room for the pixels twice.
         options: The options.
-        tell: Called with the number of examples read of each source, then with the number of
+        on_progress: Called with the number of examples read of each source, then with the number of
             examples written.
 
     Raises:
@@ -110,7 +112,7 @@ def prepare(
     check_place(out, [*sources, *([options.test_data] if options.test_data else [])])
     check_test_data(sources, options.test_data)
     try:
-        source, notes = _read(sources, options, out.parent, tell)
+        source, notes = _read(sources, options, out.parent, on_progress)
         held_out = hold_out_split(source, options, notes)
         kept = {
             name: np.flatnonzero(table.labels < source.num_classes)
@@ -129,18 +131,21 @@ def prepare(
         source = replace(source, same_people=source.same_people or reassigns_examples(scheme))
         info = describe(sources, source, options, scheme, given, held_out)
         splits = {name: partitioned_split(name, part, source, info) for name, part in parts.items()}
-        fingerprint = store_writer.create(out, splits, info, tell)
+        fingerprint = store_writer.create(out, splits, info, on_progress)
     except OSError as err:  # an error of the temporary file of pixels
         raise DataError(f"cannot write {out}: {err.strerror or err}") from err
     return summarise(out, source, fingerprint, notes)
 
 
 def _read(
-    sources: Sequence[Path], options: PrepareOptions, folder: Path | None, tell: ProgressCallback
+    sources: Sequence[Path],
+    options: PrepareOptions,
+    folder: Path | None,
+    on_progress: ProgressCallback,
 ) -> tuple[Imported, list[str]]:
     """Reads the whole source, and returns it with notes for the user."""
-    source = read_source(sources, options, folder, tell)
-    notes = [*source.notes, *pixel_notes(source, tell)]
+    source = read_source(sources, options, folder, on_progress)
+    notes = [*source.notes, *pixel_notes(source, on_progress)]
     if options.digits_only:
         source = limit_to_digits(source)
     return source, notes + class_notes(source)

@@ -26,7 +26,10 @@ _SHOWN = 10  # classes named in a note
 
 
 def read_source(
-    sources: Sequence[Path], options: PrepareOptions, folder: Path | None, tell: ProgressCallback
+    sources: Sequence[Path],
+    options: PrepareOptions,
+    folder: Path | None,
+    on_progress: ProgressCallback,
 ) -> Imported:
     """Returns the source. If the options name test data, they become its test split.
 
@@ -37,7 +40,7 @@ def read_source(
     import_options = _import_options(options)
     if options.test_data is not None and options.format is None:
         recognising.recognise([options.test_data])  # report a wrong file before any work
-    source = recognising.read(sources, import_options, folder, tell)
+    source = recognising.read(sources, import_options, folder, on_progress)
     if "train" not in source.tables:
         raise DataError(
             f"{sources[0]}: has no split 'train', only {', '.join(source.tables)}; give the train "
@@ -48,10 +51,10 @@ def read_source(
             raise ConfigError(
                 f"--test-data: {sources[0]} has a split 'test' of its own; leave --test-data out"
             )
-        test = recognising.read([options.test_data], import_options, folder, tell)
+        test = recognising.read([options.test_data], import_options, folder, on_progress)
         source = joining.join_test(source, test)
     if options.central_data:
-        central = recognising.read(options.central_data, import_options, folder, tell)
+        central = recognising.read(options.central_data, import_options, folder, on_progress)
         source = joining.join_central(source, central)
     joining.check_shapes(source.tables)
     return replace(
@@ -113,7 +116,7 @@ def _import_options(options: PrepareOptions) -> ImportOptions:
     )
 
 
-def pixel_notes(source: Imported, tell: ProgressCallback) -> list[str]:
+def pixel_notes(source: Imported, on_progress: ProgressCallback) -> list[str]:
     """Returns notes if all images are equal, or if pixels of a store are not in 0 to 1."""
     notes = []
     for name, table in source.tables.items():
@@ -125,7 +128,7 @@ def pixel_notes(source: Imported, tell: ProgressCallback) -> list[str]:
         for first in range(0, len(table), _BLOCK):
             block = table.pixels[first : first + _BLOCK]
             greatest = max(greatest, float(block.max()) * table.scale + table.offset)
-            tell(first, len(table))
+            on_progress(first, len(table))
         if greatest > _GREATEST_PIXEL:
             notes.append(
                 f"pixels of {name} reach {greatest:g}, where 0 to 1 is expected; "

@@ -169,14 +169,14 @@ class Digest:
 class Progress:
     """Reports the sum of all added amounts."""
 
-    def __init__(self, total: int, tell: ProgressCallback) -> None:
+    def __init__(self, total: int, on_progress: ProgressCallback) -> None:
         """Takes the total, and the function to which progress is reported."""
-        self._done, self._total, self._tell = 0, total, tell
+        self._done, self._total, self._on_progress = 0, total, on_progress
 
     def add(self, amount: int) -> None:
         """Adds an amount and reports the sum."""
         self._done += amount
-        self._tell(self._done, self._total)
+        self._on_progress(self._done, self._total)
 
 
 def attributes_of(info: StoreInfo) -> dict[str, Any]:
@@ -308,7 +308,7 @@ class StoreSplit(ClientData):
         return len(self._mapped.labels)
 
     def to_table(
-        self, folder: Path | None = None, tell: ProgressCallback = ignore_progress
+        self, folder: Path | None = None, on_progress: ProgressCallback = ignore_progress
     ) -> ExampleTable:
         """Returns the arrays of the file without copying them. Checks float32 pixels."""
         mapped = self._mapped
@@ -397,12 +397,12 @@ def stored_fingerprint(path: Path) -> str:
         return fingerprint
 
 
-def verify(path: Path, tell: ProgressCallback = ignore_progress) -> str:
+def verify(path: Path, on_progress: ProgressCallback = ignore_progress) -> str:
     """Returns the fingerprint of a store after computing it from the data, block by block.
 
     Args:
         path: The file.
-        tell: Called with the number of bytes read.
+        on_progress: Called with the number of bytes read.
 
     Raises:
         DataError: The data or the metadata differ from those that were written, or a pixel is NaN
@@ -412,7 +412,7 @@ def verify(path: Path, tell: ProgressCallback = ignore_progress) -> str:
         _check_info(path, info)
         for mapped in mapped_splits:
             _check_split(mapped, info.num_classes, str(path))
-        computed = _fingerprint(mapped_splits, str(path), tell)
+        computed = _fingerprint(mapped_splits, str(path), on_progress)
     if computed != stored:
         raise DataError(
             f"{path}: the data have fingerprint {computed} but the file was written with {stored}; "
@@ -588,10 +588,10 @@ def _check_ids(encoded: NDArray[np.bytes_], where: str) -> None:
         hdf5.decode_names(encoded.tolist(), where)
 
 
-def _fingerprint(splits: Sequence[SplitArrays], source: str, tell: ProgressCallback) -> str:
+def _fingerprint(splits: Sequence[SplitArrays], source: str, on_progress: ProgressCallback) -> str:
     """Computes the fingerprint of mapped splits. Also checks float32 pixels."""
     arrays = [(split, getattr(split, name)) for split in splits for name in ARRAYS]
-    progress = Progress(sum(array.nbytes for _, array in arrays), tell)
+    progress = Progress(sum(array.nbytes for _, array in arrays), on_progress)
     digest = Digest()
     for split in splits:
         digest.start(split)

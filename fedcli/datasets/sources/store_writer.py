@@ -46,7 +46,7 @@ def create(
     path: Path,
     splits: Mapping[str, Iterable[ClientDataset] | PartitionedSplit],
     info: StoreInfo,
-    tell: ProgressCallback = ignore_progress,
+    on_progress: ProgressCallback = ignore_progress,
 ) -> str:
     """Writes a store atomically, and returns its fingerprint.
 
@@ -61,8 +61,8 @@ def create(
         path: The file to write or replace; links are followed.
         splits: For each split its clients, sorted by id.
         info: The metadata of the store.
-        tell: Called for each split that is read client by client, with the number of examples
-            read; then for all splits together, with the number of examples written.
+        on_progress: Called for each split that is read client by client, with the number of
+            examples read; then for all splits together, with the number of examples written.
 
     Raises:
         DataError: A client cannot be stored (id, order, shape, label or pixel), or the file
@@ -79,8 +79,8 @@ def create(
                     collected.append(_gathered(name, clients, info.num_classes))
                 else:
                     spool = stack.enter_context(_Spool(info.num_classes, target.parent))
-                    collected.append(spool.collect(name, clients, tell))
-            return _write(temporary, collected, info, tell)
+                    collected.append(spool.collect(name, clients, on_progress))
+            return _write(temporary, collected, info, on_progress)
     except OSError as err:
         raise DataError(f"cannot write {path}: {err.strerror or hdf5.one_line(err)}") from err
     except RunError as err:
@@ -117,7 +117,10 @@ class _Spool:
         self._pixels.close()
 
     def collect(
-        self, name: str, clients: Iterable[ClientDataset] | PartitionedSplit, tell: ProgressCallback
+        self,
+        name: str,
+        clients: Iterable[ClientDataset] | PartitionedSplit,
+        on_progress: ProgressCallback,
     ) -> SplitArrays:
         """Returns all clients as the split `name`, its pixels mapped."""
         total = None
@@ -126,7 +129,7 @@ class _Spool:
             clients = map(clients.client, clients.client_ids)
         for client in clients:
             self._add(client)
-            tell(self._offsets[-1], total)
+            on_progress(self._offsets[-1], total)
         if not self._ids.encoded:
             raise _no_clients(name)
         return SplitArrays(
@@ -204,12 +207,14 @@ def _no_clients(name: str) -> DataError:
     return DataError(f"split {name!r} holds no clients; give at least one")
 
 
-def _write(path: Path, splits: list[SplitArrays], info: StoreInfo, tell: ProgressCallback) -> str:
+def _write(
+    path: Path, splits: list[SplitArrays], info: StoreInfo, on_progress: ProgressCallback
+) -> str:
     """Writes into an empty file and returns the fingerprint."""
     if not splits:
         raise DataError("no splits were given; give the clients of at least one")
     places = _lay_out(path, splits, info)
-    progress = Progress(sum(len(each.labels) for each in splits), tell)
+    progress = Progress(sum(len(each.labels) for each in splits), on_progress)
     digest = Digest()
     with path.open("rb+", buffering=0) as file:
         for arrays in splits:

@@ -49,7 +49,7 @@ def write_figures(
     counts: SplitCounts,
     *,
     file_format: str = "png",
-    tell: ProgressCallback = ignore_progress,
+    on_progress: ProgressCallback = ignore_progress,
 ) -> list[Path]:
     """Draws figures of a population and of some of its clients; returns the files in order.
 
@@ -62,7 +62,7 @@ def write_figures(
             images of the first five, the label counts of the first six.
         counts: The label counts of the population: at least one client of `data`.
         file_format: One of `FORMATS`.
-        tell: Called with the number of clients of the population read.
+        on_progress: Called with the number of clients of the population read.
 
     Raises:
         ConfigError: The format is unknown, or matplotlib is not installed.
@@ -85,7 +85,7 @@ def write_figures(
     def population() -> Iterator[ClientDataset]:
         for done, client_id in enumerate(counts.client_ids, 1):
             yield data.client(client_id)
-            tell(done, num_clients)
+            on_progress(done, num_clients)
 
     drawn_labels = drawings.DrawnLabels.of(data, counts)
     means = mean_tiles(population(), drawn_labels.labels, data.pixel_shape)
@@ -99,7 +99,7 @@ def write_figures(
     contents = {}
     for name, draw in figures.items():
         contents[folder / f"{name}.{file_format}"] = render(draw, file_format)
-        tell(num_clients, num_clients)
+        on_progress(num_clients, num_clients)
     for path, content in contents.items():
         write_output(path, content)
     return list(contents)

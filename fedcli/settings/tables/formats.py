@@ -3,7 +3,7 @@
 A module of `fedcli.datasets.importers` that reads a format has two functions:
 
     recognises(path) -> bool                             by content alone, never by the file name
-    read(sources, options, folder, tell) -> Imported     see `importers.recognising.read`
+    read(sources, options, folder, on_progress) -> Imported     see `importers.recognising.read`
 """
 
 from __future__ import annotations
