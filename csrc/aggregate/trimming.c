@@ -206,8 +206,8 @@ static double value_of(int32_t ordered) {
 /* The mean for a coordinate where two different values are equally far from the median. It
  * includes all values that are nearer than the farthest chosen value. Of the values at the same
  * distance as the farthest chosen value, it includes those of the first rows. */
-static double mean_of_first(const fed_rows *rows, size_t coordinate, const int32_t *ordered,
-                            size_t num_nearest) {
+static double mean_breaking_ties(const fed_rows *rows, size_t coordinate, const int32_t *ordered,
+                                 size_t num_nearest) {
     const size_t stride = FED_LANES;
     const size_t n = rows->num_rows;
     const double median =
@@ -254,7 +254,7 @@ static void near_slice(const fed_slicing *slicing, size_t first, size_t count, v
         if (memchr(has_tie, 1, num_columns) == NULL) continue;
         for (size_t l = 0; l < num_columns; l++)
             if (has_tie[l])
-                s.mean[c + l] = mean_of_first(rows, first + c + l, s.values + l, job->count);
+                s.mean[c + l] = mean_breaking_ties(rows, first + c + l, s.values + l, job->count);
     }
     write_means(job, first, s.mean, count);
 }

@@ -245,8 +245,8 @@ int fed_sum_add(fed_sum *sum, const float *const *vectors, const double *weights
 }
 
 /* Writes values first..first+num-1 of the finished blocks, added to `start`; NULL: zeros. */
-static void fold(const fed_sum *sum, const double *start, size_t first, size_t num,
-                 double *folded /* out [num] */) {
+static void add_levels(const fed_sum *sum, const double *start, size_t first, size_t num,
+                       double *total /* out [num] */) {
     enum { COUNT = 512 }; /* few enough for an L1 cache */
     for (size_t at = 0; at < num; at += COUNT) {
         const size_t count = fed_smaller(num - at, COUNT);
@@ -254,7 +254,7 @@ static void fold(const fed_sum *sum, const double *start, size_t first, size_t n
         if (start != NULL) memcpy(values, start + at, count * sizeof *values);
         for (size_t l = 0; sum->num_blocks >> l != 0; l++)
             if (sum->num_blocks >> l & 1) add_older(sum->levels[l] + first + at, count, values);
-        memcpy(folded + at, values, count * sizeof *values);
+        memcpy(total + at, values, count * sizeof *values);
     }
 }
 
@@ -263,12 +263,12 @@ static void unpack_total(const fed_sum *sum, double *total) {
     for (size_t s = 0; s < sum->net.num_stages; s++) {
         const fed_stage *stage = &sum->net.stages[s];
         if (stage->packed_size == 0) continue;
-        fold(sum, NULL, stage->start, stage->packed_size, sum->partial);
+        add_levels(sum, NULL, stage->start, stage->packed_size, sum->partial);
         stage->ops->unpack(stage, sum->partial, total);
     }
     const size_t first = sum->net.num_trained, num = sum->net.size - first;
     if (num == 0) return;
-    fold(sum, NULL, first, num, sum->partial);
+    add_levels(sum, NULL, first, num, sum->partial);
     fed_net_unpack_moving(&sum->net, sum->partial, total);
 }
 
@@ -279,7 +279,7 @@ void fed_sum_total(fed_sum *sum, double *total, double *weight) {
     if (sum->is_packed) {
         unpack_total(sum, total);
     } else {
-        fold(sum, sum->partial, 0, sum->num_values, total);
+        add_levels(sum, sum->partial, 0, sum->num_values, total);
     }
     fp_restore(before);
 }
@@ -319,7 +319,7 @@ static void sum_range(void *context, size_t range, int worker) {
     memset(sum.partial, 0, count * sizeof *sum.partial);
     add_range(&call, first, 0, count);
     sum.num_blocks = call.num_blocks;
-    fold(&sum, sum.partial, 0, count, sum.partial);
+    add_levels(&sum, sum.partial, 0, count, sum.partial);
 }
 
 int fed_sum_vectors(int num_threads, const float *const *vectors, const double *weights,

@@ -14,7 +14,7 @@
 
 #include <math.h>
 
-enum { DIGITS = 5, MOST_DIGITS = 242 /* 3^5 - 1 */ };
+enum { DIGITS = 5, LARGEST_CODE_BYTE = 242 /* 3^5 - 1 */ };
 
 static int ternary_is_valid(const fed_codec *codec) {
     return codec->clip >= 0 && isfinite(codec->clip);
@@ -91,7 +91,7 @@ static void get_codes(fed_bit_reader *reader, uint32_t *codes, size_t num, int i
         return;
     }
     uint32_t byte = fed_get_bits(reader, 8);
-    if (byte > MOST_DIGITS) reader->has_failed = 1;
+    if (byte > LARGEST_CODE_BYTE) reader->has_failed = 1;
     for (size_t v = 0; v < num; v++) {
         codes[v] = byte % 3;
         byte /= 3;

@@ -278,7 +278,8 @@ static void toggle_right(fed_point from, fed_point to, uint8_t inside[SIDE][SIDE
 }
 
 /* The share of each pixel that a shape covers. */
-static void cover(const outline *line, float softness, float shares[SIDE][SIDE] /* out */) {
+static void compute_coverage(const outline *line, float softness,
+                             float shares[SIDE][SIDE] /* out */) {
     fed_canvas canvas;
     uint8_t inside[SIDE][SIDE] = {{0}};
     fed_clear_canvas(&canvas, SIDE, softness);
@@ -344,7 +345,7 @@ static void draw_clutter(const style *own, double expected, fed_rng *rng, pictur
 }
 
 /* The effect of the camera: another brightness and warmth, and grain. */
-static void take(const style *own, fed_rng *rng, const picture *scene, uint8_t *pixels) {
+static void apply_camera(const style *own, fed_rng *rng, const picture *scene, uint8_t *pixels) {
     const float gain = own->gain * (float)clip(normal(rng, 1.0, 0.08), 0.7, 1.3);
     const float gains[NUM_CHANNELS] = {gain * (1.0f + own->warmth), gain,
                                        gain * (1.0f - own->warmth)};
@@ -370,11 +371,11 @@ static void draw_shape(const double *given, size_t label, fed_rng *rng, uint8_t 
     draw_clutter(own, own->clutter, rng, &scene);
     add_shape(&line, label);
     place_outline(own, rng, &line);
-    cover(&line, own->softness, shares);
+    compute_coverage(&line, own->softness, shares);
     const colour from = shape_colour(own, rng);
     paint(shares, from, mixed(from, shape_colour(own, rng), 0.5f), &scene);
     draw_clutter(own, 0.25 * own->clutter, rng, &scene);
-    take(own, rng, &scene, pixels);
+    apply_camera(own, rng, &scene, pixels);
 }
 
 const fed_pictures fed_shapes = {

@@ -111,12 +111,12 @@ static inline void fill_labels(uint64_t seed, size_t num_classes, int32_t *label
 
 /* ---- The reference: a stack of dense layers in double, parameters flat ----------------------- */
 
-enum { TWIN_MAX_OUTPUTS = 1024 };
+enum { REFERENCE_MAX_OUTPUTS = 1024 };
 
 /* The logits of one example. */
-static inline void twin_logits(const fed_model *model, const double *params, const double *pixels,
-                               double *logits /* out [K] */) {
-    double inputs[TWIN_MAX_OUTPUTS], outputs[TWIN_MAX_OUTPUTS];
+static inline void reference_logits(const fed_model *model, const double *params,
+                                    const double *pixels, double *logits /* out [K] */) {
+    double inputs[REFERENCE_MAX_OUTPUTS], outputs[REFERENCE_MAX_OUTPUTS];
     for (size_t i = 0; i < model->num_inputs; i++) inputs[i] = pixels[i];
     for (size_t l = 0; l < model->num_layers; l++) {
         const fed_layer *layer = &model->layers[l];
@@ -134,7 +134,7 @@ static inline void twin_logits(const fed_model *model, const double *params, con
     memcpy(logits, inputs, model->num_classes * sizeof(*logits));
 }
 
-static inline size_t twin_argmax(const double *logits, size_t num_classes) {
+static inline size_t reference_argmax(const double *logits, size_t num_classes) {
     size_t best = 0;
     for (size_t k = 1; k < num_classes; k++)
         if (logits[k] > logits[best]) best = k;
@@ -142,16 +142,16 @@ static inline size_t twin_argmax(const double *logits, size_t num_classes) {
 }
 
 /* The sum of exp(logit - largest logit), the s of the error bounds. */
-static inline double twin_exp_sum(const double *logits, size_t num_classes) {
-    const double max = logits[twin_argmax(logits, num_classes)];
+static inline double reference_exp_sum(const double *logits, size_t num_classes) {
+    const double max = logits[reference_argmax(logits, num_classes)];
     double sum = 0;
     for (size_t k = 0; k < num_classes; k++) sum += exp(logits[k] - max);
     return sum;
 }
 
-static inline double twin_loss(const double *logits, size_t num_classes, int32_t label) {
-    const double max = logits[twin_argmax(logits, num_classes)];
-    return log(twin_exp_sum(logits, num_classes)) - (logits[label] - max);
+static inline double reference_loss(const double *logits, size_t num_classes, int32_t label) {
+    const double max = logits[reference_argmax(logits, num_classes)];
+    return log(reference_exp_sum(logits, num_classes)) - (logits[label] - max);
 }
 
 #endif

@@ -596,7 +596,8 @@ static inline double naive_loss(naive_net *net, const double *params, const floa
                                 const int32_t *labels) {
     double loss = 0;
     for (size_t e = 0; e < net->num_examples; e++)
-        loss += twin_loss(naive_logits(net, params, pixels, e), net->model->num_classes, labels[e]);
+        loss += reference_loss(naive_logits(net, params, pixels, e), net->model->num_classes,
+                               labels[e]);
     return loss;
 }
 
@@ -639,9 +640,9 @@ static inline double naive_gradient(naive_net *net, const double *params, const 
     memset(gradient, 0, model->num_params * sizeof(*gradient));
     for (size_t e = 0; e < net->num_examples; e++) {
         const double *logits = naive_logits(net, params, pixels, e);
-        const double max = logits[twin_argmax(logits, model->num_classes)];
-        const double sum = twin_exp_sum(logits, model->num_classes);
-        loss += twin_loss(logits, model->num_classes, labels[e]);
+        const double max = logits[reference_argmax(logits, model->num_classes)];
+        const double sum = reference_exp_sum(logits, model->num_classes);
+        loss += reference_loss(logits, model->num_classes, labels[e]);
         for (size_t k = 0; k < model->num_classes; k++)
             net->gradients[model->num_layers][k] =
                 (exp(logits[k] - max) / sum - ((size_t)labels[e] == k)) / (double)net->num_examples;

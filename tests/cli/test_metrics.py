@@ -87,7 +87,7 @@ def test_eval_computes_what_training_did_and_more(
     assert any(line.split()[:2] == ["test", "auc"] for line in shown)
 
 
-def test_clients_of_one_class_have_no_area(runs: Path, tmp_path: Path) -> None:
+def test_clients_of_one_class_have_no_auc(runs: Path, tmp_path: Path) -> None:
     """If each client has one class, AUC is defined over all examples, but not for a client."""
     told = evaluating.evaluate_run(
         runs / "plain",

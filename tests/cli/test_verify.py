@@ -16,7 +16,7 @@ from fedcli.core import native
 from fedcli.runs import verifying
 from fedcli.runs.files import checkpoint
 from tests.kit.command_line import Fedcli, assert_is_one_line
-from tests.kit.training import move_to_a_lost_cluster, picture
+from tests.kit.training import move_to_a_lost_cluster, snapshot
 
 SMALL = ("--rounds", 3, "--epochs", 1, "--clients", 3, "--threads", 1, "-q")
 
@@ -127,12 +127,12 @@ def test_the_rounds_after_a_checkpoint_are_verified_alone(fedcli: Fedcli) -> Non
 def test_a_run_on_a_cluster_is_verified_by_threads(fedcli: Fedcli) -> None:
     run = train(fedcli, "a", "--checkpoint-every", 1)
     move_to_a_lost_cluster(run)
-    before = picture(run)
+    before = snapshot(run)
     for option, num_rounds in (("-q", 3), ("--from-checkpoint", 1)):
         told = json.loads(fedcli("verify", run, option, "--json").out)["runs"][0]
         assert (told["verified"], told["exact"], told["rounds"]) == (True, True, num_rounds)
         assert told["compared"] == ["metrics.jsonl", "evaluation.json", "weights"]
-    assert picture(run) == before
+    assert snapshot(run) == before
 
 
 def test_another_instruction_set_is_compared_within_a_tolerance(fedcli: Fedcli) -> None:

@@ -85,7 +85,7 @@ fills = st.sampled_from([0.0, 0.5, -1e30, math.nan])
 odd_arrays = st.builds(_given, st.sampled_from(DTYPES), shapes, st.sampled_from(WAYS), fills)
 
 
-class Hand:
+class ArgumentMaker:
     """Makes arguments. A share of them does not fit; the share is drawn once for each example."""
 
     def __init__(self, data: st.DataObject) -> None:
@@ -162,16 +162,16 @@ ROWS: list[list[tuple[int, tuple[float, ...]]]] = [
 @pytest.mark.parametrize("name", MODELS)
 def test_models(name: str, data: st.DataObject) -> None:
     """Any model that the binding accepts can be summed and run without a crash."""
-    layout, hand = MODELS[name], Hand(data)
+    layout, make = MODELS[name], ArgumentMaker(data)
     rows = data.draw(st.one_of(st.just(layout.core_rows()), layer_rows(layout)))
-    model = attempt(_core.Model, hand(rows), hand(layout.num_params, counts))
+    model = attempt(_core.Model, make(rows), make(layout.num_params, counts))
     if model is None:
         return
     assert len(_core.stages(model)) >= 1
-    params = hand.array("f4", layout.num_params)
+    params = make.array("f4", layout.num_params)
     stage, phase = data.draw(st.integers(-1, 6)), data.draw(st.integers(-1, 3))
-    attempt(_core.exercise, hand(model), params, data.draw(st.integers(-1, 5)), stage, phase, 1)
-    delta_sum = attempt(_core.DeltaSum, hand(model))
+    attempt(_core.exercise, make(model), params, data.draw(st.integers(-1, 5)), stage, phase, 1)
+    delta_sum = attempt(_core.DeltaSum, make(model))
     if delta_sum is not None:
         assert not delta_sum.total()[0].any()
 
@@ -179,32 +179,32 @@ def test_models(name: str, data: st.DataObject) -> None:
 @fuzzed
 @given(st.data())
 def test_steps(data: st.DataObject) -> None:
-    hand = Hand(data)
-    rows = hand(
+    make = ArgumentMaker(data)
+    rows = make(
         data.draw(st.sampled_from(ROWS)),
         st.lists(st.tuples(st.integers(-1, 12), st.lists(amounts, max_size=9)), max_size=4),
     )
-    tensors = hand([(4, 2), (2,)], st.lists(st.lists(counts, max_size=4), max_size=3))
+    tensors = make([(4, 2), (2,)], st.lists(st.lists(counts, max_size=4), max_size=3))
     step = attempt(_core.Step, rows, tensors)
     if step is None:
         return
     num_params = data.draw(st.sampled_from([0, 1, 10]))
-    slots = attempt(step.initial_slots, hand(num_params, st.integers(-1, 100)))
-    vectors = [hand.array("f4", num_params) for _ in range(3)]
-    given_slots = hand(slots, odd_arrays)
-    attempt(step.apply, hand(1, counts), *vectors, given_slots)
+    slots = attempt(step.initial_slots, make(num_params, st.integers(-1, 100)))
+    vectors = [make.array("f4", num_params) for _ in range(3)]
+    given_slots = make(slots, odd_arrays)
+    attempt(step.apply, make(1, counts), *vectors, given_slots)
 
 
 @fuzzed
 @given(st.data())
 def test_plans(data: st.DataObject) -> None:
-    hand = Hand(data)
-    pipeline, epochs = hand(data.draw(st.integers(0, 2)), counts), hand(2, counts)
-    buffer = hand(-1, counts)
-    plan = attempt(_core.Plan, pipeline, epochs, hand(3, counts), buffer, hand(20, counts))
+    make = ArgumentMaker(data)
+    pipeline, epochs = make(data.draw(st.integers(0, 2)), counts), make(2, counts)
+    buffer = make(-1, counts)
+    plan = attempt(_core.Plan, pipeline, epochs, make(3, counts), buffer, make(20, counts))
     if plan is None:
         return
-    num_examples = hand(7, counts)
+    num_examples = make(7, counts)
     visits = attempt(plan.visits, num_examples)
     assert (visits is None) == (attempt(plan.batches, num_examples) is None)
     # A larger plan is not run, because it would need too much memory.
@@ -213,7 +213,7 @@ def test_plans(data: st.DataObject) -> None:
     num_buffered = int(epochs) * int(num_examples)
     if (num_buffered if buffer < 0 else min(num_buffered, buffer)) > 10_000:
         return
-    order = attempt(_core.example_order, hand(plan), num_examples, hand.key())
+    order = attempt(_core.example_order, make(plan), num_examples, make.key())
     if order is not None:
         assert len(order) == visits
         assert not len(order) or int(order.max()) < num_examples
@@ -222,16 +222,16 @@ def test_plans(data: st.DataObject) -> None:
 @fuzzed
 @given(st.data())
 def test_sums(data: st.DataObject) -> None:
-    hand = Hand(data)
-    num_values = hand(data.draw(st.integers(0, 40)), st.sampled_from([-1, 2**61, 2**63]))
+    make = ArgumentMaker(data)
+    num_values = make(data.draw(st.integers(0, 40)), st.sampled_from([-1, 2**61, 2**63]))
     total = attempt(_core.VectorSum, num_values)
     if total is None:
         return
     num_values = int(num_values)  # the core accepts 0.0 as 0
-    vectors = [hand.array("f4", num_values) for _ in range(data.draw(sizes))]
-    weights = hand.array("f8", len(vectors))
-    attempt(_core.sum_vectors, hand(vectors), weights, num_values, 2)
-    attempt(total.add, hand(vectors), weights)
+    vectors = [make.array("f4", num_values) for _ in range(data.draw(sizes))]
+    weights = make.array("f8", len(vectors))
+    attempt(_core.sum_vectors, make(vectors), weights, num_values, 2)
+    attempt(total.add, make(vectors), weights)
     values, _ = total.total()
     assert values.shape == (num_values,)
     total.reset()
@@ -241,15 +241,15 @@ def test_sums(data: st.DataObject) -> None:
 @fuzzed
 @given(st.data())
 def test_vectors(data: st.DataObject) -> None:
-    hand, size = Hand(data), data.draw(sizes)
-    sent, delta, change = hand.array("f4", size), hand.array("f4", size), hand.array("f8", size)
-    attempt(_core.next_client_vector, hand(1.0, amounts), sent, delta)
+    make, size = ArgumentMaker(data), data.draw(sizes)
+    sent, delta, change = make.array("f4", size), make.array("f4", size), make.array("f8", size)
+    attempt(_core.next_client_vector, make(1.0, amounts), sent, delta)
     attempt(_core.add_change, sent, delta, change)
-    attempt(_core.divide, change, hand(1.0, amounts))
-    attempt(_core.random_u64, hand.key(), hand(3, st.integers(-1, 100)))
-    keys = [hand.key() for _ in range(data.draw(sizes))]
-    factors, groups = hand.array("f8", len(keys)), hand.maybe("f8", len(keys) + 1, size)
-    attempt(_core.noised_mean, keys, factors, groups, True, change, hand(1.0, amounts), 2)
+    attempt(_core.divide, change, make(1.0, amounts))
+    attempt(_core.random_u64, make.key(), make(3, st.integers(-1, 100)))
+    keys = [make.key() for _ in range(data.draw(sizes))]
+    factors, groups = make.array("f8", len(keys)), make.maybe("f8", len(keys) + 1, size)
+    attempt(_core.noised_mean, keys, factors, groups, True, change, make(1.0, amounts), 2)
 
 
 def test_noise_needs_factors() -> None:
@@ -261,28 +261,29 @@ def test_noise_needs_factors() -> None:
 @given(st.data())
 def test_rows(data: st.DataObject) -> None:
     """Order statistics, sums and distances of rows, whose values may be infinite or NaN."""
-    hand, num_rows, num_values = Hand(data), data.draw(st.integers(1, 40)), data.draw(sizes)
+    make = ArgumentMaker(data)
+    num_rows, num_values = data.draw(st.integers(1, 40)), data.draw(sizes)
     chosen = _given("i8", (num_rows,), "plain", 0.0)
     chosen[:] = np.arange(num_rows)
-    matrix = hand.array("f4", num_rows, num_values)
-    rows = attempt(_core.Rows, matrix, hand(chosen, odd_arrays), hand(2, counts))
+    matrix = make.array("f4", num_rows, num_values)
+    rows = attempt(_core.Rows, matrix, make(chosen, odd_arrays), make(2, counts))
     if rows is None:
         return
-    mean, squares = hand.array("f8", num_values), hand.maybe("f8", num_rows)
-    attempt(rows.trimmed_mean, hand(data.draw(st.integers(0, 20)), counts), mean, squares)
-    attempt(rows.mean_near_median, hand(data.draw(st.integers(0, 41)), counts), mean)
-    attempt(rows.sign_votes, hand.maybe("f8", num_values))
-    factors = hand.array("f8", num_rows)
-    attempt(rows.move, hand(0.5, amounts), factors, mean, squares)
+    mean, squares = make.array("f8", num_values), make.maybe("f8", num_rows)
+    attempt(rows.trimmed_mean, make(data.draw(st.integers(0, 20)), counts), mean, squares)
+    attempt(rows.mean_near_median, make(data.draw(st.integers(0, 41)), counts), mean)
+    attempt(rows.sign_votes, make.maybe("f8", num_values))
+    factors = make.array("f8", num_rows)
+    attempt(rows.move, make(0.5, amounts), factors, mean, squares)
     num_out = data.draw(sizes)
-    offsets, offset = hand.maybe("f8", num_out), hand.maybe("f8", num_values)
-    out = hand.array("f4", num_out, num_values)
-    attempt(rows.mix, hand.array("f8", num_out, num_rows), offsets, offset, out)
-    attempt(rows.measure, hand.maybe("f8", num_values), hand.maybe("f8", num_values))
-    pairs = attempt(rows.pairs, hand(data.draw(st.booleans()), counts))
+    offsets, offset = make.maybe("f8", num_out), make.maybe("f8", num_values)
+    out = make.array("f4", num_out, num_values)
+    attempt(rows.mix, make.array("f8", num_out, num_rows), offsets, offset, out)
+    attempt(rows.measure, make.maybe("f8", num_values), make.maybe("f8", num_values))
+    pairs = attempt(rows.pairs, make(data.draw(st.booleans()), counts))
     few = data.draw(st.integers(1, 9))
-    distances = hand.array("f8", few, few)
-    found = attempt(_core.least_diameter, distances, hand(data.draw(st.integers(0, 10)), counts))
+    distances = make.array("f8", few, few)
+    found = attempt(_core.least_diameter, distances, make(data.draw(st.integers(0, 10)), counts))
     assert found is None or max(found) < len(distances)
     assert pairs is None or pairs.shape[0] == pairs.shape[1]
 
@@ -290,13 +291,13 @@ def test_rows(data: st.DataObject) -> None:
 @fuzzed
 @given(st.data())
 def test_synthetic_digits(data: st.DataObject) -> None:
-    hand = Hand(data)
-    options = hand(
+    make = ArgumentMaker(data)
+    options = make(
         (1, 1.0, 0.1, 0), st.tuples(counts, amounts, amounts, counts), st.lists(counts, max_size=5)
     )
-    client, split = hand(7, counts), hand(1, counts)
+    client, split = make(7, counts), make(1, counts)
     attempt(_core.synthetic_count, options, client, split)
-    first, num = hand(0, counts), hand(3, st.integers(-1, 2000))
+    first, num = make(0, counts), make(3, st.integers(-1, 2000))
     drawn = attempt(_core.synthetic_draw, options, client, split, first, num)
     if drawn is not None:
         assert drawn[1].min(initial=0) >= 0
@@ -306,29 +307,29 @@ def test_synthetic_digits(data: st.DataObject) -> None:
 # ---- Clients, and calls on them ------------------------------------------------------------------
 
 
-def _clients(hand: Hand) -> list[Any]:
+def _clients(make: ArgumentMaker) -> list[Any]:
     """Clients with data of many types and shapes; most of them fit the model."""
     clients: list[Any] = []
-    for _ in range(hand.draw(st.integers(1, 10))):
-        num = hand.draw(sizes)
+    for _ in range(make.draw(st.integers(1, 10))):
+        num = make.draw(sizes)
         plan = _core.Plan(
-            hand.draw(st.integers(0, 2)),
-            hand.draw(st.integers(1, 3)),
-            hand.draw(st.integers(1, 30)),
-            hand.draw(st.sampled_from([-1, 0, 1, 3])),
-            hand.draw(st.sampled_from([-1, 0, 1, 5])),
+            make.draw(st.integers(0, 2)),
+            make.draw(st.integers(1, 3)),
+            make.draw(st.integers(1, 30)),
+            make.draw(st.sampled_from([-1, 0, 1, 3])),
+            make.draw(st.sampled_from([-1, 0, 1, 5])),
         )
         client = attempt(
             _core.Client,
-            hand.array(hand.draw(st.sampled_from(["u1", "f4"])), num, 5, 4),
-            hand.array("i4", num),
-            hand(1.0, amounts),
-            hand(0.0, amounts),
-            hand(plan),
-            hand.key(),
-            hand.key(),
+            make.array(make.draw(st.sampled_from(["u1", "f4"])), num, 5, 4),
+            make.array("i4", num),
+            make(1.0, amounts),
+            make(0.0, amounts),
+            make(plan),
+            make.key(),
+            make.key(),
         )
-        if client is not None or hand.is_odd():  # a cohort refuses None
+        if client is not None or make.is_odd():  # a cohort refuses None
             clients.append(client)
     return clients
 
@@ -338,51 +339,51 @@ def _clients(hand: Hand) -> list[Any]:
 @pytest.mark.parametrize("name", ["softmax", "mlp"])
 def test_calls(name: str, data: st.DataObject) -> None:
     """Training, scoring and predicting, with arguments that fit or do not."""
-    layout, hand = MODELS[name], Hand(data)
+    layout, make = MODELS[name], ArgumentMaker(data)
     num_params = layout.num_params
     model = _core.Model(layout.core_rows(), num_params)
-    clients = _clients(hand)
-    given = hand(clients)
+    clients = _clients(make)
+    given = make(clients)
     # An argument without a length has no client.
     num_clients = len(given) if isinstance(given, Sized) else 0
     cohort = attempt(_core.Cohort, given)
-    team = attempt(_core.Team, hand(1, st.sampled_from([-1, 0, 2, 1025, 2**40])))
+    team = attempt(_core.Team, make(1, st.sampled_from([-1, 0, 2, 1025, 2**40])))
     if cohort is None or team is None:
         return
     if data.draw(st.booleans()):
-        attempt(cohort.prepare, hand(model))
+        attempt(cohort.prepare, make(model))
     step = _core.Step(data.draw(st.sampled_from(ROWS)), layout.shapes)
     frozen = None
     if data.draw(st.integers(0, 3)) == 0:
-        frozen = hand((hand.array("f4", step.num_slots, num_params), hand(1, counts)))
+        frozen = make((make.array("f4", step.num_slots, num_params), make(1, counts)))
     terms = attempt(
         _core.Terms,
-        hand(data.draw(st.integers(0, 1)), counts),
-        hand(data.draw(st.sampled_from([None, (0.0, 1.0)])), st.tuples(amounts, amounts)),
+        make(data.draw(st.integers(0, 1)), counts),
+        make(data.draw(st.sampled_from([None, (0.0, 1.0)])), st.tuples(amounts, amounts)),
         frozen,
-        hand(None, odd_arrays) if data.draw(st.booleans()) else _given("f8", (40,), "plain", 0.5),
-        hand.maybe("f4", layout.num_classes),
+        make(None, odd_arrays) if data.draw(st.booleans()) else _given("f8", (40,), "plain", 0.5),
+        make.maybe("f4", layout.num_classes),
     )
-    cancel = hand(_core.CancelFlag())
-    starts = hand.maybe("f4", len(clients), num_params)
+    cancel = make(_core.CancelFlag())
+    starts = make.maybe("f4", len(clients), num_params)
     factors = _given("f8", (len(clients),), "plain", 0.5)
     stats = attempt(
         team.train_cohort,
-        hand(model),
-        hand(step),
-        hand.array("f4", num_params),
-        hand(cohort),
-        hand(3, counts),
-        hand(terms),
+        make(model),
+        make(step),
+        make.array("f4", num_params),
+        make(cohort),
+        make(3, counts),
+        make(terms),
         cancel,
-        hand(_core.DeltaSum(model), st.none()),
-        hand.maybe("f4", data.draw(st.sampled_from([1, len(clients)])), num_params),
-        hand.maybe("f4", len(clients), num_params),
-        hand(factors, odd_arrays),
+        make(_core.DeltaSum(model), st.none()),
+        make.maybe("f4", data.draw(st.sampled_from([1, len(clients)])), num_params),
+        make.maybe("f4", len(clients), num_params),
+        make(factors, odd_arrays),
         starts,
-        hand.maybe("f8", len(clients)),
+        make.maybe("f8", len(clients)),
     )
-    params = hand.array("f4", num_params)
+    params = make.array("f4", num_params)
     scored = attempt(team.evaluate, model, params, cohort, cancel, starts)
     logits = attempt(team.predict, model, params, cohort, cancel, starts)
     for found in (stats, scored):
@@ -399,29 +400,29 @@ KINDS = (
 @fuzzed
 @given(st.data())
 def test_codecs(data: st.DataObject) -> None:
-    hand = Hand(data)
-    shapes_of = hand([(4, 3), (3,)], st.lists(shapes, max_size=3))
+    make = ArgumentMaker(data)
+    shapes_of = make([(4, 3), (3,)], st.lists(shapes, max_size=3))
     fields = {"bits": 2, "levels": 3, "count": 5, "block": 8, "rank": 1, "depth": 2, "width": 4}
-    options = {name: hand(value, counts) for name, value in fields.items()}
+    options = {name: make(value, counts) for name, value in fields.items()}
     options["is_short"] = data.draw(st.booleans())
-    options["step"], options["clip"] = hand(0.5, amounts), hand(2.5, amounts)
+    options["step"], options["clip"] = make(0.5, amounts), make(2.5, amounts)
     kind = data.draw(st.sampled_from(KINDS))
-    factors = hand.array("f4", 3 if kind == "powersgd-left" else 4)
+    factors = make.array("f4", 3 if kind == "powersgd-left" else 4)
     codec = attempt(lambda: _core.Codec(kind, shapes_of, factors=factors, **options))
     if codec is None:
         return
     num_params = 15 if shapes_of == [(4, 3), (3,)] else data.draw(st.integers(1, 40))
-    key = hand.key()
-    payload = attempt(codec.encode, hand.array("f4", num_params), key)
+    key = make.key()
+    payload = attempt(codec.encode, make.array("f4", num_params), key)
     assert payload is None or len(payload) <= codec.capacity
-    decoded = attempt(codec.decode, hand(payload, st.binary(max_size=99)), key)
+    decoded = attempt(codec.decode, make(payload, st.binary(max_size=99)), key)
     assert decoded is None or decoded.dtype == np.float32
-    rows, threads = hand.array("f4", 3, num_params), hand(2, counts)
-    chosen = hand(np.array([0, 2]), odd_arrays, st.just(np.array([2, 0])))
-    keys = hand([hand.key(), hand.key()])
-    before = hand([hand.maybe("f4", num_params), None])
-    after = hand([hand.maybe("f4", num_params), hand.array("f4", num_params)])
-    decay = hand(0.5, amounts)
+    rows, threads = make.array("f4", 3, num_params), make(2, counts)
+    chosen = make(np.array([0, 2]), odd_arrays, st.just(np.array([2, 0])))
+    keys = make([make.key(), make.key()])
+    before = make([make.maybe("f4", num_params), None])
+    after = make([make.maybe("f4", num_params), make.array("f4", num_params)])
+    decay = make(0.5, amounts)
     sent = attempt(codec.compress_rows, rows, chosen, keys, before, after, decay, threads)
     assert sent is None or len(sent) == len(chosen)
     attempt(codec.encode_rows, rows, chosen, keys, before, decay, threads)

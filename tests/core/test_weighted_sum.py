@@ -1,4 +1,4 @@
-"""The weighted sum of vectors adds in the order of a recursive reference in NumPy."""
+"""The weighted sum of vectors adds in the order of a recursive reference_sum in NumPy."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ def block_of(vectors: Vectors, weights: NDArray[np.float64]) -> NDArray[np.float
     return total
 
 
-def twin(vectors: Vectors, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def reference_sum(vectors: Vectors, weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Sums all blocks in a binary tree. In each left branch their number is a power of two."""
     num_blocks = math.ceil(len(vectors) / BLOCK)
     if num_blocks <= 1:
         return block_of(vectors, weights)
     left = BLOCK * 2 ** ((num_blocks - 1).bit_length() - 1)
-    return twin(vectors[:left], weights[:left]) + twin(vectors[left:], weights[left:])
+    first = reference_sum(vectors[:left], weights[:left])
+    return first + reference_sum(vectors[left:], weights[left:])
 
 
 def draw(seed: int, count: int) -> tuple[Vectors, NDArray[np.float64]]:
@@ -54,7 +55,7 @@ def test_order_is_the_tree_to_the_byte(seed: int, count: int) -> None:
     total = WeightedSum(NUM_VALUES)
     total.add(list(vectors), weights.tolist())
     found, weight = total.total()
-    assert found.tobytes() == twin(vectors, weights).tobytes()
+    assert found.tobytes() == reference_sum(vectors, weights).tobytes()
     assert weight == weights.sum()
     for num_threads in 1, 2, 3, 7:
         whole = native.sum_vectors(list(vectors), weights, NUM_VALUES, num_threads)
@@ -63,7 +64,7 @@ def test_order_is_the_tree_to_the_byte(seed: int, count: int) -> None:
 
 def test_order_matters_to_the_bytes(seed: int) -> None:
     vectors, weights = draw(seed, 100)
-    assert twin(vectors, weights).tobytes() != block_of(vectors, weights).tobytes()
+    assert reference_sum(vectors, weights).tobytes() != block_of(vectors, weights).tobytes()
 
 
 @pytest.mark.parametrize("step", [1, 3, 8, 13])
@@ -74,7 +75,7 @@ def test_the_number_of_vectors_per_call_changes_no_byte(seed: int, step: int) ->
         total.reset()
         for first in range(0, 50, step):
             total.add(list(vectors[first : first + step]), weights[first : first + step].tolist())
-        assert total.total()[0].tobytes() == twin(vectors, weights).tobytes()
+        assert total.total()[0].tobytes() == reference_sum(vectors, weights).tobytes()
 
 
 @pytest.mark.parametrize("num_values", [5001, 33001, 66001])

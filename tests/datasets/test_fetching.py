@@ -206,7 +206,7 @@ def test_complete_part_of_unknown_size_needs_no_second_transfer(
         (web.status(404), "HTTP 404"),
         (web.status(403), "HTTP 403"),
         (web.serve(more_bytes=1), "offers 300,001 bytes, expected 300,000"),
-        (web.lie_less(1000), "offers 1,000 bytes, expected 300,000"),
+        (web.announce_too_few_bytes(1000), "offers 1,000 bytes, expected 300,000"),
         (web.endless, "sends more than 300,000 bytes"),
         (lambda handler, content: web.serve()(handler, b"!" + content[1:]), "sha256 is "),
         (web.status(302, Location="/data.bin"), "HTTP 302"),

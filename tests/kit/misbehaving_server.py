@@ -126,7 +126,7 @@ def serve(
     return behave
 
 
-def lie_less(num_bytes: int) -> Behaviour:
+def announce_too_few_bytes(num_bytes: int) -> Behaviour:
     """Announces fewer bytes than the content has, and sends all."""
 
     def behave(handler: Handler, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""How MixUp mixes a batch, number by number: the twin of csrc/client/mixup.c and random/rng.c."""
+"""How MixUp mixes a batch, number by number: a reference of csrc/client/mixup.c, random/rng.c."""
 
 from __future__ import annotations
 

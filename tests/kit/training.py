@@ -247,7 +247,7 @@ def trained_with_a_stop(path: Path, after: int, **values: Any) -> Path:
         cancel.set()
         with pytest.raises(Cancelled):
             next(done)
-    go_on(path)
+    resume_to_end(path)
     return path
 
 
@@ -257,7 +257,7 @@ def last_weights(path: Path) -> list[bytes]:
     return [np.asarray(each).tobytes() for each in parts.values()]
 
 
-def go_on(path: Path, **options: Any) -> None:
+def resume_to_end(path: Path, **options: Any) -> None:
     """Resumes a run and trains it to its end."""
     with starting.resume(path, **options) as training:
         for _ in training.run():
@@ -327,7 +327,7 @@ def move_to_a_lost_cluster(path: Path) -> None:
         file.write_bytes(checkpoint.encode(replace(content, config=config)))
 
 
-def picture(path: Path) -> dict[str, tuple[int, bytes]]:
+def snapshot(path: Path) -> dict[str, tuple[int, bytes]]:
     """Returns the modification time and the bytes of each file below a folder."""
     files = [each for each in path.rglob("*") if each.is_file()]
     return {str(each): (each.stat().st_mtime_ns, each.read_bytes()) for each in files}

@@ -23,7 +23,7 @@ from fedcli.runs import starting, trained
 from fedcli.runs.files import checkpoint
 from fedcli.runs.files import folder as run_dir
 from fedcli.runs.files.saved_states import client_states_of
-from tests.kit.training import go_on, train
+from tests.kit.training import resume_to_end, train
 
 NUM_PARAMS = 50
 FILE = FILES[0]
@@ -360,7 +360,7 @@ def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path: Path) 
     damaged.unlink()
     with starting.resume(tmp_path / "mended") as training:
         assert training.round_num == 4
-    go_on(tmp_path / "mended")
+    resume_to_end(tmp_path / "mended")
     assert damaged.read_bytes() == wanted
 
 

@@ -29,9 +29,9 @@ from tests.kit.clients import make_clients
 from tests.kit.command_line import Fedcli
 from tests.kit.stores import write_counted_store
 from tests.kit.training import (
-    go_on,
     make_config,
     resume_rounds,
+    resume_to_end,
     train,
     train_and_vanish,
     train_rounds,
@@ -205,7 +205,7 @@ def test_a_stopped_and_resumed_run_equals_the_straight_run(tmp_path: Path) -> No
     train_rounds(tmp_path / "stopped", config, 3)
     for threads in (1, 7):
         resume_rounds(tmp_path / "stopped", 1, threads=threads)
-    go_on(tmp_path / "stopped")
+    resume_to_end(tmp_path / "stopped")
     assert outcome(tmp_path / "stopped") == outcome(tmp_path / "straight")
 
 
@@ -215,7 +215,7 @@ def test_a_killed_and_resumed_run_equals_the_straight_run(tmp_path: Path) -> Non
     train(tmp_path / "straight", from_options(values))
     out = tmp_path / "killed"
     train_and_vanish(out, values, 6)
-    go_on(out)
+    resume_to_end(out)
     assert outcome(out) == outcome(tmp_path / "straight")
 
 

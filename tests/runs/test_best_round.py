@@ -12,7 +12,7 @@ from fedcli.runs.files import folder
 from fedcli.runs.stopping import Best
 from fedcli.runs.trained import export_run
 from tests.kit.command_line import Fedcli
-from tests.kit.training import go_on, make_config, results, train, train_rounds
+from tests.kit.training import make_config, results, resume_to_end, train, train_rounds
 
 NAN = float("nan")
 
@@ -87,7 +87,7 @@ def test_a_resumed_run_keeps_the_same(run: Path, tmp_path: Path) -> None:
         out = tmp_path / f"{stop}"
         train_rounds(out, config, stop + 1)
         assert folder.best_checkpoint(out).exists()
-        go_on(out)
+        resume_to_end(out)
         assert folder.checkpoint_rounds(out) == folder.checkpoint_rounds(run)
         assert results(out) == results(run)
 

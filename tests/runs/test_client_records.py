@@ -17,7 +17,13 @@ from fedcli.runs.files import checkpoint, client_records, folder
 from fedcli.runs.ledger import ledger_of
 from fedcli.runs.record import load_run
 from tests.kit.command_line import Fedcli
-from tests.kit.training import go_on, last_weights, make_config, trained, trained_with_a_stop
+from tests.kit.training import (
+    last_weights,
+    make_config,
+    resume_to_end,
+    trained,
+    trained_with_a_stop,
+)
 
 UNIFORM = make_config(sampling="uniform")
 RECORDED = {"sampling": "uniform", "record_clients": True}
@@ -115,7 +121,7 @@ def test_killed_run_has_the_records_of_the_straight_one(run: Path, tmp_path: Pat
     training._logs, training._save_if_behind = (), lambda: None  # type: ignore[method-assign]
     done.close()
     assert client_records.load(path).rows.tobytes() == seen.rows.tobytes()
-    go_on(path)
+    resume_to_end(path)
     assert_same(run, path)
     assert not (path / "clients.journal").exists()
 
@@ -190,7 +196,7 @@ def test_a_run_killed_at_its_end_is_closed_by_resuming(run: Path, tmp_path: Path
     training._logs[1]._writer._file.close()  # type: ignore[attr-defined]
     (path / "metrics.csv").unlink()
     assert not (path / "clients.h5").exists()
-    go_on(path)
+    resume_to_end(path)
     assert_same(run, path)
     assert not (path / "clients.journal").exists()
     assert (path / "metrics.csv").read_text().count("\n") == 7
@@ -210,7 +216,7 @@ def test_a_full_disk_saves_no_round_without_its_records(run: Path, tmp_path: Pat
         assert training.round_num == 1
         writer._file = whole
         training.close()
-    go_on(path)
+    resume_to_end(path)
     assert_same(run, path)
 
 

@@ -17,7 +17,7 @@ from fedcli.errors import ConfigError, RunError
 from fedcli.runs.files import folder as run_dir
 from fedcli.runs.files.folder import RunDirectory
 from tests.kit.runs import scores
-from tests.kit.training import picture
+from tests.kit.training import snapshot
 
 HOLD = """
 import sys
@@ -276,10 +276,10 @@ def test_an_interrupted_save_leaves_the_old_checkpoint(
 
 def test_opening_and_closing_changes_nothing(path: Path) -> None:
     create(path)
-    before = picture(path)
+    before = snapshot(path)
     with RunDirectory.open(path):
         pass
-    assert picture(path) == before
+    assert snapshot(path) == before
 
 
 def test_a_run_replaced_while_it_is_being_locked_is_reported(

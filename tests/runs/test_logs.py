@@ -16,7 +16,13 @@ from fedcli.models.metrics import flatten
 from fedcli.runs import evaluating, starting
 from fedcli.runs.files import checkpoint
 from fedcli.runs.files import folder as run_dir
-from tests.kit.training import go_on, last_weights, make_config, trained, trained_with_a_stop
+from tests.kit.training import (
+    last_weights,
+    make_config,
+    resume_to_end,
+    trained,
+    trained_with_a_stop,
+)
 
 UNIFORM = make_config(sampling="uniform")
 LOGS = {"csv": True, "tensorboard": True, "histograms": True}
@@ -119,7 +125,7 @@ def test_tensorboard_forgets_what_a_killed_process_did(tmp_path: Path) -> None:
     training._run.close()
     training._save_if_behind = lambda: None  # type: ignore[method-assign]
     done.close()
-    go_on(path)
+    resume_to_end(path)
     for name in FOUR:
         left, right = (
             [(each.step, each.value) for each in events(run / "tensorboard/train").Scalars(name)]
@@ -140,5 +146,5 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_finished_run_is_left_alone(tmp_path: Path) -> None:
     path = trained(tmp_path / "run", sampling="uniform", **LOGS)
     before = {each: each.stat().st_mtime_ns for each in path.rglob("*")}
-    go_on(path)
+    resume_to_end(path)
     assert {each: each.stat().st_mtime_ns for each in path.rglob("*")} == before

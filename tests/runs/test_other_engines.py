@@ -16,7 +16,15 @@ from fedcli.runs import evaluating
 from fedcli.runs.files import folder
 from fedcli.runs.trained import load_trained
 from tests.kit.toy_engine import ToyEngine
-from tests.kit.training import SMALL, VARIANTS, go_on, make_config, results, train, train_rounds
+from tests.kit.training import (
+    SMALL,
+    VARIANTS,
+    make_config,
+    results,
+    resume_to_end,
+    train,
+    train_rounds,
+)
 
 LOCAL_ONLY: dict[str, Any] = {
     "algorithm": "local-only",
@@ -60,7 +68,7 @@ def test_a_run_may_go_on_with_another_engine(
     out = tmp_path / "changed"
     train_rounds(out, config, 1)
     toys = request.getfixturevalue("toys")
-    go_on(out)
+    resume_to_end(out)
     assert sum(toy.num_tasks for toy in toys) == 5 * 4
     assert results(out) == results(tmp_path / "straight")
 

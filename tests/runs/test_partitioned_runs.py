@@ -23,7 +23,7 @@ from fedcli.errors import ConfigError, DataError
 from fedcli.runs import evaluating, starting
 from fedcli.runs.files import folder
 from fedcli.settings.run_config import RunConfig
-from tests.kit.training import SMALL, figures, go_on, train, train_rounds
+from tests.kit.training import SMALL, figures, resume_to_end, train, train_rounds
 
 MIXED = "dirichlet-client+label-noise+feature-noise"
 DEALT: dict[str, Any] = {
@@ -70,7 +70,7 @@ def test_equal_bytes_for_any_number_of_threads_and_after_a_resume(tmp_path: Path
         assert figures(tmp_path / f"many{threads}") == whole
     train_rounds(tmp_path / "cut", make_config(threads=2), 3)
     assert folder.read_metrics(tmp_path / "cut")[-1]["round"] < 4
-    go_on(tmp_path / "cut", threads=7)
+    resume_to_end(tmp_path / "cut", threads=7)
     assert figures(tmp_path / "cut") == whole
 
 

@@ -29,11 +29,11 @@ from tests.kit.training import (
     MOMENTUM,
     SMALL,
     VARIANTS,
-    go_on,
     make_config,
-    picture,
     results,
     resume_rounds,
+    resume_to_end,
+    snapshot,
     train,
     train_and_vanish,
     train_rounds,
@@ -122,7 +122,7 @@ def test_a_stopped_and_resumed_run_equals_the_straight_run(
     out = tmp_path / "stopped"
     train_rounds(out, settings.from_options(straight.values), 1)
     resume_rounds(out, 4 - folder.read_metrics(out)[-1]["round"], threads=1)
-    go_on(out, threads=3)
+    resume_to_end(out, threads=3)
     assert results(out) == straight.results
 
 
@@ -239,13 +239,13 @@ def test_what_an_algorithm_cannot_train_with_is_refused_before_data_are_read(
 def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
     out = tmp_path / "run"
     evaluation = train(out, make_config(eval_every=2))
-    before = picture(out)
+    before = snapshot(out)
     for total in (None, 6):
         with starting.resume(out, rounds=total) as training:
             assert training.is_finished
             assert list(training.run()) == []
             assert training.finish() == evaluation
-    assert picture(out) == before
+    assert snapshot(out) == before
 
 
 @pytest.mark.numeric
@@ -255,7 +255,7 @@ def test_more_rounds_equal_a_longer_straight_run(tmp_path: Path) -> None:
     train(out, make_config(**{**VARIANTS["uniform"], "rounds": 4}))
     with starting.resume(out, rounds=6) as training:  # closed before it trains
         assert not training.is_finished
-    go_on(out)
+    resume_to_end(out)
     assert results(out) == results(tmp_path / "long")
 
 
@@ -299,7 +299,7 @@ def test_fewer_rounds_than_completed_are_refused(tmp_path: Path) -> None:
     train(tmp_path / "run", make_config())
     with pytest.raises(ConfigError, match=r"--rounds 5: .* has completed 6 rounds"):
         starting.resume(tmp_path / "run", rounds=5)
-    go_on(tmp_path / "run")  # the refused command has released the lock
+    resume_to_end(tmp_path / "run")  # the refused command has released the lock
 
 
 @pytest.mark.numeric
@@ -504,7 +504,7 @@ def test_a_kill_before_old_checkpoints_are_dropped_leaves_no_more_of_them(tmp_pa
     newest = folder.latest_checkpoint(out)
     (newest.parent / "round-000003.h5").write_bytes(newest.read_bytes())
     (out / "evaluation.json").unlink()
-    go_on(out)
+    resume_to_end(out)
     assert folder.checkpoint_rounds(out) == kept == [5, 6]
 
 
@@ -545,7 +545,7 @@ def test_an_interrupted_save_is_one_line_and_the_run_goes_on(
     with monkeypatch.context() as patch, pytest.raises(RunError, match="No space left"):
         fill_the_disk_after_round_3(patch)
     assert folder.latest_checkpoint(out).name == "round-000002.h5"
-    go_on(out)
+    resume_to_end(out)
     assert results(out) == results(tmp_path / "straight")
 
 
@@ -565,7 +565,7 @@ def test_a_damaged_checkpoint_is_reported_by_every_reader(tmp_path: Path) -> Non
             with pytest.raises(CheckpointError, match="is damaged"):
                 attempt(path)
     file.unlink()  # the checkpoint before it still exists
-    go_on(out)
+    resume_to_end(out)
 
 
 def test_initial_weights_start_the_run(tmp_path: Path) -> None:
@@ -831,12 +831,12 @@ def test_a_config_edited_to_another_run_is_refused(
     whole = file.read_text()
     assert text in whole
     file.write_text(whole.replace(text, other))
-    before = picture(tmp_path / "run")
+    before = snapshot(tmp_path / "run")
     with pytest.raises(ConfigError, match=fault or "server_options is .*; put .* back, or start"):
         starting.resume(tmp_path / "run", rounds=2)
-    assert picture(tmp_path / "run") == before
+    assert snapshot(tmp_path / "run") == before
     file.write_text(whole)
-    go_on(tmp_path / "run", rounds=2)
+    resume_to_end(tmp_path / "run", rounds=2)
 
 
 def test_a_config_may_change_options_without_effect_on_rounds(tmp_path: Path) -> None:
@@ -845,7 +845,7 @@ def test_a_config_may_change_options_without_effect_on_rounds(tmp_path: Path) ->
     file = tmp_path / "run" / "config.toml"
     text = file.read_text().replace("threads = 2", "threads = 1", 1)
     file.write_text(text.replace("keep_checkpoints = 2", "keep_checkpoints = 9"))
-    go_on(tmp_path / "run", rounds=6)
+    resume_to_end(tmp_path / "run", rounds=6)
     for name in ("metrics.jsonl", "evaluation.json"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
     assert folder.checkpoint_rounds(tmp_path / "run") == [0, 3, 6]

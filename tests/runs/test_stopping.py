@@ -12,7 +12,7 @@ from fedcli.errors import ConfigError
 from fedcli.runs import starting
 from fedcli.runs.stopping import Progress, progress_for
 from fedcli.settings.values import parse_target
-from tests.kit.training import figures, go_on, make_config, results, train, train_rounds
+from tests.kit.training import figures, make_config, results, resume_to_end, train, train_rounds
 
 
 def curve(*accuracies: float | None, split: str = "test") -> list[dict[str, Any]]:
@@ -208,7 +208,7 @@ def test_an_interrupted_run_stops_where_the_straight_one_stops(
     config = make(stop_at=target, patience=5)
     train(tmp_path / "straight", config)
     train_rounds(tmp_path / "run", config, num_rounds)
-    go_on(tmp_path / "run")
+    resume_to_end(tmp_path / "run")
     assert results(tmp_path / "run") == results(tmp_path / "straight")
 
 
@@ -228,7 +228,7 @@ def test_a_stopped_run_is_finished(tmp_path: Path) -> None:
     with starting.resume(tmp_path / "run") as training:
         assert training.is_finished
         assert list(training.run()) == []
-    go_on(tmp_path / "run")
+    resume_to_end(tmp_path / "run")
     assert results(tmp_path / "run") == before
 
 

@@ -11,7 +11,7 @@ from fedcli.errors import RunError
 from fedcli.runs import starting
 from fedcli.runs.files import folder
 from fedcli.runs.verifying import verify_run
-from tests.kit.training import go_on, make_config, train_rounds
+from tests.kit.training import make_config, resume_to_end, train_rounds
 
 SECURE = {"secure_sum": True, "client_weighting": "uniform"}
 NOISE = {"noise_multiplier": 1.0, "delta": 1e-3}
@@ -50,4 +50,4 @@ def test_a_run_whose_streams_have_changed_is_not_resumed(
 
 @pytest.mark.parametrize("values", [{}, {"compress": "top-k"}, PRIVATE, SECURE])
 def test_other_runs_go_on(tmp_path: Path, values: dict[str, Any]) -> None:
-    go_on(_begun_before(tmp_path / "run", **values))
+    resume_to_end(_begun_before(tmp_path / "run", **values))

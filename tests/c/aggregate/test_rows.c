@@ -41,7 +41,7 @@ static void sort_column(const matrix *m, size_t c, double *sorted) {
     qsort(sorted, m->rows.num_rows, sizeof *sorted, ascending);
 }
 
-static double twin_trimmed(const double *sorted, size_t num_rows, size_t trim) {
+static double reference_trimmed(const double *sorted, size_t num_rows, size_t trim) {
     double sum = 0;
     for (size_t r = trim; r < num_rows - trim; r++) sum += sorted[r];
     return sum / (double)(num_rows - 2 * trim);
@@ -49,7 +49,7 @@ static double twin_trimmed(const double *sorted, size_t num_rows, size_t trim) {
 
 /* The mean of the values nearest to the median. They are chosen one after the other; of equally
  * near values, the one in the first row is chosen. */
-static double twin_near(const matrix *m, size_t c, const double *sorted, size_t num_nearest) {
+static double reference_near(const matrix *m, size_t c, const double *sorted, size_t num_nearest) {
     const size_t n = m->rows.num_rows;
     const double median = (sorted[(n - 1) / 2] + sorted[n / 2]) / 2;
     int is_taken[MOST_ROWS] = {0};
@@ -66,7 +66,7 @@ static double twin_near(const matrix *m, size_t c, const double *sorted, size_t 
     return sum / (double)num_nearest;
 }
 
-static double twin_square_distance(const matrix *m, size_t r, const double *origin) {
+static double reference_square_distance(const matrix *m, size_t r, const double *origin) {
     double sum = 0;
     for (size_t c = 0; c < m->rows.num_values; c++) {
         const double difference = (double)m->starts[r][c] - origin[c];
@@ -86,11 +86,11 @@ static void check_trimmed(const matrix *m, size_t trim) {
     CHECK_EQUAL(fed_trimmed_mean(2, &m->rows, trim, (fed_mean){mean, rounded}, squares), FED_OK);
     for (size_t c = 0; c < p; c++) {
         sort_column(m, c, sorted);
-        CHECK_CLOSE(mean[c], twin_trimmed(sorted, n, trim), 1e-15);
+        CHECK_CLOSE(mean[c], reference_trimmed(sorted, n, trim), 1e-15);
         CHECK(rounded[c] == (float)mean[c]);
     }
     for (size_t r = 0; r < n; r++) {
-        const double expected = twin_square_distance(m, r, mean);
+        const double expected = reference_square_distance(m, r, mean);
         CHECK_CLOSE(squares[r], expected, 1e-13 * expected);
     }
     free(mean);
@@ -116,7 +116,7 @@ static void check_near(const matrix *m, size_t num_nearest) {
     CHECK_EQUAL(fed_mean_near_median(2, &m->rows, num_nearest, (fed_mean){mean, rounded}), FED_OK);
     for (size_t c = 0; c < m->rows.num_values; c++) {
         sort_column(m, c, sorted);
-        CHECK_CLOSE(mean[c], twin_near(m, c, sorted, num_nearest), 1e-15);
+        CHECK_CLOSE(mean[c], reference_near(m, c, sorted, num_nearest), 1e-15);
         CHECK(rounded[c] == (float)mean[c]);
     }
     free(mean);
@@ -194,7 +194,7 @@ static void test_moves_and_mixtures(void) {
             CHECK_CLOSE(vector[c], sum, 1e-13 * (double)n);
         }
         for (size_t r = 0; r < n; r++) {
-            const double expected = twin_square_distance(&m, r, vector);
+            const double expected = reference_square_distance(&m, r, vector);
             CHECK_CLOSE(squares[r], expected, 1e-13 * expected);
         }
         for (size_t c = 0; c < p; c++) vector[c] = NAN; /* its old values must not matter */
@@ -223,13 +223,13 @@ static void test_distances_and_products(void) {
             double product = 0;
             for (size_t c = 0; c < p; c++)
                 product += ((double)m.starts[r][c] - origin[c]) * direction[c];
-            CHECK_CLOSE(squares[r], twin_square_distance(&m, r, origin), 1e-13 * (double)p);
+            CHECK_CLOSE(squares[r], reference_square_distance(&m, r, origin), 1e-13 * (double)p);
             CHECK_CLOSE(products[r], product, 1e-13 * (double)p);
         }
         for (size_t c = 0; c < p; c++) origin[c] = 0;
         CHECK_EQUAL(fed_measure_rows(2, &m.rows, NULL, NULL, squares, NULL), FED_OK);
         for (size_t r = 0; r < n; r++)
-            CHECK_CLOSE(squares[r], twin_square_distance(&m, r, origin), 1e-13 * (double)p);
+            CHECK_CLOSE(squares[r], reference_square_distance(&m, r, origin), 1e-13 * (double)p);
         for (int is_product = 0; is_product < 2; is_product++) {
             CHECK_EQUAL(fed_row_pairs(2, &m.rows, is_product, pairs), FED_OK);
             for (size_t i = 0; i < n; i++)
@@ -253,7 +253,7 @@ static void test_distances_and_products(void) {
 /* ---- The closest rows ------------------------------------------------------------------------ */
 
 /* Tries all subsets. */
-static void twin_closest(const double *distances, size_t n, size_t k, size_t *chosen) {
+static void reference_closest(const double *distances, size_t n, size_t k, size_t *chosen) {
     double best = HUGE_VAL;
     for (uint32_t set = 0; set < 1u << n; set++) {
         size_t members[16], num = 0;
@@ -283,7 +283,7 @@ static void test_the_closest_rows(void) {
                         distances[i * n + j] = distances[j * n + i] =
                             i == j ? 0 : (double)(next_bits(&state) % (seed == 1 ? 4 : 1000));
                 CHECK_EQUAL(fed_least_diameter(distances, n, k, chosen), FED_OK);
-                twin_closest(distances, n, k, expected);
+                reference_closest(distances, n, k, expected);
                 CHECK_BYTES(chosen, expected, k * sizeof *chosen);
             }
     const double one = 0;

@@ -190,22 +190,22 @@ static int is_narrow(const problem *p) {
 
 /* ---- The reference: local SGD in double on whole images -------------------------------------- */
 
-typedef struct twin {
+typedef struct reference {
     double params[MAX_PARAMS], slot[MAX_PARAMS], gradient[MAX_PARAMS];
     double loss_sum, largest; /* the largest magnitude of a parameter in any step */
     int64_t num_correct, num_steps, num_clipped;
-} twin;
+} reference;
 
-static twin t; /* too large for a stack frame */
+static reference t; /* too large for a stack frame */
 
-static double twin_pixel(const fed_client *client, size_t at) {
+static double reference_pixel(const fed_client *client, size_t at) {
     const double stored = client->pixel_type == FED_PIXELS_UINT8
                               ? (double)((const uint8_t *)client->pixels)[at]
                               : (double)((const float *)client->pixels)[at];
     return (double)client->scale * stored + (double)client->offset;
 }
 
-static void twin_forward(const fed_model *model, double values[][TWIN_MAX_OUTPUTS]) {
+static void reference_forward(const fed_model *model, double values[][REFERENCE_MAX_OUTPUTS]) {
     for (size_t l = 0; l < model->num_layers; l++) {
         const fed_layer *layer = &model->layers[l];
         const double *kernel = t.params + layer->offset;
@@ -218,10 +218,10 @@ static void twin_forward(const fed_model *model, double values[][TWIN_MAX_OUTPUT
 }
 
 /* Turns the gradient by a layer's outputs, by_outputs, into the gradient by its inputs. */
-static void twin_backward(const fed_layer *layer, const double *inputs, double *by_outputs) {
+static void reference_backward(const fed_layer *layer, const double *inputs, double *by_outputs) {
     const size_t num_outputs = layer->out.channels;
     const double *kernel = t.params + layer->offset;
-    double *gradient = t.gradient + layer->offset, by_inputs[TWIN_MAX_OUTPUTS] = {0};
+    double *gradient = t.gradient + layer->offset, by_inputs[REFERENCE_MAX_OUTPUTS] = {0};
     for (size_t i = 0; i < layer->in.channels; i++)
         for (size_t o = 0; o < num_outputs; o++) {
             gradient[i * num_outputs + o] += by_outputs[o] * inputs[i];
@@ -233,26 +233,26 @@ static void twin_backward(const fed_layer *layer, const double *inputs, double *
 }
 
 /* Scores one example and adds factor times its gradient. */
-static void twin_example(const problem *p, size_t example, double factor) {
+static void reference_example(const problem *p, size_t example, double factor) {
     const size_t num_inputs = p->model.num_inputs, num_classes = p->model.num_classes;
-    double values[3][TWIN_MAX_OUTPUTS], by_outputs[TWIN_MAX_OUTPUTS];
+    double values[3][REFERENCE_MAX_OUTPUTS], by_outputs[REFERENCE_MAX_OUTPUTS];
     for (size_t i = 0; i < num_inputs; i++)
-        values[0][i] = twin_pixel(&p->client, example * num_inputs + i);
-    twin_forward(&p->model, values);
+        values[0][i] = reference_pixel(&p->client, example * num_inputs + i);
+    reference_forward(&p->model, values);
     const double *logits = values[p->model.num_layers];
     const int32_t label = p->client.labels[example];
-    t.loss_sum += twin_loss(logits, num_classes, label);
-    t.num_correct += (int32_t)twin_argmax(logits, num_classes) == label;
-    const double max = logits[twin_argmax(logits, num_classes)];
-    const double exp_sum = twin_exp_sum(logits, num_classes);
+    t.loss_sum += reference_loss(logits, num_classes, label);
+    t.num_correct += (int32_t)reference_argmax(logits, num_classes) == label;
+    const double max = logits[reference_argmax(logits, num_classes)];
+    const double exp_sum = reference_exp_sum(logits, num_classes);
     for (size_t k = 0; k < num_classes; k++)
         by_outputs[k] = factor * (exp(logits[k] - max) / exp_sum - ((int32_t)k == label));
     for (size_t l = p->model.num_layers; l-- > 0;)
-        twin_backward(&p->model.layers[l], values[l], by_outputs);
+        reference_backward(&p->model.layers[l], values[l], by_outputs);
 }
 
 /* Clips the gradient; returns 1 if it was too long. */
-static int twin_clip(const problem *p) {
+static int reference_clip(const problem *p) {
     double sum_of_squares = 0;
     for (size_t i = 0; i < p->model.num_params; i++)
         sum_of_squares += t.gradient[i] * t.gradient[i];
@@ -262,7 +262,7 @@ static int twin_clip(const problem *p) {
     return 1;
 }
 
-static void twin_step(const problem *p) {
+static void reference_step(const problem *p) {
     const double rate = (double)p->rows[1].options[0], momentum = (double)p->rows[1].options[1];
     for (size_t i = 0; i < p->model.num_params; i++) {
         const double g = t.gradient[i];
@@ -273,7 +273,7 @@ static void twin_step(const problem *p) {
     t.num_steps++;
 }
 
-static void twin_train(const problem *p) {
+static void reference_train(const problem *p) {
     memset(&t, 0, sizeof(t));
     for (size_t i = 0; i < p->model.num_params; i++) t.params[i] = (double)p->server[i];
     const fed_plan *plan = &p->client.plan;
@@ -284,9 +284,9 @@ static void twin_train(const problem *p) {
     fed_order_init(&order, plan, num_examples, &p->client.shuffle_key, buffer);
     for (size_t num; (num = fed_order_next(&order, indices)) > 0;) {
         memset(t.gradient, 0, sizeof(t.gradient));
-        for (size_t b = 0; b < num; b++) twin_example(p, indices[b], 1.0 / (double)num);
-        if (p->asked.clip_norm > 0) t.num_clipped += twin_clip(p);
-        twin_step(p);
+        for (size_t b = 0; b < num; b++) reference_example(p, indices[b], 1.0 / (double)num);
+        if (p->asked.clip_norm > 0) t.num_clipped += reference_clip(p);
+        reference_step(p);
     }
     free(buffer);
     free(indices);
@@ -301,9 +301,9 @@ static void twin_train(const problem *p) {
 static double tolerance(void) { return 8 * UNIT_ROUNDOFF * t.largest * (double)(t.num_steps + 4); }
 
 /* Trains, and compares all results with the reference. */
-static void check_against_twin(const problem *p) {
+static void check_against_reference(const problem *p) {
     train(p, &outcomes[0]);
-    twin_train(p);
+    reference_train(p);
     const fed_client_stats *stats = &outcomes[0].stats[0];
     CHECK_EQUAL(stats->is_finite, 1);
     CHECK_EQUAL(stats->num_batches, t.num_steps);
@@ -322,7 +322,7 @@ static void check_against_twin(const problem *p) {
 static void check_trained(const spec *asked, int expect_narrow) {
     problem *p = new_problem(*asked);
     CHECK_EQUAL(is_narrow(p), expect_narrow);
-    check_against_twin(p);
+    check_against_reference(p);
     free_problem(p);
 }
 
@@ -631,7 +631,7 @@ static void test_fixed_pixels_may_be_huge(void) {
     for (size_t e = 0; e < asked.num_examples; e++)
         for (size_t i = 0; i < asked.num_inputs; i++)
             if (!is_varying(&asked, i)) floats_of(p)[e * asked.num_inputs + i] = 1e38f;
-    check_against_twin(p);
+    check_against_reference(p);
     free_problem(p);
 }
 

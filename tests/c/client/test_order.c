@@ -17,7 +17,7 @@ typedef struct stream {
     size_t num_visits, num_batches;
 } stream;
 
-static stream drawn, twin; /* too large for a stack frame */
+static stream drawn, reference; /* too large for a stack frame */
 
 static fed_plan plan_of(int pipeline, size_t epochs, size_t batch_size, size_t shuffle_buffer) {
     return (fed_plan){pipeline, epochs, batch_size, shuffle_buffer, SIZE_MAX};
@@ -76,33 +76,34 @@ static void draw_naively(const fed_plan *plan, size_t num_examples, const fed_ke
     fed_rng rng;
     fed_rng_init(&rng, key);
     for (size_t i = 0; i < num_visits; i += unit) {
-        shuffle_naively(&rng, input + i, unit, buffer_length, twin.indices + i);
+        shuffle_naively(&rng, input + i, unit, buffer_length, reference.indices + i);
     }
     const size_t border = plan->pipeline == FED_PER_EPOCH ? num_examples : SIZE_MAX;
-    twin.num_visits = num_visits < plan->max_examples ? num_visits : plan->max_examples;
-    twin.num_batches = 0;
+    reference.num_visits = num_visits < plan->max_examples ? num_visits : plan->max_examples;
+    reference.num_batches = 0;
     size_t batch_size = 0;
-    for (size_t i = 0; i < twin.num_visits; i++) {
+    for (size_t i = 0; i < reference.num_visits; i++) {
         batch_size++;
         const int is_full = batch_size == plan->batch_size || (i + 1) % border == 0;
-        if (is_full || i + 1 == twin.num_visits) {
-            twin.batch_sizes[twin.num_batches++] = batch_size;
+        if (is_full || i + 1 == reference.num_visits) {
+            reference.batch_sizes[reference.num_batches++] = batch_size;
             batch_size = 0;
         }
     }
 }
 
-static void check_against_twin(const fed_plan *plan, size_t num_examples) {
+static void check_against_reference(const fed_plan *plan, size_t num_examples) {
     draw(plan, num_examples, &KEY);
     draw_naively(plan, num_examples, &KEY);
-    CHECK_EQUAL(drawn.num_visits, twin.num_visits);
-    CHECK_EQUAL(drawn.num_batches, twin.num_batches);
-    CHECK_BYTES(drawn.indices, twin.indices, twin.num_visits * sizeof(twin.indices[0]));
-    CHECK_BYTES(drawn.batch_sizes, twin.batch_sizes,
-                twin.num_batches * sizeof(twin.batch_sizes[0]));
+    CHECK_EQUAL(drawn.num_visits, reference.num_visits);
+    CHECK_EQUAL(drawn.num_batches, reference.num_batches);
+    CHECK_BYTES(drawn.indices, reference.indices,
+                reference.num_visits * sizeof(reference.indices[0]));
+    CHECK_BYTES(drawn.batch_sizes, reference.batch_sizes,
+                reference.num_batches * sizeof(reference.batch_sizes[0]));
 }
 
-static void test_naive_twin(void) {
+static void test_naive_reference(void) {
     static const size_t sizes[] = {0, 1, 2, 19, 20, 21, 94},
                         buffers[] = {0, 1, 2, 7, 100, SIZE_MAX}, batch_sizes[] = {1, 7, 20, 500},
                         caps[] = {1, 20, 33, SIZE_MAX};
@@ -111,7 +112,7 @@ static void test_naive_twin(void) {
             fed_plan plan =
                 plan_of(pipeline, 1 + i % 5, batch_sizes[i / 42 % 4], buffers[i / 7 % 6]);
             plan.max_examples = caps[i / 168];
-            check_against_twin(&plan, sizes[i % 7]);
+            check_against_reference(&plan, sizes[i % 7]);
         }
     }
 }
@@ -205,13 +206,13 @@ static void test_full_buffer_is_a_uniform_permutation(void) {
 static void test_streams_differ_by_key(void) {
     const fed_plan plan = plan_of(FED_REPEAT_SHUFFLE, 1, 20, 100);
     draw(&plan, 94, &KEY);
-    twin = drawn;
+    reference = drawn;
     draw(&plan, 94, &KEY);
-    CHECK_BYTES(drawn.indices, twin.indices, 94 * sizeof(uint32_t));
+    CHECK_BYTES(drawn.indices, reference.indices, 94 * sizeof(uint32_t));
     fed_key other = KEY;
     other.occurrence++;
     draw(&plan, 94, &other);
-    CHECK(memcmp(drawn.indices, twin.indices, 94 * sizeof(uint32_t)) != 0);
+    CHECK(memcmp(drawn.indices, reference.indices, 94 * sizeof(uint32_t)) != 0);
 }
 
 static void check_batches(const fed_plan *plan, size_t num_examples, size_t num_expected,
@@ -274,7 +275,7 @@ static void test_capacity(void) {
 }
 
 static const test_case TESTS[] = {
-    TEST(test_naive_twin),
+    TEST(test_naive_reference),
     TEST(test_each_example_is_visited_once_an_epoch),
     TEST(test_epochs_do_not_mix_when_shuffled_first),
     TEST(test_epochs_mix_when_repeated_first),

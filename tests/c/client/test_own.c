@@ -80,9 +80,9 @@ static void add_gradient(const float *pixels, int32_t label, const double *param
                          double *gradient) {
     double inputs[INPUTS], logits[CLASSES];
     for (size_t i = 0; i < INPUTS; i++) inputs[i] = (double)pixels[i];
-    twin_logits(&MODEL, params, inputs, logits);
-    const double largest = logits[twin_argmax(logits, CLASSES)];
-    const double sum = twin_exp_sum(logits, CLASSES);
+    reference_logits(&MODEL, params, inputs, logits);
+    const double largest = logits[reference_argmax(logits, CLASSES)];
+    const double sum = reference_exp_sum(logits, CLASSES);
     for (size_t k = 0; k < CLASSES; k++) {
         const double g = factor * (exp(logits[k] - largest) / sum - ((int32_t)k == label));
         for (size_t i = 0; i < INPUTS; i++) gradient[i * CLASSES + k] += g * inputs[i];
@@ -91,7 +91,7 @@ static void add_gradient(const float *pixels, int32_t label, const double *param
 }
 
 /* Moves parameters to at most max_distance from the server's; 0: does not change them. */
-static void twin_project(double *params, const double *server, double max_distance) {
+static void reference_project(double *params, const double *server, double max_distance) {
     double squares = 0;
     for (size_t p = 0; p < PARAMS; p++)
         squares += (params[p] - server[p]) * (params[p] - server[p]);
@@ -102,8 +102,8 @@ static void twin_project(double *params, const double *server, double max_distan
 
 /* Computes a client's delta after its local steps, with rate 0.1 times the factors. factors and
  * class_weights may be NULL. */
-static void twin_delta(size_t c, int has_linear, int has_anchor, const double *factors,
-                       const float *class_weights, double *delta /* out [PARAMS] */) {
+static void reference_delta(size_t c, int has_linear, int has_anchor, const double *factors,
+                            const float *class_weights, double *delta /* out [PARAMS] */) {
     double params[PARAMS], server[PARAMS];
     for (size_t p = 0; p < PARAMS; p++) params[p] = server[p] = (double)prob.server[p];
     const size_t num_visits = 2 * SIZES[c];
@@ -124,7 +124,7 @@ static void twin_delta(size_t c, int has_linear, int has_anchor, const double *f
         /* An epoch ends in the batch that has its last example, and so does the training. */
         const size_t last = first + BATCH_SIZE;
         if (last >= num_visits || last / SIZES[c] > first / SIZES[c])
-            twin_project(params, server, prob.own[c].max_distance);
+            reference_project(params, server, prob.own[c].max_distance);
     }
     for (size_t p = 0; p < PARAMS; p++) delta[p] = params[p] - server[p];
 }
@@ -140,7 +140,7 @@ static void check_weighted_deltas(const fed_step *step, int has_linear, int has_
     double sum[PARAMS] = {0};
     for (size_t c = 0; c < CLIENTS; c++) {
         double delta[PARAMS];
-        twin_delta(c, has_linear, has_anchor, factors, class_weights, delta);
+        reference_delta(c, has_linear, has_anchor, factors, class_weights, delta);
         for (size_t p = 0; p < PARAMS; p++) {
             CHECK_CLOSE(prob.deltas[c][p], delta[p], 2e-6); /* ten roundings of parameters < 1 */
             sum[p] += prob.own[c].delta_factor * delta[p];

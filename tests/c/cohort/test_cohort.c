@@ -188,14 +188,14 @@ static void lone_delta(const cohort *co, size_t c, const fed_step *step, float *
 
 /* ---- The reference: local SGD in double ------------------------------------------------------ */
 
-typedef struct twin {
+typedef struct reference {
     double params[MAX_PARAMS], slot[MAX_PARAMS], gradient[MAX_PARAMS];
     double loss_sum;
     int64_t num_correct;
-} twin;
+} reference;
 
-static void twin_pixels(const cohort *co, const fed_client *client, size_t example,
-                        double *pixels) {
+static void reference_pixels(const cohort *co, const fed_client *client, size_t example,
+                             double *pixels) {
     const size_t num_inputs = co->model->num_inputs;
     for (size_t i = 0; i < num_inputs; i++) {
         const size_t at = example * num_inputs + i;
@@ -207,17 +207,17 @@ static void twin_pixels(const cohort *co, const fed_client *client, size_t examp
 }
 
 /* Scores one example on a one-layer model, and adds factor times its gradient. */
-static void twin_example(const cohort *co, const fed_client *client, size_t example, double factor,
-                         twin *t) {
+static void reference_example(const cohort *co, const fed_client *client, size_t example,
+                              double factor, reference *t) {
     const size_t num_inputs = co->model->num_inputs;
     double pixels[MAX_INPUTS], logits[NUM_CLASSES];
-    twin_pixels(co, client, example, pixels);
-    twin_logits(co->model, t->params, pixels, logits);
+    reference_pixels(co, client, example, pixels);
+    reference_logits(co->model, t->params, pixels, logits);
     const int32_t label = client->labels[example];
-    t->loss_sum += twin_loss(logits, NUM_CLASSES, label);
-    t->num_correct += (int32_t)twin_argmax(logits, NUM_CLASSES) == label;
-    const double exp_sum = twin_exp_sum(logits, NUM_CLASSES);
-    const double max = logits[twin_argmax(logits, NUM_CLASSES)];
+    t->loss_sum += reference_loss(logits, NUM_CLASSES, label);
+    t->num_correct += (int32_t)reference_argmax(logits, NUM_CLASSES) == label;
+    const double exp_sum = reference_exp_sum(logits, NUM_CLASSES);
+    const double max = logits[reference_argmax(logits, NUM_CLASSES)];
     for (int32_t k = 0; k < NUM_CLASSES; k++) {
         const double g = factor * (exp(logits[k] - max) / exp_sum - (k == label));
         for (size_t i = 0; i < num_inputs; i++)
@@ -226,7 +226,7 @@ static void twin_example(const cohort *co, const fed_client *client, size_t exam
     }
 }
 
-static void twin_step(const fed_step_row *row, size_t num_params, twin *t) {
+static void reference_step(const fed_step_row *row, size_t num_params, reference *t) {
     const double rate = (double)row->options[0], momentum = (double)row->options[1];
     for (size_t p = 0; p < num_params; p++) {
         const double g = t->gradient[p];
@@ -235,14 +235,14 @@ static void twin_step(const fed_step_row *row, size_t num_params, twin *t) {
     }
 }
 
-static twin twin_start(const cohort *co) {
-    twin t = {.loss_sum = 0};
+static reference reference_start(const cohort *co) {
+    reference t = {.loss_sum = 0};
     for (size_t p = 0; p < co->model->num_params; p++) t.params[p] = (double)co->server[p];
     return t;
 }
 
 /* Processes the client's batches; if row is NULL, it scores them without an update. */
-static void twin_run(const cohort *co, size_t c, const fed_step_row *row, twin *t) {
+static void reference_run(const cohort *co, size_t c, const fed_step_row *row, reference *t) {
     const fed_client *client = &co->clients[c];
     const size_t capacity = fed_order_capacity(&client->plan, client->num_examples);
     uint32_t *buffer = test_alloc(capacity * sizeof(*buffer));
@@ -251,8 +251,9 @@ static void twin_run(const cohort *co, size_t c, const fed_step_row *row, twin *
     fed_order_init(&order, &client->plan, client->num_examples, &client->shuffle_key, buffer);
     for (size_t num; (num = fed_order_next(&order, indices)) > 0;) {
         memset(t->gradient, 0, sizeof(t->gradient));
-        for (size_t b = 0; b < num; b++) twin_example(co, client, indices[b], 1.0 / (double)num, t);
-        if (row != NULL) twin_step(row, co->model->num_params, t);
+        for (size_t b = 0; b < num; b++)
+            reference_example(co, client, indices[b], 1.0 / (double)num, t);
+        if (row != NULL) reference_step(row, co->model->num_params, t);
     }
     free(buffer);
     free(indices);
@@ -454,8 +455,8 @@ static void test_gradient_equals_one_full_batch(void) {
 /* ---- Frozen slots ---------------------------------------------------------------------------- */
 
 /* Processes a client's batches; each step starts from the same slot. */
-static void twin_run_frozen(const cohort *co, size_t c, const fed_step_row *row, const float *slot,
-                            twin *t) {
+static void reference_run_frozen(const cohort *co, size_t c, const fed_step_row *row,
+                                 const float *slot, reference *t) {
     const fed_client *client = &co->clients[c];
     const size_t capacity = fed_order_capacity(&client->plan, client->num_examples);
     uint32_t *buffer = test_alloc(capacity * sizeof(*buffer));
@@ -464,9 +465,10 @@ static void twin_run_frozen(const cohort *co, size_t c, const fed_step_row *row,
     fed_order_init(&order, &client->plan, client->num_examples, &client->shuffle_key, buffer);
     for (size_t num; (num = fed_order_next(&order, indices)) > 0;) {
         memset(t->gradient, 0, sizeof(t->gradient));
-        for (size_t b = 0; b < num; b++) twin_example(co, client, indices[b], 1.0 / (double)num, t);
+        for (size_t b = 0; b < num; b++)
+            reference_example(co, client, indices[b], 1.0 / (double)num, t);
         for (size_t p = 0; p < co->model->num_params; p++) t->slot[p] = (double)slot[p];
-        twin_step(row, co->model->num_params, t);
+        reference_step(row, co->model->num_params, t);
     }
     free(buffer);
     free(indices);
@@ -488,8 +490,8 @@ static void test_frozen_slots_start_every_step(void) {
                     FED_OK);
         fed_sum_total(sum, outcomes[0].total, &outcomes[0].weight);
         for (size_t c = 0; c < co->num_clients; c++) {
-            twin t = twin_start(co);
-            if (co->clients[c].num_examples > 0) twin_run_frozen(co, c, &ROWS[s], slot, &t);
+            reference t = reference_start(co);
+            if (co->clients[c].num_examples > 0) reference_run_frozen(co, c, &ROWS[s], slot, &t);
             for (size_t p = 0; p < co->model->num_params; p++)
                 expected[p] += t.params[p] - (double)co->server[p];
         }
@@ -620,8 +622,8 @@ static void check_trained(const cohort *co, const fed_step *step) {
     CHECK_EQUAL(outcomes[0].status, FED_OK);
     double weight = 0;
     for (size_t c = 0; c < co->num_clients; c++) {
-        twin t = twin_start(co);
-        twin_run(co, c, step->rows, &t);
+        reference t = reference_start(co);
+        reference_run(co, c, step->rows, &t);
         const fed_client_stats *stats = &outcomes[0].stats[c];
         const fed_client *client = &co->clients[c];
         CHECK_CLOSE(stats->loss_sum, t.loss_sum, 1e-5 * (t.loss_sum + 1));
@@ -639,7 +641,7 @@ static void check_trained(const cohort *co, const fed_step *step) {
         CHECK_CLOSE(outcomes[0].total[p], 0, 1e-5 * (weight + 1));
 }
 
-static void test_training_equals_the_twin(void) {
+static void test_training_equals_the_reference(void) {
     static const fed_model *const models[] = {&MODEL_7, &MODEL_17, &MODEL_48};
     for (size_t m = 0; m < LENGTH(models); m++)
         for (size_t s = 0; s < LENGTH(STEPS); s++) {
@@ -649,7 +651,7 @@ static void test_training_equals_the_twin(void) {
         }
 }
 
-static void test_training_equals_the_twin_for_every_pipeline_and_batch(void) {
+static void test_training_equals_the_reference_for_every_pipeline_and_batch(void) {
     static const size_t batch_sizes[] = {1, 7, 33, 64, 1000};
     for (int32_t pipeline = FED_REPEAT_SHUFFLE; pipeline <= FED_PER_EPOCH; pipeline++)
         for (size_t i = 0; i < LENGTH(batch_sizes); i++) {
@@ -1058,8 +1060,8 @@ static void check_evaluated(const cohort *co) {
     evaluate(1, co, &outcomes[0]);
     CHECK_EQUAL(outcomes[0].status, FED_OK);
     for (size_t c = 0; c < co->num_clients; c++) {
-        twin t = twin_start(co);
-        twin_run(co, c, NULL, &t);
+        reference t = reference_start(co);
+        reference_run(co, c, NULL, &t);
         const fed_client_stats *stats = &outcomes[0].stats[c];
         const fed_client *client = &co->clients[c];
         CHECK_CLOSE(stats->loss_sum, t.loss_sum, 1e-6 * (t.loss_sum + 1));
@@ -1082,7 +1084,7 @@ static void check_plan_is_evaluated(size_t epochs, size_t shuffle_buffer, size_t
     }
 }
 
-static void test_evaluation_equals_the_twin(void) {
+static void test_evaluation_equals_the_reference(void) {
     check_plan_is_evaluated(1, 1, SIZE_MAX);
     check_plan_is_evaluated(1, 100, SIZE_MAX);
 }
@@ -1128,11 +1130,11 @@ static void test_two_layers_are_evaluated(void) {
     evaluate(2, co, &outcomes[0]);
     for (size_t c = 0; c < 9; c++) {
         double loss = 0, pixels[MAX_INPUTS], logits[NUM_CLASSES];
-        const twin t = twin_start(co);
+        const reference t = reference_start(co);
         for (size_t e = 0; e < co->clients[c].num_examples; e++) {
-            twin_pixels(co, &co->clients[c], e, pixels);
-            twin_logits(co->model, t.params, pixels, logits);
-            loss += twin_loss(logits, NUM_CLASSES, co->clients[c].labels[e]);
+            reference_pixels(co, &co->clients[c], e, pixels);
+            reference_logits(co->model, t.params, pixels, logits);
+            loss += reference_loss(logits, NUM_CLASSES, co->clients[c].labels[e]);
         }
         CHECK_CLOSE(outcomes[0].stats[c].loss_sum, loss, 1e-6 * (loss + 1));
     }
@@ -1216,8 +1218,8 @@ static const test_case TESTS[] = {
     TEST(test_pieces_of_whole_blocks_equal_the_whole),
     TEST(test_team_may_change_models_and_cohorts),
     TEST(test_team_of_no_or_too_many_threads_is_refused),
-    TEST(test_training_equals_the_twin),
-    TEST(test_training_equals_the_twin_for_every_pipeline_and_batch),
+    TEST(test_training_equals_the_reference),
+    TEST(test_training_equals_the_reference_for_every_pipeline_and_batch),
     TEST(test_batch_of_any_size_is_the_full_batch),
     TEST(test_clients_without_examples_weigh_nothing),
     TEST(test_learning_rate_0_moves_nothing),
@@ -1240,7 +1242,7 @@ static const test_case TESTS[] = {
     TEST(test_client_that_overflows_is_dropped_and_reset),
     TEST(test_huge_learning_rate_drops_every_client),
     TEST(test_bad_pixels_make_the_evaluated_loss_nan),
-    TEST(test_evaluation_equals_the_twin),
+    TEST(test_evaluation_equals_the_reference),
     TEST(test_evaluation_counts_every_epoch),
     TEST(test_evaluation_keeps_max_examples_of_each_client),
     TEST(test_large_client_is_evaluated_in_pieces),

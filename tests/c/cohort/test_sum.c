@@ -44,7 +44,7 @@ static fed_sum *sum_of(size_t num_deltas) {
 
 /* ---- The reference --------------------------------------------------------------------------- */
 
-static void twin_block(size_t first, size_t num_deltas, double *total) {
+static void reference_block(size_t first, size_t num_deltas, double *total) {
     for (size_t p = 0; p < NUM_PARAMS; p++) total[p] = 0;
     for (size_t d = first; d < num_deltas && d < first + FED_BLOCK_CLIENTS; d++)
         for (size_t p = 0; p < NUM_PARAMS; p++) {
@@ -56,16 +56,16 @@ static void twin_block(size_t first, size_t num_deltas, double *total) {
 
 /* Adds blocks first..first+num-1. The left part has as many blocks as the largest power of two
  * below num, the right part has the rest. */
-static void twin_tree(size_t first, size_t num, size_t num_deltas, double *total) {
+static void reference_tree(size_t first, size_t num, size_t num_deltas, double *total) {
     if (num <= 1) {
-        twin_block(first * FED_BLOCK_CLIENTS, num_deltas, total);
+        reference_block(first * FED_BLOCK_CLIENTS, num_deltas, total);
         return;
     }
     size_t left = 1;
     while (2 * left < num) left *= 2;
     double right[NUM_PARAMS];
-    twin_tree(first, left, num_deltas, total);
-    twin_tree(first + left, num - left, num_deltas, right);
+    reference_tree(first, left, num_deltas, total);
+    reference_tree(first + left, num - left, num_deltas, right);
     for (size_t p = 0; p < NUM_PARAMS; p++) total[p] += right[p];
 }
 
@@ -73,7 +73,7 @@ static void check_total(fed_sum *sum, size_t num_deltas) {
     double total[NUM_PARAMS], expected[NUM_PARAMS], weight, expected_weight = 0;
     fed_sum_total(sum, total, &weight);
     const size_t num_blocks = (num_deltas + FED_BLOCK_CLIENTS - 1) / FED_BLOCK_CLIENTS;
-    twin_tree(0, num_blocks, num_deltas, expected);
+    reference_tree(0, num_blocks, num_deltas, expected);
     for (size_t d = 0; d < num_deltas; d++) expected_weight += weights[d];
     CHECK_BYTES(total, expected, sizeof(total));
     CHECK(weight == expected_weight);
@@ -95,7 +95,7 @@ static void test_order_is_the_tree_bit_for_bit(void) {
 static void test_tree_differs_from_a_plain_sum(void) {
     make_deltas();
     double total[NUM_PARAMS], plain[NUM_PARAMS] = {0};
-    twin_tree(0, 13, MAX_DELTAS, total);
+    reference_tree(0, 13, MAX_DELTAS, total);
     for (size_t d = 0; d < MAX_DELTAS; d++)
         for (size_t p = 0; p < NUM_PARAMS; p++) plain[p] += weights[d] * (double)deltas[d][p];
     CHECK(memcmp(total, plain, sizeof(total)) != 0);

@@ -99,7 +99,7 @@ static void check_forward(dense *d) {
     guarded_free(&out);
 }
 
-static void test_dense_forward_equals_twin(void) { for_each_dense(check_forward); }
+static void test_dense_forward_equals_reference(void) { for_each_dense(check_forward); }
 
 static void check_accumulate(dense *d) {
     const dense before = dense_new(d->width, d->num_outputs, d->num_rows);
@@ -128,7 +128,7 @@ static void check_accumulate(dense *d) {
                         .gradient = before.gradient});
 }
 
-static void test_dense_accumulate_equals_twin(void) { for_each_dense(check_accumulate); }
+static void test_dense_accumulate_equals_reference(void) { for_each_dense(check_accumulate); }
 
 /* The stride of the rows' gradients is larger than their length; the memory between them must not
  * change. */
@@ -158,7 +158,9 @@ static void check_backward_inputs(dense *d) {
     guarded_free(&before);
 }
 
-static void test_dense_backward_inputs_equals_twin(void) { for_each_dense(check_backward_inputs); }
+static void test_dense_backward_inputs_equals_reference(void) {
+    for_each_dense(check_backward_inputs);
+}
 
 static void test_dense_without_rows_changes_nothing(void) {
     dense d = dense_new(32, 10, 0), before = dense_new(32, 10, 0);
@@ -342,7 +344,7 @@ static void check_poisoned(float poison, size_t bad, size_t k, int32_t label) {
         for (size_t j = 0; j < 10; j++)
             CHECK(b == bad ? isnan(blk.gradient[b][j])
                            : blk.gradient[b][j] == clean.gradient[b][j]);
-        num_correct += b != bad && twin_argmax(logits, 10) == (size_t)clean.labels[b];
+        num_correct += b != bad && reference_argmax(logits, 10) == (size_t)clean.labels[b];
     }
     CHECK_EQUAL(blk.score.num_correct, num_correct);
 }
@@ -388,9 +390,9 @@ static void check_losses(size_t num_classes, double scale, uint64_t seed) {
     const int32_t label = blk.labels[0];
     double logits[MAX_CLASSES];
     widen_row(&blk, 0, logits);
-    const double max = logits[twin_argmax(logits, num_classes)];
-    const double exp_sum = twin_exp_sum(logits, num_classes);
-    const double loss = twin_loss(logits, num_classes, label);
+    const double max = logits[reference_argmax(logits, num_classes)];
+    const double exp_sum = reference_exp_sum(logits, num_classes);
+    const double loss = reference_loss(logits, num_classes, label);
     run_softmax(fed_active_kernels(), &blk, 1);
     CHECK_CLOSE(blk.score.loss_sum, loss,
                 UNIT_ROUNDOFF * ((double)num_classes + 4 + log(exp_sum) + 2 * loss));
@@ -452,7 +454,8 @@ static void test_gradient_equals_central_differences(void) {
             up[k] += h;
             down[k] -= h;
             const double slope =
-                (twin_loss(up, 10, blk.labels[b]) - twin_loss(down, 10, blk.labels[b])) / (2 * h);
+                (reference_loss(up, 10, blk.labels[b]) - reference_loss(down, 10, blk.labels[b])) /
+                (2 * h);
             CHECK_CLOSE(blk.gradient[b][k], scale * slope, 1e-6);
         }
 }
@@ -484,15 +487,15 @@ static block mixed_block(size_t num_rows, float share, uint64_t seed) {
 }
 
 /* The loss of a row by both labels, smoothed and weighted, in double. */
-static double twin_mixed_loss(const double *logits, const block *blk, size_t b,
-                              const float *class_weights, double smoothing) {
+static double reference_mixed_loss(const double *logits, const block *blk, size_t b,
+                                   const float *class_weights, double smoothing) {
     const int32_t labels[2] = {blk->labels[b], blk->other_labels[b]};
     const double shares[2] = {(double)blk->share, 1 - (double)blk->share};
     double mean = 0, loss = 0;
-    for (int32_t k = 0; k < 10; k++) mean += twin_loss(logits, 10, k) / 10;
+    for (int32_t k = 0; k < 10; k++) mean += reference_loss(logits, 10, k) / 10;
     for (size_t i = 0; i < 2; i++)
         loss += shares[i] * (class_weights == NULL ? 1 : (double)class_weights[labels[i]]) *
-                ((1 - smoothing) * twin_loss(logits, 10, labels[i]) + smoothing * mean);
+                ((1 - smoothing) * reference_loss(logits, 10, labels[i]) + smoothing * mean);
     return loss;
 }
 
@@ -507,15 +510,15 @@ static void check_mixed(size_t num_rows, float share, const float *class_weights
     for (size_t b = 0; b < num_rows; b++) {
         double up[MAX_CLASSES], down[MAX_CLASSES];
         widen_row(&blk, b, up);
-        loss += twin_mixed_loss(up, &blk, b, class_weights, (double)smoothing);
+        loss += reference_mixed_loss(up, &blk, b, class_weights, (double)smoothing);
         for (size_t k = 0; k < 10; k++) {
             widen_row(&blk, b, up);
             widen_row(&blk, b, down);
             up[k] += h;
             down[k] -= h;
             const double slope =
-                (twin_mixed_loss(up, &blk, b, class_weights, (double)smoothing) -
-                 twin_mixed_loss(down, &blk, b, class_weights, (double)smoothing)) /
+                (reference_mixed_loss(up, &blk, b, class_weights, (double)smoothing) -
+                 reference_mixed_loss(down, &blk, b, class_weights, (double)smoothing)) /
                 (2 * h);
             CHECK_CLOSE(blk.gradient[b][k], scale * slope, 1e-6);
         }
@@ -575,7 +578,7 @@ static void check_weighted(size_t num_classes, size_t num_rows, const float *cla
         double logits[MAX_CLASSES];
         widen_row(&blk, b, logits);
         const double weight = (double)class_weights[blk.labels[b]];
-        const double of_row = twin_loss(logits, num_classes, blk.labels[b]);
+        const double of_row = reference_loss(logits, num_classes, blk.labels[b]);
         loss += weight * of_row;
         bound += weight * UNIT_ROUNDOFF * ((double)num_classes + 8 + 2 * of_row);
         for (size_t k = 0; k < num_classes; k++)
@@ -623,7 +626,7 @@ static void check_smoothed(size_t num_classes, size_t num_rows, float smoothing,
         for (size_t k = 0; k < num_classes; k++) {
             const int is_label = k == (size_t)blk.labels[b];
             const double part = share + (is_label ? 1 - (double)smoothing : 0);
-            of_row += part * twin_loss(logits, num_classes, (int32_t)k);
+            of_row += part * reference_loss(logits, num_classes, (int32_t)k);
             const double change = (is_label ? 1 : 0) - part;
             CHECK_CLOSE(blk.gradient[b][k], weight * ((double)plain.gradient[b][k] + 0.5 * change),
                         1e-6 * (1 + weight));
@@ -697,7 +700,7 @@ static void test_decode_by_one_is_exact(void) {
     for (size_t i = 0; i < 256; i++) CHECK(out[i] == (float)i);
 }
 
-static void test_sgd_equals_twin(void) {
+static void test_sgd_equals_reference(void) {
     for (size_t s = 0; s < LENGTH(SIZES); s++) {
         const size_t num = SIZES[s];
         guarded params = guarded_new(num, 1, 1), before = guarded_new(num, 1, 1);
@@ -736,11 +739,11 @@ static void check_momentum(size_t num, int nesterov) {
     guarded_free(&gradient);
 }
 
-static void test_sgd_momentum_equals_twin(void) {
+static void test_sgd_momentum_equals_reference(void) {
     for (size_t s = 0; s < LENGTH(SIZES); s++) check_momentum(SIZES[s], 0);
 }
 
-static void test_sgd_nesterov_equals_twin(void) {
+static void test_sgd_nesterov_equals_reference(void) {
     for (size_t s = 0; s < LENGTH(SIZES); s++) check_momentum(SIZES[s], 1);
 }
 
@@ -802,7 +805,7 @@ typedef struct coordinate {
     double w, a, s, g;
 } coordinate;
 
-static double twin_preconditioner(int which, coordinate c) {
+static double reference_preconditioner(int which, coordinate c) {
     const double share = (double)MOMENTS.share_2, square = c.g * c.g;
     if (which == ADAGRAD || which == ADAGRAD_OUTSIDE) return c.s + square;
     if (which == YOGI) return c.s + share * (square > c.s ? square : -square);
@@ -810,11 +813,11 @@ static double twin_preconditioner(int which, coordinate c) {
 }
 
 /* Takes one step. Rounding errors are relative to *size. */
-static coordinate twin_adaptive(int which, coordinate c, double *size) {
+static coordinate reference_adaptive(int which, coordinate c, double *size) {
     const int has_accumulator = which == ADAM || which == ADAMW || which == YOGI;
     const double rate = (double)MOMENTS.rate, epsilon = (double)MOMENTS.epsilon;
     const double before = c.w;
-    c.s = twin_preconditioner(which, c);
+    c.s = reference_preconditioner(which, c);
     if (has_accumulator) c.a += (c.g - c.a) * (double)MOMENTS.share_1;
     const double divisor = which == ADAGRAD ? sqrt(c.s + epsilon) : sqrt(c.s) + epsilon;
     const double step = rate * (has_accumulator ? c.a : c.g) / divisor;
@@ -834,7 +837,7 @@ static void check_adaptive(int which, size_t num) {
         double size;
         const coordinate start = {before.params.values[p], before.accumulator.values[p],
                                   before.preconditioner.values[p], before.gradient.values[p]};
-        const coordinate end = twin_adaptive(which, start, &size);
+        const coordinate end = reference_adaptive(which, start, &size);
         CHECK_CLOSE(a.accumulator.values[p], end.a, 4 * UNIT_ROUNDOFF);
         CHECK_CLOSE(a.preconditioner.values[p], end.s, 8 * UNIT_ROUNDOFF);
         CHECK_CLOSE(a.params.values[p], end.w, 16 * UNIT_ROUNDOFF * size);
@@ -844,7 +847,7 @@ static void check_adaptive(int which, size_t num) {
     adaptive_free(&before);
 }
 
-static void test_adaptive_optimizers_equal_their_twins(void) {
+static void test_adaptive_optimizers_equal_their_references(void) {
     for (int which = 0; which < NUM_ADAPTIVE; which++)
         for (size_t s = 0; s < LENGTH(SIZES); s++) check_adaptive(which, SIZES[s]);
 }
@@ -899,7 +902,7 @@ static void check_proximal(size_t num) {
     guarded_free(&server);
 }
 
-static void test_proximal_term_equals_twin(void) {
+static void test_proximal_term_equals_reference(void) {
     for (size_t s = 0; s < LENGTH(SIZES); s++) check_proximal(SIZES[s]);
 }
 
@@ -964,26 +967,27 @@ static void test_add_vectors_is_add_delta_in_turn_on_every_variant(void) {
         const size_t num = SIZES[s];
         guarded vectors[NUM_VECTORS];
         const float *values[NUM_VECTORS];
-        double *sum = test_alloc((num + 1) * sizeof(*sum)), *twin = test_alloc(num * sizeof(*twin));
+        double *sum = test_alloc((num + 1) * sizeof(*sum)),
+               *reference = test_alloc(num * sizeof(*reference));
         for (size_t k = 0; k < NUM_VECTORS; k++) {
             vectors[k] = guarded_new(num + FIRST, k, 1);
             values[k] = vectors[k].values;
         }
         for (size_t num_vectors = 0; num_vectors <= NUM_VECTORS; num_vectors++) {
-            for (size_t p = 0; p < num; p++) sum[p] = twin[p] = (double)p / 3;
+            for (size_t p = 0; p < num; p++) sum[p] = reference[p] = (double)p / 3;
             sum[num] = 1;
             fed_active_kernels()->add_vectors(sum, values, weights, num_vectors, FIRST, num);
             for (size_t k = 0; k < num_vectors; k++)
                 for (size_t p = 0; p < num; p++) {
                     const double term = weights[k] * (double)values[k][FIRST + p];
-                    twin[p] += term;
+                    reference[p] += term;
                 }
-            CHECK_BYTES(sum, twin, num * sizeof(*sum));
+            CHECK_BYTES(sum, reference, num * sizeof(*sum));
             CHECK(sum[num] == 1);
         }
         for (size_t k = 0; k < NUM_VECTORS; k++) guarded_free(&vectors[k]);
         free(sum);
-        free(twin);
+        free(reference);
     }
 }
 
@@ -997,26 +1001,27 @@ static void test_sum_eight_is_add_vectors_and_the_older_sums_on_every_variant(vo
         const float *values[NUM_VECTORS];
         double *older = test_alloc((MOST_OLDER * num + 1) * sizeof(*older));
         const double *starts[] = {older, older + num, older + 2 * num};
-        double *sum = test_alloc((num + 1) * sizeof(*sum)), *twin = test_alloc(num * sizeof(*twin));
+        double *sum = test_alloc((num + 1) * sizeof(*sum)),
+               *reference = test_alloc(num * sizeof(*reference));
         for (size_t k = 0; k < NUM_VECTORS; k++) {
             vectors[k] = guarded_new(num + FIRST, k, 1);
             values[k] = vectors[k].values;
         }
         for (size_t p = 0; p < MOST_OLDER * num; p++) older[p] = (double)(p * p) / 7;
         for (size_t num_older = 0; num_older <= MOST_OLDER; num_older++) {
-            for (size_t p = 0; p < num; p++) sum[p] = 1e300, twin[p] = 0;
+            for (size_t p = 0; p < num; p++) sum[p] = 1e300, reference[p] = 0;
             sum[num] = 1;
             fed_active_kernels()->sum_eight(values, weights, FIRST, num, starts, num_older, sum);
-            fed_active_kernels()->add_vectors(twin, values, weights, NUM_VECTORS, FIRST, num);
+            fed_active_kernels()->add_vectors(reference, values, weights, NUM_VECTORS, FIRST, num);
             for (size_t o = 0; o < num_older; o++)
-                for (size_t p = 0; p < num; p++) twin[p] = starts[o][p] + twin[p];
-            CHECK_BYTES(sum, twin, num * sizeof(*sum));
+                for (size_t p = 0; p < num; p++) reference[p] = starts[o][p] + reference[p];
+            CHECK_BYTES(sum, reference, num * sizeof(*sum));
             CHECK(sum[num] == 1);
         }
         for (size_t k = 0; k < NUM_VECTORS; k++) guarded_free(&vectors[k]);
         free(older);
         free(sum);
-        free(twin);
+        free(reference);
     }
 }
 
@@ -1123,12 +1128,12 @@ static void test_norms_clamp_as_relu_and_relu6_do(void) {
     }
     for (size_t k = 0; k < LENGTH(kinds); k++) {
         const fed_kernels *kernels = fed_active_kernels();
-        float out[CHANNELS], twin[CHANNELS], masked[CHANNELS], found[CHANNELS];
+        float out[CHANNELS], reference[CHANNELS], masked[CHANNELS], found[CHANNELS];
         const fed_norm_map map = {zeros, ones, zeros, kinds[k].range};
         kernels->norm_apply(&map, values, 1, CHANNELS, out);
-        kernels->activate(kinds[k].activation, 0, values, CHANNELS, twin);
+        kernels->activate(kinds[k].activation, 0, values, CHANNELS, reference);
         memcpy(masked, gradient, sizeof masked);
-        kernels->undo_activation(kinds[k].activation, 0, twin, CHANNELS, masked);
+        kernels->undo_activation(kinds[k].activation, 0, reference, CHANNELS, masked);
         const fed_norm_gradient at = {.gradient = gradient,
                                       .values = values,
                                       .map = &map,
@@ -1142,7 +1147,7 @@ static void test_norms_clamp_as_relu_and_relu6_do(void) {
         double sums[CHANNELS] = {0}, products[CHANNELS] = {0};
         kernels->norm_products(&rows, &map, gradient, values, sums, products);
         for (size_t c = 0; c < CHANNELS; c++) {
-            CHECK(out[c] == twin[c] || (isnan(out[c]) && isnan(twin[c])));
+            CHECK(out[c] == reference[c] || (isnan(out[c]) && isnan(reference[c])));
             CHECK(isnan(values[c]) ? isnan(found[c]) : found[c] == masked[c]);
             CHECK(sums[c] == (double)masked[c]);
         }
@@ -1203,7 +1208,7 @@ static void check_norm_kernels(size_t num_pixels, size_t num_channels, fed_range
     free(sums);
 }
 
-static void test_norms_equal_twin(void) {
+static void test_norms_equal_reference(void) {
     static const size_t pixels[] = {0, 1, 7, 8, 9, 300}, panels[] = {1, 2, 3, 4, 5, 9};
     static const fed_range ranges[] = {{-INFINITY, INFINITY}, {0, INFINITY}, {0, 0.25f}};
     for (size_t p = 0; p < LENGTH(pixels); p++)
@@ -1213,9 +1218,9 @@ static void test_norms_equal_twin(void) {
 }
 
 static const test_case TESTS[] = {
-    TEST(test_dense_forward_equals_twin),
-    TEST(test_dense_accumulate_equals_twin),
-    TEST(test_dense_backward_inputs_equals_twin),
+    TEST(test_dense_forward_equals_reference),
+    TEST(test_dense_accumulate_equals_reference),
+    TEST(test_dense_backward_inputs_equals_reference),
     TEST(test_dense_without_rows_changes_nothing),
     TEST(test_relu_keeps_what_is_positive_and_nan),
     TEST(test_dense_forward_agrees_with_generic),
@@ -1245,20 +1250,20 @@ static const test_case TESTS[] = {
     TEST(test_decode_scales_and_offsets),
     TEST(test_decode_by_one_is_exact),
     TEST(test_transpose_is_exact_for_every_shape),
-    TEST(test_sgd_equals_twin),
-    TEST(test_sgd_momentum_equals_twin),
-    TEST(test_sgd_nesterov_equals_twin),
-    TEST(test_adaptive_optimizers_equal_their_twins),
+    TEST(test_sgd_equals_reference),
+    TEST(test_sgd_momentum_equals_reference),
+    TEST(test_sgd_nesterov_equals_reference),
+    TEST(test_adaptive_optimizers_equal_their_references),
     TEST(test_coordinate_without_gradient_stays_though_epsilon_is_0),
     TEST(test_nan_gradient_spoils_its_coordinate_only),
-    TEST(test_proximal_term_equals_twin),
+    TEST(test_proximal_term_equals_reference),
     TEST(test_delta_is_finite_finds_each_bad_value),
     TEST(test_delta_is_finite_looks_at_the_difference),
     TEST(test_add_delta_is_exact_on_every_variant),
     TEST(test_add_vectors_is_add_delta_in_turn_on_every_variant),
     TEST(test_sum_eight_is_add_vectors_and_the_older_sums_on_every_variant),
     TEST(test_norms_clamp_as_relu_and_relu6_do),
-    TEST(test_norms_equal_twin),
+    TEST(test_norms_equal_reference),
     TEST(test_elementwise_agrees_with_generic),
 };
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Batch norms against a reference ("twin") in double, on batches of unusual sizes and on each
- * instruction set. The twin's gradients are compared with central differences.
+ * Batch norms against a reference in double, on batches of unusual sizes and on each
+ * instruction set. The reference's gradients are compared with central differences.
  */
 #include "fixtures.h"
 #include "net/net.h"
@@ -48,17 +48,18 @@ static void make_net(const norm_case *is, layers *of) {
     CHECK_EQUAL(fed_net_init(&of->net, &of->model), FED_OK);
 }
 
-/* ---- The twin: values [num_images, pixels, channels] ----------------------------------------- */
+/* ---- The reference: values [num_images, pixels, channels]
+ * ----------------------------------------- */
 
-typedef struct twin {
+typedef struct reference {
     norm_case is;
     size_t num_pixels, num_values;                     /* of all images */
     double *values, *gamma, *beta, *means, *variances; /* the last two are moving statistics */
     double *out, *normal, *inverses, *batch_means, *batch_variances;
-} twin;
+} reference;
 
-static twin new_twin(const norm_case *is, uint64_t seed) {
-    twin t = {.is = *is};
+static reference new_reference(const norm_case *is, uint64_t seed) {
+    reference t = {.is = *is};
     const size_t c = is->channels;
     t.num_pixels = is->num_images * is->height * is->width;
     t.num_values = t.num_pixels * c;
@@ -84,7 +85,7 @@ static twin new_twin(const norm_case *is, uint64_t seed) {
     return t;
 }
 
-static void free_twin(twin *t) {
+static void free_reference(reference *t) {
     double *all[] = {t->values, t->gamma,  t->beta,     t->means,       t->variances,
                      t->out,    t->normal, t->inverses, t->batch_means, t->batch_variances};
     for (size_t i = 0; i < LENGTH(all); i++) free(all[i]);
@@ -98,7 +99,7 @@ static double slope(int activation, double z, double out) {
     return activation == FED_RELU ? z > 0 : activation == FED_TANH ? 1 - out * out : 1;
 }
 
-static int takes_moving(const twin *t) { return t->is.is_frozen || t->is.is_scoring; }
+static int takes_moving(const reference *t) { return t->is.is_frozen || t->is.is_scoring; }
 
 static double *new_row(size_t num) {
     double *row = test_alloc(num * sizeof *row);
@@ -106,19 +107,20 @@ static double *new_row(size_t num) {
     return row;
 }
 
-static double sum_of_column(const twin *t, const double *values, size_t c, double less, int power) {
+static double sum_of_column(const reference *t, const double *values, size_t c, double less,
+                            int power) {
     double sum = 0;
     for (size_t p = 0; p < t->num_pixels; p++)
         sum += pow(values[p * t->is.channels + c] - less, power);
     return sum;
 }
 
-static double input_of_activation(const twin *t, size_t i) {
+static double input_of_activation(const reference *t, size_t i) {
     const size_t c = i % t->is.channels;
     return t->normal[i] * t->gamma[c] + t->beta[c];
 }
 
-static void twin_forward(twin *t) {
+static void reference_forward(reference *t) {
     const double count = (double)t->num_pixels;
     for (size_t c = 0; c < t->is.channels; c++) {
         t->batch_means[c] = sum_of_column(t, t->values, c, 0, 1) / count;
@@ -135,8 +137,8 @@ static void twin_forward(twin *t) {
 }
 
 /* The gradients of the sum of by_out * out by values, gamma and beta, computed by the formula. */
-static void twin_backward(const twin *t, const double *by_out, double *by_values, double *by_gamma,
-                          double *by_beta) {
+static void reference_backward(const reference *t, const double *by_out, double *by_values,
+                               double *by_gamma, double *by_beta) {
     const size_t channels = t->is.channels;
     for (size_t c = 0; c < channels; c++) {
         for (size_t p = 0; p < t->num_pixels; p++) {
@@ -156,14 +158,14 @@ static void twin_backward(const twin *t, const double *by_out, double *by_values
     }
 }
 
-static double loss_at(twin *t, const double *by_out) {
+static double loss_at(reference *t, const double *by_out) {
     double sum = 0;
-    twin_forward(t);
+    reference_forward(t);
     for (size_t i = 0; i < t->num_values; i++) sum += by_out[i] * t->out[i];
     return sum;
 }
 
-static double slope_at(twin *t, const double *by_out, double *place) {
+static double slope_at(reference *t, const double *by_out, double *place) {
     const double before = *place, step = 1e-6;
     *place = before + step;
     const double above = loss_at(t, by_out);
@@ -177,7 +179,7 @@ static double slope_at(twin *t, const double *by_out, double *place) {
 
 /* The arrays that a pass of the core reads and writes, with guards after those that it writes. */
 typedef struct run {
-    const twin *twin;
+    const reference *reference;
     size_t channels;                                     /* padded */
     float *in, *out, *out_gradient, *in_gradient;        /* [num_images, num_values] */
     float *params, *moving, *gradient, *scratch, *saved; /* the last is NULL when scoring */
@@ -196,15 +198,15 @@ static void check_guards(const float *values, size_t num) {
     for (size_t i = 0; i < NUM_GUARDS; i++) CHECK(values[num + i] == GUARD);
 }
 
-/* The index in a buffer of the twin's value i. */
+/* The index in a buffer of the reference's value i. */
 static size_t place_of(const run *r, size_t i) {
-    const size_t channels = r->twin->is.channels, c = i % channels;
+    const size_t channels = r->reference->is.channels, c = i % channels;
     return i / channels * r->channels + c; /* the buffers have no border */
 }
 
-static run new_run(const twin *t, const fed_stage *stage, const double *by_out) {
+static run new_run(const reference *t, const fed_stage *stage, const double *by_out) {
     const size_t channels = stage->in.pixel_stride, images = t->is.num_images;
-    run r = {.twin = t, .channels = channels, .num_values = images * stage->in.num_values};
+    run r = {.reference = t, .channels = channels, .num_values = images * stage->in.num_values};
     r.num_params = fed_larger(stage->packed_size, 1);
     r.num_saved = images * stage->saved_bytes / sizeof(float);
     r.in = guarded(r.num_values, 0);
@@ -236,13 +238,13 @@ static void free_run(run *r) {
 }
 
 static void pass_through(run *r, const fed_stage *stage, int num_workers) {
-    const int is_scoring = r->twin->is.is_scoring;
+    const int is_scoring = r->reference->is.is_scoring;
     const fed_images_pass pass = {
         .kernels = fed_active_kernels(),
         .stage = stage,
         .params = r->params,
         .moving = r->moving,
-        .num_images = r->twin->is.num_images,
+        .num_images = r->reference->is.num_images,
         .num_workers = num_workers,
         .in = r->in,
         .out = r->out,
@@ -270,11 +272,11 @@ static double largest(const double *values, size_t num) {
 }
 
 static void check_run(const run *r, const fed_stage *stage, const double *by_out) {
-    const twin *t = r->twin;
+    const reference *t = r->reference;
     const size_t channels = t->is.channels;
     double *by_values = new_row(t->num_values), *by_gamma = new_row(channels);
     double *by_beta = new_row(channels);
-    twin_backward(t, by_out, by_values, by_gamma, by_beta);
+    reference_backward(t, by_out, by_values, by_gamma, by_beta);
     const double most_out = largest(t->out, t->num_values);
     const double most_in = fmax(largest(by_values, t->num_values), largest(t->inverses, channels));
     for (size_t i = 0; i < t->num_values; i++) {
@@ -306,12 +308,12 @@ static void check_run(const run *r, const fed_stage *stage, const double *by_out
     free(by_beta);
 }
 
-static double *drawn_gradient(const twin *t) {
+static double *drawn_gradient(const reference *t) {
     float *floats = test_alloc(t->num_values * sizeof *floats);
     double *by_out = new_row(t->num_values);
     fill_floats(77, 1, floats, t->num_values);
     for (size_t i = 0; i < t->num_values; i++) {
-        /* Near the kink, core and twin could choose different sides. */
+        /* Near the kink, core and reference could choose different sides. */
         const double z = input_of_activation(t, i);
         by_out[i] = t->is.activation == FED_RELU && fabs(z) < 1e-4 ? 0 : (double)floats[i];
     }
@@ -324,8 +326,8 @@ static void check_case(const norm_case *is) {
     make_net(is, &of);
     const fed_stage *stage = &of.net.stages[0];
     CHECK(stage->in.origin == 0 && stage->in.num_values == stage->out.num_values);
-    twin t = new_twin(is, 5);
-    twin_forward(&t);
+    reference t = new_reference(is, 5);
+    reference_forward(&t);
     double *by_out = drawn_gradient(&t);
     const int workers[] = {1, 2, 7};
     run runs[3];
@@ -341,20 +343,20 @@ static void check_case(const norm_case *is) {
     check_run(&runs[0], stage, by_out);
     for (size_t w = 0; w < 3; w++) free_run(&runs[w]);
     free(by_out);
-    free_twin(&t);
+    free_reference(&t);
     fed_net_free(&of.net);
 }
 
 /* ---- Tests ----------------------------------------------------------------------------------- */
 
-static void test_the_twin_has_the_slopes_of_its_loss(void) {
+static void test_the_reference_has_the_slopes_of_its_loss(void) {
     for (int is_frozen = 0; is_frozen < 2; is_frozen++) {
         const norm_case is = {3, 2, 1, 2, FED_TANH, 1, 1, is_frozen, 0};
-        twin t = new_twin(&is, 9);
-        twin_forward(&t);
+        reference t = new_reference(&is, 9);
+        reference_forward(&t);
         double *by_out = drawn_gradient(&t);
         double *by_values = new_row(t.num_values), *by_gamma = new_row(2), *by_beta = new_row(2);
-        twin_backward(&t, by_out, by_values, by_gamma, by_beta);
+        reference_backward(&t, by_out, by_values, by_gamma, by_beta);
         for (size_t i = 0; i < t.num_values; i++)
             CHECK_CLOSE(slope_at(&t, by_out, &t.values[i]), by_values[i], 1e-7);
         for (size_t c = 0; c < 2; c++) {
@@ -365,7 +367,7 @@ static void test_the_twin_has_the_slopes_of_its_loss(void) {
         free(by_values);
         free(by_gamma);
         free(by_beta);
-        free_twin(&t);
+        free_reference(&t);
     }
 }
 
@@ -402,7 +404,7 @@ static void test_equal_values_become_beta(void) {
     const norm_case is = {4, 3, 3, 5, FED_LINEAR, 1, 1, 0, 0};
     layers of;
     make_net(&is, &of);
-    twin t = new_twin(&is, 3);
+    reference t = new_reference(&is, 3);
     for (size_t i = 0; i < t.num_values; i++) t.values[i] = 1000.1;
     double *by_out = new_row(t.num_values);
     run r = new_run(&t, &of.net.stages[0], by_out);
@@ -413,7 +415,7 @@ static void test_equal_values_become_beta(void) {
         CHECK_CLOSE((double)r.moving[r.channels + c], 0.75 * t.variances[c], 1e-6);
     free_run(&r);
     free(by_out);
-    free_twin(&t);
+    free_reference(&t);
     fed_net_free(&of.net);
 }
 
@@ -475,7 +477,7 @@ static void test_wrong_layers_are_refused(void) {
 }
 
 static const test_case TESTS[] = {
-    TEST(test_the_twin_has_the_slopes_of_its_loss),
+    TEST(test_the_reference_has_the_slopes_of_its_loss),
     TEST(test_batches_of_all_sizes),
     TEST(test_layers_without_gamma_or_beta),
     TEST(test_frozen_layers_and_scoring_take_the_moving_statistics),

@@ -255,7 +255,7 @@ static void check_forward(dense *d) {
         }
 }
 
-static void test_forward_equals_twin(void) { for_each_dense(check_forward); }
+static void test_forward_equals_reference(void) { for_each_dense(check_forward); }
 
 /* Padding is 0 even if the activation of 0 is not, and the border is not written to. */
 static void test_padding_and_border_of_outputs_are_0(void) {
@@ -370,7 +370,7 @@ static void check_sum(dense *d) {
     floats_free(sum);
 }
 
-static void test_sum_of_gradients_equals_twin(void) { for_each_dense(check_sum); }
+static void test_sum_of_gradients_equals_reference(void) { for_each_dense(check_sum); }
 
 /* The gradient by the inputs must be computed from the weights before the update. */
 static void check_in_place(dense *d) {
@@ -426,10 +426,10 @@ static void test_pieces_are_the_sum_to_the_bit(void) { for_each_dense(check_piec
 
 static const test_case TESTS[] = {
     TEST(test_unpacked_is_what_was_packed_and_padding_is_0),
-    TEST(test_forward_equals_twin),
+    TEST(test_forward_equals_reference),
     TEST(test_padding_and_border_of_outputs_are_0),
     TEST(test_nan_spoils_its_row_only),
-    TEST(test_sum_of_gradients_equals_twin),
+    TEST(test_sum_of_gradients_equals_reference),
     TEST(test_parameters_may_be_the_sum),
     TEST(test_pieces_are_the_sum_to_the_bit),
 };

@@ -10,11 +10,11 @@
 extern const fed_stage_ops fed_max_pool, fed_group_norm, fed_dropout;
 
 /* One layer laid out, in memory of exactly the size that it requests. */
-typedef struct bench {
+typedef struct layer_under_test {
     fed_stage stage;
     float *params, *in, *out, *out_gradient, *in_gradient, *gradient;
     void *saved, *scratch;
-} bench;
+} layer_under_test;
 
 static const fed_key DROPOUT_KEY = {1, 2, 3, 4, 5};
 static const float BORDER = 7; /* the values of a border; the core has zeros there, but no layer may
@@ -53,9 +53,10 @@ static void put_values(const fed_buffer *buffer, const fed_shape *shape, const d
         to[position(buffer, shape, i)] = (float)values[i];
 }
 
-static bench new_bench(const fed_layer *layer, const double *params, const double *in,
-                       const double *out_gradient) {
-    bench b = {.stage = {.ops = fed_kind_of(layer)->ops, .layer = layer, .shape = layer->out}};
+static layer_under_test new_layer_under_test(const fed_layer *layer, const double *params,
+                                             const double *in, const double *out_gradient) {
+    layer_under_test b = {
+        .stage = {.ops = fed_kind_of(layer)->ops, .layer = layer, .shape = layer->out}};
     b.stage.in = fed_own_input(&b.stage);
     if (b.stage.ops->lay_out != NULL) b.stage.ops->lay_out(&b.stage);
     b.stage.out = bordered(&layer->out, 2);
@@ -75,7 +76,7 @@ static bench new_bench(const fed_layer *layer, const double *params, const doubl
     return b;
 }
 
-static void free_bench(bench *b) {
+static void free_layer_under_test(layer_under_test *b) {
     free(b->in);
     free(b->out);
     free(b->out_gradient);
@@ -87,7 +88,7 @@ static void free_bench(bench *b) {
 }
 
 /* Checks that borders have not changed, and that padding channels are 0. */
-static void check_surroundings(const bench *b) {
+static void check_surroundings(const layer_under_test *b) {
     const fed_buffer *buffer = &b->stage.out;
     const fed_shape *shape = &b->stage.shape;
     size_t num_zeros = 0, num_border = 0;
@@ -105,7 +106,7 @@ static void check_surroundings(const bench *b) {
     CHECK_EQUAL(num_border, buffer->num_values - num_pixels * buffer->pixel_stride);
 }
 
-static fed_pass pass_of(const bench *b, fed_rng *dropout) {
+static fed_pass pass_of(const layer_under_test *b, fed_rng *dropout) {
     return (fed_pass){.kernels = fed_active_kernels(),
                       .stage = &b->stage,
                       .params = b->params,
@@ -137,7 +138,7 @@ static void check_layer(const fed_layer *layer, double terms) {
     for (size_t i = 0; i < in_size; i++) in[i] = (double)next_float(&seed, 2);
     for (size_t i = 0; i < size; i++) out_gradient[i] = (double)next_float(&seed, 1);
     for (size_t p = 0; p < 256; p++) params[p] = (double)next_float(&seed, 1);
-    bench b = new_bench(layer, params, in, out_gradient);
+    layer_under_test b = new_layer_under_test(layer, params, in, out_gradient);
     const double tolerance = (terms + 8) * 2 * UNIT_ROUNDOFF;
     naive_margin margin = {INFINITY};
 
@@ -147,14 +148,14 @@ static void check_layer(const fed_layer *layer, double terms) {
     check_values(&b.stage.out, &layer->out, b.out, out, tolerance);
     check_surroundings(&b);
 
-    fed_rng rng, twin;
+    fed_rng rng, reference;
     fed_rng_init(&rng, &DROPOUT_KEY);
-    fed_rng_init(&twin, &DROPOUT_KEY);
+    fed_rng_init(&reference, &DROPOUT_KEY);
     fed_pass training = pass_of(&b, &rng);
     b.stage.ops->forward(&training);
     const int drops = layer->kind == KIND_DROPOUT;
-    if (drops) naive_draw_mask(layer, &twin, mask);
-    CHECK_EQUAL(fed_rng_u64(&rng), fed_rng_u64(&twin));
+    if (drops) naive_draw_mask(layer, &reference, mask);
+    CHECK_EQUAL(fed_rng_u64(&rng), fed_rng_u64(&reference));
     naive_layer_forward(layer, params, in, NULL, drops ? mask : NULL, out, &margin);
     check_values(&b.stage.out, &layer->out, b.out, out, tolerance);
     check_surroundings(&b);
@@ -168,7 +169,7 @@ static void check_layer(const fed_layer *layer, double terms) {
     double num_pixels = (double)(layer->in.height * layer->in.width);
     for (size_t p = 0; p < 256; p++)
         CHECK_CLOSE(unpacked[p], gradient[p], num_pixels * 8 * UNIT_ROUNDOFF);
-    free_bench(&b);
+    free_layer_under_test(&b);
     free(in);
     free(in_gradient);
     free(out);
@@ -338,7 +339,7 @@ static void test_the_first_maximum_of_a_window_takes_the_gradient(void) {
     const fed_layer layer = max_pool_2x2((fed_shape){2, 4, 1});
     const double in[8] = {3, 3, -1, -2, 3, 1, -2, -1}, out_gradient[2] = {5, 7}, params[256] = {0};
     const double expected[8] = {5, 0, 7, 0, 0, 0, 0, 0};
-    bench b = new_bench(&layer, params, in, out_gradient);
+    layer_under_test b = new_layer_under_test(&layer, params, in, out_gradient);
     fed_rng rng = {.next_half = 0};
     const fed_pass pass = pass_of(&b, &rng);
     fed_max_pool.forward(&pass);
@@ -346,7 +347,7 @@ static void test_the_first_maximum_of_a_window_takes_the_gradient(void) {
     CHECK(b.out[position(&b.stage.out, &layer.out, 0)] == 3);
     CHECK(b.out[position(&b.stage.out, &layer.out, 1)] == -1);
     check_values(&b.stage.in, &layer.in, b.in_gradient, expected, 0);
-    free_bench(&b);
+    free_layer_under_test(&b);
 }
 
 static void test_a_nan_anywhere_in_a_window_comes_out(void) {
@@ -355,12 +356,12 @@ static void test_a_nan_anywhere_in_a_window_comes_out(void) {
     for (size_t at = 0; at < 12; at++) {
         double in[12] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
         in[at] = (double)NAN;
-        bench b = new_bench(&layer, params, in, out_gradient);
+        layer_under_test b = new_layer_under_test(&layer, params, in, out_gradient);
         const fed_pass pass = pass_of(&b, NULL);
         fed_max_pool.forward(&pass);
         for (size_t c = 0; c < 3; c++)
             CHECK(isnan(b.out[position(&b.stage.out, &layer.out, c)]) == (c == at % 3));
-        free_bench(&b);
+        free_layer_under_test(&b);
     }
 }
 
@@ -397,13 +398,13 @@ static void test_group_norm_of_a_distant_mean_keeps_its_digits(void) {
     uint64_t seed = 5;
     naive_margin margin = {INFINITY};
     for (size_t i = 0; i < 128; i++) in[i] = (double)(1000 + next_float(&seed, 1));
-    bench b = new_bench(&layer, params, in, out_gradient);
+    layer_under_test b = new_layer_under_test(&layer, params, in, out_gradient);
     const fed_pass pass = pass_of(&b, NULL);
     fed_group_norm.forward(&pass);
     naive_layer_forward(&layer, params, in, NULL, NULL, expected, &margin);
     /* The mean is rounded to 2^-15; the deviation is about 0.58. */
     check_values(&b.stage.out, &layer.out, b.out, expected, 0x1p-15 / 0.5);
-    free_bench(&b);
+    free_layer_under_test(&b);
 }
 
 /* ---- Layer normalisation, zero padding ------------------------------------------------------- */
@@ -493,7 +494,7 @@ static void test_dropout_drops_its_share_and_keeps_the_mean(void) {
     double *ones = naive_doubles(SIZE), sum = 0, num_dropped = 0;
     const double params[256] = {0};
     for (size_t i = 0; i < SIZE; i++) ones[i] = 1;
-    bench b = new_bench(&layer, params, ones, ones);
+    layer_under_test b = new_layer_under_test(&layer, params, ones, ones);
     fed_rng rng;
     fed_rng_init(&rng, &DROPOUT_KEY);
     const fed_pass pass = pass_of(&b, &rng);
@@ -505,7 +506,7 @@ static void test_dropout_drops_its_share_and_keeps_the_mean(void) {
     }
     CHECK_CLOSE(num_dropped / SIZE, 0.3, 0.02);
     CHECK_CLOSE(sum / SIZE, 1, 0.03);
-    free_bench(&b);
+    free_layer_under_test(&b);
     free(ones);
 }
 

@@ -304,12 +304,12 @@ static problem new_problem(const fed_model *model, size_t num_examples) {
 }
 
 static double mean_loss(const problem *p, const double *params) {
-    double loss = 0, logits[TWIN_MAX_OUTPUTS], pixels[MAX_INPUTS];
+    double loss = 0, logits[REFERENCE_MAX_OUTPUTS], pixels[MAX_INPUTS];
     for (size_t e = 0; e < p->num_examples; e++) {
         for (size_t i = 0; i < p->model->num_inputs; i++)
             pixels[i] = p->pixels[e * p->model->num_inputs + i];
-        twin_logits(p->model, params, pixels, logits);
-        loss += twin_loss(logits, p->model->num_classes, p->labels[e]);
+        reference_logits(p->model, params, pixels, logits);
+        loss += reference_loss(logits, p->model->num_classes, p->labels[e]);
     }
     return loss / (double)p->num_examples;
 }

@@ -201,8 +201,8 @@ static void check_scores(const stack *s, size_t num_examples) {
     int64_t num_correct = 0;
     for (size_t e = 0; e < num_examples; e++) {
         const double *logits = naive_logits(&net, p.wide, p.pixels, e);
-        loss += twin_loss(logits, t.model.num_classes, p.labels[e]);
-        num_correct += twin_argmax(logits, t.model.num_classes) == (size_t)p.labels[e];
+        loss += reference_loss(logits, t.model.num_classes, p.labels[e]);
+        num_correct += reference_argmax(logits, t.model.num_classes) == (size_t)p.labels[e];
     }
     fed_team *team = fed_team_new(1);
     CHECK_EQUAL(fed_evaluate(team, &t.model, p.params, &client, 1, &cancel, &stats, &fault),

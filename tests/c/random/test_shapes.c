@@ -141,7 +141,7 @@ static void test_coverage_equals_a_naive_one(void) {
         float shares[SIDE][SIDE];
         add_shape(&line, trial % NUM_CLASSES);
         place_outline(&own, &rng, &line);
-        cover(&line, (float)softness, shares);
+        compute_coverage(&line, (float)softness, shares);
         for (size_t y = 0; y < SIDE; y++)
             for (size_t x = 0; x < SIDE; x++) {
                 const double away = naive_distance(&line, (double)x, (double)y) / softness;
