@@ -193,6 +193,7 @@ static void add_block(const adding *call, size_t num_blocks, size_t i, size_t fr
                       size_t count) {
     const double *older[MAX_LEVELS];
     const size_t level = older_ranges(call, num_blocks, first, older);
+    _Static_assert(FED_BLOCK_CLIENTS == 8, "sum_eight sums a block");
     fed_active_kernels()->sum_eight(call->vectors + i, call->weights + i, from, count, older, level,
                                     level_range(call, level, num_blocks + 1, first));
 }

@@ -11,7 +11,7 @@
 
 #include <math.h>
 
-enum { MAX_BLOCKS = 8, NUM_COEFFICIENTS = 4 };
+enum { MAX_BLOCKS = 8 };
 
 /* [padded channels] each; the inverse deviation of a padding channel is 0. Saved for backward. */
 typedef struct statistics {
@@ -23,7 +23,7 @@ typedef struct work {
     const fed_images_pass *pass;
     size_t channels; /* padded */
     double *sums;    /* [blocks, 2, channels] */
-    float *rows;     /* [NUM_COEFFICIENTS, channels] */
+    float *rows;     /* [FED_NORM_NUM_ROWS, channels] */
     fed_norm_map map;
     statistics found;
 } work;
@@ -38,17 +38,19 @@ static void lay_out(fed_stage *stage) {
 static size_t images_scratch(const fed_stage *stage, size_t num_images, int num_workers) {
     (void)num_images, (void)num_workers;
     const size_t sums = MAX_BLOCKS * 2 * sizeof(double) / sizeof(float);
-    return (sums + NUM_COEFFICIENTS + 3) * fed_norm_channels(stage);
+    return (sums + FED_NORM_NUM_ROWS + 3) * fed_norm_channels(stage);
 }
 
 static work work_of(const fed_images_pass *pass) {
     const size_t channels = fed_norm_channels(pass->stage);
     work w = {.pass = pass, .channels = channels, .sums = (double *)pass->scratch};
     w.rows = (float *)(w.sums + MAX_BLOCKS * 2 * channels);
-    float *found = pass->saved != NULL ? pass->saved : w.rows + NUM_COEFFICIENTS * channels;
+    float *found = pass->saved != NULL ? pass->saved : w.rows + FED_NORM_NUM_ROWS * channels;
     w.found = (statistics){found, found + channels, found + 2 * channels};
     return w;
 }
+
+static float *row_of(const work *w, size_t row) { return w->rows + row * w->channels; }
 
 static int uses_moving(const fed_images_pass *pass) {
     return pass->saved == NULL || pass->stage->layer->is_frozen;
@@ -93,7 +95,7 @@ static void sum_deviations(void *context, size_t block, int worker) {
     (void)worker;
     for (size_t b = first_of_block(pass, block); b < first_of_block(pass, block + 1); b++)
         pass->kernels->norm_deviations(&rows, pass->in + b * in->num_values + fed_pixel(in, 0, 0),
-                                       w->rows, sums, sums + w->channels);
+                                       row_of(w, FED_NORM_SCALES), sums, sums + w->channels);
 }
 
 /* The mean over all images of the pixel in the middle. Deviations from it are small, so `measure`
@@ -120,9 +122,9 @@ static void set_inverses(const work *w) {
 /* The statistics of the batch. */
 static void measure(work *w) {
     const double share = 1 / num_pixels(w->pass);
-    const float *shifts = w->rows;
+    float *shifts = row_of(w, FED_NORM_SCALES); /* scales are found later */
     const double *sums = w->sums, *squares = w->sums + w->channels;
-    find_shifts(w, w->rows);
+    find_shifts(w, shifts);
     fed_share(w->pass->num_workers, num_blocks(w->pass), sum_deviations, w);
     add_blocks(w);
     for (size_t c = 0; c < w->channels; c++) {
@@ -168,7 +170,7 @@ static const float *beta_of(const fed_images_pass *pass) {
 /* Makes the map of the channels from the statistics. */
 static void make_map(work *w) {
     const float *gamma = gamma_of(w->pass), *beta = beta_of(w->pass);
-    float *scales = w->rows, *biases = scales + w->channels;
+    float *scales = row_of(w, FED_NORM_SCALES), *biases = row_of(w, FED_NORM_BIASES);
     for (size_t c = 0; c < w->channels; c++) {
         scales[c] = gamma != NULL ? gamma[c] * w->found.inverses[c] : w->found.inverses[c];
         biases[c] = beta != NULL ? beta[c] : 0;
@@ -240,7 +242,7 @@ static void add_param_gradient(const work *w, const double *sums, const double *
 static void find_coefficients(const work *w, const double *sums, const double *products) {
     const float *gamma = gamma_of(w->pass);
     const double share = uses_moving(w->pass) ? 0 : 1 / num_pixels(w->pass);
-    float *by_value = w->rows + 2 * w->channels, *fixed = by_value + w->channels;
+    float *by_value = row_of(w, FED_NORM_BY_VALUE), *fixed = row_of(w, FED_NORM_FIXED);
     for (size_t c = 0; c < w->channels; c++) {
         const double inverse = (double)w->found.inverses[c];
         const double scale = gamma != NULL ? (double)gamma[c] * inverse : inverse;
@@ -261,8 +263,8 @@ static void find_in_gradient(void *context, size_t b, int worker) {
             .gradient = pass->out_gradient + out,
             .values = pass->in + at,
             .map = &w->map,
-            .by_value = w->rows + 2 * w->channels,
-            .fixed = w->rows + 3 * w->channels,
+            .by_value = row_of(w, FED_NORM_BY_VALUE),
+            .fixed = row_of(w, FED_NORM_FIXED),
             .num_pixels = stage->shape.width,
             .num_channels = w->channels,
             .in_gradient = pass->in_gradient + at,

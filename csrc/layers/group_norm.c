@@ -13,13 +13,14 @@ typedef struct statistics {
     float *means, *inverses;
 } statistics;
 
-/* Scratch holds two rows of sums and four rows of coefficients. Without a backward pass the last
- * two of the four hold the statistics. */
+/* Scratch holds two rows of sums and the rows of coefficients. Without a backward pass the last two
+ * of these hold the statistics. */
 static void lay_out(fed_stage *stage) {
     const size_t channels = fed_norm_channels(stage);
     stage->packed_size = fed_norm_packed_size(stage);
     stage->saved_bytes = 2 * channels * sizeof(float);
-    stage->scratch_bytes = 2 * channels * sizeof(double) + 4 * channels * sizeof(float);
+    stage->scratch_bytes =
+        2 * channels * sizeof(double) + FED_NORM_NUM_ROWS * channels * sizeof(float);
 }
 
 void fed_norm_pack(const fed_stage *stage, const float *flat, float *packed) {
@@ -41,14 +42,13 @@ void fed_norm_unpack(const fed_stage *stage, const double *packed, double *flat)
 
 static double *sums_of(const fed_pass *pass) { return pass->scratch; }
 
-/* Rows of coefficients, [padded channels] each. */
 static float *row_of(const fed_pass *pass, size_t row) {
     float *rows = (float *)(sums_of(pass) + 2 * fed_norm_channels(pass->stage));
     return rows + row * fed_norm_channels(pass->stage);
 }
 
 static statistics statistics_of(const fed_pass *pass) {
-    float *means = pass->saved != NULL ? pass->saved : row_of(pass, 2);
+    float *means = pass->saved != NULL ? pass->saved : row_of(pass, FED_NORM_BY_VALUE);
     return (statistics){means, means + fed_norm_channels(pass->stage)};
 }
 
@@ -122,7 +122,7 @@ static void measure(const fed_pass *pass, const statistics *found) {
 static fed_norm_map map_of(const fed_pass *pass, const statistics *found) {
     const fed_stage *stage = pass->stage;
     const float *gamma = fed_norm_gamma(pass), *beta = fed_norm_beta(pass);
-    float *scales = row_of(pass, 0), *biases = row_of(pass, 1);
+    float *scales = row_of(pass, FED_NORM_SCALES), *biases = row_of(pass, FED_NORM_BIASES);
     for (size_t c = 0; c < fed_norm_channels(stage); c++) {
         scales[c] = gamma != NULL ? gamma[c] * found->inverses[c] : found->inverses[c];
         biases[c] = beta != NULL ? beta[c] : 0;
@@ -172,7 +172,7 @@ static void find_coefficients(const fed_pass *pass, const statistics *found, dou
                               double *products) {
     const size_t channels = fed_norm_channels(pass->stage);
     const float *gamma = fed_norm_gamma(pass);
-    float *by_value = row_of(pass, 2), *fixed = row_of(pass, 3);
+    float *by_value = row_of(pass, FED_NORM_BY_VALUE), *fixed = row_of(pass, FED_NORM_FIXED);
     for (size_t c = 0; gamma != NULL && c < channels; c++) {
         sums[c] *= (double)gamma[c];
         products[c] *= (double)gamma[c];
@@ -202,8 +202,8 @@ static void backward(const fed_pass *pass) {
             .gradient = pass->out_gradient + fed_pixel(&stage->out, y, 0),
             .values = pass->in + at,
             .map = &map,
-            .by_value = row_of(pass, 2),
-            .fixed = row_of(pass, 3),
+            .by_value = row_of(pass, FED_NORM_BY_VALUE),
+            .fixed = row_of(pass, FED_NORM_FIXED),
             .num_pixels = stage->shape.width,
             .num_channels = fed_norm_channels(stage),
             .in_gradient = pass->in_gradient + at,

@@ -8,6 +8,10 @@
 
 #include <math.h>
 
+/* Rows of coefficients in scratch memory, [padded channels] each: those of the map, then those of
+ * x - mean and the constant terms in the gradient of x. */
+enum { FED_NORM_SCALES, FED_NORM_BIASES, FED_NORM_BY_VALUE, FED_NORM_FIXED, FED_NORM_NUM_ROWS };
+
 static inline size_t fed_norm_channels(const fed_stage *stage) { return stage->in.pixel_stride; }
 
 static inline size_t fed_norm_packed_size(const fed_stage *stage) {
