@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Scores clients on several threads without training them. A thread takes a block of at most 256
- * examples of one client. Blocks are fixed, so results do not depend on the number of threads. */
+ * Scores clients on several threads without training them. A thread takes a block of examples of
+ * one client: at most 256, or all of its stream if that must be drawn (see split_client). Blocks
+ * are fixed, so results do not depend on the number of threads. */
 #include "cohort.h"
 #include "denormals.h"
 #include "threads.h"

@@ -42,7 +42,7 @@ class ClientDataset(ExplainsNames):
 
     Attributes:
         client_id: The client's name in its population.
-        pixels: uint8 or float32 [n, H, W] or [n, H, W, C]; the model sees
+        pixels: uint8 or float32 [n, H, W], [n, H, W, C] or flat [n, I]; the model sees
             `scale * pixels + offset`.
         labels: int32 [n].
         scale: Multiplies the stored pixels.
@@ -202,8 +202,9 @@ def from_arrays(
     Args:
         pixels: [n, H, W] or [n, H, W, C] (or flat [n, I]). The model sees floating-point pixels
             unchanged, and uint8 pixels divided by 255. float32 and uint8 arrays in C order are
-            borrowed, not copied. If the same tuple of datasets is passed every round, read-only
-            arrays (`flags.writeable` is False) are decoded only once.
+            borrowed, not copied. If the same tuple of datasets is passed every round and is small,
+            it is decoded only once if all its arrays of pixels, and the arrays that they are views
+            of, are read-only (`flags.writeable` is False).
         labels: Integers [n] or [n, 1].
         client_id: Id of the client. Messages show it, and the shuffle depends on it.
         source: Name of the source of the data in messages.

@@ -29,11 +29,13 @@ _NEIGHBOURS = 500  # on each side of an unknown id, this many ids are compared w
 
 
 class ClientData(ExplainsNames, abc.ABC):
-    """The clients of one split. Opening it reads no example; `client` reads one client.
+    """The clients of one split; `client` reads one client.
+
+    Opening a split reads a few examples or none; with a partition it may read all of them.
 
     Attributes:
         source: The file or dataset, for messages.
-        split: The split's name: train, test or central.
+        split: The split's name: train, test, validation or central.
         client_ids: Sorted ids; lazy if they are generated or mapped from a file.
         num_classes: Labels are 0 to num_classes - 1.
         class_names: A name for each class, if the source has them.
@@ -78,7 +80,7 @@ class ClientData(ExplainsNames, abc.ABC):
 
     @abc.abstractmethod
     def num_examples(self, client_id: str) -> int:
-        """Returns how many examples a client holds, without reading them.
+        """Returns how many examples a client holds. Reads them only if a function makes them.
 
         Raises:
             DataError: The id is unknown, or the file is damaged there.
@@ -86,7 +88,9 @@ class ClientData(ExplainsNames, abc.ABC):
 
     @abc.abstractmethod
     def client(self, client_id: str) -> ClientDataset:
-        """Returns one client's examples, checked; arrays are borrowed and read-only.
+        """Returns one client's examples, checked.
+
+        Arrays are borrowed, and read-only except for data in memory.
 
         Raises:
             DataError: The id is unknown, or the examples cannot be used; the message names file,

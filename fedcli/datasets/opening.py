@@ -87,7 +87,8 @@ def open_splits(
 ) -> dict[str, ClientData]:
     """Opens a dataset and returns its splits by name.
 
-    Examples are read only if a partition is applied, which reads all of them.
+    A partition may read all examples. Without one, at most a few clients are read, to estimate what
+    1.0 means in a TFF file.
 
     Args:
         source: The data source.
@@ -303,7 +304,7 @@ def _hold_out(splits: dict[str, ClientData], share: float, source: DataSource) -
 
 
 def _check_room(splits: Mapping[str, ClientData], name: str) -> None:
-    """Checks that a partition, which copies the pixels of all examples, does not fill the disk."""
+    """Checks that the pixels that a partition copies do not fill the disk."""
     import shutil  # lazy: few runs need them
     import tempfile
 

@@ -87,7 +87,8 @@ def build_process(
         root_data: The server's own examples in batches, for an aggregator that needs them.
 
     Raises:
-        ConfigError: The model's name is unknown, or class weights or smoothing do not fit it.
+        ConfigError: The model's name is unknown, `algorithm` is of another type, class weights or
+            smoothing do not fit the model, or the parts do not fit it or each other.
         ModelError: The model object breaks its contract.
     """
     return TrainingProcess(

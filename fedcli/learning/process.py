@@ -94,8 +94,8 @@ class LearningProcess(ExplainsNames, abc.ABC):
     def num_trainings(self, num_clients: int) -> int:
         """Returns how many times `next` trains a client in a round of `num_clients`.
 
-        `CancelFlag.num_trained` counts up to the returned number, which is 0 if the algorithm does
-        not count trainings.
+        `CancelFlag.num_trained` counts up to the returned number. If this is 0, the algorithm pools
+        the clients, and the count means nothing.
         """
         return num_clients
 

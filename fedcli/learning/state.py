@@ -106,7 +106,9 @@ class ServerState(ExplainsNames):
         return model
 
     def models_of(self, clients: Sequence[BatchedDataset]) -> NDArray[np.float32]:
-        """Returns each client's own model, if it has one: float32 [num_clients, num_params].
+        """Returns the clients' own models, float32 [num_clients, num_params].
+
+        The row of a client without one holds the global weights.
 
         Raises:
             RunError: The file of client states cannot be read.
@@ -119,7 +121,10 @@ class ServerState(ExplainsNames):
 
     @property
     def starts(self) -> Starts | None:
-        """Returns clients' own weights, for `Engine.evaluate`; None if they have none."""
+        """The function that returns clients' own weights; None if they have none.
+
+        `Engine.evaluate` calls it.
+        """
         return self.models_of if self.has_own_models else None
 
 

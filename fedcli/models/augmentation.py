@@ -136,7 +136,8 @@ def with_input_layers(specs: Sequence[Spec], model: Model, shape: Shape) -> Mode
         shape: Shape of the images that the input layers take.
 
     Raises:
-        ConfigError: The model is computed in Python, or the layers do not fit the images.
+        ConfigError: The model is computed in Python, the images would be normalised twice, or the
+            layers do not fit the images.
     """
     if not model.layout.specs:
         raise ConfigError(

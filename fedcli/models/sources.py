@@ -32,15 +32,19 @@ def open_model(
     """Returns the model that a user named.
 
     Args:
-        text: A key of `tables.MODELS`, the path of a Keras file, or FILE.py:FUNCTION.
+        text: A key of `tables.MODELS`, the path of a Keras file, FILE.py:FUNCTION, or FILE.py for
+            its function `build`.
         input_shape: Shape of one example of the data, [H, W] or [H, W, C].
         num_classes: Number of classes of the data.
         options: The `k=v` options of a model of the table or of a function.
         seed: Seed of the initial weights.
-        fresh_weights: Draw initial weights even if the file has some.
+        fresh_weights: Draw initial weights even if the Keras file has some; not allowed for a
+            Python file.
 
     Raises:
-        ConfigError: There is no such model, it cannot be read, or it does not fit the data.
+        ConfigError: There is no such model, a Keras file cannot be read or is given options, or the
+            model does not fit the data.
+        ModelError: As for `own.load`, for a Python file.
     """
     if not tables.is_model_file(text):
         return zoo.build(

@@ -143,7 +143,7 @@ def read_pictures(
     Args:
         labelled: The pictures.
         source: The folder or file that holds or names the pictures.
-        options: As `read`.
+        options: `color`, `polarity`, `num_classes` and `fit` apply.
         folder: As `read`.
         on_progress: As `read`.
 

@@ -70,11 +70,13 @@ def read(
 
     Args:
         sources: One folder, or shards of one split.
-        options: `num_classes`, `image_shape`, `pixel_range`, `polarity` and `fit` apply.
+        options: `num_classes`, `image_shape`, `pixel_range`, `polarity` and `fit` apply; if shards
+            name pictures, see `leaf_pictures.read`.
         folder: The folder for temporary files of pixels.
         on_progress: Called with the number of examples read.
 
     Raises:
+        ConfigError: Shards name pictures, and Pillow is not installed.
         DataError: A shard is damaged or breaks the layout; the message names file, user and
             example.
         OSError: A file cannot be read, or the disk is full.

@@ -39,7 +39,7 @@ def read(
     Args:
         splits: The shards of each split.
         source: The source as the user gave it.
-        options: See `images.read`.
+        options: `color`, `polarity`, `num_classes` and `fit` apply.
         folder: The folder for temporary files of pixels.
         on_progress: Called with the number of examples read.
 

@@ -177,7 +177,7 @@ def polarity_of(tables: Mapping[str, ExampleTable]) -> tuple[str, str]:
 
     Colour images are "ink". Grey images are "background" if most pixels of their borders are light.
     If about half of these pixels are light, the images are "background" if their borders are
-    lighter than their centres.
+    clearly lighter than their centres. If the two hardly differ, more than half decides.
     """
     border = Border()
     for table in tables.values():

@@ -33,7 +33,7 @@ _SYMMETRIC = 1e-6  # tolerance for a symmetric range of pixels, which is inverte
 class Rotation(Change):
     """Turns the images of client j anticlockwise by `angles[j mod m]`, for m angles.
 
-    Multiples of 90 degrees are exact if the image is square or the angle is 180 degrees. Other
+    Multiples of 180 degrees are exact, and multiples of 90 degrees if the image is square. Other
     angles are interpolated bilinearly about the centre. Pixels from outside the image get the
     median of the image's border, so the background stays the same for either meaning of 1.0. This
     is IFCA's rotated MNIST, whose angles are 0, 90, 180 and 270 degrees.

@@ -230,8 +230,9 @@ def from_arrays(
             arguments that returns such a pair and is called when the client is used. pixels: uint8,
             which the model sees divided by 255, or floats from 0 to 1, of shape [n, H, W] or [n, H,
             W, C]; [n, C, H, W] with 1 or 3 channels is recognised. labels: whole numbers [n] or [n,
-            1]. Arrays are borrowed, not copied, and must not change. A pair instead of the
-            mapping: a single client, "everyone", owns all examples, as in `from_examples`.
+            1], or one-hot rows [n, k]. Pixels of uint8 or float32 in C order are borrowed, not
+            copied, and must not change. A pair instead of the mapping: a single client, "everyone",
+            owns all examples, as in `from_examples`.
         test: The test data in the same form; equal ids mean the same client. For test data that
             belong to no client, give a pair.
         validation: The validation data in the same form; `fedcli.train` finds them in the train

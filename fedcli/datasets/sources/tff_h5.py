@@ -51,7 +51,7 @@ class TffH5Split(ClientData):
         cache: ClientCache,
         has_default_classes: bool = False,
     ) -> None:
-        """Opens the file; no example is read.
+        """Opens the file. Reads a few clients if the meaning of 1.0 must be estimated.
 
         Args:
             path: The file.

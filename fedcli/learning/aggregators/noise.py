@@ -50,10 +50,11 @@ class TreeNoise:
     """Tree noise: after round t the sum of all rounds has noise N_t; round t adds N_t - N_(t-1).
 
     The first t rounds of a tree are divided into complete groups of 1, 2, 4, ... rounds. Each group
-    has a standard normal value; N_t is the sum of the values of these groups. With
-    `efficient`, a group of 2^level rounds also uses the values of the two halves inside it: v =
-    (own + (left + right) / 2) / (2 - 2^-level) (Honaker, "Efficient Use of Differentially Private
-    Binary Trees", 2015). The first round after a restart adds N_1 of the next tree.
+    has a standard normal value; N_t is the sum of the values of these groups. With `efficient`, the
+    value of a group is its standard normal value plus half the sum of the values of its two halves,
+    and N_t is the sum of the values of groups of 2^level rounds, each divided by 2 - 2^-level
+    (Honaker, "Efficient Use of Differentially Private Binary Trees", 2015). The first round after a
+    restart adds N_1 of the next tree.
 
     The values of the current groups are kept between consecutive rounds. They are drawn again if a
     round does not follow the last one, for example when a run is resumed.

@@ -124,7 +124,7 @@ class ThreadEngine:
         exchange: ClientExchange | None = None,
         cancel: CancelFlag | None = None,
     ) -> Deltas:
-        """See `Engine.train`; a tuple of clients is prepared once, however often it is passed."""
+        """See `Engine.train`. If `clients` is the tuple of the last call, its pieces are reused."""
         flag = cancel or CancelFlag()
         cohort = _CohortRun(layout, task, exchange, flag)
 
