@@ -15,6 +15,7 @@ import pytest
 
 import fedcli
 from fedcli import aggregators, datasets, layers, learning, models, optimizers, own_models
+from fedcli.cli import main as cli
 from fedcli.datasets.batches import ClientDataset
 from fedcli.datasets.client_data import ClientData
 from fedcli.lazy import ExplainsNames
@@ -268,3 +269,18 @@ def test_the_error_of_a_property_is_not_hidden() -> None:
 
     with pytest.raises(AttributeError, match="a Broken has no attribute 'source'"):
         _ = Broken().size
+
+
+def test_the_command_in_place_of_a_split_by_clients_makes_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [f"c{number % 10},{number % 3},0,50,100,{number}" for number in range(40)]
+    Path("DATA").write_text("user,label,pixel0,pixel1,pixel2,pixel3\n" + "\n".join(rows))
+    command = re.search(r"fedcli (.* --hold-out clients)", str(NAMES["train_test_client_split"]))
+    assert command is not None
+    assert cli.run(command[1].split()) == 0
+    train, test = datasets.load("FILE")
+    assert len(test.client_ids) == 1
+    assert {*train.client_ids, *test.client_ids} == {f"c{number}" for number in range(10)}
+    assert len(train.client_ids) == 9
