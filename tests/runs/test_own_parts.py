@@ -836,6 +836,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     (info / "entry_points.txt").write_text(
         "[fedcli.algorithms]\nexp = fedcli_more:FedExP\nbroken = fedcli_none:Part\n"
         "[fedcli.aggregators]\nmiddle = fedcli_middle:Median\n"
+        "steady = fedcli_steady:Part\n"
         "[fedcli.partitions]\npairs = fedcli_pairs:two_classes\n"
         "[fedcli.server_optimizers]\nlion = fedcli_lion:Lion\n"
     )
@@ -843,6 +844,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     write_example(site, "Median", "fedcli_middle.py")
     write_example(site, "two_classes", "fedcli_pairs.py")
     write_example(site, "Lion", "fedcli_lion.py")
+    (site / "fedcli_steady.py").write_text(OPTIONAL)
     monkeypatch.syspath_prepend(site)
     parts.entry_points_of.cache_clear()
     yield site
@@ -862,6 +864,17 @@ def test_what_is_installed_is_chosen_by_its_name(installed: Path, tmp_path: Path
     assert evaluate_run(run.path).round_num == 4
     with pytest.raises(ConfigError, match="exp has no option 'rate'; its options are epsilon"):
         settings.from_options({"algorithm": "exp", "algorithm_options": {"rate": 1}})
+
+
+def test_optional_methods_of_an_installed_aggregator_are_called(
+    installed: Path, tmp_path: Path
+) -> None:
+    config = RunConfig(**{**vars(SMALL), "aggregator": "steady", "pre_aggregator": "bucketing"})
+    with pytest.raises(ConfigError, match=r"steady: .*; it needs 3 deltas, not 2; choose"):
+        package.train(replace(config, aggregator_options={"least": 3}), tmp_path / "run")
+    run = package.train(replace(config, rounds=2), tmp_path / "run")
+    run = package.resume(run.path, num_rounds=3)
+    assert [line["aggregator"]["most"] for line in run.metrics] == [4] * 3
 
 
 def test_info_has_what_is_installed(installed: Path, fedcli: Fedcli) -> None:
