@@ -36,18 +36,18 @@ SHARED = ("--data-option", "clients=30", "--checkpoint-every", "1", "--seed", "7
 MOMENTUM = ("--client-option", "momentum=0.5", "--server-option", "momentum=0.9")
 RUNS: dict[str, tuple[str, ...]] = {
     "momentum": (
-        *("--rounds", "60", "--max-examples", "100", "--eval-every", "5", *MOMENTUM),
+        *("--rounds", "30", "--max-examples", "50", "--eval-every", "5", *MOMENTUM),
         *("--sampling", "uniform", "--client-dropout", "0.2", "--client-speeds", "100,10"),
         *("--csv", "--record-clients", "--keep-best", "accuracy", "--keep-checkpoints", "3"),
     ),
     "cnn": (
-        *("--model", "lenet5", "--rounds", "40", "--max-examples", "20", "--eval-every", "10"),
+        *("--model", "lenet5", "--rounds", "20", "--max-examples", "20", "--eval-every", "5"),
         *("--clients", "3", "--client-lr", "0.05", *MOMENTUM),
         *(("--tensorboard",) if HAS_TENSORBOARD else ()),
     ),
     "scaffold": (
         *("--algorithm", "scaffold", "--sampling", "uniform", "--clients", "5"),
-        *("--rounds", "60", "--max-examples", "100", "--csv", "--record-clients"),
+        *("--rounds", "30", "--max-examples", "50", "--csv", "--record-clients"),
     ),
 }
 

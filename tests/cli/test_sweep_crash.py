@@ -22,11 +22,11 @@ import pytest
 
 NUM_KILLS = int(os.environ.get("FEDCLI_TEST_KILLS", "4"))
 
-RUN = ("--rounds", "12", "--eval-every", "3", "--validation", "0.2", "--checkpoint-every", "1")
+RUN = ("--rounds", "8", "--eval-every", "2", "--validation", "0.2", "--checkpoint-every", "1")
 STUDIES: dict[str, tuple[str, ...]] = {
     "grid": (
         *("--grid", "algorithm=fedavg,scaffold", "--grid", "client_lr=0.02,0.1", "--seeds", "2"),
-        *("--max-examples", "300"),
+        *("--max-examples", "100"),
     ),
     "halving": ("--grid", "client_lr=0.01,0.03,0.1,0.3", "--seeds", "2", "--halving", "2"),
 }

@@ -21,7 +21,7 @@ from fedcli.runs.files import folder
 from fedcli.runs.needs import Needs, Workload
 from tests.kit.command_line import Fedcli, assert_is_one_line
 
-NUM_CLASSES = 5000
+NUM_CLASSES = 2000
 VECTOR = 4 * 785 * NUM_CLASSES
 SMALL: dict[str, Any] = {
     "data_options": {"clients": 20},
