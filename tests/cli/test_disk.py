@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +172,8 @@ def test_a_file_that_may_not_grow_stops_a_run_that_goes_on_later(
             [*command, *arguments, run],
             capture_output=True,
             cwd=tmp_path,
-            preexec_fn=lambda limit=limit: resource.setrlimit(
-                resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY)
+            preexec_fn=partial(
+                resource.setrlimit, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY)
             ),
             check=False,
             **process_arguments,
