@@ -11,7 +11,10 @@ The rule, for a model of P parameters, without transport overhead:
           and shares by which selected clients agree on masks
 
 Each selected client receives the bytes down. A client that drops out sends nothing, and neither
-does a client whose update is rejected before it is sent. Evaluation is not counted.
+does a client whose update is rejected before it is sent. Reports that arrive too late, or after
+enough other reports, and those of a skipped round count as sent. In a compressed run their updates
+were never encoded, so `ByteRule.delta_bytes` estimates their bytes. Clients of `local-only` send
+and receive nothing. Evaluation is not counted.
 """
 
 from __future__ import annotations
@@ -57,10 +60,12 @@ class ByteRule:
         Args:
             entry: Its algorithm.
             num_params: The number of parameters of its model.
-            is_compressed: Whether deltas are compressed.
+            is_compressed: Whether clients send compressed deltas, and not masked ones.
             optimizer: The name of the clients' optimizer.
             optimizer_options: Its options.
         """
+        if entry.has_own_models:
+            return cls(0, 0, 0)
         vector = _FLOAT * num_params
         num_beside = entry.vectors_up - 1 + (is_compressed and entry.needs_exact_delta)
         down = vector * entry.vectors_down
@@ -69,6 +74,22 @@ class ByteRule:
             down += _optimizer_bytes(optimizer, optimizer_options, num_params)
         return cls(down, vector, vector * num_beside + _FLOAT * entry.numbers_up)
 
+    def delta_bytes(self, line: Mapping[str, Any], before: int) -> int:
+        """Returns the bytes of a model delta of a round that was sent but not encoded.
+
+        Without compression this is `dense`. In a compressed run the deltas of reports that were not
+        used are not encoded. Each counts with the mean payload of the round, or if the round has
+        no payload, of the newest earlier round that has one, or with `dense` if there is none.
+
+        Args:
+            line: The round's line of metrics.jsonl.
+            before: The result for the round before; `dense` for round 1.
+        """
+        compress = line.get("updates", {}).get("compress") or {}
+        if not compress.get("payload_bytes"):
+            return before
+        return round(float(compress["payload_bytes"] / compress["num_sent"]))
+
     def of_clients(
         self,
         line: Mapping[str, Any],
@@ -76,6 +97,7 @@ class ByteRule:
         reports: Sequence[int],
         unused: Sequence[int],
         payloads: NDArray[np.int64] | None,
+        delta_bytes: int,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Returns the bytes down and up of each selected client of a round, int64 [num_selected].
 
@@ -83,10 +105,10 @@ class ByteRule:
             line: The round's line of metrics.jsonl.
             num_selected: The number of clients that were selected.
             reports: The positions of clients whose report was used, among those selected.
-            unused: The positions of clients whose report was sent but not used. In a compressed run
-                each counts with the round's mean payload, because its update was never encoded.
+            unused: The positions of clients whose report was sent but not used.
             payloads: The bytes of the encoded update of each report, int64 [reports], 0 if it was
-                not sent; None if updates are not compressed.
+                not sent; None if no updates were encoded.
+            delta_bytes: The result of the method of this name for the round.
         """
         down = np.full(num_selected, self.down, np.int64)
         up = np.zeros(num_selected, np.int64)
@@ -99,13 +121,10 @@ class ByteRule:
             down += _spread(setup_bytes(sums, "down", num_selected), num_selected)
             up += _spread(setup_bytes(sums, "up", num_selected), num_selected)
             up[sent] += int(sums["payload_bytes"])
-        elif payloads is None:
-            up[sent] = self.dense + self.extra_up
         else:
-            has_sent = payloads > 0
-            up[np.array(reports, np.int64)[has_sent]] = payloads[has_sent] + self.extra_up
-            mean = round(float(payloads[has_sent].mean())) if has_sent.any() else self.dense
-            up[list(unused)] = mean + self.extra_up
+            up[sent] = delta_bytes + self.extra_up
+            if payloads is not None:
+                up[list(reports)] = np.where(payloads > 0, payloads + self.extra_up, 0)
         return down, up
 
 

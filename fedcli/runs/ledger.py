@@ -1,8 +1,6 @@
 """The bytes that the clients of a run receive and send, round by round, from the run's folder.
 
-`fedcli.runs.client_bytes` has the rule. Reports that arrive too late, or after enough other
-reports, count as sent. In a compressed run each of them counts with the run's mean payload, because
-its update was never encoded.
+`fedcli.runs.client_bytes` has the rule.
 """
 
 from __future__ import annotations
@@ -111,72 +109,66 @@ def _num_params(run: RunRecord) -> int | None:
         return None
 
 
-@dataclass(frozen=True)
-class _Rule:
-    """The rule by which the bytes of a round are counted.
+def _byte_rule(run: RunRecord, entry: AlgorithmEntry, num_params: int) -> ByteRule:
+    """The rule for one client of a run."""
+    prefix = "client_options."
+    options = {
+        name.removeprefix(prefix): value
+        for name, value in run.options.items()
+        if name.startswith(prefix)
+    }
+    return ByteRule.of(
+        entry,
+        num_params,
+        is_compressed="compress" in run.options and not run.options.get("secure_sum"),
+        optimizer=run.options.get("client_optimizer"),
+        optimizer_options=options,
+    )
 
-    Attributes:
-        each: The rule for one client.
-        delta: Bytes of its model delta; in a compressed run the mean payload of the run.
-    """
 
-    each: ByteRule
-    delta: float
+def _of_round(
+    rule: ByteRule, line: Mapping[str, Any], cohort: _Cohort, delta_bytes: int
+) -> RoundBytes:
+    """The bytes of the round that a line of metrics.jsonl describes."""
+    compress = line.get("updates", {}).get("compress")
+    secure_sum = secure_sum_of(line)
+    if secure_sum is not None:
+        extra_down = 0 if compress is None else int(compress.get("extra_bytes_down", 0))
+        return _of_secure_sum(rule, line["round"], secure_sum, cohort, extra_down)
+    if compress is None:
+        down, num_up = rule.down, cohort.num_reports
+        deltas = delta_bytes * num_up
+    else:
+        down = rule.down + int(compress.get("extra_bytes_down", 0))
+        num_up, deltas = int(compress["num_sent"]), int(compress["payload_bytes"])
+    num_up += cohort.num_unused
+    return RoundBytes(
+        line["round"],
+        cohort.num_selected,
+        num_up,
+        cohort.num_selected * down,
+        deltas + delta_bytes * cohort.num_unused + num_up * rule.extra_up,
+    )
 
-    @staticmethod
-    def of(run: RunRecord, entry: AlgorithmEntry, num_params: int) -> _Rule:
-        prefix = "client_options."
-        options = {
-            name.removeprefix(prefix): value
-            for name, value in run.options.items()
-            if name.startswith(prefix)
-        }
-        is_compressed = "compress" in run.options and not run.options.get("secure_sum")
-        each = ByteRule.of(
-            entry,
-            num_params,
-            is_compressed=is_compressed,
-            optimizer=run.options.get("client_optimizer"),
-            optimizer_options=options,
-        )
-        return _Rule(each, _mean_payload(run) if is_compressed else float(each.dense))
 
-    def of_round(self, line: Mapping[str, Any], cohort: _Cohort) -> RoundBytes:
-        """Returns the bytes of the round that a line of metrics.jsonl describes."""
-        compress = line.get("updates", {}).get("compress")
-        secure_sum = secure_sum_of(line)
-        if secure_sum is not None:
-            extra_down = 0 if compress is None else int(compress.get("extra_bytes_down", 0))
-            return self._of_secure_sum(line["round"], secure_sum, cohort, extra_down)
-        if compress is None:
-            down, num_up = self.each.down, cohort.num_reports
-            deltas = self.delta * num_up
-        else:
-            down = self.each.down + int(compress.get("extra_bytes_down", 0))
-            num_up, deltas = int(compress["num_sent"]), int(compress["payload_bytes"])
-        num_up += cohort.num_unused
-        return RoundBytes(
-            line["round"],
-            cohort.num_selected,
-            num_up,
-            cohort.num_selected * down,
-            round(deltas + self.delta * cohort.num_unused) + num_up * self.each.extra_up,
-        )
-
-    def _of_secure_sum(
-        self, round_num: int, secure_sum: Mapping[str, Any], cohort: _Cohort, extra_down: int
-    ) -> RoundBytes:
-        """The bytes of a round with secure sums; the algorithm sends its delta alone."""
-        down = self.each.down + int(secure_sum.get("extra_bytes_down", 0)) + extra_down
-        num_up = cohort.num_reports + cohort.num_unused
-        return RoundBytes(
-            round_num,
-            cohort.num_selected,
-            num_up,
-            cohort.num_selected * down + setup_bytes(secure_sum, "down", cohort.num_selected),
-            setup_bytes(secure_sum, "up", cohort.num_selected)
-            + num_up * int(secure_sum["payload_bytes"]),
-        )
+def _of_secure_sum(
+    rule: ByteRule,
+    round_num: int,
+    secure_sum: Mapping[str, Any],
+    cohort: _Cohort,
+    extra_down: int,
+) -> RoundBytes:
+    """The bytes of a round with secure sums; the algorithm sends its delta alone."""
+    down = rule.down + int(secure_sum.get("extra_bytes_down", 0)) + extra_down
+    num_up = cohort.num_reports + cohort.num_unused
+    return RoundBytes(
+        round_num,
+        cohort.num_selected,
+        num_up,
+        cohort.num_selected * down + setup_bytes(secure_sum, "down", cohort.num_selected),
+        setup_bytes(secure_sum, "up", cohort.num_selected)
+        + num_up * int(secure_sum["payload_bytes"]),
+    )
 
 
 class _Cohort(NamedTuple):
@@ -195,25 +187,20 @@ class _Cohort(NamedTuple):
 
 def _rounds(run: RunRecord, entry: AlgorithmEntry, num_params: int) -> Iterator[RoundBytes | None]:
     """Yields the bytes of each round; None for a round whose cohort is not known."""
-    rule = _Rule.of(run, entry, num_params)
+    rule = _byte_rule(run, entry, num_params)
+    delta_bytes = rule.dense
     sizes = {line.get("round"): line.get("num_clients") for line in run.timings}
     for line in run.metrics:
         if not line["round"]:
             continue
         cohort = _cohort(line, sizes.get(line["round"]), run)
+        delta_bytes = rule.delta_bytes(line, delta_bytes)
         if cohort is None:
             yield None
         elif entry.has_own_models:
             yield RoundBytes(line["round"], 0, 0, 0, 0)
         else:
-            yield rule.of_round(line, cohort)
-
-
-def _mean_payload(run: RunRecord) -> float:
-    """The mean bytes of a payload in a compressed run; 0 if there was none."""
-    compressed = [line.get("updates", {}).get("compress", {}) for line in run.metrics]
-    num_sent = sum(each.get("num_sent", 0) for each in compressed)
-    return sum(each.get("payload_bytes", 0) for each in compressed) / num_sent if num_sent else 0.0
+            yield _of_round(rule, line, cohort, delta_bytes)
 
 
 def _cohort(line: Mapping[str, Any], num_clients: float | None, run: RunRecord) -> _Cohort | None:

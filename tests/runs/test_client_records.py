@@ -13,6 +13,7 @@ import pytest
 
 from fedcli.errors import RunError
 from fedcli.runs import starting
+from fedcli.runs.client_bytes import ByteRule
 from fedcli.runs.files import checkpoint, client_records, folder
 from fedcli.runs.ledger import ledger_of
 from fedcli.runs.record import load_run
@@ -21,6 +22,7 @@ from tests.kit.training import (
     last_weights,
     make_config,
     resume_to_end,
+    train_rounds,
     trained,
     trained_with_a_stop,
 )
@@ -179,6 +181,27 @@ def test_clients_that_did_not_report_are_recorded_as_such(tmp_path: Path) -> Non
     assert (rows["bytes_up"] == np.where(outcomes == "dropped-out", 0, size + 4)).all()
     stopped = trained_with_a_stop(tmp_path / "stopped", 3, **RECORDED, **ABSENT)
     assert_same(path, stopped)
+
+
+def test_a_run_stopped_before_a_skipped_round_has_the_same_payloads(tmp_path: Path) -> None:
+    values = {**RECORDED, **ABSENT, "rounds": 8, "compress": "qsgd"}
+    straight = trained(tmp_path / "run", **values)
+    skipped = [line["participation"]["is_skipped"] for line in folder.read_metrics(straight)]
+    assert skipped[4:6] == [1, 1]
+    train_rounds(tmp_path / "stopped", make_config(**values), 5)
+    resume_to_end(tmp_path / "stopped")
+    assert_same(straight, tmp_path / "stopped")
+
+
+def test_a_delta_that_was_not_encoded_counts_with_the_newest_mean_payload() -> None:
+    rule = ByteRule(down=400, dense=400, extra_up=4)
+    empty = {"payload_bytes": 0, "num_sent": 0}
+    rounds = [empty, {"payload_bytes": 110, "num_sent": 3}, empty, {}, None]
+    lines = [{"updates": {"compress": each}} for each in rounds]
+    found = [rule.dense]
+    for line in [*lines, {}]:
+        found.append(rule.delta_bytes(line, found[-1]))
+    assert found[1:] == [400, 37, 37, 37, 37, 37]
 
 
 def test_without_a_clock_everyone_reports_at_no_time(run: Path) -> None:
@@ -354,6 +377,10 @@ COUNTED: dict[str, dict[str, Any]] = {
     "rejected": {"compress": "uniform", "attack": "nan", "attackers": "2"},
     "secure-factors": {"secure_sum": True, "compress": "powersgd", "client_dropout": 0.2},
     "dropped": {"client_dropout": 0.3, "min_reports": 5},
+    "compressed-late": {**ABSENT, "rounds": 10, "compress": "qsgd"},
+    "compressed-skipped": {"client_dropout": 0.3, "min_reports": 5, "compress": "powersgd"},
+    "mime-skipped": {"client_dropout": 0.3, "min_reports": 5, "algorithm": "mime"},
+    "local-only": {"algorithm": "local-only"},
 }
 
 

@@ -7,7 +7,7 @@ imported when it is used.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -107,7 +107,8 @@ def open_logs(
     if config.record_clients:
         from fedcli.runs.files.client_records import RecordWriter
 
-        logs.append(ClientLog(RecordWriter(path, round_num), _byte_rule(config, layout)))
+        rule = _byte_rule(config, layout)
+        logs.append(ClientLog(RecordWriter(path, round_num), rule, run_dir.read_metrics(path)))
     return tuple(logs)
 
 
@@ -119,7 +120,7 @@ def _byte_rule(config: RunConfig, layout: ParamLayout) -> ByteRule:
     return ByteRule.of(
         entry,
         layout.num_params,
-        is_compressed=config.compress is not None,
+        is_compressed=config.compress is not None and not config.secure_sum,
         optimizer=config.client_optimizer,
         optimizer_options=config.client_options,
     )
@@ -195,10 +196,21 @@ class EventLog:
 class ClientLog:
     """clients.h5."""
 
-    def __init__(self, writer: RecordWriter, rule: ByteRule) -> None:
-        """Takes over `writer`; `rule` counts the bytes that a client receives and sends."""
+    def __init__(
+        self, writer: RecordWriter, rule: ByteRule, lines: Iterable[Mapping[str, Any]]
+    ) -> None:
+        """Takes over `writer`.
+
+        Args:
+            writer: The file.
+            rule: The rule for the bytes that a client receives and sends.
+            lines: The lines of metrics.jsonl of the rounds so far.
+        """
         self._writer = writer
         self._rule = rule
+        self._delta_bytes = rule.dense
+        for line in lines:
+            self._delta_bytes = rule.delta_bytes(line, self._delta_bytes)
 
     def add(self, logged: LoggedRound) -> None:
         """See RunLog."""
@@ -209,11 +221,15 @@ class ClientLog:
             range(num_selected) if round_reports is None else round_reports.used
         )
         unused: Sequence[int] = () if round_reports is None else round_reports.unused
+        self._delta_bytes = self._rule.delta_bytes(logged.line, self._delta_bytes)
+        num_bytes = self._rule.of_clients(
+            logged.line, num_selected, reports, unused, logged.payloads, self._delta_bytes
+        )
         self._writer.add(
             logged.line["round"],
             logged.client_ids,
             logged.client_stats,
-            self._rule.of_clients(logged.line, num_selected, reports, unused, logged.payloads),
+            num_bytes,
             round_reports,
         )
 
