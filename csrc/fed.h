@@ -199,8 +199,8 @@ enum fed_activation {
     FED_TANH,
     FED_SIGMOID,
     FED_RELU6,
-    FED_LEAKY_RELU, /* below 0: amounts[0] times the input */
-    FED_ELU,        /* below 0: amounts[0] times exp(input) - 1 */
+    FED_LEAKY_RELU, /* below 0: constants[0] times the input */
+    FED_ELU,        /* below 0: constants[0] times exp(input) - 1 */
     FED_SILU,
     FED_GELU,
     FED_GELU_TANH, /* the approximation of gelu by tanh */
@@ -251,9 +251,9 @@ typedef struct fed_layer {
     double momentum; /* in [0, 1] */
     int32_t is_frozen;
     size_t moving_offset;
-    /* Input layers: see layers/augment.c. For the last one, "mix_up", amounts[0] is alpha, 1e-6 to
-     * 1e6. Other layers: amounts[0] is the parameter of the activation. */
-    double amounts[2 * FED_MAX_NORMALIZED];
+    /* Input layers: see layers/augment.c. For the last one, "mix_up", constants[0] is alpha, 1e-6
+     * to 1e6. Other layers: constants[0] is the constant of the activation. */
+    double constants[2 * FED_MAX_NORMALIZED];
 } fed_layer;
 
 /* A model: layers in an order in which each layer comes after the layers that it reads. The last

@@ -458,7 +458,7 @@ static int go_over_batch(const local *m, const step_settings *settings, const fl
                        .update = update,
                        .status = FED_OK};
     if (m->drawn_partners != NULL)
-        call.share = fed_mixup_draw(m->batch.net->mixup->amounts[0], &m->client->mixup_key,
+        call.share = fed_mixup_draw(m->batch.net->mixup->constants[0], &m->client->mixup_key,
                                     first_visit, num_rows, m->drawn_partners);
     const size_t num = num_parts(m, num_rows);
     for (size_t part = 0; part < num; part++)

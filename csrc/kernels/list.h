@@ -35,12 +35,12 @@ KERNEL(void, tiles_backward, const fed_tiles_backward *backward)
 
 /* Activations (enum fed_activation); NaN stays NaN. num_values is a multiple of FED_PAD. Relative
  * errors are at most 2e-6; below -87 sigmoid is constant, exp(-87). */
-KERNEL(void, activate, int activation, float amount, const float *values, size_t num_values,
+KERNEL(void, activate, int activation, float constant, const float *values, size_t num_values,
        float *out /* out; may be values */)
 /* Turns the gradient by an activation's outputs into the gradient by its inputs. `seen` are the
  * outputs or, for activations with fed_activation_sees_inputs, the inputs. For relu the gradient is
  * 0 where the output is 0. */
-KERNEL(void, undo_activation, int activation, float amount, const float *seen, size_t num_values,
+KERNEL(void, undo_activation, int activation, float constant, const float *seen, size_t num_values,
        float *gradient /* in-out */)
 /* out[i] = bits[i] >= threshold ? scale * values[i] : 0. */
 KERNEL(void, drop, const float *values, const uint16_t *bits, size_t num_values, uint32_t threshold,

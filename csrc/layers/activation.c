@@ -16,7 +16,7 @@ void fed_apply_activation(const fed_kernels *kernels, const fed_layer *layer,
     const size_t row_size = fed_row_size(buffer, shape);
     for (size_t y = 0; y < shape->height; y++) {
         float *row = values + fed_pixel(buffer, y, 0);
-        kernels->activate(layer->activation, (float)layer->amounts[0], row, row_size, row);
+        kernels->activate(layer->activation, (float)layer->constants[0], row, row_size, row);
         if (layer->activation == FED_SIGMOID) clear_padding(buffer, shape, row);
     }
 }
@@ -28,7 +28,7 @@ void fed_undo_activation(const fed_kernels *kernels, const fed_layer *layer,
     const size_t row_size = fed_row_size(buffer, shape);
     for (size_t y = 0; y < shape->height; y++) {
         const size_t at = fed_pixel(buffer, y, 0);
-        kernels->undo_activation(layer->activation, (float)layer->amounts[0], outputs + at,
+        kernels->undo_activation(layer->activation, (float)layer->constants[0], outputs + at,
                                  row_size, gradient + at);
     }
 }
@@ -61,7 +61,7 @@ static void backward(const fed_pass *pass) {
         const size_t row_size = fed_row_size(&stage->out, &stage->shape);
         float *gradient = pass->in_gradient + in;
         memcpy(gradient, pass->out_gradient + out, row_size * sizeof *gradient);
-        pass->kernels->undo_activation(layer->activation, (float)layer->amounts[0],
+        pass->kernels->undo_activation(layer->activation, (float)layer->constants[0],
                                        sees_inputs ? pass->in + in : pass->out + out, row_size,
                                        gradient);
     }

@@ -41,10 +41,10 @@ static double draw_between(fed_rng *rng, double low, double high) {
 /* No gradient passes through an input layer. */
 static void no_backward(const fed_pass *pass) { (void)pass; }
 
-/* ---- Normalisation: amounts are the channels' means, then their factors ---------------------- */
+/* ---- Normalisation: constants are the channels' means, then their factors -------------------- */
 
 static void normalize(const fed_pass *pass) {
-    const double *means = pass->stage->layer->amounts, *factors = means + FED_MAX_NORMALIZED;
+    const double *means = pass->stage->layer->constants, *factors = means + FED_MAX_NORMALIZED;
     EACH_PIXEL(pass, y, x)
     for (size_t c = 0; c < num_channels(pass); c++)
         pixel_out(pass, y, x)[c] = (pixel_in(pass, y, x)[c] - (float)means[c]) * (float)factors[c];
@@ -119,14 +119,14 @@ static float value_between(const fed_pass *pass, double y, double x, size_t chan
     return (float)sum;
 }
 
-/* Rotates the image about its middle by at most amounts[0] radians in either direction. */
+/* Rotates the image about its middle by at most constants[0] radians in either direction. */
 static void rotate(const fed_pass *pass) {
     const fed_shape *shape = &pass->stage->shape;
     if (pass->dropout == NULL) {
         copy(pass);
         return;
     }
-    const double most = pass->stage->layer->amounts[0];
+    const double most = pass->stage->layer->constants[0];
     const double angle = draw_between(pass->dropout, -most, most);
     const double cosine = cos(angle), sine = sin(angle);
     const double middle_y = 0.5 * (double)(shape->height - 1);
@@ -162,17 +162,17 @@ static double grey_of(const float *pixel, size_t num_parts) {
     return 0.299 * (double)pixel[0] + 0.587 * (double)pixel[1] + 0.114 * (double)pixel[2];
 }
 
-/* Multiplies brightness, contrast and saturation, each by a factor in 1 +- amounts[i]: the image is
- * mixed with black, with its mean grey, and with each pixel's grey. */
+/* Multiplies brightness, contrast and saturation, each by a factor in 1 +- constants[i]: the image
+ * is mixed with black, with its mean grey, and with each pixel's grey. */
 static void jitter(const fed_pass *pass) {
-    const double *amounts = pass->stage->layer->amounts;
+    const double *constants = pass->stage->layer->constants;
     if (pass->dropout == NULL) {
         copy(pass);
         return;
     }
     double factors[3], mean = 0;
     for (size_t i = 0; i < 3; i++)
-        factors[i] = draw_between(pass->dropout, 1 - amounts[i], 1 + amounts[i]);
+        factors[i] = draw_between(pass->dropout, 1 - constants[i], 1 + constants[i]);
     EACH_PIXEL(pass, y, x)
     mean += factors[0] * grey_of(pixel_in(pass, y, x), num_channels(pass));
     mean /= (double)(pass->stage->shape.height * pass->stage->shape.width);

@@ -97,7 +97,7 @@ static int dropout_is_valid(const fed_layer *layer) {
 static int normalization_is_valid(const fed_layer *layer) {
     if (!keeps_shape(layer) || layer->in.channels > FED_MAX_NORMALIZED) return 0;
     for (size_t i = 0; i < 2 * FED_MAX_NORMALIZED; i++)
-        if (!(fabs(layer->amounts[i]) <= 1e6)) return 0;
+        if (!(fabs(layer->constants[i]) <= 1e6)) return 0;
     return 1;
 }
 
@@ -110,7 +110,7 @@ static int crop_is_valid(const fed_layer *layer) {
 }
 
 static int rotation_is_valid(const fed_layer *layer) {
-    return keeps_shape(layer) && layer->amounts[0] >= 0 && layer->amounts[0] <= 4;
+    return keeps_shape(layer) && layer->constants[0] >= 0 && layer->constants[0] <= 4;
 }
 
 static int cutout_is_valid(const fed_layer *layer) {
@@ -119,12 +119,12 @@ static int cutout_is_valid(const fed_layer *layer) {
 
 static int jitter_is_valid(const fed_layer *layer) {
     for (size_t i = 0; i < 3; i++)
-        if (!(layer->amounts[i] >= 0 && layer->amounts[i] <= 1)) return 0;
+        if (!(layer->constants[i] >= 0 && layer->constants[i] <= 1)) return 0;
     return keeps_shape(layer);
 }
 
 static int mixup_is_valid(const fed_layer *layer) {
-    return keeps_shape(layer) && layer->amounts[0] >= 1e-6 && layer->amounts[0] <= 1e6;
+    return keeps_shape(layer) && layer->constants[0] >= 1e-6 && layer->constants[0] <= 1e6;
 }
 
 /* ---- Flat parameters ------------------------------------------------------------------------- */

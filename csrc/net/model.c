@@ -22,7 +22,7 @@ static int activation_is_valid(const fed_layer *layer, const fed_layer_kind *kin
     const int activation = layer->activation;
     if (activation < 0 || activation >= FED_NUM_ACTIVATIONS) return 0;
     if (activation == FED_LEAKY_RELU || activation == FED_ELU)
-        return layer->amounts[0] >= 0 && layer->amounts[0] <= 100;
+        return layer->constants[0] >= 0 && layer->constants[0] <= 100;
     return !fed_activation_sees_inputs(activation) || kind->keeps_inputs;
 }
 

@@ -236,9 +236,9 @@ cdef fed_layer make_layer(row):
     (kind, made.activation, shape_in, shape_out, made.offset, made.skips[0], made.skips[1],
      made.has_scale, made.has_bias, made.window_height, made.window_width, made.stride_y,
      made.stride_x, made.pad_top, made.pad_left, made.num_groups, made.epsilon, made.rate,
-     made.momentum, made.is_frozen, made.moving_offset, *amounts) = row
-    for i, amount in enumerate(amounts[:2 * FED_MAX_NORMALIZED]):
-        made.amounts[i] = amount
+     made.momentum, made.is_frozen, made.moving_offset, *constants) = row
+    for i, constant in enumerate(constants[:2 * FED_MAX_NORMALIZED]):
+        made.constants[i] = constant
     made.kind = fed_layer_kind_named(kind.encode())
     made.in_, made.out = make_shape(shape_in), make_shape(shape_out)
     return made

@@ -78,7 +78,7 @@ cdef extern from "fed.h" nogil:
         double epsilon, rate, momentum
         int32_t is_frozen
         size_t moving_offset
-        double amounts[8]
+        double constants[8]
     ctypedef struct fed_model:
         const fed_layer *layers
         size_t num_layers, num_inputs, num_classes, num_params

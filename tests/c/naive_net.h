@@ -52,9 +52,9 @@ static inline double naive_activation(const fed_layer *layer, double z, naive_ma
     case FED_RELU6:
         return z < 0 ? 0 : z > 6 ? 6 : z;
     case FED_LEAKY_RELU:
-        return z < 0 ? layer->amounts[0] * z : z;
+        return z < 0 ? layer->constants[0] * z : z;
     case FED_ELU:
-        return z < 0 ? layer->amounts[0] * expm1(z) : z;
+        return z < 0 ? layer->constants[0] * expm1(z) : z;
     case FED_SILU:
         return z * naive_sigmoid(z);
     case FED_GELU:
@@ -86,9 +86,9 @@ static inline double naive_slope(const fed_layer *layer, double z, double output
     case FED_RELU6:
         return output > 0 && output < 6 ? 1 : 0;
     case FED_LEAKY_RELU:
-        return output > 0 ? 1 : layer->amounts[0];
+        return output > 0 ? 1 : layer->constants[0];
     case FED_ELU:
-        return output > 0 ? 1 : layer->amounts[0] + output;
+        return output > 0 ? 1 : layer->constants[0] + output;
     case FED_SILU:
         return naive_gated_slope(z, z, 1);
     case FED_GELU:

@@ -296,7 +296,7 @@ static inline fed_layer new_layer(const spec *s, const fed_shape *in, size_t off
                        .out = *in,
                        .offset = offset,
                        .rate = s->rate,
-                       .amounts = {0.25},
+                       .constants = {0.25},
                        .skips = {s->skip, s->skip_2},
                        .window_height = s->height,
                        .window_width = s->width,

@@ -48,8 +48,7 @@ static void make_net(const norm_case *is, layers *of) {
     CHECK_EQUAL(fed_net_init(&of->net, &of->model), FED_OK);
 }
 
-/* ---- The reference: values [num_images, pixels, channels]
- * ----------------------------------------- */
+/* ---- The reference: values [num_images, pixels, channels] ------------------------------------ */
 
 typedef struct reference {
     norm_case is;

@@ -21,14 +21,14 @@ typedef struct image_case {
 } image_case;
 
 /* The arrays of a method and of its naive reference. */
-typedef struct twin {
+typedef struct image_conv {
     fed_image_conv conv;
     size_t num_in, num_out, num_weights, num_bias, num_scratch; /* floats */
     float *in, *weights, *bias, *out, *out_gradient;
     float *in_gradient, *weights_gradient, *bias_gradient, *scratch;
     /* naive, with the same layouts */
     double *right_out, *right_in_gradient, *right_weights_gradient, *right_bias_gradient;
-} twin;
+} image_conv;
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
 
@@ -86,9 +86,9 @@ typedef struct tap {
     size_t out, in, y, x;
 } tap;
 
-typedef void visit_tap(twin *t, const tap *s);
+typedef void visit_tap(image_conv *t, const tap *s);
 
-static void visit_window(twin *t, size_t image, size_t oy, size_t ox, visit_tap *visit) {
+static void visit_window(image_conv *t, size_t image, size_t oy, size_t ox, visit_tap *visit) {
     const fed_image_conv *c = &t->conv;
     tap s = {.out = image * c->out.num_values + fed_pixel(&c->out, oy, ox)};
     for (s.y = 0; s.y < c->window_height; s.y++)
@@ -102,14 +102,14 @@ static void visit_window(twin *t, size_t image, size_t oy, size_t ox, visit_tap 
         }
 }
 
-static void visit_taps(twin *t, visit_tap *visit) {
+static void visit_taps(image_conv *t, visit_tap *visit) {
     const fed_image_conv *c = &t->conv;
     for (size_t n = 0; n < c->num_images; n++)
         for (size_t y = 0; y < c->out_shape.height; y++)
             for (size_t x = 0; x < c->out_shape.width; x++) visit_window(t, n, y, x, visit);
 }
 
-static void add_outputs(twin *t, const tap *s) {
+static void add_outputs(image_conv *t, const tap *s) {
     const fed_image_conv *c = &t->conv;
     for (size_t i = 0; i < c->in_shape.channels; i++) {
         const double value = (double)t->in[s->in + i];
@@ -118,7 +118,7 @@ static void add_outputs(twin *t, const tap *s) {
     }
 }
 
-static void add_gradients(twin *t, const tap *s) {
+static void add_gradients(image_conv *t, const tap *s) {
     const fed_image_conv *c = &t->conv;
     for (size_t i = 0; i < c->in_shape.channels; i++) {
         const double value = (double)t->in[s->in + i];
@@ -134,7 +134,7 @@ static void add_gradients(twin *t, const tap *s) {
 }
 
 /* Calls `visit` for each pixel of the outputs, with the offset of its channels. */
-static void for_each_output(twin *t, void (*visit)(twin *t, size_t offset)) {
+static void for_each_output(image_conv *t, void (*visit)(image_conv *t, size_t offset)) {
     const fed_image_conv *c = &t->conv;
     for (size_t n = 0; n < c->num_images; n++)
         for (size_t y = 0; y < c->out_shape.height; y++)
@@ -142,7 +142,7 @@ static void for_each_output(twin *t, void (*visit)(twin *t, size_t offset)) {
                 visit(t, n * c->out.num_values + fed_pixel(&c->out, y, x));
 }
 
-static void finish_output(twin *t, size_t offset) {
+static void finish_output(image_conv *t, size_t offset) {
     for (size_t o = 0; o < t->conv.out_shape.channels; o++) {
         double *out = &t->right_out[offset + o];
         *out += t->bias != NULL ? (double)t->bias[o] : 0;
@@ -152,7 +152,7 @@ static void finish_output(twin *t, size_t offset) {
 }
 
 /* Computes the reference of the values that set_up has filled. */
-static void set_right(twin *t) {
+static void set_right(image_conv *t) {
     t->right_out = zero_doubles(t->num_out);
     t->right_in_gradient = zero_doubles(t->num_in);
     t->right_weights_gradient = zero_doubles(t->num_weights);
@@ -201,14 +201,14 @@ static void fill_pixels(const fed_shape *shape, const fed_buffer *buffer, size_t
 }
 
 /* Makes padded channels of the gradient zeros, as in every layer. */
-static void clear_padded_channels(twin *t, size_t offset) {
+static void clear_padded_channels(image_conv *t, size_t offset) {
     for (size_t c = t->conv.out_shape.channels; c < t->conv.out.pixel_stride; c++)
         t->out_gradient[offset + c] = 0;
 }
 
-static void set_up(twin *t, const image_case *of, const fed_image_conv_method *method,
+static void set_up(image_conv *t, const image_case *of, const fed_image_conv_method *method,
                    int num_workers) {
-    *t = (twin){0};
+    *t = (image_conv){0};
     set_conv(&t->conv, of);
     const fed_image_conv *c = &t->conv;
     t->num_in = of->num_images * c->in.num_values, t->num_out = of->num_images * c->out.num_values;
@@ -242,14 +242,14 @@ static void set_up(twin *t, const image_case *of, const fed_image_conv_method *m
     t->scratch = guarded_floats(t->num_scratch, NAN);
 }
 
-static void tear_down(twin *t) {
+static void tear_down(image_conv *t) {
     free(t->in), free(t->weights), free(t->bias), free(t->out), free(t->out_gradient);
     free(t->in_gradient), free(t->weights_gradient), free(t->bias_gradient), free(t->scratch);
     free(t->right_out), free(t->right_in_gradient);
     free(t->right_weights_gradient), free(t->right_bias_gradient);
 }
 
-static void run(twin *t, const fed_image_conv_method *method, int num_workers) {
+static void run(image_conv *t, const fed_image_conv_method *method, int num_workers) {
     const fed_image_conv_io io = {.in = t->in,
                                   .weights = t->weights,
                                   .bias = t->bias,
@@ -281,7 +281,7 @@ static void check_values(const float *actual, const double *expected, size_t num
 }
 
 /* The border of the gradient by the inputs is undefined, so it is cleared. */
-static void clear_input_border(twin *t) {
+static void clear_input_border(image_conv *t) {
     const fed_image_conv *c = &t->conv;
     float *clean = guarded_floats(t->num_in, 0);
     for (size_t n = 0; n < c->num_images; n++)
@@ -291,7 +291,7 @@ static void clear_input_border(twin *t) {
     t->in_gradient = clean;
 }
 
-static void check_right(const twin *t, const twin *right, double bound) {
+static void check_right(const image_conv *t, const image_conv *right, double bound) {
     check_values(t->out, right->right_out, t->num_out, bound);
     if (t->in_gradient != NULL)
         check_values(t->in_gradient, right->right_in_gradient, t->num_in, bound);
@@ -299,7 +299,7 @@ static void check_right(const twin *t, const twin *right, double bound) {
     check_values(t->bias_gradient, right->right_bias_gradient, t->num_bias, bound);
 }
 
-static void check_same(const twin *t, const twin *other) {
+static void check_same(const image_conv *t, const image_conv *other) {
     CHECK_BYTES(t->out, other->out, t->num_out * sizeof *t->out);
     if (t->in_gradient != NULL)
         CHECK_BYTES(t->in_gradient, other->in_gradient, t->num_in * sizeof *t->in_gradient);
@@ -308,7 +308,7 @@ static void check_same(const twin *t, const twin *other) {
     CHECK_BYTES(t->bias_gradient, other->bias_gradient, t->num_bias * sizeof *t->bias_gradient);
 }
 
-static void set_up_and_run(twin *t, const image_case *of, const fed_image_conv_method *method,
+static void set_up_and_run(image_conv *t, const image_case *of, const fed_image_conv_method *method,
                            int num_workers) {
     set_up(t, of, method, num_workers);
     run(t, method, num_workers);
@@ -317,7 +317,7 @@ static void set_up_and_run(twin *t, const image_case *of, const fed_image_conv_m
 
 static void check_case(const image_case *of, const fed_image_conv_method *method, double bound) {
     static const int workers[] = {2, 7};
-    twin right, t, shared;
+    image_conv right, t, shared;
     set_up(&right, of, method, 1);
     CHECK(method->fits(&right.conv));
     set_right(&right);

@@ -190,7 +190,7 @@ static void test_activations_equal_the_naive_ones(void) {
                                      .activation = a,
                                      .in = SHAPES[s],
                                      .out = SHAPES[s],
-                                     .amounts = {0.25}},
+                                     .constants = {0.25}},
                         1);
 }
 
@@ -242,7 +242,7 @@ static void test_smooth_activations_are_right_to_a_few_roundings(void) {
         values[i] = i % 64 == 0 ? ldexpf(i % 128 ? 1 : -1, -(int)(i / 512))
                                 : ((float)i - NUM / 2) * 13 / (NUM / 2);
     for (int32_t a = FED_RELU6; a < FED_NUM_ACTIVATIONS; a++) {
-        const fed_layer layer = {.activation = a, .amounts = {0.25}};
+        const fed_layer layer = {.activation = a, .constants = {0.25}};
         naive_margin margin = {INFINITY};
         fed_active_kernels()->activate(a, 0.25f, values, NUM, outputs);
         for (size_t i = 0; i < NUM; i++) slopes[i] = 1;

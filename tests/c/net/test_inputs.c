@@ -50,13 +50,13 @@ static void build(table *t, const fed_shape *shape, const fed_shape *part, bool 
         t, (fed_layer){
                .kind = KIND_RANDOM_CROP, .in = *shape, .out = *part, .pad_top = 1, .pad_left = 1});
     add_layer(t, (fed_layer){.kind = KIND_RANDOM_FLIP});
-    add_layer(t, (fed_layer){.kind = KIND_RANDOM_ROTATION, .amounts = {1}});
+    add_layer(t, (fed_layer){.kind = KIND_RANDOM_ROTATION, .constants = {1}});
     add_layer(t, (fed_layer){.kind = KIND_CUTOUT, .window_height = 2, .window_width = 2});
-    add_layer(t, (fed_layer){.kind = KIND_COLOR_JITTER, .amounts = {0.2, 0.3, 0.4}});
+    add_layer(t, (fed_layer){.kind = KIND_COLOR_JITTER, .constants = {0.2, 0.3, 0.4}});
     add_layer(t, (fed_layer){.kind = KIND_IMAGE_STANDARDIZATION});
-    add_layer(t,
-              (fed_layer){.kind = KIND_NORMALIZATION, .amounts = {0.1, 0.2, 0.3, 0.4, 1, 2, 3, 4}});
-    if (is_mixed) add_layer(t, (fed_layer){.kind = KIND_MIX_UP, .amounts = {0.5}});
+    add_layer(
+        t, (fed_layer){.kind = KIND_NORMALIZATION, .constants = {0.1, 0.2, 0.3, 0.4, 1, 2, 3, 4}});
+    if (is_mixed) add_layer(t, (fed_layer){.kind = KIND_MIX_UP, .constants = {0.5}});
     if (!is_dense) add_layer(t, convolution(part, 5));
     add_layer(t, (fed_layer){.kind = KIND_DENSE, .out = {1, 1, NUM_CLASSES}, .has_bias = 1});
     CHECK_EQUAL(fed_model_check(&t->model), FED_OK);
@@ -133,7 +133,7 @@ static void test_examples_are_mixed_without_other_input_layers(void) {
         table t = {.model = {.num_inputs = fed_shape_size(&shape), .num_classes = NUM_CLASSES}};
         t.model.layers = t.layers;
         t.batch_size = 5;
-        add_layer(&t, (fed_layer){.kind = KIND_MIX_UP, .in = shape, .amounts = {1}});
+        add_layer(&t, (fed_layer){.kind = KIND_MIX_UP, .in = shape, .constants = {1}});
         if (!is_dense) add_layer(&t, convolution(&shape, 5));
         add_layer(&t, (fed_layer){.kind = KIND_DENSE, .out = {1, 1, NUM_CLASSES}, .has_bias = 1});
         check_training(&t);
@@ -150,7 +150,7 @@ static void test_examples_of_parts_are_mixed(void) {
         &t, (fed_layer){
                 .kind = KIND_RANDOM_CROP, .in = shape, .out = shape, .pad_top = 2, .pad_left = 2});
     add_layer(&t, (fed_layer){.kind = KIND_RANDOM_FLIP});
-    add_layer(&t, (fed_layer){.kind = KIND_MIX_UP, .amounts = {1}});
+    add_layer(&t, (fed_layer){.kind = KIND_MIX_UP, .constants = {1}});
     add_layer(&t, convolution(&shape, 64));
     add_layer(&t, convolution(&shape, 128));
     add_layer(&t, (fed_layer){.kind = KIND_AVERAGE_POOL,
@@ -201,10 +201,10 @@ static void test_examples_are_mixed_once_and_last(void) {
     table t;
     build(&t, &(fed_shape){4, 4, 1}, &(fed_shape){4, 4, 1}, false, true);
     for (size_t i = 0; i < LENGTH(bad_alphas); i++) {
-        t.layers[7].amounts[0] = bad_alphas[i];
+        t.layers[7].constants[0] = bad_alphas[i];
         CHECK_EQUAL(fed_model_check(&t.model), FED_ERR_ARGUMENT);
     }
-    t.layers[7].amounts[0] = 1;
+    t.layers[7].constants[0] = 1;
     CHECK_EQUAL(fed_model_check(&t.model), FED_OK);
     t.layers[6] = t.layers[7]; /* twice */
     CHECK_EQUAL(fed_model_check(&t.model), FED_ERR_ARGUMENT);
