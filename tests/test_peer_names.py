@@ -281,6 +281,7 @@ def test_the_command_in_place_of_a_split_by_clients_makes_one(
     assert command is not None
     assert cli.run(command[1].split()) == 0
     train, test = datasets.load("FILE")
+    assert test is not None
     assert len(test.client_ids) == 1
     assert {*train.client_ids, *test.client_ids} == {f"c{number}" for number in range(10)}
     assert len(train.client_ids) == 9
