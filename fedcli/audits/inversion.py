@@ -45,8 +45,7 @@ class Inversion:
         client_id: The client.
         indices: The indices of the client's examples that it trained on.
         labels: Their labels, int32 [n].
-        label_read: The label whose bias in the last layer rises most. If the client trained on a
-            single example, this is the example's label.
+        label_read: The label that `read_label` returns; None if it cannot be read.
         originals: The examples as the model sees them, float32 [n, H, W] or [n, H, W, C].
         images: The images that were read, in the same shape. For several examples, each is the
             mixture nearest to the example. Not clipped.
@@ -63,7 +62,7 @@ class Inversion:
     client_id: str
     indices: range
     labels: NDArray[np.int32]
-    label_read: int
+    label_read: int | None
     originals: NDArray[np.float32]
     images: NDArray[np.float64]
     psnr: NDArray[np.float64]
@@ -153,7 +152,7 @@ def audit(
         client_id=client_id,
         indices=range(first, first + examples),
         labels=few.labels,
-        label_read=int(np.argmax(tensors[-1])),  # the only output whose bias rises
+        label_read=read_label(layout.tensors[len(tensors) - 1].name, tensors[-1]),
         originals=originals,
         images=images,
         psnr=psnr,
@@ -200,6 +199,30 @@ def read_images(
         images[place], errors[place] = quotients[nearest], of_each[nearest]
     with np.errstate(divide="ignore"):
         return images.reshape(originals.shape), -10.0 * np.log10(errors)
+
+
+def read_label(name: str, change: NDArray[np.floating]) -> int | None:
+    """Returns the label of an example from the update of the last layer; None if it is not shown.
+
+    A step on one example raises the logit of its label and lowers all others. So only the label's
+    bias rises. Without a bias, the change of the label's weights has the opposite direction to the
+    changes of all other classes' weights, whatever signs the inputs of the layer have. At least
+    three classes must change, because with two each is opposite to the other. For several examples,
+    this is the label whose bias rises most, or the one class that is opposite to most others.
+
+    Args:
+        name: The name of the last trained tensor, LAYER/TENSOR.
+        change: Its update, [..., num_classes].
+    """
+    if name.endswith(("/bias", "/beta")):
+        return int(np.argmax(change))
+    if not name.endswith("kernel"):
+        return None
+    columns = change.reshape(-1, change.shape[-1]).astype(np.float64)
+    num_moved = np.count_nonzero(columns.any(axis=0))
+    num_opposite = np.count_nonzero(columns.T @ columns < 0.0, axis=1)
+    found = np.flatnonzero(2 * num_opposite > num_moved - 1)
+    return int(found[0]) if len(found) == 1 else None
 
 
 def _check_reads_pixels(layout: ParamLayout, run: AuditedRun) -> None:

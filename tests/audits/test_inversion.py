@@ -10,7 +10,7 @@ import pytest
 
 from fedcli import models
 from fedcli.audits.auditing import audit_run
-from fedcli.audits.inversion import Inversion, read_images
+from fedcli.audits.inversion import Inversion, read_images, read_label
 from fedcli.errors import ConfigError
 from fedcli.models.keras import formats
 from fedcli.models.layers import BatchNorm, Dense
@@ -100,6 +100,42 @@ def test_labels_are_read_through_batch_normalization(tmp_path: Path) -> None:
     result = invert(run)
     assert result.label_read == result.labels[0]
     assert result.psnr[0] > 60.0  # float32 weights as above, but only one step
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("epochs", [1, 5])
+def test_labels_are_read_from_weights_without_a_bias(
+    tmp_path: Path, activation: str, epochs: int
+) -> None:
+    model = models.sequential([Dense(50, activation), Dense(10, use_bias=False)], (28, 28), seed=3)
+    file = tmp_path / "model.keras"
+    formats.write_keras(file, model.layout, model.initial_params)
+    values = {"model": str(file), "batch_size": 1, "epochs": epochs, "client_lr": 0.002}
+    run = trained(tmp_path / "run", rounds=1, **values)
+    for first in range(8):
+        result = invert(run, first=first)
+        assert result.num_steps == epochs
+        assert result.label_read == result.labels[0]
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 10])
+def test_the_label_s_weights_are_opposite_to_all_others(num_classes: int) -> None:
+    random = np.random.default_rng(4)
+    for inputs in (random.normal(size=7), random.random(7), -random.random(7)):
+        for label in range(num_classes):
+            errors = random.dirichlet(np.ones(num_classes)) - np.eye(num_classes)[label]
+            change = np.outer(inputs, -errors)
+            expected = label if num_classes > 2 else None
+            assert read_label("dense_1/kernel", change) == expected
+            assert read_label("dense_1/bias", -errors) == label
+            assert read_label("norm/gamma", -errors) is None
+
+
+def test_two_labels_are_not_one() -> None:
+    """Classes 0 and 1 rise, each for its own example; the inputs share no unit."""
+    change = np.array([[0.7, -0.3, -0.2, -0.2], [-0.3, 0.7, -0.2, -0.2]])
+    assert read_label("dense_1/kernel", change) is None
+    assert read_label("dense_1/kernel", np.zeros((2, 4))) is None
 
 
 def test_threads_change_no_result(tmp_path: Path) -> None:

@@ -49,8 +49,11 @@ def _show_inversion(screen: Screen, result: Inversion) -> None:
         for index, label, psnr in zip(result.indices, result.labels, result.psnr, strict=True)
     ]
     screen.table(["example", "label", "PSNR dB"], rows, left=2)
-    label_read = result.data.class_name(result.label_read)
-    screen.line(f"The label that the update reveals: {label_read}")
+    if result.label_read is None:
+        screen.line("The label cannot be read from the update.")
+    else:
+        label = result.data.class_name(result.label_read)
+        screen.line(f"The label that the update reveals: {label}")
     screen.title("Above: the example; below: the image reconstructed from the update")
     convention = result.data.pixel_convention
     images = np.nan_to_num(result.images).astype(np.float32)
