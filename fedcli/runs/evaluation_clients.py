@@ -83,7 +83,7 @@ def choose_clients(
     if request.clients in GROUPS:
         return _clients_of_group(data, request.clients, request.plan, seen())
     ids = _chosen_ids(trained.config, data, request, splits)
-    return make_group(data, ids, request.plan, RunConfig.seed)
+    return make_group(data, ids, request.plan, trained.config.seed)
 
 
 def clients_of_training(

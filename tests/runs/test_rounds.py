@@ -732,14 +732,18 @@ def test_a_large_population_is_evaluated_on_a_random_sample(
 ) -> None:
     monkeypatch.setattr(cohorts, "MAX_EVAL_POPULATION", 4)
     monkeypatch.setattr(cohorts, "NUM_EVAL_CLIENTS", 2)
-    others = {f"x{index}": 1 for index in range(5)}
+    others = {f"x{index}": 2**index for index in range(5)}
     data = write_store(tmp_path / "a.h5", train={"a": 4}, test=others)
-    config = make_config(data=data, data_options={}, rounds=1, clients="all")
-    closing = train(tmp_path / "run", config)
-    assert closing["test"]["num_clients"] == 2
-    told = evaluation.evaluate_run(tmp_path / "run")
-    assert told.metrics == closing["test"]
-    assert told.notes[0].endswith(": evaluating on 2, drawn from the seed, of its 5 clients")
+    counts = set()
+    for seed in range(4):
+        config = make_config(data=data, data_options={}, rounds=1, clients="all", seed=seed)
+        closing = train(tmp_path / str(seed), config)
+        assert closing["test"]["num_clients"] == 2
+        told = evaluation.evaluate_run(tmp_path / str(seed))
+        assert told.metrics == closing["test"]
+        assert told.notes[-1].endswith(": evaluating on 2, drawn from the seed, of its 5 clients")
+        counts.add(told.values["num_examples"])
+    assert len(counts) > 1  # the counts of any two clients have another sum
 
 
 def test_other_data_are_evaluated_without_the_test_data_of_the_run(tmp_path: Path) -> None:
