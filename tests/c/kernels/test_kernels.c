@@ -130,6 +130,22 @@ static void check_accumulate(dense *d) {
 
 static void test_dense_accumulate_equals_reference(void) { for_each_dense(check_accumulate); }
 
+/* Makes about two of three values 0, and all values of each fourth row. */
+static void make_zeros(float *values, size_t num_rows, size_t width) {
+    uint64_t state = 9;
+    for (size_t i = 0; i < num_rows * width; i++)
+        if (next_bits(&state) % 3 != 0 || i / width % 4 == 3) values[i] = 0;
+}
+
+static void check_accumulate_with_zeros(dense *d) {
+    make_zeros(d->gradient.values, d->num_outputs, FED_LANES);
+    check_accumulate(d);
+}
+
+static void test_dense_accumulate_leaves_out_zeros(void) {
+    for_each_dense(check_accumulate_with_zeros);
+}
+
 /* The stride of the rows' gradients is larger than their length; the memory between them must not
  * change. */
 static void check_backward_inputs(dense *d) {
@@ -195,8 +211,12 @@ static void check_dense_agrees(dense *d) {
 static void test_dense_forward_agrees_with_generic(void) { for_each_dense(check_dense_agrees); }
 
 /* A lane without an example may have any value. */
-static void test_dense_accumulate_ignores_lanes_without_rows(void) {
+static void check_unused_lanes(int has_zeros) {
     dense d = dense_new(48, 10, 9), expected = dense_new(48, 10, 9);
+    if (has_zeros) {
+        make_zeros(d.gradient.values, 10, FED_LANES);
+        make_zeros(expected.gradient.values, 10, FED_LANES);
+    }
     for (size_t o = 0; o < 10; o++)
         for (size_t b = 9; b < FED_LANES; b++) d.gradient.values[o * FED_LANES + b] = NAN;
     const fed_kernels *kernels = fed_active_kernels();
@@ -208,6 +228,57 @@ static void test_dense_accumulate_ignores_lanes_without_rows(void) {
     CHECK_BYTES(d.bias.values, expected.bias.values, 10 * sizeof(float));
     dense_free(&d);
     dense_free(&expected);
+}
+
+static void test_dense_accumulate_ignores_lanes_without_rows(void) {
+    check_unused_lanes(0);
+    check_unused_lanes(1);
+}
+
+/* Weights [I, O] with values between their rows, which must not be used. */
+static void check_tiles_forward(size_t num_inputs, size_t num_outputs, size_t num_rows) {
+    const size_t weights_stride = num_outputs + FED_PAD, stride = num_outputs + 1;
+    guarded weights = guarded_new(num_inputs * weights_stride, 1, 1);
+    guarded bias = guarded_new(num_outputs, 2, 1),
+            inputs = guarded_new(num_rows * num_inputs, 3, 1);
+    guarded out = guarded_new(num_rows * stride, 4, 1),
+            before = guarded_new(num_rows * stride, 4, 1);
+    const float **rows = test_alloc(num_rows * sizeof *rows);
+    make_zeros(inputs.values, num_rows, num_inputs);
+    for (size_t b = 0; b < num_rows; b++) rows[b] = inputs.values + (num_rows - 1 - b) * num_inputs;
+    fed_active_kernels()->tiles_forward(weights.values, weights_stride, bias.values, num_inputs,
+                                        num_outputs, rows, num_rows, out.values, stride);
+    for (size_t b = 0; b < num_rows; b++)
+        for (size_t o = 0; o < stride; o++) {
+            const size_t at = b * stride + o;
+            if (o == num_outputs) {
+                CHECK(out.values[at] == before.values[at]);
+                continue;
+            }
+            double sum = bias.values[o], magnitude = fabs(sum);
+            for (size_t i = 0; i < num_inputs; i++) {
+                const double term = (double)weights.values[i * weights_stride + o] * rows[b][i];
+                sum += term;
+                magnitude += fabs(term);
+            }
+            CHECK_CLOSE(out.values[at], sum, (double)(num_inputs + 2) * UNIT_ROUNDOFF * magnitude);
+        }
+    free(rows);
+    guarded_free(&weights);
+    guarded_free(&bias);
+    guarded_free(&inputs);
+    guarded_free(&out);
+    guarded_free(&before);
+}
+
+static void test_tiles_forward_leaves_out_zeros(void) {
+    static const size_t inputs[] = {16, 32, 48, 208};
+    static const size_t outputs[] = {16, 32, 48, 160, 176, 208};
+    static const size_t rows[] = {0, 1, 2, 9, 10, 16, 17, 31, 32, 33};
+    for (size_t i = 0; i < LENGTH(inputs); i++)
+        for (size_t o = 0; o < LENGTH(outputs); o++)
+            for (size_t r = 0; r < LENGTH(rows); r++)
+                check_tiles_forward(inputs[i], outputs[o], rows[r]);
 }
 
 /* ---- Softmax cross-entropy ------------------------------------------------------------------- */
@@ -1220,6 +1291,8 @@ static void test_norms_equal_reference(void) {
 static const test_case TESTS[] = {
     TEST(test_dense_forward_equals_reference),
     TEST(test_dense_accumulate_equals_reference),
+    TEST(test_dense_accumulate_leaves_out_zeros),
+    TEST(test_tiles_forward_leaves_out_zeros),
     TEST(test_dense_backward_inputs_equals_reference),
     TEST(test_dense_without_rows_changes_nothing),
     TEST(test_relu_keeps_what_is_positive_and_nan),
