@@ -333,7 +333,7 @@ def _rewrite(source: Path, target: Path, ids: list[str], num_rows: int) -> None:
 
 
 def test_rows_that_are_far_more_than_the_file_has_are_refused(run: Path, tmp_path: Path) -> None:
-    _rewrite(run / client_records.FILE, tmp_path / client_records.FILE, ["a"], 2_000_000)
+    _rewrite(run / client_records.FILE, tmp_path / client_records.FILE, ["a"], 5_000_000)
     with pytest.raises(RunError, match=r"claims more rows than [\d,]+ bytes hold"):
         client_records.load(tmp_path)
 
