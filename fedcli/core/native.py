@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 # By default libgomp's idle threads spin for about 10 ms. On a busy machine a spinning thread holds
 # the processor that a working thread needs; rounds of 0.6 ms were seen to take 8 ms. A spin of 1 ms
 # covers the gap between two rounds. libgomp reads the variable when it is loaded, below. Afterwards
-# it is removed, so that child processes do not inherit it.
-_HAS_SPINCOUNT = "GOMP_SPINCOUNT" in os.environ
-os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+# it is removed, so that child processes do not inherit it. It is not set if the user has chosen how
+# threads wait, because it has precedence over OMP_WAIT_POLICY.
+_SETS_SPINCOUNT = os.environ.keys().isdisjoint(("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"))
+if _SETS_SPINCOUNT:
+    os.environ["GOMP_SPINCOUNT"] = "30000"
 
 try:
     from fedcli.core import _core
@@ -61,7 +63,7 @@ except ImportError as err:
         "pip install -e . here"
     ) from err
 finally:
-    if not _HAS_SPINCOUNT:
+    if _SETS_SPINCOUNT:
         del os.environ["GOMP_SPINCOUNT"]
 
 __all__ = [

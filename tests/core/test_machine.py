@@ -130,3 +130,34 @@ def test_processes_that_are_started_inherit_nothing_of_ours(given: str | None) -
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == str(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [
+        ({}, "30000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "passive"}, "None"),
+        ({"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "7"}, "7"),
+    ],
+)
+def test_the_user_decides_how_threads_wait(given: dict[str, str], seen: str) -> None:
+    """libgomp would obey GOMP_SPINCOUNT rather than OMP_WAIT_POLICY."""
+    chosen = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {name: value for name, value in os.environ.items() if name not in chosen}
+    code = (
+        "import os, sys\n"
+        "def hear(event, details):\n"
+        "    if event == 'import' and details[0] == 'fedcli.core._core':\n"
+        "        print(os.environ.get('GOMP_SPINCOUNT'))\n"
+        "sys.addaudithook(hear)\n"
+        "import fedcli.core.native"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**environment, **given},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split()[0] == seen
