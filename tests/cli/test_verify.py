@@ -135,7 +135,11 @@ def test_a_run_on_a_cluster_is_verified_by_threads(fedcli: Fedcli) -> None:
     assert snapshot(run) == before
 
 
-def test_another_instruction_set_is_compared_within_a_tolerance(fedcli: Fedcli) -> None:
+def test_another_instruction_set_is_compared_within_a_tolerance(
+    fedcli: Fedcli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without this variable, `verify` would set it for this process, and so for all later tests.
+    monkeypatch.setenv("FEDCLI_ISA", native.isa_name())
     run = train(fedcli, "a")
     other = "generic" if native.isa_name() != "generic" else "avx2"
     config = run / "config.toml"
