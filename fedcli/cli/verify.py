@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -187,6 +188,22 @@ def _show(found: Sequence[Verification]) -> None:
             screen.line(f"{each.path}: {each.difference}")
         if each.unlike:
             screen.line(f"{each.path}: {each.unlike}, so differences up to 0.1 % are allowed.")
+            if command := _command_with_own_set(each.path):
+                screen.line(f"To repeat it with its own instruction set: {command}")
+
+
+def _command_with_own_set(run: Path) -> str:
+    """The command that repeats a run with its instruction set.
+
+    Empty if this process has that set, or if this machine lacks it.
+    """
+    from fedcli.core import native
+    from fedcli.runs.files import folder
+
+    isa = folder.read_origin(run).get("isa")
+    if isa == native.isa_name() or isa not in native.isa_names():
+        return ""
+    return f"FEDCLI_ISA={isa} fedcli verify {shlex.quote(str(run))}"
 
 
 def _verdict(each: Verification) -> str:

@@ -176,6 +176,24 @@ def test_a_run_is_repeated_with_its_own_instruction_set(tmp_path: Path) -> None:
     assert told["exact"]
 
 
+@pytest.mark.skipif(len(native.isa_names()) < 2, reason="one instruction set only")
+def test_a_run_of_another_instruction_set_is_shown_with_a_command(fedcli: Fedcli) -> None:
+    train(fedcli, "a")
+    run = train(fedcli, "b")
+    other = next(each for each in native.isa_names() if each != native.isa_name())
+    config = run / "config.toml"
+    config.write_text(config.read_text().replace(f'"{native.isa_name()}"', f'"{other}"'))
+    done = fedcli("verify", "runs")
+    assert "runs/a: " not in done.out
+    assert done.out.endswith(
+        f"runs/b: it was trained with instruction set {other}, now it is {native.isa_name()}, so "
+        "differences up to 0.1 % are allowed.\n"
+        f"To repeat it with its own instruction set: FEDCLI_ISA={other} fedcli verify runs/b\n"
+    )
+    config.write_text(config.read_text().replace(f'"{other}"', '"another"'))
+    assert "FEDCLI_ISA" not in fedcli("verify", "runs").out
+
+
 def test_other_data_are_refused(fedcli: Fedcli) -> None:
     run = train(fedcli, "a", "--data", "synthetic-digits", "--data-option", "clients=5")
     config = run / "config.toml"
