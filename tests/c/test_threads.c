@@ -188,9 +188,10 @@ static void test_threads_that_share_batches_change_no_byte(void) {
  * and the last part is shorter. The last batch, of four examples, is one part. */
 static const stack WIDE = {"a batch in parts",
                            {9, 10, 2},
-                           {CONV(48, 3, 3, 1, 1, true, FED_RELU), DROP(0.3),
-                            CONV(96, 3, 3, 1, 1, true, FED_TANH),
-                            CONV(64, 3, 3, 2, 2, true, FED_RELU), FULL(5, FED_LINEAR)}};
+                           {CONV(32, 3, 3, 1, 1, true, FED_RELU), DROP(0.3),
+                            CONV(32, 3, 3, 1, 1, true, FED_TANH),
+                            CONV(112, 1, 1, 1, 1, true, FED_TANH),
+                            CONV(64, 3, 3, 4, 4, true, FED_RELU), FULL(5, FED_LINEAR)}};
 
 static void test_threads_that_share_parts_of_batches_change_no_byte(void) {
     enum { BATCH = 13, NUM_EXAMPLES = 17 };
