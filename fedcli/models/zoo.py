@@ -111,7 +111,7 @@ def cnn_reddi(
     num_classes: int = 10,
     seed: int = 0,
     *,
-    dropout: Sequence[float] = (0.25, 0.5),
+    dropout: float | Sequence[float] = (0.25, 0.5),
 ) -> Model:
     """Returns the CNN of Reddi et al. 2021 for EMNIST: two 3 x 3 convolutions, dropout, 128 units.
 
@@ -129,7 +129,8 @@ def cnn_reddi(
         ConfigError: A size is not positive, there are not one or two rates, a rate is not below 1,
             or the image is too small.
     """
-    return _of_row("cnn-reddi", input_shape, num_classes, seed, dropout=dropout)
+    rates = (dropout,) if isinstance(dropout, (int, float)) else dropout
+    return _of_row("cnn-reddi", input_shape, num_classes, seed, dropout=rates)
 
 
 def lenet5(input_shape: Sequence[int] = (28, 28), num_classes: int = 10, seed: int = 0) -> Model:

@@ -180,6 +180,16 @@ def test_dropout_of_cnn_reddi_is_two_rates_or_one_for_both(
     assert layout.num_params == 1_199_882
 
 
+@pytest.mark.parametrize(
+    ("dropout", "rates"), [(0.3, [0.3, 0.3]), (0, []), ((0.1, 0.2), [0.1, 0.2])]
+)
+def test_dropout_of_cnn_reddi_in_python_is_two_rates_or_a_number(
+    dropout: float | tuple[float, float], rates: list[float]
+) -> None:
+    layout = models.cnn_reddi(dropout=dropout).layout
+    assert [layer.rate for layer in layout.layers if layer.kind == "dropout"] == rates
+
+
 def test_rates_that_leave_nothing_are_refused() -> None:
     for dropout in (1.0, [0.1, 0.2, 0.3], [0.5, 1.0]):
         with pytest.raises(ConfigError, match="give one or two rates from 0 to below 1"):
