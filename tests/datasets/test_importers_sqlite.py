@@ -9,6 +9,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given
@@ -118,6 +119,31 @@ def test_cifar_keeps_its_bytes_and_its_clients_are_other_people(tmp_path: Path) 
     np.testing.assert_array_equal(imported.tables["train"].pixels, image)
     assert (imported.num_classes, imported.pixel_convention) == (100, "ink")
     assert not imported.same_people
+
+
+@pytest.mark.parametrize(("client_id", "expected"), [("w0000", "ink"), ("f0000_14", "background")])
+def test_pixels_are_measured_as_in_hdf5_unless_clients_are_emnist_writers(
+    tmp_path: Path, client_id: str, expected: str
+) -> None:
+    pixels = np.zeros((3, 6, 6), np.float32)  # light signs on a dark ground
+    pixels[:, 2:4, 2:4] = 1.0
+    rows = emnist_rows(pixels, [7, 0, 9])
+    found = read(write(tmp_path / "a.sqlite", {"digits_only_train": {client_id: rows}}))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        group = file.create_group(f"examples/{client_id}")
+        group.create_dataset("pixels", data=pixels)
+        group.create_dataset("label", data=np.array([7, 0, 9], np.int32))
+    same = recognising.read([tmp_path / "a.h5"], ImportOptions())
+    assert found.pixel_convention == same.pixel_convention == expected
+    assert found.description.polarity == same.description.polarity
+
+
+def test_pixels_that_do_not_decide_follow_tff(tmp_path: Path) -> None:
+    pixels = np.full((3, 6, 6), 0.25, np.float32)
+    pixels[:, :, ::2] = 0.75
+    found = read(write(tmp_path / "a.sqlite", {"train": {"a": emnist_rows(pixels, [7, 0, 9])}}))
+    assert found.pixel_convention == "background"
+    assert found.description.polarity.evidence == "TFF's feature 'pixels'"
 
 
 def test_values_between_grey_levels_stay_float32(tmp_path: Path) -> None:

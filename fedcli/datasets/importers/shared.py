@@ -179,14 +179,20 @@ def polarity_of(tables: Mapping[str, ExampleTable]) -> tuple[str, str]:
     If about half of these pixels are light, the images are "background" if their borders are
     clearly lighter than their centres. If the two hardly differ, more than half decides.
     """
-    border = Border()
-    for table in tables.values():
-        if table.pixels.ndim == 4 and table.pixels.shape[-1] > 1:
-            return "ink", "light is 1.0 in colour images"
-        for first, last in blocks(len(table), table.pixels.shape[1:], table.pixels.itemsize):
-            border.add(np.asarray(table.pixels[first:last]), table.scale, table.offset)
+    if any(table.pixels.ndim == 4 and table.pixels.shape[-1] > 1 for table in tables.values()):
+        return "ink", "light is 1.0 in colour images"
+    border = border_of(tables)
     decided = border.decide() or ("background" if border.share > 0.5 else "ink")
     return decided, border.evidence
+
+
+def border_of(tables: Mapping[str, ExampleTable]) -> Border:
+    """Returns the comparison of the borders of grey images with their centres."""
+    border = Border()
+    for table in tables.values():
+        for first, last in blocks(len(table), table.pixels.shape[1:], table.pixels.itemsize):
+            border.add(np.asarray(table.pixels[first:last]), table.scale, table.offset)
+    return border
 
 
 def blocks(num_images: int, shape: Sequence[int], itemsize: int = 1) -> Iterator[tuple[int, int]]:

@@ -13,7 +13,7 @@ import math
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,8 +27,9 @@ from fedcli.datasets.importers.source_files import UNPACKED, one_file, start_of
 from fedcli.datasets.importers.tf_example import read_emnist_examples, read_example
 from fedcli.datasets.importers.xz import MAX_DECODER_BYTES
 from fedcli.datasets.labels import whole_numbers
+from fedcli.datasets.polarity import are_emnist_writers, can_measure
 from fedcli.datasets.sources.tff_h5 import CONVENTIONS, pack
-from fedcli.datasets.table import TableWriter
+from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.errors import DataError, plural
 from fedcli.files import open_regular
 from fedcli.outputs import scratch_folder
@@ -140,11 +141,12 @@ def _read_splits(
     tables, coding = rescale(coded, options.pixel_range, are_unit_levels=reader.are_floats)
     notes = [] if coding.is_plain or (coding.white == 1 and coding.most <= 1) else [coding.note]
     others = [name for name in present if name not in names]
+    convention, why_polarity = _polarity_of(tables, reader.feature)
     return shared.imported(
         tables,
         options,
         source=source,
-        pixel_convention=CONVENTIONS[reader.feature.encode()],
+        pixel_convention=convention,
         own_classes=_FAMILIES[family],
         is_emnist=bool(family),
         # Equal ids in both splits are the same writers in TFF's EMNIST, but not in its CIFAR-100.
@@ -155,11 +157,27 @@ def _read_splits(
         evidence={
             "splits": f"splits {', '.join(names)} of the database",
             "owners": "the client ids of the database",
-            "polarity": f"TFF's feature {reader.feature}",
+            "polarity": why_polarity,
             "shape": "the shape of the examples",
         },
         overrides={"splits": "", "owners": ""},
     )
+
+
+def _polarity_of(tables: Mapping[str, ExampleTable], feature: str) -> tuple[str, str]:
+    """The meaning of 1.0 and its evidence, by the rules for TFF's HDF5 files.
+
+    It is TFF's definition for EMNIST's writers and for CIFAR-100. Other clients' `pixels` are
+    measured.
+    """
+    convention, why = CONVENTIONS[feature.encode()], f"TFF's feature {feature!r}"
+    are_emnist = all(are_emnist_writers(table.owner_ids) for table in tables.values())
+    shape = next(iter(tables.values())).pixels.shape[1:]
+    if convention == "ink" or are_emnist or not can_measure(shape):
+        return convention, why
+    border = shared.border_of(tables)
+    decided = border.decide()
+    return (convention, why) if decided is None else (decided, border.evidence)
 
 
 # ---- Rows ----------------------------------------------------------------------------------------
