@@ -12,6 +12,7 @@ from fedcli.cli import options as opt
 from fedcli.settings.tables.formats import FORMATS
 from fedcli.settings.tables.partitions import PARTITIONS
 from fedcli.settings.vocabulary import (
+    COLORS,
     HOLD_OUTS,
     PIXEL_CONVENTIONS,
     PIXEL_RANGES,
@@ -199,7 +200,7 @@ class HoldOut(click.ParamType["tuple[str | None, str, float | None]"]):
     "--color",
     help="Convert image files to grey or RGB. Default: as the first file is.",
     section=SOURCE,
-    type=click.Choice(["grey", "rgb"]),
+    type=click.Choice(COLORS),
 )
 @opt.option(
     "--pixel-range",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 PIXEL_CONVENTIONS = ("ink", "background")  # the meaning of the pixel value 1.0
 PIXELS = ("source", *PIXEL_CONVENTIONS)
+COLORS = ("grey", "rgb")  # to which pictures can be converted
 STANDARDISED = "standardised"  # pixels minus their mean, divided by their deviation; kept unchanged
 # Ranges of pixel values in a source of images.
 PIXEL_RANGES = ("0-1", "0-15", "0-16", "0-255", "0-4095", "0-65535", STANDARDISED)

@@ -208,10 +208,22 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
         recognising.read([tmp_path / ("x" * 300)])
     with pytest.raises(ConfigError, match="no source given"):
         recognising.read([])
-    with pytest.raises(ConfigError, match="--format word: choose one of mat, tff-h5, "):
-        ImportOptions(format="word")
-    with pytest.raises(ConfigError, match="--num-classes 0: choose"):
-        ImportOptions(num_classes=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "word"}, "--format word: choose one of mat, tff-h5, "),
+        ({"num_classes": 0}, "--num-classes 0: choose"),
+        ({"folders": "x"}, "--folders x: choose one of class, client, client/class, name$"),
+        ({"color": "blue"}, "--color blue: choose one of grey, rgb$"),
+        ({"pixel_range": "0-9"}, "--pixel-range 0-9: choose one of 0-1, "),
+        ({"polarity": "dark"}, "--polarity dark: choose one of ink, background$"),
+    ],
+)
+def test_options_that_are_not_allowed_in_any_format(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ImportOptions(**options)
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:

@@ -194,10 +194,8 @@ def test_a_split_without_images(tmp_path: Path) -> None:
     assert imported.notes == ("folder test holds no pictures, so there is no such split",)
 
 
-def test_options_that_are_not_allowed(tmp_path: Path) -> None:
+def test_a_single_picture_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "a" / "1.png")
-    assert "--folders x: choose one of class, client" in message_of(tmp_path, folders="x")
-    assert "--color x: choose one of grey, rgb" in message_of(tmp_path, color="x")
     assert "pictures are read from a folder, or from a table" in message_of(path)
 
 

@@ -24,7 +24,7 @@ from fedcli.datasets.importers import (
     shared,
     split_names,
 )
-from fedcli.datasets.importers.folder_meaning import LAYOUTS, Meaning, Picture
+from fedcli.datasets.importers.folder_meaning import Meaning, Picture
 from fedcli.datasets.importers.picture_decoding import Decoder
 from fedcli.datasets.importers.picture_files import (
     DECODERS,
@@ -39,9 +39,6 @@ from fedcli.datasets.table import TableWriter
 from fedcli.errors import ConfigError, DataError, plural
 from fedcli.progress import ProgressCallback
 from fedcli.settings.vocabulary import SPLITS, VALIDATION
-
-FOLDERS = tuple(LAYOUTS)
-COLORS = ("grey", "rgb")
 
 _MAX_EXAMINED = 1000  # number of entries of a folder that `recognises` examines
 Tables = Path | picture_tables.Table  # a text file, or the content of a MATLAB file
@@ -122,7 +119,7 @@ def read(
         OSError: A file cannot be read, or the disk is full.
     """
     load_pillow("reading images")
-    _check_options(sources, options)
+    _check_sources(sources)
     labelled = find_pictures(sources[0], options)
     return read_pictures(labelled, sources[0], options, folder, on_progress)
 
@@ -204,7 +201,7 @@ def read_pictures(
     )
 
 
-def _check_options(sources: Sequence[Path], options: ImportOptions) -> None:
+def _check_sources(sources: Sequence[Path]) -> None:
     if len(sources) != 1:
         raise ConfigError(
             f"{sources[-1]}: pictures are read from a single folder; give only that folder"
@@ -214,12 +211,6 @@ def _check_options(sources: Sequence[Path], options: ImportOptions) -> None:
             f"{sources[0]}: pictures are read from a folder, or from a table of their file names; "
             "give one of these"
         )
-    for option, value, allowed in (
-        ("--folders", options.folders, FOLDERS),
-        ("--color", options.color, COLORS),
-    ):
-        if value not in (None, *allowed):
-            raise ConfigError(f"{option} {value}: choose one of {', '.join(allowed)}")
 
 
 # ---- Files and their labels ----------------------------------------------------------------------

@@ -6,7 +6,7 @@ Code that these modules share (number of classes, meaning of 1.0, ids) is in `sh
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
@@ -18,6 +18,7 @@ from fedcli.datasets.batches import Pixels
 from fedcli.datasets.checks import check_num_classes
 from fedcli.datasets.description import Finding, SourceDescription
 from fedcli.datasets.importers import unpacking
+from fedcli.datasets.importers.folder_meaning import LAYOUTS
 from fedcli.datasets.importers.picture_files import is_junk, walk
 from fedcli.datasets.importers.source_files import start_of
 from fedcli.datasets.table import ExampleTable
@@ -25,7 +26,7 @@ from fedcli.errors import ConfigError, DataError
 from fedcli.lazy import load
 from fedcli.progress import ProgressCallback, ignore_progress
 from fedcli.settings.tables.formats import FORMATS
-from fedcli.settings.vocabulary import PIXEL_CONVENTIONS, PIXEL_RANGES, SPLITS
+from fedcli.settings.vocabulary import COLORS, PIXEL_CONVENTIONS, PIXEL_RANGES, SPLITS
 
 Fit = Callable[[Pixels], Pixels]  # resizes images [k, H, W] or [k, H, W, C] to the common size
 
@@ -54,7 +55,7 @@ class ImportOptions:
         image_shape: The shape (H, W) or (H, W, C) of images that are flat rows.
         folders: The meaning of folders of images, a key of `folder_meaning.LAYOUTS`; None:
             inferred.
-        color: The colours of the images to store: "grey" or "rgb".
+        color: The colours of the images to store, one of COLORS; None: those of the first image.
         pixel_range: The range of pixels in the source, one of PIXEL_RANGES; None: inferred from the
             pixels.
         polarity: The meaning of 1.0 in the source, one of PIXEL_CONVENTIONS; None: defined by the
@@ -81,7 +82,10 @@ class ImportOptions:
             raise ConfigError(f"--format {self.format}: choose one of {', '.join(FORMATS)}")
         if self.num_classes is not None:
             check_num_classes(self.num_classes, "--num-classes")
+        allowed: Iterable[str]
         for option, value, allowed in (
+            ("--folders", self.folders, LAYOUTS),
+            ("--color", self.color, COLORS),
             ("--pixel-range", self.pixel_range, PIXEL_RANGES),
             ("--polarity", self.polarity, PIXEL_CONVENTIONS),
         ):

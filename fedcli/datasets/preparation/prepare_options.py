@@ -31,7 +31,7 @@ class PrepareOptions:
         image_shape: Shape of the image in a row of a CSV file, (H, W) or (H, W, C).
         folders: The meaning of folders of images, a key of `folder_meaning.LAYOUTS`; None:
             inferred.
-        color: Colour of the images, "grey" or "rgb"; None: unchanged.
+        color: Colour of the images, one of `vocabulary.COLORS`; None: unchanged.
         pixel_range: Range of the pixels in the source, one of `vocabulary.PIXEL_RANGES`; None:
             decided by the largest pixel.
         polarity: Meaning of 1.0 in the source, one of `vocabulary.PIXEL_CONVENTIONS`; None:
