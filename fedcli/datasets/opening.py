@@ -214,6 +214,7 @@ def _open_named(
         split=split,
         num_classes=num_classes or default_classes or tff_h5.DEFAULT_NUM_CLASSES,
         has_default_classes=num_classes is None and default_classes is None,
+        why_classes="given by --num-classes" if num_classes else "as many as in --data",
         pixels=pixels,
         cache=cache,
     )

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from fedcli import datasets, hdf5
+from fedcli.datasets.batches import ClientDataset
 from fedcli.datasets.client_data import ClientData
+from fedcli.datasets.sources import store_writer
+from fedcli.datasets.sources.store import StoreInfo
 from fedcli.datasets.sources.tff_h5 import quantise
 from fedcli.errors import ConfigError, DataError
 
@@ -442,6 +445,25 @@ def test_test_data_become_the_test_split(tmp_path: Path) -> None:
     assert len(splits["train"].client("a")) == 3
     assert len(splits["test"].client("a")) == 1
     assert datasets.load(str(train))[1] is None
+
+
+def test_the_description_says_where_the_number_of_classes_is_from(tmp_path: Path) -> None:
+    test = one_client(tmp_path)
+    train = tmp_path / "train.h5"
+    clients = [ClientDataset("a", 255 - GREY, LABELS, 1 / 255, 0.0, "drawn")]
+    info = StoreInfo(num_classes=12, pixel_convention="background")
+    store_writer.create(train, {"train": clients}, info)
+
+    def classes(path: Path, split: str, **options: Any) -> tuple[str, str]:
+        splits = datasets.open_splits(datasets.DataSource(str(path), **options))
+        description = splits[split].description()
+        assert description is not None
+        return description.classes.value, description.classes.evidence
+
+    assert classes(test, "train") == ("10", "TFF's default")
+    assert classes(test, "train", num_classes=10) == ("10", "given by --num-classes")
+    assert classes(test, "train", num_classes=62) == ("62", "given by --num-classes")
+    assert classes(train, "test", test_data=str(test)) == ("12", "as many as in --data")
 
 
 def test_train_and_test_of_different_shapes(tmp_path: Path) -> None:

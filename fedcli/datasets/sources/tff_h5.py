@@ -50,6 +50,7 @@ class TffH5Split(ClientData):
         pixels: str,
         cache: ClientCache,
         has_default_classes: bool = False,
+        why_classes: str = "given by --num-classes",
     ) -> None:
         """Opens the file. Reads a few clients if the meaning of 1.0 must be estimated.
 
@@ -59,7 +60,8 @@ class TffH5Split(ClientData):
             num_classes: Labels are 0 to num_classes - 1.
             pixels: "source", "ink" or "background".
             cache: Keeps clients that were read.
-            has_default_classes: Whether `num_classes` is a default.
+            has_default_classes: Whether `num_classes` is TFF's default.
+            why_classes: The evidence for `num_classes` if it is not TFF's default.
 
         Raises:
             DataError: The file cannot be opened or does not have TFF's layout.
@@ -69,6 +71,7 @@ class TffH5Split(ClientData):
         self.num_classes = num_classes
         self.class_names = None
         self.has_default_classes = has_default_classes
+        self._why_classes = "TFF's default" if has_default_classes else why_classes
         self.cache: ClientCache = cache
         self._file = hdf5.open_file(path)
         try:
@@ -126,13 +129,7 @@ class TffH5Split(ClientData):
             format=Finding("tff-h5", "by content", "fedcli preprocess --format"),
             splits=Finding(self.split, why["splits"], "--test-data"),
             owners=Finding(plural(len(self.client_ids), "client"), why["owners"], "--partition"),
-            classes=Finding(
-                f"{self.num_classes:,}",
-                "TFF's default"
-                if self.num_classes == DEFAULT_NUM_CLASSES
-                else "given by --num-classes",
-                "--num-classes",
-            ),
+            classes=Finding(f"{self.num_classes:,}", self._why_classes, "--num-classes"),
             shape=Finding(f"{height} x {width}", why["shape"]),
             channels=Finding(str(channels[0] if channels else 1), why["shape"]),
             range=Finding(*self._find_range()),
