@@ -285,6 +285,7 @@ def _partitioned(
                 else f"{data.partition}, then {described}"
             ),
             same_people=data.same_people or registry.split_partition(name)[0] != registry.NATURAL,
+            description=data.description(),
         )
         splits[split].replaces = data.replaces
         splits[split].notes = data.examine()

@@ -11,6 +11,7 @@ from fedcli.core.draws import Stream
 from fedcli.core.seeds import Purpose, client_key, stream_key
 from fedcli.datasets.batches import ClientDataset
 from fedcli.datasets.client_data import ClientData, unknown_client
+from fedcli.datasets.description import SourceDescription
 from fedcli.errors import DataError
 from fedcli.settings.vocabulary import VALIDATION
 
@@ -68,6 +69,10 @@ class _PartOfClients(ClientData):
         self.same_people = whole.same_people
         self.has_default_classes = whole.has_default_classes
         self.cache = whole.cache
+
+    def description(self) -> SourceDescription | None:
+        """Returns how the file that holds both parts was interpreted."""
+        return self._whole.description()
 
     def num_examples(self, client_id: str) -> int:
         """Returns how many examples a client holds."""

@@ -99,6 +99,21 @@ def test_what_the_user_should_know_is_on_stderr(fedcli: Fedcli, write_tff: Write
     assert "fedcli: client cache: 3 clients, " in loud
 
 
+@pytest.mark.parametrize(
+    "flags", [("--validation", 0.25), ("--partition", "iid", "--partition-option", "clients=3")]
+)
+def test_how_files_are_read_is_told_also_if_their_examples_move(
+    fedcli: Fedcli, write_tff: WriteTff, flags: tuple[Any, ...]
+) -> None:
+    data, test = write_tff(), write_tff("test.h5")
+    command = ("train", "--data", data, "--test-data", test, "--rounds", 1)
+    plain = [line for line in fedcli(*command).err.splitlines() if " is read as format " in line]
+    assert [line.split()[1] for line in plain] == [str(data), str(test)]
+    done = fedcli(*command, *flags)
+    assert done.code == 0
+    assert [line for line in done.err.splitlines() if " is read as format " in line] == plain
+
+
 def test_a_quiet_run_prints_its_folder_alone(fedcli: Fedcli) -> None:
     done = fedcli("train", "--rounds", 1, "--eval-every", 1, "-q", "--out", "quiet")
     assert (done.code, done.out, done.err) == (0, "quiet\n", "")

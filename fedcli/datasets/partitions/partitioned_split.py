@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fedcli.datasets.batches import ClientDataset
 from fedcli.datasets.client_data import ClientData, decoding, unknown_client
+from fedcli.datasets.description import SourceDescription
 from fedcli.datasets.partitions.assignment import Assignment
 from fedcli.datasets.table import ExampleTable
 from fedcli.settings.vocabulary import NATURAL
@@ -56,6 +57,7 @@ class PartitionedSplit(ClientData):
         changes: Sequence[Change] = (),
         partition: str = NATURAL,
         same_people: bool = True,
+        description: SourceDescription | None = None,
     ) -> None:
         """Makes the split. All labels of the table are below `num_classes`.
 
@@ -71,6 +73,7 @@ class PartitionedSplit(ClientData):
             changes: Changes to every client, in this order.
             partition: A text that names the partition (scheme and changes) and its parameters.
             same_people: Whether clients of train and test with equal ids are the same people.
+            description: How the file that holds the examples was interpreted, or None.
         """
         self.source = table.source
         self.split = split
@@ -84,9 +87,14 @@ class PartitionedSplit(ClientData):
         self.partition = partition
         self.same_people = same_people
         self._changes = tuple(changes)
+        self._description = description
         self.scale, self.offset, self.pixel_convention = decoding(
             table.scale, table.offset, pixel_convention, pixels
         )
+
+    def description(self) -> SourceDescription | None:
+        """Returns how the file was interpreted before the examples were assigned to clients."""
+        return self._description
 
     def num_examples(self, client_id: str) -> int:
         """Returns how many examples a client holds."""
