@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import sys
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -214,7 +216,28 @@ def _read_only_view(array: NDArray[np.float32]) -> NDArray[np.float32]:
     return view
 
 
-def test_what_fedcli_reads_and_read_only_arrays_are_decoded_once() -> None:
+def test_what_fedcli_reads_and_read_only_arrays_are_decoded_once(tmp_path: Path) -> None:
+    """Bytes that change all the same, behind NumPy's back, are not seen in the next round."""
+    labels = np.arange(30, dtype=np.int32) % 3
+    grey = (_pixels(1) * 255).astype(np.uint8)
+    with h5py.File(tmp_path / "train.h5", "w") as file:
+        for name, pixels in (("bytes", grey), ("floats", _pixels(1)), ("shares", grey / 255)):
+            client = file.create_group(f"examples/{name}")
+            client["pixels"], client["label"] = pixels, labels
+    train, _ = datasets.load(str(tmp_path / "train.h5"), num_classes=3)
+    read = [train.client(each).preprocess(batch_size=10) for each in train.client_ids]
+    assert [each.client.pixels.dtype.kind for each in read] == ["u", "f", "u"]
+    grey.flags.writeable = False
+    for client in (*read, from_arrays(grey, labels)):
+        engine, clients = ThreadEngine(1), (client,)
+        first = _train(engine, clients)
+        stored = client.client.pixels
+        ctypes.memset(stored.ctypes.data, 0, stored.nbytes)
+        assert _train(engine, clients) == first
+        assert _train(ThreadEngine(1), clients) != first
+
+
+def test_an_array_is_read_only_if_its_memory_is() -> None:
     train, _ = datasets.load("synthetic-digits", data_options={"clients": 3})
     pixels = _pixels(1)
     assert not threads._is_read_only(pixels)

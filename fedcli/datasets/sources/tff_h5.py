@@ -237,6 +237,7 @@ class TffH5Split(ClientData):
         stored: NDArray[Any] = hdf5.read_whole(dataset, where)
         if has_channels_first(shape):
             stored = np.ascontiguousarray(np.moveaxis(stored, 1, -1))
+        stored.flags.writeable = False  # before it has a view, or engines do not keep its pixels
         return stored.reshape(-1, *self.pixel_shape)
 
     def _open_examples(self) -> tuple[bytes, tuple[int, ...]]:
