@@ -19,6 +19,7 @@ from fedcli.benchmarks.running import thread_counts
 from fedcli.benchmarks.tasks import AVERAGE, EVALUATE, TRAIN, Task
 from fedcli.benchmarks.timing import Pace, Runner, Spread, Timer, in_turn, ratio
 from fedcli.cli.screen import bench_tables
+from fedcli.core import native
 from fedcli.core.native import CancelFlag, Cancelled, Phase
 from fedcli.errors import ConfigError, DataError
 from fedcli.models.model import Model
@@ -441,14 +442,30 @@ def test_layers_cover_every_layer_forward_and_backward(fedcli: Fedcli) -> None:
     assert "Layers of mlp-2nn, batches of 10" in printed
 
 
-def test_layers_count_the_operations_of_each_phase() -> None:
+def test_layers_count_the_operations_of_each_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock moves one second at each repeat of a phase, and at each call for the peak speed."""
     clock = FakeClock()
-    ticks = iter(range(1_000_000))
-    timer = Timer(lambda: float(next(ticks)), clock.paused.append)  # each call takes one second
-    times = layer_times.measure(models.build("mlp-2nn"), 10, NO_PACE, timer, ignore_progress)
+
+    def exercise(*arguments: Any) -> None:
+        clock.time += arguments[-1]
+
+    def multiply_add(num_steps: int) -> float:
+        clock.time += 1.0
+        return 4e6
+
+    monkeypatch.setattr(native, "exercise", exercise)
+    monkeypatch.setattr(native, "fma_peak_run", multiply_add)
+    model = models.build("mlp-2nn")
+    times = layer_times.measure(model, 10, NO_PACE, clock.timer, ignore_progress)
     assert [each.phase for each in times.stages] == list(Phase) * 3
-    assert times.stages[2].share_of_peak is None
-    assert times.stages[0].layers == ("dense",)
+    assert [each.layers for each in times.stages[::3]] == [("dense",), ("dense_1",), ("dense_2",)]
+    shares = [each.share_of_peak and each.share_of_peak.median for each in times.stages]
+    # Two operations for each weight and example. Backward computes the gradients of the weights
+    # and, except in the first layer, of the inputs. A stage without multiply-adds has no share.
+    first, second, last = (20 * num / 4e6 for num in (784 * 200, 200 * 200, 200 * 10))
+    assert shares == pytest.approx(
+        [*(first, first, None), *(second, 2 * second, None), *(last, 2 * last, None)]
+    )
 
 
 def test_calls_of_no_measurable_time_have_no_share_of_the_peak() -> None:

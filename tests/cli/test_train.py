@@ -45,8 +45,9 @@ def test_closing_table_shows_the_evaluation_of_each_split(
         *("train", "--data", write_tff(), "--test-data", write_tff("test.h5"), "--out", "run")
     )
     evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())
-    table = done.out.partition("Federated evaluation of the model after round 10\n")[2]
-    for split, row in zip(("train", "test"), table.splitlines()[2:], strict=False):
+    table = done.out.partition("\nFederated evaluation of the model after round 10\n")[2]
+    rows = table.partition("\n\n")[0].splitlines()[2:]
+    for split, row in zip(("train", "test"), rows, strict=True):
         values = evaluation[split]["client_work"]["eval"]["current_round_metrics"]
         assert row.split() == [
             split,
@@ -376,9 +377,10 @@ def test_the_table_tells_who_reported_and_when(fedcli: Fedcli) -> None:
     done = fedcli("train", "--rounds", 4, *flags, "--out", "run")
     assert done.code == 0
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
-    header, _, *rows = done.out.splitlines()[1:]
+    header, _, *rows = done.out.partition("\n\n")[0].splitlines()[1:]
     assert header.split()[-4:] == ["reports", "virtual", "s", "update"]
-    for line, row in zip(lines, rows, strict=False):
+    assert len(lines) == 4
+    for line, row in zip(lines, rows, strict=True):
         told = line["participation"]
         fate = "skipped" if told["num_reports"] < 6 else "applied"
         clock = f"{told['virtual_seconds']:,.1f}"

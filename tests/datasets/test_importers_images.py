@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import struct
@@ -484,11 +483,24 @@ def test_a_json_table_of_nothing_but_objects_is_one_line(tmp_path: Path) -> None
         picture_tables.read_table(table)
 
 
-@pytest.mark.parametrize("text", ["9" * 5000, "\u00b2", "\u0663"])
-def test_a_table_of_labels_may_hold_any_number(tmp_path: Path, text: str) -> None:
-    """int() refuses texts that isdigit() accepts: over 4,300 digits, and some characters."""
-    save(tmp_path / "a.png")
-    save(tmp_path / "b.png")
-    (tmp_path / "labels.txt").write_text(f"{text}\na.png -{text}\nb.png {text}\n", "utf-8")
-    with contextlib.suppress(FedcliError):
-        read(tmp_path)
+def _with_labels(folder: Path, text: str) -> Path:
+    save(folder / "a.png")
+    save(folder / "b.png")
+    (folder / "labels.txt").write_text(f"{text}\na.png -{text}\nb.png {text}\n", "utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("digit", ["\u00b2", "\u0663"])
+def test_digits_that_int_refuses_or_reads_as_others_are_names(tmp_path: Path, digit: str) -> None:
+    """isdigit() accepts a superscript 2 and an Arabic 3."""
+    imported = read(_with_labels(tmp_path, digit))
+    assert imported.class_names == (f"-{digit}", digit)
+    assert imported.tables["train"].labels.tolist() == [0, 1]
+
+
+def test_a_label_of_more_digits_than_int_reads_is_one_line(tmp_path: Path) -> None:
+    message = message_of(_with_labels(tmp_path, "9" * 5000))
+    assert message.startswith(f"{tmp_path}/labels.txt: line 2: class '-999")
+    assert message.endswith(
+        "a name must have 1 to 255 bytes of UTF-8 and no zero byte; rename the class"
+    )

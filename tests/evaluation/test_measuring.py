@@ -200,9 +200,11 @@ def test_pieces_add_up_to_the_same_values() -> None:
     assert_same(counts.values(), slow_metrics(scores, labels))
 
 
-def test_every_metric_of_the_table_is_computed() -> None:
-    for name in METRICS:
-        assert callable(getattr(PredictionCounts, name))
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_of_the_table_is_computed_alone(name: str) -> None:
+    scores, labels = draw(90, 5, seed=3, digits=2)
+    expected = slow_metrics(scores, labels)[name]
+    assert counted(scores, labels, [name]) == {name: pytest.approx(expected, abs=1e-12)}
 
 
 # ---- Areas of more scores than memory holds ------------------------------------------------------

@@ -32,9 +32,9 @@ def train() -> ClientData:
     return data
 
 
-def _made(name: str, train: ClientData, **given: Any) -> Any:
+def _made(name: str, train: ClientData, *, seed: int = 5, **given: Any) -> Any:
     entry = ATTACKS[name]
-    made = poisoning.build(entry, resolve(entry, given), train, ATTACKERS, 5)
+    made = poisoning.build(entry, resolve(entry, given), train, ATTACKERS, seed)
     assert made is not None
     return made
 
@@ -94,10 +94,16 @@ def test_a_share_of_the_examples_is_poisoned(train: ClientData) -> None:
 
 def test_poisoned_examples_depend_only_on_seed_and_client(train: ClientData) -> None:
     client = train.client(ATTACKERS[0])
-    made = _made("backdoor", train)
-    assert made.poison(client).pixels.tobytes() == made.poison(client).pixels.tobytes()
-    renamed = replace(client, client_id="another")
-    assert made.poison(client).labels.tobytes() != made.poison(renamed).labels.tobytes()
+    poisoned = _made("backdoor", train).poison(client)
+    again = _made("backdoor", train)
+    again.poison(train.client(ATTACKERS[1]))
+    same = again.poison(client)
+    np.testing.assert_array_equal(same.pixels, poisoned.pixels)
+    np.testing.assert_array_equal(same.labels, poisoned.labels)
+    renamed = _made("backdoor", train).poison(replace(client, client_id="another"))
+    assert (renamed.pixels != poisoned.pixels).any()
+    reseeded = _made("backdoor", train, seed=6).poison(client)
+    assert (reseeded.pixels != poisoned.pixels).any()
 
 
 def test_a_backdoor_is_measured_on_all_other_classes(train: ClientData) -> None:

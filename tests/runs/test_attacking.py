@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -293,12 +293,13 @@ def test_impossible_options_are_refused_in_one_line(
     assert not (tmp_path / "run").exists()
 
 
-def test_metrics_of_attacked_rounds_go_into_all_logs(tmp_path: Path) -> None:
-    values = {**SAMPLED, "attack": "alie", "attackers": "3", "csv": True}
-    run = trained(tmp_path / "run", **values)
-    header = (run / "metrics.csv").read_text().partition("\n")[0]
-    assert "updates/attack/attackers_in_cohort" in header.split(",")
-    assert json.loads((run / "metrics.jsonl").read_text().partition("\n")[0])["updates"]
+def test_metrics_of_attacked_rounds_go_into_metrics_csv(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", **SAMPLED, attack="alie", attackers="3", csv=True)
+    name = "updates/attack/attackers_in_cohort"
+    counts = [line["attackers_in_cohort"] for line in _attack_lines(run)]
+    assert len(counts) == SAMPLED["rounds"]
+    rows = csv.DictReader((run / "metrics.csv").read_text().splitlines())
+    assert [int(row[name]) for row in rows] == counts
 
 
 @pytest.mark.parametrize("algorithm", [each for each in tables.ALGORITHMS if each != "fedavg"])

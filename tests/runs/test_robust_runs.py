@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import csv
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from fedcli import datasets, learning, settings
 from fedcli.datasets.batch_plan import BatchPlan
@@ -15,11 +18,12 @@ from fedcli.errors import ConfigError
 from fedcli.federation.root_data import ROOT_ID, draw_root_data
 from fedcli.learning import aggregators, algorithms, optimizers
 from fedcli.learning.client_states import HISTORIES, SUFFIX
+from fedcli.models.metrics import flatten
 from fedcli.models.zoo import softmax_regression
 from fedcli.reports.rows import round_row
 from fedcli.reports.verdict import verdict
 from fedcli.runs import starting
-from fedcli.runs.files import checkpoint, folder
+from fedcli.runs.files import checkpoint, client_records, folder
 from fedcli.settings import tables
 from tests.kit.clients import draw
 from tests.kit.training import make_config, train, trained
@@ -220,11 +224,20 @@ def test_a_skipped_round_changes_nothing_and_is_reported(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", [*tables.AGGREGATORS])
-def test_every_aggregator_trains_with_every_log(tmp_path: Path, name: str) -> None:
-    """metrics.csv and clients.h5 store the aggregator's metrics of a round."""
-    trained(tmp_path / "run", aggregator=name, csv=True, record_clients=True, rounds=2)
-    text = (tmp_path / "run" / folder.METRICS_CSV).read_text()
-    assert len(text.splitlines()) == 3
+def test_every_aggregator_trains_with_metrics_csv_and_client_records(
+    tmp_path: Path, name: str
+) -> None:
+    """metrics.csv has the aggregator's metrics, and clients.h5 a row of each client and round."""
+    run = trained(tmp_path / "run", aggregator=name, csv=True, record_clients=True, rounds=2)
+    lines = [flatten(line) for line in folder.read_metrics(run)]
+    rows = list(csv.DictReader((run / folder.METRICS_CSV).read_text().splitlines()))
+    assert [
+        {key: ast.literal_eval(value) for key, value in row.items() if value} for row in rows
+    ] == lines
+    assert [line["round"] for line in lines] == [1, 2]
+    records = client_records.load(run)
+    assert records.rows["round"].tolist() == [1] * 4 + [2] * 4
+    assert len(set(records.client_ids)) == 4
 
 
 @pytest.mark.parametrize("name", ["foolsgold", "krum", "fltrust"])
@@ -282,22 +295,50 @@ def test_fltrust_compares_with_the_delta_of_the_root_set() -> None:
     [name for name, entry in tables.ALGORITHMS.items() if not entry.has_own_models],
 )
 def test_the_root_set_goes_with_every_algorithm(algorithm: str) -> None:
-    """If all clients have the root set's examples, FLTrust gives the same weights as the mean."""
-    client = _clients(1)[0]
+    """If all clients have the root set's examples, FLTrust gives the same weights as the mean.
+
+    A batch holds all examples, so it is the same for each client, in any order, and has the same
+    mean gradient if examples occur three times (centralized). In scaffold and feddyn, clients keep
+    vectors after their first round, which the root set does not.
+    """
+    images, labels = draw(20, 0, SHAPE, NUM_CLASSES)
+    root, *clients = (
+        from_arrays(images, labels, client_id=each).client.preprocess(batch_size=60, seed=5)
+        for each in (ROOT_ID, "c0", "c1", "c2")
+    )
+    num_rounds = 1 if algorithm in ("scaffold", "feddyn") else 2
     found = []
     for name in ("mean", "fltrust"):
-        process = _process(aggregators.build(name), algorithm, client)
+        process = _process(aggregators.build(name), algorithm, root)
         state = process.initialize()
-        for _ in range(2):
-            state = process.next(state, [client] * 3).state
+        for _ in range(num_rounds):
+            state = process.next(state, clients).state
         found.append(state.global_model_weights)
-    if algorithm == "centralized":  # it trains on 3 times the root set
-        assert np.isfinite(found[1]).all()
-        return
-    if algorithm in ("scaffold", "feddyn"):  # these keep a vector per client; the root set has none
-        np.testing.assert_allclose(found[1], found[0], rtol=0.5, atol=0.05)
-        return
-    np.testing.assert_allclose(found[1], found[0], rtol=1e-3, atol=1e-5)
+    assert np.abs(found[0]).max() > 1e-3
+    # Weights are float32; FLTrust computes scales and cosines with rounding.
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5, atol=1e-8)
+
+
+def test_the_root_set_is_a_new_client_to_scaffold() -> None:
+    """With equal deltas d, FLTrust's sum is d scaled to the norm of the root set's delta."""
+    images, labels = draw(20, 0, SHAPE, NUM_CLASSES)
+    root, *clients = (
+        from_arrays(images, labels, client_id=each).client.preprocess(batch_size=60, seed=5)
+        for each in (ROOT_ID, "c0", "c1", "c2")
+    )
+
+    def moved(name: str, second_cohort: list[BatchedDataset]) -> NDArray[np.float64]:
+        process = _process(aggregators.build(name), "scaffold", root)
+        first = process.next(process.initialize(), clients).state
+        second = process.next(first, second_cohort).state
+        moved = second.global_model_weights.astype(np.float64)
+        moved -= first.global_model_weights
+        return moved
+
+    delta, alone = moved("mean", clients), moved("mean", [root])
+    expected = delta * (np.linalg.norm(alone) / np.linalg.norm(delta))
+    assert np.linalg.norm(expected - delta) > 0.1 * np.linalg.norm(delta)
+    np.testing.assert_allclose(moved("fltrust", clients), expected, rtol=1e-3, atol=1e-6)
 
 
 def test_a_root_set_must_be_given() -> None:

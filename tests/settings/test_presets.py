@@ -113,10 +113,18 @@ def test_a_file_may_hold_the_same_data() -> None:
 
 
 def test_the_published_numbers_are_those_of_the_tutorial() -> None:
+    """The tutorial prints float32; its accuracies are compared as correct predictions of all."""
+    losses = "3.1193733 2.9851403 2.8617127 2.7401376 2.6186547 2.5006158 2.3858356 2.2757034"
+    expected: dict[tuple[str, Any], float]
+    expected = {("loss", num): float(text) for num, text in enumerate(losses.split(), 1)}
+    expected |= {("loss", 9): 2.17098, ("loss", 10): 2.072707}
+    expected |= {("loss", "train"): 1.6654209, ("loss", "test"): 1.7750846}
+    correct = (600, 681, 773, 868, 977, 1086, 1205, 1320, 1438, 1580)
+    shares: dict[Any, float] = {num: count / 4860 for num, count in enumerate(correct, 1)}
+    shares |= {"train": 352 / 972, "test": 39 / 116}
     figures = PRESETS["tff-tutorial"].figures
-    # Each accuracy is a whole number of correct predictions, divided by 4,860 examples, or at the
-    # end by the 972 of train or the 116 of test.
-    for figure in figures:
-        if figure.metric == "accuracy":
-            count = {"train": 972, "test": 116}.get(figure.split, 4860)
-            assert figure.value * count == pytest.approx(round(figure.value * count), abs=1e-3)
+    found = {(each.metric, each.split or each.round_num): each.value for each in figures}
+    assert len(found) == len(figures)
+    accuracies = {when: value for (metric, when), value in found.items() if metric == "accuracy"}
+    assert accuracies == pytest.approx(shares, rel=1e-7)
+    assert {key: value for key, value in found.items() if key[0] == "loss"} == expected
