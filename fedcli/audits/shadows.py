@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,13 +102,13 @@ def train_shadow(
 def _config_of_shadow(run: AuditedRun, index: int, clients: Sequence[str] | None) -> RunConfig:
     """The audited run's config, but without its data, evaluations and logs."""
     config = run.trained.config
-    of_data = {name: getattr(RunConfig, name, {}) for name in vars(DataSource())}
-    silent = {
-        name: getattr(RunConfig, name)
+    of_data: dict[str, Any] = {name: getattr(RunConfig, name, {}) for name in vars(DataSource())}
+    silent: dict[str, Any] = {
+        name: getattr(RunConfig, name, {})
         for name in (
             *("preset", "eval_every", "eval_clients", "eval_split", "metrics", "stop_at"),
             *("patience", "monitor", "keep_best", "csv", "tensorboard", "histograms"),
-            "record_clients",
+            *("record_clients", "metric_options"),
         )
     }
     return replace(

@@ -105,6 +105,21 @@ def test_a_canary_is_recognised_and_bounds_epsilon(tmp_path: Path) -> None:
     assert not honest.proves_fault
 
 
+def test_shadows_do_not_measure_the_run_s_own_metric(tmp_path: Path) -> None:
+    code = tmp_path / "scaled.py"
+    code.write_text(
+        "class Scaled:\n"
+        "    def __init__(self, num_classes, scale=1.0):\n        self.scale = scale\n\n"
+        "    def add(self, labels, predicted, probabilities):\n        pass\n\n"
+        "    def value(self):\n        return self.scale\n"
+    )
+    own = {"metrics": (str(code),), "metric_options": {"scale": 2.0}}
+    plain = trained(tmp_path / "plain", clients="4", **SMALL)
+    measured = trained(tmp_path / "measured", clients="4", **SMALL, **own)
+    found = [audit_run(run, "canary", {"shadows": 4}, threads=1) for run in (plain, measured)]
+    assert found[0].to_json() == found[1].to_json()
+
+
 def test_shadows_of_a_run_on_a_cluster_are_computed_by_threads(tmp_path: Path) -> None:
     near = trained(tmp_path / "near", clients="4", **SMALL)
     far = trained(tmp_path / "far", clients="4", **SMALL)
