@@ -12,8 +12,9 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "fedcli"
 
-# The rooms of fedcli, high to low. A module imports from its own room and from lower floors only.
-# The ground floor holds the modules at the top of the package, which everybody may import.
+# The layers of fedcli, the highest first. A "room" is a folder, a "floor" is a layer of folders.
+# A module imports only from its own room and from lower floors. The lowest layer ("ground floor")
+# has the modules of the package itself, which all modules may import.
 GROUND = (
     *("csv_text", "dataclass", "digest", "errors", "files", "hdf5", "lazy", "locks", "outputs"),
     *("progress", "version", "zips"),
@@ -26,7 +27,7 @@ ROOMS = (
     ("audits", "inspection"),
     ("runs",),
     ("evaluation", "benchmarks", "cluster"),
-    ("federation", "deployment"),
+    ("federation",),
     ("learning",),
     ("models",),
     ("datasets",),

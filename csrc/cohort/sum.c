@@ -156,9 +156,10 @@ typedef struct adding {
     size_t num_blocks; /* of the sum after the call */
 } adding;
 
-/* The range of a level's value once num_blocks blocks are in the tree. Only values that are there
- * before or after the call are stored for all ranges. The others use `between` in turn; without
- * it, as in fed_sum_vectors, `levels` has room for one range. */
+/* Where a range of a level's value is when num_blocks blocks are in the tree. A value that is in
+ * the tree before or after the call is stored whole, in `levels`. A value that exists only during
+ * the call needs room for one range at a time: `between`. If `between` is NULL, as in
+ * fed_sum_vectors, `levels` has room for one range only. */
 static double *level_range(const adding *call, size_t level, size_t num_blocks, size_t first) {
     const size_t value = num_blocks >> level;
     const int is_stored = call->sum->between[level] == NULL ||

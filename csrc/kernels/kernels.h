@@ -82,8 +82,8 @@ typedef struct fed_tiles_backward {
     size_t inputs_stride;
 } fed_tiles_backward;
 
-/* How a convolution's window moves over its input, in floats. `run` and `step` are multiples of
- * FED_PAD, except in the first stage. */
+/* How a convolution's window moves over its input. Sizes other than `height` are in floats. `run`
+ * and `step` are multiples of FED_PAD, except in the first stage. */
 typedef struct fed_sweep {
     size_t height;     /* rows of a window */
     size_t run;        /* contiguous floats in each row: width * channels */

@@ -59,7 +59,8 @@ typedef struct fed_image_conv_method {
                      const fed_image_conv_io *io);
 } fed_image_conv_method;
 
-/* 3x3 or 5x5 windows with stride 1, by Winograd's F(4x4, 3x3) or F(2x2, 5x5) (image_winograd.c). */
+/* By Winograd's tiles (image_winograd.c): 3x3 or 5x5 windows with stride 1, and 3x3 windows with
+ * stride 2 in images that whole tiles nearly cover. */
 extern const fed_image_conv_method fed_image_winograd;
 /* Any window and stride over images of at most 2x2 pixels. Most of each window is in the border
  * (image_small.c). */

@@ -17,7 +17,8 @@
 
 /* Inputs of a tile in each direction, by stride, and the largest number of outputs and of taps. */
 enum { READ = 6, STRIDED_READ = 9, MOST_SIDE = 4, MOST_TAPS = 25 };
-/* Transformed weights of a window. Transformed values of a tile are as many with stride 1. */
+/* A window has NUM_POINTS transformed weights. A tile has NUM_POINTS transformed values with
+ * stride 1, and STRIDED_POINTS with stride 2. */
 enum { NUM_POINTS = 36, STRIDED_POINTS = 81 };
 enum { PANEL = FED_IMAGE_PANEL, PANEL_SQUARE = PANEL * PANEL, PAIR = 2 };
 

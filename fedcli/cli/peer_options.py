@@ -99,7 +99,7 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
         *("torch-seed", "np-seed", "numpy-seed", "global-seed"),
     ),
     "--model names it": ("arch", "net", "network", "model-name"),
-    "--model-option dropout=X sets it, for a model that has one": ("dropout",),
+    "--model-option dropout=X sets it, if the model has this option": ("dropout",),
     "--client-clip-norm X scales gradients down to the norm X if they are longer": (
         *("clip", "clip-norm", "max-norm", "grad-clip"),
     ),

@@ -70,8 +70,8 @@ class Border:
         border = self._sum_border / max(self._num_border, 1)
         centre = self._sum_centre / max(self._num_centre, 1)
         return (
-            f"{100 * self.share:.0f} % of the border pixels are light; their mean is {border:.2f}, "
-            f"the mean of the centre is {centre:.2f}"
+            f"{100 * self.share:.0f} % of the border pixels are light, their mean is {border:.2f}, "
+            f"and the mean of the centre is {centre:.2f}"
         )
 
 

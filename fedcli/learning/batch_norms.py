@@ -102,9 +102,12 @@ def _averages(entry: AlgorithmEntry) -> bool:
 
 
 def _name_of(aggregator: Aggregator) -> str:
-    """Returns what messages call an aggregator."""
-    name: str = getattr(aggregator, "selected_by", f"the aggregator {type(aggregator).__name__}")
-    return name
+    """Returns what messages call an aggregator: the option that selects it, or else its class."""
+    kind = type(aggregator)
+    code = f"{kind.__module__}:{kind.__name__}"
+    names = (name for name, entry in tables.AGGREGATORS.items() if entry.code == code)
+    default = next((f"--aggregator {name}" for name in names), f"the aggregator {kind.__name__}")
+    return str(getattr(aggregator, "selected_by", default))
 
 
 def _refusal(model: Model, part: str, choice: str) -> ConfigError:

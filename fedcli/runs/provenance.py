@@ -96,7 +96,7 @@ def check_streams(config: RunConfig, origin: Mapping[str, Any], path: Path) -> N
     """
     if origin.get("streams") == STREAMS:
         return
-    from fedcli.settings.tables.secure_sums import STOCHASTIC  # lazy: a new run has all streams
+    from fedcli.settings.tables.secure_sums import STOCHASTIC  # lazy: only older runs need it
 
     rounding = config.secure_sum_options.get("rounding")
     changed = [

@@ -234,7 +234,7 @@ static void check_batch_bytes(const fed_net *net, const problem *p, size_t batch
     fed_team_free(team);
 }
 
-/* Memory does not depend on the instruction set: vectors have the same number of lanes in all. */
+/* One instruction set is enough: all pad to the same number of lanes, so memory is the same. */
 static void test_the_memory_of_a_batch_is_what_its_threads_reserve(void) {
     if (strcmp(fed_isa_name(), "generic") != 0) return;
     enum { MOST_EXAMPLES = 40 };

@@ -80,7 +80,7 @@ def test_the_number_of_vectors_per_call_changes_no_byte(seed: int, step: int) ->
 
 @pytest.mark.parametrize("num_values", [5001, 33001, 66001])
 def test_the_number_of_threads_changes_no_byte_of_rounded_products(num_values: int) -> None:
-    """Products with such weights are rounded or fused, so vectors and single values may differ."""
+    """Products with such weights are rounded in some loops, and fused with the sum in others."""
     rng = np.random.default_rng(num_values)
     vectors = list(rng.standard_normal((9, num_values)).astype(np.float32))
     weights = rng.uniform(0.1, 1, 9)

@@ -166,7 +166,7 @@ def test_random_rounding_is_unbiased(kind: str) -> None:
     x = _x().clip(-3, 3)
     num = 4000
     errors = np.stack([_passed(codec, x, KEY._replace(round_num=r)) - x for r in range(num)])
-    # The spread of the widest coordinate: others may have met only one of their two levels.
+    # The largest spread serves for all: by chance a coordinate may have had only one level.
     spread = (errors.max(axis=0) - errors.min(axis=0)).max()
     log = math.log(2 / 1e-9)
     bound = np.sqrt(2 * errors.var(axis=0) * log / num) + 7 * spread * log / (3 * (num - 1))

@@ -380,7 +380,7 @@ def _hard_cases(num: int, f: int) -> list[Matrix]:
 
 
 def _worst(found: NDArray[np.float32], matrix: Matrix, f: int) -> float:
-    """Returns the largest squared distance to a mean of n - f deltas, over their variance."""
+    """Returns the largest squared distance to a mean of n - f deltas, divided by their variance."""
     worst = 0.0
     for subset in itertools.combinations(range(len(matrix)), len(matrix) - f):
         chosen = matrix[list(subset)]

@@ -732,7 +732,7 @@ def test_model_trained_in_c_may_come_from_a_file(tmp_path: Path) -> None:
         ("x = 1\n", r"has no function 'build'; it has none"),
         (
             "def make():\n    pass\n",
-            r"it has make: use that name, or give --model my_model.py:N",
+            r"it has make: give --model my_model.py:N",
         ),
         ("def build():\n    return 3\n", r"my_model.py: build returned 3; return a fedcli.models"),
         ("def build():\n    pass\n", r"my_model.py: build returned None"),

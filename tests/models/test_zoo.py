@@ -49,7 +49,7 @@ COUNTS = {
     "resnet32": (466_906, 470_286),
     "resnet56": (855_770, 859_150),
     "resnet18-gn": (11_173_962, 11_200_638),
-    # Published for batch norms, which have as many trained parameters as group norms.
+    # Numbers published for batch norms, which have as many trained parameters as group norms.
     "mobilenet-v1": (3_217_226, 3_270_526),
     "mobilenet-v2": (2_236_682, 2_303_294),
     "vgg9": (3_491_530, 3_518_206),

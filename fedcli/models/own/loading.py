@@ -151,8 +151,8 @@ def _function(module: ModuleType, name: str, file: Path) -> Callable[..., Any]:
         if inspect.isfunction(each) and each.__module__ == module.__name__
     ]
     raise ModelError(
-        f"{file} has no function '{name}'; it has {', '.join(own) or 'none'}: use that name, "
-        f"or give --model {file.name}:NAME"
+        f"{file} has no function '{name}'; it has {', '.join(own) or 'none'}: give "
+        f"--model {file.name}:NAME, or define '{name}'"
     )
 
 

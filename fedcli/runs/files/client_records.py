@@ -322,7 +322,7 @@ def _read_ids(column: h5py.Dataset, file: Path) -> list[str]:
 def _checked(rows: NDArray[Any], client_ids: list[str], file: Path) -> ClientRecords:
     clients, rounds = rows["client"], rows["round"]
     if len(rows) and not 0 <= clients.min() <= clients.max() < len(client_ids):
-        raise RunError(f"{file} is damaged: it names clients that it does not list")
+        raise RunError(f"{file} is damaged: a row has a client that is not in its list of ids")
     if len(set(client_ids)) < len(client_ids) or rows["outcome"].max(initial=0) >= len(OUTCOMES):
         raise RunError(f"{file} is damaged: a client occurs twice, or has an unknown outcome")
     if len(rows) and (rounds[0] < 1 or (np.diff(rounds) < 0).any()):

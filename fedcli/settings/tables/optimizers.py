@@ -73,7 +73,7 @@ _STYLE = Option(
 
 
 def _epsilon(default: float) -> Option:
-    doc = "Added to the root of the squared gradients; a larger value is closer to SGD."
+    doc = "Added to the root of the mean squared gradients; a larger value is closer to SGD."
     return Option("epsilon", default, doc, 0.0, MAX_FLOAT)
 
 

@@ -37,7 +37,7 @@ def _check_step(options: Mapping[str, Value]) -> str | None:
     if len(boundaries) != len(factors):
         return (
             f"boundaries = {boundaries} but factors = {factors}: give one factor for each "
-            "boundary, the share from there on"
+            "boundary, by which the learning rate is multiplied from this round on"
         )
     return None
 

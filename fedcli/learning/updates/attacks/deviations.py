@@ -25,7 +25,7 @@ Rule = Callable[[Deltas], NDArray[np.float32]]
 Vector = NDArray[np.float64]
 
 _FIRST_FACTOR, _PRECISION = 10.0, 1e-5  # of the search of `greatest_factor`
-_CONTRACTION = 0.8  # of the search of `line_maximum`
+_CONTRACTION = 0.8  # each of the later steps of `line_maximum` is shorter by this factor
 
 
 @dataclass(frozen=True)
