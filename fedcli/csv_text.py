@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
@@ -66,8 +67,11 @@ def visible(text: str) -> str:
 def shown_cell(cell: Any) -> Any:
     r"""Returns a cell as it is written: control characters and formulas in a text are harmless.
 
-    A control character becomes `\x1b` or the like. A formula gets an apostrophe in front.
+    A control character becomes `\x1b` or the like. A formula gets an apostrophe in front. A list is
+    written as JSON.
     """
+    if isinstance(cell, list):
+        return json.dumps(cell)
     if not isinstance(cell, str):
         return cell
     cell = visible(cell)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +232,7 @@ def test_every_aggregator_trains_with_metrics_csv_and_client_records(
     lines = [flatten(line) for line in folder.read_metrics(run)]
     rows = list(csv.DictReader((run / folder.METRICS_CSV).read_text().splitlines()))
     assert [
-        {key: ast.literal_eval(value) for key, value in row.items() if value} for row in rows
+        {key: json.loads(value) for key, value in row.items() if value} for row in rows
     ] == lines
     assert [line["round"] for line in lines] == [1, 2]
     records = client_records.load(run)

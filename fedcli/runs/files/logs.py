@@ -242,13 +242,13 @@ class ClientLog:
         self._writer.close()
 
 
-def _cell(value: object) -> str:
-    """A value as text; "" if it is missing or not finite."""
+def _cell(value: object) -> object:
+    """A value as a cell; "" if it is missing or not finite."""
     is_empty = value is None or (isinstance(value, float) and value - value != 0)
-    return "" if is_empty else str(value)
+    return "" if is_empty else value
 
 
-def _csv_lines(rows: list[list[str]]) -> str:
+def _csv_lines(rows: Sequence[Sequence[object]]) -> str:
     from fedcli.csv_text import CsvWriter  # lazy: few runs write CSV
 
     text = io.StringIO()
