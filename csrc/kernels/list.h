@@ -10,7 +10,8 @@ KERNEL(void, dense_forward, const float *weights, /* [O, width], width a multipl
        size_t width, size_t num_outputs, const float *const *rows, /* [num_rows][width] */
        size_t num_rows, float *out /* out [O, FED_LANES] */)
 
-/* weights[o][i] += sum_b gradient[o][b] * rows[b][i] and bias[o] += sum_b gradient[o][b]. */
+/* weights[o][i] += sum_b gradient[o][b] * rows[b][i] and bias[o] += sum_b gradient[o][b]. Products
+ * with a gradient of 0 may be left out, also those with infinity and NaN. */
 KERNEL(void, dense_accumulate, float *weights, /* in-out [O, width] */
        float *bias,                            /* in-out [O] */
        size_t width, size_t num_outputs, const float *const *rows, size_t num_rows,
@@ -23,7 +24,8 @@ KERNEL(void, dense_backward_inputs, const float *weights, size_t width, size_t n
        size_t stride)
 
 /* outputs[b][o] = bias[o] + sum_i weights[i][o] * rows[b][i], all sizes multiples of FED_PAD.
- * Any number of rows; O may be a part of a layer's outputs. */
+ * Any number of rows; O may be a part of a layer's outputs. Products with an input of 0 may be left
+ * out, also those with infinity and NaN. */
 KERNEL(void, tiles_forward, const float *weights, /* [I][O], weights_stride apart */
        size_t weights_stride, const float *bias,  /* [O] */
        size_t num_inputs, size_t num_outputs, const float *const *rows, /* [num_rows][I] */

@@ -688,12 +688,13 @@ static int covers(const fed_image_conv *conv, size_t size, size_t pad, size_t nu
 /* With stride 2, many outputs of cut tiles would be computed in vain. */
 static int fits_strided(const fed_image_conv *conv) {
     const fed_shape *in = &conv->in_shape, *out = &conv->out_shape;
+    if (conv->window_height != 3 || conv->stride_y != 2 ||
+        !covers(conv, in->height, conv->pad_top, out->height) ||
+        !covers(conv, in->width, conv->pad_left, out->width))
+        return 0;
     const work_plan p = plan_of(conv);
     const size_t num_products = p.down * p.across * STRIDED_POINTS;
-    return conv->window_height == 3 && conv->stride_y == 2 &&
-           covers(conv, in->height, conv->pad_top, out->height) &&
-           covers(conv, in->width, conv->pad_left, out->width) &&
-           4 * num_products <= 3 * out->height * out->width * p.num_taps;
+    return 4 * num_products <= 3 * out->height * out->width * p.num_taps;
 }
 
 static int fits(const fed_image_conv *conv) {

@@ -174,6 +174,62 @@ static void check_backward_inputs(dense *d) {
     guarded_free(&before);
 }
 
+/* Zeros are left out only where they are many among the outputs or rows of a call. The bytes of
+ * outputs and of rows must not depend on that. */
+static void test_zeros_left_out_change_no_byte(void) {
+    enum { WIDTH = 784, FEW = 4, ALL = 16, ROWS = 9 };
+    dense few = dense_new(WIDTH, FEW, ROWS), all = dense_new(WIDTH, ALL, ROWS);
+    const size_t num_few = FEW * WIDTH;
+    make_zeros(few.gradient.values, FEW, FED_LANES);
+    for (size_t i = 0; i < FEW * FED_LANES; i++) all.gradient.values[i] = few.gradient.values[i];
+    for (size_t i = 0; i < num_few; i++) all.weights.values[i] = few.weights.values[i];
+    const fed_kernels *kernels = fed_active_kernels();
+    kernels->dense_accumulate(few.weights.values, few.bias.values, WIDTH, FEW, few.rows, ROWS,
+                              few.gradient.values);
+    kernels->dense_accumulate(all.weights.values, all.bias.values, WIDTH, ALL, all.rows, ROWS,
+                              all.gradient.values);
+    CHECK_BYTES(all.weights.values, few.weights.values, num_few * sizeof(float));
+    dense_free(&few);
+    dense_free(&all);
+}
+
+static void test_a_row_does_not_depend_on_the_zeros_of_other_rows(void) {
+    enum { INPUTS = 208, OUTPUTS = 176, FEW = 3, ALL = 16 };
+    guarded weights = guarded_new(INPUTS * OUTPUTS, 1, 1), bias = guarded_new(OUTPUTS, 2, 1);
+    guarded inputs = guarded_new(ALL * INPUTS, 3, 1);
+    guarded few = guarded_new(FEW * OUTPUTS, 4, 1), all = guarded_new(ALL * OUTPUTS, 5, 1);
+    const float *rows[ALL];
+    make_zeros(inputs.values, FEW, INPUTS);
+    for (size_t b = 0; b < ALL; b++) rows[b] = inputs.values + b * INPUTS;
+    const fed_kernels *kernels = fed_active_kernels();
+    kernels->tiles_forward(weights.values, OUTPUTS, bias.values, INPUTS, OUTPUTS, rows, FEW,
+                           few.values, OUTPUTS);
+    kernels->tiles_forward(weights.values, OUTPUTS, bias.values, INPUTS, OUTPUTS, rows, ALL,
+                           all.values, OUTPUTS);
+    CHECK_BYTES(all.values, few.values, FEW * OUTPUTS * sizeof(float));
+    guarded_free(&weights);
+    guarded_free(&bias);
+    guarded_free(&inputs);
+    guarded_free(&few);
+    guarded_free(&all);
+}
+
+/* A gradient or an input of NaN is not a zero: it spoils its sums. */
+static void test_nan_among_zeros_is_not_left_out(void) {
+    dense d = dense_new(16, 3, 5);
+    for (size_t i = 0; i < 3 * FED_LANES; i++) d.gradient.values[i] = 0;
+    d.gradient.values[FED_LANES + 4] = NAN;
+    const fed_kernels *kernels = fed_active_kernels();
+    kernels->dense_accumulate(d.weights.values, d.bias.values, 16, 3, d.rows, 5, d.gradient.values);
+    for (size_t i = 0; i < 3 * 16; i++) CHECK_EQUAL(isnan(d.weights.values[i]) != 0, i / 16 == 1);
+    float inputs[2 * 16] = {0}, weights[16 * 16] = {0}, bias[16] = {0}, outputs[2 * 16];
+    const float *const rows[] = {inputs, inputs + 16};
+    inputs[16 + 7] = NAN;
+    kernels->tiles_forward(weights, 16, bias, 16, 16, rows, 2, outputs, 16);
+    for (size_t i = 0; i < 2 * 16; i++) CHECK_EQUAL(isnan(outputs[i]) != 0, i / 16 == 1);
+    dense_free(&d);
+}
+
 static void test_dense_backward_inputs_equals_reference(void) {
     for_each_dense(check_backward_inputs);
 }
@@ -1293,6 +1349,9 @@ static const test_case TESTS[] = {
     TEST(test_dense_accumulate_equals_reference),
     TEST(test_dense_accumulate_leaves_out_zeros),
     TEST(test_tiles_forward_leaves_out_zeros),
+    TEST(test_zeros_left_out_change_no_byte),
+    TEST(test_a_row_does_not_depend_on_the_zeros_of_other_rows),
+    TEST(test_nan_among_zeros_is_not_left_out),
     TEST(test_dense_backward_inputs_equals_reference),
     TEST(test_dense_without_rows_changes_nothing),
     TEST(test_relu_keeps_what_is_positive_and_nan),
