@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from fedcli.core.seeds import Purpose
 from fedcli.errors import ConfigError, plural
@@ -23,6 +26,9 @@ from fedcli.federation.samplers import (
     sample_indices,
 )
 from fedcli.settings.shares import rounded_down
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 OPTION = "--attackers"
 
@@ -134,23 +140,48 @@ def cyclic_tail(population: int, attackers: int, size: int, tolerated: int) -> f
     """
     step = math.gcd(population, size)
     inside = hypergeometric_tail(population, attackers, size, tolerated)
-    split = [
-        _tail_of_two(population, attackers, (first, size - first), tolerated)
-        for first in range(step, size, step)
-    ]
+    split = _tails_of_two(population, attackers, size, tolerated, range(step, size, step))
     num_starts = population // step
-    return math.fsum([*split, inside * (num_starts - len(split))]) / num_starts
+    return min(1.0, math.fsum([*split, inside * (num_starts - len(split))]) / num_starts)
 
 
-def _tail_of_two(population: int, attackers: int, sizes: tuple[int, int], tolerated: int) -> float:
-    """Returns the probability of more than `tolerated` attackers in two independent samples."""
-    first, second = sizes
-    counts = range(min(attackers, first) + 1)
-    return math.fsum(
-        _chance(population, attackers, first, count)
-        * hypergeometric_tail(population, attackers, second, tolerated - count)
-        for count in counts
-    )
+def _tails_of_two(
+    population: int, attackers: int, size: int, tolerated: int, firsts: Sequence[int]
+) -> list[float]:
+    """The probabilities of more than `tolerated` attackers in cohorts drawn from two passes.
+
+    Args:
+        population: The number of all clients.
+        attackers: The number of attackers among them.
+        size: The number of clients in a cohort.
+        tolerated: The number of attackers.
+        firsts: By cohort, its number of clients from the first pass.
+    """
+    most = min(attackers, size)
+    ways = _log_ways(attackers, most)
+    others, all_ways = _log_ways(population - attackers, size), _log_ways(population, size)
+
+    def chances(drawn: int) -> NDArray[np.float64]:
+        """The probabilities of 0, 1, ... attackers among `drawn` clients of one pass."""
+        counts = np.arange(min(most, drawn) + 1)
+        found: NDArray[np.float64] = np.exp(ways[counts] + others[drawn - counts] - all_ways[drawn])
+        return found
+
+    tails = []
+    for first in firsts:
+        of_first, of_second = chances(first), chances(size - first)
+        at_least = np.append(of_second[::-1].cumsum()[::-1], 0.0)  # at_least[n]: n or more
+        needed = np.clip(tolerated + 1 - np.arange(len(of_first)), 0, len(of_second))
+        tails.append(float(of_first @ at_least[needed]))
+    return tails
+
+
+def _log_ways(number: int, most: int) -> NDArray[np.float64]:
+    """The logarithms of the ways to choose 0, 1, ..., `most` of `number`; -inf if there is none."""
+    chosen = np.arange(1.0, most + 1.0)
+    with np.errstate(divide="ignore"):
+        factors = np.log(np.maximum(number + 1 - chosen, 0.0) / chosen)
+    return np.append(0.0, factors.cumsum())
 
 
 def hypergeometric_tail(population: int, attackers: int, size: int, tolerated: int) -> float:

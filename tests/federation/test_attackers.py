@@ -67,6 +67,15 @@ def test_a_cohort_of_two_passes_is_drawn_from_each_separately() -> None:
         assert found == pytest.approx((2 * inside + more) / 3, abs=1e-12)
 
 
+def test_the_chance_of_a_large_cyclic_cohort_is_computed_at_once() -> None:
+    # The population is prime, so 999 of its cohorts are divided between two passes, each otherwise.
+    population, attackers, size, tolerated = 10_007, 1000, 1000, 130
+    found = cyclic_tail(population, attackers, size, tolerated)
+    alone = hypergeometric_tail(population, attackers, size, tolerated)
+    independent = binomial_tail(size, attackers / population, tolerated)
+    assert alone < found < independent
+
+
 def test_cyclic_rounds_see_as_many_attackers_as_the_chance_says() -> None:
     cohorts = Cohorts(IDS[:15], None, samplers.Cyclic(15, 10, 0))
     attackers = frozenset(IDS[:5])
