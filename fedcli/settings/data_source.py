@@ -14,13 +14,15 @@ from fedcli.settings.vocabulary import NATURAL
 # The prefix of the names of data that a Python program has in memory.
 IN_MEMORY = "memory:"
 UNNAMED = "data"  # the name after the prefix, if the program gave none
+_FORMERLY_UNNAMED = "memory"  # the same in runs of earlier versions
 
 
 def shown_data(data: str) -> str:
     """Returns the name of data for messages: "digits in memory" for "memory:digits"."""
     if not data.startswith(IN_MEMORY):
         return data
-    return f"{data.removeprefix(IN_MEMORY)} in memory"
+    name = data.removeprefix(IN_MEMORY)
+    return f"{UNNAMED if name == _FORMERLY_UNNAMED else name} in memory"
 
 
 class OpenedData(Protocol):

@@ -12,6 +12,7 @@ import pytest
 import fedcli
 from fedcli import datasets, layers, models
 from fedcli.errors import ConfigError, DataError
+from fedcli.settings.data_source import shown_data
 from fedcli.settings.run_config import RunConfig
 from tests.kit.command_line import Fedcli
 
@@ -82,6 +83,19 @@ def test_other_data_at_resume_are_reported(
     with caplog.at_level(logging.WARNING):
         fedcli.resume(tmp_path / "run", data=datasets.from_arrays(changed))
     assert "data in memory has changed since the run began" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("memory:mine", "mine in memory"),
+        ("memory:data", "data in memory"),
+        ("memory:memory", "data in memory"),  # from_arrays without a name, in earlier versions
+        ("data.h5", "data.h5"),
+    ],
+)
+def test_data_in_memory_are_shown_by_their_name(name: str, shown: str) -> None:
+    assert shown_data(name) == shown
 
 
 def test_the_command_line_says_what_such_a_run_needs(
