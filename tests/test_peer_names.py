@@ -109,7 +109,7 @@ def test_what_an_error_says_to_write_exists(name: str) -> None:
 def test_arguments_that_an_error_says_to_write_exist() -> None:
     functions = [getattr(learning, name) for name in learning.__all__ if name.startswith("build_")]  # type: ignore[attr-defined]
     functions += [getattr(optimizers, name) for name in ("sgd", "adam", "adamw", "rmsprop")]
-    functions += [ClientDataset.preprocess, fedcli.resume]
+    functions += [ClientDataset.preprocess, fedcli.evaluate_run, fedcli.resume]
     known = {name for function in functions for name in inspect.signature(function).parameters}
     known |= {*AlgorithmParts.__annotations__, *OPTIONS}
     for name, argument in ARGUMENTS.items():
@@ -211,6 +211,11 @@ def test_each_layer_is_found_by_the_name_of_its_class_in_keras() -> None:
             "layers.Dense(10, activaton='relu')",
             TypeError,
             "Dense has no argument 'activaton'; did you mean activation?",
+        ),
+        (
+            "fedcli.evaluate_run('run', takers=[print])",
+            TypeError,
+            "evaluate_run has no argument 'takers'; write prediction_callbacks=",
         ),
         (
             "fedcli.train(epochs=3)",

@@ -278,6 +278,8 @@ _SHARE = PeerArgument((), 'write clients=0.1 with sampling="uniform" for a tenth
 # Keyword arguments of functions and classes, and options of a RunConfig.
 ARGUMENTS: Mapping[str, PeerArgument] = MappingProxyType(
     {
+        # Earlier versions of fedcli.
+        "takers": PeerArgument(("prediction_callbacks",)),
         # TFF.
         "model_fn": PeerArgument(("model",)),
         "client_optimizer_fn": PeerArgument(("client_optimizer",)),
