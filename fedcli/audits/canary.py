@@ -102,8 +102,8 @@ def audit(run: AuditedRun, on_progress: ProgressCallback, *, canary: str, shadow
     if not len(own) or run.train.num_classes < 2:
         raise ConfigError(
             f"--option canary={client_id}: this client has {plural(len(own), 'example')}, and the "
-            f"data have {run.train.num_classes} classes; a canary needs at least one example and "
-            "two classes"
+            f"data have {plural(run.train.num_classes, 'class')}; a canary needs at least one "
+            "example and two classes"
         )
     mislabelled = replace(own, labels=(own.labels + 1) % np.int32(run.train.num_classes))
     scores = np.empty((2, shadows))

@@ -16,7 +16,7 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
     "--client-option momentum=X is for the clients, --server-option momentum=X for the server": (
         *("momentum", "client-momentum", "server-momentum", "nesterov"),
     ),
-    "--client-option weight_decay=X sets it": ("weight-decay", "wd", "decay", "l2"),
+    "--client-weight-decay sets it": ("weight-decay", "wd", "decay", "l2"),
     "--client-schedule changes the learning rate over rounds": (
         *("lr-decay", "lr-schedule", "scheduler", "gamma"),
     ),

@@ -309,6 +309,8 @@ def _hint(name: str, known: Collection[str]) -> str:
         return f"; {name} is called {' and '.join(here)} here"
     if "proximal_strength" in called:
         return f"; {name} is proximal_strength of --algorithm fedprox"
+    if word == "weight_decay":
+        return "; --client-weight-decay sets that of the clients"
     return did_you_mean(name, known)
 
 

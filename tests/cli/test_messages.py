@@ -147,6 +147,7 @@ def test_runs_that_begin_in_one_second_get_names_of_their_own(tmp_path: Path) ->
         ("train", "--gpus", "fedcli computes on the CPU"),
         ("train", "--device", "fedcli computes on the CPU"),
         ("train", "--image-size", "fedcli preprocess SOURCE makes a store"),
+        ("train", "--weight-decay", "--client-weight-decay sets it"),
         ("preprocess", "--image-size", "--size"),
         ("preprocess", "--num_clients", "--partition iid --partition-option clients=N"),
         ("preprocess", "--val-split", "--hold-out"),

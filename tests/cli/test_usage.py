@@ -80,6 +80,7 @@ def test_commands_that_are_advised_exist() -> None:
         (["--algorithm-option", "mu=1"], "mu is proximal_strength of --algorithm fedprox"),
         (["--client-option", "momentm=0.9"], "did you mean momentum?"),
         (["--client-option", "lr=0.1"], "learning rates are --client-lr and --server-lr"),
+        (["--client-option", "weight_decay=0.1"], "; --client-weight-decay sets that of the cli"),
         (["--partition", "shards", "--partition-option", "num_clients=9"], "is called clients"),
     ],
 )

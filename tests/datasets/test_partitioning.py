@@ -352,7 +352,7 @@ def test_late_clients_do_not_get_the_leftovers() -> None:
         (
             "shards",
             {"clients": 2000},
-            "2000 clients with 2 shards each need more than 3,000 examples; choose fewer clients "
+            "2,000 clients with 2 shards each need more than 3,000 examples; choose fewer clients "
             "or shards",
         ),
         (
@@ -376,6 +376,12 @@ def test_late_clients_do_not_get_the_leftovers() -> None:
             "classes-per-client",
             {"clients": 4},
             "4 clients with 2 classes each leave some of the 10 classes without a client; choose "
+            "more clients or more classes",
+        ),
+        (
+            "classes-per-client",
+            {"clients": 3, "classes": 1},
+            "3 clients with 1 class each leave some of the 10 classes without a client; choose "
             "more clients or more classes",
         ),
         (

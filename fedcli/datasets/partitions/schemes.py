@@ -88,8 +88,8 @@ def assign(
     classes, numbers = np.unique(labels, return_inverse=True)
     if len(classes) * num_clients > _MAX_CELLS:
         raise ConfigError(
-            f"--partition {name}: {num_clients} clients times {len(classes)} classes is more than "
-            f"{_MAX_CELLS}; choose fewer clients"
+            f"--partition {name}: {plural(num_clients, 'client')} times "
+            f"{plural(len(classes), 'class')} is more than {_MAX_CELLS:,}; choose fewer clients"
         )
     task = Task(name, numbers.astype(np.int64), len(classes), num_clients, options, stream)
     scheme = SCHEMES.get(name) or load("fedcli.datasets.partitions.own:assign")
@@ -123,8 +123,9 @@ def assign_shards(task: Task) -> Counts:
     num_examples = len(task.labels)
     if num_shards > num_examples:
         raise ConfigError(
-            f"--partition shards: {task.num_clients} clients with {per_client} shards each need "
-            f"more than {plural(num_examples, 'example')}; choose fewer clients or shards"
+            f"--partition shards: {plural(task.num_clients, 'client')} with "
+            f"{plural(per_client, 'shard')} each need more than "
+            f"{plural(num_examples, 'example')}; choose fewer clients or shards"
         )
     owners = np.empty(num_shards, np.int64)
     owners[task.stream.permutation(num_shards)] = np.repeat(np.arange(task.num_clients), per_client)
@@ -193,9 +194,9 @@ def assign_classes_per_client(task: Task) -> Counts:
         )
     if per_client * num_clients < num_classes:
         raise ConfigError(
-            f"--partition classes-per-client: {num_clients} clients with {per_client} classes each "
-            f"leave some of the {num_classes} classes without a client; choose more clients or "
-            "more classes"
+            f"--partition classes-per-client: {plural(num_clients, 'client')} with "
+            f"{plural(per_client, 'class')} each leave some of the {num_classes} classes without a "
+            "client; choose more clients or more classes"
         )
     ranks = task.stream.uniform(num_clients * num_classes).reshape(num_clients, num_classes)
     everyone = np.arange(num_clients)
