@@ -289,7 +289,7 @@ def _show_all(screen: Screen, entries: Mapping[str, list[dict[str, Any]]]) -> No
     screen.title("Choices for the options of fedcli train, and for fedcli audit")
     screen.prose(row for table, rows in entries.items() for row in _choices(table, rows))
     screen.console.print()
-    screen.line("fedcli info NAME shows one entry with its options, rates and an example;")
+    screen.line("fedcli info NAME shows one entry with its options and an example;")
     screen.line("fedcli info algorithms (or another table) shows a whole table with its papers.")
 
 
@@ -317,7 +317,7 @@ def _show_table(screen: Screen, table: str, entries: list[dict[str, Any]]) -> No
     )
     screen.line("")
     last = entries[-1]["name"]
-    screen.line(f"fedcli info {last} shows the options of this entry, its rates and an example.")
+    screen.line(f"fedcli info {last} shows this entry with its options and an example.")
 
 
 def _show_entries(screen: Screen, entries: Mapping[str, list[dict[str, Any]]]) -> None:

@@ -109,6 +109,7 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
     "--patience says after how many evaluations without gain to stop": (
         *("early-stopping", "early-stop"),
     ),
+    "--stop-at METRIC=VALUE ends the run at a target": ("target", "target-accuracy", "goal"),
     "--tensorboard writes event files": ("tb", "wandb", "use-wandb"),
     "--label-column names it": (
         *("label", "labels", "label-col", "label-key", "target", "target-column", "class-column"),
@@ -135,7 +136,7 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
     ),
     "--invert does it": ("inverse", "invert-colors", "negate"),
     "fedcli preprocess SOURCE makes a store of any data and has options for that": (
-        *("label", "label-col", "label-column", "target", "id-column", "img-size", "image-size"),
+        *("label", "label-col", "label-column", "id-column", "img-size", "image-size"),
         *("resize", "size", "image-shape", "grayscale", "color", "normalize", "normalise"),
         *("val-split", "test-split", "validation-split", "val-size", "test-size", "folders"),
     ),

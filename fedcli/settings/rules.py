@@ -237,7 +237,7 @@ def _resolve_sampling(values: dict[str, Any]) -> None:
     if values["sampling"] == "tff" and values["seed"] > _MAX_TFF_SEED:
         raise ConfigError(
             f"--seed {values['seed']} with --sampling tff: TFF's generator takes seeds from 0 to "
-            f"{_MAX_TFF_SEED}"
+            f"{_MAX_TFF_SEED}; choose such a seed, or --sampling uniform"
         )
 
 

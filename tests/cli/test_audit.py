@@ -47,7 +47,7 @@ def test_figures_are_written(fedcli: Fedcli, run: Path, tmp_path: Path) -> None:
     ("name", "options", "words"),
     [
         ("loss-threshold", [], ["AUC", "advantage", "TPR at FPR 0.1 %"]),
-        ("lira", ["shadows=4"], ["LiRA", "4 shadow runs", "3 clients that took part"]),
+        ("lira", ["shadows=4"], ["LiRA", "4 shadow runs", "clients that took part: 3"]),
         ("canary", ["shadows=4"], ["epsilon is at least", "reports no epsilon"]),
     ],
 )

@@ -258,7 +258,7 @@ def test_random_damage_is_one_line_or_none(
         done = fedcli(*commands[number % len(commands)])
         if done.code:
             assert_is_one_line(done, "run")
-    # No command has damaged another file of the run: with the whole file it works again.
+    # No command has damaged another file: the run can be evaluated with the original file.
     (run / name).write_bytes(whole)
     done = fedcli(*EVAL)
     assert done.code == 0, done.err

@@ -121,6 +121,6 @@ def test_a_device_is_never_replaced_nor_a_folder(
     assert_is_one_line(done, "is not a regular file; choose another name")
     (tmp_path / f"null{ending}").symlink_to("/dev/null")
     done = fedcli(*command.split(), f"null{ending}")
-    assert done.code == (1 if ending == ".h5" else 0)  # preprocess reads its store, which fails
+    assert done.code == (1 if ending == ".h5" else 0)  # preprocess cannot read its store back
     assert (tmp_path / f"null{ending}").is_symlink()
     assert Path("/dev/null").is_char_device()

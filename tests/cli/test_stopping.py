@@ -84,7 +84,7 @@ def test_a_second_signal_leaves_at_once_without_harm(
             _, err = process.communicate(timeout=PATIENCE_SECONDS)
         if (process.returncode, err) == (143, ""):
             break
-        # Two threads took the signals: in the other order, or the second one too late.
+        # Two threads took the signals: SIGTERM came first, or the second signal came too late.
         assert process.returncode in {130, 143}
         shutil.rmtree(run)
     assert (process.returncode, err) == (143, "")

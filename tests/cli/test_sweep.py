@@ -195,7 +195,7 @@ def test_ctrl_c_saves_all_runs_and_stops(
         **process_arguments,
     ) as process:
         wait_until(lambda: any((tmp_path / "study").glob("runs/*/metrics.jsonl")), process)
-        # Like a terminal, sends it to the pool's processes, too. One of them may only begin now.
+        # As a terminal does, sends SIGINT to the pool's processes, too. One may just be starting.
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert (process.returncode, out) == (130, "")

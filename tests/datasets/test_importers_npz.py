@@ -235,7 +235,7 @@ def test_round_trip(data: st.DataObject, tmp_path_factory: pytest.TempPathFactor
     dtype = data.draw(st.sampled_from(["u1", "<f4", ">f8", "?", "<i2"]))
     rng = np.random.default_rng(data.draw(st.integers(0, 999)))
     levels = rng.integers(0, 256, (count, *sides, *channels)).astype(np.uint8)
-    levels.flat[0] = 255  # a few dark pixels could have the range 0-16, which is an error
+    levels.flat[0] = 255  # if all of a few pixels were at most 16, the range would be unclear
     pixels = levels.astype(dtype)
     labels = rng.integers(0, 20, count).astype(data.draw(st.sampled_from(["u1", ">i2", "<i8"])))
     ids = rng.integers(0, 3, count)

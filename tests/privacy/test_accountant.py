@@ -92,7 +92,7 @@ def test_one_round_against_an_integral(rate: float, z: float) -> None:
     for delta in (1e-2, 1e-4, 1e-6):
         epsilon = loss.epsilon(1, delta)
         largest = max(slow_delta(rate, z, epsilon, each) for each in (0, 1))
-        # That losses are rounded to a grid of 1e-4 makes epsilon larger, by less than 1e-6.
+        # Losses are rounded up to a grid of 1e-4, which raises epsilon by less than 1e-6.
         assert largest <= delta * (1 + 1e-6)
         slightly_less = max(slow_delta(rate, z, epsilon - 2e-6, each) for each in (0, 1))
         assert slightly_less >= delta * (1 - 1e-6)

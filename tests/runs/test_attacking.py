@@ -423,7 +423,7 @@ def test_edge_cases_of_another_dataset(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path / "1")
     success = evaluate_run(runs[0]).attack
     assert success is not None
-    # Of the nine images every second one, so four, is held out for this measurement.
+    # Every second of the nine images is held out for this measurement: four images.
     assert (success.num_aimed_at, success.rate) == (4, 1.0)
     assert _weights(runs[0]) == _weights(runs[1])
     with starting.resume(runs[0], rounds=3) as training:

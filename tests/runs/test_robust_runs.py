@@ -297,9 +297,9 @@ def test_fltrust_compares_with_the_delta_of_the_root_set() -> None:
 def test_the_root_set_goes_with_every_algorithm(algorithm: str) -> None:
     """If all clients have the root set's examples, FLTrust gives the same weights as the mean.
 
-    A batch holds all examples, so it is the same for each client, in any order, and has the same
-    mean gradient if examples occur three times (centralized). In scaffold and feddyn, clients keep
-    vectors after their first round, which the root set does not.
+    A batch holds all examples of a client, so the mean gradient is the same for each client, in
+    any order of the examples, and if each occurs three times (centralized). In scaffold and
+    feddyn, clients keep vectors after their first round; the root set keeps none.
     """
     images, labels = draw(20, 0, SHAPE, NUM_CLASSES)
     root, *clients = (

@@ -358,7 +358,7 @@ def test_a_killed_process_interrupts_one_run(tmp_path: Path, kills: int) -> None
     with EndlessStudy(tmp_path / "study", num_runs=1) as study:
 
         def trains() -> bool:
-            # Processes first: a round that is seen afterwards was not completed before they began.
+            # A process is looked for first, so a round found after that is not older than it.
             return bool(study.processes() - killed) and any(study.rounds())
 
         for _ in range(kills):

@@ -115,7 +115,7 @@ def captions(result: Inversion) -> list[str]:
 
 def _show_separation(screen: Screen, found: Separation, members: str, others: str) -> None:
     """Prints the numbers, and beside them those of random guesses."""
-    screen.line(f"{found.num_members:,} {members}, {found.num_others:,} {others}")
+    screen.line(f"{members}: {found.num_members:,}; {others}: {found.num_others:,}")
     rows = [
         ["AUC", f"{found.auc:.4f}", "0.5"],
         ["advantage", f"{found.advantage:.4f}", "0"],
@@ -128,8 +128,8 @@ def _show_separation(screen: Screen, found: Separation, members: str, others: st
     least = 1.0 / found.num_others
     if least > LOW_RATES[0]:
         screen.line(
-            f"With {found.num_others:,} others the smallest FPR above 0 is {least:.4f}; for a "
-            "lower FPR, the TPR at FPR 0 is shown",
+            f"With so few {others} the smallest FPR above 0 is {least:.4f}; for a lower FPR, the "
+            "TPR at FPR 0 is shown",
             style="dim",
         )
 

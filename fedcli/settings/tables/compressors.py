@@ -41,8 +41,8 @@ def _check_block(options: Mapping[str, Value]) -> str | None:
 def _check_drive(options: Mapping[str, Value]) -> str | None:
     if options["unbiased"] and options["error_feedback"]:
         return (
-            "error feedback with unbiased=true adds up the noise of its scale; give unbiased=false "
-            "or error_feedback=false"
+            "the scale of unbiased=true has a larger error, which error feedback would add up; "
+            "give unbiased=false or error_feedback=false"
         )
     return _check_block(options)
 
@@ -137,7 +137,7 @@ COMPRESSORS = table(
         (_FRACTION, _feedback(True), _DECAY),
         example="fedcli train --compress top-k --compress-option fraction=0.05",
         requirement="nothing",
-        cost="4 bytes and a place for each value that is sent; P floats kept for each client",
+        cost="4 bytes and a position for each value that is sent; P floats kept for each client",
         code="fedcli.learning.updates.compression:top_k",
     ),
     Entry(
@@ -173,7 +173,14 @@ COMPRESSORS = table(
         (
             Option("depth", 5, "Rows of the sketch.", 1, 15),
             Option("width", 0.2, "Cells of a row, as a share of the parameters.", 1e-7, 1.0),
-            _FRACTION,
+            Option(
+                "fraction",
+                0.01,
+                "Share of the values that the server applies in a round, rounded up to a whole "
+                "number.",
+                1e-7,
+                1.0,
+            ),
             Option("momentum", 0.9, "Momentum of the summed sketch, 0 for none.", 0.0, 0.999999),
         ),
         example="fedcli train --compress sketch --compress-option width=0.05",

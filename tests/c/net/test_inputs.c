@@ -219,7 +219,7 @@ static void test_examples_are_mixed_once_and_last(void) {
     CHECK_EQUAL(fed_model_check(&t.model), FED_OK);
     t.layers[6] = t.layers[7]; /* twice */
     CHECK_EQUAL(fed_model_check(&t.model), FED_ERR_ARGUMENT);
-    t.layers[7].kind = KIND_RANDOM_FLIP; /* before another one */
+    t.layers[7].kind = KIND_RANDOM_FLIP; /* MixUp before another layer */
     CHECK_EQUAL(fed_model_check(&t.model), FED_ERR_ARGUMENT);
 }
 

@@ -145,7 +145,7 @@ static void test_sent_rows_hide_levels_and_add_up(void) {
         uint64_t sum = 0;
         for (size_t i = 0; i < MAX_CLIENTS; i++) sum += sent[i * (MAX_PARAMS + 1) + p];
         CHECK_EQUAL(sum % 32768, total[p]);
-        num_open += sent[p] < 4096; /* without masks all values would be */
+        num_open += sent[p] < 4096; /* without masks all values would be below 4096 */
     }
     CHECK(num_open < MAX_PARAMS / 4); /* an eighth is expected */
 }
