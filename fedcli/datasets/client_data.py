@@ -162,8 +162,9 @@ class ClientData(ExplainsNames, abc.ABC):
     def __repr__(self) -> str:
         """Returns source, split, number of clients and shapes."""
         return (
-            f"<{type(self).__name__} {self.split!r} of {self.source}: {len(self.client_ids)} "
-            f"clients, {plural(self.num_classes, 'class')}, pixels {list(self.pixel_shape)}>"
+            f"<{type(self).__name__} {self.split!r} of {self.source}: "
+            f"{plural(len(self.client_ids), 'client')}, {plural(self.num_classes, 'class')}, "
+            f"pixels {list(self.pixel_shape)}>"
         )
 
 

@@ -122,14 +122,14 @@ def cnn_reddi(
         input_shape: Shape of one example, [H, W] or [H, W, C], at least 6 x 6.
         num_classes: Number of classes.
         seed: Seed of the initial weights, which depend only on it and on the shapes.
-        dropout: Rates after the pool and after the hidden layer; a sequence of one rate sets both,
-            and 0 means no dropout.
+        dropout: Rates after the pool and after the hidden layer; a number sets both, and 0 means no
+            dropout.
 
     Raises:
         ConfigError: A size is not positive, there are not one or two rates, a rate is not below 1,
             or the image is too small.
     """
-    rates = (dropout,) if isinstance(dropout, (int, float)) else dropout
+    rates: Any = (dropout,) if np.ndim(dropout) == 0 else dropout
     return _of_row("cnn-reddi", input_shape, num_classes, seed, dropout=rates)
 
 

@@ -181,7 +181,8 @@ def test_dropout_of_cnn_reddi_is_two_rates_or_one_for_both(
 
 
 @pytest.mark.parametrize(
-    ("dropout", "rates"), [(0.3, [0.3, 0.3]), (0, []), ((0.1, 0.2), [0.1, 0.2])]
+    ("dropout", "rates"),
+    [(0.3, [0.3, 0.3]), (np.float64(0.3), [0.3, 0.3]), (0, []), ((0.1, 0.2), [0.1, 0.2])],
 )
 def test_dropout_of_cnn_reddi_in_python_is_two_rates_or_a_number(
     dropout: float | tuple[float, float], rates: list[float]
