@@ -51,7 +51,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "batch-norm": {
         "model": "resnet20-bn",
         "model_options": {"norm_momentum": 0.5},
-        "max_examples": 10,  # only two small batches: the model is large
+        "max_examples": 12,  # few small batches, the last of 2: the model is large
         "batch_size": 5,
         "eval_clients": "2",
         "sampling": "uniform",
@@ -64,7 +64,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "model": "resnet20-bn",
         "model_options": {"norm_momentum": 0.5},
         "batch_norm": "local-layers",
-        "max_examples": 10,
+        "max_examples": 12,
         "batch_size": 5,
         "eval_clients": "2",
         "sampling": "with-replacement",
