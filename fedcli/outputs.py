@@ -56,7 +56,10 @@ def check_output(path: Path) -> None:
     if is_stream:
         return
     if not os.access(target.parent, os.W_OK | os.X_OK):
-        raise RunError(f"cannot write {path}: there is no such folder, or no permission to write")
+        raise RunError(
+            f"cannot write {path}: there is no such folder, or no permission to write; choose "
+            "another place"
+        )
 
 
 def link_note(path: Path) -> str | None:

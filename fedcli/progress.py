@@ -7,8 +7,8 @@ from collections.abc import Callable
 ProgressCallback = Callable[[int, int | None], None]
 """Takes the amount done and the total, which is None while unknown. It may raise to end the job.
 
-Each job has its unit (examples, bytes, clients); the docstring of every function that takes a
-`ProgressCallback` names it.
+Each job has its own unit, such as examples, bytes or clients. In most functions that take a
+`ProgressCallback` the docstring names it.
 """
 
 

@@ -153,7 +153,7 @@ def test_python_prints_what_the_page_says(
 
 
 def cells_of_notebook(folder: Path, blocks: list[Block]) -> list[tuple[str, str]]:
-    """Returns (label, code) of the cells of the tutorial's notebook; "" if the page lacks the cell.
+    """Returns (label, code) of the tutorial notebook's cells; label "" if the page lacks the cell.
 
     Left out are cells of blocks that are not in `blocks` because an optional package is missing,
     and the cell that displays figures if IPython is missing. Every notebook has IPython.

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * A convolution of feature maps. The backward pass uses the fact that most of the gradient is 0:
  * three quarters after a max-pool, and much of the rest after relu. It lists the non-zero gradients
- * of each output channel and computes only with these. Without a pool, the gradient by the inputs
- * is computed as a convolution of the gradient with the flipped ("turned") kernel.
+ * of each output channel and computes only with these. With stride 1 and without a pool, the
+ * gradient by the inputs is computed as a convolution of the gradient with the flipped ("turned")
+ * kernel.
  *
  * Packed: kernel [O][window height][window width * padded I], bias [padded O]. Derived: the kernel
  * in the form that fed_conv_run needs and, if it is used, the flipped kernel. Saved: the source of

@@ -180,7 +180,7 @@ typedef struct pass {
 } pass;
 
 /* Floats of a row of a window, or of a phase's taps. Padding channels are zeros; they are left out
- * if the window is a single pixel, whose weights then are contiguous all the same. */
+ * if the window is a single pixel, whose weights are contiguous without them, too. */
 static size_t row_floats(size_t num_rows, size_t num_columns, size_t padded, size_t channels) {
     return num_rows == 1 && num_columns == 1 ? channels : num_columns * padded;
 }

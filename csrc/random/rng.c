@@ -4,7 +4,8 @@
  * uses. A stream is a pure function of its key, so results do not depend on the order of draws. The
  * raw output equals that of numpy.random.Philox, which increments its counter before the first
  * block: our block b is NumPy's block for a counter that is lower by one. Built with
- * -ffp-contract=off, like synthetic.c, so that draws are the same on all machines.
+ * -ffp-contract=off, like synthetic.c, so that draws on two machines can only differ by the last
+ * bit of their libm.
  */
 #include "fed.h"
 #include "kernels/kernels.h"

@@ -1,4 +1,4 @@
 """Benchmarks: the speed of this machine on reproducible jobs, beside its limits and other programs.
 
-No module here reads a clock; the command passes one in.
+The command passes in the clock. Only `torch_peer` reads one itself, to choose a memory layout.
 """

@@ -58,10 +58,9 @@ def measure(
     `fma`: operations per second of multiply-adds in registers. `sgemm`: operations per second of
     NumPy's BLAS on matrices of 1024 x 1024, on one thread. `read_cached` and `read_memory`: bytes
     per second that NumPy's dot products read. Each thread has its own two vectors. For
-    `read_cached` they are together as large as the large kernel of McMahan's CNN; for `read_memory`
-    they are parts of two arrays of `num_bytes`.
-    `copy_memory`: bytes read plus bytes written per second, when all threads together copy
-    `num_bytes`.
+    `read_cached` the two of one thread are together as large as the large kernel of McMahan's CNN;
+    for `read_memory` they are parts of two arrays of `num_bytes`. `copy_memory`: bytes read plus
+    bytes written per second, when all threads together copy `num_bytes`.
 
     Args:
         thread_counts: Numbers of threads.

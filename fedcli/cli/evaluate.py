@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     "data.",
     clients="Clients to evaluate. seen: clients that took part in the training. unseen: clients "
     "that never did. Default: the run's fixed cohort, or all clients if the run has no fixed "
-    "cohort. If the split has no client of the cohort: all, or 1,000 drawn from more than 10,000.",
+    "cohort. If the split has no client of the cohort: all its clients, or a draw of 1,000 if it "
+    "has more than 10,000.",
     clients_metavar="all|seen|unseen|N|ID,ID|@FILE",
 )
 @opt.option(

@@ -479,7 +479,7 @@ def _page(
     try:
         predictions = _predict(records[0].path)
     except (DataError, RunError, ConfigError) as err:
-        note = f"without clients and examples: {err}"
+        note = f"this page is without clients and examples: {err}"
         remarks.note(note)
         return html.page(records, None, targets, [*notes, note], x_axis)
     return html.page(records, predictions, targets, notes, x_axis)

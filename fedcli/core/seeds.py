@@ -1,4 +1,4 @@
-"""Keys of random streams: (seed, client, round, purpose, occurrence). Only this module makes them.
+"""Keys of random streams: (seed, client, round, purpose, occurrence); and the table of purposes.
 
 The core draws the streams with a counter-based generator. They do not depend on the order of draws,
 on the number of threads, or on whether a run was resumed.

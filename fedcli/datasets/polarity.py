@@ -1,7 +1,7 @@
 """Measures whether 1.0 is ink or background in images: compares the border with the centre.
 
-EMNIST's convention (1.0 is the background) is assumed for EMNIST's own files, and for TFF's feature
-`pixels` in SQLite files and where the images decide nothing.
+EMNIST's convention (1.0 is the background) is assumed for EMNIST's own files. It is also assumed
+for TFF's feature `pixels` in other files, if the images decide nothing.
 """
 
 from __future__ import annotations

@@ -349,7 +349,10 @@ def _choose(
         test_ids = set(test.client_ids)
         client_ids = [each for each in train.client_ids if each in test_ids]
     if not client_ids:
-        raise ConfigError(f"{train.source} has no clients in both train and {test.split}")
+        raise ConfigError(
+            f"{train.source} has no clients in both train and {test.split}; give a split of the "
+            "same clients"
+        )
     if len(client_ids) <= max_num_clients:
         return sorted(client_ids)
     indices = samplers.sample_indices(

@@ -135,8 +135,8 @@ def chance_of_more(cohorts: Cohorts, attackers: frozenset[str], tolerated: int) 
 def cyclic_tail(population: int, attackers: int, size: int, tolerated: int) -> float:
     """Returns the mean probability of more than `tolerated` attackers over the rounds of `Cyclic`.
 
-    After each `population` places the cohorts begin at the same places of their passes again, so
-    the mean is over the multiples of the greatest common divisor of `population` and `size`.
+    Cohorts begin equally often at each multiple of the greatest common divisor of `population` and
+    `size` within a pass, so the mean is over these places.
     """
     step = math.gcd(population, size)
     inside = hypergeometric_tail(population, attackers, size, tolerated)

@@ -130,7 +130,10 @@ def load_npz(path: Path, shapes: Sequence[tuple[int, ...]]) -> list[NDArray[np.f
     except OSError as err:
         raise ConfigError(f"cannot read the weights {path}: {err.strerror or err}") from err
     except _DAMAGE as err:
-        raise ConfigError(f"{path} is damaged, or is not an .npz archive of arrays: {err}") from err
+        raise ConfigError(
+            f"{path} is damaged, or is not an .npz archive of arrays ({err}); write it with "
+            "np.savez"
+        ) from err
     for position, array in enumerate(arrays):
         if not np.isfinite(array).all():
             raise ConfigError(

@@ -344,9 +344,11 @@ def _check_candidates(
     if len(seen) == len(candidates):
         return
     others = [name for name in differing if name not in (*by, *best) and _differs(name, candidates)]
-    listed = ", ".join(others[:4]) or "their data or code"
+    if not others:
+        raise ConfigError("some runs of one row differ in their data or code; give fewer runs")
+    listed, them = ", ".join(others[:4]), "it" if len(others) == 1 else "them"
     raise ConfigError(
-        f"some runs of one row differ in {listed}; add it to --by or --best, or give fewer runs"
+        f"some runs of one row differ in {listed}; add {them} to --by or --best, or give fewer runs"
     )
 
 

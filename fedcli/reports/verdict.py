@@ -116,7 +116,7 @@ def _why_rejected(rows: Sequence[RoundRow], config: RunConfig) -> str:
             f"up to {max_dropped:,} clients per round, of {_cohort(config)}, had parameters or "
             "losses that were not finite, and were left out"
         )
-    return "the average of the clients' updates was not finite in any of them"
+    return "the average of the clients' updates was not finite in any round"
 
 
 def _is_finite(last: RoundRow, evaluation: Mapping[str, Mapping[str, Any]] | None) -> bool:

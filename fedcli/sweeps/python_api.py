@@ -66,7 +66,8 @@ class StudyRecord:
         if study_tables.selection(self.study, members) is None:
             raise ConfigError(
                 f"{self.path}: there is no best point, because the runs have no "
-                f"{self.study.select.on} data"
+                f"{self.study.select.on} data; give them such data, or let the study choose by "
+                "another split"
             )
         return dict(study_tables.groups_of(self.study, members)[-1].rows[0].by)
 

@@ -110,7 +110,10 @@ def check_is_study(path: Path) -> None:
     if not path.exists():
         raise RunError(f"there is no study {path}; give the folder that fedcli sweep made")
     if not is_study(path):
-        raise RunError(f"{path} is not a study: it has no {STUDY} and {RUNS}")
+        raise RunError(
+            f"{path} is not a study: it has no {STUDY} and {RUNS}; give the folder that fedcli "
+            "sweep made"
+        )
 
 
 def check_is_new(path: Path) -> None:

@@ -18,8 +18,8 @@ static const int CODES[] = {FED_OK,          FED_ERR_NO_MEMORY, FED_ERR_ARGUMENT
 /* How many more allocations succeed; the threads of the team share the counter. */
 static atomic_long allocations_left = LONG_MAX;
 /* The value that an allocation writes to labels[1], as another thread could; -1: nothing is
- * written. The first allocation of a call, for its net, is made before labels are checked; the
- * later ones are made after it. */
+ * written. The first allocation of a call, for its net, is made before the check of labels; the
+ * later ones are made after this check. */
 static int32_t label_to_write = -1;
 static int is_net_allocated;
 static int32_t labels[] = {0, 1, 1};

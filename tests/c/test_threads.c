@@ -164,8 +164,8 @@ static void check_shared(fed_team *const *teams, size_t num_teams, const problem
 }
 
 /* The same teams train one model after the other, so that values of an earlier model are left in
- * their memory. Without OpenMP all teams are alike. A step sees only the whole gradient, so each
- * step is tested with half of the stacks. */
+ * their memory. Without OpenMP all teams are alike. A step gets the complete gradient, however
+ * threads have computed it, so each step is tested with only half of the stacks. */
 static void test_threads_that_share_batches_change_no_byte(void) {
     fed_team *teams[] = {fed_team_new(3), fed_team_new(1), fed_team_new(7)};
     const size_t num_teams = fed_has_openmp() ? LENGTH(teams) : 1;

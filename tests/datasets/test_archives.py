@@ -135,7 +135,7 @@ def test_a_tar_from_before_posix_is_read(tmp_path: Path, pack: Callable[[bytes],
 
 def test_a_missing_member_is_named_with_the_existing_ones(tmp_path: Path) -> None:
     content = tar_bytes(("a.bin", WANTED["a.bin"]), ("c.bin", b""))
-    check_refused(content, tmp_path, "has no folder/b.bin in it, but c.bin$")
+    check_refused(content, tmp_path, "has no folder/b.bin in it, but c.bin; fetch")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_missing_member_is_named_with_the_existing_ones(tmp_path: Path) -> Non
     [
         (b"A" * 4999, "a.bin in it has 4,999 bytes, expected 5,000"),
         (b"A" * 5001, "a.bin in it has 5,001 bytes, expected 5,000"),
-        (b"B" * 5000, "sha256 of a.bin in it is [0-9a-f]{64}, expected [0-9a-f]{64}$"),
+        (b"B" * 5000, "sha256 of a.bin in it is [0-9a-f]{64}, expected [0-9a-f]{64}; "),
     ],
 )
 def test_size_and_hash_of_a_member_are_checked(tmp_path: Path, data: bytes, match: str) -> None:

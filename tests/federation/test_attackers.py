@@ -68,7 +68,8 @@ def test_a_cohort_of_two_passes_is_drawn_from_each_separately() -> None:
 
 
 def test_the_chance_of_a_large_cyclic_cohort_is_computed_at_once() -> None:
-    # The population is prime, so 999 of its cohorts are divided between two passes, each otherwise.
+    # The population is prime, so 999 of its cohorts are divided between two passes, each at another
+    # place.
     population, attackers, size, tolerated = 10_007, 1000, 1000, 130
     found = cyclic_tail(population, attackers, size, tolerated)
     alone = hypergeometric_tail(population, attackers, size, tolerated)

@@ -36,7 +36,7 @@ def test_the_share_that_drops_out_is_the_chance() -> None:
     counts = [
         participation.report(each, IDS, ten).outcomes.count(DROPPED_OUT) for each in range(100)
     ]
-    # The mean of 20,000 draws has a standard deviation of 0.0031; four of them are allowed.
+    # The mean of 20,000 draws has a standard deviation of 0.0031; four times this is allowed.
     assert abs(np.mean(counts) / len(IDS) - 0.25) < 0.0123
     assert len(set(counts)) > 5
 

@@ -24,7 +24,7 @@ VISIT_BLOCKS = 1 << 20  # blocks of the dropout stream for each visit
 # Where the slope of an activation jumps.
 KINKS = {"relu": (0,), "relu6": (0, 6), "leaky_relu": (0,), "elu": (0,), "hard_silu": (-3, 3)}
 NORMS = ("group_normalization", "layer_normalization", "batch_normalization")
-FAR = 1e-3  # float32 rounding moves values of order 1 less, so not across a kink this far away
+FAR = 1e-3  # rounding to float32 moves values of order 1 by less, so never across a kink so far off
 
 # A layer, its trained tensors, its inputs, its outputs before and after the activation, and a last
 # item: a dropout's mask, the moving mean and variance if a batch norm uses them, else None.

@@ -217,7 +217,7 @@ def _read_only_view(array: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def test_what_fedcli_reads_and_read_only_arrays_are_decoded_once(tmp_path: Path) -> None:
-    """Bytes that change all the same, behind NumPy's back, are not seen in the next round."""
+    """If such bytes are changed without NumPy, the next round does not see the change."""
     labels = np.arange(30, dtype=np.int32) % 3
     grey = (_pixels(1) * 255).astype(np.uint8)
     with h5py.File(tmp_path / "train.h5", "w") as file:

@@ -53,7 +53,7 @@ def test_the_model_is_one_whose_batches_pass_in_parts() -> None:
 
 
 def test_gradients_of_parts_add_up_to_those_of_single_examples() -> None:
-    """Dropout masks depend on how often an example was seen, not on the batch size."""
+    """A dropout mask depends on the number of the visit, not on the batch size."""
     whole, single = (_train(GRADIENT, size).delta_sum for size in (NUM_EXAMPLES, 1))
     np.testing.assert_allclose(whole, single, rtol=0, atol=2e-5 * np.abs(single).max())
 

@@ -435,7 +435,7 @@ def test_edge_cases_of_another_dataset(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_run_with_a_radius_projects_in_the_training(tmp_path: Path) -> None:
-    """A run that bounds only the sent update, not each step, sends another update."""
+    """A run that bounds only the sent update, not each epoch, sends another update."""
     values = {**SAMPLED, "epochs": 3, "attack": "backdoor", "attackers": "4"}
     options = {"radius": 0.05, "boost": 2}
     run = trained(tmp_path / "run", **values, attack_options=options)

@@ -96,7 +96,7 @@ def config_of(drawn: dict[str, Any]) -> RunConfig:
     if "attack" in given:
         given["attackers"] = "3"
     if given.get("attack") in ("backdoor", "edge-case") and drawn["seed"] % 2:
-        given["attack_options"] = {"radius": 0.1}  # local steps are projected, too
+        given["attack_options"] = {"radius": 0.1}  # each epoch's parameters are projected, too
     if "dp" in given:
         given["dp_options"] = {"noise_multiplier": 0.8, "delta": 1e-3}
     if given.get("secure_sum"):

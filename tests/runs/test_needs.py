@@ -165,9 +165,9 @@ def test_a_full_shuffle_keeps_an_index_of_each_example_of_all_epochs() -> None:
 @pytest.mark.parametrize(
     ("large", "remedy"),
     [
-        # Some 860 GB for the sums, which each of 64 threads has.
+        # Some 780 GB for the parameters and sums that each of 64 threads has.
         ("--num-classes 1000000", "fewer --threads"),
-        # Some 1,000 GB for the shuffle, 2 ** 32 indices for each of 64 threads.
+        # Some 1,100 GB for the shuffle, 2 ** 32 indices for each of 64 threads.
         ("--epochs 2000000000 --shuffle-buffer full --max-examples 20", "--shuffle-buffer"),
     ],
 )

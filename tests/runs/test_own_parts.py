@@ -667,7 +667,7 @@ def test_the_samples_of_faults_are_right_without_them(tmp_path: Path) -> None:
 
 # ---- Optional methods of an aggregator ----------------------------------------------------------
 
-# Adds half of the last round's mean delta to the mean delta, which is not combined without it.
+# Adds half of the last round's result to the mean delta, as a server momentum of 0.5 does.
 OPTIONAL = """
 import numpy as np
 

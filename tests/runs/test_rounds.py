@@ -328,7 +328,7 @@ def test_a_decay_over_the_run_s_rounds_follows_a_new_total(tmp_path: Path) -> No
     with starting.resume(tmp_path / "run", rounds=6) as training:
         assert training.notes[-1].startswith("--client-schedule ended after 3 rounds and ")
         training.complete()
-    # The decay is now over 6 rounds, so in round 4 the rate is half of the first one. If the decay
+    # The decay now takes 6 rounds, so in round 4 the rate is half of the first one. If the decay
     # had ended with round 3, no weight would change.
     lines = folder.read_metrics(tmp_path / "run")
     losses = [line["client_work"]["train"]["loss"] for line in lines]

@@ -142,10 +142,13 @@ class _Writer:
         """Refuses a member that is not a regular file or that the archive holds twice."""
         if not is_regular:
             raise DataError(
-                f"{self.archive}: {name} in it is not a regular file; it was not unpacked"
+                f"{self.archive}: {name} in it is not a regular file, so it was not unpacked; "
+                "fetch it again"
             )
         if name in self._unpacked:
-            raise DataError(f"{self.archive}: holds {name} twice; it was not unpacked")
+            raise DataError(
+                f"{self.archive}: holds {name} twice, so it was not unpacked; fetch it again"
+            )
 
     def take(self, name: str, content: Any, claimed: int) -> None:
         """Unpacks one member; `claimed` is its size according to the archive."""
@@ -167,7 +170,7 @@ class _Writer:
         if member.sha256 not in (None, digest.hexdigest()):
             raise DataError(
                 f"{self.archive}: sha256 of {name} in it is {digest.hexdigest()}, "
-                f"expected {member.sha256}"
+                f"expected {member.sha256}; fetch it again"
             )
 
     def finish(self) -> dict[str, Path]:
@@ -175,7 +178,9 @@ class _Writer:
         missing = [name for name in self.members if name not in self._unpacked]
         if missing:
             others = ", ".join(self.others[:10]) or "nothing"
-            raise DataError(f"{self.archive}: has no {missing[0]} in it, but {others}")
+            raise DataError(
+                f"{self.archive}: has no {missing[0]} in it, but {others}; fetch it again"
+            )
         paths = {name: self._folder / name for name in self.members}
         for name, path in paths.items():
             os.replace(self._unpacked.pop(name), path)  # noqa: PTH105
@@ -195,8 +200,8 @@ class _Writer:
     def _bad_size(self, member: Member, got: str) -> DataError:
         expected = f"at most {member.max_bytes:,}" if member.size is None else f"{member.size:,}"
         return DataError(
-            f"{self.archive}: {member.name} in it has {got} bytes, expected {expected}; "
-            "it was not unpacked"
+            f"{self.archive}: {member.name} in it has {got} bytes, expected {expected}, so it was "
+            "not unpacked; fetch it again"
         )
 
 

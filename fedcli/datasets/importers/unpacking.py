@@ -263,11 +263,14 @@ class _Writer:
         is_drive = len(path.parts) > 0 and path.parts[0][1:2] == ":"
         if path.is_absolute() or ".." in path.parts or is_drive:
             raise DataError(
-                f"{self._archive}: {_short(name)} in it leads out of its folder; the archive was "
-                "not used"
+                f"{self._archive}: {_short(name)} in it leads out of its folder, so the archive "
+                "was not used; give another"
             )
         if not path.parts or len(name) > _MAX_NAME or len(path.parts) > _MAX_PARTS:
-            raise DataError(f"{self._archive}: {_short(name)!r} in it is not the name of a file")
+            raise DataError(
+                f"{self._archive}: {_short(name)!r} in it is not the name of a file; unpack it "
+                "yourself and give the folder"
+            )
         return path.parts
 
     def _copy(self, content: IO[bytes], file: IO[bytes], num_bytes: int) -> int:

@@ -164,7 +164,8 @@ def check_images(client: ClientDataset, layout: ParamLayout) -> None:
     if shape[0] and math.prod(shape[1:]) != layout.num_inputs:
         raise DataError(
             f"{client.source}: client {client.client_id!r}: images have shape {list(shape[1:])}, "
-            f"the model takes {list(layout.input_shape)}"
+            f"the model takes {list(layout.input_shape)}; choose data of the model's shape, or "
+            "another model"
         )
 
 

@@ -36,7 +36,10 @@ def in_order(class_name: str, config: Any) -> list[Applied]:
     """
     layers = config.get("layers") if isinstance(config, Mapping) else config
     if not isinstance(layers, list) or not all(isinstance(each, Mapping) for each in layers):
-        raise ConfigError("does not describe a Keras model: it has no list of layers")
+        raise ConfigError(
+            "does not describe a Keras model: it has no list of layers; give a file that Keras "
+            "wrote"
+        )
     if class_name == "Sequential":
         return _chain(layers)
     applied = [Applied(each, _name_of(each), _sources_of(each)) for each in layers]
@@ -90,7 +93,9 @@ def _name_of(item: Mapping[str, Any]) -> str:
     config = item.get("config")
     name = item.get("name", config.get("name") if isinstance(config, Mapping) else None)
     if not isinstance(name, str):
-        raise ConfigError("does not describe a Keras model: a layer has no name")
+        raise ConfigError(
+            "does not describe a Keras model: a layer has no name; give a file that Keras wrote"
+        )
     return name
 
 

@@ -121,7 +121,10 @@ def container_names(class_names: Sequence[str]) -> list[str]:
 def _class_of(item: object) -> tuple[str, Any]:
     """Returns class name and config of a layer or model. Custom classes are refused."""
     if not isinstance(item, Mapping) or not isinstance(item.get("class_name"), str):
-        raise ConfigError("does not describe a Keras model: a layer has no class_name")
+        raise ConfigError(
+            "does not describe a Keras model: a layer has no class_name; give a file that Keras "
+            "wrote"
+        )
     class_name = item["class_name"]
     module, registered = item.get("module"), item.get("registered_name")
     is_keras = module is None or str(module).split(".")[0] in ("keras", "tf_keras")

@@ -271,14 +271,14 @@ def _parse(opened: h5py.File, file: Path) -> ClientRecords:
         )
     names = (*(kind.names or ()), "client_ids")
     if not all(isinstance(opened.get(name, getlink=True), h5py.HardLink) for name in names):
-        raise RunError(f"{file} lacks a column")
+        raise RunError(f"{file} lacks a column; restore it, or move it away")
     columns = {name: opened[name] for name in names}
     num_rows = {each.shape for name, each in columns.items() if name != "client_ids"}
     is_plain = [
         each.ndim == 1 and not each.external and not each.is_virtual for each in columns.values()
     ]
     if len(num_rows) != 1 or not all(is_plain):
-        raise RunError(f"{file}: its columns differ in length")
+        raise RunError(f"{file}: its columns differ in length; restore it, or move it away")
     num_bytes = file.stat().st_size
     if sum(each.nbytes for each in columns.values()) > max(MAX_SMALL_BYTES, MAX_RATIO * num_bytes):
         raise RunError(f"{file} claims more rows than {num_bytes:,} bytes hold; restore the file")

@@ -307,7 +307,10 @@ def check_is_run(path: Path) -> None:
     if not path.exists():
         raise RunError(f"there is no run {path}; give the folder that fedcli train wrote")
     if not looks_like_run(path):
-        raise RunError(f"{path} is not a run: it has no {CONFIG} and {CHECKPOINTS}")
+        raise RunError(
+            f"{path} is not a run: it has no {CONFIG} and {CHECKPOINTS}; give the folder that "
+            "fedcli train wrote"
+        )
 
 
 def checkpoint_name(round_num: int) -> str:
@@ -372,7 +375,10 @@ def best_checkpoint(path: Path) -> Path:
     lines = [line for line in read_metrics(path) if line["round"] <= last]
     best_round = Best(measure).after_all(lines).round_num
     if best_round is None:
-        raise RunError(f"{path} has no evaluation yet, so no best round is known")
+        raise RunError(
+            f"{path} has no evaluation yet, so no best round is known; leave out --best, or "
+            "resume the run"
+        )
     file = path / CHECKPOINTS / checkpoint_name(best_round)
     if not file.exists():
         raise RunError(f"{file}, of the best round, is missing; restore it, or start a new run")
@@ -414,7 +420,7 @@ def read_text(file: Path) -> str:
     except OSError as err:
         raise ConfigError(f"cannot read {file}: {err.strerror}") from err
     except UnicodeDecodeError as err:
-        raise ConfigError(f"{file} is not TOML: it is not UTF-8 text") from err
+        raise ConfigError(f"{file} is not TOML: it is not UTF-8 text; save it as UTF-8") from err
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -493,9 +499,13 @@ def _check_writable(path: Path) -> None:
     """Checks that the nearest existing parent of a path is a writable folder. Raises RunError."""
     parent = next(each for each in path.absolute().parents if each.exists())
     if not parent.is_dir():
-        raise RunError(f"cannot make the run {path}: {parent} is not a folder")
+        raise RunError(
+            f"cannot make the run {path}: {parent} is not a folder; choose another --out"
+        )
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise RunError(f"cannot make the run {path}: {parent} is not writable")
+        raise RunError(
+            f"cannot make the run {path}: {parent} is not writable; choose another --out"
+        )
 
 
 def _is_left_over(folder: Path) -> bool:

@@ -142,7 +142,7 @@ COMPRESSORS = table(
     ),
     Entry(
         "random-k",
-        "A random share of the values, whose positions the server draws from the same seed. "
+        "A random share of the values; client and server draw the positions from the same seed. "
         "Without error feedback they are scaled up, so that they are unbiased.",
         "Konecny et al. 2016, arXiv 1610.05492",
         (_FRACTION, _feedback(False), _DECAY, _SEED),
@@ -206,7 +206,8 @@ COMPRESSORS = table(
         check=_check_drive,
         example="fedcli train --compress drive",
         requirement="nothing",
-        cost="1 bit for each value of whole blocks, 4 bytes a block; 8 for an explicit seed",
+        cost="1 bit for each value, padded to whole blocks, and 4 bytes a block; 8 for an "
+        "explicit seed",
         code="fedcli.learning.updates.compression:drive",
     ),
     Entry(
@@ -217,7 +218,8 @@ COMPRESSORS = table(
         check=_check_block,
         example="fedcli train --compress eden --compress-option bits=4",
         requirement="nothing",
-        cost="bits for each value of whole blocks, 4 bytes a block; 8 for an explicit seed",
+        cost="bits for each value, padded to whole blocks, and 4 bytes a block; 8 for an "
+        "explicit seed",
         code="fedcli.learning.updates.compression:eden",
     ),
 )

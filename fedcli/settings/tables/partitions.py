@@ -232,7 +232,7 @@ def split_code_of_scheme(name: str) -> tuple[str | None, list[str]]:
     """Returns the FILE.py or FILE.py:NAME at the start of a partition, else None; and the rest.
 
     Args:
-        name: The name of a partition, of which only the first part is checked.
+        name: The name of a partition; nothing in it is checked here.
     """
     match = _CODE.fullmatch(name)
     if match is None:

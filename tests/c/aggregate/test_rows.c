@@ -28,7 +28,7 @@ static void matrix_init(matrix *m, size_t num_rows, size_t num_values) {
 
 static double *doubles(size_t count) { return test_alloc(count * sizeof(double)); }
 
-/* ---- Twins ----------------------------------------------------------------------------------- */
+/* ---- The reference --------------------------------------------------------------------------- */
 
 static int ascending(const void *a, const void *b) {
     const double x = *(const double *)a, y = *(const double *)b;
