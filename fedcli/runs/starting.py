@@ -333,8 +333,8 @@ def _note_of_moved_end(config: RunConfig, content: Checkpoint) -> tuple[str, ...
         return ()
     return (
         f"{' and '.join(schedules)} ended after {plural(before, 'round')} and now ends after "
-        f"{config.rounds}; the rates differ from those of a run that began with {config.rounds} "
-        "rounds",
+        f"{config.rounds}; the rates differ from those of a run that began with "
+        f"{plural(config.rounds, 'round')}",
     )
 
 
