@@ -720,7 +720,7 @@ enum fed_synthetic_sizes { FED_SIZES_NATURAL = 0, FED_SIZES_SKEWED = 1 };
 
 /* Pictures of artificial clients, in ten classes: handwritten digits, 28 x 28 grey pixels with 255
  * = ink, or shapes in colour, 32 x 32 x 3. Their statistics imitate data sets of the field; no data
- * are copied. Each picture is a pure function of (seed, client, split, index). */
+ * are copied. Each picture is a pure function of (options, client, split, index). */
 typedef struct fed_synthetic {
     int32_t pictures; /* enum fed_synthetic_pictures */
     uint64_t seed;

@@ -344,8 +344,7 @@ def link_names(group: Any, where: str) -> list[str]:
     if count > MAX_NAMES:
         raise DataError(
             f"{where}: a group holds {count:,} names, and at most {MAX_NAMES:,} are read: HDF5 "
-            "takes a millisecond for each; give the data as SQLite, LEAF or CSV, or make a store "
-            "of parts"
+            "takes a millisecond for each; give the data as SQLite, LEAF or CSV"
         )
     file_id = h5py.h5i.get_file_id(group)
     _bound_metadata_cache(file_id, _LISTING_CACHE_BYTES)

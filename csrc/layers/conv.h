@@ -45,7 +45,7 @@ void fed_conv_run(const fed_kernels *kernels, const fed_conv *conv, const fed_co
 /* By rows of pixels, from panels (conv_rows.c). */
 size_t fed_conv_rows_floats(const fed_conv *conv);
 void fed_conv_run_rows(const fed_kernels *kernels, const fed_conv *conv, const fed_conv_io *io);
-/* By Winograd's tiles, where fed_conv_is_winograd (conv_tiles.c). */
+/* By Winograd's tiles, if fed_conv_is_winograd returns 1 (conv_tiles.c). */
 size_t fed_conv_tiles_floats(const fed_conv *conv);
 size_t fed_conv_tiles_kernel_floats(const fed_conv *conv);
 void fed_conv_tiles_kernel(const fed_kernels *kernels, const fed_conv *conv, const float *panels,

@@ -23,8 +23,8 @@ enum { NUM_POINTS = 36, STRIDED_POINTS = 81 };
 enum { PANEL = FED_IMAGE_PANEL, PANEL_SQUARE = PANEL * PANEL, PAIR = 2 };
 
 /* Sizes of blocks, in floats, tiles or panels. Blocks of the forward pass take up to 768 KiB,
- * so that they fit an L2 cache of 1 MiB, or more where PRODUCT_TILES tiles need more. The backward
- * pass needs two blocks of many tiles at once, which fit a part of an L3 cache. */
+ * so that they fit an L2 cache of 1 MiB; if PRODUCT_TILES tiles need more, blocks take more. The
+ * backward pass needs two blocks of many tiles at once, which fit a part of an L3 cache. */
 enum {
     FORWARD_FLOATS = 192 * 1024,
     BACKWARD_FLOATS = 768 * 1024,

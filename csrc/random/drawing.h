@@ -26,7 +26,7 @@ enum fed_purpose {
 /* Room for the style of a client, in doubles; each kind of pictures has its own struct for it. */
 enum { FED_STYLE_SIZE = 800 };
 
-/* A kind of pictures. A style is a pure function of (seed, client), and a picture is a pure
+/* A kind of pictures. A style is a pure function of (options, client), and a picture is a pure
  * function of its style, its label and the stream. So pictures can be drawn in any order and by any
  * number of threads. */
 typedef struct fed_pictures {

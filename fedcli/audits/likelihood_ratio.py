@@ -98,8 +98,8 @@ def audit(
     is_member = np.array([each in members for each in kept], np.bool_)
     if is_member.all() or not is_member.any():
         raise ConfigError(
-            f"--option shadows={shadows}: all that took part, or all others, were in too few or "
-            "too many of the shadow runs; choose more shadows"
+            f"--option shadows={shadows}: all clients that took part, or all others, were in too "
+            "few or too many of the shadow runs; choose more shadows"
         )
     ratios = likelihood_ratios(
         observed[enough],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,9 +131,11 @@ def _show(screen: TextScreen, made: Plan, num_runs: int) -> None:
         total = sum(each.num_bytes for each in made.removals)
         screen.line("")
         screen.line(f"Total: {size_text(total)}")
-        for consequence in dict.fromkeys(each.consequence for each in made.removals):
-            if consequence:
-                screen.line(f"Without client states {consequence}")
+        is_one = len({each.run for each in made.removals}) == 1
+        counts = Counter(each.consequence for each in made.removals if each.consequence)
+        for consequence, num in counts.items():
+            which = "the run" if is_one else plural(num, "run")
+            screen.line(f"Without client states {which} {consequence}")
     else:
         screen.line(f"Nothing to remove from {plural(num_runs, 'run')}")
     if made.kept:

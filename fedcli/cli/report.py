@@ -128,8 +128,8 @@ class _Accuracy(click.FloatRange):
 )
 @opt.option(
     "--plot-log",
-    help="Logarithmic axes of the figure of --plot: x (rounds), y (losses), xy or none. Default: "
-    "y if one curve would flatten all others.",
+    help="Logarithmic axes of the figure of --plot: x (rounds or megabytes), y (losses), xy or "
+    "none. Default: y if one curve would flatten all others.",
     section=opt.PICTURES,
     type=click.Choice(("x", "y", "xy", "none")),
 )

@@ -1,8 +1,8 @@
 """The clients that attack, and how many of them a cohort will hold.
 
-The attackers are one fixed set, drawn once from the clients that may take part. The number of
-attackers in a round's cohort is therefore random. A robust aggregator that tolerates f attackers
-can fail in rounds with more.
+The attackers are one fixed set, drawn once from the clients that may take part. If cohorts are
+sampled, the number of attackers in a cohort is therefore random. A robust aggregator that tolerates
+f attackers can fail in rounds with more.
 """
 
 from __future__ import annotations

@@ -141,11 +141,12 @@ def make_group(
     else:
         present, _ = cohort.choose_eval_clients(data.client_ids, data.source, seed)
         num_clients = len(data.client_ids)
-        share = "all" if len(present) == num_clients else f"{len(present):,}, drawn from the seed,"
+        is_drawn = len(present) < num_clients
+        share = f"{len(present):,}" if is_drawn else "all"
         note = (
             f"none of the {plural(len(wanted), 'client')} is {where}: evaluating on {share} of its "
         )
-        note += plural(num_clients, "client")
+        note += plural(num_clients, "client") + ", drawn from the seed" * is_drawn
     return EvaluationGroup(data.split, data, present, plan, num_absent=num_absent, notes=(note,))
 
 

@@ -33,7 +33,8 @@ class Removal(NamedTuple):
         what: CHECKPOINTS, CLIENT_STATES or LEFT_OVERS.
         files: The files.
         num_bytes: Their total size.
-        consequence: What will be impossible afterwards, as text; empty if nothing.
+        consequence: What will be impossible for the run afterwards, as a text without its
+            subject, such as "cannot be resumed"; empty if nothing.
     """
 
     run: Path
@@ -114,7 +115,7 @@ def _add(result: Plan, record: RunRecord, *, has_client_states: bool) -> None:
             record.options.get("batch_norm") in LOCAL_NORMS
         )
         then = "can neither be resumed nor evaluated" if is_evaluated else "cannot be resumed"
-        removal = _removal(path, CLIENT_STATES, states, f"the run {then}")
+        removal = _removal(path, CLIENT_STATES, states, then)
         (result.removals if has_client_states else result.kept).append(removal)
 
 

@@ -145,8 +145,8 @@ class Needs:
 _MEMORY_REMEDIES = {
     "parameters": "take a smaller --model, or fewer classes (--num-classes)",
     "threads": "give fewer --threads, or take a smaller --model",
-    "clients": "choose --clients below 8, an --algorithm or --aggregator that needs no vector of "
-    "each client, or a smaller --model",
+    "clients": "choose fewer --clients (below 8), an --algorithm or --aggregator that needs no "
+    "vector of each client, or a smaller --model",
     "batches": "give a smaller --batch-size, or fewer --threads",
     "shuffling": "give a smaller --shuffle-buffer, fewer --epochs, or fewer --threads",
 }

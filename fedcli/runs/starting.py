@@ -331,8 +331,9 @@ def _note_of_moved_end(config: RunConfig, content: Checkpoint) -> tuple[str, ...
     ]
     if not content.round_num or not schedules or config.rounds == before:
         return ()
+    end = "end" if len(schedules) > 1 else "ends"
     return (
-        f"{' and '.join(schedules)} ended after {plural(before, 'round')} and now ends after "
+        f"{' and '.join(schedules)} ended after {plural(before, 'round')} and now {end} after "
         f"{config.rounds}; the rates differ from those of a run that began with "
         f"{plural(config.rounds, 'round')}",
     )

@@ -124,7 +124,7 @@ def _machine(root: Path, available_kb: int) -> Path:
     [
         ({"parameters": 9_000_000, "threads": 1}, "smaller --model"),
         ({"parameters": 1, "threads": 9_000_000}, "fewer --threads"),
-        ({"clients": 9_000_000, "threads": 1}, "--clients below 8"),
+        ({"clients": 9_000_000, "threads": 1}, r"fewer --clients \(below 8\)"),
         ({"batches": 9_000_000, "threads": 1}, "smaller --batch-size"),
         ({"shuffling": 9_000_000, "threads": 1}, "smaller --shuffle-buffer"),
     ],

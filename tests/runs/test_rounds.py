@@ -741,9 +741,9 @@ def test_a_large_population_is_evaluated_on_a_random_sample(
         assert closing["test"]["num_clients"] == 2
         told = evaluation.evaluate_run(tmp_path / str(seed))
         assert told.metrics == closing["test"]
-        assert told.notes[-1].endswith(": evaluating on 2, drawn from the seed, of its 5 clients")
+        assert told.notes[-1].endswith(": evaluating on 2 of its 5 clients, drawn from the seed")
         counts.add(told.values["num_examples"])
-    assert len(counts) > 1  # the counts of any two clients have another sum
+    assert len(counts) > 1  # no two pairs of clients have equally many examples
 
 
 def test_other_data_are_evaluated_without_the_test_data_of_the_run(tmp_path: Path) -> None:

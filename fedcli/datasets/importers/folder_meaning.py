@@ -439,8 +439,8 @@ def _take_given_splits(meaning: Meaning, root: Path, splits: Mapping[str, str]) 
     chosen = [each for each in pictures if len(each.dirs) > level and each.dirs[level] in found]
     if len(chosen) < len(pictures):
         meaning.notes.append(
-            f"{len(pictures) - len(chosen):,} pictures in no folder that --splits names were left "
-            "out"
+            f"{len(pictures) - len(chosen):,} pictures were left out: they are in no folder that "
+            "--splits names"
         )
     _cut(meaning, chosen, found, level)
     meaning.evidence["splits"] = "given by --splits"

@@ -501,8 +501,8 @@ def _why_lists(rows: picture_tables.Rows) -> str:
 
 def _unlisted_note(count: int) -> str:
     return (
-        f"{count:,} pictures that no table of a split names were left out; --splits none keeps all "
-        "pictures"
+        f"{count:,} pictures were left out, because no table of a split names them; --splits none "
+        "keeps all pictures"
     )
 
 
