@@ -233,7 +233,7 @@ class HoldOut(click.ParamType["tuple[str | None, str, float | None]"]):
 @opt.option(
     "--min-examples",
     help="Leave out clients with fewer than N train examples, counted before --hold-out within.  "
-    "[default: 0; 1 with --hold-out central, 2 with --digits-only]",
+    "[default: 0; at least 1 with --hold-out central, at least 2 with --digits-only]",
     section=FILTERS,
     type=int,
     metavar="N",

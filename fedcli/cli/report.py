@@ -348,7 +348,8 @@ def _report_groups(
     for name in [*given, *(["x"] if look.x != "round" else [])]:
         flag = "--" + name.removesuffix("_file").replace("_", "-")
         raise click.UsageError(
-            f"{flag} is for single runs, not for a study or --by, --best and --columns",
+            f"{flag} is for single runs; leave it out for a study, and beside --by, --best, "
+            "--columns, --select, --select-on, --spread and --heat-map",
             click.get_current_context(),
         )
     plot, heat_map, csv = (files[name] for name in ("plot_file", "heat_map_file", "csv_file"))

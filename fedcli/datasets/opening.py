@@ -317,8 +317,9 @@ def _check_room(splits: Mapping[str, ClientData], name: str) -> None:
         source = next(iter(splits.values())).source
         raise DataError(
             f"--partition {name}: copies all pixels of {source}, about {num_bytes / 1e9:,.1f} GB, "
-            f"to {folder}, more than half of the {free / 1e9:,.1f} GB free there; choose fewer "
-            "clients, set TMPDIR to another disk, or apply the partition with fedcli preprocess"
+            f"to {folder}, more than half of the {free / 1e9:,.1f} GB free there; set TMPDIR to "
+            "another disk, apply the partition with fedcli preprocess or, for synthetic data, "
+            "choose fewer clients (--data-option clients=N)"
         )
 
 

@@ -67,8 +67,8 @@ class FineTuningOptions:
         rate = config.client_lr if is_own and self.learning_rate is None else self.learning_rate
         if rate is None:
             raise ConfigError(
-                f"--finetune with {name}: the run's clients use another optimizer, so there is no "
-                "default learning rate; give --finetune-lr"
+                f"--finetune with {name}: the run's clients do not use this optimizer, so there is "
+                "no default learning rate; give --finetune-lr"
             )
         tables.check_learning_rate(rate, "--finetune-lr")
         options = {**(config.client_options if is_own else {}), **self.options}

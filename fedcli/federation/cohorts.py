@@ -122,9 +122,9 @@ def resolve_ids(
         return selection.ids
     if selection.share is not None:
         raise ConfigError(
-            f"{option} {selection.share}: a share of all clients needs sampled cohorts, as with "
-            "train --sampling uniform; give a number, or, if this is a client's id, write a comma "
-            "after it"
+            f"{option} {selection.share}: a share of all clients is only for train --clients with "
+            "sampled cohorts, as with --sampling uniform; give a number, or, if this is a client's "
+            "id, write a comma after it"
         )
     if selection.count is None:
         return client_ids

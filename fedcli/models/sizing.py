@@ -219,7 +219,7 @@ class _Graph:
         if not follows_inputs or source.is_shared or source.number != len(self._layers):
             raise ConfigError(
                 f"layer {spec.name}: a layer of kind {spec.kind} changes the image itself; put it "
-                "at the start, before all layers with parameters"
+                "at the start; only layers that change the image, too, may be before it"
             )
         mixing = [layer.name for layer in self._layers if KINDS[layer.kind].mixes]
         if mixing:
@@ -250,7 +250,12 @@ class _Graph:
 def _check_shapes_agree(spec: Spec, sources: Sequence[_Value]) -> None:
     shapes = [source.incoming.shape for source in sources]
     if len({shape[:2] if spec.joins_channels else shape for shape in shapes}) > 1:
+        wanted = (
+            "the same height and width"
+            if spec.joins_channels
+            else "the same shape, for example with a 1 x 1 convolution"
+        )
         raise ConfigError(
             f"layer {spec.name}: its inputs have shapes {', '.join(str(list(s)) for s in shapes)}; "
-            "give it inputs of the same shape, for example with a 1 x 1 convolution"
+            f"give it inputs of {wanted}"
         )

@@ -140,5 +140,6 @@ def _cohort(config: RunConfig) -> str:
 
 
 def _remedy(config: RunConfig) -> str:
-    now = "" if config.client_lr is None else f", now {config.client_lr:g}"
-    return f"choose a lower --client-lr{now}, or --client-clip-norm 1"
+    if config.client_lr is None:  # clients take no steps
+        return f"choose a lower --server-lr, now {config.server_lr:g}"
+    return f"choose a lower --client-lr, now {config.client_lr:g}, or --client-clip-norm 1"

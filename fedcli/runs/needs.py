@@ -145,14 +145,15 @@ class Needs:
 _MEMORY_REMEDIES = {
     "parameters": "take a smaller --model, or fewer classes (--num-classes)",
     "threads": "give fewer --threads, or take a smaller --model",
-    "clients": "choose fewer --clients (below 8), an --algorithm or --aggregator that needs no "
-    "vector of each client, or a smaller --model",
+    "clients": "choose fewer --clients (below 8), an --algorithm, --aggregator or --compress that "
+    "needs no vector of each client, or a smaller --model",
     "batches": "give a smaller --batch-size, or fewer --threads",
     "shuffling": "give a smaller --shuffle-buffer, fewer --epochs, or fewer --threads",
 }
 _DISK_REMEDIES = {
     "checkpoints": "keep fewer checkpoints (--keep-checkpoints)",
-    "clients": "choose an --algorithm and a --batch-norm with which clients keep nothing",
+    "clients": "choose an --algorithm, --aggregator, --compress and --batch-norm that keep "
+    "nothing for each client",
 }
 
 

@@ -58,8 +58,9 @@ def _check_updates(start: str, values: Mapping[str, Any]) -> None:
         )
     if values["pre_aggregator"] is not None:
         raise ConfigError(
-            f"{start} with --pre-aggregator {values['pre_aggregator']}: it mixes updates, so one "
-            "client could change several of them; leave it out"
+            f"{start} with --pre-aggregator {values['pre_aggregator']}: each update that it "
+            "returns depends on the others, so one client could change several of them; leave it "
+            "out"
         )
     if values["compress"] in _MIXING:
         raise ConfigError(

@@ -258,7 +258,9 @@ def _check_given_once(study: Study, source: str) -> None:
     """Refuses an option that two parts of a study set."""
     varied = {*study.grid, *study.ranges}
     if study.halving is not None and "rounds" in {*varied, *_names_of_cases(study)}:
-        raise ConfigError(f"{source}: halving sets the rounds; leave rounds out of grid and cases")
+        raise ConfigError(
+            f"{source}: halving sets the rounds; leave rounds out of grid, range and cases"
+        )
     for case in study.cases:
         both = varied & case.options.keys()
         if both:

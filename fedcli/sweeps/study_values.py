@@ -91,7 +91,7 @@ def field_name(text: object, label: str, *, may_vary: bool = True) -> str:
         hint = f"; did you mean {singular}.{key}?" if singular else did_you_mean(name, OPTIONS)
         raise ConfigError(f"{label}: there is no option '{shown(text)}' of fedcli train{hint}")
     if name in _OWN and (may_vary or name != "preset"):
-        raise ConfigError(f"{label}: {name} cannot be varied here: {_OWN[name]}")
+        raise ConfigError(f"{label}: {name} cannot be set here: {_OWN[name]}")
     if dot and (name not in OPTION_OWNERS or not key):
         raise ConfigError(f"{label}: {name} has no part '{key}'; only tables of options have parts")
     return f"{name}.{key}" if dot else name

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of status.c: each code has a message, and some call returns it. To test calls that get no
- * memory, this program replaces posix_memalign, the only function by which the core gets large
- * blocks of memory.
+ * Tests of status.c: each code has a message, and some call returns it (for FED_ERR_PAYLOAD, see
+ * compress/test_codecs.c). To test calls that get no memory, this program replaces posix_memalign,
+ * by which training and scoring get all large blocks of memory.
  */
 #include "fixtures.h"
 

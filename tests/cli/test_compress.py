@@ -35,7 +35,7 @@ RUN = ("train", "-q", "--rounds", 3, "--epochs", 1, "--data-option", "clients=6"
         ),
         (
             ("--compress", "drive", "--compress-option", "error_feedback=true"),
-            ("error feedback with unbiased=true", "unbiased=false"),
+            ("the scale of unbiased=true", "unbiased=false"),
         ),
         (
             ("--compress", "sketch", "--aggregator", "median"),

@@ -110,7 +110,7 @@ def test_a_share_is_rounded_and_at_least_one_client(share: float, size: int) -> 
 
 
 def test_a_share_has_no_order() -> None:
-    fault = r"--clients 0\.1: a share of all clients needs sampled cohorts"
+    fault = r"--clients 0\.1: a share of all clients is only for train --clients"
     with pytest.raises(ConfigError, match=fault):
         plan(ClientSelection(share=0.1), "fixed", IDS, "x", 0)
     with pytest.raises(ConfigError, match=r"--eval-clients 0\.1: a share"):

@@ -530,7 +530,7 @@ def test_the_number_of_values_sent(fraction: float, size: int, expected: int) ->
         ("uniform", {"bits": 17}, "uniform option bits 17: choose a whole number from 1 to 16"),
         ("uniform", {"levels": 4}, "uniform has no option 'levels'; its options are bits"),
         ("eden", {"block": 100}, "eden: block 100 is not a power of two; choose 64 or 128"),
-        ("drive", {"error_feedback": True}, "drive: error feedback with unbiased=true"),
+        ("drive", {"error_feedback": True}, "drive: the scale of unbiased=true"),
         ("top-k", {"fraction": 0.0}, "top-k option fraction 0.0: choose a finite number from"),
         ("qsgd", {"coding": "zip"}, "qsgd option coding 'zip': choose gamma or fixed"),
     ],

@@ -114,8 +114,8 @@ def _process(
         ),
         (
             {"aggregator": "foolsgold", "pre_aggregator": "nnm"},
-            "--pre-aggregator nnm with --aggregator foolsgold: foolsgold keeps the delta of each "
-            "client, and mixed deltas belong to no single client; choose mean, median or another "
+            "--pre-aggregator nnm with --aggregator foolsgold: foolsgold needs the deltas that "
+            "clients sent, which a pre-aggregator mixes or clips; choose mean, median or another "
             "robust rule",
         ),
         (

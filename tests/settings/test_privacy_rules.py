@@ -40,7 +40,7 @@ def test_a_private_run_has_uniform_weights_and_its_options_are_complete() -> Non
     [
         ({"aggregator": "median"}, "--aggregator median: only the mean has a known bound"),
         ({"aggregator": "norm-bound"}, "choose --aggregator mean"),
-        ({"pre_aggregator": "nnm"}, "--pre-aggregator nnm: it mixes updates"),
+        ({"pre_aggregator": "nnm"}, "--pre-aggregator nnm: each update that it returns"),
         ({"compress": "sketch"}, "--compress sketch: one update is decoded together"),
         ({"compress": "powersgd"}, "choose --compress uniform"),
         ({"secure_sum": True, "client_dropout": 0.1}, "then no client counts, which no accountant"),

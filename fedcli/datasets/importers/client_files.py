@@ -201,7 +201,8 @@ def _find_units(sources: Sequence[Path]) -> list[_Unit]:
     units += [_Unit("npy", tuple(paths), names) for names, paths in arrays.items()]
     if not units:
         raise DataError(
-            f"{sources[0]}: holds no CSV, npz or .npy files with rows of pixels; give at least one"
+            f"{sources[0]}: holds no CSV, npz, Parquet or .npy files with rows of pixels; give at "
+            "least one"
         )
     return sorted(units, key=lambda each: [_number_first(name) for name in each.names])
 

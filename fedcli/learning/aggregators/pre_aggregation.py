@@ -288,7 +288,7 @@ def _check_goes_with(name: str, aggregator_name: str, aggregator: Aggregator) ->
         ConfigError: The aggregator bounds individual deltas, or keeps the deltas of each client.
     """
     if aggregator_name == "foolsgold":
-        why = "keeps the delta of each client, and mixed deltas belong to no single client"
+        why = "needs the deltas that clients sent, which a pre-aggregator mixes or clips"
     elif aggregator.request(aggregator.init()).bounds is not None:
         why = "bounds the deltas of individual clients"
     else:

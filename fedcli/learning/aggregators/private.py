@@ -210,12 +210,12 @@ def gaussian_adaptive(
     stddev = _SHARE_OF_COUNT * expected if count_stddev is None else count_stddev
     if plan is not None and plan.accountant.noise_multiplier >= 2.0 * stddev:
         z = plan.accountant.noise_multiplier
+        enough = math.ceil(z / (2.0 * _SHARE_OF_COUNT))
+        clients = f"more than {enough} --clients, or " if count_stddev is None else ""
         raise ConfigError(
             f"--dp gaussian-adaptive: counts with count_stddev={stddev:g} spend as much privacy as "
             f"noise_multiplier={2.0 * stddev:g}, but counts and deltas together may spend no more "
-            f"than noise_multiplier={z:g}; choose more than "
-            f"{math.ceil(z / (2.0 * _SHARE_OF_COUNT))} --clients, or a count_stddev above "
-            f"{z / 2.0:g}"
+            f"than noise_multiplier={z:g}; choose {clients}a count_stddev above {z / 2.0:g}"
         )
     return PrivateMean(
         clip, seed, FreshNoise(seed), plan, AdaptiveClip(target_quantile, clip_lr, stddev)
