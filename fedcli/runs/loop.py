@@ -144,7 +144,7 @@ class Training:
 
     @property
     def num_threads(self) -> int:
-        """Number of threads."""
+        """Number of threads of the run."""
         return self._federation.engine.num_threads
 
     @property

@@ -166,7 +166,7 @@ def fingerprint(name: str, options: Mapping[str, Value]) -> str:
 
 
 def _drawing(name: str, options: Mapping[str, Value]) -> native.SyntheticOptions:
-    """The options in the form that the core takes."""
+    """The options of pictures in the form that the core takes."""
     sizes = next(o for o in tables.EMBEDDED_DATASETS[name].options if o.name == "sizes").choices
     return (
         PICTURES[name].number,
