@@ -130,7 +130,8 @@ def _is_walkable(content: bytes | mmap.mmap, start: int) -> bool:
 
 def _has_variable_text(file: Any) -> bool:
     """Whether an attribute of the root group is a text in a heap."""
-    kinds = (file.attrs.get_id(name).get_type() for name in file.attrs)
+    attrs = file.attrs  # h5py makes it anew each time
+    kinds = (attrs.get_id(name).get_type() for name in attrs)
     return any(isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str() for kind in kinds)
 
 
