@@ -114,7 +114,8 @@ def _read(topic: str) -> Page:
     topic = ALIASES.get(topic.lower(), topic)
     if topic not in TOPICS:
         raise ConfigError(
-            f"the manual has no page '{topic}'; choose one of {', '.join(TOPICS)}"
+            f"the manual has no page '{topic}'; choose one of {', '.join(TOPICS)}, or find pages "
+            "with fedcli help --search WORD"
             f"{_command_hint(topic) or did_you_mean(topic, [*TOPICS, *ALIASES])}"
         )
     return Page(topic, (MANUAL / f"{topic}.md").read_text(encoding="utf-8"))

@@ -24,6 +24,8 @@ def cohort_data(client_data: Iterable[Any], num_passes: int = 1) -> Iterable[Bat
     if isinstance(client_data, Mapping | str) or not isinstance(client_data, Iterable):
         kind = type(client_data).__name__
         raise DataError(f"client_data is of type {kind}; give a list, one element per client")
+    if isinstance(client_data, BatchedDataset):
+        raise DataError("client_data is the dataset of one client; put it into a list: [dataset]")
     if isinstance(client_data, tuple) and all(type(each) is BatchedDataset for each in client_data):
         return client_data  # the same object: the engine recognises a tuple from an earlier round
     if isinstance(client_data, ClientBatches):

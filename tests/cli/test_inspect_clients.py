@@ -217,7 +217,7 @@ def test_population_view(fedcli: Fedcli, write_store: WriteStore) -> None:
         f"   {ink[4]:.3f}\n"
         "Sizes: mean 4.0, std 1.0 (0.250 of the mean), skewness 0.00, Gini 0.125\n"
         "Labels differ less than at random: mean TV is 0.83 times its floor.\n"
-        "TV: total variation distance of a client's labels from all labels, half the EMD.\n"
+        "TV: total variation distance of a client's labels from all labels, 0 to 1.\n"
         "Floor: mean TV of the same number of examples, drawn at random from all clients.\n"
         "Effective classes: exp of the entropy; n if n classes are equally frequent.\n"
         "\n"

@@ -918,6 +918,10 @@ def test_weights_are_exported_and_loaded() -> None:
         ),
         (5, "^client_data is of type int; give a list, one element per client$"),
         (
+            from_arrays(*_client(3, 0)),
+            "^client_data is the dataset of one client; put it into a list",
+        ),
+        (
             [(np.zeros((2, 28, 28), np.uint8), np.zeros(2, np.int32))],
             r"^client_data: client '0': images have shape \[28, 28\], the model takes \[5, 4\]",
         ),

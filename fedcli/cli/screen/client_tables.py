@@ -37,7 +37,7 @@ DEFAULT_SHOWN_EXAMPLES = 10
 _TABLE_GAP = 2
 
 _LEGEND = (
-    "TV: total variation distance of a client's labels from all labels, half the EMD.",
+    "TV: total variation distance of a client's labels from all labels, 0 to 1.",
     "Floor: mean TV of the same number of examples, drawn at random from all clients.",
     "Effective classes: exp of the entropy; n if n classes are equally frequent.",
 )

@@ -104,10 +104,14 @@ NAMES: Mapping[str, PeerName] = MappingProxyType(
         "as_numpy_iterator": PeerName(TFF, "list(dataset)", "its elements are NumPy's already"),
         # TFF: models.
         "from_keras_model": PeerName(
-            TFF, _KERAS_FILE, 'after keras_model.save("model.keras"), or a name or layers'
+            TFF,
+            _KERAS_FILE,
+            'after keras_model.save("model.keras"); models.sequential takes layers',
         ),
         "functional_model_from_keras": PeerName(
-            TFF, _KERAS_FILE, 'after keras_model.save("model.keras"), or a name or layers'
+            TFF,
+            _KERAS_FILE,
+            'after keras_model.save("model.keras"); models.sequential takes layers',
         ),
         "VariableModel": PeerName(TFF, "own_models.OwnModel", "see fedcli help models"),
         "FunctionalModel": PeerName(TFF, "own_models.OwnModel", "see fedcli help models"),
@@ -165,6 +169,8 @@ NAMES: Mapping[str, PeerName] = MappingProxyType(
         "types": PeerName(TFF, "", _NO_TYPES),
         "federated_computation": PeerName(TFF, "", f"{_NO_TYPES}; {_OWN_PART}"),
         "tf_computation": PeerName(TFF, "", f"{_NO_TYPES}; {_OWN_PART}"),
+        "tensorflow_computation": PeerName(TFF, "", f"{_NO_TYPES}; {_OWN_PART}"),
+        "summary": PeerName(TFF, "fedcli.RunConfig(tensorboard=True)", "it writes event files"),
         "templates": PeerName(TFF, "", f"{_NO_TYPES}; {_OWN_PART}"),
         # FedJAX.
         "InMemoryFederatedData": PeerName(FEDJAX, _IN_MEMORY),
@@ -250,6 +256,7 @@ NAMES: Mapping[str, PeerName] = MappingProxyType(
         "ZeroPadding2D": PeerName(KERAS, "layers.ZeroPad2D"),
         "ReLU": PeerName(KERAS, 'layers.Activation("relu")'),
         "InputLayer": PeerName(KERAS, "", _LAYERS_GO_IN),
+        "Softmax": PeerName(KERAS, "", "leave it out: the loss applies a softmax"),
         "Sequential": PeerName(KERAS, "models.sequential(layers, input_shape)"),
         "Rescaling": PeerName(KERAS, "layers.Normalization(mean, std)"),
         "RandomTranslation": PeerName(KERAS, "layers.RandomCrop(height, width, padding)"),
