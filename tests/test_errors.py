@@ -8,10 +8,27 @@ from fedcli.errors import (
     DataError,
     in_python,
     on_command_line,
+    plural,
     shortened,
     speaks_python,
     worded,
 )
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "text"),
+    [
+        (0, "client", "0 clients"),
+        (1, "client", "1 client"),
+        (2000, "class", "2,000 classes"),
+        (1, "class", "1 class"),
+        (2, "batch", "2 batches"),
+        (3, "entry", "3 entries"),
+        (2, "local step", "2 local steps"),
+    ],
+)
+def test_a_number_and_its_noun_agree(number: int, noun: str, text: str) -> None:
+    assert plural(number, noun) == text
 
 
 def test_a_message_keeps_its_beginning_and_its_end() -> None:
