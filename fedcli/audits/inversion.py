@@ -35,6 +35,8 @@ from fedcli.models.layout import ParamLayout
 from fedcli.progress import ProgressCallback
 from fedcli.runs.building import build_algorithm
 
+_MAX_PRODUCTS = 1 << 23  # products of two classes' changes that are held at a time: 64 MiB
+
 
 @dataclass(frozen=True, eq=False)
 class Inversion:
@@ -220,9 +222,20 @@ def read_label(name: str, change: NDArray[np.floating]) -> int | None:
         return None
     columns = change.reshape(-1, change.shape[-1]).astype(np.float64)
     num_moved = np.count_nonzero(columns.any(axis=0))
-    num_opposite = np.count_nonzero(columns.T @ columns < 0.0, axis=1)
-    found = np.flatnonzero(2 * num_opposite > num_moved - 1)
+    found = np.flatnonzero(2 * _num_opposite(columns) > num_moved - 1)
     return int(found[0]) if len(found) == 1 else None
+
+
+def _num_opposite(columns: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Returns for each column the number of columns with which its product is negative."""
+    num_columns = columns.shape[1]
+    block = max(1, _MAX_PRODUCTS // num_columns)
+    return np.concatenate(
+        [
+            np.count_nonzero(columns[:, first : first + block].T @ columns < 0.0, axis=1)
+            for first in range(0, num_columns, block)
+        ]
+    )
 
 
 def _check_reads_pixels(layout: ParamLayout, run: AuditedRun) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,19 @@ def test_the_label_s_weights_are_opposite_to_all_others(num_classes: int) -> Non
             assert read_label("dense_1/kernel", change) == expected
             assert read_label("dense_1/bias", -errors) == label
             assert read_label("norm/gamma", -errors) is None
+
+
+def test_the_label_among_very_many_classes_needs_little_memory() -> None:
+    num_classes, label = 10_000, 9_876
+    errors = np.full(num_classes, 1 / num_classes) - np.eye(num_classes)[label]
+    change = np.outer([0.5, -0.25], -errors)
+    tracemalloc.start()
+    try:
+        assert read_label("dense_1/kernel", change) == label
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 100e6  # the products of all classes at a time would take 800 MB
 
 
 def test_two_labels_are_not_one() -> None:
