@@ -739,6 +739,17 @@ def test_an_aggregator_is_told_the_size_of_the_cohort_before_its_deltas_are_mixe
     assert [line["aggregator"]["most"] for line in run.metrics] == [4] * 3
 
 
+def test_the_rounds_after_a_pre_aggregator_do_not_make_the_first_state_again(
+    optional: RunConfig, tmp_path: Path
+) -> None:
+    text = OPTIONAL.replace("return {", "Part.num_calls += 1\n        return {", 1)
+    text = text.replace("class Part:", "class Part:\n    num_calls = 0\n", 1)
+    (tmp_path / "part.py").write_text(text.replace('"most": self.most', '"calls": Part.num_calls'))
+    run = package.train(replace(optional, pre_aggregator="bucketing"), tmp_path / "run")
+    calls = [line["aggregator"]["calls"] for line in run.metrics]
+    assert calls == [calls[0]] * 3
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [

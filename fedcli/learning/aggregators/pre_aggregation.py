@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -208,7 +209,14 @@ class PreAggregated:
 
     def rule_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the aggregator's own part of the state."""
-        return {name: state[name] for name in first_state(self.aggregator, 0)}
+        if self._rule_counts_skipped:
+            return dict(state)
+        return {name: value for name, value in state.items() if name != "num_skipped"}
+
+    @cached_property
+    def _rule_counts_skipped(self) -> bool:
+        """Whether the aggregator's own part of the state has the number of skipped rounds, too."""
+        return "num_skipped" in first_state(self.aggregator, 0)
 
     def aggregator_among(self, num_clients: int) -> Aggregator:
         """Returns the aggregator, set to the number of wrong deltas in a cohort of `num_clients`.
