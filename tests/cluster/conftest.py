@@ -1,10 +1,11 @@
-"""One Ray cluster of this machine for all tests of a session."""
+"""One Ray cluster of this machine for all tests of a session, and its processes."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,20 @@ import pytest
 NODE: dict[str, Any] = {"object_store_memory": 100 << 20}
 MARKER = "FEDCLI_TEST_CLUSTER"  # processes of the cluster have this variable
 NUM_TRIES = 3  # the node of a cluster must answer within 30 s, which a busy machine may exceed
+
+
+def processes_titled(title: str) -> Iterator[Path]:
+    """Yields the folder in /proc of each process of the cluster whose title begins with `title`.
+
+    Ray sets the title of a process to the call that it executes.
+    """
+    marker = f"{MARKER}={os.environ[MARKER]}".encode()
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):  # the process has ended, or is not a process of this user
+            if not (entry / "cmdline").read_bytes().startswith(title.encode()):
+                continue
+            if marker in (entry / "environ").read_bytes().split(b"\0"):
+                yield entry
 
 
 @pytest.fixture(scope="session")

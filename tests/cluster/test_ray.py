@@ -31,7 +31,8 @@ from fedcli.runs.python_api import train as fedcli_train
 from fedcli.settings import RunConfig
 from fedcli.settings.data_source import DataSource
 from fedcli.version import __version__
-from tests.kit.waiting import ENDLESS
+from tests.cluster.conftest import processes_titled
+from tests.kit.waiting import ENDLESS, wait_until
 
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("cluster")]
@@ -136,11 +137,24 @@ def test_a_killed_worker_changes_no_byte(tmp_path: Path) -> None:
 
 def test_cancelling_takes_effect_within_a_round(tmp_path: Path) -> None:
     cancel = CancelFlag()
+    was_busy: list[bool] = []
+
+    def cancel_when_busy() -> None:
+        try:
+            wait_until(lambda: any(processes_titled("ray::Actor.answer")))
+            was_busy.append(True)
+        finally:
+            cancel.set()
+
     endless = config(model="cnn-mcmahan", epochs=ENDLESS, sampling="fixed", max_examples=None)
     with starting.start(endless, tmp_path / "run", cancel=cancel) as training:
-        threading.Timer(2.0, cancel.set).start()
+        waiting = threading.Thread(target=cancel_when_busy)
+        waiting.start()
         with pytest.raises(Cancelled):
             training.complete()
+        waiting.join()
+        assert was_busy
+        assert training.round_num == 0
     train(config(rounds=1), tmp_path / "next")  # the cluster can be used again
 
 

@@ -14,14 +14,14 @@ import pytest
 
 from fedcli.core.native import CancelFlag, Cancelled
 from fedcli.errors import ConfigError
-from fedcli.runs.files.folder import LOCK, METRICS, checkpoint_rounds, read_metrics
+from fedcli.runs.files.folder import CONFIG, LOCK, METRICS, checkpoint_rounds, read_metrics
 from fedcli.settings import RunConfig
 from fedcli.sweeps import study as study_file
 from fedcli.sweeps.ray_pool import RayPool, read_files, write_files
 from fedcli.sweeps.study_folder import StudyFolder
 from fedcli.sweeps.sweeping import SweepOptions, run_study
 from fedcli.sweeps.trials import read_trials
-from tests.cluster.conftest import MARKER
+from tests.cluster.conftest import processes_titled
 from tests.kit.training import train_rounds
 from tests.kit.waiting import ENDLESS, wait_until
 
@@ -58,14 +58,9 @@ def without_seconds(lines: Any) -> Any:
 
 def training_processes() -> dict[int, Path]:
     """Returns the trainers of this test's cluster that train, each with its run's folder."""
-    marker = f"{MARKER}={os.environ[MARKER]}".encode()
     found: dict[int, Path] = {}
-    for entry in Path("/proc").iterdir():
+    for entry in processes_titled("ray::RemoteTrainer.train"):
         with suppress(OSError):
-            if not (entry / "cmdline").read_bytes().startswith(b"ray::RemoteTrainer.train"):
-                continue
-            if marker not in (entry / "environ").read_bytes().split(b"\0"):
-                continue
             files = [each.readlink() for each in (entry / "fd").iterdir()]
             folders = [each.parent for each in files if each.name == LOCK]
             found |= {int(entry.name): each for each in folders if (each / METRICS).exists()}
@@ -73,12 +68,12 @@ def training_processes() -> dict[int, Path]:
 
 
 @contextmanager
-def endless_study(path: Path, **options: Any) -> Iterator[Callable[..., int]]:
+def endless_study(path: Path, **options: Any) -> Iterator[Callable[..., tuple[int, str]]]:
     """Runs a study whose runs do not end by themselves, and stops it at the end of the block.
 
     Yields:
-        A function that waits until a trainer has completed rounds, and returns its process. Its
-        argument is a process that does not count.
+        A function that waits until a trainer has completed rounds, and returns its process and the
+        config.toml of its run. Its argument is a process that does not count.
     """
     cancel = CancelFlag()
     errors: list[BaseException] = []
@@ -91,13 +86,13 @@ def endless_study(path: Path, **options: Any) -> Iterator[Callable[..., int]]:
 
     thread = threading.Thread(target=work, daemon=True)
 
-    def find(other: int = 0) -> int:
-        found: list[int] = []
+    def find(other: int = 0) -> tuple[int, str]:
+        found: list[tuple[int, str]] = []
 
         def look() -> bool:
             with suppress(OSError):  # a trainer has ended, and its folder is gone
                 found.extend(
-                    process
+                    (process, (folder / CONFIG).read_text())
                     for process, folder in training_processes().items()
                     if process != other and len(read_metrics(folder)) > 2
                 )
@@ -168,10 +163,12 @@ def test_stopping_does_not_wait_for_trainers_that_have_not_started(tmp_path: Pat
 
 def test_a_run_is_tried_again_after_its_trainer_is_lost(tmp_path: Path) -> None:
     with endless_study(tmp_path / "far", jobs=1) as find:
-        lost = find()
+        lost, config = find()
         os.kill(lost, signal.SIGKILL)
-        find(lost)
+        _, found = find(lost)
+        assert found == config  # not the next run of the study
     (saved,) = (tmp_path / "far/runs").iterdir()
+    assert (saved / CONFIG).read_text() == config
     assert len(read_metrics(saved)) > 2
 
 
