@@ -71,12 +71,14 @@ class Page:
     section=NOTEBOOK,
     type=opt.OutputFile(),
 )
+@opt.option("--force", help="Replace FILE.ipynb if it exists.", section=NOTEBOOK, is_flag=True)
 @opt.output_options
 def show_help(
     *,
     topic: str | None,
     search: str | None,
     notebook_file: Path | None,
+    force: bool,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -99,8 +101,10 @@ def show_help(
         raise click.UsageError(
             "--search looks through all pages; leave TOPIC out", click.get_current_context()
         )
+    if force and notebook_file is None:
+        raise click.UsageError("--force needs --notebook FILE", click.get_current_context())
     if notebook_file is not None:
-        _write_notebook(topic, notebook_file, as_json=as_json, quiet=quiet)
+        _write_notebook(topic, notebook_file, force=force, as_json=as_json, quiet=quiet)
     elif search is not None:
         _show_found(search, as_json=as_json)
     elif topic is not None:
@@ -144,8 +148,10 @@ def _show_page(page: Page, *, as_json: bool) -> None:
     click.echo_via_pager(Screen().markdown(page.text))
 
 
-def _write_notebook(topic: str | None, file: Path, *, as_json: bool, quiet: bool) -> None:
-    """Writes the page of a topic as a notebook."""
+def _write_notebook(
+    topic: str | None, file: Path, *, force: bool, as_json: bool, quiet: bool
+) -> None:
+    """Writes the page of a topic as a notebook. An existing one may hold the user's own cells."""
     if topic is None:
         raise click.UsageError(
             "--notebook writes one page: give its TOPIC", click.get_current_context()
@@ -157,6 +163,10 @@ def _write_notebook(topic: str | None, file: Path, *, as_json: bool, quiet: bool
     if file.suffix != ".ipynb":
         raise ConfigError(f"--notebook {file}: choose a name that ends in .ipynb")
     opt.check_outputs(file)
+    if file.exists() and not force:
+        raise ConfigError(
+            f"--notebook {file} exists; choose another name, or add --force to replace it"
+        )
     text = notebook_of(_read(topic).text, {MODEL_FILE: _read("models").text})
     if text is None:
         raise ConfigError(f"the page '{topic}' has no Python code; choose tutorial or models")

@@ -132,6 +132,16 @@ def test_the_notebook_of_the_tutorial_displays_its_figures(fedcli: Fedcli) -> No
     assert "display(Image(filename=file))" in after
 
 
+def test_a_notebook_is_replaced_only_with_force(fedcli: Fedcli, tmp_path: Path) -> None:
+    file = tmp_path / "t.ipynb"
+    file.write_text("my own cells")
+    refused = fedcli("help", "tutorial", "--notebook", "t.ipynb")
+    assert_is_one_line(refused, "--notebook t.ipynb exists", "choose another name", "--force")
+    assert file.read_text() == "my own cells"
+    assert fedcli("help", "tutorial", "--notebook", "t.ipynb", "--force").code == 0
+    assert json.loads(file.read_text())["cells"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
