@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedcli.cli import options as opt
+from fedcli.errors import ConfigError
 from fedcli.settings.tables.formats import FORMATS
 from fedcli.settings.tables.partitions import PARTITIONS
 from fedcli.settings.vocabulary import (
@@ -301,6 +302,7 @@ def preprocess(
         _verify(verify, remarks, as_json=as_json)
         return
     _spell_out_hold_out(options)
+    _refuse_named_datasets(sources)
     if dry_run and sources:
         _look(sources, options, remarks, as_json=as_json)
         return
@@ -316,6 +318,20 @@ def preprocess(
     from fedcli.cli.screen import preparation_tables
 
     preparation_tables.show(prepared, as_json=as_json)
+
+
+def _refuse_named_datasets(sources: tuple[Path, ...]) -> None:
+    """Raises ConfigError for the name of a dataset, which needs no preparation."""
+    from fedcli.settings import tables
+
+    for name in map(str, sources):
+        if name not in tables.DATASETS or Path(name).exists():
+            continue
+        fetch = "" if name in tables.EMBEDDED_DATASETS else f"fedcli download {name}, then "
+        raise ConfigError(
+            f"SOURCE {name} is a dataset that is used by its name, not a file or folder; run "
+            f"{fetch}fedcli train --data {name} (--partition divides its examples anew)"
+        )
 
 
 def _spell_out_hold_out(options: dict[str, Any]) -> None:
