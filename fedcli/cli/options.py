@@ -76,15 +76,36 @@ class SectionCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parses the arguments, and adds the command to usage errors that lack it."""
-        if not ctx.resilient_parsing:
-            self._check_values(ctx, args)
-        try:
+        if ctx.resilient_parsing:
             return super().parse_args(ctx, args)
+        self._check_values(ctx, args)
+        ctx.allow_extra_args = True  # refused below
+        words = list(args)
+        try:
+            extra = super().parse_args(ctx, args)
         except click.NoSuchOption as err:
             raise self._advised(err, ctx) from err
         except click.UsageError as err:
             err.ctx = err.ctx or ctx
             raise
+        if extra:
+            raise self._refused(extra, words, ctx)
+        return extra
+
+    def _refused(
+        self, extra: Sequence[str], words: Sequence[str], ctx: click.Context
+    ) -> click.UsageError:
+        """The error about arguments that the command does not take, with a hint for the first."""
+        from fedcli.cli.peer_options import advice_on_argument
+
+        params = [each for each in self.get_params(ctx) if isinstance(each, click.Option)]
+        flags = [name for each in params if each.is_flag for name in each.opts]
+        known = [name for each in params for name in each.opts]
+        place = list(words).index(extra[0]) if extra[0] in words else 0
+        advice = advice_on_argument(extra[0], words[place - 1] if place else None, flags, known)
+        noun = "argument" if len(extra) == 1 else "arguments"
+        hint = f"; {advice}" if advice else ""
+        return click.UsageError(f"Got unexpected extra {noun} ({' '.join(extra)}){hint}", ctx)
 
     def _check_values(self, ctx: click.Context, args: list[str]) -> None:
         """Refuses an option as the value of another, such as `--out` in `--keep-best --out run`."""

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 # For each hint, the option names of other tools to which it applies. A hint that names options of
-# fedcli is skipped if the command has none of these options.
+# fedcli is skipped if the command lacks one of them.
 _CPU = "fedcli computes on the CPU; --threads sets the number of cores"
 _ADVICE: Mapping[str, tuple[str, ...]] = {
+    "the loss is the cross-entropy of the logits; leave the option out": (
+        *("loss", "loss-fn", "loss-function", "criterion", "objective"),
+    ),
+    "--tensorboard writes event files to the folder of the run, which --out names": (
+        *("logdir", "log-dir", "tensorboard-dir", "tb-dir", "tb-logdir"),
+    ),
     "--client-lr sets the learning rate of clients, --server-lr that of the server": (
         *("lr", "learning-rate", "eta", "local-lr", "client-learning-rate", "lr-local", "init-lr"),
         *("base-lr", "step-size"),
@@ -39,7 +46,7 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
         *("global-rounds", "global-epochs", "round", "num-iterations", "iterations", "n-iter"),
         *("total-rounds", "max-rounds", "server-rounds", "fl-rounds", "num-global-rounds"),
     ),
-    "--clients says how many take part in a round": (
+    "--clients says how many take part in each of the --rounds": (
         *("num-clients", "n-clients", "clients-per-round", "num-users", "users", "num-parties"),
         *("num-client", "client-num-per-round", "total-clients", "clients-num", "n-parties", "k"),
         *("num-participants", "num-devices", "num-selected", "client-num-in-total", "n-users"),
@@ -85,7 +92,7 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
     "--client-optimizer and --server-optimizer name them": ("optimizer", "optim", "opt"),
     "--aggregator names it": ("agg", "aggregation", "aggregate"),
     "--out names the folder of the run": (
-        *("output", "output-dir", "out-dir", "save-dir", "save-path", "log-dir", "logdir", "save"),
+        *("output", "output-dir", "out-dir", "save-dir", "save-path", "save"),
         *("results-dir", "run-dir", "save-model", "output-path", "exp-name", "run-name", "name"),
         *("experiment", "exp"),
     ),
@@ -96,7 +103,7 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
     ),
     "--seed sets it": (
         *("random-seed", "manual-seed", "rng-seed", "random-state", "seed-value", "rng"),
-        *("torch-seed", "np-seed", "numpy-seed", "global-seed"),
+        *("torch-seed", "np-seed", "numpy-seed", "global-seed", "seed-all", "seed-everything"),
     ),
     "--model names it": ("arch", "net", "network", "model-name"),
     "--model-option dropout=X sets it, if the model has this option": ("dropout",),
@@ -145,16 +152,21 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
 
 # For each name that other tools or users give to a command, the command in fedcli.
 COMMANDS: Mapping[str, str] = {
-    **dict.fromkeys(("evaluate", "test", "score", "predict"), "eval"),
-    **dict.fromkeys(("inspect", "clients", "show", "look"), "inspect-clients"),
+    **dict.fromkeys(("evaluate", "evaluation", "test", "score", "validate", "metrics"), "eval RUN"),
+    **dict.fromkeys(("predict", "predictions", "infer"), "eval RUN --predictions FILE.csv"),
+    **dict.fromkeys(("finetune", "fine-tune", "personalize"), "eval RUN --finetune K"),
+    **dict.fromkeys(("inspect", "clients", "show", "look", "stats"), "inspect-clients"),
+    **dict.fromkeys(("tutorial", "quickstart", "examples", "example", "demo"), "help tutorial"),
+    **dict.fromkeys(("tensorboard", "tb"), "train --tensorboard"),
     **dict.fromkeys(("resume", "continue"), "train --resume RUN"),
-    **dict.fromkeys(("plot", "compare", "curves", "results"), "report"),
+    **dict.fromkeys(("plot", "compare", "curves", "results", "summary", "visualize"), "report"),
     **dict.fromkeys(("multirun", "grid", "study", "search", "tune", "hpo"), "sweep"),
     **dict.fromkeys(("run", "fit", "start", "simulate"), "train"),
     **dict.fromkeys(("list", "ls", "history"), "runs"),
     **dict.fromkeys(("rm", "remove", "delete", "prune", "purge"), "clean"),
     **dict.fromkeys(("import", "convert", "prepare", "partition", "data"), "preprocess"),
     **dict.fromkeys(("fetch", "get", "datasets"), "download"),
+    **dict.fromkeys(("attack", "attacks", "privacy"), "audit"),
     **dict.fromkeys(("save", "weights"), "export"),
     **dict.fromkeys(("benchmark", "speed"), "bench"),
     **dict.fromkeys(("models", "algorithms", "optimizers", "partitions"), "info"),
@@ -173,6 +185,31 @@ def advice_on(option: str, known: Collection[str]) -> str:
     name = option.lstrip("-").replace("_", "-").lower()
     for advice, names in _ADVICE.items():
         options = [word for word in advice.split() if word.startswith("--")]
-        if name in names and (not options or any(each in known for each in options)):
+        if name in names and all(each in known for each in options):
             return advice
     return ""
+
+
+def advice_on_argument(
+    word: str, before: str | None, flags: Collection[str], known: Collection[str]
+) -> str:
+    """Returns a hint for an argument that a command does not take; "" if there is no hint.
+
+    Args:
+        word: The argument.
+        before: The word before it on the command line; None if it is the first.
+        flags: The options of the command that take no value.
+        known: All options of the command.
+    """
+    if before in flags:
+        return f"{before} takes no value"
+    from fedcli.runs.files.folder import looks_like_run
+    from fedcli.settings import tables
+
+    if "--config" in known and word.endswith(".toml"):
+        return f"write --config {word}"
+    if looks_like_run(Path(word)):
+        options = {"--resume": "to continue the run", "--run": "for the run"}
+        return next((f"{why}, write {o} {word}" for o, why in options.items() if o in known), "")
+    is_data = word in tables.DATASETS or Path(word).exists()
+    return f"write --data {word}" if "--data" in known and is_data else ""

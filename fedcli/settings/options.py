@@ -324,20 +324,25 @@ def choose(table: Mapping[str, T], name: str, what: str) -> T:
         return table[name]
     except KeyError:
         names = table.names() if isinstance(table, Table) else sorted(table)
+        hint = load("fedcli.settings.tables.peer_names:about_value")(what, name, names)
         raise ConfigError(
-            f"unknown {what} '{name}'; choose one of {', '.join(names)}{did_you_mean(name, names)}"
+            f"unknown {what} '{name}'; choose one of {', '.join(names)}{hint}"
         ) from None
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Returns `; did you mean X?` for the names similar to a wrong one; "" if there are none.
 
-    At most three names; those that begin with the wrong name come first. If no name is similar,
-    they are names that end with `_` and the wrong one.
+    A name that differs only in upper case, hyphens and underscores is the only one. Otherwise there
+    are at most three; those that begin with the wrong name come first. If no name is similar, they
+    are names that end with `_` and the wrong one.
     """
     import difflib  # lazy: only mistakes need it
 
     known = list(names)
+    for each in known:
+        if letters_of(each) == letters_of(name):
+            return f"; did you mean {each}?"
     begun = [each for each in known if name and each.startswith(name)]
     close = difflib.get_close_matches(name, known)
     similar = [*dict.fromkeys([*begun, *close])]
@@ -345,6 +350,11 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     similar = similar[:_MAX_SIMILAR]
     is_hint = 0 < len(similar) < len(known)
     return f"; did you mean {' or '.join(similar)}?" if is_hint else ""
+
+
+def letters_of(name: str) -> str:
+    """Returns the letters and digits of a name, in lower case: fedavg for Fed_Avg."""
+    return "".join(filter(str.isalnum, name.lower()))
 
 
 def _check_list(label: str, option: Option, value: object) -> list[float]:

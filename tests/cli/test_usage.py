@@ -24,7 +24,7 @@ from tests.kit.command_line import Fedcli, assert_is_one_line
         ),
         (
             ["evaluate", "runs/a"],
-            "fedcli: No such command 'evaluate'; did you mean fedcli eval?; see 'fedcli -h'",
+            "fedcli: No such command 'evaluate'; did you mean fedcli eval RUN?; see 'fedcli -h'",
         ),
         (["eval"], "fedcli eval: Missing argument 'RUN'; see 'fedcli eval -h'"),
         (
@@ -75,6 +75,18 @@ def test_commands_that_are_advised_exist() -> None:
     ("arguments", "words"),
     [
         (["--data", "mnsit"], "did you mean mnist"),
+        (["--data", "MNIST"], "; did you mean mnist?"),
+        (["--algorithm", "FedAvg"], "; did you mean fedavg?"),
+        (["--algorithm", "weighted_fed_avg"], "in place of TFF's, write --algorithm fedavg\n"),
+        (
+            ["--algorithm", "build_unweighted_fed_prox"],
+            "write --algorithm fedprox --client-weighting uniform\n",
+        ),
+        (["--algorithm", "FedTrimmedAvg"], "of Flower's, write --aggregator trimmed-mean\n"),
+        (["--server-optimizer", "FedAdam"], "in place of Flower's, write --algorithm fedadam\n"),
+        (["--algorithm", "centered_clipping"], "centered-clipping is a value of --aggregator\n"),
+        (["--algorithm", "adam"], "is a value of --client-optimizer and --server-optimizer\n"),
+        (["--metrics", "accuracy"], "; accuracy is always measured, so leave it out\n"),
         (["--algorithm", "fedporx"], "did you mean fedprox?"),
         (["--algorithm", "fedprox", "--algorithm-option", "mu=1"], "mu is called proximal_stren"),
         (["--algorithm-option", "mu=1"], "mu is proximal_strength of --algorithm fedprox"),
@@ -88,6 +100,52 @@ def test_words_of_others_and_misspelt_ones_lead_to_ours(
     fedcli: Fedcli, arguments: list[str], words: str
 ) -> None:
     assert_is_one_line(fedcli("train", *arguments), words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--loss", "mse"], "the loss is the cross-entropy of the logits"),
+        (["train", "--logdir", "logs"], "--tensorboard writes event files"),
+        (["train", "--seed-all", "1"], "--seed sets it"),
+        (["train", "--num-clients", "3"], "--clients says how many take part in each of the"),
+        (["inspect-clients", "--num-clients", "3"], "--partition iid --partition-option clients"),
+        (["train", "--verbose", "2"], "(2); --verbose takes no value"),
+        (["train", "--rounds", "2", "config.toml"], "(config.toml); write --config config.toml"),
+        (["inspect-clients", "mnist"], "(mnist); write --data mnist"),
+        (["inspect-clients", "train.h5"], "(train.h5); write --data train.h5"),
+        (["train", "run"], "(run); to continue the run, write --resume run"),
+        (["inspect-clients", "run"], "(run); for the run, write --run run"),
+        (["inspect-clients", "nowhere.h5"], "argument (nowhere.h5); see"),
+        (["info", "fedavg", "fedprox"], "argument (fedprox); see"),
+        (["tutorial"], "did you mean fedcli help tutorial?"),
+        (["tensorboard"], "did you mean fedcli train --tensorboard?"),
+        (["evaluation"], "did you mean fedcli eval RUN?"),
+    ],
+)
+def test_usage_errors_say_what_to_write_instead(
+    fedcli: Fedcli, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    (tmp_path / "train.h5").touch()
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.toml").touch()
+    done = fedcli(*arguments)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert words in done.err
+
+
+def test_advice_is_skipped_if_the_command_lacks_an_option_of_it(fedcli: Fedcli) -> None:
+    """`eval` has --clients, but no --sampling."""
+    line = "fedcli eval: No such option '--fraction'; see 'fedcli eval -h'\n"
+    assert fedcli("eval", "run", "--fraction", "0.1").err == line
+
+
+@pytest.mark.parametrize("more", [[], ["--out", "m.h5"], ["--dry-run"]])
+def test_preprocess_refuses_datasets_that_are_used_by_name(fedcli: Fedcli, more: list[str]) -> None:
+    fetched = fedcli("preprocess", "mnist", *more)
+    assert_is_one_line(fetched, "run fedcli download mnist, then fedcli train --data mnist")
+    embedded = fedcli("preprocess", "synthetic-digits", *more)
+    assert_is_one_line(embedded, "; run fedcli train --data synthetic-digits ")
 
 
 def test_unknown_option_is_usage(fedcli: Fedcli) -> None:

@@ -1,19 +1,21 @@
 """Names of TFF, FedJAX, Flower and Keras that fedcli does not have, and what to write instead.
 
-The errors about unknown names (`fedcli.lazy.UnknownName`) and about unknown arguments
-(`fedcli.errors.refuse_unknown`) load these tables. Tests compare the manual's page coming-from with
+The errors about unknown names (`fedcli.lazy.UnknownName`), unknown arguments
+(`fedcli.errors.refuse_unknown`) and unknown values (`fedcli.settings.options.choose`) load these
+tables. Tests compare the manual's page coming-from with
 them. The code in an answer assumes `import fedcli` and `from fedcli import aggregators, datasets,
 layers, learning, models, optimizers, own_models`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
 from fedcli.lazy import load
-from fedcli.settings.options import did_you_mean
+from fedcli.settings.options import did_you_mean, letters_of
 
 TFF, FEDJAX, FLOWER, KERAS = "TFF", "FedJAX", "Flower", "Keras"
 
@@ -415,3 +417,54 @@ def about_argument(name: str, known: Collection[str]) -> str:
     if "config" in known and name in load("fedcli.settings.run_config:OPTIONS"):
         return f"; write RunConfig({name}=...) as config"
     return did_you_mean(name, known) or f"; it takes {', '.join(known)}"
+
+
+# Options of a run whose values are confused with each other, and the tables of these values.
+_TABLES = {
+    "--algorithm": "ALGORITHMS",
+    "--aggregator": "AGGREGATORS",
+    "--client-optimizer": "OPTIMIZERS",
+    "--server-optimizer": "OPTIMIZERS",
+    "--sampling": "SAMPLERS",
+    "--partition": "PARTITIONS",
+    "--compress": "COMPRESSORS",
+    "--dp": "PRIVACY",
+}
+
+
+def about_value(option: str, value: str, known: Collection[str]) -> str:
+    """Returns the end of a message about a value that an option does not have.
+
+    Args:
+        option: The option as the message names it, such as --algorithm.
+        value: The value.
+        known: The values that there are.
+    """
+    if option == "--metrics" and value in ("accuracy", "loss"):
+        return f"; {value} is always measured, so leave it out"
+    letters = letters_of(value)
+    same = {letters_of(each): each for each in known}
+    if option not in _TABLES or letters in same:
+        return did_you_mean(value, known)
+    builder = re.fullmatch(r"(?:build)?(un)?weighted(\w+)", letters)  # as in TFF
+    if builder and builder[2] in same:
+        weighting = " --client-weighting uniform" if builder[1] else ""
+        return f"; in place of {TFF}'s, write {option} {same[builder[2]]}{weighting}"
+    for name, peer in NAMES.items():
+        values = re.fullmatch(r'fedcli\.RunConfig\((\w+)="([\w-]+)"\)', peer.code)
+        if letters_of(name) == letters and values:
+            return f"; in place of {peer.program}'s, write --{values[1]} {values[2]}"
+    return _other_options(letters) or did_you_mean(value, known)
+
+
+def _other_options(letters: str) -> str:
+    """The end of a message about a value that other options have; empty if there are none."""
+    found = [
+        (option, name)
+        for option, table in _TABLES.items()
+        for name in load(f"fedcli.settings.tables:{table}")
+        if letters_of(name) == letters
+    ]
+    if not found:
+        return ""
+    return f"; {found[0][1]} is a value of {' and '.join(option for option, _ in found)}"
