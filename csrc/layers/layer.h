@@ -127,15 +127,6 @@ struct fed_stage_ops {
     int can_narrow; /* for narrow.c: 1 if packed parameters begin with the kernel [O, padded I] */
 };
 
-/* The layout of a stage's inputs where it is their only reader. */
-static inline fed_buffer fed_own_input(const fed_stage *stage) {
-    const fed_shape *in = &stage->layer->in;
-    fed_border border = {0};
-    if (stage->is_first && stage->ops->takes_raw) return fed_image_buffer(in);
-    if (stage->ops->widen_border != NULL) stage->ops->widen_border(stage, &border);
-    return fed_bordered_buffer(in, &border, fed_padded(in->channels));
-}
-
 /* ---- Kinds of layers (table.c) --------------------------------------------------------------- */
 
 /* A row of the table. */

@@ -154,7 +154,7 @@ def acquire(
     with leaving_no_empty_folders(folder):
         num_transferred = _acquire(dataset, folder, given, bases, force=force, remarks=remarks)
     path = store_path(folder, dataset.name)
-    _show(dataset, path, folder, num_transferred, as_json=as_json)
+    _show(dataset, path, num_transferred, as_json=as_json)
 
 
 def _acquire(
@@ -276,9 +276,7 @@ def _print_missing(dataset: PublicDataset, folder: Path, failed: RemoteFile) -> 
         print(one_line(line), file=sys.stderr)
 
 
-def _show(
-    dataset: PublicDataset, path: Path, folder: Path, num_transferred: int, *, as_json: bool
-) -> None:
+def _show(dataset: PublicDataset, path: Path, num_transferred: int, *, as_json: bool) -> None:
     from fedcli.datasets.sources import store
 
     splits = store.open_store(path)

@@ -50,13 +50,11 @@ class Reported(NamedTuple):
         tables: The tables.
         notes: Lines about all of them.
         members: All runs.
-        has_all_points: Whether the last table has all points of a study.
     """
 
     tables: list[Groups]
     notes: list[str]
     members: list[Member]
-    has_all_points: bool = False
 
 
 def expanded(paths: Sequence[Path]) -> list[Path]:
@@ -100,7 +98,7 @@ def _of_study(path: Path, shape: Shape) -> Reported:
     if shape == Shape(None, None, None, None, None):
         note = study_tables.note_of_selection(study, members)
         tables = study_tables.groups_of(study, members)
-        return Reported(tables, [note] if note else [], members, has_all_points=True)
+        return Reported(tables, [note] if note else [], members)
     select = study_tables.selection(study, members)
     return Reported([_shaped(members, shape, select, study)], [], members)
 

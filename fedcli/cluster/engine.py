@@ -58,8 +58,6 @@ class Workers(Protocol):
 class ClusterEngine:
     """Computes the clients of a run on workers, and other clients on threads of this process."""
 
-    is_remote = True
-
     def __init__(
         self,
         workers: Workers,

@@ -47,17 +47,6 @@ def processor_quota(root: Path = _ROOT) -> float | None:
     return min(quotas, default=None)
 
 
-def memory_bound(root: Path = _ROOT) -> int | None:
-    """Returns the most bytes of memory that this process may use; None if that is not known.
-
-    Args:
-        root: See `num_processors`.
-    """
-    bounds = [_meminfo(root).get("MemTotal")]
-    bounds += [_memory_group(folder)[0] for folder in _groups(root, "memory")]
-    return min((each for each in bounds if each is not None), default=None)
-
-
 def memory_left(root: Path = _ROOT) -> int | None:
     """Returns the bytes of memory that this process can still allocate; None if not known.
 

@@ -266,10 +266,9 @@ def _partitioned(
             f"({err.strerror or err}); free some space, set TMPDIR to another disk, or use fedcli "
             "preprocess"
         ) from err
-    num_classes = next(iter(main.values())).num_classes
     resolved = resolve(registry.opened_partition(name), options)
     described = registry.describe_partition(name, dict(sorted(resolved.items())))
-    for split, partitioned in partition.apply(tables, num_classes, name, options, seed=0).items():
+    for split, partitioned in partition.apply(tables, name, options, seed=0).items():
         data = main[split]
         splits[split] = PartitionedSplit(
             tables[split],

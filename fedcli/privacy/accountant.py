@@ -11,9 +11,6 @@ from fedcli.errors import ConfigError, plural
 from fedcli.privacy import renyi
 from fedcli.privacy.schemes import Epsilon, Scheme
 
-# A smaller delta would be lost in the rounding errors of the Fourier transform.
-LEAST_DELTA = 1e-10
-
 # The range of noise multipliers that are tried for a target epsilon, and their step.
 _LEAST_NOISE, _MOST_NOISE, _NOISE_STEP = 0.1, 1000.0, 0.001
 

@@ -141,7 +141,7 @@ def _plain_row(row: Row, groups: Groups) -> dict[str, Any]:
     plain["failed"] = row.num_failed
     plain["candidates"] = row.num_candidates
     for column in _shown_columns(groups):
-        plain.update(_plain_estimate(column.name, _estimate(row, groups, column)))
+        plain.update(_plain_estimate(column.name, _estimate(row, column)))
     difference = row.difference
     plain.update(_plain_estimate("difference", difference.estimate if difference else None))
     plain["p"] = difference.p if difference else None
@@ -169,7 +169,7 @@ def _shown_columns(groups: Groups) -> list[Column]:
     return [select, *groups.columns]
 
 
-def _estimate(row: Row, groups: Groups, column: Column) -> Estimate | None:
+def _estimate(row: Row, column: Column) -> Estimate | None:
     return row.cells.get(column.name, row.selected)
 
 
@@ -218,7 +218,7 @@ def _cell(estimate: Estimate | None, column: Column, spread: str) -> str:
 
 def _result_cell(row: Row, groups: Groups, column: Column, spread: str) -> str:
     """Returns a mean as text, with the number of runs that have a value if some have none."""
-    estimate = _estimate(row, groups, column)
+    estimate = _estimate(row, column)
     text = _cell(estimate, column, spread)
     if estimate is None or estimate.count == len(row.members):
         return text
@@ -238,7 +238,7 @@ def _best_rows(rows: Sequence[Row], groups: Groups, column: Column) -> list[int]
     values: Mapping[int, float] = {
         index: estimate.mean
         for index, row in enumerate(rows)
-        if (estimate := _estimate(row, groups, column)) is not None
+        if (estimate := _estimate(row, column)) is not None
     }
     if len(rows) < 2 or not values:
         return []

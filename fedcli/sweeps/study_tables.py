@@ -8,7 +8,6 @@ from typing import Any
 
 from fedcli.reports import group_tables, text
 from fedcli.reports.groups import Column, Groups, Member, group, parse_column, usual_columns
-from fedcli.reports.text import Table
 from fedcli.settings.vocabulary import HELD_OUT, VALIDATION
 from fedcli.sweeps.study import Study
 from fedcli.sweeps.trials import DIVERGED, FAILED
@@ -64,12 +63,6 @@ def groups_of(study: Study, members: Sequence[Member]) -> list[Groups]:
         tables.append(group(members, by=[CASE], best=others, columns=columns, select=select))
     tables.append(group(members, by=names, columns=columns, select=select))
     return tables
-
-
-def tables_of(study: Study, lines: Sequence[Mapping[str, Any]], spread: str) -> list[Table]:
-    """Returns the tables that `fedcli sweep` prints at its end."""
-    members = members_of(lines)
-    return [group_tables.to_table(each, spread) for each in groups_of(study, members)]
 
 
 def points_csv(study: Study, lines: Sequence[Mapping[str, Any]]) -> str:

@@ -154,4 +154,13 @@ static inline double reference_loss(const double *logits, size_t num_classes, in
     return log(reference_exp_sum(logits, num_classes)) - (logits[label] - max);
 }
 
+/* The layout of a stage's inputs where it is their only reader. */
+static inline fed_buffer own_input(const fed_stage *stage) {
+    const fed_shape *in = &stage->layer->in;
+    fed_border border = {0};
+    if (stage->is_first && stage->ops->takes_raw) return fed_image_buffer(in);
+    if (stage->ops->widen_border != NULL) stage->ops->widen_border(stage, &border);
+    return fed_bordered_buffer(in, &border, fed_padded(in->channels));
+}
+
 #endif

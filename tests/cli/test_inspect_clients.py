@@ -412,9 +412,7 @@ def test_chosen_clients_of_very_many_are_compared_with_a_draw(
     assert json.loads(done.out)["splits"]["train"]["compared_with"]["num_clients"] == 4
 
 
-def test_one_client_with_its_examples_and_mean_images(
-    fedcli: Fedcli, tmp_path: Path, write_tff: WriteTff
-) -> None:
+def test_one_client_with_its_examples_and_mean_images(fedcli: Fedcli, write_tff: WriteTff) -> None:
     data = write_tff(num_clients=2)
     with h5py.File(data, "r+") as file:
         for name, column in (("a", 0), ("b", 3)):
@@ -518,9 +516,7 @@ def test_pictures_side_by_side_are_cut_alike(fedcli: Fedcli, write_tff: WriteTff
     assert lines_under(out, "b: mean image of each label")[1].startswith(" █   █")
 
 
-def test_a_drawing_shows_ink_where_the_file_has_it(
-    fedcli: Fedcli, tmp_path: Path, write_tff: WriteTff
-) -> None:
+def test_a_drawing_shows_ink_where_the_file_has_it(fedcli: Fedcli, write_tff: WriteTff) -> None:
     data = write_tff(num_clients=1)
     pixels = np.ones((5, 6, 4), np.float32)  # 1 is paper in a TFF file
     pixels[:, 0, :] = pixels[:, 3, 1] = pixels[:, 5, 3] = 0

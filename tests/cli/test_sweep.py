@@ -21,7 +21,7 @@ RUN = ("--rounds", "4", "--validation", "0.2", "--data-option", "clients=12", "-
 GRID = ("--grid", "client-lr=0.02,0.1", "--grid", "algorithm=fedavg,scaffold")
 
 
-def test_a_sweep_prints_its_table_and_a_line_a_run(fedcli: Fedcli, tmp_path: Path) -> None:
+def test_a_sweep_prints_its_table_and_a_line_a_run(fedcli: Fedcli) -> None:
     done = fedcli("sweep", *GRID, "--seeds", "0..1", *RUN, "--out", "study")
     assert done.code == 0
     said = [line for line in done.err.splitlines() if line.startswith("fedcli: run ")]
@@ -113,7 +113,7 @@ def test_resume_takes_the_study_from_its_folder(fedcli: Fedcli) -> None:
     assert "--resume takes the study from its folder" in done.err
 
 
-def test_failures_are_listed_and_the_code_is_1(fedcli: Fedcli, tmp_path: Path) -> None:
+def test_failures_are_listed_and_the_code_is_1(fedcli: Fedcli) -> None:
     done = fedcli("sweep", "--grid", "clients=4,99", *RUN, "--out", "study")
     assert done.code == 1
     *others, last = done.err.splitlines()

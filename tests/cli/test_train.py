@@ -257,7 +257,7 @@ def test_a_finished_run_without_its_metrics_is_told(fedcli: Fedcli) -> None:
     assert "metrics.jsonl holds no round" in done.err
 
 
-def test_resume_may_raise_the_total(fedcli: Fedcli, tmp_path: Path) -> None:
+def test_resume_may_raise_the_total(fedcli: Fedcli) -> None:
     fedcli("train", "--rounds", 2, "--out", "run")
     fedcli("train", "--resume", "run", "--rounds", 4)
     fedcli("train", "--rounds", 4, "--out", "straight")

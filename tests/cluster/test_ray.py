@@ -202,7 +202,7 @@ def test_a_run_is_saved_and_unlocked_before_its_workers_end(
     assert saved == [1]
 
 
-def test_the_wait_for_workers_can_be_cancelled(tmp_path: Path) -> None:
+def test_the_wait_for_workers_can_be_cancelled() -> None:
     cancel = CancelFlag()
     cancel.set()
     place = Placement("auto", 9, 1, 600.0)  # the cluster has two processors
@@ -220,9 +220,7 @@ def test_an_error_in_the_data_is_reported_as_on_threads(tmp_path: Path) -> None:
     assert "\n" not in told[0]
 
 
-def test_workers_with_another_instruction_set_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_with_another_instruction_set_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     if native.isa_name() == "generic":
         pytest.skip("the driver has the lowest instruction set already")
     monkeypatch.setattr("fedcli.core.native.isa_name", lambda: "generic")

@@ -40,7 +40,6 @@ def _v2(root: Path, group: str, **files: str) -> Path:
 
 def test_nothing_told_bounds_nothing(tmp_path: Path) -> None:
     assert machine.processor_quota(tmp_path) is None
-    assert machine.memory_bound(tmp_path) is None
     assert machine.memory_left(tmp_path) is None
     assert machine.num_processors(tmp_path) == len(os.sched_getaffinity(0))
 
@@ -79,12 +78,10 @@ def test_bounds_of_version_1(tmp_path: Path, shown: str) -> None:
         },
     )
     assert machine.processor_quota(root) == 2.5
-    assert machine.memory_bound(root) == 6_000_000
     assert machine.memory_left(root) == 4_000_000
     (root / cpu / "cpu.cfs_quota_us").write_text("-1\n")
     (root / memory / "memory.limit_in_bytes").write_text("9223372036854771712\n")
     assert machine.processor_quota(root) is None
-    assert machine.memory_bound(root) == 16000 << 10
     assert machine.memory_left(root) == 8000 << 10
 
 
@@ -97,7 +94,6 @@ def test_memory_of_version_2(tmp_path: Path) -> None:
         above_memory_current="4000000\n",
         above_memory_stat="anon 3\ninactive_file 500000\n",
     )
-    assert machine.memory_bound(root) == 5_000_000
     assert machine.memory_left(root) == 1_500_000
 
 

@@ -360,7 +360,7 @@ def test_very_many_empty_lines_are_reported_and_can_be_cancelled(tmp_path: Path)
         recognising.read([path], on_progress=stop)
 
 
-def test_long_rows_are_read_a_few_at_a_time(tmp_path: Path) -> None:
+def test_long_rows_are_read_a_few_at_a_time() -> None:
     lines = iter((number, "x" * (1 << 20)) for number in range(500))
     assert len(csv_files._block(lines, 512)) == 33
     assert len(csv_files._block(iter([(1, "x")] * 5), 3)) == 3

@@ -36,7 +36,7 @@ def table(labels: np.ndarray | list[int], owners: list[str] | None = None) -> Ex
 
 
 def assign(labels: np.ndarray, name: str, seed: int = 0, **options: Any) -> Assignment:
-    return partitioning.apply({"train": table(labels)}, 10, name, options, seed)["train"].assignment
+    return partitioning.apply({"train": table(labels)}, name, options, seed)["train"].assignment
 
 
 def label_counts(labels: np.ndarray, assignment: Assignment, num_classes: int = 10) -> np.ndarray:
@@ -320,7 +320,7 @@ def test_another_seed_gives_another_assignment(name: str) -> None:
     orders = {assign(LABELS, name, seed, clients=5).order.tobytes() for seed in range(4)}
     assert len(orders) == 4
     in_options = partitioning.apply(
-        {"train": table(LABELS)}, 10, name, {"clients": 5, "seed": 2}, seed=0
+        {"train": table(LABELS)}, name, {"clients": 5, "seed": 2}, seed=0
     )
     assert in_options["train"].assignment.order.tobytes() in orders
 
@@ -516,7 +516,7 @@ def test_a_used_up_mix_draws_from_the_remaining_examples_in_proportion() -> None
 def test_test_follows_train_class_by_class(name: str) -> None:
     test = (np.arange(700) * 3 % 10).astype(np.int32)
     tables = {"train": table(LABELS), "test": table(test)}
-    partitioned = partitioning.apply(tables, 10, name, {"clients": 5}, 3)
+    partitioned = partitioning.apply(tables, name, {"clients": 5}, 3)
     train_counts = label_counts(LABELS, partitioned["train"].assignment)
     assignment_of_test = partitioned["test"].assignment
     assert np.array_equal(np.sort(assignment_of_test.order), np.arange(700))
@@ -529,7 +529,7 @@ def test_test_follows_train_class_by_class(name: str) -> None:
     expected = train_counts / train_counts.sum(axis=0) * 70
     assert np.abs(test_counts - expected).max() <= 1.0
     assert not test_counts[train_counts == 0].any()
-    alone = partitioning.apply({"train": table(LABELS)}, 10, name, {"clients": 5}, 3)
+    alone = partitioning.apply({"train": table(LABELS)}, name, {"clients": 5}, 3)
     assert (
         alone["train"].assignment.order.tobytes() == partitioned["train"].assignment.order.tobytes()
     )
@@ -537,7 +537,7 @@ def test_test_follows_train_class_by_class(name: str) -> None:
 
 def test_test_is_shuffled_by_draws_of_its_own() -> None:
     same = table(np.zeros(100, np.int32))
-    partitioned = partitioning.apply({"train": same, "test": same}, 10, "iid", {"clients": 4}, 0)
+    partitioned = partitioning.apply({"train": same, "test": same}, "iid", {"clients": 4}, 0)
     assert not np.array_equal(
         partitioned["train"].assignment.order, partitioned["test"].assignment.order
     )
@@ -549,14 +549,14 @@ def test_test_is_shuffled_by_draws_of_its_own() -> None:
 def test_classes_that_train_lacks_go_by_size() -> None:
     train, test = np.zeros(100, np.int32), np.full(50, 4, np.int32)
     tables = {"train": table(train), "test": table(test)}
-    partitioned = partitioning.apply(tables, 10, "quantity-linear", {"clients": 4}, 0)
+    partitioned = partitioning.apply(tables, "quantity-linear", {"clients": 4}, 0)
     sizes = partitioned["train"].assignment.sizes
     assert partitioned["test"].assignment.sizes == pytest.approx(sizes / 2, abs=1)
 
 
 def test_clients_without_test_examples_are_not_in_test() -> None:
     tables = {"train": table(LABELS), "test": table(np.arange(10))}
-    assignment = partitioning.apply(tables, 10, "iid", {"clients": 50}, 0)["test"].assignment
+    assignment = partitioning.apply(tables, "iid", {"clients": 50}, 0)["test"].assignment
     assert 0 < len(assignment.client_ids) <= 10
     assert assignment.sizes.min() > 0
     assert np.array_equal(np.sort(assignment.order), np.arange(10))
@@ -564,7 +564,7 @@ def test_clients_without_test_examples_are_not_in_test() -> None:
 
 def test_test_alone_is_partitioned_and_other_splits_keep_their_owners() -> None:
     tables = {"test": table(LABELS), "central": table(LABELS), "more": table([1, 2], ["b", "a"])}
-    partitioned = partitioning.apply(tables, 10, "iid", {"clients": 5}, 0)
+    partitioned = partitioning.apply(tables, "iid", {"clients": 5}, 0)
     assert len(partitioned["test"].assignment.client_ids) == 5
     assert partitioned["central"].assignment.client_ids == ["central"]
     assert partitioned["central"].assignment.order.tolist() == list(range(3000))
@@ -573,7 +573,7 @@ def test_test_alone_is_partitioned_and_other_splits_keep_their_owners() -> None:
 
 def test_natural_gives_owners_their_examples() -> None:
     tables = {"train": table([3, 4, 5], ["b", "a", "b"])}
-    assignment = partitioning.apply(tables, 10, "natural", {}, 9)["train"]
+    assignment = partitioning.apply(tables, "natural", {}, 9)["train"]
     assert assignment.assignment.client_ids == ["a", "b"]
     assert assignment.assignment.order.tolist() == [1, 0, 2]
     assert assignment.changes == ()
@@ -584,7 +584,7 @@ def test_natural_needs_owners(name: str) -> None:
     with pytest.raises(
         ConfigError, match=r"^a\.npz: its examples have no owners, .*--partition iid"
     ):
-        partitioning.apply({"train": table(LABELS)}, 10, name, {}, 0)
+        partitioning.apply({"train": table(LABELS)}, name, {}, 0)
 
 
 # --- names ---------------------------------------------------------------------------------------

@@ -29,7 +29,6 @@ LABELS = np.arange(12) % 3
 GREY = np.stack([draw(int(label), index) for index, label in enumerate(LABELS)])
 COLOUR = np.stack([np.roll(GREY, shift, axis=1) for shift in range(3)], axis=-1)
 SHARES = (GREY / 255).astype(np.float32)
-_PLANES = COLOUR.transpose(0, 3, 1, 2)
 _LARGE = COLOUR.repeat(4, axis=1).repeat(4, axis=2)  # 32 x 32, as CIFAR's
 
 

@@ -8,7 +8,7 @@ vector: for each layer the kernel [I, O] row by row, then the bias [O].
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -185,22 +185,6 @@ def make_batches(
         index = list(order[start : start + batch_size])
         batches.append((x[index].reshape(len(index), -1).astype(np.float64), y[index].astype(int)))
     return batches
-
-
-def shuffle_buffer_order(
-    source: Sequence[int], buffer_size: int, draw_below: Callable[[int], int]
-) -> list[int]:
-    """Returns shuffled indices: takes one from a random slot of a buffer, and refills the slot."""
-    waiting = list(source)
-    buffer = [waiting.pop(0) for _ in range(min(buffer_size, len(waiting)))]
-    order = []
-    while buffer:
-        slot = draw_below(len(buffer))
-        order.append(buffer[slot])
-        last = waiting.pop(0) if waiting else buffer.pop()
-        if slot < len(buffer):
-            buffer[slot] = last
-    return order
 
 
 def score(

@@ -182,7 +182,7 @@ def test_a_store_of_a_partition_equals_the_one_on_the_fly(
         )
     )
     tables = {split: natural[split].to_table() for split in ("train", "test")}
-    dealt = partitioning.apply(tables, 10, name, options, seed=7)
+    dealt = partitioning.apply(tables, name, options, seed=7)
     convention = natural["train"].pixel_convention
     splits = {
         split: PartitionedSplit(

@@ -146,7 +146,7 @@ def read_splits(
     Arguments and errors are those of `read_folders`.
     """
     meaning = Meaning({"train": list(pictures)}, folders={each.path.parent for each in pictures})
-    meaning.splits["train"] = _unwrapped(meaning, meaning.splits["train"], root, folders)
+    meaning.splits["train"] = _unwrapped(meaning, meaning.splits["train"], folders)
     if splits is None:
         _take_splits(meaning, root)
     elif splits:
@@ -233,9 +233,7 @@ def is_generic(name: str) -> bool:
 # ---- Outer folders -------------------------------------------------------------------------------
 
 
-def _unwrapped(
-    meaning: Meaning, pictures: list[Picture], root: Path, folders: str | None
-) -> list[Picture]:
+def _unwrapped(meaning: Meaning, pictures: list[Picture], folders: str | None) -> list[Picture]:
     """Removes outer folders that hold all pictures, and therefore distinguish none of them."""
     left_out: list[str] = []
     deepest = 2 if folders == "client/class" else 1

@@ -39,7 +39,6 @@ class JsonStream:
         self._text = ""
         self._place = 0  # index in _text of the next character
         self._dropped = 0  # characters before _text
-        self._is_at_end = False
 
     @property
     def num_read(self) -> int:

@@ -41,7 +41,6 @@ class Partitioned:
 
 def apply(
     tables: Mapping[str, ExampleTable],
-    num_classes: int,
     name: str,
     options: Mapping[str, Value],
     seed: int,
@@ -56,7 +55,6 @@ def apply(
 
     Args:
         tables: The splits by name.
-        num_classes: Labels are 0 to num_classes - 1.
         name: A partition.
         options: Its options; those not given take their defaults.
         seed: Seed of all random numbers, unless the options have one.

@@ -127,7 +127,7 @@ def assign_examples(
     seed = given.get("seed", 0)  # a partition without the option seed draws no random numbers
     assert isinstance(seed, int)
     bare = {name: _without_pixels(table, chosen[name]) for name, table in tables.items()}
-    partitioned = partitioning.apply(bare, source.num_classes, scheme, given, seed)
+    partitioned = partitioning.apply(bare, scheme, given, seed)
     return {
         name: Part(tables[name], _in_table(chosen[name], each.assignment), each.changes)
         for name, each in partitioned.items()

@@ -97,7 +97,6 @@ class TorchNetwork:
         # For a class of torch itself, such as Sequential, `place` would name a line in torch.
         is_own = user_code.source_file(type(module)) == file
         self.place = user_code.place(type(module)) if is_own or not file else file
-        self._input_shape = input_shape
         fix_shapes(module, input_shape, file or self.place)
         self._buffers = [(name, each, each.clone()) for name, each in module.named_buffers()]
         self._refuse_statistics()

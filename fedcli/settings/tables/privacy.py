@@ -64,7 +64,7 @@ _DELTA = Option(
     "delta",
     1e-5,
     "Probability with which the guarantee may fail; below 1 / number of clients.",
-    1e-10,
+    1e-10,  # a smaller delta is lost in the rounding errors of the Fourier transform
     0.5,
 )
 _ACCOUNTANT = Option(

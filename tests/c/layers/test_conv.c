@@ -254,7 +254,7 @@ static conv conv_new(const conv_case *of, const fed_stage_ops *ops) {
     set_layers(&c, of);
     fed_stage *stage = &c.stage;
     stage->layer = &c.layer;
-    stage->in = fed_own_input(stage);
+    stage->in = own_input(stage);
     ops->lay_out(stage);
     const size_t channels = fed_padded(of->out_channels), margin = 2;
     stage->out.pixel_stride = channels;

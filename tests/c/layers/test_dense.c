@@ -87,7 +87,7 @@ static void lay_out_dense(dense *d, const setting *s) {
                            .is_last = s->is_last,
                            .shape = d->layer.out,
                            .start = FED_PAD};
-    d->stage.in = fed_own_input(&d->stage);
+    d->stage.in = own_input(&d->stage);
     s->ops->lay_out(&d->stage);
     const size_t width = fed_padded(s->num_outputs);
     d->stage.out = (fed_buffer){.origin = BORDER,

@@ -57,7 +57,7 @@ static layer_under_test new_layer_under_test(const fed_layer *layer, const doubl
                                              const double *in, const double *out_gradient) {
     layer_under_test b = {
         .stage = {.ops = fed_kind_of(layer)->ops, .layer = layer, .shape = layer->out}};
-    b.stage.in = fed_own_input(&b.stage);
+    b.stage.in = own_input(&b.stage);
     if (b.stage.ops->lay_out != NULL) b.stage.ops->lay_out(&b.stage);
     b.stage.out = bordered(&layer->out, 2);
     b.in = new_floats(b.stage.in.num_values, 0);
