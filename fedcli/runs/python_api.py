@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedcli.datasets.sources.given import as_given
 from fedcli.errors import ConfigError, speaks_python, worded
+from fedcli.learning.engines import choosing
 from fedcli.runs import record, starting
 from fedcli.runs.loop import Callback, Training
 from fedcli.runs.record import RunRecord
@@ -42,7 +43,7 @@ def train(
     """Trains a new run to its end, evaluates it, and returns its record.
 
     After an interrupt or an error the last completed round is saved; `resume` continues from there.
-    Notes on the run are logged as warnings.
+    The text of a KeyboardInterrupt says which round that is, and how to continue. Notes on the run are logged as warnings.
 
     Args:
         config: The options, such as `RunConfig(rounds=100, csv=True)`. The config of a `RunRecord`
@@ -157,14 +158,33 @@ def _listed(callbacks: Iterable[Callback]) -> list[Callback]:
 
 
 def _completed(opened: Training, callbacks: Sequence[Callback], *, progress: bool) -> RunRecord:
-    with opened as training:
-        for note in training.notes:
-            _LOGGER.warning(worded(note))
-        if progress:
-            from fedcli.runs.progress_line import ProgressLine  # lazy: few programs want one
+    try:
+        with opened as training:
+            for note in training.notes:
+                _LOGGER.warning(worded(note))
+            if progress:
+                from fedcli.runs.progress_line import ProgressLine  # lazy: few programs want one
 
-            with ProgressLine(training.num_rounds) as line:
-                training.complete([line, *callbacks])
-        else:
-            training.complete(callbacks)
+                with ProgressLine(training.num_rounds) as line:
+                    training.complete([line, *callbacks])
+            else:
+                training.complete(callbacks)
+    except KeyboardInterrupt as interrupt:
+        interrupt.args = interrupt.args or (_stop_text(opened),)  # the last line of the traceback
+        raise
     return record.load_run(training.path)
+
+
+def _stop_text(training: Training) -> str:
+    """One line that says what an interrupted run has saved, and how to continue it."""
+    repeated = {name.removeprefix("--"): repr(text) for name, text in training.code.items()}
+    if training.config.data.startswith(IN_MEMORY):
+        repeated["data"] = "..."
+    if training.config.model.startswith(IN_MEMORY) and choosing.is_python(training.process.model):
+        repeated["model"] = "..."
+    arguments = [repr(str(training.path))]
+    arguments += [f"{name.replace('-', '_')}={value}" for name, value in repeated.items()]
+    return (
+        f"stopped after round {training.round_num} of {training.num_rounds} and saved; "
+        f"fedcli.resume({', '.join(arguments)}) continues"
+    )

@@ -174,6 +174,21 @@ def test_a_model_in_python_is_given_again(model: Any, tmp_path: Path) -> None:
     assert fedcli.evaluate_run(run.path, model=model).round_num == 3
 
 
+@pytest.mark.parametrize(
+    ("make", "again"), [(small_model, "data=..."), (Biases, "data=..., model=...")]
+)
+def test_an_interrupt_says_which_objects_are_given_again(
+    given: Any, tmp_path: Path, make: Any, again: str
+) -> None:
+    def interrupt(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        fedcli.train(SMALL, tmp_path / "run", data=given, model=make(), callbacks=[interrupt])
+    call = f"fedcli.resume({str(tmp_path / 'run')!r}, {again})"
+    assert str(caught.value) == f"stopped after round 1 of 3 and saved; {call} continues"
+
+
 def test_what_is_given_twice_is_refused(given: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="data is given twice"):
         fedcli.train(RunConfig(data="x.h5"), tmp_path / "run", data=given)

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -157,6 +158,23 @@ def test_an_error_in_a_callback_passes_and_the_round_is_saved(
     assert folder.checkpoint_rounds(path)[-1] == 2
     assert fedcli.load_run(path).evaluation == {}
     fedcli.resume(path)
+    assert bytes_of(path) == bytes_of(straight)
+
+
+def test_an_interrupt_says_what_is_saved_and_how_to_continue(
+    straight: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+
+    def interrupt(result: RoundResult) -> None:
+        if result.round_num == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        fedcli.train(EVALUATED, path, callbacks=[interrupt])
+    call = f"fedcli.resume({str(path)!r})"
+    assert str(caught.value) == f"stopped after round 2 of 6 and saved; {call} continues"
+    exec(call)
     assert bytes_of(path) == bytes_of(straight)
 
 
