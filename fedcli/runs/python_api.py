@@ -43,7 +43,8 @@ def train(
     """Trains a new run to its end, evaluates it, and returns its record.
 
     After an interrupt or an error the last completed round is saved; `resume` continues from there.
-    The text of a KeyboardInterrupt says which round that is, and how to continue. Notes on the run are logged as warnings.
+    The text of a KeyboardInterrupt says which round that is, and how to continue. Notes on the run
+    are logged as warnings.
 
     Args:
         config: The options, such as `RunConfig(rounds=100, csv=True)`. The config of a `RunRecord`

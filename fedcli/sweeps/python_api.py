@@ -11,7 +11,7 @@ from typing import Any
 
 from fedcli.core.native import CancelFlag
 from fedcli.dataclass import dataclass
-from fedcli.errors import ConfigError, speaks_python
+from fedcli.errors import ConfigError, plural, speaks_python
 from fedcli.reports import group_tables
 from fedcli.reports.groups import Groups, group, parse_column
 from fedcli.runs.record import RunRecord, load_run
@@ -154,6 +154,8 @@ def sweep(
 ) -> StudyRecord:
     """Runs a study to its end in worker processes, and returns its record.
 
+    An interrupt saves all runs; the text of the KeyboardInterrupt says how to continue.
+
     Args:
         study: The path of a study.toml, or its content: `{"run": {"rounds": 20}, "grid":
             {"client_lr": [0.01, 0.1]}, "seeds": 5}`. `run` may be a `RunConfig`.
@@ -182,7 +184,11 @@ def sweep(
     options = SweepOptions(jobs, tuple(map(Path, reuse)), fail_fast, cluster)
     with _opened(Path(out), loaded, resume=resume) as folder:
         study_progress = _ProgressOnStderr() if progress else StudyProgress()
-        lines = run_study(folder, options, cancel=CancelFlag(), study_progress=study_progress)
+        try:
+            lines = run_study(folder, options, cancel=CancelFlag(), study_progress=study_progress)
+        except KeyboardInterrupt as interrupt:
+            interrupt.args = interrupt.args or (_stop_text(Path(out), study_progress),)
+            raise
     for failure in failures(lines):
         _LOGGER.warning(failure)
     return load_study(out)
@@ -198,6 +204,14 @@ def load_study(path: str | Path) -> StudyRecord:
     """
     check_is_study(Path(path))
     return StudyRecord(Path(path), study_file.read_file(Path(path) / STUDY))
+
+
+def _stop_text(path: Path, done: StudyProgress) -> str:
+    """One line that says what an interrupted study has saved, and how to continue it."""
+    return (
+        f"stopped and saved after {done.finished} of {plural(done.total, 'run')}; "
+        f"fedcli.sweep(study, {str(path)!r}, resume=True) continues"
+    )
 
 
 def _opened(path: Path, study: Study, *, resume: bool) -> StudyFolder:

@@ -19,7 +19,7 @@ from fedcli.settings.vocabulary import NATURAL
 from fedcli.sweeps.keys import Keys
 from fedcli.sweeps.outcomes import find_outcome, goes_beyond
 from fedcli.sweeps.planning import plan_of
-from fedcli.sweeps.plans import PlannedRun
+from fedcli.sweeps.plans import Plan, PlannedRun
 from fedcli.sweeps.pool import Event, Pool
 from fedcli.sweeps.reuse import find_by_key, take_copy
 from fedcli.sweeps.study import Study
@@ -89,15 +89,11 @@ def run_study(
     cancel = cancel or CancelFlag()
     with TrialLog(folder.path) as log, _open_pool(options, folder, cancel) as pool:
         sweep = _Sweep(folder, options, log, pool, cancel, study_progress or StudyProgress())
-        first = 1
-        while planned_runs:
-            lines = sweep.run_stage(sweep.number(planned_runs, first))
-            first += len(planned_runs)
-            try:
-                planned_runs = plan.send(lines)
-            except StopIteration:
-                break
-        log.cut(first - 1)
+        try:
+            log.cut(sweep.run_plan(plan, planned_runs))
+        except KeyboardInterrupt:  # in a Python program; the command line sets `cancel`
+            pool.stop()
+            raise
         lines = list(log.lines)
     write_atomic(folder.path / TABLE, points_csv(study, lines).encode())
     return lines
@@ -165,6 +161,18 @@ class _Sweep:
         """The trials of a stage, numbered from `first` on."""
         self._study_progress.total += len(planned_runs)
         return [self._trial(number, each) for number, each in enumerate(planned_runs, first)]
+
+    def run_plan(self, plan: Plan, planned_runs: list[PlannedRun]) -> int:
+        """Runs the given first stage of a plan, and then all others; returns the number of runs."""
+        first = 1
+        while planned_runs:
+            lines = self.run_stage(self.number(planned_runs, first))
+            first += len(planned_runs)
+            try:
+                planned_runs = plan.send(lines)
+            except StopIteration:
+                break
+        return first - 1
 
     def run_stage(self, trials: Sequence[Trial]) -> list[dict[str, Any]]:
         """Finds or trains the runs of some trials; writes and returns their lines in order."""

@@ -380,6 +380,31 @@ def test_a_killed_process_interrupts_one_run(tmp_path: Path, kills: int) -> None
         assert study.lines[0]["error"] == "its process was ended by the signal SIGKILL, twice"
 
 
+def test_an_interrupt_of_a_program_saves_the_runs_and_says_how_to_continue(tmp_path: Path) -> None:
+    path = tmp_path / "study"
+
+    def interrupt() -> None:
+        try:
+            wait_until(lambda: any(map(_has_rounds, path.glob("runs/*/metrics.jsonl"))))
+        finally:  # the study does not end by itself
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt) as caught:
+        fedcli.sweep({"run": {**RUN, "rounds": ENDLESS}, "seeds": 2}, path, jobs=2)
+    call = f"fedcli.sweep(study, {str(path)!r}, resume=True)"
+    assert str(caught.value) == f"stopped and saved after 0 of 2 runs; {call} continues"
+    runs = [fedcli.load_run(run) for run in (path / "runs").iterdir()]
+    assert max(run.round_num for run in runs) > 3
+    for run in runs:
+        assert checkpoint_rounds(run.path)[-1] == run.round_num
+
+
+def _has_rounds(file: Path) -> bool:
+    return file.read_bytes().count(b"\n") > 3
+
+
 def test_a_stopped_study_saves_its_runs(tmp_path: Path) -> None:
     with EndlessStudy(tmp_path / "study", num_runs=2) as study:
         study.wait_until(lambda: any(round_num > 3 for round_num in study.rounds()))
