@@ -97,6 +97,7 @@ FLOORS = {
     "models": (
         ("sources",),
         ("own", "weights_files", "zoo"),
+        ("image_shapes",),
         ("augmentation", "batch_norms", "layer_graphs", "torch_files"),
         ("costs", "keras", "model"),
         ("layout",),

@@ -10,6 +10,7 @@ from fedcli import datasets
 from fedcli.core.native import CancelFlag, Cancelled
 from fedcli.datasets.client_data import ClientData
 from fedcli.errors import DataError, plural
+from fedcli.models.image_shapes import takes
 from fedcli.models.model import Model
 from fedcli.settings.data_source import DataSource
 
@@ -69,16 +70,18 @@ def check_fit(data: ClientData, model: Model) -> None:
         DataError: The shape of the images or the number of classes differs.
     """
     layout = model.layout
-    if tuple(data.pixel_shape) != layout.input_shape:
+    if not takes(layout.input_shape, data.pixel_shape):
         raise DataError(
             f"{data.source} has images of shape {list(data.pixel_shape)}, but the model takes "
             f"{list(layout.input_shape)}; choose data of this shape, or another model"
         )
     if data.num_classes != layout.num_classes:
+        remedy = f"choose a model whose last layer has {data.num_classes} outputs, or other data"
+        if data.num_classes < layout.num_classes:
+            remedy = f"set --num-classes to {layout.num_classes} if the labels mean the same"
         raise DataError(
             f"{data.source} has {plural(data.num_classes, 'class')}, but the model has "
-            f"{layout.num_classes}; pass --num-classes {layout.num_classes} if the labels mean the "
-            "same"
+            f"{layout.num_classes}; {remedy}"
         )
 
 

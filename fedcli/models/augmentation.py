@@ -128,12 +128,13 @@ def acting_in_evaluation(layout: ParamLayout) -> list[InputLayer]:
 
 
 def with_input_layers(specs: Sequence[Spec], model: Model, shape: Shape) -> Model:
-    """Returns a model with the same parameters and with further input layers before its layers.
+    """Returns a model with the same parameters and with further layers before its layers.
 
     Args:
-        specs: The input layers. One that mixes examples acts after the model's own input layers.
-        model: A model that takes the output of the input layers.
-        shape: Shape of the images that the input layers take.
+        specs: Input layers, or a flattening. A layer that mixes examples acts after the model's own
+            input layers.
+        model: A model that takes the output of these layers.
+        shape: Shape of the images that they take.
 
     Raises:
         ConfigError: The model is computed in Python, the images would be normalised twice, or the
@@ -171,13 +172,17 @@ def _check_normalized_once(specs: Sequence[Spec], model: Model) -> None:
 
 
 def _unused_names(specs: Sequence[Spec], others: Sequence[Spec]) -> list[Spec]:
-    """Gives the layers names that differ from each other and from those of `others`."""
+    """Gives the layers their own names or those of their kinds, and numbers where needed.
+
+    The names differ from each other and from those of `others`.
+    """
     taken = {each.name for each in others}
     named = []
     for spec in specs:
-        name, number = spec.kind, 1
+        first = name = spec.name or spec.kind
+        number = 1
         while name in taken:
-            name, number = f"{spec.kind}_{number}", number + 1
+            name, number = f"{first}_{number}", number + 1
         taken.add(name)
         named.append(spec.changed(name=name))
     return named

@@ -76,10 +76,15 @@ def sequential(
     """
     layout = lay_out(specs, input_shape)
     if num_classes is not None and layout.num_classes != num_classes:
+        more = ""
+        if layout.num_classes > num_classes:
+            more = (
+                ", or, if the data's classes are the first ones of the model, set --num-classes to "
+                f"{layout.num_classes}"
+            )
         raise ConfigError(
             f"model {name} has {layout.num_classes} outputs, but there are {num_classes} classes; "
-            f"give its layer {layout.layers[-1].name} {num_classes} outputs, or, if the data's "
-            f"classes are the first ones of the model, pass --num-classes {layout.num_classes}"
+            f"give its layer {layout.layers[-1].name} {num_classes} outputs{more}"
         )
     return Model(name, layout, glorot_uniform(layout, seed))
 

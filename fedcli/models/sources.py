@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 
 from fedcli.errors import ConfigError
 from fedcli.models import zoo
-from fedcli.models.layers import Flatten
+from fedcli.models.image_shapes import for_images
 from fedcli.models.layout import ParamLayout, from_description
 from fedcli.models.model import Model, sequential
 from fedcli.settings import tables
@@ -84,19 +83,30 @@ def with_batch_norms(model: Model, batch_norm: str) -> Model:
     return with_frozen_statistics(model)
 
 
-def load(path: str | Path, input_shape: Sequence[int] | None = None, *, seed: int = 0) -> Model:
+def load(
+    path: str | Path | Model, input_shape: Sequence[int] | None = None, *, seed: int = 0
+) -> Model:
     """Returns the model of a Keras file, with the file's weights if it has some.
 
     Args:
         path: A `.keras`, whole-model `.h5` or `.json` file. Neither Keras nor TensorFlow is needed.
+            A model of fedcli is also accepted.
         input_shape: Shape of one example of the data, [H, W] or [H, W, C]; None: the shape in the
             file. A model of flattened images takes every shape with the same number of pixels.
         seed: Seed of the initial weights, if the file has none.
 
     Raises:
         ConfigError: The file cannot be read, holds no model that fedcli supports, or its model
-            takes images of another shape. The message names the file.
+            takes images of another shape; or `path` is of another type. The message names the file.
     """
+    if isinstance(path, Model):
+        return path if input_shape is None else for_images(path, input_shape)
+    if not isinstance(path, str | Path):
+        raise ConfigError(
+            f"path is of type {type(path).__name__}; give the path of a Keras file: save a "
+            'Keras model with .save("model.keras") first, and pass an object of your own to '
+            "own_models.wrap"
+        )
     return _open_keras(str(path), input_shape, None, seed, fresh_weights=False)
 
 
@@ -148,22 +158,10 @@ def _open_keras(
     from fedcli.models.keras import formats
 
     found = formats.read_model(Path(text))
-    input_shape = found.input_shape if input_shape is None else input_shape
-    specs = found.specs
-    if len(found.input_shape) == 1 < len(input_shape) and found.input_shape[0] == math.prod(
-        input_shape
-    ):
-        specs = (Flatten("flatten_pixels"), *specs)  # the model takes flattened images
-    elif _as_image(found.input_shape) != _as_image(input_shape):
-        raise ConfigError(
-            f"{text} takes images of shape {list(found.input_shape)}, but the data have "
-            f"{list(input_shape)}; choose another model or other data"
-        )
-    model = sequential(specs, input_shape, num_classes, seed, text)
+    model = sequential(found.specs, found.input_shape, num_classes, seed, text)
     if found.weights is None or fresh_weights:
-        return Model(text, model.layout, found.fresh_params(model.initial_params))
-    return Model(text, model.layout, model.layout.join(found.weights))
-
-
-def _as_image(shape: Sequence[int]) -> tuple[int, ...]:
-    return (*shape, 1) if len(shape) == 2 else tuple(shape)
+        params = found.fresh_params(model.initial_params)
+    else:
+        params = model.layout.join(found.weights)
+    model = Model(text, model.layout, params)
+    return model if input_shape is None else for_images(model, input_shape)

@@ -117,10 +117,14 @@ def build_model(
         DataError: The train data are bad.
         OwnCodeError: The user's own model fails.
     """
-    model = stored if given is None else _wrapped(given, train)
     inputs = _input_layers(config, train, notes, cancel) if stored is None else []
-    if model is None:
-        model = _new_model(config, train, _shape_after(inputs, train.pixel_shape), check_needs)
+    shape = _shape_after(inputs, train.pixel_shape)
+    if given is not None:
+        from fedcli.models import own  # lazy: few models are objects
+
+        model = own.wrap(given, input_shape=shape, num_classes=train.num_classes)
+    else:
+        model = stored or _new_model(config, train, shape, check_needs)
     if inputs:
         from fedcli.models.augmentation import with_input_layers
 
@@ -226,12 +230,3 @@ def _shape_after(inputs: list[Spec], shape: tuple[int, ...]) -> tuple[int, ...]:
     from fedcli.models.augmentation import shape_after
 
     return shape_after(inputs, shape)
-
-
-def _wrapped(model: Any, train: ClientData) -> Model:
-    """Returns the model that a program gave; an object that is no `Model` is wrapped as one."""
-    if isinstance(model, Model):
-        return model
-    from fedcli.models import own  # lazy: few models are code
-
-    return own.wrap(model, input_shape=train.pixel_shape, num_classes=train.num_classes)

@@ -115,7 +115,7 @@ def test_data_of_another_kind_are_refused_in_one_line(run: Path) -> None:
     data = open_data()
     data.num_classes = 11
     with pytest.raises(
-        DataError, match=r"synthetic-digits has 11 classes, but the model has 10; pass"
+        DataError, match=r"synthetic-digits has 11 classes, but the model has 10; choose a mo"
     ):
         rank_with_run(data, data.client_ids, run)
     data.num_classes, data.pixel_shape = 10, (32, 32, 3)

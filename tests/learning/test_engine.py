@@ -253,7 +253,7 @@ def test_labels_written_to_while_a_round_runs_are_an_error() -> None:
     clients = _clients()
     with (
         pytest.raises(DataError, match="arrays: labels were changed while a round was using"),
-        threads._faults(clients),
+        threads._faults(clients, 3),
     ):
         raise native.ChangedFault
 

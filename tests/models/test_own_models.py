@@ -721,9 +721,12 @@ def test_model_trained_in_c_may_come_from_a_file(tmp_path: Path) -> None:
     assert model.layout.num_params == 785 * 7 + 8 * 10
     with pytest.raises(ModelError, match=r"my_model.py:\d+: build: model sequential has 10 outp"):
         load_text(tmp_path, text.replace("input_shape, num_classes, seed)\n", "(28, 28), 11)\n"))
-    fault = r"my_model.py: build: the model takes images of shape \[9\]"
+    fault = r"my_model.py: build: the model takes vectors of 9 values, but .* 784 values; build"
     with pytest.raises(ModelError, match=fault):
         load_text(tmp_path, text.replace("input_shape, num_classes, seed)\n", "(9,), 10)\n"))
+    text = text.replace("Dense(num_classes)", "Dense(3)").replace("num_classes, seed)\n", "3)\n")
+    with pytest.raises(ModelError, match=r"build: the model has 3 outputs, but .* 10 classes; use"):
+        load_text(tmp_path, text)
 
 
 @pytest.mark.parametrize(

@@ -155,9 +155,7 @@ def test_a_keras_file_is_loaded_for_a_process(tmp_path: Path, shape: tuple[int, 
 def test_a_keras_file_is_loaded_for_images_of_a_given_shape(tmp_path: Path) -> None:
     file = keras_file(tmp_path, 16)
     assert models.load(str(file), (2, 8)).layout.input_shape == (2, 8)
-    with pytest.raises(
-        ConfigError, match=r"m\.json takes images of shape \[16\], but the data .*5"
-    ):
+    with pytest.raises(ConfigError, match=r"m\.json takes vectors of 16 values, but .* 25 values"):
         models.load(file, (5, 5))
     with pytest.raises(ConfigError, match=r"none\.keras"):
         models.load(tmp_path / "none.keras")

@@ -131,6 +131,33 @@ def test_a_model_of_layers_is_given_once(tmp_path: Path) -> None:
     assert run.model().name == "memory:sequential"
 
 
+@pytest.mark.parametrize("shape", [(784,), (28, 28, 1)])
+def test_a_model_of_vectors_or_channels_takes_images(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    same = fedcli.train(SMALL, tmp_path / "same", model=small_model())
+    model = models.sequential([layers.Dense(10)], shape)
+    run = fedcli.train(SMALL, tmp_path / "run", model=model, callbacks=[stop])
+    assert fedcli.resume(run.path).metrics == same.metrics
+    for mine, other in zip(run.weights().trainable, same.weights().trainable, strict=True):
+        np.testing.assert_array_equal(mine, other)
+    assert fedcli.evaluate_run(run.path, split="test").values == (
+        fedcli.evaluate_run(same.path, split="test").values
+    )
+
+
+def test_a_model_of_vectors_is_cropped_and_normalised(tmp_path: Path) -> None:
+    config = RunConfig(
+        **{**vars(SMALL), "augment": "crop", "augment_options": {"size": 20}, "normalize": "train"}
+    )
+    stack = [layers.Dense(10)]
+    run = fedcli.train(config, tmp_path / "run", model=models.sequential(stack, (400,)))
+    same = fedcli.train(config, tmp_path / "same", model=models.sequential(stack, (20, 20)))
+    assert run.metrics == same.metrics
+    with pytest.raises(ConfigError, match=r"takes vectors of 784 values, but .* \[20, 20\]"):
+        fedcli.train(config, tmp_path / "wrong", model=models.sequential(stack, (784,)))
+
+
 class Biases:
     """A model in NumPy that learns the frequency of each class."""
 
@@ -189,6 +216,20 @@ def test_an_interrupt_says_which_objects_are_given_again(
     assert str(caught.value) == f"stopped after round 1 of 3 and saved; {call} continues"
 
 
+def test_a_wrapped_model_takes_images_and_labels_of_the_data(tmp_path: Path) -> None:
+    class AnyNumber(Biases):
+        def __init__(self) -> None:
+            super().__init__()
+            del self.num_classes  # so that only the data know it
+
+    straight = fedcli.train(SMALL, tmp_path / "straight", model=Biases)
+    wrapped = fedcli.own_models.wrap(AnyNumber)
+    assert wrapped.layout.input_shape == (784,)
+    run = fedcli.train(SMALL, tmp_path / "run", model=wrapped, callbacks=[stop])
+    assert fedcli.resume(run.path, model=wrapped).metrics == straight.metrics
+    assert fedcli.evaluate_run(run.path, model=wrapped).round_num == 3
+
+
 def test_what_is_given_twice_is_refused(given: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="data is given twice"):
         fedcli.train(RunConfig(data="x.h5"), tmp_path / "run", data=given)
@@ -205,3 +246,10 @@ def test_a_model_that_does_not_fit_the_data_is_refused(given: Any, tmp_path: Pat
     wrong = models.sequential([layers.Flatten(), layers.Dense(7)], input_shape=(28, 28))
     with pytest.raises(DataError, match="has 10 classes, but the model has 7"):
         fedcli.train(SMALL, tmp_path / "run", data=given, model=wrong)
+    with pytest.raises(ConfigError, match=r"takes vectors of 783 values, but .* 784 values; build"):
+        fedcli.train(SMALL, tmp_path / "run", model=models.sequential([layers.Dense(10)], (783,)))
+    with pytest.raises(ConfigError, match=r"takes images of shape \[14, 56\], but .* \[28, 28\]"):
+        fedcli.train(SMALL, tmp_path / "run", model=models.sequential([layers.Dense(10)], (14, 56)))
+    large = models.sequential([layers.Dense(12)], (28, 28))
+    with pytest.raises(DataError, match="the model has 12; set num_classes to 12 if the labels"):
+        fedcli.train(SMALL, tmp_path / "run", data=given, model=large)

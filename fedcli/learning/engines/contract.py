@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -14,6 +13,7 @@ from fedcli.datasets.batches import BatchedDataset, ClientDataset
 from fedcli.errors import DataError
 from fedcli.learning.engines.deltas import Deltas
 from fedcli.learning.engines.task import ClientExchange, ClientTask
+from fedcli.models.image_shapes import holds_inputs
 from fedcli.models.layout import ParamLayout
 
 # An engine reads a large cohort in pieces; the pixels of a piece take about this many bytes.
@@ -155,13 +155,13 @@ class _CopyCounter:
 
 
 def check_images(client: ClientDataset, layout: ParamLayout) -> None:
-    """Rejects a client whose images do not have the model's number of inputs.
+    """Rejects a client whose images do not have the shape of the model's input.
 
     Raises:
-        DataError: The number of inputs differs.
+        DataError: The shape differs.
     """
     shape = client.pixels.shape
-    if shape[0] and math.prod(shape[1:]) != layout.num_inputs:
+    if shape[0] and not holds_inputs(shape[1:], layout.input_shape):
         raise DataError(
             f"{client.source}: client {client.client_id!r}: images have shape {list(shape[1:])}, "
             f"the model takes {list(layout.input_shape)}; choose data of the model's shape, or "
@@ -169,9 +169,11 @@ def check_images(client: ClientDataset, layout: ParamLayout) -> None:
         )
 
 
-def label_fault(client: ClientDataset, example_index: int, label: int) -> str:
+def label_fault(client: ClientDataset, example_index: int, label: int, num_classes: int) -> str:
     """Returns the error message for a label that is outside the model's classes."""
+    remedy = f"build the model for at least {label + 1} classes" if label >= 0 else "count from 0"
     return (
         f"{client.source}: client {client.client_id!r}: example {example_index}: "
-        f"label {label} is outside the model's classes; set --num-classes"
+        f"label {label} is outside the model's classes, 0 to {num_classes - 1}; {remedy}, or "
+        "correct the label"
     )

@@ -338,7 +338,8 @@ def _checked(
         check_images(client, layout)
         index = batches.first_outside(client.labels, layout.num_classes)
         if index is not None:
-            raise DataError(label_fault(client, index, client.labels[index]))
+            label = client.labels[index]
+            raise DataError(label_fault(client, index, label, layout.num_classes))
         yield dataset, occurrence
 
 

@@ -162,7 +162,7 @@ class ThreadEngine:
         deltas = None
         if run.has_rows:
             deltas = self._deltas((len(datasets), loaded.layout.num_params), run, file)
-        with _faults(datasets):
+        with _faults(datasets, loaded.layout.num_classes):
             stats = self._team.train_cohort(
                 loaded.model,
                 run.step,
@@ -209,7 +209,7 @@ class ThreadEngine:
             parts = []
             for piece in _split(clients, layout, vector_bytes):
                 own = None if starts is None else starts(piece.datasets)
-                with _faults(piece.datasets):
+                with _faults(piece.datasets, layout.num_classes):
                     parts.append(self._team.evaluate(model, params, piece.cohort, flag, own))
             return _joined(parts)
 
@@ -233,7 +233,7 @@ class ThreadEngine:
             parts = [np.empty((0, layout.num_classes), np.float32)]
             for piece in _split(clients, layout, vector_bytes):
                 own = None if starts is None else starts(piece.datasets)
-                with _faults(piece.datasets):
+                with _faults(piece.datasets, layout.num_classes):
                     parts.append(self._team.predict(model, params, piece.cohort, flag, own))
             return Scores(np.concatenate(parts), are_logits=True)
 
@@ -379,7 +379,7 @@ def _start_afresh(engine: ref[ThreadEngine]) -> None:
 
 
 @contextmanager
-def _faults(datasets: Sequence[BatchedDataset]) -> Iterator[None]:
+def _faults(datasets: Sequence[BatchedDataset], num_classes: int) -> Iterator[None]:
     """Turns label errors of the core into an error that names file, client and example."""
     try:
         yield
@@ -390,4 +390,5 @@ def _faults(datasets: Sequence[BatchedDataset]) -> Iterator[None]:
         ) from err
     except native.LabelFault as err:
         client = datasets[err.client_index].client
-        raise DataError(label_fault(client, err.example_index, err.label)) from err
+        fault = label_fault(client, err.example_index, err.label, num_classes)
+        raise DataError(fault) from err

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import MAX_LABEL
-from fedcli.errors import ModelError
+from fedcli.errors import ModelError, plural
+from fedcli.models.image_shapes import for_images, misfit, takes
 from fedcli.models.layout import ParamLayout, Tensor
 from fedcli.models.metrics import OwnMetrics
 from fedcli.models.model import Model
@@ -105,15 +106,16 @@ def load(
         made = _call(_function(module, function, file), str(file), offered, options or {})
     where = f"{file}: {function}"
     if isinstance(made, Model):
-        _check_fit(made.layout, input_shape, num_classes, where)
-        return made
+        return _fitted(made, input_shape, num_classes, where)
     return _python_model(made, str(file), tuple(input_shape), num_classes, where)
 
 
 def wrap(
     model: Any, *, input_shape: Sequence[int] | None = None, num_classes: int | None = None
 ) -> Model:
-    """Wraps a user's object as a model for `fedcli.learning`. A `Model` is returned unchanged.
+    """Wraps a user's object as a model for `fedcli.learning`. A `Model` needs no wrapping.
+
+    An object that was wrapped without its number of classes is wrapped again if it is given.
 
     Args:
         model: An `OwnModel`, a `torch.nn.Module`, or a class or function without arguments that
@@ -124,11 +126,14 @@ def wrap(
             attribute, labels are not checked.
 
     Raises:
+        ConfigError: A `Model` does not take examples of this shape.
         ModelError: The object is of another type, or breaks the contract. The message names the
             place.
     """
     if isinstance(model, _NO_MODELS):
         raise ModelError(f"model is {short(model)}; give {_WANTED}")
+    if isinstance(model, PythonModel) and model.network.num_classes is None and num_classes:
+        model = model.network.model  # it was wrapped before its number of classes was known
     file, where = user_code.source_file(model), type(model).__name__
     if isinstance(model, type) or inspect.isroutine(model):
         where = getattr(model, "__name__", "model")
@@ -136,7 +141,7 @@ def wrap(
             model = model()
         file = user_code.source_file(model)
     if isinstance(model, Model):
-        return model
+        return model if input_shape is None else for_images(model, input_shape)
     shape = None if input_shape is None else tuple(input_shape)
     return _python_model(model, file, shape, num_classes, where)
 
@@ -169,15 +174,20 @@ def _call(
     return made
 
 
-def _check_fit(
-    layout: ParamLayout, input_shape: Sequence[int], num_classes: int, where: str
-) -> None:
-    if layout.num_inputs != prod(input_shape) or layout.num_classes != num_classes:
+def _fitted(model: Model, input_shape: Sequence[int], num_classes: int, where: str) -> Model:
+    """Returns the model of a user's function for images of the data."""
+    layout = model.layout
+    if not takes(layout.input_shape, input_shape):
         raise ModelError(
-            f"{where}: the model takes images of shape {list(layout.input_shape)} and has "
-            f"{layout.num_classes} classes, but the data have {list(input_shape)} and "
-            f"{num_classes}; use the function's arguments input_shape and num_classes"
+            f"{where}: the model {misfit(layout.input_shape, input_shape)}; the function's "
+            "argument input_shape is the shape of the data"
         )
+    if layout.num_classes != num_classes:
+        raise ModelError(
+            f"{where}: the model has {layout.num_classes} outputs, but the data have "
+            f"{plural(num_classes, 'class')}; use the function's argument num_classes"
+        )
+    return for_images(model, input_shape)
 
 
 def _python_model(
