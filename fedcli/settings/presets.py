@@ -97,8 +97,8 @@ _TUTORIAL = Preset(
         Figure(1.7750846, "loss", "test"),
         Figure(0.33620688, "accuracy", "test"),
     ),
-    remark="fedcli shuffles the examples in another order, so results differ from about the third "
-    "digit on.",
+    remark="With the same data and options, results differ from about the third digit on, because "
+    "fedcli shuffles the examples in another order.",
 )
 
 _FLUTE = Preset(

@@ -70,6 +70,16 @@ def test_other_data_are_told_and_no_figure_is_shown(fedcli: Fedcli) -> None:
     assert "3.11937" not in done.out
 
 
+def test_figures_beside_a_data_file_say_of_which_data_they_are(
+    fedcli: Fedcli, write_tff: WriteTff
+) -> None:
+    write_tff("train.h5", num_clients=12)
+    done = fedcli("train", "--preset", "tff-tutorial", "--data", "train.h5", "--rounds", 1)
+    text = " ".join(done.out.partition("This run differs in --data, --rounds.\n")[2].split())
+    assert text.startswith("The published figures are those of emnist-digits; compare them only if")
+    assert "With the same data and options, results differ from about the third digit on" in text
+
+
 def test_a_preset_does_not_go_with_a_config(fedcli: Fedcli) -> None:
     fedcli("train", "--rounds", 1, "--out", "run")
     done = fedcli("train", "--preset", "tff-tutorial", "--config", "run/config.toml")

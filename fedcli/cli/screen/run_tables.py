@@ -11,6 +11,7 @@ from fedcli.cli.screen.text_screen import TextScreen
 from fedcli.errors import plural
 from fedcli.reports import rows as report
 from fedcli.reports.rows import EvaluationRow, RoundRow, Scores
+from fedcli.settings.declaration import option_name
 
 if TYPE_CHECKING:
     from fedcli.reports.published import Comparison
@@ -155,6 +156,9 @@ def show_comparison(screen: TextScreen, comparison: Comparison) -> None:
         screen.line("fedcli has no published figures for this preset.")
     if comparison.differs_in:
         screen.line(f"This run differs in {', '.join(comparison.differs_in)}.")
+    if comparison.figures and option_name("data") in comparison.differs_in:
+        published = f"The published figures are those of {preset.values['data']}"
+        screen.prose([("", f"{published}; compare them only if --data holds the same examples.")])
     if preset.remark and not comparison.has_other_data:
         screen.prose([("", preset.remark)])
 
