@@ -308,8 +308,19 @@ def _evaluate_on(
     sources = () if is_of_run else notes_of_sources({group.split: group.data})
     replaced = notes_on({group.split: group.data})
     own_models = note_of_models(trained.config)
-    notes = (*trained.notes, *sources, *replaced, *own_models, *evaluation.notes)
+    assumed = _note_of_split(request.data, group.split)
+    notes = (*trained.notes, *sources, *assumed, *replaced, *own_models, *evaluation.notes)
     return replace(evaluation, worst=worst, notes=tuple(map(worded, notes)))
+
+
+def _note_of_split(data: EvaluatedData, split: str) -> list[str]:
+    """A line for the user of other data whose train split is evaluated by default."""
+    if data.is_of_run or data.split is not None or split != "train":
+        return []
+    return [
+        f"the row train is about {data.source.data}, which has no split named test; if it holds "
+        "test data, give it as --test-data"
+    ]
 
 
 def _measured(

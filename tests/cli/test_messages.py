@@ -51,6 +51,23 @@ def test_pixels_of_another_range_are_told(fedcli: Fedcli, tmp_path: Path) -> Non
     assert line in fedcli("eval", "r", "--data", "grey.h5").err
 
 
+def test_a_file_without_splits_is_evaluated_as_train_and_that_is_said(
+    fedcli: Fedcli, tmp_path: Path
+) -> None:
+    write_tff(tmp_path / "train.h5")
+    write_tff(tmp_path / "test.h5")
+    fedcli("train", "--data", "train.h5", "--rounds", "1", "--clients", "all", "--out", "r")
+    done = fedcli("eval", "r", "--data", "test.h5")
+    assert "\ntrain " in done.out
+    line = "which has no split named test; if it holds test data, give it as --test-data\n"
+    assert f"fedcli: the row train is about test.h5, {line}" in done.err
+    named = fedcli("eval", "r", "--test-data", "test.h5")
+    assert "\ntest " in named.out
+    assert "the row" not in named.err
+    for options in (["--split", "train"], ["--data", "test.h5", "--split", "train"]):
+        assert "the row" not in fedcli("eval", "r", *options).err
+
+
 def test_classes_that_labels_cannot_fill_are_told(fedcli: Fedcli, tmp_path: Path) -> None:
     write_tff(tmp_path / "two.h5", num_classes=2)
     options = ("--rounds", "1", "--threads", "1", "--clients", "all")
