@@ -8,7 +8,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -21,7 +21,7 @@ from fedcli.core.native import CancelFlag
 from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import BatchedDataset
 from fedcli.datasets.client_data import ClientData
-from fedcli.errors import ConfigError, StopTraining
+from fedcli.errors import ConfigError, OwnCodeError, StopTraining
 from fedcli.learning.algorithms.evaluated import NO_COMMON_MODEL
 from fedcli.learning.engines import choosing
 from fedcli.learning.state import ModelWeights, ServerState
@@ -104,10 +104,12 @@ class Training:
         cancel: CancelFlag | None,
         *,
         have_data_changed: bool = False,
+        is_new: bool = False,
     ) -> None:
         """Takes over `run`, whose newest checkpoint is `state`.
 
-        If data have changed since the run began, the earlier cohorts are not known.
+        If data have changed since the run began, the earlier cohorts are not known. If the run is
+        new and the user's code fails before the end of round 1, the run's folder is deleted.
         """
         self.config = federation.config
         self.notes = list(dict.fromkeys(federation.notes))
@@ -119,6 +121,7 @@ class Training:
         self._run = run
         self._cancel = cancel
         self._have_data_changed = have_data_changed
+        self._is_new = is_new
         self._checkpoints = CheckpointWriter(federation, run, config_text, state.round_num)
         self._evaluations = RoundEvaluations(federation, cancel)
         self._logs: tuple[RunLog, ...] = ()
@@ -198,9 +201,13 @@ class Training:
                     self.process.model.layout,
                 )
             if self.state.round_num == 0 and self.config.eval_every:
-                yield self._evaluate_initial_model()
+                with self._naming_round(0):
+                    result = self._evaluate_initial_model()
+                yield result
             while not self._is_last_round_done():
-                yield self._train_round()
+                with self._naming_round(self.round_num + 1):
+                    result = self._train_round()
+                yield result
         finally:
             self._save_if_behind()
 
@@ -267,10 +274,18 @@ class Training:
         Raises:
             RunError: The checkpoint cannot be written.
         """
+        self._close(is_useless=False)
+
+    def _close(self, *, is_useless: bool) -> None:
+        """See `close`; deletes the run's folder, too, if it is useless."""
         with ExitStack() as stack:  # all of these run, even if one fails
             if self._federation.workers is not None:  # closed last: no result depends on it
                 stack.callback(self._federation.workers.close)
             stack.callback(self._run.close)
+            if is_useless:
+                from fedcli.runs.files.discarding import discard  # lazy: few runs fail at once
+
+                stack.callback(discard, self.path)
             for states in client_states_of(self.state):
                 stack.callback(states.close)
             stack.callback(self._close_logs)
@@ -286,8 +301,20 @@ class Training:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Closes the run."""
-        self.close()
+        """Closes the run; deletes a new one whose round 1 failed in the user's code."""
+        is_useless = self._is_new and self.round_num == 0 and isinstance(error, OwnCodeError)
+        self._close(is_useless=is_useless)
+
+    @contextmanager
+    def _naming_round(self, round_num: int) -> Iterator[None]:
+        """Adds to an error of the user's code the round, and what is saved if a round is."""
+        try:
+            yield
+        except OwnCodeError as err:
+            saved = ""
+            if self.round_num:
+                saved = f"; {self.path} is saved after round {self.round_num} and can be resumed"
+            raise type(err)(f"round {round_num}: {err.args[0]}{saved}") from err.__cause__
 
     def _train_round(self) -> RoundResult:
         timings = {"data": 0.0}

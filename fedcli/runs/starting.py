@@ -108,7 +108,7 @@ def start(
     content = federation.encode(state, config_text)
     run = RunDirectory.create(path, config_text, content, force=force, is_numbered=is_numbered)
     state = open_client_states(state, run.path)
-    return Training(federation, state, run, config_text, cancel)
+    return Training(federation, state, run, config_text, cancel, is_new=True)
 
 
 def resume(

@@ -67,6 +67,8 @@ class Option:
         maximum: The largest allowed value, for numbers.
         choices: The allowed values, for text; empty for any text.
         or_number: For text, whether a number from `minimum` to `maximum` is allowed, too.
+        advice: The end of the message about a value of another type: why it is not allowed, and
+            what to do; empty for fedcli's own options.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Option:
     maximum: float | None = None
     choices: tuple[str, ...] = ()
     or_number: bool = False
+    advice: str = field(default="", kw_only=True, compare=False)
 
     @property
     def allowed(self) -> str:
@@ -267,7 +270,7 @@ def check_option(owner: str, option: Option, value: object) -> Value:
     else:
         fits = isinstance(value, str) and (not option.choices or value in option.choices)
     if not fits:
-        raise ConfigError(f"{label} {_written(value)}: choose {option.allowed}")
+        raise ConfigError(f"{label} {_written(value)}: choose {option.allowed}{option.advice}")
     return type(default)(value)  # type: ignore[call-overload]
 
 

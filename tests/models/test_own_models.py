@@ -1009,10 +1009,11 @@ def test_failure_is_one_line_and_v_shows_where(
         .splitlines()
         .index("        raise ValueError('too many')")
     )
-    expected = f"fedcli: error: {tmp_path}/my_model.py:{line + 1}: forward_pass: ValueError: "
-    expected += "too many; correct the code of the model\n"
+    expected = f"fedcli: error: round 1: {tmp_path}/my_model.py:{line + 1}: forward_pass: "
+    expected += "ValueError: too many; correct the code of the model\n"
     assert cli.run(["train", "--model", "my_model.py", "--out", "a"]) == 1
     assert capsys.readouterr().err == expected
+    assert not (tmp_path / "a").exists()
     assert cli.run(["train", "--model", "my_model.py", "--out", "b", "-v"]) == 1
     shown = capsys.readouterr().err
     assert shown.endswith(expected)

@@ -48,10 +48,10 @@ SMALL = RunConfig(
 RESULTS = ("metrics.jsonl", "evaluation.json", "config.toml", "checkpoints/round-000003.h5")
 
 
-def config_with(field: str, file: Path) -> RunConfig:
-    """Returns the config of a small run with one own part."""
+def config_with(field: str, file: Path, **more: Any) -> RunConfig:
+    """Returns the config of a small run with one own part; `more` are further options of it."""
     options = f"{field.removesuffix('_optimizer')}_options"
-    given = {field: str(file), options: EXAMPLES[field][2]}
+    given = {field: str(file), options: {**EXAMPLES[field][2], **more}}
     return RunConfig(**{**vars(SMALL), **given})
 
 
@@ -379,11 +379,45 @@ def test_options_are_what_the_parameters_and_the_part_say(tmp_path: Path) -> Non
     assert resolve(row, {"steps": 4})["steps"] == 4
 
 
+def test_an_annotation_makes_a_whole_default_a_number_and_none_one_that_may_be_missing(
+    tmp_path: Path,
+) -> None:
+    text = OPTIONS.replace("steps: int = 3", "share_2: float = 1, bound=None")
+    row = row_of(tmp_path, text)
+    assert row.options[1:3] == (Option("share_2", 1.0, ""), Option("bound", None, ""))
+    resolved = resolve(row, {"share_2": 0.5})
+    assert resolved["share_2"] == 0.5
+    assert "bound" not in resolved
+    assert resolve(row, {"bound": 2})["bound"] == 2.0
+
+
+def test_two_defaults_of_an_option_that_differ_are_refused(tmp_path: Path) -> None:
+    words = (
+        "part.py:4: options give share the default 0.5, but the parameter has 0.6; give both the"
+    )
+    with pytest.raises(PartError, match=words):
+        row_of(tmp_path, OPTIONS.replace("share=0.5", "share=0.6"))
+    row_of(tmp_path, OPTIONS.replace("optimizer, share=0.5", "optimizer, share"))
+
+
+def test_the_range_of_an_option_of_the_manuals_example_is_checked(tmp_path: Path) -> None:
+    file = write_example(tmp_path, "FedExP", "fedexp.py")
+    words = "fedexp.py option epsilon -0.1: choose a finite number from 1e-12 to 1$"
+    with pytest.raises(ConfigError, match=words):
+        starting.start(config_with("algorithm", file, epsilon=-0.1), tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"share": 2.0}, "share 2.0: choose a finite number from 0 to 1"),
-        ({"steps": 2.5}, "steps 2.5: choose a whole number"),
+        (
+            {"steps": 2.5},
+            "steps 2.5: choose a whole number; its type is that of the default 3 in .*part.py:4, "
+            "where steps=3.0 would allow every number$",
+        ),
+        ({"kind": 1}, "kind 1: choose text; its type is that of the default 'a' in .*part.py:4$"),
+        ({"on": 1}, "on 1: choose true or false; its type is that of the default False in "),
         ({"stride": 1}, "has no option 'stride'; its options are share, steps, kind, on, scales"),
     ],
 )
@@ -481,6 +515,62 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         ('"steps": 0}', '"steps": "a"}', "init: state 'steps' is str; give an array, an int or a"),
         ('state["steps"] + 1', "[1]", "run: state 'steps' is list; give an array"),
+        (
+            'state["steps"] + 1',
+            "float('nan')",
+            "^round 1: .*part.py:9: run: state 'steps' is nan; re",
+        ),
+        (
+            'state["steps"] + 1',
+            "call.params * float('nan')",
+            "'steps' has 7850 of 7850 values that are NaN o",
+        ),
+        (
+            '"steps": 0}',
+            '"steps": float("inf")}',
+            "init: state 'steps' is inf; return finite numbers$",
+        ),
+        (
+            '"steps": 0}',
+            '"steps": False}',
+            "init: state 'steps' is False; give a number, such as 1",
+        ),
+        (
+            '"steps": 0}',
+            '"steps": 0 * params[0] > 0}',
+            "init: state 'steps' is False; give a number",
+        ),
+        (
+            'state["steps"] + 1',
+            "0.5",
+            "is float, but it was int; .*, or start with a float in init",
+        ),
+        (
+            "return deltas,",
+            "return deltas.scaled(-2.0),",
+            r"run returned deltas .* scaled by -2.0; gi",
+        ),
+        (
+            "return deltas,",
+            "return deltas.scaled(0),",
+            r"scaled by 0.0; give a finite number above 0",
+        ),
+        ("return deltas,", "return deltas.scaled(float('nan')),", r"scaled by nan; give a finite"),
+        (
+            "return deltas,",
+            "return deltas.scaled(call.params),",
+            r"scaled by float32 \[7850\]; give",
+        ),
+        (
+            "return deltas,",
+            "return deltas.shifted(1.0),",
+            r"shifted by float; give a vector \[7850\]",
+        ),
+        (
+            "return deltas,",
+            "return deltas.shifted(call.params * float('nan')),",
+            "vector with a NaN or an",
+        ),
         ('state["steps"] + 1', "2**63", "run: state 'steps' is 9223372036854775808; give an int"),
         ("    def init", "    num_passes = 0\n\n    def init", "num_passes is 0; give a whole"),
         ("optimizer):", "optimizer, rate):", "part.py:2: Part needs rate; give it a default"),
@@ -499,6 +589,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
             "deltas.delta_sum[1:]",
             r"float64 \[7849\] for the mean delta; ",
         ),
+        ('state["steps"] + 1', "float('-inf')", "^round 1: .*: aggregate: state 'steps' is -inf; "),
         ("return SUM", "return 1", "request returned int; give fedcli.aggregators.SUM"),
         ("1.5", "[1]", "metric 'told' is list; give a number"),
         ("def init", "def start", "has no init; an aggregator has init"),
@@ -511,6 +602,11 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         ("-self.learning_rate * gradient,", "", r"update returned dict; give \(updates, state\)"),
         ("* gradient", "* gradient[:2]", r"float32 \[2\] for the updates; give float32 \[7850\]"),
+        (
+            'state["steps"] + 1',
+            "params * float('nan')",
+            "^round 1: .*update: state 'steps' has 7850 of 7",
+        ),
         ("def update", "def apply", "Part has no update; a server optimizer has init"),
     ],
     "sampling": [
@@ -573,6 +669,111 @@ def test_a_fault_of_a_part_is_one_line_with_its_place(
     with pytest.raises((PartError, ConfigError), match=words) as caught:
         package.train(config, tmp_path / "run")
     assert "\n" not in str(caught.value)
+
+
+def test_a_state_of_a_skipped_round_must_be_finite(tmp_path: Path) -> None:
+    """The mean delta of a round in which no client reports is NaN."""
+    (tmp_path / "part.py").write_text(OPTIONAL)
+    words = (
+        r"'last' has 7850 of 7850 .*, and the old state in a round in which no client has weight"
+    )
+    config = replace(SMALL, aggregator=str(tmp_path / "part.py"), client_dropout=1.0)
+    with pytest.raises(PartError, match=words):
+        package.train(config, tmp_path / "run")
+    old = OPTIONAL.replace(
+        '{"last": moved}', '{"last": moved if moved[0] == moved[0] else state["last"]}'
+    )
+    (tmp_path / "part.py").write_text(old)
+    assert package.train(config, tmp_path / "run").round_num == 3
+    # A factor has no effect without a client that has weight, so it may be NaN.
+    text = ALGORITHM.replace("return deltas,", "return deltas.scaled(float('nan')),")
+    (tmp_path / "factor.py").write_text(text)
+    config = replace(SMALL, algorithm=str(tmp_path / "factor.py"), client_dropout=1.0)
+    assert package.train(config, tmp_path / "factor").round_num == 3
+
+
+def test_an_array_without_axes_in_a_state_is_a_number(tmp_path: Path) -> None:
+    text = ALGORITHM.replace('{"steps": state', '{"steps": np.array(0) + state')
+    (tmp_path / "part.py").write_text(f"import numpy as np\n{text}")
+    config = replace(SMALL, algorithm=str(tmp_path / "part.py"), rounds=1)
+    run = package.train(config, tmp_path / "run")
+    assert (
+        package.resume(run.path, num_rounds=3, algorithm=str(tmp_path / "part.py")).round_num == 3
+    )
+
+
+# ---- What is left after a fault -----------------------------------------------------------------
+
+FAILING = {
+    "algorithm": (ALGORITHM, "call.train", "call.round_num == {} and 1 / 0 or call.train"),
+    "aggregator": (AGGREGATOR, "deltas.w", 'state["steps"] == {} and 1 / 0 or deltas.w'),
+    "server_optimizer": (SERVER, "-self", 'state["steps"] == {} and 1 / 0 or -self'),
+    "sampling": (SAMPLER, "[round_num %", "round_num == {} and 1 / 0 or [round_num %"),
+}
+
+
+def failing_config(folder: Path, field: str, round_num: int) -> RunConfig:
+    """Returns the config of a small run whose part fails after `round_num` rounds."""
+    text, old, new = FAILING[field]
+    assert old in text
+    (folder / "part.py").write_text(text.replace(old, new.format(round_num), 1))
+    return RunConfig(**{**vars(SMALL), field: str(folder / "part.py")})
+
+
+@pytest.mark.parametrize("field", ["algorithm", "aggregator", "server_optimizer"])
+def test_a_fault_in_round_1_leaves_no_folder(tmp_path: Path, field: str) -> None:
+    logs: dict[str, Any] = {"csv": True, "record_clients": True, "eval_every": 1}
+    config = replace(failing_config(tmp_path, field, 0), **logs)
+    for _ in range(2):  # a second attempt is not refused because of the first
+        with pytest.raises(
+            PartError, match=r"^round 1: .*ZeroDivisionError: .*; correct the code of"
+        ):
+            package.train(config, tmp_path / "runs" / "run")
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_a_fault_of_a_metric_in_the_first_evaluation_leaves_no_folder(
+    metric: Path, tmp_path: Path, fedcli: Fedcli
+) -> None:
+    metric.write_text(metric.read_text().replace("return f1[", "return 1 / 0 or f1[", 1))
+    arguments = ("train", "--out", "run", "--rounds", 2, "--eval-every", 1)
+    done = fedcli(*arguments, "--metrics", "my_f1.py")
+    assert_is_one_line(done, "round 0: ", "my_f1.py:", "value: ZeroDivisionError")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("field", FAILING)
+def test_a_fault_in_round_3_keeps_the_run_which_can_be_resumed(tmp_path: Path, field: str) -> None:
+    config = failing_config(tmp_path, field, 2)
+    words = (
+        r"^round 3: .*part.py.*ZeroDivisionError.*; .*/run is saved after round 2 and can be res"
+    )
+    with pytest.raises(PartError, match=words):
+        package.train(config, tmp_path / "run")
+    text, _, _ = FAILING[field]
+    (tmp_path / "part.py").write_text(text)
+    again: Any = {field: str(tmp_path / "part.py")}
+    assert package.resume(tmp_path / "run", **again).round_num == 3
+
+
+def test_a_fault_in_round_1_deletes_nothing_that_fedcli_did_not_make(tmp_path: Path) -> None:
+    config = failing_config(tmp_path, "algorithm", 0)
+    config = replace(config, eval_every=1)  # so that there is a result before round 1
+
+    def add(result: Any) -> None:
+        (tmp_path / "run" / place).parent.mkdir(exist_ok=True)
+        (tmp_path / "run" / place).write_text("mine")
+
+    for place in ("notes.txt", "mine/notes.txt", "checkpoints/mine.h5"):
+        with pytest.raises(PartError, match="ZeroDivisionError"):
+            package.train(config, tmp_path / "run", callbacks=[add], force=True)
+        assert (tmp_path / "run" / place).read_text() == "mine"
+        assert package.load_run(tmp_path / "run").round_num == 0
+    # A resumed run was not made by this call.
+    (tmp_path / "run" / "checkpoints" / "mine.h5").unlink()
+    with pytest.raises(PartError, match="ZeroDivisionError"):
+        package.resume(tmp_path / "run", algorithm=str(config.algorithm))
+    assert (tmp_path / "run" / "config.toml").exists()
 
 
 # Parts made by functions, whose methods are attributes of the object and not of its class.

@@ -212,7 +212,7 @@ class ClientWork(Protocol):
     """The part in which algorithms differ most: the work of a cohort's clients in a round.
 
     It holds settings only. Its state between rounds is part of the server state: arrays, ints and
-    floats by name, which keep their shapes and types from round to round.
+    floats by name, which are finite and keep their shapes and types from round to round.
     """
 
     @property

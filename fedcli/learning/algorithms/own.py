@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -107,9 +108,43 @@ class OwnWork:
                 f"{where} returned {kind(deltas)} for the deltas; give what call.train returned, "
                 "scaled or shifted"
             )
+        _check_changes(where, deltas)
         if len(result) == 3 and result[2] is not None:
             raise PartError(f"{where} returned evaluated weights; only fedcli's own algorithms may")
         return WorkResult(deltas, checked_state(where, after, state))
 
     def _where(self, method: str) -> str:
         return user_code.method_place(self.work, method)
+
+
+def _check_changes(where: str, deltas: Deltas) -> None:
+    """Refuses a factor or a vector that would make the mean delta meaningless.
+
+    Without a client that has weight there is no mean delta, so nothing is checked.
+
+    Raises:
+        PartError: The factor is not a finite number above 0, or the vector is not [num_params] or
+            has a NaN or an infinity.
+    """
+    if deltas.weight_sum == 0.0:
+        return
+    scale: Any = deltas.scale
+    if not isinstance(scale, numbers.Real) or not 0.0 < float(scale) < np.inf:
+        value = scale if isinstance(scale, numbers.Real) else kind(scale)
+        raise PartError(
+            f"{where} returned deltas that are scaled by {value}; give a finite number above 0"
+        )
+    shift: Any = deltas.shift
+    num_params = len(deltas.delta_sum)
+    if shift is None:
+        return
+    if not isinstance(shift, np.ndarray) or shift.shape != (num_params,):
+        raise PartError(
+            f"{where} returned deltas that are shifted by {kind(shift)}; give a vector "
+            f"[{num_params}]"
+        )
+    if not np.isfinite(shift).all():
+        raise PartError(
+            f"{where} returned deltas that are shifted by a vector with a NaN or an infinity; give "
+            "finite numbers"
+        )

@@ -25,8 +25,8 @@ class ServerOptimizer(Protocol):
     """Updates the global model with the mean of the clients' deltas.
 
     A new object is made in each round, with the round's `learning_rate` and the options. The state
-    between rounds is part of the server state: arrays, ints and floats by name, which keep their
-    shapes and types from round to round.
+    between rounds is part of the server state: arrays, ints and floats by name, which are finite
+    and keep their shapes and types from round to round.
     """
 
     def init(self, params: NDArray[np.float32]) -> dict[str, Any]:

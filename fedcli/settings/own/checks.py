@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,8 @@ _MAX_INT = 2**63 - 1
 def checked_state(where: str, state: Any, before: Mapping[str, Any] | None) -> dict[str, Any]:
     """Returns a part's state as values that can be stored: copied arrays, ints and floats.
 
+    A NaN or an infinity is refused, because the part would compute with it in every later round.
+
     Args:
         where: The place in the user's code, with which error messages start.
         state: The value that the part returned.
@@ -21,7 +24,8 @@ def checked_state(where: str, state: Any, before: Mapping[str, Any] | None) -> d
             for the first state.
 
     Raises:
-        PartError: The state holds a value of another type, or its names, shapes or types changed.
+        PartError: The state holds a value of another type or one that is not finite, or its names,
+            shapes or types changed.
     """
     if not isinstance(state, Mapping):
         raise PartError(f"{where} returned a state of type {kind(state)}; give a dict")
@@ -32,7 +36,9 @@ def checked_state(where: str, state: Any, before: Mapping[str, Any] | None) -> d
                 f"{where}: the state has a key {name!r}, which is not a Python name; use names "
                 "such as step_size"
             )
-        checked[name] = _storable(f"{where}: state {name!r}", value)
+        label = f"{where}: state {name!r}"
+        checked[name] = _storable(label, value)
+        _check_finite(label, checked[name], is_first=before is None)
     if before is None:
         return checked
     if checked.keys() != before.keys():
@@ -44,9 +50,10 @@ def checked_state(where: str, state: Any, before: Mapping[str, Any] | None) -> d
         if isinstance(before[name], float) and isinstance(value, int):
             checked[name] = float(value)
         elif kind(value) != kind(before[name]):
+            is_now_float = isinstance(before[name], int) and isinstance(value, float)
             raise PartError(
                 f"{where}: state {name!r} is {kind(value)}, but it was {kind(before[name])}; "
-                "keep its shape and type"
+                f"keep its shape and type{', or start with a float in init' * is_now_float}"
             )
     return checked
 
@@ -88,6 +95,10 @@ def kind(value: Any) -> str:
 
 
 def _storable(where: str, value: Any) -> Any:
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        value = value.item()  # a number of NumPy, or an array without axes
+    if isinstance(value, bool):
+        raise PartError(f"{where} is {value}; give a number, such as 1 for true and 0 for false")
     number = _number(value)
     if isinstance(number, int) and not -_MAX_INT - 1 <= number <= _MAX_INT:
         raise PartError(f"{where} is {number}; give an int of 64 bits, or a float")
@@ -99,6 +110,25 @@ def _storable(where: str, value: Any) -> Any:
     if hasattr(value, "open_in"):  # `ClientStates`: the kept vectors of the clients
         return value
     raise PartError(f"{where} is {kind(value)}; give an array, an int or a float")
+
+
+def _check_finite(where: str, value: Any, *, is_first: bool) -> None:
+    """Refuses a value of a state that is NaN or infinite, or an array that has such values."""
+    if isinstance(value, int | float):
+        what = "" if abs(value) < math.inf else f"is {value}"
+    else:
+        count = _num_not_finite(value)
+        what = f"has {count} of {value.size} values that are NaN or infinite" if count else ""
+    if what:
+        advice = "" if is_first else ", and the old state in a round in which no client has weight"
+        raise PartError(f"{where} {what}; return finite numbers{advice}")
+
+
+def _num_not_finite(value: Any) -> int:
+    """Returns the number of values in an array that are NaN or infinite; 0 for another object."""
+    if getattr(getattr(value, "dtype", None), "kind", "") != "f":
+        return 0
+    return int(value.size - (abs(value) < math.inf).sum())
 
 
 def _number(value: Any) -> int | float | None:

@@ -2,8 +2,9 @@
 
 A part is a function or a class. It is called with keyword arguments. Some are values of the run
 (`Family.arguments`). Every other parameter whose default is a truth value, a number, a text or a
-list of numbers is an option that the user may set, of the default's type. An attribute `options`
-of the part, a tuple of `Option`, may give ranges and descriptions of its options.
+list of numbers is an option that the user may set, of the default's type; so is one whose default
+is None, as a number that may be missing. An attribute `options` of the part, a tuple of `Option`,
+may give ranges and descriptions of its options.
 """
 
 from __future__ import annotations
@@ -249,20 +250,46 @@ def _declared(part: Callable[..., Any], noun: str) -> tuple[Option, ...]:
         if name in family.arguments or name in declared:
             continue
         if name in by_name:
+            _check_default(where, by_name[name], default)
             declared[name] = by_name[name]
         elif default is parameter.empty:
             raise PartError(
                 f"{where}: {getattr(part, '__name__', noun)} needs {name}; give it a default, "
                 f"which makes it an option (a run gives {', '.join(family.arguments) or 'nothing'})"
             )
-        elif isinstance(default, bool | int | float | str):
-            declared[name] = Option(name, default, "")
-        elif _is_numbers(default):
-            declared[name] = Option(name, [float(each) for each in default], "")
+        elif (option := _option_of(where, parameter)) is not None:
+            declared[name] = option
     unknown = [name for name in by_name if name not in declared]
     if unknown and not takes_any:
         raise PartError(f"{where}: options declare {unknown[0]}, which is not a parameter")
     return (*declared.values(), *(by_name[name] for name in unknown))
+
+
+def _check_default(where: str, option: Option, default: Any) -> None:
+    """Refuses a stated option whose default is not that of the parameter, if it has one."""
+    same = (default, list(default) if isinstance(default, tuple) else default)
+    if default is inspect.Parameter.empty or option.default in same:
+        return
+    raise PartError(
+        f"{where}: options give {option.name} the default {option.default!r}, but the parameter "
+        f"has {default!r}; give both the same"
+    )
+
+
+def _option_of(where: str, parameter: inspect.Parameter) -> Option | None:
+    """Returns the option that a parameter's default makes; None if it makes none."""
+    name, default = parameter.name, parameter.default
+    is_int = isinstance(default, int) and not isinstance(default, bool)
+    if is_int and parameter.annotation in (float, "float"):
+        return Option(name, float(default), "")
+    if _is_numbers(default):
+        return Option(name, [float(each) for each in default], "")
+    if default is not None and not isinstance(default, bool | int | float | str):
+        return None
+    advice = f"; its type is that of the default {default!r} in {where}"
+    if is_int:
+        advice += f", where {name}={default}.0 would allow every number"
+    return Option(name, default, "", advice=advice)
 
 
 def _is_numbers(default: Any) -> bool:
