@@ -10,13 +10,13 @@ from typing import Any
 
 from fedcli.dataclass import dataclass
 from fedcli.runs.record import RunRecord, is_of_data
-from fedcli.settings.run_config import WITHOUT_EFFECT
+from fedcli.settings.run_config import CODE_FIELDS, WITHOUT_EFFECT
 
 # Options that change results; runs that differ only in them are repetitions of each other.
 REPEATS = ("seed",)
 _EARLY_STOPPING_OPTIONS = ("stop_at", "patience")  # with one of these, eval_every changes results
-# Fingerprints in the provenance: those of the files that options name.
-_FINGERPRINTS = ("data", "model")
+# Fingerprints in the provenance: those of the files that options name. Metrics change no result.
+_FINGERPRINTS = ("data", *(name for name in CODE_FIELDS if name not in WITHOUT_EFFECT))
 _PARTITION_SEED_OPTION = "partition_options.seed"
 # The partition's seed, at the end of the data's fingerprint, which describes the partition.
 _PARTITION_SEED = re.compile(r"(; partition [^\";]*?) seed=\d+")

@@ -50,7 +50,7 @@ def summary(run: RunRecord) -> list[tuple[str, str]]:
         ("run", str(run.path)),
         ("data", shown_data(str(config.get("data", _UNSET)))),
         ("model", str(config.get("model", _UNSET))),
-        ("algorithm", str(config.get("algorithm", _UNSET))),
+        ("algorithm", _with_options(config, "algorithm")),
         ("client optimizer", _optimizer(config, "client")),
         ("server optimizer", _optimizer(config, "server")),
         (
@@ -493,10 +493,16 @@ def _has_aggregator(config: Mapping[str, Any]) -> bool:
 def _aggregator(config: Mapping[str, Any]) -> str:
     """Returns the aggregator with its options, and a remark if it ignores clients' weights."""
     name = str(config["aggregator"])
-    options = _options_of(config, "aggregator_options.")
     is_weighted = name in _WEIGHTED or config.get("aggregator_options.weighted") is True
     remark = "" if is_weighted or name not in AGGREGATORS else "; ignores the clients' weights"
-    return f"{name} ({', '.join(options)}){remark}" if options else f"{name}{remark}"
+    return f"{_with_options(config, 'aggregator')}{remark}"
+
+
+def _with_options(config: Mapping[str, Any], option: str) -> str:
+    """Returns what was chosen by name, with its own options if it has any."""
+    options = _options_of(config, f"{option}_options.")
+    name = str(config.get(option, _UNSET))
+    return f"{name} ({', '.join(options)})" if options else name
 
 
 def _attack(config: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The summary's line about the aggregator."""
+"""The summary's lines about the algorithm and the aggregator."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 import fedcli
 from fedcli.reports import tables
+from tests.kit.own_parts import write_example
 
 EQUAL = "; ignores the clients' weights"
 
@@ -47,3 +48,19 @@ def test_the_summary_names_the_aggregator_and_whether_it_ignores_weights(
     )
     run = fedcli.train(config, tmp_path / "run")
     assert dict(tables.summary(run)).get("aggregator") == line
+
+
+def test_the_summary_names_the_algorithm_with_its_options(tmp_path: Path) -> None:
+    small: dict[str, Any] = {"rounds": 1, "data_options": {"clients": 10}, "max_examples": 5}
+    write_example(tmp_path, "FedExP", "fedexp.py")
+    lines = {
+        "fedavg": "fedavg",
+        "fedprox": "fedprox (proximal_strength=0.25)",
+        f"{tmp_path}/fedexp.py": f"{tmp_path}/fedexp.py:FedExP (epsilon=0.5)",
+    }
+    options: dict[str, Any] = {"fedavg": {}, "fedprox": {"proximal_strength": 0.25}}
+    for index, (name, line) in enumerate(lines.items()):
+        given = options.get(name, {"epsilon": 0.5})
+        config = fedcli.RunConfig(algorithm=name, algorithm_options=given, **small)
+        run = fedcli.train(config, tmp_path / f"run{index}")
+        assert dict(tables.summary(run))["algorithm"] == line

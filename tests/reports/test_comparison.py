@@ -146,6 +146,18 @@ def test_runs_of_different_data_are_not_put_together(tmp_path: Path) -> None:
     assert [group.options for group in groups] == [{"data": "x.h5"}, {"data": "y.h5"}]
 
 
+def test_runs_of_an_algorithm_whose_file_has_changed_are_not_put_together(tmp_path: Path) -> None:
+    runs = []
+    for seed, digest in ((1, "aa"), (2, "aa"), (3, "bb")):
+        write_run(tmp_path / digest / str(seed), [0.5], config=f"seed = {seed}")
+        file = tmp_path / digest / str(seed) / "config.toml"
+        file.write_text(f'{file.read_text()}algorithm = "{digest}"\nmetrics = "{seed}"\n')
+        runs.append(record.load_run(file.parent))
+    groups = comparison.group_by_config(runs)
+    assert [len(group.runs) for group in groups] == [2, 1]
+    assert [group.options for group in groups] == [{"(algorithm)": "aa"}, {"(algorithm)": "bb"}]
+
+
 def test_the_same_data_elsewhere_are_the_same(tmp_path: Path) -> None:
     runs = [
         of_data(tmp_path / "a", "here/x.h5", "blake2b:1", seed=1),
