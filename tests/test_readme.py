@@ -261,6 +261,13 @@ def test_readme_is_short_and_has_the_command_that_runs_the_tests() -> None:
     assert re.search(r"^    \S.*pip install .*\[test\].*pytest", text, re.MULTILINE)
 
 
+def test_readme_describes_every_page_of_the_manual() -> None:
+    part = README.read_text().partition("\n## The manual\n")[2].partition("\n## ")[0]
+    cells = re.findall(r"`([\w-]+)` \| ([^|]+) \|", part)
+    assert sorted(name for name, _ in cells) == sorted(TOPICS)
+    assert [name for name, about in cells if len(about.split()) < 2] == []
+
+
 @pytest.mark.parametrize("page", [README, ALGORITHMS_PAGE], ids=lambda page: page.stem)
 def test_tables_have_all_that_there_is_to_choose_from(page: Path) -> None:
     tables = "".join(line for line in page.read_text().splitlines() if line.startswith("|"))
