@@ -421,3 +421,10 @@ def test_test_data_replace_a_test_split_of_the_data_and_say_so(
     assert line(other, both) not in fedcli("eval", "run", "--split", "train").err
     assert line(other, "both.h5") in fedcli("inspect-clients", *data).err
     assert "is not used" not in fedcli("inspect-clients", "--data", "both.h5").err
+
+
+def test_a_run_with_event_files_ends_with_the_command_that_shows_them(fedcli: Fedcli) -> None:
+    pytest.importorskip("tensorboardX")
+    line = "Curves   tensorboard --logdir run/tensorboard\n"
+    assert line in fedcli("train", "--rounds", 1, "--tensorboard", "--out", "run").out
+    assert "tensorboard" not in fedcli("train", "--rounds", 1, "--out", "plain").out
