@@ -17,6 +17,9 @@ from fedcli.models.metrics import BUILT_IN
 
 MAX_ROUND_ROWS = 20
 
+# Why a round was skipped; see `RoundRow`.
+MIN_REPORTS, THRESHOLD, AGGREGATOR = "min-reports", "threshold", "aggregator"
+
 _EPSILONS = ("epsilon", "epsilon_rdp")
 
 
@@ -79,8 +82,10 @@ class RoundRow:
         num_non_finite_clients: Number of clients dropped because their delta was not finite.
         is_rejected: Whether the model was left unchanged because the mean delta was not finite.
         evaluation: Scores of the model after the round by split, on rounds that were evaluated.
-        is_skipped: Whether the model was left unchanged because too few clients reported for
-            `--min-reports` or for the aggregator, or because the aggregator trusted none.
+        skip_reason: Why the model was left unchanged: `MIN_REPORTS` or `THRESHOLD` if too few
+            clients reported for `--min-reports` or for the secure sum, `AGGREGATOR` if there were
+            too few deltas for the aggregator or it trusted none. Empty if the round was not
+            skipped.
         num_reports: Number of clients that reported in time; None if all clients always do.
         virtual_seconds: Seconds on the virtual clock after the round; None if the run has no clock.
         privacy: The privacy spent so far; None for a run without --dp.
@@ -91,10 +96,15 @@ class RoundRow:
     num_non_finite_clients: int
     is_rejected: bool
     evaluation: dict[str, Scores]
-    is_skipped: bool = False
+    skip_reason: str = ""
     num_reports: int | None = None
     virtual_seconds: float | None = None
     privacy: PrivacySpent | None = None
+
+    @property
+    def is_skipped(self) -> bool:
+        """Whether the model was left unchanged by intention."""
+        return self.skip_reason != ""
 
 
 @dataclass(frozen=True)
@@ -133,17 +143,20 @@ def round_row(line: Mapping[str, Any]) -> RoundRow:
     online = line.get("client_work", {}).get("train")
     participation = line.get("participation", {})
     aggregated = line.get("aggregator", {})
-    is_below_threshold = aggregated.get("secure_sum", {}).get("is_skipped")
-    is_skipped = bool(
-        participation.get("is_skipped") or aggregated.get("skipped") or is_below_threshold
-    )
+    skips = {
+        MIN_REPORTS: participation.get("is_skipped"),
+        THRESHOLD: aggregated.get("secure_sum", {}).get("is_skipped"),
+        AGGREGATOR: aggregated.get("skipped"),
+    }
+    # A round without reports has none for the aggregator, so the first reason is the cause.
+    skip_reason = next((reason for reason, is_true in skips.items() if is_true), "")
     return RoundRow(
         line["round"],
         scores(online) if online else None,
         int(online["num_non_finite_clients"]) if online else 0,
-        bool(line.get("finalizer", {}).get("update_non_finite")) and not is_skipped,
+        bool(line.get("finalizer", {}).get("update_non_finite")) and not skip_reason,
         {split: scores(group) for split, group in line.get("evaluation", {}).items()},
-        is_skipped,
+        skip_reason,
         participation.get("num_reports"),
         participation.get("virtual_seconds"),
         privacy_spent(line),

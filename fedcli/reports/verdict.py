@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fedcli.reports.rows import RoundRow, round_row
+from fedcli.errors import plural
+from fedcli.reports.rows import MIN_REPORTS, THRESHOLD, RoundRow, round_row
 from fedcli.settings.run_config import RunConfig
 from fedcli.settings.vocabulary import ACCURACY
 
@@ -34,7 +36,7 @@ def verdict(
         return None
     num_examples = sum(row.online.num_examples for row in rows if row.online is not None)
     if all(row.is_skipped for row in rows):
-        return f"none of {_rounds(rows)} changed the model: {_why_skipped(config)}"
+        return f"none of {_rounds(rows)} changed the model: {_why_skipped(rows, config)}"
     if num_examples == 0 and not sum(row.num_non_finite_clients for row in rows):
         return (
             f"none of {_rounds(rows)} changed the model: {_cohort(config)} holds no examples; "
@@ -91,21 +93,33 @@ def _has_exploded_at_once(run: RunRecord, first_loss: float) -> bool:
     return all(each is None or each <= guessing for each in accuracies)
 
 
-def _why_skipped(config: RunConfig) -> str:
-    if config.min_reports is not None:
+def _why_skipped(rows: Sequence[RoundRow], config: RunConfig) -> str:
+    """The reasons why rounds were skipped, and what to change for the most frequent one."""
+    reasons = Counter(row.skip_reason for row in rows).most_common()
+    causes = [(num, *_cause_and_remedy(reason, config)) for reason, num in reasons]
+    remedy = causes[0][2]
+    if len(causes) == 1:
+        return f"{causes[0][1]}; {remedy}"
+    parts = [f"in {plural(num, 'round')} {cause}" for num, cause, _ in causes]
+    return f"{', and '.join(parts)}; {remedy}"
+
+
+def _cause_and_remedy(skip_reason: str, config: RunConfig) -> tuple[str, str]:
+    if skip_reason == MIN_REPORTS:
         return (
-            f"fewer clients reported than --min-reports {config.min_reports} requires; choose a "
-            "smaller number, or more --clients"
+            f"fewer clients reported than --min-reports {config.min_reports} requires",
+            "choose a smaller number, or more --clients",
         )
-    if config.secure_sum:
+    if skip_reason == THRESHOLD:
         share = config.secure_sum_options["threshold"]
         return (
             f"fewer clients reported than --secure-sum-option threshold={share:g} requires (always "
-            "at least 2 clients); choose a smaller threshold, or more --clients"
+            "at least 2 clients)",
+            "choose a smaller threshold, or more --clients",
         )
     return (
-        f"--aggregator {config.aggregator} got too few valid updates, or trusted none; choose "
-        "more --clients, or another aggregator"
+        f"--aggregator {config.aggregator} got too few valid updates, or trusted none",
+        "choose more --clients, or another aggregator",
     )
 
 
@@ -113,8 +127,8 @@ def _why_rejected(rows: Sequence[RoundRow], config: RunConfig) -> str:
     max_dropped = max(row.num_non_finite_clients for row in rows)
     if max_dropped:
         return (
-            f"up to {max_dropped:,} clients per round, of {_cohort(config)}, had parameters or "
-            "losses that were not finite, and were left out"
+            f"up to {plural(max_dropped, 'client')} per round, of {_cohort(config)}, had "
+            "parameters or losses that were not finite, and were left out"
         )
     return "the average of the clients' updates was not finite in any round"
 
@@ -130,7 +144,7 @@ def _is_finite(last: RoundRow, evaluation: Mapping[str, Mapping[str, Any]] | Non
 
 
 def _rounds(rows: Sequence[RoundRow]) -> str:
-    return f"{len(rows):,} round" + "s" * (len(rows) != 1)
+    return plural(len(rows), "round")
 
 
 def _cohort(config: RunConfig) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import fedcli
-from fedcli.reports.verdict import has_diverged
+from fedcli.reports.verdict import has_diverged, verdict
 from fedcli.runs.record import load_run
 from tests.kit.runs import write_run
 
@@ -58,3 +58,35 @@ def test_a_loss_that_grows_tenfold_is_marked_without_a_checkpoint(tmp_path: Path
         lines[1]["client_work"]["train"]["loss"] = loss
         (path / "metrics.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in lines))
         assert has_diverged(load_run(path)) == is_marked
+
+
+def skipped_line(round_num: int, *, by_reports: bool) -> dict[str, Any]:
+    """A line of a round whose clients were too few for --min-reports, or for the aggregator."""
+    names = ("loss", "sparse_categorical_accuracy", "num_examples", "num_batches")
+    train = {**dict.fromkeys(names, 0), "num_non_finite_clients": 0}
+    return {
+        "round": round_num,
+        "client_work": {"train": train},
+        "participation": {"num_reports": 1, "is_skipped": int(by_reports)},
+        "aggregator": {"skipped": 1},  # a round without reports has none for the aggregator
+        "finalizer": {"update_non_finite": 1},
+    }
+
+
+def test_skipped_rounds_are_explained_by_their_own_reasons() -> None:
+    config = fedcli.RunConfig(aggregator="krum", min_reports=3)
+    too_few = "fewer clients reported than --min-reports 3 requires"
+    untrusted = "--aggregator krum got too few valid updates, or trusted none"
+    by_reports = [skipped_line(each, by_reports=True) for each in (1, 2)]
+    by_aggregator = [skipped_line(each, by_reports=False) for each in (3, 4, 5)]
+    assert verdict(by_reports, None, config) == (
+        f"none of 2 rounds changed the model: {too_few}; choose a smaller number, or more --clients"
+    )
+    assert verdict(by_aggregator, None, config) == (
+        f"none of 3 rounds changed the model: {untrusted}; choose more --clients, or another "
+        "aggregator"
+    )
+    assert verdict(by_reports[:1] + by_aggregator, None, config) == (
+        f"none of 4 rounds changed the model: in 3 rounds {untrusted}, and in 1 round {too_few}; "
+        "choose more --clients, or another aggregator"
+    )
