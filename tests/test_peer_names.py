@@ -240,8 +240,15 @@ def test_the_error_says_what_to_write(code: str, error: type[Exception], message
 
 
 def test_layers_refuse_an_initializer_and_say_what_gives_weights() -> None:
-    with pytest.raises(TypeError, match="'softmax-regression' starts from zeros, and process"):
-        layers.Dense(10, kernel_initializer="zeros")  # type: ignore[call-arg]
+    with pytest.raises(
+        TypeError, match=r"Dense and Conv2D take one, and process.set_model_weights"
+    ):
+        layers.BatchNorm(gamma_initializer="zeros")  # type: ignore[call-arg]
+    he = layers.Dense(10, kernel_initializer="he_normal")
+    with pytest.raises(
+        fedcli.FedcliError, match=r"'he_normal': choose glorot_uniform, zeros, ones"
+    ):
+        models.sequential([he], (2, 2))
 
 
 def test_a_name_that_nobody_has_is_looked_up_quietly() -> None:

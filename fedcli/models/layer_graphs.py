@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, speaks_python
 from fedcli.models.layers.contract import IMAGE, Node, Spec
 from fedcli.models.layout import name_layers
-from fedcli.models.model import Model, sequential
+from fedcli.models.model import Model, sequential, shape_of_input
 
 
+@speaks_python()
 def functional(
     logits: Node,
-    input_shape: Sequence[int],
+    input_shape: Sequence[int] | None = None,
     num_classes: int | None = None,
     seed: int = 0,
     name: str = "functional",
@@ -24,7 +25,7 @@ def functional(
 
     Args:
         logits: The output of the last layer.
-        input_shape: Shape of one example, [H, W] or [H, W, C].
+        input_shape: Shape of one example, [H, W] or [H, W, C]; None if `layers.Input` was given it.
         num_classes: Number of logits that the last layer must have; None: any number.
         seed: Seed of the initial weights, which depend only on it and on the shapes.
         name: Name of the model in messages.
@@ -33,7 +34,9 @@ def functional(
         ConfigError: `logits` is not a node, or the layers do not fit each other, the image or the
             number of classes.
     """
-    return sequential(specs_of(logits), input_shape, num_classes, seed, name)
+    specs = specs_of(logits)
+    images = [node for node in _ordered(logits) if node.spec is None]
+    return sequential(specs, shape_of_input(images, input_shape), num_classes, seed, name)
 
 
 def specs_of(logits: Node) -> list[Spec]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from fedcli.core.seeds import Purpose, stream_key
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError, speaks_python
 from fedcli.lazy import ExplainsNames
-from fedcli.models.layers.contract import GLOROT_UNIFORM, Spec
+from fedcli.models.layers.contract import GLOROT_UNIFORM, Node, Spec, checked_shape
 from fedcli.models.layout import ParamLayout, Tensor, lay_out
 
 
@@ -55,26 +56,29 @@ class Model(ExplainsNames):
 
 @speaks_python()
 def sequential(
-    specs: Sequence[Spec],
-    input_shape: Sequence[int],
+    specs: Sequence[Spec | Node],
+    input_shape: Sequence[int] | None = None,
     num_classes: int | None = None,
     seed: int = 0,
     name: str = "sequential",
 ) -> Model:
-    """Returns a model of a stack of layers, with Keras's initial weights.
+    """Returns a model of a stack of layers, as `tf.keras.Sequential`, with Keras's initial weights.
 
     Args:
         specs: The layers from pixels to logits, made by `fedcli.layers`. A softmax at the end is
-            left out, because the loss contains one.
-        input_shape: Shape of one example, [H, W] or [H, W, C].
+            left out, because the loss contains one. Before the layers there may be
+            `layers.Input(shape)`, which then gives `input_shape`.
+        input_shape: Shape of one example: [H, W], [H, W, C], or [H * W * C] for a vector, which
+            takes images flattened row by row with the channels of a pixel together.
         num_classes: Number of logits that the last layer must have; None: any number.
         seed: Seed of the initial weights, which depend only on it and on the shapes.
         name: Name of the model in messages.
 
     Raises:
-        ConfigError: The layers do not fit each other, the image or the number of classes.
+        ConfigError: The layers do not fit each other, the image or the number of classes; or no
+            shape of an example is given.
     """
-    layout = lay_out(specs, input_shape)
+    layout = lay_out(*_without_input(specs, input_shape))
     if num_classes is not None and layout.num_classes != num_classes:
         more = ""
         if layout.num_classes > num_classes:
@@ -89,13 +93,49 @@ def sequential(
     return Model(name, layout, glorot_uniform(layout, seed))
 
 
+def _without_input(
+    specs: Any, input_shape: Sequence[int] | None
+) -> tuple[Sequence[Spec], tuple[int, ...]]:
+    """Returns the layers that follow an `Input` at the start, and the shape of one example."""
+    first = specs[0] if isinstance(specs, Sequence) and specs else None
+    if isinstance(first, Node) and first.spec is None:
+        return specs[1:], shape_of_input([first], input_shape)
+    return specs, shape_of_input([], input_shape)
+
+
+def shape_of_input(images: Iterable[Node], input_shape: Sequence[int] | None) -> tuple[int, ...]:
+    """Returns the shape of one example.
+
+    Args:
+        images: The results of `layers.Input` from which a model starts.
+        input_shape: The shape that the caller gave; None for none.
+
+    Raises:
+        ConfigError: Neither states the shape, or they differ.
+    """
+    given = [
+        shape for shape in (input_shape, *(each.shape for each in images)) if shape is not None
+    ]
+    shapes = {checked_shape(shape) for shape in given}
+    if not shapes:
+        raise ConfigError(
+            "input_shape is missing; give the shape of one example, such as input_shape=(28, 28), "
+            "or start from layers.Input((28, 28))"
+        )
+    if len(shapes) > 1:
+        raise ConfigError(
+            f"input_shape is given as {' and as '.join(map(str, sorted(shapes)))}; leave one out"
+        )
+    return shapes.pop()
+
+
 def glorot_uniform(layout: ParamLayout, seed: int) -> NDArray[np.float32]:
     """Returns initial parameters float32 [num_params] as Keras draws them.
 
-    A kernel is uniform within ±sqrt(6 / (fan in + fan out)) (Glorot and Bengio 2010). The fans of a
-    convolution are its numbers of channels times the size of its window. Gammas are 1, biases and
-    betas 0. Each kernel has its own random stream, which depends on the seed and on the kernel's
-    position in the model.
+    A kernel is uniform within ±sqrt(6 / (fan in + fan out)) (Glorot and Bengio 2010), unless its
+    layer states another initializer. The fans of a convolution are its numbers of channels times
+    the size of its window. Gammas are 1, biases and betas 0. Each kernel has its own random stream,
+    which depends on the seed and on the kernel's position in the model.
     """
     params = np.zeros(layout.num_params, np.float32)
     for place, tensor in enumerate(layout.tensors):

@@ -10,7 +10,15 @@ from typing import NamedTuple
 
 from fedcli.core.native import MAX_LAYERS
 from fedcli.errors import ConfigError, plural
-from fedcli.models.layers.contract import IMAGE, KINDS, Incoming, Layer, Shape, Spec
+from fedcli.models.layers.contract import (
+    IMAGE,
+    KINDS,
+    Incoming,
+    Layer,
+    Shape,
+    Spec,
+    checked_shape,
+)
 from fedcli.models.layers.fields import ACTIVATIONS, SOFTMAX, shown
 
 MAX_VALUES = 1 << 26  # largest number of values of one example between two layers: 256 MiB
@@ -76,10 +84,10 @@ def _readers(specs: Sequence[Spec]) -> Counter[str]:
 
 def _first_shape(input_shape: Sequence[int]) -> Shape:
     """The shape of an example as (height, width, channels); a vector if it is not an image."""
-    for size in input_shape:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ConfigError(f"examples have shape {list(input_shape)}; give whole numbers from 1")
-    if not 1 <= len(input_shape) <= MAX_DIMENSIONS or math.prod(input_shape) > MAX_VALUES:
+    if (
+        not 1 <= len(checked_shape(input_shape)) <= MAX_DIMENSIONS
+        or math.prod(input_shape) > MAX_VALUES
+    ):
         raise ConfigError(
             f"examples have shape {list(input_shape)}; give height and width, or height, width and "
             f"channels, with at most {MAX_VALUES:,} values"

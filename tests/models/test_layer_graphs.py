@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -162,3 +164,58 @@ def test_calls_on_other_things_are_refused() -> None:
         functional(image, (2, 2))
     with pytest.raises(ConfigError, match="the graph reads 2 inputs; call Input\\(\\) once"):
         functional(Add()(Dense(2)(image), Dense(2)(Input())), (2, 2))
+
+
+def test_the_input_may_state_its_shape() -> None:
+    image = Input((6, 4))
+    model = functional(Dense(3)(image), seed=2)
+    expected = sequential([Dense(3)], (6, 4), seed=2)
+    assert model.layout == expected.layout
+    np.testing.assert_array_equal(model.initial_params, expected.initial_params)
+    assert sequential([Input(shape=(6, 4)), Dense(3)]).layout == expected.layout
+    assert sequential([Input((24,)), Dense(3)]).layout.input_shape == (24,)
+    assert functional(Dense(3)(image), (6, 4)).layout == expected.layout
+    assert sequential([Input(), Dense(3)], [6, 4]).layout == expected.layout
+
+
+IMAGE_OF_4: Any = Input((4,))
+
+
+@pytest.mark.parametrize(
+    ("specs", "shape", "message"),
+    [
+        ([Dense(3)], None, "input_shape is missing; give .*, or start from layers.Input"),
+        ([Input(), Dense(3)], None, "input_shape is missing"),
+        ([], None, "input_shape is missing"),
+        ([IMAGE_OF_4, Dense(3)], (2, 2), r"input_shape is given as \(2, 2\) and as \(4,\); leave"),
+        ([Dense(3)], 784, "examples have shape 784; give whole numbers from 1 without the batch's"),
+        ([IMAGE_OF_4], None, "the model has no layers"),
+        ([Dense(3)(IMAGE_OF_4)], (4,), "layer 1 of the model is of type Node"),
+        (IMAGE_OF_4, (4,), "the layers are of type Node; give a list of layers"),
+    ],
+)
+def test_a_stack_needs_one_shape(specs: Any, shape: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        sequential(specs, shape)
+
+
+def test_a_graph_needs_one_shape() -> None:
+    with pytest.raises(ConfigError, match="input_shape is missing; give the shape of one example"):
+        functional(Dense(3)(Input()))
+    with pytest.raises(ConfigError, match=r"given as \(2, 2\) and as \(4,\); leave one out"):
+        functional(Dense(3)(IMAGE_OF_4), (2, 2))
+
+
+@pytest.mark.parametrize("shape", [784, (None, 28), "784", (), (0, 3), (2.0, 2)])
+def test_a_shape_that_is_none_is_refused(shape: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^examples have shape .*; give .* or \(784,\)"):
+        Input(shape)
+
+
+def test_options_of_keras_that_an_input_does_not_have_are_named() -> None:
+    with pytest.raises(TypeError, match="Input has no argument 'batch_shape'; it takes shape"):
+        Input(batch_shape=(None, 784))  # type: ignore[call-arg]
+    with pytest.raises(
+        TypeError, match=r"write models.sequential\(\[layers.Input\(shape\), ...\]\)"
+    ):
+        Dense(10, input_shape=(784,))  # type: ignore[call-arg]

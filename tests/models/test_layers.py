@@ -1,14 +1,16 @@
 from __future__ import annotations
 
-import inspect
+import dataclasses
 import json
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedcli import models
 from fedcli.errors import ConfigError
 from fedcli.models.keras.graphs import to_snake_case
 from fedcli.models.layers import (
@@ -91,7 +93,7 @@ def test_every_kind_is_tested() -> None:
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 def test_a_class_defines_checks_tensors_and_names_of_its_kind(kind: type[Spec]) -> None:
-    fields = list(inspect.signature(kind).parameters)
+    fields = [each.name for each in dataclasses.fields(kind)]  # type: ignore[arg-type]
     assert [*kind.checks, "name", "inputs"] == fields
     assert {each.field for each in kind.tensors if each.field} <= set(fields)
     assert kind.kind == to_snake_case(kind.keras_class)
@@ -114,6 +116,40 @@ def test_a_layer_has_the_tensors_that_its_fields_ask_for() -> None:
     assert GroupNorm(1).starts() == {"gamma": 1.0, "beta": 0.0}
     assert GroupNorm(1, scale=False).starts() == {"beta": 0.0}
     assert MaxPool2D().starts() == {}
+
+
+def test_an_initializer_gives_the_initial_value_of_its_tensor() -> None:
+    stack = [
+        Conv2D(2, 3, kernel_initializer="ones", bias_initializer="ones"),
+        Dense(4, "tanh"),
+        Dense(3, kernel_initializer="zeros"),
+    ]
+    model = models.sequential(stack, (5, 4), seed=1)
+    usual = models.sequential([Conv2D(2, 3), Dense(4, "tanh"), Dense(3)], (5, 4), seed=1)
+    (kernel, bias, *hidden, last, _), (*_, drawn, _) = (
+        each.layout.split(each.initial_params) for each in (model, usual)
+    )
+    assert (kernel == 1).all()
+    assert (bias == 1).all()
+    assert not last.any()
+    assert drawn.any()
+    for mine, other in zip(hidden, usual.layout.split(usual.initial_params)[2:4], strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+def test_a_stated_initializer_is_kept_in_descriptions_and_the_usual_one_is_left_out() -> None:
+    zeros = Dense(3, kernel_initializer="zeros", name="d")
+    assert from_dict(json.loads(json.dumps(zeros.to_dict()))) == zeros
+    assert "kernel_initializer" not in Dense(3, kernel_initializer="glorot_uniform").to_dict()
+    options = Options("Dense", {"config": json.loads(json.dumps(zeros.to_keras()))})
+    assert options.starts(Dense(3).starts()) == (0.0, 0.0)
+    assert "bias_initializer" not in zeros.to_keras()
+
+
+@pytest.mark.parametrize("value", ["he_normal", "Zeros", None, ["zeros"], 0])
+def test_another_initializer_is_refused_with_what_gives_any_weights(value: Any) -> None:
+    with pytest.raises(ConfigError, match=r"choose glorot_uniform, zeros, ones, or give any wei"):
+        models.sequential([Dense(3, kernel_initializer=value)], (2, 2))
 
 
 def test_one_number_is_a_pair() -> None:

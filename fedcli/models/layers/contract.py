@@ -17,17 +17,18 @@ The core computes the layer with the functions in the row `kind` of csrc/layers/
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields as fields_of
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from fedcli.core.native import ModelRow
 from fedcli.dataclass import dataclass
-from fedcli.errors import ConfigError, plural, refuse_unknown
+from fedcli.errors import ConfigError, plural, refuse_unknown, speaks_python
 from fedcli.models.layers.fields import (
     ACTIVATIONS,
     DEFAULT_CONSTANTS,
+    INITIALIZERS,
     MAX_NORMALIZED,
     NEED_INPUTS,
     SOFTMAX,
@@ -46,7 +47,10 @@ KerasShape = tuple[int, ...]  # shape of one example in Keras: a vector is (size
 
 # The initial value of a tensor: a constant, or Keras's name of an initialiser that draws it.
 Start = float | str
-GLOROT_UNIFORM = "GlorotUniform"  # within ±sqrt(6 / (fan in + fan out)), Glorot and Bengio 2010
+GLOROT_UNIFORM = INITIALIZERS["glorot_uniform"]  # within ±sqrt(6 / (fan in + fan out))
+
+
+_INITIALIZER = "_initializer"  # end of the names of fields that initialise a tensor
 
 
 class TensorKind(NamedTuple):
@@ -312,9 +316,15 @@ class Spec:
         check_inputs(f"{label}: inputs", self.inputs)
 
     def starts(self) -> dict[str, Start]:
-        """Returns the initial value or initialiser of each of its tensors, by name and in order."""
+        """Returns the initial value or initialiser of each of its tensors, by name and in order.
+
+        The field TENSOR_initializer, if the kind has it, replaces the tensor's usual initialiser.
+        """
+        given = {
+            each.name: getattr(self, f"{each.name}{_INITIALIZER}", "") for each in self.tensors
+        }
         return {
-            each.name: each.start
+            each.name: INITIALIZERS.get(given[each.name], each.start)
             for each in self.tensors
             if not each.field or getattr(self, each.field)
         }
@@ -360,7 +370,7 @@ class Spec:
         values = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in vars(self).items()
-            if name != "inputs" or value
+            if (name != "inputs" or value) and not self._is_usual_initializer(name)
         }
         return {"kind": self.kind, **values}
 
@@ -375,7 +385,11 @@ class Spec:
                 f"layer {self.name}: Keras's files cannot state that gelu is approximated by tanh; "
                 "export the weights as .npz, or train with gelu"
             )
-        return {name: value for name, value in vars(self).items() if name != "inputs"}
+        return {
+            name: _initializer_in_keras(value) if name.endswith(_INITIALIZER) else value
+            for name, value in vars(self).items()
+            if name != "inputs" and not self._is_usual_initializer(name)
+        }
 
     @classmethod
     def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
@@ -395,7 +409,11 @@ class Spec:
     @classmethod
     def initializers(cls) -> tuple[str, ...]:
         """Returns the names of Keras's options that initialise its tensors."""
-        return tuple(f"{each.name}_initializer" for each in cls.tensors)
+        return tuple(f"{each.name}{_INITIALIZER}" for each in cls.tensors)
+
+    def _is_usual_initializer(self, field: str) -> bool:
+        """Whether a field is an initialiser with its default, which descriptions leave out."""
+        return field.endswith(_INITIALIZER) and getattr(self, field) == getattr(type(self), field)
 
     def _sized(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[LayerTensor, ...]:
         """Its tensors with their shapes."""
@@ -404,6 +422,17 @@ class Spec:
             LayerTensor(name, shapes[name], start, is_trained[name])
             for name, start in self.starts().items()
         )
+
+
+def _initializer_in_keras(name: str) -> dict[str, Any]:
+    """Returns an initialiser in Keras's JSON."""
+    class_name = "".join(word.capitalize() for word in name.split("_"))
+    return {
+        "module": "keras.initializers",
+        "class_name": class_name,
+        "config": {},
+        "registered_name": None,
+    }
 
 
 def _with_own_activation(layer: Layer) -> list[Layer]:
@@ -422,15 +451,43 @@ class Node:
     Attributes:
         spec: The layer; None if the node is the image.
         inputs: The nodes that it reads.
+        shape: Shape of the image, if `Input` was given it; None for a layer.
     """
 
     spec: Spec | None
     inputs: tuple[Node, ...] = ()
+    shape: tuple[int, ...] | None = None
 
 
-def Input() -> Node:  # noqa: N802 - as Keras calls it
-    """Returns the image, from which a graph of layers starts; see `models.functional`."""
-    return Node(None)
+@speaks_python()
+def Input(shape: Sequence[int] | None = None) -> Node:  # noqa: N802 - as Keras calls it
+    """Returns the image, from which a graph of layers starts; see `models.functional`.
+
+    It may also be the first element of the list that `models.sequential` takes.
+
+    Args:
+        shape: Shape of one example: [H, W], [H, W, C], or [H * W * C] for a flattened image. None
+            if `models.functional` or `models.sequential` is given it.
+
+    Raises:
+        ConfigError: `shape` is not a sequence of numbers.
+    """
+    return Node(None, shape=None if shape is None else checked_shape(shape))
+
+
+def checked_shape(shape: object) -> tuple[int, ...]:
+    """Returns the shape of one example as a tuple.
+
+    Raises:
+        ConfigError: It is not a sequence of whole numbers from 1.
+    """
+    sizes = tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else ()
+    if not sizes or any(type(size) is not int or size < 1 for size in sizes):
+        raise ConfigError(
+            f"examples have shape {shown(shape)}; give whole numbers from 1 without the batch's "
+            "size, such as (28, 28), (32, 32, 3) or (784,)"
+        )
+    return sizes
 
 
 Read = tuple[Spec, KerasShape]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedcli.dataclass import dataclass
@@ -39,6 +39,8 @@ class Conv2D(Spec):
             TensorFlow.
         activation: A key of `ACTIVATIONS`.
         use_bias: Whether it has a bias.
+        kernel_initializer: A key of `INITIALIZERS`; like the next one, given by name only.
+        bias_initializer: A key of `INITIALIZERS`.
         name: Its name in the model; "": the name that Keras would give it.
         inputs: See `Spec.inputs`.
     """
@@ -56,6 +58,8 @@ class Conv2D(Spec):
         "padding": fields.check_padding,
         "activation": fields.check_activation,
         "use_bias": fields.check_flag,
+        "kernel_initializer": fields.check_initializer,
+        "bias_initializer": fields.check_initializer,
     }
     needs_channels = True
 
@@ -65,6 +69,8 @@ class Conv2D(Spec):
     padding: str = "valid"
     activation: str = "linear"
     use_bias: bool = True
+    kernel_initializer: str = field(default="glorot_uniform", kw_only=True)
+    bias_initializer: str = field(default="zeros", kw_only=True)
     name: str = ""
     inputs: tuple[str, ...] = ()
 
@@ -209,7 +215,7 @@ class SeparableConv2D(Spec):
         TensorKind("pointwise_kernel", GLOROT_UNIFORM),
         TensorKind("bias", 0.0, field="use_bias"),
     )
-    checks = Conv2D.checks
+    checks: ClassVar = {"filters": fields.check_count, **DepthwiseConv2D.checks}
     needs_channels = True
 
     filters: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import field
 from typing import TYPE_CHECKING, ClassVar
 
 from fedcli.dataclass import dataclass
@@ -35,6 +36,8 @@ class Dense(Spec):
         units: Number of outputs.
         activation: A key of `ACTIVATIONS`, or "softmax" in the last layer.
         use_bias: Whether it has a bias.
+        kernel_initializer: A key of `INITIALIZERS`; like the next one, given by name only.
+        bias_initializer: A key of `INITIALIZERS`.
         name: Its name in the model; "": the name that Keras would give it.
         inputs: See `Spec.inputs`.
     """
@@ -49,6 +52,8 @@ class Dense(Spec):
         "units": fields.check_count,
         "activation": fields.check_activation,
         "use_bias": fields.check_flag,
+        "kernel_initializer": fields.check_initializer,
+        "bias_initializer": fields.check_initializer,
     }
     takes_vector = True
     gives_vector = True
@@ -56,6 +61,8 @@ class Dense(Spec):
     units: int
     activation: str = "linear"
     use_bias: bool = True
+    kernel_initializer: str = field(default="glorot_uniform", kw_only=True)
+    bias_initializer: str = field(default="zeros", kw_only=True)
     name: str = ""
     inputs: tuple[str, ...] = ()
 

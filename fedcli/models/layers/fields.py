@@ -25,6 +25,13 @@ MAX_CONSTANT = 100.0
 # Allowed only in the last layer. The loss computes it, not a layer of the C core.
 SOFTMAX = "softmax"
 PADDINGS = ("valid", "same")
+# Initial values of a tensor by Keras's names: a constant, or the name of Keras's class that draws
+# it. Glorot's uniform distribution is that of Glorot and Bengio 2010.
+INITIALIZERS: dict[str, float | str] = {
+    "glorot_uniform": "GlorotUniform",
+    "zeros": 0.0,
+    "ones": 1.0,
+}
 # Largest size of a dimension of a layer or kernel; the product of two such sizes fits in int64.
 MAX_SIZE = 1 << 24
 MAX_NORMALIZED = 4  # FED_MAX_NORMALIZED of the core: channels that are normalised one by one
@@ -112,6 +119,15 @@ def check_activation(label: str, value: object) -> None:
 def check_constant(label: str, value: object) -> None:
     """Refuses a value that is not a number from 0 to `MAX_CONSTANT`."""
     check_number(label, value, 0.0, MAX_CONSTANT)
+
+
+def check_initializer(label: str, value: object) -> None:
+    """Refuses a value that is not a key of `INITIALIZERS`."""
+    if not isinstance(value, str) or value not in INITIALIZERS:
+        raise ConfigError(
+            f"{label} {shown(value)}: choose {', '.join(INITIALIZERS)}, or give any weights with "
+            "process.set_model_weights(state, arrays) or RunConfig(initial_weights=FILE)"
+        )
 
 
 def check_frame(label: str, value: object) -> None:

@@ -53,7 +53,7 @@ class PeerArgument(NamedTuple):
     why: str = ""
 
 
-_LAYERS_GO_IN = "a stack of layers goes into models.sequential(layers, input_shape)"
+_SHAPE_GOES_IN = "write models.sequential([layers.Input(shape), ...]), whose list starts with it"
 _NO_TYPES = "arrays are NumPy's, and no types, placements or computations are declared"
 _LOADS = 'datasets.load("emnist-digits")'
 _OWN_PART = "see fedcli help extending"
@@ -257,7 +257,7 @@ NAMES: Mapping[str, PeerName] = MappingProxyType(
         "LayerNormalization": PeerName(KERAS, "layers.LayerNorm"),
         "ZeroPadding2D": PeerName(KERAS, "layers.ZeroPad2D"),
         "ReLU": PeerName(KERAS, 'layers.Activation("relu")'),
-        "InputLayer": PeerName(KERAS, "", _LAYERS_GO_IN),
+        "InputLayer": PeerName(KERAS, "layers.Input(shape)"),
         "Softmax": PeerName(KERAS, "", "leave it out: the loss applies a softmax"),
         "Sequential": PeerName(KERAS, "models.sequential(layers, input_shape)"),
         "Rescaling": PeerName(KERAS, "layers.Normalization(mean, std)"),
@@ -271,9 +271,9 @@ NAMES: Mapping[str, PeerName] = MappingProxyType(
 _OURS = "leave it out"
 _INITIALIZER = PeerArgument(
     (),
-    "weights start as Keras draws them (kernels glorot_uniform, biases 0); the model "
-    "'softmax-regression' starts from zeros, and process.set_model_weights(state, arrays) or "
-    "RunConfig(initial_weights=FILE) gives any others",
+    "its weights start as Keras draws them (kernels glorot_uniform, biases 0); Dense and Conv2D "
+    "take one, and process.set_model_weights(state, arrays) or RunConfig(initial_weights=FILE) "
+    "gives any others",
 )
 _PENALTY = PeerArgument(
     ("weight_decay",),
@@ -330,8 +330,8 @@ ARGUMENTS: Mapping[str, PeerArgument] = MappingProxyType(
         "activity_regularizer": _PENALTY,
         "kernel_constraint": _CONSTRAINT,
         "bias_constraint": _CONSTRAINT,
-        "input_shape": PeerArgument((), _LAYERS_GO_IN),
-        "input_dim": PeerArgument((), _LAYERS_GO_IN),
+        "input_shape": PeerArgument((), _SHAPE_GOES_IN),
+        "input_dim": PeerArgument((), _SHAPE_GOES_IN),
         "data_format": PeerArgument((), f"{_OURS}: images are [height, width, channels]"),
         "dtype": PeerArgument((), f"{_OURS}: fedcli computes in float32"),
         "trainable": PeerArgument((), f"{_OURS}: all weights are trained"),
