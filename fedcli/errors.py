@@ -16,6 +16,7 @@ _REMEDIES = {
     errno.ENOSPC: "make room there",
     errno.EDQUOT: "make room there",
     errno.EROFS: "choose another place",
+    errno.ENAMETOOLONG: "choose a shorter name",
     errno.EACCES: "choose another place, or get permission to write there",
     errno.EPERM: "choose another place, or get permission to write there",
 }

@@ -213,7 +213,9 @@ def open_group(parent: Any, name: bytes, where: str) -> Any:
     """
     opened = _open_object(parent, name, where)
     if not isinstance(opened, h5py.h5g.GroupID):
-        raise DataError(f"{where}: {_shown(name)} is not a group; this is not a federated data set")
+        raise DataError(
+            f"{where}: {_shown(name)} is not a group, as in federated data; give another file"
+        )
     return opened
 
 
@@ -227,7 +229,7 @@ def open_dataset(parent: Any, name: bytes, where: str) -> Any:
     opened = _open_object(parent, name, where)
     if not isinstance(opened, h5py.h5d.DatasetID):
         raise DataError(
-            f"{where}: {_shown(name)} is not a dataset; this is not a federated data set"
+            f"{where}: {_shown(name)} is not a dataset, as in federated data; give another file"
         )
     plist = opened.get_create_plist()
     if plist.get_layout() == h5py.h5d.VIRTUAL or plist.get_external_count():
@@ -372,7 +374,7 @@ def one_line(err: BaseException) -> str:
 def _open_object(parent: Any, name: bytes, where: str) -> Any:
     if not has_link(parent, name):
         present = ", ".join(map(repr, link_names(parent, where)[:10])) or "nothing"
-        raise DataError(f"{where}: has no {_shown(name)}; it holds {present}")
+        raise DataError(f"{where}: has no {_shown(name)}; it holds {present}; correct the file")
     if parent.links.get_info(name).type != h5py.h5l.TYPE_HARD:
         raise DataError(
             f"{where}: {_shown(name)} is a link, and links are never followed; "

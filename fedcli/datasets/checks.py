@@ -55,7 +55,8 @@ def bad_label(
 ) -> DataError:
     """Returns the error for one label outside the classes; `largest` is the largest label known."""
     enough = 1 + (label if largest is None else largest)
-    remedy = f"pass --num-classes {enough} or more, or correct" if label >= 0 else "correct"
+    is_class = label >= 0 and enough <= MAX_CLASSES
+    remedy = f"pass --num-classes {enough} or more, or correct" if is_class else "correct"
     return DataError(
         f"{where}: example {index}: label {label} is outside 0 to {num_classes - 1}; "
         f"{remedy} the data"

@@ -445,7 +445,7 @@ def _existing_file(data: str) -> Path:
                 f"fedcli preprocess {data} --out FILE"
             )
     except OSError as err:  # the name is too long, or a folder may not be entered
-        raise DataError(f"{data!r}: cannot be accessed ({err.strerror})") from err
+        raise DataError(f"{data!r}: cannot be accessed ({err.strerror}); check the path") from err
     raise DataError(
         f"{data!r} is neither an existing file nor a known dataset; give the path of a TFF HDF5 "
         f"file or a fedcli store, or one of {_listed(registry.DATASETS)}"

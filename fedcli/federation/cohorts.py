@@ -246,7 +246,11 @@ def _count(selection: ClientSelection, client_ids: Sequence[str], source: str, o
 
 
 def _parse_count(text: str, option: str, least: int) -> int:
-    # No population has more than 18 digits, and int() raises for thousands of digits.
+    if len(text) > 18 and not text.startswith("-"):  # int() raises for thousands of digits
+        raise ConfigError(
+            f"{option} {text[:30]}: no data have as many clients; choose fewer, or all; if this is "
+            "a client's id, write a comma after it"
+        )
     count = int(text) if len(text) <= 18 else -1
     if count < least:
         raise ConfigError(

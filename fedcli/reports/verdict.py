@@ -38,10 +38,7 @@ def verdict(
     if all(row.is_skipped for row in rows):
         return f"none of {_rounds(rows)} changed the model: {_why_skipped(rows, config)}"
     if num_examples == 0 and not sum(row.num_non_finite_clients for row in rows):
-        return (
-            f"none of {_rounds(rows)} changed the model: {_cohort(config)} holds no examples; "
-            "choose other --clients"
-        )
+        return f"none of {_rounds(rows)} changed the model: {_why_empty(lines, config)}"
     if all(row.is_rejected or row.is_skipped for row in rows):
         return (
             f"none of {_rounds(rows)} changed the model: {_why_rejected(rows, config)}; "
@@ -91,6 +88,19 @@ def _has_exploded_at_once(run: RunRecord, first_loss: float) -> bool:
     guessing = chance + _ABOVE_CHANCE * (1 - chance)
     accuracies = (run.final(name, ACCURACY) for name in run.series_names)
     return all(each is None or each <= guessing for each in accuracies)
+
+
+def _why_empty(lines: Sequence[Mapping[str, Any]], config: RunConfig) -> str:
+    """Why the clients that reported had no examples."""
+    counts = [line["participation"] for line in lines if "participation" in line]
+    if not counts or any(each["num_reports"] for each in counts):
+        return f"{_cohort(config)} holds no examples; choose other --clients"
+    if any(each["num_late"] for each in counts):
+        return "no client reported in time; choose a longer --deadline"
+    return (
+        f"no client reported; choose a lower --client-dropout, now {config.client_dropout:g}, or "
+        "more --clients"
+    )
 
 
 def _why_skipped(rows: Sequence[RoundRow], config: RunConfig) -> str:

@@ -189,6 +189,14 @@ def test_sources_without_data_are_named(tmp_path: Path, content: bytes, reason: 
     assert str(caught.value).startswith(f"{path}: {reason}")
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "latin-1"])
+def test_text_in_another_encoding_is_named(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("label,p0,p1,p2,p3\nété,1,2,3,4\n".encode(encoding))
+    with pytest.raises(DataError, match=r"a\.csv: is not UTF-8 text; save it as UTF-8$"):
+        recognising.read([path])
+
+
 def test_a_folder_without_files(tmp_path: Path) -> None:
     (tmp_path / "cats").mkdir()
     with pytest.raises(DataError, match="is a folder without files; give one with data"):

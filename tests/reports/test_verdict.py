@@ -41,6 +41,25 @@ def test_a_run_that_diverges_in_its_first_round_is_marked_unless_it_learns(
     assert has_diverged(run) == is_marked
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"client_dropout": 1.0}, "no client reported; choose a lower --client-dropout, now 1, or"),
+        (
+            {"client_speeds": (1e-3,), "deadline": 1e-3},
+            "no client reported in time; choose a longer --deadline",
+        ),
+    ],
+)
+def test_a_run_to_which_no_client_reports_says_so(
+    tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    run = load_run(train(tmp_path / "run", **options))
+    found = verdict(run.metrics, run.evaluation, run.config)
+    assert found is not None
+    assert found.startswith(f"none of 3 rounds changed the model: {words}")
+
+
 def test_without_a_checkpoint_the_number_of_classes_is_unknown(tmp_path: Path) -> None:
     path = train(tmp_path / "run", model="mlp-2nn", client_lr=1.0)
     assert load_run(path).num_classes == 10

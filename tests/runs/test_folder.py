@@ -74,6 +74,13 @@ def test_a_failure_during_creation_leaves_nothing(
     assert list(path.parent.iterdir()) == []
 
 
+def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    for size in (240, 300):  # with 240 characters, only the temporary name is too long
+        with pytest.raises(RunError, match=r"cannot make the run .*; choose a shorter name$"):
+            create(tmp_path / ("a" * size))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_existing_place_needs_force(path: Path) -> None:
     create(path)
     with pytest.raises(RunError, match=r"exists; choose another --out, or --force to replace it"):

@@ -29,7 +29,7 @@ from fedcli.datasets.preparation.prepare_options import PrepareOptions
 from fedcli.datasets.preparation.preparing import prepare
 from fedcli.datasets.sources import store
 from fedcli.datasets.sources.store import StoreSplit
-from fedcli.errors import ConfigError, DataError
+from fedcli.errors import ConfigError, DataError, why_not_written
 from fedcli.files import sync_folder
 from fedcli.locks import locked
 from fedcli.progress import NoteCallback, ProgressCallback, ignore_note, ignore_progress
@@ -210,7 +210,7 @@ def install(
                     os.replace(new, path)  # noqa: PTH105
                     sync_folder(path.parent)
     except OSError as err:
-        raise DataError(f"cannot write {err.filename or path}: {err.strerror or err}") from err
+        raise DataError(f"cannot write {err.filename or path}: {why_not_written(err)}") from err
     return path
 
 

@@ -37,6 +37,7 @@ _HDF5 = b"\x89HDF\r\n"
 _PICKLE_PROTOCOLS = (b"\2", b"\3", b"\4", b"\5")
 _TORCH_HEAD = 256  # the first bytes of a PyTorch zip file, with the first name in it
 _START_BYTES = 1 << 16  # bytes that decide whether a file is text
+_TEXT_ENDINGS = (".csv", ".tsv", ".txt", ".json")
 _FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
@@ -265,7 +266,8 @@ def _why_unreadable(path: Path) -> str | None:
     try:
         text = start.decode("utf-8-sig", "strict" if len(start) < _START_BYTES else "ignore")
     except UnicodeDecodeError:
-        return None
+        is_text = path.suffix.lower() in _TEXT_ENDINGS
+        return "is not UTF-8 text; save it as UTF-8" if is_text else None
     if "\0" in text:
         return None
     lines = [line for line in text.splitlines() if line.strip()]
@@ -340,7 +342,7 @@ def _check_exists(path: Path) -> None:
     try:
         is_there = path.exists()
     except OSError as err:  # the name is too long, or a folder forbids access
-        raise DataError(f"{path}: cannot be accessed ({err.strerror})") from err
+        raise DataError(f"{path}: cannot be accessed ({err.strerror}); check the path") from err
     if not is_there:
         raise DataError(f"{path}: there is no such file or folder; check the path")
     if path.is_file():

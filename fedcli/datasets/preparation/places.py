@@ -32,7 +32,8 @@ def check_place(out: Path, sources: Sequence[Path]) -> None:
                 f"--out {out} lies in the source {inside}; choose a place outside that folder"
             )
     except OSError as err:
-        raise DataError(f"--out {out}: cannot be accessed ({err.strerror})") from err
+        where = f"--out {out}" if str(err.filename) == str(out) else err.filename
+        raise DataError(f"{where}: cannot be accessed ({err.strerror}); check the path") from err
     except RunError as err:
         raise DataError(f"--out {err}") from err
 

@@ -37,7 +37,7 @@ from fedcli.datasets.preparation.source import (
 )
 from fedcli.datasets.preparation.writing import Prepared, describe, partitioned_split, summarise
 from fedcli.datasets.sources import store_writer
-from fedcli.errors import DataError
+from fedcli.errors import DataError, why_not_written
 from fedcli.progress import ProgressCallback, ignore_progress
 from fedcli.settings.vocabulary import VALIDATION
 
@@ -133,7 +133,7 @@ def prepare(
         splits = {name: partitioned_split(name, part, source, info) for name, part in parts.items()}
         fingerprint = store_writer.create(out, splits, info, on_progress)
     except OSError as err:  # an error of the temporary file of pixels
-        raise DataError(f"cannot write {out}: {err.strerror or err}") from err
+        raise DataError(f"cannot write {out}: {why_not_written(err)}") from err
     return summarise(out, source, fingerprint, notes)
 
 

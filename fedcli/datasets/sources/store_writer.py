@@ -34,7 +34,7 @@ from fedcli.datasets.sources.store import (
     info_fingerprint,
 )
 from fedcli.datasets.spool import PixelSpool
-from fedcli.errors import DataError, RunError
+from fedcli.errors import DataError, RunError, why_not_written
 from fedcli.outputs import replacing, resolve_output
 from fedcli.progress import ProgressCallback, ignore_progress
 
@@ -82,7 +82,8 @@ def create(
                     collected.append(spool.collect(name, clients, on_progress))
             return _write(temporary, collected, info, on_progress)
     except OSError as err:
-        raise DataError(f"cannot write {path}: {err.strerror or hdf5.one_line(err)}") from err
+        reason = why_not_written(err) if err.strerror else hdf5.one_line(err)
+        raise DataError(f"cannot write {path}: {reason}") from err
     except RunError as err:
         raise DataError(str(err)) from err
 

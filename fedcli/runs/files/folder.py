@@ -561,7 +561,7 @@ def _move_into_place(new: Path, path: Path) -> None:
 
 def _remove(folder: Path) -> None:
     """Deletes a folder with its content, if it exists, as far as possible."""
-    if folder.exists():
+    if os.path.lexists(folder):
         import shutil  # lazy: a new run leaves nothing to delete
 
         shutil.rmtree(folder, ignore_errors=True)
