@@ -905,8 +905,8 @@ def test_a_run_s_code_may_be_named_without_its_function(
     assert cli.run(["eval", "run", "--model", "my_model.py", "-q"]) == 0
     assert cli.run(["eval", "run", "--model", "mlp-2nn"]) == 1
     assert "--model mlp-2nn: this run's model is code in " in capsys.readouterr().err
-    assert cli.run(["train", "--resume", "run", "--model", "mlp-2nn"]) == 2
-    assert "leave out --model" in capsys.readouterr().err
+    assert cli.run(["train", "--resume", "run", "--model", "mlp-2nn"]) == 1
+    assert "--model mlp-2nn: this run's model is code in " in capsys.readouterr().err
 
 
 def test_hint_after_a_run_names_its_code(

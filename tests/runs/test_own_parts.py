@@ -156,6 +156,40 @@ def test_resume_from_the_command_line_names_the_code(
     assert package.load_run(tmp_path / "run").round_num == 4
 
 
+def test_a_resumed_run_says_what_to_give_in_place_of_a_name(
+    part: tuple[str, Path], tmp_path: Path, fedcli: Fedcli
+) -> None:
+    field, file = part
+    option, noun = f"--{field.replace('_', '-')}", NOUNS.get(field, field)
+    package.train(config_with(field, file), tmp_path / "own")
+    arguments = ("train", "--rounds", 4, "-q", option)
+    named = f"{file}:{EXAMPLES[field][0]}"
+    refused = fedcli(*arguments, "fedavg", "--resume", "own")
+    assert_is_one_line(
+        refused, f"{option} fedavg: this run's {noun} is code in {file}; give {option} {named}, or"
+    )
+    refused = fedcli(*arguments, f"{file}:Other", "--resume", "own")
+    assert_is_one_line(
+        refused, f"this run's {noun} is {EXAMPLES[field][0]} in {file}; leave out :Other, or start"
+    )
+    package.train(SMALL, tmp_path / "plain")
+    for given in ("fedavg", file):
+        refused = fedcli(*arguments, given, "--resume", "plain")
+        assert_is_one_line(refused, f"is for runs whose {noun} is code, but this run has ")
+    assert package.load_run(tmp_path / "own").round_num == 3
+
+
+def test_metrics_of_a_resumed_run_are_written_as_they_are_given(
+    metric: Path, tmp_path: Path, fedcli: Fedcli
+) -> None:
+    package.train(SMALL, tmp_path / "plain")
+    package.train(with_metrics(metric), tmp_path / "own")
+    refused = fedcli("train", "--resume", "plain", "--metrics", "auc,ece")
+    assert_is_one_line(refused, "--metrics auc,ece: ", "but this run has none; leave it out")
+    refused = fedcli("train", "--resume", "own", "--metrics", "auc,ece")
+    assert_is_one_line(refused, "--metrics auc,ece: this run's metric is code in ", "MyF1, or the")
+
+
 def test_a_partition_deals_what_preprocess_imports_and_changes_follow_it(
     tmp_path: Path, fedcli: Fedcli
 ) -> None:

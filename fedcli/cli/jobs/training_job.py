@@ -133,7 +133,7 @@ def continued_run(run: Path, given: Mapping[str, Any], others: Mapping[str, Any]
     """
     from fedcli.runs import starting
 
-    code: Any = {name: given[name] for name in CODE_FIELDS if ".py" in str(given.get(name, ""))}
+    code: Any = {name: given[name] for name in CODE_FIELDS if name in given}
     allowed = {*RESUME_FIELDS, "data", "test_data", *code}
     refused = sorted(option_name(name) for name in [*(given.keys() - allowed), *others])
     if refused:

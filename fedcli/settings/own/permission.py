@@ -82,9 +82,11 @@ def with_code(
     allowed: dict[str, Any] = {}
     for name, text in by_user.items():
         if name not in of_run:
+            of_this = getattr(config, name)
+            has = "has none" if of_this is None else f"has {_written(of_this)}"
             raise ConfigError(
-                f"{option_name(name)} {text}: this option is for runs whose {_noun(name)} is code, "
-                f"but this run's is {getattr(config, name)}; leave it out"
+                f"{option_name(name)} {_written(text)}: this option is for runs whose "
+                f"{_noun(name)} is code, but this run {has}; leave it out"
             )
         allowed[name] = allowed_code(name, getattr(config, name), text)
     return replace(config, **allowed) if allowed else config
@@ -108,13 +110,19 @@ def allowed_code(field: str, of_run: Any, by_user: str | None) -> Any:
     named = _code_of(field, by_user)
     if named is None:
         raise ConfigError(
-            f"{option_name(field)} {by_user}: this run's {_noun(field)} is code in "
+            f"{option_name(field)} {_written(by_user)}: this run's {_noun(field)} is code in "
             f"{python_file(field, of_run)}; give {option_name(field)} {code}, or the file's "
             "present path"
         )
     if field == METRICS:
         return _allowed_metrics(code, named, of_run)
     text = _with_name(named, code)
+    before, now = ((split_code(each) or ("", None))[1] for each in (code, text))
+    if before not in (None, now) and field != MODEL:
+        raise ConfigError(
+            f"{option_name(field)} {_written(by_user)}: this run's {_noun(field)} is {before} in "
+            f"{python_file(field, of_run)}; leave out :{now}, or start another run with --config"
+        )
     if field == PARTITION:
         text = "+".join([text, *tables.split_code_of_scheme(of_run)[1]])
     return text
@@ -310,6 +318,11 @@ def _python_files(field: str, text: Any) -> list[Path]:
     )
     parts = [split_code(code) for code in codes if code]
     return [Path(each[0]) for each in parts if each is not None]
+
+
+def _written(value: Any) -> str:
+    """Returns the value of a field as the command line takes it."""
+    return value if isinstance(value, str) else ",".join(map(str, value))
 
 
 def _listed(text: Any) -> list[str]:
