@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ ALIASES = {
 }
 SEARCHING = "Searching"
 NOTEBOOK = "Notebook"
-_MAX_SHOWN = 3  # lines of a page that a search prints
+_MAX_SHOWN = 3  # lines of a page that a search prints, and pages that a message names
 
 
 @dataclass(frozen=True)
@@ -117,21 +118,63 @@ def _read(topic: str) -> Page:
     """The page of a topic or an alias; a ConfigError if there is none."""
     topic = ALIASES.get(topic.lower(), topic)
     if topic not in TOPICS:
-        raise ConfigError(
-            f"the manual has no page '{topic}'; choose one of {', '.join(TOPICS)}, or find pages "
-            "with fedcli help --search WORD"
-            f"{_command_hint(topic) or did_you_mean(topic, [*TOPICS, *ALIASES])}"
-        )
+        raise ConfigError(f"the manual has no page '{topic}'; {_hint(topic)}")
     return Page(topic, (MANUAL / f"{topic}.md").read_text(encoding="utf-8"))
 
 
+def _hint(topic: str) -> str:
+    """The end of the message about an unknown page: where else the topic may be described."""
+    similar = did_you_mean(topic, [*TOPICS, *ALIASES]).removeprefix("; ")
+    named = _command_hint(topic) or _info_hint(topic)
+    hints = [named or similar, _pages_with(topic) if named or not similar else ""]
+    if not any(hints):
+        return f"choose one of {', '.join(TOPICS)}, or find pages with fedcli help --search WORD"
+    return "; ".join(each for each in [*hints, "fedcli help lists all pages"] if each)
+
+
 def _command_hint(topic: str) -> str:
-    """The end of a message about a topic that is the name of a command; else empty."""
+    """A hint if a topic is the name of a command; else empty."""
     context = click.get_current_context().find_root()
     group = context.command
     if not isinstance(group, click.Group) or topic not in group.list_commands(context):
         return ""
-    return f"; 'fedcli {topic} -h' shows the options of that command"
+    return f"'fedcli {topic} -h' shows the options of that command"
+
+
+def _info_hint(topic: str) -> str:
+    """A hint if a topic is something that can be chosen by name; else empty."""
+    table = _table_of(topic)
+    return "" if table is None else f"fedcli info {topic} describes it"
+
+
+def _table_of(topic: str) -> str | None:
+    """The first table of `fedcli info` that has a row with this name or alias; None if none has."""
+    from fedcli.cli.info import TABLES  # lazy: only mistakes need it
+
+    for name, table in TABLES.items():
+        if any(topic in (row.name, *row.aliases) for row in table.values()):
+            return name
+    return None
+
+
+def _pages_with(topic: str) -> str:
+    """A hint that names the pages with most lines that contain a word; else empty.
+
+    The page on the table that has this name comes first.
+    """
+    word = re.compile(rf"(?<![\w-]){re.escape(topic)}(?![\w-])", re.IGNORECASE)
+    counts = {
+        name: sum(word.search(line) is not None for line in _read(name).text.splitlines())
+        for name in TOPICS
+        if topic.strip()
+    }
+    found = sorted(filter(counts.get, counts), key=lambda name: -counts[name])
+    table = _table_of(topic)
+    found = [*(name for name in found if name == table), *(name for name in found if name != table)]
+    if not found:
+        return ""
+    noun = "page" if len(found) == 1 else "pages"
+    return f"{noun} with '{topic}': {', '.join(found[:_MAX_SHOWN])}"
 
 
 def _show_page(page: Page, *, as_json: bool) -> None:

@@ -93,6 +93,11 @@ def test_search_lists_pages_and_lines_in_any_case(fedcli: Fedcli) -> None:
         (["help", "tutoral"], ["'tutoral'", "did you mean tutorial?"]),
         (["help", "eval"], ["'eval'", "'fedcli eval -h' shows the options"]),
         (
+            ["help", "fedprox"],
+            ["no page 'fedprox'; fedcli info fedprox describes it; pages with 'fedprox': algori"],
+        ),
+        (["help", "layers"], ["no page 'layers'; pages with 'layers': models, "]),
+        (
             ["help", "../version"],
             ["'../version'", "choose one of tutorial, coming-from, python, data"],
         ),
