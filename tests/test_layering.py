@@ -51,7 +51,7 @@ FLOORS = {
             "verify",
         ),
         ("jobs", "options", "group_report"),
-        ("peer_options", "run_folders", "screen", "bench_peer"),
+        ("peer_options", "run_folders", "screen", "bench_peer", "info_tables"),
     ),
     "runs": (
         ("python_api", "cleaning", "bundling"),

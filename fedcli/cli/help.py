@@ -149,7 +149,7 @@ def _info_hint(topic: str) -> str:
 
 def _table_of(topic: str) -> str | None:
     """The first table of `fedcli info` that has a row with this name or alias; None if none has."""
-    from fedcli.cli.info import TABLES  # lazy: only mistakes need it
+    from fedcli.cli.info_tables import TABLES  # lazy: only mistakes need it
 
     for name, table in TABLES.items():
         if any(topic in (row.name, *row.aliases) for row in table.values()):

@@ -9,51 +9,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedcli.cli import options as opt
+from fedcli.cli.info_tables import TABLES
 from fedcli.errors import ConfigError
 from fedcli.settings.declaration import option_name
 from fedcli.settings.options import Entry, Option, Table, did_you_mean
 from fedcli.settings.presets import PRESETS
-from fedcli.settings.tables.algorithms import AGGREGATORS, ALGORITHMS, PRE_AGGREGATORS
-from fedcli.settings.tables.attacks import ATTACKS
-from fedcli.settings.tables.audits import AUDITS
-from fedcli.settings.tables.augmentations import AUGMENTATIONS
-from fedcli.settings.tables.compressors import COMPRESSORS
-from fedcli.settings.tables.datasets import DATASETS, PUBLIC_DATASETS
-from fedcli.settings.tables.engines import ENGINES
-from fedcli.settings.tables.metrics import METRICS
-from fedcli.settings.tables.models import MODELS, ModelEntry
+from fedcli.settings.tables.datasets import PUBLIC_DATASETS
+from fedcli.settings.tables.models import ModelEntry
 from fedcli.settings.tables.optimizers import OPTIMIZERS
-from fedcli.settings.tables.partitions import PARTITIONS
-from fedcli.settings.tables.privacy import PRIVACY
-from fedcli.settings.tables.samplers import SAMPLERS
-from fedcli.settings.tables.schedules import SCHEDULES
-from fedcli.settings.tables.secure_sums import SECURE_SUMS
 from fedcli.version import __version__
 
 if TYPE_CHECKING:
     from fedcli.cli.screen.render import Screen
 
-# Heading of each registry table, which is also its JSON key.
-TABLES: Mapping[str, Mapping[str, Entry]] = {
-    "datasets": DATASETS,
-    "partitions": PARTITIONS,
-    "samplers": SAMPLERS,
-    "models": MODELS,
-    "augmentations": AUGMENTATIONS,
-    "algorithms": ALGORITHMS,
-    "aggregators": AGGREGATORS,
-    "pre-aggregators": PRE_AGGREGATORS,
-    "attacks": ATTACKS,
-    "secure-sums": SECURE_SUMS,
-    "privacy": PRIVACY,
-    "metrics": METRICS,
-    "optimizers": OPTIMIZERS,
-    "schedules": SCHEDULES,
-    "engines": ENGINES,
-    "compressors": COMPRESSORS,
-    "presets": PRESETS,
-    "audits": AUDITS,
-}
 # For each table, the option of `fedcli train` that takes the name of an entry, and the option that
 # takes the entry's own options ("" if none does). Audits belong to `fedcli audit`.
 _OPTIONS: Mapping[str, tuple[str, str]] = {

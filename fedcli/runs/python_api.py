@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedcli.datasets.sources.given import as_given
-from fedcli.errors import ConfigError, speaks_python, worded
+from fedcli.errors import ConfigError, parameters_of, refuse_unknown, speaks_python, worded
 from fedcli.learning.engines import choosing
 from fedcli.runs import record, starting
 from fedcli.runs.loop import Callback, Training
 from fedcli.runs.record import RunRecord
 from fedcli.settings.data_source import IN_MEMORY, OpenedData
-from fedcli.settings.run_config import RunConfig
+from fedcli.settings.run_config import CODE_FIELDS, RunConfig
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -78,7 +78,7 @@ def train(
     return _completed(training, functions, progress=progress)
 
 
-@speaks_python(rounds="num_rounds")
+@speaks_python(*CODE_FIELDS, rounds="num_rounds")
 def resume(
     path: str | Path,
     *,
@@ -113,6 +113,9 @@ def resume(
         RunError: There is no run, it is in use, or its files do not fit together.
     """
     functions = _listed(callbacks)
+    refuse_unknown("resume", code, [*parameters_of(resume), *CODE_FIELDS])
+    if isinstance(model, Path):
+        model = str(model)
     if data is not None and not isinstance(data, str):
         data = str(data) if isinstance(data, Path) else as_given(data)
     training = starting.resume(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, replace
+from os import PathLike
 from typing import Any
 
 from fedcli.dataclass import dataclass
@@ -703,7 +704,7 @@ class RunConfig:
         """Checks each value, but not rules between options."""
         for name, declared in OPTIONS.items():
             value = getattr(self, name)
-            if name in ("data", "model") and not isinstance(value, str):
+            if name in ("data", "model") and not isinstance(value, str | PathLike):
                 raise ConfigError(
                     f"{name} is of type {type(value).__name__}; a RunConfig takes a name or a "
                     f"path, and fedcli.train(config, out, {name}=...) takes objects"

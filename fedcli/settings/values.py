@@ -7,6 +7,7 @@ checked, because help and the shell's completion need few of them.
 from __future__ import annotations
 
 import numbers
+import os
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -198,10 +199,15 @@ def split_target(target: str) -> tuple[str, float]:
 
 def _check_metrics(label: str, value: object) -> tuple[str, ...]:
     """Returns metric names from a list or from text with commas, in the order of the table."""
-    parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list | tuple) or not all(isinstance(each, str) for each in parts):
-        raise ConfigError(f"{label} {shown(value)}: give names of metrics, or all")
-    names = {each.strip() for each in parts}
+    value = _path_text(value)
+    listed = value.split(",") if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple):
+        listed = [listed]
+    parts = [_path_text(each) for each in listed]
+    for each in parts:
+        if not isinstance(each, str):
+            raise ConfigError(_not_a_text(label, each).replace("a name or a path", "names, or all"))
+    names = {str(each).strip() for each in parts}
     if names == {"all"}:
         return tuple(tables.METRICS)
     for name in sorted(names):
@@ -270,14 +276,30 @@ def _check_speeds(label: str, value: object) -> tuple[float, ...]:
 
 
 def _check_text(label: str, value: object) -> str:
-    if callable(value):
-        name = getattr(value, "__name__", "NAME")
-        raise ConfigError(f"{label} {shown(value)}: give the path of its file, 'FILE.py:{name}'")
-    if not isinstance(value, str) or not value.strip():
+    """Returns a name or a path as a text; a `pathlib.Path` is accepted, too."""
+    value = _path_text(value)
+    if not isinstance(value, str):
+        raise ConfigError(_not_a_text(label, value))
+    if not value.strip():
         raise ConfigError(f"{label} {shown(value)}: give a name or a path")
     if not value.isprintable():  # terminals, TOML or UTF-8 cannot represent it
         raise ConfigError(f"{label} {shown(value)} holds characters that cannot be printed")
     return value
+
+
+def _path_text(value: object) -> object:
+    """Returns the text of a `pathlib.Path`; any other value unchanged."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _not_a_text(label: str, value: object) -> str:
+    """Returns the message about an object in place of a name; of a user's part it asks the file."""
+    kind = value if callable(value) else type(value)
+    if kind is not value and kind.__module__ == "builtins":
+        return f"{label} {shown(value)}: give a name or a path"
+    name = getattr(kind, "__name__", "")
+    name = name if name.isidentifier() else "NAME"
+    return f"{label} {shown(value)}: give the path of its file, 'FILE.py:{name}'"
 
 
 def _check_normalization(label: str, value: object) -> str | None:

@@ -8,7 +8,7 @@ import click
 import pytest
 
 from fedcli import settings
-from fedcli.cli import info, main
+from fedcli.cli import info, info_tables, main
 from fedcli.cli import options as opt
 from fedcli.core import native
 from fedcli.settings import tables
@@ -74,7 +74,7 @@ def test_samplers_are_those_that_can_be_chosen() -> None:
 def examples() -> list[str]:
     return [
         row["example"]
-        for table, entries in info.TABLES.items()
+        for table, entries in info_tables.TABLES.items()
         for row in (info._describe(table, entry) for entry in entries.values())
     ]
 

@@ -371,6 +371,59 @@ def test_a_metric_of_ones_own_judges_rounds(weighted: Path, tmp_path: Path, fedc
         assert_is_one_line(refused, option, "ece, FBeta", "did you mean FBeta?")
 
 
+# ---- What a program gives in place of a file ----------------------------------------------------
+
+ALL_EXAMPLES = {**EXAMPLES, "metrics": ("MyF1", "my_f1.py", {})}
+
+
+@pytest.fixture(params=ALL_EXAMPLES)
+def given(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[RunConfig, str, Path]:
+    """A small config without the part, each field, and the file of its example."""
+    field = str(request.param)
+    word, name, _ = ALL_EXAMPLES[field]
+    options = {"clients": 10} if field == "partition" else SMALL.partition_options
+    file = write_example(tmp_path, word, name)
+    return replace(SMALL, rounds=1, partition_options=options), field, file
+
+
+def test_a_path_object_is_a_path(given: tuple[RunConfig, str, Path], tmp_path: Path) -> None:
+    config, field, file = given
+    again: Any = {field: [file] if field == "metrics" else file}
+    run = package.train(replace(config, **again), tmp_path / "run")
+    assert str(file) in str(run.options[field])
+    assert package.resume(run.path, num_rounds=2, **again).round_num == 2
+    if field in ("partition", "metrics"):
+        assert evaluate_run(run.path, **again).round_num == 2
+
+
+@pytest.mark.parametrize("is_instance", [False, True])
+def test_a_class_or_object_is_refused_and_its_file_is_asked_for(
+    given: tuple[RunConfig, str, Path], tmp_path: Path, is_instance: bool
+) -> None:
+    config, field, file = given
+    name = ALL_EXAMPLES[field][0]
+    part: Any = type(name, (), {"__module__": "mine"})
+    part = part() if is_instance else part
+    words = rf"^{field} <.*mine.{name}.*>: give the path of its file, 'FILE.py:{name}'$"
+    again: Any = {field: part}
+    with pytest.raises(ConfigError, match=words):
+        package.train(replace(config, **again), tmp_path / "run")
+    named: Any = {field: str(file)}
+    run = package.train(replace(config, **named), tmp_path / "run")
+    with pytest.raises(ConfigError, match=words):
+        package.resume(run.path, num_rounds=2, **again)
+    if field in ("partition", "metrics"):
+        with pytest.raises(ConfigError, match=words):
+            evaluate_run(run.path, **again)
+
+
+def test_resume_refuses_an_argument_that_it_does_not_have(tmp_path: Path) -> None:
+    run = package.train(SMALL, tmp_path / "run")
+    wrong: Any = {"algoritm": "part.py"}
+    with pytest.raises(TypeError, match="resume has no argument 'algoritm'; did you mean algorith"):
+        package.resume(run.path, num_rounds=4, **wrong)
+
+
 # ---- Options ------------------------------------------------------------------------------------
 
 OPTIONS = """

@@ -75,7 +75,11 @@ def with_code(
         ConfigError: The user did not name some code, or named code where the run has none.
     """
     of_run = code_in({name: getattr(config, name) for name in fields})
-    by_user = {name: text for name, text in named.items() if text is not None and name in fields}
+    by_user = {
+        name: OPTIONS[name].checked(option_name(name), text)
+        for name, text in named.items()
+        if text is not None and name in fields
+    }
     missing = [name for name in of_run if name not in by_user]
     if missing:
         raise ConfigError(_missing(of_run, missing))
@@ -193,6 +197,8 @@ def with_partition(
     if "data" in data_fields or _code_of(PARTITION, config.partition) is None:
         return config, others
     named = data_fields.get(PARTITION)
+    if named is not None:
+        named = OPTIONS[PARTITION].checked(option_name(PARTITION), named)
     if named is not None and not is_same_code(PARTITION, config.partition, named):
         return config, others  # another partition
     allowed = allowed_code(PARTITION, config.partition, named)
