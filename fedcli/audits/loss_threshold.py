@@ -17,7 +17,7 @@ from fedcli.audits.bounds import Privacy
 from fedcli.audits.separation import Separation, separation
 from fedcli.dataclass import dataclass
 from fedcli.datasets.client_data import ClientData
-from fedcli.errors import ConfigError, plural
+from fedcli.errors import ConfigError
 from fedcli.federation.cohorts import contains
 from fedcli.progress import ProgressCallback
 
@@ -88,8 +88,8 @@ def _others(run: AuditedRun, others: str) -> tuple[ClientData, Sequence[str]]:
         ids = [each for each in run.train.client_ids if each not in run.seen]
         if not ids:
             raise ConfigError(
-                f"--option others=unseen: all {plural(len(run.seen), 'client')} of {run.path} took "
-                "part; choose others=test"
+                f"--option others=unseen: every client of {run.path} took part in the training; "
+                "choose others=test"
             )
         return run.train, ids
     data = run.splits.get("test")

@@ -10,7 +10,7 @@ import click
 
 from fedcli.cli import options as opt
 from fedcli.dataclass import dataclass
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, plural
 from fedcli.settings.data_source import DataSource
 from fedcli.settings.run_config import OPTIONS
 from fedcli.settings.tables.datasets import EMBEDDED_DATASETS, PUBLIC_DATASETS
@@ -362,7 +362,7 @@ def _tasks(
         needs_means = request.has_means and not tasks
         if needs_means and not MeanImages.fits(data.num_classes, data.pixel_shape):
             remarks.note(
-                f"no mean images are drawn: {data.num_classes:,} classes of "
+                f"no mean images are drawn: {plural(data.num_classes, 'class')} of "
                 f"{list(data.pixel_shape)} pixels would need too much memory"
             )
             needs_means = False
@@ -394,7 +394,7 @@ def _count_all(
         describe_stop=lambda: "stopped",
     )
     num_examples = sum(each.counts.num_examples for each in populations.values())
-    remarks.detail(f"counted {num_examples:,} examples")
+    remarks.detail(f"counted {plural(num_examples, 'example')}")
     return populations
 
 

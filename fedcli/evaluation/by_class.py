@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, plural
 from fedcli.evaluation.predictions import Predicted
 
 
@@ -39,7 +39,7 @@ class ClassMeasures:
             most = max(self._num_right, default=1)
             if most > num_classes:
                 raise ConfigError(
-                    f"--top-k {most}: the model has {num_classes} classes; choose 1 to "
+                    f"--top-k {most}: the model has {plural(num_classes, 'class')}; choose 1 to "
                     f"{num_classes}"
                 )
             self.confusion = np.zeros((num_classes, num_classes), np.int64)

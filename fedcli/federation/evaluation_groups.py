@@ -137,15 +137,16 @@ def make_group(
         return EvaluationGroup(data.split, data, present, plan)
     where = f"in the {data.split} split of {data.source}"
     if present:
-        note = f"{num_absent} of the {len(wanted)} clients are not {where} and are skipped"
+        verb = "is" if num_absent == 1 else "are"
+        note = f"{num_absent} of the {len(wanted)} clients {verb} not {where} and {verb} skipped"
     else:
         present, _ = cohort.choose_eval_clients(data.client_ids, data.source, seed)
         num_clients = len(data.client_ids)
         is_drawn = len(present) < num_clients
         share = f"{len(present):,}" if is_drawn else "all"
-        note = (
-            f"none of the {plural(len(wanted), 'client')} is {where}: evaluating on {share} of its "
-        )
+        is_one = len(wanted) == 1
+        missing = "the client is not" if is_one else f"none of the {len(wanted):,} clients is"
+        note = f"{missing} {where}: evaluating on {share} of its "
         note += plural(num_clients, "client") + ", drawn from the seed" * is_drawn
     return EvaluationGroup(data.split, data, present, plan, num_absent=num_absent, notes=(note,))
 

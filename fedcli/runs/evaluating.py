@@ -315,7 +315,7 @@ def _evaluate_on(
 
 def _note_of_split(data: EvaluatedData, split: str) -> list[str]:
     """A line for the user of other data whose train split is evaluated by default."""
-    if data.is_of_run or data.split is not None or split != "train":
+    if "data" not in data.overridden or data.split is not None or split != "train":
         return []
     return [
         f"the row train is about {data.source.data}, which has no split named test; if it holds "

@@ -10,7 +10,7 @@ from fedcli.core.native import CancelFlag
 from fedcli.dataclass import dataclass
 from fedcli.datasets.batch_plan import BatchPlan, plan_of
 from fedcli.datasets.client_data import CENTRAL, ClientData
-from fedcli.errors import ConfigError, DataError
+from fedcli.errors import ConfigError, DataError, plural
 from fedcli.evaluation.result import seen_in
 from fedcli.evaluation.spread import GROUPS
 from fedcli.federation import cohorts
@@ -122,12 +122,13 @@ def with_train_data(group: EvaluationGroup, train: ClientData) -> EvaluationGrou
     num_without = len(group.client_ids) - len(ids)
     if not ids:
         raise ConfigError(
-            f"--finetune: none of the {num_without:,} clients of the split {group.split} is "
-            f"{where}, so none can train; choose another --split, or other --clients"
+            f"--finetune: no chosen client of the split {group.split} is {where}; choose "
+            "another --split, or other --clients"
         )
     if not num_without:
         return group
-    note = f"{num_without:,} clients are not {where}, so they cannot fine-tune and are skipped"
+    verb = "is" if num_without == 1 else "are"
+    note = f"{plural(num_without, 'client')} {verb} not {where} and {verb} skipped in fine-tuning"
     notes = (*group.notes, note)
     return EvaluationGroup(
         group.split, group.data, ids, group.plan, num_absent=group.num_absent, notes=notes
@@ -149,7 +150,7 @@ def _clients_of_group(
     if not ids:
         raise ConfigError(
             f"--clients {group}: the split {data.split} of {data.source} has no such client among "
-            f"its {len(is_in_group):,} clients; choose other --clients, or another --split"
+            f"its {plural(len(is_in_group), 'client')}; choose other --clients, or another --split"
         )
     return EvaluationGroup(data.split, data, ids, plan)
 

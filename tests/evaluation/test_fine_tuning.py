@@ -206,10 +206,13 @@ def test_clients_without_train_data_are_skipped(
     assert is_same == [False, True, False]
     done = fedcli("eval", "run", "--clients", "a,d,e", "--finetune", 2, "--json")
     assert "2 clients are not in the train split" in done.err
+    assert "and are skipped in fine-tuning" in done.err
+    one = fedcli("eval", "run", "--clients", "a,d", "--finetune", 2)
+    assert "1 client is not in the train split" in one.err
     assert json.loads(done.out)["num_clients"] == 1
     done = fedcli("eval", "run", "--clients", "d,e", "--finetune", 2)
     assert done.code == 1
-    assert "none of the 2 clients of the split test is in the train split" in done.err
+    assert "no chosen client of the split test is in the train split" in done.err
 
 
 def test_what_cannot_be_fine_tuned_is_refused(fedcli: Fedcli, tmp_path: Path) -> None:

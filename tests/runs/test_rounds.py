@@ -622,7 +622,7 @@ def test_absent_clients_are_skipped_and_counted(tmp_path: Path) -> None:
         read, of_test, skipped = training.notes
         assert read.startswith(f"{data} is read as")
         assert of_test.startswith(f"{test} is read as")
-        assert f"1 of the 3 clients are not in the test split of {test}" in skipped
+        assert f"1 of the 3 clients is not in the test split of {test}" in skipped
         list(training.run())
         closing = training.finish()
     assert (closing["test"]["num_clients"], closing["test"]["num_absent_clients"]) == (2, 1)
@@ -632,7 +632,7 @@ def test_absent_clients_are_skipped_and_counted(tmp_path: Path) -> None:
     # clients are evaluated, in batches that each have examples of only one client.
     assert evaluation.evaluate_run(tmp_path / "run", data=str(test)).values == values
     assert evaluation.evaluate_run(tmp_path / "run").notes == (
-        f"1 of the 3 clients are not in the test split of {test} and are skipped",
+        f"1 of the 3 clients is not in the test split of {test} and is skipped",
     )
     everyone = evaluation.evaluate_run(
         tmp_path / "run", data=str(test), clients="all", batch_size=5
@@ -808,7 +808,7 @@ def test_changed_data_are_noted_in_an_evaluation(tmp_path: Path, kind: str) -> N
     assert evaluation.evaluate_run(out).notes == (note,)
     assert evaluation.evaluate_run(folder.latest_checkpoint(out)).notes == (note,)
     for found in (
-        evaluation.evaluate_run(out, data=data),
+        evaluation.evaluate_run(out, data=data, split="train"),
         evaluation.evaluate_run(out, partition="label-noise"),
     ):
         assert [note.startswith(f"{data} is read as format tff-h5; ") for note in found.notes] == (

@@ -128,7 +128,7 @@ def show_clients(screen: Screen, population: Population, view: View) -> None:
 
 def _show_summary(screen: Screen, data: ClientData, splits: Sequence[SplitCounts]) -> None:
     shape = " x ".join(map(str, data.pixel_shape))
-    what = f"{data.num_classes} classes, pixels {shape}, 1.0 is {data.pixel_convention}"
+    what = f"{plural(data.num_classes, 'class')}, pixels {shape}, 1.0 is {data.pixel_convention}"
     screen.line(f"{data.source}: {what}", style="bold")
     if data.partition != NATURAL:
         screen.line(f"Partition: {data.partition}")

@@ -34,7 +34,8 @@ def show(screen: Screen, data: ClientData, worst: WorstMistakes) -> None:
     screen.title("These examples, by rank: label > predicted")
     screen.pictures(example_pictures(data, mistakes), captions)
     screen.line("")
-    screen.line(f"{worst.num_mistakes:,} examples are misclassified", style="dim")
+    verb = "is" if worst.num_mistakes == 1 else "are"
+    screen.line(f"{plural(worst.num_mistakes, 'example')} {verb} misclassified", style="dim")
 
 
 def show_attack(screen: Screen, attack: AttackSuccess) -> None:
