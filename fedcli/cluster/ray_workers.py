@@ -23,6 +23,7 @@ from fedcli.errors import FedcliError, RunError
 _IN_FLIGHT = 2  # parts that each worker has, so that it need not wait for the driver
 MAX_OPEN = 4  # unfinished parts per worker, which bounds the driver's memory
 _POLL_SECONDS = 0.05
+_SEE_LOGS = "see the worker's log on its node, in /tmp/ray/session_latest/logs"
 _MAX_LOSSES = 3  # after this many losses of a part, its clients are assumed to be the cause
 
 
@@ -209,7 +210,10 @@ class RayWorkers:
             try:
                 description = _answer(self._ray, call)
             except _LostError as err:
-                raise RunError(f"a Ray worker could not start: {err}") from err
+                raise RunError(
+                    f"a Ray worker could not start: {err}; {_SEE_LOGS}, and check that each node "
+                    "has this version of fedcli"
+                ) from err
             self._check(description)
 
     def _cancel_call(self) -> None:
@@ -367,7 +371,7 @@ def _answer(ray: Any, call: Any) -> Any:
         cause = err.cause if isinstance(err.cause, BaseException) else err
         if isinstance(cause, FedcliError | MemoryError):
             raise cause from None
-        raise RunError(f"a Ray worker failed: {last_line(err)}") from err
+        raise RunError(f"a Ray worker failed: {last_line(err)}; {_SEE_LOGS}") from err
     except (
         *(errors.RayActorError, errors.RaySystemError, errors.ObjectLostError),
         errors.OutOfMemoryError,

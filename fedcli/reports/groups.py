@@ -247,6 +247,16 @@ def usual_select(members: Sequence[Member]) -> Column | None:
     return parse_column(f"{VALIDATION}.{ACCURACY}") if has_all else None
 
 
+def remedy_without(split: str) -> str:
+    """Returns what the user can do if runs lack the split by which the best is to be chosen."""
+    if split == VALIDATION:
+        return "train with --validation 0.1, or choose by test data with --select-on test"
+    return (
+        "train on data that have this split, or with --validation 0.1 and choose with --select-on "
+        "validation"
+    )
+
+
 def group(
     members: Sequence[Member],
     *,
@@ -282,10 +292,11 @@ def group(
         by = comparison.essential(free, [each[0].options for each in points])
     columns = tuple(columns) if columns else usual_columns(members)
     select = select or usual_select(members)
-    if best and select is None:
+    if best and not _has_any(members, select):
+        split = VALIDATION if select is None else select.split
         raise ConfigError(
-            f"--best {','.join(best)}: these runs have no validation data to choose by; train "
-            "with --validation 0.1, or choose by test data with --select-on test"
+            f"--best {','.join(best)}: these runs have no {split} data to choose by; "
+            f"{remedy_without(split)}"
         )
     rows = []
     for values, candidates in _by_values(points, by).items():
@@ -350,6 +361,14 @@ def _check_candidates(
     raise ConfigError(
         f"some runs of one row differ in {listed}; add {them} to --by or --best, or give fewer runs"
     )
+
+
+def _has_any(members: Sequence[Member], select: Column | None) -> bool:
+    """Whether any run has a value to choose by. Runs that failed or diverged need none."""
+    if select is None:
+        return False
+    good = [each for each in members if not each.has_failed and not each.has_diverged]
+    return not good or any(each.value(select) is not None for each in good)
 
 
 def _choose(candidates: Sequence[list[Member]], select: Column) -> list[Member]:

@@ -13,7 +13,7 @@ from fedcli.core.native import CancelFlag
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError, plural, speaks_python
 from fedcli.reports import group_tables
-from fedcli.reports.groups import Groups, group, parse_column
+from fedcli.reports.groups import Groups, group, parse_column, remedy_without
 from fedcli.runs.record import RunRecord, load_run
 from fedcli.sweeps import study as study_file
 from fedcli.sweeps import study_tables, trials
@@ -40,7 +40,7 @@ class StudyRecord:
 
     def __repr__(self) -> str:
         """Returns the folder and the number of trials."""
-        return f"<StudyRecord {self.path}: {len(self.trials)} trials>"
+        return f"<StudyRecord {self.path}: {plural(len(self.trials), 'trial')}>"
 
     @cached_property
     def trials(self) -> list[dict[str, Any]]:
@@ -66,8 +66,7 @@ class StudyRecord:
         if study_tables.selection(self.study, members) is None:
             raise ConfigError(
                 f"{self.path}: there is no best point, because the runs have no "
-                f"{self.study.select.on} data; give them such data, or let the study choose by "
-                "another split"
+                f"{self.study.select.on} data; {remedy_without(self.study.select.on)}"
             )
         return dict(study_tables.groups_of(self.study, members)[-1].rows[0].by)
 

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from fedcli.reports import group_tables, text
-from fedcli.reports.groups import Column, Groups, Member, group, parse_column, usual_columns
+from fedcli.reports.groups import (
+    Column,
+    Groups,
+    Member,
+    group,
+    parse_column,
+    remedy_without,
+    usual_columns,
+)
 from fedcli.settings.vocabulary import HELD_OUT, VALIDATION
 from fedcli.sweeps.study import Study
 from fedcli.sweeps.trials import DIVERGED, FAILED
@@ -75,10 +83,7 @@ def note_of_selection(study: Study, members: Sequence[Member]) -> str | None:
     """Returns a note if no point was chosen, or if data other than validation data decided."""
     on = study.select.on
     if selection(study, members) is None:
-        return (
-            f"no best point was chosen, because the runs have no {on} data; train with "
-            "--validation 0.1, or choose by test data with --select-on test"
-        )
+        return f"no best point was chosen, because the runs have no {on} data; {remedy_without(on)}"
     if on in HELD_OUT:
         return f"the best points were chosen by the {on} data, so their {on} results are optimistic"
     return None if on == VALIDATION else f"the best points were chosen by the {on} data"

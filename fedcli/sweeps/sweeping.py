@@ -13,6 +13,7 @@ from fedcli.core.native import CancelFlag, Cancelled
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError, FedcliError, RunError
 from fedcli.outputs import write_atomic
+from fedcli.reports.groups import remedy_without
 from fedcli.settings.options import is_code
 from fedcli.settings.run_config import RunConfig
 from fedcli.settings.vocabulary import NATURAL
@@ -124,8 +125,8 @@ def check_selection(study: Study, config: RunConfig) -> None:
         )
     if study.must_choose and not has_split(config, study.select.on):
         raise ConfigError(
-            f"halving and search choose by the split {study.select.on}, which the data lack; add "
-            "--validation 0.1, or allow a choice by test data with --select-on test"
+            f"halving and search choose by the split {study.select.on}, which the data lack; "
+            f"{remedy_without(study.select.on)}"
         )
 
 

@@ -102,6 +102,15 @@ def test_without_validation_data_nothing_is_chosen() -> None:
     ]
     with pytest.raises(ConfigError, match=r"no validation data to choose by.*--select-on test"):
         group(without, by=["algorithm"], best=["client_lr"])
+    by_test = group(without, best=["client_lr"], select=parse_column("test.accuracy"))
+    assert [dict(row.best) for row in by_test.rows]
+    for split, remedy in (
+        ("validation", "train with --validation 0.1"),
+        ("central", "train on data that have this split"),
+    ):
+        fault = f"--best client_lr: these runs have no {split} data to choose by; {remedy}"
+        with pytest.raises(ConfigError, match=fault):
+            group(without, best=["client_lr"], select=parse_column(f"{split}.accuracy"))
     found = group(without)
     assert found.select is None
     means = [cell.mean for row in found.rows for cell in [row.cells["test.accuracy"]] if cell]
