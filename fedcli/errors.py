@@ -23,6 +23,7 @@ _REMEDIES = {
 
 
 MAX_MESSAGE = 1000  # characters of a message, which may quote a longer text from a file
+_MAX_SHOWN = 60  # characters of a value in a message
 
 
 def shortened(text: str, most: int = MAX_MESSAGE) -> str:
@@ -88,6 +89,22 @@ def why_not_written(err: OSError) -> str:
     reason = err.strerror or str(err)
     remedy = _REMEDIES.get(err.errno or 0)
     return reason if remedy is None else f"{reason}; {remedy}"
+
+
+def shown(value: object) -> str:
+    """Returns a value as a message shows it: as `shown_repr`, but a text without quotes."""
+    if isinstance(value, str) and value and value.isprintable():
+        return _cut(value)
+    return shown_repr(value)
+
+
+def shown_repr(value: object) -> str:
+    """Returns the repr of a value on one line of at most 60 characters."""
+    return _cut(" ".join(repr(value).split()))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
 
 
 # ---- Options as the command line names them, and as Python does ---------------------------------

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from fedcli.core.native import MAX_LAYERS
-from fedcli.errors import ConfigError, plural
+from fedcli.errors import ConfigError, plural, shown_repr
 from fedcli.models.layers.contract import (
     IMAGE,
     KINDS,
@@ -19,7 +19,7 @@ from fedcli.models.layers.contract import (
     Spec,
     checked_shape,
 )
-from fedcli.models.layers.fields import ACTIVATIONS, SOFTMAX, shown
+from fedcli.models.layers.fields import ACTIVATIONS, SOFTMAX
 
 MAX_VALUES = 1 << 26  # largest number of values of one example between two layers: 256 MiB
 MAX_DIMENSIONS = 8  # largest number of axes of one example
@@ -61,7 +61,7 @@ def input_names(specs: Sequence[Spec]) -> list[tuple[str, ...]]:
         inputs = spec.inputs or (before,)
         if len(inputs) != spec.num_inputs:
             raise ConfigError(
-                f"layer {spec.name}: it reads {shown(', '.join(inputs))}, but a layer of kind "
+                f"layer {spec.name}: it reads {shown_repr(', '.join(inputs))}, but a layer of kind "
                 f"{spec.kind} has {plural(spec.num_inputs, 'input')}; name "
                 f"{plural(spec.num_inputs, 'layer')} in its inputs"
             )
@@ -240,8 +240,8 @@ class _Graph:
     def _value(self, spec: Spec, name: str) -> _Value:
         if name not in self._values:
             raise ConfigError(
-                f"layer {spec.name}: it reads {shown(name)}, which is not a layer before it; name "
-                "an earlier layer, and put each layer after the layers that it reads"
+                f"layer {spec.name}: it reads {shown_repr(name)}, which is not a layer before it; "
+                "name an earlier layer, and put each layer after the layers that it reads"
             )
         return self._values[name]
 

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import Field, field
 from typing import Any, NamedTuple, TypeVar
 
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, shown
 from fedcli.settings.options import Value
-from fedcli.settings.values import PAIRS, Kind, is_plain, shown
+from fedcli.settings.values import PAIRS, Kind, is_plain
 from fedcli.settings.vocabulary import NONE
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, shown
 from fedcli.settings import tables
 from fedcli.settings.options import MAX_FLOAT, Value, check_number, choose, did_you_mean, is_code
 from fedcli.settings.toml_values import toml_value
@@ -344,12 +344,6 @@ def _check_pairs(label: str, value: object) -> dict[str, Value]:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{label} {shown(value)}: give a table of options")
     return dict(value)
-
-
-def shown(value: object) -> str:
-    """Returns `value` as text on one line of at most 60 characters."""
-    text = value if isinstance(value, str) and value.isprintable() and value else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 COUNT = whole()

@@ -35,12 +35,12 @@ from pathlib import Path
 from typing import Any
 
 from fedcli.dataclass import dataclass
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, shown
 from fedcli.settings.options import did_you_mean
 from fedcli.settings.run_config import OPTIONS, RunConfig
 from fedcli.settings.tables.metrics import SELECTION_METRICS
 from fedcli.settings.toml_values import parse_toml
-from fedcli.settings.values import MAX_SEED, check_whole, shown
+from fedcli.settings.values import MAX_SEED, check_whole
 from fedcli.settings.vocabulary import ACCURACY, HELD_OUT, VALIDATION
 from fedcli.sweeps.study_values import (
     Range,

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedcli.dataclass import dataclass
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, shown
 from fedcli.reports.groups import value_text
 from fedcli.settings.options import did_you_mean
 from fedcli.settings.run_config import OPTION_OWNERS, OPTIONS
 from fedcli.settings.toml_values import toml_value
-from fedcli.settings.values import MAX_SEED, check_whole, shown
+from fedcli.settings.values import MAX_SEED, check_whole
 
 MAX_SEEDS = 1000
 LOG, LINEAR, CHOICE = SCALES = ("log", "linear", "choice")

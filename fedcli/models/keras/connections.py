@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from fedcli.errors import ConfigError, plural
-from fedcli.models.layers.keras_options import plain, shown
+from fedcli.errors import ConfigError, plural, shown
+from fedcli.models.layers.keras_options import plain
 
 MAX_DEPTH = 8  # models within models
 

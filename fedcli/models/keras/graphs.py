@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fedcli.dataclass import dataclass
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, shown
 from fedcli.models.keras.connections import MAX_DEPTH, in_order
 from fedcli.models.layers import Flatten
 from fedcli.models.layers.contract import (
@@ -26,7 +26,7 @@ from fedcli.models.layers.contract import (
     Start,
 )
 from fedcli.models.layers.fields import MAX_NAME, MAX_SIZE
-from fedcli.models.layers.keras_options import Options, plain, shown
+from fedcli.models.layers.keras_options import Options, plain
 
 # The layers that a file may have; the error for any other layer lists them.
 SUPPORTED = tuple(sorted({*KERAS_READERS, "InputLayer", "Reshape"}))

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from fedcli.core.native import ModelRow
 from fedcli.dataclass import dataclass
-from fedcli.errors import ConfigError, plural, refuse_unknown, speaks_python
+from fedcli.errors import ConfigError, plural, refuse_unknown, shown_repr, speaks_python
 from fedcli.models.layers.fields import (
     ACTIVATIONS,
     DEFAULT_CONSTANTS,
@@ -35,7 +35,6 @@ from fedcli.models.layers.fields import (
     Check,
     Pair,
     check_inputs,
-    shown,
 )
 
 if TYPE_CHECKING:  # only runs of a Keras file import the modules that read such files
@@ -484,8 +483,8 @@ def checked_shape(shape: object) -> tuple[int, ...]:
     sizes = tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else ()
     if not sizes or any(type(size) is not int or size < 1 for size in sizes):
         raise ConfigError(
-            f"examples have shape {shown(shape)}; give whole numbers from 1 without the batch's "
-            "size, such as (28, 28), (32, 32, 3) or (784,)"
+            f"examples have shape {shown_repr(shape)}; give whole numbers from 1 without the "
+            "batch's size, such as (28, 28), (32, 32, 3) or (784,)"
         )
     return sizes
 
@@ -519,7 +518,7 @@ def from_dict(values: object) -> Spec:
     kind = values.get("kind") if isinstance(values, Mapping) else None
     if not isinstance(values, Mapping) or not isinstance(kind, str) or kind not in KINDS:
         raise ConfigError(
-            f"a layer is of kind {shown(kind)}; choose one of {', '.join(sorted(KINDS))}"
+            f"a layer is of kind {shown_repr(kind)}; choose one of {', '.join(sorted(KINDS))}"
         )
     given = {str(name): value for name, value in values.items() if name != "kind"}
     try:
@@ -531,6 +530,6 @@ def from_dict(values: object) -> Spec:
         )
     except TypeError:
         raise ConfigError(
-            f"a layer of kind {kind} has the wrong fields {shown(', '.join(given))}; write the "
-            "file again"
+            f"a layer of kind {kind} has the wrong fields {shown_repr(', '.join(given))}; write "
+            "the file again"
         ) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, shown_repr
 from fedcli.settings.options import check_number
 
 Pair = tuple[int, int]  # (height, width)
@@ -53,7 +53,7 @@ def check_name(name: object) -> None:
     is_name = isinstance(name, str) and len(name) <= MAX_NAME and name.isprintable()
     if not is_name or "/" in str(name) or not str(name).strip(" ."):
         raise ConfigError(
-            f"layer name {shown(name)}: give up to {MAX_NAME} characters that can be printed, "
+            f"layer name {shown_repr(name)}: give up to {MAX_NAME} characters that can be printed, "
             "without a slash"
         )
 
@@ -65,7 +65,9 @@ def check_inputs(label: str, value: object) -> None:
         ConfigError: It is something else.
     """
     if not isinstance(value, tuple) or not all(isinstance(each, str) for each in value):
-        raise ConfigError(f"{label} {shown(value)}: give a tuple of the names of earlier layers")
+        raise ConfigError(
+            f"{label} {shown_repr(value)}: give a tuple of the names of earlier layers"
+        )
 
 
 # Each check below takes the name of the value in messages, and the value; it raises ConfigError.
@@ -85,7 +87,7 @@ def check_pair(label: str, value: object) -> None:
     """Refuses a value that is neither one size nor (height, width)."""
     sizes = value if isinstance(value, tuple | list) else (value, value)
     if len(sizes) != 2:
-        raise ConfigError(f"{label} {shown(value)}: give one number, or height and width")
+        raise ConfigError(f"{label} {shown_repr(value)}: give one number, or height and width")
     for size in sizes:
         check_count(label, size)
 
@@ -105,14 +107,14 @@ def check_groups(label: str, value: object) -> None:
 def check_flag(label: str, value: object) -> None:
     """Refuses a value that is neither True nor False."""
     if not isinstance(value, bool):
-        raise ConfigError(f"{label} {shown(value)}: choose true or false")
+        raise ConfigError(f"{label} {shown_repr(value)}: choose true or false")
 
 
 def check_activation(label: str, value: object) -> None:
     """Refuses a value that is neither a key of `ACTIVATIONS` nor softmax."""
     if not isinstance(value, str) or value not in (*ACTIVATIONS, SOFTMAX):
         raise ConfigError(
-            f"{label} {shown(value)}: choose {', '.join(ACTIVATIONS)}, or softmax at the end"
+            f"{label} {shown_repr(value)}: choose {', '.join(ACTIVATIONS)}, or softmax at the end"
         )
 
 
@@ -125,8 +127,8 @@ def check_initializer(label: str, value: object) -> None:
     """Refuses a value that is not a key of `INITIALIZERS`."""
     if not isinstance(value, str) or value not in INITIALIZERS:
         raise ConfigError(
-            f"{label} {shown(value)}: choose {', '.join(INITIALIZERS)}, or give any weights with "
-            "process.set_model_weights(state, arrays) or RunConfig(initial_weights=FILE)"
+            f"{label} {shown_repr(value)}: choose {', '.join(INITIALIZERS)}, or give any weights "
+            "with process.set_model_weights(state, arrays) or RunConfig(initial_weights=FILE)"
         )
 
 
@@ -135,8 +137,8 @@ def check_frame(label: str, value: object) -> None:
     widths = value if isinstance(value, tuple | list) else (value, value)
     if len(widths) not in (2, 4) or any(isinstance(each, tuple | list) for each in widths):
         raise ConfigError(
-            f"{label} {shown(value)}: give one number, height and width, or top, bottom, left and "
-            "right"
+            f"{label} {shown_repr(value)}: give one number, height and width, or top, bottom, left "
+            "and right"
         )
     for width in widths:
         check_count_or_0(label, width)
@@ -145,7 +147,7 @@ def check_frame(label: str, value: object) -> None:
 def check_padding(label: str, value: object) -> None:
     """Refuses a value that is not in `PADDINGS`."""
     if not isinstance(value, str) or value not in PADDINGS:
-        raise ConfigError(f"{label} {shown(value)}: choose {' or '.join(PADDINGS)}")
+        raise ConfigError(f"{label} {shown_repr(value)}: choose {' or '.join(PADDINGS)}")
 
 
 def check_rate(label: str, value: object) -> None:
@@ -167,12 +169,8 @@ def check_epsilon(label: str, value: object) -> None:
         )
 
 
-def shown(value: object) -> str:
-    """Returns a value as a message shows it: on one short line."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def _check_whole(label: str, value: object, low: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= MAX_SIZE:
-        raise ConfigError(f"{label} {shown(value)}: choose a whole number from {low} to {MAX_SIZE}")
+        raise ConfigError(
+            f"{label} {shown_repr(value)}: choose a whole number from {low} to {MAX_SIZE}"
+        )

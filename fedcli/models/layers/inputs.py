@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedcli.dataclass import dataclass
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, shown_repr
 from fedcli.models.layers import fields
 from fedcli.models.layers.contract import (
     Incoming,
@@ -102,7 +102,7 @@ def _check_numbers(label: str, value: object, low: float, high: float) -> None:
     numbers = value if isinstance(value, tuple | list) else (value,)
     if not 1 <= len(numbers) <= MAX_NORMALIZED:
         raise ConfigError(
-            f"{label} {fields.shown(value)}: give one number, or one for each of at most "
+            f"{label} {shown_repr(value)}: give one number, or one for each of at most "
             f"{MAX_NORMALIZED} channels"
         )
     for each in numbers:
@@ -132,7 +132,7 @@ def _check_alpha(label: str, value: object) -> None:
 def _check_mode(label: str, value: object) -> None:
     if value != "horizontal":
         raise ConfigError(
-            f"{label} {fields.shown(value)}: fedcli only mirrors left to right; choose horizontal "
+            f"{label} {shown_repr(value)}: fedcli only mirrors left to right; choose horizontal "
             "(a layer's name is given as name=)"
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, shown
 from fedcli.models.layers.fields import ACTIVATIONS, SOFTMAX, Pair
 
 # Options that do not change what a layer computes.
@@ -198,13 +198,6 @@ def plain(value: Any) -> Any:
         elif value.get("class_name") == "__numpy__" and isinstance(value.get("config"), Mapping):
             value = value["config"].get("value")
     return [plain(each) for each in value] if isinstance(value, list) else value
-
-
-def shown(value: object) -> str:
-    """Returns a value of a file on one short line that can be printed."""
-    text = value if isinstance(value, str) and value.isprintable() else repr(value)
-    text = "".join(each if each.isprintable() else "?" for each in text)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _is_initializer(key: object) -> bool:

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import MAX_LABEL
-from fedcli.errors import ModelError, plural
+from fedcli.errors import ModelError, plural, shown_repr
 from fedcli.models.image_shapes import for_images, misfit, takes
 from fedcli.models.layout import ParamLayout, Tensor
 from fedcli.models.metrics import OwnMetrics
 from fedcli.models.model import Model
 from fedcli.models.own import torch_modules
 from fedcli.models.own.contract import MEMBERS
-from fedcli.models.own.network import Network, short
+from fedcli.models.own.network import Network
 from fedcli.settings.options import Value
 from fedcli.settings.own import user_code
 
@@ -131,7 +131,7 @@ def wrap(
             place.
     """
     if isinstance(model, _NO_MODELS):
-        raise ModelError(f"model is {short(model)}; give {_WANTED}")
+        raise ModelError(f"model is {shown_repr(model)}; give {_WANTED}")
     if isinstance(model, PythonModel) and model.network.num_classes is None and num_classes:
         model = model.network.model  # it was wrapped before its number of classes was known
     file, where = user_code.source_file(model), type(model).__name__
@@ -208,7 +208,7 @@ def _python_model(
         with user_code.running("torch module", file):
             made = torch_modules.TorchNetwork(made, input_shape, file)
     if isinstance(made, _NO_MODELS):
-        raise ModelError(f"{where} returned {short(made)}; return {_WANTED}")
+        raise ModelError(f"{where} returned {shown_repr(made)}; return {_WANTED}")
     if isinstance(made, type):
         raise ModelError(
             f"{where} returned the class {made.__name__}; return an object of it, "
@@ -232,7 +232,7 @@ def _check_spec(network: Network, input_shape: tuple[int, ...] | None) -> None:
     """Refuses an `input_spec` that does not fit the images; axes of length 1 do not matter."""
     classes = network.num_classes
     if classes is not None and not (isinstance(classes, int | np.integer) and classes > 0):
-        raise network.fault("num_classes", f"is {short(classes)}; give a whole number from 1")
+        raise network.fault("num_classes", f"is {shown_repr(classes)}; give a whole number from 1")
     x_shape = network.x_shape
     if input_shape is None or x_shape == (prod(input_shape),):
         return
@@ -254,7 +254,7 @@ def _lay_out(
     is_right = all(isinstance(name, str) and _NAME.fullmatch(name) for name in names)
     if not is_right or len(set(names)) != len(network.variables) or len(names) != len(set(names)):
         raise network.fault(
-            "variable_names", f"are {short(names)}; give each variable a name of letters and _"
+            "variable_names", f"are {shown_repr(names)}; give each variable a name of letters and _"
         )
     tensors, offset = [], 0
     for name, variable in zip(names, network.variables, strict=True):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.dataclass import dataclass
-from fedcli.errors import ModelError
+from fedcli.errors import ModelError, shown_repr
 from fedcli.models.metrics import are_probabilities, predicted_classes
 from fedcli.models.own.contract import MEMBERS, METHODS, OwnModel
 from fedcli.settings.own import user_code
@@ -254,7 +254,7 @@ class Network:
             if array.size != 1 or array.dtype.kind not in "biuf":
                 raise ModelError(
                     f"{user_code.place(function)}: the finalizer of metric {name!r} returned "
-                    f"{short(value)}; give a number"
+                    f"{shown_repr(value)}; give a number"
                 )
             return array.reshape(()).item()
 
@@ -309,7 +309,7 @@ class Network:
         with self._running("input_spec"):
             spec: Any = self.model.input_spec
             if not isinstance(spec, Mapping) or set(spec) - {_WEIGHTS} != {"x", "y"}:
-                raise self.fault("input_spec", f"is {short(spec)}; {_SPEC_ADVICE}")
+                raise self.fault("input_spec", f"is {shown_repr(spec)}; {_SPEC_ADVICE}")
             shapes = {name: tuple(each.shape) for name, each in spec.items()}
             dtypes = {name: np.dtype(each.dtype) for name, each in spec.items()}
         x, y = shapes["x"], shapes["y"]
@@ -410,7 +410,7 @@ class Network:
             numbers = [np.asarray(each) for each in values]
             if all(each.size == 1 and each.dtype.kind in "biuf" for each in numbers):
                 return np.array([each.item() for each in numbers], np.float64)
-        raise self.fault(what, f"metric {name!r} is {short(values)}; give a list of numbers")
+        raise self.fault(what, f"metric {name!r} is {shown_repr(values)}; give a list of numbers")
 
 
 def _kind(value: Any) -> str:
@@ -421,9 +421,3 @@ def _kind(value: Any) -> str:
     if isinstance(value, np.ndarray | np.generic):
         return f"{value.dtype} {list(value.shape)}"
     return type(value).__name__
-
-
-def short(value: object) -> str:
-    """Returns the repr of a value on one line of at most 60 characters."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else text[:57] + "..."
