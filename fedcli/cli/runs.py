@@ -46,7 +46,7 @@ def runs(*, folder: Path, key: str, as_json: bool, quiet: bool, verbose: bool) -
     \b
     Examples:
       fedcli runs
-      fedcli runs sweep --sort accuracy
+      fedcli runs studies --sort accuracy
       fedcli runs --json
     """  # noqa: D301 - \b keeps click from wrapping
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
