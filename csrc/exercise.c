@@ -38,7 +38,7 @@ static void draw_images(benchmark *d) {
         float *image = d->images + b * width;
         for (size_t p = 0; p < num_pixels; p++)
             image[p] = fed_rng_below(&rng, 5) == 0 ? (float)fed_rng_uniform(&rng) : 0;
-        d->batch.rows[0][b] = image;
+        d->batch.images[b] = image;
         d->labels[b] = (int32_t)fed_rng_below(&rng, (uint32_t)d->net.model->num_classes);
     }
 }

@@ -252,10 +252,10 @@ static int copy_label(const local *m, size_t example, int32_t *out) {
     return (uint32_t)label < m->batch.net->model->num_classes ? FED_OK : FED_ERR_CHANGED;
 }
 
-/* Points row b of the first layer to an example. */
+/* Points image b of the batch to an example. */
 static void place_example(const local *m, const fed_batch *batch, size_t worker, size_t b,
                           size_t example) {
-    const float **row = &batch->rows[0][b];
+    const float **row = &batch->images[b];
     float *decoded;
     switch (m->pixels_mode) {
     case IN_PLACE:
@@ -271,7 +271,7 @@ static void place_example(const local *m, const fed_batch *batch, size_t worker,
     }
 }
 
-/* Points the first layer's rows to some of the batch's examples and copies their labels. */
+/* Points the batch's images to some of its examples and copies their labels. */
 static int gather(const local *m, const fed_batch *batch, size_t worker, size_t first,
                   size_t num_rows) {
     for (size_t b = 0; b < num_rows; b++) {

@@ -16,6 +16,14 @@ static size_t num_blocks(size_t num_rows) { return (num_rows + FED_LANES - 1) / 
 
 static int is_dense(const fed_stage *stage) { return stage->ops->forward_batch != NULL; }
 
+static int images_are_rows(const fed_net *net) { return !fed_net_has_value(net, 0); }
+
+/* 1 if stage s is dense and reads a value; 0 if it reads the images as the caller gives them. */
+static int reads_rows(const fed_net *net, size_t s) {
+    const fed_stage *stage = &net->stages[s];
+    return is_dense(stage) && !(stage->sources[0] == 0 && images_are_rows(net));
+}
+
 static int takes_images(const fed_stage *stage) { return stage->ops->forward_images != NULL; }
 
 /* 1 if only example stages read value v. In scoring, its memory then holds one example, and all
@@ -169,12 +177,12 @@ void fed_batch_carve(fed_batch *batch, fed_carver *c) {
         carve_training(batch, c);
     else
         carve_scored_values(batch, c);
+    batch->images = fed_carve(c, batch->batch_size + batch->most_extra_rows, sizeof *batch->images);
     for (size_t s = 0; s < net->num_stages; s++) {
         const fed_stage *stage = &net->stages[s];
         const int is_end = stage->is_first || stage->is_last;
-        const size_t num_rows = batch->batch_size + (s == 0 ? batch->most_extra_rows : 0);
-        if (s == 0 || is_dense(stage))
-            batch->rows[s] = fed_carve(c, num_rows, sizeof *batch->rows[s]);
+        if (reads_rows(net, s))
+            batch->rows[s] = fed_carve(c, batch->batch_size, sizeof *batch->rows[s]);
         if ((is_end && is_dense(stage)) || stage->is_last)
             batch->lanes[s] =
                 fed_carve(c, num_blocks(batch->batch_size) * stage->shape.channels * FED_LANES,
@@ -210,9 +218,9 @@ void fed_batch_clear(const fed_batch *batch) {
     const fed_net *net = batch->net;
     for (size_t v = 0; v <= net->num_stages; v++)
         if (fed_net_has_value(net, v)) clear_value(batch, v);
-    for (size_t s = 1; s < net->num_stages; s++) {
+    for (size_t s = 0; s < net->num_stages; s++) {
         const size_t source = net->stages[s].sources[0];
-        if (is_dense(&net->stages[s]))
+        if (reads_rows(net, s))
             for (size_t b = 0; b < batch->batch_size; b++)
                 batch->rows[s][b] = batch->values[source] + b * value_stride(batch, source);
     }
@@ -264,10 +272,8 @@ void fed_lanes_to_rows(const float *lanes, size_t num_values, size_t num_rows, f
 
 /* ---- Stages ---------------------------------------------------------------------------------- */
 
-static int images_are_rows(const fed_net *net) { return !fed_net_has_value(net, 0); }
-
 static const float *value_at(const fed_batch *batch, size_t v, size_t b) {
-    if (v == 0 && images_are_rows(batch->net)) return batch->rows[0][b];
+    if (v == 0 && images_are_rows(batch->net)) return batch->images[b];
     return batch->values[v] + b * value_stride(batch, v);
 }
 
@@ -330,7 +336,7 @@ static fed_batch_pass batch_pass(const fed_batch *batch, const float *params, si
         .params = params + stage->start,
         .num_workers = batch->num_workers,
         .num_rows = num_rows,
-        .rows = batch->rows[s],
+        .rows = reads_rows(batch->net, s) ? batch->rows[s] : batch->images,
         .lanes = batch->lanes[s],
         .outputs = batch->values[s + 1],
         .out_gradient = batch->gradients[s + 1],
@@ -365,7 +371,7 @@ static fed_images_pass images_pass(const fed_batch *batch, const float *params, 
 static void expand(const fed_batch *batch, size_t b) {
     const fed_value *image = &batch->net->values[0];
     const size_t channels = image->shape.channels;
-    const float *from = batch->rows[0][b];
+    const float *from = batch->images[b];
     float *to = batch->values[0] + b * value_stride(batch, 0);
     for (size_t y = 0; y < image->shape.height; y++)
         for (size_t x = 0; x < image->shape.width; x++, from += channels)

@@ -28,7 +28,7 @@ int fed_run_inputs(const fed_model *model, const float *images, size_t num_image
     }
     for (size_t i = 0; status == FED_OK && i < num_images; i++) {
         if (key != NULL) fed_batch_open_dropout(&batch, key, first_visit + i);
-        batch.rows[0][0] = images + i * model->num_inputs;
+        batch.images[0] = images + i * model->num_inputs;
         fed_batch_forward_inputs(&batch, out + i * fed_inputs_size(model));
     }
     free(memory);

@@ -105,8 +105,8 @@ typedef struct fed_batch {
     size_t most_extra_rows; /* room for partners from other parts: see fed_mixing */
     int is_training;
     int num_workers;                      /* threads that share the batch */
-    const float **rows[FED_MAX_LAYERS];   /* [B]: inputs of dense stages; for stage 0 the images,
-                                             set by the caller, [B + most_extra_rows] */
+    const float **images;                 /* [B + most_extra_rows], set by the caller */
+    const float **rows[FED_MAX_LAYERS];   /* [B]: inputs of dense stages that read a value */
     float *values[FED_MAX_LAYERS + 1];    /* [B]; before the mixing [B + most_extra_rows] */
     float *gradients[FED_MAX_LAYERS + 1]; /* [B]: by values; in example stages one per block */
     float *added_gradient;                /* [B] or one per block: a further part of a gradient */
@@ -154,7 +154,7 @@ typedef struct fed_mixing {
 /* Runs the input layers of a training batch whose examples are mixed, up to and including
  * net->mixup. */
 void fed_batch_mix_inputs(const fed_batch *batch, size_t num_rows, const fed_mixing *mixing);
-/* The forward pass from batch->rows[0] to the logits, the loss and the number of correct
+/* The forward pass from batch->images to the logits, the loss and the number of correct
  * predictions. If the targets have other_labels, it starts from the images that
  * fed_batch_mix_inputs has mixed. In place of the logits it leaves their gradient times `scale`
  * (see softmax_xent). If `logits` is not NULL it gets a copy of the logits. */

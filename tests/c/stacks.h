@@ -31,6 +31,7 @@ typedef struct stack {
 /* clang-format off */
 #define FULL(units, act) {true, KIND_DENSE, (act), (units), 0, 0, 0, 0, false, false, 0, 0, 0}
 #define FULL_PLAIN(units, act) {true, KIND_DENSE, (act), (units), 0, 0, 0, 0, false, true, 0, 0, 0}
+#define FULL_OF(back, units, act) {true, KIND_DENSE, (act), (units), 0, 0, 0, 0, false, false, 0, (back), 0}
 #define CONV(filters, h, w, sy, sx, same, act) {true, KIND_CONV2D, (act), (filters), h, w, sy, sx, same, false, 0, 0, 0}
 #define CONV_PLAIN(filters, h, w, sy, sx, same, act) {true, KIND_CONV2D, (act), (filters), h, w, sy, sx, same, true, 0, 0, 0}
 #define MAX(h, w, sy, sx, same) {true, KIND_MAX_POOL, FED_LINEAR, 0, h, w, sy, sx, same, false, 0, 0, 0}
@@ -51,6 +52,12 @@ typedef struct stack {
 static const stack SMALL[] = {
     {"dense", {1, 1, 5}, {FULL(4, FED_LINEAR)}},
     {"dense of an image", {2, 3, 2}, {FULL(5, FED_TANH), FULL_PLAIN(3, FED_LINEAR)}},
+    {"two dense layers of one image, which is padded for a value",
+     {2, 3, 2},
+     {FULL(3, FED_TANH), FULL_OF(1, 3, FED_LINEAR), ADD(0, 1, FED_LINEAR), FULL(2, FED_LINEAR)}},
+    {"two dense layers of one vector",
+     {1, 1, 5},
+     {FULL(3, FED_TANH), FULL_OF(1, 4, FED_LINEAR), JOIN(0, 1, FED_TANH), FULL(2, FED_LINEAR)}},
     {"all activations",
      {1, 1, 4},
      {FULL(5, FED_RELU), FULL(5, FED_TANH), FULL(5, FED_SIGMOID), ACT(FED_RELU), ACT(FED_TANH),
