@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import ABCMeta
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.machinery import ModuleSpec
@@ -100,7 +101,18 @@ def refuse_others(package: str, names: Sequence[str]) -> Callable[[str], Any]:
     return get
 
 
-class ExplainsNames:
+class _ExplainsNamesOfClass(ABCMeta):
+    """The type of classes whose own unknown names are explained, too, as in `ClientData.split`."""
+
+    if not TYPE_CHECKING:  # type checkers must still find wrong names
+
+        def __getattr__(cls, name: str) -> Any:
+            """Raises `UnknownName`."""
+            known = [each for each in dir(cls) if not each.startswith("_")]
+            raise UnknownName(f"class {cls.__name__}", name, known)
+
+
+class ExplainsNames(metaclass=_ExplainsNamesOfClass):
     """A base class: reading an attribute that does not exist raises `UnknownName`."""
 
     if not TYPE_CHECKING:  # type checkers must still find wrong names
@@ -173,21 +185,23 @@ class _FormerModules:
 
 
 def _refuse_peer_name(path: str) -> None:
-    """Raises ImportError for a name of another program, as in `from fedcli import simulation`.
+    """Raises ImportError for a name of which something is known, as in `from fedcli import emnist`.
 
-    Without this function, Python would only say that the name cannot be imported.
+    Such names are those of other programs, of other modules of fedcli, and misspelt ones. Without
+    this function, Python would only say that the name cannot be imported.
     """
     owner, _, name = path.rpartition(".")
-    if name in load(f"{_PEER_NAMES}:NAMES"):
-        raise ImportError(str(UnknownName.of_module(owner, name, ())), name=path)
+    known = getattr(sys.modules.get(owner), "__all__", ())
+    if not name.startswith("_") and load(f"{_PEER_NAMES}:about_name")(name, known):
+        raise ImportError(str(UnknownName.of_module(owner, name, known)), name=path)
 
 
 def _public_name(module: str) -> str:
-    """The name under which a package re-exports a module (fedcli.optimizers), else its own name."""
+    """The shortest name of a module: one that re-exports it (fedcli.optimizers), or its own."""
     modules = tuple(sys.modules.items())  # other threads may import modules meanwhile
     aliases = ((name, each) for name, each in modules if isinstance(each, _Alias))
     public = (name for name, each in aliases if each._stands_for == module and not each._is_former)
-    return next(public, module)
+    return min((module, *public), key=lambda name: name.count("."))
 
 
 def _is_there(module: str) -> bool:

@@ -130,13 +130,15 @@ def test_each_layer_is_found_by_the_name_of_its_class_in_keras() -> None:
             "fedcli.simulation.datasets.emnist.load_data()",
             AttributeError,
             "module 'fedcli' has no attribute 'simulation'; in place of TFF's, write "
-            'datasets.load("emnist-digits")',
+            'datasets.load("emnist-digits") (a sampling function is '
+            'fedcli.RunConfig(sampling="tff", clients=10), and ClientData is datasets.ClientData)',
         ),
         (
             "from fedcli import simulation",
             ImportError,
             "module 'fedcli' has no attribute 'simulation'; in place of TFF's, write "
-            'datasets.load("emnist-digits")',
+            'datasets.load("emnist-digits") (a sampling function is '
+            'fedcli.RunConfig(sampling="tff", clients=10), and ClientData is datasets.ClientData)',
         ),
         (
             "from fedcli.layers import MaxPooling2D",
@@ -153,7 +155,33 @@ def test_each_layer_is_found_by_the_name_of_its_class_in_keras() -> None:
         (
             "fedcli.learning.models.functional_model_from_keras",
             AttributeError,
-            "module 'fedcli.learning' has no attribute 'models'; it is fedcli.models",
+            "module 'fedcli.models' has no attribute 'functional_model_from_keras'; in place of "
+            'TFF\'s, write models.load("model.keras") (after keras_model.save("model.keras"); '
+            "models.sequential takes layers)",
+        ),
+        (
+            "from fedcli.learning.models import VariableModel",
+            ImportError,
+            "module 'fedcli.learning.models' has no attribute 'VariableModel'; in place of TFF's, "
+            "write own_models.OwnModel (see fedcli help models)",
+        ),
+        (
+            "from fedcli.learning.algorithms import build_weighted_fed_avg",
+            ImportError,
+            "module 'fedcli.algorithms' has no attribute 'build_weighted_fed_avg'; it is "
+            "fedcli.learning.build_weighted_fed_avg",
+        ),
+        (
+            "from fedcli.learning import build_weighted_fedavg",
+            ImportError,
+            "module 'fedcli.learning' has no attribute 'build_weighted_fedavg'; did you mean "
+            "build_weighted_fed_avg?",
+        ),
+        (
+            "datasets.ClientData.train_test_client_split(data, 2)",
+            AttributeError,
+            "class ClientData has no attribute 'train_test_client_split'; fedcli preprocess DATA "
+            "--out FILE --hold-out clients makes a test split of clients",
         ),
         (
             "fedcli.learning.build_weighted_fedavg",
@@ -221,6 +249,20 @@ def test_each_layer_is_found_by_the_name_of_its_class_in_keras() -> None:
             "fedcli.train(epochs=3)",
             TypeError,
             "train has no argument 'epochs'; write RunConfig(epochs=...) as config",
+        ),
+        (
+            "fedcli.RunConfig(algorithm=datasets.ClientData)",
+            fedcli.FedcliError,
+            "algorithm <class 'fedcli.datasets.client_data.ClientData'>: give the path of its "
+            "file, 'FILE.py:ClientData'; learning.build_own(ClientData, model, client_optimizer) "
+            "takes the class itself",
+        ),
+        (
+            "fedcli.RunConfig(metrics=['sparse_categorical_accuracy'])",
+            fedcli.FedcliError,
+            "unknown metrics 'sparse_categorical_accuracy'; choose one of "
+            f"{', '.join(sorted(tables.METRICS))}; loss and accuracy are always measured, so "
+            "leave it out",
         ),
         (
             "fedcli.RunConfig(fraction_fit=0.1)",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fedcli.lazy import reexport
 
 if TYPE_CHECKING:
+    from fedcli import models as models
     from fedcli.learning.builders import build_fed_eval as build_fed_eval
     from fedcli.learning.builders import build_fed_sgd as build_fed_sgd
     from fedcli.learning.builders import (
@@ -60,4 +61,5 @@ else:
             "build_weighted_fed_avg": "fedcli.learning.builders",
             "sum_then_finalize": "fedcli.models.metrics",
         },
+        {"models": "fedcli.models"},
     )

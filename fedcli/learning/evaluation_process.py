@@ -10,7 +10,7 @@ from typing import Any
 from fedcli.core.native import CancelFlag
 from fedcli.errors import DataError
 from fedcli.learning.cohort_data import cohort_data
-from fedcli.learning.process import LearningProcess, check_call
+from fedcli.learning.process import LearningProcess, check_call, signed
 from fedcli.learning.state import ProcessOutput, ServerState
 from fedcli.models import metrics
 
@@ -18,12 +18,14 @@ from fedcli.models import metrics
 class EvaluationProcess(LearningProcess):
     """Rounds of federated evaluation: scores the batches of every client without training."""
 
+    @signed("state_signature")
     def initialize(self) -> ServerState:
         """See `LearningProcess.initialize`; set trained weights with `set_model_weights`."""
         return ServerState(
             0, self.model.initial_params.copy(), client_work=self._own_metrics.zero()
         )
 
+    @signed("next_signature")
     def next(
         self,
         state: ServerState,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from functools import update_wrapper
+from types import MethodType
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +24,13 @@ from fedcli.models.metrics import MetricsAggregator
 from fedcli.models.model import Model
 
 if TYPE_CHECKING:
+    from fedcli.learning.signatures import FunctionType
     from fedcli.models.own.contract import OwnModel
 
 # The models that a process accepts; see `build_process`.
 ModelLike: TypeAlias = "str | Model | OwnModel | Callable[[], Model | OwnModel]"
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 # The parts of a server state, and for each the code (perhaps the user's own) that returns it.
 _PARTS = {
@@ -157,17 +162,23 @@ class LearningProcess(ExplainsNames, abc.ABC):
         return notebooks.table(type(self).__name__, (), self._about().items())
 
     @property
-    def state_signature(self) -> str:
+    def state_signature(self) -> FunctionType:
         """The type of `initialize` in TFF's notation."""
-        from fedcli.learning.signatures import format_type, state_types  # lazy: rarely used
+        from fedcli.learning.signatures import FunctionType, format_type, state_types
 
         state = state_types(self.initialize(), self.model.layout)
-        return f"( -> {format_type(state)}@SERVER)"
+        return FunctionType(None, f"{format_type(state)}@SERVER")
 
     @property
-    def next_signature(self) -> str:
+    def next_signature(self) -> FunctionType:
         """The type of `next` in TFF's notation; determined by a round on one blank image."""
-        from fedcli.learning.signatures import Placed, format_type, state_types, value_types
+        from fedcli.learning.signatures import (  # lazy: rarely used
+            FunctionType,
+            Placed,
+            format_type,
+            state_types,
+            value_types,
+        )
 
         layout = self.model.layout
         blank = np.zeros((1, *layout.input_shape), np.uint8), np.zeros(1, np.int32)
@@ -176,7 +187,51 @@ class LearningProcess(ExplainsNames, abc.ABC):
         batch = {"x": f"float32[?,{layout.num_inputs}]", "y": "int32[?,1]"}
         takes = {"state": state, "client_data": Placed(batch, "CLIENTS")}
         gives = {"state": state, "metrics": Placed(value_types(output.metrics), "SERVER")}
-        return f"({format_type(takes)} -> {format_type(gives)})"
+        return FunctionType(format_type(takes), format_type(gives))
+
+
+class _Computation:
+    """A method of a process, called as usual, with its `type_signature` as in TFF."""
+
+    def __init__(self, method: Callable[..., Any], signature: str) -> None:
+        """Takes the bound method, and the name of the process's property with its type."""
+        update_wrapper(self, method)
+        self._method, self._signature = method, signature
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        """Calls the method."""
+        return self._method(*args, **named)
+
+    @property
+    def type_signature(self) -> FunctionType:
+        """The type of the method in TFF's notation."""
+        found: FunctionType = getattr(self._method.__self__, self._signature)  # type: ignore[attr-defined]
+        return found
+
+
+def signed(signature: str) -> Callable[[Method], Method]:
+    """Returns a decorator that gives a method of a process a `type_signature`.
+
+    Args:
+        signature: The name of the property of the process that has the type.
+    """
+
+    def decorate(method: Method) -> Method:
+        return _Signed(method, signature)  # type: ignore[return-value]
+
+    return decorate
+
+
+class _Signed:
+    """A descriptor of a method that `_Computation` wraps."""
+
+    def __init__(self, method: Callable[..., Any], signature: str) -> None:
+        self._method, self._signature = method, signature
+
+    def __get__(self, process: LearningProcess | None, owner: type) -> Callable[..., Any]:
+        if process is None:
+            return self._method
+        return _Computation(MethodType(self._method, process), self._signature)
 
 
 def check_call(state: object, client_data: object) -> None:

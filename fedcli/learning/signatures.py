@@ -21,6 +21,35 @@ class Placed:
     place: str
 
 
+class TypeText(str):
+    """A type in the notation of TFF's type signatures."""
+
+    __slots__ = ()
+
+    def formatted_representation(self) -> str:
+        """Returns the text itself, as the method of TFF's types does."""
+        return str(self)
+
+
+class FunctionType(TypeText):
+    """The type of a function, as `process.initialize.type_signature` in TFF.
+
+    Attributes:
+        parameter: The type of its arguments; None if it has none.
+        result: The type of its result.
+    """
+
+    parameter: TypeText | None
+    result: TypeText
+
+    def __new__(cls, parameter: str | None, result: str) -> FunctionType:
+        """Makes the text from the types of arguments and result."""
+        text = super().__new__(cls, f"({parameter or ''} -> {result})")
+        text.parameter = None if parameter is None else TypeText(parameter)
+        text.result = TypeText(result)
+        return text
+
+
 def value_types(value: Any) -> Any:
     """Returns the nested types of mappings, sequences, arrays and numbers."""
     if isinstance(value, Mapping):

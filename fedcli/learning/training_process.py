@@ -28,6 +28,7 @@ from fedcli.learning.process import (
     check_names_kept,
     check_parts,
     names_in_parts,
+    signed,
 )
 from fedcli.learning.state import ProcessOutput, ServerState
 from fedcli.models.metrics import MetricsAggregator
@@ -122,6 +123,7 @@ class TrainingProcess(LearningProcess):
             **super()._about(),
         }
 
+    @signed("state_signature")
     def initialize(self) -> ServerState:
         """See `LearningProcess.initialize`."""
         params = self.model.initial_params.copy()
@@ -248,6 +250,7 @@ class TrainingProcess(LearningProcess):
         num_non_finite = stats["is_finite"].tolist().count(0)
         return {**self._metrics(stats), "num_non_finite_clients": num_non_finite}
 
+    @signed("next_signature")
     def next(
         self,
         state: ServerState,

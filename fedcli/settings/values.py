@@ -299,7 +299,9 @@ def _not_a_text(label: str, value: object) -> str:
         return f"{label} {shown(value)}: give a name or a path"
     name = getattr(kind, "__name__", "")
     name = name if name.isidentifier() else "NAME"
-    return f"{label} {shown(value)}: give the path of its file, 'FILE.py:{name}'"
+    itself = f"; learning.build_own({name}, model, client_optimizer) takes the class itself"
+    more = itself if kind is value and label.endswith("algorithm") else ""
+    return f"{label} {shown(value)}: give the path of its file, 'FILE.py:{name}'{more}"
 
 
 def _check_normalization(label: str, value: object) -> str | None:

@@ -86,7 +86,7 @@ def test_commands_that_are_advised_exist() -> None:
         (["--server-optimizer", "FedAdam"], "in place of Flower's, write --algorithm fedadam\n"),
         (["--algorithm", "centered_clipping"], "centered-clipping is a value of --aggregator\n"),
         (["--algorithm", "adam"], "is a value of --client-optimizer and --server-optimizer\n"),
-        (["--metrics", "accuracy"], "; accuracy is always measured, so leave it out\n"),
+        (["--metrics", "accuracy"], "; loss and accuracy are always measured, so leave it out\n"),
         (["--algorithm", "fedporx"], "did you mean fedprox?"),
         (["--algorithm", "fedprox", "--algorithm-option", "mu=1"], "mu is called proximal_stren"),
         (["--algorithm-option", "mu=1"], "mu is proximal_strength of --algorithm fedprox"),

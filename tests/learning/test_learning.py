@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -1067,6 +1068,22 @@ def test_signatures_are_written_as_tff_writes_them() -> None:
     assert following.startswith("(<\n  state=<\n    round_num=int64,\n")
     assert "      num_non_finite_clients=int64\n" in following
     assert "    finalizer=<\n      update_non_finite=int64\n    >\n  >@SERVER\n>)" in following
+
+
+def test_functions_have_their_type_signatures_as_in_tff() -> None:
+    process = learning.build_weighted_fed_avg("softmax-regression", optimizers.sgd(0.02))
+    initialize, following = process.initialize.type_signature, process.next.type_signature  # type: ignore[attr-defined]
+    assert initialize == process.state_signature
+    assert initialize.parameter is None
+    assert f"( -> {initialize.result})" == initialize.formatted_representation()
+    assert initialize.result.startswith("<\n  round_num=int64,\n")
+    assert initialize.result.formatted_representation().endswith(">@SERVER")
+    assert f"({following.parameter} -> {following.result})" == process.next_signature
+    assert "client_data={<" in following.parameter
+    assert process.next.__name__ == "next"
+    assert "state" in inspect.signature(process.next).parameters
+    evaluation = learning.build_fed_eval("softmax-regression")
+    assert evaluation.next.type_signature == EVAL_NEXT  # type: ignore[attr-defined]
 
 
 # ---- The tutorial, end to end ------------------------------------------------------------------

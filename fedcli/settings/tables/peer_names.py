@@ -70,7 +70,12 @@ _EVALUATION = "learning.build_fed_eval(model)"
 NAMES: Mapping[str, PeerName] = MappingProxyType(
     {
         # TFF: data.
-        "simulation": PeerName(TFF, _LOADS),
+        "simulation": PeerName(
+            TFF,
+            _LOADS,
+            'a sampling function is fedcli.RunConfig(sampling="tff", clients=10), and '
+            "ClientData is datasets.ClientData",
+        ),
         "emnist": PeerName(TFF, _LOADS),
         "cifar100": PeerName(TFF, 'datasets.load("cifar100")', "first: fedcli download cifar100"),
         "load_data": PeerName(TFF, _LOADS),
@@ -85,6 +90,7 @@ NAMES: Mapping[str, PeerName] = MappingProxyType(
         "element_type_structure": PeerName(TFF, "data.element_spec"),
         "dataset_computation": PeerName(TFF, "data.client(client_id)"),
         "serializable_dataset_fn": PeerName(TFF, "data.client(client_id)"),
+        "from_clients_and_tf_fn": PeerName(TFF, _IN_MEMORY),
         "train_test_client_split": PeerName(
             TFF,
             "",
@@ -432,6 +438,10 @@ _TABLES = {
 }
 
 
+# What every round and evaluation measures, in lower case without hyphens, as `letters_of` gives it.
+_ALWAYS_MEASURED = ("accuracy", "loss", "sparsecategoricalaccuracy", "numexamples", "numbatches")
+
+
 def about_value(option: str, value: str, known: Collection[str]) -> str:
     """Returns the end of a message about a value that an option does not have.
 
@@ -440,8 +450,8 @@ def about_value(option: str, value: str, known: Collection[str]) -> str:
         value: The value.
         known: The values that there are.
     """
-    if option == "--metrics" and value in ("accuracy", "loss"):
-        return f"; {value} is always measured, so leave it out"
+    if option == "--metrics" and letters_of(value) in _ALWAYS_MEASURED:
+        return "; loss and accuracy are always measured, so leave it out"
     letters = letters_of(value)
     same = {letters_of(each): each for each in known}
     if option not in _TABLES or letters in same:
