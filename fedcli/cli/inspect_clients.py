@@ -194,7 +194,7 @@ def inspect_clients(
         _check_input_layers(request)
     data_given = opt.given(data)
     source = _source(data_given, run)
-    request.check_outputs(source)
+    request.check_outputs_are_no_inputs(source)
     opt.check_outputs(csv_file)
     splits = _open(source, split)
     if is_augmented and "train" not in splits:
@@ -265,7 +265,7 @@ class Request:
 
             figures.require()
 
-    def check_outputs(self, source: DataSource) -> None:
+    def check_outputs_are_no_inputs(self, source: DataSource) -> None:
         """Refuses outputs that are also inputs."""
         from fedcli.files import check_is_no_input
 

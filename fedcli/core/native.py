@@ -81,12 +81,12 @@ __all__ = [
     "Helpers",
     "LabelFault",
     "Levels",
+    "MatrixRows",
     "Model",
     "Noise",
     "PayloadFault",
     "Phase",
     "Plan",
-    "Rows",
     "Step",
     "StepKind",
     "StepRow",
@@ -239,7 +239,7 @@ class WeightedSum:
 _SHARED_BYTES = 1 << 22  # waking a sleeping thread takes longer than reading this many bytes
 
 
-class Rows:
+class MatrixRows:
     """Some rows of a matrix, which the core reads in slices and on threads.
 
     The matrix may be a mapped file that is larger than memory. Its values must be finite. Results

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import base64
 import html
-import struct
-import zlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedcli.csv_text import visible
 from fedcli.errors import plural
@@ -23,6 +20,7 @@ from fedcli.reports import tables as report_tables
 from fedcli.reports.axes import Axis, tick_texts
 from fedcli.reports.group_curves import Band, of_many
 from fedcli.reports.names import short_names
+from fedcli.reports.png import encode_png
 from fedcli.reports.prediction_summary import PredictedExamples, PredictionSummary
 from fedcli.reports.text import Table
 from fedcli.runs.record import (
@@ -384,22 +382,9 @@ def _pictures(sample: PredictedExamples, convention: str) -> list[tuple[str, int
     levels = np.rint(np.clip(tiles, 0, 1) * 255).astype(np.uint8)
     labels = sample.client.labels.tolist()
     return [
-        (base64.b64encode(png(each)).decode(), label, predicted)
+        (base64.b64encode(encode_png(each)).decode(), label, predicted)
         for each, label, predicted in zip(levels, labels, sample.predicted.tolist(), strict=True)
     ]
-
-
-def png(picture: NDArray[np.uint8]) -> bytes:
-    """Returns an RGB picture, uint8 [H, W, 3], as the bytes of a PNG file."""
-    height, width = picture.shape[:2]
-    rows = np.zeros((height, 1 + 3 * width), np.uint8)  # each row begins with its filter, 0: none
-    rows[:, 1:] = picture.reshape(height, -1)
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 9)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks
-    )
 
 
 def _pairs(rows: Sequence[tuple[str, str]]) -> str:

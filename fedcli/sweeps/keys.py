@@ -93,7 +93,7 @@ class Keys:
         if may_have_code(config):
             from fedcli.settings.own import permission  # lazy: few runs have code
 
-            contents.update(_with_names(config, permission.fingerprints(vars(config))))
+            contents.update(_named_fingerprints(config, permission.fingerprints(vars(config))))
         return contents
 
     def _file(self, name: str, option: str) -> str:
@@ -109,10 +109,10 @@ def _code_of_record(config: RunConfig, provenance: Mapping[str, Any]) -> dict[st
     from fedcli.settings.own import permission  # lazy, as above
 
     code = permission.code_in(vars(config))
-    return _with_names(config, {name: str(provenance.get(name)) for name in code})
+    return _named_fingerprints(config, {name: str(provenance.get(name)) for name in code})
 
 
-def _with_names(config: RunConfig, fingerprints: Mapping[str, str]) -> dict[str, str]:
+def _named_fingerprints(config: RunConfig, fingerprints: Mapping[str, str]) -> dict[str, str]:
     """Fingerprints of files of code, with the names of files and functions but no folders."""
     named = {}
     for field, fingerprint in fingerprints.items():

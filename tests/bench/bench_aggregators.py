@@ -199,7 +199,7 @@ def measure(name: str, deltas: Deltas, peers: dict[str, Peer], repeats: int) -> 
     state = first_state(aggregator, len(deltas.delta_sum))
     assert deltas.rows is not None
     every = np.arange(len(deltas.rows))
-    rows = native.Rows(deltas.rows, every, deltas.num_threads, deltas.helpers)
+    rows = native.MatrixRows(deltas.rows, every, deltas.num_threads, deltas.helpers)
     ours = functools.partial(aggregator.aggregate, state, deltas)
     skipped = ours()[2].get("skipped")
     size = f"{len(every):4d} {len(deltas.delta_sum):10,}  {name:18}"

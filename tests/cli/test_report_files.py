@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import html.parser
-import io
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from fedcli.reports import html as html_page
 from fedcli.reports.plots import PlotOptions, Series, _Page
 from tests.kit.command_line import Fedcli, assert_is_one_line
 from tests.kit.runs import write_run
@@ -115,12 +112,6 @@ def test_page_of_a_run_without_a_round(fedcli: Fedcli, tmp_path: Path) -> None:
     write_run(tmp_path / "a", [])
     assert fedcli("report", "a", "--html", "a.html", "-q").code == 0
     assert "polyline" not in Outline((tmp_path / "a.html").read_text()).counts
-
-
-def test_png_reads_back(seed: int) -> None:
-    picture = np.random.default_rng(seed).integers(0, 256, (5, 7, 3)).astype(np.uint8)
-    with Image.open(io.BytesIO(html_page.png(picture))) as image:
-        assert np.array_equal(np.asarray(image), picture)
 
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])

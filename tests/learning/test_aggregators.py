@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fedcli import learning
-from fedcli.core.native import Rows
+from fedcli.core.native import MatrixRows
 from fedcli.datasets.batches import BatchedDataset, from_arrays
 from fedcli.errors import ConfigError
 from fedcli.learning import aggregators, algorithms, optimizers
@@ -188,7 +188,7 @@ def test_the_order_of_clients_changes_no_byte_of_the_median() -> None:
 
 def _median_of(values: NDArray[np.float32]) -> NDArray[np.float64]:
     matrix = np.ascontiguousarray(values[:, np.newaxis])
-    return Rows(matrix, np.arange(len(values)), 1).trimmed_mean((len(values) - 1) // 2)
+    return MatrixRows(matrix, np.arange(len(values)), 1).trimmed_mean((len(values) - 1) // 2)
 
 
 def test_signs_of_zero_and_ties_do_not_depend_on_the_order() -> None:

@@ -767,15 +767,15 @@ FORKED = """
 import os, signal
 import numpy as np
 from fedcli.core import native
-from fedcli.core.native import Rows
+from fedcli.core.native import MatrixRows
 
 native._SHARED_BYTES = 0  # else one thread reads all
 matrix = np.linspace(-1.0, 1.0, 9 * 50_000, dtype=np.float32).reshape(9, -1)
-before = Rows(matrix, np.arange(9), 2).trimmed_mean(4)
+before = MatrixRows(matrix, np.arange(9), 2).trimmed_mean(4)
 child = os.fork()
 if child == 0:
     signal.alarm(120)
-    after = Rows(matrix, np.arange(9), 2).trimmed_mean(4)
+    after = MatrixRows(matrix, np.arange(9), 2).trimmed_mean(4)
     os._exit(0 if (after == before).all() else 1)
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """

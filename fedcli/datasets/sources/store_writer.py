@@ -251,7 +251,7 @@ def _lay_out(path: Path, splits: list[SplitArrays], info: StoreInfo) -> dict[tup
             },
             "info_fingerprint": info_fingerprint(info),
         }
-        file.attrs.update({name: _as_stored(value) for name, value in attributes.items()})
+        file.attrs.update({name: _attribute_value(value) for name, value in attributes.items()})
         for arrays in splits:
             group = file.create_group(f"splits/{arrays.name}")
             for name in ARRAYS:
@@ -261,7 +261,7 @@ def _lay_out(path: Path, splits: list[SplitArrays], info: StoreInfo) -> dict[tup
     return places
 
 
-def _as_stored(value: str | int) -> Any:
+def _attribute_value(value: str | int) -> Any:
     """Returns an attribute as h5py writes it: a text gets a fixed length, if it is short enough.
 
     HDF5 stores a text of variable length in a heap, and readers scan the whole file to find heaps.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.core.native import Rows
+from fedcli.core.native import MatrixRows
 from fedcli.dataclass import dataclass
 from fedcli.learning.engines.deltas import Deltas
 
@@ -56,10 +56,10 @@ class CountedDeltas:
         return self.deltas.rows
 
     @cached_property
-    def rows(self) -> Rows:
+    def rows(self) -> MatrixRows:
         """The rows of the deltas that count."""
         deltas = self.deltas
-        return Rows(self.matrix, self.places, deltas.num_threads, deltas.helpers)
+        return MatrixRows(self.matrix, self.places, deltas.num_threads, deltas.helpers)
 
     @property
     def client_ids(self) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core.draws import Stream
-from fedcli.core.native import Rows
+from fedcli.core.native import MatrixRows
 from fedcli.core.seeds import Purpose, stream_key
 from fedcli.dataclass import dataclass
 from fedcli.learning.aggregators.counted import CountedDeltas
@@ -66,7 +66,7 @@ def _deviations(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     The matrix of inner products of the centered rows follows from their distances. With its top
     eigenvector u and eigenvalue l, row i deviates by u_i * sqrt(l).
     """
-    distances = Rows(rows, np.arange(len(rows)), 1).square_distances()
+    distances = MatrixRows(rows, np.arange(len(rows)), 1).square_distances()
     centered = distances - distances.mean(axis=0) - distances.mean(axis=1)[:, np.newaxis]
     values, vectors = np.linalg.eigh(-0.5 * (centered + distances.mean()))
     deviations: NDArray[np.float64] = max(values[-1], 0.0) * np.square(vectors[:, -1])

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.core.native import Rows
+from fedcli.core.native import MatrixRows
 from fedcli.dataclass import dataclass
 from fedcli.learning.aggregators.counted import CountedDeltas
 from fedcli.learning.aggregators.robust import RobustRule
@@ -48,7 +48,7 @@ class FoolsGold(RobustRule):
         """Returns the mean, the histories with this round's deltas, and the factors."""
         histories, clients, after = _extended(counted, state["histories"])
         every, deltas = np.arange(len(histories)), counted.deltas
-        products = Rows(histories, every, deltas.num_threads, deltas.helpers).products()
+        products = MatrixRows(histories, every, deltas.num_threads, deltas.helpers).products()
         factors = factors_of(products)
         is_alike = factors is None
         each = np.ones(len(clients)) if factors is None else factors[clients]

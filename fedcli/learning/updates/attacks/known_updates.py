@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.core.native import Rows
+from fedcli.core.native import MatrixRows
 from fedcli.learning.updates.attacks.stage import AttackView
 
 
@@ -55,7 +55,7 @@ def deviation(view: AttackView, kind: str) -> tuple[NDArray[np.float64], NDArray
 
 def squared_distances(view: AttackView) -> NDArray[np.float64]:
     """Returns the squared distances between the known updates, float64 [known, known]."""
-    return Rows(view.updates.rows, view.known, num_threads=1).square_distances()
+    return MatrixRows(view.updates.rows, view.known, num_threads=1).square_distances()
 
 
 def norms(view: AttackView) -> NDArray[np.float64]:
