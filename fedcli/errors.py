@@ -19,6 +19,8 @@ _REMEDIES = {
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EACCES: "choose another place, or get permission to write there",
     errno.EPERM: "choose another place, or get permission to write there",
+    errno.EEXIST: "choose another name",
+    errno.ENOTDIR: "choose another place",
 }
 
 

@@ -131,11 +131,19 @@ class SectionCommand(click.Command):
         from fedcli.cli.peer_options import advice_on
 
         known = [name for param in self.get_params(ctx) for name in param.opts]
-        advice = advice_on(err.option_name, known)
+        advice = advice_on(err.option_name, known) or self._file_argument(err.option_name, ctx)
         if advice:
             return click.UsageError(f"No such option {err.option_name!r}: {advice}", ctx)
         near = difflib.get_close_matches(err.option_name, err.possibilities or (), cutoff=_NEAR)
         return click.NoSuchOption(err.option_name, possibilities=near, ctx=ctx)
+
+    def _file_argument(self, option: str, ctx: click.Context) -> str:
+        """A hint for an option such as --out of a command that takes the file as an argument."""
+        names = [each.make_metavar(ctx) for each in self.params if isinstance(each, click.Argument)]
+        files = [name for name in names if name.startswith("FILE")]
+        if option not in ("--out", "--output", "--file") or not files:
+            return ""
+        return f"{files[0]} is an argument; write {ctx.command_path} {' '.join(names)}"
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command; -v shows where a user's own code failed."""

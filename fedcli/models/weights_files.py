@@ -128,7 +128,8 @@ def load_npz(path: Path, shapes: Sequence[tuple[int, ...]]) -> list[NDArray[np.f
         with open_zip(path) as archive:
             arrays = [_read_array(archive, info, path) for info in _members(archive, shapes, path)]
     except OSError as err:
-        raise ConfigError(f"cannot read the weights {path}: {err.strerror or err}") from err
+        reason = err.strerror or err
+        raise ConfigError(f"cannot read the weights {path}: {reason}; check the path") from err
     except _DAMAGE as err:
         raise ConfigError(
             f"{path} is damaged, or is not an .npz archive of arrays ({err}); write it with "

@@ -281,12 +281,11 @@ def group(
     """
     points = _by_setting(members)
     known = dict.fromkeys(name for each in members for name in each.options)
+    differing = [name for name in known if _differs(name, points)]
     for name in (*(by or ()), *best):
         if name not in known:
-            raise ConfigError(
-                f"--by and --best: no run has the option '{name}'{did_you_mean(name, known)}"
-            )
-    differing = [name for name in known if _differs(name, points)]
+            hint = did_you_mean(name, known) or f"; they differ in {', '.join(differing) or 'none'}"
+            raise ConfigError(f"--by and --best: no run has the option '{name}'{hint}")
     if by is None:
         free = [name for name in differing if name not in best]
         by = comparison.essential(free, [each[0].options for each in points])

@@ -64,7 +64,9 @@ def find_runs(folder: Path) -> list[Path]:
     if not folder.is_dir():
         if folder.exists():
             raise RunError(f"{folder} is a file; give a folder that holds runs, or unpack it first")
-        raise RunError(f"there is no folder {folder}; give one that holds runs, or a run")
+        raise RunError(
+            f"there is no folder {folder}; give one that holds runs, or make one with fedcli train"
+        )
     return sorted(_below(folder, MAX_DEPTH))
 
 

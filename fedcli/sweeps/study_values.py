@@ -89,6 +89,7 @@ def field_name(text: object, label: str, *, may_vary: bool = True) -> str:
     if name not in OPTIONS:
         singular = f"{name}s" if f"{name}s" in OPTION_OWNERS else ""
         hint = f"; did you mean {singular}.{key}?" if singular else did_you_mean(name, OPTIONS)
+        hint = hint or "; fedcli train -h lists all"
         raise ConfigError(f"{label}: there is no option '{shown(text)}' of fedcli train{hint}")
     if name in _OWN and (may_vary or name != "preset"):
         raise ConfigError(f"{label}: {name} cannot be set here: {_OWN[name]}")

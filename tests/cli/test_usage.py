@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import h5py
 import pytest
 
 from fedcli.cli import main as cli
@@ -119,6 +120,11 @@ def test_words_of_others_and_misspelt_ones_lead_to_ours(
         (["inspect-clients", "nowhere.h5"], "argument (nowhere.h5); see"),
         (["info", "fedavg", "fedprox"], "argument (fedprox); see"),
         (["tutorial"], "did you mean fedcli help tutorial?"),
+        (["export", "run", "--out", "w.npz"], "is an argument; write fedcli export RUN FILE"),
+        (
+            ["bundle", "run", "--out", "a.zip"],
+            "; write fedcli bundle RUN|FOLDER FILE",
+        ),
         (["tensorboard"], "did you mean fedcli train --tensorboard?"),
         (["evaluation"], "did you mean fedcli eval RUN?"),
     ],
@@ -138,6 +144,35 @@ def test_advice_is_skipped_if_the_command_lacks_an_option_of_it(fedcli: Fedcli) 
     """`eval` has --clients, but no --sampling."""
     line = "fedcli eval: No such option '--fraction'; see 'fedcli eval -h'\n"
     assert fedcli("eval", "run", "--fraction", "0.1").err == line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--out", "data"], "data exists; choose another --out\n"),
+        (["train", "--out", "run"], "run exists; choose another --out, or --force to replace it\n"),
+        (["train", "--config", "no.toml"], "No such file or directory; check the path\n"),
+        (["train", "--initial-weights", "no.npz"], "No such file or directory; check the path\n"),
+        (["sweep", "--grid", "foobarbaz=1"], "of fedcli train; fedcli train -h lists all\n"),
+        (
+            ["inspect-clients", "--data", "keras.h5"],
+            "savez('data.npz', x=images, y=labels)\n",
+        ),
+        (
+            ["runs"],
+            "there is no folder runs; give one that holds runs, or make one with",
+        ),
+    ],
+)
+def test_messages_end_with_what_to_do_next(
+    fedcli: Fedcli, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.toml").touch()
+    with h5py.File(tmp_path / "keras.h5", "w") as file:
+        file["x_train"] = file["y_train"] = [0, 1]
+    assert_is_one_line(fedcli(*arguments), words)
 
 
 @pytest.mark.parametrize("more", [[], ["--out", "m.h5"], ["--dry-run"]])

@@ -317,7 +317,9 @@ def test_refuses_before_any_client_is_read(
     with pytest.raises(ConfigError, match=r"^figure format 'gif': choose one of png, svg, pdf$"):
         figures.write_figures(tmp_path, data, ["c0000"], counts, file_format="gif")
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match=r"^cannot make the folder .*file: File exists$"):
+    with pytest.raises(
+        RunError, match=r"^cannot make the folder .*file: File exists; choose another name$"
+    ):
         figures.write_figures(tmp_path / "file", data, ["c0000"], counts)
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     with pytest.raises(ConfigError, match=r"^figures need matplotlib .* 'fedcli\[plot\]'$"):

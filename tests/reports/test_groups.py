@@ -172,6 +172,8 @@ def test_a_diverged_run_is_left_out_and_its_row_is_last() -> None:
 def test_rows_with_further_differences_are_refused() -> None:
     with pytest.raises(ConfigError, match="some runs of one row differ in client_lr; add it to"):
         group(members(), by=["algorithm"])
+    with pytest.raises(ConfigError, match=r"no run has the option 'x'; they differ in .*client_lr"):
+        group(members(), by=["x"])
     with pytest.raises(ConfigError, match=r"no run has the option 'client_rl'; did you mean"):
         group(members(), by=["client_rl"])
 

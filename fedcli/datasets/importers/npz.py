@@ -187,7 +187,8 @@ def _sets(
             missing = "labels" if labels is None else "images"
             raise DataError(
                 f"{path}: no {missing} for {images or labels!r} among {_listed(members)}; name "
-                "them x_train and y_train, or pass --label-column"
+                "them x_train and y_train (of .npy files: x.npy and y.npy in one folder), or pass "
+                "--label-column"
             )
         arrays = [
             None if key is None else read_header(archive, members[key], key, path)

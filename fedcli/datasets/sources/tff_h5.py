@@ -247,7 +247,8 @@ class TffH5Split(ClientData):
                 present = ", ".join(map(repr, hdf5.link_names(self._file.id, self.source)[:10]))
                 raise DataError(
                     f"{self.source}: is neither a TFF file (no group 'examples') nor a fedcli "
-                    f"store; it holds {present or 'nothing'}"
+                    f"store; it holds {present or 'nothing'}; save its arrays for fedcli "
+                    "preprocess with numpy.savez('data.npz', x=images, y=labels)"
                 )
             self._examples = hdf5.open_group(self._file.id, GROUP, self.source)
             self.client_ids: list[str] = hdf5.link_names(self._examples, self.source)

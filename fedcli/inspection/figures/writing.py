@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fedcli.datasets.batches import ClientDataset
 from fedcli.datasets.client_data import ClientData
-from fedcli.errors import ConfigError, RunError
+from fedcli.errors import ConfigError, RunError, why_not_written
 from fedcli.files import make_folders
 from fedcli.inspection.statistics import SplitCounts
 from fedcli.outputs import write_output
@@ -75,7 +75,7 @@ def write_figures(
     try:
         make_folders(folder)
     except OSError as err:
-        raise RunError(f"cannot make the folder {folder}: {err.strerror}") from err
+        raise RunError(f"cannot make the folder {folder}: {why_not_written(err)}") from err
     from fedcli.inspection.figures import drawings
     from fedcli.inspection.figures.page import render
     from fedcli.inspection.figures.tiles import mean_tiles

@@ -295,9 +295,11 @@ def check_target(path: Path, *, force: bool) -> None:
     if not os.path.lexists(path):
         _check_writable(path)
         return
+    is_run = not path.is_symlink() and looks_like_run(path)
     if not force:
-        raise RunError(f"{path} exists; choose another --out, or --force to replace it")
-    if path.is_symlink() or not looks_like_run(path):
+        replace = ", or --force to replace it" if is_run else ""
+        raise RunError(f"{path} exists; choose another --out{replace}")
+    if not is_run:
         raise RunError(f"{path} is not a run, so --force does not replace it; choose another --out")
     os.close(_lock(path))
 
@@ -418,7 +420,7 @@ def read_text(file: Path) -> str:
     try:
         return read_bounded(file, MAX_CONFIG_BYTES).decode()
     except OSError as err:
-        raise ConfigError(f"cannot read {file}: {err.strerror}") from err
+        raise ConfigError(f"cannot read {file}: {err.strerror}; check the path") from err
     except UnicodeDecodeError as err:
         raise ConfigError(f"{file} is not TOML: it is not UTF-8 text; save it as UTF-8") from err
 
