@@ -206,7 +206,8 @@ def test_command_with_the_manuals_model(folder: Path, capsys: pytest.CaptureFixt
 def test_first_figures_are_those_of_the_main_job(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    after = README.read_text().partition("`fedcli train` prints:\n\n```\n")[2]
+    before = "`fedcli train` prints this; `...` stands for rounds 3 to 9:\n\n```\n"
+    after = README.read_text().partition(before)[2]
     shown = after.partition("\nRun ")[0]
     assert cli.run(["train"]) == 0
     check_printed(shown, capsys.readouterr().out.partition("\nRun ")[0])
