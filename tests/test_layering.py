@@ -93,6 +93,7 @@ FLOORS = {
         ("masked_sums",),
         ("engines",),
         ("optimizers", "class_weights", "client_states", "cohort_data"),
+        ("client_vector_file",),
     ),
     "models": (
         ("sources",),

@@ -17,8 +17,9 @@ import pytest
 
 from fedcli import settings
 from fedcli.errors import RunError
-from fedcli.learning import client_states
-from fedcli.learning.client_states import FILES, ClientStates, Store
+from fedcli.learning import client_vector_file
+from fedcli.learning.client_states import FILES, ClientStates
+from fedcli.learning.client_vector_file import Store
 from fedcli.runs import starting, trained
 from fedcli.runs.files import checkpoint
 from fedcli.runs.files import folder as run_dir
@@ -298,7 +299,7 @@ def test_vectors_in_memory_and_in_the_file_are_alike(
     for name in ("late", "at once"):
         (tmp_path / name).mkdir()
     late = _results(tmp_path / "late")
-    monkeypatch.setattr(client_states, "PENDING_BYTES", 0)
+    monkeypatch.setattr(client_vector_file, "PENDING_BYTES", 0)
     assert _results(tmp_path / "at once") == late
 
 
