@@ -98,7 +98,7 @@ FLOORS = {
     "models": (
         ("sources",),
         ("own", "weights_files", "zoo"),
-        ("image_shapes",),
+        ("image_shapes", "zoo_stacks"),
         ("augmentation", "batch_norms", "layer_graphs", "torch_files"),
         ("costs", "keras", "model"),
         ("layout",),

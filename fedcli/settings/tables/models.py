@@ -45,7 +45,7 @@ MODELS = table(
         "TFF tutorial, Federated Learning for Image Classification",
         starts_at_zero=True,
         rates="client SGD 0.02 (the TFF tutorial) to 0.1",
-        code="fedcli.models.zoo:softmax_stack",
+        code="fedcli.models.zoo_stacks:softmax_stack",
     ),
     ModelEntry(
         "mlp-2nn",
@@ -53,7 +53,7 @@ MODELS = table(
         "199,210 parameters for 28 x 28 pixels and 10 classes.",
         "McMahan et al. 2017, arXiv 1602.05629, the 2NN",
         rates="client SGD 0.05 to 0.3",
-        code="fedcli.models.zoo:mlp_2nn_stack",
+        code="fedcli.models.zoo_stacks:mlp_2nn_stack",
     ),
     ModelEntry(
         "cnn-mcmahan",
@@ -62,7 +62,7 @@ MODELS = table(
         "classes.",
         "McMahan et al. 2017, arXiv 1602.05629; TFF simulation/baselines/emnist, cnn",
         rates="client SGD 0.05 to 0.2",
-        code="fedcli.models.zoo:mcmahan_stack",
+        code="fedcli.models.zoo_stacks:mcmahan_stack",
     ),
     ModelEntry(
         "cnn-reddi",
@@ -82,7 +82,7 @@ MODELS = table(
         ),
         _check_dropout,
         rates="client SGD 0.03 to 0.1 (Reddi et al. 2021)",
-        code="fedcli.models.zoo:reddi_stack",
+        code="fedcli.models.zoo_stacks:reddi_stack",
     ),
     ModelEntry(
         "lenet5",
@@ -91,7 +91,7 @@ MODELS = table(
         "28 x 28 pixels and 10 classes.",
         "LeCun et al. 1998, Proc. IEEE 86(11), in its usual modern form",
         rates="client SGD 0.03 to 0.1",
-        code="fedcli.models.zoo:lenet5_stack",
+        code="fedcli.models.zoo_stacks:lenet5_stack",
     ),
     ModelEntry(
         "lenet5-cifar",
@@ -100,7 +100,7 @@ MODELS = table(
         "PyTorch tutorial, Training a Classifier; the CNN of BlazeFL's benchmark and the simple "
         "CNN of NIID-Bench (Li et al. 2022, arXiv 2102.02079)",
         rates="client SGD 0.01 to 0.1",
-        code="fedcli.models.zoo:lenet5_cifar_stack",
+        code="fedcli.models.zoo_stacks:lenet5_cifar_stack",
         example_shape=_CIFAR,
     ),
     ModelEntry(
@@ -111,7 +111,7 @@ MODELS = table(
         "McMahan et al. 2017, arXiv 1602.05629, CIFAR-10, after the TensorFlow tutorial of 2016; "
         "without its local response normalization",
         rates="client SGD 0.03 to 0.15",
-        code="fedcli.models.zoo:cnn_cifar_stack",
+        code="fedcli.models.zoo_stacks:cnn_cifar_stack",
         example_shape=(24, 24, 3),
     ),
     ModelEntry(
@@ -120,7 +120,7 @@ MODELS = table(
         "6,603,710 for 62.",
         "Caldas et al. 2018 (LEAF), arXiv 1812.01097, models/femnist",
         rates="client SGD 0.004 to 0.06, as in LEAF",
-        code="fedcli.models.zoo:leaf_femnist_stack",
+        code="fedcli.models.zoo_stacks:leaf_femnist_stack",
     ),
     ModelEntry(
         "resnet20",
@@ -131,7 +131,7 @@ MODELS = table(
         "normalization as in Hsieh et al. 2020, arXiv 1910.00189",
         (_GROUPS,),
         rates="client SGD 0.03 to 0.3",
-        code="fedcli.models.zoo:resnet20_stack",
+        code="fedcli.models.zoo_stacks:resnet20_stack",
         example_shape=_CIFAR,
     ),
     ModelEntry(
@@ -140,7 +140,7 @@ MODELS = table(
         "He et al. 2016, arXiv 1512.03385, section 4.2; see resnet20",
         (_GROUPS,),
         rates="client SGD 0.03 to 0.3",
-        code="fedcli.models.zoo:resnet32_stack",
+        code="fedcli.models.zoo_stacks:resnet32_stack",
         example_shape=_CIFAR,
     ),
     ModelEntry(
@@ -149,7 +149,7 @@ MODELS = table(
         "He et al. 2016, arXiv 1512.03385, section 4.2; see resnet20",
         (_GROUPS,),
         rates="client SGD 0.03 to 0.3",
-        code="fedcli.models.zoo:resnet56_stack",
+        code="fedcli.models.zoo_stacks:resnet56_stack",
         example_shape=_CIFAR,
     ),
     ModelEntry(
@@ -159,7 +159,7 @@ MODELS = table(
         "He et al. 2016, arXiv 1512.03385, section 4.2, with shortcuts of option B",
         (_MOMENTUM,),
         rates="client SGD 0.03 to 0.3",
-        code="fedcli.models.zoo:resnet20_bn_stack",
+        code="fedcli.models.zoo_stacks:resnet20_bn_stack",
         example_shape=_CIFAR,
     ),
     ModelEntry(
@@ -168,7 +168,7 @@ MODELS = table(
         "He et al. 2016, arXiv 1512.03385, section 4.2; see resnet20-bn",
         (_MOMENTUM,),
         rates="client SGD 0.03 to 0.3",
-        code="fedcli.models.zoo:resnet32_bn_stack",
+        code="fedcli.models.zoo_stacks:resnet32_bn_stack",
         example_shape=_CIFAR,
     ),
     ModelEntry(
@@ -177,7 +177,7 @@ MODELS = table(
         "He et al. 2016, arXiv 1512.03385, section 4.2; see resnet20-bn",
         (_MOMENTUM,),
         rates="client SGD 0.03 to 0.3",
-        code="fedcli.models.zoo:resnet56_bn_stack",
+        code="fedcli.models.zoo_stacks:resnet56_bn_stack",
         example_shape=_CIFAR,
     ),
     ModelEntry(
@@ -188,7 +188,7 @@ MODELS = table(
         "Reddi et al. 2021, arXiv 2003.00295, CIFAR-100; He et al. 2016, arXiv 1512.03385",
         (_GROUPS,),
         rates="client SGD 0.03 to 0.1",
-        code="fedcli.models.zoo:resnet18_gn_stack",
+        code="fedcli.models.zoo_stacks:resnet18_gn_stack",
         example_shape=_CIFAR,
     ),
     ModelEntry(
@@ -199,7 +199,7 @@ MODELS = table(
         "Howard et al. 2017, arXiv 1704.04861, table 1, with a first stride of 1 for CIFAR",
         (_GROUPS,),
         rates="client SGD 0.03 to 0.1",
-        code="fedcli.models.zoo:mobilenet_v1_stack",
+        code="fedcli.models.zoo_stacks:mobilenet_v1_stack",
         example_shape=_CIFAR,
     ),
     ModelEntry(
@@ -209,7 +209,7 @@ MODELS = table(
         "Sandler et al. 2018, arXiv 1801.04381, table 2, the first two strides 1 for CIFAR",
         (_GROUPS,),
         rates="client SGD 0.03 to 0.1",
-        code="fedcli.models.zoo:mobilenet_v2_stack",
+        code="fedcli.models.zoo_stacks:mobilenet_v2_stack",
         example_shape=_CIFAR,
     ),
     ModelEntry(
@@ -218,7 +218,7 @@ MODELS = table(
         "Sandler et al. 2018, arXiv 1801.04381; see mobilenet-v2",
         (_MOMENTUM,),
         rates="client SGD 0.03 to 0.1",
-        code="fedcli.models.zoo:mobilenet_v2_bn_stack",
+        code="fedcli.models.zoo_stacks:mobilenet_v2_bn_stack",
         example_shape=_CIFAR,
     ),
     ModelEntry(
@@ -228,7 +228,7 @@ MODELS = table(
         "pixels and 10 classes.",
         "Wang et al. 2020 (FedMA), arXiv 2002.06440",
         rates="client SGD 0.01 to 0.1",
-        code="fedcli.models.zoo:vgg9_stack",
+        code="fedcli.models.zoo_stacks:vgg9_stack",
         example_shape=_CIFAR,
     ),
     ModelEntry(
@@ -238,7 +238,7 @@ MODELS = table(
         "Simonyan and Zisserman 2015, arXiv 1409.1556, configuration A with one dense layer",
         (_GROUPS,),
         rates="client SGD 0.01 to 0.1",
-        code="fedcli.models.zoo:vgg11_stack",
+        code="fedcli.models.zoo_stacks:vgg11_stack",
         example_shape=_CIFAR,
     ),
     ModelEntry(
@@ -248,7 +248,7 @@ MODELS = table(
         "Simonyan and Zisserman 2015, arXiv 1409.1556; see vgg11",
         (_MOMENTUM,),
         rates="client SGD 0.01 to 0.1",
-        code="fedcli.models.zoo:vgg11_bn_stack",
+        code="fedcli.models.zoo_stacks:vgg11_bn_stack",
         example_shape=_CIFAR,
     ),
 )
