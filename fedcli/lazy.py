@@ -83,7 +83,7 @@ class UnknownName(AttributeError):  # noqa: N818 - named like what it is about
     def __str__(self) -> str:
         """Returns the message."""
         owner, name, known = self.args
-        hint = "" if name.startswith("_") else load(f"{_PEER_NAMES}:about_name")(name, known)
+        hint = "" if name.startswith("_") else load(f"{_PEER_NAMES}:about_name")(name, known, owner)
         return f"{owner} has no attribute '{name}'{hint}"
 
 

@@ -23,7 +23,7 @@ from fedcli.learning.named_builders import AlgorithmParts
 from fedcli.models.layers.contract import KINDS
 from fedcli.settings import tables
 from fedcli.settings.run_config import OPTIONS
-from fedcli.settings.tables.peer_names import ARGUMENTS, KERAS, NAMES
+from fedcli.settings.tables.peer_names import ARGUMENTS, KERAS, NAMES, OF_MODELS
 
 PAGE = Path(fedcli.__file__).parent / "manual" / "coming-from.md"
 PLACES: dict[str, Any] = {
@@ -109,7 +109,8 @@ def test_what_an_error_says_to_write_exists(name: str) -> None:
 def test_arguments_that_an_error_says_to_write_exist() -> None:
     functions = [getattr(learning, name) for name in learning.__all__ if name.startswith("build_")]  # type: ignore[attr-defined]
     functions += [getattr(optimizers, name) for name in ("sgd", "adam", "adamw", "rmsprop")]
-    functions += [ClientDataset.preprocess, fedcli.evaluate_run, fedcli.resume]
+    functions += [ClientDataset.preprocess, fedcli.evaluate_run, fedcli.resume, models.functional]
+    functions += [layers.LeakyReLU]
     known = {name for function in functions for name in inspect.signature(function).parameters}
     known |= {*AlgorithmParts.__annotations__, *OPTIONS}
     for name, argument in ARGUMENTS.items():
@@ -291,6 +292,57 @@ def test_layers_refuse_an_initializer_and_say_what_gives_weights() -> None:
         fedcli.FedcliError, match=r"'he_normal': choose glorot_uniform, zeros, ones"
     ):
         models.sequential([he], (2, 2))
+
+
+MODEL = models.sequential([layers.Dense(3)], (2, 2))
+
+
+@pytest.mark.parametrize("name", OF_MODELS)
+def test_what_an_error_about_a_model_says_to_write_exists(name: str) -> None:
+    with pytest.raises(AttributeError, match=r"^a Model has no attribute") as caught:
+        getattr(MODEL, name)
+    assert str(caught.value).endswith(f"'{name}'; {OF_MODELS[name]}")
+    code = OF_MODELS[name].code
+    if code.startswith(("model.", "print", "fedcli.RunConfig")):
+        eval(code, {"model": MODEL, "fedcli": fedcli})
+    elif code:
+        assert _found(code.partition("(")[0]) is not None
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (
+            "models.Model(inputs=1, outputs=2)",
+            "Model has no argument 'inputs'; models.functional(o",
+        ),
+        (
+            "models.Model(layers.Input(), 1)",
+            "Model has no argument 'inputs'; models.functional(out",
+        ),
+        ("models.functional(outputs=1)", "functional has no argument 'outputs'; write logits="),
+        (
+            "models.build('mlp-2nn', classes=3)",
+            "build has no argument 'classes'; write num_classes=",
+        ),
+        ("layers.LeakyReLU(alpha=0.1)", "LeakyReLU has no argument 'alpha'; write negative_slope="),
+        ("layers.BatchNorm(axis=-1)", "BatchNorm has no argument 'axis'; leave it out: layers act"),
+        (
+            "layers.Conv2D(2, 3, dilation_rate=2)",
+            "Conv2D has no argument 'dilation_rate'; leave it",
+        ),
+    ],
+)
+def test_an_argument_of_keras_is_answered(code: str, message: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        eval(code, PLACES)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("model", [layers.Dense(3), [layers.Dense(3)], layers.Input((4,))])
+def test_layers_that_are_no_model_lead_to_sequential(model: Any) -> None:
+    with pytest.raises(fedcli.FedcliError, match=r"models\.sequential\(layers, input_shape"):
+        learning.build_weighted_fed_avg(model, optimizers.sgd(0.1))
 
 
 def test_a_name_that_nobody_has_is_looked_up_quietly() -> None:

@@ -339,8 +339,8 @@ def _as_model(model: Any) -> Model:
         return model
     if model is None or isinstance(model, int | float | bytes | list | tuple | dict):
         raise ConfigError(
-            f"model is of type {type(model).__name__}; give a name such as "
-            "'softmax-regression', a model of fedcli.models, or an object of your own"
+            f"model is of type {type(model).__name__}; give a name such as 'softmax-regression', "
+            "a model such as models.sequential(layers, input_shape), or an object of your own"
         )
     from fedcli.models import own as own_models
 

@@ -51,8 +51,8 @@ def specs_of(logits: Node) -> list[Spec]:
     """
     if not isinstance(logits, Node) or logits.spec is None:
         raise ConfigError(
-            "logits is not the output of a layer; give the output of the last one, such as "
-            "Dense(10)(x)"
+            "logits is not the output of a layer; give only the output of the last one, such as "
+            "Dense(10)(x), from which the input is found"
         )
     nodes = _ordered(logits)
     images = [node for node in nodes if node.spec is None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from fedcli.core.seeds import Purpose, stream_key
 from fedcli.dataclass import dataclass
-from fedcli.errors import ConfigError, speaks_python
+from fedcli.errors import ConfigError, refuse_unknown, speaks_python
 from fedcli.lazy import ExplainsNames
 from fedcli.models.layers.contract import GLOROT_UNIFORM, Node, Spec, checked_shape
 from fedcli.models.layout import ParamLayout, Tensor, lay_out
@@ -30,6 +31,12 @@ class Model(ExplainsNames):
     name: str
     layout: ParamLayout
     initial_params: NDArray[np.float32]
+
+    def __new__(cls, *values: object, **given: object) -> Model:
+        """Refuses what Keras's `Model` takes, and says which function takes it."""
+        keras = {"inputs": None} if any(isinstance(each, Node) for each in values) else {}
+        refuse_unknown(cls.__name__, {**given, **keras}, [each.name for each in fields(cls)])
+        return super().__new__(cls)
 
     def __repr__(self) -> str:
         """Returns name, shapes and number of parameters."""

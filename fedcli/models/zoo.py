@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, speaks_python
 from fedcli.lazy import load
 from fedcli.models.layout import ParamLayout, lay_out
 from fedcli.models.model import Model, glorot_uniform
@@ -380,6 +380,7 @@ def mobilenet_v2(
     return _of_row("mobilenet-v2", input_shape, num_classes, seed, groups=groups)
 
 
+@speaks_python()
 def build(
     name: str,
     *,
@@ -405,6 +406,7 @@ def build(
     return _with_weights(tables.MODELS[name], layout, seed)
 
 
+@speaks_python()
 def build_layout(
     name: str,
     *,

@@ -152,6 +152,27 @@ def test_another_initializer_is_refused_with_what_gives_any_weights(value: Any) 
         models.sequential([Dense(3, kernel_initializer=value)], (2, 2))
 
 
+@pytest.mark.parametrize(
+    ("activation", "name"),
+    [
+        (None, "linear"),
+        ("swish", "silu"),
+        ("ReLU", "relu"),
+        (np.tanh, "tanh"),
+        (Activation("elu"), "elu"),
+    ],
+)
+def test_another_form_of_an_activation_is_refused_with_its_name(activation: Any, name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"or softmax at the end; write '{name}' here$"):
+        Dense(3, activation).check("layer")
+
+
+def test_a_number_of_numpy_is_refused_with_what_makes_it_an_int() -> None:
+    count: Any = np.int64(3)
+    with pytest.raises(ConfigError, match=r"16777216; write int\(...\) around this int64$"):
+        Dense(count).check("layer")
+
+
 def test_one_number_is_a_pair() -> None:
     assert pair(3) == (3, 3)
     assert pair((2, 5)) == (2, 5)

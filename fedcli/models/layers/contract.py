@@ -289,7 +289,13 @@ class Spec:
                 f"layer {self.name or self.kind} is called on a {type(inputs[0]).__name__}; write "
                 f"{type(self).__name__}()(a, b) in place of Keras's {type(self).__name__}()([a, b])"
             )
-        if not all(isinstance(each, Node) for each in inputs) or len(inputs) != self.num_inputs:
+        others = [type(each).__name__ for each in inputs if not isinstance(each, Node)]
+        if others:
+            raise ConfigError(
+                f"layer {self.name or self.kind} is called on a value of type {others[0]}; call it "
+                "on layers.Input(shape) or on what another layer returned"
+            )
+        if len(inputs) != self.num_inputs:
             raise ConfigError(
                 f"layer {self.name or self.kind} is called on {plural(len(inputs), 'value')}; call "
                 f"it on {self.num_inputs}, each returned by Input() or another layer"

@@ -16,6 +16,8 @@ ACTIVATIONS = {
     **{"linear": 0, "relu": 1, "tanh": 2, "sigmoid": 3, "relu6": 4, "leaky_relu": 5, "elu": 6},
     **{"silu": 7, "gelu": 8, "gelu_tanh": 9, "hard_silu": 10},
 }
+# Keras's names that differ. None stands for no activation.
+_IN_KERAS = {"swish": "silu", "hard_swish": "hard_silu", "none": "linear"}
 # Activations whose derivative needs the input, not only the output. The C core computes each as a
 # layer of its own.
 NEED_INPUTS = ("silu", "gelu", "gelu_tanh", "hard_silu")
@@ -115,7 +117,15 @@ def check_activation(label: str, value: object) -> None:
     if not isinstance(value, str) or value not in (*ACTIVATIONS, SOFTMAX):
         raise ConfigError(
             f"{label} {shown_repr(value)}: choose {', '.join(ACTIVATIONS)}, or softmax at the end"
+            f"{_meant(value)}"
         )
+
+
+def _meant(value: object) -> str:
+    """Names the activation that Keras's name, function or layer stands for; "" if there is none."""
+    given = getattr(value, "activation", getattr(value, "__name__", value))
+    name = _IN_KERAS.get(str(given).lower(), str(given).lower())
+    return f"; write {name!r} here" if name in ACTIVATIONS else ""
 
 
 def check_constant(label: str, value: object) -> None:
@@ -171,6 +181,8 @@ def check_epsilon(label: str, value: object) -> None:
 
 def _check_whole(label: str, value: object, low: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= MAX_SIZE:
+        is_numpy = not isinstance(value, int) and hasattr(value, "__index__")
+        more = f"; write int(...) around this {type(value).__name__}" if is_numpy else ""
         raise ConfigError(
-            f"{label} {shown_repr(value)}: choose a whole number from {low} to {MAX_SIZE}"
+            f"{label} {shown_repr(value)}: choose a whole number from {low} to {MAX_SIZE}{more}"
         )

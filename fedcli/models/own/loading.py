@@ -19,6 +19,7 @@ from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import MAX_LABEL
 from fedcli.errors import ModelError, plural, shown_repr
 from fedcli.models.image_shapes import for_images, misfit, takes
+from fedcli.models.layers.contract import Node, Spec
 from fedcli.models.layout import ParamLayout, Tensor
 from fedcli.models.metrics import OwnMetrics
 from fedcli.models.model import Model
@@ -34,7 +35,7 @@ _NAME = re.compile(r"[\w-][\w.-]*")
 # Modules that define Keras's classes, in all versions and in TensorFlow.
 _KERAS = re.compile(r"(tensorflow\.(python\.)?keras|tf_keras|keras)\.")
 # Types that people give by mistake, and what to give instead.
-_NO_MODELS = (bool, Real, str, bytes, list, tuple, dict, type(None))
+_NO_MODELS = (bool, Real, str, bytes, list, tuple, dict, type(None), Spec, Node)
 _WANTED = (
     "a fedcli.models model, such as models.sequential(layers, input_shape, num_classes, seed), an "
     f"object with {', '.join(MEMBERS)}, or a torch.nn.Module"

@@ -265,12 +265,57 @@ NAMES: Mapping[str, PeerName] = MappingProxyType(
         "ReLU": PeerName(KERAS, 'layers.Activation("relu")'),
         "InputLayer": PeerName(KERAS, "layers.Input(shape)"),
         "Softmax": PeerName(KERAS, "", "leave it out: the loss applies a softmax"),
+        "load_model": PeerName(KERAS, _KERAS_FILE),
+        "from_keras": PeerName(KERAS, _KERAS_FILE, 'after keras_model.save("model.keras")'),
+        "Reshape": PeerName(
+            KERAS, "layers.Input(shape)", "the first in models.sequential; layers.Flatten flattens"
+        ),
+        "Lambda": PeerName(KERAS, "own_models.OwnModel", "see fedcli help models"),
+        **{name: PeerName(KERAS, "", _NO_TEXT) for name in ("Embedding", "LSTM", "GRU")},
         "Sequential": PeerName(KERAS, "models.sequential(layers, input_shape)"),
         "Rescaling": PeerName(KERAS, "layers.Normalization(mean, std)"),
         "RandomTranslation": PeerName(KERAS, "layers.RandomCrop(height, width, padding)"),
         "compile": PeerName(KERAS, "learning.build_weighted_fed_avg(model, client_optimizer)"),
         "fit": PeerName(KERAS, "fedcli.train(config, out, model=model)"),
         "evaluate": PeerName(KERAS, _EVALUATION),
+    }
+)
+
+_SAVES = PeerName(KERAS, "", "fedcli export RUN model.keras writes the model of a run")
+_WEIGHTS = PeerName(
+    KERAS,
+    "model.layout.split(model.initial_params)",
+    "process.get_model_weights(state) has trained ones",
+)
+_SHAPES = PeerName(KERAS, "model.layout.input_shape", "and model.layout.num_classes")
+
+# Attributes of a model alone; they have other meanings elsewhere, or none.
+OF_MODELS: Mapping[str, PeerName] = MappingProxyType(
+    {
+        "summary": PeerName(KERAS, "print(model)", "model.layout.layers lists the layers"),
+        "count_params": PeerName(KERAS, "model.layout.num_params"),
+        "num_params": PeerName(KERAS, "model.layout.num_params"),
+        "layers": PeerName(KERAS, "model.layout.layers"),
+        "input_shape": _SHAPES,
+        "output_shape": _SHAPES,
+        "get_weights": _WEIGHTS,
+        "weights": _WEIGHTS,
+        "variables": _WEIGHTS,
+        "trainable_weights": _WEIGHTS,
+        "trainable_variables": _WEIGHTS,
+        "set_weights": PeerName(KERAS, "process.set_model_weights(state, arrays)"),
+        "load_weights": PeerName(KERAS, 'fedcli.RunConfig(initial_weights="weights.npz")'),
+        "predict": PeerName(
+            KERAS,
+            "fedcli.evaluate_run(path, prediction_callbacks=[function])",
+            "or fedcli eval RUN --predictions FILE",
+        ),
+        "save": _SAVES,
+        "save_weights": _SAVES,
+        "export": _SAVES,
+        "to_json": PeerName(KERAS, "model.layout.description()"),
+        "get_config": PeerName(KERAS, "model.layout.description()"),
+        "add": PeerName(KERAS, "", "give models.sequential the list of all layers"),
     }
 )
 
@@ -288,6 +333,9 @@ _PENALTY = PeerArgument(
 _CONSTRAINT = PeerArgument((), f"{_OURS}: weights are not constrained")
 _LOSS = PeerArgument((), f"{_OURS}: the loss is the cross-entropy of the last layer's logits")
 _WITHOUT = PeerArgument((), f"{_OURS}: there is one way to run a round")
+_GRAPHS = (
+    "models.functional(output) makes a model, with output = layers.Dense(10)(layers.Input(shape))"
+)
 _SHARE = PeerArgument((), 'write clients=0.1 with sampling="uniform" for a tenth in each round')
 
 # Keyword arguments of functions and classes, and options of a RunConfig.
@@ -338,6 +386,11 @@ ARGUMENTS: Mapping[str, PeerArgument] = MappingProxyType(
         "bias_constraint": _CONSTRAINT,
         "input_shape": PeerArgument((), _SHAPE_GOES_IN),
         "input_dim": PeerArgument((), _SHAPE_GOES_IN),
+        "classes": PeerArgument(("num_classes",)),
+        "outputs": PeerArgument(("logits",), _GRAPHS),
+        "inputs": PeerArgument((), _GRAPHS),
+        "axis": PeerArgument((), f"{_OURS}: layers act on the last axis, the channels"),
+        "dilation_rate": PeerArgument((), f"{_OURS}: windows have no gaps"),
         "data_format": PeerArgument((), f"{_OURS}: images are [height, width, channels]"),
         "dtype": PeerArgument((), f"{_OURS}: fedcli computes in float32"),
         "trainable": PeerArgument((), f"{_OURS}: all weights are trained"),
@@ -357,7 +410,7 @@ ARGUMENTS: Mapping[str, PeerArgument] = MappingProxyType(
         "tau": PeerArgument(("epsilon",)),
         "wd": PeerArgument(("weight_decay", "client_weight_decay")),
         "l2": PeerArgument(("weight_decay", "client_weight_decay")),
-        "alpha": PeerArgument(("decay",)),
+        "alpha": PeerArgument(("negative_slope", "decay")),
         "rho": PeerArgument(("decay",)),
         "mu": PeerArgument(
             ("proximal_strength",), 'write algorithm_options={"proximal_strength": 0.1}'
@@ -394,13 +447,16 @@ _PUBLIC_MODULES = (
 )
 
 
-def about_name(name: str, known: Collection[str]) -> str:
+def about_name(name: str, known: Collection[str], owner: str = "") -> str:
     """Returns the end of a message about a name that a module or an object does not have.
 
     Args:
         name: The missing name.
         known: The names that there are.
+        owner: The module or object as the message calls it, such as "a Model".
     """
+    if owner in ("a Model", "a PythonModel") and name in OF_MODELS:
+        return f"; {OF_MODELS[name]}"
     if name in NAMES:
         return f"; {NAMES[name]}"
     modules = [module for module in _PUBLIC_MODULES if name in load(module).__all__]
