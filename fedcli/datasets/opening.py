@@ -21,7 +21,7 @@ from fedcli.files import open_regular
 from fedcli.progress import ProgressCallback, ignore_progress
 from fedcli.settings import tables as registry
 from fedcli.settings.data_source import IN_MEMORY, DataSource, OpenedData, shown_data
-from fedcli.settings.options import Value, check_number, did_you_mean, resolve
+from fedcli.settings.options import Value, check_number, did_you_mean, path_text, resolve
 from fedcli.settings.vocabulary import MAX_VALIDATION, MIN_VALIDATION, PIXELS, VALIDATION
 
 __all__ = [
@@ -45,7 +45,7 @@ def load(
     *,
     data_options: Mapping[str, Value] | None = None,
     test_data: str | None = None,
-    partition: str = DataSource.partition,
+    partition: str | Path = DataSource.partition,
     partition_options: Mapping[str, Value] | None = None,
     num_classes: int | None = None,
     pixels: str = DataSource.pixels,
@@ -65,7 +65,7 @@ def load(
         data,
         data_options=data_options or {},
         test_data=test_data,
-        partition=partition,
+        partition=path_text(partition),
         partition_options=partition_options or {},
         num_classes=num_classes,
         pixels=pixels,

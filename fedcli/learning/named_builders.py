@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from fedcli.errors import ConfigError, speaks_python
@@ -186,7 +187,7 @@ def build_fed_yogi(
 
 @speaks_python(*AlgorithmParts.__annotations__)
 def build_own(
-    algorithm: str | Callable[..., ClientWork],
+    algorithm: str | Path | Callable[..., ClientWork],
     model: ModelLike,
     client_optimizer: Optimizer,
     server_optimizer: Optimizer = _SERVER_SGD,
@@ -224,7 +225,7 @@ def _server_of(name: str, learning_rate: float, changes: Mapping[str, Value] | N
 
 
 def _build(
-    algorithm: str | Callable[..., ClientWork],
+    algorithm: str | Path | Callable[..., ClientWork],
     model: ModelLike,
     client_optimizer: Optimizer,
     server_optimizer: Optimizer,
@@ -236,7 +237,7 @@ def _build(
         if not isinstance(optimizer, Optimizer):
             raise ConfigError(
                 f"{side} optimizer is of type {type(optimizer).__name__}; give one of "
-                "fedcli.optimizers, such as sgd(0.02)"
+                "fedcli.optimizers, such as sgd(0.02) or build('FILE.py', 0.02)"
             )
     arguments: dict[str, Any] = dict(parts)
     entry = tables.ALGORITHMS.find(algorithm) if isinstance(algorithm, str) else None

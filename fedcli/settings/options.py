@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import field
 from typing import Any, TypeVar
 
 from fedcli.dataclass import dataclass
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, shown
 from fedcli.lazy import load
 
 T = TypeVar("T")
@@ -282,6 +283,8 @@ def resolve(entry: Entry, values: Mapping[str, Value]) -> dict[str, Value]:
     Raises:
         ConfigError: An option is unknown, has a value that is not allowed, or contradicts another.
     """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"options {_written(values)}: give a dict, such as {{'epsilon': 0.1}}")
     if entry.family:
         return dict(values)
     known = {option.name for option in entry.options}
@@ -321,8 +324,11 @@ def choose(table: Mapping[str, T], name: str, what: str) -> T:
     """Returns the row of `table` with this name.
 
     Raises:
-        ConfigError: There is none. The message says `unknown WHAT 'NAME'` and lists the names.
+        ConfigError: There is none. The message says `unknown WHAT 'NAME'` and lists the names. Or
+            the name is another object than a text.
     """
+    if not isinstance(name, str):
+        raise ConfigError(not_a_text(what, name))
     try:
         return table[name]
     except KeyError:
@@ -331,6 +337,23 @@ def choose(table: Mapping[str, T], name: str, what: str) -> T:
         raise ConfigError(
             f"unknown {what} '{name}'; choose one of {', '.join(names)}{hint}"
         ) from None
+
+
+def path_text(value: Any) -> Any:
+    """Returns the text of a `pathlib.Path`; any other value unchanged."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def not_a_text(label: str, value: object) -> str:
+    """Returns the message about an object in place of a name; of a user's part it asks the file."""
+    kind = value if callable(value) else type(value)
+    if kind is not value and kind.__module__ == "builtins":
+        return f"{label} {shown(value)}: give a name or a path"
+    name = getattr(kind, "__name__", "")
+    name = name if name.isidentifier() else "NAME"
+    itself = f"; learning.build_own({name}, model, client_optimizer) takes the class itself"
+    more = itself if kind is value and label.endswith("algorithm") else ""
+    return f"{label} {shown(value)}: give the path of its file, 'FILE.py:{name}'{more}"
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

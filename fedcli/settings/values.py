@@ -7,14 +7,22 @@ checked, because help and the shell's completion need few of them.
 from __future__ import annotations
 
 import numbers
-import os
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 from fedcli.errors import ConfigError, shown
 from fedcli.settings import tables
-from fedcli.settings.options import MAX_FLOAT, Value, check_number, choose, did_you_mean, is_code
+from fedcli.settings.options import (
+    MAX_FLOAT,
+    Value,
+    check_number,
+    choose,
+    did_you_mean,
+    is_code,
+    not_a_text,
+    path_text,
+)
 from fedcli.settings.toml_values import toml_value
 from fedcli.settings.vocabulary import ACCURACY, BALANCED, NONE
 
@@ -199,14 +207,14 @@ def split_target(target: str) -> tuple[str, float]:
 
 def _check_metrics(label: str, value: object) -> tuple[str, ...]:
     """Returns metric names from a list or from text with commas, in the order of the table."""
-    value = _path_text(value)
+    value = path_text(value)
     listed = value.split(",") if isinstance(value, str) else value
     if not isinstance(listed, list | tuple):
         listed = [listed]
-    parts = [_path_text(each) for each in listed]
+    parts = [path_text(each) for each in listed]
     for each in parts:
         if not isinstance(each, str):
-            raise ConfigError(_not_a_text(label, each).replace("a name or a path", "names, or all"))
+            raise ConfigError(not_a_text(label, each).replace("a name or a path", "names, or all"))
     names = {str(each).strip() for each in parts}
     if names == {"all"}:
         return tuple(tables.METRICS)
@@ -277,31 +285,14 @@ def _check_speeds(label: str, value: object) -> tuple[float, ...]:
 
 def _check_text(label: str, value: object) -> str:
     """Returns a name or a path as a text; a `pathlib.Path` is accepted, too."""
-    value = _path_text(value)
+    value = path_text(value)
     if not isinstance(value, str):
-        raise ConfigError(_not_a_text(label, value))
+        raise ConfigError(not_a_text(label, value))
     if not value.strip():
         raise ConfigError(f"{label} {shown(value)}: give a name or a path")
     if not value.isprintable():  # terminals, TOML or UTF-8 cannot represent it
         raise ConfigError(f"{label} {shown(value)} holds characters that cannot be printed")
     return value
-
-
-def _path_text(value: object) -> object:
-    """Returns the text of a `pathlib.Path`; any other value unchanged."""
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-
-def _not_a_text(label: str, value: object) -> str:
-    """Returns the message about an object in place of a name; of a user's part it asks the file."""
-    kind = value if callable(value) else type(value)
-    if kind is not value and kind.__module__ == "builtins":
-        return f"{label} {shown(value)}: give a name or a path"
-    name = getattr(kind, "__name__", "")
-    name = name if name.isidentifier() else "NAME"
-    itself = f"; learning.build_own({name}, model, client_optimizer) takes the class itself"
-    more = itself if kind is value and label.endswith("algorithm") else ""
-    return f"{label} {shown(value)}: give the path of its file, 'FILE.py:{name}'{more}"
 
 
 def _check_normalization(label: str, value: object) -> str | None:

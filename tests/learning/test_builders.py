@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any, cast
@@ -9,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from fedcli import aggregators, algorithms, learning, optimizers
+from fedcli import aggregators, algorithms, datasets, learning, optimizers
 from fedcli.errors import ConfigError, DataError, PartError
 from fedcli.learning import builders
 from fedcli.learning.aggregators.order_statistics import Median
@@ -17,6 +18,7 @@ from fedcli.learning.process import check_names_kept, names_in_parts
 from fedcli.learning.training_process import TrainingProcess
 from fedcli.settings import tables
 from fedcli.settings.tables.algorithms import AlgorithmEntry
+from tests.kit.own_parts import write_example
 
 MODEL = "softmax-regression"
 # The arguments that functions need besides the model, by the name of the parameter.
@@ -224,7 +226,9 @@ def test_an_aggregator_whose_state_gets_another_name_is_refused(cohort: Any) -> 
             return mean, {"count": 1}, metrics
 
     process = learning.build_own("fedavg", MODEL, optimizers.sgd(0.1), aggregator=Counting())
-    words = "the aggregator returned a state with count, but its first one has no values; .* keep"
+    words = (
+        r"test_builders.py:\d+: aggregate: the state has count, but the first state has nothing; k"
+    )
     with pytest.raises(PartError, match=words):
         process.next(process.initialize(), cohort)
 
@@ -240,9 +244,93 @@ def test_a_state_without_names_is_refused(cohort: Any, first: Any, second: Any) 
             return mean, second, metrics
 
     process = learning.build_own("fedavg", MODEL, optimizers.sgd(0.1), aggregator=Nameless())
-    words = r"the aggregator returned a state of type (list|NoneType); give a dict$"
+    words = r"test_builders.py:\d+: (init|aggregate) returned a state of type (list|NoneType); give"
     with pytest.raises(PartError, match=words):
         process.next(process.initialize(), cohort)
+
+
+def test_an_aggregator_of_a_program_is_checked_as_that_of_a_run(cohort: Any) -> None:
+    class Spoilt(Median):
+        def init(self) -> Any:
+            return {"mean": 0.0}
+
+        def aggregate(self, state: Any, deltas: Any) -> Any:
+            mean, _, metrics = super().aggregate({}, deltas)
+            return mean, {"mean": float("nan")}, metrics
+
+    process = learning.build_own("fedavg", MODEL, optimizers.sgd(0.1), aggregator=Spoilt())
+    with pytest.raises(
+        PartError, match=r"test_builders.py:\d+: aggregate: state 'mean' is nan; retu"
+    ):
+        process.next(process.initialize(), cohort)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (Median, r"^aggregator is the class Median; give an object, such as Median\(\)$"),
+        (
+            "median",
+            r"^aggregator is the name 'median'; give the object that fedcli.aggregators.build",
+        ),
+        (
+            None,
+            "^aggregator is of type NoneType, which has no init, no request, no aggregate; an agg",
+        ),
+    ],
+)
+def test_what_is_no_aggregator_is_refused(wrong: Any, words: str) -> None:
+    for make in (learning.build_fed_prox, partial(learning.build_own, "fedavg")):
+        with pytest.raises(ConfigError, match=words):
+            make(MODEL, optimizers.sgd(0.1), aggregator=wrong)
+
+
+def test_objects_in_place_of_a_name_or_class_are_refused() -> None:
+    class Work:
+        def __init__(self, optimizer: Any) -> None: ...
+
+        def init(self, params: Any) -> Any: ...
+
+        def run(self, call: Any, state: Any) -> Any: ...
+
+    sgd = optimizers.sgd(0.1)
+    with pytest.raises(
+        ConfigError, match=r"^algorithm is an object of Work; give the class Work its"
+    ):
+        learning.build_own(cast(Any, Work(sgd)), MODEL, sgd)
+    wrong: Any
+    for wrong in (3, None):
+        with pytest.raises(ConfigError, match=f"^algorithm {wrong}: give a name or a path$"):
+            learning.build_own(wrong, MODEL, sgd)
+    asks: Any = pytest.raises(ConfigError, match=r"give the path of its file, 'FILE.py:Work'$")
+    for wrong in (Work, Work(sgd)):
+        with asks:
+            optimizers.build(wrong, 0.1)
+        with asks:
+            aggregators.build(wrong)
+        with asks:
+            datasets.load(partition=wrong)
+    with pytest.raises(
+        ConfigError, match=r"options \[1\]: give a dict, such as \{'epsilon': 0.1\}"
+    ):
+        learning.build_own("fedprox", MODEL, sgd, options=cast(Any, [1]))
+
+
+def test_a_path_object_is_the_path_of_a_part(tmp_path: Path) -> None:
+    lion, median, fedexp = (
+        write_example(tmp_path, word, name)
+        for word, name in (("Lion", "lion.py"), ("Median", "median.py"), ("FedExP", "fedexp.py"))
+    )
+    server = optimizers.build(lion, 0.1)
+    aggregator = aggregators.build(median)
+    process = learning.build_own(
+        fedexp,
+        MODEL,
+        optimizers.sgd(0.1),
+        server,
+        aggregator=aggregator,
+    )
+    assert "fedexp.py" in repr(process)
 
 
 def test_a_server_optimizer_whose_state_gets_another_name_is_named_so() -> None:

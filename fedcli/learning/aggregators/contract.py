@@ -7,6 +7,7 @@ deltas, or the individual deltas as well.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -74,7 +75,7 @@ def problem_of(aggregator: Aggregator, num_clients: int) -> str | None:
     return why
 
 
-def build(name: str, options: Mapping[str, Value] | None = None) -> Aggregator:
+def build(name: str | Path, options: Mapping[str, Value] | None = None) -> Aggregator:
     """Returns the aggregator called `name` in the table of aggregators.
 
     Args:
@@ -86,7 +87,7 @@ def build(name: str, options: Mapping[str, Value] | None = None) -> Aggregator:
         ConfigError: The name or an option is unknown, or a value is not allowed.
         PartError: The user's file fails, or breaks the contract.
     """
-    entry = opt.opened(opt.choose(tables.AGGREGATORS, name, "aggregator"))
+    entry = opt.opened(opt.choose(tables.AGGREGATORS, opt.path_text(name), "aggregator"))
     resolved = opt.resolve(entry, options or {})
     if entry.file:
         from fedcli.learning.aggregators.own import OwnAggregator  # lazy: few runs have one

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.dataclass import dataclass
-from fedcli.errors import FedcliError, PartError
+from fedcli.errors import ConfigError, FedcliError, PartError
 from fedcli.learning.engines.deltas import DeltaRequest, Deltas
-from fedcli.settings.options import Entry, Value
+from fedcli.settings.options import Entry, Value, path_text
 from fedcli.settings.own import user_code
 from fedcli.settings.own.checks import checked_metrics, checked_state, copied_state, kind
 from fedcli.settings.own.parts import make
@@ -50,6 +50,29 @@ class OwnAggregator:
                 f"{', no '.join(missing)}; {_CONTRACT}"
             )
         return cls(aggregator, entry.file)
+
+    @classmethod
+    def around(cls, aggregator: Any) -> OwnAggregator:
+        """Returns an aggregator that calls and checks an object that a program made.
+
+        Raises:
+            ConfigError: It is a class, a name, or an object that lacks a method of the contract.
+        """
+        if isinstance(aggregator, type):
+            name = aggregator.__name__
+            raise ConfigError(f"aggregator is the class {name}; give an object, such as {name}()")
+        if isinstance(path_text(aggregator), str):
+            raise ConfigError(
+                f"aggregator is the name '{aggregator}'; give the object that "
+                f"fedcli.aggregators.build('{aggregator}') returns"
+            )
+        missing = _missing(aggregator)
+        if missing:
+            raise ConfigError(
+                f"aggregator is of type {type(aggregator).__name__}, which has no "
+                f"{', no '.join(missing)}; {_CONTRACT}"
+            )
+        return cls(aggregator, user_code.source_file(aggregator))
 
     @property
     def averages_coordinates(self) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 from fedcli.errors import ConfigError
 from fedcli.lazy import load
@@ -17,7 +19,7 @@ from fedcli.settings.vocabulary import WEIGHTINGS
 
 
 def build(
-    name: str | Callable[..., ClientWork],
+    name: str | Path | Callable[..., ClientWork],
     client_optimizer: Optimizer | None,
     server_optimizer: Optimizer,
     *,
@@ -29,11 +31,12 @@ def build(
 
     Args:
         name: A key of `tables.ALGORITHMS`; FILE.py or FILE.py:NAME, which is run; the name of an
-            algorithm in an installed package; or your own class.
+            algorithm in an installed package; or your own class (not an object of it).
         client_optimizer: Takes the local steps; None for an algorithm without local steps.
         server_optimizer: Updates the global model with the pseudo-gradient of each round.
         weighting: Client weights, `num-examples` or `uniform`; some algorithms allow only one.
-        aggregator: Combines the deltas of a cohort into one mean delta.
+        aggregator: Combines the deltas of a cohort into one mean delta; an object of your own class
+            is checked as the part of a run is.
         options: The algorithm's own options; missing ones take their defaults.
 
     Raises:
@@ -42,9 +45,9 @@ def build(
             optimizers.
         PartError: The user's file fails, or breaks the contract.
     """
-    part = None if isinstance(name, str) else name
+    part = name if callable(name) else None
     if part is None:
-        entry = opt.choose(tables.ALGORITHMS, str(name), "algorithm")
+        entry = opt.choose(tables.ALGORITHMS, opt.path_text(_no_object(name)), "algorithm")
     else:
         entry = load("fedcli.settings.own.parts:row_of")(tables.ALGORITHMS, part)
     name = entry.name
@@ -67,6 +70,7 @@ def build(
             f"{name} uses server optimizer {required}, not {server_optimizer.name}; leave it out, "
             "or choose fedavg"
         )
+    aggregator = _checked(aggregator)
     entry = opt.opened(entry)
     own = opt.resolve(entry, options or {})
     if entry.file:
@@ -77,3 +81,22 @@ def build(
     make = load(entry.code)
     work = make(client_optimizer, **own) if entry.has_local_steps else make(**own)
     return Algorithm(entry, work, weighting, aggregator, server_optimizer)
+
+
+def _no_object(algorithm: Any) -> Any:
+    """Returns its argument; raises ConfigError for an object of a class in place of the class."""
+    if all(hasattr(algorithm, method) for method in ("init", "run")):
+        kind = type(algorithm).__name__
+        raise ConfigError(
+            f"algorithm is an object of {kind}; give the class {kind} itself, or its file"
+        )
+    return algorithm
+
+
+def _checked(aggregator: Aggregator) -> Aggregator:
+    """Returns an aggregator; one of the user's own is checked, now and in each round."""
+    if isinstance(aggregator, type) or type(aggregator).__module__.split(".")[0] != "fedcli":
+        from fedcli.learning.aggregators.own import OwnAggregator  # lazy: few programs give one
+
+        return OwnAggregator.around(aggregator)
+    return aggregator

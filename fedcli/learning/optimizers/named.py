@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from fedcli.errors import ConfigError, speaks_python
 from fedcli.learning.optimizers import schedules
@@ -28,7 +29,9 @@ __all__ = [
 ]
 
 
-def build(name: str, learning_rate: float, options: Mapping[str, Value] | None = None) -> Optimizer:
+def build(
+    name: str | Path, learning_rate: float, options: Mapping[str, Value] | None = None
+) -> Optimizer:
     """Returns the optimizer called `name` in the table of optimizers.
 
     Args:
@@ -42,14 +45,15 @@ def build(name: str, learning_rate: float, options: Mapping[str, Value] | None =
             allowed.
         PartError: The user's file fails, or breaks the contract.
     """
-    entry = opt.opened(opt.choose(tables.OPTIMIZERS, name, "optimizer"))
-    rate = tables.check_learning_rate(learning_rate, f"{name} learning rate")
+    chosen = opt.path_text(name)
+    entry = opt.opened(opt.choose(tables.OPTIMIZERS, chosen, "optimizer"))
+    rate = tables.check_learning_rate(learning_rate, f"{chosen} learning rate")
     rule = None
     if entry.file:
         from fedcli.learning.optimizers import own  # lazy: few runs have one
 
         rule = own.rule_of(entry)
-    return Optimizer(name, rate, opt.resolve(entry, options or {}), rule=rule)
+    return Optimizer(chosen, rate, opt.resolve(entry, options or {}), rule=rule)
 
 
 def schedule_learning_rate(

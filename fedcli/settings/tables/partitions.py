@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from fedcli.errors import ConfigError
-from fedcli.settings.options import Entry, Option, Value, did_you_mean, opened, table
+from fedcli.settings.options import Entry, Option, Value, did_you_mean, not_a_text, opened, table
 from fedcli.settings.vocabulary import MAX_CLASSES, NATURAL
 
 _CLIENTS = Option("clients", 100, "Number of clients.", 1, 10_000_000)
@@ -199,6 +199,8 @@ def split_partition(name: str) -> tuple[str, tuple[str, ...]]:
     Raises:
         ConfigError: See `find_partition`.
     """
+    if not isinstance(name, str):
+        raise ConfigError(not_a_text("--partition", name))
     code, names = split_code_of_scheme(name)
     for each in names:
         if not each:
