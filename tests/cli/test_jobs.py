@@ -17,7 +17,7 @@ import pytest
 
 from fedcli.cli.jobs import long_job
 from fedcli.cli.jobs.long_job import Meter, run_job
-from fedcli.cli.jobs.signals import Stopped, stop_on_sigterm
+from fedcli.cli.jobs.signals import SAME_SECONDS, Stopped, stop_on_request, stop_on_sigterm
 from fedcli.cli.screen.output import Remarks, Verbosity
 from fedcli.core.native import Cancelled
 from fedcli.errors import DataError
@@ -361,9 +361,19 @@ def test_second_ctrl_c_ends_a_job_that_does_not_listen(process_arguments: dict[s
         assert process.stdout.readline() == "started\n"
         process.send_signal(signal.SIGINT)
         assert process.stdout.readline() == "heard\n"
+        time.sleep(2 * SAME_SECONDS)
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=PATIENCE_SECONDS) == ("", "")
         assert process.returncode == 130
+
+
+def test_a_signal_that_arrives_twice_counts_once() -> None:
+    """As from `timeout`, which signals its process and then the process group."""
+    requests: list[None] = []
+    with stop_on_request(lambda: requests.append(None)) as request:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGINT)
+    assert (len(requests), request.signal_num) == (1, signal.SIGINT)
 
 
 def test_pipe_shows_nothing(process_arguments: dict[str, Any]) -> None:

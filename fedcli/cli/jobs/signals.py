@@ -13,6 +13,9 @@ from types import FrameType
 from typing import NoReturn
 
 _AGAIN_SECONDS = 0.01
+# Programs such as timeout and some runners pass a signal on to a process that has also received it
+# from the terminal. The same signal again within this time is taken for the first.
+SAME_SECONDS = 0.25
 
 
 class Stopped(BaseException):
@@ -77,17 +80,24 @@ class StopRequest:
     """The signal that asks a long job to save and end; None if none has arrived."""
 
     signal_num: int | None = None
+    arrived_at: float = 0.0  # by time.monotonic
 
 
 @contextlib.contextmanager
 def stop_on_request(on_request: Callable[[], None]) -> Iterator[StopRequest]:
-    """Calls `on_request` at the first SIGINT or SIGTERM. A second one ends the process at once."""
+    """Calls `on_request` at the first SIGINT or SIGTERM. A later one ends the process at once.
+
+    The same signal again within `SAME_SECONDS` is ignored.
+    """
     request = StopRequest()
 
     def stop(signal_num: int, _frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if signal_num == request.signal_num and now - request.arrived_at < SAME_SECONDS:
+            return
         if request.signal_num is not None:
             _leave_at_once(signal_num)
-        request.signal_num = signal_num
+        request.signal_num, request.arrived_at = signal_num, now
         on_request()
 
     with _handling({signal.SIGINT: stop, signal.SIGTERM: stop}):
